@@ -1,0 +1,179 @@
+// Package spec holds the user's cluster.yaml: its types, defaults, validation and JSON schema.
+// It does no I/O beyond reading the bytes it is given.
+package spec
+
+// APIVersion and Kind head every spec.
+const (
+	APIVersion = "quorate.dev/v1alpha1"
+	Kind       = "Cluster"
+)
+
+// Cluster is the whole spec: what should be.
+type Cluster struct {
+	APIVersion string   `yaml:"apiVersion" json:"apiVersion"`
+	Kind       string   `yaml:"kind" json:"kind"`
+	Metadata   Metadata `yaml:"metadata" json:"metadata"`
+	Spec       Spec     `yaml:"spec" json:"spec"`
+}
+
+// Metadata names the cluster.
+type Metadata struct {
+	// Name is a DNS label; it names the lab, the kubeconfig context and the certificates' cluster.
+	Name string `yaml:"name" json:"name"`
+}
+
+// Spec is the cluster's shape.
+type Spec struct {
+	Kubernetes   Kubernetes   `yaml:"kubernetes" json:"kubernetes"`
+	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
+	LoadBalancer LoadBalancer `yaml:"loadBalancer" json:"loadBalancer"`
+	Network      Network      `yaml:"network,omitempty" json:"network,omitempty"`
+	Components   Components   `yaml:"components,omitempty" json:"components,omitempty"`
+	Failover     Failover     `yaml:"failover,omitempty" json:"failover,omitempty"`
+	Hosts        []Host       `yaml:"hosts" json:"hosts"`
+	NodePools    []NodePool   `yaml:"nodePools,omitempty" json:"nodePools,omitempty"`
+}
+
+// Kubernetes says which release to run.
+type Kubernetes struct {
+	// Version is a full release such as v1.37.2.
+	Version string `yaml:"version" json:"version"`
+}
+
+// Topologies: etcd beside each apiserver, or on hosts of its own.
+const (
+	TopologyStacked  = "stacked"
+	TopologyExternal = "external"
+)
+
+// Placements: spread over zones so that no zone holds a majority, or all in one zone.
+const (
+	PlacementRegional = "regional"
+	PlacementZonal    = "zonal"
+)
+
+// ControlPlane describes the replicated apiservers and the name that clients use.
+type ControlPlane struct {
+	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
+	Endpoint  string `yaml:"endpoint" json:"endpoint"`
+	Topology  string `yaml:"topology,omitempty" json:"topology,omitempty"`
+	Placement string `yaml:"placement,omitempty" json:"placement,omitempty"`
+}
+
+// Balancer types.
+const (
+	BalancerManaged  = "managed"
+	BalancerExternal = "external"
+)
+
+// LoadBalancer is what stands in front of the apiservers.
+type LoadBalancer struct {
+	Type string `yaml:"type,omitempty" json:"type,omitempty"`
+	// Address is the virtual IP; the endpoint's name resolves to it on every host.
+	// In a lab it may be left out and is then taken from the lab's subnet.
+	Address string `yaml:"address,omitempty" json:"address,omitempty"`
+}
+
+// Network holds the cluster's address ranges and its CNI plugin.
+type Network struct {
+	// CNI is flannel or none (the user installs one).
+	CNI         string `yaml:"cni,omitempty" json:"cni,omitempty"`
+	PodCIDR     string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
+	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty"`
+}
+
+// Components says where the bundle comes from.
+type Components struct {
+	// Source is modules (compiled from the Go module proxy) or bundle (an exported file).
+	Source string `yaml:"source,omitempty" json:"source,omitempty"`
+	// File is the exported bundle that source bundle reads.
+	File string `yaml:"file,omitempty" json:"file,omitempty"`
+}
+
+// Failover profiles: tuned timings, or the upstream defaults.
+const (
+	ProfileFast     = "fast"
+	ProfileStandard = "standard"
+)
+
+// Failover chooses how quickly failures are noticed.
+type Failover struct {
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
+}
+
+// Roles of a host.
+const (
+	RoleControlPlane = "control-plane"
+	RoleWorker       = "worker"
+	RoleEtcd         = "etcd"
+	RoleLoadBalancer = "load-balancer"
+)
+
+// Host is one Linux machine. Without an address it becomes a lab machine in `quorate up`.
+type Host struct {
+	Name    string   `yaml:"name" json:"name"`
+	Address string   `yaml:"address,omitempty" json:"address,omitempty"`
+	Roles   []string `yaml:"roles" json:"roles"`
+	Zone    string   `yaml:"zone" json:"zone"`
+	SSH     SSH      `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+}
+
+// SSH says how a host is reached.
+type SSH struct {
+	User string `yaml:"user,omitempty" json:"user,omitempty"`
+	Port int    `yaml:"port,omitempty" json:"port,omitempty"`
+	// KeyFile is a private key; without it the SSH agent and the usual keys in ~/.ssh are tried.
+	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
+	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
+	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty"`
+	// Jump is a jump host as user@address:port.
+	Jump string `yaml:"jump,omitempty" json:"jump,omitempty"`
+}
+
+// NodePool labels and taints a group of workers.
+type NodePool struct {
+	Name   string            `yaml:"name" json:"name"`
+	Zones  []string          `yaml:"zones,omitempty" json:"zones,omitempty"`
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	Taints []Taint           `yaml:"taints,omitempty" json:"taints,omitempty"`
+	// Hosts names the hosts of the pool; they need the role worker.
+	Hosts []string `yaml:"hosts" json:"hosts"`
+}
+
+// Taint is a Kubernetes node taint.
+type Taint struct {
+	Key    string `yaml:"key" json:"key"`
+	Value  string `yaml:"value,omitempty" json:"value,omitempty"`
+	Effect string `yaml:"effect" json:"effect"`
+}
+
+// Has says whether the host has the role.
+func (h Host) Has(role string) bool {
+	for _, r := range h.Roles {
+		if r == role {
+			return true
+		}
+	}
+	return false
+}
+
+// HostsWith returns the hosts that have the role, in the order of the spec.
+func (c *Cluster) HostsWith(role string) []Host {
+	var out []Host
+	for _, h := range c.Spec.Hosts {
+		if h.Has(role) {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// Host finds a host by name.
+func (c *Cluster) Host(name string) (Host, bool) {
+	for _, h := range c.Spec.Hosts {
+		if h.Name == name {
+			return h, true
+		}
+	}
+	return Host{}, false
+}
