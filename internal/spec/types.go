@@ -1,6 +1,11 @@
 // Package spec holds the user's cluster.yaml: its types, defaults, validation and JSON schema.
-// It does no I/O beyond reading the bytes it is given.
+// Apart from [Load], which reads one file, it does no I/O.
 package spec
+
+import (
+	"reflect"
+	"slices"
+)
 
 // APIVersion and Kind head every spec.
 const (
@@ -14,6 +19,10 @@ type Cluster struct {
 	Kind       string   `yaml:"kind" json:"kind"`
 	Metadata   Metadata `yaml:"metadata" json:"metadata"`
 	Spec       Spec     `yaml:"spec" json:"spec"`
+
+	// src remembers where each field was written, so that [Validate] can name the line.
+	// It is nil for a Cluster made in code.
+	src *source
 }
 
 // Metadata names the cluster.
@@ -24,9 +33,9 @@ type Metadata struct {
 
 // Spec is the cluster's shape.
 type Spec struct {
-	Kubernetes   Kubernetes   `yaml:"kubernetes" json:"kubernetes"`
+	Kubernetes   Kubernetes   `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
-	LoadBalancer LoadBalancer `yaml:"loadBalancer" json:"loadBalancer"`
+	LoadBalancer LoadBalancer `yaml:"loadBalancer,omitempty" json:"loadBalancer,omitempty"`
 	Network      Network      `yaml:"network,omitempty" json:"network,omitempty"`
 	Components   Components   `yaml:"components,omitempty" json:"components,omitempty"`
 	Failover     Failover     `yaml:"failover,omitempty" json:"failover,omitempty"`
@@ -36,8 +45,8 @@ type Spec struct {
 
 // Kubernetes says which release to run.
 type Kubernetes struct {
-	// Version is a full release such as v1.37.2.
-	Version string `yaml:"version" json:"version"`
+	// Version is a full release such as v1.37.2. Without it, the newest that a bundle can be made of.
+	Version string `yaml:"version,omitempty" json:"version,omitempty"`
 }
 
 // Topologies: etcd beside each apiserver, or on hosts of its own.
@@ -74,6 +83,12 @@ type LoadBalancer struct {
 	Address string `yaml:"address,omitempty" json:"address,omitempty"`
 }
 
+// CNI plugins that Quorate installs, or not.
+const (
+	CNIFlannel = "flannel"
+	CNINone    = "none"
+)
+
 // Network holds the cluster's address ranges and its CNI plugin.
 type Network struct {
 	// CNI is flannel or none (the user installs one).
@@ -81,6 +96,12 @@ type Network struct {
 	PodCIDR     string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty"`
 }
+
+// Sources of a bundle.
+const (
+	SourceModules = "modules"
+	SourceBundle  = "bundle"
+)
 
 // Components says where the bundle comes from.
 type Components struct {
@@ -148,14 +169,10 @@ type Taint struct {
 }
 
 // Has says whether the host has the role.
-func (h Host) Has(role string) bool {
-	for _, r := range h.Roles {
-		if r == role {
-			return true
-		}
-	}
-	return false
-}
+func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }
+
+// IsNode says whether the host runs a kubelet.
+func (h Host) IsNode() bool { return h.Has(RoleControlPlane) || h.Has(RoleWorker) }
 
 // HostsWith returns the hosts that have the role, in the order of the spec.
 func (c *Cluster) HostsWith(role string) []Host {
@@ -176,4 +193,16 @@ func (c *Cluster) Host(name string) (Host, bool) {
 		}
 	}
 	return Host{}, false
+}
+
+// NeedsLab says that no host has an address: the spec describes machines that are yet to be made.
+func (c *Cluster) NeedsLab() bool {
+	return !slices.ContainsFunc(c.Spec.Hosts, func(h Host) bool { return h.Address != "" })
+}
+
+// Equal says whether both ask for the same cluster, wherever each was written.
+func (c *Cluster) Equal(o *Cluster) bool {
+	a, b := *c, *o
+	a.src, b.src = nil, nil
+	return reflect.DeepEqual(a, b)
 }

@@ -1,0 +1,60 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// choices lists the values of each field that has only a few, the default first. Validation,
+// the hints in its messages, and the JSON schema all read this one table. Keys are Type.field.
+var choices = map[string][]string{
+	"Cluster.apiVersion":     {APIVersion},
+	"Cluster.kind":           {Kind},
+	"ControlPlane.topology":  {TopologyStacked},
+	"ControlPlane.placement": {PlacementRegional, PlacementZonal},
+	"LoadBalancer.type":      {BalancerManaged, BalancerExternal},
+	"Network.cni":            {CNIFlannel, CNINone},
+	"Components.source":      {SourceModules, SourceBundle},
+	"Failover.profile":       {ProfileFast, ProfileStandard},
+	"Host.roles":             {RoleControlPlane, RoleWorker, RoleLoadBalancer},
+	"Taint.effect":           {"NoSchedule", "PreferNoSchedule", "NoExecute"},
+}
+
+// later lists the values that the design has and this version does not: they deserve a better
+// answer than "unknown".
+var later = map[string][]string{
+	"ControlPlane.topology": {TopologyExternal},
+	"Components.source":     {"official", "mirror"},
+	"Host.roles":            {RoleEtcd},
+}
+
+// choose refuses a value that is not among the field's choices.
+func (k *checker) choose(path, field, value string) {
+	allowed := choices[field]
+	switch {
+	case slices.Contains(allowed, value):
+	case slices.Contains(later[field], value):
+		k.refuse(path, "use "+or(allowed), "`%s` is not supported by this version yet", value)
+	case value == "":
+		k.refuse(path, "use "+or(allowed), "it is empty")
+	default:
+		fix := "use " + or(allowed)
+		if near := Nearest(value, allowed); near != "" && len(allowed) > 1 {
+			fix = fmt.Sprintf("did you mean `%s`?", near)
+		}
+		k.refuse(path, fix, "`%s` is not known", value)
+	}
+}
+
+// or lists the words as a choice: `a`, `b` or `c`.
+func or(words []string) string {
+	quoted := make([]string, len(words))
+	for i, w := range words {
+		quoted[i] = "`" + w + "`"
+	}
+	if n := len(quoted); n > 1 {
+		return strings.Join(quoted[:n-1], ", ") + " or " + quoted[n-1]
+	}
+	return strings.Join(quoted, "")
+}

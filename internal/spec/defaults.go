@@ -1,0 +1,39 @@
+package spec
+
+import (
+	"cmp"
+	"strings"
+)
+
+// What a spec that leaves a field out gets.
+const (
+	DefaultVersion     = "v1.37.2"
+	DefaultPodCIDR     = "10.244.0.0/16"
+	DefaultServiceCIDR = "10.96.0.0/12"
+	DefaultPort        = "6443"
+	DefaultSSHUser     = "root"
+	DefaultSSHPort     = 22
+)
+
+// Default fills in what the spec leaves out. It never changes what is written.
+func (c *Cluster) Default() {
+	s := &c.Spec
+	fill(&s.Kubernetes.Version, DefaultVersion)
+	fill(&s.ControlPlane.Topology, TopologyStacked)
+	fill(&s.ControlPlane.Placement, PlacementRegional)
+	fill(&s.LoadBalancer.Type, BalancerManaged)
+	fill(&s.Network.CNI, CNIFlannel)
+	fill(&s.Network.PodCIDR, DefaultPodCIDR)
+	fill(&s.Network.ServiceCIDR, DefaultServiceCIDR)
+	fill(&s.Components.Source, SourceModules)
+	fill(&s.Failover.Profile, ProfileFast)
+	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
+		*e += ":" + DefaultPort
+	}
+	for i := range s.Hosts {
+		fill(&s.Hosts[i].SSH.User, DefaultSSHUser)
+		fill(&s.Hosts[i].SSH.Port, DefaultSSHPort)
+	}
+}
+
+func fill[T comparable](field *T, value T) { *field = cmp.Or(*field, value) }

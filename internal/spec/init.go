@@ -1,0 +1,221 @@
+package spec
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/template"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// InitOptions says what [Init] writes. Zero values mean the default lab cluster: three control
+// planes in three zones, two workers, two balancers, and no addresses.
+type InitOptions struct {
+	Name      string // default "quorate"
+	Version   string // default the newest of Versions
+	Topology  string
+	Placement string // default regional, or zonal if there is one zone
+	Endpoint  string // default api.NAME.internal:6443
+	VirtualIP string // needed as soon as the hosts have addresses
+	Balancer  string // managed or external
+	// Zones of the generated hosts. Default a, b, c.
+	Zones []string
+	// How many hosts to generate: 0 means the default of 3, 2 and 2, a negative number means none.
+	// Without workers, control planes run workloads too.
+	ControlPlanes, Workers, LoadBalancers int
+	// Hosts, if there are any, are written instead of generated ones.
+	Hosts []Host
+	// Versions as in [Options].
+	Versions []string
+}
+
+// DefaultName is the cluster that `quorate up` makes when it is given no spec.
+const DefaultName = "quorate"
+
+//go:embed init.yaml.tmpl
+var initText string
+
+var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.FuncMap{
+	"q":    scalar,
+	"list": scalars,
+	"ssh":  sshFields,
+}).Parse(initText))
+
+// Init writes a commented spec. It refuses to write one that would not validate; the error is then [Errors].
+func Init(o InitOptions) ([]byte, error) {
+	c := o.cluster()
+	var b bytes.Buffer
+	err := initTemplate.Execute(&b, map[string]any{"C": c, "S": c.Spec, "Lab": c.NeedsLab()})
+	if err != nil {
+		return nil, fmt.Errorf("writing the spec: %w", err)
+	}
+	if _, err := Check(b.Bytes(), "", Options{Versions: o.Versions, Lab: c.NeedsLab()}); err != nil {
+		if errs, ok := errors.AsType[Errors](err); ok {
+			for i := range errs {
+				// The lines are those of a file that will not be written: they would only confuse.
+				errs[i].Line, errs[i].Column = 0, 0
+			}
+		}
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// DefaultLab is the cluster that `quorate up` makes without a spec, its defaults filled in.
+func DefaultLab(name string) *Cluster {
+	c := InitOptions{Name: name}.cluster()
+	c.Default()
+	return c
+}
+
+// cluster is the spec that Init writes, without what Default fills in and a file need not say.
+func (o InitOptions) cluster() *Cluster {
+	fill(&o.Name, DefaultName)
+	fill(&o.Version, newest(Options{Versions: o.Versions}.versions()))
+	fill(&o.Topology, TopologyStacked)
+	fill(&o.Balancer, BalancerManaged)
+	fill(&o.Endpoint, "api."+o.Name+".internal:"+DefaultPort)
+	if len(o.Zones) == 0 {
+		o.Zones = []string{"a", "b", "c"}
+	}
+	if len(o.Hosts) == 0 {
+		o.Hosts = o.generate()
+	}
+	if o.Placement == "" {
+		o.Placement = PlacementRegional
+		if len(zonesOf((&Cluster{Spec: Spec{Hosts: o.Hosts}}).HostsWith(RoleControlPlane))) == 1 {
+			o.Placement = PlacementZonal
+		}
+	}
+	return &Cluster{
+		APIVersion: APIVersion, Kind: Kind, Metadata: Metadata{Name: o.Name},
+		Spec: Spec{
+			Kubernetes:   Kubernetes{Version: o.Version},
+			ControlPlane: ControlPlane{Endpoint: o.Endpoint, Topology: o.Topology, Placement: o.Placement},
+			LoadBalancer: LoadBalancer{Type: o.Balancer, Address: o.VirtualIP},
+			Network:      Network{CNI: CNIFlannel, PodCIDR: DefaultPodCIDR, ServiceCIDR: DefaultServiceCIDR},
+			Components:   Components{Source: SourceModules},
+			Failover:     Failover{Profile: ProfileFast},
+			Hosts:        o.Hosts,
+		},
+	}
+}
+
+// generate makes hosts without addresses, dealt out over the zones in turn.
+func (o InitOptions) generate() []Host {
+	var hosts []Host
+	deal := func(prefix string, n, otherwise int, roles ...string) {
+		if n == 0 {
+			n = otherwise
+		}
+		for i := range n {
+			zone := o.Zones[i%len(o.Zones)]
+			name := prefix + "-" + strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(zone))
+			if round := i / len(o.Zones); round > 0 {
+				name += fmt.Sprintf("-%d", round+1)
+			}
+			hosts = append(hosts, Host{Name: name, Roles: roles, Zone: zone})
+		}
+	}
+	if o.Workers < 0 {
+		deal("cp", o.ControlPlanes, 3, RoleControlPlane, RoleWorker)
+	} else {
+		deal("cp", o.ControlPlanes, 3, RoleControlPlane)
+		deal("worker", o.Workers, 2, RoleWorker)
+	}
+	if o.Balancer != BalancerExternal {
+		deal("lb", o.LoadBalancers, 2, RoleLoadBalancer)
+	}
+	return hosts
+}
+
+// ParseHostFlag reads one host as it is given on a command line:
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role may be repeated; user, port, key and jump set how
+// SSH reaches it. What the values may be is for [Validate] to say.
+func ParseHostFlag(s string) (Host, error) {
+	var h Host
+	seen := map[string]bool{}
+	for _, pair := range strings.Split(s, ",") {
+		key, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if !ok || value == "" {
+			return Host{}, fmt.Errorf("reading the host %q: %q is not key=value; write it like name=cp-a,address=10.0.0.11,role=control-plane,zone=a", s, pair)
+		}
+		if seen[key] && key != "role" {
+			return Host{}, fmt.Errorf("reading the host %q: %s is given twice", s, key)
+		}
+		seen[key] = true
+		switch key {
+		case "name":
+			h.Name = value
+		case "address":
+			h.Address = value
+		case "role":
+			h.Roles = append(h.Roles, value)
+		case "zone":
+			h.Zone = value
+		case "user":
+			h.SSH.User = value
+		case "port":
+			var err error
+			if h.SSH.Port, err = strconv.Atoi(value); err != nil {
+				return Host{}, fmt.Errorf("reading the host %q: the port %q is not a number", s, value)
+			}
+		case "key":
+			h.SSH.KeyFile = value
+		case "jump":
+			h.SSH.Jump = value
+		default:
+			keys := []string{"name", "address", "role", "zone", "user", "port", "key", "jump"}
+			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
+		}
+	}
+	return h, nil
+}
+
+// sshFields writes what an SSH section sets, on one line; nothing if it sets nothing.
+func sshFields(s SSH) (string, error) {
+	var parts []string
+	for _, f := range []struct{ name, value string }{
+		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"jump", s.Jump},
+	} {
+		if f.value != "" {
+			v, err := scalar(f.value)
+			if err != nil {
+				return "", err
+			}
+			parts = append(parts, f.name+": "+v)
+		}
+	}
+	if s.Port != 0 {
+		parts = append(parts, fmt.Sprintf("port: %d", s.Port))
+	}
+	if len(parts) == 0 {
+		return "", nil
+	}
+	return "{" + strings.Join(parts, ", ") + "}", nil
+}
+
+func scalars(items []string) (string, error) {
+	quoted := make([]string, len(items))
+	for i, item := range items {
+		var err error
+		if quoted[i], err = scalar(item); err != nil {
+			return "", err
+		}
+	}
+	return "[" + strings.Join(quoted, ", ") + "]", nil
+}
+
+// scalar writes a string as YAML, in quotes if it would be read as something else.
+func scalar(s string) (string, error) {
+	node := yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if strings.ContainsAny(s, "\n\r,[]{}") {
+		node.Style = yaml.DoubleQuotedStyle // for the one-line lists and mappings of the template
+	}
+	data, err := yaml.Dump(&node, yaml.WithLineWidth(-1))
+	return strings.TrimSuffix(string(data), "\n"), err
+}

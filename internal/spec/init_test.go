@@ -1,0 +1,120 @@
+package spec
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestInitWritesTheDefaultLab(t *testing.T) {
+	data, err := Init(InitOptions{Name: "demo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Check(data, "cluster.yaml", Options{Lab: true})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, data)
+	}
+	if want := DefaultLab("demo"); !c.Equal(want) {
+		t.Errorf("Init wrote another cluster than `up` makes:\n%+v\n%+v", c, want)
+	}
+	var names []string
+	for _, h := range c.Spec.Hosts {
+		names = append(names, h.Name+"/"+h.Zone)
+	}
+	want := []string{"cp-a/a", "cp-b/b", "cp-c/c", "worker-a/a", "worker-b/b", "lb-a/a", "lb-b/b"}
+	if !slices.Equal(names, want) {
+		t.Errorf("hosts %v, want %v", names, want)
+	}
+	if got := c.Spec.ControlPlane.Endpoint; got != "api.demo.internal:6443" {
+		t.Errorf("endpoint %s", got)
+	}
+}
+
+func TestInitShapes(t *testing.T) {
+	hosts := []Host{
+		{Name: "cp-a", Address: "10.0.0.11", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "true", SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22"}},
+		{Name: "cp-b", Address: "10.0.0.12", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "2"},
+		{Name: "cp-c", Address: "10.0.0.13", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "1e3"},
+		{Name: "lb-a", Address: "10.0.0.14", Roles: []string{RoleLoadBalancer}, Zone: "2"},
+		{Name: "lb-b", Address: "10.0.0.15", Roles: []string{RoleLoadBalancer}, Zone: "1e3"},
+	}
+	for name, tc := range map[string]struct {
+		o    InitOptions
+		want func(*Cluster) bool
+	}{
+		"real hosts": {InitOptions{Hosts: hosts, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
+			return c.Spec.Hosts[0].Zone == "true" && c.Spec.Hosts[0].SSH == (SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22"}) && c.Spec.Hosts[2].Zone == "1e3"
+		}},
+		"external balancer": {InitOptions{Balancer: BalancerExternal, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
+			return len(c.HostsWith(RoleLoadBalancer)) == 0
+		}},
+		"five control planes": {InitOptions{ControlPlanes: 5}, func(c *Cluster) bool {
+			return c.Spec.Hosts[3].Name == "cp-a-2" && len(c.HostsWith(RoleControlPlane)) == 5
+		}},
+		"no workers": {InitOptions{Workers: -1}, func(c *Cluster) bool { return len(c.HostsWith(RoleWorker)) == 3 }},
+		"one zone": {InitOptions{Zones: []string{"Rack_1"}}, func(c *Cluster) bool {
+			return c.Spec.ControlPlane.Placement == PlacementZonal && c.Spec.Hosts[0].Name == "cp-rack-1" && c.Spec.Hosts[0].Zone == "Rack_1"
+		}},
+		"another version": {InitOptions{Version: "v1.36.4", Versions: []string{"v1.37.2", "v1.36.4"}}, func(c *Cluster) bool {
+			return c.Spec.Kubernetes.Version == "v1.36.4"
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data, err := Init(tc.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := Check(data, "cluster.yaml", Options{Versions: tc.o.Versions, Lab: len(tc.o.Hosts) == 0})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !tc.want(c) {
+				t.Errorf("not as asked for:\n%s", data)
+			}
+		})
+	}
+}
+
+func TestInitRefusesWhatWouldNotValidate(t *testing.T) {
+	for name, tc := range map[string]struct {
+		o    InitOptions
+		want string
+	}{
+		"even":         {InitOptions{ControlPlanes: 4}, "4 control planes tolerate no more failures than 3"},
+		"two zones":    {InitOptions{Zones: []string{"a", "b"}}, "at least three zones"},
+		"external":     {InitOptions{Topology: TopologyExternal}, "not supported by this version yet"},
+		"no addresses": {InitOptions{Hosts: []Host{{Name: "a", Address: "10.0.0.1", Roles: []string{RoleWorker}, Zone: "a"}}}, "no virtual IP"},
+		"injection":    {InitOptions{Name: "x\nkind: y"}, "not a DNS label"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := Init(tc.o)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got %v, want %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "line ") {
+				t.Errorf("names a line of a file that was never written: %v", err)
+			}
+		})
+	}
+}
+
+func TestParseHostFlag(t *testing.T) {
+	h, err := ParseHostFlag("name=cp-a,address=10.0.0.11,role=control-plane,role=worker,zone=a,user=admin,port=2222,key=~/.ssh/id,jump=a@b")
+	want := Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{"control-plane", "worker"}, Zone: "a",
+		SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/.ssh/id", Jump: "a@b"}}
+	if err != nil || h.Name != want.Name || !slices.Equal(h.Roles, want.Roles) || h.SSH != want.SSH || h.Address != want.Address || h.Zone != want.Zone {
+		t.Errorf("got %+v, %v", h, err)
+	}
+	for in, want := range map[string]string{
+		"name":              "not key=value",
+		"":                  "not key=value",
+		"name=a,name=b":     "given twice",
+		"name=a,zome=b":     "did you mean `zone`?",
+		"name=a,port=22abc": "not a number",
+	} {
+		if _, err := ParseHostFlag(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %v, want %q", in, err, want)
+		}
+	}
+}

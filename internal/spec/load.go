@@ -1,0 +1,149 @@
+package spec
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+
+	// go.yaml.in/yaml is go-yaml in the hands of the YAML organisation, the parser that Kubernetes
+	// itself uses. Its node tree keeps the line of every key and value, which is all that is
+	// needed here: decoding is our own, because a library's stops at the first problem of a value
+	// and can neither name the path nor the field that was meant.
+	"go.yaml.in/yaml/v4"
+)
+
+// maxSize bounds what is read: the spec of the largest cluster that Kubernetes supports, 5,000 nodes,
+// is about a quarter of it.
+const maxSize = 4 << 20
+
+// Check is Parse, Default and Validate in one. The error is [Errors] and holds everything that is
+// wrong, from typing errors to an impossible topology; problems that only follow from another
+// are left out.
+func Check(data []byte, filename string, opts Options) (*Cluster, error) {
+	c, d := parse(data, filename)
+	if c == nil {
+		return nil, d.problems.orNil()
+	}
+	if c.Spec.Kubernetes.Version == "" {
+		c.Spec.Kubernetes.Version = newest(opts.versions())
+	}
+	c.Default()
+	found := append(d.problems, validate(c, opts, d.spoiled)...)
+	if len(found) > 0 {
+		return nil, found.sorted()
+	}
+	return c, nil
+}
+
+// Parse reads a spec as it is written, without defaults. The error is [Errors] and holds every
+// syntax error, unknown field and wrong type. filename is only for messages.
+func Parse(data []byte, filename string) (*Cluster, error) {
+	c, d := parse(data, filename)
+	if len(d.problems) > 0 {
+		return nil, d.problems.sorted()
+	}
+	return c, nil
+}
+
+// Load is Parse for a file.
+func Load(path string) (*Cluster, error) {
+	data, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	return Parse(data, path)
+}
+
+// Read returns the bytes of a spec file, for Parse and Check.
+func Read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the spec: there is no file %s; `quorate init` writes one", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the spec: %w", err)
+	}
+	defer f.Close()
+	// One byte more than allowed, so that parse sees, and says, that the file is too large.
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the spec: %w", err)
+	}
+	return data, nil
+}
+
+// parse returns a nil Cluster only if there is nothing that could be validated any further.
+func parse(data []byte, filename string) (*Cluster, *decoder) {
+	d := &decoder{src: &source{file: filename, at: map[string]position{}}, budget: maxValues}
+	root := d.document(data)
+	if root == nil {
+		return nil, d
+	}
+	c := &Cluster{src: d.src}
+	d.root(root, c)
+	return c, d
+}
+
+// document returns the content of the file's only document, or nil after noting why there is none.
+func (d *decoder) document(data []byte) *yaml.Node {
+	if len(data) > maxSize {
+		d.note("", "the file is larger than 4 MiB", "is it a spec at all?")
+		return nil
+	}
+	loader, err := yaml.NewLoader(bytes.NewReader(data))
+	if err != nil { // an empty stream may be refused right here
+		d.syntax(err)
+		return nil
+	}
+	var found *yaml.Node
+	for {
+		var doc yaml.Node
+		switch err := loader.Load(&doc); {
+		case errors.Is(err, io.EOF):
+			if found == nil {
+				d.note("", "the file is empty", "`quorate init` writes a spec to start from")
+			}
+			return found
+		case err != nil:
+			d.syntax(err)
+			return nil
+		}
+		if len(doc.Content) == 0 || isNull(doc.Content[0]) {
+			continue // nothing but comments between two markers
+		}
+		if found != nil {
+			d.src.at["second document"] = position{doc.Line, doc.Column}
+			p := d.src.problem("second document", "a second YAML document starts here", "one file describes one cluster: move it to a file of its own")
+			p.Path = ""
+			d.problems = append(d.problems, p)
+			return found
+		}
+		found = doc.Content[0]
+	}
+}
+
+// syntax notes what the YAML parser did not understand, at the place that it names.
+func (d *decoder) syntax(err error) {
+	p := Problem{File: d.src.file, Message: "this is not YAML: " + err.Error()}
+	if le, ok := errors.AsType[*yaml.LoadError](err); ok {
+		p.Line, p.Column = le.Mark.Line, le.Mark.Column
+		p.Message = "this is not YAML: " + le.Message
+		if le.ContextMsg != "" && le.ContextMark.Line > 0 && le.ContextMark != le.Mark {
+			p.Message += fmt.Sprintf(" (%s that starts in line %d)", le.ContextMsg, le.ContextMark.Line)
+		}
+	}
+	p.Fix = "look for a missing quote, colon or bracket, a tab, or wrong indentation, here or in the line above"
+	d.problems = append(d.problems, p)
+}
+
+// newest returns the highest of the versions, or "" if there is none.
+func newest(versions []string) string {
+	if len(versions) == 0 {
+		return ""
+	}
+	return slices.MaxFunc(versions, compareVersions)
+}

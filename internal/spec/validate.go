@@ -1,0 +1,182 @@
+package spec
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/version"
+)
+
+// Options is what validation needs to know about the world.
+type Options struct {
+	// Versions are the Kubernetes releases that a bundle can be made of. Nil means [DefaultVersion] alone.
+	Versions []string
+	// Lab says that machines will be made for the hosts, so that addresses and the virtual IP may be missing.
+	Lab bool
+}
+
+func (o Options) versions() []string {
+	if o.Versions == nil {
+		return []string{DefaultVersion}
+	}
+	return o.Versions
+}
+
+// maxClusterName leaves room for what is built on the name: host names, context names, device names.
+const maxClusterName = 40
+
+// Validate says everything that keeps a spec, its defaults filled in, from becoming a cluster. If it was
+// parsed, each problem names its line.
+func Validate(c *Cluster, opts Options) Errors {
+	return validate(c, opts, nil).sorted()
+}
+
+// validate checks what does not rest on a spoiled path: one that the decoder already complained about.
+func validate(c *Cluster, opts Options, spoiled []string) Errors {
+	k := &checker{c: c, opts: opts, spoiled: spoiled}
+	k.header()
+	k.version()
+	k.endpoint()
+	k.balancer()
+	k.network()
+	k.components()
+	k.choose("spec.controlPlane.topology", "ControlPlane.topology", c.Spec.ControlPlane.Topology)
+	k.choose("spec.controlPlane.placement", "ControlPlane.placement", c.Spec.ControlPlane.Placement)
+	k.choose("spec.failover.profile", "Failover.profile", c.Spec.Failover.Profile)
+	k.hosts()
+	k.shape()
+	k.pools()
+	return k.errs
+}
+
+// checker collects the problems of one spec.
+type checker struct {
+	c       *Cluster
+	opts    Options
+	spoiled []string
+	errs    Errors
+}
+
+// refuse notes a problem: the reason from format, and what to do about it.
+func (k *checker) refuse(path, fix, format string, args ...any) {
+	if k.sound(path) {
+		k.errs = append(k.errs, k.c.src.problem(path, fmt.Sprintf(format, args...), fix))
+	}
+}
+
+// sound says whether the decoder understood everything at, below and above the path.
+func (k *checker) sound(path string) bool {
+	return !slices.ContainsFunc(k.spoiled, func(s string) bool { return within(s, path) || within(path, s) })
+}
+
+// within says whether path is at or below root.
+func within(path, root string) bool {
+	rest, ok := strings.CutPrefix(path, root)
+	return ok && (rest == "" || root == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+func (k *checker) header() {
+	k.choose("apiVersion", "Cluster.apiVersion", k.c.APIVersion)
+	k.choose("kind", "Cluster.kind", k.c.Kind)
+	name := k.c.Metadata.Name
+	switch {
+	case name == "":
+		k.refuse("metadata.name", "give the cluster a short name, such as `prod`", "the cluster has no name")
+	case len(name) > maxClusterName:
+		k.refuse("metadata.name", "shorten it", "the name has %d characters; at most %d leave room for what is named after it", len(name), maxClusterName)
+	default:
+		k.label("metadata.name", name)
+	}
+}
+
+// label refuses what is not a DNS label, which names of clusters, hosts and pools must be.
+func (k *checker) label(path, name string) bool {
+	if len(validation.IsDNS1123Label(name)) == 0 {
+		return true
+	}
+	fix := "use lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"
+	if low := strings.ReplaceAll(strings.ToLower(name), "_", "-"); len(validation.IsDNS1123Label(low)) == 0 {
+		fix = "write `" + low + "`"
+	} else if short, _, dotted := strings.Cut(low, "."); dotted && len(validation.IsDNS1123Label(short)) == 0 {
+		fix = fmt.Sprintf("use the short name, `%s`", short)
+	}
+	k.refuse(path, fix, "`%s` is not a DNS label", name)
+	return false
+}
+
+func (k *checker) version() {
+	const path = "spec.kubernetes.version"
+	v, known := k.c.Spec.Kubernetes.Version, k.opts.versions()
+	if slices.Contains(known, v) {
+		return
+	}
+	if len(known) == 0 {
+		k.refuse(path, "build or import a bundle first: `quorate bundle build`", "no bundle can be made of any Kubernetes version")
+		return
+	}
+	parsed, err := version.ParseSemantic(v)
+	if err != nil {
+		k.refuse(path, "write it in full, such as "+newest(known), "`%s` is not a Kubernetes release", v)
+		return
+	}
+	near := nearestVersion(parsed, known)
+	if near == "v"+v {
+		k.refuse(path, "write "+near, "`%s` lacks its v", v)
+		return
+	}
+	k.refuse(path, fmt.Sprintf("the nearest that it can is %s", near), "no bundle can be made of Kubernetes %s", v)
+}
+
+// nearestVersion prefers the same minor release, then the next minors; the newer of two that are equally near.
+func nearestVersion(v *version.Version, known []string) string {
+	away := func(s string) uint {
+		k, err := version.ParseSemantic(s)
+		if err != nil {
+			return ^uint(0)
+		}
+		return apart(k.Major(), v.Major())*1e6 + apart(k.Minor(), v.Minor())*1e3 + apart(k.Patch(), v.Patch())
+	}
+	return slices.MinFunc(known, func(a, b string) int {
+		if x, y := away(a), away(b); x != y {
+			if x < y {
+				return -1
+			}
+			return 1
+		}
+		return compareVersions(b, a)
+	})
+}
+
+func apart(a, b uint) uint { return max(a, b) - min(a, b) }
+
+// compareVersions orders releases by number; what is none comes first.
+func compareVersions(a, b string) int {
+	x, errX := version.ParseSemantic(a)
+	y, errY := version.ParseSemantic(b)
+	switch {
+	case errX != nil && errY != nil:
+		return strings.Compare(a, b)
+	case errX != nil:
+		return -1
+	case errY != nil:
+		return 1
+	case x.LessThan(y):
+		return -1
+	case y.LessThan(x):
+		return 1
+	}
+	return 0
+}
+
+func (k *checker) components() {
+	src := k.c.Spec.Components
+	k.choose("spec.components.source", "Components.source", src.Source)
+	switch {
+	case src.Source == SourceBundle && src.File == "":
+		k.refuse("spec.components.file", "name the file that `quorate bundle export` wrote", "the source `bundle` reads a file, and none is named")
+	case src.Source == SourceModules && src.File != "":
+		k.refuse("spec.components.file", "set source: bundle, or remove file", "the source `modules` reads no file")
+	}
+}

@@ -1,0 +1,229 @@
+package spec
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// hosts checks each host for itself and against the others.
+func (k *checker) hosts() {
+	hosts := k.c.Spec.Hosts
+	names := map[string]int{}
+	addresses := map[netip.Addr]string{}
+	if a, err := netip.ParseAddr(k.c.Spec.LoadBalancer.Address); err == nil {
+		addresses[a] = "spec.loadBalancer.address"
+	}
+	for i, h := range hosts {
+		path := fmt.Sprintf("spec.hosts[%d]", i)
+		k.hostName(path+".name", h.Name)
+		if first, taken := names[h.Name]; taken && h.Name != "" {
+			k.refuse(path+".name", "give each host a name of its own", "`%s` is already the name of spec.hosts[%d]%s", h.Name, first, k.line(fmt.Sprintf("spec.hosts[%d].name", first)))
+		} else {
+			names[h.Name] = i
+		}
+		if h.Address != "" {
+			if a, ok := k.address(path+".address", h.Address); ok {
+				if first, taken := addresses[a]; taken {
+					k.refuse(path+".address", "give each host an address of its own", "%s is already used by %s%s", a, first, k.line(first))
+				} else {
+					addresses[a] = path + ".address"
+				}
+			}
+		}
+		k.roles(path, h)
+		k.zone(path+".zone", h.Zone)
+		k.ssh(path+".ssh", h.SSH)
+	}
+	k.addressed()
+}
+
+// line adds the line of another field to a message, if it has one.
+func (k *checker) line(path string) string {
+	if p := k.c.src.problem(path, "", ""); p.Line > 0 {
+		return fmt.Sprintf(" (line %d)", p.Line)
+	}
+	return ""
+}
+
+func (k *checker) hostName(path, name string) {
+	switch {
+	case name == "":
+		k.refuse(path, "give it its host name, such as cp-a", "the host has no name")
+	case !k.label(path, name):
+	case name == "localhost":
+		k.refuse(path, "use the machine's own name", "every machine calls itself localhost")
+	case strings.Trim(name, "0123456789") == "":
+		k.refuse(path, "begin it with a letter", "`%s` would be read as an IP address", name)
+	}
+}
+
+// addressed checks that the hosts are all real or all in the lab: lab machines and real ones never see each other.
+func (k *checker) addressed() {
+	hosts := k.c.Spec.Hosts
+	missing := func(h Host) bool { return h.Address == "" }
+	none := k.c.NeedsLab()
+	switch {
+	case len(hosts) == 0 || !slices.ContainsFunc(hosts, missing) || none && k.opts.Lab:
+	case none:
+		k.refuse("spec.hosts", "add the address of each; or let `quorate up -f` make lab machines of them", "no host has an address")
+	default:
+		for i, h := range hosts {
+			if missing(h) {
+				k.refuse(fmt.Sprintf("spec.hosts[%d].address", i), "add its IPv4 address; lab machines and real hosts cannot be mixed",
+					"`%s` has no address, while other hosts have one", h.Name)
+			}
+		}
+	}
+}
+
+func (k *checker) roles(path string, h Host) {
+	path += ".roles"
+	if len(h.Roles) == 0 {
+		k.refuse(path, "give it "+or(choices["Host.roles"]), "the host has no role")
+	}
+	for i, role := range h.Roles {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		k.choose(at, "Host.roles", role)
+		if slices.Contains(h.Roles[:i], role) {
+			k.refuse(at, "remove one of the two", "the role `%s` is given twice", role)
+		}
+	}
+	if !h.Has(RoleLoadBalancer) {
+		return
+	}
+	if h.Has(RoleControlPlane) {
+		k.refuse(path, "use hosts of their own for load-balancer, or loadBalancer.type: external",
+			"control-plane and load-balancer cannot share a host yet: HAProxy and kube-apiserver would both listen on the endpoint's port")
+		return
+	}
+	_, text, _ := net.SplitHostPort(k.c.Spec.ControlPlane.Endpoint)
+	port, err := strconv.Atoi(text)
+	switch {
+	case err != nil || k.c.Spec.LoadBalancer.Type != BalancerManaged:
+	case port == h.SSH.Port:
+		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "sshd already listens on port %d of `%s`, where HAProxy would", port, h.Name)
+	case h.IsNode() && port >= 30000 && port <= 32767:
+		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "port %d of `%s` belongs to the NodePort range 30000-32767", port, h.Name)
+	case h.IsNode() && port >= 10248 && port <= 10259:
+		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "port %d of `%s` belongs to kubelet and kube-proxy (10248-10259)", port, h.Name)
+	}
+}
+
+func (k *checker) zone(path, zone string) {
+	if zone == "" {
+		k.refuse(path, "name what fails together with it: a rack, a room, a provider's zone", "the host has no zone")
+	} else if len(validation.IsValidLabelValue(zone)) > 0 {
+		k.refuse(path, "use letters, digits, dashes, dots and underscores, at most 63", "`%s` cannot be a zone: zones become a node label", zone)
+	}
+}
+
+// shape checks that the hosts together are a highly available cluster. What it says rests on all
+// hosts, so it is silent while one of them could not be read.
+func (k *checker) shape() {
+	if !k.sound("spec.hosts") {
+		return
+	}
+	if len(k.c.Spec.Hosts) == 0 {
+		k.refuse("spec.hosts", "add three control planes, two balancers and a worker, or start from `quorate init`", "the cluster has no hosts")
+		return
+	}
+	if k.controlPlaneCount() {
+		k.spread()
+	}
+	if len(k.c.HostsWith(RoleWorker)) == 0 {
+		k.refuse("spec.hosts", "add a host with the role worker, or give it to the control planes as well", "no host runs workloads")
+	}
+	k.balancerHosts()
+}
+
+// controlPlaneCount refuses counts that are not highly available or pay for members that add nothing.
+func (k *checker) controlPlaneCount() bool {
+	const path = "spec.hosts"
+	switch n := len(k.c.HostsWith(RoleControlPlane)); {
+	case n == 0:
+		k.refuse(path, "give the role to three hosts, each in a zone of its own", "no host has the role control-plane")
+	case n == 1:
+		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two", "one control plane is not highly available: when it stops, so does the API")
+	case n > 7:
+		k.refuse(path, "use 3, 5 or 7", "%d control planes are too many: each write waits for %d of %d etcd members, and more than 7 only make it slower", n, n/2+1, n)
+	case n == 2:
+		k.refuse(path, "use 3, which survive the loss of one", "2 control planes are not highly available: etcd's quorum of 2 is 2, so they tolerate no failure, just like one, with twice the chance of it")
+	case n%2 == 0:
+		k.refuse(path, fmt.Sprintf("use %d, or %d, which survive the loss of %d", n-1, n+1, n/2),
+			"%d control planes tolerate no more failures than %d: etcd's quorum of %d is %d, so they survive the loss of %d, with one more that can fail", n, n-1, n, n/2+1, n-(n/2+1))
+	default:
+		return true
+	}
+	return false
+}
+
+// spread checks the zones of the control planes against the placement.
+func (k *checker) spread() {
+	const path = "spec.controlPlane.placement"
+	cps := k.c.HostsWith(RoleControlPlane)
+	zones := zonesOf(cps)
+	if zones[""] > 0 {
+		return // already refused, and it would be counted as a zone
+	}
+	names := strings.Join(slices.Sorted(maps.Keys(zones)), ", ")
+	switch k.c.Spec.ControlPlane.Placement {
+	case PlacementZonal:
+		if len(zones) > 1 {
+			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes in one zone; they are in %d (%s)", len(zones), names)
+		}
+	case PlacementRegional:
+		if len(zones) < 3 {
+			k.refuse(path, "spread them over three zones, or use zonal and accept that the cluster goes down with its zone",
+				"regional placement needs control planes in at least three zones; they are in %d (%s): with fewer, one zone always holds a majority", len(zones), names)
+			return
+		}
+		quorum := len(cps)/2 + 1
+		for _, zone := range slices.Sorted(maps.Keys(zones)) {
+			if zones[zone] >= quorum {
+				k.refuse("spec.hosts", fmt.Sprintf("leave at most %d in any zone", len(cps)-quorum),
+					"zone `%s` holds %d of %d control planes: losing it loses etcd's quorum of %d", zone, zones[zone], len(cps), quorum)
+			}
+		}
+	}
+}
+
+func (k *checker) balancerHosts() {
+	lbs := k.c.HostsWith(RoleLoadBalancer)
+	regional := k.c.Spec.ControlPlane.Placement == PlacementRegional
+	switch {
+	case k.c.Spec.LoadBalancer.Type == BalancerExternal && len(lbs) > 0:
+		k.refuse("spec.loadBalancer.type", "use managed, or take the role away", "an external balancer needs no hosts, but `%s` has the role load-balancer", lbs[0].Name)
+	case k.c.Spec.LoadBalancer.Type != BalancerManaged:
+	case len(lbs) == 0:
+		k.refuse("spec.hosts", "add two hosts with the role load-balancer, or use loadBalancer.type: external with your own balancer's address",
+			"no host has the role load-balancer: balancers beside the control planes are not supported by this version yet")
+	case len(lbs) == 1:
+		k.refuse("spec.hosts", "add a second one, in another zone", "one balancer, `%s`, is a single point of failure", lbs[0].Name)
+	case regional && len(zonesOf(lbs)) < 2:
+		k.refuse("spec.hosts", "move one to another zone", "all balancers are in zone `%s`: losing it loses the endpoint, although the control planes would survive", lbs[0].Zone)
+	}
+}
+
+func zonesOf(hosts []Host) map[string]int {
+	zones := map[string]int{}
+	for _, h := range hosts {
+		zones[h.Zone]++
+	}
+	return zones
+}
+
+// few lists the first names and counts the rest.
+func few(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}

@@ -1,0 +1,230 @@
+package spec
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// LabRange is where labs take their addresses: the benchmarking range of RFC 2544, which nobody's network uses.
+var LabRange = netip.MustParsePrefix("198.18.0.0/15")
+
+// Limits of kubeadm and the API server on the address ranges (kubeadm's constants.go: node mask 24,
+// at most 16 bits of pod subnets, at most 20 bits and at least 10 addresses of services).
+const (
+	nodeBits       = 24
+	minPodBits     = nodeBits - 16
+	minServiceBits = 32 - 20
+	maxServiceBits = 28
+)
+
+func (k *checker) endpoint() {
+	const path = "spec.controlPlane.endpoint"
+	const example = "use a name, such as api.prod.example.com:" + DefaultPort
+	e := k.c.Spec.ControlPlane.Endpoint
+	if e == "" {
+		k.refuse(path, example, "the cluster has no endpoint, the name and port that every client uses")
+		return
+	}
+	if _, rest, ok := strings.Cut(e, "://"); ok {
+		k.refuse(path, fmt.Sprintf("write `%s`", strings.TrimRight(rest, "/")), "the endpoint is host:port, without a scheme")
+		return
+	}
+	host, port, err := net.SplitHostPort(e)
+	if _, bad := netip.ParseAddr(strings.Trim(e, "[]")); err != nil && bad == nil {
+		host, port, err = e, DefaultPort, nil
+	}
+	if err != nil {
+		k.refuse(path, example, "`%s` is not host:port", e)
+		return
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		k.refuse(path, "use "+DefaultPort+", or another number from 1 to 65535", "`%s` is not a port", port)
+	}
+	last := host[strings.LastIndex(host, ".")+1:]
+	_, notAddr := netip.ParseAddr(strings.Trim(host, "[]"))
+	switch {
+	case notAddr == nil:
+		k.refuse(path, fmt.Sprintf("%s, that resolves to %s", example, host),
+			"the endpoint is an IP address; certificates and kubeconfigs keep it for good, and only a name can be moved")
+	case host != strings.ToLower(host) && len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0:
+		k.refuse(path, fmt.Sprintf("write `%s`", strings.ToLower(e)), "the endpoint's name has capital letters")
+	case len(validation.IsDNS1123Subdomain(host)) > 0 || strings.Trim(last, "0123456789") == "":
+		k.refuse(path, example, "`%s` is not a DNS name", host)
+	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
+		k.refuse(path, example, "`%s` is a different machine on every host", host)
+	case host == "cluster.local" || strings.HasSuffix(host, ".cluster.local"):
+		k.refuse(path, example, "cluster.local belongs to the cluster's own DNS, so pods could never resolve `%s`", host)
+	case k.hasHost(host):
+		k.refuse(path, example, "`%s` is also the name of a host; the endpoint must be able to move between hosts", host)
+	}
+}
+
+func (k *checker) hasHost(name string) bool {
+	_, ok := k.c.Host(name)
+	return ok
+}
+
+func (k *checker) balancer() {
+	lb := k.c.Spec.LoadBalancer
+	const path = "spec.loadBalancer.address"
+	k.choose("spec.loadBalancer.type", "LoadBalancer.type", lb.Type)
+	switch {
+	case lb.Address != "":
+		k.address(path, lb.Address)
+	case lb.Type == BalancerExternal:
+		k.refuse(path, "set it to the address that the endpoint's name resolves to", "an external balancer has no address")
+	case lb.Type == BalancerManaged && !k.opts.Lab:
+		k.refuse(path, "choose a free address in the subnet of the load-balancer hosts; they will move it between them",
+			"the managed balancer has no virtual IP")
+	}
+}
+
+// address refuses what cannot be a machine's IPv4 address.
+func (k *checker) address(path, s string) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	const fix = "use the IPv4 address by which the other hosts reach it"
+	switch {
+	case err != nil && strings.Contains(s, "/"):
+		k.refuse(path, "leave out the prefix length", "`%s` is a network, not an address", s)
+	case err != nil && strings.Count(s, ":") == 1:
+		k.refuse(path, "leave out the port; SSH's is ssh.port", "`%s` is not an IP address", s)
+	case err != nil:
+		k.refuse(path, fix+": etcd and certificates need one that does not depend on DNS", "`%s` is not an IP address", s)
+	case !a.Is4():
+		k.refuse(path, "use an IPv4 address", "IPv6 is not supported yet, and `%s` is IPv6", s)
+	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		k.refuse(path, fix, "no other machine can reach %s", s)
+	default:
+		return a, true
+	}
+	return netip.Addr{}, false
+}
+
+func (k *checker) network() {
+	n := k.c.Spec.Network
+	k.choose("spec.network.cni", "Network.cni", n.CNI)
+	const podPath, servicePath = "spec.network.podCIDR", "spec.network.serviceCIDR"
+	pods, podsOK := k.cidr(podPath, n.PodCIDR, DefaultPodCIDR)
+	services, servicesOK := k.cidr(servicePath, n.ServiceCIDR, DefaultServiceCIDR)
+	if podsOK {
+		nodes := 0
+		for _, h := range k.c.Spec.Hosts {
+			if h.IsNode() {
+				nodes++
+			}
+		}
+		switch bits := pods.Bits(); {
+		case bits < minPodBits:
+			k.refuse(podPath, fmt.Sprintf("use a /%d or smaller", minPodBits), "%s is too large: kubeadm accepts at most 65,536 node ranges", pods)
+		case bits > nodeBits:
+			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)), "%s is too small: each node gets a /%d of it", pods, nodeBits)
+		case 1<<(nodeBits-bits) < nodes:
+			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)),
+				"%s is too small: each node gets a /%d, which is enough for %d nodes, and there are %d", pods, nodeBits, 1<<(nodeBits-bits), nodes)
+		}
+	}
+	if servicesOK {
+		switch bits := services.Bits(); {
+		case bits < minServiceBits:
+			k.refuse(servicePath, "use "+DefaultServiceCIDR+", or smaller", "%s is too large: Kubernetes accepts at most a /%d of services", services, minServiceBits)
+		case bits > maxServiceBits:
+			k.refuse(servicePath, fmt.Sprintf("use a /%d or larger", maxServiceBits), "%s is too small: the cluster's DNS is its tenth address", services)
+		}
+	}
+	if podsOK && servicesOK && pods.Overlaps(services) {
+		k.refuse(servicePath, "choose ranges apart from each other, such as "+DefaultPodCIDR+" and "+DefaultServiceCIDR,
+			"%s overlaps the pods' %s: an address could mean a pod or a service", services, pods)
+	}
+	for _, r := range []struct {
+		path, what string
+		cidr       netip.Prefix
+		ok         bool
+	}{{podPath, "pods", pods, podsOK}, {servicePath, "services", services, servicesOK}} {
+		if r.ok {
+			k.keepsClear(r.path, r.what, r.cidr)
+		}
+	}
+}
+
+// keepsClear refuses a range that holds the address of a machine: from inside the cluster that machine would be gone.
+func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
+	inside := func(s string) bool {
+		a, err := netip.ParseAddr(s)
+		return err == nil && cidr.Contains(a)
+	}
+	const fix = "choose a range that no machine uses"
+	if k.opts.Lab && cidr.Overlaps(LabRange) {
+		k.refuse(path, fix, "%s overlaps %s, where lab machines get their addresses", cidr, LabRange)
+	}
+	if vip := k.c.Spec.LoadBalancer.Address; inside(vip) {
+		k.refuse(path, fix, "the range %s of the %s holds the balancer's address %s", cidr, what, vip)
+	}
+	var names []string
+	for _, h := range k.c.Spec.Hosts {
+		if inside(h.Address) {
+			names = append(names, h.Name)
+		}
+	}
+	if len(names) > 0 {
+		k.refuse(path, fix, "the range %s of the %s holds the addresses of hosts: %s", cidr, what, few(names))
+	}
+}
+
+// cidr parses an IPv4 range that is written from its first address.
+func (k *checker) cidr(path, s, example string) (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(s)
+	switch {
+	case strings.Contains(s, ",") || strings.Contains(s, ":"):
+		k.refuse(path, "use one IPv4 range, such as "+example, "IPv6 and dual-stack are not supported yet")
+	case err != nil:
+		k.refuse(path, "write it like "+example, "`%s` is not an address range", s)
+	case p != p.Masked():
+		k.refuse(path, fmt.Sprintf("write %s", p.Masked()), "%s does not begin at its first address", s)
+	case p.Addr().IsLoopback(), p.Addr().IsMulticast(), p.Addr().IsLinkLocalUnicast(), p.Addr().IsUnspecified():
+		k.refuse(path, "use a private range, such as "+example, "%s is not a range that machines can use", s)
+	default:
+		return p, true
+	}
+	return netip.Prefix{}, false
+}
+
+// bitsFor is the smallest range, by its prefix length, that gives each node its own.
+func bitsFor(nodes int) int {
+	bits := nodeBits
+	for 1<<(nodeBits-bits) < nodes {
+		bits--
+	}
+	return bits
+}
+
+var (
+	userName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@\\-]*\$?$`)
+	jumpHost = regexp.MustCompile(`^(?:([^@\s]+)@)?([a-zA-Z0-9][a-zA-Z0-9.-]*)(?::([0-9]+))?$`)
+)
+
+func (k *checker) ssh(path string, s SSH) {
+	if !userName.MatchString(s.User) {
+		k.refuse(path+".user", "use a login name, such as root", "`%s` is not a user name", s.User)
+	}
+	if s.Port < 1 || s.Port > 65535 {
+		k.refuse(path+".port", "use 22, or another number from 1 to 65535", "%d is not a port", s.Port)
+	}
+	if s.Jump == "" {
+		return
+	}
+	m := jumpHost.FindStringSubmatch(s.Jump)
+	ok := m != nil && (m[1] == "" || userName.MatchString(m[1]))
+	if ok && m[3] != "" {
+		n, err := strconv.Atoi(m[3])
+		ok = err == nil && n > 0 && n <= 65535
+	}
+	if !ok {
+		k.refuse(path+".jump", "write user@address:port", "`%s` is not a jump host", s.Jump)
+	}
+}
