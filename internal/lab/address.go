@@ -1,0 +1,169 @@
+package lab
+
+import (
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+)
+
+// labRange is the benchmarking range of RFC 2544, which no office network uses.
+var labRange = netip.MustParsePrefix("198.18.0.0/15")
+
+// The host numbers within a lab's /24.
+const (
+	callerHost       = 1
+	firstMachineHost = 11
+	firstVirtualHost = 200
+	lastVirtualHost  = 239
+	gatewayHost      = 254
+)
+
+var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func checkLabel(kind, name string) error {
+	if !label.MatchString(name) {
+		return fmt.Errorf("%s name %q: use a DNS label: lower-case letters, digits and dashes, at most 63", kind, name)
+	}
+	return nil
+}
+
+// validate refuses what no lab can be made of.
+func validate(cfg Config) error {
+	if err := checkLabel("lab", cfg.Name); err != nil {
+		return err
+	}
+	if cfg.VirtualIPs < 0 || cfg.VirtualIPs > lastVirtualHost-firstVirtualHost+1 {
+		return fmt.Errorf("lab %s: %d virtual addresses asked for; between 0 and %d are possible", cfg.Name, cfg.VirtualIPs, lastVirtualHost-firstVirtualHost+1)
+	}
+	for i, z := range cfg.Zones {
+		if err := checkLabel("zone", z); err != nil {
+			return err
+		}
+		if slices.Contains(cfg.Zones[:i], z) {
+			return fmt.Errorf("lab %s: zone %s is named twice", cfg.Name, z)
+		}
+	}
+	seen := map[string]bool{}
+	for _, m := range cfg.Machines {
+		if err := checkLabel("machine", m.Name); err != nil {
+			return err
+		}
+		if seen[m.Name] {
+			return fmt.Errorf("lab %s: machine %s is named twice", cfg.Name, m.Name)
+		}
+		seen[m.Name] = true
+		if !slices.Contains(cfg.Zones, m.Zone) {
+			return fmt.Errorf("lab %s: machine %s is in zone %q, which the lab does not have (it has %q)", cfg.Name, m.Name, m.Zone, cfg.Zones)
+		}
+	}
+	for _, f := range cfg.Files {
+		if len(f.Path) < 2 || f.Path[0] != '/' {
+			return fmt.Errorf("lab %s: file %q needs an absolute path", cfg.Name, f.Path)
+		}
+	}
+	return nil
+}
+
+// subnets lists the /24s that a lab may use: all of labRange, or the one that the given addresses need.
+func subnets(machines []Machine) ([]netip.Prefix, error) {
+	for _, m := range machines {
+		if !m.Address.IsValid() {
+			continue
+		}
+		if !labRange.Contains(m.Address) {
+			return nil, fmt.Errorf("machine %s: address %s is outside %s, the range of lab machines: leave the address out to have one assigned", m.Name, m.Address, labRange)
+		}
+		p, _ := m.Address.Prefix(24)
+		return []netip.Prefix{p}, nil
+	}
+	var all []netip.Prefix
+	a := labRange.Addr().As4()
+	for i := range 512 {
+		all = append(all, netip.PrefixFrom(netip.AddrFrom4([4]byte{a[0], a[1] + byte(i>>8), byte(i)}), 24))
+	}
+	return all, nil
+}
+
+func host(subnet netip.Prefix, n int) netip.Addr {
+	a := subnet.Addr().As4()
+	a[3] = byte(n)
+	return netip.AddrFrom4(a)
+}
+
+func virtualIPs(subnet netip.Prefix, n int) []netip.Addr {
+	var out []netip.Addr
+	for i := range n {
+		out = append(out, host(subnet, firstVirtualHost+i))
+	}
+	return out
+}
+
+// assign gives an address to every machine that has none. Those already given stay.
+func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]Machine, error) {
+	used := map[netip.Addr]string{
+		host(subnet, callerHost):  "this computer",
+		host(subnet, gatewayHost): "the lab's gateway",
+		host(subnet, 0):           "the subnet itself",
+		host(subnet, 255):         "the broadcast address",
+	}
+	for _, a := range reserved {
+		used[a] = "a virtual address"
+	}
+	out := slices.Clone(machines)
+	for _, m := range out {
+		if !m.Address.IsValid() {
+			continue
+		}
+		if !subnet.Contains(m.Address) {
+			return nil, fmt.Errorf("machine %s: address %s is outside the lab's subnet %s", m.Name, m.Address, subnet)
+		}
+		if owner, taken := used[m.Address]; taken {
+			return nil, fmt.Errorf("machine %s: address %s already belongs to %s", m.Name, m.Address, owner)
+		}
+		used[m.Address] = m.Name
+	}
+	next := firstMachineHost
+	for i := range out {
+		if out[i].Address.IsValid() {
+			continue
+		}
+		for used[host(subnet, next)] != "" {
+			next++
+		}
+		if next >= firstVirtualHost {
+			return nil, fmt.Errorf("no address left for machine %s: %s holds at most %d machines", out[i].Name, subnet, firstVirtualHost-firstMachineHost)
+		}
+		out[i].Address = host(subnet, next)
+		used[out[i].Address] = out[i].Name
+	}
+	return out, nil
+}
+
+// mac derives a stable, locally administered hardware address from an IP address: a machine keeps
+// its own through every power cycle.
+func mac(a netip.Addr) net.HardwareAddr {
+	b := a.As4()
+	return net.HardwareAddr{0x02, 0x51, b[0], b[1], b[2], b[3]}
+}
+
+// switchMAC pins the address of a bridge, which would otherwise follow that of its ports.
+func switchMAC(subnet netip.Prefix, name string) net.HardwareAddr {
+	h := fnv.New32a()
+	h.Write([]byte(name))
+	b := subnet.Addr().As4()
+	s := h.Sum32()
+	return net.HardwareAddr{0x06, 0x51, b[1], b[2], byte(s >> 8), byte(s)}
+}
+
+// port is the name of a machine's port on its zone's switch; ports live in the lab's own namespace,
+// so they need to be unique there only.
+func port(a netip.Addr) string { return fmt.Sprintf("m%d", a.As4()[3]) }
+
+// callerLink is the name of the caller's end of the cable into the lab, unique because its subnet is.
+func callerLink(subnet netip.Prefix) string {
+	a := subnet.Addr().As4()
+	return fmt.Sprintf("qr-%d-%d", a[1], a[2])
+}

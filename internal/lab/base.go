@@ -1,0 +1,239 @@
+package lab
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/progress"
+)
+
+func baseRoot(base string) string { return filepath.Join(base, "root") }
+
+// EnsureBase returns the folder of the Debian image that all machines share. It is made once for
+// each recipe, kept in the cache, and checked for damage before every use.
+func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
+	if sink == nil {
+		sink = progress.Discard
+	}
+	dir := paths.Cache("lab", "base-"+recipeKey())
+	if intact(dir) == nil {
+		return dir, nil
+	}
+	unlock, err := lock(paths.Cache("lab", ".base.lock"))
+	if err != nil {
+		return "", fmt.Errorf("make the lab's base image: %w", err)
+	}
+	defer unlock()
+	switch err := intact(dir); {
+	case err == nil:
+		return dir, nil // made by another process while this one waited
+	case !errors.Is(err, os.ErrNotExist):
+		sink.Emit(note("lab/base/damaged", fmt.Sprintf("the lab's base image is damaged (%v): making it anew", err)))
+	}
+	err = progress.Track(ctx, sink, "", "lab/base", "base image (Debian "+suite+")", func(ctx context.Context) error {
+		return makeBase(ctx, dir, sink)
+	})
+	if err != nil {
+		return "", fmt.Errorf("make the lab's base image: %w", err)
+	}
+	return dir, nil
+}
+
+// recipeKey changes with everything that goes into the image, except the packages' versions.
+func recipeKey() string {
+	h := sha256.New()
+	fmt.Fprintln(h, suite, packages, excluded, files, masked, generators, disabled, removed)
+	return hex.EncodeToString(h.Sum(nil))[:12]
+}
+
+func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
+	parent := filepath.Dir(dir)
+	if err := removeStale(parent); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(parent, ".base-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil { // machines run as more users than root
+		return err
+	}
+	if err := debootstrap(ctx, tmp, sink); err != nil {
+		return err
+	}
+	root := baseRoot(tmp)
+	if err := customise(root); err != nil {
+		return err
+	}
+	sum, err := summary(root)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, "summary"), []byte(sum), 0o644); err != nil {
+		return err
+	}
+	unix.Sync() // the image must be on the disk before its name is
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Rename(tmp, dir)
+}
+
+// removeStale takes away what a killed process left, while its lock is ours.
+func removeStale(parent string) error {
+	old, err := filepath.Glob(filepath.Join(parent, ".base-*"))
+	for _, path := range old {
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	return err
+}
+
+// debootstrap runs mmdebstrap with the caller's own Debian mirror and apt settings where it has any.
+func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
+	mmdebstrap, err := tool("mmdebstrap")
+	if err != nil {
+		return err
+	}
+	apt, mirrors := filepath.Join(tmp, "apt.conf"), filepath.Join(tmp, "mirrors.list")
+	settings := aptSettings(ctx) + "APT::Install-Recommends \"false\";\nAcquire::Retries \"3\";\n"
+	if err := os.WriteFile(apt, []byte(settings), 0o600); err != nil {
+		return err
+	}
+	dpkg := []string{"--dpkgopt=force-unsafe-io"}
+	for _, path := range excluded {
+		dpkg = append(dpkg, "--dpkgopt=path-exclude="+path)
+	}
+	args := append([]string{"--variant=minbase", "--format=directory", "--include=" + strings.Join(packages, ","), "--aptopt=" + apt}, dpkg...)
+	args = append(args, suite, baseRoot(tmp))
+	if list := aptMirrors(ctx); list != "" {
+		if err := os.WriteFile(mirrors, []byte(list), 0o600); err != nil {
+			return err
+		}
+		args = append(args, mirrors)
+	}
+	cmd := exec.CommandContext(ctx, mmdebstrap, args...)
+	// Its mounts die with it, in a namespace of its own; so does its whole process group.
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	var log bytes.Buffer
+	lines, w := io.Pipe()
+	cmd.Stdout, cmd.Stderr = w, w
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		scan := bufio.NewScanner(io.TeeReader(lines, &log))
+		for scan.Scan() {
+			if text, ok := strings.CutPrefix(scan.Text(), "I: "); ok {
+				sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "lab/base", Detail: text})
+			}
+		}
+		io.Copy(io.Discard, lines)
+	}()
+	err = cmd.Run()
+	w.Close()
+	<-read
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		out := strings.Split(strings.TrimSpace(log.String()), "\n")
+		return fmt.Errorf("mmdebstrap: %w\n  %s\nCheck that this computer reaches its Debian mirror (`apt-get update`), then try again",
+			err, strings.Join(out[max(0, len(out)-8):], "\n  "))
+	}
+	return nil
+}
+
+// aptSettings are the caller's own for reaching its mirror: proxies, timeouts, clocks that are off.
+func aptSettings(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
+	if err != nil {
+		return "" // not a Debian machine
+	}
+	var keep strings.Builder
+	for line := range strings.Lines(string(out)) {
+		for _, prefix := range []string{"Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::ForceIPv"} {
+			if strings.HasPrefix(line, prefix) {
+				keep.WriteString(line)
+			}
+		}
+	}
+	return keep.String()
+}
+
+// aptMirrors are the caller's sources for the suite; none where it runs another release, and then
+// mmdebstrap takes Debian's own.
+func aptMirrors(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
+	if err != nil {
+		return ""
+	}
+	var list strings.Builder
+	complete := false
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[2] != "main" || f[1] != suite && f[1] != suite+"-updates" && f[1] != suite+"-security" {
+			continue
+		}
+		complete = complete || f[1] == suite
+		fmt.Fprintf(&list, "deb %s %s main\n", f[0], f[1])
+	}
+	if !complete {
+		return ""
+	}
+	return list.String()
+}
+
+// intact compares the image with the summary that was written when it was made.
+func intact(dir string) error {
+	want, err := os.ReadFile(filepath.Join(dir, "summary"))
+	if err != nil {
+		return err
+	}
+	have, err := summary(baseRoot(dir))
+	if err != nil {
+		return err
+	}
+	if have != string(want) {
+		return errors.New("files are missing or changed")
+	}
+	return nil
+}
+
+// summary is a digest of every path, mode and size, which takes milliseconds where a digest of the
+// content would take seconds.
+func summary(root string) (string, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		size := info.Size()
+		if d.IsDir() {
+			size = 0
+		}
+		_, err = fmt.Fprintln(h, strings.TrimPrefix(path, root), info.Mode(), size)
+		return err
+	})
+	return hex.EncodeToString(h.Sum(nil)), err
+}

@@ -1,0 +1,165 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/paths"
+)
+
+// Problem is something about this computer that keeps a lab from working, and what to do about it.
+type Problem struct {
+	What, Why, Fix string
+	// Err is the cause, if there is one.
+	Err error
+}
+
+func (p *Problem) Error() string {
+	s := p.What
+	if p.Err != nil {
+		s += ": " + p.Err.Error()
+	}
+	return s + " (" + p.Why + "): " + p.Fix
+}
+
+func (p *Problem) Unwrap() error { return p.Err }
+
+// Requirements are the Debian packages that a lab needs on this computer.
+func Requirements() []string {
+	return []string{"debian-archive-keyring", "mmdebstrap", "nftables", "runc"}
+}
+
+// tools are the programs that a lab calls, each with its Debian package.
+var tools = map[string]string{"mmdebstrap": "mmdebstrap", "nft": "nftables", "runc": "runc"}
+
+// tool finds a program also where an unprivileged user's PATH does not look.
+func tool(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin", "/usr/local/sbin"} {
+		if path, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
+			return path, nil
+		}
+	}
+	return "", &Problem{What: "the program " + name + " is missing", Why: "labs are made with it", Fix: "apt-get install " + tools[name]}
+}
+
+const (
+	minMemory = 2 << 30
+	minDisk   = 2 << 30
+)
+
+// Check tells whether this computer can run a lab, and raises the kernel's limits that several
+// machines on one kernel would exceed. The error joins a *Problem for each thing that is in the way.
+func Check() error {
+	if os.Geteuid() != 0 {
+		return &Problem{What: "not root", Why: "namespaces, links and mounts are made by root only", Fix: "run it with sudo"}
+	}
+	var errs []error
+	for name := range tools {
+		_, err := tool(name)
+		errs = append(errs, err)
+	}
+	errs = append(errs, checkCgroups(), checkMemory(), checkDisk(paths.State()), raiseLimits())
+	return errors.Join(errs...)
+}
+
+func checkCgroups() error {
+	h, err := findHierarchies()
+	if err != nil {
+		return err
+	}
+	for _, root := range h.roots {
+		dir := filepath.Join(root, "quorate")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return &Problem{What: "cannot make cgroups in " + root, Err: err, Why: "each machine of a lab has a cgroup of its own",
+				Fix: "run on a real or virtual machine, or in a container with a writable /sys/fs/cgroup (docker run --privileged --cgroupns=host)"}
+		}
+	}
+	removeEmptyTop(h)
+	return nil
+}
+
+func checkMemory() error {
+	data, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) < 2 || f[0] != "MemAvailable:" {
+			continue
+		}
+		kib, err := strconv.ParseUint(f[1], 10, 64)
+		if err == nil && kib<<10 < minMemory {
+			return &Problem{What: fmt.Sprintf("only %d MiB of memory are available", kib>>10), Why: fmt.Sprintf("a lab needs %d MiB to begin with", minMemory>>20),
+				Fix: "end other programs, or use a larger machine"}
+		}
+	}
+	return nil
+}
+
+// checkDisk looks at the filesystem of a folder that need not exist yet.
+func checkDisk(dir string) error {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == "/" {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < minDisk {
+		return &Problem{What: fmt.Sprintf("only %d MiB of disk are free in %s", free>>20, dir), Why: fmt.Sprintf("a lab needs %d MiB to begin with", minDisk>>20),
+			Fix: "make room, or set QUORATE_STATE to a folder on a larger disk"}
+	}
+	if st.Type == unix.OVERLAYFS_SUPER_MAGIC || st.Type == unix.TMPFS_MAGIC {
+		return &Problem{What: fmt.Sprintf("%s is on an overlay or in memory", dir), Why: "machines' disks need a plain filesystem",
+			Fix: "set QUORATE_STATE to a folder on a disk (ext4, xfs or btrfs)"}
+	}
+	return nil
+}
+
+// limits are sysctls that all machines share; the distributions' values are meant for one machine.
+// At seven machines of Kubernetes 128 inotify instances were too few, and a kubelet died of it.
+var limits = map[string]uint64{
+	"fs/inotify/max_user_instances":     8192,
+	"fs/inotify/max_user_watches":       1 << 20,
+	"fs/file-max":                       1 << 20,
+	"kernel/pid_max":                    1 << 22,
+	"kernel/keys/root_maxkeys":          1 << 20,
+	"kernel/keys/root_maxbytes":         25 << 20,
+	"net/ipv4/neigh/default/gc_thresh1": 1 << 10,
+	"net/ipv4/neigh/default/gc_thresh2": 1 << 12,
+	"net/ipv4/neigh/default/gc_thresh3": 1 << 13,
+}
+
+func raiseLimits() error {
+	for key, want := range limits {
+		file := filepath.Join("/proc/sys", key)
+		data, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		have, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
+		if err != nil || have >= want {
+			continue
+		}
+		if err := os.WriteFile(file, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+			name := strings.ReplaceAll(key, "/", ".")
+			return &Problem{What: fmt.Sprintf("%s is %d and cannot be raised", name, have), Err: err, Why: "all machines of a lab share it",
+				Fix: fmt.Sprintf("set it yourself: sysctl -w %s=%d", name, want)}
+		}
+	}
+	return nil
+}

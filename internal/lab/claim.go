@@ -1,0 +1,151 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The fence is what keeps lab packets on this computer: while a lab exists, its subnet is
+// unreachable in the caller's namespace, except through the cable into the lab. Were it missing, a
+// packet for a machine that is gone would follow the default route out. It also is the claim on the
+// subnet: the kernel adds it for one lab only.
+const fenceMetric = 1 << 30
+
+// claim finds a free subnet, gives out its addresses, saves the first record and raises the fence.
+func (l *Lab) claim(cfg Config) error {
+	candidates, err := subnets(cfg.Machines)
+	if err != nil {
+		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
+	}
+	unlock, err := lock("/run/quorate/.subnets.lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	free, why, err := freeSubnet(candidates)
+	if err != nil {
+		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
+	}
+	if !free.IsValid() {
+		return fmt.Errorf("create lab %s: no free subnet: %s: delete a lab (`quorate lab list`), or leave the addresses out", cfg.Name, why)
+	}
+	l.rec.Subnet = free
+	l.rec.VirtualIPs = virtualIPs(free, cfg.VirtualIPs)
+	if l.rec.Machines, err = assign(free, cfg.Machines, l.rec.VirtualIPs); err != nil {
+		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
+	}
+	if err := os.MkdirAll(l.dir, 0o700); err != nil {
+		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
+	}
+	if err := l.save(); err != nil {
+		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
+	}
+	return l.fence()
+}
+
+// freeSubnet takes the first candidate that no route and no other lab touches.
+func freeSubnet(candidates []netip.Prefix) (free netip.Prefix, why string, err error) {
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return netip.Prefix{}, "", fmt.Errorf("read this computer's routes: %w", err)
+	}
+	var used []netip.Prefix
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		a, ok := netip.AddrFromSlice(r.Dst.IP.To4())
+		ones, _ := r.Dst.Mask.Size()
+		if ok && ones > 0 {
+			used = append(used, netip.PrefixFrom(a, ones))
+		}
+	}
+	labs, _ := List() // a damaged lab still has its fence among the routes
+	for _, l := range labs {
+		used = append(used, l.Subnet())
+	}
+	free, conflict := pickSubnet(candidates, used)
+	if !free.IsValid() {
+		why = fmt.Sprintf("%s is already in use on this computer (`ip route show table all`)", conflict)
+	}
+	return free, why, nil
+}
+
+func pickSubnet(candidates, used []netip.Prefix) (free, conflict netip.Prefix) {
+next:
+	for _, c := range candidates {
+		for _, u := range used {
+			if c.Overlaps(u) {
+				conflict = u
+				continue next
+			}
+		}
+		return c, netip.Prefix{}
+	}
+	return netip.Prefix{}, conflict
+}
+
+// fence raises the fence and notes, where a reboot forgets it like the kernel does, what was raised for whom.
+func (l *Lab) fence() error {
+	if err := os.MkdirAll(runDir(l.Name()), 0o755); err != nil {
+		return err
+	}
+	owner := l.dir + "\n" + l.Subnet().String() + "\n"
+	if err := writeFileAtomic(ownerFile(l.Name()), []byte(owner), 0o644); err != nil {
+		return err
+	}
+	err := netlink.RouteReplace(fenceRoute(l.Subnet()))
+	if err != nil {
+		return fmt.Errorf("lab %s: keep %s from leaving this computer: %w", l.Name(), l.Subnet(), err)
+	}
+	return nil
+}
+
+func fenceRoute(subnet netip.Prefix) *netlink.Route {
+	return &netlink.Route{Dst: ipNet(subnet), Type: unix.RTN_UNREACHABLE, Priority: fenceMetric}
+}
+
+func ownerFile(name string) string { return filepath.Join(runDir(name), "owner") }
+
+// owner tells which state folder and subnet the kernel's objects of this name belong to.
+func owner(name string) (dir string, subnet netip.Prefix) {
+	data, err := os.ReadFile(ownerFile(name))
+	if err != nil {
+		return "", netip.Prefix{}
+	}
+	dir, rest, _ := strings.Cut(string(data), "\n")
+	subnet, _ = netip.ParsePrefix(strings.TrimSpace(rest))
+	return dir, subnet
+}
+
+// refuseForeign keeps two state folders from sharing the names of one lab in the kernel.
+func refuseForeign(name string) error {
+	dir, _ := owner(name)
+	if dir == "" || dir == stateDir(name) {
+		return nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return nil //nolint:nilerr // its state is gone: what is left is taken over
+	}
+	return fmt.Errorf("create lab %s: %w, in another state folder (%s): choose another name, or delete that one with QUORATE_STATE set to its folder",
+		name, ErrExists, dir)
+}
+
+// lowerFence removes the fence last: until then nothing may be able to send.
+func lowerFence(_ context.Context, subnet netip.Prefix) error {
+	if !subnet.IsValid() {
+		return nil
+	}
+	if err := netlink.RouteDel(fenceRoute(subnet)); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("remove the route that fences %s: %w", subnet, err)
+	}
+	return nil
+}

@@ -1,0 +1,185 @@
+package lab
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A machine's root is an overlay: its own upper folder over the lab's files, the seed and the base
+// image. /var is a plain folder, since containerd's own overlays cannot sit on an overlay.
+
+// layers are the read-only folders below every machine's root, topmost first.
+func (l *Lab) layers() []string {
+	out := []string{l.filesLayer()}
+	if _, err := os.Stat(l.seedLayer()); err == nil {
+		out = append(out, filepath.Join(l.seedLayer(), "upper"))
+	}
+	return append(out, baseRoot(l.rec.Base))
+}
+
+func (l *Lab) filesLayer() string { return filepath.Join(l.dir, "layers", "files") }
+func (l *Lab) seedLayer() string  { return filepath.Join(l.dir, "layers", "seed") }
+
+// makeLayers lays down what all machines share. The seed is linked, not referred to: it may be
+// replaced while the lab lives.
+func (l *Lab) makeLayers(cfg Config) error {
+	if err := os.MkdirAll(l.filesLayer(), 0o755); err != nil {
+		return err
+	}
+	if cfg.Seed != "" {
+		if err := checkSeed(cfg.Seed, l.rec.Base); err != nil {
+			return err
+		}
+		if err := clone(cfg.Seed, l.seedLayer(), everything); err != nil {
+			return err
+		}
+	}
+	for _, f := range cfg.Files {
+		if err := l.addFile(f); err != nil {
+			return fmt.Errorf("lab %s: add file %s: %w", l.Name(), f.Path, err)
+		}
+	}
+	return nil
+}
+
+// addFile links the file where its owner and mode fit, and copies it elsewhere: the layer is never
+// written to, a link is as good as a copy.
+func (l *Lab) addFile(f File) error {
+	to := filepath.Join(l.filesLayer(), f.Path)
+	if err := l.makeParents(l.filesLayer(), f.Path, l.layers()[1:]); err != nil {
+		return err
+	}
+	source, err := filepath.EvalSymlinks(f.Source)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(source, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: source, Err: err}
+	}
+	mode := uint32(f.Mode.Perm())
+	if st.Uid == 0 && st.Gid == 0 && st.Mode&0o7777 == mode && os.Link(source, to) == nil {
+		return nil
+	}
+	if err := copyFile(source, to); err != nil {
+		return err
+	}
+	return os.Chmod(to, f.Mode.Perm())
+}
+
+// makeParents makes the folders above path in a layer, each with the owner and mode that it has in
+// the layers below: the topmost layer's word counts in an overlay.
+func (l *Lab) makeParents(layer, path string, below []string) error {
+	rel := strings.TrimPrefix(filepath.Dir(filepath.Clean(path)), "/")
+	if rel == "" {
+		return nil
+	}
+	at := ""
+	for _, elem := range strings.Split(rel, "/") {
+		at = filepath.Join(at, elem)
+		dir := filepath.Join(layer, at)
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, b := range below {
+			var st unix.Stat_t
+			if unix.Lstat(filepath.Join(b, at), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+				if err := attributes(filepath.Join(b, at), dir, &st); err != nil {
+					return err
+				}
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// makeDisk makes a machine's disk: what it holds at its first boot, and what tells it from the others.
+func (l *Lab) makeDisk(m Machine) error {
+	dir := l.machineDir(m.Name)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	for _, d := range []string{"upper", "work", "root", "bundle"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	vars := []string{filepath.Join(baseRoot(l.rec.Base), "var"), filepath.Join(l.seedLayer(), "var"), filepath.Join(l.filesLayer(), "var")}
+	for _, from := range vars {
+		if _, err := os.Stat(from); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err := clone(from, filepath.Join(dir, "var"), sharedInVar); err != nil {
+			return err
+		}
+	}
+	authorized, err := os.ReadFile(l.SSHKey() + ".pub")
+	if err != nil {
+		return err
+	}
+	private, public, err := keyPair(m.Name)
+	if err != nil {
+		return err
+	}
+	id := make([]byte, 16)
+	rand.Read(id)
+	identity := []struct {
+		path, data string
+		mode       os.FileMode
+	}{
+		{"/etc/hostname", m.Name + "\n", 0o644},
+		{"/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n%s %s\n", m.Address, m.Name), 0o644},
+		{"/etc/resolv.conf", resolvConf(m), 0o644},
+		{"/etc/machine-id", hex.EncodeToString(id) + "\n", 0o444},
+		{"/etc/ssh/ssh_host_ed25519_key", string(private), 0o600},
+		{"/etc/ssh/ssh_host_ed25519_key.pub", string(public), 0o644},
+		{"/root/.ssh/authorized_keys", string(authorized), 0o600},
+	}
+	upper := filepath.Join(dir, "upper")
+	for _, f := range identity {
+		if err := l.makeParents(upper, f.path, l.layers()); err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(upper, f.path), []byte(f.data), f.mode); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(l.hostKeyFile(m.Name), public, 0o644)
+}
+
+// resolvConf names the machine itself as its name server. Nothing listens there, so that every
+// lookup beyond /etc/hosts is refused at once, in pods as well, and whatever else is cut; 127.0.0.1
+// would be the pod's own address in a pod, and a loop in CoreDNS.
+func resolvConf(m Machine) string {
+	return fmt.Sprintf("nameserver %s\noptions timeout:1 attempts:1\n", m.Address)
+}
+
+// mountDisk puts a machine's root together in the calling thread's mount namespace, which must be
+// its own: the mounts live as long as the machine does, and the caller never sees them.
+func (l *Lab) mountDisk(m Machine) error {
+	dir := l.machineDir(m.Name)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("leave the caller's mount namespace: %w", err)
+	}
+	if _, err := os.Stat(baseRoot(l.rec.Base)); err != nil {
+		return fmt.Errorf("its base image is gone (%w): the disk cannot be used without it; delete the lab with `quorate lab delete %s`", err, l.Name())
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
+		strings.Join(l.layers(), ":"), filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
+	if err := unix.Mount("overlay", filepath.Join(dir, "root"), "overlay", 0, options); err != nil {
+		return fmt.Errorf("mount its root (overlay on %s): %w", dir, err)
+	}
+	return nil
+}

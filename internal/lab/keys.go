@@ -1,0 +1,70 @@
+package lab
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// keyPair makes an ed25519 key in OpenSSH's formats: private file and public line.
+func keyPair(comment string) (private, public []byte, err error) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	block, err := ssh.MarshalPrivateKey(key, comment)
+	if err != nil {
+		return nil, nil, err
+	}
+	line, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return nil, nil, err
+	}
+	public = append(bytes.TrimSpace(ssh.MarshalAuthorizedKey(line)), ' ')
+	return pem.EncodeToMemory(block), append(append(public, comment...), '\n'), nil
+}
+
+// makeKey makes the key that root on every machine of the lab accepts.
+func (l *Lab) makeKey() error {
+	private, public, err := keyPair("quorate lab " + l.Name())
+	if err != nil {
+		return fmt.Errorf("make the lab's SSH key: %w", err)
+	}
+	dir := filepath.Dir(l.SSHKey())
+	return errors.Join(
+		os.MkdirAll(dir, 0o700),
+		os.WriteFile(l.SSHKey(), private, 0o600),
+		os.WriteFile(l.SSHKey()+".pub", public, 0o644),
+	)
+}
+
+func (l *Lab) hostKeyFile(machine string) string {
+	return filepath.Join(l.machineDir(machine), "host_key.pub")
+}
+
+// writeKnownHosts lists the host key of every machine under its address and its name.
+func (l *Lab) writeKnownHosts() error {
+	var out bytes.Buffer
+	for _, m := range l.rec.Machines {
+		key, err := os.ReadFile(l.hostKeyFile(m.Name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // being made by another process, which will write the list again
+		}
+		if err != nil {
+			return err
+		}
+		pub, _, _, _, err := ssh.ParseAuthorizedKey(key)
+		if err != nil {
+			return fmt.Errorf("host key of machine %s: %w", m.Name, err)
+		}
+		fmt.Fprintf(&out, "%s,%s %s", m.Address, m.Name, ssh.MarshalAuthorizedKey(pub))
+	}
+	return writeFileAtomic(l.KnownHosts(), out.Bytes(), 0o644)
+}

@@ -1,0 +1,302 @@
+// Package lab makes machines of Linux namespaces, as near to real servers as one kernel allows:
+// systemd as pid 1, sshd, an own network stack, cgroup and root filesystem. Each zone is a switch of
+// its own, joined by an uplink to a core switch; all of it lives in the lab's own network namespace.
+// Machines, zones and links can be powered off, frozen, cut and healed.
+//
+// Nothing of a lab keeps running on the caller's side: the truth is in the kernel (namespaces, links,
+// cgroups) and in one state folder per lab, so that any process can open, change or delete it.
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/progress"
+)
+
+// ErrNotFound is what Open returns, wrapped, for a lab that does not exist.
+var ErrNotFound = errors.New("no such lab")
+
+// ErrExists is what Create returns, wrapped, when a different lab already has the name.
+var ErrExists = errors.New("the lab already exists")
+
+// Machine is one server of a lab.
+type Machine struct {
+	Name string `json:"name"`
+	Zone string `json:"zone"`
+	// Address is assigned from the lab's subnet when it is zero.
+	Address netip.Addr `json:"address"`
+	// Roles are kept for the user's eyes; the lab does nothing with them.
+	Roles []string `json:"roles,omitempty"`
+}
+
+// File is put into every machine before its first boot.
+type File struct {
+	// Path is absolute, as seen in the machine.
+	Path string `json:"path"`
+	// Source is a file on the caller's side. It is shared by hard link where that is safe.
+	Source string      `json:"source"`
+	Mode   os.FileMode `json:"mode"`
+}
+
+// Config says what Create makes.
+type Config struct {
+	// Name is a DNS label, unique on this machine.
+	Name     string
+	Zones    []string
+	Machines []Machine
+	// VirtualIPs is how many further addresses of the subnet are kept free of machines.
+	VirtualIPs int
+	// Seed is a folder made by Snapshot: what the machines' disks hold at their first boot. Optional.
+	Seed     string
+	Files    []File
+	Progress progress.Sink
+}
+
+// Lab is a set of machines that exists on this computer, running or not.
+type Lab struct {
+	dir string
+	rec record
+}
+
+// Name is the lab's name.
+func (l *Lab) Name() string { return l.rec.Name }
+
+// Dir is the lab's state folder.
+func (l *Lab) Dir() string { return l.dir }
+
+// Subnet is the one subnet that all machines share.
+func (l *Lab) Subnet() netip.Prefix { return l.rec.Subnet }
+
+// Zones are the lab's zones in the order in which they were made.
+func (l *Lab) Zones() []string { return slices.Clone(l.rec.Zones) }
+
+// Machines are the lab's machines with their addresses.
+func (l *Lab) Machines() []Machine { return slices.Clone(l.rec.Machines) }
+
+// VirtualIPs are addresses of the subnet that no machine owns.
+func (l *Lab) VirtualIPs() []netip.Addr { return slices.Clone(l.rec.VirtualIPs) }
+
+// SSHKey is the path of the private key that root on every machine accepts.
+func (l *Lab) SSHKey() string { return filepath.Join(l.dir, "ssh", "id_ed25519") }
+
+// KnownHosts is the path of a known_hosts file that names the host key of every machine.
+func (l *Lab) KnownHosts() string { return filepath.Join(l.dir, "ssh", "known_hosts") }
+
+// NetNS is the path of the lab's core network namespace: a client that runs in it is one switch
+// away from every zone.
+func (l *Lab) NetNS() string { return netnsPath(l.coreNS()) }
+
+// Machine finds a machine by name.
+func (l *Lab) Machine(name string) (Machine, error) {
+	for _, m := range l.rec.Machines {
+		if m.Name == name {
+			return m, nil
+		}
+	}
+	return Machine{}, fmt.Errorf("lab %s has no machine %q (it has %s)", l.Name(), name, l.names())
+}
+
+// Open finds a lab by name.
+func Open(name string) (*Lab, error) {
+	if err := checkLabel("lab", name); err != nil {
+		return nil, err
+	}
+	l := &Lab{dir: stateDir(name)}
+	if err := l.load(); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// List returns every lab of this state folder. Damaged ones are left out and reported in the error,
+// so that the intact ones can still be shown.
+func List() ([]*Lab, error) {
+	entries, err := os.ReadDir(paths.State("labs"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list labs: %w", err)
+	}
+	var labs []*Lab
+	var broken []error
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		l, err := Open(e.Name())
+		if err != nil {
+			broken = append(broken, err)
+			continue
+		}
+		labs = append(labs, l)
+	}
+	return labs, errors.Join(broken...)
+}
+
+// Create makes a lab and returns when every machine answers on its SSH port. When it fails or is
+// cancelled it takes away what it had made. Creating a lab that exists with the same zones and
+// machines starts what is not running; one that a killed process left half-made is made anew.
+func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
+	if cfg.Progress == nil {
+		cfg.Progress = progress.Discard
+	}
+	if err := validate(cfg); err != nil {
+		return nil, err
+	}
+	if err := Check(); err != nil {
+		return nil, err
+	}
+	if l, err := adopt(ctx, cfg); l != nil || err != nil {
+		return l, err
+	}
+	base, err := EnsureBase(ctx, cfg.Progress)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lab{dir: stateDir(cfg.Name), rec: record{
+		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base,
+	}}
+	defer func() {
+		if err != nil {
+			if cleanup := l.Delete(context.WithoutCancel(ctx)); cleanup != nil {
+				err = errors.Join(err, cleanup)
+			}
+		}
+	}()
+	if err := l.claim(cfg); err != nil {
+		return nil, err
+	}
+	err = progress.Track(ctx, cfg.Progress, "", "lab/network", "switches and keys", func(ctx context.Context) error {
+		if err := l.makeKey(); err != nil {
+			return err
+		}
+		if err := l.makeLayers(cfg); err != nil {
+			return err
+		}
+		return l.makeCore()
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := l.addMachines(ctx, l.rec.Machines, cfg.Progress); err != nil {
+		return nil, err
+	}
+	if err := l.update(func(r *record) error { r.Ready = true; return nil }); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// adopt deals with a lab that already has the name: nil, nil means that the name is free now.
+func adopt(ctx context.Context, cfg Config) (*Lab, error) {
+	l, err := Open(cfg.Name)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil, refuseForeign(cfg.Name)
+	case err != nil || !l.rec.Ready:
+		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s was left half-made: making it anew", cfg.Name)))
+		return nil, DeleteByName(ctx, cfg.Name)
+	case !l.sameShape(cfg):
+		return nil, fmt.Errorf("create lab %s: %w with other zones or machines (%s): delete it first with `quorate lab delete %s`, or choose another name",
+			cfg.Name, ErrExists, l.names(), cfg.Name)
+	}
+	return l, l.Start(ctx, cfg.Progress)
+}
+
+// AddMachines makes further machines and returns when they answer. Zones that do not exist yet are made.
+func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress.Sink) error {
+	if sink == nil {
+		sink = progress.Discard
+	}
+	var added []Machine
+	err := l.update(func(r *record) (err error) {
+		zones := slices.Clone(r.Zones)
+		for _, m := range machines {
+			if !slices.Contains(zones, m.Zone) {
+				zones = append(zones, m.Zone)
+			}
+		}
+		all := append(slices.Clone(r.Machines), machines...)
+		if err := validate(Config{Name: r.Name, Zones: zones, Machines: all}); err != nil {
+			return err
+		}
+		if all, err = assign(r.Subnet, all, r.VirtualIPs); err != nil {
+			return err
+		}
+		added = all[len(r.Machines):]
+		r.Machines, r.Zones = all, zones
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("add machines to lab %s: %w", l.Name(), err)
+	}
+	if err := l.makeCore(); err != nil {
+		return err
+	}
+	if err := l.addMachines(ctx, added, sink); err != nil {
+		for _, m := range added {
+			err = errors.Join(err, l.RemoveMachine(context.WithoutCancel(ctx), m.Name))
+		}
+		return err
+	}
+	return nil
+}
+
+// RemoveMachine takes a machine away, disk and all. It is no error if it is already gone.
+func (l *Lab) RemoveMachine(ctx context.Context, name string) error {
+	if err := l.load(); err != nil {
+		return err
+	}
+	m, err := l.Machine(name)
+	if err != nil {
+		return nil //nolint:nilerr // gone is what was asked for
+	}
+	if err := l.PowerOff(ctx, name); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(l.machineDir(m.Name)); err != nil {
+		return fmt.Errorf("remove the disk of machine %s: %w", name, err)
+	}
+	err = l.update(func(r *record) error {
+		r.Machines = slices.DeleteFunc(r.Machines, func(o Machine) bool { return o.Name == name })
+		r.Cuts = slices.DeleteFunc(r.Cuts, func(c string) bool { return mentions(c, name) })
+		return l.applyCuts(r)
+	})
+	if err != nil {
+		return err
+	}
+	return l.writeKnownHosts()
+}
+
+// Start powers on everything again, for instance after a reboot of the real computer: switches,
+// cables and machines are made anew where they are missing. Machines that run are left alone; cuts stay.
+func (l *Lab) Start(ctx context.Context, sink progress.Sink) error {
+	if sink == nil {
+		sink = progress.Discard
+	}
+	if err := Check(); err != nil {
+		return err
+	}
+	if err := l.load(); err != nil {
+		return err
+	}
+	if err := l.fence(); err != nil {
+		return err
+	}
+	if err := l.makeCore(); err != nil {
+		return err
+	}
+	return l.each(l.rec.Machines, func(m Machine) error {
+		return progress.Track(ctx, sink, m.Name, "lab/boot/"+m.Name, "boot", func(ctx context.Context) error {
+			return l.PowerOn(ctx, m.Name)
+		})
+	})
+}

@@ -1,0 +1,277 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Inside the lab's namespace: the switch "core" with the gateway's address and a port "caller";
+// per zone a switch "z0", whose uplink is the pair "u0" (zone's end) and "c0" (core's end); per
+// machine a port "m11" on its zone's switch, named after the last byte of its address.
+const (
+	coreSwitch = "core"
+	callerPort = "caller"
+)
+
+func zoneSwitch(i int) string { return fmt.Sprintf("z%d", i) }
+func zoneUplink(i int) string { return fmt.Sprintf("u%d", i) }
+func corePort(i int) string   { return fmt.Sprintf("c%d", i) }
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+}
+
+func (l *Lab) address(n int) *netlink.Addr {
+	return &netlink.Addr{IPNet: &net.IPNet{IP: host(l.Subnet(), n).AsSlice(), Mask: net.CIDRMask(24, 32)}}
+}
+
+// coreSysctls: frames are switched, never filtered by the IP tables; the gateway forwards, but has
+// nowhere to forward to, so that machines hear "unreachable" at once instead of waiting for a timeout.
+var coreSysctls = map[string]string{
+	"net/bridge/bridge-nf-call-iptables":  "0",
+	"net/bridge/bridge-nf-call-ip6tables": "0",
+	"net/bridge/bridge-nf-call-arptables": "0",
+	"net/ipv4/ip_forward":                 "1",
+	"net/ipv4/icmp_ratelimit":             "0",
+	"net/ipv4/conf/all/send_redirects":    "0",
+	"net/ipv6/conf/default/disable_ipv6":  "1",
+}
+
+// makeCore makes the switches and the caller's cable, or what of them is missing.
+func (l *Lab) makeCore() error {
+	if err := makeNetNS(l.coreNS(), coreSysctls); err != nil {
+		return err
+	}
+	h, done, err := linksOf(l.coreNS())
+	if err != nil {
+		return err
+	}
+	defer done()
+	steps := []func() error{
+		func() error { return up(h, "lo") },
+		func() error { return l.makeSwitch(h, coreSwitch, "") },
+		func() error { return l.makeGateway(h) },
+	}
+	for i, zone := range l.rec.Zones {
+		steps = append(steps, func() error { return l.makeZone(h, i, zone) })
+	}
+	for _, step := range append(steps,
+		func() error { return l.applyCuts(&l.rec) },
+		func() error { return l.makeCallerCable(h) },
+	) {
+		if err := step(); err != nil {
+			return fmt.Errorf("lab %s: make its switches: %w", l.Name(), err)
+		}
+	}
+	return nil
+}
+
+func (l *Lab) makeSwitch(h *netlink.Handle, name, alias string) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Alias = name, alias
+	attrs.HardwareAddr = switchMAC(l.Subnet(), name)
+	attrs.MTU = 1500
+	off := false
+	err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs, MulticastSnooping: &off})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add switch %s: %w", name, err)
+	}
+	return up(h, name)
+}
+
+func (l *Lab) makeGateway(h *netlink.Handle) error {
+	core, err := h.LinkByName(coreSwitch)
+	if err != nil {
+		return err
+	}
+	if err := h.AddrReplace(core, l.address(gatewayHost)); err != nil {
+		return fmt.Errorf("give the gateway its address: %w", err)
+	}
+	// Without a route the kernel would answer the same, but only until somebody adds one.
+	return h.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Type: unix.RTN_UNREACHABLE, Priority: 1})
+}
+
+func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
+	if err := l.makeSwitch(h, zoneSwitch(i), "zone "+zone); err != nil {
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = zoneUplink(i)
+	err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: corePort(i)})
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("join zone %s to the core switch: %w", zone, err)
+	}
+	if err := plug(h, zoneUplink(i), zoneSwitch(i)); err != nil {
+		return err
+	}
+	return plug(h, corePort(i), coreSwitch)
+}
+
+// makeCallerCable joins the caller's namespace to the core switch.
+func (l *Lab) makeCallerCable(h *netlink.Handle) error {
+	name := callerLink(l.Subnet())
+	if _, err := netlink.LinkByName(name); err != nil {
+		core, err := netns.GetFromName(l.coreNS())
+		if err != nil {
+			return err
+		}
+		defer core.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.Alias = name, "quorate lab "+l.Name()
+		attrs.HardwareAddr = mac(host(l.Subnet(), callerHost))
+		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: callerPort, PeerNamespace: netlink.NsFd(core)})
+		if err != nil {
+			return fmt.Errorf("add this computer's cable %s: %w", name, err)
+		}
+	}
+	if err := plug(h, callerPort, coreSwitch); err != nil {
+		return err
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	// This computer may be a router for others; it never is one for the lab.
+	for key, value := range map[string]string{"ipv6/conf/" + name + "/disable_ipv6": "1", "ipv4/conf/" + name + "/forwarding": "0"} {
+		if err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	if err := netlink.AddrReplace(link, l.address(callerHost)); err != nil {
+		return fmt.Errorf("give %s its address: %w", name, err)
+	}
+	return netlink.LinkSetUp(link)
+}
+
+// machineSysctls: refusals are answered at once however many there are, since a machine's own
+// address is its name server (see resolvConf), and that is how it says that it has none.
+var machineSysctls = map[string]string{"net/ipv4/icmp_ratelimit": "0"}
+
+// plugIn gives a machine a fresh network stack, with its address and cable, before it boots.
+func (l *Lab) plugIn(m Machine) error {
+	if err := l.unplug(m); err != nil {
+		return err
+	}
+	name := l.machineNS(m.Name)
+	if err := makeNetNS(name, machineSysctls); err != nil {
+		return err
+	}
+	ns, err := netns.GetFromName(name)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	core, done, err := linksOf(l.coreNS())
+	if err != nil {
+		return err
+	}
+	defer done()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.Alias = port(m.Address), m.Name
+	err = core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac(m.Address), PeerNamespace: netlink.NsFd(ns)})
+	if err != nil {
+		return fmt.Errorf("add its cable: %w", err)
+	}
+	if err := plug(core, port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone))); err != nil {
+		return err
+	}
+	own, done, err := linksOf(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	eth, err := own.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	addr := &netlink.Addr{IPNet: &net.IPNet{IP: m.Address.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+	if err := errors.Join(up(own, "lo"), own.AddrAdd(eth, addr), own.LinkSetUp(eth)); err != nil {
+		return fmt.Errorf("configure eth0: %w", err)
+	}
+	return own.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(l.Subnet(), gatewayHost).AsSlice()})
+}
+
+// unplug takes a machine's cable and network stack away.
+func (l *Lab) unplug(m Machine) error {
+	if err := l.linkDown(m); err != nil {
+		return err
+	}
+	if core, done, err := linksOf(l.coreNS()); err == nil {
+		defer done()
+		if link, err := core.LinkByName(port(m.Address)); err == nil {
+			if err := core.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+				return fmt.Errorf("remove the cable of machine %s: %w", m.Name, err)
+			}
+		}
+	}
+	return deleteNetNS(l.machineNS(m.Name))
+}
+
+// linkDown pulls the machine's plug: from here on no packet of it can leave.
+func (l *Lab) linkDown(m Machine) error {
+	core, done, err := linksOf(l.coreNS())
+	if err != nil {
+		return nil //nolint:nilerr // no switch, no plug
+	}
+	defer done()
+	link, err := core.LinkByName(port(m.Address))
+	if err != nil {
+		return nil //nolint:nilerr // as above
+	}
+	return core.LinkSetDown(link)
+}
+
+func up(h *netlink.Handle, name string) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	return h.LinkSetUp(link)
+}
+
+func plug(h *netlink.Handle, name, into string) error {
+	link, err := h.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", name, err)
+	}
+	bridge, err := h.LinkByName(into)
+	if err != nil {
+		return fmt.Errorf("find switch %s: %w", into, err)
+	}
+	if err := h.LinkSetMaster(link, bridge); err != nil {
+		return fmt.Errorf("plug %s into switch %s: %w", name, into, err)
+	}
+	return h.LinkSetUp(link)
+}
+
+// removeNetwork takes away everything that the kernel holds under this name, found by the name
+// alone where the record is lost.
+func removeNetwork(ctx context.Context, name string, subnet netip.Prefix) error {
+	var errs []error
+	links, err := netlink.LinkList()
+	errs = append(errs, err)
+	for _, link := range links {
+		if link.Attrs().Alias == "quorate lab "+name {
+			if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+				errs = append(errs, fmt.Errorf("remove link %s: %w", link.Attrs().Name, err))
+			}
+		}
+	}
+	spaces, err := filepath.Glob(netnsPath("qr-" + name + ".*"))
+	errs = append(errs, err)
+	for _, path := range append(spaces, netnsPath("qr-"+name)) {
+		errs = append(errs, deleteNetNS(filepath.Base(path)))
+	}
+	os.Remove(netnsDir) // made by the first namespace; stays while anybody else has one
+	return errors.Join(append(errs, lowerFence(ctx, subnet))...)
+}

@@ -1,0 +1,189 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/progress"
+)
+
+const (
+	bootTimeout = 2 * time.Minute
+	killTimeout = 30 * time.Second
+)
+
+// addMachines makes disks, cables and boots, all machines at once.
+func (l *Lab) addMachines(ctx context.Context, machines []Machine, sink progress.Sink) error {
+	err := l.each(machines, func(m Machine) error { return l.makeDisk(m) })
+	if err != nil {
+		return err
+	}
+	if err := l.writeKnownHosts(); err != nil {
+		return err
+	}
+	return l.each(machines, func(m Machine) error {
+		return progress.Track(ctx, sink, m.Name, "lab/boot/"+m.Name, "boot", func(ctx context.Context) error { return l.boot(ctx, m) })
+	})
+}
+
+// PowerOn starts a machine from its disk, with the same addresses, and returns when it answers on
+// its SSH port. A machine that runs is left alone.
+func (l *Lab) PowerOn(ctx context.Context, name string) error {
+	m, err := l.Machine(name)
+	if err != nil {
+		return err
+	}
+	unlock, err := lock(filepath.Join(runDir(l.Name()), name+".power"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	g, err := l.group(name)
+	if err != nil {
+		return err
+	}
+	if g.running() {
+		return nil
+	}
+	if err := l.clear(ctx, m, g); err != nil {
+		return err
+	}
+	return l.boot(ctx, m)
+}
+
+// PowerOff is a pulled power plug: the link goes first, so that not even a reset gets out, then
+// everything in the machine dies at once. The disk stays.
+func (l *Lab) PowerOff(ctx context.Context, name string) error {
+	m, err := l.Machine(name)
+	if err != nil {
+		return err
+	}
+	if err := l.linkDown(m); err != nil {
+		return fmt.Errorf("power off %s: %w", name, err)
+	}
+	unlock, err := lock(filepath.Join(runDir(l.Name()), name+".power"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	g, err := l.group(name)
+	if err != nil {
+		return err
+	}
+	if err := l.clear(ctx, m, g); err != nil {
+		return fmt.Errorf("power off %s: %w", name, err)
+	}
+	return nil
+}
+
+// clear brings a machine to the state of one that is off, whatever state it was in.
+func (l *Lab) clear(ctx context.Context, m Machine, g group) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	if err := errors.Join(l.linkDown(m), g.kill(ctx)); err != nil {
+		return err
+	}
+	return errors.Join(l.unplug(m), g.remove(ctx), os.RemoveAll(filepath.Join(l.runcRoot(), l.containerID(m.Name))))
+}
+
+func (l *Lab) runcRoot() string                  { return filepath.Join(runDir(l.Name()), "runc") }
+func (l *Lab) containerID(machine string) string { return l.Name() + "." + machine }
+
+// boot starts a machine that is off and waits for its SSH port.
+func (l *Lab) boot(ctx context.Context, m Machine) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %s", bootTimeout))
+	defer cancel()
+	if err := l.plugIn(m); err != nil {
+		return err
+	}
+	if err := l.writeSpec(m); err != nil {
+		return err
+	}
+	if err := l.run(ctx, m); err != nil {
+		return err
+	}
+	if err := l.waitSSH(ctx, m); err != nil {
+		return fmt.Errorf("wait for its SSH port: %w; its console says:\n%s", err, l.consoleTail(m))
+	}
+	return nil
+}
+
+func (l *Lab) console(m Machine) string { return filepath.Join(l.machineDir(m.Name), "console.log") }
+
+// run has runc start the machine in a mount namespace of its own and returns once pid 1 runs. The
+// machine belongs to nobody then: it outlives this process.
+func (l *Lab) run(ctx context.Context, m Machine) error {
+	console, err := os.OpenFile(l.console(m), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer console.Close()
+	runc, err := tool("runc")
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, runc, "--root", l.runcRoot(), "run", "--detach", "--no-new-keyring",
+		"--bundle", filepath.Join(l.machineDir(m.Name), "bundle"), l.containerID(m.Name))
+	cmd.Stdout, cmd.Stderr = console, console
+	cmd.Dir = "/"
+	return onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make its mount namespace: %w", err)
+		}
+		if err := l.mountDisk(m); err != nil {
+			return err
+		}
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("start it with runc: %w; its console says:\n%s", err, l.consoleTail(m))
+		}
+		return nil
+	})
+}
+
+// waitSSH waits for the greeting of the machine's SSH server. It asks from within the machine's own
+// network, so that a cut machine boots like any other, and is refused, not ignored, until then.
+func (l *Lab) waitSSH(ctx context.Context, m Machine) error {
+	return inNetNS(l.machineNS(m.Name), func() error {
+		for {
+			if err := greet(ctx, m); err == nil {
+				return nil
+			}
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	})
+}
+
+func greet(ctx context.Context, m Machine) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "tcp", net.JoinHostPort(m.Address.String(), "22"))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	conn.SetReadDeadline(deadline)
+	greeting := make([]byte, 4)
+	if _, err = conn.Read(greeting); err == nil && string(greeting) != "SSH-" {
+		err = fmt.Errorf("port 22 says %q", greeting)
+	}
+	return err
+}
+
+func (l *Lab) consoleTail(m Machine) string {
+	data, _ := os.ReadFile(l.console(m))
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return "  " + strings.Join(lines[max(0, len(lines)-10):], "\n  ")
+}

@@ -1,0 +1,141 @@
+package lab
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// suite is the Debian release of the machines, whatever the caller's is.
+const suite = "bookworm"
+
+// packages are what a machine holds before Quorate touches it, beyond Debian's essential ones.
+var packages = []string{
+	"ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "iproute2", "iputils-ping", "keepalived", "kmod",
+	"mount", "nftables", "openssh-server", "procps", "socat", "systemd", "systemd-sysv", "util-linux",
+}
+
+// excluded are paths that nobody reads on a machine without a person at it.
+var excluded = []string{"/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*"}
+
+// files are what the image has beyond its packages.
+var files = map[string]string{
+	// Logins must be quick also for the fiftieth connection at once. Without PAM none of its modules
+	// delays them; keys are the only way in anyway.
+	"etc/ssh/sshd_config.d/quorate.conf": `HostKey /etc/ssh/ssh_host_ed25519_key
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+UseDNS no
+MaxStartups 200:30:400
+MaxSessions 200
+SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+`,
+	"etc/systemd/system/ssh.service.d/quorate.conf": `[Service]
+ExecStartPre=
+`,
+	"etc/systemd/journald.conf.d/quorate.conf": `[Journal]
+Storage=persistent
+SystemMaxUse=64M
+ReadKMsg=no
+Audit=no
+`,
+	"etc/systemd/system.conf.d/quorate.conf": `[Manager]
+DefaultTimeoutStartSec=60s
+DefaultTimeoutStopSec=30s
+`,
+}
+
+// masked units either belong to hardware and a kernel of one's own, which a machine of the lab does
+// not have, or do in the background what a benchmark would wonder about.
+var masked = []string{
+	"apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+	"fstrim.timer", "systemd-tmpfiles-clean.timer",
+	"console-getty.service", "getty-static.service", "getty@tty1.service", "getty.target",
+	"systemd-ask-password-console.path", "systemd-ask-password-wall.path",
+	"dev-hugepages.mount", "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
+	"sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+	"cryptsetup.target", "integritysetup.target", "veritysetup.target", "remote-fs.target",
+	"kmod-static-nodes.service", "systemd-binfmt.service", "systemd-modules-load.service", "systemd-pcrphase-sysinit.service",
+	"systemd-pcrphase.service", "systemd-pstore.service", "systemd-random-seed.service", "systemd-repart.service",
+	"systemd-tmpfiles-setup-dev.service", "systemd-udevd.service",
+	"systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
+	"systemd-initctl.socket", "systemd-journald-audit.socket", "systemd-logind.service",
+	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+}
+
+// generators of units run at every boot, and find nothing on a machine without disks.
+var generators = []string{
+	"systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-fstab-generator", "systemd-getty-generator",
+	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
+	"systemd-rc-local-generator", "systemd-run-generator", "systemd-system-update-generator", "systemd-sysv-generator",
+	"systemd-veritysetup-generator",
+}
+
+// disabled units are installed for Quorate to configure and start.
+var disabled = []string{"haproxy.service", "keepalived.service"}
+
+// removed are what would be the same on every machine but must not be, and what would set the
+// sysctls of the one kernel.
+var removed = []string{
+	"etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf", "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id",
+	"usr/lib/sysctl.d/*", "etc/sysctl.d/*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*", "var/log/*",
+}
+
+// customise turns the plain Debian root into the machines' image.
+func customise(root string) error {
+	for _, pattern := range removed {
+		paths, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	for path, content := range files {
+		if err := put(filepath.Join(root, path), content); err != nil {
+			return err
+		}
+	}
+	for _, unit := range masked {
+		if err := mask(filepath.Join(root, "etc/systemd/system", unit)); err != nil {
+			return err
+		}
+	}
+	for _, generator := range generators {
+		if err := mask(filepath.Join(root, "etc/systemd/system-generators", generator)); err != nil {
+			return err
+		}
+	}
+	for _, unit := range disabled {
+		if err := os.Remove(filepath.Join(root, "etc/systemd/system/multi-user.target.wants", unit)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	target := filepath.Join(root, "etc/systemd/system/default.target")
+	return errors.Join(
+		os.Symlink("/usr/lib/systemd/system/multi-user.target", target),
+		os.MkdirAll(filepath.Join(root, "lib/modules"), 0o755),
+		os.MkdirAll(filepath.Join(root, "var/log/journal"), 0o755),
+	)
+}
+
+func put(path, content string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(content), 0o644)
+}
+
+func mask(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink("/dev/null", path)
+}

@@ -1,0 +1,161 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/progress"
+)
+
+// record is what lab.json holds: what a lab is, as opposed to what of it happens to run.
+type record struct {
+	Name       string       `json:"name"`
+	Subnet     netip.Prefix `json:"subnet"`
+	Zones      []string     `json:"zones"`
+	Machines   []Machine    `json:"machines"`
+	VirtualIPs []netip.Addr `json:"virtualIPs,omitempty"`
+	// Base is the folder of the image that all machines share.
+	Base string `json:"base"`
+	// Cuts are the targets that are cut now, in the spelling of Target.String.
+	Cuts []string `json:"cuts,omitempty"`
+	// Ready is false until Create has succeeded once.
+	Ready bool `json:"ready"`
+}
+
+func stateDir(name string) string { return paths.State("labs", name) }
+
+// runDir holds what dies with the real computer's power: runc's state and who owns the lab's names
+// in the kernel.
+func runDir(name string) string { return filepath.Join("/run/quorate", name) }
+
+func (l *Lab) machineDir(name string) string { return filepath.Join(l.dir, "machines", name) }
+
+func (l *Lab) names() string {
+	var names []string
+	for _, m := range l.rec.Machines {
+		names = append(names, m.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (l *Lab) load() error {
+	name := filepath.Base(l.dir)
+	file := filepath.Join(l.dir, "lab.json")
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(l.dir); err == nil {
+			return fmt.Errorf("open lab %s: its folder %s has no lab.json: delete it with `quorate lab delete %s`", name, l.dir, name)
+		}
+		return fmt.Errorf("open lab %s: %w", name, ErrNotFound)
+	}
+	if err != nil {
+		return fmt.Errorf("open lab %s: %w", name, err)
+	}
+	var rec record
+	if err := json.Unmarshal(data, &rec); err != nil {
+		return fmt.Errorf("open lab %s: %s is damaged (%w): delete the lab with `quorate lab delete %s`", name, file, err, name)
+	}
+	l.rec = rec
+	return nil
+}
+
+func (l *Lab) save() error {
+	data, err := json.MarshalIndent(l.rec, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeFileAtomic(filepath.Join(l.dir, "lab.json"), append(data, '\n'), 0o600)
+}
+
+// update changes the record under the lab's lock, starting from what is on disk: several processes
+// may hold the same lab open.
+func (l *Lab) update(change func(*record) error) error {
+	unlock, err := lock(filepath.Join(runDir(l.Name()), "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.load(); err != nil {
+		return err
+	}
+	before := l.rec
+	l.rec.Zones, l.rec.Machines, l.rec.Cuts = slices.Clone(before.Zones), slices.Clone(before.Machines), slices.Clone(before.Cuts)
+	if err = change(&l.rec); err == nil {
+		err = l.save()
+	}
+	if err != nil {
+		l.rec = before
+	}
+	return err
+}
+
+func (l *Lab) sameShape(cfg Config) bool {
+	return slices.Equal(l.rec.Zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs &&
+		slices.EqualFunc(l.rec.Machines, cfg.Machines, func(have, want Machine) bool {
+			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address)
+		})
+}
+
+// each runs f for all machines at once and returns everything that failed, each named.
+func (l *Lab) each(machines []Machine, f func(Machine) error) error {
+	errs := make([]error, len(machines))
+	var wg sync.WaitGroup
+	for i, m := range machines {
+		wg.Go(func() {
+			if err := f(m); err != nil {
+				errs[i] = fmt.Errorf("machine %s: %w", m.Name, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// lock takes an exclusive lock that the kernel releases when the process dies.
+func lock(file string) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", file, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func writeFileAtomic(file string, data []byte, mode os.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return os.Rename(tmp.Name(), file)
+}
+
+func note(id, title string) progress.Event {
+	return progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Title: title}
+}
