@@ -117,7 +117,7 @@ func (d *decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 		switch first := seen[key.Value]; {
 		case key.Kind != yaml.ScalarNode:
 			d.src.at[at] = position{key.Line, key.Column}
-			d.note(at, "a field's name must be plain text", "")
+			d.note(at, "a field's name must be plain text", "look for a stray bracket or question mark")
 		case key.Tag == "!!merge":
 			merged = append(merged, value)
 		case first != nil:
@@ -129,15 +129,18 @@ func (d *decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 			f(key, value, at)
 		}
 	}
+	// A mapping that was merged once has nothing to add, and may be part of a circle.
+	visited := map[*yaml.Node]bool{n: true}
 	for len(merged) > 0 {
 		m := merged[0]
 		merged = merged[1:]
-		if d.budget--; d.budget <= 0 {
-			return
-		}
 		if m.Kind == yaml.AliasNode {
 			m = m.Alias
 		}
+		if visited[m] {
+			continue
+		}
+		visited[m] = true
 		switch m.Kind {
 		case yaml.SequenceNode:
 			merged = append(slices.Clone(m.Content), merged...)
@@ -156,7 +159,7 @@ func (d *decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 			}
 		default:
 			d.src.at[join(path, "<<")] = position{m.Line, m.Column}
-			d.note(join(path, "<<"), "only a mapping can be merged in", "")
+			d.note(join(path, "<<"), "only a mapping can be merged in", "name the anchor of one: `<<: *name`")
 		}
 	}
 }
@@ -177,7 +180,7 @@ func (d *decoder) unknown(key *yaml.Node, t reflect.Type, path, at string) {
 }
 
 func (d *decoder) mismatch(n *yaml.Node, want reflect.Type, path string) {
-	fix := ""
+	var fix string
 	switch {
 	case want.Kind() == reflect.String && n.Kind == yaml.ScalarNode:
 		fix = fmt.Sprintf("put it in quotes: %q", n.Value)
@@ -185,6 +188,14 @@ func (d *decoder) mismatch(n *yaml.Node, want reflect.Type, path string) {
 		fix = fmt.Sprintf("write [%s]", n.Value)
 	case want.Kind() == reflect.Slice:
 		fix = "begin each item with `- `"
+	case want.Kind() == reflect.Int:
+		fix = "write it in digits, without quotes"
+	case want.Kind() == reflect.String:
+		fix = "give one value"
+	case want.Kind() == reflect.Struct:
+		fix = "its fields are " + strings.Join(fieldNames(want), ", ")
+	default:
+		fix = "write key: value pairs"
 	}
 	p := d.src.problem(path, fmt.Sprintf("expected %s, got %s", wanted(want), given(n)), fix)
 	p.Line, p.Column = n.Line, n.Column // the value's own place, which may be below its key

@@ -15,10 +15,14 @@ const (
 
 // Cluster is the whole spec: what should be.
 type Cluster struct {
-	APIVersion string   `yaml:"apiVersion" json:"apiVersion"`
-	Kind       string   `yaml:"kind" json:"kind"`
-	Metadata   Metadata `yaml:"metadata" json:"metadata"`
-	Spec       Spec     `yaml:"spec" json:"spec"`
+	// APIVersion says which version of the format the file is written in.
+	APIVersion string `yaml:"apiVersion" json:"apiVersion"`
+	// Kind is always Cluster.
+	Kind string `yaml:"kind" json:"kind"`
+	// Metadata names the cluster.
+	Metadata Metadata `yaml:"metadata" json:"metadata"`
+	// Spec is the cluster's shape.
+	Spec Spec `yaml:"spec" json:"spec"`
 
 	// src remembers where each field was written, so that [Validate] can name the line.
 	// It is nil for a Cluster made in code.
@@ -33,14 +37,22 @@ type Metadata struct {
 
 // Spec is the cluster's shape.
 type Spec struct {
-	Kubernetes   Kubernetes   `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
+	// Kubernetes says which release to run.
+	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
+	// ControlPlane describes the replicated API servers and the name that clients use.
 	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
+	// LoadBalancer is what stands in front of the API servers.
 	LoadBalancer LoadBalancer `yaml:"loadBalancer,omitempty" json:"loadBalancer,omitempty"`
-	Network      Network      `yaml:"network,omitempty" json:"network,omitempty"`
-	Components   Components   `yaml:"components,omitempty" json:"components,omitempty"`
-	Failover     Failover     `yaml:"failover,omitempty" json:"failover,omitempty"`
-	Hosts        []Host       `yaml:"hosts" json:"hosts"`
-	NodePools    []NodePool   `yaml:"nodePools,omitempty" json:"nodePools,omitempty"`
+	// Network holds the cluster's address ranges and its CNI plugin.
+	Network Network `yaml:"network,omitempty" json:"network,omitempty"`
+	// Components says where the bundle comes from.
+	Components Components `yaml:"components,omitempty" json:"components,omitempty"`
+	// Failover chooses how quickly failures are noticed.
+	Failover Failover `yaml:"failover,omitempty" json:"failover,omitempty"`
+	// Hosts are all machines of the cluster.
+	Hosts []Host `yaml:"hosts" json:"hosts"`
+	// NodePools label and taint groups of workers.
+	NodePools []NodePool `yaml:"nodePools,omitempty" json:"nodePools,omitempty"`
 }
 
 // Kubernetes says which release to run.
@@ -64,8 +76,11 @@ const (
 // ControlPlane describes the replicated apiservers and the name that clients use.
 type ControlPlane struct {
 	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
-	Endpoint  string `yaml:"endpoint" json:"endpoint"`
-	Topology  string `yaml:"topology,omitempty" json:"topology,omitempty"`
+	Endpoint string `yaml:"endpoint" json:"endpoint"`
+	// Topology is stacked: etcd beside each API server.
+	Topology string `yaml:"topology,omitempty" json:"topology,omitempty"`
+	// Placement is regional, an odd number of control planes over at least three zones with a majority in
+	// none of them, or zonal, all in one zone.
 	Placement string `yaml:"placement,omitempty" json:"placement,omitempty"`
 }
 
@@ -77,6 +92,7 @@ const (
 
 // LoadBalancer is what stands in front of the apiservers.
 type LoadBalancer struct {
+	// Type is managed, HAProxy and keepalived on the load-balancer hosts, or external, the user's own.
 	Type string `yaml:"type,omitempty" json:"type,omitempty"`
 	// Address is the virtual IP; the endpoint's name resolves to it on every host.
 	// In a lab it may be left out and is then taken from the lab's subnet.
@@ -92,8 +108,10 @@ const (
 // Network holds the cluster's address ranges and its CNI plugin.
 type Network struct {
 	// CNI is flannel or none (the user installs one).
-	CNI         string `yaml:"cni,omitempty" json:"cni,omitempty"`
-	PodCIDR     string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
+	CNI string `yaml:"cni,omitempty" json:"cni,omitempty"`
+	// PodCIDR is the IPv4 range of the pods; each node gets a /24 of it.
+	PodCIDR string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
+	// ServiceCIDR is the IPv4 range of the Services' virtual addresses, at most a /12.
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty"`
 }
 
@@ -119,6 +137,7 @@ const (
 
 // Failover chooses how quickly failures are noticed.
 type Failover struct {
+	// Profile is fast, timings tuned to notice failures within seconds, or standard, the upstream defaults.
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
 }
 
@@ -132,17 +151,24 @@ const (
 
 // Host is one Linux machine. Without an address it becomes a lab machine in `quorate up`.
 type Host struct {
-	Name    string   `yaml:"name" json:"name"`
-	Address string   `yaml:"address,omitempty" json:"address,omitempty"`
-	Roles   []string `yaml:"roles" json:"roles"`
-	Zone    string   `yaml:"zone" json:"zone"`
-	SSH     SSH      `yaml:"ssh,omitempty" json:"ssh,omitempty"`
+	// Name is the machine's host name, a DNS label; it becomes the name of the node.
+	Name string `yaml:"name" json:"name"`
+	// Address is the IPv4 address by which the other hosts and the caller reach it.
+	Address string `yaml:"address,omitempty" json:"address,omitempty"`
+	// Roles are what the host does. control-plane and worker may share a host.
+	Roles []string `yaml:"roles" json:"roles"`
+	// Zone names what fails together with the host; it becomes the label topology.kubernetes.io/zone.
+	Zone string `yaml:"zone" json:"zone"`
+	// SSH says how the host is reached, if not as root on port 22 with the usual keys.
+	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }
 
 // SSH says how a host is reached.
 type SSH struct {
+	// User logs in, and uses sudo if it is not root.
 	User string `yaml:"user,omitempty" json:"user,omitempty"`
-	Port int    `yaml:"port,omitempty" json:"port,omitempty"`
+	// Port is where sshd listens.
+	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535"`
 	// KeyFile is a private key; without it the SSH agent and the usual keys in ~/.ssh are tried.
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
 	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
@@ -153,18 +179,25 @@ type SSH struct {
 
 // NodePool labels and taints a group of workers.
 type NodePool struct {
-	Name   string            `yaml:"name" json:"name"`
-	Zones  []string          `yaml:"zones,omitempty" json:"zones,omitempty"`
+	// Name is a DNS label.
+	Name string `yaml:"name" json:"name"`
+	// Zones are the zones of the pool's hosts. Without it, whichever they are in.
+	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty"`
+	// Labels are set on the pool's nodes.
 	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
-	Taints []Taint           `yaml:"taints,omitempty" json:"taints,omitempty"`
+	// Taints are set on the pool's nodes.
+	Taints []Taint `yaml:"taints,omitempty" json:"taints,omitempty"`
 	// Hosts names the hosts of the pool; they need the role worker.
 	Hosts []string `yaml:"hosts" json:"hosts"`
 }
 
 // Taint is a Kubernetes node taint.
 type Taint struct {
-	Key    string `yaml:"key" json:"key"`
-	Value  string `yaml:"value,omitempty" json:"value,omitempty"`
+	// Key is what tolerations refer to.
+	Key string `yaml:"key" json:"key"`
+	// Value may be left out.
+	Value string `yaml:"value,omitempty" json:"value,omitempty"`
+	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
 	Effect string `yaml:"effect" json:"effect"`
 }
 

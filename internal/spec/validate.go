@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,23 +130,22 @@ func (k *checker) version() {
 	k.refuse(path, fmt.Sprintf("the nearest that it can is %s", near), "no bundle can be made of Kubernetes %s", v)
 }
 
-// nearestVersion prefers the same minor release, then the next minors; the newer of two that are equally near.
+// nearestVersion prefers the same minor release, then the nearest one; the newer of two that are equally near.
 func nearestVersion(v *version.Version, known []string) string {
-	away := func(s string) uint {
+	away := func(s string) []uint {
 		k, err := version.ParseSemantic(s)
-		if err != nil {
-			return ^uint(0)
+		switch {
+		case err != nil:
+			return []uint{^uint(0)}
+		case k.Major() != v.Major():
+			return []uint{apart(k.Major(), v.Major())}
+		case k.Minor() != v.Minor():
+			return []uint{0, apart(k.Minor(), v.Minor())}
 		}
-		return apart(k.Major(), v.Major())*1e6 + apart(k.Minor(), v.Minor())*1e3 + apart(k.Patch(), v.Patch())
+		return []uint{0, 0, apart(k.Patch(), v.Patch())}
 	}
 	return slices.MinFunc(known, func(a, b string) int {
-		if x, y := away(a), away(b); x != y {
-			if x < y {
-				return -1
-			}
-			return 1
-		}
-		return compareVersions(b, a)
+		return cmp.Or(slices.Compare(away(a), away(b)), compareVersions(b, a))
 	})
 }
 

@@ -35,10 +35,11 @@ func (k *checker) pools() {
 		for j, name := range p.Hosts {
 			at := fmt.Sprintf("%s.hosts[%d]", path, j)
 			other, taken := poolOf[name]
-			switch {
-			case !slices.Contains(hosts, name):
+			switch h, exists := k.c.Host(name); {
+			case !exists && slices.Contains(hosts, ""): // it may be the one whose name is already refused
+			case !exists:
 				k.refuse(at, suggest(name, workers, "name a host of spec.hosts"), "there is no host `%s`", name)
-			case !slices.Contains(workers, name):
+			case !h.Has(RoleWorker) && len(h.Roles) > 0:
 				k.refuse(at, "give it the role worker, or take it out of the pool", "the host `%s` is no worker", name)
 			case taken && other == path:
 				k.refuse(at, "remove one of the two", "`%s` is in the pool twice", name)

@@ -1,0 +1,336 @@
+package spec
+
+import (
+	"errors"
+	"strings"
+	"testing"
+)
+
+const real = `apiVersion: quorate.dev/v1alpha1
+kind: Cluster
+metadata: {name: prod}
+spec:
+  kubernetes: {version: v1.37.2}
+  controlPlane:
+    endpoint: api.prod.example.com:6443
+    topology: stacked
+    placement: regional
+  loadBalancer:
+    type: managed
+    address: 10.0.0.100
+  network:
+    cni: flannel
+    podCIDR: 10.244.0.0/16
+    serviceCIDR: 10.96.0.0/12
+  components: {source: modules}
+  failover: {profile: fast}
+  hosts:
+    - {name: cp-a, address: 10.0.0.11, roles: [control-plane], zone: a}
+    - {name: cp-b, address: 10.0.0.12, roles: [control-plane], zone: b}
+    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}
+    - {name: worker-a, address: 10.0.0.21, roles: [worker], zone: a}
+    - {name: worker-b, address: 10.0.0.22, roles: [worker], zone: b}
+    - {name: lb-a, address: 10.0.0.31, roles: [load-balancer], zone: a}
+    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}
+  nodePools:
+    - name: web
+      zones: [a, b]
+      labels: {example.com/tier: web}
+      taints: [{key: dedicated, value: web, effect: NoSchedule}]
+      hosts: [worker-a, worker-b]
+`
+
+// edit applies pairs of old and new text; each old text must be there.
+func edit(t *testing.T, text string, pairs ...string) string {
+	t.Helper()
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(text, pairs[i]) {
+			t.Fatalf("the spec has no %q", pairs[i])
+		}
+		text = strings.Replace(text, pairs[i], pairs[i+1], 1)
+	}
+	return text
+}
+
+// lineOf returns the first line that contains the text.
+func lineOf(t *testing.T, text, part string) int {
+	t.Helper()
+	for i, line := range strings.Split(text, "\n") {
+		if strings.Contains(line, part) {
+			return i + 1
+		}
+	}
+	t.Fatalf("no line contains %q", part)
+	return 0
+}
+
+func TestSpecsThatAreFine(t *testing.T) {
+	noAddresses := real
+	for _, h := range mustParse(t, real).Spec.Hosts {
+		noAddresses = edit(t, noAddresses, ", address: "+h.Address, "")
+	}
+	noAddresses = edit(t, noAddresses, "    address: 10.0.0.100\n", "")
+	for name, tc := range map[string]struct {
+		data string
+		opts Options
+	}{
+		"real hosts":                     {data: real},
+		"real hosts that are lab's":      {data: real, opts: Options{Lab: true}},
+		"lab":                            {data: noAddresses, opts: Options{Lab: true}},
+		"zonal":                          {data: edit(t, real, "placement: regional", "placement: zonal", "[control-plane], zone: b", "[control-plane], zone: a", "[control-plane], zone: c", "[control-plane], zone: a")},
+		"zonal, balancers in one zone":   {data: edit(t, real, "placement: regional", "placement: zonal", "[control-plane], zone: b", "[control-plane], zone: a", "[control-plane], zone: c", "[control-plane], zone: a", "[load-balancer], zone: b", "[load-balancer], zone: a")},
+		"external balancer":              {data: edit(t, real, "type: managed", "type: external", "    - {name: lb-a, address: 10.0.0.31, roles: [load-balancer], zone: a}\n", "", "    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}\n", "")},
+		"worker and balancer share":      {data: edit(t, real, "[worker], zone: a", "[worker, load-balancer], zone: a")},
+		"control planes as only workers": {data: edit(t, real, "[control-plane], zone: a", "[control-plane, worker], zone: a", "[worker]", "[load-balancer]", "[worker]", "[load-balancer]", real[strings.Index(real, "  nodePools"):], "")},
+		"defaults only":                  {data: edit(t, real, "  kubernetes: {version: v1.37.2}\n", "", "    topology: stacked\n    placement: regional\n", "", "    type: managed\n", "", real[strings.Index(real, "  network:"):strings.Index(real, "  hosts:")], "", ":6443", "")},
+		"two of five in a zone":          {data: edit(t, real, "[worker], zone: a", "[control-plane, worker], zone: a", "[worker], zone: b", "[control-plane, worker], zone: b")},
+		"ssh":                            {data: edit(t, real, "zone: a}", "zone: a, ssh: {user: first.last, port: 2222, keyFile: ~/k, jump: me@bastion.example.com:22}}")},
+		"anchors":                        {data: edit(t, real, "zone: a}", "zone: a, ssh: &s {user: admin}}", "zone: b}", "zone: b, ssh: *s}", "zone: c}", "zone: c, ssh: {<<: *s, port: 2222}}")},
+		"tight ranges":                   {data: edit(t, real, "10.244.0.0/16", "10.244.0.0/21", "10.96.0.0/12", "10.96.0.0/28")},
+		"an older version":               {data: edit(t, real, "v1.37.2", "v1.36.1"), opts: Options{Versions: []string{"v1.37.2", "v1.36.1"}}},
+		"bundle":                         {data: edit(t, real, "{source: modules}", "{source: bundle, file: b.tar}")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := Check([]byte(tc.data), "cluster.yaml", tc.opts); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	type refusal struct {
+		edits []string // pairs of old and new text
+		lab   bool
+		path  string
+		at    string   // part of the line that must be named
+		want  []string // parts of the reason and the fix
+	}
+	for name, tc := range map[string]refusal{
+		"apiVersion":         {edits: []string{"v1alpha1", "v1"}, path: "apiVersion", at: "apiVersion", want: []string{"`quorate.dev/v1` is not known", "quorate.dev/v1alpha1"}},
+		"kind":               {edits: []string{"kind: Cluster", "kind: Clutser"}, path: "kind", at: "kind:", want: []string{"not known", "use `Cluster`"}},
+		"no name":            {edits: []string{"{name: prod}", "{}"}, path: "metadata.name", at: "metadata:", want: []string{"has no name"}},
+		"name with capitals": {edits: []string{"{name: prod}", "{name: Prod_1}"}, path: "metadata.name", at: "metadata:", want: []string{"not a DNS label", "write `prod-1`"}},
+		"long name":          {edits: []string{"{name: prod}", "{name: " + strings.Repeat("x", 41) + "}"}, path: "metadata.name", at: "metadata:", want: []string{"41 characters", "at most 40"}},
+
+		"version without v":  {edits: []string{"v1.37.2", "1.37.2"}, path: "spec.kubernetes.version", at: "version:", want: []string{"lacks its v", "write v1.37.2"}},
+		"unknown version":    {edits: []string{"v1.37.2", "v1.37.9"}, path: "spec.kubernetes.version", at: "version:", want: []string{"no bundle can be made of Kubernetes v1.37.9", "nearest that it can is v1.37.2"}},
+		"half a version":     {edits: []string{"v1.37.2", "v1.37"}, path: "spec.kubernetes.version", at: "version:", want: []string{"not a Kubernetes release", "such as v1.37.2"}},
+		"topology external":  {edits: []string{"topology: stacked", "topology: external"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"not supported by this version yet", "use `stacked`"}},
+		"unknown topology":   {edits: []string{"topology: stacked", "topology: stakced"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"`stakced` is not known", "use `stacked`"}},
+		"unknown placement":  {edits: []string{"placement: regional", "placement: regoinal"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"did you mean `regional`?"}},
+		"unknown profile":    {edits: []string{"profile: fast", "profile: slow"}, path: "spec.failover.profile", at: "profile:", want: []string{"`fast` or `standard`"}},
+		"unknown cni":        {edits: []string{"cni: flannel", "cni: cilium"}, path: "spec.network.cni", at: "cni:", want: []string{"not known", "`flannel` or `none`"}},
+		"source official":    {edits: []string{"source: modules", "source: official"}, path: "spec.components.source", at: "components:", want: []string{"not supported by this version yet"}},
+		"bundle without":     {edits: []string{"source: modules", "source: bundle"}, path: "spec.components.file", at: "components:", want: []string{"reads a file", "quorate bundle export"}},
+		"modules with file":  {edits: []string{"source: modules", "source: modules, file: x.tar"}, path: "spec.components.file", at: "components:", want: []string{"reads no file"}},
+		"no endpoint":        {edits: []string{"    endpoint: api.prod.example.com:6443\n", ""}, path: "spec.controlPlane.endpoint", at: "controlPlane:", want: []string{"no endpoint"}},
+		"endpoint IP":        {edits: []string{"api.prod.example.com:6443", "10.0.0.100:6443"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is an IP address", "only a name can be moved", "resolves to 10.0.0.100"}},
+		"endpoint bare IP":   {edits: []string{"api.prod.example.com:6443", "10.0.0.100"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is an IP address"}},
+		"endpoint IPv6":      {edits: []string{"api.prod.example.com:6443", "'[fd00::1]:6443'"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is an IP address"}},
+		"endpoint bare IPv6": {edits: []string{"api.prod.example.com:6443", "'fd00::1'"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is an IP address"}},
+		"endpoint URL":       {edits: []string{"api.prod.example.com:6443", "https://api.prod.example.com:6443/"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"without a scheme", "write `api.prod.example.com:6443`"}},
+		"endpoint port":      {edits: []string{":6443", ":70000"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`70000` is not a port"}},
+		"endpoint port 0":    {edits: []string{":6443", ":0"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`0` is not a port"}},
+		"endpoint capitals":  {edits: []string{"api.prod.example", "API.prod.example"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"capital letters", "write `api.prod.example.com:6443`"}},
+		"endpoint no name":   {edits: []string{"api.prod.example.com", "api_prod"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`api_prod` is not a DNS name"}},
+		"endpoint short IP":  {edits: []string{"api.prod.example.com", "10.1"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`10.1` is not a DNS name"}},
+		"endpoint localhost": {edits: []string{"api.prod.example.com", "localhost"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"different machine on every host"}},
+		"endpoint in-house":  {edits: []string{"api.prod.example.com", "api.cluster.local"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"cluster's own DNS"}},
+		"endpoint is a host": {edits: []string{"api.prod.example.com", "cp-a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"also the name of a host"}},
+		"endpoint is sshd's": {edits: []string{":6443", ":2222", "[load-balancer], zone: a", "[load-balancer], zone: a, ssh: {port: 2222}"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"sshd already listens on port 2222 of `lb-a`"}},
+		"endpoint NodePort":  {edits: []string{":6443", ":30443", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"NodePort range"}},
+		"endpoint kubelet":   {edits: []string{":6443", ":10250", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"belongs to kubelet"}},
+
+		"no VIP":                  {edits: []string{"    address: 10.0.0.100\n", ""}, path: "spec.loadBalancer.address", at: "loadBalancer:", want: []string{"no virtual IP", "free address"}},
+		"external no address":     {edits: []string{"    address: 10.0.0.100\n", "", "type: managed", "type: external", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, lab: true, path: "spec.loadBalancer.address", at: "loadBalancer:", want: []string{"external balancer has no address"}},
+		"external with hosts":     {edits: []string{"type: managed", "type: external"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"needs no hosts", "`lb-a`"}},
+		"unknown balancer":        {edits: []string{"type: managed", "type: manged"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"did you mean `managed`?"}},
+		"VIP is a name":           {edits: []string{"10.0.0.100", "vip.example.com"}, path: "spec.loadBalancer.address", at: "    address:", want: []string{"not an IP address"}},
+		"VIP is a host's":         {edits: []string{"10.0.0.100", "10.0.0.21"}, path: "spec.hosts[3].address", at: "name: worker-a", want: []string{"already used by spec.loadBalancer.address (line 12)"}},
+		"VIP in services":         {edits: []string{"10.0.0.100", "10.96.0.100"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"holds the balancer's address 10.96.0.100"}},
+		"no balancers":            {edits: []string{"[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"no host has the role load-balancer", "external"}},
+		"one balancer":            {edits: []string{"[load-balancer]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"single point of failure", "`lb-b`"}},
+		"balancers in one zone":   {edits: []string{"[load-balancer], zone: b", "[load-balancer], zone: a"}, path: "spec.hosts", at: "hosts:", want: []string{"all balancers are in zone `a`"}},
+		"balancer beside control": {edits: []string{"[control-plane]", "[control-plane, load-balancer]"}, path: "spec.hosts[0].roles", at: "name: cp-a", want: []string{"listen on the endpoint's port", "hosts of their own"}},
+
+		"pod range host bits":     {edits: []string{"10.244.0.0/16", "10.244.1.0/16"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"does not begin at its first address", "write 10.244.0.0/16"}},
+		"pod range not a range":   {edits: []string{"10.244.0.0/16", "10.244.0.0"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"not an address range"}},
+		"pod range IPv6":          {edits: []string{"10.244.0.0/16", "fd00::/48"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"IPv6 and dual-stack are not supported yet"}},
+		"pod range dual-stack":    {edits: []string{"10.244.0.0/16", "'10.244.0.0/16,fd00::/48'"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"IPv6 and dual-stack are not supported yet"}},
+		"pod range too small":     {edits: []string{"10.244.0.0/16", "10.244.0.0/22"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 4 nodes, and there are 5", "at least a /21"}},
+		"pod range tiny":          {edits: []string{"10.244.0.0/16", "10.244.0.0/25"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"too small", "/24"}},
+		"pod range too large":     {edits: []string{"10.244.0.0/16", "64.0.0.0/7"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"too large", "/8"}},
+		"pod range multicast":     {edits: []string{"10.244.0.0/16", "224.0.0.0/16"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"not a range that machines can use"}},
+		"service range too large": {edits: []string{"10.96.0.0/12", "172.0.0.0/11"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"too large", "/12"}},
+		"service range too small": {edits: []string{"10.96.0.0/12", "10.96.0.0/29"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"too small", "/28"}},
+		"ranges overlap":          {edits: []string{"10.244.0.0/16", "10.100.0.0/16"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"10.96.0.0/12 overlaps the pods' 10.100.0.0/16"}},
+		"hosts in pod range":      {edits: []string{"10.0.0.11", "10.244.0.11", "10.0.0.12", "10.244.0.12"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"holds the addresses of hosts: cp-a, cp-b"}},
+		"lab in service range":    {edits: []string{"10.96.0.0/12", "198.18.0.0/16"}, lab: true, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"where lab machines get their addresses"}},
+
+		"duplicate name":       {edits: []string{"cp-b", "cp-a"}, path: "spec.hosts[1].name", at: "10.0.0.12", want: []string{"already the name of spec.hosts[0] (line 20)"}},
+		"duplicate address":    {edits: []string{"10.0.0.12", "10.0.0.11"}, path: "spec.hosts[1].address", at: "cp-b", want: []string{"already used by spec.hosts[0].address (line 20)"}},
+		"no host name":         {edits: []string{"name: cp-a, ", ""}, path: "spec.hosts[0].name", at: "10.0.0.11", want: []string{"the host has no name"}},
+		"capital host name":    {edits: []string{"cp-a", "CP_A"}, path: "spec.hosts[0].name", at: "CP_A", want: []string{"not a DNS label", "write `cp-a`"}},
+		"dotted host name":     {edits: []string{"cp-a", "cp-a.example.com"}, path: "spec.hosts[0].name", at: "10.0.0.11", want: []string{"use the short name, `cp-a`"}},
+		"host name localhost":  {edits: []string{"cp-a", "localhost"}, path: "spec.hosts[0].name", at: "10.0.0.11", want: []string{"every machine calls itself localhost"}},
+		"host name number":     {edits: []string{"cp-a", "'17'"}, path: "spec.hosts[0].name", at: "10.0.0.11", want: []string{"read as an IP address"}},
+		"address is a name":    {edits: []string{"10.0.0.11", "cp-a.example.com"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"not an IP address", "does not depend on DNS"}},
+		"address is a network": {edits: []string{"10.0.0.11", "10.0.0.11/24"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"leave out the prefix length"}},
+		"address with port":    {edits: []string{"10.0.0.11", "'10.0.0.11:22'"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"leave out the port"}},
+		"address IPv6":         {edits: []string{"10.0.0.11", "'fd00::11'"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"IPv6 is not supported yet"}},
+		"address mapped":       {edits: []string{"10.0.0.11", "'::ffff:10.0.0.11'"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"IPv6 is not supported yet"}},
+		"address loopback":     {edits: []string{"10.0.0.11", "127.0.0.1"}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"no other machine can reach 127.0.0.1"}},
+		"address missing":      {edits: []string{", address: 10.0.0.11", ""}, path: "spec.hosts[0].address", at: "cp-a", want: []string{"`cp-a` has no address, while other hosts have one"}},
+		"address mixed in lab": {edits: []string{", address: 10.0.0.11", ""}, lab: true, path: "spec.hosts[0].address", at: "cp-a", want: []string{"cannot be mixed"}},
+		"no zone":              {edits: []string{", zone: c}", "}"}, path: "spec.hosts[2].zone", at: "cp-c", want: []string{"the host has no zone"}},
+		"impossible zone":      {edits: []string{"zone: c}", "zone: c/d}"}, path: "spec.hosts[2].zone", at: "cp-c", want: []string{"`c/d` cannot be a zone"}},
+		"no roles":             {edits: []string{"[worker]", "[]"}, path: "spec.hosts[3].roles", at: "10.0.0.21", want: []string{"the host has no role"}},
+		"unknown role":         {edits: []string{"[worker]", "[worker, wroker]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"`wroker` is not known", "did you mean `worker`?"}},
+		"etcd role":            {edits: []string{"[worker]", "[worker, etcd]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"`etcd` is not supported by this version yet"}},
+		"role twice":           {edits: []string{"[worker]", "[worker, worker]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"given twice"}},
+		"ssh user":             {edits: []string{"zone: a}", "zone: a, ssh: {user: '-oProxyCommand=x'}}"}, path: "spec.hosts[0].ssh.user", at: "cp-a", want: []string{"not a user name"}},
+		"ssh port":             {edits: []string{"zone: a}", "zone: a, ssh: {port: 99999}}"}, path: "spec.hosts[0].ssh.port", at: "cp-a", want: []string{"99999 is not a port"}},
+		"ssh jump":             {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a b'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host", "user@address:port"}},
+		"ssh jump port":        {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a@b:0'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host"}},
+
+		"no control planes":    {edits: []string{"[control-plane]", "[worker]", "[control-plane]", "[worker]", "[control-plane]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"no host has the role control-plane"}},
+		"one control plane":    {edits: []string{"[control-plane]", "[worker]", "[control-plane]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"not highly available", "use 3"}},
+		"two control planes":   {edits: []string{"[control-plane]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"2 control planes", "tolerate no failure", "use 3"}},
+		"four control planes":  {edits: []string{"[worker]", "[control-plane, worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"4 control planes tolerate no more failures than 3", "quorum of 4 is 3", "survive the loss of 1", "use 3, or 5, which survive the loss of 2"}},
+		"two zones":            {edits: []string{"zone: c}", "zone: b}"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"at least three zones", "they are in 2 (a, b)", "zonal"}},
+		"majority in one zone": {edits: []string{"[worker], zone: a", "[worker, control-plane], zone: a", "[worker], zone: b", "[worker, control-plane], zone: a", "zones: [a, b]", "zones: [a]"}, path: "spec.hosts", at: "hosts:", want: []string{"zone `a` holds 3 of 5 control planes", "at most 2"}},
+		"zonal over zones":     {edits: []string{"placement: regional", "placement: zonal"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"one zone; they are in 3 (a, b, c)"}},
+		"no workers":           {edits: []string{"[worker]", "[load-balancer]", "[worker]", "[load-balancer]", real[strings.Index(real, "  nodePools"):], ""}, path: "spec.hosts", at: "hosts:", want: []string{"no host runs workloads"}},
+		"no hosts":             {edits: []string{real[strings.Index(real, "  hosts:"):], ""}, path: "spec.hosts", at: "spec:", want: []string{"no hosts", "quorate init"}},
+
+		"pool no name":        {edits: []string{"name: web", "name: ''"}, path: "spec.nodePools[0].name", at: "name: ''", want: []string{"the pool has no name"}},
+		"pool bad name":       {edits: []string{"name: web", "name: Web"}, path: "spec.nodePools[0].name", at: "name: Web", want: []string{"write `web`"}},
+		"pool no hosts":       {edits: []string{"      zones: [a, b]\n", "", "[worker-a, worker-b]", "[]"}, path: "spec.nodePools[0].hosts", at: "hosts: []", want: []string{"has no hosts"}},
+		"pool unknown host":   {edits: []string{"[worker-a, worker-b]", "[worker-a, worker-b, workr-b]"}, path: "spec.nodePools[0].hosts[2]", at: "hosts: [w", want: []string{"no host `workr-b`", "did you mean `worker-b`?"}},
+		"pool control plane":  {edits: []string{"[worker-a, worker-b]", "[worker-a, worker-b, cp-a]"}, path: "spec.nodePools[0].hosts[2]", at: "hosts: [w", want: []string{"`cp-a` is no worker"}},
+		"pool host twice":     {edits: []string{"[worker-a, worker-b]", "[worker-a, worker-b, worker-a]"}, path: "spec.nodePools[0].hosts[2]", at: "hosts: [w", want: []string{"in the pool twice"}},
+		"host in two pools":   {edits: []string{"      hosts: [worker-a, worker-b]", "      hosts: [worker-a, worker-b]\n    - {name: db, hosts: [worker-a]}"}, path: "spec.nodePools[1].hosts[0]", at: "name: db", want: []string{"already in another pool, spec.nodePools[0] (line 28)"}},
+		"pool name twice":     {edits: []string{"      hosts: [worker-a, worker-b]", "      hosts: [worker-a]\n    - {name: web, hosts: [worker-b]}", "zones: [a, b]", "zones: [a]"}, path: "spec.nodePools[1].name", at: "- {name: web", want: []string{"two pools `web`"}},
+		"pool unknown zone":   {edits: []string{"zones: [a, b]", "zones: [a, b, z]"}, path: "spec.nodePools[0].zones[2]", at: "zones:", want: []string{"no host is in zone `z`"}},
+		"pool zone twice":     {edits: []string{"zones: [a, b]", "zones: [a, b, a]"}, path: "spec.nodePools[0].zones[2]", at: "zones:", want: []string{"given twice"}},
+		"pool empty zone":     {edits: []string{"zones: [a, b]", "zones: [a, b, c]"}, path: "spec.nodePools[0].zones[2]", at: "zones:", want: []string{"none of the pool's hosts is in zone `c`"}},
+		"pool host elsewhere": {edits: []string{"zones: [a, b]", "zones: [a]"}, path: "spec.nodePools[0].hosts[1]", at: "hosts: [w", want: []string{"`worker-b` is in zone `b`, which is not one of the pool's (a)"}},
+		"label key":           {edits: []string{"example.com/tier: web", "'example.com/a b': web"}, path: "spec.nodePools[0].labels[example.com/a b]", at: "labels:", want: []string{"is not a label key"}},
+		"label value":         {edits: []string{"example.com/tier: web", "tier: 'a b'"}, path: "spec.nodePools[0].labels[tier]", at: "labels:", want: []string{"`a b` is not a label value"}},
+		"label of the host":   {edits: []string{"example.com/tier: web", "topology.kubernetes.io/zone: x"}, path: "spec.nodePools[0].labels[topology.kubernetes.io/zone]", at: "labels:", want: []string{"comes from the host's zone"}},
+		"taint key":           {edits: []string{"key: dedicated", "key: -x"}, path: "spec.nodePools[0].taints[0]", at: "taints:", want: []string{"is not a taint key"}},
+		"taint effect":        {edits: []string{"effect: NoSchedule", "effect: NoSchedul"}, path: "spec.nodePools[0].taints[0].effect", at: "taints:", want: []string{"did you mean `NoSchedule`?"}},
+		"taint no effect":     {edits: []string{", effect: NoSchedule", ""}, path: "spec.nodePools[0].taints[0].effect", at: "taints:", want: []string{"it is empty", "`NoExecute`"}},
+		"taint twice":         {edits: []string{"effect: NoSchedule}", "effect: NoSchedule}, {key: dedicated, effect: NoSchedule}"}, path: "spec.nodePools[0].taints[1]", at: "taints:", want: []string{"given twice"}},
+
+		"unknown field":        {edits: []string{"endpoint:", "endpont:"}, path: "spec.controlPlane.endpont", at: "endpont:", want: []string{"unknown field `endpont`", "did you mean `endpoint`?"}},
+		"other spelling":       {edits: []string{"podCIDR:", "pod_cidr:"}, path: "spec.network.pod_cidr", at: "pod_cidr", want: []string{"did you mean `podCIDR`?"}},
+		"misplaced field":      {edits: []string{"kubernetes: {version: v1.37.2}", "kubernetes: {version: v1.37.2, endpoint: x}"}, path: "spec.kubernetes.endpoint", at: "kubernetes:", want: []string{"`endpoint` belongs in spec.controlPlane"}},
+		"nothing near":         {edits: []string{"failover: {profile: fast}", "failover: {gadget: fast}"}, path: "spec.failover.gadget", at: "failover", want: []string{"unknown field `gadget`", "the fields here are profile"}},
+		"string for a list":    {edits: []string{"roles: [worker]", "roles: worker"}, path: "spec.hosts[3].roles", at: "10.0.0.21", want: []string{"expected a list of strings, got the string `worker`", "write [worker]"}},
+		"number for a string":  {edits: []string{"zone: c}", "zone: 3}"}, path: "spec.hosts[2].zone", at: "cp-c", want: []string{"expected a string, got the number `3`", `"3"`}},
+		"boolean for a string": {edits: []string{"example.com/tier: web", "gpu: true"}, path: "spec.nodePools[0].labels[gpu]", at: "labels:", want: []string{"expected a string, got the boolean `true`"}},
+		"string for a number":  {edits: []string{"zone: a}", "zone: a, ssh: {port: ssh}}"}, path: "spec.hosts[0].ssh.port", at: "cp-a", want: []string{"expected a whole number, got the string `ssh`"}},
+		"huge number":          {edits: []string{"zone: a}", "zone: a, ssh: {port: 99999999999999999999}}"}, path: "spec.hosts[0].ssh.port", at: "cp-a", want: []string{"expected a whole number"}},
+		"list for a mapping":   {edits: []string{"failover: {profile: fast}", "failover: [fast]"}, path: "spec.failover", at: "failover", want: []string{"expected a mapping, got a list"}},
+		"set twice":            {edits: []string{"kind: Cluster", "kind: Cluster\nkind:  Cluster"}, path: "kind", at: "kind:  Cluster", want: []string{"`kind` is set twice, first in line 2"}},
+		"merged nonsense":      {edits: []string{"zone: a}", "zone: a, ssh: {<<: 3}}"}, path: "spec.hosts[0].ssh.<<", at: "cp-a", want: []string{"only a mapping can be merged"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			data := edit(t, real, tc.edits...)
+			_, err := Check([]byte(data), "cluster.yaml", Options{Lab: tc.lab})
+			errs, ok := errors.AsType[Errors](err)
+			if !ok {
+				t.Fatalf("got %v, want Errors", err)
+			}
+			if len(errs) != 1 {
+				t.Fatalf("want exactly one problem, got:\n%v", err)
+			}
+			p := errs[0]
+			line := lineOf(t, data, tc.at)
+			if p.Path != tc.path || p.Line != line || p.Column == 0 || p.File != "cluster.yaml" {
+				t.Errorf("placed at %s:%d:%d %s, want line %d %s", p.File, p.Line, p.Column, p.Path, line, tc.path)
+			}
+			if p.Fix == "" {
+				t.Errorf("%s\nsays nothing about what to do", p)
+			}
+			for _, part := range tc.want {
+				if !strings.Contains(p.String(), part) {
+					t.Errorf("%s\nlacks %q", p, part)
+				}
+			}
+		})
+	}
+}
+
+func TestTooManyControlPlanes(t *testing.T) {
+	for _, n := range []int{8, 9} {
+		c := InitOptions{ControlPlanes: n}.cluster()
+		c.Default()
+		errs := Validate(c, Options{Lab: true})
+		if len(errs) != 1 || !strings.Contains(errs[0].Message, "too many") || errs[0].Line != 0 {
+			t.Errorf("%d control planes: %v", n, errs)
+		}
+	}
+}
+
+func TestNoAddressAtAllIsOneProblem(t *testing.T) {
+	data := mustInit(t, InitOptions{})
+	_, err := Check(data, "cluster.yaml", Options{})
+	errs, _ := errors.AsType[Errors](err)
+	if len(errs) != 2 || !strings.Contains(err.Error(), "no host has an address") || !strings.Contains(err.Error(), "no virtual IP") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// All problems come at once, in the order of the file, one to a line, and none that only follows from another.
+func TestAllProblemsAtOnce(t *testing.T) {
+	data := edit(t, real, "kind: Cluster", "kind: Klaster", "endpoint:", "endpont:", "podCIDR: 10.244.0.0/16", "podCIDR: [1]",
+		"zone: c}", "zone: 3}", "10.0.0.22", "10.0.0.21", "hosts: [worker-a, worker-b]", "hosts: [worker-a, worker-x]")
+	_, err := Check([]byte(data), "cluster.yaml", Options{})
+	lines := strings.Split(err.Error(), "\n")
+	want := []string{
+		"cluster.yaml:2:1: kind: `Klaster` is not known",
+		"cluster.yaml:7:5: spec.controlPlane.endpont: unknown field `endpont`; did you mean `endpoint`?",
+		"cluster.yaml:15:14: spec.network.podCIDR: expected a string, got a list",
+		"cluster.yaml:22:70: spec.hosts[2].zone: expected a string, got the number `3`; put it in quotes: \"3\"",
+		"cluster.yaml:24:24: spec.hosts[4].address: 10.0.0.21 is already used by spec.hosts[3].address (line 23); give each host an address of its own",
+		"cluster.yaml:32:25: spec.nodePools[0].hosts[1]: there is no host `worker-x`",
+	}
+	if len(lines) != len(want) {
+		t.Fatalf("got\n%v", err)
+	}
+	for i := range want {
+		if !strings.HasPrefix(lines[i], want[i]) {
+			t.Errorf("line %d is\n%s\nwant\n%s", i, lines[i], want[i])
+		}
+	}
+}
+
+func TestNearestVersion(t *testing.T) {
+	opts := Options{Versions: []string{"v1.35.9", "v1.36.4", "v1.37.2", "v1.37.0"}}
+	for given, want := range map[string]string{
+		"v1.37.1": "v1.37.2", "v1.36.9": "v1.36.4", "v1.20.0": "v1.35.9", "v2.0.0": "v1.37.2", "v1.38.0": "v1.37.2",
+	} {
+		c := DefaultLab("x")
+		c.Spec.Kubernetes.Version = given
+		errs := Validate(c, Options{Versions: opts.Versions, Lab: true})
+		if len(errs) != 1 || !strings.HasSuffix(errs[0].Fix, " "+want) {
+			t.Errorf("%s: got %v, want %s", given, errs, want)
+		}
+	}
+	c := DefaultLab("x")
+	if errs := Validate(c, Options{Versions: []string{}, Lab: true}); len(errs) != 1 {
+		t.Errorf("without any bundle: %v", errs)
+	}
+}
+
+func mustParse(t *testing.T, data string) *Cluster {
+	t.Helper()
+	c, err := Parse([]byte(data), "cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
