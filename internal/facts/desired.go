@@ -1,0 +1,46 @@
+package facts
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"io/fs"
+)
+
+// File is a file as it should be. With Block set only the marked block of that name inside it is managed,
+// and the rest of the file belongs to others.
+type File struct {
+	Path    string      `json:"path"`
+	Mode    fs.FileMode `json:"mode,omitempty"` // 0 means 0644
+	Content string      `json:"content"`
+	Block   string      `json:"block,omitempty"`
+	// Restart names the units that must be restarted when the file has changed.
+	Restart []string `json:"restart,omitempty"`
+}
+
+// Key tells files, and blocks within one file, apart.
+func (f File) Key() string {
+	if f.Block != "" {
+		return f.Path + "#" + f.Block
+	}
+	return f.Path
+}
+
+// Sum is the SHA-256 of the content in hex: what Facts report for the same Key when nothing is to do.
+func (f File) Sum() string { return Sum([]byte(f.Content)) }
+
+// Sum is the SHA-256 of b in hex.
+func Sum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+// Desired is how part of a host should be.
+type Desired struct {
+	Files []File `json:"files,omitempty"`
+	// Modules are kernel modules to load; one that is built in or absent is not an error here: preflight judges that.
+	Modules []string `json:"modules,omitempty"`
+	// Sysctls are applied at once; a file in Files keeps them over a reboot.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Enable names units to enable and start.
+	Enable []string `json:"enable,omitempty"`
+}

@@ -1,0 +1,92 @@
+// Package facts holds the words in which hosts describe themselves and in which they are told how to be.
+// It is data only: what observes, plans and applies shares it.
+package facts
+
+import "time"
+
+// Request says what a plan wants to know beyond the fixed facts.
+type Request struct {
+	// Files are keys as of File.Key.
+	Files []string `json:"files,omitempty"`
+	Units []string `json:"units,omitempty"`
+}
+
+// Facts is what a host says of itself at one moment.
+type Facts struct {
+	Hostname  string    `json:"hostname"`
+	MachineID string    `json:"machineID"`
+	OS        string    `json:"os"` // PRETTY_NAME of os-release
+	Kernel    string    `json:"kernel"`
+	Arch      string    `json:"arch"`
+	Time      time.Time `json:"time"`
+	CPUs      int       `json:"cpus"`
+
+	MemoryBytes   int64 `json:"memoryBytes"`
+	SwapBytes     int64 `json:"swapBytes"`
+	DiskFreeBytes int64 `json:"diskFreeBytes"` // of the file system that holds /var/lib
+
+	CgroupV2 bool `json:"cgroupV2"`
+	// CanLowerOOMScore is false where CAP_SYS_RESOURCE is missing, as in a nested container.
+	CanLowerOOMScore bool `json:"canLowerOOMScore"`
+	// CanSetConntrack is false where kube-proxy may not size the connection tracking table.
+	CanSetConntrack bool `json:"canSetConntrack"`
+
+	Addresses []Address `json:"addresses"`
+
+	Files map[string]string `json:"files,omitempty"` // File.Key → SHA-256; a file that is not there has no entry
+	Units map[string]string `json:"units,omitempty"` // unit → systemd's ActiveState
+
+	// Bundle is the digest of the bundle that was installed last and whole.
+	Bundle string `json:"bundle,omitempty"`
+
+	Kubernetes Kubernetes `json:"kubernetes"`
+}
+
+// Address is one unicast address of a host.
+type Address struct {
+	IP        string `json:"ip"`
+	Prefix    int    `json:"prefix"` // bits
+	Interface string `json:"interface"`
+}
+
+// Interface finds the network interface that has the address.
+func (f Facts) Interface(ip string) (Address, bool) {
+	for _, a := range f.Addresses {
+		if a.IP == ip {
+			return a, true
+		}
+	}
+	return Address{}, false
+}
+
+// Kubernetes is what a host holds of a cluster.
+type Kubernetes struct {
+	// CA is the cluster's CA certificate in PEM.
+	CA string `json:"ca,omitempty"`
+	// SharedPKI says whether every file that control planes share is there.
+	SharedPKI bool `json:"sharedPKI"`
+	// KubeletConfig says whether the kubelet has its identity: the host was initialised or joined.
+	KubeletConfig bool `json:"kubeletConfig"`
+	// Manifests are the static pods by file name without .yaml.
+	Manifests []string `json:"manifests,omitempty"`
+	// EtcdData says whether an etcd member has ever started here.
+	EtcdData bool `json:"etcdData"`
+	// Established says that this host's cluster was once complete: from then on an empty data directory
+	// is a loss, not a beginning.
+	Established  bool          `json:"established"`
+	Certificates []Certificate `json:"certificates,omitempty"`
+}
+
+// Certificate is one certificate in kubeadm's places.
+type Certificate struct {
+	Name    string    `json:"name"` // the file's path below /etc/kubernetes, or the kubeconfig's name
+	Expires time.Time `json:"expires"`
+}
+
+// EstablishedFile marks a host whose cluster was complete once.
+const EstablishedFile = "/var/lib/quorate/established"
+
+// SharedPKI lists, below /etc/kubernetes/pki, what all control planes have in common.
+var SharedPKI = []string{
+	"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/ca.key",
+}

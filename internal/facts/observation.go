@@ -1,0 +1,84 @@
+package facts
+
+import "time"
+
+// Observation is what is, read from hosts, API and etcd in parallel at one moment.
+type Observation struct {
+	Time  time.Time       `json:"time"`
+	Hosts map[string]Host `json:"hosts"`
+	// API is nil when no apiserver answered.
+	API *API `json:"api,omitempty"`
+	// Etcd is nil when no member answered.
+	Etcd []EtcdMember `json:"etcd,omitempty"`
+	// Endpoint is what became of a request to the endpoint, made from the caller.
+	Endpoint Endpoint `json:"endpoint"`
+}
+
+// Host is one host, or why it could not be asked.
+type Host struct {
+	Error    string    `json:"error,omitempty"`
+	Facts    *Facts    `json:"facts,omitempty"`
+	Balancer *Balancer `json:"balancer,omitempty"`
+	// APIServer is whether the host's own apiserver is ready; nil where none is expected.
+	APIServer *bool `json:"apiServer,omitempty"`
+}
+
+// API is what the apiserver says.
+type API struct {
+	Version string `json:"version"`
+	// Initialised says whether kubeadm's configuration is in the cluster: joins can work from then on.
+	Initialised bool   `json:"initialised"`
+	Nodes       []Node `json:"nodes"`
+	// Applied maps the name of each manifest that Quorate applied to the digest of what it applied.
+	Applied map[string]string `json:"applied,omitempty"`
+	// DNSSpread says whether CoreDNS replicas are kept on different nodes.
+	DNSSpread bool `json:"dnsSpread"`
+	// DNSReady counts ready CoreDNS replicas, DNSNodes the nodes that they are on.
+	DNSReady int `json:"dnsReady"`
+	DNSNodes int `json:"dnsNodes"`
+}
+
+// Node is a Kubernetes node.
+type Node struct {
+	Name    string            `json:"name"`
+	Ready   bool              `json:"ready"`
+	Version string            `json:"version"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Taints  []Taint           `json:"taints,omitempty"`
+}
+
+// Taint is a node taint.
+type Taint struct {
+	Key    string `json:"key"`
+	Value  string `json:"value,omitempty"`
+	Effect string `json:"effect"`
+}
+
+// EtcdMember is one member as the others and itself see it.
+type EtcdMember struct {
+	Name        string `json:"name"`
+	Healthy     bool   `json:"healthy"`
+	Leader      bool   `json:"leader"`
+	Learner     bool   `json:"learner"`
+	Started     bool   `json:"started"` // false for one that was added but has never run
+	DBSizeBytes int64  `json:"dbSizeBytes"`
+}
+
+// Balancer is one managed load balancer.
+type Balancer struct {
+	Healthy  bool      `json:"healthy"` // HAProxy answers
+	Active   bool      `json:"active"`  // it holds the virtual IP
+	Backends []Backend `json:"backends,omitempty"`
+}
+
+// Backend is an apiserver as one balancer sees it.
+type Backend struct {
+	Name    string `json:"name"`
+	Healthy bool   `json:"healthy"`
+}
+
+// Endpoint tells how the API's name answers.
+type Endpoint struct {
+	Reachable bool   `json:"reachable"`
+	Error     string `json:"error,omitempty"`
+}

@@ -1,0 +1,186 @@
+package hostconfig
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Places on a load balancer that other packages speak to.
+const (
+	// HAProxySocket answers HAProxy's statistics and commands.
+	HAProxySocket = "/run/haproxy/quorate.sock"
+	// HAProxyMonitor answers 200 while HAProxy's own event loop turns; it asks no apiserver.
+	HAProxyMonitor = "http://127.0.0.1:8404/alive"
+	// HAProxyBackend is the checked pool of apiservers.
+	HAProxyBackend = "control-planes"
+	// FaultFile holds 1 while the watchdog finds HAProxy hung; keepalived then gives the virtual IP away.
+	FaultFile = "/run/quorate/haproxy-fault"
+	// WatchdogUnit is the systemd unit of the watchdog.
+	WatchdogUnit = "quorate-watchdog.service"
+	// SelfPath is a link to the quorate binary that units may run.
+	SelfPath = "/var/lib/quorate/bin/quorate"
+
+	haproxyCA = "/etc/haproxy/quorate-ca.crt"
+)
+
+// Balancer is HAProxy, keepalived and the watchdog between them on a load-balancer host.
+// The figures are those measured in docs/failover.md.
+func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
+	return facts.Desired{
+		Files: []facts.File{
+			{Path: haproxyCA, Content: ca, Restart: []string{"haproxy.service"}},
+			{Path: "/etc/haproxy/haproxy.cfg", Content: haproxyConfig(c), Restart: []string{"haproxy.service"}},
+			{Path: "/etc/systemd/system/haproxy.service.d/quorate.conf", Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
+			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
+			{Path: "/etc/keepalived/keepalived.conf", Content: keepalivedConfig(c, h, f), Restart: []string{"keepalived.service"}},
+			{Path: "/etc/systemd/system/keepalived.service.d/quorate.conf", Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
+		},
+		Enable: []string{"haproxy.service", WatchdogUnit, "keepalived.service"},
+	}
+}
+
+func haproxyConfig(c *spec.Cluster) string {
+	var servers, unchecked strings.Builder
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		fmt.Fprintf(&servers, "    server %s %s:6443\n", h.Name, h.Address)
+		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", h.Name, h.Address)
+	}
+	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
+global
+    log /dev/log local0 notice
+    maxconn 20000
+    stats socket %[2]s mode 600 level admin
+
+defaults
+    mode tcp
+    log global
+    # A vanished host must not use up a client's patience: give up soon and try another one.
+    timeout connect 300ms
+    retries 3
+    option redispatch 1
+    # Watches are silent for long. Dead peers are found by keep-alives and by tcp-ut, never by idleness.
+    timeout client 1h
+    timeout server 1h
+    timeout check 1s
+    option clitcpka
+    option srvtcpka
+
+frontend api
+    bind :%[3]s tcp-ut 5s
+    # When every check fails at once the checks are wrong, or the whole site stalls: any server is better than none.
+    use_backend unchecked if { nbsrv(%[4]s) eq 0 }
+    default_backend %[4]s
+
+backend %[4]s
+    balance roundrobin
+    option httpchk
+    # Without the etcd checks: during an election every apiserver would fail them at the same moment.
+    http-check send meth GET uri /readyz?exclude=etcd&exclude=etcd-readiness ver HTTP/1.1 hdr Host %[5]s
+    http-check expect status 200
+    default-server check check-ssl verify required ca-file %[6]s verifyhost %[5]s check-sni %[5]s
+    default-server inter 250ms fastinter 150ms downinter 500ms fall 2 rise 2
+    # A dead server's connections are closed at once; otherwise HTTP/2 clients stay pinned to it.
+    default-server on-marked-down shutdown-sessions observe layer4 on-error mark-down tcp-ut 2s
+%[7]s
+backend unchecked
+    balance roundrobin
+%[8]s
+frontend alive
+    mode http
+    timeout client 5s
+    bind 127.0.0.1:8404
+    monitor-uri /alive
+`, c.Metadata.Name, HAProxySocket, EndpointPort(c), HAProxyBackend, EndpointHost(c), haproxyCA, servers.String(), unchecked.String())
+}
+
+const haproxyDropIn = `[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Restart=always
+RestartSec=100ms
+`
+
+const keepalivedDropIn = `[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+RuntimeDirectory=quorate
+RuntimeDirectoryPreserve=yes
+Restart=always
+RestartSec=500ms
+`
+
+const watchdogUnit = `[Unit]
+Description=Watches HAProxy and moves the virtual IP away while it hangs
+Before=keepalived.service
+StartLimitIntervalSec=0
+
+[Service]
+RuntimeDirectory=quorate
+RuntimeDirectoryPreserve=yes
+ExecStart=` + SelfPath + ` host watchdog
+Restart=always
+RestartSec=500ms
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// keepalivedConfig lets the balancers share the virtual IP. keepalived asks nobody through HAProxy, so an outage
+// of apiservers never moves the address; the watchdog's file does, when this host's own HAProxy hangs or is gone.
+func keepalivedConfig(c *spec.Cluster, h spec.Host, f *facts.Facts) string {
+	link, _ := f.Interface(h.Address)
+	var peers strings.Builder
+	priority := 100
+	for i, lb := range c.HostsWith(spec.RoleLoadBalancer) {
+		if lb.Name == h.Name {
+			priority = 200 - i
+			continue
+		}
+		fmt.Fprintf(&peers, "        %s\n", lb.Address)
+	}
+	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
+global_defs {
+    router_id %[2]s
+    vrrp_version 3
+    vrrp_garp_master_delay 1
+    vrrp_garp_master_repeat 3
+    vrrp_garp_master_refresh 10
+}
+
+vrrp_track_file haproxy {
+    file %[3]s
+}
+
+vrrp_instance api {
+    # Both start as BACKUP and a returned host takes nothing back: every move of the address is an outage.
+    state BACKUP
+    nopreempt
+    interface %[4]s
+    virtual_router_id %[5]d
+    priority %[6]d
+    advert_int 0.1
+    unicast_src_ip %[7]s
+    unicast_peer {
+%[8]s    }
+    track_file {
+        haproxy weight -254
+    }
+    virtual_ipaddress {
+        %[9]s/%[10]d dev %[4]s
+    }
+}
+`, c.Metadata.Name, h.Name, FaultFile, link.Interface, routerID(c), priority, h.Address, peers.String(), c.Spec.LoadBalancer.Address, link.Prefix)
+}
+
+// routerID keeps clusters on one network apart; VRRP has room for 1 to 255.
+func routerID(c *spec.Cluster) int {
+	h := fnv.New32a()
+	h.Write([]byte(c.Spec.LoadBalancer.Address))
+	return int(h.Sum32()%255) + 1
+}

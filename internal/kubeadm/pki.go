@@ -1,0 +1,78 @@
+package kubeadm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/node"
+)
+
+const pkiDir = "/etc/kubernetes/pki"
+
+// PKI holds the files of facts.SharedPKI by name. It lives in memory only on its way between control planes.
+type PKI map[string][]byte
+
+// CA is the cluster's CA certificate in PEM.
+func (p PKI) CA() string { return string(p["ca.crt"]) }
+
+// MakePKI makes the shared keys, as far as they are not there, with kubeadm's own phases, and returns them.
+var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, config string) (PKI, error) {
+	err := withConfig("pki", config, func(path string) error {
+		for _, phase := range []string{"ca", "front-proxy-ca", "etcd-ca"} {
+			if err := node.Run(ctx, "kubeadm", "init", "phase", "certs", phase, "--config", path); err != nil {
+				return err
+			}
+		}
+		// This phase knows no configuration: the service account key is the same for every cluster.
+		return node.Run(ctx, "kubeadm", "init", "phase", "certs", "sa")
+	})
+	if err != nil {
+		return nil, err
+	}
+	pki := PKI{}
+	for _, name := range facts.SharedPKI {
+		if pki[name], err = os.ReadFile(filepath.Join(pkiDir, name)); err != nil {
+			return nil, fmt.Errorf("reading the shared keys: %w", err)
+		}
+	}
+	return pki, nil
+})
+
+// WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace another cluster's.
+var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI) (struct{}, error) {
+	for _, name := range facts.SharedPKI {
+		path := filepath.Join(pkiDir, name)
+		if have, err := os.ReadFile(path); err == nil && string(have) != string(pki[name]) {
+			return struct{}{}, fmt.Errorf("%s is there already and is another cluster's: clear the host with quorate reset", path)
+		}
+	}
+	for _, name := range facts.SharedPKI {
+		mode := os.FileMode(0o600)
+		if strings.HasSuffix(name, ".crt") || strings.HasSuffix(name, ".pub") {
+			mode = 0o644
+		}
+		if err := node.WriteFile(filepath.Join(pkiDir, name), pki[name], mode); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, nil
+})
+
+// withConfig keeps a configuration, which holds a token, in a file of root's in memory for as long as f runs.
+func withConfig(name, content string, f func(path string) error) error {
+	const dir = "/run/quorate"
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, name+".yaml")
+	if err := node.WriteFile(path, []byte(content), 0o600); err != nil {
+		return err
+	}
+	defer os.Remove(path) //nolint:errcheck // in memory, and rewritten by the next run
+	return f(path)
+}

@@ -1,0 +1,110 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/node"
+)
+
+// StartControlPlane runs kubeadm's phases on one control plane: leaf certificates, kubeconfigs, manifests, and the
+// kubelet. It does not wait for others, so all control planes do it at once.
+var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
+	return struct{}{}, withConfig("start", config, func(path string) error {
+		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
+		if err := node.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,kubelet-start,wait-control-plane,upload-config,"+
+			"upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
+			return err
+		}
+		if err := separateKubeletCertificate(time.Now()); err != nil {
+			return err
+		}
+		return node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path)
+	})
+})
+
+// InitCluster runs the phases that speak to the API. kubeadm itself waits until the local apiserver is healthy.
+var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
+	return struct{}{}, withConfig("init", config, func(path string) error {
+		return node.Run(ctx, "kubeadm", "init", "--config", path,
+			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,show-join-command")
+	})
+})
+
+// JoinRequest is a host's way into an existing cluster.
+type JoinRequest struct {
+	Config    string
+	Discovery string
+}
+
+// DiscoveryFile is where Join puts the request's discovery kubeconfig for kubeadm to read.
+const DiscoveryFile = "/run/quorate/discovery.yaml"
+
+// Join runs kubeadm join.
+var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
+	return struct{}{}, withConfig("discovery", in.Discovery, func(string) error {
+		return withConfig("join", in.Config, func(path string) error {
+			return node.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight")
+		})
+	})
+})
+
+const kubeletClient = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+
+// separateKubeletCertificate moves the client certificate that kubeadm embeds into kubelet.conf to where the kubelet
+// rotates it. kubeadm does the same at the end of init and then restarts the kubelet; doing it before the first start
+// saves that restart and a certificate signing request.
+func separateKubeletCertificate(now time.Time) error {
+	const kubeconfig = "/etc/kubernetes/kubelet.conf"
+	config, err := clientcmd.LoadFromFile(kubeconfig)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", kubeconfig, err)
+	}
+	for _, user := range config.AuthInfos {
+		if len(user.ClientCertificateData) == 0 {
+			continue // done by an earlier run
+		}
+		target := filepath.Join(filepath.Dir(kubeletClient), "kubelet-client-"+now.Format("2006-01-02-15-04-05")+".pem")
+		pem := append(append([]byte{}, user.ClientCertificateData...), user.ClientKeyData...)
+		if err := node.WriteFile(target, pem, 0o600); err != nil {
+			return err
+		}
+		if err := os.Remove(kubeletClient); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := os.Symlink(target, kubeletClient); err != nil {
+			return err
+		}
+		user.ClientCertificateData, user.ClientKeyData = nil, nil
+		user.ClientCertificate, user.ClientKey = kubeletClient, kubeletClient
+	}
+	return clientcmd.WriteToFile(*config, kubeconfig)
+}
+
+// Admin returns the host's admin kubeconfig.
+var Admin = host.Define("kubeadm.admin", func(_ context.Context, _ struct{}) ([]byte, error) {
+	return os.ReadFile("/etc/kubernetes/admin.conf")
+})
+
+// EtcdClient is what a client of the local etcd member needs, in PEM.
+type EtcdClient struct{ CA, Certificate, Key []byte }
+
+// ReadEtcdClient reads the certificate that kubeadm makes for etcd's health checks.
+var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(_ context.Context, _ struct{}) (EtcdClient, error) {
+	var out EtcdClient
+	for file, into := range map[string]*[]byte{"ca.crt": &out.CA, "healthcheck-client.crt": &out.Certificate, "healthcheck-client.key": &out.Key} {
+		data, err := os.ReadFile(filepath.Join(pkiDir, "etcd", file))
+		if err != nil {
+			return out, err
+		}
+		*into = data
+	}
+	return out, nil
+})

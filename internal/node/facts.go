@@ -1,0 +1,218 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+)
+
+const kubernetesDir = "/etc/kubernetes"
+
+// ReadFacts reads a host's facts; it changes nothing.
+var ReadFacts = host.Define("node.facts", readFacts)
+
+func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
+	f := facts.Facts{Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Time: time.Now(), Files: map[string]string{}, Units: map[string]string{}}
+	var err error
+	if f.Hostname, err = os.Hostname(); err != nil {
+		return f, err
+	}
+	f.MachineID = readTrimmed("/etc/machine-id")
+	f.OS = osRelease()["PRETTY_NAME"]
+	f.Kernel = readTrimmed("/proc/sys/kernel/osrelease")
+	f.MemoryBytes, f.SwapBytes = memory()
+	var st unix.Statfs_t
+	if unix.Statfs("/var/lib", &st) == nil {
+		f.DiskFreeBytes = int64(st.Bavail) * st.Bsize
+	}
+	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	f.CgroupV2 = err == nil
+	f.CanLowerOOMScore = hasCapability(unix.CAP_SYS_RESOURCE)
+	f.CanSetConntrack = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil
+	f.Addresses = addresses()
+	for _, key := range req.Files {
+		if s, ok := fileSum(key); ok {
+			f.Files[key] = s
+		}
+	}
+	for unit, state := range unitStates(ctx, req.Units) {
+		f.Units[unit] = state
+	}
+	if m, err := installed(); err == nil {
+		f.Bundle = m.Digest
+	}
+	f.Kubernetes = kubernetesFacts()
+	return f, nil
+}
+
+func fileSum(key string) (string, bool) {
+	path, block, isBlock := strings.Cut(key, "#")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", false
+	}
+	if isBlock {
+		_, content, _, ok := findBlock(data, block)
+		if !ok {
+			return "", false
+		}
+		data = content
+	}
+	return facts.Sum(data), true
+}
+
+func unitStates(ctx context.Context, units []string) map[string]string {
+	states := map[string]string{}
+	if len(units) == 0 {
+		return states
+	}
+	// is-active exits non-zero when any unit is not active; its output is what counts.
+	out, err := exec.CommandContext(ctx, "systemctl", append([]string{"is-active"}, units...)...).Output()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return states
+	}
+	for i, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		if i < len(units) {
+			states[units[i]] = line
+		}
+	}
+	return states
+}
+
+func kubernetesFacts() facts.Kubernetes {
+	pki := kubernetesDir + "/pki/"
+	k := facts.Kubernetes{SharedPKI: true, EtcdData: exists("/var/lib/etcd/member/wal"), Established: exists(facts.EstablishedFile),
+		KubeletConfig: exists(kubernetesDir+"/kubelet.conf") && exists("/var/lib/kubelet/config.yaml")}
+	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
+		k.CA = string(ca)
+	}
+	for _, f := range facts.SharedPKI {
+		k.SharedPKI = k.SharedPKI && exists(pki+f)
+	}
+	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
+	for _, m := range manifests {
+		k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
+	}
+	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
+		files, _ := filepath.Glob(glob)
+		for _, file := range files {
+			if c, ok := certificate(file); ok {
+				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, kubernetesDir+"/"), Expires: c.NotAfter})
+			}
+		}
+	}
+	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
+		k.Certificates = append(k.Certificates, facts.Certificate{Name: "kubelet-client", Expires: c.NotAfter})
+	}
+	return k
+}
+
+func certificate(path string) (*x509.Certificate, bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			c, err := x509.ParseCertificate(block.Bytes)
+			return c, err == nil
+		}
+	}
+	return nil, false
+}
+
+func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
+func readTrimmed(path string) string {
+	b, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(b))
+}
+
+func osRelease() map[string]string {
+	out := map[string]string{}
+	for line := range strings.Lines(readTrimmed("/etc/os-release")) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			out[k] = strings.Trim(v, `"'`)
+		}
+	}
+	return out
+}
+
+func memory() (total, swap int64) {
+	data, _ := os.ReadFile("/proc/meminfo")
+	scan := bufio.NewScanner(bytes.NewReader(data))
+	for scan.Scan() {
+		fields := strings.Fields(scan.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseInt(fields[1], 10, 64)
+		switch fields[0] {
+		case "MemTotal:":
+			total = kib << 10
+		case "SwapTotal:":
+			swap = kib << 10
+		}
+	}
+	return total, swap
+}
+
+func hasCapability(c uint) bool {
+	for line := range strings.Lines(readTrimmed("/proc/self/status")) {
+		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			mask, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+			return err == nil && mask&(1<<c) != 0
+		}
+	}
+	return syscall.Geteuid() == 0
+}
+
+func addresses() []facts.Address {
+	var out []facts.Address
+	links, _ := net.Interfaces()
+	for _, link := range links {
+		addrs, _ := link.Addrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+				bits, _ := n.Mask.Size()
+				out = append(out, facts.Address{IP: n.IP.String(), Prefix: bits, Interface: link.Name})
+			}
+		}
+	}
+	return out
+}
+
+// installedMark is left behind by a bundle that was installed to its end.
+type installedMark struct {
+	Digest string `json:"digest"`
+}
+
+const installedFile = "/var/lib/quorate/bundle.json"
+
+func installed() (installedMark, error) {
+	var m installedMark
+	data, err := os.ReadFile(installedFile)
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	return m, err
+}

@@ -1,0 +1,425 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Labels that Quorate sets on nodes.
+const (
+	ZoneLabel         = "topology.kubernetes.io/zone"
+	PoolLabel         = "quorate.dev/pool"
+	controlPlaneLabel = "node-role.kubernetes.io/control-plane"
+	excludeLabel      = "node.kubernetes.io/exclude-from-external-load-balancers"
+)
+
+var staticPods = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+
+// Build makes the plan.
+func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
+	p := &builder{c: c, obs: obs, bundle: b, out: &Plan{Cluster: c.Metadata.Name, Bundle: b.Digest, Steps: []Step{}, Unreachable: map[string]string{}}}
+	if err := p.look(); err != nil {
+		return nil, err
+	}
+	switch {
+	case !p.established:
+		p.bootstrap()
+	case obs.API == nil:
+		if err := p.revive(); err != nil {
+			return nil, err
+		}
+	default:
+		if err := p.maintain(); err != nil {
+			return nil, err
+		}
+	}
+	if len(p.out.Steps) > 0 {
+		p.add(Step{Kind: Verify, Title: "verify the whole cluster", Reason: "a step that returned is not yet a cluster that works", Needs: p.allIDs()})
+	}
+	return p.out, nil
+}
+
+type builder struct {
+	c      *spec.Cluster
+	obs    *facts.Observation
+	bundle Bundle
+	out    *Plan
+
+	established bool
+	ca          string // PEM, when some host has it
+}
+
+func (p *builder) add(s Step) string {
+	s.ID = id(s.Host, s.Kind)
+	if s.Manifest != "" {
+		s.ID += "/" + s.Manifest
+	}
+	p.out.Steps = append(p.out.Steps, s)
+	return s.ID
+}
+
+func (p *builder) allIDs() []string {
+	var ids []string
+	for _, s := range p.out.Steps {
+		ids = append(ids, s.ID)
+	}
+	return ids
+}
+
+func (p *builder) facts(name string) *facts.Facts { return p.obs.Hosts[name].Facts }
+
+// look draws from the observation what every later decision needs, and refuses what cannot be planned at all.
+func (p *builder) look() error {
+	owner := ""
+	for _, h := range p.c.Spec.Hosts {
+		o := p.obs.Hosts[h.Name]
+		if o.Facts == nil {
+			p.out.Unreachable[h.Name] = o.Error
+			continue
+		}
+		k := o.Facts.Kubernetes
+		p.established = p.established || k.Established
+		if k.CA == "" {
+			continue
+		}
+		if p.ca != "" && p.ca != k.CA {
+			return &Refusal{"one cluster", fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name),
+				"Take the one that does not belong here out of the spec, or clear it with quorate reset."}
+		}
+		p.ca, owner = k.CA, h.Name
+	}
+	if p.obs.API != nil && p.obs.API.Initialised && p.ca != "" && !p.established {
+		// kubeadm's configuration without our mark: a bootstrap that was cut short, or a cluster that somebody
+		// else built. Every step of the bootstrap leaves what is right as it is.
+		p.established = slices.ContainsFunc(p.obs.API.Nodes, func(n facts.Node) bool { _, known := p.c.Host(n.Name); return !known })
+	}
+	if !p.established && len(p.out.Unreachable) > 0 {
+		var lines []string
+		for _, n := range slices.Sorted(maps.Keys(p.out.Unreachable)) {
+			lines = append(lines, p.out.Unreachable[n])
+		}
+		return &Refusal{"all hosts for the first build", strings.Join(lines, "; "),
+			"A new cluster is built on all of its hosts at once: bring these up, or take them out of the spec."}
+	}
+	if p.obs.API != nil && p.obs.API.Version != "" && p.obs.API.Version != p.bundle.Version {
+		return &Refusal{"one version", fmt.Sprintf("the cluster runs %s and the spec asks for %s", p.obs.API.Version, p.bundle.Version),
+			"This quorate cannot upgrade a cluster yet: put the version that runs back into the spec."}
+	}
+	return nil
+}
+
+// bootstrap builds a new cluster, or finishes one that was interrupted. Nothing waits for another host unless
+// it needs something of it.
+func (p *builder) bootstrap() {
+	cps := p.c.HostsWith(spec.RoleControlPlane)
+	var members []Member
+	for _, h := range cps {
+		members = append(members, Member{h.Name, h.Address})
+	}
+	pki := p.sharePKI(cps)
+	for _, h := range p.c.Spec.Hosts {
+		p.prepare(h)
+	}
+	var started []string
+	for _, h := range cps {
+		k := p.facts(h.Name).Kubernetes
+		if k.KubeletConfig && !slices.ContainsFunc(staticPods, func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
+			continue
+		}
+		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Members: members,
+			Reason: fmt.Sprintf("one of %d control planes that start together, with etcd as one cluster from its first moment", len(cps)),
+			Needs:  p.present(id(h.Name, InstallBundle), id(h.Name, Configure), id(h.Name, SharePKI), pki)}))
+	}
+	first := cps[0].Name
+	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
+		Reason: "the cluster is not complete yet: kubeadm's configuration, roles, bootstrap token and addons; any control plane can do it",
+		Needs:  p.present(id(first, StartControlPlane), id(first, Configure))})
+	p.manifests(initialised)
+	p.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one would be a single point of failure", Needs: []string{initialised}})
+	for _, h := range p.c.Spec.Hosts {
+		switch {
+		case h.Has(spec.RoleControlPlane):
+			if h.Name != first || len(p.poolLabels(h)) > 0 {
+				p.add(p.labelStep(h, "kubeadm marks only the control plane that it initialises on",
+					p.present(initialised, id(h.Name, StartControlPlane))))
+			}
+		case h.Has(spec.RoleWorker):
+			p.worker(h, initialised)
+		}
+	}
+	mark := append([]string{initialised}, started...)
+	for _, h := range cps {
+		if !p.facts(h.Name).Kubernetes.Established {
+			p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, mark))
+		}
+	}
+}
+
+func establish(host, cluster string, needs []string) Step {
+	return Step{ID: host + "/establish", Kind: Configure, Host: host, Title: "mark the cluster as established", Needs: needs,
+		Reason:  "from here on an empty etcd directory is a loss to repair, never a cluster to begin",
+		Desired: &facts.Desired{Files: []facts.File{{Path: facts.EstablishedFile, Content: cluster + "\n"}}}}
+}
+
+// revive has a cluster whose API answers nowhere: what is configured wrongly or stopped can be put right.
+func (p *builder) revive() error {
+	for _, h := range p.c.Spec.Hosts {
+		if p.facts(h.Name) != nil {
+			p.prepare(h)
+		}
+	}
+	if len(p.out.Steps) > 0 {
+		return nil
+	}
+	return &Refusal{"a quorum first", "the cluster exists, but no apiserver answers, and nothing in the hosts' configuration explains it",
+		"Bring back enough control planes for etcd's quorum and run it again; quorate status shows which ones are missing."}
+}
+
+// maintain brings an existing cluster to the spec.
+func (p *builder) maintain() error {
+	for _, n := range p.obs.API.Nodes {
+		h, known := p.c.Host(n.Name)
+		if !known || !hostconfig.IsNode(h) {
+			return &Refusal{"no removals yet", fmt.Sprintf("the cluster has the node %s, which the spec does not name", n.Name),
+				"This quorate cannot remove nodes yet: put it back into the spec, or remove it by hand (kubectl drain, kubeadm reset, kubectl delete node)."}
+		}
+	}
+	cps := p.c.HostsWith(spec.RoleControlPlane)
+	pki := p.sharePKI(cps)
+	for _, h := range p.c.Spec.Hosts {
+		if p.facts(h.Name) != nil {
+			p.prepare(h)
+		}
+	}
+	token := p.token()
+	previous := ""
+	for _, h := range cps {
+		f := p.facts(h.Name)
+		if f == nil || f.Kubernetes.KubeletConfig {
+			continue
+		}
+		if slices.ContainsFunc(p.obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == h.Name }) {
+			return &Refusal{"no replacement yet", fmt.Sprintf("%s is empty, but etcd still has a member of that name", h.Name),
+				"Remove the dead member first (etcdctl member remove on a healthy control plane), then run apply again."}
+		}
+		previous = p.add(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Gates: []Gate{GateEtcdWhole},
+			Reason: "in the spec, not in the cluster; etcd takes one learner at a time",
+			Needs:  p.present(id(h.Name, InstallBundle), id(h.Name, Configure), id(h.Name, SharePKI), pki, token, previous)})
+		p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, []string{previous}))
+	}
+	p.manifests("")
+	if !p.obs.API.DNSSpread {
+		p.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "its replicas may share a node"})
+	}
+	for _, h := range p.c.Spec.Hosts {
+		f := p.facts(h.Name)
+		if f == nil || !hostconfig.IsNode(h) {
+			continue
+		}
+		if f.Kubernetes.KubeletConfig {
+			p.relabel(h)
+		} else if h.Has(spec.RoleWorker) && !h.Has(spec.RoleControlPlane) {
+			p.worker(h, token)
+		}
+	}
+	return nil
+}
+
+// prepare brings a host's own configuration into shape, whatever it is for.
+func (p *builder) prepare(h spec.Host) {
+	f := p.facts(h.Name)
+	if hostconfig.IsNode(h) && f.Bundle != p.bundle.Digest {
+		reason := "the host has no bundle"
+		if f.Bundle != "" {
+			reason = "the host has another bundle"
+		}
+		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: reason})
+	}
+	d := hostconfig.Hosts(p.c)
+	if hostconfig.IsNode(h) {
+		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
+	}
+	needs := []string{id(h.Name, InstallBundle)}
+	fill := false
+	if h.Has(spec.RoleLoadBalancer) {
+		d = merge(d, hostconfig.Balancer(p.c, h, f, p.ca))
+		if fill = p.ca == ""; fill {
+			needs = append(needs, id("", MakePKI))
+		}
+	}
+	if missing := hostconfig.Missing(d, f); len(missing) > 0 {
+		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
+	}
+}
+
+func what(h spec.Host) string {
+	if h.Has(spec.RoleLoadBalancer) {
+		return "the load balancer"
+	}
+	return "the node"
+}
+
+func merge(a, b facts.Desired) facts.Desired {
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: b.Sysctls, Enable: append(a.Enable, b.Enable...)}
+}
+
+// sharePKI plans the way of the shared keys to every control plane that lacks them.
+func (p *builder) sharePKI(cps []spec.Host) string {
+	source, reason := "", "no control plane has keys yet"
+	var lacking []spec.Host
+	for _, h := range cps {
+		switch f := p.facts(h.Name); {
+		case f == nil:
+		case !f.Kubernetes.SharedPKI:
+			lacking = append(lacking, h)
+		case source == "":
+			source, reason = h.Name, "others need the keys that it has"
+		}
+	}
+	if len(lacking) == 0 {
+		return ""
+	}
+	if source == "" {
+		source = cps[0].Name
+	}
+	made := id("", MakePKI)
+	p.out.Steps = append(p.out.Steps, Step{ID: made, Kind: MakePKI, Host: source, Title: "make the shared keys", Reason: reason, Needs: p.willHave(source)})
+	for _, h := range lacking {
+		if h.Name != source {
+			p.add(Step{Kind: SharePKI, Host: h.Name, Title: "hand over the shared keys", Reason: "control planes share one set of authorities", Needs: []string{made}})
+		}
+	}
+	return made
+}
+
+// willHave names the step that brings kubeadm to a host, if it is not there yet.
+func (p *builder) willHave(host string) []string {
+	if p.facts(host).Bundle == p.bundle.Digest {
+		return nil
+	}
+	return []string{id(host, InstallBundle)}
+}
+
+func (p *builder) token() string {
+	for _, h := range p.c.Spec.Hosts {
+		if f := p.facts(h.Name); f != nil && hostconfig.IsNode(h) && !f.Kubernetes.KubeletConfig {
+			return p.add(Step{Kind: MakeToken, Title: "make a bootstrap token", Reason: "hosts are waiting to join"})
+		}
+	}
+	return ""
+}
+
+func (p *builder) worker(h spec.Host, after string) {
+	if !p.facts(h.Name).Kubernetes.KubeletConfig {
+		p.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "in the spec, not in the cluster",
+			Needs: p.present(id(h.Name, InstallBundle), id(h.Name, Configure), after)})
+	}
+	if len(p.poolLabels(h)) > 0 || len(p.poolTaints(h)) > 0 {
+		p.add(p.labelStep(h, "its node pool's labels and taints", p.present(id(h.Name, JoinWorker), after)))
+	}
+}
+
+func (p *builder) manifests(after string) {
+	for _, name := range slices.Sorted(maps.Keys(p.bundle.Manifests)) {
+		applied := ""
+		if p.obs.API != nil {
+			applied = p.obs.API.Applied[name]
+		}
+		if applied == p.bundle.Manifests[name] {
+			continue
+		}
+		reason := "not applied yet"
+		if applied != "" {
+			reason = "another version is applied"
+		}
+		p.add(Step{Kind: ApplyManifest, Manifest: name, Title: "apply " + name, Reason: reason, Needs: p.present(after)})
+	}
+}
+
+func (p *builder) relabel(h spec.Host) {
+	i := slices.IndexFunc(p.obs.API.Nodes, func(n facts.Node) bool { return n.Name == h.Name })
+	if i < 0 {
+		return // it has its identity and will register; the verify step waits for that
+	}
+	node, want := p.obs.API.Nodes[i], p.labelStep(h, "", nil)
+	var differ []string
+	for _, k := range slices.Sorted(maps.Keys(want.Labels)) {
+		if have, ok := node.Labels[k]; !ok || have != want.Labels[k] {
+			differ = append(differ, "label "+k+" differs")
+		}
+	}
+	for _, t := range want.Taints {
+		if !slices.Contains(node.Taints, t) {
+			differ = append(differ, "taint "+t.Key+" is missing")
+		}
+	}
+	if len(differ) > 0 {
+		want.Reason = reasons(differ)
+		p.add(want)
+	}
+}
+
+func (p *builder) labelStep(h spec.Host, reason string, needs []string) Step {
+	s := Step{Kind: LabelNode, Host: h.Name, Title: "label the node", Reason: reason, Needs: needs, Labels: NodeLabels(h), Taints: p.poolTaints(h)}
+	maps.Copy(s.Labels, p.poolLabels(h))
+	if h.Has(spec.RoleControlPlane) {
+		s.Labels[controlPlaneLabel], s.Labels[excludeLabel] = "", ""
+		s.Taints = append(s.Taints, Taints(h)...)
+	}
+	return s
+}
+
+// NodeLabels are the labels that a kubelet may give its own node when it registers.
+func NodeLabels(h spec.Host) map[string]string { return map[string]string{ZoneLabel: h.Zone} }
+
+// Taints are the taints that a host's roles give its node.
+func Taints(h spec.Host) []facts.Taint {
+	if h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleWorker) {
+		return []facts.Taint{{Key: controlPlaneLabel, Effect: "NoSchedule"}}
+	}
+	return nil
+}
+
+func (p *builder) pool(h spec.Host) (spec.NodePool, bool) {
+	i := slices.IndexFunc(p.c.Spec.NodePools, func(n spec.NodePool) bool { return slices.Contains(n.Hosts, h.Name) })
+	if i < 0 {
+		return spec.NodePool{}, false
+	}
+	return p.c.Spec.NodePools[i], true
+}
+
+func (p *builder) poolLabels(h spec.Host) map[string]string {
+	pool, ok := p.pool(h)
+	if !ok {
+		return nil
+	}
+	labels := map[string]string{PoolLabel: pool.Name}
+	maps.Copy(labels, pool.Labels)
+	return labels
+}
+
+func (p *builder) poolTaints(h spec.Host) []facts.Taint {
+	pool, _ := p.pool(h)
+	var out []facts.Taint
+	for _, t := range pool.Taints {
+		out = append(out, facts.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})
+	}
+	return out
+}
+
+// present keeps those IDs that are steps of this plan: what is not planned is there already.
+func (p *builder) present(ids ...string) []string {
+	var out []string
+	for _, want := range ids {
+		if slices.ContainsFunc(p.out.Steps, func(s Step) bool { return s.ID == want }) {
+			out = append(out, want)
+		}
+	}
+	return out
+}

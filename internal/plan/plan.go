@@ -1,0 +1,118 @@
+// Package plan decides what to do: from the spec and an observation to ordered steps, each with its reason.
+// It only thinks: no I/O, no clock, no randomness. The same inputs give the same plan.
+package plan
+
+import (
+	"fmt"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// Kind names what a step does; package step holds one implementation for each.
+type Kind string
+
+// The kinds of steps.
+const (
+	// InstallBundle brings binaries and images to a host.
+	InstallBundle Kind = "install-bundle"
+	// Configure writes files, kernel settings and units, as in Step.Desired.
+	Configure Kind = "configure"
+	// MakePKI makes the keys that all control planes share on one of them, or reads those that are there.
+	MakePKI Kind = "make-pki"
+	// SharePKI hands them to another control plane inside the SSH session.
+	SharePKI Kind = "share-pki"
+	// StartControlPlane runs kubeadm's own phases on one control plane, up to the started kubelet.
+	StartControlPlane Kind = "start-control-plane"
+	// InitCluster puts kubeadm's configuration, roles, token and addons into the new API.
+	InitCluster Kind = "init-cluster"
+	// MakeToken creates a short-lived bootstrap token in an existing cluster.
+	MakeToken Kind = "make-token"
+	// JoinWorker and JoinControlPlane run kubeadm join.
+	JoinWorker       Kind = "join-worker"
+	JoinControlPlane Kind = "join-control-plane"
+	// LabelNode sets labels and taints of a node.
+	LabelNode Kind = "label-node"
+	// ApplyManifest brings API objects that Quorate owns up to date.
+	ApplyManifest Kind = "apply-manifest"
+	// SpreadDNS keeps CoreDNS replicas on different nodes.
+	SpreadDNS Kind = "spread-dns"
+	// Verify waits until everything that the spec promises is seen to be so.
+	Verify Kind = "verify"
+)
+
+// Gate is a condition that must hold before a disruptive step.
+type Gate string
+
+// GateEtcdWhole holds when every etcd member is a healthy voter: none missing, none learning.
+const GateEtcdWhole Gate = "etcd-whole"
+
+// Step is one change on one host, or in the API when Host is empty. It is idempotent.
+type Step struct {
+	ID     string   `json:"id"`
+	Kind   Kind     `json:"kind"`
+	Host   string   `json:"host,omitempty"`
+	Title  string   `json:"title"`
+	Reason string   `json:"reason"`
+	Needs  []string `json:"needs,omitempty"` // IDs of the steps that must be done before
+	Gates  []Gate   `json:"gates,omitempty"`
+
+	// Desired belongs to Configure. With FillCA the cluster's CA certificate is not known yet and takes
+	// the place of every file content that is empty.
+	Desired *facts.Desired `json:"desired,omitempty"`
+	FillCA  bool           `json:"fillCA,omitempty"`
+	// Members belongs to StartControlPlane: the etcd cluster as it starts.
+	Members []Member `json:"members,omitempty"`
+	// Labels and Taints belong to LabelNode.
+	Labels map[string]string `json:"labels,omitempty"`
+	Taints []facts.Taint     `json:"taints,omitempty"`
+	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
+	Manifest string `json:"manifest,omitempty"`
+}
+
+// Member is an etcd member of the initial cluster.
+type Member struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+// Plan is what apply will do.
+type Plan struct {
+	Cluster string `json:"cluster"`
+	Bundle  string `json:"bundle"` // digest
+	Steps   []Step `json:"steps"`
+	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
+	Unreachable map[string]string `json:"unreachable,omitempty"`
+}
+
+// Empty says that there is nothing to do.
+func (p *Plan) Empty() bool { return len(p.Steps) == 0 }
+
+// Bundle is what a plan has to know of the bundle.
+type Bundle struct {
+	Digest  string
+	Version string // Kubernetes release
+	Pause   string // image name
+	// Manifests maps the name of each manifest to the digest of what would be applied.
+	Manifests map[string]string
+}
+
+// Refusal says why no plan was made: following the spec would be unsafe, or is impossible as things are.
+type Refusal struct {
+	Rule string
+	Why  string
+	Fix  string
+}
+
+func (r *Refusal) Error() string {
+	return fmt.Sprintf("refused (%s): %s. %s", r.Rule, r.Why, r.Fix)
+}
+
+func id(host string, kind Kind) string {
+	if host == "" {
+		host = "cluster"
+	}
+	return host + "/" + string(kind)
+}
+
+func reasons(parts []string) string { return strings.Join(parts, ", ") }
