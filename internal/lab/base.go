@@ -34,7 +34,7 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 	if intact(dir) == nil {
 		return dir, nil
 	}
-	unlock, err := lock(paths.Cache("lab", ".base.lock"))
+	unlock, err := lock(ctx, paths.Cache("lab", ".base.lock"))
 	if err != nil {
 		return "", fmt.Errorf("make the lab's base image: %w", err)
 	}

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -124,7 +123,7 @@ func (g group) running() bool {
 	return false
 }
 
-// kill ends everything in the group and waits until it is gone. A frozen group is thawed after the
+// kill ends everything in the group and waits until it is gone. What is frozen is thawed after the
 // signal, never before it.
 func (g group) kill(ctx context.Context) error {
 	for first := true; ; first = false {
@@ -138,13 +137,22 @@ func (g group) kill(ctx context.Context) error {
 			}
 		}
 		if first {
-			if err := g.freeze(ctx, false); err != nil {
-				return err
-			}
+			g.thawAll()
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
 			return fmt.Errorf("%d processes do not end after SIGKILL (first: %d): %w", len(pids), pids[0], err)
 		}
+	}
+}
+
+// thawAll lets everything in the group run, so that it can die. Version 2 needs no such help.
+func (g group) thawAll() {
+	file, _, thawed := g.freezer()
+	if g.v2 || file == "" {
+		return
+	}
+	for _, dir := range tree(filepath.Dir(file)) {
+		os.WriteFile(filepath.Join(dir, filepath.Base(file)), []byte(thawed), 0) // a group may vanish meanwhile
 	}
 }
 
@@ -180,9 +188,6 @@ func (g group) freeze(ctx context.Context, freeze bool) error {
 	}
 	for {
 		if err := os.WriteFile(file, []byte(word), 0); err != nil {
-			if !freeze && errors.Is(err, os.ErrNotExist) {
-				return nil
-			}
 			return fmt.Errorf("set %s to %s: %w", file, word, err)
 		}
 		if g.settled(file, word) {

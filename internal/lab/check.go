@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -59,7 +60,7 @@ const (
 
 // Check tells whether this computer can run a lab, and raises the kernel's limits that several
 // machines on one kernel would exceed. The error joins a *Problem for each thing that is in the way.
-func Check() error {
+func Check(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return &Problem{What: "not root", Why: "namespaces, links and mounts are made by root only", Fix: "run it with sudo"}
 	}
@@ -68,7 +69,7 @@ func Check() error {
 		_, err := tool(name)
 		errs = append(errs, err)
 	}
-	errs = append(errs, checkCgroups(), checkMemory(), checkDisk(paths.State()), raiseLimits())
+	errs = append(errs, checkCgroups(), checkMemory(), checkDisk(paths.State()), checkLimits(ctx))
 	return errors.Join(errs...)
 }
 
@@ -123,43 +124,18 @@ func checkDisk(dir string) error {
 		return &Problem{What: fmt.Sprintf("only %d MiB of disk are free in %s", free>>20, dir), Why: fmt.Sprintf("a lab needs %d MiB to begin with", minDisk>>20),
 			Fix: "make room, or set QUORATE_STATE to a folder on a larger disk"}
 	}
-	if st.Type == unix.OVERLAYFS_SUPER_MAGIC || st.Type == unix.TMPFS_MAGIC {
-		return &Problem{What: fmt.Sprintf("%s is on an overlay or in memory", dir), Why: "machines' disks need a plain filesystem",
+	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
+		return &Problem{What: dir + " is on an overlay", Why: "machines' disks are overlays themselves, which cannot be stacked like that",
 			Fix: "set QUORATE_STATE to a folder on a disk (ext4, xfs or btrfs)"}
 	}
 	return nil
 }
 
-// limits are sysctls that all machines share; the distributions' values are meant for one machine.
-// At seven machines of Kubernetes 128 inotify instances were too few, and a kubelet died of it.
-var limits = map[string]uint64{
-	"fs/inotify/max_user_instances":     8192,
-	"fs/inotify/max_user_watches":       1 << 20,
-	"fs/file-max":                       1 << 20,
-	"kernel/pid_max":                    1 << 22,
-	"kernel/keys/root_maxkeys":          1 << 20,
-	"kernel/keys/root_maxbytes":         25 << 20,
-	"net/ipv4/neigh/default/gc_thresh1": 1 << 10,
-	"net/ipv4/neigh/default/gc_thresh2": 1 << 12,
-	"net/ipv4/neigh/default/gc_thresh3": 1 << 13,
-}
-
-func raiseLimits() error {
-	for key, want := range limits {
-		file := filepath.Join("/proc/sys", key)
-		data, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		have, err := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-		if err != nil || have >= want {
-			continue
-		}
-		if err := os.WriteFile(file, []byte(strconv.FormatUint(want, 10)), 0); err != nil {
-			name := strings.ReplaceAll(key, "/", ".")
-			return &Problem{What: fmt.Sprintf("%s is %d and cannot be raised", name, have), Err: err, Why: "all machines of a lab share it",
-				Fix: fmt.Sprintf("set it yourself: sysctl -w %s=%d", name, want)}
-		}
+func checkLimits(ctx context.Context) error {
+	unlock, err := lock(ctx, hostLock)
+	if err != nil {
+		return err
 	}
-	return nil
+	defer unlock()
+	return raiseLimits()
 }

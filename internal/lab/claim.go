@@ -20,12 +20,12 @@ import (
 const fenceMetric = 1 << 30
 
 // claim finds a free subnet, gives out its addresses, saves the first record and raises the fence.
-func (l *Lab) claim(cfg Config) error {
+func (l *Lab) claim(ctx context.Context, cfg Config) error {
 	candidates, err := subnets(cfg.Machines)
 	if err != nil {
 		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
 	}
-	unlock, err := lock("/run/quorate/.subnets.lock")
+	unlock, err := lock(ctx, hostLock)
 	if err != nil {
 		return err
 	}
@@ -48,7 +48,23 @@ func (l *Lab) claim(cfg Config) error {
 	if err := l.save(); err != nil {
 		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
 	}
-	return l.fence()
+	if err := l.fence(); err != nil {
+		return err
+	}
+	return raiseLimits() // again: the last other lab may have gone since Check, and put them back
+}
+
+// reclaim is claim for a lab that has its addresses: a reboot forgot the fence.
+func (l *Lab) reclaim(ctx context.Context) error {
+	unlock, err := lock(ctx, hostLock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := l.fence(); err != nil {
+		return err
+	}
+	return raiseLimits()
 }
 
 // freeSubnet takes the first candidate that no route and no other lab touches.

@@ -19,11 +19,22 @@ var shared = []string{
 	"lib/quorate/blobs",
 }
 
-// sharedInVar says whether the file at a path below /var may be shared by hard link.
-func sharedInVar(path string) bool {
-	if strings.HasSuffix(path, ".db") && !strings.Contains(path, "/fs/") {
-		return false
-	}
+// rule says how clone treats the entry at a path relative to the tree's root.
+type rule func(path string) treatment
+
+type treatment int
+
+const (
+	duplicate treatment = iota
+	link                // as a hard link where both trees are on one filesystem; else a copy
+	leaveOut
+)
+
+// linkAll is the rule for trees that only ever serve as the lower layer of an overlay.
+func linkAll(string) treatment { return link }
+
+// linkShared is the rule for /var.
+func linkShared(path string) treatment {
 	elems := strings.Split(path, "/")
 	for _, pattern := range shared {
 		want := strings.Split(pattern, "/")
@@ -31,20 +42,16 @@ func sharedInVar(path string) bool {
 			continue
 		}
 		if ok, _ := filepath.Match(pattern, strings.Join(elems[:len(want)], "/")); ok {
-			return true
+			return link
 		}
 	}
-	return false
+	return duplicate
 }
 
-// everything is the rule for trees that only ever serve as the lower layer of an overlay.
-func everything(string) bool { return true }
-
 // clone copies the tree at from onto to, which may exist: owners, modes, times, extended attributes,
-// links and device nodes (an overlay's whiteouts) are kept. Regular files for which link says yes
-// become hard links where both trees are on one filesystem.
-func clone(from, to string, link func(path string) bool) error {
-	c := cloner{from: from, to: to, link: link, links: map[uint64]string{}}
+// links and device nodes (an overlay's whiteouts) are kept.
+func clone(from, to string, treat rule) error {
+	c := cloner{from: from, to: to, treat: treat, names: map[uint64]string{}}
 	if err := c.dir("."); err != nil {
 		return fmt.Errorf("clone %s to %s: %w", from, to, err)
 	}
@@ -53,9 +60,9 @@ func clone(from, to string, link func(path string) bool) error {
 
 type cloner struct {
 	from, to string
-	link     func(string) bool
-	// links joins files with several names again.
-	links map[uint64]string
+	treat    rule
+	// names joins files that have several again, by inode.
+	names map[uint64]string
 }
 
 func (c *cloner) dir(rel string) error {
@@ -73,10 +80,12 @@ func (c *cloner) dir(rel string) error {
 	}
 	for _, e := range entries {
 		path := filepath.Join(rel, e.Name())
-		if e.IsDir() {
+		switch t := c.treat(path); {
+		case t == leaveOut:
+		case e.IsDir():
 			err = c.dir(path)
-		} else {
-			err = c.file(path)
+		default:
+			err = c.file(path, t)
 		}
 		if err != nil {
 			return err
@@ -85,7 +94,7 @@ func (c *cloner) dir(rel string) error {
 	return attributes(from, to, &st)
 }
 
-func (c *cloner) file(rel string) error {
+func (c *cloner) file(rel string, t treatment) error {
 	from, to := filepath.Join(c.from, rel), filepath.Join(c.to, rel)
 	var st unix.Stat_t
 	if err := unix.Lstat(from, &st); err != nil {
@@ -97,10 +106,10 @@ func (c *cloner) file(rel string) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		source := from
-		if st.Nlink > 1 && c.links[st.Ino] != "" {
-			source = c.links[st.Ino]
+		if st.Nlink > 1 && c.names[st.Ino] != "" {
+			source = c.names[st.Ino]
 		}
-		if source != from || c.link(rel) {
+		if source != from || t == link {
 			err := os.Link(source, to)
 			if err == nil {
 				return nil
@@ -113,7 +122,7 @@ func (c *cloner) file(rel string) error {
 			return err
 		}
 		if st.Nlink > 1 {
-			c.links[st.Ino] = to
+			c.names[st.Ino] = to
 		}
 	case unix.S_IFLNK:
 		target, err := os.Readlink(from)

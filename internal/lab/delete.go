@@ -2,10 +2,8 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"quorate.dev/quorate/internal/paths"
@@ -25,38 +23,45 @@ func DeleteByName(ctx context.Context, name string) error {
 	if err := refuseForeign(name); err != nil {
 		return fmt.Errorf("delete lab %s: it belongs to another state folder: %w", name, err)
 	}
-	_, subnet := owner(name)
-	l := &Lab{dir: stateDir(name)}
-	if err := l.load(); err == nil {
-		// Links first: a machine that dies in the middle of this must not talk any more.
-		for _, m := range l.rec.Machines {
-			l.linkDown(m)
-		}
-		subnet = l.Subnet()
-	}
-	g, err := labGroup(name)
+	err := vanish(ctx, name)
 	if err == nil {
-		if err = g.kill(ctx); err == nil {
-			err = g.remove(ctx)
-		}
-		removeEmptyTop(g.hierarchies)
+		err = os.RemoveAll(stateDir(name))
 	}
-	if err != nil {
-		// What still runs needs its network namespaces and its files: stop here, to be run again.
-		return fmt.Errorf("delete lab %s: %w: run `quorate lab delete %s` again", name, err, name)
-	}
-	err = errors.Join(
-		removeNetwork(ctx, name, subnet),
-		os.RemoveAll(stateDir(name)),
-	)
 	if err == nil {
 		err = os.RemoveAll(runDir(name)) // last: it remembers the subnet
 	}
 	if err != nil {
 		return fmt.Errorf("delete lab %s: %w: run `quorate lab delete %s` again", name, err, name)
 	}
-	for _, dir := range []string{paths.State("labs"), paths.State(), filepath.Dir(runDir(name))} {
+	for _, dir := range []string{paths.State("labs"), paths.State()} {
 		os.Remove(dir) // goes when it is empty
 	}
-	return nil
+	return forgetHost(ctx)
+}
+
+// vanish takes away all that the kernel holds of a lab. Files stay, as in a power cut.
+func vanish(ctx context.Context, name string) error {
+	_, subnet := owner(name)
+	l := &Lab{dir: stateDir(name)}
+	if err := l.load(); err == nil {
+		subnet = l.Subnet()
+		for _, m := range l.rec.Machines { // plugs first: what dies now must not talk any more
+			if err := l.linkDown(m); err != nil {
+				return err
+			}
+		}
+	}
+	g, err := labGroup(name)
+	if err != nil {
+		return err
+	}
+	// What still runs needs its network: nothing else goes before all processes have.
+	if err := g.kill(ctx); err != nil {
+		return err
+	}
+	if err := g.remove(ctx); err != nil {
+		return err
+	}
+	removeEmptyTop(g.hierarchies)
+	return removeNetwork(ctx, name, subnet)
 }

@@ -37,7 +37,7 @@ func (l *Lab) makeLayers(cfg Config) error {
 		if err := checkSeed(cfg.Seed, l.rec.Base); err != nil {
 			return err
 		}
-		if err := clone(cfg.Seed, l.seedLayer(), everything); err != nil {
+		if err := clone(cfg.Seed, l.seedLayer(), linkAll); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (l *Lab) makeDisk(m Machine) error {
 		if _, err := os.Stat(from); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		if err := clone(from, filepath.Join(dir, "var"), sharedInVar); err != nil {
+		if err := clone(from, filepath.Join(dir, "var"), linkShared); err != nil {
 			return err
 		}
 	}

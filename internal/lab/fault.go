@@ -149,7 +149,7 @@ func (l *Lab) Heal(ctx context.Context, target string) error {
 }
 
 func (l *Lab) changeCuts(ctx context.Context, verb, target string, change func([]string, string) []string) error {
-	err := l.update(func(r *record) error {
+	err := l.update(ctx, func(r *record) error {
 		t, err := parseTarget(target, r)
 		if err != nil {
 			return err
@@ -165,7 +165,7 @@ func (l *Lab) changeCuts(ctx context.Context, verb, target string, change func([
 
 // HealAll ends every fault: cuts, freezes and power-offs.
 func (l *Lab) HealAll(ctx context.Context) error {
-	err := l.update(func(r *record) error {
+	err := l.update(ctx, func(r *record) error {
 		r.Cuts = nil
 		return l.applyCuts(r)
 	})

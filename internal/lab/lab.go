@@ -151,7 +151,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := validate(cfg); err != nil {
 		return nil, err
 	}
-	if err := Check(); err != nil {
+	if err := Check(ctx); err != nil {
 		return nil, err
 	}
 	if l, err := adopt(ctx, cfg); l != nil || err != nil {
@@ -171,7 +171,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 			}
 		}
 	}()
-	if err := l.claim(cfg); err != nil {
+	if err := l.claim(ctx, cfg); err != nil {
 		return nil, err
 	}
 	err = progress.Track(ctx, cfg.Progress, "", "lab/network", "switches and keys", func(ctx context.Context) error {
@@ -189,7 +189,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := l.addMachines(ctx, l.rec.Machines, cfg.Progress); err != nil {
 		return nil, err
 	}
-	if err := l.update(func(r *record) error { r.Ready = true; return nil }); err != nil {
+	if err := l.update(ctx, func(r *record) error { r.Ready = true; return nil }); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -217,7 +217,7 @@ func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress
 		sink = progress.Discard
 	}
 	var added []Machine
-	err := l.update(func(r *record) (err error) {
+	err := l.update(ctx, func(r *record) (err error) {
 		zones := slices.Clone(r.Zones)
 		for _, m := range machines {
 			if !slices.Contains(zones, m.Zone) {
@@ -265,7 +265,7 @@ func (l *Lab) RemoveMachine(ctx context.Context, name string) error {
 	if err := os.RemoveAll(l.machineDir(m.Name)); err != nil {
 		return fmt.Errorf("remove the disk of machine %s: %w", name, err)
 	}
-	err = l.update(func(r *record) error {
+	err = l.update(ctx, func(r *record) error {
 		r.Machines = slices.DeleteFunc(r.Machines, func(o Machine) bool { return o.Name == name })
 		r.Cuts = slices.DeleteFunc(r.Cuts, func(c string) bool { return mentions(c, name) })
 		return l.applyCuts(r)
@@ -282,21 +282,17 @@ func (l *Lab) Start(ctx context.Context, sink progress.Sink) error {
 	if sink == nil {
 		sink = progress.Discard
 	}
-	if err := Check(); err != nil {
+	if err := Check(ctx); err != nil {
 		return err
 	}
 	if err := l.load(); err != nil {
 		return err
 	}
-	if err := l.fence(); err != nil {
+	if err := l.reclaim(ctx); err != nil {
 		return err
 	}
 	if err := l.makeCore(); err != nil {
 		return err
 	}
-	return l.each(l.rec.Machines, func(m Machine) error {
-		return progress.Track(ctx, sink, m.Name, "lab/boot/"+m.Name, "boot", func(ctx context.Context) error {
-			return l.PowerOn(ctx, m.Name)
-		})
-	})
+	return l.powerOn(ctx, l.rec.Machines, sink)
 }

@@ -59,7 +59,7 @@ func (l *Lab) makeCore() error {
 	defer done()
 	steps := []func() error{
 		func() error { return up(h, "lo") },
-		func() error { return l.makeSwitch(h, coreSwitch, "") },
+		func() error { return l.makeSwitch(h, coreSwitch) },
 		func() error { return l.makeGateway(h) },
 	}
 	for i, zone := range l.rec.Zones {
@@ -76,9 +76,9 @@ func (l *Lab) makeCore() error {
 	return nil
 }
 
-func (l *Lab) makeSwitch(h *netlink.Handle, name, alias string) error {
+func (l *Lab) makeSwitch(h *netlink.Handle, name string) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Alias = name, alias
+	attrs.Name = name
 	attrs.HardwareAddr = switchMAC(l.Subnet(), name)
 	attrs.MTU = 1500
 	off := false
@@ -102,7 +102,7 @@ func (l *Lab) makeGateway(h *netlink.Handle) error {
 }
 
 func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
-	if err := l.makeSwitch(h, zoneSwitch(i), "zone "+zone); err != nil {
+	if err := l.makeSwitch(h, zoneSwitch(i)); err != nil {
 		return err
 	}
 	attrs := netlink.NewLinkAttrs()
@@ -120,15 +120,17 @@ func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
 // makeCallerCable joins the caller's namespace to the core switch.
 func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 	name := callerLink(l.Subnet())
-	if _, err := netlink.LinkByName(name); err != nil {
+	if _, err := h.LinkByName(callerPort); err != nil {
+		if err := removeLink(name); err != nil { // its other end went with another namespace
+			return err
+		}
 		core, err := netns.GetFromName(l.coreNS())
 		if err != nil {
 			return err
 		}
 		defer core.Close()
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.Alias = name, "quorate lab "+l.Name()
-		attrs.HardwareAddr = mac(host(l.Subnet(), callerHost))
+		attrs.Name, attrs.HardwareAddr = name, mac(host(l.Subnet(), callerHost))
 		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: callerPort, PeerNamespace: netlink.NsFd(core)})
 		if err != nil {
 			return fmt.Errorf("add this computer's cable %s: %w", name, err)
@@ -177,7 +179,7 @@ func (l *Lab) plugIn(m Machine) error {
 	}
 	defer done()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.Alias = port(m.Address), m.Name
+	attrs.Name = port(m.Address)
 	err = core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac(m.Address), PeerNamespace: netlink.NsFd(ns)})
 	if err != nil {
 		return fmt.Errorf("add its cable: %w", err)
@@ -254,18 +256,25 @@ func plug(h *netlink.Handle, name, into string) error {
 	return h.LinkSetUp(link)
 }
 
-// removeNetwork takes away everything that the kernel holds under this name, found by the name
-// alone where the record is lost.
+func removeLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil
+	}
+	if err == nil {
+		err = netlink.LinkDel(link)
+	}
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove link %s: %w", name, err)
+	}
+	return nil
+}
+
+// removeNetwork takes away every network namespace of a lab, its cable and, last, its fence.
 func removeNetwork(ctx context.Context, name string, subnet netip.Prefix) error {
 	var errs []error
-	links, err := netlink.LinkList()
-	errs = append(errs, err)
-	for _, link := range links {
-		if link.Attrs().Alias == "quorate lab "+name {
-			if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-				errs = append(errs, fmt.Errorf("remove link %s: %w", link.Attrs().Name, err))
-			}
-		}
+	if subnet.IsValid() {
+		errs = append(errs, removeLink(callerLink(subnet)))
 	}
 	spaces, err := filepath.Glob(netnsPath("qr-" + name + ".*"))
 	errs = append(errs, err)

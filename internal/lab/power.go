@@ -30,8 +30,14 @@ func (l *Lab) addMachines(ctx context.Context, machines []Machine, sink progress
 	if err := l.writeKnownHosts(); err != nil {
 		return err
 	}
+	return l.powerOn(ctx, machines, sink)
+}
+
+func (l *Lab) powerOn(ctx context.Context, machines []Machine, sink progress.Sink) error {
 	return l.each(machines, func(m Machine) error {
-		return progress.Track(ctx, sink, m.Name, "lab/boot/"+m.Name, "boot", func(ctx context.Context) error { return l.boot(ctx, m) })
+		return progress.Track(ctx, sink, m.Name, "lab/boot/"+m.Name, "boot", func(ctx context.Context) error {
+			return l.PowerOn(ctx, m.Name)
+		})
 	})
 }
 
@@ -42,22 +48,38 @@ func (l *Lab) PowerOn(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := lock(filepath.Join(runDir(l.Name()), name+".power"))
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %s", bootTimeout))
+	defer cancel()
+	if err := l.start(ctx, m); err != nil {
+		return fmt.Errorf("power on %s: %w", name, err)
+	}
+	if err := l.waitSSH(ctx, m); err != nil {
+		return fmt.Errorf("power on %s: wait for its SSH port: %w; its console says:\n%s", name, err, l.consoleTail(m))
+	}
+	return nil
+}
+
+// start brings a machine that is off to the moment at which its pid 1 runs.
+func (l *Lab) start(ctx context.Context, m Machine) error {
+	unlock, err := l.lockPower(ctx, m)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	g, err := l.group(name)
-	if err != nil {
+	g, err := l.group(m.Name)
+	if err != nil || g.running() {
 		return err
-	}
-	if g.running() {
-		return nil
 	}
 	if err := l.clear(ctx, m, g); err != nil {
 		return err
 	}
-	return l.boot(ctx, m)
+	if err := l.plugIn(m); err != nil {
+		return err
+	}
+	if err := l.writeSpec(m); err != nil {
+		return err
+	}
+	return l.run(ctx, m)
 }
 
 // PowerOff is a pulled power plug: the link goes first, so that not even a reset gets out, then
@@ -70,19 +92,23 @@ func (l *Lab) PowerOff(ctx context.Context, name string) error {
 	if err := l.linkDown(m); err != nil {
 		return fmt.Errorf("power off %s: %w", name, err)
 	}
-	unlock, err := lock(filepath.Join(runDir(l.Name()), name+".power"))
+	unlock, err := l.lockPower(ctx, m)
 	if err != nil {
-		return err
+		return fmt.Errorf("power off %s: %w", name, err)
 	}
 	defer unlock()
 	g, err := l.group(name)
-	if err != nil {
-		return err
+	if err == nil {
+		err = l.clear(ctx, m, g)
 	}
-	if err := l.clear(ctx, m, g); err != nil {
+	if err != nil {
 		return fmt.Errorf("power off %s: %w", name, err)
 	}
 	return nil
+}
+
+func (l *Lab) lockPower(ctx context.Context, m Machine) (unlock func(), err error) {
+	return lock(ctx, filepath.Join(runDir(l.Name()), m.Name+".power"))
 }
 
 // clear brings a machine to the state of one that is off, whatever state it was in.
@@ -98,25 +124,6 @@ func (l *Lab) clear(ctx context.Context, m Machine, g group) error {
 func (l *Lab) runcRoot() string                  { return filepath.Join(runDir(l.Name()), "runc") }
 func (l *Lab) containerID(machine string) string { return l.Name() + "." + machine }
 
-// boot starts a machine that is off and waits for its SSH port.
-func (l *Lab) boot(ctx context.Context, m Machine) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %s", bootTimeout))
-	defer cancel()
-	if err := l.plugIn(m); err != nil {
-		return err
-	}
-	if err := l.writeSpec(m); err != nil {
-		return err
-	}
-	if err := l.run(ctx, m); err != nil {
-		return err
-	}
-	if err := l.waitSSH(ctx, m); err != nil {
-		return fmt.Errorf("wait for its SSH port: %w; its console says:\n%s", err, l.consoleTail(m))
-	}
-	return nil
-}
-
 func (l *Lab) console(m Machine) string { return filepath.Join(l.machineDir(m.Name), "console.log") }
 
 // run has runc start the machine in a mount namespace of its own and returns once pid 1 runs. The
@@ -131,7 +138,8 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, runc, "--root", l.runcRoot(), "run", "--detach", "--no-new-keyring",
+	pidFile := filepath.Join(l.machineDir(m.Name), "pid")
+	cmd := exec.CommandContext(ctx, runc, "--root", l.runcRoot(), "run", "--detach", "--no-new-keyring", "--pid-file", pidFile,
 		"--bundle", filepath.Join(l.machineDir(m.Name), "bundle"), l.containerID(m.Name))
 	cmd.Stdout, cmd.Stderr = console, console
 	cmd.Dir = "/"
@@ -143,19 +151,50 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 			return err
 		}
 		if err := cmd.Run(); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			return fmt.Errorf("start it with runc: %w; its console says:\n%s", err, l.consoleTail(m))
 		}
-		return nil
+		return shareMounts(pidFile)
 	})
+}
+
+// shareMounts makes every mount of a machine shared, as systemd does on a real one: pods rely on
+// it. runc leaves the root private, whatever its configuration says.
+func shareMounts(pidFile string) error {
+	pid, err := os.ReadFile(pidFile)
+	if err != nil {
+		return err
+	}
+	ns, err := os.Open(filepath.Join("/proc", strings.TrimSpace(string(pid)), "ns/mnt"))
+	if err != nil {
+		return fmt.Errorf("enter its mount namespace: %w", err)
+	}
+	defer ns.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("enter its mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share its mounts: %w", err)
+	}
+	return nil
 }
 
 // waitSSH waits for the greeting of the machine's SSH server. It asks from within the machine's own
 // network, so that a cut machine boots like any other, and is refused, not ignored, until then.
 func (l *Lab) waitSSH(ctx context.Context, m Machine) error {
+	g, err := l.group(m.Name)
+	if err != nil {
+		return err
+	}
 	return inNetNS(l.machineNS(m.Name), func() error {
 		for {
 			if err := greet(ctx, m); err == nil {
 				return nil
+			}
+			if !g.running() {
+				return errors.New("the machine has stopped")
 			}
 			if err := pause(ctx, 10*time.Millisecond); err != nil {
 				return err

@@ -34,6 +34,9 @@ SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	"etc/systemd/system/ssh.service.d/quorate.conf": `[Service]
 ExecStartPre=
 `,
+	// Credentials cost each of these a mount at boot, and nobody hands any to a machine.
+	"etc/systemd/system/systemd-sysctl.service.d/quorate.conf":         "[Service]\nLoadCredential=\n",
+	"etc/systemd/system/systemd-tmpfiles-setup.service.d/quorate.conf": "[Service]\nLoadCredential=\n",
 	"etc/systemd/journald.conf.d/quorate.conf": `[Journal]
 Storage=persistent
 SystemMaxUse=64M
@@ -53,7 +56,7 @@ var masked = []string{
 	"fstrim.timer", "systemd-tmpfiles-clean.timer",
 	"console-getty.service", "getty-static.service", "getty@tty1.service", "getty.target",
 	"systemd-ask-password-console.path", "systemd-ask-password-wall.path",
-	"dev-hugepages.mount", "dev-mqueue.mount", "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
+	"dev-hugepages.mount", "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
 	"sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
 	"cryptsetup.target", "integritysetup.target", "veritysetup.target", "remote-fs.target",
 	"kmod-static-nodes.service", "systemd-binfmt.service", "systemd-modules-load.service", "systemd-pcrphase-sysinit.service",
@@ -115,8 +118,16 @@ func customise(root string) error {
 			return err
 		}
 	}
+	// The package database is most of /var's files, and each machine has a copy of /var: it goes to
+	// where the overlay shares it.
+	database := filepath.Join(root, "usr/lib/sysimage/dpkg")
+	if err := os.MkdirAll(filepath.Dir(database), 0o755); err != nil {
+		return err
+	}
 	target := filepath.Join(root, "etc/systemd/system/default.target")
 	return errors.Join(
+		os.Rename(filepath.Join(root, "var/lib/dpkg"), database),
+		os.Symlink("../../usr/lib/sysimage/dpkg", filepath.Join(root, "var/lib/dpkg")),
 		os.Symlink("/usr/lib/systemd/system/multi-user.target", target),
 		os.MkdirAll(filepath.Join(root, "lib/modules"), 0o755),
 		os.MkdirAll(filepath.Join(root, "var/log/journal"), 0o755),

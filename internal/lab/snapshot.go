@@ -2,11 +2,99 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
+
+// Snapshot saves what a machine's disk has become as a seed for other labs. The machine must be off.
+// What makes it this machine and no other is left out: its names, keys and logs.
+func (l *Lab) Snapshot(ctx context.Context, machine, dir string) error {
+	m, err := l.Machine(machine)
+	if err != nil {
+		return err
+	}
+	unlock, err := l.lockPower(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	state, err := l.state(machine)
+	if err != nil {
+		return err
+	}
+	if state != Off {
+		return fmt.Errorf("snapshot %s: the machine is %s: power it off first", machine, state)
+	}
+	if err := l.snapshot(ctx, m, filepath.Clean(dir)); err != nil {
+		return fmt.Errorf("snapshot %s to %s: %w", machine, dir, err)
+	}
+	return nil
+}
+
+func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".seed-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	disk := l.machineDir(m.Name)
+	// What an earlier seed brought lies below the machine's own changes.
+	if _, err := os.Stat(l.seedLayer()); err == nil {
+		return errors.New("the machine itself was made from a seed: take the snapshot of one that was made from the base image")
+	}
+	if err := clone(filepath.Join(disk, "upper"), filepath.Join(tmp, "upper"), anonymous(identityInRoot, copyAll)); err != nil {
+		return err
+	}
+	if err := clone(filepath.Join(disk, "var"), filepath.Join(tmp, "var"), anonymous(identityInVar, linkShared)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(tmp, "base"), []byte(filepath.Base(l.rec.Base)+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	old := tmp + ".old"
+	if err := os.Rename(dir, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	defer os.RemoveAll(old)
+	return os.Rename(tmp, dir)
+}
+
+// identityInRoot and identityInVar are what no two machines may share, and what says more about a
+// machine's past than about its disk.
+var (
+	identityInRoot = []string{
+		"etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf", "etc/ssh/ssh_host_*", "root/.ssh", "root/.bash_history",
+	}
+	identityInVar = []string{
+		"lib/dbus/machine-id", "lib/systemd/random-seed", "log/*", "tmp/*",
+	}
+)
+
+// anonymous leaves the given patterns out of a rule.
+func anonymous(patterns []string, of rule) rule {
+	return func(path string) treatment {
+		if slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, path); return ok }) {
+			return leaveOut
+		}
+		return of(path)
+	}
+}
+
+// copyAll is the rule for trees that their machine will write to again.
+func copyAll(string) treatment { return duplicate }
 
 // checkSeed refuses a seed that was taken over another base image: its files are the difference to that one.
 func checkSeed(seed, base string) error {
@@ -19,5 +107,3 @@ func checkSeed(seed, base string) error {
 	}
 	return nil
 }
-
-func (l *Lab) Snapshot(ctx context.Context, machine, dir string) error { return nil }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,8 +81,8 @@ func (l *Lab) save() error {
 
 // update changes the record under the lab's lock, starting from what is on disk: several processes
 // may hold the same lab open.
-func (l *Lab) update(change func(*record) error) error {
-	unlock, err := lock(filepath.Join(runDir(l.Name()), "lock"))
+func (l *Lab) update(ctx context.Context, change func(*record) error) error {
+	unlock, err := lock(ctx, filepath.Join(runDir(l.Name()), "lock"))
 	if err != nil {
 		return err
 	}
@@ -123,24 +124,41 @@ func (l *Lab) each(machines []Machine, f func(Machine) error) error {
 }
 
 // lock takes an exclusive lock that the kernel releases when the process dies.
-func lock(file string) (unlock func(), err error) {
+func lock(ctx context.Context, file string) (unlock func(), err error) {
+	for {
+		f, err := openLock(file)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil && isAt(f, file) {
+			return func() { f.Close() }, nil
+		}
+		f.Close()
+		if err == unix.EWOULDBLOCK || err == unix.EINTR {
+			err = pause(ctx, 5*time.Millisecond)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("wait for another quorate that holds %s: %w", file, err)
+		}
+	}
+}
+
+func openLock(file string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	return os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+}
+
+// isAt says whether a lock file is still the one of its name: whoever held it may have deleted it.
+func isAt(f *os.File, file string) bool {
+	mine, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return false
 	}
-	for {
-		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", file, err)
-	}
-	return func() { f.Close() }, nil
+	named, err := os.Stat(file)
+	return err == nil && os.SameFile(mine, named)
 }
 
 func writeFileAtomic(file string, data []byte, mode os.FileMode) error {

@@ -1,0 +1,113 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// hostLock guards what labs of all state folders share on this computer.
+const hostLock = "/run/quorate/.lock"
+
+// sysctlsBefore remembers this computer's own settings until the last lab is deleted.
+const sysctlsBefore = "/run/quorate/.sysctls"
+
+// limits are sysctls that all machines share; the distributions' values are meant for one machine.
+// At seven machines of Kubernetes 128 inotify instances were too few, and a kubelet died of it.
+var limits = map[string]uint64{
+	"fs/inotify/max_user_instances":     8192,
+	"fs/inotify/max_user_watches":       1 << 20,
+	"kernel/keys/root_maxkeys":          1 << 20,
+	"kernel/keys/root_maxbytes":         25 << 20,
+	"kernel/pid_max":                    1 << 22,
+	"net/ipv4/neigh/default/gc_thresh1": 1 << 10,
+	"net/ipv4/neigh/default/gc_thresh2": 1 << 12,
+	"net/ipv4/neigh/default/gc_thresh3": 1 << 13,
+}
+
+// setByKubelet are sysctls of the one kernel that every kubelet sets, in a lab machine as elsewhere.
+var setByKubelet = []string{"kernel/panic", "kernel/panic_on_oops", "vm/overcommit_memory", "vm/panic_on_oom"}
+
+func sysctlFile(key string) string { return filepath.Join("/proc/sys", key) }
+
+func readSysctl(key string) (string, error) {
+	data, err := os.ReadFile(sysctlFile(key))
+	return strings.TrimSpace(string(data)), err
+}
+
+// raiseLimits raises what is too low, after writing down what it was. The caller holds hostLock.
+func raiseLimits() error {
+	if err := rememberSysctls(); err != nil {
+		return err
+	}
+	for key, want := range limits {
+		value, err := readSysctl(key)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		have, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || have >= want {
+			continue
+		}
+		if err := os.WriteFile(sysctlFile(key), []byte(strconv.FormatUint(want, 10)), 0); err != nil {
+			name := strings.ReplaceAll(key, "/", ".")
+			return &Problem{What: fmt.Sprintf("%s is %s and cannot be raised", name, value), Err: err, Why: "all machines of a lab share it",
+				Fix: fmt.Sprintf("set it yourself: sysctl -w %s=%d", name, want)}
+		}
+	}
+	return nil
+}
+
+func rememberSysctls() error {
+	if _, err := os.Stat(sysctlsBefore); err == nil {
+		return nil
+	}
+	before := map[string]string{}
+	keys := setByKubelet
+	for key := range limits {
+		keys = append(keys, key)
+	}
+	for _, key := range keys {
+		if value, err := readSysctl(key); err == nil {
+			before[key] = value
+		}
+	}
+	data, err := json.Marshal(before)
+	if err != nil {
+		return err
+	}
+	return writeFileAtomic(sysctlsBefore, data, 0o644)
+}
+
+// forgetHost puts this computer's settings back and removes what labs share, unless one is left.
+func forgetHost(ctx context.Context) error {
+	unlock, err := lock(ctx, hostLock)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	entries, err := os.ReadDir(filepath.Dir(hostLock))
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			return nil
+		}
+	}
+	data, err := os.ReadFile(sysctlsBefore)
+	var before map[string]string
+	if err == nil && json.Unmarshal(data, &before) == nil {
+		for key, value := range before {
+			if now, err := readSysctl(key); err == nil && now != value {
+				os.WriteFile(sysctlFile(key), []byte(value), 0)
+			}
+		}
+	}
+	return os.RemoveAll(filepath.Dir(hostLock))
+}
