@@ -30,9 +30,6 @@ func EndpointPort(c *spec.Cluster) string {
 	return port
 }
 
-// IsNode says whether the host becomes a Kubernetes node.
-func IsNode(h spec.Host) bool { return h.Has(spec.RoleControlPlane) || h.Has(spec.RoleWorker) }
-
 // Hosts makes every host's name and the endpoint resolve without a DNS server. Kubelets look their own name up
 // at start, at each static pod's admission and at each registration: a DNS server that does not answer costs
 // ten seconds each time.
@@ -52,12 +49,12 @@ var nodeSysctls = map[string]string{
 }
 
 // Runtime is containerd and the kubelet's unit on a node.
-func Runtime(f *facts.Facts, pauseImage string) facts.Desired {
+func Runtime(c *spec.Cluster, f *facts.Facts, pauseImage string) facts.Desired {
 	var sysctl strings.Builder
 	for _, k := range []string{"net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables"} {
 		fmt.Fprintf(&sysctl, "-%s = %s\n", k, nodeSysctls[k])
 	}
-	return facts.Desired{
+	d := facts.Desired{
 		Modules: []string{"overlay", "br_netfilter"},
 		Sysctls: nodeSysctls,
 		Files: []facts.File{
@@ -70,7 +67,23 @@ func Runtime(f *facts.Facts, pauseImage string) facts.Desired {
 		},
 		Enable: []string{"containerd.service", "kubelet.service"},
 	}
+	if c.Spec.Network.CNI == spec.CNIFlannel {
+		d.Files = append(d.Files, facts.File{Path: "/etc/cni/net.d/10-flannel.conflist", Content: flannelConfig})
+	}
+	return d
 }
+
+// flannelConfig may be there before flannel is: since CNI 1.1 the runtime asks the plugin for its status, and the
+// node becomes Ready when flannel has a subnet, not before.
+const flannelConfig = `{
+  "name": "cbr0",
+  "cniVersion": "1.1.0",
+  "plugins": [
+    {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
+    {"type": "portmap", "capabilities": {"portMappings": true}}
+  ]
+}
+`
 
 func containerdConfig(f *facts.Facts, pauseImage string) string {
 	return fmt.Sprintf(`version = 3
@@ -154,7 +167,7 @@ ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Balancer(c, spec.Host{}, &facts.Facts{}, "")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(c, &facts.Facts{}, ""), Balancer(c, spec.Host{}, &facts.Facts{}, "")} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}

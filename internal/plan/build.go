@@ -185,7 +185,7 @@ func (p *builder) revive() error {
 func (p *builder) maintain() error {
 	for _, n := range p.obs.API.Nodes {
 		h, known := p.c.Host(n.Name)
-		if !known || !hostconfig.IsNode(h) {
+		if !known || !h.IsNode() {
 			return &Refusal{"no removals yet", fmt.Sprintf("the cluster has the node %s, which the spec does not name", n.Name),
 				"This quorate cannot remove nodes yet: put it back into the spec, or remove it by hand (kubectl drain, kubeadm reset, kubectl delete node)."}
 		}
@@ -219,7 +219,7 @@ func (p *builder) maintain() error {
 	}
 	for _, h := range p.c.Spec.Hosts {
 		f := p.facts(h.Name)
-		if f == nil || !hostconfig.IsNode(h) {
+		if f == nil || !h.IsNode() {
 			continue
 		}
 		if f.Kubernetes.KubeletConfig {
@@ -234,7 +234,7 @@ func (p *builder) maintain() error {
 // prepare brings a host's own configuration into shape, whatever it is for.
 func (p *builder) prepare(h spec.Host) {
 	f := p.facts(h.Name)
-	if hostconfig.IsNode(h) && f.Bundle != p.bundle.Digest {
+	if h.IsNode() && f.Bundle != p.bundle.Digest {
 		reason := "the host has no bundle"
 		if f.Bundle != "" {
 			reason = "the host has another bundle"
@@ -242,8 +242,8 @@ func (p *builder) prepare(h spec.Host) {
 		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: reason})
 	}
 	d := hostconfig.Hosts(p.c)
-	if hostconfig.IsNode(h) {
-		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
+	if h.IsNode() {
+		d = merge(d, hostconfig.Runtime(p.c, f, p.bundle.Pause))
 	}
 	needs := []string{id(h.Name, InstallBundle)}
 	fill := false
@@ -308,7 +308,7 @@ func (p *builder) willHave(host string) []string {
 
 func (p *builder) token() string {
 	for _, h := range p.c.Spec.Hosts {
-		if f := p.facts(h.Name); f != nil && hostconfig.IsNode(h) && !f.Kubernetes.KubeletConfig {
+		if f := p.facts(h.Name); f != nil && h.IsNode() && !f.Kubernetes.KubeletConfig {
 			return p.add(Step{Kind: MakeToken, Title: "make a bootstrap token", Reason: "hosts are waiting to join"})
 		}
 	}

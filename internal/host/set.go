@@ -1,0 +1,57 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"sync"
+)
+
+// Set holds the sessions to the hosts of one cluster. It is safe for use by several goroutines.
+type Set struct {
+	mu    sync.Mutex
+	conns map[string]*Conn
+	errs  map[string]error
+}
+
+// DialAll connects to all targets at once. Hosts that cannot be reached do not keep the others from being used:
+// Get returns the reason for each.
+func DialAll(ctx context.Context, targets []Target) *Set {
+	s := &Set{conns: map[string]*Conn{}, errs: map[string]error{}}
+	var wg sync.WaitGroup
+	for _, t := range targets {
+		wg.Go(func() {
+			c, err := Dial(ctx, t)
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if err != nil {
+				s.errs[t.Name] = err
+				return
+			}
+			s.conns[t.Name] = c
+		})
+	}
+	wg.Wait()
+	return s
+}
+
+// Get returns the session to a host, or why there is none.
+func (s *Set) Get(name string) (*Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.conns[name]; ok {
+		return c, nil
+	}
+	if err, ok := s.errs[name]; ok {
+		return nil, err
+	}
+	return nil, fmt.Errorf("%s: no session to this host", name)
+}
+
+// Close ends all sessions.
+func (s *Set) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.conns {
+		c.Close()
+	}
+}

@@ -1,0 +1,252 @@
+// Package observe reads what is: hosts, etcd, balancers and the API, in parallel, at one moment. It changes nothing.
+package observe
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Deadlines of the parts of one observation: with a host or a zone dead it still ends in seconds.
+const (
+	hostTimeout = 5 * time.Second
+	apiTimeout  = 5 * time.Second
+)
+
+// ConfigMap, in kube-system, is where Quorate notes what it has applied to the API.
+const ConfigMap = "quorate"
+
+// Observe looks at everything that the spec names through the sessions that there are. Hosts without a session have
+// the error that kept it from being.
+func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Observation {
+	obs := &facts.Observation{Time: time.Now(), Hosts: map[string]facts.Host{}}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	request := hostconfig.Request(c)
+	for _, h := range c.Spec.Hosts {
+		wg.Go(func() {
+			seen := observeHost(ctx, c, h, conns, request)
+			mu.Lock()
+			defer mu.Unlock()
+			obs.Hosts[h.Name] = seen
+		})
+	}
+	wg.Wait()
+
+	servers, members := controlPlanes(c, conns, obs)
+	if len(servers) == 0 {
+		obs.Endpoint.Error = "no control plane runs"
+		return obs
+	}
+	wg.Go(func() { obs.Etcd, _ = etcd.Observe(ctx, members) })
+	wg.Go(func() { obs.API, _ = observeAPI(ctx, servers) })
+	wg.Go(func() { obs.Endpoint = probeEndpoint(ctx, c, obs) })
+	wg.Wait()
+	return obs
+}
+
+func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.Set, request facts.Request) facts.Host {
+	conn, err := conns.Get(h.Name)
+	if err != nil {
+		return facts.Host{Error: err.Error()}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %s", hostTimeout))
+	defer cancel()
+	f, err := node.ReadFacts.On(ctx, conn, request)
+	if err != nil {
+		return facts.Host{Error: err.Error()}
+	}
+	seen := facts.Host{Facts: &f}
+	if h.Has(spec.RoleLoadBalancer) {
+		if b, err := node.ReadBalancer.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
+			seen.Balancer = &b
+		}
+	}
+	if h.Has(spec.RoleControlPlane) && f.Kubernetes.CA != "" {
+		ready := readyz(ctx, conn.DialContext, h.Address+":6443", hostconfig.EndpointHost(c), f.Kubernetes.CA) == nil
+		seen.APIServer = &ready
+	}
+	return seen
+}
+
+// controlPlanes are the reachable hosts on which an apiserver and an etcd member can be expected.
+func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server, members []etcd.Member) {
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		f := obs.Hosts[h.Name].Facts
+		conn, err := conns.Get(h.Name)
+		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 {
+			continue
+		}
+		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})
+		members = append(members, etcd.Member{Conn: conn, Address: h.Address})
+	}
+	// Servers that are ready come first: one that hangs would cost its timeout before the next is tried.
+	slices.SortStableFunc(servers, func(a, b kube.Server) int {
+		return rank(obs.Hosts[a.Conn.Name()].APIServer) - rank(obs.Hosts[b.Conn.Name()].APIServer)
+	})
+	return servers, members
+}
+
+func rank(ready *bool) int {
+	if ready != nil && *ready {
+		return 0
+	}
+	return 1
+}
+
+func observeAPI(ctx context.Context, servers []kube.Server) (*facts.API, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	client, err := kube.Connect(ctx, servers)
+	if err != nil {
+		return nil, err
+	}
+	return API(ctx, client)
+}
+
+// API reads what a plan has to know of the API's contents.
+func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
+	var (
+		api  facts.API
+		errs [4]error
+		wg   sync.WaitGroup
+	)
+	wg.Go(func() {
+		v, err := client.Discovery().ServerVersion()
+		if err == nil {
+			api.Version = v.GitVersion
+		}
+		errs[0] = err
+	})
+	wg.Go(func() { errs[1] = readNodes(ctx, client, &api) })
+	wg.Go(func() { errs[2] = readDNS(ctx, client, &api) })
+	wg.Go(func() {
+		maps := client.CoreV1().ConfigMaps("kube-system")
+		_, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{})
+		api.Initialised = err == nil
+		if err == nil || apierrors.IsNotFound(err) {
+			var own *corev1.ConfigMap
+			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{}); err == nil {
+				api.Applied = own.Data
+			}
+		}
+		if !apierrors.IsNotFound(err) {
+			errs[3] = err
+		}
+	})
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	return &api, nil
+}
+
+func readNodes(ctx context.Context, client *kube.Client, api *facts.API) error {
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, n := range list.Items {
+		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels}
+		for _, c := range n.Status.Conditions {
+			out.Ready = out.Ready || c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}
+		for _, t := range n.Spec.Taints {
+			out.Taints = append(out.Taints, facts.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
+		}
+		api.Nodes = append(api.Nodes, out)
+	}
+	return nil
+}
+
+func readDNS(ctx context.Context, client *kube.Client, api *facts.API) error {
+	d, err := client.AppsV1().Deployments("kube-system").Get(ctx, "coredns", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
+		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule
+	}
+	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	if err != nil {
+		return err
+	}
+	nodes := map[string]bool{}
+	for _, p := range pods.Items {
+		for _, c := range p.Status.Conditions {
+			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
+				api.DNSReady++
+				nodes[p.Spec.NodeName] = true
+			}
+		}
+	}
+	api.DNSNodes = len(nodes)
+	return nil
+}
+
+// probeEndpoint asks the API for its readiness the way that every client goes: through the balancers.
+func probeEndpoint(ctx context.Context, c *spec.Cluster, obs *facts.Observation) facts.Endpoint {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	for _, h := range obs.Hosts {
+		if h.Facts == nil || h.Facts.Kubernetes.CA == "" {
+			continue
+		}
+		address := net.JoinHostPort(c.Spec.LoadBalancer.Address, hostconfig.EndpointPort(c))
+		if err := readyz(ctx, (&net.Dialer{}).DialContext, address, hostconfig.EndpointHost(c), h.Facts.Kubernetes.CA); err != nil {
+			return facts.Endpoint{Error: err.Error()}
+		}
+		return facts.Endpoint{Reachable: true}
+	}
+	return facts.Endpoint{Error: "the cluster has no certificate authority yet"}
+}
+
+// readyz asks one address for /readyz, as the name that the certificate must have.
+func readyz(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), address, name, ca string) error {
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ca)) {
+		return errors.New("the cluster's CA file holds no certificate")
+	}
+	transport := &http.Transport{
+		DialContext:       func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, address) },
+		TLSClientConfig:   &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12},
+		DisableKeepAlives: true,
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("/readyz at %s: %s", address, resp.Status)
+	}
+	return nil
+}
