@@ -130,7 +130,7 @@ func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]M
 		if out[i].Address.IsValid() {
 			continue
 		}
-		for used[host(subnet, next)] != "" {
+		for taken(used, host(subnet, next)) {
 			next++
 		}
 		if next >= firstVirtualHost {
@@ -140,6 +140,11 @@ func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]M
 		used[out[i].Address] = out[i].Name
 	}
 	return out, nil
+}
+
+func taken(used map[netip.Addr]string, a netip.Addr) bool {
+	_, taken := used[a]
+	return taken
 }
 
 // mac derives a stable, locally administered hardware address from an IP address: a machine keeps

@@ -58,12 +58,26 @@ const (
 	minDisk   = 2 << 30
 )
 
+// modules are what the kernel does not load by itself when a machine needs it, or loads too late:
+// switches made before br_netfilter would be filtered by it.
+var modules = []string{"overlay", "bridge", "veth", "br_netfilter", "nf_tables"}
+
+// loadModules does what can be done: a kernel that has them built in has nothing to load.
+func loadModules(ctx context.Context) {
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if exec.CommandContext(ctx, filepath.Join(dir, "modprobe"), append([]string{"-q", "-a"}, modules...)...).Run() == nil {
+			return
+		}
+	}
+}
+
 // Check tells whether this computer can run a lab, and raises the kernel's limits that several
 // machines on one kernel would exceed. The error joins a *Problem for each thing that is in the way.
 func Check(ctx context.Context) error {
 	if os.Geteuid() != 0 {
 		return &Problem{What: "not root", Why: "namespaces, links and mounts are made by root only", Fix: "run it with sudo"}
 	}
+	loadModules(ctx)
 	var errs []error
 	for name := range tools {
 		_, err := tool(name)

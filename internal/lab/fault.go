@@ -194,10 +194,11 @@ func (t target) String() string {
 // that each cut has one spelling.
 func parseTarget(s string, r *record) (target, error) {
 	a, b, link := strings.Cut(s, ":")
-	for _, side := range []string{a, b} {
-		if side == b && !link {
-			break
-		}
+	sides := []string{a}
+	if link {
+		sides = append(sides, b)
+	}
+	for _, side := range sides {
 		zone, isZone := strings.CutPrefix(side, "zone/")
 		if isZone && !slices.Contains(r.Zones, zone) {
 			return target{}, fmt.Errorf("no zone %q in lab %s (it has %s)", zone, r.Name, strings.Join(r.Zones, ", "))
