@@ -1,0 +1,260 @@
+// Command flanneld is flannel's daemon for Kubernetes, made of flannel's own packages.
+//
+// It differs from upstream's main package in what it leaves out: subnets kept in etcd, iptables
+// rules, and the backends of single clouds, one of which needs a module that not every proxy serves.
+// The flags that remain have upstream's names, meanings and defaults, so its manifest works unchanged
+// with "EnableNFTables": true in net-conf.json.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/flannel-io/flannel/pkg/backend"
+	_ "github.com/flannel-io/flannel/pkg/backend/hostgw"
+	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"
+	_ "github.com/flannel-io/flannel/pkg/backend/wireguard"
+	"github.com/flannel-io/flannel/pkg/ip"
+	"github.com/flannel-io/flannel/pkg/ipmatch"
+	"github.com/flannel-io/flannel/pkg/subnet"
+	"github.com/flannel-io/flannel/pkg/subnet/kube"
+	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
+	"github.com/flannel-io/flannel/pkg/version"
+	"k8s.io/klog/v2"
+)
+
+type options struct {
+	ifaces, ifaceRegexes            list
+	ifaceCanReach                   string
+	publicIP, publicIPv6            string
+	apiURL, kubeconfig, annotations string
+	netConf, subnetFile             string
+	ipMasq, noRandomPorts, forward  bool
+	setNetworkUnavailable           bool
+	healthzIP                       string
+	healthzPort                     int
+}
+
+type list []string
+
+func (l *list) String() string       { return fmt.Sprint([]string(*l)) }
+func (l *list) Set(arg string) error { *l = append(*l, arg); return nil }
+
+func main() {
+	klog.InitFlags(nil)
+	o := options{}
+	flag.Var(&o.ifaces, "iface", "interface (name or address) for traffic between hosts; may be repeated, the first that matches is used")
+	flag.Var(&o.ifaceRegexes, "iface-regex", "regular expression for the interface, tried after -iface; may be repeated")
+	flag.StringVar(&o.ifaceCanReach, "iface-can-reach", "", "use the interface of the route to this address")
+	flag.StringVar(&o.publicIP, "public-ip", "", "address at which other nodes reach this one")
+	flag.StringVar(&o.publicIPv6, "public-ipv6", "", "IPv6 address at which other nodes reach this one")
+	flag.StringVar(&o.apiURL, "kube-api-url", "", "URL of the API server; not needed in a pod")
+	flag.StringVar(&o.kubeconfig, "kubeconfig-file", "", "kubeconfig; not needed in a pod")
+	flag.StringVar(&o.annotations, "kube-annotation-prefix", "flannel.alpha.coreos.com", "prefix of the node annotations")
+	flag.StringVar(&o.netConf, "net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration")
+	flag.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "where to write this node's subnet for the CNI plugin")
+	flag.BoolVar(&o.ipMasq, "ip-masq", false, "masquerade traffic that leaves the pod network")
+	flag.BoolVar(&o.noRandomPorts, "ip-masq-fully-random-disable", false, "masquerade without fully random ports")
+	flag.BoolVar(&o.forward, "iptables-forward-rules", true, "accept forwarded traffic of the pod network (with nftables)")
+	flag.BoolVar(&o.setNetworkUnavailable, "set-node-network-unavailable", true, "clear the node's NetworkUnavailable condition when ready")
+	flag.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "address of /healthz and /readyz")
+	flag.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz and /readyz (0: none)")
+	kubeSubnets := flag.Bool("kube-subnet-mgr", true, "take subnets from the Kubernetes API; the only manager in this build")
+	showVersion := flag.Bool("version", false, "print the version and exit")
+	flag.Parse()
+
+	if *showVersion {
+		fmt.Fprintln(os.Stderr, version.Version)
+		return
+	}
+	if !*kubeSubnets {
+		klog.Exit("this flanneld has no etcd subnet manager: leave out -kube-subnet-mgr=false")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		klog.Exit(err)
+	}
+	klog.Info("Exiting cleanly...")
+}
+
+// run serves until ctx ends. What it starts in the background stops with ctx and is waited for.
+func run(ctx context.Context, o options) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+
+	subnets, err := kube.NewSubnetManager(ctx, o.apiURL, o.kubeconfig, o.annotations, o.netConf, o.setNetworkUnavailable)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && subnets != nil && os.Getenv("CONT_WHEN_CACHE_NOT_READY") == "true":
+		klog.Error("Timed out waiting for node controller sync. Continuing anyway.")
+	case err != nil:
+		return fmt.Errorf("create the subnet manager: %w", err)
+	}
+
+	var ready atomic.Bool
+	if o.healthzPort > 0 {
+		if err := serveHealth(ctx, &background, net.JoinHostPort(o.healthzIP, strconv.Itoa(o.healthzPort)), &ready); err != nil {
+			return err
+		}
+	}
+
+	config, err := networkConfig(ctx, subnets)
+	if err != nil {
+		return err
+	}
+	iface, err := externalInterface(ctx, o, config, subnets)
+	if err != nil {
+		return err
+	}
+	be, err := backend.NewManager(ctx, subnets, iface).GetBackend(config.BackendType)
+	if err != nil {
+		return fmt.Errorf("set up backend %q: %w", config.BackendType, err)
+	}
+	network, err := be.RegisterNetwork(ctx, &background, config)
+	if err != nil {
+		return fmt.Errorf("register this node's network: %w", err)
+	}
+	if err := setRules(ctx, o, config, network); err != nil {
+		return err
+	}
+	lease := network.Lease()
+	if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, lease.Subnet, lease.IPv6Subnet, network.MTU()); err != nil {
+		return fmt.Errorf("write %s: %w", o.subnetFile, err)
+	}
+	klog.Infof("Wrote subnet file to %s", o.subnetFile)
+	ready.Store(true)
+
+	background.Go(func() { network.Run(ctx) })
+	if err := subnets.CompleteLease(ctx, lease, &background); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("keep the lease of %s: %w", lease.Subnet, err)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// networkConfig refuses iptables mode: this build, and the image it runs in, have only nft.
+func networkConfig(ctx context.Context, subnets subnet.Manager) (*subnet.Config, error) {
+	config, err := subnets.GetNetworkConfig(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the network configuration: %w", err)
+	}
+	if !config.EnableNFTables {
+		return nil, errors.New(`this flanneld makes nftables rules only: set "EnableNFTables": true in net-conf.json`)
+	}
+	return config, nil
+}
+
+// externalInterface finds the interface that carries the pods' traffic between nodes. A public
+// address stored on the node object wins over the flag, as upstream has it.
+func externalInterface(ctx context.Context, o options, config *subnet.Config, subnets subnet.Manager) (*backend.ExternalInterface, error) {
+	stack, err := ipmatch.GetIPFamily(config.EnableIPv4, config.EnableIPv6)
+	if err != nil {
+		return nil, err
+	}
+	stored4, stored6 := subnets.GetStoredPublicIP(ctx)
+	public := ipmatch.PublicIPOpts{PublicIP: first(stored4, o.publicIP), PublicIPv6: first(stored6, o.publicIPv6)}
+
+	if len(o.ifaces) == 0 && len(o.ifaceRegexes) == 0 && o.ifaceCanReach == "" {
+		found, err := ipmatch.LookupExtIface(first(public.PublicIP, public.PublicIPv6), "", "", stack, public)
+		if err != nil {
+			return nil, fmt.Errorf("find the interface for traffic between hosts: %w", err)
+		}
+		return found, nil
+	}
+	var failures []error
+	try := func(name, regex, canReach string) *backend.ExternalInterface {
+		found, err := ipmatch.LookupExtIface(name, regex, canReach, stack, public)
+		if err != nil {
+			failures = append(failures, err)
+			return nil
+		}
+		return found
+	}
+	for _, name := range o.ifaces {
+		if found := try(name, "", ""); found != nil {
+			return found, nil
+		}
+	}
+	for _, regex := range o.ifaceRegexes {
+		if found := try("", regex, ""); found != nil {
+			return found, nil
+		}
+	}
+	if o.ifaceCanReach != "" {
+		if found := try("", "", o.ifaceCanReach); found != nil {
+			return found, nil
+		}
+	}
+	return nil, fmt.Errorf("no interface matches -iface %v, -iface-regex %v, -iface-can-reach %q: %w",
+		o.ifaces, o.ifaceRegexes, o.ifaceCanReach, errors.Join(failures...))
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func setRules(ctx context.Context, o options, config *subnet.Config, network backend.Network) error {
+	rules := &nftables.NFTablesManager{}
+	if err := rules.Init(ctx); err != nil {
+		return err
+	}
+	if o.ipMasq {
+		// The rules replace their whole chain each time, so the previous subnet and network do not matter to them.
+		err := rules.SetupAndEnsureMasqRules(ctx, config.Network, ip.IP4Net{}, ip.IP4Net{},
+			config.IPv6Network, ip.IP6Net{}, ip.IP6Net{}, network.Lease(), 0, o.noRandomPorts)
+		if err != nil {
+			return fmt.Errorf("set up masquerading: %w", err)
+		}
+	}
+	if o.forward {
+		rules.SetupAndEnsureForwardRules(ctx, config.Network, config.IPv6Network, 0)
+	}
+	return nil
+}
+
+func serveHealth(ctx context.Context, background *sync.WaitGroup, address string, ready *atomic.Bool) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("serve /healthz: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "flanneld is running") })
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !ready.Load() {
+			http.Error(w, "flanneld is not ready yet", http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprint(w, "flanneld is ready")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	background.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			klog.Errorf("serve /healthz: %v", err)
+		}
+	})
+	background.Go(func() {
+		<-ctx.Done()
+		bounded, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		_ = server.Shutdown(bounded)
+	})
+	return nil
+}

@@ -1,0 +1,228 @@
+package bundle
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"go/version"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/modfile"
+	"golang.org/x/sync/errgroup"
+
+	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/progress"
+)
+
+// BuildOptions says what to build.
+type BuildOptions struct {
+	Version  string        // of Kubernetes; one of Versions
+	Progress progress.Sink // nil: nobody looks
+	Force    bool          // make every component again, even if nothing changed
+}
+
+// UnknownVersionError says that no embedded component builds a version.
+type UnknownVersionError struct{ Version string }
+
+func (e *UnknownVersionError) Error() string {
+	return fmt.Sprintf("no bundle for Kubernetes %s can be built by this quorate, only for %s: use one of these, or import a bundle",
+		e.Version, strings.Join(Versions(), ", "))
+}
+
+// Versions are the Kubernetes versions that Build can build, oldest first.
+func Versions() []string {
+	var all []string
+	for _, r := range components.Releases() {
+		all = append(all, r.Kubernetes)
+	}
+	return all
+}
+
+// Build makes the bundle of a version from source and returns it. A sound bundle of the same sources
+// is returned as it is; otherwise each component that was finished before is taken from the cache,
+// if it is sound. An interrupted build goes on where it was: Go keeps what it compiled.
+func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
+	release, ok := components.Lookup(o.Version)
+	if !ok {
+		return nil, &UnknownVersionError{o.Version}
+	}
+	if o.Progress == nil {
+		o.Progress = progress.Discard
+	}
+	w := &workshop{release: release, sink: o.Progress, force: o.Force, cache: paths.Cache("components"), noted: map[string]time.Time{}}
+	unlock, err := lock(ctx, filepath.Join(w.cache, ".lock"), func() {
+		o.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "waiting: another quorate is building"})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("build bundle: %w", err)
+	}
+	defer unlock()
+
+	sources, err := sourcesKey(release)
+	if err != nil {
+		return nil, fmt.Errorf("build bundle: %w", err)
+	}
+	dir := DefaultDir(o.Version)
+	if b := w.existing(ctx, dir, sources); b != nil && !o.Force {
+		return b, nil
+	}
+	layers, err := w.makeAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var b *Bundle
+	err = progress.Track(ctx, w.sink, "", "bundle/assemble", "put the images together", func(ctx context.Context) error {
+		b, err = w.assemble(ctx, layers, sources, dir)
+		return err
+	})
+	return b, err
+}
+
+// existing is the bundle in dir if it holds these sources and is sound. What is not is said, not
+// failed on: the build mends it.
+func (w *workshop) existing(ctx context.Context, dir, sources string) *Bundle {
+	b, err := Open(dir)
+	if errors.Is(err, ErrNotBuilt) {
+		return nil
+	}
+	var damages []Damage
+	if err == nil {
+		if b.index.Annotations[annotationSources] != sources {
+			return nil
+		}
+		damages, err = b.Verify(ctx)
+	}
+	if len(damages) > 0 {
+		err = &DamageError{damages}
+	}
+	if err != nil {
+		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "building again: " + err.Error()})
+		return nil
+	}
+	return b
+}
+
+// workshop makes components.
+type workshop struct {
+	release components.Release
+	tools   toolchain
+	sink    progress.Sink
+	force   bool
+	cache   string
+
+	mu    sync.Mutex
+	noted map[string]time.Time
+}
+
+// lanes is how many components are made at once. The first is the big one; beside it the small ones
+// fill the time in which it downloads and links.
+const lanes = 2
+
+func (w *workshop) makeAll(ctx context.Context) (map[string]*made, error) {
+	if err := w.equip(ctx); err != nil {
+		return nil, err
+	}
+	if err := w.sweep(); err != nil {
+		return nil, err
+	}
+	results := make([]*made, len(w.release.Components))
+	work, ctx := errgroup.WithContext(ctx)
+	work.SetLimit(lanes)
+	for i, c := range w.release.Components {
+		work.Go(func() (err error) {
+			results[i], err = w.make(ctx, c)
+			return err
+		})
+	}
+	if err := work.Wait(); err != nil {
+		return nil, fmt.Errorf("build bundle for Kubernetes %s: %w", w.release.Kubernetes, err)
+	}
+	all := map[string]*made{}
+	for i, c := range w.release.Components {
+		all[c.Name] = results[i]
+	}
+	return all, nil
+}
+
+// equip finds the tools, all of them before the first is used.
+func (w *workshop) equip(ctx context.Context) error {
+	need, c := "", false
+	for _, component := range w.release.Components {
+		c = c || component.C != nil || component.Go != nil && component.Go.Cgo
+		if component.Go == nil {
+			continue
+		}
+		files, err := w.release.Files(component.Name)
+		if err != nil {
+			return err
+		}
+		mod, err := modfile.ParseLax("go.mod", files["go.mod"], nil)
+		if err != nil {
+			return fmt.Errorf("%s: %w", component.Name, err)
+		}
+		if v := "go" + mod.Go.Version; version.Compare(v, need) > 0 {
+			need = v
+		}
+	}
+	found, err := findGo(ctx, need)
+	if err != nil {
+		return err
+	}
+	if c {
+		if found.cVersion, err = findC(ctx); err != nil {
+			return err
+		}
+	}
+	w.tools = found
+	return nil
+}
+
+// sweep removes what killed builds left. The lock is held: nobody else's is in use.
+func (w *workshop) sweep() error {
+	for _, pattern := range []string{filepath.Join(w.cache, ".work-*"), paths.Cache("bundles", ".build-*")} {
+		left, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
+		}
+		for _, dir := range left {
+			if err := os.RemoveAll(dir); err != nil {
+				return fmt.Errorf("remove what an interrupted build left: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// note shows how far a component is, at most about once a second.
+func (w *workshop) note(c components.Component, detail string) {
+	w.mu.Lock()
+	now := time.Now()
+	late := now.Sub(w.noted[c.Name]) >= time.Second
+	if late {
+		w.noted[c.Name] = now
+	}
+	w.mu.Unlock()
+	if late {
+		w.sink.Emit(progress.Event{Time: now, Kind: progress.Note, ID: stepID(c), Detail: detail})
+	}
+}
+
+func stepID(c components.Component) string { return "bundle/" + c.Name }
+
+// workDir is where one component is made.
+type workDir struct{ root string }
+
+func (d workDir) src() string { return filepath.Join(d.root, "src") }
+func (d workDir) out() string { return filepath.Join(d.root, "out") }
+func (d workDir) binary(b components.Binary) string {
+	return filepath.Join(d.out(), filepath.FromSlash(b.Path))
+}
+
+// platform is part of every key: the same sources make other binaries elsewhere.
+const platform = "linux/" + runtime.GOARCH
