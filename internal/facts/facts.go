@@ -36,8 +36,9 @@ type Facts struct {
 	Files map[string]string `json:"files,omitempty"` // File.Key → SHA-256; a file that is not there has no entry
 	Units map[string]string `json:"units,omitempty"` // unit → systemd's ActiveState
 
-	// Bundle is the digest of the bundle that was installed last and whole.
-	Bundle string `json:"bundle,omitempty"`
+	// Binaries and Images are the digests of the bundles whose binaries are in place and whose images containerd has.
+	Binaries string `json:"binaries,omitempty"`
+	Images   string `json:"images,omitempty"`
 
 	Kubernetes Kubernetes `json:"kubernetes"`
 }

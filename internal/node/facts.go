@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"net"
@@ -56,9 +55,8 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	for unit, state := range unitStates(ctx, req.Units) {
 		f.Units[unit] = state
 	}
-	if m, err := installed(); err == nil {
-		f.Bundle = m.Digest
-	}
+	m := installed()
+	f.Binaries, f.Images = m.Binaries, m.Images
 	f.Kubernetes = kubernetesFacts()
 	return f, nil
 }
@@ -199,20 +197,4 @@ func addresses() []facts.Address {
 		}
 	}
 	return out
-}
-
-// installedMark is left behind by a bundle that was installed to its end.
-type installedMark struct {
-	Digest string `json:"digest"`
-}
-
-const installedFile = "/var/lib/quorate/bundle.json"
-
-func installed() (installedMark, error) {
-	var m installedMark
-	data, err := os.ReadFile(installedFile)
-	if err == nil {
-		err = json.Unmarshal(data, &m)
-	}
-	return m, err
 }

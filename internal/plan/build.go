@@ -134,7 +134,7 @@ func (p *builder) bootstrap() {
 		}
 		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Members: members,
 			Reason: fmt.Sprintf("one of %d control planes that start together, with etcd as one cluster from its first moment", len(cps)),
-			Needs:  p.present(id(h.Name, InstallBundle), id(h.Name, Configure), id(h.Name, SharePKI), pki)}))
+			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), pki)}))
 	}
 	first := cps[0].Name
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
@@ -210,7 +210,7 @@ func (p *builder) maintain() error {
 		}
 		previous = p.add(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Gates: []Gate{GateEtcdWhole},
 			Reason: "in the spec, not in the cluster; etcd takes one learner at a time",
-			Needs:  p.present(id(h.Name, InstallBundle), id(h.Name, Configure), id(h.Name, SharePKI), pki, token, previous)})
+			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), pki, token, previous)})
 		p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, []string{previous}))
 	}
 	p.manifests("")
@@ -234,12 +234,8 @@ func (p *builder) maintain() error {
 // prepare brings a host's own configuration into shape, whatever it is for.
 func (p *builder) prepare(h spec.Host) {
 	f := p.facts(h.Name)
-	if h.IsNode() && f.Bundle != p.bundle.Digest {
-		reason := "the host has no bundle"
-		if f.Bundle != "" {
-			reason = "the host has another bundle"
-		}
-		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: reason})
+	if h.IsNode() && f.Binaries != p.bundle.Digest {
+		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: otherBundle(f.Binaries)})
 	}
 	d := hostconfig.Hosts(p.c)
 	if h.IsNode() {
@@ -256,6 +252,17 @@ func (p *builder) prepare(h spec.Host) {
 	if missing := hostconfig.Missing(d, f); len(missing) > 0 {
 		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
 	}
+	if h.IsNode() && f.Images != p.bundle.Digest {
+		p.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: otherBundle(f.Images),
+			Needs: p.present(id(h.Name, InstallBundle), id(h.Name, Configure))})
+	}
+}
+
+func otherBundle(have string) string {
+	if have == "" {
+		return "the host has no bundle"
+	}
+	return "the host has another bundle"
 }
 
 func what(h spec.Host) string {
@@ -300,7 +307,7 @@ func (p *builder) sharePKI(cps []spec.Host) string {
 
 // willHave names the step that brings kubeadm to a host, if it is not there yet.
 func (p *builder) willHave(host string) []string {
-	if p.facts(host).Bundle == p.bundle.Digest {
+	if p.facts(host).Binaries == p.bundle.Digest {
 		return nil
 	}
 	return []string{id(host, InstallBundle)}
@@ -318,7 +325,7 @@ func (p *builder) token() string {
 func (p *builder) worker(h spec.Host, after string) {
 	if !p.facts(h.Name).Kubernetes.KubeletConfig {
 		p.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "in the spec, not in the cluster",
-			Needs: p.present(id(h.Name, InstallBundle), id(h.Name, Configure), after)})
+			Needs: p.present(id(h.Name, ImportImages), id(h.Name, Configure), after)})
 	}
 	if len(p.poolLabels(h)) > 0 || len(p.poolTaints(h)) > 0 {
 		p.add(p.labelStep(h, "its node pool's labels and taints", p.present(id(h.Name, JoinWorker), after)))

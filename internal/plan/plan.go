@@ -14,8 +14,10 @@ type Kind string
 
 // The kinds of steps.
 const (
-	// InstallBundle brings binaries and images to a host.
+	// InstallBundle brings a bundle to a host and puts its binaries in place.
 	InstallBundle Kind = "install-bundle"
+	// ImportImages gives the bundle's images to the host's containerd.
+	ImportImages Kind = "import-images"
 	// Configure writes files, kernel settings and units, as in Step.Desired.
 	Configure Kind = "configure"
 	// MakePKI makes the keys that all control planes share on one of them, or reads those that are there.

@@ -1,0 +1,202 @@
+package step
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/restmapper"
+
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+)
+
+const fieldManager = "quorate"
+
+var force = metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
+
+// retry calls f until it succeeds, for as long as ctx allows: an apiserver that is just starting, or an election,
+// is no reason to fail.
+func retry(ctx context.Context, every time.Duration, f func(context.Context) error) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		err := f(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (gave up: %w)", err, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+func withDeadline(ctx context.Context, d time.Duration, what string) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s took longer than %s", what, d))
+}
+
+func makeToken(ctx context.Context, e *Env, _ plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	id, secret, _ := strings.Cut(e.token, ".")
+	_, err = client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id},
+		Type:       corev1.SecretTypeBootstrapToken,
+		StringData: map[string]string{
+			"token-id": id, "token-secret": secret, "description": "quorate apply",
+			"expiration":                     time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
+			"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
+			"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
+		},
+	}, metav1.CreateOptions{})
+	return err
+}
+
+func labelNode(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	node := applycorev1.Node(s.Host).WithLabels(s.Labels)
+	ctx, cancel := withDeadline(ctx, 3*time.Minute, "registering the node "+s.Host)
+	defer cancel()
+	return retry(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+		// Applying would create a node that has not registered yet.
+		have, err := client.CoreV1().Nodes().Get(ctx, s.Host, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if _, err = client.CoreV1().Nodes().Apply(ctx, node, force); err != nil || len(s.Taints) == 0 {
+			return err
+		}
+		return addTaints(ctx, client, have, s)
+	})
+}
+
+func addTaints(ctx context.Context, client *kube.Client, node *corev1.Node, s plan.Step) error {
+	taints := node.Spec.Taints
+	for _, t := range s.Taints {
+		want := corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)}
+		found := false
+		for i := range taints {
+			if taints[i].MatchTaint(&want) {
+				taints[i].Value, found = want.Value, true
+			}
+		}
+		if !found {
+			taints = append(taints, want)
+		}
+	}
+	// Taints are one list that several controllers write: the resource version makes a concurrent change a conflict.
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": node.ResourceVersion}, "spec": map[string]any{"taints": taints}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if apierrors.IsConflict(err) {
+		if node, err = client.CoreV1().Nodes().Get(ctx, s.Host, metav1.GetOptions{}); err == nil {
+			return addTaints(ctx, client, node, s)
+		}
+	}
+	return err
+}
+
+// applyManifest applies a manifest's objects and then notes its digest, so that the next plan knows.
+func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	m, ok := e.Manifests[s.Manifest]
+	if !ok {
+		return fmt.Errorf("there is no manifest named %s", s.Manifest)
+	}
+	ctx, cancel := withDeadline(ctx, 2*time.Minute, "applying "+s.Manifest)
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		if err := applyObjects(ctx, client, m); err != nil {
+			return err
+		}
+		note := applycorev1.ConfigMap(observe.ConfigMap, metav1.NamespaceSystem).WithData(map[string]string{s.Manifest: m.Digest()})
+		// Each manifest is its own manager: applying one must not take away the notes of the others.
+		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Apply(ctx, note, metav1.ApplyOptions{FieldManager: fieldManager + "-" + s.Manifest, Force: true})
+		return err
+	})
+}
+
+func applyObjects(ctx context.Context, client *kube.Client, manifest []byte) error {
+	groups, err := restmapper.GetAPIGroupResources(client.Discovery())
+	if err != nil {
+		return err
+	}
+	mapper := restmapper.NewDiscoveryRESTMapper(groups)
+	dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifest), 4096)
+	for {
+		var o unstructured.Unstructured
+		if err := dec.Decode(&o.Object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		gvk := o.GroupVersionKind()
+		mapping, err := mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
+		if err != nil {
+			return err
+		}
+		resource := client.Dynamic.Resource(mapping.Resource)
+		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+			_, err = resource.Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), &o, force)
+		} else {
+			_, err = resource.Apply(ctx, o.GetName(), &o, force)
+		}
+		if err != nil {
+			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+	}
+}
+
+// spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish. During a rolling update
+// the constraint counts only replicas of one version, or an update on two nodes would never end.
+func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}
+	spread := func(key string, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
+		return corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: when,
+			LabelSelector: selector, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
+	}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
+		"topologySpreadConstraints": []corev1.TopologySpreadConstraint{
+			spread(corev1.LabelHostname, corev1.DoNotSchedule), spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
+		}}}}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, time.Minute, "finding CoreDNS")
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		_, err := client.AppsV1().Deployments(metav1.NamespaceSystem).Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		return err
+	})
+}

@@ -1,0 +1,100 @@
+package step
+
+import (
+	"context"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func (e *Env) kubeadm() kubeadm.Config {
+	cfg := kubeadm.Config{Cluster: e.Cluster, Token: e.token}
+	for _, h := range e.Cluster.Spec.Hosts {
+		if f := e.Seen.Hosts[h.Name].Facts; f != nil && h.IsNode() {
+			cfg.Facts = append(cfg.Facts, f)
+		}
+	}
+	return cfg
+}
+
+// target is a step's host, in the spec and as a session.
+func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {
+	c, err := e.Conns.Get(s.Host)
+	h, _ := e.Cluster.Host(s.Host)
+	return h, c, err
+}
+
+func makePKI(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().Init(h, nil)
+	if err != nil {
+		return err
+	}
+	pki, err := kubeadm.MakePKI.On(ctx, c, string(config))
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.pki = pki
+	return nil
+}
+
+func sharePKI(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	pki := e.pki
+	e.mu.Unlock()
+	_, err = kubeadm.WritePKI.On(ctx, c, pki)
+	return err
+}
+
+func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
+	return runInit(ctx, e, s, kubeadm.StartControlPlane)
+}
+
+func initCluster(ctx context.Context, e *Env, s plan.Step) error {
+	return runInit(ctx, e, s, kubeadm.InitCluster)
+}
+
+func runInit(ctx context.Context, e *Env, s plan.Step, op host.Op[string, struct{}]) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().Init(h, s.Members)
+	if err != nil {
+		return err
+	}
+	_, err = op.On(ctx, c, string(config))
+	return err
+}
+
+func join(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	cfg := e.kubeadm()
+	if cfg.CA, err = e.ca(); err != nil {
+		return err
+	}
+	config, err := cfg.Join(h, kubeadm.DiscoveryFile)
+	if err != nil {
+		return err
+	}
+	discovery, err := cfg.Discovery()
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery)})
+	return err
+}

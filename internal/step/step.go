@@ -1,0 +1,198 @@
+// Package step does what the steps of a plan say: one function for each kind.
+package step
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Env is what steps share in one run of apply.
+type Env struct {
+	Cluster   *spec.Cluster
+	Conns     *host.Set
+	Seen      *facts.Observation
+	Bundle    *bundle.Bundle
+	Manifests map[string]manifest.Manifest
+	Progress  progress.Sink
+
+	token string
+
+	mu     sync.Mutex
+	pki    kubeadm.PKI
+	client *kube.Client
+}
+
+// NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
+func NewEnv(c *spec.Cluster, conns *host.Set, seen *facts.Observation, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink) *Env {
+	return &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, token: newToken()}
+}
+
+// newToken makes a bootstrap token: 6 and 16 characters of a to z and 0 to 9.
+func newToken() string {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+	raw := make([]byte, 22)
+	for i := range raw {
+		// Bytes beyond the largest multiple of the alphabet are drawn again, so that every letter is as likely.
+		for raw[i] = 255; int(raw[i]) >= 256-256%len(letters); {
+			rand.Read(raw[i : i+1]) //nolint:errcheck // never fails, as its documentation says
+		}
+		raw[i] = letters[int(raw[i])%len(letters)]
+	}
+	return string(raw[:6]) + "." + string(raw[6:])
+}
+
+var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
+	plan.InstallBundle:     installBundle,
+	plan.ImportImages:      onHost(node.ImportImages),
+	plan.Configure:         configure,
+	plan.MakePKI:           makePKI,
+	plan.SharePKI:          sharePKI,
+	plan.StartControlPlane: startControlPlane,
+	plan.InitCluster:       initCluster,
+	plan.MakeToken:         makeToken,
+	plan.JoinWorker:        join,
+	plan.JoinControlPlane:  join,
+	plan.LabelNode:         labelNode,
+	plan.ApplyManifest:     applyManifest,
+	plan.SpreadDNS:         spreadDNS,
+	plan.Verify:            verify,
+}
+
+// Run does one step.
+func Run(ctx context.Context, e *Env, s plan.Step) error {
+	run, ok := kinds[s.Kind]
+	if !ok {
+		return fmt.Errorf("this quorate cannot do the step %s", s.Kind)
+	}
+	for _, g := range s.Gates {
+		if err := await(ctx, e, s, g); err != nil {
+			return err
+		}
+	}
+	return run(ctx, e, s)
+}
+
+func onHost[Out any](op host.Op[struct{}, Out]) func(context.Context, *Env, plan.Step) error {
+	return func(ctx context.Context, e *Env, s plan.Step) error {
+		c, err := e.Conns.Get(s.Host)
+		if err != nil {
+			return err
+		}
+		_, err = op.On(ctx, c, struct{}{})
+		return err
+	}
+}
+
+func installBundle(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	var all []digest.Digest
+	for _, b := range e.Bundle.Blobs() {
+		all = append(all, digest.Digest(b.Digest))
+	}
+	lacking, err := node.LackingBlobs.On(ctx, c, all)
+	if err != nil {
+		return err
+	}
+	for i, d := range lacking {
+		e.Progress.Emit(progress.Event{Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: fmt.Sprintf("blob %d of %d", i+1, len(lacking))})
+		if err := putBlob(ctx, e, c, d); err != nil {
+			return err
+		}
+	}
+	index, err := os.ReadFile(filepath.Join(e.Bundle.Dir(), specs.ImageIndexFile))
+	if err != nil {
+		return err
+	}
+	_, err = node.InstallBinaries.On(ctx, c, index)
+	return err
+}
+
+func putBlob(ctx context.Context, e *Env, c *host.Conn, d digest.Digest) error {
+	blob, err := e.Bundle.OpenBlob(d.String())
+	if err != nil {
+		return err
+	}
+	defer blob.Close()
+	_, err = node.PutBlob.Send(ctx, c, d, blob)
+	return err
+}
+
+func configure(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	d := *s.Desired
+	if s.FillCA {
+		ca, err := e.ca()
+		if err != nil {
+			return err
+		}
+		d.Files = slices.Clone(d.Files)
+		for i := range d.Files {
+			if d.Files[i].Content == "" {
+				d.Files[i].Content = ca
+			}
+		}
+	}
+	_, err = node.Configure.On(ctx, c, d)
+	return err
+}
+
+// ca is the cluster's CA certificate, from this run or from a host that has it.
+func (e *Env) ca() (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.pki != nil {
+		return e.pki.CA(), nil
+	}
+	for _, h := range e.Seen.Hosts {
+		if h.Facts != nil && h.Facts.Kubernetes.CA != "" {
+			return h.Facts.Kubernetes.CA, nil
+		}
+	}
+	return "", errors.New("no control plane has the cluster's CA certificate yet")
+}
+
+// api is the client that all steps share.
+func (e *Env) api(ctx context.Context) (*kube.Client, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.client != nil {
+		return e.client, nil
+	}
+	var servers []kube.Server
+	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		if c, err := e.Conns.Get(h.Name); err == nil {
+			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
+		}
+	}
+	client, err := kube.Connect(ctx, servers)
+	if err == nil {
+		e.client = client
+	}
+	return client, err
+}

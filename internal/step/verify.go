@@ -1,0 +1,128 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// verifyTimeout is how long a cluster may take to settle after the last change.
+const verifyTimeout = 5 * time.Minute
+
+// await waits until a gate opens.
+func await(ctx context.Context, e *Env, s plan.Step, g plan.Gate) error {
+	ctx, cancel := withDeadline(ctx, verifyTimeout, "waiting for "+string(g))
+	defer cancel()
+	return poll(ctx, e, s, func(obs *facts.Observation) []string { return etcdProblems(e, obs) })
+}
+
+func verify(ctx context.Context, e *Env, s plan.Step) error {
+	ctx, cancel := withDeadline(ctx, verifyTimeout, "settling")
+	defer cancel()
+	return poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) })
+}
+
+// poll observes until problems finds none, and shows what is still missing meanwhile.
+func poll(ctx context.Context, e *Env, s plan.Step, problems func(*facts.Observation) []string) error {
+	return retry(ctx, 300*time.Millisecond, func(ctx context.Context) error {
+		left := problems(observe.Observe(ctx, e.Cluster, e.Conns))
+		if len(left) == 0 {
+			return nil
+		}
+		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: strings.Join(left, "; ")})
+		return errors.New(strings.Join(left, "; "))
+	})
+}
+
+func etcdProblems(e *Env, obs *facts.Observation) []string {
+	var out []string
+	for _, m := range obs.Etcd {
+		switch {
+		case !m.Healthy:
+			out = append(out, "etcd member "+m.Name+" is not healthy")
+		case m.Learner:
+			out = append(out, "etcd member "+m.Name+" is still learning")
+		}
+	}
+	if len(obs.Etcd) == 0 {
+		out = append(out, "no etcd member answers")
+	}
+	return out
+}
+
+// Shortcomings lists in what the cluster is not yet what the spec says; hosts that cannot be reached are left out,
+// because whoever asks knows of them.
+func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
+	if obs.API == nil {
+		return []string{"no apiserver answers"}
+	}
+	var out []string
+	ready := map[string]bool{}
+	for _, n := range obs.API.Nodes {
+		ready[n.Name] = n.Ready
+	}
+	voters := map[string]facts.EtcdMember{}
+	for _, m := range obs.Etcd {
+		voters[m.Name] = m
+	}
+	holders := 0
+	for _, h := range c.Spec.Hosts {
+		seen := obs.Hosts[h.Name]
+		if seen.Facts == nil {
+			continue
+		}
+		if h.IsNode() && !ready[h.Name] {
+			out = append(out, "node "+h.Name+" is not Ready")
+		}
+		if h.Has(spec.RoleControlPlane) {
+			if m := voters[h.Name]; !m.Healthy || m.Learner {
+				out = append(out, "etcd member "+h.Name+" is not a healthy voter")
+			}
+			if seen.APIServer == nil || !*seen.APIServer {
+				out = append(out, "apiserver on "+h.Name+" is not ready")
+			}
+		}
+		if h.Has(spec.RoleLoadBalancer) {
+			problems, active := balancerShortcomings(c, h.Name, seen.Balancer, obs)
+			out = append(out, problems...)
+			holders += active
+		}
+	}
+	if holders != 1 {
+		out = append(out, fmt.Sprintf("%d balancers hold the virtual IP", holders))
+	}
+	if !obs.Endpoint.Reachable {
+		out = append(out, "the endpoint does not answer: "+obs.Endpoint.Error)
+	}
+	if obs.API.DNSReady < 2 || obs.API.DNSNodes < 2 {
+		out = append(out, fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", obs.API.DNSReady, obs.API.DNSNodes))
+	}
+	return out
+}
+
+func balancerShortcomings(c *spec.Cluster, name string, b *facts.Balancer, obs *facts.Observation) (out []string, active int) {
+	if b == nil || !b.Healthy {
+		return []string{"HAProxy on " + name + " does not answer"}, 0
+	}
+	if b.Active {
+		active = 1
+	}
+	up := map[string]bool{}
+	for _, s := range b.Backends {
+		up[s.Name] = s.Healthy
+	}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		if obs.Hosts[h.Name].Facts != nil && !up[h.Name] {
+			out = append(out, "balancer "+name+" does not see "+h.Name)
+		}
+	}
+	return out, active
+}
