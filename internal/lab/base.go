@@ -34,6 +34,10 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 	if intact(dir) == nil {
 		return dir, nil
 	}
+	err := os.MkdirAll(filepath.Dir(dir), 0o755)
+	if err != nil {
+		return "", fmt.Errorf("make the lab's base image: %w", err)
+	}
 	unlock, err := lock(ctx, paths.Cache("lab", ".base.lock"))
 	if err != nil {
 		return "", fmt.Errorf("make the lab's base image: %w", err)

@@ -64,11 +64,7 @@ var modules = []string{"overlay", "bridge", "veth", "br_netfilter", "nf_tables"}
 
 // loadModules does what can be done: a kernel that has them built in has nothing to load.
 func loadModules(ctx context.Context) {
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if exec.CommandContext(ctx, filepath.Join(dir, "modprobe"), append([]string{"-q", "-a"}, modules...)...).Run() == nil {
-			return
-		}
-	}
+	exec.CommandContext(ctx, "/sbin/modprobe", append([]string{"-q", "-a"}, modules...)...).Run()
 }
 
 // Check tells whether this computer can run a lab, and raises the kernel's limits that several
@@ -146,7 +142,7 @@ func checkDisk(dir string) error {
 }
 
 func checkLimits(ctx context.Context) error {
-	unlock, err := lock(ctx, hostLock)
+	unlock, err := lockHost(ctx)
 	if err != nil {
 		return err
 	}

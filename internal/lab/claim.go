@@ -25,7 +25,7 @@ func (l *Lab) claim(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
 	}
-	unlock, err := lock(ctx, hostLock)
+	unlock, err := lockHost(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (l *Lab) claim(ctx context.Context, cfg Config) error {
 
 // reclaim is claim for a lab that has its addresses: a reboot forgot the fence.
 func (l *Lab) reclaim(ctx context.Context) error {
-	unlock, err := lock(ctx, hostLock)
+	unlock, err := lockHost(ctx)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func refuseForeign(name string) error {
 }
 
 // lowerFence removes the fence last: until then nothing may be able to send.
-func lowerFence(_ context.Context, subnet netip.Prefix) error {
+func lowerFence(subnet netip.Prefix) error {
 	if !subnet.IsValid() {
 		return nil
 	}

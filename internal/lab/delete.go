@@ -63,5 +63,5 @@ func vanish(ctx context.Context, name string) error {
 		return err
 	}
 	removeEmptyTop(g.hierarchies)
-	return removeNetwork(ctx, name, subnet)
+	return removeNetwork(name, subnet)
 }

@@ -154,6 +154,11 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := Check(ctx); err != nil {
 		return nil, err
 	}
+	unlock, err := lockCreate(ctx, cfg.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if l, err := adopt(ctx, cfg); l != nil || err != nil {
 		return l, err
 	}

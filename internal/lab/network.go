@@ -47,6 +47,22 @@ var coreSysctls = map[string]string{
 	"net/ipv6/conf/default/disable_ipv6":  "1",
 }
 
+// ensureCore is for the first machine that is powered on after a reboot of this computer.
+func (l *Lab) ensureCore(ctx context.Context) error {
+	unlock, err := lock(ctx, filepath.Join(l.dir, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(l.NetNS()); err == nil {
+		return nil
+	}
+	if err := l.reclaim(ctx); err != nil {
+		return err
+	}
+	return l.makeCore()
+}
+
 // makeCore makes the switches and the caller's cable, or what of them is missing.
 func (l *Lab) makeCore() error {
 	if err := makeNetNS(l.coreNS(), coreSysctls); err != nil {
@@ -271,7 +287,7 @@ func removeLink(name string) error {
 }
 
 // removeNetwork takes away every network namespace of a lab, its cable and, last, its fence.
-func removeNetwork(ctx context.Context, name string, subnet netip.Prefix) error {
+func removeNetwork(name string, subnet netip.Prefix) error {
 	var errs []error
 	if subnet.IsValid() {
 		errs = append(errs, removeLink(callerLink(subnet)))
@@ -282,5 +298,5 @@ func removeNetwork(ctx context.Context, name string, subnet netip.Prefix) error 
 		errs = append(errs, deleteNetNS(filepath.Base(path)))
 	}
 	os.Remove(netnsDir) // made by the first namespace; stays while anybody else has one
-	return errors.Join(append(errs, lowerFence(ctx, subnet))...)
+	return errors.Join(append(errs, lowerFence(subnet))...)
 }

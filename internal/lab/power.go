@@ -73,6 +73,9 @@ func (l *Lab) start(ctx context.Context, m Machine) error {
 	if err := l.clear(ctx, m, g); err != nil {
 		return err
 	}
+	if err := l.ensureCore(ctx); err != nil {
+		return err
+	}
 	if err := l.plugIn(m); err != nil {
 		return err
 	}
@@ -108,7 +111,7 @@ func (l *Lab) PowerOff(ctx context.Context, name string) error {
 }
 
 func (l *Lab) lockPower(ctx context.Context, m Machine) (unlock func(), err error) {
-	return lock(ctx, filepath.Join(runDir(l.Name()), m.Name+".power"))
+	return lock(ctx, filepath.Join(l.dir, "."+m.Name+".power"))
 }
 
 // clear brings a machine to the state of one that is off, whatever state it was in.

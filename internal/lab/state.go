@@ -36,10 +36,6 @@ type record struct {
 
 func stateDir(name string) string { return paths.State("labs", name) }
 
-// runDir holds what dies with the real computer's power: runc's state and who owns the lab's names
-// in the kernel.
-func runDir(name string) string { return filepath.Join("/run/quorate", name) }
-
 func (l *Lab) machineDir(name string) string { return filepath.Join(l.dir, "machines", name) }
 
 func (l *Lab) names() string {
@@ -82,7 +78,7 @@ func (l *Lab) save() error {
 // update changes the record under the lab's lock, starting from what is on disk: several processes
 // may hold the same lab open.
 func (l *Lab) update(ctx context.Context, change func(*record) error) error {
-	unlock, err := lock(ctx, filepath.Join(runDir(l.Name()), "lock"))
+	unlock, err := lock(ctx, filepath.Join(l.dir, ".lock"))
 	if err != nil {
 		return err
 	}
@@ -123,10 +119,11 @@ func (l *Lab) each(machines []Machine, f func(Machine) error) error {
 	return errors.Join(errs...)
 }
 
-// lock takes an exclusive lock that the kernel releases when the process dies.
+// lock takes an exclusive lock that the kernel releases when the process dies. The file's folder
+// must exist: a lab that was deleted meanwhile does not come back as an empty folder.
 func lock(ctx context.Context, file string) (unlock func(), err error) {
 	for {
-		f, err := openLock(file)
+		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 		if err != nil {
 			return nil, err
 		}
@@ -142,13 +139,6 @@ func lock(ctx context.Context, file string) (unlock func(), err error) {
 			return nil, fmt.Errorf("wait for another quorate that holds %s: %w", file, err)
 		}
 	}
-}
-
-func openLock(file string) (*os.File, error) {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, err
-	}
-	return os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 }
 
 // isAt says whether a lock file is still the one of its name: whoever held it may have deleted it.

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,12 +9,6 @@ import (
 	"strconv"
 	"strings"
 )
-
-// hostLock guards what labs of all state folders share on this computer.
-const hostLock = "/run/quorate/.lock"
-
-// sysctlsBefore remembers this computer's own settings until the last lab is deleted.
-const sysctlsBefore = "/run/quorate/.sysctls"
 
 // limits are sysctls that all machines share; the distributions' values are meant for one machine.
 // At seven machines of Kubernetes 128 inotify instances were too few, and a kubelet died of it.
@@ -40,7 +33,7 @@ func readSysctl(key string) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// raiseLimits raises what is too low, after writing down what it was. The caller holds hostLock.
+// raiseLimits raises what is too low, after writing down what it was. The caller holds the host lock.
 func raiseLimits() error {
 	if err := rememberSysctls(); err != nil {
 		return err
@@ -84,30 +77,16 @@ func rememberSysctls() error {
 	return writeFileAtomic(sysctlsBefore, data, 0o644)
 }
 
-// forgetHost puts this computer's settings back and removes what labs share, unless one is left.
-func forgetHost(ctx context.Context) error {
-	unlock, err := lock(ctx, hostLock)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	entries, err := os.ReadDir(filepath.Dir(hostLock))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			return nil
-		}
-	}
+// restoreSysctls puts this computer's own settings back.
+func restoreSysctls() {
 	data, err := os.ReadFile(sysctlsBefore)
 	var before map[string]string
-	if err == nil && json.Unmarshal(data, &before) == nil {
-		for key, value := range before {
-			if now, err := readSysctl(key); err == nil && now != value {
-				os.WriteFile(sysctlFile(key), []byte(value), 0)
-			}
+	if err != nil || json.Unmarshal(data, &before) != nil {
+		return
+	}
+	for key, value := range before {
+		if now, err := readSysctl(key); err == nil && now != value {
+			os.WriteFile(sysctlFile(key), []byte(value), 0)
 		}
 	}
-	return os.RemoveAll(filepath.Dir(hostLock))
 }

@@ -1,0 +1,68 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+)
+
+// runRoot holds what dies with this computer's power, of the labs of all state folders.
+const runRoot = "/run/quorate"
+
+// sysctlsBefore remembers this computer's own settings until the last lab is deleted.
+var sysctlsBefore = filepath.Join(runRoot, ".sysctls")
+
+// runDir holds runc's state and who owns a lab's names in the kernel.
+func runDir(name string) string { return filepath.Join(runRoot, name) }
+
+// lockHost guards what all labs on this computer share: subnets and sysctls.
+func lockHost(ctx context.Context) (unlock func(), err error) {
+	return lockRun(ctx, ".lock")
+}
+
+// lockCreate keeps two processes from making the same lab: the second waits, and finds it made.
+func lockCreate(ctx context.Context, name string) (unlock func(), err error) {
+	return lockRun(ctx, ".create-"+name)
+}
+
+// lockRun takes a lock in runRoot, and removes its file, and the folder if nothing else is in it,
+// when it is given back.
+func lockRun(ctx context.Context, name string) (unlock func(), err error) {
+	file := filepath.Join(runRoot, name)
+	var release func()
+	for release == nil {
+		if err := os.MkdirAll(runRoot, 0o755); err != nil {
+			return nil, err
+		}
+		release, err = lock(ctx, file)
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // the folder may go again meanwhile
+			return nil, err
+		}
+	}
+	return func() {
+		os.Remove(file)
+		os.Remove(runRoot)
+		release()
+	}, nil
+}
+
+// forgetHost puts this computer's settings back once no lab is left.
+func forgetHost(ctx context.Context) error {
+	unlock, err := lockHost(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	entries, err := os.ReadDir(runRoot)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			return nil
+		}
+	}
+	restoreSysctls()
+	return os.RemoveAll(sysctlsBefore)
+}
