@@ -1,0 +1,117 @@
+package components
+
+import (
+	"maps"
+	"os"
+	"os/exec"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/mod/modfile"
+)
+
+func TestReleasesAreWhole(t *testing.T) {
+	for _, r := range Releases() {
+		t.Run(r.Kubernetes, func(t *testing.T) {
+			if found, ok := Lookup(r.Kubernetes); !ok || found.Kubernetes != r.Kubernetes {
+				t.Errorf("Lookup finds %v", found.Kubernetes)
+			}
+			used := map[string]bool{}
+			for _, i := range append(slices.Clone(r.Images), r.Host) {
+				for _, name := range i.Components {
+					used[name] = true
+					if _, ok := r.Component(name); !ok {
+						t.Errorf("image %s wants component %q, which is none", i.Short, name)
+					}
+				}
+				if i.Name != "" && !strings.Contains(i.Name, "/"+i.Short+":") {
+					t.Errorf("image %s is called %s", i.Short, i.Name)
+				}
+			}
+			for _, c := range r.Components {
+				if !used[c.Name] {
+					t.Errorf("no image uses component %s", c.Name)
+				}
+				checkComponent(t, r, c)
+			}
+		})
+	}
+}
+
+func checkComponent(t *testing.T, r Release, c Component) {
+	files, err := r.Files(c.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range files {
+		if strings.HasSuffix(name, embedSuffix) || strings.HasSuffix(name, "_test.go") {
+			t.Errorf("%s: %s has no place in a build", c.Name, name)
+		}
+	}
+	if c.C != nil && files[c.C.Source] == nil {
+		t.Errorf("%s: no source %s", c.Name, c.C.Source)
+	}
+	for name := range c.Links {
+		if strings.HasPrefix(name, "/") || path.Clean(name) != name {
+			t.Errorf("%s: link %q is not a path in a layer", c.Name, name)
+		}
+	}
+	if c.Go == nil {
+		return
+	}
+	mod, err := modfile.Parse(c.Name+"/go.mod", files["go.mod"], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	required := map[string]string{}
+	for _, m := range mod.Require {
+		required[m.Mod.Path] = m.Mod.Version
+	}
+	for m, version := range c.Go.Require {
+		if required[m] != version {
+			t.Errorf("%s: go.mod has %s %s, the table %s: run `go run ./components/tidy`", c.Name, m, required[m], version)
+		}
+		if !strings.Contains(string(files["go.sum"]), m+" "+version+" h1:") {
+			t.Errorf("%s: go.sum does not pin %s %s", c.Name, m, version)
+		}
+	}
+	if (len(mod.Replace) > 0) != (c.Go.Staging != "") {
+		t.Errorf("%s: %d replaced modules, staging version %q", c.Name, len(mod.Replace), c.Go.Staging)
+	}
+	for _, m := range mod.Replace {
+		if m.New.Path != m.Old.Path || m.New.Version != c.Go.Staging {
+			t.Errorf("%s: %s is replaced by %s, staging is at %s", c.Name, m.Old.Path, m.New, c.Go.Staging)
+		}
+	}
+}
+
+// TestPrograms runs the tests that our own programs in the modules have, each in its module as it is
+// built. The flags are the build's, so that Go's cache serves both.
+func TestPrograms(t *testing.T) {
+	for _, r := range Releases() {
+		for _, c := range r.Components {
+			files, err := r.FilesWithTests(c.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tested := slices.ContainsFunc(slices.Collect(maps.Keys(files)), func(name string) bool { return strings.HasSuffix(name, "_test.go") })
+			if !tested {
+				continue
+			}
+			t.Run(r.Kubernetes+"/"+c.Name, func(t *testing.T) {
+				dir := t.TempDir()
+				if err := Write(dir, files); err != nil {
+					t.Fatal(err)
+				}
+				cmd := exec.CommandContext(t.Context(), "go", "test", "-trimpath", "-tags="+strings.Join(c.Go.Tags, ","), "./...")
+				cmd.Dir = dir
+				cmd.Env = append(os.Environ(), "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly", "CGO_ENABLED=0")
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("%v\n%s", err, out)
+				}
+			})
+		}
+	}
+}
