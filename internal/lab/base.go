@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,7 +62,8 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 // recipeKey changes with everything that goes into the image, except the packages' versions.
 func recipeKey() string {
 	h := sha256.New()
-	fmt.Fprintln(h, suite, packages, excluded, files, masked, generators, disabled, removed)
+	const format = 2 // of the image's folder
+	fmt.Fprintln(h, format, suite, packages, excluded, files, masked, generators, disabled, removed)
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
@@ -224,6 +226,7 @@ func intact(dir string) error {
 // content would take seconds.
 func summary(root string) (string, error) {
 	h := sha256.New()
+	var line []byte
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -232,11 +235,12 @@ func summary(root string) (string, error) {
 		if err != nil {
 			return err
 		}
-		size := info.Size()
-		if d.IsDir() {
-			size = 0
+		line = append(line[:0], path[len(root):]...)
+		line = strconv.AppendUint(append(line, 0), uint64(info.Mode()), 16)
+		if !d.IsDir() { // whose size is the filesystem's affair
+			line = strconv.AppendInt(append(line, ' '), info.Size(), 10)
 		}
-		_, err = fmt.Fprintln(h, strings.TrimPrefix(path, root), info.Mode(), size)
+		_, err = h.Write(append(line, '\n'))
 		return err
 	})
 	return hex.EncodeToString(h.Sum(nil)), err

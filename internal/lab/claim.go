@@ -151,8 +151,8 @@ func refuseForeign(name string) error {
 	if _, err := os.Stat(dir); err != nil {
 		return nil //nolint:nilerr // its state is gone: what is left is taken over
 	}
-	return fmt.Errorf("create lab %s: %w, in another state folder (%s): choose another name, or delete that one with QUORATE_STATE set to its folder",
-		name, ErrExists, dir)
+	return fmt.Errorf("lab %s: %w, in another state folder: choose another name, or set QUORATE_STATE=%s to work with that one",
+		name, ErrExists, filepath.Dir(filepath.Dir(dir)))
 }
 
 // lowerFence removes the fence last: until then nothing may be able to send.

@@ -21,7 +21,7 @@ func DeleteByName(ctx context.Context, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := refuseForeign(name); err != nil {
-		return fmt.Errorf("delete lab %s: it belongs to another state folder: %w", name, err)
+		return fmt.Errorf("delete: %w", err)
 	}
 	err := vanish(ctx, name)
 	if err == nil {

@@ -176,10 +176,19 @@ func (l *Lab) mountDisk(m Machine) error {
 	if _, err := os.Stat(baseRoot(l.rec.Base)); err != nil {
 		return fmt.Errorf("its base image is gone (%w): the disk cannot be used without it; delete the lab with `quorate lab delete %s`", err, l.Name())
 	}
+	lower := l.layers()
+	for i := range lower {
+		lower[i] = escape(lower[i])
+	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
-		strings.Join(l.layers(), ":"), filepath.Join(dir, "upper"), filepath.Join(dir, "work"))
+		strings.Join(lower, ":"), escape(filepath.Join(dir, "upper")), escape(filepath.Join(dir, "work")))
 	if err := unix.Mount("overlay", filepath.Join(dir, "root"), "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount its root (overlay on %s): %w", dir, err)
 	}
 	return nil
+}
+
+// escape keeps the separators of an overlay's options in a path from separating.
+func escape(path string) string {
+	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
 }
