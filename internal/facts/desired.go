@@ -41,6 +41,8 @@ type Desired struct {
 	Modules []string `json:"modules,omitempty"`
 	// Sysctls are applied at once; a file in Files keeps them over a reboot.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Self is a path that becomes a link to the quorate binary that runs there now, for units to use.
+	Self string `json:"self,omitempty"`
 	// Enable names units to enable and start.
 	Enable []string `json:"enable,omitempty"`
 }

@@ -39,6 +39,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 			{Path: "/etc/keepalived/keepalived.conf", Content: keepalivedConfig(c, h, f), Restart: []string{"keepalived.service"}},
 			{Path: "/etc/systemd/system/keepalived.service.d/quorate.conf", Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
 		},
+		Self:   SelfPath,
 		Enable: []string{"haproxy.service", WatchdogUnit, "keepalived.service"},
 	}
 }
@@ -52,7 +53,7 @@ func haproxyConfig(c *spec.Cluster) string {
 	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
 global
     log /dev/log local0 notice
-    maxconn 20000
+    maxconn 8000
     stats socket %[2]s mode 600 level admin
 
 defaults
@@ -101,6 +102,8 @@ const haproxyDropIn = `[Unit]
 StartLimitIntervalSec=0
 
 [Service]
+# Two sockets for each of maxconn connections, and some.
+LimitNOFILE=16384
 Restart=always
 RestartSec=100ms
 `

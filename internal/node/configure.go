@@ -34,6 +34,11 @@ func configure(ctx context.Context, d facts.Desired) ([]string, error) {
 			restart = append(restart, f.Restart...)
 		}
 	}
+	if d.Self != "" {
+		if err := linkSelf(d.Self); err != nil {
+			return changed, err
+		}
+	}
 	for _, m := range d.Modules {
 		// A module that is built in has no file to load: what counts is whether the sysctls below exist.
 		_ = exec.CommandContext(ctx, "modprobe", m).Run()
@@ -65,6 +70,21 @@ func configure(ctx context.Context, d facts.Desired) ([]string, error) {
 		}
 	}
 	return changed, nil
+}
+
+func linkSelf(path string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(self, tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 func setSysctl(key, value string) error {

@@ -273,7 +273,7 @@ func what(h spec.Host) string {
 }
 
 func merge(a, b facts.Desired) facts.Desired {
-	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: b.Sysctls, Enable: append(a.Enable, b.Enable...)}
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: b.Sysctls, Self: b.Self, Enable: append(a.Enable, b.Enable...)}
 }
 
 // sharePKI plans the way of the shared keys to every control plane that lacks them.

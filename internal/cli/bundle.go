@@ -1,0 +1,186 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/up"
+)
+
+func (a *app) bundle() *cobra.Command {
+	version := spec.DefaultVersion
+	cmd := &cobra.Command{Use: "bundle", Short: "Every component and image of one Kubernetes version: build, list, verify, export, import"}
+	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes release")
+	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DefaultDir(version)) }
+	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport())
+	return cmd
+}
+
+func (a *app) bundleBuild(version *string) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Compile the bundle from pinned Go modules",
+		Long:  "Compiles every component from the Go module proxy and assembles the images. What is built already is kept; what is damaged is built again.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sink, done := a.progress()
+			b, err := func() (*bundle.Bundle, error) {
+				if err := up.Require(cmd.Context(), bundle.Requirements(), sink); err != nil {
+					return nil, err
+				}
+				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Progress: sink, Force: force})
+			}()
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(describe(b), func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s %s: %s, %s in %s\n", b.Version(), b.Arch(), b.Digest(), size(b.Size()), b.Dir())
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "build every component again")
+	return cmd
+}
+
+// bundleInfo is a bundle as the machine-readable outputs show it.
+type bundleInfo struct {
+	Version    string             `json:"version"`
+	Arch       string             `json:"arch"`
+	Digest     string             `json:"digest"`
+	SizeBytes  int64              `json:"sizeBytes"`
+	Dir        string             `json:"dir"`
+	Components []bundle.Component `json:"components"`
+	Images     []string           `json:"images"`
+}
+
+func describe(b *bundle.Bundle) bundleInfo {
+	info := bundleInfo{b.Version(), b.Arch(), b.Digest(), b.Size(), b.Dir(), b.Components(), nil}
+	for _, i := range b.Images() {
+		info.Images = append(info.Images, i.Name)
+	}
+	return info
+}
+
+func size(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
+
+func (a *app) bundleList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "The bundles on this machine and what is in them",
+		RunE: func(*cobra.Command, []string) error {
+			all, err := bundle.List()
+			if err != nil {
+				return err
+			}
+			infos := []bundleInfo{}
+			for _, b := range all {
+				infos = append(infos, describe(b))
+			}
+			return a.print(infos, func(w io.Writer) error {
+				if len(infos) == 0 {
+					_, err := fmt.Fprintln(w, "No bundles. Make one with: quorate bundle build")
+					return err
+				}
+				for _, b := range infos {
+					fmt.Fprintf(w, "%s %s  %s  %s  %s\n", b.Version, b.Arch, size(b.SizeBytes), b.Digest, b.Dir)
+					t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+					fmt.Fprintln(t, "  COMPONENT\tVERSION\tSIZE\tIN THE IMAGES")
+					for _, c := range b.Components {
+						fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", c.Name, c.Version, size(c.Size), strings.Join(c.Images, ", "))
+					}
+					if err := t.Flush(); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+}
+
+func (a *app) bundleVerify(open func() (*bundle.Bundle, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "verify", Short: "Read every blob again and compare it with its digest",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			b, err := open()
+			if err != nil {
+				return err
+			}
+			damages, err := b.Verify(cmd.Context())
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			if len(damages) > 0 {
+				return &bundle.DamageError{Damages: damages}
+			}
+			return a.print(describe(b), func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is intact: %d blobs, %s.\n", b.Version(), len(b.Blobs()), size(b.Size()))
+				return err
+			})
+		},
+	}
+}
+
+func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "export FILE", Short: "Write a bundle into one file, for hosts and sites without a network", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			b, err := open()
+			if err != nil {
+				return err
+			}
+			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+			if errors.Is(err, os.ErrExist) {
+				return usageError{fmt.Errorf("%s exists already", args[0])}
+			}
+			if err != nil {
+				return err
+			}
+			err = b.Export(cmd.Context(), f)
+			if cerr := f.Close(); err == nil {
+				err = cerr
+			}
+			if err != nil {
+				// Half a file would look like a bundle.
+				return explain(cmd.Context(), errors.Join(err, os.Remove(args[0])))
+			}
+			fmt.Fprintf(a.err, "Wrote %s. Read it elsewhere with: quorate bundle import %s\n", args[0], args[0])
+			return nil
+		},
+	}
+}
+
+func (a *app) bundleImport() *cobra.Command {
+	return &cobra.Command{
+		Use: "import FILE", Short: "Read an exported bundle, checking every digest", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := os.Open(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			defer f.Close()
+			sink, done := a.progress()
+			var b *bundle.Bundle
+			err = progress.Track(cmd.Context(), sink, "", "import", "import "+args[0], func(ctx context.Context) error { b, err = bundle.Import(ctx, f); return err })
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(describe(b), func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "Imported %s %s into %s.\n", b.Version(), b.Arch(), b.Dir())
+				return err
+			})
+		},
+	}
+}

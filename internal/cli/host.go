@@ -1,0 +1,31 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/node"
+)
+
+// host is the side of Quorate that runs on hosts; people do not type it.
+func (a *app) host() *cobra.Command {
+	cmd := &cobra.Command{Use: "host", Short: "The side of Quorate that runs on hosts", Hidden: true}
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: "serve", Short: "Answer one caller on stdin and stdout",
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				if err := host.Ready(os.Stdout); err != nil {
+					return err
+				}
+				return host.Serve(cmd.Context(), os.Stdin, os.Stdout)
+			},
+		},
+		&cobra.Command{
+			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop turns",
+			RunE: func(cmd *cobra.Command, _ []string) error { return node.Watchdog(cmd.Context()) },
+		},
+	)
+	return cmd
+}

@@ -1,0 +1,298 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/up"
+)
+
+func (a *app) lab() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "Machines made of namespaces on this computer: create, list, ssh, exec, fault, heal, delete",
+	}
+	cmd.PersistentFlags().StringVar(&name, "lab", "", "the lab's name (default: the spec's cluster, or the only lab)")
+	open := func() (*lab.Lab, error) { return a.openLab(name) }
+	cmd.AddCommand(a.labCreate(), a.labList(), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labDelete(open, &name))
+	return cmd
+}
+
+func (a *app) openLab(name string) (*lab.Lab, error) {
+	if name != "" {
+		return lab.Open(name)
+	}
+	all, err := lab.List()
+	if err != nil {
+		return nil, err
+	}
+	if a.file == "" && len(all) == 1 {
+		return all[0], nil
+	}
+	path, err := a.specPath()
+	if err != nil {
+		if len(all) == 0 {
+			return nil, usageError{errors.New("there is no lab; make one with `quorate up` or `quorate lab create`")}
+		}
+		return nil, usageError{errors.New("there are several labs: name one with --lab")}
+	}
+	c, err := a.load(path, true)
+	if err != nil {
+		return nil, err
+	}
+	return lab.Open(c.Metadata.Name)
+}
+
+func (a *app) labCreate() *cobra.Command {
+	var empty bool
+	cmd := &cobra.Command{
+		Use:   "create [NAME]",
+		Short: "Make the machines of a spec (-f), or of the default cluster, without building a cluster",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name := ""
+			if len(args) == 1 {
+				name = args[0]
+			}
+			c, err := a.upSpec(name)
+			if err != nil {
+				return err
+			}
+			if !c.NeedsLab() {
+				return usageError{errors.New("the spec's hosts have addresses: there is nothing for a lab to make")}
+			}
+			sink, done := a.progress()
+			resolved, err := up.Lab(cmd.Context(), c, !empty, sink)
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			l, err := lab.Open(resolved.Metadata.Name)
+			if err != nil {
+				return err
+			}
+			return a.printLabs(cmd.Context(), []*lab.Lab{l})
+		},
+	}
+	cmd.Flags().BoolVar(&empty, "empty", false, "machines without the bundle on their disks")
+	return cmd
+}
+
+// labInfo is a lab as the machine-readable output shows it.
+type labInfo struct {
+	Name       string              `json:"name"`
+	Subnet     string              `json:"subnet"`
+	Zones      []string            `json:"zones"`
+	VirtualIPs []string            `json:"virtualIPs"`
+	SSHKey     string              `json:"sshKey"`
+	KnownHosts string              `json:"knownHosts"`
+	Machines   []lab.MachineStatus `json:"machines"`
+	Cuts       []string            `json:"cuts"`
+}
+
+func (a *app) labList() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "The labs and the state of their machines",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := lab.List()
+			if err != nil {
+				return err
+			}
+			return a.printLabs(cmd.Context(), all)
+		},
+	}
+}
+
+func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
+	infos := []labInfo{}
+	for _, l := range labs {
+		machines, err := l.Status(ctx)
+		if err != nil {
+			return err
+		}
+		cuts, err := l.Cuts()
+		if err != nil {
+			return err
+		}
+		info := labInfo{Name: l.Name(), Subnet: l.Subnet().String(), Zones: l.Zones(), SSHKey: l.SSHKey(), KnownHosts: l.KnownHosts(), Machines: machines, Cuts: cuts}
+		for _, ip := range l.VirtualIPs() {
+			info.VirtualIPs = append(info.VirtualIPs, ip.String())
+		}
+		infos = append(infos, info)
+	}
+	return a.print(infos, func(w io.Writer) error {
+		if len(infos) == 0 {
+			_, err := fmt.Fprintln(w, "No labs. Make one with: quorate up")
+			return err
+		}
+		for _, l := range infos {
+			fmt.Fprintf(w, "%s  %s  zones %s\n", l.Name, l.Subnet, strings.Join(l.Zones, ", "))
+			if len(l.Cuts) > 0 {
+				fmt.Fprintf(w, "cut: %s\n", strings.Join(l.Cuts, ", "))
+			}
+			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(t, "  MACHINE\tZONE\tADDRESS\tSTATE\tROLES")
+			for _, m := range l.Machines {
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", m.Name, m.Zone, m.Address, m.State, strings.Join(m.Roles, ", "))
+			}
+			if err := t.Flush(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "ssh MACHINE [COMMAND…]", Short: "Log in to a machine, or run a command there, over SSH", Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			m, err := l.Machine(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			ssh := exec.CommandContext(cmd.Context(), "ssh", append([]string{"-i", l.SSHKey(), "-o", "UserKnownHostsFile=" + l.KnownHosts(),
+				"-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=5", "root@" + m.Address.String()}, args[1:]...)...)
+			ssh.Stdin, ssh.Stdout, ssh.Stderr = a.in, a.out, a.err
+			return exitOf(ssh.Run())
+		},
+	}
+}
+
+func (a *app) labExec(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "exec MACHINE -- COMMAND…", Short: "Run a command in a machine without a network", Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return exitOf(l.Exec(cmd.Context(), args[0], args[1:], a.in, a.out, a.err))
+		},
+	}
+}
+
+// exitOf passes a program's own exit status on: it has printed its own words.
+func exitOf(err error) error {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return &statusError{exit.ExitCode()}
+	}
+	return err
+}
+
+// faults are what can be done to a lab, each with its opposite.
+var faults = map[string]struct {
+	inject, heal func(*lab.Lab, context.Context, string) error
+	what         string
+}{
+	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: the plug is pulled, the disk stays"},
+	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process stops where it is"},
+	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: no packet passes"},
+}
+
+func powerOff(l *lab.Lab, ctx context.Context, target string) error {
+	if zone, ok := strings.CutPrefix(target, "zone/"); ok {
+		return l.PowerOffZone(ctx, zone)
+	}
+	return l.PowerOff(ctx, target)
+}
+
+func powerOn(l *lab.Lab, ctx context.Context, target string) error {
+	if zone, ok := strings.CutPrefix(target, "zone/"); ok {
+		return l.PowerOnZone(ctx, zone)
+	}
+	return l.PowerOn(ctx, target)
+}
+
+func faultNames() []string {
+	var names []string
+	for n := range faults {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func faultHelp() string {
+	var b strings.Builder
+	for _, n := range faultNames() {
+		fmt.Fprintf(&b, "  %-10s %s\n", n, faults[n].what)
+	}
+	return b.String()
+}
+
+func (a *app) labFault(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "fault KIND TARGET", Short: "Break something: power-off, freeze, cut", Args: cobra.ExactArgs(2), ValidArgs: faultNames(),
+		Long: "Breaks something, until `quorate lab heal` mends it:\n\n" + faultHelp(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, ok := faults[args[0]]
+			if !ok {
+				return usageError{fmt.Errorf("unknown fault %q: it is one of %s", args[0], strings.Join(faultNames(), ", "))}
+			}
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			return f.inject(l, cmd.Context(), args[1])
+		},
+	}
+}
+
+func (a *app) labHeal(open func() (*lab.Lab, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: "heal [KIND TARGET]", Short: "Mend one fault, or all of them", Args: cobra.MaximumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := open()
+			if err != nil {
+				return err
+			}
+			switch len(args) {
+			case 0:
+				return l.HealAll(cmd.Context())
+			case 1:
+				return usageError{errors.New("heal takes a kind and a target, or nothing for all faults")}
+			}
+			f, ok := faults[args[0]]
+			if !ok {
+				return usageError{fmt.Errorf("unknown fault %q: it is one of %s", args[0], strings.Join(faultNames(), ", "))}
+			}
+			return f.heal(l, cmd.Context(), args[1])
+		},
+	}
+}
+
+func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete", Short: "Remove a lab, every trace of it",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if *name == "" {
+				l, err := open()
+				if err != nil {
+					return err
+				}
+				*name = l.Name()
+			}
+			if err := up.Down(cmd.Context(), *name); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.err, "The lab %s is gone.\n", *name)
+			return nil
+		},
+	}
+}

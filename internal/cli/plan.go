@@ -1,0 +1,110 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/up"
+)
+
+func (a *app) plan() *cobra.Command {
+	var detailed bool
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "What apply would do and why",
+		Long:  "Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, w, err := a.makePlan(cmd)
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			defer e.Close()
+			if err := a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) }); err != nil {
+				return err
+			}
+			if detailed && !w.Plan.Empty() {
+				return &statusError{exitChanges}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with 5 when there is something to do")
+	return cmd
+}
+
+// makePlan opens the cluster and plans. The engine is the caller's to close, unless there is an error.
+func (a *app) makePlan(cmd *cobra.Command) (*engine.Engine, *engine.Work, error) {
+	c, err := a.cluster()
+	if err != nil {
+		return nil, nil, err
+	}
+	sink, done := a.progress()
+	b, err := up.Bundle(cmd.Context(), c, sink)
+	done()
+	if err != nil {
+		return nil, nil, err
+	}
+	e := engine.Open(cmd.Context(), c, sink)
+	w, err := e.Plan(cmd.Context(), b)
+	if err != nil {
+		e.Close()
+		return nil, nil, err
+	}
+	return e, w, nil
+}
+
+func printPlan(out io.Writer, p *plan.Plan) error {
+	for _, h := range slices.Sorted(maps.Keys(p.Unreachable)) {
+		fmt.Fprintf(out, "Left alone, because it cannot be reached: %s\n", p.Unreachable[h])
+	}
+	if p.Empty() {
+		_, err := fmt.Fprintf(out, "Nothing to do: %s is as the spec says.\n", p.Cluster)
+		return err
+	}
+	fmt.Fprintf(out, "%d steps for %s; those of different hosts run at once.\n\n", len(p.Steps), p.Cluster)
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "HOST\tSTEP\tREASON")
+	for _, s := range p.Steps {
+		host := s.Host
+		if host == "" {
+			host = "(cluster)"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason)
+	}
+	return t.Flush()
+}
+
+func (a *app) apply() *cobra.Command {
+	return &cobra.Command{
+		Use:   "apply",
+		Short: "Make it so; safe to interrupt and to run again",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			e, w, err := a.makePlan(cmd)
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			defer e.Close()
+			sink, done := a.progress()
+			e.Progress = sink
+			err = e.Apply(cmd.Context(), w)
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(map[string]any{"cluster": w.Plan.Cluster, "steps": len(w.Plan.Steps)}, func(out io.Writer) error {
+				if w.Plan.Empty() {
+					return printPlan(out, w.Plan)
+				}
+				_, err := fmt.Fprintf(out, "Done: %d steps, and %s was seen to be as the spec says.\n", len(w.Plan.Steps), w.Plan.Cluster)
+				return err
+			})
+		},
+	}
+}

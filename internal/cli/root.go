@@ -1,0 +1,215 @@
+// Package cli is the command line: one file per command, flags in, a library call, rendering out.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+	"quorate.dev/quorate/internal/up"
+)
+
+// Exit statuses.
+const (
+	exitDone      = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitRefused   = 3
+	exitObjective = 4 // a drill missed its objective
+	exitChanges   = 5 // plan --detailed-exitcode has changes
+)
+
+// app is what all commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+
+	file    string
+	output  string
+	timeout time.Duration
+	verbose bool
+}
+
+// Main runs the command line and returns the exit status.
+func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	a := &app{in: in, out: out, err: errOut}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(out)
+	root.SetErr(errOut)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	var silent *statusError
+	if !errors.As(err, &silent) {
+		fmt.Fprintf(errOut, "quorate: %v\n", err)
+	}
+	return status(err)
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// statusError ends with an exit status and no message.
+type statusError struct{ code int }
+
+func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
+
+func status(err error) int {
+	var (
+		own     *statusError
+		usage   usageError
+		invalid spec.Errors
+		refusal *plan.Refusal
+		unsafe  *quorum.Refusal
+	)
+	switch {
+	case errors.As(err, &own):
+		return own.code
+	case errors.As(err, &usage), errors.As(err, &invalid):
+		return exitUsage
+	case errors.As(err, &refusal), errors.As(err, &unsafe):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "quorate",
+		Short: "Highly available Kubernetes clusters: built, proven, kept",
+		Long: `Quorate builds highly available Kubernetes clusters, proves that they are, and keeps them so.
+
+Give it hosts over SSH and one cluster.yaml. With no hosts at all it makes its own on this
+machine: quorate up.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if a.timeout > 0 {
+				ctx, _ := context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("--timeout %s is over", a.timeout)) //nolint:govet // ends with the process
+				cmd.SetContext(ctx)
+			}
+		},
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+	})
+	flags := root.PersistentFlags()
+	flags.StringVarP(&a.file, "file", "f", "", "the spec (default ./cluster.yaml, else the cluster that up made)")
+	flags.StringVarP(&a.output, "output", "o", "text", "text, json or yaml")
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
+	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.plan(), a.apply(), a.status(), a.kubeconfig(),
+		a.bundle(), a.lab(), a.host(), a.version())
+	for _, c := range root.Commands() {
+		wrapArgs(c)
+	}
+	return root
+}
+
+// wrapArgs makes wrong arguments a usage error, in this command and those below it.
+func wrapArgs(c *cobra.Command) {
+	check := c.Args
+	if check == nil {
+		check = cobra.NoArgs
+		if c.HasSubCommands() {
+			check = cobra.ArbitraryArgs
+		}
+	}
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if cmd.HasSubCommands() && cmd.RunE == nil {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())}
+			}
+			return nil
+		}
+		if err := check(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
+		}
+		return nil
+	}
+	for _, sub := range c.Commands() {
+		wrapArgs(sub)
+	}
+}
+
+// specPath finds the spec: -f, else ./cluster.yaml, else the cluster that up made.
+func (a *app) specPath() (string, error) {
+	if a.file != "" {
+		return a.file, nil
+	}
+	if _, err := os.Stat("cluster.yaml"); err == nil {
+		return "cluster.yaml", nil
+	}
+	if path, ok := up.Current(); ok {
+		return path, nil
+	}
+	return "", usageError{errors.New("no spec: there is no ./cluster.yaml and no cluster that `quorate up` made; name one with -f, write one with `quorate init`, or run `quorate up`")}
+}
+
+// load reads and checks the spec. In a lab, addresses may be missing.
+func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
+	data, err := spec.Read(path)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return spec.Check(data, path, spec.Options{Versions: bundle.Versions(), Lab: lab})
+}
+
+// cluster reads the spec of a cluster whose hosts exist. A lab-sized spec stands for the lab that up made of it.
+func (a *app) cluster() (*spec.Cluster, error) {
+	path, err := a.specPath()
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.load(path, true)
+	if err != nil {
+		return nil, err
+	}
+	if !c.NeedsLab() {
+		return a.load(path, false)
+	}
+	return up.OpenLab(c)
+}
+
+// progress shows what is being done, on stderr.
+func (a *app) progress() (progress.Sink, func()) {
+	return ui.NewProgress(a.err, ui.Options{Verbose: a.verbose})
+}
+
+// print renders a result in the format that was asked for; text is the caller's own.
+func (a *app) print(v any, text func(io.Writer) error) error {
+	switch a.output {
+	case "text":
+		return text(a.out)
+	case "json":
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	case "yaml":
+		data, err := yaml.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = a.out.Write(data)
+		return err
+	}
+	return usageError{fmt.Errorf("unknown output %q: text, json or yaml", a.output)}
+}

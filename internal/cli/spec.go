@@ -1,0 +1,118 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func (a *app) init() *cobra.Command {
+	var (
+		o     = spec.InitOptions{Versions: bundle.Versions()}
+		hosts []string
+		to    string
+		yes   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Write a commented cluster.yaml",
+		Example: `  quorate init
+  quorate init --name prod --endpoint api.prod.example.com:6443 --virtual-ip 10.0.0.100 \
+    --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …`,
+		RunE: func(*cobra.Command, []string) error {
+			for _, h := range hosts {
+				host, err := spec.ParseHostFlag(h)
+				if err != nil {
+					return usageError{err}
+				}
+				o.Hosts = append(o.Hosts, host)
+			}
+			data, err := spec.Init(o)
+			if err != nil {
+				return usageError{err}
+			}
+			if to == "-" {
+				_, err := a.out.Write(data)
+				return err
+			}
+			mode := os.O_CREATE | os.O_WRONLY | os.O_EXCL
+			if yes {
+				mode = os.O_CREATE | os.O_WRONLY | os.O_TRUNC
+			}
+			f, err := os.OpenFile(to, mode, 0o644)
+			if errors.Is(err, os.ErrExist) {
+				return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", to)}
+			}
+			if err != nil {
+				return err
+			}
+			if _, err = f.Write(data); err != nil {
+				f.Close()
+				return err
+			}
+			if err := f.Close(); err != nil {
+				return err
+			}
+			fmt.Fprintf(a.err, "Wrote %s. Next: quorate validate, then quorate up (a lab) or quorate apply (your hosts).\n", to)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Name, "name", "", "the cluster's name")
+	f.StringVar(&o.Version, "kubernetes-version", "", "the Kubernetes release")
+	f.StringVar(&o.Topology, "topology", "", "stacked")
+	f.StringVar(&o.Endpoint, "endpoint", "", "DNS name and port of the API")
+	f.StringVar(&o.VirtualIP, "virtual-ip", "", "the balancers' shared address")
+	f.StringSliceVar(&o.Zones, "zones", nil, "the zones (default a,b,c)")
+	f.IntVar(&o.ControlPlanes, "control-planes", 0, "how many control planes (default 3)")
+	f.IntVar(&o.Workers, "workers", 0, "how many workers (default 2)")
+	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "how many load balancers (default 2)")
+	f.StringArrayVar(&hosts, "host", nil, "a host as name=…,address=…,role=…,zone=… (repeat)")
+	f.StringVar(&to, "to", "cluster.yaml", "the file to write, - for stdout")
+	f.BoolVar(&yes, "yes", false, "replace a file that exists")
+	return cmd
+}
+
+func (a *app) validate() *cobra.Command {
+	var schema bool
+	cmd := &cobra.Command{
+		Use:   "validate",
+		Short: "Check a spec without touching anything",
+		RunE: func(*cobra.Command, []string) error {
+			if schema {
+				_, err := a.out.Write(spec.Schema())
+				return err
+			}
+			path, err := a.specPath()
+			if err != nil {
+				return err
+			}
+			c, err := a.load(path, true)
+			if err == nil && !c.NeedsLab() {
+				c, err = a.load(path, false)
+			}
+			var problems spec.Errors
+			if errors.As(err, &problems) && a.output != "text" {
+				if err := a.print(map[string]any{"valid": false, "problems": problems}, nil); err != nil {
+					return err
+				}
+				return &statusError{exitUsage}
+			}
+			if err != nil {
+				return err
+			}
+			return a.print(map[string]any{"valid": true, "problems": spec.Errors{}}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s is valid: cluster %s, Kubernetes %s, %d hosts.\n", path, c.Metadata.Name, c.Spec.Kubernetes.Version, len(c.Spec.Hosts))
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON schema of the spec instead")
+	return cmd
+}

@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// connectTimeout bounds how long a dead host can hold up a look at the cluster.
+const connectTimeout = 4 * time.Second
+
+func (a *app) status() *cobra.Command {
+	var (
+		watch    bool
+		interval time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Nodes, etcd, balancers, certificates and margins",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.cluster()
+			if err != nil {
+				return err
+			}
+			show := func(ctx context.Context) error {
+				s := look(ctx, c)
+				return a.print(s, func(w io.Writer) error { return status.Text(w, s, ui.Width(w), ui.Color(w)) })
+			}
+			if !watch {
+				return show(cmd.Context())
+			}
+			return ui.Watch(cmd.Context(), a.out, interval, show)
+		},
+	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "keep showing it until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "how long between two looks of --watch")
+	return cmd
+}
+
+// look connects anew each time: a host that was dead may be back, and a session may have died with its host.
+func look(ctx context.Context, c *spec.Cluster) status.Status {
+	dial, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	e := engine.Open(dial, c, progress.Discard)
+	defer e.Close()
+	return status.FromObservation(c, e.Observe(ctx))
+}

@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+	"quorate.dev/quorate/internal/ui"
+	"quorate.dev/quorate/internal/up"
+)
+
+func (a *app) up() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "A real highly available cluster on this machine: bundle, lab, apply, verify",
+		Long: `Makes a highly available cluster and prints how to use it.
+
+Without -f (and without ./cluster.yaml) it is the default cluster on machines that Quorate makes here: 3 control
+planes in 3 zones with stacked etcd, 2 workers, 2 load balancers with a virtual IP. With -f it is
+any spec: hosts without an address become machines of a lab, hosts with one are used as they are.
+It is safe to interrupt and to run again.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.upSpec(name)
+			if err != nil {
+				return err
+			}
+			sink, done := a.progress()
+			r, err := up.Up(cmd.Context(), c, sink)
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.printUp(r)
+		},
+	}
+	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the spec's, or "+spec.DefaultName+")")
+	return cmd
+}
+
+func (a *app) upSpec(name string) (*spec.Cluster, error) {
+	path := a.file
+	if path == "" {
+		if _, err := os.Stat("cluster.yaml"); err == nil {
+			path = "cluster.yaml"
+		}
+	}
+	if path == "" {
+		if name == "" {
+			name = spec.DefaultName
+		}
+		// Checked like any other spec: --name may hold what is no name.
+		data, err := spec.Marshal(spec.DefaultLab(name))
+		if err != nil {
+			return nil, err
+		}
+		return spec.Check(data, "the default cluster", spec.Options{Lab: true})
+	}
+	c, err := a.load(path, true)
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		c.Metadata.Name = name
+	}
+	if !c.NeedsLab() {
+		return a.load(path, false)
+	}
+	return c, nil
+}
+
+// explain adds what to do next where the error alone does not say it.
+func explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return errors.New("interrupted; nothing is lost: run the same command again to finish, or `quorate down` to take it away")
+	}
+	return err
+}
+
+func (a *app) printUp(r *up.Result) error {
+	s := status.FromObservation(r.Cluster, r.Seen)
+	if a.output != "text" {
+		return a.print(s, nil)
+	}
+	var parts []status.Part
+	for _, p := range r.Parts {
+		parts = append(parts, status.Part{Name: p.Name, Elapsed: p.Elapsed})
+	}
+	return status.Summary(a.out, s, status.Use{Kubeconfig: r.Kubeconfig, Spec: r.SpecFile, Lab: r.Lab, Parts: parts}, ui.Width(a.out), ui.Color(a.out))
+}
+
+func (a *app) down() *cobra.Command {
+	var name string
+	cmd := &cobra.Command{
+		Use:   "down",
+		Short: "Take the cluster that up made away again, nothing left behind",
+		Long:  "Deletes the lab's machines, networks and files. Caches stay. It also works on a lab that is only half there.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if name == "" {
+				c, err := a.downSpec()
+				if err != nil {
+					return err
+				}
+				name = c
+			}
+			if err := up.Down(cmd.Context(), name); err != nil {
+				return explain(cmd.Context(), err)
+			}
+			fmt.Fprintf(a.err, "The cluster %s is gone.\n", name)
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the spec's)")
+	return cmd
+}
+
+// downSpec finds the name of what is to go, without asking much of it: a damaged lab must be removable too.
+func (a *app) downSpec() (string, error) {
+	path, err := a.specPath()
+	if err != nil {
+		if labs, lerr := lab.List(); lerr == nil && len(labs) == 1 {
+			return labs[0].Name(), nil
+		}
+		return spec.DefaultName, nil
+	}
+	c, err := a.load(path, true)
+	if err != nil {
+		return "", fmt.Errorf("%w (or name the cluster with --name)", err)
+	}
+	if _, err := lab.Open(c.Metadata.Name); errors.Is(err, lab.ErrNotFound) && !c.NeedsLab() {
+		return "", usageError{fmt.Errorf("%s names hosts that Quorate did not make: down only removes labs", path)}
+	}
+	return c.Metadata.Name, nil
+}

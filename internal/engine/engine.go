@@ -1,0 +1,131 @@
+// Package engine ties a spec to its hosts: observe, plan and apply for every command that needs them.
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"quorate.dev/quorate/internal/apply"
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/step"
+)
+
+// Engine is a cluster's spec with open sessions to its hosts.
+type Engine struct {
+	Cluster  *spec.Cluster
+	Conns    *host.Set
+	Progress progress.Sink
+}
+
+// Open connects to all hosts at once; those that cannot be reached say so when they are observed.
+func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
+	var targets []host.Target
+	for _, h := range c.Spec.Hosts {
+		targets = append(targets, host.Target{
+			Name: h.Name, Address: h.Address, Port: h.SSH.Port, User: h.SSH.User, KeyFile: h.SSH.KeyFile,
+			KnownHostsFile: h.SSH.KnownHostsFile, Jump: h.SSH.Jump,
+			Notice: func(s string) {
+				sink.Emit(progress.Event{Kind: progress.Note, Host: h.Name, ID: h.Name + "/ssh", Detail: s})
+			},
+		})
+	}
+	return &Engine{Cluster: c, Conns: host.DialAll(ctx, targets), Progress: sink}
+}
+
+// Close ends all sessions, and with them the lease.
+func (e *Engine) Close() { e.Conns.Close() }
+
+// Observe reads what is.
+func (e *Engine) Observe(ctx context.Context) *facts.Observation {
+	return observe.Observe(ctx, e.Cluster, e.Conns)
+}
+
+// Work is a plan with what it was made of.
+type Work struct {
+	Plan      *plan.Plan
+	Seen      *facts.Observation
+	bundle    *bundle.Bundle
+	manifests map[string]manifest.Manifest
+}
+
+// Plan observes and says what there is to do with the bundle.
+func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
+	facts, manifests, err := Describe(e.Cluster, b)
+	if err != nil {
+		return nil, err
+	}
+	w := &Work{Seen: e.Observe(ctx), bundle: b, manifests: manifests}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	w.Plan, err = plan.Build(e.Cluster, w.Seen, facts)
+	return w, err
+}
+
+// Describe tells a plan what it has to know of a bundle, and renders the manifests that refer to its images.
+func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manifest.Manifest, error) {
+	if b.Version() != c.Spec.Kubernetes.Version {
+		return plan.Bundle{}, nil, fmt.Errorf("the bundle holds Kubernetes %s, the spec asks for %s", b.Version(), c.Spec.Kubernetes.Version)
+	}
+	image := func(short string) string { i, _ := b.Image(short); return i.Name }
+	manifests, err := manifest.Render(c, image)
+	if err != nil {
+		return plan.Bundle{}, nil, err
+	}
+	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Manifests: map[string]string{}}
+	for name, m := range manifests {
+		out.Manifests[name] = m.Digest()
+	}
+	return out, manifests, nil
+}
+
+// UnreachableError says which hosts an otherwise finished run had to leave alone.
+type UnreachableError struct{ Hosts map[string]string }
+
+func (e *UnreachableError) Error() string {
+	msg := "these hosts could not be reached and were left as they are; run apply again when they are back:"
+	for _, h := range slices.Sorted(maps.Keys(e.Hosts)) {
+		msg += "\n  " + e.Hosts[h]
+	}
+	return msg
+}
+
+// Apply executes the plan. With nothing to do it only tells of hosts that were left out.
+func (e *Engine) Apply(ctx context.Context, w *Work) error {
+	if !w.Plan.Empty() {
+		env := step.NewEnv(e.Cluster, e.Conns, w.Seen, w.bundle, w.manifests, e.Progress)
+		if err := apply.Run(ctx, w.Plan, env); err != nil {
+			return err
+		}
+	}
+	if len(w.Plan.Unreachable) > 0 {
+		return &UnreachableError{w.Plan.Unreachable}
+	}
+	return nil
+}
+
+// Kubeconfig reads an administrator's kubeconfig from the first control plane that has one.
+func (e *Engine) Kubeconfig(ctx context.Context) ([]byte, error) {
+	var last error
+	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		conn, err := e.Conns.Get(h.Name)
+		if err == nil {
+			var raw []byte
+			if raw, err = kubeadm.Admin.On(ctx, conn, struct{}{}); err == nil {
+				return raw, nil
+			}
+		}
+		last = err
+	}
+	return nil, fmt.Errorf("no control plane has an administrator's kubeconfig: %w", last)
+}
