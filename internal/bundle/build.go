@@ -98,11 +98,13 @@ func (w *workshop) existing(ctx context.Context, dir, sources string) *Bundle {
 		}
 		damages, err = b.Verify(ctx)
 	}
-	if len(damages) > 0 {
-		err = &DamageError{damages}
+	for _, d := range damages {
+		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "mending: " + d.String()})
 	}
 	if err != nil {
 		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "building again: " + err.Error()})
+	}
+	if err != nil || len(damages) > 0 {
 		return nil
 	}
 	return b
@@ -132,15 +134,18 @@ func (w *workshop) makeAll(ctx context.Context) (map[string]*made, error) {
 		return nil, err
 	}
 	results := make([]*made, len(w.release.Components))
-	work, ctx := errgroup.WithContext(ctx)
+	work, workCtx := errgroup.WithContext(ctx)
 	work.SetLimit(lanes)
 	for i, c := range w.release.Components {
 		work.Go(func() (err error) {
-			results[i], err = w.make(ctx, c)
+			results[i], err = w.make(workCtx, c)
 			return err
 		})
 	}
 	if err := work.Wait(); err != nil {
+		if ctx.Err() != nil {
+			err = fmt.Errorf("stopped: what is compiled is kept, run it again to go on: %w", err)
+		}
 		return nil, fmt.Errorf("build bundle for Kubernetes %s: %w", w.release.Kubernetes, err)
 	}
 	all := map[string]*made{}

@@ -31,14 +31,14 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	defer os.RemoveAll(tmp)
 
 	if err := unpack(ctx, r, tmp); err != nil {
-		return nil, fmt.Errorf("import bundle: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is cut off, damaged or no bundle: copy or export it again: %w", err)
 	}
 	fresh, err := Open(tmp)
 	if err != nil {
-		return nil, fmt.Errorf("import bundle: the file is incomplete or no bundle: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is cut off or no bundle: %w", err)
 	}
 	if err := fresh.complete(); err != nil {
-		return nil, fmt.Errorf("import bundle: the file is incomplete: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is cut off: copy or export it again: %w", err)
 	}
 	return install(ctx, fresh, dirFor(fresh.Version(), fresh.Arch()))
 }

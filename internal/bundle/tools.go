@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -152,7 +153,11 @@ func (c command) output(ctx context.Context, name string, args ...string) (strin
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = c.dir
 	cmd.Env = append(os.Environ(), append([]string{"LC_ALL=C"}, c.env...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// The kernel ends the tool when the thread that started it ends: also if quorate is killed. So
+	// the thread has to stay until the tool is done.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error {
 		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return err

@@ -117,6 +117,14 @@ func (b *Bundle) OpenBlob(d string) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open blob: %w", err)
 	}
+	// Said at once: who has announced the size to a receiver cannot take more.
+	if info, err := f.Stat(); err != nil || info.Size() > b.blobs[i].Size {
+		f.Close()
+		if err != nil {
+			return nil, fmt.Errorf("open blob: %w", err)
+		}
+		return nil, &DamageError{[]Damage{*b.damage(b.blobs[i], judge(b.blobs[i], info.Size(), "", nil))}}
+	}
 	return &verifiedFile{File: f, bundle: b, blob: b.blobs[i], hash: digest.SHA256.Digester()}, nil
 }
 

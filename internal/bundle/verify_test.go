@@ -23,7 +23,14 @@ var hurt = map[string]struct {
 		return os.WriteFile(path, raw, 0o600)
 	}, "has other content: sha256:"},
 	"cut short": {func(path string) error { return os.Truncate(path, 3) }, "has 3 bytes instead of "},
-	"gone":      {os.Remove, "is missing"},
+	"grown": {func(path string) error {
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(path, append(raw, "more"...), 0o600)
+	}, "has "},
+	"gone": {os.Remove, "is missing"},
 }
 
 func TestDamageIsFoundAndNamed(t *testing.T) {
