@@ -24,7 +24,7 @@ func (a *app) lab() *cobra.Command {
 	}
 	cmd.PersistentFlags().StringVar(&name, "lab", "", "the lab's name (default: the spec's cluster, or the only lab)")
 	open := func() (*lab.Lab, error) { return a.openLab(name) }
-	cmd.AddCommand(a.labCreate(), a.labList(), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labDelete(open, &name))
+	cmd.AddCommand(a.labCreate(), a.labList(), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labDelete(open, &name), a.labRequirements())
 	return cmd
 }
 
@@ -293,6 +293,21 @@ func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Comm
 			}
 			fmt.Fprintf(a.err, "The lab %s is gone.\n", *name)
 			return nil
+		},
+	}
+}
+
+func (a *app) labRequirements() *cobra.Command {
+	return &cobra.Command{
+		Use: "requirements", Short: "Install what a lab needs on this computer, and check it",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sink, done := a.progress()
+			err := up.Require(cmd.Context(), lab.Requirements(), sink)
+			done()
+			if err != nil {
+				return err
+			}
+			return lab.Check(cmd.Context())
 		},
 	}
 }

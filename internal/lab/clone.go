@@ -16,7 +16,8 @@ import (
 var shared = []string{
 	"lib/containerd/io.containerd.content.v1.content/blobs",
 	"lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs",
-	"lib/quorate/blobs",
+	"lib/quorate/bundle/blobs",
+	"lib/quorate/bin",
 }
 
 // rule says how clone treats the entry at a path relative to the tree's root.

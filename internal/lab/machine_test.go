@@ -22,7 +22,7 @@ func TestLinkShared(t *testing.T) {
 		"lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/7/work":            duplicate,
 		"lib/containerd/io.containerd.snapshotter.v1.overlayfs/metadata.db":                 duplicate,
 		"lib/containerd/io.containerd.metadata.v1.bolt/meta.db":                             duplicate,
-		"lib/quorate/blobs/sha256/abc":                                                      link,
+		"lib/quorate/bundle/blobs/sha256/abc":                                               link,
 		"lib/quorate/state.json":                                                            duplicate,
 		"log/journal/x":                                                                     duplicate,
 	} {

@@ -1,0 +1,40 @@
+# Everything is made from here; .ci/run calls `make test` and nothing else.
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+GO          ?= go
+# The Go module cache and the bundle cache outlive `make clean`.
+E2E_TIMEOUT ?= 60m
+
+.PHONY: build up down check test test-lab test-e2e bench-bootstrap tools clean
+
+build: ## bin/quorate
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/quorate ./cmd/quorate
+
+up: build ## a highly available cluster on this machine
+	bin/quorate up
+
+down: build ## and away again
+	bin/quorate down
+
+check: ## the quick half of the tests: format, vet, static analysis, unit tests
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt'd:"; echo "$$unformatted"; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags lab,e2e ./...
+	$(GO) tool staticcheck -tags lab,e2e ./...
+	$(GO) test -race ./...
+
+test: build check test-lab test-e2e ## all of it: what must be green
+
+test-lab: build ## machines, zones and faults
+	bin/quorate lab requirements
+	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/...
+
+test-e2e: build ## whole clusters
+	bin/quorate bundle build
+	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e/...
+
+bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
+	$(GO) run ./test/bench/bootstrap
+
+clean:
+	rm -rf bin artifacts
