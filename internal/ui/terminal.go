@@ -1,0 +1,46 @@
+package ui
+
+import (
+	"io"
+	"os"
+
+	"golang.org/x/term"
+)
+
+// Width is how wide text for w may be, or 0 where it need not be cut: in files and pipes.
+func Width(w io.Writer) int {
+	size := terminalSize(w)
+	if size == nil {
+		return 0
+	}
+	width, _, err := size()
+	if err != nil {
+		return 0
+	}
+	return width
+}
+
+// Color says whether text for w may have colours.
+func Color(w io.Writer) bool {
+	return terminalSize(w) != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// liveSize is the size of a terminal on which text can be, and is wanted to be, redrawn in place; else nil.
+func liveSize(w io.Writer) func() (width, height int, err error) {
+	if t := os.Getenv("TERM"); t == "" || t == "dumb" || os.Getenv("NO_COLOR") != "" || os.Getenv("CI") != "" {
+		return nil
+	}
+	return terminalSize(w)
+}
+
+func terminalSize(w io.Writer) func() (width, height int, err error) {
+	switch w := w.(type) {
+	case *canvas:
+		return func() (int, int, error) { return w.width, w.height, nil }
+	case interface{ Fd() uintptr }:
+		if term.IsTerminal(int(w.Fd())) {
+			return func() (int, int, error) { return term.GetSize(int(w.Fd())) }
+		}
+	}
+	return nil
+}

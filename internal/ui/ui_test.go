@@ -1,0 +1,318 @@
+package ui
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"quorate.dev/quorate/internal/progress"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// golden compares with a file of testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name+".golden")
+	if *update {
+		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(file, []byte(got), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s:\n--- got\n%s--- want\n%s", file, got, want)
+	}
+}
+
+// seconds of fake time.
+func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
+
+type job struct {
+	host, title string
+	begin, end  float64
+	err         string
+}
+
+// cluster is a build on seven hosts: what is done before its host is missing.
+var cluster = func() (out []job) {
+	out = []job{{"", "base image (Debian bookworm)", 0, 3, ""}, {"", "switches and keys", 3, 3.4, ""}}
+	for i, h := range []string{"cp-a", "cp-b", "cp-c", "w-a", "w-b"} {
+		d := float64(i) / 10
+		out = append(out, job{h, "boot", 3.4, 5 + d, ""}, job{h, "install v1.37.2", 5 + d, 7 + d, ""},
+			job{h, "configure the node", 7 + d, 8 + d, ""}, job{h, "import the images", 7 + d, 10 + d, ""})
+		last := job{h, "join as a worker", 12, 16 + d, ""}
+		if strings.HasPrefix(h, "cp") {
+			last = job{h, "start the control plane", 10 + d, 14 + d, ""}
+		}
+		if h == "cp-b" {
+			last.err = "cp-b: kubeadm: exit status 1: the kubelet did not become healthy; its log ends with\n\x1b[31mrunning with swap on is not supported\x1b[0m\r\n\tplease\tdisable swap"
+		}
+		out = append(out, last)
+	}
+	for _, h := range []string{"lb-a", "lb-b"} {
+		out = append(out, job{h, "boot", 3.4, 5, ""}, job{h, "configure the load balancer", 5, 7, ""})
+	}
+	return append(out, job{"", "verify the whole cluster", 17, 19, ""})
+}()
+
+// play runs the jobs in fake time, with a note every second.
+func play(sink progress.Sink, jobs []job) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for i, j := range jobs {
+		wg.Go(func() {
+			// A little after the frames, and each at a moment of its own, so that their order is certain.
+			time.Sleep(seconds(j.begin) + time.Millisecond + time.Duration(i)*time.Microsecond)
+			id := j.host + "/" + j.title
+			progress.Track(context.Background(), sink, j.host, id, j.title, func(context.Context) error {
+				end := time.After(seconds(j.end - j.begin))
+				tick := time.NewTicker(seconds(0.99))
+				defer tick.Stop()
+				for n := 1; ; n++ {
+					select {
+					case <-tick.C:
+						sink.Emit(progress.Event{Kind: progress.Note, Host: j.host, ID: id, Detail: fmt.Sprintf("blob %d of 9, 日本語のとても長い説明文です", n)})
+					case <-end:
+						if j.err != "" {
+							return errors.New(j.err)
+						}
+						return nil
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestTree(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		width, height int
+		verbose       bool
+		at            []float64
+	}{
+		{"tree-wide", 100, 50, false, []float64{0.55, 6.25, 15.05}},
+		{"tree-verbose", 100, 50, true, []float64{9.05}},
+		{"tree-80x24", 80, 24, false, []float64{4.05, 9.05, 15.05}},
+		{"tree-low", 80, 12, false, []float64{4.05, 9.05, 15.05, 18.05}},
+		{"tree-tiny", 28, 6, false, []float64{9.05, 15.05}},
+		{"tree-one-row", 12, 2, false, []float64{9.05}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("TERM", "xterm")
+			synctest.Test(t, func(t *testing.T) {
+				s := newScreen(c.width, c.height)
+				p, done := NewProgress(s, Options{Verbose: c.verbose, size: s.size})
+				var wg sync.WaitGroup
+				wg.Go(func() { play(p, cluster) })
+				begin := time.Now()
+				var out strings.Builder
+				for _, at := range c.at {
+					time.Sleep(time.Until(begin.Add(seconds(at))))
+					synctest.Wait()
+					fmt.Fprintf(&out, "── after %.1f s\n%s", at, s)
+				}
+				wg.Wait()
+				done()
+				fmt.Fprintf(&out, "── at the end\n%s", s)
+				golden(t, c.name, out.String())
+				if limit := int(time.Since(begin)/frameEvery) + 2; s.writes > limit {
+					t.Errorf("%d writes are more than %d, one for each frame", s.writes, limit)
+				}
+			})
+		})
+	}
+}
+
+func TestTreeInterrupted(t *testing.T) {
+	t.Setenv("TERM", "linux")
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(60, 20)
+		p, done := NewProgress(s, Options{size: s.size})
+		p.Emit(progress.Event{Kind: progress.Start, Host: "cp-a", ID: "x", Title: "boot"})
+		time.Sleep(seconds(1.25))
+		done()
+		done()
+		p.Emit(progress.Event{Kind: progress.Start, ID: "late", Title: "too late"})
+		fmt.Fprint(p, "after the end\r\n")
+		golden(t, "tree-interrupted", s.String())
+	})
+}
+
+func TestLogsAppearAboveTheTree(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(40, 6)
+		p, done := NewProgress(s, Options{size: s.size})
+		p.Emit(progress.Event{Kind: progress.Start, ID: "a", Title: "first"})
+		for i := range 8 {
+			time.Sleep(seconds(0.2))
+			fmt.Fprintf(p, "log %d", i)
+			time.Sleep(seconds(0.2))
+			fmt.Fprint(p, " ends\n")
+		}
+		p.Emit(progress.Event{Kind: progress.Note, Host: "cp-a", ID: "unknown", Title: "was left half-made", Detail: "making it anew, which takes some time"})
+		time.Sleep(seconds(0.2))
+		p.Emit(progress.Event{Kind: progress.Done, ID: "a"})
+		fmt.Fprint(p, "never ended")
+		done()
+		golden(t, "tree-logs", s.String())
+	})
+}
+
+func TestResize(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	for _, to := range [][2]int{{20, 30}, {100, 30}, {60, 40}} {
+		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newScreen(60, 30)
+				p, done := NewProgress(s, Options{size: s.size})
+				for _, id := range []string{"first", "second", "third"} {
+					p.Emit(progress.Event{Kind: progress.Start, Host: "cp-a", ID: id, Title: "the " + id + " of a few steps"})
+					p.Emit(progress.Event{Kind: progress.Note, Host: "cp-a", ID: id, Detail: "a detail that fills the whole row of the terminal"})
+				}
+				time.Sleep(seconds(0.25))
+				s.resize(to[0], to[1])
+				time.Sleep(seconds(0.2))
+				for row := range strings.Lines(s.String()) {
+					if w := Cells(strings.TrimRight(row, "\n")); w >= to[0] {
+						t.Errorf("a row has %d cells of %d: %q", w, to[0], row)
+					}
+				}
+				if n := strings.Count(s.String(), "cp-a"); n != 1 {
+					t.Errorf("the host is there %d times:\n%s", n, s)
+				}
+				done()
+			})
+		})
+	}
+}
+
+func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(60, 30)
+		_, done := NewProgress(s, Options{size: s.size})
+		time.Sleep(time.Minute)
+		done()
+		if s.writes > 0 {
+			t.Errorf("%d writes without any event", s.writes)
+		}
+	})
+}
+
+func TestLines(t *testing.T) {
+	for name, verbose := range map[string]bool{"lines": false, "lines-verbose": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out bytes.Buffer
+				p, done := NewProgress(&out, Options{Verbose: verbose})
+				play(p, []job{
+					{"", "short", 0, 0.5, ""},
+					{"cp-a", "long", 0.1, 14.2, ""},
+					{"a-host-with-a-long-name", "fails", 3, 9, "exit status 1\nwith a \x1b]0;title\x07second line\n\n"},
+				})
+				p.Emit(progress.Event{Kind: progress.Start, Host: "w-a", ID: "silent", Title: "silent"})
+				p.Emit(progress.Event{Kind: progress.Note, ID: "other", Title: "waiting: another quorate is building"})
+				time.Sleep(150 * time.Second)
+				fmt.Fprint(p, "a log line\n")
+				done()
+				golden(t, name, out.String())
+			})
+		})
+	}
+}
+
+func TestJSON(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p, done := NewProgress(&out, Options{JSON: true})
+		play(p, []job{{"cp-a", "boot", 0, 1.5, "no\npower"}})
+		fmt.Fprint(p, "a log line\n")
+		done()
+		var kinds []progress.Kind
+		for line := range strings.Lines(out.String()) {
+			var e progress.Event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Time.IsZero() {
+				t.Errorf("%s has no time", line)
+			}
+			kinds = append(kinds, e.Kind)
+		}
+		if got, want := fmt.Sprint(kinds), "[start note fail note]"; got != want {
+			t.Errorf("got %s, want %s:\n%s", got, want, &out)
+		}
+	})
+}
+
+// TestManyAtOnce is for the race detector.
+func TestManyAtOnce(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(80, 24)
+		p, done := NewProgress(s, Options{size: s.size})
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				host := fmt.Sprint("host-", i%10)
+				progress.Track(t.Context(), p, host, fmt.Sprint(i), "work", func(context.Context) error {
+					time.Sleep(seconds(float64(i) / 10))
+					fmt.Fprintln(p, "log of", i)
+					return nil
+				})
+			})
+		}
+		wg.Wait()
+		done()
+	})
+}
+
+func TestWatch(t *testing.T) {
+	t.Setenv("TERM", "xterm")
+	t.Setenv("NO_COLOR", "")
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(40, 5)
+		ctx, cancel := context.WithTimeout(t.Context(), seconds(5))
+		defer cancel()
+		n := 0
+		err := watch(ctx, s, 2*time.Second, s.size, func(_ context.Context, w io.Writer) error {
+			n++
+			fmt.Fprintf(w, "view %d of width %d, colour %t\n%s", n, Width(w), Color(w), strings.Repeat("row\n", 6-n))
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := s.String(), "view 3 of width 39, colour true\nrow\nrow\nrow\n"; got != want {
+			t.Errorf("got\n%swant\n%s", got, want)
+		}
+	})
+	var out bytes.Buffer
+	failure := errors.New("no such cluster")
+	err := Watch(t.Context(), &out, time.Second, func(_ context.Context, w io.Writer) error {
+		if Width(w) != 0 || Color(w) {
+			t.Errorf("a buffer has width %d, colour %t", Width(w), Color(w))
+		}
+		return failure
+	})
+	if !errors.Is(err, failure) {
+		t.Errorf("got %v", err)
+	}
+}
