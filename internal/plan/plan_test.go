@@ -1,0 +1,334 @@
+package plan
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+var testBundle = Bundle{Digest: "sha256:b", Version: spec.DefaultVersion, Pause: "pause:1", Manifests: map[string]string{"flannel": "sha256:f"}}
+
+// cluster is the default cluster with addresses.
+func cluster() *spec.Cluster {
+	c := spec.DefaultLab("test")
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
+	}
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	return c
+}
+
+// empty observes hosts on which nothing was done yet.
+func empty(c *spec.Cluster) *facts.Observation {
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}}
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{Files: map[string]string{}, Units: map[string]string{},
+			Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}}}}
+	}
+	return obs
+}
+
+// finished observes the cluster as it is when every step of the plan took.
+func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
+	t.Helper()
+	obs := empty(c)
+	obs.API = &facts.API{Version: testBundle.Version, Initialised: true, DNSSpread: true, Applied: maps.Clone(testBundle.Manifests)}
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		d := hostconfig.Hosts(c)
+		if h.IsNode() {
+			f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
+			d = merge(d, hostconfig.Runtime(c, f, testBundle.Pause))
+			f.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true}
+			node := facts.Node{Name: h.Name, Ready: true, Labels: NodeLabels(h)}
+			if h.Has(spec.RoleControlPlane) {
+				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
+				f.Kubernetes.Manifests = staticPods
+				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""
+				node.Taints = Taints(h)
+				obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: h.Name, Healthy: true, Started: true})
+			}
+			obs.API.Nodes = append(obs.API.Nodes, node)
+		}
+		if h.Has(spec.RoleLoadBalancer) {
+			d = merge(d, hostconfig.Balancer(c, h, f, "CA"))
+		}
+		for _, file := range d.Files {
+			f.Files[file.Key()] = file.Sum()
+		}
+		for _, u := range d.Enable {
+			f.Units[u] = "active"
+		}
+	}
+	return obs
+}
+
+func build(t *testing.T, c *spec.Cluster, obs *facts.Observation) *Plan {
+	t.Helper()
+	p, err := Build(c, obs, testBundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkOrder(t, p)
+	return p
+}
+
+// checkOrder holds every plan to what apply relies on: unique IDs, known needs, no circles.
+func checkOrder(t *testing.T, p *Plan) {
+	t.Helper()
+	ids := map[string]Step{}
+	for _, s := range p.Steps {
+		if _, twice := ids[s.ID]; twice {
+			t.Fatalf("step %s is in the plan twice", s.ID)
+		}
+		if s.Reason == "" || s.Title == "" {
+			t.Errorf("step %s has no title or no reason", s.ID)
+		}
+		ids[s.ID] = s
+	}
+	state := map[string]int{}
+	var visit func(id string)
+	visit = func(id string) {
+		s, ok := ids[id]
+		if !ok {
+			t.Fatalf("a step needs %s, which is not in the plan", id)
+		}
+		if state[id] == 1 {
+			t.Fatalf("step %s needs itself", id)
+		}
+		if state[id] == 2 {
+			return
+		}
+		state[id] = 1
+		for _, n := range s.Needs {
+			visit(n)
+		}
+		state[id] = 2
+	}
+	for id := range ids {
+		visit(id)
+	}
+}
+
+func kindsOf(p *Plan) map[Kind][]string {
+	out := map[Kind][]string{}
+	for _, s := range p.Steps {
+		out[s.Kind] = append(out[s.Kind], s.Host)
+	}
+	return out
+}
+
+func TestNothingToDo(t *testing.T) {
+	c := cluster()
+	if p := build(t, c, finished(t, c)); !p.Empty() {
+		t.Fatalf("a finished cluster has steps: %+v", kindsOf(p))
+	}
+}
+
+func TestSameInputsSamePlan(t *testing.T) {
+	c := cluster()
+	first, _ := json.Marshal(build(t, c, empty(c)))
+	for range 20 {
+		if again, _ := json.Marshal(build(t, c, empty(c))); string(again) != string(first) {
+			t.Fatal("two plans of the same inputs differ")
+		}
+	}
+}
+
+func TestNewCluster(t *testing.T) {
+	c := cluster()
+	p := build(t, c, empty(c))
+	kinds := kindsOf(p)
+	for kind, hosts := range map[Kind][]string{
+		InstallBundle:     {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
+		ImportImages:      {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
+		MakePKI:           {"cp-a"},
+		SharePKI:          {"cp-b", "cp-c"},
+		StartControlPlane: {"cp-a", "cp-b", "cp-c"},
+		InitCluster:       {"cp-a"},
+		JoinWorker:        {"worker-a", "worker-b"},
+		JoinControlPlane:  nil,
+		Verify:            {""},
+	} {
+		if !slices.Equal(kinds[kind], hosts) {
+			t.Errorf("%s on %v, want %v", kind, kinds[kind], hosts)
+		}
+	}
+	for _, s := range p.Steps {
+		if s.Kind != StartControlPlane {
+			continue
+		}
+		if len(s.Members) != 3 {
+			t.Errorf("%s starts etcd with %d members", s.ID, len(s.Members))
+		}
+		// Control planes must not wait for each other: that is what makes them start together.
+		for _, n := range s.Needs {
+			if strings.HasSuffix(n, string(StartControlPlane)) || strings.HasSuffix(n, string(InitCluster)) {
+				t.Errorf("%s waits for %s", s.ID, n)
+			}
+		}
+	}
+	if last := p.Steps[len(p.Steps)-1]; last.Kind != Verify || len(last.Needs) != len(p.Steps)-1 {
+		t.Errorf("the last step is %s and needs %d of %d steps", last.Kind, len(last.Needs), len(p.Steps)-1)
+	}
+}
+
+// TestEveryInterruption plans from states between nothing and everything: whatever was done is not lost, and what is
+// left leads to the whole.
+func TestEveryInterruption(t *testing.T) {
+	c := cluster()
+	for mask := range 1 << 3 {
+		obs := empty(c)
+		for i, h := range c.HostsWith(spec.RoleControlPlane) {
+			f := obs.Hosts[h.Name].Facts
+			f.Kubernetes.CA, f.Kubernetes.SharedPKI = "CA", true
+			if mask&(1<<i) != 0 {
+				f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
+				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, staticPods
+			}
+		}
+		kinds := kindsOf(build(t, c, obs))
+		var want []string
+		for i, h := range c.HostsWith(spec.RoleControlPlane) {
+			if mask&(1<<i) == 0 {
+				want = append(want, h.Name)
+			}
+		}
+		if !slices.Equal(kinds[StartControlPlane], want) {
+			t.Errorf("started %03b: starts %v, want %v", mask, kinds[StartControlPlane], want)
+		}
+		if len(kinds[MakePKI]) != 0 {
+			t.Errorf("started %03b: makes keys again", mask)
+		}
+		if !slices.Equal(kinds[InitCluster], []string{"cp-a"}) || len(kinds[JoinControlPlane]) != 0 {
+			t.Errorf("started %03b: the bootstrap is not finished: %v", mask, kinds)
+		}
+	}
+}
+
+func TestKeysComeFromWhoeverHasThem(t *testing.T) {
+	c := cluster()
+	obs := empty(c)
+	obs.Hosts["cp-b"].Facts.Kubernetes = facts.Kubernetes{CA: "CA", SharedPKI: true}
+	kinds := kindsOf(build(t, c, obs))
+	if !slices.Equal(kinds[MakePKI], []string{"cp-b"}) || !slices.Equal(kinds[SharePKI], []string{"cp-a", "cp-c"}) {
+		t.Fatalf("keys made on %v, handed to %v", kinds[MakePKI], kinds[SharePKI])
+	}
+}
+
+func TestLaterAdditions(t *testing.T) {
+	c := cluster()
+	obs := finished(t, c)
+	for _, h := range []spec.Host{
+		{Name: "cp-d", Address: "10.0.0.51", Zone: "a", Roles: []string{spec.RoleControlPlane}},
+		{Name: "cp-e", Address: "10.0.0.52", Zone: "b", Roles: []string{spec.RoleControlPlane}},
+		{Name: "worker-c", Address: "10.0.0.53", Zone: "c", Roles: []string{spec.RoleWorker}},
+	} {
+		c.Spec.Hosts = append(c.Spec.Hosts, h)
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{Files: map[string]string{}, Units: map[string]string{}}}
+	}
+	p := build(t, c, obs)
+	kinds := kindsOf(p)
+	if !slices.Equal(kinds[JoinControlPlane], []string{"cp-d", "cp-e"}) || !slices.Equal(kinds[JoinWorker], []string{"worker-c"}) {
+		t.Fatalf("joins %v and %v", kinds[JoinControlPlane], kinds[JoinWorker])
+	}
+	if len(kinds[StartControlPlane]) != 0 || len(kinds[InitCluster]) != 0 {
+		t.Error("a host added to an existing cluster must never be bootstrapped")
+	}
+	for _, s := range p.Steps {
+		if s.Kind == JoinControlPlane && s.Host == "cp-e" && !slices.Contains(s.Needs, "cp-d/join-control-plane") {
+			t.Error("two control planes join at once: etcd takes one learner at a time")
+		}
+		if s.Kind == JoinControlPlane && !slices.Contains(s.Gates, GateEtcdWhole) {
+			t.Errorf("%s has no gate", s.ID)
+		}
+	}
+}
+
+func TestDeadWorkerOfALivingClusterIsLeftAlone(t *testing.T) {
+	c := cluster()
+	obs := finished(t, c)
+	obs.Hosts["worker-b"] = facts.Host{Error: "worker-b: no SSH connection"}
+	p := build(t, c, obs)
+	if !p.Empty() || p.Unreachable["worker-b"] == "" {
+		t.Fatalf("steps %v, unreachable %v", kindsOf(p), p.Unreachable)
+	}
+}
+
+func TestPoolsLabelAndTaint(t *testing.T) {
+	c := cluster()
+	c.Spec.NodePools = []spec.NodePool{{Name: "web", Hosts: []string{"worker-a"}, Labels: map[string]string{"tier": "web"},
+		Taints: []spec.Taint{{Key: "web", Effect: "NoSchedule"}}}}
+	obs := finished(t, c)
+	p := build(t, c, obs)
+	if len(p.Steps) != 2 || p.Steps[0].Kind != LabelNode || p.Steps[0].Labels["tier"] != "web" || p.Steps[0].Labels[PoolLabel] != "web" || len(p.Steps[0].Taints) != 1 {
+		t.Fatalf("%+v", p.Steps)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*spec.Cluster, *facts.Observation)
+		fresh  bool
+		want   string
+	}{
+		"another version": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, false, "one version"},
+		"two clusters":    {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.CA = "other" }, false, "one cluster"},
+		"a node too many": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.API.Nodes = append(o.API.Nodes, facts.Node{Name: "old"})
+		}, false, "no removals yet"},
+		"an empty control plane that etcd knows": {func(_ *spec.Cluster, o *facts.Observation) {
+			k := &o.Hosts["cp-c"].Facts.Kubernetes
+			k.KubeletConfig, k.EtcdData = false, false
+		}, false, "no replacement yet"},
+		"a dead host in a new cluster": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["cp-c"] = facts.Host{Error: "cp-c: no SSH connection"}
+		}, true, "all hosts for the first build"},
+		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, "a quorum first"},
+		"no quorum, and an empty control plane": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.API = nil
+			k := &o.Hosts["cp-c"].Facts.Kubernetes
+			*k = facts.Kubernetes{}
+		}, false, "a quorum first"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := cluster()
+			obs := empty(c)
+			if !tc.fresh {
+				obs = finished(t, c)
+			}
+			tc.change(c, obs)
+			p, err := Build(c, obs, testBundle)
+			var r *Refusal
+			if !errors.As(err, &r) || r.Rule != tc.want {
+				t.Fatalf("plan %+v, error %v, want the rule %q", p, err, tc.want)
+			}
+			if r.Why == "" || r.Fix == "" {
+				t.Errorf("the refusal has no reason or no way out: %+v", r)
+			}
+		})
+	}
+}
+
+func TestStoppedUnitIsStarted(t *testing.T) {
+	c := cluster()
+	for _, api := range []bool{true, false} {
+		obs := finished(t, c)
+		obs.Hosts["cp-b"].Facts.Units["kubelet.service"] = "inactive"
+		if !api {
+			obs.API = nil
+		}
+		p := build(t, c, obs)
+		if len(p.Steps) != 2 || p.Steps[0].Kind != Configure || p.Steps[0].Host != "cp-b" {
+			t.Errorf("with an API %v: %+v", api, kindsOf(p))
+		}
+	}
+}
