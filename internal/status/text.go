@@ -1,0 +1,255 @@
+package status
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/ui"
+)
+
+// Text writes the status for people. A width of 0 does not cut lines.
+func Text(w io.Writer, s Status, width int, color bool) error {
+	p := &page{width: width, color: color}
+	p.line(s.header()...)
+	p.nodes(s)
+	p.etcd(s)
+	p.balancers(s)
+	if len(s.Etcd.Members) > 0 {
+		p.blank()
+		words, style := s.margins()
+		p.field("survives", ui.Span{Text: words, Style: style})
+	}
+	if len(s.Certificates) > 0 {
+		c := s.Certificates[0]
+		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", expiry(c.Expires, s.time()), c.Name, c.Host)})
+	}
+	p.problems(s)
+	_, err := io.WriteString(w, p.b.String())
+	return err
+}
+
+func (s Status) time() time.Time {
+	if s.at.IsZero() { // read from JSON
+		return time.Now()
+	}
+	return s.at
+}
+
+func (s Status) header() ui.Line {
+	e := s.Endpoint
+	at, style := e.VirtualIP, ui.Plain
+	if e.Holder != "" {
+		at += " on " + e.Holder
+	}
+	if !e.Reachable {
+		style = ui.Red
+	}
+	l := ui.Line{{Text: s.Cluster, Style: ui.Bold}, {Text: "  " + cmp.Or(s.Version, "version unknown")}, {Text: "  "}, {Text: e.Address, Style: style}}
+	if at != "" {
+		l = append(l, ui.Span{Text: " (" + at + ")", Style: ui.Dim})
+	}
+	return append(l, ui.Span{Text: "  "}, s.verdict())
+}
+
+// verdict is the whole status in a word.
+func (s Status) verdict() ui.Span {
+	switch {
+	case len(s.Problems) > 0 && s.Problems[0].Severity == Critical:
+		return ui.Span{Text: "critical", Style: ui.Red}
+	case s.Version == "":
+		return ui.Span{Text: "not built", Style: ui.Yellow}
+	case len(s.Problems) > 0 && s.Problems[0].Severity == Warning:
+		return ui.Span{Text: "degraded", Style: ui.Yellow}
+	}
+	return ui.Span{Text: "healthy", Style: ui.Green}
+}
+
+// page collects lines that fit.
+type page struct {
+	b     strings.Builder
+	width int
+	color bool
+}
+
+func (p *page) blank() { p.b.WriteByte('\n') }
+
+func (p *page) line(spans ...ui.Span) {
+	l := ui.Line(spans)
+	if p.width > 0 {
+		l = l.Truncate(p.width)
+	}
+	p.whole(l)
+}
+
+// whole writes a line that must not be cut, as it is there to be copied.
+func (p *page) whole(l ui.Line) { p.b.WriteString(l.String(p.color) + "\n") }
+
+// wrapped writes text after a head, its other lines aligned below the first.
+func (p *page) wrapped(head ui.Line, text ui.Span) {
+	indent := head.Width()
+	width := 0
+	if p.width > 0 {
+		width = max(p.width-indent, 20)
+	}
+	for _, part := range ui.Wrap(text.Text, width) {
+		p.line(append(head, ui.Span{Text: part, Style: text.Style})...)
+		head = ui.Line{}.Pad(indent)
+	}
+}
+
+func (p *page) field(name string, text ui.Span) {
+	p.wrapped(ui.Line{{Text: name, Style: ui.Dim}}.Pad(14), text)
+}
+
+// table aligns rows below their heads, after a blank line; without rows there is no table.
+func (p *page) table(heads []string, rows [][]ui.Span) {
+	if len(rows) == 0 {
+		return
+	}
+	p.blank()
+	widths := make([]int, len(heads))
+	head := make([]ui.Span, len(heads))
+	for i, h := range heads {
+		head[i] = ui.Span{Text: h, Style: ui.Dim}
+	}
+	rows = slices.Insert(rows, 0, head)
+	for _, r := range rows {
+		for i, cell := range r {
+			widths[i] = max(widths[i], ui.Cells(cell.Text))
+		}
+	}
+	for _, r := range rows {
+		var l ui.Line
+		at := 0
+		for i, cell := range r {
+			l = append(l.Pad(at), cell)
+			at += widths[i] + 2
+		}
+		p.line(l...)
+	}
+}
+
+func (p *page) nodes(s Status) {
+	var rows [][]ui.Span
+	for _, n := range s.Nodes {
+		ready := ui.Span{Text: "no", Style: ui.Red}
+		switch {
+		case n.Ready:
+			ready = ui.Span{Text: "yes", Style: ui.Green}
+		case s.Version == "":
+			ready = ui.Span{Text: "unknown", Style: ui.Dim}
+		case n.Version == "":
+			ready = ui.Span{Text: "absent", Style: ui.Red}
+		}
+		rows = append(rows, []ui.Span{{Text: n.Name, Style: ui.Bold}, ready, {Text: strings.Join(n.Roles, ", ")}, dash(n.Zone), dash(n.Address), dash(n.Version)})
+	}
+	p.table([]string{"NODE", "READY", "ROLES", "ZONE", "ADDRESS", "VERSION"}, rows)
+}
+
+func (p *page) etcd(s Status) {
+	var rows [][]ui.Span
+	for _, m := range s.Etcd.Members {
+		state := ui.Span{Text: "voter", Style: ui.Green}
+		switch {
+		case !m.Healthy:
+			state = ui.Span{Text: "unhealthy", Style: ui.Red}
+		case m.Learner:
+			state = ui.Span{Text: "learner", Style: ui.Yellow}
+		case m.Leader:
+			state = ui.Span{Text: "leader", Style: ui.Green}
+		}
+		size := ""
+		if m.DBSizeBytes > 0 {
+			size = ui.Bytes(m.DBSizeBytes)
+		}
+		rows = append(rows, []ui.Span{{Text: m.Name, Style: ui.Bold}, state, dash(size)})
+	}
+	p.table([]string{"ETCD", "STATE", "SIZE"}, rows)
+}
+
+func (p *page) balancers(s Status) {
+	var rows [][]ui.Span
+	for _, b := range s.LoadBalancers {
+		state, holds := ui.Span{Text: "healthy", Style: ui.Green}, ""
+		if !b.Healthy {
+			state = ui.Span{Text: "no answer", Style: ui.Red}
+		}
+		if b.Active {
+			holds = s.Endpoint.VirtualIP
+		}
+		rows = append(rows, []ui.Span{{Text: b.Name, Style: ui.Bold}, state, dash(holds), b.backends()})
+	}
+	p.table([]string{"BALANCER", "STATE", "HOLDS", "BACKENDS"}, rows)
+}
+
+func (b LoadBalancer) backends() ui.Span {
+	var down []string
+	for _, s := range b.Backends {
+		if !s.Healthy {
+			down = append(down, s.Name)
+		}
+	}
+	switch n := len(b.Backends); {
+	case n == 0:
+		return dash("")
+	case len(down) > 0:
+		return ui.Span{Text: fmt.Sprintf("%d of %d, without %s", n-len(down), n, list(down)), Style: ui.Yellow}
+	default:
+		return ui.Span{Text: fmt.Sprintf("all %d", n)}
+	}
+}
+
+func dash(s string) ui.Span {
+	if s == "" {
+		return ui.Span{Text: "–", Style: ui.Dim}
+	}
+	return ui.Span{Text: s}
+}
+
+// margins are the margins in words: what may be lost, and what may not.
+func (s Status) margins() (string, ui.Style) {
+	m := s.Margins
+	type kind struct {
+		n          int
+		noun, none string
+	}
+	kinds := []kind{{m.ControlPlanes, "control plane", "a control plane"}, {m.Etcd, "etcd member", "an etcd member"}, {m.Zones, "zone", "a zone"}}
+	if m.LoadBalancers != nil {
+		kinds = slices.Insert(kinds, 2, kind{*m.LoadBalancers, "balancer", "a balancer"})
+	}
+	var may, mayNot []string
+	for _, k := range kinds {
+		switch {
+		case k.n > 0:
+			may = append(may, ui.Plural(k.n, k.noun))
+		case k.n == 0:
+			mayNot = append(mayNot, k.none)
+		default:
+			return "nothing more: too much is down, or cannot be asked", ui.Red
+		}
+	}
+	switch {
+	case len(mayNot) == 0:
+		return "the loss of " + strings.Join(may, ", "), ui.Green
+	case len(may) == 0:
+		return "no loss of " + strings.Join(mayNot, ", "), ui.Yellow
+	default:
+		return fmt.Sprintf("the loss of %s; not of %s", strings.Join(may, ", "), strings.Join(mayNot, ", ")), ui.Yellow
+	}
+}
+
+func (p *page) problems(s Status) {
+	marks := map[Severity]ui.Span{Critical: {Text: "✘ ", Style: ui.Red}, Warning: {Text: "! ", Style: ui.Yellow}, Info: {Text: "· ", Style: ui.Cyan}}
+	for i, problem := range s.Problems {
+		if i == 0 {
+			p.blank()
+		}
+		mark := marks[problem.Severity]
+		p.wrapped(ui.Line{mark}, ui.Span{Text: problem.Summary, Style: mark.Style})
+		p.wrapped(ui.Line{{Text: "  → ", Style: ui.Dim}}, ui.Span{Text: problem.Fix})
+	}
+}
