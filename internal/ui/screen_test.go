@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"unicode/utf8"
 )
 
 // screen is a small terminal: enough of one to see what a user would.
@@ -56,8 +57,8 @@ func (s *screen) Write(b []byte) (int, error) {
 			text = text[len(m[0]):]
 			continue
 		}
-		r := []rune(text)[0]
-		text = text[len(string(r)):]
+		r, n := utf8.DecodeRuneInString(text)
+		text = text[n:]
 		switch r {
 		case '\r':
 			s.col = 0
