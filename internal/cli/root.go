@@ -59,7 +59,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Write
 	if !errors.As(err, &silent) {
 		fmt.Fprintf(errOut, "quorate: %v\n", err)
 	}
-	return status(err)
+	return exitStatus(err)
 }
 
 // usageError is a command line that makes no sense.
@@ -72,7 +72,7 @@ type statusError struct{ code int }
 
 func (e *statusError) Error() string { return fmt.Sprintf("exit status %d", e.code) }
 
-func status(err error) int {
+func exitStatus(err error) int {
 	var (
 		own     *statusError
 		usage   usageError
@@ -195,12 +195,14 @@ func (a *app) progress() (progress.Sink, func()) {
 }
 
 // print renders a result in the format that was asked for; text is the caller's own.
-func (a *app) print(v any, text func(io.Writer) error) error {
+func (a *app) print(v any, text func(io.Writer) error) error { return a.printTo(a.out, v, text) }
+
+func (a *app) printTo(w io.Writer, v any, text func(io.Writer) error) error {
 	switch a.output {
 	case "text":
-		return text(a.out)
+		return text(w)
 	case "json":
-		enc := json.NewEncoder(a.out)
+		enc := json.NewEncoder(w)
 		enc.SetIndent("", "  ")
 		return enc.Encode(v)
 	case "yaml":
@@ -208,7 +210,7 @@ func (a *app) print(v any, text func(io.Writer) error) error {
 		if err != nil {
 			return err
 		}
-		_, err = a.out.Write(data)
+		_, err = w.Write(data)
 		return err
 	}
 	return usageError{fmt.Errorf("unknown output %q: text, json or yaml", a.output)}

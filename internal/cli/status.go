@@ -30,12 +30,12 @@ func (a *app) status() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			show := func(ctx context.Context) error {
+			show := func(ctx context.Context, w io.Writer) error {
 				s := look(ctx, c)
-				return a.print(s, func(w io.Writer) error { return status.Text(w, s, ui.Width(w), ui.Color(w)) })
+				return a.printTo(w, s, func(w io.Writer) error { return status.Text(w, s, ui.Width(w), ui.Color(w)) })
 			}
 			if !watch {
-				return show(cmd.Context())
+				return show(cmd.Context(), a.out)
 			}
 			return ui.Watch(cmd.Context(), a.out, interval, show)
 		},
