@@ -8,7 +8,7 @@ E2E_TIMEOUT ?= 60m
 .PHONY: build up down check test test-lab test-e2e bench-bootstrap tools clean
 
 build: ## bin/quorate
-	$(GO) build -trimpath -ldflags '-s -w' -o bin/quorate ./cmd/quorate
+	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
 
 up: build ## a highly available cluster on this machine
 	bin/quorate up

@@ -40,12 +40,14 @@ type app struct {
 	file    string
 	output  string
 	timeout time.Duration
+	stop    context.CancelFunc // of timeout
 	verbose bool
 }
 
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut}
+	a := &app{in: in, out: out, err: errOut, stop: func() {}}
+	defer func() { a.stop() }()
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
@@ -103,7 +105,8 @@ machine: quorate up.`,
 		SilenceErrors: true,
 		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
 			if a.timeout > 0 {
-				ctx, _ := context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("--timeout %s is over", a.timeout)) //nolint:govet // ends with the process
+				var ctx context.Context
+				ctx, a.stop = context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
 				cmd.SetContext(ctx)
 			}
 		},
