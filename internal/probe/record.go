@@ -1,0 +1,94 @@
+package probe
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// record is what became of one client's requests.
+type record struct {
+	mu      sync.Mutex
+	ended   []request
+	pending map[int]time.Time // when those were sent that have no answer yet
+	next    int
+}
+
+// do sends a request and notes how it ended.
+func (r *record) do(send func() (failure string)) {
+	r.mu.Lock()
+	sent, id := time.Now(), r.next
+	if r.pending == nil {
+		r.pending = map[int]time.Time{}
+	}
+	r.pending[id] = sent
+	r.next++
+	r.mu.Unlock()
+
+	failure := send()
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.pending, id)
+	r.ended = append(r.ended, request{sent, time.Now(), failure})
+}
+
+// settled says whether everything that was sent up to a moment has ended.
+func (r *record) settled(to time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, sent := range r.pending {
+		if !sent.After(to) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *record) between(from, to time.Time) Outage {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return judge(r.since(from), from, to)
+}
+
+// since leaves out what ended too long ago to matter: all before the last success that ended before from. Requests are
+// in the order of their ends.
+func (r *record) since(from time.Time) []request {
+	first, _ := slices.BinarySearchFunc(r.ended, from, func(r request, t time.Time) int { return r.ended.Compare(t) })
+	for first--; first > 0 && r.ended[first].failure != ""; {
+		first--
+	}
+	return r.ended[max(first, 0):]
+}
+
+// every calls f at a fixed pace, however long the calls take: a client that waited for an answer before it asked again
+// would find one failure where its users met twenty. It returns when ctx is done and all calls have returned.
+func every(ctx context.Context, pace time.Duration, f func()) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			wg.Go(f)
+		}
+	}
+}
+
+// until polls a condition.
+func until(ctx context.Context, f func() bool) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+	return nil
+}
