@@ -26,6 +26,9 @@ var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx cont
 		if err := separateKubeletCertificate(time.Now()); err != nil {
 			return err
 		}
+		if err := useAdmin(); err != nil {
+			return err
+		}
 		return node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path)
 	})
 })
@@ -51,7 +54,10 @@ const DiscoveryFile = "/run/quorate/discovery.yaml"
 var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
 	return struct{}{}, withConfig("discovery", in.Discovery, func(string) error {
 		return withConfig("join", in.Config, func(path string) error {
-			return node.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight")
+			if err := node.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
+				return err
+			}
+			return useAdmin()
 		})
 	})
 })
@@ -88,10 +94,28 @@ func separateKubeletCertificate(now time.Time) error {
 	return clientcmd.WriteToFile(*config, kubeconfig)
 }
 
+const adminConf = "/etc/kubernetes/admin.conf"
+
 // Admin returns the host's admin kubeconfig.
 var Admin = host.Define("kubeadm.admin", func(_ context.Context, _ struct{}) ([]byte, error) {
-	return os.ReadFile("/etc/kubernetes/admin.conf")
+	return os.ReadFile(adminConf)
 })
+
+// useAdmin lets root's kubectl speak to the cluster. A link, because a copy would expire while kubeadm renews the
+// original; a kubeconfig that somebody else put there stays.
+func useAdmin() error {
+	const own = "/root/.kube/config"
+	if _, err := os.Stat(adminConf); errors.Is(err, os.ErrNotExist) {
+		return nil // a worker
+	}
+	if err := os.MkdirAll(filepath.Dir(own), 0o750); err != nil {
+		return err
+	}
+	if err := os.Symlink(adminConf, own); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("giving root's kubectl a configuration: %w", err)
+	}
+	return nil
+}
 
 // EtcdClient is what a client of the local etcd member needs, in PEM.
 type EtcdClient struct{ CA, Certificate, Key []byte }
