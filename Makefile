@@ -34,7 +34,8 @@ test-e2e: build ## whole clusters
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e/...
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
-	$(GO) run ./test/bench/bootstrap
+	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
+	bin/bench-bootstrap
 
 clean:
 	rm -rf bin artifacts

@@ -226,7 +226,7 @@ func TestRecipe(t *testing.T) {
 			t.Errorf("twice or empty in %v", list)
 		}
 	}
-	if recipeKey() != recipeKey() || len(recipeKey()) != 12 {
+	if first, second := recipeKey(), recipeKey(); first != second || len(first) != 12 {
 		t.Error("the recipe's key is not stable")
 	}
 }

@@ -38,7 +38,7 @@ var Lease = host.Define("node.lease", func(_ context.Context, owner string) (str
 		f.Close()
 		return struct{}{}, fmt.Errorf("%w: %s; wait until it is done, or end it", ErrLeased, strings.TrimSpace(string(other)))
 	}
-	if err := f.Truncate(0); err == nil {
+	if err = f.Truncate(0); err == nil {
 		_, err = f.WriteAt([]byte(owner+"\n"), 0)
 	}
 	if err != nil {

@@ -32,7 +32,7 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 
 // poll observes until problems finds none, and shows what is still missing meanwhile.
 func poll(ctx context.Context, e *Env, s plan.Step, problems func(*facts.Observation) []string) error {
-	return retry(ctx, 300*time.Millisecond, func(ctx context.Context) error {
+	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error {
 		left := problems(observe.Observe(ctx, e.Cluster, e.Conns))
 		if len(left) == 0 {
 			return nil

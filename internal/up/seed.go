@@ -20,6 +20,12 @@ import (
 	"quorate.dev/quorate/internal/step"
 )
 
+// Seed makes the disk that lab machines of this spec are born with, if it is not there yet.
+func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
+	_, err := ensureSeed(ctx, c, b, sink)
+	return err
+}
+
 // ensureSeed makes the disk that lab machines are born with: a machine on which the bundle was installed by the very
 // steps that install it on a real host. Machines share its files, so that seven of them unpack nothing.
 func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (string, error) {

@@ -1,0 +1,250 @@
+// Command bootstrap races the documented kubeadm sequence against quorate apply: the same lab machines, the same bundle
+// with its images already unpacked, names that resolve, the same balancers. The clock runs from before the machines
+// boot until every node is Ready and the endpoint serves.
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/up"
+)
+
+const name = "bench"
+
+// outcome is one run.
+type outcome struct {
+	Seconds    float64
+	CPUSeconds float64 // of all machines, and of this process
+	Steps      []progress.Event
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "host" {
+		serveHost() // this binary is its own host side, like quorate
+		return
+	}
+	pairs := flag.Int("pairs", 3, "how many pairs of runs for each size")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := race(ctx, *pairs); err != nil {
+		fmt.Fprintln(os.Stderr, "bootstrap:", err)
+		os.Exit(1)
+	}
+}
+
+func serveHost() {
+	ctx := context.Background()
+	err := host.Ready(os.Stdout)
+	if err == nil {
+		err = host.Serve(ctx, os.Stdin, os.Stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func race(ctx context.Context, pairs int) error {
+	last := map[string]any{"pairs": pairs}
+	for _, controlPlanes := range []int{3, 5} {
+		c, err := shape(controlPlanes)
+		if err != nil {
+			return err
+		}
+		var quorate, documented []outcome
+		for i := range pairs {
+			runs := []func() error{
+				func() (err error) { documented, err = appendRun(ctx, c, documented, runDocumented); return err },
+				func() (err error) { quorate, err = appendRun(ctx, c, quorate, runQuorate); return err },
+			}
+			if i%2 == 1 {
+				slices.Reverse(runs) // so that neither always finds the warmer machine
+			}
+			for _, run := range runs {
+				if err := run(); err != nil {
+					return err
+				}
+			}
+			d, q := documented[i], quorate[i]
+			fmt.Printf("%d control planes, pair %d: documented %.1f s (%.0f CPU-seconds), quorate %.1f s (%.0f CPU-seconds), ratio %.2f\n",
+				controlPlanes, i+1, d.Seconds, d.CPUSeconds, q.Seconds, q.CPUSeconds, q.Seconds/d.Seconds)
+		}
+		var ratios []float64
+		for i := range pairs {
+			ratios = append(ratios, quorate[i].Seconds/documented[i].Seconds)
+		}
+		fmt.Printf("\nWhere the time of quorate apply goes, %d control planes, last run:\n", controlPlanes)
+		printSteps(quorate[pairs-1].Steps)
+		last[fmt.Sprintf("ratio%d", controlPlanes)] = round(median(ratios))
+		if controlPlanes == 3 {
+			last["seconds3"] = round(median(seconds(quorate)))
+			last["documentedSeconds3"] = round(median(seconds(documented)))
+			last["cpuSeconds3"] = round(quorate[pairs-1].CPUSeconds)
+		}
+	}
+	data, err := json.Marshal(last)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", data)
+	return nil
+}
+
+func round(f float64) float64 { return float64(int(f*100+0.5)) / 100 }
+
+func seconds(all []outcome) (out []float64) {
+	for _, o := range all {
+		out = append(out, o.Seconds)
+	}
+	return out
+}
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+func shape(controlPlanes int) (*spec.Cluster, error) {
+	data, err := spec.Init(spec.InitOptions{Name: name, ControlPlanes: controlPlanes, Versions: bundle.Versions()})
+	if err != nil {
+		return nil, err
+	}
+	return spec.Check(data, "the benchmark's cluster", spec.Options{Versions: bundle.Versions(), Lab: true})
+}
+
+type runner func(context.Context, *spec.Cluster, *bundle.Bundle, progress.Sink) error
+
+func appendRun(ctx context.Context, c *spec.Cluster, all []outcome, run runner) ([]outcome, error) {
+	o, err := once(ctx, c, run)
+	return append(all, o), err
+}
+
+// once makes machines, lets one of the two build its cluster, and stops the clock when the cluster is there.
+func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err error) {
+	b, err := up.Bundle(ctx, c, progress.Discard)
+	if err != nil {
+		return o, err
+	}
+	// Made before the clock runs: both find the same disks.
+	if err := up.Seed(ctx, c, b, progress.Discard); err != nil {
+		return o, err
+	}
+	if err := up.Down(ctx, name); err != nil {
+		return o, err
+	}
+	defer func() { err = errors.Join(err, up.Down(context.WithoutCancel(ctx), name)) }()
+	own := ownCPU()
+	begin := time.Now()
+	resolved, err := up.Lab(ctx, c, true, progress.Discard)
+	if err != nil {
+		return o, err
+	}
+	var mu sync.Mutex
+	sink := progress.Func(func(e progress.Event) {
+		if e.Kind == progress.Done {
+			mu.Lock()
+			defer mu.Unlock()
+			o.Steps = append(o.Steps, e)
+		}
+	})
+	watched := make(chan error, 1)
+	watch, stop := context.WithTimeout(ctx, 15*time.Minute)
+	defer stop()
+	go func() { watched <- whole(watch, resolved, begin, &o) }()
+	if err := run(ctx, resolved, b, sink); err != nil {
+		return o, err
+	}
+	if err := <-watched; err != nil {
+		return o, err
+	}
+	l, err := lab.Open(name)
+	if err != nil {
+		return o, err
+	}
+	used, err := l.CPUTime()
+	if err != nil {
+		return o, err
+	}
+	o.CPUSeconds = (used + ownCPU() - own).Seconds()
+	return o, nil
+}
+
+// whole waits until every node is Ready, as seen through the endpoint, and notes when that was.
+func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) error {
+	e := engine.Open(ctx, c, progress.Discard)
+	defer e.Close()
+	nodes := 0
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() {
+			nodes++
+		}
+	}
+	for tick := time.NewTicker(500 * time.Millisecond); ; {
+		if client, err := throughEndpoint(ctx, e); err == nil {
+			if api, err := observe.API(ctx, client); err == nil {
+				ready := 0
+				for _, n := range api.Nodes {
+					if n.Ready {
+						ready++
+					}
+				}
+				if ready == nodes {
+					o.Seconds = time.Since(begin).Seconds()
+					return nil
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the cluster did not become whole: %w", context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
+	e := engine.Open(ctx, c, sink)
+	defer e.Close()
+	w, err := e.Plan(ctx, b)
+	if err != nil {
+		return err
+	}
+	return e.Apply(ctx, w)
+}
+
+func printSteps(steps []progress.Event) {
+	slices.SortFunc(steps, func(a, b progress.Event) int { return cmp.Compare(b.Elapsed, a.Elapsed) })
+	for _, s := range steps[:min(len(steps), 20)] {
+		fmt.Printf("  %6.1f s  %-10s %s\n", s.Elapsed.Seconds(), s.Host, s.Title)
+	}
+}
+
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
