@@ -1,0 +1,126 @@
+package hostconfig
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func cluster() *spec.Cluster {
+	c := spec.DefaultLab("test")
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
+	}
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	return c
+}
+
+func file(t *testing.T, d facts.Desired, path string) string {
+	t.Helper()
+	i := slices.IndexFunc(d.Files, func(f facts.File) bool { return f.Path == path })
+	if i < 0 {
+		t.Fatalf("no %s", path)
+	}
+	return d.Files[i].Content
+}
+
+func TestEveryNameResolvesOnEveryHost(t *testing.T) {
+	c := cluster()
+	hosts := file(t, Hosts(c), "/etc/hosts")
+	for _, h := range c.Spec.Hosts {
+		if !strings.Contains(hosts, h.Address+" "+h.Name+"\n") {
+			t.Errorf("%s does not resolve:\n%s", h.Name, hosts)
+		}
+	}
+	if !strings.Contains(hosts, "10.0.0.100 api.test.internal\n") {
+		t.Errorf("the endpoint does not resolve:\n%s", hosts)
+	}
+}
+
+func TestRuntimeFollowsTheHost(t *testing.T) {
+	c := cluster()
+	for _, tc := range []struct {
+		facts facts.Facts
+		want  []string
+	}{
+		{facts.Facts{CgroupV2: true, CanLowerOOMScore: true}, []string{"SystemdCgroup = true", "restrict_oom_score_adj = false", "sandbox = 'pause:1'"}},
+		{facts.Facts{}, []string{"SystemdCgroup = false", "restrict_oom_score_adj = true"}},
+	} {
+		config := file(t, Runtime(c, &tc.facts, "pause:1"), "/etc/containerd/config.toml")
+		for _, want := range tc.want {
+			if !strings.Contains(config, want) {
+				t.Errorf("%+v: no %q in\n%s", tc.facts, want, config)
+			}
+		}
+	}
+}
+
+func TestBalancersShareOneAddress(t *testing.T) {
+	c := cluster()
+	lbs := c.HostsWith(spec.RoleLoadBalancer)
+	priorities := map[string]bool{}
+	for _, h := range lbs {
+		d := Balancer(c, h, &facts.Facts{Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "ens3"}}}, "CA")
+		keepalived := file(t, d, "/etc/keepalived/keepalived.conf")
+		for _, want := range []string{"interface ens3\n", "10.0.0.100/24 dev ens3\n", "unicast_src_ip " + h.Address + "\n", "nopreempt\n", "haproxy weight -254\n"} {
+			if !strings.Contains(keepalived, want) {
+				t.Errorf("%s: no %q in\n%s", h.Name, want, keepalived)
+			}
+		}
+		for _, other := range lbs {
+			if peer := "        " + other.Address + "\n"; strings.Contains(keepalived, peer) == (other.Name == h.Name) {
+				t.Errorf("%s: wrong peers in\n%s", h.Name, keepalived)
+			}
+		}
+		_, after, _ := strings.Cut(keepalived, "    priority ")
+		priority, _, _ := strings.Cut(after, "\n")
+		priorities[priority] = true
+		haproxy := file(t, d, "/etc/haproxy/haproxy.cfg")
+		for _, cp := range c.HostsWith(spec.RoleControlPlane) {
+			if strings.Count(haproxy, "server "+cp.Name+" "+cp.Address+":6443") != 2 {
+				t.Errorf("%s is not in both backends of\n%s", cp.Name, haproxy)
+			}
+		}
+		if file(t, d, haproxyCA) != "CA" {
+			t.Error("HAProxy has another CA")
+		}
+	}
+	if len(priorities) != len(lbs) {
+		t.Errorf("balancers have equal priorities: %v", priorities)
+	}
+}
+
+func TestMissing(t *testing.T) {
+	d := facts.Desired{Files: []facts.File{{Path: "/a", Content: "x"}, {Path: "/b", Content: "y"}}, Enable: []string{"containerd.service", "kubelet.service"}}
+	f := &facts.Facts{Files: map[string]string{"/a": d.Files[0].Sum(), "/b": "other"}, Units: map[string]string{"containerd.service": "failed", "kubelet.service": "inactive"}}
+	if got := Missing(d, f); !slices.Equal(got, []string{"/b differs", "containerd.service is failed"}) {
+		t.Errorf("%q", got)
+	}
+	f.Kubernetes.KubeletConfig = true
+	if got := Missing(d, f); len(got) != 3 {
+		t.Errorf("a configured kubelet that does not run is not missing: %q", got)
+	}
+}
+
+// TestRequestAsksForAllThatIsCompared would fail when a file was compared that no host is asked about: it would then be
+// missing for ever.
+func TestRequestAsksForAllThatIsCompared(t *testing.T) {
+	c := cluster()
+	r := Request(c)
+	for _, d := range []facts.Desired{Hosts(c), Runtime(c, &facts.Facts{}, "p"), Balancer(c, c.HostsWith(spec.RoleLoadBalancer)[0], &facts.Facts{}, "CA")} {
+		for _, f := range d.Files {
+			if !slices.Contains(r.Files, f.Key()) {
+				t.Errorf("nobody asks for %s", f.Key())
+			}
+		}
+		for _, u := range d.Enable {
+			if !slices.Contains(r.Units, u) {
+				t.Errorf("nobody asks for %s", u)
+			}
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package kubeadm
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func config() Config {
+	c := spec.DefaultLab("test")
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
+	}
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	return Config{Cluster: c, Token: "abcdef.0123456789abcdef", CA: "PEM", Facts: []*facts.Facts{{CgroupV2: true, CanSetConntrack: true}}}
+}
+
+func mustContain(t *testing.T, text []byte, parts ...string) {
+	t.Helper()
+	for _, p := range parts {
+		if !strings.Contains(string(text), p) {
+			t.Errorf("no %q in\n%s", p, text)
+		}
+	}
+}
+
+func TestOnlyTheFirstStartNamesTheEtcdMembers(t *testing.T) {
+	c := config()
+	h := c.Cluster.HostsWith(spec.RoleControlPlane)[1]
+	boot, err := c.Init(h, []plan.Member{{Name: "cp-a", Address: "10.0.0.11"}, {Name: "cp-b", Address: "10.0.0.12"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, boot, "value: cp-a=https://10.0.0.11:2380,cp-b=https://10.0.0.12:2380", "name: initial-cluster-state", "advertiseAddress: "+h.Address)
+	clean, err := c.Init(h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(clean), "initial-cluster") {
+		t.Errorf("what goes into the cluster would override what later joins compute:\n%s", clean)
+	}
+	mustContain(t, clean, "controlPlaneEndpoint: api.test.internal:6443", "encryptionAlgorithm: ECDSA-P256", "- 10.0.0.100", "cgroupDriver: systemd", "mode: nftables")
+}
+
+func TestOneOldHostDecidesForAll(t *testing.T) {
+	c := config()
+	c.Facts = append(c.Facts, &facts.Facts{})
+	out, err := c.Init(c.Cluster.Spec.Hosts[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, out, "cgroupDriver: cgroupfs", "failCgroupV1: false", "maxPerCore: 0")
+}
+
+func TestProfiles(t *testing.T) {
+	c := config()
+	fast, err := c.Init(c.Cluster.Spec.Hosts[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, fast, "node-monitor-grace-period", "default-unreachable-toleration-seconds", "nodeLeaseDurationSeconds: 6")
+	c.Cluster.Spec.Failover.Profile = spec.ProfileStandard
+	standard, err := c.Init(c.Cluster.Spec.Hosts[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, no := range []string{"node-monitor", "toleration-seconds", "nodeLeaseDurationSeconds"} {
+		if strings.Contains(string(standard), no) {
+			t.Errorf("the standard profile sets %s", no)
+		}
+	}
+}
+
+func TestJoinTrustsOnlyTheClustersCA(t *testing.T) {
+	c := config()
+	worker := c.Cluster.HostsWith(spec.RoleWorker)[0]
+	out, err := c.Join(worker, DiscoveryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, out, "kubeConfigPath: "+DiscoveryFile, "tlsBootstrapToken: "+c.Token, "topology.kubernetes.io/zone="+worker.Zone, "taints: []")
+	if strings.Contains(string(out), "controlPlane:") || strings.Contains(string(out), "unsafeSkip") {
+		t.Errorf("a worker joins as\n%s", out)
+	}
+	discovery, err := c.Discovery()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, discovery, "certificate-authority-data: UEVN", "server: https://api.test.internal:6443")
+	cp, err := c.Join(c.Cluster.HostsWith(spec.RoleControlPlane)[0], DiscoveryFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, cp, "controlPlane:", "node-role.kubernetes.io/control-plane")
+}

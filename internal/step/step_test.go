@@ -1,0 +1,101 @@
+package step
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func TestTokensAreKubeadms(t *testing.T) {
+	form := regexp.MustCompile(`^[a-z0-9]{6}\.[a-z0-9]{16}$`)
+	seen := map[string]bool{}
+	letters := map[rune]int{}
+	for range 2000 {
+		token := newToken()
+		if !form.MatchString(token) || seen[token] {
+			t.Fatalf("token %q", token)
+		}
+		seen[token] = true
+		for _, r := range token {
+			letters[r]++
+		}
+	}
+	for r, n := range letters {
+		// 44,000 letters of 36: 1,222 each. A modulo of a byte would favour the first four by a seventh.
+		if r != '.' && (n < 1000 || n > 1450) {
+			t.Errorf("letter %c occurs %d times", r, n)
+		}
+	}
+}
+
+// TestEveryKindIsDone keeps plans and their execution together.
+func TestEveryKindIsDone(t *testing.T) {
+	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.StartControlPlane, plan.InitCluster,
+		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.Verify} {
+		if kinds[k] == nil {
+			t.Errorf("nothing does %s", k)
+		}
+	}
+}
+
+func whole(c *spec.Cluster) *facts.Observation {
+	yes := true
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}, API: &facts.API{DNSReady: 2, DNSNodes: 2}, Endpoint: facts.Endpoint{Reachable: true}}
+	var backends []facts.Backend
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: h.Name, Healthy: true})
+		backends = append(backends, facts.Backend{Name: h.Name, Healthy: true})
+	}
+	for i, h := range c.Spec.Hosts {
+		seen := facts.Host{Facts: &facts.Facts{}}
+		if h.IsNode() {
+			obs.API.Nodes = append(obs.API.Nodes, facts.Node{Name: h.Name, Ready: true})
+		}
+		if h.Has(spec.RoleControlPlane) {
+			seen.APIServer = &yes
+		}
+		if h.Has(spec.RoleLoadBalancer) {
+			seen.Balancer = &facts.Balancer{Healthy: true, Active: i == len(c.Spec.Hosts)-1, Backends: backends}
+		}
+		obs.Hosts[h.Name] = seen
+	}
+	return obs
+}
+
+func TestShortcomings(t *testing.T) {
+	c := spec.DefaultLab("test")
+	if got := Shortcomings(c, whole(c)); len(got) != 0 {
+		t.Fatalf("a whole cluster lacks %q", got)
+	}
+	for want, break_ := range map[string]func(*facts.Observation){
+		"no apiserver answers":              func(o *facts.Observation) { o.API = nil },
+		"node worker-a is not Ready":        func(o *facts.Observation) { o.API.Nodes[3].Ready = false },
+		"etcd member cp-b is not a":         func(o *facts.Observation) { o.Etcd[1].Learner = true },
+		"etcd member cp-a is not a":         func(o *facts.Observation) { o.Etcd[0].Healthy = false },
+		"the endpoint does not answer":      func(o *facts.Observation) { o.Endpoint.Reachable = false },
+		"CoreDNS has 2 ready replicas on 1": func(o *facts.Observation) { o.API.DNSNodes = 1 },
+		"apiserver on cp-c is not ready":    func(o *facts.Observation) { h := o.Hosts["cp-c"]; h.APIServer = nil; o.Hosts["cp-c"] = h },
+		"0 balancers hold":                  func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Active = false },
+		"2 balancers hold":                  func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Active = true },
+		"HAProxy on lb-a does not":          func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Healthy = false },
+		"does not see cp-a":                 func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Backends = nil },
+	} {
+		obs := whole(c)
+		break_(obs)
+		got := Shortcomings(c, obs)
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, want) }) {
+			t.Errorf("want %q, got %q", want, got)
+		}
+	}
+	obs := whole(c)
+	obs.Hosts["cp-c"] = facts.Host{Error: "dead"}
+	obs.Etcd, obs.API.Nodes[2].Ready = obs.Etcd[:2], false
+	if got := Shortcomings(c, obs); len(got) != 0 {
+		t.Errorf("a host that cannot be reached is held against the others: %q", got)
+	}
+}
