@@ -1,0 +1,242 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/status"
+)
+
+// cluster is one on which tests work, by the commands that a user has.
+type cluster struct {
+	name string
+	dir  string // the commands' working directory: empty, so that no ./cluster.yaml is found by chance
+}
+
+// newCluster names a cluster, removes what an earlier run of that name left behind, and sees to it that nothing of this
+// one stays.
+func newCluster(t *testing.T, name string) *cluster {
+	t.Helper()
+	c := &cluster{name: name, dir: t.TempDir()}
+	c.must(t, testContext(t), "down", "--name", name)
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.collect(t, "end")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), cleaningUp)
+		defer cancel()
+		if r := c.run(ctx, "down", "--name", name); r.code != 0 {
+			t.Errorf("quorate down: %s", r)
+		}
+	})
+	return c
+}
+
+// result is what a command did.
+type result struct {
+	args           []string
+	code           int
+	stdout, stderr string
+	took           time.Duration
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("quorate %s: exit status %d after %s\n%s%s", strings.Join(r.args, " "), r.code, r.took.Round(time.Millisecond), r.stdout, r.stderr)
+}
+
+// command prepares the binary under test. A cancelled ctx is its Ctrl-C.
+func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), "NO_COLOR=1")
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = time.Minute
+	return cmd
+}
+
+func (c *cluster) run(ctx context.Context, args ...string) result {
+	cmd := c.command(ctx, args...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	begin := time.Now()
+	err := cmd.Run()
+	r := result{args: args, stdout: stdout.String(), stderr: stderr.String(), took: time.Since(begin)}
+	if r.code = cmd.ProcessState.ExitCode(); r.code == 0 && err != nil {
+		r.code = -1
+	}
+	if ctx.Err() != nil {
+		r.stderr += "\n(" + context.Cause(ctx).Error() + ")"
+	}
+	return r
+}
+
+// must is run for a command that has to succeed.
+func (c *cluster) must(t *testing.T, ctx context.Context, args ...string) result {
+	t.Helper()
+	return c.exits(t, ctx, 0, args...)
+}
+
+// exits is run for a command that has to end with a status.
+func (c *cluster) exits(t *testing.T, ctx context.Context, code int, args ...string) result {
+	t.Helper()
+	r := c.run(ctx, args...)
+	if r.code != code {
+		t.Fatalf("want exit status %d: %s", code, r)
+	}
+	return r
+}
+
+// ssh types a command on a machine.
+func (c *cluster) ssh(t *testing.T, ctx context.Context, machine, command string) string {
+	t.Helper()
+	return strings.TrimSpace(c.must(t, ctx, "lab", "--lab", c.name, "ssh", machine, command).stdout)
+}
+
+// specFile is where up wrote the cluster's spec.
+func (c *cluster) specFile() string { return paths.State("clusters", c.name, "cluster.yaml") }
+
+func (c *cluster) lab(t *testing.T) *lab.Lab {
+	t.Helper()
+	l, err := lab.Open(c.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func (c *cluster) status(ctx context.Context) (status.Status, result, error) {
+	r := c.run(ctx, "status", "-f", c.specFile(), "-o", "json")
+	var s status.Status
+	if r.code != 0 {
+		return s, r, errors.New(r.String())
+	}
+	return s, r, json.Unmarshal([]byte(r.stdout), &s)
+}
+
+// shortOf says what keeps a cluster from full margins.
+func shortOf(s status.Status) error {
+	m := s.Margins
+	whole := m.ControlPlanes == 1 && m.Etcd == 1 && m.Zones == 1 && m.LoadBalancers != nil && *m.LoadBalancers == 1
+	if whole && len(s.Problems) == 0 {
+		return nil
+	}
+	text, _ := json.Marshal(map[string]any{"margins": m, "problems": s.Problems})
+	return errors.New(string(text))
+}
+
+// whole waits until the cluster survives the loss of any one of its parts.
+func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
+	t.Helper()
+	var s status.Status
+	eventually(t, ctx, "full margins and no problems", func() (err error) {
+		if s, _, err = c.status(ctx); err == nil {
+			err = shortOf(s)
+		}
+		return err
+	})
+	return s
+}
+
+// client uses the kubeconfig that quorate gives to the caller.
+func (c *cluster) client(t *testing.T, ctx context.Context) (*rest.Config, *kubernetes.Clientset) {
+	t.Helper()
+	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(c.must(t, ctx, "kubeconfig", "-f", c.specFile()).stdout))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.QPS, config.Burst = 50, 100
+	api, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config, api
+}
+
+// patience is how long anything may take that happens by itself.
+const patience = 4 * time.Minute
+
+// eventually tries until f finds nothing wrong, and fails the test when it never does.
+func eventually(t *testing.T, ctx context.Context, what string, f func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not within %s", patience))
+	defer cancel()
+	tick := time.NewTicker(300 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s: %v; at last: %v", what, context.Cause(ctx), err)
+		case <-tick.C:
+		}
+	}
+}
+
+// evidence is what a machine is asked for after a failure.
+var evidence = map[string]string{
+	"journal":    "journalctl --no-pager --boot --lines 4000",
+	"processes":  "ps -eo pid,ppid,stat,lstart,args",
+	"network":    "ip address; ip route; nft list ruleset 2>/dev/null | head -400",
+	"pods":       "for f in /var/log/pods/*/*/*.log; do echo \"== $f\"; tail -n 150 $f; done",
+	"haproxy":    "cat /etc/haproxy/haproxy.cfg; echo 'show stat' | timeout 3 nc -U /run/haproxy/quorate.sock",
+	"kubernetes": "KUBECONFIG=/etc/kubernetes/admin.conf timeout 20 kubectl get nodes,pods,events -A -o wide",
+}
+
+// collect keeps what can explain a failure.
+func (c *cluster) collect(t *testing.T, moment string) {
+	l, err := lab.Open(c.name)
+	if err != nil {
+		return // nothing was made, or all is gone
+	}
+	dir := filepath.Join(artifacts, strings.ReplaceAll(t.Name(), "/", "-")+"-"+moment)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Log(err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, m := range l.Machines() {
+		for name, command := range evidence {
+			var out bytes.Buffer
+			if err := l.Exec(ctx, m.Name, []string{"sh", "-c", command}, nil, &out, &out); err != nil {
+				fmt.Fprintln(&out, err)
+			}
+			os.WriteFile(filepath.Join(dir, m.Name+"-"+name+".log"), out.Bytes(), 0o644)
+		}
+	}
+	_, r, _ := c.status(ctx)
+	os.WriteFile(filepath.Join(dir, "status.json"), []byte(r.String()), 0o644)
+	t.Logf("what the machines say is in %s", dir)
+}
+
+// printArtifact shows a text and keeps it.
+func printArtifact(t *testing.T, name, text string) {
+	t.Helper()
+	fmt.Printf("\n%s\n", text)
+	if err := os.MkdirAll(artifacts, 0o755); err != nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(filepath.Join(artifacts, name), []byte(text), 0o644); err != nil {
+		t.Error(err)
+	}
+}

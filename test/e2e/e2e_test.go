@@ -1,0 +1,34 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"testing"
+)
+
+// TestCluster is the life of the default cluster, from `quorate up` to `quorate down`.
+func TestCluster(t *testing.T) {
+	before := traces(t)
+	c := newCluster(t, "e2e")
+	up(t, c)
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, *cluster)
+	}{
+		{"status", statusKeys},
+		{"nothing to do", nothingToDo},
+		{"kubectl", kubectl},
+		{"workloads", workloads},
+		{"kubeadm", kubeadmByHand},
+		{"refusals", refusals},
+		{"faults", faults},
+		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			part.test(t, c)
+			if t.Failed() {
+				c.collect(t, "failed")
+			}
+		})
+	}
+}

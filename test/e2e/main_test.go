@@ -1,0 +1,99 @@
+//go:build e2e
+
+// Package e2e builds whole clusters with the real binary and sees whether they keep what is promised. It needs root,
+// bin/quorate (or QUORATE_BIN) and a bundle; its clusters live in a state folder of their own.
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/paths"
+)
+
+var (
+	// binary is the quorate under test.
+	binary string
+	// artifacts is where a failure leaves what can explain it.
+	artifacts string
+	// interrupted is done when somebody wants the tests to end: what they have made is then still taken away.
+	interrupted context.Context
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if os.Geteuid() != 0 {
+		return 0, fmt.Errorf("whole clusters in a lab need root")
+	}
+	if binary = os.Getenv("QUORATE_BIN"); binary == "" {
+		binary = "../../bin/quorate"
+	}
+	if binary, err = filepath.Abs(binary); err != nil {
+		return 0, err
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return 0, fmt.Errorf("%w; make build makes it", err)
+	}
+	if artifacts, err = filepath.Abs("../../artifacts"); err != nil {
+		return 0, err
+	}
+	state := paths.State() + "-e2e"
+	if err := os.Setenv("QUORATE_STATE", state); err != nil {
+		return 0, err
+	}
+	unlock, err := alone(state + ".lock")
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	var stop context.CancelFunc
+	interrupted, stop = signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return m.Run(), nil
+}
+
+// alone keeps two runs of these tests from working on the same clusters.
+func alone(file string) (unlock func(), err error) {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another run of these tests holds %s: %w", file, err)
+	}
+	return func() {
+		os.Remove(file)
+		f.Close()
+	}, nil
+}
+
+// cleaningUp is how long before the time limit tests give up: go test itself would leave everything lying about.
+const cleaningUp = 3 * time.Minute
+
+// testContext ends with the test, with an interrupt, and in time for cleaning up.
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithCancel(interrupted)
+	if deadline, ok := t.Deadline(); ok {
+		ctx, cancel = context.WithDeadlineCause(interrupted, deadline.Add(-cleaningUp), fmt.Errorf("the tests' time is over"))
+	}
+	t.Cleanup(cancel)
+	return ctx
+}

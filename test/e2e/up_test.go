@@ -1,0 +1,153 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/plan"
+)
+
+func up(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	r := c.must(t, ctx, "up", "--name", c.name)
+	printArtifact(t, "up.txt", r.String())
+	if !strings.Contains(r.stdout, "survives") || !strings.Contains(r.stdout, "KUBECONFIG") {
+		t.Errorf("up does not say how to use the cluster and what it survives:\n%s", r.stdout)
+	}
+	c.whole(t, ctx)
+}
+
+// statusShape is the promise of `status -o json`: objects by their keys, lists by their first element.
+var statusShape = map[string]any{
+	"cluster": "", "version": "",
+	"endpoint":      map[string]any{"address": "", "virtualIP": "", "reachable": true, "holder": ""},
+	"nodes":         []any{map[string]any{"name": "", "roles": []any{""}, "zone": "", "address": "", "ready": true, "version": ""}},
+	"etcd":          map[string]any{"topology": "", "members": []any{map[string]any{"name": "", "healthy": true, "leader": true, "learner": true, "dbSizeBytes": 0.0}}, "quorum": 0.0, "margin": 0.0},
+	"loadBalancers": []any{map[string]any{"name": "", "healthy": true, "active": true, "backends": []any{map[string]any{"name": "", "healthy": true}}}},
+	"certificates":  []any{map[string]any{"host": "", "name": "", "expires": ""}},
+	"margins":       map[string]any{"controlPlanes": 0.0, "etcd": 0.0, "loadBalancers": 0.0, "zones": 0.0},
+	"problems":      []any{map[string]any{"severity": "", "summary": "", "fix": ""}},
+}
+
+func statusKeys(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	s, r, err := c.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got map[string]any
+	if err := json.Unmarshal([]byte(r.stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, difference := range differ("status", statusShape, got) {
+		t.Error(difference)
+	}
+	if len(s.Nodes) != 5 || len(s.Etcd.Members) != 3 || len(s.LoadBalancers) != 2 || s.Etcd.Quorum != 2 || s.Etcd.Margin != 1 || !s.Endpoint.Reachable {
+		t.Errorf("not the default cluster: %s", r.stdout)
+	}
+	if err := shortOf(s); err != nil {
+		t.Error(err)
+	}
+	if text := c.must(t, ctx, "status").stdout; !strings.Contains(text, s.Endpoint.Address) {
+		t.Errorf("the text does not name the endpoint:\n%s", text)
+	}
+}
+
+// differ compares a JSON value with its promised shape. An empty list has any shape.
+func differ(path string, want, got any) (out []string) {
+	switch want := want.(type) {
+	case map[string]any:
+		have, ok := got.(map[string]any)
+		if !ok {
+			return []string{fmt.Sprintf("%s is %T, not an object", path, got)}
+		}
+		w, h := slices.Sorted(maps.Keys(want)), slices.Sorted(maps.Keys(have))
+		if !slices.Equal(w, h) {
+			return []string{fmt.Sprintf("%s has the keys %v, want %v", path, h, w)}
+		}
+		for _, key := range w {
+			out = append(out, differ(path+"."+key, want[key], have[key])...)
+		}
+	case []any:
+		have, ok := got.([]any)
+		if !ok {
+			return []string{fmt.Sprintf("%s is %T, not a list", path, got)}
+		}
+		for i, v := range have {
+			out = append(out, differ(fmt.Sprintf("%s[%d]", path, i), want[0], v)...)
+		}
+	default:
+		if g, w := fmt.Sprintf("%T", got), fmt.Sprintf("%T", want); g != w {
+			return []string{fmt.Sprintf("%s is %s, want %s", path, g, w)}
+		}
+	}
+	return out
+}
+
+// nothingToDo asks every command that changes a cluster to leave one alone that is as it should be.
+func nothingToDo(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	if steps := planned(t, c.must(t, ctx, "plan", "-o", "json")); len(steps) > 0 {
+		t.Errorf("the plan has steps: %+v", steps)
+	}
+	c.must(t, ctx, "plan", "--detailed-exitcode")
+	r := c.must(t, ctx, "apply", "-o", "json")
+	if !strings.Contains(strings.ReplaceAll(r.stdout, " ", ""), `"steps":0`) {
+		t.Errorf("apply did something: %s", r)
+	}
+	t.Logf("apply with nothing to do: %s", r.took)
+	r = c.must(t, ctx, "up", "--name", c.name)
+	t.Logf("up with nothing to do: %s", r.took)
+}
+
+func planned(t *testing.T, r result) []plan.Step {
+	t.Helper()
+	var p plan.Plan
+	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil {
+		t.Fatalf("%v in %s", err, r)
+	}
+	return p.Steps
+}
+
+// kubectl has to work for the caller and on every control plane, and CoreDNS must be no single point of failure.
+func kubectl(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	_, api := c.client(t, ctx)
+	nodes, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(nodes.Items) != 5 {
+		t.Errorf("%d nodes", len(nodes.Items))
+	}
+	for _, n := range nodes.Items {
+		if n.Labels[corev1.LabelTopologyZone] == "" {
+			t.Errorf("%s has no zone", n.Name)
+		}
+		if _, ok := n.Labels["node-role.kubernetes.io/control-plane"]; ok {
+			if got := c.ssh(t, ctx, n.Name, "kubectl get nodes -o name"); len(strings.Fields(got)) != 5 {
+				t.Errorf("kubectl on %s: %q", n.Name, got)
+			}
+		}
+	}
+	pods, err := api.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	on := map[string]bool{}
+	for _, p := range pods.Items {
+		on[p.Spec.NodeName] = true
+	}
+	if len(pods.Items) != 2 || len(on) != 2 {
+		t.Errorf("%d CoreDNS replicas on %v", len(pods.Items), on)
+	}
+}

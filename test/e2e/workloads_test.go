@@ -1,0 +1,229 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	namespace = "e2e"
+	webPort   = 8080
+)
+
+// workloads runs a service on both workers and a client on every node, and has every client reach every address that
+// the service has, and every other client.
+func workloads(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	_, api := c.client(t, ctx)
+	b, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agnhost, ok := b.Image("agnhost")
+	if !ok {
+		t.Fatal("the bundle has no agnhost")
+	}
+	if _, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := api.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	service := deployWeb(t, ctx, api, agnhost.Name)
+	deployClients(t, ctx, api, agnhost.Name)
+
+	web := pods(t, ctx, api, "web", 2)
+	clients := pods(t, ctx, api, "client", 5)
+	if web[0].Spec.NodeName == web[1].Spec.NodeName {
+		t.Errorf("both replicas run on %s", web[0].Spec.NodeName)
+	}
+	both := []string{web[0].Name, web[1].Name}
+	slices.Sort(both)
+
+	for _, from := range clients {
+		for name, host := range map[string]string{
+			"cluster IP": service.Spec.ClusterIP,
+			"short name": "web",
+			"full name":  "web." + namespace + ".svc.cluster.local",
+		} {
+			eventually(t, ctx, fmt.Sprintf("from %s to the service by its %s", from.Spec.NodeName, name), func() error {
+				got, err := dial(ctx, api, from, host, 80, 10)
+				if err == nil && !slices.Equal(got, both) {
+					err = fmt.Errorf("%v answer, want %v", got, both)
+				}
+				return err
+			})
+		}
+		for _, to := range append(slices.Clone(web), clients...) {
+			eventually(t, ctx, fmt.Sprintf("from a pod on %s to one on %s", from.Spec.NodeName, to.Spec.NodeName), func() error {
+				got, err := dial(ctx, api, from, to.Status.PodIP, webPort, 1)
+				if err == nil && !slices.Equal(got, []string{to.Name}) {
+					err = fmt.Errorf("%v answers, want %s", got, to.Name)
+				}
+				return err
+			})
+		}
+		nodePort(t, ctx, from.Status.HostIP, service.Spec.Ports[0].NodePort, both)
+	}
+
+	// What people use to look into pods goes from the apiserver to the kubelet and stays open.
+	cp := c.whole(t, ctx).Etcd.Members[0].Name
+	if got := c.ssh(t, ctx, cp, fmt.Sprintf("kubectl -n %s exec %s -- agnhost connect web:80 && echo reached", namespace, clients[0].Name)); !strings.HasSuffix(got, "reached") {
+		t.Errorf("kubectl exec: %q", got)
+	}
+	if got := c.ssh(t, ctx, cp, fmt.Sprintf("kubectl -n %s logs %s", namespace, web[0].Name)); got == "" {
+		t.Error("kubectl logs finds nothing")
+	}
+}
+
+func deployWeb(t *testing.T, ctx context.Context, api kubernetes.Interface, image string) *corev1.Service {
+	t.Helper()
+	labels := map[string]string{"app": "web"}
+	template := netexec(labels, image)
+	template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+		MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: labels},
+	}}
+	_, err := api.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2)), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	service, err := api.CoreV1().Services(namespace).Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Selector: labels,
+			Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(webPort)}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return service
+}
+
+// deployClients puts one on every node, control planes included.
+func deployClients(t *testing.T, ctx context.Context, api kubernetes.Interface, image string) {
+	t.Helper()
+	labels := map[string]string{"app": "client"}
+	template := netexec(labels, image)
+	template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	_, err := api.AppsV1().DaemonSets(namespace).Create(ctx, &appsv1.DaemonSet{
+		ObjectMeta: metav1.ObjectMeta{Name: "client"},
+		Spec:       appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func netexec(labels map[string]string, image string) corev1.PodTemplateSpec {
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: labels},
+		Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64(1)),
+			Containers: []corev1.Container{{
+				Name: "netexec", Image: image, Args: []string{"netexec", fmt.Sprintf("--http-port=%d", webPort)},
+				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, ProbeHandler: corev1.ProbeHandler{
+					HTTPGet: &corev1.HTTPGetAction{Path: "/hostname", Port: intstr.FromInt32(webPort)}}},
+			}},
+		},
+	}
+}
+
+// pods waits for the ready pods of an app.
+func pods(t *testing.T, ctx context.Context, api kubernetes.Interface, app string, n int) []corev1.Pod {
+	t.Helper()
+	var ready []corev1.Pod
+	eventually(t, ctx, fmt.Sprintf("%d ready pods of %s", n, app), func() error {
+		list, err := api.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+		if err != nil {
+			return err
+		}
+		ready = nil
+		var state []string
+		for _, p := range list.Items {
+			state = append(state, p.Name+" "+string(p.Status.Phase))
+			if slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool { return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue }) {
+				ready = append(ready, p)
+			}
+		}
+		if len(ready) != n {
+			return errors.New(strings.Join(state, ", "))
+		}
+		return nil
+	})
+	return ready
+}
+
+// dial has a pod ask for the host name behind an address, tries times, and returns who answered, sorted. The request to
+// the pod itself goes through the apiserver.
+func dial(ctx context.Context, api kubernetes.Interface, from corev1.Pod, host string, port, tries int) ([]string, error) {
+	raw, err := api.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(fmt.Sprintf("%s:%d", from.Name, webPort)).
+		SubResource("proxy").Suffix("dial").Param("request", "hostname").Param("protocol", "http").
+		Param("host", host).Param("port", fmt.Sprint(port)).Param("tries", fmt.Sprint(tries)).DoRaw(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s", err, raw)
+	}
+	var answer struct {
+		Responses, Errors []string
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Errors) > 0 {
+		return nil, errors.New(strings.Join(answer.Errors, "; "))
+	}
+	slices.Sort(answer.Responses)
+	return slices.Compact(answer.Responses), nil
+}
+
+// nodePort asks a node from outside the cluster until both replicas have answered.
+func nodePort(t *testing.T, ctx context.Context, node string, port int32, want []string) {
+	t.Helper()
+	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var seen []string
+	eventually(t, ctx, "the NodePort on "+node, func() error {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d/hostname", node, port), nil)
+		if err != nil {
+			return err
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		seen = append(seen, string(body))
+		slices.Sort(seen)
+		if seen = slices.Compact(seen); !slices.Equal(seen, want) {
+			return fmt.Errorf("%v answered so far, want %v", seen, want)
+		}
+		return nil
+	})
+}
