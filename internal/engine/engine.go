@@ -3,9 +3,11 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"quorate.dev/quorate/internal/apply"
 	"quorate.dev/quorate/internal/bundle"
@@ -58,18 +60,46 @@ type Work struct {
 	manifests map[string]manifest.Manifest
 }
 
+// How long a cluster that exists and does not answer is given before that counts as the loss of its quorum: machines
+// that were all switched on a moment ago need about a minute.
+const (
+	patience = 2 * time.Minute
+	lookEach = 2 * time.Second
+)
+
 // Plan observes and says what there is to do with the bundle.
 func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
-	facts, manifests, err := Describe(e.Cluster, b)
+	described, manifests, err := Describe(e.Cluster, b)
 	if err != nil {
 		return nil, err
 	}
-	w := &Work{Seen: e.Observe(ctx), bundle: b, manifests: manifests}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	w := &Work{bundle: b, manifests: manifests}
+	for begin := time.Now(); ; {
+		w.Seen = e.Observe(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		w.Plan, err = plan.Build(e.Cluster, w.Seen, described)
+		var refused *plan.Refusal
+		if !errors.As(err, &refused) || refused.Rule != plan.RuleQuorum || time.Since(begin) > patience {
+			return w, err
+		}
+		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for an apiserver", Detail: refused.Why})
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(lookEach):
+		}
 	}
-	w.Plan, err = plan.Build(e.Cluster, w.Seen, facts)
-	return w, err
+}
+
+// Verify waits until the cluster is seen to be as the spec says.
+func (e *Engine) Verify(ctx context.Context, w *Work) error {
+	return apply.Run(ctx, plan.Verification(w.Plan), e.env(w))
+}
+
+func (e *Engine) env(w *Work) *step.Env {
+	return step.NewEnv(e.Cluster, e.Conns, w.Seen, w.bundle, w.manifests, e.Progress)
 }
 
 // Describe tells a plan what it has to know of a bundle, and renders the manifests that refer to its images.
@@ -103,8 +133,7 @@ func (e *UnreachableError) Error() string {
 // Apply executes the plan. With nothing to do it only tells of hosts that were left out.
 func (e *Engine) Apply(ctx context.Context, w *Work) error {
 	if !w.Plan.Empty() {
-		env := step.NewEnv(e.Cluster, e.Conns, w.Seen, w.bundle, w.manifests, e.Progress)
-		if err := apply.Run(ctx, w.Plan, env); err != nil {
+		if err := apply.Run(ctx, w.Plan, e.env(w)); err != nil {
 			return err
 		}
 	}

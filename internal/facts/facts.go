@@ -9,6 +9,8 @@ type Request struct {
 	// Files are keys as of File.Key.
 	Files []string `json:"files,omitempty"`
 	Units []string `json:"units,omitempty"`
+	// Programs are names to look for in the usual folders.
+	Programs []string `json:"programs,omitempty"`
 }
 
 // Facts is what a host says of itself at one moment.
@@ -35,6 +37,9 @@ type Facts struct {
 
 	Files map[string]string `json:"files,omitempty"` // File.Key → SHA-256; a file that is not there has no entry
 	Units map[string]string `json:"units,omitempty"` // unit → systemd's ActiveState
+
+	// Lacks are those of the requested programs that are not installed.
+	Lacks []string `json:"lacks,omitempty"`
 
 	// Binaries and Images are the digests of the bundles whose binaries are in place and whose images containerd has.
 	Binaries string `json:"binaries,omitempty"`

@@ -3,6 +3,7 @@ package hostconfig
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
@@ -26,6 +27,17 @@ const (
 
 	haproxyCA = "/etc/haproxy/quorate-ca.crt"
 )
+
+// balancerPrograms come from the host's own distribution, as packages of the same names.
+var balancerPrograms = []string{"haproxy", "keepalived"}
+
+// Lacks are the packages that a host needs for its roles and does not have.
+func Lacks(h spec.Host, f *facts.Facts) []string {
+	if !h.Has(spec.RoleLoadBalancer) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(balancerPrograms), func(p string) bool { return !slices.Contains(f.Lacks, p) })
+}
 
 // Balancer is HAProxy, keepalived and the watchdog between them on a load-balancer host.
 // The figures are those measured in docs/failover.md.

@@ -171,7 +171,7 @@ func Request(c *spec.Cluster) facts.Request {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}
-	var r facts.Request
+	r := facts.Request{Programs: balancerPrograms}
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}

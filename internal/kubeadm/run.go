@@ -37,7 +37,14 @@ var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx cont
 var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("init", config, func(path string) error {
 		return node.Run(ctx, "kubeadm", "init", "--config", path,
-			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,show-join-command")
+			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
+	})
+})
+
+// InstallAddons installs kube-proxy and CoreDNS.
+var InstallAddons = host.Define("kubeadm.install-addons", func(ctx context.Context, config string) (struct{}, error) {
+	return struct{}{}, withConfig("addons", config, func(path string) error {
+		return node.Run(ctx, "kubeadm", "init", "phase", "addon", "all", "--config", path)
 	})
 })
 

@@ -55,6 +55,11 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	for unit, state := range unitStates(ctx, req.Units) {
 		f.Units[unit] = state
 	}
+	for _, p := range req.Programs {
+		if _, err := exec.LookPath(p); err != nil {
+			f.Lacks = append(f.Lacks, p)
+		}
+	}
 	m := installed()
 	f.Binaries, f.Images = m.Binaries, m.Images
 	f.Kubernetes = kubernetesFacts()

@@ -40,9 +40,18 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 		}
 	}
 	if len(p.out.Steps) > 0 {
-		p.add(Step{Kind: Verify, Title: "verify the whole cluster", Reason: "a step that returned is not yet a cluster that works", Needs: p.allIDs()})
+		p.add(verification(p.allIDs()))
 	}
 	return p.out, nil
+}
+
+func verification(after []string) Step {
+	return Step{ID: id("", Verify), Kind: Verify, Title: "verify the whole cluster", Reason: "a step that returned is not yet a cluster that works", Needs: after}
+}
+
+// Verification is the plan that only waits until the cluster is as its spec says.
+func Verification(p *Plan) *Plan {
+	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Unreachable: p.Unreachable, Steps: []Step{verification(nil)}}
 }
 
 type builder struct {
@@ -82,6 +91,10 @@ func (p *builder) look() error {
 		if o.Facts == nil {
 			p.out.Unreachable[h.Name] = o.Error
 			continue
+		}
+		if lacks := hostconfig.Lacks(h, o.Facts); len(lacks) > 0 {
+			return &Refusal{"packages on the hosts", fmt.Sprintf("%s lacks %s", h.Name, strings.Join(lacks, " and ")),
+				"Install them there, on Debian or Ubuntu with: apt-get install --yes " + strings.Join(lacks, " ")}
 		}
 		k := o.Facts.Kubernetes
 		p.established = p.established || k.Established
@@ -138,10 +151,12 @@ func (p *builder) bootstrap() {
 	}
 	first := cps[0].Name
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
-		Reason: "the cluster is not complete yet: kubeadm's configuration, roles, bootstrap token and addons; any control plane can do it",
+		Reason: "the cluster is not complete yet: kubeadm's configuration, roles and bootstrap token; any control plane can do it",
 		Needs:  p.present(id(first, StartControlPlane), id(first, Configure))})
 	p.manifests(initialised)
-	p.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one would be a single point of failure", Needs: []string{initialised}})
+	addons := p.add(Step{Kind: InstallAddons, Host: first, Title: "install kube-proxy and CoreDNS", Needs: []string{initialised},
+		Reason: "kubeadm's addons; joining hosts need not wait for them"})
+	p.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one would be a single point of failure", Needs: []string{addons}})
 	for _, h := range p.c.Spec.Hosts {
 		switch {
 		case h.Has(spec.RoleControlPlane):
@@ -153,7 +168,7 @@ func (p *builder) bootstrap() {
 			p.worker(h, initialised)
 		}
 	}
-	mark := append([]string{initialised}, started...)
+	mark := append([]string{addons}, started...)
 	for _, h := range cps {
 		if !p.facts(h.Name).Kubernetes.Established {
 			p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, mark))
@@ -177,7 +192,7 @@ func (p *builder) revive() error {
 	if len(p.out.Steps) > 0 {
 		return nil
 	}
-	return &Refusal{"a quorum first", "the cluster exists, but no apiserver answers, and nothing in the hosts' configuration explains it",
+	return &Refusal{RuleQuorum, "the cluster exists, but no apiserver answers, and nothing in the hosts' configuration explains it",
 		"Bring back enough control planes for etcd's quorum and run it again; quorate status shows which ones are missing."}
 }
 

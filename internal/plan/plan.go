@@ -26,8 +26,10 @@ const (
 	SharePKI Kind = "share-pki"
 	// StartControlPlane runs kubeadm's own phases on one control plane, up to the started kubelet.
 	StartControlPlane Kind = "start-control-plane"
-	// InitCluster puts kubeadm's configuration, roles, token and addons into the new API.
+	// InitCluster puts kubeadm's configuration, roles and token into the new API.
 	InitCluster Kind = "init-cluster"
+	// InstallAddons installs kube-proxy and CoreDNS.
+	InstallAddons Kind = "install-addons"
 	// MakeToken creates a short-lived bootstrap token in an existing cluster.
 	MakeToken Kind = "make-token"
 	// JoinWorker and JoinControlPlane run kubeadm join.
@@ -98,6 +100,9 @@ type Bundle struct {
 	// Manifests maps the name of each manifest to the digest of what would be applied.
 	Manifests map[string]string
 }
+
+// RuleQuorum refuses to plan for a cluster that exists and does not answer. It may just be starting.
+const RuleQuorum = "a quorum first"
 
 // Refusal says why no plan was made: following the spec would be unsafe, or is impossible as things are.
 type Refusal struct {

@@ -292,6 +292,9 @@ func TestRefusals(t *testing.T) {
 		"a dead host in a new cluster": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["cp-c"] = facts.Host{Error: "cp-c: no SSH connection"}
 		}, true, "all hosts for the first build"},
+		"a balancer without HAProxy": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["lb-b"].Facts.Lacks = []string{"haproxy"}
+		}, true, "packages on the hosts"},
 		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, "a quorum first"},
 		"no quorum, and an empty control plane": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API = nil

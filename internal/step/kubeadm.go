@@ -65,6 +65,10 @@ func initCluster(ctx context.Context, e *Env, s plan.Step) error {
 	return runInit(ctx, e, s, kubeadm.InitCluster)
 }
 
+func installAddons(ctx context.Context, e *Env, s plan.Step) error {
+	return runInit(ctx, e, s, kubeadm.InstallAddons)
+}
+
 func runInit(ctx context.Context, e *Env, s plan.Step, op host.Op[string, struct{}]) error {
 	h, c, err := e.target(s)
 	if err != nil {

@@ -69,6 +69,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.SharePKI:          sharePKI,
 	plan.StartControlPlane: startControlPlane,
 	plan.InitCluster:       initCluster,
+	plan.InstallAddons:     installAddons,
 	plan.MakeToken:         makeToken,
 	plan.JoinWorker:        join,
 	plan.JoinControlPlane:  join,

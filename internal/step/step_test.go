@@ -35,7 +35,7 @@ func TestTokensAreKubeadms(t *testing.T) {
 
 // TestEveryKindIsDone keeps plans and their execution together.
 func TestEveryKindIsDone(t *testing.T) {
-	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.StartControlPlane, plan.InitCluster,
+	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.StartControlPlane, plan.InitCluster, plan.InstallAddons,
 		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.Verify} {
 		if kinds[k] == nil {
 			t.Errorf("nothing does %s", k)

@@ -79,6 +79,12 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, sink progress.Sink
 	if err != nil {
 		return err
 	}
+	if w.Plan.Empty() {
+		// Machines that were just switched on again need no step, and time.
+		if err := e.Verify(ctx, w); err != nil {
+			return err
+		}
+	}
 	if err := e.Apply(ctx, w); err != nil {
 		return err
 	}
