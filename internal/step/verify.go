@@ -27,18 +27,39 @@ func await(ctx context.Context, e *Env, s plan.Step, g plan.Gate) error {
 func verify(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, verifyTimeout, "settling")
 	defer cancel()
+	// The API alone is cheap to ask. Asking every host for everything, over and over, would take processor time from
+	// the very programs that are waited for.
+	err := retry(ctx, 500*time.Millisecond, func(ctx context.Context) error {
+		client, err := e.api(ctx)
+		if err != nil {
+			return err
+		}
+		api, err := observe.API(ctx, client)
+		if err != nil {
+			return err
+		}
+		return e.lacking(s, apiShortcomings(e.Cluster, api, func(name string) bool { return e.Seen.Hosts[name].Facts != nil }))
+	})
+	if err != nil {
+		return err
+	}
 	return poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) })
+}
+
+// lacking shows what is still missing, and is an error as long as anything is.
+func (e *Env) lacking(s plan.Step, left []string) error {
+	if len(left) == 0 {
+		return nil
+	}
+	all := strings.Join(left, "; ")
+	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: all})
+	return errors.New(all)
 }
 
 // poll observes until problems finds none, and shows what is still missing meanwhile.
 func poll(ctx context.Context, e *Env, s plan.Step, problems func(*facts.Observation) []string) error {
-	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error {
-		left := problems(observe.Observe(ctx, e.Cluster, e.Conns))
-		if len(left) == 0 {
-			return nil
-		}
-		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: strings.Join(left, "; ")})
-		return errors.New(strings.Join(left, "; "))
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		return e.lacking(s, problems(observe.Observe(ctx, e.Cluster, e.Conns)))
 	})
 }
 
@@ -64,11 +85,7 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 	if obs.API == nil {
 		return []string{"no apiserver answers"}
 	}
-	var out []string
-	ready := map[string]bool{}
-	for _, n := range obs.API.Nodes {
-		ready[n.Name] = n.Ready
-	}
+	out := apiShortcomings(c, obs.API, func(name string) bool { return obs.Hosts[name].Facts != nil })
 	voters := map[string]facts.EtcdMember{}
 	for _, m := range obs.Etcd {
 		voters[m.Name] = m
@@ -78,9 +95,6 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 		seen := obs.Hosts[h.Name]
 		if seen.Facts == nil {
 			continue
-		}
-		if h.IsNode() && !ready[h.Name] {
-			out = append(out, "node "+h.Name+" is not Ready")
 		}
 		if h.Has(spec.RoleControlPlane) {
 			if m := voters[h.Name]; !m.Healthy || m.Learner {
@@ -102,8 +116,21 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 	if !obs.Endpoint.Reachable {
 		out = append(out, "the endpoint does not answer: "+obs.Endpoint.Error)
 	}
-	if obs.API.DNSReady < 2 || obs.API.DNSNodes < 2 {
-		out = append(out, fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", obs.API.DNSReady, obs.API.DNSNodes))
+	return out
+}
+
+func apiShortcomings(c *spec.Cluster, api *facts.API, reachable func(host string) bool) (out []string) {
+	ready := map[string]bool{}
+	for _, n := range api.Nodes {
+		ready[n.Name] = n.Ready
+	}
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() && reachable(h.Name) && !ready[h.Name] {
+			out = append(out, "node "+h.Name+" is not Ready")
+		}
+	}
+	if api.DNSReady < 2 || api.DNSNodes < 2 {
+		out = append(out, fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", api.DNSReady, api.DNSNodes))
 	}
 	return out
 }
