@@ -3,23 +3,15 @@ package host
 import (
 	"bufio"
 	"context"
-	"crypto/ed25519"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
-	"os/user"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/agent"
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
@@ -135,53 +127,6 @@ func sudoAdvice(t Target, stderr string) string {
 	return ""
 }
 
-// upload writes the binary under its digest. The digest is checked on the host before the final name
-// exists, so a name that exists is a whole binary.
-func upload(ctx context.Context, client *ssh.Client, t Target, me self, remote string) error {
-	session, err := client.NewSession()
-	if err != nil {
-		return fmt.Errorf("opening a session: %w", err)
-	}
-	defer session.Close()
-	stop := context.AfterFunc(ctx, func() { session.Close() })
-	defer stop()
-	f, err := os.Open(me.path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	stderr := &tail{}
-	session.Stdin, session.Stderr = f, stderr
-	dir := filepath.Dir(remote)
-	script := "set -e; umask 077; mkdir -p " + dir + "; t=$(mktemp " + dir + "/.upload.XXXXXX); trap \"rm -f $t\" EXIT; cat >$t; " +
-		"echo \"" + me.digest + "  $t\" | sha256sum -c - >&2; chmod 0755 " + binDir + " " + dir + " $t; mv $t " + remote
-	if err := session.Run(sudo(t) + "sh -c '" + script + "'"); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("uploading quorate: %w: %s%s", err, stderr, sudoAdvice(t, stderr.String()))
-	}
-	return nil
-}
-
-// self is this program's own binary and its SHA-256 in hex, read once.
-type self struct{ path, digest string }
-
-var executable = sync.OnceValues(func() (self, error) {
-	path, err := os.Executable()
-	if err != nil {
-		return self{}, fmt.Errorf("finding this program's own binary: %w", err)
-	}
-	digest, err := digestOf(path)
-	return self{path, digest}, err
-})
-
-// RemotePath is where Dial puts this binary on a host; a lab places it there beforehand.
-func RemotePath() (local, remote string, err error) {
-	me, err := executable()
-	return me.path, binDir + "/" + me.digest + "/quorate", err
-}
-
 func dialSSH(ctx context.Context, t Target) (*ssh.Client, error) {
 	config, err := clientConfig(t)
 	if err != nil {
@@ -252,141 +197,6 @@ func clientConfig(t Target) (*ssh.ClientConfig, error) {
 	return &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyCallback: known.check, HostKeyAlgorithms: known.algorithms(t), Timeout: dialTimeout}, nil
 }
 
-func authMethods(t Target) ([]ssh.AuthMethod, error) {
-	if t.KeyFile != "" {
-		signer, err := loadKey(expand(t.KeyFile))
-		if err != nil {
-			return nil, err
-		}
-		return []ssh.AuthMethod{ssh.PublicKeys(signer)}, nil
-	}
-	var methods []ssh.AuthMethod
-	if sock := os.Getenv("SSH_AUTH_SOCK"); sock != "" {
-		if nc, err := net.Dial("unix", sock); err == nil {
-			methods = append(methods, ssh.PublicKeysCallback(agent.NewClient(nc).Signers))
-		}
-	}
-	var signers []ssh.Signer
-	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		if s, err := loadKey(expand("~/.ssh/" + name)); err == nil {
-			signers = append(signers, s)
-		}
-	}
-	if len(signers) > 0 {
-		methods = append(methods, ssh.PublicKeys(signers...))
-	}
-	if len(methods) == 0 {
-		return nil, errors.New("no SSH key: set ssh.keyFile, start an agent, or put a key into ~/.ssh")
-	}
-	return methods, nil
-}
-
-func loadKey(path string) (ssh.Signer, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the SSH key: %w", err)
-	}
-	signer, err := ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	if errors.As(err, &locked) {
-		return nil, fmt.Errorf("the SSH key %s has a passphrase: load it into an agent with ssh-add", path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the SSH key %s: %w", path, err)
-	}
-	return signer, nil
-}
-
-func expand(path string) string {
-	rest, ok := strings.CutPrefix(path, "~/")
-	if !ok {
-		return path
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		if u, uerr := user.Current(); uerr == nil {
-			home = u.HomeDir
-		}
-	}
-	return filepath.Join(home, rest)
-}
-
-// knownKeys verifies host keys against a known_hosts file and records those seen for the first time.
-type knownKeys struct {
-	file   string
-	notice func(string)
-	verify ssh.HostKeyCallback
-}
-
-// recording serialises additions to known_hosts files: many hosts are dialled at once.
-var recording sync.Mutex
-
-func hostKeys(t Target) (*knownKeys, error) {
-	file := expand(t.KnownHostsFile)
-	if file == "" {
-		file = expand("~/.ssh/known_hosts")
-	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("known hosts: %w", err)
-	}
-	f.Close()
-	verify, err := knownhosts.New(file)
-	if err != nil {
-		return nil, fmt.Errorf("known hosts: %w", err)
-	}
-	return &knownKeys{file: file, notice: t.Notice, verify: verify}, nil
-}
-
-func (k *knownKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error {
-	err := k.verify(addr, remote, key)
-	var keyErr *knownhosts.KeyError
-	if !errors.As(err, &keyErr) || len(keyErr.Want) > 0 {
-		return err
-	}
-	recording.Lock()
-	defer recording.Unlock()
-	f, err := os.OpenFile(k.file, os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("recording the host key of %s: %w", addr, err)
-	}
-	defer f.Close()
-	if _, err := fmt.Fprintln(f, knownhosts.Line([]string{knownhosts.Normalize(addr)}, key)); err != nil {
-		return fmt.Errorf("recording the host key of %s: %w", addr, err)
-	}
-	if k.notice != nil {
-		k.notice(fmt.Sprintf("first connection to %s: recorded its host key %s in %s", addr, ssh.FingerprintSHA256(key), k.file))
-	}
-	return nil
-}
-
-// algorithms asks for the key types that known_hosts has for the host: a server with several keys
-// would otherwise offer one that was never recorded, which looks like an attack.
-func (k *knownKeys) algorithms(t Target) []string {
-	// known_hosts can only be asked about a key: any key that is not in it makes it name those that are.
-	probe, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
-	if err != nil {
-		return nil
-	}
-	addr := net.JoinHostPort(t.Address, strconv.Itoa(t.Port))
-	var keyErr *knownhosts.KeyError
-	if !errors.As(k.verify(addr, &net.TCPAddr{IP: net.ParseIP(t.Address), Port: t.Port}, probe), &keyErr) {
-		return nil
-	}
-	var out []string
-	for _, w := range keyErr.Want {
-		if typ := w.Key.Type(); typ == ssh.KeyAlgoRSA {
-			out = append(out, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
-		} else {
-			out = append(out, typ)
-		}
-	}
-	return out
-}
-
 func explain(err error, t Target) error {
 	var keyErr *knownhosts.KeyError
 	switch {
@@ -397,39 +207,4 @@ func explain(err error, t Target) error {
 		return fmt.Errorf("no key was accepted for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", t.User)
 	}
 	return err
-}
-
-// tail keeps the last few kilobytes written to it, for error messages.
-type tail struct {
-	mu  sync.Mutex
-	buf []byte
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - 4096; over > 0 {
-		t.buf = t.buf[over:]
-	}
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.buf))
-}
-
-func digestOf(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
