@@ -8,8 +8,8 @@ import (
 
 // TestCluster is the life of the default cluster, from `quorate up` to `quorate down`.
 func TestCluster(t *testing.T) {
-	before := traces(t)
 	c := newCluster(t, "e2e")
+	before := traces(t, c.name)
 	up(t, c)
 	for _, part := range []struct {
 		name string

@@ -20,8 +20,8 @@ import (
 
 // TestInterrupted kills runs in the middle of everything that they do, and has the next one finish the job.
 func TestInterrupted(t *testing.T) {
-	before := traces(t)
 	c := newCluster(t, "e2e-kill")
+	before := traces(t, c.name)
 	ctx := testContext(t)
 	file := filepath.Join(c.dir, "spec.yaml")
 	text, err := spec.Init(spec.InitOptions{Name: c.name, Workers: 1, LoadBalancers: 1})
