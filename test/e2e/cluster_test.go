@@ -145,7 +145,8 @@ func shortOf(s status.Status) error {
 func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 	t.Helper()
 	var s status.Status
-	eventually(t, ctx, "full margins and no problems", func() (err error) {
+	// Each look costs what is better spent on coming back.
+	poll(t, ctx, 2*time.Second, "full margins and no problems", func() (err error) {
 		if s, _, err = c.status(ctx); err == nil {
 			err = shortOf(s)
 		}
@@ -175,9 +176,14 @@ const patience = 4 * time.Minute
 // eventually tries until f finds nothing wrong, and fails the test when it never does.
 func eventually(t *testing.T, ctx context.Context, what string, f func() error) {
 	t.Helper()
+	poll(t, ctx, 300*time.Millisecond, what, f)
+}
+
+func poll(t *testing.T, ctx context.Context, pace time.Duration, what string, f func() error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not within %s", patience))
 	defer cancel()
-	tick := time.NewTicker(300 * time.Millisecond)
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	for {
 		err := f()
