@@ -121,35 +121,39 @@ machine: quorate up.`,
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
 	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.plan(), a.apply(), a.status(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
-	for _, c := range root.Commands() {
-		wrapArgs(c)
-	}
+	strict(root)
 	return root
 }
 
-// wrapArgs makes wrong arguments a usage error, in this command and those below it.
-func wrapArgs(c *cobra.Command) {
+// strict makes wrong arguments and unknown commands usage errors, for this command and those below it.
+func strict(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+	if c.HasSubCommands() && c.RunE == nil {
+		c.Args = cobra.ArbitraryArgs
+		c.SuggestionsMinimumDistance = 2
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			hint := ""
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = fmt.Sprintf("; did you mean %q?", near[0])
+			}
+			return usageError{fmt.Errorf("unknown command %q for %q%s; see %s --help", args[0], cmd.CommandPath(), hint, cmd.CommandPath())}
+		}
+		return
+	}
 	check := c.Args
 	if check == nil {
 		check = cobra.NoArgs
-		if c.HasSubCommands() {
-			check = cobra.ArbitraryArgs
-		}
 	}
 	c.Args = func(cmd *cobra.Command, args []string) error {
-		if cmd.HasSubCommands() && cmd.RunE == nil {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q for %q; see %s --help", args[0], cmd.CommandPath(), cmd.CommandPath())}
-			}
-			return nil
-		}
 		if err := check(cmd, args); err != nil {
 			return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 		}
 		return nil
-	}
-	for _, sub := range c.Commands() {
-		wrapArgs(sub)
 	}
 }
 

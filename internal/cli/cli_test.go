@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/spec"
+)
+
+// quorate runs a command line in an empty folder, with no cluster of up's and no lab.
+func quorate(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	t.Setenv("QUORATE_STATE", t.TempDir())
+	t.Setenv("QUORATE_CACHE", t.TempDir())
+	var out, errOut bytes.Buffer
+	code = Main(t.Context(), args, strings.NewReader(""), &out, &errOut)
+	return code, out.String(), errOut.String()
+}
+
+func TestUsageErrors(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for line, want := range map[string]string{
+		"frob":                     `unknown command "frob"`,
+		"stauts":                   `did you mean "status"?`,
+		"lab frob":                 `unknown command "frob" for "quorate lab"`,
+		"bundle frob":              `unknown command "frob"`,
+		"up --frob":                "unknown flag: --frob",
+		"plan x":                   `unknown command "x"`,
+		"lab ssh":                  "requires at least 1 arg",
+		"status":                   "no spec",
+		"status -f nope.yaml":      "nope.yaml",
+		"init --host name":         "name",
+		"kubeconfig -f nope.yaml":  "nope.yaml",
+		"lab fault tickle cp-a":    "unknown fault",
+		"validate -f /dev/null":    "",
+		"version -o xml":           `unknown output "xml"`,
+		"up --name Not_A_Name":     "metadata.name",
+		"init --control-planes 4":  "4 control planes",
+		"init --zones a,b":         "zones",
+		"init --topology external": "external",
+	} {
+		code, out, errOut := quorate(t, strings.Fields(line)...)
+		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {
+			t.Errorf("quorate %s: exit status %d, stdout %q, stderr %q; want %d and %q", line, code, out, errOut, exitUsage, want)
+		}
+	}
+}
+
+func TestInitThenValidate(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if code, _, errOut := quorate(t, "init"); code != exitDone {
+		t.Fatalf("init: %s", errOut)
+	}
+	code, out, errOut := quorate(t, "validate")
+	if code != exitDone || !strings.Contains(out, "is valid") {
+		t.Fatalf("validate: exit status %d, %s%s", code, out, errOut)
+	}
+	before, err := os.ReadFile("cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, _ := quorate(t, "init", "--name", "other"); code != exitUsage {
+		t.Errorf("init replaces a spec: exit status %d", code)
+	}
+	if after, _ := os.ReadFile("cluster.yaml"); !bytes.Equal(before, after) {
+		t.Error("a refused init changed the spec")
+	}
+	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
+		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
+	}
+}
+
+func TestValidateSpeaksJSON(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, []byte("apiVersion: "+spec.APIVersion+"\nkind: Cluster\nspec:\n  hsots: []\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := quorate(t, "validate", "-f", file, "-o", "json")
+	var answer struct {
+		Valid    bool
+		Problems []spec.Problem
+	}
+	if err := json.Unmarshal([]byte(out), &answer); err != nil || code != exitUsage || errOut != "" || answer.Valid || len(answer.Problems) == 0 {
+		t.Fatalf("exit status %d, %v: %s%s", code, err, out, errOut)
+	}
+	if p := answer.Problems[0]; p.Line == 0 || p.Message == "" {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestEveryCommandSaysWhatItDoes(t *testing.T) {
+	root := (&app{}).root()
+	for _, c := range root.Commands() {
+		if c.Short == "" {
+			t.Errorf("%s says nothing", c.Name())
+		}
+	}
+	if code, out, _ := quorate(t, "--help"); code != exitDone || !strings.Contains(out, "quorate up") {
+		t.Errorf("--help: %d", code)
+	}
+}
