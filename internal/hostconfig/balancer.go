@@ -40,7 +40,7 @@ func Lacks(h spec.Host, f *facts.Facts) []string {
 }
 
 // Balancer is HAProxy, keepalived and the watchdog between them on a load-balancer host.
-// The figures are those measured in docs/failover.md.
+// docs/failover.md says what each setting is for.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
 	return facts.Desired{
 		Files: []facts.File{

@@ -44,8 +44,7 @@ type timings struct {
 	statusFrequency                        string
 }
 
-// fast was measured: a dead worker's pod runs elsewhere after about 13 s instead of about 350 s
-// (docs/failover.md says how).
+// fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is for.
 var fast = timings{gracePeriod: "6s", monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s"}
 
 // Config is everything that kubeadm's files are made of. The secrets are made by each run of apply.

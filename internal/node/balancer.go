@@ -80,7 +80,7 @@ func monitor(ctx context.Context, client *http.Client) error {
 }
 
 // How the watchdog judges HAProxy. keepalived's own scripts run once a second at best; half a second
-// of a hung proxy is as long as a VRRP takeover after a power-off (docs/failover.md).
+// of a hung proxy is about as long as a VRRP takeover after a power-off.
 const (
 	watchInterval = 150 * time.Millisecond
 	watchTimeout  = 300 * time.Millisecond
