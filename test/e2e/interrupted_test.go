@@ -24,7 +24,7 @@ func TestInterrupted(t *testing.T) {
 	before := traces(t, c.name)
 	ctx := testContext(t)
 	file := filepath.Join(c.dir, "spec.yaml")
-	text, err := spec.Init(spec.InitOptions{Name: c.name, Workers: 1, LoadBalancers: 1})
+	text, err := spec.Init(spec.InitOptions{Name: c.name, Workers: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
