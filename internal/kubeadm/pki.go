@@ -12,7 +12,11 @@ import (
 	"quorate.dev/quorate/internal/node"
 )
 
-const pkiDir = "/etc/kubernetes/pki"
+const (
+	kubernetesDir = "/etc/kubernetes"
+	pkiDir        = kubernetesDir + "/pki"
+	kubeletConfig = "/var/lib/kubelet/config.yaml"
+)
 
 // PKI holds the files of facts.SharedPKI by name. It lives in memory only on its way between control planes.
 type PKI map[string][]byte
@@ -23,6 +27,9 @@ func (p PKI) CA() string { return string(p["ca.crt"]) }
 // MakePKI makes the shared keys, as far as they are not there, with kubeadm's own phases, and returns them.
 var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, config string) (PKI, error) {
 	err := withConfig("pki", config, func(path string) error {
+		if err := mend(kubernetesDir, kubeletConfig); err != nil {
+			return err
+		}
 		// All certificates at once, this host's own included, which it needs next anyway: one process instead of four.
 		return node.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path)
 	})

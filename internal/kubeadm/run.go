@@ -18,6 +18,9 @@ import (
 // kubelet. It does not wait for others, so all control planes do it at once.
 var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("start", config, func(path string) error {
+		if err := mend(kubernetesDir, kubeletConfig); err != nil {
+			return err
+		}
 		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
 		if err := node.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,kubelet-start,wait-control-plane,upload-config,"+
 			"upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
@@ -61,6 +64,9 @@ const DiscoveryFile = "/run/quorate/discovery.yaml"
 var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
 	return struct{}{}, withConfig("discovery", in.Discovery, func(string) error {
 		return withConfig("join", in.Config, func(path string) error {
+			if err := mend(kubernetesDir, kubeletConfig); err != nil {
+				return err
+			}
 			if err := node.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
 				return err
 			}

@@ -104,16 +104,18 @@ func unitStates(ctx context.Context, units []string) map[string]string {
 func kubernetesFacts() facts.Kubernetes {
 	pki := kubernetesDir + "/pki/"
 	k := facts.Kubernetes{SharedPKI: true, EtcdData: exists("/var/lib/etcd/member/wal"), Established: exists(facts.EstablishedFile),
-		KubeletConfig: exists(kubernetesDir+"/kubelet.conf") && exists("/var/lib/kubelet/config.yaml")}
+		KubeletConfig: filled(kubernetesDir+"/kubelet.conf") && filled("/var/lib/kubelet/config.yaml")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
 	}
 	for _, f := range facts.SharedPKI {
-		k.SharedPKI = k.SharedPKI && exists(pki+f)
+		k.SharedPKI = k.SharedPKI && filled(pki+f)
 	}
 	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
 	for _, m := range manifests {
-		k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
+		if filled(m) {
+			k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
+		}
 	}
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
@@ -144,6 +146,12 @@ func certificate(path string) (*x509.Certificate, bool) {
 }
 
 func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
+// filled is exists for files of kubeadm: it does not write them at one stroke, so one that was killed may leave an empty one.
+func filled(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Size() > 0
+}
 
 func readTrimmed(path string) string {
 	b, _ := os.ReadFile(path)
