@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,10 +49,44 @@ func TestInterrupted(t *testing.T) {
 	}
 	c.must(t, ctx, "lab", "create", "-f", file)
 
-	steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
+	plannedNow := func(t *testing.T) []plan.Step {
+		t.Helper()
+		return planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
+	}
+	hits := 0
+	// interrupt ends one run of apply at a step of the kind, if there is one left to do.
+	interrupt := func(t *testing.T, kind plan.Kind, state string, delay time.Duration, by os.Signal) {
+		t.Helper()
+		steps := plannedNow(t)
+		if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == kind }) {
+			t.Logf("nothing is left of %s: an earlier run had come further", kind)
+			return
+		}
+		r := c.start(t, ctx, "apply", "-f", file, "--verbose")
+		if !r.reaches(ctx, title(t, steps, kind)+" "+state) {
+			code, all := r.wait(t)
+			t.Fatalf("apply ends before it comes to %s %s: exit status %d: %s", kind, state, code, all)
+		}
+		r.signal(t, ctx, by, delay)
+		code, all := r.wait(t)
+		switch {
+		case by == syscall.SIGKILL && code == -1, by == os.Interrupt && code == 1 && strings.Contains(all, "interrupted"):
+			hits++
+			t.Logf("%s at %s %s", by, kind, state)
+		case code == 0 && kind == plan.Verify:
+			t.Logf("%s at %s came too late", by, kind)
+		default:
+			t.Errorf("%s at %s %s: exit status %d: %s", by, kind, state, code, all)
+		}
+	}
+	t.Run("from the keys to the first start", func(t *testing.T) {
+		interrupt(t, plan.MakePKI, "…", 100*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.MakePKI, "… done", 0, syscall.SIGKILL)
+		interrupt(t, plan.StartControlPlane, "…", 100*time.Millisecond, syscall.SIGKILL)
+	})
 	t.Run("two at once", func(t *testing.T) {
 		one := c.start(t, ctx, "apply", "-f", file, "--verbose")
-		if !one.reaches(ctx, title(t, steps, plan.MakePKI)) {
+		if !one.reaches(ctx, title(t, plannedNow(t), plan.InitCluster)+" …") {
 			_, all := one.wait(t)
 			t.Fatalf("apply does not begin: %s", all)
 		}
@@ -63,43 +98,15 @@ func TestInterrupted(t *testing.T) {
 		one.wait(t)
 	})
 	t.Run("while the cluster is built", func(t *testing.T) {
-		for _, when := range []struct {
-			kind  plan.Kind
-			state string // of the first step of the kind
-			delay time.Duration
-			by    os.Signal
-		}{
-			{plan.MakePKI, "…", 200 * time.Millisecond, syscall.SIGKILL},
-			{plan.MakePKI, "… done", 0, syscall.SIGKILL},
-			{plan.StartControlPlane, "…", 300 * time.Millisecond, syscall.SIGKILL},
-			{plan.StartControlPlane, "…", time.Second, os.Interrupt},
-			{plan.StartControlPlane, "… done", 0, syscall.SIGKILL},
-			{plan.InitCluster, "…", 2 * time.Second, syscall.SIGKILL},
-			{plan.InitCluster, "… done", 0, syscall.SIGKILL},
-			{plan.JoinWorker, "…", time.Second, syscall.SIGKILL},
-			{plan.Verify, "…", 500 * time.Millisecond, os.Interrupt},
-		} {
-			r := c.start(t, ctx, "apply", "-f", file, "--verbose")
-			if !r.reaches(ctx, title(t, steps, when.kind)+" "+when.state) {
-				code, all := r.wait(t)
-				if code != 0 {
-					t.Fatalf("apply fails before it comes to %s: exit status %d: %s", when.kind, code, all)
-				}
-				t.Logf("an earlier run had come further than %s %s", when.kind, when.state)
-				continue
-			}
-			r.signal(t, ctx, when.by, when.delay)
-			code, all := r.wait(t)
-			switch {
-			case when.by == syscall.SIGKILL && code == -1:
-			case when.by == os.Interrupt && code == 1 && strings.Contains(all, "interrupted"):
-			case code == 0 && when.kind == plan.Verify:
-			default:
-				t.Errorf("%s at %s %s: exit status %d: %s", when.by, when.kind, when.state, code, all)
-			}
-			t.Logf("%s at %s %s", when.by, when.kind, when.state)
-		}
+		interrupt(t, plan.InitCluster, "…", 500*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.InitCluster, "…", 500*time.Millisecond, os.Interrupt)
+		interrupt(t, plan.InitCluster, "… done", 0, syscall.SIGKILL)
+		interrupt(t, plan.JoinWorker, "…", 300*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.Verify, "…", 500*time.Millisecond, os.Interrupt)
 	})
+	if hits < 4 {
+		t.Errorf("only %d runs were interrupted", hits)
+	}
 
 	r := c.must(t, ctx, "apply", "-f", file)
 	t.Logf("the last run took %s", r.took)
