@@ -24,12 +24,11 @@ import (
 
 // Exit statuses.
 const (
-	exitDone      = 0
-	exitFailed    = 1
-	exitUsage     = 2
-	exitRefused   = 3
-	exitObjective = 4 // a drill missed its objective
-	exitChanges   = 5 // plan --detailed-exitcode has changes
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3
+	exitChanges = 5 // plan --detailed-exitcode has changes
 )
 
 // app is what all commands share.

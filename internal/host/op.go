@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sort"
 )
 
 // Op is an operation that the host side knows, from a request of type In to a reply of type Out.
@@ -41,16 +40,6 @@ func DefineStream[In, Out any](name string, run func(context.Context, In, io.Rea
 		return run(ctx, in, body)
 	}
 	return Op[In, Out]{name: name}
-}
-
-// Operations lists the names of all operations, sorted.
-func Operations() []string {
-	var names []string
-	for n := range handlers {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
 }
 
 // On runs the operation on the host. Cancelling ctx cancels it there too.
