@@ -104,7 +104,9 @@ func serveOver(ctx context.Context, client *ssh.Client, t Target, remote string)
 			return nil, fmt.Errorf("the host side did not start: %s%s", stderr, sudoAdvice(t, stderr.String()))
 		}
 	}
-	pipe := &pipeConn{Reader: out, Writer: stdin, closed: make(chan struct{}), close: func() { stdin.Close(); session.Close() }}
+	// Closing the session ends stdin too. stdin.Close itself must not be called: in x/crypto/ssh it races with Write,
+	// and HTTP/2 may be acknowledging something at that moment.
+	pipe := &pipeConn{Reader: out, Writer: stdin, closed: make(chan struct{}), close: func() { session.Close() }}
 	c, err := newConn(ctx, t.Name, pipe)
 	if err != nil {
 		return nil, err
