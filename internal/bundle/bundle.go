@@ -17,6 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"quorate.dev/quorate/components"
+
 	"quorate.dev/quorate/internal/paths"
 )
 
@@ -239,6 +241,17 @@ func (b *Bundle) Version() string { return b.index.Annotations[annotationVersion
 
 // Arch is the machine architecture, in Go's words.
 func (b *Bundle) Arch() string { return b.index.Annotations[annotationArch] }
+
+// Current says whether this quorate would build the same: a bundle of another one lacks what manifests and host
+// configuration count on here.
+func (b *Bundle) Current() bool {
+	release, ok := components.Lookup(b.Version())
+	if !ok {
+		return false
+	}
+	sources, err := sourcesKey(release)
+	return err == nil && b.index.Annotations[annotationSources] == sources
+}
 
 // Digest is the index's, and so identifies everything in the bundle.
 func (b *Bundle) Digest() string { return b.digest }

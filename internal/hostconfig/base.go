@@ -49,12 +49,12 @@ var nodeSysctls = map[string]string{
 }
 
 // Runtime is containerd and the kubelet's unit on a node.
-func Runtime(c *spec.Cluster, f *facts.Facts, pauseImage string) facts.Desired {
+func Runtime(f *facts.Facts, pauseImage string) facts.Desired {
 	var sysctl strings.Builder
 	for _, k := range []string{"net.ipv4.ip_forward", "net.bridge.bridge-nf-call-iptables"} {
 		fmt.Fprintf(&sysctl, "-%s = %s\n", k, nodeSysctls[k])
 	}
-	d := facts.Desired{
+	return facts.Desired{
 		Modules: []string{"overlay", "br_netfilter"},
 		Sysctls: nodeSysctls,
 		Files: []facts.File{
@@ -64,26 +64,11 @@ func Runtime(c *spec.Cluster, f *facts.Facts, pauseImage string) facts.Desired {
 			{Path: "/etc/systemd/system/containerd.service", Content: containerdUnit, Restart: []string{"containerd.service"}},
 			{Path: "/etc/systemd/system/kubelet.service", Content: kubeletUnit},
 			{Path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", Content: kubeletDropIn},
+			{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Content: kubeletPatience},
 		},
 		Enable: []string{"containerd.service", "kubelet.service"},
 	}
-	if c.Spec.Network.CNI == spec.CNIFlannel {
-		d.Files = append(d.Files, facts.File{Path: "/etc/cni/net.d/10-flannel.conflist", Content: flannelConfig})
-	}
-	return d
 }
-
-// flannelConfig may be there before flannel is: since CNI 1.1 the runtime asks the plugin for its status, and the
-// node becomes Ready when flannel has a subnet, not before.
-const flannelConfig = `{
-  "name": "cbr0",
-  "cniVersion": "1.1.0",
-  "plugins": [
-    {"type": "flannel", "delegate": {"hairpinMode": true, "isDefaultGateway": true}},
-    {"type": "portmap", "capabilities": {"portMappings": true}}
-  ]
-}
-`
 
 func containerdConfig(f *facts.Facts, pauseImage string) string {
 	return fmt.Sprintf(`version = 3
@@ -164,10 +149,17 @@ ExecStart=
 ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
 `
 
+// kubeletPatience is for the moment when the virtual IP moves: a connection that only waits for an answer is not told. It
+// is asked for a sign of life after 5 silent seconds instead of 30, and given up after 5 more instead of 15.
+const kubeletPatience = `[Service]
+Environment=HTTP2_READ_IDLE_TIMEOUT_SECONDS=5
+Environment=HTTP2_PING_TIMEOUT_SECONDS=5
+`
+
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
-	for _, d := range []facts.Desired{Hosts(c), Runtime(c, &facts.Facts{}, ""), Balancer(c, spec.Host{}, &facts.Facts{}, "")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Balancer(c, spec.Host{}, &facts.Facts{}, "")} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}

@@ -42,7 +42,6 @@ func TestEveryNameResolvesOnEveryHost(t *testing.T) {
 }
 
 func TestRuntimeFollowsTheHost(t *testing.T) {
-	c := cluster()
 	for _, tc := range []struct {
 		facts facts.Facts
 		want  []string
@@ -50,7 +49,7 @@ func TestRuntimeFollowsTheHost(t *testing.T) {
 		{facts.Facts{CgroupV2: true, CanLowerOOMScore: true}, []string{"SystemdCgroup = true", "restrict_oom_score_adj = false", "sandbox = 'pause:1'"}},
 		{facts.Facts{}, []string{"SystemdCgroup = false", "restrict_oom_score_adj = true"}},
 	} {
-		config := file(t, Runtime(c, &tc.facts, "pause:1"), "/etc/containerd/config.toml")
+		config := file(t, Runtime(&tc.facts, "pause:1"), "/etc/containerd/config.toml")
 		for _, want := range tc.want {
 			if !strings.Contains(config, want) {
 				t.Errorf("%+v: no %q in\n%s", tc.facts, want, config)
@@ -111,7 +110,7 @@ func TestMissing(t *testing.T) {
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
 	r := Request(c)
-	for _, d := range []facts.Desired{Hosts(c), Runtime(c, &facts.Facts{}, "p"), Balancer(c, c.HostsWith(spec.RoleLoadBalancer)[0], &facts.Facts{}, "CA")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), Balancer(c, c.HostsWith(spec.RoleLoadBalancer)[0], &facts.Facts{}, "CA")} {
 		for _, f := range d.Files {
 			if !slices.Contains(r.Files, f.Key()) {
 				t.Errorf("nobody asks for %s", f.Key())

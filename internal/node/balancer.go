@@ -83,7 +83,7 @@ func monitor(ctx context.Context, client *http.Client) error {
 // of a hung proxy is about as long as a VRRP takeover after a power-off.
 const (
 	watchInterval = 150 * time.Millisecond
-	watchTimeout  = 300 * time.Millisecond
+	watchTimeout  = 450 * time.Millisecond
 	watchFall     = 2
 	watchRise     = 2
 	watchKill     = 20 // failures after which a proxy that is not coming back by itself is killed

@@ -254,7 +254,7 @@ func (p *builder) prepare(h spec.Host) {
 	}
 	d := hostconfig.Hosts(p.c)
 	if h.IsNode() {
-		d = merge(d, hostconfig.Runtime(p.c, f, p.bundle.Pause))
+		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
 	}
 	needs := []string{id(h.Name, InstallBundle)}
 	fill := false

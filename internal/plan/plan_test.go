@@ -46,7 +46,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 		d := hostconfig.Hosts(c)
 		if h.IsNode() {
 			f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
-			d = merge(d, hostconfig.Runtime(c, f, testBundle.Pause))
+			d = merge(d, hostconfig.Runtime(f, testBundle.Pause))
 			f.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true}
 			node := facts.Node{Name: h.Name, Ready: true, Labels: NodeLabels(h)}
 			if h.Has(spec.RoleControlPlane) {

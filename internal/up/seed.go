@@ -35,7 +35,7 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	}
 	image, _ := b.Image("pause")
 	// What the seed holds depends on these; another cgroup version or CNI makes another seed.
-	key, err := json.Marshal([]any{filepath.Base(base), b.Digest(), hostconfig.Runtime(c, &facts.Facts{}, image.Name)})
+	key, err := json.Marshal([]any{filepath.Base(base), b.Digest(), hostconfig.Runtime(&facts.Facts{}, image.Name)})
 	if err != nil {
 		return "", err
 	}
@@ -67,7 +67,7 @@ func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir
 	if f == nil {
 		return errors.New(seen.Hosts["seed"].Error)
 	}
-	runtime := hostconfig.Runtime(c, f, pause)
+	runtime := hostconfig.Runtime(f, pause)
 	env := step.NewEnv(e.Cluster, e.Conns, seen, b, nil, progress.Discard)
 	for _, s := range []plan.Step{
 		{ID: "seed/install", Kind: plan.InstallBundle, Host: "seed"},

@@ -112,7 +112,7 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, sink progress.Sink
 func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
 	version := c.Spec.Kubernetes.Version
 	b, err := bundle.Open(bundle.DefaultDir(version))
-	if err == nil {
+	if err == nil && (b.Current() || c.Spec.Components.Source != spec.SourceModules) {
 		return b, nil
 	}
 	if c.Spec.Components.Source == spec.SourceBundle {

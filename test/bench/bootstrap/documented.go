@@ -119,7 +119,7 @@ func prepareDocumented(ctx context.Context, e *engine.Engine, b *bundle.Bundle) 
 				}
 				d := hostconfig.Hosts(e.Cluster)
 				if h.IsNode() {
-					r := hostconfig.Runtime(e.Cluster, &f, pause.Name)
+					r := hostconfig.Runtime(&f, pause.Name)
 					d.Files, d.Sysctls, d.Modules, d.Enable = append(d.Files, r.Files...), r.Sysctls, r.Modules, r.Enable
 				}
 				if h.Has(spec.RoleLoadBalancer) {

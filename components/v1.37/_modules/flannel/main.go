@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,7 @@ import (
 	_ "github.com/flannel-io/flannel/pkg/backend/wireguard"
 	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/ipmatch"
+	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
@@ -40,6 +43,7 @@ type options struct {
 	publicIP, publicIPv6            string
 	apiURL, kubeconfig, annotations string
 	netConf, subnetFile             string
+	cniSource, cniConfig            string
 	ipMasq, noRandomPorts, forward  bool
 	setNetworkUnavailable           bool
 	healthzIP                       string
@@ -64,6 +68,8 @@ func main() {
 	flag.StringVar(&o.annotations, "kube-annotation-prefix", "flannel.alpha.coreos.com", "prefix of the node annotations")
 	flag.StringVar(&o.netConf, "net-config-path", "/etc/kube-flannel/net-conf.json", "network configuration")
 	flag.StringVar(&o.subnetFile, "subnet-file", "/run/flannel/subnet.env", "where to write this node's subnet for the CNI plugin")
+	flag.StringVar(&o.cniSource, "cni-config-source", "", "CNI configuration to install when this node's network is ready (default: none)")
+	flag.StringVar(&o.cniConfig, "cni-config", "/etc/cni/net.d/10-flannel.conflist", "where to install it")
 	flag.BoolVar(&o.ipMasq, "ip-masq", false, "masquerade traffic that leaves the pod network")
 	flag.BoolVar(&o.noRandomPorts, "ip-masq-fully-random-disable", false, "masquerade without fully random ports")
 	flag.BoolVar(&o.forward, "iptables-forward-rules", true, "accept forwarded traffic of the pod network (with nftables)")
@@ -130,19 +136,60 @@ func run(ctx context.Context, o options) error {
 	if err := setRules(ctx, o, config, network); err != nil {
 		return err
 	}
-	lease := network.Lease()
-	if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, lease.Subnet, lease.IPv6Subnet, network.MTU()); err != nil {
+	own := network.Lease()
+	if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, own.Subnet, own.IPv6Subnet, network.MTU()); err != nil {
 		return fmt.Errorf("write %s: %w", o.subnetFile, err)
 	}
 	klog.Infof("Wrote subnet file to %s", o.subnetFile)
+	if err := installCNIConfig(o); err != nil {
+		return err
+	}
 	ready.Store(true)
 
 	background.Go(func() { network.Run(ctx) })
-	if err := subnets.CompleteLease(ctx, lease, &background); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("keep the lease of %s: %w", lease.Subnet, err)
-	}
+	completeLease(ctx, subnets, own, &background)
 	<-ctx.Done()
 	return nil
+}
+
+// installCNIConfig tells the runtime of this network no sooner than pods can have addresses in it. The file is replaced
+// at one stroke: the runtime reads it the moment that it appears.
+func installCNIConfig(o options) error {
+	if o.cniSource == "" {
+		return nil
+	}
+	want, err := os.ReadFile(o.cniSource)
+	if err != nil {
+		return fmt.Errorf("read the CNI configuration: %w", err)
+	}
+	if have, err := os.ReadFile(o.cniConfig); err == nil && bytes.Equal(have, want) {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(o.cniConfig), ".flanneld-new") // without an ending that a runtime reads
+	if err := os.WriteFile(tmp, want, 0o644); err != nil {
+		return fmt.Errorf("install the CNI configuration: %w", err)
+	}
+	if err := os.Rename(tmp, o.cniConfig); err != nil {
+		return fmt.Errorf("install the CNI configuration: %w", err)
+	}
+	klog.Infof("Installed the CNI configuration as %s", o.cniConfig)
+	return nil
+}
+
+// completeLease reports the node's network as available. A request that fails, as when the API moves to another host,
+// is repeated: the network itself works by now, and giving up would only restart it.
+func completeLease(ctx context.Context, subnets subnet.Manager, l *lease.Lease, background *sync.WaitGroup) {
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		err := subnets.CompleteLease(ctx, l, background)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		klog.Errorf("keep the lease of %s: %v; trying again in %s", l.Subnet, err, wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
 }
 
 // networkConfig refuses iptables mode: this build, and the image it runs in, have only nft.
