@@ -24,7 +24,7 @@ func ForCaller(c *spec.Cluster, admin []byte, byAddress bool) (*api.Config, erro
 	}
 	name := c.Metadata.Name
 	cluster := in.Clusters[current.Cluster].DeepCopy()
-	if byAddress {
+	if byAddress && c.Spec.LoadBalancer.Address != "" {
 		cluster.Server = "https://" + net.JoinHostPort(c.Spec.LoadBalancer.Address, hostconfig.EndpointPort(c))
 		cluster.TLSServerName = hostconfig.EndpointHost(c)
 	}

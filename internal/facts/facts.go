@@ -75,6 +75,8 @@ type Kubernetes struct {
 	KubeletConfig bool `json:"kubeletConfig"`
 	// Manifests are the static pods by file name without .yaml.
 	Manifests []string `json:"manifests,omitempty"`
+	// SharesPort says whether kube-apiserver lets HAProxy listen on its port beside it.
+	SharesPort bool `json:"sharesPort,omitempty"`
 	// EtcdData says whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
 	// Established says that this host's cluster was once complete: from then on an empty data directory

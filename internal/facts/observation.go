@@ -75,6 +75,12 @@ type Balancer struct {
 type Backend struct {
 	Name    string `json:"name"`
 	Healthy bool   `json:"healthy"`
+	// Drained says that it gets no new connections, although it could.
+	Drained bool `json:"drained"`
+	// Sessions are the connections that it has now through this balancer.
+	Sessions int `json:"sessions"`
+	// Check is what the last check found, in HAProxy's words.
+	Check string `json:"check"`
 }
 
 // Endpoint tells how the API's name answers.

@@ -20,32 +20,38 @@ const (
 	HAProxyBackend = "control-planes"
 	// FaultFile holds 1 while the watchdog finds HAProxy hung; keepalived then gives the virtual IP away.
 	FaultFile = "/run/quorate/haproxy-fault"
+	// AsideFile makes the watchdog do the same for a while, for as long as the file is new.
+	AsideFile = "/run/quorate/stand-aside"
 	// WatchdogUnit is the systemd unit of the watchdog.
 	WatchdogUnit = "quorate-watchdog.service"
 	// SelfPath is a link to the quorate binary that units may run.
 	SelfPath = "/var/lib/quorate/bin/quorate"
 
-	haproxyCA = "/etc/haproxy/quorate-ca.crt"
+	// APIPort is where every apiserver listens.
+	APIPort = "6443"
+
+	haproxyCA       = "/etc/haproxy/quorate-ca.crt"
+	balancerSysctls = "/etc/sysctl.d/91-quorate-balancer.conf"
 )
 
 // balancerPrograms come from the host's own distribution, as packages of the same names.
 var balancerPrograms = []string{"haproxy", "keepalived"}
 
 // Lacks are the packages that a host needs for its roles and does not have.
-func Lacks(h spec.Host, f *facts.Facts) []string {
-	if !h.Has(spec.RoleLoadBalancer) {
+func Lacks(c *spec.Cluster, h spec.Host, f *facts.Facts) []string {
+	if !c.Balances(h) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(balancerPrograms), func(p string) bool { return !slices.Contains(f.Lacks, p) })
 }
 
-// Balancer is HAProxy, keepalived and the watchdog between them on a load-balancer host.
+// Balancer is HAProxy, keepalived and the watchdog between them on a host that balances.
 // docs/failover.md says what each setting is for.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
-	return facts.Desired{
+	d := facts.Desired{
 		Files: []facts.File{
 			{Path: haproxyCA, Content: ca, Restart: []string{"haproxy.service"}},
-			{Path: "/etc/haproxy/haproxy.cfg", Content: haproxyConfig(c), Restart: []string{"haproxy.service"}},
+			{Path: "/etc/haproxy/haproxy.cfg", Content: haproxyConfig(c, h), Restart: []string{"haproxy.service"}},
 			{Path: "/etc/systemd/system/haproxy.service.d/quorate.conf", Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
 			{Path: "/etc/keepalived/keepalived.conf", Content: keepalivedConfig(c, h, f), Restart: []string{"keepalived.service"}},
@@ -54,13 +60,35 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 		Self:   SelfPath,
 		Enable: []string{"haproxy.service", WatchdogUnit, "keepalived.service"},
 	}
+	if h.Has(spec.RoleControlPlane) {
+		// HAProxy listens on the virtual IP also while another host has it.
+		const nonlocal = "net.ipv4.ip_nonlocal_bind"
+		d.Sysctls = map[string]string{nonlocal: "1"}
+		d.Files = append(d.Files, facts.File{Path: balancerSysctls, Content: nonlocal + " = 1\n"})
+	}
+	return d
 }
 
-func haproxyConfig(c *spec.Cluster) string {
+// SharesAPIPort says whether HAProxy and kube-apiserver listen on one port of one host: HAProxy on the virtual IP alone,
+// kube-apiserver on every address. The kernel gives a connection to the listener whose address is the more specific, and
+// lets the two be side by side only when both ask for it (SO_REUSEPORT), as HAProxy does by itself.
+func SharesAPIPort(c *spec.Cluster) bool {
+	return EndpointPort(c) == APIPort && slices.ContainsFunc(c.BalancerHosts(), func(h spec.Host) bool { return h.Has(spec.RoleControlPlane) })
+}
+
+// listenOn is where HAProxy takes the endpoint's connections: on a host with an apiserver, the virtual IP only.
+func listenOn(c *spec.Cluster, h spec.Host) string {
+	if h.Has(spec.RoleControlPlane) {
+		return c.Spec.LoadBalancer.Address + ":" + EndpointPort(c)
+	}
+	return ":" + EndpointPort(c)
+}
+
+func haproxyConfig(c *spec.Cluster, h spec.Host) string {
 	var servers, unchecked strings.Builder
-	for _, h := range c.HostsWith(spec.RoleControlPlane) {
-		fmt.Fprintf(&servers, "    server %s %s:6443\n", h.Name, h.Address)
-		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", h.Name, h.Address)
+	for _, cp := range c.HostsWith(spec.RoleControlPlane) {
+		fmt.Fprintf(&servers, "    server %s %s:6443\n", cp.Name, cp.Address)
+		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", cp.Name, cp.Address)
 	}
 	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
 global
@@ -80,7 +108,7 @@ defaults
     option srvtcpka
 
 frontend api
-    bind :%[3]s tcp-ut 5s
+    bind %[3]s tcp-ut 5s
     # When every check fails at once the checks are wrong, or the whole site stalls: any server is better than none.
     use_backend unchecked if { nbsrv(%[4]s) eq 0 }
     default_backend %[4]s
@@ -106,7 +134,7 @@ frontend alive
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, c.Metadata.Name, HAProxySocket, EndpointPort(c), HAProxyBackend, EndpointHost(c), haproxyCA, servers.String(), unchecked.String())
+`, c.Metadata.Name, HAProxySocket, listenOn(c, h), HAProxyBackend, EndpointHost(c), haproxyCA, servers.String(), unchecked.String())
 }
 
 // ahead lets what carries the endpoint run before everything else on its host: a balancer that waits for the processor
@@ -157,17 +185,19 @@ func keepalivedConfig(c *spec.Cluster, h spec.Host, f *facts.Facts) string {
 	link, _ := f.Interface(h.Address)
 	var peers strings.Builder
 	priority := 100
-	for i, lb := range c.HostsWith(spec.RoleLoadBalancer) {
+	for i, lb := range c.BalancerHosts() {
 		if lb.Name == h.Name {
 			priority = 200 - i
 			continue
 		}
-		fmt.Fprintf(&peers, "        %s\n", lb.Address)
+		fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
 	}
 	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
 global_defs {
     router_id %[2]s
     vrrp_version 3
+    # VRRP version 3 knows no passwords: only the peers are heard, and only from the same network segment (min_ttl).
+    vrrp_check_unicast_src
     vrrp_garp_master_delay 1
     vrrp_garp_master_repeat 3
     vrrp_garp_master_refresh 10

@@ -25,17 +25,19 @@ func EndpointHost(c *spec.Cluster) string {
 func EndpointPort(c *spec.Cluster) string {
 	_, port, err := net.SplitHostPort(c.Spec.ControlPlane.Endpoint)
 	if err != nil {
-		return "6443"
+		return APIPort
 	}
 	return port
 }
 
 // Hosts makes every host's name and the endpoint resolve without a DNS server. Kubelets look their own name up
 // at start, at each static pod's admission and at each registration: a DNS server that does not answer costs
-// ten seconds each time.
+// ten seconds each time. An external balancer whose address only DNS knows is left to DNS.
 func Hosts(c *spec.Cluster) facts.Desired {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s\n", c.Spec.LoadBalancer.Address, EndpointHost(c))
+	if c.Spec.LoadBalancer.Address != "" {
+		fmt.Fprintf(&b, "%s %s\n", c.Spec.LoadBalancer.Address, EndpointHost(c))
+	}
 	for _, h := range c.Spec.Hosts {
 		fmt.Fprintf(&b, "%s %s\n", h.Address, h.Name)
 	}
@@ -159,7 +161,7 @@ Environment=HTTP2_PING_TIMEOUT_SECONDS=5
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Balancer(c, spec.Host{}, &facts.Facts{}, "")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, "")} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}

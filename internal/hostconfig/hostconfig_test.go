@@ -71,7 +71,7 @@ func TestBalancersShareOneAddress(t *testing.T) {
 			}
 		}
 		for _, other := range lbs {
-			if peer := "        " + other.Address + "\n"; strings.Contains(keepalived, peer) == (other.Name == h.Name) {
+			if peer := "        " + other.Address + " min_ttl 255\n"; strings.Contains(keepalived, peer) == (other.Name == h.Name) {
 				t.Errorf("%s: wrong peers in\n%s", h.Name, keepalived)
 			}
 		}
@@ -93,6 +93,41 @@ func TestBalancersShareOneAddress(t *testing.T) {
 	}
 }
 
+// TestHAProxyAndAPIServerShareAPort: on a control plane HAProxy takes the virtual IP's connections and leaves the rest.
+func TestHAProxyAndAPIServerShareAPort(t *testing.T) {
+	c := cluster()
+	if SharesAPIPort(c) {
+		t.Error("balancers on hosts of their own share a port with nobody")
+	}
+	own := file(t, Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"), "/etc/haproxy/haproxy.cfg")
+	if !strings.Contains(own, "bind :6443 ") {
+		t.Errorf("a balancer on a host of its own:\n%s", own)
+	}
+	c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+	for _, port := range []string{"6443", "8443"} {
+		c.Spec.ControlPlane.Endpoint = "api.test.internal:" + port
+		if SharesAPIPort(c) != (port == APIPort) {
+			t.Errorf("port %s is shared: %v", port, SharesAPIPort(c))
+		}
+		for _, h := range c.HostsWith(spec.RoleControlPlane) {
+			d := Balancer(c, h, &facts.Facts{}, "CA")
+			if config := file(t, d, "/etc/haproxy/haproxy.cfg"); !strings.Contains(config, "bind 10.0.0.100:"+port+" ") || strings.Count(config, h.Address+":6443") != 2 {
+				t.Errorf("%s:\n%s", h.Name, config)
+			}
+			if d.Sysctls["net.ipv4.ip_nonlocal_bind"] != "1" || !strings.Contains(file(t, d, balancerSysctls), "ip_nonlocal_bind = 1") {
+				t.Errorf("HAProxy on %s cannot listen on an address that another host has", h.Name)
+			}
+		}
+	}
+	c.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal}
+	if SharesAPIPort(c) || len(Lacks(c, c.Spec.Hosts[0], &facts.Facts{Lacks: []string{"haproxy"}})) > 0 {
+		t.Error("the user's own balancer needs nothing of the control planes")
+	}
+	if hosts := file(t, Hosts(c), "/etc/hosts"); strings.Contains(hosts, "api.test.internal") {
+		t.Errorf("an address that only DNS knows is pinned:\n%s", hosts)
+	}
+}
+
 func TestMissing(t *testing.T) {
 	d := facts.Desired{Files: []facts.File{{Path: "/a", Content: "x"}, {Path: "/b", Content: "y"}}, Enable: []string{"containerd.service", "kubelet.service"}}
 	f := &facts.Facts{Files: map[string]string{"/a": d.Files[0].Sum(), "/b": "other"}, Units: map[string]string{"containerd.service": "failed", "kubelet.service": "inactive"}}
@@ -110,7 +145,8 @@ func TestMissing(t *testing.T) {
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
 	r := Request(c)
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), Balancer(c, c.HostsWith(spec.RoleLoadBalancer)[0], &facts.Facts{}, "CA")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
+		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA")} {
 		for _, f := range d.Files {
 			if !slices.Contains(r.Files, f.Key()) {
 				t.Errorf("nobody asks for %s", f.Key())

@@ -119,6 +119,9 @@ func (c Config) clusterConfiguration() object {
 		// so that a returned control plane gets its share again.
 		"goaway-chance": "0.001",
 	}
+	if hostconfig.SharesAPIPort(c.Cluster) {
+		apiServer["permit-port-sharing"] = "true"
+	}
 	if s.Failover.Profile == spec.ProfileFast {
 		controllerManager["node-monitor-grace-period"] = fast.gracePeriod
 		controllerManager["node-monitor-period"] = fast.monitorPeriod
@@ -127,6 +130,10 @@ func (c Config) clusterConfiguration() object {
 		apiServer["default-not-ready-toleration-seconds"] = fast.toleration
 		apiServer["default-unreachable-toleration-seconds"] = fast.toleration
 	}
+	sans := []string{hostconfig.EndpointHost(c.Cluster)}
+	if s.LoadBalancer.Address != "" {
+		sans = append(sans, s.LoadBalancer.Address)
+	}
 	return object{
 		"apiVersion": apiVersion, "kind": "ClusterConfiguration",
 		"clusterName":          c.Cluster.Metadata.Name,
@@ -134,7 +141,7 @@ func (c Config) clusterConfiguration() object {
 		"controlPlaneEndpoint": s.ControlPlane.Endpoint,
 		"encryptionAlgorithm":  "ECDSA-P256",
 		"networking":           object{"podSubnet": s.Network.PodCIDR, "serviceSubnet": s.Network.ServiceCIDR, "dnsDomain": "cluster.local"},
-		"apiServer":            object{"certSANs": []string{hostconfig.EndpointHost(c.Cluster), s.LoadBalancer.Address}, "extraArgs": args(apiServer)},
+		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer)},
 		"controllerManager":    object{"extraArgs": args(controllerManager)},
 		"scheduler":            object{"extraArgs": args(scheduler)},
 	}

@@ -46,6 +46,32 @@ func TestOnlyTheFirstStartNamesTheEtcdMembers(t *testing.T) {
 	mustContain(t, clean, "controlPlaneEndpoint: api.test.internal:6443", "encryptionAlgorithm: ECDSA-P256", "- 10.0.0.100", "cgroupDriver: systemd", "mode: nftables")
 }
 
+func TestBalancersBesideControlPlanesShareThePort(t *testing.T) {
+	c := config()
+	h := c.Cluster.Spec.Hosts[0]
+	own, err := c.Init(h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(own), "permit-port-sharing") {
+		t.Error("the port is shared with nobody")
+	}
+	c.Cluster.Spec.Hosts = c.Cluster.Spec.Hosts[:5]
+	shared, err := c.Init(h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, shared, "- name: permit-port-sharing\n    value: \"true\"")
+	c.Cluster.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal}
+	byDNS, err := c.Init(h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(byDNS), `- ""`) {
+		t.Errorf("a certificate for no name:\n%s", byDNS)
+	}
+}
+
 func TestOneOldHostDecidesForAll(t *testing.T) {
 	c := config()
 	c.Facts = append(c.Facts, &facts.Facts{})

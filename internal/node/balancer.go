@@ -1,15 +1,18 @@
 package node
 
 import (
-	"bufio"
 	"context"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -28,25 +31,52 @@ var ReadBalancer = host.Define("node.balancer", func(ctx context.Context, virtua
 		return b, nil //nolint:nilerr // an unhealthy balancer is an answer, not a failure to ask
 	}
 	b.Healthy = alive
-	for _, row := range rows {
-		if row["pxname"] == hostconfig.HAProxyBackend && row["svname"] != "BACKEND" {
-			b.Backends = append(b.Backends, facts.Backend{Name: row["svname"], Healthy: strings.HasPrefix(row["status"], "UP")})
-		}
-	}
+	b.Backends = backends(rows)
 	return b, nil
 })
 
-func haproxyStat(ctx context.Context) ([]map[string]string, error) {
+// backends reads the statistics of the apiservers. What a check found is said where the check is made, which need not be
+// in the pool itself.
+func backends(rows []map[string]string) (out []facts.Backend) {
+	checks := map[string]string{}
+	for _, row := range rows {
+		if check := strings.TrimPrefix(row["check_status"], "* "); check != "" { // a star while the next one runs
+			checks[row["svname"]] = strings.Join(slices.DeleteFunc([]string{check, row["check_code"], row["last_chk"]}, func(s string) bool { return s == "" }), " ")
+		}
+	}
+	for _, row := range rows {
+		if row["pxname"] != hostconfig.HAProxyBackend || row["svname"] == "BACKEND" {
+			continue
+		}
+		sessions, _ := strconv.Atoi(row["scur"])
+		drained := strings.HasPrefix(row["status"], "DRAIN")
+		out = append(out, facts.Backend{Name: row["svname"], Healthy: drained || strings.HasPrefix(row["status"], "UP"), Drained: drained,
+			Sessions: sessions, Check: checks[row["svname"]]})
+	}
+	return out
+}
+
+// haproxyCommand asks HAProxy's admin socket; what it answers to a command that it does not like is an answer, too.
+func haproxyCommand(ctx context.Context, command string) (string, error) {
 	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", hostconfig.HAProxySocket)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // a unix socket has deadlines
-	if _, err := io.WriteString(conn, "show stat\n"); err != nil {
+	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return "", err
+	}
+	answer, err := io.ReadAll(conn)
+	return string(answer), err
+}
+
+func haproxyStat(ctx context.Context) ([]map[string]string, error) {
+	text, err := haproxyCommand(ctx, "show stat")
+	if err != nil {
 		return nil, err
 	}
-	records, err := csv.NewReader(bufio.NewReader(conn)).ReadAll()
+	records, err := csv.NewReader(strings.NewReader(text)).ReadAll()
 	if err != nil || len(records) == 0 {
 		return nil, fmt.Errorf("HAProxy's statistics: %w", err)
 	}
@@ -89,11 +119,12 @@ const (
 	watchKill     = 20 // failures after which a proxy that is not coming back by itself is killed
 )
 
-// Watchdog tells keepalived through a file whether HAProxy's event loop turns, and ends a HAProxy that hangs for good so
+// Watchdog tells keepalived through a file whether HAProxy's event loop turns and this host may have the virtual IP, and ends a HAProxy that hangs for good so
 // that systemd starts a new one. It runs until ctx ends.
 func Watchdog(ctx context.Context) error {
-	w := watchdog{client: &http.Client{Timeout: watchTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
-	if err := w.report(false); err != nil {
+	client := &http.Client{Timeout: watchTimeout, Transport: &http.Transport{DisableKeepAlives: true}}
+	w := watchdog{tell: tellKeepalived}
+	if err := w.tell(false); err != nil {
 		return err
 	}
 	tick := time.NewTicker(watchInterval)
@@ -103,7 +134,7 @@ func Watchdog(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := w.judge(ctx, monitor(ctx, w.client) == nil); err != nil {
+			if err := w.judge(ctx, monitor(ctx, client) == nil, standsAside(time.Now())); err != nil {
 				return err
 			}
 		}
@@ -111,12 +142,13 @@ func Watchdog(ctx context.Context) error {
 }
 
 type watchdog struct {
-	client  *http.Client
-	streak  int // > 0: successes in a row, < 0: failures in a row
-	faulted bool
+	tell    func(fault bool) error
+	streak  int  // > 0: successes in a row, < 0: failures in a row
+	hung    bool // HAProxy does not answer
+	faulted bool // what keepalived was told
 }
 
-func (w *watchdog) judge(ctx context.Context, ok bool) error {
+func (w *watchdog) judge(ctx context.Context, ok, aside bool) error {
 	switch {
 	case ok:
 		w.streak = max(w.streak, 0) + 1
@@ -124,19 +156,22 @@ func (w *watchdog) judge(ctx context.Context, ok bool) error {
 		w.streak = min(w.streak, 0) - 1
 	}
 	switch {
-	case w.faulted && w.streak >= watchRise:
-		return w.report(false)
-	case !w.faulted && w.streak <= -watchFall:
-		return w.report(true)
+	case w.hung && w.streak >= watchRise:
+		w.hung = false
+	case !w.hung && w.streak <= -watchFall:
+		w.hung = true
 	case w.streak < 0 && -w.streak%watchKill == 0:
 		// A proxy that is stopped or starting is systemd's business: the kill then finds nothing, which is fine.
 		_ = Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service")
 	}
+	if fault := w.hung || aside; fault != w.faulted {
+		w.faulted = fault
+		return w.tell(fault)
+	}
 	return nil
 }
 
-func (w *watchdog) report(fault bool) error {
-	w.faulted = fault
+func tellKeepalived(fault bool) error {
 	value := "0\n"
 	if fault {
 		value = "1\n"
@@ -145,4 +180,25 @@ func (w *watchdog) report(fault bool) error {
 		return err
 	}
 	return WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
+}
+
+// asideFor is how long a host stands aside for one request. Whoever wants more asks again; whoever dies leaves nothing
+// behind.
+const asideFor = 15 * time.Second
+
+// StandAside keeps the virtual IP away from this host, or no longer. The watchdog does it, as if HAProxy hung.
+var StandAside = host.Define("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
+	if aside {
+		return struct{}{}, WriteFile(hostconfig.AsideFile, nil, 0o644)
+	}
+	err := os.Remove(hostconfig.AsideFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return struct{}{}, err
+})
+
+func standsAside(now time.Time) bool {
+	info, err := os.Stat(hostconfig.AsideFile)
+	return err == nil && now.Sub(info.ModTime()) < asideFor
 }

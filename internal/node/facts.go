@@ -117,6 +117,9 @@ func kubernetesFacts() facts.Kubernetes {
 			k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
 		}
 	}
+	if m, err := os.ReadFile(kubernetesDir + "/manifests/kube-apiserver.yaml"); err == nil {
+		k.SharesPort = bytes.Contains(m, []byte("--permit-port-sharing=true"))
+	}
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {

@@ -2,6 +2,7 @@
 package observe
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -59,7 +60,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 	}
 	wg.Go(func() { obs.Etcd, _ = etcd.Observe(ctx, members) })
 	wg.Go(func() { obs.API, _ = observeAPI(ctx, servers) })
-	wg.Go(func() { obs.Endpoint = probeEndpoint(ctx, c, obs) })
+	wg.Go(func() { obs.Endpoint = endpoint(ctx, c, obs) })
 	wg.Wait()
 	return obs
 }
@@ -76,7 +77,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 		return facts.Host{Error: err.Error()}
 	}
 	seen := facts.Host{Facts: &f}
-	if h.Has(spec.RoleLoadBalancer) {
+	if c.Balances(h) {
 		if b, err := node.ReadBalancer.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
 			seen.Balancer = &b
 		}
@@ -206,21 +207,26 @@ func readDNS(ctx context.Context, client *kube.Client, api *facts.API) error {
 	return nil
 }
 
-// probeEndpoint asks the API for its readiness the way that every client goes: through the balancers.
-func probeEndpoint(ctx context.Context, c *spec.Cluster, obs *facts.Observation) facts.Endpoint {
+func endpoint(ctx context.Context, c *spec.Cluster, obs *facts.Observation) facts.Endpoint {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	for _, h := range obs.Hosts {
 		if h.Facts == nil || h.Facts.Kubernetes.CA == "" {
 			continue
 		}
-		address := net.JoinHostPort(c.Spec.LoadBalancer.Address, hostconfig.EndpointPort(c))
-		if err := readyz(ctx, (&net.Dialer{}).DialContext, address, hostconfig.EndpointHost(c), h.Facts.Kubernetes.CA); err != nil {
+		if err := Endpoint(ctx, c, h.Facts.Kubernetes.CA); err != nil {
 			return facts.Endpoint{Error: err.Error()}
 		}
 		return facts.Endpoint{Reachable: true}
 	}
 	return facts.Endpoint{Error: "the cluster has no certificate authority yet"}
+}
+
+// Endpoint asks the API for its readiness the way that every client goes: through the balancers.
+func Endpoint(ctx context.Context, c *spec.Cluster, ca string) error {
+	name := hostconfig.EndpointHost(c)
+	address := net.JoinHostPort(cmp.Or(c.Spec.LoadBalancer.Address, name), hostconfig.EndpointPort(c))
+	return readyz(ctx, (&net.Dialer{}).DialContext, address, name, ca)
 }
 
 // readyz asks one address for /readyz, as the name that the certificate must have.

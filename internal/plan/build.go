@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -27,9 +28,15 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 	if err := p.look(); err != nil {
 		return nil, err
 	}
+	if p.established {
+		if err := p.balancersMoved(); err != nil {
+			return nil, err
+		}
+	}
 	switch {
 	case !p.established:
 		p.bootstrap()
+		p.probeFirst()
 	case obs.API == nil:
 		if err := p.revive(); err != nil {
 			return nil, err
@@ -40,7 +47,11 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 		}
 	}
 	if len(p.out.Steps) > 0 {
-		p.add(verification(p.allIDs()))
+		verified := p.add(verification(p.allIDs()))
+		if !p.established && !p.adopted() && len(c.BalancerHosts()) > 1 {
+			p.add(Step{Kind: TestTakeover, Title: "test the takeover of the virtual IP", Needs: []string{verified},
+				Reason: "a balancer that never had the address is not known to work; only a cluster that nobody uses yet may be shaken for it"})
+		}
 	}
 	return p.out, nil
 }
@@ -92,7 +103,7 @@ func (p *builder) look() error {
 			p.out.Unreachable[h.Name] = o.Error
 			continue
 		}
-		if lacks := hostconfig.Lacks(h, o.Facts); len(lacks) > 0 {
+		if lacks := hostconfig.Lacks(p.c, h, o.Facts); len(lacks) > 0 {
 			return &Refusal{"packages on the hosts", fmt.Sprintf("%s lacks %s", h.Name, strings.Join(lacks, " and ")),
 				"Install them there, on Debian or Ubuntu with: apt-get install --yes " + strings.Join(lacks, " ")}
 		}
@@ -176,6 +187,43 @@ func (p *builder) bootstrap() {
 	}
 }
 
+// adopted says that the cluster was there before Quorate: it is initialised, and no balancer is one of ours.
+func (p *builder) adopted() bool {
+	return p.obs.API != nil && p.obs.API.Initialised && !slices.ContainsFunc(p.c.BalancerHosts(), func(h spec.Host) bool {
+		return p.facts(h.Name) != nil && p.facts(h.Name).Units[hostconfig.WatchdogUnit] == "active"
+	})
+}
+
+// oneBalancerAtATime keeps balancers that serve clients from restarting together.
+func (p *builder) oneBalancerAtATime() {
+	previous := ""
+	for i, s := range p.out.Steps {
+		h, known := p.c.Host(s.Host)
+		if s.Kind != Configure || !known || !p.c.Balances(h) {
+			continue
+		}
+		if previous != "" {
+			p.out.Steps[i].Needs = append(p.out.Steps[i].Needs, previous)
+		}
+		previous = s.ID
+	}
+}
+
+// probeFirst lets every step of a build wait for a look at a balancer that is not ours to set up.
+func (p *builder) probeFirst() {
+	if p.c.Spec.LoadBalancer.Type != spec.BalancerExternal {
+		return
+	}
+	probe := Step{ID: id("", ProbeEndpoint), Kind: ProbeEndpoint, Title: "probe the endpoint",
+		Reason: "the balancer is not ours to set up: before anything is changed, every host must find a way to it, and nothing of others behind it"}
+	for i, s := range p.out.Steps {
+		if len(s.Needs) == 0 {
+			p.out.Steps[i].Needs = []string{probe.ID}
+		}
+	}
+	p.out.Steps = slices.Insert(p.out.Steps, 0, probe)
+}
+
 func establish(host, cluster string, needs []string) Step {
 	return Step{ID: host + "/establish", Kind: Configure, Host: host, Title: "mark the cluster as established", Needs: needs,
 		Reason:  "from here on an empty etcd directory is a loss to repair, never a cluster to begin",
@@ -196,6 +244,23 @@ func (p *builder) revive() error {
 		"Bring back enough control planes for etcd's quorum and run it again; quorate status shows which ones are missing."}
 }
 
+// balancersMoved refuses to set up balancers where the cluster as it is cannot have them.
+func (p *builder) balancersMoved() error {
+	for _, h := range p.c.Spec.Hosts {
+		switch f := p.facts(h.Name); {
+		case f == nil:
+		case !p.c.Balances(h) && f.Units[hostconfig.WatchdogUnit] == "active":
+			return &Refusal{"one set of balancers", h.Name + " still balances this cluster, and the spec no longer says so: it would contend for the virtual IP",
+				"Give it back its place in the spec, or stop it there when other balancers or one of your own can take over: systemctl disable --now keepalived haproxy " + hostconfig.WatchdogUnit}
+		case h.Has(spec.RoleControlPlane) && p.c.Balances(h) && hostconfig.SharesAPIPort(p.c) && f.Kubernetes.KubeletConfig && !f.Kubernetes.SharesPort:
+			return &Refusal{"one program on a port", "kube-apiserver on " + h.Name + " was not set up to share port " + hostconfig.APIPort + " with HAProxy, which could not start beside it",
+				"Use hosts of their own for the role load-balancer. Or let the API servers share it first: add permit-port-sharing=true to apiServer.extraArgs in the ConfigMap kubeadm-config, " +
+					"and --permit-port-sharing=true to /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane after the other, each time waiting until quorate status is healthy again."}
+		}
+	}
+	return nil
+}
+
 // maintain brings an existing cluster to the spec.
 func (p *builder) maintain() error {
 	for _, n := range p.obs.API.Nodes {
@@ -212,6 +277,7 @@ func (p *builder) maintain() error {
 			p.prepare(h)
 		}
 	}
+	p.oneBalancerAtATime()
 	token := p.token()
 	previous := ""
 	for _, h := range cps {
@@ -258,14 +324,14 @@ func (p *builder) prepare(h spec.Host) {
 	}
 	needs := []string{id(h.Name, InstallBundle)}
 	fill := false
-	if h.Has(spec.RoleLoadBalancer) {
+	if p.c.Balances(h) {
 		d = merge(d, hostconfig.Balancer(p.c, h, f, p.ca))
 		if fill = p.ca == ""; fill {
 			needs = append(needs, id("", MakePKI))
 		}
 	}
 	if missing := hostconfig.Missing(d, f); len(missing) > 0 {
-		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
+		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + p.what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
 	}
 	if h.IsNode() && f.Images != p.bundle.Digest {
 		p.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: otherBundle(f.Images),
@@ -280,15 +346,23 @@ func otherBundle(have string) string {
 	return "the host has another bundle"
 }
 
-func what(h spec.Host) string {
-	if h.Has(spec.RoleLoadBalancer) {
+func (p *builder) what(h spec.Host) string {
+	switch {
+	case p.c.Balances(h) && h.IsNode():
+		return "the node and its load balancer"
+	case p.c.Balances(h):
 		return "the load balancer"
 	}
 	return "the node"
 }
 
 func merge(a, b facts.Desired) facts.Desired {
-	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: b.Sysctls, Self: b.Self, Enable: append(a.Enable, b.Enable...)}
+	sysctls := maps.Clone(a.Sysctls)
+	if sysctls == nil {
+		sysctls = map[string]string{}
+	}
+	maps.Copy(sysctls, b.Sysctls)
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls, Self: cmp.Or(a.Self, b.Self), Enable: append(a.Enable, b.Enable...)}
 }
 
 // sharePKI plans the way of the shared keys to every control plane that lacks them.

@@ -41,6 +41,10 @@ const (
 	ApplyManifest Kind = "apply-manifest"
 	// SpreadDNS keeps CoreDNS replicas on different nodes.
 	SpreadDNS Kind = "spread-dns"
+	// ProbeEndpoint looks at an external balancer from every host and from the caller, before anything is changed.
+	ProbeEndpoint Kind = "probe-endpoint"
+	// TestTakeover moves the virtual IP to every balancer once and sees that the endpoint answers there.
+	TestTakeover Kind = "test-takeover"
 	// Verify waits until everything that the spec promises is seen to be so.
 	Verify Kind = "verify"
 )

@@ -50,6 +50,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true}
 			node := facts.Node{Name: h.Name, Ready: true, Labels: NodeLabels(h)}
 			if h.Has(spec.RoleControlPlane) {
+				f.Kubernetes.SharesPort = hostconfig.SharesAPIPort(c)
 				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
 				f.Kubernetes.Manifests = staticPods
 				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""
@@ -58,7 +59,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			}
 			obs.API.Nodes = append(obs.API.Nodes, node)
 		}
-		if h.Has(spec.RoleLoadBalancer) {
+		if c.Balances(h) {
 			d = merge(d, hostconfig.Balancer(c, h, f, "CA"))
 		}
 		for _, file := range d.Files {
@@ -176,8 +177,12 @@ func TestNewCluster(t *testing.T) {
 			}
 		}
 	}
-	if last := p.Steps[len(p.Steps)-1]; last.Kind != Verify || len(last.Needs) != len(p.Steps)-1 {
-		t.Errorf("the last step is %s and needs %d of %d steps", last.Kind, len(last.Needs), len(p.Steps)-1)
+	if last := p.Steps[len(p.Steps)-2]; last.Kind != Verify || len(last.Needs) != len(p.Steps)-2 {
+		t.Errorf("the last step but one is %s and needs %d of %d steps", last.Kind, len(last.Needs), len(p.Steps)-2)
+	}
+	// The address is moved about only where nobody uses the cluster yet, and only when it works.
+	if last := p.Steps[len(p.Steps)-1]; last.Kind != TestTakeover || !slices.Equal(last.Needs, []string{id("", Verify)}) {
+		t.Errorf("the last step is %s and needs %v", last.Kind, last.Needs)
 	}
 }
 
@@ -295,6 +300,14 @@ func TestRefusals(t *testing.T) {
 		"a balancer without HAProxy": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["lb-b"].Facts.Lacks = []string{"haproxy"}
 		}, true, "packages on the hosts"},
+		"a balancer that is none any more": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["worker-a"].Facts.Units[hostconfig.WatchdogUnit] = "active"
+		}, false, "one set of balancers"},
+		"balancers beside API servers that do not share": {func(c *spec.Cluster, o *facts.Observation) {
+			withoutBalancers(c)
+			delete(o.Hosts, "lb-a")
+			delete(o.Hosts, "lb-b")
+		}, false, "one program on a port"},
 		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, "a quorum first"},
 		"no quorum, and an empty control plane": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API = nil
@@ -332,6 +345,102 @@ func TestStoppedUnitIsStarted(t *testing.T) {
 		p := build(t, c, obs)
 		if len(p.Steps) != 2 || p.Steps[0].Kind != Configure || p.Steps[0].Host != "cp-b" {
 			t.Errorf("with an API %v: %+v", api, kindsOf(p))
+		}
+	}
+}
+
+// withoutBalancers takes the hosts of the balancers away: the control planes then balance themselves.
+func withoutBalancers(c *spec.Cluster) *spec.Cluster {
+	c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+	return c
+}
+
+func TestBalancersBesideControlPlanes(t *testing.T) {
+	c := withoutBalancers(cluster())
+	if p := build(t, c, finished(t, c)); !p.Empty() {
+		t.Fatalf("a finished cluster has steps: %+v", kindsOf(p))
+	}
+	p := build(t, c, empty(c))
+	for _, s := range p.Steps {
+		h, _ := c.Host(s.Host)
+		if s.Kind != Configure || s.Desired == nil || h.Name == "" || strings.HasSuffix(s.ID, "/establish") {
+			continue
+		}
+		balances := slices.Contains(s.Desired.Enable, "keepalived.service")
+		if balances != h.Has(spec.RoleControlPlane) {
+			t.Errorf("%s balances: %v", h.Name, balances)
+		}
+		// Each half brings its own settings.
+		if s.Desired.Sysctls["net.ipv4.ip_forward"] != "1" || balances && s.Desired.Sysctls["net.ipv4.ip_nonlocal_bind"] != "1" {
+			t.Errorf("%s: sysctls %v", h.Name, s.Desired.Sysctls)
+		}
+		if !slices.Contains(s.Desired.Enable, "containerd.service") {
+			t.Errorf("%s is no node any more: %v", h.Name, s.Desired.Enable)
+		}
+	}
+	if kinds := kindsOf(p); len(kinds[TestTakeover]) != 1 {
+		t.Errorf("no takeover is tested: %+v", kinds)
+	}
+	// Without the programs a balancer cannot be.
+	obs := empty(c)
+	obs.Hosts["cp-b"].Facts.Lacks = []string{"keepalived"}
+	if _, err := Build(c, obs, testBundle); err == nil || !strings.Contains(err.Error(), "cp-b lacks keepalived") {
+		t.Error(err)
+	}
+}
+
+func TestExternalBalancerIsProbedBeforeAnythingElse(t *testing.T) {
+	c := withoutBalancers(cluster())
+	c.Spec.LoadBalancer.Type = spec.BalancerExternal
+	p := build(t, c, empty(c))
+	if p.Steps[0].Kind != ProbeEndpoint {
+		t.Fatalf("the first step is %s", p.Steps[0].ID)
+	}
+	for _, s := range p.Steps[1:] {
+		if len(s.Needs) == 0 {
+			t.Errorf("%s does not wait for the probe", s.ID)
+		}
+		if s.Kind == TestTakeover || s.Desired != nil && slices.Contains(s.Desired.Enable, "keepalived.service") {
+			t.Errorf("%s, where the balancer is the user's own", s.ID)
+		}
+	}
+	if p := build(t, c, finished(t, c)); !p.Empty() {
+		t.Errorf("a finished cluster has steps: %+v", kindsOf(p))
+	}
+	obs := finished(t, c)
+	obs.Hosts["worker-a"].Facts.Units["containerd.service"] = "failed"
+	if kinds := kindsOf(build(t, c, obs)); len(kinds[ProbeEndpoint]) > 0 {
+		t.Errorf("a cluster that is used is probed as if it were none: %+v", kinds)
+	}
+}
+
+// TestBalancersRestartOneByOne would fail if a change of HAProxy's configuration reached all balancers at once.
+func TestBalancersRestartOneByOne(t *testing.T) {
+	c := cluster()
+	obs := finished(t, c)
+	for _, h := range c.BalancerHosts() {
+		obs.Hosts[h.Name].Facts.Files["/etc/haproxy/haproxy.cfg"] = "other"
+	}
+	p := build(t, c, obs)
+	if !slices.Contains(p.Steps[1].Needs, p.Steps[0].ID) {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+// TestOnlyANewClusterIsShaken: a cluster that was there before Quorate has users, and its address stays where it is.
+func TestOnlyANewClusterIsShaken(t *testing.T) {
+	for watched, want := range map[string]int{"active": 1, "": 0} {
+		c := cluster()
+		obs := finished(t, c)
+		for _, h := range c.Spec.Hosts {
+			f := obs.Hosts[h.Name].Facts
+			f.Kubernetes.Established = false
+			if c.Balances(h) {
+				f.Units[hostconfig.WatchdogUnit] = watched
+			}
+		}
+		if n := len(kindsOf(build(t, c, obs))[TestTakeover]); n != want {
+			t.Errorf("with the watchdog %q: %d tests of the takeover", watched, n)
 		}
 	}
 }

@@ -26,6 +26,7 @@ type InitOptions struct {
 	Zones []string
 	// How many hosts to generate: 0 means the default of 3, 2 and 2, a negative number means none.
 	// Without workers, control planes run workloads too.
+	// Without balancers, the control planes balance themselves.
 	ControlPlanes, Workers, LoadBalancers int
 	// Hosts, if there are any, are written instead of generated ones.
 	Hosts []Host

@@ -49,6 +49,10 @@ func TestInitShapes(t *testing.T) {
 		"external balancer": {InitOptions{Balancer: BalancerExternal, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
 			return len(c.HostsWith(RoleLoadBalancer)) == 0
 		}},
+		"external balancer by DNS": {InitOptions{Balancer: BalancerExternal}, func(c *Cluster) bool { return len(c.BalancerHosts()) == 0 && c.Spec.LoadBalancer.Address == "" }},
+		"balancers beside the control planes": {InitOptions{LoadBalancers: -1}, func(c *Cluster) bool {
+			return len(c.HostsWith(RoleLoadBalancer)) == 0 && len(c.BalancerHosts()) == 3
+		}},
 		"five control planes": {InitOptions{ControlPlanes: 5}, func(c *Cluster) bool {
 			return c.Spec.Hosts[3].Name == "cp-a-2" && len(c.HostsWith(RoleControlPlane)) == 5
 		}},

@@ -92,10 +92,12 @@ const (
 
 // LoadBalancer is what stands in front of the apiservers.
 type LoadBalancer struct {
-	// Type is managed, HAProxy and keepalived on the load-balancer hosts, or external, the user's own.
+	// Type is managed, HAProxy and keepalived on the load-balancer hosts or, without any, on the control planes;
+	// or external, the user's own.
 	Type string `yaml:"type,omitempty" json:"type,omitempty"`
-	// Address is the virtual IP; the endpoint's name resolves to it on every host.
-	// In a lab it may be left out and is then taken from the lab's subnet.
+	// Address is the managed balancers' virtual IP, or the external balancer's address; the endpoint's name
+	// resolves to it on every host. In a lab the virtual IP may be left out and is then taken from the lab's subnet.
+	// An external balancer's may be left out where only DNS knows it.
 	Address string `yaml:"address,omitempty" json:"address,omitempty"`
 }
 
@@ -155,7 +157,7 @@ type Host struct {
 	Name string `yaml:"name" json:"name"`
 	// Address is the IPv4 address by which the other hosts and the caller reach it.
 	Address string `yaml:"address,omitempty" json:"address,omitempty"`
-	// Roles are what the host does. control-plane and worker may share a host.
+	// Roles are what the host does. A host may have several.
 	Roles []string `yaml:"roles" json:"roles"`
 	// Zone names what fails together with the host; it becomes the label topology.kubernetes.io/zone.
 	Zone string `yaml:"zone" json:"zone"`
@@ -216,6 +218,23 @@ func (c *Cluster) HostsWith(role string) []Host {
 		}
 	}
 	return out
+}
+
+// BalancerHosts are the hosts that run the managed balancer: those with the role load-balancer or, when there are none,
+// the control planes. An external balancer has none.
+func (c *Cluster) BalancerHosts() []Host {
+	if c.Spec.LoadBalancer.Type == BalancerExternal {
+		return nil
+	}
+	if own := c.HostsWith(RoleLoadBalancer); len(own) > 0 {
+		return own
+	}
+	return c.HostsWith(RoleControlPlane)
+}
+
+// Balances says whether the host runs the managed balancer.
+func (c *Cluster) Balances(h Host) bool {
+	return slices.ContainsFunc(c.BalancerHosts(), func(b Host) bool { return b.Name == h.Name })
 }
 
 // Host finds a host by name.

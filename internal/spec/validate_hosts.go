@@ -12,6 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
+// monitorPort is where HAProxy answers the watchdog of its host.
+const monitorPort = 8404
+
 // hosts checks each host for itself and against the others.
 func (k *checker) hosts() {
 	hosts := k.c.Spec.Hosts
@@ -41,6 +44,7 @@ func (k *checker) hosts() {
 		k.zone(path+".zone", h.Zone)
 		k.ssh(path+".ssh", h.SSH)
 	}
+	k.endpointPort()
 	k.addressed()
 }
 
@@ -95,24 +99,32 @@ func (k *checker) roles(path string, h Host) {
 			k.refuse(at, "remove one of the two", "the role `%s` is given twice", role)
 		}
 	}
-	if !h.Has(RoleLoadBalancer) {
-		return
-	}
-	if h.Has(RoleControlPlane) {
-		k.refuse(path, "use hosts of their own for load-balancer, or loadBalancer.type: external",
-			"control-plane and load-balancer cannot share a host yet: HAProxy and kube-apiserver would both listen on the endpoint's port")
-		return
-	}
+}
+
+// endpointPort refuses a port that HAProxy could not have on one of its hosts. kube-apiserver's own, 6443, it can share.
+func (k *checker) endpointPort() {
+	const path, fix = "spec.controlPlane.endpoint", "use " + DefaultPort
 	_, text, _ := net.SplitHostPort(k.c.Spec.ControlPlane.Endpoint)
 	port, err := strconv.Atoi(text)
-	switch {
-	case err != nil || k.c.Spec.LoadBalancer.Type != BalancerManaged:
-	case port == h.SSH.Port:
-		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "sshd already listens on port %d of `%s`, where HAProxy would", port, h.Name)
-	case h.IsNode() && port >= 30000 && port <= 32767:
-		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "port %d of `%s` belongs to the NodePort range 30000-32767", port, h.Name)
-	case h.IsNode() && port >= 10248 && port <= 10259:
-		k.refuse("spec.controlPlane.endpoint", "use "+DefaultPort, "port %d of `%s` belongs to kubelet and kube-proxy (10248-10259)", port, h.Name)
+	if err != nil {
+		return
+	}
+	for _, h := range k.c.BalancerHosts() {
+		switch {
+		case port == monitorPort:
+			k.refuse(path, fix, "port %d of `%s` is where HAProxy answers its watchdog", port, h.Name)
+		case port == h.SSH.Port:
+			k.refuse(path, fix, "sshd already listens on port %d of `%s`, where HAProxy would", port, h.Name)
+		case h.Has(RoleControlPlane) && port >= 2379 && port <= 2381:
+			k.refuse(path, fix, "port %d of `%s` belongs to etcd (2379-2381)", port, h.Name)
+		case h.IsNode() && port >= 30000 && port <= 32767:
+			k.refuse(path, fix, "port %d of `%s` belongs to the NodePort range 30000-32767", port, h.Name)
+		case h.IsNode() && port >= 10248 && port <= 10259:
+			k.refuse(path, fix, "port %d of `%s` belongs to kubelet and kube-proxy (10248-10259)", port, h.Name)
+		default:
+			continue
+		}
+		return // the same port is as wrong on the others
 	}
 }
 
@@ -200,12 +212,10 @@ func (k *checker) balancerHosts() {
 	switch {
 	case k.c.Spec.LoadBalancer.Type == BalancerExternal && len(lbs) > 0:
 		k.refuse("spec.loadBalancer.type", "use managed, or take the role away", "an external balancer needs no hosts, but `%s` has the role load-balancer", lbs[0].Name)
-	case k.c.Spec.LoadBalancer.Type != BalancerManaged:
-	case len(lbs) == 0:
-		k.refuse("spec.hosts", "add two hosts with the role load-balancer, or use loadBalancer.type: external with your own balancer's address",
-			"no host has the role load-balancer: balancers beside the control planes are not supported by this version yet")
+	case k.c.Spec.LoadBalancer.Type != BalancerManaged || len(lbs) == 0: // the control planes' own rules cover theirs
 	case len(lbs) == 1:
-		k.refuse("spec.hosts", "add a second one, in another zone", "one balancer, `%s`, is a single point of failure", lbs[0].Name)
+		k.refuse("spec.hosts", "add a second one, in another zone, or take the role away: the control planes then balance themselves",
+			"one balancer, `%s`, is a single point of failure", lbs[0].Name)
 	case regional && len(zonesOf(lbs)) < 2:
 		k.refuse("spec.hosts", "move one to another zone", "all balancers are in zone `%s`: losing it loses the endpoint, although the control planes would survive", lbs[0].Zone)
 	}

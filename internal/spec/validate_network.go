@@ -74,13 +74,15 @@ func (k *checker) balancer() {
 	lb := k.c.Spec.LoadBalancer
 	const path = "spec.loadBalancer.address"
 	k.choose("spec.loadBalancer.type", "LoadBalancer.type", lb.Type)
+	balancers := "the load-balancer hosts"
+	if len(k.c.HostsWith(RoleLoadBalancer)) == 0 {
+		balancers = "the control planes"
+	}
 	switch {
 	case lb.Address != "":
 		k.address(path, lb.Address)
-	case lb.Type == BalancerExternal:
-		k.refuse(path, "set it to the address that the endpoint's name resolves to", "an external balancer has no address")
 	case lb.Type == BalancerManaged && !k.opts.Lab:
-		k.refuse(path, "choose a free address in the subnet of the load-balancer hosts; they will move it between them",
+		k.refuse(path, "choose a free address in the subnet of "+balancers+"; they will move it between them",
 			"the managed balancer has no virtual IP")
 	}
 }

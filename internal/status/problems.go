@@ -42,6 +42,7 @@ func (j judge) problems(s *Status, placements []quorum.Placement) []Problem {
 		f.etcd()
 		f.apiServers()
 		f.balancers()
+		f.drained()
 		f.dns()
 		f.margins(placements)
 	} else {
@@ -256,6 +257,21 @@ func (f *findings) balancers() {
 				f.add(Warning, fmt.Sprintf("balancer %s does not reach the API server of %s, which is ready", b.Name, h.Name),
 					fmt.Sprintf("on %s: `curl -k https://%s:6443/readyz`; let TCP port 6443 pass between the two", b.Name, h.Address))
 			}
+		}
+	}
+}
+
+// drained reports whom the balancers send no clients on purpose: that is easily forgotten.
+func (f *findings) drained() {
+	for _, h := range f.c.HostsWith(spec.RoleControlPlane) {
+		var on []string
+		for _, b := range f.s.LoadBalancers {
+			if slices.ContainsFunc(b.Backends, func(s Backend) bool { return s.Name == h.Name && s.Drained }) {
+				on = append(on, b.Name)
+			}
+		}
+		if len(on) > 0 {
+			f.add(Info, h.Name+" is drained: "+list(on)+" send it no new clients", "`quorate drain --undo "+h.Name+"` when its maintenance is over")
 		}
 	}
 }

@@ -73,10 +73,14 @@ type LoadBalancer struct {
 	Backends []Backend `json:"backends"`
 }
 
-// Backend is an API server as one balancer sees it.
+// Backend is an API server as one balancer sees it: whether its checks pass, whether it is drained for maintenance, the
+// connections that it has through this balancer, and what the last check found.
 type Backend struct {
-	Name    string `json:"name"`
-	Healthy bool   `json:"healthy"`
+	Name     string `json:"name"`
+	Healthy  bool   `json:"healthy"`
+	Drained  bool   `json:"drained"`
+	Sessions int    `json:"sessions"`
+	Check    string `json:"check"`
 }
 
 // Certificate is one certificate on one host.
@@ -230,7 +234,7 @@ func (j judge) balancers() []LoadBalancer {
 	if !j.managed() {
 		return out
 	}
-	for _, h := range j.c.HostsWith(spec.RoleLoadBalancer) {
+	for _, h := range j.c.BalancerHosts() {
 		b := LoadBalancer{Name: h.Name, Backends: []Backend{}}
 		if seen := j.obs.Hosts[h.Name].Balancer; seen != nil {
 			b.Healthy, b.Active = seen.Healthy, seen.Active
@@ -272,7 +276,7 @@ func (j judge) placements(members []Member) []quorum.Placement {
 		if h.Has(spec.RoleControlPlane) {
 			p.APIServer = working(seen.APIServer != nil && *seen.APIServer)
 		}
-		if h.Has(spec.RoleLoadBalancer) && j.managed() {
+		if j.c.Balances(h) {
 			p.Balancer = working(seen.Balancer != nil && seen.Balancer.Healthy)
 		}
 		out = append(out, p)

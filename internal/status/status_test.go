@@ -207,6 +207,21 @@ func TestStatus(t *testing.T) {
 			f.obs.Hosts["w-b"].Facts.SwapBytes = 1
 			f.obs.Hosts["lb-a"].Facts.SwapBytes = 1
 		}, margins(1, 1, 1, 1), []string{"warning: swap is on: w-a, w-b;"}},
+		{"drained", func(f fixture) {
+			for _, name := range []string{"lb-a", "lb-b"} {
+				b := f.obs.Hosts[name].Balancer.Backends
+				b[0].Sessions, b[1].Drained, b[2].Sessions = 3, true, 4
+			}
+		}, margins(1, 1, 1, 1), []string{"info: cp-b is drained: lb-a and lb-b send it no new clients"}},
+		{"balancers-beside-control-planes", func(f fixture) {
+			backends := f.obs.Hosts["lb-a"].Balancer.Backends
+			f.c.Spec.Hosts = f.c.Spec.Hosts[:5]
+			for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+				h := f.obs.Hosts[name]
+				h.Balancer = &facts.Balancer{Healthy: true, Active: name == "cp-b", Backends: backends}
+				f.obs.Hosts[name] = h
+			}
+		}, margins(1, 1, 2, 1), nil},
 		{"external-balancer", func(f fixture) {
 			f.c.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal}
 			f.c.Spec.Hosts = f.c.Spec.Hosts[:5]

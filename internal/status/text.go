@@ -20,6 +20,9 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 	p.balancers(s)
 	if len(s.Etcd.Members) > 0 {
 		p.blank()
+		if s.Margins.LoadBalancers == nil {
+			p.field("balancer", ui.Span{Text: "your own; how many failures it survives cannot be seen from here"})
+		}
 		words, style := s.margins()
 		p.field("survives", ui.Span{Text: words, Style: style})
 	}
@@ -187,19 +190,30 @@ func (p *page) balancers(s Status) {
 }
 
 func (b LoadBalancer) backends() ui.Span {
-	var down []string
+	var down, drained []string
+	sessions := 0
 	for _, s := range b.Backends {
-		if !s.Healthy {
+		sessions += s.Sessions
+		switch {
+		case !s.Healthy:
 			down = append(down, s.Name)
+		case s.Drained:
+			drained = append(drained, s.Name)
 		}
+	}
+	busy := ""
+	if sessions > 0 {
+		busy = ", " + ui.Plural(sessions, "connection")
 	}
 	switch n := len(b.Backends); {
 	case n == 0:
 		return dash("")
 	case len(down) > 0:
-		return ui.Span{Text: fmt.Sprintf("%d of %d, without %s", n-len(down), n, list(down)), Style: ui.Yellow}
+		return ui.Span{Text: fmt.Sprintf("%d of %d, without %s", n-len(down)-len(drained), n, list(append(down, drained...))) + busy, Style: ui.Yellow}
+	case len(drained) > 0:
+		return ui.Span{Text: fmt.Sprintf("%d of %d, %s drained", n-len(drained), n, list(drained)) + busy}
 	default:
-		return ui.Span{Text: fmt.Sprintf("all %d", n)}
+		return ui.Span{Text: fmt.Sprintf("all %d", n) + busy}
 	}
 }
 

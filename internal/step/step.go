@@ -76,6 +76,8 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.LabelNode:         labelNode,
 	plan.ApplyManifest:     applyManifest,
 	plan.SpreadDNS:         spreadDNS,
+	plan.ProbeEndpoint:     probeEndpoint,
+	plan.TestTakeover:      testTakeover,
 	plan.Verify:            verify,
 }
 

@@ -36,7 +36,7 @@ func TestTokensAreKubeadms(t *testing.T) {
 // TestEveryKindIsDone keeps plans and their execution together.
 func TestEveryKindIsDone(t *testing.T) {
 	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.StartControlPlane, plan.InitCluster, plan.InstallAddons,
-		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.Verify} {
+		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.ProbeEndpoint, plan.TestTakeover, plan.Verify} {
 		if kinds[k] == nil {
 			t.Errorf("nothing does %s", k)
 		}
@@ -59,7 +59,7 @@ func whole(c *spec.Cluster) *facts.Observation {
 		if h.Has(spec.RoleControlPlane) {
 			seen.APIServer = &yes
 		}
-		if h.Has(spec.RoleLoadBalancer) {
+		if c.Balances(h) {
 			seen.Balancer = &facts.Balancer{Healthy: true, Active: i == len(c.Spec.Hosts)-1, Backends: backends}
 		}
 		obs.Hosts[h.Name] = seen
@@ -91,6 +91,12 @@ func TestShortcomings(t *testing.T) {
 		if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, want) }) {
 			t.Errorf("want %q, got %q", want, got)
 		}
+	}
+	external := spec.DefaultLab("test")
+	external.Spec.LoadBalancer.Type = spec.BalancerExternal
+	external.Spec.Hosts = external.Spec.Hosts[:5]
+	if got := Shortcomings(external, whole(external)); len(got) != 0 {
+		t.Errorf("a cluster without balancers of its own lacks %q", got)
 	}
 	obs := whole(c)
 	obs.Hosts["cp-c"] = facts.Host{Error: "dead"}

@@ -43,7 +43,10 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) })
+	if err := poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) }); err != nil {
+		return err
+	}
+	return meetAll(ctx, e, s)
 }
 
 // lacking shows what is still missing, and is an error as long as anything is.
@@ -104,13 +107,13 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 				out = append(out, "apiserver on "+h.Name+" is not ready")
 			}
 		}
-		if h.Has(spec.RoleLoadBalancer) {
+		if c.Balances(h) {
 			problems, active := balancerShortcomings(c, h.Name, seen.Balancer, obs)
 			out = append(out, problems...)
 			holders += active
 		}
 	}
-	if holders != 1 {
+	if len(c.BalancerHosts()) > 0 && holders != 1 {
 		out = append(out, fmt.Sprintf("%d balancers hold the virtual IP", holders))
 	}
 	if !obs.Endpoint.Reachable {

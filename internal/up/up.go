@@ -200,7 +200,7 @@ func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
 		h.Address = addresses[h.Name].String()
 		h.SSH = spec.SSH{User: "root", Port: 22, KeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts()}
 	}
-	if out.Spec.LoadBalancer.Address == "" && len(l.VirtualIPs()) > 0 {
+	if out.Spec.LoadBalancer.Type == spec.BalancerManaged && out.Spec.LoadBalancer.Address == "" && len(l.VirtualIPs()) > 0 {
 		out.Spec.LoadBalancer.Address = l.VirtualIPs()[0].String()
 	}
 	return &out

@@ -133,7 +133,10 @@ func (c *cluster) status(ctx context.Context) (status.Status, result, error) {
 // shortOf says what keeps a cluster from full margins.
 func shortOf(s status.Status) error {
 	m := s.Margins
-	whole := m.ControlPlanes == 1 && m.Etcd == 1 && m.Zones == 1 && m.LoadBalancers != nil && *m.LoadBalancers == 1
+	whole := m.ControlPlanes == 1 && m.Etcd == 1 && m.Zones == 1
+	if n := len(s.LoadBalancers); n > 0 {
+		whole = whole && m.LoadBalancers != nil && *m.LoadBalancers == n-1
+	}
 	if whole && len(s.Problems) == 0 {
 		return nil
 	}

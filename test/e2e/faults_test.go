@@ -45,21 +45,7 @@ type outcome struct {
 func faults(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	s := c.whole(t, ctx)
-	config, _ := c.client(t, ctx)
-	p, err := probe.Start(ctx, config, probe.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := p.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := p.Calm(ctx, calm); err != nil {
-		t.Fatal(err)
-	}
+	p := c.clients(t, ctx)
 	outcomes := []outcome{}
 	rest := time.Now()
 	if err := p.Calm(ctx, 2*calm); err != nil {
@@ -83,6 +69,27 @@ func faults(t *testing.T, c *cluster) {
 	printArtifact(t, "outages.txt", table(outcomes))
 	data, _ := json.MarshalIndent(outcomes, "", "  ")
 	printArtifact(t, "outages.json", string(data))
+}
+
+// clients begin to read and write, and stop with the test.
+func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
+	t.Helper()
+	config, _ := c.client(t, ctx)
+	p, err := probe.Start(ctx, config, probe.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := p.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // allFaults begins with the parts that have a special role, so that no earlier fault moves it away from them.

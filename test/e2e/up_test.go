@@ -32,7 +32,7 @@ var statusShape = map[string]any{
 	"endpoint":      map[string]any{"address": "", "virtualIP": "", "reachable": true, "holder": ""},
 	"nodes":         []any{map[string]any{"name": "", "roles": []any{""}, "zone": "", "address": "", "ready": true, "version": ""}},
 	"etcd":          map[string]any{"topology": "", "members": []any{map[string]any{"name": "", "healthy": true, "leader": true, "learner": true, "dbSizeBytes": 0.0}}, "quorum": 0.0, "margin": 0.0},
-	"loadBalancers": []any{map[string]any{"name": "", "healthy": true, "active": true, "backends": []any{map[string]any{"name": "", "healthy": true}}}},
+	"loadBalancers": []any{map[string]any{"name": "", "healthy": true, "active": true, "backends": []any{map[string]any{"name": "", "healthy": true, "drained": true, "sessions": 0.0, "check": ""}}}},
 	"certificates":  []any{map[string]any{"host": "", "name": "", "expires": ""}},
 	"margins":       map[string]any{"controlPlanes": 0.0, "etcd": 0.0, "loadBalancers": 0.0, "zones": 0.0},
 	"problems":      []any{map[string]any{"severity": "", "summary": "", "fix": ""}},

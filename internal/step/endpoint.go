@@ -1,0 +1,220 @@
+package step
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/endpoint"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// probeEndpoint refuses to build behind a balancer that some host finds no way to, or that has something else behind it.
+// Nothing is refused for one lost packet: what is wrong must be wrong twice.
+func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
+	var findings []endpoint.Finding
+	for range 2 {
+		findings = endpoint.Judge(e.Cluster, e.Seen, endpoint.Everywhere(ctx, e.Cluster, e.Seen, e.Conns))
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if !slices.ContainsFunc(findings, isError) {
+			break
+		}
+	}
+	for _, f := range findings {
+		if !isError(f) {
+			e.note(s, f.Summary+"; "+f.Fix)
+		}
+	}
+	if why, fix := sum(slices.DeleteFunc(findings, func(f endpoint.Finding) bool { return !isError(f) })); why != "" {
+		return &plan.Refusal{Rule: "a way to the endpoint", Why: why, Fix: fix}
+	}
+	return nil
+}
+
+func isError(f endpoint.Finding) bool { return f.Severity == endpoint.Error }
+
+// sum joins findings to what is wrong and what to do, saying nothing twice.
+func sum(findings []endpoint.Finding) (why, fix string) {
+	var whys, fixes []string
+	for _, f := range findings {
+		whys = append(whys, f.Summary)
+		if !slices.Contains(fixes, f.Fix) {
+			fixes = append(fixes, f.Fix)
+		}
+	}
+	return strings.Join(whys, "; "), strings.Join(fixes, "; ")
+}
+
+func (e *Env) note(s plan.Step, detail string) {
+	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
+}
+
+// meetingTimeout is how long a balancer of the user's own may take to notice that its servers have come up.
+const meetingTimeout = 2 * time.Minute
+
+// meetAll proves that every control plane is behind a balancer whose pool cannot be read.
+func meetAll(ctx context.Context, e *Env, s plan.Step) error {
+	if e.Cluster.Spec.LoadBalancer.Type != spec.BalancerExternal {
+		return nil
+	}
+	ctx, cancel := withDeadline(ctx, meetingTimeout, "meeting every control plane behind the endpoint")
+	defer cancel()
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
+		why, fix := sum(endpoint.Meet(ctx, e.Cluster, observe.Observe(ctx, e.Cluster, e.Conns), e.Conns).Missing(e.Cluster))
+		if why == "" {
+			return nil
+		}
+		e.note(s, why)
+		return fmt.Errorf("%s. %s", why, fix)
+	})
+}
+
+// Limits of a takeover: what keepalived needs is far below a second.
+const (
+	takeoverTimeout = 20 * time.Second
+	takeoverPace    = 50 * time.Millisecond
+	answerTimeout   = 500 * time.Millisecond
+)
+
+// testTakeover moves the virtual IP to every balancer in turn, and back to one that had it, and sees each time that the
+// endpoint answers. Balancers that had it stand aside until the last one has it: priorities alone would never choose that.
+func testTakeover(ctx context.Context, e *Env, s plan.Step) error {
+	var balancers []string
+	for _, h := range e.Cluster.BalancerHosts() {
+		if e.Seen.Hosts[h.Name].Facts != nil {
+			balancers = append(balancers, h.Name)
+		}
+	}
+	t := takeover{e: e, balancers: balancers}
+	defer t.returnAll(ctx)
+	first, err := t.holder(ctx, "")
+	if err != nil {
+		return err
+	}
+	holder := first
+	for range len(balancers) - 1 {
+		if holder, err = t.move(ctx, s, holder); err != nil {
+			return err
+		}
+	}
+	t.returnAll(ctx)
+	if _, err = t.move(ctx, s, holder); err != nil {
+		return err
+	}
+	e.note(s, strings.Join(t.said, ", "))
+	return nil
+}
+
+type takeover struct {
+	e         *Env
+	balancers []string
+	aside     []string
+	said      []string
+}
+
+// move lets the holder stand aside and waits until the endpoint answers through another balancer.
+func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, error) {
+	ca, err := t.e.ca()
+	if err != nil {
+		return "", err
+	}
+	ctx, cancel := withDeadline(ctx, takeoverTimeout, "the takeover")
+	defer cancel()
+	begin := time.Now()
+	t.aside = append(t.aside, from)
+	if err := t.standAside(ctx, from, true); err != nil {
+		return "", err
+	}
+	to, err := t.holder(ctx, from)
+	if err != nil {
+		return "", fmt.Errorf("no other balancer takes the virtual IP when %s gives it away: %w; let VRRP (IP protocol 112) pass between the balancers", from, err)
+	}
+	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+		defer cancel()
+		return observe.Endpoint(ctx, t.e.Cluster, ca)
+	})
+	if err != nil {
+		return "", fmt.Errorf("the endpoint does not answer through %s, which took the virtual IP over from %s: %w; the network must let an address move between machines (gratuitous ARP)", to, from, err)
+	}
+	t.said = append(t.said, fmt.Sprintf("%s took over from %s in %s", to, from, ui.Duration(time.Since(begin))))
+	t.e.note(s, t.said[len(t.said)-1])
+	return to, nil
+}
+
+// holder waits until one balancer alone has the virtual IP, and another one than before.
+func (t *takeover) holder(ctx context.Context, before string) (holder string, err error) {
+	ctx, cancel := withDeadline(ctx, takeoverTimeout, "the takeover")
+	defer cancel()
+	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
+		active := t.active(ctx)
+		if len(active) != 1 || active[0] == before {
+			return fmt.Errorf("%d balancers hold the virtual IP (%s)", len(active), strings.Join(active, ", "))
+		}
+		holder = active[0]
+		return nil
+	})
+	return holder, err
+}
+
+func (t *takeover) active(ctx context.Context) (out []string) {
+	var (
+		mu sync.Mutex
+		wg sync.WaitGroup
+	)
+	for _, name := range t.balancers {
+		wg.Go(func() {
+			b, err := t.read(ctx, name)
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil && b.Active {
+				out = append(out, name)
+			}
+		})
+	}
+	wg.Wait()
+	slices.Sort(out)
+	return out
+}
+
+func (t *takeover) read(ctx context.Context, name string) (facts.Balancer, error) {
+	conn, err := t.e.Conns.Get(name)
+	if err != nil {
+		return facts.Balancer{}, err
+	}
+	return node.ReadBalancer.On(ctx, conn, t.e.Cluster.Spec.LoadBalancer.Address)
+}
+
+func (t *takeover) standAside(ctx context.Context, name string, aside bool) error {
+	conn, err := t.e.Conns.Get(name)
+	if err != nil {
+		return err
+	}
+	_, err = node.StandAside.On(ctx, conn, aside)
+	return err
+}
+
+// returnAll lets everybody take part again, also after an interrupt. Should even that fail, it ends by itself.
+func (t *takeover) returnAll(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	var errs []error
+	for _, name := range t.aside {
+		errs = append(errs, t.standAside(ctx, name, false))
+	}
+	if errors.Join(errs...) == nil {
+		t.aside = nil
+	}
+}

@@ -1,0 +1,241 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+)
+
+// TestColocatedBalancer builds a cluster whose control planes balance themselves, drains one, and takes the holder of the
+// virtual IP away, which is a control plane, too.
+func TestColocatedBalancer(t *testing.T) {
+	c := newCluster(t, "e2e-colocated")
+	before := traces(t, c.name)
+	ctx := testContext(t)
+	example, err := filepath.Abs("../../examples/lab-colocated-balancer.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := c.must(t, ctx, "up", "-f", example, "--name", c.name)
+	if !strings.Contains(r.stderr, "test the takeover of the virtual IP … done") {
+		t.Errorf("no takeover was tested: %s", r)
+	}
+	s := c.whole(t, ctx)
+	if len(s.LoadBalancers) != 3 {
+		t.Fatalf("not every control plane balances: %+v", s.LoadBalancers)
+	}
+	listeners := c.ssh(t, ctx, s.Endpoint.Holder, "ss -ltnH 'sport = :6443'")
+	if !strings.Contains(listeners, s.Endpoint.VirtualIP+":6443") || !strings.Contains(listeners, "*:6443") {
+		t.Errorf("HAProxy and kube-apiserver do not share the port:\n%s", listeners)
+	}
+	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
+
+	p := c.clients(t, ctx)
+	t.Run("drain", func(t *testing.T) {
+		ctx := testContext(t)
+		i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Name != s.Endpoint.Holder })
+		name := s.Etcd.Members[i].Name
+		if before := connections(t, ctx, c, name); before == 0 {
+			t.Error("nobody was connected before")
+		}
+		c.must(t, ctx, "drain", "-f", c.specFile(), name)
+		drained := time.Now()
+		for range 3 { // clients begin twenty new connections each second all the while
+			if left := connections(t, ctx, c, name); left > 0 {
+				t.Errorf("%d connections to a drained control plane", left)
+			}
+		}
+		// What stops now is missed by nobody, as far as the computer lets clients be served at all: that is printed, not judged.
+		hung := c.hang("apiserver", "kube-apiserver", func(status.Status) string { return name })
+		hung.inject(t, ctx)
+		t.Cleanup(func() { hung.heal(t, testContext(t)) })
+		if err := p.Calm(ctx, calm); err != nil {
+			t.Fatal(err)
+		}
+		during, err := p.Between(ctx, drained, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Printf("%-40s %s\n", "hang a drained apiserver", row(outcome{During: during, Return: during}))
+		hung.heal(t, ctx)
+		now, _, err := c.status(ctx)
+		if err != nil || !slices.ContainsFunc(now.Problems, func(p status.Problem) bool { return strings.Contains(p.Summary, name+" is drained") }) {
+			t.Errorf("status does not say that %s is drained: %+v, %v", name, now.Problems, err)
+		}
+		c.must(t, ctx, "drain", "-f", c.specFile(), "--undo", name)
+		c.whole(t, ctx)
+	})
+	t.Run("power-off of the holder", func(t *testing.T) {
+		ctx := testContext(t)
+		held := c.whole(t, ctx).Endpoint.Holder
+		suffer(t, ctx, c, p, fault{name: "power-off " + held, part: held, inject: c.labDo("fault", "power-off", held), heal: c.labDo("heal", "power-off", held)})
+	})
+	for _, f := range []fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)} {
+		t.Run(f.name+" of the holder", func(t *testing.T) { suffer(t, testContext(t), c, p, f) })
+	}
+	t.Run("down", func(t *testing.T) { down(t, c, before) })
+}
+
+// connections counts those that go to a control plane through any balancer.
+func connections(t *testing.T, ctx context.Context, c *cluster, name string) (n int) {
+	t.Helper()
+	s, _, err := c.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, lb := range s.LoadBalancers {
+		for _, b := range lb.Backends {
+			if b.Name == name {
+				n += b.Sessions
+			}
+		}
+	}
+	return n
+}
+
+// TestExternalBalancer builds behind an HAProxy that a user has set up, once it is set up as it should be.
+func TestExternalBalancer(t *testing.T) {
+	const own = "worker-b" // the user's machine; it is in no spec that is applied
+	c := newCluster(t, "e2e-external")
+	ctx := testContext(t)
+	file := filepath.Join(c.dir, "lab.yaml")
+	text, err := spec.Init(spec.InitOptions{Name: c.name, LoadBalancers: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.must(t, ctx, "lab", "create", "-f", file)
+
+	parsed, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	balancer, _ := parsed.Host(own)
+	parsed.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal, Address: balancer.Address}
+	parsed.Spec.Hosts = slices.DeleteFunc(parsed.Spec.Hosts, func(h spec.Host) bool { return h.Name == own })
+	text, err = spec.Marshal(parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = filepath.Join(c.dir, "external.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json")); steps[0].Kind != plan.ProbeEndpoint {
+		t.Errorf("the first step is %s", steps[0].ID)
+	}
+	refused := func(t *testing.T, words ...string) {
+		t.Helper()
+		r := c.exits(t, ctx, 3, "apply", "-f", file)
+		for _, w := range words {
+			if !strings.Contains(r.stderr, w) {
+				t.Errorf("no %q in %s", w, r)
+			}
+		}
+		for _, h := range parsed.Spec.Hosts {
+			c.ssh(t, ctx, h.Name, "test ! -e /etc/kubernetes && ! grep -q quorate /etc/hosts")
+		}
+	}
+	at := balancer.Address + ":6443"
+	t.Run("another API behind it", func(t *testing.T) {
+		c.put(t, ctx, own, "/etc/haproxy/own.pem", selfSigned(t, "kube-apiserver"))
+		c.haproxy(t, ctx, own, "frontend api\n    mode http\n    bind :6443 ssl crt /etc/haproxy/own.pem\n    http-request return status 403\n")
+		refused(t, at, "a certificate of kube-apiserver", "another cluster's API")
+	})
+	pool := func(control ...string) string {
+		var b strings.Builder
+		b.WriteString("frontend api\n    bind :6443\n    default_backend api\nbackend api\n    default-server check inter 500ms\n")
+		for _, name := range control {
+			h, _ := parsed.Host(name)
+			fmt.Fprintf(&b, "    server %s %s:6443\n", name, h.Address)
+		}
+		return b.String()
+	}
+	c.haproxy(t, ctx, own, pool("cp-a", "cp-b"))
+	t.Run("one host has no way", func(t *testing.T) {
+		c.labDo("fault", "cut", "cp-b:"+own)(t, ctx)
+		defer c.labDo("heal")(t, ctx)
+		refused(t, at, "cannot be reached from cp-b:", "firewall")
+	})
+	t.Run("nobody has a way", func(t *testing.T) {
+		c.labDo("fault", "cut", own)(t, ctx)
+		defer c.labDo("heal")(t, ctx)
+		refused(t, at, "from cp-a, cp-b, cp-c, worker-a and this machine")
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+
+	// A pool without one of the control planes works, and looks whole from everywhere: only meeting them all shows it.
+	r := c.start(t, ctx, "apply", "-f", file, "--verbose")
+	if !r.reaches(ctx, "cp-c is not behind the endpoint") {
+		code, all := r.wait(t)
+		t.Fatalf("nobody misses cp-c: exit status %d: %s", code, all)
+	}
+	c.haproxy(t, ctx, own, pool("cp-a", "cp-b", "cp-c"))
+	if code, all := r.wait(t); code != 0 {
+		t.Fatalf("exit status %d: %s", code, all)
+	}
+	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
+	out := c.must(t, ctx, "status", "-f", file, "-o", "json").stdout
+	if flat := strings.Join(strings.Fields(out), ""); !strings.Contains(flat, `"loadBalancers":null`) || !strings.Contains(flat, `"problems":[]`) || !strings.Contains(flat, `"reachable":true`) {
+		t.Errorf("status: %s", out)
+	}
+	c.exits(t, ctx, 2, "drain", "-f", file, "cp-a")
+}
+
+// haproxy sets a user's own balancer up.
+func (c *cluster) haproxy(t *testing.T, ctx context.Context, machine, config string) {
+	t.Helper()
+	c.put(t, ctx, machine, "/etc/haproxy/haproxy.cfg", "defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 1h\n    timeout server 1h\n"+config)
+	c.ssh(t, ctx, machine, "systemctl restart haproxy")
+}
+
+// put writes a file on a machine.
+func (c *cluster) put(t *testing.T, ctx context.Context, machine, path, content string) {
+	t.Helper()
+	var said bytes.Buffer
+	if err := c.lab(t).Exec(ctx, machine, []string{"sh", "-c", "umask 077; cat > " + path}, strings.NewReader(content), &said, &said); err != nil {
+		t.Fatalf("%s on %s: %v: %s", path, machine, err, said.String())
+	}
+}
+
+// selfSigned is a certificate and its key, in PEM.
+func selfSigned(t *testing.T, name string) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour)}
+	cert, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert})) + string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}))
+}
