@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/approve"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/node"
 )
@@ -25,6 +26,10 @@ func (a *app) host() *cobra.Command {
 		&cobra.Command{
 			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop turns",
 			RunE: func(cmd *cobra.Command, _ []string) error { return node.Watchdog(cmd.Context()) },
+		},
+		&cobra.Command{
+			Use: "approve", Short: "Approve the serving certificates that the cluster's own kubelets ask for",
+			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Run(cmd.Context(), a.out) },
 		},
 	)
 	return cmd

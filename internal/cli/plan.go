@@ -64,6 +64,9 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 	for _, h := range slices.Sorted(maps.Keys(p.Unreachable)) {
 		fmt.Fprintf(out, "Left alone, because it cannot be reached: %s\n", p.Unreachable[h])
 	}
+	for _, w := range p.Warnings {
+		fmt.Fprintf(out, "Warning: %s.\n", w)
+	}
 	if p.Empty() {
 		_, err := fmt.Fprintf(out, "Nothing to do: %s is as the spec says.\n", p.Cluster)
 		return err

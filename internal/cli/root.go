@@ -118,7 +118,7 @@ machine: quorate up.`,
 	flags.StringVarP(&a.output, "output", "o", "text", "text, json or yaml")
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
-	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.plan(), a.apply(), a.status(), a.drain(), a.kubeconfig(),
+	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.plan(), a.apply(), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
 	strict(root)
 	return root

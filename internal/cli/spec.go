@@ -108,7 +108,11 @@ func (a *app) validate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.print(map[string]any{"valid": true, "problems": spec.Errors{}}, func(w io.Writer) error {
+			warnings := append([]spec.Problem{}, spec.Warnings(c)...)
+			return a.print(map[string]any{"valid": true, "problems": spec.Errors{}, "warnings": warnings}, func(w io.Writer) error {
+				for _, p := range warnings {
+					fmt.Fprintf(w, "Warning: %s.\n", p)
+				}
 				_, err := fmt.Fprintf(w, "%s is valid: cluster %s, Kubernetes %s, %d hosts.\n", path, c.Metadata.Name, c.Spec.Kubernetes.Version, len(c.Spec.Hosts))
 				return err
 			})

@@ -77,6 +77,8 @@ type Kubernetes struct {
 	Manifests []string `json:"manifests,omitempty"`
 	// SharesPort says whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
+	// EncryptionKeys names the keys for secrets at rest, the one that encrypts first.
+	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	// EtcdData says whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
 	// Established says that this host's cluster was once complete: from then on an empty data directory
@@ -96,5 +98,5 @@ const EstablishedFile = "/var/lib/quorate/established"
 
 // SharedPKI lists, below /etc/kubernetes/pki, what all control planes have in common.
 var SharedPKI = []string{
-	"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/ca.key",
+	"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/ca.key", "encryption.yaml",
 }

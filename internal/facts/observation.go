@@ -31,6 +31,8 @@ type API struct {
 	Nodes       []Node `json:"nodes"`
 	// Applied maps the name of each manifest that Quorate applied to the digest of what it applied.
 	Applied map[string]string `json:"applied,omitempty"`
+	// JoinTokens are bootstrap tokens that Quorate made and that are still there, by the names of their secrets.
+	JoinTokens []string `json:"joinTokens,omitempty"`
 	// DNSSpread says whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
 	// DNSReady counts ready CoreDNS replicas, DNSNodes the nodes that they are on.

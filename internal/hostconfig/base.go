@@ -64,9 +64,9 @@ func Runtime(f *facts.Facts, pauseImage string) facts.Desired {
 			{Path: "/etc/sysctl.d/90-quorate.conf", Content: sysctl.String()},
 			{Path: "/etc/containerd/config.toml", Content: containerdConfig(f, pauseImage), Restart: []string{"containerd.service"}},
 			{Path: "/etc/systemd/system/containerd.service", Content: containerdUnit, Restart: []string{"containerd.service"}},
-			{Path: "/etc/systemd/system/kubelet.service", Content: kubeletUnit},
-			{Path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", Content: kubeletDropIn},
-			{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Content: kubeletPatience},
+			{Path: "/etc/systemd/system/kubelet.service", Mode: 0o600, Content: kubeletUnit},
+			{Path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", Mode: 0o600, Content: kubeletDropIn},
+			{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Mode: 0o600, Content: kubeletPatience},
 		},
 		Enable: []string{"containerd.service", "kubelet.service"},
 	}
@@ -161,7 +161,8 @@ Environment=HTTP2_PING_TIMEOUT_SECONDS=5
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, "")} {
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), ControlPlane(c),
+		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, "")} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}

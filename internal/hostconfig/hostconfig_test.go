@@ -145,7 +145,7 @@ func TestMissing(t *testing.T) {
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
 	r := Request(c)
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), ControlPlane(c), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
 		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA")} {
 		for _, f := range d.Files {
 			if !slices.Contains(r.Files, f.Key()) {

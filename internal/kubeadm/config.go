@@ -4,6 +4,7 @@ package kubeadm
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
 
@@ -19,6 +20,9 @@ const (
 	apiVersion = "kubeadm.k8s.io/v1beta4"
 	criSocket  = "unix:///run/containerd/containerd.sock"
 )
+
+// TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
+const TokenDescription = "quorate apply"
 
 type object = map[string]any
 
@@ -72,17 +76,17 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 		for _, m := range members {
 			initial = append(initial, fmt.Sprintf("%s=https://%s:2380", m.Name, m.Address))
 		}
-		cluster["etcd"] = object{"local": object{"dataDir": "/var/lib/etcd", "extraArgs": args(map[string]string{
+		cluster["etcd"] = localEtcd(map[string]string{
 			"initial-cluster":       strings.Join(initial, ","),
 			"initial-cluster-state": "new",
-		})}}
+		})
 	}
 	return documents(object{
 		"apiVersion": apiVersion, "kind": "InitConfiguration",
 		"nodeRegistration": nodeRegistration(h),
 		"localAPIEndpoint": object{"advertiseAddress": h.Address, "bindPort": 6443},
 		"bootstrapTokens": []object{{
-			"token": c.Token, "ttl": "1h0m0s", "description": "quorate apply",
+			"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
 			"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},
 		}},
 	}, cluster, c.kubeletConfiguration(), c.proxyConfiguration())
@@ -113,12 +117,13 @@ func (c Config) Discovery() ([]byte, error) {
 
 func (c Config) clusterConfiguration() object {
 	s := c.Cluster.Spec
-	controllerManager, scheduler := map[string]string{}, map[string]string{}
-	apiServer := map[string]string{
+	controllerManager, scheduler := hardened(), hardened()
+	apiServer := secureAPIServer()
+	maps.Copy(apiServer, map[string]string{
 		// HTTP/2 clients stay with one apiserver until it says goodbye: a few are moved all the time,
 		// so that a returned control plane gets its share again.
 		"goaway-chance": "0.001",
-	}
+	})
 	if hostconfig.SharesAPIPort(c.Cluster) {
 		apiServer["permit-port-sharing"] = "true"
 	}
@@ -141,9 +146,10 @@ func (c Config) clusterConfiguration() object {
 		"controlPlaneEndpoint": s.ControlPlane.Endpoint,
 		"encryptionAlgorithm":  "ECDSA-P256",
 		"networking":           object{"podSubnet": s.Network.PodCIDR, "serviceSubnet": s.Network.ServiceCIDR, "dnsDomain": "cluster.local"},
-		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer)},
+		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer), "extraVolumes": apiServerVolumes()},
 		"controllerManager":    object{"extraArgs": args(controllerManager)},
 		"scheduler":            object{"extraArgs": args(scheduler)},
+		"etcd":                 localEtcd(nil),
 	}
 }
 
@@ -165,6 +171,7 @@ func nodeRegistration(h spec.Host) object {
 
 func (c Config) kubeletConfiguration() object {
 	k := object{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cgroupDriver": "systemd"}
+	maps.Copy(k, secureKubelet)
 	for _, f := range c.Facts {
 		if !f.CgroupV2 {
 			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false

@@ -31,7 +31,10 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, config s
 			return err
 		}
 		// All certificates at once, this host's own included, which it needs next anyway: one process instead of four.
-		return node.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path)
+		if err := node.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path); err != nil {
+			return err
+		}
+		return ensureEncryption(encryptionFile)
 	})
 	if err != nil {
 		return nil, err

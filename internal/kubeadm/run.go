@@ -18,7 +18,7 @@ import (
 // kubelet. It does not wait for others, so all control planes do it at once.
 var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("start", config, func(path string) error {
-		if err := mend(kubernetesDir, kubeletConfig); err != nil {
+		if err := errors.Join(mend(kubernetesDir, kubeletConfig), prepareAuditLog()); err != nil {
 			return err
 		}
 		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
@@ -32,7 +32,10 @@ var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx cont
 		if err := useAdmin(); err != nil {
 			return err
 		}
-		return node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path)
+		if err := node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path); err != nil {
+			return err
+		}
+		return tighten()
 	})
 })
 
@@ -53,8 +56,9 @@ var InstallAddons = host.Define("kubeadm.install-addons", func(ctx context.Conte
 
 // JoinRequest is a host's way into an existing cluster.
 type JoinRequest struct {
-	Config    string
-	Discovery string
+	Config       string
+	Discovery    string
+	ControlPlane bool
 }
 
 // DiscoveryFile is where Join puts the request's discovery kubeconfig for kubeadm to read.
@@ -67,15 +71,18 @@ var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest)
 			if err := mend(kubernetesDir, kubeletConfig); err != nil {
 				return err
 			}
+			if in.ControlPlane {
+				if err := prepareAuditLog(); err != nil {
+					return err
+				}
+			}
 			if err := node.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
 				return err
 			}
-			return useAdmin()
+			return errors.Join(tighten(), useAdmin())
 		})
 	})
 })
-
-const kubeletClient = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 
 // separateKubeletCertificate moves the client certificate that kubeadm embeds into kubelet.conf to where the kubelet
 // rotates it. kubeadm does the same at the end of init and then restarts the kubelet; doing it before the first start
@@ -90,19 +97,13 @@ func separateKubeletCertificate(now time.Time) error {
 		if len(user.ClientCertificateData) == 0 {
 			continue // done by an earlier run
 		}
-		target := filepath.Join(filepath.Dir(kubeletClient), "kubelet-client-"+now.Format("2006-01-02-15-04-05")+".pem")
-		pem := append(append([]byte{}, user.ClientCertificateData...), user.ClientKeyData...)
-		if err := node.WriteFile(target, pem, 0o600); err != nil {
-			return err
-		}
-		if err := os.Remove(kubeletClient); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		if err := os.Symlink(target, kubeletClient); err != nil {
+		pair := append(append([]byte{}, user.ClientCertificateData...), user.ClientKeyData...)
+		link, err := storePair(kubeletPKI, "kubelet-client", pair, now)
+		if err != nil {
 			return err
 		}
 		user.ClientCertificateData, user.ClientKeyData = nil, nil
-		user.ClientCertificate, user.ClientKey = kubeletClient, kubeletClient
+		user.ClientCertificate, user.ClientKey = link, link
 	}
 	return clientcmd.WriteToFile(*config, kubeconfig)
 }

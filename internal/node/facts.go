@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 )
@@ -128,8 +129,14 @@ func kubernetesFacts() facts.Kubernetes {
 			}
 		}
 	}
-	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
-		k.Certificates = append(k.Certificates, facts.Certificate{Name: "kubelet-client", Expires: c.NotAfter})
+	for _, name := range []string{"kubelet-client", "kubelet-server"} {
+		if c, ok := certificate("/var/lib/kubelet/pki/" + name + "-current.pem"); ok {
+			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
+		}
+	}
+	if file, err := os.ReadFile(pki + encryption.File); err == nil {
+		keys, _ := encryption.Parse(file)
+		k.EncryptionKeys = keys.Names()
 	}
 	return k
 }

@@ -23,6 +23,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostconfig"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/kubeadm"
 	"quorate.dev/quorate/internal/node"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -128,7 +129,7 @@ func observeAPI(ctx context.Context, servers []kube.Server) (*facts.API, error) 
 func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
 	var (
 		api  facts.API
-		errs [4]error
+		errs [5]error
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
@@ -154,11 +155,27 @@ func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
 			errs[3] = err
 		}
 	})
+	wg.Go(func() { api.JoinTokens, errs[4] = JoinTokens(ctx, client) })
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
 	return &api, nil
+}
+
+// JoinTokens finds the bootstrap tokens that Quorate made, by the names of their secrets.
+func JoinTokens(ctx context.Context, client *kube.Client) ([]string, error) {
+	list, err := client.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range list.Items {
+		if string(s.Data["description"]) == kubeadm.TokenDescription {
+			names = append(names, s.Name)
+		}
+	}
+	return names, nil
 }
 
 func readNodes(ctx context.Context, client *kube.Client, api *facts.API) error {

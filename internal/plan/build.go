@@ -15,6 +15,7 @@ import (
 // Labels that Quorate sets on nodes.
 const (
 	ZoneLabel         = "topology.kubernetes.io/zone"
+	RegionLabel       = "topology.kubernetes.io/region"
 	PoolLabel         = "quorate.dev/pool"
 	controlPlaneLabel = "node-role.kubernetes.io/control-plane"
 	excludeLabel      = "node.kubernetes.io/exclude-from-external-load-balancers"
@@ -45,6 +46,9 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 		if err := p.maintain(); err != nil {
 			return nil, err
 		}
+	}
+	for _, w := range spec.Warnings(c) {
+		p.out.Warnings = append(p.out.Warnings, w.Message+"; "+w.Fix)
 	}
 	if len(p.out.Steps) > 0 {
 		verified := p.add(verification(p.allIDs()))
@@ -179,6 +183,7 @@ func (p *builder) bootstrap() {
 			p.worker(h, initialised)
 		}
 	}
+	p.removeTokens(initialised)
 	mark := append([]string{addons}, started...)
 	for _, h := range cps {
 		if !p.facts(h.Name).Kubernetes.Established {
@@ -309,6 +314,7 @@ func (p *builder) maintain() error {
 			p.worker(h, token)
 		}
 	}
+	p.removeTokens(token)
 	return nil
 }
 
@@ -321,6 +327,9 @@ func (p *builder) prepare(h spec.Host) {
 	d := hostconfig.Hosts(p.c)
 	if h.IsNode() {
 		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
+	}
+	if h.Has(spec.RoleControlPlane) {
+		d = merge(d, hostconfig.ControlPlane(p.c))
 	}
 	needs := []string{id(h.Name, InstallBundle)}
 	fill := false
@@ -362,7 +371,8 @@ func merge(a, b facts.Desired) facts.Desired {
 		sysctls = map[string]string{}
 	}
 	maps.Copy(sysctls, b.Sysctls)
-	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls, Self: cmp.Or(a.Self, b.Self), Enable: append(a.Enable, b.Enable...)}
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls,
+		Self: cmp.Or(a.Self, b.Self), Enable: append(a.Enable, b.Enable...)}
 }
 
 // sharePKI plans the way of the shared keys to every control plane that lacks them.
@@ -409,6 +419,22 @@ func (p *builder) token() string {
 		}
 	}
 	return ""
+}
+
+// removeTokens ends the time in which hosts can join, as soon as those of this plan have. A run that was killed left its
+// token behind: it would be valid for an hour.
+func (p *builder) removeTokens(made string) {
+	left := p.obs.API != nil && len(p.obs.API.JoinTokens) > 0
+	if made == "" && !left {
+		return
+	}
+	var needs []string
+	for _, s := range p.out.Steps {
+		if s.Kind == JoinWorker || s.Kind == JoinControlPlane || s.ID == made {
+			needs = append(needs, s.ID)
+		}
+	}
+	p.add(Step{Kind: RemoveTokens, Title: "remove the bootstrap token", Reason: "whoever has it could join a host: it is needed no longer", Needs: needs})
 }
 
 func (p *builder) worker(h spec.Host, after string) {
@@ -472,7 +498,13 @@ func (p *builder) labelStep(h spec.Host, reason string, needs []string) Step {
 }
 
 // NodeLabels are the labels that a kubelet may give its own node when it registers.
-func NodeLabels(h spec.Host) map[string]string { return map[string]string{ZoneLabel: h.Zone} }
+func NodeLabels(h spec.Host) map[string]string {
+	labels := map[string]string{ZoneLabel: h.Zone}
+	if h.Region != "" {
+		labels[RegionLabel] = h.Region
+	}
+	return labels
+}
 
 // Taints are the taints that a host's roles give its node.
 func Taints(h spec.Host) []facts.Taint {

@@ -32,6 +32,8 @@ const (
 	InstallAddons Kind = "install-addons"
 	// MakeToken creates a short-lived bootstrap token in an existing cluster.
 	MakeToken Kind = "make-token"
+	// RemoveTokens takes away the bootstrap tokens that Quorate made.
+	RemoveTokens Kind = "remove-tokens"
 	// JoinWorker and JoinControlPlane run kubeadm join.
 	JoinWorker       Kind = "join-worker"
 	JoinControlPlane Kind = "join-control-plane"
@@ -45,6 +47,12 @@ const (
 	ProbeEndpoint Kind = "probe-endpoint"
 	// TestTakeover moves the virtual IP to every balancer once and sees that the endpoint answers there.
 	TestTakeover Kind = "test-takeover"
+	// ReadEncryptionKeys takes the keys for secrets at rest from a control plane into memory, and makes the new one.
+	ReadEncryptionKeys Kind = "read-encryption-keys"
+	// SetEncryptionKeys gives a control plane its keys, in order, and waits until its apiserver uses them.
+	SetEncryptionKeys Kind = "set-encryption-keys"
+	// RewriteSecrets has the API write every secret again, with the key that now comes first.
+	RewriteSecrets Kind = "rewrite-secrets"
 	// Verify waits until everything that the spec promises is seen to be so.
 	Verify Kind = "verify"
 )
@@ -74,6 +82,9 @@ type Step struct {
 	// Labels and Taints belong to LabelNode.
 	Labels map[string]string `json:"labels,omitempty"`
 	Taints []facts.Taint     `json:"taints,omitempty"`
+	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
+	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
+	NewKey         string   `json:"newKey,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 }
@@ -89,6 +100,8 @@ type Plan struct {
 	Cluster string `json:"cluster"`
 	Bundle  string `json:"bundle"` // digest
 	Steps   []Step `json:"steps"`
+	// Warnings are what the spec allows and what it costs.
+	Warnings []string `json:"warnings,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 }

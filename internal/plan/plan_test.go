@@ -53,6 +53,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 				f.Kubernetes.SharesPort = hostconfig.SharesAPIPort(c)
 				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
 				f.Kubernetes.Manifests = staticPods
+				d = merge(d, hostconfig.ControlPlane(c))
 				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""
 				node.Taints = Taints(h)
 				obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: h.Name, Healthy: true, Started: true})

@@ -30,7 +30,11 @@ func (c *Cluster) Default() {
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
 		*e += ":" + DefaultPort
 	}
+	if c.NeedsLab() {
+		c.makePools()
+	}
 	for i := range s.Hosts {
+		fill(&s.Hosts[i].Region, s.Region)
 		fill(&s.Hosts[i].SSH.User, DefaultSSHUser)
 		fill(&s.Hosts[i].SSH.Port, DefaultSSHPort)
 	}

@@ -37,6 +37,8 @@ type Metadata struct {
 
 // Spec is the cluster's shape.
 type Spec struct {
+	// Region is where the hosts are, unless one says otherwise; it becomes the label topology.kubernetes.io/region.
+	Region string `yaml:"region,omitempty" json:"region,omitempty"`
 	// Kubernetes says which release to run.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	// ControlPlane describes the replicated API servers and the name that clients use.
@@ -161,6 +163,8 @@ type Host struct {
 	Roles []string `yaml:"roles" json:"roles"`
 	// Zone names what fails together with the host; it becomes the label topology.kubernetes.io/zone.
 	Zone string `yaml:"zone" json:"zone"`
+	// Region is where the host is, if not in the cluster's region. A zone lies in one region.
+	Region string `yaml:"region,omitempty" json:"region,omitempty"`
 	// SSH says how the host is reached, if not as root on port 22 with the usual keys.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }
@@ -183,6 +187,9 @@ type SSH struct {
 type NodePool struct {
 	// Name is a DNS label.
 	Name string `yaml:"name" json:"name"`
+	// Size is how many hosts the pool has. A pool of a lab may name no hosts: then so many machines are made for it,
+	// in turn in each of its zones.
+	Size int `yaml:"size,omitempty" json:"size,omitempty" jsonschema:"minimum=1"`
 	// Zones are the zones of the pool's hosts. Without it, whichever they are in.
 	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty"`
 	// Labels are set on the pool's nodes.
@@ -190,7 +197,7 @@ type NodePool struct {
 	// Taints are set on the pool's nodes.
 	Taints []Taint `yaml:"taints,omitempty" json:"taints,omitempty"`
 	// Hosts names the hosts of the pool; they need the role worker.
-	Hosts []string `yaml:"hosts" json:"hosts"`
+	Hosts []string `yaml:"hosts,omitempty" json:"hosts,omitempty"`
 }
 
 // Taint is a Kubernetes node taint.

@@ -49,6 +49,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.hosts()
 	k.shape()
 	k.pools()
+	k.regions()
 	return k.errs
 }
 

@@ -12,6 +12,7 @@ import (
 // ownedLabels are set from the host itself; a pool that set them would make the cluster lie about its zones or machines.
 var ownedLabels = map[string]string{
 	"topology.kubernetes.io/zone":           "it comes from the host's zone",
+	"topology.kubernetes.io/region":         "it comes from the host's region",
 	"kubernetes.io/hostname":                "it is the host's name",
 	"kubernetes.io/os":                      "the kubelet finds it out",
 	"kubernetes.io/arch":                    "the kubelet finds it out",
@@ -49,6 +50,7 @@ func (k *checker) pools() {
 				poolOf[name] = path
 			}
 		}
+		k.poolSize(path, p)
 		k.poolZones(path, p)
 		k.labels(path+".labels", p.Labels)
 		k.taints(path+".taints", p.Taints)

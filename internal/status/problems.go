@@ -20,8 +20,11 @@ const (
 	maxSkew = 6 * time.Second
 )
 
-// kubeletClient is how observations call the one certificate that is not kubeadm's to renew.
-const kubeletClient = "kubelet-client"
+// kubeletClient and kubeletServer are how observations call the certificates that are not kubeadm's to renew.
+const (
+	kubeletClient = "kubelet-client"
+	kubeletServer = "kubelet-server"
+)
 
 const revive = "power it on or mend its network (in a lab: `quorate lab heal`); it rejoins by itself"
 
@@ -48,6 +51,7 @@ func (j judge) problems(s *Status, placements []quorum.Placement) []Problem {
 	} else {
 		f.add(Info, "there is no cluster on these hosts yet", "`quorate apply` builds it")
 	}
+	f.chosen()
 	f.certificates()
 	f.clocks()
 	f.swap()
@@ -323,6 +327,13 @@ func (f *findings) margins(placements []quorum.Placement) {
 	f.add(Warning, "no margin: the cluster does not survive the loss of "+strings.Join(next, ", or "), fix)
 }
 
+// chosen repeats what the spec allows and what it costs: it belongs to every look at the margins.
+func (f *findings) chosen() {
+	for _, w := range spec.Warnings(f.c) {
+		f.add(Info, w.Message, w.Fix)
+	}
+}
+
 func (f *findings) certificates() {
 	first := map[Severity]Certificate{}
 	count := map[Severity]int{}
@@ -343,7 +354,7 @@ func (f *findings) certificates() {
 		if n := count[severity] - 1; n > 0 {
 			summary += fmt.Sprintf(", and %s soon after", ui.Plural(n, "more certificate"))
 		}
-		if c.Name == kubeletClient {
+		if c.Name == kubeletClient || c.Name == kubeletServer {
 			f.add(severity, summary, "the kubelet renews it by itself while it reaches the API; on "+c.Host+": `systemctl restart kubelet`")
 			continue
 		}

@@ -231,7 +231,7 @@ func TestStatus(t *testing.T) {
 			for i := range f.c.Spec.Hosts {
 				f.c.Spec.Hosts[i].Zone = "a"
 			}
-		}, margins(1, 1, 1, 0), nil},
+		}, margins(1, 1, 1, 0), []string{"info: zonal placement: all 3 control planes are in zone a, and while that zone is down so is the API"}},
 		{"built-without-margin", func(f fixture) {
 			f.c.Spec.Hosts = slices.DeleteFunc(f.c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "lb-b" })
 		}, margins(1, 1, 0, 0), []string{"warning: no margin: the cluster does not survive the loss of the last balancer, or zone a"}},

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/kubeadm"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 )
@@ -62,13 +63,31 @@ func makeToken(ctx context.Context, e *Env, _ plan.Step) error {
 		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id},
 		Type:       corev1.SecretTypeBootstrapToken,
 		StringData: map[string]string{
-			"token-id": id, "token-secret": secret, "description": "quorate apply",
+			"token-id": id, "token-secret": secret, "description": kubeadm.TokenDescription,
 			"expiration":                     time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
 			"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
 			"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
 		},
 	}, metav1.CreateOptions{})
 	return err
+}
+
+func removeTokens(ctx context.Context, e *Env, _ plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, time.Minute, "removing the bootstrap token")
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		names, err := observe.JoinTokens(ctx, client)
+		for _, name := range names {
+			if derr := client.CoreV1().Secrets(metav1.NamespaceSystem).Delete(ctx, name, metav1.DeleteOptions{}); derr != nil && !apierrors.IsNotFound(derr) {
+				err = errors.Join(err, derr)
+			}
+		}
+		return err
+	})
 }
 
 func labelNode(ctx context.Context, e *Env, s plan.Step) error {

@@ -2,6 +2,8 @@ package step
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kubeadm"
@@ -58,6 +60,9 @@ func sharePKI(ctx context.Context, e *Env, s plan.Step) error {
 }
 
 func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
+	if err := serve(ctx, e, s); err != nil {
+		return err
+	}
 	return runInit(ctx, e, s, kubeadm.StartControlPlane)
 }
 
@@ -99,6 +104,42 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery)})
+	if err := serve(ctx, e, s); err != nil {
+		return err
+	}
+	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
 	return err
+}
+
+// serve gives a node the serving certificate with which its kubelet begins. A control plane signs its own; for a worker
+// any of them does.
+func serve(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	request, err := kubeadm.RequestServing.On(ctx, c, struct{}{})
+	if err != nil {
+		return err
+	}
+	signers := []spec.Host{h}
+	if !h.Has(spec.RoleControlPlane) {
+		signers = e.Cluster.HostsWith(spec.RoleControlPlane)
+	}
+	var errs []error
+	for _, signer := range signers {
+		conn, err := e.Conns.Get(signer.Name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		certificate, err := kubeadm.SignServing.On(ctx, conn, kubeadm.ServingRequest{Request: request, Node: h.Name, Address: h.Address})
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		_, err = kubeadm.InstallServing.On(ctx, c, certificate)
+		return err
+	}
+	return fmt.Errorf("no control plane could sign the kubelet's serving certificate: %w", errors.Join(errs...))
 }

@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kube"
@@ -39,6 +40,7 @@ type Env struct {
 
 	mu     sync.Mutex
 	pki    kubeadm.PKI
+	keys   encryption.Keys
 	client *kube.Client
 }
 
@@ -71,6 +73,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.InitCluster:       initCluster,
 	plan.InstallAddons:     installAddons,
 	plan.MakeToken:         makeToken,
+	plan.RemoveTokens:      removeTokens,
 	plan.JoinWorker:        join,
 	plan.JoinControlPlane:  join,
 	plan.LabelNode:         labelNode,
@@ -79,6 +82,10 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ProbeEndpoint:     probeEndpoint,
 	plan.TestTakeover:      testTakeover,
 	plan.Verify:            verify,
+
+	plan.ReadEncryptionKeys: readEncryptionKeys,
+	plan.SetEncryptionKeys:  setEncryptionKeys,
+	plan.RewriteSecrets:     rewriteSecrets,
 }
 
 // Run does one step.

@@ -11,6 +11,7 @@ func TestCluster(t *testing.T) {
 	c := newCluster(t, "e2e")
 	before := traces(t, c.name)
 	up(t, c)
+	var key rotation
 	for _, part := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -18,7 +19,9 @@ func TestCluster(t *testing.T) {
 		{"status", statusKeys},
 		{"nothing to do", nothingToDo},
 		{"kubectl", kubectl},
+		{"secure", key.begin},
 		{"workloads", workloads},
+		{"key", key.end},
 		{"kubeadm", kubeadmByHand},
 		{"refusals", refusals},
 		{"faults", faults},

@@ -55,6 +55,10 @@ func kubeadmByHand(t *testing.T, c *cluster) {
 	if key == "" {
 		t.Fatal("kubeadm init phase upload-certs prints no key")
 	}
+	// kubeadm's own certificates come with the key. What Quorate's configuration of the apiserver refers to besides them is
+	// what the guide says to copy.
+	files := c.ssh(t, ctx, first, "tar -C / -cz etc/kubernetes/apiserver etc/kubernetes/pki/encryption.yaml | base64 -w0")
+	c.ssh(t, ctx, cp.Name, "echo "+files+" | base64 -d | tar -C / -xz")
 	c.ssh(t, ctx, cp.Name, join+" --control-plane --certificate-key "+key)
 
 	for _, name := range []string{worker.Name, cp.Name} {

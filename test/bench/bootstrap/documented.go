@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostconfig"
@@ -52,6 +53,9 @@ func runDocumented(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink 
 		return err
 	}
 	cps := c.HostsWith(spec.RoleControlPlane)
+	if err := shareEncryptionKey(ctx, cps); err != nil {
+		return err
+	}
 	_, manifests, err := engine.Describe(c, b)
 	if err != nil {
 		return err
@@ -122,6 +126,9 @@ func prepareDocumented(ctx context.Context, e *engine.Engine, b *bundle.Bundle) 
 					r := hostconfig.Runtime(&f, pause.Name)
 					d.Files, d.Sysctls, d.Modules, d.Enable = append(d.Files, r.Files...), r.Sysctls, r.Modules, r.Enable
 				}
+				if h.Has(spec.RoleControlPlane) {
+					d.Files = append(d.Files, hostconfig.ControlPlane(e.Cluster).Files...)
+				}
 				if h.Has(spec.RoleLoadBalancer) {
 					d.Files = append(d.Files, documentedBalancer(e.Cluster, h, &f)...)
 					d.Enable = []string{"haproxy.service", "keepalived.service"}
@@ -136,6 +143,21 @@ func prepareDocumented(ctx context.Context, e *engine.Engine, b *bundle.Bundle) 
 		all = append(all, <-errs)
 	}
 	return errors.Join(all...)
+}
+
+// shareEncryptionKey puts the file on every control plane that the apiservers' configuration, which both sides of the race
+// share, refers to and that kubeadm neither makes nor uploads.
+func shareEncryptionKey(ctx context.Context, cps []spec.Host) error {
+	file, err := encryption.Keys{encryption.NewKey(encryption.FirstKey)}.Marshal()
+	if err != nil {
+		return err
+	}
+	for _, h := range cps {
+		if _, err := ssh(ctx, h, file, "umask 077 && mkdir -p /etc/kubernetes/pki && cat > /etc/kubernetes/pki/"+encryption.File); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func documentedBalancer(c *spec.Cluster, h spec.Host, f *facts.Facts) []facts.File {

@@ -1,0 +1,289 @@
+// Package audit judges how secure a running cluster is, by the CIS Kubernetes Benchmark. It only thinks: package node reads
+// the evidence on the hosts.
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// Benchmark is what the checks' numbers refer to: its sections 1 to 4, for control plane, etcd, policies of the control
+// plane, and nodes. The titles are not the benchmark's own.
+const Benchmark = "CIS Kubernetes Benchmark v1.12"
+
+// Host is what one host shows of itself.
+type Host struct {
+	Name         string
+	ControlPlane bool
+	Node         bool
+	facts.Security
+	// Kubelet is the configuration that the kubelet really has, defaults included, as it answers itself; nil if it does not.
+	Kubelet map[string]any
+}
+
+// Cluster is all evidence.
+type Cluster struct {
+	Hosts []Host
+	// Unreachable says of hosts why there is no evidence of them.
+	Unreachable map[string]string
+	// KubeProxy is kube-proxy's configuration in the API; nil if there is none.
+	KubeProxy map[string]any
+}
+
+// Outcome of a check.
+type Outcome string
+
+// Pass is what the benchmark wants. Explained is something else, for a reason that is given. Fail is everything else.
+const (
+	Pass      Outcome = "pass"
+	Explained Outcome = "explained"
+	Fail      Outcome = "fail"
+)
+
+// Check is one check of the benchmark on all hosts that it concerns.
+type Check struct {
+	ID      string  `json:"id"`
+	Title   string  `json:"title"`
+	Outcome Outcome `json:"outcome"`
+	// Findings say what was found where, if it is not simply as the benchmark wants it.
+	Findings []Finding `json:"findings,omitempty"`
+}
+
+// Finding is what one host, or with an empty name the cluster, shows.
+type Finding struct {
+	Host   string `json:"host,omitempty"`
+	Found  string `json:"found"`
+	Reason string `json:"reason,omitempty"` // why it is right all the same
+}
+
+// Report is the benchmark's outcome. Its JSON keys are stable.
+type Report struct {
+	Benchmark   string            `json:"benchmark"`
+	Cluster     string            `json:"cluster"`
+	Checks      []Check           `json:"checks"`
+	Pass        int               `json:"pass"`
+	Explained   int               `json:"explained"`
+	Fail        int               `json:"fail"`
+	Unreachable map[string]string `json:"unreachable,omitempty"`
+}
+
+// OK says that nothing failed and that every host could be judged.
+func (r Report) OK() bool { return r.Fail == 0 && len(r.Unreachable) == 0 }
+
+// CIS judges the evidence.
+func CIS(name string, c Cluster) Report {
+	r := Report{Benchmark: Benchmark, Cluster: name, Unreachable: c.Unreachable}
+	for _, rule := range rules {
+		check := Check{ID: rule.id, Title: rule.title, Outcome: Pass}
+		judged := 0
+		note := func(host string, v verdict) {
+			judged++
+			if v.found == "" {
+				return
+			}
+			check.Findings = append(check.Findings, Finding{Host: host, Found: v.found, Reason: v.reason})
+			switch {
+			case v.reason == "":
+				check.Outcome = Fail
+			case check.Outcome == Pass:
+				check.Outcome = Explained
+			}
+		}
+		for _, h := range c.Hosts {
+			if rule.host != nil && (rule.on == onNodes && h.Node || rule.on == onControlPlanes && h.ControlPlane || rule.on == onEtcd && h.Programs["etcd"] != nil) {
+				note(h.Name, rule.host(h))
+			}
+		}
+		if rule.cluster != nil {
+			note("", rule.cluster(c))
+		}
+		if judged == 0 {
+			note("", found("no host shows any evidence"))
+		}
+		switch check.Outcome {
+		case Pass:
+			r.Pass++
+		case Explained:
+			r.Explained++
+		case Fail:
+			r.Fail++
+		}
+		r.Checks = append(r.Checks, check)
+	}
+	return r
+}
+
+type scope int
+
+const (
+	onControlPlanes scope = iota
+	onEtcd
+	onNodes
+)
+
+// rule is how one check is made: on hosts, or on the whole cluster.
+type rule struct {
+	id, title string
+	on        scope
+	host      func(Host) verdict
+	cluster   func(Cluster) verdict
+}
+
+// verdict is empty when all is as it should be.
+type verdict struct{ found, reason string }
+
+func found(format string, args ...any) verdict { return verdict{found: fmt.Sprintf(format, args...)} }
+
+func (v verdict) because(reason string) verdict {
+	if v.found != "" {
+		v.reason = reason
+	}
+	return v
+}
+
+// modes wants the files that match to be there and to have no bits beyond these.
+func modes(most uint32, match func(path string) bool) func(Host) verdict {
+	return files(match, func(m facts.Mode) string {
+		if m.Bits&^most != 0 {
+			return fmt.Sprintf("%04o", m.Bits)
+		}
+		return ""
+	})
+}
+
+func owned(owner, group string, match func(path string) bool) func(Host) verdict {
+	return files(match, func(m facts.Mode) string {
+		if m.Owner != owner || m.Group != group {
+			return m.Owner + ":" + m.Group
+		}
+		return ""
+	})
+}
+
+func files(match func(path string) bool, judge func(facts.Mode) string) func(Host) verdict {
+	return func(h Host) verdict {
+		var wrong []string
+		matched := false
+		for path, m := range h.Files {
+			if !match(path) {
+				continue
+			}
+			matched = true
+			if what := judge(m); what != "" {
+				wrong = append(wrong, path+" has "+what)
+			}
+		}
+		if !matched {
+			return found("there is no such file")
+		}
+		slices.Sort(wrong)
+		return found("%s", strings.Join(wrong, ", "))
+	}
+}
+
+func is(path string) func(string) bool { return func(p string) bool { return p == path } }
+
+func within(dir, suffix string) func(string) bool {
+	return func(p string) bool { return strings.HasPrefix(p, dir+"/") && strings.HasSuffix(p, suffix) }
+}
+
+// flag judges one argument of a program that must run.
+func flag(program, name string, judge func(value string, set bool) bool) func(Host) verdict {
+	return func(h Host) verdict {
+		args, runs := h.Programs[program]
+		if !runs {
+			return found("%s does not run", program)
+		}
+		value, set := args[name]
+		switch {
+		case judge(value, set):
+			return verdict{}
+		case !set:
+			return found("--%s is not set", name)
+		}
+		return found("--%s=%s", name, value)
+	}
+}
+
+func all(judges ...func(Host) verdict) func(Host) verdict {
+	return func(h Host) verdict {
+		for _, j := range judges {
+			if v := j(h); v.found != "" {
+				return v
+			}
+		}
+		return verdict{}
+	}
+}
+
+func set(_ string, set bool) bool { return set }
+
+func unset(_ string, set bool) bool { return !set }
+
+func equals(want string) func(string, bool) bool {
+	return func(v string, set bool) bool { return set && v == want }
+}
+
+// notFalse is for arguments that are true unless somebody says otherwise.
+func notFalse(v string, set bool) bool { return !set || v == "true" }
+
+func notTrue(v string, set bool) bool { return !set || v == "false" }
+
+func lists(word string) func(string, bool) bool {
+	return func(v string, set bool) bool { return set && slices.Contains(strings.Split(v, ","), word) }
+}
+
+func listsNot(word string) func(string, bool) bool {
+	return func(v string, _ bool) bool { return !slices.Contains(strings.Split(v, ","), word) }
+}
+
+// strong are cipher suites with forward secrecy and authenticated encryption.
+func strong(suites []string) bool {
+	return len(suites) > 0 && !slices.ContainsFunc(suites, func(s string) bool {
+		return !strings.HasPrefix(s, "TLS_ECDHE_") || !strings.Contains(s, "_GCM_") && !strings.Contains(s, "_CHACHA20_POLY1305")
+	})
+}
+
+// kubelet judges a field of the configuration that a kubelet has.
+func kubelet(path string, judge func(any) bool) func(Host) verdict {
+	return func(h Host) verdict {
+		if h.Kubelet == nil {
+			return found("the kubelet does not answer")
+		}
+		value := field(h.Kubelet, path)
+		if judge(value) {
+			return verdict{}
+		}
+		if value == nil {
+			return found("%s is not set", path)
+		}
+		return found("%s is %v", path, value)
+	}
+}
+
+func field(object map[string]any, path string) any {
+	var value any = object
+	for name := range strings.SplitSeq(path, ".") {
+		m, ok := value.(map[string]any)
+		if !ok {
+			return nil
+		}
+		value = m[name]
+	}
+	return value
+}
+
+func yes(v any) bool { return v == true }
+
+func no(v any) bool { return v == nil || v == false }
+
+func words(v any) (out []string) {
+	list, _ := v.([]any)
+	for _, s := range list {
+		out = append(out, fmt.Sprint(s))
+	}
+	return out
+}

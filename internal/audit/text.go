@@ -1,0 +1,51 @@
+package audit
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Text prints the report for people: every check with its outcome, and under those that did not simply pass what was found.
+func Text(w io.Writer, r Report) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, sections 1 to 4, on %s\n\n", r.Benchmark, r.Cluster)
+	for _, c := range r.Checks {
+		fmt.Fprintf(&b, "%-9s  %-6s  %s\n", c.Outcome, c.ID, c.Title)
+		for _, f := range alike(c.Findings) {
+			fmt.Fprintf(&b, "                   %s\n", f)
+		}
+	}
+	fmt.Fprintf(&b, "\n%d pass, %d do not and say why, %d fail.\n", r.Pass, r.Explained, r.Fail)
+	for _, h := range slices.Sorted(maps.Keys(r.Unreachable)) {
+		fmt.Fprintf(&b, "Not judged: %s: %s\n", h, r.Unreachable[h])
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// alike says once what several hosts show.
+func alike(findings []Finding) (out []string) {
+	hosts := map[Finding][]string{}
+	var order []Finding
+	for _, f := range findings {
+		key := Finding{Found: f.Found, Reason: f.Reason}
+		if _, seen := hosts[key]; !seen {
+			order = append(order, key)
+		}
+		hosts[key] = append(hosts[key], f.Host)
+	}
+	for _, f := range order {
+		line := f.Found
+		if names := strings.Join(hosts[f], ", "); names != "" {
+			line = names + ": " + line
+		}
+		if f.Reason != "" {
+			line += "; " + f.Reason
+		}
+		out = append(out, line)
+	}
+	return out
+}

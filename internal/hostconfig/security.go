@@ -1,0 +1,140 @@
+package hostconfig
+
+import (
+	"fmt"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Places on a control plane that its apiserver and kubeadm's configuration speak of.
+const (
+	// APIServerDir holds what all apiservers are told by files, none of it secret.
+	APIServerDir = "/etc/kubernetes/apiserver"
+	// AuditPolicyFile says what the audit log records.
+	AuditPolicyFile = APIServerDir + "/audit-policy.yaml"
+	// AuthenticationFile says who may come without credentials.
+	AuthenticationFile = APIServerDir + "/authentication.yaml"
+	// AuditLogDir is root's alone.
+	AuditLogDir = "/var/log/kubernetes/audit"
+	// AuditLog is the file that is written now; rotated ones lie beside it.
+	AuditLog = AuditLogDir + "/audit.log"
+	// NodesFile tells the approver which names and addresses belong to the cluster's nodes.
+	NodesFile = "/var/lib/quorate/nodes"
+	// ApproverTimer is the systemd unit that lets the approver look.
+	ApproverTimer = "quorate-approver.timer"
+
+	approverService = "quorate-approver.service"
+)
+
+// CipherSuites are what TLS 1.2 may use: forward secrecy and authenticated encryption. TLS 1.3 has nothing to choose.
+var CipherSuites = []string{
+	"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+	"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+	"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
+}
+
+// AnonymousPaths are all that the API answers to somebody without credentials: health, for balancers and kubelets, and
+// the one ConfigMap by which `kubeadm join --token` finds the cluster. That one is public by design: it holds the
+// endpoint and the CA certificate, signed with the tokens that are valid.
+var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/api/v1/namespaces/kube-public/configmaps/cluster-info"}
+
+// ControlPlane is what a control plane needs beyond a node: its apiserver's files, and the approver.
+func ControlPlane(c *spec.Cluster) facts.Desired {
+	return facts.Desired{
+		Files: []facts.File{
+			{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
+			{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
+			{Path: NodesFile, Content: nodes(c)},
+			{Path: "/etc/systemd/system/" + approverService, Content: approverUnit},
+			{Path: "/etc/systemd/system/" + ApproverTimer, Content: approverTimer},
+		},
+		Self:   SelfPath,
+		Enable: []string{ApproverTimer},
+	}
+}
+
+func nodes(c *spec.Cluster) string {
+	var b strings.Builder
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() {
+			fmt.Fprintf(&b, "%s %s\n", h.Name, h.Address)
+		}
+	}
+	return b.String()
+}
+
+func authenticationConfig() string {
+	var b strings.Builder
+	b.WriteString("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous:\n  enabled: true\n  conditions:\n")
+	for _, p := range AnonymousPaths {
+		fmt.Fprintf(&b, "  - path: %s\n", p)
+	}
+	return b.String()
+}
+
+// auditPolicy: the first rule that matches a request decides.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+# Health is asked for several times a second, and leases and events are written all the time.
+- level: None
+  nonResourceURLs: ["/healthz*", "/livez*", "/readyz*", "/openapi*", "/version"]
+- level: None
+  resources:
+  - {group: coordination.k8s.io, resources: [leases]}
+  - {group: "", resources: [events]}
+  - {group: events.k8s.io, resources: [events]}
+# Who touched a secret is worth knowing, whoever it was; what is in it must never be in a log.
+- level: Metadata
+  resources:
+  - {group: "", resources: [secrets, serviceaccounts/token]}
+  - {group: authentication.k8s.io, resources: [tokenreviews]}
+# The cluster's own programs read everything, all the time, and report on themselves.
+- level: None
+  users: ["system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy", "system:apiserver"]
+  verbs: [get, list, watch]
+- level: None
+  userGroups: ["system:nodes", "system:serviceaccounts:kube-system"]
+  verbs: [get, list, watch]
+- level: None
+  userGroups: ["system:nodes"]
+  verbs: [update, patch]
+  resources:
+  - {group: "", resources: [nodes/status, pods/status]}
+# Of a change of rights, the change itself.
+- level: Request
+  verbs: [create, update, patch, delete, deletecollection]
+  resources:
+  - {group: rbac.authorization.k8s.io}
+# Everything else, ConfigMaps included: who, what, when and with which result, but no bodies.
+- level: Metadata
+`
+
+// The kubelet renews its serving certificate by itself, but only asks: Kubernetes has nobody who approves that. The
+// approver on every control plane does, so that certificates are renewed while nobody runs quorate.
+const approverUnit = `[Unit]
+Description=Approves the serving certificates that the cluster's own kubelets ask for
+ConditionPathExists=/etc/kubernetes/admin.conf
+After=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart=` + SelfPath + ` host approve
+TimeoutStartSec=60
+`
+
+// A kubelet waits fifteen minutes for an answer before it asks anew.
+const approverTimer = `[Unit]
+Description=Lets the approver of kubelet certificates look every five minutes
+
+[Timer]
+OnActiveSec=5min
+OnUnitInactiveSec=5min
+AccuracySec=30s
+
+[Install]
+WantedBy=timers.target
+`
