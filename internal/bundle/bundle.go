@@ -278,6 +278,15 @@ func (b *Bundle) Components() []Component { return slices.Clone(b.components) }
 // Blobs are all contents that the index reaches, each once.
 func (b *Bundle) Blobs() []Blob { return slices.Clone(b.blobs) }
 
+// HostBlobs are those contents without which the bundle does not open, and its binaries.
+func (b *Bundle) HostBlobs() []Blob {
+	blobs := b.host.Blobs()
+	for _, i := range b.images {
+		blobs = append(blobs, i.Manifest)
+	}
+	return blobs
+}
+
 // Size is what the blobs take, each counted once.
 func (b *Bundle) Size() int64 {
 	var sum int64

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
@@ -71,6 +72,10 @@ func (a *app) upSpec(name string) (*spec.Cluster, error) {
 	}
 	if !c.NeedsLab() {
 		return a.load(path, false)
+	}
+	// --name may hold what is no name.
+	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
+		return nil, errs
 	}
 	return c, nil
 }

@@ -22,70 +22,71 @@ import (
 	"quorate.dev/quorate/internal/kubeadm"
 )
 
-// Member is a member's host and its address as seen from there.
+// Member is a way to a member: the session that it is asked through, and its address as seen from there.
 type Member struct {
 	Conn    *host.Conn
-	Address string // without port
+	Address string // host:port
 }
 
 // timeout for one question to one member. A member that has no leader answers Status at once and says so.
 const timeout = 3 * time.Second
 
 // Observe asks every member for its own state and one of them for the list of members. Members that nobody could ask
-// are in the list as unhealthy. It fails only when no member answers.
+// are in the list as unhealthy; there may be several ways to one member. It fails only when no member answers.
 func Observe(ctx context.Context, members []Member) ([]facts.EtcdMember, error) {
 	var (
-		mu    sync.Mutex
-		wg    sync.WaitGroup
-		list  []facts.EtcdMember
-		peers = map[string]*clientv3.StatusResponse{}
-		ids   = map[string]uint64{}
-		errs  []error
+		mu     sync.Mutex
+		wg     sync.WaitGroup
+		listed *clientv3.MemberListResponse
+		seen   = map[uint64]*clientv3.StatusResponse{}
+		errs   []error
 	)
 	for _, m := range members {
 		wg.Go(func() {
-			status, listed, err := ask(ctx, m)
+			status, list, err := ask(ctx, m)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
 				errs = append(errs, err)
 				return
 			}
-			peers[m.Conn.Name()] = status
-			if listed == nil || list != nil {
-				return
-			}
-			for _, e := range listed.Members {
-				name := e.Name
-				if name == "" {
-					name = nameOf(e.PeerURLs, members)
-				}
-				ids[name] = e.ID
-				list = append(list, facts.EtcdMember{Name: name, Learner: e.IsLearner, Started: e.Name != ""})
+			seen[status.Header.MemberId] = status
+			if listed == nil {
+				listed = list
 			}
 		})
 	}
 	wg.Wait()
-	if list == nil {
+	if listed == nil {
 		return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(errs...))
 	}
-	for i := range list {
-		s, ok := peers[list[i].Name]
-		if !ok {
-			continue
+	return judge(listed, seen, func(urls []string) string { return nameOf(urls, members) }), nil
+}
+
+// judge puts together what the members say of each other and of themselves.
+func judge(list *clientv3.MemberListResponse, seen map[uint64]*clientv3.StatusResponse, name func(peerURLs []string) string) []facts.EtcdMember {
+	var out []facts.EtcdMember
+	for _, e := range list.Members {
+		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != ""}
+		if !m.Started {
+			m.Name = name(e.PeerURLs)
 		}
-		list[i].Healthy = s.Leader != 0 && len(s.Errors) == 0
-		list[i].Leader = s.Leader == ids[list[i].Name]
-		list[i].DBSizeBytes = s.DbSize
+		if s, ok := seen[e.ID]; ok {
+			m.Healthy = s.Leader != 0 && len(s.Errors) == 0
+			m.Leader = s.Leader == e.ID
+			m.DBSizeBytes = s.DbSize
+		}
+		out = append(out, m)
 	}
-	slices.SortFunc(list, func(a, b facts.EtcdMember) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
+	slices.SortFunc(out, func(a, b facts.EtcdMember) int { return strings.Compare(a.Name, b.Name) })
+	return out
 }
 
 // nameOf finds the host of a member that has not started, and so has not told its name yet.
 func nameOf(urls []string, members []Member) string {
 	for _, m := range members {
-		if slices.Contains(urls, "https://"+net.JoinHostPort(m.Address, "2380")) {
+		address, _, _ := net.SplitHostPort(m.Address)
+		if slices.Contains(urls, "https://"+net.JoinHostPort(address, "2380")) {
 			return m.Conn.Name()
 		}
 	}
@@ -112,27 +113,34 @@ func ask(ctx context.Context, m Member) (*clientv3.StatusResponse, *clientv3.Mem
 	return status, list, nil
 }
 
-// Connect makes a client of one member.
+// Connect makes a client of one member, with the certificate that the host at the other end of the session has.
 func Connect(ctx context.Context, m Member) (*clientv3.Client, error) {
 	pem, err := kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
 	if err != nil {
 		return nil, err
 	}
+	config, err := configFor([]string{"https://" + m.Address}, pem)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Conn.Name(), err)
+	}
+	config.DialOptions = []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return m.Conn.DialContext(ctx, "tcp", m.Address)
+	})}
+	return clientv3.New(config)
+}
+
+func configFor(endpoints []string, pem kubeadm.EtcdClient) (clientv3.Config, error) {
 	cert, err := tls.X509KeyPair(pem.Certificate, pem.Key)
 	if err != nil {
-		return nil, fmt.Errorf("%s: etcd client certificate: %w", m.Conn.Name(), err)
+		return clientv3.Config{}, fmt.Errorf("etcd client certificate: %w", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem.CA) {
-		return nil, fmt.Errorf("%s: etcd CA: no certificate in it", m.Conn.Name())
+		return clientv3.Config{}, errors.New("etcd CA: no certificate in it")
 	}
-	address := net.JoinHostPort(m.Address, "2379")
-	return clientv3.New(clientv3.Config{
-		Endpoints: []string{"https://" + address},
+	return clientv3.Config{
+		Endpoints: endpoints,
 		TLS:       &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12},
 		Logger:    zap.NewNop(), // errors come back from calls; retries are not the user's business
-		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return m.Conn.DialContext(ctx, "tcp", address)
-		})},
-	})
+	}, nil
 }

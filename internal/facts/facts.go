@@ -9,6 +9,8 @@ type Request struct {
 	// Files are keys as of File.Key.
 	Files []string `json:"files,omitempty"`
 	Units []string `json:"units,omitempty"`
+	// SharedPKI are the files below /etc/kubernetes/pki that all control planes have in common.
+	SharedPKI []string `json:"sharedPKI,omitempty"`
 	// Programs are names to look for in the usual folders.
 	Programs []string `json:"programs,omitempty"`
 }
@@ -69,7 +71,7 @@ func (f Facts) Interface(ip string) (Address, bool) {
 type Kubernetes struct {
 	// CA is the cluster's CA certificate in PEM.
 	CA string `json:"ca,omitempty"`
-	// SharedPKI says whether every file that control planes share is there.
+	// SharedPKI says whether every file of the request's SharedPKI is there.
 	SharedPKI bool `json:"sharedPKI"`
 	// KubeletConfig says whether the kubelet has its identity: the host was initialised or joined.
 	KubeletConfig bool `json:"kubeletConfig"`
@@ -81,6 +83,11 @@ type Kubernetes struct {
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	// EtcdData says whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
+	// EtcdCA is the certificate of etcd's authority in PEM; EtcdCAKey says whether its key is here too.
+	EtcdCA    string `json:"etcdCA,omitempty"`
+	EtcdCAKey bool   `json:"etcdCAKey,omitempty"`
+	// EtcdClient is the SHA-256 of the API servers' client certificate for etcd, when its key is here too.
+	EtcdClient string `json:"etcdClient,omitempty"`
 	// Established says that this host's cluster was once complete: from then on an empty data directory
 	// is a loss, not a beginning.
 	Established  bool          `json:"established"`
@@ -96,7 +103,12 @@ type Certificate struct {
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"
 
-// SharedPKI lists, below /etc/kubernetes/pki, what all control planes have in common.
-var SharedPKI = []string{
-	"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "etcd/ca.crt", "etcd/ca.key", "encryption.yaml",
-}
+// Files below /etc/kubernetes/pki.
+var (
+	// SharedPKI is what all control planes have in common, beside EtcdPKI where etcd is stacked.
+	SharedPKI = []string{"ca.crt", "ca.key", "front-proxy-ca.crt", "front-proxy-ca.key", "sa.key", "sa.pub", "encryption.yaml"}
+	// EtcdPKI is what all hosts with an etcd member have in common.
+	EtcdPKI = []string{"etcd/ca.crt", "etcd/ca.key"}
+	// EtcdClientPKI is with what an API server comes to etcd.
+	EtcdClientPKI = []string{"apiserver-etcd-client.crt", "apiserver-etcd-client.key"}
+)

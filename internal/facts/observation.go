@@ -10,6 +10,8 @@ type Observation struct {
 	API *API `json:"api,omitempty"`
 	// Etcd is nil when no member answered.
 	Etcd []EtcdMember `json:"etcd,omitempty"`
+	// ExistingEtcd is nil unless etcd is the user's own.
+	ExistingEtcd *ExistingEtcd `json:"existingEtcd,omitempty"`
 	// Endpoint is what became of a request to the endpoint, made from the caller.
 	Endpoint Endpoint `json:"endpoint"`
 }
@@ -21,6 +23,8 @@ type Host struct {
 	Balancer *Balancer `json:"balancer,omitempty"`
 	// APIServer is whether the host's own apiserver is ready; nil where none is expected.
 	APIServer *bool `json:"apiServer,omitempty"`
+	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
+	EtcdProbe *EtcdProbe `json:"etcdProbe,omitempty"`
 }
 
 // API is what the apiserver says.
@@ -65,6 +69,40 @@ type EtcdMember struct {
 	Started     bool   `json:"started"` // false for one that was added but has never run
 	DBSizeBytes int64  `json:"dbSizeBytes"`
 }
+
+// ExistingEtcd is what the caller's files hold for an etcd that exists already.
+type ExistingEtcd struct {
+	Error  string `json:"error,omitempty"` // why they cannot be used
+	CA     string `json:"ca,omitempty"`    // PEM
+	Client string `json:"client,omitempty"`
+}
+
+// EtcdProbe is what one control plane learns of an existing etcd.
+type EtcdProbe struct {
+	Error     string         `json:"error,omitempty"` // why nothing at all was learnt
+	Endpoints []EtcdEndpoint `json:"endpoints,omitempty"`
+	Members   []EtcdMember   `json:"members,omitempty"`
+	// Write is the middle one of several times that a write took until a majority had it on disk.
+	Write time.Duration `json:"writeNanoseconds"`
+	// Keys counts what Kubernetes has stored there, and Owner is whose it is, as of EtcdOwner; empty when nobody
+	// has claimed it.
+	Keys  int64  `json:"keys"`
+	Owner string `json:"owner,omitempty"`
+}
+
+// EtcdEndpoint is one client URL of an existing etcd.
+type EtcdEndpoint struct {
+	URL         string `json:"url"`
+	Error       string `json:"error,omitempty"`
+	Version     string `json:"version,omitempty"`
+	ClusterID   uint64 `json:"clusterID,omitempty"`
+	DBSizeBytes int64  `json:"dbSizeBytes,omitempty"`
+	QuotaBytes  int64  `json:"quotaBytes,omitempty"` // 0 where the version does not tell
+}
+
+// EtcdOwner is how a cluster signs an etcd that it is built on: its name, and what tells its CA from that of another
+// cluster of the same name.
+func EtcdOwner(cluster, ca string) string { return cluster + " sha256:" + Sum([]byte(ca)) }
 
 // Balancer is one managed load balancer.
 type Balancer struct {

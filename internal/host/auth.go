@@ -5,17 +5,16 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/user"
-	"path/filepath"
-	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"quorate.dev/quorate/internal/paths"
 )
 
 func authMethods(t Target) ([]ssh.AuthMethod, error) {
 	if t.KeyFile != "" {
-		signer, err := loadKey(expand(t.KeyFile))
+		signer, err := loadKey(paths.Expand(t.KeyFile))
 		if err != nil {
 			return nil, err
 		}
@@ -29,7 +28,7 @@ func authMethods(t Target) ([]ssh.AuthMethod, error) {
 	}
 	var signers []ssh.Signer
 	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
-		if s, err := loadKey(expand("~/.ssh/" + name)); err == nil {
+		if s, err := loadKey(paths.Expand("~/.ssh/" + name)); err == nil {
 			signers = append(signers, s)
 		}
 	}
@@ -56,18 +55,4 @@ func loadKey(path string) (ssh.Signer, error) {
 		return nil, fmt.Errorf("the SSH key %s: %w", path, err)
 	}
 	return signer, nil
-}
-
-func expand(path string) string {
-	rest, ok := strings.CutPrefix(path, "~/")
-	if !ok {
-		return path
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		if u, uerr := user.Current(); uerr == nil {
-			home = u.HomeDir
-		}
-	}
-	return filepath.Join(home, rest)
 }

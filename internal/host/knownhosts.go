@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+
+	"quorate.dev/quorate/internal/paths"
 )
 
 // knownKeys verifies host keys against a known_hosts file and records those seen for the first time.
@@ -25,9 +27,9 @@ type knownKeys struct {
 var recording sync.Mutex
 
 func hostKeys(t Target) (*knownKeys, error) {
-	file := expand(t.KnownHostsFile)
+	file := paths.Expand(t.KnownHostsFile)
 	if file == "" {
-		file = expand("~/.ssh/known_hosts")
+		file = paths.Expand("~/.ssh/known_hosts")
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		return nil, err

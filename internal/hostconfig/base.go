@@ -162,15 +162,15 @@ Environment=HTTP2_PING_TIMEOUT_SECONDS=5
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), ControlPlane(c),
-		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, "")} {
+		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{})} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}
-	r := facts.Request{Programs: balancerPrograms}
+	r := facts.Request{Programs: balancerPrograms, SharedPKI: SharedPKI(c)}
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
-	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit)
+	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit)
 	slices.Sort(r.Units)
 	r.Units = slices.Compact(r.Units)
 	return r

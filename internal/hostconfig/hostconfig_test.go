@@ -146,7 +146,8 @@ func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
 	r := Request(c)
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), ControlPlane(c), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
-		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA")} {
+		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA"),
+		Etcd(c.Spec.Hosts[0], &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}})} {
 		for _, f := range d.Files {
 			if !slices.Contains(r.Files, f.Key()) {
 				t.Errorf("nobody asks for %s", f.Key())

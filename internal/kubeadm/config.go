@@ -19,6 +19,8 @@ import (
 const (
 	apiVersion = "kubeadm.k8s.io/v1beta4"
 	criSocket  = "unix:///run/containerd/containerd.sock"
+
+	encryptionAlgorithm = "ECDSA-P256"
 )
 
 // TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
@@ -139,18 +141,22 @@ func (c Config) clusterConfiguration() object {
 	if s.LoadBalancer.Address != "" {
 		sans = append(sans, s.LoadBalancer.Address)
 	}
-	return object{
+	cluster := object{
 		"apiVersion": apiVersion, "kind": "ClusterConfiguration",
 		"clusterName":          c.Cluster.Metadata.Name,
 		"kubernetesVersion":    s.Kubernetes.Version,
 		"controlPlaneEndpoint": s.ControlPlane.Endpoint,
-		"encryptionAlgorithm":  "ECDSA-P256",
+		"encryptionAlgorithm":  encryptionAlgorithm,
 		"networking":           object{"podSubnet": s.Network.PodCIDR, "serviceSubnet": s.Network.ServiceCIDR, "dnsDomain": "cluster.local"},
 		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer), "extraVolumes": apiServerVolumes()},
 		"controllerManager":    object{"extraArgs": args(controllerManager)},
 		"scheduler":            object{"extraArgs": args(scheduler)},
 		"etcd":                 localEtcd(nil),
 	}
+	if !c.Cluster.StackedEtcd() {
+		cluster["etcd"] = c.external()
+	}
+	return cluster
 }
 
 func nodeRegistration(h spec.Host) object {

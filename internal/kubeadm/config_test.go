@@ -123,3 +123,31 @@ func TestJoinTrustsOnlyTheClustersCA(t *testing.T) {
 	}
 	mustContain(t, cp, "controlPlane:", "node-role.kubernetes.io/control-plane")
 }
+
+func TestExternalEtcd(t *testing.T) {
+	c := config()
+	c.Cluster.Spec.ControlPlane.Topology = spec.TopologyExternal
+	c.Cluster.Spec.Hosts = append(c.Cluster.Spec.Hosts, spec.Host{Name: "etcd-a", Address: "10.0.0.41", Roles: []string{spec.RoleEtcd}}, spec.Host{Name: "etcd-b", Address: "10.0.0.42", Roles: []string{spec.RoleEtcd}})
+	files := []string{"caFile: /etc/kubernetes/pki/etcd/ca.crt", "certFile: /etc/kubernetes/pki/apiserver-etcd-client.crt", "keyFile: /etc/kubernetes/pki/apiserver-etcd-client.key"}
+	out, err := c.Init(c.Cluster.Spec.Hosts[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, out, append(files, "external:", "- https://10.0.0.41:2379\n    - https://10.0.0.42:2379")...)
+	host, err := c.EtcdHost(c.Cluster.HostsWith(spec.RoleEtcd)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, host, "name: etcd-b", "advertiseAddress: 10.0.0.42", "encryptionAlgorithm: ECDSA-P256", "kubernetesVersion: "+c.Cluster.Spec.Kubernetes.Version)
+	if strings.Contains(string(host), c.Token) || strings.Contains(string(host), "external") {
+		t.Errorf("an etcd host is told more than it needs:\n%s", host)
+	}
+	c.Cluster.Spec.Etcd = spec.Etcd{Endpoints: []string{"https://e1:2379"}, CAFile: "/home/me/ca.pem"}
+	if out, err = c.Init(c.Cluster.Spec.Hosts[0], nil); err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, out, append(files, "- https://e1:2379")...)
+	if strings.Contains(string(out), "/home/me") {
+		t.Errorf("the caller's own paths reach the cluster:\n%s", out)
+	}
+}

@@ -16,11 +16,19 @@ func mend(kubernetesDir, kubeletConfig string) error {
 	if filled(kubeletConfig) {
 		return nil
 	}
-	return errors.Join(
-		mendPairs(filepath.Join(kubernetesDir, "pki")),
-		mendPairs(filepath.Join(kubernetesDir, "pki/etcd")),
-		removeEmpty(filepath.Join(kubernetesDir, "*.conf")),
-	)
+	errs := []error{mendPairs(filepath.Join(kubernetesDir, "pki")), removeEmpty(filepath.Join(kubernetesDir, "*.conf"))}
+	if !externalEtcd(filepath.Join(kubernetesDir, "pki")) {
+		errs = append(errs, mendPairs(filepath.Join(kubernetesDir, "pki/etcd")))
+	}
+	return errors.Join(errs...)
+}
+
+// externalEtcd says that the host has what an external etcd's clients need. kubeadm itself makes a client certificate
+// only where the authority's key is.
+func externalEtcd(pki string) bool {
+	_, err := os.Stat(filepath.Join(pki, "etcd/ca.key"))
+	return errors.Is(err, fs.ErrNotExist) && filled(filepath.Join(pki, "etcd/ca.crt")) &&
+		filled(filepath.Join(pki, "apiserver-etcd-client.crt")) && filled(filepath.Join(pki, "apiserver-etcd-client.key"))
 }
 
 func mendPairs(dir string) error {

@@ -66,3 +66,33 @@ func TestMend(t *testing.T) {
 		t.Errorf("a host that is complete, its authority's key kept elsewhere, was changed: %v", err)
 	}
 }
+
+// TestMendKeepsExternalEtcdsCA: the key of its authority is on other hosts, and the certificate no leftover.
+func TestMendKeepsExternalEtcdsCA(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		kept  bool
+	}{
+		{"complete", map[string]string{"apiserver-etcd-client.crt": "x", "apiserver-etcd-client.key": "x", "etcd/ca.crt": "x"}, true},
+		{"the client's key alone", map[string]string{"apiserver-etcd-client.key": "x", "etcd/ca.crt": "x"}, false},
+		{"a stacked one's half", map[string]string{"apiserver-etcd-client.crt": "x", "apiserver-etcd-client.key": "x", "etcd/ca.crt": "x", "etcd/ca.key": ""}, false},
+	} {
+		dir := t.TempDir()
+		for name, content := range tc.files {
+			file := filepath.Join(dir, "pki", name)
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := mend(dir, filepath.Join(dir, "config.yaml")); err != nil {
+			t.Fatal(err)
+		}
+		if got := filled(filepath.Join(dir, "pki/etcd/ca.crt")); got != tc.kept {
+			t.Errorf("%s: kept %t", tc.name, got)
+		}
+	}
+}

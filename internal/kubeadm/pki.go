@@ -3,11 +3,12 @@ package kubeadm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/node"
 )
@@ -18,15 +19,30 @@ const (
 	kubeletConfig = "/var/lib/kubelet/config.yaml"
 )
 
-// PKI holds the files of facts.SharedPKI by name. It lives in memory only on its way between control planes.
+// PKI holds files below /etc/kubernetes/pki by name. It lives in memory only on its way between hosts.
 type PKI map[string][]byte
+
+// Only is the part of it that has these names.
+func (p PKI) Only(names []string) PKI {
+	out := PKI{}
+	for _, n := range names {
+		out[n] = p[n]
+	}
+	return out
+}
 
 // CA is the cluster's CA certificate in PEM.
 func (p PKI) CA() string { return string(p["ca.crt"]) }
 
+// PKIRequest asks for the files that control planes share.
+type PKIRequest struct {
+	Config string
+	Files  []string
+}
+
 // MakePKI makes the shared keys, as far as they are not there, with kubeadm's own phases, and returns them.
-var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, config string) (PKI, error) {
-	err := withConfig("pki", config, func(path string) error {
+var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRequest) (PKI, error) {
+	err := withConfig("pki", in.Config, func(path string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
 		}
@@ -39,34 +55,44 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, config s
 	if err != nil {
 		return nil, err
 	}
+	return readPKI(in.Files)
+})
+
+func readPKI(names []string) (PKI, error) {
 	pki := PKI{}
-	for _, name := range facts.SharedPKI {
-		if pki[name], err = os.ReadFile(filepath.Join(pkiDir, name)); err != nil {
+	for _, name := range names {
+		data, err := os.ReadFile(filepath.Join(pkiDir, name))
+		if err != nil {
 			return nil, fmt.Errorf("reading the shared keys: %w", err)
 		}
+		pki[name] = data
 	}
 	return pki, nil
-})
+}
 
 // WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace another cluster's.
 var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI) (struct{}, error) {
-	for _, name := range facts.SharedPKI {
+	for name := range pki {
 		path := filepath.Join(pkiDir, name)
 		if have, err := os.ReadFile(path); err == nil && string(have) != string(pki[name]) {
 			return struct{}{}, fmt.Errorf("%s is there already and is another cluster's: clear the host with quorate reset", path)
 		}
 	}
-	for _, name := range facts.SharedPKI {
+	return struct{}{}, writePKI(pki, slices.Sorted(maps.Keys(pki))...)
+})
+
+func writePKI(pki PKI, names ...string) error {
+	for _, name := range names {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".crt") || strings.HasSuffix(name, ".pub") {
 			mode = 0o644
 		}
 		if err := node.WriteFile(filepath.Join(pkiDir, name), pki[name], mode); err != nil {
-			return struct{}{}, err
+			return err
 		}
 	}
-	return struct{}{}, nil
-})
+	return nil
+}
 
 // withConfig keeps a configuration, which holds a token, in a file of root's in memory for as long as f runs.
 func withConfig(name, content string, f func(path string) error) error {

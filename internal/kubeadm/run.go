@@ -130,19 +130,3 @@ func useAdmin() error {
 	}
 	return nil
 }
-
-// EtcdClient is what a client of the local etcd member needs, in PEM.
-type EtcdClient struct{ CA, Certificate, Key []byte }
-
-// ReadEtcdClient reads the certificate that kubeadm makes for etcd's health checks.
-var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(_ context.Context, _ struct{}) (EtcdClient, error) {
-	var out EtcdClient
-	for file, into := range map[string]*[]byte{"ca.crt": &out.CA, "healthcheck-client.crt": &out.Certificate, "healthcheck-client.key": &out.Key} {
-		data, err := os.ReadFile(filepath.Join(pkiDir, "etcd", file))
-		if err != nil {
-			return out, err
-		}
-		*into = data
-	}
-	return out, nil
-})

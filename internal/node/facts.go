@@ -63,7 +63,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	}
 	m := installed()
 	f.Binaries, f.Images = m.Binaries, m.Images
-	f.Kubernetes = kubernetesFacts()
+	f.Kubernetes = kubernetesFacts(req.SharedPKI)
 	return f, nil
 }
 
@@ -102,15 +102,21 @@ func unitStates(ctx context.Context, units []string) map[string]string {
 	return states
 }
 
-func kubernetesFacts() facts.Kubernetes {
+func kubernetesFacts(shared []string) facts.Kubernetes {
 	pki := kubernetesDir + "/pki/"
 	k := facts.Kubernetes{SharedPKI: true, EtcdData: exists("/var/lib/etcd/member/wal"), Established: exists(facts.EstablishedFile),
 		KubeletConfig: filled(kubernetesDir+"/kubelet.conf") && filled("/var/lib/kubelet/config.yaml")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
 	}
-	for _, f := range facts.SharedPKI {
+	for _, f := range shared {
 		k.SharedPKI = k.SharedPKI && filled(pki+f)
+	}
+	if ca, err := os.ReadFile(pki + facts.EtcdPKI[0]); err == nil {
+		k.EtcdCA, k.EtcdCAKey = string(ca), filled(pki+facts.EtcdPKI[1])
+	}
+	if client, err := os.ReadFile(pki + facts.EtcdClientPKI[0]); err == nil && len(client) > 0 && filled(pki+facts.EtcdClientPKI[1]) {
+		k.EtcdClient = facts.Sum(client)
 	}
 	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
 	for _, m := range manifests {

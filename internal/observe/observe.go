@@ -32,6 +32,8 @@ import (
 const (
 	hostTimeout = 5 * time.Second
 	apiTimeout  = 5 * time.Second
+	// currentTimeout, of it, is for the answers as of now; the rest is for those from an apiserver's memory.
+	currentTimeout = 3 * time.Second
 )
 
 // ConfigMap, in kube-system, is where Quorate notes what it has applied to the API.
@@ -54,15 +56,20 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 	}
 	wg.Wait()
 
-	servers, members := controlPlanes(c, conns, obs)
-	if len(servers) == 0 {
-		obs.Endpoint.Error = "no control plane runs"
-		return obs
+	servers := controlPlanes(c, conns, obs)
+	if members := etcdMembers(c, conns, obs); len(members) > 0 {
+		wg.Go(func() { obs.Etcd, _ = etcd.Observe(ctx, members) })
 	}
-	wg.Go(func() { obs.Etcd, _ = etcd.Observe(ctx, members) })
-	wg.Go(func() { obs.API, _ = observeAPI(ctx, servers) })
-	wg.Go(func() { obs.Endpoint = endpoint(ctx, c, obs) })
+	if len(servers) > 0 {
+		wg.Go(func() { obs.API, _ = observeAPI(ctx, servers) })
+		wg.Go(func() { obs.Endpoint = endpoint(ctx, c, obs) })
+	} else {
+		obs.Endpoint.Error = "no control plane runs"
+	}
 	wg.Wait()
+	if c.ExistingEtcd() {
+		existingEtcd(ctx, c, conns, obs)
+	}
 	return obs
 }
 
@@ -90,8 +97,8 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	return seen
 }
 
-// controlPlanes are the reachable hosts on which an apiserver and an etcd member can be expected.
-func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server, members []etcd.Member) {
+// controlPlanes are the reachable hosts on which an apiserver can be expected.
+func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server) {
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		f := obs.Hosts[h.Name].Facts
 		conn, err := conns.Get(h.Name)
@@ -99,13 +106,12 @@ func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (se
 			continue
 		}
 		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})
-		members = append(members, etcd.Member{Conn: conn, Address: h.Address})
 	}
 	// Servers that are ready come first: one that hangs would cost its timeout before the next is tried.
 	slices.SortStableFunc(servers, func(a, b kube.Server) int {
 		return rank(obs.Hosts[a.Conn.Name()].APIServer) - rank(obs.Hosts[b.Conn.Name()].APIServer)
 	})
-	return servers, members
+	return servers
 }
 
 func rank(ready *bool) int {
@@ -122,11 +128,24 @@ func observeAPI(ctx context.Context, servers []kube.Server) (*facts.API, error) 
 	if err != nil {
 		return nil, err
 	}
-	return API(ctx, client)
+	current, cancel := context.WithTimeout(ctx, currentTimeout)
+	defer cancel()
+	if api, err := API(current, client); err == nil {
+		return api, nil
+	}
+	return readAPI(ctx, client, cached)
 }
 
 // API reads what a plan has to know of the API's contents.
 func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
+	return readAPI(ctx, client, "")
+}
+
+// cached is the resource version that has an apiserver answer from its memory. What it remembers is a little old at
+// most, and it can tell it while its requests to a member of etcd that vanished just now are not yet given up.
+const cached = "0"
+
+func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
 	var (
 		api  facts.API
 		errs [5]error
@@ -139,15 +158,15 @@ func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
 		}
 		errs[0] = err
 	})
-	wg.Go(func() { errs[1] = readNodes(ctx, client, &api) })
-	wg.Go(func() { errs[2] = readDNS(ctx, client, &api) })
+	wg.Go(func() { errs[1] = readNodes(ctx, client, version, &api) })
+	wg.Go(func() { errs[2] = readDNS(ctx, client, version, &api) })
 	wg.Go(func() {
 		maps := client.CoreV1().ConfigMaps("kube-system")
-		_, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{})
+		_, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{ResourceVersion: version})
 		api.Initialised = err == nil
 		if err == nil || apierrors.IsNotFound(err) {
 			var own *corev1.ConfigMap
-			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{}); err == nil {
+			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{ResourceVersion: version}); err == nil {
 				api.Applied = own.Data
 			}
 		}
@@ -178,8 +197,8 @@ func JoinTokens(ctx context.Context, client *kube.Client) ([]string, error) {
 	return names, nil
 }
 
-func readNodes(ctx context.Context, client *kube.Client, api *facts.API) error {
-	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+func readNodes(ctx context.Context, client *kube.Client, version string, api *facts.API) error {
+	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{ResourceVersion: version})
 	if err != nil {
 		return err
 	}
@@ -196,8 +215,8 @@ func readNodes(ctx context.Context, client *kube.Client, api *facts.API) error {
 	return nil
 }
 
-func readDNS(ctx context.Context, client *kube.Client, api *facts.API) error {
-	d, err := client.AppsV1().Deployments("kube-system").Get(ctx, "coredns", metav1.GetOptions{})
+func readDNS(ctx context.Context, client *kube.Client, version string, api *facts.API) error {
+	d, err := client.AppsV1().Deployments("kube-system").Get(ctx, "coredns", metav1.GetOptions{ResourceVersion: version})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}
@@ -207,7 +226,7 @@ func readDNS(ctx context.Context, client *kube.Client, api *facts.API) error {
 	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
 		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule
 	}
-	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
+	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{ResourceVersion: version, LabelSelector: "k8s-app=kube-dns"})
 	if err != nil {
 		return err
 	}

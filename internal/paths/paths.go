@@ -3,7 +3,9 @@ package paths
 
 import (
 	"os"
+	"os/user"
 	"path/filepath"
+	"strings"
 )
 
 // Cache is the folder for what can be made again: bundles, lab base images. It outlives `quorate down`.
@@ -20,4 +22,19 @@ func under(env, fallback string, elem []string) string {
 		root = fallback
 	}
 	return filepath.Join(append([]string{root}, elem...)...)
+}
+
+// Expand puts the caller's home folder for a leading ~/.
+func Expand(path string) string {
+	rest, ok := strings.CutPrefix(path, "~/")
+	if !ok {
+		return path
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		if u, uerr := user.Current(); uerr == nil {
+			home = u.HomeDir
+		}
+	}
+	return filepath.Join(home, rest)
 }

@@ -135,6 +135,9 @@ func (p *builder) look() error {
 		return &Refusal{"all hosts for the first build", strings.Join(lines, "; "),
 			"A new cluster is built on all of its hosts at once: bring these up, or take them out of the spec."}
 	}
+	if err := p.lookAtEtcd(); err != nil {
+		return err
+	}
 	if p.obs.API != nil && p.obs.API.Version != "" && p.obs.API.Version != p.bundle.Version {
 		return &Refusal{"one version", fmt.Sprintf("the cluster runs %s and the spec asks for %s", p.obs.API.Version, p.bundle.Version),
 			"This quorate cannot upgrade a cluster yet: put the version that runs back into the spec."}
@@ -146,23 +149,31 @@ func (p *builder) look() error {
 // it needs something of it.
 func (p *builder) bootstrap() {
 	cps := p.c.HostsWith(spec.RoleControlPlane)
+	reason := fmt.Sprintf("one of %d control planes that start together", len(cps))
 	var members []Member
-	for _, h := range cps {
-		members = append(members, Member{h.Name, h.Address})
+	if p.c.StackedEtcd() {
+		reason += ", with etcd as one cluster from its first moment"
+		for _, h := range cps {
+			members = append(members, Member{h.Name, h.Address})
+		}
 	}
 	pki := p.sharePKI(cps)
+	etcdPKI := p.shareEtcdPKI()
 	for _, h := range p.c.Spec.Hosts {
 		p.prepare(h)
 	}
-	var started []string
+	etcd := p.startEtcd(etcdPKI)
+	p.shareEtcdClient(pki, etcdPKI)
+	etcd = append(etcd, p.claimEtcd(pki)...)
+	started := slices.Clone(etcd)
 	for _, h := range cps {
 		k := p.facts(h.Name).Kubernetes
-		if k.KubeletConfig && !slices.ContainsFunc(staticPods, func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
+		if k.KubeletConfig && !slices.ContainsFunc(p.staticPods(), func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
 			continue
 		}
 		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Members: members,
-			Reason: fmt.Sprintf("one of %d control planes that start together, with etcd as one cluster from its first moment", len(cps)),
-			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), pki)}))
+			Reason: reason,
+			Needs:  append(p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki), etcd...)}))
 	}
 	first := cps[0].Name
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
@@ -184,10 +195,17 @@ func (p *builder) bootstrap() {
 		}
 	}
 	p.removeTokens(initialised)
-	mark := append([]string{addons}, started...)
-	for _, h := range cps {
-		if !p.facts(h.Name).Kubernetes.Established {
-			p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, mark))
+	p.establish(append([]string{addons}, started...))
+}
+
+// establish marks what the run before this one has completed, or left without its mark.
+func (p *builder) establish(needs []string) {
+	for _, h := range p.c.Spec.Hosts {
+		f := p.facts(h.Name)
+		member := h.Has(spec.RoleEtcd) && (!p.established || f != nil && f.Kubernetes.EtcdData)
+		controlPlane := h.Has(spec.RoleControlPlane) && (!p.established || f != nil && f.Kubernetes.KubeletConfig)
+		if f != nil && !f.Kubernetes.Established && (member || controlPlane) {
+			p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, needs))
 		}
 	}
 }
@@ -246,7 +264,7 @@ func (p *builder) revive() error {
 		return nil
 	}
 	return &Refusal{RuleQuorum, "the cluster exists, but no apiserver answers, and nothing in the hosts' configuration explains it",
-		"Bring back enough control planes for etcd's quorum and run it again; quorate status shows which ones are missing."}
+		"Bring back enough " + p.etcdHostsAre() + " for etcd's quorum and run it again; quorate status shows which ones are missing."}
 }
 
 // balancersMoved refuses to set up balancers where the cluster as it is cannot have them.
@@ -275,14 +293,20 @@ func (p *builder) maintain() error {
 				"This quorate cannot remove nodes yet: put it back into the spec, or remove it by hand (kubectl drain, kubeadm reset, kubectl delete node)."}
 		}
 	}
+	if err := p.keepEtcdMembers(); err != nil {
+		return err
+	}
 	cps := p.c.HostsWith(spec.RoleControlPlane)
 	pki := p.sharePKI(cps)
+	etcdPKI := p.shareEtcdPKI()
 	for _, h := range p.c.Spec.Hosts {
 		if p.facts(h.Name) != nil {
 			p.prepare(h)
 		}
 	}
 	p.oneBalancerAtATime()
+	p.establish(nil)
+	p.shareEtcdClient(pki, etcdPKI)
 	token := p.token()
 	previous := ""
 	for _, h := range cps {
@@ -290,13 +314,13 @@ func (p *builder) maintain() error {
 		if f == nil || f.Kubernetes.KubeletConfig {
 			continue
 		}
-		if slices.ContainsFunc(p.obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == h.Name }) {
+		if p.c.StackedEtcd() && slices.ContainsFunc(p.obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == h.Name }) {
 			return &Refusal{"no replacement yet", fmt.Sprintf("%s is empty, but etcd still has a member of that name", h.Name),
 				"Remove the dead member first (etcdctl member remove on a healthy control plane), then run apply again."}
 		}
 		previous = p.add(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Gates: []Gate{GateEtcdWhole},
-			Reason: "in the spec, not in the cluster; etcd takes one learner at a time",
-			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), pki, token, previous)})
+			Reason: p.joinReason(),
+			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki, token, previous)})
 		p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, []string{previous}))
 	}
 	p.manifests("")
@@ -321,12 +345,15 @@ func (p *builder) maintain() error {
 // prepare brings a host's own configuration into shape, whatever it is for.
 func (p *builder) prepare(h spec.Host) {
 	f := p.facts(h.Name)
-	if h.IsNode() && f.Binaries != p.bundle.Digest {
+	if (h.IsNode() || h.Has(spec.RoleEtcd)) && f.Binaries != p.bundle.Digest {
 		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: otherBundle(f.Binaries)})
 	}
 	d := hostconfig.Hosts(p.c)
 	if h.IsNode() {
 		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
+	}
+	if h.Has(spec.RoleEtcd) {
+		d = merge(d, hostconfig.Etcd(h, f))
 	}
 	if h.Has(spec.RoleControlPlane) {
 		d = merge(d, hostconfig.ControlPlane(p.c))
@@ -357,6 +384,8 @@ func otherBundle(have string) string {
 
 func (p *builder) what(h spec.Host) string {
 	switch {
+	case h.Has(spec.RoleEtcd):
+		return "the etcd host"
 	case p.c.Balances(h) && h.IsNode():
 		return "the node and its load balancer"
 	case p.c.Balances(h):

@@ -24,6 +24,16 @@ const (
 	MakePKI Kind = "make-pki"
 	// SharePKI hands them to another control plane inside the SSH session.
 	SharePKI Kind = "share-pki"
+	// MakeEtcdPKI makes the authority of an external etcd on one of its hosts, or reads the one that is there, and
+	// ShareEtcdPKI hands it to another of its hosts inside the SSH session.
+	MakeEtcdPKI  Kind = "make-etcd-pki"
+	ShareEtcdPKI Kind = "share-etcd-pki"
+	// StartEtcd starts a member of an external etcd for the first time.
+	StartEtcd Kind = "start-etcd"
+	// ShareEtcdClient hands a client certificate of an external etcd to a control plane.
+	ShareEtcdClient Kind = "share-etcd-client"
+	// ClaimEtcd signs an existing etcd as this cluster's.
+	ClaimEtcd Kind = "claim-etcd"
 	// StartControlPlane runs kubeadm's own phases on one control plane, up to the started kubelet.
 	StartControlPlane Kind = "start-control-plane"
 	// InitCluster puts kubeadm's configuration, roles and token into the new API.
@@ -77,7 +87,7 @@ type Step struct {
 	// the place of every file content that is empty.
 	Desired *facts.Desired `json:"desired,omitempty"`
 	FillCA  bool           `json:"fillCA,omitempty"`
-	// Members belongs to StartControlPlane: the etcd cluster as it starts.
+	// Members belongs to StartControlPlane where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
 	// Labels and Taints belong to LabelNode.
 	Labels map[string]string `json:"labels,omitempty"`

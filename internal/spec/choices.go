@@ -11,22 +11,20 @@ import (
 var choices = map[string][]string{
 	"Cluster.apiVersion":     {APIVersion},
 	"Cluster.kind":           {Kind},
-	"ControlPlane.topology":  {TopologyStacked},
+	"ControlPlane.topology":  {TopologyStacked, TopologyExternal},
 	"ControlPlane.placement": {PlacementRegional, PlacementZonal},
 	"LoadBalancer.type":      {BalancerManaged, BalancerExternal},
 	"Network.cni":            {CNIFlannel, CNINone},
 	"Components.source":      {SourceModules, SourceBundle},
 	"Failover.profile":       {ProfileFast, ProfileStandard},
-	"Host.roles":             {RoleControlPlane, RoleWorker, RoleLoadBalancer},
+	"Host.roles":             {RoleControlPlane, RoleWorker, RoleEtcd, RoleLoadBalancer},
 	"Taint.effect":           {"NoSchedule", "PreferNoSchedule", "NoExecute"},
 }
 
 // later lists the values that the design has and this version does not: they deserve a better
 // answer than "unknown".
 var later = map[string][]string{
-	"ControlPlane.topology": {TopologyExternal},
-	"Components.source":     {"official", "mirror"},
-	"Host.roles":            {RoleEtcd},
+	"Components.source": {"official", "mirror"},
 }
 
 // choose refuses a value that is not among the field's choices.

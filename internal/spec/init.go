@@ -17,7 +17,7 @@ import (
 type InitOptions struct {
 	Name      string // default "quorate"
 	Version   string // default the newest of Versions
-	Topology  string
+	Topology  string // default stacked
 	Placement string // default regional, or zonal if there is one zone
 	Endpoint  string // default api.NAME.internal:6443
 	VirtualIP string // needed as soon as the hosts have addresses
@@ -28,6 +28,10 @@ type InitOptions struct {
 	// Without workers, control planes run workloads too.
 	// Without balancers, the control planes balance themselves.
 	ControlPlanes, Workers, LoadBalancers int
+	// EtcdHosts is how many etcd hosts to generate for the topology external: 0 means 3.
+	EtcdHosts int
+	// Etcd, if it has endpoints, is one that exists already; no hosts are then generated for it.
+	Etcd Etcd
 	// Hosts, if there are any, are written instead of generated ones.
 	Hosts []Host
 	// Versions as in [Options].
@@ -97,6 +101,7 @@ func (o InitOptions) cluster() *Cluster {
 		Spec: Spec{
 			Kubernetes:   Kubernetes{Version: o.Version},
 			ControlPlane: ControlPlane{Endpoint: o.Endpoint, Topology: o.Topology, Placement: o.Placement},
+			Etcd:         o.Etcd,
 			LoadBalancer: LoadBalancer{Type: o.Balancer, Address: o.VirtualIP},
 			Network:      Network{CNI: CNIFlannel, PodCIDR: DefaultPodCIDR, ServiceCIDR: DefaultServiceCIDR},
 			Components:   Components{Source: SourceModules},
@@ -121,6 +126,9 @@ func (o InitOptions) generate() []Host {
 			}
 			hosts = append(hosts, Host{Name: name, Roles: roles, Zone: zone})
 		}
+	}
+	if o.Topology == TopologyExternal && len(o.Etcd.Endpoints) == 0 {
+		deal("etcd", o.EtcdHosts, 3, RoleEtcd)
 	}
 	if o.Workers < 0 {
 		deal("cp", o.ControlPlanes, 3, RoleControlPlane, RoleWorker)

@@ -60,6 +60,12 @@ func TestInitShapes(t *testing.T) {
 		"one zone": {InitOptions{Zones: []string{"Rack_1"}}, func(c *Cluster) bool {
 			return c.Spec.ControlPlane.Placement == PlacementZonal && c.Spec.Hosts[0].Name == "cp-rack-1" && c.Spec.Hosts[0].Zone == "Rack_1"
 		}},
+		"etcd hosts": {InitOptions{Topology: TopologyExternal, ControlPlanes: 2}, func(c *Cluster) bool {
+			return len(c.HostsWith(RoleEtcd)) == 3 && c.Spec.Hosts[2].Zone == "c" && len(c.HostsWith(RoleControlPlane)) == 2
+		}},
+		"existing etcd": {InitOptions{Topology: TopologyExternal, Etcd: Etcd{Endpoints: []string{"https://e1:2379", "https://e2:2379"}, CAFile: "a #b", CertFile: "c", KeyFile: "d"}}, func(c *Cluster) bool {
+			return len(c.HostsWith(RoleEtcd)) == 0 && slices.Equal(c.Spec.Etcd.Endpoints, []string{"https://e1:2379", "https://e2:2379"}) && c.Spec.Etcd.CAFile == "a #b" && c.Spec.Etcd.KeyFile == "d"
+		}},
 		"another version": {InitOptions{Version: "v1.36.4", Versions: []string{"v1.37.2", "v1.36.4"}}, func(c *Cluster) bool {
 			return c.Spec.Kubernetes.Version == "v1.36.4"
 		}},
@@ -87,7 +93,8 @@ func TestInitRefusesWhatWouldNotValidate(t *testing.T) {
 	}{
 		"even":         {InitOptions{ControlPlanes: 4}, "4 control planes tolerate no more failures than 3"},
 		"two zones":    {InitOptions{Zones: []string{"a", "b"}}, "at least three zones"},
-		"external":     {InitOptions{Topology: TopologyExternal}, "not supported by this version yet"},
+		"two etcds":    {InitOptions{Topology: TopologyExternal, EtcdHosts: 2}, "2 etcd hosts are not highly available"},
+		"stray etcd":   {InitOptions{Etcd: Etcd{Endpoints: []string{"https://10.0.0.41:2379"}}}, "runs on the control planes"},
 		"no addresses": {InitOptions{Hosts: []Host{{Name: "a", Address: "10.0.0.1", Roles: []string{RoleWorker}, Zone: "a"}}}, "no virtual IP"},
 		"injection":    {InitOptions{Name: "x\nkind: y"}, "not a DNS label"},
 	} {

@@ -43,6 +43,8 @@ type Spec struct {
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	// ControlPlane describes the replicated API servers and the name that clients use.
 	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
+	// Etcd names an etcd that exists already, for the topology external without hosts of the role etcd.
+	Etcd Etcd `yaml:"etcd,omitempty" json:"etcd,omitempty"`
 	// LoadBalancer is what stands in front of the API servers.
 	LoadBalancer LoadBalancer `yaml:"loadBalancer,omitempty" json:"loadBalancer,omitempty"`
 	// Network holds the cluster's address ranges and its CNI plugin.
@@ -79,11 +81,23 @@ const (
 type ControlPlane struct {
 	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
 	Endpoint string `yaml:"endpoint" json:"endpoint"`
-	// Topology is stacked: etcd beside each API server.
+	// Topology is stacked, etcd beside each API server, or external, etcd on hosts of its own or one that exists already.
 	Topology string `yaml:"topology,omitempty" json:"topology,omitempty"`
-	// Placement is regional, an odd number of control planes over at least three zones with a majority in
-	// none of them, or zonal, all in one zone.
+	// Placement is regional, etcd's members over at least three zones with a majority in none of them and the
+	// control planes over at least two, or zonal, all in one zone.
 	Placement string `yaml:"placement,omitempty" json:"placement,omitempty"`
+}
+
+// Etcd names an etcd that exists already. Quorate checks it, and never stops, changes or removes it.
+type Etcd struct {
+	// Endpoints are the client URLs of its members, such as https://10.0.0.41:2379.
+	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
+	// CAFile is the certificate of the authority that signed its servers' certificates, on the caller's machine.
+	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	// CertFile is a client certificate that it accepts; it and its key are handed to the control planes.
+	CertFile string `yaml:"certFile,omitempty" json:"certFile,omitempty"`
+	// KeyFile is the key of the client certificate.
+	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
 }
 
 // Balancer types.
@@ -242,6 +256,30 @@ func (c *Cluster) BalancerHosts() []Host {
 // Balances says whether the host runs the managed balancer.
 func (c *Cluster) Balances(h Host) bool {
 	return slices.ContainsFunc(c.BalancerHosts(), func(b Host) bool { return b.Name == h.Name })
+}
+
+// StackedEtcd says that etcd runs on the control planes, as static pods.
+func (c *Cluster) StackedEtcd() bool { return c.Spec.ControlPlane.Topology != TopologyExternal }
+
+// ManagedEtcd says that etcd runs on hosts of its own, which Quorate looks after.
+func (c *Cluster) ManagedEtcd() bool { return !c.StackedEtcd() && !c.ExistingEtcd() }
+
+// ExistingEtcd says that etcd is the user's own, elsewhere.
+func (c *Cluster) ExistingEtcd() bool { return !c.StackedEtcd() && c.Spec.Etcd.given() }
+
+func (e Etcd) given() bool {
+	return len(e.Endpoints) > 0 || e.CAFile != "" || e.CertFile != "" || e.KeyFile != ""
+}
+
+// EtcdHosts returns the hosts that have a member each; none for an etcd that exists already.
+func (c *Cluster) EtcdHosts() []Host {
+	switch {
+	case c.StackedEtcd():
+		return c.HostsWith(RoleControlPlane)
+	case c.ManagedEtcd():
+		return c.HostsWith(RoleEtcd)
+	}
+	return nil
 }
 
 // Host finds a host by name.

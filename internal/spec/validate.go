@@ -40,6 +40,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.header()
 	k.version()
 	k.endpoint()
+	k.etcd()
 	k.balancer()
 	k.network()
 	k.components()

@@ -99,6 +99,7 @@ func (k *checker) roles(path string, h Host) {
 			k.refuse(at, "remove one of the two", "the role `%s` is given twice", role)
 		}
 	}
+	k.etcdRole(path, h)
 }
 
 // endpointPort refuses a port that HAProxy could not have on one of its hosts. kube-apiserver's own, 6443, it can share.
@@ -109,13 +110,14 @@ func (k *checker) endpointPort() {
 	if err != nil {
 		return
 	}
+	stacked := k.c.StackedEtcd()
 	for _, h := range k.c.BalancerHosts() {
 		switch {
 		case port == monitorPort:
 			k.refuse(path, fix, "port %d of `%s` is where HAProxy answers its watchdog", port, h.Name)
 		case port == h.SSH.Port:
 			k.refuse(path, fix, "sshd already listens on port %d of `%s`, where HAProxy would", port, h.Name)
-		case h.Has(RoleControlPlane) && port >= 2379 && port <= 2381:
+		case (h.Has(RoleEtcd) || stacked && h.Has(RoleControlPlane)) && port >= 2379 && port <= 2381:
 			k.refuse(path, fix, "port %d of `%s` belongs to etcd (2379-2381)", port, h.Name)
 		case h.IsNode() && port >= 30000 && port <= 32767:
 			k.refuse(path, fix, "port %d of `%s` belongs to the NodePort range 30000-32767", port, h.Name)
@@ -146,7 +148,7 @@ func (k *checker) shape() {
 		k.refuse("spec.hosts", "add three control planes, two balancers and a worker, or start from `quorate init`", "the cluster has no hosts")
 		return
 	}
-	if k.controlPlaneCount() {
+	if k.controlPlaneCount() && k.etcdCount() {
 		k.spread()
 	}
 	if len(k.c.HostsWith(RoleWorker)) == 0 {
@@ -161,49 +163,80 @@ func (k *checker) controlPlaneCount() bool {
 	switch n := len(k.c.HostsWith(RoleControlPlane)); {
 	case n == 0:
 		k.refuse(path, "give the role to three hosts, each in a zone of its own", "no host has the role control-plane")
+	case n == 1 && !k.c.StackedEtcd():
+		k.refuse(path, "use 2, which survive the loss of one, or 3, which survive two", "one control plane is not highly available: when it stops, so does the API")
 	case n == 1:
 		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two", "one control plane is not highly available: when it stops, so does the API")
+	case !k.c.StackedEtcd():
+		return true // the quorum is etcd's alone: one control plane of any number is enough
+	default:
+		return k.votes(n, "control planes")
+	}
+	return false
+}
+
+// votes judges how many hosts have an etcd member, from two on.
+func (k *checker) votes(n int, what string) bool {
+	const path = "spec.hosts"
+	switch {
 	case n > 7:
-		k.refuse(path, "use 3, 5 or 7", "%d control planes are too many: each write waits for %d of %d etcd members, and more than 7 only make it slower", n, n/2+1, n)
+		k.refuse(path, "use 3, 5 or 7", "%d %s are too many: each write waits for %d of %d etcd members, and more than 7 only make it slower", n, what, n/2+1, n)
 	case n == 2:
-		k.refuse(path, "use 3, which survive the loss of one", "2 control planes are not highly available: etcd's quorum of 2 is 2, so they tolerate no failure, just like one, with twice the chance of it")
+		k.refuse(path, "use 3, which survive the loss of one", "2 %s are not highly available: etcd's quorum of 2 is 2, so they tolerate no failure, just like one, with twice the chance of it", what)
 	case n%2 == 0:
 		k.refuse(path, fmt.Sprintf("use %d, or %d, which survive the loss of %d", n-1, n+1, n/2),
-			"%d control planes tolerate no more failures than %d: etcd's quorum of %d is %d, so they survive the loss of %d, with one more that can fail", n, n-1, n, n/2+1, n-(n/2+1))
+			"%d %s tolerate no more failures than %d: etcd's quorum of %d is %d, so they survive the loss of %d, with one more that can fail", n, what, n-1, n, n/2+1, n-(n/2+1))
 	default:
 		return true
 	}
 	return false
 }
 
-// spread checks the zones of the control planes against the placement.
+// spread checks the zones of the control planes and of etcd's members against the placement.
 func (k *checker) spread() {
 	const path = "spec.controlPlane.placement"
 	cps := k.c.HostsWith(RoleControlPlane)
-	zones := zonesOf(cps)
-	if zones[""] > 0 {
+	voters, what := cps, "control planes"
+	if !k.c.StackedEtcd() {
+		voters, what = k.c.EtcdHosts(), "etcd hosts"
+	}
+	zones, votes := zonesOf(cps), zonesOf(voters)
+	if zones[""]+votes[""] > 0 {
 		return // already refused, and it would be counted as a zone
 	}
-	names := strings.Join(slices.Sorted(maps.Keys(zones)), ", ")
 	switch k.c.Spec.ControlPlane.Placement {
 	case PlacementZonal:
-		if len(zones) > 1 {
-			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes in one zone; they are in %d (%s)", len(zones), names)
+		all := zonesOf(append(slices.Clone(cps), voters...))
+		if len(all) > 1 && k.c.ManagedEtcd() {
+			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes and etcd hosts in one zone; they are in %d (%s)", len(all), zoneNames(all))
+		} else if len(all) > 1 {
+			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes in one zone; they are in %d (%s)", len(all), zoneNames(all))
 		}
 	case PlacementRegional:
-		if len(zones) < 3 {
-			k.refuse(path, "spread them over three zones, or use zonal and accept that the cluster goes down with its zone",
-				"regional placement needs control planes in at least three zones; they are in %d (%s): with fewer, one zone always holds a majority", len(zones), names)
+		if !k.c.StackedEtcd() && len(zones) < 2 {
+			k.refuse(path, "spread them over two zones or more, or use zonal and accept that the cluster goes down with its zone",
+				"regional placement needs control planes in at least two zones; they are all in %s", zoneNames(zones))
+		}
+		if len(voters) == 0 {
 			return
 		}
-		quorum := len(cps)/2 + 1
-		for _, zone := range slices.Sorted(maps.Keys(zones)) {
-			if zones[zone] >= quorum {
-				k.refuse("spec.hosts", fmt.Sprintf("leave at most %d in any zone", len(cps)-quorum),
-					"zone `%s` holds %d of %d control planes: losing it loses etcd's quorum of %d", zone, zones[zone], len(cps), quorum)
+		if len(votes) < 3 {
+			k.refuse(path, "spread them over three zones, or use zonal and accept that the cluster goes down with its zone",
+				"regional placement needs %s in at least three zones; they are in %d (%s): with fewer, one zone always holds a majority", what, len(votes), zoneNames(votes))
+			return
+		}
+		quorum := len(voters)/2 + 1
+		for _, zone := range slices.Sorted(maps.Keys(votes)) {
+			if votes[zone] >= quorum {
+				k.refuse("spec.hosts", fmt.Sprintf("leave at most %d in any zone", len(voters)-quorum),
+					"zone `%s` holds %d of %d %s: losing it loses etcd's quorum of %d", zone, votes[zone], len(voters), what, quorum)
 			}
 		}
 	}
+}
+
+func zoneNames(zones map[string]int) string {
+	return strings.Join(slices.Sorted(maps.Keys(zones)), ", ")
 }
 
 func (k *checker) balancerHosts() {

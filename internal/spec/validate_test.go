@@ -2,6 +2,7 @@ package spec
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -39,6 +40,26 @@ spec:
       taints: [{key: dedicated, value: web, effect: NoSchedule}]
       hosts: [worker-a, worker-b]
 `
+
+// Edits that turn the real spec's topology into external, with etcd hosts or with an etcd that exists already.
+var (
+	managedEtcd = []string{"topology: stacked", "topology: external", "    - {name: worker-a", `    - {name: etcd-a, address: 10.0.0.41, roles: [etcd], zone: a}
+    - {name: etcd-b, address: 10.0.0.42, roles: [etcd], zone: b}
+    - {name: etcd-c, address: 10.0.0.43, roles: [etcd], zone: c}
+    - {name: worker-a`}
+	existingEtcd = []string{"topology: stacked", "topology: external", "  loadBalancer:", `  etcd:
+    endpoints:
+      - https://10.0.0.41:2379
+      - https://etcd-2.example.com:2379
+      - https://etcd-3.example.com:2379
+    caFile: ca.pem
+    certFile: client.pem
+    keyFile: client.key
+  loadBalancer:`}
+	oneControlPlaneLess = []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}
+)
+
+func with(edits []string, more ...string) []string { return append(slices.Clone(edits), more...) }
 
 // edit applies pairs of old and new text; each old text must be there.
 func edit(t *testing.T, text string, pairs ...string) string {
@@ -92,6 +113,12 @@ func TestSpecsThatAreFine(t *testing.T) {
 		"anchors":                        {data: edit(t, real, "zone: a}", "zone: a, ssh: &s {user: admin}}", "zone: b}", "zone: b, ssh: *s}", "zone: c}", "zone: c, ssh: {<<: *s, port: 2222}}")},
 		"tight ranges":                   {data: edit(t, real, "10.244.0.0/16", "10.244.0.0/21", "10.96.0.0/12", "10.96.0.0/28")},
 		"an older version":               {data: edit(t, real, "v1.37.2", "v1.36.1"), opts: Options{Versions: []string{"v1.37.2", "v1.36.1"}}},
+		"etcd hosts":                     {data: edit(t, real, managedEtcd...)},
+		"etcd hosts, two control planes": {data: edit(t, real, with(managedEtcd, oneControlPlaneLess...)...)},
+		"etcd hosts, even":               {data: edit(t, real, with(managedEtcd, "[worker], zone: a", "[worker, control-plane], zone: a")...)},
+		"etcd beside a balancer":         {data: edit(t, real, with(managedEtcd, "[etcd]", "[etcd, load-balancer]")...)},
+		"existing etcd":                  {data: edit(t, real, existingEtcd...)},
+		"existing etcd, two":             {data: edit(t, real, with(existingEtcd, oneControlPlaneLess...)...)},
 		"bundle":                         {data: edit(t, real, "{source: modules}", "{source: bundle, file: b.tar}")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,8 +147,7 @@ func TestRefusals(t *testing.T) {
 		"version without v":  {edits: []string{"v1.37.2", "1.37.2"}, path: "spec.kubernetes.version", at: "version:", want: []string{"lacks its v", "write v1.37.2"}},
 		"unknown version":    {edits: []string{"v1.37.2", "v1.37.9"}, path: "spec.kubernetes.version", at: "version:", want: []string{"no bundle can be made of Kubernetes v1.37.9", "nearest that it can is v1.37.2"}},
 		"half a version":     {edits: []string{"v1.37.2", "v1.37"}, path: "spec.kubernetes.version", at: "version:", want: []string{"not a Kubernetes release", "such as v1.37.2"}},
-		"topology external":  {edits: []string{"topology: stacked", "topology: external"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"not supported by this version yet", "use `stacked`"}},
-		"unknown topology":   {edits: []string{"topology: stacked", "topology: stakced"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"`stakced` is not known", "use `stacked`"}},
+		"unknown topology":   {edits: []string{"topology: stacked", "topology: stakced"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"`stakced` is not known", "did you mean `stacked`?"}},
 		"unknown placement":  {edits: []string{"placement: regional", "placement: regoinal"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"did you mean `regional`?"}},
 		"unknown profile":    {edits: []string{"profile: fast", "profile: slow"}, path: "spec.failover.profile", at: "profile:", want: []string{"`fast` or `standard`"}},
 		"unknown cni":        {edits: []string{"cni: flannel", "cni: cilium"}, path: "spec.network.cni", at: "cni:", want: []string{"not known", "`flannel` or `none`"}},
@@ -190,7 +216,7 @@ func TestRefusals(t *testing.T) {
 		"impossible zone":      {edits: []string{"zone: c}", "zone: c/d}"}, path: "spec.hosts[2].zone", at: "cp-c", want: []string{"`c/d` cannot be a zone"}},
 		"no roles":             {edits: []string{"[worker]", "[]"}, path: "spec.hosts[3].roles", at: "10.0.0.21", want: []string{"the host has no role"}},
 		"unknown role":         {edits: []string{"[worker]", "[worker, wroker]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"`wroker` is not known", "did you mean `worker`?"}},
-		"etcd role":            {edits: []string{"[worker]", "[worker, etcd]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"`etcd` is not supported by this version yet"}},
+		"etcd role, stacked":   {edits: []string{"[worker]", "[worker, etcd]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"runs on the control planes", "topology: external"}},
 		"role twice":           {edits: []string{"[worker]", "[worker, worker]"}, path: "spec.hosts[3].roles[1]", at: "10.0.0.21", want: []string{"given twice"}},
 		"ssh user":             {edits: []string{"zone: a}", "zone: a, ssh: {user: '-oProxyCommand=x'}}"}, path: "spec.hosts[0].ssh.user", at: "cp-a", want: []string{"not a user name"}},
 		"ssh port":             {edits: []string{"zone: a}", "zone: a, ssh: {port: 99999}}"}, path: "spec.hosts[0].ssh.port", at: "cp-a", want: []string{"99999 is not a port"}},
@@ -206,6 +232,31 @@ func TestRefusals(t *testing.T) {
 		"zonal over zones":     {edits: []string{"placement: regional", "placement: zonal"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"one zone; they are in 3 (a, b, c)"}},
 		"no workers":           {edits: []string{"[worker]", "[load-balancer]", "[worker]", "[load-balancer]", real[strings.Index(real, "  nodePools"):], ""}, path: "spec.hosts", at: "hosts:", want: []string{"no host runs workloads"}},
 		"no hosts":             {edits: []string{real[strings.Index(real, "  hosts:"):], ""}, path: "spec.hosts", at: "spec:", want: []string{"no hosts", "quorate init"}},
+
+		"no etcd":              {edits: []string{"topology: stacked", "topology: external"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"needs an etcd", "role etcd to three hosts", "etcd.endpoints"}},
+		"one etcd host":        {edits: with(managedEtcd, "[etcd], zone: a", "[load-balancer], zone: a", "[etcd], zone: b", "[load-balancer], zone: b"), path: "spec.hosts", at: "hosts:", want: []string{"one etcd host is not highly available", "`etcd-c`", "use 3"}},
+		"two etcd hosts":       {edits: with(managedEtcd, "[etcd], zone: a", "[load-balancer], zone: a"), path: "spec.hosts", at: "hosts:", want: []string{"2 etcd hosts are not highly available"}},
+		"four etcd hosts":      {edits: with(managedEtcd, "[load-balancer], zone: a", "[load-balancer, etcd], zone: a"), path: "spec.hosts", at: "hosts:", want: []string{"4 etcd hosts tolerate no more failures than 3"}},
+		"etcd in two zones":    {edits: with(managedEtcd, "[etcd], zone: c", "[etcd], zone: b"), path: "spec.controlPlane.placement", at: "placement:", want: []string{"needs etcd hosts in at least three zones", "in 2 (a, b)"}},
+		"etcd's majority":      {edits: with(managedEtcd, "[load-balancer], zone: a", "[load-balancer, etcd], zone: a", "[load-balancer], zone: b", "[load-balancer, etcd], zone: b", "10.0.0.41, roles: [etcd], zone: a", "10.0.0.41, roles: [etcd], zone: b"), path: "spec.hosts", at: "hosts:", want: []string{"zone `b` holds 3 of 5 etcd hosts", "at most 2"}},
+		"control planes apart": {edits: with(managedEtcd, "[control-plane], zone: b", "[control-plane], zone: a", "[control-plane], zone: c", "[control-plane], zone: a"), path: "spec.controlPlane.placement", at: "placement:", want: []string{"at least two zones", "all in a"}},
+		"zonal, etcd apart":    {edits: with(managedEtcd, "placement: regional", "placement: zonal", "[control-plane], zone: b", "[control-plane], zone: a", "[control-plane], zone: c", "[control-plane], zone: a"), path: "spec.controlPlane.placement", at: "placement:", want: []string{"control planes and etcd hosts in one zone", "in 3 (a, b, c)"}},
+		"lonely API server":    {edits: with(managedEtcd, "[control-plane], zone: b", "[worker], zone: b", "[control-plane], zone: c", "[worker], zone: c"), path: "spec.hosts", at: "hosts:", want: []string{"one control plane is not highly available", "use 2"}},
+		"etcd on a node":       {edits: with(managedEtcd, "[worker], zone: a", "[worker, etcd], zone: a", "[load-balancer], zone: b", "[load-balancer, etcd], zone: b"), path: "spec.hosts[6].roles[1]", at: "10.0.0.21", want: []string{"shares `worker-a` with Kubernetes"}},
+		"endpoint is etcd's":   {edits: with(managedEtcd, ":6443", ":2379", "[etcd]", "[etcd, load-balancer]"), path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"port 2379 of `etcd-a` belongs to etcd"}},
+		"etcd, stacked":        {edits: with(existingEtcd, "topology: external", "topology: stacked"), path: "spec.etcd", at: "  etcd:", want: []string{"runs on the control planes", "topology: external"}},
+		"two etcds":            {edits: with(existingEtcd, "[load-balancer]", "[load-balancer, etcd]"), path: "spec.etcd.endpoints", at: "endpoints:", want: []string{"there are two etcds", "`lb-a`"}},
+		"etcd without a key":   {edits: with(existingEtcd, "    keyFile: client.key\n", ""), path: "spec.etcd.keyFile", at: "  etcd:", want: []string{"lacks the key of the client certificate"}},
+		"etcd without TLS":     {edits: with(existingEtcd, "https://10.0.0.41", "http://10.0.0.41"), path: "spec.etcd.endpoints[0]", at: "10.0.0.41", want: []string{"without TLS", "write `https://10.0.0.41:2379`"}},
+		"etcd no URL":          {edits: with(existingEtcd, "https://10.0.0.41", "10.0.0.41"), path: "spec.etcd.endpoints[0]", at: "10.0.0.41", want: []string{"is not a URL", "write `https://10.0.0.41:2379`"}},
+		"etcd no port":         {edits: with(existingEtcd, "10.0.0.41:2379", "10.0.0.41"), path: "spec.etcd.endpoints[0]", at: "10.0.0.41", want: []string{"has no port", "write `https://10.0.0.41:2379`"}},
+		"etcd path":            {edits: with(existingEtcd, "10.0.0.41:2379", "10.0.0.41:2379/v3"), path: "spec.etcd.endpoints[0]", at: "10.0.0.41", want: []string{"https://host:port"}},
+		"etcd on loopback":     {edits: with(existingEtcd, "10.0.0.41:2379", "127.0.0.1:2379"), path: "spec.etcd.endpoints[0]", at: "127.0.0.1", want: []string{"a different machine on every host"}},
+		"etcd IPv6":            {edits: with(existingEtcd, "10.0.0.41:2379", "[fd00::1]:2379"), path: "spec.etcd.endpoints[0]", at: "fd00", want: []string{"IPv6 is not supported yet"}},
+		"etcd no name":         {edits: with(existingEtcd, "10.0.0.41:2379", "etcd_1:2379"), path: "spec.etcd.endpoints[0]", at: "etcd_1", want: []string{"neither an address nor a DNS name"}},
+		"etcd endpoint twice":  {edits: with(existingEtcd, "- https://etcd-2.example.com:2379", "- https://etcd-3.example.com:2379 # one", "      - https://etcd-3.example.com:2379\n    caFile", "      - https://etcd-3.example.com:2379 # two\n    caFile"), path: "spec.etcd.endpoints[2]", at: "# two", want: []string{"already spec.etcd.endpoints[1] (line 13)"}},
+		"etcd no endpoints":    {edits: with(existingEtcd, "    endpoints:\n      - https://10.0.0.41:2379\n      - https://etcd-2.example.com:2379\n      - https://etcd-3.example.com:2379\n", ""), path: "spec.etcd.endpoints", at: "  etcd:", want: []string{"none of its endpoints"}},
+		"etcd's field":         {edits: with(existingEtcd, "caFile", "caFlie"), path: "spec.etcd.caFlie", at: "caFlie", want: []string{"unknown field `caFlie`", "did you mean `caFile`?"}},
 
 		"pool no name":        {edits: []string{"name: web", "name: ''"}, path: "spec.nodePools[0].name", at: "name: ''", want: []string{"the pool has no name"}},
 		"pool bad name":       {edits: []string{"name: web", "name: Web"}, path: "spec.nodePools[0].name", at: "name: Web", want: []string{"write `web`"}},

@@ -74,7 +74,10 @@ func (f *findings) add(s Severity, summary, fix string) {
 // lost reports what the cluster has not enough of to work.
 func (f *findings) lost() {
 	e := f.s.Etcd
-	if e.Margin < 0 {
+	switch {
+	case e.Margin < 0 && len(e.Members) == 0 && f.c.ExistingEtcd():
+		f.add(Critical, "no endpoint of your etcd answers; nothing can be changed in the cluster", "bring it back: "+strings.Join(f.c.Spec.Etcd.Endpoints, ", "))
+	case e.Margin < 0:
 		var failed []string
 		voters := 0
 		for _, m := range e.Members {
@@ -211,7 +214,7 @@ func (f *findings) etcd() {
 		case !m.Started:
 			f.add(Warning, "etcd member "+m.Name+" was added, but has never started", "`quorate apply` finishes its join")
 		case !m.Healthy:
-			f.add(Warning, "etcd member "+m.Name+" is not healthy", fmt.Sprintf("on %s: `tail /var/log/pods/kube-system_etcd-*/etcd/*.log` says why", m.Name))
+			f.add(Warning, "etcd member "+m.Name+" is not healthy", fmt.Sprintf(f.whyEtcd(), m.Name))
 		case m.Learner:
 			f.add(Warning, "etcd member "+m.Name+" is still learning: it has no vote yet", "wait until it has caught up; `quorate apply` then goes on")
 		}
@@ -219,11 +222,22 @@ func (f *findings) etcd() {
 	if f.obs.Etcd == nil {
 		return
 	}
-	for _, h := range f.etcdHosts() {
+	for _, h := range f.c.EtcdHosts() {
 		if !slices.ContainsFunc(f.obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == h.Name }) && f.reachable(h.Name) {
 			f.add(Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it")
 		}
 	}
+}
+
+// whyEtcd is where a member says what is wrong with it; %s stands for its name.
+func (f *findings) whyEtcd() string {
+	switch {
+	case f.c.StackedEtcd():
+		return "on %s: `tail /var/log/pods/kube-system_etcd-*/etcd/*.log` says why"
+	case f.c.ManagedEtcd():
+		return "on %s: `journalctl -u etcd -n 50` says why"
+	}
+	return "see why on %s; it is your etcd, and Quorate leaves it alone"
 }
 
 func (f *findings) apiServers() {
@@ -358,8 +372,24 @@ func (f *findings) certificates() {
 			f.add(severity, summary, "the kubelet renews it by itself while it reaches the API; on "+c.Host+": `systemctl restart kubelet`")
 			continue
 		}
-		f.add(severity, summary, "on one control plane after the other: `kubeadm certs renew all`, then reboot it and wait until it is back in `quorate status`")
+		f.add(severity, summary, f.renewal(c))
 	}
+}
+
+// renewal is how a certificate of kubeadm's gets a new date.
+func (f *findings) renewal(c Certificate) string {
+	const onEtcdHosts = "on every etcd host: `for c in etcd-server etcd-peer apiserver-etcd-client; do kubeadm certs renew $c; done`; "
+	h, _ := f.c.Host(c.Host)
+	client := strings.HasSuffix(c.Name, "apiserver-etcd-client.crt")
+	switch {
+	case h.Has(spec.RoleEtcd):
+		return onEtcdHosts + "etcd reads them again by itself, and `quorate apply` hands the clients' to the control planes"
+	case client && f.c.ManagedEtcd():
+		return onEtcdHosts + "`quorate apply` then hands it to the control planes"
+	case client && f.c.ExistingEtcd():
+		return "put a new one into " + f.c.Spec.Etcd.CertFile + " and its key into " + f.c.Spec.Etcd.KeyFile + "; `quorate apply` then hands it to the control planes"
+	}
+	return "on one control plane after the other: `kubeadm certs renew all`, then reboot it and wait until it is back in `quorate status`"
 }
 
 // expiry says in words when something expires.

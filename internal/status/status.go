@@ -24,7 +24,8 @@ type Status struct {
 	Margins       quorum.Margins `json:"margins"`
 	Problems      []Problem      `json:"problems"` // the worst comes first
 
-	at time.Time // of the observation
+	at    time.Time // of the observation
+	zones int       // of all hosts, also of those that are no nodes
 }
 
 // Endpoint is what every client uses.
@@ -118,6 +119,7 @@ func FromObservation(c *spec.Cluster, obs *facts.Observation) Status {
 	if i := slices.IndexFunc(s.LoadBalancers, func(b LoadBalancer) bool { return b.Active }); i >= 0 {
 		s.Endpoint.Holder = s.LoadBalancers[i].Name
 	}
+	s.zones = j.zones()
 	placements := j.placements(s.Etcd.Members)
 	s.Margins = quorum.Survives(placements)
 	s.Problems = j.problems(&s, placements)
@@ -151,12 +153,12 @@ func built(obs *facts.Observation) bool {
 
 func (j judge) reachable(host string) bool { return j.obs.Hosts[host].Facts != nil }
 
-// etcdHosts are the hosts that the spec wants a member on.
-func (j judge) etcdHosts() []spec.Host {
-	if j.c.Spec.ControlPlane.Topology == spec.TopologyExternal {
-		return j.c.HostsWith(spec.RoleEtcd)
+func (j judge) zones() int {
+	zones := map[string]bool{}
+	for _, h := range j.c.Spec.Hosts {
+		zones[h.Zone] = true
 	}
-	return j.c.HostsWith(spec.RoleControlPlane)
+	return len(zones)
 }
 
 func (j judge) managed() bool { return j.c.Spec.LoadBalancer.Type == spec.BalancerManaged }
@@ -215,7 +217,7 @@ func (j judge) etcd() Etcd {
 		e.Members = append(e.Members, Member{Name: m.Name, Healthy: m.Healthy, Leader: m.Leader, Learner: m.Learner, DBSizeBytes: m.DBSizeBytes})
 	}
 	if j.obs.Etcd == nil && j.built { // none answers: those that should
-		for _, h := range j.etcdHosts() {
+		for _, h := range j.c.EtcdHosts() {
 			e.Members = append(e.Members, Member{Name: h.Name})
 		}
 	}

@@ -99,6 +99,35 @@ func (f fixture) dies(names ...string) {
 	}
 }
 
+// external moves etcd to hosts of its own.
+func (f fixture) external() {
+	f.c.Spec.ControlPlane.Topology = spec.TopologyExternal
+	f.c.Spec.ControlPlane.Placement = spec.PlacementRegional
+	f.c.Spec.Hosts = slices.DeleteFunc(f.c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "cp-c" })
+	f.obs.API.Nodes = slices.DeleteFunc(f.obs.API.Nodes, func(n facts.Node) bool { return n.Name == "cp-c" })
+	for _, h := range f.obs.Hosts {
+		if h.Balancer != nil {
+			h.Balancer.Backends = h.Balancer.Backends[:2]
+		}
+	}
+	for i, zone := range []string{"a", "b", "c"} {
+		name := "etcd-" + zone
+		f.c.Spec.Hosts = append(f.c.Spec.Hosts, spec.Host{Name: name, Zone: zone, Address: fmt.Sprintf("10.0.0.%d", 41+i), Roles: []string{spec.RoleEtcd}})
+		f.obs.Hosts[name] = facts.Host{Facts: &facts.Facts{Time: now, Kubernetes: facts.Kubernetes{EtcdData: true, Established: true,
+			Certificates: []facts.Certificate{{Name: "pki/etcd/server.crt", Expires: now.AddDate(1, 0, 0)}}}}}
+		f.obs.Etcd[i].Name = name
+	}
+}
+
+// existing has the control planes use an etcd of somebody else's.
+func (f fixture) existing() {
+	f.c.Spec.ControlPlane.Topology = spec.TopologyExternal
+	f.c.Spec.Etcd = spec.Etcd{Endpoints: []string{"https://e1:2379", "https://e2:2379"}, CAFile: "ca", CertFile: "crt", KeyFile: "key"}
+	for i := range f.obs.Etcd {
+		f.obs.Etcd[i].Name = fmt.Sprintf("their-%d", i+1)
+	}
+}
+
 func (f fixture) silent() {
 	f.obs.API = nil
 	f.obs.Endpoint = facts.Endpoint{Error: "context deadline exceeded"}
@@ -232,6 +261,21 @@ func TestStatus(t *testing.T) {
 				f.c.Spec.Hosts[i].Zone = "a"
 			}
 		}, margins(1, 1, 1, 0), []string{"info: zonal placement: all 3 control planes are in zone a, and while that zone is down so is the API"}},
+		{"external-etcd", func(f fixture) { f.external() }, margins(1, 1, 1, 1), nil},
+		{"external-etcd-dead-host", func(f fixture) { f.external(); f.dies("etcd-b") }, margins(1, 0, 1, 0), []string{
+			"warning: host etcd-b cannot be reached", "warning: no margin: the cluster does not survive the loss of an etcd member, or zone a"}},
+		{"external-etcd-ill", func(f fixture) { f.external(); f.obs.Etcd[2].Healthy = false }, margins(1, 0, 1, 0), []string{
+			"warning: etcd member etcd-c is not healthy", "warning: no margin"}},
+		{"external-etcd-certificates", func(f fixture) {
+			f.external()
+			f.obs.Hosts["etcd-a"].Facts.Kubernetes.Certificates[0].Expires = now.AddDate(0, 0, 9)
+		}, margins(1, 1, 1, 1), []string{"warning: certificate pki/etcd/server.crt on etcd-a expires in 9 days"}},
+		{"existing-etcd", func(f fixture) { f.existing() }, margins(2, 1, 1, 1), nil},
+		{"existing-etcd-ill", func(f fixture) { f.existing(); f.obs.Etcd[1].Healthy = false }, margins(2, 0, 1, 1), []string{
+			"warning: etcd member their-2 is not healthy", "warning: no margin: the cluster does not survive the loss of an etcd member"}},
+		{"existing-etcd-gone", func(f fixture) { f.existing(); f.silent(); f.obs.Etcd = nil }, margins(-1, -1, 1, -1), []string{
+			"critical: no endpoint of your etcd answers", "critical: no API server answers", "critical: the endpoint",
+			"warning: the API server of cp-a", "warning: the API server of cp-b", "warning: the API server of cp-c"}},
 		{"built-without-margin", func(f fixture) {
 			f.c.Spec.Hosts = slices.DeleteFunc(f.c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "lb-b" })
 		}, margins(1, 1, 0, 0), []string{"warning: no margin: the cluster does not survive the loss of the last balancer, or zone a"}},

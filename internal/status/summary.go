@@ -54,9 +54,7 @@ func Summary(w io.Writer, s Status, u Use, width int, color bool) error {
 // shape counts what the cluster consists of.
 func (s Status) shape() string {
 	count := map[string]int{}
-	zones := map[string]bool{}
 	for _, n := range s.Nodes {
-		zones[n.Zone] = true
 		for _, r := range n.Roles {
 			count[r]++
 		}
@@ -65,10 +63,13 @@ func (s Status) shape() string {
 	if n := count[spec.RoleWorker]; n > 0 {
 		parts = append(parts, ui.Plural(n, "worker"))
 	}
+	if n := len(s.Etcd.Members); n > 0 && s.Etcd.Topology == spec.TopologyExternal {
+		parts = append(parts, ui.Plural(n, "etcd member"))
+	}
 	if n := len(s.LoadBalancers); n > 0 {
 		parts = append(parts, ui.Plural(n, "balancer"))
 	}
-	return fmt.Sprintf("%s in %s, reached at %s", list(parts), ui.Plural(len(zones), "zone"), s.Endpoint.Address)
+	return fmt.Sprintf("%s in %s, reached at %s", list(parts), ui.Plural(s.zones, "zone"), s.Endpoint.Address)
 }
 
 func (p *page) commands(s Status, u Use) {

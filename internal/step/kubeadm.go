@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostconfig"
 	"quorate.dev/quorate/internal/kubeadm"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -37,7 +38,7 @@ func makePKI(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	pki, err := kubeadm.MakePKI.On(ctx, c, string(config))
+	pki, err := kubeadm.MakePKI.On(ctx, c, kubeadm.PKIRequest{Config: string(config), Files: hostconfig.SharedPKI(e.Cluster)})
 	if err != nil {
 		return err
 	}

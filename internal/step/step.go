@@ -38,10 +38,11 @@ type Env struct {
 
 	token string
 
-	mu     sync.Mutex
-	pki    kubeadm.PKI
-	keys   encryption.Keys
-	client *kube.Client
+	mu      sync.Mutex
+	pki     kubeadm.PKI
+	etcdPKI kubeadm.PKI // of an external etcd that is looked after
+	keys    encryption.Keys
+	client  *kube.Client
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
@@ -69,6 +70,11 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.Configure:         configure,
 	plan.MakePKI:           makePKI,
 	plan.SharePKI:          sharePKI,
+	plan.MakeEtcdPKI:       makeEtcdPKI,
+	plan.ShareEtcdPKI:      shareEtcdPKI,
+	plan.StartEtcd:         startEtcd,
+	plan.ShareEtcdClient:   shareEtcdClient,
+	plan.ClaimEtcd:         claimEtcd,
 	plan.StartControlPlane: startControlPlane,
 	plan.InitCluster:       initCluster,
 	plan.InstallAddons:     installAddons,
@@ -118,8 +124,12 @@ func installBundle(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	blobs := e.Bundle.Blobs()
+	if h, _ := e.Cluster.Host(s.Host); !h.IsNode() {
+		blobs = e.Bundle.HostBlobs() // no container will run there
+	}
 	var all []digest.Digest
-	for _, b := range e.Bundle.Blobs() {
+	for _, b := range blobs {
 		all = append(all, digest.Digest(b.Digest))
 	}
 	lacking, err := node.LackingBlobs.On(ctx, c, all)

@@ -35,7 +35,7 @@ func TestTokensAreKubeadms(t *testing.T) {
 
 // TestEveryKindIsDone keeps plans and their execution together.
 func TestEveryKindIsDone(t *testing.T) {
-	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.StartControlPlane, plan.InitCluster, plan.InstallAddons,
+	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.MakeEtcdPKI, plan.ShareEtcdPKI, plan.StartEtcd, plan.ShareEtcdClient, plan.ClaimEtcd, plan.StartControlPlane, plan.InitCluster, plan.InstallAddons,
 		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.ProbeEndpoint, plan.TestTakeover, plan.Verify,
 		plan.RemoveTokens, plan.ReadEncryptionKeys, plan.SetEncryptionKeys, plan.RewriteSecrets} {
 		if kinds[k] == nil {
@@ -66,6 +66,31 @@ func whole(c *spec.Cluster) *facts.Observation {
 		obs.Hosts[h.Name] = seen
 	}
 	return obs
+}
+
+func TestShortcomingsOfExternalEtcd(t *testing.T) {
+	c := spec.DefaultLab("test")
+	c.Spec.ControlPlane.Topology = spec.TopologyExternal
+	c.Spec.Hosts = append([]spec.Host{{Name: "etcd-a", Roles: []string{spec.RoleEtcd}}}, c.Spec.Hosts...)
+	obs := whole(c)
+	lacks := func(want string) {
+		t.Helper()
+		if got := Shortcomings(c, obs); len(got) != 1 || !strings.Contains(got[0], want) {
+			t.Errorf("want %q, got %q", want, got)
+		}
+	}
+	lacks("etcd member etcd-a is not a healthy voter") // those that whole names are not on etcd hosts
+	obs.Etcd = []facts.EtcdMember{{Name: "etcd-a", Healthy: true}}
+	if got := Shortcomings(c, obs); len(got) != 0 {
+		t.Errorf("a whole cluster lacks %q", got)
+	}
+	c.Spec.Etcd.Endpoints = []string{"https://10.0.0.1:2379"}
+	obs.Etcd[0] = facts.EtcdMember{Name: "theirs"} // ill, which is not ours to wait for
+	if got := Shortcomings(c, obs); len(got) != 0 {
+		t.Errorf("a whole cluster on an existing etcd lacks %q", got)
+	}
+	obs.Etcd = nil
+	lacks("no endpoint of the existing etcd answers")
 }
 
 func TestShortcomings(t *testing.T) {

@@ -89,10 +89,7 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 		return []string{"no apiserver answers"}
 	}
 	out := apiShortcomings(c, obs.API, func(name string) bool { return obs.Hosts[name].Facts != nil })
-	voters := map[string]facts.EtcdMember{}
-	for _, m := range obs.Etcd {
-		voters[m.Name] = m
-	}
+	out = append(out, etcdShortcomings(c, obs)...)
 	holders := 0
 	for _, h := range c.Spec.Hosts {
 		seen := obs.Hosts[h.Name]
@@ -100,9 +97,6 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 			continue
 		}
 		if h.Has(spec.RoleControlPlane) {
-			if m := voters[h.Name]; !m.Healthy || m.Learner {
-				out = append(out, "etcd member "+h.Name+" is not a healthy voter")
-			}
 			if seen.APIServer == nil || !*seen.APIServer {
 				out = append(out, "apiserver on "+h.Name+" is not ready")
 			}
@@ -118,6 +112,24 @@ func Shortcomings(c *spec.Cluster, obs *facts.Observation) []string {
 	}
 	if !obs.Endpoint.Reachable {
 		out = append(out, "the endpoint does not answer: "+obs.Endpoint.Error)
+	}
+	return out
+}
+
+// etcdShortcomings asks of an etcd that is looked after that every member is a healthy voter, and of one that is not
+// that it is there.
+func etcdShortcomings(c *spec.Cluster, obs *facts.Observation) (out []string) {
+	if c.ExistingEtcd() && len(obs.Etcd) == 0 {
+		return []string{"no endpoint of the existing etcd answers"}
+	}
+	voters := map[string]facts.EtcdMember{}
+	for _, m := range obs.Etcd {
+		voters[m.Name] = m
+	}
+	for _, h := range c.EtcdHosts() {
+		if m := voters[h.Name]; obs.Hosts[h.Name].Facts != nil && (!m.Healthy || m.Learner) {
+			out = append(out, "etcd member "+h.Name+" is not a healthy voter")
+		}
 	}
 	return out
 }

@@ -1,0 +1,80 @@
+package observe
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"sync"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// etcdMembers are the ways to the members that can be expected: on the hosts that have one, or from every control
+// plane to every endpoint of an etcd elsewhere, because a single way may be broken where the member is not.
+func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (members []etcd.Member) {
+	if !c.ExistingEtcd() {
+		for _, h := range c.EtcdHosts() {
+			f := obs.Hosts[h.Name].Facts
+			conn, err := conns.Get(h.Name)
+			if f == nil || err != nil || !f.Kubernetes.EtcdData && !slices.Contains(f.Kubernetes.Manifests, "etcd") {
+				continue
+			}
+			members = append(members, etcd.Member{Conn: conn, Address: h.Address + ":2379"})
+		}
+		return members
+	}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		f := obs.Hosts[h.Name].Facts
+		conn, err := conns.Get(h.Name)
+		if f == nil || err != nil || f.Kubernetes.EtcdClient == "" {
+			continue
+		}
+		for _, endpoint := range c.Spec.Etcd.Endpoints {
+			if u, err := url.Parse(endpoint); err == nil {
+				members = append(members, etcd.Member{Conn: conn, Address: u.Host})
+			}
+		}
+	}
+	return members
+}
+
+// existingEtcd reads the caller's files and, as long as no cluster is complete on it, tries the etcd from every
+// control plane.
+func existingEtcd(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) {
+	obs.ExistingEtcd = etcd.Describe(c.Spec.Etcd)
+	for _, h := range obs.Hosts {
+		if h.Facts != nil && h.Facts.Kubernetes.Established {
+			return
+		}
+	}
+	files, err := etcd.Files(c.Spec.Etcd)
+	if err != nil {
+		return
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		conn, err := conns.Get(h.Name)
+		if err != nil {
+			continue
+		}
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeoutCause(ctx, 2*hostTimeout, fmt.Errorf("no answer within %s", 2*hostTimeout))
+			defer cancel()
+			probe, err := etcd.Probe.On(ctx, conn, etcd.ProbeRequest{Endpoints: c.Spec.Etcd.Endpoints, Client: files})
+			if err != nil {
+				probe.Error = err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			seen := obs.Hosts[h.Name]
+			seen.EtcdProbe = &probe
+			obs.Hosts[h.Name] = seen
+		})
+	}
+	wg.Wait()
+}

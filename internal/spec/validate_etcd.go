@@ -1,0 +1,122 @@
+package spec
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// etcd checks what is said of an etcd that exists already.
+func (k *checker) etcd() {
+	const path = "spec.etcd"
+	e := k.c.Spec.Etcd
+	if !e.given() || !k.sound(path) {
+		return
+	}
+	if k.c.StackedEtcd() {
+		k.refuse(path, "set controlPlane.topology: external, or remove it", "with the topology `stacked` etcd runs on the control planes, so another one has no use")
+		return
+	}
+	if len(e.Endpoints) == 0 {
+		k.refuse(path+".endpoints", "name the client URL of each member, such as https://10.0.0.41:2379", "the files of an etcd are given, but none of its endpoints")
+	}
+	seen := map[string]int{}
+	for i, s := range e.Endpoints {
+		at := fmt.Sprintf("%s.endpoints[%d]", path, i)
+		if first, twice := seen[s]; twice {
+			k.refuse(at, "remove one of the two", "`%s` is already spec.etcd.endpoints[%d]%s", s, first, k.line(fmt.Sprintf("%s.endpoints[%d]", path, first)))
+			continue
+		}
+		seen[s] = i
+		k.etcdEndpoint(at, s)
+	}
+	for _, f := range []struct{ name, value, what string }{
+		{"caFile", e.CAFile, "the certificate of the authority that signed its servers' certificates"},
+		{"certFile", e.CertFile, "a client certificate that it accepts"},
+		{"keyFile", e.KeyFile, "the key of the client certificate"},
+	} {
+		if f.value == "" {
+			k.refuse(path+"."+f.name, "name the file, on this machine", "the existing etcd lacks %s", f.what)
+		}
+	}
+}
+
+// etcdEndpoint refuses what is not the client URL of one member, as every control plane can use it.
+func (k *checker) etcdEndpoint(path, s string) {
+	const example = "write it like https://10.0.0.41:2379"
+	u, err := url.Parse(s)
+	if err != nil || !strings.Contains(s, "://") {
+		fix := example
+		if _, _, err := net.SplitHostPort(s); err == nil {
+			fix = fmt.Sprintf("write `https://%s`", s)
+		}
+		k.refuse(path, fix, "`%s` is not a URL", s)
+		return
+	}
+	port, _ := strconv.Atoi(u.Port())
+	address, notAddress := netip.ParseAddr(u.Hostname())
+	switch {
+	case u.Scheme == "http":
+		k.refuse(path, fmt.Sprintf("let it listen with TLS and client certificates, and write `https%s`", strings.TrimPrefix(s, "http")),
+			"without TLS, everybody who reaches `%s` can read and change the whole cluster", s)
+	case u.Scheme != "https":
+		k.refuse(path, example, "`%s` is not a scheme of etcd's", u.Scheme)
+	case u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "":
+		k.refuse(path, example, "`%s` is more, or less, than https://host:port", s)
+	case u.Port() == "":
+		k.refuse(path, fmt.Sprintf("write `%s:2379`, if it listens there", s), "`%s` has no port", s)
+	case port < 1 || port > 65535:
+		k.refuse(path, "use 2379, or wherever it listens", "`%s` is not a port", u.Port())
+	case u.Hostname() == "localhost" || notAddress == nil && (address.IsLoopback() || address.IsUnspecified()):
+		k.refuse(path, "use the address by which the control planes reach it", "`%s` is a different machine on every host", u.Hostname())
+	case notAddress == nil && !address.Is4():
+		k.refuse(path, "use an IPv4 address, or a name", "IPv6 is not supported yet, and `%s` is IPv6", u.Hostname())
+	case notAddress != nil && len(validation.IsDNS1123Subdomain(u.Hostname())) > 0:
+		k.refuse(path, example, "`%s` is neither an address nor a DNS name", u.Hostname())
+	}
+}
+
+// etcdRole checks a host that has the role against the topology and its other roles.
+func (k *checker) etcdRole(path string, h Host) {
+	i := slices.Index(h.Roles, RoleEtcd)
+	if i < 0 {
+		return
+	}
+	at := fmt.Sprintf("%s[%d]", path, i)
+	switch topology := k.c.Spec.ControlPlane.Topology; {
+	case topology == TopologyStacked:
+		k.refuse(at, "set controlPlane.topology: external, or remove the role", "with the topology `stacked` etcd runs on the control planes, not on hosts of its own")
+	case topology != TopologyExternal: // refused already
+	case h.IsNode():
+		k.refuse(at, "use a host of its own for etcd, or the topology `stacked`", "etcd shares `%s` with Kubernetes: external etcd is there to fail, and to be kept, apart from it", h.Name)
+	}
+}
+
+// etcdCount refuses an external topology without an etcd, with two, or with a number of members that tolerates
+// no more than a smaller one.
+func (k *checker) etcdCount() bool {
+	hosts := k.c.HostsWith(RoleEtcd)
+	switch n := len(hosts); {
+	case k.c.StackedEtcd():
+		return true
+	case k.c.ExistingEtcd() && n > 0:
+		k.refuse("spec.etcd.endpoints", "remove the endpoints, or the role", "there are two etcds: the one of the endpoints, and the hosts with the role etcd, such as `%s`", hosts[0].Name)
+	case k.c.ExistingEtcd():
+		return true
+	case !k.sound("spec.etcd"): // its endpoints could not be read
+	case n == 0:
+		k.refuse("spec.controlPlane.topology", "give the role etcd to three hosts, each in a zone of its own; or set etcd.endpoints, caFile, certFile and keyFile of one that exists",
+			"the topology `external` needs an etcd, and there is none")
+	case n == 1:
+		k.refuse("spec.hosts", "use 3, which survive the loss of one, or 5, which survive two", "one etcd host is not highly available: when `%s` stops, so does the cluster", hosts[0].Name)
+	default:
+		return k.votes(n, "etcd hosts")
+	}
+	return false
+}

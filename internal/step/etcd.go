@@ -1,0 +1,86 @@
+package step
+
+import (
+	"context"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/plan"
+)
+
+func makeEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().EtcdHost(h)
+	if err != nil {
+		return err
+	}
+	pki, err := kubeadm.MakeEtcdPKI.On(ctx, c, string(config))
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.etcdPKI = pki
+	return nil
+}
+
+func shareEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	pki := e.etcdPKI.Only(facts.EtcdPKI)
+	e.mu.Unlock()
+	_, err = kubeadm.WritePKI.On(ctx, c, pki)
+	return err
+}
+
+func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().EtcdHost(h)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartEtcd.On(ctx, c, kubeadm.EtcdStart{Config: string(config), Members: hostconfig.EtcdMembers(e.Cluster)})
+	return err
+}
+
+// shareEtcdClient gives a control plane etcd's client certificate: one that etcd's hosts made, or the caller's own.
+func shareEtcdClient(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	client := e.etcdPKI.Client()
+	e.mu.Unlock()
+	if e.Cluster.ExistingEtcd() {
+		if client, err = etcd.Files(e.Cluster.Spec.Etcd); err != nil {
+			return err
+		}
+	}
+	_, err = kubeadm.WriteEtcdClient.On(ctx, c, client)
+	return err
+}
+
+func claimEtcd(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	ca, err := e.ca()
+	if err != nil {
+		return err
+	}
+	_, err = etcd.Claim.On(ctx, c, etcd.ClaimRequest{Endpoints: e.Cluster.Spec.Etcd.Endpoints, Owner: facts.EtcdOwner(e.Cluster.Metadata.Name, ca)})
+	return err
+}

@@ -1,0 +1,253 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/probe"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+)
+
+// TestExternalEtcd builds the example with etcd on hosts of its own, kills the run on its way, and takes the leader away.
+func TestExternalEtcd(t *testing.T) {
+	c := newCluster(t, "e2e-etcd")
+	ctx := testContext(t)
+	example, err := filepath.Abs("../../examples/lab-external.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := []string{"up", "-f", example, "--name", c.name}
+	r := c.start(t, ctx, append(up, "--verbose")...)
+	if !r.reaches(ctx, "start etcd …") {
+		code, all := r.wait(t)
+		t.Fatalf("up ends before it starts etcd: exit status %d: %s", code, all)
+	}
+	r.signal(t, ctx, syscall.SIGKILL, 200*time.Millisecond)
+	if code, all := r.wait(t); code != -1 {
+		t.Fatalf("up survives its end: exit status %d: %s", code, all)
+	}
+	c.must(t, ctx, up...)
+	s := c.whole(t, ctx)
+
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, context.Context, *cluster, status.Status)
+	}{
+		{"shape", externalShape},
+		{"nothing to do", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+			if steps := planned(t, c.must(t, ctx, "plan", "-o", "json", "--detailed-exitcode")); len(steps) > 0 {
+				t.Errorf("the plan has steps: %+v", steps)
+			}
+		}},
+		{"leader's host powered off", etcdLeaderOff},
+		{"lost data", etcdDataLost},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			part.test(t, ctx, c, s)
+			if t.Failed() {
+				c.collect(t, "failed")
+			}
+		})
+	}
+}
+
+// externalShape looks for what makes the topology: who has which keys, and who runs what.
+func externalShape(t *testing.T, ctx context.Context, c *cluster, s status.Status) {
+	var names []string
+	for _, m := range s.Etcd.Members {
+		names = append(names, m.Name)
+	}
+	if s.Etcd.Topology != spec.TopologyExternal || !slices.Equal(names, []string{"etcd-a", "etcd-b", "etcd-c"}) || len(s.Nodes) != 3 {
+		t.Errorf("etcd is %+v, nodes %+v", s.Etcd, s.Nodes)
+	}
+	const pki = "/etc/kubernetes/pki/"
+	for machine, commands := range map[string]map[string]string{
+		"cp-a": {
+			"ls /etc/kubernetes/manifests":                    "kube-apiserver.yaml\nkube-controller-manager.yaml\nkube-scheduler.yaml",
+			"ls " + pki + "etcd":                              "ca.crt",
+			"stat -c %a " + pki + "apiserver-etcd-client.key": "600",
+			"kubectl -n kube-system get configmap kubeadm-config -o yaml | grep -c 'certFile: /etc/kubernetes/pki/apiserver-etcd-client.crt'":              "1",
+			"etcdctl --endpoints https://etcd-a:2379 --cacert " + pki + "etcd/ca.crt --command-timeout 2s endpoint health >/dev/null 2>&1 || echo refused": "refused",
+		},
+		"etcd-b": {
+			"systemctl is-active etcd":                            "active",
+			"systemctl is-active kubelet":                         "inactive",
+			"stat -c %a /var/lib/etcd":                            "700",
+			"stat -c %a " + pki + "etcd/ca.key":                   "600",
+			"ls " + pki:                                           "apiserver-etcd-client.crt\napiserver-etcd-client.key\netcd",
+			"ss -Hltn 'sport = 2381' | grep -v 127.0.0.1 | wc -l": "0",
+		},
+	} {
+		for command, want := range commands {
+			var out bytes.Buffer
+			_ = c.lab(t).Exec(ctx, machine, []string{"sh", "-c", command}, nil, &out, &out) // what it says is what counts
+			if got := strings.TrimSpace(out.String()); got != want {
+				t.Errorf("%s on %s: %q, want %q", command, machine, got, want)
+			}
+		}
+	}
+}
+
+// etcdLeaderOff pulls the plug of the leader while clients write.
+func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Status) {
+	config, _ := c.client(t, ctx)
+	p, err := probe.Start(ctx, config, probe.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := p.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader })
+	if i < 0 {
+		t.Fatalf("no leader in %+v", s.Etcd.Members)
+	}
+	leader := s.Etcd.Members[i].Name
+	powerOff := c.labDo("fault", "power-off", leader)
+	inject := func(t *testing.T, ctx context.Context) {
+		powerOff(t, ctx)
+		// Requests of an API server that went to the dead member wait for ten seconds. That is no reason to call it dead.
+		if s, r, err := c.status(ctx); err != nil || s.Version == "" || s.Margins.Etcd != 0 {
+			t.Errorf("status a moment after the power-off: %v: %s", err, r)
+		}
+	}
+	o := suffer(t, ctx, c, p, fault{name: "power-off " + leader, part: leader, inject: inject, heal: c.labDo("heal", "power-off", leader)})
+	printArtifact(t, "outages-external-etcd.txt", table([]outcome{o}))
+}
+
+// etcdDataLost empties a member of a complete cluster: it must not begin anew, and the plan must not let it.
+func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	c.ssh(t, ctx, "etcd-c", "systemctl stop etcd && mv /var/lib/etcd/member /var/lib/etcd/away")
+	if r := c.run(ctx, "lab", "--lab", c.name, "ssh", "etcd-c", "systemctl start etcd"); r.code == 0 {
+		t.Errorf("an emptied member starts: %s", r)
+	}
+	if r := c.exits(t, ctx, 3, "plan"); !strings.Contains(r.stderr, "etcd-c is empty") {
+		t.Errorf("got %s", r)
+	}
+	c.ssh(t, ctx, "etcd-c", "mv /var/lib/etcd/away /var/lib/etcd/member")
+	c.must(t, ctx, "apply") // a unit that is stopped is started
+	c.whole(t, ctx)
+}
+
+// TestExistingEtcd has an etcd that somebody else started, and builds a cluster on it, once there is nothing against it.
+func TestExistingEtcd(t *testing.T) {
+	c := newCluster(t, "e2e-theirs")
+	ctx := testContext(t)
+	theirs := newTheirEtcd(t, c, "lb-a", "lb-b", "worker-a")
+	file := theirs.write(t, "spec.yaml", string(theirs.spec(t, []string{"https://etcd.example.com:2379"})))
+	c.must(t, ctx, "lab", "create", "-f", file)
+	theirs.start(t, ctx)
+	resolved, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resolved.Spec.Etcd.Endpoints = theirs.endpoints
+	text, err := spec.Marshal(resolved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file = theirs.write(t, "spec.yaml", string(text))
+
+	refused := func(t *testing.T, file, want string) {
+		t.Helper()
+		if r := c.exits(t, ctx, 3, "plan", "-f", file); !strings.Contains(r.stderr, want) {
+			t.Errorf("want %q, got %s", want, r)
+		}
+	}
+	t.Run("of another cluster", func(t *testing.T) {
+		theirs.etcdctl(t, ctx, "put /registry/pods/default/web theirs")
+		refused(t, file, "1 objects of another Kubernetes cluster")
+		theirs.etcdctl(t, ctx, "del /registry/pods/default/web")
+		theirs.etcdctl(t, ctx, "put /quorate.dev/owner '"+facts.EtcdOwner("other", "CA")+"'")
+		refused(t, file, "belongs to the cluster other")
+		theirs.etcdctl(t, ctx, "del /quorate.dev/owner")
+	})
+	t.Run("without a member", func(t *testing.T) {
+		c.ssh(t, ctx, "lb-b", "systemctl stop their-etcd")
+		refused(t, file, "member of-lb-b is not healthy")
+		c.ssh(t, ctx, "lb-b", "systemctl start their-etcd")
+	})
+	t.Run("with the wrong CA", func(t *testing.T) {
+		other := newAuthority(t, "another CA")
+		theirs.write(t, "wrong.pem", string(other.pem))
+		refused(t, theirs.write(t, "wrong.yaml", strings.Replace(string(text), theirs.file("ca.pem"), theirs.file("wrong.pem"), 1)), "unknown authority")
+	})
+	if t.Failed() {
+		return
+	}
+	revision := theirs.etcdctl(t, ctx, "get --prefix / --keys-only --limit 1 -w json")
+	steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
+	if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == plan.ClaimEtcd }) {
+		t.Errorf("nobody claims the etcd: %+v", steps)
+	}
+	if now := theirs.etcdctl(t, ctx, "get --prefix / --keys-only --limit 1 -w json"); revisionOf(now) != revisionOf(revision) {
+		t.Errorf("a plan has written into their etcd: %s, before: %s", now, revision)
+	}
+	c.must(t, ctx, "apply", "-f", file)
+	theirs.writeTo(t, c.specFile(), string(text))
+	s := c.whole(t, ctx)
+	if s.Etcd.Topology != spec.TopologyExternal || len(s.Etcd.Members) != 3 || s.Etcd.Members[0].Name != "of-lb-a" {
+		t.Errorf("etcd is %+v", s.Etcd)
+	}
+	c.must(t, ctx, "plan", "--detailed-exitcode")
+	if owner := theirs.etcdctl(t, ctx, "get /quorate.dev/owner --print-value-only"); !strings.HasPrefix(owner, c.name+" sha256:") {
+		t.Errorf("their etcd belongs to %q", owner)
+	}
+	if keys := c.ssh(t, ctx, "cp-b", "ls /etc/kubernetes/pki/etcd"); keys != "ca.crt" {
+		t.Errorf("a control plane has of etcd's authority: %q", keys)
+	}
+
+	t.Run("a renewed certificate", func(t *testing.T) {
+		theirs.renewClient(t)
+		steps := planned(t, c.must(t, ctx, "plan", "-o", "json"))
+		if len(steps) != 3 || steps[0].Kind != plan.ShareEtcdClient || steps[1].Kind != plan.ShareEtcdClient {
+			t.Errorf("%+v", steps)
+		}
+		c.must(t, ctx, "apply")
+		if got, want := c.ssh(t, ctx, "cp-a", "cat /etc/kubernetes/pki/apiserver-etcd-client.crt"), strings.TrimSpace(theirs.read(t, "client.pem")); got != want {
+			t.Errorf("cp-a has\n%s\nwant\n%s", got, want)
+		}
+	})
+	t.Run("a member dies", func(t *testing.T) {
+		c.ssh(t, ctx, "worker-a", "systemctl stop their-etcd")
+		eventually(t, ctx, "status says which member is missing", func() error {
+			s, r, err := c.status(ctx)
+			if err != nil {
+				return err
+			}
+			if s.Margins.Etcd != 0 || len(s.Problems) == 0 || !strings.Contains(s.Problems[0].Summary, "of-worker-a") {
+				return fmt.Errorf("%s", r)
+			}
+			return nil
+		})
+		c.must(t, ctx, "plan", "--detailed-exitcode")
+		c.ssh(t, ctx, "worker-a", "systemctl start their-etcd")
+		c.whole(t, ctx)
+	})
+}
+
+// revisionOf is the revision in etcdctl's JSON, which every write raises.
+func revisionOf(answer string) string {
+	_, after, _ := strings.Cut(answer, `"revision":`)
+	revision, _, _ := strings.Cut(after, ",")
+	return revision
+}
