@@ -5,7 +5,7 @@ GO          ?= go
 # The Go module cache and the bundle cache outlive `make clean`.
 E2E_TIMEOUT ?= 60m
 
-.PHONY: build up down check test test-lab test-e2e bench-bootstrap tools clean
+.PHONY: build up down check test test-lab test-e2e bench-bootstrap bench-hosts tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -36,6 +36,10 @@ test-e2e: build ## whole clusters
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
+
+bench-hosts: ## plan and preflight against 200 SSH hosts: seconds and memory
+	$(GO) build -o bin/bench-hosts ./test/bench/hosts
+	bin/bench-hosts
 
 clean:
 	rm -rf bin artifacts

@@ -38,6 +38,8 @@ func TestUsageErrors(t *testing.T) {
 		"lab fault tickle cp-a":   "unknown fault",
 		"validate -f /dev/null":   "",
 		"version -o xml":          `unknown output "xml"`,
+		"preflight --ignore swpa": `did you mean "swap"?`,
+		"apply --ignore all":      `there is no check "all"`,
 		"up --name Not_A_Name":    "metadata.name",
 		"init --control-planes 4": "4 control planes",
 		"init --zones a,b":        "zones",

@@ -85,10 +85,14 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 }
 
 func (a *app) apply() *cobra.Command {
-	return &cobra.Command{
+	var ignore []string
+	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make it so; safe to interrupt and to run again",
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := knownChecks(ignore); err != nil {
+				return err
+			}
 			e, w, err := a.makePlan(cmd)
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -96,7 +100,9 @@ func (a *app) apply() *cobra.Command {
 			defer e.Close()
 			sink, done := a.progress()
 			e.Progress = sink
-			err = e.Apply(cmd.Context(), w)
+			if err = e.Check(cmd.Context(), w, ignore); err == nil {
+				err = e.Apply(cmd.Context(), w)
+			}
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -110,4 +116,6 @@ func (a *app) apply() *cobra.Command {
 			})
 		},
 	}
+	ignoreFlag(cmd, &ignore)
+	return cmd
 }

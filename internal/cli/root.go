@@ -14,7 +14,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
@@ -41,11 +43,15 @@ type app struct {
 	timeout time.Duration
 	stop    context.CancelFunc // of timeout
 	verbose bool
+
+	askSudo bool
+	ask     func(question string) (string, error)
+	access  *host.Access
 }
 
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut, stop: func() {}}
+	a := &app{in: in, out: out, err: errOut, stop: func() {}, ask: askTerminal}
 	defer func() { a.stop() }()
 	root := a.root()
 	root.SetArgs(args)
@@ -80,13 +86,14 @@ func exitStatus(err error) int {
 		invalid spec.Errors
 		refusal *plan.Refusal
 		unsafe  *quorum.Refusal
+		unfit   *preflight.Refusal
 	)
 	switch {
 	case errors.As(err, &own):
 		return own.code
 	case errors.As(err, &usage), errors.As(err, &invalid):
 		return exitUsage
-	case errors.As(err, &refusal), errors.As(err, &unsafe):
+	case errors.As(err, &refusal), errors.As(err, &unsafe), errors.As(err, &unfit):
 		return exitRefused
 	}
 	return exitFailed
@@ -102,12 +109,13 @@ Give it hosts over SSH and one cluster.yaml. With no hosts at all it makes its o
 machine: quorate up.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.timeout > 0 {
 				var ctx context.Context
 				ctx, a.stop = context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
 				cmd.SetContext(ctx)
 			}
+			return a.prepareAccess(cmd)
 		},
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -118,7 +126,8 @@ machine: quorate up.`,
 	flags.StringVarP(&a.output, "output", "o", "text", "text, json or yaml")
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
-	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.plan(), a.apply(), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
+	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask for the password that sudo on the hosts wants (or set "+host.SudoPasswordVariable+")")
+	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), a.apply(), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
 	strict(root)
 	return root
@@ -190,7 +199,10 @@ func (a *app) cluster() (*spec.Cluster, error) {
 		return nil, err
 	}
 	if !c.NeedsLab() {
-		return a.load(path, false)
+		if c, err = a.load(path, false); err == nil {
+			a.unlock(c)
+		}
+		return c, err
 	}
 	return up.OpenLab(c)
 }

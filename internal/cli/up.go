@@ -17,7 +17,10 @@ import (
 )
 
 func (a *app) up() *cobra.Command {
-	var name string
+	var (
+		name   string
+		ignore []string
+	)
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "A real highly available cluster on this machine: bundle, lab, apply, verify",
@@ -28,12 +31,15 @@ planes in 3 zones with stacked etcd, 2 workers, 2 load balancers with a virtual 
 any spec: hosts without an address become machines of a lab, hosts with one are used as they are.
 It is safe to interrupt and to run again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := knownChecks(ignore); err != nil {
+				return err
+			}
 			c, err := a.upSpec(name)
 			if err != nil {
 				return err
 			}
 			sink, done := a.progress()
-			r, err := up.Up(cmd.Context(), c, sink)
+			r, err := up.Up(cmd.Context(), c, ignore, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -42,6 +48,7 @@ It is safe to interrupt and to run again.`,
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the spec's, or "+spec.DefaultName+")")
+	ignoreFlag(cmd, &ignore)
 	return cmd
 }
 
@@ -71,7 +78,11 @@ func (a *app) upSpec(name string) (*spec.Cluster, error) {
 		c.Metadata.Name = name
 	}
 	if !c.NeedsLab() {
-		return a.load(path, false)
+		if c, err = a.load(path, false); err != nil {
+			return nil, err
+		}
+		a.unlock(c)
+		return c, nil
 	}
 	// --name may hold what is no name.
 	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {

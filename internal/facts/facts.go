@@ -17,9 +17,13 @@ type Request struct {
 
 // Facts is what a host says of itself at one moment.
 type Facts struct {
-	Hostname  string    `json:"hostname"`
-	MachineID string    `json:"machineID"`
-	OS        string    `json:"os"` // PRETTY_NAME of os-release
+	Hostname  string `json:"hostname"`
+	MachineID string `json:"machineID"`
+	OS        string `json:"os"` // PRETTY_NAME of os-release
+	// Family is what the system descends from, and with it which package manager it has.
+	Family Family `json:"family,omitempty"`
+	// Container is what kind of container the host is, in systemd's words; empty for a machine with a kernel of its own.
+	Container string    `json:"container,omitempty"`
 	Kernel    string    `json:"kernel"`
 	Arch      string    `json:"arch"`
 	Time      time.Time `json:"time"`

@@ -21,6 +21,7 @@ type Conn struct {
 	pipe   *pipeConn
 	http   http.RoundTripper
 	stderr *tail
+	after  func() // runs when the session is closed
 }
 
 func newConn(ctx context.Context, name string, pipe *pipeConn) (*Conn, error) {
@@ -51,6 +52,9 @@ func (c *Conn) Name() string { return c.name }
 // Close ends the session; the host side ends with it.
 func (c *Conn) Close() error {
 	c.pipe.Close()
+	if c.after != nil {
+		defer c.after()
+	}
 	if c.ssh != nil {
 		return c.ssh.Close()
 	}

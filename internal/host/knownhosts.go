@@ -26,8 +26,8 @@ type knownKeys struct {
 // recording serialises additions to known_hosts files: many hosts are dialled at once.
 var recording sync.Mutex
 
-func hostKeys(t Target) (*knownKeys, error) {
-	file := paths.Expand(t.KnownHostsFile)
+func hostKeys(file string) (*knownKeys, error) {
+	file = paths.Expand(file)
 	if file == "" {
 		file = paths.Expand("~/.ssh/known_hosts")
 	}
@@ -43,7 +43,7 @@ func hostKeys(t Target) (*knownKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("known hosts: %w", err)
 	}
-	return &knownKeys{file: file, notice: t.Notice, verify: verify}, nil
+	return &knownKeys{file: file, verify: verify}, nil
 }
 
 func (k *knownKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error {

@@ -8,6 +8,8 @@ import (
 
 // Set holds the sessions to the hosts of one cluster. It is safe for use by several goroutines.
 type Set struct {
+	dialer *dialer
+
 	mu    sync.Mutex
 	conns map[string]*Conn
 	errs  map[string]error
@@ -16,11 +18,11 @@ type Set struct {
 // DialAll connects to all targets at once. Hosts that cannot be reached do not keep the others from being used:
 // Get returns the reason for each.
 func DialAll(ctx context.Context, targets []Target) *Set {
-	s := &Set{conns: map[string]*Conn{}, errs: map[string]error{}}
+	s := &Set{dialer: newDialer(accessOf(ctx)), conns: map[string]*Conn{}, errs: map[string]error{}}
 	var wg sync.WaitGroup
 	for _, t := range targets {
 		wg.Go(func() {
-			c, err := Dial(ctx, t)
+			c, err := s.dialer.dial(ctx, t)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if err != nil {
@@ -54,4 +56,5 @@ func (s *Set) Close() {
 	for _, c := range s.conns {
 		c.Close()
 	}
+	s.dialer.close()
 }

@@ -1,11 +1,8 @@
-package host
+package host_test
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
-	"io"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,204 +10,338 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/host/sshtest"
 )
 
-// sshServer is a real SSH server whose only program is the host side, in this process.
-type sshServer struct {
-	target   Target
-	sessions atomic.Int32
-	noBinary atomic.Bool // its first session finds no binary
-	uploads  atomic.Int32
+var double = host.Define("test.double", func(_ context.Context, n int) (int, error) { return 2 * n, nil })
+
+type server struct {
+	*sshtest.Server
+	target host.Target
 }
 
-func serveSSH(t *testing.T) *sshServer {
+func serve(t *testing.T, o sshtest.Options) *server {
 	t.Helper()
 	dir := t.TempDir()
-	_, client, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(client, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyFile := filepath.Join(dir, "key")
-	if err := os.WriteFile(keyFile, pem.EncodeToMemory(block), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(client)
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &ssh.ServerConfig{PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		if string(key.Marshal()) != string(signer.PublicKey().Marshal()) {
-			return nil, os.ErrPermission
+	keyFile := ""
+	if o.Key == nil {
+		var err error
+		if keyFile, o.Key, err = sshtest.NewKey(dir, ""); err != nil {
+			t.Fatal(err)
 		}
-		return nil, nil
-	}}
-	config.AddHostKey(hostKey(t))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	}
+	s, err := sshtest.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	s := &sshServer{target: Target{Name: "cp-a", Address: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, User: "root",
-		KeyFile: keyFile, KnownHostsFile: filepath.Join(dir, "known_hosts")}}
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.serve(t.Context(), nc, config)
-		}
-	}()
-	return s
+	return &server{s, s.Target("cp-a", keyFile, filepath.Join(dir, "known_hosts"))}
 }
 
-func hostKey(t *testing.T) ssh.Signer {
+// works dials and has the host do something.
+func works(t *testing.T, ctx context.Context, target host.Target) {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer
-}
-
-func (s *sshServer) serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig) {
-	conn, channels, requests, err := ssh.NewServerConn(nc, config)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	go ssh.DiscardRequests(requests)
-	for c := range channels {
-		channel, requests, err := c.Accept()
-		if err != nil {
-			return
-		}
-		go s.session(ctx, channel, requests)
-	}
-}
-
-func (s *sshServer) session(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request) {
-	defer channel.Close()
-	for r := range requests {
-		if r.Type != "exec" {
-			continue
-		}
-		s.sessions.Add(1)
-		r.Reply(true, nil) //nolint:errcheck // the client would notice
-		status := byte(0)
-		switch command := string(r.Payload[4:]); {
-		case strings.Contains(command, "sha256sum"):
-			io.Copy(io.Discard, channel) //nolint:errcheck // the client would notice
-			s.uploads.Add(1)
-			s.noBinary.Store(false)
-		case s.noBinary.Load():
-			status = 127
-		default:
-			Ready(channel)               //nolint:errcheck // see above
-			Serve(ctx, channel, channel) //nolint:errcheck // ends with the session
-		}
-		channel.SendRequest("exit-status", false, []byte{0, 0, 0, status}) //nolint:errcheck // see above
-		return
-	}
-}
-
-func TestDialTakesOneSession(t *testing.T) {
-	s := serveSSH(t)
-	c, err := Dial(t.Context(), s.target)
+	c, err := host.Dial(ctx, target)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if got, err := sum.On(t.Context(), c, sumIn{2, 3}); err != nil || got != 5 {
-		t.Fatalf("sum = %d, %v", got, err)
+	if got, err := double.On(ctx, c, 21); err != nil || got != 42 {
+		t.Fatalf("double = %d, %v", got, err)
 	}
-	if n := s.sessions.Load(); n != 1 {
+}
+
+func TestDialTakesOneSession(t *testing.T) {
+	s := serve(t, sshtest.Options{})
+	works(t, t.Context(), s.target)
+	if n := s.Sessions.Load(); n != 1 {
 		t.Errorf("%d sessions", n)
 	}
 }
 
 func TestDialUploadsTheBinaryWhereItIsMissing(t *testing.T) {
-	s := serveSSH(t)
-	s.noBinary.Store(true)
-	c, err := Dial(t.Context(), s.target)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
-	if s.uploads.Load() != 1 || s.sessions.Load() != 3 {
-		t.Errorf("%d uploads in %d sessions", s.uploads.Load(), s.sessions.Load())
+	s := serve(t, sshtest.Options{})
+	s.NoBinary.Store(true)
+	works(t, t.Context(), s.target)
+	if s.Uploads.Load() != 1 || s.Sessions.Load() != 3 {
+		t.Errorf("%d uploads in %d sessions", s.Uploads.Load(), s.Sessions.Load())
 	}
 }
 
 func TestHostKeyIsRecordedOnceAndThenVerified(t *testing.T) {
-	s := serveSSH(t)
+	s := serve(t, sshtest.Options{})
 	var notices []string
 	s.target.Notice = func(n string) { notices = append(notices, n) }
 	for range 2 {
-		c, err := Dial(t.Context(), s.target)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.Close()
+		works(t, t.Context(), s.target)
 	}
 	if len(notices) != 1 || !strings.Contains(notices[0], "SHA256:") {
 		t.Errorf("notices %q", notices)
 	}
-	imposter := serveSSH(t)
+	imposter := serve(t, sshtest.Options{})
 	known, err := os.ReadFile(s.target.KnownHostsFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The same address, another key.
-	moved := strings.ReplaceAll(string(known), port(s), port(imposter))
+	moved := strings.ReplaceAll(string(known), strconv.Itoa(s.Port()), strconv.Itoa(imposter.Port()))
 	if err := os.WriteFile(imposter.target.KnownHostsFile, []byte(moved), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Dial(t.Context(), imposter.target); err == nil || !strings.Contains(err.Error(), "host key is not the one on record") {
+	if _, err := host.Dial(t.Context(), imposter.target); err == nil || !strings.Contains(err.Error(), "host key is not the one on record") {
 		t.Errorf("an imposter is met with %v", err)
 	}
-	if imposter.sessions.Load() != 0 {
+	if imposter.Sessions.Load() != 0 {
 		t.Error("a session was opened with an imposter")
 	}
 }
 
-func port(s *sshServer) string { return strconv.Itoa(s.target.Port) }
-
 func TestDialSaysWhatIsWrong(t *testing.T) {
-	s := serveSSH(t)
-	stranger := serveSSH(t).target.KeyFile
+	s := serve(t, sshtest.Options{})
+	stranger := serve(t, sshtest.Options{}).target.KeyFile
+	locked, _, err := sshtest.NewKey(t.TempDir(), "secret")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, tc := range map[string]struct {
-		change func(*Target)
+		change func(*host.Target)
 		want   string
 	}{
-		"a wrong key":   {func(t *Target) { t.KeyFile = stranger }, "no key was accepted for user root"},
-		"a missing key": {func(t *Target) { t.KeyFile += "x" }, "reading the SSH key"},
-		"a closed port": {func(t *Target) { t.Port = 1 }, "is the host up, the address right, and the port open?"},
+		"a wrong key":                    {func(t *host.Target) { t.KeyFile = stranger }, "no key was accepted for user root"},
+		"a missing key":                  {func(t *host.Target) { t.KeyFile += "x" }, "reading the SSH key"},
+		"a locked key and nobody to ask": {func(t *host.Target) { t.KeyFile = locked }, "has a passphrase and nobody can be asked"},
+		"a closed port":                  {func(t *host.Target) { t.Port = 1 }, "is the host up, the address right, and the port open?"},
+		"a jump host with a bad port":    {func(t *host.Target) { t.Jump = "root@127.0.0.1:x" }, "bad port"},
+		"a jump host that is not there":  {func(t *host.Target) { t.Jump = "root@127.0.0.1:1" }, "jump host: no SSH connection"},
+		"a user that is not on the host": {func(t *host.Target) { t.User = "somebody" }, "no key was accepted for user somebody"},
 	} {
 		target := s.target
 		tc.change(&target)
-		_, err := Dial(t.Context(), target)
+		_, err := host.Dial(t.Context(), target)
 		if err == nil || !strings.HasPrefix(err.Error(), "cp-a") || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
+func TestSudo(t *testing.T) {
+	for name, tc := range map[string]struct {
+		asks, password string
+		want           string
+		prompts        int32
+	}{
+		"without a password":             {want: ""},
+		"a password that is not needed":  {password: "secret", want: ""},
+		"a password":                     {asks: "secret", password: "secret", prompts: 1},
+		"a wrong password":               {asks: "secret", password: "wrong", want: "sudo does not accept the password of ops", prompts: 2},
+		"a password that nobody gave":    {asks: "secret", want: "--ask-sudo-password"},
+		"a password that looks like one": {asks: "quorate-sudo-", password: "quorate-sudo-", prompts: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, sshtest.Options{User: "ops", SudoPassword: tc.asks})
+			ctx := host.WithAccess(t.Context(), &host.Access{SudoPassword: tc.password})
+			if tc.want == "" {
+				works(t, ctx, s.target)
+			} else if _, err := host.Dial(ctx, s.target); err == nil || !strings.Contains(err.Error(), tc.want) || tc.password != "" && strings.Contains(err.Error(), tc.password) {
+				t.Errorf("got %v", err)
+			}
+			if n := s.Prompts.Load(); n != tc.prompts {
+				t.Errorf("sudo asked %d times, want %d", n, tc.prompts)
+			}
+		})
+	}
+}
+
+// TestSudoPasswordGoesBeforeTheBinary would fail when the upload began while sudo still reads its password.
+func TestSudoPasswordGoesBeforeTheBinary(t *testing.T) {
+	s := serve(t, sshtest.Options{User: "ops", SudoPassword: "secret"})
+	s.NoBinary.Store(true)
+	works(t, host.WithAccess(t.Context(), &host.Access{SudoPassword: "secret"}), s.target)
+	if s.Uploads.Load() != 1 || s.Prompts.Load() != 3 {
+		t.Errorf("%d uploads, %d prompts", s.Uploads.Load(), s.Prompts.Load())
+	}
+}
+
+func TestPassphraseIsAskedOnce(t *testing.T) {
+	file, public, err := sshtest.NewKey(t.TempDir(), "open sesame")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var targets []host.Target
+	for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+		s := serve(t, sshtest.Options{Key: public})
+		s.target.Name, s.target.KeyFile = name, file
+		targets = append(targets, s.target)
+	}
+	asked := 0
+	access := &host.Access{Passphrase: func(f string) (string, error) {
+		if asked++; f != file {
+			return "", errors.New("which key?")
+		}
+		return "open sesame", nil
+	}}
+	set := host.DialAll(host.WithAccess(t.Context(), access), targets)
+	defer set.Close()
+	for _, target := range targets {
+		if _, err := set.Get(target.Name); err != nil {
+			t.Error(err)
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times", asked)
+	}
+	wrong := &host.Access{Passphrase: func(string) (string, error) { return "nonsense", nil }}
+	if _, err := host.Dial(host.WithAccess(t.Context(), wrong), targets[0]); err == nil || !strings.Contains(err.Error(), "not its passphrase") {
+		t.Errorf("a wrong passphrase: %v", err)
+	}
+}
+
+// TestAgentHoldsALockedKey has an agent sign for a key whose file nobody can unlock.
+func TestAgentHoldsALockedKey(t *testing.T) {
+	file, public, err := sshtest.NewKey(t.TempDir(), "open sesame")
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := ssh.ParseRawPrivateKeyWithPassphrase(data, []byte("open sesame"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ring := agent.NewKeyring()
+	if err := ring.Add(agent.AddedKey{PrivateKey: private}); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "agent")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var connections atomic.Int32
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			go agent.ServeAgent(ring, c) //nolint:errcheck // ends with the test
+		}
+	}()
+	t.Setenv("SSH_AUTH_SOCK", socket)
+	var targets []host.Target
+	for _, name := range []string{"cp-a", "cp-b"} {
+		s := serve(t, sshtest.Options{Key: public})
+		s.target.Name, s.target.KeyFile = name, file
+		targets = append(targets, s.target)
+	}
+	set := host.DialAll(t.Context(), targets)
+	defer set.Close()
+	for _, target := range targets {
+		if _, err := set.Get(target.Name); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := connections.Load(); n != 1 {
+		t.Errorf("%d connections to the agent", n)
+	}
+}
+
+// TestJumpHostIsUsedOnceForAll also has a user and a port of its own on the jump host, and its key on record.
+func TestJumpHostIsUsedOnceForAll(t *testing.T) {
+	file, public, err := sshtest.NewKey(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := filepath.Join(t.TempDir(), "known_hosts")
+	jump := serve(t, sshtest.Options{Key: public, User: "bastion"})
+	var targets []host.Target
+	for _, name := range []string{"cp-a", "cp-b", "cp-c", "cp-d"} {
+		s := serve(t, sshtest.Options{Key: public})
+		s.target.Name, s.target.KeyFile, s.target.KnownHostsFile = name, file, known
+		s.target.Jump = "bastion@127.0.0.1:" + strconv.Itoa(jump.Port())
+		targets = append(targets, s.target)
+	}
+	set := host.DialAll(t.Context(), targets)
+	for _, target := range targets {
+		c, err := set.Get(target.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := double.On(t.Context(), c, 4); err != nil || got != 8 {
+			t.Errorf("%s: %d, %v", target.Name, got, err)
+		}
+	}
+	set.Close()
+	if jump.Logins.Load() != 1 || jump.Forwards.Load() != 4 {
+		t.Errorf("%d logins, %d forwards", jump.Logins.Load(), jump.Forwards.Load())
+	}
+	data, err := os.ReadFile(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(data), "\n"); n != 5 || !strings.Contains(string(data), "[127.0.0.1]:"+strconv.Itoa(jump.Port())) {
+		t.Errorf("known_hosts has %d lines:\n%s", n, data)
+	}
+	// Another machine at the jump host's address is not spoken to.
+	imposter := serve(t, sshtest.Options{Key: public, User: "bastion"})
+	moved := strings.ReplaceAll(string(data), strconv.Itoa(jump.Port()), strconv.Itoa(imposter.Port()))
+	if err := os.WriteFile(known, []byte(moved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	targets[0].Jump = "bastion@127.0.0.1:" + strconv.Itoa(imposter.Port())
+	if _, err := host.Dial(t.Context(), targets[0]); err == nil || !strings.Contains(err.Error(), "host key is not the one on record") {
+		t.Errorf("an imposter of the jump host is met with %v", err)
+	}
+	if imposter.Forwards.Load() != 0 {
+		t.Error("an imposter was asked to connect further")
+	}
+}
+
+// TestFrozenHostsDoNotHoldUpOthers has more hosts that accept connections and say nothing than there are turns.
+func TestFrozenHostsDoNotHoldUpOthers(t *testing.T) {
+	good := serve(t, sshtest.Options{})
+	frozen := serve(t, sshtest.Options{Frozen: true})
+	var targets []host.Target
+	for i := range 100 {
+		f := frozen.target
+		f.Name = "frozen-" + strconv.Itoa(i)
+		targets = append(targets, f)
+	}
+	targets = append(targets, good.target)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	done := make(chan *host.Set)
+	go func() { done <- host.DialAll(ctx, targets) }()
+	for good.Sessions.Load() == 0 { // the test's own time limit is that of this loop
+		select {
+		case <-done:
+			t.Fatal("all was given up")
+		case <-t.Context().Done():
+			t.Fatal("the good host waits for the frozen ones")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	cancel(errors.New("enough"))
+	set := <-done
+	defer set.Close()
+	if _, err := set.Get("frozen-7"); err == nil || !strings.Contains(err.Error(), "enough") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSetKeepsTheReason(t *testing.T) {
-	s := serveSSH(t)
+	s := serve(t, sshtest.Options{})
 	dead := s.target
 	dead.Name, dead.Port = "cp-b", 1
-	set := DialAll(t.Context(), []Target{s.target, dead})
+	set := host.DialAll(t.Context(), []host.Target{s.target, dead})
 	defer set.Close()
 	if _, err := set.Get("cp-a"); err != nil {
 		t.Error(err)

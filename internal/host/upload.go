@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -31,31 +32,38 @@ func RemotePath() (local, remote string, err error) {
 	return me.path, binDir + "/" + me.digest + "/quorate", err
 }
 
+// uploading is what the host prints when it is ready to take the binary.
+const uploading = "quorate upload ready\n"
+
 // upload writes the binary under its digest. The digest is checked on the host before the final name
 // exists, so a name that exists is a whole binary.
-func upload(ctx context.Context, client *ssh.Client, t Target, me self, remote string) error {
-	session, err := client.NewSession()
-	if err != nil {
-		return fmt.Errorf("opening a session: %w", err)
-	}
-	defer session.Close()
-	stop := context.AfterFunc(ctx, func() { session.Close() })
-	defer stop()
+func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me self, remote string) error {
 	f, err := os.Open(me.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	stderr := &tail{}
-	session.Stdin, session.Stderr = f, stderr
 	dir := filepath.Dir(remote)
-	script := "set -e; umask 077; mkdir -p " + dir + "; t=$(mktemp " + dir + "/.upload.XXXXXX); trap \"rm -f $t\" EXIT; cat >$t; " +
-		"echo \"" + me.digest + "  $t\" | sha256sum -c - >&2; chmod 0755 " + binDir + " " + dir + " $t; mv $t " + remote
-	if err := session.Run(sudo(t) + "sh -c '" + script + "'"); err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fmt.Errorf("uploading quorate: %w: %s%s", err, stderr, sudoAdvice(t, stderr.String()))
+	p, err := d.start(ctx, client, t, "set -e; umask 077; mkdir -p "+dir+"; t=$(mktemp "+dir+"/.upload.XXXXXX); trap \"rm -f $t\" EXIT; "+
+		"echo "+strings.TrimSpace(uploading)+"; cat >$t; echo \""+me.digest+"  $t\" | sha256sum -c - >&2; chmod 0755 "+binDir+" "+dir+" $t; mv $t "+remote, uploading)
+	if err != nil {
+		return fmt.Errorf("uploading quorate: %w", err)
+	}
+	defer p.session.Close()
+	stop := context.AfterFunc(ctx, func() { p.session.Close() })
+	defer stop()
+	_, err = io.Copy(p.stdin, f)
+	if cerr := p.stdin.Close(); err == nil {
+		err = cerr
+	}
+	if werr := p.session.Wait(); werr != nil {
+		err = werr // says more than that its stdin is gone
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("uploading quorate: %w: %s", err, p.stderr)
 	}
 	return nil
 }

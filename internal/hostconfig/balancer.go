@@ -34,17 +34,6 @@ const (
 	balancerSysctls = "/etc/sysctl.d/91-quorate-balancer.conf"
 )
 
-// balancerPrograms come from the host's own distribution, as packages of the same names.
-var balancerPrograms = []string{"haproxy", "keepalived"}
-
-// Lacks are the packages that a host needs for its roles and does not have.
-func Lacks(c *spec.Cluster, h spec.Host, f *facts.Facts) []string {
-	if !c.Balances(h) {
-		return nil
-	}
-	return slices.DeleteFunc(slices.Clone(balancerPrograms), func(p string) bool { return !slices.Contains(f.Lacks, p) })
-}
-
 // Balancer is HAProxy, keepalived and the watchdog between them on a host that balances.
 // docs/failover.md says what each setting is for.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {

@@ -166,7 +166,7 @@ func Request(c *spec.Cluster) facts.Request {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 	}
-	r := facts.Request{Programs: balancerPrograms, SharedPKI: SharedPKI(c)}
+	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c)}
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}

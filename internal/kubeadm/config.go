@@ -182,6 +182,9 @@ func (c Config) kubeletConfiguration() object {
 		if !f.CgroupV2 {
 			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false
 		}
+		if f.SwapBytes > 0 && f.Container != "" {
+			k["failSwapOn"] = false // a container cannot switch off the swap of the machine below it
+		}
 	}
 	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
 		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency

@@ -12,7 +12,7 @@ const suite = "bookworm"
 // packages are what a machine holds before Quorate touches it, beyond Debian's essential ones.
 var packages = []string{
 	"ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "iproute2", "iputils-ping", "keepalived", "kmod",
-	"mount", "nftables", "openssh-server", "procps", "socat", "systemd", "systemd-sysv", "util-linux",
+	"mount", "nftables", "openssh-server", "procps", "socat", "sudo", "systemd", "systemd-sysv", "util-linux",
 }
 
 // excluded are paths that nobody reads on a machine without a person at it.

@@ -36,7 +36,9 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		return f, err
 	}
 	f.MachineID = readTrimmed("/etc/machine-id")
-	f.OS = osRelease()["PRETTY_NAME"]
+	release := osRelease()
+	f.OS, f.Family = release["PRETTY_NAME"], facts.FamilyOf(release)
+	f.Container = container()
 	f.Kernel = readTrimmed("/proc/sys/kernel/osrelease")
 	f.MemoryBytes, f.SwapBytes = memory()
 	var st unix.Statfs_t

@@ -107,9 +107,9 @@ func (p *builder) look() error {
 			p.out.Unreachable[h.Name] = o.Error
 			continue
 		}
-		if lacks := hostconfig.Lacks(p.c, h, o.Facts); len(lacks) > 0 {
-			return &Refusal{"packages on the hosts", fmt.Sprintf("%s lacks %s", h.Name, strings.Join(lacks, " and ")),
-				"Install them there, on Debian or Ubuntu with: apt-get install --yes " + strings.Join(lacks, " ")}
+		if lacks := hostconfig.Lacks(p.c, h, o.Facts); len(lacks) > 0 && o.Facts.Family == "" {
+			return &Refusal{"packages on the hosts", fmt.Sprintf("%s lacks %s, and its system (%s) has no package manager that Quorate knows", h.Name, strings.Join(lacks, " and "), o.Facts.OS),
+				"Install there what provides them, and run it again."}
 		}
 		k := o.Facts.Kubernetes
 		p.established = p.established || k.Established
@@ -345,6 +345,7 @@ func (p *builder) maintain() error {
 // prepare brings a host's own configuration into shape, whatever it is for.
 func (p *builder) prepare(h spec.Host) {
 	f := p.facts(h.Name)
+	p.packages(h, f)
 	if (h.IsNode() || h.Has(spec.RoleEtcd)) && f.Binaries != p.bundle.Digest {
 		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: otherBundle(f.Binaries)})
 	}
@@ -358,7 +359,7 @@ func (p *builder) prepare(h spec.Host) {
 	if h.Has(spec.RoleControlPlane) {
 		d = merge(d, hostconfig.ControlPlane(p.c))
 	}
-	needs := []string{id(h.Name, InstallBundle)}
+	needs := []string{id(h.Name, InstallPackages), id(h.Name, InstallBundle)}
 	fill := false
 	if p.c.Balances(h) {
 		d = merge(d, hostconfig.Balancer(p.c, h, f, p.ca))

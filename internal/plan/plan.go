@@ -14,6 +14,8 @@ type Kind string
 
 // The kinds of steps.
 const (
+	// InstallPackages installs what a role needs from the host's own distribution.
+	InstallPackages Kind = "install-packages"
 	// InstallBundle brings a bundle to a host and puts its binaries in place.
 	InstallBundle Kind = "install-bundle"
 	// ImportImages gives the bundle's images to the host's containerd.
@@ -83,6 +85,8 @@ type Step struct {
 	Needs  []string `json:"needs,omitempty"` // IDs of the steps that must be done before
 	Gates  []Gate   `json:"gates,omitempty"`
 
+	// Packages belongs to InstallPackages.
+	Packages *facts.Packages `json:"packages,omitempty"`
 	// Desired belongs to Configure. With FillCA the cluster's CA certificate is not known yet and takes
 	// the place of every file content that is empty.
 	Desired *facts.Desired `json:"desired,omitempty"`

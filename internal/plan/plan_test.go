@@ -135,6 +135,40 @@ func TestNothingToDo(t *testing.T) {
 	}
 }
 
+// TestMissingPackagesAreInstalled has each family's own names, and nothing configured before its program is there.
+func TestMissingPackagesAreInstalled(t *testing.T) {
+	c := cluster()
+	obs := empty(c)
+	deb, rpm := obs.Hosts["lb-a"].Facts, obs.Hosts["worker-a"].Facts
+	deb.Family, deb.Lacks = facts.Debian, []string{"keepalived", "modprobe"} // modprobe is for nodes
+	rpm.Family, rpm.Lacks = facts.RHEL, []string{"haproxy", "losetup", "mount"}
+	p := build(t, c, obs)
+	if got := kindsOf(p)[InstallPackages]; !slices.Equal(got, []string{"worker-a", "lb-a"}) {
+		t.Fatalf("packages are installed on %v", got)
+	}
+	for _, s := range p.Steps {
+		switch s.ID {
+		case "lb-a/install-packages":
+			if !slices.Equal(s.Packages.Names, []string{"keepalived"}) || !strings.Contains(s.Reason, "apt-get install -y keepalived") {
+				t.Errorf("%+v", s)
+			}
+		case "worker-a/install-packages":
+			if !slices.Equal(s.Packages.Names, []string{"util-linux"}) || !strings.Contains(s.Reason, "dnf install -y util-linux") {
+				t.Errorf("%+v", s)
+			}
+		case "lb-a/configure", "worker-a/configure":
+			if !slices.Contains(s.Needs, s.Host+"/install-packages") {
+				t.Errorf("%s does not wait for its packages: %v", s.ID, s.Needs)
+			}
+		}
+	}
+	done := finished(t, c)
+	done.Hosts["lb-b"].Facts.Family, done.Hosts["lb-b"].Facts.Lacks = facts.Debian, []string{"haproxy"}
+	if got := kindsOf(build(t, c, done)); !slices.Equal(got[InstallPackages], []string{"lb-b"}) || len(got) != 2 {
+		t.Errorf("in a finished cluster: %v", got)
+	}
+}
+
 func TestSameInputsSamePlan(t *testing.T) {
 	c := cluster()
 	first, _ := json.Marshal(build(t, c, empty(c)))
@@ -299,7 +333,8 @@ func TestRefusals(t *testing.T) {
 			o.Hosts["cp-c"] = facts.Host{Error: "cp-c: no SSH connection"}
 		}, true, "all hosts for the first build"},
 		"a balancer without HAProxy": {func(_ *spec.Cluster, o *facts.Observation) {
-			o.Hosts["lb-b"].Facts.Lacks = []string{"haproxy"}
+			f := o.Hosts["lb-b"].Facts
+			f.Lacks, f.OS = []string{"haproxy"}, "Slackware 15"
 		}, true, "packages on the hosts"},
 		"a balancer that is none any more": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Units[hostconfig.WatchdogUnit] = "active"

@@ -436,7 +436,7 @@ func (f *findings) clocks() {
 func (f *findings) swap() {
 	var on []string
 	for _, h := range f.c.Spec.Hosts {
-		if seen := f.obs.Hosts[h.Name].Facts; seen != nil && h.IsNode() && seen.SwapBytes > 0 {
+		if seen := f.obs.Hosts[h.Name].Facts; seen != nil && h.IsNode() && seen.SwapBytes > 0 && seen.Container == "" {
 			on = append(on, h.Name)
 		}
 	}

@@ -65,6 +65,7 @@ func newToken() string {
 }
 
 var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
+	plan.InstallPackages:   installPackages,
 	plan.InstallBundle:     installBundle,
 	plan.ImportImages:      onHost(node.ImportImages),
 	plan.Configure:         configure,
@@ -117,6 +118,15 @@ func onHost[Out any](op host.Op[struct{}, Out]) func(context.Context, *Env, plan
 		_, err = op.On(ctx, c, struct{}{})
 		return err
 	}
+}
+
+func installPackages(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	_, err = node.InstallPackages.On(ctx, c, *s.Packages)
+	return err
 }
 
 func installBundle(ctx context.Context, e *Env, s plan.Step) error {

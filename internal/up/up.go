@@ -39,8 +39,9 @@ type Result struct {
 	Lab        bool
 }
 
-// Up makes the cluster. For hosts without an address it first makes lab machines.
-func Up(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*Result, error) {
+// Up makes the cluster. For hosts without an address it first makes lab machines. Findings of the checks to ignore do not
+// keep it from building.
+func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sink) (*Result, error) {
 	r := &Result{Cluster: c, Lab: c.NeedsLab()}
 	part := func(name string, f func() error) error {
 		begin := time.Now()
@@ -66,13 +67,13 @@ func Up(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*Result, erro
 			return r, err
 		}
 	}
-	if err := part("apply", func() error { return r.apply(ctx, b, sink) }); err != nil {
+	if err := part("apply", func() error { return r.apply(ctx, b, ignore, sink) }); err != nil {
 		return r, err
 	}
 	return r, nil
 }
 
-func (r *Result) apply(ctx context.Context, b *bundle.Bundle, sink progress.Sink) error {
+func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, sink progress.Sink) error {
 	e := engine.Open(ctx, r.Cluster, sink)
 	defer e.Close()
 	w, err := e.Plan(ctx, b)
@@ -84,6 +85,9 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, sink progress.Sink
 		if err := e.Verify(ctx, w); err != nil {
 			return err
 		}
+	}
+	if err := e.Check(ctx, w, ignore); err != nil {
+		return err
 	}
 	if err := e.Apply(ctx, w); err != nil {
 		return err

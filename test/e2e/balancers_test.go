@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -210,15 +209,6 @@ func (c *cluster) haproxy(t *testing.T, ctx context.Context, machine, config str
 	t.Helper()
 	c.put(t, ctx, machine, "/etc/haproxy/haproxy.cfg", "defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 1h\n    timeout server 1h\n"+config)
 	c.ssh(t, ctx, machine, "systemctl restart haproxy")
-}
-
-// put writes a file on a machine.
-func (c *cluster) put(t *testing.T, ctx context.Context, machine, path, content string) {
-	t.Helper()
-	var said bytes.Buffer
-	if err := c.lab(t).Exec(ctx, machine, []string{"sh", "-c", "umask 077; cat > " + path}, strings.NewReader(content), &said, &said); err != nil {
-		t.Fatalf("%s on %s: %v: %s", path, machine, err, said.String())
-	}
 }
 
 // selfSigned is a certificate and its key, in PEM.

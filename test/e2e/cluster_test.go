@@ -103,6 +103,16 @@ func (c *cluster) exits(t *testing.T, ctx context.Context, code int, args ...str
 	return r
 }
 
+// put writes a file on a machine.
+func (c *cluster) put(t *testing.T, ctx context.Context, machine, path, content string) {
+	t.Helper()
+	var said bytes.Buffer
+	command := "mkdir -p $(dirname " + path + "); cat >" + path
+	if err := c.lab(t).Exec(ctx, machine, []string{"sh", "-ec", command}, strings.NewReader(content), &said, &said); err != nil {
+		t.Fatalf("writing %s on %s: %v: %s", path, machine, err, said.String())
+	}
+}
+
 // ssh types a command on a machine.
 func (c *cluster) ssh(t *testing.T, ctx context.Context, machine, command string) string {
 	t.Helper()

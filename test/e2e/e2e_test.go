@@ -24,6 +24,7 @@ func TestCluster(t *testing.T) {
 		{"key", key.end},
 		{"kubeadm", kubeadmByHand},
 		{"refusals", refusals},
+		{"packages", packages},
 		{"faults", faults},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
 	} {

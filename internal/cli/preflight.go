@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+)
+
+func (a *app) preflight() *cobra.Command {
+	var ignore []string
+	cmd := &cobra.Command{
+		Use:   "preflight",
+		Short: "Check the hosts, before anything is changed on them",
+		Long: `Looks at all hosts at once and says what keeps them from becoming the cluster of the spec, host by host, with the
+reason and the fix. It changes nothing: for a moment it listens on ports that are free, to see that hosts reach each other.
+
+apply and up do the same before they build a new cluster, and refuse to begin while there are errors. The exit status is 3
+with errors, 0 without.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := knownChecks(ignore); err != nil {
+				return err
+			}
+			c, err := a.cluster()
+			if err != nil {
+				return err
+			}
+			r, err := a.checkHosts(cmd, c, ignore)
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			if err := a.print(r, func(w io.Writer) error { return r.Text(w, ui.Width(w), ui.Color(w)) }); err != nil {
+				return err
+			}
+			if r.Errors > 0 {
+				return &statusError{exitRefused}
+			}
+			return nil
+		},
+	}
+	ignoreFlag(cmd, &ignore)
+	return cmd
+}
+
+func (a *app) checkHosts(cmd *cobra.Command, c *spec.Cluster, ignore []string) (r *preflight.Report, err error) {
+	sink, done := a.progress()
+	defer done()
+	err = progress.Track(cmd.Context(), sink, "", "preflight", "check "+ui.Plural(len(c.Spec.Hosts), "host"), func(ctx context.Context) error {
+		e := engine.Open(ctx, c, sink)
+		defer e.Close()
+		r, err = e.Preflight(ctx, e.Observe(ctx), false, ignore)
+		return err
+	})
+	return r, err
+}
+
+// ignoreFlag lets a command go on in spite of findings. There is no word for all of them.
+func ignoreFlag(cmd *cobra.Command, ignore *[]string) {
+	cmd.Flags().StringSliceVar(ignore, "ignore", nil, "checks of preflight to ignore, by name: "+strings.Join(preflight.IDs(), ", "))
+}
+
+func knownChecks(ignore []string) error {
+	for _, id := range ignore {
+		if preflight.Known(id) {
+			continue
+		}
+		hint := ""
+		if near := spec.Nearest(id, preflight.IDs()); near != "" {
+			hint = fmt.Sprintf("; did you mean %q?", near)
+		}
+		return usageError{fmt.Errorf("--ignore: there is no check %q%s", id, hint)}
+	}
+	return nil
+}

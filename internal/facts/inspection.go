@@ -1,0 +1,139 @@
+package facts
+
+import "time"
+
+// Preflight is what only preflight asks of hosts, beside the observation: what they are, and whether they reach each other.
+type Preflight struct {
+	Hosts map[string]Inspection `json:"hosts"`
+	// Clocks are the hosts' clocks against the caller's.
+	Clocks map[string]Clock `json:"clocks,omitempty"`
+	// Reach is every path that was tried.
+	Reach []Reach `json:"reach,omitempty"`
+	// Errors are hosts that answered the observation but not this, by name.
+	Errors map[string]string `json:"errors,omitempty"`
+}
+
+// Clock is how far a host's clock is ahead of the caller's. The true value lies within Uncertainty of it: half of the time
+// that asking took.
+type Clock struct {
+	Ahead       time.Duration `json:"aheadNanoseconds"`
+	Uncertainty time.Duration `json:"uncertaintyNanoseconds"`
+}
+
+// InspectRequest says what of a host is looked at.
+type InspectRequest struct {
+	Name    string `json:"name"`    // in the spec
+	Address string `json:"address"` // in the spec
+	Ports   []int  `json:"ports"`   // that must be free, or be held by Kubernetes
+	// Quick leaves out what takes time and is never an error: names and their servers.
+	Quick bool `json:"quick,omitempty"`
+}
+
+// Inspection is what a host says of itself.
+type Inspection struct {
+	BootID      string `json:"bootID"`                // of the kernel: hosts that have it in common are one machine
+	ProductUUID string `json:"productUUID,omitempty"` // of the firmware, where it has any
+	Systemd     bool   `json:"systemd"`               // it is process 1
+	MAC         string `json:"mac,omitempty"`         // of the interface with the host's address
+	MTU         int    `json:"mtu,omitempty"`         // of the same
+
+	Features    map[string]Feature `json:"features"`    // by name of the kernel's module
+	Controllers []string           `json:"controllers"` // of cgroups
+	ClockKept   bool               `json:"clockKept"`   // some time service keeps the kernel's clock
+
+	DiskBytes       int64      `json:"diskBytes"` // of the file system that holds /var/lib
+	InodesFree      float64    `json:"inodesFree"`
+	Listeners       []Listener `json:"listeners,omitempty"`
+	Leftovers       Leftovers  `json:"leftovers"`
+	OtherContainerd bool       `json:"otherContainerd"` // one that Quorate did not install has a configuration or runs
+	Firewalls       []string   `json:"firewalls,omitempty"`
+	SELinux         string     `json:"seLinux,omitempty"` // enforcing, permissive, or empty
+	// HAProxyConfined says that SELinux keeps HAProxy from ports other than the web's.
+	HAProxyConfined bool `json:"haproxyConfined,omitempty"`
+
+	Resolvers []Resolver `json:"resolvers,omitempty"`
+	OwnName   Lookup     `json:"ownName"`
+}
+
+// Feature says whether a kernel has a feature.
+type Feature string
+
+// A feature is in use or built in, can be loaded, is not there, or cannot be seen.
+const (
+	Present  Feature = "present"
+	Loadable Feature = "loadable"
+	Absent   Feature = "absent"
+	Unknown  Feature = "unknown"
+)
+
+// Listener is a program that listens on a TCP port.
+type Listener struct {
+	Port    int    `json:"port"`
+	Program string `json:"program"` // empty when it cannot be seen
+	PID     int    `json:"pid,omitempty"`
+	// Own says that the program works with a configuration of Quorate's.
+	Own bool `json:"own,omitempty"`
+}
+
+// Leftovers are traces of a cluster.
+type Leftovers struct {
+	Files []string `json:"files,omitempty"`
+	// CNI are configurations of the network that Quorate did not write.
+	CNI        []string `json:"cni,omitempty"`
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// Lookup is how a name resolved.
+type Lookup struct {
+	Addresses []string      `json:"addresses,omitempty"`
+	Elapsed   time.Duration `json:"elapsedNanoseconds"`
+	Error     string        `json:"error,omitempty"`
+}
+
+// Resolver is one of a host's DNS servers.
+type Resolver struct {
+	Server  string        `json:"server"`
+	Outcome Outcome       `json:"outcome"`
+	Elapsed time.Duration `json:"elapsedNanoseconds"`
+}
+
+// Outcome is how an attempt to reach something ended.
+type Outcome string
+
+// The outcomes: what stands in the way differs between them.
+const (
+	Reached     Outcome = "reached"
+	Refused     Outcome = "refused"     // the host answers, and the port is closed
+	TimedOut    Outcome = "timeout"     // nothing came back: packets are dropped
+	Unreachable Outcome = "unreachable" // a router or firewall says so
+	Impostor    Outcome = "impostor"    // another host answers at that address
+	Failed      Outcome = "failed"
+)
+
+// Protocols of paths.
+const (
+	TCP  = "tcp"
+	UDP  = "udp"
+	VRRP = "vrrp"
+)
+
+// Path is a way between two hosts that the cluster will need.
+type Path struct {
+	From    string `json:"from"`
+	To      string `json:"to"`
+	Address string `json:"address"`
+	Proto   string `json:"proto"`
+	Port    int    `json:"port,omitempty"`
+	For     string `json:"for"` // what will use it
+}
+
+// Reach is a path that was tried.
+type Reach struct {
+	Path
+	Outcome Outcome       `json:"outcome"`
+	Detail  string        `json:"detail,omitempty"`
+	After   time.Duration `json:"afterNanoseconds"`
+	// Size is the IP packet that was tried once the path was known to work, 0 for none; Fits says whether it arrived whole.
+	Size int  `json:"size,omitempty"`
+	Fits bool `json:"fits,omitempty"`
+}

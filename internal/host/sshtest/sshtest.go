@@ -1,0 +1,264 @@
+// Package sshtest is SSH servers for tests and benchmarks: real ones, whose only program is the real host side, in this
+// process.
+package sshtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/pem"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/crypto/ssh"
+
+	"quorate.dev/quorate/internal/host"
+)
+
+// Options are what a server is like.
+type Options struct {
+	// Address to listen on, 127.0.0.1:0 if it is empty.
+	Address string
+	// Key is whose owner is let in.
+	Key ssh.PublicKey
+	// User is the only one there is; root if it is empty.
+	User string
+	// SudoPassword is what sudo asks the user for; nothing if it is empty.
+	SudoPassword string
+	// Frozen accepts connections and says nothing.
+	Frozen bool
+}
+
+// Server is a running server. It counts what was done to it.
+type Server struct {
+	Logins, Sessions, Uploads, Prompts, Forwards atomic.Int32
+	// NoBinary is set while the host does not have the caller's binary.
+	NoBinary atomic.Bool
+
+	opts     Options
+	listener net.Listener
+}
+
+// Start starts a server that ends with the context.
+func Start(ctx context.Context, o Options) (*Server, error) {
+	if o.Address == "" {
+		o.Address = "127.0.0.1:0"
+	}
+	if o.User == "" {
+		o.User = "root"
+	}
+	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if c.User() != o.User || !bytes.Equal(key.Marshal(), o.Key.Marshal()) {
+			return nil, os.ErrPermission
+		}
+		return nil, nil
+	}}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return nil, err
+	}
+	config.AddHostKey(signer)
+	l, err := net.Listen("tcp", o.Address)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{opts: o, listener: l}
+	context.AfterFunc(ctx, func() { l.Close() })
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			if o.Frozen {
+				context.AfterFunc(ctx, func() { nc.Close() })
+				continue
+			}
+			go s.serve(ctx, nc, config)
+		}
+	}()
+	return s, nil
+}
+
+// Port is where it listens.
+func (s *Server) Port() int { return s.listener.Addr().(*net.TCPAddr).Port }
+
+// Target is how it is reached with a key.
+func (s *Server) Target(name, keyFile, knownHosts string) host.Target {
+	return host.Target{Name: name, Address: s.listener.Addr().(*net.TCPAddr).IP.String(), Port: s.Port(), User: s.opts.User, KeyFile: keyFile, KnownHostsFile: knownHosts}
+}
+
+// NewKey writes a private key into a folder, with a passphrase if there is one.
+func NewKey(dir, passphrase string) (file string, public ssh.PublicKey, err error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", nil, err
+	}
+	var block *pem.Block
+	if passphrase == "" {
+		block, err = ssh.MarshalPrivateKey(key, "")
+	} else {
+		block, err = ssh.MarshalPrivateKeyWithPassphrase(key, "", []byte(passphrase))
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	signer, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return "", nil, err
+	}
+	file = filepath.Join(dir, "key")
+	return file, signer.PublicKey(), os.WriteFile(file, pem.EncodeToMemory(block), 0o600)
+}
+
+func (s *Server) serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfig) {
+	conn, channels, requests, err := ssh.NewServerConn(nc, config)
+	if err != nil {
+		nc.Close()
+		return
+	}
+	defer conn.Close()
+	s.Logins.Add(1)
+	go ssh.DiscardRequests(requests)
+	for c := range channels {
+		switch c.ChannelType() {
+		case "session":
+			channel, requests, err := c.Accept()
+			if err != nil {
+				return
+			}
+			go s.session(ctx, channel, requests)
+		case "direct-tcpip":
+			go s.forward(c)
+		default:
+			c.Reject(ssh.UnknownChannelType, "") //nolint:errcheck // the client would notice
+		}
+	}
+}
+
+// forward makes this a jump host.
+func (s *Server) forward(c ssh.NewChannel) {
+	var to struct {
+		Host       string
+		Port       uint32
+		OriginHost string
+		OriginPort uint32
+	}
+	if err := ssh.Unmarshal(c.ExtraData(), &to); err != nil {
+		c.Reject(ssh.ConnectionFailed, err.Error()) //nolint:errcheck // the client would notice
+		return
+	}
+	out, err := net.Dial("tcp", net.JoinHostPort(to.Host, strconv.Itoa(int(to.Port))))
+	if err != nil {
+		c.Reject(ssh.ConnectionFailed, err.Error()) //nolint:errcheck // see above
+		return
+	}
+	s.Forwards.Add(1)
+	channel, requests, err := c.Accept()
+	if err != nil {
+		out.Close()
+		return
+	}
+	go ssh.DiscardRequests(requests)
+	go func() {
+		io.Copy(out, channel) //nolint:errcheck // ends with either side
+		out.Close()
+	}()
+	io.Copy(channel, out) //nolint:errcheck // see above
+	channel.Close()
+}
+
+func (s *Server) session(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request) {
+	defer channel.Close()
+	for r := range requests {
+		if r.Type != "exec" {
+			continue
+		}
+		s.Sessions.Add(1)
+		r.Reply(true, nil) //nolint:errcheck // the client would notice
+		status := s.exec(ctx, channel, string(r.Payload[4:]))
+		channel.SendRequest("exit-status", false, binary.BigEndian.AppendUint32(nil, status)) //nolint:errcheck // see above
+		return
+	}
+}
+
+func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) uint32 {
+	if s.opts.User != "root" {
+		rest, ok := s.sudo(channel, command)
+		if !ok {
+			return 1
+		}
+		command = rest
+	}
+	switch {
+	case strings.Contains(command, "sha256sum"):
+		io.WriteString(channel, "quorate upload ready\n") //nolint:errcheck // the client would notice
+		io.Copy(io.Discard, channel)                      //nolint:errcheck // see above
+		s.Uploads.Add(1)
+		s.NoBinary.Store(false)
+	case s.NoBinary.Load():
+		return 127
+	default:
+		host.Ready(channel)               //nolint:errcheck // see above
+		host.Serve(ctx, channel, channel) //nolint:errcheck // ends with the session
+	}
+	return 0
+}
+
+// sudo behaves as the real one does with -n and with -S.
+func (s *Server) sudo(channel ssh.Channel, command string) (rest string, ok bool) {
+	if rest, ok = strings.CutPrefix(command, "sudo -n "); ok {
+		if s.opts.SudoPassword != "" {
+			io.WriteString(channel.Stderr(), "sudo: a password is required\n") //nolint:errcheck // the client would notice
+			return "", false
+		}
+		return rest, true
+	}
+	rest, ok = strings.CutPrefix(command, "sudo -S -p ")
+	prompt, rest, found := strings.Cut(rest, " ")
+	if !ok || !found {
+		io.WriteString(channel.Stderr(), "permission denied\n") //nolint:errcheck // see above
+		return "", false
+	}
+	if s.opts.SudoPassword == "" {
+		return rest, true
+	}
+	for range 3 {
+		s.Prompts.Add(1)
+		io.WriteString(channel.Stderr(), prompt) //nolint:errcheck // see above
+		typed, err := line(channel)
+		if err != nil {
+			return "", false
+		}
+		if typed == s.opts.SudoPassword {
+			return rest, true
+		}
+		io.WriteString(channel.Stderr(), "Sorry, try again.\n") //nolint:errcheck // see above
+	}
+	return "", false
+}
+
+// line reads up to the end of a line and not a byte further: what follows belongs to the program.
+func line(r io.Reader) (string, error) {
+	var out []byte
+	for b := make([]byte, 1); ; {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return "", err
+		}
+		if b[0] == '\n' {
+			return string(out), nil
+		}
+		out = append(out, b[0])
+	}
+}

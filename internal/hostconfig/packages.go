@@ -1,0 +1,27 @@
+package hostconfig
+
+import (
+	"slices"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Programs that come from the host's own distribution and not from the bundle: on balancers what balances, on nodes what
+// the kubelet calls and what loads the kernel's modules.
+var (
+	balancerPrograms = []string{"haproxy", "keepalived"}
+	nodePrograms     = []string{"losetup", "modprobe", "mount"}
+)
+
+// Lacks are the programs that a host needs for its roles and does not have.
+func Lacks(c *spec.Cluster, h spec.Host, f *facts.Facts) []string {
+	var need []string
+	if c.Balances(h) {
+		need = append(need, balancerPrograms...)
+	}
+	if h.IsNode() {
+		need = append(need, nodePrograms...)
+	}
+	return slices.DeleteFunc(need, func(p string) bool { return !slices.Contains(f.Lacks, p) })
+}

@@ -1,0 +1,195 @@
+package observe
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	// inspectTimeout is longer than the slowest name lookup that an inspection waits for.
+	inspectTimeout = 30 * time.Second
+	// clockSamples are taken of each clock; the one that took the shortest time counts.
+	clockSamples = 3
+	// maxPacket is the largest that IP knows; a loopback's MTU is beyond it.
+	maxPacket = 65535
+)
+
+// Preflight looks at everything that preflight judges beyond an observation: on all hosts at once, in a number of round
+// trips that does not depend on theirs. Quick leaves out what takes time and is never an error.
+func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation, quick bool) *facts.Preflight {
+	p := &probe{ctx: ctx, c: c, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}}
+	var asked []spec.Host
+	for _, h := range c.Spec.Hosts {
+		if obs.Hosts[h.Name].Facts != nil {
+			asked = append(asked, h)
+		}
+	}
+	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error { return p.inspect(ctx, h, conn, quick) })
+	// Not a moment earlier: while hosts are busy with their inspections, answers about the time come late.
+	p.each(asked, p.clock)
+	p.reach(asked, obs)
+	slices.SortFunc(p.seen.Reach, func(a, b facts.Reach) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Port, b.Port))
+	})
+	return p.seen
+}
+
+type probe struct {
+	ctx   context.Context
+	c     *spec.Cluster
+	conns *host.Set
+
+	mu   sync.Mutex
+	seen *facts.Preflight
+}
+
+// each asks all hosts at once. What keeps one from answering is noted.
+func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *host.Conn) error) {
+	ctx, cancel := context.WithTimeoutCause(p.ctx, inspectTimeout, fmt.Errorf("no answer within %s", inspectTimeout))
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, h := range hosts {
+		wg.Go(func() {
+			conn, err := p.conns.Get(h.Name)
+			if err == nil {
+				err = ask(ctx, h, conn)
+			}
+			if err != nil {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				p.seen.Errors[h.Name] = err.Error()
+				delete(p.seen.Hosts, h.Name)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, quick bool) error {
+	request := facts.InspectRequest{Name: h.Name, Address: h.Address, Quick: quick}
+	for _, port := range preflight.Ports(p.c, h) {
+		request.Ports = append(request.Ports, port.Number)
+	}
+	in, err := node.Inspect.On(ctx, conn, request)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Hosts[h.Name] = in
+	return nil
+}
+
+// clock reads a host's clock against the caller's. The host read it at some moment between question and answer, so half of
+// the time between them is how wrong the difference can be.
+func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
+	var best facts.Clock
+	for i := range clockSamples {
+		begin := time.Now()
+		there, err := node.ReadClock.On(ctx, conn, struct{}{})
+		if err != nil {
+			return err
+		}
+		half := time.Since(begin) / 2
+		if i == 0 || half < best.Uncertainty {
+			best = facts.Clock{Ahead: there.Sub(begin.Add(half)), Uncertainty: half}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.Clocks[h.Name] = best
+	return nil
+}
+
+// reach tries every path: all hosts listen, all hosts dial, all hosts stop listening.
+func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
+	listening := map[string]node.Listening{}
+	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		request := node.ListenRequest{Name: h.Name, Address: h.Address}
+		// Where a cluster's programs may be about to start, a port that is free at this moment is theirs all the same.
+		if !preflight.Built(obs) && !obs.Hosts[h.Name].Facts.Kubernetes.KubeletConfig {
+			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
+		}
+		l, err := node.Listen.On(ctx, conn, request)
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		listening[h.Name] = l
+		return nil
+	})
+	targets, paths := map[string][]node.DialTarget{}, map[facts.Path]node.DialTarget{}
+	for _, path := range preflight.Paths(p.c) {
+		l, asked := listening[path.To]
+		target := node.DialTarget{Path: path}
+		switch path.Proto {
+		case facts.TCP:
+			target.Answers = slices.Contains(l.TCP, path.Port)
+			// What listens there already shows the path as well; an address that cannot be listened on has a finding of its own.
+			asked = asked && (target.Answers || p.held(path.To, path.Port))
+		case facts.UDP:
+			asked = asked && slices.Contains(l.UDP, path.Port)
+			target.Answers, target.Size = true, min(p.seen.Hosts[path.From].MTU, p.seen.Hosts[path.To].MTU, maxPacket)
+		case facts.VRRP:
+			asked, target.Answers = asked && l.VRRP, true
+		}
+		if asked {
+			targets[path.From], paths[path] = append(targets[path.From], target), target
+		}
+	}
+	// Nothing is judged by one attempt: what fails is tried again when the crowd is gone.
+	for _, r := range p.dial(hosts, targets) {
+		if r.Outcome == facts.Reached && (r.Size == 0 || r.Fits) {
+			p.seen.Reach = append(p.seen.Reach, r)
+			delete(paths, r.Path)
+		}
+	}
+	again := map[string][]node.DialTarget{}
+	for path, target := range paths {
+		again[path.From] = append(again[path.From], target)
+	}
+	p.seen.Reach = append(p.seen.Reach, p.dial(hosts, again)...)
+	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		if token := listening[h.Name].Token; token != "" {
+			_, err := node.Hush.On(ctx, conn, token)
+			return err
+		}
+		return nil
+	})
+}
+
+func (p *probe) dial(hosts []spec.Host, targets map[string][]node.DialTarget) (out []facts.Reach) {
+	if len(targets) == 0 {
+		return nil
+	}
+	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		if len(targets[h.Name]) == 0 {
+			return nil
+		}
+		results, err := node.DialAll.On(ctx, conn, targets[h.Name])
+		if err != nil {
+			return err
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		out = append(out, results...)
+		return nil
+	})
+	return out
+}
+
+// held says whether a program listens on the port of the host.
+func (p *probe) held(name string, port int) bool {
+	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port })
+}

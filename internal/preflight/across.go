@@ -1,0 +1,234 @@
+package preflight
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// clocks compares each clock with the middle one, which is right unless most are wrong.
+func (j *judge) clocks() {
+	var ahead []time.Duration
+	for _, c := range j.seen.Clocks {
+		ahead = append(ahead, c.Ahead)
+	}
+	if len(ahead) == 0 {
+		return
+	}
+	slices.Sort(ahead)
+	middle := ahead[(len(ahead)-1)/2]
+	const fix = "`timedatectl set-ntp true`, or install chrony, and wait until `timedatectl` says synchronized"
+	for _, h := range j.c.Spec.Hosts {
+		c, ok := j.seen.Clocks[h.Name]
+		skew := c.Ahead - middle
+		sure := skew.Abs() - c.Uncertainty
+		if !ok || sure <= skewWarning {
+			continue
+		}
+		severity, why := Warning, "etcd warns from one second on"
+		if sure > skewError {
+			severity, why = Error, "certificates, tokens and leases are dated by it"
+		}
+		j.add(severity, "clock", []string{h.Name}, fix, "its clock is %s %s the others' (measured to within %s): %s", seconds(skew.Abs()), direction(skew), seconds(c.Uncertainty), why)
+	}
+	if middle.Abs() > callerSkew {
+		j.add(Warning, "clock", nil, "set the clock of whichever is wrong", "the hosts' clocks are %s %s this machine's", ui.Duration(middle.Abs()), direction(middle))
+	}
+}
+
+func direction(d time.Duration) string {
+	if d < 0 {
+		return "behind"
+	}
+	return "ahead of"
+}
+
+func seconds(d time.Duration) string {
+	if d < time.Second {
+		return d.Round(time.Millisecond).String()
+	}
+	return ui.Duration(d)
+}
+
+// placeholder says that a vendor left the UUID as it found it: such a value tells nothing.
+func placeholder(uuid string) bool {
+	digits := strings.ReplaceAll(uuid, "-", "")
+	return digits == "" || strings.Trim(digits, digits[:1]) == "" || uuid == "03000200-0400-0500-0006-000700080009"
+}
+
+func (j *judge) duplicates() {
+	j.same("machine-id", "`rm /etc/machine-id && systemd-machine-id-setup` on all but one, and reboot; clones of one image need this",
+		"the machine-id %s is that of several hosts: addresses that systemd derives from it, flannel's among them, would be the same",
+		func(f *facts.Facts, _ facts.Inspection) string { return f.MachineID })
+	j.same("mac", "give each virtual machine a hardware address of its own", "the hardware address %s is that of several hosts: switches and ARP cannot tell them apart",
+		func(_ *facts.Facts, in facts.Inspection) string { return in.MAC })
+	j.same("product-uuid", "give each virtual machine a UUID of its own: clones keep that of their origin", "the product UUID %s is that of several hosts",
+		func(_ *facts.Facts, in facts.Inspection) string {
+			if placeholder(in.ProductUUID) || j.sharesKernel(in) {
+				return ""
+			}
+			return in.ProductUUID
+		})
+}
+
+// sharesKernel says that the host is one of several on one kernel, and therefore has its firmware in common with them.
+func (j *judge) sharesKernel(in facts.Inspection) bool {
+	n := 0
+	for _, other := range j.seen.Hosts {
+		if other.BootID != "" && other.BootID == in.BootID {
+			n++
+		}
+	}
+	return n > 1
+}
+
+func (j *judge) same(check, fix, format string, value func(*facts.Facts, facts.Inspection) string) {
+	hosts := map[string][]string{}
+	for _, h := range j.c.Spec.Hosts {
+		in, ok := j.seen.Hosts[h.Name]
+		f := j.obs.Hosts[h.Name].Facts
+		if !ok || f == nil {
+			continue
+		}
+		if v := value(f, in); v != "" {
+			hosts[v] = append(hosts[v], h.Name)
+		}
+	}
+	for v, on := range hosts {
+		if len(on) > 1 {
+			j.add(Error, check, on, fix, format, v)
+		}
+	}
+}
+
+func (j *judge) mtus() {
+	count := map[int]int{}
+	for _, in := range j.seen.Hosts {
+		if in.MTU > 0 {
+			count[in.MTU]++
+		}
+	}
+	if len(count) < 2 {
+		return
+	}
+	usual := 0
+	for mtu, n := range count {
+		if n > count[usual] || n == count[usual] && mtu < usual {
+			usual = mtu
+		}
+	}
+	for _, h := range j.c.Spec.Hosts {
+		if mtu := j.seen.Hosts[h.Name].MTU; mtu > 0 && mtu != usual {
+			j.add(Warning, "mtu", []string{h.Name}, fmt.Sprintf("give all interfaces of the cluster's network one MTU, such as %d", usual),
+				"the MTU is %d, while most hosts have %d: large packets between pods may get lost", mtu, usual)
+		}
+	}
+}
+
+// reach turns failed paths into findings: one for all hosts that fail in the same way to reach one other.
+func (j *judge) reach() {
+	type way struct {
+		from, to string
+		outcome  facts.Outcome
+		detail   string
+	}
+	ports := map[way][]string{}
+	var order []way
+	for _, r := range j.seen.Reach {
+		if r.Size > 0 && !r.Fits {
+			j.add(Error, "path-mtu", []string{r.From, r.To}, "let everything between them carry packets of that size, or lower the MTU of the hosts' interfaces to what passes",
+				"packets of %d bytes do not get from %s to %s, smaller ones do: transfers between pods would hang", r.Size, r.From, r.To)
+		}
+		if r.Outcome == facts.Reached {
+			continue
+		}
+		w := way{r.From, r.To, r.Outcome, r.Detail}
+		if ports[w] == nil {
+			order = append(order, w)
+		}
+		ports[w] = append(ports[w], portOf(r.Path)+" ("+r.For+")")
+	}
+	type group struct {
+		to, ports string
+		outcome   facts.Outcome
+		detail    string
+	}
+	from := map[group][]string{}
+	var groups []group
+	for _, w := range order {
+		list := slices.Compact(slices.Sorted(slices.Values(ports[w])))
+		g := group{w.to, strings.Join(list, ", "), w.outcome, w.detail}
+		if from[g] == nil {
+			groups = append(groups, g)
+		}
+		from[g] = append(from[g], w.from)
+	}
+	for _, g := range groups {
+		verb := "cannot reach"
+		j.add(Error, "reach", append(slices.Clone(from[g]), g.to), j.reachFix(g.to, g.outcome), "%s %s %s on %s: %s", few(from[g]), verb, g.to, g.ports, why(g.outcome, g.detail))
+	}
+}
+
+func portOf(p facts.Path) string {
+	if p.Proto == facts.VRRP {
+		return "IP protocol 112"
+	}
+	return fmt.Sprintf("%d/%s", p.Port, p.Proto)
+}
+
+func why(o facts.Outcome, detail string) string {
+	switch o {
+	case facts.Refused:
+		return "refused, although something listens there: a firewall rejects it"
+	case facts.TimedOut:
+		return "no answer, so packets are dropped on the way: a firewall or the routing"
+	case facts.Unreachable:
+		return "a router or firewall forbids it (" + detail + ")"
+	case facts.Impostor:
+		return "another host has that address: " + detail
+	}
+	return cmp.Or(detail, string(o))
+}
+
+func (j *judge) reachFix(to string, o facts.Outcome) string {
+	if o == facts.Impostor {
+		return "find the other host with that address (`arping`), and give one of the two another"
+	}
+	h, _ := j.c.Host(to)
+	for _, w := range j.seen.Hosts[to].Firewalls {
+		return openPorts(j.c, h, w)
+	}
+	return "open these ports on " + to + " for the hosts of the cluster, in its own firewall and in the network's"
+}
+
+// openPorts is how a host's own firewall is opened for its roles.
+func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
+	var commands []string
+	for _, p := range inbound(c, h) {
+		switch {
+		case firewall == "firewalld" && p.proto == facts.VRRP:
+			commands = append(commands, "firewall-cmd --permanent --add-protocol=vrrp")
+		case firewall == "firewalld":
+			commands = append(commands, fmt.Sprintf("firewall-cmd --permanent --add-port=%d/%s", p.port, p.proto))
+		case p.proto == facts.VRRP:
+			commands = append(commands, "ufw allow proto vrrp from any to any")
+		default:
+			commands = append(commands, fmt.Sprintf("ufw allow %d/%s", p.port, p.proto))
+		}
+	}
+	if firewall == "firewalld" {
+		if h.IsNode() {
+			commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+c.Spec.Network.PodCIDR)
+		}
+		commands = append(commands, "firewall-cmd --reload")
+	} else if h.IsNode() {
+		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
+	}
+	return "on " + h.Name + ": `" + strings.Join(commands, " && ") + "`, or switch it off and filter in the network"
+}

@@ -1,0 +1,123 @@
+package preflight
+
+import (
+	"strconv"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Up to meshAll nodes every node tries every other; beyond, each tries meshSome of them.
+const meshAll, meshSome = 16, 12
+
+// flannelPort is where VXLAN packets go.
+const flannelPort = 8472
+
+func endpointPort(c *spec.Cluster) int {
+	port, err := strconv.Atoi(hostconfig.EndpointPort(c))
+	if err != nil {
+		return 6443
+	}
+	return port
+}
+
+// sharesPort says whether HAProxy and kube-apiserver have one port on the host, and so one way to it.
+func sharesPort(c *spec.Cluster, h spec.Host) bool {
+	return h.Has(spec.RoleControlPlane) && hostconfig.SharesAPIPort(c)
+}
+
+type inlet struct {
+	port  int
+	proto string
+	use   string
+	from  func(spec.Host) bool
+}
+
+// inbound is what other hosts will open connections to on a host, and which of them.
+func inbound(c *spec.Cluster, h spec.Host) []inlet {
+	cp := func(o spec.Host) bool { return o.Has(spec.RoleControlPlane) }
+	member := func(o spec.Host) bool { return hasMember(c, o) }
+	var out []inlet
+	if cp(h) {
+		out = append(out, inlet{6443, facts.TCP, "API", func(o spec.Host) bool { return o.IsNode() || c.Balances(o) }})
+	}
+	if member(h) {
+		out = append(out, inlet{2379, facts.TCP, "etcd clients", func(o spec.Host) bool { return member(o) || cp(o) }},
+			inlet{2380, facts.TCP, "etcd members", member})
+	}
+	if h.IsNode() {
+		out = append(out, inlet{10250, facts.TCP, "kubelet", cp})
+		if c.Spec.Network.CNI == spec.CNIFlannel {
+			out = append(out, inlet{flannelPort, facts.UDP, "pods", spec.Host.IsNode})
+		}
+	}
+	if c.Balances(h) {
+		out = append(out, inlet{0, facts.VRRP, "virtual IP", c.Balances})
+		if !sharesPort(c, h) {
+			out = append(out, inlet{endpointPort(c), facts.TCP, "endpoint", spec.Host.IsNode})
+		}
+	}
+	return out
+}
+
+// Paths are the ways between hosts that are tried, each once. Their number grows with the number of hosts, not with its
+// square: control planes, etcd members and balancers are few, and of the paths between nodes only so many are tried.
+func Paths(c *spec.Cluster) []facts.Path {
+	var out []facts.Path
+	near := neighbours(c)
+	for _, to := range c.Spec.Hosts {
+		for _, in := range inbound(c, to) {
+			for _, from := range c.Spec.Hosts {
+				if from.Name == to.Name || !in.from(from) || in.use == "pods" && !near[[2]string{from.Name, to.Name}] {
+					continue
+				}
+				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use})
+			}
+		}
+	}
+	return out
+}
+
+// neighbours are the pairs of nodes between which pod traffic is tried: every node as often in either role.
+func neighbours(c *spec.Cluster) map[[2]string]bool {
+	var nodes []string
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() {
+			nodes = append(nodes, h.Name)
+		}
+	}
+	n := len(nodes)
+	var offsets []int
+	for i := 1; i < n; i++ {
+		offsets = append(offsets, i)
+	}
+	if n > meshAll {
+		offsets = nil
+		for i := range meshSome {
+			offsets = append(offsets, 1+i*(n-1)/meshSome)
+		}
+	}
+	pairs := map[[2]string]bool{}
+	for i, from := range nodes {
+		for _, o := range offsets {
+			pairs[[2]string{from, nodes[(i+o)%n]}] = true
+		}
+	}
+	return pairs
+}
+
+// Listeners are what a host has to listen on so that the paths to it can be tried.
+func Listeners(c *spec.Cluster, h spec.Host) (tcp, udp []int, vrrp bool) {
+	for _, in := range inbound(c, h) {
+		switch in.proto {
+		case facts.TCP:
+			tcp = append(tcp, in.port)
+		case facts.UDP:
+			udp = append(udp, in.port)
+		case facts.VRRP:
+			vrrp = true
+		}
+	}
+	return tcp, udp, vrrp
+}

@@ -1,0 +1,261 @@
+// Command hosts measures plan and preflight against many hosts: real SSH servers with the real host side, all in one other
+// process, each at an address of its own in a network namespace of theirs. Memory is that of the caller alone.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/crypto/ssh"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/host/sshtest"
+	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/up"
+)
+
+const sshPort = 22
+
+func main() {
+	hosts := flag.Int("hosts", 200, "how many hosts")
+	runs := flag.Int("runs", 3, "how many runs of each; the best counts")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := start(ctx, flag.Arg(0), *hosts, *runs); err != nil {
+		fmt.Fprintln(os.Stderr, "hosts:", err)
+		os.Exit(1)
+	}
+}
+
+// start is three programs in one: what the user calls, which makes the namespace; the caller in it; and the servers.
+func start(ctx context.Context, part string, hosts, runs int) error {
+	switch part {
+	case "":
+		cmd := again(ctx, "caller", hosts, runs)
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
+		return cmd.Run()
+	case "servers":
+		return servers(ctx, hosts)
+	case "caller":
+		return caller(ctx, hosts, runs)
+	}
+	return fmt.Errorf("no such part: %s", part)
+}
+
+func again(ctx context.Context, part string, hosts, runs int) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", "--hosts", strconv.Itoa(hosts), "--runs", strconv.Itoa(runs), part)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	return cmd
+}
+
+func address(i int) net.IP { return net.IPv4(198, 18, byte(1+i/250), byte(1+i%250)) }
+
+// shape is three control planes, two balancers and workers.
+func shape(hosts int, keyFile, knownHosts string) (*spec.Cluster, error) {
+	c := spec.DefaultLab("many")
+	c.Spec.Hosts = nil
+	c.Spec.LoadBalancer.Address = "198.18.200.1"
+	for i := range hosts {
+		h := spec.Host{Name: fmt.Sprintf("worker-%03d", i), Roles: []string{spec.RoleWorker}}
+		switch {
+		case i < 3:
+			h = spec.Host{Name: fmt.Sprintf("cp-%d", i), Roles: []string{spec.RoleControlPlane}}
+		case i < 5:
+			h = spec.Host{Name: fmt.Sprintf("lb-%d", i), Roles: []string{spec.RoleLoadBalancer}}
+		}
+		h.Address, h.Zone = address(i).String(), string(rune('a'+i%3))
+		h.SSH = spec.SSH{User: "root", Port: sshPort, KeyFile: keyFile, KnownHostsFile: knownHosts}
+		c.Spec.Hosts = append(c.Spec.Hosts, h)
+	}
+	data, err := spec.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return spec.Check(data, "the benchmark's cluster", spec.Options{Versions: bundle.Versions()})
+}
+
+const keyVariable = "BENCH_HOSTS_KEY"
+
+func servers(ctx context.Context, hosts int) error {
+	line, err := os.ReadFile(os.Getenv(keyVariable))
+	if err != nil {
+		return err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(line)
+	if err != nil {
+		return err
+	}
+	for i := range hosts {
+		if _, err := sshtest.Start(ctx, sshtest.Options{Key: key, Address: net.JoinHostPort(address(i).String(), strconv.Itoa(sshPort))}); err != nil {
+			return err
+		}
+	}
+	os.Stdout.WriteString("ready\n") //nolint:errcheck // the caller would wait
+	<-ctx.Done()
+	return nil
+}
+
+func network(hosts int) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkSetUp(lo); err != nil {
+		return err
+	}
+	// A loopback's own MTU would make packets of 64 KiB of what are 1500 bytes on a network.
+	if err := netlink.LinkSetMTU(lo, 1500); err != nil {
+		return err
+	}
+	for i := range hosts {
+		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: address(i), Mask: net.CIDRMask(16, 32)}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func caller(ctx context.Context, hosts, runs int) error {
+	if err := network(hosts); err != nil {
+		return fmt.Errorf("giving the namespace its addresses: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "quorate-bench-hosts-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	keyFile, public, err := sshtest.NewKey(dir, "")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(keyFile+".pub", ssh.MarshalAuthorizedKey(public), 0o600); err != nil {
+		return err
+	}
+	c, err := shape(hosts, keyFile, filepath.Join(dir, "known_hosts"))
+	if err != nil {
+		return err
+	}
+	cmd := again(ctx, "servers", hosts, runs)
+	cmd.Env = append(os.Environ(), keyVariable+"="+keyFile+".pub")
+	cmd.Stdout = nil
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	defer func() {
+		cmd.Cancel() //nolint:errcheck // it may have ended
+		cmd.Wait()   //nolint:errcheck // ended by a signal
+	}()
+	if _, err := out.Read(make([]byte, 16)); err != nil {
+		return errors.New("the servers did not start")
+	}
+	return measure(ctx, c, runs)
+}
+
+func measure(ctx context.Context, c *spec.Cluster, runs int) error {
+	b, err := up.Bundle(ctx, c, progress.Discard)
+	if err != nil {
+		return err
+	}
+	result := map[string]any{"hosts": len(c.Spec.Hosts), "cpus": runtime.NumCPU()}
+	before, err := peak()
+	if err != nil {
+		return err
+	}
+	for _, job := range []struct {
+		name string
+		run  func(*engine.Engine) (string, error)
+	}{
+		{"plan", func(e *engine.Engine) (string, error) {
+			w, err := e.Plan(ctx, b)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%d steps", len(w.Plan.Steps)), nil
+		}},
+		{"preflight", func(e *engine.Engine) (string, error) {
+			obs := e.Observe(ctx)
+			r, err := e.Preflight(ctx, obs, false, nil)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c))), nil
+		}},
+	} {
+		best, bestDial := 0.0, 0.0
+		for i := range runs {
+			begin := time.Now()
+			e := engine.Open(ctx, c, progress.Discard)
+			dialled := time.Since(begin).Seconds()
+			for _, h := range c.Spec.Hosts {
+				if _, err := e.Conns.Get(h.Name); err != nil {
+					e.Close()
+					return err
+				}
+			}
+			what, err := job.run(e)
+			e.Close()
+			if err != nil {
+				return err
+			}
+			took := time.Since(begin).Seconds()
+			fmt.Printf("%s of %d hosts, run %d: %.2f s, of which %.2f s for the SSH sessions (%s)\n", job.name, len(c.Spec.Hosts), i+1, took, dialled, what)
+			if i == 0 || took < best {
+				best, bestDial = took, dialled
+			}
+		}
+		result[job.name+"Seconds"], result[job.name+"DialSeconds"] = round(best), round(bestDial)
+	}
+	after, err := peak()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("peak memory of the caller: %d MiB, %d MiB before it began\n", after>>20, before>>20)
+	result["peakMiB"] = after >> 20
+	data, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", data)
+	return nil
+}
+
+func round(f float64) float64 { return float64(int(f*100+0.5)) / 100 }
+
+// peak is the most memory that this process had in use at any moment, as the kernel counts it.
+func peak() (int64, error) {
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
+			kib, err := strconv.ParseInt(f[1], 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("the kernel does not tell the peak of memory")
+}

@@ -1,0 +1,214 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// TestPreflight looks at machines without a cluster: as they were made, and after things were done to them that real hosts
+// come with.
+func TestPreflight(t *testing.T) {
+	c := newCluster(t, "e2e-preflight")
+	ctx := testContext(t)
+	c.must(t, ctx, "lab", "create", "--empty", c.name)
+	t.Run("as they were made", func(t *testing.T) { preflightClean(t, ctx, c) })
+	t.Run("users of all kinds", func(t *testing.T) { preflightUsers(t, ctx, c) })
+	t.Run("everything wrong", func(t *testing.T) { preflightFindings(t, ctx, c) })
+}
+
+func preflightReport(t *testing.T, r result) preflight.Report {
+	t.Helper()
+	var report preflight.Report
+	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
+		t.Fatalf("%v in %s", err, r)
+	}
+	return report
+}
+
+// preflightClean has nothing found, whatever the computer below is like: how full its disk is, is its own affair.
+func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
+	r := c.must(t, ctx, "preflight", "-f", c.specFile(), "-o", "json", "--ignore", "disk")
+	report := preflightReport(t, r)
+	if report.Hosts != 7 || report.Errors != 0 || report.Warnings != 0 {
+		t.Errorf("found on new machines: %s", r)
+	}
+	t.Logf("preflight of 7 hosts: %s", r.took)
+	if text := c.must(t, ctx, "preflight", "-f", c.specFile(), "--ignore", "disk").stdout; !strings.Contains(text, "nothing stands in the way") {
+		t.Errorf("the text does not say so:\n%s", text)
+	}
+}
+
+// do runs a script on a machine, whatever was done to its network.
+func (c *cluster) do(t *testing.T, ctx context.Context, machine, script string) {
+	t.Helper()
+	c.must(t, ctx, "lab", "--lab", c.name, "exec", machine, "--", "sh", "-ec", script)
+}
+
+func preflightFindings(t *testing.T, ctx context.Context, c *cluster) {
+	parsed, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := map[string]string{}
+	for _, h := range parsed.Spec.Hosts {
+		address[h.Name] = h.Address
+	}
+	const table = "nft add table ip e2e; nft add chain ip e2e in '{ type filter hook input priority 0; }'; nft add rule ip e2e in "
+	for machine, script := range map[string]string{
+		"cp-a": "echo 0123456789abcdef0123456789abcdef >/etc/machine-id",
+		"cp-b": "echo 0123456789abcdef0123456789abcdef >/etc/machine-id; hostname stranger",
+		"cp-c": "mkdir -p /etc/kubernetes /var/lib/etcd/member; touch /etc/kubernetes/admin.conf; " + table + "udp dport 8472 meta length '>' 1400 drop",
+		"worker-a": "mkdir -p /etc/cni/net.d; echo '{}' >/etc/cni/net.d/05-other.conflist; ip link add cni0 type bridge; echo nameserver " + address["lb-b"] + " >/etc/resolv.conf; " +
+			"systemd-run --quiet --unit e2e-socat socat TCP-LISTEN:10250,fork,reuseaddr EXEC:cat; while ! ss -tln | grep -q :10250; do :; done",
+		"worker-b": "dev=$(ip -o address show to " + address["worker-b"] + " | awk '{print $2}'); ip link set dev $dev mtu 1400; " +
+			"mkdir -p /run/containerd; touch /run/containerd/containerd.sock",
+		"lb-a": table + "tcp dport 6443 reject with tcp reset",
+		"lb-b": table + "udp dport 53 drop; mount -t tmpfs -o size=400m tmpfs /var/lib; mv $(command -v haproxy) /root/",
+	} {
+		c.do(t, ctx, machine, script)
+	}
+	c.must(t, ctx, "lab", "--lab", c.name, "fault", "cut", "cp-a:cp-b")
+	r := c.exits(t, ctx, 3, "preflight", "-f", c.specFile(), "-o", "json")
+	t.Logf("preflight of 7 hosts with faults: %s", r.took)
+	report := preflightReport(t, r)
+	for _, want := range []struct {
+		severity     preflight.Severity
+		check, hosts string
+		summary, fix string
+	}{
+		{preflight.Error, "machine-id", "cp-a cp-b", "0123456789abcdef0123456789abcdef", "systemd-machine-id-setup"},
+		{preflight.Warning, "hostname", "cp-b", "stranger", "hostnamectl set-hostname cp-b"},
+		{preflight.Error, "leftovers", "cp-c", "/etc/kubernetes/admin.conf, /var/lib/etcd/member", "kubeadm reset"},
+		{preflight.Error, "leftovers", "worker-a", "/etc/cni/net.d/05-other.conflist is read before flannel's", "move it away"},
+		{preflight.Error, "leftovers", "worker-a", "cni0", "ip link delete cni0"},
+		{preflight.Error, "ports", "worker-a", "port 10250 is taken by socat (process ", "systemctl status"},
+		{preflight.Error, "reach", "cp-a cp-b", "cp-a cannot reach cp-b on 10250/tcp (kubelet), 2379/tcp (etcd clients), 2380/tcp (etcd members), 6443/tcp (API), 8472/udp (pods): no answer", "open these ports on cp-b"},
+		{preflight.Error, "reach", "cp-a cp-b", "cp-b cannot reach cp-a on ", "open these ports on cp-a"},
+		{preflight.Error, "reach", "cp-a cp-b cp-c worker-a worker-b lb-a", "cannot reach lb-a on 6443/tcp (endpoint): refused", "open these ports on lb-a"},
+		{preflight.Error, "path-mtu", "cp-a cp-c", "packets of 1500 bytes do not get from cp-a to cp-c", "lower the MTU"},
+		{preflight.Warning, "mtu", "worker-b", "the MTU is 1400, while most hosts have 1500", "1500"},
+		{preflight.Warning, "runtime", "worker-b", "another containerd", "ctr namespaces list"},
+		{preflight.Warning, "dns", "worker-a lb-b", "the DNS server " + address["lb-b"] + " does not answer", "/etc/resolv.conf"},
+		{preflight.Error, "disk", "lb-b", "free below /var/lib; load-balancer needs 512.0 MiB", "larger disk"},
+		{preflight.Info, "packages", "lb-b", "haproxy is missing; apply installs them with apt-get", "apt-get install -y haproxy"},
+	} {
+		if !slices.ContainsFunc(report.Findings, func(f preflight.Finding) bool {
+			return f.Severity == want.severity && f.Check == want.check && strings.Join(f.Hosts, " ") == want.hosts && strings.Contains(f.Summary, want.summary) && strings.Contains(f.Fix, want.fix)
+		}) {
+			t.Errorf("not found: %+v", want)
+		}
+	}
+	// Nothing else was wrong with them, but for the disk of the computer below.
+	for _, f := range report.Findings {
+		if f.Severity == preflight.Error && !slices.Contains([]string{"machine-id", "leftovers", "ports", "reach", "path-mtu", "disk"}, f.Check) {
+			t.Errorf("found without a cause: %+v", f)
+		}
+	}
+	if t.Failed() {
+		t.Log(r.stdout)
+	}
+	r = c.exits(t, ctx, 3, "apply", "-f", c.specFile())
+	for _, want := range []string{"refused (preflight)", "nothing was changed", "port 10250 is taken by socat", "cp-a cannot reach cp-b"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("apply does not say %q: %s", want, r)
+		}
+	}
+	for _, h := range parsed.Spec.Hosts {
+		c.do(t, ctx, h.Name, "if grep -q 'BEGIN quorate' /etc/hosts; then exit 1; fi; test ! -e /var/lib/quorate/bundle; test ! -e /etc/kubernetes/pki")
+	}
+}
+
+// preflightUsers reaches one host as a user whose sudo asks for a password, on another port, through a jump host with a user
+// and port of its own, with a key that has a passphrase: through real sshd and sudo.
+func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
+	const password, phrase = "correct horse battery", "staple"
+	dir := t.TempDir()
+	key := filepath.Join(dir, "key")
+	if out, err := exec.CommandContext(ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", phrase, "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("ssh-keygen: %v: %s", err, out)
+	}
+	public, err := os.ReadFile(key + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := func(name, port string) string {
+		return "useradd --create-home --shell /bin/sh " + name + "; echo '" + name + ":" + password + "' | chpasswd; mkdir -m 700 /home/" + name + "/.ssh; " +
+			"echo '" + strings.TrimSpace(string(public)) + "' >/home/" + name + "/.ssh/authorized_keys; chown -R " + name + " /home/" + name + "/.ssh; " +
+			"printf 'Port 22\\nPort " + port + "\\n' >/etc/ssh/sshd_config.d/e2e.conf; systemctl restart ssh; while ! ss -tln | grep -q :" + port + "; do :; done"
+	}
+	c.do(t, ctx, "lb-a", user("hop", "2200"))
+	c.do(t, ctx, "worker-a", user("ops", "2222")+"; echo 'ops ALL=(ALL:ALL) ALL' >/etc/sudoers.d/ops; chmod 0440 /etc/sudoers.d/ops")
+	parsed, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jump, known := "", filepath.Join(dir, "known_hosts")
+	for _, h := range parsed.Spec.Hosts {
+		if h.Name == "lb-a" {
+			jump = "hop@" + h.Address + ":2200"
+		}
+	}
+	for i, h := range parsed.Spec.Hosts {
+		if h.Name == "worker-a" {
+			parsed.Spec.Hosts[i].SSH = spec.SSH{User: "ops", Port: 2222, KeyFile: key, KnownHostsFile: known, Jump: jump}
+		}
+	}
+	data, err := spec.Marshal(parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "cluster.yaml")
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	try := func(code int, env ...string) string {
+		t.Helper()
+		cmd := c.command(ctx, "preflight", "-f", file, "-o", "json", "--ignore", "disk")
+		cmd.Env = append(cmd.Env, env...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run() // the status is what counts
+		if got := cmd.ProcessState.ExitCode(); got != code {
+			t.Fatalf("exit status %d, want %d: %s%s", got, code, stdout.String(), stderr.String())
+		}
+		for _, secret := range []string{password, phrase} {
+			if strings.Contains(stdout.String()+stderr.String(), secret) {
+				t.Errorf("a secret is printed: %s%s", stdout.String(), stderr.String())
+			}
+		}
+		return stdout.String()
+	}
+	const sudoIs, phraseIs = "QUORATE_SUDO_PASSWORD=", "QUORATE_SSH_PASSPHRASE="
+	for want, env := range map[string][]string{
+		"not its passphrase":                       {sudoIs + password, phraseIs + "nonsense"},
+		"--ask-sudo-password":                      {phraseIs + phrase},
+		"sudo does not accept the password of ops": {sudoIs + "wrong", phraseIs + phrase},
+	} {
+		if out := try(3, env...); !strings.Contains(out, want) || !strings.Contains(out, `"session"`) {
+			t.Errorf("does not say %q: %s", want, out)
+		}
+	}
+	if out := try(0, sudoIs+password, phraseIs+phrase); strings.Contains(out, `"session"`) {
+		t.Errorf("found: %s", out)
+	}
+	recorded, err := os.ReadFile(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(recorded), ":2200 ") || !strings.Contains(string(recorded), ":2222 ") {
+		t.Errorf("not on record are both host keys:\n%s", recorded)
+	}
+	c.do(t, ctx, "worker-a", "if journalctl --no-pager | grep -F '"+password+"'; then exit 1; fi")
+}
