@@ -5,7 +5,7 @@ GO          ?= go
 # The Go module cache and the bundle cache outlive `make clean`.
 E2E_TIMEOUT ?= 60m
 
-.PHONY: build up down check test test-lab test-e2e bench-bootstrap bench-hosts tools clean
+.PHONY: build up down check test test-lab test-e2e bench-bootstrap bench-hosts bench-distribution tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -40,6 +40,10 @@ bench-bootstrap: build ## the documented kubeadm sequence against quorate apply,
 bench-hosts: ## plan and preflight against 200 SSH hosts: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts
 	bin/bench-hosts
+
+bench-distribution: build ## what the caller sends when 1, 4 and 8 hosts need the same bundle
+	$(GO) build -o bin/bench-distribution ./test/bench/distribution
+	bin/bench-distribution
 
 clean:
 	rm -rf bin artifacts

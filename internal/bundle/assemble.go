@@ -19,27 +19,34 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// assemble writes the layout of finished components and puts it into dir.
-func (w *workshop) assemble(ctx context.Context, layers map[string]*made, sources, dir string) (*Bundle, error) {
+// beginLayout starts a layout beside the finished bundles. The caller calls done when it is installed or given up.
+func beginLayout(ctx context.Context, version, sources string) (l *layout, done func(), err error) {
 	root := paths.Cache("bundles")
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return nil, fmt.Errorf("assemble bundle: %w", err)
+		return nil, nil, fmt.Errorf("assemble bundle: %w", err)
 	}
 	tmp, err := os.MkdirTemp(root, ".build-")
 	if err != nil {
-		return nil, fmt.Errorf("assemble bundle: %w", err)
+		return nil, nil, fmt.Errorf("assemble bundle: %w", err)
 	}
-	defer os.RemoveAll(tmp)
-
-	l := layout{ctx: ctx, dir: tmp, index: v1.Index{
+	return &layout{ctx: ctx, dir: tmp, index: v1.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageIndex,
 		Annotations: map[string]string{
-			annotationVersion: w.release.Kubernetes,
+			annotationVersion: version,
 			annotationArch:    runtime.GOARCH,
 			annotationSources: sources,
 		},
-	}}
+	}}, func() { os.RemoveAll(tmp) }, nil
+}
+
+// assemble writes the layout of finished components and puts it into dir.
+func (w *workshop) assemble(ctx context.Context, layers map[string]*made, sources, dir string) (*Bundle, error) {
+	l, done, err := beginLayout(ctx, w.release.Kubernetes, sources)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	wanted := map[string]string{} // by short name
 	for _, m := range layers {
 		for _, name := range m.Images {
@@ -66,7 +73,7 @@ func (w *workshop) assemble(ctx context.Context, layers map[string]*made, source
 	if err := l.finish(); err != nil {
 		return nil, fmt.Errorf("assemble bundle: %w", err)
 	}
-	fresh, err := Open(tmp)
+	fresh, err := Open(l.dir)
 	if err != nil {
 		return nil, err
 	}

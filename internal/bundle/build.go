@@ -56,11 +56,9 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 		o.Progress = progress.Discard
 	}
 	w := &workshop{release: release, sink: o.Progress, force: o.Force, cache: paths.Cache("components"), noted: map[string]time.Time{}}
-	unlock, err := lock(ctx, filepath.Join(w.cache, ".lock"), func() {
-		o.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "waiting: another quorate is building"})
-	})
+	unlock, err := w.lock(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("build bundle: %w", err)
+		return nil, err
 	}
 	defer unlock()
 
@@ -205,16 +203,18 @@ func (w *workshop) sweep() error {
 }
 
 // note shows how far a component is, at most about once a second.
-func (w *workshop) note(c components.Component, detail string) {
+func (w *workshop) note(c components.Component, detail string) { w.noteID(stepID(c), detail) }
+
+func (w *workshop) noteID(id, detail string) {
 	w.mu.Lock()
 	now := time.Now()
-	late := now.Sub(w.noted[c.Name]) >= time.Second
+	late := now.Sub(w.noted[id]) >= time.Second
 	if late {
-		w.noted[c.Name] = now
+		w.noted[id] = now
 	}
 	w.mu.Unlock()
 	if late {
-		w.sink.Emit(progress.Event{Time: now, Kind: progress.Note, ID: stepID(c), Detail: detail})
+		w.sink.Emit(progress.Event{Time: now, Kind: progress.Note, ID: id, Detail: detail})
 	}
 }
 

@@ -22,8 +22,8 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Annotations of our own. Those of the index say what the bundle is; those of a layer, which
-// component it holds, so that a bundle that came as a file tells as much as one that was built here.
+// Annotations of our own. Those of the index say what the bundle is; those of a layer, or of an image that its
+// project published, which component it holds, so that a bundle that came as a file tells as much as one that was built here.
 const (
 	annotationVersion  = "quorate.dev/kubernetes"
 	annotationArch     = "quorate.dev/arch"
@@ -60,7 +60,7 @@ func (i Image) Blobs() []Blob { return append([]Blob{i.Manifest, i.Config}, i.La
 // short is the name's last part without its tag.
 func (i Image) short() string { return shortName(i.Name) }
 
-// Component is one layer of a bundle and what it holds.
+// Component is one layer of a bundle, or one published image, and what it holds.
 type Component struct {
 	Name     string            `json:"name"`
 	Version  string            `json:"version"`
@@ -193,9 +193,20 @@ func (b *Bundle) readImage(d specs.Descriptor, layers map[string]*Component) (Im
 	for _, layer := range manifest.Layers {
 		image.Layers = append(image.Layers, blobOf(layer))
 		b.own(blobOf(layer), image.Name)
+		if d.Annotations[annotationName] != "" {
+			continue
+		}
 		if err := addComponent(layers, layer, image.short()); err != nil {
 			return image, fmt.Errorf("image %s: %w", image.Name, err)
 		}
+	}
+	// A published image is kept as its project made it, byte for byte: what it is stands beside it.
+	if name := d.Annotations[annotationName]; name != "" {
+		c := &Component{Name: name, Version: d.Annotations[annotationRelease], Digest: image.Manifest.Digest, Images: []string{image.short()}}
+		for _, layer := range image.Layers {
+			c.Size += layer.Size
+		}
+		layers[name] = c
 	}
 	return image, nil
 }

@@ -43,6 +43,26 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	return install(ctx, fresh, dirFor(fresh.Version(), fresh.Arch()))
 }
 
+// fileDigest reads an exported file as far as its index.
+func fileDigest(r io.Reader) (string, error) {
+	t := tar.NewReader(r)
+	for {
+		h, err := t.Next()
+		switch {
+		case err == io.EOF:
+			return "", errors.New("this is no exported bundle: it has no index")
+		case err != nil:
+			return "", fmt.Errorf("read the archive: %w", err)
+		case h.Name != specs.ImageIndexFile:
+			continue
+		case h.Size > maxIndex:
+			return "", fmt.Errorf("its index has %d bytes, more than any bundle's", h.Size)
+		}
+		d, err := digest.FromReader(t)
+		return d.String(), err
+	}
+}
+
 var blobName = regexp.MustCompile(`^blobs/sha256/[0-9a-f]{64}$`)
 
 // maxIndex bounds what an archive can make us hold in memory.

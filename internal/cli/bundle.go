@@ -19,10 +19,11 @@ import (
 
 func (a *app) bundle() *cobra.Command {
 	version := spec.DefaultVersion
-	cmd := &cobra.Command{Use: "bundle", Short: "Every component and image of one Kubernetes version: build, list, verify, export, import"}
+	cmd := &cobra.Command{Use: "bundle", Short: "Every component and image of one Kubernetes version: build, pull, push, list, verify, export, import"}
 	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes release")
 	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DefaultDir(version)) }
-	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport())
+	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
+		a.bundlePull(&version), a.bundlePush(open), a.bundleSources(&version))
 	return cmd
 }
 
@@ -111,8 +112,16 @@ func (a *app) bundleList() *cobra.Command {
 
 func (a *app) bundleVerify(open func() (*bundle.Bundle, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "verify", Short: "Read every blob again and compare it with its digest",
+		Use: "verify", Short: "Read every blob again and compare it with its digest, here or on every host of a spec (-f)",
+		Long: `Reads every blob of the bundle again and compares it with its digest.
+
+With -f it does so on the nodes of that spec instead: every image of the bundle must be in the node's containerd, under
+its name and with its own manifest, and every blob of it must have the content that its digest says. What is not so is
+named, host by host, and the exit status is 1. quorate apply imports such images again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.file != "" {
+				return a.verifyHosts(cmd.Context())
+			}
 			b, err := open()
 			if err != nil {
 				return err

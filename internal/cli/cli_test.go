@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -38,12 +39,20 @@ func TestUsageErrors(t *testing.T) {
 		"lab fault tickle cp-a":   "unknown fault",
 		"validate -f /dev/null":   "",
 		"version -o xml":          `unknown output "xml"`,
-		"preflight --ignore swpa": `did you mean "swap"?`,
-		"apply --ignore all":      `there is no check "all"`,
 		"up --name Not_A_Name":    "metadata.name",
 		"init --control-planes 4": "4 control planes",
 		"init --zones a,b":        "zones",
 		"init --topology externl": "did you mean `external`",
+		"preflight --ignore swpa": `did you mean "swap"?`,
+		"apply --ignore all":      `there is no check "all"`,
+		"bundle pull --releases https://m.example.com":                                 "both",
+		"bundle pull --releases http://m.example.com --registry r.example.com":         "https",
+		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave the reference out",
+		"bundle pull r.example.com/b:v1 -f cluster.yaml":                               "leave the reference",
+		"bundle pull r.example.com/b:v1 --username u":                                  "belong together",
+		"bundle push": "accepts 1 arg",
+		"bundle push r.example.com/b --username u":   "belong together",
+		"bundle sources --kubernetes-version v1.2.3": "v1.2.3",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {
@@ -104,5 +113,23 @@ func TestEveryCommandSaysWhatItDoes(t *testing.T) {
 	}
 	if code, out, _ := quorate(t, "--help"); code != exitDone || !strings.Contains(out, "quorate up") {
 		t.Errorf("--help: %d", code)
+	}
+}
+
+func TestBundleSourcesTellWhatAMirrorHolds(t *testing.T) {
+	code, out, errOut := quorate(t, "bundle", "sources", "-o", "json")
+	var all []sourceInfo
+	if err := json.Unmarshal([]byte(out), &all); err != nil || code != exitDone {
+		t.Fatalf("exit status %d, %v, %s", code, err, errOut)
+	}
+	kinds := map[string]int{}
+	for _, s := range all {
+		kinds[s.Kind]++
+		if base := map[string]string{"image": "REGISTRY/"}[s.Kind]; !strings.HasPrefix(s.At, cmp.Or(base, "RELEASES/")) || s.From == "" {
+			t.Errorf("%+v", s)
+		}
+	}
+	if kinds["file"] == 0 || kinds["file"] != kinds["checksum"] || kinds["image"] == 0 {
+		t.Errorf("listed %v", kinds)
 	}
 }

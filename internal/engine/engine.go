@@ -108,7 +108,7 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 		return plan.Bundle{}, nil, fmt.Errorf("the bundle holds Kubernetes %s, the spec asks for %s", b.Version(), c.Spec.Kubernetes.Version)
 	}
 	image := func(short string) string { i, _ := b.Image(short); return i.Name }
-	manifests, err := manifest.Render(c, image)
+	manifests, err := manifest.Render(c, image, b.IsPublished())
 	if err != nil {
 		return plan.Bundle{}, nil, err
 	}
@@ -133,6 +133,9 @@ func (e *UnreachableError) Error() string {
 // Apply executes the plan. With nothing to do it only tells of hosts that were left out.
 func (e *Engine) Apply(ctx context.Context, w *Work) error {
 	if !w.Plan.Empty() {
+		if err := w.sound(ctx); err != nil {
+			return err
+		}
 		if err := apply.Run(ctx, w.Plan, e.env(w)); err != nil {
 			return err
 		}

@@ -50,6 +50,8 @@ type Facts struct {
 	// Binaries and Images are the digests of the bundles whose binaries are in place and whose images containerd has.
 	Binaries string `json:"binaries,omitempty"`
 	Images   string `json:"images,omitempty"`
+	// ImageProblems are those of these images that are missing or damaged, in words.
+	ImageProblems []string `json:"imageProblems,omitempty"`
 
 	Kubernetes Kubernetes `json:"kubernetes"`
 }

@@ -41,3 +41,13 @@ func (l *Lab) CPUTime() (time.Duration, error) {
 	}
 	return 0, fmt.Errorf("no cgroup controller on this computer accounts for processor time")
 }
+
+// CallerSent is how many bytes this computer has sent into the lab since the lab was made, with everything that goes
+// over its cable.
+func (l *Lab) CallerSent() (int64, error) {
+	raw, err := os.ReadFile(filepath.Join("/sys/class/net", callerLink(l.Subnet()), "statistics", "tx_bytes"))
+	if err != nil {
+		return 0, fmt.Errorf("lab %s: %w", l.Name(), err)
+	}
+	return strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64)
+}

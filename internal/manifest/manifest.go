@@ -24,8 +24,9 @@ type Manifest []byte
 // Digest tells versions of a manifest apart.
 func (m Manifest) Digest() string { return "sha256:" + facts.Sum(m) }
 
-// Render gives all manifests of a cluster by name. image finds an image's full name in the bundle by its short one.
-func Render(c *spec.Cluster, image func(short string) string) (map[string]Manifest, error) {
+// Render gives all manifests of a cluster by name. image finds an image's full name in the bundle by its short one;
+// published says that these are the projects' own images, whose flannel needs help that ours does not.
+func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
 	out := map[string]Manifest{}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
 		return out, nil
@@ -35,8 +36,8 @@ func Render(c *spec.Cluster, image func(short string) string) (map[string]Manife
 		return nil, err
 	}
 	var b bytes.Buffer
-	if err := t.Execute(&b, map[string]string{
-		"PodCIDR": c.Spec.Network.PodCIDR, "Image": image("flannel"),
+	if err := t.Execute(&b, map[string]any{
+		"PodCIDR": c.Spec.Network.PodCIDR, "Image": image("flannel"), "Published": published,
 		"EndpointHost": hostconfig.EndpointHost(c), "EndpointPort": hostconfig.EndpointPort(c),
 	}); err != nil {
 		return nil, fmt.Errorf("rendering %s: %w", Flannel, err)

@@ -9,12 +9,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"quorate.dev/quorate/internal/bundle"
@@ -49,58 +47,6 @@ func mark(m installedMark) error {
 	}
 	return WriteFile(installedFile, data, 0o644)
 }
-
-func blobFile(d digest.Digest) string {
-	return filepath.Join(bundleDir, specs.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
-}
-
-// LackingBlobs tells which of the digests this host does not hold.
-var LackingBlobs = host.Define("bundle.lacking", func(_ context.Context, digests []digest.Digest) ([]digest.Digest, error) {
-	var lacking []digest.Digest
-	for _, d := range digests {
-		if err := d.Validate(); err != nil {
-			return nil, fmt.Errorf("blob %q: %w", d, err)
-		}
-		if !exists(blobFile(d)) {
-			lacking = append(lacking, d)
-		}
-	}
-	return lacking, nil
-})
-
-// PutBlob stores one blob. It gets its name only when its content has the digest.
-var PutBlob = host.DefineStream("bundle.put", func(ctx context.Context, d digest.Digest, r io.Reader) (struct{}, error) {
-	if err := d.Validate(); err != nil {
-		return struct{}{}, err
-	}
-	path := blobFile(d)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return struct{}{}, err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".put-*")
-	if err != nil {
-		return struct{}{}, err
-	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename
-	verify := d.Verifier()
-	_, err = io.Copy(io.MultiWriter(tmp, verify), r)
-	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	switch {
-	case err != nil:
-		return struct{}{}, fmt.Errorf("receiving blob %s: %w", d, err)
-	case !verify.Verified():
-		return struct{}{}, fmt.Errorf("blob %s arrived damaged", d)
-	}
-	return struct{}{}, os.Rename(tmp.Name(), path)
-})
 
 // InstallBinaries unpacks the bundle's host image to the root, once all blobs are there.
 var InstallBinaries = host.Define("bundle.install-binaries", func(ctx context.Context, index []byte) (struct{}, error) {
@@ -195,41 +141,4 @@ func unpackEntry(root *os.Root, head *tar.Header, content io.Reader) error {
 		return fmt.Errorf("unexpected type %q in a bundle", head.Typeflag)
 	}
 	return root.Rename(tmp, name)
-}
-
-// ImportImages gives the bundle's images to the running containerd.
-var ImportImages = host.Define("bundle.import-images", func(ctx context.Context, _ struct{}) (struct{}, error) {
-	b, err := bundle.Open(bundleDir)
-	if err != nil {
-		return struct{}{}, err
-	}
-	cmd := exec.CommandContext(ctx, "ctr", "--namespace", "k8s.io", "images", "import", "--digests=false", "-")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return struct{}{}, err
-	}
-	var out tailBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		return struct{}{}, fmt.Errorf("ctr images import: %w", err)
-	}
-	werr := b.ImageArchive(ctx, stdin, nil)
-	stdin.Close()
-	if err := cmd.Wait(); err != nil {
-		return struct{}{}, fmt.Errorf("ctr images import: %w: %s", err, lastLines(out, 12))
-	}
-	if werr != nil {
-		return struct{}{}, werr
-	}
-	m := installed()
-	m.Images = b.Digest()
-	return struct{}{}, mark(m)
-})
-
-// tailBuffer collects what a program prints.
-type tailBuffer []byte
-
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	*t = append(*t, p...)
-	return len(p), nil
 }

@@ -64,7 +64,9 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		}
 	}
 	m := installed()
-	f.Binaries, f.Images = m.Binaries, m.Images
+	if f.Binaries, f.Images = m.Binaries, m.Images; f.Images != "" {
+		f.ImageProblems = imageProblems(ctx)
+	}
 	f.Kubernetes = kubernetesFacts(req.SharedPKI)
 	return f, nil
 }

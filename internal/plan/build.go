@@ -370,8 +370,8 @@ func (p *builder) prepare(h spec.Host) {
 	if missing := hostconfig.Missing(d, f); len(missing) > 0 {
 		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + p.what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
 	}
-	if h.IsNode() && f.Images != p.bundle.Digest {
-		p.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: otherBundle(f.Images),
+	if h.IsNode() && (f.Images != p.bundle.Digest || len(f.ImageProblems) > 0) {
+		p.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, p.bundle.Digest),
 			Needs: p.present(id(h.Name, InstallBundle), id(h.Name, Configure))})
 	}
 }
@@ -381,6 +381,17 @@ func otherBundle(have string) string {
 		return "the host has no bundle"
 	}
 	return "the host has another bundle"
+}
+
+func importReason(f *facts.Facts, want string) string {
+	if f.Images != want {
+		return otherBundle(f.Images)
+	}
+	const shown = 3
+	if more := len(f.ImageProblems) - shown; more > 0 {
+		return fmt.Sprintf("%s and %d more", reasons(f.ImageProblems[:shown]), more)
+	}
+	return reasons(f.ImageProblems)
 }
 
 func (p *builder) what(h spec.Host) string {

@@ -480,3 +480,24 @@ func TestOnlyANewClusterIsShaken(t *testing.T) {
 		}
 	}
 }
+
+func TestImagesThatAreGoneAreImportedAgain(t *testing.T) {
+	c := cluster()
+	obs := finished(t, c)
+	obs.Hosts["cp-b"].Facts.ImageProblems = []string{"registry.example/pause:3 is missing"}
+	obs.Hosts["worker-a"].Facts.ImageProblems = []string{"a is damaged", "b is damaged", "c is damaged", "d is damaged", "e is missing"}
+	p := build(t, c, obs)
+	got := map[string]string{}
+	for _, s := range p.Steps {
+		if s.Kind != Verify {
+			got[s.ID] = s.Reason
+		}
+	}
+	want := map[string]string{
+		"cp-b/import-images":     "registry.example/pause:3 is missing",
+		"worker-a/import-images": "a is damaged, b is damaged, c is damaged and 2 more",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("steps %q, want %q", got, want)
+	}
+}

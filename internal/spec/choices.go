@@ -15,16 +15,10 @@ var choices = map[string][]string{
 	"ControlPlane.placement": {PlacementRegional, PlacementZonal},
 	"LoadBalancer.type":      {BalancerManaged, BalancerExternal},
 	"Network.cni":            {CNIFlannel, CNINone},
-	"Components.source":      {SourceModules, SourceBundle},
+	"Components.source":      {SourceModules, SourceOfficial, SourceMirror, SourceBundle},
 	"Failover.profile":       {ProfileFast, ProfileStandard},
 	"Host.roles":             {RoleControlPlane, RoleWorker, RoleEtcd, RoleLoadBalancer},
 	"Taint.effect":           {"NoSchedule", "PreferNoSchedule", "NoExecute"},
-}
-
-// later lists the values that the design has and this version does not: they deserve a better
-// answer than "unknown".
-var later = map[string][]string{
-	"Components.source": {"official", "mirror"},
 }
 
 // choose refuses a value that is not among the field's choices.
@@ -32,8 +26,6 @@ func (k *checker) choose(path, field, value string) {
 	allowed := choices[field]
 	switch {
 	case slices.Contains(allowed, value):
-	case slices.Contains(later[field], value):
-		k.refuse(path, "use "+or(allowed), "`%s` is not supported by this version yet", value)
 	case value == "":
 		k.refuse(path, "use "+or(allowed), "it is empty")
 	default:

@@ -135,16 +135,33 @@ type Network struct {
 
 // Sources of a bundle.
 const (
-	SourceModules = "modules"
-	SourceBundle  = "bundle"
+	SourceModules  = "modules"
+	SourceOfficial = "official"
+	SourceMirror   = "mirror"
+	SourceBundle   = "bundle"
 )
 
 // Components says where the bundle comes from.
 type Components struct {
-	// Source is modules (compiled from the Go module proxy) or bundle (an exported file).
+	// Source is modules (compiled from the Go module proxy), official (what the projects publish), mirror (the
+	// same from servers of your own) or bundle (a file or a registry that has a whole bundle).
 	Source string `yaml:"source,omitempty" json:"source,omitempty"`
 	// File is the exported bundle that source bundle reads.
 	File string `yaml:"file,omitempty" json:"file,omitempty"`
+	// Reference is the pushed bundle that source bundle pulls, by digest: registry/repository@sha256:….
+	Reference string `yaml:"reference,omitempty" json:"reference,omitempty"`
+	// Releases is the base address of a mirror of released files; each is below it at its own host's name and path.
+	Releases string `yaml:"releases,omitempty" json:"releases,omitempty"`
+	// Registry is a mirror of the images: a registry's name, with or without a path.
+	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"`
+	// CAFile holds certificates of authorities that are trusted for the mirror or the registry, beside the machine's own.
+	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	// Username logs in to the mirror or the registry. Without it, Docker's configuration file does for registries.
+	Username string `yaml:"username,omitempty" json:"username,omitempty"`
+	// PasswordFile holds the user's password.
+	PasswordFile string `yaml:"passwordFile,omitempty" json:"passwordFile,omitempty"`
+	// Digest is that of the bundle, if it must be exactly that one, whatever is published.
+	Digest string `yaml:"digest,omitempty" json:"digest,omitempty"`
 }
 
 // Failover profiles: tuned timings, or the upstream defaults.

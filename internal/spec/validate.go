@@ -171,14 +171,3 @@ func compareVersions(a, b string) int {
 	}
 	return 0
 }
-
-func (k *checker) components() {
-	src := k.c.Spec.Components
-	k.choose("spec.components.source", "Components.source", src.Source)
-	switch {
-	case src.Source == SourceBundle && src.File == "":
-		k.refuse("spec.components.file", "name the file that `quorate bundle export` wrote", "the source `bundle` reads a file, and none is named")
-	case src.Source == SourceModules && src.File != "":
-		k.refuse("spec.components.file", "set source: bundle, or remove file", "the source `modules` reads no file")
-	}
-}

@@ -6,15 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
-	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/distribute"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -37,6 +33,7 @@ type Env struct {
 	Progress  progress.Sink
 
 	token string
+	swarm distribute.Swarm
 
 	mu      sync.Mutex
 	pki     kubeadm.PKI
@@ -47,7 +44,9 @@ type Env struct {
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
 func NewEnv(c *spec.Cluster, conns *host.Set, seen *facts.Observation, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink) *Env {
-	return &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, token: newToken()}
+	e := &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, token: newToken()}
+	e.enlistDonors()
+	return e
 }
 
 // newToken makes a bootstrap token: 6 and 16 characters of a to z and 0 to 9.
@@ -67,7 +66,7 @@ func newToken() string {
 var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.InstallPackages:   installPackages,
 	plan.InstallBundle:     installBundle,
-	plan.ImportImages:      onHost(node.ImportImages),
+	plan.ImportImages:      importImages,
 	plan.Configure:         configure,
 	plan.MakePKI:           makePKI,
 	plan.SharePKI:          sharePKI,
@@ -109,64 +108,12 @@ func Run(ctx context.Context, e *Env, s plan.Step) error {
 	return run(ctx, e, s)
 }
 
-func onHost[Out any](op host.Op[struct{}, Out]) func(context.Context, *Env, plan.Step) error {
-	return func(ctx context.Context, e *Env, s plan.Step) error {
-		c, err := e.Conns.Get(s.Host)
-		if err != nil {
-			return err
-		}
-		_, err = op.On(ctx, c, struct{}{})
-		return err
-	}
-}
-
 func installPackages(ctx context.Context, e *Env, s plan.Step) error {
 	c, err := e.Conns.Get(s.Host)
 	if err != nil {
 		return err
 	}
 	_, err = node.InstallPackages.On(ctx, c, *s.Packages)
-	return err
-}
-
-func installBundle(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	blobs := e.Bundle.Blobs()
-	if h, _ := e.Cluster.Host(s.Host); !h.IsNode() {
-		blobs = e.Bundle.HostBlobs() // no container will run there
-	}
-	var all []digest.Digest
-	for _, b := range blobs {
-		all = append(all, digest.Digest(b.Digest))
-	}
-	lacking, err := node.LackingBlobs.On(ctx, c, all)
-	if err != nil {
-		return err
-	}
-	for i, d := range lacking {
-		e.Progress.Emit(progress.Event{Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: fmt.Sprintf("blob %d of %d", i+1, len(lacking))})
-		if err := putBlob(ctx, e, c, d); err != nil {
-			return err
-		}
-	}
-	index, err := os.ReadFile(filepath.Join(e.Bundle.Dir(), specs.ImageIndexFile))
-	if err != nil {
-		return err
-	}
-	_, err = node.InstallBinaries.On(ctx, c, index)
-	return err
-}
-
-func putBlob(ctx context.Context, e *Env, c *host.Conn, d digest.Digest) error {
-	blob, err := e.Bundle.OpenBlob(d.String())
-	if err != nil {
-		return err
-	}
-	defer blob.Close()
-	_, err = node.PutBlob.Send(ctx, c, d, blob)
 	return err
 }
 

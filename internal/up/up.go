@@ -112,27 +112,6 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, s
 	return nil
 }
 
-// Bundle finds the bundle that the spec asks for, or makes it.
-func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	version := c.Spec.Kubernetes.Version
-	b, err := bundle.Open(bundle.DefaultDir(version))
-	if err == nil && (b.Current() || c.Spec.Components.Source != spec.SourceModules) {
-		return b, nil
-	}
-	if c.Spec.Components.Source == spec.SourceBundle {
-		f, err := os.Open(c.Spec.Components.File)
-		if err != nil {
-			return nil, fmt.Errorf("opening the bundle file: %w; export one with `quorate bundle export` on a machine that has it", err)
-		}
-		defer f.Close()
-		return bundle.Import(ctx, f)
-	}
-	if err := Require(ctx, bundle.Requirements(), sink); err != nil {
-		return nil, err
-	}
-	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
-}
-
 // Lab makes the machines that a spec's hosts become, and no cluster. With the bundle on their disks they are what `up`
 // builds on; without it they are as empty as a new server.
 func Lab(ctx context.Context, c *spec.Cluster, withBundle bool, sink progress.Sink) (*spec.Cluster, error) {

@@ -166,7 +166,7 @@ func installCNIConfig(o options) error {
 		return nil
 	}
 	tmp := filepath.Join(filepath.Dir(o.cniConfig), ".flanneld-new") // without an ending that a runtime reads
-	if err := os.WriteFile(tmp, want, 0o644); err != nil {
+	if err := os.WriteFile(tmp, want, 0o600); err != nil {
 		return fmt.Errorf("install the CNI configuration: %w", err)
 	}
 	if err := os.Rename(tmp, o.cniConfig); err != nil {

@@ -1,0 +1,65 @@
+package components
+
+import (
+	"path"
+	"runtime"
+	"strings"
+)
+
+// Published says where the projects themselves publish what a bundle is made of.
+type Published struct {
+	Files  []PublishedFile
+	Images []PublishedImage
+}
+
+// PublishedFile is one file of a release: a program, or an archive of some.
+type PublishedFile struct {
+	Component string // the layer that it goes into
+	Version   string
+	URL       string // {arch} stands for the machine's architecture
+	Checksum  string // URL of a file with its SHA-256 or SHA-512, alone or in a list
+	// Programs maps paths in the layer to members of the archive; to "" where the file is the program.
+	Programs map[string]string
+	// Kubeadm is the path in the layer of the program that is asked for the names of images, where this file has it.
+	Kubeadm string
+}
+
+// PublishedImage is an image that kubeadm does not name.
+type PublishedImage struct {
+	Short string // as in Release.Images, which has the name that the bundle gives it
+	From  string // its published name
+}
+
+// For resolves the file for this machine's architecture.
+func (f PublishedFile) For(arch string) PublishedFile {
+	f.URL, f.Checksum = forArch(f.URL, arch), forArch(f.Checksum, arch)
+	programs := map[string]string{}
+	for target, member := range f.Programs {
+		programs[target] = forArch(member, arch)
+	}
+	f.Programs = programs
+	return f
+}
+
+func forArch(s, arch string) string { return strings.ReplaceAll(s, "{arch}", arch) }
+
+// Name is the file's own name.
+func (f PublishedFile) Name() string { return path.Base(f.URL) }
+
+// Published is where the projects publish this release, for this machine's architecture.
+func (r Release) Published() (Published, bool) {
+	p, ok := published[r.Kubernetes]
+	if !ok {
+		return Published{}, false
+	}
+	files := make([]PublishedFile, len(p.Files))
+	for i, f := range p.Files {
+		files[i] = f.For(runtime.GOARCH)
+	}
+	p.Files = files
+	return p, true
+}
+
+// published holds every public address that Quorate knows, by Kubernetes version. The source `mirror` keeps the paths
+// and changes the places.
+var published = map[string]Published{"v1.37.2": published1_37}

@@ -1,0 +1,97 @@
+package fetch
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+)
+
+// Access is how a source of files or images is reached, beyond its address.
+type Access struct {
+	// CAFile holds certificates of authorities that are trusted beside the machine's own.
+	CAFile string
+	// Username and PasswordFile are for servers that ask.
+	Username, PasswordFile string
+}
+
+// Transport sends requests over TLS, and in the clear only to this machine itself.
+func (a Access) Transport() (http.RoundTripper, error) {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	if a.CAFile != "" {
+		pem, err := os.ReadFile(a.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the authority's certificate: %w", err)
+		}
+		pool, err := x509.SystemCertPool()
+		if err != nil {
+			pool = x509.NewCertPool()
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read the authority's certificate: %s holds no certificate in PEM", a.CAFile)
+		}
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	return secure{t}, nil
+}
+
+// Password reads the password; it is empty where nobody logs in.
+func (a Access) Password() (string, error) {
+	if a.Username == "" {
+		return "", nil
+	}
+	raw, err := os.ReadFile(a.PasswordFile)
+	if err != nil {
+		return "", fmt.Errorf("read the password of %s: %w", a.Username, err)
+	}
+	return strings.TrimRight(string(raw), "\r\n"), nil
+}
+
+// Client downloads files from base and, with the user's name and password, from nowhere else.
+func (a Access) Client(base string) (*Client, error) {
+	t, err := a.Transport()
+	if err != nil {
+		return nil, err
+	}
+	password, err := a.Password()
+	if err != nil {
+		return nil, err
+	}
+	if a.Username == "" {
+		return &Client{HTTP: t}, nil
+	}
+	u, err := url.Parse(base)
+	if err != nil {
+		return nil, fmt.Errorf("the address of the mirror: %w", err)
+	}
+	return &Client{HTTP: basic{t, u.Host, a.Username, password}}, nil
+}
+
+// secure refuses to send anything in the clear over a network.
+type secure struct{ next http.RoundTripper }
+
+func (s secure) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ip := net.ParseIP(r.URL.Hostname()); r.URL.Scheme != "https" && r.URL.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return nil, Final("it does not speak TLS", "set up https there: without it anybody on the way could change what is served")
+	}
+	return s.next.RoundTrip(r)
+}
+
+// basic logs in at one host only: a redirect must not carry a password elsewhere.
+type basic struct {
+	next           http.RoundTripper
+	host           string
+	user, password string
+}
+
+func (b basic) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Host == b.host {
+		r = r.Clone(r.Context())
+		r.SetBasicAuth(b.user, b.password)
+	}
+	return b.next.RoundTrip(r)
+}

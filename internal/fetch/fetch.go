@@ -1,0 +1,375 @@
+// Package fetch downloads files of which the digest is known: again after errors that pass, from where it was, and
+// never anything but the content that was asked for.
+package fetch
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Client downloads. The zero value uses Go's usual transport.
+type Client struct {
+	// HTTP sends requests; whoever has credentials puts them there.
+	HTTP http.RoundTripper
+	// Patience is how long a source may be away, or silent, before that counts as a failure. 0 is DefaultPatience.
+	Patience time.Duration
+}
+
+// DefaultPatience bridges a restart of a server.
+const DefaultPatience = 2 * time.Minute
+
+// File is what to download.
+type File struct {
+	What   string // for messages: "kubeadm v1.37.2", "image registry.k8s.io/pause:3.10"
+	URL    string
+	Digest digest.Digest
+	// Origin is where the digest is from, for messages.
+	Origin string
+	// Progress is told, now and then, how many bytes there are of how many; -1 is unknown.
+	Progress func(have, total int64)
+}
+
+// Error says what could not be transferred, and what to do.
+type Error struct {
+	Verb      string // of what was done; empty is download
+	What, URL string
+	Why, Fix  string
+	Err       error
+}
+
+func (e *Error) Error() string {
+	text := cmp.Or(e.Verb, "download") + " " + e.What
+	if e.URL != "" {
+		text += " from " + e.URL
+	}
+	text += ": " + e.Why
+	if e.Fix != "" {
+		text += ": " + e.Fix
+	}
+	return text
+}
+
+// Unwrap gives the cause, if there is one below.
+func (e *Error) Unwrap() error { return e.Err }
+
+// DigestError says that a source serves other content than it should.
+type DigestError struct {
+	What, URL, Origin string
+	Want, Got         digest.Digest
+	Size              int64
+}
+
+func (e *DigestError) Error() string {
+	return fmt.Sprintf("download %s from %s: its content, %d bytes, is %s and not %s, as %s says: the file is cut off, damaged or another one: do not use it; put the mirror right, or take another",
+		e.What, e.URL, e.Size, e.Got, e.Want, e.Origin)
+}
+
+// Get brings a file to target, whole and verified. What an earlier attempt left in target's folder is gone on from, in
+// this process or another.
+func (c *Client) Get(ctx context.Context, f File, target string) error {
+	if err := f.Digest.Validate(); err != nil {
+		return &Error{What: f.What, URL: f.URL, Why: err.Error(), Fix: "this is not a digest that can be checked", Err: err}
+	}
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	part := target + ".part"
+	resumed := false
+	for {
+		fresh, err := c.receive(ctx, f, part)
+		if err != nil {
+			return err
+		}
+		got, size, err := sum(ctx, part, f.Digest.Algorithm())
+		if err != nil {
+			return err
+		}
+		if got == f.Digest {
+			return settle(part, target)
+		}
+		if err := os.Remove(part); err != nil {
+			return err
+		}
+		// What was begun earlier may have been of a file that was replaced since: that deserves one clean attempt.
+		if fresh || resumed {
+			return &DigestError{f.What, f.URL, f.Origin, f.Digest, got, size}
+		}
+		resumed = true
+	}
+}
+
+func settle(part, target string) error {
+	f, err := os.OpenFile(part, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	return os.Rename(part, target)
+}
+
+// receive completes the part file. fresh says that all of it came in one piece.
+func (c *Client) receive(ctx context.Context, f File, part string) (fresh bool, err error) {
+	out, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return false, err
+	}
+	defer out.Close()
+	have, err := out.Seek(0, io.SeekEnd)
+	if err != nil {
+		return false, err
+	}
+	fresh = have == 0
+	err = c.Again(ctx, f.What, f.URL, func(ctx context.Context, alive func()) error {
+		begin := have
+		n, err := c.piece(ctx, f, out, have, alive)
+		have = n
+		fresh = fresh && (begin == 0 || n < begin)
+		return err
+	})
+	return fresh, err
+}
+
+// piece makes one request for what is missing and returns how much there is afterwards.
+func (c *Client) piece(ctx context.Context, f File, out *os.File, have int64, alive func()) (int64, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.URL, nil)
+	if err != nil {
+		return have, Final(err.Error(), "the address is not a URL")
+	}
+	// Go would otherwise offer gzip, and a range of a compressed answer is not one of the file.
+	r.Header.Set("Accept-Encoding", "identity")
+	if have > 0 {
+		r.Header.Set("Range", fmt.Sprintf("bytes=%d-", have))
+	}
+	resp, err := c.client().Do(r)
+	if err != nil {
+		return have, err
+	}
+	defer resp.Body.Close()
+	total := int64(-1)
+	switch {
+	case resp.StatusCode == http.StatusPartialContent && begins(resp, have):
+		if resp.ContentLength >= 0 {
+			total = have + resp.ContentLength
+		}
+	case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusPartialContent:
+		if resp.StatusCode == http.StatusPartialContent {
+			return 0, errors.Join(errors.New("the server answers with another part than it was asked for"), out.Truncate(0))
+		}
+		have, total = 0, resp.ContentLength
+		if err := out.Truncate(0); err != nil {
+			return 0, err
+		}
+	case resp.StatusCode == http.StatusRequestedRangeNotSatisfiable && have > 0:
+		// All of it is there already, or more than all: the digest decides.
+		return have, nil
+	default:
+		return have, Status(resp)
+	}
+	if _, err := out.Seek(have, io.SeekStart); err != nil {
+		return have, err
+	}
+	n, err := io.Copy(out, &watched{r: resp.Body, alive: alive, have: have, total: total, progress: f.Progress})
+	have += n
+	if err == nil && total >= 0 && have < total {
+		err = io.ErrUnexpectedEOF
+	}
+	return have, err
+}
+
+// begins says whether a partial answer starts where it should.
+func begins(resp *http.Response, have int64) bool {
+	rest, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes ")
+	start, _, dash := strings.Cut(rest, "-")
+	n, err := strconv.ParseInt(start, 10, 64)
+	return ok && dash && err == nil && n == have
+}
+
+// Text downloads a small file that nothing vouches for but the connection.
+func (c *Client) Text(ctx context.Context, what, url string, limit int64) (string, error) {
+	var text string
+	err := c.Again(ctx, what, url, func(ctx context.Context, _ func()) error {
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			return Final(err.Error(), "the address is not a URL")
+		}
+		resp, err := c.client().Do(r)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return Status(resp)
+		}
+		raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+		if err == nil && int64(len(raw)) > limit {
+			return Final(fmt.Sprintf("it has more than %d bytes", limit), "this is not the file that is meant; check the address")
+		}
+		text = string(raw)
+		return err
+	})
+	return text, err
+}
+
+func (c *Client) client() *http.Client {
+	return &http.Client{Transport: c.HTTP, CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		if len(via) >= 10 {
+			return errors.New("more than 10 redirects")
+		}
+		if via[0].URL.Scheme == "https" && r.URL.Scheme != "https" {
+			return Final("it is redirected from https to "+r.URL.Scheme, "do not use this mirror: anybody on the way could change what it serves")
+		}
+		return nil
+	}}
+}
+
+// Again repeats what fails for reasons that pass, for as long as patience lasts without a byte.
+func (c *Client) Again(ctx context.Context, what, url string, try func(ctx context.Context, alive func()) error) error {
+	patience := c.Patience
+	if patience == 0 {
+		patience = DefaultPatience
+	}
+	last := time.Now()
+	pause := 500 * time.Millisecond
+	for {
+		attempt, cancel := context.WithCancelCause(ctx)
+		silence := time.AfterFunc(patience, func() { cancel(errSilent) })
+		err := try(attempt, func() {
+			last, pause = time.Now(), 500*time.Millisecond
+			silence.Reset(patience)
+		})
+		silence.Stop()
+		if errors.Is(context.Cause(attempt), errSilent) {
+			err = errSilent
+		}
+		cancel(nil)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("download %s: %w", what, context.Cause(ctx))
+		}
+		why, fix, passing, wait := judge(err)
+		if !passing {
+			return &Error{What: what, URL: url, Why: why, Fix: fix, Err: err}
+		}
+		pause = min(pause*2, 15*time.Second)
+		// Many who lost the same server should not all come back at the same moment.
+		wait = max(wait, pause/2+rand.N(pause/2))
+		if time.Since(last)+wait > patience {
+			fix = fmt.Sprintf("that is so for %s; run it again when the source is back, what was downloaded is kept", time.Since(last).Round(time.Second))
+			return &Error{What: what, URL: url, Why: why, Fix: fix, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("download %s: %w", what, context.Cause(ctx))
+		case <-time.After(wait):
+		}
+	}
+}
+
+var errSilent = errors.New("the server has stopped sending")
+
+// watched notes that bytes arrive.
+type watched struct {
+	r           io.Reader
+	alive       func()
+	have, total int64
+	progress    func(have, total int64)
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	if n > 0 {
+		w.alive()
+		w.have += int64(n)
+		if w.progress != nil {
+			w.progress(w.have, w.total)
+		}
+	}
+	return n, err
+}
+
+func sum(ctx context.Context, file string, algorithm digest.Algorithm) (digest.Digest, int64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := algorithm.Hash()
+	buf := make([]byte, 1<<20)
+	var size int64
+	for {
+		if ctx.Err() != nil {
+			return "", 0, context.Cause(ctx)
+		}
+		n, err := f.Read(buf)
+		h.Write(buf[:n])
+		size += int64(n)
+		if err == io.EOF {
+			return digest.NewDigest(algorithm, h), size, nil
+		}
+		if err != nil {
+			return "", 0, fmt.Errorf("read %s: %w", file, err)
+		}
+	}
+}
+
+// Has says whether file is there with the digest's content. One that is not what it should be is removed.
+func Has(ctx context.Context, file string, want digest.Digest) (bool, error) {
+	got, _, err := sum(ctx, file, want.Algorithm())
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	case err != nil:
+		return false, err
+	case got != want:
+		return false, os.Remove(file)
+	}
+	return true, nil
+}
+
+// ParseChecksum finds a file's digest in the text that a project publishes: a bare sum, or lines of sums and names.
+// The length of the sum says whether it is SHA-256 or SHA-512.
+func ParseChecksum(text, name string) (digest.Digest, error) {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for _, line := range lines {
+		fields := strings.Fields(line)
+		switch {
+		case len(fields) == 1 && len(lines) == 1:
+		case len(fields) == 2 && filepath.Base(strings.TrimPrefix(fields[1], "*")) == name:
+		default:
+			continue
+		}
+		raw, err := hex.DecodeString(fields[0])
+		switch {
+		case err == nil && len(raw) == sha256.Size:
+			return digest.NewDigestFromBytes(digest.SHA256, raw), nil
+		case err == nil && len(raw) == sha512.Size:
+			return digest.NewDigestFromBytes(digest.SHA512, raw), nil
+		}
+		return "", fmt.Errorf("%q is neither a SHA-256 nor a SHA-512", fields[0])
+	}
+	return "", fmt.Errorf("it names no sum of %s", name)
+}

@@ -1,0 +1,101 @@
+package spec
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const componentsPath = "spec.components"
+
+// belongs lists the fields that each source of a bundle has.
+var belongs = map[string][]string{
+	SourceModules:  nil,
+	SourceOfficial: {"digest"},
+	SourceMirror:   {"releases", "registry", "caFile", "username", "passwordFile", "digest"},
+	SourceBundle:   {"file", "reference", "caFile", "username", "passwordFile", "digest"},
+}
+
+func (k *checker) components() {
+	c := k.c.Spec.Components
+	k.choose(componentsPath+".source", "Components.source", c.Source)
+	fields, known := belongs[c.Source]
+	if !known {
+		return
+	}
+	for _, f := range []struct{ name, value string }{
+		{"file", c.File}, {"reference", c.Reference}, {"releases", c.Releases}, {"registry", c.Registry},
+		{"caFile", c.CAFile}, {"username", c.Username}, {"passwordFile", c.PasswordFile}, {"digest", c.Digest},
+	} {
+		if f.value != "" && !slices.Contains(fields, f.name) {
+			k.refuse(componentsPath+"."+f.name, "remove it, or choose "+or(sourcesWith(f.name))+" as the source", "the source `%s` has no field %s", c.Source, f.name)
+		}
+	}
+	if c.Digest != "" && !isDigest(c.Digest) {
+		k.refuse(componentsPath+".digest", "write it as `quorate bundle list` prints it", "`%s` is not a digest", c.Digest)
+	}
+	if (c.Username == "") != (c.PasswordFile == "") {
+		k.refuse(componentsPath+".username", "set both, or neither", "a user and a file with the password belong together")
+	}
+	switch c.Source {
+	case SourceMirror:
+		k.mirror(c)
+	case SourceBundle:
+		k.bundle(c)
+	}
+}
+
+func sourcesWith(field string) []string {
+	var out []string
+	for _, source := range choices["Components.source"] {
+		if slices.Contains(belongs[source], field) {
+			out = append(out, source)
+		}
+	}
+	return out
+}
+
+func isDigest(s string) bool {
+	d, err := digest.Parse(s)
+	return err == nil && d.Algorithm() == digest.SHA256
+}
+
+func (k *checker) mirror(c Components) {
+	const example = "write it as https://mirror.example.com/releases"
+	u, err := url.Parse(c.Releases)
+	switch path := componentsPath + ".releases"; {
+	case c.Releases == "":
+		k.refuse(path, example+"; `quorate bundle sources` lists what it must hold", "the source `mirror` takes released files from an address, and none is given")
+	case err != nil || u.Host == "":
+		k.refuse(path, example, "`%s` is not an address", c.Releases)
+	case u.Scheme != "https":
+		k.refuse(path, "use https", "over `%s` anybody on the way could change the files together with their checksums", u.Scheme)
+	case u.User != nil:
+		k.refuse(path, "use username and passwordFile", "a password has no place in an address")
+	}
+	switch path := componentsPath + ".registry"; {
+	case c.Registry == "":
+		k.refuse(path, "write it as registry.example.com/mirror; `quorate bundle sources` lists what it must hold", "the source `mirror` takes images from a registry, and none is given")
+	case strings.Contains(c.Registry, "://") || strings.ContainsAny(c.Registry, " @"):
+		k.refuse(path, "write it as registry.example.com/mirror, without a scheme", "`%s` is not a registry's name", c.Registry)
+	}
+}
+
+func (k *checker) bundle(c Components) {
+	switch {
+	case c.File == "" && c.Reference == "":
+		k.refuse(componentsPath+".file", "name the file that `quorate bundle export` wrote, or the reference that `quorate bundle push` printed",
+			"the source `bundle` reads a file or pulls a reference, and neither is named")
+	case c.File != "" && c.Reference != "":
+		k.refuse(componentsPath+".reference", "keep one of them", "the source `bundle` has a file and a reference")
+	case c.Reference != "":
+		if repo, d, ok := strings.Cut(c.Reference, "@"); !ok || repo == "" || !isDigest(d) {
+			k.refuse(componentsPath+".reference", "write it as `quorate bundle push` printed it: registry.example.com/repository@sha256:…",
+				"`%s` does not name a bundle by its digest, and a tag may be another one tomorrow", c.Reference)
+		}
+	case c.CAFile != "" || c.Username != "":
+		k.refuse(componentsPath+".file", "remove caFile, username and passwordFile", "a file needs no login")
+	}
+}

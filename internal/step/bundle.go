@@ -1,0 +1,116 @@
+package step
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/distribute"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+)
+
+func installBundle(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.bringBundle(ctx, s)
+	if err != nil {
+		return err
+	}
+	index, err := os.ReadFile(filepath.Join(e.Bundle.Dir(), specs.ImageIndexFile))
+	if err != nil {
+		return err
+	}
+	_, err = node.InstallBinaries.On(ctx, c, index)
+	return err
+}
+
+func importImages(ctx context.Context, e *Env, s plan.Step) error {
+	// The host's own copy may be what is damaged.
+	c, err := e.bringBundle(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = node.ImportImages.On(ctx, c, struct{}{})
+	return err
+}
+
+// bringBundle makes the step's host hold all blobs of the bundle that it needs.
+func (e *Env) bringBundle(ctx context.Context, s plan.Step) (*host.Conn, error) {
+	h, c, err := e.target(s)
+	if err != nil {
+		return nil, err
+	}
+	needed := e.Bundle.Blobs()
+	if !h.IsNode() {
+		needed = e.Bundle.HostBlobs() // no container will run there
+	}
+	var blobs []distribute.Blob
+	for _, b := range needed {
+		blobs = append(blobs, distribute.Blob{Digest: digest.Digest(b.Digest), Size: b.Size})
+	}
+	return c, e.swarm.Bring(ctx, &peer{c, h.Address, e.Bundle}, blobs, func(detail string) {
+		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
+	})
+}
+
+// enlistDonors lets hosts that hold this very bundle pass it on.
+func (e *Env) enlistDonors() {
+	for _, h := range e.Cluster.Spec.Hosts {
+		f := e.Seen.Hosts[h.Name].Facts
+		if f == nil || e.Bundle == nil || f.Binaries != e.Bundle.Digest() {
+			continue
+		}
+		if c, err := e.Conns.Get(h.Name); err == nil {
+			e.swarm.Donate(&peer{c, h.Address, e.Bundle})
+		}
+	}
+}
+
+// Distribution tells how much of the bundle the caller has sent, and how much hosts have passed on.
+func (e *Env) Distribution() distribute.Stats { return e.swarm.Stats() }
+
+// peer is a host as a distribution sees it.
+type peer struct {
+	conn    *host.Conn
+	address string // by which the other hosts reach it
+	bundle  *bundle.Bundle
+}
+
+var _ distribute.Peer = (*peer)(nil)
+
+func (p *peer) Name() string { return p.conn.Name() }
+
+func (p *peer) Lacking(ctx context.Context, all []digest.Digest) ([]digest.Digest, error) {
+	return node.LackingBlobs.On(ctx, p.conn, all)
+}
+
+func (p *peer) Offer(ctx context.Context) (distribute.Offer, error) {
+	return node.OfferBlobs.On(ctx, p.conn, p.address)
+}
+
+func (p *peer) Serve(ctx context.Context, o distribute.Offer) error {
+	_, err := node.ServeBlobs.On(ctx, p.conn, o)
+	return err
+}
+
+func (p *peer) Fetch(ctx context.Context, b distribute.Blob, from distribute.Offer) error {
+	_, err := node.FetchBlob.On(ctx, p.conn, node.FetchRequest{Digest: b.Digest, From: from})
+	return err
+}
+
+func (p *peer) Upload(ctx context.Context, b distribute.Blob) error {
+	blob, err := p.bundle.OpenBlob(b.Digest.String())
+	if err != nil {
+		return fmt.Errorf("the bundle here: %w", err)
+	}
+	defer blob.Close()
+	_, err = node.PutBlob.Send(ctx, p.conn, b.Digest, blob)
+	return err
+}
