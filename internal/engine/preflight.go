@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 
+	"quorate.dev/quorate/internal/endpoint"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/preflight"
@@ -15,7 +16,22 @@ func (e *Engine) Preflight(ctx context.Context, obs *facts.Observation, quick bo
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return preflight.NewReport(e.Cluster, preflight.Judge(e.Cluster, obs, seen), ignore), nil
+	findings := preflight.Judge(e.Cluster, obs, seen)
+	if !quick {
+		// In a build this is a step of the plan, where it can be needed.
+		for _, f := range endpoint.Judge(e.Cluster, obs, endpoint.Everywhere(ctx, e.Cluster, obs, e.Conns)) {
+			findings = append(findings, preflight.Finding{Severity: preflight.Severity(f.Severity), Check: preflight.EndpointCheck, Hosts: where(f.Host), Summary: f.Summary, Fix: f.Fix})
+		}
+	}
+	return preflight.NewReport(e.Cluster, findings, ignore), nil
+}
+
+// where names a finding's host; the caller's machine is none.
+func where(host string) []string {
+	if host == "" {
+		return nil
+	}
+	return []string{host}
 }
 
 // Check refuses to build a cluster on hosts that cannot become it. A cluster that exists has passed, or has grown beyond,

@@ -18,6 +18,9 @@ type Check struct {
 	What string
 }
 
+// EndpointCheck is the check whose findings package endpoint makes.
+const EndpointCheck = "endpoint"
+
 // Checks are all that there are, causes before what may follow from them. The guide's table is made of them.
 var Checks = []Check{
 	{"session", []Severity{Error}, "the host answers over SSH, its key is the one on record, a key of the caller is accepted, and sudo works"},
@@ -45,6 +48,7 @@ var Checks = []Check{
 	{"reach", []Severity{Error}, "hosts reach each other on the ports that they will need: tried for real, against temporary listeners where nothing listens yet; refused, dropped, forbidden and answered by another host are told apart. With more than " + fmt.Sprint(meshAll) + " nodes the paths between nodes are a sample, in which each tries " + fmt.Sprint(meshSome) + " others spread over all"},
 	{"path-mtu", []Severity{Error}, "packets as large as both interfaces' MTU allows pass between nodes unfragmented"},
 	{"dns", []Severity{Warning, Info}, "each DNS server of the host answers, and the host's own name resolves to itself and at once: each lookup at a dead server costs a kubelet seconds"},
+	{EndpointCheck, []Severity{Error, Warning}, "every host and the caller resolve the endpoint's name to the balancer's address and find a way there: refused or closed is good before the build, a timeout is not, nor is another certificate or another cluster's API; a virtual IP is nobody's yet"},
 }
 
 func checkOrder(id string) int {

@@ -48,7 +48,13 @@ func TestColocatedBalancer(t *testing.T) {
 	}
 	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
 
-	p := c.clients(t, ctx)
+	t.Run("under load", func(t *testing.T) { colocatedFaults(t, c, s) }) // its clients are gone before the cluster is
+	t.Run("down", func(t *testing.T) { down(t, c, before) })
+}
+
+// colocatedFaults drains a control plane and breaks the holder of the virtual IP while clients read and write.
+func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
+	p := c.clients(t, testContext(t))
 	t.Run("drain", func(t *testing.T) {
 		ctx := testContext(t)
 		i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Name != s.Endpoint.Holder })
@@ -91,7 +97,6 @@ func TestColocatedBalancer(t *testing.T) {
 	for _, f := range []fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)} {
 		t.Run(f.name+" of the holder", func(t *testing.T) { suffer(t, testContext(t), c, p, f) })
 	}
-	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 
 // connections counts those that go to a control plane through any balancer.
