@@ -41,8 +41,14 @@ func preflightReport(t *testing.T, r result) preflight.Report {
 func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
 	r := c.must(t, ctx, "preflight", "-f", c.specFile(), "-o", "json", "--ignore", "disk")
 	report := preflightReport(t, r)
-	if report.Hosts != 7 || report.Errors != 0 || report.Warnings != 0 {
+	if report.Hosts != 7 || report.Errors != 0 {
 		t.Errorf("found on new machines: %s", r)
+	}
+	for _, f := range report.Findings {
+		// The lab's names are its own: the computer below does not know them.
+		if f.Severity == preflight.Warning && (f.Check != preflight.EndpointCheck || len(f.Hosts) > 0 || !strings.Contains(f.Summary, "does not resolve on this machine")) {
+			t.Errorf("found on new machines: %+v", f)
+		}
 	}
 	t.Logf("preflight of 7 hosts: %s", r.took)
 	if text := c.must(t, ctx, "preflight", "-f", c.specFile(), "--ignore", "disk").stdout; !strings.Contains(text, "nothing stands in the way") {

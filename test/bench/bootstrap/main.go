@@ -231,6 +231,9 @@ func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	if err != nil {
 		return err
 	}
+	if err := e.Check(ctx, w, nil); err != nil { // as kubeadm's own preflight does on the other side
+		return err
+	}
 	return e.Apply(ctx, w)
 }
 
