@@ -15,7 +15,6 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/probe"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 )
@@ -102,21 +101,7 @@ func externalShape(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 
 // etcdLeaderOff pulls the plug of the leader while clients write.
 func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Status) {
-	config, _ := c.client(t, ctx)
-	p, err := probe.Start(ctx, config, probe.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		if err := p.Stop(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := p.Calm(ctx, calm); err != nil {
-		t.Fatal(err)
-	}
+	p := c.clients(t, ctx)
 	i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader })
 	if i < 0 {
 		t.Fatalf("no leader in %+v", s.Etcd.Members)
