@@ -31,13 +31,34 @@ var ReadBalancer = host.Define("node.balancer", func(ctx context.Context, virtua
 		return b, nil //nolint:nilerr // an unhealthy balancer is an answer, not a failure to ask
 	}
 	b.Healthy = alive
-	b.Backends = backends(rows)
+	state, err := haproxyCommand(ctx, "show servers state "+hostconfig.HAProxyBackend)
+	if err != nil {
+		return b, nil //nolint:nilerr // as above
+	}
+	b.Backends = backends(rows, drainedServers(state))
 	return b, nil
 })
 
+// drainedServers reads who was told to take no new clients. The statistics say so only while the server is healthy, and
+// one under maintenance is not.
+func drainedServers(state string) map[string]bool {
+	const name, admin = 3, 6 // columns: be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state …
+	const forced, inherited = 0x08, 0x10
+	drained := map[string]bool{}
+	for line := range strings.Lines(state) {
+		f := strings.Fields(line)
+		if len(f) <= admin || f[0] == "#" {
+			continue
+		}
+		mask, err := strconv.Atoi(f[admin])
+		drained[f[name]] = err == nil && mask&(forced|inherited) != 0
+	}
+	return drained
+}
+
 // backends reads the statistics of the apiservers. What a check found is said where the check is made, which need not be
 // in the pool itself.
-func backends(rows []map[string]string) (out []facts.Backend) {
+func backends(rows []map[string]string, drained map[string]bool) (out []facts.Backend) {
 	checks := map[string]string{}
 	for _, row := range rows {
 		if check := strings.TrimPrefix(row["check_status"], "* "); check != "" { // a star while the next one runs
@@ -49,8 +70,8 @@ func backends(rows []map[string]string) (out []facts.Backend) {
 			continue
 		}
 		sessions, _ := strconv.Atoi(row["scur"])
-		drained := strings.HasPrefix(row["status"], "DRAIN")
-		out = append(out, facts.Backend{Name: row["svname"], Healthy: drained || strings.HasPrefix(row["status"], "UP"), Drained: drained,
+		healthy := strings.HasPrefix(row["status"], "UP") || strings.HasPrefix(row["status"], "DRAIN")
+		out = append(out, facts.Backend{Name: row["svname"], Healthy: healthy, Drained: drained[row["svname"]],
 			Sessions: sessions, Check: checks[row["svname"]]})
 	}
 	return out

@@ -49,10 +49,12 @@ func TestBackends(t *testing.T) {
 		row("control-planes", "cp-c", "DRAIN", "1", "", "", ""),
 		row("control-planes", "BACKEND", "UP", "5", "", "", ""),
 		row("unchecked", "cp-a", "no check", "9", "", "", ""),
-	})
+	}, drainedServers("1\n"+
+		"# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight\n"+
+		"3 control-planes 1 cp-a 10.0.0.11 2 0 1\n3 control-planes 2 cp-b 10.0.0.12 0 8 1\n3 control-planes 3 cp-c 10.0.0.13 2 8 1\n\n"))
 	want := []facts.Backend{
 		{Name: "cp-a", Healthy: true, Sessions: 4, Check: "L7OK 200"},
-		{Name: "cp-b", Check: "L4CON Connection refused"},
+		{Name: "cp-b", Drained: true, Check: "L4CON Connection refused"}, // it is under maintenance
 		{Name: "cp-c", Healthy: true, Drained: true, Sessions: 1, Check: "L7OK 200"},
 	}
 	if !slices.Equal(got, want) {

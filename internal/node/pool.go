@@ -38,7 +38,7 @@ var SetPool = host.Define("node.set-pool", func(ctx context.Context, r PoolReque
 			return 0, err
 		}
 		left := 0
-		for _, b := range backends(rows) {
+		for _, b := range backends(rows, nil) {
 			if b.Name == r.Server {
 				left = b.Sessions
 			}

@@ -271,7 +271,7 @@ func (f *findings) balancers() {
 			switch {
 			case i < 0:
 				f.add(Warning, "balancer "+b.Name+" does not know the control plane "+h.Name, "`quorate apply` configures it")
-			case !b.Backends[i].Healthy:
+			case !b.Backends[i].Healthy && !b.Backends[i].Drained:
 				f.add(Warning, fmt.Sprintf("balancer %s does not reach the API server of %s, which is ready", b.Name, h.Name),
 					fmt.Sprintf("on %s: `curl -k https://%s:6443/readyz`; let TCP port 6443 pass between the two", b.Name, h.Address))
 			}
