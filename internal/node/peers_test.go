@@ -104,7 +104,12 @@ func TestStrangersAreRefused(t *testing.T) {
 }
 
 func TestAnOfferIsServedOnce(t *testing.T) {
-	_, o, _ := serving(t, []byte("x"))
+	content := []byte("x")
+	_, o, _ := serving(t, content)
+	// Once it has answered, it is the first that serves.
+	if err := (store{t.TempDir()}).fetch(t.Context(), FetchRequest{digest.FromBytes(content), o}); err != nil {
+		t.Fatal(err)
+	}
 	if err := (store{t.TempDir()}).serve(t.Context(), o.Token); err == nil {
 		t.Error("the same listener was served twice")
 	}

@@ -219,8 +219,18 @@ func (p *Prober) stopClients() {
 }
 
 func (p *Prober) removeObjects(ctx context.Context) error {
-	if err := p.api.CoreV1().Namespaces().Delete(ctx, p.options.Namespace, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("removing what the probe wrote: %w", err)
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		// A cluster that has just got over a fault may still fail a request.
+		err := p.api.CoreV1().Namespaces().Delete(ctx, p.options.Namespace, metav1.DeleteOptions{})
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("removing what the probe wrote: %w", err)
+		case <-tick.C:
+		}
 	}
-	return nil
 }
