@@ -174,7 +174,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 			errs[3] = err
 		}
 	})
-	wg.Go(func() { api.JoinTokens, errs[4] = JoinTokens(ctx, client) })
+	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
@@ -184,7 +184,11 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 
 // JoinTokens finds the bootstrap tokens that Quorate made, by the names of their secrets.
 func JoinTokens(ctx context.Context, client *kube.Client) ([]string, error) {
-	list, err := client.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
+	return joinTokens(ctx, client, "")
+}
+
+func joinTokens(ctx context.Context, client *kube.Client, version string) ([]string, error) {
+	list, err := client.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{ResourceVersion: version, FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
 	if err != nil {
 		return nil, err
 	}
