@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cli"
 	"quorate.dev/quorate/internal/engine"
-	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
@@ -38,8 +38,8 @@ type outcome struct {
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "host" {
-		serveHost() // this binary is its own host side, like quorate
-		return
+		// This binary is its own host side, watchdog of the balancers included.
+		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	pairs := flag.Int("pairs", 3, "how many pairs of runs for each size")
 	flag.Parse()
@@ -47,18 +47,6 @@ func main() {
 	defer stop()
 	if err := race(ctx, *pairs); err != nil {
 		fmt.Fprintln(os.Stderr, "bootstrap:", err)
-		os.Exit(1)
-	}
-}
-
-func serveHost() {
-	ctx := context.Background()
-	err := host.Ready(os.Stdout)
-	if err == nil {
-		err = host.Serve(ctx, os.Stdin, os.Stdout)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
