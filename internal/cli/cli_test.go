@@ -53,6 +53,8 @@ func TestUsageErrors(t *testing.T) {
 		"bundle push": "accepts 1 arg",
 		"bundle push r.example.com/b --username u":   "belong together",
 		"bundle sources --kubernetes-version v1.2.3": "v1.2.3",
+		"plan --by-hand --detailed-exitcode":         "--by-hand looks at no host",
+		"plan --by-hand -f nope.yaml":                "nope.yaml",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {
@@ -131,5 +133,25 @@ func TestBundleSourcesTellWhatAMirrorHolds(t *testing.T) {
 	}
 	if kinds["file"] == 0 || kinds["file"] != kinds["checksum"] || kinds["image"] == 0 {
 		t.Errorf("listed %v", kinds)
+	}
+}
+
+// The hosts of the example do not exist, there is no bundle, and nothing is waited for.
+func TestPlanByHandAsksNobody(t *testing.T) {
+	code, out, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/stacked.yaml")
+	if code != exitDone || errOut != "" || !strings.HasPrefix(out, "#!/usr/bin/env bash\n") || !strings.Contains(out, "image: quorate.dev/flannel:v") ||
+		!strings.Contains(out, "sandbox = 'registry.k8s.io/pause:3") {
+		t.Errorf("exit status %d, %s%s", code, out, errOut)
+	}
+	code, out, errOut = quorate(t, "plan", "--by-hand", "-f", "../../examples/stacked.yaml", "-o", "json")
+	var guide struct {
+		Cluster  string
+		Sections []struct{ Steps []struct{ Hosts []string } }
+	}
+	if err := json.Unmarshal([]byte(out), &guide); err != nil || code != exitDone || guide.Cluster != "prod" || len(guide.Sections) < 5 || len(guide.Sections[0].Steps[0].Hosts) == 0 {
+		t.Errorf("exit status %d, %v, %s%s", code, err, out, errOut)
+	}
+	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "no lab was made") {
+		t.Errorf("hosts without addresses: exit status %d, %s", code, errOut)
 	}
 }

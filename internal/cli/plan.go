@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,12 +16,25 @@ import (
 )
 
 func (a *app) plan() *cobra.Command {
-	var detailed bool
+	var detailed, byHand bool
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "What apply would do and why",
-		Long:  "Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them.",
+		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them.
+
+With --by-hand it asks no host. It prints the guide for exactly this spec: what an operator would do without Quorate, in the
+order of kubeadm's documentation, with configuration files, commands and reasons, host by host. That is a shell script
+which can be run as it is on a machine that reaches the hosts, or pasted in parts; -o json has the same as data.`,
+		Example: `  quorate plan
+  quorate plan -o json --detailed-exitcode
+  quorate plan --by-hand > guide.sh`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if byHand {
+				if detailed {
+					return usageError{errors.New("--by-hand looks at no host, so it cannot know whether there is something to do: leave --detailed-exitcode out")}
+				}
+				return a.planByHand()
+			}
 			e, w, err := a.makePlan(cmd)
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -36,7 +50,20 @@ func (a *app) plan() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with 5 when there is something to do")
+	cmd.Flags().BoolVar(&byHand, "by-hand", false, "print what an operator would do without Quorate, host by host; asks no host")
 	return cmd
+}
+
+func (a *app) planByHand() error {
+	c, err := a.addressed()
+	if err != nil {
+		return err
+	}
+	guide, err := up.ByHand(c)
+	if err != nil {
+		return err
+	}
+	return a.print(guide, guide.Script)
 }
 
 // makePlan opens the cluster and plans. The engine is the caller's to close, unless there is an error.

@@ -188,8 +188,17 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 	return spec.Check(data, path, spec.Options{Versions: bundle.Versions(), Lab: lab})
 }
 
-// cluster reads the spec of a cluster whose hosts exist. A lab-sized spec stands for the lab that up made of it.
+// cluster reads the spec of a cluster whose hosts are going to be asked.
 func (a *app) cluster() (*spec.Cluster, error) {
+	c, err := a.addressed()
+	if err == nil {
+		a.unlock(c)
+	}
+	return c, err
+}
+
+// addressed reads the spec of a cluster whose hosts exist. A lab-sized spec stands for the lab that up made of it.
+func (a *app) addressed() (*spec.Cluster, error) {
 	path, err := a.specPath()
 	if err != nil {
 		return nil, err
@@ -199,10 +208,7 @@ func (a *app) cluster() (*spec.Cluster, error) {
 		return nil, err
 	}
 	if !c.NeedsLab() {
-		if c, err = a.load(path, false); err == nil {
-			a.unlock(c)
-		}
-		return c, err
+		return a.load(path, false)
 	}
 	return up.OpenLab(c)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strconv"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
@@ -30,32 +31,57 @@ const (
 	// APIPort is where every apiserver listens.
 	APIPort = "6443"
 
-	haproxyCA       = "/etc/haproxy/quorate-ca.crt"
-	balancerSysctls = "/etc/sysctl.d/91-quorate-balancer.conf"
+	haproxyFile          = "/etc/haproxy/haproxy.cfg"
+	haproxyDropInFile    = "/etc/systemd/system/haproxy.service.d/quorate.conf"
+	haproxyCA            = "/etc/haproxy/quorate-ca.crt"
+	keepalivedDropInFile = "/etc/systemd/system/keepalived.service.d/quorate.conf"
+	keepalivedFile       = "/etc/keepalived/keepalived.conf"
+	balancerSysctls      = "/etc/sysctl.d/91-quorate-balancer.conf"
 )
 
 // Balancer is HAProxy, keepalived and the watchdog between them on a host that balances.
 // docs/failover.md says what each setting is for.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
+	link, _ := f.Interface(h.Address)
 	d := facts.Desired{
 		Files: []facts.File{
 			{Path: haproxyCA, Content: ca, Restart: []string{"haproxy.service"}},
-			{Path: "/etc/haproxy/haproxy.cfg", Content: haproxyConfig(c, h), Restart: []string{"haproxy.service"}},
-			{Path: "/etc/systemd/system/haproxy.service.d/quorate.conf", Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
+			{Path: haproxyFile, Content: haproxyConfig(c, h, watched), Restart: []string{"haproxy.service"}},
+			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: "/etc/keepalived/keepalived.conf", Content: keepalivedConfig(c, h, f), Restart: []string{"keepalived.service"}},
-			{Path: "/etc/systemd/system/keepalived.service.d/quorate.conf", Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
+			{Path: keepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Restart: []string{"keepalived.service"}},
+			{Path: keepalivedDropInFile, Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
 		},
 		Self:   SelfPath,
 		Enable: []string{"haproxy.service", WatchdogUnit, "keepalived.service"},
 	}
+	listenBeforeHaving(&d, h)
+	return d
+}
+
+// listenBeforeHaving lets HAProxy listen on the virtual IP also while another host has it, where it listens on that alone.
+func listenBeforeHaving(d *facts.Desired, h spec.Host) {
 	if h.Has(spec.RoleControlPlane) {
-		// HAProxy listens on the virtual IP also while another host has it.
 		const nonlocal = "net.ipv4.ip_nonlocal_bind"
 		d.Sysctls = map[string]string{nonlocal: "1"}
 		d.Files = append(d.Files, facts.File{Path: balancerSysctls, Content: nonlocal + " = 1\n"})
 	}
-	return d
+}
+
+// manner is in what the balancers that Quorate looks after differ from those that a person sets up.
+type manner struct {
+	head   string // what the files say of themselves
+	check  string // how HAProxy makes sure whom it asks
+	define string // what keepalived tracks
+	track  string // and how
+}
+
+// watched is Quorate's: HAProxy knows the cluster's CA, and keepalived believes the watchdog.
+var watched = manner{
+	head:   "Written by quorate for the cluster %s. Changes are undone by the next quorate apply.",
+	check:  "verify required ca-file " + haproxyCA + " verifyhost %[1]s check-sni %[1]s",
+	define: "vrrp_track_file haproxy {\n    file " + FaultFile + "\n}",
+	track:  "track_file {\n        haproxy weight -254\n    }",
 }
 
 // SharesAPIPort says whether HAProxy and kube-apiserver listen on one port of one host: HAProxy on the virtual IP alone,
@@ -73,13 +99,13 @@ func listenOn(c *spec.Cluster, h spec.Host) string {
 	return ":" + EndpointPort(c)
 }
 
-func haproxyConfig(c *spec.Cluster, h spec.Host) string {
+func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
 	var servers, unchecked strings.Builder
 	for _, cp := range c.HostsWith(spec.RoleControlPlane) {
 		fmt.Fprintf(&servers, "    server %s %s:6443\n", cp.Name, cp.Address)
 		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", cp.Name, cp.Address)
 	}
-	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
+	return fmt.Sprintf(`# %[1]s
 global
     maxconn 8000
     stats socket %[2]s mode 600 level admin
@@ -108,7 +134,7 @@ backend %[4]s
     # Without the etcd checks: during an election every apiserver would fail them at the same moment.
     http-check send meth GET uri /readyz?exclude=etcd&exclude=etcd-readiness ver HTTP/1.1 hdr Host %[5]s
     http-check expect status 200
-    default-server check check-ssl verify required ca-file %[6]s verifyhost %[5]s check-sni %[5]s
+    default-server check check-ssl %[6]s
     # Without a timeout for checks of their own, inter bounds a whole check. With one, its connection and TLS handshake
     # would be bounded by timeout connect, and an apiserver that is only busy would be taken for dead.
     default-server inter 600ms fastinter 200ms downinter 500ms fall 2 rise 2
@@ -123,7 +149,7 @@ frontend alive
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, c.Metadata.Name, HAProxySocket, listenOn(c, h), HAProxyBackend, EndpointHost(c), haproxyCA, servers.String(), unchecked.String())
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxySocket, listenOn(c, h), HAProxyBackend, EndpointHost(c), fmt.Sprintf(m.check, EndpointHost(c)), servers.String(), unchecked.String())
 }
 
 // ahead lets what carries the endpoint run before everything else on its host: a balancer that waits for the processor
@@ -148,7 +174,9 @@ StartLimitIntervalSec=0
 [Service]
 RuntimeDirectory=quorate
 RuntimeDirectoryPreserve=yes
-` + ahead + `Restart=always
+` + keepsUp
+
+const keepsUp = ahead + `Restart=always
 RestartSec=500ms
 `
 
@@ -161,17 +189,14 @@ StartLimitIntervalSec=0
 RuntimeDirectory=quorate
 RuntimeDirectoryPreserve=yes
 ExecStart=` + SelfPath + ` host watchdog
-` + ahead + `Restart=always
-RestartSec=500ms
-
+` + keepsUp + `
 [Install]
 WantedBy=multi-user.target
 `
 
 // keepalivedConfig lets the balancers share the virtual IP. keepalived asks nobody through HAProxy, so an outage
 // of apiservers never moves the address; the watchdog's file does, when this host's own HAProxy hangs or is gone.
-func keepalivedConfig(c *spec.Cluster, h spec.Host, f *facts.Facts) string {
-	link, _ := f.Interface(h.Address)
+func keepalivedConfig(c *spec.Cluster, h spec.Host, m manner, link, prefix string) string {
 	var peers strings.Builder
 	priority := 100
 	for i, lb := range c.BalancerHosts() {
@@ -181,7 +206,7 @@ func keepalivedConfig(c *spec.Cluster, h spec.Host, f *facts.Facts) string {
 		}
 		fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
 	}
-	return fmt.Sprintf(`# Written by quorate for the cluster %[1]s. Changes are undone by the next quorate apply.
+	return fmt.Sprintf(`# %[1]s
 global_defs {
     router_id %[2]s
     vrrp_version 3
@@ -192,9 +217,7 @@ global_defs {
     vrrp_garp_master_refresh 10
 }
 
-vrrp_track_file haproxy {
-    file %[3]s
-}
+%[3]s
 
 vrrp_instance api {
     # Both start as BACKUP and a returned host takes nothing back: every move of the address is an outage.
@@ -209,14 +232,12 @@ vrrp_instance api {
     unicast_src_ip %[7]s
     unicast_peer {
 %[8]s    }
-    track_file {
-        haproxy weight -254
-    }
+    %[11]s
     virtual_ipaddress {
-        %[9]s/%[10]d dev %[4]s
+        %[9]s/%[10]s dev %[4]s
     }
 }
-`, c.Metadata.Name, h.Name, FaultFile, link.Interface, routerID(c), priority, h.Address, peers.String(), c.Spec.LoadBalancer.Address, link.Prefix)
+`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), priority, h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
 }
 
 // routerID keeps clusters on one network apart; VRRP has room for 1 to 255.

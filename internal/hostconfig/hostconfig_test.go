@@ -160,3 +160,27 @@ func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 		}
 	}
 }
+
+func TestPlainBalancerNeedsNoQuorate(t *testing.T) {
+	c := cluster()
+	h := c.HostsWith(spec.RoleLoadBalancer)[0]
+	d := PlainBalancer(c, h)
+	haproxy, keepalived := file(t, d, haproxyFile), file(t, d, keepalivedFile)
+	for text, wants := range map[string][]string{
+		haproxy:    {"default-server check check-ssl verify none check-sni api.test.internal\n", "/readyz?exclude=etcd"},
+		keepalived: {"script " + haproxyScript + "\n", "track_script {", "interface INTERFACE\n", "10.0.0.100/PREFIX dev INTERFACE\n"},
+	} {
+		for _, want := range wants {
+			if !strings.Contains(text, want) {
+				t.Errorf("no %q in\n%s", want, text)
+			}
+		}
+	}
+	for _, f := range d.Files {
+		for _, wrong := range []string{haproxyCA, FaultFile, WatchdogUnit, SelfPath, "RuntimeDirectory"} {
+			if strings.Contains(f.Content, wrong) {
+				t.Errorf("%s speaks of %s", f.Path, wrong)
+			}
+		}
+	}
+}

@@ -83,28 +83,33 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 			"initial-cluster-state": "new",
 		})
 	}
-	return documents(object{
-		"apiVersion": apiVersion, "kind": "InitConfiguration",
-		"nodeRegistration": nodeRegistration(h),
-		"localAPIEndpoint": object{"advertiseAddress": h.Address, "bindPort": 6443},
-		"bootstrapTokens": []object{{
-			"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
-			"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},
-		}},
-	}, cluster, c.kubeletConfiguration(), c.proxyConfiguration())
+	init := initConfiguration(h, nodeRegistration(h))
+	init["bootstrapTokens"] = []object{{
+		"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
+		"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},
+	}}
+	return documents(init, cluster, c.kubeletConfiguration(), c.proxyConfiguration())
+}
+
+func initConfiguration(h spec.Host, registration object) object {
+	return object{"apiVersion": apiVersion, "kind": "InitConfiguration", "nodeRegistration": registration, "localAPIEndpoint": localEndpoint(h)}
+}
+
+func localEndpoint(h spec.Host) object {
+	return object{"advertiseAddress": h.Address, "bindPort": 6443}
 }
 
 // Join renders the configuration of kubeadm join. The cluster is known by its CA, so there is nothing to discover.
 func (c Config) Join(h spec.Host, discoveryFile string) ([]byte, error) {
-	join := object{
-		"apiVersion": apiVersion, "kind": "JoinConfiguration",
-		"nodeRegistration": nodeRegistration(h),
-		"discovery":        object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token},
-	}
+	return documents(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}))
+}
+
+func joinConfiguration(h spec.Host, discovery object) object {
+	join := object{"apiVersion": apiVersion, "kind": "JoinConfiguration", "nodeRegistration": nodeRegistration(h), "discovery": discovery}
 	if h.Has(spec.RoleControlPlane) {
-		join["controlPlane"] = object{"localAPIEndpoint": object{"advertiseAddress": h.Address, "bindPort": 6443}}
+		join["controlPlane"] = object{"localAPIEndpoint": localEndpoint(h)}
 	}
-	return documents(join)
+	return join
 }
 
 // Discovery is the kubeconfig that tells a joining host where the cluster is and whom to trust.

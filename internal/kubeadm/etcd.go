@@ -18,11 +18,7 @@ import (
 
 // EtcdHost renders the configuration by which kubeadm makes the certificates of an external etcd member.
 func (c Config) EtcdHost(h spec.Host) ([]byte, error) {
-	return documents(object{
-		"apiVersion": apiVersion, "kind": "InitConfiguration",
-		"nodeRegistration": object{"name": h.Name, "criSocket": criSocket},
-		"localAPIEndpoint": object{"advertiseAddress": h.Address, "bindPort": 6443},
-	}, object{
+	return documents(initConfiguration(h, object{"name": h.Name, "criSocket": criSocket}), object{
 		"apiVersion": apiVersion, "kind": "ClusterConfiguration",
 		"clusterName":         c.Cluster.Metadata.Name,
 		"kubernetesVersion":   c.Cluster.Spec.Kubernetes.Version,

@@ -186,7 +186,7 @@ func (p *builder) bootstrap() {
 	for _, h := range p.c.Spec.Hosts {
 		switch {
 		case h.Has(spec.RoleControlPlane):
-			if h.Name != first || len(p.poolLabels(h)) > 0 {
+			if h.Name != first || len(PoolLabels(p.c, h)) > 0 {
 				p.add(p.labelStep(h, "kubeadm marks only the control plane that it initialises on",
 					p.present(initialised, id(h.Name, StartControlPlane))))
 			}
@@ -483,7 +483,7 @@ func (p *builder) worker(h spec.Host, after string) {
 		p.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "in the spec, not in the cluster",
 			Needs: p.present(id(h.Name, ImportImages), id(h.Name, Configure), after)})
 	}
-	if len(p.poolLabels(h)) > 0 || len(p.poolTaints(h)) > 0 {
+	if len(PoolLabels(p.c, h)) > 0 || len(PoolTaints(p.c, h)) > 0 {
 		p.add(p.labelStep(h, "its node pool's labels and taints", p.present(id(h.Name, JoinWorker), after)))
 	}
 }
@@ -529,8 +529,8 @@ func (p *builder) relabel(h spec.Host) {
 }
 
 func (p *builder) labelStep(h spec.Host, reason string, needs []string) Step {
-	s := Step{Kind: LabelNode, Host: h.Name, Title: "label the node", Reason: reason, Needs: needs, Labels: NodeLabels(h), Taints: p.poolTaints(h)}
-	maps.Copy(s.Labels, p.poolLabels(h))
+	s := Step{Kind: LabelNode, Host: h.Name, Title: "label the node", Reason: reason, Needs: needs, Labels: NodeLabels(h), Taints: PoolTaints(p.c, h)}
+	maps.Copy(s.Labels, PoolLabels(p.c, h))
 	if h.Has(spec.RoleControlPlane) {
 		s.Labels[controlPlaneLabel], s.Labels[excludeLabel] = "", ""
 		s.Taints = append(s.Taints, Taints(h)...)
@@ -553,33 +553,6 @@ func Taints(h spec.Host) []facts.Taint {
 		return []facts.Taint{{Key: controlPlaneLabel, Effect: "NoSchedule"}}
 	}
 	return nil
-}
-
-func (p *builder) pool(h spec.Host) (spec.NodePool, bool) {
-	i := slices.IndexFunc(p.c.Spec.NodePools, func(n spec.NodePool) bool { return slices.Contains(n.Hosts, h.Name) })
-	if i < 0 {
-		return spec.NodePool{}, false
-	}
-	return p.c.Spec.NodePools[i], true
-}
-
-func (p *builder) poolLabels(h spec.Host) map[string]string {
-	pool, ok := p.pool(h)
-	if !ok {
-		return nil
-	}
-	labels := map[string]string{PoolLabel: pool.Name}
-	maps.Copy(labels, pool.Labels)
-	return labels
-}
-
-func (p *builder) poolTaints(h spec.Host) []facts.Taint {
-	pool, _ := p.pool(h)
-	var out []facts.Taint
-	for _, t := range pool.Taints {
-		out = append(out, facts.Taint{Key: t.Key, Value: t.Value, Effect: t.Effect})
-	}
-	return out
 }
 
 // present keeps those IDs that are steps of this plan: what is not planned is there already.

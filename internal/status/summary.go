@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -75,12 +74,12 @@ func (s Status) shape() string {
 func (p *page) commands(s Status, u Use) {
 	file := ""
 	if !u.Lab && u.Spec != "" && filepath.Clean(u.Spec) != "cluster.yaml" {
-		file = " -f " + quote(u.Spec)
+		file = " -f " + ui.Quote(u.Spec)
 	}
 	type command struct{ text, about string }
 	var all []command
 	if u.Kubeconfig != "" {
-		all = append(all, command{"export KUBECONFIG=" + quote(u.Kubeconfig), ""}, command{"kubectl get nodes", "talk to the cluster"})
+		all = append(all, command{"export KUBECONFIG=" + ui.Quote(u.Kubeconfig), ""}, command{"kubectl get nodes", "talk to the cluster"})
 	}
 	all = append(all, command{"quorate status" + file, "nodes, etcd, balancers, margins"})
 	if u.Lab {
@@ -98,14 +97,4 @@ func (p *page) commands(s Status, u Use) {
 	for _, c := range all {
 		p.whole(append(ui.Line{{Text: "  "}, {Text: c.text, Style: ui.Cyan}}.Pad(column+5), ui.Span{Text: c.about, Style: ui.Dim}))
 	}
-}
-
-var unquoted = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
-
-// quote makes a word that a shell reads as it is.
-func quote(s string) string {
-	if unquoted.MatchString(s) {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

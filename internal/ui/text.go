@@ -186,3 +186,13 @@ func cleanLines(s string) string {
 }
 
 func cut(b []byte) (line, rest []byte, found bool) { return bytes.Cut(b, []byte("\n")) }
+
+var unquoted = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
+
+// Quote makes a word that a shell reads as it is.
+func Quote(s string) string {
+	if unquoted.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,6 +1,6 @@
-// Command bootstrap races the documented kubeadm sequence against quorate apply: the same lab machines, the same bundle
-// with its images already unpacked, names that resolve, the same balancers. The clock runs from before the machines
-// boot until every node is Ready and the endpoint serves.
+// Command bootstrap races the documented kubeadm sequence, as `quorate plan --by-hand` prints it, against quorate apply: the
+// same lab machines, the same bundle with its images already unpacked, names that resolve, balancers of the same kind. The
+// clock runs from before the machines boot until every node is Ready and the endpoint serves.
 package main
 
 import (
@@ -17,9 +17,12 @@ import (
 	"syscall"
 	"time"
 
+	"k8s.io/client-go/tools/clientcmd"
+
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cli"
 	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
@@ -210,6 +213,23 @@ func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) er
 		case <-tick.C:
 		}
 	}
+}
+
+// throughEndpoint makes a client that goes where every client goes.
+func throughEndpoint(ctx context.Context, e *engine.Engine) (*kube.Client, error) {
+	admin, err := e.Kubeconfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config, err := engine.ForCaller(e.Cluster, admin, true)
+	if err != nil {
+		return nil, err
+	}
+	rest, err := clientcmd.NewDefaultClientConfig(*config, nil).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	return kube.FromConfig(rest)
 }
 
 func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {

@@ -1,0 +1,255 @@
+package byhand
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// The marks between which a host's part of the script is, and a file's part of that.
+const (
+	hostMark = "EOF"
+	fileMark = "END"
+)
+
+// width is that of the script's comments.
+const width = 118
+
+// Script renders the guide as a shell script: one that can be run on the operator's machine, and read and pasted host by
+// host.
+func (t *Transcript) Script(out io.Writer) error {
+	s := &script{}
+	s.head(t)
+	for i, section := range t.Sections {
+		title := fmt.Sprintf("%d. %s", i+1, section.Title)
+		s.line("")
+		s.line("# " + strings.Repeat("-", width-2))
+		s.comment(title)
+		s.comment(section.Reason)
+		s.line("# " + strings.Repeat("-", width-2))
+		s.line("say %s", ui.Quote(title))
+		for _, step := range section.Steps {
+			s.step(step, section.AtOnce)
+		}
+		if section.AtOnce {
+			s.line("")
+			s.line("finish")
+		}
+	}
+	_, err := io.WriteString(out, s.b.String())
+	return err
+}
+
+type script struct{ b strings.Builder }
+
+func (s *script) line(format string, args ...any) {
+	if len(args) > 0 {
+		format = fmt.Sprintf(format, args...)
+	}
+	s.b.WriteString(format + "\n")
+}
+
+func (s *script) comment(text string) {
+	for _, line := range ui.Wrap(text, width-2) {
+		s.line("# " + line)
+	}
+}
+
+func (s *script) head(t *Transcript) {
+	s.line("#!/usr/bin/env bash")
+	s.comment(fmt.Sprintf("The cluster %s, Kubernetes %s, built by hand: what quorate plan --by-hand prints for exactly this spec.", t.Cluster, t.Kubernetes))
+	s.line("#")
+	s.comment("It can be run as it is, with bash, on a machine that reaches the hosts over SSH. Or host by host: what stands between <<'" + hostMark + "' and " + hostMark +
+		" is what root types on the host that is named. It makes a new cluster; on hosts that have one, kubeadm refuses.")
+	s.line("#")
+	s.line("# Before it begins:")
+	for _, a := range t.Assumes {
+		for i, line := range ui.Wrap(a, width-4) {
+			s.line("# %s %s", map[bool]string{true: "-", false: " "}[i == 0], line)
+		}
+	}
+	s.line("set -euo pipefail")
+	s.line("")
+	s.line("# run HOST COMMAND: as root, over SSH.")
+	s.line("run() {")
+	s.line("    local host=$1")
+	s.line("    shift")
+	s.line("    case $host in")
+	for _, h := range t.hosts {
+		s.line("    %s) %s \"$@\" ;;", h.Name, ssh(h))
+	}
+	s.line("    *) echo \"there is no host $host\" >&2; return 1 ;;")
+	s.line("    esac")
+	s.line("}")
+	s.line("%s", helpers)
+}
+
+// helpers are the words of the script. A block is read to its end before its first command runs, so that none of them can
+// take the rest for its own input; and it brings along what kubeadm init has printed, which is in no arguments that way.
+const helpers = `
+# on HOST <<'EOF' … EOF: what root types there. token, hash and key are what kubeadm init has printed.
+printed=
+on() { { printf '%s\n{\n' "$printed"; cat; echo '} </dev/null'; } | run "$1" bash -euo pipefail; }
+
+# copy FROM TO FILE…: from one host to the same place on another.
+copy() {
+    local from=$1 to=$2
+    shift 2
+    run "$from" tar -C / -c "$@" </dev/null | run "$to" tar -C / -x
+}
+
+# put HOST FILE: its standard input, as a file that only root reads.
+put() { run "$1" install -D -m 600 /dev/stdin "$2"; }
+
+# start COMMAND …: without waiting for it. finish: wait for all that were started; one that failed is the end.
+started=()
+start() { { "$@" <&3 & } 3<&0; started+=("$!"); }
+finish() {
+    local one status=0
+    for one in "${started[@]}"; do wait "$one" || status=$?; done
+    started=()
+    return "$status"
+}
+
+say() { printf '\n== %s\n' "$*" >&2; }`
+
+// ssh is the command that reaches a host, as its spec says.
+func ssh(h spec.Host) string {
+	command := "ssh" + access(h.SSH)
+	if h.SSH.Port != spec.DefaultSSHPort {
+		command += " -p " + strconv.Itoa(h.SSH.Port)
+	}
+	if h.SSH.Jump != "" {
+		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(h.SSH)+" -W %h:%p"+jump(h.SSH))
+	}
+	command += " " + ui.Quote(h.SSH.User+"@"+h.Address)
+	if h.SSH.User != spec.DefaultSSHUser {
+		command += " sudo"
+	}
+	return command
+}
+
+// access is with which key, and where host keys are recorded: for a host and for its jump host.
+func access(s spec.SSH) string {
+	out := ""
+	if s.KeyFile != "" {
+		out += " -o IdentitiesOnly=yes -i " + local(s.KeyFile)
+	}
+	if s.KnownHostsFile != "" {
+		out += " -o " + ui.Quote("UserKnownHostsFile="+s.KnownHostsFile)
+	}
+	return out
+}
+
+// jump reads user@address:port; what is left out is the host's own user, and port 22.
+func jump(s spec.SSH) string {
+	user, address := s.User, s.Jump
+	if u, rest, ok := strings.Cut(s.Jump, "@"); ok {
+		user, address = u, rest
+	}
+	port := ""
+	if host, p, err := net.SplitHostPort(address); err == nil {
+		address, port = host, " -p "+p
+	}
+	return port + " " + ui.Quote(user+"@"+address)
+}
+
+// local is a path on the operator's machine, whose ~ the shell fills in.
+func local(path string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		return "~/" + ui.Quote(rest)
+	}
+	return ui.Quote(path)
+}
+
+func (s *script) step(step Step, atOnce bool) {
+	s.line("")
+	s.comment(strings.Join(step.Hosts, ", ") + ": " + step.Title)
+	start := ""
+	if atOnce {
+		start = "start "
+	}
+	s.bring(step, start)
+	switch {
+	case len(step.Actions) == 0:
+	case step.PrintsJoin:
+		s.line("join=$(on %s <<'%s' | tee >(cat >&2)", step.Hosts[0], hostMark)
+		s.actions(step.Actions)
+		s.line(hostMark)
+		s.line(")")
+		s.line(learn)
+	case len(step.Hosts) == 1:
+		s.line("%son %s <<'%s'", start, step.Hosts[0], hostMark)
+		s.actions(step.Actions)
+		s.line(hostMark)
+	default:
+		s.line("for host in %s; do", strings.Join(step.Hosts, " "))
+		s.line("start on \"$host\" <<'%s'", hostMark)
+		s.actions(step.Actions)
+		s.line(hostMark)
+		s.line("done")
+		if !atOnce {
+			s.line("finish")
+		}
+	}
+}
+
+// learn takes the words for those who join from what kubeadm init printed.
+const learn = `word() { grep -oE -m 1 -e "--$1 [^ ]+" <<<"$join" | cut -d ' ' -f 2; }
+token=$(word token)
+hash=$(word discovery-token-ca-cert-hash)
+key=$(word certificate-key)
+printed="token=$token hash=$hash key=$key"`
+
+func (s *script) bring(step Step, start string) {
+	to := step.Hosts[0]
+	paths := map[string]string{}
+	var from []string
+	for _, b := range step.Bring {
+		if b.From == "" {
+			s.line("%sput %s %s <%s", start, to, b.Path, local(b.Local))
+			continue
+		}
+		if paths[b.From] == "" {
+			from = append(from, b.From)
+		}
+		paths[b.From] += " " + strings.TrimPrefix(b.Path, "/")
+	}
+	for _, f := range from {
+		s.line("%scopy %s %s%s", start, f, to, paths[f])
+	}
+}
+
+func (s *script) actions(actions []Action) {
+	for i, a := range actions {
+		if i > 0 {
+			s.line("")
+		}
+		s.comment(a.Reason)
+		for _, f := range a.Files {
+			s.file(f)
+		}
+		for _, c := range a.Commands {
+			s.line("%s", c)
+		}
+	}
+}
+
+func (s *script) file(f File) {
+	mark := "'" + fileMark + "'"
+	if f.Expand {
+		mark = fileMark
+	}
+	if f.Append {
+		s.line("cat >>%s <<%s", f.Path, mark)
+	} else {
+		s.line("install -D -m %s /dev/stdin %s <<%s", f.Mode, f.Path, mark)
+	}
+	s.line("%s", strings.TrimSuffix(f.Content, "\n"))
+	s.line(fileMark)
+}

@@ -1,0 +1,46 @@
+package up
+
+import (
+	"fmt"
+
+	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/byhand"
+	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// ByHand writes what an operator would do for this spec without Quorate. It asks no host and makes no bundle.
+func ByHand(c *spec.Cluster) (*byhand.Transcript, error) {
+	release, ok := components.Lookup(c.Spec.Kubernetes.Version)
+	if !ok {
+		return nil, &bundle.UnknownVersionError{Version: c.Spec.Kubernetes.Version}
+	}
+	names := map[string]string{}
+	for _, i := range release.Images {
+		names[i.Short] = i.Name
+	}
+	published := false
+	switch c.Spec.Components.Source {
+	case spec.SourceOfficial, spec.SourceMirror:
+		p, ok := release.Published()
+		if !ok {
+			return nil, fmt.Errorf("no published images are known for Kubernetes %s", release.Kubernetes)
+		}
+		published = true
+		for _, i := range p.Images {
+			names[i.Short] = Mirror(c.Spec.Components).Image(i.From)
+		}
+	case spec.SourceBundle:
+		// Which of the two kinds it is, only the bundle knows.
+		if b, err := bundle.Open(bundle.DefaultDir(release.Kubernetes)); err == nil {
+			published = b.IsPublished()
+		}
+	}
+	manifests, err := manifest.Render(c, func(short string) string { return names[short] }, published)
+	if err != nil {
+		return nil, err
+	}
+	pause, _ := release.Component("pause")
+	return byhand.Write(c, byhand.Images{Pause: "registry.k8s.io/pause:" + pause.Version, Manifests: manifests})
+}

@@ -1,0 +1,43 @@
+// Package guide runs what `quorate plan --by-hand` prints, for the tests and the benchmark.
+package guide
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// shown is how much of what a script printed is worth reading when it fails.
+const shown = 8000
+
+// Run runs the script with bash. Its error has what the script printed last.
+func Run(ctx context.Context, script []byte) error {
+	f, err := os.CreateTemp("", "by-hand-*.sh")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(script)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "bash", f.Name())
+	// A group of its own, so that an interrupt ends what runs in the background too.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 10 * time.Second
+	var printed bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &printed, &printed
+	if err := cmd.Run(); err != nil {
+		said := printed.Bytes()
+		return fmt.Errorf("what plan --by-hand prints: %w\n%s", err, said[max(0, len(said)-shown):])
+	}
+	return nil
+}
