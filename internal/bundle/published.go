@@ -71,10 +71,11 @@ func publishedKey(r components.Release, p components.Published) string {
 
 // GetOptions says what to put together from published releases.
 type GetOptions struct {
-	Version  string
-	Mirror   Mirror
-	Digest   string // what the bundle's digest must be; empty: whatever it is
-	Progress progress.Sink
+	Version    string
+	Mirror     Mirror
+	Signatures Signatures
+	Digest     string // what the bundle's digest must be; empty: whatever it is
+	Progress   progress.Sink
 }
 
 // PinError says that a bundle is not the one that was asked for.
@@ -90,6 +91,21 @@ func pinned(b *Bundle, want, what string) error {
 		return &PinError{what, want, b.Digest()}
 	}
 	return nil
+}
+
+// Here says whether Get would have nothing to download. It does not read the bundle.
+func Here(o GetOptions) bool {
+	release, _ := components.Lookup(o.Version)
+	published, ok := release.Published()
+	if !ok {
+		return false
+	}
+	b, err := Open(DefaultDir(o.Version))
+	if err != nil || b.index.Annotations[annotationSources] != publishedKey(release, published) {
+		return false
+	}
+	signers, err := o.Signatures.signers()
+	return err == nil && (o.Digest != "" || signers.seen(b))
 }
 
 // Get puts the bundle of a version together from what the projects publish, or returns the one that is there.
@@ -110,6 +126,10 @@ func Get(ctx context.Context, o GetOptions) (*Bundle, error) {
 }
 
 func (w *workshop) get(ctx context.Context, published components.Published, o GetOptions) (*Bundle, error) {
+	signers, err := o.Signatures.signers()
+	if err != nil {
+		return nil, err
+	}
 	unlock, err := w.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -117,12 +137,16 @@ func (w *workshop) get(ctx context.Context, published components.Published, o Ge
 	defer unlock()
 	dir, key := DefaultDir(w.release.Kubernetes), publishedKey(w.release, published)
 	if b := w.existing(ctx, dir, key); b != nil {
-		return b, pinned(b, o.Digest, dir)
+		// Whoever noted the digest has said which one it must be; that is more than a signature says.
+		if o.Digest != "" || signers.seen(b) {
+			return b, pinned(b, o.Digest, dir)
+		}
+		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "downloading again: nobody has verified the signatures of the one that is here"})
 	}
 	if err := w.sweep(); err != nil {
 		return nil, err
 	}
-	g := &gathering{workshop: w, published: published, mirror: o.Mirror, depot: newDepot(), names: map[string]string{}}
+	g := &gathering{workshop: w, published: published, mirror: o.Mirror, depot: newDepot(), names: map[string]string{}, signers: signers}
 	if g.files, err = o.Mirror.Access.Client(o.Mirror.Releases); err != nil {
 		return nil, err
 	}
@@ -136,7 +160,7 @@ func (w *workshop) get(ctx context.Context, published components.Published, o Ge
 		}
 		return nil, fmt.Errorf("put the bundle for Kubernetes %s together: %w", w.release.Kubernetes, err)
 	}
-	return b, g.depot.clear()
+	return b, errors.Join(signers.note(b), g.depot.clear())
 }
 
 // lock keeps two processes from making bundles at once.
@@ -189,6 +213,7 @@ type gathering struct {
 	depot     depot
 	files     *fetch.Client
 	images    *registry.Client
+	signers   *signers
 	names     map[string]string // of the images that kubeadm wants, by short name
 }
 
@@ -281,7 +306,8 @@ func (g *gathering) programs(ctx context.Context) (layers map[string]*made, orde
 	return layers, order, err
 }
 
-// oneRelease downloads one released file, checks it against the sum that is published beside it, and unpacks its programs.
+// oneRelease downloads one released file, checks it against the sum and the signature that are published beside it, and
+// unpacks its programs.
 func (g *gathering) oneRelease(ctx context.Context, f components.PublishedFile, root string) ([]entry, error) {
 	const maxChecksums = 1 << 20
 	from := g.mirror.File(f.Checksum)
@@ -298,6 +324,9 @@ func (g *gathering) oneRelease(ctx context.Context, f components.PublishedFile, 
 			Progress: g.downloading("bundle/" + f.Name())}, file)
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := g.signedFile(ctx, f, g.depot.path(want)); err != nil {
 		return nil, err
 	}
 	return extract(ctx, f, g.depot.path(want), root)
@@ -432,6 +461,9 @@ func (g *gathering) fetchImage(ctx context.Context, as, published string) (publi
 		return image, err
 	}
 	if image.manifest, err = g.images.Image(ctx, ref, runtime.GOARCH); err != nil {
+		return image, err
+	}
+	if err := g.signedImage(ctx, published, ref, image.manifest); err != nil {
 		return image, err
 	}
 	if err := json.Unmarshal(image.manifest.Raw, &image.parts); err != nil {

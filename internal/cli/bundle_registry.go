@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/up"
 )
@@ -23,6 +24,15 @@ func accessFlags(f *pflag.FlagSet, c *spec.Components) {
 	f.StringVar(&c.CAFile, "ca-file", "", "certificates of authorities to trust beside this machine's own")
 	f.StringVar(&c.Username, "username", "", "who logs in (without it, as Docker's configuration file says)")
 	f.StringVar(&c.PasswordFile, "password-file", "", "a file with the user's password")
+}
+
+// signatureFlags say what components.signatures says in a spec.
+func signatureFlags(f *pflag.FlagSet, s *spec.Signatures) {
+	f.StringVar(&s.Require, "signatures", "", "published (by the projects; the default without a mirror), all (everything, by one signer) or none")
+	f.StringVar(&s.PublicKeyFile, "public-key", "", "with --signatures all: the signer's public key")
+	f.StringVar(&s.Identity, "identity", "", "with --signatures all: the signer's identity, where it has no key")
+	f.StringVar(&s.Issuer, "issuer", "", "who made sure of the identity")
+	f.StringVar(&s.TrustedRootFile, "trusted-root", "", "a trusted_root.json instead of that of sigstore's public service")
 }
 
 func checkAccess(c spec.Components) error {
@@ -58,6 +68,7 @@ and --registry). With -f it is whatever the spec's components say.`,
 	accessFlags(cmd.Flags(), &c)
 	cmd.Flags().StringVar(&c.Releases, "releases", "", "https address of a mirror of released files")
 	cmd.Flags().StringVar(&c.Registry, "registry", "", "registry, with or without a path, that mirrors the images")
+	signatureFlags(cmd.Flags(), &c.Signatures)
 	cmd.Flags().StringVar(&c.Digest, "digest", "", "refuse any other bundle than this")
 	return cmd
 }
@@ -77,20 +88,24 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 			return nil, err
 		}
 		return up.Bundle(ctx, cluster, sink)
-	case len(args) == 1 && (c.Releases != "" || c.Registry != ""):
-		return nil, usageError{errors.New("--releases and --registry are for what the projects publish: leave the reference out")}
+	case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
+		return nil, usageError{errors.New("--releases, --registry and --signatures are for what the projects publish: leave the reference out, or them")}
 	case len(args) == 1:
-		b, err := bundle.Pull(ctx, args[0], up.Access(c), sink)
+		b, err := bundle.Pull(ctx, args[0], sources.Access(c), sink)
 		if err == nil && c.Digest != "" && b.Digest() != c.Digest {
 			err = &bundle.PinError{What: args[0], Want: c.Digest, Got: b.Digest()}
 		}
 		return b, err
+	case spec.CheckSignatures(c.Signatures) != nil:
+		return nil, usageError{spec.CheckSignatures(c.Signatures)}
 	case (c.Releases == "") != (c.Registry == ""):
 		return nil, usageError{errors.New("a mirror has --releases and --registry, both")}
 	case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
 		return nil, usageError{errors.New("--releases must be an https address: in the clear anybody on the way could change the files together with their checksums")}
 	}
-	return bundle.Get(ctx, bundle.GetOptions{Version: version, Mirror: up.Mirror(c), Digest: c.Digest, Progress: sink})
+	o := sources.GetOptions(version, c)
+	o.Progress = sink
+	return bundle.Get(ctx, o)
 }
 
 func (a *app) bundlePush(open func() (*bundle.Bundle, error)) *cobra.Command {
@@ -110,7 +125,7 @@ bundle's. The reference that it prints is what a spec's components.reference tak
 				return err
 			}
 			sink, done := a.progress()
-			ref, err := b.Push(cmd.Context(), args[0], up.Access(c), sink)
+			ref, err := b.Push(cmd.Context(), args[0], sources.Access(c), sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -127,7 +142,7 @@ bundle's. The reference that it prints is what a spec's components.reference tak
 
 // sourceInfo is one thing that a mirror must hold.
 type sourceInfo struct {
-	Kind string `json:"kind"` // file, checksum or image
+	Kind string `json:"kind"` // file, checksum, signature or image
 	From string `json:"from"`
 	At   string `json:"at"` // below the mirror's base address, or its registry
 }
@@ -148,6 +163,11 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 			infos := []sourceInfo{}
 			for _, f := range p.Files {
 				infos = append(infos, sourceInfo{"file", f.URL, m.File(f.URL)}, sourceInfo{"checksum", f.Checksum, m.File(f.Checksum)})
+				if _, signed := components.SignerOf(f.URL); signed {
+					for _, suffix := range []string{".sig", ".cert"} {
+						infos = append(infos, sourceInfo{"signature", f.URL + suffix, m.File(f.URL + suffix)})
+					}
+				}
 			}
 			for _, i := range p.Images {
 				infos = append(infos, sourceInfo{"image", i.From, m.Image(i.From)})
@@ -161,7 +181,7 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 				if err := t.Flush(); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(w, "\nand the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/.\n", *version)
+				_, err := fmt.Fprintf(w, "\nand the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/. A mirror that is verified needs the\nsignatures, too: those of images are at the tags sha256-….sig beside them.\n", *version)
 				return err
 			})
 		},

@@ -50,11 +50,17 @@ func TestUsageErrors(t *testing.T) {
 		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave the reference out",
 		"bundle pull r.example.com/b:v1 -f cluster.yaml":                               "leave the reference",
 		"bundle pull r.example.com/b:v1 --username u":                                  "belong together",
-		"bundle push": "accepts 1 arg",
-		"bundle push r.example.com/b --username u":   "belong together",
-		"bundle sources --kubernetes-version v1.2.3": "v1.2.3",
-		"plan --by-hand --detailed-exitcode":         "--by-hand looks at no host",
-		"plan --by-hand -f nope.yaml":                "nope.yaml",
+		"bundle pull r.example.com/b:v1 --signatures all":                              "leave the reference out",
+		"bundle pull --signatures all":                                                 "set publicKeyFile, or identity and issuer",
+		"bundle pull --public-key k":                                                   "say require: all",
+		"init --from-terraform nope.json":                                              "nope.json",
+		"init --from-terraform x --workers 3":                                          "--workers: the hosts come from Terraform",
+		"init --from-terraform -":                                                      "it is empty",
+		"bundle push":                                                                  "accepts 1 arg",
+		"bundle push r.example.com/b --username u":                                     "belong together",
+		"bundle sources --kubernetes-version v1.2.3":                                   "v1.2.3",
+		"plan --by-hand --detailed-exitcode":                                           "--by-hand looks at no host",
+		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {
@@ -85,6 +91,36 @@ func TestInitThenValidate(t *testing.T) {
 	}
 	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
 		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
+	}
+}
+
+func TestInitFromTerraform(t *testing.T) {
+	data, err := os.ReadFile("../spec/testdata/terraform.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	run := func(in string, args ...string) (int, string, string) {
+		var out, errOut bytes.Buffer
+		code := Main(t.Context(), append([]string{"init", "--from-terraform", "-"}, args...), strings.NewReader(in), &out, &errOut)
+		return code, out.String(), errOut.String()
+	}
+	if code, out, errOut := run(string(data), "--to", "-", "--name", "other"); code != exitDone || !strings.Contains(out, "name: other") || !strings.Contains(out, "- {name: cp-a, address: 10.0.0.11,") {
+		t.Errorf("exit status %d: %s%s", code, out, errOut)
+	}
+	// What is wrong is named where it is, and nothing is written.
+	code, _, errOut := run(strings.Replace(string(data), `"zone": "eu-central-1b"`, `"zone": 7`, 1))
+	if _, err := os.Stat("cluster.yaml"); code != exitUsage || !strings.Contains(errOut, "quorate.value.hosts[1].zone: it must be a string, and is a number") || !os.IsNotExist(err) {
+		t.Errorf("exit status %d, %v: %s", code, err, errOut)
+	}
+	if code, _, errOut := run(strings.Replace(string(data), `"sensitive": false`, `"sensitive": true`, 1)); code != exitDone || !strings.Contains(errOut, "marked as sensitive") {
+		t.Fatalf("exit status %d: %s", code, errOut)
+	}
+	if info, err := os.Stat("cluster.yaml"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("a sensitive spec: %v, %v", info.Mode(), err)
+	}
+	if code, out, errOut := quorate(t, "validate"); code != exitDone || !strings.Contains(out, "5 hosts") {
+		t.Errorf("exit status %d: %s%s", code, out, errOut)
 	}
 }
 

@@ -87,13 +87,14 @@ func exitStatus(err error) int {
 		refusal *plan.Refusal
 		unsafe  *quorum.Refusal
 		unfit   *preflight.Refusal
+		forged  *bundle.SignatureError
 	)
 	switch {
 	case errors.As(err, &own):
 		return own.code
 	case errors.As(err, &usage), errors.As(err, &invalid):
 		return exitUsage
-	case errors.As(err, &refusal), errors.As(err, &unsafe), errors.As(err, &unfit):
+	case errors.As(err, &refusal), errors.As(err, &unsafe), errors.As(err, &unfit), errors.As(err, &forged):
 		return exitRefused
 	}
 	return exitFailed

@@ -18,14 +18,26 @@ func (a *app) init() *cobra.Command {
 		hosts []string
 		to    string
 		yes   bool
+		from  string
 	)
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Write a commented cluster.yaml",
 		Example: `  quorate init
   quorate init --name prod --endpoint api.prod.example.com:6443 --virtual-ip 10.0.0.100 \
-    --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …`,
-		RunE: func(*cobra.Command, []string) error {
+    --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …
+  terraform output -json | quorate init --from-terraform -`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			perm := os.FileMode(0o644)
+			if from != "" {
+				sensitive, err := a.fromTerraform(cmd, from, &o)
+				if err != nil {
+					return usageError{err}
+				}
+				if sensitive {
+					perm = 0o600
+				}
+			}
 			for _, h := range hosts {
 				host, err := spec.ParseHostFlag(h)
 				if err != nil {
@@ -45,7 +57,7 @@ func (a *app) init() *cobra.Command {
 			if yes {
 				mode = os.O_CREATE | os.O_WRONLY | os.O_TRUNC
 			}
-			f, err := os.OpenFile(to, mode, 0o644)
+			f, err := os.OpenFile(to, mode, perm)
 			if errors.Is(err, os.ErrExist) {
 				return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", to)}
 			}
@@ -80,9 +92,40 @@ func (a *app) init() *cobra.Command {
 	f.IntVar(&o.Workers, "workers", 0, "how many workers (default 2)")
 	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "how many load balancers (default 2; -1: the control planes balance themselves)")
 	f.StringArrayVar(&hosts, "host", nil, "a host as name=…,address=…,role=…,zone=… (repeat)")
+	f.StringVar(&from, "from-terraform", "", "take the hosts from a `FILE` with what terraform output -json prints, - for stdin (docs/terraform.md)")
 	f.StringVar(&to, "to", "cluster.yaml", "the file to write, - for stdout")
 	f.BoolVar(&yes, "yes", false, "replace a file that exists")
 	return cmd
+}
+
+// hostFlags describe hosts, and so contradict hosts that come from elsewhere.
+var hostFlags = []string{"host", "control-planes", "etcd-hosts", "workers", "load-balancers"}
+
+// fromTerraform fills in what a Terraform output says, and flags do not.
+func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions) (sensitive bool, err error) {
+	for _, name := range hostFlags {
+		if cmd.Flags().Changed(name) {
+			return false, fmt.Errorf("--%s: the hosts come from Terraform; change its output, or the spec afterwards", name)
+		}
+	}
+	var data []byte
+	if from == "-" {
+		data, err = io.ReadAll(a.in)
+	} else {
+		data, err = os.ReadFile(from)
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading Terraform's output: %w", err)
+	}
+	t, err := spec.ReadTerraform(data, from, o.Zones)
+	if err != nil {
+		return false, err
+	}
+	for _, n := range t.Notes {
+		fmt.Fprintln(a.err, "Note: "+n)
+	}
+	*o = t.Options.Over(*o)
+	return t.Sensitive, nil
 }
 
 func (a *app) validate() *cobra.Command {

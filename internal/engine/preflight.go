@@ -8,6 +8,7 @@ import (
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/sources"
 )
 
 // Preflight checks the hosts and changes nothing. Quick leaves out what takes time and is never an error.
@@ -21,6 +22,9 @@ func (e *Engine) Preflight(ctx context.Context, obs *facts.Observation, quick bo
 		// In a build this is a step of the plan, where it can be needed.
 		for _, f := range endpoint.Judge(e.Cluster, obs, endpoint.Everywhere(ctx, e.Cluster, obs, e.Conns)) {
 			findings = append(findings, preflight.Finding{Severity: preflight.Severity(f.Severity), Check: preflight.EndpointCheck, Hosts: where(f.Host), Summary: f.Summary, Fix: f.Fix})
+		}
+		for _, f := range sources.Check(ctx, e.Cluster) {
+			findings = append(findings, preflight.Finding{Severity: preflight.Error, Check: preflight.SourcesCheck, Summary: f.Summary, Fix: f.Fix})
 		}
 	}
 	return preflight.NewReport(e.Cluster, findings, ignore), nil

@@ -25,7 +25,10 @@ type InspectRequest struct {
 	Name    string `json:"name"`    // in the spec
 	Address string `json:"address"` // in the spec
 	Ports   []int  `json:"ports"`   // that must be free, or be held by Kubernetes
-	// Quick leaves out what takes time and is never an error: names and their servers.
+	// Repositories are looked at where packages are to be installed.
+	Repositories bool `json:"repositories,omitempty"`
+	// Quick leaves out what takes time and is never an error: names and their servers. Nor are repositories tried then:
+	// whether they are reached is what the next step finds out.
 	Quick bool `json:"quick,omitempty"`
 }
 
@@ -53,6 +56,14 @@ type Inspection struct {
 
 	Resolvers []Resolver `json:"resolvers,omitempty"`
 	OwnName   Lookup     `json:"ownName"`
+	// Repositories are where the package manager would download from, if that was asked and can be told.
+	Repositories []Repository `json:"repositories,omitempty"`
+}
+
+// Repository is a place of packages; Error says why it is out of reach.
+type Repository struct {
+	Address string `json:"address"`
+	Error   string `json:"error,omitempty"`
 }
 
 // Feature says whether a kernel has a feature.

@@ -38,6 +38,15 @@ func Status(resp *http.Response) error {
 	return e
 }
 
+// Missing says whether a request failed because the server does not have what was asked for.
+func Missing(err error) bool {
+	var answer *statusError
+	return errors.As(err, &answer) && (answer.code == http.StatusNotFound || answer.code == http.StatusGone)
+}
+
+// Silent says whether a server did not say anything for longer than there was patience.
+func Silent(err error) bool { return errors.Is(err, errSilent) }
+
 // Explain says why a request failed and what to do about it.
 func Explain(err error) (why, fix string) {
 	why, fix, _, _ = judge(err)

@@ -54,6 +54,9 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	var wg sync.WaitGroup
 	wg.Go(func() { out.OwnName = lookup(ctx, in.Name) })
 	wg.Go(func() { out.Resolvers = resolvers(ctx, readTrimmed("/etc/resolv.conf"), in.Name) })
+	if in.Repositories {
+		wg.Go(func() { out.Repositories = repositories(ctx) })
+	}
 	wg.Wait()
 	return out, ctx.Err()
 })

@@ -10,6 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostconfig"
 	"quorate.dev/quorate/internal/node"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/spec"
@@ -34,7 +35,9 @@ func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts
 			asked = append(asked, h)
 		}
 	}
-	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error { return p.inspect(ctx, h, conn, quick) })
+	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		return p.inspect(ctx, h, conn, obs.Hosts[h.Name].Facts, quick)
+	})
 	// Not a moment earlier: while hosts are busy with their inspections, answers about the time come late.
 	p.each(asked, p.clock)
 	p.reach(asked, obs)
@@ -75,8 +78,8 @@ func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *ho
 	wg.Wait()
 }
 
-func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, quick bool) error {
-	request := facts.InspectRequest{Name: h.Name, Address: h.Address, Quick: quick}
+func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *facts.Facts, quick bool) error {
+	request := facts.InspectRequest{Name: h.Name, Address: h.Address, Quick: quick, Repositories: len(hostconfig.Lacks(p.c, h, f)) > 0}
 	for _, port := range preflight.Ports(p.c, h) {
 		request.Ports = append(request.Ports, port.Number)
 	}

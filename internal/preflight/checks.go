@@ -18,8 +18,11 @@ type Check struct {
 	What string
 }
 
-// EndpointCheck is the check whose findings package endpoint makes.
-const EndpointCheck = "endpoint"
+// EndpointCheck and SourcesCheck are the checks whose findings packages endpoint and sources make.
+const (
+	EndpointCheck = "endpoint"
+	SourcesCheck  = "sources"
+)
 
 // Checks are all that there are, causes before what may follow from them. The guide's table is made of them.
 var Checks = []Check{
@@ -38,7 +41,7 @@ var Checks = []Check{
 	{"machine-id", []Severity{Error}, "/etc/machine-id is there and no other host's"},
 	{"product-uuid", []Severity{Error}, "the firmware's UUID is no other host's, unless both share one kernel"},
 	{"mac", []Severity{Error}, "the hardware address is no other host's"},
-	{"packages", []Severity{Error, Info}, "programs that a role needs and the host lacks: `apply` installs them where it knows the package manager (info), else somebody has to (error)"},
+	{"packages", []Severity{Error, Info}, "programs that a role needs and the host lacks: `apply` installs them where it knows the package manager (info), else somebody has to (error), as where the host reaches none of its package repositories (tried with apt-get's)"},
 	{"runtime", []Severity{Warning}, "no other containerd is set up on nodes: `apply` replaces its unit and its configuration"},
 	{"leftovers", []Severity{Error, Warning}, "no traces of another cluster: files of kubeadm, etcd data, the kubelet's state, k3s, RKE2, k0s, MicroK8s; configurations of CNI plugins that are read before flannel's; interfaces such as cni0"},
 	{"ports", []Severity{Error}, "the ports of the roles are free, or held by the cluster's own programs"},
@@ -49,6 +52,7 @@ var Checks = []Check{
 	{"path-mtu", []Severity{Error}, "packets as large as both interfaces' MTU allows pass between nodes unfragmented"},
 	{"dns", []Severity{Warning, Info}, "each DNS server of the host answers, and the host's own name resolves to itself and at once: each lookup at a dead server costs a kubelet seconds"},
 	{EndpointCheck, []Severity{Error, Warning}, "every host and the caller resolve the endpoint's name to the balancer's address and find a way there: refused or closed is good before the build, a timeout is not, nor is another certificate or another cluster's API; a virtual IP is nobody's yet"},
+	{SourcesCheck, []Severity{Error}, "unless the bundle is here already: each server that it would be taken from gives this machine one small file or manifest. Names, connections, TLS, logins (401, 403) and what is missing (404) are told apart"},
 }
 
 func checkOrder(id string) int {

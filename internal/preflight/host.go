@@ -61,7 +61,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.node(h, f, in)
 	}
 	j.identity(h, f, in)
-	j.packages(h, f)
+	j.packages(h, f, in)
 	j.leftovers(h, f, in)
 	j.ports(h, f, in)
 	j.security(h, in)
@@ -178,7 +178,7 @@ func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 	}
 }
 
-func (j *judge) packages(h spec.Host, f *facts.Facts) {
+func (j *judge) packages(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	lacks := hostconfig.Lacks(j.c, h, f)
 	if len(lacks) == 0 {
 		return
@@ -188,8 +188,25 @@ func (j *judge) packages(h spec.Host, f *facts.Facts) {
 		return
 	}
 	p := f.Family.Packages(lacks)
+	if away := outOfReach(in.Repositories); away != "" {
+		j.add(Error, "packages", []string{h.Name}, "open the way there, name a mirror or a proxy in the host's configuration of "+f.Family.Manager()+", or install them from files: "+strings.Join(p, ", "),
+			"%s missing, and the host reaches none of its package repositories: %s", isAre(lacks), away)
+		return
+	}
 	j.add(Info, "packages", []string{h.Name}, "nothing, if the host reaches its package repositories; else, there: `"+f.Family.Command(p)+"`",
 		"%s missing; apply installs them with %s", isAre(lacks), f.Family.Manager())
+}
+
+// outOfReach says why, where all repositories are.
+func outOfReach(all []facts.Repository) string {
+	var why []string
+	for _, r := range all {
+		if r.Error == "" {
+			return ""
+		}
+		why = append(why, r.Error)
+	}
+	return strings.Join(why, ", ")
 }
 
 func isAre(words []string) string {

@@ -156,6 +156,18 @@ func TestFindings(t *testing.T) {
 			w.facts("lb-a").Lacks = []string{"haproxy"}
 			w.facts("cp-a").Lacks = []string{"haproxy"}
 		}, Info, "packages", "lb-a", "apply installs them with apt-get", "apt-get install -y haproxy"},
+		{"no repository", func(w world) {
+			w.facts("lb-a").Lacks = []string{"haproxy"}
+			w.in("lb-a", func(in *facts.Inspection) {
+				in.Repositories = []facts.Repository{{Address: "http://a/", Error: "a: refused"}, {Address: "http://b/", Error: "b: no route"}}
+			})
+		}, Error, "packages", "lb-a", "haproxy is missing, and the host reaches none of its package repositories: a: refused, b: no route", "a mirror or a proxy"},
+		{"one repository", func(w world) {
+			w.facts("lb-a").Lacks = []string{"haproxy"}
+			w.in("lb-a", func(in *facts.Inspection) {
+				in.Repositories = []facts.Repository{{Address: "http://a/", Error: "a: refused"}, {Address: "http://b/"}}
+			})
+		}, Info, "packages", "lb-a", "apply installs them with apt-get", "apt-get install -y haproxy"},
 		{"no keepalived on Rocky", func(w world) { w.facts("lb-a").Family, w.facts("lb-a").Lacks = facts.RHEL, []string{"keepalived"} }, Info, "packages", "lb-a", "apply installs them with dnf", "dnf install -y keepalived"},
 		{"another containerd", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.OtherContainerd = true }) }, Warning, "runtime", "worker-a", "containerd", "ctr namespaces"},
 		{"another cluster's files", func(w world) {
@@ -252,7 +264,7 @@ func TestFindings(t *testing.T) {
 		})
 	}
 	covered["endpoint error"], covered["endpoint warning"] = true, true // package endpoint tests them
-	covered["packages error"] = true                                    // beside it the system itself is found: TestNoPackageManager
+	covered["sources error"] = true                                     // package sources tests them
 	for _, check := range Checks {
 		for _, s := range check.Severities {
 			if !covered[check.ID+" "+string(s)] {

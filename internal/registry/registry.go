@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -61,11 +62,19 @@ type Manifest struct {
 	Raw       []byte
 	MediaType string
 	Digest    digest.Digest
+	// Index is the digest of the index of several platforms in which it was found, if it was in one.
+	Index digest.Digest
 }
 
 // Descriptor refers to the manifest.
 func (m Manifest) Descriptor() specs.Descriptor {
 	return specs.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Raw))}
+}
+
+// Hurry makes the client give up after so much time without an answer.
+func (c *Client) Hurry(patience time.Duration) *Client {
+	c.files.Patience = patience
+	return c
 }
 
 // Parse checks a reference: registry/repository@sha256:… or registry/repository:tag.
@@ -115,7 +124,7 @@ func (c *Client) Manifest(ctx context.Context, ref name.Reference) (Manifest, er
 		if len(raw) > maxManifest {
 			return fetch.Final("the manifest is larger than any image's", "check the reference")
 		}
-		m = Manifest{raw, resp.Header.Get("Content-Type"), digest.FromBytes(raw)}
+		m = Manifest{Raw: raw, MediaType: resp.Header.Get("Content-Type"), Digest: digest.FromBytes(raw)}
 		return nil
 	})
 	if err != nil {
@@ -142,7 +151,9 @@ func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Ma
 	}
 	for _, d := range index.Manifests {
 		if p := d.Platform; p != nil && p.OS == "linux" && p.Architecture == arch && d.Digest.Validate() == nil {
-			return c.Manifest(ctx, ref.Context().Digest(d.Digest.String()))
+			found, err := c.Manifest(ctx, ref.Context().Digest(d.Digest.String()))
+			found.Index = m.Digest
+			return found, err
 		}
 	}
 	return m, fmt.Errorf("image %s: there is none for linux/%s: use a mirror that has it", ref, arch)

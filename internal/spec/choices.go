@@ -16,6 +16,7 @@ var choices = map[string][]string{
 	"LoadBalancer.type":      {BalancerManaged, BalancerExternal},
 	"Network.cni":            {CNIFlannel, CNINone},
 	"Components.source":      {SourceModules, SourceOfficial, SourceMirror, SourceBundle},
+	"Signatures.require":     {SignaturesPublished, SignaturesAll, SignaturesNone},
 	"Failover.profile":       {ProfileFast, ProfileStandard},
 	"Host.roles":             {RoleControlPlane, RoleWorker, RoleEtcd, RoleLoadBalancer},
 	"Taint.effect":           {"NoSchedule", "PreferNoSchedule", "NoExecute"},

@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"text/template"
@@ -34,8 +36,14 @@ type InitOptions struct {
 	Etcd Etcd
 	// Hosts, if there are any, are written instead of generated ones.
 	Hosts []Host
+	// Region and NodePools are written as they are.
+	Region    string
+	NodePools []NodePool
 	// Versions as in [Options].
 	Versions []string
+
+	// placeOf says where something of the spec was taken from, for messages about it.
+	placeOf func(path string) string
 }
 
 // DefaultName is the cluster that `quorate up` makes when it is given no spec.
@@ -48,6 +56,7 @@ var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.Fun
 	"q":    scalar,
 	"list": scalars,
 	"ssh":  sshFields,
+	"pool": poolFields,
 }).Parse(initText))
 
 // Init writes a commented spec. It refuses to write one that would not validate; the error is then [Errors].
@@ -63,6 +72,9 @@ func Init(o InitOptions) ([]byte, error) {
 			for i := range errs {
 				// The lines are those of a file that will not be written: they would only confuse.
 				errs[i].Line, errs[i].Column = 0, 0
+				if o.placeOf != nil {
+					errs[i].Path = o.placeOf(errs[i].Path)
+				}
 			}
 		}
 		return nil, err
@@ -107,6 +119,8 @@ func (o InitOptions) cluster() *Cluster {
 			Components:   Components{Source: SourceModules},
 			Failover:     Failover{Profile: ProfileFast},
 			Hosts:        o.Hosts,
+			Region:       o.Region,
+			NodePools:    o.NodePools,
 		},
 	}
 }
@@ -204,6 +218,50 @@ func sshFields(s SSH) (string, error) {
 	}
 	if len(parts) == 0 {
 		return "", nil
+	}
+	return "{" + strings.Join(parts, ", ") + "}", nil
+}
+
+// poolFields writes what a pool has beside its name, each on a line of its own.
+func poolFields(p NodePool) ([]string, error) {
+	var lines []string
+	add := func(name, value string, err error) error {
+		if err == nil && value != "" && value != "[]" && value != "{}" {
+			lines = append(lines, name+": "+value)
+		}
+		return err
+	}
+	if p.Size > 0 {
+		lines = append(lines, fmt.Sprintf("size: %d", p.Size))
+	}
+	zones, err1 := scalars(p.Zones)
+	hosts, err2 := scalars(p.Hosts)
+	labels, err3 := mapping(p.Labels)
+	var taints []string
+	var err4 error
+	for _, t := range p.Taints {
+		fields := map[string]string{"key": t.Key, "effect": t.Effect}
+		if t.Value != "" {
+			fields["value"] = t.Value
+		}
+		text, err := mapping(fields)
+		taints, err4 = append(taints, text), errors.Join(err4, err)
+	}
+	err := errors.Join(add("zones", zones, err1), add("hosts", hosts, err2), add("labels", labels, err3),
+		add("taints", "["+strings.Join(taints, ", ")+"]", err4))
+	return lines, err
+}
+
+// mapping writes a mapping of strings on one line.
+func mapping(m map[string]string) (string, error) {
+	var parts []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		k, err1 := scalar(key)
+		v, err2 := scalar(m[key])
+		if err := errors.Join(err1, err2); err != nil {
+			return "", err
+		}
+		parts = append(parts, k+": "+v)
 	}
 	return "{" + strings.Join(parts, ", ") + "}", nil
 }

@@ -162,6 +162,30 @@ type Components struct {
 	PasswordFile string `yaml:"passwordFile,omitempty" json:"passwordFile,omitempty"`
 	// Digest is that of the bundle, if it must be exactly that one, whatever is published.
 	Digest string `yaml:"digest,omitempty" json:"digest,omitempty"`
+	// Signatures says which signatures are verified.
+	Signatures Signatures `yaml:"signatures,omitempty" json:"signatures,omitempty"`
+}
+
+// Which signatures are verified.
+const (
+	SignaturesPublished = "published"
+	SignaturesAll       = "all"
+	SignaturesNone      = "none"
+)
+
+// Signatures says which signatures are verified before anything is used.
+type Signatures struct {
+	// Require is published, those that the projects publish themselves (the default of the source official), all, one
+	// of your own on every file and image, or none (the default of the source mirror).
+	Require string `yaml:"require,omitempty" json:"require,omitempty"`
+	// PublicKeyFile is the public key in PEM with which everything must be signed, with require all.
+	PublicKeyFile string `yaml:"publicKeyFile,omitempty" json:"publicKeyFile,omitempty"`
+	// Identity is the e-mail address or URI that must have signed everything, with require all and without a key.
+	Identity string `yaml:"identity,omitempty" json:"identity,omitempty"`
+	// Issuer is who made sure of the identity, such as https://accounts.google.com.
+	Issuer string `yaml:"issuer,omitempty" json:"issuer,omitempty"`
+	// TrustedRootFile is a trusted_root.json that is used instead of the root of sigstore's public service.
+	TrustedRootFile string `yaml:"trustedRootFile,omitempty" json:"trustedRootFile,omitempty"`
 }
 
 // Failover profiles: tuned timings, or the upstream defaults.

@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 	"strings"
@@ -13,8 +14,8 @@ const componentsPath = "spec.components"
 // belongs lists the fields that each source of a bundle has.
 var belongs = map[string][]string{
 	SourceModules:  nil,
-	SourceOfficial: {"digest"},
-	SourceMirror:   {"releases", "registry", "caFile", "username", "passwordFile", "digest"},
+	SourceOfficial: {"digest", "signatures"},
+	SourceMirror:   {"releases", "registry", "caFile", "username", "passwordFile", "digest", "signatures"},
 	SourceBundle:   {"file", "reference", "caFile", "username", "passwordFile", "digest"},
 }
 
@@ -28,6 +29,7 @@ func (k *checker) components() {
 	for _, f := range []struct{ name, value string }{
 		{"file", c.File}, {"reference", c.Reference}, {"releases", c.Releases}, {"registry", c.Registry},
 		{"caFile", c.CAFile}, {"username", c.Username}, {"passwordFile", c.PasswordFile}, {"digest", c.Digest},
+		{"signatures", cmp.Or(c.Signatures.Require, c.Signatures.PublicKeyFile, c.Signatures.Identity, c.Signatures.Issuer, c.Signatures.TrustedRootFile)},
 	} {
 		if f.value != "" && !slices.Contains(fields, f.name) {
 			k.refuse(componentsPath+"."+f.name, "remove it, or choose "+or(sourcesWith(f.name))+" as the source", "the source `%s` has no field %s", c.Source, f.name)
@@ -39,11 +41,32 @@ func (k *checker) components() {
 	if (c.Username == "") != (c.PasswordFile == "") {
 		k.refuse(componentsPath+".username", "set both, or neither", "a user and a file with the password belong together")
 	}
+	if slices.Contains(fields, "signatures") {
+		k.signatures(c.Signatures)
+	}
 	switch c.Source {
 	case SourceMirror:
 		k.mirror(c)
 	case SourceBundle:
 		k.bundle(c)
+	}
+}
+
+func (k *checker) signatures(s Signatures) {
+	const path = componentsPath + ".signatures"
+	if s.Require != "" {
+		k.choose(path+".require", "Signatures.require", s.Require)
+	}
+	identity := s.Identity != "" || s.Issuer != ""
+	switch key := s.PublicKeyFile != ""; {
+	case s.Require != SignaturesAll && (key || identity):
+		k.refuse(path+".require", "say require: all, or remove them", "publicKeyFile, identity and issuer name one signer of everything, and not everything has to be signed")
+	case s.Require == SignaturesAll && key == identity:
+		k.refuse(path+".require", "set publicKeyFile, or identity and issuer", "everything has to be signed, and it takes one signer to say by whom")
+	case identity && (s.Identity == "" || s.Issuer == ""):
+		k.refuse(path+".identity", "set both: the same name can be given by several issuers", "an identity and its issuer belong together")
+	case s.TrustedRootFile != "" && (key || s.Require == SignaturesNone):
+		k.refuse(path+".trustedRootFile", "remove it", "a trusted root is for identities, and none is verified")
 	}
 }
 
@@ -98,4 +121,11 @@ func (k *checker) bundle(c Components) {
 	case c.CAFile != "" || c.Username != "":
 		k.refuse(componentsPath+".file", "remove caFile, username and passwordFile", "a file needs no login")
 	}
+}
+
+// CheckSignatures checks what flags say instead of a spec.
+func CheckSignatures(s Signatures) error {
+	k := &checker{c: &Cluster{}}
+	k.signatures(s)
+	return k.errs.orNil()
 }

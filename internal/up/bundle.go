@@ -8,8 +8,8 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/fetch"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -34,7 +34,9 @@ func bundleFrom(ctx context.Context, version string, c spec.Components, sink pro
 	case spec.SourceBundle:
 		return wholeBundle(ctx, have, c, sink)
 	case spec.SourceOfficial, spec.SourceMirror:
-		return bundle.Get(ctx, bundle.GetOptions{Version: version, Mirror: Mirror(c), Digest: c.Digest, Progress: sink})
+		o := sources.GetOptions(version, c)
+		o.Progress = sink
+		return bundle.Get(ctx, o)
 	}
 	// One that was brought here by hand is as good as one that was compiled here, as long as it is of the same sources.
 	if have != nil && have.Current() {
@@ -52,7 +54,7 @@ func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, si
 		if _, want, _ := strings.Cut(c.Reference, "@"); have != nil && have.Digest() == want {
 			return have, nil
 		}
-		return bundle.Pull(ctx, c.Reference, Access(c), sink)
+		return bundle.Pull(ctx, c.Reference, sources.Access(c), sink)
 	}
 	f, err := os.Open(c.File)
 	if errors.Is(err, os.ErrNotExist) && have != nil && have.Digest() == c.Digest {
@@ -78,14 +80,4 @@ func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, si
 		return err
 	})
 	return b, err
-}
-
-// Mirror is where a spec takes published releases from.
-func Mirror(c spec.Components) bundle.Mirror {
-	return bundle.Mirror{Releases: c.Releases, Registry: c.Registry, Access: Access(c)}
-}
-
-// Access is how a spec's mirror or registry is reached.
-func Access(c spec.Components) fetch.Access {
-	return fetch.Access{CAFile: c.CAFile, Username: c.Username, PasswordFile: c.PasswordFile}
 }

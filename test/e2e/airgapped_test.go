@@ -30,7 +30,14 @@ func TestAirGapped(t *testing.T) {
 	m.publish(t, warm)
 
 	emptyCache(t, base)
-	mirrored := digestOf(t, c.must(t, ctx, append([]string{"bundle", "pull", "-o", "json", "--releases", m.URL + "/files", "--registry", m.registry() + "/mirrored"}, m.flags...)...))
+	pull := append([]string{"bundle", "pull", "-o", "json", "--releases", m.URL + "/files", "--registry", m.registry() + "/mirrored"}, m.flags...)
+	signed := append(pull, "--signatures", "all", "--public-key", m.key(t))
+	unsigned := c.exits(t, ctx, 3, signed...)
+	if !strings.Contains(unsigned.stderr, "refused (signature)") || !strings.Contains(unsigned.stderr, "the signature is missing") {
+		t.Errorf("unsigned: %s", unsigned)
+	}
+	m.seal(t)
+	mirrored := digestOf(t, c.must(t, ctx, signed...))
 	if !m.interrupted.Load() {
 		t.Error("the mirror was never away")
 	}

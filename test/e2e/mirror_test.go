@@ -5,6 +5,7 @@ package e2e
 import (
 	"archive/tar"
 	"compress/gzip"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/hex"
@@ -28,12 +29,17 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/klauspost/compress/zstd"
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/signature"
+	"quorate.dev/quorate/internal/signature/sigtest"
 )
 
 // mirror is a file server and an OCI registry behind one TLS listener that wants a login. It holds the warm bundle's own
@@ -44,6 +50,9 @@ type mirror struct {
 	flags        []string
 	interrupted  atomic.Bool // one large answer was cut off
 	user, secret string
+	published    components.Published
+	images       []name.Digest
+	signer       *ecdsa.PrivateKey
 }
 
 func startMirror(t *testing.T) *mirror {
@@ -104,6 +113,7 @@ func (m *mirror) publish(t *testing.T, b *bundle.Bundle) {
 	if !ok {
 		t.Fatalf("nothing is known to be published of %s", b.Version())
 	}
+	m.published = published
 	root := unpackHost(t, b)
 	sums := map[string]string{}
 	for _, f := range published.Files {
@@ -156,6 +166,41 @@ func (m *mirror) push(t *testing.T, index v1.ImageIndex, digest, at string) {
 	login := authn.FromConfig(authn.AuthConfig{Username: m.user, Password: m.secret})
 	if err := remote.Write(ref, image, remote.WithTransport(m.Client().Transport), remote.WithAuth(login)); err != nil {
 		t.Fatal(err)
+	}
+	m.images = append(m.images, ref.Context().Digest(digest))
+}
+
+// key makes a key to sign with, and returns the file of its public half.
+func (m *mirror) key(t *testing.T) string {
+	t.Helper()
+	m.signer = sigtest.Key(t)
+	file := filepath.Join(t.TempDir(), "cosign.pub")
+	write(t, file, sigtest.PublicPEM(t, m.signer.Public()))
+	return file
+}
+
+// seal signs every file and image that was published.
+func (m *mirror) seal(t *testing.T) {
+	t.Helper()
+	sign := func(content []byte) []byte { return sigtest.Base64(sigtest.Sign(t, m.signer, content)) }
+	for _, f := range m.published.Files {
+		content, err := os.ReadFile(m.place(t, f.URL))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, m.place(t, f.URL+".sig"), sign(content))
+	}
+	login := remote.WithAuth(authn.FromConfig(authn.AuthConfig{Username: m.user, Password: m.secret}))
+	for _, d := range m.images {
+		payload := sigtest.Payload(d.DigestStr())
+		image, err := mutate.Append(empty.Image, mutate.Addendum{Layer: static.NewLayer(payload, signature.PayloadType),
+			Annotations: map[string]string{"dev.cosignproject.cosign/signature": string(sign(payload))}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(d.Context().Tag(signature.Tag(d.DigestStr())), image, remote.WithTransport(m.Client().Transport), login); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

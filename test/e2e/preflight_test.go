@@ -24,6 +24,7 @@ func TestPreflight(t *testing.T) {
 	ctx := testContext(t)
 	c.must(t, ctx, "lab", "create", "--empty", c.name)
 	t.Run("as they were made", func(t *testing.T) { preflightClean(t, ctx, c) })
+	t.Run("a mirror that is not there", func(t *testing.T) { preflightSources(t, ctx, c) })
 	t.Run("users of all kinds", func(t *testing.T) { preflightUsers(t, ctx, c) })
 	t.Run("everything wrong", func(t *testing.T) { preflightFindings(t, ctx, c) })
 }
@@ -53,6 +54,30 @@ func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
 	t.Logf("preflight of 7 hosts: %s", r.took)
 	if text := c.must(t, ctx, "preflight", "-f", c.specFile(), "--ignore", "disk").stdout; !strings.Contains(text, "nothing stands in the way") {
 		t.Errorf("the text does not say so:\n%s", text)
+	}
+}
+
+// preflightSources takes the bundle from a mirror that nobody runs: found here, on no host, and before anything is downloaded.
+func preflightSources(t *testing.T, ctx context.Context, c *cluster) {
+	parsed, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed.Spec.Components = spec.Components{Source: spec.SourceMirror, Releases: "https://127.0.0.1:1/files", Registry: "127.0.0.1:1/mirror"}
+	text, err := spec.Marshal(parsed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	write(t, file, text)
+	found := 0
+	for _, f := range preflightReport(t, c.exits(t, ctx, 3, "preflight", "-f", file, "-o", "json", "--ignore", "disk")).Findings {
+		if f.Check == preflight.SourcesCheck && f.Severity == preflight.Error && len(f.Hosts) == 0 && strings.Contains(f.Summary, "127.0.0.1:1 refuses the connection") && f.Fix != "" {
+			found++
+		}
+	}
+	if found != 3 {
+		t.Errorf("%d findings about one file server and two images", found)
 	}
 }
 

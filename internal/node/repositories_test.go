@@ -1,0 +1,53 @@
+package node
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestRepositories(t *testing.T) {
+	up := httptest.NewServer(http.NotFoundHandler())
+	defer up.Close()
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	hang := make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer silent.Close()
+	defer close(hang)
+	var asked atomic.Int32
+	shaky := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if asked.Add(1) == 1 {
+			panic(http.ErrAbortHandler)
+		}
+	}))
+	defer shaky.Close()
+	addresses := []string{up.URL + "/debian/", gone.URL, silent.URL, shaky.URL, "file:/var/repo", "http://mirror.invalid/"}
+	found := tryRepositories(t.Context(), addresses, nil, 500*time.Millisecond)
+	for i, want := range []string{"", "refused", "Timeout", "", "", "mirror.invalid"} {
+		if r := found[i]; r.Address != addresses[i] || (want == "") != (r.Error == "") || !strings.Contains(r.Error, want) {
+			t.Errorf("found %+v, want %q", r, want)
+		}
+	}
+}
+
+func TestAptProxy(t *testing.T) {
+	const config = "Acquire=\nAcquire::http::Proxy=http://proxy.example.com:3128\nAcquire::http::Proxy::near.example.com=DIRECT\n"
+	for in, want := range map[string]string{
+		"http://deb.debian.org/debian": "http://proxy.example.com:3128", "https://deb.debian.org/debian": "http://proxy.example.com:3128",
+		"http://near.example.com/debian": "",
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := aptProxy(config)(&http.Request{URL: u})
+		if err != nil || (got == nil) != (want == "") || got != nil && got.String() != want {
+			t.Errorf("%s: %v, %v", in, got, err)
+		}
+	}
+}

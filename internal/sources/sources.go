@@ -1,0 +1,183 @@
+// Package sources knows what a spec says about where its bundle comes from, and tries those servers before anything is
+// taken from them.
+package sources
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/fetch"
+	"quorate.dev/quorate/internal/registry"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Finding is a server that does not give what would be asked of it.
+type Finding struct{ Summary, Fix string }
+
+// Patience is how long a server may take to answer; within it, what fails is tried again.
+const Patience = 6 * time.Second
+
+// Check asks each server for one small thing of those that the spec's source would take from it. Where the bundle is here
+// already, or is compiled here, nobody is asked. Hosts are not: they get everything from the caller and from each other.
+func Check(ctx context.Context, c *spec.Cluster) []Finding {
+	return check(ctx, c, Patience)
+}
+
+func check(ctx context.Context, c *spec.Cluster, patience time.Duration) []Finding {
+	k := &checker{of: c.Spec.Components, patience: patience}
+	switch k.of.Source {
+	case spec.SourceOfficial, spec.SourceMirror:
+		if !bundle.Here(GetOptions(c.Spec.Kubernetes.Version, k.of)) {
+			return k.published(ctx, c.Spec.Kubernetes.Version)
+		}
+	case spec.SourceBundle:
+		if have, err := bundle.Open(bundle.DefaultDir(c.Spec.Kubernetes.Version)); err != nil || !holds(k.of, have.Digest()) {
+			return k.whole(ctx)
+		}
+	}
+	return nil
+}
+
+// holds says whether a bundle that is here makes the file or the reference unnecessary.
+func holds(c spec.Components, digest string) bool {
+	_, referenced, _ := strings.Cut(c.Reference, "@")
+	return digest == referenced || digest == c.Digest
+}
+
+type checker struct {
+	of       spec.Components
+	patience time.Duration
+}
+
+// question is one small thing to ask of a server.
+type question struct {
+	server, what string
+	ask          func(context.Context) error
+}
+
+func (k *checker) whole(ctx context.Context) []Finding {
+	if k.of.File != "" {
+		f, err := os.Open(k.of.File)
+		if err == nil {
+			f.Close()
+			return nil
+		}
+		return []Finding{{fmt.Sprintf("the bundle's file cannot be read: %v", err), "export one with `quorate bundle export` on a machine that has it, and carry it here"}}
+	}
+	images, err := registry.New(Access(k.of))
+	if err != nil {
+		return []Finding{own(err)}
+	}
+	return k.all(ctx, []question{k.image(images.Hurry(k.patience), k.of.Reference)})
+}
+
+func (k *checker) published(ctx context.Context, version string) []Finding {
+	release, ok := components.Lookup(version)
+	published, known := release.Published()
+	if !ok || !known {
+		return []Finding{{"no published releases are known for Kubernetes " + version, "use the source modules or bundle"}}
+	}
+	mirror := Mirror(k.of)
+	files, err := mirror.Access.Client(mirror.Releases)
+	if err != nil {
+		return []Finding{own(err)}
+	}
+	images, err := registry.New(mirror.Access)
+	if err != nil {
+		return []Finding{own(err)}
+	}
+	files.Patience = k.patience
+	images.Hurry(k.patience)
+	var ask []question
+	for _, f := range published.Files {
+		at := mirror.File(f.Checksum)
+		if u, err := url.Parse(at); err == nil && !slices.ContainsFunc(ask, func(q question) bool { return q.server == u.Host }) {
+			ask = append(ask, question{u.Host, at, func(ctx context.Context) error {
+				_, err := files.Text(ctx, "a checksum", at, 1<<20)
+				return err
+			}})
+		}
+	}
+	for _, i := range published.Images {
+		ask = append(ask, k.image(images, mirror.Image(i.From)))
+	}
+	return k.all(ctx, ask)
+}
+
+func (k *checker) image(images *registry.Client, at string) question {
+	server, _, _ := strings.Cut(at, "/")
+	return question{"the registry " + server, at, func(ctx context.Context) error {
+		ref, err := registry.Parse(at)
+		if err == nil {
+			_, err = images.Manifest(ctx, ref)
+		}
+		return err
+	}}
+}
+
+// all asks all servers at once.
+func (k *checker) all(ctx context.Context, ask []question) []Finding {
+	answers := make([]error, len(ask))
+	var wg sync.WaitGroup
+	for i, q := range ask {
+		wg.Go(func() { answers[i] = q.ask(ctx) })
+	}
+	wg.Wait()
+	var out []Finding
+	for i, err := range answers {
+		if err != nil && ctx.Err() == nil {
+			out = append(out, explain(ask[i], err))
+		}
+	}
+	return out
+}
+
+func own(err error) Finding {
+	return Finding{err.Error(), "correct the file or the spec's components"}
+}
+
+// explain says how far a request came: to the name, the server, its certificate, the login, or the thing itself.
+func explain(q question, err error) Finding {
+	var (
+		failed *fetch.Error
+		name   *net.DNSError
+		slow   net.Error
+	)
+	cause := err
+	if errors.As(err, &failed) {
+		cause = failed.Err
+	}
+	at := func(format string, args ...any) string {
+		return q.server + " " + fmt.Sprintf(format, args...) + " (asked for " + q.what + ")"
+	}
+	const open = "start it, correct its address in the spec, or open the way to it"
+	switch {
+	case errors.As(cause, &name):
+		return Finding{at("has a name that does not resolve: %v", name), "correct the name or this machine's DNS; where there is no way out, use a mirror, or the source bundle with a file"}
+	case errors.Is(cause, syscall.ECONNREFUSED):
+		return Finding{at("refuses the connection: nothing listens there, or a firewall rejects it"), open}
+	case errors.Is(cause, syscall.ENETUNREACH), errors.Is(cause, syscall.EHOSTUNREACH):
+		return Finding{at("is out of reach: there is no route"), open + "; where there is no way out, use a mirror, or the source bundle with a file"}
+	case errors.Is(cause, http.ErrSchemeMismatch):
+		return Finding{at("does not speak TLS"), "set up https there"}
+	case fetch.Silent(cause), errors.As(cause, &slow) && slow.Timeout():
+		return Finding{at("does not answer within %s", Patience), open + ": a firewall that drops packets looks like this; behind a proxy, set HTTPS_PROXY"}
+	}
+	why, fix := fetch.Explain(cause)
+	if fix == "" {
+		fix = open
+	}
+	return Finding{at("does not give it: %s", why), fix}
+}
