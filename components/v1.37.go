@@ -72,11 +72,16 @@ var v1_37 = Release{
 			},
 		},
 		{
-			Name:    "flannel",
-			Version: "v0.28.10",
+			// The daemon enforces network policies, too: one process and one connection to the API on each node.
+			Name:     "flannel",
+			Version:  "v0.28.10",
+			Contents: map[string]string{"kube-network-policies": "v0.8.0"},
 			Go: &GoBuild{
-				Require: map[string]string{"github.com/flannel-io/flannel": "v0.28.10"},
-				Stamp:   map[string]string{"github.com/flannel-io/flannel/pkg/version.Version": "v0.28.10"},
+				Require: map[string]string{
+					"github.com/flannel-io/flannel":     "v0.28.10",
+					"sigs.k8s.io/kube-network-policies": "v0.8.0",
+				},
+				Stamp: map[string]string{"github.com/flannel-io/flannel/pkg/version.Version": "v0.28.10"},
 				Binaries: []Binary{
 					{Path: "opt/bin/flanneld", Package: "."},
 					{Path: "opt/bin/install-conf", Package: "github.com/flannel-io/flannel/cmd/install_conf"},

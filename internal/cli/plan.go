@@ -116,6 +116,8 @@ func (a *app) apply() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make it so; safe to interrupt and to run again",
+		Long: "Runs the plan and waits until the cluster is seen to be as the spec says. Pods on nodes that are new must reach\n" +
+			"pods on others, whatever the pod network is.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(ignore); err != nil {
 				return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -186,7 +187,16 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 	if err != nil {
 		return nil, usageError{err}
 	}
-	return spec.Check(data, path, spec.Options{Versions: bundle.Versions(), Lab: lab})
+	c, err := spec.Check(data, path, spec.Options{Versions: bundle.Versions(), Lab: lab})
+	if err != nil {
+		return nil, err
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	c.RelativeTo(dir)
+	return c, nil
 }
 
 // cluster reads the spec of a cluster whose hosts are going to be asked.

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/apply"
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cni"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kubeadm"
@@ -113,10 +115,34 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 		return plan.Bundle{}, nil, err
 	}
 	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Manifests: map[string]string{}}
+	own, given, err := cni.Read(c)
+	if err != nil {
+		return plan.Bundle{}, nil, err
+	}
+	if given {
+		manifests[manifest.CNI] = own
+		out.Warnings = foreignImages(own, b)
+	}
+	if c.Spec.Network.Policies == spec.PoliciesEnforced && b.IsPublished() {
+		out.Warnings = append(out.Warnings, "network policies are not enforced: the flannel of this bundle is its project's own, which has nothing for that; write `policies: ignored`, or use a bundle that was compiled")
+	}
 	for name, m := range manifests {
 		out.Manifests[name] = m.Digest()
 	}
 	return out, manifests, nil
+}
+
+// foreignImages warns of what hosts will have to pull from elsewhere.
+func foreignImages(m manifest.Manifest, b *bundle.Bundle) []string {
+	var known []string
+	for _, i := range b.Images() {
+		known = append(known, i.Name)
+	}
+	unknown := cni.Unknown(m, known)
+	if len(unknown) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the pod network's manifest names images that the bundle does not have: %s; every node pulls them from there, or must have them already (`ctr -n k8s.io images import`)", strings.Join(unknown, ", "))}
 }
 
 // UnreachableError says which hosts an otherwise finished run had to leave alone.

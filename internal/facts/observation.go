@@ -46,11 +46,15 @@ type API struct {
 
 // Node is a Kubernetes node.
 type Node struct {
-	Name    string            `json:"name"`
-	Ready   bool              `json:"ready"`
-	Version string            `json:"version"`
-	Labels  map[string]string `json:"labels,omitempty"`
-	Taints  []Taint           `json:"taints,omitempty"`
+	Name  string `json:"name"`
+	Ready bool   `json:"ready"`
+	// NotReady is why it is not Ready, in the words of whoever keeps it from that.
+	NotReady string `json:"notReady,omitempty"`
+	// NoNetwork says that nothing but a pod network is missing.
+	NoNetwork bool              `json:"noNetwork,omitempty"`
+	Version   string            `json:"version"`
+	Labels    map[string]string `json:"labels,omitempty"`
+	Taints    []Taint           `json:"taints,omitempty"`
 }
 
 // Taint is a node taint.

@@ -22,7 +22,7 @@ func TestFlannelInstallsItsConfiguration(t *testing.T) {
 			t.Fatal(err)
 		}
 		var set appsv1.DaemonSet
-		for dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests[Flannel]), 4096); set.Kind != "DaemonSet"; {
+		for dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifests[Flannel].Objects), 4096); set.Kind != "DaemonSet"; {
 			set = appsv1.DaemonSet{}
 			if err := dec.Decode(&set); errors.Is(err, io.EOF) {
 				t.Fatal("there is no DaemonSet")

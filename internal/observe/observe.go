@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -208,15 +209,32 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	}
 	for _, n := range list.Items {
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels}
-		for _, c := range n.Status.Conditions {
-			out.Ready = out.Ready || c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		}
+		readiness(&out, n.Status.Conditions)
 		for _, t := range n.Spec.Taints {
 			out.Taints = append(out.Taints, facts.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
 		}
 		api.Nodes = append(api.Nodes, out)
 	}
 	return nil
+}
+
+// readiness takes the reason from the pod network where that has one: the kubelet only knows that it is not there.
+func readiness(out *facts.Node, conditions []corev1.NodeCondition) {
+	network := ""
+	for _, c := range conditions {
+		switch {
+		case c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue:
+			out.Ready = true
+		case c.Type == corev1.NodeReady:
+			out.NotReady = c.Message
+			out.NoNetwork = strings.Contains(c.Message, "NetworkPluginNotReady")
+		case c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue:
+			network = c.Message
+		}
+	}
+	if out.NoNetwork {
+		out.NotReady = cmp.Or(network, "its pod network is not there yet")
+	}
 }
 
 func readDNS(ctx context.Context, client *kube.Client, version string, api *facts.API) error {

@@ -50,8 +50,10 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 	for _, w := range spec.Warnings(c) {
 		p.out.Warnings = append(p.out.Warnings, w.Message+"; "+w.Fix)
 	}
+	p.out.Warnings = append(p.out.Warnings, b.Warnings...)
 	if len(p.out.Steps) > 0 {
-		verified := p.add(verification(p.allIDs()))
+		nodes := p.untried()
+		verified := p.add(verification(p.allIDs(), nodes))
 		if !p.established && !p.adopted() && len(c.BalancerHosts()) > 1 {
 			p.add(Step{Kind: TestTakeover, Title: "test the takeover of the virtual IP", Needs: []string{verified},
 				Reason: "a balancer that never had the address is not known to work; only a cluster that nobody uses yet may be shaken for it"})
@@ -60,13 +62,13 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 	return p.out, nil
 }
 
-func verification(after []string) Step {
-	return Step{ID: id("", Verify), Kind: Verify, Title: "verify the whole cluster", Reason: "a step that returned is not yet a cluster that works", Needs: after}
+func verification(after, untried []string) Step {
+	return Step{ID: id("", Verify), Kind: Verify, Title: "verify the whole cluster", Reason: "a step that returned is not yet a cluster that works", Needs: after, Nodes: untried}
 }
 
 // Verification is the plan that only waits until the cluster is as its spec says.
 func Verification(p *Plan) *Plan {
-	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Unreachable: p.Unreachable, Steps: []Step{verification(nil)}}
+	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Unreachable: p.Unreachable, Steps: []Step{verification(nil, nil)}}
 }
 
 type builder struct {
@@ -322,6 +324,9 @@ func (p *builder) maintain() error {
 			Reason: p.joinReason(),
 			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki, token, previous)})
 		p.out.Steps = append(p.out.Steps, establish(h.Name, p.c.Metadata.Name, []string{previous}))
+	}
+	if err := p.sameNetwork(); err != nil {
+		return err
 	}
 	p.manifests("")
 	if !p.obs.API.DNSSpread {

@@ -101,6 +101,8 @@ type Step struct {
 	NewKey         string   `json:"newKey,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
+	// Nodes belongs to Verify: those between which and the others pod traffic is tried, because they are new.
+	Nodes []string `json:"nodes,omitempty"`
 }
 
 // Member is an etcd member of the initial cluster.
@@ -130,6 +132,8 @@ type Bundle struct {
 	Pause   string // image name
 	// Manifests maps the name of each manifest to the digest of what would be applied.
 	Manifests map[string]string
+	// Warnings are what the manifests need and the bundle does not have.
+	Warnings []string
 }
 
 // RuleQuorum refuses to plan for a cluster that exists and does not answer. It may just be starting.

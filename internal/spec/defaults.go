@@ -13,6 +13,8 @@ const (
 	DefaultPort        = "6443"
 	DefaultSSHUser     = "root"
 	DefaultSSHPort     = 22
+
+	DefaultChartNamespace = "kube-system"
 )
 
 // Default fills in what the spec leaves out. It never changes what is written.
@@ -22,10 +24,20 @@ func (c *Cluster) Default() {
 	fill(&s.ControlPlane.Topology, TopologyStacked)
 	fill(&s.ControlPlane.Placement, PlacementRegional)
 	fill(&s.LoadBalancer.Type, BalancerManaged)
+	fill(&s.Components.Source, SourceModules)
 	fill(&s.Network.CNI, CNIFlannel)
+	if s.Network.CNI == CNIFlannel {
+		policies := PoliciesEnforced
+		if c.Published() {
+			policies = PoliciesIgnored // flannel as its project publishes it has nothing that would
+		}
+		fill(&s.Network.Policies, policies)
+	}
+	if s.Network.CNI == CNIChart {
+		fill(&s.Network.Chart.Namespace, DefaultChartNamespace)
+	}
 	fill(&s.Network.PodCIDR, DefaultPodCIDR)
 	fill(&s.Network.ServiceCIDR, DefaultServiceCIDR)
-	fill(&s.Components.Source, SourceModules)
 	fill(&s.Failover.Profile, ProfileFast)
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
 		*e += ":" + DefaultPort

@@ -111,7 +111,7 @@ func TestDefault(t *testing.T) {
 		Kubernetes:   Kubernetes{Version: "v1.37.2"},
 		ControlPlane: ControlPlane{Endpoint: "api.example.com:6443", Topology: "stacked", Placement: "regional"},
 		LoadBalancer: LoadBalancer{Type: "managed"},
-		Network:      Network{CNI: "flannel", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"},
+		Network:      Network{CNI: "flannel", Policies: "enforced", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"},
 		Components:   Components{Source: "modules"},
 		Failover:     Failover{Profile: "fast"},
 		Hosts:        []Host{{SSH: SSH{User: "root", Port: 22}}, {SSH: SSH{User: "admin", Port: 2222}}},

@@ -52,6 +52,7 @@ func generateSchema(t *testing.T) []byte {
 		"ControlPlane.placement": c.Spec.ControlPlane.Placement,
 		"LoadBalancer.type":      c.Spec.LoadBalancer.Type,
 		"Network.cni":            c.Spec.Network.CNI,
+		"Network.policies":       c.Spec.Network.Policies,
 		"Network.podCIDR":        c.Spec.Network.PodCIDR,
 		"Network.serviceCIDR":    c.Spec.Network.ServiceCIDR,
 		"Components.source":      c.Spec.Components.Source,

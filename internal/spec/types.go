@@ -117,20 +117,48 @@ type LoadBalancer struct {
 	Address string `yaml:"address,omitempty" json:"address,omitempty"`
 }
 
-// CNI plugins that Quorate installs, or not.
+// CNI plugins that Quorate installs, that it installs from what the user gives, or not.
 const (
-	CNIFlannel = "flannel"
-	CNINone    = "none"
+	CNIFlannel  = "flannel"
+	CNIManifest = "manifest"
+	CNIChart    = "chart"
+	CNINone     = "none"
+)
+
+// Whether flannel's nodes enforce network policies.
+const (
+	PoliciesEnforced = "enforced"
+	PoliciesIgnored  = "ignored"
 )
 
 // Network holds the cluster's address ranges and its CNI plugin.
 type Network struct {
-	// CNI is flannel or none (the user installs one).
+	// CNI is flannel, manifest (one of yours, from files), chart (one of yours, from a Helm chart) or none (you install
+	// one when the cluster is there).
 	CNI string `yaml:"cni,omitempty" json:"cni,omitempty"`
+	// Policies says whether network policies are enforced with flannel: enforced, or ignored. Other plugins decide it
+	// themselves.
+	Policies string `yaml:"policies,omitempty" json:"policies,omitempty"`
+	// Manifests are the files that are applied for cni manifest, or folders of them, relative to the spec.
+	Manifests []string `yaml:"manifests,omitempty" json:"manifests,omitempty"`
+	// Chart is the Helm chart that is rendered and applied for cni chart.
+	Chart Chart `yaml:"chart,omitempty" json:"chart,omitempty"`
 	// PodCIDR is the IPv4 range of the pods; each node gets a /24 of it.
 	PodCIDR string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
 	// ServiceCIDR is the IPv4 range of the Services' virtual addresses, at most a /12.
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty"`
+}
+
+// Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest: no Helm release is made.
+type Chart struct {
+	// Path is the chart's archive (.tgz) or folder, relative to the spec.
+	Path string `yaml:"path,omitempty" json:"path,omitempty"`
+	// Values is a YAML file of values, relative to the spec. Without it, the chart's own.
+	Values string `yaml:"values,omitempty" json:"values,omitempty"`
+	// Release is the release's name. Default: the chart's name.
+	Release string `yaml:"release,omitempty" json:"release,omitempty"`
+	// Namespace is the release's namespace. Default kube-system.
+	Namespace string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
 }
 
 // Sources of a bundle.

@@ -110,7 +110,7 @@ func (k *checker) address(path, s string) (netip.Addr, bool) {
 
 func (k *checker) network() {
 	n := k.c.Spec.Network
-	k.choose("spec.network.cni", "Network.cni", n.CNI)
+	k.cni(n)
 	const podPath, servicePath = "spec.network.podCIDR", "spec.network.serviceCIDR"
 	pods, podsOK := k.cidr(podPath, n.PodCIDR, DefaultPodCIDR)
 	services, servicesOK := k.cidr(servicePath, n.ServiceCIDR, DefaultServiceCIDR)

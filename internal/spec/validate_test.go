@@ -154,7 +154,7 @@ func TestRefusals(t *testing.T) {
 		"unknown topology":   {edits: []string{"topology: stacked", "topology: stakced"}, path: "spec.controlPlane.topology", at: "topology:", want: []string{"`stakced` is not known", "did you mean `stacked`?"}},
 		"unknown placement":  {edits: []string{"placement: regional", "placement: regoinal"}, path: "spec.controlPlane.placement", at: "placement:", want: []string{"did you mean `regional`?"}},
 		"unknown profile":    {edits: []string{"profile: fast", "profile: slow"}, path: "spec.failover.profile", at: "profile:", want: []string{"`fast` or `standard`"}},
-		"unknown cni":        {edits: []string{"cni: flannel", "cni: cilium"}, path: "spec.network.cni", at: "cni:", want: []string{"not known", "`flannel` or `none`"}},
+		"unknown cni":        {edits: []string{"cni: flannel", "cni: cilium"}, path: "spec.network.cni", at: "cni:", want: []string{"not known", "`manifest`, `chart` or `none`"}},
 		"bundle without":     {edits: []string{"source: modules", "source: bundle"}, path: "spec.components.file", at: "components:", want: []string{"reads a file", "quorate bundle export"}},
 		"modules with file":  {edits: []string{"source: modules", "source: modules, file: x.tar"}, path: "spec.components.file", at: "components:", want: []string{"has no field file", "choose `bundle`"}},
 		"modules with a CA":  {edits: []string{"source: modules", "source: modules, caFile: x"}, path: "spec.components.caFile", at: "components:", want: []string{"has no field caFile", "`mirror` or `bundle`"}},

@@ -196,6 +196,8 @@ func (f *findings) nodes() {
 		switch n := f.node(h.Name); {
 		case n == nil:
 			f.add(Warning, "node "+h.Name+" is not in the cluster", "`quorate apply` joins it")
+		case !n.Ready && n.NoNetwork:
+			f.add(Warning, "node "+h.Name+" is not ready: "+n.NotReady, "look at the firewalls and the network between it and the other nodes, and at the pod network's own pods there")
 		case !n.Ready:
 			f.add(Warning, "node "+h.Name+" is not ready", "on "+h.Name+": `journalctl -u kubelet -n 50` says why")
 		}

@@ -1,12 +1,11 @@
 package step
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"time"
 
@@ -15,14 +14,13 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/manifest"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 )
@@ -162,20 +160,17 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-func applyObjects(ctx context.Context, client *kube.Client, manifest []byte) error {
+func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {
 	groups, err := restmapper.GetAPIGroupResources(client.Discovery())
 	if err != nil {
 		return err
 	}
 	mapper := restmapper.NewDiscoveryRESTMapper(groups)
-	dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(manifest), 4096)
-	for {
-		var o unstructured.Unstructured
-		if err := dec.Decode(&o.Object); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return err
-		}
+	objects, err := m.Decode()
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
 		gvk := o.GroupVersionKind()
 		mapping, err := mapper.RESTMapping(gvk.GroupKind(), gvk.Version)
 		if err != nil {
@@ -183,7 +178,7 @@ func applyObjects(ctx context.Context, client *kube.Client, manifest []byte) err
 		}
 		resource := client.Dynamic.Resource(mapping.Resource)
 		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			_, err = resource.Namespace(o.GetNamespace()).Apply(ctx, o.GetName(), &o, force)
+			_, err = resource.Namespace(cmp.Or(o.GetNamespace(), m.Namespace)).Apply(ctx, o.GetName(), &o, force)
 		} else {
 			_, err = resource.Apply(ctx, o.GetName(), &o, force)
 		}
@@ -191,6 +186,7 @@ func applyObjects(ctx context.Context, client *kube.Client, manifest []byte) err
 			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 	}
+	return nil
 }
 
 // spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish. During a rolling update

@@ -43,7 +43,11 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) }); err != nil {
+	whole := func() error {
+		return poll(ctx, e, s, func(obs *facts.Observation) []string { return Shortcomings(e.Cluster, obs) })
+	}
+	traffic := func() error { return tryPodTraffic(ctx, e, s) }
+	if err := together([]func() error{whole, traffic}, func(f func() error) error { return f() }); err != nil {
 		return err
 	}
 	return meetAll(ctx, e, s)
@@ -135,14 +139,25 @@ func etcdShortcomings(c *spec.Cluster, obs *facts.Observation) (out []string) {
 }
 
 func apiShortcomings(c *spec.Cluster, api *facts.API, reachable func(host string) bool) (out []string) {
-	ready := map[string]bool{}
+	nodes := map[string]facts.Node{}
 	for _, n := range api.Nodes {
-		ready[n.Name] = n.Ready
+		nodes[n.Name] = n
 	}
+	waiting := false // for the network that the user will install
 	for _, h := range c.Spec.Hosts {
-		if h.IsNode() && reachable(h.Name) && !ready[h.Name] {
+		n := nodes[h.Name]
+		switch {
+		case !h.IsNode() || !reachable(h.Name) || n.Ready:
+		case n.NoNetwork && c.Spec.Network.CNI == spec.CNINone:
+			waiting = true
+		case n.NotReady != "":
+			out = append(out, "node "+h.Name+" is not Ready: "+n.NotReady)
+		default:
 			out = append(out, "node "+h.Name+" is not Ready")
 		}
+	}
+	if waiting {
+		return out // CoreDNS runs in pods
 	}
 	if api.DNSReady < 2 || api.DNSNodes < 2 {
 		out = append(out, fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", api.DNSReady, api.DNSNodes))

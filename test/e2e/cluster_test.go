@@ -132,7 +132,12 @@ func (c *cluster) lab(t *testing.T) *lab.Lab {
 }
 
 func (c *cluster) status(ctx context.Context) (status.Status, result, error) {
-	r := c.run(ctx, "status", "-f", c.specFile(), "-o", "json")
+	return c.statusOf(ctx, c.specFile())
+}
+
+// statusOf is status for a spec that was not made by up.
+func (c *cluster) statusOf(ctx context.Context, file string) (status.Status, result, error) {
+	r := c.run(ctx, "status", "-f", file, "-o", "json")
 	var s status.Status
 	if r.code != 0 {
 		return s, r, errors.New(r.String())

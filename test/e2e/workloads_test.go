@@ -89,6 +89,8 @@ func workloads(t *testing.T, c *cluster) {
 		nodePort(t, ctx, from.Status.HostIP, service.Spec.Ports[0].NodePort, both)
 	}
 
+	policies(t, ctx, api, web, clients)
+
 	// What people use to look into pods goes from the apiserver to the kubelet and stays open.
 	cp := c.whole(t, ctx).Etcd.Members[0].Name
 	if got := c.ssh(t, ctx, cp, fmt.Sprintf("kubectl -n %s exec %s -- agnhost connect web:80 && echo reached", namespace, clients[0].Name)); !strings.HasSuffix(got, "reached") {

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -34,6 +35,9 @@ import (
 	"github.com/flannel-io/flannel/pkg/subnet/kube"
 	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
 	"github.com/flannel-io/flannel/pkg/version"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 )
 
@@ -46,6 +50,7 @@ type options struct {
 	cniSource, cniConfig            string
 	ipMasq, noRandomPorts, forward  bool
 	setNetworkUnavailable           bool
+	policies                        bool
 	healthzIP                       string
 	healthzPort                     int
 }
@@ -74,6 +79,7 @@ func main() {
 	flag.BoolVar(&o.noRandomPorts, "ip-masq-fully-random-disable", false, "masquerade without fully random ports")
 	flag.BoolVar(&o.forward, "iptables-forward-rules", true, "accept forwarded traffic of the pod network (with nftables)")
 	flag.BoolVar(&o.setNetworkUnavailable, "set-node-network-unavailable", true, "clear the node's NetworkUnavailable condition when ready")
+	flag.BoolVar(&o.policies, "network-policies", false, "enforce network policies")
 	flag.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "address of /healthz and /readyz")
 	flag.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz and /readyz (0: none)")
 	kubeSubnets := flag.Bool("kube-subnet-mgr", true, "take subnets from the Kubernetes API; the only manager in this build")
@@ -101,6 +107,13 @@ func run(ctx context.Context, o options) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
+	failures := make(chan error, 1)
+	fail := func(err error) {
+		select {
+		case failures <- err:
+		default: // one is enough to end
+		}
+	}
 
 	subnets, err := kube.NewSubnetManager(ctx, o.apiURL, o.kubeconfig, o.annotations, o.netConf, o.setNetworkUnavailable)
 	switch {
@@ -136,7 +149,11 @@ func run(ctx context.Context, o options) error {
 	if err := setRules(ctx, o, config, network); err != nil {
 		return err
 	}
+	background.Go(func() { network.Run(ctx) })
 	own := network.Lease()
+	if err := prepareForPods(ctx, o, config, own, network.MTU(), &background, fail); err != nil {
+		return err
+	}
 	if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, own.Subnet, own.IPv6Subnet, network.MTU()); err != nil {
 		return fmt.Errorf("write %s: %w", o.subnetFile, err)
 	}
@@ -146,10 +163,45 @@ func run(ctx context.Context, o options) error {
 	}
 	ready.Store(true)
 
-	background.Go(func() { network.Run(ctx) })
 	completeLease(ctx, subnets, own, &background)
-	<-ctx.Done()
-	return nil
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failures:
+		return err
+	}
+}
+
+// prepareForPods returns when pods may start here: when their network policies are known, and traffic to other nodes was
+// tried since the machine started. The subnet file is what tells the latter, because it does not outlive a reboot.
+func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *lease.Lease, mtu int, background *sync.WaitGroup, fail func(error)) error {
+	rest, err := clientcmd.BuildConfigFromFlags(o.apiURL, o.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("reach the API: %w", err)
+	}
+	client, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return fmt.Errorf("reach the API: %w", err)
+	}
+	node := os.Getenv("NODE_NAME")
+	if node == "" {
+		// Upstream's manifest does not name it.
+		pod, err := client.CoreV1().Pods(os.Getenv("POD_NAMESPACE")).Get(ctx, os.Getenv("POD_NAME"), metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("find out this node's name: %w", err)
+		}
+		node = pod.Spec.NodeName
+	}
+	if o.policies {
+		if err := enforcePolicies(ctx, client, node, background, fail); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(o.subnetFile); err == nil || config.BackendType != "vxlan" || !config.EnableIPv4 {
+		return nil
+	}
+	address, _ := netip.AddrFromSlice(own.Subnet.IP.ToIP().To4())
+	return (&trial{nodes: client.CoreV1().Nodes(), node: node, prefix: o.annotations, own: address, mtu: mtu}).run(ctx)
 }
 
 // installCNIConfig tells the runtime of this network no sooner than pods can have addresses in it. The file is replaced

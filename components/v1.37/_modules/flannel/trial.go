@@ -1,0 +1,309 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	mathrand "math/rand/v2"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+)
+
+// How a node tries the overlay before it takes pods.
+const (
+	firstWait = 30 * time.Millisecond // for answers to the first packets; doubled each time
+	longest   = 2 * time.Second
+	grace     = 500 * time.Millisecond // for the other peers once one has answered
+	patience  = 3 * time.Second        // until the API is told what is waited for
+	sample    = 32                     // peers that are tried, chosen at random: each of 200 nodes need not try all others
+)
+
+// A node that was held back says so in its condition NetworkUnavailable, with this reason.
+const noPodTraffic = "NoPodTraffic"
+
+// overhead is what VXLAN adds to a packet.
+const overhead = 50
+
+// trial sends packets of full size over the overlay to the nodes that are in it already. The kernel answers there, so that
+// nothing has to listen; an answer proves both directions, and that the way carries what pods will send.
+type trial struct {
+	nodes  nodeClient
+	node   string // this one's name
+	prefix string // of flannel's annotations
+	own    netip.Addr
+	mtu    int // of the overlay
+}
+
+// nodeClient is what a trial needs of the API.
+type nodeClient interface {
+	List(context.Context, metav1.ListOptions) (*corev1.NodeList, error)
+	PatchStatus(ctx context.Context, node string, patch []byte) (*corev1.Node, error)
+}
+
+// peer is another node of the overlay.
+type peer struct {
+	name    string
+	overlay netip.Addr
+	public  string
+}
+
+// run returns when a peer has answered and the others had their time to, or when there is nobody to try. As long as peers
+// are alive and none answers it goes on.
+func (t *trial) run(ctx context.Context) error {
+	p, err := newPinger(t.own, t.mtu)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	var (
+		begun    = time.Now()
+		answered time.Time // when the first did
+		told     string
+	)
+	for wait := firstWait; ; wait = min(2*wait, longest) {
+		peers, err := t.peers(ctx)
+		if err == nil && len(peers) == 0 {
+			klog.Info("No other node is in the overlay and alive: there is no pod traffic to try")
+			return nil
+		}
+		if err != nil {
+			klog.Errorf("list the other nodes: %v", err)
+		}
+		if !answered.IsZero() {
+			wait = min(wait, grace-time.Since(answered))
+		}
+		silent := p.try(ctx, peers, wait)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if len(silent) < len(peers) && answered.IsZero() {
+			answered = time.Now()
+		}
+		if !answered.IsZero() && (len(silent) == 0 || time.Since(answered) >= grace) {
+			klog.Infof("Tried pod traffic for %s: %d of %d nodes answer", time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
+			if len(silent) > 0 {
+				klog.Warningf("No answer over the overlay from %s", names(silent))
+			}
+			return nil
+		}
+		if why := complaint(silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told {
+			klog.Warning(why)
+			if err := t.tell(ctx, why); err != nil {
+				klog.Errorf("report it to the API: %v", err)
+				continue
+			}
+			told = why
+		}
+	}
+}
+
+// peers asks for the nodes that should answer, at most a sample of them.
+func (t *trial) peers(ctx context.Context) ([]peer, error) {
+	// From the apiserver's memory: a node that came a moment ago tries this one.
+	list, err := t.nodes.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+	if err != nil {
+		return nil, err
+	}
+	found := peersIn(list.Items, t.node, t.prefix)
+	if len(found) > sample {
+		mathrand.Shuffle(len(found), func(i, j int) { found[i], found[j] = found[j], found[i] })
+		found = found[:sample]
+	}
+	return found, nil
+}
+
+// peersIn are the nodes that have a subnet and a kubelet that is alive. One that is not Ready counts all the same: in a new
+// cluster all of them wait for each other's answers. One whose kubelet has gone silent does not, or the death of all
+// others would keep a node from coming back.
+func peersIn(nodes []corev1.Node, self, prefix string) (out []peer) {
+	for _, n := range nodes {
+		alive := slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status != corev1.ConditionUnknown
+		})
+		public := n.Annotations[prefix+"/public-ip"]
+		cidr, err := netip.ParsePrefix(n.Spec.PodCIDR)
+		if n.Name == self || !alive || public == "" || err != nil || !cidr.Addr().Is4() || n.DeletionTimestamp != nil {
+			continue
+		}
+		out = append(out, peer{n.Name, cidr.Masked().Addr(), public})
+	}
+	return out
+}
+
+// complaint is what an operator has to know.
+func complaint(silent []peer, mtu int) string {
+	return fmt.Sprintf("no answer over the pod network from %s: pods here could not reach theirs. Let UDP port 8472 (VXLAN) pass between the nodes, with packets of %d bytes, "+
+		"and echo requests (ICMP) in the pod network; the node becomes Ready by itself when one of them answers", names(silent), mtu+overhead)
+}
+
+func names(peers []peer) string {
+	const shown = 3
+	var out []string
+	for _, p := range peers[:min(shown, len(peers))] {
+		out = append(out, p.name+" ("+p.public+")")
+	}
+	slices.Sort(out)
+	text := strings.Join(out, ", ")
+	if more := len(peers) - shown; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// tell sets the node's condition, which also keeps pods away from it. That the lease is complete ends it.
+func (t *trial) tell(ctx context.Context, why string) error {
+	patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": []corev1.NodeCondition{{
+		Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: noPodTraffic, Message: why,
+		LastTransitionTime: metav1.Now(), LastHeartbeatTime: metav1.Now(),
+	}}}})
+	if err != nil {
+		return err
+	}
+	_, err = t.nodes.PatchStatus(ctx, t.node, patch)
+	return err
+}
+
+// pinger asks addresses of the overlay for echoes.
+type pinger struct {
+	conn    *net.IPConn
+	id      uint16
+	payload []byte
+
+	mu       sync.Mutex
+	answered map[netip.Addr]chan struct{}
+}
+
+const ipHeader, icmpHeader = 20, 8
+
+func newPinger(own netip.Addr, mtu int) (*pinger, error) {
+	conn, err := net.ListenIP("ip4:icmp", &net.IPAddr{IP: own.AsSlice()})
+	if err != nil {
+		return nil, fmt.Errorf("open a socket on the overlay's address %s: %w", own, err)
+	}
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		var serr error
+		// Without fragments: what is too large for the way must not arrive in pieces.
+		err = raw.Control(func(fd uintptr) {
+			serr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+		})
+		if err == nil {
+			err = serr
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("prepare the socket on the overlay: %w", err)
+	}
+	p := &pinger{conn: conn, payload: make([]byte, mtu-ipHeader-icmpHeader), answered: map[netip.Addr]chan struct{}{}}
+	var seed [2]byte
+	rand.Read(seed[:]) //nolint:errcheck // never fails, as its documentation says
+	rand.Read(p.payload)
+	p.id = binary.BigEndian.Uint16(seed[:])
+	go p.receive()
+	return p, nil
+}
+
+func (p *pinger) close() { p.conn.Close() }
+
+// try asks all peers that have not answered yet, waits, and returns those that are silent still.
+func (p *pinger) try(ctx context.Context, peers []peer, wait time.Duration) (silent []peer) {
+	timeout := time.NewTimer(wait)
+	defer timeout.Stop()
+	var pending []chan struct{}
+	for _, peer := range peers {
+		done := p.expect(peer.overlay)
+		pending = append(pending, done)
+		if !closed(done) {
+			// An error is a way that does not exist yet: silence.
+			_ = p.send(peer.overlay)
+		}
+	}
+	over := false
+	for i, done := range pending {
+		if !over {
+			select {
+			case <-done:
+			case <-timeout.C:
+				over = true
+			case <-ctx.Done():
+				over = true
+			}
+		}
+		if !closed(done) {
+			silent = append(silent, peers[i])
+		}
+	}
+	if len(peers) == 0 {
+		select {
+		case <-timeout.C:
+		case <-ctx.Done():
+		}
+	}
+	return silent
+}
+
+func closed(c chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+func (p *pinger) expect(a netip.Addr) chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.answered[a] == nil {
+		p.answered[a] = make(chan struct{})
+	}
+	return p.answered[a]
+}
+
+func (p *pinger) send(to netip.Addr) error {
+	m := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{ID: int(p.id), Seq: 1, Data: p.payload}}
+	raw, err := m.Marshal(nil)
+	if err != nil {
+		return err
+	}
+	_, err = p.conn.WriteToIP(raw, &net.IPAddr{IP: to.AsSlice()})
+	return err
+}
+
+func (p *pinger) receive() {
+	buffer := make([]byte, math.MaxUint16)
+	for {
+		n, from, err := p.conn.ReadFromIP(buffer)
+		if err != nil {
+			return
+		}
+		m, err := icmp.ParseMessage(ipv4.ICMPTypeEcho.Protocol(), buffer[:n])
+		if err != nil || m.Type != ipv4.ICMPTypeEchoReply {
+			continue
+		}
+		echo, ok := m.Body.(*icmp.Echo)
+		source, valid := netip.AddrFromSlice(from.IP.To4())
+		if !ok || !valid || echo.ID != int(p.id) || !slices.Equal(echo.Data, p.payload) {
+			continue
+		}
+		if done := p.expect(source); !closed(done) {
+			close(done) // only this goroutine closes
+		}
+	}
+}

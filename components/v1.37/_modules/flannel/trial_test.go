@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netns"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+const prefix = "flannel.alpha.coreos.com"
+
+func node(name, cidr string, ready corev1.ConditionStatus) corev1.Node {
+	return corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{prefix + "/public-ip": "192.0.2.1"}},
+		Spec:       corev1.NodeSpec{PodCIDR: cidr},
+		Status:     corev1.NodeStatus{Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: ready}}},
+	}
+}
+
+func TestPeersAreThoseThatCouldAnswer(t *testing.T) {
+	without := node("without-a-subnet", "10.244.5.0/24", corev1.ConditionTrue)
+	without.Annotations = nil
+	leaving := node("leaving", "10.244.6.0/24", corev1.ConditionTrue)
+	leaving.DeletionTimestamp = &metav1.Time{Time: time.Unix(1, 0)}
+	got := peersIn([]corev1.Node{
+		node("self", "10.244.0.0/24", corev1.ConditionFalse),
+		node("ready", "10.244.1.0/24", corev1.ConditionTrue),
+		node("waiting-too", "10.244.2.0/24", corev1.ConditionFalse),
+		node("dead", "10.244.3.0/24", corev1.ConditionUnknown),
+		node("no-range", "", corev1.ConditionTrue),
+		without, leaving,
+	}, "self", prefix)
+	want := []peer{
+		{"ready", netip.MustParseAddr("10.244.1.0"), "192.0.2.1"},
+		{"waiting-too", netip.MustParseAddr("10.244.2.0"), "192.0.2.1"},
+	}
+	if len(got) != len(want) || got[0] != want[0] || got[1] != want[1] {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+}
+
+// api has nodes, and keeps what is said to it.
+type api struct {
+	nodes   []corev1.Node
+	patches []string
+}
+
+func (a *api) List(context.Context, metav1.ListOptions) (*corev1.NodeList, error) {
+	return &corev1.NodeList{Items: a.nodes}, nil
+}
+
+func (a *api) PatchStatus(_ context.Context, name string, patch []byte) (*corev1.Node, error) {
+	a.patches = append(a.patches, name+" "+string(patch))
+	return nil, nil
+}
+
+// On loopback every address of 127/8 answers; packets for other networks do not leave it.
+func TestTrial(t *testing.T) {
+	if p, err := newPinger(netip.MustParseAddr("127.0.0.1"), 1450); err != nil {
+		t.Skip("raw sockets need root: ", err)
+	} else {
+		p.close()
+	}
+	try := func(t *testing.T, patient time.Duration, nodes ...corev1.Node) (*api, error) {
+		a := &api{nodes: append(nodes, node("self", "127.0.9.0/24", corev1.ConditionFalse))}
+		ctx, cancel := context.WithTimeout(t.Context(), patient)
+		defer cancel()
+		return a, (&trial{nodes: a, node: "self", prefix: prefix, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx)
+	}
+	t.Run("alone", func(t *testing.T) {
+		if _, err := try(t, time.Second); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("all others dead", func(t *testing.T) {
+		if _, err := try(t, time.Second, node("dead", "127.0.1.0/24", corev1.ConditionUnknown)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("a peer answers", func(t *testing.T) {
+		begin := time.Now()
+		if _, err := try(t, 5*time.Second, node("peer", "127.0.1.0/24", corev1.ConditionTrue)); err != nil || time.Since(begin) > grace {
+			t.Errorf("%v after %s", err, time.Since(begin))
+		}
+	})
+	t.Run("one of two answers", func(t *testing.T) {
+		if _, err := try(t, 10*time.Second, node("peer", "127.0.1.0/24", corev1.ConditionTrue), node("silent", "240.0.0.0/24", corev1.ConditionTrue)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("none answers", func(t *testing.T) {
+		silent := node("silent", "240.0.0.0/24", corev1.ConditionTrue)
+		a, err := try(t, patience+2*longest, silent)
+		if err == nil {
+			t.Fatal("the node would take pods")
+		}
+		if len(a.patches) != 1 {
+			t.Fatalf("the node says %d times why", len(a.patches))
+		}
+		for _, part := range []string{`"NetworkUnavailable"`, `"True"`, noPodTraffic, "silent (192.0.2.1)", "8472", "1500 bytes"} {
+			if !strings.Contains(a.patches[0], part) {
+				t.Errorf("%s is not in %s", part, a.patches[0])
+			}
+		}
+	})
+}
+
+func TestNamesAreFew(t *testing.T) {
+	var many []peer
+	for _, name := range []string{"d", "c", "b", "a", "e"} {
+		many = append(many, peer{name: name, public: "1"})
+	}
+	if got := names(many); got != "b (1), c (1), d (1) and 2 more" {
+		t.Error(got)
+	}
+}
+
+func TestPolicyAddresses(t *testing.T) {
+	pod := func(namespace, name, on, ip string, labels map[string]string) *corev1.Pod {
+		return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels}, Spec: corev1.PodSpec{NodeName: on},
+			Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: ip}}}}
+	}
+	web := map[string]string{"app": "web"}
+	x := &xtables{node: "self", policies: cache.NewStore(cache.MetaNamespaceKeyFunc), pods: cache.NewStore(cache.MetaNamespaceKeyFunc)}
+	done := pod("shop", "done", "self", "10.244.0.9", web)
+	done.Status.Phase = corev1.PodSucceeded
+	for _, p := range []*corev1.Pod{
+		pod("shop", "web", "self", "10.244.0.2", web), pod("shop", "db", "self", "10.244.0.3", nil), pod("shop", "away", "other", "10.244.1.2", web),
+		pod("other", "web", "self", "10.244.0.4", web), done,
+	} {
+		if err := x.pods.Add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := x.addresses(); len(got) != 0 {
+		t.Errorf("without policies: %v", got)
+	}
+	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}, Spec: networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{MatchLabels: web}}}
+	if err := x.policies.Add(policy); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.addresses(); len(got) != 1 || got[0].String() != "10.244.0.2" {
+		t.Errorf("got %v", got)
+	}
+}
+
+// The kernel's verdict on the rules counts, not ours.
+func TestKernelTakesTheRules(t *testing.T) {
+	runtime.LockOSThread() // and never unlocked: this thread ends with the test
+	ns, err := netns.New()
+	if err != nil {
+		t.Skip("a network namespace needs root: ", err)
+	}
+	defer ns.Close()
+	x := &xtables{}
+	for range 2 { // the second replaces the first
+		if err := x.apply([]netip.Addr{netip.MustParseAddr("10.244.0.2")}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := func() int {
+		all, err := nft.ListTables()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all)
+	}
+	if n := tables(); n != 1 {
+		t.Errorf("%d tables", n)
+	}
+	if err := x.apply(nil, true); err != nil || tables() != 0 {
+		t.Errorf("%v, %d tables are left", err, tables())
+	}
+	if err := canQueue(); err != nil {
+		t.Logf("nftables cannot queue here: %v", err)
+	}
+	if n := tables(); n != 0 {
+		t.Errorf("trying left %d tables", n)
+	}
+}

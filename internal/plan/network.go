@@ -1,0 +1,46 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+
+	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// untried are the nodes that join with this plan; all of them when the pod network itself is installed or changed.
+func (p *builder) untried() (out []string) {
+	if p.c.Spec.Network.CNI == spec.CNINone {
+		return nil
+	}
+	for _, h := range p.c.Spec.Hosts {
+		concerns := func(s Step) bool {
+			switch s.Kind {
+			case StartControlPlane, JoinControlPlane, JoinWorker:
+				return s.Host == h.Name
+			case ApplyManifest:
+				return s.Manifest == manifest.Flannel || s.Manifest == manifest.CNI
+			}
+			return false
+		}
+		if h.IsNode() && slices.ContainsFunc(p.out.Steps, concerns) {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+// sameNetwork refuses to put a second pod network beside the one in which the pods live.
+func (p *builder) sameNetwork() error {
+	for _, name := range []string{manifest.Flannel, manifest.CNI} {
+		_, wanted := p.bundle.Manifests[name]
+		if _, there := p.obs.API.Applied[name]; !there || wanted {
+			continue
+		}
+		what := map[string]string{manifest.Flannel: "flannel", manifest.CNI: "a plugin of yours"}[name]
+		return &Refusal{"one pod network", fmt.Sprintf("the pods of this cluster are in the network of %s, and the spec asks for `cni: %s`: a change in place would cut them off from each other", what, p.c.Spec.Network.CNI),
+			"Put it back into the spec. Or move the nodes by hand, as the new plugin's documentation says, and then let Quorate forget the old one: " +
+				fmt.Sprintf(`kubectl -n kube-system patch configmap quorate --type=json -p '[{"op":"remove","path":"/data/%s"}]'`, name)}
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package step
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func TestTrafficPairs(t *testing.T) {
+	c := spec.DefaultLab("test")
+	e := &Env{Cluster: c, Seen: whole(c)}
+	for name, tc := range map[string]struct {
+		joined []string
+		dead   string
+		want   string
+	}{
+		"none":                        {nil, "", ""},
+		"all":                         {[]string{"cp-a", "cp-b", "worker-a"}, "", "cp-a>cp-b cp-b>worker-a worker-a>cp-a"},
+		"two":                         {[]string{"cp-a", "worker-a"}, "", "cp-a>worker-a worker-a>cp-a"},
+		"one, with another zone's":    {[]string{"worker-a"}, "", "worker-a>cp-b cp-b>worker-a"},
+		"one that is not there":       {[]string{"worker-a"}, "worker-a", ""},
+		"others without the dead one": {[]string{"worker-a"}, "cp-b", "worker-a>cp-c cp-c>worker-a"},
+	} {
+		e.Seen = whole(c)
+		if tc.dead != "" {
+			e.Seen.Hosts[tc.dead] = facts.Host{Error: "dead"}
+		}
+		var got []string
+		for _, p := range e.trafficPairs(tc.joined) {
+			got = append(got, p.from+">"+p.to)
+		}
+		if text := strings.Join(got, " "); text != tc.want {
+			t.Errorf("%s: got %q, want %q", name, text, tc.want)
+		}
+	}
+
+	// Two hundred nodes try two hundred ways.
+	var many []string
+	for i := range 200 {
+		name := fmt.Sprint("node-", i)
+		many = append(many, name)
+		e.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{}}
+	}
+	if got := len(e.trafficPairs(many)); got != 200 {
+		t.Errorf("%d ways", got)
+	}
+	c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name != "cp-a" })
+	if got := e.trafficPairs([]string{"cp-a"}); len(got) != 0 {
+		t.Errorf("a cluster of one node tries %v", got)
+	}
+}
+
+func TestNodesWithoutANetwork(t *testing.T) {
+	c := spec.DefaultLab("test")
+	obs := whole(c)
+	obs.API.DNSReady = 0
+	for i := range obs.API.Nodes {
+		obs.API.Nodes[i].Ready, obs.API.Nodes[i].NoNetwork, obs.API.Nodes[i].NotReady = false, true, "no answer over the pod network from cp-a"
+	}
+	got := Shortcomings(c, obs)
+	if !slices.Contains(got, "node worker-a is not Ready: no answer over the pod network from cp-a") {
+		t.Errorf("the reason is missing: %q", got)
+	}
+	c.Spec.Network.CNI = spec.CNINone
+	if got := Shortcomings(c, obs); len(got) != 0 {
+		t.Errorf("a cluster whose network is yet to come lacks %q", got)
+	}
+	obs.API.Nodes[0].NoNetwork = false
+	if got := Shortcomings(c, obs); len(got) != 1 {
+		t.Errorf("a kubelet that is ill is excused: %q", got)
+	}
+}
