@@ -22,6 +22,9 @@ func (a *app) plan() *cobra.Command {
 		Short: "What apply would do and why",
 		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them.
 
+Of a kubeadm cluster that was built without Quorate it shows what adopting it would change, and what of it would stay as
+it is although Quorate would have built it otherwise.
+
 With --by-hand it asks no host. It prints the guide for exactly this spec: what an operator would do without Quorate, in the
 order of kubeadm's documentation, with configuration files, commands and reasons, host by host. That is a shell script
 which can be run as it is on a machine that reaches the hosts, or pasted in parts; -o json has the same as data.`,
@@ -94,9 +97,15 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 	for _, w := range p.Warnings {
 		fmt.Fprintf(out, "Warning: %s.\n", w)
 	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(out, "Left as it is: %s.\n", n)
+	}
 	if p.Empty() {
 		_, err := fmt.Fprintf(out, "Nothing to do: %s is as the spec says.\n", p.Cluster)
 		return err
+	}
+	if p.Adopts {
+		fmt.Fprintf(out, "%s was not built by Quorate. quorate apply --adopt takes it on with these steps; nothing of it is built anew.\n", p.Cluster)
 	}
 	fmt.Fprintf(out, "%d steps for %s; those of different hosts run at once.\n\n", len(p.Steps), p.Cluster)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
@@ -112,12 +121,19 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 }
 
 func (a *app) apply() *cobra.Command {
-	var ignore []string
+	var (
+		ignore []string
+		adopt  bool
+	)
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make it so; safe to interrupt and to run again",
-		Long: "Runs the plan and waits until the cluster is seen to be as the spec says. Pods on nodes that are new must reach\n" +
-			"pods on others, whatever the pod network is.",
+		Long: `Runs the steps that quorate plan shows. It waits until the cluster is seen to be as the spec
+says, and pods on new nodes reach pods on others, whatever the pod network is. Killed at any moment, it is finished by
+running it again.
+
+A kubeadm cluster that was built without Quorate is taken on with --adopt, once: quorate plan shows before what that
+would change. It is refused unless the spec describes exactly that cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(ignore); err != nil {
 				return err
@@ -128,7 +144,7 @@ func (a *app) apply() *cobra.Command {
 			}
 			defer e.Close()
 			sink, done := a.progress()
-			e.Progress = sink
+			e.Progress, e.Adopt = sink, adopt
 			if err = e.Check(cmd.Context(), w, ignore); err == nil {
 				err = e.Apply(cmd.Context(), w)
 			}
@@ -146,5 +162,6 @@ func (a *app) apply() *cobra.Command {
 		},
 	}
 	ignoreFlag(cmd, &ignore)
+	cmd.Flags().BoolVar(&adopt, "adopt", false, "take on a cluster that was built without Quorate")
 	return cmd
 }

@@ -29,6 +29,8 @@ type Engine struct {
 	Cluster  *spec.Cluster
 	Conns    *host.Set
 	Progress progress.Sink
+	// Adopt is the caller's word that a cluster which somebody else built is to be adopted.
+	Adopt bool
 }
 
 // Open connects to all hosts at once; those that cannot be reached say so when they are observed.
@@ -114,7 +116,7 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 	if err != nil {
 		return plan.Bundle{}, nil, err
 	}
-	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Manifests: map[string]string{}}
+	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{}}
 	own, given, err := cni.Read(c)
 	if err != nil {
 		return plan.Bundle{}, nil, err
@@ -158,6 +160,9 @@ func (e *UnreachableError) Error() string {
 
 // Apply executes the plan. With nothing to do it only tells of hosts that were left out.
 func (e *Engine) Apply(ctx context.Context, w *Work) error {
+	if err := w.Plan.Allowed(e.Adopt); err != nil {
+		return err
+	}
 	if !w.Plan.Empty() {
 		if err := w.sound(ctx); err != nil {
 			return err

@@ -13,9 +13,14 @@ type File struct {
 	Mode    fs.FileMode `json:"mode,omitempty"` // 0 means 0644
 	Content string      `json:"content"`
 	Block   string      `json:"block,omitempty"`
+	// Keep saves what somebody else wrote there in a file beside it, with Kept behind its name.
+	Keep bool `json:"keep,omitempty"`
 	// Restart names the units that must be restarted when the file has changed.
 	Restart []string `json:"restart,omitempty"`
 }
+
+// Kept is behind the name of what was there before.
+const Kept = ".before-quorate"
 
 // Key tells files, and blocks within one file, apart.
 func (f File) Key() string {

@@ -85,6 +85,11 @@ type Kubernetes struct {
 	Manifests []string `json:"manifests,omitempty"`
 	// SharesPort says whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
+	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
+	// pod/flag; a flag that is not set has no entry.
+	Flags map[string]string `json:"flags,omitempty"`
+	// NodeName is the name by which the host's kubelet comes to the API, as its certificate says.
+	NodeName string `json:"nodeName,omitempty"`
 	// EncryptionKeys names the keys for secrets at rest, the one that encrypts first.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	// EtcdData says whether an etcd member has ever started here.
@@ -96,7 +101,11 @@ type Kubernetes struct {
 	EtcdClient string `json:"etcdClient,omitempty"`
 	// Established says that this host's cluster was once complete: from then on an empty data directory
 	// is a loss, not a beginning.
-	Established  bool          `json:"established"`
+	Established bool `json:"established"`
+	// Begun says that Quorate began to build on this host, and Adopted that what runs here was set up without Quorate and
+	// taken on as it was.
+	Begun        bool          `json:"begun,omitempty"`
+	Adopted      bool          `json:"adopted,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
 }
 
@@ -108,6 +117,14 @@ type Certificate struct {
 
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"
+
+// Marks below kubeadm's own directory, so that they go away with kubeadm reset and with nothing else.
+const (
+	// BegunFile is written before Quorate's kubeadm runs for the first time on a host.
+	BegunFile = "/etc/kubernetes/pki/begun-by-quorate"
+	// AdoptedFile is written on a host that was set up without Quorate when its cluster is adopted.
+	AdoptedFile = "/etc/kubernetes/pki/adopted-by-quorate"
+)
 
 // Files below /etc/kubernetes/pki.
 var (

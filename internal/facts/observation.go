@@ -33,6 +33,11 @@ type API struct {
 	// Initialised says whether kubeadm's configuration is in the cluster: joins can work from then on.
 	Initialised bool   `json:"initialised"`
 	Nodes       []Node `json:"nodes"`
+	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
+	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
+	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate
+	// has noted nothing in Applied.
+	Networks []Network `json:"networks,omitempty"`
 	// Applied maps the name of each manifest that Quorate applied to the digest of what it applied.
 	Applied map[string]string `json:"applied,omitempty"`
 	// JoinTokens are bootstrap tokens that Quorate made and that are still there, by the names of their secrets.
@@ -46,8 +51,9 @@ type API struct {
 
 // Node is a Kubernetes node.
 type Node struct {
-	Name  string `json:"name"`
-	Ready bool   `json:"ready"`
+	Name    string `json:"name"`
+	Address string `json:"address,omitempty"` // its InternalIP
+	Ready   bool   `json:"ready"`
 	// NotReady is why it is not Ready, in the words of whoever keeps it from that.
 	NotReady string `json:"notReady,omitempty"`
 	// NoNetwork says that nothing but a pod network is missing.
@@ -113,6 +119,10 @@ type Balancer struct {
 	Healthy  bool      `json:"healthy"` // HAProxy answers
 	Active   bool      `json:"active"`  // it holds the virtual IP
 	Backends []Backend `json:"backends,omitempty"`
+	// WrittenFor names the cluster for which Quorate wrote HAProxy's configuration; Others is what is there when
+	// somebody else wrote it.
+	WrittenFor string           `json:"writtenFor,omitempty"`
+	Others     *OthersBalancing `json:"others,omitempty"`
 }
 
 // Backend is an apiserver as one balancer sees it.

@@ -46,10 +46,10 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 	d := facts.Desired{
 		Files: []facts.File{
 			{Path: haproxyCA, Content: ca, Restart: []string{"haproxy.service"}},
-			{Path: haproxyFile, Content: haproxyConfig(c, h, watched), Restart: []string{"haproxy.service"}},
+			{Path: haproxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Restart: []string{"haproxy.service"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: keepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Restart: []string{"keepalived.service"}},
+			{Path: keepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Restart: []string{"keepalived.service"}},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
 		},
 		Self:   SelfPath,

@@ -8,9 +8,16 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
+
+// FastGracePeriod is how long a node may be silent with the failover profile fast.
+const FastGracePeriod = "6s"
+
+// EncryptionFile is where a control plane's encryption keys are.
+const EncryptionFile = "/etc/kubernetes/pki/" + encryption.File
 
 // EndpointHost is the endpoint's name without its port.
 func EndpointHost(c *spec.Cluster) string {
@@ -66,7 +73,7 @@ func Runtime(f *facts.Facts, pauseImage string) facts.Desired {
 			{Path: "/etc/systemd/system/containerd.service", Content: containerdUnit, Restart: []string{"containerd.service"}},
 			{Path: "/etc/systemd/system/kubelet.service", Mode: 0o600, Content: kubeletUnit},
 			{Path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", Mode: 0o600, Content: kubeletDropIn},
-			{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Mode: 0o600, Content: kubeletPatience},
+			patience,
 		},
 		Enable: []string{"containerd.service", "kubelet.service"},
 	}
@@ -158,6 +165,21 @@ Environment=HTTP2_READ_IDLE_TIMEOUT_SECONDS=5
 Environment=HTTP2_PING_TIMEOUT_SECONDS=5
 `
 
+var patience = facts.File{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Mode: 0o600, Content: kubeletPatience}
+
+// Adopted is what a host gets that was set up without Quorate: what harms nothing that is there, and restarts nothing.
+// The kubelet's patience counts from its next start.
+func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
+	d := facts.Desired{}
+	if h.Has(spec.RoleControlPlane) {
+		d = approver(c)
+	}
+	if h.IsNode() {
+		d.Files = append(d.Files, patience)
+	}
+	return d
+}
+
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{}
@@ -167,6 +189,7 @@ func Request(c *spec.Cluster) facts.Request {
 		all.Enable = append(all.Enable, d.Enable...)
 	}
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c)}
+	r.Files = append(r.Files, facts.BegunFile)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}

@@ -42,10 +42,17 @@ var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/api/v1/namespac
 
 // ControlPlane is what a control plane needs beyond a node: its apiserver's files, and the approver.
 func ControlPlane(c *spec.Cluster) facts.Desired {
+	d := approver(c)
+	d.Files = append([]facts.File{
+		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
+		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
+	}, d.Files...)
+	return d
+}
+
+func approver(c *spec.Cluster) facts.Desired {
 	return facts.Desired{
 		Files: []facts.File{
-			{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
-			{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
 			{Path: NodesFile, Content: nodes(c)},
 			{Path: "/etc/systemd/system/" + approverService, Content: approverUnit},
 			{Path: "/etc/systemd/system/" + ApproverTimer, Content: approverTimer},

@@ -56,7 +56,7 @@ type timings struct {
 }
 
 // fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is for.
-var fast = timings{gracePeriod: "6s", monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s",
+var fast = timings{gracePeriod: hostconfig.FastGracePeriod, monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s",
 	managerQPS: "100", managerBurst: "200", electionRetry: "1s"}
 
 // Config is everything that kubeadm's files are made of. The secrets are made by each run of apply.

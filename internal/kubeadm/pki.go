@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/node"
 )
@@ -42,6 +43,11 @@ type PKIRequest struct {
 
 // MakePKI makes the shared keys, as far as they are not there, with kubeadm's own phases, and returns them.
 var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRequest) (PKI, error) {
+	// Where a kubelet has its configuration nothing is left to make, and kubeadm would only hold what it finds against our
+	// configuration.
+	if have, err := readPKI(in.Files); err == nil && filled(kubeletConfig) {
+		return have, nil
+	}
 	err := withConfig("pki", in.Config, func(path string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
@@ -49,6 +55,9 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 		// All certificates at once, this host's own included, which it needs next anyway: one process instead of four.
 		if err := node.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path); err != nil {
 			return err
+		}
+		if !slices.Contains(in.Files, encryption.File) {
+			return nil
 		}
 		return ensureEncryption(encryptionFile)
 	})

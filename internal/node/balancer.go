@@ -25,6 +25,7 @@ import (
 var ReadBalancer = host.Define("node.balancer", func(ctx context.Context, virtualIP string) (facts.Balancer, error) {
 	var b facts.Balancer
 	_, b.Active = facts.Facts{Addresses: addresses()}.Interface(virtualIP)
+	b.WrittenFor, b.Others = whoBalances(readTrimmed("/etc/haproxy/haproxy.cfg"), readTrimmed("/etc/keepalived/keepalived.conf"))
 	alive := monitor(ctx, &http.Client{Timeout: time.Second}) == nil
 	rows, err := haproxyStat(ctx)
 	if err != nil {

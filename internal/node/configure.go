@@ -147,7 +147,18 @@ func write(f facts.File) (changed bool, err error) {
 	if info, serr := os.Stat(f.Path); serr == nil && bytes.Equal(have, want) && info.Mode().Perm() == mode {
 		return false, nil
 	}
+	if err := keep(f, have); err != nil {
+		return false, err
+	}
 	return true, WriteFile(f.Path, want, mode)
+}
+
+// keep saves a file of somebody else's beside the one that takes its place.
+func keep(f facts.File, have []byte) error {
+	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(writtenBy)) || exists(f.Path+facts.Kept) {
+		return nil
+	}
+	return WriteFile(f.Path+facts.Kept, have, 0o600)
 }
 
 // WriteFile writes a whole file or nothing: a reader, or a power cut, never meets half of it.

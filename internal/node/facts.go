@@ -109,12 +109,16 @@ func unitStates(ctx context.Context, units []string) map[string]string {
 func kubernetesFacts(shared []string) facts.Kubernetes {
 	pki := kubernetesDir + "/pki/"
 	k := facts.Kubernetes{SharedPKI: true, EtcdData: exists("/var/lib/etcd/member/wal"), Established: exists(facts.EstablishedFile),
+		Begun: exists(facts.BegunFile), Adopted: exists(facts.AdoptedFile),
 		KubeletConfig: filled(kubernetesDir+"/kubelet.conf") && filled("/var/lib/kubelet/config.yaml")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
 	}
+	k.Flags = staticPodFlags(kubernetesDir + "/manifests")
 	for _, f := range shared {
-		k.SharedPKI = k.SharedPKI && filled(pki+f)
+		// An apiserver that was set up without encryption at rest has no use for a key.
+		unused := f == encryption.File && exists(kubernetesDir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != pki+f
+		k.SharedPKI = k.SharedPKI && (filled(pki+f) || unused)
 	}
 	if ca, err := os.ReadFile(pki + facts.EtcdPKI[0]); err == nil {
 		k.EtcdCA, k.EtcdCAKey = string(ca), filled(pki+facts.EtcdPKI[1])
@@ -143,6 +147,9 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 		if c, ok := certificate("/var/lib/kubelet/pki/" + name + "-current.pem"); ok {
 			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
 		}
+	}
+	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
+		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
 	if file, err := os.ReadFile(pki + encryption.File); err == nil {
 		keys, _ := encryption.Parse(file)

@@ -88,6 +88,9 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	seen := facts.Host{Facts: &f}
 	if c.Balances(h) {
 		if b, err := node.ReadBalancer.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
+			if b.Others != nil && !b.Healthy { // its socket need not be where ours would be
+				b.Healthy = f.Units["haproxy.service"] == "active" && f.Units["keepalived.service"] == "active"
+			}
 			seen.Balancer = &b
 		}
 	}
@@ -149,7 +152,7 @@ const cached = "0"
 func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
 	var (
 		api  facts.API
-		errs [5]error
+		errs [6]error
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
@@ -163,13 +166,18 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 	wg.Go(func() { errs[2] = readDNS(ctx, client, version, &api) })
 	wg.Go(func() {
 		maps := client.CoreV1().ConfigMaps("kube-system")
-		_, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{ResourceVersion: version})
-		api.Initialised = err == nil
+		config, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{ResourceVersion: version})
+		if api.Initialised = err == nil; err == nil {
+			api.Kubeadm = kubeadmConfig(config.Data["ClusterConfiguration"])
+		}
 		if err == nil || apierrors.IsNotFound(err) {
 			var own *corev1.ConfigMap
 			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{ResourceVersion: version}); err == nil {
 				api.Applied = own.Data
 			}
+		}
+		if api.Initialised && len(api.Applied) == 0 {
+			errs[5] = readNetworks(ctx, client, version, &api)
 		}
 		if !apierrors.IsNotFound(err) {
 			errs[3] = err
@@ -210,6 +218,11 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	for _, n := range list.Items {
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels}
 		readiness(&out, n.Status.Conditions)
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP && out.Address == "" {
+				out.Address = a.Address
+			}
+		}
 		for _, t := range n.Spec.Taints {
 			out.Taints = append(out.Taints, facts.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)})
 		}

@@ -47,6 +47,7 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 			return nil, err
 		}
 	}
+	p.adopt()
 	for _, w := range spec.Warnings(c) {
 		p.out.Warnings = append(p.out.Warnings, w.Message+"; "+w.Fix)
 	}
@@ -54,7 +55,7 @@ func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
 	if len(p.out.Steps) > 0 {
 		nodes := p.untried()
 		verified := p.add(verification(p.allIDs(), nodes))
-		if !p.established && !p.adopted() && len(c.BalancerHosts()) > 1 {
+		if !p.established && len(c.BalancerHosts()) > 1 {
 			p.add(Step{Kind: TestTakeover, Title: "test the takeover of the virtual IP", Needs: []string{verified},
 				Reason: "a balancer that never had the address is not known to work; only a cluster that nobody uses yet may be shaken for it"})
 		}
@@ -78,6 +79,7 @@ type builder struct {
 	out    *Plan
 
 	established bool
+	adopting    bool   // the cluster is somebody else's until this plan is done; established is true then
 	ca          string // PEM, when some host has it
 }
 
@@ -124,9 +126,11 @@ func (p *builder) look() error {
 		}
 		p.ca, owner = k.CA, h.Name
 	}
+	if err := p.lookForOthers(); err != nil {
+		return err
+	}
 	if p.obs.API != nil && p.obs.API.Initialised && p.ca != "" && !p.established {
-		// kubeadm's configuration without our mark: a bootstrap that was cut short, or a cluster that somebody
-		// else built. Every step of the bootstrap leaves what is right as it is.
+		// A bootstrap of ours that was cut short. Every step of the bootstrap leaves what is right as it is.
 		p.established = slices.ContainsFunc(p.obs.API.Nodes, func(n facts.Node) bool { _, known := p.c.Host(n.Name); return !known })
 	}
 	if !p.established && len(p.out.Unreachable) > 0 {
@@ -212,26 +216,34 @@ func (p *builder) establish(needs []string) {
 	}
 }
 
-// adopted says that the cluster was there before Quorate: it is initialised, and no balancer is one of ours.
-func (p *builder) adopted() bool {
-	return p.obs.API != nil && p.obs.API.Initialised && !slices.ContainsFunc(p.c.BalancerHosts(), func(h spec.Host) bool {
-		return p.facts(h.Name) != nil && p.facts(h.Name).Units[hostconfig.WatchdogUnit] == "active"
-	})
+// oneBalancerAtATime keeps balancers that serve clients from restarting together. The one with the virtual IP comes last,
+// so that the address moves once, to a balancer that is ready for it.
+func (p *builder) oneBalancerAtATime() {
+	var steps []*Step
+	for i := range p.out.Steps {
+		s := &p.out.Steps[i]
+		if h, known := p.c.Host(s.Host); s.Kind == Configure && known && p.c.Balances(h) {
+			steps = append(steps, s)
+		}
+	}
+	slices.SortStableFunc(steps, func(a, b *Step) int { return p.holds(a.Host) - p.holds(b.Host) })
+	for i, s := range steps {
+		if b := p.obs.Hosts[s.Host].Balancer; b != nil && b.Others != nil {
+			s.Reason = "set up without Quorate: HAProxy and keepalived restart with its configuration and get a watchdog; what was there is kept beside it"
+		}
+		s.Gates = append(s.Gates, GateTakeover)
+		if i > 0 {
+			s.Needs = append(s.Needs, steps[i-1].ID)
+		}
+	}
 }
 
-// oneBalancerAtATime keeps balancers that serve clients from restarting together.
-func (p *builder) oneBalancerAtATime() {
-	previous := ""
-	for i, s := range p.out.Steps {
-		h, known := p.c.Host(s.Host)
-		if s.Kind != Configure || !known || !p.c.Balances(h) {
-			continue
-		}
-		if previous != "" {
-			p.out.Steps[i].Needs = append(p.out.Steps[i].Needs, previous)
-		}
-		previous = s.ID
+// holds is 1 for the host with the virtual IP.
+func (p *builder) holds(host string) int {
+	if b := p.obs.Hosts[host].Balancer; b != nil && b.Active {
+		return 1
 	}
+	return 0
 }
 
 // probeFirst lets every step of a build wait for a look at a balancer that is not ours to set up.
@@ -249,8 +261,10 @@ func (p *builder) probeFirst() {
 	p.out.Steps = slices.Insert(p.out.Steps, 0, probe)
 }
 
+const establishSuffix = "/establish"
+
 func establish(host, cluster string, needs []string) Step {
-	return Step{ID: host + "/establish", Kind: Configure, Host: host, Title: "mark the cluster as established", Needs: needs,
+	return Step{ID: host + establishSuffix, Kind: Configure, Host: host, Title: "mark the cluster as established", Needs: needs,
 		Reason:  "from here on an empty etcd directory is a loss to repair, never a cluster to begin",
 		Desired: &facts.Desired{Files: []facts.File{{Path: facts.EstablishedFile, Content: cluster + "\n"}}}}
 }
@@ -320,6 +334,9 @@ func (p *builder) maintain() error {
 			return &Refusal{"no replacement yet", fmt.Sprintf("%s is empty, but etcd still has a member of that name", h.Name),
 				"Remove the dead member first (etcdctl member remove on a healthy control plane), then run apply again."}
 		}
+		if err := p.knownPaths(h); err != nil {
+			return err
+		}
 		previous = p.add(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Gates: []Gate{GateEtcdWhole},
 			Reason: p.joinReason(),
 			Needs:  p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki, token, previous)})
@@ -350,19 +367,16 @@ func (p *builder) maintain() error {
 // prepare brings a host's own configuration into shape, whatever it is for.
 func (p *builder) prepare(h spec.Host) {
 	f := p.facts(h.Name)
+	adopted := p.leftAsItIs(h)
 	p.packages(h, f)
-	if (h.IsNode() || h.Has(spec.RoleEtcd)) && f.Binaries != p.bundle.Digest {
+	if !adopted && (h.IsNode() || h.Has(spec.RoleEtcd)) && f.Binaries != p.bundle.Digest {
 		p.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + p.bundle.Version, Reason: otherBundle(f.Binaries)})
 	}
 	d := hostconfig.Hosts(p.c)
-	if h.IsNode() {
-		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
-	}
-	if h.Has(spec.RoleEtcd) {
-		d = merge(d, hostconfig.Etcd(h, f))
-	}
-	if h.Has(spec.RoleControlPlane) {
-		d = merge(d, hostconfig.ControlPlane(p.c))
+	if adopted {
+		d = merge(d, hostconfig.Adopted(p.c, h))
+	} else {
+		d = merge(d, p.own(h, f))
 	}
 	needs := []string{id(h.Name, InstallPackages), id(h.Name, InstallBundle)}
 	fill := false
@@ -375,10 +389,28 @@ func (p *builder) prepare(h spec.Host) {
 	if missing := hostconfig.Missing(d, f); len(missing) > 0 {
 		p.add(Step{Kind: Configure, Host: h.Name, Title: "configure " + p.what(h), Reason: reasons(missing), Desired: &d, FillCA: fill, Needs: p.present(needs...)})
 	}
-	if h.IsNode() && (f.Images != p.bundle.Digest || len(f.ImageProblems) > 0) {
+	if !adopted && h.IsNode() && (f.Images != p.bundle.Digest || len(f.ImageProblems) > 0) {
 		p.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, p.bundle.Digest),
 			Needs: p.present(id(h.Name, InstallBundle), id(h.Name, Configure))})
 	}
+}
+
+// own is the configuration of a host that is Quorate's from the beginning.
+func (p *builder) own(h spec.Host, f *facts.Facts) facts.Desired {
+	d := facts.Desired{}
+	if h.IsNode() {
+		d = merge(d, hostconfig.Runtime(f, p.bundle.Pause))
+	}
+	if h.Has(spec.RoleEtcd) {
+		d = merge(d, hostconfig.Etcd(h, f))
+	}
+	if h.Has(spec.RoleControlPlane) {
+		d = merge(d, hostconfig.ControlPlane(p.c))
+	}
+	if !p.established && (h.IsNode() || h.Has(spec.RoleEtcd)) {
+		d.Files = append(d.Files, facts.File{Path: facts.BegunFile, Mode: 0o600, Content: p.c.Metadata.Name + "\n"})
+	}
+	return d
 }
 
 func otherBundle(have string) string {
@@ -452,7 +484,7 @@ func (p *builder) sharePKI(cps []spec.Host) string {
 
 // willHave names the step that brings kubeadm to a host, if it is not there yet.
 func (p *builder) willHave(host string) []string {
-	if p.facts(host).Binaries == p.bundle.Digest {
+	if h, _ := p.c.Host(host); p.leftAsItIs(h) || p.facts(host).Binaries == p.bundle.Digest {
 		return nil
 	}
 	return []string{id(host, InstallBundle)}
@@ -499,7 +531,7 @@ func (p *builder) manifests(after string) {
 		if p.obs.API != nil {
 			applied = p.obs.API.Applied[name]
 		}
-		if applied == p.bundle.Manifests[name] {
+		if applied == p.bundle.Manifests[name] || applied == "" && p.keepsNetwork() {
 			continue
 		}
 		reason := "not applied yet"

@@ -84,6 +84,8 @@ func (p *builder) shareEtcdPKI() string {
 	for _, h := range p.c.EtcdHosts() {
 		switch f := p.facts(h.Name); {
 		case f == nil:
+		case !f.Kubernetes.EtcdCAKey && p.leftAsItIs(h):
+			// kubeadm's documentation keeps the authority's key on one host alone.
 		case f.Kubernetes.EtcdCA == "" || !f.Kubernetes.EtcdCAKey:
 			lacking = append(lacking, h)
 		case source == "":

@@ -75,6 +75,9 @@ type Gate string
 // GateEtcdWhole holds when every etcd member is a healthy voter: none missing, none learning.
 const GateEtcdWhole Gate = "etcd-whole"
 
+// GateTakeover holds when the host does not have the virtual IP, or another balancer is ready to take it.
+const GateTakeover Gate = "takeover"
+
 // Step is one change on one host, or in the API when Host is empty. It is idempotent.
 type Step struct {
 	ID     string   `json:"id"`
@@ -116,6 +119,10 @@ type Plan struct {
 	Cluster string `json:"cluster"`
 	Bundle  string `json:"bundle"` // digest
 	Steps   []Step `json:"steps"`
+	// Adopts says that the plan takes on a cluster that Quorate did not build; Notes say what of it stays as it is,
+	// although Quorate would have built it otherwise.
+	Adopts bool     `json:"adopts,omitempty"`
+	Notes  []string `json:"notes,omitempty"`
 	// Warnings are what the spec allows and what it costs.
 	Warnings []string `json:"warnings,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
@@ -130,6 +137,7 @@ type Bundle struct {
 	Digest  string
 	Version string // Kubernetes release
 	Pause   string // image name
+	Flannel string // image name
 	// Manifests maps the name of each manifest to the digest of what would be applied.
 	Manifests map[string]string
 	// Warnings are what the manifests need and the bundle does not have.

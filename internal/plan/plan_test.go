@@ -233,6 +233,7 @@ func TestEveryInterruption(t *testing.T) {
 			if mask&(1<<i) != 0 {
 				f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
 				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, staticPods
+				f.Kubernetes.Begun = true
 			}
 		}
 		kinds := kindsOf(build(t, c, obs))
@@ -463,20 +464,17 @@ func TestBalancersRestartOneByOne(t *testing.T) {
 	}
 }
 
-// TestOnlyANewClusterIsShaken: a cluster that was there before Quorate has users, and its address stays where it is.
+// TestOnlyANewClusterIsShaken: a build that was killed shortly before its end is still that of a new cluster.
 func TestOnlyANewClusterIsShaken(t *testing.T) {
-	for watched, want := range map[string]int{"active": 1, "": 0} {
+	for begun, want := range map[bool]int{true: 1, false: 0} {
 		c := cluster()
 		obs := finished(t, c)
 		for _, h := range c.Spec.Hosts {
-			f := obs.Hosts[h.Name].Facts
-			f.Kubernetes.Established = false
-			if c.Balances(h) {
-				f.Units[hostconfig.WatchdogUnit] = watched
-			}
+			k := &obs.Hosts[h.Name].Facts.Kubernetes
+			k.Begun, k.Established = begun && h.IsNode(), k.Established && !begun
 		}
 		if n := len(kindsOf(build(t, c, obs))[TestTakeover]); n != want {
-			t.Errorf("with the watchdog %q: %d tests of the takeover", watched, n)
+			t.Errorf("begun %v: %d tests of the takeover", begun, n)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func (j *judge) node(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(Error, "swap", on, "`swapoff -a`, and take it out of /etc/fstab (or mask its systemd unit), so that it stays off after a reboot",
 			"%s of swap are on: the kubelet does not start with swap", ui.Bytes(f.SwapBytes))
 	}
-	if in.OtherContainerd {
+	if in.OtherContainerd && !(j.built && f.Kubernetes.KubeletConfig) { // an adopted node keeps its own
 		j.add(Warning, "runtime", on, "see that nothing else needs it: `ctr namespaces list`; Docker has its containers in the namespace moby",
 			"another containerd is set up here: apply replaces its unit and its configuration")
 	}
@@ -306,6 +306,9 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		program := wanted[i].Program
 		if isProgram(l.Program, program) && program != "haproxy" && (j.built || f.Binaries != "") {
 			continue
+		}
+		if program == "haproxy" && l.Program == "haproxy" && j.obs.Others() {
+			continue // the cluster that is to be adopted is reached through it
 		}
 		holder := cmp.Or(l.Program, "a program that cannot be seen")
 		fix := "stop it, or move it to another port"

@@ -342,6 +342,32 @@ func TestOwnClusterIsNoLeftover(t *testing.T) {
 	}
 }
 
+// TestOthersClusterIsNoLeftover: what is to be adopted is in nobody's way, and a host of yet another cluster is.
+func TestOthersClusterIsNoLeftover(t *testing.T) {
+	c := cluster()
+	obs, seen := healthy(c)
+	obs.API = &facts.API{Initialised: true}
+	for _, h := range c.Spec.Hosts {
+		world{c, obs, seen}.in(h.Name, func(i *facts.Inspection) {
+			i.OtherContainerd = h.IsNode()
+			i.Listeners = []facts.Listener{{Port: 6443, Program: map[bool]string{true: "kube-apiserver", false: "haproxy"}[h.IsNode()], PID: 1}}
+		})
+		if h.IsNode() {
+			obs.Hosts[h.Name].Facts.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true}
+			world{c, obs, seen}.in(h.Name, func(i *facts.Inspection) {
+				i.Leftovers = facts.Leftovers{Files: []string{"/etc/kubernetes/kubelet.conf"}, Interfaces: []string{"cni0"}}
+			})
+		}
+	}
+	if found := Judge(c, obs, seen); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+	obs.Hosts["worker-a"].Facts.Kubernetes.CA = "other"
+	if found := Judge(c, obs, seen); len(found) == 0 || found[0].Check != "leftovers" || found[0].Severity != Error {
+		t.Errorf("%+v", found)
+	}
+}
+
 func TestReportMergesSortsAndIgnores(t *testing.T) {
 	c := cluster()
 	r := NewReport(c, []Finding{

@@ -40,6 +40,9 @@ func (j judge) problems(s *Status, placements []quorum.Placement) []Problem {
 		f.endpoint()
 	}
 	f.hosts()
+	if j.obs.Others() {
+		f.add(Info, "this cluster was not built by Quorate", "`quorate plan` shows what adopting it would change; `quorate apply --adopt` does it")
+	}
 	if j.built {
 		f.nodes()
 		f.etcd()
@@ -262,7 +265,15 @@ func (f *findings) balancers() {
 			continue
 		}
 		if !b.Healthy {
-			f.add(Warning, "HAProxy on "+b.Name+" does not answer", "on "+b.Name+": `systemctl restart haproxy`; `quorate apply` if it was never configured")
+			fix := "on " + b.Name + ": `systemctl restart haproxy`; `quorate apply` if it was never configured"
+			if f.othersBalance(b.Name) {
+				fix = "on " + b.Name + ": `systemctl status haproxy keepalived`"
+			}
+			f.add(Warning, "HAProxy on "+b.Name+" does not answer", fix)
+			continue
+		}
+		if f.othersBalance(b.Name) && len(b.Backends) == 0 {
+			f.add(Info, "the balancer "+b.Name+" was not set up by Quorate: whom it sends clients to cannot be seen", "`quorate apply` sets it up, after `quorate plan` has shown how")
 			continue
 		}
 		for _, h := range f.c.HostsWith(spec.RoleControlPlane) {
@@ -279,6 +290,11 @@ func (f *findings) balancers() {
 			}
 		}
 	}
+}
+
+func (f *findings) othersBalance(host string) bool {
+	b := f.obs.Hosts[host].Balancer
+	return b != nil && b.Others != nil
 }
 
 // drained reports whom the balancers send no clients on purpose: that is easily forgotten.

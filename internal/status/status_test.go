@@ -307,6 +307,26 @@ func TestStatus(t *testing.T) {
 }
 
 // lost0 is a cluster that is not there: no member, no server, and balancers that do not answer.
+// TestOthersCluster shows what can be seen of a cluster before it is adopted, and alarms nobody.
+func TestOthersCluster(t *testing.T) {
+	f := whole()
+	for _, h := range f.obs.Hosts {
+		h.Facts.Kubernetes.Established = false
+		if h.Balancer != nil {
+			h.Balancer.Backends, h.Balancer.Others = nil, &facts.OthersBalancing{}
+		}
+	}
+	s := FromObservation(f.c, f.obs)
+	if text(s.Margins) != text(margins(1, 1, 1, 1)) || len(s.Problems) != 3 {
+		t.Errorf("margins %s, problems %+v", text(s.Margins), s.Problems)
+	}
+	for _, p := range s.Problems {
+		if p.Severity != Info || !strings.Contains(p.Summary, "by Quorate") {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
 func lost0() quorum.Margins { return margins(-1, -1, -1, -1) }
 
 func text(m quorum.Margins) string {

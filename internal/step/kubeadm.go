@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostconfig"
 	"quorate.dev/quorate/internal/kubeadm"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -38,7 +37,7 @@ func makePKI(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	pki, err := kubeadm.MakePKI.On(ctx, c, kubeadm.PKIRequest{Config: string(config), Files: hostconfig.SharedPKI(e.Cluster)})
+	pki, err := kubeadm.MakePKI.On(ctx, c, kubeadm.PKIRequest{Config: string(config), Files: plan.SharedPKI(e.Cluster, e.Seen)})
 	if err != nil {
 		return err
 	}

@@ -131,3 +131,32 @@ func TestShortcomings(t *testing.T) {
 		t.Errorf("a host that cannot be reached is held against the others: %q", got)
 	}
 }
+
+// TestTakeoverGate: a balancer that has the address is not touched before another one can have it, and one that nobody
+// uses, or that is beyond help, is not kept from being put right.
+func TestTakeoverGate(t *testing.T) {
+	c := spec.DefaultLab("test")
+	ready := &facts.Balancer{Healthy: true, Backends: []facts.Backend{{Name: "cp-a", Healthy: true}}}
+	for name, tc := range map[string]struct {
+		own, other  *facts.Balancer
+		unreachable bool
+		silent      bool
+		waits       bool
+	}{
+		"without the address":        {own: &facts.Balancer{Healthy: true}, other: nil},
+		"with it, the other ready":   {own: &facts.Balancer{Healthy: true, Active: true}, other: ready},
+		"with it, the other without": {own: &facts.Balancer{Healthy: true, Active: true}, other: &facts.Balancer{Healthy: true}, waits: true},
+		"with it, the other silent":  {own: &facts.Balancer{Healthy: true, Active: true}, other: &facts.Balancer{}, waits: true},
+		"with it, the other dead":    {own: &facts.Balancer{Healthy: true, Active: true}, unreachable: true},
+		"with it, and of no use":     {own: &facts.Balancer{Active: true}, other: &facts.Balancer{}, silent: true},
+	} {
+		obs := &facts.Observation{Endpoint: facts.Endpoint{Reachable: !tc.silent}, Hosts: map[string]facts.Host{
+			"lb-a": {Facts: &facts.Facts{}, Balancer: tc.own}, "lb-b": {Facts: &facts.Facts{}, Balancer: tc.other}}}
+		if tc.unreachable {
+			obs.Hosts["lb-b"] = facts.Host{Error: "no way"}
+		}
+		if got := takeoverProblems(c, "lb-a", obs); len(got) > 0 != tc.waits {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,31 @@ const verifyTimeout = 5 * time.Minute
 func await(ctx context.Context, e *Env, s plan.Step, g plan.Gate) error {
 	ctx, cancel := withDeadline(ctx, verifyTimeout, "waiting for "+string(g))
 	defer cancel()
-	return poll(ctx, e, s, func(obs *facts.Observation) []string { return etcdProblems(e, obs) })
+	return poll(ctx, e, s, func(obs *facts.Observation) []string {
+		if g == plan.GateTakeover {
+			return takeoverProblems(e.Cluster, s.Host, obs)
+		}
+		return etcdProblems(obs)
+	})
+}
+
+// takeoverProblems say why the host should keep its balancer as it is for now: it has the virtual IP, clients get an answer
+// there, and none of the others could give one.
+func takeoverProblems(c *spec.Cluster, host string, obs *facts.Observation) (out []string) {
+	if b := obs.Hosts[host].Balancer; b == nil || !b.Active || !obs.Endpoint.Reachable {
+		return nil
+	}
+	for _, h := range c.BalancerHosts() {
+		o := obs.Hosts[h.Name]
+		if h.Name == host || o.Facts == nil {
+			continue
+		}
+		if o.Balancer != nil && o.Balancer.Healthy && slices.ContainsFunc(o.Balancer.Backends, func(s facts.Backend) bool { return s.Healthy }) {
+			return nil
+		}
+		out = append(out, h.Name+" is not ready to take the virtual IP from "+host)
+	}
+	return out
 }
 
 func verify(ctx context.Context, e *Env, s plan.Step) error {
@@ -70,7 +95,7 @@ func poll(ctx context.Context, e *Env, s plan.Step, problems func(*facts.Observa
 	})
 }
 
-func etcdProblems(e *Env, obs *facts.Observation) []string {
+func etcdProblems(obs *facts.Observation) []string {
 	var out []string
 	for _, m := range obs.Etcd {
 		switch {

@@ -1,0 +1,76 @@
+package facts
+
+import (
+	"net"
+	"strings"
+)
+
+// What can be seen of a cluster that was built without Quorate.
+
+// Others says that there is a kubeadm cluster that Quorate neither built, nor began to build, nor adopted.
+func (o *Observation) Others() bool {
+	if o.API == nil || !o.API.Initialised {
+		return false
+	}
+	for _, h := range o.Hosts {
+		if h.Facts != nil && (h.Facts.Kubernetes.Established || h.Facts.Kubernetes.Begun) {
+			return false
+		}
+	}
+	return true
+}
+
+// Kubeadm is what kubeadm's ClusterConfiguration in the API says.
+type Kubeadm struct {
+	Endpoint    string `json:"endpoint"`
+	PodCIDR     string `json:"podCIDR"`
+	ServiceCIDR string `json:"serviceCIDR"`
+	// EtcdEndpoints are those of an external etcd.
+	EtcdEndpoints []string `json:"etcdEndpoints,omitempty"`
+	// Paths are the files and directories of a control plane that its static pods need besides what kubeadm brings.
+	Paths []string `json:"paths,omitempty"`
+}
+
+// Network is a DaemonSet that configures the pods' network on every node.
+type Network struct {
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+	Images    []string `json:"images"`
+}
+
+// Flannel says that it is some kind of flannel.
+func (n Network) Flannel() bool { return strings.Contains(n.Name, "flannel") }
+
+// EncryptionFlag is where the apiserver's static pod names its encryption keys.
+const EncryptionFlag = "kube-apiserver/encryption-provider-config"
+
+// ComparedFlags are the Flags that are read.
+var ComparedFlags = []string{
+	EncryptionFlag, "kube-apiserver/audit-policy-file", "kube-apiserver/authentication-config", "kube-apiserver/anonymous-auth",
+	"kube-apiserver/kubelet-certificate-authority", "kube-controller-manager/node-monitor-grace-period",
+}
+
+// OthersBalancing is what a HAProxy and a keepalived do that somebody else configured.
+type OthersBalancing struct {
+	Services []Service `json:"services,omitempty"`
+	// Servers are where connections are sent to, with their ports.
+	Servers []string `json:"servers,omitempty"`
+	// VirtualIPs are the addresses that move between the balancers.
+	VirtualIPs []string `json:"virtualIPs,omitempty"`
+}
+
+// Service is something that a balancer offers.
+type Service struct {
+	Name string `json:"name"` // as its configuration has it, such as frontend web
+	Bind string `json:"bind,omitempty"`
+	// Statistics are about the balancer itself.
+	Statistics bool `json:"statistics,omitempty"`
+}
+
+// Port is the port that the service listens on; empty when that is not one port.
+func (s Service) Port() string {
+	if _, port, err := net.SplitHostPort(s.Bind); err == nil {
+		return port
+	}
+	return s.Bind[strings.LastIndex(s.Bind, ":")+1:]
+}

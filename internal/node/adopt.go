@@ -1,0 +1,131 @@
+package node
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// staticPodFlags reads those arguments of static pods that are compared.
+func staticPodFlags(dir string) map[string]string {
+	out := map[string]string{}
+	var last string
+	var args map[string]string
+	for _, key := range facts.ComparedFlags {
+		pod, flag, _ := strings.Cut(key, "/")
+		if pod != last {
+			last, args = pod, podArguments(filepath.Join(dir, pod+".yaml"))
+		}
+		if value, ok := args[flag]; ok {
+			out[key] = value
+		}
+	}
+	return out
+}
+
+func podArguments(path string) map[string]string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var pod corev1.Pod
+	if yaml.Unmarshal(data, &pod) != nil || len(pod.Spec.Containers) == 0 {
+		return nil
+	}
+	c := pod.Spec.Containers[0]
+	return flags(append(slices.Clone(c.Command), c.Args...))
+}
+
+// writtenBy begins every file for balancers that is Quorate's own.
+const writtenBy = "# Written by quorate for the cluster "
+
+var ownHeader = regexp.MustCompile(`(?m)^` + writtenBy + `(\S+)\. `)
+
+// whoBalances tells a balancer's configuration that Quorate wrote, and for which cluster, from somebody else's.
+func whoBalances(haproxy, keepalived string) (cluster string, others *facts.OthersBalancing) {
+	if m := ownHeader.FindStringSubmatch(haproxy); m != nil {
+		return m[1], nil
+	}
+	if haproxy == "" && keepalived == "" {
+		return "", nil
+	}
+	others = &facts.OthersBalancing{}
+	readHAProxy(haproxy, others)
+	readKeepalived(keepalived, others)
+	return "", others
+}
+
+// sections are the words that begin a section of HAProxy's configuration and that matter here; any other of its words at
+// the beginning of a line belongs to the section before it.
+var sections = []string{"global", "defaults", "frontend", "listen", "backend", "peers", "resolvers", "userlist", "program", "mailers", "cache", "ring", "http-errors"}
+
+func readHAProxy(text string, out *facts.OthersBalancing) {
+	name, statistics := "", false
+	var binds []string
+	end := func() {
+		for _, b := range binds {
+			out.Services = append(out.Services, facts.Service{Name: name, Bind: b, Statistics: statistics})
+		}
+		binds, statistics = nil, false
+	}
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		serves := strings.HasPrefix(name, "frontend") || strings.HasPrefix(name, "listen")
+		switch {
+		case slices.Contains(sections, f[0]):
+			end()
+			name = strings.Join(f[:min(len(f), 2)], " ")
+		case len(f) < 2:
+		case f[0] == "bind" && serves:
+			binds = append(binds, strings.Split(f[1], ",")...)
+		case f[0] == "server" && len(f) > 2:
+			out.Servers = append(out.Servers, f[2])
+		case f[0] == "monitor-uri", f[0] == "stats" && serves, strings.Contains(line, "use-service prometheus-exporter"):
+			statistics = true
+		}
+	}
+	end()
+}
+
+func readKeepalived(text string, out *facts.OthersBalancing) {
+	block := ""
+	for line := range strings.Lines(text) {
+		if i := strings.IndexAny(line, "#!"); i >= 0 {
+			line = line[:i]
+		}
+		// A block of one line reads like one of many.
+		for _, part := range strings.FieldsFunc(strings.NewReplacer("{", "\n{\n", "}", "\n}\n").Replace(line), func(r rune) bool { return r == '\n' }) {
+			f := strings.Fields(part)
+			switch {
+			case len(f) == 0 || f[0] == "{":
+			case f[0] == "}":
+				block = ""
+			case strings.HasPrefix(f[0], "virtual_ipaddress"):
+				block = f[0]
+				f = f[1:]
+				fallthrough
+			case block != "":
+				for _, word := range f {
+					ip, _, _ := strings.Cut(word, "/")
+					if _, err := netip.ParseAddr(ip); err == nil {
+						out.VirtualIPs = append(out.VirtualIPs, ip)
+					}
+				}
+			case f[0] == "virtual_server", f[0] == "virtual_server_group", f[0] == "include":
+				out.Services = append(out.Services, facts.Service{Name: "keepalived's " + strings.Join(f, " ")})
+			}
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package observe
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/kube"
+)
+
+// kubeadmConfig reads kubeadm's ClusterConfiguration; nil when it is none.
+func kubeadmConfig(text string) *facts.Kubeadm {
+	type part struct {
+		ExtraVolumes []struct {
+			HostPath string `json:"hostPath"`
+		} `json:"extraVolumes"`
+	}
+	var c struct {
+		Kind       string `json:"kind"`
+		Endpoint   string `json:"controlPlaneEndpoint"`
+		Networking struct {
+			PodSubnet     string `json:"podSubnet"`
+			ServiceSubnet string `json:"serviceSubnet"`
+		} `json:"networking"`
+		Etcd struct {
+			External *struct {
+				Endpoints                 []string `json:"endpoints"`
+				CAFile, CertFile, KeyFile string
+			} `json:"external"`
+		} `json:"etcd"`
+		APIServer         part `json:"apiServer"`
+		ControllerManager part `json:"controllerManager"`
+		Scheduler         part `json:"scheduler"`
+	}
+	if yaml.Unmarshal([]byte(text), &c) != nil || c.Kind != "ClusterConfiguration" {
+		return nil
+	}
+	out := &facts.Kubeadm{Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet}
+	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
+		out.Endpoint += ":6443" // kubeadm's default
+	}
+	for _, p := range []part{c.APIServer, c.ControllerManager, c.Scheduler} {
+		for _, v := range p.ExtraVolumes {
+			out.Paths = append(out.Paths, v.HostPath)
+		}
+	}
+	if e := c.Etcd.External; e != nil {
+		out.EtcdEndpoints = e.Endpoints
+		out.Paths = append(out.Paths, e.CAFile, e.CertFile, e.KeyFile)
+	}
+	slices.Sort(out.Paths)
+	out.Paths = slices.Compact(out.Paths)
+	return out
+}
+
+// cniDir is where every plugin of the network puts its configuration.
+const cniDir = "/etc/cni/net.d"
+
+func readNetworks(ctx context.Context, client *kube.Client, version string, api *facts.API) error {
+	list, err := client.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{ResourceVersion: version})
+	if err != nil {
+		return err
+	}
+	for _, d := range list.Items {
+		if !configuresNetwork(d) {
+			continue
+		}
+		n := facts.Network{Namespace: d.Namespace, Name: d.Name}
+		for _, c := range d.Spec.Template.Spec.Containers {
+			n.Images = append(n.Images, c.Image)
+		}
+		api.Networks = append(api.Networks, n)
+	}
+	return nil
+}
+
+func configuresNetwork(d appsv1.DaemonSet) bool {
+	for _, v := range d.Spec.Template.Spec.Volumes {
+		if v.HostPath != nil && strings.TrimSuffix(v.HostPath.Path, "/") == cniDir {
+			return true
+		}
+	}
+	return false
+}
