@@ -99,6 +99,16 @@ func localEndpoint(h spec.Host) object {
 	return object{"advertiseAddress": h.Address, "bindPort": 6443}
 }
 
+// Worker renders the configuration with which kubeadm init starts a worker's kubelet. A CA certificate without its key means
+// an authority outside the cluster to kubeadm init, which then wants every other certificate to be there: so it is told to
+// look elsewhere, and the kubelet where the certificate really is.
+func (c Config) Worker(h spec.Host) ([]byte, error) {
+	cluster, kubelet := c.clusterConfiguration(), c.kubeletConfiguration()
+	cluster["certificatesDir"] = "/run/quorate/pki"
+	kubelet["authentication"] = object{"x509": object{"clientCAFile": pkiDir + "/ca.crt"}}
+	return documents(initConfiguration(h, nodeRegistration(h)), cluster, kubelet)
+}
+
 // Join renders the configuration of kubeadm join. The cluster is known by its CA, so there is nothing to discover.
 func (c Config) Join(h spec.Host, discoveryFile string) ([]byte, error) {
 	return documents(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}))
@@ -114,12 +124,25 @@ func joinConfiguration(h spec.Host, discovery object) object {
 
 // Discovery is the kubeconfig that tells a joining host where the cluster is and whom to trust.
 func (c Config) Discovery() ([]byte, error) {
-	return documents(object{"apiVersion": "v1", "kind": "Config", "clusters": []object{{
-		"name": "", "cluster": object{
-			"server":                     "https://" + c.Cluster.Spec.ControlPlane.Endpoint,
-			"certificate-authority-data": []byte(c.CA),
-		},
-	}}})
+	return documents(object{"apiVersion": "v1", "kind": "Config", "clusters": []object{{"name": "", "cluster": c.server()}}})
+}
+
+// Kubelet is the kubeconfig of a worker's kubelet, with its certificate where the kubelet renews it.
+func (c Config) Kubelet() ([]byte, error) {
+	pair := currentPair(kubeletPKI, Client)
+	return documents(object{"apiVersion": "v1", "kind": "Config", "current-context": "default-context",
+		"clusters": []object{{"name": "default-cluster", "cluster": c.server()}},
+		"contexts": []object{{"name": "default-context", "context": object{"cluster": "default-cluster", "namespace": "default", "user": "default-auth"}}},
+		"users":    []object{{"name": "default-auth", "user": object{"client-certificate": pair, "client-key": pair}}},
+	})
+}
+
+// server is a kubeconfig's way to the cluster.
+func (c Config) server() object {
+	return object{
+		"server":                     "https://" + c.Cluster.Spec.ControlPlane.Endpoint,
+		"certificate-authority-data": []byte(c.CA),
+	}
 }
 
 func (c Config) clusterConfiguration() object {

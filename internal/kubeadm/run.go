@@ -14,15 +14,15 @@ import (
 	"quorate.dev/quorate/internal/node"
 )
 
-// StartControlPlane runs kubeadm's phases on one control plane: leaf certificates, kubeconfigs, manifests, and the
-// kubelet. It does not wait for others, so all control planes do it at once.
-var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
+// StartKubelet runs kubeadm's phases on one control plane of a new cluster: leaf certificates, kubeconfigs, a stacked
+// etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at once.
+var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("start", config, func(path string) error {
-		if err := errors.Join(mend(kubernetesDir, kubeletConfig), prepareAuditLog()); err != nil {
+		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
 		}
 		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
-		if err := node.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,kubelet-start,wait-control-plane,upload-config,"+
+		if err := node.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,"+
 			"upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
 			return err
 		}
@@ -30,6 +30,43 @@ var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx cont
 			return err
 		}
 		if err := useAdmin(); err != nil {
+			return err
+		}
+		if err := node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path); err != nil {
+			return err
+		}
+		return tighten()
+	})
+})
+
+// StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
+// that runs there.
+var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
+	return struct{}{}, withConfig("control-plane", config, func(path string) error {
+		if err := prepareAuditLog(); err != nil {
+			return err
+		}
+		return node.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path)
+	})
+})
+
+// WorkerRequest is what a worker of a new cluster starts with, beside the certificates of InstallCertificate.
+type WorkerRequest struct {
+	Config     string // of Worker
+	Kubeconfig string // of Kubelet
+	CA         string // PEM
+}
+
+// StartWorker starts the kubelet of a worker whose certificates are there: nothing has to be asked for or approved.
+var StartWorker = host.Define("kubeadm.start-worker", func(ctx context.Context, in WorkerRequest) (struct{}, error) {
+	return struct{}{}, withConfig("start", in.Config, func(path string) error {
+		if err := mend(kubernetesDir, kubeletConfig); err != nil {
+			return err
+		}
+		if err := node.WriteFile(filepath.Join(pkiDir, "ca.crt"), []byte(in.CA), 0o644); err != nil {
+			return err
+		}
+		if err := node.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
 			return err
 		}
 		if err := node.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path); err != nil {
@@ -88,24 +125,23 @@ var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest)
 // rotates it. kubeadm does the same at the end of init and then restarts the kubelet; doing it before the first start
 // saves that restart and a certificate signing request.
 func separateKubeletCertificate(now time.Time) error {
-	const kubeconfig = "/etc/kubernetes/kubelet.conf"
-	config, err := clientcmd.LoadFromFile(kubeconfig)
+	config, err := clientcmd.LoadFromFile(kubeletKubeconfig)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", kubeconfig, err)
+		return fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
 	}
 	for _, user := range config.AuthInfos {
 		if len(user.ClientCertificateData) == 0 {
 			continue // done by an earlier run
 		}
 		pair := append(append([]byte{}, user.ClientCertificateData...), user.ClientKeyData...)
-		link, err := storePair(kubeletPKI, "kubelet-client", pair, now)
+		link, err := storePair(kubeletPKI, Client, pair, now)
 		if err != nil {
 			return err
 		}
 		user.ClientCertificateData, user.ClientKeyData = nil, nil
 		user.ClientCertificate, user.ClientKey = link, link
 	}
-	return clientcmd.WriteToFile(*config, kubeconfig)
+	return clientcmd.WriteToFile(*config, kubeletKubeconfig)
 }
 
 const adminConf = "/etc/kubernetes/admin.conf"

@@ -56,7 +56,7 @@ func authority(t *testing.T) (tls.Certificate, *x509.CertPool) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pool
 }
 
-func TestServingCertificateIsTheNodesAlone(t *testing.T) {
+func TestCertificatesAreTheNodesAlone(t *testing.T) {
 	ca, pool := authority(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -68,31 +68,48 @@ func TestServingCertificateIsTheNodesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	out, err := signServing(ca, ServingRequest{Request: request, Node: "worker-a", Address: "10.0.0.14"}, now)
-	if err != nil {
-		t.Fatal(err)
+	sign := func(usage Usage) *x509.Certificate {
+		out, err := signCertificate(ca, SigningRequest{Request: request, Usage: usage, Node: "worker-a", Address: "10.0.0.14"}, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, _ := pem.Decode(out)
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cert.Subject.CommonName != "system:node:worker-a" || !slices.Equal(cert.Subject.Organization, []string{"system:nodes"}) || cert.IsCA {
+			t.Errorf("a certificate for %s", cert.Subject)
+		}
+		if !key.PublicKey.Equal(cert.PublicKey) || cert.NotAfter.Sub(now) < 360*24*time.Hour {
+			t.Errorf("another key, or soon over: %s", cert.NotAfter)
+		}
+		return cert
 	}
-	block, _ := pem.Decode(out)
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
+	client := sign(Client)
+	if _, err := client.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
+		t.Error(err)
 	}
+	if _, err := client.Verify(x509.VerifyOptions{Roots: pool}); err == nil || len(client.DNSNames)+len(client.IPAddresses) != 0 {
+		t.Errorf("it can be used as a server's: %v, %v", client.DNSNames, client.IPAddresses)
+	}
+	cert := sign(Serving)
 	for _, name := range []string{"worker-a", "10.0.0.14"} {
 		if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, DNSName: name}); err != nil {
 			t.Errorf("as %s: %v", name, err)
 		}
 	}
-	if cert.Subject.CommonName != "system:node:worker-a" || !slices.Equal(cert.Subject.Organization, []string{"system:nodes"}) || len(cert.DNSNames) != 1 || cert.IsCA {
-		t.Errorf("a certificate for %s, %v", cert.Subject, cert.DNSNames)
+	if len(cert.DNSNames) != 1 {
+		t.Errorf("a certificate for %v", cert.DNSNames)
 	}
 	if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err == nil {
 		t.Error("it can be used as a client's")
 	}
-	if !key.PublicKey.Equal(cert.PublicKey) || cert.NotAfter.Sub(now) < 360*24*time.Hour {
-		t.Errorf("another key, or soon over: %s", cert.NotAfter)
-	}
-	for _, bad := range []ServingRequest{{Request: request, Node: "worker-a"}, {Request: request, Address: "10.0.0.14"}, {Node: "worker-a", Address: "10.0.0.14"}} {
-		if _, err := signServing(ca, bad, now); err == nil {
+	for _, bad := range []SigningRequest{
+		{Request: request, Usage: Serving, Node: "worker-a"}, {Request: request, Usage: Serving, Address: "10.0.0.14"},
+		{Usage: Serving, Node: "worker-a", Address: "10.0.0.14"}, {Request: request, Node: "worker-a", Address: "10.0.0.14"},
+	} {
+		if _, err := signCertificate(ca, bad, now); err == nil {
 			t.Errorf("signed %+v", bad)
 		}
 	}
@@ -101,7 +118,7 @@ func TestServingCertificateIsTheNodesAlone(t *testing.T) {
 func TestPairsAreStoredAsTheKubeletDoes(t *testing.T) {
 	dir := t.TempDir()
 	for i, content := range []string{"one", "two"} {
-		link, err := storePair(dir, "kubelet-server", []byte(content), time.Date(2026, 8, 1, 12, 0, i, 0, time.UTC))
+		link, err := storePair(dir, Serving, []byte(content), time.Date(2026, 8, 1, 12, 0, i, 0, time.UTC))
 		if err != nil {
 			t.Fatal(err)
 		}

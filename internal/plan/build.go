@@ -21,7 +21,8 @@ const (
 	excludeLabel      = "node.kubernetes.io/exclude-from-external-load-balancers"
 )
 
-var staticPods = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}
+// controlPlanePods are the static pods of a control plane, beside those of a stacked etcd.
+var controlPlanePods = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"}
 
 // Build makes the plan.
 func Build(c *spec.Cluster, obs *facts.Observation, b Bundle) (*Plan, error) {
@@ -171,37 +172,65 @@ func (p *builder) bootstrap() {
 	etcd := p.startEtcd(etcdPKI)
 	p.shareEtcdClient(pki, etcdPKI)
 	etcd = append(etcd, p.claimEtcd(pki)...)
-	started := slices.Clone(etcd)
 	for _, h := range cps {
 		k := p.facts(h.Name).Kubernetes
-		if k.KubeletConfig && !slices.ContainsFunc(p.staticPods(), func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
+		if k.KubeletConfig && (!p.c.StackedEtcd() || slices.Contains(k.Manifests, "etcd")) {
 			continue
 		}
-		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Members: members,
-			Reason: reason,
-			Needs:  append(p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki), etcd...)}))
+		p.add(Step{Kind: StartKubelet, Host: h.Name, Title: p.beginning(), Members: members, Reason: reason,
+			Needs: append(p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki), etcd...)})
 	}
-	first := cps[0].Name
+	first, started := cps[0].Name, slices.Clone(etcd)
+	api, controllers := id(first, AwaitAPI), id(first, AwaitControllers)
+	for _, h := range cps {
+		k := p.facts(h.Name).Kubernetes
+		if !slices.ContainsFunc(controlPlanePods, func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
+			continue
+		}
+		needs, reason := p.present(id(h.Name, StartKubelet), id(h.Name, ShareEtcdClient), id(h.Name, Configure)), "the first API server of the cluster"
+		if h.Name != first {
+			// Each API server begins by making some hundred and thirty roles and bindings, one after another, and each
+			// controller manager by asking for eighty things. Where processors are shared, all doing so at once takes
+			// much longer than one after the first.
+			needs, reason = append(needs, controllers), "the API's roles are there, and its controllers run: all others start together"
+		}
+		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Reason: reason, Needs: needs}))
+	}
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
 		Reason: "the cluster is not complete yet: kubeadm's configuration, roles and bootstrap token; any control plane can do it",
 		Needs:  p.present(id(first, StartControlPlane), id(first, Configure))})
-	p.manifests(initialised)
-	addons := p.add(Step{Kind: InstallAddons, Host: first, Title: "install kube-proxy and CoreDNS", Needs: []string{initialised},
-		Reason: "kubeadm's addons; joining hosts need not wait for them"})
+	p.add(Step{Kind: AwaitAPI, Host: first, Title: "wait for the API", Reason: "everything else goes through it",
+		Needs: p.present(id(first, StartControlPlane), id(first, Configure))})
+	p.add(Step{Kind: AwaitControllers, Host: first, Title: "wait for the controllers", Reason: "no pod comes to be without them", Needs: []string{api}})
+	p.manifests(api)
+	addons := p.add(Step{Kind: InstallAddons, Host: first, Title: "install kube-proxy and CoreDNS", Needs: []string{api},
+		Reason: "kubeadm's addons"})
 	p.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one would be a single point of failure", Needs: []string{addons}})
 	for _, h := range p.c.Spec.Hosts {
 		switch {
 		case h.Has(spec.RoleControlPlane):
 			if h.Name != first || len(PoolLabels(p.c, h)) > 0 {
 				p.add(p.labelStep(h, "kubeadm marks only the control plane that it initialises on",
-					p.present(initialised, id(h.Name, StartControlPlane))))
+					p.present(api, id(h.Name, StartControlPlane))))
 			}
 		case h.Has(spec.RoleWorker):
-			p.worker(h, initialised)
+			if !p.facts(h.Name).Kubernetes.KubeletConfig {
+				p.add(Step{Kind: StartKubelet, Host: h.Name, Title: "start the worker", Reason: "in the spec, not in the cluster",
+					Needs: p.present(id(h.Name, ImportImages), id(h.Name, Configure), pki, api)})
+			}
+			p.markWorker(h, id(h.Name, StartKubelet), api)
 		}
 	}
 	p.removeTokens(initialised)
-	p.establish(append([]string{addons}, started...))
+	p.establish(append([]string{addons, initialised}, started...))
+}
+
+// beginning is what starts on a control plane before its API server.
+func (p *builder) beginning() string {
+	if p.c.StackedEtcd() {
+		return "start etcd and the kubelet"
+	}
+	return "start the kubelet"
 }
 
 // establish marks what the run before this one has completed, or left without its mark.
@@ -520,8 +549,12 @@ func (p *builder) worker(h spec.Host, after string) {
 		p.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "in the spec, not in the cluster",
 			Needs: p.present(id(h.Name, ImportImages), id(h.Name, Configure), after)})
 	}
+	p.markWorker(h, id(h.Name, JoinWorker), after)
+}
+
+func (p *builder) markWorker(h spec.Host, after ...string) {
 	if len(PoolLabels(p.c, h)) > 0 || len(PoolTaints(p.c, h)) > 0 {
-		p.add(p.labelStep(h, "its node pool's labels and taints", p.present(id(h.Name, JoinWorker), after)))
+		p.add(p.labelStep(h, "its node pool's labels and taints", p.present(after...)))
 	}
 }
 

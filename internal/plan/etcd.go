@@ -10,14 +10,6 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// staticPods are what a complete control plane runs.
-func (p *builder) staticPods() []string {
-	if p.c.StackedEtcd() {
-		return staticPods
-	}
-	return slices.DeleteFunc(slices.Clone(staticPods), func(s string) bool { return s == "etcd" })
-}
-
 func (p *builder) etcdHostsAre() string {
 	switch {
 	case p.c.StackedEtcd():

@@ -103,6 +103,7 @@ func TestNewExternalEtcd(t *testing.T) {
 		StartEtcd:         etcds,
 		ShareEtcdClient:   cps,
 		ClaimEtcd:         nil,
+		StartKubelet:      {"cp-a", "cp-b", "worker-a", "worker-b"},
 		StartControlPlane: cps,
 	} {
 		if !slices.Equal(kinds[kind], hosts) {
@@ -119,7 +120,10 @@ func TestNewExternalEtcd(t *testing.T) {
 					t.Errorf("%s waits for %s", s.ID, n)
 				}
 			}
-		case StartControlPlane:
+		case StartKubelet:
+			if strings.HasPrefix(s.Host, "worker") {
+				continue
+			}
 			if len(s.Members) != 0 {
 				t.Errorf("%s starts etcd", s.ID)
 			}
@@ -258,7 +262,7 @@ func TestNewClusterOnExistingEtcd(t *testing.T) {
 		t.Errorf("%+v", kinds)
 	}
 	for _, s := range p.Steps {
-		if s.Kind == StartControlPlane && !slices.Contains(s.Needs, "cp-a/claim-etcd") {
+		if s.Kind == StartKubelet && strings.HasPrefix(s.Host, "cp-") && !slices.Contains(s.Needs, "cp-a/claim-etcd") {
 			t.Errorf("%s does not wait for the claim", s.ID)
 		}
 	}
@@ -291,7 +295,7 @@ func TestEtcdRefusals(t *testing.T) {
 	}
 	for name, tc := range map[string]refusal{
 		"another topology": {external(), false, func(o *facts.Observation) {
-			o.Hosts["cp-a"].Facts.Kubernetes.Manifests = staticPods
+			o.Hosts["cp-a"].Facts.Kubernetes.Manifests = podsWithEtcd
 		}, "one topology", "is stacked, as cp-a shows"},
 		"two etcd CAs": {external(), false, func(o *facts.Observation) {
 			o.Hosts["etcd-b"].Facts.Kubernetes.EtcdCA = "OTHER"

@@ -36,8 +36,14 @@ const (
 	ShareEtcdClient Kind = "share-etcd-client"
 	// ClaimEtcd signs an existing etcd as this cluster's.
 	ClaimEtcd Kind = "claim-etcd"
-	// StartControlPlane runs kubeadm's own phases on one control plane, up to the started kubelet.
+	// StartKubelet starts a node of a new cluster with an identity that the shared keys have signed: on a control plane
+	// together with its etcd member, where etcd is stacked.
+	StartKubelet Kind = "start-kubelet"
+	// StartControlPlane starts a control plane's API server, controller manager and scheduler.
 	StartControlPlane Kind = "start-control-plane"
+	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until something acts on what it holds.
+	AwaitAPI         Kind = "await-api"
+	AwaitControllers Kind = "await-controllers"
 	// InitCluster puts kubeadm's configuration, roles and token into the new API.
 	InitCluster Kind = "init-cluster"
 	// InstallAddons installs kube-proxy and CoreDNS.
@@ -94,7 +100,7 @@ type Step struct {
 	// the place of every file content that is empty.
 	Desired *facts.Desired `json:"desired,omitempty"`
 	FillCA  bool           `json:"fillCA,omitempty"`
-	// Members belongs to StartControlPlane where etcd is stacked: the etcd cluster as it starts.
+	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
 	// Labels and Taints belong to LabelNode.
 	Labels map[string]string `json:"labels,omitempty"`

@@ -37,6 +37,9 @@ func empty(c *spec.Cluster) *facts.Observation {
 }
 
 // finished observes the cluster as it is when every step of the plan took.
+// podsWithEtcd are the static pods of a control plane where etcd is stacked.
+var podsWithEtcd = append([]string{"etcd"}, controlPlanePods...)
+
 func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	obs := empty(c)
@@ -52,7 +55,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			if h.Has(spec.RoleControlPlane) {
 				f.Kubernetes.SharesPort = hostconfig.SharesAPIPort(c)
 				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
-				f.Kubernetes.Manifests = staticPods
+				f.Kubernetes.Manifests = podsWithEtcd
 				d = merge(d, hostconfig.ControlPlane(c))
 				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""
 				node.Taints = Taints(h)
@@ -188,9 +191,12 @@ func TestNewCluster(t *testing.T) {
 		ImportImages:      {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
 		MakePKI:           {"cp-a"},
 		SharePKI:          {"cp-b", "cp-c"},
+		StartKubelet:      {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
 		StartControlPlane: {"cp-a", "cp-b", "cp-c"},
+		AwaitAPI:          {"cp-a"},
+		AwaitControllers:  {"cp-a"},
 		InitCluster:       {"cp-a"},
-		JoinWorker:        {"worker-a", "worker-b"},
+		JoinWorker:        nil,
 		JoinControlPlane:  nil,
 		Verify:            {""},
 	} {
@@ -199,17 +205,24 @@ func TestNewCluster(t *testing.T) {
 		}
 	}
 	for _, s := range p.Steps {
-		if s.Kind != StartControlPlane {
-			continue
-		}
-		if len(s.Members) != 3 {
-			t.Errorf("%s starts etcd with %d members", s.ID, len(s.Members))
-		}
-		// Control planes must not wait for each other: that is what makes them start together.
-		for _, n := range s.Needs {
-			if strings.HasSuffix(n, string(StartControlPlane)) || strings.HasSuffix(n, string(InitCluster)) {
-				t.Errorf("%s waits for %s", s.ID, n)
+		h, _ := c.Host(s.Host)
+		switch {
+		case s.Kind == StartKubelet && h.Has(spec.RoleControlPlane):
+			if len(s.Members) != 3 {
+				t.Errorf("%s starts etcd with %d members", s.ID, len(s.Members))
 			}
+			// etcd needs a majority of its members: none may wait for what needs etcd.
+			for _, n := range s.Needs {
+				if strings.HasSuffix(n, string(StartKubelet)) || strings.HasSuffix(n, string(StartControlPlane)) || strings.HasSuffix(n, string(AwaitAPI)) {
+					t.Errorf("%s waits for %s", s.ID, n)
+				}
+			}
+		case s.Kind == StartControlPlane:
+			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
+				t.Errorf("%s waits for %v", s.ID, s.Needs)
+			}
+		case s.Kind == InitCluster && slices.Contains(s.Needs, id("cp-a", AwaitAPI)):
+			t.Error("the API waits for the administrator's role, and the role for the API")
 		}
 	}
 	if last := p.Steps[len(p.Steps)-2]; last.Kind != Verify || len(last.Needs) != len(p.Steps)-2 {
@@ -232,7 +245,7 @@ func TestEveryInterruption(t *testing.T) {
 			f.Kubernetes.CA, f.Kubernetes.SharedPKI = "CA", true
 			if mask&(1<<i) != 0 {
 				f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
-				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, staticPods
+				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, podsWithEtcd
 				f.Kubernetes.Begun = true
 			}
 		}

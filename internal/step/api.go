@@ -51,6 +51,41 @@ func withDeadline(ctx context.Context, d time.Duration, what string) (context.Co
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s took longer than %s", what, d))
 }
 
+// apiPatience is how long a new cluster's first API server may take; kubeadm's own default.
+const apiPatience = 4 * time.Minute
+
+// awaitAPI waits until the API's own roles are made, which is part of being ready, and until the administrator is let in:
+// kubeadm's initialisation, which runs at the same time, begins by making him one.
+func awaitAPI(ctx context.Context, e *Env, _ plan.Step) error {
+	ctx, cancel := withDeadline(ctx, apiPatience, "starting the API")
+	defer cancel()
+	return retry(ctx, 200*time.Millisecond, func(ctx context.Context) error {
+		client, err := e.api(ctx)
+		if err != nil {
+			return err
+		}
+		if err := client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err != nil {
+			return err
+		}
+		_, err = client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceSystem, metav1.GetOptions{})
+		return err
+	})
+}
+
+// awaitControllers waits for something that only a controller makes, and that every pod of the system needs.
+func awaitControllers(ctx context.Context, e *Env, _ plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, apiPatience, "starting the controllers")
+	defer cancel()
+	return retry(ctx, 200*time.Millisecond, func(ctx context.Context) error {
+		_, err := client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).Get(ctx, "default", metav1.GetOptions{})
+		return err
+	})
+}
+
 func makeToken(ctx context.Context, e *Env, _ plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {

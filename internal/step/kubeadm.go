@@ -59,10 +59,38 @@ func sharePKI(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
-func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
-	if err := serve(ctx, e, s); err != nil {
+// startKubelet starts a node of a new cluster. A control plane has the keys to make its own identity; a worker gets one.
+func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
 		return err
 	}
+	if err := certify(ctx, e, s, kubeadm.Serving); err != nil {
+		return err
+	}
+	if h.Has(spec.RoleControlPlane) {
+		return runInit(ctx, e, s, kubeadm.StartKubelet)
+	}
+	if err := certify(ctx, e, s, kubeadm.Client); err != nil {
+		return err
+	}
+	cfg := e.kubeadm()
+	if cfg.CA, err = e.ca(); err != nil {
+		return err
+	}
+	config, err := cfg.Worker(h)
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := cfg.Kubelet()
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartWorker.On(ctx, c, kubeadm.WorkerRequest{Config: string(config), Kubeconfig: string(kubeconfig), CA: cfg.CA})
+	return err
+}
+
+func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	return runInit(ctx, e, s, kubeadm.StartControlPlane)
 }
 
@@ -104,21 +132,21 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := serve(ctx, e, s); err != nil {
+	if err := certify(ctx, e, s, kubeadm.Serving); err != nil {
 		return err
 	}
 	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
 	return err
 }
 
-// serve gives a node the serving certificate with which its kubelet begins. A control plane signs its own; for a worker
-// any of them does.
-func serve(ctx context.Context, e *Env, s plan.Step) error {
+// certify gives a node a certificate with which its kubelet begins. A control plane signs its own; for a worker any of
+// them does.
+func certify(ctx context.Context, e *Env, s plan.Step, usage kubeadm.Usage) error {
 	h, c, err := e.target(s)
 	if err != nil {
 		return err
 	}
-	request, err := kubeadm.RequestServing.On(ctx, c, struct{}{})
+	request, err := kubeadm.RequestCertificate.On(ctx, c, usage)
 	if err != nil {
 		return err
 	}
@@ -133,13 +161,13 @@ func serve(ctx context.Context, e *Env, s plan.Step) error {
 			errs = append(errs, err)
 			continue
 		}
-		certificate, err := kubeadm.SignServing.On(ctx, conn, kubeadm.ServingRequest{Request: request, Node: h.Name, Address: h.Address})
+		certificate, err := kubeadm.SignCertificate.On(ctx, conn, kubeadm.SigningRequest{Request: request, Usage: usage, Node: h.Name, Address: h.Address})
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		_, err = kubeadm.InstallServing.On(ctx, c, certificate)
+		_, err = kubeadm.InstallCertificate.On(ctx, c, kubeadm.Signed{Usage: usage, Certificate: certificate})
 		return err
 	}
-	return fmt.Errorf("no control plane could sign the kubelet's serving certificate: %w", errors.Join(errs...))
+	return fmt.Errorf("no control plane could sign the kubelet's %s certificate: %w", usage, errors.Join(errs...))
 }

@@ -82,7 +82,7 @@ func TestInterrupted(t *testing.T) {
 	t.Run("from the keys to the first start", func(t *testing.T) {
 		interrupt(t, plan.MakePKI, "…", 100*time.Millisecond, syscall.SIGKILL)
 		interrupt(t, plan.MakePKI, "… done", 0, syscall.SIGKILL)
-		interrupt(t, plan.StartControlPlane, "…", 100*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.StartKubelet, "…", 100*time.Millisecond, syscall.SIGKILL)
 	})
 	t.Run("two at once", func(t *testing.T) {
 		one := c.start(t, ctx, "apply", "-f", file, "--verbose")
@@ -101,7 +101,7 @@ func TestInterrupted(t *testing.T) {
 		interrupt(t, plan.InitCluster, "…", 500*time.Millisecond, syscall.SIGKILL)
 		interrupt(t, plan.InitCluster, "…", 500*time.Millisecond, os.Interrupt)
 		interrupt(t, plan.InitCluster, "… done", 0, syscall.SIGKILL)
-		interrupt(t, plan.JoinWorker, "…", 300*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.StartControlPlane, "…", 300*time.Millisecond, syscall.SIGKILL)
 		interrupt(t, plan.Verify, "…", 500*time.Millisecond, os.Interrupt)
 	})
 	if hits < 4 {
