@@ -36,7 +36,7 @@ type Release struct {
 }
 
 // Component becomes one image layer, stored and shipped once however many images use it.
-// Exactly one of Go, C and Debian says where its files come from; Dirs and Links may stand alone.
+// Exactly one of Go, C and Debian says where its files come from; Dirs, Links and Texts may stand alone.
 type Component struct {
 	Name     string
 	Version  string
@@ -46,6 +46,7 @@ type Component struct {
 	Debian   *DebianFiles      `json:",omitempty"`
 	Dirs     []Dir             `json:",omitempty"`
 	Links    map[string]string `json:",omitempty"` // path in the layer: target
+	Texts    map[string]string `json:",omitempty"` // path in the layer: content of a small file
 	Kubeadm  []string          `json:",omitempty"` // how to call the kubeadm in it: path in the layer, arguments
 }
 

@@ -53,9 +53,9 @@ func checkComponent(t *testing.T, r Release, c Component) {
 	if c.C != nil && files[c.C.Source] == nil {
 		t.Errorf("%s: no source %s", c.Name, c.C.Source)
 	}
-	for name := range c.Links {
+	for _, name := range slices.Concat(slices.Collect(maps.Keys(c.Links)), slices.Collect(maps.Keys(c.Texts))) {
 		if strings.HasPrefix(name, "/") || path.Clean(name) != name {
-			t.Errorf("%s: link %q is not a path in a layer", c.Name, name)
+			t.Errorf("%s: %q is not a path in a layer", c.Name, name)
 		}
 	}
 	if c.Go == nil {

@@ -119,10 +119,13 @@ var v1_37 = Release{
 			C:       &CBuild{Source: "pause.c", Path: "pause", Define: map[string]string{"VERSION": `"3.10.2"`}},
 		},
 		{
-			// kube-proxy and flanneld make their rules with it.
+			// kube-proxy and flanneld make their rules with it. Without the names of protocols it lists them as numbers:
+			// kube-proxy then takes its own rules for somebody's leavings each time that it compares all of them, which is
+			// once an hour and when its node's zone changes, and deletes them. No Service would answer until the next time.
 			Name:    "nft",
 			Version: "debian",
 			Debian:  &DebianFiles{Package: "nftables", Program: "usr/sbin/nft"},
+			Texts:   map[string]string{"etc/protocols": "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\nipv6-icmp 58 IPv6-ICMP\nsctp 132 SCTP\n"},
 		},
 		{
 			// What manifests written for the upstream image expect beside the program.

@@ -113,6 +113,13 @@ func (w *workshop) makeIn(ctx context.Context, c components.Component, dir workD
 	for name, target := range c.Links {
 		entries = append(entries, entry{name: name, link: target})
 	}
+	for name, text := range c.Texts {
+		file := filepath.Join(dir.root, "texts", name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+			return err
+		}
+		entries = append(entries, entry{name: name, mode: 0o644, source: file})
+	}
 	if m.Images, err = w.wantedImages(ctx, c, dir); err != nil {
 		return err
 	}
