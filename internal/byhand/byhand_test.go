@@ -41,8 +41,11 @@ func load(t *testing.T, file string) *spec.Cluster {
 func write(t *testing.T, c *spec.Cluster) (*Transcript, string) {
 	t.Helper()
 	manifests := map[string]manifest.Manifest{}
-	if c.Spec.Network.CNI == spec.CNIFlannel {
-		manifests["flannel"] = manifest.Manifest("kind: List\nitems: [] # flannel's objects\n")
+	switch c.Spec.Network.CNI {
+	case spec.CNIFlannel:
+		manifests[manifest.Flannel] = manifest.Manifest{Objects: []byte("kind: List\nitems: [] # flannel's objects\n")}
+	case spec.CNIManifest, spec.CNIChart:
+		manifests[manifest.CNI] = manifest.Manifest{Objects: []byte("kind: List\nitems: [] # the user's\n"), Namespace: "kube-system"}
 	}
 	tr, err := Write(c, Images{Pause: "images.example/pause:v1", Manifests: manifests})
 	if err != nil {
@@ -154,7 +157,13 @@ func documentedOrder(t *testing.T, c *spec.Cluster, text string) {
 	if c.ManagedEtcd() {
 		want = append(want, "etcd-ca --config", "enable --quiet --now etcd.service")
 	}
-	want = append(want, "kubeadm init --upload-certs --config", "kubectl apply -f /root/flannel.yaml")
+	want = append(want, "kubeadm init --upload-certs --config")
+	switch c.Spec.Network.CNI {
+	case spec.CNIFlannel:
+		want = append(want, "kubectl apply -f /root/flannel.yaml")
+	case spec.CNIManifest, spec.CNIChart:
+		want = append(want, "kubectl apply --namespace kube-system -f /root/cni.yaml")
+	}
 	for i, h := range c.HostsWith(spec.RoleControlPlane) {
 		if i > 0 {
 			want = append(want, "# "+h.Name+": join as a control plane\n", "certificateKey: $key", "kubeadm join --config")

@@ -303,11 +303,15 @@ func (w *writer) ignore(h spec.Host) []string {
 func (w *writer) podNetwork() Section {
 	s := Section{Title: "Pod network", Reason: "Nodes become Ready when pods can have addresses."}
 	for _, name := range slices.Sorted(maps.Keys(w.images.Manifests)) {
-		path := "/root/" + name + ".yaml"
+		path, m := "/root/"+name+".yaml", w.images.Manifests[name]
+		apply := "kubectl apply -f " + path
+		if m.Namespace != "" {
+			apply = "kubectl apply --namespace " + m.Namespace + " -f " + path
+		}
 		s.Steps = append(s.Steps, Step{Title: name, Hosts: []string{w.first().Name}, Actions: []Action{{
 			Reason:   "The pods' network is an add-on of its own; kubeadm installs none.",
-			Files:    []File{{Path: path, Mode: "644", Content: string(w.images.Manifests[name])}},
-			Commands: []string{adminConf, "kubectl apply -f " + path},
+			Files:    []File{{Path: path, Mode: "644", Content: string(m.Objects)}},
+			Commands: []string{adminConf, apply},
 		}}})
 	}
 	return s

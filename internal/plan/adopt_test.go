@@ -268,7 +268,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 			o.API.Nodes = slices.DeleteFunc(o.API.Nodes, func(n facts.Node) bool { return n.Name == "worker-a" })
 		}, RuleDescribed, "none of that name"},
 		"an API server on a worker": {func(_ *spec.Cluster, o *facts.Observation) {
-			o.Hosts["worker-a"].Facts.Kubernetes.Manifests = staticPods
+			o.Hosts["worker-a"].Facts.Kubernetes.Manifests = podsWithEtcd
 		}, RuleDescribed, "worker-a runs an API server"},
 		"a member too many": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Etcd = append(o.Etcd, facts.EtcdMember{Name: "cp-x", Healthy: true, Started: true})

@@ -6,7 +6,9 @@ import (
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/byhand"
+	"quorate.dev/quorate/internal/cni"
 	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -29,7 +31,7 @@ func ByHand(c *spec.Cluster) (*byhand.Transcript, error) {
 		}
 		published = true
 		for _, i := range p.Images {
-			names[i.Short] = Mirror(c.Spec.Components).Image(i.From)
+			names[i.Short] = sources.Mirror(c.Spec.Components).Image(i.From)
 		}
 	case spec.SourceBundle:
 		// Which of the two kinds it is, only the bundle knows.
@@ -40,6 +42,13 @@ func ByHand(c *spec.Cluster) (*byhand.Transcript, error) {
 	manifests, err := manifest.Render(c, func(short string) string { return names[short] }, published)
 	if err != nil {
 		return nil, err
+	}
+	own, given, err := cni.Read(c)
+	if err != nil {
+		return nil, err
+	}
+	if given {
+		manifests[manifest.CNI] = own
 	}
 	pause, _ := release.Component("pause")
 	return byhand.Write(c, byhand.Images{Pause: "registry.k8s.io/pause:" + pause.Version, Manifests: manifests})

@@ -98,7 +98,6 @@ func plainKubeadm(t *testing.T, ctx context.Context, name string, shape *spec.Cl
 			priority--
 			continue
 		}
-		c.put(t, ctx, h.Name, "/etc/default/kubelet", "KUBELET_EXTRA_ARGS=--node-labels=topology.kubernetes.io/zone="+h.Zone+"\n")
 		c.ssh(t, ctx, h.Name, "cat /root/names >> /etc/hosts; rm -f /var/lib/quorate/bundle.json; echo '# tuned by hand' >> /etc/containerd/config.toml; "+
 			"rm /etc/systemd/system/kubelet.service.d/20-quorate.conf; systemctl daemon-reload; systemctl restart containerd")
 	}
@@ -139,7 +138,7 @@ conntrack: {maxPerCore: 0, min: 0}
 		t.Fatal(err)
 	}
 	// Under the name that the project itself gives it.
-	flannel := regexp.MustCompile(`(kind: DaemonSet\nmetadata:\n  name: kube-flannel)`).ReplaceAllString(string(manifests["flannel"]), "$1-ds")
+	flannel := regexp.MustCompile(`(kind: DaemonSet\nmetadata:\n  name: kube-flannel)`).ReplaceAllString(string(manifests["flannel"].Objects), "$1-ds")
 	c.put(t, ctx, first.Name, "/root/flannel.yaml", flannel)
 	c.ssh(t, ctx, first.Name, "mkdir -p /root/.kube && cp /etc/kubernetes/admin.conf /root/.kube/config && kubectl apply -f /root/flannel.yaml")
 	join := c.ssh(t, ctx, first.Name, "kubeadm token create --print-join-command") + ignore

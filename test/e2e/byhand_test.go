@@ -67,6 +67,7 @@ func TestByHand(t *testing.T) {
 		c := byHand(t, ctx, "e2e-hand", shape)
 		healthyByHand(t, ctx, c, shape)
 		poolByHand(t, ctx, c)
+		adoptedByHand(t, ctx, c)
 	})
 	t.Run("external etcd", func(t *testing.T) {
 		ctx := testContext(t)
@@ -74,6 +75,24 @@ func TestByHand(t *testing.T) {
 		c := byHand(t, ctx, "e2e-hand-etcd", shape)
 		healthyByHand(t, ctx, c, shape)
 	})
+}
+
+// adoptedByHand takes the cluster on: what is right stays as it is.
+func adoptedByHand(t *testing.T, ctx context.Context, c *cluster) {
+	t.Helper()
+	s, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.ssh(t, ctx, "cp-a", "mkdir -p /root/.kube && ln -sf /etc/kubernetes/admin.conf /root/.kube/config")
+	before := fingerprint(t, ctx, c, s)
+	c.exits(t, ctx, 3, "apply", "-f", c.specFile()) // without the word
+	c.must(t, ctx, "apply", "--adopt", "-f", c.specFile())
+	same(t, before, fingerprint(t, ctx, c, s))
+	if p := decoded(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")); len(p.Steps) != 0 {
+		t.Errorf("after the adoption there are steps: %+v", p.Steps)
+	}
+	c.whole(t, ctx)
 }
 
 // healthyByHand looks at everything that makes the cluster highly available, with an operator's tools.
