@@ -194,7 +194,9 @@ func (p *builder) bootstrap() {
 			// much longer than one after the first.
 			needs, reason = append(needs, controllers), "the API's roles are there, and its controllers run: all others start together"
 		}
-		started = append(started, p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Reason: reason, Needs: needs}))
+		start := p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Reason: reason, Needs: needs})
+		started = append(started, start, p.add(Step{Kind: RegisterNode, Host: h.Name, Title: "register the node",
+			Reason: "a kubelet that has waited long for its API server makes long pauses", Needs: []string{start}}))
 	}
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
 		Reason: "the cluster is not complete yet: kubeadm's configuration, roles and bootstrap token; any control plane can do it",
@@ -211,7 +213,7 @@ func (p *builder) bootstrap() {
 		case h.Has(spec.RoleControlPlane):
 			if h.Name != first || len(PoolLabels(p.c, h)) > 0 {
 				p.add(p.labelStep(h, "kubeadm marks only the control plane that it initialises on",
-					p.present(api, id(h.Name, StartControlPlane))))
+					p.present(api, id(h.Name, RegisterNode))))
 			}
 		case h.Has(spec.RoleWorker):
 			if !p.facts(h.Name).Kubernetes.KubeletConfig {

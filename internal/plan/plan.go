@@ -41,6 +41,8 @@ const (
 	StartKubelet Kind = "start-kubelet"
 	// StartControlPlane starts a control plane's API server, controller manager and scheduler.
 	StartControlPlane Kind = "start-control-plane"
+	// RegisterNode sees to it that a new control plane's node registers as soon as the API server beside it answers.
+	RegisterNode Kind = "register-node"
 	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until something acts on what it holds.
 	AwaitAPI         Kind = "await-api"
 	AwaitControllers Kind = "await-controllers"

@@ -193,6 +193,7 @@ func TestNewCluster(t *testing.T) {
 		SharePKI:          {"cp-b", "cp-c"},
 		StartKubelet:      {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
 		StartControlPlane: {"cp-a", "cp-b", "cp-c"},
+		RegisterNode:      {"cp-a", "cp-b", "cp-c"},
 		AwaitAPI:          {"cp-a"},
 		AwaitControllers:  {"cp-a"},
 		InitCluster:       {"cp-a"},

@@ -94,6 +94,17 @@ func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	return runInit(ctx, e, s, kubeadm.StartControlPlane)
 }
 
+func registerNode(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, apiPatience, "registering the node "+h.Name)
+	defer cancel()
+	_, err = kubeadm.RegisterNode.On(ctx, c, h.Name)
+	return err
+}
+
 func initCluster(ctx context.Context, e *Env, s plan.Step) error {
 	return runInit(ctx, e, s, kubeadm.InitCluster)
 }

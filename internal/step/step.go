@@ -77,6 +77,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ClaimEtcd:         claimEtcd,
 	plan.StartKubelet:      startKubelet,
 	plan.StartControlPlane: startControlPlane,
+	plan.RegisterNode:      registerNode,
 	plan.AwaitAPI:          awaitAPI,
 	plan.AwaitControllers:  awaitControllers,
 	plan.InitCluster:       initCluster,
