@@ -108,7 +108,15 @@ func installs(h *release.Hook) bool {
 	})
 }
 
-// inOrder joins the rendered files as Helm installs them: the namespace, custom resource definitions, and all else by kind.
+// follows says whether a hook comes after the chart's other objects. The chart is rendered as for an installation, so what a hook
+// says of upgrades counts only if it says nothing of installations: "post-install,pre-upgrade" comes after.
+func follows(h *release.Hook) bool {
+	has := func(e release.HookEvent) bool { return slices.Contains(h.Events, e) }
+	return !has(release.HookPreInstall) && (has(release.HookPostInstall) || !has(release.HookPreUpgrade))
+}
+
+// inOrder joins the rendered files as Helm installs them: the namespace, custom resource definitions, hooks for before, all
+// else by kind, and hooks for after, which may be of kinds that the chart's templates define.
 func inOrder(c *chart.Chart, files map[string]string, namespace string) ([]byte, error) {
 	for name := range files {
 		if strings.HasSuffix(name, "NOTES.txt") {
@@ -130,17 +138,26 @@ func inOrder(c *chart.Chart, files map[string]string, namespace string) ([]byte,
 			return nil, fmt.Errorf("%s: %w", crd.Filename, err)
 		}
 	}
-	for _, h := range hooks {
-		if installs(h) {
-			if err := copyObjects(&out, []byte(h.Manifest)); err != nil {
-				return nil, fmt.Errorf("%s: %w", h.Path, err)
+	copyHooks := func(after bool) error {
+		for _, h := range hooks {
+			if installs(h) && follows(h) == after {
+				if err := copyObjects(&out, []byte(h.Manifest)); err != nil {
+					return fmt.Errorf("%s: %w", h.Path, err)
+				}
 			}
 		}
+		return nil
+	}
+	if err := copyHooks(false); err != nil {
+		return nil, err
 	}
 	for _, m := range manifests {
 		if err := copyObjects(&out, []byte(m.Content)); err != nil {
 			return nil, fmt.Errorf("%s: %w", m.Name, err)
 		}
+	}
+	if err := copyHooks(true); err != nil {
+		return nil, err
 	}
 	return out.Bytes(), nil
 }

@@ -128,6 +128,8 @@ var chartFiles = map[string]string{
 	"templates/uninstall.yaml":  "apiVersion: batch/v1\nkind: Job\nmetadata: {name: uninstall, annotations: {helm.sh/hook: pre-delete}}\n",
 	"templates/tests/test.yaml": "apiVersion: v1\nkind: Pod\nmetadata: {name: test, annotations: {helm.sh/hook: test}}\n",
 	"templates/before.yaml":     "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: before, annotations: {helm.sh/hook: \"pre-install,pre-upgrade\"}}\n",
+	"templates/after.yaml":      "apiVersion: example.test/v1\nkind: Net\nmetadata: {name: after, annotations: {helm.sh/hook: post-install}}\n",
+	"templates/later.yaml":      "apiVersion: example.test/v1\nkind: Net\nmetadata: {name: later, annotations: {helm.sh/hook: \"post-install,pre-upgrade\"}}\n",
 }
 
 func chartSpec(path, values string) *spec.Cluster {
@@ -144,7 +146,7 @@ func TestChart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"Namespace net-system", "CustomResourceDefinition nets.example.test", "ConfigMap before", "ServiceAccount net", "Secret made", "DaemonSet mine"}
+	want := []string{"Namespace net-system", "CustomResourceDefinition nets.example.test", "ConfigMap before", "ServiceAccount net", "Secret made", "DaemonSet mine", "Net after", "Net later"}
 	if got := names(t, m); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}

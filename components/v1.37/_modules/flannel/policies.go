@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -17,6 +18,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -72,6 +74,7 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 	if err := canQueue(); err != nil {
 		klog.Infof("This kernel has no nftables expression to queue packets (%v): queueing them by its target of xtables", err)
 		own = &xtables{node: node, policies: policies.Informer().GetStore(), pods: pods.Informer().GetStore(), changed: make(chan struct{}, 1)}
+		own.write = own.apply
 		for _, i := range []cache.SharedIndexInformer{policies.Informer(), pods.Informer()} {
 			if _, err := i.AddEventHandler(own.handler()); err != nil {
 				return fmt.Errorf("enforce network policies: %w", err)
@@ -88,7 +91,8 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 	if own == nil {
 		return ctx.Err()
 	}
-	if err := own.sync(); err != nil {
+	// A kernel that never takes the rules has to be noticed: here, where none of ours are in force yet, flanneld ends.
+	if err := insist(ctx, own.sync); err != nil {
 		return err
 	}
 	background.Go(func() {
@@ -118,34 +122,88 @@ type xtables struct {
 	node           string
 	policies, pods cache.Store
 	changed        chan struct{}
+	write          func(addresses []netip.Addr, remove bool) error // apply
+
+	written bool // whether the table is there, with these:
+	have    []netip.Addr
+}
+
+// Netlink fails for a moment when its buffers are full, or when another program changes tables at the same time.
+const (
+	again    = time.Second      // until the kernel is asked again
+	insisted = 10 * time.Second // where somebody waits for the outcome
+)
+
+func insist(ctx context.Context, f func() error) error {
+	var last error
+	err := wait.PollUntilContextTimeout(ctx, again, insisted, true, func(context.Context) (bool, error) {
+		if last = f(); last != nil {
+			klog.Error(last)
+		}
+		return last == nil, nil
+	})
+	if err != nil && last != nil {
+		return last
+	}
+	return err
+}
+
+// concerns says whether the rules may depend on an object: on every policy, and on the pods of this node, which are few of
+// the cluster's.
+func (x *xtables) concerns(o any) bool {
+	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
+		o = gone.Obj
+	}
+	pod, ok := o.(*corev1.Pod)
+	return !ok || pod.Spec.NodeName == x.node
 }
 
 func (x *xtables) handler() cache.ResourceEventHandler {
-	note := func() {
+	note := func(objects ...any) {
+		if !slices.ContainsFunc(objects, x.concerns) {
+			return
+		}
 		select {
 		case x.changed <- struct{}{}:
 		default: // somebody looks soon
 		}
 	}
 	return cache.ResourceEventHandlerFuncs{
-		AddFunc: func(any) { note() }, UpdateFunc: func(any, any) { note() }, DeleteFunc: func(any) { note() },
+		AddFunc: func(o any) { note(o) }, UpdateFunc: func(before, after any) { note(before, after) }, DeleteFunc: func(o any) { note(o) },
 	}
 }
 
+// run does not end because the kernel refuses a change: the rules that are there would stay, and without a program at the queue
+// they drop every new connection.
 func (x *xtables) run(ctx context.Context) error {
+	var retry <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return x.apply(nil, true)
+			return insist(context.WithoutCancel(ctx), func() error { return x.write(nil, true) })
 		case <-x.changed:
-			if err := x.sync(); err != nil {
-				return err
-			}
+		case <-retry:
+		}
+		retry = nil
+		if err := x.sync(); err != nil {
+			klog.Error(err)
+			retry = time.After(again)
 		}
 	}
 }
 
-func (x *xtables) sync() error { return x.apply(x.addresses(), false) }
+// sync writes the table if it would be another one: most changes of pods concern neither addresses nor labels.
+func (x *xtables) sync() error {
+	want := x.addresses()
+	if x.written && slices.Equal(want, x.have) {
+		return nil
+	}
+	if err := x.write(want, false); err != nil {
+		return err
+	}
+	x.written, x.have = true, want
+	return nil
+}
 
 // addresses are those of this node's pods that some policy selects.
 func (x *xtables) addresses() (out []netip.Addr) {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -30,6 +31,8 @@ const (
 	longest   = 2 * time.Second
 	grace     = 500 * time.Millisecond // for the other peers once one has answered
 	patience  = 3 * time.Second        // until the API is told what is waited for
+	relist    = 10 * time.Second       // until the API is asked for the peers again
+	retell    = 30 * time.Second       // until the API is told another reason
 	sample    = 32                     // peers that are tried, chosen at random: each of 200 nodes need not try all others
 )
 
@@ -73,16 +76,25 @@ func (t *trial) run(ctx context.Context) error {
 	var (
 		begun    = time.Now()
 		answered time.Time // when the first did
+		peers    []peer
+		listed   time.Time
 		told     string
+		toldAt   time.Time
 	)
 	for wait := firstWait; ; wait = min(2*wait, longest) {
-		peers, err := t.peers(ctx)
-		if err == nil && len(peers) == 0 {
-			klog.Info("No other node is in the overlay and alive: there is no pod traffic to try")
-			return nil
-		}
-		if err != nil {
-			klog.Errorf("list the other nodes: %v", err)
+		// Not at every attempt: all nodes of a large cluster may be waiting, and each list has all of them in it.
+		if len(peers) == 0 || time.Since(listed) >= relist {
+			found, err := t.peers(ctx)
+			switch {
+			case err != nil:
+				klog.Errorf("list the other nodes: %v", err) // those that are known may still answer
+			case len(found) == 0:
+				klog.Info("No other node is in the overlay and alive: there is no pod traffic to try")
+				return nil
+			default:
+				peers = found
+			}
+			listed = time.Now()
 		}
 		if !answered.IsZero() {
 			wait = min(wait, grace-time.Since(answered))
@@ -101,13 +113,15 @@ func (t *trial) run(ctx context.Context) error {
 			}
 			return nil
 		}
-		if why := complaint(silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told {
+		// Another sample has other names in it: that alone is not worth a write to the API each time.
+		if why := complaint(silent, t.mtu); len(silent) > 0 && answered.IsZero() && time.Since(begun) >= patience && why != told &&
+			(told == "" || time.Since(toldAt) >= retell) {
 			klog.Warning(why)
 			if err := t.tell(ctx, why); err != nil {
 				klog.Errorf("report it to the API: %v", err)
 				continue
 			}
-			told = why
+			told, toldAt = why, time.Now()
 		}
 	}
 }
@@ -183,6 +197,7 @@ type pinger struct {
 	conn    *net.IPConn
 	id      uint16
 	payload []byte
+	ended   chan struct{} // by close
 
 	mu       sync.Mutex
 	answered map[netip.Addr]chan struct{}
@@ -210,16 +225,19 @@ func newPinger(own netip.Addr, mtu int) (*pinger, error) {
 		conn.Close()
 		return nil, fmt.Errorf("prepare the socket on the overlay: %w", err)
 	}
-	p := &pinger{conn: conn, payload: make([]byte, mtu-ipHeader-icmpHeader), answered: map[netip.Addr]chan struct{}{}}
+	p := &pinger{conn: conn, payload: make([]byte, mtu-ipHeader-icmpHeader), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
 	var seed [2]byte
 	rand.Read(seed[:]) //nolint:errcheck // never fails, as its documentation says
 	rand.Read(p.payload)
 	p.id = binary.BigEndian.Uint16(seed[:])
-	go p.receive()
+	go p.receive(conn.ReadFromIP)
 	return p, nil
 }
 
-func (p *pinger) close() { p.conn.Close() }
+func (p *pinger) close() {
+	close(p.ended)
+	p.conn.Close()
+}
 
 // try asks all peers that have not answered yet, waits, and returns those that are silent still.
 func (p *pinger) try(ctx context.Context, peers []peer, wait time.Duration) (silent []peer) {
@@ -286,12 +304,23 @@ func (p *pinger) send(to netip.Addr) error {
 	return err
 }
 
-func (p *pinger) receive() {
+// receive is the only reader: it ends with the trial, and not with an error that the kernel reports once, or no answer would
+// ever be seen.
+func (p *pinger) receive(read func([]byte) (int, *net.IPAddr, error)) {
 	buffer := make([]byte, math.MaxUint16)
 	for {
-		n, from, err := p.conn.ReadFromIP(buffer)
-		if err != nil {
+		n, from, err := read(buffer)
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil {
+			klog.Errorf("read answers from the overlay: %v", err)
+			select {
+			case <-p.ended:
+				return
+			case <-time.After(firstWait):
+			}
+			continue
 		}
 		m, err := icmp.ParseMessage(ipv4.ICMPTypeEcho.Protocol(), buffer[:n])
 		if err != nil || m.Type != ipv4.ICMPTypeEchoReply {

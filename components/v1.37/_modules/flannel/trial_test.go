@@ -2,14 +2,22 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netns"
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -51,10 +59,16 @@ func TestPeersAreThoseThatCouldAnswer(t *testing.T) {
 // api has nodes, and keeps what is said to it.
 type api struct {
 	nodes   []corev1.Node
+	ill     func(list int) bool // whether it fails to list the nodes
+	lists   int
 	patches []string
 }
 
 func (a *api) List(context.Context, metav1.ListOptions) (*corev1.NodeList, error) {
+	a.lists++
+	if a.ill != nil && a.ill(a.lists) {
+		return nil, errors.New("ill")
+	}
 	return &corev1.NodeList{Items: a.nodes}, nil
 }
 
@@ -114,6 +128,59 @@ func TestTrial(t *testing.T) {
 	})
 }
 
+// Of more nodes than a sample each list would yield other names, and each other name a write.
+func TestTrialAmongMany(t *testing.T) {
+	if p, err := newPinger(netip.MustParseAddr("127.0.0.1"), 1450); err != nil {
+		t.Skip("raw sockets need root: ", err)
+	} else {
+		p.close()
+	}
+	a := &api{ill: func(list int) bool { return list != 3 }} // at first, and from the second time on that peers are known
+	for i := range sample + 8 {
+		a.nodes = append(a.nodes, node(fmt.Sprint("silent-", i), fmt.Sprintf("240.0.%d.0/24", i), corev1.ConditionTrue))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), relist+2*longest)
+	defer cancel()
+	if err := (&trial{nodes: a, node: "self", prefix: prefix, own: netip.MustParseAddr("127.0.0.1"), mtu: 1450}).run(ctx); err == nil {
+		t.Error("the node would take pods")
+	}
+	if a.lists != 4 {
+		t.Errorf("the nodes are listed %d times", a.lists)
+	}
+	if len(a.patches) != 1 || !strings.Contains(a.patches[0], fmt.Sprintf("and %d more", sample-3)) {
+		t.Errorf("the node says %q", a.patches)
+	}
+}
+
+func TestReaderOutlivesErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pinger{id: 7, payload: []byte("p"), ended: make(chan struct{}), answered: map[netip.Addr]chan struct{}{}}
+		reply, err := (&icmp.Message{Type: ipv4.ICMPTypeEchoReply, Body: &icmp.Echo{ID: 7, Seq: 1, Data: p.payload}}).Marshal(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reads := 0
+		p.receive(func(b []byte) (int, *net.IPAddr, error) {
+			switch reads++; reads {
+			case 1:
+				return 0, nil, unix.ENOBUFS
+			case 2:
+				return copy(b, reply), &net.IPAddr{IP: net.IPv4(10, 244, 1, 0)}, nil
+			}
+			return 0, nil, &net.OpError{Op: "read", Err: net.ErrClosed}
+		})
+		if !closed(p.expect(netip.MustParseAddr("10.244.1.0"))) {
+			t.Error("the answer after an error is lost")
+		}
+		close(p.ended)
+		begin := time.Now()
+		p.receive(func([]byte) (int, *net.IPAddr, error) { return 0, nil, unix.ENOBUFS })
+		if time.Since(begin) > firstWait {
+			t.Error("the reader outlives the trial")
+		}
+	})
+}
+
 func TestNamesAreFew(t *testing.T) {
 	var many []peer
 	for _, name := range []string{"d", "c", "b", "a", "e"} {
@@ -151,6 +218,66 @@ func TestPolicyAddresses(t *testing.T) {
 	if got := x.addresses(); len(got) != 1 || got[0].String() != "10.244.0.2" {
 		t.Errorf("got %v", got)
 	}
+}
+
+// What the kernel refuses once is tried again, and what would change nothing is not tried.
+func TestTableFollows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var (
+			refuse = 0
+			writes []string
+		)
+		x := &xtables{node: "self", policies: cache.NewStore(cache.MetaNamespaceKeyFunc), pods: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: make(chan struct{}, 1)}
+		x.write = func(a []netip.Addr, remove bool) error {
+			writes = append(writes, fmt.Sprint(a, remove))
+			if refuse > 0 {
+				refuse--
+				return unix.ENOBUFS
+			}
+			return nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- x.run(ctx) }()
+		expect := func(want ...string) {
+			t.Helper()
+			time.Sleep(5 * again)
+			if !slices.Equal(writes, want) {
+				t.Errorf("got %q, want %q", writes, want)
+			}
+			writes = nil
+		}
+		pod := func(on, ip string) *corev1.Pod {
+			return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "on-" + on}, Spec: corev1.PodSpec{NodeName: on}, Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: ip}}}}
+		}
+		here, away := pod("self", "10.244.0.2"), pod("other", "10.244.1.2")
+		for _, err := range []error{x.pods.Add(here), x.pods.Add(away), x.policies.Add(&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "all"}})} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := x.handler()
+		h.OnAdd(away, false)
+		h.OnUpdate(away, away)
+		h.OnDelete(cache.DeletedFinalStateUnknown{Obj: away})
+		expect()
+		refuse = 2
+		h.OnAdd(&networkingv1.NetworkPolicy{}, false)
+		expect("[10.244.0.2] false", "[10.244.0.2] false", "[10.244.0.2] false")
+		h.OnUpdate(here, here)
+		expect()
+		if err := x.pods.Delete(here); err != nil {
+			t.Fatal(err)
+		}
+		h.OnDelete(cache.DeletedFinalStateUnknown{Obj: here})
+		expect("[] false")
+		refuse = 1
+		cancel()
+		expect("[] true", "[] true")
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // The kernel's verdict on the rules counts, not ours.
