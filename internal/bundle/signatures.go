@@ -57,7 +57,7 @@ func (s Signatures) signers() (*signers, error) {
 	parts := []any{s.Published, s.All, s.Identity, s.Issuer}
 	switch {
 	case s.PublicKeyFile != "":
-		text, err := os.ReadFile(s.PublicKeyFile)
+		text, err := os.ReadFile(paths.Expand(s.PublicKeyFile))
 		if err != nil {
 			return nil, fmt.Errorf("read the public key for signatures: %w", err)
 		}
@@ -70,7 +70,7 @@ func (s Signatures) signers() (*signers, error) {
 		var err error
 		if out.root, err = signature.PublicRoot(); s.TrustedRootFile != "" {
 			var text []byte
-			if text, err = os.ReadFile(s.TrustedRootFile); err == nil {
+			if text, err = os.ReadFile(paths.Expand(s.TrustedRootFile)); err == nil {
 				out.root, err = signature.ParseRoot(text)
 			}
 			parts = append(parts, text)
@@ -205,11 +205,6 @@ func (g *gathering) payload(ctx context.Context, repo name.Repository, d digest.
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	err := g.depot.ensure(ctx, d, func(file string) error {
-		return g.images.Blob(ctx, repo, "a signature in "+repo.String(), d, file, nil)
-	})
-	if err != nil {
-		return nil, err
-	}
-	return os.ReadFile(g.depot.path(d))
+	// Its size is the registry's word until it is here, so no more is read than a signature can have.
+	return g.images.Small(ctx, repo, "a signature in "+repo.String(), d, maxSignature)
 }

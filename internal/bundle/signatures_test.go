@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
@@ -186,6 +187,52 @@ func TestSignaturesRefuse(t *testing.T) {
 				t.Error("there is a bundle")
 			}
 		})
+	}
+}
+
+// modest says of a layer that it is small.
+type modest struct{ v1.Layer }
+
+func (modest) Size() (int64, error) { return 10, nil }
+
+// What a registry says of a signature's size is not what it sends.
+func TestSignatureIsNotReadWithoutEnd(t *testing.T) {
+	t.Setenv("QUORATE_CACHE", t.TempDir())
+	store := sigtest.New(t)
+	m := startMirror(t)
+	m.publish(t)
+	m.seal(t, func(c []byte) ([]byte, []byte) { return store.File(signedBy, issuedBy, c) },
+		func(p []byte) map[string]string { return store.Image(signedBy, issuedBy, p) })
+	ref, digest := m.digestOf(t, "mirrored/net/proxy:v2.0")
+	layer := static.NewLayer(make([]byte, 2*maxSignature), signature.PayloadType)
+	if err := remote.WriteLayer(ref.Context(), layer, m.options()...); err != nil {
+		t.Fatal(err)
+	}
+	image, err := mutate.Append(empty.Image, mutate.Addendum{Layer: modest{layer}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(ref.Context().Tag(signature.Tag(digest)), image, m.options()...); err != nil {
+		t.Fatal(err)
+	}
+	ask := Signatures{All: true, Identity: signedBy, Issuer: issuedBy, TrustedRootFile: temp(t, store.RootJSON())}
+	if _, err := m.getSigned(t, ask, ""); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("it has more than %d bytes", maxSignature)) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSignersFilesAreBelowHome(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	for name, content := range map[string][]byte{"cosign.pub": sigtest.PublicPEM(t, sigtest.Key(t).Public()), "root.json": sigtest.New(t).RootJSON()} {
+		if err := os.WriteFile(filepath.Join(home, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, ask := range []Signatures{{All: true, PublicKeyFile: "~/cosign.pub"}, {Published: true, TrustedRootFile: "~/root.json"}} {
+		if _, err := ask.signers(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

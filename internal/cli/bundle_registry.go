@@ -77,6 +77,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 	if err := checkAccess(c); err != nil {
 		return nil, err
 	}
+	signatures := spec.CheckSignatures(c.Signatures, c.Releases != "")
 	sink, done := a.progress()
 	defer done()
 	switch {
@@ -96,8 +97,8 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 			err = &bundle.PinError{What: args[0], Want: c.Digest, Got: b.Digest()}
 		}
 		return b, err
-	case spec.CheckSignatures(c.Signatures) != nil:
-		return nil, usageError{spec.CheckSignatures(c.Signatures)}
+	case signatures != nil:
+		return nil, usageError{signatures}
 	case (c.Releases == "") != (c.Registry == ""):
 		return nil, usageError{errors.New("a mirror has --releases and --registry, both")}
 	case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):

@@ -52,6 +52,7 @@ func TestUsageErrors(t *testing.T) {
 		"bundle pull r.example.com/b:v1 --username u":                                  "belong together",
 		"bundle pull r.example.com/b:v1 --signatures all":                              "leave the reference out",
 		"bundle pull --signatures all":                                                 "set publicKeyFile, or identity and issuer",
+		"bundle pull --releases https://m --registry r.example.com --trusted-root r":   "none is verified",
 		"bundle pull --public-key k":                                                   "say require: all",
 		"init --from-terraform nope.json":                                              "nope.json",
 		"init --from-terraform x --workers 3":                                          "--workers: the hosts come from Terraform",
@@ -118,6 +119,16 @@ func TestInitFromTerraform(t *testing.T) {
 	}
 	if info, err := os.Stat("cluster.yaml"); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("a sensitive spec: %v, %v", info.Mode(), err)
+	}
+	// Also where it replaces a file that everybody may read.
+	if err := os.Chmod("cluster.yaml", 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errOut := run(strings.Replace(string(data), `"sensitive": false`, `"sensitive": true`, 1), "--yes"); code != exitDone {
+		t.Fatalf("exit status %d: %s", code, errOut)
+	}
+	if info, err := os.Stat("cluster.yaml"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("a sensitive spec in place of another: %v, %v", info.Mode(), err)
 	}
 	if code, out, errOut := quorate(t, "validate"); code != exitDone || !strings.Contains(out, "5 hosts") {
 		t.Errorf("exit status %d: %s%s", code, out, errOut)

@@ -64,6 +64,16 @@ func (a *app) init() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if perm == 0o600 {
+				// A file that is replaced keeps its mode, by which others may read it. A terminal or /dev/null is nobody's to change.
+				if info, serr := f.Stat(); serr == nil && info.Mode().IsRegular() {
+					err = f.Chmod(perm)
+				}
+				if err != nil {
+					f.Close()
+					return err
+				}
+			}
 			if _, err = f.Write(data); err != nil {
 				f.Close()
 				return err

@@ -26,11 +26,42 @@ func TestRepositories(t *testing.T) {
 		}
 	}))
 	defer shaky.Close()
-	addresses := []string{up.URL + "/debian/", gone.URL, silent.URL, shaky.URL, "file:/var/repo", "http://mirror.invalid/"}
+	// A mirror whose certificate is from a CA that only apt knows. It learns no login, as nobody has made sure who it is.
+	own := httptest.NewTLSServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if _, _, ok := r.BasicAuth(); ok {
+			t.Error("a login was sent")
+		}
+	}))
+	defer own.Close()
+	addresses := []string{up.URL + "/debian/", gone.URL, silent.URL, shaky.URL, "file:/var/repo", "http://mirror.invalid/",
+		strings.Replace(own.URL, "https://", "https://user:password@", 1)}
 	found := tryRepositories(t.Context(), addresses, nil, 500*time.Millisecond)
-	for i, want := range []string{"", "refused", "Timeout", "", "", "mirror.invalid"} {
+	for i, want := range []string{"", "refused", "Timeout", "", "", "mirror.invalid", ""} {
 		if r := found[i]; r.Address != addresses[i] || (want == "") != (r.Error == "") || !strings.Contains(r.Error, want) {
 			t.Errorf("found %+v, want %q", r, want)
+		}
+	}
+}
+
+func TestProxysPasswordIsKept(t *testing.T) {
+	proxy := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("an unverified proxy was asked") }))
+	defer proxy.Close()
+	settings := aptSettings("Acquire::http::Proxy=" + strings.Replace(proxy.URL, "https://", "https://user:password@", 1) + "\n")
+	if found := tryRepositories(t.Context(), []string{"https://mirror.invalid/", "http://mirror.invalid/"}, aptProxy(settings), time.Second); found[0].Error != "" || found[1].Error != "" {
+		t.Errorf("found %+v", found)
+	}
+}
+
+func TestAptDetectsProxy(t *testing.T) {
+	for config, want := range map[string]bool{
+		"Acquire::http::Proxy=http://proxy.example.com:3128\n":          false,
+		"Acquire::http::Proxy-Auto-Detect=\n":                           false,
+		"Acquire::http::Proxy-Auto-Detect=/usr/local/bin/proxy\n":       true,
+		"Acquire::https::Proxy-Auto-Detect=/usr/local/bin/proxy\n":      true,
+		"Acquire::http::ProxyAutoDetect=/usr/share/squid-deb-proxy/x\n": true,
+	} {
+		if got := detectsProxy(aptSettings(config)); got != want {
+			t.Errorf("%q: %v", config, got)
 		}
 	}
 }
@@ -45,7 +76,7 @@ func TestAptProxy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := aptProxy(config)(&http.Request{URL: u})
+		got, err := aptProxy(aptSettings(config))(&http.Request{URL: u})
 		if err != nil || (got == nil) != (want == "") || got != nil && got.String() != want {
 			t.Errorf("%s: %v, %v", in, got, err)
 		}

@@ -161,7 +161,29 @@ func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Ma
 
 // Blob downloads a content of a repository to a file.
 func (c *Client) Blob(ctx context.Context, repo name.Repository, what string, d digest.Digest, target string, progress func(have, total int64)) error {
-	url := address(repo) + "/blobs/" + d.String()
+	files := c.from(repo)
+	return files.Get(ctx, fetch.File{What: what, URL: blob(repo, d), Digest: d, Origin: "its manifest", Progress: progress}, target)
+}
+
+// Small reads a content of a repository that has no more bytes than limit, whatever its manifest says.
+func (c *Client) Small(ctx context.Context, repo name.Repository, what string, d digest.Digest, limit int64) ([]byte, error) {
+	files := c.from(repo)
+	text, err := files.Text(ctx, what, blob(repo, d), limit)
+	if err != nil {
+		return nil, err
+	}
+	if got := d.Algorithm().FromString(text); got != d {
+		return nil, &fetch.DigestError{What: what, URL: blob(repo, d), Origin: "its manifest", Want: d, Got: got, Size: int64(len(text))}
+	}
+	return []byte(text), nil
+}
+
+func blob(repo name.Repository, d digest.Digest) string {
+	return address(repo) + "/blobs/" + d.String()
+}
+
+// from is how contents of a repository are downloaded, logged in to it.
+func (c *Client) from(repo name.Repository) fetch.Client {
 	files := c.files
 	files.HTTP = lazy(func(r *http.Request) (*http.Response, error) {
 		t, err := c.transport(r.Context(), repo)
@@ -171,7 +193,7 @@ func (c *Client) Blob(ctx context.Context, repo name.Repository, what string, d 
 		resp, err := t.RoundTrip(r)
 		return resp, converted(err)
 	})
-	return files.Get(ctx, fetch.File{What: what, URL: url, Digest: d, Origin: "its manifest", Progress: progress}, target)
+	return files
 }
 
 type lazy func(*http.Request) (*http.Response, error)

@@ -131,6 +131,10 @@ func (s Signer) certified(leaf *x509.Certificate, at time.Time) error {
 
 // chain finds who gave the certificate out.
 func (r *Root) chain(leaf *x509.Certificate, at time.Time) (issuer *x509.Certificate, err error) {
+	own := errors.New("its certificate is an authority's own, not a signer's")
+	if leaf.IsCA {
+		return nil, own
+	}
 	err = errors.New("no authority is known")
 	for _, a := range r.authorities {
 		if !a.valid.has(at) {
@@ -143,6 +147,9 @@ func (r *Root) chain(leaf *x509.Certificate, at time.Time) (issuer *x509.Certifi
 		}
 		var chains [][]*x509.Certificate
 		chains, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}})
+		if err == nil && len(chains[0]) < 2 {
+			return nil, own // the root itself: nobody else has given it out
+		}
 		if err == nil {
 			return chains[0][1], nil
 		}

@@ -78,6 +78,9 @@ const (
 	// PayloadType is the media type of what is signed for an image.
 	PayloadType = "application/vnd.dev.cosign.simplesigning.v1+json"
 
+	// claimType is what the payload calls itself. Whoever signs for images may sign other JSON with the same key.
+	claimType = "cosign container image signature"
+
 	annotationSignature   = "dev.cosignproject.cosign/signature"
 	annotationCertificate = "dev.sigstore.cosign/certificate"
 	annotationBundle      = "dev.sigstore.cosign/bundle"
@@ -121,6 +124,9 @@ func (s Signer) Image(payload []byte, annotations map[string]string, digests ...
 	}
 	if err := json.Unmarshal(payload, &claim); err != nil {
 		return fmt.Errorf("what was signed is not a claim about an image: %w", err)
+	}
+	if claim.Critical.Type != claimType {
+		return fmt.Errorf("what was signed is not a claim about an image, but of the type %q", claim.Critical.Type)
 	}
 	for _, d := range digests {
 		if d == claim.Critical.Image.Digest {

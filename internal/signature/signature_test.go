@@ -7,6 +7,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/json"
+	"encoding/pem"
 	"os"
 	"strings"
 	"testing"
@@ -125,6 +126,7 @@ func TestImageByIdentity(t *testing.T) {
 		out[key] = value
 		return out
 	}
+	other := []byte(strings.Replace(string(payload), claimType, "atomic container signature", 1))
 	for name, tc := range map[string]struct {
 		by          Signer
 		payload     []byte
@@ -132,6 +134,7 @@ func TestImageByIdentity(t *testing.T) {
 		want        string
 	}{
 		"another image":       {by, sigtest.Payload("sha256:3"), good.Image(who, issuer, sigtest.Payload("sha256:3")), "of another image, sha256:3"},
+		"another claim":       {by, other, good.Image(who, issuer, other), `of the type "atomic container signature"`},
 		"somebody else":       {by, payload, good.Image("me@example.test", issuer, payload), "not by " + who},
 		"changed":             {by, []byte(strings.Replace(string(payload), "optional", "Optional", 1)), signed, "about another signature"},
 		"no entry":            {by, payload, change(annotationBundle, ""), "transparency log is not with it"},
@@ -147,6 +150,30 @@ func TestImageByIdentity(t *testing.T) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// An authority's own certificate signs no files, and has nobody above it whose log could be asked.
+func TestAuthorityIsNoSigner(t *testing.T) {
+	const want = "an authority's own, not a signer's"
+	root, err := PublicRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, cert := sigtest.New(t).File(who, issuer, content)
+	for _, a := range root.authorities {
+		own := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Raw})
+		if err := (Signer{Identity: who, Issuer: issuer, Root: root}).File(content, sig, own); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v", a.root.Subject, err)
+		}
+	}
+	// A trusted root may name a certificate that does not say that it is an authority's.
+	leaf, err := certificate(cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (&Root{authorities: []authority{{root: leaf}}}).chain(leaf, leaf.NotBefore); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -44,6 +44,8 @@ type InitOptions struct {
 
 	// placeOf says where something of the spec was taken from, for messages about it.
 	placeOf func(path string) string
+	// secret says that something of it came from a sensitive output, whose values are not quoted in messages.
+	secret bool
 }
 
 // DefaultName is the cluster that `quorate up` makes when it is given no spec.
@@ -74,6 +76,10 @@ func Init(o InitOptions) ([]byte, error) {
 				errs[i].Line, errs[i].Column = 0, 0
 				if o.placeOf != nil {
 					errs[i].Path = o.placeOf(errs[i].Path)
+				}
+				if o.secret {
+					// Messages and fixes quote what was read, and do not say which of their words are values.
+					errs[i].Message, errs[i].Fix = "the value is not valid", "correct the output in your configuration; what it says is not shown, because it is marked as sensitive"
 				}
 			}
 		}

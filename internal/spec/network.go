@@ -21,6 +21,8 @@ func (c *Cluster) RelativeTo(dir string) {
 		n.Manifests[i] = below(dir, n.Manifests[i])
 	}
 	n.Chart.Path, n.Chart.Values = below(dir, n.Chart.Path), below(dir, n.Chart.Values)
+	s := &c.Spec.Components.Signatures
+	s.PublicKeyFile, s.TrustedRootFile = below(dir, s.PublicKeyFile), below(dir, s.TrustedRootFile)
 }
 
 func below(dir, path string) string {

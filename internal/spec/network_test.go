@@ -53,11 +53,15 @@ func replaceBlock(t *testing.T, text, field, content string) string {
 
 func TestPathsAreRelativeToTheSpec(t *testing.T) {
 	c := &Cluster{Spec: Spec{Network: Network{Manifests: []string{"net.yaml", "/abs.yaml", "~/home.yaml"}, Chart: Chart{Path: "../net.tgz"}}}}
+	c.Spec.Components.Signatures = Signatures{PublicKeyFile: "cosign.pub", TrustedRootFile: "~/root.json"}
 	given := c.Spec.Network.Manifests
 	c.RelativeTo("/specs/prod")
 	n := c.Spec.Network
 	if n.Manifests[0] != "/specs/prod/net.yaml" || n.Manifests[1] != "/abs.yaml" || n.Manifests[2] != "~/home.yaml" || n.Chart.Path != "/specs/net.tgz" || n.Chart.Values != "" {
 		t.Errorf("got %+v", n)
+	}
+	if s := c.Spec.Components.Signatures; s.PublicKeyFile != "/specs/prod/cosign.pub" || s.TrustedRootFile != "~/root.json" {
+		t.Errorf("got %+v", s)
 	}
 	if given[0] != "net.yaml" {
 		t.Error("the caller's list was changed")

@@ -44,7 +44,7 @@ func ReadTerraform(data []byte, file string, zones []string) (*Terraform, error)
 	if len(r.errs) > 0 {
 		return nil, r.errs
 	}
-	r.out.Options.placeOf = r.placeOf
+	r.out.Options.placeOf, r.out.Options.secret = r.placeOf, r.out.Sensitive
 	return &r.out, nil
 }
 

@@ -130,6 +130,15 @@ func TestTerraformSensitive(t *testing.T) {
 	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "quorate.value.hosts[0].roles: it must be a list, and is a string") {
 		t.Errorf("got %v", err)
 	}
+	// Nor where it only turns out to be wrong when the spec is checked.
+	got, err = ReadTerraform([]byte(strings.Replace(secret, `["control-plane"]`, `["hunter2"]`, 1)), "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Init(got.Options.Over(InitOptions{}))
+	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "quorate.value.hosts[0].roles[0]: the value is not valid") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestTerraformRefuses(t *testing.T) {

@@ -42,7 +42,7 @@ func (k *checker) components() {
 		k.refuse(componentsPath+".username", "set both, or neither", "a user and a file with the password belong together")
 	}
 	if slices.Contains(fields, "signatures") {
-		k.signatures(c.Signatures)
+		k.signatures(c.Signatures, c.Source == SourceMirror)
 	}
 	switch c.Source {
 	case SourceMirror:
@@ -52,7 +52,8 @@ func (k *checker) components() {
 	}
 }
 
-func (k *checker) signatures(s Signatures) {
+// signatures checks what has to be signed. Where nothing is said, a mirror need not have any, and so nothing is verified.
+func (k *checker) signatures(s Signatures, mirror bool) {
 	const path = componentsPath + ".signatures"
 	if s.Require != "" {
 		k.choose(path+".require", "Signatures.require", s.Require)
@@ -65,8 +66,11 @@ func (k *checker) signatures(s Signatures) {
 		k.refuse(path+".require", "set publicKeyFile, or identity and issuer", "everything has to be signed, and it takes one signer to say by whom")
 	case identity && (s.Identity == "" || s.Issuer == ""):
 		k.refuse(path+".identity", "set both: the same name can be given by several issuers", "an identity and its issuer belong together")
-	case s.TrustedRootFile != "" && (key || s.Require == SignaturesNone):
+	case s.TrustedRootFile != "" && key:
 		k.refuse(path+".trustedRootFile", "remove it", "a trusted root is for identities, and none is verified")
+	case s.TrustedRootFile != "" && (s.Require == SignaturesNone || s.Require == "" && mirror):
+		// Who names a root expects something to be verified against it.
+		k.refuse(path+".trustedRootFile", "say require: published or all, or remove it", "a trusted root is for identities, and none is verified")
 	}
 }
 
@@ -123,9 +127,9 @@ func (k *checker) bundle(c Components) {
 	}
 }
 
-// CheckSignatures checks what flags say instead of a spec.
-func CheckSignatures(s Signatures) error {
+// CheckSignatures checks what flags say instead of a spec, for a mirror or for the projects' own addresses.
+func CheckSignatures(s Signatures, mirror bool) error {
 	k := &checker{c: &Cluster{}}
-	k.signatures(s)
+	k.signatures(s, mirror)
 	return k.errs.orNil()
 }

@@ -174,6 +174,8 @@ func TestRefusals(t *testing.T) {
 		"half an identity":   {edits: []string{"source: modules", "source: official, signatures: {require: all, identity: a}"}, path: "spec.components.signatures.identity", at: "components:", want: []string{"set both"}},
 		"a key for nothing":  {edits: []string{"source: modules", "source: official, signatures: {publicKeyFile: k}"}, path: "spec.components.signatures.require", at: "components:", want: []string{"say require: all"}},
 		"a root for nothing": {edits: []string{"source: modules", "source: official, signatures: {require: none, trustedRootFile: r}"}, path: "spec.components.signatures.trustedRootFile", at: "components:", want: []string{"none is verified"}},
+		"a mirror's root for nothing": {edits: []string{"source: modules", "source: mirror, releases: https://m.example.com, registry: r.example.com, signatures: {trustedRootFile: r}"},
+			path: "spec.components.signatures.trustedRootFile", at: "components:", want: []string{"none is verified", "say require: published or all"}},
 		"signed how":         {edits: []string{"source: modules", "source: official, signatures: {require: publishd}"}, path: "spec.components.signatures.require", at: "components:", want: []string{"did you mean `published`?"}},
 		"signed modules":     {edits: []string{"source: modules", "source: modules, signatures: {require: all}"}, path: "spec.components.signatures", at: "components:", want: []string{"has no field signatures", "`official` or `mirror`"}},
 		"digest that is no":  {edits: []string{"source: modules", "source: official, digest: sha256:12"}, path: "spec.components.digest", at: "components:", want: []string{"not a digest", "bundle list"}},
