@@ -178,7 +178,7 @@ func (s *script) step(step Step, atOnce bool) {
 	switch {
 	case len(step.Actions) == 0:
 	case step.PrintsJoin:
-		s.line("join=$(on %s <<'%s' | tee >(cat >&2)", step.Hosts[0], hostMark)
+		s.line("join=$(on %s <<'%s' | tee >(sed -E 's/(--token|--certificate-key) [^ ]+/\\1 .../' >&2)", step.Hosts[0], hostMark)
 		s.actions(step.Actions)
 		s.line(hostMark)
 		s.line(")")

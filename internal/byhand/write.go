@@ -394,7 +394,7 @@ func (w *writer) finish() Section {
 		},
 	}, Action{
 		Reason:   "Whoever has the token could join a host: it is needed no longer.",
-		Commands: []string{`kubeadm token delete "${token%%.*}"`},
+		Commands: []string{`kubeadm token delete "${token%%.*}"`, "kubectl --namespace kube-system delete secret kubeadm-certs --ignore-not-found"},
 	}, Action{
 		Reason:   "Look at it.",
 		Commands: []string{"kubectl get nodes -o wide", "kubectl get --raw '/readyz?verbose' | tail -n 1"},

@@ -104,8 +104,10 @@ type Kubernetes struct {
 	Established bool `json:"established"`
 	// Begun says that Quorate began to build on this host, and Adopted that what runs here was set up without Quorate and
 	// taken on as it was.
-	Begun        bool          `json:"begun,omitempty"`
-	Adopted      bool          `json:"adopted,omitempty"`
+	Begun   bool `json:"begun,omitempty"`
+	Adopted bool `json:"adopted,omitempty"`
+	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
+	Clusters     []string      `json:"clusters,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
 }
 

@@ -21,6 +21,9 @@ const (
 	criSocket  = "unix:///run/containerd/containerd.sock"
 
 	encryptionAlgorithm = "ECDSA-P256"
+
+	// apiPatience is how long kubeadm waits for the first answer of an API server; its own default is one minute.
+	apiPatience = "4m0s"
 )
 
 // TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
@@ -84,6 +87,8 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 		})
 	}
 	init := initConfiguration(h, nodeRegistration(h))
+	// Its API server can be good for nothing until the hosts of a majority of etcd's members are ready to start theirs.
+	init["timeouts"] = object{"kubernetesAPICall": apiPatience}
 	init["bootstrapTokens"] = []object{{
 		"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
 		"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},

@@ -68,13 +68,13 @@ func whoBalances(haproxy, keepalived string) (cluster string, others *facts.Othe
 var sections = []string{"global", "defaults", "frontend", "listen", "backend", "peers", "resolvers", "userlist", "program", "mailers", "cache", "ring", "http-errors"}
 
 func readHAProxy(text string, out *facts.OthersBalancing) {
-	name, statistics := "", false
+	name, statistics, routes := "", false, false
 	var binds []string
 	end := func() {
 		for _, b := range binds {
-			out.Services = append(out.Services, facts.Service{Name: name, Bind: b, Statistics: statistics})
+			out.Services = append(out.Services, facts.Service{Name: name, Bind: b, Statistics: statistics && !routes})
 		}
-		binds, statistics = nil, false
+		binds, statistics, routes = nil, false, false
 	}
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
@@ -91,7 +91,13 @@ func readHAProxy(text string, out *facts.OthersBalancing) {
 		case f[0] == "bind" && serves:
 			binds = append(binds, strings.Split(f[1], ",")...)
 		case f[0] == "server" && len(f) > 2:
+			routes = true
 			out.Servers = append(out.Servers, f[2])
+		case f[0] == "server-template" && len(f) > 3:
+			routes = true
+			out.Servers = append(out.Servers, f[3])
+		case f[0] == "default_backend", f[0] == "use_backend":
+			routes = true // it may have a page of statistics besides
 		case f[0] == "monitor-uri", f[0] == "stats" && serves, strings.Contains(line, "use-service prometheus-exporter"):
 			statistics = true
 		}

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -113,6 +114,12 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 		KubeletConfig: filled(kubernetesDir+"/kubelet.conf") && filled("/var/lib/kubelet/config.yaml")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
+	}
+	for _, mark := range []string{facts.EstablishedFile, facts.BegunFile, facts.AdoptedFile} {
+		content, err := os.ReadFile(mark)
+		if name := strings.TrimSpace(string(content)); err == nil && name != "" && !slices.Contains(k.Clusters, name) {
+			k.Clusters = append(k.Clusters, name)
+		}
 	}
 	k.Flags = staticPodFlags(kubernetesDir + "/manifests")
 	for _, f := range shared {

@@ -259,7 +259,7 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 		return err
 	}
 	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
-		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule
+		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule && c.MinDomains != nil
 	}
 	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{ResourceVersion: version, LabelSelector: "k8s-app=kube-dns"})
 	if err != nil {

@@ -255,6 +255,7 @@ func (p *builder) balancersForAdoption() error {
 	for _, h := range p.c.BalancerHosts() {
 		b := p.obs.Hosts[h.Name].Balancer
 		if b == nil {
+			m.add("%s could not be asked what it balances", h.Name)
 			continue
 		}
 		holders += p.holds(h.Name)
@@ -288,9 +289,9 @@ func (p *builder) judgeBalancer(m *mismatches, h spec.Host, o *facts.OthersBalan
 		}
 	}
 	for _, s := range o.Servers {
-		host, _, _ := strings.Cut(s, ":")
-		if !slices.ContainsFunc(p.c.HostsWith(spec.RoleControlPlane), func(cp spec.Host) bool { return host == cp.Address || host == cp.Name }) {
-			m.add("the balancer %s sends connections to %s, which is no control plane of the spec", h.Name, s)
+		host, port, _ := strings.Cut(s, ":")
+		if port != "" && port != hostconfig.APIPort || !slices.ContainsFunc(p.c.HostsWith(spec.RoleControlPlane), func(cp spec.Host) bool { return host == cp.Address || host == cp.Name }) {
+			m.add("the balancer %s sends connections to %s, which is no API server of the spec", h.Name, s)
 		}
 	}
 	for _, ip := range o.VirtualIPs {
@@ -402,7 +403,7 @@ func (p *builder) notes() (out []string) {
 	add(slow && p.c.Spec.Failover.Profile == spec.ProfileFast,
 		"failover: the spec says fast, and the flags and kubelets of this cluster have other timings, by which pods of a dead node wait for minutes")
 	for _, n := range p.obs.API.Networks {
-		add(p.c.Spec.Network.CNI == spec.CNIFlannel && p.keepsNetwork(), fmt.Sprintf("the pods' network: %s/%s (%s)", n.Namespace, n.Name, strings.Join(n.Images, ", ")))
+		add(p.c.Spec.Network.CNI != spec.CNINone && p.keepsNetwork(), fmt.Sprintf("the pods' network: %s/%s (%s)", n.Namespace, n.Name, strings.Join(n.Images, ", ")))
 	}
 	return out
 }

@@ -117,6 +117,12 @@ func (p *builder) look() error {
 				"Install there what provides them, and run it again."}
 		}
 		k := o.Facts.Kubernetes
+		for _, name := range k.Clusters {
+			if name != p.c.Metadata.Name {
+				return &Refusal{"one cluster", fmt.Sprintf("%s is marked as a host of the cluster %s, and the spec is that of %s", h.Name, name, p.c.Metadata.Name),
+					"Take it out of the spec, or clear it with quorate reset."}
+			}
+		}
 		p.established = p.established || k.Established
 		if k.CA == "" {
 			continue
@@ -140,7 +146,7 @@ func (p *builder) look() error {
 			lines = append(lines, p.out.Unreachable[n])
 		}
 		return &Refusal{"all hosts for the first build", strings.Join(lines, "; "),
-			"A new cluster is built on all of its hosts at once: bring these up, or take them out of the spec."}
+			"A new cluster is built on all of its hosts at once: bring these up, or take them out of the spec. Control planes and etcd hosts can be taken out only as long as etcd has not begun: its members are those of the first run; to begin anew clear all hosts with kubeadm reset and remove /var/lib/etcd."}
 	}
 	if err := p.lookAtEtcd(); err != nil {
 		return err
@@ -491,6 +497,7 @@ func (p *builder) sharePKI(cps []spec.Host) string {
 	for _, h := range cps {
 		switch f := p.facts(h.Name); {
 		case f == nil:
+		case !f.Kubernetes.SharedPKI && p.leftAsItIs(h): // a key may be kept elsewhere on purpose
 		case !f.Kubernetes.SharedPKI:
 			lacking = append(lacking, h)
 		case source == "":

@@ -129,7 +129,7 @@ func (p *builder) withoutEtcdClient() (out []spec.Host) {
 	ca, clients, all := p.etcdClients()
 	for _, h := range p.c.HostsWith(spec.RoleControlPlane) {
 		f := p.facts(h.Name)
-		if f == nil {
+		if f == nil || p.leftAsItIs(h) {
 			continue
 		}
 		k := f.Kubernetes

@@ -8,7 +8,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// untried are the nodes that join with this plan; all of them when the pod network itself is installed or changed.
+// untried are the nodes that join with this plan; all of them when the pod network itself is installed or changed, and as long
+// as a run that was cut short may have left them untried.
 func (p *builder) untried() (out []string) {
 	if p.c.Spec.Network.CNI == spec.CNINone {
 		return nil
@@ -16,14 +17,14 @@ func (p *builder) untried() (out []string) {
 	for _, h := range p.c.Spec.Hosts {
 		concerns := func(s Step) bool {
 			switch s.Kind {
-			case StartControlPlane, JoinControlPlane, JoinWorker:
+			case JoinControlPlane, JoinWorker:
 				return s.Host == h.Name
 			case ApplyManifest:
 				return s.Manifest == manifest.Flannel || s.Manifest == manifest.CNI
 			}
 			return false
 		}
-		if h.IsNode() && slices.ContainsFunc(p.out.Steps, concerns) {
+		if h.IsNode() && (!p.established || slices.ContainsFunc(p.out.Steps, concerns)) {
 			out = append(out, h.Name)
 		}
 	}
@@ -32,6 +33,14 @@ func (p *builder) untried() (out []string) {
 
 // sameNetwork refuses to put a second pod network beside the one in which the pods live.
 func (p *builder) sameNetwork() error {
+	if _, wanted := p.bundle.Manifests[manifest.Flannel]; wanted && p.obs.API.Applied[manifest.Flannel] == "" && !p.keepsNetwork() {
+		for _, n := range p.obs.API.Networks {
+			if !n.Flannel() {
+				return &Refusal{"one pod network", fmt.Sprintf("the pods' network is set up by %s/%s, which Quorate did not install, and the spec asks for flannel", n.Namespace, n.Name),
+					"Put `cni: none` into the spec: the network stays yours."}
+			}
+		}
+	}
 	for _, name := range []string{manifest.Flannel, manifest.CNI} {
 		_, wanted := p.bundle.Manifests[name]
 		if _, there := p.obs.API.Applied[name]; !there || wanted {

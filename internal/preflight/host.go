@@ -307,8 +307,8 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		if isProgram(l.Program, program) && program != "haproxy" && (j.built || f.Binaries != "") {
 			continue
 		}
-		if program == "haproxy" && l.Program == "haproxy" && j.obs.Others() {
-			continue // the cluster that is to be adopted is reached through it
+		if b := j.obs.Hosts[h.Name].Balancer; program == "haproxy" && l.Program == "haproxy" && (j.obs.Others() || j.built && b != nil && b.Others != nil) {
+			continue // the cluster that is, or is being, adopted is reached through it
 		}
 		holder := cmp.Or(l.Program, "a program that cannot be seen")
 		fix := "stop it, or move it to another port"

@@ -10,12 +10,16 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/kube"
@@ -34,14 +38,18 @@ var force = metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
 func retry(ctx context.Context, every time.Duration, f func(context.Context) error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var last error
 	for {
 		err := f(ctx)
 		if err == nil {
 			return nil
 		}
+		if last == nil || ctx.Err() == nil {
+			last = err // what is wrong, rather than that this attempt was cut short
+		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w (gave up: %w)", err, context.Cause(ctx))
+			return fmt.Errorf("%w (gave up: %w)", last, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
@@ -51,7 +59,7 @@ func withDeadline(ctx context.Context, d time.Duration, what string) (context.Co
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s took longer than %s", what, d))
 }
 
-// apiPatience is how long a new cluster's first API server may take; kubeadm's own default.
+// apiPatience is how long a new cluster's first API server may take, as in kubeadm's configuration.
 const apiPatience = 4 * time.Minute
 
 // awaitAPI waits until the API's own roles are made, which is part of being ready, and until the administrator is let in:
@@ -211,21 +219,46 @@ func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest)
 		if err != nil {
 			return err
 		}
-		resource := client.Dynamic.Resource(mapping.Resource)
+		var resource dynamic.ResourceInterface = client.Dynamic.Resource(mapping.Resource)
 		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
-			_, err = resource.Namespace(cmp.Or(o.GetNamespace(), m.Namespace)).Apply(ctx, o.GetName(), &o, force)
-		} else {
-			_, err = resource.Apply(ctx, o.GetName(), &o, force)
+			resource = client.Dynamic.Resource(mapping.Resource).Namespace(cmp.Or(o.GetNamespace(), m.Namespace))
 		}
-		if err != nil {
+		if err := applyObject(ctx, resource, &o); err != nil {
 			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
 		}
 	}
 	return nil
 }
 
+// applyObject exchanges a Job that is to be another one: what a Job runs cannot be changed, and Helm, too, removes a hook's
+// Job before it makes the next.
+func applyObject(ctx context.Context, resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+	_, err := resource.Apply(ctx, o.GetName(), o, force)
+	if !apierrors.IsInvalid(err) || o.GroupVersionKind().GroupKind() != (schema.GroupKind{Group: batchv1.GroupName, Kind: "Job"}) {
+		return err
+	}
+	background := metav1.DeletePropagationBackground // its pods go, too; a Job's default of old is to leave them
+	if derr := resource.Delete(ctx, o.GetName(), metav1.DeleteOptions{PropagationPolicy: &background}); apierrors.IsNotFound(derr) {
+		return err // it never was there: the Job is wrong, and not the change
+	} else if derr != nil {
+		return errors.Join(err, derr)
+	}
+	if err := retry(ctx, 200*time.Millisecond, func(ctx context.Context) error {
+		_, err := resource.Get(ctx, o.GetName(), metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return cmp.Or(err, errors.New("the former one is still being removed"))
+	}); err != nil {
+		return err
+	}
+	_, err = resource.Apply(ctx, o.GetName(), o, force)
+	return err
+}
+
 // spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish. During a rolling update
-// the constraint counts only replicas of one version, or an update on two nodes would never end.
+// the constraint counts only replicas of one version, or an update on two nodes would never end. As long as there is one
+// node only, the second replica waits for another: without a least number of nodes both would be on the first for good.
 func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
@@ -236,9 +269,11 @@ func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
 		return corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: when,
 			LabelSelector: selector, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
 	}
+	nodes := spread(corev1.LabelHostname, corev1.DoNotSchedule)
+	nodes.MinDomains = new(int32(2))
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
 		"topologySpreadConstraints": []corev1.TopologySpreadConstraint{
-			spread(corev1.LabelHostname, corev1.DoNotSchedule), spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
+			nodes, spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
 		}}}}})
 	if err != nil {
 		return err

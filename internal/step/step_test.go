@@ -1,10 +1,18 @@
 package step
 
 import (
+	"context"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
@@ -159,4 +167,52 @@ func TestTakeoverGate(t *testing.T) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
+}
+
+// immutable is an object that the API does not let change, and that takes a moment to go.
+type immutable struct {
+	dynamic.ResourceInterface
+	there int // how often it can still be seen; at first as if for ever
+	calls []string
+}
+
+func (i *immutable) Apply(_ context.Context, name string, o *unstructured.Unstructured, _ metav1.ApplyOptions, _ ...string) (*unstructured.Unstructured, error) {
+	i.calls = append(i.calls, "apply")
+	if i.there > 0 {
+		return nil, apierrors.NewInvalid(o.GroupVersionKind().GroupKind(), name, nil)
+	}
+	return o, nil
+}
+
+func (i *immutable) Delete(_ context.Context, _ string, o metav1.DeleteOptions, _ ...string) error {
+	i.calls = append(i.calls, "delete in "+string(*o.PropagationPolicy))
+	i.there = 2
+	return nil
+}
+
+func (i *immutable) Get(_ context.Context, name string, _ metav1.GetOptions, _ ...string) (*unstructured.Unstructured, error) {
+	i.calls = append(i.calls, "get")
+	if i.there--; i.there > 0 {
+		return &unstructured.Unstructured{}, nil
+	}
+	return nil, apierrors.NewNotFound(schema.GroupResource{}, name)
+}
+
+func TestChangedJobsAreExchanged(t *testing.T) {
+	object := func(version, kind string) *unstructured.Unstructured {
+		return &unstructured.Unstructured{Object: map[string]any{"apiVersion": version, "kind": kind, "metadata": map[string]any{"name": "a"}}}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		job := &immutable{there: 1}
+		if err := applyObject(t.Context(), job, object("batch/v1", "Job")); err != nil {
+			t.Error(err)
+		}
+		if want := []string{"apply", "delete in Background", "get", "get", "apply"}; !slices.Equal(job.calls, want) {
+			t.Errorf("got %q, want %q", job.calls, want)
+		}
+		other := &immutable{there: 1}
+		if err := applyObject(t.Context(), other, object("v1", "ConfigMap")); !apierrors.IsInvalid(err) || len(other.calls) != 1 {
+			t.Errorf("what is no Job is let be: %v, %q", err, other.calls)
+		}
+	})
 }

@@ -50,17 +50,16 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	ctx, cancel := withDeadline(ctx, trafficTimeout, "trying pod traffic")
 	defer cancel()
-	var last error
 	return retry(ctx, time.Second, func(ctx context.Context) error {
 		failed, left := t.try(ctx, pairs)
-		if ctx.Err() != nil && last != nil {
-			return last // rather than that this attempt was cut short
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		pairs = left
-		if last = e.lacking(s, failed); last != nil {
-			last = fmt.Errorf("%w. %s", last, wayForPods(e.Cluster))
+		if err := e.lacking(s, failed); err != nil {
+			return fmt.Errorf("%w. %s", err, wayForPods(e.Cluster))
 		}
-		return last
+		return nil
 	})
 }
 
@@ -192,6 +191,9 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 	for _, name := range nodes {
 		err := retry(ctx, time.Second, func(ctx context.Context) error {
 			_, err := client.CoreV1().Pods(metav1.NamespaceSystem).Create(ctx, trialPod(name, pause.Name), metav1.CreateOptions{})
+			if apierrors.IsAlreadyExists(err) {
+				return nil // by an attempt whose answer was lost
+			}
 			return err
 		})
 		if err != nil {

@@ -22,13 +22,25 @@ const verifyTimeout = 5 * time.Minute
 func await(ctx context.Context, e *Env, s plan.Step, g plan.Gate) error {
 	ctx, cancel := withDeadline(ctx, verifyTimeout, "waiting for "+string(g))
 	defer cancel()
+	open := 0
 	return poll(ctx, e, s, func(obs *facts.Observation) []string {
-		if g == plan.GateTakeover {
-			return takeoverProblems(e.Cluster, s.Host, obs)
+		if g != plan.GateTakeover {
+			return etcdProblems(obs)
 		}
-		return etcdProblems(obs)
+		if out := takeoverProblems(e.Cluster, s.Host, obs); len(out) > 0 {
+			open = 0
+			return out
+		}
+		// One probe that fails can look as if there were nothing to keep.
+		if open++; open < openLooks {
+			return []string{"looking again before the balancer on " + s.Host + " is touched"}
+		}
+		return nil
 	})
 }
+
+// openLooks is how many looks in a row must find the virtual IP safe.
+const openLooks = 3
 
 // takeoverProblems say why the host should keep its balancer as it is for now: it has the virtual IP, clients get an answer
 // there, and none of the others could give one.

@@ -309,7 +309,7 @@ copy etcd-a cp-a etc/kubernetes/pki/etcd/ca.crt etc/kubernetes/pki/apiserver-etc
 say '3. The first control plane'
 
 # cp-a: kubeadm init
-join=$(on cp-a <<'EOF' | tee >(cat >&2)
+join=$(on cp-a <<'EOF' | tee >(sed -E 's/(--token|--certificate-key) [^ ]+/\1 .../' >&2)
 # What the API server reads: whom it answers without credentials, what it writes to the audit log, and the key that
 # encrypts secrets in etcd, made here.
 install -D -m 600 /dev/stdin /etc/kubernetes/apiserver/audit-policy.yaml <<'END'
@@ -475,6 +475,7 @@ done
 
 # Whoever has the token could join a host: it is needed no longer.
 kubeadm token delete "${token%%.*}"
+kubectl --namespace kube-system delete secret kubeadm-certs --ignore-not-found
 
 # Look at it.
 kubectl get nodes -o wide
