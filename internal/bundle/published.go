@@ -436,12 +436,13 @@ func (g *gathering) fetchImages(ctx context.Context) ([]publishedImage, error) {
 			from[image.Short] = name
 			delete(g.names, image.Short)
 		}
-		if from[image.Short] == "" {
+		published := from[image.Short]
+		if published == "" {
 			return nil, fmt.Errorf("nobody is known to publish the image %s", image.Short)
 		}
 		work.Go(func() error {
-			return progress.Track(workCtx, g.sink, "", "bundle/"+image.Short, "image "+from[image.Short], func(ctx context.Context) (err error) {
-				found[i], err = g.fetchImage(ctx, name, from[image.Short])
+			return progress.Track(workCtx, g.sink, "", "bundle/"+image.Short, "image "+published, func(ctx context.Context) (err error) {
+				found[i], err = g.fetchImage(ctx, name, published)
 				found[i].name, found[i].short = name, image.Short
 				return err
 			})
