@@ -85,7 +85,7 @@ func externalShape(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 			"systemctl is-active kubelet":                         "inactive",
 			"stat -c %a /var/lib/etcd":                            "700",
 			"stat -c %a " + pki + "etcd/ca.key":                   "600",
-			"ls " + pki:                                           "apiserver-etcd-client.crt\napiserver-etcd-client.key\netcd",
+			"ls " + pki:                                           "apiserver-etcd-client.crt\napiserver-etcd-client.key\nbegun-by-quorate\netcd",
 			"ss -Hltn 'sport = 2381' | grep -v 127.0.0.1 | wc -l": "0",
 		},
 	} {
