@@ -34,9 +34,9 @@ const (
 	healOverlay  = "nft delete table inet broken"
 )
 
-// TestNetwork builds a cluster on a pod network of the user's, while the overlay to one worker is broken: that worker must
-// not become Ready before it is healed, and everybody who looks must learn why. Then the manifest changes while it is
-// broken again, and becomes a chart.
+// TestNetwork builds a cluster on a pod network of the user's, to which a worker comes while the overlay to it is broken: that
+// worker must not become Ready before it is healed, and everybody who looks must learn why. Then the manifest changes while
+// it is broken again, and becomes a chart.
 func TestNetwork(t *testing.T) {
 	c := newCluster(t, "e2e-net")
 	ctx := testContext(t)
@@ -56,13 +56,14 @@ func TestNetwork(t *testing.T) {
 	write("net/flannel.yaml", flannel)
 	c.must(t, ctx, "lab", "create", "-f", file)
 
+	c.must(t, ctx, "apply", "-f", withoutWorker(t, file))
 	c.applyHealing(t, ctx, file, "node worker-a is not Ready: "+noAnswer, func() { c.heldBack(t, ctx, file) })
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
 
 	one := func(what string, apply func()) {
 		t.Helper()
 		steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
-		if len(steps) != 2 || steps[0].Kind != plan.ApplyManifest || steps[0].Manifest != manifest.CNI || steps[1].Kind != plan.Verify || len(steps[1].Nodes) != 4 {
+		if len(steps) != 2 || steps[0].Kind != plan.ApplyManifest || steps[0].Manifest != manifest.CNI || steps[1].Kind != plan.Verify || len(steps[1].Nodes) != 5 {
 			t.Fatalf("%s: the plan has the steps %+v", what, steps)
 		}
 		apply()
@@ -94,7 +95,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// writeSpec is of the smallest cluster that has two kinds of nodes.
+// writeSpec is of a small cluster that has two kinds of nodes.
 func (c *cluster) writeSpec(t *testing.T, file, network string) {
 	t.Helper()
 	text := fmt.Sprintf(`apiVersion: quorate.dev/v1alpha1
@@ -109,10 +110,31 @@ spec:
     - {name: cp-b, roles: [control-plane], zone: b}
     - {name: cp-c, roles: [control-plane], zone: c}
     - {name: worker-a, roles: [worker], zone: a}
+    - {name: worker-b, roles: [worker], zone: b}
 `, c.name, network)
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// withoutWorker is the spec as it was before it had the worker whose overlay is broken.
+func withoutWorker(t *testing.T, file string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, "name: worker-a") {
+			lines = append(lines, line)
+		}
+	}
+	before := filepath.Join(filepath.Dir(file), "before.yaml")
+	if err := os.WriteFile(before, []byte(strings.Join(lines, "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return before
 }
 
 // flannelManifest is what a user could have downloaded: flannel's objects, with an image that the nodes have.

@@ -63,6 +63,7 @@ func preflightSources(t *testing.T, ctx context.Context, c *cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	parsed.Spec.Network.Policies = spec.PoliciesIgnored // as the default is with what their project publishes
 	parsed.Spec.Components = spec.Components{Source: spec.SourceMirror, Releases: "https://127.0.0.1:1/files", Registry: "127.0.0.1:1/mirror"}
 	text, err := spec.Marshal(parsed)
 	if err != nil {
