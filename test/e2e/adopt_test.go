@@ -261,6 +261,9 @@ func fingerprint(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster)
 	t.Helper()
 	out := map[string]string{}
 	for _, h := range s.Spec.Hosts {
+		if h.Has(spec.RoleEtcd) {
+			out["etcd on "+h.Name] = c.ssh(t, ctx, h.Name, "find /etc/etcd /etc/kubernetes /etc/systemd/system/etcd.service -type f ! -name '*-by-quorate' | sort | xargs sha256sum; pgrep -x etcd")
+		}
 		if !h.IsNode() {
 			continue
 		}
@@ -269,7 +272,7 @@ func fingerprint(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster)
 			"/etc/systemd/system/containerd.service -type f ! -name '*-by-quorate' | sort | xargs sha256sum; stat -c '%n %i %Y' /usr/local/bin/*")
 		out["processes of "+h.Name] = c.ssh(t, ctx, h.Name, "pgrep -x kubelet; pgrep -x containerd")
 	}
-	out["etcd"] = members(t, ctx, c, "cp-a")
+	out["etcd"] = c.ssh(t, ctx, s.EtcdHosts()[0].Name, etcdctlAsAPIServer+"member list")
 	out["objects"] = c.ssh(t, ctx, "cp-a", "kubectl get nodes,services,daemonsets,deployments,secrets -A -o jsonpath='{range .items[*]}{.kind} {.metadata.namespace} {.metadata.name} {.metadata.uid}{\"\\n\"}{end}'")
 	out["configuration"] = c.ssh(t, ctx, "cp-a", "kubectl -n kube-system get cm kubeadm-config kubelet-config kube-proxy -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}'")
 	// CoreDNS is what an adoption does move, one replica after the other.

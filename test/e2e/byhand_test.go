@@ -74,8 +74,13 @@ func TestByHand(t *testing.T) {
 		shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand-etcd", Topology: spec.TopologyExternal, ControlPlanes: 2, Workers: 1, LoadBalancers: -1})
 		c := byHand(t, ctx, "e2e-hand-etcd", shape)
 		healthyByHand(t, ctx, c, shape)
+		adoptedByHand(t, ctx, c)
 	})
 }
+
+// etcdctlAsAPIServer works wherever an API server's client certificate is: on etcd hosts, and where etcd is stacked.
+const etcdctlAsAPIServer = "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt " +
+	"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key "
 
 // adoptedByHand takes the cluster on: what is right stays as it is.
 func adoptedByHand(t *testing.T, ctx context.Context, c *cluster) {
@@ -109,8 +114,7 @@ func healthyByHand(t *testing.T, ctx context.Context, c *cluster, shape *spec.Cl
 		}
 	}
 	members := shape.EtcdHosts()
-	out := c.ssh(t, ctx, members[0].Name, "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
-		"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint health --cluster 2>&1")
+	out := c.ssh(t, ctx, members[0].Name, etcdctlAsAPIServer+"endpoint health --cluster 2>&1")
 	if strings.Count(out, "is healthy") != len(members) {
 		t.Errorf("%d members:\n%s", len(members), out)
 	}
