@@ -13,6 +13,9 @@ import (
 // here is a pod whose network is this one's own.
 func here(t *testing.T) *trialPod {
 	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("entering a network namespace needs root")
+	}
 	ns, err := netns.Get()
 	if err != nil {
 		t.Fatal(err)
@@ -23,7 +26,7 @@ func here(t *testing.T) *trialPod {
 		return err
 	}); err != nil {
 		ns.Close()
-		t.Skip("entering a network namespace needs root: ", err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		if err := p.close(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -77,13 +78,17 @@ func (a *api) PatchStatus(_ context.Context, name string, patch []byte) (*corev1
 	return nil, nil
 }
 
+// needsRoot skips what only root may do: raw sockets and network namespaces. For root a failure there is one of the test.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("raw sockets and network namespaces need root")
+	}
+}
+
 // On loopback every address of 127/8 answers; packets for other networks do not leave it.
 func TestTrial(t *testing.T) {
-	if p, err := newPinger(netip.MustParseAddr("127.0.0.1"), 1450); err != nil {
-		t.Skip("raw sockets need root: ", err)
-	} else {
-		p.close()
-	}
+	needsRoot(t)
 	try := func(t *testing.T, patient time.Duration, nodes ...corev1.Node) (*api, error) {
 		a := &api{nodes: append(nodes, node("self", "127.0.9.0/24", corev1.ConditionFalse))}
 		ctx, cancel := context.WithTimeout(t.Context(), patient)
@@ -130,11 +135,7 @@ func TestTrial(t *testing.T) {
 
 // Of more nodes than a sample each list would yield other names, and each other name a write.
 func TestTrialAmongMany(t *testing.T) {
-	if p, err := newPinger(netip.MustParseAddr("127.0.0.1"), 1450); err != nil {
-		t.Skip("raw sockets need root: ", err)
-	} else {
-		p.close()
-	}
+	needsRoot(t)
 	a := &api{ill: func(list int) bool { return list != 3 }} // at first, and from the second time on that peers are known
 	for i := range sample + 8 {
 		a.nodes = append(a.nodes, node(fmt.Sprint("silent-", i), fmt.Sprintf("240.0.%d.0/24", i), corev1.ConditionTrue))
@@ -241,7 +242,7 @@ func TestTableFollows(t *testing.T) {
 		go func() { ended <- x.run(ctx) }()
 		expect := func(want ...string) {
 			t.Helper()
-			time.Sleep(5 * again)
+			time.Sleep(5 * again) // of the test's own clock
 			if !slices.Equal(writes, want) {
 				t.Errorf("got %q, want %q", writes, want)
 			}
@@ -282,10 +283,11 @@ func TestTableFollows(t *testing.T) {
 
 // The kernel's verdict on the rules counts, not ours.
 func TestKernelTakesTheRules(t *testing.T) {
+	needsRoot(t)
 	runtime.LockOSThread() // and never unlocked: this thread ends with the test
 	ns, err := netns.New()
 	if err != nil {
-		t.Skip("a network namespace needs root: ", err)
+		t.Fatal(err)
 	}
 	defer ns.Close()
 	x := &xtables{}
