@@ -2,6 +2,7 @@ package byhand
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -262,12 +263,26 @@ const makeAuditDir = "install -d -m 700 " + hostconfig.AuditLogDir
 
 // adapt is for what is no ordinary server, as a lab's machine.
 var adapt = Action{
-	Reason: "Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap, or no say in the size of conntrack's table.",
+	Reason: "Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap and disk, or no say in the size of conntrack's table.",
 	Commands: []string{
 		cgroupV2 + ` || sed -i 's/^cgroupDriver: systemd$/cgroupDriver: cgroupfs\nfailCgroupV1: false/' ` + initFile,
-		"! " + inside + ` || sed -i 's/^kind: KubeletConfiguration$/&\nfailSwapOn: false/' ` + initFile,
+		"! " + inside + ` || sed -i 's/^kind: KubeletConfiguration$/&\n` + inContainer() + `/' ` + initFile,
 		`[ -w /proc/sys/net/netfilter/nf_conntrack_max ] || sed -i 's/^kind: KubeProxyConfiguration$/&\nconntrack: {maxPerCore: 0, min: 0}/' ` + initFile,
 	},
+}
+
+// inContainer are the kubelet's settings on such a machine, a line each, for sed.
+func inContainer() string {
+	var lines []string
+	for k, v := range kubeadm.InContainer() {
+		text, err := json.Marshal(v)
+		if err != nil {
+			panic(err) // of strings, numbers and maps of them
+		}
+		lines = append(lines, k+": "+string(text))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, `\n`)
 }
 
 // knock is the documented test of the way to the endpoint.

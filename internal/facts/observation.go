@@ -47,6 +47,8 @@ type API struct {
 	// DNSReady counts ready CoreDNS replicas, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`
+	// DNSNotReady is why a CoreDNS replica is not ready, in the words of whoever keeps it from that.
+	DNSNotReady string `json:"dnsNotReady,omitempty"`
 }
 
 // Node is a Kubernetes node.
@@ -57,10 +59,13 @@ type Node struct {
 	// NotReady is why it is not Ready, in the words of whoever keeps it from that.
 	NotReady string `json:"notReady,omitempty"`
 	// NoNetwork says that nothing but a pod network is missing.
-	NoNetwork bool              `json:"noNetwork,omitempty"`
-	Version   string            `json:"version"`
-	Labels    map[string]string `json:"labels,omitempty"`
-	Taints    []Taint           `json:"taints,omitempty"`
+	NoNetwork bool `json:"noNetwork,omitempty"`
+	// Short is what the node is short of (disk, memory, process IDs), in the kubelet's words: it takes no new pods, and
+	// those that it has may be taken away.
+	Short   string            `json:"short,omitempty"`
+	Version string            `json:"version"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Taints  []Taint           `json:"taints,omitempty"`
 }
 
 // Taint is a node taint.

@@ -215,14 +215,28 @@ func (c Config) kubeletConfiguration() object {
 		if !f.CgroupV2 {
 			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false
 		}
-		if f.SwapBytes > 0 && f.Container != "" {
-			k["failSwapOn"] = false // a container cannot switch off the swap of the machine below it
+		if f.Container != "" {
+			maps.Copy(k, InContainer())
 		}
 	}
 	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
 		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency
 	}
 	return k
+}
+
+// InContainer are the kubelet's settings on a host that is a container. Swap and disk are those of the machine below it:
+// it cannot switch off the one, and of the other a part is free or not whatever the kubelet removes. So images stay, and
+// pods are taken away for want of what they need, not because somebody else filled most of a large disk.
+func InContainer() map[string]any {
+	return map[string]any{
+		"failSwapOn":                  false,
+		"imageGCHighThresholdPercent": 100, // never
+		"evictionHard": map[string]string{
+			"memory.available": "100Mi", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%", // the defaults
+			"nodefs.available": "1Gi", "imagefs.available": "1Gi", // instead of 10 % and 15 %
+		},
+	}
 }
 
 func (c Config) proxyConfiguration() object {

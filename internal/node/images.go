@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/host"
@@ -196,6 +197,9 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if len(problems) > 0 {
 		return struct{}{}, fmt.Errorf("containerd took the images, but %s", problems[0])
 	}
+	if err := pinImages(ctx, b); err != nil {
+		return struct{}{}, fmt.Errorf("keeping the images from the kubelet's garbage collection: %w", err)
+	}
 	m := installed()
 	m.Images = b.Digest()
 	return struct{}{}, mark(m)
@@ -218,6 +222,51 @@ func importArchive(ctx context.Context, b *bundle.Bundle) error {
 		return fmt.Errorf("ctr images import: %w: %s", err, lastLines(out, 12))
 	}
 	return werr
+}
+
+const (
+	// pinLabel keeps an image from the kubelet's garbage collection, in containerd's CRI plugin.
+	pinLabel, pinned = "io.cri-containerd.pinned", "pinned"
+	// bundleLabel says with which bundle an image came, and that it was Quorate who pinned it.
+	bundleLabel = "quorate.dev/bundle"
+)
+
+// pinImages keeps the bundle's images, and lets those of the bundle before it go. A host may have nowhere to pull them
+// from: an image that no container uses just then would be missing when a pod moves there.
+func pinImages(ctx context.Context, b *bundle.Bundle) error {
+	conn, err := containerd()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := imagesapi.NewImagesClient(conn)
+	answer, err := client.List(kube(ctx), &imagesapi.ListImagesRequest{})
+	if err != nil {
+		return err
+	}
+	ours := map[string]bool{}
+	for _, image := range b.Images() {
+		ours[image.Name] = true
+	}
+	for _, image := range answer.Images {
+		var labels map[string]string
+		switch pinnedBy := image.Labels[bundleLabel]; {
+		case ours[image.Name] && pinnedBy != b.Digest():
+			labels = map[string]string{pinLabel: pinned, bundleLabel: b.Digest()}
+		case !ours[image.Name] && pinnedBy != "":
+			labels = map[string]string{}
+		default:
+			continue
+		}
+		_, err := client.Update(kube(ctx), &imagesapi.UpdateImageRequest{
+			Image:      &imagesapi.Image{Name: image.Name, Target: image.Target, Labels: labels},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + pinLabel, "labels." + bundleLabel}},
+		})
+		if err != nil && status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s: %w", image.Name, err)
+		}
+	}
+	return nil
 }
 
 // mendContent replaces blobs that containerd has on record, but not as they should be: an import skips what is on record.

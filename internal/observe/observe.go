@@ -231,6 +231,8 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	return nil
 }
 
+var pressures = []corev1.NodeConditionType{corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure}
+
 // readiness takes the reason from the pod network where that has one: the kubelet only knows that it is not there.
 func readiness(out *facts.Node, conditions []corev1.NodeCondition) {
 	network := ""
@@ -243,6 +245,8 @@ func readiness(out *facts.Node, conditions []corev1.NodeCondition) {
 			out.NoNetwork = strings.Contains(c.Message, "NetworkPluginNotReady")
 		case c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue:
 			network = c.Message
+		case slices.Contains(pressures, c.Type) && c.Status == corev1.ConditionTrue:
+			out.Short = c.Message
 		}
 	}
 	if out.NoNetwork {
@@ -267,15 +271,45 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	nodes := map[string]bool{}
 	for _, p := range pods.Items {
-		for _, c := range p.Status.Conditions {
-			if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue && p.DeletionTimestamp == nil {
-				api.DNSReady++
-				nodes[p.Spec.NodeName] = true
-			}
+		switch reason := whyNotReady(&p); {
+		case p.DeletionTimestamp != nil:
+		case reason == "":
+			api.DNSReady++
+			nodes[p.Spec.NodeName] = true
+		case api.DNSNotReady == "":
+			api.DNSNotReady = reason
 		}
 	}
 	api.DNSNodes = len(nodes)
 	return nil
+}
+
+// whyNotReady is empty for a pod that is ready.
+func whyNotReady(p *corev1.Pod) string {
+	name := p.Name
+	if p.Spec.NodeName != "" {
+		name += " on " + p.Spec.NodeName
+	}
+	for _, c := range p.Status.ContainerStatuses {
+		if w := c.State.Waiting; w != nil {
+			return strings.TrimSuffix(name+": "+w.Reason+": "+w.Message, ": ")
+		}
+		if !c.Ready && c.RestartCount > 0 {
+			return fmt.Sprintf("%s: container %s was restarted %d times and is not ready", name, c.Name, c.RestartCount)
+		}
+	}
+	reason := name + ": its state is unknown"
+	for _, c := range p.Status.Conditions {
+		switch {
+		case c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue:
+			return ""
+		case c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse:
+			return fmt.Sprintf("%s: %s: %s", name, c.Reason, c.Message)
+		case c.Type == corev1.PodReady:
+			reason = fmt.Sprintf("%s: %s", name, cmp.Or(c.Message, "it does not answer yet"))
+		}
+	}
+	return reason
 }
 
 func endpoint(ctx context.Context, c *spec.Cluster, obs *facts.Observation) facts.Endpoint {

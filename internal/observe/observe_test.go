@@ -20,17 +20,49 @@ func TestReadiness(t *testing.T) {
 		conditions []corev1.NodeCondition
 		want       facts.Node
 	}{
-		"ready":                    {[]corev1.NodeCondition{network(corev1.ConditionFalse), ready(corev1.ConditionTrue, "fine")}, facts.Node{Ready: true}},
-		"no network":               {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "its pod network is not there yet", NoNetwork: true}},
-		"no network, and why":      {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin), network(corev1.ConditionTrue)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
-		"why in the other order":   {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
-		"an ill kubelet":           {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, "PLEG is not healthy")}, facts.Node{NotReady: "PLEG is not healthy"}},
+		"ready":                  {[]corev1.NodeCondition{network(corev1.ConditionFalse), ready(corev1.ConditionTrue, "fine")}, facts.Node{Ready: true}},
+		"no network":             {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "its pod network is not there yet", NoNetwork: true}},
+		"no network, and why":    {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin), network(corev1.ConditionTrue)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
+		"why in the other order": {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
+		"an ill kubelet":         {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, "PLEG is not healthy")}, facts.Node{NotReady: "PLEG is not healthy"}},
+		"a full disk": {[]corev1.NodeCondition{
+			{Type: corev1.NodeMemoryPressure, Status: corev1.ConditionFalse, Message: "kubelet has sufficient memory available"},
+			{Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue, Message: "kubelet has disk pressure"}, ready(corev1.ConditionTrue, "fine"),
+		}, facts.Node{Ready: true, Short: "kubelet has disk pressure"}},
 		"a kubelet that is silent": {[]corev1.NodeCondition{ready(corev1.ConditionUnknown, "Kubelet stopped posting node status.")}, facts.Node{NotReady: "Kubelet stopped posting node status."}},
 	} {
 		var got facts.Node
 		readiness(&got, c.conditions)
-		if got.Ready != c.want.Ready || got.NotReady != c.want.NotReady || got.NoNetwork != c.want.NoNetwork {
+		if got.Ready != c.want.Ready || got.NotReady != c.want.NotReady || got.NoNetwork != c.want.NoNetwork || got.Short != c.want.Short {
 			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+}
+
+func TestWhyNotReady(t *testing.T) {
+	condition := func(kind corev1.PodConditionType, s corev1.ConditionStatus, reason, message string) corev1.PodCondition {
+		return corev1.PodCondition{Type: kind, Status: s, Reason: reason, Message: message}
+	}
+	notReady := condition(corev1.PodReady, corev1.ConditionFalse, "ContainersNotReady", "containers with unready status: [coredns]")
+	waiting := func(reason, message string) []corev1.ContainerStatus {
+		return []corev1.ContainerStatus{{Name: "coredns", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}}
+	}
+	for want, c := range map[string]struct {
+		node   string
+		status corev1.PodStatus
+	}{
+		"": {"cp-a", corev1.PodStatus{Conditions: []corev1.PodCondition{condition(corev1.PodScheduled, corev1.ConditionTrue, "", ""), condition(corev1.PodReady, corev1.ConditionTrue, "", "")}}},
+		"dns: Unschedulable: 0/3 nodes are available": {"", corev1.PodStatus{Conditions: []corev1.PodCondition{condition(corev1.PodScheduled, corev1.ConditionFalse, "Unschedulable", "0/3 nodes are available")}}},
+		"dns on cp-b: ErrImagePull: no route to host": {"cp-b", corev1.PodStatus{Conditions: []corev1.PodCondition{notReady}, ContainerStatuses: waiting("ErrImagePull", "no route to host")}},
+		"dns on cp-b: ContainerCreating":              {"cp-b", corev1.PodStatus{Conditions: []corev1.PodCondition{notReady}, ContainerStatuses: waiting("ContainerCreating", "")}},
+		"dns on cp-b: container coredns was restarted 3 times and is not ready": {"cp-b", corev1.PodStatus{Conditions: []corev1.PodCondition{notReady},
+			ContainerStatuses: []corev1.ContainerStatus{{Name: "coredns", RestartCount: 3}}}},
+		"dns on cp-b: containers with unready status: [coredns]": {"cp-b", corev1.PodStatus{Conditions: []corev1.PodCondition{notReady}}},
+	} {
+		p := &corev1.Pod{Status: c.status}
+		p.Name, p.Spec.NodeName = "dns", c.node
+		if got := whyNotReady(p); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

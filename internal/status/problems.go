@@ -203,6 +203,8 @@ func (f *findings) nodes() {
 			f.add(Warning, "node "+h.Name+" is not ready: "+n.NotReady, "look at the firewalls and the network between it and the other nodes, and at the pod network's own pods there")
 		case !n.Ready:
 			f.add(Warning, "node "+h.Name+" is not ready", "on "+h.Name+": `journalctl -u kubelet -n 50` says why")
+		case n.Short != "":
+			f.add(Warning, "node "+h.Name+" takes no new pods, and may lose those that it has: "+n.Short, "make room on "+h.Name+": `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show what it is short of")
 		}
 	}
 	for _, n := range f.strangers() {
@@ -317,12 +319,12 @@ func (f *findings) dns() {
 	if api == nil || !api.Initialised || len(api.Nodes) < 2 {
 		return
 	}
-	restart := "`kubectl -n kube-system rollout restart deployment coredns`"
+	const restart, describe = "`kubectl -n kube-system rollout restart deployment coredns`", "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` says more"
 	switch {
 	case api.DNSReady == 0:
-		f.add(Critical, "no CoreDNS replica is ready: pods cannot resolve names", "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` says why")
+		f.add(Critical, strings.TrimSuffix("no CoreDNS replica is ready, so pods cannot resolve names: "+api.DNSNotReady, ": "), describe)
 	case api.DNSReady == 1:
-		f.add(Warning, "only one CoreDNS replica is ready", "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` says why")
+		f.add(Warning, strings.TrimSuffix("only one CoreDNS replica is ready: "+api.DNSNotReady, ": "), describe)
 	case api.DNSNodes < 2 && !api.DNSSpread:
 		f.add(Warning, "all CoreDNS replicas are on one node", "`quorate apply` spreads them")
 	case api.DNSNodes < 2:

@@ -219,8 +219,13 @@ func TestStatus(t *testing.T) {
 		}, margins(1, 1, 1, 1), []string{"critical: the endpoint api.lab.internal:6443 does not answer: no route to host", "critical: no balancer holds the virtual IP 10.0.0.100"}},
 		{"virtual-ip-twice", func(f fixture) { f.obs.Hosts["lb-b"].Balancer.Active = true }, margins(1, 1, 1, 1), []string{
 			"critical: lb-a and lb-b hold the virtual IP 10.0.0.100 at once"}},
+		{"short-of-disk", func(f fixture) { f.obs.API.Nodes[3].Short = "kubelet has disk pressure" }, margins(1, 1, 1, 1), []string{
+			"warning: node w-a takes no new pods, and may lose those that it has: kubelet has disk pressure"}},
 		{"dns-one-node", func(f fixture) { f.obs.API.DNSNodes = 1 }, margins(1, 1, 1, 1), []string{"warning: all CoreDNS replicas are on one node"}},
-		{"dns-one-replica", func(f fixture) { f.obs.API.DNSReady, f.obs.API.DNSNodes = 1, 1 }, margins(1, 1, 1, 1), []string{"warning: only one CoreDNS replica"}},
+		{"dns-one-replica", func(f fixture) {
+			f.obs.API.DNSReady, f.obs.API.DNSNodes, f.obs.API.DNSNotReady = 1, 1, "dns on cp-b: CrashLoopBackOff"
+		}, margins(1, 1, 1, 1), []string{
+			"warning: only one CoreDNS replica is ready: dns on cp-b: CrashLoopBackOff"}},
 		{"dns-none", func(f fixture) { f.obs.API.DNSReady, f.obs.API.DNSNodes = 0, 0 }, margins(1, 1, 1, 1), []string{"critical: no CoreDNS replica"}},
 		{"certificates", func(f fixture) {
 			k := f.obs.Hosts["cp-b"].Facts.Kubernetes.Certificates

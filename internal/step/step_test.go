@@ -107,17 +107,19 @@ func TestShortcomings(t *testing.T) {
 		t.Fatalf("a whole cluster lacks %q", got)
 	}
 	for want, break_ := range map[string]func(*facts.Observation){
-		"no apiserver answers":              func(o *facts.Observation) { o.API = nil },
-		"node worker-a is not Ready":        func(o *facts.Observation) { o.API.Nodes[3].Ready = false },
-		"etcd member cp-b is not a":         func(o *facts.Observation) { o.Etcd[1].Learner = true },
-		"etcd member cp-a is not a":         func(o *facts.Observation) { o.Etcd[0].Healthy = false },
-		"the endpoint does not answer":      func(o *facts.Observation) { o.Endpoint.Reachable = false },
-		"CoreDNS has 2 ready replicas on 1": func(o *facts.Observation) { o.API.DNSNodes = 1 },
-		"apiserver on cp-c is not ready":    func(o *facts.Observation) { h := o.Hosts["cp-c"]; h.APIServer = nil; o.Hosts["cp-c"] = h },
-		"0 balancers hold":                  func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Active = false },
-		"2 balancers hold":                  func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Active = true },
-		"HAProxy on lb-a does not":          func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Healthy = false },
-		"does not see cp-a":                 func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Backends = nil },
+		"no apiserver answers":                                     func(o *facts.Observation) { o.API = nil },
+		"node worker-a is not Ready":                               func(o *facts.Observation) { o.API.Nodes[3].Ready = false },
+		"node worker-b takes no pods: kubelet has disk":            func(o *facts.Observation) { o.API.Nodes[4].Short = "kubelet has disk pressure" },
+		"2 ready replicas on 1 nodes (dns on cp-b: Unschedulable)": func(o *facts.Observation) { o.API.DNSNodes, o.API.DNSNotReady = 1, "dns on cp-b: Unschedulable" },
+		"etcd member cp-b is not a":                                func(o *facts.Observation) { o.Etcd[1].Learner = true },
+		"etcd member cp-a is not a":                                func(o *facts.Observation) { o.Etcd[0].Healthy = false },
+		"the endpoint does not answer":                             func(o *facts.Observation) { o.Endpoint.Reachable = false },
+		"CoreDNS has 2 ready replicas on 1":                        func(o *facts.Observation) { o.API.DNSNodes = 1 },
+		"apiserver on cp-c is not ready":                           func(o *facts.Observation) { h := o.Hosts["cp-c"]; h.APIServer = nil; o.Hosts["cp-c"] = h },
+		"0 balancers hold":                                         func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Active = false },
+		"2 balancers hold":                                         func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Active = true },
+		"HAProxy on lb-a does not":                                 func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Healthy = false },
+		"does not see cp-a":                                        func(o *facts.Observation) { o.Hosts["lb-a"].Balancer.Backends = nil },
 	} {
 		obs := whole(c)
 		break_(obs)

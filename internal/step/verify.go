@@ -184,7 +184,10 @@ func apiShortcomings(c *spec.Cluster, api *facts.API, reachable func(host string
 	for _, h := range c.Spec.Hosts {
 		n := nodes[h.Name]
 		switch {
-		case !h.IsNode() || !reachable(h.Name) || n.Ready:
+		case !h.IsNode() || !reachable(h.Name):
+		case n.Ready && n.Short != "":
+			out = append(out, "node "+h.Name+" takes no pods: "+n.Short)
+		case n.Ready:
 		case n.NoNetwork && c.Spec.Network.CNI == spec.CNINone:
 			waiting = true
 		case n.NotReady != "":
@@ -197,7 +200,11 @@ func apiShortcomings(c *spec.Cluster, api *facts.API, reachable func(host string
 		return out // CoreDNS runs in pods
 	}
 	if api.DNSReady < 2 || api.DNSNodes < 2 {
-		out = append(out, fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", api.DNSReady, api.DNSNodes))
+		missing := fmt.Sprintf("CoreDNS has %d ready replicas on %d nodes", api.DNSReady, api.DNSNodes)
+		if api.DNSNotReady != "" {
+			missing += " (" + api.DNSNotReady + ")"
+		}
+		out = append(out, missing)
 	}
 	return out
 }

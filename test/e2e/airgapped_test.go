@@ -72,6 +72,10 @@ func TestAirGapped(t *testing.T) {
 	}
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
 	c.must(t, ctx, "bundle", "verify", "-f", file)
+	// A kubelet that makes room must not remove what this host can get nowhere.
+	if pinned := strings.TrimSpace(c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images ls | grep /coredns/ | grep -c io.cri-containerd.pinned=pinned || true")); pinned != "1" {
+		t.Errorf("the kubelet may remove an image that no container uses just now: %s", c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images ls"))
+	}
 	for _, machine := range []string{"cp-a", "cp-b", "cp-c"} {
 		if got := c.ssh(t, ctx, machine, "ss -Hltnp | grep -c quorate || true"); got != "0" {
 			t.Errorf("%s: %s listeners are left", machine, got)

@@ -212,10 +212,10 @@ install -D -m 600 /dev/stdin /root/kubeadm-init.yaml <<'END'
 …
 END
 
-# Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap, or no say in the
-# size of conntrack's table.
+# Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap and disk, or no say
+# in the size of conntrack's table.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || sed -i 's/^cgroupDriver: systemd$/cgroupDriver: cgroupfs\nfailCgroupV1: false/' /root/kubeadm-init.yaml
-! systemd-detect-virt --quiet --container || sed -i 's/^kind: KubeletConfiguration$/&\nfailSwapOn: false/' /root/kubeadm-init.yaml
+! systemd-detect-virt --quiet --container || sed -i 's/^kind: KubeletConfiguration$/&\nevictionHard: {"imagefs.available":"1Gi","imagefs.inodesFree":"5%","memory.available":"100Mi","nodefs.available":"1Gi","nodefs.inodesFree":"5%"}\nfailSwapOn: false\nimageGCHighThresholdPercent: 100/' /root/kubeadm-init.yaml
 [ -w /proc/sys/net/netfilter/nf_conntrack_max ] || sed -i 's/^kind: KubeProxyConfiguration$/&\nconntrack: {maxPerCore: 0, min: 0}/' /root/kubeadm-init.yaml
 
 # It ends with the words with which the others join.
