@@ -12,29 +12,36 @@ import (
 )
 
 func TestRegister(t *testing.T) {
+	const second = time.Second
 	refused, missing := errors.New("connection refused"), apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "cp-b")
 	for name, tc := range map[string]struct {
-		serves, registers time.Duration // after the beginning; registers counts from the restart if there was one
-		restarts          int
+		waited, serves, registers time.Duration // waited is before the beginning, the others after it; registers without a restart
+		restarts                  int
 	}{
-		"at once":                    {0, 0, 0},
-		"soon after the server":      {20 * time.Second, 20*time.Second + registrationPatience/2, 0},
-		"in a long pause":            {20 * time.Second, time.Minute, 1},
-		"a server that takes a time": {3 * time.Minute, 3*time.Minute + registrationPatience/2, 0},
+		"registered long ago":                {time.Hour, 0, 0, 0},
+		"a server that comes soon":           {second, 2 * second, 3 * second, 0},
+		"a server that comes late":           {second, 20 * second, time.Minute, 1},
+		"a kubelet that waited before":       {20 * second, second, time.Minute, 1},
+		"registered between looks, but late": {20 * second, second, second, 1},
+		"registered between looks, and soon": {0, second, second, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin, restarts := time.Now(), 0
-				get := func() error {
-					switch now := time.Since(begin); {
-					case now >= tc.registers, restarts > 0:
-						return nil
-					case now >= tc.serves:
-						return missing
-					}
-					return refused
-				}
-				if err := register(t.Context(), get, func() error { restarts++; return nil }); err != nil || restarts != tc.restarts {
+				err := register(t.Context(), kubelet{
+					node: func() error {
+						switch now := time.Since(begin); {
+						case now >= tc.registers, restarts > 0:
+							return nil
+						case now >= tc.serves:
+							return missing
+						}
+						return refused
+					},
+					runs:    func() (time.Duration, error) { return tc.waited + time.Since(begin), nil },
+					restart: func() error { restarts++; return nil },
+				})
+				if err != nil || restarts != tc.restarts {
 					t.Errorf("%v after %d restarts", err, restarts)
 				}
 			})
@@ -44,7 +51,12 @@ func TestRegister(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		restarts := 0
-		if err := register(ctx, func() error { return missing }, func() error { restarts++; return nil }); !apierrors.IsNotFound(err) || restarts != 1 {
+		err := register(ctx, kubelet{
+			node:    func() error { return missing },
+			runs:    func() (time.Duration, error) { return time.Minute, nil },
+			restart: func() error { restarts++; return nil },
+		})
+		if !apierrors.IsNotFound(err) || restarts != 1 {
 			t.Errorf("%v after %d restarts", err, restarts)
 		}
 	})

@@ -12,8 +12,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -111,6 +115,23 @@ func systemctl(ctx context.Context, args ...string) error {
 		return nil
 	}
 	return Run(ctx, "systemctl", args...)
+}
+
+// UnitRuns is the time since a unit became active last, 0 if it never was.
+func UnitRuns(ctx context.Context, unit string) (time.Duration, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", unit).Output()
+	if err != nil {
+		return 0, fmt.Errorf("asking systemd for %s: %w", unit, err)
+	}
+	since, err := strconv.ParseInt(strings.TrimSpace(string(out)), 10, 64)
+	if err != nil || since == 0 {
+		return 0, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, err
+	}
+	return time.Duration(now.Nano()) - time.Duration(since)*time.Microsecond, nil
 }
 
 // Run runs a program and, when it fails, says what it printed last.
