@@ -81,6 +81,9 @@ type Kubernetes struct {
 	SharedPKI bool `json:"sharedPKI"`
 	// KubeletConfig says whether the kubelet has its identity: the host was initialised or joined.
 	KubeletConfig bool `json:"kubeletConfig"`
+	// KubeletAway says that a control plane's kubelet goes to the API through the endpoint and not to the API server beside
+	// it, as while that does not serve yet.
+	KubeletAway bool `json:"kubeletAway,omitempty"`
 	// Manifests are the static pods by file name without .yaml.
 	Manifests []string `json:"manifests,omitempty"`
 	// SharesPort says whether kube-apiserver lets HAProxy listen on its port beside it.

@@ -7,7 +7,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -15,30 +17,33 @@ func TestRegister(t *testing.T) {
 	const second = time.Second
 	refused, missing := errors.New("connection refused"), apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, "cp-b")
 	for name, tc := range map[string]struct {
-		waited, serves, registers time.Duration // waited is before the beginning, the others after it; registers without a restart
-		restarts                  int
+		runs, serves, registers time.Duration // runs is before the first look, the others after it; registers without a restart
+		restarts                int
 	}{
-		"registered long ago":                {time.Hour, 0, 0, 0},
-		"a server that comes soon":           {second, 2 * second, 3 * second, 0},
-		"a server that comes late":           {second, 20 * second, time.Minute, 1},
-		"a kubelet that waited before":       {20 * second, second, time.Minute, 1},
-		"registered between looks, but late": {20 * second, second, second, 1},
-		"registered between looks, and soon": {0, second, second, 0},
+		"registered in an earlier run":      {time.Hour, -59 * time.Minute, -59 * time.Minute, 1},
+		"started again since it registered": {second, -time.Hour, -time.Hour, 0},
+		"registered soon, looked at late":   {20 * second, -18 * second, -17 * second, 0},
+		"registered late, looked at late":   {40 * second, -20 * second, -19 * second, 1},
+		"an API that comes soon":            {second, 2 * second, 3 * second, 0},
+		"an API that comes late":            {second, 20 * second, time.Minute, 1},
+		"a kubelet that waited before":      {20 * second, second, time.Minute, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin, restarts := time.Now(), 0
 				err := register(t.Context(), kubelet{
-					node: func() error {
-						switch now := time.Since(begin); {
+					node: func() (*corev1.Node, error) {
+						now := time.Since(begin)
+						switch n := (&corev1.Node{}); {
 						case now >= tc.registers, restarts > 0:
-							return nil
+							n.CreationTimestamp = metav1.NewTime(begin.Add(min(tc.registers, now)))
+							return n, nil
 						case now >= tc.serves:
-							return missing
+							return nil, missing
 						}
-						return refused
+						return nil, refused
 					},
-					runs:    func() (time.Duration, error) { return tc.waited + time.Since(begin), nil },
+					runs:    func() (time.Duration, error) { return tc.runs + time.Since(begin), nil },
 					restart: func() error { restarts++; return nil },
 				})
 				if err != nil || restarts != tc.restarts {
@@ -52,11 +57,11 @@ func TestRegister(t *testing.T) {
 		defer cancel()
 		restarts := 0
 		err := register(ctx, kubelet{
-			node:    func() error { return missing },
+			node:    func() (*corev1.Node, error) { return nil, missing },
 			runs:    func() (time.Duration, error) { return time.Minute, nil },
 			restart: func() error { restarts++; return nil },
 		})
-		if !apierrors.IsNotFound(err) || restarts != 1 {
+		if !apierrors.IsNotFound(err) || !errors.Is(err, context.DeadlineExceeded) || restarts != 1 {
 			t.Errorf("%v after %d restarts", err, restarts)
 		}
 	})

@@ -14,10 +14,17 @@ import (
 	"quorate.dev/quorate/internal/node"
 )
 
+// KubeletRequest is what a control plane's kubelet starts with.
+type KubeletRequest struct {
+	Config string // of Init
+	// Server is the URL at which the kubelet finds the API at first; empty for the API server beside it.
+	Server string
+}
+
 // StartKubelet runs kubeadm's phases on one control plane of a new cluster: leaf certificates, kubeconfigs, a stacked
 // etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at once.
-var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context, config string) (struct{}, error) {
-	return struct{}{}, withConfig("start", config, func(path string) error {
+var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context, in KubeletRequest) (struct{}, error) {
+	return struct{}{}, withConfig("start", in.Config, func(path string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
 		}
@@ -29,6 +36,11 @@ var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context
 		if err := separateKubeletCertificate(time.Now()); err != nil {
 			return err
 		}
+		if in.Server != "" {
+			if err := setServer(in.Server); err != nil {
+				return err
+			}
+		}
 		if err := useAdmin(); err != nil {
 			return err
 		}
@@ -39,10 +51,24 @@ var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context
 	})
 })
 
+// ControlPlaneRequest is what a control plane starts with.
+type ControlPlaneRequest struct {
+	Config string // of Init
+	// Node is the name of the node that should be Ready first, if it is within Patience; empty for a control plane without
+	// which there is no API.
+	Node     string
+	Patience time.Duration
+}
+
 // StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
 // that runs there.
-var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, config string) (struct{}, error) {
-	return struct{}{}, withConfig("control-plane", config, func(path string) error {
+var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, in ControlPlaneRequest) (struct{}, error) {
+	if in.Node != "" {
+		if err := awaitReady(ctx, in.Node, in.Patience); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, withConfig("control-plane", in.Config, func(path string) error {
 		if err := prepareAuditLog(); err != nil {
 			return err
 		}

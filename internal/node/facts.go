@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -133,6 +134,8 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 	if client, err := os.ReadFile(pki + facts.EtcdClientPKI[0]); err == nil && len(client) > 0 && filled(pki+facts.EtcdClientPKI[1]) {
 		k.EtcdClient = facts.Sum(client)
 	}
+	beside := apiServer(kubernetesDir + "/controller-manager.conf")
+	k.KubeletAway = beside != "" && k.KubeletConfig && apiServer(kubernetesDir+"/kubelet.conf") != beside
 	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
 	for _, m := range manifests {
 		if filled(m) {
@@ -163,6 +166,17 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 		k.EncryptionKeys = keys.Names()
 	}
 	return k
+}
+
+var serverLine = regexp.MustCompile(`(?m)^\s*server:\s*(\S+)\s*$`)
+
+// apiServer is where a kubeconfig leads to; empty without one.
+func apiServer(path string) string {
+	content, err := os.ReadFile(path)
+	if found := serverLine.FindSubmatch(content); err == nil && found != nil {
+		return string(found[1])
+	}
+	return ""
 }
 
 func certificate(path string) (*x509.Certificate, bool) {

@@ -84,3 +84,16 @@ func TestFailedProgramSaysWhatItPrinted(t *testing.T) {
 		t.Fatalf("cancelled: %v", err)
 	}
 }
+
+func TestAPIServer(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "kubelet.conf")
+	if got := apiServer(path); got != "" {
+		t.Errorf("no kubeconfig leads to %q", got)
+	}
+	if err := os.WriteFile(path, []byte("clusters:\n- cluster:\n    certificate-authority-data: c2VydmVyOiB4\n    server: https://10.0.0.12:6443\n  name: prod\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := apiServer(path); got != "https://10.0.0.12:6443" {
+		t.Errorf("it leads to %q", got)
+	}
+}

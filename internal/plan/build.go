@@ -189,20 +189,7 @@ func (p *builder) bootstrap() {
 	first, started := cps[0].Name, slices.Clone(etcd)
 	api, controllers := id(first, AwaitAPI), id(first, AwaitControllers)
 	for _, h := range cps {
-		k := p.facts(h.Name).Kubernetes
-		if !slices.ContainsFunc(controlPlanePods, func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
-			continue
-		}
-		needs, reason := p.present(id(h.Name, StartKubelet), id(h.Name, ShareEtcdClient), id(h.Name, Configure)), "the first API server of the cluster"
-		if h.Name != first {
-			// Each API server begins by making some hundred and thirty roles and bindings, one after another, and each
-			// controller manager by asking for eighty things. Where processors are shared, all doing so at once takes
-			// much longer than one after the first.
-			needs, reason = append(needs, controllers), "the API's roles are there, and its controllers run: all others start together"
-		}
-		start := p.add(Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Reason: reason, Needs: needs})
-		started = append(started, start, p.add(Step{Kind: RegisterNode, Host: h.Name, Title: "register the node",
-			Reason: "a kubelet that has waited long for its API server makes long pauses", Needs: []string{start}}))
+		started = append(started, p.startControlPlane(h.Name, first, api, controllers)...)
 	}
 	initialised := p.add(Step{Kind: InitCluster, Host: first, Title: "initialise the cluster",
 		Reason: "the cluster is not complete yet: kubeadm's configuration, roles and bootstrap token; any control plane can do it",
@@ -231,6 +218,33 @@ func (p *builder) bootstrap() {
 	}
 	p.removeTokens(initialised)
 	p.establish(append([]string{addons, initialised}, started...))
+}
+
+// startControlPlane starts the first control plane at once, and each other when the first one's controllers run and its own
+// node is Ready or has had time for that. Each API server begins by making some hundred and thirty roles and bindings, one
+// after another, and each controller manager by asking for eighty things: on processors that are shared, all at once would
+// take much longer, and would keep every node from its first pods.
+func (p *builder) startControlPlane(host, first, api, controllers string) (steps []string) {
+	k := p.facts(host).Kubernetes
+	kubelet := p.present(id(host, StartKubelet))
+	if slices.ContainsFunc(controlPlanePods, func(s string) bool { return !slices.Contains(k.Manifests, s) }) {
+		start := Step{Kind: StartControlPlane, Host: host, Title: "start the control plane", Reason: "the first API server of the cluster",
+			Needs: append(p.present(id(host, ShareEtcdClient), id(host, Configure)), kubelet...)}
+		register := Step{Kind: RegisterNode, Host: host, Title: "register the node", Reason: "a kubelet that has waited long for the API makes long pauses",
+			Needs: []string{id(host, StartControlPlane)}}
+		if host != first {
+			register.Needs = append(kubelet, api)
+			start.Reason = "the API's roles are there, and its controllers run: all others start together, each when its node is Ready"
+			start.Needs = append(start.Needs, controllers, id(host, RegisterNode))
+		}
+		steps = append(steps, p.add(start), p.add(register))
+	}
+	if k.KubeletAway || host != first && len(kubelet) > 0 {
+		steps = append(steps, p.add(Step{Kind: UseLocalAPI, Host: host, Title: "turn to the API server beside it",
+			Reason: "no kubelet may be newer than its API server, and the one beside it is upgraded before it",
+			Needs:  p.present(id(host, StartControlPlane), id(host, RegisterNode))}))
+	}
+	return steps
 }
 
 // beginning is what starts on a control plane before its API server.

@@ -41,8 +41,10 @@ const (
 	StartKubelet Kind = "start-kubelet"
 	// StartControlPlane starts a control plane's API server, controller manager and scheduler.
 	StartControlPlane Kind = "start-control-plane"
-	// RegisterNode sees to it that a new control plane's node registers as soon as the API server beside it answers.
+	// RegisterNode sees to it that a new control plane's node registers as soon as the API answers.
 	RegisterNode Kind = "register-node"
+	// UseLocalAPI has a control plane's kubelet turn from the endpoint to the API server beside it.
+	UseLocalAPI Kind = "use-local-api"
 	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until something acts on what it holds.
 	AwaitAPI         Kind = "await-api"
 	AwaitControllers Kind = "await-controllers"

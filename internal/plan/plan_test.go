@@ -194,6 +194,7 @@ func TestNewCluster(t *testing.T) {
 		StartKubelet:      {"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"},
 		StartControlPlane: {"cp-a", "cp-b", "cp-c"},
 		RegisterNode:      {"cp-a", "cp-b", "cp-c"},
+		UseLocalAPI:       {"cp-b", "cp-c"},
 		AwaitAPI:          {"cp-a"},
 		AwaitControllers:  {"cp-a"},
 		InitCluster:       {"cp-a"},
@@ -219,9 +220,14 @@ func TestNewCluster(t *testing.T) {
 				}
 			}
 		case s.Kind == StartControlPlane:
-			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
+			// Its node need not wait for a control plane that is not the first, but the other way round.
+			others := s.Host != "cp-a"
+			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != others || slices.Contains(s.Needs, id(s.Host, RegisterNode)) != others ||
+				!slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
 				t.Errorf("%s waits for %v", s.ID, s.Needs)
 			}
+		case s.Kind == UseLocalAPI && !slices.Contains(s.Needs, id(s.Host, StartControlPlane)):
+			t.Errorf("%s waits for %v", s.ID, s.Needs)
 		case s.Kind == InitCluster && slices.Contains(s.Needs, id("cp-a", AwaitAPI)):
 			t.Error("the API waits for the administrator's role, and the role for the API")
 		}
@@ -248,14 +254,21 @@ func TestEveryInterruption(t *testing.T) {
 				f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
 				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, podsWithEtcd
 				f.Kubernetes.Begun = true
+				f.Kubernetes.KubeletAway = h.Name == "cp-b" // interrupted before it turned to its own API server
 			}
 		}
 		kinds := kindsOf(build(t, c, obs))
-		var want []string
+		var want, turn []string
 		for i, h := range c.HostsWith(spec.RoleControlPlane) {
 			if mask&(1<<i) == 0 {
 				want = append(want, h.Name)
 			}
+			if h.Name == "cp-b" || h.Name == "cp-c" && mask&(1<<i) == 0 {
+				turn = append(turn, h.Name)
+			}
+		}
+		if !slices.Equal(kinds[UseLocalAPI], turn) {
+			t.Errorf("started %03b: the kubelets of %v turn to their API servers, want %v", mask, kinds[UseLocalAPI], turn)
 		}
 		if !slices.Equal(kinds[StartControlPlane], want) {
 			t.Errorf("started %03b: starts %v, want %v", mask, kinds[StartControlPlane], want)

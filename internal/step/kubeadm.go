@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kubeadm"
@@ -69,7 +70,7 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	if h.Has(spec.RoleControlPlane) {
-		return runInit(ctx, e, s, kubeadm.StartKubelet)
+		return startControlPlanesKubelet(ctx, e, s)
 	}
 	if err := certify(ctx, e, s, kubeadm.Client); err != nil {
 		return err
@@ -90,8 +91,48 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
+// startControlPlanesKubelet lets the first control plane's kubelet wait for the API server beside it, and those of the others
+// for the same one through the endpoint: their own begin later, and their nodes need not wait for that.
+func startControlPlanesKubelet(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().Init(h, s.Members)
+	if err != nil {
+		return err
+	}
+	in := kubeadm.KubeletRequest{Config: string(config)}
+	if !e.first(h) {
+		in.Server = "https://" + e.Cluster.Spec.ControlPlane.Endpoint
+	}
+	_, err = kubeadm.StartKubelet.On(ctx, c, in)
+	return err
+}
+
+// first says whether a host is the control plane that begins.
+func (e *Env) first(h spec.Host) bool {
+	return h.Name == e.Cluster.HostsWith(spec.RoleControlPlane)[0].Name
+}
+
+// firstPods is how long a node has for its first pods before an API server begins beside them.
+const firstPods = 15 * time.Second
+
 func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
-	return runInit(ctx, e, s, kubeadm.StartControlPlane)
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().Init(h, s.Members)
+	if err != nil {
+		return err
+	}
+	in := kubeadm.ControlPlaneRequest{Config: string(config)}
+	if !e.first(h) && e.Cluster.Spec.Network.CNI != spec.CNINone {
+		in.Node, in.Patience = h.Name, firstPods
+	}
+	_, err = kubeadm.StartControlPlane.On(ctx, c, in)
+	return err
 }
 
 func registerNode(ctx context.Context, e *Env, s plan.Step) error {
@@ -102,6 +143,17 @@ func registerNode(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, apiPatience, "registering the node "+h.Name)
 	defer cancel()
 	_, err = kubeadm.RegisterNode.On(ctx, c, h.Name)
+	return err
+}
+
+func useLocalAPI(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, apiPatience, "the API server of "+h.Name)
+	defer cancel()
+	_, err = kubeadm.UseLocalAPI.On(ctx, c, h.Name)
 	return err
 }
 

@@ -78,6 +78,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.StartKubelet:      startKubelet,
 	plan.StartControlPlane: startControlPlane,
 	plan.RegisterNode:      registerNode,
+	plan.UseLocalAPI:       useLocalAPI,
 	plan.AwaitAPI:          awaitAPI,
 	plan.AwaitControllers:  awaitControllers,
 	plan.InitCluster:       initCluster,

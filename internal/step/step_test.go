@@ -43,7 +43,7 @@ func TestTokensAreKubeadms(t *testing.T) {
 
 // TestEveryKindIsDone keeps plans and their execution together.
 func TestEveryKindIsDone(t *testing.T) {
-	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.MakeEtcdPKI, plan.ShareEtcdPKI, plan.StartEtcd, plan.ShareEtcdClient, plan.ClaimEtcd, plan.StartKubelet, plan.StartControlPlane, plan.RegisterNode, plan.AwaitAPI, plan.AwaitControllers, plan.InitCluster, plan.InstallAddons,
+	for _, k := range []plan.Kind{plan.InstallBundle, plan.ImportImages, plan.Configure, plan.MakePKI, plan.SharePKI, plan.MakeEtcdPKI, plan.ShareEtcdPKI, plan.StartEtcd, plan.ShareEtcdClient, plan.ClaimEtcd, plan.StartKubelet, plan.StartControlPlane, plan.RegisterNode, plan.UseLocalAPI, plan.AwaitAPI, plan.AwaitControllers, plan.InitCluster, plan.InstallAddons,
 		plan.MakeToken, plan.JoinWorker, plan.JoinControlPlane, plan.LabelNode, plan.ApplyManifest, plan.SpreadDNS, plan.ProbeEndpoint, plan.TestTakeover, plan.Verify,
 		plan.RemoveTokens, plan.ReadEncryptionKeys, plan.SetEncryptionKeys, plan.RewriteSecrets} {
 		if kinds[k] == nil {
