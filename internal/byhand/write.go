@@ -266,15 +266,15 @@ var adapt = Action{
 	Reason: "Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap and disk, or no say in the size of conntrack's table.",
 	Commands: []string{
 		cgroupV2 + ` || sed -i 's/^cgroupDriver: systemd$/cgroupDriver: cgroupfs\nfailCgroupV1: false/' ` + initFile,
-		"! " + inside + ` || sed -i 's/^kind: KubeletConfiguration$/&\n` + inContainer() + `/' ` + initFile,
+		"! " + inside + ` || sed -i 's/^kind: KubeletConfiguration$/&\n` + inContainers() + `/' ` + initFile,
 		`[ -w /proc/sys/net/netfilter/nf_conntrack_max ] || sed -i 's/^kind: KubeProxyConfiguration$/&\nconntrack: {maxPerCore: 0, min: 0}/' ` + initFile,
 	},
 }
 
-// inContainer are the kubelet's settings on such a machine, a line each, for sed.
-func inContainer() string {
-	var lines []string
-	for k, v := range kubeadm.InContainer() {
+// inContainers are the kubelet's settings where nodes are containers, a line each, for sed.
+func inContainers() string {
+	lines := []string{"failSwapOn: false"}
+	for k, v := range kubeadm.InContainers() {
 		text, err := json.Marshal(v)
 		if err != nil {
 			panic(err) // of strings, numbers and maps of them

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 	"sort"
 	"strings"
 
@@ -216,8 +217,11 @@ func (c Config) kubeletConfiguration() object {
 			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false
 		}
 		if f.Container != "" {
-			maps.Copy(k, InContainer())
+			k["failSwapOn"] = false // swap is that of the machine below, and not a container's to switch off
 		}
+	}
+	if len(c.Facts) > 0 && !slices.ContainsFunc(c.Facts, func(f *facts.Facts) bool { return f.Container == "" }) {
+		maps.Copy(k, InContainers())
 	}
 	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
 		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency
@@ -225,13 +229,12 @@ func (c Config) kubeletConfiguration() object {
 	return k
 }
 
-// InContainer are the kubelet's settings on a host that is a container. Swap and disk are those of the machine below it:
-// it cannot switch off the one, and of the other a part is free or not whatever the kubelet removes. So images stay, and
-// pods are taken away for want of what they need, not because somebody else filled most of a large disk.
-func InContainer() map[string]any {
+// InContainers are the kubelets' settings where all nodes are containers, beside failSwapOn. A container's disk is that of the
+// machine below it, of which a part is free or not whatever a kubelet removes: it makes room only when really little is left,
+// and not because somebody else filled most of a large disk.
+func InContainers() map[string]any {
 	return map[string]any{
-		"failSwapOn":                  false,
-		"imageGCHighThresholdPercent": 100, // never
+		"imageGCHighThresholdPercent": 100, // never for a part of the disk
 		"evictionHard": map[string]string{
 			"memory.available": "100Mi", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%", // the defaults
 			"nodefs.available": "1Gi", "imagefs.available": "1Gi", // instead of 10 % and 15 %

@@ -29,40 +29,60 @@ const (
 	longWait = 5 * time.Second
 )
 
+// NodeRequest is the name of a host's own node, and how long may be waited for it.
+type NodeRequest struct {
+	Name     string
+	Patience time.Duration
+}
+
+func (r NodeRequest) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, r.Patience, fmt.Errorf("waited for %s", r.Patience))
+}
+
 // RegisterNode waits until a control plane's node is registered at the API. A kubelet that has waited long for that is
 // started again as soon as it answers, because it would go on waiting when the API has long been there.
-var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context, name string) (struct{}, error) {
-	look, err := ownNode("", name)
+var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+	ctx, cancel := in.limit(ctx)
+	defer cancel()
+	look, err := ownNode("", in.Name)
 	if err != nil {
 		return struct{}{}, err
 	}
 	return struct{}{}, register(ctx, kubelet{
 		node:    func() (*corev1.Node, error) { return look(ctx) },
 		runs:    func() (time.Duration, error) { return node.UnitRuns(ctx, kubeletUnit) },
-		restart: func() error { return restartKubelet(ctx) },
+		restart: func() error { return node.Run(ctx, "systemctl", "restart", kubeletUnit) },
 	})
 })
 
 // UseLocalAPI waits until the API server beside a control plane's kubelet serves, and has the kubelet turn to it.
-var UseLocalAPI = host.Define("kubeadm.use-local-api", func(ctx context.Context, name string) (struct{}, error) {
-	beside, err := clientcmd.BuildConfigFromFlags("", controllersKubeconfig) // kubeadm leads it to the API server beside it, too
-	if err != nil {
-		return struct{}{}, fmt.Errorf("reading %s: %w", controllersKubeconfig, err)
-	}
-	look, err := ownNode(beside.Host, name)
+var UseLocalAPI = host.Define("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+	limited, cancel := in.limit(ctx)
+	defer cancel()
+	server, err := beside()
 	if err != nil {
 		return struct{}{}, err
 	}
-	if err := poll(ctx, func() (bool, error) {
-		_, err := look(ctx)
-		return err == nil, err
-	}); err != nil {
+	look, err := ownNode(server, in.Name)
+	if err != nil {
 		return struct{}{}, err
 	}
-	if err := setServer(beside.Host); err != nil {
+	if err := poll(limited, func() (bool, error) {
+		_, err := look(limited)
+		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another way to the API registers there
+	}); err != nil && !apierrors.IsNotFound(err) {
 		return struct{}{}, err
 	}
-	return struct{}{}, restartKubelet(ctx)
+	// Done to the end when the caller goes. Stopped first, so that whoever comes after a power cut at this point sees a
+	// kubelet that does not run, and never one that runs with another server than its file says.
+	ctx = context.WithoutCancel(ctx)
+	if err := node.Run(ctx, "systemctl", "stop", kubeletUnit); err != nil {
+		return struct{}{}, err
+	}
+	if err := setServer(server); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, node.Run(ctx, "systemctl", "start", kubeletUnit)
 })
 
 // awaitReady gives a node some time to become Ready. One that has no pod network does not, and that is no reason to fail.
@@ -101,8 +121,13 @@ func ownNode(server, name string) (look func(context.Context) (*corev1.Node, err
 	}, nil
 }
 
-func restartKubelet(ctx context.Context) error {
-	return node.Run(ctx, "systemctl", "restart", kubeletUnit)
+// beside is the URL of the API server beside a control plane's kubelet, to which kubeadm leads the controllers, too.
+func beside() (string, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", controllersKubeconfig)
+	if err != nil {
+		return "", fmt.Errorf("reading %s: %w", controllersKubeconfig, err)
+	}
+	return config.Host, nil
 }
 
 // setServer says where the kubelet finds the API.
@@ -138,8 +163,11 @@ func register(ctx context.Context, k kubelet) error {
 		}
 		answered = true
 		waited, failed := k.runs()
-		if err == nil { // what matters is how long it had waited when it registered
-			waited -= time.Since(n.CreationTimestamp.Time)
+		if err == nil {
+			// What matters is how long it had waited when it registered. One that was started after that may be waiting.
+			if age := time.Since(n.CreationTimestamp.Time); age < waited {
+				waited -= age
+			}
 		}
 		if failed == nil && waited > longWait {
 			failed = k.restart()
@@ -148,18 +176,24 @@ func register(ctx context.Context, k kubelet) error {
 	})
 }
 
-// poll looks until look says that it is done, at once and then at every tick. Its error is that of the last look.
+var errNotYet = errors.New("it is not there yet")
+
+// poll looks until look says that it is done, at once and then at every tick. Its error is that of the last whole look.
 func poll(ctx context.Context, look func() (done bool, err error)) error {
 	tick := time.NewTicker(registrationTick)
 	defer tick.Stop()
+	last := errNotYet
 	for {
 		done, err := look()
 		if done {
 			return err
 		}
+		if err != nil && ctx.Err() == nil {
+			last = err // what is wrong, rather than that this look was cut short
+		}
 		select {
 		case <-ctx.Done():
-			return errors.Join(err, fmt.Errorf("gave up: %w", context.Cause(ctx)))
+			return fmt.Errorf("%w (gave up: %w)", last, context.Cause(ctx))
 		case <-tick.C:
 		}
 	}

@@ -20,13 +20,14 @@ func TestRegister(t *testing.T) {
 		runs, serves, registers time.Duration // runs is before the first look, the others after it; registers without a restart
 		restarts                int
 	}{
-		"registered in an earlier run":      {time.Hour, -59 * time.Minute, -59 * time.Minute, 1},
-		"started again since it registered": {second, -time.Hour, -time.Hour, 0},
-		"registered soon, looked at late":   {20 * second, -18 * second, -17 * second, 0},
-		"registered late, looked at late":   {40 * second, -20 * second, -19 * second, 1},
-		"an API that comes soon":            {second, 2 * second, 3 * second, 0},
-		"an API that comes late":            {second, 20 * second, time.Minute, 1},
-		"a kubelet that waited before":      {20 * second, second, time.Minute, 1},
+		"registered in an earlier run":       {time.Hour, -59 * time.Minute, -59 * time.Minute, 1},
+		"started again since it registered":  {second, -time.Hour, -time.Hour, 0},
+		"waiting since it was started again": {20 * second, -time.Hour, -time.Hour, 1},
+		"registered soon, looked at late":    {20 * second, -18 * second, -17 * second, 0},
+		"registered late, looked at late":    {40 * second, -20 * second, -19 * second, 1},
+		"an API that comes soon":             {second, 2 * second, 3 * second, 0},
+		"an API that comes late":             {second, 20 * second, time.Minute, 1},
+		"a kubelet that waited before":       {20 * second, second, time.Minute, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -36,10 +36,16 @@ var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context
 		if err := separateKubeletCertificate(time.Now()); err != nil {
 			return err
 		}
-		if in.Server != "" {
-			if err := setServer(in.Server); err != nil {
+		server := in.Server
+		if server == "" {
+			var err error
+			if server, err = beside(); err != nil {
 				return err
 			}
+		}
+		// In any case: an earlier run may have thought otherwise.
+		if err := setServer(server); err != nil {
+			return err
 		}
 		if err := useAdmin(); err != nil {
 			return err
@@ -54,8 +60,7 @@ var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context
 // ControlPlaneRequest is what a control plane starts with.
 type ControlPlaneRequest struct {
 	Config string // of Init
-	// Node is the name of the node that should be Ready first, if it is within Patience; empty for a control plane without
-	// which there is no API.
+	// Node is the name of the node that should be Ready first, if it is within Patience; empty where nothing is waited for.
 	Node     string
 	Patience time.Duration
 }

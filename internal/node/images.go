@@ -183,6 +183,11 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if err := mendContent(ctx, b); err != nil {
 		return struct{}{}, fmt.Errorf("putting containerd's blobs right: %w", err)
 	}
+	m := installed()
+	m.Images = "" // until all is done: the import takes the labels away, and they are the last to come back
+	if err := mark(m); err != nil {
+		return struct{}{}, err
+	}
 	if err := importArchive(ctx, b); err != nil {
 		return struct{}{}, err
 	}
@@ -200,7 +205,6 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if err := pinImages(ctx, b); err != nil {
 		return struct{}{}, fmt.Errorf("keeping the images from the kubelet's garbage collection: %w", err)
 	}
-	m := installed()
 	m.Images = b.Digest()
 	return struct{}{}, mark(m)
 })

@@ -272,7 +272,7 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	nodes := map[string]bool{}
 	for _, p := range pods.Items {
 		switch reason := whyNotReady(&p); {
-		case p.DeletionTimestamp != nil:
+		case p.DeletionTimestamp != nil, p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded: // others take its place
 		case reason == "":
 			api.DNSReady++
 			nodes[p.Spec.NodeName] = true

@@ -158,14 +158,14 @@ func (p *builder) look() error {
 	return nil
 }
 
-// bootstrap builds a new cluster, or finishes one that was interrupted. Nothing waits for another host unless
-// it needs something of it.
+// bootstrap builds a new cluster, or finishes one that was interrupted. Nothing waits for another host unless it needs
+// something of it, but for the control planes after the first.
 func (p *builder) bootstrap() {
 	cps := p.c.HostsWith(spec.RoleControlPlane)
-	reason := fmt.Sprintf("one of %d control planes that start together", len(cps))
+	reason := fmt.Sprintf("one of %d control planes whose kubelets start together", len(cps))
 	var members []Member
 	if p.c.StackedEtcd() {
-		reason += ", with etcd as one cluster from its first moment"
+		reason += ", and etcd as one cluster from its first moment"
 		for _, h := range cps {
 			members = append(members, Member{h.Name, h.Address})
 		}
@@ -224,6 +224,9 @@ func (p *builder) bootstrap() {
 // node is Ready or has had time for that. Each API server begins by making some hundred and thirty roles and bindings, one
 // after another, and each controller manager by asking for eighty things: on processors that are shared, all at once would
 // take much longer, and would keep every node from its first pods.
+//
+// No API server waits for its node to be registered: where the way to the endpoint leads a kubelet to its own host, it waits
+// for that server.
 func (p *builder) startControlPlane(host, first, api, controllers string) (steps []string) {
 	k := p.facts(host).Kubernetes
 	kubelet := p.present(id(host, StartKubelet))
@@ -234,17 +237,21 @@ func (p *builder) startControlPlane(host, first, api, controllers string) (steps
 			Needs: []string{id(host, StartControlPlane)}}
 		if host != first {
 			register.Needs = append(kubelet, api)
-			start.Reason = "the API's roles are there, and its controllers run: all others start together, each when its node is Ready"
-			start.Needs = append(start.Needs, controllers, id(host, RegisterNode))
+			start.Reason = "the first controllers run: all others start together, each when its node is Ready or has had time to be"
+			start.Needs = append(start.Needs, controllers)
 		}
 		steps = append(steps, p.add(start), p.add(register))
 	}
 	if k.KubeletAway || host != first && len(kubelet) > 0 {
-		steps = append(steps, p.add(Step{Kind: UseLocalAPI, Host: host, Title: "turn to the API server beside it",
-			Reason: "no kubelet may be newer than its API server, and the one beside it is upgraded before it",
-			Needs:  p.present(id(host, StartControlPlane), id(host, RegisterNode))}))
+		steps = append(steps, p.useLocalAPI(host))
 	}
 	return steps
+}
+
+func (p *builder) useLocalAPI(host string) string {
+	return p.add(Step{Kind: UseLocalAPI, Host: host, Title: "turn to the API server beside it",
+		Reason: "no kubelet may be newer than its API server, and the one beside it is upgraded before it",
+		Needs:  p.present(id(host, StartControlPlane))})
 }
 
 // beginning is what starts on a control plane before its API server.
@@ -378,6 +385,9 @@ func (p *builder) maintain() error {
 	previous := ""
 	for _, h := range cps {
 		f := p.facts(h.Name)
+		if f != nil && f.Kubernetes.KubeletAway && !p.leftAsItIs(h) {
+			p.useLocalAPI(h.Name)
+		}
 		if f == nil || f.Kubernetes.KubeletConfig {
 			continue
 		}

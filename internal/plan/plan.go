@@ -39,7 +39,8 @@ const (
 	// StartKubelet starts a node of a new cluster with an identity that the shared keys have signed: on a control plane
 	// together with its etcd member, where etcd is stacked.
 	StartKubelet Kind = "start-kubelet"
-	// StartControlPlane starts a control plane's API server, controller manager and scheduler.
+	// StartControlPlane starts a control plane's API server, controller manager and scheduler; those after the first when
+	// their nodes are Ready or have had time to be.
 	StartControlPlane Kind = "start-control-plane"
 	// RegisterNode sees to it that a new control plane's node registers as soon as the API answers.
 	RegisterNode Kind = "register-node"

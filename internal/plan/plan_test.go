@@ -220,13 +220,15 @@ func TestNewCluster(t *testing.T) {
 				}
 			}
 		case s.Kind == StartControlPlane:
-			// Its node need not wait for a control plane that is not the first, but the other way round.
-			others := s.Host != "cp-a"
-			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != others || slices.Contains(s.Needs, id(s.Host, RegisterNode)) != others ||
-				!slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
+			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
 				t.Errorf("%s waits for %v", s.ID, s.Needs)
 			}
-		case s.Kind == UseLocalAPI && !slices.Contains(s.Needs, id(s.Host, StartControlPlane)):
+			// A kubelet may have no way to the API but this one.
+			if slices.Contains(s.Needs, id(s.Host, RegisterNode)) {
+				t.Errorf("%s waits for its node", s.ID)
+			}
+		case s.Kind == RegisterNode && slices.Contains(s.Needs, id(s.Host, StartControlPlane)) != (s.Host == "cp-a"),
+			s.Kind == UseLocalAPI && !slices.Equal(s.Needs, []string{id(s.Host, StartControlPlane)}):
 			t.Errorf("%s waits for %v", s.ID, s.Needs)
 		case s.Kind == InitCluster && slices.Contains(s.Needs, id("cp-a", AwaitAPI)):
 			t.Error("the API waits for the administrator's role, and the role for the API")
@@ -244,40 +246,51 @@ func TestNewCluster(t *testing.T) {
 // TestEveryInterruption plans from states between nothing and everything: whatever was done is not lost, and what is
 // left leads to the whole.
 func TestEveryInterruption(t *testing.T) {
+	const empt, kubelet, away, whole, wholeAway = 0, 1, 2, 3, 4 // what a control plane has: nothing, etcd and the kubelet, or all
 	c := cluster()
-	for mask := range 1 << 3 {
+	cps := c.HostsWith(spec.RoleControlPlane)
+	for n := range 5 * 5 * 5 {
+		states := []int{n / 25, n / 5 % 5, n % 5}
 		obs := empty(c)
-		for i, h := range c.HostsWith(spec.RoleControlPlane) {
+		var start, turn []string
+		for i, h := range cps {
 			f := obs.Hosts[h.Name].Facts
 			f.Kubernetes.CA, f.Kubernetes.SharedPKI = "CA", true
-			if mask&(1<<i) != 0 {
+			if states[i] != empt {
 				f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
-				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, podsWithEtcd
+				f.Kubernetes.KubeletConfig, f.Kubernetes.EtcdData, f.Kubernetes.Manifests = true, true, []string{"etcd"}
 				f.Kubernetes.Begun = true
-				f.Kubernetes.KubeletAway = h.Name == "cp-b" // interrupted before it turned to its own API server
 			}
-		}
-		kinds := kindsOf(build(t, c, obs))
-		var want, turn []string
-		for i, h := range c.HostsWith(spec.RoleControlPlane) {
-			if mask&(1<<i) == 0 {
-				want = append(want, h.Name)
+			f.Kubernetes.KubeletAway = states[i] == away || states[i] == wholeAway
+			if states[i] >= whole {
+				f.Kubernetes.Manifests = podsWithEtcd
+			} else {
+				start = append(start, h.Name)
 			}
-			if h.Name == "cp-b" || h.Name == "cp-c" && mask&(1<<i) == 0 {
+			if f.Kubernetes.KubeletAway || states[i] == empt && i > 0 {
 				turn = append(turn, h.Name)
 			}
 		}
-		if !slices.Equal(kinds[UseLocalAPI], turn) {
-			t.Errorf("started %03b: the kubelets of %v turn to their API servers, want %v", mask, kinds[UseLocalAPI], turn)
+		p := build(t, c, obs)
+		kinds := kindsOf(p)
+		if !slices.Equal(kinds[StartControlPlane], start) || !slices.Equal(kinds[RegisterNode], start) {
+			t.Errorf("%v: starts %v and registers %v, want %v", states, kinds[StartControlPlane], kinds[RegisterNode], start)
 		}
-		if !slices.Equal(kinds[StartControlPlane], want) {
-			t.Errorf("started %03b: starts %v, want %v", mask, kinds[StartControlPlane], want)
+		if !slices.Equal(kinds[UseLocalAPI], turn) {
+			t.Errorf("%v: the kubelets of %v turn to their API servers, want %v", states, kinds[UseLocalAPI], turn)
 		}
 		if len(kinds[MakePKI]) != 0 {
-			t.Errorf("started %03b: makes keys again", mask)
+			t.Errorf("%v: makes keys again", states)
 		}
 		if !slices.Equal(kinds[InitCluster], []string{"cp-a"}) || len(kinds[JoinControlPlane]) != 0 {
-			t.Errorf("started %03b: the bootstrap is not finished: %v", mask, kinds)
+			t.Errorf("%v: the bootstrap is not finished: %v", states, kinds)
+		}
+		for _, s := range p.Steps {
+			for _, need := range s.Needs {
+				if !slices.ContainsFunc(p.Steps, func(o Step) bool { return o.ID == need }) {
+					t.Errorf("%v: %s waits for %s, which nobody does", states, s.ID, need)
+				}
+			}
 		}
 	}
 }

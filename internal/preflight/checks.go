@@ -33,7 +33,7 @@ var Checks = []Check{
 	{"cgroups", []Severity{Error, Warning}, "on nodes: the controllers cpu, cpuset, memory and pids are there (error); cgroup v1 is a warning on a machine with a kernel of its own"},
 	{"cpu", []Severity{Error}, "at least " + perRole(func(n need) string { return fmt.Sprint(n.cpus) })},
 	{"memory", []Severity{Error}, "at least " + perRole(func(n need) string { return ui.Bytes(n.memory) })},
-	{"disk", []Severity{Error, Warning}, "room below /var/lib: at least " + perRole(func(n need) string { return ui.Bytes(n.disk) }) + fmt.Sprintf("; on nodes that are no containers more than %.0f %% of space and %.0f %% of inodes, below which the kubelet evicts pods (error), and better more than %.0f %% of space (warning)", 100*evictSpace, 100*evictInodes, 100*warnSpace)},
+	{"disk", []Severity{Error, Warning}, "room below /var/lib: at least " + perRole(func(n need) string { return ui.Bytes(n.disk) }) + fmt.Sprintf("; on nodes more than %.0f %% of space, unless all of them are containers, and %.0f %% of inodes, below which the kubelet evicts pods (error), and better more than %.0f %% of space (warning)", 100*evictSpace, 100*evictInodes, 100*warnSpace)},
 	{"swap", []Severity{Error}, "on nodes: swap is off; the kubelet does not start with it. In a container the swap is the machine's below, and the kubelet is told to accept it"},
 	{"clock", []Severity{Error, Warning}, fmt.Sprintf("the clock is within %s of the others' (warning) or %s (error), after the time that asking took; a time service keeps it, where the kernel is the host's own", skewWarning, skewError)},
 	{"address", []Severity{Error}, "the spec's address belongs to one of the host's interfaces"},

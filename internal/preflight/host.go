@@ -37,8 +37,8 @@ var needs = map[string]need{
 const (
 	// minKernel is what kube-proxy's nftables mode asks for.
 	minKernel = "5.13"
-	// Below these parts of the disk the kubelet takes pods away: its defaults for images and for inodes. In a container it
-	// goes by other figures (kubeadm.InContainer), of which a node's need is a multiple.
+	// Below these parts of the disk the kubelet takes pods away: its defaults for images and for inodes. Where all nodes are
+	// containers it goes by less space than any node needs here (kubeadm.InContainers).
 	evictSpace, evictInodes = 0.15, 0.05
 	warnSpace               = 0.20
 
@@ -88,7 +88,7 @@ func (j *judge) size(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(Error, "memory", on, "give the host more memory, or another role", "%s of memory; %s needs %s", ui.Bytes(f.MemoryBytes), roles, ui.Bytes(want.memory))
 	}
 	if f.Images != "" {
-		want.disk = min(want.disk, 1024*mib) // the larger part is in place
+		want.disk = min(want.disk, 2048*mib) // the larger part is in place
 	}
 	free := float64(f.DiskFreeBytes) / float64(max(in.DiskBytes, 1))
 	const fix = "make room, or give /var/lib a larger disk"
@@ -96,12 +96,12 @@ func (j *judge) size(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	case f.DiskFreeBytes < want.disk:
 		j.add(Error, "disk", on, fix, "%s free below /var/lib; %s needs %s", ui.Bytes(f.DiskFreeBytes), roles, ui.Bytes(want.disk))
 	case !h.IsNode() || in.DiskBytes == 0:
-	case free < evictSpace && f.Container == "":
+	case free < evictSpace && !j.contained:
 		j.add(Error, "disk", on, fix, "%.0f %% of the disk below /var/lib is free (%s of %s): below %.0f %% the kubelet evicts pods", 100*free, ui.Bytes(f.DiskFreeBytes), ui.Bytes(in.DiskBytes), 100*evictSpace)
 	case in.InodesFree < evictInodes:
 		j.add(Error, "disk", on, "remove small files below /var/lib, or make its file system anew with more inodes",
 			"%.0f %% of the inodes below /var/lib are free: below %.0f %% the kubelet evicts pods", 100*in.InodesFree, 100*evictInodes)
-	case free < warnSpace && f.Container == "":
+	case free < warnSpace && !j.contained:
 		j.add(Warning, "disk", on, fix, "%.0f %% of the disk below /var/lib is free: below %.0f %% the kubelet evicts pods", 100*free, 100*evictSpace)
 	}
 }

@@ -147,7 +147,9 @@ type judge struct {
 
 	built bool   // there is a cluster: an API that answers, or hosts that say that there was one
 	ca    string // its CA certificate, or that of most hosts
-	out   []Finding
+	// contained says that all nodes are containers: their kubelets go by other figures.
+	contained bool
+	out       []Finding
 }
 
 func (j *judge) add(s Severity, check string, hosts []string, fix, format string, args ...any) {
@@ -166,7 +168,12 @@ func Built(obs *facts.Observation) bool {
 
 // Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec.
 func Judge(c *spec.Cluster, obs *facts.Observation, seen *facts.Preflight) []Finding {
-	j := &judge{c: c, obs: obs, seen: seen, built: Built(obs)}
+	j := &judge{c: c, obs: obs, seen: seen, built: Built(obs), contained: true}
+	for _, h := range c.Spec.Hosts {
+		if f := obs.Hosts[h.Name].Facts; h.IsNode() && (f == nil || f.Container == "") {
+			j.contained = false
+		}
+	}
 	j.ca = j.commonCA()
 	for _, h := range c.Spec.Hosts {
 		o := obs.Hosts[h.Name]

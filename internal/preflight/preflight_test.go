@@ -296,9 +296,9 @@ func TestContainersAreNotBlamedForWhatIsBelowThem(t *testing.T) {
 	obs, seen := healthy(c)
 	for _, h := range c.Spec.Hosts {
 		f := obs.Hosts[h.Name].Facts
-		f.Container, f.CgroupV2, f.SwapBytes = "quorate", false, gib
+		f.Container, f.CgroupV2, f.SwapBytes, f.DiskFreeBytes = "quorate", false, gib, 6*gib
 		world{c, obs, seen}.in(h.Name, func(i *facts.Inspection) {
-			i.BootID, i.ProductUUID, i.ClockKept = "one kernel", "4c4c4544-0042-3510-8050-b7c04f4c4432", false
+			i.BootID, i.ProductUUID, i.ClockKept, i.DiskBytes = "one kernel", "4c4c4544-0042-3510-8050-b7c04f4c4432", false, 100*gib
 		})
 	}
 	if found := Judge(c, obs, seen); len(found) > 0 {
@@ -312,7 +312,7 @@ func TestContainersAreNotBlamedForWhatIsBelowThem(t *testing.T) {
 	for _, f := range r.Findings {
 		checks = append(checks, f.Check)
 	}
-	if !slices.Equal(checks, []string{"swap", "cgroups", "clock"}) {
+	if !slices.Equal(checks, []string{"disk", "swap", "cgroups", "clock"}) {
 		t.Errorf("on machines of their own: %v", checks)
 	}
 }

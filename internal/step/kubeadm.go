@@ -116,7 +116,7 @@ func (e *Env) first(h spec.Host) bool {
 }
 
 // firstPods is how long a node has for its first pods before an API server begins beside them.
-const firstPods = 15 * time.Second
+const firstPods = 20 * time.Second
 
 func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	h, c, err := e.target(s)
@@ -140,9 +140,7 @@ func registerNode(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, apiPatience, "registering the node "+h.Name)
-	defer cancel()
-	_, err = kubeadm.RegisterNode.On(ctx, c, h.Name)
+	_, err = kubeadm.RegisterNode.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
 	return err
 }
 
@@ -151,9 +149,7 @@ func useLocalAPI(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, apiPatience, "the API server of "+h.Name)
-	defer cancel()
-	_, err = kubeadm.UseLocalAPI.On(ctx, c, h.Name)
+	_, err = kubeadm.UseLocalAPI.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
 	return err
 }
 

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/engine"
@@ -40,12 +42,36 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 		return "", err
 	}
 	dir := paths.Cache("lab", "seed-"+facts.Sum(key)[:12])
-	if _, err := os.Stat(dir); err == nil {
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err == nil {
 		return dir, nil
 	}
 	return dir, progress.Track(ctx, sink, "", "seed", "install the bundle on a first machine, for all to share", func(ctx context.Context) error {
-		return makeSeed(ctx, c, b, image.Name, dir)
+		if err := makeSeed(ctx, c, b, image.Name, dir); err != nil {
+			return err
+		}
+		return removeUnused(filepath.Dir(dir), now.Add(-seedLife))
 	})
+}
+
+// seedLife is how long a seed stays that no lab was made with: each holds a whole bundle, unpacked, and another version of
+// the bundle or of its configuration never uses it.
+const seedLife = 24 * time.Hour
+
+// removeUnused removes the seeds that were last used before a time. Labs that were made from them have links of their own.
+func removeUnused(dir string, before time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var all error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && strings.HasPrefix(e.Name(), "seed-") && info.ModTime().Before(before) {
+			all = errors.Join(all, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return all
 }
 
 func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir string) (err error) {

@@ -117,7 +117,7 @@ apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 failCgroupV1: false
 failSwapOn: false
-evictionHard: {nodefs.available: 1Gi, imagefs.available: 1Gi}
+evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, nodefs.inodesFree: 5%%, imagefs.available: 1Gi, imagefs.inodesFree: 5%%}
 ---
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

@@ -102,6 +102,7 @@ func TestInterrupted(t *testing.T) {
 		interrupt(t, plan.InitCluster, "…", 500*time.Millisecond, os.Interrupt)
 		interrupt(t, plan.InitCluster, "… done", 0, syscall.SIGKILL)
 		interrupt(t, plan.StartControlPlane, "…", 300*time.Millisecond, syscall.SIGKILL)
+		interrupt(t, plan.UseLocalAPI, "…", 300*time.Millisecond, syscall.SIGKILL)
 		interrupt(t, plan.Verify, "…", 500*time.Millisecond, os.Interrupt)
 	})
 	if hits < 4 {
@@ -113,7 +114,24 @@ func TestInterrupted(t *testing.T) {
 	if steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json")); len(steps) > 0 {
 		t.Errorf("after all there are steps: %+v", steps)
 	}
+	ownServers(t, ctx, c)
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
+}
+
+// ownServers sees that the kubelet of each control plane goes to the API server beside it, as its file says and as it does.
+func ownServers(t *testing.T, ctx context.Context, c *cluster) {
+	t.Helper()
+	for _, machine := range []string{"cp-a", "cp-b", "cp-c"} {
+		servers := strings.Fields(c.ssh(t, ctx, machine, "cd /etc/kubernetes && sed -n 's/^ *server: //p' kubelet.conf controller-manager.conf"))
+		if len(servers) != 2 || servers[0] != servers[1] {
+			t.Errorf("%s: kubelet and controllers go to %v", machine, servers)
+			continue
+		}
+		address := strings.TrimPrefix(servers[0], "https://")
+		if peers := c.ssh(t, ctx, machine, "ss -Htnp state established | grep '\"kubelet\"' | awk '{print $4}'"); !strings.Contains(peers, address) {
+			t.Errorf("%s: the kubelet speaks to %s, not to %s", machine, strings.Fields(peers), address)
+		}
+	}
 }
 
 // title finds how the progress calls the steps of a kind.

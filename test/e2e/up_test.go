@@ -139,6 +139,7 @@ func kubectl(t *testing.T, c *cluster) {
 			}
 		}
 	}
+	ownServers(t, ctx, c)
 	pods, err := api.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "k8s-app=kube-dns"})
 	if err != nil {
 		t.Fatal(err)
