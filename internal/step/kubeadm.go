@@ -29,16 +29,22 @@ func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {
 	return h, c, err
 }
 
-func makePKI(ctx context.Context, e *Env, s plan.Step) error {
+// initConfig is kubeadm's configuration for the control plane of a step, with the host and its session.
+func (e *Env) initConfig(s plan.Step) (spec.Host, *host.Conn, string, error) {
 	h, c, err := e.target(s)
 	if err != nil {
-		return err
+		return h, nil, "", err
 	}
-	config, err := e.kubeadm().Init(h, nil)
+	config, err := e.kubeadm().Init(h, s.Members)
+	return h, c, string(config), err
+}
+
+func makePKI(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
-	pki, err := kubeadm.MakePKI.On(ctx, c, kubeadm.PKIRequest{Config: string(config), Files: plan.SharedPKI(e.Cluster, e.Seen)})
+	pki, err := kubeadm.MakePKI.On(ctx, c, kubeadm.PKIRequest{Config: config, Files: plan.SharedPKI(e.Cluster, e.Seen)})
 	if err != nil {
 		return err
 	}
@@ -94,15 +100,11 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 // startControlPlanesKubelet lets the first control plane's kubelet wait for the API server beside it, and those of the others
 // for the same one through the endpoint: their own begin later, and their nodes need not wait for that.
 func startControlPlanesKubelet(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, err := e.target(s)
+	h, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
-	config, err := e.kubeadm().Init(h, s.Members)
-	if err != nil {
-		return err
-	}
-	in := kubeadm.KubeletRequest{Config: string(config)}
+	in := kubeadm.KubeletRequest{Config: config}
 	if !e.first(h) {
 		in.Server = "https://" + e.Cluster.Spec.ControlPlane.Endpoint
 	}
@@ -119,15 +121,11 @@ func (e *Env) first(h spec.Host) bool {
 const firstPods = 20 * time.Second
 
 func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, err := e.target(s)
+	h, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
-	config, err := e.kubeadm().Init(h, s.Members)
-	if err != nil {
-		return err
-	}
-	in := kubeadm.ControlPlaneRequest{Config: string(config)}
+	in := kubeadm.ControlPlaneRequest{Config: config}
 	if !e.first(h) && e.Cluster.Spec.Network.CNI != spec.CNINone {
 		in.Node, in.Patience = h.Name, firstPods
 	}
@@ -162,15 +160,11 @@ func installAddons(ctx context.Context, e *Env, s plan.Step) error {
 }
 
 func runInit(ctx context.Context, e *Env, s plan.Step, op host.Op[string, struct{}]) error {
-	h, c, err := e.target(s)
+	_, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
-	config, err := e.kubeadm().Init(h, s.Members)
-	if err != nil {
-		return err
-	}
-	_, err = op.On(ctx, c, string(config))
+	_, err = op.On(ctx, c, config)
 	return err
 }
 
