@@ -10,6 +10,14 @@ import (
 	"quorate.dev/quorate/internal/progress"
 )
 
+// TestMain forgets the cache of whoever runs the tests: what they write and expect has nothing to do with it.
+func TestMain(m *testing.M) {
+	if err := os.Unsetenv("QUORATE_CACHE"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
 // synthetic assembles a small bundle as Build does, of layers that hold one short file each: two
 // images and the host share the layer "tools".
 func synthetic(t *testing.T) *Bundle {
