@@ -13,7 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// world is a network of hosts in which every transfer takes its time and every fact is recorded. What hosts do with
+// world is a network of hosts in which every transfer takes its time, of synctest's clock, and every fact is recorded. What hosts do with
 // real connections is tested in package node; this is about who takes what from whom.
 type world struct {
 	t          *testing.T

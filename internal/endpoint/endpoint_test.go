@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"slices"
@@ -97,11 +98,10 @@ func TestDialTellsOutcomesApart(t *testing.T) {
 		Stranger: listen(t, answer(other.server(t, "localhost"))),
 		Closed:   dead,
 		Refused:  nobody,
-		Silent:   listen(t, func(c net.Conn) { time.Sleep(time.Second); c.Close() }),
+		Silent:   listen(t, untilTheyGo),
 		Plain: listen(t, func(c net.Conn) {
 			fmt.Fprint(c, "HTTP/1.1 400 Bad Request\r\n\r\n")
-			time.Sleep(time.Second)
-			c.Close()
+			untilTheyGo(c)
 		}),
 	} {
 		a := dial(t.Context(), Request{Name: "localhost", Port: port, Address: "127.0.0.1", CA: ours.pem, Timeout: 300 * time.Millisecond, Connections: 1})
@@ -116,6 +116,12 @@ func TestDialTellsOutcomesApart(t *testing.T) {
 	if a := dial(t.Context(), Request{Name: "localhost", Port: wrongName, CA: ours.pem, Timeout: time.Second}); a.Outcome != Stranger || !strings.Contains(a.Detail, "kube-apiserver") {
 		t.Errorf("a certificate for another name: %+v", a)
 	}
+}
+
+// untilTheyGo says nothing until the other side gives up.
+func untilTheyGo(c net.Conn) {
+	_, _ = io.Copy(io.Discard, c)
+	c.Close()
 }
 
 func TestUnconnected(t *testing.T) {

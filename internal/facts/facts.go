@@ -2,7 +2,10 @@
 // It is data only: what observes, plans and applies shares it.
 package facts
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Request says what a plan wants to know beyond the fixed facts.
 type Request struct {
@@ -140,3 +143,8 @@ var (
 	// EtcdClientPKI is with what an API server comes to etcd.
 	EtcdClientPKI = []string{"apiserver-etcd-client.crt", "apiserver-etcd-client.key"}
 )
+
+// AllContainers says whether there are hosts and each is a container: what limits the machine below is then not theirs.
+func AllContainers(hosts []*Facts) bool {
+	return len(hosts) > 0 && !slices.ContainsFunc(hosts, func(f *Facts) bool { return f == nil || f.Container == "" })
+}

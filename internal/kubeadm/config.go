@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"slices"
 	"sort"
 	"strings"
 
@@ -220,7 +219,7 @@ func (c Config) kubeletConfiguration() object {
 			k["failSwapOn"] = false // swap is that of the machine below, and not a container's to switch off
 		}
 	}
-	if len(c.Facts) > 0 && !slices.ContainsFunc(c.Facts, func(f *facts.Facts) bool { return f.Container == "" }) {
+	if facts.AllContainers(c.Facts) {
 		maps.Copy(k, InContainers())
 	}
 	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {

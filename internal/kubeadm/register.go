@@ -48,11 +48,15 @@ var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context
 	if err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, register(ctx, kubelet{
+	err = register(ctx, kubelet{
 		node:    func() (*corev1.Node, error) { return look(ctx) },
 		runs:    func() (time.Duration, error) { return node.UnitRuns(ctx, kubeletUnit) },
 		restart: func() error { return node.Run(ctx, "systemctl", "restart", kubeletUnit) },
 	})
+	if err != nil {
+		return struct{}{}, fmt.Errorf("the node does not register: %w: see journalctl -u kubelet", err)
+	}
+	return struct{}{}, nil
 })
 
 // UseLocalAPI waits until the API server beside a control plane's kubelet serves, and has the kubelet turn to it.
@@ -71,7 +75,7 @@ var UseLocalAPI = host.Define("kubeadm.use-local-api", func(ctx context.Context,
 		_, err := look(limited)
 		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another way to the API registers there
 	}); err != nil && !apierrors.IsNotFound(err) {
-		return struct{}{}, err
+		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
 	}
 	// Done to the end when the caller goes. Stopped first, so that whoever comes after a power cut at this point sees a
 	// kubelet that does not run, and never one that runs with another server than its file says.

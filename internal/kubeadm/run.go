@@ -60,7 +60,7 @@ var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context
 // ControlPlaneRequest is what a control plane starts with.
 type ControlPlaneRequest struct {
 	Config string // of Init
-	// Node is the name of the node that should be Ready first, if it is within Patience; empty where nothing is waited for.
+	// Node is the name of the host's node, which should be Ready first if it is within Patience; with 0 nothing is waited for.
 	Node     string
 	Patience time.Duration
 }
@@ -68,7 +68,7 @@ type ControlPlaneRequest struct {
 // StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
 // that runs there.
 var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, in ControlPlaneRequest) (struct{}, error) {
-	if in.Node != "" {
+	if in.Patience > 0 {
 		if err := awaitReady(ctx, in.Node, in.Patience); err != nil {
 			return struct{}{}, err
 		}

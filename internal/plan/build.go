@@ -183,7 +183,7 @@ func (p *builder) bootstrap() {
 		if k.KubeletConfig && (!p.c.StackedEtcd() || slices.Contains(k.Manifests, "etcd")) {
 			continue
 		}
-		p.add(Step{Kind: StartKubelet, Host: h.Name, Title: p.beginning(), Members: members, Reason: reason,
+		p.add(Step{Kind: StartKubelet, Host: h.Name, Title: p.beginning(), Members: members, Reason: reason, ThroughEndpoint: h.Name != cps[0].Name,
 			Needs: append(p.present(id(h.Name, ImportImages), id(h.Name, Configure), id(h.Name, SharePKI), id(h.Name, ShareEtcdClient), pki), etcd...)})
 	}
 	first, started := cps[0].Name, slices.Clone(etcd)
@@ -220,6 +220,9 @@ func (p *builder) bootstrap() {
 	p.establish(append([]string{addons, initialised}, started...))
 }
 
+// firstPodsSeconds is how long a node has for its first pods before an API server begins beside them.
+const firstPodsSeconds = 20
+
 // startControlPlane starts the first control plane at once, and each other when the first one's controllers run and its own
 // node is Ready or has had time for that. Each API server begins by making some hundred and thirty roles and bindings, one
 // after another, and each controller manager by asking for eighty things: on processors that are shared, all at once would
@@ -239,6 +242,9 @@ func (p *builder) startControlPlane(host, first, api, controllers string) (steps
 			register.Needs = append(kubelet, api)
 			start.Reason = "the first controllers run: all others start together, each when its node is Ready or has had time to be"
 			start.Needs = append(start.Needs, controllers)
+			if p.c.Spec.Network.CNI != spec.CNINone {
+				start.AwaitReadySeconds = firstPodsSeconds
+			}
 		}
 		steps = append(steps, p.add(start), p.add(register))
 	}

@@ -107,6 +107,10 @@ type Step struct {
 	FillCA  bool           `json:"fillCA,omitempty"`
 	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
+	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet finds the API there at first, and not beside it.
+	ThroughEndpoint bool `json:"throughEndpoint,omitempty"`
+	// AwaitReadySeconds belongs to StartControlPlane: how long the host's node may take to become Ready before it.
+	AwaitReadySeconds int `json:"awaitReadySeconds,omitempty"`
 	// Labels and Taints belong to LabelNode.
 	Labels map[string]string `json:"labels,omitempty"`
 	Taints []facts.Taint     `json:"taints,omitempty"`

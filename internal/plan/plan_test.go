@@ -213,6 +213,9 @@ func TestNewCluster(t *testing.T) {
 			if len(s.Members) != 3 {
 				t.Errorf("%s starts etcd with %d members", s.ID, len(s.Members))
 			}
+			if s.ThroughEndpoint != (s.Host != "cp-a") {
+				t.Errorf("%s: through the endpoint %t", s.ID, s.ThroughEndpoint)
+			}
 			// etcd needs a majority of its members: none may wait for what needs etcd.
 			for _, n := range s.Needs {
 				if strings.HasSuffix(n, string(StartKubelet)) || strings.HasSuffix(n, string(StartControlPlane)) || strings.HasSuffix(n, string(AwaitAPI)) {
@@ -222,6 +225,9 @@ func TestNewCluster(t *testing.T) {
 		case s.Kind == StartControlPlane:
 			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
 				t.Errorf("%s waits for %v", s.ID, s.Needs)
+			}
+			if s.AwaitReadySeconds > 0 != (s.Host != "cp-a") {
+				t.Errorf("%s gives its node %d s", s.ID, s.AwaitReadySeconds)
 			}
 			// A kubelet may have no way to the API but this one.
 			if slices.Contains(s.Needs, id(s.Host, RegisterNode)) {

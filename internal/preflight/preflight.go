@@ -168,12 +168,14 @@ func Built(obs *facts.Observation) bool {
 
 // Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec.
 func Judge(c *spec.Cluster, obs *facts.Observation, seen *facts.Preflight) []Finding {
-	j := &judge{c: c, obs: obs, seen: seen, built: Built(obs), contained: true}
+	j := &judge{c: c, obs: obs, seen: seen, built: Built(obs)}
+	var nodes []*facts.Facts
 	for _, h := range c.Spec.Hosts {
-		if f := obs.Hosts[h.Name].Facts; h.IsNode() && (f == nil || f.Container == "") {
-			j.contained = false
+		if h.IsNode() {
+			nodes = append(nodes, obs.Hosts[h.Name].Facts)
 		}
 	}
+	j.contained = facts.AllContainers(nodes)
 	j.ca = j.commonCA()
 	for _, h := range c.Spec.Hosts {
 		o := obs.Hosts[h.Name]

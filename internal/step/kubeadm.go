@@ -97,57 +97,43 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
-// startControlPlanesKubelet lets the first control plane's kubelet wait for the API server beside it, and those of the others
-// for the same one through the endpoint: their own begin later, and their nodes need not wait for that.
 func startControlPlanesKubelet(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, config, err := e.initConfig(s)
+	_, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
 	in := kubeadm.KubeletRequest{Config: config}
-	if !e.first(h) {
+	if s.ThroughEndpoint {
 		in.Server = "https://" + e.Cluster.Spec.ControlPlane.Endpoint
 	}
 	_, err = kubeadm.StartKubelet.On(ctx, c, in)
 	return err
 }
 
-// first says whether a host is the control plane that begins.
-func (e *Env) first(h spec.Host) bool {
-	return h.Name == e.Cluster.HostsWith(spec.RoleControlPlane)[0].Name
-}
-
-// firstPods is how long a node has for its first pods before an API server begins beside them.
-const firstPods = 20 * time.Second
-
 func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	h, c, config, err := e.initConfig(s)
 	if err != nil {
 		return err
 	}
-	in := kubeadm.ControlPlaneRequest{Config: config}
-	if !e.first(h) && e.Cluster.Spec.Network.CNI != spec.CNINone {
-		in.Node, in.Patience = h.Name, firstPods
-	}
-	_, err = kubeadm.StartControlPlane.On(ctx, c, in)
+	_, err = kubeadm.StartControlPlane.On(ctx, c, kubeadm.ControlPlaneRequest{
+		Config: config, Node: h.Name, Patience: time.Duration(s.AwaitReadySeconds) * time.Second})
 	return err
 }
 
 func registerNode(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	_, err = kubeadm.RegisterNode.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
-	return err
+	return awaitNode(ctx, e, s, kubeadm.RegisterNode)
 }
 
 func useLocalAPI(ctx context.Context, e *Env, s plan.Step) error {
+	return awaitNode(ctx, e, s, kubeadm.UseLocalAPI)
+}
+
+func awaitNode(ctx context.Context, e *Env, s plan.Step, op host.Op[kubeadm.NodeRequest, struct{}]) error {
 	h, c, err := e.target(s)
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.UseLocalAPI.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
+	_, err = op.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
 	return err
 }
 

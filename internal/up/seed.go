@@ -50,7 +50,10 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 		if err := makeSeed(ctx, c, b, image.Name, dir); err != nil {
 			return err
 		}
-		return removeUnused(filepath.Dir(dir), now.Add(-seedLife))
+		if err := removeUnused(filepath.Dir(dir), now.Add(-seedLife)); err != nil {
+			return fmt.Errorf("removing disks that no lab uses any more: %w", err)
+		}
+		return nil
 	})
 }
 

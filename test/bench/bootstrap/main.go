@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
@@ -26,8 +25,10 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cli"
 	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/up"
@@ -202,8 +203,8 @@ func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) er
 	for tick := time.NewTicker(500 * time.Millisecond); ; {
 		if client, err := throughEndpoint(ctx, e); err == nil {
 			now := time.Since(begin).Seconds()
-			ready, err := readyNodes(ctx, client)
-			if err == nil && ready == nodes {
+			api, err := observe.API(ctx, client)
+			if err == nil && ready(api) == nodes {
 				if o.Seconds == 0 {
 					o.Seconds = now
 				}
@@ -221,19 +222,13 @@ func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) er
 	}
 }
 
-func readyNodes(ctx context.Context, client *kube.Client) (ready int, err error) {
-	list, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return 0, err
-	}
-	for _, n := range list.Items {
-		if slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
-		}) {
-			ready++
+func ready(api *facts.API) (n int) {
+	for _, node := range api.Nodes {
+		if node.Ready {
+			n++
 		}
 	}
-	return ready, nil
+	return n
 }
 
 // apiServers counts the servers behind the API's own Service: each puts itself there when it serves.
