@@ -2,17 +2,37 @@ package facts
 
 import "time"
 
-// Observation is what is, read from hosts, API and etcd in parallel at one moment.
+// Answer is the result of one question to one program: it answered as it should, it answered something else, or it could
+// not be asked. Nothing may be inferred from an answer that is unknown.
+type Answer struct {
+	// OK says that the program answered as it should.
+	OK bool `json:"ok"`
+	// Problem is what is wrong when the program was asked and is not right: what it said, that it refused the connection,
+	// or that it did not answer in time.
+	Problem string `json:"problem,omitempty"`
+	// Unknown is why the program could not be asked, for example because the session to its host ended. OK is false then
+	// and Problem is empty.
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// Known says whether the question could be asked.
+func (a Answer) Known() bool { return a.Unknown == "" }
+
+// Observation is the actual condition of a cluster, read from hosts, API and etcd in parallel at one moment. Each part is
+// known, absent, or unknown with the reason.
 type Observation struct {
 	Time  time.Time       `json:"time"`
 	Hosts map[string]Host `json:"hosts"`
-	// API is nil when no apiserver answered.
-	API *API `json:"api,omitempty"`
-	// Etcd is nil when no member answered.
-	Etcd []EtcdMember `json:"etcd,omitempty"`
+	// API is what the API says; nil when it could not be read, for the reason in APIError.
+	API      *API   `json:"api,omitempty"`
+	APIError string `json:"apiError,omitempty"`
+	// Etcd is the member list as the members themselves agree on it; nil when no member could be asked, for the reason in
+	// EtcdError. It is nil with an empty EtcdError when no member is expected to exist.
+	Etcd      []EtcdMember `json:"etcd,omitempty"`
+	EtcdError string       `json:"etcdError,omitempty"`
 	// ExistingEtcd is nil unless etcd is the user's own.
 	ExistingEtcd *ExistingEtcd `json:"existingEtcd,omitempty"`
-	// Endpoint is what became of a request to the endpoint, made from the caller.
+	// Endpoint is how the endpoint answers.
 	Endpoint Endpoint `json:"endpoint"`
 }
 
@@ -21,10 +41,33 @@ type Host struct {
 	Error    string    `json:"error,omitempty"`
 	Facts    *Facts    `json:"facts,omitempty"`
 	Balancer *Balancer `json:"balancer,omitempty"`
+	// BalancerError is why the load balancer of the host could not be asked; Balancer is nil then.
+	BalancerError string `json:"balancerError,omitempty"`
 	// APIServer is whether the host's own apiserver is ready; nil where none is expected.
 	APIServer *bool `json:"apiServer,omitempty"`
+	// Components are the other programs of the cluster on this host, by name (see the constants of Component).
+	Components map[string]Component `json:"components,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
 	EtcdProbe *EtcdProbe `json:"etcdProbe,omitempty"`
+}
+
+// The names of components in Host.Components.
+const (
+	ControllerManager = "kube-controller-manager"
+	Scheduler         = "kube-scheduler"
+	KubeProxy         = "kube-proxy"
+	Kubelet           = "kubelet"
+	Containerd        = "containerd"
+	Flannel           = "flannel" // flanneld, its routes, and its rules in the kernel
+	Approver          = "quorate-approver"
+	Watchdog          = "quorate-watchdog"
+)
+
+// Component is one program of the cluster on one host, as it runs.
+type Component struct {
+	Answer
+	// Version is the version of the running program, for example v1.37.2; empty when it could not be determined.
+	Version string `json:"version,omitempty"`
 }
 
 // API is what the apiserver says.
@@ -75,14 +118,32 @@ type Taint struct {
 	Effect string `json:"effect"`
 }
 
-// EtcdMember is one member as the others and itself see it.
+// EtcdMember is one member as the others and the member itself see it.
 type EtcdMember struct {
-	Name        string `json:"name"`
-	Healthy     bool   `json:"healthy"`
-	Leader      bool   `json:"leader"`
-	Learner     bool   `json:"learner"`
-	Started     bool   `json:"started"` // false for one that was added but has never run
-	DBSizeBytes int64  `json:"dbSizeBytes"`
+	// Name is the member's name; the host name in its peer URL while it has never started.
+	Name string `json:"name"`
+	// Healthy says that the member itself answers, agrees with the others on the cluster, and has no alarm. A member that
+	// could not be asked is not healthy: Unknown says why then, otherwise Problem says what is wrong.
+	Healthy bool   `json:"healthy"`
+	Problem string `json:"problem,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
+	Leader  bool   `json:"leader"`
+	Learner bool   `json:"learner"`
+	Started bool   `json:"started"` // false for a member that was added but has never run
+	// ID and ClusterID are etcd's, in hexadecimal. ClusterID is what the member itself reports; empty if it was not asked.
+	ID        string `json:"id,omitempty"`
+	ClusterID string `json:"clusterID,omitempty"`
+	// PeerURL is where the other members reach it.
+	PeerURL string `json:"peerURL,omitempty"`
+	Version string `json:"version,omitempty"`
+
+	DBSizeBytes int64 `json:"dbSizeBytes"`
+	// InUseBytes is the part of the database that holds data; the rest is freed by defragmentation.
+	InUseBytes int64 `json:"inUseBytes,omitempty"`
+	// QuotaBytes is the size at which etcd stops accepting writes; 0 where the member does not tell.
+	QuotaBytes int64 `json:"quotaBytes,omitempty"`
+	// Alarms are etcd's own: NOSPACE, CORRUPT.
+	Alarms []string `json:"alarms,omitempty"`
 }
 
 // ExistingEtcd is what the caller's files hold for an etcd that exists already.
@@ -142,8 +203,15 @@ type Backend struct {
 	Check string `json:"check"`
 }
 
-// Endpoint tells how the API's name answers.
+// Endpoint is how the API answers at the endpoint, through the load balancer, as every client reaches it.
 type Endpoint struct {
+	// Hosts are the answers by the name of the host that asked. A host whose session is gone has no entry.
+	Hosts map[string]Answer `json:"hosts,omitempty"`
+	// Caller is what the machine that runs the command gets. It is informative: nothing depends on it.
+	Caller *Answer `json:"caller,omitempty"`
+	// Unknown is why nobody could ask.
+	Unknown string `json:"unknown,omitempty"`
+
 	Reachable bool   `json:"reachable"`
 	Error     string `json:"error,omitempty"`
 }
