@@ -12,7 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -43,16 +43,16 @@ func CanDrain(c *spec.Cluster, obs *facts.Observation, name string) error {
 // by themselves: after the patience what is left is closed, and its clients go on with another control plane at once.
 // It returns how many connections that were.
 func Drain(ctx context.Context, c *spec.Cluster, conns *host.Set, name string, patience time.Duration) (int, error) {
-	return onEach(ctx, c, conns, node.PoolRequest{Server: name, Drain: true, Patience: patience})
+	return onEach(ctx, c, conns, balancer.PoolRequest{Server: name, Drain: true, Patience: patience})
 }
 
 // Undrain lets the balancers send clients to it again.
 func Undrain(ctx context.Context, c *spec.Cluster, conns *host.Set, name string) error {
-	_, err := onEach(ctx, c, conns, node.PoolRequest{Server: name})
+	_, err := onEach(ctx, c, conns, balancer.PoolRequest{Server: name})
 	return err
 }
 
-func onEach(ctx context.Context, c *spec.Cluster, conns *host.Set, r node.PoolRequest) (closed int, err error) {
+func onEach(ctx context.Context, c *spec.Cluster, conns *host.Set, r balancer.PoolRequest) (closed int, err error) {
 	var (
 		mu     sync.Mutex
 		wg     sync.WaitGroup
@@ -64,7 +64,7 @@ func onEach(ctx context.Context, c *spec.Cluster, conns *host.Set, r node.PoolRe
 			n := 0
 			conn, err := conns.Get(h.Name)
 			if err == nil {
-				n, err = node.SetPool.On(ctx, conn, r)
+				n, err = balancer.SetPool.On(ctx, conn, r)
 			}
 			mu.Lock()
 			defer mu.Unlock()

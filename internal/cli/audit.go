@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/audit"
-	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/run"
 )
 
 func (a *app) audit() *cobra.Command {
@@ -31,7 +31,7 @@ or fail. Exit status: 0 when nothing fails; 1 when a check fails or a host could
 			sink, done := a.progress()
 			dial, cancel := context.WithTimeout(cmd.Context(), connectTimeout)
 			defer cancel()
-			e := engine.Open(dial, c, sink)
+			e := run.Open(dial, c, sink)
 			defer e.Close()
 			r := audit.CIS(c.Metadata.Name, e.Evidence(cmd.Context()))
 			done()

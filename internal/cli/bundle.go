@@ -13,8 +13,8 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/require"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/up"
 )
 
 func (a *app) bundle() *cobra.Command {
@@ -36,7 +36,7 @@ func (a *app) bundleBuild(version *string) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
-				if err := up.Require(cmd.Context(), bundle.Requirements(), sink); err != nil {
+				if err := require.Packages(cmd.Context(), bundle.Requirements(), sink); err != nil {
 					return nil, err
 				}
 				return bundle.Build(cmd.Context(), bundle.BuildOptions{Version: *version, Progress: sink, Force: force})

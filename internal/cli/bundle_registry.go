@@ -13,10 +13,9 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/up"
 )
 
 // accessFlags let a command reach a registry or a mirror without a spec.
@@ -88,7 +87,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 		if err != nil {
 			return nil, err
 		}
-		return up.Bundle(ctx, cluster, sink)
+		return sources.Bundle(ctx, cluster, sink)
 	case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
 		return nil, usageError{errors.New("--releases, --registry and --signatures are for what the projects publish: leave the reference out, or them")}
 	case len(args) == 1:
@@ -200,7 +199,7 @@ func (a *app) verifyHosts(ctx context.Context) error {
 		return err
 	}
 	sink, done := a.progress()
-	e := engine.Open(ctx, c, sink)
+	e := run.Open(ctx, c, sink)
 	defer e.Close()
 	hosts := e.VerifyImages(ctx, b)
 	done()

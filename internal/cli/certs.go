@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/run"
 )
 
 func (a *app) certs() *cobra.Command {
@@ -34,7 +34,7 @@ Backups of etcd from before need the key that they were written with: keep it wi
 				return err
 			}
 			sink, done := a.progress()
-			e := engine.Open(cmd.Context(), c, sink)
+			e := run.Open(cmd.Context(), c, sink)
 			defer e.Close()
 			w, err := e.PlanRotation(cmd.Context())
 			if err == nil && dryRun {

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/balancer"
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -48,7 +48,7 @@ The balancers keep it in memory: a HAProxy that is started anew sends clients to
 			case c.Spec.LoadBalancer.Type == spec.BalancerExternal:
 				return usageError{fmt.Errorf("the balancer of %s is your own: take %s out of its pool there", c.Metadata.Name, name)}
 			}
-			e := engine.Open(cmd.Context(), c, progress.Discard)
+			e := run.Open(cmd.Context(), c, progress.Discard)
 			defer e.Close()
 			d := drained{Host: name, Drained: !undo}
 			if undo {

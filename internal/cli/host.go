@@ -5,9 +5,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"quorate.dev/quorate/internal/approve"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/node"
+	_ "quorate.dev/quorate/internal/hostside" // every operation that `host serve` answers
+	"quorate.dev/quorate/internal/hostside/approve"
+	"quorate.dev/quorate/internal/hostside/balancer"
 )
 
 // host is the side of Quorate that runs on hosts; people do not type it.
@@ -25,7 +26,7 @@ func (a *app) host() *cobra.Command {
 		},
 		&cobra.Command{
 			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop turns",
-			RunE: func(cmd *cobra.Command, _ []string) error { return node.Watchdog(cmd.Context()) },
+			RunE: func(cmd *cobra.Command, _ []string) error { return balancer.Watchdog(cmd.Context()) },
 		},
 		&cobra.Command{
 			Use: "approve", Short: "Approve the serving certificates that the cluster's own kubelets ask for",

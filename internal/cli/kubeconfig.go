@@ -8,9 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
 
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
 )
 
 func (a *app) kubeconfig() *cobra.Command {
@@ -31,14 +31,14 @@ func (a *app) kubeconfig() *cobra.Command {
 			if merge && to == "" {
 				return usageError{errors.New("--merge needs --to FILE: the kubeconfig to add this cluster to")}
 			}
-			e := engine.Open(cmd.Context(), c, progress.Discard)
+			e := run.Open(cmd.Context(), c, progress.Discard)
 			defer e.Close()
 			admin, err := e.Kubeconfig(cmd.Context())
 			if err != nil {
 				return err
 			}
 			_, labErr := lab.Open(c.Metadata.Name)
-			config, err := engine.ForCaller(c, admin, byAddress || labErr == nil)
+			config, err := run.ForCaller(c, admin, byAddress || labErr == nil)
 			if err != nil {
 				return err
 			}
@@ -54,7 +54,7 @@ func (a *app) kubeconfig() *cobra.Command {
 				into, err := clientcmd.LoadFromFile(to)
 				switch {
 				case err == nil:
-					engine.Merge(into, config)
+					run.Merge(into, config)
 					config = into
 				case !errors.Is(err, os.ErrNotExist):
 					return fmt.Errorf("reading %s: %w", to, err)

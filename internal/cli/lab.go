@@ -13,7 +13,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/lab"
-	"quorate.dev/quorate/internal/up"
+	"quorate.dev/quorate/internal/machines"
+	"quorate.dev/quorate/internal/require"
 )
 
 func (a *app) lab() *cobra.Command {
@@ -72,7 +73,7 @@ func (a *app) labCreate() *cobra.Command {
 				return usageError{errors.New("the spec's hosts have addresses: there is nothing for a lab to make")}
 			}
 			sink, done := a.progress()
-			resolved, err := up.Lab(cmd.Context(), c, !empty, sink)
+			resolved, err := machines.Create(cmd.Context(), c, !empty, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -288,7 +289,7 @@ func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Comm
 				}
 				*name = l.Name()
 			}
-			if err := up.Down(cmd.Context(), *name); err != nil {
+			if err := machines.Delete(cmd.Context(), *name); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.err, "The lab %s is gone.\n", *name)
@@ -302,7 +303,7 @@ func (a *app) labRequirements() *cobra.Command {
 		Use: "requirements", Short: "Install what a lab needs on this computer, and check it",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
-			err := up.Require(cmd.Context(), lab.Requirements(), sink)
+			err := require.Packages(cmd.Context(), lab.Requirements(), sink)
 			done()
 			if err != nil {
 				return err

@@ -10,9 +10,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"quorate.dev/quorate/internal/engine"
+	"quorate.dev/quorate/internal/byhand"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/up"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 )
 
 func (a *app) plan() *cobra.Command {
@@ -62,7 +63,7 @@ func (a *app) planByHand() error {
 	if err != nil {
 		return err
 	}
-	guide, err := up.ByHand(c)
+	guide, err := byhand.Guide(c)
 	if err != nil {
 		return err
 	}
@@ -70,18 +71,18 @@ func (a *app) planByHand() error {
 }
 
 // makePlan opens the cluster and plans. The engine is the caller's to close, unless there is an error.
-func (a *app) makePlan(cmd *cobra.Command) (*engine.Engine, *engine.Work, error) {
+func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
 	c, err := a.cluster()
 	if err != nil {
 		return nil, nil, err
 	}
 	sink, done := a.progress()
-	b, err := up.Bundle(cmd.Context(), c, sink)
+	b, err := sources.Bundle(cmd.Context(), c, sink)
 	done()
 	if err != nil {
 		return nil, nil, err
 	}
-	e := engine.Open(cmd.Context(), c, sink)
+	e := run.Open(cmd.Context(), c, sink)
 	w, err := e.Plan(cmd.Context(), b)
 	if err != nil {
 		e.Close()
@@ -118,50 +119,4 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason)
 	}
 	return t.Flush()
-}
-
-func (a *app) apply() *cobra.Command {
-	var (
-		ignore []string
-		adopt  bool
-	)
-	cmd := &cobra.Command{
-		Use:   "apply",
-		Short: "Make it so; safe to interrupt and to run again",
-		Long: `Runs the steps that quorate plan shows. It waits until the cluster is seen to be as the spec
-says, and pods on new nodes reach pods on others, whatever the pod network is. Killed at any moment, it is finished by
-running it again.
-
-A kubeadm cluster that was built without Quorate is taken on with --adopt, once: quorate plan shows before what that
-would change. It is refused unless the spec describes exactly that cluster.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := knownChecks(ignore); err != nil {
-				return err
-			}
-			e, w, err := a.makePlan(cmd)
-			if err != nil {
-				return explain(cmd.Context(), err)
-			}
-			defer e.Close()
-			sink, done := a.progress()
-			e.Progress, e.Adopt = sink, adopt
-			if err = e.Check(cmd.Context(), w, ignore); err == nil {
-				err = e.Apply(cmd.Context(), w)
-			}
-			done()
-			if err != nil {
-				return explain(cmd.Context(), err)
-			}
-			return a.print(map[string]any{"cluster": w.Plan.Cluster, "steps": len(w.Plan.Steps)}, func(out io.Writer) error {
-				if w.Plan.Empty() {
-					return printPlan(out, w.Plan)
-				}
-				_, err := fmt.Fprintf(out, "Done: %d steps, and %s was seen to be as the spec says.\n", len(w.Plan.Steps), w.Plan.Cluster)
-				return err
-			})
-		},
-	}
-	ignoreFlag(cmd, &ignore)
-	cmd.Flags().BoolVar(&adopt, "adopt", false, "take on a cluster that was built without Quorate")
-	return cmd
 }

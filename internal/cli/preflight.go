@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -54,7 +54,7 @@ func (a *app) checkHosts(cmd *cobra.Command, c *spec.Cluster, ignore []string) (
 	sink, done := a.progress()
 	defer done()
 	err = progress.Track(cmd.Context(), sink, "", "preflight", "check "+ui.Plural(len(c.Spec.Hosts), "host"), func(ctx context.Context) error {
-		e := engine.Open(ctx, c, sink)
+		e := run.Open(ctx, c, sink)
 		defer e.Close()
 		r, err = e.Preflight(ctx, e.Observe(ctx), false, ignore)
 		return err

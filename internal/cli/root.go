@@ -16,13 +16,13 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
-	"quorate.dev/quorate/internal/up"
 )
 
 // Exit statuses.
@@ -175,7 +175,7 @@ func (a *app) specPath() (string, error) {
 	if _, err := os.Stat("cluster.yaml"); err == nil {
 		return "cluster.yaml", nil
 	}
-	if path, ok := up.Current(); ok {
+	if path, ok := machines.Current(); ok {
 		return path, nil
 	}
 	return "", usageError{errors.New("no spec: there is no ./cluster.yaml and no cluster that `quorate up` made; name one with -f, write one with `quorate init`, or run `quorate up`")}
@@ -221,7 +221,7 @@ func (a *app) addressed() (*spec.Cluster, error) {
 	if !c.NeedsLab() {
 		return a.load(path, false)
 	}
-	return up.OpenLab(c)
+	return machines.Open(c)
 }
 
 // progress shows what is being done, on stderr.

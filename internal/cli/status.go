@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
@@ -49,7 +49,7 @@ func (a *app) status() *cobra.Command {
 func look(ctx context.Context, c *spec.Cluster) status.Status {
 	dial, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	e := engine.Open(dial, c, progress.Discard)
+	e := run.Open(dial, c, progress.Discard)
 	defer e.Close()
 	return status.FromObservation(c, e.Observe(ctx))
 }

@@ -10,6 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
@@ -125,7 +126,7 @@ func (a *app) down() *cobra.Command {
 				}
 				name = c
 			}
-			if err := up.Down(cmd.Context(), name); err != nil {
+			if err := machines.Delete(cmd.Context(), name); err != nil {
 				return explain(cmd.Context(), err)
 			}
 			fmt.Fprintf(a.err, "The cluster %s is gone.\n", name)

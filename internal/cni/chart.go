@@ -17,8 +17,8 @@ import (
 	release "helm.sh/helm/v4/pkg/release/v1"
 	releaseutil "helm.sh/helm/v4/pkg/release/v1/util"
 
-	"quorate.dev/quorate/internal/manifest"
 	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 

@@ -14,7 +14,7 @@ import (
 
 	"helm.sh/helm/v4/pkg/chart/common"
 
-	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 

@@ -21,7 +21,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/spec"
 )

@@ -19,7 +19,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 )
 
 // Member is a way to a member: the session that it is asked through, and its address as seen from there.

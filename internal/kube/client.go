@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 )
 
 // Server is one apiserver: the session to its host, and its address as seen from there.

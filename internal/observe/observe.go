@@ -22,10 +22,11 @@ import (
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/kube"
-	"quorate.dev/quorate/internal/kubeadm"
-	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -81,13 +82,13 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %s", hostTimeout))
 	defer cancel()
-	f, err := node.ReadFacts.On(ctx, conn, request)
+	f, err := inspect.ReadFacts.On(ctx, conn, request)
 	if err != nil {
 		return facts.Host{Error: err.Error()}
 	}
 	seen := facts.Host{Facts: &f}
 	if c.Balances(h) {
-		if b, err := node.ReadBalancer.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
+		if b, err := balancer.Read.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
 			if b.Others != nil && !b.Healthy { // its socket need not be where ours would be
 				b.Healthy = f.Units["haproxy.service"] == "active" && f.Units["keepalived.service"] == "active"
 			}

@@ -10,9 +10,10 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostconfig"
-	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/hostside/inspect"
+	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -83,7 +84,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	for _, port := range preflight.Ports(p.c, h) {
 		request.Ports = append(request.Ports, port.Number)
 	}
-	in, err := node.Inspect.On(ctx, conn, request)
+	in, err := inspect.Inspect.On(ctx, conn, request)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 	var best facts.Clock
 	for i := range clockSamples {
 		begin := time.Now()
-		there, err := node.ReadClock.On(ctx, conn, struct{}{})
+		there, err := inspect.ReadClock.On(ctx, conn, struct{}{})
 		if err != nil {
 			return err
 		}
@@ -116,14 +117,14 @@ func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 
 // reach tries every path: all hosts listen, all hosts dial, all hosts stop listening.
 func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
-	listening := map[string]node.Listening{}
+	listening := map[string]reach.Listening{}
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		request := node.ListenRequest{Name: h.Name, Address: h.Address}
+		request := reach.ListenRequest{Name: h.Name, Address: h.Address}
 		// Where a cluster's programs may be about to start, a port that is free at this moment is theirs all the same.
 		if !preflight.Built(obs) && !obs.Hosts[h.Name].Facts.Kubernetes.KubeletConfig {
 			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
 		}
-		l, err := node.Listen.On(ctx, conn, request)
+		l, err := reach.Listen.On(ctx, conn, request)
 		if err != nil {
 			return err
 		}
@@ -132,10 +133,10 @@ func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
 		listening[h.Name] = l
 		return nil
 	})
-	targets, paths := map[string][]node.DialTarget{}, map[facts.Path]node.DialTarget{}
+	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
 	for _, path := range preflight.Paths(p.c) {
 		l, asked := listening[path.To]
-		target := node.DialTarget{Path: path}
+		target := reach.DialTarget{Path: path}
 		switch path.Proto {
 		case facts.TCP:
 			target.Answers = slices.Contains(l.TCP, path.Port)
@@ -158,21 +159,21 @@ func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
 			delete(paths, r.Path)
 		}
 	}
-	again := map[string][]node.DialTarget{}
+	again := map[string][]reach.DialTarget{}
 	for path, target := range paths {
 		again[path.From] = append(again[path.From], target)
 	}
 	p.seen.Reach = append(p.seen.Reach, p.dial(hosts, again)...)
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
 		if token := listening[h.Name].Token; token != "" {
-			_, err := node.Hush.On(ctx, conn, token)
+			_, err := reach.Hush.On(ctx, conn, token)
 			return err
 		}
 		return nil
 	})
 }
 
-func (p *probe) dial(hosts []spec.Host, targets map[string][]node.DialTarget) (out []facts.Reach) {
+func (p *probe) dial(hosts []spec.Host, targets map[string][]reach.DialTarget) (out []facts.Reach) {
 	if len(targets) == 0 {
 		return nil
 	}
@@ -180,7 +181,7 @@ func (p *probe) dial(hosts []spec.Host, targets map[string][]node.DialTarget) (o
 		if len(targets[h.Name]) == 0 {
 			return nil
 		}
-		results, err := node.DialAll.On(ctx, conn, targets[h.Name])
+		results, err := reach.DialAll.On(ctx, conn, targets[h.Name])
 		if err != nil {
 			return err
 		}

@@ -10,7 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 

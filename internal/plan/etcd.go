@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 

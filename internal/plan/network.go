@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"slices"
 
-	"quorate.dev/quorate/internal/manifest"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/version"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostconfig"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )

@@ -23,10 +23,10 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/kube"
-	"quorate.dev/quorate/internal/kubeadm"
-	"quorate.dev/quorate/internal/manifest"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/render/manifest"
 )
 
 const fieldManager = "quorate"

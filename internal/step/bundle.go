@@ -13,7 +13,9 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/distribute"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 )
@@ -27,7 +29,7 @@ func installBundle(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = node.InstallBinaries.On(ctx, c, index)
+	_, err = programs.Install.On(ctx, c, index)
 	return err
 }
 
@@ -37,7 +39,7 @@ func importImages(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = node.ImportImages.On(ctx, c, struct{}{})
+	_, err = containerd.ImportImages.On(ctx, c, struct{}{})
 	return err
 }
 
@@ -88,20 +90,20 @@ var _ distribute.Peer = (*peer)(nil)
 func (p *peer) Name() string { return p.conn.Name() }
 
 func (p *peer) Lacking(ctx context.Context, all []digest.Digest) ([]digest.Digest, error) {
-	return node.LackingBlobs.On(ctx, p.conn, all)
+	return blobs.Lacking.On(ctx, p.conn, all)
 }
 
 func (p *peer) Offer(ctx context.Context) (distribute.Offer, error) {
-	return node.OfferBlobs.On(ctx, p.conn, p.address)
+	return blobs.Offer.On(ctx, p.conn, p.address)
 }
 
 func (p *peer) Serve(ctx context.Context, o distribute.Offer) error {
-	_, err := node.ServeBlobs.On(ctx, p.conn, o)
+	_, err := blobs.Serve.On(ctx, p.conn, o)
 	return err
 }
 
 func (p *peer) Fetch(ctx context.Context, b distribute.Blob, from distribute.Offer) error {
-	_, err := node.FetchBlob.On(ctx, p.conn, node.FetchRequest{Digest: b.Digest, From: from})
+	_, err := blobs.Fetch.On(ctx, p.conn, blobs.FetchRequest{Digest: b.Digest, From: from})
 	return err
 }
 
@@ -111,6 +113,6 @@ func (p *peer) Upload(ctx context.Context, b distribute.Blob) error {
 		return fmt.Errorf("the bundle here: %w", err)
 	}
 	defer blob.Close()
-	_, err = node.PutBlob.Send(ctx, p.conn, b.Digest, blob)
+	_, err = blobs.Put.Send(ctx, p.conn, b.Digest, blob)
 	return err
 }

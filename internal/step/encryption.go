@@ -12,8 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
-	"quorate.dev/quorate/internal/kubeadm"
 	"quorate.dev/quorate/internal/plan"
 )
 

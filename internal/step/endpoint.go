@@ -11,7 +11,7 @@ import (
 
 	"quorate.dev/quorate/internal/endpoint"
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/node"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
@@ -194,7 +194,7 @@ func (t *takeover) read(ctx context.Context, name string) (facts.Balancer, error
 	if err != nil {
 		return facts.Balancer{}, err
 	}
-	return node.ReadBalancer.On(ctx, conn, t.e.Cluster.Spec.LoadBalancer.Address)
+	return balancer.Read.On(ctx, conn, t.e.Cluster.Spec.LoadBalancer.Address)
 }
 
 func (t *takeover) standAside(ctx context.Context, name string, aside bool) error {
@@ -202,7 +202,7 @@ func (t *takeover) standAside(ctx context.Context, name string, aside bool) erro
 	if err != nil {
 		return err
 	}
-	_, err = node.StandAside.On(ctx, conn, aside)
+	_, err = balancer.StandAside.On(ctx, conn, aside)
 	return err
 }
 

@@ -5,9 +5,9 @@ import (
 
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostconfig"
-	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 func makeEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {

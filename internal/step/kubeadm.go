@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/kubeadm"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/spec"
 )
 
-func (e *Env) kubeadm() kubeadm.Config {
-	cfg := kubeadm.Config{Cluster: e.Cluster, Token: e.token}
+func (e *Env) kubeadm() kubeadmconfig.Config {
+	cfg := kubeadmconfig.Config{Cluster: e.Cluster, Token: e.token}
 	for _, h := range e.Cluster.Spec.Hosts {
 		if f := e.Seen.Hosts[h.Name].Facts; f != nil && h.IsNode() {
 			cfg.Facts = append(cfg.Facts, f)
@@ -72,13 +73,13 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := certify(ctx, e, s, kubeadm.Serving); err != nil {
+	if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
 		return err
 	}
 	if h.Has(spec.RoleControlPlane) {
 		return startControlPlanesKubelet(ctx, e, s)
 	}
-	if err := certify(ctx, e, s, kubeadm.Client); err != nil {
+	if err := certify(ctx, e, s, kubeadmconfig.Client); err != nil {
 		return err
 	}
 	cfg := e.kubeadm()
@@ -171,7 +172,7 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := certify(ctx, e, s, kubeadm.Serving); err != nil {
+	if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
 		return err
 	}
 	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
@@ -180,7 +181,7 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 
 // certify gives a node a certificate with which its kubelet begins. A control plane signs its own; for a worker any of
 // them does.
-func certify(ctx context.Context, e *Env, s plan.Step, usage kubeadm.Usage) error {
+func certify(ctx context.Context, e *Env, s plan.Step, usage kubeadmconfig.Usage) error {
 	h, c, err := e.target(s)
 	if err != nil {
 		return err

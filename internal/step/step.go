@@ -14,12 +14,13 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/packages"
 	"quorate.dev/quorate/internal/kube"
-	"quorate.dev/quorate/internal/kubeadm"
-	"quorate.dev/quorate/internal/manifest"
-	"quorate.dev/quorate/internal/node"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -118,7 +119,7 @@ func installPackages(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = node.InstallPackages.On(ctx, c, *s.Packages)
+	_, err = packages.Install.On(ctx, c, *s.Packages)
 	return err
 }
 
@@ -140,7 +141,7 @@ func configure(ctx context.Context, e *Env, s plan.Step) error {
 			}
 		}
 	}
-	_, err = node.Configure.On(ctx, c, d)
+	_, err = files.Configure.On(ctx, c, d)
 	return err
 }
 

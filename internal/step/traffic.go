@@ -14,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/pods"
 	"quorate.dev/quorate/internal/kube"
-	"quorate.dev/quorate/internal/node"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -43,7 +43,7 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 		nodes = append(nodes, p.from, p.to)
 	}
 	slices.Sort(nodes)
-	t := traffic{e: e, pods: map[string]node.OpenedPod{}}
+	t := traffic{e: e, pods: map[string]pods.Opened{}}
 	defer t.close(ctx)
 	if err := t.open(ctx, slices.Compact(nodes)); err != nil {
 		return err
@@ -99,7 +99,7 @@ type traffic struct {
 	e *Env
 
 	mu   sync.Mutex
-	pods map[string]node.OpenedPod // by node
+	pods map[string]pods.Opened // by node
 }
 
 // open makes the ends. Plugins that only connect network namespaces get throw-away ones. Those that a user brings may look
@@ -121,7 +121,7 @@ func (t *traffic) open(ctx context.Context, nodes []string) error {
 		}
 		// A node can be Ready a moment before its plugin answers every question.
 		return retry(ctx, time.Second, func(ctx context.Context) error {
-			p, err := node.OpenPod.On(ctx, c, node.PodRequest{UID: uids[name]})
+			p, err := pods.Open.On(ctx, c, pods.Request{UID: uids[name]})
 			if err != nil {
 				return err
 			}
@@ -138,7 +138,7 @@ func (t *traffic) try(ctx context.Context, pairs []pair) (failed []string, left 
 	_ = together(pairs, func(p pair) error {
 		c, err := t.e.Conns.Get(p.from)
 		if err == nil {
-			_, err = node.ReachPod.On(ctx, c, node.ReachRequest{Token: t.pods[p.from].Token, To: t.pods[p.to].Address})
+			_, err = pods.Reach.On(ctx, c, pods.ReachRequest{Token: t.pods[p.from].Token, To: t.pods[p.to].Address})
 		}
 		if err != nil {
 			mu.Lock()
@@ -166,7 +166,7 @@ func (t *traffic) close(ctx context.Context) {
 	_ = together(nodes, func(name string) error {
 		c, err := t.e.Conns.Get(name)
 		if err == nil {
-			_, err = node.ClosePod.On(ctx, c, t.pods[name].Token)
+			_, err = pods.Close.On(ctx, c, t.pods[name].Token)
 		}
 		return err
 	})

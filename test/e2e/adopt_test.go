@@ -22,10 +22,10 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -134,7 +134,7 @@ conntrack: {maxPerCore: 0, min: 0}
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, manifests, err := engine.Describe(s, b)
+	_, manifests, err := run.Describe(s, b)
 	if err != nil {
 		t.Fatal(err)
 	}

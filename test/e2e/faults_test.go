@@ -12,7 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"quorate.dev/quorate/internal/probe"
+	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/status"
 )
 

@@ -21,8 +21,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/manifest"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 )

@@ -5,9 +5,9 @@ import (
 	"context"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/byhand"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/up"
 	"quorate.dev/quorate/test/guide"
 )
 
@@ -16,7 +16,7 @@ import (
 func runDocumented(ctx context.Context, c *spec.Cluster, _ *bundle.Bundle, _ progress.Sink) error {
 	plain := *c
 	plain.Spec.Failover.Profile = spec.ProfileStandard
-	transcript, err := up.ByHand(&plain)
+	transcript, err := byhand.Guide(&plain)
 	if err != nil {
 		return err
 	}

@@ -24,14 +24,15 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cli"
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/up"
 )
 
 const name = "bench"
@@ -141,21 +142,21 @@ func appendRun(ctx context.Context, c *spec.Cluster, all []outcome, run runner) 
 
 // once makes machines, lets one of the two build its cluster, and stops the clock when the cluster is there.
 func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err error) {
-	b, err := up.Bundle(ctx, c, progress.Discard)
+	b, err := sources.Bundle(ctx, c, progress.Discard)
 	if err != nil {
 		return o, err
 	}
 	// Made before the clock runs: both find the same disks.
-	if err := up.Seed(ctx, c, b, progress.Discard); err != nil {
+	if err := machines.Seed(ctx, c, b, progress.Discard); err != nil {
 		return o, err
 	}
-	if err := up.Down(ctx, name); err != nil {
+	if err := machines.Delete(ctx, name); err != nil {
 		return o, err
 	}
-	defer func() { err = errors.Join(err, up.Down(context.WithoutCancel(ctx), name)) }()
+	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
 	own := ownCPU()
 	begin := time.Now()
-	resolved, err := up.Lab(ctx, c, true, progress.Discard)
+	resolved, err := machines.Create(ctx, c, true, progress.Discard)
 	if err != nil {
 		return o, err
 	}
@@ -192,7 +193,7 @@ func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err erro
 // whole waits until every node is Ready, as seen through the endpoint, and then until every control plane's API server has
 // announced itself while they still are, and notes when each was.
 func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) error {
-	e := engine.Open(ctx, c, progress.Discard)
+	e := run.Open(ctx, c, progress.Discard)
 	defer e.Close()
 	nodes, servers := 0, len(c.HostsWith(spec.RoleControlPlane))
 	for _, h := range c.Spec.Hosts {
@@ -244,12 +245,12 @@ func apiServers(ctx context.Context, client *kube.Client) (serving int, err erro
 }
 
 // throughEndpoint makes a client that goes where every client goes.
-func throughEndpoint(ctx context.Context, e *engine.Engine) (*kube.Client, error) {
+func throughEndpoint(ctx context.Context, e *run.Engine) (*kube.Client, error) {
 	admin, err := e.Kubeconfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	config, err := engine.ForCaller(e.Cluster, admin, true)
+	config, err := run.ForCaller(e.Cluster, admin, true)
 	if err != nil {
 		return nil, err
 	}
@@ -261,7 +262,7 @@ func throughEndpoint(ctx context.Context, e *engine.Engine) (*kube.Client, error
 }
 
 func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
-	e := engine.Open(ctx, c, sink)
+	e := run.Open(ctx, c, sink)
 	defer e.Close()
 	w, err := e.Plan(ctx, b)
 	if err != nil {

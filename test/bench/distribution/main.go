@@ -19,20 +19,21 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/distribute"
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/step"
-	"quorate.dev/quorate/internal/up"
 )
 
 const name = "bench-distribution"
 
-// run is one distribution.
-type run struct {
+// measurement is one distribution.
+type measurement struct {
 	Hosts int `json:"hosts"`
 	// SentBytes is what left the caller's network device, SSH, TCP and Ethernet included.
 	SentBytes int64 `json:"sentBytes"`
@@ -68,13 +69,13 @@ func serveHost() {
 
 func measure(ctx context.Context, counts string) error {
 	c := cluster(1)
-	b, err := up.Bundle(ctx, c, progress.Discard)
+	b, err := sources.Bundle(ctx, c, progress.Discard)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("The bundle has %s in %d blobs. Sent: by the caller, counted at its network device.\n\n", mib(b.Size()), len(b.Blobs()))
 	fmt.Printf("%5s  %12s  %16s  %12s  %20s  %8s\n", "hosts", "sent", "times the bundle", "passed on", "one by one would be", "seconds")
-	var runs []run
+	var runs []measurement
 	for _, field := range strings.Split(counts, ",") {
 		n, err := strconv.Atoi(field)
 		if err != nil || n < 1 {
@@ -109,13 +110,13 @@ func cluster(n int) *spec.Cluster {
 }
 
 // once installs the bundle on n machines at the same time.
-func once(ctx context.Context, n int, b *bundle.Bundle) (r run, err error) {
+func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err error) {
 	r.Hosts = n
-	if err := up.Down(ctx, name); err != nil {
+	if err := machines.Delete(ctx, name); err != nil {
 		return r, err
 	}
-	defer func() { err = errors.Join(err, up.Down(context.WithoutCancel(ctx), name)) }()
-	c, err := up.Lab(ctx, cluster(n), false, progress.Discard)
+	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
+	c, err := machines.Create(ctx, cluster(n), false, progress.Discard)
 	if err != nil {
 		return r, err
 	}
@@ -123,7 +124,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r run, err error) {
 	if err != nil {
 		return r, err
 	}
-	e := engine.Open(ctx, c, progress.Discard)
+	e := run.Open(ctx, c, progress.Discard)
 	defer e.Close()
 	env := step.NewEnv(c, e.Conns, e.Observe(ctx), b, nil, progress.Discard)
 	before, err := l.CallerSent()

@@ -23,12 +23,12 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/engine"
 	"quorate.dev/quorate/internal/host/sshtest"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/up"
 )
 
 const sshPort = 22
@@ -176,7 +176,7 @@ func caller(ctx context.Context, hosts, runs int) error {
 }
 
 func measure(ctx context.Context, c *spec.Cluster, runs int) error {
-	b, err := up.Bundle(ctx, c, progress.Discard)
+	b, err := sources.Bundle(ctx, c, progress.Discard)
 	if err != nil {
 		return err
 	}
@@ -187,16 +187,16 @@ func measure(ctx context.Context, c *spec.Cluster, runs int) error {
 	}
 	for _, job := range []struct {
 		name string
-		run  func(*engine.Engine) (string, error)
+		run  func(*run.Engine) (string, error)
 	}{
-		{"plan", func(e *engine.Engine) (string, error) {
+		{"plan", func(e *run.Engine) (string, error) {
 			w, err := e.Plan(ctx, b)
 			if err != nil {
 				return "", err
 			}
 			return fmt.Sprintf("%d steps", len(w.Plan.Steps)), nil
 		}},
-		{"preflight", func(e *engine.Engine) (string, error) {
+		{"preflight", func(e *run.Engine) (string, error) {
 			obs := e.Observe(ctx)
 			r, err := e.Preflight(ctx, obs, false, nil)
 			if err != nil {
@@ -208,7 +208,7 @@ func measure(ctx context.Context, c *spec.Cluster, runs int) error {
 		best, bestDial := 0.0, 0.0
 		for i := range runs {
 			begin := time.Now()
-			e := engine.Open(ctx, c, progress.Discard)
+			e := run.Open(ctx, c, progress.Discard)
 			dialled := time.Since(begin).Seconds()
 			for _, h := range c.Spec.Hosts {
 				if _, err := e.Conns.Get(h.Name); err != nil {

@@ -1,0 +1,52 @@
+package balancer
+
+import (
+	"reflect"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+func TestWhoBalances(t *testing.T) {
+	const api = `# kubeadm's documentation, nearly
+global
+    log stdout format raw local0
+defaults
+    mode tcp
+frontend apiserver
+    bind *:6443
+    default_backend apiserverbackend
+backend apiserverbackend
+    option httpchk
+    server cp-a 10.0.0.11:6443 check verify none
+    server cp-b 10.0.0.12:6443 check # bind *:80
+`
+	server := []string{"10.0.0.11:6443", "10.0.0.12:6443"}
+	frontend := facts.Service{Name: "frontend apiserver", Bind: "*:6443"}
+	for name, tc := range map[string]struct {
+		haproxy, keepalived string
+		cluster             string
+		others              *facts.OthersBalancing
+	}{
+		"nothing": {},
+		"ours":    {haproxy: "# Written by quorate for the cluster prod. Changes are undone by the next quorate apply.\nglobal\n", cluster: "prod"},
+		"theirs":  {haproxy: api, others: &facts.OthersBalancing{Services: []facts.Service{frontend}, Servers: server}},
+		"statistics, and an ingress": {haproxy: api + "listen stats\n  bind :9000\n  stats enable\nfrontend web\n bind 10.0.0.9:80,10.0.0.9:443 ssl\n use_backend x if { path / }\n",
+			others: &facts.OthersBalancing{Servers: server, Services: []facts.Service{frontend, {Name: "listen stats", Bind: ":9000", Statistics: true},
+				{Name: "frontend web", Bind: "10.0.0.9:80"}, {Name: "frontend web", Bind: "10.0.0.9:443"}}}},
+		"virtual IPs": {keepalived: "vrrp_instance a {\n  unicast_peer {\n    10.0.0.3\n  }\n  virtual_ipaddress {\n    10.0.0.100/24 dev eth0 # 10.0.0.101\n    10.0.0.102\n  }\n}\nvrrp_instance b { virtual_ipaddress { 10.0.0.103 } }\n",
+			others: &facts.OthersBalancing{VirtualIPs: []string{"10.0.0.100", "10.0.0.102", "10.0.0.103"}}},
+		"what cannot be judged": {keepalived: "include /etc/keepalived/conf.d/*.conf\nvirtual_server 10.0.0.7 80 {\n  real_server 10.0.0.8 80 {\n }\n}\n",
+			others: &facts.OthersBalancing{Services: []facts.Service{{Name: "keepalived's include /etc/keepalived/conf.d/*.conf"}, {Name: "keepalived's virtual_server 10.0.0.7 80"}}}},
+	} {
+		cluster, others := whoBalances(tc.haproxy, tc.keepalived)
+		if cluster != tc.cluster || !reflect.DeepEqual(others, tc.others) {
+			t.Errorf("%s: %q, %+v", name, cluster, others)
+		}
+	}
+	for bind, want := range map[string]string{"*:6443": "6443", ":80": "80", "[::]:443": "443", "0.0.0.0:1-9": "1-9", "unix@/run/x": "unix@/run/x", "": ""} {
+		if got := (facts.Service{Bind: bind}).Port(); got != want {
+			t.Errorf("%q: port %q", bind, got)
+		}
+	}
+}

@@ -1,0 +1,195 @@
+package blobs
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"quorate.dev/quorate/internal/distribute"
+	"quorate.dev/quorate/internal/fetch"
+	"quorate.dev/quorate/internal/host"
+)
+
+// Hosts pass blobs on to each other over TLS. The certificate is made for the occasion, and only its fingerprint counts;
+// the token lets nobody in who was not told it. Both travel inside SSH sessions alone. A host listens from the moment
+// that the first other one needs it until the caller's call ends, and with that call ends everything.
+
+// unclaimed is how long a listener waits for the call that serves on it.
+const unclaimed = 30 * time.Second
+
+// peerPatience is how long another host may be silent before the caller is asked instead.
+const peerPatience = 5 * time.Second
+
+// offers are listeners that are not served yet, by token.
+var offers = struct {
+	sync.Mutex
+	open map[string]net.Listener
+}{open: map[string]net.Listener{}}
+
+// Offer makes this host listen on one of its own addresses, on a port that the kernel chooses.
+var Offer = host.Define("bundle.offer", func(_ context.Context, address string) (distribute.Offer, error) {
+	return offer(address)
+})
+
+func offer(address string) (distribute.Offer, error) {
+	cert, err := newCertificate()
+	if err != nil {
+		return distribute.Offer{}, fmt.Errorf("making a certificate for passing blobs on: %w", err)
+	}
+	l, err := tls.Listen("tcp", net.JoinHostPort(address, "0"), &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		return distribute.Offer{}, fmt.Errorf("listening to pass blobs on: %w", err)
+	}
+	token := make([]byte, 32)
+	rand.Read(token) //nolint:errcheck // never fails, as its documentation says
+	fingerprint := sha256.Sum256(cert.Certificate[0])
+	o := distribute.Offer{Address: l.Addr().String(), Fingerprint: hex.EncodeToString(fingerprint[:]), Token: hex.EncodeToString(token)}
+	offers.Lock()
+	defer offers.Unlock()
+	offers.open[o.Token] = l
+	time.AfterFunc(unclaimed, func() {
+		if l := claim(o.Token); l != nil {
+			l.Close()
+		}
+	})
+	return o, nil
+}
+
+func claim(token string) net.Listener {
+	offers.Lock()
+	defer offers.Unlock()
+	l := offers.open[token]
+	delete(offers.open, token)
+	return l
+}
+
+func newCertificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	// Nobody looks at its dates: hosts' clocks may differ, and it is gone with its key when the call ends.
+	template := &x509.Certificate{SerialNumber: serial, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<32, 0)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+// Serve answers on what Offer opened, until the caller ends the call.
+var Serve = host.Define("bundle.serve", func(ctx context.Context, o distribute.Offer) (struct{}, error) {
+	return struct{}{}, bundleStore.serve(ctx, o.Token)
+})
+
+func (s Store) serve(ctx context.Context, token string) error {
+	l := claim(token)
+	if l == nil {
+		return errors.New("there is no listener of this name any more")
+	}
+	srv := &http.Server{
+		Handler: s.handler(token), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
+		// Strangers that knock are no news for the one who runs an installation.
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s Store) handler(token string) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /blobs/{digest}", func(w http.ResponseWriter, r *http.Request) {
+		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+token)) != 1 {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		d, err := digest.Parse(r.PathValue("digest"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		f, err := os.Open(s.file(d))
+		if err != nil {
+			http.Error(w, "this host does not have it", http.StatusNotFound)
+			return
+		}
+		defer f.Close()
+		http.ServeContent(w, r, "", time.Time{}, f)
+	})
+	return mux
+}
+
+// FetchRequest asks a host to get a blob from another.
+type FetchRequest struct {
+	Digest digest.Digest
+	From   distribute.Offer
+}
+
+// Fetch gets one blob from another host and stores it.
+var Fetch = host.Define("bundle.fetch", func(ctx context.Context, r FetchRequest) (struct{}, error) {
+	return struct{}{}, bundleStore.fetch(ctx, r)
+})
+
+func (s Store) fetch(ctx context.Context, r FetchRequest) error {
+	t := &http.Transport{
+		// No proxy: hosts of one cluster reach each other directly or not at all.
+		DialContext:         (&net.Dialer{Timeout: peerPatience}).DialContext,
+		TLSHandshakeTimeout: peerPatience,
+		DisableCompression:  true,
+		TLSClientConfig: &tls.Config{
+			MinVersion: tls.VersionTLS13,
+			// There is no authority and no name to verify; the fingerprint says which certificate it must be.
+			InsecureSkipVerify: true, //nolint:gosec // VerifyConnection is stricter
+			VerifyConnection: func(c tls.ConnectionState) error {
+				sum := sha256.Sum256(c.PeerCertificates[0].Raw)
+				if hex.EncodeToString(sum[:]) != r.From.Fingerprint {
+					return fetch.Final("somebody else answers there: the certificate is not the one that was announced", "")
+				}
+				return nil
+			},
+		},
+	}
+	defer t.CloseIdleConnections()
+	c := fetch.Client{Patience: peerPatience, HTTP: bearer{t, r.From.Token}}
+	target := s.file(r.Digest)
+	defer os.Remove(target + ".part") //nolint:errcheck // gone after a success; another source begins anew
+	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+		return err
+	}
+	return c.Get(ctx, fetch.File{What: "blob", URL: "https://" + r.From.Address + "/blobs/" + r.Digest.String(), Digest: r.Digest, Origin: "the bundle"}, target)
+}
+
+type bearer struct {
+	next  http.RoundTripper
+	token string
+}
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+b.token)
+	return b.next.RoundTrip(r)
+}

@@ -1,0 +1,362 @@
+// Package containerd gives the images of a bundle to a host's containerd, and checks those that it holds.
+package containerd
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+
+	contentapi "github.com/containerd/containerd/api/services/content/v1"
+	imagesapi "github.com/containerd/containerd/api/services/images/v1"
+	"github.com/opencontainers/go-digest"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+const (
+	containerdSocket = "/run/containerd/containerd.sock"
+	kubeNamespace    = "k8s.io"
+	// containerdContent is where containerd keeps blobs, a folder by digest like our own.
+	containerdContent = "/var/lib/containerd/io.containerd.content.v1.content"
+	// checkedFile remembers which blobs of containerd's were read and found sound.
+	checkedFile = "/var/lib/quorate/images.json"
+)
+
+// contentFile is where containerd keeps a blob.
+func contentFile(d string) string {
+	parsed := digest.Digest(d)
+	return filepath.Join(containerdContent, "blobs", parsed.Algorithm().String(), parsed.Encoded())
+}
+
+// ImageProblem is an image that containerd does not have as the bundle has it.
+type ImageProblem struct {
+	Image   string `json:"image"`
+	Problem string `json:"problem"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+func (p ImageProblem) String() string {
+	if p.Detail == "" {
+		return p.Image + " " + p.Problem
+	}
+	return p.Image + " " + p.Problem + ": " + p.Detail
+}
+
+// VerifyImages reads every blob of the images again and compares it with its digest.
+var VerifyImages = host.Define("bundle.verify-images", func(ctx context.Context, images []bundle.Image) ([]ImageProblem, error) {
+	records, err := imageRecords(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return checkImages(ctx, images, records, true)
+})
+
+// ImageProblems is the quick look that belongs to the facts: a blob is read again only when its file was written since.
+func ImageProblems(ctx context.Context) []string {
+	b, err := bundle.Open(blobs.BundleDir)
+	if err != nil {
+		return []string{"the host's own copy of the bundle: " + err.Error()}
+	}
+	records, err := imageRecords(ctx)
+	if err != nil {
+		return nil // containerd is down: that is another problem, and not one that an import cures
+	}
+	problems, err := checkImages(ctx, b.Images(), records, false)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, p := range problems {
+		out = append(out, p.Image+" "+p.Problem)
+	}
+	return out
+}
+
+func checkImages(ctx context.Context, images []bundle.Image, records map[string]string, all bool) ([]ImageProblem, error) {
+	known := loadChecked()
+	if all {
+		known.blobs = map[string]stamp{}
+	}
+	var problems []ImageProblem
+	seen := map[string]string{}
+	for _, image := range images {
+		switch target, ok := records[image.Name]; {
+		case !ok:
+			problems = append(problems, ImageProblem{Image: image.Name, Problem: "is missing"})
+			continue
+		case target != image.Manifest.Digest:
+			problems = append(problems, ImageProblem{image.Name, "is another image", target})
+			continue
+		}
+		for _, blob := range image.Blobs() {
+			problem, ok := seen[blob.Digest]
+			if !ok {
+				var err error
+				if problem, err = known.check(ctx, blob.Digest); err != nil {
+					return nil, err
+				}
+				seen[blob.Digest] = problem
+			}
+			if problem != "" {
+				problems = append(problems, ImageProblem{image.Name, "is damaged", "its blob " + blob.Digest + " " + problem})
+				break
+			}
+		}
+	}
+	return problems, known.save()
+}
+
+// stamp tells whether a file was written since.
+type stamp struct {
+	Size     int64 `json:"size"`
+	Modified int64 `json:"modified"` // nanoseconds
+}
+
+// checked are the stamps of sound blobs, by digest.
+type checked struct {
+	blobs   map[string]stamp
+	changed bool
+}
+
+// checking keeps two looks from writing the file at once.
+var checking sync.Mutex
+
+func loadChecked() *checked {
+	c := &checked{blobs: map[string]stamp{}}
+	if raw, err := os.ReadFile(checkedFile); err == nil {
+		_ = json.Unmarshal(raw, &c.blobs) // a damaged file only means that all is read again
+	}
+	return c
+}
+
+func (c *checked) save() error {
+	if !c.changed {
+		return nil
+	}
+	raw, err := json.Marshal(c.blobs)
+	if err != nil {
+		return err
+	}
+	checking.Lock()
+	defer checking.Unlock()
+	return system.WriteFile(checkedFile, raw, 0o644)
+}
+
+func (c *checked) check(ctx context.Context, d string) (problem string, err error) {
+	if err := digest.Digest(d).Validate(); err != nil {
+		return "", fmt.Errorf("blob %q: %w", d, err)
+	}
+	info, err := os.Stat(contentFile(d))
+	if err == nil && c.blobs[d] == stampOf(info) {
+		return "", nil
+	}
+	if problem, err = blobs.CheckFile(ctx, contentFile(d), digest.Digest(d)); err != nil {
+		return "", err
+	}
+	c.changed = true
+	if delete(c.blobs, d); problem == "" && info != nil {
+		c.blobs[d] = stampOf(info)
+	}
+	return problem, nil
+}
+
+func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
+
+// ImportImages gives the bundle's images to the running containerd, and puts right what it holds of them.
+var ImportImages = host.Define("bundle.import-images", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	b, err := bundle.Open(blobs.BundleDir)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if err := mendContent(ctx, b); err != nil {
+		return struct{}{}, fmt.Errorf("putting containerd's blobs right: %w", err)
+	}
+	m := programs.Installed()
+	m.Images = "" // until all is done: the import takes the labels away, and they are the last to come back
+	if err := programs.Mark(m); err != nil {
+		return struct{}{}, err
+	}
+	if err := importArchive(ctx, b); err != nil {
+		return struct{}{}, err
+	}
+	records, err := imageRecords(ctx)
+	if err != nil {
+		return struct{}{}, err
+	}
+	problems, err := checkImages(ctx, b.Images(), records, false)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if len(problems) > 0 {
+		return struct{}{}, fmt.Errorf("containerd took the images, but %s", problems[0])
+	}
+	if err := pinImages(ctx, b); err != nil {
+		return struct{}{}, fmt.Errorf("keeping the images from the kubelet's garbage collection: %w", err)
+	}
+	m.Images = b.Digest()
+	return struct{}{}, programs.Mark(m)
+})
+
+func importArchive(ctx context.Context, b *bundle.Bundle) error {
+	cmd := exec.CommandContext(ctx, "ctr", "--namespace", kubeNamespace, "images", "import", "--digests=false", "-")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	var out tailBuffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("ctr images import: %w", err)
+	}
+	werr := b.ImageArchive(ctx, stdin, nil)
+	stdin.Close()
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("ctr images import: %w: %s", err, system.LastLines(out, 12))
+	}
+	return werr
+}
+
+const (
+	// pinLabel keeps an image from the kubelet's garbage collection, in containerd's CRI plugin.
+	pinLabel, pinned = "io.cri-containerd.pinned", "pinned"
+	// bundleLabel says with which bundle an image came, and that it was Quorate who pinned it.
+	bundleLabel = "quorate.dev/bundle"
+)
+
+// pinImages keeps the bundle's images, and lets those of the bundle before it go. A host may have nowhere to pull them
+// from: an image that no container uses just then would be missing when a pod moves there.
+func pinImages(ctx context.Context, b *bundle.Bundle) error {
+	conn, err := containerd()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := imagesapi.NewImagesClient(conn)
+	answer, err := client.List(kube(ctx), &imagesapi.ListImagesRequest{})
+	if err != nil {
+		return err
+	}
+	ours := map[string]bool{}
+	for _, image := range b.Images() {
+		ours[image.Name] = true
+	}
+	for _, image := range answer.Images {
+		var labels map[string]string
+		switch pinnedBy := image.Labels[bundleLabel]; {
+		case ours[image.Name] && pinnedBy != b.Digest():
+			labels = map[string]string{pinLabel: pinned, bundleLabel: b.Digest()}
+		case !ours[image.Name] && pinnedBy != "":
+			labels = map[string]string{}
+		default:
+			continue
+		}
+		_, err := client.Update(kube(ctx), &imagesapi.UpdateImageRequest{
+			Image:      &imagesapi.Image{Name: image.Name, Target: image.Target, Labels: labels},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"labels." + pinLabel, "labels." + bundleLabel}},
+		})
+		if err != nil && status.Code(err) != codes.NotFound {
+			return fmt.Errorf("%s: %w", image.Name, err)
+		}
+	}
+	return nil
+}
+
+// mendContent replaces blobs that containerd has on record, but not as they should be: an import skips what is on record.
+func mendContent(ctx context.Context, b *bundle.Bundle) error {
+	conn, err := containerd()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	content := contentapi.NewContentClient(conn)
+	known := loadChecked()
+	done := map[string]bool{}
+	for _, image := range b.Images() {
+		for _, blob := range image.Blobs() {
+			if done[blob.Digest] {
+				continue
+			}
+			done[blob.Digest] = true
+			_, err := content.Info(kube(ctx), &contentapi.InfoRequest{Digest: blob.Digest})
+			if status.Code(err) == codes.NotFound && !system.Exists(contentFile(blob.Digest)) {
+				continue // the import brings it
+			}
+			if err != nil && status.Code(err) != codes.NotFound {
+				return fmt.Errorf("asking containerd for %s: %w", blob.Digest, err)
+			}
+			problem, err := known.check(ctx, blob.Digest)
+			if err != nil {
+				return err
+			}
+			if problem != "" {
+				if err := putBack(b, blob.Digest); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return known.save()
+}
+
+// putBack writes a blob's right content under its name, at one stroke.
+func putBack(b *bundle.Bundle, d string) error {
+	r, err := b.OpenBlob(d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	return blobs.Store{Dir: containerdContent}.Put(digest.Digest(d), r)
+}
+
+// imageRecords are the names of the images that containerd knows, with the digests of their manifests.
+func imageRecords(ctx context.Context) (map[string]string, error) {
+	conn, err := containerd()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	answer, err := imagesapi.NewImagesClient(conn).List(kube(ctx), &imagesapi.ListImagesRequest{})
+	if err != nil {
+		return nil, fmt.Errorf("containerd does not answer: %w: see journalctl -u containerd", err)
+	}
+	records := map[string]string{}
+	for _, i := range answer.Images {
+		records[i.Name] = i.Target.GetDigest()
+	}
+	return records, nil
+}
+
+func containerd() (*grpc.ClientConn, error) {
+	if _, err := os.Stat(containerdSocket); err != nil {
+		return nil, errors.New("containerd does not run: see journalctl -u containerd")
+	}
+	return grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+}
+
+func kube(ctx context.Context) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", kubeNamespace)
+}
+
+// tailBuffer collects what a program prints.
+type tailBuffer []byte
+
+func (t *tailBuffer) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	return len(p), nil
+}

@@ -1,0 +1,201 @@
+// Package inspect reads a host: its facts, how it is secured, and what preflight asks for. It changes nothing.
+package inspect
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+const kubernetesDir = "/etc/kubernetes"
+
+// ReadFacts reads a host's facts; it changes nothing.
+var ReadFacts = host.Define("node.facts", readFacts)
+
+func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
+	f := facts.Facts{Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Time: time.Now(), Files: map[string]string{}, Units: map[string]string{}}
+	var err error
+	if f.Hostname, err = os.Hostname(); err != nil {
+		return f, err
+	}
+	f.MachineID = system.ReadTrimmed("/etc/machine-id")
+	release := osRelease()
+	f.OS, f.Family = release["PRETTY_NAME"], facts.FamilyOf(release)
+	f.Container = container()
+	f.Kernel = system.ReadTrimmed("/proc/sys/kernel/osrelease")
+	f.MemoryBytes, f.SwapBytes = memory()
+	var st unix.Statfs_t
+	if unix.Statfs("/var/lib", &st) == nil {
+		f.DiskFreeBytes = int64(st.Bavail) * st.Bsize
+	}
+	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	f.CgroupV2 = err == nil
+	f.CanLowerOOMScore = hasCapability(unix.CAP_SYS_RESOURCE)
+	f.CanSetConntrack = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil
+	f.Addresses = system.Addresses()
+	for _, key := range req.Files {
+		if s, ok := files.Sum(key); ok {
+			f.Files[key] = s
+		}
+	}
+	for unit, state := range system.UnitStates(ctx, req.Units) {
+		f.Units[unit] = state
+	}
+	for _, p := range req.Programs {
+		if _, err := exec.LookPath(p); err != nil {
+			f.Lacks = append(f.Lacks, p)
+		}
+	}
+	m := programs.Installed()
+	if f.Binaries, f.Images = m.Binaries, m.Images; f.Images != "" {
+		f.ImageProblems = containerd.ImageProblems(ctx)
+	}
+	f.Kubernetes = kubernetesFacts(req.SharedPKI)
+	return f, nil
+}
+
+func kubernetesFacts(shared []string) facts.Kubernetes {
+	pki := kubernetesDir + "/pki/"
+	k := facts.Kubernetes{SharedPKI: true, EtcdData: system.Exists("/var/lib/etcd/member/wal"), Established: system.Exists(facts.EstablishedFile),
+		Begun: system.Exists(facts.BegunFile), Adopted: system.Exists(facts.AdoptedFile),
+		KubeletConfig: system.Filled(kubernetesDir+"/kubelet.conf") && system.Filled("/var/lib/kubelet/config.yaml")}
+	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
+		k.CA = string(ca)
+	}
+	for _, mark := range []string{facts.EstablishedFile, facts.BegunFile, facts.AdoptedFile} {
+		content, err := os.ReadFile(mark)
+		if name := strings.TrimSpace(string(content)); err == nil && name != "" && !slices.Contains(k.Clusters, name) {
+			k.Clusters = append(k.Clusters, name)
+		}
+	}
+	k.Flags = staticPodFlags(kubernetesDir + "/manifests")
+	for _, f := range shared {
+		// An apiserver that was set up without encryption at rest has no use for a key.
+		unused := f == encryption.File && system.Exists(kubernetesDir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != pki+f
+		k.SharedPKI = k.SharedPKI && (system.Filled(pki+f) || unused)
+	}
+	if ca, err := os.ReadFile(pki + facts.EtcdPKI[0]); err == nil {
+		k.EtcdCA, k.EtcdCAKey = string(ca), system.Filled(pki+facts.EtcdPKI[1])
+	}
+	if client, err := os.ReadFile(pki + facts.EtcdClientPKI[0]); err == nil && len(client) > 0 && system.Filled(pki+facts.EtcdClientPKI[1]) {
+		k.EtcdClient = facts.Sum(client)
+	}
+	beside := apiServer(kubernetesDir + "/controller-manager.conf")
+	k.KubeletAway = beside != "" && k.KubeletConfig && apiServer(kubernetesDir+"/kubelet.conf") != beside
+	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
+	for _, m := range manifests {
+		if system.Filled(m) {
+			k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
+		}
+	}
+	if m, err := os.ReadFile(kubernetesDir + "/manifests/kube-apiserver.yaml"); err == nil {
+		k.SharesPort = bytes.Contains(m, []byte("--permit-port-sharing=true"))
+	}
+	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
+		files, _ := filepath.Glob(glob)
+		for _, file := range files {
+			if c, ok := certificate(file); ok {
+				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, kubernetesDir+"/"), Expires: c.NotAfter})
+			}
+		}
+	}
+	for _, name := range []string{"kubelet-client", "kubelet-server"} {
+		if c, ok := certificate("/var/lib/kubelet/pki/" + name + "-current.pem"); ok {
+			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
+		}
+	}
+	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
+		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
+	}
+	if file, err := os.ReadFile(pki + encryption.File); err == nil {
+		keys, _ := encryption.Parse(file)
+		k.EncryptionKeys = keys.Names()
+	}
+	return k
+}
+
+var serverLine = regexp.MustCompile(`(?m)^\s*server:\s*(\S+)\s*$`)
+
+// apiServer is where a kubeconfig leads to; empty without one.
+func apiServer(path string) string {
+	content, err := os.ReadFile(path)
+	if found := serverLine.FindSubmatch(content); err == nil && found != nil {
+		return string(found[1])
+	}
+	return ""
+}
+
+func certificate(path string) (*x509.Certificate, bool) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, false
+	}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			c, err := x509.ParseCertificate(block.Bytes)
+			return c, err == nil
+		}
+	}
+	return nil, false
+}
+
+func osRelease() map[string]string {
+	out := map[string]string{}
+	for line := range strings.Lines(system.ReadTrimmed("/etc/os-release")) {
+		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			out[k] = strings.Trim(v, `"'`)
+		}
+	}
+	return out
+}
+
+func memory() (total, swap int64) {
+	data, _ := os.ReadFile("/proc/meminfo")
+	scan := bufio.NewScanner(bytes.NewReader(data))
+	for scan.Scan() {
+		fields := strings.Fields(scan.Text())
+		if len(fields) < 2 {
+			continue
+		}
+		kib, _ := strconv.ParseInt(fields[1], 10, 64)
+		switch fields[0] {
+		case "MemTotal:":
+			total = kib << 10
+		case "SwapTotal:":
+			swap = kib << 10
+		}
+	}
+	return total, swap
+}
+
+func hasCapability(c uint) bool {
+	for line := range strings.Lines(system.ReadTrimmed("/proc/self/status")) {
+		if hex, ok := strings.CutPrefix(line, "CapEff:"); ok {
+			mask, err := strconv.ParseUint(strings.TrimSpace(hex), 16, 64)
+			return err == nil && mask&(1<<c) != 0
+		}
+	}
+	return syscall.Geteuid() == 0
+}

@@ -1,0 +1,382 @@
+package inspect
+
+import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
+	"context"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/reach"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// Inspect looks at what only preflight asks for; it changes nothing.
+var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.InspectRequest) (facts.Inspection, error) {
+	release := system.ReadTrimmed("/proc/sys/kernel/osrelease")
+	out := facts.Inspection{
+		BootID:      system.ReadTrimmed("/proc/sys/kernel/random/boot_id"),
+		ProductUUID: strings.ToLower(system.ReadTrimmed("/sys/class/dmi/id/product_uuid")),
+		Systemd:     system.Exists("/run/systemd/system"),
+		Features:    kernelFeatures(os.DirFS("/"), release),
+		Controllers: controllers(),
+		ClockKept:   clockKept(),
+		Leftovers:   leftovers(),
+		Firewalls:   firewalls(ctx),
+	}
+	out.OtherContainerd = otherContainerd()
+	out.SELinux, out.HAProxyConfined = selinux()
+	out.MAC, out.MTU = link(in.Address)
+	var st unix.Statfs_t
+	if unix.Statfs("/var/lib", &st) == nil && st.Blocks > 0 {
+		out.DiskBytes, out.InodesFree = int64(st.Blocks)*st.Bsize, 1
+		if st.Files > 0 { // file systems without a fixed number of inodes say 0
+			out.InodesFree = float64(st.Ffree) / float64(st.Files)
+		}
+	}
+	out.Listeners = listeners(in.Ports)
+	if in.Quick {
+		return out, ctx.Err()
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { out.OwnName = lookup(ctx, in.Name) })
+	wg.Go(func() { out.Resolvers = resolvers(ctx, system.ReadTrimmed("/etc/resolv.conf"), in.Name) })
+	if in.Repositories {
+		wg.Go(func() { out.Repositories = repositories(ctx) })
+	}
+	wg.Wait()
+	return out, ctx.Err()
+})
+
+// ReadClock is a host's time now. It does nothing else, so that little time passes between question and answer.
+var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.Time, error) { return time.Now(), nil })
+
+// container is the kind of container that this host is, as its own systemd found it.
+func container() string {
+	if kind := system.ReadTrimmed("/run/systemd/container"); kind != "" {
+		return kind
+	}
+	for _, variable := range bytes.Split(system.ReadAll("/proc/1/environ"), []byte{0}) {
+		if kind, ok := bytes.CutPrefix(variable, []byte("container=")); ok {
+			return string(kind)
+		}
+	}
+	return ""
+}
+
+// features are the parts of the kernel that nodes need, by the name of their module, with the symbol that configures each.
+var features = map[string]string{
+	"overlay": "CONFIG_OVERLAY_FS", "br_netfilter": "CONFIG_BRIDGE_NETFILTER", "nf_tables": "CONFIG_NF_TABLES",
+	"nf_conntrack": "CONFIG_NF_CONNTRACK", "vxlan": "CONFIG_VXLAN", "veth": "CONFIG_VETH", "bridge": "CONFIG_BRIDGE",
+}
+
+// kernelFeatures finds out without loading anything: what is loaded or built in is there, what has a file can be loaded.
+func kernelFeatures(root fs.FS, release string) map[string]facts.Feature {
+	modules := "lib/modules/" + release + "/"
+	builtin, _ := fs.ReadFile(root, modules+"modules.builtin")
+	dep, depErr := fs.ReadFile(root, modules+"modules.dep")
+	config, known := kernelConfig(root, release)
+	out := map[string]facts.Feature{}
+	for name, symbol := range features {
+		_, err := fs.Stat(root, "sys/module/"+name)
+		switch {
+		case err == nil || config[symbol] == "y" || moduleListed(builtin, name, "\n"):
+			out[name] = facts.Present
+		case moduleListed(dep, name, ":"):
+			out[name] = facts.Loadable
+		case known && config[symbol] == "" || depErr == nil:
+			out[name] = facts.Absent // not configured, or configured as a module that is not installed
+		default:
+			out[name] = facts.Unknown
+		}
+	}
+	return out
+}
+
+// moduleListed finds a module among paths such as kernel/fs/overlayfs/overlay.ko.xz, each followed by end.
+func moduleListed(list []byte, name, end string) bool {
+	for line := range bytes.Lines(list) {
+		path, _, _ := strings.Cut(string(line), end)
+		file, _, _ := strings.Cut(filepath.Base(strings.TrimSpace(path)), ".")
+		if strings.ReplaceAll(file, "-", "_") == name {
+			return true
+		}
+	}
+	return false
+}
+
+func kernelConfig(root fs.FS, release string) (map[string]string, bool) {
+	text := []byte("\n")
+	read := func(more []byte) { text = append(text, more...) }
+	if packed, err := fs.ReadFile(root, "proc/config.gz"); err == nil {
+		if z, err := gzip.NewReader(bytes.NewReader(packed)); err == nil {
+			more, _ := io.ReadAll(z)
+			read(more)
+		}
+	}
+	for _, path := range []string{"boot/config-" + release, "lib/modules/" + release + "/config", "usr/lib/modules/" + release + "/config"} {
+		if len(text) == 1 {
+			more, _ := fs.ReadFile(root, path)
+			read(more)
+		}
+	}
+	config := map[string]string{}
+	for _, symbol := range features {
+		if _, rest, ok := bytes.Cut(text, []byte("\n"+symbol+"=")); ok && len(rest) > 0 {
+			config[symbol] = string(rest[:1])
+		}
+	}
+	return config, len(text) > 1
+}
+
+func controllers() []string {
+	if v2 := system.ReadTrimmed("/sys/fs/cgroup/cgroup.controllers"); v2 != "" {
+		return strings.Fields(v2)
+	}
+	var out []string
+	for line := range strings.Lines(system.ReadTrimmed("/proc/cgroups")) {
+		if f := strings.Fields(line); len(f) == 4 && f[3] == "1" {
+			out = append(out, f[0])
+		}
+	}
+	return out
+}
+
+// clockKept asks the kernel whether somebody disciplines its clock.
+func clockKept() bool {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
+}
+
+// link is the hardware address and the MTU of the interface that has the address.
+func link(address string) (mac string, mtu int) {
+	links, _ := net.Interfaces()
+	for _, l := range links {
+		addrs, _ := l.Addrs()
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok && n.IP.String() == address {
+				return l.HardwareAddr.String(), l.MTU
+			}
+		}
+	}
+	return "", 0
+}
+
+// clusterFiles are traces of a cluster's life on a host, of kubeadm's and of other distributions'.
+var clusterFiles = []string{
+	"/etc/kubernetes/admin.conf", "/etc/kubernetes/super-admin.conf", "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/controller-manager.conf",
+	"/etc/kubernetes/scheduler.conf", "/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/pki/ca.crt", "/var/lib/etcd/member",
+	"/var/lib/kubelet/config.yaml", "/var/lib/kubelet/pki/kubelet-client-current.pem",
+	"/etc/rancher/k3s", "/etc/rancher/rke2", "/var/lib/rancher", "/var/lib/k0s", "/var/snap/microk8s",
+}
+
+// clusterLinks are interfaces that plugins of the network make and that outlive them.
+var clusterLinks = []string{"cni0", "flannel.", "cali", "tunl0", "vxlan.calico", "cilium_", "kube-ipvs0", "weave"}
+
+func leftovers() facts.Leftovers {
+	var out facts.Leftovers
+	for _, pattern := range clusterFiles {
+		found, _ := filepath.Glob(pattern)
+		out.Files = append(out.Files, found...)
+	}
+	for _, kind := range []string{"conf", "conflist", "json"} {
+		found, _ := filepath.Glob("/etc/cni/net.d/*." + kind)
+		for _, f := range found {
+			if filepath.Base(f) != "10-flannel.conflist" || !bytes.Contains(system.ReadAll(f), []byte(`"name": "cbr0"`)) {
+				out.CNI = append(out.CNI, f)
+			}
+		}
+	}
+	slices.Sort(out.CNI)
+	links, _ := net.Interfaces()
+	for _, l := range links {
+		if slices.ContainsFunc(clusterLinks, func(p string) bool { return strings.HasPrefix(l.Name, p) }) {
+			out.Interfaces = append(out.Interfaces, l.Name)
+		}
+	}
+	return out
+}
+
+// otherContainerd says whether a containerd is set up here that Quorate did not install.
+func otherContainerd() bool {
+	if programs.Installed().Binaries != "" {
+		return false
+	}
+	return system.Exists("/run/containerd/containerd.sock") || system.Exists("/etc/containerd/config.toml")
+}
+
+func firewalls(ctx context.Context) []string {
+	var out []string
+	if system.Exists("/usr/lib/systemd/system/firewalld.service") && system.UnitStates(ctx, []string{"firewalld.service"})["firewalld.service"] == "active" {
+		out = append(out, "firewalld")
+	}
+	// The unit of ufw is active on every Ubuntu; whether it filters anything is said by its own configuration.
+	for line := range strings.Lines(system.ReadTrimmed("/etc/ufw/ufw.conf")) {
+		if strings.EqualFold(strings.TrimSpace(line), "ENABLED=yes") {
+			out = append(out, "ufw")
+		}
+	}
+	return out
+}
+
+func selinux() (mode string, haproxyConfined bool) {
+	switch system.ReadTrimmed("/sys/fs/selinux/enforce") {
+	case "1":
+		everyPort := system.ReadTrimmed("/sys/fs/selinux/booleans/haproxy_connect_any")
+		return "enforcing", strings.HasPrefix(everyPort, "0")
+	case "0":
+		return "permissive", false
+	}
+	return "", false
+}
+
+// listeners are the programs that listen on the ports, on any address.
+func listeners(ports []int) []facts.Listener {
+	inodes := map[string]int{}
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		for _, s := range listening(string(system.ReadAll(file))) {
+			if slices.Contains(ports, s.port) {
+				inodes[s.inode] = s.port
+			}
+		}
+	}
+	var out []facts.Listener
+	if len(inodes) == 0 {
+		return out
+	}
+	owners := owners(inodes)
+	for inode, port := range inodes {
+		l := facts.Listener{Port: port, PID: owners[inode]}
+		if l.PID != 0 {
+			l.Program = system.ReadTrimmed(filepath.Join("/proc", strconv.Itoa(l.PID), "comm"))
+		}
+		l.Own = l.Program == "haproxy" && bytes.Contains(system.ReadAll("/etc/haproxy/haproxy.cfg"), []byte("Written by quorate"))
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b facts.Listener) int { return cmp.Or(a.Port-b.Port, a.PID-b.PID) })
+	// A program that listens on IPv4 and IPv6 is one.
+	return slices.CompactFunc(out, func(a, b facts.Listener) bool { return a.Port == b.Port && a.Program == b.Program })
+}
+
+type socket struct {
+	port  int
+	inode string
+}
+
+// listening reads the sockets in state LISTEN from a table of /proc/net.
+func listening(table string) []socket {
+	var out []socket
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < 10 || f[3] != "0A" {
+			continue
+		}
+		_, hexPort, _ := strings.Cut(f[1], ":")
+		if port, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
+			out = append(out, socket{int(port), f[9]})
+		}
+	}
+	return out
+}
+
+// owners finds the processes that hold sockets, by inode.
+func owners(inodes map[string]int) map[string]int {
+	out := map[string]int{}
+	fds, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, fd := range fds {
+		target, err := os.Readlink(fd)
+		if err != nil {
+			continue
+		}
+		inode, ok := strings.CutPrefix(target, "socket:[")
+		if inode = strings.TrimSuffix(inode, "]"); !ok || inodes[inode] == 0 || out[inode] != 0 {
+			continue
+		}
+		out[inode], _ = strconv.Atoi(strings.Split(fd, "/")[2])
+	}
+	return out
+}
+
+// Deadlines of looking names up: longer than any server needs that works.
+const (
+	nameTimeout   = 6 * time.Second
+	serverTimeout = 2 * time.Second
+)
+
+func lookup(ctx context.Context, name string) facts.Lookup {
+	ctx, cancel := context.WithTimeout(ctx, nameTimeout)
+	defer cancel()
+	begin := time.Now()
+	addresses, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, name)
+	out := facts.Lookup{Addresses: addresses, Elapsed: time.Since(begin)}
+	if err != nil {
+		out.Error = err.Error()
+	}
+	return out
+}
+
+// resolvers asks every DNS server for itself: a lookup goes on to the next one and would hide a dead one behind its delay.
+func resolvers(ctx context.Context, resolvConf, name string) []facts.Resolver {
+	var servers []string
+	for line := range strings.Lines(resolvConf) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
+			servers = append(servers, f[1])
+		}
+	}
+	out := make([]facts.Resolver, len(servers))
+	var wg sync.WaitGroup
+	for i, server := range servers {
+		wg.Go(func() { out[i] = askServer(ctx, server, name) })
+	}
+	wg.Wait()
+	return out
+}
+
+// askServer sends one question, three times if need be. Any answer will do, also that there is no such name.
+func askServer(ctx context.Context, server, name string) facts.Resolver {
+	out := facts.Resolver{Server: server, Outcome: facts.TimedOut}
+	address := net.JoinHostPort(server, "53")
+	begin := time.Now()
+	for range 3 {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "udp", address)
+		if err != nil {
+			out.Outcome, _ = reach.OutcomeOf(err)
+			break
+		}
+		conn.SetDeadline(time.Now().Add(serverTimeout)) //nolint:errcheck // a UDP socket has deadlines
+		_, err = conn.Write(dnsQuestion(name))
+		if err == nil {
+			_, err = conn.Read(make([]byte, 512))
+		}
+		conn.Close()
+		out.Elapsed = time.Since(begin)
+		if out.Outcome, _ = reach.OutcomeOf(err); out.Outcome != facts.TimedOut {
+			break
+		}
+	}
+	return out
+}
+
+// dnsQuestion is a query for the IPv4 addresses of a name of one label.
+func dnsQuestion(name string) []byte {
+	q := []byte{0x51, 0x75, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}
+	for label := range strings.SplitSeq(name, ".") {
+		q = append(append(q, byte(len(label))), label...)
+	}
+	return append(q, 0, 0, 1, 0, 1)
+}

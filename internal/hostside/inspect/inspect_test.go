@@ -1,0 +1,96 @@
+package inspect
+
+import (
+	"bytes"
+	"compress/gzip"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"testing"
+	"testing/fstest"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+)
+
+func file(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+
+// TestKernelFeatures reads file systems as distributions have them, cut to what matters.
+func TestKernelFeatures(t *testing.T) {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	z.Write([]byte("CONFIG_OVERLAY_FS=y\nCONFIG_BRIDGE_NETFILTER=y\nCONFIG_NF_TABLES=y\nCONFIG_NF_CONNTRACK=y\nCONFIG_VXLAN=m\nCONFIG_VETH=y\nCONFIG_BRIDGE=y\n# CONFIG_IP_VS is not set\n"))
+	z.Close()
+	const debian = "kernel/fs/overlayfs/overlay.ko:\nkernel/net/bridge/br_netfilter.ko: kernel/net/bridge/bridge.ko\nkernel/net/netfilter/nf_tables.ko: \n" +
+		"kernel/net/netfilter/nf_conntrack.ko:\nkernel/drivers/net/vxlan/vxlan.ko:\nkernel/drivers/net/veth.ko:\nkernel/net/bridge/bridge.ko:\n"
+	all := func(f facts.Feature, but map[string]facts.Feature) map[string]facts.Feature {
+		out := map[string]facts.Feature{}
+		for name := range features {
+			out[name] = f
+		}
+		maps.Copy(out, but)
+		return out
+	}
+	for name, tc := range map[string]struct {
+		files fstest.MapFS
+		want  map[string]facts.Feature
+	}{
+		"Debian 12": {fstest.MapFS{
+			"boot/config-6.1":                 file("CONFIG_OVERLAY_FS=m\n"),
+			"lib/modules/6.1/modules.dep":     file(debian),
+			"lib/modules/6.1/modules.builtin": file("kernel/fs/ext4/ext4.ko\n"),
+			"sys/module/bridge/refcnt":        file("0"),
+		}, all(facts.Loadable, map[string]facts.Feature{"bridge": facts.Present})},
+		"Ubuntu without its extra modules": {fstest.MapFS{
+			"boot/config-6.1":                 file("CONFIG_OVERLAY_FS=m\nCONFIG_VXLAN=m\n"),
+			"lib/modules/6.1/modules.dep":     file("kernel/fs/overlayfs/overlay.ko.zst:\n"),
+			"lib/modules/6.1/modules.builtin": file("kernel/net/bridge/bridge.ko\n"),
+		}, all(facts.Absent, map[string]facts.Feature{"overlay": facts.Loadable, "bridge": facts.Present})},
+		"RHEL 9": {fstest.MapFS{
+			"lib/modules/6.1/config":      file("CONFIG_OVERLAY_FS=m\n"),
+			"lib/modules/6.1/modules.dep": file("kernel/fs/overlayfs/overlay.ko.xz:\nkernel/net/netfilter/nf_tables.ko.xz: kernel/lib/libcrc32c.ko.xz\n"),
+		}, all(facts.Absent, map[string]facts.Feature{"overlay": facts.Loadable, "nf_tables": facts.Loadable})},
+		"a kernel without modules":    {fstest.MapFS{"proc/config.gz": {Data: packed.Bytes()}}, all(facts.Present, map[string]facts.Feature{"vxlan": facts.Unknown})},
+		"a kernel that tells nothing": {fstest.MapFS{}, all(facts.Unknown, nil)},
+	} {
+		if got := kernelFeatures(tc.files, "6.1"); !maps.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+func TestListening(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 00000000:192B 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
+   1: 0100007F:0947 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000000000000000 20 4 30 10 -1
+`
+	if got := listening(table); !slices.Equal(got, []socket{{6443, "4711"}}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestInspectFindsWhoListens asks for a port of this process.
+func TestInspectFindsWhoListens(t *testing.T) {
+	c, err := host.Local(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := l.Addr().(*net.TCPAddr).Port
+	in, err := Inspect.On(t.Context(), c, facts.InspectRequest{Name: "localhost", Address: "127.0.0.1", Ports: []int{port}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(in.Listeners) != 1 || in.Listeners[0].Port != port || in.Listeners[0].PID != os.Getpid() || in.Listeners[0].Own {
+		t.Errorf("listeners %+v", in.Listeners)
+	}
+	if in.BootID == "" || in.MTU == 0 || len(in.Features) != len(features) || in.DiskBytes == 0 || in.OwnName.Error != "" {
+		t.Errorf("%+v", in)
+	}
+}

@@ -1,0 +1,140 @@
+package inspect
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/url"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// repositoryPatience is how long a package repository may take to answer, once and once again.
+const repositoryPatience = 5 * time.Second
+
+// repositoryPause is how long it is left alone before it is tried again: what has just failed fails again at once.
+const repositoryPause = time.Second
+
+// repositories tries what the host's package manager would download from. Only apt-get can be asked where that is.
+func repositories(ctx context.Context) []facts.Repository {
+	list, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)").Output()
+	if err != nil {
+		return nil
+	}
+	proxies, _ := exec.CommandContext(ctx, "apt-config", "dump", "--format", "%f=%v%n", "Acquire").Output()
+	settings := aptSettings(string(proxies))
+	if detectsProxy(settings) {
+		return nil // a program of the host's says by which proxy, perhaps another one for each address
+	}
+	addresses := strings.Fields(string(list))
+	slices.Sort(addresses)
+	return tryRepositories(ctx, slices.Compact(addresses), aptProxy(settings), repositoryPatience)
+}
+
+// aptSettings reads apt's configuration as it prints it. The names of its settings are in lower case.
+func aptSettings(config string) map[string]string {
+	settings := map[string]string{}
+	for line := range strings.Lines(config) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		settings[strings.ToLower(name)] = value
+	}
+	return settings
+}
+
+// detectsProxy says that apt asks a program for its proxy. The setting has two spellings.
+func detectsProxy(settings map[string]string) bool {
+	for _, scheme := range []string{"http", "https"} {
+		for _, name := range []string{"proxy-auto-detect", "proxyautodetect"} {
+			if settings["acquire::"+scheme+"::"+name] != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// aptProxy is the proxy that apt's configuration names; without one there, those of the environment count.
+func aptProxy(settings map[string]string) func(*http.Request) (*url.URL, error) {
+	return func(r *http.Request) (*url.URL, error) {
+		for _, name := range []string{r.URL.Scheme + "::proxy::" + r.URL.Hostname(), r.URL.Scheme + "::proxy", "http::proxy"} {
+			switch proxy := settings["acquire::"+name]; proxy {
+			case "":
+			case "DIRECT", "false":
+				return nil, nil
+			default:
+				return url.Parse(proxy)
+			}
+		}
+		return http.ProxyFromEnvironment(r)
+	}
+}
+
+// errUntried says that a repository cannot be tried without telling a secret.
+var errUntried = errors.New("the proxy takes a password over TLS")
+
+// discreet lets no password of a proxy out to whom nobody has verified; in the clear, apt itself sends it to whoever is there.
+func discreet(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
+	return func(r *http.Request) (*url.URL, error) {
+		if proxy == nil {
+			return nil, nil
+		}
+		u, err := proxy(r)
+		if err == nil && u != nil && u.Scheme == "https" && u.User != nil {
+			return nil, errUntried
+		}
+		return u, err
+	}
+}
+
+// tryRepositories asks each server once, and once more where that failed. Any answer will do: it is reached.
+func tryRepositories(ctx context.Context, addresses []string, proxy func(*http.Request) (*url.URL, error), patience time.Duration) []facts.Repository {
+	// Only the way is tried. Whom to trust at its end is apt's own configuration, which may name another CA for each host; so
+	// nobody is verified here. Nothing is sent there that is anybody's business, and nothing believed that comes back.
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{Proxy: discreet(proxy), DisableKeepAlives: true,
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // see above
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	out := make([]facts.Repository, len(addresses))
+	var wg sync.WaitGroup
+	for i, address := range addresses {
+		out[i].Address = address
+		if !strings.HasPrefix(address, "http:") && !strings.HasPrefix(address, "https:") {
+			continue // a folder, a disc: nothing that could be out of reach
+		}
+		wg.Go(func() {
+			var err error
+			for try := range 2 {
+				if try > 0 {
+					select {
+					case <-ctx.Done():
+					case <-time.After(repositoryPause):
+					}
+				}
+				if err = head(ctx, client, address); err == nil || errors.Is(err, errUntried) {
+					return
+				}
+			}
+			out[i].Error = err.Error()
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+func head(ctx context.Context, client *http.Client, address string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodHead, address, nil)
+	if err != nil {
+		return err
+	}
+	r.URL.User = nil // a login, for somebody who was not verified
+	resp, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}

@@ -1,0 +1,155 @@
+package inspect
+
+import (
+	"context"
+	"crypto/x509"
+	"os"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// securedFiles are what a benchmark asks the modes and owners of.
+var securedFiles = []string{
+	kubernetesDir + "/manifests/*.yaml", kubernetesDir + "/*.conf", kubernetesDir + "/pki", kubernetesDir + "/pki/*", kubernetesDir + "/pki/etcd/*",
+	"/etc/cni/net.d/*", "/var/lib/etcd", "/var/lib/kubelet/config.yaml", hostconfig.AuditLogDir, hostconfig.AuditLogDir + "/*",
+	"/etc/systemd/system/kubelet.service", "/etc/systemd/system/kubelet.service.d/*.conf",
+}
+
+var securedPrograms = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubelet", "kube-proxy"}
+
+// ReadSecurity reads how a host is secured; it changes nothing.
+var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) (facts.Security, error) {
+	s := facts.Security{Files: map[string]facts.Mode{}, Programs: map[string]map[string]string{}, Authorities: map[string]string{}}
+	for _, glob := range securedFiles {
+		paths, err := filepath.Glob(glob)
+		if err != nil {
+			return s, err
+		}
+		for _, path := range paths {
+			if m, ok := mode(path); ok {
+				s.Files[path] = m
+			}
+		}
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		return s, err
+	}
+	for _, path := range processes {
+		cmdline, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
+		if name := filepath.Base(args[0]); slices.Contains(securedPrograms, name) {
+			s.Programs[name] = flags(args[1:])
+		}
+	}
+	s.AuditPolicy = system.ReadTrimmed(hostconfig.AuditPolicyFile)
+	s.Authentication = system.ReadTrimmed(hostconfig.AuthenticationFile)
+	if path := s.Programs["kube-apiserver"]["encryption-provider-config"]; path != "" {
+		s.EncryptionProviders = providers(path)
+	}
+	for _, path := range []string{kubernetesDir + "/pki/ca.crt", kubernetesDir + "/pki/etcd/ca.crt"} {
+		if data, err := os.ReadFile(path); err == nil {
+			s.Authorities[path] = facts.Sum(data)
+		}
+	}
+	s.ServingIssuer = servingIssuer("/var/lib/kubelet/pki/kubelet-server-current.pem", kubernetesDir+"/pki/ca.crt")
+	return s, nil
+})
+
+func mode(path string) (facts.Mode, bool) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return facts.Mode{}, false
+	}
+	m := facts.Mode{Bits: uint32(info.Mode().Perm())}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		m.Owner, m.Group = strconv.Itoa(int(st.Uid)), strconv.Itoa(int(st.Gid))
+		if u, err := user.LookupId(m.Owner); err == nil {
+			m.Owner = u.Username
+		}
+		if g, err := user.LookupGroupId(m.Group); err == nil {
+			m.Group = g.Name
+		}
+	}
+	return m, true
+}
+
+// flags reads --name=value, --name value and --name.
+func flags(args []string) map[string]string {
+	out := map[string]string{}
+	for i := 0; i < len(args); i++ {
+		name, isFlag := strings.CutPrefix(args[i], "-")
+		if !isFlag {
+			continue
+		}
+		name, value, has := strings.Cut(strings.TrimPrefix(name, "-"), "=")
+		if !has {
+			value = "true"
+			if i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
+				i++
+				value = args[i]
+			}
+		}
+		out[name] = value
+	}
+	return out
+}
+
+// providers names the encryption providers of a configuration, whoever wrote it, and leaves their keys where they are.
+func providers(path string) []string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	var c struct {
+		Resources []struct {
+			Resources []string         `json:"resources"`
+			Providers []map[string]any `json:"providers"`
+		} `json:"resources"`
+	}
+	if yaml.Unmarshal(data, &c) != nil {
+		return nil
+	}
+	for _, r := range c.Resources {
+		if !slices.ContainsFunc(r.Resources, func(s string) bool { return s == "secrets" || s == "*." || s == "*.*" }) {
+			continue
+		}
+		var out []string
+		for _, p := range r.Providers {
+			for name := range p {
+				out = append(out, name)
+			}
+		}
+		return out // the first that names a resource counts
+	}
+	return nil
+}
+
+func servingIssuer(certificatePath, caPath string) string {
+	serving, ok := certificate(certificatePath)
+	if !ok {
+		return ""
+	}
+	roots := x509.NewCertPool()
+	if ca, ok := certificate(caPath); ok {
+		roots.AddCert(ca)
+	}
+	if _, err := serving.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}); err != nil {
+		return "other"
+	}
+	return "cluster"
+}

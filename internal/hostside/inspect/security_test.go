@@ -1,0 +1,39 @@
+package inspect
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+)
+
+func TestFlags(t *testing.T) {
+	got := flags([]string{"--a=1", "--b", "2", "--c", "-d=x=y", "word", "--e"})
+	for name, want := range map[string]string{"a": "1", "b": "2", "c": "true", "d": "x=y", "e": "true"} {
+		if got[name] != want {
+			t.Errorf("%s is %q, want %q", name, got[name], want)
+		}
+	}
+	if len(got) != 5 {
+		t.Errorf("flags %v", got)
+	}
+}
+
+func TestProvidersAreNamedWithoutTheirKeys(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "encryption.yaml")
+	file := `resources:
+- resources: [configmaps]
+  providers: [{aesgcm: {}}]
+- resources: [secrets]
+  providers: [{identity: {}}, {secretbox: {keys: [{name: a, secret: SECRET}]}}]
+`
+	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := providers(path); !slices.Equal(got, []string{"identity", "secretbox"}) {
+		t.Errorf("providers %v", got)
+	}
+	if got := providers(path + ".missing"); got != nil {
+		t.Errorf("providers of no file: %v", got)
+	}
+}

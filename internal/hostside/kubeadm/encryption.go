@@ -1,0 +1,70 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+var encryptionFile = filepath.Join(pkiDir, encryption.File)
+
+// ensureEncryption makes the first encryption key, where there is none.
+func ensureEncryption(path string) error {
+	if system.Filled(path) {
+		return nil
+	}
+	file, err := encryption.Keys{encryption.NewKey(encryption.FirstKey)}.Marshal()
+	if err != nil {
+		return err
+	}
+	return system.WriteFile(path, file, 0o600)
+}
+
+// ReadEncryptionKeys returns a control plane's encryption keys, and a new one beside them if it is asked for one by name.
+// The new one is in no file yet: keys live only on control planes, and in memory on the way between them.
+var ReadEncryptionKeys = host.Define("kubeadm.read-encryption-keys", func(_ context.Context, add string) (encryption.Keys, error) {
+	keys, err := readEncryption(encryptionFile)
+	if err == nil && add != "" {
+		keys = append(keys, encryption.NewKey(add))
+	}
+	return keys, err
+})
+
+// WriteEncryptionKeys replaces a control plane's encryption keys and returns the hash of the file, by which the apiserver
+// names what it has loaded. The apiserver looks at the file once a minute and needs no restart.
+var WriteEncryptionKeys = host.Define("kubeadm.write-encryption-keys", func(_ context.Context, keys encryption.Keys) (string, error) {
+	return writeEncryption(encryptionFile, keys)
+})
+
+func writeEncryption(path string, keys encryption.Keys) (string, error) {
+	have, err := readEncryption(path)
+	if err != nil {
+		return "", err
+	}
+	// The first key is what secrets are written with at this moment.
+	if kept, err := keys.Select([]string{have[0].Name}); err != nil || kept[0] != have[0] {
+		return "", fmt.Errorf("the key %s encrypts what is written now: without it %s could not be read any more", have[0].Name, path)
+	}
+	file, err := keys.Marshal()
+	if err != nil {
+		return "", err
+	}
+	return encryption.Hash(file), system.WriteFile(path, file, 0o600)
+}
+
+func readEncryption(path string) (encryption.Keys, error) {
+	file, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not there: this control plane does not encrypt secrets", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return encryption.Parse(file)
+}

@@ -1,0 +1,113 @@
+package kubeadm
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// MakeEtcdPKI makes the authority of an external etcd on one of its hosts, as far as it is not there, and returns it
+// with the client certificate for API servers.
+var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context, config string) (PKI, error) {
+	if err := etcdCertificates(ctx, config); err != nil {
+		return nil, err
+	}
+	return readPKI(slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI))
+})
+
+// etcdCertificates runs kubeadm's phases for an etcd host in one process. What is there stays.
+func etcdCertificates(ctx context.Context, config string) error {
+	return withConfig("etcd", config, func(path string) error {
+		if err := mend(kubernetesDir, kubeletConfig); err != nil {
+			return err
+		}
+		return system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
+			"certs/front-proxy-ca,certs/front-proxy-client,certs/etcd-healthcheck-client,certs/sa,kubeconfig,etcd,control-plane,kubelet-start,"+
+			"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command")
+	})
+}
+
+// EtcdStart is the first start of an external etcd member.
+type EtcdStart struct {
+	Config  string // of EtcdHost
+	Members string // content of hostconfig.EtcdMembersFile
+}
+
+// etcdPatience is how long a new member may wait for a majority of the others.
+const etcdPatience = 2 * time.Minute
+
+// StartEtcd makes the member's certificates and starts it. It returns when the member has a leader, and so needs the
+// others to start at the same time.
+var StartEtcd = host.Define("kubeadm.start-etcd", func(ctx context.Context, in EtcdStart) (struct{}, error) {
+	if err := etcdCertificates(ctx, in.Config); err != nil {
+		return struct{}{}, err
+	}
+	if err := system.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Members), 0o600); err != nil {
+		return struct{}{}, err
+	}
+	if err := system.Run(ctx, "systemctl", "enable", "--now", hostconfig.EtcdUnit); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, awaitEtcd(ctx)
+})
+
+func awaitEtcd(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, etcdPatience, fmt.Errorf("etcd has no leader after %s", etcdPatience))
+	defer cancel()
+	client := &http.Client{Timeout: 2 * time.Second}
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, hostconfig.EtcdReady, nil)
+		if err != nil {
+			return err
+		}
+		if resp, err := client.Do(req); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			// The session's end is not the member's fault; what it says itself is worth more than that it is late.
+			out, _ := exec.Command("journalctl", "--unit", hostconfig.EtcdUnit, "--lines", "5", "--no-pager", "--output", "cat").Output()
+			return fmt.Errorf("%w; it last said: %s", context.Cause(ctx), strings.TrimSpace(string(out)))
+		}
+	}
+}
+
+// EtcdClient is what a client of etcd needs, in PEM.
+type EtcdClient struct{ CA, Certificate, Key []byte }
+
+// Client is the part of etcd's files that API servers get.
+func (p PKI) Client() EtcdClient {
+	return EtcdClient{CA: p[facts.EtcdPKI[0]], Certificate: p[facts.EtcdClientPKI[0]], Key: p[facts.EtcdClientPKI[1]]}
+}
+
+// ReadEtcdClient reads the certificate with which API servers come to etcd. Control planes have it in every
+// topology, and hosts of an external etcd as well.
+var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() })
+
+// LocalEtcdClient is ReadEtcdClient for operations that are on the host already.
+func LocalEtcdClient() (EtcdClient, error) {
+	pki, err := readPKI(append(slices.Clone(facts.EtcdClientPKI), facts.EtcdPKI[0]))
+	return pki.Client(), err
+}
+
+// WriteEtcdClient gives a control plane what its API server needs for an external etcd. The CA's certificate comes last:
+// with it the three are complete.
+var WriteEtcdClient = host.Define("kubeadm.write-etcd-client", func(_ context.Context, in EtcdClient) (struct{}, error) {
+	pki := PKI{facts.EtcdPKI[0]: in.CA, facts.EtcdClientPKI[0]: in.Certificate, facts.EtcdClientPKI[1]: in.Key}
+	return struct{}{}, writePKI(pki, facts.EtcdClientPKI[1], facts.EtcdClientPKI[0], facts.EtcdPKI[0])
+})

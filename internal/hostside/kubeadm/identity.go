@@ -1,0 +1,154 @@
+package kubeadm
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/kubeadm"
+)
+
+// A kubelet without certificates asks the API for them and waits until somebody approves. Quorate gives it what it needs
+// before its first start, in the place where it keeps and renews it: nothing has to be asked for while the cluster is
+// being built. The private keys are made on the node and stay there.
+
+const (
+	kubeletKubeconfig = "/etc/kubernetes/kubelet.conf"
+	kubeletLifetime   = 365 * 24 * time.Hour // as long as the controller manager signs for
+	backdated         = 5 * time.Minute      // for clocks that are a little behind, as the controller manager does it
+)
+
+// pending are the keys between request and certificate; they live as long as the session.
+var pending = struct {
+	sync.Mutex
+	keys map[kubeadm.Usage]*ecdsa.PrivateKey
+}{keys: map[kubeadm.Usage]*ecdsa.PrivateKey{}}
+
+// RequestCertificate makes a new key on a node and returns a request for its public half.
+var RequestCertificate = host.Define("kubeadm.request-certificate", func(_ context.Context, usage kubeadm.Usage) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	pending.Lock()
+	defer pending.Unlock()
+	pending.keys[usage] = key
+	return request, nil
+})
+
+// SigningRequest asks a control plane to sign for a node.
+type SigningRequest struct {
+	Request []byte // of RequestCertificate
+	Usage   kubeadm.Usage
+	Node    string
+	Address string
+}
+
+// SignCertificate signs a kubelet's certificate with the cluster's CA. Names and addresses are the caller's; of the request
+// only the key counts.
+var SignCertificate = host.Define("kubeadm.sign-certificate", func(_ context.Context, in SigningRequest) ([]byte, error) {
+	ca, err := tls.LoadX509KeyPair(filepath.Join(pkiDir, "ca.crt"), filepath.Join(pkiDir, "ca.key"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the cluster's CA: %w", err)
+	}
+	return signCertificate(ca, in, time.Now())
+})
+
+func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]byte, error) {
+	request, err := x509.ParseCertificateRequest(in.Request)
+	if err == nil {
+		err = request.CheckSignature()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the request of %s: %w", in.Node, err)
+	}
+	ip := net.ParseIP(in.Address)
+	if ip == nil || in.Node == "" {
+		return nil, fmt.Errorf("a certificate for %q at %q would be good for nothing", in.Node, in.Address)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		return nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{CommonName: "system:node:" + in.Node, Organization: []string{"system:nodes"}},
+		NotBefore:    now.Add(-backdated), NotAfter: now.Add(kubeletLifetime),
+		KeyUsage:              x509.KeyUsageDigitalSignature,
+		BasicConstraintsValid: true,
+	}
+	switch in.Usage {
+	case kubeadm.Client:
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case kubeadm.Serving:
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+		template.DNSNames, template.IPAddresses = []string{in.Node}, []net.IP{ip}
+	default:
+		return nil, fmt.Errorf("a kubelet has no %q certificate", in.Usage)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.Leaf, request.PublicKey, ca.PrivateKey.(crypto.Signer))
+	if err != nil {
+		return nil, fmt.Errorf("signing for %s: %w", in.Node, err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+// Signed is a certificate in PEM for a key that its node has made.
+type Signed struct {
+	Usage       kubeadm.Usage
+	Certificate []byte
+}
+
+// InstallCertificate puts a certificate beside its key where the kubelet looks for it.
+var InstallCertificate = host.Define("kubeadm.install-certificate", func(_ context.Context, in Signed) (struct{}, error) {
+	pending.Lock()
+	defer pending.Unlock()
+	waiting := pending.keys[in.Usage]
+	if waiting == nil {
+		return struct{}{}, fmt.Errorf("no %s certificate was requested in this session", in.Usage)
+	}
+	key, err := x509.MarshalECPrivateKey(waiting)
+	if err != nil {
+		return struct{}{}, err
+	}
+	pair := append(in.Certificate, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: key})...)
+	if _, err := tls.X509KeyPair(pair, pair); err != nil {
+		return struct{}{}, fmt.Errorf("the %s certificate is not this node's: %w", in.Usage, err)
+	}
+	delete(pending.keys, in.Usage)
+	_, err = storePair(kubeadm.KubeletPKI, in.Usage, pair, time.Now())
+	return struct{}{}, err
+})
+
+// storePair keeps a certificate and its key as the kubelet does: in a dated file, with a link to the current one.
+func storePair(dir string, usage kubeadm.Usage, pair []byte, now time.Time) (link string, err error) {
+	target := filepath.Join(dir, "kubelet-"+string(usage)+"-"+now.Format("2006-01-02-15-04-05")+".pem")
+	link = kubeadm.CurrentPair(dir, usage)
+	if err := system.WriteFile(target, pair, 0o600); err != nil {
+		return link, err
+	}
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return link, err
+	}
+	return link, os.Symlink(target, link)
+}

@@ -1,0 +1,204 @@
+package kubeadm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+const (
+	kubeletUnit           = "kubelet.service"
+	controllersKubeconfig = "/etc/kubernetes/controller-manager.conf"
+
+	registrationTick = 200 * time.Millisecond
+	// longWait is when a kubelet that waits for its API server begins to make long pauses. It doubles them with each
+	// attempt: up to seven seconds before it registers, and up to thirty before it reads the Services, without which it
+	// starts no pod.
+	longWait = 5 * time.Second
+)
+
+// NodeRequest is the name of a host's own node, and how long may be waited for it.
+type NodeRequest struct {
+	Name     string
+	Patience time.Duration
+}
+
+func (r NodeRequest) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, r.Patience, fmt.Errorf("waited for %s", r.Patience))
+}
+
+// RegisterNode waits until a control plane's node is registered at the API. A kubelet that has waited long for that is
+// started again as soon as it answers, because it would go on waiting when the API has long been there.
+var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+	ctx, cancel := in.limit(ctx)
+	defer cancel()
+	look, err := ownNode("", in.Name)
+	if err != nil {
+		return struct{}{}, err
+	}
+	err = register(ctx, kubelet{
+		node:    func() (*corev1.Node, error) { return look(ctx) },
+		runs:    func() (time.Duration, error) { return system.UnitRuns(ctx, kubeletUnit) },
+		restart: func() error { return system.Run(ctx, "systemctl", "restart", kubeletUnit) },
+	})
+	if err != nil {
+		return struct{}{}, fmt.Errorf("the node does not register: %w: see journalctl -u kubelet", err)
+	}
+	return struct{}{}, nil
+})
+
+// UseLocalAPI waits until the API server beside a control plane's kubelet serves, and has the kubelet turn to it.
+var UseLocalAPI = host.Define("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+	limited, cancel := in.limit(ctx)
+	defer cancel()
+	server, err := beside()
+	if err != nil {
+		return struct{}{}, err
+	}
+	look, err := ownNode(server, in.Name)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if err := poll(limited, func() (bool, error) {
+		_, err := look(limited)
+		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another way to the API registers there
+	}); err != nil && !apierrors.IsNotFound(err) {
+		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
+	}
+	// Done to the end when the caller goes. Stopped first, so that whoever comes after a power cut at this point sees a
+	// kubelet that does not run, and never one that runs with another server than its file says.
+	ctx = context.WithoutCancel(ctx)
+	if err := system.Run(ctx, "systemctl", "stop", kubeletUnit); err != nil {
+		return struct{}{}, err
+	}
+	if err := setServer(server); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, system.Run(ctx, "systemctl", "start", kubeletUnit)
+})
+
+// awaitReady gives a node some time to become Ready. One that has no pod network does not, and that is no reason to fail.
+func awaitReady(ctx context.Context, name string, patience time.Duration) error {
+	look, err := ownNode("", name)
+	if err != nil {
+		return err
+	}
+	within, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err = poll(within, func() (bool, error) {
+		n, err := look(within)
+		return err == nil && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+		}), err
+	})
+	if ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
+// ownNode asks for a node with the credentials of its kubelet: at a server, or where the kubelet itself finds the API.
+func ownNode(server, name string) (look func(context.Context) (*corev1.Node, error), err error) {
+	config, err := clientcmd.BuildConfigFromFlags(server, kubeletKubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
+	}
+	config.Timeout = 5 * time.Second
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (*corev1.Node, error) {
+		return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	}, nil
+}
+
+// beside is the URL of the API server beside a control plane's kubelet, to which kubeadm leads the controllers, too.
+func beside() (string, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", controllersKubeconfig)
+	if err != nil {
+		return "", fmt.Errorf("reading %s: %w", controllersKubeconfig, err)
+	}
+	return config.Host, nil
+}
+
+// setServer says where the kubelet finds the API.
+func setServer(server string) error {
+	config, err := clientcmd.LoadFromFile(kubeletKubeconfig)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
+	}
+	for _, cluster := range config.Clusters {
+		cluster.Server = server
+	}
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	return system.WriteFile(kubeletKubeconfig, content, 0o600)
+}
+
+// kubelet is what register needs of one.
+type kubelet struct {
+	node    func() (*corev1.Node, error)  // its node, when it is registered
+	runs    func() (time.Duration, error) // since when it has been running
+	restart func() error
+}
+
+// register waits until the node is there, and restarts its kubelet at the API's first answer if that had to wait long for it.
+func register(ctx context.Context, k kubelet) error {
+	answered := false
+	return poll(ctx, func() (done bool, err error) {
+		n, err := k.node()
+		if answered || err != nil && !apierrors.IsNotFound(err) {
+			return err == nil, err
+		}
+		answered = true
+		waited, failed := k.runs()
+		if err == nil {
+			// What matters is how long it had waited when it registered. One that was started after that may be waiting.
+			if age := time.Since(n.CreationTimestamp.Time); age < waited {
+				waited -= age
+			}
+		}
+		if failed == nil && waited > longWait {
+			failed = k.restart()
+		}
+		return err == nil || failed != nil, cmp.Or(failed, err)
+	})
+}
+
+var errNotYet = errors.New("it is not there yet")
+
+// poll looks until look says that it is done, at once and then at every tick. Its error is that of the last whole look.
+func poll(ctx context.Context, look func() (done bool, err error)) error {
+	tick := time.NewTicker(registrationTick)
+	defer tick.Stop()
+	last := errNotYet
+	for {
+		done, err := look()
+		if done {
+			return err
+		}
+		if err != nil && ctx.Err() == nil {
+			last = err // what is wrong, rather than that this look was cut short
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w (gave up: %w)", last, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,57 @@
+// Package packages installs packages of the host's own distribution.
+package packages
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// Install installs packages of the host's own distribution and sees that their programs are there.
+var Install = host.Define("node.install-packages", func(ctx context.Context, p facts.Packages) (struct{}, error) {
+	commands := managers[p.Family]
+	if commands.install == nil {
+		return struct{}{}, fmt.Errorf("this system has no package manager that Quorate knows: install %v yourself", p.Names)
+	}
+	if err := install(ctx, commands, p.Names); err != nil {
+		return struct{}{}, fmt.Errorf("%w; put that right, or install it there yourself: %s", err, p.Family.Command(p.Names))
+	}
+	for _, program := range p.Programs {
+		if _, err := exec.LookPath(program); err != nil {
+			return struct{}{}, fmt.Errorf("%v were installed, and %s is still not there", p.Names, program)
+		}
+	}
+	return struct{}{}, nil
+})
+
+type manager struct{ install, refresh []string }
+
+// managers ask nothing, and wait for others that install something at this moment.
+var managers = map[facts.Family]manager{
+	facts.Debian: {
+		install: []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
+		refresh: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "update"},
+	},
+	facts.RHEL: {
+		install: []string{"dnf", "install", "--assumeyes", "--setopt=install_weak_deps=False"},
+		refresh: []string{"dnf", "makecache", "--refresh"},
+	},
+}
+
+// install first tries with the lists of packages that the host has: it may have no way to newer ones and not need them.
+func install(ctx context.Context, m manager, names []string) error {
+	command := append(m.install[1:len(m.install):len(m.install)], names...)
+	first := system.Run(ctx, m.install[0], command...)
+	if first == nil || ctx.Err() != nil {
+		return first
+	}
+	if err := system.Run(ctx, m.refresh[0], m.refresh[1:]...); err != nil {
+		return errors.Join(first, err)
+	}
+	return system.Run(ctx, m.install[0], command...)
+}

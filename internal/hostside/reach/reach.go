@@ -1,0 +1,278 @@
+// Package reach tries the network paths between hosts, with listeners of its own where nothing listens yet.
+package reach
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+)
+
+// ListenRequest opens temporary listeners on ports that the cluster will use, where nothing listens yet.
+type ListenRequest struct {
+	Name    string
+	Address string
+	TCP     []int
+	UDP     []int
+	VRRP    bool
+}
+
+// Listening is what was opened. A port that is not in it is in use, or could not be opened.
+type Listening struct {
+	Token string
+	TCP   []int
+	UDP   []int
+	VRRP  bool
+}
+
+// listenFor is how long listeners live when nobody comes back to close them. They also end with the session.
+const listenFor = time.Minute
+
+// The words of a probe: a question and, before the host's name, the answer.
+var (
+	probeAsk    = []byte("quorate preflight?\n")
+	probeAnswer = []byte("quorate preflight! ")
+)
+
+var open struct {
+	sync.Mutex
+	stop map[string]func()
+}
+
+// Listen opens the listeners and returns at once; Hush closes them. Each answers with the host's name, so that whoever
+// asks knows that it was this host.
+var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest) (Listening, error) {
+	out := Listening{Token: rand.Text()}
+	var closers []func() error
+	for _, port := range in.TCP {
+		l, err := net.Listen("tcp4", net.JoinHostPort(in.Address, strconv.Itoa(port)))
+		if err != nil {
+			continue // who holds the port is in the inspection
+		}
+		closers, out.TCP = append(closers, l.Close), append(out.TCP, port)
+		go greet(l, in.Name)
+	}
+	for _, port := range in.UDP {
+		c, err := net.ListenPacket("udp4", net.JoinHostPort(in.Address, strconv.Itoa(port)))
+		if err != nil {
+			continue
+		}
+		closers, out.UDP = append(closers, c.Close), append(out.UDP, port)
+		go answer(c, in.Name)
+	}
+	if in.VRRP {
+		if c, err := net.ListenPacket("ip4:112", in.Address); err == nil {
+			closers, out.VRRP = append(closers, c.Close), true
+			go answer(c, in.Name)
+		}
+	}
+	stop := sync.OnceFunc(func() {
+		for _, c := range closers {
+			c() //nolint:errcheck // nothing was written to it
+		}
+	})
+	timer := time.AfterFunc(listenFor, stop)
+	open.Lock()
+	defer open.Unlock()
+	if open.stop == nil {
+		open.stop = map[string]func(){}
+	}
+	open.stop[out.Token] = func() { timer.Stop(); stop() }
+	return out, nil
+})
+
+// Hush closes what Listen opened.
+var Hush = host.Define("node.hush", func(_ context.Context, token string) (struct{}, error) {
+	open.Lock()
+	defer open.Unlock()
+	if stop := open.stop[token]; stop != nil {
+		stop()
+	}
+	delete(open.stop, token)
+	return struct{}{}, nil
+})
+
+func greet(l net.Listener, name string) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		c.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a TCP connection has deadlines
+		c.Write(append(probeAnswer[:len(probeAnswer):len(probeAnswer)], name+"\n"...))
+		c.Close()
+	}
+}
+
+func answer(c net.PacketConn, name string) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, from, err := c.ReadFrom(buf)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err == nil && bytes.HasPrefix(buf[:n], probeAsk) {
+			c.WriteTo(fmt.Appendf(nil, "%s%s %d\n", probeAnswer, name, n), from) //nolint:errcheck // the other side asks again
+		}
+	}
+}
+
+// DialTarget is one path to try. With Answers the other side is one of Listen's listeners and says its name.
+type DialTarget struct {
+	facts.Path
+	Answers bool
+	Size    int // of the largest IP packet that should get through, for UDP
+}
+
+// A path is tried for long enough for several packets of which any may be lost: TCP sends its first one again after a second.
+const (
+	tcpTimeout = 2500 * time.Millisecond
+	udpTries   = 3
+	udpTimeout = 600 * time.Millisecond
+	// dialsAtOnce bounds what one host has under way.
+	dialsAtOnce = 64
+)
+
+// DialAll tries paths from this host, many at once.
+var DialAll = host.Define("node.dial", func(ctx context.Context, targets []DialTarget) ([]facts.Reach, error) {
+	out := make([]facts.Reach, len(targets))
+	var g errgroup.Group
+	g.SetLimit(dialsAtOnce)
+	for i, t := range targets {
+		g.Go(func() error { out[i] = dial(ctx, t); return nil })
+	}
+	g.Wait() //nolint:errcheck // each failure is a result
+	return out, ctx.Err()
+})
+
+func dial(ctx context.Context, t DialTarget) facts.Reach {
+	begin := time.Now()
+	r := facts.Reach{Path: t.Path}
+	switch t.Proto {
+	case facts.TCP:
+		r.Outcome, r.Detail = dialTCP(ctx, t)
+	case facts.UDP:
+		r.Outcome, r.Detail = ask(ctx, "udp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, 0)
+		if r.Outcome == facts.Reached && t.Size > 0 {
+			fits, _ := ask(ctx, "udp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, t.Size-28)
+			r.Size, r.Fits = t.Size, fits == facts.Reached
+		}
+	case facts.VRRP:
+		r.Outcome, r.Detail = ask(ctx, "ip4:112", t.Address, t.To, 0)
+	}
+	r.After = time.Since(begin)
+	return r
+}
+
+func dialTCP(ctx context.Context, t DialTarget) (facts.Outcome, string) {
+	c, err := (&net.Dialer{Timeout: tcpTimeout}).DialContext(ctx, "tcp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)))
+	if err != nil {
+		return OutcomeOf(err)
+	}
+	defer c.Close()
+	if !t.Answers {
+		return facts.Reached, ""
+	}
+	c.SetDeadline(time.Now().Add(tcpTimeout)) //nolint:errcheck // a TCP connection has deadlines
+	buf := make([]byte, 512)
+	n, err := c.Read(buf)
+	if err != nil {
+		return OutcomeOf(err)
+	}
+	return who(buf[:n], t.To)
+}
+
+// who says whether an answer is that of the host.
+func who(answer []byte, name string) (facts.Outcome, string) {
+	rest, ok := bytes.CutPrefix(answer, probeAnswer)
+	said, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte(" "))
+	switch {
+	case !ok:
+		return facts.Impostor, "something that is not Quorate answers"
+	case string(said) != name:
+		return facts.Impostor, string(said) + " answers"
+	}
+	return facts.Reached, ""
+}
+
+// ask sends a datagram and waits for the answer of the host. With a size it must arrive unfragmented.
+func ask(ctx context.Context, network, address, name string, size int) (facts.Outcome, string) {
+	result, detail := facts.TimedOut, ""
+	for range udpTries {
+		result, detail = askOnce(ctx, network, address, name, size)
+		if result != facts.TimedOut || ctx.Err() != nil {
+			break
+		}
+	}
+	return result, detail
+}
+
+func askOnce(ctx context.Context, network, address, name string, size int) (facts.Outcome, string) {
+	d := net.Dialer{}
+	if size > 0 {
+		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
+			cerr := c.Control(func(fd uintptr) {
+				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+			})
+			return errors.Join(cerr, err)
+		}
+	}
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return OutcomeOf(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(udpTimeout)) //nolint:errcheck // sockets have deadlines
+	question := append(probeAsk[:len(probeAsk):len(probeAsk)], make([]byte, max(0, size-len(probeAsk)))...)
+	if _, err := c.Write(question); err != nil {
+		return OutcomeOf(err)
+	}
+	buf := make([]byte, 512)
+	for {
+		// Unlike Read, ReadFrom gives raw sockets the packet without its IP header.
+		n, _, err := c.(net.PacketConn).ReadFrom(buf)
+		if err != nil {
+			return OutcomeOf(err)
+		}
+		// A raw socket also sees what others of the protocol say, among it the other host's own questions.
+		if bytes.HasPrefix(buf[:n], probeAnswer) {
+			return who(buf[:n], name)
+		}
+	}
+}
+
+// OutcomeOf tells apart what can become of an attempt to reach something.
+func OutcomeOf(err error) (facts.Outcome, string) {
+	var timeout net.Error
+	switch {
+	case err == nil:
+		return facts.Reached, ""
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return facts.Refused, ""
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return facts.Unreachable, rootOf(err)
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
+		return facts.TimedOut, ""
+	}
+	return facts.Failed, rootOf(err)
+}
+
+func rootOf(err error) string {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		return errno.Error()
+	}
+	return err.Error()
+}

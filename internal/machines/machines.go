@@ -1,0 +1,107 @@
+// Package machines makes lab machines of a spec's hosts and remembers the clusters that were made of them.
+package machines
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/require"
+	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Create makes the machines that a spec's hosts become, and no cluster. With the bundle on their disks they are what `up`
+// builds on; without it they are as empty as a new server.
+func Create(ctx context.Context, c *spec.Cluster, withBundle bool, sink progress.Sink) (*spec.Cluster, error) {
+	if err := require.Packages(ctx, lab.Requirements(), sink); err != nil {
+		return nil, err
+	}
+	if err := lab.Check(ctx); err != nil {
+		return nil, err
+	}
+	if !withBundle {
+		return CreateWith(ctx, c, nil, sink)
+	}
+	b, err := sources.Bundle(ctx, c, sink)
+	if err != nil {
+		return nil, err
+	}
+	return CreateWith(ctx, c, b, sink)
+}
+
+// CreateWith makes the lab, with the bundle on its disks if there is one, and returns the spec with its addresses. The spec is written to the state folder before
+// anything is built on the machines, so that every later command finds a cluster that is only half there.
+func CreateWith(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (*spec.Cluster, error) {
+	seed := ""
+	if b != nil {
+		var err error
+		if seed, err = ensureSeed(ctx, c, b, sink); err != nil {
+			return nil, err
+		}
+	}
+	config, err := labConfig(c, seed, sink)
+	if err != nil {
+		return nil, err
+	}
+	l, err := lab.Create(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	resolved := Resolve(c, l)
+	return resolved, save(resolved)
+}
+
+func labConfig(c *spec.Cluster, seed string, sink progress.Sink) (lab.Config, error) {
+	local, remote, err := host.RemotePath()
+	if err != nil {
+		return lab.Config{}, err
+	}
+	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, Seed: seed, Progress: sink,
+		// A real host gets the binary by its first session; a lab machine is born with it.
+		Files: []lab.File{{Path: remote, Source: local, Mode: 0o755}}}
+	for _, h := range c.Spec.Hosts {
+		if !slices.Contains(config.Zones, h.Zone) {
+			config.Zones = append(config.Zones, h.Zone)
+		}
+		config.Machines = append(config.Machines, lab.Machine{Name: h.Name, Zone: h.Zone, Roles: h.Roles})
+	}
+	return config, nil
+}
+
+// Resolve fills a spec's hosts with the addresses and keys of the lab's machines.
+func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
+	out := *c
+	out.Spec.Hosts = slices.Clone(c.Spec.Hosts)
+	addresses := map[string]netip.Addr{}
+	for _, m := range l.Machines() {
+		addresses[m.Name] = m.Address
+	}
+	for i := range out.Spec.Hosts {
+		h := &out.Spec.Hosts[i]
+		h.Address = addresses[h.Name].String()
+		h.SSH = spec.SSH{User: "root", Port: 22, KeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts()}
+	}
+	if out.Spec.LoadBalancer.Type == spec.BalancerManaged && out.Spec.LoadBalancer.Address == "" && len(l.VirtualIPs()) > 0 {
+		out.Spec.LoadBalancer.Address = l.VirtualIPs()[0].String()
+	}
+	return &out
+}
+
+// Open finds the lab that up made of a spec without addresses.
+func Open(c *spec.Cluster) (*spec.Cluster, error) {
+	l, err := lab.Open(c.Metadata.Name)
+	if errors.Is(err, lab.ErrNotFound) {
+		return nil, fmt.Errorf("the hosts of %s have no addresses and no lab was made of them yet: run `quorate up -f` with this spec", c.Metadata.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return Resolve(c, l), nil
+}

@@ -1,0 +1,118 @@
+package machines
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/step"
+)
+
+// Seed makes the disk that lab machines of this spec are born with, if it is not there yet.
+func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
+	_, err := ensureSeed(ctx, c, b, sink)
+	return err
+}
+
+// ensureSeed makes the disk that lab machines are born with: a machine on which the bundle was installed by the very
+// steps that install it on a real host. Machines share its files, so that seven of them unpack nothing.
+func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (string, error) {
+	base, err := lab.EnsureBase(ctx, sink)
+	if err != nil {
+		return "", err
+	}
+	image, _ := b.Image("pause")
+	// What the seed holds depends on these; another cgroup version or CNI makes another seed.
+	key, err := json.Marshal([]any{filepath.Base(base), b.Digest(), hostconfig.Runtime(&facts.Facts{}, image.Name)})
+	if err != nil {
+		return "", err
+	}
+	dir := paths.Cache("lab", "seed-"+facts.Sum(key)[:12])
+	now := time.Now()
+	if err := os.Chtimes(dir, now, now); err == nil {
+		return dir, nil
+	}
+	return dir, progress.Track(ctx, sink, "", "seed", "install the bundle on a first machine, for all to share", func(ctx context.Context) error {
+		if err := makeSeed(ctx, c, b, image.Name, dir); err != nil {
+			return err
+		}
+		if err := removeUnused(filepath.Dir(dir), now.Add(-seedLife)); err != nil {
+			return fmt.Errorf("removing disks that no lab uses any more: %w", err)
+		}
+		return nil
+	})
+}
+
+// seedLife is how long a seed stays that no lab was made with: each holds a whole bundle, unpacked, and another version of
+// the bundle or of its configuration never uses it.
+const seedLife = 24 * time.Hour
+
+// removeUnused removes the seeds that were last used before a time. Labs that were made from them have links of their own.
+func removeUnused(dir string, before time.Time) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var all error
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && strings.HasPrefix(e.Name(), "seed-") && info.ModTime().Before(before) {
+			all = errors.Join(all, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	return all
+}
+
+func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir string) (err error) {
+	one := &spec.Cluster{Metadata: spec.Metadata{Name: fmt.Sprintf("seed-%d", os.Getpid())}, Spec: c.Spec}
+	one.Spec.Hosts = []spec.Host{{Name: "seed", Zone: "seed", Roles: []string{spec.RoleWorker}}}
+	config, err := labConfig(one, "", progress.Discard)
+	if err != nil {
+		return err
+	}
+	l, err := lab.Create(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Delete(context.WithoutCancel(ctx))) }()
+	e := run.Open(ctx, Resolve(one, l), progress.Discard)
+	defer e.Close()
+	seen := e.Observe(ctx)
+	f := seen.Hosts["seed"].Facts
+	if f == nil {
+		return errors.New(seen.Hosts["seed"].Error)
+	}
+	runtime := hostconfig.Runtime(f, pause)
+	env := step.NewEnv(e.Cluster, e.Conns, seen, b, nil, progress.Discard)
+	for _, s := range []plan.Step{
+		{ID: "seed/install", Kind: plan.InstallBundle, Host: "seed"},
+		{ID: "seed/configure", Kind: plan.Configure, Host: "seed", Desired: &runtime},
+		{ID: "seed/import", Kind: plan.ImportImages, Host: "seed"},
+	} {
+		if err := step.Run(ctx, env, s); err != nil {
+			return err
+		}
+	}
+	// containerd's databases must be closed when the disk is copied.
+	if err := l.Exec(ctx, "seed", []string{"systemctl", "stop", "containerd.service"}, nil, nil, nil); err != nil {
+		return fmt.Errorf("stopping containerd: %w", err)
+	}
+	if err := l.PowerOff(ctx, "seed"); err != nil {
+		return err
+	}
+	return l.Snapshot(ctx, "seed", dir)
+}

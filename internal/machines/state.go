@@ -1,0 +1,70 @@
+package machines
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	specFile    = "cluster.yaml"
+	currentLink = "current"
+)
+
+// Dir is where the caller's side keeps what it knows of a cluster that `up` made.
+func Dir(name string) string { return paths.State("clusters", name) }
+
+func save(c *spec.Cluster) error {
+	dir := Dir(c.Metadata.Name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	data, err := spec.Marshal(c)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, specFile), data, 0o600); err != nil {
+		return err
+	}
+	link := paths.State("clusters", currentLink)
+	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(c.Metadata.Name, link)
+}
+
+// Current is the spec of the cluster that `up` made last.
+func Current() (path string, ok bool) {
+	path = paths.State("clusters", currentLink, specFile)
+	_, err := os.Stat(path)
+	return path, err == nil
+}
+
+// SpecFile is the spec of such a cluster, with the addresses of its machines.
+func SpecFile(name string) string { return filepath.Join(Dir(name), specFile) }
+
+// Delete removes the lab and everything that `up` noted. It works on what is only half there.
+func Delete(ctx context.Context, name string) error {
+	if err := lab.DeleteByName(ctx, name); err != nil {
+		return err
+	}
+	link := paths.State("clusters", currentLink)
+	if target, err := os.Readlink(link); err == nil && target == name {
+		if err := os.Remove(link); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(Dir(name)); err != nil {
+		return err
+	}
+	// The state folder belongs to Quorate alone; what is empty leaves with the last cluster.
+	for _, dir := range []string{paths.State("clusters"), paths.State("labs"), paths.State()} {
+		_ = os.Remove(dir)
+	}
+	return nil
+}

@@ -1,0 +1,270 @@
+// Package kubeadm renders kubeadm's configuration. It is pure; hostside/kubeadm runs its phases.
+package kubeadm
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"sort"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	apiVersion = "kubeadm.k8s.io/v1beta4"
+	criSocket  = "unix:///run/containerd/containerd.sock"
+
+	encryptionAlgorithm = "ECDSA-P256"
+
+	// apiPatience is how long kubeadm waits for the first answer of an API server; its own default is one minute.
+	apiPatience = "4m0s"
+)
+
+// PKIDir is where kubeadm keeps the certificates and keys of a host.
+const PKIDir = "/etc/kubernetes/pki"
+
+// TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
+const TokenDescription = "quorate apply"
+
+type object = map[string]any
+
+type arg struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// args renders extraArgs in a stable order.
+func args(m map[string]string) []arg {
+	var out []arg
+	for k, v := range m {
+		out = append(out, arg{k, v})
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}
+
+// timings are what decides how soon a dead node is noticed and its pods run elsewhere.
+type timings struct {
+	gracePeriod, monitorPeriod, toleration string
+	leaseSeconds                           int
+	statusFrequency                        string
+	// A controller manager asks the API about eighty things before its controllers run, which upstream's 20 requests a
+	// second stretch to several seconds: in a new cluster, and each time that another one takes over.
+	managerQPS, managerBurst string
+	// electionRetry is how often those that wait look whether the leader's lease is free.
+	electionRetry string
+}
+
+// fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is for.
+var fast = timings{gracePeriod: hostconfig.FastGracePeriod, monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s",
+	managerQPS: "100", managerBurst: "200", electionRetry: "1s"}
+
+// Config is everything that kubeadm's files are made of. The secrets are made by each run of apply.
+type Config struct {
+	Cluster *spec.Cluster
+	// Facts of all nodes: kubeadm has one kubelet and one kube-proxy configuration for a whole cluster.
+	Facts []*facts.Facts
+	Token string
+	CA    string // PEM
+}
+
+// Init renders the configuration of kubeadm init for one control plane. With members, etcd starts as one
+// cluster of all of them; that variant must never be uploaded, because its arguments would override what
+// later joins compute.
+func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
+	cluster := c.clusterConfiguration()
+	if len(members) > 0 {
+		var initial []string
+		for _, m := range members {
+			initial = append(initial, fmt.Sprintf("%s=https://%s:2380", m.Name, m.Address))
+		}
+		cluster["etcd"] = localEtcd(map[string]string{
+			"initial-cluster":       strings.Join(initial, ","),
+			"initial-cluster-state": "new",
+		})
+	}
+	init := initConfiguration(h, nodeRegistration(h))
+	// Its API server can be good for nothing until the hosts of a majority of etcd's members are ready to start theirs.
+	init["timeouts"] = object{"kubernetesAPICall": apiPatience}
+	init["bootstrapTokens"] = []object{{
+		"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
+		"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},
+	}}
+	return documents(init, cluster, c.kubeletConfiguration(), c.proxyConfiguration())
+}
+
+func initConfiguration(h spec.Host, registration object) object {
+	return object{"apiVersion": apiVersion, "kind": "InitConfiguration", "nodeRegistration": registration, "localAPIEndpoint": localEndpoint(h)}
+}
+
+func localEndpoint(h spec.Host) object {
+	return object{"advertiseAddress": h.Address, "bindPort": 6443}
+}
+
+// Worker renders the configuration with which kubeadm init starts a worker's kubelet. A CA certificate without its key means
+// an authority outside the cluster to kubeadm init, which then wants every other certificate to be there: so it is told to
+// look elsewhere, and the kubelet where the certificate really is.
+func (c Config) Worker(h spec.Host) ([]byte, error) {
+	cluster, kubelet := c.clusterConfiguration(), c.kubeletConfiguration()
+	cluster["certificatesDir"] = "/run/quorate/pki"
+	kubelet["authentication"] = object{"x509": object{"clientCAFile": PKIDir + "/ca.crt"}}
+	return documents(initConfiguration(h, nodeRegistration(h)), cluster, kubelet)
+}
+
+// Join renders the configuration of kubeadm join. The cluster is known by its CA, so there is nothing to discover.
+func (c Config) Join(h spec.Host, discoveryFile string) ([]byte, error) {
+	return documents(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}))
+}
+
+func joinConfiguration(h spec.Host, discovery object) object {
+	join := object{"apiVersion": apiVersion, "kind": "JoinConfiguration", "nodeRegistration": nodeRegistration(h), "discovery": discovery}
+	if h.Has(spec.RoleControlPlane) {
+		join["controlPlane"] = object{"localAPIEndpoint": localEndpoint(h)}
+	}
+	return join
+}
+
+// Discovery is the kubeconfig that tells a joining host where the cluster is and whom to trust.
+func (c Config) Discovery() ([]byte, error) {
+	return documents(object{"apiVersion": "v1", "kind": "Config", "clusters": []object{{"name": "", "cluster": c.server()}}})
+}
+
+// Kubelet is the kubeconfig of a worker's kubelet, with its certificate where the kubelet renews it.
+func (c Config) Kubelet() ([]byte, error) {
+	pair := CurrentPair(KubeletPKI, Client)
+	return documents(object{"apiVersion": "v1", "kind": "Config", "current-context": "default-context",
+		"clusters": []object{{"name": "default-cluster", "cluster": c.server()}},
+		"contexts": []object{{"name": "default-context", "context": object{"cluster": "default-cluster", "namespace": "default", "user": "default-auth"}}},
+		"users":    []object{{"name": "default-auth", "user": object{"client-certificate": pair, "client-key": pair}}},
+	})
+}
+
+// server is a kubeconfig's way to the cluster.
+func (c Config) server() object {
+	return object{
+		"server":                     "https://" + c.Cluster.Spec.ControlPlane.Endpoint,
+		"certificate-authority-data": []byte(c.CA),
+	}
+}
+
+func (c Config) clusterConfiguration() object {
+	s := c.Cluster.Spec
+	controllerManager, scheduler := hardened(), hardened()
+	apiServer := secureAPIServer()
+	maps.Copy(apiServer, map[string]string{
+		// HTTP/2 clients stay with one apiserver until it says goodbye: a few are moved all the time,
+		// so that a returned control plane gets its share again.
+		"goaway-chance": "0.001",
+	})
+	if hostconfig.SharesAPIPort(c.Cluster) {
+		apiServer["permit-port-sharing"] = "true"
+	}
+	if s.Failover.Profile == spec.ProfileFast {
+		controllerManager["node-monitor-grace-period"] = fast.gracePeriod
+		controllerManager["node-monitor-period"] = fast.monitorPeriod
+		controllerManager["kube-api-qps"], controllerManager["kube-api-burst"] = fast.managerQPS, fast.managerBurst
+		controllerManager["leader-elect-retry-period"], scheduler["leader-elect-retry-period"] = fast.electionRetry, fast.electionRetry
+		apiServer["default-not-ready-toleration-seconds"] = fast.toleration
+		apiServer["default-unreachable-toleration-seconds"] = fast.toleration
+	}
+	sans := []string{hostconfig.EndpointHost(c.Cluster)}
+	if s.LoadBalancer.Address != "" {
+		sans = append(sans, s.LoadBalancer.Address)
+	}
+	cluster := object{
+		"apiVersion": apiVersion, "kind": "ClusterConfiguration",
+		"clusterName":          c.Cluster.Metadata.Name,
+		"kubernetesVersion":    s.Kubernetes.Version,
+		"controlPlaneEndpoint": s.ControlPlane.Endpoint,
+		"encryptionAlgorithm":  encryptionAlgorithm,
+		"networking":           object{"podSubnet": s.Network.PodCIDR, "serviceSubnet": s.Network.ServiceCIDR, "dnsDomain": "cluster.local"},
+		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer), "extraVolumes": apiServerVolumes()},
+		"controllerManager":    object{"extraArgs": args(controllerManager)},
+		"scheduler":            object{"extraArgs": args(scheduler)},
+		"etcd":                 localEtcd(nil),
+	}
+	if !c.Cluster.StackedEtcd() {
+		cluster["etcd"] = c.external()
+	}
+	return cluster
+}
+
+func nodeRegistration(h spec.Host) object {
+	var labels []string
+	for k, v := range plan.NodeLabels(h) {
+		labels = append(labels, k+"="+v)
+	}
+	sort.Strings(labels)
+	taints := []object{}
+	for _, t := range plan.Taints(h) {
+		taints = append(taints, object{"key": t.Key, "effect": t.Effect})
+	}
+	return object{
+		"name": h.Name, "criSocket": criSocket, "taints": taints,
+		"kubeletExtraArgs": args(map[string]string{"node-ip": h.Address, "node-labels": strings.Join(labels, ",")}),
+	}
+}
+
+func (c Config) kubeletConfiguration() object {
+	k := object{"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration", "cgroupDriver": "systemd"}
+	maps.Copy(k, secureKubelet)
+	for _, f := range c.Facts {
+		if !f.CgroupV2 {
+			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false
+		}
+		if f.Container != "" {
+			k["failSwapOn"] = false // swap is that of the machine below, and not a container's to switch off
+		}
+	}
+	if facts.AllContainers(c.Facts) {
+		maps.Copy(k, InContainers())
+	}
+	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
+		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency
+	}
+	return k
+}
+
+// InContainers are the kubelets' settings where all nodes are containers, beside failSwapOn. A container's disk is that of the
+// machine below it, of which a part is free or not whatever a kubelet removes: it makes room only when really little is left,
+// and not because somebody else filled most of a large disk.
+func InContainers() map[string]any {
+	return map[string]any{
+		"imageGCHighThresholdPercent": 100, // never for a part of the disk
+		"evictionHard": map[string]string{
+			"memory.available": "100Mi", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%", // the defaults
+			"nodefs.available": "1Gi", "imagefs.available": "1Gi", // instead of 10 % and 15 %
+		},
+	}
+}
+
+func (c Config) proxyConfiguration() object {
+	p := object{"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables"}
+	for _, f := range c.Facts {
+		if !f.CanSetConntrack {
+			p["conntrack"] = object{"maxPerCore": 0, "min": 0}
+		}
+	}
+	return p
+}
+
+func documents(docs ...object) ([]byte, error) {
+	var b bytes.Buffer
+	for i, d := range docs {
+		if i > 0 {
+			b.WriteString("---\n")
+		}
+		y, err := yaml.Marshal(d)
+		if err != nil {
+			return nil, fmt.Errorf("rendering kubeadm's configuration: %w", err)
+		}
+		b.Write(y)
+	}
+	return b.Bytes(), nil
+}

@@ -1,0 +1,72 @@
+package kubeadm
+
+import (
+	"maps"
+	"path/filepath"
+	"strings"
+
+	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// hardened is what the apiserver, the controller manager and the scheduler have in common. That they listen on loopback
+// only, where nobody else has to reach them, is kubeadm's default.
+func hardened() map[string]string {
+	return map[string]string{
+		"profiling":         "false",
+		"tls-min-version":   "VersionTLS12",
+		"tls-cipher-suites": strings.Join(hostconfig.CipherSuites, ","),
+	}
+}
+
+// secureAPIServer are the apiserver's arguments that make a cluster secure by default. They go into kubeadm's configuration,
+// so that a control plane that is joined or upgraded with plain kubeadm has them too.
+func secureAPIServer() map[string]string {
+	args := hardened()
+	maps.Copy(args, map[string]string{
+		"encryption-provider-config": filepath.Join(PKIDir, encryption.File),
+		// A rotation of the keys then needs no restart.
+		"encryption-provider-config-automatic-reload": "true",
+		"authentication-config":                       hostconfig.AuthenticationFile,
+		"audit-policy-file":                           hostconfig.AuditPolicyFile,
+		"audit-log-path":                              hostconfig.AuditLog,
+		"audit-log-maxage":                            "30",  // days
+		"audit-log-maxbackup":                         "10",  // files
+		"audit-log-maxsize":                           "100", // MiB
+		// Without it the apiserver would hand an administrator's session to whoever answers in a kubelet's place.
+		"kubelet-certificate-authority": filepath.Join(PKIDir, "ca.crt"),
+		// A Service's owner must not be able to take over any address (CVE-2020-8554).
+		"enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs",
+		// Tokens of service accounts end after an hour, as they say; clients have re-read them since 2019.
+		"service-account-extend-token-expiration": "false",
+	})
+	return args
+}
+
+func apiServerVolumes() []object {
+	return []object{
+		{"name": "apiserver-config", "hostPath": hostconfig.APIServerDir, "mountPath": hostconfig.APIServerDir, "readOnly": true, "pathType": "Directory"},
+		{"name": "audit-log", "hostPath": hostconfig.AuditLogDir, "mountPath": hostconfig.AuditLogDir, "pathType": "DirectoryOrCreate"},
+	}
+}
+
+// localEtcd is the etcd beside each apiserver, with these arguments besides those that make it secure.
+func localEtcd(extra map[string]string) object {
+	all := map[string]string{"tls-min-version": "TLS1.2", "cipher-suites": strings.Join(hostconfig.CipherSuites, ",")}
+	maps.Copy(all, extra)
+	return object{"local": object{"dataDir": "/var/lib/etcd", "extraArgs": args(all)}}
+}
+
+// secureKubelet is what kubeadm does not already choose: it switches anonymous access and the read-only port off, has the
+// API decide who may do what, and rotates client certificates.
+var secureKubelet = object{
+	"serverTLSBootstrap": true,
+	"tlsMinVersion":      "VersionTLS12",
+	"tlsCipherSuites":    hostconfig.CipherSuites,
+	"seccompDefault":     true,
+	// No pod can use up the processes of its node.
+	"podPidsLimit": 4096,
+	// The defaults, written down: kubeadm writes zeros, which read like "never" and "unlimited".
+	"streamingConnectionIdleTimeout": "4h0m0s",
+	"eventRecordQPS":                 50,
+}

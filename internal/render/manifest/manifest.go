@@ -1,0 +1,82 @@
+// Package manifest renders the API objects that Quorate owns. It is pure.
+package manifest
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"text/template"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+//go:embed flannel.yaml
+var flannel string
+
+// Names of the manifests: flannel's, and that of a pod network of the user's.
+const (
+	Flannel = "flannel"
+	CNI     = "cni"
+)
+
+// Manifest is YAML of one or more objects, in the order in which they must be applied.
+type Manifest struct {
+	Objects []byte
+	// Namespace is for those objects that need one and name none.
+	Namespace string
+	// Inputs, if there are any, are what the objects were made of, where the same makes others each time.
+	Inputs []byte
+}
+
+// Digest tells versions of a manifest apart.
+func (m Manifest) Digest() string {
+	if m.Inputs != nil {
+		return "sha256:" + facts.Sum(m.Inputs)
+	}
+	return "sha256:" + facts.Sum(m.Objects)
+}
+
+// Decode takes the objects apart.
+func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
+	var out []unstructured.Unstructured
+	dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(m.Objects), 4096)
+	for {
+		var o unstructured.Unstructured
+		if err := dec.Decode(&o.Object); errors.Is(err, io.EOF) {
+			return out, nil
+		} else if err != nil {
+			return nil, err
+		}
+		out = append(out, o)
+	}
+}
+
+// Render gives all manifests of a cluster by name. image finds an image's full name in the bundle by its short one;
+// published says that these are the projects' own images, whose flannel needs help that ours does not.
+func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
+	out := map[string]Manifest{}
+	if c.Spec.Network.CNI != spec.CNIFlannel {
+		return out, nil
+	}
+	t, err := template.New(Flannel).Parse(flannel)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, map[string]any{
+		"PodCIDR": c.Spec.Network.PodCIDR, "Image": image("flannel"), "Published": published,
+		"Policies":     c.Spec.Network.Policies == spec.PoliciesEnforced && !published,
+		"EndpointHost": hostconfig.EndpointHost(c), "EndpointPort": hostconfig.EndpointPort(c),
+	}); err != nil {
+		return nil, fmt.Errorf("rendering %s: %w", Flannel, err)
+	}
+	out[Flannel] = Manifest{Objects: b.Bytes()}
+	return out, nil
+}

@@ -1,0 +1,83 @@
+package sources
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/require"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Bundle finds the bundle that the spec asks for, or makes it. One that is here already is used if it is the one.
+func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
+	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, c.Spec.Components, sink)
+	if err != nil {
+		return nil, err
+	}
+	if want := c.Spec.Components.Digest; want != "" && b.Digest() != want {
+		return nil, &bundle.PinError{What: b.Dir(), Want: want, Got: b.Digest()}
+	}
+	return b, nil
+}
+
+func bundleFrom(ctx context.Context, version string, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
+	have, err := bundle.Open(bundle.DefaultDir(version))
+	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
+		have = nil // damaged: whatever the source, making it again mends it
+	}
+	switch c.Source {
+	case spec.SourceBundle:
+		return wholeBundle(ctx, have, c, sink)
+	case spec.SourceOfficial, spec.SourceMirror:
+		o := GetOptions(version, c)
+		o.Progress = sink
+		return bundle.Get(ctx, o)
+	}
+	// One that was brought here by hand is as good as one that was compiled here, as long as it is of the same sources.
+	if have != nil && have.Current() {
+		return have, nil
+	}
+	if err := require.Packages(ctx, bundle.Requirements(), sink); err != nil {
+		return nil, err
+	}
+	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
+}
+
+// wholeBundle reads a file or pulls a reference, unless the very bundle is here.
+func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
+	if c.Reference != "" {
+		if _, want, _ := strings.Cut(c.Reference, "@"); have != nil && have.Digest() == want {
+			return have, nil
+		}
+		return bundle.Pull(ctx, c.Reference, Access(c), sink)
+	}
+	f, err := os.Open(c.File)
+	if errors.Is(err, os.ErrNotExist) && have != nil && have.Digest() == c.Digest {
+		return have, nil // the file was for bringing it here
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening the bundle file: %w; export one with `quorate bundle export` on a machine that has it", err)
+	}
+	defer f.Close()
+	digest, err := bundle.FileDigest(c.File)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", c.File, err)
+	}
+	if c.Digest != "" && digest != c.Digest {
+		return nil, &bundle.PinError{What: c.File, Want: c.Digest, Got: digest}
+	}
+	if have != nil && have.Digest() == digest {
+		return have, nil
+	}
+	var b *bundle.Bundle
+	err = progress.Track(ctx, sink, "", "bundle/import", "import "+c.File, func(ctx context.Context) error {
+		b, err = bundle.Import(ctx, f)
+		return err
+	})
+	return b, err
+}
