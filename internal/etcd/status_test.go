@@ -1,7 +1,7 @@
 package etcd
 
 import (
-	"slices"
+	"reflect"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -28,7 +28,7 @@ func TestJudge(t *testing.T) {
 		{Name: "e", Started: true},
 		{Name: "host of https://10.0.0.4:2380", Learner: true},
 	}
-	if !slices.Equal(got, want) {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
