@@ -21,6 +21,10 @@ type decoder struct {
 	problems Errors
 	spoiled  []string
 	budget   int
+
+	// lenient collects unknown fields instead of refusing them.
+	lenient       bool
+	unknownFields []string
 }
 
 func (d *decoder) note(path, message, fix string) {
@@ -167,6 +171,10 @@ func (d *decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 // unknown notes a field that does not exist, with the one that was likely meant: a near name
 // here, or the same name in another place, which is an indentation slip.
 func (d *decoder) unknown(key *yaml.Node, t reflect.Type, path, at string) {
+	if d.lenient {
+		d.unknownFields = append(d.unknownFields, at)
+		return
+	}
 	names := fieldNames(t)
 	fix := "the fields here are " + strings.Join(names, ", ")
 	if near := Nearest(key.Value, names); near != "" {

@@ -78,14 +78,23 @@ func Read(path string) ([]byte, error) {
 
 // parse returns a nil Cluster only if there is nothing that could be validated any further.
 func parse(data []byte, filename string) (*Cluster, *decoder) {
-	d := &decoder{src: &source{file: filename, at: map[string]position{}}, budget: maxValues}
+	d := newDecoder(filename)
+	return d.cluster(data), d
+}
+
+func newDecoder(filename string) *decoder {
+	return &decoder{src: &source{file: filename, at: map[string]position{}}, budget: maxValues}
+}
+
+// cluster decodes the only document of the file; nil if there is nothing to decode.
+func (d *decoder) cluster(data []byte) *Cluster {
 	root := d.document(data)
 	if root == nil {
-		return nil, d
+		return nil
 	}
 	c := &Cluster{src: d.src}
 	d.root(root, c)
-	return c, d
+	return c
 }
 
 // document returns the content of the file's only document, or nil after noting why there is none.

@@ -16,9 +16,9 @@ const (
 // Cluster is the whole spec: what should be.
 type Cluster struct {
 	// APIVersion says which version of the format the file is written in.
-	APIVersion string `yaml:"apiVersion" json:"apiVersion"`
+	APIVersion string `yaml:"apiVersion" json:"apiVersion" edit:"free"`
 	// Kind is always Cluster.
-	Kind string `yaml:"kind" json:"kind"`
+	Kind string `yaml:"kind" json:"kind" edit:"free"`
 	// Metadata names the cluster.
 	Metadata Metadata `yaml:"metadata" json:"metadata"`
 	// Spec is the cluster's shape.
@@ -32,13 +32,13 @@ type Cluster struct {
 // Metadata names the cluster.
 type Metadata struct {
 	// Name is a DNS label; it names the lab, the kubeconfig context and the certificates' cluster.
-	Name string `yaml:"name" json:"name"`
+	Name string `yaml:"name" json:"name" edit:"fixed"`
 }
 
 // Spec is the cluster's shape.
 type Spec struct {
 	// Region is where the hosts are, unless one says otherwise; it becomes the label topology.kubernetes.io/region.
-	Region string `yaml:"region,omitempty" json:"region,omitempty"`
+	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
 	// Kubernetes says which release to run.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	// ControlPlane describes the replicated API servers and the name that clients use.
@@ -54,15 +54,15 @@ type Spec struct {
 	// Failover chooses how quickly failures are noticed.
 	Failover Failover `yaml:"failover,omitempty" json:"failover,omitempty"`
 	// Hosts are all machines of the cluster.
-	Hosts []Host `yaml:"hosts" json:"hosts"`
+	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.
-	NodePools []NodePool `yaml:"nodePools,omitempty" json:"nodePools,omitempty"`
+	NodePools []NodePool `yaml:"nodePools,omitempty" json:"nodePools,omitempty" edit:"rolling"`
 }
 
 // Kubernetes says which release to run.
 type Kubernetes struct {
 	// Version is a full release such as v1.37.2. Without it, the newest that a bundle can be made of.
-	Version string `yaml:"version,omitempty" json:"version,omitempty"`
+	Version string `yaml:"version,omitempty" json:"version,omitempty" edit:"fixed"`
 }
 
 // Topologies: etcd beside each apiserver, or on hosts of its own.
@@ -80,24 +80,24 @@ const (
 // ControlPlane describes the replicated apiservers and the name that clients use.
 type ControlPlane struct {
 	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
-	Endpoint string `yaml:"endpoint" json:"endpoint"`
+	Endpoint string `yaml:"endpoint" json:"endpoint" edit:"fixed"`
 	// Topology is stacked, etcd beside each API server, or external, etcd on hosts of its own or one that exists already.
-	Topology string `yaml:"topology,omitempty" json:"topology,omitempty"`
+	Topology string `yaml:"topology,omitempty" json:"topology,omitempty" edit:"fixed"`
 	// Placement is regional, etcd's members over at least three zones with a majority in none of them and the
 	// control planes over at least two, or zonal, all in one zone.
-	Placement string `yaml:"placement,omitempty" json:"placement,omitempty"`
+	Placement string `yaml:"placement,omitempty" json:"placement,omitempty" edit:"free"`
 }
 
 // Etcd names an etcd that exists already. Quorate checks it, and never stops, changes or removes it.
 type Etcd struct {
 	// Endpoints are the client URLs of its members, such as https://10.0.0.41:2379.
-	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty"`
+	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty" edit:"fixed,set"`
 	// CAFile is the certificate of the authority that signed its servers' certificates, on the caller's machine.
-	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"rolling,local"`
 	// CertFile is a client certificate that it accepts; it and its key are handed to the control planes.
-	CertFile string `yaml:"certFile,omitempty" json:"certFile,omitempty"`
+	CertFile string `yaml:"certFile,omitempty" json:"certFile,omitempty" edit:"rolling,local"`
 	// KeyFile is the key of the client certificate.
-	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
+	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"rolling,local"`
 }
 
 // Balancer types.
@@ -110,11 +110,11 @@ const (
 type LoadBalancer struct {
 	// Type is managed, HAProxy and keepalived on the load-balancer hosts or, without any, on the control planes;
 	// or external, the user's own.
-	Type string `yaml:"type,omitempty" json:"type,omitempty"`
+	Type string `yaml:"type,omitempty" json:"type,omitempty" edit:"fixed"`
 	// Address is the managed balancers' virtual IP, or the external balancer's address; the endpoint's name
 	// resolves to it on every host. In a lab the virtual IP may be left out and is then taken from the lab's subnet.
 	// An external balancer's may be left out where only DNS knows it.
-	Address string `yaml:"address,omitempty" json:"address,omitempty"`
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
 }
 
 // CNI plugins that Quorate installs, that it installs from what the user gives, or not.
@@ -135,30 +135,30 @@ const (
 type Network struct {
 	// CNI is flannel, manifest (one of yours, from files), chart (one of yours, from a Helm chart) or none (you install
 	// one when the cluster is there).
-	CNI string `yaml:"cni,omitempty" json:"cni,omitempty"`
+	CNI string `yaml:"cni,omitempty" json:"cni,omitempty" edit:"fixed"`
 	// Policies says whether network policies are enforced with flannel: enforced, or ignored. Other plugins decide it
 	// themselves.
-	Policies string `yaml:"policies,omitempty" json:"policies,omitempty"`
+	Policies string `yaml:"policies,omitempty" json:"policies,omitempty" edit:"rolling"`
 	// Manifests are the files that are applied for cni manifest, or folders of them, relative to the spec.
-	Manifests []string `yaml:"manifests,omitempty" json:"manifests,omitempty"`
+	Manifests []string `yaml:"manifests,omitempty" json:"manifests,omitempty" edit:"rolling,local"`
 	// Chart is the Helm chart that is rendered and applied for cni chart.
 	Chart Chart `yaml:"chart,omitempty" json:"chart,omitempty"`
 	// PodCIDR is the IPv4 range of the pods; each node gets a /24 of it.
-	PodCIDR string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty"`
+	PodCIDR string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty" edit:"fixed"`
 	// ServiceCIDR is the IPv4 range of the Services' virtual addresses, at most a /12.
-	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty"`
+	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty" edit:"fixed"`
 }
 
 // Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest: no Helm release is made.
 type Chart struct {
 	// Path is the chart's archive (.tgz) or folder, relative to the spec.
-	Path string `yaml:"path,omitempty" json:"path,omitempty"`
+	Path string `yaml:"path,omitempty" json:"path,omitempty" edit:"rolling,local"`
 	// Values is a YAML file of values, relative to the spec. Without it, the chart's own.
-	Values string `yaml:"values,omitempty" json:"values,omitempty"`
+	Values string `yaml:"values,omitempty" json:"values,omitempty" edit:"rolling,local"`
 	// Release is the release's name. Default: the chart's name.
-	Release string `yaml:"release,omitempty" json:"release,omitempty"`
+	Release string `yaml:"release,omitempty" json:"release,omitempty" edit:"rolling"`
 	// Namespace is the release's namespace. Default kube-system.
-	Namespace string `yaml:"namespace,omitempty" json:"namespace,omitempty"`
+	Namespace string `yaml:"namespace,omitempty" json:"namespace,omitempty" edit:"rolling"`
 }
 
 // Sources of a bundle.
@@ -173,23 +173,23 @@ const (
 type Components struct {
 	// Source is modules (compiled from the Go module proxy), official (what the projects publish), mirror (the
 	// same from servers of your own) or bundle (a file or a registry that has a whole bundle).
-	Source string `yaml:"source,omitempty" json:"source,omitempty"`
+	Source string `yaml:"source,omitempty" json:"source,omitempty" edit:"rolling"`
 	// File is the exported bundle that source bundle reads.
-	File string `yaml:"file,omitempty" json:"file,omitempty"`
+	File string `yaml:"file,omitempty" json:"file,omitempty" edit:"rolling,local"`
 	// Reference is the pushed bundle that source bundle pulls, by digest: registry/repository@sha256:….
-	Reference string `yaml:"reference,omitempty" json:"reference,omitempty"`
+	Reference string `yaml:"reference,omitempty" json:"reference,omitempty" edit:"rolling"`
 	// Releases is the base address of a mirror of released files; each is below it at its own host's name and path.
-	Releases string `yaml:"releases,omitempty" json:"releases,omitempty"`
+	Releases string `yaml:"releases,omitempty" json:"releases,omitempty" edit:"rolling"`
 	// Registry is a mirror of the images: a registry's name, with or without a path.
-	Registry string `yaml:"registry,omitempty" json:"registry,omitempty"`
+	Registry string `yaml:"registry,omitempty" json:"registry,omitempty" edit:"rolling"`
 	// CAFile holds certificates of authorities that are trusted for the mirror or the registry, beside the machine's own.
-	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty"`
+	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"free,local"`
 	// Username logs in to the mirror or the registry. Without it, Docker's configuration file does for registries.
-	Username string `yaml:"username,omitempty" json:"username,omitempty"`
+	Username string `yaml:"username,omitempty" json:"username,omitempty" edit:"free,local"`
 	// PasswordFile holds the user's password.
-	PasswordFile string `yaml:"passwordFile,omitempty" json:"passwordFile,omitempty"`
+	PasswordFile string `yaml:"passwordFile,omitempty" json:"passwordFile,omitempty" edit:"free,local"`
 	// Digest is that of the bundle, if it must be exactly that one, whatever is published.
-	Digest string `yaml:"digest,omitempty" json:"digest,omitempty"`
+	Digest string `yaml:"digest,omitempty" json:"digest,omitempty" edit:"rolling"`
 	// Signatures says which signatures are verified.
 	Signatures Signatures `yaml:"signatures,omitempty" json:"signatures,omitempty"`
 }
@@ -205,15 +205,15 @@ const (
 type Signatures struct {
 	// Require is published, those that the projects publish themselves (the default of the source official), all, one
 	// of your own on every file and image, or none (the default of the source mirror).
-	Require string `yaml:"require,omitempty" json:"require,omitempty"`
+	Require string `yaml:"require,omitempty" json:"require,omitempty" edit:"free"`
 	// PublicKeyFile is the public key in PEM with which everything must be signed, with require all.
-	PublicKeyFile string `yaml:"publicKeyFile,omitempty" json:"publicKeyFile,omitempty"`
+	PublicKeyFile string `yaml:"publicKeyFile,omitempty" json:"publicKeyFile,omitempty" edit:"free,local"`
 	// Identity is the e-mail address or URI that must have signed everything, with require all and without a key.
-	Identity string `yaml:"identity,omitempty" json:"identity,omitempty"`
+	Identity string `yaml:"identity,omitempty" json:"identity,omitempty" edit:"free"`
 	// Issuer is who made sure of the identity, such as https://accounts.google.com.
-	Issuer string `yaml:"issuer,omitempty" json:"issuer,omitempty"`
+	Issuer string `yaml:"issuer,omitempty" json:"issuer,omitempty" edit:"free"`
 	// TrustedRootFile is a trusted_root.json that is used instead of the root of sigstore's public service.
-	TrustedRootFile string `yaml:"trustedRootFile,omitempty" json:"trustedRootFile,omitempty"`
+	TrustedRootFile string `yaml:"trustedRootFile,omitempty" json:"trustedRootFile,omitempty" edit:"free,local"`
 }
 
 // Failover profiles: tuned timings, or the upstream defaults.
@@ -225,7 +225,7 @@ const (
 // Failover chooses how quickly failures are noticed.
 type Failover struct {
 	// Profile is fast, timings tuned to notice failures within seconds, or standard, the upstream defaults.
-	Profile string `yaml:"profile,omitempty" json:"profile,omitempty"`
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty" edit:"fixed"`
 }
 
 // Roles of a host.
@@ -239,15 +239,15 @@ const (
 // Host is one Linux machine. Without an address it becomes a lab machine in `quorate up`.
 type Host struct {
 	// Name is the machine's host name, a DNS label; it becomes the name of the node.
-	Name string `yaml:"name" json:"name"`
+	Name string `yaml:"name" json:"name" edit:"fixed,key"`
 	// Address is the IPv4 address by which the other hosts and the caller reach it.
-	Address string `yaml:"address,omitempty" json:"address,omitempty"`
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
 	// Roles are what the host does. A host may have several.
-	Roles []string `yaml:"roles" json:"roles"`
+	Roles []string `yaml:"roles" json:"roles" edit:"fixed,set"`
 	// Zone names what fails together with the host; it becomes the label topology.kubernetes.io/zone.
-	Zone string `yaml:"zone" json:"zone"`
+	Zone string `yaml:"zone" json:"zone" edit:"rolling"`
 	// Region is where the host is, if not in the cluster's region. A zone lies in one region.
-	Region string `yaml:"region,omitempty" json:"region,omitempty"`
+	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
 	// SSH says how the host is reached, if not as root on port 22 with the usual keys.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }
@@ -255,42 +255,42 @@ type Host struct {
 // SSH says how a host is reached.
 type SSH struct {
 	// User logs in, and uses sudo if it is not root.
-	User string `yaml:"user,omitempty" json:"user,omitempty"`
+	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
 	// Port is where sshd listens.
-	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535"`
+	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535" edit:"free"`
 	// KeyFile is a private key; without it the SSH agent and the usual keys in ~/.ssh are tried.
-	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty"`
+	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
 	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
-	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty"`
+	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty" edit:"free,local"`
 	// Jump is a jump host as user@address:port.
-	Jump string `yaml:"jump,omitempty" json:"jump,omitempty"`
+	Jump string `yaml:"jump,omitempty" json:"jump,omitempty" edit:"free"`
 }
 
 // NodePool labels and taints a group of workers.
 type NodePool struct {
 	// Name is a DNS label.
-	Name string `yaml:"name" json:"name"`
+	Name string `yaml:"name" json:"name" edit:"rolling,key"`
 	// Size is how many hosts the pool has. A pool of a lab may name no hosts: then so many machines are made for it,
 	// in turn in each of its zones.
-	Size int `yaml:"size,omitempty" json:"size,omitempty" jsonschema:"minimum=1"`
+	Size int `yaml:"size,omitempty" json:"size,omitempty" jsonschema:"minimum=1" edit:"free"`
 	// Zones are the zones of the pool's hosts. Without it, whichever they are in.
-	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty"`
+	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty" edit:"free,set"`
 	// Labels are set on the pool's nodes.
-	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty"`
+	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" edit:"rolling"`
 	// Taints are set on the pool's nodes.
-	Taints []Taint `yaml:"taints,omitempty" json:"taints,omitempty"`
+	Taints []Taint `yaml:"taints,omitempty" json:"taints,omitempty" edit:"rolling"`
 	// Hosts names the hosts of the pool; they need the role worker.
-	Hosts []string `yaml:"hosts,omitempty" json:"hosts,omitempty"`
+	Hosts []string `yaml:"hosts,omitempty" json:"hosts,omitempty" edit:"rolling,set"`
 }
 
 // Taint is a Kubernetes node taint.
 type Taint struct {
 	// Key is what tolerations refer to.
-	Key string `yaml:"key" json:"key"`
+	Key string `yaml:"key" json:"key" edit:"rolling,key"`
 	// Value may be left out.
-	Value string `yaml:"value,omitempty" json:"value,omitempty"`
+	Value string `yaml:"value,omitempty" json:"value,omitempty" edit:"rolling"`
 	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
-	Effect string `yaml:"effect" json:"effect"`
+	Effect string `yaml:"effect" json:"effect" edit:"rolling,key"`
 }
 
 // Has says whether the host has the role.
