@@ -79,7 +79,8 @@ func (c *Cluster) completed() *Cluster {
 type comparison struct {
 	before, after *Cluster
 	edits         []Edit
-	host          string // whose entry is being compared
+	// The host whose entry is being compared; the zero value outside spec.hosts and on the side that does not have it.
+	hostBefore, hostAfter Host
 }
 
 // fields compares two values of a struct type, field by field.
@@ -120,7 +121,7 @@ func (d *comparison) elements(path, field string, decl declaration, before, afte
 		x, was := b[key]
 		y, is := a[key]
 		if before.Type().Elem() == reflect.TypeFor[Host]() {
-			d.host = key
+			d.hostBefore, d.hostAfter = hostOf(x), hostOf(y)
 		}
 		switch {
 		case was && is:
@@ -130,8 +131,17 @@ func (d *comparison) elements(path, field string, decl declaration, before, afte
 		default:
 			d.note(field, Edit{Path: at, Kind: Added, After: summary(y), Meaning: decl.meaning})
 		}
-		d.host = ""
 	}
+	if before.Type().Elem() == reflect.TypeFor[Host]() {
+		d.hostBefore, d.hostAfter = Host{}, Host{}
+	}
+}
+
+func hostOf(v reflect.Value) Host {
+	if !v.IsValid() {
+		return Host{}
+	}
+	return v.Interface().(Host)
 }
 
 // entries compares maps of strings.
@@ -157,9 +167,8 @@ func (d *comparison) entries(path, field string, decl declaration, before, after
 
 // note adds an edit. What its meaning depends on beyond the field is decided here.
 func (d *comparison) note(field string, e Edit) {
-	e.Host = d.host
-	before, _ := d.before.Host(e.Host)
-	after, _ := d.after.Host(e.Host)
+	before, after := d.hostBefore, d.hostAfter
+	e.Host = cmp.Or(before.Name, after.Name)
 	switch {
 	case e.Meaning == perRole && e.Kind == Added:
 		e.Roles = sortedRoles(after)
@@ -172,23 +181,12 @@ func (d *comparison) note(field string, e Edit) {
 	case (field == "Host.zone" || field == "Host.region") && !before.IsNode():
 		e.Meaning = Free // both are labels of nodes, and this host is none
 	case e.Meaning == Fixed:
-		e.How = how(field, e.Before)
-		if field == "Host.roles" && onlyWorkerDiffers(before, after) {
-			e.How = fmt.Sprintf("Put `%s` back. %s.", e.Before, workerOnControlPlane)
-		}
+		e.How = d.how(field, e.Before)
 	}
 	if e.Host != "" {
 		e.How = strings.ReplaceAll(e.How, "HOST", e.Host)
 	}
 	d.edits = append(d.edits, e)
-}
-
-// onlyWorkerDiffers says that the roles of a control plane differ in nothing but worker.
-func onlyWorkerDiffers(before, after Host) bool {
-	others := func(h Host) []string {
-		return slices.DeleteFunc(sortedRoles(h), func(r string) bool { return r == RoleWorker })
-	}
-	return before.Has(RoleControlPlane) && slices.Equal(others(before), others(after))
 }
 
 // byKey maps the elements of a list by the fields that identify them.

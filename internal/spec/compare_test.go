@@ -316,7 +316,8 @@ func TestEdits(t *testing.T) {
 			{"spec.hosts[cp-a].roles", Changed, Fixed, nil}, {"spec.hosts[worker-a].roles", Changed, Fixed, nil}}},
 		"workloads on a control plane": {real, []string{"[control-plane], zone: c", "[worker, control-plane], zone: c"}, []want{
 			{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back", "kubectl taint nodes cp-c"}}}},
-		"host address": {real, []string{"10.0.0.21", "10.0.0.29"}, []want{{"spec.hosts[worker-a].address", Changed, Fixed, []string{"Put `10.0.0.21` back"}}}},
+		"host address":            {real, []string{"10.0.0.21", "10.0.0.29"}, []want{{"spec.hosts[worker-a].address", Changed, Fixed, []string{"Put `10.0.0.21` back"}}}},
+		"address of an etcd host": {edit(t, real, managedEtcd...), []string{"10.0.0.41", "10.0.0.49"}, []want{{"spec.hosts[etcd-a].address", Changed, Fixed, []string{"Put `10.0.0.41` back", "does not replace members"}}}},
 		"zone of a node": {real, []string{"[worker], zone: a", "[worker], zone: b", "zones: [a, b]", "zones: [b]"}, []want{
 			{"spec.hosts[worker-a].zone", Changed, Rolling, nil}, {"spec.nodePools[web].zones", Changed, Free, nil}}},
 		"zone of a balancer": {real, []string{"[load-balancer], zone: b", "[load-balancer], zone: c"}, []want{{"spec.hosts[lb-b].zone", Changed, Free, nil}}},
@@ -328,15 +329,15 @@ func TestEdits(t *testing.T) {
 		"another etcd host": {edit(t, real, managedEtcd...), []string{balancers, "    - {name: etcd-d, address: 10.0.0.44, roles: [load-balancer, etcd], zone: c}\n" + balancers}, []want{
 			{"spec.hosts[etcd-d]", Added, Fixed, []string{"Take etcd-d out of the spec", "does not add members"}}}},
 		"balancers of their own": {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Fixed, []string{"The control planes are the load balancers"}}}},
-		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Fixed, []string{"Put lb-a back", "stop this one on lb-a: systemctl disable --now keepalived", "edit configmap quorate"}}}},
+		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Fixed, []string{"Put lb-a back", "run `systemctl disable --now keepalived haproxy quorate-watchdog` on lb-a", "edit configmap quorate"}}}},
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
 			{"spec.hosts[lb-a]", Removed, Fixed, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
 			{"spec.hosts[cp-c]", Removed, Fixed, []string{"`quorate drain cp-c`", "`kubeadm reset` on cp-c", "kubectl delete node cp-c"}}}},
 		"a control plane that balances less": {colocated, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
-			{"spec.hosts[cp-c]", Removed, Fixed, []string{"cp-c is also a load balancer; stop that first: systemctl disable"}}}},
+			{"spec.hosts[cp-c]", Removed, Fixed, []string{"cp-c is also a load balancer"}}}},
 		"an etcd host less": {edit(t, real, managedEtcd...), []string{"    - {name: etcd-c, address: 10.0.0.43, roles: [etcd], zone: c}\n", ""}, []want{
-			{"spec.hosts[etcd-c]", Removed, Fixed, []string{"does not remove members of an external etcd"}}}},
+			{"spec.hosts[etcd-c]", Removed, Fixed, []string{"does not remove members from an external etcd"}}}},
 		"labels": {real, []string{"{example.com/tier: web}", "{example.com/disk: ssd}"}, []want{
 			{"spec.nodePools[web].labels[example.com/disk]", Added, Rolling, nil}, {"spec.nodePools[web].labels[example.com/tier]", Removed, Rolling, nil}}},
 		"taint": {real, []string{"value: web, effect", "value: www, effect"}, []want{{"spec.nodePools[web].taints[dedicated:NoSchedule].value", Changed, Rolling, nil}}},

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-var updateEditing = flag.Bool("update-editing", false, "write docs/editing.md anew")
+var updateEditing = flag.Bool("update-editing", false, "write docs/editing.md")
 
 const editingFile = "../../docs/editing.md"
 
@@ -60,7 +60,7 @@ func TestEveryFieldDeclaresWhatEditingItMeans(t *testing.T) {
 			return
 		case !slices.Contains([]Meaning{Fixed, Rolling, Free}, d.meaning):
 			t.Errorf("%s does not declare what editing it means (%q): add edit:\"fixed\", \"rolling\", or \"free\"", path, tag)
-		case d.meaning != Free && editing[field] == "":
+		case editing[field] == "":
 			t.Errorf("%s is %s and has no explanation in `editing`", path, d.meaning)
 		case d.set && sf.Type != reflect.TypeFor[[]string]():
 			t.Errorf("%s is declared as a set and is no list of strings", path)
@@ -163,28 +163,23 @@ func editingPage() []byte {
 		case d.meaning == perRole:
 			fmt.Fprintf(&b, "| `%s` | by role | See [below](#adding-and-removing-hosts) |\n", path)
 		default:
-			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", path, d.meaning, sentence(editing[field]))
+			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", path, d.meaning, sentences(editing[field]))
 		}
 	})
-	b.WriteString("\nThe zone and the region of a host that is no node (an etcd host or a load balancer) are free. Adding the role `worker` to a " +
-		"control plane, or removing it, is fixed as well: " + strings.ToLower(workerOnControlPlane[:1]) + workerOnControlPlane[1:] + ".\n")
+	fmt.Fprintf(&b, "\nThe zone and the region of a host that is not a node (an etcd host or a load balancer) are free. The address and the roles of an "+
+		"etcd host are fixed without exception. %s\n", sentences(etcdStays))
+	fmt.Fprintf(&b, "\n**Adding the role `worker` to a control plane, or removing it,** is fixed as well. %s\n", sentences(workerOnControlPlane))
 	b.WriteString("\n## Adding and removing hosts\n\n| role | added | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].added, sentence(roleEdits[role].howAdded))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].added, sentences(roleEdits[role].howAdded))
 	}
-	fmt.Fprintf(&b, "\nAdding the first host with the role `load-balancer` is fixed. %s.\n", balancersMove)
+	fmt.Fprintf(&b, "\nAdding the first host with the role `load-balancer` is fixed. %s\n", sentences(balancersMove))
 	b.WriteString("\n| role | removed | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].removed, sentence(roleEdits[role].howRemoved))
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].removed, sentences(roleEdits[role].howRemoved))
 	}
-	fmt.Fprintf(&b, "\nWhere the control planes are the load balancers, stop the load balancer on HOST first: %s. %s.\n", stopBalancer, forgetHost)
+	fmt.Fprintf(&b, "\nWhere the control planes are the load balancers, run %s on HOST before all else. After each removal by hand, "+
+		"remove the host's entry from the recorded spec (%s).\n", stopBalancer, editRecord)
 	b.WriteString(editingByHand)
 	return []byte(b.String())
-}
-
-func sentence(s string) string {
-	if s == "" {
-		return ""
-	}
-	return s + "."
 }

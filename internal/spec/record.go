@@ -90,11 +90,16 @@ func (c *Cluster) recordable(d *decoder) {
 	if c.APIVersion != APIVersion || c.Kind != Kind {
 		d.note("apiVersion", fmt.Sprintf("`%s %s` is not a recorded spec", c.APIVersion, c.Kind), fmt.Sprintf("it begins with `apiVersion: %s` and `kind: %s`", APIVersion, Kind))
 	}
-	names := map[string]bool{}
-	for i, h := range c.Spec.Hosts {
-		if h.Name == "" || names[h.Name] {
-			d.note(fmt.Sprintf("spec.hosts[%d].name", i), fmt.Sprintf("the name `%s` is empty or given twice", h.Name), "give each host its own name")
+	hosts := hostNames(c.Spec.Hosts)
+	var pools []string
+	for _, p := range c.Spec.NodePools {
+		pools = append(pools, p.Name)
+	}
+	for path, names := range map[string][]string{"spec.hosts": hosts, "spec.nodePools": pools} {
+		for i, name := range names {
+			if name == "" || slices.Contains(names[:i], name) {
+				d.note(fmt.Sprintf("%s[%d].name", path, i), fmt.Sprintf("the name `%s` is empty or given twice", name), "give each its own name")
+			}
 		}
-		names[h.Name] = true
 	}
 }
