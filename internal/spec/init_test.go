@@ -1,9 +1,12 @@
 package spec
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v4"
 )
 
 func TestInitWritesTheDefaultLab(t *testing.T) {
@@ -126,6 +129,50 @@ func TestParseHostFlag(t *testing.T) {
 	} {
 		if _, err := ParseHostFlag(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", in, err, want)
+		}
+	}
+}
+
+// The comments of the file that Init writes say which fields are fixed, and are right about it.
+func TestInitCommentsSayWhatIsFixed(t *testing.T) {
+	fixed := map[string]bool{}
+	visit(reflect.TypeFor[Cluster](), "", func(path, _ string, f reflect.StructField) { fixed[path] = declared(f).meaning == Fixed })
+	host := Host{Name: "cp-a", Address: "10.0.0.1", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "a"}
+	hosts := []Host{host, host, host}
+	for i := range hosts {
+		hosts[i].Name, hosts[i].Address, hosts[i].Zone = "cp-"+string(rune('a'+i)), "10.0.0."+string(rune('1'+i)), string(rune('a'+i))
+	}
+	for name, o := range map[string]InitOptions{
+		"lab":      {},
+		"external": {Topology: TopologyExternal, Etcd: Etcd{Endpoints: []string{"https://e:2379"}, CAFile: "a", CertFile: "b", KeyFile: "c"}, Balancer: BalancerExternal, VirtualIP: "10.0.0.9", Region: "eu", Hosts: hosts},
+		"managed":  {VirtualIP: "10.0.0.9", Hosts: hosts},
+	} {
+		var root yaml.Node
+		if err := yaml.Load(mustInit(t, o), &root); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		var walk func(node *yaml.Node, path string)
+		walk = func(node *yaml.Node, path string) {
+			for i := 0; i+1 < len(node.Content); i += 2 {
+				key, value := node.Content[i], node.Content[i+1]
+				at := join(path, key.Value)
+				if value.Kind == yaml.MappingNode {
+					walk(value, at)
+					continue
+				}
+				if at == "spec.hosts" {
+					continue // its comment is about the fields of a host
+				}
+				n++
+				if says := strings.Contains(key.HeadComment, "Fixed"); says != fixed[at] {
+					t.Errorf("%s: %s is fixed: %t, and its comment says so: %t\n%s", name, at, fixed[at], says, key.HeadComment)
+				}
+			}
+		}
+		walk(root.Content[0], "")
+		if n < 12 {
+			t.Errorf("%s: only %d fields were found", name, n)
 		}
 	}
 }

@@ -77,6 +77,10 @@ func (k *checker) etcdEndpoint(path, s string) {
 		k.refuse(path, "use the address by which the control planes reach it", "`%s` is a different machine on every host", u.Hostname())
 	case notAddress == nil && !address.Is4():
 		k.refuse(path, "use an IPv4 address, or a name", "IPv6 is not supported yet, and `%s` is IPv6", u.Hostname())
+	case notAddress != nil && dnsLength(u.Hostname()) != "":
+		k.refuse(path, example, "the name cannot be resolved: %s", dnsLength(u.Hostname()))
+	case notAddress == nil && u.Hostname() == k.c.Spec.LoadBalancer.Address:
+		k.refuse(path, "use the address of the etcd member, or another virtual IP", "%s is also spec.loadBalancer.address%s", u.Hostname(), k.line("spec.loadBalancer.address"))
 	case notAddress != nil && len(validation.IsDNS1123Subdomain(u.Hostname())) > 0:
 		k.refuse(path, example, "`%s` is neither an address nor a DNS name", u.Hostname())
 	}

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -52,6 +54,11 @@ func (k *checker) endpoint() {
 	case notAddr == nil:
 		k.refuse(path, fmt.Sprintf("%s, that resolves to %s", example, host),
 			"the endpoint is an IP address; certificates and kubeconfigs keep it for good, and only a name can be moved")
+	case strings.HasSuffix(host, ".") && len(validation.IsDNS1123Subdomain(strings.TrimSuffix(host, "."))) == 0:
+		k.refuse(path, fmt.Sprintf("write `%s`", net.JoinHostPort(strings.TrimSuffix(host, "."), port)),
+			"the endpoint's name ends with a dot: certificates hold the name without it")
+	case dnsLength(host) != "":
+		k.refuse(path, "use a shorter name, such as api.prod.example.com:"+DefaultPort, "the endpoint's name cannot be resolved: %s", dnsLength(host))
 	case host != strings.ToLower(host) && len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0:
 		k.refuse(path, fmt.Sprintf("write `%s`", strings.ToLower(e)), "the endpoint's name has capital letters")
 	case len(validation.IsDNS1123Subdomain(host)) > 0 || strings.Trim(last, "0123456789") == "":
@@ -60,9 +67,33 @@ func (k *checker) endpoint() {
 		k.refuse(path, example, "`%s` is a different machine on every host", host)
 	case host == "cluster.local" || strings.HasSuffix(host, ".cluster.local"):
 		k.refuse(path, example, "cluster.local belongs to the cluster's own DNS, so pods could never resolve `%s`", host)
+	case slices.Contains(apiServiceNames, host):
+		k.refuse(path, example, "`%s` is the name of the API's Service inside the cluster: pods would resolve it to another address than hosts", host)
 	case k.hasHost(host):
 		k.refuse(path, example, "`%s` is also the name of a host; the endpoint must be able to move between hosts", host)
 	}
+}
+
+// apiServiceNames are the names under which pods reach the Service of the API; those below cluster.local are refused anyway.
+var apiServiceNames = []string{"kubernetes", "kubernetes.default", "kubernetes.default.svc"}
+
+// Limits of DNS names (RFC 1035), in the form in which they are written.
+const (
+	maxDNSName  = 253
+	maxDNSLabel = 63
+)
+
+// dnsLength says which limit of the DNS a name exceeds; empty if it exceeds none.
+func dnsLength(name string) string {
+	if len(name) > maxDNSName {
+		return fmt.Sprintf("it has %d characters, and DNS allows %d", len(name), maxDNSName)
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if len(label) > maxDNSLabel {
+			return fmt.Sprintf("`%s` has %d characters, and DNS allows %d between two dots", label, len(label), maxDNSLabel)
+		}
+	}
+	return ""
 }
 
 func (k *checker) hasHost(name string) bool {
@@ -176,6 +207,15 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 	if len(names) > 0 {
 		k.refuse(path, fix, "the range %s of the %s holds the addresses of hosts: %s", cidr, what, few(names))
 	}
+	var endpoints []string
+	for _, e := range k.c.Spec.Etcd.Endpoints {
+		if u, err := url.Parse(e); err == nil && inside(u.Hostname()) {
+			endpoints = append(endpoints, u.Hostname())
+		}
+	}
+	if len(endpoints) > 0 {
+		k.refuse(path, fix, "the range %s of the %s holds the addresses of your etcd: %s", cidr, what, few(endpoints))
+	}
 }
 
 // cidr parses an IPv4 range that is written from its first address.
@@ -225,6 +265,10 @@ func (k *checker) ssh(path string, s SSH) {
 	if ok && m[3] != "" {
 		n, err := strconv.Atoi(m[3])
 		ok = err == nil && n > 0 && n <= 65535
+	}
+	if ok && dnsLength(m[2]) != "" {
+		k.refuse(path+".jump", "use the name or address by which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
+		return
 	}
 	if !ok {
 		k.refuse(path+".jump", "write user@address:port", "`%s` is not a jump host", s.Jump)
