@@ -43,8 +43,8 @@ type Host struct {
 	Balancer *Balancer `json:"balancer,omitempty"`
 	// BalancerError is why the load balancer of the host could not be asked; Balancer is nil then.
 	BalancerError string `json:"balancerError,omitempty"`
-	// APIServer is whether the host's own apiserver is ready; nil where none is expected.
-	APIServer *bool `json:"apiServer,omitempty"`
+	// APIServer is how the host's own API server answers /readyz; nil where none is expected.
+	APIServer *Answer `json:"apiServer,omitempty"`
 	// Components are the other programs of the cluster on this host, by name (see the constants of Component).
 	Components map[string]Component `json:"components,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
@@ -211,7 +211,4 @@ type Endpoint struct {
 	Caller *Answer `json:"caller,omitempty"`
 	// Unknown is why nobody could ask.
 	Unknown string `json:"unknown,omitempty"`
-
-	Reachable bool   `json:"reachable"`
-	Error     string `json:"error,omitempty"`
 }

@@ -1,129 +1,199 @@
-// Package quorum says what is safe: how many failures a cluster survives now, and which operations it survives.
+// Package quorum is the arithmetic of availability: how many failures a cluster survives, and whether it goes on working
+// when some of its parts are away.
 //
-// Everything is a pure function of what was observed. A change is judged on the cluster as it would be afterwards, in the
-// worst case, because a majority that counts on a new member's health is lost with that member.
+// Everything is a pure function of placements: which parts run on which hosts, and whether they work. Only a part that is
+// known to work counts. A part that failed, that is starting, or that could not be queried may be missing in the next
+// moment, so no rule relies on it.
 package quorum
 
-import "slices"
+import (
+	"cmp"
+	"maps"
+	"slices"
+)
 
-// Member is one etcd member as it was observed. Healthy must not rest on a single probe.
-type Member struct {
-	Name             string
-	Healthy, Learner bool
+// State is the condition of one part on one host.
+type State uint8
+
+const (
+	// Absent means that the host does not have this part.
+	Absent State = iota
+	// Down means that the part was queried and does not work.
+	Down
+	// Unknown means that the part could not be queried. It counts as little as one that is down, but nothing else may be
+	// inferred from it.
+	Unknown
+	// Learner is a member of etcd that has no vote yet. Only Placement.Member can have this state.
+	Learner
+	// Up means that the part works.
+	Up
+)
+
+// Placement says which parts one host runs and in which condition they are. A host without a zone shares no failure with
+// others.
+type Placement struct {
+	Host, Zone string
+	// Member is the etcd member. A member that is Down or Unknown is still a voter.
+	Member State
+	// The programs of a control plane.
+	APIServer, ControllerManager, Scheduler State
+	// Balancer is a load balancer that Quorate manages.
+	Balancer State
 }
 
-// Quorum is how many voters must agree: a strict majority.
-func Quorum(voters int) int { return voters/2 + 1 }
+// Part selects one kind of part of a placement.
+type Part func(*Placement) *State
 
-// Margin is how many more members may fail before the quorum is lost, or -1 if it is lost already.
-func Margin(members []Member) int {
-	voters, healthy := count(members)
-	return max(healthy-Quorum(voters), -1)
+// The parts of a placement.
+var (
+	Member            Part = func(p *Placement) *State { return &p.Member }
+	APIServer         Part = func(p *Placement) *State { return &p.APIServer }
+	ControllerManager Part = func(p *Placement) *State { return &p.ControllerManager }
+	Scheduler         Part = func(p *Placement) *State { return &p.Scheduler }
+	Balancer          Part = func(p *Placement) *State { return &p.Balancer }
+)
+
+// kinds are all kinds of parts, and how many of each must work.
+var kinds = []struct {
+	name string
+	part Part
+	need func(total int) int
+}{
+	{"etcd member", Member, Majority},
+	{"API server", APIServer, one},
+	{"controller manager", ControllerManager, one},
+	{"scheduler", Scheduler, one},
+	{"load balancer", Balancer, one},
 }
 
-// CanAdd says whether a member may be added. The new one counts as failed, because until it has proven
-// itself it only raises the quorum. Where there are fewer than two voters there is no other way to grow.
-func CanAdd(members []Member) error {
-	voters, healthy := count(members)
-	if err := ready(members, "adding a member"); err != nil {
-		return err
+func one(int) int { return 1 }
+
+// Majority is how many of etcd's voters must agree: more than half of them.
+func Majority(voters int) int { return voters/2 + 1 }
+
+// Count returns how many hosts have the part, and on how many of them it works. Learners do not vote, so they are not
+// counted.
+func Count(placements []Placement, part Part) (total, up int) {
+	for i := range placements {
+		switch *part(&placements[i]) {
+		case Absent, Learner:
+		case Up:
+			total, up = total+1, up+1
+		default:
+			total++
+		}
 	}
-	if voters < 2 {
-		healthy++
-	}
-	voters++
-	return enough(voters, healthy, RuleAfter, "adding a member", "counting the new one as failed",
-		"repair or remove the failed members first")
+	return total, up
 }
 
-// CanRemove says whether the member may leave for good. Removing a learner is always possible while
-// there is a quorum to decide it: it is the way out when a learner never catches up.
-func CanRemove(members []Member, name string) error {
-	what := "removing " + name
-	m, err := find(members, name, what)
-	if err != nil {
-		return err
+// Works says whether etcd has a majority, and whether one of every other kind of part that the cluster has works.
+func Works(placements []Placement) bool {
+	for _, k := range kinds {
+		if total, up := Count(placements, k.part); total > 0 && up < k.need(total) {
+			return false
+		}
 	}
-	if m.Learner {
-		return hasQuorum(members, what)
-	}
-	if err := ready(members, what); err != nil {
-		return err
-	}
-	voters, healthy := count(members)
-	voters--
-	if m.Healthy {
-		healthy--
-	}
-	if voters == 0 {
-		return &Refusal{Rule: RuleAfter, Have: 0, Need: 1,
-			Message: what + " would leave etcd without any member",
-			Fix:     "add another member first, or reset the whole cluster"}
-	}
-	return enough(voters, healthy, RuleAfter, what, "without it",
-		"repair or remove the failed members first")
+	return true
 }
 
-// CanStop says whether the member may be away for a while, as for a restart or an upgrade: it stays a voter.
-func CanStop(members []Member, name string) error {
-	what := "stopping " + name
-	m, err := find(members, name, what)
-	if err != nil {
-		return err
-	}
-	if m.Learner {
-		return nil // it has no vote, so nothing rests on it
-	}
-	if err := ready(members, what); err != nil {
-		return err
-	}
-	voters, healthy := count(members)
-	if m.Healthy {
-		healthy--
-	}
-	return enough(voters, healthy, RuleAfter, what, "while it is away", "wait until the other members are healthy, or repair them first")
+// Shortage says that too few parts of one kind would work.
+type Shortage struct {
+	Part string // etcd member, API server, controller manager, scheduler, load balancer
+	// Have parts of Total would work, and Need of them must.
+	Have, Need, Total int
 }
 
-// count returns the voters and how many of them are healthy; learners have no vote.
-func count(members []Member) (voters, healthy int) {
-	for _, m := range members {
-		if m.Learner {
+// Short compares placements before and after an operation. It returns a shortage for every kind of part of which the
+// operation takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that
+// the operation leaves alone are not judged: a host without a load balancer may be stopped while all load balancers are
+// down.
+func Short(before, after []Placement) (out []Shortage) {
+	for _, k := range kinds {
+		wasTotal, wasUp := Count(before, k.part)
+		total, up := Count(after, k.part)
+		if need := k.need(total); (total != wasTotal || up < wasUp) && up < need {
+			out = append(out, Shortage{Part: k.name, Have: up, Need: need, Total: total})
+		}
+	}
+	return out
+}
+
+// Margins are how many more failures of each kind the cluster survives now; -1 means that it does not work now.
+type Margins struct {
+	// ControlPlanes counts hosts with an API server, controller manager and scheduler; a stacked etcd member fails with
+	// its host.
+	ControlPlanes int `json:"controlPlanes"`
+	Etcd          int `json:"etcd"`
+	// LoadBalancers is nil for a load balancer of the user's own, whose redundancy cannot be observed.
+	LoadBalancers *int `json:"loadBalancers"`
+	Zones         int  `json:"zones"`
+}
+
+// Survives computes all margins.
+func Survives(placements []Placement) Margins {
+	var m Margins
+	behind := slices.Clone(placements) // everything behind the load balancers
+	for i := range behind {
+		behind[i].Balancer = Absent
+	}
+	m.ControlPlanes, _ = margin(behind, func(p Placement) string {
+		if p.APIServer == Absent {
+			return ""
+		}
+		return p.Host
+	})
+	m.Etcd = EtcdMargin(placements)
+	if total, up := Count(placements, Balancer); total > 0 {
+		m.LoadBalancers = new(up - 1)
+	}
+	m.Zones, _ = ZoneMargin(placements)
+	return m
+}
+
+// EtcdMargin is how many more etcd members may fail before the majority is lost, or -1 if it is lost now.
+func EtcdMargin(placements []Placement) int {
+	voters, up := Count(placements, Member)
+	return max(up-Majority(voters), -1)
+}
+
+// ZoneMargin is how many whole zones, the worst ones, may fail while the cluster goes on working, and a smallest set of
+// zones whose loss would be one too many.
+func ZoneMargin(placements []Placement) (int, []string) {
+	return margin(placements, func(p Placement) string { return p.Zone })
+}
+
+// margin finds the worst case without trying every set of groups: the cluster stops when one kind of part runs short, and
+// a kind runs short soonest when the groups that hold most of it fail first.
+func margin(placements []Placement, group func(Placement) string) (int, []string) {
+	groups := map[string][]Placement{}
+	for _, p := range placements {
+		if name := group(p); name != "" {
+			groups[name] = append(groups[name], p)
+		}
+	}
+	var worst []string
+	best := len(groups) // nothing else can fail
+	for _, k := range kinds {
+		total, left := Count(placements, k.part)
+		if total == 0 && k.name != "API server" { // without any API server nothing serves
 			continue
 		}
-		voters++
-		if m.Healthy {
-			healthy++
+		need := k.need(total)
+		if left < need {
+			return -1, nil
+		}
+		holds := func(name string) int { _, up := Count(groups[name], k.part); return up }
+		names := slices.SortedFunc(maps.Keys(groups), func(a, b string) int {
+			return cmp.Or(cmp.Compare(holds(b), holds(a)), cmp.Compare(a, b))
+		})
+		for i, name := range names {
+			if left -= holds(name); left < need {
+				if i < best {
+					best, worst = i, names[:i+1]
+				}
+				break
+			}
 		}
 	}
-	return voters, healthy
-}
-
-func find(members []Member, name, what string) (Member, error) {
-	i := slices.IndexFunc(members, func(m Member) bool { return m.Name == name })
-	if i < 0 {
-		return Member{}, &Refusal{Rule: RuleKnown, Have: 0, Need: 1,
-			Message: what + " is not possible: etcd has no member of that name",
-			Fix:     "look at the members with `quorate status`"}
-	}
-	return members[i], nil
-}
-
-// ready refuses a change of the membership that etcd cannot decide, or that would be the second at a time.
-func ready(members []Member, what string) error {
-	if err := hasQuorum(members, what); err != nil {
-		return err
-	}
-	i := slices.IndexFunc(members, func(m Member) bool { return m.Learner })
-	if i < 0 {
-		return nil
-	}
-	voters, _ := count(members)
-	return &Refusal{Rule: RuleLearner, Have: len(members) - voters, Need: 0,
-		Message: what + " has to wait: " + members[i].Name + " is still a learner, and one change at a time is safe",
-		Fix:     "wait until it is promoted, or remove it if it never catches up"}
-}
-
-func hasQuorum(members []Member, what string) error {
-	voters, healthy := count(members)
-	return enough(voters, healthy, RuleQuorum, what, "now", "start the failed members again; if their data is lost, `quorate restore`")
+	return best, worst
 }

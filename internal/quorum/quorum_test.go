@@ -1,163 +1,201 @@
 package quorum
 
 import (
-	"errors"
 	"fmt"
-	"strings"
+	"math/bits"
+	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
-// everyCluster calls f with every cluster of up to seven members: each a voter or a learner, healthy or not.
-func everyCluster(f func([]Member)) {
-	for n := range 8 {
-		for states := range 1 << (2 * n) {
-			members := make([]Member, n)
-			for i := range members {
-				s := states >> (2 * i)
-				members[i] = Member{Name: fmt.Sprint("m", i), Healthy: s&1 != 0, Learner: s&2 != 0}
+// serves is the oracle, written without the package's own counting: does the cluster work when the lost hosts are gone?
+func serves(placements []Placement, lost func(Placement) bool) bool {
+	type tally struct{ total, up int }
+	var voters, servers, managers, schedulers, balancers tally
+	for _, p := range placements {
+		gone := lost(p)
+		for _, part := range []struct {
+			t *tally
+			s State
+		}{{&voters, p.Member}, {&servers, p.APIServer}, {&managers, p.ControllerManager}, {&schedulers, p.Scheduler}, {&balancers, p.Balancer}} {
+			if part.s != Absent && part.s != Learner {
+				part.t.total++
 			}
-			f(members)
+			if part.s == Up && !gone {
+				part.t.up++
+			}
 		}
 	}
+	any := func(t tally) bool { return t.total == 0 || t.up > 0 }
+	return (voters.total == 0 || 2*voters.up > voters.total) && servers.up > 0 && any(managers) && any(schedulers) && any(balancers)
 }
 
-// agrees is the oracle: do the healthy voters outnumber the rest?
-func agrees(members []Member) bool {
-	yes, no := 0, 0
-	for _, m := range members {
-		switch {
-		case m.Learner:
-		case m.Healthy:
-			yes++
-		default:
-			no++
+// worstCase tries every set of groups: the size of the smallest whose loss stops the cluster, minus one.
+func worstCase(placements []Placement, group func(Placement) string) int {
+	var names []string
+	for _, p := range placements {
+		if g := group(p); g != "" && !slices.Contains(names, g) {
+			names = append(names, g)
 		}
 	}
-	return yes > no
-}
-
-func learners(members []Member) int {
-	n := 0
-	for _, m := range members {
-		if m.Learner {
-			n++
+	smallest := len(names) + 1
+	for set := range 1 << len(names) {
+		n := bits.OnesCount(uint(set))
+		if n < smallest && !serves(placements, func(p Placement) bool {
+			i := slices.Index(names, group(p))
+			return i >= 0 && set>>i&1 != 0
+		}) {
+			smallest = n
 		}
 	}
-	return n
+	return smallest - 1
 }
 
-// change returns a copy with the member at i changed, or taken out if f is nil.
-func change(members []Member, i int, f func(*Member)) []Member {
-	out := append([]Member(nil), members...)
-	if f == nil {
-		return append(out[:i], out[i+1:]...)
-	}
-	f(&out[i])
-	return out
-}
-
-// check compares an answer with the oracle's and makes sure that a refusal is a helpful one.
-func check(t *testing.T, what string, members []Member, err error, safe bool) {
-	t.Helper()
-	if (err == nil) != safe {
-		t.Fatalf("%s in %+v: got %v, but safe is %t", what, members, err, safe)
-	}
-	if err == nil {
-		return
-	}
-	r, ok := errors.AsType[*Refusal](err)
-	if !ok || r.Rule == "" || r.Fix == "" || !strings.Contains(err.Error(), what) {
-		t.Fatalf("%s: a refusal that helps nobody: %+v", what, err)
-	}
-	if r.Rule == RuleLearner {
-		if r.Have <= r.Need {
-			t.Fatalf("%s: have %d learners, may have %d", what, r.Have, r.Need)
+func TestMarginsAgainstEverySetOfFailures(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 20000 {
+		placements := randomPlacements(r)
+		zone := func(p Placement) string { return p.Zone }
+		got, worst := ZoneMargin(placements)
+		if want := worstCase(placements, zone); got != want {
+			t.Fatalf("%+v: zone margin %d, want %d", placements, got, want)
 		}
-	} else if r.Have >= r.Need {
-		t.Fatalf("%s: have %d, need %d, and yet refused", what, r.Have, r.Need)
-	}
-}
-
-// In every cluster, an operation is allowed exactly if the cluster has a quorum before and after it, in the worst
-// case that the operation accounts for, and no other change is under way.
-func TestEveryOperationInEveryCluster(t *testing.T) {
-	everyCluster(func(members []Member) {
-		voters := len(members) - learners(members)
-		now, idle := agrees(members), learners(members) == 0
-
-		joined := append(append([]Member(nil), members...), Member{Name: "new", Healthy: voters < 2})
-		check(t, "adding a member", members, CanAdd(members), now && idle && agrees(joined))
-
-		for i, m := range members {
-			without := change(members, i, nil)
-			away := change(members, i, func(m *Member) { m.Healthy = false })
-			removable := now && (m.Learner || idle && agrees(without))
-			check(t, "removing "+m.Name, members, CanRemove(members, m.Name), removable)
-			check(t, "stopping "+m.Name, members, CanStop(members, m.Name), m.Learner || now && idle && agrees(away))
+		if worst != nil && (len(worst) != got+1 || serves(placements, func(p Placement) bool { return slices.Contains(worst, p.Zone) })) {
+			t.Fatalf("%+v: says that losing %v is too much with margin %d", placements, worst, got)
 		}
-		check(t, "removing nobody", members, CanRemove(members, "nobody"), false)
-		check(t, "stopping nobody", members, CanStop(members, "nobody"), false)
-	})
-}
-
-// Any Margin failures leave the quorum, and there are Margin+1 that do not.
-func TestMarginIsExact(t *testing.T) {
-	everyCluster(func(members []Member) {
-		survives, lost := true, -1 // by brute force: the smallest number of failures that loses the quorum
-		for k := 0; k <= len(members) && survives; k++ {
-			for set := range 1 << len(members) {
-				failed := append([]Member(nil), members...)
-				n := 0
-				for i := range failed {
-					if set>>i&1 != 0 && failed[i].Healthy {
-						failed[i].Healthy = false
-						n++
-					}
-				}
-				if n == k && !agrees(failed) {
-					survives, lost = false, k
-					break
+		m := Survives(placements)
+		controlPlane := func(p Placement) string {
+			if p.APIServer == Absent {
+				return ""
+			}
+			return p.Host
+		}
+		behind := slices.Clone(placements)
+		up, ours, voters, votersUp := 0, false, 0, 0
+		for i := range behind {
+			ours = ours || behind[i].Balancer != Absent
+			if behind[i].Balancer == Up {
+				up++
+			}
+			behind[i].Balancer = Absent
+			if s := behind[i].Member; s != Absent && s != Learner {
+				voters++
+				if s == Up {
+					votersUp++
 				}
 			}
 		}
-		if got := Margin(members); got != lost-1 {
-			t.Fatalf("%+v: margin %d, want %d", members, got, lost-1)
+		if want := worstCase(behind, controlPlane); m.ControlPlanes != want {
+			t.Fatalf("%+v: control plane margin %d, want %d", placements, m.ControlPlanes, want)
 		}
-	})
-}
-
-// The order that works for a dead member: it leaves first, then its replacement comes.
-func TestReplacingADeadMember(t *testing.T) {
-	for n := 3; n <= 7; n += 2 {
-		var members []Member
-		for i := range n {
-			members = append(members, Member{Name: fmt.Sprint("m", i), Healthy: i > 0})
+		if (m.LoadBalancers != nil) != ours || ours && *m.LoadBalancers != up-1 {
+			t.Fatalf("%+v: load balancer margin %v, want %d", placements, m.LoadBalancers, up-1)
 		}
-		if n == 3 && CanAdd(members) == nil {
-			t.Error("3 voters, one dead: a fourth that fails would take the quorum along; the dead one must leave first")
+		want := -1
+		for 2*(votersUp-(want+1)) > voters { // one more may fail
+			want++
 		}
-		if err := CanRemove(members, "m0"); err != nil {
-			t.Fatalf("the dead one of %d: %v", n, err)
-		}
-		members = members[1:]
-		if err := CanAdd(members); err != nil {
-			t.Fatalf("the replacement of one of %d: %v", n, err)
+		if m.Etcd != want {
+			t.Fatalf("%+v: etcd margin %d, want %d", placements, m.Etcd, want)
 		}
 	}
 }
 
-func TestQuorum(t *testing.T) {
-	for voters, want := range []int{1, 1, 2, 2, 3, 3, 4, 4} {
-		if got := Quorum(voters); got != want {
-			t.Errorf("Quorum(%d) = %d, want %d", voters, got, want)
+// Short agrees with Works for every operation that takes parts away from a cluster that works.
+func TestShortAgainstWorks(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	nothing := func(Placement) bool { return false }
+	tried := 0
+	for range 20000 {
+		before := randomPlacements(r)
+		if !serves(before, nothing) {
+			continue
 		}
+		tried++
+		if !Works(before) {
+			t.Fatalf("%+v serves, and Works says no", before)
+		}
+		for i := range before {
+			after := slices.Clone(before)
+			after[i] = Placement{Host: before[i].Host, Zone: before[i].Zone}
+			for _, k := range kinds {
+				if s := *k.part(&before[i]); s != Absent && s != Learner {
+					*k.part(&after[i]) = Down
+				}
+			}
+			want := serves(before, func(p Placement) bool { return p.Host == before[i].Host })
+			if got := len(Short(before, after)) == 0; got != want {
+				t.Fatalf("stopping %s in %+v: Short says %t, the oracle %t", before[i].Host, before, got, want)
+			}
+		}
+	}
+	if tried < 1000 {
+		t.Fatalf("only %d clusters were tried", tried)
 	}
 }
 
-func TestRefusalReadsWell(t *testing.T) {
-	err := CanStop([]Member{{Name: "cp-a", Healthy: true}, {Name: "cp-b", Healthy: true}, {Name: "cp-c"}}, "cp-a")
-	want := "refused (quorum-after): stopping cp-a needs 2 healthy voters of 3, and while it is away there would be 1; wait until the other members are healthy, or repair them first"
-	if err == nil || err.Error() != want {
-		t.Errorf("got  %v\nwant %s", err, want)
+func TestShortLeavesOtherKindsAlone(t *testing.T) {
+	before := []Placement{{Host: "a", APIServer: Up}, {Host: "b", APIServer: Up}, {Host: "lb", Balancer: Down}}
+	after := slices.Clone(before)
+	after[0].APIServer = Down
+	if s := Short(before, after); s != nil {
+		t.Fatalf("all load balancers were down before: %+v", s)
 	}
+	after[1].APIServer = Unknown
+	if s := Short(before, after); len(s) != 1 || s[0] != (Shortage{Part: "API server", Have: 0, Need: 1, Total: 2}) {
+		t.Fatalf("got %+v", s)
+	}
+}
+
+func TestMarginsOfTheDefaultCluster(t *testing.T) {
+	stacked := func(zone string) Placement {
+		return Placement{Host: "cp-" + zone, Zone: zone, Member: Up, APIServer: Up, ControllerManager: Up, Scheduler: Up}
+	}
+	placements := []Placement{
+		stacked("a"), stacked("b"), stacked("c"), {Host: "worker-a", Zone: "a"},
+		{Host: "lb-a", Zone: "a", Balancer: Up}, {Host: "lb-b", Zone: "b", Balancer: Up},
+	}
+	expect := func(controlPlanes, etcd, balancers, zones int, worst ...string) {
+		t.Helper()
+		m := Survives(placements)
+		if m.ControlPlanes != controlPlanes || m.Etcd != etcd || *m.LoadBalancers != balancers || m.Zones != zones {
+			t.Errorf("got %+v with load balancers %d", m, *m.LoadBalancers)
+		}
+		if _, got := ZoneMargin(placements); !slices.Equal(got, worst) {
+			t.Errorf("one too many would be %v, want %v", got, worst)
+		}
+	}
+	expect(1, 1, 1, 1, "a", "b")
+	placements[4].Balancer = Unknown
+	expect(1, 1, 0, 0, "b")
+	placements[4].Balancer = Up
+	placements[0].Scheduler, placements[1].Scheduler = Down, Down
+	expect(0, 1, 1, 0, "c")
+	placements[0].Scheduler, placements[1].Scheduler = Up, Up
+	placements[2] = Placement{Host: "cp-c", Zone: "c", Member: Down, APIServer: Down, ControllerManager: Down, Scheduler: Down}
+	expect(0, 0, 1, 0, "a")
+	placements[1].Member = Down
+	expect(-1, -1, 1, -1)
+}
+
+func randomPlacements(r *rand.Rand) []Placement {
+	state := func() State { return []State{Absent, Down, Unknown, Up, Up, Up, Up, Up}[r.IntN(8)] }
+	placements := make([]Placement, r.IntN(9))
+	for i := range placements {
+		p := Placement{Host: fmt.Sprint("h", i), Zone: []string{"a", "b", "c", "d", ""}[r.IntN(5)]}
+		if r.IntN(4) > 0 {
+			p.Member = state()
+			if r.IntN(8) == 0 {
+				p.Member = Learner
+			}
+		}
+		if r.IntN(3) > 0 {
+			p.APIServer, p.ControllerManager, p.Scheduler = state(), state(), state()
+		}
+		if r.IntN(3) == 0 {
+			p.Balancer = state()
+		}
+		placements[i] = p
+	}
+	return placements
 }

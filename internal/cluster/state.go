@@ -1,0 +1,388 @@
+package cluster
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Stage says whether there is a cluster on the hosts of a spec.
+type Stage string
+
+const (
+	// Absent: every host was queried, and none carries any part of a cluster.
+	Absent Stage = "absent"
+	// Partial: Quorate began to build this cluster, and it was not complete yet.
+	Partial Stage = "partial"
+	// Complete: the cluster was complete once, and its API answers.
+	Complete Stage = "complete"
+	// Unresponsive: there is a cluster, and its API does not answer or could not be queried.
+	Unresponsive Stage = "unresponsive"
+	// Foreign: there is a kubeadm cluster that Quorate neither built nor adopted, and its API answers.
+	Foreign Stage = "foreign"
+	// Undetermined: no host that was queried carries any part of a cluster, but others could not be queried.
+	Undetermined Stage = "undetermined"
+)
+
+// State is a cluster as a single value: one spec and one observation, evaluated once. Make one with Evaluate.
+type State struct {
+	Spec *spec.Cluster
+	Seen *facts.Observation
+
+	stage      Stage
+	ca         string // PEM
+	placements []quorum.Placement
+}
+
+// Evaluate derives the state from what was observed. The observation must be one of this spec.
+func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
+	s := &State{Spec: c, Seen: seen}
+	for _, h := range c.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil && f.Kubernetes.CA != "" {
+			s.ca = f.Kubernetes.CA
+			break
+		}
+	}
+	s.stage = s.evaluateStage()
+	s.placements = s.place()
+	return s
+}
+
+// Facts are what the host reported; nil if it could not be queried.
+func (s *State) Facts(host string) *facts.Facts { return s.Seen.Hosts[host].Facts }
+
+// Reachable says whether the host could be queried.
+func (s *State) Reachable(host string) bool { return s.Facts(host) != nil }
+
+// Unreachable maps the hosts that could not be queried to the reason.
+func (s *State) Unreachable() map[string]string {
+	out := map[string]string{}
+	for _, h := range s.Spec.Spec.Hosts {
+		if !s.Reachable(h.Name) {
+			out[h.Name] = s.whyUnreachable(h.Name)
+		}
+	}
+	return out
+}
+
+func (s *State) whyUnreachable(host string) string {
+	why := strings.TrimPrefix(s.Seen.Hosts[host].Error, host+": ")
+	if why == "" {
+		why = "it was not queried"
+	}
+	return why
+}
+
+// Stage says whether there is a cluster.
+func (s *State) Stage() Stage { return s.stage }
+
+// Exists says that there is a cluster that was complete once, whoever built it.
+func (s *State) Exists() bool {
+	return s.stage == Complete || s.stage == Unresponsive || s.stage == Foreign
+}
+
+// CA is the cluster's CA certificate in PEM, from the first host that has it; empty if none has.
+func (s *State) CA() string { return s.ca }
+
+// SameCertificate says whether two PEM texts hold the same first certificate. Comments, line ends and further certificates
+// do not count.
+func SameCertificate(a, b string) bool { return fingerprint(a) == fingerprint(b) }
+
+func fingerprint(text string) string {
+	data := []byte(text)
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			data = block.Bytes
+			break
+		}
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// anyHost says whether a host that could be queried has the property.
+func (s *State) anyHost(has func(facts.Kubernetes) bool) bool {
+	return slices.ContainsFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+		f := s.Facts(h.Name)
+		return f != nil && has(f.Kubernetes)
+	})
+}
+
+func (s *State) evaluateStage() Stage {
+	api := s.Seen.API
+	initialised := api != nil && api.Initialised
+	established := s.anyHost(func(k facts.Kubernetes) bool { return k.Established })
+	begun := s.anyHost(func(k facts.Kubernetes) bool { return k.Begun })
+	runs := s.anyHost(func(k facts.Kubernetes) bool {
+		return k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver")
+	})
+	switch {
+	case established && api != nil:
+		return Complete
+	case established:
+		return Unresponsive
+	case begun && initialised && s.hasStrangers():
+		// The run that completed it was cut short before it could leave its marks, and others joined since.
+		return Complete
+	case begun:
+		return Partial
+	case initialised:
+		return Foreign
+	case runs:
+		return Unresponsive
+	case s.anyHost(carriesCluster):
+		return Partial
+	case len(s.Unreachable()) > 0:
+		return Undetermined
+	}
+	return Absent
+}
+
+// carriesCluster says that a host has something that only a cluster leaves there.
+func carriesCluster(k facts.Kubernetes) bool {
+	return k.KubeletConfig || k.EtcdData || len(k.Manifests) > 0
+}
+
+// hasStrangers says that the API knows nodes that the spec does not.
+func (s *State) hasStrangers() bool { return len(s.Strangers()) > 0 }
+
+// Strangers are nodes of the cluster that the spec does not name as nodes.
+func (s *State) Strangers() (out []facts.Node) {
+	if s.Seen.API == nil {
+		return nil
+	}
+	for _, n := range s.Seen.API.Nodes {
+		if h, ok := s.Spec.Host(n.Name); !ok || !h.IsNode() {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Node finds a node in the API; nil if it is not there or the API could not be read.
+func (s *State) Node(name string) *facts.Node {
+	if s.Seen.API == nil {
+		return nil
+	}
+	for i, n := range s.Seen.API.Nodes {
+		if n.Name == name {
+			return &s.Seen.API.Nodes[i]
+		}
+	}
+	return nil
+}
+
+// JoinedControlPlane says that the host is a control plane of the cluster already.
+func (s *State) JoinedControlPlane(host string) bool {
+	f := s.Facts(host)
+	return f != nil && f.Kubernetes.KubeletConfig && slices.Contains(f.Kubernetes.Manifests, "kube-apiserver")
+}
+
+// InterruptedJoin says that a run was cut short while the host joined a complete cluster as a control plane with stacked
+// etcd: etcd has a member for it, and the host has no identity in the cluster yet.
+func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
+	f := s.Facts(host)
+	if s.stage != Complete || !s.Spec.StackedEtcd() || f == nil || f.Kubernetes.KubeletConfig || !f.Kubernetes.Begun {
+		return facts.EtcdMember{}, false
+	}
+	return s.Member(host)
+}
+
+// Member finds the etcd member of a host.
+func (s *State) Member(host string) (facts.EtcdMember, bool) {
+	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Name == host })
+	if i < 0 {
+		return facts.EtcdMember{}, false
+	}
+	return s.Seen.Etcd[i], true
+}
+
+// component is how a program on a host answers. A program of which nothing is known is unknown.
+func (s *State) component(host, name string) facts.Answer {
+	seen := s.Seen.Hosts[host]
+	if seen.Facts == nil {
+		return facts.Answer{Unknown: s.whyUnreachable(host)}
+	}
+	c, ok := seen.Components[name]
+	if !ok {
+		return facts.Answer{Unknown: "it was not queried"}
+	}
+	return c.Answer
+}
+
+// APIServer is how the host's own API server answers.
+func (s *State) APIServer(host string) facts.Answer {
+	switch seen := s.Seen.Hosts[host]; {
+	case seen.Facts == nil:
+		return facts.Answer{Unknown: s.whyUnreachable(host)}
+	case seen.APIServer == nil:
+		return facts.Answer{Problem: "it was never started"}
+	default:
+		return *seen.APIServer
+	}
+}
+
+// LoadBalancer is how the load balancer on a host answers. Serves judges whether clients can use it.
+func (s *State) LoadBalancer(host string) facts.Answer {
+	switch seen := s.Seen.Hosts[host]; {
+	case seen.Facts == nil:
+		return facts.Answer{Unknown: s.whyUnreachable(host)}
+	case seen.Balancer != nil && seen.Balancer.Healthy:
+		return facts.Answer{OK: true}
+	case seen.Balancer != nil:
+		return facts.Answer{Problem: "HAProxy does not answer"}
+	case seen.BalancerError != "":
+		return facts.Answer{Unknown: seen.BalancerError}
+	}
+	return facts.Answer{Problem: "it was never set up"}
+}
+
+// Serves says whether the load balancer on the host could serve clients now: it works, it has a server that works, and the
+// programs that move the virtual IP run.
+func (s *State) Serves(host string) facts.Answer {
+	a := s.LoadBalancer(host)
+	if !a.OK {
+		return a
+	}
+	b := s.Seen.Hosts[host].Balancer
+	if b.Others != nil && len(b.Backends) == 0 {
+		return facts.Answer{Unknown: "it was not set up by Quorate, so its servers are not known"}
+	}
+	if !slices.ContainsFunc(b.Backends, func(x facts.Backend) bool { return x.Healthy && !x.Drained }) {
+		return facts.Answer{Problem: "none of its servers is up"}
+	}
+	for unit, state := range map[string]string{"keepalived.service": s.Facts(host).Units["keepalived.service"]} {
+		if state != "" && state != "active" {
+			return facts.Answer{Problem: unit + " is " + state}
+		}
+	}
+	return a
+}
+
+// Holders are the hosts that have the virtual IP, and unknown those load balancers of which nobody can tell.
+func (s *State) Holders() (holders, unknown []string) {
+	for _, h := range s.Spec.Spec.Hosts {
+		seen := s.Seen.Hosts[h.Name]
+		switch {
+		case seen.Facts == nil || s.Spec.Balances(h) && seen.Balancer == nil && seen.BalancerError != "":
+			if s.Spec.Balances(h) {
+				unknown = append(unknown, h.Name)
+			}
+		case seen.Balancer != nil && seen.Balancer.Active, s.hasAddress(seen.Facts):
+			holders = append(holders, h.Name)
+		}
+	}
+	return holders, unknown
+}
+
+// hasAddress says that one of the host's interfaces has the virtual IP, whether or not the host is a load balancer.
+func (s *State) hasAddress(f *facts.Facts) bool {
+	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerManaged || s.Spec.Spec.LoadBalancer.Address == "" {
+		return false
+	}
+	_, has := f.Interface(s.Spec.Spec.LoadBalancer.Address)
+	return has
+}
+
+// Endpoint is how the endpoint answers the hosts: it is OK if it answers any of them, and unknown if nobody could ask.
+func (s *State) Endpoint() facts.Answer {
+	e := s.Seen.Endpoint
+	if len(e.Hosts) == 0 {
+		why := e.Unknown
+		if why == "" {
+			why = "no host could ask"
+		}
+		return facts.Answer{Unknown: why}
+	}
+	var problem, unknown string
+	for _, h := range s.Spec.Spec.Hosts {
+		a, asked := e.Hosts[h.Name]
+		switch {
+		case !asked:
+		case a.OK:
+			return a
+		case a.Known() && problem == "":
+			problem = a.Problem
+		case !a.Known() && unknown == "":
+			unknown = a.Unknown
+		}
+	}
+	if problem == "" {
+		return facts.Answer{Unknown: unknown}
+	}
+	return facts.Answer{Problem: problem}
+}
+
+// Margins are how many more failures of each kind the cluster survives now.
+func (s *State) Margins() quorum.Margins { return quorum.Survives(s.placements) }
+
+// Placements say which parts run on which hosts, and in which condition they are.
+func (s *State) Placements() []quorum.Placement { return slices.Clone(s.placements) }
+
+func (s *State) place() (out []quorum.Placement) {
+	if s.stage == Absent {
+		return nil
+	}
+	member := s.memberStates()
+	for _, h := range s.Spec.Spec.Hosts {
+		p := quorum.Placement{Host: h.Name, Zone: h.Zone, Member: member[h.Name]}
+		delete(member, h.Name)
+		if h.Has(spec.RoleControlPlane) && (s.JoinedControlPlane(h.Name) || !s.Reachable(h.Name) || s.stage == Partial) {
+			p.APIServer = partState(s.APIServer(h.Name))
+			p.ControllerManager = partState(s.component(h.Name, facts.ControllerManager))
+			p.Scheduler = partState(s.component(h.Name, facts.Scheduler))
+		}
+		if s.Spec.Balances(h) {
+			p.Balancer = partState(s.LoadBalancer(h.Name))
+		}
+		out = append(out, p)
+	}
+	for _, m := range s.Seen.Etcd { // members that the spec does not name vote all the same
+		if state, left := member[m.Name]; left {
+			out = append(out, quorum.Placement{Host: m.Name, Member: state})
+		}
+	}
+	return out
+}
+
+// memberStates maps the name of every etcd member to its condition. When no member could be asked, the members that the
+// spec expects are unknown.
+func (s *State) memberStates() map[string]quorum.State {
+	out := map[string]quorum.State{}
+	for _, m := range s.Seen.Etcd {
+		switch {
+		case m.Learner:
+			out[m.Name] = quorum.Learner
+		case m.Healthy:
+			out[m.Name] = quorum.Up
+		case m.Unknown != "":
+			out[m.Name] = quorum.Unknown
+		default:
+			out[m.Name] = quorum.Down
+		}
+	}
+	if s.Seen.Etcd == nil {
+		for _, h := range s.Spec.EtcdHosts() {
+			if f := s.Facts(h.Name); f == nil || f.Kubernetes.EtcdData || s.stage != Partial {
+				out[h.Name] = quorum.Unknown
+			}
+		}
+	}
+	return out
+}
+
+func partState(a facts.Answer) quorum.State {
+	switch {
+	case a.OK:
+		return quorum.Up
+	case !a.Known():
+		return quorum.Unknown
+	}
+	return quorum.Down
+}
