@@ -100,6 +100,10 @@ type Kubernetes struct {
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	// EtcdData says whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
+	// EtcdInitial are the members that the etcd on this host was told to begin with, each as name=peerURL, from its static
+	// pod or its environment file; EtcdToken is the token of that cluster. Both are empty where etcd never began.
+	EtcdInitial []string `json:"etcdInitial,omitempty"`
+	EtcdToken   string   `json:"etcdToken,omitempty"`
 	// EtcdCA is the certificate of etcd's authority in PEM; EtcdCAKey says whether its key is here too.
 	EtcdCA    string `json:"etcdCA,omitempty"`
 	EtcdCAKey bool   `json:"etcdCAKey,omitempty"`

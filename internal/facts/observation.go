@@ -83,6 +83,14 @@ type API struct {
 	Networks []Network `json:"networks,omitempty"`
 	// Applied maps the name of each manifest that Quorate applied to the digest of what it applied.
 	Applied map[string]string `json:"applied,omitempty"`
+	// Record is the spec by which the cluster was last built or changed, as Quorate stored it in the cluster (see
+	// spec.Record); empty if it stored none.
+	Record string `json:"record,omitempty"`
+	// Verified is what Quorate noted when it last saw the cluster match its spec; empty if it never did.
+	Verified string `json:"verified,omitempty"`
+	// TakeoverTested are the load balancers among which the takeover of the virtual IP was tested, sorted and joined by
+	// commas; empty if it was not tested.
+	TakeoverTested string `json:"takeoverTested,omitempty"`
 	// JoinTokens are bootstrap tokens that Quorate made and that are still there, by the names of their secrets.
 	JoinTokens []string `json:"joinTokens,omitempty"`
 	// DNSSpread says whether CoreDNS replicas are kept on different nodes.
@@ -185,6 +193,8 @@ type Balancer struct {
 	Healthy  bool      `json:"healthy"` // HAProxy answers
 	Active   bool      `json:"active"`  // it holds the virtual IP
 	Backends []Backend `json:"backends,omitempty"`
+	// Peers are the addresses of the other load balancers from which keepalived accepts advertisements.
+	Peers []string `json:"peers,omitempty"`
 	// WrittenFor names the cluster for which Quorate wrote HAProxy's configuration; Others is what is there when
 	// somebody else wrote it.
 	WrittenFor string           `json:"writtenFor,omitempty"`

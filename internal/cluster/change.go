@@ -1,0 +1,476 @@
+package cluster
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/quorum"
+)
+
+// Verb is what a change does to its part.
+type Verb string
+
+const (
+	// Create starts a part of a new cluster. It is allowed only where there is none.
+	Create Verb = "create"
+	// Add adds the part to a cluster that exists.
+	Add Verb = "add"
+	// Remove takes the part out of the cluster for good.
+	Remove Verb = "remove"
+	// Restart takes the part away for a moment.
+	Restart Verb = "restart"
+	// Stop takes the part away until it is started again.
+	Stop Verb = "stop"
+	// Start brings back a part that does not run.
+	Start Verb = "start"
+	// Move gives the virtual IP to another load balancer.
+	Move Verb = "move"
+)
+
+// Part is what a change is made to.
+type Part string
+
+const (
+	// EtcdMember is the etcd member on a host.
+	EtcdMember Part = "etcd-member"
+	// ControlPlane is the API server, controller manager and scheduler on a host; with stacked etcd, Add and Remove
+	// concern its etcd member too.
+	ControlPlane Part = "control-plane"
+	// APIPrograms is the same without the etcd member.
+	APIPrograms Part = "api-programs"
+	// Node is the kubelet and containerd on a host. Containers survive a restart of both.
+	Node Part = "node"
+	// LoadBalancer is HAProxy, keepalived and the watchdog on a host.
+	LoadBalancer Part = "load-balancer"
+	// PodNetwork is the pod network's agent on every node.
+	PodNetwork Part = "pod-network"
+	// VirtualIP is the address that the load balancers share.
+	VirtualIP Part = "virtual-ip"
+	// WholeHost and WholeZone are everything that runs there.
+	WholeHost Part = "host"
+	WholeZone Part = "zone"
+)
+
+// Change is the effect of an operation on the cluster's ability to survive failures. Every step that stops, restarts, adds
+// or removes anything carries one, and is made only with a Permit for it.
+type Change struct {
+	Verb Verb `json:"verb"`
+	Part Part `json:"part"`
+	// Subject is the host, or the zone of WholeZone; empty for parts that are not on one host.
+	Subject string `json:"subject,omitempty"`
+}
+
+func (c Change) String() string {
+	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
+		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Move: "moving"}[c.Verb]
+	switch {
+	case c.Subject == "":
+		return ing + " " + noun
+	case c.Part == WholeHost || c.Part == WholeZone:
+		return ing + " " + noun + " " + c.Subject
+	}
+	return ing + " " + noun + " on " + c.Subject
+}
+
+// Disruptive says that the change takes something away, for a moment or for good. Only one disruptive change is made at a
+// time.
+func (c Change) Disruptive() bool {
+	return c.Verb == Remove || c.Verb == Restart || c.Verb == Stop || c.Verb == Move
+}
+
+// Permit is the proof that a change was evaluated on an observation and is allowed. Only State.Allow makes one; operations
+// that change a host demand it.
+type Permit struct {
+	change Change
+	valid  bool
+}
+
+// Covers returns an error unless the permit is for a change on the host.
+func (p Permit) Covers(host string) error {
+	switch {
+	case !p.valid:
+		return fmt.Errorf("changing %s: nothing was permitted", host)
+	case p.change.Subject != "" && p.change.Subject != host && p.change.Part != WholeZone:
+		return fmt.Errorf("changing %s: the permit is for %s", host, p.change)
+	}
+	return nil
+}
+
+// IDs of the rules that refuse changes.
+const (
+	RuleNewCluster   = "new-cluster"           // a cluster is created only where there is none
+	RuleInitial      = "initial-members"       // a new etcd has the members that it began with
+	RuleKnownMember  = "known-member"          // the subject of a change exists
+	RuleMajorityNow  = "etcd-majority-now"     // etcd can decide a change of its members
+	RuleOneChange    = "one-membership-change" // one membership change at a time
+	RuleEnough       = "enough-left"           // enough of every part works, in the worst case
+	RuleOldData      = "old-data"              // a new member begins with an empty data directory
+	RuleSuccessor    = "virtual-ip-successor"  // another load balancer is ready to take the virtual IP
+	RuleOneHolder    = "one-virtual-ip-holder" // the virtual IP never has two holders
+	RuleUnknown      = "nothing-unknown"       // nothing that matters is unknown
+	fixRepairMembers = "Repair or remove the failed members first; `quorate status` shows them."
+)
+
+// effect is what a change does to the placements: while it is made and if it fails, and once it has taken effect.
+type effect struct{ worst, done []quorum.Placement }
+
+// effect projects a change. The worst case counts what is added as failed, and what is restarted as away. A cluster with
+// fewer than two voters has no other way to grow, so the second voter is not counted as failed.
+func (s *State) effect(c Change) effect {
+	worst, done := slices.Clone(s.placements), slices.Clone(s.placements)
+	at := func(placements []quorum.Placement) *quorum.Placement {
+		i := slices.IndexFunc(placements, func(p quorum.Placement) bool { return p.Host == c.Subject })
+		if i < 0 {
+			return nil
+		}
+		return &placements[i]
+	}
+	ensure := func(placements *[]quorum.Placement) *quorum.Placement {
+		if p := at(*placements); p != nil {
+			return p
+		}
+		zone := ""
+		if h, ok := s.Spec.Host(c.Subject); ok {
+			zone = h.Zone
+		}
+		*placements = append(*placements, quorum.Placement{Host: c.Subject, Zone: zone})
+		return at(*placements)
+	}
+	parts := s.partsOf(c)
+	switch c.Verb {
+	case Add, Create:
+		voters, _ := quorum.Count(s.placements, quorum.Member)
+		w, d := ensure(&worst), ensure(&done)
+		for _, part := range parts {
+			*part(w), *part(d) = quorum.Down, quorum.Up
+		}
+		if voters < 2 && w.Member == quorum.Down {
+			w.Member = quorum.Up
+		}
+	case Remove:
+		for _, p := range []*quorum.Placement{at(worst), at(done)} {
+			for _, part := range parts {
+				if p != nil {
+					*part(p) = quorum.Absent
+				}
+			}
+		}
+	case Restart, Stop:
+		take := func(placements []quorum.Placement) {
+			for i := range placements {
+				p := &placements[i]
+				if c.Part == WholeZone && p.Zone != c.Subject || c.Part != WholeZone && p.Host != c.Subject {
+					continue
+				}
+				for _, part := range parts {
+					if *part(p) == quorum.Up || *part(p) == quorum.Unknown {
+						*part(p) = quorum.Down
+					}
+				}
+			}
+		}
+		take(worst)
+		if c.Verb == Stop {
+			take(done)
+		}
+	case Start:
+		if p := at(done); p != nil {
+			for _, part := range parts {
+				if *part(p) == quorum.Down {
+					*part(p) = quorum.Up
+				}
+			}
+		}
+	}
+	return effect{worst, done}
+}
+
+// partsOf are the parts of a placement that a change concerns.
+func (s *State) partsOf(c Change) []quorum.Part {
+	programs := []quorum.Part{quorum.APIServer, quorum.ControllerManager, quorum.Scheduler}
+	switch c.Part {
+	case EtcdMember:
+		return []quorum.Part{quorum.Member}
+	case APIPrograms:
+		return programs
+	case ControlPlane:
+		if s.Spec.StackedEtcd() {
+			return append(programs, quorum.Member)
+		}
+		return programs
+	case LoadBalancer:
+		return []quorum.Part{quorum.Balancer}
+	case WholeHost, WholeZone:
+		return append(programs, quorum.Member, quorum.Balancer)
+	}
+	return nil
+}
+
+// After is the state as it will be when the change has taken effect. The planner folds the changes of a plan with it, so
+// that a plan is refused as a whole if it becomes unsafe at any step.
+func (s *State) After(c Change) *State {
+	out := *s
+	out.placements = s.effect(c).done
+	return &out
+}
+
+// Worst is the state while the change is made, or if it goes wrong.
+func (s *State) Worst(c Change) *State {
+	out := *s
+	out.placements = s.effect(c).worst
+	return &out
+}
+
+// Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
+func (s *State) Allow(c Change) (Permit, *Refusal) {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleOneHolder} {
+		if r := rule(c); r != nil {
+			return Permit{}, r
+		}
+	}
+	return Permit{change: c, valid: true}, nil
+}
+
+// ruleNewCluster keeps a second cluster from being created where there is one, or where nobody can tell.
+func (s *State) ruleNewCluster(c Change) *Refusal {
+	if c.Verb != Create {
+		return nil
+	}
+	switch s.stage {
+	case Absent, Partial:
+	case Undetermined:
+		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " needs to know that no host carries a cluster, and some could not be queried: " + s.unreachableText(),
+			Fix: "Bring these hosts up, or take them out of the spec.", Transient: true}
+	default:
+		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " would create a second cluster: these hosts carry one already",
+			Fix: "Look at it with `quorate status`."}
+	}
+	if c.Part == EtcdMember || c.Part == ControlPlane && s.Spec.StackedEtcd() {
+		return s.InitialMembers()
+	}
+	return nil
+}
+
+// InitialMembers compares the members that etcd began with on the hosts where it began with those that the spec names now.
+// A majority of other members would be a second etcd with the same keys, so nothing may be started while they differ.
+func (s *State) InitialMembers() *Refusal {
+	if s.Spec.ExistingEtcd() {
+		return nil
+	}
+	var want []string
+	for _, h := range s.Spec.EtcdHosts() {
+		want = append(want, h.Name+"=https://"+h.Address+":2380")
+	}
+	slices.Sort(want)
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil || len(f.Kubernetes.EtcdInitial) == 0 || s.Exists() {
+			continue
+		}
+		have := slices.Sorted(slices.Values(f.Kubernetes.EtcdInitial))
+		if !slices.Equal(have, want) {
+			return &Refusal{Rule: RuleInitial, Why: fmt.Sprintf("etcd on %s began with the members %s, and the spec now has %s: starting others would create a second etcd with the same keys",
+				h.Name, strings.Join(have, ", "), strings.Join(want, ", ")),
+				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or begin again: on every host run `kubeadm reset` and remove /var/lib/etcd and /var/lib/quorate/established."}
+		}
+	}
+	return nil
+}
+
+// ruleOldData keeps a member from joining with the data of an earlier one: etcd would refuse it after the cluster has
+// counted on it.
+func (s *State) ruleOldData(c Change) *Refusal {
+	if c.Verb != Add || c.Part != EtcdMember && (c.Part != ControlPlane || !s.Spec.StackedEtcd()) {
+		return nil
+	}
+	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData {
+		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
+			Fix: "If nobody needs this data any more, run `kubeadm reset` on " + c.Subject + " and remove /var/lib/etcd, then run it again."}
+	}
+	return nil
+}
+
+// changesMembers says that the change alters who may vote.
+func (s *State) changesMembers(c Change) bool {
+	return (c.Verb == Add || c.Verb == Remove) && slices.ContainsFunc(s.partsOf(c), func(p quorum.Part) bool {
+		var probe quorum.Placement
+		return p(&probe) == &probe.Member
+	})
+}
+
+// ruleMembership holds for changes of etcd's membership: etcd has a majority that decides them, and there is no other
+// change under way.
+func (s *State) ruleMembership(c Change) *Refusal {
+	if !s.changesMembers(c) {
+		return nil
+	}
+	own := slices.IndexFunc(s.placements, func(p quorum.Placement) bool { return p.Host == c.Subject })
+	if c.Verb == Remove && (own < 0 || s.placements[own].Member == quorum.Absent) {
+		return &Refusal{Rule: RuleKnownMember, Why: c.String() + " is not possible: etcd has no member of that name", Fix: "`quorate status` shows the members."}
+	}
+	voters, up := quorum.Count(s.placements, quorum.Member)
+	if need := quorum.Majority(voters); up < need {
+		return &Refusal{Rule: RuleMajorityNow, Have: up, Need: need, Transient: s.anyUnknownMember(),
+			Why: fmt.Sprintf("%s needs a majority of etcd's members, and %d of %d are known to work (%d are needed)%s", c, up, voters, need, s.membersText()),
+			Fix: "Start the failed members again; `quorate status` shows them."}
+	}
+	for _, p := range s.placements {
+		if p.Member == quorum.Learner && p.Host != c.Subject {
+			return &Refusal{Rule: RuleOneChange, Transient: true, Why: fmt.Sprintf("%s has to wait: %s is still a learner, and only one membership change at a time is safe", c, p.Host),
+				Fix: "Wait until it is promoted. If it never catches up, run `quorate apply` with it in the spec."}
+		}
+	}
+	if voters == 1 && c.Verb == Remove && s.placements[own].Member != quorum.Learner {
+		return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Why: c.String() + " would leave etcd without any member", Fix: "Add another member first."}
+	}
+	return nil
+}
+
+// ruleEnough is the rule of every change: enough of each part that it concerns works in the worst case.
+func (s *State) ruleEnough(c Change) *Refusal {
+	if c.Verb == Create {
+		return nil // nobody relies on a cluster that is not complete
+	}
+	worst := s.effect(c).worst
+	for _, short := range quorum.Short(s.placements, worst) {
+		if c.Verb == Restart && short.Total == 1 {
+			continue // the spec chose a single one, so there is no redundancy to protect; the plan says what it costs
+		}
+		r := &Refusal{Rule: RuleEnough, Have: short.Have, Need: short.Need, Transient: s.anyNotUp(),
+			Why: fmt.Sprintf("%s leaves %d of %d working %ss in the worst case, and %d are needed", c, short.Have, short.Total, short.Part, short.Need),
+			Fix: "Bring the others back first; `quorate status` shows what is wrong with them."}
+		if short.Part == "etcd member" {
+			r.Why, r.Fix = r.Why+s.membersText(), fixRepairMembers
+		}
+		return r
+	}
+	return nil
+}
+
+// ruleSuccessor keeps the virtual IP where clients use it until another load balancer is ready to take it.
+func (s *State) ruleSuccessor(c Change) *Refusal {
+	if c.Part == VirtualIP {
+		holders, _ := s.Holders()
+		return s.successorOf(strings.Join(holders, ","), c)
+	}
+	takes := (c.Verb == Restart || c.Verb == Stop || c.Verb == Remove) && slices.ContainsFunc(s.partsOf(c), func(p quorum.Part) bool {
+		var probe quorum.Placement
+		return p(&probe) == &probe.Balancer
+	})
+	if !takes || c.Part == WholeZone {
+		return nil
+	}
+	holders, unknown := s.Holders()
+	switch {
+	case slices.Contains(unknown, c.Subject):
+		return &Refusal{Rule: RuleUnknown, Transient: true, Why: fmt.Sprintf("%s is not safe: whether %s has the virtual IP could not be queried", c, c.Subject), Fix: "`quorate status` shows why."}
+	case !slices.Contains(holders, c.Subject):
+		return nil
+	case !s.Endpoint().OK && s.Endpoint().Known() && !s.Serves(c.Subject).OK:
+		return nil // nobody is served there, so nothing is lost
+	}
+	return s.successorOf(c.Subject, c)
+}
+
+func (s *State) successorOf(holder string, c Change) *Refusal {
+	var why []string
+	for _, h := range s.Spec.BalancerHosts() {
+		if h.Name == holder {
+			continue
+		}
+		a := s.Serves(h.Name)
+		if a.OK {
+			return nil
+		}
+		why = append(why, h.Name+": "+a.Problem+a.Unknown)
+	}
+	if len(why) == 0 {
+		why = []string{"there is no other load balancer"}
+	}
+	return &Refusal{Rule: RuleSuccessor, Need: 1, Transient: true, Why: fmt.Sprintf("%s takes the virtual IP away, and no other load balancer is ready to take it (%s)", c, strings.Join(why, "; ")),
+		Fix: "Bring another load balancer back first; `quorate status` shows what is wrong with it."}
+}
+
+// ruleOneHolder keeps a load balancer that the others do not know as a peer yet from taking the virtual IP as well.
+func (s *State) ruleOneHolder(c Change) *Refusal {
+	if c.Verb != Add && c.Verb != Start || c.Part != LoadBalancer {
+		return nil
+	}
+	for _, h := range s.Spec.BalancerHosts() {
+		if h.Name == c.Subject {
+			continue
+		}
+		b := s.Seen.Hosts[h.Name].Balancer
+		switch {
+		case b == nil && s.Seen.Hosts[h.Name].BalancerError != "", !s.Reachable(h.Name):
+			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: %s could not be asked whether it knows %s as a peer", c, h.Name, c.Subject),
+				Fix: "Bring " + h.Name + " back first."}
+		case b != nil && b.Healthy && !slices.Contains(b.Peers, s.address(c.Subject)):
+			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s would make it a second holder of the virtual IP: %s does not know %s as a peer yet", c, h.Name, c.Subject),
+				Fix: "Run `quorate apply`: it configures " + h.Name + " first."}
+		}
+	}
+	return nil
+}
+
+func (s *State) address(host string) string { h, _ := s.Spec.Host(host); return h.Address }
+
+func (s *State) anyUnknownMember() bool {
+	return slices.ContainsFunc(s.placements, func(p quorum.Placement) bool { return p.Member == quorum.Unknown })
+}
+
+// anyNotUp says that something may come back if the caller waits.
+func (s *State) anyNotUp() bool {
+	for i := range s.placements {
+		p := &s.placements[i]
+		for _, st := range []quorum.State{p.Member, p.APIServer, p.ControllerManager, p.Scheduler, p.Balancer} {
+			if st == quorum.Down || st == quorum.Unknown || st == quorum.Learner {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// membersText lists the members that do not count, with the reason.
+func (s *State) membersText() string {
+	var out []string
+	for _, m := range s.Seen.Etcd {
+		switch {
+		case m.Learner:
+			out = append(out, m.Name+" is a learner")
+		case m.Healthy:
+		case m.Unknown != "":
+			out = append(out, m.Name+" could not be queried: "+m.Unknown)
+		default:
+			out = append(out, m.Name+" is not healthy"+after(": ", m.Problem))
+		}
+	}
+	if s.Seen.Etcd == nil && s.Seen.EtcdError != "" {
+		out = append(out, "no member could be queried: "+s.Seen.EtcdError)
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return ": " + strings.Join(out, "; ")
+}
+
+// after puts a separator before a text that is not empty.
+func after(separator, text string) string {
+	if text == "" {
+		return ""
+	}
+	return separator + text
+}
+
+func (s *State) unreachableText() string {
+	var out []string
+	for _, h := range s.Spec.Spec.Hosts {
+		if why, dead := s.Unreachable()[h.Name]; dead {
+			out = append(out, h.Name+": "+why)
+		}
+	}
+	return strings.Join(out, "; ")
+}

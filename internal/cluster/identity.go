@@ -1,0 +1,299 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// IDs of the rules that say which cluster this is.
+const (
+	RuleOneCluster   = "one-cluster"        // all hosts belong to the cluster of the spec
+	RuleOneEtcd      = "one-etcd"           // all etcd members belong to one etcd
+	RuleFixed        = "fixed-field"        // what cannot be changed in a cluster that exists is as it was built
+	RuleDescribed    = "described"          // the spec describes the cluster that is to be adopted
+	RuleNewerRecord  = "newer-record"       // the cluster was last changed by a quorate that this one understands
+	RuleBalancersOf  = "own-load-balancers" // the load balancers serve no other cluster
+	fixForeignHost   = "Take the host out of the spec. Or clear it: `kubeadm reset` there, then remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established."
+	controlPlaneNode = "node-role.kubernetes.io/control-plane"
+)
+
+// Conflicts are the reasons why these hosts cannot be one cluster: some belong to another one. They stand in the way of
+// every change.
+func (s *State) Conflicts() (out []*Refusal) {
+	owner, ca := "", ""
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		k := f.Kubernetes
+		for _, name := range k.Clusters {
+			if name != s.Spec.Metadata.Name {
+				out = append(out, &Refusal{Rule: RuleOneCluster, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost})
+			}
+		}
+		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && s.Spec.Balances(h) && b.WrittenFor != "" && b.WrittenFor != s.Spec.Metadata.Name {
+			out = append(out, &Refusal{Rule: RuleBalancersOf, Why: fmt.Sprintf("%s is a load balancer of the cluster %s; configuring it for %s would take that cluster's endpoint away", h.Name, b.WrittenFor, s.Spec.Metadata.Name),
+				Fix: "Use other hosts as load balancers. If that cluster is gone for good, remove /etc/haproxy/haproxy.cfg and /etc/keepalived/keepalived.conf on " + h.Name + "."})
+		}
+		if k.CA == "" {
+			continue
+		}
+		if ca != "" && !SameCertificate(ca, k.CA) {
+			out = append(out, &Refusal{Rule: RuleOneCluster, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost})
+			continue
+		}
+		if ca == "" {
+			owner, ca = h.Name, k.CA
+		}
+	}
+	if s.Spec.ManagedEtcd() {
+		out = append(out, s.etcdCAs()...)
+	}
+	return out
+}
+
+func (s *State) etcdCAs() (out []*Refusal) {
+	owner, ca := "", ""
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil || f.Kubernetes.EtcdCA == "" || !h.Has(spec.RoleEtcd) && !h.Has(spec.RoleControlPlane) {
+			continue
+		}
+		if ca != "" && !SameCertificate(ca, f.Kubernetes.EtcdCA) {
+			out = append(out, &Refusal{Rule: RuleOneEtcd, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost})
+			continue
+		}
+		owner, ca = h.Name, f.Kubernetes.EtcdCA
+	}
+	return out
+}
+
+// Record is the spec by which the cluster was last built or changed, as the cluster itself has it; nil if it has none.
+func (s *State) Record() (*spec.Record, error) {
+	if s.Seen.API == nil || s.Seen.API.Record == "" {
+		return nil, nil
+	}
+	return spec.ParseRecord([]byte(s.Seen.API.Record))
+}
+
+// Edits are the differences between the spec and the one that the cluster recorded; none if it recorded none.
+func (s *State) Edits() ([]spec.Edit, error) {
+	r, err := s.Record()
+	if r == nil || err != nil {
+		return nil, err
+	}
+	return r.Compare(s.Spec), nil
+}
+
+// Difference is something in which the cluster that exists differs from the spec, and that cannot be changed in a cluster
+// that exists.
+type Difference struct {
+	// What is the difference: what the cluster has and what the spec says.
+	What string
+	// How is how to make the change, or to do without it.
+	How string
+}
+
+const fixDescribe = "Put into the spec what the cluster has."
+
+// Fixed refuses a spec that asks for something that cannot be changed in the cluster that exists; nil if there is no such
+// thing. It compares with the recorded spec, and with the cluster itself: with kubeadm's configuration, with the nodes, with
+// what the hosts run, and with etcd's members.
+func (s *State) Fixed() *Refusal {
+	edits, err := s.Edits()
+	if err != nil {
+		return &Refusal{Rule: RuleNewerRecord, Why: err.Error(), Fix: "Use the version of quorate that changed the cluster last, or a newer one."}
+	}
+	var why, how []string
+	for _, e := range edits {
+		if e.Meaning == spec.Fixed {
+			why, how = append(why, e.String()), append(how, e.How)
+		}
+	}
+	if len(why) == 0 { // otherwise the same differences would be named twice
+		for _, d := range s.Differences() {
+			why, how = append(why, d.What), append(how, cmp.Or(d.How, fixDescribe))
+		}
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	slices.Sort(how)
+	return &Refusal{Rule: RuleFixed, Why: "this cannot be changed in the cluster that exists: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(how), "\n")}
+}
+
+// Differences compares everything that says which cluster this is with the spec, by what was observed.
+func (s *State) Differences() []Difference {
+	if s.Seen.API == nil {
+		return nil
+	}
+	d := &differences{State: s}
+	d.config()
+	d.nodes()
+	d.hosts()
+	d.etcd()
+	return d.out
+}
+
+type differences struct {
+	*State
+	out []Difference
+}
+
+func (d *differences) add(how, format string, args ...any) {
+	d.out = append(d.out, Difference{What: fmt.Sprintf(format, args...), How: how})
+}
+
+func (d *differences) config() {
+	k := d.Seen.API.Kubeadm
+	if k == nil {
+		if d.Seen.API.Initialised {
+			d.add("", "the ConfigMap kubeadm-config holds no ClusterConfiguration")
+		}
+		return
+	}
+	network := d.Spec.Spec.Network
+	want := hostconfig.EndpointHost(d.Spec) + ":" + hostconfig.EndpointPort(d.Spec)
+	switch {
+	case k.Endpoint == "":
+		d.add("", "it was built without a controlPlaneEndpoint (kubeadm init --control-plane-endpoint): its clients know one control plane only")
+	case k.Endpoint != want:
+		d.add("", "the cluster's endpoint is %s, and the spec says %s (controlPlane.endpoint)", k.Endpoint, want)
+	}
+	if (k.PodCIDR != "" || network.CNI == spec.CNIFlannel) && !sameRange(k.PodCIDR, network.PodCIDR) {
+		d.add("", "the cluster's pods are in %s, and the spec says %s (network.podCIDR)", cmp.Or(k.PodCIDR, "no range that kubeadm knows"), network.PodCIDR)
+	}
+	if !sameRange(k.ServiceCIDR, network.ServiceCIDR) {
+		d.add("", "the cluster's Services are in %s, and the spec says %s (network.serviceCIDR)", k.ServiceCIDR, network.ServiceCIDR)
+	}
+	var should []string
+	if !d.Spec.StackedEtcd() {
+		should = slices.Sorted(slices.Values(hostconfig.EtcdEndpoints(d.Spec)))
+	}
+	if have := slices.Sorted(slices.Values(k.EtcdEndpoints)); !slices.Equal(have, should) {
+		d.add("", "the cluster's etcd is at %s, and the spec's at %s", onControlPlanes(have), onControlPlanes(should))
+	}
+	if e := d.Seen.ExistingEtcd; e != nil && e.Error == "" {
+		for _, h := range d.Spec.HostsWith(spec.RoleControlPlane) {
+			if f := d.Facts(h.Name); f != nil && f.Kubernetes.EtcdCA != "" && f.Kubernetes.KubeletConfig && !SameCertificate(f.Kubernetes.EtcdCA, e.CA) && d.stage == Foreign {
+				d.add("", "%s trusts another etcd CA than the spec's etcd.caFile", h.Name)
+			}
+		}
+	}
+}
+
+func onControlPlanes(endpoints []string) string {
+	return cmp.Or(strings.Join(endpoints, ", "), "the control planes (topology stacked)")
+}
+
+func sameRange(a, b string) bool {
+	x, errX := netip.ParsePrefix(a)
+	y, errY := netip.ParsePrefix(b)
+	return errX == nil && errY == nil && x.Masked() == y.Masked()
+}
+
+// nodes expects that every node in the API is a host of the spec, at its address, in its role.
+func (d *differences) nodes() {
+	for _, n := range d.Seen.API.Nodes {
+		h, known := d.Spec.Host(n.Name)
+		if !known || !h.IsNode() {
+			how := "This version of Quorate does not remove nodes. Put it back into the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
+			d.add(how, "the cluster has the node %s%s, which the spec does not name", n.Name, after(" at ", n.Address))
+			continue
+		}
+		if n.Address != "" && n.Address != h.Address {
+			d.add("", "the node %s is at %s, and in the spec at %s", n.Name, n.Address, h.Address)
+		}
+		if _, controls := n.Labels[controlPlaneNode]; controls && !h.Has(spec.RoleControlPlane) {
+			d.add("", "the node %s is a control plane, and in the spec it is not", n.Name)
+		}
+		if d.stage != Foreign {
+			continue
+		}
+		if _, controls := n.Labels[controlPlaneNode]; !controls && h.Has(spec.RoleControlPlane) {
+			d.add("", "the node %s is not a control plane, and in the spec it is", n.Name)
+		}
+		labels := map[string]string{"topology.kubernetes.io/zone": h.Zone}
+		if h.Region != "" {
+			labels["topology.kubernetes.io/region"] = h.Region
+		}
+		for key, want := range labels {
+			if have, set := n.Labels[key]; set && have != want {
+				d.add("", "the node %s has the label %s=%s, and by the spec it is %s", n.Name, key, have, want)
+			}
+		}
+	}
+}
+
+// hosts expects that every host that carries a part of a cluster has its role in this one.
+func (d *differences) hosts() {
+	for _, h := range d.Spec.Spec.Hosts {
+		f := d.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		k := f.Kubernetes
+		if !d.Spec.Balances(h) && f.Units[hostconfig.WatchdogUnit] == "active" {
+			d.add("Give it the role back. Or, when other load balancers or one of your own can take over, stop it there: `systemctl disable --now keepalived haproxy "+hostconfig.WatchdogUnit+"`.",
+				"%s still is a load balancer of this cluster, and in the spec it no longer is: it would contend for the virtual IP", h.Name)
+		}
+		if h.Has(spec.RoleControlPlane) && d.Spec.Balances(h) && hostconfig.SharesAPIPort(d.Spec) && k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver") && !k.SharesPort && d.stage != Foreign {
+			d.add("Use hosts of their own for the role load-balancer. Or let the API servers share the port first: add permit-port-sharing=true to apiServer.extraArgs in the ConfigMap kubeadm-config, and "+
+				"--permit-port-sharing=true to /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane after the other; wait each time until `quorate status` is healthy.",
+				"kube-apiserver on %s was not set up to share port %s with HAProxy, which could not start next to it", h.Name, hostconfig.APIPort)
+		}
+		if !k.KubeletConfig || !h.IsNode() {
+			continue
+		}
+		known := slices.ContainsFunc(d.Seen.API.Nodes, func(n facts.Node) bool { return n.Name == h.Name })
+		switch {
+		case k.CA == "":
+			d.add("", "%s is set up as a node and has no CA certificate in /etc/kubernetes/pki", h.Name)
+		case k.NodeName != "" && k.NodeName != h.Name:
+			d.add("", "%s is called %s in its cluster", h.Name, k.NodeName)
+		case !known && d.stage == Foreign:
+			d.add("", "%s is set up as a node, and this cluster has none of that name", h.Name)
+		}
+		runs := slices.ContainsFunc([]string{"kube-apiserver", facts.ControllerManager, facts.Scheduler}, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
+		wasControlPlane := runs || k.EtcdData && d.Spec.StackedEtcd()
+		switch {
+		case runs && !h.Has(spec.RoleControlPlane):
+			d.add(roleHow(h.Name), "%s is a control plane, and in the spec it is not", h.Name)
+		case !wasControlPlane && h.Has(spec.RoleControlPlane) && d.stage != Partial:
+			d.add(roleHow(h.Name), "%s joined the cluster as a worker, and in the spec it is a control plane", h.Name)
+		}
+	}
+}
+
+func roleHow(host string) string {
+	return "The role of a host that joined does not change. Put the role back into the spec. Or remove " + host + " from the cluster by hand (`kubectl drain " + host + " --ignore-daemonsets`, `kubeadm reset` on it, `kubectl delete node " + host + "`) and run `quorate apply`, which adds it in its new role."
+}
+
+func (d *differences) etcd() {
+	if d.Spec.ExistingEtcd() {
+		return
+	}
+	for _, h := range d.Spec.HostsWith(spec.RoleControlPlane) {
+		f := d.Facts(h.Name)
+		if f == nil || !f.Kubernetes.KubeletConfig || len(f.Kubernetes.Manifests) == 0 || d.stage == Partial {
+			continue
+		}
+		if stacked := slices.Contains(f.Kubernetes.Manifests, "etcd"); stacked && !d.Spec.StackedEtcd() {
+			d.add("Put `topology: stacked` back into the spec.", "the cluster's etcd is stacked, as %s shows, and the spec says external (controlPlane.topology)", h.Name)
+			return
+		}
+	}
+	for _, m := range d.Seen.Etcd {
+		if !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == m.Name }) {
+			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", m.Name)
+		}
+	}
+}
