@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,6 +25,8 @@ const (
 	Stop Verb = "stop"
 	// Start brings back a part that does not run.
 	Start Verb = "start"
+	// Reload has the part read its configuration again, without taking it away.
+	Reload Verb = "reload"
 	// Move gives the virtual IP to another load balancer.
 	Move Verb = "move"
 )
@@ -64,7 +67,7 @@ type Change struct {
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
 		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
-	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Move: "moving"}[c.Verb]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Move: "moving"}[c.Verb]
 	switch {
 	case c.Subject == "":
 		return ing + " " + noun
@@ -213,6 +216,13 @@ func (s *State) partsOf(c Change) []quorum.Part {
 func (s *State) After(c Change) *State {
 	out := *s
 	out.placements = s.effect(c).done
+	if c.Part == LoadBalancer {
+		out.configured = maps.Clone(s.configured)
+		if out.configured == nil {
+			out.configured = map[string]bool{}
+		}
+		out.configured[c.Subject] = c.Verb != Remove && c.Verb != Stop
+	}
 	return &out
 }
 
@@ -381,7 +391,7 @@ func (s *State) successorOf(holder string, c Change) *Refusal {
 			continue
 		}
 		a := s.Serves(h.Name)
-		if a.OK {
+		if a.OK || s.configured[h.Name] {
 			return nil
 		}
 		why = append(why, h.Name+": "+a.Problem+a.Unknown)
@@ -404,6 +414,7 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 		}
 		b := s.Seen.Hosts[h.Name].Balancer
 		switch {
+		case s.configured[h.Name]:
 		case b == nil && s.Seen.Hosts[h.Name].BalancerError != "", !s.Reachable(h.Name):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: %s could not be asked whether it knows %s as a peer", c, h.Name, c.Subject),
 				Fix: "Bring " + h.Name + " back first."}

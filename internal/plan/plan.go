@@ -1,125 +1,176 @@
-// Package plan decides what to do: from the spec and an observation to ordered steps, each with its reason.
-// It only thinks: no I/O, no clock, no randomness. The same inputs give the same plan.
+// Package plan decides what to do: from the state of a cluster to ordered steps, each with its reason. It is pure: no I/O, no
+// clock, no randomness. The same inputs give the same plan.
+//
+// A plan is made in three stages. Build refuses what cannot be planned (another cluster, a field that cannot be changed). It
+// collects the steps in a graph: create.go is the order of a first build, maintain.go that of everything later. Then it folds
+// the changes that the steps carry over the state, and refuses the whole plan if any of them would be unsafe (see
+// cluster.State.Allow). Package run evaluates each change again right before it is made.
 package plan
 
 import (
-	"fmt"
 	"strings"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
 )
 
-// Kind names what a step does; package step holds one implementation for each.
+// Kind names what a step does; package step has one implementation for each.
 type Kind string
 
 // The kinds of steps.
 const (
 	// InstallPackages installs what a role needs from the host's own distribution.
 	InstallPackages Kind = "install-packages"
-	// InstallBundle brings a bundle to a host and puts its binaries in place.
+	// InstallBundle brings a bundle to a host and puts its programs in place.
 	InstallBundle Kind = "install-bundle"
-	// ImportImages gives the bundle's images to the host's containerd.
+	// ImportImages imports the bundle's images into the host's containerd.
 	ImportImages Kind = "import-images"
-	// Configure writes files, kernel settings and units, as in Step.Desired.
+	// Configure writes files, kernel settings and units, as in Step.Desired. Without a change it restarts nothing.
 	Configure Kind = "configure"
-	// MakePKI makes the keys that all control planes share on one of them, or reads those that are there.
+	// Mark notes on a host that Quorate began to build there, that the host was adopted, or that its cluster was complete.
+	Mark Kind = "mark"
+	// MakePKI makes the keys that all control planes share on one of them, or reads those that it has.
 	MakePKI Kind = "make-pki"
 	// SharePKI hands them to another control plane inside the SSH session.
 	SharePKI Kind = "share-pki"
-	// MakeEtcdPKI makes the authority of an external etcd on one of its hosts, or reads the one that is there, and
-	// ShareEtcdPKI hands it to another of its hosts inside the SSH session.
+	// MakeEtcdPKI makes the certificate authority of an external etcd on one of its hosts, or reads the one that it has, and
+	// ShareEtcdPKI hands it to another etcd host inside the SSH session.
 	MakeEtcdPKI  Kind = "make-etcd-pki"
 	ShareEtcdPKI Kind = "share-etcd-pki"
 	// StartEtcd starts a member of an external etcd for the first time.
 	StartEtcd Kind = "start-etcd"
 	// ShareEtcdClient hands a client certificate of an external etcd to a control plane.
 	ShareEtcdClient Kind = "share-etcd-client"
-	// ClaimEtcd signs an existing etcd as this cluster's.
+	// ClaimEtcd marks an existing etcd as this cluster's.
 	ClaimEtcd Kind = "claim-etcd"
 	// StartKubelet starts a node of a new cluster with an identity that the shared keys have signed: on a control plane
 	// together with its etcd member, where etcd is stacked.
 	StartKubelet Kind = "start-kubelet"
-	// StartControlPlane starts a control plane's API server, controller manager and scheduler; those after the first when
-	// their nodes are Ready or have had time to be.
-	StartControlPlane Kind = "start-control-plane"
-	// RegisterNode sees to it that a new control plane's node registers as soon as the API answers.
+	// StartControlPlane starts a control plane's API server, controller manager and scheduler for the first time, and
+	// RestoreControlPlane writes manifests again that are missing on a control plane of the cluster.
+	StartControlPlane   Kind = "start-control-plane"
+	RestoreControlPlane Kind = "restore-control-plane"
+	// RegisterNode makes sure that a new control plane's node registers as soon as the API answers.
 	RegisterNode Kind = "register-node"
-	// UseLocalAPI has a control plane's kubelet turn from the endpoint to the API server beside it.
+	// UseLocalAPI points a control plane's kubelet to its local API server.
 	UseLocalAPI Kind = "use-local-api"
-	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until something acts on what it holds.
+	// RenewKubelet gives a kubelet a new client certificate when the old one has expired.
+	RenewKubelet Kind = "renew-kubelet"
+	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until its controllers run.
 	AwaitAPI         Kind = "await-api"
 	AwaitControllers Kind = "await-controllers"
 	// InitCluster puts kubeadm's configuration, roles and token into the new API.
 	InitCluster Kind = "init-cluster"
 	// InstallAddons installs kube-proxy and CoreDNS.
 	InstallAddons Kind = "install-addons"
-	// MakeToken creates a short-lived bootstrap token in an existing cluster.
-	MakeToken Kind = "make-token"
-	// RemoveTokens takes away the bootstrap tokens that Quorate made.
+	// MakeToken creates a short-lived bootstrap token in an existing cluster, and RemoveTokens deletes those that Quorate
+	// made.
+	MakeToken    Kind = "make-token"
 	RemoveTokens Kind = "remove-tokens"
-	// JoinWorker and JoinControlPlane run kubeadm join.
+	// JoinWorker and JoinControlPlane run kubeadm join; UndoJoin removes what an interrupted join of a control plane left,
+	// in etcd and on the host.
 	JoinWorker       Kind = "join-worker"
 	JoinControlPlane Kind = "join-control-plane"
-	// LabelNode sets labels and taints of a node.
+	UndoJoin         Kind = "undo-join"
+	// LabelNode sets labels and taints of a node, and removes those that left the spec.
 	LabelNode Kind = "label-node"
-	// ApplyManifest brings API objects that Quorate owns up to date.
+	// ApplyManifest updates API objects that Quorate owns.
 	ApplyManifest Kind = "apply-manifest"
+	// RestartAgent restarts a DaemonSet's pod on one node: the pod network's agent, or kube-proxy.
+	RestartAgent Kind = "restart-agent"
 	// SpreadDNS keeps CoreDNS replicas on different nodes.
 	SpreadDNS Kind = "spread-dns"
-	// ProbeEndpoint looks at an external balancer from every host and from the caller, before anything is changed.
+	// ProbeEndpoint probes an external load balancer from every host, before anything is changed.
 	ProbeEndpoint Kind = "probe-endpoint"
-	// TestTakeover moves the virtual IP to every balancer once and sees that the endpoint answers there.
+	// TestTakeover moves the virtual IP to every load balancer once and checks that the endpoint answers there.
 	TestTakeover Kind = "test-takeover"
-	// ReadEncryptionKeys takes the keys for secrets at rest from a control plane into memory, and makes the new one.
+	// ReadEncryptionKeys reads the keys for secrets at rest from a control plane into memory, and makes the new one.
 	ReadEncryptionKeys Kind = "read-encryption-keys"
-	// SetEncryptionKeys gives a control plane its keys, in order, and waits until its apiserver uses them.
+	// SetEncryptionKeys gives a control plane its keys, in order, and waits until its API server uses them.
 	SetEncryptionKeys Kind = "set-encryption-keys"
 	// RewriteSecrets has the API write every secret again, with the key that now comes first.
 	RewriteSecrets Kind = "rewrite-secrets"
-	// Verify waits until everything that the spec promises is seen to be so.
+	// RecordSpec stores the spec in the cluster, so that later edits can be recognised.
+	RecordSpec Kind = "record-spec"
+	// Verify waits until everything that the spec says has been observed.
 	Verify Kind = "verify"
+	// RecordVerified notes in the cluster that it was seen to match its spec.
+	RecordVerified Kind = "record-verified"
 )
 
-// Gate is a condition that must hold before a disruptive step.
-type Gate string
+// effect says whether steps of a kind stop, restart, add or remove anything.
+type effect uint8
 
-// GateEtcdWhole holds when every etcd member is a healthy voter: none missing, none learning.
-const GateEtcdWhole Gate = "etcd-whole"
+const (
+	harmless effect = iota + 1 // never: they carry no change
+	either                     // some do, and those carry a change
+	changes                    // always: they carry a change
+)
 
-// GateTakeover holds when the host does not have the virtual IP, or another balancer is ready to take it.
-const GateTakeover Gate = "takeover"
+// effects declare the effect of every kind. A kind that is not listed cannot be part of a plan.
+var effects = map[Kind]effect{
+	InstallPackages: harmless, InstallBundle: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
+	MakePKI: harmless, SharePKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
+	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
+	AwaitAPI: harmless, AwaitControllers: harmless, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
+	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
+	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
+	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
+	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
+}
 
-// Step is one change on one host, or in the API when Host is empty. It is idempotent.
+// Kinds are all kinds of steps.
+func Kinds() (out []Kind) {
+	for k := range effects {
+		out = append(out, k)
+	}
+	return out
+}
+
+// Step is one action on one host, or in the API when Host is empty. It is idempotent.
 type Step struct {
-	ID     string   `json:"id"`
-	Kind   Kind     `json:"kind"`
-	Host   string   `json:"host,omitempty"`
-	Title  string   `json:"title"`
-	Reason string   `json:"reason"`
-	Needs  []string `json:"needs,omitempty"` // IDs of the steps that must be done before
-	Gates  []Gate   `json:"gates,omitempty"`
+	ID   string `json:"id"`
+	Kind Kind   `json:"kind"`
+	Host string `json:"host,omitempty"`
+	// Detail tells steps of one kind on one host apart; it is part of the ID.
+	Detail string `json:"detail,omitempty"`
+	Title  string `json:"title"`
+	Reason string `json:"reason"`
+	// Needs are the IDs of the steps that must be done before.
+	Needs []string `json:"needs,omitempty"`
+	// Change is what the step does to the cluster's ability to survive failures; nil for a step that stops, restarts, adds
+	// and removes nothing.
+	Change *cluster.Change `json:"change,omitempty"`
 
 	// Packages belongs to InstallPackages.
 	Packages *facts.Packages `json:"packages,omitempty"`
-	// Desired belongs to Configure. With FillCA the cluster's CA certificate is not known yet and takes
-	// the place of every file content that is empty.
+	// Desired belongs to Configure and Mark.
 	Desired *facts.Desired `json:"desired,omitempty"`
-	FillCA  bool           `json:"fillCA,omitempty"`
 	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
-	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet finds the API there at first, and not beside it.
+	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet reaches the API through the endpoint at first,
+	// and not through its local API server.
 	ThroughEndpoint bool `json:"throughEndpoint,omitempty"`
 	// AwaitReadySeconds belongs to StartControlPlane: how long the host's node may take to become Ready before it.
 	AwaitReadySeconds int `json:"awaitReadySeconds,omitempty"`
-	// Labels and Taints belong to LabelNode.
-	Labels map[string]string `json:"labels,omitempty"`
-	Taints []facts.Taint     `json:"taints,omitempty"`
+	// Labels and Taints belong to LabelNode, and so do the keys of labels and the taints that are removed.
+	Labels       map[string]string `json:"labels,omitempty"`
+	Taints       []facts.Taint     `json:"taints,omitempty"`
+	RemoveLabels []string          `json:"removeLabels,omitempty"`
+	RemoveTaints []facts.Taint     `json:"removeTaints,omitempty"`
 	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
-	// Nodes belongs to Verify: those between which and the others pod traffic is tried, because they are new.
+	// Pods belongs to RestoreControlPlane (static pods) and RestartAgent (the DaemonSet, as namespace/name).
+	Pods []string `json:"pods,omitempty"`
+	// MemberID belongs to UndoJoin: the etcd member, in hexadecimal.
+	MemberID string `json:"memberID,omitempty"`
+	// Record belongs to RecordSpec and RecordVerified: what is stored.
+	Record string `json:"record,omitempty"`
+	// Nodes belongs to Verify: the new nodes, whose pod traffic to and from the others is tried.
 	Nodes []string `json:"nodes,omitempty"`
 }
 
@@ -134,14 +185,18 @@ type Plan struct {
 	Cluster string `json:"cluster"`
 	Bundle  string `json:"bundle"` // digest
 	Steps   []Step `json:"steps"`
-	// Adopts says that the plan takes on a cluster that Quorate did not build; Notes say what of it stays as it is,
-	// although Quorate would have built it otherwise.
+	// Adopts says that the plan takes over a cluster that Quorate did not build; Notes say what of it stays as it is,
+	// although Quorate would have built it differently.
 	Adopts bool     `json:"adopts,omitempty"`
 	Notes  []string `json:"notes,omitempty"`
+	// Creates says that the plan builds a new cluster, or finishes one that was interrupted.
+	Creates bool `json:"creates,omitempty"`
 	// Warnings are what the spec allows and what it costs.
 	Warnings []string `json:"warnings,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
+	// Unmet is what does not match the spec although no step of the plan changes it.
+	Unmet []cluster.Finding `json:"unmet,omitempty"`
 }
 
 // Empty says that there is nothing to do.
@@ -159,25 +214,132 @@ type Bundle struct {
 	Warnings []string
 }
 
-// RuleQuorum refuses to plan for a cluster that exists and does not answer. It may just be starting.
-const RuleQuorum = "a quorum first"
+// IDs of the rules by which a plan is refused, beside those of package cluster.
+const (
+	RulePackages   = "packages"
+	RuleAllHosts   = "all-hosts"
+	RuleVersion    = "one-version"
+	RuleAnswer     = "an-answering-api"
+	RuleNetwork    = "one-pod-network"
+	RuleOwnFiles   = "your-own-files"
+	RuleKeys       = "encryption-keys"
+	RuleSoundEtcd  = "sound-etcd"
+	RuleWhole      = "whole-cluster"
+	RuleBalancers  = "load-balancers-to-adopt"
+	RuleAdoptFlag  = "adopt-flag"
+	RuleAPIServers = "every-api-server"
+	RulePKI        = "shared-keys"
+)
 
-// Refusal says why no plan was made: following the spec would be unsafe, or is impossible as things are.
-type Refusal struct {
-	Rule string
-	Why  string
-	Fix  string
-}
-
-func (r *Refusal) Error() string {
-	return fmt.Sprintf("refused (%s): %s. %s", r.Rule, r.Why, r.Fix)
-}
-
-func id(host string, kind Kind) string {
-	if host == "" {
-		host = "cluster"
+// Build makes the plan that takes the cluster from its state to its spec.
+func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
+	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}}
+	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Unreachable: s.Unreachable()}
+	for _, h := range s.Spec.Spec.Hosts {
+		b.at[h.Name] = &hostSteps{}
 	}
-	return host + "/" + string(kind)
+	if err := b.refuse(); err != nil {
+		return nil, err
+	}
+	switch s.Stage() {
+	case cluster.Absent, cluster.Partial, cluster.Undetermined:
+		b.create()
+	case cluster.Unresponsive:
+		b.revive()
+	default:
+		if err := b.maintain(); err != nil {
+			return nil, err
+		}
+	}
+	if err := b.fold(); err != nil {
+		return nil, err
+	}
+	for _, w := range spec.Warnings(s.Spec) {
+		b.out.Warnings = append(b.out.Warnings, w.Message+". "+w.Fix)
+	}
+	b.out.Warnings = append(b.out.Warnings, bundle.Warnings...)
+	b.out.Steps = b.list()
+	if b.out.Empty() {
+		if s.Stage() == cluster.Unresponsive {
+			r := refused(RuleAnswer, "the cluster exists, but no API server answers, and nothing in the hosts' configuration explains it"+after(": ", s.Seen.APIError),
+				"Bring back enough "+b.etcdHosts()+" for etcd's majority and run it again; `quorate status` shows which are missing.")
+			r.Transient = true // machines that were all switched on a moment ago need about a minute
+			return nil, r
+		}
+		b.out.Unmet = s.Unmet()
+	}
+	return b.out, nil
+}
+
+// Verification is the plan that only waits until the cluster matches its spec.
+func Verification(p *Plan) *Plan {
+	g := &graph{}
+	g.add(verification(nil))
+	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Unreachable: p.Unreachable, Steps: g.list()}
+}
+
+func verification(nodes []string) Step {
+	return Step{Kind: Verify, Title: "verify the cluster", Reason: "a step that succeeded does not prove that the cluster works", Nodes: nodes}
+}
+
+// builder makes one plan.
+type builder struct {
+	*cluster.State
+	graph
+	c      *spec.Cluster
+	bundle Bundle
+	out    *Plan
+	at     map[string]*hostSteps
+	// last is the disruptive step that was planned last: the next one comes after it.
+	last *Step
+}
+
+// hostSteps are references to the steps of one host.
+type hostSteps struct {
+	packages, bundle, configure, balancer, images *Step
+	pki, etcdPKI, etcdClient                      *Step
+	kubelet, controlPlane, register, join         *Step
+}
+
+// change makes the field of a step.
+func change(v cluster.Verb, p cluster.Part, subject string) *cluster.Change {
+	return &cluster.Change{Verb: v, Part: p, Subject: subject}
+}
+
+// addInTurn adds a step after the disruptive one that was planned before it: only one is made at a time.
+func (b *builder) addInTurn(s Step, after ...*Step) *Step {
+	b.last = b.add(s, append(after, b.last)...)
+	return b.last
+}
+
+// fold evaluates the changes of the plan one after the other, each on the state that the ones before it leave behind. The
+// steps are in an order in which they can be made.
+func (b *builder) fold() error {
+	s := b.State
+	for _, step := range b.steps {
+		if step.Change == nil {
+			continue
+		}
+		if _, r := s.Allow(*step.Change); r != nil {
+			out := *r
+			out.Why = "the plan's step \"" + step.Title + after(" on ", step.Host) + "\": " + r.Why
+			return &out
+		}
+		s = s.After(*step.Change)
+	}
+	return nil
+}
+
+func refused(rule, why, fix string) *cluster.Refusal {
+	return &cluster.Refusal{Rule: rule, Why: why, Fix: fix}
+}
+
+// after puts a separator before a text that is not empty.
+func after(separator, text string) string {
+	if text == "" {
+		return ""
+	}
+	return separator + text
 }
 
 func reasons(parts []string) string { return strings.Join(parts, ", ") }

@@ -1,0 +1,304 @@
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// controlPlanePods are the static pods of a control plane, next to those of a stacked etcd.
+var controlPlanePods = []string{"kube-apiserver", facts.ControllerManager, facts.Scheduler}
+
+// exists says that the plan changes a cluster that others use.
+func (b *builder) exists() bool { return b.Exists() }
+
+// installPackages plans what the host's own distribution has to provide.
+func (b *builder) installPackages(h spec.Host) {
+	f := b.Facts(h.Name)
+	lacks := hostconfig.Lacks(b.c, h, f)
+	if len(lacks) == 0 {
+		return
+	}
+	names := f.Family.Packages(lacks)
+	b.at[h.Name].packages = b.add(Step{Kind: InstallPackages, Host: h.Name, Title: "install packages",
+		Reason:   "its roles need " + strings.Join(lacks, " and ") + ": " + f.Family.Command(names),
+		Packages: &facts.Packages{Family: f.Family, Programs: lacks, Names: names}})
+}
+
+func (b *builder) installBundle(h spec.Host) {
+	f := b.Facts(h.Name)
+	if b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
+		return
+	}
+	b.at[h.Name].bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: otherBundle(f.Binaries)})
+}
+
+func (b *builder) importImages(h spec.Host) {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	if !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundle.Digest || len(f.ImageProblems) > 0) {
+		at.images = b.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, b.bundle.Digest)}, at.bundle, at.configure)
+	}
+}
+
+func otherBundle(have string) string {
+	if have == "" {
+		return "the host has no bundle"
+	}
+	return "the host has another bundle"
+}
+
+func importReason(f *facts.Facts, want string) string {
+	if f.Images != want {
+		return otherBundle(f.Images)
+	}
+	const shown = 3
+	if more := len(f.ImageProblems) - shown; more > 0 {
+		return fmt.Sprintf("%s and %d more", reasons(f.ImageProblems[:shown]), more)
+	}
+	return reasons(f.ImageProblems)
+}
+
+// configureHost brings the host's own configuration into shape: that of a node or an etcd member, and that of a load
+// balancer, which is a step of its own because other rules guard it. The CA's certificate that a load balancer needs is
+// known only when the shared keys are made.
+func (b *builder) configureHost(h spec.Host, pki *Step) {
+	b.configureNode(h)
+	if b.c.Balances(h) {
+		b.configureBalancer(h, pki)
+	}
+}
+
+// configureNode is the configuration of everything but the load balancer.
+func (b *builder) configureNode(h spec.Host) {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	d := hostconfig.Hosts(b.c)
+	if b.leftAsItIs(h) {
+		d = merge(d, hostconfig.Adopted(b.c, h))
+	} else {
+		d = merge(d, b.own(h, f))
+	}
+	missing := hostconfig.Missing(d, f)
+	if len(missing) == 0 {
+		return
+	}
+	s := Step{Kind: Configure, Host: h.Name, Title: "configure " + whatOf(h), Reason: reasons(missing), Desired: &d}
+	restarts, starts := hostconfig.Restarts(d, f)
+	switch {
+	case !b.exists():
+		if len(restarts)+len(starts) > 0 {
+			s.Change = change(cluster.Create, cluster.Node, h.Name)
+		}
+		at.configure = b.add(s, at.packages, at.bundle)
+	case len(restarts) > 0:
+		s.Reason += "; " + strings.Join(restarts, " and ") + " restarts"
+		s.Change = change(cluster.Restart, cluster.Node, h.Name)
+		at.configure = b.addInTurn(s, at.packages, at.bundle)
+	default:
+		if len(starts) > 0 {
+			s.Change = change(cluster.Start, b.startedPart(h), h.Name)
+		}
+		at.configure = b.add(s, at.packages, at.bundle)
+	}
+}
+
+// startedPart is what starting the units of a host brings back.
+func (b *builder) startedPart(h spec.Host) cluster.Part {
+	if h.Has(spec.RoleEtcd) {
+		return cluster.EtcdMember
+	}
+	return cluster.Node
+}
+
+// configureBalancer is HAProxy, keepalived and the watchdog.
+func (b *builder) configureBalancer(h spec.Host, pki *Step) {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	d := hostconfig.Balancer(b.c, h, f, b.CA())
+	missing := hostconfig.Missing(d, f)
+	if len(missing) == 0 {
+		return
+	}
+	s := Step{Kind: Configure, Host: h.Name, Detail: "load-balancer", Title: "configure the load balancer", Reason: reasons(missing), Desired: &d}
+	if seen := b.Seen.Hosts[h.Name].Balancer; seen != nil && seen.Others != nil {
+		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
+	}
+	needs := []*Step{at.packages, at.configure}
+	if b.CA() == "" {
+		needs = append(needs, pki)
+	}
+	restarts, starts := hostconfig.Restarts(d, f)
+	switch {
+	case !b.exists():
+		s.Change = change(cluster.Create, cluster.LoadBalancer, h.Name)
+		at.balancer = b.add(s, needs...)
+	case !b.balances(h):
+		s.Change = change(cluster.Add, cluster.LoadBalancer, h.Name)
+		at.balancer = b.addInTurn(s, needs...)
+	case len(restarts) > 0:
+		s.Change = change(cluster.Restart, cluster.LoadBalancer, h.Name)
+		at.balancer = b.addInTurn(s, needs...)
+	case len(starts) > 0:
+		s.Change = change(cluster.Start, cluster.LoadBalancer, h.Name)
+		at.balancer = b.addInTurn(s, needs...)
+	default:
+		s.Change = change(cluster.Reload, cluster.LoadBalancer, h.Name)
+		at.balancer = b.addInTurn(s, needs...)
+	}
+}
+
+// balances says that the host is a load balancer already, whoever set it up.
+func (b *builder) balances(h spec.Host) bool {
+	seen := b.Seen.Hosts[h.Name].Balancer
+	return seen != nil && (seen.WrittenFor != "" || seen.Others != nil)
+}
+
+// balancersInTurn are the load balancers in the order in which they are configured: those that work without the virtual IP,
+// then the one that has it, so that the address moves once and to one that is ready; then the new ones, when the others know
+// them as peers.
+func (b *builder) balancersInTurn() []spec.Host {
+	holders, _ := b.Holders()
+	rank := func(h spec.Host) int {
+		switch {
+		case !b.balances(h):
+			return 2
+		case slices.Contains(holders, h.Name):
+			return 1
+		}
+		return 0
+	}
+	hosts := slices.Clone(b.c.BalancerHosts())
+	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return cmp.Compare(rank(x), rank(y)) })
+	return hosts
+}
+
+// own is the configuration of a host that Quorate set up from the beginning.
+func (b *builder) own(h spec.Host, f *facts.Facts) facts.Desired {
+	d := facts.Desired{}
+	if h.IsNode() {
+		d = merge(d, hostconfig.Runtime(f, b.bundle.Pause))
+	}
+	if h.Has(spec.RoleEtcd) {
+		d = merge(d, hostconfig.Etcd(h, f))
+	}
+	if h.Has(spec.RoleControlPlane) {
+		d = merge(d, hostconfig.ControlPlane(b.c))
+	}
+	if begins := !b.exists() || !f.Kubernetes.KubeletConfig; begins && (h.IsNode() || h.Has(spec.RoleEtcd)) {
+		d.Files = append(d.Files, facts.File{Path: facts.BegunFile, Mode: 0o600, Content: b.c.Metadata.Name + "\n"})
+	}
+	return d
+}
+
+func whatOf(h spec.Host) string {
+	switch {
+	case h.Has(spec.RoleEtcd):
+		return "the etcd host"
+	case !h.IsNode():
+		return "the host"
+	}
+	return "the node"
+}
+
+func merge(a, b facts.Desired) facts.Desired {
+	sysctls := maps.Clone(a.Sysctls)
+	if sysctls == nil {
+		sysctls = map[string]string{}
+	}
+	maps.Copy(sysctls, b.Sysctls)
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls,
+		Self: cmp.Or(a.Self, b.Self), Enable: append(a.Enable, b.Enable...)}
+}
+
+// leftAsItIs says that the host came with an adopted cluster: Quorate does not manage its programs, its runtime and its
+// kubelet.
+func (b *builder) leftAsItIs(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	if f == nil {
+		return false
+	}
+	k := f.Kubernetes
+	joined := h.IsNode() && k.KubeletConfig || h.Has(spec.RoleEtcd) && k.EtcdData
+	return joined && (k.Adopted || b.Stage() == cluster.Foreign)
+}
+
+// mark notes on a host what Quorate did there.
+func (b *builder) mark(h spec.Host, detail, file, title, reason string, after ...*Step) *Step {
+	return b.add(Step{Kind: Mark, Host: h.Name, Detail: detail, Title: title, Reason: reason,
+		Desired: &facts.Desired{Files: []facts.File{{Path: file, Mode: 0o600, Content: b.c.Metadata.Name + "\n"}}}}, after...)
+}
+
+func (b *builder) markEstablishedOn(h spec.Host, after ...*Step) *Step {
+	return b.mark(h, "established", facts.EstablishedFile, "mark the cluster as established", "from now on an empty etcd directory is a loss to repair, and never the beginning of a cluster", after...)
+}
+
+// markEstablished marks the hosts whose cluster is complete and that have no mark yet.
+func (b *builder) markEstablished(after ...*Step) (marks []*Step) {
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		if f == nil || f.Kubernetes.Established {
+			continue
+		}
+		member := h.Has(spec.RoleEtcd) && (!b.exists() || f.Kubernetes.EtcdData)
+		controlPlane := h.Has(spec.RoleControlPlane) && (!b.exists() || f.Kubernetes.KubeletConfig)
+		if member || controlPlane {
+			marks = append(marks, b.markEstablishedOn(h, after...))
+		}
+	}
+	return marks
+}
+
+// sharePKI plans how the shared keys reach every control plane that lacks them. It returns the step that makes or reads them.
+func (b *builder) sharePKI() *Step {
+	source, reason := "", "no control plane has keys yet"
+	var lacking []spec.Host
+	cps := b.c.HostsWith(spec.RoleControlPlane)
+	for _, h := range cps {
+		switch f := b.Facts(h.Name); {
+		case f == nil:
+		case !f.Kubernetes.SharedPKI && f.Kubernetes.KubeletConfig && b.exists(): // a key may be kept elsewhere on purpose
+		case !f.Kubernetes.SharedPKI:
+			lacking = append(lacking, h)
+		case source == "":
+			source, reason = h.Name, "other control planes need the keys that it has"
+		}
+	}
+	if len(lacking) == 0 {
+		return nil
+	}
+	if source == "" {
+		source = lacking[0].Name
+	}
+	made := b.add(Step{Kind: MakePKI, Host: source, Title: "make the shared keys", Reason: reason}, b.at[source].bundle)
+	for _, h := range lacking {
+		if h.Name != source {
+			b.at[h.Name].pki = b.add(Step{Kind: SharePKI, Host: h.Name, Title: "hand over the shared keys", Reason: "control planes share one set of certificate authorities"}, made)
+		}
+	}
+	return made
+}
+
+// refusePKI holds before a control plane joins: some control plane must have every shared key.
+func (b *builder) refusePKI() error {
+	joins, has := "", false
+	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+		f := b.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		if !f.Kubernetes.KubeletConfig {
+			joins = h.Name
+		}
+		has = has || f.Kubernetes.SharedPKI
+	}
+	if joins == "" || has {
+		return nil
+	}
+	return refused(RulePKI, joins+" is to join as a control plane, and no control plane that can be reached has all of the keys that it needs (/etc/kubernetes/pki/*.key)",
+		"If a key is kept elsewhere, put it back on one control plane for the time of the join. If the control planes that have the keys are down, bring one of them up.")
+}

@@ -1,0 +1,322 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/manifest"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
+// that take something away carry a change and are made one at a time (addInTurn).
+func (b *builder) maintain() error {
+	for _, refuse := range []func() error{b.refuseEtcdChanges, b.refusePKI, b.refuseNetwork} {
+		if err := refuse(); err != nil {
+			return err
+		}
+	}
+	b.adopt() // a foreign cluster: marks come first
+	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
+	for _, h := range hosts {
+		b.installPackages(h)
+		b.installBundle(h)
+	}
+	pki, etcdPKI := b.sharePKI(), b.shareEtcdPKI()
+	for _, h := range hosts {
+		b.configureNode(h)
+		b.importImages(h)
+	}
+	for _, h := range b.balancersInTurn() {
+		if b.Reachable(h.Name) {
+			b.configureBalancer(h, pki)
+		}
+	}
+	b.shareEtcdClient(pki, etcdPKI)
+	for _, h := range hosts {
+		b.restore(h)
+	}
+	if b.Stage() != cluster.Foreign {
+		b.markEstablished()
+	}
+	token := b.makeToken()
+	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+		if err := b.joinControlPlane(h, pki, token); err != nil {
+			return err
+		}
+	}
+	b.applyManifests()
+	if !b.Seen.API.DNSSpread {
+		b.spreadDNS()
+	}
+	for _, h := range hosts {
+		b.joinWorker(h, token)
+		b.relabel(h)
+	}
+	b.removeTokens(token)
+	b.recordSpec(b.all()...)
+	b.finish()
+	return nil
+}
+
+// revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
+func (b *builder) revive() {
+	for _, h := range b.c.Spec.Hosts {
+		if b.Reachable(h.Name) {
+			b.installPackages(h)
+			b.installBundle(h)
+			b.configureNode(h)
+			b.importImages(h)
+			b.restore(h)
+		}
+	}
+	for _, h := range b.balancersInTurn() {
+		if b.Reachable(h.Name) {
+			b.configureBalancer(h, nil)
+		}
+	}
+	if len(b.steps) > 0 {
+		b.add(verification(nil), b.all()...)
+	}
+}
+
+// restore plans what brings back the programs of a host that joined.
+func (b *builder) restore(h spec.Host) {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	k := f.Kubernetes
+	if !h.IsNode() || !k.KubeletConfig {
+		return
+	}
+	if h.Has(spec.RoleControlPlane) {
+		if k.KubeletAway && !b.leftAsItIs(h) {
+			b.useLocalAPI(h)
+		}
+		var missing []string
+		pods := controlPlanePods
+		if b.c.StackedEtcd() {
+			pods = append([]string{"etcd"}, pods...)
+		}
+		for _, pod := range pods {
+			if !slices.Contains(k.Manifests, pod) {
+				missing = append(missing, pod)
+			}
+		}
+		switch {
+		case len(missing) == 0:
+		case slices.Contains(missing, "etcd") && !k.EtcdData:
+			// Without data it would have to join again, which is a change of etcd's members.
+		default:
+			part := cluster.APIPrograms
+			if slices.Contains(missing, "etcd") {
+				part = cluster.ControlPlane
+			}
+			at.controlPlane = b.addInTurn(Step{Kind: RestoreControlPlane, Host: h.Name, Title: "restore the control plane", Pods: missing,
+				Reason: "the manifests of " + strings.Join(missing, " and ") + " are missing", Change: change(cluster.Start, part, h.Name)}, at.configure)
+		}
+	}
+	if b.expiredIdentity(k) {
+		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
+			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)
+	}
+	for name, pods := range map[string]string{facts.Flannel: ownFlannel.Namespace + "/" + ownFlannel.Name, facts.KubeProxy: "kube-system/kube-proxy"} {
+		c, known := b.Seen.Hosts[h.Name].Components[name]
+		if known && !c.OK && c.Known() && b.Seen.API != nil {
+			b.addInTurn(Step{Kind: RestartAgent, Host: h.Name, Detail: name, Title: "restart " + name, Reason: c.Problem, Pods: []string{pods},
+				Change: change(cluster.Restart, cluster.PodNetwork, h.Name)}, at.configure)
+		}
+	}
+}
+
+func (b *builder) expiredIdentity(k facts.Kubernetes) bool {
+	return slices.ContainsFunc(k.Certificates, func(c facts.Certificate) bool {
+		return c.Name == "kubelet-client" && !c.Expires.After(b.Seen.Time)
+	})
+}
+
+func (b *builder) useLocalAPI(h spec.Host) {
+	s := Step{Kind: UseLocalAPI, Host: h.Name, Title: "use the local API server", Change: change(cluster.Create, cluster.Node, h.Name),
+		Reason: "a kubelet must not be newer than its API server, and the local one is upgraded before it"}
+	if b.exists() {
+		s.Change.Verb = cluster.Restart
+		b.addInTurn(s, b.at[h.Name].controlPlane)
+		return
+	}
+	b.add(s, b.at[h.Name].controlPlane)
+}
+
+// joinControlPlane adds a control plane to the cluster, after it has removed what an interrupted join left.
+func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	if f == nil || f.Kubernetes.KubeletConfig {
+		return nil
+	}
+	if err := b.knownPaths(h); err != nil {
+		return err
+	}
+	var undo *Step
+	member, has := b.Member(h.Name)
+	_, interrupted := b.InterruptedJoin(h.Name)
+	switch {
+	case interrupted:
+		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", MemberID: member.ID, Change: change(cluster.Remove, cluster.EtcdMember, h.Name),
+			Reason: "etcd has a member for it, and the host did not finish joining"}, at.configure)
+	case has && b.c.StackedEtcd():
+		return refused(RuleOldMember, fmt.Sprintf("%s has no control plane, but etcd still has a member of that name (%s)", h.Name, memberState(member)),
+			fmt.Sprintf("If its data is lost for good, remove the dead member first, on a healthy control plane: `etcdctl member remove %s`. Then run `quorate apply`.", member.ID))
+	case f.Kubernetes.Begun && f.Kubernetes.EtcdData && b.c.StackedEtcd():
+		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", Change: change(cluster.Stop, cluster.Node, h.Name),
+			Reason: "an earlier run of Quorate left etcd data, and etcd has no member for it"}, at.configure)
+	}
+	reason := "it is in the spec and not in the cluster"
+	if b.c.StackedEtcd() {
+		reason += "; etcd takes one learner at a time"
+	}
+	at.join = b.addInTurn(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Reason: reason, Change: change(cluster.Add, cluster.ControlPlane, h.Name)},
+		undo, at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki, token)
+	b.markEstablishedOn(h, at.join)
+	return nil
+}
+
+// RuleOldMember refuses to join a host whose dead member etcd still counts.
+const RuleOldMember = "old-member"
+
+func memberState(m facts.EtcdMember) string {
+	switch {
+	case m.Healthy:
+		return "it works"
+	case m.Unknown != "":
+		return "it could not be queried: " + m.Unknown
+	case !m.Started:
+		return "it has never started"
+	}
+	return "it is not healthy" + after(": ", m.Problem)
+}
+
+func (b *builder) joinWorker(h spec.Host, token *Step) {
+	f, at := b.Facts(h.Name), b.at[h.Name]
+	if !h.Has(spec.RoleWorker) || h.Has(spec.RoleControlPlane) || f.Kubernetes.KubeletConfig {
+		return
+	}
+	at.join = b.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "it is in the spec and not in the cluster", Change: change(cluster.Add, cluster.Node, h.Name)},
+		at.images, at.configure, at.balancer, token)
+	b.labelWorker(h, at.join)
+}
+
+func (b *builder) makeToken() *Step {
+	for _, h := range b.c.Spec.Hosts {
+		if f := b.Facts(h.Name); f != nil && h.IsNode() && !f.Kubernetes.KubeletConfig {
+			return b.add(Step{Kind: MakeToken, Title: "make a bootstrap token", Reason: "hosts are waiting to join"})
+		}
+	}
+	return nil
+}
+
+// removeTokens ends the time in which hosts can join as soon as those of this plan have. A run that was killed left its token
+// behind.
+func (b *builder) removeTokens(made *Step) {
+	left := b.Seen.API != nil && len(b.Seen.API.JoinTokens) > 0
+	if made == nil && !left {
+		return
+	}
+	b.add(Step{Kind: RemoveTokens, Title: "remove the bootstrap token", Reason: "it is no longer needed, and whoever has it could join a host"}, append(b.ofKind(JoinWorker, JoinControlPlane), made)...)
+}
+
+func (b *builder) applyManifests(after ...*Step) {
+	for _, name := range slices.Sorted(maps.Keys(b.bundle.Manifests)) {
+		applied := ""
+		if b.Seen.API != nil {
+			applied = b.Seen.API.Applied[name]
+		}
+		if applied == b.bundle.Manifests[name] || applied == "" && b.keepsNetwork() {
+			continue
+		}
+		s := Step{Kind: ApplyManifest, Detail: name, Manifest: name, Title: "apply " + name, Reason: "it is not applied yet"}
+		if applied != "" {
+			s.Reason = "another version is applied"
+		}
+		if applied != "" && (name == manifest.Flannel || name == manifest.CNI) {
+			s.Reason += "; the pod network's agents restart one after another"
+			s.Change = change(cluster.Restart, cluster.PodNetwork, "")
+			b.addInTurn(s, after...)
+			continue
+		}
+		b.add(s, after...)
+	}
+}
+
+func (b *builder) spreadDNS(after ...*Step) {
+	b.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}, after...)
+}
+
+// recordSpec stores the spec in the cluster when it is not the stored one.
+func (b *builder) recordSpec(after ...*Step) *Step {
+	text, err := spec.NewRecord(b.c).Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err)) // it was read from the same format
+	}
+	if b.Seen.API != nil && b.Seen.API.Record == string(text) {
+		return nil
+	}
+	reason := "later edits of the spec are recognised by it"
+	if b.Seen.API != nil && b.Seen.API.Record != "" {
+		if edits, err := b.Edits(); err == nil && len(edits) > 0 {
+			var list []string
+			for _, e := range edits {
+				list = append(list, e.String())
+			}
+			reason = "it was edited: " + strings.Join(list, "; ")
+		}
+	}
+	return b.add(Step{Kind: RecordSpec, Title: "record the spec in the cluster", Reason: reason, Record: string(text)}, after...)
+}
+
+// finish verifies the cluster after all other steps, and also when a former run did not get that far: then the plan is not
+// empty although nothing else is to do.
+func (b *builder) finish() {
+	want := b.verifiedMark()
+	untested := b.untestedTakeover()
+	if len(b.steps) == 0 && b.Seen.API != nil && b.Seen.API.Verified == want && untested == "" {
+		return
+	}
+	s := verification(b.untried())
+	if len(b.steps) == 0 {
+		s.Reason = "the last run of Quorate did not see the cluster match its spec"
+	}
+	last := b.add(s, b.all()...)
+	var tested *Step
+	if untested != "" {
+		tested = b.add(Step{Kind: TestTakeover, Title: "test the takeover of the virtual IP", Record: untested, Change: change(cluster.Move, cluster.VirtualIP, ""),
+			Reason: "a load balancer that never had the address is not known to work, and nobody uses the cluster yet"}, last)
+	}
+	b.add(Step{Kind: RecordVerified, Title: "record that the cluster was verified", Reason: "a run that does not get this far is followed by another verification", Record: want}, last, tested)
+}
+
+// verifiedMark is what the cluster notes when it was seen to match this spec with this bundle.
+func (b *builder) verifiedMark() string {
+	text, err := spec.NewRecord(b.c).Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err))
+	}
+	return facts.Sum(append(text, b.bundle.Digest...))
+}
+
+// untestedTakeover names the load balancers among which the virtual IP has never moved; empty if it has, if there is no other
+// one, or if the cluster is in use: then it is not shaken for a test.
+func (b *builder) untestedTakeover() string {
+	var names []string
+	for _, h := range b.c.BalancerHosts() {
+		names = append(names, h.Name)
+	}
+	slices.Sort(names)
+	all := strings.Join(names, ",")
+	api := b.Seen.API
+	inUse := b.Stage() == cluster.Foreign || api != nil && (api.Verified != "" || b.any(func(k facts.Kubernetes) bool { return k.Adopted }))
+	if len(names) < 2 || inUse || api != nil && api.TakeoverTested == all {
+		return ""
+	}
+	return all
+}

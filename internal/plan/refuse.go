@@ -1,0 +1,109 @@
+package plan
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// refuse is everything because of which no plan is made at all.
+func (b *builder) refuse() error {
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		if lacks := hostconfig.Lacks(b.c, h, f); len(lacks) > 0 && f.Family == "" {
+			return refused(RulePackages, fmt.Sprintf("%s lacks %s, and Quorate does not know the package manager of its system (%s)", h.Name, strings.Join(lacks, " and "), f.OS),
+				"Install these programs there, and run it again.")
+		}
+	}
+	if conflicts := b.Conflicts(); len(conflicts) > 0 {
+		return conflicts[0]
+	}
+	switch b.Stage() {
+	case cluster.Foreign:
+		return b.refuseAdoption()
+	case cluster.Unresponsive:
+		if !b.anyMark() {
+			r := refused(RuleAnswer, "there are control planes on these hosts that Quorate did not build, and their API does not answer",
+				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts with `kubeadm reset`.")
+			r.Transient = true
+			return r
+		}
+	case cluster.Absent, cluster.Partial, cluster.Undetermined:
+		if err := b.refuseCreation(); err != nil {
+			return err
+		}
+	}
+	if r := b.Fixed(); r != nil {
+		return r
+	}
+	if b.c.ExistingEtcd() {
+		if err := b.refuseExistingEtcd(); err != nil {
+			return err
+		}
+	}
+	return b.refuseVersion()
+}
+
+func (b *builder) anyMark() bool {
+	return b.any(func(k facts.Kubernetes) bool { return k.Established || k.Begun || k.Adopted })
+}
+
+func (b *builder) any(is func(facts.Kubernetes) bool) bool {
+	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool { f := b.Facts(h.Name); return f != nil && is(f.Kubernetes) })
+}
+
+// refuseCreation holds for a first build. All hosts must answer: one that does not may carry a cluster, and etcd begins with
+// all of its members.
+func (b *builder) refuseCreation() error {
+	if len(b.out.Unreachable) > 0 {
+		var lines []string
+		for _, name := range slices.Sorted(maps.Keys(b.out.Unreachable)) {
+			lines = append(lines, name+": "+b.out.Unreachable[name])
+		}
+		fix := "A new cluster is built on all of its hosts together. Bring these up, or take them out of the spec."
+		if b.Stage() == cluster.Partial {
+			fix = "An interrupted build is finished on all of its hosts together. Bring these up. Workers and load balancers can be taken out of the spec; the members that etcd began with cannot."
+		}
+		return refused(RuleAllHosts, "some hosts cannot be reached: "+strings.Join(lines, "; "), fix)
+	}
+	if r := b.InitialMembers(); r != nil {
+		return r
+	}
+	if b.Stage() == cluster.Partial && !b.any(func(k facts.Kubernetes) bool { return k.Begun || k.Established }) {
+		for _, h := range b.c.Spec.Hosts {
+			if k := b.Facts(h.Name).Kubernetes; k.KubeletConfig || k.EtcdData {
+				return refused(cluster.RuleNewCluster, h.Name+" carries parts of a cluster that Quorate did not build (a kubelet's identity or etcd data), and its API does not answer",
+					"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: `kubeadm reset`, and remove /var/lib/etcd.")
+			}
+		}
+	}
+	return nil
+}
+
+func (b *builder) refuseVersion() error {
+	if api := b.Seen.API; api != nil && api.Version != "" && api.Version != b.bundle.Version {
+		return refused(RuleVersion, fmt.Sprintf("the cluster runs %s, and the spec says %s", api.Version, b.bundle.Version),
+			"This version of Quorate does not upgrade clusters. Put the version that runs back into the spec (kubernetes.version).")
+	}
+	return nil
+}
+
+// etcdHosts names the hosts that etcd needs, in a sentence.
+func (b *builder) etcdHosts() string {
+	switch {
+	case b.c.StackedEtcd():
+		return "control planes"
+	case b.c.ManagedEtcd():
+		return "etcd hosts and a control plane"
+	}
+	return "members of your etcd and a control plane"
+}
