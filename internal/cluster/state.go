@@ -199,11 +199,21 @@ func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
 
 // Member finds the etcd member of a host.
 func (s *State) Member(host string) (facts.EtcdMember, bool) {
-	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Name == host })
+	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.memberHost(m) == host })
 	if i < 0 {
 		return facts.EtcdMember{}, false
 	}
 	return s.Seen.Etcd[i], true
+}
+
+// memberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
+func (s *State) memberHost(m facts.EtcdMember) string {
+	for _, h := range s.Spec.EtcdHosts() {
+		if !m.Started && m.PeerURL == "https://"+h.Address+":2380" {
+			return h.Name
+		}
+	}
+	return m.Name
 }
 
 // component is how a program on a host answers. A program of which nothing is known is unknown.
@@ -347,8 +357,8 @@ func (s *State) place() (out []quorum.Placement) {
 		out = append(out, p)
 	}
 	for _, m := range s.Seen.Etcd { // members that the spec does not name vote all the same
-		if state, left := member[m.Name]; left {
-			out = append(out, quorum.Placement{Host: m.Name, Member: state})
+		if state, left := member[s.memberHost(m)]; left {
+			out = append(out, quorum.Placement{Host: s.memberHost(m), Member: state})
 		}
 	}
 	return out
@@ -361,13 +371,13 @@ func (s *State) memberStates() map[string]quorum.State {
 	for _, m := range s.Seen.Etcd {
 		switch {
 		case m.Learner:
-			out[m.Name] = quorum.Learner
+			out[s.memberHost(m)] = quorum.Learner
 		case m.Healthy:
-			out[m.Name] = quorum.Up
+			out[s.memberHost(m)] = quorum.Up
 		case m.Unknown != "":
-			out[m.Name] = quorum.Unknown
+			out[s.memberHost(m)] = quorum.Unknown
 		default:
-			out[m.Name] = quorum.Down
+			out[s.memberHost(m)] = quorum.Down
 		}
 	}
 	if s.Seen.Etcd == nil {

@@ -122,13 +122,19 @@ func (b *builder) restore(h spec.Host) {
 		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
 			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)
 	}
-	for name, pods := range map[string]string{facts.Flannel: ownFlannel.Namespace + "/" + ownFlannel.Name, facts.KubeProxy: "kube-system/kube-proxy"} {
-		c, known := b.Seen.Hosts[h.Name].Components[name]
+	for _, agent := range agents {
+		c, known := b.Seen.Hosts[h.Name].Components[agent.component]
 		if known && !c.OK && c.Known() && b.Seen.API != nil {
-			b.addInTurn(Step{Kind: RestartAgent, Host: h.Name, Detail: name, Title: "restart " + name, Reason: c.Problem, Pods: []string{pods},
+			b.addInTurn(Step{Kind: RestartAgent, Host: h.Name, Detail: agent.component, Title: "restart " + agent.component, Reason: c.Problem, Pods: []string{agent.daemonSet},
 				Change: change(cluster.Restart, cluster.PodNetwork, h.Name)}, at.configure)
 		}
 	}
+}
+
+// agents are the programs that a DaemonSet runs on every node, as namespace/name.
+var agents = []struct{ component, daemonSet string }{
+	{facts.Flannel, ownFlannel.Namespace + "/" + ownFlannel.Name},
+	{facts.KubeProxy, "kube-system/kube-proxy"},
 }
 
 func (b *builder) expiredIdentity(k facts.Kubernetes) bool {

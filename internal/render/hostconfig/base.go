@@ -228,3 +228,26 @@ func orUnknown(s string) string {
 	}
 	return s
 }
+
+// Restarts tells which units would restart, and which would start, if the host got what is desired and differs now. A unit
+// that does not run yet starts; it does not restart.
+func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
+	runs := func(unit string) bool { return f.Units[unit] == "active" || f.Units[unit] == "activating" }
+	for _, file := range d.Files {
+		if f.Files[file.Key()] == file.Sum() {
+			continue
+		}
+		for _, unit := range file.Restart {
+			if runs(unit) && !slices.Contains(restarts, unit) {
+				restarts = append(restarts, unit)
+			}
+		}
+	}
+	for _, unit := range d.Enable {
+		// A kubelet without its configuration waits; the step that gives it one starts it.
+		if !runs(unit) && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
+			starts = append(starts, unit)
+		}
+	}
+	return restarts, starts
+}
