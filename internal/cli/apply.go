@@ -5,35 +5,39 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 )
 
 func (a *app) apply() *cobra.Command {
-	var (
-		ignore []string
-		adopt  bool
-	)
+	var o run.Options
 	cmd := &cobra.Command{
 		Use:   "apply",
-		Short: "Make it so; safe to interrupt and to run again",
-		Long: `Runs the steps that quorate plan shows. It waits until the cluster is seen to be as the spec
-says, and pods on new nodes reach pods on others, whatever the pod network is. Killed at any moment, it is finished by
-running it again.
+		Short: "Make the cluster match the spec; safe to interrupt and to run again",
+		Long: `Runs the steps that quorate plan shows, and ends when the cluster was seen to match the spec, also when there was nothing
+to do. If it is killed at any moment, running it again finishes the work.
 
-A kubeadm cluster that was built without Quorate is taken on with --adopt, once: quorate plan shows before what that
-would change. It is refused unless the spec describes exactly that cluster.`,
+No other run can change the hosts meanwhile. Every change is evaluated again right before it is made, on the cluster as it
+is then; a change that would be unsafe is refused with exit status 3.
+
+A kubeadm cluster that was built without Quorate is adopted with --adopt: quorate plan shows what that would change. It is
+refused unless the spec describes exactly that cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := knownChecks(ignore); err != nil {
+			if err := knownChecks(o.Ignore); err != nil {
 				return err
 			}
-			e, w, err := a.makePlan(cmd)
+			c, err := a.cluster()
 			if err != nil {
-				return explain(cmd.Context(), err)
+				return err
 			}
-			defer e.Close()
 			sink, done := a.progress()
-			e.Progress, e.Adopt = sink, adopt
-			if err = e.Check(cmd.Context(), w, ignore); err == nil {
-				err = e.Apply(cmd.Context(), w)
+			b, err := sources.Bundle(cmd.Context(), c, sink)
+			var w *run.Work
+			if err == nil {
+				e := run.Open(cmd.Context(), c, sink)
+				defer e.Close()
+				w, err = e.Apply(cmd.Context(), b, o)
 			}
 			done()
 			if err != nil {
@@ -41,14 +45,15 @@ would change. It is refused unless the spec describes exactly that cluster.`,
 			}
 			return a.print(map[string]any{"cluster": w.Plan.Cluster, "steps": len(w.Plan.Steps)}, func(out io.Writer) error {
 				if w.Plan.Empty() {
-					return printPlan(out, w.Plan)
+					_, err := fmt.Fprintf(out, "Nothing to do: %s was verified and matches the spec.\n", w.Plan.Cluster)
+					return err
 				}
-				_, err := fmt.Fprintf(out, "Done: %d steps, and %s was seen to be as the spec says.\n", len(w.Plan.Steps), w.Plan.Cluster)
+				_, err := fmt.Fprintf(out, "Done: %d steps. %s was verified and matches the spec.\n", len(w.Plan.Steps), w.Plan.Cluster)
 				return err
 			})
 		},
 	}
-	ignoreFlag(cmd, &ignore)
-	cmd.Flags().BoolVar(&adopt, "adopt", false, "take on a cluster that was built without Quorate")
+	ignoreFlag(cmd, &o.Ignore)
+	cmd.Flags().BoolVar(&o.Adopt, "adopt", false, "adopt a cluster that was built without Quorate")
 	return cmd
 }

@@ -36,13 +36,14 @@ Backups of etcd from before need the key that they were written with: keep it wi
 			sink, done := a.progress()
 			e := run.Open(cmd.Context(), c, sink)
 			defer e.Close()
-			w, err := e.PlanRotation(cmd.Context())
-			if err == nil && dryRun {
-				done()
-				return a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) })
-			}
-			if err == nil {
-				err = e.Rotate(cmd.Context(), w)
+			var w *run.Work
+			if dryRun {
+				if w, err = e.PlanRotation(cmd.Context()); err == nil {
+					done()
+					return a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) })
+				}
+			} else {
+				w, err = e.Rotate(cmd.Context())
 			}
 			done()
 			if err != nil {

@@ -52,9 +52,9 @@ The balancers keep it in memory: a HAProxy that is started anew sends clients to
 			defer e.Close()
 			d := drained{Host: name, Drained: !undo}
 			if undo {
-				err = balancer.Undrain(cmd.Context(), c, e.Conns, name)
-			} else if err = balancer.CanDrain(c, e.Observe(cmd.Context()), name); err == nil {
-				d.Closed, err = balancer.Drain(cmd.Context(), c, e.Conns, name, wait)
+				err = balancer.Undrain(cmd.Context(), e.State(cmd.Context()), e.Conns, name)
+			} else {
+				d.Closed, err = balancer.Drain(cmd.Context(), e.State(cmd.Context()), e.Conns, name, wait)
 			}
 			if err != nil {
 				return explain(cmd.Context(), err)

@@ -47,7 +47,7 @@ which can be run as it is on a machine that reaches the hosts, or pasted in part
 			if err := a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) }); err != nil {
 				return err
 			}
-			if detailed && !w.Plan.Empty() {
+			if detailed && (!w.Plan.Empty() || len(w.Plan.Unmet) > 0) {
 				return &statusError{exitChanges}
 			}
 			return nil
@@ -102,8 +102,7 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 		fmt.Fprintf(out, "Left as it is: %s.\n", n)
 	}
 	if p.Empty() {
-		_, err := fmt.Fprintf(out, "Nothing to do: %s is as the spec says.\n", p.Cluster)
-		return err
+		return printEmpty(out, p)
 	}
 	if p.Adopts {
 		fmt.Fprintf(out, "%s was not built by Quorate. quorate apply --adopt takes it on with these steps; nothing of it is built anew.\n", p.Cluster)
@@ -119,4 +118,20 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason)
 	}
 	return t.Flush()
+}
+
+// printEmpty says that there is nothing to do only about a cluster that was observed to match its spec.
+func printEmpty(out io.Writer, p *plan.Plan) error {
+	switch {
+	case len(p.Unmet) > 0:
+		fmt.Fprintf(out, "No step of quorate apply would change it, but %s does not match the spec:\n", p.Cluster)
+		for _, f := range p.Unmet {
+			fmt.Fprintf(out, "  %s: %s\n      %s\n", f.Severity, f.Summary, f.Fix)
+		}
+	case len(p.Unreachable) > 0:
+		fmt.Fprintf(out, "Nothing to do: what could be observed of %s matches the spec.\n", p.Cluster)
+	default:
+		fmt.Fprintf(out, "Nothing to do: %s matches the spec.\n", p.Cluster)
+	}
+	return nil
 }

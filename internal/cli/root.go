@@ -15,12 +15,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/machines"
-	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
-	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -85,8 +84,7 @@ func exitStatus(err error) int {
 		own     *statusError
 		usage   usageError
 		invalid spec.Errors
-		refusal *plan.Refusal
-		unsafe  *quorum.Refusal
+		refusal *cluster.Refusal
 		unfit   *preflight.Refusal
 		forged  *bundle.SignatureError
 	)
@@ -95,7 +93,7 @@ func exitStatus(err error) int {
 		return own.code
 	case errors.As(err, &usage), errors.As(err, &invalid):
 		return exitUsage
-	case errors.As(err, &refusal), errors.As(err, &unsafe), errors.As(err, &unfit), errors.As(err, &forged):
+	case errors.As(err, &refusal), errors.As(err, &unfit), errors.As(err, &forged):
 		return exitRefused
 	}
 	return exitFailed

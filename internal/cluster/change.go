@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 )
 
@@ -46,6 +47,8 @@ const (
 	Node Part = "node"
 	// LoadBalancer is HAProxy, keepalived and the watchdog on a host.
 	LoadBalancer Part = "load-balancer"
+	// PoolServer is the place of a control plane in the pools of the load balancers: stopping it drains the control plane.
+	PoolServer Part = "pool-server"
 	// PodNetwork is the pod network's agent on every node.
 	PodNetwork Part = "pod-network"
 	// VirtualIP is the address that the load balancers share.
@@ -66,7 +69,7 @@ type Change struct {
 
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
-		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
+		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
 	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Move: "moving"}[c.Verb]
 	switch {
 	case c.Subject == "":
@@ -95,7 +98,7 @@ func (p Permit) Covers(host string) error {
 	switch {
 	case !p.valid:
 		return fmt.Errorf("changing %s: nothing was permitted", host)
-	case p.change.Subject != "" && p.change.Subject != host && p.change.Part != WholeZone:
+	case p.change.Subject != "" && p.change.Subject != host && p.change.Part != WholeZone && p.change.Part != PoolServer:
 		return fmt.Errorf("changing %s: the permit is for %s", host, p.change)
 	}
 	return nil
@@ -235,7 +238,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleOneHolder} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleOneHolder, s.ruleDrain} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}
@@ -422,6 +425,32 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s would make it a second holder of the virtual IP: %s does not know %s as a peer yet", c, h.Name, c.Subject),
 				Fix: "Run `quorate apply`: it configures " + h.Name + " first."}
 		}
+	}
+	return nil
+}
+
+// ruleDrain keeps every load balancer that serves clients from being left without a server.
+func (s *State) ruleDrain(c Change) *Refusal {
+	if c.Part != PoolServer || c.Verb != Stop {
+		return nil
+	}
+	asked := 0
+	var unknown []string
+	for _, h := range s.Spec.BalancerHosts() {
+		a := s.LoadBalancer(h.Name)
+		if !a.OK {
+			unknown = append(unknown, h.Name+": "+a.Problem+a.Unknown)
+			continue
+		}
+		asked++
+		others := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool { return b.Name != c.Subject && b.Healthy && !b.Drained })
+		if !others {
+			return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Transient: true, Why: "draining " + c.Subject + " leaves the load balancer on " + h.Name + " without an API server that it could send clients to",
+				Fix: "Bring another control plane back first, or end its drain (`quorate drain --undo`)."}
+		}
+	}
+	if asked == 0 {
+		return &Refusal{Rule: RuleUnknown, Transient: true, Why: "draining " + c.Subject + " is not possible: no load balancer answers (" + strings.Join(unknown, "; ") + ")", Fix: "`quorate status` shows why."}
 	}
 	return nil
 }

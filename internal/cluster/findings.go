@@ -94,6 +94,22 @@ func (s *State) Unmet() (out []Finding) {
 	return out
 }
 
+// UnmetInAPI is the part of Unmet that the API alone tells: nodes and CoreDNS.
+func (s *State) UnmetInAPI() (out []Finding) {
+	f := &findings{State: s}
+	if s.Seen.API == nil {
+		f.api()
+	}
+	f.nodes()
+	f.dns()
+	for _, x := range f.out {
+		if x.Unmet {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
 // blind reports that no host can be reached.
 func (f *findings) blind() bool {
 	hosts := f.Spec.Spec.Hosts

@@ -13,6 +13,8 @@ type File struct {
 	Mode    fs.FileMode `json:"mode,omitempty"` // 0 means 0644
 	Content string      `json:"content"`
 	Block   string      `json:"block,omitempty"`
+	// ClusterCA says that the content is the cluster's CA certificate. It is empty in a plan that is made before there is one.
+	ClusterCA bool `json:"clusterCA,omitempty"`
 	// Keep saves what somebody else wrote there in a file beside it, with Kept behind its name.
 	Keep bool `json:"keep,omitempty"`
 	// Restart names the units that must be restarted when the file has changed.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/paths"
@@ -97,10 +98,17 @@ func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir
 		return errors.New(seen.Hosts["seed"].Error)
 	}
 	runtime := hostconfig.Runtime(f, pause)
-	env := step.NewEnv(e.Cluster, e.Conns, seen, b, nil, progress.Discard)
+	state := cluster.Evaluate(e.Cluster, seen)
+	env := step.NewEnv(e.Cluster, e.Conns, seen, b, nil, progress.Discard, func(_ context.Context, s plan.Step) (cluster.Permit, error) {
+		permit, refused := state.Allow(*s.Change)
+		if refused != nil {
+			return cluster.Permit{}, refused
+		}
+		return permit, nil
+	})
 	for _, s := range []plan.Step{
 		{ID: "seed/install", Kind: plan.InstallBundle, Host: "seed"},
-		{ID: "seed/configure", Kind: plan.Configure, Host: "seed", Desired: &runtime},
+		{ID: "seed/configure", Kind: plan.Configure, Host: "seed", Desired: &runtime, Change: &cluster.Change{Verb: cluster.Create, Part: cluster.Node, Subject: "seed"}},
 		{ID: "seed/import", Kind: plan.ImportImages, Host: "seed"},
 	} {
 		if err := step.Run(ctx, env, s); err != nil {

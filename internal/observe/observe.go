@@ -38,8 +38,17 @@ const (
 	currentTimeout = 3 * time.Second
 )
 
-// ConfigMap, in kube-system, is where Quorate notes what it has applied to the API.
-const ConfigMap = "quorate"
+// ConfigMap, in kube-system, is where Quorate remembers what the cluster is. Its other entries are the digests of the
+// manifests that were applied, by name.
+const (
+	ConfigMap = "quorate"
+	// SpecKey holds the recorded spec (see spec.Record).
+	SpecKey = "spec"
+	// VerifiedKey tells which spec and bundle the cluster was last seen to match.
+	VerifiedKey = "verified"
+	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
+	TakeoverKey = "takeover-tested"
+)
 
 // Observe looks at everything that the spec names through the sessions that there are. Hosts without a session have
 // the error that kept it from being.
@@ -60,13 +69,24 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 
 	servers := controlPlanes(c, conns, obs)
 	if members := etcdMembers(c, conns, obs); len(members) > 0 {
-		wg.Go(func() { obs.Etcd, _ = etcd.Observe(ctx, members) })
+		wg.Go(func() {
+			var err error
+			if obs.Etcd, err = etcd.Observe(ctx, members); err != nil {
+				obs.EtcdError = err.Error()
+			}
+		})
 	}
 	if len(servers) > 0 {
-		wg.Go(func() { obs.API, _ = observeAPI(ctx, servers) })
-		wg.Go(func() { obs.Endpoint = endpoint(ctx, c, obs) })
+		wg.Go(func() {
+			var err error
+			if obs.API, err = observeAPI(ctx, servers); err != nil {
+				obs.APIError = err.Error()
+			}
+		})
+		wg.Go(func() { obs.Endpoint = endpoint(ctx, c, conns, obs) })
 	} else {
-		obs.Endpoint.Error = "no control plane runs"
+		obs.APIError = "no control plane that can be reached runs an API server"
+		obs.Endpoint.Unknown = obs.APIError
 	}
 	wg.Wait()
 	if c.ExistingEtcd() {
@@ -88,7 +108,10 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	}
 	seen := facts.Host{Facts: &f}
 	if c.Balances(h) {
-		if b, err := balancer.Read.On(ctx, conn, c.Spec.LoadBalancer.Address); err == nil {
+		b, err := balancer.Read.On(ctx, conn, c.Spec.LoadBalancer.Address)
+		if err != nil {
+			seen.BalancerError = err.Error()
+		} else {
 			if b.Others != nil && !b.Healthy { // its socket need not be where ours would be
 				b.Healthy = f.Units["haproxy.service"] == "active" && f.Units["keepalived.service"] == "active"
 			}
@@ -96,8 +119,8 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 		}
 	}
 	if h.Has(spec.RoleControlPlane) && f.Kubernetes.CA != "" {
-		ready := readyz(ctx, conn.DialContext, h.Address+":6443", hostconfig.EndpointHost(c), f.Kubernetes.CA) == nil
-		seen.APIServer = &ready
+		a := answer(readyz(ctx, conn.DialContext, h.Address+":6443", hostconfig.EndpointHost(c), f.Kubernetes.CA))
+		seen.APIServer = &a
 	}
 	return seen
 }
@@ -119,8 +142,8 @@ func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (se
 	return servers
 }
 
-func rank(ready *bool) int {
-	if ready != nil && *ready {
+func rank(a *facts.Answer) int {
+	if a != nil && a.OK {
 		return 0
 	}
 	return 1
@@ -174,7 +197,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		if err == nil || apierrors.IsNotFound(err) {
 			var own *corev1.ConfigMap
 			if own, err = maps.Get(ctx, ConfigMap, metav1.GetOptions{ResourceVersion: version}); err == nil {
-				api.Applied = own.Data
+				remembered(own.Data, &api)
 			}
 		}
 		if api.Initialised && len(api.Applied) == 0 {
@@ -190,6 +213,25 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		return nil, err
 	}
 	return &api, nil
+}
+
+// remembered reads what Quorate stored in its ConfigMap.
+func remembered(data map[string]string, api *facts.API) {
+	for key, value := range data {
+		switch key {
+		case SpecKey:
+			api.Record = value
+		case VerifiedKey:
+			api.Verified = value
+		case TakeoverKey:
+			api.TakeoverTested = value
+		default:
+			if api.Applied == nil {
+				api.Applied = map[string]string{}
+			}
+			api.Applied[key] = value
+		}
+	}
 }
 
 // JoinTokens finds the bootstrap tokens that Quorate made, by the names of their secrets.
@@ -313,26 +355,82 @@ func whyNotReady(p *corev1.Pod) string {
 	return reason
 }
 
-func endpoint(ctx context.Context, c *spec.Cluster, obs *facts.Observation) facts.Endpoint {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	for _, h := range obs.Hosts {
-		if h.Facts == nil || h.Facts.Kubernetes.CA == "" {
-			continue
+// askers is how many hosts ask the endpoint. Each is a different way through the network, so the first answer is not enough
+// and every host would be too many.
+const askers = 3
+
+// endpoint asks the API for its readiness as every client does, through the load balancer, from several hosts and from the
+// caller.
+func endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) facts.Endpoint {
+	ca := ""
+	for _, h := range c.Spec.Hosts {
+		if f := obs.Hosts[h.Name].Facts; f != nil && f.Kubernetes.CA != "" {
+			ca = f.Kubernetes.CA
+			break
 		}
-		if err := Endpoint(ctx, c, h.Facts.Kubernetes.CA); err != nil {
-			return facts.Endpoint{Error: err.Error()}
-		}
-		return facts.Endpoint{Reachable: true}
 	}
-	return facts.Endpoint{Error: "the cluster has no certificate authority yet"}
+	if ca == "" {
+		return facts.Endpoint{Unknown: "no host has the cluster's CA certificate"}
+	}
+	out := facts.Endpoint{Hosts: map[string]facts.Answer{}}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, h := range endpointAskers(c, obs) {
+		wg.Go(func() {
+			a := answer(Endpoint(ctx, c, conns, h, ca))
+			mu.Lock()
+			defer mu.Unlock()
+			out.Hosts[h] = a
+		})
+	}
+	wg.Go(func() {
+		a := answer(readyz(ctx, (&net.Dialer{}).DialContext, endpointAddress(c), hostconfig.EndpointHost(c), ca))
+		mu.Lock()
+		defer mu.Unlock()
+		out.Caller = &a
+	})
+	wg.Wait()
+	if len(out.Hosts) == 0 {
+		out.Unknown = "no host can be reached"
+	}
+	return out
 }
 
-// Endpoint asks the API for its readiness the way that every client goes: through the balancers.
-func Endpoint(ctx context.Context, c *spec.Cluster, ca string) error {
-	name := hostconfig.EndpointHost(c)
-	address := net.JoinHostPort(cmp.Or(c.Spec.LoadBalancer.Address, name), hostconfig.EndpointPort(c))
-	return readyz(ctx, (&net.Dialer{}).DialContext, address, name, ca)
+// endpointAskers are workers first: they depend on the endpoint, and none of them has the virtual IP itself.
+func endpointAskers(c *spec.Cluster, obs *facts.Observation) (out []string) {
+	var others []string
+	for _, h := range c.Spec.Hosts {
+		switch {
+		case obs.Hosts[h.Name].Facts == nil:
+		case h.IsNode() && !h.Has(spec.RoleControlPlane) && !c.Balances(h):
+			out = append(out, h.Name)
+		default:
+			others = append(others, h.Name)
+		}
+	}
+	out = append(out, others...)
+	return out[:min(len(out), askers)]
+}
+
+func endpointAddress(c *spec.Cluster) string {
+	return net.JoinHostPort(cmp.Or(c.Spec.LoadBalancer.Address, hostconfig.EndpointHost(c)), hostconfig.EndpointPort(c))
+}
+
+// Endpoint asks the API for its readiness through the load balancer, from a host.
+func Endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, from, ca string) error {
+	conn, err := conns.Get(from)
+	if err != nil {
+		return err
+	}
+	return readyz(ctx, conn.DialContext, endpointAddress(c), hostconfig.EndpointHost(c), ca)
+}
+
+// answer says what an error means for whoever was asked.
+func answer(err error) facts.Answer {
+	if err == nil {
+		return facts.Answer{OK: true}
+	}
+	return facts.Answer{Problem: err.Error()}
 }
 
 // readyz asks one address for /readyz, as the name that the certificate must have.

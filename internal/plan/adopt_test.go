@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -24,7 +25,7 @@ func byHand(t *testing.T, c *spec.Cluster) *facts.Observation {
 		observed = finishedExternal
 	}
 	obs := observed(t, c)
-	obs.Endpoint.Reachable = true
+	obs.API.Record, obs.API.Verified = "", ""
 	obs.API.Applied, obs.API.DNSSpread = nil, false
 	obs.API.Networks = []facts.Network{{Namespace: "kube-flannel", Name: "kube-flannel-ds", Images: []string{"ghcr.example/flannel:v0.27.0"}}}
 	obs.API.Kubeadm = &facts.Kubeadm{Endpoint: c.Spec.ControlPlane.Endpoint, PodCIDR: c.Spec.Network.PodCIDR, ServiceCIDR: c.Spec.Network.ServiceCIDR}
@@ -50,7 +51,7 @@ func byHand(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f.Kubernetes.NodeName = h.Name
 		}
 		if h.Has(spec.RoleControlPlane) {
-			o.APIServer = new(true)
+			o.APIServer = &facts.Answer{OK: true}
 		}
 		if c.Balances(h) {
 			f.Units = map[string]string{"haproxy.service": "active", "keepalived.service": "active"}
@@ -68,7 +69,7 @@ func byHand(t *testing.T, c *spec.Cluster) *facts.Observation {
 func take(c *spec.Cluster, obs *facts.Observation, s Step) {
 	o := obs.Hosts[s.Host]
 	switch s.Kind {
-	case Configure:
+	case Configure, Mark:
 		for _, f := range s.Desired.Files {
 			o.Facts.Files[f.Key()] = f.Sum()
 			k := &o.Facts.Kubernetes
@@ -78,8 +79,12 @@ func take(c *spec.Cluster, obs *facts.Observation, s Step) {
 		for _, u := range s.Desired.Enable {
 			o.Facts.Units[u] = "active"
 		}
-		if o.Balancer != nil {
+		if s.Detail == "load-balancer" {
 			o.Balancer.WrittenFor, o.Balancer.Others = c.Metadata.Name, nil
+			for _, cp := range c.HostsWith(spec.RoleControlPlane) {
+				o.Balancer.Backends = append(o.Balancer.Backends, facts.Backend{Name: cp.Name, Healthy: true})
+			}
+			o.Facts.Units["keepalived.service"] = "active"
 		}
 	case LabelNode:
 		for i := range obs.API.Nodes {
@@ -89,6 +94,10 @@ func take(c *spec.Cluster, obs *facts.Observation, s Step) {
 		}
 	case SpreadDNS:
 		obs.API.DNSSpread = true
+	case RecordSpec:
+		obs.API.Record = s.Record
+	case RecordVerified:
+		obs.API.Verified = s.Record
 	}
 }
 
@@ -120,7 +129,7 @@ func mustNotRebuild(t *testing.T, c *spec.Cluster, p *Plan) {
 }
 
 func TestAdoption(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	p := build(t, c, byHand(t, c))
 	if !p.Adopts || len(p.Notes) != 6 {
 		t.Errorf("adopts %v, notes %q", p.Adopts, p.Notes)
@@ -141,21 +150,21 @@ func TestAdoption(t *testing.T) {
 		steps[s.ID] = s
 	}
 	for _, h := range []string{"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"} {
-		if !slices.Contains(steps["cp-b/establish"].Needs, h+"/adopt") {
+		if !slices.Contains(steps["cp-b/mark/established"].Needs, h+"/mark/adopted") {
 			t.Errorf("cp-b is marked before %s", h)
 		}
-		if !slices.Contains(steps[h+"/configure"].Needs, "cp-c/establish") {
+		if !slices.Contains(steps[h+"/configure"].Needs, "cp-c/mark/established") {
 			t.Errorf("%s is configured before the cluster is adopted: %v", h, steps[h+"/configure"].Needs)
 		}
 	}
-	if n := steps["lb-a/configure"].Needs; !slices.Contains(n, "lb-b/configure") {
+	if n := steps["lb-a/configure/load-balancer"].Needs; !slices.Contains(n, "lb-b/configure/load-balancer") {
 		t.Errorf("the balancer with the virtual IP does not come last: %v", n)
 	}
-	if g := steps["lb-a/configure"].Gates; !slices.Contains(g, GateTakeover) {
-		t.Errorf("nobody looks whether another balancer is ready: %v", g)
+	if ch := steps["lb-a/configure/load-balancer"].Change; ch == nil || ch.Verb != cluster.Restart || ch.Part != cluster.LoadBalancer {
+		t.Errorf("nobody checks whether another load balancer is ready: %v", ch)
 	}
 	kept := 0
-	for _, f := range steps["lb-a/configure"].Desired.Files {
+	for _, f := range steps["lb-a/configure/load-balancer"].Desired.Files {
 		if f.Keep {
 			kept++
 		}
@@ -170,7 +179,7 @@ func TestAdoption(t *testing.T) {
 func TestAdoptionSurvivesBeingKilled(t *testing.T) {
 	for seed := range uint64(20) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		c := cluster()
+		c := testCluster()
 		obs := byHand(t, c)
 		for killed := 0; ; killed++ {
 			p := build(t, c, obs)
@@ -210,7 +219,7 @@ func run(c *spec.Cluster, obs *facts.Observation, p *Plan, n int, r *rand.Rand) 
 }
 
 func TestAdoptionNeedsAWord(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	adoption, first := build(t, c, byHand(t, c)), build(t, c, empty(c))
 	for name, tc := range map[string]struct {
 		plan    *Plan
@@ -240,56 +249,58 @@ func TestAdoptionIsRefused(t *testing.T) {
 		rule   string
 		words  string
 	}{
-		"another endpoint": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "k8s.example.com:6443" }, RuleDescribed, "k8s.example.com:6443"},
-		"no endpoint":      {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "" }, RuleDescribed, "controlPlaneEndpoint"},
-		"other pods":       {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.PodCIDR = "10.1.0.0/16" }, RuleDescribed, "10.1.0.0/16"},
-		"other Services":   {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.ServiceCIDR = "10.2.0.0/16" }, RuleDescribed, "10.2.0.0/16"},
-		"no configuration": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm = nil }, RuleDescribed, "kubeadm-config"},
-		"external etcd":    {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.EtcdEndpoints = []string{"https://e:2379"} }, RuleDescribed, "https://e:2379"},
+		"another endpoint": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "k8s.example.com:6443" }, cluster.RuleDescribed, "k8s.example.com:6443"},
+		"no endpoint":      {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "" }, cluster.RuleDescribed, "controlPlaneEndpoint"},
+		"other pods":       {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.PodCIDR = "10.1.0.0/16" }, cluster.RuleDescribed, "10.1.0.0/16"},
+		"other Services":   {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.ServiceCIDR = "10.2.0.0/16" }, cluster.RuleDescribed, "10.2.0.0/16"},
+		"no configuration": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm = nil }, cluster.RuleDescribed, "kubeadm-config"},
+		"external etcd":    {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.EtcdEndpoints = []string{"https://e:2379"} }, cluster.RuleDescribed, "https://e:2379"},
 		"a node too many": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Nodes = append(o.API.Nodes, facts.Node{Name: "old", Address: "10.0.0.77", Ready: true})
-		}, RuleDescribed, "old at 10.0.0.77"},
-		"another address": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-a").Address = "10.9.0.1" }, RuleDescribed, "10.9.0.1"},
+		}, cluster.RuleDescribed, "old at 10.0.0.77"},
+		"another address": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-a").Address = "10.9.0.1" }, cluster.RuleDescribed, "10.9.0.1"},
 		"another role": {func(_ *spec.Cluster, o *facts.Observation) {
 			delete(node(o, "cp-c").Labels, controlPlaneLabel)
-		}, RuleDescribed, "cp-c is no control plane"},
-		"another kubelet": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-b").Version = "v1.35.0" }, RuleDescribed, "v1.35.0"},
-		"another zone":    {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-b").Labels[ZoneLabel] = "eu-1" }, RuleDescribed, ZoneLabel + "=eu-1"},
+		}, cluster.RuleDescribed, "cp-c is not a control plane"},
+		"another kubelet": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-b").Version = "v1.35.0" }, cluster.RuleDescribed, "v1.35.0"},
+		"another zone":    {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-b").Labels[ZoneLabel] = "eu-1" }, cluster.RuleDescribed, ZoneLabel + "=eu-1"},
 		"another name": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.NodeName = "worker-a.example.com"
-		}, RuleDescribed, "worker-a.example.com"},
+		}, cluster.RuleDescribed, "worker-a.example.com"},
 		"a host of another cluster": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.CA = "other"
-		}, "one cluster", "worker-a"},
+		}, cluster.RuleOneCluster, "worker-a"},
 		"a host of another cluster that has lost its CA": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.CA = ""
-		}, RuleDescribed, "worker-a"},
+		}, cluster.RuleDescribed, "worker-a"},
 		"a host that no node stands for": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Nodes = slices.DeleteFunc(o.API.Nodes, func(n facts.Node) bool { return n.Name == "worker-a" })
-		}, RuleDescribed, "none of that name"},
+		}, cluster.RuleDescribed, "none of that name"},
 		"an API server on a worker": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.Manifests = podsWithEtcd
-		}, RuleDescribed, "worker-a runs an API server"},
+		}, cluster.RuleDescribed, "worker-a is a control plane"},
 		"a member too many": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Etcd = append(o.Etcd, facts.EtcdMember{Name: "cp-x", Healthy: true, Started: true})
-		}, RuleDescribed, "cp-x"},
+		}, cluster.RuleDescribed, "cp-x"},
 		"a dead host": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"] = facts.Host{Error: "worker-a: no SSH connection"}
-		}, "all hosts for an adoption", "worker-a"},
+		}, RuleAllHosts, "worker-a"},
 		"a node that is not Ready": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-a").Ready = false }, RuleWhole, "worker-a is not Ready"},
 		"an API server that is not": {func(_ *spec.Cluster, o *facts.Observation) {
-			*o.Hosts["cp-b"].APIServer = false
+			*o.Hosts["cp-b"].APIServer = facts.Answer{Problem: "it answers 500"}
 		}, RuleWhole, "API server of cp-b"},
 		"no anonymous requests": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["cp-b"].Facts.Kubernetes.Flags = map[string]string{"kube-apiserver/anonymous-auth": "false"}
 		}, RuleWhole, "--anonymous-auth=false"},
-		"a sick member":        {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Healthy = false }, RuleWhole, "cp-b is not healthy"},
-		"a learner":            {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Learner = true }, RuleWhole, "learner"},
-		"a silent endpoint":    {func(_ *spec.Cluster, o *facts.Observation) { o.Endpoint = facts.Endpoint{Error: "refused"} }, RuleWhole, "refused"},
+		"a sick member": {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Healthy = false }, RuleWhole, "cp-b is not healthy"},
+		"a learner":     {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Learner = true }, RuleWhole, "learner"},
+		"a silent endpoint": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Endpoint = facts.Endpoint{Hosts: map[string]facts.Answer{"worker-a": {Problem: "refused"}}}
+		}, RuleWhole, "refused"},
 		"another frontend":     {func(_ *spec.Cluster, o *facts.Observation) { others(o).Services[0].Bind = "*:443" }, RuleBalancers, "frontend api *:443"},
 		"another virtual IP":   {func(_ *spec.Cluster, o *facts.Observation) { others(o).VirtualIPs = []string{"10.0.0.200"} }, RuleBalancers, "10.0.0.200"},
 		"another server":       {func(_ *spec.Cluster, o *facts.Observation) { others(o).Servers[0] = "10.7.0.1:6443" }, RuleBalancers, "10.7.0.1"},
-		"another's balancer":   {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["lb-b"].Balancer.WrittenFor = "prod" }, RuleBalancers, "prod"},
+		"another's balancer":   {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["lb-b"].Balancer.WrittenFor = "prod" }, cluster.RuleBalancersOf, "prod"},
 		"a balancer elsewhere": {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["lb-a"].Balancer.Active = false }, RuleBalancers, "10.0.0.100"},
 		"a static pod": {func(_ *spec.Cluster, o *facts.Observation) {
 			k := &o.Hosts["cp-b"].Facts.Kubernetes
@@ -297,21 +308,21 @@ func TestAdoptionIsRefused(t *testing.T) {
 		}, RuleBalancers, "kube-vip"},
 		"another network": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Networks = []facts.Network{{Namespace: "kube-system", Name: "calico-node"}}
-		}, RuleOneNetwork, "calico-node"},
+		}, RuleNetwork, "calico-node"},
 		"two networks": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Networks = append(o.API.Networks, facts.Network{Namespace: "kube-system", Name: "cilium"})
-		}, RuleOneNetwork, "cilium"},
-		"a network of its own": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Networks = nil }, RuleOneNetwork, "no DaemonSet"},
-		"another version":      {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, "one version", "v1.36.0"},
-		"no API":               {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, RuleQuorum, "did not build"},
-		"no kubeadm":           {func(_ *spec.Cluster, o *facts.Observation) { o.API.Initialised = false }, RuleQuorum, "no kubeadm cluster"},
+		}, RuleNetwork, "cilium"},
+		"a network of its own": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Networks = nil }, RuleNetwork, "no DaemonSet"},
+		"another version":      {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, RuleVersion, "v1.36.0"},
+		"no API":               {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, RuleAnswer, "did not build"},
+		"no kubeadm":           {func(_ *spec.Cluster, o *facts.Observation) { o.API.Initialised = false }, RuleAnswer, "did not build"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := cluster()
+			c := testCluster()
 			obs := byHand(t, c)
 			tc.change(c, obs)
-			p, err := Build(c, obs, testBundle)
-			var r *Refusal
+			p, err := Build(cluster.Evaluate(c, obs), testBundle)
+			var r *cluster.Refusal
 			if !errors.As(err, &r) || r.Rule != tc.rule || !strings.Contains(r.Why, tc.words) || r.Fix == "" {
 				t.Fatalf("plan %+v, error %v, want the rule %q and %q", p, err, tc.rule, tc.words)
 			}
@@ -322,7 +333,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 // TestWhatIsRightIsLeft adopts clusters that need less.
 func TestWhatIsRightIsLeft(t *testing.T) {
 	t.Run("a balancer of their own", func(t *testing.T) {
-		c := cluster()
+		c := testCluster()
 		obs := byHand(t, c)
 		c.Spec.LoadBalancer.Type = spec.BalancerExternal
 		withoutBalancers(c)
@@ -351,29 +362,29 @@ func TestWhatIsRightIsLeft(t *testing.T) {
 		}
 	})
 	t.Run("no flannel", func(t *testing.T) {
-		c := cluster()
+		c := testCluster()
 		obs := byHand(t, c)
 		c.Spec.Network.CNI = spec.CNINone
 		obs.API.Networks, obs.API.Kubeadm.PodCIDR = []facts.Network{{Name: "cilium"}}, ""
-		if p, err := Build(c, obs, Bundle{Digest: "sha256:b", Version: spec.DefaultVersion}); err != nil || !p.Adopts {
+		if p, err := Build(cluster.Evaluate(c, obs), Bundle{Digest: "sha256:b", Version: spec.DefaultVersion}); err != nil || !p.Adopts {
 			t.Error(err)
 		}
 	})
 	t.Run("the bundle's own flannel", func(t *testing.T) {
-		c := cluster()
+		c := testCluster()
 		obs := byHand(t, c)
 		b := testBundle
 		b.Flannel = "example/flannel:v1"
 		n := ownFlannel
 		n.Images = []string{b.Flannel}
 		obs.API.Networks = []facts.Network{n}
-		p, err := Build(c, obs, b)
+		p, err := Build(cluster.Evaluate(c, obs), b)
 		if err != nil || len(kindsOf(p)[ApplyManifest]) != 1 || slices.ContainsFunc(p.Notes, func(s string) bool { return strings.Contains(s, "network") }) {
 			t.Errorf("%v, %v", p, err)
 		}
 	})
 	t.Run("as Quorate configures it", func(t *testing.T) {
-		c := cluster()
+		c := testCluster()
 		obs := byHand(t, c)
 		for _, h := range c.HostsWith(spec.RoleControlPlane) {
 			obs.Hosts[h.Name].Facts.Kubernetes.Flags = map[string]string{
@@ -389,7 +400,7 @@ func TestWhatIsRightIsLeft(t *testing.T) {
 
 // TestAdoptedClusterGrows joins hosts that are Quorate's from the beginning to one that is not.
 func TestAdoptedClusterGrows(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := byHand(t, c)
 	for killed := 0; killed < 2; killed++ {
 		p := build(t, c, obs)
@@ -417,8 +428,8 @@ func TestAdoptedClusterGrows(t *testing.T) {
 		t.Errorf("without encryption at rest: %v", files)
 	}
 	obs.API.Kubeadm.Paths = []string{hostconfig.AuditLogDir, "/etc/kubernetes/webhook"}
-	var r *Refusal
-	if _, err := Build(c, obs, testBundle); !errors.As(err, &r) || !strings.Contains(r.Why, "/etc/kubernetes/webhook") || strings.Contains(r.Why, hostconfig.AuditLogDir) {
+	var r *cluster.Refusal
+	if _, err := Build(cluster.Evaluate(c, obs), testBundle); !errors.As(err, &r) || !strings.Contains(r.Why, "/etc/kubernetes/webhook") || strings.Contains(r.Why, hostconfig.AuditLogDir) {
 		t.Errorf("a control plane with files of its own: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -14,10 +15,9 @@ import (
 func encrypted(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	obs := finished(t, c)
-	yes := true
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		o := obs.Hosts[h.Name]
-		o.APIServer, o.Facts.Kubernetes.EncryptionKeys = &yes, []string{"key1"}
+		o.Facts.Kubernetes.EncryptionKeys = []string{"key1"}
 		obs.Hosts[h.Name] = o
 	}
 	return obs
@@ -30,7 +30,7 @@ func TestRotationSurvivesBeingKilled(t *testing.T) {
 	for seed := range uint64(400) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
-			c := cluster()
+			c := testCluster()
 			obs := encrypted(t, c)
 			files, loaded := map[string][]string{}, map[string][]string{}
 			for _, h := range c.HostsWith(spec.RoleControlPlane) {
@@ -50,7 +50,7 @@ func TestRotationSurvivesBeingKilled(t *testing.T) {
 				for host := range files {
 					obs.Hosts[host].Facts.Kubernetes.EncryptionKeys = files[host]
 				}
-				p, err := RotateEncryption(c, obs)
+				p, err := RotateEncryption(cluster.Evaluate(c, obs))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -117,11 +117,11 @@ func TestRotationIsRefused(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := cluster()
+			c := testCluster()
 			obs := encrypted(t, c)
 			change(obs)
-			var refusal *Refusal
-			if _, err := RotateEncryption(c, obs); !errors.As(err, &refusal) {
+			var refusal *cluster.Refusal
+			if _, err := RotateEncryption(cluster.Evaluate(c, obs)); !errors.As(err, &refusal) {
 				t.Fatalf("not refused: %v", err)
 			}
 		})
@@ -129,17 +129,17 @@ func TestRotationIsRefused(t *testing.T) {
 }
 
 func TestTokensAreRemoved(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	p := build(t, c, empty(c))
 	i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RemoveTokens })
-	if i < 0 || !slices.Contains(p.Steps[i].Needs, id("cp-a", InitCluster)) {
+	if i < 0 || !slices.Contains(p.Steps[i].Needs, stepID("cp-a", InitCluster)) {
 		t.Fatal("the token of the bootstrap stays")
 	}
 	obs := finished(t, c)
 	obs.Hosts["worker-a"].Facts.Kubernetes = facts.Kubernetes{}
 	p = build(t, c, obs)
 	i = slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RemoveTokens })
-	if i < 0 || !slices.Contains(p.Steps[i].Needs, id("worker-a", JoinWorker)) {
+	if i < 0 || !slices.Contains(p.Steps[i].Needs, stepID("worker-a", JoinWorker)) {
 		t.Fatalf("the token may go before worker-a has joined: %+v", p.Steps)
 	}
 	obs = finished(t, c)

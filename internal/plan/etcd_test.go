@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -15,7 +16,7 @@ import (
 
 // external is a cluster with three etcd hosts, two control planes, a worker and two balancers.
 func external() *spec.Cluster {
-	c := cluster()
+	c := testCluster()
 	c.Spec.ControlPlane.Topology = spec.TopologyExternal
 	c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "cp-c" })
 	for i, zone := range []string{"a", "b", "c"} {
@@ -38,6 +39,7 @@ func finishedExternal(t *testing.T, c *spec.Cluster) *facts.Observation {
 	obs := finished(t, c)
 	obs.Etcd = nil
 	obs.ExistingEtcd = nil
+	obs.API.Kubeadm.EtcdEndpoints = hostconfig.EtcdEndpoints(c)
 	for _, h := range c.Spec.Hosts {
 		k := &obs.Hosts[h.Name].Facts.Kubernetes
 		switch {
@@ -128,31 +130,31 @@ func TestNewExternalEtcd(t *testing.T) {
 				t.Errorf("%s starts etcd", s.ID)
 			}
 			for _, host := range etcds {
-				if !slices.Contains(s.Needs, id(host, StartEtcd)) {
+				if !slices.Contains(s.Needs, stepID(host, StartEtcd)) {
 					t.Errorf("%s does not wait for etcd on %s", s.ID, host)
 				}
 			}
-			if !slices.Contains(s.Needs, id(s.Host, ShareEtcdClient)) {
+			if !slices.Contains(s.Needs, stepID(s.Host, ShareEtcdClient)) {
 				t.Errorf("%s has no client certificate", s.ID)
 			}
 		case ShareEtcdClient:
 			// What clears up kubeadm's leftovers on the host must be over.
-			want := id("", MakePKI)
+			want := stepID("cp-a", MakePKI)
 			if s.Host != "cp-a" {
-				want = id(s.Host, SharePKI)
+				want = stepID(s.Host, SharePKI)
 			}
 			if !slices.Contains(s.Needs, want) {
 				t.Errorf("%s does not wait for %s", s.ID, want)
 			}
-		case Configure:
-			if strings.HasSuffix(s.ID, "/establish") {
-				marked = append(marked, s.Host)
-				for _, host := range etcds {
-					if !slices.Contains(s.Needs, id(host, StartEtcd)) {
-						t.Errorf("%s does not wait for etcd on %s", s.ID, host)
-					}
+		case Mark:
+			marked = append(marked, s.Host)
+			for _, host := range etcds {
+				if !slices.Contains(s.Needs, stepID(host, StartEtcd)) {
+					t.Errorf("%s does not wait for etcd on %s", s.ID, host)
 				}
-			} else if s.Host == "etcd-a" && len(s.Desired.Enable) > 0 {
+			}
+		case Configure:
+			if s.Host == "etcd-a" && len(s.Desired.Enable) > 0 {
 				t.Errorf("etcd is started before it knows its members: %v", s.Desired.Enable)
 			}
 		}
@@ -171,7 +173,7 @@ func TestExternalInterrupted(t *testing.T) {
 		var want []string
 		for i, h := range hosts {
 			f := obs.Hosts[h.Name].Facts
-			f.Kubernetes.EtcdCA, f.Kubernetes.EtcdCAKey = "ETCD-CA", true
+			f.Kubernetes.EtcdCA, f.Kubernetes.EtcdCAKey, f.Kubernetes.Begun = "ETCD-CA", true, true
 			if mask&(1<<i) == 0 {
 				want = append(want, h.Name)
 				continue
@@ -191,7 +193,7 @@ func TestExternalInterrupted(t *testing.T) {
 		obs.Hosts["etcd-b"].Facts.Kubernetes.Established = false
 		obs.Hosts["cp-b"].Facts.Kubernetes.Established = false
 		p := build(t, c, obs)
-		if len(p.Steps) != 3 || p.Steps[0].ID != "cp-b/establish" || p.Steps[1].ID != "etcd-b/establish" {
+		if len(p.Steps) != 3 || p.Steps[0].ID != "cp-b/mark/established" || p.Steps[1].ID != "etcd-b/mark/established" {
 			t.Errorf("%+v", p.Steps)
 		}
 	})
@@ -214,7 +216,7 @@ func TestRenewedEtcdClientIsHandedOver(t *testing.T) {
 	for name, tc := range map[string]struct {
 		c     *spec.Cluster
 		renew func(*facts.Observation)
-		steps int // with the one that reads it and the one that verifies
+		steps int // with the one that reads it and those that verify
 	}{
 		"managed": {managed, func(o *facts.Observation) {
 			for _, h := range managed.EtcdHosts() {
@@ -296,62 +298,62 @@ func TestEtcdRefusals(t *testing.T) {
 	for name, tc := range map[string]refusal{
 		"another topology": {external(), false, func(o *facts.Observation) {
 			o.Hosts["cp-a"].Facts.Kubernetes.Manifests = podsWithEtcd
-		}, "one topology", "is stacked, as cp-a shows"},
+		}, cluster.RuleFixed, "is stacked, as cp-a shows"},
 		"two etcd CAs": {external(), false, func(o *facts.Observation) {
 			o.Hosts["etcd-b"].Facts.Kubernetes.EtcdCA = "OTHER"
-		}, "one etcd", "etcd-b"},
+		}, cluster.RuleOneEtcd, "etcd-b"},
 		"a member too many": {external(), false, func(o *facts.Observation) {
 			o.Etcd = append(o.Etcd, facts.EtcdMember{Name: "etcd-x", Healthy: true})
-		}, "no removals yet", "etcd-x"},
+		}, cluster.RuleFixed, "etcd-x"},
 		"an empty member": {external(), false, func(o *facts.Observation) {
 			o.Hosts["etcd-b"].Facts.Kubernetes.EtcdData = false
-		}, "no replacement yet", "etcd-b is empty"},
+		}, RuleOldMember, "etcd-b is empty"},
 		"a new member": {external(), false, func(o *facts.Observation) {
 			o.Hosts["etcd-c"].Facts.Kubernetes.EtcdData, o.Etcd = false, o.Etcd[:2]
-		}, "no additions to etcd yet", "etcd-c"},
+		}, cluster.RuleFixed, "etcd-c"},
 		"unreadable files": {existing(), true, func(o *facts.Observation) {
 			*o.ExistingEtcd = facts.ExistingEtcd{Error: "no such file"}
-		}, "etcd's certificates", "no such file"},
+		}, RuleSoundEtcd, "no such file"},
 		"wrong certificate": {existing(), true, func(o *facts.Observation) {
 			e := &o.Hosts["cp-b"].EtcdProbe.Endpoints[1]
 			*e = facts.EtcdEndpoint{URL: e.URL, Error: "tls: unknown authority"}
-		}, "a sound etcd", "cp-b does not reach https://e2:2379: tls: unknown authority"},
+		}, RuleSoundEtcd, "cp-b does not reach https://e2:2379: tls: unknown authority"},
 		"nobody answers": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { *p = facts.EtcdProbe{Error: "no endpoint answers"} })
-		}, "a sound etcd", "cp-a cannot use it: no endpoint answers; cp-b"},
+		}, RuleSoundEtcd, "cp-a cannot use it: no endpoint answers; cp-b"},
 		"too old": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Endpoints[2].Version = "3.5.9" })
-		}, "a sound etcd", "https://e3:2379 runs v3.5.9"},
+		}, RuleSoundEtcd, "https://e3:2379 runs v3.5.9"},
 		"two etcds": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Endpoints[1].ClusterID = 8 })
-		}, "a sound etcd", "different etcd clusters"},
+		}, RuleSoundEtcd, "different etcd clusters"},
 		"no room": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Endpoints[0].DBSizeBytes = 1900 << 20 })
-		}, "a sound etcd", "has used 92 % of its quota of 2048 MiB"},
+		}, RuleSoundEtcd, "has used 92 % of its quota of 2048 MiB"},
 		"no room, untold": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Endpoints[0].DBSizeBytes, p.Endpoints[0].QuotaBytes = 1900<<20, 0 })
-		}, "a sound etcd", "has used 92 %"},
+		}, RuleSoundEtcd, "has used 92 %"},
 		"a learner": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) {
 				p.Members = append(p.Members, facts.EtcdMember{Name: "m9", Healthy: true, Learner: true, Started: true})
 			})
-		}, "a sound etcd", "m9 is a learner"},
+		}, RuleSoundEtcd, "m9 is a learner"},
 		"a dead member": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Members[1].Healthy = false })
-		}, "a sound etcd", "m1 is not healthy"},
+		}, RuleSoundEtcd, "m1 is not healthy"},
 		"a single member": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Members = p.Members[:1] })
-		}, "a sound etcd", "1 voting members"},
+		}, RuleSoundEtcd, "1 voting members"},
 		"a slow disk": {existing(), true, func(o *facts.Observation) {
 			o.Hosts["cp-b"].EtcdProbe.Write = 250 * time.Millisecond
-		}, "a sound etcd", "a write from cp-b takes 250ms"},
+		}, RuleSoundEtcd, "a write from cp-b takes 250ms"},
 		"another cluster's objects": {existing(), true, func(o *facts.Observation) {
 			probes(o, func(p *facts.EtcdProbe) { p.Keys = 812 })
-		}, "one cluster", "812 objects"},
+		}, cluster.RuleOneCluster, "812 objects"},
 		"another cluster's claim": {existing(), true, func(o *facts.Observation) {
 			o.Hosts["cp-a"].Facts.Kubernetes.CA = "CA"
 			probes(o, func(p *facts.EtcdProbe) { p.Owner = facts.EtcdOwner("test", "OLD CA") })
-		}, "one cluster", "belongs to the cluster test"},
+		}, cluster.RuleOneCluster, "belongs to the cluster test"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			obs := finishedExternal(t, tc.c)
@@ -359,8 +361,8 @@ func TestEtcdRefusals(t *testing.T) {
 				obs = sound(tc.c)
 			}
 			tc.change(obs)
-			p, err := Build(tc.c, obs, testBundle)
-			var r *Refusal
+			p, err := Build(cluster.Evaluate(tc.c, obs), testBundle)
+			var r *cluster.Refusal
 			if !errors.As(err, &r) || r.Rule != tc.rule || !strings.Contains(r.Why, tc.want) || r.Fix == "" {
 				t.Fatalf("plan %+v, error %v, want the rule %q and %q", p, err, tc.rule, tc.want)
 			}
@@ -370,9 +372,9 @@ func TestEtcdRefusals(t *testing.T) {
 		c := external()
 		obs := finishedExternal(t, c)
 		c.Spec.ControlPlane.Topology = spec.TopologyStacked
-		_, err := Build(c, obs, testBundle)
-		var r *Refusal
-		if !errors.As(err, &r) || r.Rule != "one topology" {
+		_, err := Build(cluster.Evaluate(c, obs), testBundle)
+		var r *cluster.Refusal
+		if !errors.As(err, &r) || r.Rule != cluster.RuleFixed {
 			t.Errorf("%v", err)
 		}
 	})

@@ -189,7 +189,8 @@ func (b *builder) own(h spec.Host, f *facts.Facts) facts.Desired {
 	if h.Has(spec.RoleControlPlane) {
 		d = merge(d, hostconfig.ControlPlane(b.c))
 	}
-	if begins := !b.exists() || !f.Kubernetes.KubeletConfig; begins && (h.IsNode() || h.Has(spec.RoleEtcd)) {
+	joins := b.Stage() == cluster.Complete && h.IsNode() && !f.Kubernetes.KubeletConfig
+	if (!b.exists() || joins) && (h.IsNode() || h.Has(spec.RoleEtcd)) {
 		d.Files = append(d.Files, facts.File{Path: facts.BegunFile, Mode: 0o600, Content: b.c.Metadata.Name + "\n"})
 	}
 	return d

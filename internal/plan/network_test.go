@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -20,7 +21,7 @@ func tries(t *testing.T, p *Plan) []string {
 }
 
 func TestNewNodesTryPodTraffic(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	all := []string{"cp-a", "cp-b", "cp-c", "worker-a", "worker-b"}
 	if got := tries(t, build(t, c, empty(c))); !slices.Equal(got, all) {
 		t.Errorf("a new cluster tries %v", got)
@@ -45,7 +46,7 @@ func TestNewNodesTryPodTraffic(t *testing.T) {
 	}
 
 	c.Spec.Network.CNI = spec.CNINone
-	p, err := Build(c, empty(c), Bundle{Digest: "sha256:b", Version: spec.DefaultVersion, Pause: "pause:1"})
+	p, err := Build(cluster.Evaluate(c, empty(c)), Bundle{Digest: "sha256:b", Version: spec.DefaultVersion, Pause: "pause:1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func TestNewNodesTryPodTraffic(t *testing.T) {
 }
 
 func TestOnePodNetwork(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	for name, tc := range map[string]struct {
 		applied, wanted map[string]string
 		cni             string
@@ -73,19 +74,19 @@ func TestOnePodNetwork(t *testing.T) {
 		obs.API.Applied = tc.applied
 		b := testBundle
 		b.Manifests = tc.wanted
-		_, err := Build(c, obs, b)
-		var refusal *Refusal
-		if refused := errors.As(err, &refusal); refused != tc.refused || refused && (refusal.Rule != "one pod network" || !strings.Contains(refusal.Fix, "configmap quorate")) {
+		_, err := Build(cluster.Evaluate(c, obs), b)
+		var refusal *cluster.Refusal
+		if refused := errors.As(err, &refusal); refused != tc.refused || refused && (refusal.Rule != RuleNetwork || !strings.Contains(refusal.Fix, "configmap quorate")) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
 func TestWarningsOfManifestsAreThePlans(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	b := testBundle
 	b.Warnings = []string{"an image is missing"}
-	p, err := Build(c, finished(t, c), b)
+	p, err := Build(cluster.Evaluate(c, finished(t, c)), b)
 	if err != nil || !slices.Contains(p.Warnings, "an image is missing") || !p.Empty() {
 		t.Errorf("%v, %+v", err, p)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -17,7 +18,7 @@ import (
 var testBundle = Bundle{Digest: "sha256:b", Version: spec.DefaultVersion, Pause: "pause:1", Manifests: map[string]string{"flannel": "sha256:f"}}
 
 // cluster is the default cluster with addresses.
-func cluster() *spec.Cluster {
+func testCluster() *spec.Cluster {
 	c := spec.DefaultLab("test")
 	for i := range c.Spec.Hosts {
 		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
@@ -36,14 +37,28 @@ func empty(c *spec.Cluster) *facts.Observation {
 	return obs
 }
 
-// finished observes the cluster as it is when every step of the plan took.
+func stepID(host string, kind Kind) string { return id(Step{Host: host, Kind: kind}) }
+
+// remembered is what a cluster that was verified has stored of itself.
+func remembered(c *spec.Cluster, obs *facts.Observation) {
+	b := &builder{State: cluster.Evaluate(c, obs), c: c, bundle: testBundle}
+	text, err := spec.NewRecord(c).Marshal()
+	if err != nil {
+		panic(err)
+	}
+	obs.API.Record, obs.API.Verified = string(text), b.verifiedMark()
+}
+
 // podsWithEtcd are the static pods of a control plane where etcd is stacked.
 var podsWithEtcd = append([]string{"etcd"}, controlPlanePods...)
 
+// finished observes the cluster as it is when every step of the plan took.
 func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	obs := empty(c)
-	obs.API = &facts.API{Version: testBundle.Version, Initialised: true, DNSSpread: true, Applied: maps.Clone(testBundle.Manifests)}
+	obs.Endpoint = facts.Endpoint{Hosts: map[string]facts.Answer{"worker-a": {OK: true}}}
+	obs.API = &facts.API{Version: testBundle.Version, Initialised: true, DNSSpread: true, Applied: maps.Clone(testBundle.Manifests), DNSReady: 2, DNSNodes: 2,
+		Kubeadm: &facts.Kubeadm{Endpoint: c.Spec.ControlPlane.Endpoint, PodCIDR: c.Spec.Network.PodCIDR, ServiceCIDR: c.Spec.Network.ServiceCIDR}}
 	for _, h := range c.Spec.Hosts {
 		f := obs.Hosts[h.Name].Facts
 		d := hostconfig.Hosts(c)
@@ -51,7 +66,9 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f.Binaries, f.Images = testBundle.Digest, testBundle.Digest
 			d = merge(d, hostconfig.Runtime(f, testBundle.Pause))
 			f.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true}
-			node := facts.Node{Name: h.Name, Ready: true, Labels: NodeLabels(h)}
+			node := facts.Node{Name: h.Name, Address: h.Address, Ready: true, Version: testBundle.Version, Labels: NodeLabels(h)}
+			seen := obs.Hosts[h.Name]
+			seen.Components = map[string]facts.Component{}
 			if h.Has(spec.RoleControlPlane) {
 				f.Kubernetes.SharesPort = hostconfig.SharesAPIPort(c)
 				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
@@ -60,11 +77,27 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""
 				node.Taints = Taints(h)
 				obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: h.Name, Healthy: true, Started: true})
+				seen.APIServer = &facts.Answer{OK: true}
+				for _, name := range []string{facts.ControllerManager, facts.Scheduler} {
+					seen.Components[name] = facts.Component{Answer: facts.Answer{OK: true}}
+				}
 			}
+			obs.Hosts[h.Name] = seen
 			obs.API.Nodes = append(obs.API.Nodes, node)
 		}
 		if c.Balances(h) {
 			d = merge(d, hostconfig.Balancer(c, h, f, "CA"))
+			seen := obs.Hosts[h.Name]
+			seen.Balancer = &facts.Balancer{Healthy: true, Active: h.Name == c.BalancerHosts()[0].Name, WrittenFor: c.Metadata.Name}
+			for _, other := range c.BalancerHosts() {
+				if other.Name != h.Name {
+					seen.Balancer.Peers = append(seen.Balancer.Peers, other.Address)
+				}
+			}
+			for _, cp := range c.HostsWith(spec.RoleControlPlane) {
+				seen.Balancer.Backends = append(seen.Balancer.Backends, facts.Backend{Name: cp.Name, Healthy: true})
+			}
+			obs.Hosts[h.Name] = seen
 		}
 		for _, file := range d.Files {
 			f.Files[file.Key()] = file.Sum()
@@ -73,12 +106,13 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f.Units[u] = "active"
 		}
 	}
+	remembered(c, obs)
 	return obs
 }
 
 func build(t *testing.T, c *spec.Cluster, obs *facts.Observation) *Plan {
 	t.Helper()
-	p, err := Build(c, obs, testBundle)
+	p, err := Build(cluster.Evaluate(c, obs), testBundle)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +166,7 @@ func kindsOf(p *Plan) map[Kind][]string {
 }
 
 func TestNothingToDo(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	if p := build(t, c, finished(t, c)); !p.Empty() {
 		t.Fatalf("a finished cluster has steps: %+v", kindsOf(p))
 	}
@@ -140,7 +174,7 @@ func TestNothingToDo(t *testing.T) {
 
 // TestMissingPackagesAreInstalled has each family's own names, and nothing configured before its program is there.
 func TestMissingPackagesAreInstalled(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := empty(c)
 	deb, rpm := obs.Hosts["lb-a"].Facts, obs.Hosts["worker-a"].Facts
 	deb.Family, deb.Lacks = facts.Debian, []string{"keepalived", "modprobe"} // modprobe is for nodes
@@ -173,7 +207,7 @@ func TestMissingPackagesAreInstalled(t *testing.T) {
 }
 
 func TestSameInputsSamePlan(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	first, _ := json.Marshal(build(t, c, empty(c)))
 	for range 20 {
 		if again, _ := json.Marshal(build(t, c, empty(c))); string(again) != string(first) {
@@ -183,7 +217,7 @@ func TestSameInputsSamePlan(t *testing.T) {
 }
 
 func TestNewCluster(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	p := build(t, c, empty(c))
 	kinds := kindsOf(p)
 	for kind, hosts := range map[Kind][]string{
@@ -223,28 +257,33 @@ func TestNewCluster(t *testing.T) {
 				}
 			}
 		case s.Kind == StartControlPlane:
-			if slices.Contains(s.Needs, id("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, id(s.Host, StartKubelet)) {
+			if slices.Contains(s.Needs, stepID("cp-a", AwaitControllers)) != (s.Host != "cp-a") || !slices.Contains(s.Needs, stepID(s.Host, StartKubelet)) {
 				t.Errorf("%s waits for %v", s.ID, s.Needs)
 			}
 			if s.AwaitReadySeconds > 0 != (s.Host != "cp-a") {
 				t.Errorf("%s gives its node %d s", s.ID, s.AwaitReadySeconds)
 			}
 			// A kubelet may have no way to the API but this one.
-			if slices.Contains(s.Needs, id(s.Host, RegisterNode)) {
+			if slices.Contains(s.Needs, stepID(s.Host, RegisterNode)) {
 				t.Errorf("%s waits for its node", s.ID)
 			}
-		case s.Kind == RegisterNode && slices.Contains(s.Needs, id(s.Host, StartControlPlane)) != (s.Host == "cp-a"),
-			s.Kind == UseLocalAPI && !slices.Equal(s.Needs, []string{id(s.Host, StartControlPlane)}):
+		case s.Kind == RegisterNode && slices.Contains(s.Needs, stepID(s.Host, StartControlPlane)) != (s.Host == "cp-a"),
+			s.Kind == UseLocalAPI && !slices.Equal(s.Needs, []string{stepID(s.Host, StartControlPlane)}):
 			t.Errorf("%s waits for %v", s.ID, s.Needs)
-		case s.Kind == InitCluster && slices.Contains(s.Needs, id("cp-a", AwaitAPI)):
+		case s.Kind == InitCluster && slices.Contains(s.Needs, stepID("cp-a", AwaitAPI)):
 			t.Error("the API waits for the administrator's role, and the role for the API")
 		}
 	}
-	if last := p.Steps[len(p.Steps)-2]; last.Kind != Verify || len(last.Needs) != len(p.Steps)-2 {
-		t.Errorf("the last step but one is %s and needs %d of %d steps", last.Kind, len(last.Needs), len(p.Steps)-2)
+	n := len(p.Steps)
+	if last := p.Steps[n-3]; last.Kind != Verify || len(last.Needs) != n-3 {
+		t.Errorf("the last step but two is %s and needs %d of %d steps", last.Kind, len(last.Needs), n-3)
 	}
 	// The address is moved about only where nobody uses the cluster yet, and only when it works.
-	if last := p.Steps[len(p.Steps)-1]; last.Kind != TestTakeover || !slices.Equal(last.Needs, []string{id("", Verify)}) {
+	if last := p.Steps[n-2]; last.Kind != TestTakeover || !slices.Equal(last.Needs, []string{stepID("", Verify)}) {
+		t.Errorf("the last step but one is %s and needs %v", last.Kind, last.Needs)
+	}
+	// A run that is cut short before its end is followed by another verification.
+	if last := p.Steps[n-1]; last.Kind != RecordVerified || !slices.Equal(last.Needs, []string{stepID("", Verify), stepID("", TestTakeover)}) {
 		t.Errorf("the last step is %s and needs %v", last.Kind, last.Needs)
 	}
 }
@@ -253,7 +292,7 @@ func TestNewCluster(t *testing.T) {
 // left leads to the whole.
 func TestEveryInterruption(t *testing.T) {
 	const empt, kubelet, away, whole, wholeAway = 0, 1, 2, 3, 4 // what a control plane has: nothing, etcd and the kubelet, or all
-	c := cluster()
+	c := testCluster()
 	cps := c.HostsWith(spec.RoleControlPlane)
 	for n := range 5 * 5 * 5 {
 		states := []int{n / 25, n / 5 % 5, n % 5}
@@ -302,7 +341,7 @@ func TestEveryInterruption(t *testing.T) {
 }
 
 func TestKeysComeFromWhoeverHasThem(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := empty(c)
 	obs.Hosts["cp-b"].Facts.Kubernetes = facts.Kubernetes{CA: "CA", SharedPKI: true}
 	kinds := kindsOf(build(t, c, obs))
@@ -312,7 +351,7 @@ func TestKeysComeFromWhoeverHasThem(t *testing.T) {
 }
 
 func TestLaterAdditions(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := finished(t, c)
 	for _, h := range []spec.Host{
 		{Name: "cp-d", Address: "10.0.0.51", Zone: "a", Roles: []string{spec.RoleControlPlane}},
@@ -334,14 +373,14 @@ func TestLaterAdditions(t *testing.T) {
 		if s.Kind == JoinControlPlane && s.Host == "cp-e" && !slices.Contains(s.Needs, "cp-d/join-control-plane") {
 			t.Error("two control planes join at once: etcd takes one learner at a time")
 		}
-		if s.Kind == JoinControlPlane && !slices.Contains(s.Gates, GateEtcdWhole) {
-			t.Errorf("%s has no gate", s.ID)
+		if s.Kind == JoinControlPlane && (s.Change == nil || *s.Change != cluster.Change{Verb: cluster.Add, Part: cluster.ControlPlane, Subject: s.Host}) {
+			t.Errorf("%s carries the change %v", s.ID, s.Change)
 		}
 	}
 }
 
 func TestDeadWorkerOfALivingClusterIsLeftAlone(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := finished(t, c)
 	obs.Hosts["worker-b"] = facts.Host{Error: "worker-b: no SSH connection"}
 	p := build(t, c, obs)
@@ -351,7 +390,7 @@ func TestDeadWorkerOfALivingClusterIsLeftAlone(t *testing.T) {
 }
 
 func TestPoolsLabelAndTaint(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	c.Spec.NodePools = []spec.NodePool{{Name: "web", Hosts: []string{"worker-a"}, Labels: map[string]string{"tier": "web"},
 		Taints: []spec.Taint{{Key: "web", Effect: "NoSchedule"}}}}
 	obs := finished(t, c)
@@ -367,46 +406,46 @@ func TestRefusals(t *testing.T) {
 		fresh  bool
 		want   string
 	}{
-		"another version": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, false, "one version"},
-		"two clusters":    {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.CA = "other" }, false, "one cluster"},
+		"another version": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, false, RuleVersion},
+		"two clusters":    {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.CA = "other" }, false, cluster.RuleOneCluster},
 		"a node too many": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Nodes = append(o.API.Nodes, facts.Node{Name: "old"})
-		}, false, "no removals yet"},
+		}, false, cluster.RuleFixed},
 		"an empty control plane that etcd knows": {func(_ *spec.Cluster, o *facts.Observation) {
 			k := &o.Hosts["cp-c"].Facts.Kubernetes
 			k.KubeletConfig, k.EtcdData = false, false
-		}, false, "no replacement yet"},
+		}, false, RuleOldMember},
 		"a dead host in a new cluster": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["cp-c"] = facts.Host{Error: "cp-c: no SSH connection"}
-		}, true, "all hosts for the first build"},
+		}, true, RuleAllHosts},
 		"a balancer without HAProxy": {func(_ *spec.Cluster, o *facts.Observation) {
 			f := o.Hosts["lb-b"].Facts
 			f.Lacks, f.OS = []string{"haproxy"}, "Slackware 15"
-		}, true, "packages on the hosts"},
+		}, true, RulePackages},
 		"a balancer that is none any more": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Units[hostconfig.WatchdogUnit] = "active"
-		}, false, "one set of balancers"},
+		}, false, cluster.RuleFixed},
 		"balancers beside API servers that do not share": {func(c *spec.Cluster, o *facts.Observation) {
 			withoutBalancers(c)
 			delete(o.Hosts, "lb-a")
 			delete(o.Hosts, "lb-b")
-		}, false, "one program on a port"},
-		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, "a quorum first"},
+		}, false, cluster.RuleFixed},
+		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, RuleAnswer},
 		"no quorum, and an empty control plane": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API = nil
 			k := &o.Hosts["cp-c"].Facts.Kubernetes
 			*k = facts.Kubernetes{}
-		}, false, "a quorum first"},
+		}, false, RuleAnswer},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := cluster()
+			c := testCluster()
 			obs := empty(c)
 			if !tc.fresh {
 				obs = finished(t, c)
 			}
 			tc.change(c, obs)
-			p, err := Build(c, obs, testBundle)
-			var r *Refusal
+			p, err := Build(cluster.Evaluate(c, obs), testBundle)
+			var r *cluster.Refusal
 			if !errors.As(err, &r) || r.Rule != tc.want {
 				t.Fatalf("plan %+v, error %v, want the rule %q", p, err, tc.want)
 			}
@@ -418,7 +457,7 @@ func TestRefusals(t *testing.T) {
 }
 
 func TestStoppedUnitIsStarted(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	for _, api := range []bool{true, false} {
 		obs := finished(t, c)
 		obs.Hosts["cp-b"].Facts.Units["kubelet.service"] = "inactive"
@@ -426,7 +465,7 @@ func TestStoppedUnitIsStarted(t *testing.T) {
 			obs.API = nil
 		}
 		p := build(t, c, obs)
-		if len(p.Steps) != 2 || p.Steps[0].Kind != Configure || p.Steps[0].Host != "cp-b" {
+		if p.Steps[0].Kind != Configure || p.Steps[0].Host != "cp-b" || p.Steps[1].Kind != Verify {
 			t.Errorf("with an API %v: %+v", api, kindsOf(p))
 		}
 	}
@@ -439,27 +478,30 @@ func withoutBalancers(c *spec.Cluster) *spec.Cluster {
 }
 
 func TestBalancersBesideControlPlanes(t *testing.T) {
-	c := withoutBalancers(cluster())
+	c := withoutBalancers(testCluster())
 	if p := build(t, c, finished(t, c)); !p.Empty() {
 		t.Fatalf("a finished cluster has steps: %+v", kindsOf(p))
 	}
 	p := build(t, c, empty(c))
 	for _, s := range p.Steps {
 		h, _ := c.Host(s.Host)
-		if s.Kind != Configure || s.Desired == nil || h.Name == "" || strings.HasSuffix(s.ID, "/establish") {
+		if s.Kind != Configure {
 			continue
 		}
 		balances := slices.Contains(s.Desired.Enable, "keepalived.service")
-		if balances != h.Has(spec.RoleControlPlane) {
-			t.Errorf("%s balances: %v", h.Name, balances)
+		if balances != (s.Detail == "load-balancer") || balances && !h.Has(spec.RoleControlPlane) {
+			t.Errorf("%s balances: %v", s.ID, balances)
 		}
 		// Each half brings its own settings.
-		if s.Desired.Sysctls["net.ipv4.ip_forward"] != "1" || balances && s.Desired.Sysctls["net.ipv4.ip_nonlocal_bind"] != "1" {
-			t.Errorf("%s: sysctls %v", h.Name, s.Desired.Sysctls)
+		if !balances && s.Desired.Sysctls["net.ipv4.ip_forward"] != "1" || balances && s.Desired.Sysctls["net.ipv4.ip_nonlocal_bind"] != "1" {
+			t.Errorf("%s: sysctls %v", s.ID, s.Desired.Sysctls)
 		}
-		if !slices.Contains(s.Desired.Enable, "containerd.service") {
-			t.Errorf("%s is no node any more: %v", h.Name, s.Desired.Enable)
+		if balances == slices.Contains(s.Desired.Enable, "containerd.service") {
+			t.Errorf("%s: units %v", s.ID, s.Desired.Enable)
 		}
+	}
+	if n := len(kindsOf(p)[Configure]); n != 8 { // five nodes, three of which balance
+		t.Errorf("%d steps configure", n)
 	}
 	if kinds := kindsOf(p); len(kinds[TestTakeover]) != 1 {
 		t.Errorf("no takeover is tested: %+v", kinds)
@@ -467,13 +509,13 @@ func TestBalancersBesideControlPlanes(t *testing.T) {
 	// Without the programs a balancer cannot be.
 	obs := empty(c)
 	obs.Hosts["cp-b"].Facts.Lacks = []string{"keepalived"}
-	if _, err := Build(c, obs, testBundle); err == nil || !strings.Contains(err.Error(), "cp-b lacks keepalived") {
+	if _, err := Build(cluster.Evaluate(c, obs), testBundle); err == nil || !strings.Contains(err.Error(), "cp-b lacks keepalived") {
 		t.Error(err)
 	}
 }
 
 func TestExternalBalancerIsProbedBeforeAnythingElse(t *testing.T) {
-	c := withoutBalancers(cluster())
+	c := withoutBalancers(testCluster())
 	c.Spec.LoadBalancer.Type = spec.BalancerExternal
 	p := build(t, c, empty(c))
 	if p.Steps[0].Kind != ProbeEndpoint {
@@ -499,7 +541,7 @@ func TestExternalBalancerIsProbedBeforeAnythingElse(t *testing.T) {
 
 // TestBalancersRestartOneByOne would fail if a change of HAProxy's configuration reached all balancers at once.
 func TestBalancersRestartOneByOne(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := finished(t, c)
 	for _, h := range c.BalancerHosts() {
 		obs.Hosts[h.Name].Facts.Files["/etc/haproxy/haproxy.cfg"] = "other"
@@ -513,11 +555,14 @@ func TestBalancersRestartOneByOne(t *testing.T) {
 // TestOnlyANewClusterIsShaken: a build that was killed shortly before its end is still that of a new cluster.
 func TestOnlyANewClusterIsShaken(t *testing.T) {
 	for begun, want := range map[bool]int{true: 1, false: 0} {
-		c := cluster()
+		c := testCluster()
 		obs := finished(t, c)
 		for _, h := range c.Spec.Hosts {
 			k := &obs.Hosts[h.Name].Facts.Kubernetes
 			k.Begun, k.Established = begun && h.IsNode(), k.Established && !begun
+			if begun {
+				obs.API.Verified = ""
+			}
 		}
 		if n := len(kindsOf(build(t, c, obs))[TestTakeover]); n != want {
 			t.Errorf("begun %v: %d tests of the takeover", begun, n)
@@ -526,7 +571,7 @@ func TestOnlyANewClusterIsShaken(t *testing.T) {
 }
 
 func TestImagesThatAreGoneAreImportedAgain(t *testing.T) {
-	c := cluster()
+	c := testCluster()
 	obs := finished(t, c)
 	obs.Hosts["cp-b"].Facts.ImageProblems = []string{"registry.example/pause:3 is missing"}
 	obs.Hosts["worker-a"].Facts.ImageProblems = []string{"a is damaged", "b is damaged", "c is damaged", "d is damaged", "e is missing"}

@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/plan"
 )
@@ -29,8 +30,8 @@ func (w *Work) sound(ctx context.Context) error {
 	for _, d := range damages {
 		all = append(all, d.String())
 	}
-	return &plan.Refusal{Rule: "a whole bundle", Why: fmt.Sprintf("the bundle in %s is damaged: %s", w.bundle.Dir(), strings.Join(all, "; ")),
-		Fix: "Nothing was changed. Run `quorate bundle build` again, or `quorate bundle import` or `pull` for one that came from elsewhere."}
+	return &cluster.Refusal{Rule: "whole-bundle", Why: fmt.Sprintf("the bundle in %s is damaged: %s", w.bundle.Dir(), strings.Join(all, "; ")),
+		Fix: "Nothing was changed. Run `quorate bundle build` again; for a bundle that came from elsewhere, `quorate bundle import` or `quorate bundle pull`."}
 }
 
 // HostImages is what one host's containerd has of a bundle.

@@ -6,18 +6,25 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// PlanRotation observes and says what it takes to replace the key that encrypts secrets.
+// PlanRotation observes the cluster and says what it takes to replace the key that encrypts secrets.
 func (e *Engine) PlanRotation(ctx context.Context) (*Work, error) {
-	w := &Work{Seen: e.Observe(ctx)}
+	w := &Work{State: e.State(ctx)}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
 	var err error
-	w.Plan, err = plan.RotateEncryption(e.Cluster, w.Seen)
+	w.Plan, err = plan.RotateEncryption(w.State)
 	return w, err
 }
 
-// Rotate executes a plan of PlanRotation. Hosts that it does not concern may be away.
-func (e *Engine) Rotate(ctx context.Context, w *Work) error {
-	return execute(ctx, w.Plan, e.env(w))
+// Rotate replaces the key that encrypts secrets. Hosts that it does not concern may be down.
+func (e *Engine) Rotate(ctx context.Context) (*Work, error) {
+	if err := e.takeLeases(ctx); err != nil {
+		return nil, err
+	}
+	w, err := e.PlanRotation(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return w, e.execute(ctx, w.Plan, w)
 }

@@ -4,34 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
 	"sync"
-	"time"
 
-	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/progress"
-	"quorate.dev/quorate/internal/step"
 )
-
-// execute runs the plan. After the first failure no new step begins; those that run are waited for, so that the
-// error names the cause and nothing is left half done without need. The plan can be made and run again.
-func execute(ctx context.Context, p *plan.Plan, e *step.Env) error {
-	if err := check(p); err != nil {
-		return err
-	}
-	if err := takeLeases(ctx, p, e); err != nil {
-		return err
-	}
-	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
-		err := progress.Track(ctx, e.Progress, s.Host, s.ID, s.Title, func(ctx context.Context) error { return step.Run(ctx, e, s) })
-		if err != nil {
-			return &StepError{Step: s, Err: err}
-		}
-		return nil
-	})
-}
 
 // StepError says which step failed.
 type StepError struct {
@@ -123,34 +99,4 @@ func graph(ctx context.Context, steps []plan.Step, run func(context.Context, pla
 		return fmt.Errorf("interrupted: %w; run it again to finish", context.Cause(ctx))
 	}
 	return errors.Join(errs...)
-}
-
-// takeLeases takes every host that the plan changes for this run.
-func takeLeases(ctx context.Context, p *plan.Plan, e *step.Env) error {
-	owner := owner()
-	for _, h := range e.Cluster.Spec.Hosts {
-		if _, dead := p.Unreachable[h.Name]; dead {
-			continue
-		}
-		c, err := e.Conns.Get(h.Name)
-		if err != nil {
-			return err
-		}
-		// In the spec's order everywhere, so that of two runs one gets the first host and the other stops there.
-		if _, err := lease.Take.On(ctx, c, owner); err != nil {
-			return fmt.Errorf("taking the lease: %w", err)
-		}
-	}
-	return nil
-}
-
-func owner() string {
-	who := "somebody"
-	if u, err := user.Current(); err == nil {
-		who = u.Username
-	}
-	if h, err := os.Hostname(); err == nil {
-		who += "@" + h
-	}
-	return fmt.Sprintf("%s, process %d, since %s", who, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
 }

@@ -41,11 +41,11 @@ func where(host string) []string {
 // Check refuses to build a cluster on hosts that cannot become it. A cluster that exists has passed, or has grown beyond,
 // what can be asked of empty hosts.
 func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
-	if w.Plan.Empty() || preflight.Built(w.Seen) {
+	if w.Plan.Empty() || w.State.Exists() {
 		return nil
 	}
 	return progress.Track(ctx, e.Progress, "", "preflight", "check the hosts", func(ctx context.Context) error {
-		r, err := e.Preflight(ctx, w.Seen, true, ignore)
+		r, err := e.Preflight(ctx, w.State.Seen, true, ignore)
 		if err != nil {
 			return err
 		}

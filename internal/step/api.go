@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/restmapper"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
@@ -145,15 +147,44 @@ func labelNode(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		if _, err = client.CoreV1().Nodes().Apply(ctx, node, force); err != nil || len(s.Taints) == 0 {
+		// What Quorate applied earlier and does not apply now is removed by the API server. Labels that somebody else set too
+		// would stay, so those that left the spec are removed by name.
+		if _, err = client.CoreV1().Nodes().Apply(ctx, node, force); err != nil {
 			return err
 		}
-		return addTaints(ctx, client, have, s)
+		if err := removeLabels(ctx, client, have, s.RemoveLabels); err != nil || len(s.Taints)+len(s.RemoveTaints) == 0 {
+			return err
+		}
+		return setTaints(ctx, client, have, s)
 	})
 }
 
-func addTaints(ctx context.Context, client *kube.Client, node *corev1.Node, s plan.Step) error {
-	taints := node.Spec.Taints
+func removeLabels(ctx context.Context, client *kube.Client, node *corev1.Node, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	labels := map[string]any{}
+	for _, k := range keys {
+		labels[k] = nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return err
+}
+
+// setTaints adds the taints of the step to a node, and removes those that left the spec. Taints of others stay.
+func setTaints(ctx context.Context, client *kube.Client, node *corev1.Node, s plan.Step) error {
+	var taints []corev1.Taint
+	for _, t := range node.Spec.Taints {
+		if !slices.ContainsFunc(s.RemoveTaints, func(r facts.Taint) bool {
+			return r.Key == t.Key && r.Value == t.Value && r.Effect == string(t.Effect)
+		}) {
+			taints = append(taints, t)
+		}
+	}
 	for _, t := range s.Taints {
 		want := corev1.Taint{Key: t.Key, Value: t.Value, Effect: corev1.TaintEffect(t.Effect)}
 		found := false
@@ -174,7 +205,7 @@ func addTaints(ctx context.Context, client *kube.Client, node *corev1.Node, s pl
 	_, err = client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 	if apierrors.IsConflict(err) {
 		if node, err = client.CoreV1().Nodes().Get(ctx, s.Host, metav1.GetOptions{}); err == nil {
-			return addTaints(ctx, client, node, s)
+			return setTaints(ctx, client, node, s)
 		}
 	}
 	return err
@@ -196,11 +227,41 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 		if err := applyObjects(ctx, client, m); err != nil {
 			return err
 		}
-		note := applycorev1.ConfigMap(observe.ConfigMap, metav1.NamespaceSystem).WithData(map[string]string{s.Manifest: m.Digest()})
-		// Each manifest is its own manager: applying one must not take away the notes of the others.
-		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Apply(ctx, note, metav1.ApplyOptions{FieldManager: fieldManager + "-" + s.Manifest, Force: true})
-		return err
+		if err := note(ctx, client, s.Manifest, m.Digest()); err != nil {
+			return err
+		}
+		if s.Change == nil {
+			return nil
+		}
+		return rolledOut(ctx, client, m)
 	})
+}
+
+// note stores one entry of the ConfigMap in which Quorate remembers what the cluster is. Each entry has a field manager of its
+// own: storing one must not remove the others.
+func note(ctx context.Context, client *kube.Client, key, value string) error {
+	entry := applycorev1.ConfigMap(observe.ConfigMap, metav1.NamespaceSystem).WithData(map[string]string{key: value})
+	_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Apply(ctx, entry, metav1.ApplyOptions{FieldManager: fieldManager + "-" + key, Force: true})
+	return err
+}
+
+func recordSpec(ctx context.Context, e *Env, s plan.Step) error {
+	return e.record(ctx, observe.SpecKey, s.Record)
+}
+
+func recordVerified(ctx context.Context, e *Env, s plan.Step) error {
+	return e.record(ctx, observe.VerifiedKey, s.Record)
+}
+
+// record stores an entry, and outlives an election or an API server that restarts.
+func (e *Env) record(ctx context.Context, key, value string) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, 2*time.Minute, "storing the "+key+" in the cluster")
+	defer cancel()
+	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error { return note(ctx, client, key, value) })
 }
 
 func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {

@@ -69,7 +69,7 @@ func setEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 			return err
 		}
 		if !uses(string(metrics), hash) {
-			return e.lacking(s, []string{"the apiserver still uses the keys that it had"})
+			return e.waiting(s, []string{"the apiserver still uses the keys that it had"})
 		}
 		return nil
 	})
@@ -113,7 +113,7 @@ func rewriteSecrets(ctx context.Context, e *Env, s plan.Step) error {
 			}
 			done++
 		}
-		e.lacking(s, []string{fmt.Sprintf("%d secrets so far", done)}) //nolint:errcheck // only to show it
+		e.waiting(s, []string{fmt.Sprintf("%d secrets so far", done)}) //nolint:errcheck // only to show it
 		if next = page.Continue; next == "" {
 			return nil
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/endpoint"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/balancer"
@@ -38,10 +39,13 @@ func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
 		}
 	}
 	if why, fix := sum(slices.DeleteFunc(findings, func(f endpoint.Finding) bool { return !isError(f) })); why != "" {
-		return &plan.Refusal{Rule: "a way to the endpoint", Why: why, Fix: fix}
+		return &cluster.Refusal{Rule: RuleEndpoint, Why: why, Fix: fix}
 	}
 	return nil
 }
+
+// RuleEndpoint refuses to build behind a load balancer that cannot work.
+const RuleEndpoint = "endpoint"
 
 func isError(f endpoint.Finding) bool { return f.Severity == endpoint.Error }
 
@@ -114,14 +118,16 @@ func testTakeover(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	e.note(s, strings.Join(t.said, ", "))
-	return nil
+	return e.record(ctx, observe.TakeoverKey, s.Record)
 }
 
 type takeover struct {
 	e         *Env
 	balancers []string
-	aside     []string
-	said      []string
+	// permit is the last one: it also covers that everybody takes part again.
+	permit cluster.Permit
+	aside  []string
+	said   []string
 }
 
 // move lets the holder stand aside and waits until the endpoint answers through another balancer.
@@ -134,6 +140,9 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	defer cancel()
 	begin := time.Now()
 	t.aside = append(t.aside, from)
+	if t.permit, err = t.e.permit(ctx, s); err != nil {
+		return "", err
+	}
 	if err := t.standAside(ctx, from, true); err != nil {
 		return "", err
 	}
@@ -144,7 +153,7 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 		defer cancel()
-		return observe.Endpoint(ctx, t.e.Cluster, ca)
+		return t.answers(ctx, to, ca)
 	})
 	if err != nil {
 		return "", fmt.Errorf("the endpoint does not answer through %s, which took the virtual IP over from %s: %w; the network must let an address move between machines (gratuitous ARP)", to, from, err)
@@ -152,6 +161,16 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	t.said = append(t.said, fmt.Sprintf("%s took over from %s in %s", to, from, ui.Duration(time.Since(begin))))
 	t.e.note(s, t.said[len(t.said)-1])
 	return to, nil
+}
+
+// answers asks the endpoint from a host that does not have the virtual IP.
+func (t *takeover) answers(ctx context.Context, holder, ca string) error {
+	for _, h := range t.e.Cluster.Spec.Hosts {
+		if h.Name != holder && t.e.Seen.Hosts[h.Name].Facts != nil {
+			return observe.Endpoint(ctx, t.e.Cluster, t.e.Conns, h.Name, ca)
+		}
+	}
+	return errors.New("no other host can ask")
 }
 
 // holder waits until one balancer alone has the virtual IP, and another one than before.
@@ -202,7 +221,7 @@ func (t *takeover) standAside(ctx context.Context, name string, aside bool) erro
 	if err != nil {
 		return err
 	}
-	_, err = balancer.StandAside.On(ctx, conn, aside)
+	_, err = balancer.StandAside.Make(ctx, conn, t.permit, aside)
 	return err
 }
 

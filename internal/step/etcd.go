@@ -50,7 +50,11 @@ func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartEtcd.On(ctx, c, kubeadm.EtcdStart{Config: string(config), Members: hostconfig.EtcdMembers(e.Cluster)})
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Members: hostconfig.EtcdMembers(e.Cluster)})
 	return err
 }
 

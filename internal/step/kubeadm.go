@@ -94,7 +94,11 @@ func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartWorker.On(ctx, c, kubeadm.WorkerRequest{Config: string(config), Kubeconfig: string(kubeconfig), CA: cfg.CA})
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartWorker.Make(ctx, c, permit, kubeadm.WorkerRequest{Config: string(config), Kubeconfig: string(kubeconfig), CA: cfg.CA})
 	return err
 }
 
@@ -107,7 +111,11 @@ func startControlPlanesKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if s.ThroughEndpoint {
 		in.Server = "https://" + e.Cluster.Spec.ControlPlane.Endpoint
 	}
-	_, err = kubeadm.StartKubelet.On(ctx, c, in)
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartKubelet.Make(ctx, c, permit, in)
 	return err
 }
 
@@ -116,7 +124,11 @@ func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartControlPlane.On(ctx, c, kubeadm.ControlPlaneRequest{
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.StartControlPlane.Make(ctx, c, permit, kubeadm.ControlPlaneRequest{
 		Config: config, Node: h.Name, Patience: time.Duration(s.AwaitReadySeconds) * time.Second})
 	return err
 }
@@ -129,12 +141,16 @@ func useLocalAPI(ctx context.Context, e *Env, s plan.Step) error {
 	return awaitNode(ctx, e, s, kubeadm.UseLocalAPI)
 }
 
-func awaitNode(ctx context.Context, e *Env, s plan.Step, op host.Op[kubeadm.NodeRequest, struct{}]) error {
+func awaitNode(ctx context.Context, e *Env, s plan.Step, op host.Change[kubeadm.NodeRequest, struct{}]) error {
 	h, c, err := e.target(s)
 	if err != nil {
 		return err
 	}
-	_, err = op.On(ctx, c, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = op.Make(ctx, c, permit, kubeadm.NodeRequest{Name: h.Name, Patience: apiPatience})
 	return err
 }
 
@@ -175,7 +191,11 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
 		return err
 	}
-	_, err = kubeadm.Join.On(ctx, c, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = kubeadm.Join.Make(ctx, c, permit, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
 	return err
 }
 

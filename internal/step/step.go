@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/distribute"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
@@ -32,6 +33,9 @@ type Env struct {
 	Bundle    *bundle.Bundle
 	Manifests map[string]manifest.Manifest
 	Progress  progress.Sink
+	// Permit evaluates the change of a step on the cluster as it is now, and waits while it is refused for something that
+	// passes. Operations that change a host demand what it returns, so no step can go around it.
+	Permit func(context.Context, plan.Step) (cluster.Permit, error)
 
 	token string
 	swarm distribute.Swarm
@@ -44,8 +48,8 @@ type Env struct {
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
-func NewEnv(c *spec.Cluster, conns *host.Set, seen *facts.Observation, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink) *Env {
-	e := &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, token: newToken()}
+func NewEnv(c *spec.Cluster, conns *host.Set, seen *facts.Observation, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
+	e := &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken()}
 	e.enlistDonors()
 	return e
 }
@@ -69,6 +73,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.InstallBundle:     installBundle,
 	plan.ImportImages:      importImages,
 	plan.Configure:         configure,
+	plan.Mark:              mark,
 	plan.MakePKI:           makePKI,
 	plan.SharePKI:          sharePKI,
 	plan.MakeEtcdPKI:       makeEtcdPKI,
@@ -80,24 +85,40 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.StartControlPlane: startControlPlane,
 	plan.RegisterNode:      registerNode,
 	plan.UseLocalAPI:       useLocalAPI,
-	plan.AwaitAPI:          awaitAPI,
-	plan.AwaitControllers:  awaitControllers,
-	plan.InitCluster:       initCluster,
-	plan.InstallAddons:     installAddons,
-	plan.MakeToken:         makeToken,
-	plan.RemoveTokens:      removeTokens,
-	plan.JoinWorker:        join,
-	plan.JoinControlPlane:  join,
-	plan.LabelNode:         labelNode,
-	plan.ApplyManifest:     applyManifest,
-	plan.SpreadDNS:         spreadDNS,
-	plan.ProbeEndpoint:     probeEndpoint,
-	plan.TestTakeover:      testTakeover,
-	plan.Verify:            verify,
+	plan.RenewKubelet:      renewKubelet,
+
+	plan.RestoreControlPlane: restoreControlPlane,
+	plan.RestartAgent:        restartAgent,
+	plan.UndoJoin:            undoJoin,
+	plan.RecordSpec:          recordSpec,
+	plan.RecordVerified:      recordVerified,
+
+	plan.AwaitAPI:         awaitAPI,
+	plan.AwaitControllers: awaitControllers,
+	plan.InitCluster:      initCluster,
+	plan.InstallAddons:    installAddons,
+	plan.MakeToken:        makeToken,
+	plan.RemoveTokens:     removeTokens,
+	plan.JoinWorker:       join,
+	plan.JoinControlPlane: join,
+	plan.LabelNode:        labelNode,
+	plan.ApplyManifest:    applyManifest,
+	plan.SpreadDNS:        spreadDNS,
+	plan.ProbeEndpoint:    probeEndpoint,
+	plan.TestTakeover:     testTakeover,
+	plan.Verify:           verify,
 
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,
+}
+
+// permit evaluates the change of the step. Call it on the line before the change is made.
+func (e *Env) permit(ctx context.Context, s plan.Step) (cluster.Permit, error) {
+	if s.Change == nil {
+		return cluster.Permit{}, fmt.Errorf("the step %s changes what runs and carries no change", s.ID)
+	}
+	return e.Permit(ctx, s)
 }
 
 // Run does one step.
@@ -105,11 +126,6 @@ func Run(ctx context.Context, e *Env, s plan.Step) error {
 	run, ok := kinds[s.Kind]
 	if !ok {
 		return fmt.Errorf("this quorate cannot do the step %s", s.Kind)
-	}
-	for _, g := range s.Gates {
-		if err := await(ctx, e, s, g); err != nil {
-			return err
-		}
 	}
 	return run(ctx, e, s)
 }
@@ -129,19 +145,43 @@ func configure(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	d := *s.Desired
-	if s.FillCA {
+	if d.Files, err = e.withCA(d.Files); err != nil {
+		return err
+	}
+	if s.Change == nil {
+		_, err = files.Configure.On(ctx, c, d)
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = files.Reconfigure.Make(ctx, c, permit, d)
+	return err
+}
+
+// withCA gives the files that hold the cluster's CA certificate their content, if it was not known when the plan was made.
+func (e *Env) withCA(in []facts.File) ([]facts.File, error) {
+	out := slices.Clone(in)
+	for i := range out {
+		if !out[i].ClusterCA || out[i].Content != "" {
+			continue
+		}
 		ca, err := e.ca()
 		if err != nil {
-			return err
+			return nil, err
 		}
-		d.Files = slices.Clone(d.Files)
-		for i := range d.Files {
-			if d.Files[i].Content == "" {
-				d.Files[i].Content = ca
-			}
-		}
+		out[i].Content = ca
 	}
-	_, err = files.Configure.On(ctx, c, d)
+	return out, nil
+}
+
+func mark(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	_, err = files.Configure.On(ctx, c, *s.Desired)
 	return err
 }
 

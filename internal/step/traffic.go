@@ -56,7 +56,7 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 			return ctx.Err()
 		}
 		pairs = left
-		if err := e.lacking(s, failed); err != nil {
+		if err := e.waiting(s, failed); err != nil {
 			return fmt.Errorf("%w. %s", err, wayForPods(e.Cluster))
 		}
 		return nil

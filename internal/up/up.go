@@ -11,7 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/progress"
@@ -32,7 +32,7 @@ type Result struct {
 	Cluster    *spec.Cluster
 	SpecFile   string
 	Kubeconfig string
-	Seen       *facts.Observation
+	State      *cluster.State
 	Parts      []Part
 	Lab        bool
 }
@@ -76,20 +76,7 @@ const kubeconfigFile = "kubeconfig"
 func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, sink progress.Sink) error {
 	e := run.Open(ctx, r.Cluster, sink)
 	defer e.Close()
-	w, err := e.Plan(ctx, b)
-	if err != nil {
-		return err
-	}
-	if w.Plan.Empty() {
-		// Machines that were just switched on again need no step, and time.
-		if err := e.Verify(ctx, w); err != nil {
-			return err
-		}
-	}
-	if err := e.Check(ctx, w, ignore); err != nil {
-		return err
-	}
-	if err := e.Apply(ctx, w); err != nil {
+	if _, err := e.Apply(ctx, b, run.Options{Ignore: ignore}); err != nil {
 		return err
 	}
 	admin, err := e.Kubeconfig(ctx)
@@ -108,6 +95,6 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, s
 	if err := clientcmd.WriteToFile(*config, r.Kubeconfig); err != nil {
 		return fmt.Errorf("writing the kubeconfig: %w", err)
 	}
-	r.Seen = e.Observe(ctx)
+	r.State = e.State(ctx)
 	return nil
 }

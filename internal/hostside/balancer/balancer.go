@@ -211,7 +211,7 @@ func tellKeepalived(fault bool) error {
 const asideFor = 15 * time.Second
 
 // StandAside keeps the virtual IP away from this host, or no longer. The watchdog does it, as if HAProxy hung.
-var StandAside = host.Define("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
+var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
 	if aside {
 		return struct{}{}, system.WriteFile(hostconfig.AsideFile, nil, 0o644)
 	}

@@ -21,7 +21,7 @@ type PoolRequest struct {
 const poolPace = 100 * time.Millisecond
 
 // SetPool does so, and says how many connections it had to close. HAProxy itself forgets it when it starts anew.
-var SetPool = host.Define("node.set-pool", func(ctx context.Context, r PoolRequest) (closed int, err error) {
+var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r PoolRequest) (closed int, err error) {
 	server, state := hostconfig.HAProxyBackend+"/"+r.Server, "ready"
 	if r.Drain {
 		state = "drain"

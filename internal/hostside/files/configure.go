@@ -17,10 +17,36 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// Configure brings a host to what is desired and reports which files it changed.
-var Configure = host.Define("node.configure", configure)
+// Configure brings a host to what is desired and reports which files it changed. It neither restarts nor starts anything: it
+// fails, before it writes, if a file that differs would restart a unit that runs.
+var Configure = host.Define("node.configure", func(ctx context.Context, d facts.Desired) ([]string, error) {
+	if err := restartsNothing(ctx, d); err != nil {
+		return nil, err
+	}
+	return configure(ctx, d, false)
+})
 
-func configure(ctx context.Context, d facts.Desired) ([]string, error) {
+// Reconfigure is Configure that also starts and restarts units.
+var Reconfigure = host.DefineChange("node.reconfigure", func(ctx context.Context, d facts.Desired) ([]string, error) {
+	return configure(ctx, d, true)
+})
+
+// restartsNothing fails if a file that differs would restart a unit that runs.
+func restartsNothing(ctx context.Context, d facts.Desired) error {
+	for _, f := range d.Files {
+		if sum, ok := Sum(f.Key()); len(f.Restart) == 0 || ok && sum == f.Sum() {
+			continue
+		}
+		for unit, state := range system.UnitStates(ctx, f.Restart) {
+			if state == "active" || state == "activating" {
+				return fmt.Errorf("%s differs since the plan was made, and %s would restart: run it again", f.Path, unit)
+			}
+		}
+	}
+	return nil
+}
+
+func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, error) {
 	var changed, restart []string
 	for _, f := range d.Files {
 		did, err := write(f)
@@ -57,12 +83,15 @@ func configure(ctx context.Context, d facts.Desired) ([]string, error) {
 		if err := systemctl(ctx, append([]string{"enable"}, d.Enable...)...); err != nil {
 			return changed, err
 		}
+		if !permitted {
+			return changed, nil
+		}
 		start := slices.DeleteFunc(slices.Clone(d.Enable), func(u string) bool { return slices.Contains(restart, u) })
 		if err := systemctl(ctx, append([]string{"start"}, start...)...); err != nil {
 			return changed, err
 		}
 	}
-	if len(restart) > 0 {
+	if permitted && len(restart) > 0 {
 		if err := systemctl(ctx, append([]string{"restart"}, restart...)...); err != nil {
 			return changed, err
 		}

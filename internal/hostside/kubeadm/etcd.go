@@ -47,7 +47,7 @@ const etcdPatience = 2 * time.Minute
 
 // StartEtcd makes the member's certificates and starts it. It returns when the member has a leader, and so needs the
 // others to start at the same time.
-var StartEtcd = host.Define("kubeadm.start-etcd", func(ctx context.Context, in EtcdStart) (struct{}, error) {
+var StartEtcd = host.DefineChange("kubeadm.start-etcd", func(ctx context.Context, in EtcdStart) (struct{}, error) {
 	if err := etcdCertificates(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}

@@ -41,7 +41,7 @@ func (r NodeRequest) limit(ctx context.Context) (context.Context, context.Cancel
 
 // RegisterNode waits until a control plane's node is registered at the API. A kubelet that has waited long for that is
 // started again as soon as it answers, because it would go on waiting when the API has long been there.
-var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	ctx, cancel := in.limit(ctx)
 	defer cancel()
 	look, err := ownNode("", in.Name)
@@ -60,7 +60,7 @@ var RegisterNode = host.Define("kubeadm.register-node", func(ctx context.Context
 })
 
 // UseLocalAPI waits until the API server beside a control plane's kubelet serves, and has the kubelet turn to it.
-var UseLocalAPI = host.Define("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
+var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	limited, cancel := in.limit(ctx)
 	defer cancel()
 	server, err := beside()

@@ -26,7 +26,7 @@ type KubeletRequest struct {
 
 // StartKubelet runs kubeadm's phases on one control plane of a new cluster: leaf certificates, kubeconfigs, a stacked
 // etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at once.
-var StartKubelet = host.Define("kubeadm.start-kubelet", func(ctx context.Context, in KubeletRequest) (struct{}, error) {
+var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.Context, in KubeletRequest) (struct{}, error) {
 	return struct{}{}, withConfig("start", in.Config, func(path string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
@@ -70,7 +70,7 @@ type ControlPlaneRequest struct {
 
 // StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
 // that runs there.
-var StartControlPlane = host.Define("kubeadm.start-control-plane", func(ctx context.Context, in ControlPlaneRequest) (struct{}, error) {
+var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ctx context.Context, in ControlPlaneRequest) (struct{}, error) {
 	if in.Patience > 0 {
 		if err := awaitReady(ctx, in.Node, in.Patience); err != nil {
 			return struct{}{}, err
@@ -92,7 +92,7 @@ type WorkerRequest struct {
 }
 
 // StartWorker starts the kubelet of a worker whose certificates are there: nothing has to be asked for or approved.
-var StartWorker = host.Define("kubeadm.start-worker", func(ctx context.Context, in WorkerRequest) (struct{}, error) {
+var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Context, in WorkerRequest) (struct{}, error) {
 	return struct{}{}, withConfig("start", in.Config, func(path string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
@@ -136,7 +136,7 @@ type JoinRequest struct {
 const DiscoveryFile = "/run/quorate/discovery.yaml"
 
 // Join runs kubeadm join.
-var Join = host.Define("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
+var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
 	return struct{}{}, withConfig("discovery", in.Discovery, func(string) error {
 		return withConfig("join", in.Config, func(path string) error {
 			if err := mend(kubernetesDir, kubeletConfig); err != nil {

@@ -45,7 +45,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 	link, _ := f.Interface(h.Address)
 	d := facts.Desired{
 		Files: []facts.File{
-			{Path: haproxyCA, Content: ca, Restart: []string{"haproxy.service"}},
+			{Path: haproxyCA, Content: ca, ClusterCA: true, Restart: []string{"haproxy.service"}},
 			{Path: haproxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Restart: []string{"haproxy.service"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},

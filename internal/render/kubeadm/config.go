@@ -268,3 +268,13 @@ func documents(docs ...object) ([]byte, error) {
 	}
 	return b.Bytes(), nil
 }
+
+// WithClusterConfiguration renders the configuration of kubeadm init for a control plane of a cluster that exists: its own
+// InitConfiguration, and the ClusterConfiguration as the cluster has stored it.
+func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return nil, fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	return documents(initConfiguration(h, nodeRegistration(h)), cluster)
+}

@@ -1,0 +1,33 @@
+package host
+
+import (
+	"context"
+	"fmt"
+)
+
+// Permit is the proof that a change of a host was evaluated and is allowed; see cluster.Permit.
+type Permit interface {
+	// Covers returns an error unless the permit is for a change of the host.
+	Covers(host string) error
+}
+
+// Change is an operation that stops, restarts, adds or removes something on a host. It has no On: it cannot be run without
+// a permit.
+type Change[In, Out any] struct{ op Op[In, Out] }
+
+// DefineChange is Define for operations that need a permit.
+func DefineChange[In, Out any](name string, run func(context.Context, In) (Out, error)) Change[In, Out] {
+	return Change[In, Out]{op: Define(name, run)}
+}
+
+// Make runs the operation on the host. The permit must be for this host.
+func (c Change[In, Out]) Make(ctx context.Context, conn *Conn, permit Permit, in In) (Out, error) {
+	var none Out
+	if permit == nil {
+		return none, fmt.Errorf("%s: %s: nothing was permitted", conn.Name(), c.op.name)
+	}
+	if err := permit.Covers(conn.Name()); err != nil {
+		return none, err
+	}
+	return c.op.On(ctx, conn, in)
+}

@@ -1,0 +1,44 @@
+package kubeadm
+
+import (
+	"context"
+	"fmt"
+
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// RestoreRequest names static pods whose manifests are missing on a control plane of the cluster.
+type RestoreRequest struct {
+	Config string // kubeadm's, as the cluster has it
+	Pods   []string
+}
+
+// restorePhases are the phases of kubeadm init that write the manifest of a static pod.
+var restorePhases = map[string][]string{
+	"etcd":                    {"etcd", "local"},
+	"kube-apiserver":          {"control-plane", "apiserver"},
+	"kube-controller-manager": {"control-plane", "controller-manager"},
+	"kube-scheduler":          {"control-plane", "scheduler"},
+}
+
+// RestoreControlPlane writes the manifests of static pods again; the kubelet starts them.
+var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", func(ctx context.Context, in RestoreRequest) (struct{}, error) {
+	return struct{}{}, withConfig("restore", in.Config, func(path string) error {
+		for _, pod := range in.Pods {
+			phase, known := restorePhases[pod]
+			if !known {
+				return fmt.Errorf("kubeadm has no phase for the static pod %s", pod)
+			}
+			if err := system.Run(ctx, "kubeadm", append(append([]string{"init", "phase"}, phase...), "--config", path)...); err != nil {
+				return err
+			}
+		}
+		return tighten()
+	})
+})
+
+// RestartKubelet restarts the kubelet. The containers of its pods go on.
+var RestartKubelet = host.DefineChange("kubeadm.restart-kubelet", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	return struct{}{}, system.Run(ctx, "systemctl", "restart", kubeletUnit)
+})

@@ -1,0 +1,161 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/user"
+	"slices"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/hostside/lease"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/step"
+)
+
+// Options are what the caller allows a run to do.
+type Options struct {
+	// Ignore are the IDs of preflight checks whose findings do not stop the run.
+	Ignore []string
+	// Adopt allows to adopt a cluster that Quorate did not build.
+	Adopt bool
+}
+
+// Apply makes the cluster match its spec. It takes the lease before it makes the plan, so that no other run can change what
+// the plan was made from. It ends only when the cluster was seen to match the spec, also when there was nothing to do.
+func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
+	if err := e.takeLeases(ctx); err != nil {
+		return nil, err
+	}
+	w, err := e.Plan(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.Plan.Allowed(o.Adopt); err != nil {
+		return w, err
+	}
+	if err := e.Check(ctx, w, o.Ignore); err != nil {
+		return w, err
+	}
+	if err := w.sound(ctx); err != nil {
+		return w, err
+	}
+	p := w.Plan
+	if p.Empty() {
+		p = plan.Verification(p)
+	}
+	if err := e.execute(ctx, p, w); err != nil {
+		return w, err
+	}
+	if len(w.Plan.Unreachable) > 0 {
+		return w, &UnreachableError{w.Plan.Unreachable}
+	}
+	return w, nil
+}
+
+// UnreachableError says which hosts an otherwise finished run had to leave alone.
+type UnreachableError struct{ Hosts map[string]string }
+
+func (e *UnreachableError) Error() string {
+	msg := "these hosts could not be reached and were left as they are; run apply again when they are back:"
+	for _, h := range slices.Sorted(maps.Keys(e.Hosts)) {
+		msg += "\n  " + h + ": " + e.Hosts[h]
+	}
+	return msg
+}
+
+// takeLeases takes the lease of every host that can be reached. It ends with the session.
+func (e *Engine) takeLeases(ctx context.Context) error {
+	owner := owner()
+	for _, h := range e.Cluster.Spec.Hosts {
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			continue // it is observed as unreachable, and left alone
+		}
+		// In the spec's order everywhere, so that of two runs one gets the first host and the other stops there.
+		if _, err := lease.Take.On(ctx, c, owner); err != nil {
+			return fmt.Errorf("taking the lease: %w", err)
+		}
+	}
+	return nil
+}
+
+func owner() string {
+	who := "somebody"
+	if u, err := user.Current(); err == nil {
+		who = u.Username
+	}
+	if h, err := os.Hostname(); err == nil {
+		who += "@" + h
+	}
+	return fmt.Sprintf("%s, process %d, since %s", who, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
+}
+
+// permitPatience is how long a step waits while its change is refused for something that may pass.
+const permitPatience = 5 * time.Minute
+
+// runner runs the steps of one plan.
+type runner struct {
+	*Engine
+	work *Work
+	// turn is held by the disruptive step that is being made. The plan orders such steps already; this holds whatever a plan
+	// says.
+	turn sync.Mutex
+}
+
+// execute runs the plan. After the first failure no new step begins; those that run are waited for, so that the error names
+// the cause and nothing is left half done without need. The plan can be made and run again.
+func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
+	if err := check(p); err != nil {
+		return err
+	}
+	r := &runner{Engine: e, work: w}
+	env := step.NewEnv(e.Cluster, e.Conns, w.State.Seen, w.bundle, w.manifests, e.Progress, r.permit)
+	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
+		if s.Change != nil && s.Change.Disruptive() {
+			r.turn.Lock()
+			defer r.turn.Unlock()
+		}
+		err := progress.Track(ctx, e.Progress, s.Host, s.ID, s.Title, func(ctx context.Context) error { return step.Run(ctx, env, s) })
+		if err != nil {
+			return &StepError{Step: s, Err: err}
+		}
+		return nil
+	})
+}
+
+// permit evaluates the change of a step on a fresh observation. While the change is refused for something that may pass, such
+// as a member that is still starting, it observes again.
+//
+// What creates a new cluster is evaluated on the observation that was made under the lease: nobody uses the cluster, no other
+// run can change its hosts, and each host checks again that it begins with nothing.
+func (r *runner) permit(ctx context.Context, s plan.Step) (cluster.Permit, error) {
+	c := *s.Change
+	if c.Verb == cluster.Create {
+		permit, refused := r.work.State.Allow(c)
+		if refused != nil {
+			return cluster.Permit{}, refused
+		}
+		return permit, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, permitPatience, fmt.Errorf("it was not allowed within %s", permitPatience))
+	defer cancel()
+	for {
+		permit, refused := r.State(ctx).Allow(c)
+		switch {
+		case refused == nil:
+			return permit, nil
+		case !refused.Transient || ctx.Err() != nil:
+			return cluster.Permit{}, refused
+		}
+		r.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: refused.Why})
+		if pause(ctx, time.Second) != nil {
+			return cluster.Permit{}, refused
+		}
+	}
+}

@@ -1,0 +1,108 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cni"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/manifest"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Work is a plan with the state from which it was made.
+type Work struct {
+	Plan  *plan.Plan
+	State *cluster.State
+
+	bundle    *bundle.Bundle
+	manifests map[string]manifest.Manifest
+}
+
+// How long a run waits for what may pass: machines that were all switched on a moment ago need about a minute until their
+// API answers, and a member that restarts needs seconds.
+const (
+	patience = 2 * time.Minute
+	lookEach = 2 * time.Second
+)
+
+// Plan observes the cluster and decides what there is to do with the bundle. It waits for a while if the plan is refused for
+// something that may pass.
+func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
+	described, manifests, err := Describe(e.Cluster, b)
+	if err != nil {
+		return nil, err
+	}
+	w := &Work{bundle: b, manifests: manifests}
+	for begin := time.Now(); ; {
+		w.State = e.State(ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		w.Plan, err = plan.Build(w.State, described)
+		var refused *cluster.Refusal
+		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > patience {
+			return w, err
+		}
+		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the cluster", Detail: refused.Why})
+		if err := pause(ctx, lookEach); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// Describe tells a plan what it has to know of a bundle, and renders the manifests that refer to its images.
+func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manifest.Manifest, error) {
+	if b.Version() != c.Spec.Kubernetes.Version {
+		return plan.Bundle{}, nil, fmt.Errorf("the bundle holds Kubernetes %s, the spec asks for %s", b.Version(), c.Spec.Kubernetes.Version)
+	}
+	image := func(short string) string { i, _ := b.Image(short); return i.Name }
+	manifests, err := manifest.Render(c, image, b.IsPublished())
+	if err != nil {
+		return plan.Bundle{}, nil, err
+	}
+	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{}}
+	own, given, err := cni.Read(c)
+	if err != nil {
+		return plan.Bundle{}, nil, err
+	}
+	if given {
+		manifests[manifest.CNI] = own
+		out.Warnings = foreignImages(own, b)
+	}
+	if c.Spec.Network.Policies == spec.PoliciesEnforced && b.IsPublished() {
+		out.Warnings = append(out.Warnings, "network policies are not enforced: the flannel of this bundle is its project's own, which has nothing for that; write `policies: ignored`, or use a bundle that was compiled")
+	}
+	for name, m := range manifests {
+		out.Manifests[name] = m.Digest()
+	}
+	return out, manifests, nil
+}
+
+// foreignImages warns of what hosts will have to pull from elsewhere.
+func foreignImages(m manifest.Manifest, b *bundle.Bundle) []string {
+	var known []string
+	for _, i := range b.Images() {
+		known = append(known, i.Name)
+	}
+	unknown := cni.Unknown(m, known)
+	if len(unknown) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("the pod network's manifest names images that the bundle does not have: %s; every node pulls them from there, or must have them already (`ctr -n k8s.io images import`)", strings.Join(unknown, ", "))}
+}
