@@ -28,6 +28,8 @@ const (
 	Start Verb = "start"
 	// Reload has the part read its configuration again, without taking it away.
 	Reload Verb = "reload"
+	// Clear removes what an interrupted operation left on a host that is no part of the cluster.
+	Clear Verb = "clear"
 	// Move gives the virtual IP to another load balancer.
 	Move Verb = "move"
 )
@@ -70,7 +72,7 @@ type Change struct {
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
 		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
-	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Move: "moving"}[c.Verb]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving"}[c.Verb]
 	switch {
 	case c.Subject == "":
 		return ing + " " + noun
@@ -220,13 +222,22 @@ func (s *State) After(c Change) *State {
 	out := *s
 	out.placements = s.effect(c).done
 	if c.Part == LoadBalancer {
-		out.configured = maps.Clone(s.configured)
-		if out.configured == nil {
-			out.configured = map[string]bool{}
-		}
-		out.configured[c.Subject] = c.Verb != Remove && c.Verb != Stop
+		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
+	}
+	if c.Verb == Clear || c.Verb == Remove && c.Part == EtcdMember {
+		out.cleared = with(s.cleared, c.Subject, true)
 	}
 	return &out
+}
+
+// with is a copy of a set with one more entry.
+func with(set map[string]bool, name string, in bool) map[string]bool {
+	out := maps.Clone(set)
+	if out == nil {
+		out = map[string]bool{}
+	}
+	out[name] = in
+	return out
 }
 
 // Worst is the state while the change is made, or if it goes wrong.
@@ -298,7 +309,7 @@ func (s *State) ruleOldData(c Change) *Refusal {
 	if c.Verb != Add || c.Part != EtcdMember && (c.Part != ControlPlane || !s.Spec.StackedEtcd()) {
 		return nil
 	}
-	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData {
+	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] {
 		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
 			Fix: "If nobody needs this data any more, run `kubeadm reset` on " + c.Subject + " and remove /var/lib/etcd, then run it again."}
 	}

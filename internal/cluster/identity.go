@@ -292,8 +292,8 @@ func (d *differences) etcd() {
 		}
 	}
 	for _, m := range d.Seen.Etcd {
-		if !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == m.Name }) {
-			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", m.Name)
+		if name := d.memberHost(m); !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
+			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
 		}
 	}
 }

@@ -38,9 +38,9 @@ type State struct {
 	stage      Stage
 	ca         string // PEM
 	placements []quorum.Placement
-	// configured are the load balancers that a change has configured and started since the observation: only After adds to
-	// it.
-	configured map[string]bool
+	// What changes have done since the observation; only After adds to it. configured are load balancers that were
+	// configured and started, cleared are hosts from which old data was removed.
+	configured, cleared map[string]bool
 }
 
 // Evaluate derives the state from what was observed. The observation must be one of this spec.

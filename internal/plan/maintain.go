@@ -174,7 +174,7 @@ func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
 		return refused(RuleOldMember, fmt.Sprintf("%s has no control plane, but etcd still has a member of that name (%s)", h.Name, memberState(member)),
 			fmt.Sprintf("If its data is lost for good, remove the dead member first, on a healthy control plane: `etcdctl member remove %s`. Then run `quorate apply`.", member.ID))
 	case f.Kubernetes.Begun && f.Kubernetes.EtcdData && b.c.StackedEtcd():
-		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", Change: change(cluster.Stop, cluster.Node, h.Name),
+		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", Change: change(cluster.Clear, cluster.Node, h.Name),
 			Reason: "an earlier run of Quorate left etcd data, and etcd has no member for it"}, at.configure)
 	}
 	reason := "it is in the spec and not in the cluster"

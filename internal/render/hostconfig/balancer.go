@@ -101,7 +101,7 @@ func listenOn(c *spec.Cluster, h spec.Host) string {
 
 func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
 	var servers, unchecked strings.Builder
-	for _, cp := range c.HostsWith(spec.RoleControlPlane) {
+	for _, cp := range byName(c.HostsWith(spec.RoleControlPlane)) {
 		fmt.Fprintf(&servers, "    server %s %s:6443\n", cp.Name, cp.Address)
 		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", cp.Name, cp.Address)
 	}
@@ -199,7 +199,7 @@ WantedBy=multi-user.target
 func keepalivedConfig(c *spec.Cluster, h spec.Host, m manner, link, prefix string) string {
 	var peers strings.Builder
 	priority := 100
-	for i, lb := range c.BalancerHosts() {
+	for i, lb := range byName(c.BalancerHosts()) {
 		if lb.Name == h.Name {
 			priority = 200 - i
 			continue

@@ -45,10 +45,15 @@ func Hosts(c *spec.Cluster) facts.Desired {
 	if c.Spec.LoadBalancer.Address != "" {
 		fmt.Fprintf(&b, "%s %s\n", c.Spec.LoadBalancer.Address, EndpointHost(c))
 	}
-	for _, h := range c.Spec.Hosts {
+	for _, h := range byName(c.Spec.Hosts) {
 		fmt.Fprintf(&b, "%s %s\n", h.Address, h.Name)
 	}
 	return facts.Desired{Files: []facts.File{{Path: "/etc/hosts", Block: "cluster " + c.Metadata.Name, Content: b.String()}}}
+}
+
+// byName sorts hosts: their order in the spec means nothing, and must not change a file.
+func byName(hosts []spec.Host) []spec.Host {
+	return slices.SortedFunc(slices.Values(hosts), func(a, b spec.Host) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // nodeSysctls are what kubeadm's documentation asks for, and kube-proxy's and pods' needs beyond it.
