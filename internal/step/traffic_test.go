@@ -10,6 +10,18 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
+// whole observes a cluster all of whose nodes are Ready.
+func whole(c *spec.Cluster) *facts.Observation {
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}, API: &facts.API{}}
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{}}
+		if h.IsNode() {
+			obs.API.Nodes = append(obs.API.Nodes, facts.Node{Name: h.Name, Ready: true})
+		}
+	}
+	return obs
+}
+
 func TestTrafficPairs(t *testing.T) {
 	c := spec.DefaultLab("test")
 	e := &Env{Cluster: c, Seen: whole(c)}
