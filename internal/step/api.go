@@ -24,10 +24,11 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/render/kubeadm"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/render/manifest"
 )
 
@@ -106,7 +107,7 @@ func makeToken(ctx context.Context, e *Env, _ plan.Step) error {
 		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id},
 		Type:       corev1.SecretTypeBootstrapToken,
 		StringData: map[string]string{
-			"token-id": id, "token-secret": secret, "description": kubeadm.TokenDescription,
+			"token-id": id, "token-secret": secret, "description": kubeadmconfig.TokenDescription,
 			"expiration":                     time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
 			"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
 			"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
@@ -137,6 +138,12 @@ func labelNode(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
 		return err
+	}
+	if conn, err := e.Conns.Get(s.Host); err == nil {
+		h, _ := e.Cluster.Host(s.Host)
+		if _, err := kubeadm.SetNodeLabels.On(ctx, conn, plan.NodeLabels(h)); err != nil {
+			return err
+		}
 	}
 	node := applycorev1.Node(s.Host).WithLabels(s.Labels)
 	ctx, cancel := withDeadline(ctx, 3*time.Minute, "registering the node "+s.Host)

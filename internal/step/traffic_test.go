@@ -65,24 +65,3 @@ func TestTrafficPairs(t *testing.T) {
 		t.Errorf("a cluster of one node tries %v", got)
 	}
 }
-
-func TestNodesWithoutANetwork(t *testing.T) {
-	c := spec.DefaultLab("test")
-	obs := whole(c)
-	obs.API.DNSReady = 0
-	for i := range obs.API.Nodes {
-		obs.API.Nodes[i].Ready, obs.API.Nodes[i].NoNetwork, obs.API.Nodes[i].NotReady = false, true, "no answer over the pod network from cp-a"
-	}
-	got := Shortcomings(c, obs)
-	if !slices.Contains(got, "node worker-a is not Ready: no answer over the pod network from cp-a") {
-		t.Errorf("the reason is missing: %q", got)
-	}
-	c.Spec.Network.CNI = spec.CNINone
-	if got := Shortcomings(c, obs); len(got) != 0 {
-		t.Errorf("a cluster whose network is yet to come lacks %q", got)
-	}
-	obs.API.Nodes[0].NoNetwork = false
-	if got := Shortcomings(c, obs); len(got) != 1 {
-		t.Errorf("a kubelet that is ill is excused: %q", got)
-	}
-}

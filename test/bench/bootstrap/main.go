@@ -264,14 +264,8 @@ func throughEndpoint(ctx context.Context, e *run.Engine) (*kube.Client, error) {
 func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
 	e := run.Open(ctx, c, sink)
 	defer e.Close()
-	w, err := e.Plan(ctx, b)
-	if err != nil {
-		return err
-	}
-	if err := e.Check(ctx, w, nil); err != nil { // as kubeadm's own preflight does on the other side
-		return err
-	}
-	return e.Apply(ctx, w)
+	_, err := e.Apply(ctx, b, run.Options{}) // it checks the hosts first, as kubeadm's own preflight does on the other side
+	return err
 }
 
 func printSteps(steps []progress.Event) {

@@ -1,0 +1,39 @@
+package cluster
+
+import (
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// TestNodesWithoutANetwork: with `cni: none`, nodes that lack nothing but the network are what the spec asks for.
+func TestNodesWithoutANetwork(t *testing.T) {
+	c := spec.DefaultLab("test")
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}, API: &facts.API{Initialised: true}}
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{}}
+		if h.IsNode() {
+			obs.API.Nodes = append(obs.API.Nodes, facts.Node{Name: h.Name, NoNetwork: true, NotReady: "no answer over the pod network from cp-a"})
+		}
+	}
+	unmet := func() string {
+		var all []string
+		for _, f := range Evaluate(c, obs).UnmetInAPI() {
+			all = append(all, f.Summary)
+		}
+		return strings.Join(all, "; ")
+	}
+	if got := unmet(); !strings.Contains(got, "node worker-a is not ready: no answer over the pod network from cp-a") || !strings.Contains(got, "CoreDNS") {
+		t.Errorf("the reason is missing: %s", got)
+	}
+	c.Spec.Network.CNI = spec.CNINone
+	if got := unmet(); got != "" {
+		t.Errorf("a cluster whose network is yet to come lacks: %s", got)
+	}
+	obs.API.Nodes[0].NoNetwork = false
+	if got := unmet(); !strings.Contains(got, obs.API.Nodes[0].Name) || strings.Contains(got, "worker-a") {
+		t.Errorf("a kubelet that does not work is excused: %s", got)
+	}
+}
