@@ -18,6 +18,9 @@ func TestCluster(t *testing.T) {
 	}{
 		{"status", statusKeys},
 		{"nothing to do", nothingToDo},
+		{"edits", edits},
+		{"lost parts", lost},
+		{"callers", callers},
 		{"kubectl", kubectl},
 		{"secure", key.begin},
 		{"workloads", workloads},

@@ -1,0 +1,247 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// edited writes the spec of the cluster with a change, and returns the file.
+func (c *cluster) edited(t *testing.T, change func(*spec.Cluster)) string {
+	t.Helper()
+	s, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(s)
+	text, err := spec.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// edits are edits of the spec that would break the cluster. Each is refused by name, before anything is changed.
+func edits(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	host := func(s *spec.Cluster, name string) *spec.Host {
+		return &s.Spec.Hosts[slices.IndexFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })]
+	}
+	for field, change := range map[string]func(*spec.Cluster){
+		"spec.controlPlane.endpoint": func(s *spec.Cluster) { s.Spec.ControlPlane.Endpoint = "api.quorate.internal:443" },
+		"spec.network.podCIDR": func(s *spec.Cluster) {
+			s.Spec.Network.PodCIDR = "10.77.0.0/16"
+			s.Spec.Network.ServiceCIDR = "10.96.0.0/16"
+		},
+		"spec.network.serviceCIDR":     func(s *spec.Cluster) { s.Spec.Network.ServiceCIDR = "10.112.0.0/12" },
+		"spec.failover.profile":        func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
+		"spec.hosts[worker-a].roles":   func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
+		"spec.hosts[worker-b] removed": func(s *spec.Cluster) { remove(s, "worker-b") },
+		"spec.hosts[lb-b] removed":     func(s *spec.Cluster) { remove(s, "lb-b") },
+	} {
+		t.Run(field, func(t *testing.T) {
+			file := c.edited(t, change)
+			for _, command := range []string{"plan", "apply"} {
+				r := c.exits(t, ctx, 3, command, "-f", file)
+				if !strings.Contains(r.stderr, "fixed-field") || !strings.Contains(r.stderr, field) {
+					t.Errorf("the refusal does not name %s: %s", field, r)
+				}
+			}
+		})
+	}
+	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
+}
+
+func promote(h *spec.Host) { h.Roles = []string{spec.RoleControlPlane, spec.RoleWorker} }
+
+func remove(s *spec.Cluster, name string) {
+	s.Spec.Hosts = slices.DeleteFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
+}
+
+// lost are parts of a cluster that vanish while everything else works: status sees them, plan has a step for them, and apply
+// brings them back.
+func lost(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	for name, tc := range map[string]struct {
+		machine, break_ string
+		finding         string // in status
+		step            plan.Kind
+		repaired        string // a command that succeeds afterwards
+	}{
+		"a scheduler": {"cp-b", "mv /etc/kubernetes/manifests/kube-scheduler.yaml /root/; timeout 60 sh -c 'while pidof kube-scheduler; do sleep 0.2; done'",
+			"kube-scheduler", plan.RestoreControlPlane, "test -s /etc/kubernetes/manifests/kube-scheduler.yaml"},
+		"the approver":   {"cp-c", "systemctl disable --now quorate-approver.timer", "quorate-approver", plan.Configure, "systemctl is-active quorate-approver.timer"},
+		"the watchdog":   {"lb-b", "systemctl stop quorate-watchdog.service", "quorate-watchdog", plan.Configure, "systemctl is-active quorate-watchdog.service"},
+		"a file's mode":  {"worker-a", "chmod 666 /etc/systemd/system/kubelet.service", "", plan.Configure, "test $(stat -c %a /etc/systemd/system/kubelet.service) = 600"},
+		"a sysctl":       {"worker-b", "sysctl -w net.ipv4.ip_forward=0", "", plan.Configure, "test $(cat /proc/sys/net/ipv4/ip_forward) = 1"},
+		"a kubelet":      {"worker-a", "systemctl disable --now kubelet", "kubelet", plan.Configure, "systemctl is-enabled kubelet"},
+		"a restarted LB": {"lb-b", "echo '# edited' >>/etc/haproxy/haproxy.cfg", "", plan.Configure, "! grep -q edited /etc/haproxy/haproxy.cfg"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.ssh(t, ctx, tc.machine, tc.break_)
+			if tc.finding != "" {
+				eventually(t, ctx, "status names "+tc.finding, func() error {
+					s, r, err := c.status(ctx)
+					if err != nil {
+						return err
+					}
+					for _, p := range s.Problems {
+						if strings.Contains(p.Summary, tc.finding) && strings.Contains(p.Summary, tc.machine) {
+							return nil
+						}
+					}
+					return errors.New(r.stdout)
+				})
+			}
+			steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json"))
+			if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == tc.step && s.Host == tc.machine }) {
+				t.Errorf("no step repairs it: %+v", steps)
+			}
+			c.must(t, ctx, "apply", "-f", c.specFile())
+			c.ssh(t, ctx, tc.machine, tc.repaired)
+		})
+	}
+	c.whole(t, ctx)
+	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
+}
+
+// callers are machines from which little can be reached: a proxy in the environment, hosts whose sshd forwards nothing, and a
+// jump host as the only way in, with a virtual IP that only the hosts reach.
+func callers(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	healthy := func(t *testing.T, file string) {
+		t.Helper()
+		s, r, err := c.statusOf(ctx, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := shortOf(s); err != nil && !strings.Contains(err.Error(), "this machine does not reach the endpoint") {
+			t.Errorf("%v: %s", err, r)
+		}
+		c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
+		c.must(t, ctx, "apply", "-f", file)
+		c.must(t, ctx, "audit", "cis", "-f", file)
+	}
+	t.Run("a proxy in the environment", func(t *testing.T) {
+		for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "ALL_PROXY"} {
+			t.Setenv(name, "http://127.0.0.1:9")
+		}
+		healthy(t, c.specFile())
+	})
+	t.Run("no TCP forwarding", func(t *testing.T) {
+		const file = "/etc/ssh/sshd_config.d/00-e2e.conf"
+		for _, m := range c.lab(t).Machines() {
+			c.ssh(t, ctx, m.Name, "echo 'AllowTcpForwarding no' >"+file+" && systemctl restart ssh")
+		}
+		t.Cleanup(func() {
+			for _, m := range c.lab(t).Machines() {
+				c.ssh(t, testContext(t), m.Name, "rm "+file+" && systemctl restart ssh")
+			}
+		})
+		healthy(t, c.specFile())
+	})
+	t.Run("a jump host is the only way in", func(t *testing.T) {
+		jump, err := c.lab(t).Machine("lb-a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		rules := fmt.Sprintf("add table inet e2e-jump; add chain inet e2e-jump out { type filter hook output priority 0; }; "+
+			"add rule inet e2e-jump out ip daddr %[1]s tcp dport 22 accept; add rule inet e2e-jump out ip daddr %[2]s drop", jump.Address, c.lab(t).Subnet())
+		nft(t, ctx, rules)
+		t.Cleanup(func() { nft(t, testContext(t), "delete table inet e2e-jump") })
+		healthy(t, c.edited(t, func(s *spec.Cluster) {
+			for i := range s.Spec.Hosts {
+				if s.Spec.Hosts[i].Name != "lb-a" {
+					s.Spec.Hosts[i].SSH.Jump = "root@" + jump.Address.String()
+				}
+			}
+		}))
+	})
+	// The record of the spec with a jump host is free to change back.
+	c.must(t, ctx, "apply", "-f", c.specFile())
+}
+
+// nft changes the packet filter of this machine.
+func nft(t *testing.T, ctx context.Context, rules string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "nft", rules)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("nft %s: %v: %s", rules, err, out.String())
+	}
+}
+
+// grows adds two control planes to a stacked cluster, and kills the run at every stage of the first join. Every time the next
+// run finishes it, and no member is ever left over.
+func grows(t *testing.T, ctx context.Context, c *cluster) {
+	l := c.lab(t)
+	fresh := []lab.Machine{{Name: "cp-d", Zone: "a"}, {Name: "cp-e", Zone: "b"}}
+	if err := l.AddMachines(ctx, fresh, nil); err != nil {
+		t.Fatal(err)
+	}
+	s, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fresh {
+		m, err := l.Machine(f.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Spec.Hosts = append(s.Spec.Hosts, spec.Host{Name: f.Name, Address: m.Address.String(), Zone: f.Zone, Roles: []string{spec.RoleControlPlane}, SSH: s.Spec.Hosts[0].SSH})
+	}
+	text, err := spec.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	larger := filepath.Join(c.dir, "larger.yaml")
+	if err := os.WriteFile(larger, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	killed := 0
+	for _, delay := range []time.Duration{1500 * time.Millisecond, 3 * time.Second, 6 * time.Second, 9 * time.Second} {
+		steps := planned(t, c.must(t, ctx, "plan", "-f", larger, "-o", "json"))
+		if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == plan.JoinControlPlane && s.Host == "cp-d" }) {
+			t.Logf("cp-d has joined already")
+			break
+		}
+		r := c.start(t, ctx, "apply", "-f", larger, "--verbose")
+		if !r.reaches(ctx, "join as a control plane …") {
+			code, all := r.wait(t)
+			t.Fatalf("apply ends before the join: exit status %d: %s", code, all)
+		}
+		r.signal(t, ctx, syscall.SIGKILL, delay)
+		if code, _ := r.wait(t); code == -1 {
+			killed++
+		}
+		t.Logf("killed %s after the join began; etcd's members:\n%s", delay, members(t, ctx, c, "cp-a"))
+	}
+	if killed < 2 {
+		t.Errorf("only %d joins were interrupted", killed)
+	}
+	c.must(t, ctx, "apply", "-f", larger)
+	c.must(t, ctx, "plan", "-f", larger, "--detailed-exitcode")
+	if out := members(t, ctx, c, "cp-a"); strings.Count(out, "started") != 5 || strings.Contains(out, "true") {
+		t.Errorf("members:\n%s", out)
+	}
+}
