@@ -487,25 +487,36 @@ func (s *State) anyNotUp() bool {
 
 // membersText lists the members that do not count, with the reason.
 func (s *State) membersText() string {
-	var out []string
+	var reasons []string
+	on := map[string][]string{}
+	note := func(m facts.EtcdMember, one, many, why string) {
+		name := s.MemberHost(m)
+		key := one + "\x00" + many + "\x00" + strings.TrimPrefix(why, name+": ")
+		if on[key] == nil {
+			reasons = append(reasons, key)
+		}
+		on[key] = append(on[key], name)
+	}
 	for _, m := range s.Seen.Etcd {
 		switch {
 		case m.Learner:
-			out = append(out, m.Name+" is a learner")
+			note(m, "is a learner", "are learners", "")
 		case m.Healthy:
 		case m.Unknown != "":
-			out = append(out, m.Name+" could not be queried: "+m.Unknown)
+			note(m, "could not be queried", "could not be queried", m.Unknown)
 		default:
-			out = append(out, m.Name+" is not healthy"+after(": ", m.Problem))
+			note(m, "does not work", "do not work", m.Problem)
 		}
+	}
+	var out []string
+	for _, key := range reasons {
+		part := strings.Split(key, "\x00")
+		out = append(out, List(on[key])+" "+plural(len(on[key]), part[0], part[1])+after(": ", part[2]))
 	}
 	if s.Seen.Etcd == nil && s.Seen.EtcdError != "" {
 		out = append(out, "no member could be queried: "+s.Seen.EtcdError)
 	}
-	if len(out) == 0 {
-		return ""
-	}
-	return ": " + strings.Join(out, "; ")
+	return after(": ", strings.Join(out, "; "))
 }
 
 // after puts a separator before a text that is not empty.

@@ -66,6 +66,8 @@ type Refusal struct {
 	// Have and Need are the numbers of the rule, where it has any: Have would be left, and Need must be.
 	Have int `json:"have,omitempty"`
 	Need int `json:"need,omitempty"`
+	// Subjects are the hosts that the refusal is about; empty for the cluster as a whole.
+	Subjects []string `json:"subjects,omitempty"`
 	// Why is what stands in the way.
 	Why string `json:"why"`
 	// Fix is what to do instead. It names only commands that exist.

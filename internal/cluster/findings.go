@@ -3,31 +3,109 @@ package cluster
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 )
 
+// IDs of the rules of findings, besides those of refusals.
 const (
-	expiresSoon = 30 * 24 * time.Hour
-	expiresNow  = 7 * 24 * time.Hour
-	// maxSkew is longer than a host may take to answer: clocks that differ by less may only have been read later.
-	maxSkew = 6 * time.Second
-	// quotaWarning and quotaCritical are parts of etcd's quota; at the whole quota etcd refuses every write.
-	quotaWarning, quotaCritical = 0.8, 0.95
-	// defaultQuota is etcd's own, where a member does not tell.
-	defaultQuota = 2 << 30
+	RuleNoHost           = "no-host"
+	RuleNoCluster        = "no-cluster"
+	RuleClusterUnknown   = "cluster-unknown"
+	RuleIncomplete       = "incomplete"
+	RuleUnownedParts     = "unowned-parts"
+	RuleLostCluster      = "lost-cluster"
+	RuleForeignCluster   = "foreign-cluster"
+	RuleHost             = "host"
+	RuleZone             = "zone"
+	RuleNode             = "node"
+	RuleNodePressure     = "node-pressure"
+	RuleStranger         = "stranger"
+	RuleEtcdMajority     = "etcd-majority"
+	RuleEtcdMember       = "etcd-member"
+	RuleEtcdLearner      = "etcd-learner"
+	RuleEtcdAlarm        = "etcd-alarm"
+	RuleEtcdQuota        = "etcd-quota"
+	RuleAPI              = "api"
+	RuleControllers      = "controllers"
+	RuleControlPlane     = "control-plane"
+	RuleEndpoint         = "endpoint"
+	RuleEndpointFromHere = "endpoint-from-here"
+	RuleVirtualIP        = "virtual-ip"
+	RuleLoadBalancer     = "load-balancer"
+	RuleBalancerServer   = "load-balancer-server"
+	RuleDrained          = "drained"
+	RuleDNS              = "dns"
+	RuleComponent        = "component"
+	RuleNotQueried       = "not-queried"
+	RuleVersions         = "versions"
+	RuleMargin           = "margin"
+	RuleChosen           = "chosen"
+	RuleCertificate      = "certificate"
+	RuleClock            = "clock"
+	RuleSwap             = "swap"
 )
+
+// Rule is a rule of findings: a reference, and what tests walk.
+type Rule struct {
+	ID         string
+	Severities []Severity
+	// What says what is looked at.
+	What string
+}
+
+// Rules are the rules of all findings of State.Findings.
+var Rules = []Rule{
+	{RuleNoHost, []Severity{Critical}, "a host of the spec can be reached"},
+	{RuleOneCluster, []Severity{Error}, "all hosts belong to the cluster of the spec"},
+	{RuleOneEtcd, []Severity{Critical, Error}, "all etcd members belong to one etcd: their CA certificates and the cluster IDs that they report are the same"},
+	{RuleBalancersOf, []Severity{Error}, "the load balancers serve no other cluster"},
+	{RuleInitial, []Severity{Error}, "an etcd whose first start was interrupted is finished with the members that it began with"},
+	{RuleFixed, []Severity{Warning}, "the spec changes nothing that cannot be changed in a cluster that exists"},
+	{RuleNewerRecord, []Severity{Warning}, "this version of Quorate understands what the cluster recorded"},
+	{RuleNoCluster, []Severity{Info}, "there is a cluster"},
+	{RuleClusterUnknown, []Severity{Critical, Warning}, "it is known whether there is a cluster"},
+	{RuleIncomplete, []Severity{Warning}, "the first build was not interrupted"},
+	{RuleUnownedParts, []Severity{Warning}, "hosts without a cluster carry no parts of one that Quorate did not build"},
+	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as a cluster's still carry it"},
+	{RuleForeignCluster, []Severity{Info}, "Quorate built or adopted the cluster"},
+	{RuleEtcdMajority, []Severity{Critical}, "a majority of etcd's members works"},
+	{RuleAPI, []Severity{Critical}, "an API server answers, and the API can be read"},
+	{RuleControllers, []Severity{Critical}, "a controller manager and a scheduler work"},
+	{RuleEndpoint, []Severity{Critical, Warning}, "the endpoint answers the hosts"},
+	{RuleEndpointFromHere, []Severity{Info}, "the endpoint answers the machine that runs quorate"},
+	{RuleVirtualIP, []Severity{Critical, Warning}, "exactly one load balancer has the virtual IP"},
+	{RuleLoadBalancer, []Severity{Critical, Warning, Info}, "every load balancer works, and Quorate configured it"},
+	{RuleBalancerServer, []Severity{Warning}, "every load balancer knows and reaches every API server"},
+	{RuleHost, []Severity{Warning}, "the host can be reached"},
+	{RuleZone, []Severity{Warning}, "at least one host of the zone can be reached"},
+	{RuleNotQueried, []Severity{Warning}, "the programs on hosts that can be reached could be queried"},
+	{RuleComponent, []Severity{Warning}, "the kubelet, containerd, kube-proxy, the pod network's agent and Quorate's own programs work on every host"},
+	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
+	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
+	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
+	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
+	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
+	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
+	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},
+	{RuleControlPlane, []Severity{Warning}, "the API server, the controller manager and the scheduler work on every control plane"},
+	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
+	{RuleDrained, []Severity{Info}, "no control plane is drained"},
+	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere"},
+	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
+	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
+	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
+	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
+}
 
 const (
 	fixPower  = "Power it on, or repair its network (in a lab: `quorate lab heal`). It rejoins automatically."
-	fixApply  = "Run `quorate apply`."
-	fixStatus = "Run `quorate status` again in a moment; if it stays, check the host."
+	fixStatus = "Run `quorate status` again in a moment. If this stays, check the host."
 )
 
 // findings collects what is wrong.
@@ -36,12 +114,14 @@ type findings struct {
 	out []Finding
 }
 
-func (f *findings) add(rule string, sev Severity, unmet bool, subject, summary, fix string) {
-	x := Finding{Rule: rule, Severity: sev, Summary: summary, Fix: fix, Unmet: unmet}
-	if subject != "" {
-		x.Subjects = []string{subject}
-	}
-	f.out = append(f.out, x)
+// add notes something that is wrong, although the cluster matches its spec.
+func (f *findings) add(rule string, sev Severity, summary, fix string, subjects ...string) {
+	f.out = append(f.out, Finding{Rule: rule, Severity: sev, Subjects: subjects, Summary: summary, Fix: fix})
+}
+
+// unmet notes something because of which the cluster does not match its spec.
+func (f *findings) unmet(rule string, sev Severity, summary, fix string, subjects ...string) {
+	f.out = append(f.out, Finding{Rule: rule, Severity: sev, Subjects: subjects, Summary: summary, Fix: fix, Unmet: true})
 }
 
 // Findings lists everything that is wrong, the worst first, and causes before their consequences. What follows from a host
@@ -51,36 +131,61 @@ func (s *State) Findings() []Finding {
 	if f.blind() {
 		return f.out
 	}
-	exists := s.stage != Absent && s.stage != Undetermined
-	if exists {
-		f.lost()
-		f.endpoint()
-	}
-	f.hosts()
-	f.identity()
-	if s.stage == Foreign {
-		f.add("foreign-cluster", Info, false, "", "this cluster was not built by Quorate", "`quorate plan` shows what adopting it would change; `quorate apply --adopt` does it.")
-	}
-	if exists {
-		f.nodes()
-		f.etcd()
-		f.controlPlanes()
-		f.loadBalancers()
-		f.drained()
-		f.components()
-		f.dns()
-		f.margins()
-	} else {
-		f.add("no-cluster", Info, true, "", "there is no cluster on these hosts yet", "`quorate apply` builds it.")
+	f.conflicts()
+	switch s.stage {
+	case Absent:
+		f.unmet(RuleNoCluster, Info, "there is no cluster on these hosts yet", "`quorate apply` builds it.")
+		f.hosts()
+	case Undetermined:
+		f.undetermined()
+		f.hosts()
+	case Partial:
+		f.partial()
+		f.edits()
+		f.hosts()
+	default:
+		if f.vanished() {
+			break
+		}
+		f.all()
 	}
 	for _, w := range spec.Warnings(s.Spec) {
-		f.add("chosen", Info, false, "", w.Message, w.Fix)
+		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
 	f.certificates()
-	f.clocks()
+	f.skews()
 	f.swap()
 	slices.SortStableFunc(f.out, func(a, b Finding) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) })
 	return f.out
+}
+
+// all judges every part of a cluster that was complete once.
+func (f *findings) all() {
+	if f.stage == Foreign {
+		f.add(RuleForeignCluster, Info, "this cluster was not built by Quorate", "`quorate plan` shows what adopting it would change; `quorate apply --adopt` does it.")
+	} else {
+		f.edits()
+	}
+	f.etcdMajority()
+	f.api()
+	f.controllers()
+	f.noLoadBalancer()
+	f.endpoint()
+	f.virtualIP()
+	f.hosts()
+	f.notQueried()
+	f.components(facts.Containerd, facts.Kubelet)
+	f.nodes()
+	f.strangers()
+	f.etcd()
+	f.controlPlanes()
+	f.components(facts.KubeProxy, facts.Flannel)
+	f.loadBalancers()
+	f.components("")
+	f.dns()
+	f.drained()
+	f.versions()
+	f.margins()
 }
 
 // Unmet are the findings because of which the cluster does not match its spec. What cannot be reached is left out: whoever
@@ -116,113 +221,121 @@ func (f *findings) blind() bool {
 	if len(hosts) == 0 || slices.ContainsFunc(hosts, func(h spec.Host) bool { return f.Reachable(h.Name) }) {
 		return false
 	}
-	f.add("no-host", Critical, true, "", fmt.Sprintf("no host can be reached, so nothing is known about the cluster; %s: %s", hosts[0].Name, f.whyUnreachable(hosts[0].Name)),
-		"Check this machine's network and the SSH key.")
+	f.unmet(RuleNoHost, Critical, fmt.Sprintf("no host can be reached, so nothing is known about the cluster; %s: %s", hosts[0].Name, f.whyUnreachable(hosts[0].Name)),
+		"Check the network of this machine, and the SSH keys in the spec.")
 	return true
 }
 
-// lost reports what the cluster has too little of to work, and what of that could not be queried.
-func (f *findings) lost() {
-	f.etcdMajority()
-	if f.Seen.API == nil && f.stage != Partial {
-		f.api()
+// conflicts reports hosts and load balancers that belong to another cluster, and etcds that must not be joined.
+func (f *findings) conflicts() {
+	for _, r := range f.Conflicts() {
+		f.unmet(r.Rule, Error, r.Why, r.Fix, r.Subjects...)
 	}
-	if f.managed() {
-		working, asked := 0, true
-		for _, h := range f.Spec.BalancerHosts() {
-			a := f.LoadBalancer(h.Name)
-			asked = asked && a.Known()
-			if a.OK {
-				working++
-			}
-		}
-		if working == 0 && asked {
-			f.add("load-balancers", Critical, true, "", "no load balancer works: clients cannot reach the API by its name", "Bring one of "+list(names(f.Spec.BalancerHosts()))+" back.")
-		}
+	if r := f.InitialMembers(); r != nil {
+		f.unmet(r.Rule, Error, r.Why, r.Fix, r.Subjects...)
 	}
-}
-
-func (f *findings) etcdMajority() {
-	voters, up := quorum.Count(f.placements, quorum.Member)
-	need := quorum.Majority(voters)
-	if up >= need {
+	clusters := map[string][]string{}
+	var ids []string
+	for _, m := range f.Seen.Etcd {
+		if m.ClusterID == "" {
+			continue
+		}
+		if clusters[m.ClusterID] == nil {
+			ids = append(ids, m.ClusterID)
+		}
+		clusters[m.ClusterID] = append(clusters[m.ClusterID], f.MemberHost(m))
+	}
+	if len(ids) < 2 {
 		return
 	}
-	unknown := 0
-	for _, p := range f.placements {
-		if p.Member == quorum.Unknown {
-			unknown++
-		}
+	slices.Sort(ids)
+	var parts []string
+	for _, id := range ids {
+		parts = append(parts, List(clusters[id])+" in "+id)
 	}
+	f.unmet(RuleOneEtcd, Critical, "the etcd members belong to different clusters, and clients may write to either: "+strings.Join(parts, "; "),
+		"Find out which of them has the data that you need, and stop the others: "+f.stopEtcd())
+}
+
+func (f *findings) stopEtcd() string {
 	switch {
-	case voters == 0 && f.Spec.ExistingEtcd():
-		f.add("etcd-majority", Critical, true, "", "no endpoint of your etcd answers"+after(": ", f.Seen.EtcdError)+"; nothing can be changed in the cluster",
-			"Bring it back: "+strings.Join(f.Spec.Spec.Etcd.Endpoints, ", ")+".")
-	case voters == 0:
-	case up+unknown >= need:
-		f.add("etcd-unknown", Critical, true, "", fmt.Sprintf("whether etcd has a majority is unknown: %d of %d members are known to work, %d are needed, and %d could not be queried%s", up, voters, need, unknown, f.membersText()),
-			"Make the members reachable for Quorate; it asks them through SSH sessions to their hosts.")
-	default:
-		f.add("etcd-majority", Critical, true, "", fmt.Sprintf("etcd has lost its majority: %d of %d members work, and %d are needed; nothing can be changed in the cluster%s", up, voters, need, f.membersText()),
-			fmt.Sprintf("Bring at least %d of the failed members back.", need-up))
+	case f.Spec.StackedEtcd():
+		return "on their hosts, move /etc/kubernetes/manifests/etcd.yaml out of that directory."
+	case f.Spec.ManagedEtcd():
+		return "on their hosts, `systemctl stop etcd`."
+	}
+	return "it is your etcd; Quorate does not change it."
+}
+
+// edits reports what the spec asks for and what cannot be changed any more.
+func (f *findings) edits() {
+	differences, r := f.fixed()
+	if r != nil {
+		f.unmet(r.Rule, Warning, r.Why, r.Fix)
+	}
+	for _, d := range differences {
+		if !d.extra { // reported as a stranger
+			f.unmet(RuleFixed, Warning, "the spec asks for what cannot be changed in a cluster that exists: "+d.What, cmp.Or(d.How, fixDescribe))
+		}
 	}
 }
 
-// api reports that the API could not be read, and separates API servers that are down from ones that nobody could ask.
-func (f *findings) api() {
-	down, unknown := 0, 0
-	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
-		switch a := f.APIServer(h.Name); {
-		case a.OK:
-			// It answers /readyz, so whatever kept the API from being read is not the server.
-			f.add("api-unreadable", Critical, true, h.Name, "the API server on "+h.Name+" is ready, but the API could not be read"+after(": ", f.Seen.APIError), fixStatus)
-			return
-		case a.Known():
-			down++
-		default:
-			unknown++
-		}
-	}
-	if unknown > 0 {
-		f.add("api-unknown", Critical, true, "", fmt.Sprintf("no API server is known to answer: %d do not, and %d could not be queried%s", down, unknown, after("; ", f.Seen.APIError)), "Bring the control planes back.")
+// undetermined reports that nobody can tell whether there is a cluster.
+func (f *findings) undetermined() {
+	if !f.anyHost(func(k facts.Kubernetes) bool { return k.Begun || carriesCluster(k) }) {
+		f.unmet(RuleClusterUnknown, Warning, "whether there is a cluster is unknown: the hosts that could be queried carry no part of one, and others could not be queried",
+			"Bring the other hosts back, or take them out of the spec.")
 		return
 	}
-	f.add("api", Critical, true, "", "no API server answers"+after(": ", f.Seen.APIError), "Bring the control planes back. `quorate apply` then starts what is stopped and restores what is misconfigured on them.")
+	var unknown []string
+	for _, h := range f.Spec.Spec.Hosts {
+		if (h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd)) && !f.Reachable(h.Name) {
+			unknown = append(unknown, h.Name)
+		}
+	}
+	f.unmet(RuleClusterUnknown, Critical, "whether the cluster works, or was ever complete, is unknown: "+List(unknown)+" could not be queried", "Bring them back.", unknown...)
+	if !f.Endpoint().Known() {
+		return // nothing that could be queried says more
+	}
+	f.endpoint()
 }
 
-func (f *findings) managed() bool { return f.Spec.Spec.LoadBalancer.Type == spec.BalancerManaged }
-
-func (f *findings) endpoint() {
-	address, vip := f.Spec.Spec.ControlPlane.Endpoint, f.Spec.Spec.LoadBalancer.Address
-	if f.stage != Partial || f.Seen.API != nil {
-		switch e := f.Endpoint(); {
-		case e.OK:
-		case !e.Known():
-			f.add("endpoint-unknown", Warning, true, "", "whether the endpoint "+address+" answers is unknown: "+e.Unknown, fixStatus)
-		default:
-			fix := "Bring an API server back first."
-			if f.Seen.API != nil && f.managed() {
-				fix = "`quorate apply` restores the load balancers. Check that " + cmp.Or(vip, address) + " is reachable from the hosts."
-			} else if f.Seen.API != nil {
-				fix = "Check your load balancer, and that " + cmp.Or(vip, address) + " is reachable from the hosts."
-			}
-			f.add("endpoint", Critical, true, "", "the endpoint "+address+" does not answer: "+e.Problem, fix)
-		}
-		if caller := f.Seen.Endpoint.Caller; caller != nil && !caller.OK && f.Endpoint().OK {
-			f.add("endpoint-from-here", Info, false, "", "this machine does not reach the endpoint "+address+" ("+caller.Problem+caller.Unknown+"); the hosts do", "kubectl on this machine needs a route to "+cmp.Or(vip, address)+". Quorate does not need one.")
-		}
+// vanished reports marks of a cluster of which nothing else is left.
+func (f *findings) vanished() bool {
+	if f.stage != Unresponsive || f.anyHost(carriesCluster) || len(f.Unreachable()) > 0 {
+		return false
 	}
-	if !f.managed() {
+	f.unmet(RuleLostCluster, Critical, "these hosts are marked as a cluster that was complete once, and none of them carries any part of it any more",
+		"If its disks can be brought back, do that first. If the cluster is gone for good, remove /var/lib/quorate/established on every host; `quorate apply` then builds a new one.")
+	return true
+}
+
+// partial reports a cluster whose first build did not end.
+func (f *findings) partial() {
+	if f.marked() {
+		f.unmet(RuleIncomplete, Warning, "the cluster is not complete: the run that built it was interrupted", "`quorate apply` finishes the build. All hosts must be reachable for that.")
 		return
 	}
-	holders, unknown := f.Holders()
-	switch {
-	case len(holders) > 1:
-		f.add("virtual-ip-holders", Critical, true, "", fmt.Sprintf("%s have the virtual IP %s at the same time: they do not receive each other's VRRP advertisements", list(holders), vip),
-			"Allow VRRP (IP protocol 112) between "+list(holders)+".")
-	case len(holders) == 0 && len(unknown) == 0 && len(f.Spec.BalancerHosts()) > 0:
-		f.add("virtual-ip-holders", Critical, true, "", "no load balancer has the virtual IP "+vip, "`quorate apply` starts what is stopped. On "+f.Spec.BalancerHosts()[0].Name+", `systemctl status keepalived haproxy` shows more.")
+	var on []string
+	for _, h := range f.Spec.Spec.Hosts {
+		if s := f.Facts(h.Name); s != nil && carriesCluster(s.Kubernetes) {
+			on = append(on, h.Name)
+		}
 	}
+	f.unmet(RuleUnownedParts, Warning, List(on)+plural(len(on), " carries", " carry")+" parts of a cluster that Quorate did not build, and no API answers",
+		"If this is a cluster that Quorate is to adopt, bring its API up first. If nobody needs it any more, clear the hosts: run `kubeadm reset` there, and remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established.", on...)
+}
+
+// marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.
+func (s *State) marked() bool {
+	return s.anyHost(func(k facts.Kubernetes) bool { return k.Established || k.Begun || k.Adopted })
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return one
+	}
+	return many
 }
 
 // hosts reports what cannot be reached, by zone or by host.
@@ -246,21 +359,75 @@ func (f *findings) hosts() {
 		}
 		switch {
 		case h.Zone == "" || len(mates) == 1 || dead[h.Zone] < len(mates):
-			f.add("host", Warning, false, h.Name, fmt.Sprintf("host %s cannot be reached: %s", h.Name, f.whyUnreachable(h.Name)), fixPower)
+			f.add(RuleHost, Warning, fmt.Sprintf("host %s cannot be reached: %s", h.Name, f.whyUnreachable(h.Name)), fixPower, h.Name)
 		case mates[0] == h.Name:
-			f.add("zone", Warning, false, h.Zone, fmt.Sprintf("zone %s cannot be reached (%s): %s", h.Zone, strings.Join(mates, ", "), f.whyUnreachable(h.Name)),
-				"Restore the zone's power or network (in a lab: `quorate lab heal`). Its hosts rejoin automatically.")
+			f.add(RuleZone, Warning, fmt.Sprintf("no host of zone %s can be reached (%s): %s", h.Zone, strings.Join(mates, ", "), f.whyUnreachable(h.Name)),
+				"Restore the power or the network of the zone (in a lab: `quorate lab heal`). Its hosts rejoin automatically.", h.Zone)
 		}
 	}
 }
 
-// identity reports hosts and load balancers that belong to another cluster.
-func (f *findings) identity() {
-	for _, r := range f.Conflicts() {
-		f.add(r.Rule, Critical, true, "", r.Why, r.Fix)
+// answer is one program's answer, with the host that it runs on and what it is called.
+type answer struct {
+	host, program string
+	facts.Answer
+}
+
+// notQueried reports the programs on hosts that can be reached that could not be queried. Programs that could not be queried
+// for one reason are one finding.
+func (f *findings) notQueried() {
+	var all []answer
+	for _, h := range f.Spec.Spec.Hosts {
+		if !f.Reachable(h.Name) {
+			continue
+		}
+		if f.wasControlPlane(h.Name) && h.Has(spec.RoleControlPlane) {
+			for _, p := range controlPlanePrograms {
+				all = append(all, answer{h.Name, p, f.program(h.Name, p)})
+			}
+		}
+		if f.Spec.Balances(h) {
+			all = append(all, answer{h.Name, "HAProxy", f.LoadBalancer(h.Name)})
+		}
+		for _, name := range f.componentsOf(h) {
+			all = append(all, answer{h.Name, name, f.component(h.Name, name)})
+		}
+	}
+	for _, m := range f.Seen.Etcd {
+		name := f.MemberHost(m)
+		if _, ours := f.Spec.Host(name); !ours || f.Reachable(name) {
+			all = append(all, answer{name, "etcd", facts.Answer{Unknown: m.Unknown}})
+		}
+	}
+	type group struct{ hosts, programs []string }
+	groups := map[string]*group{}
+	var reasons []string
+	for _, a := range all {
+		if a.Known() {
+			continue
+		}
+		why := strings.TrimPrefix(a.Unknown, a.host+": ")
+		g := groups[why]
+		if g == nil {
+			g = &group{}
+			groups[why] = g
+			reasons = append(reasons, why)
+		}
+		if !slices.Contains(g.hosts, a.host) {
+			g.hosts = append(g.hosts, a.host)
+		}
+		if !slices.Contains(g.programs, a.program) {
+			g.programs = append(g.programs, a.program)
+		}
+	}
+	for _, why := range reasons {
+		g := groups[why]
+		f.unmet(RuleNotQueried, Warning, fmt.Sprintf("%s on %s could not be queried: %s", List(g.programs), List(g.hosts), why),
+			"Run `quorate status` again in a moment. If this stays, check the hosts: whether these programs work is not known.", g.hosts...)
 	}
 }
 
+// nodes reports the nodes of the spec. A host that belongs to no node yet is going to join.
 func (f *findings) nodes() {
 	if f.Seen.API == nil {
 		return
@@ -272,389 +439,157 @@ func (f *findings) nodes() {
 		}
 		switch n := f.Node(h.Name); {
 		case n == nil:
-			f.add("node", Warning, true, h.Name, "node "+h.Name+" is not in the cluster", "`quorate apply` joins it.")
+			f.unmet(RuleNode, Warning, "node "+h.Name+" is not in the cluster", "`quorate apply` joins it.", h.Name)
+		case !n.Ready && n.NoNetwork && noNetwork:
+			f.add(RuleNode, Warning, "node "+h.Name+" is not ready: "+n.NotReady, "Install a pod network: by the spec, Quorate installs none (network.cni).", h.Name)
 		case !n.Ready && n.NoNetwork:
-			f.add("node", Warning, !noNetwork, h.Name, "node "+h.Name+" is not ready: "+n.NotReady, "Check the firewalls and the network between it and the other nodes, and the pod network's own pods on it.")
+			f.unmet(RuleNode, Warning, "node "+h.Name+" is not ready: "+n.NotReady, "Check the firewalls and the network between it and the other nodes, and the pods of the pod network on it.", h.Name)
 		case !n.Ready:
-			f.add("node", Warning, true, h.Name, "node "+h.Name+" is not ready"+after(": ", n.NotReady), "On "+h.Name+", `journalctl -u kubelet -n 50` shows why.")
+			f.unmet(RuleNode, Warning, "node "+h.Name+" is not ready"+after(": ", n.NotReady), "On "+h.Name+", `journalctl -u kubelet -n 50` shows why.", h.Name)
 		case n.Short != "":
-			f.add("node-pressure", Warning, true, h.Name, "node "+h.Name+" accepts no new pods and may evict those that it has: "+n.Short, "Make room on "+h.Name+": `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show what it is short of.")
+			f.unmet(RuleNodePressure, Warning, "node "+h.Name+" accepts no new pods and may evict those that it has: "+n.Short,
+				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it.", h.Name)
 		}
 	}
+}
+
+// strangers reports nodes and etcd members that the spec does not name.
+func (f *findings) strangers() {
+	nodes := map[string]bool{}
 	for _, n := range f.Strangers() {
-		fix := "Add it to the spec. Or remove it: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubectl delete node " + n.Name + "`, and `kubeadm reset` on the host."
-		if _, member := f.Member(n.Name); member {
-			fix = "Add it to the spec. Or remove it, its etcd member first: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host (which removes the member), then `kubectl delete node " + n.Name + "`."
+		nodes[n.Name] = true
+		fix := "Add it to the spec. Or remove it: `kubectl drain " + n.Name + " --ignore-daemonsets --delete-emptydir-data`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
+		if m, member := f.Member(n.Name); member {
+			fix = "Add it to the spec. Or remove it, with its etcd member: `kubectl drain " + n.Name + " --ignore-daemonsets --delete-emptydir-data`; `kubeadm reset` on the host, which removes the member (if the host is lost: " + f.removeMember(m) + "); `kubectl delete node " + n.Name + "`."
 		}
-		f.add("stranger", Warning, true, n.Name, "node "+n.Name+" is in the cluster, but not in the spec", fix)
+		f.unmet(RuleStranger, Warning, "node "+n.Name+" is in the cluster, but not in the spec", fix, n.Name)
 	}
-}
-
-func (f *findings) etcd() {
-	clusters := map[string][]string{}
+	if f.Spec.ExistingEtcd() {
+		return
+	}
 	for _, m := range f.Seen.Etcd {
-		if m.ClusterID != "" {
-			clusters[m.ClusterID] = append(clusters[m.ClusterID], m.Name)
-		}
-		if _, ours := f.Spec.Host(m.Name); ours && !f.Reachable(m.Name) {
+		name := f.MemberHost(m)
+		if nodes[name] || slices.Contains(Names(f.Spec.EtcdHosts()), name) {
 			continue
 		}
-		switch {
-		case m.Unknown != "":
-			f.add("etcd-member-unknown", Warning, true, m.Name, "etcd member "+m.Name+" could not be queried: "+m.Unknown, fixStatus)
-		case !m.Started:
-			f.add("etcd-member", Warning, true, m.Name, "etcd member "+m.Name+" was added, but has never started", "`quorate apply` finishes its join.")
-		case !m.Healthy:
-			f.add("etcd-member", Warning, true, m.Name, "etcd member "+m.Name+" is not healthy"+after(": ", m.Problem), f.whereEtcdLogs(m.Name))
-		case m.Learner:
-			f.add("etcd-learner", Warning, true, m.Name, "etcd member "+m.Name+" is still a learner and has no vote", "Wait until it has caught up; `quorate apply` then continues.")
-		}
-		f.etcdSize(m)
-		for _, alarm := range m.Alarms {
-			f.add("etcd-alarm", Critical, true, m.Name, fmt.Sprintf("etcd member %s has raised the alarm %s", m.Name, alarm), alarmFix(alarm))
-		}
-	}
-	if len(clusters) > 1 {
-		var parts []string
-		for _, id := range slices.Sorted(maps.Keys(clusters)) {
-			parts = append(parts, id+" ("+strings.Join(clusters[id], ", ")+")")
-		}
-		f.add("etcd-clusters", Critical, true, "", "the etcd members belong to different clusters: "+strings.Join(parts, "; "),
-			"Stop the members of the cluster that has the wrong data (on its hosts: `systemctl stop kubelet`, then stop the etcd container), before clients write to both.")
-	}
-	if f.Seen.Etcd == nil || f.stage == Partial {
-		return
-	}
-	for _, h := range f.Spec.EtcdHosts() {
-		if _, is := f.Member(h.Name); !is && f.Reachable(h.Name) {
-			f.add("etcd-member", Warning, true, h.Name, "etcd has no member on "+h.Name, "`quorate apply` adds it.")
-		}
+		f.unmet(RuleStranger, Warning, "etcd has the member "+name+", for which the spec has no host",
+			"Put its host into the spec. Or, if nobody needs the member, remove it: on a host with a working member, "+f.removeMember(m)+".", name)
 	}
 }
 
-func (f *findings) etcdSize(m facts.EtcdMember) {
-	quota := cmp.Or(m.QuotaBytes, defaultQuota)
-	used := float64(m.DBSizeBytes) / float64(quota)
-	sev := Warning
-	switch {
-	case used >= quotaCritical:
-		sev = Critical
-	case used < quotaWarning:
-		return
+// componentsOf are the programs that were observed on a host besides those of the control plane. A node that has not joined
+// yet runs none.
+func (f *findings) componentsOf(h spec.Host) (out []string) {
+	seen := f.Seen.Hosts[h.Name]
+	if seen.Facts == nil || h.IsNode() && !seen.Facts.Kubernetes.KubeletConfig {
+		return nil
 	}
-	f.add("etcd-quota", sev, false, m.Name, fmt.Sprintf("the database of etcd member %s uses %.0f %% of its quota of %d MiB; at the quota, etcd refuses every write", m.Name, 100*used, quota>>20),
-		"Delete what is not needed (`kubectl get --raw /metrics | grep apiserver_storage_objects` shows what there is most of), then defragment: on each etcd host in turn, `etcdutl defrag` or `etcdctl defrag`.")
-}
-
-func alarmFix(alarm string) string {
-	if alarm == "CORRUPT" {
-		return "Its data differs from that of the others. Stop it, and do not copy its data anywhere; the other members have the right data."
-	}
-	return "Make room: delete objects, compact, defragment every member, then `etcdctl alarm disarm`."
-}
-
-// whereEtcdLogs is where a member's own words are.
-func (f *findings) whereEtcdLogs(host string) string {
-	switch {
-	case f.Spec.StackedEtcd():
-		return "On " + host + ", `tail /var/log/pods/kube-system_etcd-*/etcd/*.log` shows why."
-	case f.Spec.ManagedEtcd():
-		return "On " + host + ", `journalctl -u etcd -n 50` shows why."
-	}
-	return "Check it on " + host + ". It is your etcd; Quorate does not change it."
-}
-
-func (f *findings) controlPlanes() {
-	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
-		if !f.JoinedControlPlane(h.Name) && (f.Facts(h.Name) == nil || !f.Facts(h.Name).Kubernetes.KubeletConfig) {
-			continue // it has not joined yet, which is said of its node, or it cannot be reached
-		}
-		for _, pod := range []string{"kube-apiserver", facts.ControllerManager, facts.Scheduler} {
-			a, name := f.component(h.Name, pod), pod
-			if pod == "kube-apiserver" {
-				a = f.APIServer(h.Name)
-			}
-			switch {
-			case a.OK:
-			case !a.Known():
-				f.add("control-plane-unknown", Warning, true, h.Name, fmt.Sprintf("%s on %s could not be queried: %s", name, h.Name, a.Unknown), fixStatus)
-			case !slices.Contains(f.Facts(h.Name).Kubernetes.Manifests, pod):
-				f.add("control-plane", Warning, true, h.Name, fmt.Sprintf("%s does not run on %s: its manifest is missing", name, h.Name), "`quorate apply` writes it again.")
-			default:
-				f.add("control-plane", Warning, true, h.Name, fmt.Sprintf("%s on %s is not healthy: %s", name, h.Name, a.Problem), fmt.Sprintf("On %s, `tail /var/log/pods/kube-system_%s-*/%s/*.log` shows why.", h.Name, pod, pod))
-			}
+	for name := range seen.Components {
+		if name != facts.ControllerManager && name != facts.Scheduler {
+			out = append(out, name)
 		}
 	}
+	slices.Sort(out)
+	return out
 }
 
-func (f *findings) loadBalancers() {
-	if !f.managed() {
-		return
-	}
-	for _, h := range f.Spec.BalancerHosts() {
-		if !f.Reachable(h.Name) {
-			continue
-		}
-		b := f.Seen.Hosts[h.Name].Balancer
-		a := f.LoadBalancer(h.Name)
-		switch {
-		case !a.Known():
-			f.add("load-balancer-unknown", Warning, true, h.Name, "the load balancer on "+h.Name+" could not be queried: "+a.Unknown, fixStatus)
-			continue
-		case !a.OK && b != nil && b.Others != nil:
-			f.add("load-balancer", Warning, true, h.Name, "HAProxy on "+h.Name+" does not answer", "On "+h.Name+", check `systemctl status haproxy keepalived`.")
-			continue
-		case !a.OK:
-			f.add("load-balancer", Warning, true, h.Name, "the load balancer on "+h.Name+" does not work: "+a.Problem, "`quorate apply` configures and starts it. On "+h.Name+", `journalctl -u haproxy -n 50` shows why.")
-			continue
-		case b.Others != nil && len(b.Backends) == 0:
-			f.add("load-balancer-foreign", Info, false, h.Name, "the load balancer on "+h.Name+" was not set up by Quorate, so its servers are not known", "`quorate apply` sets it up; `quorate plan` shows how.")
-			continue
-		}
-		for _, cp := range f.Spec.HostsWith(spec.RoleControlPlane) {
-			if !f.APIServer(cp.Name).OK {
+// components reports programs that do not work: those of these names, or with an empty name all that have no turn of their
+// own.
+func (f *findings) components(names ...string) {
+	own := []string{facts.Containerd, facts.Kubelet, facts.KubeProxy, facts.Flannel}
+	for _, h := range f.Spec.Spec.Hosts {
+		for _, name := range f.componentsOf(h) {
+			if names[0] == "" && slices.Contains(own, name) || names[0] != "" && !slices.Contains(names, name) {
 				continue
 			}
-			i := slices.IndexFunc(b.Backends, func(x facts.Backend) bool { return x.Name == cp.Name })
-			switch {
-			case i < 0:
-				f.add("load-balancer-server", Warning, true, h.Name, "the load balancer on "+h.Name+" does not know the control plane "+cp.Name, "`quorate apply` configures it.")
-			case !b.Backends[i].Healthy && !b.Backends[i].Drained:
-				f.add("load-balancer-server", Warning, true, h.Name, fmt.Sprintf("the load balancer on %s does not reach the API server on %s, which is ready (%s)", h.Name, cp.Name, b.Backends[i].Check),
-					fmt.Sprintf("On %s, try `curl -k https://%s:6443/readyz`. Allow TCP port 6443 between the two.", h.Name, cp.Address))
-			}
-		}
-	}
-}
-
-// drained reports control planes that get no clients on purpose: that is easily forgotten.
-func (f *findings) drained() {
-	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
-		var on []string
-		for _, lb := range f.Spec.BalancerHosts() {
-			if b := f.Seen.Hosts[lb.Name].Balancer; b != nil && slices.ContainsFunc(b.Backends, func(x facts.Backend) bool { return x.Name == h.Name && x.Drained }) {
-				on = append(on, lb.Name)
-			}
-		}
-		if len(on) > 0 {
-			f.add("drained", Info, false, h.Name, fmt.Sprintf("control plane %s is drained: the load balancers on %s send it no new clients", h.Name, list(on)), "Run `quorate drain --undo "+h.Name+"` when its maintenance is over.")
-		}
-	}
-}
-
-// components reports the other programs of the cluster on each host.
-func (f *findings) components() {
-	for _, h := range f.Spec.Spec.Hosts {
-		seen := f.Seen.Hosts[h.Name]
-		if seen.Facts == nil || h.IsNode() && !seen.Facts.Kubernetes.KubeletConfig {
-			continue
-		}
-		for _, name := range slices.Sorted(maps.Keys(seen.Components)) {
-			if name == facts.ControllerManager || name == facts.Scheduler {
-				continue // judged with the control plane
-			}
-			c := seen.Components[name]
-			switch {
-			case c.OK:
-			case !c.Known():
-				f.add("component-unknown", Warning, true, h.Name, fmt.Sprintf("%s on %s could not be queried: %s", name, h.Name, c.Unknown), fixStatus)
-			default:
-				f.add("component", Warning, true, h.Name, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, c.Problem), componentFix(name, h.Name))
+			if c := f.component(h.Name, name); !c.OK && c.Known() {
+				f.unmet(RuleComponent, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, c.Problem), componentFix(name, h.Name), h.Name)
 			}
 		}
 	}
 }
 
 func componentFix(name, host string) string {
+	unit := name
 	switch name {
 	case facts.KubeProxy:
-		return "`kubectl -n kube-system logs -l k8s-app=kube-proxy --tail=50` shows why."
+		return "`quorate apply` restarts it. `kubectl -n kube-system logs -l k8s-app=kube-proxy --tail=50` shows why."
 	case facts.Flannel:
-		return "`quorate apply` restarts the pod network's agent on " + host + ". `kubectl -n kube-flannel logs -l app=flannel --tail=50` shows why."
+		return "`quorate apply` restarts the agent of the pod network on " + host + ". `kubectl -n kube-flannel logs -l app=flannel --tail=50` shows why."
+	case facts.Approver:
+		unit = "quorate-approver.timer -u quorate-approver"
 	}
-	return "`quorate apply` starts it. On " + host + ", `journalctl -u " + name + " -n 50` shows why."
+	return "`quorate apply` starts it. On " + host + ", `journalctl -u " + unit + " -n 50` shows why."
 }
 
-func (f *findings) dns() {
-	api := f.Seen.API
-	if api == nil || !api.Initialised || len(api.Nodes) < 2 {
-		return
-	}
-	waiting := f.Spec.Spec.Network.CNI == spec.CNINone && slices.ContainsFunc(api.Nodes, func(n facts.Node) bool { return n.NoNetwork })
-	const describe = "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` shows more."
-	switch {
-	case api.DNSReady == 0:
-		f.add("dns", Critical, !waiting, "", "no CoreDNS replica is ready, so pods cannot resolve names"+after(": ", api.DNSNotReady), describe)
-	case api.DNSReady == 1:
-		f.add("dns", Warning, !waiting, "", "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), describe)
-	case api.DNSNodes < 2 && !api.DNSSpread:
-		f.add("dns", Warning, true, "", "all CoreDNS replicas are on one node", "`quorate apply` spreads them.")
-	case api.DNSNodes < 2:
-		f.add("dns", Warning, true, "", "all CoreDNS replicas are on one node", "`kubectl -n kube-system rollout restart deployment coredns` spreads them again.")
+// versions reports programs that run in different versions.
+func (f *findings) versions() {
+	for all := f.Versions(); len(all) > 0; {
+		n := slices.IndexFunc(all, func(v Version) bool { return v.Program != all[0].Program })
+		if n < 0 {
+			n = len(all)
+		}
+		same := all[:n]
+		all = all[n:]
+		if len(same) < 2 {
+			continue
+		}
+		var parts, hosts []string
+		for _, v := range same {
+			parts, hosts = append(parts, v.Version+" on "+List(v.Hosts)), append(hosts, v.Hosts...)
+		}
+		f.add(RuleVersions, Info, same[0].Program+" runs in different versions: "+strings.Join(parts, ", "),
+			"Finish what was begun: an upgrade, or the restart of a program that was replaced.", hosts...)
 	}
 }
 
 // margins reports, in one finding, what must not fail next. In a zonal placement a failed zone stops the cluster by design.
 func (f *findings) margins() {
-	m := f.Margins()
-	var next []string
-	if m.ControlPlanes == 0 {
-		next = append(next, "a control plane")
-	}
-	if m.Etcd == 0 {
-		next = append(next, "an etcd member")
-	}
-	if m.LoadBalancers != nil && *m.LoadBalancers == 0 {
-		next = append(next, "the last load balancer")
-	}
-	if m.Zones == 0 && f.Spec.Spec.ControlPlane.Placement != spec.PlacementZonal {
-		_, worst := quorum.ZoneMargin(f.placements)
-		next = append(next, "zone "+strings.Join(worst, ", zone "))
-	}
-	if len(next) == 0 {
+	now := f.atRisk(f.placements)
+	if len(now) == 0 {
 		return
+	}
+	// What could not be queried may work: only what is at risk all the same is certain.
+	best := slices.Clone(f.placements)
+	for i := range best {
+		for _, part := range quorum.Parts {
+			if *part(&best[i]) == quorum.Unknown {
+				*part(&best[i]) = quorum.Up
+			}
+		}
+	}
+	certain := f.atRisk(best)
+	possible := slices.DeleteFunc(now, func(what string) bool { return slices.Contains(certain, what) })
+	var parts []string
+	if len(certain) > 0 {
+		parts = append(parts, "does not survive the loss of "+strings.Join(certain, ", or "))
 	}
 	fix := "Repair what is listed here before anything else is stopped."
-	if !f.anyNotUp() {
+	switch {
+	case len(possible) > 0:
+		parts = append(parts, "is not known to survive the loss of "+strings.Join(possible, ", or "))
+	case !f.anyNotUp():
 		fix = "Spread more hosts over more zones in the spec (three control planes in three zones, two load balancers in two), then run `quorate apply`."
 	}
-	f.add("margin", Warning, false, "", "the cluster does not survive the loss of "+strings.Join(next, ", or "), fix)
+	f.add(RuleMargin, Warning, "the cluster "+strings.Join(parts, ", and "), fix)
 }
 
-func (f *findings) certificates() {
-	type certificate struct {
-		host string
-		facts.Certificate
+// atRisk names what the cluster does not survive the loss of. A cluster that does not work survives nothing, which is said by
+// other findings.
+func (f *findings) atRisk(placements []quorum.Placement) (out []string) {
+	m := quorum.Survives(placements)
+	if m.ControlPlanes == 0 {
+		out = append(out, "a control plane")
 	}
-	var all []certificate
-	for _, h := range f.Spec.Spec.Hosts {
-		if seen := f.Facts(h.Name); seen != nil {
-			for _, c := range seen.Kubernetes.Certificates {
-				all = append(all, certificate{h.Name, c})
-			}
-		}
+	if m.Etcd == 0 {
+		out = append(out, "an etcd member")
 	}
-	slices.SortStableFunc(all, func(a, b certificate) int { return a.Expires.Compare(b.Expires) })
-	// Certificates that are renewed in the same way and expire in the same period are one finding.
-	type group struct {
-		severity Severity
-		fix      string
-		expired  bool
+	if m.LoadBalancers != nil && *m.LoadBalancers == 0 {
+		out = append(out, "a load balancer")
 	}
-	count, first := map[group]int{}, map[group]certificate{}
-	var order []group
-	for _, c := range all {
-		left := c.Expires.Sub(f.Seen.Time)
-		if left >= expiresSoon {
-			break
-		}
-		g := group{Warning, f.renewal(c.host, c.Certificate), left <= 0}
-		if left < expiresNow {
-			g.severity = Critical
-		}
-		if count[g]++; count[g] == 1 {
-			first[g] = c
-			order = append(order, g)
-		}
-	}
-	for _, g := range order {
-		c := first[g]
-		summary := fmt.Sprintf("certificate %s on %s %s", c.Name, c.host, expiry(c.Expires, f.Seen.Time))
-		if n := count[g] - 1; n > 0 {
-			summary += fmt.Sprintf(", and %d more with the same remedy", n)
-		}
-		f.add("certificate", g.severity, false, c.host, summary, g.fix)
-	}
-}
-
-// The names under which observations report the kubelet's own certificates.
-const kubeletClient, kubeletServer = "kubelet-client", "kubelet-server"
-
-// renewal is how a certificate is renewed.
-func (f *findings) renewal(host string, c facts.Certificate) string {
-	const onEtcdHosts = "On every etcd host: `for c in etcd-server etcd-peer apiserver-etcd-client; do kubeadm certs renew $c; done`. "
-	h, _ := f.Spec.Host(host)
-	client := strings.HasSuffix(c.Name, "apiserver-etcd-client.crt")
-	expired := !c.Expires.After(f.Seen.Time)
-	switch {
-	case c.Name == kubeletClient && expired:
-		return "The kubelet cannot renew an expired certificate. Run `quorate apply`: it signs a new one."
-	case c.Name == kubeletClient, c.Name == kubeletServer:
-		return "The kubelet renews it automatically while it reaches the API. If it does not, run `systemctl restart kubelet` there."
-	case h.Has(spec.RoleEtcd):
-		return onEtcdHosts + "etcd reads them again automatically, and `quorate apply` hands the client certificate to the control planes."
-	case client && f.Spec.ManagedEtcd():
-		return onEtcdHosts + "`quorate apply` then hands it to the control planes."
-	case client && f.Spec.ExistingEtcd():
-		return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then hands it to the control planes."
-	}
-	return "On one control plane after the other: run `kubeadm certs renew all`, reboot it, and wait until `quorate status` shows it as healthy."
-}
-
-// expiry says in words when something expires.
-func expiry(t, now time.Time) string {
-	switch left := t.Sub(now); {
-	case left <= 0:
-		return "expired on " + t.Format(time.DateOnly)
-	case left < 48*time.Hour:
-		return fmt.Sprintf("expires in %d hours", int(left.Hours()))
-	default:
-		return fmt.Sprintf("expires in %d days", int(left.Hours()/24))
-	}
-}
-
-// clocks compares the hosts' clocks with the median, which is right unless most of them are wrong.
-func (f *findings) clocks() {
-	type clock struct {
-		host string
-		time time.Time
-	}
-	var clocks []clock
-	for _, h := range f.Spec.Spec.Hosts {
-		if seen := f.Facts(h.Name); seen != nil && !seen.Time.IsZero() {
-			clocks = append(clocks, clock{h.Name, seen.Time})
-		}
-	}
-	if len(clocks) < 2 {
-		return
-	}
-	sorted := slices.SortedFunc(slices.Values(clocks), func(a, b clock) int { return a.time.Compare(b.time) })
-	median := sorted[(len(sorted)-1)/2].time
-	for _, c := range clocks {
-		if skew := c.time.Sub(median); skew.Abs() > maxSkew {
-			word := "ahead of"
-			if skew < 0 {
-				word = "behind"
-			}
-			f.add("clock", Warning, false, c.host, fmt.Sprintf("the clock of %s is %s %s the others; leases and certificates depend on it", c.host, skew.Abs().Round(time.Second), word),
-				"On "+c.host+": `timedatectl set-ntp true`.")
-		}
-	}
-}
-
-func (f *findings) swap() {
-	var on []string
-	for _, h := range f.Spec.Spec.Hosts {
-		if seen := f.Facts(h.Name); seen != nil && h.IsNode() && seen.SwapBytes > 0 && seen.Container == "" {
-			on = append(on, h.Name)
-		}
-	}
-	if len(on) > 0 {
-		f.add("swap", Warning, false, "", "swap is on: "+strings.Join(on, ", ")+"; the memory limits of pods do not hold there", "On each of them: `swapoff -a`, and remove it from /etc/fstab.")
-	}
-}
-
-func names(hosts []spec.Host) (out []string) {
-	for _, h := range hosts {
-		out = append(out, h.Name)
+	if m.Zones == 0 && f.Spec.Spec.ControlPlane.Placement != spec.PlacementZonal {
+		_, worst := quorum.ZoneMargin(placements)
+		out = append(out, "zone "+strings.Join(worst, ", zone "))
 	}
 	return out
-}
-
-// list joins words: a, b and c.
-func list(words []string) string {
-	if n := len(words); n > 1 {
-		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
-	}
-	return strings.Join(words, "")
 }

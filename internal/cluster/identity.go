@@ -27,7 +27,6 @@ const (
 // Conflicts are the reasons why these hosts cannot be one cluster: some belong to another one. They stand in the way of
 // every change.
 func (s *State) Conflicts() (out []*Refusal) {
-	owner, ca := "", ""
 	for _, h := range s.Spec.Spec.Hosts {
 		f := s.Facts(h.Name)
 		if f == nil {
@@ -36,28 +35,34 @@ func (s *State) Conflicts() (out []*Refusal) {
 		k := f.Kubernetes
 		for _, name := range k.Clusters {
 			if name != s.Spec.Metadata.Name {
-				out = append(out, &Refusal{Rule: RuleOneCluster, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost})
+				out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost})
 			}
 		}
 		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && s.Spec.Balances(h) && b.WrittenFor != "" && b.WrittenFor != s.Spec.Metadata.Name {
-			out = append(out, &Refusal{Rule: RuleBalancersOf, Why: fmt.Sprintf("%s is a load balancer of the cluster %s; configuring it for %s would take that cluster's endpoint away", h.Name, b.WrittenFor, s.Spec.Metadata.Name),
+			out = append(out, &Refusal{Rule: RuleBalancersOf, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is a load balancer of the cluster %s; configuring it for %s would take that cluster's endpoint away", h.Name, b.WrittenFor, s.Spec.Metadata.Name),
 				Fix: "Use other hosts as load balancers. If that cluster is gone for good, remove /etc/haproxy/haproxy.cfg and /etc/keepalived/keepalived.conf on " + h.Name + "."})
 		}
-		if k.CA == "" {
-			continue
-		}
-		if ca != "" && !SameCertificate(ca, k.CA) {
-			out = append(out, &Refusal{Rule: RuleOneCluster, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost})
-			continue
-		}
-		if ca == "" {
-			owner, ca = h.Name, k.CA
+		if k.CA != "" && !SameCertificate(s.ca, k.CA) {
+			owner := s.hostWithCA()
+			out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost})
 		}
 	}
-	if s.Spec.ManagedEtcd() {
+	if !s.Spec.ExistingEtcd() {
 		out = append(out, s.etcdCAs()...)
 	}
 	return out
+}
+
+// hostWithCA is the first host that has the cluster's CA certificate.
+func (s *State) hostWithCA() string {
+	i := slices.IndexFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+		f := s.Facts(h.Name)
+		return f != nil && f.Kubernetes.CA != "" && SameCertificate(f.Kubernetes.CA, s.ca)
+	})
+	if i < 0 {
+		return ""
+	}
+	return s.Spec.Spec.Hosts[i].Name
 }
 
 func (s *State) etcdCAs() (out []*Refusal) {
@@ -68,7 +73,7 @@ func (s *State) etcdCAs() (out []*Refusal) {
 			continue
 		}
 		if ca != "" && !SameCertificate(ca, f.Kubernetes.EtcdCA) {
-			out = append(out, &Refusal{Rule: RuleOneEtcd, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost})
+			out = append(out, &Refusal{Rule: RuleOneEtcd, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost})
 			continue
 		}
 		owner, ca = h.Name, f.Kubernetes.EtcdCA
@@ -100,6 +105,8 @@ type Difference struct {
 	What string
 	// How is how to make the change, or to do without it.
 	How string
+	// extra says that it is a node or an etcd member that the spec does not name.
+	extra bool
 }
 
 const fixDescribe = "Put into the spec what the cluster has."
@@ -108,26 +115,35 @@ const fixDescribe = "Put into the spec what the cluster has."
 // thing. It compares with the recorded spec, and with the cluster itself: with kubeadm's configuration, with the nodes, with
 // what the hosts run, and with etcd's members.
 func (s *State) Fixed() *Refusal {
-	edits, err := s.Edits()
-	if err != nil {
-		return &Refusal{Rule: RuleNewerRecord, Why: err.Error(), Fix: "Use the version of quorate that changed the cluster last, or a newer one."}
+	differences, r := s.fixed()
+	if r != nil || len(differences) == 0 {
+		return r
 	}
 	var why, how []string
-	for _, e := range edits {
-		if e.Meaning == spec.Fixed {
-			why, how = append(why, e.String()), append(how, e.How)
-		}
-	}
-	if len(why) == 0 { // otherwise the same differences would be named twice
-		for _, d := range s.Differences() {
-			why, how = append(why, d.What), append(how, cmp.Or(d.How, fixDescribe))
-		}
-	}
-	if len(why) == 0 {
-		return nil
+	for _, d := range differences {
+		why, how = append(why, d.What), append(how, cmp.Or(d.How, fixDescribe))
 	}
 	slices.Sort(how)
 	return &Refusal{Rule: RuleFixed, Why: "this cannot be changed in the cluster that exists: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(how), "\n")}
+}
+
+// fixed lists what Fixed refuses, or refuses to compare.
+func (s *State) fixed() (out []Difference, _ *Refusal) {
+	edits, err := s.Edits()
+	if err != nil {
+		return nil, &Refusal{Rule: RuleNewerRecord, Why: err.Error(), Fix: "Use the version of quorate that changed the cluster last, or a newer one."}
+	}
+	strangers := s.Strangers()
+	for _, e := range edits {
+		if e.Meaning == spec.Fixed {
+			extra := e.Kind == spec.Removed && slices.ContainsFunc(strangers, func(n facts.Node) bool { return n.Name == e.Host })
+			out = append(out, Difference{What: e.String(), How: e.How, extra: extra})
+		}
+	}
+	if len(out) == 0 { // otherwise the same differences would be named twice
+		out = s.Differences()
+	}
+	return out, nil
 }
 
 // Differences compares everything that says which cluster this is with the spec, by what was observed.
@@ -207,6 +223,7 @@ func (d *differences) nodes() {
 		if !known || !h.IsNode() {
 			how := "This version of Quorate does not remove nodes. Put it back into the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
 			d.add(how, "the cluster has the node %s%s, which the spec does not name", n.Name, after(" at ", n.Address))
+			d.out[len(d.out)-1].extra = true
 			continue
 		}
 		if n.Address != "" && n.Address != h.Address {
@@ -262,12 +279,11 @@ func (d *differences) hosts() {
 		case !known && d.stage == Foreign:
 			d.add("", "%s is set up as a node, and this cluster has none of that name", h.Name)
 		}
-		runs := slices.ContainsFunc([]string{"kube-apiserver", facts.ControllerManager, facts.Scheduler}, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
-		wasControlPlane := runs || k.EtcdData && d.Spec.StackedEtcd()
+		runs := slices.ContainsFunc(controlPlanePrograms, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
 		switch {
 		case runs && !h.Has(spec.RoleControlPlane):
 			d.add(roleHow(h.Name), "%s is a control plane, and in the spec it is not", h.Name)
-		case !wasControlPlane && h.Has(spec.RoleControlPlane) && d.stage != Partial:
+		case !d.wasControlPlane(h.Name) && h.Has(spec.RoleControlPlane) && d.stage != Partial:
 			d.add(roleHow(h.Name), "%s joined the cluster as a worker, and in the spec it is a control plane", h.Name)
 		}
 	}
@@ -294,6 +310,7 @@ func (d *differences) etcd() {
 	for _, m := range d.Seen.Etcd {
 		if name := d.memberHost(m); !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
 			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
+			d.out[len(d.out)-1].extra = true
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
@@ -26,7 +27,8 @@ const (
 	Unresponsive Stage = "unresponsive"
 	// Foreign: there is a kubeadm cluster that Quorate neither built nor adopted, and its API answers.
 	Foreign Stage = "foreign"
-	// Undetermined: no host that was queried carries any part of a cluster, but others could not be queried.
+	// Undetermined: nobody can tell, because hosts that would know could not be queried. The others carry no part of a
+	// cluster, or parts of one that may have been complete.
 	Undetermined Stage = "undetermined"
 )
 
@@ -46,12 +48,7 @@ type State struct {
 // Evaluate derives the state from what was observed. The observation must be one of this spec.
 func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
 	s := &State{Spec: c, Seen: seen}
-	for _, h := range c.Spec.Hosts {
-		if f := s.Facts(h.Name); f != nil && f.Kubernetes.CA != "" {
-			s.ca = f.Kubernetes.CA
-			break
-		}
-	}
+	s.ca = s.commonCA()
 	s.stage = s.evaluateStage()
 	s.placements = s.place()
 	return s
@@ -90,8 +87,32 @@ func (s *State) Exists() bool {
 	return s.stage == Complete || s.stage == Unresponsive || s.stage == Foreign
 }
 
-// CA is the cluster's CA certificate in PEM, from the first host that has it; empty if none has.
+// CA is the cluster's CA certificate in PEM; empty if no host has one. If hosts have different ones, it is that of the hosts
+// that are marked as a complete cluster's, then that of most hosts, then that of the first host.
 func (s *State) CA() string { return s.ca }
+
+func (s *State) commonCA() string {
+	type holders struct{ established, hosts int }
+	count := map[string]holders{}
+	best, text := "", ""
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil || f.Kubernetes.CA == "" {
+			continue
+		}
+		key := fingerprint(f.Kubernetes.CA)
+		n := count[key]
+		n.hosts++
+		if f.Kubernetes.Established {
+			n.established++
+		}
+		count[key] = n
+		if most := count[best]; best == "" || cmp.Or(cmp.Compare(n.established, most.established), cmp.Compare(n.hosts, most.hosts)) > 0 {
+			best, text = key, f.Kubernetes.CA
+		}
+	}
+	return text
+}
 
 // SameCertificate says whether two PEM texts hold the same first certificate. Comments, line ends and further certificates
 // do not count.
@@ -126,25 +147,40 @@ func (s *State) evaluateStage() Stage {
 		return k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver")
 	})
 	switch {
-	case established && api != nil:
+	case api != nil && (established || api.Verified != ""):
 		return Complete
 	case established:
 		return Unresponsive
 	case begun && initialised && s.hasStrangers():
 		// The run that completed it was cut short before it could leave its marks, and others joined since.
 		return Complete
+	case begun && initialised:
+		return Partial
+	case begun && s.marksUnknown():
+		// Only control planes and etcd hosts have the marks of a complete cluster. A host that was joining such a cluster, or
+		// one of its workers, looks like a part of an interrupted build as long as the others cannot be queried.
+		return Undetermined
 	case begun:
 		return Partial
 	case initialised:
 		return Foreign
 	case runs:
 		return Unresponsive
+	case s.anyHost(carriesCluster) && s.marksUnknown():
+		return Undetermined
 	case s.anyHost(carriesCluster):
 		return Partial
 	case len(s.Unreachable()) > 0:
 		return Undetermined
 	}
 	return Absent
+}
+
+// marksUnknown says that a host that would be marked in a complete cluster could not be queried.
+func (s *State) marksUnknown() bool {
+	return slices.ContainsFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+		return (h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd)) && !s.Reachable(h.Name)
+	})
 }
 
 // carriesCluster says that a host has something that only a cluster leaves there.
@@ -187,6 +223,23 @@ func (s *State) JoinedControlPlane(host string) bool {
 	return f != nil && f.Kubernetes.KubeletConfig && slices.Contains(f.Kubernetes.Manifests, "kube-apiserver")
 }
 
+// Joined says that the host carries its part of the cluster already: a node has its kubelet's identity, an etcd host its
+// data, a load balancer the configuration that Quorate wrote for this cluster. It is false for a host that could not be
+// queried.
+func (s *State) Joined(h spec.Host) bool {
+	f := s.Facts(h.Name)
+	switch {
+	case f == nil:
+		return false
+	case h.IsNode():
+		return f.Kubernetes.KubeletConfig
+	case h.Has(spec.RoleEtcd):
+		return f.Kubernetes.EtcdData
+	}
+	b := s.Seen.Hosts[h.Name].Balancer
+	return b != nil && (b.WrittenFor == s.Spec.Metadata.Name || b.Others != nil && s.Exists())
+}
+
 // InterruptedJoin says that a run was cut short while the host joined a complete cluster as a control plane with stacked
 // etcd: etcd has a member for it, and the host has no identity in the cluster yet.
 func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
@@ -199,15 +252,15 @@ func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
 
 // Member finds the etcd member of a host.
 func (s *State) Member(host string) (facts.EtcdMember, bool) {
-	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.memberHost(m) == host })
+	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.MemberHost(m) == host })
 	if i < 0 {
 		return facts.EtcdMember{}, false
 	}
 	return s.Seen.Etcd[i], true
 }
 
-// memberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
-func (s *State) memberHost(m facts.EtcdMember) string {
+// MemberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
+func (s *State) MemberHost(m facts.EtcdMember) string {
 	for _, h := range s.Spec.EtcdHosts() {
 		if !m.Started && m.PeerURL == "https://"+h.Address+":2380" {
 			return h.Name
@@ -283,12 +336,10 @@ func (s *State) Holders() (holders, unknown []string) {
 	for _, h := range s.Spec.Spec.Hosts {
 		seen := s.Seen.Hosts[h.Name]
 		switch {
-		case seen.Facts == nil || s.Spec.Balances(h) && seen.Balancer == nil && seen.BalancerError != "":
-			if s.Spec.Balances(h) {
-				unknown = append(unknown, h.Name)
-			}
-		case seen.Balancer != nil && seen.Balancer.Active, s.hasAddress(seen.Facts):
+		case seen.Facts != nil && (seen.Balancer != nil && seen.Balancer.Active || s.hasAddress(seen.Facts)):
 			holders = append(holders, h.Name)
+		case s.Spec.Balances(h) && (seen.Facts == nil || seen.Balancer == nil && seen.BalancerError != ""):
+			unknown = append(unknown, h.Name)
 		}
 	}
 	return holders, unknown
@@ -332,8 +383,14 @@ func (s *State) Endpoint() facts.Answer {
 	return facts.Answer{Problem: problem}
 }
 
-// Margins are how many more failures of each kind the cluster survives now.
-func (s *State) Margins() quorum.Margins { return quorum.Survives(s.placements) }
+// Margins are how many more failures of each kind the cluster survives now. What could not be queried counts as failed.
+func (s *State) Margins() quorum.Margins {
+	m := quorum.Survives(s.placements)
+	if m.LoadBalancers == nil && s.managed() {
+		m.LoadBalancers = new(-1) // there is none yet
+	}
+	return m
+}
 
 // Placements say which parts run on which hosts, and in which condition they are.
 func (s *State) Placements() []quorum.Placement { return slices.Clone(s.placements) }
@@ -346,7 +403,7 @@ func (s *State) place() (out []quorum.Placement) {
 	for _, h := range s.Spec.Spec.Hosts {
 		p := quorum.Placement{Host: h.Name, Zone: h.Zone, Member: member[h.Name]}
 		delete(member, h.Name)
-		if h.Has(spec.RoleControlPlane) && (s.JoinedControlPlane(h.Name) || !s.Reachable(h.Name) || s.stage == Partial) {
+		if h.Has(spec.RoleControlPlane) && (s.wasControlPlane(h.Name) || !s.Reachable(h.Name) || s.stage == Partial) {
 			p.APIServer = partState(s.APIServer(h.Name))
 			p.ControllerManager = partState(s.component(h.Name, facts.ControllerManager))
 			p.Scheduler = partState(s.component(h.Name, facts.Scheduler))
@@ -357,8 +414,8 @@ func (s *State) place() (out []quorum.Placement) {
 		out = append(out, p)
 	}
 	for _, m := range s.Seen.Etcd { // members that the spec does not name vote all the same
-		if state, left := member[s.memberHost(m)]; left {
-			out = append(out, quorum.Placement{Host: s.memberHost(m), Member: state})
+		if state, left := member[s.MemberHost(m)]; left {
+			out = append(out, quorum.Placement{Host: s.MemberHost(m), Member: state})
 		}
 	}
 	return out
@@ -371,13 +428,13 @@ func (s *State) memberStates() map[string]quorum.State {
 	for _, m := range s.Seen.Etcd {
 		switch {
 		case m.Learner:
-			out[s.memberHost(m)] = quorum.Learner
+			out[s.MemberHost(m)] = quorum.Learner
 		case m.Healthy:
-			out[s.memberHost(m)] = quorum.Up
+			out[s.MemberHost(m)] = quorum.Up
 		case m.Unknown != "":
-			out[s.memberHost(m)] = quorum.Unknown
+			out[s.MemberHost(m)] = quorum.Unknown
 		default:
-			out[s.memberHost(m)] = quorum.Down
+			out[s.MemberHost(m)] = quorum.Down
 		}
 	}
 	if s.Seen.Etcd == nil {

@@ -53,6 +53,9 @@ var (
 	Balancer          Part = func(p *Placement) *State { return &p.Balancer }
 )
 
+// Parts are all parts of a placement.
+var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer}
+
 // kinds are all kinds of parts, and how many of each must work.
 var kinds = []struct {
 	name string

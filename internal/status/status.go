@@ -1,11 +1,11 @@
-// Package status says how a cluster is: from one observation to nodes, etcd, balancers, certificates, margins, and
-// what is wrong with what to do about it. It only thinks and writes text; package observe does the looking.
+// Package status shows how a cluster is. It renders a cluster.State, which is where everything is evaluated; nothing is
+// decided here.
 package status
 
 import (
-	"slices"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
@@ -14,15 +14,21 @@ import (
 // Status is how a cluster is at one moment. Its JSON keys are stable.
 type Status struct {
 	Cluster string `json:"cluster"`
-	// Version is what the API servers run; empty when none answers.
+	// Stage says whether there is a cluster.
+	Stage cluster.Stage `json:"stage"`
+	// Version is what the API server that was asked runs; empty when none could be asked.
 	Version       string         `json:"version"`
 	Endpoint      Endpoint       `json:"endpoint"`
 	Nodes         []Node         `json:"nodes"`
 	Etcd          Etcd           `json:"etcd"`
 	LoadBalancers []LoadBalancer `json:"loadBalancers"`
-	Certificates  []Certificate  `json:"certificates"` // the first to expire comes first
-	Margins       quorum.Margins `json:"margins"`
-	Problems      []Problem      `json:"problems"` // the worst comes first
+	// Hosts are all hosts of the spec, with the programs that run there.
+	Hosts []Host `json:"hosts"`
+	// Versions are the versions that programs run now.
+	Versions     []cluster.Version `json:"versions"`
+	Certificates []Certificate     `json:"certificates"` // the first to expire comes first
+	Margins      quorum.Margins    `json:"margins"`
+	Problems     []cluster.Finding `json:"problems"` // the worst comes first
 
 	at    time.Time // of the observation
 	zones int       // of all hosts, also of those that are no nodes
@@ -32,8 +38,13 @@ type Status struct {
 type Endpoint struct {
 	Address   string `json:"address"`
 	VirtualIP string `json:"virtualIP"`
+	// Reachable says that it answers a host. Otherwise either Problem says what is wrong, or Unknown why no host could ask.
 	Reachable bool   `json:"reachable"`
-	// Holder is the balancer that has the virtual IP; empty when none has, or nobody can tell.
+	Problem   string `json:"problem,omitempty"`
+	Unknown   string `json:"unknown,omitempty"`
+	// FromHere is how it answers the machine that runs the command; nil if that was not tried.
+	FromHere *facts.Answer `json:"fromHere,omitempty"`
+	// Holder is the load balancer that has the virtual IP; empty when none has, or nobody can tell.
 	Holder string `json:"holder"`
 }
 
@@ -44,6 +55,9 @@ type Node struct {
 	Zone    string   `json:"zone"`
 	Address string   `json:"address"`
 	Ready   bool     `json:"ready"`
+	// Problem is why it is not ready. Unknown is why nobody can tell: the API could not be read.
+	Problem string `json:"problem,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
 	// Version is the kubelet's; empty when the API does not know the node.
 	Version string `json:"version"`
 }
@@ -52,36 +66,60 @@ type Node struct {
 type Etcd struct {
 	Topology string   `json:"topology"`
 	Members  []Member `json:"members"`
-	// Quorum is how many voters must be healthy; Margin is how many more may fail, -1 if too many have.
+	// Quorum is how many voters must work; Margin is how many more may fail, -1 if fewer are known to work.
 	Quorum int `json:"quorum"`
 	Margin int `json:"margin"`
 }
 
 // Member is one etcd member.
 type Member struct {
-	Name        string `json:"name"`
-	Healthy     bool   `json:"healthy"`
-	Leader      bool   `json:"leader"`
-	Learner     bool   `json:"learner"`
-	DBSizeBytes int64  `json:"dbSizeBytes"`
+	Name string `json:"name"`
+	// Healthy says that the member works. Otherwise either Problem says what is wrong, or Unknown why it could not be asked.
+	Healthy     bool     `json:"healthy"`
+	Problem     string   `json:"problem,omitempty"`
+	Unknown     string   `json:"unknown,omitempty"`
+	Leader      bool     `json:"leader"`
+	Learner     bool     `json:"learner"`
+	Started     bool     `json:"started"`
+	Version     string   `json:"version,omitempty"`
+	DBSizeBytes int64    `json:"dbSizeBytes"`
+	InUseBytes  int64    `json:"inUseBytes,omitempty"`
+	QuotaBytes  int64    `json:"quotaBytes,omitempty"`
+	Alarms      []string `json:"alarms,omitempty"`
 }
 
-// LoadBalancer is one managed balancer; Active is whether it holds the virtual IP.
+// LoadBalancer is one managed load balancer; Active is whether it has the virtual IP.
 type LoadBalancer struct {
-	Name     string    `json:"name"`
+	Name string `json:"name"`
+	// Configured says that there is a HAProxy with a configuration.
+	Configured bool `json:"configured"`
+	// Healthy says that HAProxy answers. Otherwise either Problem says what is wrong, or Unknown why it could not be asked.
 	Healthy  bool      `json:"healthy"`
+	Problem  string    `json:"problem,omitempty"`
+	Unknown  string    `json:"unknown,omitempty"`
 	Active   bool      `json:"active"`
 	Backends []Backend `json:"backends"`
 }
 
-// Backend is an API server as one balancer sees it: whether its checks pass, whether it is drained for maintenance, the
-// connections that it has through this balancer, and what the last check found.
+// Backend is an API server as one load balancer sees it: whether its checks pass, whether it is drained for maintenance, the
+// connections that it has through this load balancer, and what the last check found.
 type Backend struct {
 	Name     string `json:"name"`
 	Healthy  bool   `json:"healthy"`
 	Drained  bool   `json:"drained"`
 	Sessions int    `json:"sessions"`
 	Check    string `json:"check"`
+}
+
+// Host is one host of the spec.
+type Host struct {
+	Name string `json:"name"`
+	// Reachable says that the host could be queried; Unknown is why not.
+	Reachable bool   `json:"reachable"`
+	Unknown   string `json:"unknown,omitempty"`
+	// Programs are the programs of the cluster on this host, by name: whether each works (ok), what is wrong (problem) or
+	// why it could not be asked (unknown), and the version that runs.
+	Programs map[string]facts.Component `json:"programs"`
 }
 
 // Certificate is one certificate on one host.
@@ -91,157 +129,100 @@ type Certificate struct {
 	Expires time.Time `json:"expires"`
 }
 
-// Severity says how bad a problem is.
-type Severity string
-
-// Critical is an outage or soon one, Warning a cluster that works with less in reserve, Info neither.
-const (
-	Critical Severity = "critical"
-	Warning  Severity = "warning"
-	Info     Severity = "info"
-)
-
-// Problem is something wrong and what to do about it.
-type Problem struct {
-	Severity Severity `json:"severity"`
-	Summary  string   `json:"summary"`
-	Fix      string   `json:"fix"`
-}
-
-// FromObservation judges what was observed against what the spec says.
-func FromObservation(c *spec.Cluster, obs *facts.Observation) Status {
-	j := judge{c: c, obs: obs, built: built(obs)}
-	s := Status{Cluster: c.Metadata.Name, Nodes: j.nodes(), Etcd: j.etcd(), LoadBalancers: j.balancers(), Certificates: j.certificates(), at: obs.Time}
-	s.Endpoint = Endpoint{Address: c.Spec.ControlPlane.Endpoint, VirtualIP: c.Spec.LoadBalancer.Address, Reachable: obs.Endpoint.Reachable}
-	if obs.API != nil {
-		s.Version = obs.API.Version
+// Of describes a state.
+func Of(s *cluster.State) Status {
+	out := Status{Cluster: s.Spec.Metadata.Name, Stage: s.Stage(), Endpoint: endpoint(s), Nodes: nodes(s), Etcd: etcd(s), LoadBalancers: loadBalancers(s), Hosts: hosts(s),
+		Versions: append([]cluster.Version{}, s.Versions()...), Certificates: []Certificate{}, Margins: s.Margins(), Problems: s.Findings(), at: s.Seen.Time}
+	if s.Seen.API != nil {
+		out.Version = s.Seen.API.Version
 	}
-	if i := slices.IndexFunc(s.LoadBalancers, func(b LoadBalancer) bool { return b.Active }); i >= 0 {
-		s.Endpoint.Holder = s.LoadBalancers[i].Name
+	for _, c := range s.Certificates() {
+		out.Certificates = append(out.Certificates, Certificate{Host: c.Host, Name: c.Name, Expires: c.Expires})
 	}
-	s.zones = j.zones()
-	placements := j.placements(s.Etcd.Members)
-	s.Margins = quorum.Survives(placements)
-	s.Problems = j.problems(&s, placements)
-	return s
-}
-
-// judge is what every part of the status is made from.
-type judge struct {
-	c   *spec.Cluster
-	obs *facts.Observation
-	// built says that there is a cluster, or that nobody can tell: then none is the last thing to assume.
-	built bool
-}
-
-func built(obs *facts.Observation) bool {
-	if obs.API != nil || obs.Etcd != nil {
-		return true
-	}
-	seen := false
-	for _, h := range obs.Hosts {
-		if h.Facts == nil {
-			continue
-		}
-		seen = true
-		if k := h.Facts.Kubernetes; k.Established || k.KubeletConfig || k.EtcdData || len(k.Manifests) > 0 {
-			return true
-		}
-	}
-	return !seen
-}
-
-func (j judge) reachable(host string) bool { return j.obs.Hosts[host].Facts != nil }
-
-func (j judge) zones() int {
 	zones := map[string]bool{}
-	for _, h := range j.c.Spec.Hosts {
+	for _, h := range s.Spec.Spec.Hosts {
 		zones[h.Zone] = true
 	}
-	return len(zones)
+	out.zones = len(zones)
+	return out
 }
 
-func (j judge) managed() bool { return j.c.Spec.LoadBalancer.Type == spec.BalancerManaged }
-
-// node finds a node in the API; nil if it is not there.
-func (j judge) node(name string) *facts.Node {
-	if j.obs.API == nil {
-		return nil
+func endpoint(s *cluster.State) Endpoint {
+	a := s.Endpoint()
+	e := Endpoint{Address: s.Spec.Spec.ControlPlane.Endpoint, VirtualIP: s.Spec.Spec.LoadBalancer.Address, Reachable: a.OK, Problem: a.Problem, Unknown: a.Unknown, FromHere: s.Seen.Endpoint.Caller}
+	if holders, _ := s.Holders(); len(holders) > 0 {
+		e.Holder = holders[0]
 	}
-	for i, n := range j.obs.API.Nodes {
-		if n.Name == name {
-			return &j.obs.API.Nodes[i]
-		}
-	}
-	return nil
+	return e
 }
 
-func (j judge) nodes() []Node {
+func nodes(s *cluster.State) []Node {
 	out := []Node{}
-	for _, h := range j.c.Spec.Hosts {
+	for _, h := range s.Spec.Spec.Hosts {
 		if !h.IsNode() {
 			continue
 		}
 		n := Node{Name: h.Name, Roles: append([]string{}, h.Roles...), Zone: h.Zone, Address: h.Address}
-		if seen := j.node(h.Name); seen != nil {
-			n.Ready, n.Version = seen.Ready, seen.Version
+		switch seen := s.Node(h.Name); {
+		case seen != nil:
+			n.Ready, n.Problem, n.Version = seen.Ready, seen.NotReady, seen.Version
+		case s.Stage() == cluster.Absent:
+			n.Problem = "there is no cluster yet"
+		case s.Seen.API != nil:
+			n.Problem = "it is not in the cluster"
+		case s.Seen.APIError != "":
+			n.Unknown = "the API could not be read: " + s.Seen.APIError
+		default:
+			n.Unknown = "the API could not be read"
 		}
 		out = append(out, n)
 	}
-	for _, n := range j.strangers() {
+	for _, n := range s.Strangers() {
 		roles := []string{spec.RoleWorker}
 		if _, ok := n.Labels["node-role.kubernetes.io/control-plane"]; ok {
 			roles = []string{spec.RoleControlPlane}
 		}
-		out = append(out, Node{Name: n.Name, Roles: roles, Zone: n.Labels["topology.kubernetes.io/zone"], Ready: n.Ready, Version: n.Version})
+		out = append(out, Node{Name: n.Name, Roles: roles, Zone: n.Labels["topology.kubernetes.io/zone"], Address: n.Address, Ready: n.Ready, Problem: n.NotReady, Version: n.Version})
 	}
 	return out
 }
 
-// strangers are nodes of the cluster that the spec does not name.
-func (j judge) strangers() (out []facts.Node) {
-	if j.obs.API == nil {
-		return nil
+func etcd(s *cluster.State) Etcd {
+	voters, _ := quorum.Count(s.Placements(), quorum.Member)
+	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd}
+	for _, m := range s.Seen.Etcd {
+		e.Members = append(e.Members, Member{Name: s.MemberHost(m), Healthy: m.Healthy, Problem: m.Problem, Unknown: m.Unknown, Leader: m.Leader, Learner: m.Learner, Started: m.Started,
+			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms})
 	}
-	for _, n := range j.obs.API.Nodes {
-		if h, ok := j.c.Host(n.Name); !ok || !h.IsNode() {
-			out = append(out, n)
+	if s.Seen.Etcd == nil && s.Exists() { // those that there should be
+		why := s.Seen.EtcdError
+		if why == "" {
+			why = "it was not queried"
+		}
+		for _, h := range s.Spec.EtcdHosts() {
+			e.Members = append(e.Members, Member{Name: h.Name, Unknown: why, Started: true})
 		}
 	}
-	return out
-}
-
-func (j judge) etcd() Etcd {
-	e := Etcd{Topology: j.c.Spec.ControlPlane.Topology, Members: []Member{}}
-	for _, m := range j.obs.Etcd {
-		e.Members = append(e.Members, Member{Name: m.Name, Healthy: m.Healthy, Leader: m.Leader, Learner: m.Learner, DBSizeBytes: m.DBSizeBytes})
-	}
-	if j.obs.Etcd == nil && j.built { // none answers: those that should
-		for _, h := range j.c.EtcdHosts() {
-			e.Members = append(e.Members, Member{Name: h.Name})
-		}
-	}
-	var voters []quorum.Member
-	for _, m := range e.Members {
-		if !m.Learner {
-			voters = append(voters, quorum.Member{Name: m.Name, Healthy: m.Healthy})
-		}
-	}
-	e.Quorum, e.Margin = quorum.Quorum(len(voters)), quorum.Margin(voters)
 	return e
 }
 
-func (j judge) balancers() []LoadBalancer {
+func loadBalancers(s *cluster.State) []LoadBalancer {
 	out := []LoadBalancer{}
-	if !j.managed() {
+	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return out
 	}
-	for _, h := range j.c.BalancerHosts() {
-		b := LoadBalancer{Name: h.Name, Backends: []Backend{}}
-		if seen := j.obs.Hosts[h.Name].Balancer; seen != nil {
-			b.Healthy, b.Active = seen.Healthy, seen.Active
-			for _, s := range seen.Backends {
-				b.Backends = append(b.Backends, Backend(s))
+	holders := map[string]bool{}
+	names, _ := s.Holders()
+	for _, name := range names {
+		holders[name] = true
+	}
+	for _, h := range s.Spec.BalancerHosts() {
+		a := s.LoadBalancer(h.Name)
+		b := LoadBalancer{Name: h.Name, Healthy: a.OK, Problem: a.Problem, Unknown: a.Unknown, Active: holders[h.Name], Backends: []Backend{}}
+		if seen := s.Seen.Hosts[h.Name].Balancer; seen != nil {
+			b.Configured = true
+			for _, x := range seen.Backends {
+				b.Backends = append(b.Backends, Backend{Name: x.Name, Healthy: x.Healthy, Drained: x.Drained, Sessions: x.Sessions, Check: x.Check})
 			}
 		}
 		out = append(out, b)
@@ -249,51 +230,19 @@ func (j judge) balancers() []LoadBalancer {
 	return out
 }
 
-func (j judge) certificates() []Certificate {
-	out := []Certificate{}
-	for _, h := range j.c.Spec.Hosts {
-		if f := j.obs.Hosts[h.Name].Facts; f != nil {
-			for _, c := range f.Kubernetes.Certificates {
-				out = append(out, Certificate{Host: h.Name, Name: c.Name, Expires: c.Expires})
-			}
+func hosts(s *cluster.State) []Host {
+	out := []Host{}
+	unreachable := s.Unreachable()
+	for _, h := range s.Spec.Spec.Hosts {
+		x := Host{Name: h.Name, Reachable: s.Reachable(h.Name), Unknown: unreachable[h.Name], Programs: map[string]facts.Component{}}
+		seen := s.Seen.Hosts[h.Name]
+		for name, c := range seen.Components {
+			x.Programs[name] = c
 		}
-	}
-	slices.SortStableFunc(out, func(a, b Certificate) int { return a.Expires.Compare(b.Expires) })
-	return out
-}
-
-// placements say what each host carries now. What cannot be asked counts as failed.
-func (j judge) placements(members []Member) []quorum.Placement {
-	voter := map[string]quorum.State{}
-	for _, m := range members {
-		if !m.Learner {
-			voter[m.Name] = working(m.Healthy)
+		if seen.APIServer != nil {
+			x.Programs["kube-apiserver"] = facts.Component{Answer: *seen.APIServer}
 		}
-	}
-	var out []quorum.Placement
-	for _, h := range j.c.Spec.Hosts {
-		p := quorum.Placement{Host: h.Name, Zone: h.Zone, Voter: voter[h.Name]}
-		delete(voter, h.Name)
-		seen := j.obs.Hosts[h.Name]
-		if h.Has(spec.RoleControlPlane) {
-			p.APIServer = working(seen.APIServer != nil && *seen.APIServer)
-		}
-		if j.c.Balances(h) {
-			p.Balancer = working(seen.Balancer != nil && seen.Balancer.Healthy)
-		}
-		out = append(out, p)
-	}
-	for _, m := range members { // members that the spec does not name still vote
-		if state, left := voter[m.Name]; left {
-			out = append(out, quorum.Placement{Host: m.Name, Voter: state})
-		}
+		out = append(out, x)
 	}
 	return out
-}
-
-func working(ok bool) quorum.State {
-	if ok {
-		return quorum.Up
-	}
-	return quorum.Down
 }

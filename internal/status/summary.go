@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -20,7 +21,7 @@ type Part struct {
 // Use is how a new cluster is reached.
 type Use struct {
 	Kubeconfig string
-	// Spec is the file that commands on hosts of the user's own need; those on a lab find it by themselves.
+	// Spec is the file that commands on hosts of the user's own need; commands on a lab find it themselves.
 	Spec  string
 	Lab   bool
 	Parts []Part
@@ -66,9 +67,9 @@ func (s Status) shape() string {
 		parts = append(parts, ui.Plural(n, "etcd member"))
 	}
 	if n := len(s.LoadBalancers); n > 0 {
-		parts = append(parts, ui.Plural(n, "balancer"))
+		parts = append(parts, ui.Plural(n, "load balancer"))
 	}
-	return fmt.Sprintf("%s in %s, reached at %s", list(parts), ui.Plural(s.zones, "zone"), s.Endpoint.Address)
+	return fmt.Sprintf("%s in %s, endpoint %s", cluster.List(parts), ui.Plural(s.zones, "zone"), s.Endpoint.Address)
 }
 
 func (p *page) commands(s Status, u Use) {
@@ -81,12 +82,12 @@ func (p *page) commands(s Status, u Use) {
 	if u.Kubeconfig != "" {
 		all = append(all, command{"export KUBECONFIG=" + ui.Quote(u.Kubeconfig), ""}, command{"kubectl get nodes", "talk to the cluster"})
 	}
-	all = append(all, command{"quorate status" + file, "nodes, etcd, balancers, margins"})
+	all = append(all, command{"quorate status" + file, "nodes, etcd, load balancers, margins"})
 	if u.Lab {
 		if len(s.Nodes) > 0 {
 			all = append(all, command{"quorate lab ssh " + s.Nodes[0].Name, "a shell on a machine"})
 		}
-		all = append(all, command{"quorate down", "take it all away again"})
+		all = append(all, command{"quorate down", "delete it again"})
 	}
 	column := 0
 	for _, c := range all {

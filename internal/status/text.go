@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -17,22 +18,38 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 	p.line(s.header()...)
 	p.nodes(s)
 	p.etcd(s)
-	p.balancers(s)
+	p.loadBalancers(s)
+	p.blank()
 	if len(s.Etcd.Members) > 0 {
-		p.blank()
 		if s.Margins.LoadBalancers == nil {
-			p.field("balancer", ui.Span{Text: "your own; how many failures it survives cannot be seen from here"})
+			p.field("load balancer", ui.Span{Text: "your own; how many failures it survives cannot be observed"})
 		}
 		words, style := s.margins()
 		p.field("survives", ui.Span{Text: words, Style: style})
 	}
+	if runs := s.programs(); runs != "" {
+		p.field("runs", ui.Span{Text: runs})
+	}
 	if len(s.Certificates) > 0 {
 		c := s.Certificates[0]
-		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", expiry(c.Expires, s.time()), c.Name, c.Host)})
+		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", cluster.Expiry(c.Expires, s.time()), c.Name, c.Host)})
 	}
 	p.problems(s)
 	_, err := io.WriteString(w, p.b.String())
 	return err
+}
+
+// programs lists the versions that programs run, and where, if one runs in several.
+func (s Status) programs() string {
+	var out []string
+	for i, v := range s.Versions {
+		text := v.Program + " " + v.Version
+		if i > 0 && s.Versions[i-1].Program == v.Program || i+1 < len(s.Versions) && s.Versions[i+1].Program == v.Program {
+			text += " (" + strings.Join(v.Hosts, ", ") + ")"
+		}
+		out = append(out, text)
+	}
+	return strings.Join(out, ", ")
 }
 
 func (s Status) time() time.Time {
@@ -48,8 +65,11 @@ func (s Status) header() ui.Line {
 	if e.Holder != "" {
 		at += " on " + e.Holder
 	}
-	if !e.Reachable {
+	switch {
+	case e.Problem != "":
 		style = ui.Red
+	case !e.Reachable:
+		style = ui.Yellow
 	}
 	l := ui.Line{{Text: s.Cluster, Style: ui.Bold}, {Text: "  " + cmp.Or(s.Version, "version unknown")}, {Text: "  "}, {Text: e.Address, Style: style}}
 	if at != "" {
@@ -58,14 +78,20 @@ func (s Status) header() ui.Line {
 	return append(l, ui.Span{Text: "  "}, s.verdict())
 }
 
-// verdict is the whole status in a word.
+// verdict is the whole status in a word or two.
 func (s Status) verdict() ui.Span {
 	switch {
-	case len(s.Problems) > 0 && s.Problems[0].Severity == Critical:
+	case len(s.Problems) > 0 && s.Problems[0].Severity == cluster.Critical:
 		return ui.Span{Text: "critical", Style: ui.Red}
-	case s.Version == "":
+	case s.Stage == cluster.Absent:
 		return ui.Span{Text: "not built", Style: ui.Yellow}
-	case len(s.Problems) > 0 && s.Problems[0].Severity == Warning:
+	case s.Stage == cluster.Undetermined:
+		return ui.Span{Text: "unknown", Style: ui.Yellow}
+	case s.Stage == cluster.Partial:
+		return ui.Span{Text: "not complete", Style: ui.Yellow}
+	case len(s.Problems) > 0 && s.Problems[0].Severity == cluster.Error:
+		return ui.Span{Text: "degraded", Style: ui.Red}
+	case len(s.Problems) > 0 && s.Problems[0].Severity == cluster.Warning:
 		return ui.Span{Text: "degraded", Style: ui.Yellow}
 	}
 	return ui.Span{Text: "healthy", Style: ui.Green}
@@ -105,7 +131,7 @@ func (p *page) wrapped(head ui.Line, text ui.Span) {
 }
 
 func (p *page) field(name string, text ui.Span) {
-	p.wrapped(ui.Line{{Text: name, Style: ui.Dim}}.Pad(14), text)
+	p.wrapped(ui.Line{{Text: name, Style: ui.Dim}}.Pad(15), text)
 }
 
 // table aligns rows below their heads, after a blank line; without rows there is no table.
@@ -143,8 +169,8 @@ func (p *page) nodes(s Status) {
 		switch {
 		case n.Ready:
 			ready = ui.Span{Text: "yes", Style: ui.Green}
-		case s.Version == "":
-			ready = ui.Span{Text: "unknown", Style: ui.Dim}
+		case n.Unknown != "":
+			ready = unknown
 		case n.Version == "":
 			ready = ui.Span{Text: "absent", Style: ui.Red}
 		}
@@ -158,6 +184,10 @@ func (p *page) etcd(s Status) {
 	for _, m := range s.Etcd.Members {
 		state := ui.Span{Text: "voter", Style: ui.Green}
 		switch {
+		case m.Unknown != "":
+			state = unknown
+		case !m.Started:
+			state = ui.Span{Text: "not started", Style: ui.Yellow}
 		case !m.Healthy:
 			state = ui.Span{Text: "unhealthy", Style: ui.Red}
 		case m.Learner:
@@ -174,20 +204,28 @@ func (p *page) etcd(s Status) {
 	p.table([]string{"ETCD", "STATE", "SIZE"}, rows)
 }
 
-func (p *page) balancers(s Status) {
+func (p *page) loadBalancers(s Status) {
 	var rows [][]ui.Span
 	for _, b := range s.LoadBalancers {
 		state, holds := ui.Span{Text: "healthy", Style: ui.Green}, ""
-		if !b.Healthy {
-			state = ui.Span{Text: "no answer", Style: ui.Red}
+		switch {
+		case b.Unknown != "":
+			state = unknown
+		case !b.Configured:
+			state = ui.Span{Text: "not set up", Style: ui.Yellow}
+		case !b.Healthy:
+			state = ui.Span{Text: "unhealthy", Style: ui.Red}
 		}
 		if b.Active {
 			holds = s.Endpoint.VirtualIP
 		}
 		rows = append(rows, []ui.Span{{Text: b.Name, Style: ui.Bold}, state, dash(holds), b.backends()})
 	}
-	p.table([]string{"BALANCER", "STATE", "HOLDS", "BACKENDS"}, rows)
+	p.table([]string{"LOAD BALANCER", "STATE", "VIRTUAL IP", "API SERVERS"}, rows)
 }
+
+// unknown is the state of what could not be queried.
+var unknown = ui.Span{Text: "unknown", Style: ui.Yellow}
 
 func (b LoadBalancer) backends() ui.Span {
 	var down, drained []string
@@ -209,9 +247,9 @@ func (b LoadBalancer) backends() ui.Span {
 	case n == 0:
 		return dash("")
 	case len(down) > 0:
-		return ui.Span{Text: fmt.Sprintf("%d of %d, without %s", n-len(down)-len(drained), n, list(append(down, drained...))) + busy, Style: ui.Yellow}
+		return ui.Span{Text: fmt.Sprintf("%d of %d, without %s", n-len(down)-len(drained), n, cluster.List(append(down, drained...))) + busy, Style: ui.Yellow}
 	case len(drained) > 0:
-		return ui.Span{Text: fmt.Sprintf("%d of %d, %s drained", n-len(drained), n, list(drained)) + busy}
+		return ui.Span{Text: fmt.Sprintf("%d of %d, %s drained", n-len(drained), n, cluster.List(drained)) + busy}
 	default:
 		return ui.Span{Text: fmt.Sprintf("all %d", n) + busy}
 	}
@@ -233,7 +271,7 @@ func (s Status) margins() (string, ui.Style) {
 	}
 	kinds := []kind{{m.ControlPlanes, "control plane", "a control plane"}, {m.Etcd, "etcd member", "an etcd member"}, {m.Zones, "zone", "a zone"}}
 	if m.LoadBalancers != nil {
-		kinds = slices.Insert(kinds, 2, kind{*m.LoadBalancers, "balancer", "a balancer"})
+		kinds = slices.Insert(kinds, 2, kind{*m.LoadBalancers, "load balancer", "a load balancer"})
 	}
 	var may, mayNot []string
 	for _, k := range kinds {
@@ -243,7 +281,7 @@ func (s Status) margins() (string, ui.Style) {
 		case k.n == 0:
 			mayNot = append(mayNot, k.none)
 		default:
-			return "nothing more: too much is down, or cannot be asked", ui.Red
+			return "nothing more: too little is known to work", ui.Red
 		}
 	}
 	switch {
@@ -257,9 +295,10 @@ func (s Status) margins() (string, ui.Style) {
 }
 
 func (p *page) problems(s Status) {
-	marks := map[Severity]ui.Span{Critical: {Text: "✘ ", Style: ui.Red}, Warning: {Text: "! ", Style: ui.Yellow}, Info: {Text: "· ", Style: ui.Cyan}}
+	separate := !strings.HasSuffix(p.b.String(), "\n\n")
+	marks := map[cluster.Severity]ui.Span{cluster.Critical: {Text: "✘ ", Style: ui.Red}, cluster.Error: {Text: "✘ ", Style: ui.Red}, cluster.Warning: {Text: "! ", Style: ui.Yellow}, cluster.Info: {Text: "· ", Style: ui.Cyan}}
 	for i, problem := range s.Problems {
-		if i == 0 {
+		if i == 0 && separate {
 			p.blank()
 		}
 		mark := marks[problem.Severity]

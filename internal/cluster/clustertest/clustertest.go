@@ -1,0 +1,236 @@
+// Package clustertest makes observations of clusters for tests.
+package clustertest
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// NoStream is why nothing could be asked in AllUnknown.
+const NoStream = "the session's stream was refused"
+
+// Now is when the fixture was observed.
+var Now = time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
+
+// Fixture is a complete cluster: three control planes, two workers and two load balancers in three zones.
+type Fixture struct {
+	Spec *spec.Cluster
+	Seen *facts.Observation
+}
+
+// OK is the answer of a program that works.
+func OK() facts.Answer { return facts.Answer{OK: true} }
+
+// Problem is the answer of one that does not.
+func Problem(why string) facts.Answer { return facts.Answer{Problem: why} }
+
+// Unknown is that of one that could not be asked.
+func Unknown(why string) facts.Answer { return facts.Answer{Unknown: why} }
+
+// Whole is such a cluster, in which nothing is wrong.
+func Whole() Fixture {
+	c := &spec.Cluster{APIVersion: spec.APIVersion, Kind: spec.Kind, Metadata: spec.Metadata{Name: "lab"}}
+	c.Spec.ControlPlane.Endpoint = "api.lab.internal:6443"
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	obs := &facts.Observation{Time: Now, Hosts: map[string]facts.Host{}, Endpoint: facts.Endpoint{Hosts: map[string]facts.Answer{}, Caller: &facts.Answer{OK: true}},
+		API: &facts.API{Version: "v1.37.2", Initialised: true, DNSSpread: true, DNSReady: 2, DNSNodes: 2,
+			Kubeadm: &facts.Kubeadm{Endpoint: "api.lab.internal:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"}}}
+	backends := []facts.Backend{{Name: "cp-a", Healthy: true}, {Name: "cp-b", Healthy: true}, {Name: "cp-c", Healthy: true}}
+	for i, name := range []string{"cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b"} {
+		role, zone, _ := strings.Cut(name, "-")
+		h := spec.Host{Name: name, Zone: zone, Address: fmt.Sprintf("10.0.0.%d", 11+i),
+			Roles: []string{map[string]string{"cp": spec.RoleControlPlane, "w": spec.RoleWorker, "lb": spec.RoleLoadBalancer}[role]}}
+		c.Spec.Hosts = append(c.Spec.Hosts, h)
+		seen := facts.Host{Facts: &facts.Facts{Time: Now.Add(time.Duration(i) * time.Millisecond), Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}}},
+			Components: map[string]facts.Component{}}
+		obs.Endpoint.Hosts[name] = OK()
+		if h.IsNode() {
+			obs.API.Nodes = append(obs.API.Nodes, facts.Node{Name: name, Address: h.Address, Ready: true, Version: "v1.37.2"})
+			seen.Facts.Kubernetes = facts.Kubernetes{CA: "PEM", KubeletConfig: true, NodeName: name, Certificates: []facts.Certificate{{Name: "kubelet-client", Expires: Now.AddDate(1, 0, 0)}}}
+			for _, p := range []string{facts.Kubelet, facts.Containerd, facts.KubeProxy, facts.Flannel} {
+				seen.Components[p] = facts.Component{Answer: OK(), Version: map[string]string{facts.Kubelet: "v1.37.2", facts.Containerd: "v2.4.2"}[p]}
+			}
+		}
+		switch role {
+		case "cp":
+			obs.API.Nodes[i].Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
+			seen.APIServer = new(OK())
+			k := &seen.Facts.Kubernetes
+			k.Established, k.EtcdData, k.SharesPort = true, true, true
+			k.Manifests = []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler}
+			k.Certificates = append(k.Certificates, facts.Certificate{Name: "pki/apiserver.crt", Expires: Now.AddDate(1, 0, -i)})
+			for _, p := range []string{facts.ControllerManager, facts.Scheduler, facts.Approver} {
+				seen.Components[p] = facts.Component{Answer: OK()}
+			}
+			obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: name, ID: fmt.Sprint(i, "d"), Healthy: true, Started: true, Leader: i == 1, ClusterID: "c1", Version: "3.7.3",
+				PeerURL: "https://" + h.Address + ":2380", DBSizeBytes: 21 << 17})
+		case "lb":
+			seen.Balancer = &facts.Balancer{Healthy: true, Active: name == "lb-a", WrittenFor: "lab", Backends: slices.Clone(backends)}
+			seen.Components[facts.Watchdog] = facts.Component{Answer: OK()}
+			seen.Facts.Units = map[string]string{"haproxy.service": "active", "keepalived.service": "active"}
+		}
+		obs.Hosts[name] = seen
+	}
+	c.Default()
+	return Fixture{c, obs}
+}
+
+// Kubernetes is what a host holds of the cluster.
+func (f Fixture) Kubernetes(host string) *facts.Kubernetes {
+	return &f.Seen.Hosts[host].Facts.Kubernetes
+}
+
+// Component sets how a program on a host answers.
+func (f Fixture) Component(host, name string, a facts.Answer) {
+	c := f.Seen.Hosts[host].Components[name]
+	c.Answer = a
+	f.Seen.Hosts[host].Components[name] = c
+}
+
+// Change changes what was observed of a host.
+func (f Fixture) Change(host string, change func(*facts.Host)) {
+	h := f.Seen.Hosts[host]
+	change(&h)
+	f.Seen.Hosts[host] = h
+}
+
+// AnswerEndpoint gives all hosts and the caller the same answer.
+func (f Fixture) AnswerEndpoint(a facts.Answer) {
+	for name := range f.Seen.Endpoint.Hosts {
+		f.Seen.Endpoint.Hosts[name] = a
+	}
+	f.Seen.Endpoint.Caller = &a
+}
+
+// Dies takes hosts away, with everything that the others then see of them.
+func (f Fixture) Dies(names ...string) {
+	for _, name := range names {
+		f.Seen.Hosts[name] = facts.Host{Error: name + ": dial tcp: i/o timeout"}
+		delete(f.Seen.Endpoint.Hosts, name)
+		if f.Seen.API != nil {
+			for i, n := range f.Seen.API.Nodes {
+				f.Seen.API.Nodes[i].Ready = n.Ready && n.Name != name
+			}
+		}
+		for i, m := range f.Seen.Etcd {
+			if m.Name == name {
+				f.Seen.Etcd[i] = facts.EtcdMember{Name: name, ID: m.ID, Started: true, PeerURL: m.PeerURL, Unknown: "the session to its host ended"}
+			}
+		}
+		for _, h := range f.Seen.Hosts {
+			if h.Balancer != nil {
+				for i, b := range h.Balancer.Backends {
+					h.Balancer.Backends[i].Healthy = b.Healthy && b.Name != name
+				}
+			}
+		}
+	}
+}
+
+// Silent has no API server answer any more.
+func (f Fixture) Silent() {
+	f.Seen.API, f.Seen.APIError = nil, "connection refused"
+	f.AnswerEndpoint(Problem("it closes the connection"))
+	for name, h := range f.Seen.Hosts {
+		if h.APIServer != nil {
+			f.Change(name, func(h *facts.Host) { h.APIServer = new(Problem("connection refused")) })
+		}
+		if h.Balancer != nil {
+			for i := range h.Balancer.Backends {
+				h.Balancer.Backends[i].Healthy = false
+			}
+		}
+	}
+}
+
+// External moves etcd to hosts of its own.
+func (f Fixture) External() {
+	f.Spec.Spec.ControlPlane.Topology = spec.TopologyExternal
+	f.Spec.Spec.ControlPlane.Placement = spec.PlacementRegional
+	f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "cp-c" })
+	f.Seen.API.Nodes = slices.DeleteFunc(f.Seen.API.Nodes, func(n facts.Node) bool { return n.Name == "cp-c" })
+	for _, h := range f.Seen.Hosts {
+		if h.Balancer != nil {
+			h.Balancer.Backends = h.Balancer.Backends[:2]
+		}
+	}
+	for _, cp := range []string{"cp-a", "cp-b"} {
+		k := f.Kubernetes(cp)
+		k.EtcdData, k.Manifests = false, k.Manifests[1:]
+	}
+	for i, zone := range []string{"a", "b", "c"} {
+		name := "etcd-" + zone
+		h := spec.Host{Name: name, Zone: zone, Address: fmt.Sprintf("10.0.0.%d", 41+i), Roles: []string{spec.RoleEtcd}}
+		f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, h)
+		f.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{Time: Now, Kubernetes: facts.Kubernetes{EtcdData: true, Established: true,
+			Certificates: []facts.Certificate{{Name: "pki/etcd/server.crt", Expires: Now.AddDate(1, 0, 0)}}}}}
+		f.Seen.Etcd[i].Name, f.Seen.Etcd[i].PeerURL = name, "https://"+h.Address+":2380"
+		f.Seen.API.Kubeadm.EtcdEndpoints = append(f.Seen.API.Kubeadm.EtcdEndpoints, "https://"+h.Address+":2379")
+	}
+}
+
+// Existing has the control planes use an etcd of somebody else's.
+func (f Fixture) Existing() {
+	f.Spec.Spec.ControlPlane.Topology = spec.TopologyExternal
+	f.Spec.Spec.Etcd = spec.Etcd{Endpoints: []string{"https://e1:2379", "https://e2:2379"}, CAFile: "ca", CertFile: "crt", KeyFile: "key"}
+	f.Seen.API.Kubeadm.EtcdEndpoints = f.Spec.Spec.Etcd.Endpoints
+	for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+		k := f.Kubernetes(cp)
+		k.EtcdData, k.Manifests = false, k.Manifests[1:]
+	}
+	for i := range f.Seen.Etcd {
+		f.Seen.Etcd[i].Name = fmt.Sprintf("their-%d", i+1)
+	}
+}
+
+// Empty leaves nothing on the hosts.
+func (f Fixture) Empty() {
+	for name, h := range f.Seen.Hosts {
+		f.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{Time: h.Facts.Time}}
+	}
+	f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "there is no cluster to ask for"}
+}
+
+// Record notes the spec as it is in the cluster.
+func (f Fixture) Record() {
+	text, err := spec.NewRecord(f.Spec).Marshal()
+	if err != nil {
+		panic(err)
+	}
+	f.Seen.API.Record = string(text)
+}
+
+// AllUnknown is a cluster of which only the hosts themselves can be asked, as when no stream can be opened.
+func (f Fixture) AllUnknown() {
+	f.Seen.API, f.Seen.APIError = nil, NoStream
+	f.AnswerEndpoint(Unknown(NoStream))
+	for i := range f.Seen.Etcd {
+		m := &f.Seen.Etcd[i]
+		*m = facts.EtcdMember{Name: m.Name, ID: m.ID, PeerURL: m.PeerURL, Started: true, Unknown: NoStream}
+	}
+	for name := range f.Seen.Hosts {
+		f.Change(name, func(h *facts.Host) {
+			if h.APIServer != nil {
+				h.APIServer = new(Unknown(NoStream))
+			}
+			if h.Balancer != nil {
+				h.Balancer, h.BalancerError = nil, NoStream
+			}
+			for p := range h.Components {
+				h.Components[p] = facts.Component{Answer: Unknown(NoStream)}
+			}
+		})
+	}
+}
+
+// Marks sets or removes the mark of a complete cluster.
+func (f Fixture) Marks(set bool) {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		f.Kubernetes(h.Name).Established = set
+	}
+}

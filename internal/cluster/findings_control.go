@@ -1,0 +1,297 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	// quotaWarning and quotaCritical are parts of etcd's quota; at the whole quota etcd refuses every write.
+	quotaWarning, quotaCritical = 0.8, 0.95
+	// defaultQuota is etcd's own, where a member does not tell.
+	defaultQuota = 2 << 30
+)
+
+const apiServer = "kube-apiserver"
+
+// controlPlanePrograms are the static pods of a control plane, without etcd.
+var controlPlanePrograms = []string{apiServer, facts.ControllerManager, facts.Scheduler}
+
+// program is how a program of a control plane answers.
+func (s *State) program(host, name string) facts.Answer {
+	if name == apiServer {
+		return s.APIServer(host)
+	}
+	return s.component(host, name)
+}
+
+// etcdMajority reports that etcd cannot decide anything, or that nobody can tell.
+func (f *findings) etcdMajority() {
+	voters, up := quorum.Count(f.placements, quorum.Member)
+	need := quorum.Majority(voters)
+	if up >= need {
+		return
+	}
+	if voters == 0 {
+		if f.Spec.ExistingEtcd() {
+			f.unmet(RuleEtcdMajority, Critical, "no endpoint of your etcd could be queried"+after(": ", f.Seen.EtcdError)+"; without it nothing can be changed in the cluster",
+				"Bring it back: "+strings.Join(f.Spec.Spec.Etcd.Endpoints, ", ")+".")
+		}
+		return
+	}
+	unknown, alarmed := 0, 0
+	var failed []string
+	for _, p := range f.placements {
+		switch p.Member {
+		case quorum.Unknown:
+			unknown++
+		case quorum.Down:
+			failed = append(failed, p.Host)
+		}
+	}
+	for _, m := range f.Seen.Etcd {
+		if !m.Learner && !m.Healthy && f.onlyAlarms(m) {
+			alarmed++
+		}
+	}
+	switch {
+	case up+alarmed >= need: // the members work and refuse to write: the alarms are reported
+	case up+unknown >= need:
+		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("whether etcd has a majority is unknown: %d of %d members are known to work, and %d are needed%s", up, voters, need, f.membersText()),
+			"Make the members reachable: Quorate asks them through SSH sessions to their hosts.")
+	default:
+		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("etcd has lost its majority: %d of %d members work, and %d are needed; nothing can be changed in the cluster%s", up, voters, need, f.membersText()),
+			fmt.Sprintf("Bring back at least %d of: %s.", need-up, strings.Join(failed, ", ")))
+	}
+}
+
+// onlyAlarms says that nothing is wrong with the member but its alarms.
+func (f *findings) onlyAlarms(m facts.EtcdMember) bool {
+	return len(m.Alarms) > 0 && m.Unknown == "" && m.Started &&
+		(m.Problem == "" || slices.ContainsFunc(m.Alarms, func(a string) bool { return strings.Contains(m.Problem, a) }))
+}
+
+// api reports that the API could not be read, and tells API servers that are down from ones that nobody could ask.
+func (f *findings) api() {
+	if f.Seen.API != nil {
+		return
+	}
+	down, unknown := 0, 0
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		switch a := f.APIServer(h.Name); {
+		case a.OK:
+			// It is ready, so whatever kept the API from being read is not the server.
+			f.unmet(RuleAPI, Critical, "the API server on "+h.Name+" is ready, but the API could not be read"+after(": ", f.Seen.APIError), fixStatus, h.Name)
+			return
+		case a.Known():
+			down++
+		default:
+			unknown++
+		}
+	}
+	fix := "Bring the control planes back. `quorate apply` then starts what is stopped and restores what is misconfigured on them."
+	if !f.marked() {
+		fix = "Bring the control planes back. Quorate did not build this cluster, and changes nothing while its API does not answer."
+	}
+	if unknown > 0 {
+		f.unmet(RuleAPI, Critical, fmt.Sprintf("whether any API server answers is unknown: %s%d of %d could not be queried%s", failed("answer", down), unknown, down+unknown, after("; ", f.Seen.APIError)), fix)
+		return
+	}
+	f.unmet(RuleAPI, Critical, "no API server answers"+after(": ", f.Seen.APIError), fix)
+}
+
+// failed counts what does not do something, in front of what could not be queried.
+func failed(verb string, n int) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d %s not %s, and ", n, plural(n, "does", "do"), verb)
+}
+
+// controllers reports that no controller manager or no scheduler works. Without an API neither can.
+func (f *findings) controllers() {
+	if f.Seen.API == nil {
+		return
+	}
+	for _, k := range []struct {
+		part      quorum.Part
+		name, use string
+	}{
+		{quorum.ControllerManager, "controller manager", "nothing that fails is replaced"},
+		{quorum.Scheduler, "scheduler", "new pods are not started"},
+	} {
+		total, up := quorum.Count(f.placements, k.part)
+		if total == 0 || up > 0 {
+			continue
+		}
+		unknown := 0
+		for i := range f.placements {
+			if *k.part(&f.placements[i]) == quorum.Unknown {
+				unknown++
+			}
+		}
+		if unknown > 0 {
+			f.unmet(RuleControllers, Critical, fmt.Sprintf("whether any %s works is unknown: %s%d of %d could not be queried", k.name, failed("work", total-unknown), unknown, total), fixStatus)
+			continue
+		}
+		f.unmet(RuleControllers, Critical, fmt.Sprintf("no %s works, so %s", k.name, k.use), "What is wrong with each of them is listed here.")
+	}
+}
+
+// etcd reports the members that do not work, one by one, and their databases.
+func (f *findings) etcd() {
+	judge := f.unmet
+	if f.Spec.ExistingEtcd() {
+		judge = f.add // that etcd is the user's own: the spec asks no more of it than that it answers
+	}
+	alarms := map[string][]string{}
+	full := map[Severity][]string{}
+	var members []facts.EtcdMember
+	for _, m := range f.Seen.Etcd {
+		name := f.MemberHost(m)
+		for _, alarm := range m.Alarms {
+			alarms[alarm] = append(alarms[alarm], name)
+		}
+		if m.DBSizeBytes > 0 {
+			members = append(members, m)
+		}
+		if _, ours := f.Spec.Host(name); ours && !f.Reachable(name) {
+			continue
+		}
+		switch {
+		case m.Unknown != "": // reported with the other programs that could not be queried
+		case !m.Started:
+			fix := "`quorate apply` finishes its join."
+			if _, interrupted := f.InterruptedJoin(name); !interrupted {
+				fix = "Start it. Or, if nobody is adding it, remove it: on a host with a working member, " + f.removeMember(m) + "."
+			}
+			judge(RuleEtcdMember, Warning, "etcd member "+name+" was added, but has never started", fix, name)
+		case m.Learner:
+			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), "Wait until it has caught up. If it does not, run `quorate apply`.", name)
+		case !m.Healthy && !f.onlyAlarms(m):
+			judge(RuleEtcdMember, Warning, "etcd member "+name+" does not work"+after(": ", m.Problem), f.etcdFix(name), name)
+		}
+	}
+	for _, alarm := range slices.Sorted(maps.Keys(alarms)) {
+		f.unmet(RuleEtcdAlarm, Critical, fmt.Sprintf("etcd has raised the alarm %s on %s", alarm, List(alarms[alarm])), f.alarmFix(alarm), alarms[alarm]...)
+	}
+	for _, m := range members {
+		used := float64(m.DBSizeBytes) / float64(cmp.Or(m.QuotaBytes, defaultQuota))
+		switch {
+		case used >= quotaCritical:
+			full[Critical] = append(full[Critical], f.MemberHost(m))
+		case used >= quotaWarning:
+			full[Warning] = append(full[Warning], f.MemberHost(m))
+		}
+	}
+	for _, limit := range []struct {
+		severity Severity
+		part     float64
+	}{{Critical, quotaCritical}, {Warning, quotaWarning}} {
+		if on := full[limit.severity]; len(on) > 0 {
+			f.add(RuleEtcdQuota, limit.severity, fmt.Sprintf("etcd's database uses more than %.0f %% of its quota on %s; when it uses all of it, etcd refuses every write", 100*limit.part, List(on)), f.quotaFix(members), on...)
+		}
+	}
+	if f.Seen.Etcd == nil {
+		return
+	}
+	for _, h := range f.Spec.EtcdHosts() {
+		if _, is := f.Member(h.Name); is || !f.Reachable(h.Name) {
+			continue
+		}
+		k := f.Facts(h.Name).Kubernetes
+		switch {
+		case f.Spec.StackedEtcd() && !k.KubeletConfig: // it joins with its node, which is reported as missing
+		case f.Spec.StackedEtcd():
+			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
+				"Remove the host from the cluster and let it join again: `kubectl drain "+h.Name+" --ignore-daemonsets --delete-emptydir-data`, `kubeadm reset` on it, `kubectl delete node "+h.Name+"`, `quorate apply`.", h.Name)
+		default:
+			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "This version of Quorate does not add members to an external etcd. Take the host out of the spec.", h.Name)
+		}
+	}
+}
+
+// etcdctl is the command as an operator types it on a host with a member.
+func (f *findings) etcdctl(arguments string) string {
+	if f.Spec.ExistingEtcd() {
+		return "`etcdctl " + arguments + "`"
+	}
+	const pki = "/etc/kubernetes/pki/etcd/"
+	return "`etcdctl --cacert " + pki + "ca.crt --cert " + pki + "server.crt --key " + pki + "server.key " + arguments + "`"
+}
+
+func (f *findings) removeMember(m facts.EtcdMember) string {
+	return f.etcdctl("member remove " + cmp.Or(m.ID, "ID"))
+}
+
+func (f *findings) quotaFix(members []facts.EtcdMember) string {
+	defragment := "defragment one member after the other, the leader last: on each etcd host, " + f.etcdctl("defrag") + "."
+	for _, m := range members {
+		if float64(m.InUseBytes) >= quotaWarning*float64(cmp.Or(m.QuotaBytes, defaultQuota)) || m.InUseBytes == 0 {
+			return "Delete objects that are not needed (`kubectl get --raw /metrics | grep apiserver_storage_objects` counts them by kind). Then " + defragment
+		}
+	}
+	return "Most of it is free space inside the file: " + defragment
+}
+
+func (f *findings) alarmFix(alarm string) string {
+	switch alarm {
+	case "CORRUPT":
+		return "The data of this member differs from that of the others. Stop it and do not copy its data anywhere: " + f.stopEtcd()
+	case "NOSPACE":
+		return "etcd refuses every write. Delete objects that are not needed, defragment every member (" + f.etcdctl("defrag") + " on each), then end the alarm: " + f.etcdctl("alarm disarm") + "."
+	}
+	return "When its cause is removed, end the alarm: " + f.etcdctl("alarm disarm") + "."
+}
+
+// etcdFix is what to do about a member that does not work.
+func (f *findings) etcdFix(host string) string {
+	switch {
+	case f.Spec.StackedEtcd():
+		if s := f.Facts(host); s != nil && s.Kubernetes.KubeletConfig && !slices.Contains(s.Kubernetes.Manifests, "etcd") && s.Kubernetes.EtcdData {
+			return "The manifest of etcd is missing on " + host + "; `quorate apply` writes it again."
+		}
+		return "On " + host + ", `tail /var/log/pods/kube-system_etcd-*/etcd/*.log` shows why."
+	case f.Spec.ManagedEtcd():
+		return "`quorate apply` starts it if it is stopped. On " + host + ", `journalctl -u etcd -n 50` shows why."
+	}
+	return "Check it on " + host + ". It is your etcd; Quorate does not change it."
+}
+
+// wasControlPlane says that the host joined as a control plane: parts of one are still there.
+func (s *State) wasControlPlane(host string) bool {
+	f := s.Facts(host)
+	if f == nil || !f.Kubernetes.KubeletConfig {
+		return false
+	}
+	k := f.Kubernetes
+	return k.EtcdData && s.Spec.StackedEtcd() || slices.ContainsFunc(controlPlanePrograms, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
+}
+
+// controlPlanes reports the programs of control planes that do not work. A host that has not joined yet has a finding as a
+// node.
+func (f *findings) controlPlanes() {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if !f.wasControlPlane(h.Name) {
+			continue
+		}
+		for _, name := range controlPlanePrograms {
+			a := f.program(h.Name, name)
+			switch {
+			case !slices.Contains(f.Facts(h.Name).Kubernetes.Manifests, name):
+				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s does not run on %s: its manifest is missing", name, h.Name), "`quorate apply` writes it again.", h.Name)
+			case a.OK, !a.Known():
+			default:
+				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, a.Problem),
+					fmt.Sprintf("On %s, `tail /var/log/pods/kube-system_%s-*/%s/*.log` shows why.", h.Name, name, name), h.Name)
+			}
+		}
+	}
+}

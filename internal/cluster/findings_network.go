@@ -1,0 +1,176 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func (s *State) managed() bool { return s.Spec.Spec.LoadBalancer.Type == spec.BalancerManaged }
+
+// noLoadBalancer reports that none works, or that nobody can tell. An endpoint that answers proves that one does.
+func (f *findings) noLoadBalancer() {
+	if !f.managed() || f.Endpoint().OK {
+		return
+	}
+	var unknown []string
+	for _, h := range f.Spec.BalancerHosts() {
+		switch a := f.LoadBalancer(h.Name); {
+		case a.OK:
+			return
+		case !a.Known():
+			unknown = append(unknown, h.Name)
+		}
+	}
+	all := f.Spec.BalancerHosts()
+	switch {
+	case len(all) == 0:
+	case len(unknown) > 0:
+		f.unmet(RuleLoadBalancer, Critical, "no load balancer is known to work: "+List(unknown)+" could not be queried", "Bring back what cannot be reached.", Names(all)...)
+	default:
+		f.unmet(RuleLoadBalancer, Critical, "no load balancer works: clients cannot reach the API at the endpoint", "`quorate apply` configures and starts them. What is wrong with each of them is listed here.", Names(all)...)
+	}
+}
+
+// endpoint reports how the endpoint answers. Only the hosts' view matters to the cluster.
+func (f *findings) endpoint() {
+	address, vip := f.Spec.Spec.ControlPlane.Endpoint, f.Spec.Spec.LoadBalancer.Address
+	e := f.Endpoint()
+	switch {
+	case e.OK:
+		if c := f.Seen.Endpoint.Caller; c != nil && !c.OK {
+			f.add(RuleEndpointFromHere, Info, "the endpoint "+address+" answers the hosts, but not this machine: "+c.Problem+c.Unknown,
+				"To use kubectl on this machine, give it a route to "+cmp.Or(vip, address)+". Quorate does not need one.")
+		}
+	case !e.Known():
+		f.unmet(RuleEndpoint, Warning, "whether the endpoint "+address+" answers is unknown: "+e.Unknown, fixStatus)
+	default:
+		fix := "Bring an API server back first."
+		if f.Seen.API != nil && f.managed() {
+			fix = "`quorate apply` restores the load balancers. Check that " + cmp.Or(vip, address) + " can be reached from the hosts."
+		} else if f.Seen.API != nil {
+			fix = "Check your load balancer, and that " + cmp.Or(vip, address) + " can be reached from the hosts."
+		}
+		f.unmet(RuleEndpoint, Critical, "the endpoint "+address+" does not answer: "+e.Problem, fix)
+	}
+}
+
+// virtualIP reports who has the virtual IP, unless it is exactly one load balancer.
+func (f *findings) virtualIP() {
+	all := f.Spec.BalancerHosts()
+	if !f.managed() || len(all) == 0 {
+		return
+	}
+	vip := f.Spec.Spec.LoadBalancer.Address
+	holders, unknown := f.Holders()
+	strange := slices.DeleteFunc(slices.Clone(holders), func(name string) bool { return slices.Contains(Names(all), name) })
+	switch {
+	case len(strange) > 0:
+		f.unmet(RuleVirtualIP, Critical, List(strange)+plural(len(strange), " has", " have")+" the virtual IP "+vip+", and by the spec "+plural(len(strange), "it is no load balancer", "they are no load balancers"),
+			"Stop keepalived there (`systemctl disable --now keepalived`), or remove the address from the interface (`ip address del`).", holders...)
+	case len(holders) > 1:
+		f.unmet(RuleVirtualIP, Critical, fmt.Sprintf("%s have the virtual IP %s at the same time: they do not receive each other's VRRP advertisements", List(holders), vip),
+			"Allow VRRP (IP protocol 112) between "+List(holders)+".", holders...)
+	case len(holders) == 1:
+	case len(unknown) > 0:
+		// Where a host cannot be reached, that is the finding that keeps the spec from being met, or not.
+		judge := f.add
+		if slices.ContainsFunc(unknown, f.Reachable) {
+			judge = f.unmet
+		}
+		judge(RuleVirtualIP, Warning, "which load balancer has the virtual IP "+vip+" is unknown: "+List(unknown)+" could not be queried", fixStatus, unknown...)
+	default:
+		f.unmet(RuleVirtualIP, Critical, "no load balancer has the virtual IP "+vip, "`quorate apply` starts what is stopped. On "+all[0].Name+", `systemctl status keepalived haproxy` shows more.", Names(all)...)
+	}
+}
+
+// loadBalancers reports what is wrong with each of them.
+func (f *findings) loadBalancers() {
+	if !f.managed() {
+		return
+	}
+	for _, h := range f.Spec.BalancerHosts() {
+		b, a := f.Seen.Hosts[h.Name].Balancer, f.LoadBalancer(h.Name)
+		switch {
+		case !a.Known(): // it cannot be reached, or is reported with the other programs that could not be queried
+		case !a.OK && b != nil && b.Others != nil:
+			f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" does not work: "+a.Problem, "On "+h.Name+", `systemctl status haproxy keepalived` shows why.", h.Name)
+		case !a.OK:
+			f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" does not work: "+a.Problem, "`quorate apply` configures and starts it. On "+h.Name+", `journalctl -u haproxy -n 50` shows why.", h.Name)
+		case b.Others != nil && len(b.Backends) == 0:
+			f.add(RuleLoadBalancer, Info, "the load balancer on "+h.Name+" was not set up by Quorate, so its servers are not known", "`quorate plan` shows how Quorate would set it up; `quorate apply` does it.", h.Name)
+		default:
+			f.servers(h, b)
+			f.keepalived(h)
+		}
+	}
+}
+
+// servers reports API servers that are ready and get no clients from a load balancer that works.
+func (f *findings) servers(h spec.Host, b *facts.Balancer) {
+	for _, cp := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if !f.APIServer(cp.Name).OK {
+			continue
+		}
+		i := slices.IndexFunc(b.Backends, func(x facts.Backend) bool { return x.Name == cp.Name })
+		switch {
+		case i < 0:
+			f.unmet(RuleBalancerServer, Warning, "the load balancer on "+h.Name+" does not know the control plane "+cp.Name, "`quorate apply` configures it.", h.Name, cp.Name)
+		case !b.Backends[i].Healthy && !b.Backends[i].Drained:
+			f.unmet(RuleBalancerServer, Warning, fmt.Sprintf("the load balancer on %s does not reach the API server on %s, which is ready%s", h.Name, cp.Name, after(": its check says ", b.Backends[i].Check)),
+				fmt.Sprintf("On %s, try `curl -k https://%s:6443/readyz`. Allow TCP port 6443 from %s to %s.", h.Name, cp.Address, h.Name, cp.Name), h.Name, cp.Name)
+		}
+	}
+}
+
+// keepalived reports a load balancer that would never take the virtual IP, unless keepalived has a finding of its own.
+func (f *findings) keepalived(h spec.Host) {
+	const unit = "keepalived.service"
+	if _, observed := f.Seen.Hosts[h.Name].Components[keepalived]; observed {
+		return
+	}
+	if state := f.Facts(h.Name).Units[unit]; state != "" && state != "active" {
+		f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" would not take the virtual IP: "+unit+" is "+state, "`quorate apply` starts it. On "+h.Name+", `journalctl -u keepalived -n 50` shows why.", h.Name)
+	}
+}
+
+// keepalived is the name of the component.
+const keepalived = "keepalived"
+
+// drained reports control planes that get no clients on purpose: that is easily forgotten.
+func (f *findings) drained() {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		var on []string
+		for _, lb := range f.Spec.BalancerHosts() {
+			if b := f.Seen.Hosts[lb.Name].Balancer; b != nil && slices.ContainsFunc(b.Backends, func(x facts.Backend) bool { return x.Name == h.Name && x.Drained }) {
+				on = append(on, lb.Name)
+			}
+		}
+		if len(on) > 0 {
+			f.add(RuleDrained, Info, fmt.Sprintf("control plane %s is drained: the load balancers on %s send it no new clients", h.Name, List(on)), "Run `quorate drain --undo "+h.Name+"` when its maintenance is over.", h.Name)
+		}
+	}
+}
+
+// dns reports too few replicas of CoreDNS. Where the nodes wait for the user's own pod network, its pods cannot run yet.
+func (f *findings) dns() {
+	api := f.Seen.API
+	if api == nil || !api.Initialised || f.Spec.Spec.Network.CNI == spec.CNINone && slices.ContainsFunc(api.Nodes, func(n facts.Node) bool { return n.NoNetwork }) {
+		return
+	}
+	const describe = "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` shows more."
+	switch {
+	case api.DNSReady == 0:
+		f.unmet(RuleDNS, Critical, "no CoreDNS replica is ready, so pods cannot resolve names"+after(": ", api.DNSNotReady), describe)
+	case len(api.Nodes) < 2: // there is no second node for another replica
+	case api.DNSReady == 1:
+		f.unmet(RuleDNS, Warning, "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), describe)
+	case api.DNSNodes < 2 && !api.DNSSpread:
+		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`quorate apply` spreads them.")
+	case api.DNSNodes < 2:
+		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`kubectl -n kube-system rollout restart deployment coredns` spreads them again.")
+	}
+}

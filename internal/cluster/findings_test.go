@@ -1,0 +1,560 @@
+package cluster
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
+)
+
+type fixture = clustertest.Fixture
+
+var (
+	now     = clustertest.Now
+	whole   = clustertest.Whole
+	ok      = clustertest.OK
+	bad     = clustertest.Problem
+	unknown = clustertest.Unknown
+)
+
+func margins(controlPlanes, etcd, loadBalancers, zones int) quorum.Margins {
+	return quorum.Margins{ControlPlanes: controlPlanes, Etcd: etcd, LoadBalancers: &loadBalancers, Zones: zones}
+}
+
+const noStream = clustertest.NoStream
+
+// findingCases change one thing at a time. What is wanted is the severity and the beginning of the summary of every finding,
+// with a star before those because of which the cluster does not match its spec.
+var findingCases = []struct {
+	name    string
+	change  func(fixture)
+	margins quorum.Margins
+	want    []string
+}{
+	{"healthy", func(fixture) {}, margins(1, 1, 1, 1), nil},
+
+	// Hosts that cannot be reached: everything on them is unknown, and nothing of it is reported as down.
+	{"dead-host", func(f fixture) { f.Dies("cp-b") }, margins(0, 0, 1, 0), []string{
+		"warning: host cp-b cannot be reached: dial tcp: i/o timeout",
+		"warning: the cluster is not known to survive the loss of a control plane, or an etcd member, or zone a"}},
+	{"dead-worker", func(f fixture) { f.Dies("w-a") }, margins(1, 1, 1, 1), []string{"warning: host w-a cannot be reached: dial tcp: i/o timeout"}},
+	{"dead-zone", func(f fixture) { f.Dies("cp-b", "w-b", "lb-b") }, margins(0, 0, 0, 0), []string{
+		"warning: no host of zone b can be reached (cp-b, w-b, lb-b): dial tcp",
+		"warning: the cluster is not known to survive"}},
+	{"nothing-reachable", func(f fixture) {
+		f.Dies("cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b")
+		f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "no host could ask"}
+	}, margins(-1, -1, -1, -1), []string{"*critical: no host can be reached, so nothing is known about the cluster; cp-a: dial tcp: i/o timeout"}},
+	{"only-workers-reachable", func(f fixture) {
+		f.Dies("cp-a", "cp-b", "cp-c", "lb-a", "lb-b")
+		f.Seen.API, f.Seen.APIError, f.Seen.Etcd, f.Seen.EtcdError = nil, "no control plane can be reached", nil, "no member's host can be reached"
+		f.AnswerEndpoint(bad("no route to host"))
+	}, margins(-1, -1, -1, -1), []string{
+		"*critical: whether the cluster works, or was ever complete, is unknown: cp-a, cp-b and cp-c could not be queried", "*critical: the endpoint api.lab.internal:6443 does not answer: no route to host",
+		"warning: host cp-a", "warning: host cp-b", "warning: host cp-c", "warning: host lb-a", "warning: host lb-b"}},
+
+	// Whether there is a cluster.
+	{"fresh", func(f fixture) { f.Empty() }, margins(-1, -1, -1, -1), []string{"*info: there is no cluster on these hosts yet"}},
+	{"fresh-with-a-dead-host", func(f fixture) { f.Empty(); f.Dies("w-b") }, margins(-1, -1, -1, -1), []string{
+		"*warning: whether there is a cluster is unknown: the hosts that could be queried carry no part of one", "warning: host w-b"}},
+	{"interrupted-build", func(f fixture) {
+		f.Empty()
+		f.Kubernetes("cp-a").Begun, f.Kubernetes("cp-a").KubeletConfig, f.Kubernetes("cp-a").EtcdData = true, true, true
+	}, margins(-1, -1, -1, -1), []string{"*warning: the cluster is not complete: the run that built it was interrupted"}},
+	{"interrupted-build-with-other-members", func(f fixture) {
+		f.Empty()
+		k := f.Kubernetes("cp-a")
+		k.Begun, k.EtcdData, k.EtcdInitial = true, true, []string{"cp-a=https://10.0.0.11:2380", "cp-b=https://10.0.0.12:2380", "cp-x=https://10.0.0.99:2380"}
+	}, margins(-1, -1, -1, -1), []string{"*error: etcd on cp-a began with the members", "*warning: the cluster is not complete"}},
+	{"parts-that-nobody-owns", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").EtcdData = true }, margins(-1, -1, -1, -1), []string{
+		"*warning: cp-b carries parts of a cluster that Quorate did not build, and no API answers"}},
+	{"stale-marks", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").Established = true }, margins(-1, -1, -1, -1), []string{
+		"*critical: these hosts are marked as a cluster that was complete once, and none of them carries any part of it any more"}},
+	{"foreign", func(f fixture) {
+		for _, h := range f.Seen.Hosts {
+			h.Facts.Kubernetes.Established = false
+			if h.Balancer != nil {
+				h.Balancer.Backends, h.Balancer.Others, h.Balancer.WrittenFor = nil, &facts.OthersBalancing{}, ""
+			}
+		}
+	}, margins(1, 1, 1, 1), []string{"info: this cluster was not built by Quorate", "info: the load balancer on lb-a was not set up by Quorate", "info: the load balancer on lb-b was not set up by Quorate"}},
+	{"foreign-and-down", func(f fixture) {
+		f.Silent()
+		for _, h := range f.Seen.Hosts {
+			h.Facts.Kubernetes.Established = false
+		}
+	}, margins(-1, 1, 1, -1), []string{"*critical: no API server answers", "*critical: the endpoint", "*warning: kube-apiserver on cp-a", "*warning: kube-apiserver on cp-b", "*warning: kube-apiserver on cp-c"}},
+
+	// Which cluster it is.
+	{"host-of-another-cluster", func(f fixture) { f.Kubernetes("w-a").CA = "OTHER" }, margins(1, 1, 1, 1), []string{
+		"*error: cp-a and w-a belong to different clusters: their CA certificates differ"}},
+	{"first-host-of-another-cluster", func(f fixture) { f.Kubernetes("cp-a").CA = "OTHER" }, margins(1, 1, 1, 1), []string{
+		"*error: cp-b and cp-a belong to different clusters: their CA certificates differ"}},
+	{"marked-for-another-cluster", func(f fixture) { f.Kubernetes("w-a").Clusters = []string{"stage"} }, margins(1, 1, 1, 1), []string{
+		"*error: w-a is marked as a host of the cluster stage, and this is the spec of lab"}},
+	{"load-balancer-of-another-cluster", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.WrittenFor = "stage" }, margins(1, 1, 1, 1), []string{
+		"*error: lb-b is a load balancer of the cluster stage"}},
+	{"two-etcd-CAs", func(f fixture) { f.Kubernetes("cp-a").EtcdCA, f.Kubernetes("cp-b").EtcdCA = "A", "B" }, margins(1, 1, 1, 1), []string{
+		"*error: cp-a and cp-b belong to different etcds"}},
+	{"two-etcds", func(f fixture) { f.Seen.Etcd[1].ClusterID, f.Seen.Etcd[2].ClusterID = "c2", "c2" }, margins(1, 1, 1, 1), []string{
+		"*critical: the etcd members belong to different clusters, and clients may write to either: cp-a in c1; cp-b and cp-c in c2"}},
+	{"edited-range", func(f fixture) { f.Spec.Spec.Network.PodCIDR = "10.200.0.0/16" }, margins(1, 1, 1, 1), []string{
+		"*warning: the spec asks for what cannot be changed in a cluster that exists: the cluster's pods are in 10.244.0.0/16, and the spec says 10.200.0.0/16"}},
+	{"recorded-and-edited", func(f fixture) {
+		f.Record()
+		f.Spec.Spec.Network.ServiceCIDR = "10.97.0.0/16"
+	}, margins(1, 1, 1, 1), []string{"*warning: the spec asks for what cannot be changed in a cluster that exists: spec.network.serviceCIDR changed from 10.96.0.0/12 to 10.97.0.0/16"}},
+	{"recorded-by-a-newer-quorate", func(f fixture) { f.Seen.API.Record = "apiVersion: quorate.dev/v9\n" }, margins(1, 1, 1, 1), []string{"*warning: "}},
+	{"worker-made-a-control-plane", func(f fixture) {
+		f.Spec.Spec.Hosts[3].Roles = []string{spec.RoleControlPlane, spec.RoleWorker}
+	}, margins(1, 1, 1, 1), []string{
+		"*warning: the spec asks for what cannot be changed in a cluster that exists: w-a joined the cluster as a worker, and in the spec it is a control plane",
+		"*warning: control plane w-a has no etcd member"}},
+
+	// etcd.
+	{"lost-majority", func(f fixture) {
+		for _, i := range []int{0, 1} {
+			f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Leader, f.Seen.Etcd[i].Problem = false, false, "connection refused"
+		}
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "it has no leader"
+		f.Silent()
+	}, margins(-1, -1, 1, -1), []string{
+		"*critical: etcd has lost its majority: 0 of 3 members work, and 2 are needed; nothing can be changed in the cluster: cp-a and cp-b do not work: connection refused; cp-c does not work: it has no leader",
+		"*critical: no API server answers: connection refused",
+		"*critical: the endpoint api.lab.internal:6443 does not answer: it closes the connection",
+		"*warning: etcd member cp-a does not work: connection refused", "*warning: etcd member cp-b", "*warning: etcd member cp-c does not work: it has no leader",
+		"*warning: kube-apiserver on cp-a does not work: connection refused", "*warning: kube-apiserver on cp-b", "*warning: kube-apiserver on cp-c"}},
+	{"majority-on-dead-hosts", func(f fixture) {
+		f.Dies("cp-a", "cp-b")
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "it has no leader"
+		f.Silent()
+	}, margins(-1, -1, 1, -1), []string{
+		"*critical: whether etcd has a majority is unknown: 0 of 3 members are known to work, and 2 are needed",
+		"*critical: whether any API server answers is unknown: 1 does not answer, and 2 of 3 could not be queried",
+		"*critical: the endpoint", "warning: host cp-a", "warning: host cp-b",
+		"*warning: etcd member cp-c does not work: it has no leader", "*warning: kube-apiserver on cp-c"}},
+	{"etcd-member", func(f fixture) { f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused" }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c does not work: connection refused", "warning: the cluster does not survive the loss of a control plane, or an etcd member, or zone a"}},
+	{"etcd-manifest", func(f fixture) {
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
+		f.Kubernetes("cp-c").Manifests = f.Kubernetes("cp-c").Manifests[1:]
+	}, margins(0, 0, 1, 0), []string{"*warning: etcd member cp-c does not work: connection refused", "warning: the cluster does not survive"}},
+	{"etcd-learner", func(f fixture) { f.Seen.Etcd[2].Learner = true }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c is still a learner and has no vote", "warning: the cluster does not survive"}},
+	{"etcd-unstarted", func(f fixture) { // as the address in its peer URL, as long as it has never started
+		f.Seen.Etcd[2] = facts.EtcdMember{Name: "10.0.0.13", ID: "7", Learner: true, PeerURL: "https://10.0.0.13:2380"}
+	}, margins(0, 0, 1, 0), []string{"*warning: etcd member cp-c was added, but has never started", "warning: the cluster does not survive"}},
+	{"etcd-missing", func(f fixture) { f.Seen.Etcd = f.Seen.Etcd[:2] }, margins(0, 0, 1, 0), []string{
+		"*warning: control plane cp-c has no etcd member", "warning: the cluster does not survive"}},
+	{"etcd-alarm-on-all", func(f fixture) {
+		for i := range f.Seen.Etcd {
+			m := &f.Seen.Etcd[i]
+			m.Healthy, m.Problem, m.Alarms = false, "alarm NOSPACE", []string{"NOSPACE"}
+		}
+	}, margins(-1, -1, 1, -1), []string{"*critical: etcd has raised the alarm NOSPACE on cp-a, cp-b and cp-c"}},
+	{"etcd-corrupt", func(f fixture) {
+		f.Seen.Etcd[0].Healthy, f.Seen.Etcd[0].Problem, f.Seen.Etcd[0].Alarms = false, "alarm CORRUPT", []string{"CORRUPT"}
+	}, margins(0, 0, 1, 0), []string{"*critical: etcd has raised the alarm CORRUPT on cp-a", "warning: the cluster does not survive"}},
+	{"etcd-quota", func(f fixture) {
+		f.Seen.Etcd[0].DBSizeBytes, f.Seen.Etcd[0].InUseBytes, f.Seen.Etcd[0].QuotaBytes = 85<<20, 85<<20, 100<<20
+		f.Seen.Etcd[1].DBSizeBytes = 2<<30 - 1
+	}, margins(1, 1, 1, 1), []string{"critical: etcd's database uses more than 95 % of its quota on cp-b", "warning: etcd's database uses more than 80 % of its quota on cp-a"}},
+	{"stranger-member", func(f fixture) {
+		f.Seen.Etcd = append(f.Seen.Etcd, facts.EtcdMember{Name: "cp-z", ID: "99", Healthy: true, Started: true, ClusterID: "c1", Version: "3.7.3"})
+	}, margins(1, 1, 1, 1), []string{"*warning: etcd has the member cp-z, for which the spec has no host"}},
+
+	// The API and the programs of control planes.
+	{"no-api", func(f fixture) { f.Silent() }, margins(-1, 1, 1, -1), []string{
+		"*critical: no API server answers: connection refused", "*critical: the endpoint", "*warning: kube-apiserver on cp-a", "*warning: kube-apiserver on cp-b", "*warning: kube-apiserver on cp-c"}},
+	{"api-unreadable", func(f fixture) { f.Seen.API, f.Seen.APIError = nil, "listing nodes: Unauthorized" }, margins(1, 1, 1, 1), []string{
+		"*critical: the API server on cp-a is ready, but the API could not be read: listing nodes: Unauthorized"}},
+	{"api-server", func(f fixture) { f.Change("cp-b", func(h *facts.Host) { h.APIServer = new(bad("/readyz: 500")) }) }, margins(1, 1, 1, 1), []string{
+		"*warning: kube-apiserver on cp-b does not work: /readyz: 500"}},
+	{"api-server-manifest", func(f fixture) {
+		f.Kubernetes("cp-b").Manifests = []string{"etcd", facts.ControllerManager, facts.Scheduler}
+		f.Change("cp-b", func(h *facts.Host) { h.APIServer = new(bad("connection refused")) })
+	}, margins(1, 1, 1, 1), []string{"*warning: kube-apiserver does not run on cp-b: its manifest is missing"}},
+	{"scheduler", func(f fixture) { f.Component("cp-a", facts.Scheduler, bad("connection refused")) }, margins(1, 1, 1, 1), []string{
+		"*warning: kube-scheduler on cp-a does not work: connection refused"}},
+	{"scheduler-manifest", func(f fixture) {
+		f.Kubernetes("cp-a").Manifests = f.Kubernetes("cp-a").Manifests[:3]
+		f.Component("cp-a", facts.Scheduler, bad("connection refused"))
+	}, margins(1, 1, 1, 1), []string{"*warning: kube-scheduler does not run on cp-a: its manifest is missing"}},
+	{"two-schedulers", func(f fixture) {
+		f.Component("cp-a", facts.Scheduler, bad("connection refused"))
+		f.Component("cp-b", facts.Scheduler, bad("connection refused"))
+	}, margins(0, 1, 1, 0), []string{"*warning: kube-scheduler on cp-a", "*warning: kube-scheduler on cp-b", "warning: the cluster does not survive the loss of a control plane, or zone c"}},
+	{"one-scheduler-unknown", func(f fixture) {
+		f.Component("cp-a", facts.Scheduler, bad("connection refused"))
+		f.Component("cp-b", facts.Scheduler, unknown(noStream))
+	}, margins(0, 1, 1, 0), []string{
+		"*warning: kube-scheduler on cp-b could not be queried: " + noStream, "*warning: kube-scheduler on cp-a does not work", "warning: the cluster is not known to survive the loss of a control plane, or zone c"}},
+	{"no-scheduler", func(f fixture) {
+		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Component(h, facts.Scheduler, bad("connection refused"))
+		}
+	}, margins(-1, 1, 1, -1), []string{"*critical: no scheduler works, so new pods are not started", "*warning: kube-scheduler on cp-a", "*warning: kube-scheduler on cp-b", "*warning: kube-scheduler on cp-c"}},
+	{"no-controller-manager-known", func(f fixture) {
+		f.Component("cp-a", facts.ControllerManager, bad("connection refused"))
+		f.Component("cp-b", facts.ControllerManager, unknown(noStream))
+		f.Component("cp-c", facts.ControllerManager, unknown(noStream))
+	}, margins(-1, 1, 1, -1), []string{"*critical: whether any controller manager works is unknown: 1 does not work, and 2 of 3 could not be queried",
+		"*warning: kube-controller-manager on cp-b and cp-c could not be queried: " + noStream, "*warning: kube-controller-manager on cp-a does not work"}},
+
+	// Nodes and the other programs.
+	{"node-not-ready", func(f fixture) { f.Seen.API.Nodes[3].Ready, f.Seen.API.Nodes[3].NotReady = false, "PLEG" }, margins(1, 1, 1, 1), []string{"*warning: node w-a is not ready: PLEG"}},
+	{"node-absent", func(f fixture) { f.Seen.API.Nodes = f.Seen.API.Nodes[:4]; f.Kubernetes("w-b").KubeletConfig = false }, margins(1, 1, 1, 1), []string{"*warning: node w-b is not in the cluster"}},
+	{"node-without-network", func(f fixture) {
+		n := &f.Seen.API.Nodes[3]
+		n.Ready, n.NoNetwork, n.NotReady = false, true, "flannel is not there"
+	}, margins(1, 1, 1, 1), []string{"*warning: node w-a is not ready: flannel is not there"}},
+	{"nodes-that-wait-for-your-network", func(f fixture) {
+		f.Spec.Spec.Network.CNI = spec.CNINone
+		for i := range f.Seen.API.Nodes {
+			n := &f.Seen.API.Nodes[i]
+			n.Ready, n.NoNetwork, n.NotReady = false, true, "no network"
+		}
+		f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0
+	}, margins(1, 1, 1, 1), []string{"warning: node cp-a", "warning: node cp-b", "warning: node cp-c", "warning: node w-a", "warning: node w-b"}},
+	{"short-of-disk", func(f fixture) { f.Seen.API.Nodes[3].Short = "kubelet has disk pressure" }, margins(1, 1, 1, 1), []string{
+		"*warning: node w-a accepts no new pods and may evict those that it has: kubelet has disk pressure"}},
+	{"stranger", func(f fixture) {
+		f.Seen.API.Nodes = append(f.Seen.API.Nodes, facts.Node{Name: "cp-d", Ready: true, Version: "v1.37.2", Labels: map[string]string{controlPlaneNode: ""}})
+		f.Seen.Etcd = append(f.Seen.Etcd, facts.EtcdMember{Name: "cp-d", ID: "4d", Started: true, Problem: "connection refused"})
+	}, margins(0, 0, 1, 0), []string{"*warning: node cp-d is in the cluster, but not in the spec", "*warning: etcd member cp-d does not work", "warning: the cluster does not survive"}},
+	{"stranger-that-was-removed-from-the-spec", func(f fixture) {
+		f.Record()
+		f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "w-b" })
+	}, margins(1, 1, 1, 1), []string{"*warning: node w-b is in the cluster, but not in the spec"}},
+	{"kube-proxy", func(f fixture) { f.Component("w-a", facts.KubeProxy, bad("/healthz: 503")) }, margins(1, 1, 1, 1), []string{"*warning: kube-proxy on w-a does not work: /healthz: 503"}},
+	{"flannel", func(f fixture) {
+		f.Component("w-b", facts.Flannel, bad("its rules are missing in the kernel: FLANNEL-POSTRTG"))
+	}, margins(1, 1, 1, 1), []string{
+		"*warning: flannel on w-b does not work: its rules are missing in the kernel"}},
+	{"kubelet", func(f fixture) {
+		f.Component("w-b", facts.Kubelet, bad("kubelet.service is failed"))
+		f.Seen.API.Nodes[4].Ready, f.Seen.API.Nodes[4].NotReady = false, "Kubelet stopped posting node status."
+	}, margins(1, 1, 1, 1), []string{"*warning: kubelet on w-b does not work: kubelet.service is failed", "*warning: node w-b is not ready: Kubelet stopped posting node status."}},
+	{"approver", func(f fixture) { f.Component("cp-c", facts.Approver, bad("quorate-approver.timer is inactive")) }, margins(1, 1, 1, 1), []string{
+		"*warning: quorate-approver on cp-c does not work: quorate-approver.timer is inactive"}},
+	{"watchdog", func(f fixture) { f.Component("lb-b", facts.Watchdog, bad("quorate-watchdog.service is failed")) }, margins(1, 1, 1, 1), []string{
+		"*warning: quorate-watchdog on lb-b does not work: quorate-watchdog.service is failed"}},
+	{"not-queried-on-one-host", func(f fixture) {
+		for _, p := range []string{facts.Kubelet, facts.KubeProxy} {
+			f.Component("w-a", p, unknown("w-a: no answer within 5s"))
+		}
+	}, margins(1, 1, 1, 1), []string{"*warning: kube-proxy and kubelet on w-a could not be queried: no answer within 5s"}},
+	{"all-queries-unknown", func(f fixture) {
+		f.AllUnknown()
+	}, margins(-1, -1, -1, -1), []string{
+		"*critical: whether etcd has a majority is unknown: 0 of 3 members are known to work, and 2 are needed",
+		"*critical: whether any API server answers is unknown: 3 of 3 could not be queried; " + noStream,
+		"*critical: no load balancer is known to work: lb-a and lb-b could not be queried",
+		"*warning: whether the endpoint api.lab.internal:6443 answers is unknown: " + noStream,
+		"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown",
+		"*warning: kube-apiserver, kube-controller-manager, kube-scheduler, containerd, flannel, kube-proxy, kubelet, quorate-approver, HAProxy, quorate-watchdog and etcd on cp-a, cp-b, cp-c, w-a, w-b, lb-a and lb-b could not be queried"}},
+	{"versions", func(f fixture) {
+		f.Seen.Hosts["w-a"].Components[facts.Containerd] = facts.Component{Answer: ok(), Version: "v2.4.1"}
+	}, margins(1, 1, 1, 1), []string{"info: containerd runs in different versions: v2.4.1 on w-a, v2.4.2 on cp-a, cp-b, cp-c and w-b"}},
+	{"dns-one-node", func(f fixture) { f.Seen.API.DNSNodes = 1 }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
+	{"dns-not-spread", func(f fixture) { f.Seen.API.DNSNodes, f.Seen.API.DNSSpread = 1, false }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
+	{"dns-one-replica", func(f fixture) {
+		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSNotReady = 1, 1, "dns on cp-b: CrashLoopBackOff"
+	}, margins(1, 1, 1, 1), []string{"*warning: only one CoreDNS replica is ready: dns on cp-b: CrashLoopBackOff"}},
+	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0 }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
+
+	// Load balancers and the endpoint.
+	{"no-load-balancer-reachable", func(f fixture) {
+		f.Dies("lb-a", "lb-b")
+		f.AnswerEndpoint(bad("no route to host"))
+	}, margins(1, 1, -1, -1), []string{
+		"*critical: no load balancer is known to work: lb-a and lb-b could not be queried", "*critical: the endpoint api.lab.internal:6443 does not answer: no route to host",
+		"warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a and lb-b could not be queried", "warning: host lb-a", "warning: host lb-b"}},
+	{"no-load-balancer-works", func(f fixture) {
+		for _, h := range []string{"lb-a", "lb-b"} {
+			f.Change(h, func(h *facts.Host) { h.Balancer = &facts.Balancer{WrittenFor: "lab"} })
+		}
+		f.AnswerEndpoint(bad("no route to host"))
+	}, margins(1, 1, -1, -1), []string{
+		"*critical: no load balancer works", "*critical: the endpoint", "*critical: no load balancer has the virtual IP",
+		"*warning: the load balancer on lb-a does not work: HAProxy does not answer", "*warning: the load balancer on lb-b does not work"}},
+	{"hung-load-balancer", func(f fixture) {
+		f.Seen.Hosts["lb-a"].Balancer.Healthy = false
+		f.Seen.Hosts["lb-a"].Balancer.Backends = nil
+	}, margins(1, 1, 0, 0), []string{
+		"*warning: the load balancer on lb-a does not work: HAProxy does not answer", "warning: the cluster does not survive the loss of a load balancer, or zone b"}},
+	{"load-balancer-without-keepalived", func(f fixture) { f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed" }, margins(1, 1, 1, 1), []string{
+		"*warning: the load balancer on lb-b would not take the virtual IP: keepalived.service is failed"}},
+	{"dead-load-balancer", func(f fixture) { f.Dies("lb-a"); f.Seen.Hosts["lb-b"].Balancer.Active = true }, margins(1, 1, 0, 0), []string{
+		"warning: host lb-a cannot be reached", "warning: the cluster is not known to survive the loss of a load balancer, or zone b"}},
+	{"load-balancer-never-set-up", func(f fixture) { f.Change("lb-b", func(h *facts.Host) { h.Balancer = nil }) }, margins(1, 1, 0, 0), []string{
+		"*warning: the load balancer on lb-b does not work: it was never set up", "warning: the cluster does not survive"}},
+	{"load-balancer-unknown", func(f fixture) {
+		f.Change("lb-b", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, "no answer within 5s" })
+	}, margins(1, 1, 0, 0), []string{"*warning: HAProxy on lb-b could not be queried: no answer within 5s", "warning: the cluster is not known to survive the loss of a load balancer, or zone a"}},
+	{"server-down", func(f fixture) {
+		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
+		b.Healthy, b.Check = false, "L4TOUT"
+	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not reach the API server on cp-b, which is ready: its check says L4TOUT"}},
+	{"server-not-known", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.Backends = f.Seen.Hosts["lb-b"].Balancer.Backends[:2] }, margins(1, 1, 1, 1), []string{
+		"*warning: the load balancer on lb-b does not know the control plane cp-c"}},
+	{"virtual-ip-nowhere", func(f fixture) {
+		f.Seen.Hosts["lb-a"].Balancer.Active = false
+		f.AnswerEndpoint(bad("no route to host"))
+	}, margins(1, 1, 1, 1), []string{"*critical: the endpoint api.lab.internal:6443 does not answer: no route to host", "*critical: no load balancer has the virtual IP 10.0.0.100"}},
+	{"virtual-ip-twice", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.Active = true }, margins(1, 1, 1, 1), []string{
+		"*critical: lb-a and lb-b have the virtual IP 10.0.0.100 at the same time"}},
+	{"virtual-ip-on-a-stranger", func(f fixture) {
+		f.Seen.Hosts["w-a"].Facts.Addresses = append(f.Seen.Hosts["w-a"].Facts.Addresses, facts.Address{IP: "10.0.0.100", Prefix: 32, Interface: "eth0"})
+	}, margins(1, 1, 1, 1), []string{"*critical: w-a has the virtual IP 10.0.0.100, and by the spec it is no load balancer"}},
+	{"virtual-ip-holder-cannot-be-reached", func(f fixture) { f.Dies("lb-a") }, margins(1, 1, 0, 0), []string{
+		"warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried",
+		"warning: host lb-a cannot be reached", "warning: the cluster is not known to survive"}},
+	{"virtual-ip-holder-unknown", func(f fixture) {
+		f.Change("lb-a", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, "no answer within 5s" })
+	}, margins(1, 1, 0, 0), []string{"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried",
+		"*warning: HAProxy on lb-a could not be queried", "warning: the cluster is not known to survive"}},
+	{"endpoint-from-here", func(f fixture) { f.Seen.Endpoint.Caller = new(bad("no route to host")) }, margins(1, 1, 1, 1), []string{
+		"info: the endpoint api.lab.internal:6443 answers the hosts, but not this machine: no route to host"}},
+	{"endpoint-for-some-hosts", func(f fixture) { f.Seen.Endpoint.Hosts["cp-a"] = bad("no route to host") }, margins(1, 1, 1, 1), nil},
+	{"endpoint-unknown", func(f fixture) {
+		f.Seen.Endpoint = facts.Endpoint{Unknown: "no host could open a stream", Caller: new(bad("no route to host"))}
+	}, margins(1, 1, 1, 1), []string{"*warning: whether the endpoint api.lab.internal:6443 answers is unknown: no host could open a stream"}},
+	{"drained", func(f fixture) {
+		for _, name := range []string{"lb-a", "lb-b"} {
+			b := f.Seen.Hosts[name].Balancer.Backends
+			b[1].Drained, b[1].Healthy = true, false
+		}
+	}, margins(1, 1, 1, 1), []string{"info: control plane cp-b is drained: the load balancers on lb-a and lb-b send it no new clients"}},
+
+	// Other shapes of clusters.
+	{"colocated-load-balancers", func(f fixture) {
+		backends := f.Seen.Hosts["lb-a"].Balancer.Backends
+		f.Spec.Spec.Hosts = f.Spec.Spec.Hosts[:5]
+		for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Change(name, func(h *facts.Host) {
+				h.Balancer = &facts.Balancer{Healthy: true, Active: name == "cp-b", Backends: backends}
+			})
+		}
+	}, margins(1, 1, 2, 1), nil},
+	{"external-load-balancer", func(f fixture) {
+		f.Spec.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal}
+		f.Spec.Spec.Hosts = f.Spec.Spec.Hosts[:5]
+	}, quorum.Margins{ControlPlanes: 1, Etcd: 1, Zones: 1}, nil},
+	{"zonal", func(f fixture) {
+		f.Spec.Spec.ControlPlane.Placement = spec.PlacementZonal
+		for i := range f.Spec.Spec.Hosts {
+			f.Spec.Spec.Hosts[i].Zone = "a"
+		}
+	}, margins(1, 1, 1, 0), []string{"info: zonal placement: all 3 control planes are in zone a"}},
+	{"external-etcd", func(f fixture) { f.External() }, margins(1, 1, 1, 1), nil},
+	{"external-etcd-dead-host", func(f fixture) { f.External(); f.Dies("etcd-b") }, margins(1, 0, 1, 0), []string{
+		"warning: host etcd-b cannot be reached", "warning: the cluster is not known to survive the loss of an etcd member, or zone a"}},
+	{"external-etcd-member", func(f fixture) { f.External(); f.Seen.Etcd[2].Healthy = false }, margins(1, 0, 1, 0), []string{
+		"*warning: etcd member etcd-c does not work", "warning: the cluster does not survive"}},
+	{"external-etcd-missing", func(f fixture) { f.External(); f.Seen.Etcd = f.Seen.Etcd[:2] }, margins(1, 0, 1, 0), []string{
+		"*warning: etcd has no member on etcd-c", "warning: the cluster does not survive"}},
+	{"external-etcd-certificates", func(f fixture) {
+		f.External()
+		f.Kubernetes("etcd-a").Certificates[0].Expires = now.AddDate(0, 0, 9)
+	}, margins(1, 1, 1, 1), []string{"warning: certificate pki/etcd/server.crt on etcd-a expires in 9 days"}},
+	{"existing-etcd", func(f fixture) { f.Existing() }, margins(2, 1, 1, 1), nil},
+	{"existing-etcd-member", func(f fixture) { f.Existing(); f.Seen.Etcd[1].Healthy = false }, margins(2, 0, 1, 1), []string{
+		"warning: etcd member their-2 does not work", "warning: the cluster does not survive the loss of an etcd member"}},
+	{"existing-etcd-gone", func(f fixture) {
+		f.Existing()
+		f.Silent()
+		f.Seen.Etcd, f.Seen.EtcdError = nil, "e1: connection refused"
+	}, margins(-1, -1, 1, -1), []string{
+		"*critical: no endpoint of your etcd could be queried: e1: connection refused", "*critical: no API server answers", "*critical: the endpoint",
+		"*warning: kube-apiserver on cp-a", "*warning: kube-apiserver on cp-b", "*warning: kube-apiserver on cp-c"}},
+	{"built-without-margin", func(f fixture) {
+		f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "lb-b" })
+	}, margins(1, 1, 0, 0), []string{"warning: the cluster does not survive the loss of a load balancer, or zone a"}},
+
+	// Hosts.
+	{"certificates", func(f fixture) {
+		k := f.Kubernetes("cp-b").Certificates
+		k[0].Expires, k[1].Expires = now.AddDate(0, 0, 20), now.AddDate(0, 0, 25)
+		f.Kubernetes("cp-c").Certificates[1].Expires = now.Add(26 * time.Hour)
+		f.Kubernetes("cp-a").Certificates[1].Expires = now.Add(27 * time.Hour)
+	}, margins(1, 1, 1, 1), []string{"critical: certificate pki/apiserver.crt on cp-c expires in 26 hours, and 1 more with the same remedy",
+		"warning: certificate kubelet-client on cp-b expires in 20 days", "warning: certificate pki/apiserver.crt on cp-b expires in 25 days"}},
+	{"certificate-expired", func(f fixture) { f.Kubernetes("w-a").Certificates[0].Expires = now.AddDate(0, 0, -1) }, margins(1, 1, 1, 1),
+		[]string{"critical: certificate kubelet-client on w-a expired on 2026-08-02"}},
+	{"clock", func(f fixture) { f.Seen.Hosts["w-b"].Facts.Time = now.Add(-time.Minute) }, margins(1, 1, 1, 1), []string{"warning: the clock of w-b is 1m0s behind the others"}},
+	{"swap", func(f fixture) {
+		for _, h := range []string{"w-a", "w-b", "lb-a"} {
+			f.Seen.Hosts[h].Facts.SwapBytes = 1
+		}
+	}, margins(1, 1, 1, 1), []string{"warning: swap is on: w-a, w-b;"}},
+}
+
+func TestFindings(t *testing.T) {
+	for _, c := range findingCases {
+		t.Run(c.name, func(t *testing.T) {
+			f := whole()
+			c.change(f)
+			s := Evaluate(f.Spec, f.Seen)
+			if got, want := jsonOf(s.Margins()), jsonOf(c.margins); got != want {
+				t.Errorf("margins %s, want %s", got, want)
+			}
+			var got []string
+			for _, x := range s.Findings() {
+				line := string(x.Severity) + ": " + x.Summary
+				if x.Unmet {
+					line = "*" + line
+				}
+				got = append(got, line)
+			}
+			if !slices.EqualFunc(got, c.want, strings.HasPrefix) {
+				t.Errorf("found\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(c.want, "\n  "))
+			}
+		})
+	}
+}
+
+func jsonOf(v any) string {
+	b, _ := json.Marshal(v)
+	return string(b)
+}
+
+// Every rule has a case in which it is broken, with each of its severities, and no finding has a rule that is not listed.
+func TestEveryRuleOfFindingsHasACase(t *testing.T) {
+	broken := map[string]map[Severity]bool{}
+	for _, c := range findingCases {
+		f := whole()
+		c.change(f)
+		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+			if broken[x.Rule] == nil {
+				broken[x.Rule] = map[Severity]bool{}
+			}
+			broken[x.Rule][x.Severity] = true
+			if !strings.HasSuffix(x.Fix, ".") && x.Rule != RuleChosen {
+				t.Errorf("%s: the fix of %q is no sentence: %q", c.name, x.Summary, x.Fix)
+			}
+			if x.Summary == "" || strings.HasSuffix(x.Summary, ": ") || strings.Contains(x.Summary+x.Fix, "%!") || strings.Contains(x.Fix, "``") {
+				t.Errorf("%s: %+v", c.name, x)
+			}
+		}
+	}
+	for _, r := range Rules {
+		for _, sev := range r.Severities {
+			if !broken[r.ID][sev] {
+				t.Errorf("no case breaks %s as %s", r.ID, sev)
+			}
+			delete(broken[r.ID], sev)
+		}
+		if len(broken[r.ID]) > 0 {
+			t.Errorf("%s is not declared to be %v", r.ID, slices.Collect(maps.Keys(broken[r.ID])))
+		}
+		delete(broken, r.ID)
+	}
+	for id := range broken {
+		t.Errorf("the rule %s is not listed", id)
+	}
+}
+
+// What could not be queried is unknown: neither down, nor absent, nor lost.
+func TestUnknownIsNeverDown(t *testing.T) {
+	f := whole()
+	f.AllUnknown()
+	s := Evaluate(f.Spec, f.Seen)
+	if s.Stage() != Unresponsive {
+		t.Errorf("stage %s", s.Stage())
+	}
+	for _, x := range s.Findings() {
+		for _, claim := range []string{"lost", "is down", "does not answer", "does not work", "not healthy", "no API server", "works:", "never"} {
+			if strings.Contains(x.Summary, claim) {
+				t.Errorf("%q claims that something is %q", x.Summary, claim)
+			}
+		}
+	}
+	for _, p := range s.Placements() {
+		for _, part := range quorum.Parts {
+			if *part(&p) == quorum.Down {
+				t.Errorf("%s counts as down: %+v", p.Host, p)
+			}
+		}
+	}
+}
+
+// One answer that is unknown, of any program, is never reported as a failure of it.
+func TestOneUnknownAnswerIsNoFailure(t *testing.T) {
+	const why = "the stream was cut"
+	unknowns := map[string]func(fixture){
+		"API server":    func(f fixture) { f.Change("cp-a", func(h *facts.Host) { h.APIServer = new(unknown(why)) }) },
+		"load balancer": func(f fixture) { f.Change("lb-b", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, why }) },
+		"etcd": func(f fixture) {
+			f.Seen.Etcd[0] = facts.EtcdMember{Name: "cp-a", Started: true, Unknown: why}
+		},
+		"endpoint": func(f fixture) { f.AnswerEndpoint(unknown(why)) },
+	}
+	for host, seen := range whole().Seen.Hosts {
+		for name := range seen.Components {
+			unknowns[name+" on "+host] = func(f fixture) { f.Component(host, name, unknown(why)) }
+		}
+	}
+	for what, change := range unknowns {
+		f := whole()
+		change(f)
+		found := Evaluate(f.Spec, f.Seen).Findings()
+		reported := false
+		for _, x := range found {
+			reported = reported || strings.Contains(x.Summary, why) && (strings.Contains(x.Summary, "could not be queried") || strings.Contains(x.Summary, "unknown"))
+			if strings.Contains(x.Summary, "does not") && !strings.Contains(x.Summary, "known to") {
+				t.Errorf("%s: %q", what, x.Summary)
+			}
+		}
+		if !reported {
+			t.Errorf("%s: not reported in %+v", what, found)
+		}
+	}
+}
+
+func TestUnmetLeavesOutWhatCannotBeReached(t *testing.T) {
+	f := whole()
+	f.Dies("cp-b", "w-b", "lb-b")
+	if unmet := Evaluate(f.Spec, f.Seen).Unmet(); len(unmet) > 0 {
+		t.Errorf("%+v", unmet)
+	}
+}
+
+// The same spec and observation give the same findings, in the same order.
+func TestFindingsAreStable(t *testing.T) {
+	for _, c := range findingCases {
+		var first string
+		for range 5 {
+			f := whole()
+			c.change(f)
+			again := jsonOf(Evaluate(f.Spec, f.Seen).Findings())
+			if first == "" {
+				first = again
+			}
+			if again != first {
+				t.Fatalf("%s:\n%s\n%s", c.name, first, again)
+			}
+		}
+	}
+}
+
+func TestSkews(t *testing.T) {
+	clocks := []Clock{{"a", time.Hour, time.Second}, {"b", time.Hour + time.Minute, 2 * time.Second}, {"c", time.Hour + time.Second, time.Second}}
+	skews, median := Skews(clocks)
+	if median != time.Hour+time.Second || skews[0].Beyond(0) || !skews[1].Beyond(50*time.Second) || skews[1].Beyond(58*time.Second) {
+		t.Errorf("%v, median %v", skews, median)
+	}
+	if skews[0].Direction() != "behind" || skews[1].Direction() != "ahead of" {
+		t.Errorf("%v", skews)
+	}
+	if none, _ := Skews(nil); none != nil {
+		t.Errorf("%v", none)
+	}
+}

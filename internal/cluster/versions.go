@@ -1,0 +1,48 @@
+package cluster
+
+import (
+	"cmp"
+	"slices"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// Version is a version in which a program runs, and where.
+type Version struct {
+	Program string   `json:"program"`
+	Version string   `json:"version"`
+	Hosts   []string `json:"hosts"`
+}
+
+// Versions are the versions that the cluster's programs run now, not those that are installed: one entry for each version of
+// each program, sorted by program. Programs whose version is not known have none.
+func (s *State) Versions() []Version {
+	var out []Version
+	note := func(program, version, host string) {
+		if version == "" {
+			return
+		}
+		i := slices.IndexFunc(out, func(v Version) bool { return v.Program == program && v.Version == version })
+		if i < 0 {
+			i, out = len(out), append(out, Version{Program: program, Version: version})
+		}
+		out[i].Hosts = append(out[i].Hosts, host)
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		components := s.Seen.Hosts[h.Name].Components
+		for name, c := range components {
+			note(name, c.Version, h.Name)
+		}
+		// A kubelet that was not asked told the API its version when it started.
+		if n := s.Node(h.Name); n != nil && components[facts.Kubelet].Version == "" {
+			note(facts.Kubelet, n.Version, h.Name)
+		}
+	}
+	for _, m := range s.Seen.Etcd {
+		note("etcd", m.Version, s.MemberHost(m))
+	}
+	slices.SortFunc(out, func(a, b Version) int {
+		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.Version, b.Version))
+	})
+	return out
+}
