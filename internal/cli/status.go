@@ -51,5 +51,5 @@ func look(ctx context.Context, c *spec.Cluster) status.Status {
 	defer cancel()
 	e := run.Open(dial, c, progress.Discard)
 	defer e.Close()
-	return status.FromObservation(c, e.Observe(ctx))
+	return status.Of(e.State(ctx))
 }

@@ -101,7 +101,7 @@ func explain(ctx context.Context, err error) error {
 }
 
 func (a *app) printUp(r *up.Result) error {
-	s := status.FromObservation(r.Cluster, r.Seen)
+	s := status.Of(r.State)
 	if a.output != "text" {
 		return a.print(s, nil)
 	}

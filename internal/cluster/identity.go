@@ -308,7 +308,7 @@ func (d *differences) etcd() {
 		}
 	}
 	for _, m := range d.Seen.Etcd {
-		if name := d.memberHost(m); !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
+		if name := d.MemberHost(m); !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
 			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
 			d.out[len(d.out)-1].extra = true
 		}

@@ -131,12 +131,20 @@ func TestALoadBalancerIsAddedAfterTheOthersKnowIt(t *testing.T) {
 
 func TestTheHolderStaysWhileNoOtherLoadBalancerIsReady(t *testing.T) {
 	for name, break_ := range map[string]func(*facts.Observation){
-		"the other is down":                func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Healthy = false },
-		"the other cannot be reached":      func(o *facts.Observation) { o.Hosts["lb-b"] = facts.Host{Error: "no SSH connection"} },
-		"the other could not be queried":   func(o *facts.Observation) { h := o.Hosts["lb-b"]; h.Balancer, h.BalancerError = nil, "timeout"; o.Hosts["lb-b"] = h },
-		"the other has no server":          func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Backends = nil },
-		"keepalived of the other is down":  func(o *facts.Observation) { o.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed" },
-		"nobody knows who has the address": func(o *facts.Observation) { h := o.Hosts["lb-a"]; h.Balancer, h.BalancerError = nil, "timeout"; o.Hosts["lb-a"] = h },
+		"the other is down":           func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Healthy = false },
+		"the other cannot be reached": func(o *facts.Observation) { o.Hosts["lb-b"] = facts.Host{Error: "no SSH connection"} },
+		"the other could not be queried": func(o *facts.Observation) {
+			h := o.Hosts["lb-b"]
+			h.Balancer, h.BalancerError = nil, "timeout"
+			o.Hosts["lb-b"] = h
+		},
+		"the other has no server":         func(o *facts.Observation) { o.Hosts["lb-b"].Balancer.Backends = nil },
+		"keepalived of the other is down": func(o *facts.Observation) { o.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed" },
+		"nobody knows who has the address": func(o *facts.Observation) {
+			h := o.Hosts["lb-a"]
+			h.Balancer, h.BalancerError = nil, "timeout"
+			o.Hosts["lb-a"] = h
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := testCluster()
