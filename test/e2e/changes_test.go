@@ -77,9 +77,9 @@ func remove(s *spec.Cluster, name string) {
 	s.Spec.Hosts = slices.DeleteFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
 }
 
-// lost are parts of a cluster that vanish while everything else works: status sees them, plan has a step for them, and apply
+// lostParts are parts of a cluster that vanish while everything else works: status sees them, plan has a step for them, and apply
 // brings them back.
-func lost(t *testing.T, c *cluster) {
+func lostParts(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	for name, tc := range map[string]struct {
 		machine, break_ string

@@ -19,7 +19,7 @@ func TestCluster(t *testing.T) {
 		{"status", statusKeys},
 		{"nothing to do", nothingToDo},
 		{"edits", edits},
-		{"lost parts", lost},
+		{"lost parts", lostParts},
 		{"callers", callers},
 		{"kubectl", kubectl},
 		{"secure", key.begin},
