@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
@@ -83,7 +84,7 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		fmt.Printf("%-40s %s\n", "hang a drained apiserver", row(outcome{During: during, Return: during}))
 		hung.heal(t, ctx)
 		now, _, err := c.status(ctx)
-		if err != nil || !slices.ContainsFunc(now.Problems, func(p status.Problem) bool { return strings.Contains(p.Summary, name+" is drained") }) {
+		if err != nil || !slices.ContainsFunc(now.Problems, func(p model.Finding) bool { return strings.Contains(p.Summary, name+" is drained") }) {
 			t.Errorf("status does not say that %s is drained: %+v, %v", name, now.Problems, err)
 		}
 		c.must(t, ctx, "drain", "-f", c.specFile(), "--undo", name)

@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/bundle"
+	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
@@ -220,7 +221,7 @@ func (c *cluster) bootBroken(t *testing.T, ctx context.Context, file string) {
 	c.must(t, ctx, "lab", "--lab", c.name, "heal")
 	eventually(t, ctx, "worker-a is held back after its start", func() error {
 		s, r, err := c.statusOf(ctx, file)
-		if err == nil && !slices.ContainsFunc(s.Problems, func(p status.Problem) bool { return strings.Contains(p.Summary, "worker-a is not ready: "+noAnswer) }) {
+		if err == nil && !slices.ContainsFunc(s.Problems, func(p model.Finding) bool { return strings.Contains(p.Summary, "worker-a is not ready: "+noAnswer) }) {
 			err = errors.New(r.String())
 		}
 		return err
