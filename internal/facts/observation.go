@@ -75,7 +75,8 @@ type Component struct {
 	Answer
 	// Version is the version of the running program, for example v1.37.2; empty when it could not be determined.
 	Version string `json:"version,omitempty"`
-	// Replaced says that the program's file was replaced since it was started: the former one runs until it is restarted.
+	// Replaced says that the program's file was replaced or deleted since it was started: the former one runs until it is
+	// restarted.
 	Replaced bool `json:"replaced,omitempty"`
 }
 

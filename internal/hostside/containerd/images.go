@@ -30,8 +30,7 @@ import (
 )
 
 const (
-	containerdSocket = "/run/containerd/containerd.sock"
-	kubeNamespace    = "k8s.io"
+	kubeNamespace = "k8s.io"
 	// containerdContent is where containerd keeps blobs, a folder by digest like our own.
 	containerdContent = "/var/lib/containerd/io.containerd.content.v1.content"
 	// checkedFile remembers which blobs of containerd's were read and found sound.
@@ -80,16 +79,7 @@ func ImageProblems(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	known := loadChecked()
-	problems, err := checkImages(b.Images(), records, func(d string) (problem, detail string, err error) {
-		info, err := os.Stat(contentFile(d))
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return "is damaged", "is missing", nil
-		case err == nil && known.blobs[d] != stampOf(info):
-			return "was written to since it was verified", "was written to", nil
-		}
-		return "", "", err
-	})
+	problems, err := checkImages(b.Images(), records, func(d string) (problem, detail string, err error) { return known.look(d, contentFile(d)) })
 	if err != nil {
 		return nil, err
 	}
@@ -197,6 +187,18 @@ func (c *checked) check(ctx context.Context, d string) (problem string, err erro
 		c.blobs[d] = stampOf(info)
 	}
 	return problem, nil
+}
+
+// look says what is wrong with the file of a blob without reading it.
+func (c *checked) look(d, path string) (problem, detail string, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "is damaged", "is missing", nil
+	case err == nil && c.blobs[d] != stampOf(info):
+		return "was written to since it was verified", "was written to", nil
+	}
+	return "", "", err
 }
 
 func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
@@ -366,10 +368,10 @@ func imageRecords(ctx context.Context) (map[string]string, error) {
 }
 
 func containerd() (*grpc.ClientConn, error) {
-	if _, err := os.Stat(containerdSocket); err != nil {
-		return nil, errors.New("containerd does not run: see journalctl -u containerd")
+	if _, err := os.Stat(socket); err != nil {
+		return nil, fmt.Errorf("containerd does not run (%w): see journalctl -u containerd", err)
 	}
-	return grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
 func kube(ctx context.Context) context.Context {

@@ -72,11 +72,13 @@ func readPrograms(ctx context.Context, units []string, f *facts.Facts) {
 			f.Enabled[name] = u.Enabled
 		}
 	}
-	if unitsErr != nil {
-		unknown(f, facts.UnitsPart, unitsErr)
-	}
-	if problemErr != nil {
-		unknown(f, facts.ImagesPart, problemErr)
+	for part, err := range map[string]error{facts.UnitsPart: unitsErr, facts.ImagesPart: problemErr} {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			unknown(f, part, err)
+		}
 	}
 }
 

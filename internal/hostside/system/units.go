@@ -37,6 +37,10 @@ type Unit struct {
 	Enabled string // UnitFileState: enabled, disabled, static, masked, ...; empty when it does not exist
 	Result  string // how its last run ended: success, exit-code, timeout, ...; empty for units that are no programs
 	PID     int    // of its main process, 0 for none
+	// Restarts is how often systemd has restarted it in a row because it failed.
+	Restarts int
+	// Skipped says that it was not started the last time because of a condition of its own.
+	Skipped bool
 }
 
 // Units asks systemd for units, by name. Every requested unit has an entry if there is no error.
@@ -45,7 +49,8 @@ func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 	if len(units) == 0 {
 		return out, nil
 	}
-	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"show", "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID"}, units...)...)
+	const properties = "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID,NRestarts,ConditionResult,ConditionTimestampMonotonic"
+	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"show", properties}, units...)...)
 	text, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
@@ -70,6 +75,7 @@ func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 
 func parseUnit(properties string) Unit {
 	var u Unit
+	unmet, tried := false, false
 	for line := range strings.Lines(properties) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		switch key {
@@ -85,7 +91,14 @@ func parseUnit(properties string) Unit {
 			u.Result = value
 		case "MainPID":
 			u.PID, _ = strconv.Atoi(value)
+		case "NRestarts":
+			u.Restarts, _ = strconv.Atoi(value)
+		case "ConditionResult":
+			unmet = value == "no"
+		case "ConditionTimestampMonotonic":
+			tried = value != "" && value != "0"
 		}
 	}
+	u.Skipped = unmet && tried // a unit that was never started has no result, either
 	return u
 }
