@@ -16,7 +16,17 @@ type Request struct {
 	SharedPKI []string `json:"sharedPKI,omitempty"`
 	// Programs are names to look for in the usual folders.
 	Programs []string `json:"programs,omitempty"`
+	// Sysctls are kernel settings by name, and Modules are kernel modules.
+	Sysctls []string `json:"sysctls,omitempty"`
+	Modules []string `json:"modules,omitempty"`
 }
+
+// Parts of the facts that can be unknown while the others are known, in Facts.Unknown. A file that exists and cannot be
+// read is a part of its own, under its File.Key.
+const (
+	UnitsPart  = "units"  // Units and Enabled
+	ImagesPart = "images" // ImageProblems
+)
 
 // Facts is what a host says of itself at one moment.
 type Facts struct {
@@ -35,6 +45,8 @@ type Facts struct {
 	MemoryBytes   int64 `json:"memoryBytes"`
 	SwapBytes     int64 `json:"swapBytes"`
 	DiskFreeBytes int64 `json:"diskFreeBytes"` // of the file system that holds /var/lib
+	// Disks are the file systems below /var/lib that are mounted on a directory of a component, by that directory.
+	Disks map[string]Disk `json:"disks,omitempty"`
 
 	CgroupV2 bool `json:"cgroupV2"`
 	// CanLowerOOMScore is false where CAP_SYS_RESOURCE is missing, as in a nested container.
@@ -45,7 +57,19 @@ type Facts struct {
 	Addresses []Address `json:"addresses"`
 
 	Files map[string]string `json:"files,omitempty"` // File.Key → SHA-256; a file that is not there has no entry
+	Modes map[string]Mode   `json:"modes,omitempty"` // path → mode and owner of the same files
 	Units map[string]string `json:"units,omitempty"` // unit → systemd's ActiveState
+	// Enabled maps units to systemd's UnitFileState: whether they start when the host does. A unit that does not exist has
+	// no entry.
+	Enabled map[string]string `json:"enabled,omitempty"`
+	// Sysctls are the values of kernel settings now. One that the kernel does not have has no entry.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Modules says which of the requested kernel modules are in use or built in.
+	Modules map[string]Feature `json:"modules,omitempty"`
+
+	// Unknown maps parts of the facts that could not be read to the reason. Such a part is empty, and nothing may be
+	// inferred from that.
+	Unknown map[string]string `json:"unknown,omitempty"`
 
 	// Lacks are those of the requested programs that are not installed.
 	Lacks []string `json:"lacks,omitempty"`
@@ -53,10 +77,18 @@ type Facts struct {
 	// Binaries and Images are the digests of the bundles whose binaries are in place and whose images containerd has.
 	Binaries string `json:"binaries,omitempty"`
 	Images   string `json:"images,omitempty"`
-	// ImageProblems are those of these images that are missing or damaged, in words.
+	// ImageProblems are those of these images that are missing, or whose blobs were written since they were last compared
+	// with their digests, in words.
 	ImageProblems []string `json:"imageProblems,omitempty"`
 
 	Kubernetes Kubernetes `json:"kubernetes"`
+}
+
+// Disk is a file system.
+type Disk struct {
+	FreeBytes  int64   `json:"freeBytes"`
+	SizeBytes  int64   `json:"sizeBytes"`
+	InodesFree float64 `json:"inodesFree"` // the part of all inodes that is free, 1 for a file system that has no fixed number
 }
 
 // Address is one unicast address of a host.
@@ -123,7 +155,9 @@ type Kubernetes struct {
 
 // Certificate is one certificate in kubeadm's places.
 type Certificate struct {
-	Name    string    `json:"name"` // the file's path below /etc/kubernetes, or the kubeconfig's name
+	// Name is the path below /etc/kubernetes of the certificate, or of the kubeconfig that holds it (admin.conf);
+	// kubelet-client and kubelet-server are the kubelet's own.
+	Name    string    `json:"name"`
 	Expires time.Time `json:"expires"`
 }
 

@@ -45,8 +45,13 @@ type Host struct {
 	BalancerError string `json:"balancerError,omitempty"`
 	// APIServer is how the host's own API server answers /readyz; nil where none is expected.
 	APIServer *Answer `json:"apiServer,omitempty"`
-	// Components are the other programs of the cluster on this host, by name (see the constants of Component).
+	// APIServerVersion is the version of the kube-apiserver that runs here; empty when it could not be determined.
+	APIServerVersion string `json:"apiServerVersion,omitempty"`
+	// Components are the other programs of the cluster on this host, by name (see the constants of Component). A program
+	// that is not expected on this host has no entry. A host that answered has an entry for each of the others.
 	Components map[string]Component `json:"components,omitempty"`
+	// Overlay is the pod network between nodes as this host's kernel has it; nil where flannel does not run.
+	Overlay *Overlay `json:"overlay,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
 	EtcdProbe *EtcdProbe `json:"etcdProbe,omitempty"`
 }
@@ -61,6 +66,8 @@ const (
 	Flannel           = "flannel" // flanneld, its routes, and its rules in the kernel
 	Approver          = "quorate-approver"
 	Watchdog          = "quorate-watchdog"
+	HAProxy           = "haproxy"
+	Keepalived        = "keepalived"
 )
 
 // Component is one program of the cluster on one host, as it runs.
@@ -68,6 +75,25 @@ type Component struct {
 	Answer
 	// Version is the version of the running program, for example v1.37.2; empty when it could not be determined.
 	Version string `json:"version,omitempty"`
+	// Replaced says that the program's file was replaced or deleted since it was started: the former one runs until it is
+	// restarted.
+	Replaced bool `json:"replaced,omitempty"`
+}
+
+// Overlay is what flannel configured in a host's kernel for the pods of other nodes.
+type Overlay struct {
+	// Backend is flannel's, for example vxlan.
+	Backend string `json:"backend"`
+	// Routes lead to the pods of other nodes.
+	Routes []PodRoute `json:"routes,omitempty"`
+}
+
+// PodRoute leads to the pods of another node.
+type PodRoute struct {
+	Subnet string `json:"subnet"`
+	// Node is the address of the host to which the packets go; empty when an entry is missing, which Lacks names.
+	Node  string `json:"node,omitempty"`
+	Lacks string `json:"lacks,omitempty"`
 }
 
 // API is what the apiserver says.
@@ -93,20 +119,47 @@ type API struct {
 	TakeoverTested string `json:"takeoverTested,omitempty"`
 	// JoinTokens are bootstrap tokens that Quorate made and that are still there, by the names of their secrets.
 	JoinTokens []string `json:"joinTokens,omitempty"`
+	// DaemonSets are those of the cluster's own programs: kube-proxy and the pod network. A nil list means that the API has
+	// none of them.
+	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// DNSSpread says whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
-	// DNSReady counts ready CoreDNS replicas, DNSNodes the nodes that they are on.
-	DNSReady int `json:"dnsReady"`
-	DNSNodes int `json:"dnsNodes"`
+	// DNSDesired is how many CoreDNS replicas there should be, DNSUpdated how many have the current configuration.
+	// DNSReady counts ready replicas, DNSNodes the nodes that they are on.
+	DNSDesired int `json:"dnsDesired"`
+	DNSUpdated int `json:"dnsUpdated"`
+	DNSReady   int `json:"dnsReady"`
+	DNSNodes   int `json:"dnsNodes"`
+	// DNSVersion is CoreDNS's version, as the tag of its image says.
+	DNSVersion string `json:"dnsVersion,omitempty"`
 	// DNSNotReady is why a CoreDNS replica is not ready, in the words of whoever keeps it from that.
 	DNSNotReady string `json:"dnsNotReady,omitempty"`
+}
+
+// DaemonSet is how many pods of a DaemonSet there are.
+type DaemonSet struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// Desired is how many nodes should run a pod, Current how many do, Ready how many of these are ready, and Updated how
+	// many have the current configuration.
+	Desired int `json:"desired"`
+	Current int `json:"current"`
+	Ready   int `json:"ready"`
+	Updated int `json:"updated"`
+	// Stale says that no controller manager has counted since the DaemonSet was changed.
+	Stale bool `json:"stale,omitempty"`
+	// Version is the tag of the image of its first container.
+	Version string `json:"version,omitempty"`
 }
 
 // Node is a Kubernetes node.
 type Node struct {
 	Name    string `json:"name"`
 	Address string `json:"address,omitempty"` // its InternalIP
-	Ready   bool   `json:"ready"`
+	// PodCIDR is the range of its pods; OverlayAddress is where flannel on the other nodes sends packets for them.
+	PodCIDR        string `json:"podCIDR,omitempty"`
+	OverlayAddress string `json:"overlayAddress,omitempty"`
+	Ready          bool   `json:"ready"`
 	// NotReady is why it is not Ready, in the words of whoever keeps it from that.
 	NotReady string `json:"notReady,omitempty"`
 	// NoNetwork says that nothing but a pod network is missing.

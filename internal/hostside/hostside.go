@@ -7,6 +7,7 @@ import (
 	_ "quorate.dev/quorate/internal/etcd"
 	_ "quorate.dev/quorate/internal/hostside/balancer"
 	_ "quorate.dev/quorate/internal/hostside/blobs"
+	_ "quorate.dev/quorate/internal/hostside/components"
 	_ "quorate.dev/quorate/internal/hostside/containerd"
 	_ "quorate.dev/quorate/internal/hostside/files"
 	_ "quorate.dev/quorate/internal/hostside/inspect"

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/components"
 	"quorate.dev/quorate/internal/kube"
 )
 
@@ -61,12 +62,33 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 // cniDir is where every plugin of the network puts its configuration.
 const cniDir = "/etc/cni/net.d"
 
-func readNetworks(ctx context.Context, client *kube.Client, version string, api *facts.API) error {
+func daemonSets(ctx context.Context, client *kube.Client, version string) ([]appsv1.DaemonSet, error) {
 	list, err := client.AppsV1().DaemonSets("").List(ctx, metav1.ListOptions{ResourceVersion: version})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, d := range list.Items {
+	return list.Items, nil
+}
+
+// counts are the DaemonSets of the cluster's own programs.
+func counts(sets []appsv1.DaemonSet) (out []facts.DaemonSet) {
+	for _, d := range sets {
+		if (d.Namespace != metav1.NamespaceSystem || d.Name != facts.KubeProxy) && !configuresNetwork(d) {
+			continue
+		}
+		n := facts.DaemonSet{Namespace: d.Namespace, Name: d.Name, Desired: int(d.Status.DesiredNumberScheduled), Current: int(d.Status.CurrentNumberScheduled),
+			Ready: int(d.Status.NumberReady), Updated: int(d.Status.UpdatedNumberScheduled), Stale: d.Status.ObservedGeneration < d.Generation}
+		if c := d.Spec.Template.Spec.Containers; len(c) > 0 {
+			n.Version = components.Tag(c[0].Image)
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// networks are the DaemonSets that configure the pods' network.
+func networks(sets []appsv1.DaemonSet) (out []facts.Network) {
+	for _, d := range sets {
 		if !configuresNetwork(d) {
 			continue
 		}
@@ -74,9 +96,9 @@ func readNetworks(ctx context.Context, client *kube.Client, version string, api 
 		for _, c := range d.Spec.Template.Spec.Containers {
 			n.Images = append(n.Images, c.Image)
 		}
-		api.Networks = append(api.Networks, n)
+		out = append(out, n)
 	}
-	return nil
+	return out
 }
 
 func configuresNetwork(d appsv1.DaemonSet) bool {

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,7 +24,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
-	"quorate.dev/quorate/internal/hostside/inspect"
+	"quorate.dev/quorate/internal/hostside/components"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
@@ -65,6 +66,8 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 			obs.Hosts[h.Name] = seen
 		})
 	}
+	var running programs
+	wg.Go(func() { running = readComponents(ctx, c, conns) })
 	wg.Wait()
 
 	servers := controlPlanes(c, conns, obs)
@@ -92,6 +95,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 	if c.ExistingEtcd() {
 		existingEtcd(ctx, c, conns, obs)
 	}
+	addComponents(ctx, c, conns, obs, running)
 	return obs
 }
 
@@ -100,12 +104,12 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	if err != nil {
 		return facts.Host{Error: err.Error()}
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %s", hostTimeout))
-	defer cancel()
-	f, err := inspect.ReadFacts.On(ctx, conn, request)
+	f, err := readFacts(ctx, conn, request)
 	if err != nil {
 		return facts.Host{Error: err.Error()}
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %s", hostTimeout))
+	defer cancel()
 	seen := facts.Host{Facts: &f}
 	if c.Balances(h) {
 		b, err := balancer.Read.On(ctx, conn, c.Spec.LoadBalancer.Address)
@@ -200,15 +204,18 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 				remembered(own.Data, &api)
 			}
 		}
-		if api.Initialised && len(api.Applied) == 0 {
-			errs[5] = readNetworks(ctx, client, version, &api)
-		}
 		if !apierrors.IsNotFound(err) {
 			errs[3] = err
 		}
 	})
 	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
+	var sets []appsv1.DaemonSet
+	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
 	wg.Wait()
+	api.DaemonSets = counts(sets)
+	if api.Initialised && len(api.Applied) == 0 {
+		api.Networks = networks(sets)
+	}
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, err
 	}
@@ -259,7 +266,8 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 		return err
 	}
 	for _, n := range list.Items {
-		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels}
+		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
+			PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
 		readiness(&out, n.Status.Conditions)
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP && out.Address == "" {
@@ -304,6 +312,13 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	if err != nil {
 		return err
+	}
+	api.DNSDesired, api.DNSUpdated = 1, int(d.Status.UpdatedReplicas)
+	if d.Spec.Replicas != nil {
+		api.DNSDesired = int(*d.Spec.Replicas)
+	}
+	for _, c := range d.Spec.Template.Spec.Containers {
+		api.DNSVersion = cmp.Or(api.DNSVersion, components.Tag(c.Image))
 	}
 	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
 		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule && c.MinDomains != nil

@@ -3,6 +3,7 @@ package preflight
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"slices"
@@ -87,22 +88,71 @@ func (j *judge) size(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if f.MemoryBytes < want.memory {
 		j.add(Error, "memory", on, "give the host more memory, or another role", "%s of memory; %s needs %s", ui.Bytes(f.MemoryBytes), roles, ui.Bytes(want.memory))
 	}
-	if f.Images != "" {
-		want.disk = min(want.disk, 2048*mib) // the larger part is in place
+	for _, p := range places(j.c, h, f, in, want.disk) {
+		j.disk(h, p, roles)
 	}
-	free := float64(f.DiskFreeBytes) / float64(max(in.DiskBytes, 1))
-	const fix = "make room, or give /var/lib a larger disk"
+}
+
+// place is a file system that has to hold something.
+type place struct {
+	dir string
+	facts.Disk
+	need int64
+	// measured says that the kubelet evicts pods when it fills up.
+	measured bool
+}
+
+// shares are what of a role's need goes below a directory that may be a file system of its own.
+var shares = map[string]int64{"/var/lib/containerd": 2560 * mib, "/var/lib/etcd": 1024 * mib, "/var/lib/kubelet": 512 * mib}
+
+// places are the file system that holds /var/lib and those that are mounted below it, each with what goes there. The
+// kubelet measures those of its own directory and of containerd's.
+func places(c *spec.Cluster, h spec.Host, f *facts.Facts, in facts.Inspection, need int64) []place {
+	member := slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name })
+	rest := place{"/var/lib", facts.Disk{FreeBytes: f.DiskFreeBytes, SizeBytes: in.DiskBytes, InodesFree: in.InodesFree}, need, false}
+	if f.Images != "" {
+		rest.need = min(need, 2048*mib) // the larger part is in place
+	}
+	out := []place{rest}
+	for _, dir := range slices.Sorted(maps.Keys(shares)) {
+		holds := h.IsNode()
+		if dir == "/var/lib/etcd" {
+			holds = member
+		}
+		disk, own := f.Disks[dir]
+		switch {
+		case !holds:
+		case own:
+			p := place{dir, disk, shares[dir], dir != "/var/lib/etcd"}
+			if dir == "/var/lib/containerd" && f.Images != "" {
+				p.need = min(p.need, 1024*mib)
+			}
+			out = append(out, p)
+			out[0].need -= shares[dir]
+		case dir != "/var/lib/etcd":
+			out[0].measured = true
+		}
+	}
+	out[0].need = max(out[0].need, 512*mib)
+	return out
+}
+
+// disk compares a file system with what goes there.
+func (j *judge) disk(h spec.Host, p place, roles string) {
+	on := []string{h.Name}
+	free := float64(p.FreeBytes) / float64(max(p.SizeBytes, 1))
+	fix := "make room, or give " + p.dir + " a larger disk"
 	switch {
-	case f.DiskFreeBytes < want.disk:
-		j.add(Error, "disk", on, fix, "%s free below /var/lib; %s needs %s", ui.Bytes(f.DiskFreeBytes), roles, ui.Bytes(want.disk))
-	case !h.IsNode() || in.DiskBytes == 0:
+	case p.FreeBytes < p.need:
+		j.add(Error, "disk", on, fix, "%s free below %s; %s needs %s", ui.Bytes(p.FreeBytes), p.dir, roles, ui.Bytes(p.need))
+	case !p.measured || p.SizeBytes == 0:
 	case free < evictSpace && !j.contained:
-		j.add(Error, "disk", on, fix, "%.0f %% of the disk below /var/lib is free (%s of %s): below %.0f %% the kubelet evicts pods", 100*free, ui.Bytes(f.DiskFreeBytes), ui.Bytes(in.DiskBytes), 100*evictSpace)
-	case in.InodesFree < evictInodes:
-		j.add(Error, "disk", on, "remove small files below /var/lib, or make its file system anew with more inodes",
-			"%.0f %% of the inodes below /var/lib are free: below %.0f %% the kubelet evicts pods", 100*in.InodesFree, 100*evictInodes)
+		j.add(Error, "disk", on, fix, "%.0f %% of the disk below %s is free (%s of %s): below %.0f %% the kubelet evicts pods", 100*free, p.dir, ui.Bytes(p.FreeBytes), ui.Bytes(p.SizeBytes), 100*evictSpace)
+	case p.InodesFree < evictInodes:
+		j.add(Error, "disk", on, "remove small files below "+p.dir+", or recreate its file system with more inodes",
+			"%.0f %% of the inodes below %s are free: below %.0f %% the kubelet evicts pods", 100*p.InodesFree, p.dir, 100*evictInodes)
 	case free < warnSpace && !j.contained:
-		j.add(Warning, "disk", on, fix, "%.0f %% of the disk below /var/lib is free: below %.0f %% the kubelet evicts pods", 100*free, 100*evictSpace)
+		j.add(Warning, "disk", on, fix, "%.0f %% of the disk below %s is free: below %.0f %% the kubelet evicts pods", 100*free, p.dir, 100*evictSpace)
 	}
 }
 

@@ -62,6 +62,23 @@ func TestNothingIsFoundOnHealthyHosts(t *testing.T) {
 	}
 }
 
+// TestDisksOfTheirOwnTakeWhatGoesThere: a small /var/lib is enough where the images are elsewhere.
+func TestDisksOfTheirOwnTakeWhatGoesThere(t *testing.T) {
+	c := cluster()
+	obs, seen := healthy(c)
+	w := obs.Hosts["worker-a"].Facts
+	w.DiskFreeBytes = 3 * gib // of 40: the kubelet would evict pods if it measured this one
+	w.Disks = map[string]facts.Disk{"/var/lib/containerd": {FreeBytes: 90 * gib, SizeBytes: 100 * gib, InodesFree: 1}, "/var/lib/kubelet": {FreeBytes: 9 * gib, SizeBytes: 10 * gib, InodesFree: 1},
+		"/var/lib/etcd": {}} // there is no member here
+	if found := Judge(c, obs, seen); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+	w.Disks = nil
+	if found := Judge(c, obs, seen); len(found) != 1 || found[0].Check != "disk" {
+		t.Errorf("the same without them: %+v", found)
+	}
+}
+
 type world struct {
 	c    *spec.Cluster
 	obs  *facts.Observation
@@ -125,6 +142,12 @@ func TestFindings(t *testing.T) {
 		}, Error, "disk", "cp-a", "10 % of the disk", "make room"},
 		{"no inodes", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.InodesFree = 0.01 }) }, Error, "disk", "cp-a", "1 % of the inodes", "small files"},
 		{"a disk that fills up", func(w world) { w.facts("worker-a").DiskFreeBytes = 7 * gib }, Warning, "disk", "worker-a", "18 %", "make room"},
+		{"etcd on a small disk of its own", func(w world) {
+			w.facts("cp-a").Disks = map[string]facts.Disk{"/var/lib/etcd": {FreeBytes: 64 * mib, SizeBytes: 64 * mib, InodesFree: 1}}
+		}, Error, "disk", "cp-a", "64.0 MiB free below /var/lib/etcd; control-plane needs 1.0 GiB", "give /var/lib/etcd a larger disk"},
+		{"images on a disk of their own that is nearly full", func(w world) {
+			w.facts("worker-a").Disks = map[string]facts.Disk{"/var/lib/containerd": {FreeBytes: 10 * gib, SizeBytes: 100 * gib, InodesFree: 1}}
+		}, Error, "disk", "worker-a", "10 % of the disk below /var/lib/containerd", "make room"},
 		{"swap", func(w world) { w.facts("worker-a").SwapBytes, w.facts("lb-a").SwapBytes = 2*gib, 2*gib }, Error, "swap", "worker-a", "2.0 GiB of swap", "swapoff"},
 		{"a clock that is slow", func(w world) {
 			w.seen.Clocks["cp-b"] = facts.Clock{Ahead: -40 * time.Second, Uncertainty: time.Millisecond}

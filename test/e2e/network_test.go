@@ -25,7 +25,6 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/status"
 )
 
 // A way on which only small packets of the overlay come to a machine, as with an MTU that is too large for it. Whoever only

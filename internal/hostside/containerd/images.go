@@ -30,8 +30,7 @@ import (
 )
 
 const (
-	containerdSocket = "/run/containerd/containerd.sock"
-	kubeNamespace    = "k8s.io"
+	kubeNamespace = "k8s.io"
 	// containerdContent is where containerd keeps blobs, a folder by digest like our own.
 	containerdContent = "/var/lib/containerd/io.containerd.content.v1.content"
 	// checkedFile remembers which blobs of containerd's were read and found sound.
@@ -64,37 +63,51 @@ var VerifyImages = host.Define("bundle.verify-images", func(ctx context.Context,
 	if err != nil {
 		return nil, err
 	}
-	return checkImages(ctx, images, records, true)
+	return readImages(ctx, images, records, &checked{blobs: map[string]stamp{}})
 })
 
-// ImageProblems is the quick look that belongs to the facts: a blob is read again only when its file was written since.
-func ImageProblems(ctx context.Context) []string {
+// ImageProblems compares the images that containerd has with those of the bundle, without reading a blob: one that was
+// written since it was last compared with its digest is a problem, because nobody knows what it holds now. ImportImages
+// reads these, and repairs them. The error says why containerd could not be asked.
+func ImageProblems(ctx context.Context) ([]string, error) {
 	b, err := bundle.Open(blobs.BundleDir)
 	if err != nil {
-		return []string{"the host's own copy of the bundle: " + err.Error()}
+		return []string{"the host's own copy of the bundle: " + err.Error()}, nil
 	}
 	records, err := imageRecords(ctx)
 	if err != nil {
-		return nil // containerd is down: that is another problem, and not one that an import cures
+		return nil, err
 	}
-	problems, err := checkImages(ctx, b.Images(), records, false)
+	known := loadChecked()
+	problems, err := checkImages(b.Images(), records, func(d string) (problem, detail string, err error) { return known.look(d, contentFile(d)) })
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var out []string
 	for _, p := range problems {
 		out = append(out, p.Image+" "+p.Problem)
 	}
-	return out
+	return out, nil
 }
 
-func checkImages(ctx context.Context, images []bundle.Image, records map[string]string, all bool) ([]ImageProblem, error) {
-	known := loadChecked()
-	if all {
-		known.blobs = map[string]stamp{}
+// readImages checks images and reads those blobs that are not known to be sound.
+func readImages(ctx context.Context, images []bundle.Image, records map[string]string, known *checked) ([]ImageProblem, error) {
+	problems, err := checkImages(images, records, func(d string) (problem, detail string, err error) {
+		detail, err = known.check(ctx, d)
+		return "is damaged", detail, err
+	})
+	if err != nil {
+		return nil, err
 	}
+	return problems, known.save()
+}
+
+// checkImages compares images with containerd's records of them and with their blobs. check looks at the blob of a digest:
+// without a detail it is sound.
+func checkImages(images []bundle.Image, records map[string]string, check func(digest string) (problem, detail string, err error)) ([]ImageProblem, error) {
+	type verdict struct{ problem, detail string }
 	var problems []ImageProblem
-	seen := map[string]string{}
+	seen := map[string]verdict{}
 	for _, image := range images {
 		switch target, ok := records[image.Name]; {
 		case !ok:
@@ -105,21 +118,21 @@ func checkImages(ctx context.Context, images []bundle.Image, records map[string]
 			continue
 		}
 		for _, blob := range image.Blobs() {
-			problem, ok := seen[blob.Digest]
+			v, ok := seen[blob.Digest]
 			if !ok {
 				var err error
-				if problem, err = known.check(ctx, blob.Digest); err != nil {
+				if v.problem, v.detail, err = check(blob.Digest); err != nil {
 					return nil, err
 				}
-				seen[blob.Digest] = problem
+				seen[blob.Digest] = v
 			}
-			if problem != "" {
-				problems = append(problems, ImageProblem{image.Name, "is damaged", "its blob " + blob.Digest + " " + problem})
+			if v.detail != "" {
+				problems = append(problems, ImageProblem{image.Name, v.problem, "its blob " + blob.Digest + " " + v.detail})
 				break
 			}
 		}
 	}
-	return problems, known.save()
+	return problems, nil
 }
 
 // stamp tells whether a file was written since.
@@ -176,6 +189,18 @@ func (c *checked) check(ctx context.Context, d string) (problem string, err erro
 	return problem, nil
 }
 
+// look says what is wrong with the file of a blob without reading it.
+func (c *checked) look(d, path string) (problem, detail string, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "is damaged", "is missing", nil
+	case err == nil && c.blobs[d] != stampOf(info):
+		return "was written to since it was verified", "was written to", nil
+	}
+	return "", "", err
+}
+
 func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
 
 // ImportImages gives the bundle's images to the running containerd, and puts right what it holds of them.
@@ -199,7 +224,7 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if err != nil {
 		return struct{}{}, err
 	}
-	problems, err := checkImages(ctx, b.Images(), records, false)
+	problems, err := readImages(ctx, b.Images(), records, loadChecked())
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -343,10 +368,10 @@ func imageRecords(ctx context.Context) (map[string]string, error) {
 }
 
 func containerd() (*grpc.ClientConn, error) {
-	if _, err := os.Stat(containerdSocket); err != nil {
-		return nil, errors.New("containerd does not run: see journalctl -u containerd")
+	if _, err := os.Stat(socket); err != nil {
+		return nil, fmt.Errorf("containerd does not run (%w): see journalctl -u containerd", err)
 	}
-	return grpc.NewClient("unix://"+containerdSocket, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	return grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
 }
 
 func kube(ctx context.Context) context.Context {

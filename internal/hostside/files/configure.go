@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -34,11 +35,15 @@ var Reconfigure = host.DefineChange("node.reconfigure", func(ctx context.Context
 // restartsNothing fails if a file that differs would restart a unit that runs.
 func restartsNothing(ctx context.Context, d facts.Desired) error {
 	for _, f := range d.Files {
-		if sum, ok := Sum(f.Key()); len(f.Restart) == 0 || ok && sum == f.Sum() {
+		if sum, err := Sum(f.Key()); len(f.Restart) == 0 || err == nil && sum == f.Sum() {
 			continue
 		}
-		for unit, state := range system.UnitStates(ctx, f.Restart) {
-			if state == "active" || state == "activating" {
+		units, err := system.Units(ctx, f.Restart...)
+		if err != nil {
+			return err
+		}
+		for unit, u := range units {
+			if u.Active == "active" || u.Active == "activating" {
 				return fmt.Errorf("%s differs since the plan was made, and %s would restart: run it again", f.Path, unit)
 			}
 		}
@@ -53,8 +58,10 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 		if err != nil {
 			return changed, err
 		}
-		if did {
+		if did != nothing {
 			changed = append(changed, f.Key())
+		}
+		if did == content {
 			restart = append(restart, f.Restart...)
 		}
 	}
@@ -143,26 +150,57 @@ func systemctl(ctx context.Context, args ...string) error {
 // WrittenBy begins every file for balancers that is Quorate's own.
 const WrittenBy = "# Written by quorate for the cluster "
 
-func write(f facts.File) (changed bool, err error) {
+// What write did to a file. A new mode or owner is no reason to restart a program that has read the file.
+const (
+	nothing = iota
+	access
+	content
+)
+
+func write(f facts.File) (did int, err error) {
 	mode := f.Mode
 	if mode == 0 {
 		mode = 0o644
 	}
 	have, err := os.ReadFile(f.Path)
 	if err != nil && !os.IsNotExist(err) {
-		return false, err
+		return nothing, err
 	}
+	info, statErr := os.Stat(f.Path)
 	want := []byte(f.Content)
 	if f.Block != "" {
 		want = replaceBlock(have, f.Block, want)
+		if statErr == nil { // the file belongs to others
+			mode = info.Mode().Perm()
+		}
 	}
-	if info, serr := os.Stat(f.Path); serr == nil && bytes.Equal(have, want) && info.Mode().Perm() == mode {
-		return false, nil
+	if statErr == nil && bytes.Equal(have, want) {
+		return correctAccess(f, info, mode)
 	}
 	if err := keep(f, have); err != nil {
-		return false, err
+		return nothing, err
 	}
-	return true, system.WriteFile(f.Path, want, mode)
+	return content, system.WriteFile(f.Path, want, mode)
+}
+
+// correctAccess gives a file the mode and the owner that it would have if it were written now.
+func correctAccess(f facts.File, info fs.FileInfo, mode fs.FileMode) (did int, err error) {
+	if f.Block != "" {
+		return nothing, nil
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		if err := os.Chown(f.Path, os.Geteuid(), os.Getegid()); err != nil {
+			return nothing, err
+		}
+		did = access
+	}
+	if info.Mode().Perm() != mode {
+		if err := os.Chmod(f.Path, mode); err != nil {
+			return did, err
+		}
+		did = access
+	}
+	return did, nil
 }
 
 // keep saves a file of somebody else's beside the one that takes its place.
@@ -196,19 +234,20 @@ func replaceBlock(file []byte, name string, content []byte) []byte {
 	return slices.Concat(before, begin, content, end, after)
 }
 
-// Sum is the digest of a file, or of a block in one, by the key of facts.File; false if it is not there.
-func Sum(key string) (string, bool) {
+// Sum is the digest of a file, or of a block in one, by the key of facts.File. The error is fs.ErrNotExist if there is no
+// such file or block.
+func Sum(key string) (string, error) {
 	path, block, isBlock := strings.Cut(key, "#")
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", false
+		return "", err
 	}
 	if isBlock {
 		_, content, _, ok := findBlock(data, block)
 		if !ok {
-			return "", false
+			return "", fmt.Errorf("the block %q of %s: %w", block, path, fs.ErrNotExist)
 		}
 		data = content
 	}
-	return facts.Sum(data), true
+	return facts.Sum(data), nil
 }

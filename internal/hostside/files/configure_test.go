@@ -31,13 +31,60 @@ func TestOthersFilesAreKept(t *testing.T) {
 	if err := os.WriteFile(f.Path, []byte("theirs"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, content := range []string{f.Content, WrittenBy + "a. y\n", "somebody's again"} {
-		f.Content = content
-		if did, err := write(f); err != nil || !did {
+	for _, text := range []string{f.Content, WrittenBy + "a. y\n", "somebody's again"} {
+		f.Content = text
+		if did, err := write(f); err != nil || did != content {
 			t.Fatal(did, err)
 		}
 	}
 	if kept, err := os.ReadFile(f.Path + facts.Kept); err != nil || string(kept) != "theirs" {
 		t.Errorf("%q, %v", kept, err)
+	}
+}
+
+// TestAccessIsCorrected in place: whoever reads the file need not restart for it.
+func TestAccessIsCorrected(t *testing.T) {
+	f := facts.File{Path: filepath.Join(t.TempDir(), "unit"), Content: "x\n", Mode: 0o600}
+	if did, err := write(f); err != nil || did != content {
+		t.Fatal(did, err)
+	}
+	before, err := os.Stat(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spoil := []func() error{func() error { return os.Chmod(f.Path, 0o644) }}
+	if os.Geteuid() == 0 {
+		spoil = append(spoil, func() error { return os.Chown(f.Path, 65534, 65534) })
+	}
+	for i, spoil := range spoil {
+		if err := spoil(); err != nil {
+			t.Fatal(err)
+		}
+		if did, err := write(f); err != nil || did != access {
+			t.Errorf("%d: did %d, %v", i, did, err)
+		}
+		after, err := os.Stat(f.Path)
+		if err != nil || after.Mode().Perm() != 0o600 || !os.SameFile(before, after) {
+			t.Errorf("%d: %v, %v", i, after.Mode(), err)
+		}
+		if did, err := write(f); err != nil || did != nothing {
+			t.Errorf("%d: a second time: did %d, %v", i, did, err)
+		}
+	}
+}
+
+// TestBlocksKeepTheModeOfTheFile, which belongs to somebody else.
+func TestBlocksKeepTheModeOfTheFile(t *testing.T) {
+	f := facts.File{Path: filepath.Join(t.TempDir(), "hosts"), Block: "x", Content: "10.0.0.1 a\n"}
+	if err := os.WriteFile(f.Path, []byte("127.0.0.1 localhost\n"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{content, nothing} {
+		if did, err := write(f); err != nil || did != want {
+			t.Errorf("did %d, want %d: %v", did, want, err)
+		}
+		if info, err := os.Stat(f.Path); err != nil || info.Mode().Perm() != 0o640 {
+			t.Errorf("%v, %v", info.Mode(), err)
+		}
 	}
 }

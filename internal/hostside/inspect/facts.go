@@ -23,8 +23,6 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/containerd"
-	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -46,34 +44,28 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Container = container()
 	f.Kernel = system.ReadTrimmed("/proc/sys/kernel/osrelease")
 	f.MemoryBytes, f.SwapBytes = memory()
-	var st unix.Statfs_t
-	if unix.Statfs("/var/lib", &st) == nil {
-		f.DiskFreeBytes = int64(st.Bavail) * st.Bsize
+	if d, ok := disk("/var/lib"); ok {
+		f.DiskFreeBytes = d.FreeBytes
 	}
+	f.Disks = mounted("/var/lib", componentDirs)
 	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	f.CgroupV2 = err == nil
 	f.CanLowerOOMScore = hasCapability(unix.CAP_SYS_RESOURCE)
 	f.CanSetConntrack = unix.Access("/proc/sys/net/netfilter/nf_conntrack_max", unix.W_OK) == nil
 	f.Addresses = system.Addresses()
-	for _, key := range req.Files {
-		if s, ok := files.Sum(key); ok {
-			f.Files[key] = s
-		}
-	}
-	for unit, state := range system.UnitStates(ctx, req.Units) {
-		f.Units[unit] = state
-	}
+	readFiles(req.Files, &f)
+	f.Sysctls = sysctls(req.Sysctls)
+	f.Modules = modules(req.Modules, f.Kernel)
 	for _, p := range req.Programs {
 		if _, err := exec.LookPath(p); err != nil {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}
 	m := programs.Installed()
-	if f.Binaries, f.Images = m.Binaries, m.Images; f.Images != "" {
-		f.ImageProblems = containerd.ImageProblems(ctx)
-	}
+	f.Binaries, f.Images = m.Binaries, m.Images
+	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = kubernetesFacts(req.SharedPKI)
-	return f, nil
+	return f, ctx.Err()
 }
 
 func kubernetesFacts(shared []string) facts.Kubernetes {
@@ -126,6 +118,7 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
 		}
 	}
+	k.Certificates = append(k.Certificates, kubeconfigCertificates(kubernetesDir)...)
 	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
 		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
@@ -152,6 +145,10 @@ func certificate(path string) (*x509.Certificate, bool) {
 	if err != nil {
 		return nil, false
 	}
+	return firstCertificate(data)
+}
+
+func firstCertificate(data []byte) (*x509.Certificate, bool) {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
 			c, err := x509.ParseCertificate(block.Bytes)

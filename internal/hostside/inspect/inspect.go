@@ -41,12 +41,8 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	out.OtherContainerd = otherContainerd()
 	out.SELinux, out.HAProxyConfined = selinux()
 	out.MAC, out.MTU = link(in.Address)
-	var st unix.Statfs_t
-	if unix.Statfs("/var/lib", &st) == nil && st.Blocks > 0 {
-		out.DiskBytes, out.InodesFree = int64(st.Blocks)*st.Bsize, 1
-		if st.Files > 0 { // file systems without a fixed number of inodes say 0
-			out.InodesFree = float64(st.Ffree) / float64(st.Files)
-		}
+	if d, ok := disk("/var/lib"); ok {
+		out.DiskBytes, out.InodesFree = d.SizeBytes, d.InodesFree
 	}
 	out.Listeners = listeners(in.Ports)
 	if in.Quick {
@@ -222,7 +218,7 @@ func otherContainerd() bool {
 
 func firewalls(ctx context.Context) []string {
 	var out []string
-	if system.Exists("/usr/lib/systemd/system/firewalld.service") && system.UnitStates(ctx, []string{"firewalld.service"})["firewalld.service"] == "active" {
+	if units, err := system.Units(ctx, "firewalld.service"); err == nil && units["firewalld.service"].Active == "active" {
 		out = append(out, "firewalld")
 	}
 	// The unit of ufw is active on every Ubuntu; whether it filters anything is said by its own configuration.

@@ -53,7 +53,7 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 		}
 		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 		if name := filepath.Base(args[0]); slices.Contains(securedPrograms, name) {
-			s.Programs[name] = flags(args[1:])
+			s.Programs[name] = system.Flags(args[1:])
 		}
 	}
 	s.AuditPolicy = system.ReadTrimmed(hostconfig.AuditPolicyFile)
@@ -86,27 +86,6 @@ func mode(path string) (facts.Mode, bool) {
 		}
 	}
 	return m, true
-}
-
-// flags reads --name=value, --name value and --name.
-func flags(args []string) map[string]string {
-	out := map[string]string{}
-	for i := 0; i < len(args); i++ {
-		name, isFlag := strings.CutPrefix(args[i], "-")
-		if !isFlag {
-			continue
-		}
-		name, value, has := strings.Cut(strings.TrimPrefix(name, "-"), "=")
-		if !has {
-			value = "true"
-			if i+1 < len(args) && !strings.HasPrefix(args[i+1], "-") {
-				i++
-				value = args[i]
-			}
-		}
-		out[name] = value
-	}
-	return out
 }
 
 // providers names the encryption providers of a configuration, whoever wrote it, and leaves their keys where they are.

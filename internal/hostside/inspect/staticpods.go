@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 // staticPodFlags reads those arguments of static pods that are compared.
@@ -39,5 +40,5 @@ func podArguments(path string) map[string]string {
 		return nil
 	}
 	c := pod.Spec.Containers[0]
-	return flags(append(slices.Clone(c.Command), c.Args...))
+	return system.Flags(append(slices.Clone(c.Command), c.Args...))
 }

@@ -29,22 +29,76 @@ func UnitRuns(ctx context.Context, unit string) (time.Duration, error) {
 	return time.Duration(now.Nano()) - time.Duration(since)*time.Microsecond, nil
 }
 
-// UnitStates asks systemd for the ActiveState of units; it leaves out those that systemd did not answer for.
-func UnitStates(ctx context.Context, units []string) map[string]string {
-	states := map[string]string{}
+// Unit is what systemd knows of a unit.
+type Unit struct {
+	Exists  bool   // systemd found a file for it
+	Active  string // ActiveState: active, inactive, failed, activating, ...
+	Sub     string // SubState: running, waiting, auto-restart, ...
+	Enabled string // UnitFileState: enabled, disabled, static, masked, ...; empty when it does not exist
+	Result  string // how its last run ended: success, exit-code, timeout, ...; empty for units that are no programs
+	PID     int    // of its main process, 0 for none
+	// Restarts is how often systemd has restarted it in a row because it failed.
+	Restarts int
+	// Skipped says that it was not started the last time because of a condition of its own.
+	Skipped bool
+}
+
+// Units asks systemd for units, by name. Every requested unit has an entry if there is no error.
+func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
+	out := map[string]Unit{}
 	if len(units) == 0 {
-		return states
+		return out, nil
 	}
-	// is-active exits non-zero when any unit is not active; its output is what counts.
-	out, err := exec.CommandContext(ctx, "systemctl", append([]string{"is-active"}, units...)...).Output()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
-		return states
+	const properties = "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID,NRestarts,ConditionResult,ConditionTimestampMonotonic"
+	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"show", properties}, units...)...)
+	text, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		switch {
+		case ctx.Err() != nil:
+			err = context.Cause(ctx)
+		case errors.As(err, &exit) && len(exit.Stderr) > 0:
+			err = errors.New(LastLines(exit.Stderr, 3))
+		}
+		return nil, fmt.Errorf("asking systemd for units: %w", err)
 	}
-	for i, line := range strings.Split(strings.TrimSpace(string(out)), "\n") {
-		if i < len(units) {
-			states[units[i]] = line
+	// The answers come in the order of the questions, with an empty line between them.
+	blocks := strings.Split(strings.TrimSpace(string(text)), "\n\n")
+	if len(blocks) != len(units) {
+		return nil, fmt.Errorf("asking systemd for units: %d answers to %d questions", len(blocks), len(units))
+	}
+	for i, block := range blocks {
+		out[units[i]] = parseUnit(block)
+	}
+	return out, nil
+}
+
+func parseUnit(properties string) Unit {
+	var u Unit
+	unmet, tried := false, false
+	for line := range strings.Lines(properties) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "LoadState":
+			u.Exists = value != "not-found"
+		case "ActiveState":
+			u.Active = value
+		case "SubState":
+			u.Sub = value
+		case "UnitFileState":
+			u.Enabled = value
+		case "Result":
+			u.Result = value
+		case "MainPID":
+			u.PID, _ = strconv.Atoi(value)
+		case "NRestarts":
+			u.Restarts, _ = strconv.Atoi(value)
+		case "ConditionResult":
+			unmet = value == "no"
+		case "ConditionTimestampMonotonic":
+			tried = value != "" && value != "0"
 		}
 	}
-	return states
+	u.Skipped = unmet && tried // a unit that was never started has no result, either
+	return u
 }

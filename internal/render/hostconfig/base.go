@@ -4,6 +4,7 @@ package hostconfig
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -190,13 +191,16 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 
 // Request is everything that a plan wants to know of the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
-	all := facts.Desired{}
+	all := facts.Desired{Sysctls: map[string]string{}}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), ControlPlane(c),
 		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{})} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
+		all.Modules = append(all.Modules, d.Modules...)
+		maps.Copy(all.Sysctls, d.Sysctls)
 	}
-	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c)}
+	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
+		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
 	r.Files = append(r.Files, facts.BegunFile)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
@@ -207,22 +211,68 @@ func Request(c *spec.Cluster) facts.Request {
 	return r
 }
 
-// Missing tells what of the desired a host lacks, as short words for a reason; empty when nothing is.
+// Missing tells what of the desired a host lacks, as short words for a reason; empty when nothing is. It says nothing about
+// what could not be read: Facts.Unknown has the reason.
 func Missing(d facts.Desired, f *facts.Facts) []string {
 	var out []string
 	for _, file := range d.Files {
 		switch have, ok := f.Files[file.Key()]; {
+		case f.Unknown[file.Key()] != "":
 		case !ok:
 			out = append(out, file.Path+" is missing")
 		case have != file.Sum():
 			out = append(out, file.Path+" differs")
+		case file.Block == "": // the rest of a file with a block belongs to others, and so does its mode
+			out = append(out, wrongAccess(file, f.Modes)...)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.Sysctls)) {
+		if have, ok := f.Sysctls[name]; ok && have != d.Sysctls[name] {
+			out = append(out, fmt.Sprintf("%s is %s instead of %s", name, have, d.Sysctls[name]))
+		}
+	}
+	for _, m := range d.Modules {
+		// In a container modules are the business of the machine below.
+		if f.Modules[m] == facts.Loadable && f.Container == "" {
+			out = append(out, "the kernel module "+m+" is not loaded")
 		}
 	}
 	for _, unit := range d.Enable {
+		if f.Unknown[facts.UnitsPart] != "" {
+			break
+		}
 		// A kubelet without its configuration waits; the step that gives it one starts it.
 		if s := f.Units[unit]; s != "active" && s != "activating" && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
 			out = append(out, unit+" is "+orUnknown(s))
+		} else if e := f.Enabled[unit]; slices.Contains(notAtBoot, e) {
+			out = append(out, fmt.Sprintf("%s is %s: it would not start after a reboot", unit, e))
 		}
+	}
+	return out
+}
+
+// notAtBoot are the states of unit files in which systemd does not start the unit when the host starts.
+var notAtBoot = []string{"disabled", "masked", "masked-runtime", "enabled-runtime", "linked", "linked-runtime"}
+
+// root is the name of the user and the group with the ID 0, or the ID where the system has no name for it.
+var root = []string{"root", "0"}
+
+// wrongAccess says how the mode and the owner of a file differ from those that Quorate gave it.
+func wrongAccess(file facts.File, modes map[string]facts.Mode) []string {
+	have, ok := modes[file.Path]
+	if !ok {
+		return nil
+	}
+	want := file.Mode
+	if want == 0 {
+		want = 0o644
+	}
+	var out []string
+	if have.Bits != uint32(want) {
+		out = append(out, fmt.Sprintf("%s has mode %o instead of %o", file.Path, have.Bits, uint32(want)))
+	}
+	if !slices.Contains(root, have.Owner) || !slices.Contains(root, have.Group) {
+		out = append(out, fmt.Sprintf("%s belongs to %s:%s instead of root:root", file.Path, have.Owner, have.Group))
 	}
 	return out
 }
@@ -235,11 +285,13 @@ func orUnknown(s string) string {
 }
 
 // Restarts tells which units would restart, and which would start, if the host got what is desired and differs now. A unit
-// that does not run yet starts; it does not restart.
+// that does not run yet starts; it does not restart. Where the units could not be queried, every unit counts as running.
 func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
-	runs := func(unit string) bool { return f.Units[unit] == "active" || f.Units[unit] == "activating" }
+	runs := func(unit string) bool {
+		return f.Unknown[facts.UnitsPart] != "" || f.Units[unit] == "active" || f.Units[unit] == "activating"
+	}
 	for _, file := range d.Files {
-		if f.Files[file.Key()] == file.Sum() {
+		if f.Files[file.Key()] == file.Sum() || f.Unknown[file.Key()] != "" {
 			continue
 		}
 		for _, unit := range file.Restart {
@@ -250,7 +302,7 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 	}
 	for _, unit := range d.Enable {
 		// A kubelet without its configuration waits; the step that gives it one starts it.
-		if !runs(unit) && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
+		if f.Unknown[facts.UnitsPart] == "" && !runs(unit) && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
 			starts = append(starts, unit)
 		}
 	}

@@ -140,6 +140,59 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// TestMissingSettings has everything in place that TestMissing looks at, and spoils what is set beside contents and states.
+func TestMissingSettings(t *testing.T) {
+	d := facts.Desired{
+		Files:   []facts.File{{Path: "/etc/a", Content: "x", Mode: 0o600}, {Path: "/etc/hosts", Block: "b", Content: "y"}},
+		Modules: []string{"br_netfilter", "overlay"},
+		Sysctls: map[string]string{"net.ipv4.ip_forward": "1", "net.bridge.bridge-nf-call-iptables": "1"},
+		Enable:  []string{"containerd.service"},
+	}
+	host := func() *facts.Facts {
+		return &facts.Facts{
+			Files: map[string]string{"/etc/a": d.Files[0].Sum(), "/etc/hosts#b": d.Files[1].Sum()},
+			Modes: map[string]facts.Mode{"/etc/a": {Bits: 0o600, Owner: "root", Group: "root"}, "/etc/hosts": {Bits: 0o640, Owner: "admin", Group: "admin"}},
+			Units: map[string]string{"containerd.service": "active"}, Enabled: map[string]string{"containerd.service": "enabled"},
+			// A kernel without bridge netfilter has no such setting.
+			Sysctls: map[string]string{"net.ipv4.ip_forward": "1"},
+			Modules: map[string]facts.Feature{"br_netfilter": facts.Unknown, "overlay": facts.Present},
+		}
+	}
+	if got := Missing(d, host()); len(got) > 0 {
+		t.Fatalf("nothing is missing: %q", got)
+	}
+	for want, spoil := range map[string]func(*facts.Facts){
+		"/etc/a has mode 644 instead of 600":                                func(f *facts.Facts) { f.Modes["/etc/a"] = facts.Mode{Bits: 0o644, Owner: "root", Group: "root"} },
+		"/etc/a belongs to alice:users instead of root:root":                func(f *facts.Facts) { f.Modes["/etc/a"] = facts.Mode{Bits: 0o600, Owner: "alice", Group: "users"} },
+		"net.ipv4.ip_forward is 0 instead of 1":                             func(f *facts.Facts) { f.Sysctls["net.ipv4.ip_forward"] = "0" },
+		"net.bridge.bridge-nf-call-iptables is 0 instead of 1":              func(f *facts.Facts) { f.Sysctls["net.bridge.bridge-nf-call-iptables"] = "0" },
+		"the kernel module br_netfilter is not loaded":                      func(f *facts.Facts) { f.Modules["br_netfilter"] = facts.Loadable },
+		"containerd.service is disabled: it would not start after a reboot": func(f *facts.Facts) { f.Enabled["containerd.service"] = "disabled" },
+		"containerd.service is masked: it would not start after a reboot":   func(f *facts.Facts) { f.Enabled["containerd.service"] = "masked" },
+		"/etc/a is missing": func(f *facts.Facts) { delete(f.Files, "/etc/a") },
+	} {
+		f := host()
+		spoil(f)
+		if got := Missing(d, f); !slices.Equal(got, []string{want}) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	f := host()
+	f.Modules["br_netfilter"], f.Container = facts.Loadable, "lxc"
+	if got := Missing(d, f); len(got) > 0 {
+		t.Errorf("a container cannot load modules: %q", got)
+	}
+}
+
+// TestMissingClaimsNothingUnknown: what could not be read is neither missing nor wrong.
+func TestMissingClaimsNothingUnknown(t *testing.T) {
+	d := facts.Desired{Files: []facts.File{{Path: "/etc/a", Content: "x"}, {Path: "/etc/b", Content: "x"}}, Enable: []string{"containerd.service"}}
+	f := &facts.Facts{Unknown: map[string]string{"/etc/a": "input/output error", facts.UnitsPart: "no answer within 2s"}}
+	if got := Missing(d, f); !slices.Equal(got, []string{"/etc/b is missing"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestRequestAsksForAllThatIsCompared would fail when a file was compared that no host is asked about: it would then be
 // missing for ever.
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
@@ -148,6 +201,16 @@ func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), ControlPlane(c), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
 		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA"),
 		Etcd(c.Spec.Hosts[0], &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}})} {
+		for name := range d.Sysctls {
+			if !slices.Contains(r.Sysctls, name) {
+				t.Errorf("no host is asked for %s", name)
+			}
+		}
+		for _, m := range d.Modules {
+			if !slices.Contains(r.Modules, m) {
+				t.Errorf("no host is asked for the module %s", m)
+			}
+		}
 		for _, f := range d.Files {
 			if !slices.Contains(r.Files, f.Key()) {
 				t.Errorf("nobody asks for %s", f.Key())

@@ -131,6 +131,9 @@ After=network-online.target
 Type=oneshot
 ExecStart=` + SelfPath + ` host approve
 TimeoutStartSec=60
+# An API server that restarts costs one run. Whoever watches the unit sees how many failed in a row.
+Restart=on-failure
+RestartSec=20
 `
 
 // A kubelet waits fifteen minutes for an answer before it asks anew.

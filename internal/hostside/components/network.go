@@ -1,0 +1,168 @@
+package components
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// inside is a file as the process sees it: in a container that is another one than the host's.
+func (a *attempt) inside(p process, name string) string {
+	return filepath.Join(a.proc, strconv.Itoa(p.pid), "root", name)
+}
+
+// inPodOf says whether a container with these labels is in kubeadm's or flannel's pod of a program.
+func inPodOf(labels map[string]string, program string) bool {
+	pod, namespace := labels[containerd.PodLabel], labels[containerd.PodNamespaceLabel]
+	if program == flanneld {
+		return strings.HasPrefix(pod, "kube-flannel-") // in a namespace that flannel's chart lets users choose
+	}
+	return namespace == "kube-system" && strings.HasPrefix(pod, program+"-")
+}
+
+// notRunning is the answer about a program that has no process.
+func (a *attempt) notRunning(name string) facts.Answer {
+	if n := len(a.processes()[name]); n > 0 {
+		return facts.Answer{Unknown: fmt.Sprintf("%d processes are called %s, and containerd does not say which of them is the cluster's", n, name)}
+	}
+	return facts.Answer{Problem: name + " does not run"}
+}
+
+// kubeProxy asks kube-proxy for its health, and the kernel for its rules: kube-proxy does not notice that somebody else
+// deleted them.
+func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
+	p, ok := a.find(ctx, facts.KubeProxy)
+	if !ok {
+		return a.notRunning(facts.KubeProxy)
+	}
+	var config struct {
+		Mode           string `json:"mode"`
+		BindAddress    string `json:"bindAddress"`
+		HealthzAddress string `json:"healthzBindAddress"`
+	}
+	path := cmp.Or(system.Flags(p.args[1:])["config"], "/var/lib/kube-proxy/config.conf")
+	text, err := readFile(a.inside(p, path))
+	if err == nil {
+		err = yaml.Unmarshal(text, &config)
+	}
+	if err != nil {
+		return facts.Answer{Unknown: "its configuration could not be read: " + err.Error()}
+	}
+	host, port, err := net.SplitHostPort(cmp.Or(config.HealthzAddress, "0.0.0.0:10256"))
+	if err != nil {
+		return facts.Answer{Unknown: "its configuration does not say where it listens: " + err.Error()}
+	}
+	// /healthz also fails on a healthy node that is to be deleted; kube-proxy before 1.28 has nothing else.
+	base := "http://" + net.JoinHostPort(loopback(host), port)
+	answer, status := getStatus(ctx, base+"/livez")
+	if status == http.StatusNotFound {
+		answer = get(ctx, base+"/healthz")
+	}
+	if !answer.OK || config.Mode != "nftables" {
+		return answer
+	}
+	family := "ip"
+	if strings.Contains(config.BindAddress, ":") {
+		family = "ip6"
+	}
+	return a.whole(family, "kube-proxy", "services")
+}
+
+// flannelConfig is what of flannel's configuration says what it sets up.
+type flannelConfig struct {
+	Network        string
+	EnableIPv4     *bool
+	EnableNFTables bool
+	Backend        struct {
+		Type          string
+		VNI           int
+		DirectRouting bool
+	}
+}
+
+// flannel asks flanneld for its health, if it reports it, and the kernel for what flanneld set up.
+func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
+	p, ok := a.find(ctx, flanneld)
+	if !ok {
+		return a.notRunning(flanneld), nil
+	}
+	flags := system.Flags(p.args[1:])
+	var config flannelConfig
+	text, err := readFile(a.inside(p, cmp.Or(flags["net-config-path"], "/etc/kube-flannel/net-conf.json")))
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		return facts.Answer{Unknown: "its configuration could not be read: " + err.Error()}, nil
+	}
+	if port := flags["healthz-port"]; port != "" && port != "0" {
+		if answer := get(ctx, "http://"+net.JoinHostPort(loopback(flags["healthz-ip"]), port)+"/healthz"); !answer.OK {
+			return answer, nil
+		}
+	}
+	subnet := cmp.Or(flags["subnet-file"], "/run/flannel/subnet.env")
+	if !system.Exists(a.inside(p, subnet)) {
+		return facts.Answer{Problem: subnet + " is missing: pods cannot start here"}, nil
+	}
+	if config.EnableIPv4 != nil && !*config.EnableIPv4 {
+		return facts.Answer{OK: true}, nil
+	}
+	if config.EnableNFTables {
+		var chains []string
+		if flags["ip-masq"] == "true" {
+			chains = append(chains, "postrtg")
+		}
+		if flags["iptables-forward-rules"] != "false" {
+			chains = append(chains, "forward")
+		}
+		if answer := a.whole("ip", "flannel-ipv4", chains...); !answer.OK {
+			return answer, nil
+		}
+	}
+	return a.kernel.overlay(config)
+}
+
+// whole says whether a table of rules is as its program left it: each of the chains is there and has rules, and so has every
+// other one that the kernel enters by itself.
+func (a *attempt) whole(family, table string, chains ...string) facts.Answer {
+	have, err := a.kernel.chains(family, table)
+	name := "the nftables table " + family + " " + table
+	switch {
+	case err != nil:
+		return facts.Answer{Unknown: "reading " + name + ": " + err.Error()}
+	case have == nil:
+		return facts.Answer{Problem: name + " is missing"}
+	}
+	must := map[string]bool{}
+	for _, c := range chains {
+		must[c] = true
+		if _, ok := have[c]; !ok {
+			return facts.Answer{Problem: "the chain " + c + " of " + name + " is missing"}
+		}
+	}
+	hooks := 0
+	for _, c := range sortedKeys(have) {
+		if have[c].hook {
+			hooks++
+		}
+		if (have[c].hook || must[c]) && have[c].rules == 0 {
+			return facts.Answer{Problem: "the chain " + c + " of " + name + " has no rules"}
+		}
+	}
+	if hooks == 0 {
+		return facts.Answer{Problem: name + " has no chain that the kernel enters"}
+	}
+	return facts.Answer{OK: true}
+}

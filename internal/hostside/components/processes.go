@@ -1,0 +1,227 @@
+package components
+
+import (
+	"context"
+	"debug/buildinfo"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/module"
+	"golang.org/x/mod/semver"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// modulesOf are the Go modules whose versions are those of programs.
+var modulesOf = map[string]string{
+	apiServer: "k8s.io/kubernetes", facts.ControllerManager: "k8s.io/kubernetes", facts.Scheduler: "k8s.io/kubernetes", facts.KubeProxy: "k8s.io/kubernetes",
+	facts.Kubelet: "k8s.io/kubernetes", flanneld: "github.com/flannel-io/flannel", "quorate": "quorate.dev/quorate",
+}
+
+// process is one that runs.
+type process struct {
+	pid  int
+	args []string // with the name
+}
+
+// name is the program's own.
+func (p process) name() string { return filepath.Base(p.args[0]) }
+
+// processes are those of the programs in modulesOf, by program.
+type processes map[string][]process
+
+// findProcesses reads the table of processes. A program of a cluster inside a pod of this one does not count: it is in a
+// PID namespace below those of this host's own containers.
+func findProcesses(proc string) processes {
+	short := map[string]bool{}
+	for name := range modulesOf {
+		short[name[:min(len(name), 15)]] = true // the kernel keeps no more of a name
+	}
+	own := depth(filepath.Join(proc, "self"))
+	out := processes{}
+	dirs, _ := filepath.Glob(filepath.Join(proc, "[0-9]*"))
+	for _, dir := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || !short[system.ReadTrimmed(filepath.Join(dir, "comm"))] {
+			continue
+		}
+		p := process{pid, arguments(dir)}
+		if p.args == nil || modulesOf[p.name()] == "" || depth(dir) > own+1 {
+			continue
+		}
+		out[p.name()] = append(out[p.name()], p)
+	}
+	return out
+}
+
+// arguments are those of a process with its name before them; nil when it has ended.
+func arguments(dir string) []string {
+	line, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	if err != nil || len(line) == 0 {
+		return nil
+	}
+	return strings.Split(strings.TrimRight(string(line), "\x00"), "\x00")
+}
+
+// depth is how many PID namespaces a process is in.
+func depth(dir string) int {
+	for line := range strings.Lines(system.ReadTrimmed(filepath.Join(dir, "status"))) {
+		if ids, ok := strings.CutPrefix(line, "NSpid:"); ok {
+			return len(strings.Fields(ids))
+		}
+	}
+	return 1
+}
+
+// find finds the process of a program of the cluster. Where several have its name, as with a scheduler of the user's own,
+// containerd knows which of them is in kubeadm's pod.
+func (a *attempt) find(ctx context.Context, name string) (process, bool) {
+	found := a.processes()[name]
+	if len(found) < 2 {
+		if len(found) == 0 {
+			return process{}, false
+		}
+		return found[0], true
+	}
+	ids := map[string]process{}
+	for _, p := range found {
+		if id := a.containerOf(p); id != "" {
+			ids[id] = p
+		}
+	}
+	var keys []string
+	for id := range ids {
+		keys = append(keys, id)
+	}
+	if len(keys) == 0 {
+		return process{}, false
+	}
+	known, err := a.containers(ctx, keys...)
+	if err != nil {
+		return process{}, false
+	}
+	for id, c := range known {
+		if inPodOf(c.Labels, name) {
+			return ids[id], true
+		}
+	}
+	return process{}, false
+}
+
+var containerID = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// containerOf is the ID of the container that a process is in; empty outside of all.
+func (a *attempt) containerOf(p process) string {
+	ids := containerID.FindAllString(system.ReadTrimmed(filepath.Join(a.proc, strconv.Itoa(p.pid), "cgroup")), -1)
+	if len(ids) == 0 {
+		return ""
+	}
+	return ids[len(ids)-1]
+}
+
+// programVersion is the version of a program that runs in a container.
+func (a *attempt) programVersion(ctx context.Context, name string) string {
+	p, ok := a.find(ctx, name)
+	if !ok {
+		return ""
+	}
+	if v := a.builtFrom(p.pid, name); v != "" {
+		return v
+	}
+	// Kubernetes' own releases do not have their version there. The tag of the image says it.
+	id := a.containerOf(p)
+	if id == "" {
+		return ""
+	}
+	known, err := a.containers(ctx, id)
+	if err != nil {
+		return ""
+	}
+	return Tag(known[id].Image)
+}
+
+// Tag is the version in the name of an image; empty if it has none.
+func Tag(image string) string {
+	image, _, _ = strings.Cut(image, "@")
+	_, tag, ok := strings.Cut(path.Base(image), ":")
+	if !ok || !versionWord.MatchString(tag) {
+		return ""
+	}
+	return tag
+}
+
+func (a *attempt) exe(pid int) string { return filepath.Join(a.proc, strconv.Itoa(pid), "exe") }
+
+// builtFrom is the version of its module that a running program was built from, also when its file was replaced or deleted
+// since; empty if it does not say.
+func (a *attempt) builtFrom(pid int, name string) string {
+	info, err := buildinfo.ReadFile(a.exe(pid))
+	if err != nil {
+		return ""
+	}
+	return moduleVersion(info, modulesOf[name])
+}
+
+func moduleVersion(info *debug.BuildInfo, want string) string {
+	all := append([]*debug.Module{&info.Main}, info.Deps...)
+	i := slices.IndexFunc(all, func(m *debug.Module) bool { return m.Path == want })
+	if i < 0 || !semver.IsValid(all[i].Version) {
+		return ""
+	}
+	if v := all[i].Version; want == modulesOf["quorate"] {
+		return v
+	} else if module.IsPseudoVersion(v) {
+		return "" // built from a commit: the version is stamped elsewhere
+	} else {
+		return semver.Canonical(v)
+	}
+}
+
+// running fills in what can be known of the process of a systemd unit: its version, and whether its file was replaced.
+func (a *attempt) running(ctx context.Context, c *facts.Component, pid int) {
+	args := arguments(filepath.Join(a.proc, strconv.Itoa(pid)))
+	if pid == 0 || args == nil {
+		return
+	}
+	if running, err := os.Stat(a.exe(pid)); err == nil {
+		installed, err := os.Stat(args[0])
+		c.Replaced = errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(running, installed)
+	}
+	name := filepath.Base(args[0])
+	if c.Version == "" && modulesOf[name] != "" {
+		c.Version = a.builtFrom(pid, name)
+	}
+	if flag := versionFlags[name]; c.Version == "" && flag != "" {
+		c.Version = said(ctx, a.exe(pid), name, flag)
+	}
+}
+
+// versionFlags have programs print their version that do not have it where it can be read.
+var versionFlags = map[string]string{facts.Kubelet: "--version", facts.HAProxy: "-v", facts.Keepalived: "--version"}
+
+var (
+	versionWord = regexp.MustCompile(`^v?\d+\.\d+\S*$`)
+	versionText = regexp.MustCompile(`\bv?\d+\.\d+[^\s,;)]*`)
+)
+
+// said is the first version that a program prints.
+func said(ctx context.Context, exe, name, flag string) string {
+	cmd := exec.CommandContext(ctx, exe)
+	cmd.Args = []string{name, flag}
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return ""
+	}
+	return versionText.FindString(string(out))
+}
