@@ -163,7 +163,7 @@ func TestPause(t *testing.T) {
 	w, _ := workshopFor(t, "pause")
 	c := w.release.Components[0]
 	dir := workDir{t.TempDir()}
-	files, err := w.release.Files(c.Name)
+	files, err := c.Files()
 	if err != nil {
 		t.Fatal(err)
 	}
