@@ -6,6 +6,7 @@ import (
 
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,21 @@ func TestReleasesAreWhole(t *testing.T) {
 	for _, name := range all {
 		if !pinned[name] {
 			t.Errorf("no release uses %s: run `go run ./components/tidy`", name)
+		}
+	}
+}
+
+// A minor that differs in Kubernetes only shares everything else.
+func TestMinorsShareComponents(t *testing.T) {
+	other := v1_37
+	other.Kubernetes = "v1.36.9"
+	for _, c := range other.release().Components {
+		same, _ := v1_37.release().Component(c.Name)
+		if shared := reflect.DeepEqual(c, same); shared != (c.Name != "kubernetes") {
+			t.Errorf("%s: the same %v", c.Name, shared)
+		}
+		if c.Name == "kubernetes" && (c.Go.Staging != "v0.36.9" || c.Go.Stamp["k8s.io/component-base/version.gitMinor"] != "36") {
+			t.Errorf("staging %s, stamp %v", c.Go.Staging, c.Go.Stamp)
 		}
 	}
 }
