@@ -1,11 +1,14 @@
-// Package components holds the sources of what a cluster is made of: for every Kubernetes minor the
-// pinned Go modules and the few programs of our own, embedded, so that an installed quorate can
-// build a bundle anywhere.
+// Package components holds what a cluster is made of: the versions of every release, the pinned Go modules, and the few
+// programs of our own. All of it is embedded, so that an installed quorate can build a bundle anywhere.
 //
-// The sources of one component lie in <minor>/_modules/<name>. The underscore keeps the go tool from
-// taking them for packages of this module; go.mod and go.sum have the ending .embed there, because a
-// folder with a go.mod is another module, and another module's files cannot be embedded.
-// After a version in a release's table was changed, `go run ./components/tidy` brings the modules in line.
+// programs/<component> has our own programs, once for all releases. Each folder is the root of a Go module of its own: the
+// programs import what the root module must not depend on, so go.mod tells the go command to ignore them.
+// modules/<component>/<version>.mod and .sum are the go.mod and go.sum of that module at one version of the component.
+// Releases with the same version of a component share them. They are not in the folders of the programs, because the files
+// of a nested module cannot be embedded, and because a program can have several.
+//
+// After a change in a release's versions, `go run ./components/tidy` brings the modules in line. `go run ./components/check`
+// runs go vet and staticcheck on the programs, each in its own module.
 package components
 
 import (
@@ -19,11 +22,8 @@ import (
 	"strings"
 )
 
-//go:embed all:v1.37/_modules
+//go:embed modules programs
 var sources embed.FS
-
-// embedSuffix is what go.mod and go.sum end in while they are embedded.
-const embedSuffix = ".embed"
 
 // Release is everything that clusters of one Kubernetes version are made of.
 type Release struct {
@@ -32,7 +32,7 @@ type Release struct {
 	Images     []Image
 	Host       Image // what is unpacked to a host's root
 
-	dir string
+	versions versions
 }
 
 // Component becomes one image layer, stored and shipped once however many images use it.
@@ -98,7 +98,7 @@ type Image struct {
 }
 
 // releases are all that can be built, oldest first.
-var releases = []Release{v1_37}
+var releases = []Release{v1_37.release()}
 
 // Releases are all versions that can be built, oldest first.
 func Releases() []Release { return append([]Release(nil), releases...) }
@@ -123,20 +123,34 @@ func (r Release) Component(name string) (Component, bool) {
 	return Component{}, false
 }
 
-// Files are a component's sources by file name, as they must lie on disk to be compiled; test files
-// are left out. A component without sources of its own has none.
-func (r Release) Files(component string) (map[string][]byte, error) {
-	return r.files(component, func(name string) bool { return !strings.HasSuffix(name, "_test.go") })
+// Own says whether a component contains Go programs of our own.
+func (c Component) Own() bool {
+	if c.Go == nil {
+		return false
+	}
+	_, err := fs.Stat(sources, path.Join(programs, c.Name))
+	return err == nil
+}
+
+const (
+	programs = "programs"
+	modules  = "modules"
+)
+
+// Files are a component's sources by file name, as they must lie on disk to be compiled. Tests are left out. A component
+// that is not compiled has none.
+func (c Component) Files() (map[string][]byte, error) {
+	return c.files(func(name string) bool { return !strings.HasSuffix(name, "_test.go") })
 }
 
 // FilesWithTests are a component's sources and their tests.
-func (r Release) FilesWithTests(component string) (map[string][]byte, error) {
-	return r.files(component, func(string) bool { return true })
+func (c Component) FilesWithTests() (map[string][]byte, error) {
+	return c.files(func(string) bool { return true })
 }
 
-func (r Release) files(component string, keep func(string) bool) (map[string][]byte, error) {
+func (c Component) files(keep func(string) bool) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	root := path.Join(r.dir, "_modules", component)
+	root := path.Join(programs, c.Name)
 	err := fs.WalkDir(sources, root, func(name string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && name == root {
 			return nil
@@ -144,30 +158,40 @@ func (r Release) files(component string, keep func(string) bool) (map[string][]b
 		if err != nil || e.IsDir() || !keep(name) {
 			return err
 		}
-		raw, err := sources.ReadFile(name)
-		if err != nil {
-			return err
-		}
-		files[strings.TrimSuffix(strings.TrimPrefix(name, root+"/"), embedSuffix)] = raw
-		return nil
+		files[strings.TrimPrefix(name, root+"/")], err = sources.ReadFile(name)
+		return err
 	})
+	for name, pinned := range c.ModuleFiles() {
+		if err == nil {
+			files[name], err = sources.ReadFile(filepath.ToSlash(pinned))
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("embedded sources of %s for Kubernetes %s: %w", component, r.Kubernetes, err)
+		return nil, fmt.Errorf("embedded sources of %s %s: %w", c.Name, c.Version, err)
 	}
 	return files, nil
 }
 
-// SourceDir is where a component's sources lie below this package's folder.
-func (r Release) SourceDir(component string) string {
-	return filepath.Join(r.dir, "_modules", component)
+// ModuleFiles are the files of this package's folder that pin the modules of a component, by the names that the go command
+// expects: go.mod and go.sum.
+func (c Component) ModuleFiles() map[string]string {
+	if c.Go == nil {
+		return nil
+	}
+	base := filepath.Join(modules, c.Name, c.Version)
+	return map[string]string{"go.mod": base + ".mod", "go.sum": base + ".sum"}
 }
 
-// EmbedName is what a file is called in SourceDir.
-func EmbedName(file string) string {
-	if file == "go.mod" || file == "go.sum" {
-		return file + embedSuffix
+// ProgramDir is the folder below this package's with our own programs of a component.
+func (c Component) ProgramDir() string { return filepath.Join(programs, c.Name) }
+
+// Pinned are the versions of a component that have pinned modules, in no particular order.
+func Pinned(component string) ([]string, error) {
+	found, err := fs.Glob(sources, path.Join(modules, component, "*.mod"))
+	for i, name := range found {
+		found[i] = strings.TrimSuffix(path.Base(name), ".mod")
 	}
-	return file
+	return found, err
 }
 
 // Write puts files into dir, which it makes.

@@ -1,10 +1,12 @@
 package components
 
 import (
+	"io/fs"
 	"maps"
-	"os"
-	"os/exec"
+
 	"path"
+	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +15,7 @@ import (
 )
 
 func TestReleasesAreWhole(t *testing.T) {
+	pinned := map[string]bool{}
 	for _, r := range Releases() {
 		t.Run(r.Kubernetes, func(t *testing.T) {
 			if found, ok := Lookup(r.Kubernetes); !ok || found.Kubernetes != r.Kubernetes {
@@ -34,19 +37,46 @@ func TestReleasesAreWhole(t *testing.T) {
 				if !used[c.Name] {
 					t.Errorf("no image uses component %s", c.Name)
 				}
-				checkComponent(t, r, c)
+				checkComponent(t, c)
+				for _, name := range c.ModuleFiles() {
+					pinned[filepath.ToSlash(name)] = true
+				}
 			}
 		})
 	}
+	all, err := fs.Glob(sources, "modules/*/*")
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no modules are pinned: %v", err)
+	}
+	for _, name := range all {
+		if !pinned[name] {
+			t.Errorf("no release uses %s: run `go run ./components/tidy`", name)
+		}
+	}
 }
 
-func checkComponent(t *testing.T, r Release, c Component) {
-	files, err := r.Files(c.Name)
+// A minor that differs in Kubernetes only shares everything else.
+func TestMinorsShareComponents(t *testing.T) {
+	other := v1_37
+	other.Kubernetes = "v1.36.9"
+	for _, c := range other.release().Components {
+		same, _ := v1_37.release().Component(c.Name)
+		if shared := reflect.DeepEqual(c, same); shared != (c.Name != "kubernetes") {
+			t.Errorf("%s: the same %v", c.Name, shared)
+		}
+		if c.Name == "kubernetes" && (c.Go.Staging != "v0.36.9" || c.Go.Stamp["k8s.io/component-base/version.gitMinor"] != "36") {
+			t.Errorf("staging %s, stamp %v", c.Go.Staging, c.Go.Stamp)
+		}
+	}
+}
+
+func checkComponent(t *testing.T, c Component) {
+	files, err := c.Files()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name := range files {
-		if strings.HasSuffix(name, embedSuffix) || strings.HasSuffix(name, "_test.go") {
+		if strings.HasSuffix(name, "_test.go") {
 			t.Errorf("%s: %s has no place in a build", c.Name, name)
 		}
 	}
@@ -83,35 +113,6 @@ func checkComponent(t *testing.T, r Release, c Component) {
 	for _, m := range mod.Replace {
 		if m.New.Path != m.Old.Path || m.New.Version != c.Go.Staging {
 			t.Errorf("%s: %s is replaced by %s, staging is at %s", c.Name, m.Old.Path, m.New, c.Go.Staging)
-		}
-	}
-}
-
-// TestPrograms runs the tests that our own programs in the modules have, each in its module as it is
-// built. The flags are the build's, so that Go's cache serves both.
-func TestPrograms(t *testing.T) {
-	for _, r := range Releases() {
-		for _, c := range r.Components {
-			files, err := r.FilesWithTests(c.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			tested := slices.ContainsFunc(slices.Collect(maps.Keys(files)), func(name string) bool { return strings.HasSuffix(name, "_test.go") })
-			if !tested {
-				continue
-			}
-			t.Run(r.Kubernetes+"/"+c.Name, func(t *testing.T) {
-				dir := t.TempDir()
-				if err := Write(dir, files); err != nil {
-					t.Fatal(err)
-				}
-				cmd := exec.CommandContext(t.Context(), "go", "test", "-trimpath", "-tags="+strings.Join(c.Go.Tags, ","), "./...")
-				cmd.Dir = dir
-				cmd.Env = append(os.Environ(), "GOWORK=off", "GOTOOLCHAIN=local", "GOFLAGS=-mod=readonly", "CGO_ENABLED=0")
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Errorf("%v\n%s", err, out)
-				}
-			})
 		}
 	}
 }

@@ -46,20 +46,15 @@ func forArch(s, arch string) string { return strings.ReplaceAll(s, "{arch}", arc
 // Name is the file's own name.
 func (f PublishedFile) Name() string { return path.Base(f.URL) }
 
-// Published is where the projects publish this release, for this machine's architecture.
+// Published is where the projects publish this release, for this machine's architecture. It is false for a release that is
+// not one of Releases.
 func (r Release) Published() (Published, bool) {
-	p, ok := published[r.Kubernetes]
-	if !ok {
+	if r.versions == (versions{}) {
 		return Published{}, false
 	}
-	files := make([]PublishedFile, len(p.Files))
+	p := r.versions.published()
 	for i, f := range p.Files {
-		files[i] = f.For(runtime.GOARCH)
+		p.Files[i] = f.For(runtime.GOARCH)
 	}
-	p.Files = files
 	return p, true
 }
-
-// published holds every public address that Quorate knows, by Kubernetes version. The source `mirror` keeps the paths
-// and changes the places.
-var published = map[string]Published{"v1.37.2": published1_37}

@@ -1,10 +1,13 @@
-// Command tidy brings the embedded modules in line with the releases' tables: run it from the
-// repository's root as `go run ./components/tidy` after a version was changed there.
+// Command tidy brings the pinned modules in line with the releases' versions: run it from the repository's root as
+// `go run ./components/tidy` after one was changed. It adds the files of versions that are new, and removes those that no
+// release uses.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -13,6 +16,7 @@ import (
 	"slices"
 
 	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/semver"
 
 	"quorate.dev/quorate/components"
 )
@@ -26,23 +30,75 @@ func main() {
 	}
 }
 
+// root is the folder of the package components.
+const root = "components"
+
 func run(ctx context.Context) error {
+	used := map[string]bool{}
 	for _, release := range components.Releases() {
 		for _, c := range release.Components {
-			if c.Go == nil {
+			pinned := c.ModuleFiles()
+			if c.Go == nil || used[pinned["go.mod"]] {
 				continue
 			}
-			fmt.Println(release.Kubernetes, c.Name)
-			if err := tidy(ctx, release, c); err != nil {
-				return fmt.Errorf("%s of Kubernetes %s: %w", c.Name, release.Kubernetes, err)
+			for _, name := range pinned {
+				used[name] = true
+			}
+			fmt.Println(c.Name, c.Version)
+			if err := tidy(ctx, c); err != nil {
+				return fmt.Errorf("%s %s: %w", c.Name, c.Version, err)
+			}
+		}
+	}
+	return removeUnused(used)
+}
+
+func removeUnused(used map[string]bool) error {
+	all, err := filepath.Glob(filepath.Join(root, "modules", "*", "*"))
+	if err != nil {
+		return err
+	}
+	for _, file := range all {
+		name, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		if !used[name] {
+			fmt.Println("remove", file)
+			if err := os.Remove(file); err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
-func tidy(ctx context.Context, release components.Release, c components.Component) error {
-	files, err := release.FilesWithTests(c.Name)
+// sources are a component's files. Modules that are pinned for another version of it only are where a new version starts.
+func sources(c components.Component) (map[string][]byte, error) {
+	files, err := c.FilesWithTests()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return files, err
+	}
+	others, err := components.Pinned(c.Name)
+	if err != nil {
+		return nil, err
+	}
+	if len(others) == 0 {
+		return nil, fmt.Errorf("no version has pinned modules: write components/modules/%s/%s.mod with its module and go lines, and an empty .sum", c.Name, c.Version)
+	}
+	c.Version = nearest(others, c.Version)
+	return c.FilesWithTests()
+}
+
+// nearest is the last version before the wanted one, or the first of all.
+func nearest(versions []string, wanted string) string {
+	slices.SortFunc(versions, semver.Compare)
+	i, _ := slices.BinarySearchFunc(versions, wanted, semver.Compare)
+	return versions[max(i-1, 0)]
+}
+
+func tidy(ctx context.Context, c components.Component) error {
+	files, err := sources(c)
 	if err != nil {
 		return err
 	}
@@ -79,13 +135,12 @@ func tidy(ctx context.Context, release components.Release, c components.Componen
 			return fmt.Errorf("go %v: %w", args, err)
 		}
 	}
-	for _, name := range []string{"go.mod", "go.sum"} {
+	for name, target := range c.ModuleFiles() {
 		raw, err := os.ReadFile(filepath.Join(work, name))
 		if err != nil {
 			return err
 		}
-		target := filepath.Join("components", release.SourceDir(c.Name), components.EmbedName(name))
-		if err := os.WriteFile(target, raw, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(root, target), raw, 0o644); err != nil {
 			return err
 		}
 	}

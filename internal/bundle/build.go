@@ -161,7 +161,7 @@ func (w *workshop) equip(ctx context.Context) error {
 		if component.Go == nil {
 			continue
 		}
-		files, err := w.release.Files(component.Name)
+		files, err := component.Files()
 		if err != nil {
 			return err
 		}

@@ -113,6 +113,26 @@ func TestFinishedComponentsAreKept(t *testing.T) {
 	again("bundle/agnhost-files", "bundle/pause")
 }
 
+// Two releases with the same component make it once. Only kubeadm is asked for the images of its release.
+func TestReleasesShareComponents(t *testing.T) {
+	one := components.Releases()[0]
+	other := one
+	other.Kubernetes = "v1.0.0"
+	for _, c := range one.Components {
+		first, err := componentSum(one, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		second, err := componentSum(other, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if shared := c.Kubeadm == nil; (first == second) != shared {
+			t.Errorf("%s: same key %v, want %v", c.Name, first == second, shared)
+		}
+	}
+}
+
 func TestInterruptedBuildLeavesNoHalf(t *testing.T) {
 	w, _ := workshopFor(t, "cni")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -163,7 +183,7 @@ func TestPause(t *testing.T) {
 	w, _ := workshopFor(t, "pause")
 	c := w.release.Components[0]
 	dir := workDir{t.TempDir()}
-	files, err := w.release.Files(c.Name)
+	files, err := c.Files()
 	if err != nil {
 		t.Fatal(err)
 	}

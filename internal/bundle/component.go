@@ -79,7 +79,7 @@ func (w *workshop) make(ctx context.Context, c components.Component) (*made, err
 }
 
 func (w *workshop) makeIn(ctx context.Context, c components.Component, dir workDir) error {
-	files, err := w.release.Files(c.Name)
+	files, err := c.Files()
 	if err != nil {
 		return err
 	}
@@ -161,13 +161,18 @@ func (w *workshop) key(c components.Component) (string, error) {
 	return hashOf(inputs)[:16], nil
 }
 
-// componentSum is the sum of a component's own description and sources.
+// componentSum is the sum of a component's own description and sources. A component that does not depend on the release
+// has the same sum in all of them, and is made once.
 func componentSum(release components.Release, c components.Component) (string, error) {
-	files, err := release.Files(c.Name)
+	files, err := c.Files()
 	if err != nil {
 		return "", err
 	}
-	return hashOf([]any{recipe, release.Kubernetes, c, files}), nil
+	version := ""
+	if c.Kubeadm != nil { // asked for the images of this version
+		version = release.Kubernetes
+	}
+	return hashOf([]any{recipe, version, c, files}), nil
 }
 
 // sourcesKey is the sum of all that a bundle is made of, but not of the tools that make it: a bundle

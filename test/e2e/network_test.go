@@ -5,14 +5,17 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -20,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"quorate.dev/quorate/components/programs/flannel/health"
 	"quorate.dev/quorate/internal/bundle"
 	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
@@ -260,7 +264,7 @@ func (c *cluster) heldBack(t *testing.T, ctx context.Context, file string) {
 }
 
 // policies closes a service but for one client, and opens it again.
-func policies(t *testing.T, ctx context.Context, api kubernetes.Interface, web, clients []corev1.Pod) {
+func policies(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, web, clients []corev1.Pod) {
 	t.Helper()
 	friend := clients[0]
 	patch := []byte(`{"metadata":{"labels":{"friend":"yes"}}}`)
@@ -299,8 +303,60 @@ func policies(t *testing.T, ctx context.Context, api kubernetes.Interface, web, 
 		})
 	}
 	each(false)
+	for _, to := range web {
+		c.lose(t, ctx, to.Spec.NodeName, health.Rules, "nft list tables | grep kube-network-policies | while read -r table; do nft delete $table; done")
+	}
+	each(false)
 	if err := api.NetworkingV1().NetworkPolicies(namespace).Delete(ctx, policy.Name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	each(true)
+}
+
+// flushed removes what flannel has configured on the node of a pod, as a reloaded firewall or a network manager does, and sees the
+// pods there reach the others again.
+func flushed(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, to corev1.Pod, clients []corev1.Pod) {
+	t.Helper()
+	node := to.Spec.NodeName
+	for _, loss := range []struct {
+		kind    health.Kind
+		command string
+	}{
+		{health.Rules, "nft delete table ip flannel-ipv4"},
+		{health.Routes, "ip route flush dev flannel.1"},
+		{health.Neighbors, "ip neigh flush nud permanent dev flannel.1"},
+		{health.Interface, "ip link set flannel.1 down"},
+		{health.Interface, "ip link delete flannel.1"},
+	} {
+		c.lose(t, ctx, node, loss.kind, loss.command)
+		for _, from := range clients {
+			eventually(t, ctx, fmt.Sprintf("from %s to a pod on %s after `%s`", from.Spec.NodeName, node, loss.command), func() error {
+				_, err := dial(ctx, api, from, to.Status.PodIP, webPort, 1)
+				return err
+			})
+		}
+	}
+}
+
+// lose runs a command that removes something of flannel's on a node, and waits until flannel reports that it restored it.
+func (c *cluster) lose(t *testing.T, ctx context.Context, node string, kind health.Kind, command string) {
+	t.Helper()
+	begun := c.ssh(t, ctx, node, "date +%s.%N")
+	c.ssh(t, ctx, node, command)
+	eventually(t, ctx, fmt.Sprintf("flannel on %s restores its %s after `%s`", node, kind, command), func() error {
+		var report health.Report
+		raw := c.ssh(t, ctx, node, "cat "+health.File)
+		if err := json.Unmarshal([]byte(raw), &report); err != nil {
+			return err
+		}
+		seconds, err := strconv.ParseFloat(begun, 64)
+		if err != nil {
+			return err
+		}
+		since := time.UnixMicro(int64(seconds * 1e6))
+		if len(report.Remaining()) > 0 || !slices.ContainsFunc(report.Problems, func(p health.Problem) bool { return p.Kind == kind && p.LastSeen.After(since) }) {
+			return errors.New(raw)
+		}
+		return nil
+	})
 }

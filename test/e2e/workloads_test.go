@@ -89,7 +89,8 @@ func workloads(t *testing.T, c *cluster) {
 		nodePort(t, ctx, from.Status.HostIP, service.Spec.Ports[0].NodePort, both)
 	}
 
-	policies(t, ctx, api, web, clients)
+	policies(t, ctx, c, api, web, clients)
+	flushed(t, ctx, c, api, web[0], clients)
 
 	// What people use to look into pods goes from the apiserver to the kubelet and stays open.
 	cp := c.whole(t, ctx).Etcd.Members[0].Name

@@ -28,17 +28,17 @@ import (
 	_ "github.com/flannel-io/flannel/pkg/backend/hostgw"
 	_ "github.com/flannel-io/flannel/pkg/backend/vxlan"
 	_ "github.com/flannel-io/flannel/pkg/backend/wireguard"
-	"github.com/flannel-io/flannel/pkg/ip"
 	"github.com/flannel-io/flannel/pkg/ipmatch"
 	"github.com/flannel-io/flannel/pkg/lease"
 	"github.com/flannel-io/flannel/pkg/subnet"
 	"github.com/flannel-io/flannel/pkg/subnet/kube"
-	"github.com/flannel-io/flannel/pkg/trafficmngr/nftables"
 	"github.com/flannel-io/flannel/pkg/version"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
+
+	"components.quorate.dev/flannel/health"
 )
 
 type options struct {
@@ -51,6 +51,7 @@ type options struct {
 	ipMasq, noRandomPorts, forward  bool
 	setNetworkUnavailable           bool
 	policies                        bool
+	healthFile                      string
 	healthzIP                       string
 	healthzPort                     int
 }
@@ -80,6 +81,7 @@ func main() {
 	flag.BoolVar(&o.forward, "iptables-forward-rules", true, "accept forwarded traffic of the pod network (with nftables)")
 	flag.BoolVar(&o.setNetworkUnavailable, "set-node-network-unavailable", true, "clear the node's NetworkUnavailable condition when ready")
 	flag.BoolVar(&o.policies, "network-policies", false, "enforce network policies")
+	flag.StringVar(&o.healthFile, "health-file", health.File, "where to report what was wrong with this node's pod network, as JSON")
 	flag.StringVar(&o.healthzIP, "healthz-ip", "0.0.0.0", "address of /healthz and /readyz")
 	flag.IntVar(&o.healthzPort, "healthz-port", 0, "port of /healthz and /readyz (0: none)")
 	kubeSubnets := flag.Bool("kube-subnet-mgr", true, "take subnets from the Kubernetes API; the only manager in this build")
@@ -138,7 +140,8 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	be, err := backend.NewManager(ctx, subnets, iface).GetBackend(config.BackendType)
+	leases := &leaseBook{Manager: subnets}
+	be, err := backend.NewManager(ctx, leases, iface).GetBackend(config.BackendType)
 	if err != nil {
 		return fmt.Errorf("set up backend %q: %w", config.BackendType, err)
 	}
@@ -146,19 +149,22 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("register this node's network: %w", err)
 	}
-	if err := setRules(ctx, o, config, network); err != nil {
+	rules := flannelRules(o, config, network)
+	if err := rules.apply(ctx); err != nil {
 		return err
 	}
 	background.Go(func() { network.Run(ctx) })
 	own := network.Lease()
-	if err := prepareForPods(ctx, o, config, own, network.MTU(), &background, fail); err != nil {
+	keep, err := newKeeper(o, config, own, leases)
+	if err != nil {
 		return err
 	}
-	if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, own.Subnet, own.IPv6Subnet, network.MTU()); err != nil {
-		return fmt.Errorf("write %s: %w", o.subnetFile, err)
+	keep.add(rules.compare)
+	background.Go(func() { keep.run(ctx) })
+	if err := prepareForPods(ctx, o, config, own, network.MTU(), keep, &background, fail); err != nil {
+		return err
 	}
-	klog.Infof("Wrote subnet file to %s", o.subnetFile)
-	if err := installCNIConfig(o); err != nil {
+	if err := writeFiles(o, config, own, network.MTU(), subnets, keep); err != nil {
 		return err
 	}
 	ready.Store(true)
@@ -174,7 +180,7 @@ func run(ctx context.Context, o options) error {
 
 // prepareForPods returns when pods may start here: when their network policies are known, and traffic to other nodes was
 // tried since the machine started. The subnet file is what tells the latter, because it does not outlive a reboot.
-func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *lease.Lease, mtu int, background *sync.WaitGroup, fail func(error)) error {
+func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *lease.Lease, mtu int, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	rest, err := clientcmd.BuildConfigFromFlags(o.apiURL, o.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("reach the API: %w", err)
@@ -193,7 +199,7 @@ func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *
 		node = pod.Spec.NodeName
 	}
 	if o.policies {
-		if err := enforcePolicies(ctx, client, node, background, fail); err != nil {
+		if err := enforcePolicies(ctx, client, node, keep, background, fail); err != nil {
 			return err
 		}
 	}
@@ -204,12 +210,52 @@ func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *
 	return (&trial{nodes: client.CoreV1().Nodes(), node: node, prefix: o.annotations, own: address, mtu: mtu}).run(ctx)
 }
 
-// installCNIConfig tells the runtime of this network no sooner than pods can have addresses in it. The file is replaced
-// at one stroke: the runtime reads it the moment that it appears.
-func installCNIConfig(o options) error {
+// newKeeper makes the keeper of this node's network, without the rules.
+func newKeeper(o options, config *subnet.Config, own *lease.Lease, leases *leaseBook) (*keeper, error) {
+	k := &keeper{resync: resync, pause: pause, file: o.healthFile, report: health.Report{
+		Version: version.Version, Network: config.Network.String(), Subnet: own.Subnet.String(), Backend: config.BackendType,
+		Started: time.Now(), ResyncSeconds: int(resync.Seconds()), Problems: []health.Problem{},
+	}}
+	w := watched{tables: []string{"flannel-ipv4", "flannel-ipv6", controllerTable, xtablesTable}}
+	if config.BackendType == "vxlan" && config.EnableIPv4 {
+		overlay, err := newOverlay(config, *own, leases)
+		if err != nil {
+			return nil, err
+		}
+		k.report.Interface = overlay.name
+		w.link = overlay.index.Load
+		k.add(overlay.compare)
+	}
+	k.watch = w.watch
+	return k, nil
+}
+
+// writeFiles tells the CNI plugin of this node's subnet and the runtime of the CNI configuration: no sooner than pods can
+// have addresses.
+func writeFiles(o options, config *subnet.Config, own *lease.Lease, mtu int, subnets subnet.Manager, keep *keeper) error {
+	writeSubnet := func() error {
+		if err := subnets.HandleSubnetFile(o.subnetFile, config, o.ipMasq, own.Subnet, own.IPv6Subnet, mtu); err != nil {
+			return fmt.Errorf("write %s: %w", o.subnetFile, err)
+		}
+		klog.Infof("Wrote subnet file to %s", o.subnetFile)
+		return nil
+	}
+	if err := writeSubnet(); err != nil {
+		return err
+	}
+	keep.add(missingFile(o.subnetFile, writeSubnet))
 	if o.cniSource == "" {
 		return nil
 	}
+	if err := installCNIConfig(o); err != nil {
+		return err
+	}
+	keep.add(missingFile(o.cniConfig, func() error { return installCNIConfig(o) }))
+	return nil
+}
+
+// installCNIConfig replaces the file in one step: the runtime reads it as soon as it appears.
+func installCNIConfig(o options) error {
 	want, err := os.ReadFile(o.cniSource)
 	if err != nil {
 		return fmt.Errorf("read the CNI configuration: %w", err)
@@ -308,25 +354,6 @@ func first(values ...string) string {
 		}
 	}
 	return ""
-}
-
-func setRules(ctx context.Context, o options, config *subnet.Config, network backend.Network) error {
-	rules := &nftables.NFTablesManager{}
-	if err := rules.Init(ctx); err != nil {
-		return err
-	}
-	if o.ipMasq {
-		// The rules replace their whole chain each time, so the previous subnet and network do not matter to them.
-		err := rules.SetupAndEnsureMasqRules(ctx, config.Network, ip.IP4Net{}, ip.IP4Net{},
-			config.IPv6Network, ip.IP6Net{}, ip.IP6Net{}, network.Lease(), 0, o.noRandomPorts)
-		if err != nil {
-			return fmt.Errorf("set up masquerading: %w", err)
-		}
-	}
-	if o.forward {
-		rules.SetupAndEnsureForwardRules(ctx, config.Network, config.IPv6Network, 0)
-	}
-	return nil
 }
 
 func serveHealth(ctx context.Context, background *sync.WaitGroup, address string, ready *atomic.Bool) error {

@@ -198,7 +198,7 @@ func TestPolicyAddresses(t *testing.T) {
 			Status: corev1.PodStatus{PodIPs: []corev1.PodIP{{IP: ip}}}}
 	}
 	web := map[string]string{"app": "web"}
-	x := &xtables{node: "self", policies: cache.NewStore(cache.MetaNamespaceKeyFunc), pods: cache.NewStore(cache.MetaNamespaceKeyFunc)}
+	x := &selection{"self", cache.NewStore(cache.MetaNamespaceKeyFunc), cache.NewStore(cache.MetaNamespaceKeyFunc)}
 	done := pod("shop", "done", "self", "10.244.0.9", web)
 	done.Status.Phase = corev1.PodSucceeded
 	for _, p := range []*corev1.Pod{
@@ -228,7 +228,7 @@ func TestTableFollows(t *testing.T) {
 			refuse = 0
 			writes []string
 		)
-		x := &xtables{node: "self", policies: cache.NewStore(cache.MetaNamespaceKeyFunc), pods: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: make(chan struct{}, 1)}
+		x := &xtables{selection: selection{"self", cache.NewStore(cache.MetaNamespaceKeyFunc), cache.NewStore(cache.MetaNamespaceKeyFunc)}, changed: make(chan struct{}, 1)}
 		x.write = func(a []netip.Addr, remove bool) error {
 			writes = append(writes, fmt.Sprint(a, remove))
 			if refuse > 0 {
@@ -243,6 +243,7 @@ func TestTableFollows(t *testing.T) {
 		expect := func(want ...string) {
 			t.Helper()
 			time.Sleep(5 * again) // of the test's own clock
+			synctest.Wait()
 			if !slices.Equal(writes, want) {
 				t.Errorf("got %q, want %q", writes, want)
 			}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -20,10 +21,13 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/informers"
+	networkinginformers "k8s.io/client-go/informers/networking/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/kube-network-policies/pkg/networkpolicy"
+
+	"components.quorate.dev/flannel/health"
 )
 
 // packetQueue is where the kernel hands the first packet of each connection that a policy may concern.
@@ -32,7 +36,7 @@ const packetQueue = 100
 // enforcePolicies has network policies judged by kube-network-policies, the component of Kubernetes' network group. A
 // cluster without policies pays for one watch: pods and namespaces are followed from the first policy on. Where policies
 // exist already it returns when they are known, so that no pod of this node starts before them. It fails through fail.
-func enforcePolicies(ctx context.Context, client kubernetes.Interface, node string, background *sync.WaitGroup, fail func(error)) error {
+func enforcePolicies(ctx context.Context, client kubernetes.Interface, node string, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	factory := informers.NewSharedInformerFactory(client, 0)
 	policies := factory.Networking().V1().NetworkPolicies().Informer()
 	var (
@@ -46,7 +50,7 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, node stri
 	if !cache.WaitForCacheSync(ctx.Done(), policies.HasSynced) {
 		return ctx.Err()
 	}
-	enforce := func() error { return startController(ctx, client, factory, node, background, fail) }
+	enforce := func() error { return startController(ctx, client, factory, node, keep, background, fail) }
 	if len(policies.GetStore().ListKeys()) > 0 {
 		return enforce()
 	}
@@ -62,18 +66,19 @@ func enforcePolicies(ctx context.Context, client kubernetes.Interface, node stri
 	return nil
 }
 
-func startController(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, node string, background *sync.WaitGroup, fail func(error)) error {
+func startController(ctx context.Context, client kubernetes.Interface, factory informers.SharedInformerFactory, node string, keep *keeper, background *sync.WaitGroup, fail func(error)) error {
 	klog.Info("There are network policies: enforcing them")
-	policies, pods := factory.Networking().V1().NetworkPolicies(), factory.Core().V1().Pods()
+	policies, pods := &recordedInformer{NetworkPolicyInformer: factory.Networking().V1().NetworkPolicies()}, factory.Core().V1().Pods()
 	controller, err := networkpolicy.NewController(client, policies, factory.Core().V1().Namespaces(), pods, nil, nil, nil, nil,
-		networkpolicy.Config{NodeName: node, QueueID: packetQueue, NetfilterBug1766Fix: true})
+		networkpolicy.Config{NodeName: node, QueueID: packetQueue, NetfilterBug1766Fix: true, NFTableName: controllerTable})
 	if err != nil {
 		return fmt.Errorf("enforce network policies: %w", err)
 	}
+	selected := selection{node: node, policies: policies.Informer().GetStore(), pods: pods.Informer().GetStore()}
 	var own *xtables
 	if err := canQueue(); err != nil {
 		klog.Infof("This kernel has no nftables expression to queue packets (%v): queueing them by its target of xtables", err)
-		own = &xtables{node: node, policies: policies.Informer().GetStore(), pods: pods.Informer().GetStore(), changed: make(chan struct{}, 1)}
+		own = &xtables{selection: selected, changed: make(chan struct{}, 1)}
 		own.write = own.apply
 		for _, i := range []cache.SharedIndexInformer{policies.Informer(), pods.Informer()} {
 			if _, err := i.AddEventHandler(own.handler()); err != nil {
@@ -89,6 +94,7 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 	})
 	factory.WaitForCacheSync(ctx.Done())
 	if own == nil {
+		keep.add(controllerRules(selected, policies))
 		return ctx.Err()
 	}
 	// A kernel that never takes the rules has to be noticed: here, where none of ours are in force yet, flanneld ends.
@@ -100,7 +106,72 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 			fail(err)
 		}
 	})
+	keep.add(own.compare)
 	return ctx.Err()
+}
+
+// recordedInformer knows the handlers that were added to it, so that they can be called.
+type recordedInformer struct {
+	networkinginformers.NetworkPolicyInformer
+	handlers []cache.ResourceEventHandler
+}
+
+func (r *recordedInformer) Informer() cache.SharedIndexInformer {
+	return recordingInformer{r.NetworkPolicyInformer.Informer(), r}
+}
+
+type recordingInformer struct {
+	cache.SharedIndexInformer
+	to *recordedInformer
+}
+
+func (i recordingInformer) AddEventHandler(h cache.ResourceEventHandler) (cache.ResourceEventHandlerRegistration, error) {
+	i.to.handlers = append(i.to.handlers, h)
+	return i.SharedIndexInformer.AddEventHandler(h)
+}
+
+// renew has the controller write its rules again: it does so when a policy changes that selects pods of this node, and has no
+// other way to be asked.
+func (r *recordedInformer) renew() {
+	for _, policy := range r.NetworkPolicyInformer.Informer().GetStore().List() {
+		for _, h := range r.handlers {
+			h.OnUpdate(policy, policy)
+		}
+	}
+}
+
+// controllerRules is the part with the controller's own rules. They matter while a policy selects pods of this node.
+func controllerRules(selected selection, policies *recordedInformer) part {
+	c := chain{unix.NFPROTO_INET, controllerTable, "postrouting"}
+	var (
+		begun = time.Now()
+		want  string // the rules do not change
+	)
+	return func(context.Context) ([]fault, error) {
+		content, err := c.content()
+		if err != nil {
+			return nil, err
+		}
+		if want == "" {
+			want = content
+		}
+		if len(selected.addresses()) == 0 || content == want && want != "" || want == "" && time.Since(begun) < settling {
+			return nil, nil
+		}
+		what := c.String() + ": changed"
+		if content == "" {
+			what = c.String() + ": missing"
+		}
+		return []fault{{health.Rules, []string{what}, func(ctx context.Context) error {
+			policies.renew()
+			return insist(ctx, func() error {
+				if content, err := c.content(); err != nil || content == "" {
+					return errors.Join(err, fmt.Errorf("the %s is missing still", c))
+				}
+				return nil
+			})
+		}}}, nil
+	}
 }
 
 // canQueue tries whether nftables itself can hand packets to a program.
@@ -116,17 +187,33 @@ func canQueue() error {
 	return nft.Flush()
 }
 
+// selection finds the pods of a node that policies select.
+type selection struct {
+	node           string
+	policies, pods cache.Store
+}
+
 // xtables queues packets on kernels that have only the older target for it. The judgement is the controller's all the same:
 // its own rules, which such a kernel refuses, differ in nothing else.
 type xtables struct {
-	node           string
-	policies, pods cache.Store
-	changed        chan struct{}
-	write          func(addresses []netip.Addr, remove bool) error // apply
+	selection
+	changed chan struct{}
+	write   func(addresses []netip.Addr, remove bool) error // apply
 
-	written bool // whether the table is there, with these:
-	have    []netip.Addr
+	mu      sync.Mutex
+	written bool         // whether the table exists, with these:
+	have    []netip.Addr // addresses
+	want    string       // content of its chain
 }
+
+// The tables of nftables in which packets are queued.
+const (
+	controllerTable = "kube-network-policies"
+	xtablesTable    = "kube-network-policies-xt"
+	xtablesSet      = "podips"
+)
+
+var xtablesChain = chain{unix.NFPROTO_IPV4, xtablesTable, "postrouting"}
 
 // Netlink fails for a moment when its buffers are full, or when another program changes tables at the same time.
 const (
@@ -150,12 +237,12 @@ func insist(ctx context.Context, f func() error) error {
 
 // concerns says whether the rules may depend on an object: on every policy, and on the pods of this node, which are few of
 // the cluster's.
-func (x *xtables) concerns(o any) bool {
+func (s selection) concerns(o any) bool {
 	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {
 		o = gone.Obj
 	}
 	pod, ok := o.(*corev1.Pod)
-	return !ok || pod.Spec.NodeName == x.node
+	return !ok || pod.Spec.NodeName == s.node
 }
 
 func (x *xtables) handler() cache.ResourceEventHandler {
@@ -180,7 +267,7 @@ func (x *xtables) run(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return insist(context.WithoutCancel(ctx), func() error { return x.write(nil, true) })
+			return x.remove(context.WithoutCancel(ctx))
 		case <-x.changed:
 		case <-retry:
 		}
@@ -192,8 +279,10 @@ func (x *xtables) run(ctx context.Context) error {
 	}
 }
 
-// sync writes the table if it would be another one: most changes of pods concern neither addresses nor labels.
+// sync writes the table if its content changes: most changes of pods concern neither addresses nor labels.
 func (x *xtables) sync() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
 	want := x.addresses()
 	if x.written && slices.Equal(want, x.have) {
 		return nil
@@ -205,14 +294,73 @@ func (x *xtables) sync() error {
 	return nil
 }
 
+func (x *xtables) remove(ctx context.Context) error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.written = false // from now on, nobody restores it
+	return insist(ctx, func() error { return x.write(nil, true) })
+}
+
+// compare is a part.
+func (x *xtables) compare(context.Context) ([]fault, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !x.written {
+		return nil, nil
+	}
+	what, err := x.wrong()
+	if what == "" || err != nil {
+		return nil, err
+	}
+	return []fault{{health.Rules, []string{what}, func(context.Context) error {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if !x.written {
+			return nil
+		}
+		return x.write(x.have, false)
+	}}}, nil
+}
+
+func (x *xtables) wrong() (string, error) {
+	content, err := xtablesChain.content()
+	switch {
+	case err != nil:
+		return "", err
+	case content == "":
+		return xtablesChain.String() + ": missing", nil
+	case content != x.want:
+		return xtablesChain.String() + ": changed", nil
+	}
+	nft, err := nftables.New()
+	if err != nil {
+		return "", fmt.Errorf("read the addresses in table %s: %w", xtablesTable, err)
+	}
+	elements, err := nft.GetSetElements(&nftables.Set{Name: xtablesSet, Table: &nftables.Table{Name: xtablesTable, Family: nftables.TableFamilyIPv4}})
+	if err != nil {
+		return "", fmt.Errorf("read the addresses in table %s: %w", xtablesTable, err)
+	}
+	var have []netip.Addr
+	for _, e := range elements {
+		if a, ok := netip.AddrFromSlice(e.Key); ok {
+			have = append(have, a)
+		}
+	}
+	slices.SortFunc(have, netip.Addr.Compare)
+	if !slices.Equal(have, x.have) {
+		return fmt.Sprintf("set %s of table ip %s: changed", xtablesSet, xtablesTable), nil
+	}
+	return "", nil
+}
+
 // addresses are those of this node's pods that some policy selects.
-func (x *xtables) addresses() (out []netip.Addr) {
-	for _, o := range x.pods.List() {
+func (s selection) addresses() (out []netip.Addr) {
+	for _, o := range s.pods.List() {
 		pod := o.(*corev1.Pod)
-		if pod.Spec.NodeName != x.node || pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
+		if pod.Spec.NodeName != s.node || pod.Spec.HostNetwork || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed {
 			continue
 		}
-		selected := slices.ContainsFunc(x.policies.List(), func(o any) bool {
+		selected := slices.ContainsFunc(s.policies.List(), func(o any) bool {
 			policy := o.(*networkingv1.NetworkPolicy)
 			selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
 			return err == nil && policy.Namespace == pod.Namespace && selector.Matches(labels.Set(pod.Labels))
@@ -227,13 +375,13 @@ func (x *xtables) addresses() (out []netip.Addr) {
 	return slices.Compact(out)
 }
 
-// apply replaces the whole table at one stroke, or takes it away.
+// apply replaces the whole table in one step, or removes it.
 func (x *xtables) apply(addresses []netip.Addr, remove bool) error {
 	nft, err := nftables.New()
 	if err != nil {
 		return fmt.Errorf("queue packets for network policies: %w", err)
 	}
-	table := nft.AddTable(&nftables.Table{Name: "kube-network-policies-xt", Family: nftables.TableFamilyIPv4})
+	table := nft.AddTable(&nftables.Table{Name: xtablesTable, Family: nftables.TableFamilyIPv4})
 	nft.DelTable(table)
 	if !remove {
 		if err := rules(nft, table, addresses); err != nil {
@@ -243,12 +391,15 @@ func (x *xtables) apply(addresses []netip.Addr, remove bool) error {
 	if err := nft.Flush(); err != nil {
 		return fmt.Errorf("queue packets for network policies: %w", err)
 	}
-	return nil
+	if !remove {
+		x.want, err = xtablesChain.content()
+	}
+	return err
 }
 
 func rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) error {
 	nft.AddTable(table)
-	set := &nftables.Set{Table: table, Name: "podips", KeyType: nftables.TypeIPAddr}
+	set := &nftables.Set{Table: table, Name: xtablesSet, KeyType: nftables.TypeIPAddr}
 	var elements []nftables.SetElement
 	for _, a := range addresses {
 		elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
@@ -256,7 +407,7 @@ func rules(nft *nftables.Conn, table *nftables.Table, addresses []netip.Addr) er
 	if err := nft.AddSet(set, elements); err != nil {
 		return err
 	}
-	chain := nft.AddChain(&nftables.Chain{Name: "postrouting", Table: table, Type: nftables.ChainTypeFilter,
+	chain := nft.AddChain(&nftables.Chain{Name: xtablesChain.name, Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityRef(*nftables.ChainPriorityNATSource - 5)})
 	accept := &expr.Verdict{Kind: expr.VerdictAccept}
 	zero := make([]byte, 4)
