@@ -12,6 +12,7 @@ package cluster
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -78,4 +79,27 @@ type Refusal struct {
 
 func (r *Refusal) Error() string {
 	return fmt.Sprintf("refused (%s): %s.\n%s", r.Rule, strings.TrimSuffix(r.Why, "."), r.Fix)
+}
+
+// Refuse makes the refusal for the errors among findings; nil if there are none. The reason begins with what, for example "the
+// hosts cannot become prod:", and lists each of them with its fix.
+func Refuse(rule, what, fix string, findings []Finding) *Refusal {
+	out := &Refusal{Rule: rule, Fix: fix}
+	var b strings.Builder
+	for _, f := range findings {
+		if f.Severity.Rank() > Error.Rank() {
+			continue
+		}
+		fmt.Fprintf(&b, "\n  %s (%s). %s", f.Summary, f.Rule, f.Fix)
+		for _, s := range f.Subjects {
+			if !slices.Contains(out.Subjects, s) {
+				out.Subjects = append(out.Subjects, s)
+			}
+		}
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	out.Why = what + b.String()
+	return out
 }

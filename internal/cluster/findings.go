@@ -144,7 +144,8 @@ func (s *State) Findings() []Finding {
 		f.edits()
 		f.hosts()
 	default:
-		if f.vanished() {
+		if f.Vanished() {
+			f.vanished()
 			break
 		}
 		f.all()
@@ -300,14 +301,21 @@ func (f *findings) undetermined() {
 	f.endpoint()
 }
 
+// Vanished says that there are marks of a cluster that was complete once, and that no host carries any part of it any more.
+func (s *State) Vanished() bool {
+	return s.stage == Unresponsive && !s.anyHost(carriesCluster) && len(s.Unreachable()) == 0
+}
+
 // vanished reports marks of a cluster of which nothing else is left.
-func (f *findings) vanished() bool {
-	if f.stage != Unresponsive || f.anyHost(carriesCluster) || len(f.Unreachable()) > 0 {
-		return false
+func (f *findings) vanished() {
+	var on []string
+	for _, h := range f.Spec.Spec.Hosts {
+		if f.Facts(h.Name).Kubernetes.Established {
+			on = append(on, h.Name)
+		}
 	}
-	f.unmet(RuleLostCluster, Critical, "these hosts are marked as a cluster that was complete once, and none of them carries any part of it any more",
-		"If its disks can be brought back, do that first. If the cluster is gone for good, remove /var/lib/quorate/established on every host; `quorate apply` then builds a new one.")
-	return true
+	f.unmet(RuleLostCluster, Critical, List(on)+plural(len(on), " is", " are")+" marked as part of a cluster that was complete once, and no host carries any part of it any more",
+		"If its disks can be brought back, do that first. If the cluster is gone for good, run `rm "+facts.EstablishedFile+"` on every host; `quorate apply` then builds a new one.", on...)
 }
 
 // partial reports a cluster whose first build did not end.

@@ -76,7 +76,7 @@ var findingCases = []struct {
 	{"parts-that-nobody-owns", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").EtcdData = true }, margins(-1, -1, -1, -1), []string{
 		"*warning: cp-b carries parts of a cluster that Quorate did not build, and no API answers"}},
 	{"stale-marks", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").Established = true }, margins(-1, -1, -1, -1), []string{
-		"*critical: these hosts are marked as a cluster that was complete once, and none of them carries any part of it any more"}},
+		"*critical: cp-b is marked as part of a cluster that was complete once, and no host carries any part of it any more"}},
 	{"foreign", func(f fixture) {
 		for _, h := range f.Seen.Hosts {
 			h.Facts.Kubernetes.Established = false

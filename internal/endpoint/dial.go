@@ -1,6 +1,6 @@
-// Package endpoint finds out what is behind the cluster's endpoint, from every host and from the caller: whether its name
-// leads to the balancer, whether the balancer answers, and with whose certificates. What that means is for Judge and
-// Missing to say, which only think.
+// Package endpoint probes the cluster's endpoint from every host and from the caller: whether its name resolves to the load
+// balancer, whether the load balancer answers, and with which certificates. Judge and Missing say what that means; they are
+// pure.
 package endpoint
 
 import (

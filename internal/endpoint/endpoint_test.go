@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -133,7 +134,7 @@ func TestUnconnected(t *testing.T) {
 	}
 }
 
-func cluster(kind string) (*spec.Cluster, *facts.Observation) {
+func world(kind string) (*spec.Cluster, *facts.Observation) {
 	c := spec.DefaultLab("test")
 	c.Spec.LoadBalancer = spec.LoadBalancer{Type: kind, Address: "10.0.0.100"}
 	if kind == spec.BalancerExternal {
@@ -171,9 +172,13 @@ func TestJudge(t *testing.T) {
 	}
 	unresolved := Answer{Unresolved: "no such host", Dialed: at, Outcome: Refused}
 	elsewhere := Answer{Addresses: []string{"10.0.0.9"}, Dialed: at, Outcome: Refused}
+	const everyHost, everyMachine = "cp-a cp-b cp-c worker-a worker-b", "cp-a cp-b cp-c worker-a worker-b lb-a lb-b"
+	complete := func(_ *spec.Cluster, o *facts.Observation) {
+		o.Hosts["cp-a"].Facts.Kubernetes.Established = true
+	}
 	type want struct {
-		severity Severity
-		host     string
+		severity cluster.Severity
+		hosts    string
 		words    []string
 	}
 	for name, tc := range map[string]struct {
@@ -187,42 +192,57 @@ func TestJudge(t *testing.T) {
 		"nobody listens yet":            {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-b", other: found(Closed)},
 		"a build that goes on":          {kind: spec.BalancerExternal, usual: found(Trusted), one: "cp-b", other: found(Refused)},
 		"hosts need no DNS":             {kind: spec.BalancerExternal, usual: found(Refused), one: "worker-a", other: unresolved},
-		"the caller cannot resolve":     {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: unresolved, want: []want{{Warning, "", []string{"does not resolve on this machine", "no such host"}}}},
-		"one host resolves otherwise":   {kind: spec.BalancerExternal, usual: found(Refused), one: "worker-a", other: elsewhere, want: []want{{Error, "worker-a", []string{"resolves to 10.0.0.9 on worker-a", "the spec says 10.0.0.100"}}}},
-		"the caller resolves otherwise": {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: elsewhere, want: []want{{Warning, "", []string{"on this machine"}}}},
-		"one host is not let through":   {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-c", other: found(Timeout), want: []want{{Error, "cp-c", []string{at, "cannot be reached from cp-c", "firewall", "route back"}}}},
-		"the caller is not let through": {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: found(Timeout), want: []want{{Error, "", []string{"cannot be reached from this machine"}}}},
-		"one host has no route":         {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-c", other: found(NoRoute), want: []want{{Error, "cp-c", []string{"cannot be reached from cp-c", "ip route get 10.0.0.100"}}}},
-		"the balancer is off":           {kind: spec.BalancerExternal, usual: found(Timeout), one: "-", want: []want{{Error, "", []string{"from cp-a, cp-b, cp-c, worker-a, worker-b and this machine"}}}},
-		"the balancer has no way on":    {kind: spec.BalancerExternal, usual: found(Silent), one: "-", want: []want{{Error, "", []string{"it cannot reach the control planes", "6443", "cp-a (10.0.0.11), cp-b (10.0.0.12) and cp-c (10.0.0.13)"}}}},
-		"another cluster's API":         {kind: spec.BalancerExternal, usual: found(Stranger), one: "-", want: []want{{Error, "", []string{"another cluster's API", "to nothing else"}}}},
-		"a web server":                  {kind: spec.BalancerExternal, usual: found(Plain), one: "-", want: []want{{Error, "", []string{"without TLS"}}}},
+		"the caller cannot resolve":     {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: unresolved, want: []want{{cluster.Warning, "", []string{"does not resolve on this machine", "no such host"}}}},
+		"one host resolves otherwise":   {kind: spec.BalancerExternal, usual: found(Refused), one: "worker-a", other: elsewhere, want: []want{{cluster.Error, "worker-a", []string{"resolves to 10.0.0.9 on worker-a", "the spec says 10.0.0.100"}}}},
+		"the caller resolves otherwise": {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: elsewhere, want: []want{{cluster.Warning, "", []string{"on this machine"}}}},
+		"one host is not let through":   {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-c", other: found(Timeout), want: []want{{cluster.Error, "cp-c", []string{at, "cannot be reached from cp-c", "firewall", "route back"}}}},
+		"the caller is not let through": {kind: spec.BalancerExternal, usual: found(Refused), one: "", other: found(Timeout), want: []want{{cluster.Info, "", []string{"this machine does not reach the load balancer at " + at}}}},
+		"one host has no route":         {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-c", other: found(NoRoute), want: []want{{cluster.Error, "cp-c", []string{"cannot be reached from cp-c", "ip route get 10.0.0.100"}}}},
+		"the balancer is off":           {kind: spec.BalancerExternal, usual: found(Timeout), one: "-", want: []want{{cluster.Error, everyHost, []string{"from cp-a, cp-b, cp-c, worker-a, worker-b and this machine"}}}},
+		"the balancer has no way on":    {kind: spec.BalancerExternal, usual: found(Silent), one: "-", want: []want{{cluster.Error, everyHost, []string{"it cannot reach the control planes", "6443", "cp-a (10.0.0.11), cp-b (10.0.0.12) and cp-c (10.0.0.13)"}}}},
+		"another cluster's API":         {kind: spec.BalancerExternal, usual: found(Stranger), one: "-", want: []want{{cluster.Error, everyHost, []string{"another cluster's API", "to nothing else"}}}},
+		"a web server":                  {kind: spec.BalancerExternal, usual: found(Plain), one: "-", want: []want{{cluster.Error, everyHost, []string{"without TLS"}}}},
 		"only DNS knows, and not here": {kind: spec.BalancerExternal, change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.LoadBalancer.Address = "" },
-			usual: found(Refused), one: "worker-b", other: Answer{Unresolved: "no such host"}, want: []want{{Error, "worker-b", []string{"does not resolve on worker-b", "add the name to DNS"}}}},
+			usual: found(Refused), one: "worker-b", other: Answer{Unresolved: "no such host"}, want: []want{{cluster.Error, "worker-b", []string{"does not resolve on worker-b", "Add the name to DNS"}}}},
 		"only DNS knows, and here otherwise": {kind: spec.BalancerExternal, change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.LoadBalancer.Address = "" },
-			usual: found(Refused), one: "worker-b", other: elsewhere, want: []want{{Error, "worker-b", []string{"resolves to 10.0.0.9 on worker-b, and to 10.0.0.100 elsewhere"}}}},
-		"built, and nobody behind": {kind: spec.BalancerExternal, change: func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-a"].Facts.Kubernetes.Established = true },
-			usual: found(Closed), one: "-", want: []want{{Error, "", []string{"has no apiserver", "into its pool"}}}},
-		"built": {kind: spec.BalancerExternal, change: func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-a"].Facts.Kubernetes.Established = true },
+			usual: found(Refused), one: "worker-b", other: elsewhere, want: []want{{cluster.Error, "worker-b", []string{"resolves to 10.0.0.9 on worker-b, and to 10.0.0.100 elsewhere"}}}},
+		"built, and nobody behind": {kind: spec.BalancerExternal, change: complete,
+			usual: found(Closed), one: "-", want: []want{{cluster.Error, everyHost, []string{"has no API server", "into its pool"}}}},
+		"built": {kind: spec.BalancerExternal, change: complete,
 			usual: found(Trusted), one: "-"},
-		"a virtual IP that is free":  {kind: spec.BalancerManaged, usual: found(NoRoute), one: "", other: found(Timeout)},
-		"a virtual IP that is taken": {kind: spec.BalancerManaged, usual: found(Refused), one: "-", want: []want{{Error, "", []string{"the virtual IP 10.0.0.100 is in use", "free address"}}}},
+		"something else answers the caller": {kind: spec.BalancerExternal, usual: found(Trusted), one: "", other: found(Stranger), change: complete, want: []want{{cluster.Warning, "", []string{"this machine", "another cluster's API"}}}},
+		"two hosts resolve otherwise": {kind: spec.BalancerExternal, change: func(c *spec.Cluster, o *facts.Observation) { c.Spec.Hosts = c.Spec.Hosts[:2] },
+			usual: elsewhere, one: "", other: found(Refused), want: []want{{cluster.Error, "cp-a cp-b", []string{"resolves to 10.0.0.9 on cp-a and cp-b"}}}},
+		"a virtual IP on an interface": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
+			f := o.Hosts["worker-a"].Facts
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.100"})
+		}, usual: found(Refused), one: "-", want: []want{{cluster.Error, "worker-a", []string{"the virtual IP 10.0.0.100 is on an interface of worker-a already"}}}},
+		"a virtual IP of another cluster's load balancer": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["lb-a"] = facts.Host{Facts: o.Hosts["lb-a"].Facts, Balancer: &facts.Balancer{Healthy: true, Active: true, WrittenFor: "stage"}}
+		}, usual: found(Stranger), one: "-", want: []want{{cluster.Error, "lb-a", []string{"is on an interface of lb-a already"}}}},
+		"a virtual IP that answers the caller alone": {kind: spec.BalancerManaged, usual: found(Timeout), one: "", other: found(Refused)},
+		"a virtual IP that could not be probed":      {kind: spec.BalancerManaged, usual: found(Timeout), one: "cp-a", other: found(Failed), want: []want{{cluster.Error, "cp-a", []string{"could not be probed from cp-a"}}}},
+		"a virtual IP that serves":                   {kind: spec.BalancerManaged, change: complete, usual: found(Trusted), one: "-"},
+		"a virtual IP that serves no host":           {kind: spec.BalancerManaged, change: complete, usual: found(Timeout), one: "-", want: []want{{cluster.Error, everyMachine, []string{"cannot be reached from"}}}},
+		"a virtual IP that is free":                  {kind: spec.BalancerManaged, usual: found(NoRoute), one: "", other: found(Timeout)},
+		"a virtual IP that is taken":                 {kind: spec.BalancerManaged, usual: found(Refused), one: "-", want: []want{{cluster.Error, everyMachine, []string{"the virtual IP 10.0.0.100 is in use", "free address"}}}},
 		"a virtual IP that is ours already": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
 			f := o.Hosts["lb-a"].Facts
 			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.100"})
+			o.Hosts["lb-a"] = facts.Host{Facts: f, Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test"}}
 		}, usual: found(Closed), one: "-"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, obs := cluster(tc.kind)
+			c, obs := world(tc.kind)
 			if tc.change != nil {
 				tc.change(c, obs)
 			}
-			got := Judge(c, obs, from(c, tc.usual, tc.one, tc.other))
+			got := Judge(cluster.Evaluate(c, obs), from(c, tc.usual, tc.one, tc.other))
 			if len(got) != len(tc.want) {
 				t.Fatalf("got %+v, want %+v", got, tc.want)
 			}
 			for i, w := range tc.want {
-				if got[i].Severity != w.severity || got[i].Host != w.host {
+				if got[i].Severity != w.severity || strings.Join(got[i].Subjects, " ") != w.hosts {
 					t.Errorf("got %+v, want %+v", got[i], w)
 				}
 				for _, word := range w.words {
@@ -236,15 +256,15 @@ func TestJudge(t *testing.T) {
 }
 
 func TestJudgeNamesAHostThatCannotBeAsked(t *testing.T) {
-	c, obs := cluster(spec.BalancerExternal)
-	got := Judge(c, obs, []Probe{{Host: "cp-a", Err: errors.New("the session ended")}})
-	if len(got) != 1 || got[0].Host != "cp-a" || !strings.Contains(got[0].Summary, "the session ended") {
+	c, obs := world(spec.BalancerExternal)
+	got := Judge(cluster.Evaluate(c, obs), []Probe{{Host: "cp-a", Err: errors.New("the session ended")}})
+	if len(got) != 1 || !slices.Equal(got[0].Subjects, []string{"cp-a"}) || !strings.Contains(got[0].Summary, "the session ended") {
 		t.Errorf("%+v", got)
 	}
 }
 
 func TestMissing(t *testing.T) {
-	c, _ := cluster(spec.BalancerExternal)
+	c, _ := world(spec.BalancerExternal)
 	want := map[string]string{"cp-a": "A", "cp-b": "B", "cp-c": "C"}
 	for name, tc := range map[string]struct {
 		m     Meeting
@@ -256,7 +276,7 @@ func TestMissing(t *testing.T) {
 		"somebody else is met": {Meeting{Want: want, Met: map[string]int{"A": 1, "B": 1, "C": 1, "X": 2}}, []string{"2 of 5 connections"}},
 		"nobody is met": {Meeting{Want: want, Met: map[string]int{}, Lost: []Probe{{Host: "cp-a", Answer: Answer{Dialed: "10.0.0.100:6443", Outcome: Timeout}}}},
 			[]string{"cannot be reached from cp-a"}},
-		"the pool is empty": {Meeting{Want: want, Met: map[string]int{}, Lost: []Probe{{Answer: Answer{Dialed: "10.0.0.100:6443", Outcome: Closed}}}}, []string{"has no apiserver"}},
+		"the pool is empty": {Meeting{Want: want, Met: map[string]int{}, Lost: []Probe{{Answer: Answer{Dialed: "10.0.0.100:6443", Outcome: Closed}}}}, []string{"has no API server"}},
 	} {
 		got := tc.m.Missing(c)
 		if len(got) != len(tc.words) {
@@ -269,8 +289,32 @@ func TestMissing(t *testing.T) {
 			}
 		}
 	}
-	if fix := (Meeting{Want: want, Met: map[string]int{"A": 1, "B": 1}}).Missing(c)[0].Fix; !strings.Contains(fix, "add 10.0.0.13:6443 to the balancer's pool") || strings.Contains(fix, "%!") {
+	if fix := (Meeting{Want: want, Met: map[string]int{"A": 1, "B": 1}}).Missing(c)[0].Fix; !strings.Contains(fix, "Add 10.0.0.13:6443 to the load balancer's pool") || strings.Contains(fix, "%!") {
 		t.Error(fix)
+	}
+}
+
+// The caller may be where no client is: behind a jump host, outside of the load balancer's network. That keeps nothing from
+// being built or verified.
+func TestTheCallersViewRefusesNothing(t *testing.T) {
+	c, obs := world(spec.BalancerExternal)
+	const at = "10.0.0.100:6443"
+	for _, o := range []Outcome{Refused, Closed, Timeout, NoRoute, Silent, Plain, Stranger, Failed} {
+		probes := from(c, Answer{Addresses: []string{"10.0.0.100"}, Dialed: at, Outcome: Trusted}, "", Answer{Unresolved: "no such host", Dialed: at, Outcome: o, Detail: "d"})
+		for _, established := range []bool{true, false} {
+			obs.Hosts["cp-a"].Facts.Kubernetes.Established = established
+			if r := Refusal(Judge(cluster.Evaluate(c, obs), probes)); r != nil {
+				t.Errorf("%s: %v", o, r)
+			}
+		}
+		m := Meeting{Want: map[string]string{"cp-a": "A"}, Met: map[string]int{"A": 1}, Lost: probes[len(probes)-1:], Places: 6}
+		if r := Refusal(m.Missing(c)); r != nil {
+			t.Errorf("%s: %v", o, r)
+		}
+	}
+	r := Refusal(Judge(cluster.Evaluate(c, obs), from(c, Answer{Addresses: []string{"10.0.0.100"}, Dialed: at, Outcome: Timeout}, "-", Answer{})))
+	if r == nil || r.Rule != RuleEndpointPath || len(r.Subjects) != 5 || !strings.Contains(r.Error(), "cannot be reached from cp-a") {
+		t.Errorf("%v", r)
 	}
 }
 

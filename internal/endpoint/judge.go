@@ -7,91 +7,112 @@ import (
 	"slices"
 	"strings"
 
-	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
-// Severity says what a finding means for a build.
-type Severity string
-
-// An Error keeps the cluster from working, a Warning its clients from finding it.
-const (
-	Error   Severity = "error"
-	Warning Severity = "warning"
-)
-
-// Finding is something wrong with the way to the endpoint. Host is where it was seen; empty for the caller.
-type Finding struct {
-	Severity Severity `json:"severity"`
-	Host     string   `json:"host,omitempty"`
-	Summary  string   `json:"summary"`
-	Fix      string   `json:"fix"`
-}
-
-// Judge says what the probes of Everywhere mean. Before the build nobody listens behind the endpoint yet, and a refusal
-// is what a way that works looks like. A virtual IP must not be anybody's yet but one of these hosts'.
-func Judge(c *spec.Cluster, obs *facts.Observation, probes []Probe) []Finding {
-	j := judge{c: c, external: c.Spec.LoadBalancer.Type == spec.BalancerExternal}
-	for _, h := range obs.Hosts {
-		if h.Facts == nil {
-			continue
-		}
-		j.built = j.built || h.Facts.Kubernetes.Established
-		_, has := h.Facts.Interface(c.Spec.LoadBalancer.Address)
-		j.held = j.held || has
-	}
+// Judge says what the probes of Everywhere mean. Before the build nothing listens behind the endpoint yet, so a refused
+// connection shows that the path works. A virtual IP must not be in use before the build. Errors keep the cluster from
+// working; what the machine that runs the command finds never does.
+func Judge(s *cluster.State, probes []Probe) []cluster.Finding {
+	j := newJudge(s.Spec)
+	j.built = s.Exists()
 	j.names(probes)
-	j.ways(probes)
+	if j.external || j.built || ownsVirtualIP(s) {
+		j.paths(probes)
+	} else {
+		j.virtualIP(s, probes)
+	}
 	return j.out
 }
 
 type judge struct {
 	c *spec.Cluster
-	// external, built: whose balancer, and whether apiservers should be behind it. held: one of these hosts has its address.
-	external, built, held bool
+	// external says that the load balancer is the user's own, and built that API servers should be behind it.
+	external, built bool
 
-	out []Finding
+	out []cluster.Finding
 }
 
-func (j *judge) add(s Severity, from, fix, format string, args ...any) {
-	j.out = append(j.out, Finding{Severity: s, Host: from, Summary: fmt.Sprintf(format, args...), Fix: fix})
+func newJudge(c *spec.Cluster) judge {
+	return judge{c: c, external: c.Spec.LoadBalancer.Type == spec.BalancerExternal}
 }
 
-// place is a probe's origin in a sentence.
-func place(from string) string { return cmp.Or(from, "this machine") }
+// add notes a finding about the places from which it was made: names of hosts, and an empty one for the machine that runs the
+// command. That is no subject.
+func (j *judge) add(sev cluster.Severity, rule string, from []string, fix, format string, args ...any) {
+	hosts := slices.DeleteFunc(slices.Clone(from), func(h string) bool { return h == "" })
+	j.out = append(j.out, cluster.Finding{Severity: sev, Rule: rule, Subjects: hosts, Summary: fmt.Sprintf(format, args...), Fix: fix})
+}
 
-// names judges what the endpoint's name resolves to. An address in the spec is pinned in /etc/hosts by the build, so that
-// hosts need no DNS; but a name that means something else there would win.
+// places are the origins of probes in a sentence.
+func places(from []string) string {
+	var out []string
+	for _, f := range from {
+		out = append(out, cmp.Or(f, "this machine"))
+	}
+	return cluster.List(out)
+}
+
+// here says that only the machine that runs the command is meant.
+func here(from []string) bool { return len(from) == 1 && from[0] == "" }
+
+// grouped collects the places that found the same, in the order in which it was first found.
+type grouped[K comparable] struct {
+	order []K
+	from  map[K][]string
+}
+
+func (g *grouped[K]) add(found K, place string) {
+	if g.from == nil {
+		g.from = map[K][]string{}
+	}
+	if g.from[found] == nil {
+		g.order = append(g.order, found)
+	}
+	g.from[found] = append(g.from[found], place)
+}
+
+// names judges what the endpoint's name resolves to. The build writes an address that is in the spec into /etc/hosts, so
+// hosts need no DNS for it; but a name that means something else there would win.
 func (j *judge) names(probes []Probe) {
 	name, want := hostconfig.EndpointHost(j.c), j.c.Spec.LoadBalancer.Address
 	usual := ""
 	if want == "" {
 		usual = mostCommon(probes)
 	}
+	type found struct {
+		have, unresolved string
+		caller           bool // it may see the network from outside, so it is judged separately
+	}
+	var all grouped[found]
 	for _, p := range probes {
-		have := strings.Join(p.Answer.Addresses, ", ")
-		severity := Error
-		if p.Host == "" {
-			severity = Warning // the caller may see the network from outside
-		}
+		f := found{strings.Join(p.Answer.Addresses, ", "), p.Answer.Unresolved, p.Host == ""}
 		switch {
 		case p.Err != nil:
-		case have == "" && want != "" && p.Host != "":
-		case have == "":
-			fix := "add the name to DNS"
-			if p.Host == "" {
-				fix += ": every client outside of the cluster needs it, and kubectl here too"
-			} else {
-				fix += ", or set loadBalancer.address in the spec if the balancer has a fixed one"
-			}
-			j.add(severity, p.Host, fix, "%s does not resolve on %s: %s", name, place(p.Host), p.Answer.Unresolved)
-		case want != "" && !slices.Contains(p.Answer.Addresses, want):
-			j.add(severity, p.Host, "correct DNS or /etc/hosts there, or loadBalancer.address in the spec",
-				"%s resolves to %s on %s, and the spec says %s", name, have, place(p.Host), want)
-		case want == "" && !meets(p.Answer.Addresses, usual):
-			j.add(severity, p.Host, "correct DNS or /etc/hosts there", "%s resolves to %s on %s, and to %s elsewhere", name, have, place(p.Host), usual)
+		case f.have == "" && want != "" && !f.caller:
+		case f.have == "",
+			want != "" && !slices.Contains(p.Answer.Addresses, want),
+			want == "" && !meets(p.Answer.Addresses, usual):
+			all.add(f, p.Host)
+		}
+	}
+	for _, f := range all.order {
+		from, severity := all.from[f], cluster.Error
+		if f.caller {
+			severity = cluster.Warning
+		}
+		switch {
+		case f.have == "" && f.caller:
+			j.add(severity, cluster.RuleEndpoint, from, "Add the name to DNS: every client outside the cluster needs it, and so does kubectl on this machine.", "%s does not resolve on this machine: %s", name, f.unresolved)
+		case f.have == "":
+			j.add(severity, cluster.RuleEndpoint, from, "Add the name to DNS. Or set loadBalancer.address in the spec, if the load balancer has a fixed address.", "%s does not resolve on %s: %s", name, places(from), f.unresolved)
+		case want != "":
+			j.add(severity, cluster.RuleEndpoint, from, "Correct DNS or /etc/hosts there, or loadBalancer.address in the spec.", "%s resolves to %s on %s, and the spec says %s", name, f.have, places(from), want)
+		default:
+			j.add(severity, cluster.RuleEndpoint, from, "Correct DNS or /etc/hosts there.", "%s resolves to %s on %s, and to %s elsewhere", name, f.have, places(from), usual)
 		}
 	}
 }
@@ -113,87 +134,88 @@ func mostCommon(probes []Probe) string {
 	return best
 }
 
-// meets says whether one of the addresses is in the list. Balancers with several addresses are told of in any order, and
-// not always completely.
+// meets says whether one of the addresses is in the list. DNS returns the addresses of a load balancer that has several in any
+// order, and not always all of them.
 func meets(have []string, list string) bool {
 	return list == "" || slices.ContainsFunc(strings.Split(list, ", "), func(a string) bool { return slices.Contains(have, a) })
 }
 
-// ways judges what became of connections. What is the same from everywhere is said once.
-func (j *judge) ways(probes []Probe) {
-	type found struct {
-		at      string
-		outcome Outcome
-		detail  string
+// result is how a probe's connection ended.
+type result struct {
+	at      string
+	outcome Outcome
+	detail  string
+}
+
+func resultOf(p Probe) result {
+	if p.Err != nil {
+		return result{outcome: Failed, detail: p.Err.Error()}
 	}
-	from := map[found][]string{}
-	var order []found
+	return result{p.Answer.Dialed, p.Answer.Outcome, p.Answer.Detail}
+}
+
+// paths judges how connections ended. What is the same from everywhere is one finding.
+func (j *judge) paths(probes []Probe) {
+	var all grouped[result]
 	for _, p := range probes {
-		f := found{p.Answer.Dialed, p.Answer.Outcome, p.Answer.Detail}
-		if p.Err != nil {
-			f = found{outcome: Failed, detail: p.Err.Error()}
+		if r := resultOf(p); r.outcome != "" && !j.good(r.outcome) {
+			all.add(r, p.Host)
 		}
-		if f.outcome == "" || j.good(f.outcome) {
-			continue
-		}
-		if from[f] == nil {
-			order = append(order, f)
-		}
-		from[f] = append(from[f], p.Host)
 	}
-	for _, f := range order {
-		hosts := from[f]
-		first := hosts[0]
-		if len(hosts) > 1 {
-			first = ""
-		}
-		summary, fix := j.way(f.at, f.outcome, f.detail, hosts)
-		j.add(Error, first, fix, "%s", summary)
+	for _, r := range all.order {
+		from := all.from[r]
+		summary, fix := j.path(r, from)
+		j.add(severityOf(r.outcome, from), cluster.RuleEndpoint, from, fix, "%s", summary)
 	}
 }
 
-// good says whether an outcome is what should be.
-func (j *judge) good(o Outcome) bool {
+// severityOf is an error where a host is concerned. Only whoever uses kubectl on the machine that runs the command needs a path
+// from there; but if something else answers there, kubectl would talk to that.
+func severityOf(o Outcome, from []string) cluster.Severity {
 	switch {
-	case j.built:
-		return o == Trusted
-	case j.external || j.held:
-		return o == Refused || o == Closed || o == Trusted
+	case !here(from):
+		return cluster.Error
+	case o == Timeout, o == NoRoute, o == Failed:
+		return cluster.Info
 	}
-	return o == Timeout || o == NoRoute
+	return cluster.Warning
 }
 
-func (j *judge) way(at string, o Outcome, detail string, from []string) (summary, fix string) {
-	var places []string
-	for _, f := range from {
-		places = append(places, place(f))
+// good says whether an outcome is what it should be.
+func (j *judge) good(o Outcome) bool {
+	if j.built {
+		return o == Trusted
 	}
-	who := list(places)
-	balancer := "the balancer at " + at
-	if !j.external && !j.built && !j.held && (o == Refused || o == Closed || o == Silent || o == Plain || o == Stranger || o == Trusted) {
-		return fmt.Sprintf("the virtual IP %s is in use: a machine that has it answers %s (%s)", j.c.Spec.LoadBalancer.Address, who, o),
-			"choose a free address, or take it away from that machine"
+	return o == Refused || o == Closed || o == Trusted
+}
+
+func (j *judge) path(r result, from []string) (summary, fix string) {
+	who := places(from)
+	balancer := "the load balancer at " + r.at
+	if here(from) && (r.outcome == Timeout || r.outcome == NoRoute || r.outcome == Failed) {
+		return "this machine does not reach " + balancer + ": " + cmp.Or(r.detail, "no answer within "+ui.Duration(patience)),
+			"To use kubectl on this machine, give it a route to " + hostOf(r.at) + ". Quorate does not need one."
 	}
-	switch o {
+	switch r.outcome {
 	case Timeout:
 		return balancer + " cannot be reached from " + who + ": no answer within " + ui.Duration(patience),
-			"let TCP to " + at + " pass from " + who + ": a firewall on the way or on the balancer drops it, or the balancer has no route back"
+			"Allow TCP to " + r.at + " from " + who + ": a firewall on the path or on the load balancer drops it, or the load balancer has no route back."
 	case NoRoute:
-		return balancer + " cannot be reached from " + who + ": " + detail,
-			"on " + who + ": `ip route get " + hostOf(at) + "` shows the way; is the balancer up, and is there a route to it?"
+		return balancer + " cannot be reached from " + who + ": " + r.detail,
+			"On " + who + ", `ip route get " + hostOf(r.at) + "` shows the route. Check that the load balancer is up, and that there is a route to it."
 	case Silent:
-		return balancer + " takes connections from " + who + " and then says nothing: it cannot reach the control planes",
-			"let TCP port " + hostconfig.APIPort + " pass from the balancer to " + j.controlPlanes() + ": a firewall or a missing route drops it"
+		return balancer + " accepts connections from " + who + ", and then sends nothing: it cannot reach the control planes",
+			"Allow TCP port " + hostconfig.APIPort + " from the load balancer to " + j.controlPlanes() + ": a firewall or a missing route drops it."
 	case Refused, Closed:
-		return balancer + " has no apiserver for " + who + ": the connection is " + string(o),
-			"put " + j.controlPlanes() + " into its pool, and see whether its checks of them pass"
+		return balancer + " has no API server for " + who + ": the connection is " + string(r.outcome),
+			"Put " + j.controlPlanes() + " into its pool, and check that its health checks of them pass."
 	case Plain:
-		return balancer + " answers " + who + " without TLS: that is no Kubernetes API", "let it forward plain TCP to port " + hostconfig.APIPort + " of the control planes, " + j.controlPlanes()
+		return balancer + " answers " + who + " without TLS, so it is not a Kubernetes API", "Make it forward plain TCP to port " + hostconfig.APIPort + " of the control planes, " + j.controlPlanes() + "."
 	case Stranger:
-		return balancer + " answers " + who + " with " + detail + ": another cluster's API or another program is behind it",
-			"let it forward plain TCP to the control planes of this cluster, " + j.controlPlanes() + ", and to nothing else"
+		return balancer + " answers " + who + " with " + r.detail + ": another cluster's API or another program is behind it",
+			"Make it forward plain TCP to the control planes of this cluster, " + j.controlPlanes() + ", and to nothing else."
 	}
-	return fmt.Sprintf("the endpoint cannot be tried from %s: %s", who, detail), "see that `" + hostconfig.EndpointHost(j.c) + "` can be reached from there"
+	return fmt.Sprintf("the endpoint could not be probed from %s: %s", who, r.detail), "Check that `" + hostconfig.EndpointHost(j.c) + "` can be reached from there."
 }
 
 func (j *judge) controlPlanes() string {
@@ -201,7 +223,7 @@ func (j *judge) controlPlanes() string {
 	for _, h := range j.c.HostsWith(spec.RoleControlPlane) {
 		out = append(out, h.Name+" ("+h.Address+")")
 	}
-	return list(out)
+	return cluster.List(out)
 }
 
 func hostOf(address string) string {
@@ -209,40 +231,41 @@ func hostOf(address string) string {
 	return h
 }
 
-// Missing says what keeps the control planes from being proven to be behind the endpoint, one finding for each.
-func (m Meeting) Missing(c *spec.Cluster) []Finding {
-	j := judge{c: c, external: c.Spec.LoadBalancer.Type == spec.BalancerExternal, built: true}
-	j.ways(m.Lost)
-	total := 0
+// Missing says what keeps the control planes from being proven to be behind the endpoint. Only errors do.
+func (m Meeting) Missing(c *spec.Cluster) []cluster.Finding {
+	j := newJudge(c)
+	j.built = true
+	j.paths(m.Lost)
+	lost := slices.ContainsFunc(m.Lost, func(p Probe) bool { return p.Host != "" })
+	total, strangers := 0, 0
 	ours := map[string]bool{}
 	for _, leaf := range m.Want {
 		ours[leaf] = true
 	}
-	strangers := 0
 	for leaf, n := range m.Met {
 		total += n
 		if !ours[leaf] {
 			strangers += n
 		}
 	}
-	if strangers > 0 && len(m.Lost) == 0 {
-		j.add(Error, "", "let the balancer forward to "+j.controlPlanes()+" only",
+	if strangers > 0 && !lost {
+		j.add(cluster.Error, cluster.RuleEndpoint, nil, "Make the load balancer forward to "+j.controlPlanes()+" only.",
 			"%d of %d connections to the endpoint were answered by a server that is none of the control planes", strangers, total)
 	}
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		if leaf, ok := m.Want[h.Name]; ok && m.Met[leaf] == 0 && total > 0 {
-			j.add(Error, h.Name, fmt.Sprintf("add %s:%s to the balancer's pool and see whether its check of it passes (`curl -k https://%[1]s:%[2]s/readyz` there); "+
-				"a balancer that keeps each client with one server must choose by connection here", h.Address, hostconfig.APIPort),
-				"%s is not behind the endpoint: none of %s from %s met it", h.Name, ui.Plural(total, "connection"), ui.Plural(m.Places, "place"))
+			j.add(cluster.Error, cluster.RuleEndpoint, []string{h.Name}, fmt.Sprintf("Add %s:%s to the load balancer's pool, and check that its health check of it passes (`curl -k https://%[1]s:%[2]s/readyz` there). "+
+				"A load balancer that keeps each client on one server must choose by connection here.", h.Address, hostconfig.APIPort),
+				"%s is not behind the endpoint: none of %s from %s reached it", h.Name, ui.Plural(total, "connection"), ui.Plural(m.Places, "place"))
 		}
 	}
 	return j.out
 }
 
-// list joins words: a, b and c.
-func list(words []string) string {
-	if n := len(words); n > 1 {
-		return strings.Join(words[:n-1], ", ") + " and " + words[n-1]
-	}
-	return strings.Join(words, "")
+// RuleEndpointPath refuses to build on, or to rely on, an endpoint that does not lead to the control planes.
+const RuleEndpointPath = "path-to-the-endpoint"
+
+// Refusal is the refusal that the errors among the findings of Judge or Missing make; nil without errors.
+func Refusal(findings []cluster.Finding) *cluster.Refusal {
+	return cluster.Refuse(RuleEndpointPath, "the endpoint does not lead from every host to the control planes:", "`quorate preflight` probes it again.", findings)
 }

@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -28,20 +28,24 @@ type Probe struct {
 	Err error
 }
 
-// Everywhere looks at the endpoint from every host that was observed and from the caller, all at once.
-func Everywhere(ctx context.Context, c *spec.Cluster, obs *facts.Observation, conns *host.Set) []Probe {
-	r := Request{Name: hostconfig.EndpointHost(c), Port: hostconfig.EndpointPort(c), Address: c.Spec.LoadBalancer.Address,
-		CA: authority(obs), Timeout: patience, Connections: 1}
-	if c.Spec.LoadBalancer.Type != spec.BalancerExternal {
+// Everywhere probes the endpoint from every host that was observed and from the caller, in parallel.
+func Everywhere(ctx context.Context, s *cluster.State, conns *host.Set) []Probe {
+	r := request(s, 1)
+	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerExternal && !s.Exists() {
 		r.Timeout = patienceManaged
 	}
-	return everywhere(ctx, c, obs, conns, r)
+	return everywhere(ctx, s, conns, r)
 }
 
-func everywhere(ctx context.Context, c *spec.Cluster, obs *facts.Observation, conns *host.Set, r Request) []Probe {
+func request(s *cluster.State, connections int) Request {
+	return Request{Name: hostconfig.EndpointHost(s.Spec), Port: hostconfig.EndpointPort(s.Spec), Address: s.Spec.Spec.LoadBalancer.Address,
+		CA: s.CA(), Timeout: patience, Connections: connections}
+}
+
+func everywhere(ctx context.Context, s *cluster.State, conns *host.Set, r Request) []Probe {
 	var from []string
-	for _, h := range c.Spec.Hosts {
-		if obs.Hosts[h.Name].Facts != nil {
+	for _, h := range s.Spec.Spec.Hosts {
+		if s.Reachable(h.Name) {
 			from = append(from, h.Name)
 		}
 	}
@@ -65,15 +69,6 @@ func everywhere(ctx context.Context, c *spec.Cluster, obs *facts.Observation, co
 	return out
 }
 
-func authority(obs *facts.Observation) string {
-	for _, h := range obs.Hosts {
-		if h.Facts != nil && h.Facts.Kubernetes.CA != "" {
-			return h.Facts.Kubernetes.CA
-		}
-	}
-	return ""
-}
-
 // perPlace is how many connections each place makes in a row to meet every server.
 const perPlace = 6
 
@@ -91,20 +86,19 @@ type Meeting struct {
 
 // Meet connects to the endpoint again and again, from every host and the caller, to see which apiservers are behind it:
 // each has a serving certificate of its own.
-func Meet(ctx context.Context, c *spec.Cluster, obs *facts.Observation, conns *host.Set) Meeting {
+func Meet(ctx context.Context, s *cluster.State, conns *host.Set) Meeting {
 	m := Meeting{Want: map[string]string{}, Met: map[string]int{}}
-	r := Request{Name: hostconfig.EndpointHost(c), Port: hostconfig.EndpointPort(c), Address: c.Spec.LoadBalancer.Address,
-		CA: authority(obs), Timeout: patience, Connections: perPlace}
-	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+	r := request(s, perPlace)
+	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		conn, err := conns.Get(h.Name)
-		if err != nil || obs.Hosts[h.Name].Facts == nil {
+		if err != nil || !s.Reachable(h.Name) {
 			continue
 		}
 		if _, leaf, _ := handshake(ctx, conn.DialContext, net.JoinHostPort(h.Address, hostconfig.APIPort), r); leaf != "" {
 			m.Want[h.Name] = leaf
 		}
 	}
-	for _, p := range everywhere(ctx, c, obs, conns, r) {
+	for _, p := range everywhere(ctx, s, conns, r) {
 		m.Places++
 		for leaf, n := range p.Answer.Servers {
 			m.Met[leaf] += n

@@ -7,46 +7,35 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
-// clocks compares each clock with the middle one, which is right unless most are wrong.
+// clocks compares each clock with the median, and the median with the clock of the machine that runs the command.
 func (j *judge) clocks() {
-	var ahead []time.Duration
-	for _, c := range j.seen.Clocks {
-		ahead = append(ahead, c.Ahead)
-	}
-	if len(ahead) == 0 {
-		return
-	}
-	slices.Sort(ahead)
-	middle := ahead[(len(ahead)-1)/2]
-	const fix = "`timedatectl set-ntp true`, or install chrony, and wait until `timedatectl` says synchronized"
+	var clocks []cluster.Clock
 	for _, h := range j.c.Spec.Hosts {
-		c, ok := j.seen.Clocks[h.Name]
-		skew := c.Ahead - middle
-		sure := skew.Abs() - c.Uncertainty
-		if !ok || sure <= skewWarning {
-			continue
+		if c, ok := j.seen.Clocks[h.Name]; ok {
+			clocks = append(clocks, cluster.Clock{Host: h.Name, Ahead: c.Ahead, Uncertainty: c.Uncertainty})
 		}
-		severity, why := Warning, "etcd warns from one second on"
-		if sure > skewError {
-			severity, why = Error, "certificates, tokens and leases are dated by it"
+	}
+	skews, median := cluster.Skews(clocks)
+	const fix = "Run `timedatectl set-ntp true`, or install chrony, and wait until `timedatectl` says that the clock is synchronized."
+	for _, c := range skews {
+		severity, why := warning, "etcd warns from one second on"
+		if c.Beyond(skewError) {
+			severity, why = failure, "certificates, tokens and leases depend on it"
 		}
-		j.add(severity, "clock", []string{h.Name}, fix, "its clock is %s %s the others' (measured to within %s): %s", seconds(skew.Abs()), direction(skew), seconds(c.Uncertainty), why)
+		if c.Beyond(skewWarning) {
+			j.add(severity, "clock", []string{c.Host}, fix, "the clock of HOSTS is %s %s the others (measured to within %s): %s", seconds(c.Ahead.Abs()), c.Direction(), seconds(c.Uncertainty), why)
+		}
 	}
-	if middle.Abs() > callerSkew {
-		j.add(Warning, "clock", nil, "set the clock of whichever is wrong", "the hosts' clocks are %s %s this machine's", ui.Duration(middle.Abs()), direction(middle))
+	if median.Abs() > callerSkew {
+		here := cluster.Clock{Ahead: median}
+		j.add(warning, "clock", nil, "Correct whichever clock is wrong.", "the clocks of the hosts are %s %s that of this machine", ui.Duration(median.Abs()), here.Direction())
 	}
-}
-
-func direction(d time.Duration) string {
-	if d < 0 {
-		return "behind"
-	}
-	return "ahead of"
 }
 
 func seconds(d time.Duration) string {
@@ -63,12 +52,12 @@ func placeholder(uuid string) bool {
 }
 
 func (j *judge) duplicates() {
-	j.same("machine-id", "`rm /etc/machine-id && systemd-machine-id-setup` on all but one, and reboot; clones of one image need this",
-		"the machine-id %s is that of several hosts: addresses that systemd derives from it, flannel's among them, would be the same",
+	j.same("machine-id", "On all but one of them, run `rm /etc/machine-id && systemd-machine-id-setup`, and reboot. Clones of one image need this.",
+		"HOSTS have the same machine-id, %s: addresses that systemd derives from it, flannel's among them, would be the same",
 		func(f *facts.Facts, _ facts.Inspection) string { return f.MachineID })
-	j.same("mac", "give each virtual machine a hardware address of its own", "the hardware address %s is that of several hosts: switches and ARP cannot tell them apart",
+	j.same("mac", "Give each virtual machine a hardware address of its own.", "HOSTS have the same hardware address, %s: switches and ARP cannot tell them apart",
 		func(_ *facts.Facts, in facts.Inspection) string { return in.MAC })
-	j.same("product-uuid", "give each virtual machine a UUID of its own: clones keep that of their origin", "the product UUID %s is that of several hosts",
+	j.same("product-uuid", "Give each virtual machine a UUID of its own: clones keep that of their origin.", "HOSTS have the same product UUID, %s",
 		func(_ *facts.Facts, in facts.Inspection) string {
 			if placeholder(in.ProductUUID) || j.sharesKernel(in) {
 				return ""
@@ -92,7 +81,7 @@ func (j *judge) same(check, fix, format string, value func(*facts.Facts, facts.I
 	hosts := map[string][]string{}
 	for _, h := range j.c.Spec.Hosts {
 		in, ok := j.seen.Hosts[h.Name]
-		f := j.obs.Hosts[h.Name].Facts
+		f := j.Facts(h.Name)
 		if !ok || f == nil {
 			continue
 		}
@@ -102,7 +91,7 @@ func (j *judge) same(check, fix, format string, value func(*facts.Facts, facts.I
 	}
 	for v, on := range hosts {
 		if len(on) > 1 {
-			j.add(Error, check, on, fix, format, v)
+			j.add(failure, check, on, fix, format, v)
 		}
 	}
 }
@@ -125,8 +114,8 @@ func (j *judge) mtus() {
 	}
 	for _, h := range j.c.Spec.Hosts {
 		if mtu := j.seen.Hosts[h.Name].MTU; mtu > 0 && mtu != usual {
-			j.add(Warning, "mtu", []string{h.Name}, fmt.Sprintf("give all interfaces of the cluster's network one MTU, such as %d", usual),
-				"the MTU is %d, while most hosts have %d: large packets between pods may get lost", mtu, usual)
+			j.add(warning, "mtu", []string{h.Name}, fmt.Sprintf("Give all interfaces of the cluster's network the same MTU, for example %d.", usual),
+				"the MTU of HOSTS is %d, while most hosts have %d: large packets between pods may get lost", mtu, usual)
 		}
 	}
 }
@@ -142,8 +131,8 @@ func (j *judge) reach() {
 	var order []way
 	for _, r := range j.seen.Reach {
 		if r.Size > 0 && !r.Fits {
-			j.add(Error, "path-mtu", []string{r.From, r.To}, "let everything between them carry packets of that size, or lower the MTU of the hosts' interfaces to what passes",
-				"packets of %d bytes do not get from %s to %s, smaller ones do: transfers between pods would hang", r.Size, r.From, r.To)
+			j.add(failure, "path-mtu", []string{r.From, r.To}, "Make everything between them carry packets of that size, or lower the MTU of the hosts' interfaces to what passes.",
+				"packets of %d bytes do not get from %s to %s, but smaller ones do: transfers between pods would hang", r.Size, r.From, r.To)
 		}
 		if r.Outcome == facts.Reached {
 			continue
@@ -170,8 +159,7 @@ func (j *judge) reach() {
 		from[g] = append(from[g], w.from)
 	}
 	for _, g := range groups {
-		verb := "cannot reach"
-		j.add(Error, "reach", append(slices.Clone(from[g]), g.to), j.reachFix(g.to, g.outcome), "%s %s %s on %s: %s", few(from[g]), verb, g.to, g.ports, why(g.outcome, g.detail))
+		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), j.reachFix(g.to, g.outcome), "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
 	}
 }
 
@@ -185,9 +173,9 @@ func portOf(p facts.Path) string {
 func why(o facts.Outcome, detail string) string {
 	switch o {
 	case facts.Refused:
-		return "refused, although something listens there: a firewall rejects it"
+		return "refused, although something listens there, so a firewall rejects it"
 	case facts.TimedOut:
-		return "no answer, so packets are dropped on the way: a firewall or the routing"
+		return "no answer, so a firewall or the routing drops the packets"
 	case facts.Unreachable:
 		return "a router or firewall forbids it (" + detail + ")"
 	case facts.Impostor:
@@ -198,29 +186,48 @@ func why(o facts.Outcome, detail string) string {
 
 func (j *judge) reachFix(to string, o facts.Outcome) string {
 	if o == facts.Impostor {
-		return "find the other host with that address (`arping`), and give one of the two another"
+		return "Find the other host with that address (`arping`), and change the address of one of them."
 	}
 	h, _ := j.c.Host(to)
 	for _, w := range j.seen.Hosts[to].Firewalls {
 		return openPorts(j.c, h, w)
 	}
-	return "open these ports on " + to + " for the hosts of the cluster, in its own firewall and in the network's"
+	return "Open these ports on " + to + " for the other hosts of the cluster, in its own firewall and in that of the network."
 }
 
-// openPorts is how a host's own firewall is opened for its roles.
+// mostPeers is how many addresses a command lists.
+const mostPeers = 16
+
+// openPorts is how a host's own firewall is opened for its roles: for the hosts of the cluster that need a port, and no others.
 func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
-	var commands []string
-	for _, p := range inbound(c, h) {
-		switch {
-		case firewall == "firewalld" && p.proto == facts.VRRP:
-			commands = append(commands, "firewall-cmd --permanent --add-protocol=vrrp")
-		case firewall == "firewalld":
-			commands = append(commands, fmt.Sprintf("firewall-cmd --permanent --add-port=%d/%s", p.port, p.proto))
-		case p.proto == facts.VRRP:
-			commands = append(commands, "ufw allow proto vrrp from any to any")
-		default:
-			commands = append(commands, fmt.Sprintf("ufw allow %d/%s", p.port, p.proto))
+	type group struct {
+		peers, proto string
+	}
+	ports := map[group][]string{}
+	var order []group
+	short := false
+	for _, in := range inbound(c, h) {
+		var peers []string
+		for _, o := range c.Spec.Hosts {
+			if o.Name != h.Name && in.from(o) && !slices.Contains(peers, o.Address) {
+				peers = append(peers, o.Address)
+			}
 		}
+		if len(peers) == 0 {
+			continue
+		}
+		g := group{strings.Join(peers, " "), in.proto}
+		if len(peers) > mostPeers {
+			g.peers, short = "NODES", true
+		}
+		if ports[g] == nil {
+			order = append(order, g)
+		}
+		ports[g] = append(ports[g], fmt.Sprint(in.port))
+	}
+	var commands []string
+	for _, g := range order {
+		commands = append(commands, "for ip in "+g.peers+"; do "+allow(firewall, g.proto, ports[g])+"; done")
 	}
 	if firewall == "firewalld" {
 		if h.IsNode() {
@@ -230,5 +237,26 @@ func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
 	} else if h.IsNode() {
 		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
 	}
-	return "on " + h.Name + ": `" + strings.Join(commands, " && ") + "`, or switch it off and filter in the network"
+	out := "On " + h.Name + ", run `" + strings.Join(commands, " && ") + "`"
+	if short {
+		out += ", where NODES are the addresses of all nodes"
+	}
+	out += ". Or turn it off, and filter in the network."
+	if c.Balances(h) {
+		out += fmt.Sprintf(" Users of kubectl need port %d, too.", endpointPort(c))
+	}
+	return out
+}
+
+// allow opens ports for the address in $ip.
+func allow(firewall, proto string, ports []string) string {
+	switch {
+	case firewall == "firewalld" && proto == facts.VRRP:
+		return `firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$ip protocol value=vrrp accept"`
+	case firewall == "firewalld":
+		return "for port in " + strings.Join(ports, " ") + `; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$ip port port=$port protocol=` + proto + ` accept"; done`
+	case proto == facts.VRRP:
+		return "ufw allow proto vrrp from $ip to any"
+	}
+	return "ufw allow proto " + proto + " from $ip to any port " + strings.Join(ports, ",")
 }

@@ -5,68 +5,80 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
-// Check is one kind of finding.
+// Check is one kind of finding: the rule of findings in preflight.
 type Check struct {
 	ID string
 	// Severities are those that its findings can have.
-	Severities []Severity
-	// What says what is looked at and where the limits are.
+	Severities []cluster.Severity
+	// What says what is checked and where the limits are.
 	What string
+	// Always says that the check cannot be ignored, because the plan refuses for the same reason.
+	Always bool
 }
 
-// EndpointCheck and SourcesCheck are the checks whose findings packages endpoint and sources make.
+// EndpointCheck, VirtualIPCheck and SourcesCheck are the checks whose findings the packages endpoint and sources make.
 const (
-	EndpointCheck = "endpoint"
-	SourcesCheck  = "sources"
+	EndpointCheck  = cluster.RuleEndpoint
+	VirtualIPCheck = cluster.RuleVirtualIP
+	SourcesCheck   = "sources"
 )
 
-// Checks are all that there are, causes before what may follow from them. The guide's table is made of them.
+type severities = []cluster.Severity
+
+// Checks are all that there are, causes before what may follow from them. The table in the documentation is made from them.
 var Checks = []Check{
-	{"session", []Severity{Error}, "the host answers over SSH, its key is the one on record, a key of the caller is accepted, and sudo works"},
-	{"os", []Severity{Warning}, "the system is of the Debian or the RHEL family"},
-	{"systemd", []Severity{Error}, "systemd is process 1"},
-	{"kernel", []Severity{Error, Warning}, "on nodes: kernel " + minKernel + " or newer, which kube-proxy asks for in its nftables mode; overlay, br_netfilter, nf_tables, nf_conntrack, veth, bridge and, for flannel, vxlan are built in or can be loaded"},
-	{"cgroups", []Severity{Error, Warning}, "on nodes: the controllers cpu, cpuset, memory and pids are there (error); cgroup v1 is a warning on a machine with a kernel of its own"},
-	{"cpu", []Severity{Error}, "at least " + perRole(func(n need) string { return fmt.Sprint(n.cpus) })},
-	{"memory", []Severity{Error}, "at least " + perRole(func(n need) string { return ui.Bytes(n.memory) })},
-	{"disk", []Severity{Error, Warning}, "room below /var/lib: at least " + perRole(func(n need) string { return ui.Bytes(n.disk) }) + fmt.Sprintf("; on nodes more than %.0f %% of space, unless all of them are containers, and %.0f %% of inodes, below which the kubelet evicts pods (error), and better more than %.0f %% of space (warning); file systems mounted on /var/lib/containerd, /var/lib/etcd and /var/lib/kubelet are judged by what goes there", 100*evictSpace, 100*evictInodes, 100*warnSpace)},
-	{"swap", []Severity{Error}, "on nodes: swap is off; the kubelet does not start with it. In a container the swap is the machine's below, and the kubelet is told to accept it"},
-	{"clock", []Severity{Error, Warning}, fmt.Sprintf("the clock is within %s of the others' (warning) or %s (error), after the time that asking took; a time service keeps it, where the kernel is the host's own", skewWarning, skewError)},
-	{"address", []Severity{Error}, "the spec's address belongs to one of the host's interfaces"},
-	{"hostname", []Severity{Warning}, "the host calls itself by the name that the spec has for it"},
-	{"machine-id", []Severity{Error}, "/etc/machine-id is there and no other host's"},
-	{"product-uuid", []Severity{Error}, "the firmware's UUID is no other host's, unless both share one kernel"},
-	{"mac", []Severity{Error}, "the hardware address is no other host's"},
-	{"packages", []Severity{Error, Info}, "programs that a role needs and the host lacks: `apply` installs them where it knows the package manager (info), else somebody has to (error), as where the host reaches none of its package repositories (tried with apt-get's)"},
-	{"runtime", []Severity{Warning}, "no other containerd is set up on nodes: `apply` replaces its unit and its configuration"},
-	{"leftovers", []Severity{Error, Warning}, "no traces of another cluster: files of kubeadm, etcd data, the kubelet's state, k3s, RKE2, k0s, MicroK8s; configurations of CNI plugins that are read before flannel's; interfaces such as cni0"},
-	{"ports", []Severity{Error}, "the ports of the roles are free, or held by the cluster's own programs"},
-	{"firewall", []Severity{Warning}, "firewalld and ufw are off, or open for the cluster"},
-	{"selinux", []Severity{Error, Warning}, "SELinux lets HAProxy use its ports on balancers (error), and is not enforcing on nodes (warning)"},
-	{"mtu", []Severity{Warning}, "the hosts' interfaces have one MTU"},
-	{"reach", []Severity{Error}, "hosts reach each other on the ports that they will need: tried for real, against temporary listeners where nothing listens yet; refused, dropped, forbidden and answered by another host are told apart. With more than " + fmt.Sprint(meshAll) + " nodes the paths between nodes are a sample, in which each tries " + fmt.Sprint(meshSome) + " others spread over all"},
-	{"path-mtu", []Severity{Error}, "packets as large as both interfaces' MTU allows pass between nodes unfragmented"},
-	{"dns", []Severity{Warning, Info}, "each DNS server of the host answers, and the host's own name resolves to itself and at once: each lookup at a dead server costs a kubelet seconds"},
-	{EndpointCheck, []Severity{Error, Warning}, "every host and the caller resolve the endpoint's name to the balancer's address and find a way there: refused or closed is good before the build, a timeout is not, nor is another certificate or another cluster's API; a virtual IP is nobody's yet"},
-	{SourcesCheck, []Severity{Error}, "unless the bundle is here already: each server that it would be taken from gives this machine one small file or manifest. Names, connections, TLS, logins (401, 403) and what is missing (404) are told apart"},
+	{ID: "session", Severities: severities{failure}, What: "the host answers over SSH, its key is the known one, a key of the caller is accepted, and sudo works"},
+	{ID: cluster.RuleOneCluster, Severities: severities{failure}, Always: true, What: "the host is not marked as another cluster's, and has no other CA certificate than the other hosts"},
+	{ID: cluster.RuleOneEtcd, Severities: severities{failure}, Always: true, What: "the host has no other etcd CA certificate than the other hosts"},
+	{ID: cluster.RuleBalancersOf, Severities: severities{failure}, Always: true, What: "the host is not a load balancer of another cluster of Quorate"},
+	{ID: "os", Severities: severities{warning}, What: "the system belongs to the Debian or the RHEL family"},
+	{ID: "systemd", Severities: severities{failure}, What: "systemd is process 1"},
+	{ID: "kernel", Severities: severities{failure, warning}, What: "on nodes: kernel " + minKernel + " or newer, which kube-proxy needs in its nftables mode; overlay, br_netfilter, nf_tables, nf_conntrack, veth, bridge and, for flannel, vxlan are built in or can be loaded"},
+	{ID: "cgroups", Severities: severities{failure, warning}, What: "on nodes: the controllers cpu, cpuset, memory and pids are on (error); cgroup v1 is a warning on a machine with a kernel of its own"},
+	{ID: "cpu", Severities: severities{failure}, What: "at least " + perRole(func(n need) string { return fmt.Sprint(n.cpus) })},
+	{ID: "memory", Severities: severities{failure}, What: "at least " + perRole(func(n need) string { return ui.Bytes(n.memory) })},
+	{ID: "disk", Severities: severities{failure, warning}, What: "free space below /var/lib: at least " + perRole(func(n need) string { return ui.Bytes(n.disk) }) + fmt.Sprintf("; on nodes more than %.0f %% of the space, unless all of them are containers, and %.0f %% of the inodes, below which the kubelet evicts pods (error), and preferably more than %.0f %% of the space (warning). File systems mounted on /var/lib/containerd, /var/lib/etcd and /var/lib/kubelet are judged by what goes there", 100*evictSpace, 100*evictInodes, 100*warnSpace)},
+	{ID: "swap", Severities: severities{failure}, What: "on nodes: swap is off, because the kubelet does not start with it. In a container the swap is that of the machine below, and the kubelet is told to accept it"},
+	{ID: "clock", Severities: severities{failure, warning}, What: fmt.Sprintf("the clock is within %s of the others (warning) or %s (error), after the time that the question took is subtracted; a time service sets it, where the host has a kernel of its own", skewWarning, skewError)},
+	{ID: "address", Severities: severities{failure}, What: "the address in the spec belongs to one of the host's interfaces"},
+	{ID: "hostname", Severities: severities{warning}, What: "the host name is the name in the spec"},
+	{ID: "machine-id", Severities: severities{failure}, What: "/etc/machine-id exists, and no other host has the same"},
+	{ID: "product-uuid", Severities: severities{failure}, What: "no other host has the same firmware UUID, unless both share one kernel"},
+	{ID: "mac", Severities: severities{failure}, What: "no other host has the same hardware address"},
+	{ID: "packages", Severities: severities{failure, info}, What: "programs that a role needs and the host lacks: `apply` installs them where it knows the package manager (info). Otherwise somebody else has to (error), also where the host reaches none of its package repositories (tested with apt-get's)"},
+	{ID: "runtime", Severities: severities{warning}, What: "on nodes: no other containerd is set up; `apply` replaces its unit and its configuration"},
+	{ID: "leftovers", Severities: severities{failure, warning}, What: "no traces of another cluster: files of kubeadm, etcd data, the kubelet's state, k3s, RKE2, k0s, MicroK8s; configurations of CNI plugins that are read before flannel's; interfaces such as cni0; the mark of a cluster of Quorate of which nothing else is left"},
+	{ID: "ports", Severities: severities{failure}, What: "the ports of the roles are free, or taken by the cluster's own programs"},
+	{ID: "firewall", Severities: severities{warning}, What: "firewalld and ufw are off, or open for the hosts of the cluster"},
+	{ID: "selinux", Severities: severities{failure, warning}, What: "SELinux lets HAProxy use its ports on load balancers (error), and is not enforcing on nodes (warning)"},
+	{ID: "mtu", Severities: severities{warning}, What: "the hosts' interfaces have the same MTU"},
+	{ID: "reach", Severities: severities{failure}, What: "hosts reach each other on the ports that they will need. This is tested with real connections, to temporary listeners where nothing listens yet; refused, dropped, forbidden and answered by another host are told apart. With more than " + fmt.Sprint(meshAll) + " nodes the paths between nodes are a sample, in which each tries " + fmt.Sprint(meshSome) + " others spread over all"},
+	{ID: "path-mtu", Severities: severities{failure}, What: "packets as large as the MTU of both interfaces allows pass between nodes without fragmentation"},
+	{ID: "dns", Severities: severities{warning, info}, What: "each DNS server of the host answers, and the host's own name resolves to itself quickly: every lookup at a dead server costs a kubelet seconds"},
+	{ID: EndpointCheck, Severities: severities{failure, warning, info}, What: "every host resolves the endpoint's name to the load balancer's address and reaches it there. Before the build, a refused or closed connection is good; a timeout, another certificate, or another cluster's API is not. What the machine that runs the command finds is a warning (name) or an info (connection)"},
+	{ID: VirtualIPCheck, Severities: severities{failure}, What: "before the build: nothing answers at the virtual IP, and no host has it on an interface"},
+	{ID: SourcesCheck, Severities: severities{failure}, What: "unless the bundle is here already: each server that it would be taken from gives this machine one small file or manifest. Names, connections, TLS, logins (401, 403) and missing files (404) are told apart"},
 }
 
 func checkOrder(id string) int {
 	return slices.IndexFunc(Checks, func(c Check) bool { return c.ID == id })
 }
 
-// Known says whether there is such a check.
-func Known(id string) bool { return checkOrder(id) >= 0 }
+// Known says whether there is such a check and it can be ignored.
+func Known(id string) bool { return slices.Contains(IDs(), id) }
 
-// IDs are the names of all checks.
+// IDs are the names of the checks that can be ignored.
 func IDs() []string {
 	var out []string
 	for _, c := range Checks {
-		out = append(out, c.ID)
+		if !c.Always {
+			out = append(out, c.ID)
+		}
 	}
 	return out
 }
@@ -79,16 +91,20 @@ func perRole(figure func(need) string) string {
 	return strings.Join(parts, ", ")
 }
 
-// Table is the guide's table of checks in Markdown.
+// Table is the documentation's table of checks in Markdown.
 func Table() string {
 	var b strings.Builder
-	b.WriteString("| check | severity | what is looked at |\n|---|---|---|\n")
+	b.WriteString("| check | severity | what is checked |\n|---|---|---|\n")
 	for _, c := range Checks {
 		var s []string
 		for _, v := range c.Severities {
 			s = append(s, string(v))
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.ID, strings.Join(s, ", "), c.What)
+		what := c.What
+		if c.Always {
+			what += ". It cannot be ignored"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", c.ID, strings.Join(s, ", "), what)
 	}
 	return b.String()
 }

@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/version"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -26,7 +27,7 @@ type need struct {
 
 const mib = 1 << 20
 
-// needs are kubeadm's own figures for control planes; for the others what the role's programs were seen to take, and room
+// needs are kubeadm's own figures for control planes; for the others, what the role's programs were measured to take, and room
 // to work.
 var needs = map[string]need{
 	spec.RoleControlPlane: {2, 1700 * mib, 5120 * mib},
@@ -36,9 +37,9 @@ var needs = map[string]need{
 }
 
 const (
-	// minKernel is what kube-proxy's nftables mode asks for.
+	// minKernel is what kube-proxy needs in its nftables mode.
 	minKernel = "5.13"
-	// Below these parts of the disk the kubelet takes pods away: its defaults for images and for inodes. Where all nodes are
+	// Below these parts of the disk the kubelet evicts pods: its defaults for images and for inodes. Where all nodes are
 	// containers it goes by less space than any node needs here (kubeadm.InContainers).
 	evictSpace, evictInodes = 0.15, 0.05
 	warnSpace               = 0.20
@@ -51,11 +52,11 @@ const (
 func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
 	if f.Family == "" {
-		j.add(Warning, "os", on, "use Debian, Ubuntu or a system of the RHEL family; anything else may work and was not tried",
-			"%s is neither of the Debian nor of the RHEL family", cmp.Or(f.OS, "the system"))
+		j.add(warning, "os", on, "Use Debian, Ubuntu, or a system of the RHEL family. Other systems may work, but were not tested.",
+			"the system of HOSTS (%s) belongs neither to the Debian nor to the RHEL family", cmp.Or(f.OS, "it does not say which"))
 	}
 	if !in.Systemd {
-		j.add(Error, "systemd", on, "use a system that boots with systemd: containerd, the kubelet and HAProxy run as its units", "systemd is not process 1")
+		j.add(failure, "systemd", on, "Use a system that boots with systemd: containerd, the kubelet and HAProxy run as its units.", "systemd is not process 1 on HOSTS")
 	}
 	j.size(h, f, in)
 	if h.IsNode() {
@@ -69,7 +70,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.security(h, in)
 	j.names(h, f, in)
 	if !in.ClockKept && f.Container == "" {
-		j.add(Warning, "clock", on, "`timedatectl set-ntp true`, or install chrony", "no time service keeps the clock: it will drift away from the others'")
+		j.add(warning, "clock", on, "Run `timedatectl set-ntp true`, or install chrony.", "no time service sets the clock of HOSTS: it will drift")
 	}
 }
 
@@ -83,13 +84,13 @@ func (j *judge) size(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	}
 	roles := strings.Join(h.Roles, " and ")
 	if f.CPUs < want.cpus {
-		j.add(Error, "cpu", on, "give the host more CPUs, or another role", "%s; %s needs %d", ui.Plural(f.CPUs, "CPU"), roles, want.cpus)
+		j.add(failure, "cpu", on, "Give the host more CPUs, or another role.", "%s on HOSTS is too few: %s needs %d", ui.Plural(f.CPUs, "CPU"), roles, want.cpus)
 	}
 	if f.MemoryBytes < want.memory {
-		j.add(Error, "memory", on, "give the host more memory, or another role", "%s of memory; %s needs %s", ui.Bytes(f.MemoryBytes), roles, ui.Bytes(want.memory))
+		j.add(failure, "memory", on, "Give the host more memory, or another role.", "%s of memory on HOSTS is too little: %s needs %s", ui.Bytes(f.MemoryBytes), roles, ui.Bytes(want.memory))
 	}
 	for _, p := range places(j.c, h, f, in, want.disk) {
-		j.disk(h, p, roles)
+		j.disk(p, h.Name, roles)
 	}
 }
 
@@ -108,7 +109,6 @@ var shares = map[string]int64{"/var/lib/containerd": 2560 * mib, "/var/lib/etcd"
 // places are the file system that holds /var/lib and those that are mounted below it, each with what goes there. The
 // kubelet measures those of its own directory and of containerd's.
 func places(c *spec.Cluster, h spec.Host, f *facts.Facts, in facts.Inspection, need int64) []place {
-	member := slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name })
 	rest := place{"/var/lib", facts.Disk{FreeBytes: f.DiskFreeBytes, SizeBytes: in.DiskBytes, InodesFree: in.InodesFree}, need, false}
 	if f.Images != "" {
 		rest.need = min(need, 2048*mib) // the larger part is in place
@@ -117,7 +117,7 @@ func places(c *spec.Cluster, h spec.Host, f *facts.Facts, in facts.Inspection, n
 	for _, dir := range slices.Sorted(maps.Keys(shares)) {
 		holds := h.IsNode()
 		if dir == "/var/lib/etcd" {
-			holds = member
+			holds = hasMember(c, h)
 		}
 		disk, own := f.Disks[dir]
 		switch {
@@ -138,29 +138,29 @@ func places(c *spec.Cluster, h spec.Host, f *facts.Facts, in facts.Inspection, n
 }
 
 // disk compares a file system with what goes there.
-func (j *judge) disk(h spec.Host, p place, roles string) {
-	on := []string{h.Name}
+func (j *judge) disk(p place, host, roles string) {
+	on := []string{host}
 	free := float64(p.FreeBytes) / float64(max(p.SizeBytes, 1))
-	fix := "make room, or give " + p.dir + " a larger disk"
+	fix := "Free space, or give " + p.dir + " a larger disk."
 	switch {
 	case p.FreeBytes < p.need:
-		j.add(Error, "disk", on, fix, "%s free below %s; %s needs %s", ui.Bytes(p.FreeBytes), p.dir, roles, ui.Bytes(p.need))
+		j.add(failure, "disk", on, fix, "%s free below %s on HOSTS is too little: %s needs %s", ui.Bytes(p.FreeBytes), p.dir, roles, ui.Bytes(p.need))
 	case !p.measured || p.SizeBytes == 0:
 	case free < evictSpace && !j.contained:
-		j.add(Error, "disk", on, fix, "%.0f %% of the disk below %s is free (%s of %s): below %.0f %% the kubelet evicts pods", 100*free, p.dir, ui.Bytes(p.FreeBytes), ui.Bytes(p.SizeBytes), 100*evictSpace)
+		j.add(failure, "disk", on, fix, "%.0f %% of the disk below %s on HOSTS is free (%s of %s): below %.0f %% the kubelet evicts pods", 100*free, p.dir, ui.Bytes(p.FreeBytes), ui.Bytes(p.SizeBytes), 100*evictSpace)
 	case p.InodesFree < evictInodes:
-		j.add(Error, "disk", on, "remove small files below "+p.dir+", or recreate its file system with more inodes",
-			"%.0f %% of the inodes below %s are free: below %.0f %% the kubelet evicts pods", 100*p.InodesFree, p.dir, 100*evictInodes)
+		j.add(failure, "disk", on, "Remove small files below "+p.dir+", or create its file system again with more inodes.",
+			"%.0f %% of the inodes below %s on HOSTS are free: below %.0f %% the kubelet evicts pods", 100*p.InodesFree, p.dir, 100*evictInodes)
 	case free < warnSpace && !j.contained:
-		j.add(Warning, "disk", on, fix, "%.0f %% of the disk below %s is free: below %.0f %% the kubelet evicts pods", 100*free, p.dir, 100*evictSpace)
+		j.add(warning, "disk", on, fix, "%.0f %% of the disk below %s on HOSTS is free: below %.0f %% the kubelet evicts pods", 100*free, p.dir, 100*evictSpace)
 	}
 }
 
 func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
 	if v, err := version.ParseGeneric(f.Kernel); err == nil && v.LessThan(version.MustParseGeneric(minKernel)) {
-		j.add(Error, "kernel", on, "boot a newer kernel; on Debian 11 there is one in bullseye-backports, RHEL has one from release 9",
-			"kernel %s is too old: kube-proxy needs %s for nftables", f.Kernel, minKernel)
+		j.add(failure, "kernel", on, "Boot a newer kernel. Debian 11 has one in bullseye-backports; RHEL has one from release 9 on.",
+			"the kernel of HOSTS (%s) is too old: kube-proxy needs %s for nftables", f.Kernel, minKernel)
 	}
 	var absent, unknown []string
 	for _, name := range []string{"overlay", "br_netfilter", "nf_tables", "nf_conntrack", "veth", "bridge", "vxlan"} {
@@ -175,12 +175,12 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		}
 	}
 	if len(absent) > 0 {
-		j.add(Error, "kernel", on, "install the kernel's other modules (Ubuntu: linux-modules-extra-"+f.Kernel+", RHEL: kernel-modules-extra), or boot the distribution's own kernel",
-			"the kernel %s lacks %s", f.Kernel, strings.Join(absent, ", "))
+		j.add(failure, "kernel", on, "Install the other modules of the kernel (Ubuntu: linux-modules-extra-"+f.Kernel+", RHEL: kernel-modules-extra), or boot the distribution's own kernel.",
+			"the kernel of HOSTS (%s) lacks %s", f.Kernel, strings.Join(absent, ", "))
 	}
 	if len(unknown) > 0 {
-		j.add(Warning, "kernel", on, "see that they exist with modprobe: neither the kernel's configuration nor its modules can be read",
-			"cannot see whether the kernel has %s", strings.Join(unknown, ", "))
+		j.add(warning, "kernel", on, "Check with `modprobe` that it has them.",
+			"whether the kernel of HOSTS has %s is unknown: neither its configuration nor its modules can be read", strings.Join(unknown, ", "))
 	}
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
@@ -189,24 +189,24 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		}
 	}
 	if len(missing) > 0 {
-		j.add(Error, "cgroups", on, "switch them on by the kernel's command line, such as cgroup_enable=memory, and reboot",
-			"the cgroup controllers %s are off: the kubelet does not start without them", strings.Join(missing, ", "))
+		j.add(failure, "cgroups", on, "Enable them on the kernel's command line, for example with cgroup_enable=memory, and reboot.",
+			"the cgroup controllers %s are off on HOSTS: the kubelet does not start without them", strings.Join(missing, ", "))
 	}
 	if !f.CgroupV2 && f.Container == "" {
-		j.add(Warning, "cgroups", on, "boot with systemd.unified_cgroup_hierarchy=1, before there is a cluster on the host",
-			"cgroup v1: it works now, and Kubernetes is taking its support away")
+		j.add(warning, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1, before the host is part of a cluster.",
+			"cgroup v1 is in use on HOSTS, and Kubernetes is removing its support")
 	}
 }
 
 func (j *judge) node(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
 	if f.SwapBytes > 0 && f.Container == "" {
-		j.add(Error, "swap", on, "`swapoff -a`, and take it out of /etc/fstab (or mask its systemd unit), so that it stays off after a reboot",
-			"%s of swap are on: the kubelet does not start with swap", ui.Bytes(f.SwapBytes))
+		j.add(failure, "swap", on, "Run `swapoff -a`, and remove the swap from /etc/fstab (or mask its systemd unit), so that it stays off after a reboot.",
+			"%s of swap is enabled on HOSTS: the kubelet does not start with swap", ui.Bytes(f.SwapBytes))
 	}
-	if in.OtherContainerd && !(j.built && f.Kubernetes.KubeletConfig) { // an adopted node keeps its own
-		j.add(Warning, "runtime", on, "see that nothing else needs it: `ctr namespaces list`; Docker has its containers in the namespace moby",
-			"another containerd is set up here: apply replaces its unit and its configuration")
+	if in.OtherContainerd && !(j.Exists() && f.Kubernetes.KubeletConfig) { // an adopted node keeps its own
+		j.add(warning, "runtime", on, "Check that nothing else needs it: `ctr namespaces list`. Docker has its containers in the namespace moby.",
+			"another containerd is set up on HOSTS, and `quorate apply` replaces its unit and its configuration")
 	}
 }
 
@@ -217,38 +217,39 @@ func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 		for _, a := range f.Addresses {
 			have = append(have, a.IP+" on "+a.Interface)
 		}
-		j.add(Error, "address", on, "put the address into the spec that the host itself has: etcd, the kubelet and keepalived bind to it",
-			"no interface has the address %s; it has %s", h.Address, cmp.Or(strings.Join(have, ", "), "none"))
+		j.add(failure, "address", on, "Put an address that the host has into the spec: etcd, the kubelet and keepalived bind to it.",
+			"no interface of %s has the address %s; it has %s", h.Name, h.Address, cmp.Or(strings.Join(have, ", "), "none"))
 	}
 	if short, _, _ := strings.Cut(f.Hostname, "."); !strings.EqualFold(short, h.Name) {
-		j.add(Warning, "hostname", on, "`hostnamectl set-hostname "+h.Name+"`, or give the host its own name in the spec",
-			"it calls itself %s: logs and alerts will name it differently than the cluster does", f.Hostname)
+		j.add(warning, "hostname", on, "Run `hostnamectl set-hostname "+h.Name+"`, or use the host's own name in the spec.",
+			"the host name of %s is %s: logs and alerts will name it differently than the cluster does", h.Name, f.Hostname)
 	}
 	if f.MachineID == "" {
-		j.add(Error, "machine-id", on, "`systemd-machine-id-setup`", "/etc/machine-id is empty or missing")
+		j.add(failure, "machine-id", on, "Run `systemd-machine-id-setup`.", "/etc/machine-id is empty or missing on HOSTS")
 	}
 }
 
 func (j *judge) packages(h spec.Host, f *facts.Facts, in facts.Inspection) {
+	on := []string{h.Name}
 	lacks := hostconfig.Lacks(j.c, h, f)
 	if len(lacks) == 0 {
 		return
 	}
 	if f.Family == "" {
-		j.add(Error, "packages", []string{h.Name}, "install what provides these programs", "%s missing, and there is no package manager that apply knows", isAre(lacks))
+		j.add(failure, "packages", on, "Install these programs there.", "%s missing on HOSTS, and Quorate does not know the package manager of the system", isAre(lacks))
 		return
 	}
 	p := f.Family.Packages(lacks)
 	if away := outOfReach(in.Repositories); away != "" {
-		j.add(Error, "packages", []string{h.Name}, "open the way there, name a mirror or a proxy in the host's configuration of "+f.Family.Manager()+", or install them from files: "+strings.Join(p, ", "),
-			"%s missing, and the host reaches none of its package repositories: %s", isAre(lacks), away)
+		j.add(failure, "packages", on, "Allow the host to reach them, configure a mirror or a proxy for "+f.Family.Manager()+" there, or install the packages from files: "+strings.Join(p, ", ")+".",
+			"%s missing on HOSTS, and none of its package repositories can be reached from there: %s", isAre(lacks), away)
 		return
 	}
-	j.add(Info, "packages", []string{h.Name}, "nothing, if the host reaches its package repositories; else, there: `"+f.Family.Command(p)+"`",
-		"%s missing; apply installs them with %s", isAre(lacks), f.Family.Manager())
+	j.add(info, "packages", on, "Nothing, if the host reaches its package repositories. Otherwise run there: `"+f.Family.Command(p)+"`.",
+		"%s missing on HOSTS; `quorate apply` installs what is missing with %s", isAre(lacks), f.Family.Manager())
 }
 
-// outOfReach says why, where all repositories are.
+// outOfReach says why, where no repository can be reached.
 func outOfReach(all []facts.Repository) string {
 	var why []string
 	for _, r := range all {
@@ -264,43 +265,51 @@ func isAre(words []string) string {
 	if len(words) == 1 {
 		return words[0] + " is"
 	}
-	return strings.Join(words[:len(words)-1], ", ") + " and " + words[len(words)-1] + " are"
+	return cluster.List(words) + " are"
 }
 
 // otherDistributions are files that kubeadm never makes.
 var otherDistributions = []string{"/etc/rancher/", "/var/lib/rancher", "/var/lib/k0s", "/var/snap/microk8s"}
 
-// leftovers of another cluster are what is on a host that is not known to belong to this one: of a cluster that exists, by
-// its CA; of one whose build was cut short, because Quorate's bundle comes before anything else.
+// own says that what a host carries of a cluster is of this one: by Quorate's marks, or by its CA. Quorate marks a host before
+// kubeadm runs there for the first time, and installs its programs before anything else.
+func (j *judge) own(f *facts.Facts) bool {
+	k := f.Kubernetes
+	if k.CA != "" && !cluster.SameCertificate(k.CA, j.CA()) {
+		return false
+	}
+	return k.Begun || k.Established || k.Adopted || k.CA != "" && (j.Exists() || f.Binaries != "")
+}
+
 func (j *judge) leftovers(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on, left := []string{h.Name}, in.Leftovers
-	k := f.Kubernetes
-	own := f.Binaries != ""
-	if k.CA != "" {
-		own = k.CA == j.ca && (own || j.built)
-	}
+	own := j.own(f)
 	var files []string
 	for _, file := range left.Files {
 		if !own || slices.ContainsFunc(otherDistributions, func(p string) bool { return strings.HasPrefix(file, p) }) {
 			files = append(files, file)
 		}
 	}
-	if len(files) > 0 {
-		fix := "if nothing of it is needed any more: `kubeadm reset --force`, then `rm -rf /etc/kubernetes /var/lib/etcd /var/lib/kubelet /etc/cni/net.d`, and reboot; k3s, RKE2, k0s and MicroK8s bring a command to remove themselves"
-		j.add(Error, "leftovers", on, fix, "it belongs, or belonged, to another cluster: there is %s", few(files))
+	switch {
+	case len(files) > 0 && !j.conflict(h.Name):
+		j.add(failure, "leftovers", on, "If nobody needs them any more, run `kubeadm reset --force`, then `rm -rf /etc/kubernetes /var/lib/etcd /var/lib/kubelet /etc/cni/net.d "+facts.EstablishedFile+"`, and reboot. "+
+			"k3s, RKE2, k0s and MicroK8s have their own commands to remove them.", "there are files of another cluster on HOSTS: %s", strings.Join(files, ", "))
+	case j.Vanished() && f.Kubernetes.Established:
+		j.add(failure, "leftovers", on, "If its disks can be brought back, do that first. If that cluster is gone for good, run `rm "+facts.EstablishedFile+"` there.",
+			"the mark of a cluster that was complete once is on HOSTS, and nothing else of that cluster is left")
 	}
 	if j.c.Spec.Network.CNI == spec.CNIFlannel && h.IsNode() {
 		j.plugins(on, left.CNI)
 	}
-	if own || !h.IsNode() {
+	if own || !h.IsNode() || j.conflict(h.Name) {
 		return
 	}
 	for _, link := range left.Interfaces {
-		severity, why := Warning, "a network of an earlier cluster may still use it"
+		severity, why := warning, "a network of an earlier cluster may still use it"
 		if link == "cni0" {
-			severity, why = Error, "it has an earlier cluster's address, and pods would get no network"
+			severity, why = failure, "it has an address of an earlier cluster, and pods would get no network"
 		}
-		j.add(severity, "leftovers", on, "`ip link delete "+link+"`, or reboot", "the interface %s is there: %s", link, why)
+		j.add(severity, "leftovers", on, "Run `ip link delete "+link+"`, or reboot.", "the interface %s exists on HOSTS: %s", link, why)
 	}
 }
 
@@ -308,9 +317,9 @@ func (j *judge) leftovers(h spec.Host, f *facts.Facts, in facts.Inspection) {
 func (j *judge) plugins(on, files []string) {
 	for _, file := range files {
 		if path.Base(file) < "10-flannel.conflist" {
-			j.add(Error, "leftovers", on, "move it away", "%s is read before flannel's configuration: pods would get that network", file)
+			j.add(failure, "leftovers", on, "Move it away.", "%s on HOSTS is read before flannel's configuration, so pods would get that network", file)
 		} else {
-			j.add(Warning, "leftovers", on, "move it away", "%s configures another network; flannel's comes first, and it would be used if that were gone", file)
+			j.add(warning, "leftovers", on, "Move it away.", "%s on HOSTS configures another network, which would be used if flannel's configuration were gone", file)
 		}
 	}
 }
@@ -355,19 +364,22 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 			continue
 		}
 		program := wanted[i].Program
-		if isProgram(l.Program, program) && program != "haproxy" && (j.built || f.Binaries != "") {
+		if isProgram(l.Program, program) && program != "haproxy" && (j.own(f) || j.Joined(h)) {
 			continue
 		}
-		if b := j.obs.Hosts[h.Name].Balancer; program == "haproxy" && l.Program == "haproxy" && (j.obs.Others() || j.built && b != nil && b.Others != nil) {
+		if b := j.Seen.Hosts[h.Name].Balancer; program == "haproxy" && l.Program == "haproxy" && (j.Stage() == cluster.Foreign || j.Exists() && b != nil && b.Others != nil) {
 			continue // the cluster that is, or is being, adopted is reached through it
 		}
 		holder := cmp.Or(l.Program, "a program that cannot be seen")
-		fix := "stop it, or move it to another port"
+		fix := "Stop it, or move it to another port."
+		if l.Program == program {
+			holder = "another " + holder
+		}
 		if l.PID != 0 {
 			holder += fmt.Sprintf(" (process %d)", l.PID)
-			fix += fmt.Sprintf("; `systemctl status %d` says what it belongs to", l.PID)
+			fix += fmt.Sprintf(" `systemctl status %d` shows what it belongs to.", l.PID)
 		}
-		j.add(Error, "ports", []string{h.Name}, fix, "port %d is taken by %s, and %s needs it", l.Port, holder, program)
+		j.add(failure, "ports", []string{h.Name}, fix, "port %d on HOSTS is taken by %s, and %s needs it", l.Port, holder, program)
 	}
 }
 
@@ -379,21 +391,21 @@ func isProgram(comm, name string) bool {
 func (j *judge) security(h spec.Host, in facts.Inspection) {
 	on := []string{h.Name}
 	for _, w := range in.Firewalls {
-		j.add(Warning, "firewall", on, openPorts(j.c, h, w), "%s is on: it decides about the cluster's ports, and about traffic of pods, also after they were seen to be open", w)
+		j.add(warning, "firewall", on, openPorts(j.c, h, w), "%s is active on HOSTS: it filters the ports of the cluster and the traffic of pods, and may block later what is open now", w)
 	}
 	if in.SELinux != "enforcing" {
 		return
 	}
 	if j.c.Balances(h) && in.HAProxyConfined {
-		j.add(Error, "selinux", on, "`setsebool -P haproxy_connect_any on`", "SELinux is enforcing and keeps HAProxy from port %d and from the API servers", endpointPort(j.c))
+		j.add(failure, "selinux", on, "Run `setsebool -P haproxy_connect_any on`.", "SELinux on HOSTS is enforcing, and keeps HAProxy from port %d and from the API servers", endpointPort(j.c))
 	}
 	if h.IsNode() {
-		j.add(Warning, "selinux", on, "`setenforce 0` and SELINUX=permissive in /etc/selinux/config, as kubeadm's documentation asks, or try it with your own policy",
-			"SELinux is enforcing: containers run without a policy of their own, and this was not tried")
+		j.add(warning, "selinux", on, "Run `setenforce 0` and set SELINUX=permissive in /etc/selinux/config, as kubeadm's documentation asks, or test it with your own policy.",
+			"SELinux on HOSTS is enforcing: containers run without a policy of their own, and this was not tested")
 	}
 }
 
-const noServer = "name a DNS server in /etc/resolv.conf if pods or packages need names from outside"
+const noServer = "Put a DNS server into /etc/resolv.conf if pods or packages need names from outside."
 
 func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
@@ -402,24 +414,24 @@ func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		switch r.Outcome {
 		case facts.TimedOut:
 			dead = true
-			j.add(Warning, "dns", on, "take it out of /etc/resolv.conf, or make it answer: every lookup that asks it first waits for seconds",
-				"the DNS server %s does not answer", r.Server)
+			j.add(warning, "dns", on, "Remove it from /etc/resolv.conf, or make it answer: every lookup that asks it first waits for seconds.",
+				"the DNS server %s does not answer HOSTS", r.Server)
 		case facts.Refused, facts.Unreachable, facts.Failed:
 			if _, own := f.Interface(r.Server); own || strings.HasPrefix(r.Server, "127.") {
-				j.add(Info, "dns", on, noServer, "it is its own DNS server, and none runs there")
+				j.add(info, "dns", on, noServer, "/etc/resolv.conf on HOSTS names the host itself as a DNS server, and none runs there")
 				continue
 			}
-			j.add(Info, "dns", on, noServer, "there is no DNS server at %s: %s", r.Server, r.Outcome)
+			j.add(info, "dns", on, noServer, "/etc/resolv.conf on HOSTS names the DNS server %s, which cannot be used: %s", r.Server, r.Outcome)
 		}
 	}
 	if in.OwnName.Elapsed > slowName && !dead {
-		j.add(Warning, "dns", on, "see which server of /etc/resolv.conf is slow; apply writes the names of the hosts into /etc/hosts",
-			"looking up its own name takes %s", ui.Duration(in.OwnName.Elapsed))
+		j.add(warning, "dns", on, "Check which server of /etc/resolv.conf is slow. `quorate apply` writes the names of the hosts into /etc/hosts.",
+			"%s takes %s to look up its own name", h.Name, ui.Duration(in.OwnName.Elapsed))
 	}
 	for _, a := range in.OwnName.Addresses {
 		ip, err := netip.ParseAddr(a)
 		if _, own := f.Interface(a); err == nil && ip.Is4() && !own && !ip.IsLoopback() {
-			j.add(Warning, "dns", on, "correct /etc/hosts or the DNS record", "its own name resolves to %s, which is not its address", a)
+			j.add(warning, "dns", on, "Correct /etc/hosts or the DNS record.", "%s resolves its own name to %s, which is not its address", h.Name, a)
 		}
 	}
 }

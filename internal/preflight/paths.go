@@ -1,6 +1,7 @@
 package preflight
 
 import (
+	"slices"
 	"strconv"
 
 	"quorate.dev/quorate/internal/facts"
@@ -22,7 +23,7 @@ func endpointPort(c *spec.Cluster) int {
 	return port
 }
 
-// sharesPort says whether HAProxy and kube-apiserver have one port on the host, and so one way to it.
+// sharesPort says whether HAProxy and kube-apiserver share a port on the host, and so one path to it.
 func sharesPort(c *spec.Cluster, h spec.Host) bool {
 	return h.Has(spec.RoleControlPlane) && hostconfig.SharesAPIPort(c)
 }
@@ -61,15 +62,16 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 	return out
 }
 
-// Paths are the ways between hosts that are tried, each once. Their number grows with the number of hosts, not with its
-// square: control planes, etcd members and balancers are few, and of the paths between nodes only so many are tried.
-func Paths(c *spec.Cluster) []facts.Path {
+// Paths are the network paths between hosts that are tried, each once; with names, only those from or to these hosts. Their number grows with the number of hosts, not with its
+// square: control planes, etcd members and load balancers are few, and of the paths between nodes a sample is tried.
+func Paths(c *spec.Cluster, only []string) []facts.Path {
 	var out []facts.Path
+	wanted := func(h spec.Host) bool { return only == nil || slices.Contains(only, h.Name) }
 	near := neighbours(c)
 	for _, to := range c.Spec.Hosts {
 		for _, in := range inbound(c, to) {
 			for _, from := range c.Spec.Hosts {
-				if from.Name == to.Name || !in.from(from) || in.use == "pods" && !near[[2]string{from.Name, to.Name}] {
+				if from.Name == to.Name || !wanted(from) && !wanted(to) || !in.from(from) || in.use == "pods" && !near[[2]string{from.Name, to.Name}] {
 					continue
 				}
 				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: in.proto, Port: in.port, For: in.use})

@@ -1,5 +1,5 @@
-// Package preflight judges whether hosts can become, or go on being, the cluster of a spec, before anything is changed on
-// them. It is pure: what the hosts say is collected elsewhere.
+// Package preflight judges whether hosts can become the cluster of a spec, or can join it, before anything is changed on them.
+// It is pure: what the hosts report is collected elsewhere.
 package preflight
 
 import (
@@ -8,211 +8,197 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Severity says what a finding means for the build.
-type Severity string
-
-// An error keeps apply from building a cluster; a warning is a risk that it takes; an info is worth knowing.
+// In preflight an error keeps apply from changing the hosts, a warning is a risk that apply takes, and an info is worth
+// knowing. The rule of a finding is one of Checks.
 const (
-	Error   Severity = "error"
-	Warning Severity = "warning"
-	Info    Severity = "info"
+	failure = cluster.Error
+	warning = cluster.Warning
+	info    = cluster.Info
 )
 
-func (s Severity) rank() int { return slices.Index([]Severity{Error, Warning, Info}, s) }
-
-// Finding is one thing that is not as the cluster needs it.
-type Finding struct {
-	Severity Severity `json:"severity"`
-	// Check is the ID of one of Checks.
-	Check string `json:"check"`
-	// Hosts are where it was found, in the order of the spec; empty when it is the caller's machine.
-	Hosts   []string `json:"hosts"`
-	Summary string   `json:"summary"`
-	Fix     string   `json:"fix"`
-}
-
-// Report is everything that was found, what matters most first.
+// Report is everything that was found, what matters most first. Its JSON keys are stable.
 type Report struct {
-	Cluster  string    `json:"cluster"`
-	Hosts    int       `json:"hosts"` // how many were checked
-	Errors   int       `json:"errors"`
-	Warnings int       `json:"warnings"`
-	Findings []Finding `json:"findings"`
+	Cluster  string `json:"cluster"`
+	Hosts    int    `json:"hosts"` // how many were checked
+	Errors   int    `json:"errors"`
+	Warnings int    `json:"warnings"`
+	// Findings without subjects are about the machine that runs the command.
+	Findings []cluster.Finding `json:"findings"`
 	// Ignored are findings of checks that the caller chose to ignore.
-	Ignored []Finding `json:"ignored,omitempty"`
+	Ignored []cluster.Finding `json:"ignored,omitempty"`
+
+	joins bool
 }
 
-// NewReport sorts findings into a report. Findings that differ in nothing but their hosts become one.
-func NewReport(c *spec.Cluster, findings []Finding, ignore []string) *Report {
-	r := &Report{Cluster: c.Metadata.Name, Hosts: len(c.Spec.Hosts), Findings: []Finding{}}
-	order := map[string]int{}
-	for i, h := range c.Spec.Hosts {
-		order[h.Name] = i
+// NewReport sorts findings into a report. With names, only these hosts were checked, because they join a cluster.
+func NewReport(c *spec.Cluster, findings []cluster.Finding, ignore, joining []string) *Report {
+	r := &Report{Cluster: c.Metadata.Name, Hosts: len(c.Spec.Hosts), Findings: []cluster.Finding{}, joins: len(joining) > 0}
+	if r.joins {
+		r.Hosts = len(joining)
 	}
-	for _, f := range merge(findings) {
-		slices.SortFunc(f.Hosts, func(a, b string) int { return order[a] - order[b] })
+	for _, f := range findings {
 		switch {
-		case slices.Contains(ignore, f.Check):
+		case slices.Contains(ignore, f.Rule) && Known(f.Rule):
 			r.Ignored = append(r.Ignored, f)
 			continue
-		case f.Severity == Error:
+		case f.Severity.Rank() <= failure.Rank():
 			r.Errors++
-		case f.Severity == Warning:
+		case f.Severity == warning:
 			r.Warnings++
 		}
 		r.Findings = append(r.Findings, f)
 	}
-	first := func(f Finding) int {
-		if len(f.Hosts) == 0 {
+	order := map[string]int{}
+	for i, h := range c.Spec.Hosts {
+		order[h.Name] = i
+	}
+	first := func(f cluster.Finding) int {
+		if len(f.Subjects) == 0 {
 			return -1
 		}
-		return order[f.Hosts[0]]
+		return order[f.Subjects[0]]
 	}
-	slices.SortStableFunc(r.Findings, func(a, b Finding) int {
-		return cmp.Or(a.Severity.rank()-b.Severity.rank(), checkOrder(a.Check)-checkOrder(b.Check), first(a)-first(b))
+	slices.SortStableFunc(r.Findings, func(a, b cluster.Finding) int {
+		return cmp.Or(a.Severity.Rank()-b.Severity.Rank(), checkOrder(a.Rule)-checkOrder(b.Rule), first(a)-first(b))
 	})
 	return r
 }
 
-func merge(findings []Finding) []Finding {
-	var out []Finding
-	index := map[[4]string]int{}
-	for _, f := range findings {
-		key := [4]string{string(f.Severity), f.Check, f.Summary, f.Fix}
-		i, seen := index[key]
-		if !seen {
-			i, index[key] = len(out), len(out)
-			out = append(out, Finding{f.Severity, f.Check, []string{}, f.Summary, f.Fix})
-		}
-		for _, h := range f.Hosts {
-			if !slices.Contains(out[i].Hosts, h) {
-				out[i].Hosts = append(out[i].Hosts, h)
-			}
+// RulePreflight refuses to change hosts on which preflight found errors.
+const RulePreflight = "preflight"
+
+// Refusal is nil without errors, and otherwise names them all.
+func (r *Report) Refusal() *cluster.Refusal {
+	what := "become "
+	if r.joins {
+		what = "join "
+	}
+	return cluster.Refuse(RulePreflight, "the hosts cannot "+what+r.Cluster+"; nothing was changed:",
+		"`quorate preflight` shows everything that was found. `quorate apply --ignore CHECK` ignores one check, by its name.", r.Findings)
+}
+
+// judge collects the findings on one cluster.
+type judge struct {
+	*cluster.State
+	c    *spec.Cluster
+	seen *facts.Preflight
+
+	// contained says that all nodes are containers: their kubelets go by other figures.
+	contained bool
+	out       []cluster.Finding
+}
+
+// HOSTS stands for the hosts of a finding in its summary, so that hosts in the same condition share one finding.
+const HOSTS = "HOSTS"
+
+func (j *judge) add(s cluster.Severity, check string, hosts []string, fix, format string, args ...any) {
+	j.out = append(j.out, cluster.Finding{Severity: s, Rule: check, Subjects: hosts, Summary: fmt.Sprintf(format, args...), Fix: fix})
+}
+
+// Joining are the hosts that would join a cluster that exists: they could be queried, and carry no part of it yet. Without a
+// cluster there are none.
+func Joining(s *cluster.State) (out []string) {
+	if !s.Exists() {
+		return nil
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		if s.Reachable(h.Name) && !s.Joined(h) {
+			out = append(out, h.Name)
 		}
 	}
 	return out
 }
 
-// Err is nil without errors, and otherwise a refusal that names them all.
-func (r *Report) Err() error {
-	if r.Errors == 0 {
-		return nil
-	}
-	return &Refusal{Report: r}
-}
-
-// Refusal says why nothing was changed.
-type Refusal struct{ Report *Report }
-
-func (e *Refusal) Error() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "refused (preflight): the hosts cannot become %s; nothing was changed", e.Report.Cluster)
-	for _, f := range e.Report.Findings {
-		if f.Severity == Error {
-			fmt.Fprintf(&b, "\n  %s: %s. %s (%s)", few(f.Hosts), f.Summary, sentence(f.Fix), f.Check)
-		}
-	}
-	b.WriteString("\nquorate preflight shows everything that was found; --ignore CHECK goes on in spite of one")
-	return b.String()
-}
-
-func sentence(s string) string {
-	if s == "" {
-		return s
-	}
-	return strings.ToUpper(s[:1]) + s[1:]
-}
-
-// few lists the first names and counts the rest.
-func few(names []string) string {
-	const most = 6
-	switch {
-	case len(names) == 0:
-		return "this machine"
-	case len(names) <= most:
-		return strings.Join(names, ", ")
-	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-}
-
-// judge collects the findings on one cluster.
-type judge struct {
-	c    *spec.Cluster
-	obs  *facts.Observation
-	seen *facts.Preflight
-
-	built bool   // there is a cluster: an API that answers, or hosts that say that there was one
-	ca    string // its CA certificate, or that of most hosts
-	// contained says that all nodes are containers: their kubelets go by other figures.
-	contained bool
-	out       []Finding
-}
-
-func (j *judge) add(s Severity, check string, hosts []string, fix, format string, args ...any) {
-	j.out = append(j.out, Finding{s, check, hosts, fmt.Sprintf(format, args...), fix})
-}
-
-// Built says whether the observation shows a cluster, rather than hosts on which one is yet to be built.
-func Built(obs *facts.Observation) bool {
-	for _, h := range obs.Hosts {
-		if h.Facts != nil && h.Facts.Kubernetes.Established {
-			return true
-		}
-	}
-	return obs.API != nil && obs.API.Initialised
-}
-
-// Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec.
-func Judge(c *spec.Cluster, obs *facts.Observation, seen *facts.Preflight) []Finding {
-	j := &judge{c: c, obs: obs, seen: seen, built: Built(obs)}
+// Judge finds everything that the hosts lack, or have too much of, for the cluster of the spec. With names, it finds only what
+// concerns these hosts. What was found in the same way on several hosts is one finding.
+func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Finding {
+	j := &judge{State: s, c: s.Spec, seen: seen}
 	var nodes []*facts.Facts
-	for _, h := range c.Spec.Hosts {
+	for _, h := range j.c.Spec.Hosts {
 		if h.IsNode() {
-			nodes = append(nodes, obs.Hosts[h.Name].Facts)
+			nodes = append(nodes, s.Facts(h.Name))
 		}
 	}
 	j.contained = facts.AllContainers(nodes)
-	j.ca = j.commonCA()
-	for _, h := range c.Spec.Hosts {
-		o := obs.Hosts[h.Name]
-		if o.Facts == nil {
-			j.add(Error, "session", []string{h.Name}, "bring the host up and make it reachable over SSH, or take it out of the spec", "%s", cmp.Or(o.Error, "it was not asked"))
-			continue
-		}
+	j.conflicts()
+	unreachable := s.Unreachable()
+	for _, h := range j.c.Spec.Hosts {
+		on := []string{h.Name}
+		f := s.Facts(h.Name)
 		in, ok := seen.Hosts[h.Name]
-		if !ok {
-			j.add(Error, "session", []string{h.Name}, "run it again; quorate -v says more", "%s", cmp.Or(seen.Errors[h.Name], "it was not inspected"))
-			continue
+		switch {
+		case f == nil:
+			j.add(failure, "session", on, "Start the host and make it reachable over SSH, or take it out of the spec.", "%s cannot be reached: %s", h.Name, unreachable[h.Name])
+		case !ok:
+			j.add(failure, "session", on, "Run it again. `quorate preflight -v` shows more.", "%s could not be inspected: %s", h.Name, cmp.Or(seen.Errors[h.Name], "it was not asked"))
+		default:
+			j.host(h, f, in)
 		}
-		j.host(h, o.Facts, in)
 	}
 	j.clocks()
 	j.duplicates()
 	j.mtus()
 	j.reach()
-	return j.out
+	return j.finish(only)
 }
 
-// commonCA is the CA certificate that most hosts have: of one cluster, if there is one at all.
-func (j *judge) commonCA() string {
-	count := map[string]int{}
-	best := ""
-	for _, h := range j.c.Spec.Hosts {
-		f := j.obs.Hosts[h.Name].Facts
-		if f == nil || f.Kubernetes.CA == "" {
-			continue
+// conflicts are hosts that belong to another cluster. Nothing but another spec helps, so they cannot be ignored.
+func (j *judge) conflicts() {
+	for _, r := range j.Conflicts() {
+		j.add(failure, r.Rule, r.Subjects, r.Fix, "%s", r.Why)
+	}
+}
+
+// conflict says that a host belongs to another cluster.
+func (j *judge) conflict(host string) bool {
+	return slices.ContainsFunc(j.out, func(f cluster.Finding) bool {
+		return f.Rule == cluster.RuleOneCluster && slices.Contains(f.Subjects, host)
+	})
+}
+
+// finish joins findings that differ in nothing but their hosts, and names these.
+func (j *judge) finish(only []string) []cluster.Finding {
+	order := map[string]int{}
+	for i, h := range j.c.Spec.Hosts {
+		order[h.Name] = i
+	}
+	var out []cluster.Finding
+	index := map[[4]string]int{}
+	for _, f := range j.out {
+		key := [4]string{string(f.Severity), f.Rule, f.Summary, f.Fix}
+		i, seen := index[key]
+		if !seen {
+			i, index[key] = len(out), len(out)
+			out = append(out, cluster.Finding{Severity: f.Severity, Rule: f.Rule, Summary: f.Summary, Fix: f.Fix})
 		}
-		weight := 1
-		if f.Kubernetes.Established {
-			weight = 1000
-		}
-		if count[f.Kubernetes.CA] += weight; count[f.Kubernetes.CA] > count[best] {
-			best = f.Kubernetes.CA
+		for _, h := range f.Subjects {
+			if !slices.Contains(out[i].Subjects, h) {
+				out[i].Subjects = append(out[i].Subjects, h)
+			}
 		}
 	}
-	return best
+	for i := range out {
+		slices.SortFunc(out[i].Subjects, func(a, b string) int { return order[a] - order[b] })
+		out[i].Summary = strings.ReplaceAll(out[i].Summary, HOSTS, few(out[i].Subjects))
+	}
+	if only == nil {
+		return out
+	}
+	return slices.DeleteFunc(out, func(f cluster.Finding) bool {
+		return !slices.ContainsFunc(f.Subjects, func(h string) bool { return slices.Contains(only, h) })
+	})
+}
+
+// few lists the first names and counts the rest.
+func few(names []string) string {
+	const most = 6
+	if len(names) <= most {
+		return cluster.List(names)
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }

@@ -1,7 +1,6 @@
 package preflight
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -9,13 +8,14 @@ import (
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
 const gib = 1 << 30
 
-func cluster() *spec.Cluster {
+func labSpec() *spec.Cluster {
 	c := spec.DefaultLab("test")
 	for i := range c.Spec.Hosts {
 		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
@@ -44,7 +44,7 @@ func healthy(c *spec.Cluster) (*facts.Observation, *facts.Preflight) {
 		seen.Hosts[h.Name] = in
 		seen.Clocks[h.Name] = facts.Clock{Ahead: time.Duration(i) * time.Millisecond, Uncertainty: 3 * time.Millisecond}
 	}
-	for _, p := range Paths(c) {
+	for _, p := range Paths(c, nil) {
 		r := facts.Reach{Path: p, Outcome: facts.Reached}
 		if p.Proto == facts.UDP {
 			r.Size, r.Fits = 1500, true
@@ -55,26 +55,26 @@ func healthy(c *spec.Cluster) (*facts.Observation, *facts.Preflight) {
 }
 
 func TestNothingIsFoundOnHealthyHosts(t *testing.T) {
-	c := cluster()
+	c := labSpec()
 	obs, seen := healthy(c)
-	if found := Judge(c, obs, seen); len(found) > 0 {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 }
 
 // TestDisksOfTheirOwnTakeWhatGoesThere: a small /var/lib is enough where the images are elsewhere.
 func TestDisksOfTheirOwnTakeWhatGoesThere(t *testing.T) {
-	c := cluster()
+	c := labSpec()
 	obs, seen := healthy(c)
 	w := obs.Hosts["worker-a"].Facts
 	w.DiskFreeBytes = 3 * gib // of 40: the kubelet would evict pods if it measured this one
 	w.Disks = map[string]facts.Disk{"/var/lib/containerd": {FreeBytes: 90 * gib, SizeBytes: 100 * gib, InodesFree: 1}, "/var/lib/kubelet": {FreeBytes: 9 * gib, SizeBytes: 10 * gib, InodesFree: 1},
 		"/var/lib/etcd": {}} // there is no member here
-	if found := Judge(c, obs, seen); len(found) > 0 {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 	w.Disks = nil
-	if found := Judge(c, obs, seen); len(found) != 1 || found[0].Check != "disk" {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) != 1 || found[0].Rule != "disk" {
 		t.Errorf("the same without them: %+v", found)
 	}
 }
@@ -108,186 +108,204 @@ func TestFindings(t *testing.T) {
 	for _, tc := range []struct {
 		name     string
 		change   func(world)
-		severity Severity
+		severity cluster.Severity
 		check    string
 		hosts    string
 		summary  string // a part of it, with the numbers
 		fix      string // a part
 	}{
-		{"dead", func(w world) { w.obs.Hosts["cp-b"] = facts.Host{Error: "cp-b: no SSH connection"} }, Error, "session", "cp-b", "no SSH connection", "reachable"},
+		{"dead", func(w world) { w.obs.Hosts["cp-b"] = facts.Host{Error: "cp-b: no SSH connection"} }, failure, "session", "cp-b", "no SSH connection", "reachable"},
 		{"deaf", func(w world) {
 			delete(w.seen.Hosts, "cp-b")
 			delete(w.seen.Clocks, "cp-b")
 			w.seen.Errors["cp-b"] = "no answer within 30s"
-		}, Error, "session", "cp-b", "no answer within 30s", "again"},
-		{"SUSE", func(w world) { w.facts("worker-a").Family, w.facts("worker-a").OS = "", "openSUSE Leap 15.6" }, Warning, "os", "worker-a", "openSUSE Leap 15.6", "Debian"},
-		{"no systemd", func(w world) { w.in("lb-a", func(i *facts.Inspection) { i.Systemd = false }) }, Error, "systemd", "lb-a", "process 1", "units"},
-		{"RHEL 8's kernel", func(w world) { w.facts("cp-a").Kernel = "4.18.0-553.el8_10.x86_64" }, Error, "kernel", "cp-a", "4.18.0-553", "newer kernel"},
+		}, failure, "session", "cp-b", "no answer within 30s", "again"},
+		{"SUSE", func(w world) { w.facts("worker-a").Family, w.facts("worker-a").OS = "", "openSUSE Leap 15.6" }, warning, "os", "worker-a", "openSUSE Leap 15.6", "Debian"},
+		{"no systemd", func(w world) { w.in("lb-a", func(i *facts.Inspection) { i.Systemd = false }) }, failure, "systemd", "lb-a", "process 1", "units"},
+		{"RHEL 8's kernel", func(w world) { w.facts("cp-a").Kernel = "4.18.0-553.el8_10.x86_64" }, failure, "kernel", "cp-a", "4.18.0-553", "newer kernel"},
 		{"a cloud kernel without vxlan", func(w world) {
 			w.in("worker-b", func(i *facts.Inspection) {
 				i.Features["vxlan"], i.Features["br_netfilter"] = facts.Absent, facts.Absent
 			})
-		}, Error, "kernel", "worker-b", "br_netfilter, vxlan", "modules-extra"},
-		{"a kernel that tells nothing", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Features["overlay"] = facts.Unknown }) }, Warning, "kernel", "cp-a", "overlay", "modprobe"},
+		}, failure, "kernel", "worker-b", "br_netfilter, vxlan", "modules-extra"},
+		{"a kernel that tells nothing", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Features["overlay"] = facts.Unknown }) }, warning, "kernel", "cp-a", "overlay", "modprobe"},
 		{"a Raspberry Pi", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Controllers = []string{"cpu", "cpuset", "pids"} })
-		}, Error, "cgroups", "worker-a", "memory", "cgroup_enable=memory"},
-		{"cgroup v1", func(w world) { w.facts("cp-c").CgroupV2 = false }, Warning, "cgroups", "cp-c", "cgroup v1", "unified_cgroup_hierarchy"},
-		{"one CPU", func(w world) { w.facts("cp-a").CPUs = 1; w.facts("worker-a").CPUs = 1 }, Error, "cpu", "cp-a", "1 CPU; control-plane needs 2", "more CPUs"},
-		{"little memory", func(w world) { w.facts("cp-a").MemoryBytes = gib }, Error, "memory", "cp-a", "1.0 GiB of memory; control-plane needs 1.7 GiB", "more memory"},
-		{"little disk", func(w world) { w.facts("lb-b").DiskFreeBytes = 100 * mib }, Error, "disk", "lb-b", "100.0 MiB free", "make room"},
+		}, failure, "cgroups", "worker-a", "memory", "cgroup_enable=memory"},
+		{"cgroup v1", func(w world) { w.facts("cp-c").CgroupV2 = false }, warning, "cgroups", "cp-c", "cgroup v1", "unified_cgroup_hierarchy"},
+		{"one CPU", func(w world) { w.facts("cp-a").CPUs = 1; w.facts("worker-a").CPUs = 1 }, failure, "cpu", "cp-a", "1 CPU on cp-a is too few: control-plane needs 2", "more CPUs"},
+		{"little memory", func(w world) { w.facts("cp-a").MemoryBytes = gib }, failure, "memory", "cp-a", "1.0 GiB of memory on cp-a is too little: control-plane needs 1.7 GiB", "more memory"},
+		{"little disk", func(w world) { w.facts("lb-b").DiskFreeBytes = 100 * mib }, failure, "disk", "lb-b", "100.0 MiB free below /var/lib on lb-b is too little", "Free space"},
 		{"a large disk that is nearly full", func(w world) {
 			w.facts("cp-a").DiskFreeBytes = 100 * gib
 			w.in("cp-a", func(i *facts.Inspection) { i.DiskBytes = 1000 * gib })
-		}, Error, "disk", "cp-a", "10 % of the disk", "make room"},
-		{"no inodes", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.InodesFree = 0.01 }) }, Error, "disk", "cp-a", "1 % of the inodes", "small files"},
-		{"a disk that fills up", func(w world) { w.facts("worker-a").DiskFreeBytes = 7 * gib }, Warning, "disk", "worker-a", "18 %", "make room"},
+		}, failure, "disk", "cp-a", "10 % of the disk", "Free space"},
+		{"no inodes", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.InodesFree = 0.01 }) }, failure, "disk", "cp-a", "1 % of the inodes", "small files"},
+		{"a disk that fills up", func(w world) { w.facts("worker-a").DiskFreeBytes = 7 * gib }, warning, "disk", "worker-a", "18 %", "Free space"},
 		{"etcd on a small disk of its own", func(w world) {
 			w.facts("cp-a").Disks = map[string]facts.Disk{"/var/lib/etcd": {FreeBytes: 64 * mib, SizeBytes: 64 * mib, InodesFree: 1}}
-		}, Error, "disk", "cp-a", "64.0 MiB free below /var/lib/etcd; control-plane needs 1.0 GiB", "give /var/lib/etcd a larger disk"},
+		}, failure, "disk", "cp-a", "64.0 MiB free below /var/lib/etcd on cp-a is too little: control-plane needs 1.0 GiB", "give /var/lib/etcd a larger disk"},
 		{"images on a disk of their own that is nearly full", func(w world) {
 			w.facts("worker-a").Disks = map[string]facts.Disk{"/var/lib/containerd": {FreeBytes: 10 * gib, SizeBytes: 100 * gib, InodesFree: 1}}
-		}, Error, "disk", "worker-a", "10 % of the disk below /var/lib/containerd", "make room"},
-		{"swap", func(w world) { w.facts("worker-a").SwapBytes, w.facts("lb-a").SwapBytes = 2*gib, 2*gib }, Error, "swap", "worker-a", "2.0 GiB of swap", "swapoff"},
+		}, failure, "disk", "worker-a", "10 % of the disk below /var/lib/containerd", "Free space"},
+		{"swap", func(w world) { w.facts("worker-a").SwapBytes, w.facts("lb-a").SwapBytes = 2*gib, 2*gib }, failure, "swap", "worker-a", "2.0 GiB of swap", "swapoff"},
 		{"a clock that is slow", func(w world) {
 			w.seen.Clocks["cp-b"] = facts.Clock{Ahead: -40 * time.Second, Uncertainty: time.Millisecond}
-		}, Error, "clock", "cp-b", "40.0s behind the others'", "timedatectl"},
+		}, failure, "clock", "cp-b", "the clock of cp-b is 40.0s behind the others", "timedatectl"},
 		{"a clock that drifts", func(w world) {
 			w.seen.Clocks["cp-b"] = facts.Clock{Ahead: 1304 * time.Millisecond, Uncertainty: time.Millisecond}
-		}, Warning, "clock", "cp-b", "1.3s ahead of the others' (measured to within 1ms)", "timedatectl"},
+		}, warning, "clock", "cp-b", "1.3s ahead of the others (measured to within 1ms)", "timedatectl"},
 		{"a caller whose clock is wrong", func(w world) {
 			for h, c := range w.seen.Clocks {
 				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead + time.Hour, Uncertainty: c.Uncertainty}
 			}
-		}, Warning, "clock", "", "1h00m ahead of this machine's", "whichever"},
-		{"no time service", func(w world) { w.in("cp-b", func(i *facts.Inspection) { i.ClockKept = false }) }, Warning, "clock", "cp-b", "no time service", "chrony"},
-		{"another address", func(w world) { w.facts("cp-a").Addresses[0].IP = "192.168.1.5" }, Error, "address", "cp-a", "no interface has the address 10.0.0.11; it has 192.168.1.5 on eth0", "spec"},
-		{"another name", func(w world) { w.facts("cp-a").Hostname, w.facts("cp-b").Hostname = "localhost", "CP-B.example.com" }, Warning, "hostname", "cp-a", "localhost", "hostnamectl set-hostname cp-a"},
-		{"clones", func(w world) { w.facts("cp-a").MachineID, w.facts("worker-a").MachineID = "same", "same" }, Error, "machine-id", "cp-a worker-a", "same", "systemd-machine-id-setup"},
-		{"no machine-id", func(w world) { w.facts("cp-a").MachineID = "" }, Error, "machine-id", "cp-a", "empty", "systemd-machine-id-setup"},
+		}, warning, "clock", "", "1h00m ahead of that of this machine", "whichever"},
+		{"no time service", func(w world) { w.in("cp-b", func(i *facts.Inspection) { i.ClockKept = false }) }, warning, "clock", "cp-b", "no time service", "chrony"},
+		{"another address", func(w world) { w.facts("cp-a").Addresses[0].IP = "192.168.1.5" }, failure, "address", "cp-a", "no interface of cp-a has the address 10.0.0.11; it has 192.168.1.5 on eth0", "spec"},
+		{"another name", func(w world) { w.facts("cp-a").Hostname, w.facts("cp-b").Hostname = "localhost", "CP-B.example.com" }, warning, "hostname", "cp-a", "localhost", "hostnamectl set-hostname cp-a"},
+		{"clones", func(w world) { w.facts("cp-a").MachineID, w.facts("worker-a").MachineID = "same", "same" }, failure, "machine-id", "cp-a worker-a", "same", "systemd-machine-id-setup"},
+		{"no machine-id", func(w world) { w.facts("cp-a").MachineID = "" }, failure, "machine-id", "cp-a", "empty", "systemd-machine-id-setup"},
 		{"one firmware", func(w world) {
 			for _, h := range []string{"cp-a", "cp-b"} {
 				w.in(h, func(i *facts.Inspection) { i.ProductUUID = "4c4c4544-0042-3510-8050-b7c04f4c4432" })
 			}
-		}, Error, "product-uuid", "cp-a cp-b", "4c4c4544-0042", "UUID of its own"},
+		}, failure, "product-uuid", "cp-a cp-b", "4c4c4544-0042", "UUID of its own"},
 		{"one hardware address", func(w world) {
 			for _, h := range []string{"cp-a", "lb-b"} {
 				w.in(h, func(i *facts.Inspection) { i.MAC = "52:54:00:aa:bb:cc" })
 			}
-		}, Error, "mac", "cp-a lb-b", "52:54:00:aa:bb:cc", "hardware address of its own"},
+		}, failure, "mac", "cp-a lb-b", "52:54:00:aa:bb:cc", "hardware address of its own"},
 		{"no HAProxy", func(w world) {
 			w.facts("lb-a").Lacks = []string{"haproxy"}
 			w.facts("cp-a").Lacks = []string{"haproxy"}
-		}, Info, "packages", "lb-a", "apply installs them with apt-get", "apt-get install -y haproxy"},
+		}, info, "packages", "lb-a", "haproxy is missing on lb-a; `quorate apply` installs what is missing with apt-get", "apt-get install -y haproxy"},
 		{"no repository", func(w world) {
 			w.facts("lb-a").Lacks = []string{"haproxy"}
 			w.in("lb-a", func(in *facts.Inspection) {
 				in.Repositories = []facts.Repository{{Address: "http://a/", Error: "a: refused"}, {Address: "http://b/", Error: "b: no route"}}
 			})
-		}, Error, "packages", "lb-a", "haproxy is missing, and the host reaches none of its package repositories: a: refused, b: no route", "a mirror or a proxy"},
+		}, failure, "packages", "lb-a", "haproxy is missing on lb-a, and none of its package repositories can be reached from there: a: refused, b: no route", "a mirror or a proxy"},
 		{"one repository", func(w world) {
 			w.facts("lb-a").Lacks = []string{"haproxy"}
 			w.in("lb-a", func(in *facts.Inspection) {
 				in.Repositories = []facts.Repository{{Address: "http://a/", Error: "a: refused"}, {Address: "http://b/"}}
 			})
-		}, Info, "packages", "lb-a", "apply installs them with apt-get", "apt-get install -y haproxy"},
-		{"no keepalived on Rocky", func(w world) { w.facts("lb-a").Family, w.facts("lb-a").Lacks = facts.RHEL, []string{"keepalived"} }, Info, "packages", "lb-a", "apply installs them with dnf", "dnf install -y keepalived"},
-		{"another containerd", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.OtherContainerd = true }) }, Warning, "runtime", "worker-a", "containerd", "ctr namespaces"},
+		}, info, "packages", "lb-a", "haproxy is missing on lb-a; `quorate apply` installs what is missing with apt-get", "apt-get install -y haproxy"},
+		{"no keepalived on Rocky", func(w world) { w.facts("lb-a").Family, w.facts("lb-a").Lacks = facts.RHEL, []string{"keepalived"} }, info, "packages", "lb-a", "keepalived is missing on lb-a; `quorate apply` installs what is missing with dnf", "dnf install -y keepalived"},
+		{"another containerd", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.OtherContainerd = true }) }, warning, "runtime", "worker-a", "containerd", "ctr namespaces"},
 		{"another cluster's files", func(w world) {
 			w.in("cp-c", func(i *facts.Inspection) {
 				i.Leftovers.Files = []string{"/etc/kubernetes/admin.conf", "/var/lib/etcd/member"}
 			})
-		}, Error, "leftovers", "cp-c", "/etc/kubernetes/admin.conf, /var/lib/etcd/member", "kubeadm reset"},
+		}, failure, "leftovers", "cp-c", "/etc/kubernetes/admin.conf, /var/lib/etcd/member", "kubeadm reset"},
 		{"another cluster's CA", func(w world) {
 			for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
 				w.facts(h).Binaries, w.facts(h).Kubernetes.CA = "sha256:b", "CA"
 				w.in(h, func(i *facts.Inspection) { i.Leftovers.Files = []string{"/etc/kubernetes/pki/ca.crt"} })
 			}
 			w.facts("cp-c").Kubernetes.CA = "other"
-		}, Error, "leftovers", "cp-c", "/etc/kubernetes/pki/ca.crt", "kubeadm reset"},
+		}, failure, cluster.RuleOneCluster, "cp-c", "cp-a and cp-c belong to different clusters", "kubeadm reset"},
+		{"a host of another cluster", func(w world) { w.facts("worker-a").Kubernetes.Clusters = []string{"stage"} }, failure, cluster.RuleOneCluster, "worker-a", "marked as a host of the cluster stage", "Take the host out"},
+		{"another etcd's CA", func(w world) {
+			for h, ca := range map[string]string{"cp-a": "A", "cp-b": "B"} {
+				w.facts(h).Kubernetes.EtcdCA = ca
+			}
+		}, failure, cluster.RuleOneEtcd, "cp-b", "cp-a and cp-b belong to different etcds", "kubeadm reset"},
+		{"another cluster's load balancer", func(w world) {
+			w.obs.Hosts["lb-b"] = facts.Host{Facts: w.facts("lb-b"), Balancer: &facts.Balancer{WrittenFor: "stage"}}
+		}, failure, cluster.RuleBalancersOf, "lb-b", "lb-b is a load balancer of the cluster stage", "Use other hosts"},
+		{"a mark of a cluster that is gone", func(w world) {
+			w.facts("cp-b").Kubernetes.Established, w.facts("cp-c").Kubernetes.Established = true, true
+		}, failure, "leftovers", "cp-b cp-c", "the mark of a cluster that was complete once is on cp-b and cp-c", "rm /var/lib/quorate/established"},
+		{"what kubeadm reset leaves of a cluster of Quorate", func(w world) {
+			w.facts("cp-c").Binaries = "sha256:b"
+			w.in("cp-c", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
+		}, failure, "leftovers", "cp-c", "there are files of another cluster on cp-c: /var/lib/etcd/member", "/var/lib/quorate/established"},
 		{"k3s below a cluster of ours", func(w world) {
 			w.facts("worker-a").Binaries = "sha256:b"
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/etc/rancher/k3s"} })
-		}, Error, "leftovers", "worker-a", "/etc/rancher/k3s", "k3s"},
+		}, failure, "leftovers", "worker-a", "/etc/rancher/k3s", "k3s"},
 		{"Calico's configuration", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.CNI = []string{"/etc/cni/net.d/05-calico.conflist"} })
-		}, Error, "leftovers", "worker-a", "05-calico", "move it away"},
+		}, failure, "leftovers", "worker-a", "05-calico.conflist on worker-a is read before flannel's", "Move it away"},
 		{"podman's configuration", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.CNI = []string{"/etc/cni/net.d/87-podman.conflist"} })
-		}, Warning, "leftovers", "worker-a", "87-podman", "move it away"},
+		}, warning, "leftovers", "worker-a", "87-podman", "Move it away"},
 		{"a bridge of pods", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.Interfaces = []string{"cni0"} })
-		}, Error, "leftovers", "worker-a", "cni0", "ip link delete cni0"},
+		}, failure, "leftovers", "worker-a", "cni0", "ip link delete cni0"},
 		{"a tunnel of pods", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.Interfaces = []string{"flannel.1"} })
-		}, Warning, "leftovers", "worker-a", "flannel.1", "ip link delete"},
+		}, warning, "leftovers", "worker-a", "flannel.1", "ip link delete"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
-		}, Error, "ports", "cp-a", "port 6443 is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},
+		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},
 		{"an apiserver of nobody", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) {
 				i.Listeners = []facts.Listener{{Port: 6443, Program: "kube-apiserver", PID: 7}}
 			})
-		}, Error, "ports", "cp-a", "kube-apiserver (process 7)", "stop it"},
+		}, failure, "ports", "cp-a", "another kube-apiserver (process 7)", "Stop it"},
 		{"another HAProxy", func(w world) {
 			w.facts("lb-a").Binaries = "sha256:b"
 			w.in("lb-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "haproxy", PID: 9}} })
-		}, Error, "ports", "lb-a", "port 6443 is taken by haproxy", "stop it"},
-		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, Warning, "firewall", "cp-a", "firewalld is on", "--add-port=2380/tcp"},
-		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, Warning, "firewall", "worker-a", "ufw is on", "ufw allow 10250/tcp && ufw allow 8472/udp"},
+		}, failure, "ports", "lb-a", "port 6443 on lb-a is taken by another haproxy", "Stop it"},
+		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, warning, "firewall", "cp-a", "firewalld is active on cp-a", "for ip in 10.0.0.12 10.0.0.13; do for port in 2379 2380 10250; do firewall-cmd"},
+		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, warning, "firewall", "worker-a", "ufw is active on worker-a", "for ip in 10.0.0.11 10.0.0.12 10.0.0.13; do ufw allow proto tcp from $ip to any port 10250; done"},
 		{"SELinux on a balancer", func(w world) {
 			w.in("lb-a", func(i *facts.Inspection) { i.SELinux, i.HAProxyConfined = "enforcing", true })
-		}, Error, "selinux", "lb-a", "port 6443", "setsebool -P haproxy_connect_any on"},
-		{"SELinux on a node", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.SELinux = "enforcing" }) }, Warning, "selinux", "cp-a", "enforcing", "permissive"},
-		{"jumbo frames on one", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.MTU = 9000 }) }, Warning, "mtu", "cp-a", "9000, while most hosts have 1500", "1500"},
+		}, failure, "selinux", "lb-a", "port 6443", "setsebool -P haproxy_connect_any on"},
+		{"SELinux on a node", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.SELinux = "enforcing" }) }, warning, "selinux", "cp-a", "enforcing", "permissive"},
+		{"jumbo frames on one", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.MTU = 9000 }) }, warning, "mtu", "cp-a", "9000, while most hosts have 1500", "1500"},
 		{"a tunnel in between", func(w world) {
 			for i, r := range w.seen.Reach {
 				if r.From == "cp-a" && r.To == "worker-b" && r.Proto == facts.UDP {
 					w.seen.Reach[i].Fits = false
 				}
 			}
-		}, Error, "path-mtu", "cp-a worker-b", "1500 bytes do not get from cp-a to worker-b", "lower the MTU"},
+		}, failure, "path-mtu", "cp-a worker-b", "1500 bytes do not get from cp-a to worker-b", "lower the MTU"},
 		{"a firewall that drops", func(w world) {
 			w.fail("cp-a", "cp-b", 2380, facts.TimedOut, "")
 			w.fail("cp-c", "cp-b", 2380, facts.TimedOut, "")
-		}, Error, "reach", "cp-a cp-b cp-c", "cp-a, cp-c cannot reach cp-b on 2380/tcp (etcd members): no answer", "open these ports on cp-b"},
+		}, failure, "reach", "cp-a cp-b cp-c", "cp-a and cp-c cannot reach cp-b on 2380/tcp (etcd members): no answer", "Open these ports on cp-b"},
 		{"a firewall that rejects", func(w world) {
 			w.fail("worker-a", "lb-a", 6443, facts.Refused, "")
-		}, Error, "reach", "worker-a lb-a", "refused, although", "open these ports on lb-a"},
-		{"a router that forbids", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Unreachable, "no route to host") }, Error, "reach", "cp-a worker-a", "no route to host", "open"},
-		{"a doubled address", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Impostor, "printer answers") }, Error, "reach", "cp-a worker-a", "printer answers", "arping"},
-		{"balancers that do not hear each other", func(w world) { w.fail("lb-a", "lb-b", 0, facts.TimedOut, "") }, Error, "reach", "lb-a lb-b", "IP protocol 112 (virtual IP)", "open"},
+		}, failure, "reach", "worker-a lb-a", "refused, although", "Open these ports on lb-a"},
+		{"a router that forbids", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Unreachable, "no route to host") }, failure, "reach", "cp-a worker-a", "no route to host", "Open"},
+		{"a doubled address", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Impostor, "printer answers") }, failure, "reach", "cp-a worker-a", "printer answers", "arping"},
+		{"balancers that do not hear each other", func(w world) { w.fail("lb-a", "lb-b", 0, facts.TimedOut, "") }, failure, "reach", "lb-a lb-b", "IP protocol 112 (virtual IP)", "Open"},
 		{"a dead DNS server", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) {
 				i.Resolvers[0].Outcome, i.OwnName.Elapsed = facts.TimedOut, 10*time.Second
 			})
-		}, Warning, "dns", "cp-a", "10.0.0.1 does not answer", "resolv.conf"},
-		{"a slow DNS server", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Elapsed = 3 * time.Second }) }, Warning, "dns", "cp-a", "takes 3.0s", "slow"},
-		{"a name of somebody else", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Addresses = []string{"10.9.9.9"} }) }, Warning, "dns", "cp-a", "10.9.9.9", "/etc/hosts"},
+		}, warning, "dns", "cp-a", "10.0.0.1 does not answer", "resolv.conf"},
+		{"a slow DNS server", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Elapsed = 3 * time.Second }) }, warning, "dns", "cp-a", "takes 3.0s", "slow"},
+		{"a name of somebody else", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.OwnName.Addresses = []string{"10.9.9.9"} }) }, warning, "dns", "cp-a", "10.9.9.9", "/etc/hosts"},
 		{"no DNS server", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) {
 				i.Resolvers[0] = facts.Resolver{Server: "10.0.0.11", Outcome: facts.Refused}
 			})
-		}, Info, "dns", "cp-a", "its own DNS server", "resolv.conf"},
-		{"a DNS server that refuses", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Resolvers[0].Outcome = facts.Refused }) }, Info, "dns", "cp-a", "no DNS server at 10.0.0.1", "resolv.conf"},
+		}, info, "dns", "cp-a", "names the host itself as a DNS server", "resolv.conf"},
+		{"a DNS server that refuses", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Resolvers[0].Outcome = facts.Refused }) }, info, "dns", "cp-a", "names the DNS server 10.0.0.1, which cannot be used: refused", "resolv.conf"},
 	} {
 		covered[tc.check+" "+string(tc.severity)] = true
 		t.Run(tc.name, func(t *testing.T) {
-			c := cluster()
+			c := labSpec()
 			obs, seen := healthy(c)
 			tc.change(world{c, obs, seen})
-			r := NewReport(c, Judge(c, obs, seen), nil)
+			r := NewReport(c, Judge(cluster.Evaluate(c, obs), seen, nil), nil, nil)
 			if len(r.Findings) != 1 {
 				t.Fatalf("%d findings: %+v", len(r.Findings), r.Findings)
 			}
 			f := r.Findings[0]
-			if f.Severity != tc.severity || f.Check != tc.check || strings.Join(f.Hosts, " ") != tc.hosts || !strings.Contains(f.Summary, tc.summary) || !strings.Contains(f.Fix, tc.fix) {
+			if f.Severity != tc.severity || f.Rule != tc.check || strings.Join(f.Subjects, " ") != tc.hosts || !strings.Contains(f.Summary, tc.summary) || !strings.Contains(f.Fix, tc.fix) {
 				t.Errorf("%+v", f)
 			}
 		})
 	}
-	covered["endpoint error"], covered["endpoint warning"] = true, true // package endpoint tests them
-	covered["sources error"] = true                                     // package sources tests them
+	for _, what := range []string{"endpoint error", "endpoint warning", "endpoint info", "virtual-ip error"} { // package endpoint tests them
+		covered[what] = true
+	}
+	covered["sources error"] = true // package sources tests them
 	for _, check := range Checks {
 		for _, s := range check.Severities {
 			if !covered[check.ID+" "+string(s)] {
@@ -302,12 +320,12 @@ func TestFindings(t *testing.T) {
 }
 
 func TestNoPackageManager(t *testing.T) {
-	c := cluster()
+	c := labSpec()
 	obs, seen := healthy(c)
 	f := obs.Hosts["lb-a"].Facts
 	f.Family, f.Lacks = "", []string{"haproxy", "keepalived"}
-	r := NewReport(c, Judge(c, obs, seen), []string{"os"})
-	if r.Errors != 1 || r.Findings[0].Check != "packages" || !strings.Contains(r.Findings[0].Summary, "haproxy and keepalived are missing") {
+	r := NewReport(c, Judge(cluster.Evaluate(c, obs), seen, nil), []string{"os"}, nil)
+	if r.Errors != 1 || r.Findings[0].Rule != "packages" || !strings.Contains(r.Findings[0].Summary, "haproxy and keepalived are missing on lb-a") {
 		t.Errorf("%+v", r.Findings)
 	}
 }
@@ -315,7 +333,7 @@ func TestNoPackageManager(t *testing.T) {
 // TestContainersAreNotBlamedForWhatIsBelowThem has hosts as the lab makes them: containers on one kernel. What they cannot
 // change, and the cluster's configuration takes into account, is no finding; the same on machines of their own is.
 func TestContainersAreNotBlamedForWhatIsBelowThem(t *testing.T) {
-	c := cluster()
+	c := labSpec()
 	obs, seen := healthy(c)
 	for _, h := range c.Spec.Hosts {
 		f := obs.Hosts[h.Name].Facts
@@ -324,16 +342,16 @@ func TestContainersAreNotBlamedForWhatIsBelowThem(t *testing.T) {
 			i.BootID, i.ProductUUID, i.ClockKept, i.DiskBytes = "one kernel", "4c4c4544-0042-3510-8050-b7c04f4c4432", false, 100*gib
 		})
 	}
-	if found := Judge(c, obs, seen); len(found) > 0 {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 	for _, h := range c.Spec.Hosts {
 		obs.Hosts[h.Name].Facts.Container = ""
 	}
-	r := NewReport(c, Judge(c, obs, seen), nil)
+	r := NewReport(c, Judge(cluster.Evaluate(c, obs), seen, nil), nil, nil)
 	var checks []string
 	for _, f := range r.Findings {
-		checks = append(checks, f.Check)
+		checks = append(checks, f.Rule)
 	}
 	if !slices.Equal(checks, []string{"disk", "swap", "cgroups", "clock"}) {
 		t.Errorf("on machines of their own: %v", checks)
@@ -343,7 +361,7 @@ func TestContainersAreNotBlamedForWhatIsBelowThem(t *testing.T) {
 // TestOwnClusterIsNoLeftover looks at a cluster that stands, and at one whose build was interrupted.
 func TestOwnClusterIsNoLeftover(t *testing.T) {
 	for _, established := range []bool{true, false} {
-		c := cluster()
+		c := labSpec()
 		obs, seen := healthy(c)
 		for _, h := range c.Spec.Hosts {
 			if !h.IsNode() {
@@ -353,13 +371,13 @@ func TestOwnClusterIsNoLeftover(t *testing.T) {
 				continue
 			}
 			f := obs.Hosts[h.Name].Facts
-			f.Binaries, f.Images, f.Kubernetes = "sha256:b", "sha256:b", facts.Kubernetes{CA: "CA", KubeletConfig: true, Established: established}
+			f.Binaries, f.Images, f.Kubernetes = "sha256:b", "sha256:b", facts.Kubernetes{CA: "CA", KubeletConfig: true, Established: established, Begun: !established}
 			world{c, obs, seen}.in(h.Name, func(i *facts.Inspection) {
 				i.Leftovers = facts.Leftovers{Files: []string{"/etc/kubernetes/kubelet.conf"}, Interfaces: []string{"cni0", "flannel.1"}}
 				i.Listeners = []facts.Listener{{Port: 10250, Program: "kubelet", PID: 5}, {Port: 10257, Program: "kube-controller", PID: 6}}
 			})
 		}
-		if found := Judge(c, obs, seen); len(found) > 0 {
+		if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
 			t.Errorf("established %v: %+v", established, found)
 		}
 	}
@@ -367,7 +385,7 @@ func TestOwnClusterIsNoLeftover(t *testing.T) {
 
 // TestOthersClusterIsNoLeftover: what is to be adopted is in nobody's way, and a host of yet another cluster is.
 func TestOthersClusterIsNoLeftover(t *testing.T) {
-	c := cluster()
+	c := labSpec()
 	obs, seen := healthy(c)
 	obs.API = &facts.API{Initialised: true}
 	for _, h := range c.Spec.Hosts {
@@ -382,53 +400,191 @@ func TestOthersClusterIsNoLeftover(t *testing.T) {
 			})
 		}
 	}
-	if found := Judge(c, obs, seen); len(found) > 0 {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) > 0 {
 		t.Errorf("%+v", found)
 	}
 	obs.Hosts["worker-a"].Facts.Kubernetes.CA = "other"
-	if found := Judge(c, obs, seen); len(found) == 0 || found[0].Check != "leftovers" || found[0].Severity != Error {
+	if found := Judge(cluster.Evaluate(c, obs), seen, nil); len(found) == 0 || found[0].Rule != cluster.RuleOneCluster || found[0].Severity != failure {
 		t.Errorf("%+v", found)
 	}
 }
 
-func TestReportMergesSortsAndIgnores(t *testing.T) {
-	c := cluster()
-	r := NewReport(c, []Finding{
-		{Warning, "hostname", []string{"cp-b"}, "x", "y"},
-		{Error, "swap", []string{"worker-a"}, "on", "off"},
-		{Error, "session", []string{"lb-a"}, "dead", "mend"},
-		{Error, "swap", []string{"cp-a"}, "on", "off"},
-		{Error, "cpu", []string{"cp-a"}, "few", "more"},
-	}, []string{"cpu"})
-	if r.Errors != 2 || r.Warnings != 1 || len(r.Ignored) != 1 || r.Findings[0].Check != "session" || r.Findings[2].Check != "hostname" || !slices.Equal(r.Findings[1].Hosts, []string{"cp-a", "worker-a"}) {
+// TestJoiningHostsAreChecked adds hosts to a cluster that exists: they are held to everything that the hosts of a first build
+// are, and the others are not judged again.
+func TestJoiningHostsAreChecked(t *testing.T) {
+	grown := func() (world, *cluster.State) {
+		c := labSpec()
+		c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: "cp-d", Address: "10.0.0.41", Roles: []string{spec.RoleControlPlane}, Zone: "a"},
+			spec.Host{Name: "lb-c", Address: "10.0.0.42", Roles: []string{spec.RoleLoadBalancer}, Zone: "c"})
+		obs, seen := healthy(c)
+		obs.API = &facts.API{Initialised: true}
+		for name, h := range obs.Hosts {
+			switch host, _ := c.Host(name); {
+			case name == "cp-d" || name == "lb-c":
+			case host.IsNode():
+				h.Facts.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true, Established: host.Has(spec.RoleControlPlane)}
+				h.Facts.SwapBytes = gib // which somebody switched on later
+			default:
+				h.Balancer = &facts.Balancer{WrittenFor: "test"}
+			}
+			obs.Hosts[name] = h
+		}
+		return world{c, obs, seen}, cluster.Evaluate(c, obs)
+	}
+	w, s := grown()
+	joining := Joining(s)
+	if !slices.Equal(joining, []string{"cp-d", "lb-c"}) {
+		t.Fatalf("joining are %v", joining)
+	}
+	if found := Judge(s, w.seen, joining); len(found) > 0 {
+		t.Errorf("nothing is wrong with them: %+v", found)
+	}
+	if found := Judge(s, w.seen, nil); len(found) != 1 || found[0].Rule != "swap" {
+		t.Errorf("preflight of all hosts: %+v", found)
+	}
+	for name, tc := range map[string]struct {
+		change func(world)
+		rule   string
+	}{
+		"swap":    {func(w world) { w.facts("cp-d").SwapBytes = gib }, "swap"},
+		"a clock": {func(w world) { w.seen.Clocks["cp-d"] = facts.Clock{Ahead: time.Hour} }, "clock"},
+		"old etcd data": {func(w world) {
+			w.in("cp-d", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
+		}, "leftovers"},
+		"old data of ours": {func(w world) {
+			w.facts("cp-d").Binaries = "sha256:b"
+			w.in("cp-d", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
+		}, "leftovers"},
+		"a clone of a host": {func(w world) { w.facts("cp-d").MachineID = w.facts("cp-a").MachineID }, "machine-id"},
+		"a doubled UUID": {func(w world) {
+			w.in("cp-d", func(i *facts.Inspection) { i.ProductUUID = w.seen.Hosts["worker-a"].ProductUUID })
+		}, "product-uuid"},
+		"a doubled MAC": {func(w world) { w.in("lb-c", func(i *facts.Inspection) { i.MAC = w.seen.Hosts["lb-a"].MAC }) }, "mac"},
+		"a taken port": {func(w world) {
+			w.in("cp-d", func(i *facts.Inspection) {
+				i.Listeners = []facts.Listener{{Port: 6443, Program: "kube-apiserver", PID: 1}}
+			})
+		}, "ports"},
+		"a firewall":        {func(w world) { w.fail("cp-a", "cp-d", 2380, facts.TimedOut, "") }, "reach"},
+		"a missing program": {func(w world) { w.facts("lb-c").Lacks, w.facts("lb-c").Family = []string{"haproxy"}, facts.Debian }, "packages"},
+		"another's balancer": {func(w world) {
+			w.obs.Hosts["lb-c"] = facts.Host{Facts: w.facts("lb-c"), Balancer: &facts.Balancer{WrittenFor: "stage"}}
+		}, cluster.RuleBalancersOf},
+	} {
+		w, _ := grown()
+		tc.change(w)
+		s := cluster.Evaluate(w.c, w.obs)
+		found := Judge(s, w.seen, Joining(s))
+		if len(found) != 1 || found[0].Rule != tc.rule {
+			t.Errorf("%s: %+v", name, found)
+		}
+	}
+	// A join that was interrupted is finished: what it left is its own.
+	w, _ = grown()
+	w.facts("cp-d").Kubernetes = facts.Kubernetes{CA: "CA", Begun: true, EtcdData: true}
+	w.in("cp-d", func(i *facts.Inspection) {
+		i.Leftovers.Files = []string{"/var/lib/etcd/member", "/etc/kubernetes/manifests/etcd.yaml"}
+		i.Listeners = []facts.Listener{{Port: 2379, Program: "etcd", PID: 1}}
+	})
+	s = cluster.Evaluate(w.c, w.obs)
+	if found := Judge(s, w.seen, Joining(s)); len(found) > 0 {
+		t.Errorf("an interrupted join: %+v", found)
+	}
+	for _, p := range Paths(w.c, joining) {
+		if !slices.Contains(joining, p.From) && !slices.Contains(joining, p.To) {
+			t.Errorf("%+v does not concern them", p)
+		}
+	}
+}
+
+// TestFirewallsAreOpenedForPeersOnly: whoever follows the advice opens no port for hosts that do not need it.
+func TestFirewallsAreOpenedForPeersOnly(t *testing.T) {
+	c := labSpec()
+	for _, h := range c.Spec.Hosts {
+		for _, firewall := range []string{"ufw", "firewalld"} {
+			fix := openPorts(c, h, firewall)
+			for _, open := range []string{"--add-port", "--add-protocol", "from any"} {
+				if strings.Contains(fix, open) {
+					t.Errorf("%s on %s: %q opens it for everybody: %s", firewall, h.Name, open, fix)
+				}
+			}
+			for _, part := range strings.Split(fix, " && ")[:1] {
+				if !strings.Contains(part, "for ip in 10.0.0.") || !strings.Contains(part, "$ip") {
+					t.Errorf("%s on %s: %s", firewall, h.Name, part)
+				}
+			}
+			if strings.Contains(fix, " "+h.Address+" ") || strings.Contains(fix, " "+h.Address+";") {
+				t.Errorf("%s on %s opens it for itself: %s", firewall, h.Name, fix)
+			}
+		}
+	}
+	lb, _ := c.Host("lb-a")
+	if fix := openPorts(c, lb, "ufw"); !strings.Contains(fix, "for ip in 10.0.0.17; do ufw allow proto vrrp from $ip to any; done") {
+		t.Errorf("VRRP from the other load balancer only: %s", fix)
+	}
+	for i := range 30 {
+		c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprint("w", i), Address: fmt.Sprint("10.0.1.", i+1), Roles: []string{spec.RoleWorker}})
+	}
+	cp, _ := c.Host("cp-a")
+	if fix := openPorts(c, cp, "ufw"); len(fix) > 900 || !strings.Contains(fix, "for ip in NODES; do") {
+		t.Errorf("%d characters: %s", len(fix), fix)
+	}
+}
+
+func TestReportSortsAndIgnores(t *testing.T) {
+	c := labSpec()
+	finding := func(s cluster.Severity, rule, summary, fix string, subjects ...string) cluster.Finding {
+		return cluster.Finding{Severity: s, Rule: rule, Summary: summary, Fix: fix, Subjects: subjects}
+	}
+	found := []cluster.Finding{
+		finding(warning, "hostname", "the name of cp-b", "y.", "cp-b"),
+		finding(failure, "swap", "on on worker-a", "off.", "worker-a"),
+		finding(failure, "session", "dead lb-a", "Mend.", "lb-a"),
+		finding(failure, "swap", "on on cp-a", "off.", "cp-a"),
+		finding(failure, "cpu", "few", "more.", "cp-a"),
+		finding(failure, cluster.RuleOneCluster, "others", "away.", "cp-c"),
+	}
+	r := NewReport(c, found, []string{"cpu", cluster.RuleOneCluster}, nil)
+	var rules []string
+	for _, f := range r.Findings {
+		rules = append(rules, f.Rule+strings.Join(f.Subjects, ""))
+	}
+	if r.Errors != 4 || r.Warnings != 1 || len(r.Ignored) != 1 || !slices.Equal(rules, []string{"sessionlb-a", "one-clustercp-c", "swapcp-a", "swapworker-a", "hostnamecp-b"}) {
 		t.Errorf("%+v", r)
 	}
-	var refusal *Refusal
-	if err := r.Err(); !errors.As(err, &refusal) || !strings.Contains(err.Error(), "lb-a: dead. Mend (session)") || strings.Contains(err.Error(), "hostname") {
-		t.Errorf("%v", err)
-	}
-	if err := NewReport(c, nil, nil).Err(); err != nil {
+	refusal := r.Refusal()
+	if err := refusal.Error(); !strings.Contains(err, "refused (preflight): the hosts cannot become test; nothing was changed:\n  dead lb-a (session). Mend.") || strings.Contains(err, "hostname") {
 		t.Error(err)
+	}
+	if !slices.Equal(refusal.Subjects, []string{"lb-a", "cp-c", "cp-a", "worker-a"}) {
+		t.Errorf("%v", refusal.Subjects)
+	}
+	if r := NewReport(c, nil, nil, nil).Refusal(); r != nil {
+		t.Error(r)
 	}
 	var text strings.Builder
 	if err := r.Text(&text, 60, false); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"2 errors, 1 warning", "cp-a, worker-a  swap", "fix: off", "Ignored, as you asked: cpu"} {
+	for _, want := range []string{"4 errors, 1 warning", "✘ on on cp-a (swap)\n  → off.\n", "Ignored because of --ignore: cpu"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}
+	}
+	// Hosts that join a cluster are named as such.
+	if r := NewReport(c, found, nil, []string{"worker-b"}); r.Hosts != 1 || !strings.Contains(r.Refusal().Why, "cannot join test") {
+		t.Errorf("%d hosts: %v", r.Hosts, r.Refusal())
 	}
 }
 
 // TestPathsGrowWithTheHosts keeps the number of paths from growing with its square, and every node in the sample.
 func TestPathsGrowWithTheHosts(t *testing.T) {
 	grown := func(workers int) (*spec.Cluster, []facts.Path) {
-		c := cluster()
+		c := labSpec()
 		for i := range workers {
 			c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprint("w", i), Address: fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), Roles: []string{spec.RoleWorker}, Zone: "a"})
 		}
-		return c, Paths(c)
+		return c, Paths(c, nil)
 	}
 	_, small := grown(0)
 	c, large := grown(995)

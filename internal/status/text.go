@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/findings"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -114,7 +115,7 @@ func (p *page) line(spans ...ui.Span) {
 	p.whole(l)
 }
 
-// whole writes a line that must not be cut, as it is there to be copied.
+// whole writes a line that is not cut: it is there to be copied, or fits already.
 func (p *page) whole(l ui.Line) { p.b.WriteString(l.String(p.color) + "\n") }
 
 // wrapped writes text after a head, its other lines aligned below the first.
@@ -295,14 +296,10 @@ func (s Status) margins() (string, ui.Style) {
 }
 
 func (p *page) problems(s Status) {
-	separate := !strings.HasSuffix(p.b.String(), "\n\n")
-	marks := map[cluster.Severity]ui.Span{cluster.Critical: {Text: "✘ ", Style: ui.Red}, cluster.Error: {Text: "✘ ", Style: ui.Red}, cluster.Warning: {Text: "! ", Style: ui.Yellow}, cluster.Info: {Text: "· ", Style: ui.Cyan}}
-	for i, problem := range s.Problems {
-		if i == 0 && separate {
-			p.blank()
-		}
-		mark := marks[problem.Severity]
-		p.wrapped(ui.Line{mark}, ui.Span{Text: problem.Summary, Style: mark.Style})
-		p.wrapped(ui.Line{{Text: "  → ", Style: ui.Dim}}, ui.Span{Text: problem.Fix})
+	if len(s.Problems) > 0 && !strings.HasSuffix(p.b.String(), "\n\n") {
+		p.blank()
+	}
+	for _, l := range findings.Lines(s.Problems, p.width, false) {
+		p.whole(l)
 	}
 }
