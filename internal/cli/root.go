@@ -18,7 +18,6 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/machines"
-	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
@@ -85,7 +84,6 @@ func exitStatus(err error) int {
 		usage   usageError
 		invalid spec.Errors
 		refusal *cluster.Refusal
-		unfit   *preflight.Refusal
 		forged  *bundle.SignatureError
 	)
 	switch {
@@ -93,7 +91,7 @@ func exitStatus(err error) int {
 		return own.code
 	case errors.As(err, &usage), errors.As(err, &invalid):
 		return exitUsage
-	case errors.As(err, &refusal), errors.As(err, &unfit), errors.As(err, &forged):
+	case errors.As(err, &refusal), errors.As(err, &forged):
 		return exitRefused
 	}
 	return exitFailed

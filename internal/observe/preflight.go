@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/inspect"
@@ -26,22 +27,23 @@ const (
 	maxPacket = 65535
 )
 
-// Preflight looks at everything that preflight judges beyond an observation: on all hosts at once, in a number of round
-// trips that does not depend on theirs. Quick leaves out what takes time and is never an error.
-func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation, quick bool) *facts.Preflight {
-	p := &probe{ctx: ctx, c: c, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}}
+// Preflight collects everything that preflight judges beyond an observation: from all hosts in parallel, in a number of round
+// trips that does not depend on how many there are. Quick leaves out what takes time and is never an error. With names, only
+// paths from or to these hosts are tried.
+func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick bool, only []string) *facts.Preflight {
+	p := &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}}
 	var asked []spec.Host
-	for _, h := range c.Spec.Hosts {
-		if obs.Hosts[h.Name].Facts != nil {
+	for _, h := range p.c.Spec.Hosts {
+		if s.Reachable(h.Name) {
 			asked = append(asked, h)
 		}
 	}
 	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		return p.inspect(ctx, h, conn, obs.Hosts[h.Name].Facts, quick)
+		return p.inspect(ctx, h, conn, s.Facts(h.Name), quick)
 	})
-	// Not a moment earlier: while hosts are busy with their inspections, answers about the time come late.
+	// Not earlier: while hosts are busy with their inspections, answers about the time come late.
 	p.each(asked, p.clock)
-	p.reach(asked, obs)
+	p.reach(asked, only)
 	slices.SortFunc(p.seen.Reach, func(a, b facts.Reach) int {
 		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To), cmp.Compare(a.Port, b.Port))
 	})
@@ -50,6 +52,7 @@ func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts
 
 type probe struct {
 	ctx   context.Context
+	s     *cluster.State
 	c     *spec.Cluster
 	conns *host.Set
 
@@ -116,12 +119,12 @@ func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 }
 
 // reach tries every path: all hosts listen, all hosts dial, all hosts stop listening.
-func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
+func (p *probe) reach(hosts []spec.Host, only []string) {
 	listening := map[string]reach.Listening{}
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
 		request := reach.ListenRequest{Name: h.Name, Address: h.Address}
 		// Where a cluster's programs may be about to start, a port that is free at this moment is theirs all the same.
-		if !preflight.Built(obs) && !obs.Hosts[h.Name].Facts.Kubernetes.KubeletConfig {
+		if !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun {
 			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
 		}
 		l, err := reach.Listen.On(ctx, conn, request)
@@ -134,7 +137,7 @@ func (p *probe) reach(hosts []spec.Host, obs *facts.Observation) {
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
-	for _, path := range preflight.Paths(p.c) {
+	for _, path := range preflight.Paths(p.c, only) {
 		l, asked := listening[path.To]
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {

@@ -2,53 +2,83 @@ package run
 
 import (
 	"context"
+	"slices"
+	"sync"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/endpoint"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/spec"
 )
 
-// Preflight checks the hosts and changes nothing. Quick leaves out what takes time and is never an error.
-func (e *Engine) Preflight(ctx context.Context, obs *facts.Observation, quick bool, ignore []string) (*preflight.Report, error) {
-	seen := observe.Preflight(ctx, e.Cluster, e.Conns, obs, quick)
+// Preflight checks all hosts and changes nothing.
+func (e *Engine) Preflight(ctx context.Context, s *cluster.State, ignore []string) (*preflight.Report, error) {
+	return e.preflight(ctx, s, false, nil, ignore)
+}
+
+// preflight checks the hosts, or with names only these. Quick leaves out what takes time and is never an error, and what the
+// steps of a plan find out themselves: an external load balancer is probed by one of them, while a managed virtual IP must be
+// known to be free before anything is changed.
+func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, only, ignore []string) (*preflight.Report, error) {
+	var (
+		seen   *facts.Preflight
+		probes []endpoint.Probe
+		wg     sync.WaitGroup
+	)
+	probe := func() { probes = endpoint.Everywhere(ctx, s, e.Conns) }
+	managed := e.Cluster.Spec.LoadBalancer.Type == spec.BalancerManaged
+	if managed && (!quick || !s.Exists()) {
+		wg.Go(probe)
+	}
+	seen = observe.Preflight(ctx, s, e.Conns, quick, only)
+	wg.Wait()
+	if !managed && !quick {
+		// The temporary listeners of preflight are behind such a load balancer, and must be gone.
+		probe()
+	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	findings := preflight.Judge(e.Cluster, obs, seen)
+	findings := preflight.Judge(s, seen, only)
+	if len(probes) > 0 {
+		findings = append(findings, endpoint.Judge(s, probes)...)
+	}
 	if !quick {
-		// In a build this is a step of the plan, where it can be needed.
-		for _, f := range endpoint.Judge(e.Cluster, obs, endpoint.Everywhere(ctx, e.Cluster, obs, e.Conns)) {
-			findings = append(findings, preflight.Finding{Severity: preflight.Severity(f.Severity), Check: preflight.EndpointCheck, Hosts: where(f.Host), Summary: f.Summary, Fix: f.Fix})
-		}
 		for _, f := range sources.Check(ctx, e.Cluster) {
-			findings = append(findings, preflight.Finding{Severity: preflight.Error, Check: preflight.SourcesCheck, Summary: f.Summary, Fix: f.Fix})
+			findings = append(findings, cluster.Finding{Severity: cluster.Error, Rule: preflight.SourcesCheck, Summary: f.Summary, Fix: f.Fix})
 		}
 	}
-	return preflight.NewReport(e.Cluster, findings, ignore), nil
+	return preflight.NewReport(e.Cluster, findings, ignore, only), nil
 }
 
-// where names a finding's host; the caller's machine is none.
-func where(host string) []string {
-	if host == "" {
-		return nil
-	}
-	return []string{host}
-}
-
-// Check refuses to build a cluster on hosts that cannot become it. A cluster that exists has passed, or has grown beyond,
-// what can be asked of empty hosts.
+// Check refuses to build a cluster on hosts that cannot become it, and to add hosts to a cluster that cannot join it. Hosts
+// that joined are not checked again: they have grown beyond what is asked of empty hosts.
 func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
-	if w.Plan.Empty() || w.State.Exists() {
+	joining := preflight.Joining(w.State)
+	if w.State.Exists() {
+		joining = slices.DeleteFunc(joining, func(name string) bool { return !planned(w.Plan, name) })
+	}
+	if w.Plan.Empty() || w.State.Exists() && len(joining) == 0 {
 		return nil
 	}
 	return progress.Track(ctx, e.Progress, "", "preflight", "check the hosts", func(ctx context.Context) error {
-		r, err := e.Preflight(ctx, w.State.Seen, true, ignore)
+		r, err := e.preflight(ctx, w.State, true, joining, ignore)
 		if err != nil {
 			return err
 		}
-		return r.Err()
+		if refused := r.Refusal(); refused != nil {
+			return refused
+		}
+		return nil
 	})
+}
+
+// planned says that the plan does something on the host.
+func planned(p *plan.Plan, host string) bool {
+	return slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Host == host })
 }

@@ -20,45 +20,32 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// probeEndpoint refuses to build behind a balancer that some host finds no way to, or that has something else behind it.
+// probeEndpoint refuses to build behind a load balancer that some host does not reach, or that has something else behind it.
 // Nothing is refused for one lost packet: what is wrong must be wrong twice.
 func probeEndpoint(ctx context.Context, e *Env, s plan.Step) error {
-	var findings []endpoint.Finding
+	state := cluster.Evaluate(e.Cluster, e.Seen)
+	var (
+		findings []cluster.Finding
+		refused  *cluster.Refusal
+	)
 	for range 2 {
-		findings = endpoint.Judge(e.Cluster, e.Seen, endpoint.Everywhere(ctx, e.Cluster, e.Seen, e.Conns))
+		findings = endpoint.Judge(state, endpoint.Everywhere(ctx, state, e.Conns))
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if !slices.ContainsFunc(findings, isError) {
+		if refused = endpoint.Refusal(findings); refused == nil {
 			break
 		}
 	}
 	for _, f := range findings {
-		if !isError(f) {
-			e.note(s, f.Summary+"; "+f.Fix)
+		if f.Severity.Rank() > cluster.Error.Rank() {
+			e.note(s, f.Summary+". "+f.Fix)
 		}
 	}
-	if why, fix := sum(slices.DeleteFunc(findings, func(f endpoint.Finding) bool { return !isError(f) })); why != "" {
-		return &cluster.Refusal{Rule: RuleEndpoint, Why: why, Fix: fix}
+	if refused != nil {
+		return refused
 	}
 	return nil
-}
-
-// RuleEndpoint refuses to build behind a load balancer that cannot work.
-const RuleEndpoint = "endpoint"
-
-func isError(f endpoint.Finding) bool { return f.Severity == endpoint.Error }
-
-// sum joins findings to what is wrong and what to do, saying nothing twice.
-func sum(findings []endpoint.Finding) (why, fix string) {
-	var whys, fixes []string
-	for _, f := range findings {
-		whys = append(whys, f.Summary)
-		if !slices.Contains(fixes, f.Fix) {
-			fixes = append(fixes, f.Fix)
-		}
-	}
-	return strings.Join(whys, "; "), strings.Join(fixes, "; ")
 }
 
 func (e *Env) note(s plan.Step, detail string) {
@@ -76,12 +63,12 @@ func meetAll(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, meetingTimeout, "meeting every control plane behind the endpoint")
 	defer cancel()
 	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
-		why, fix := sum(endpoint.Meet(ctx, e.Cluster, observe.Observe(ctx, e.Cluster, e.Conns), e.Conns).Missing(e.Cluster))
-		if why == "" {
+		refused := endpoint.Refusal(endpoint.Meet(ctx, e.observe(ctx), e.Conns).Missing(e.Cluster))
+		if refused == nil {
 			return nil
 		}
-		e.note(s, why)
-		return fmt.Errorf("%s. %s", why, fix)
+		e.note(s, refused.Why)
+		return errors.New(refused.Why) // no refusal: the cluster was changed already
 	})
 }
 

@@ -197,12 +197,11 @@ func measure(ctx context.Context, c *spec.Cluster, runs int) error {
 			return fmt.Sprintf("%d steps", len(w.Plan.Steps)), nil
 		}},
 		{"preflight", func(e *run.Engine) (string, error) {
-			obs := e.Observe(ctx)
-			r, err := e.Preflight(ctx, obs, false, nil)
+			r, err := e.Preflight(ctx, e.State(ctx), nil)
 			if err != nil {
 				return "", err
 			}
-			return fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c))), nil
+			return fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c, nil))), nil
 		}},
 	} {
 		best, bestDial := 0.0, 0.0
