@@ -85,7 +85,7 @@ var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI)
 	for name := range pki {
 		path := filepath.Join(pkiDir, name)
 		if have, err := os.ReadFile(path); err == nil && string(have) != string(pki[name]) {
-			return struct{}{}, fmt.Errorf("%s is there already and is another cluster's: clear the host with quorate reset", path)
+			return struct{}{}, fmt.Errorf("%s exists and belongs to another cluster; if nobody needs that one any more, run `kubeadm reset` on the host", path)
 		}
 	}
 	return struct{}{}, writePKI(pki, slices.Sorted(maps.Keys(pki))...)
