@@ -9,7 +9,6 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -193,70 +192,4 @@ func (j *judge) reachFix(to string, o facts.Outcome) string {
 		return openPorts(j.c, h, w)
 	}
 	return "Open these ports on " + to + " for the other hosts of the cluster, in its own firewall and in that of the network."
-}
-
-// mostPeers is how many addresses a command lists.
-const mostPeers = 16
-
-// openPorts is how a host's own firewall is opened for its roles: for the hosts of the cluster that need a port, and no others.
-func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
-	type group struct {
-		peers, proto string
-	}
-	ports := map[group][]string{}
-	var order []group
-	short := false
-	for _, in := range inbound(c, h) {
-		var peers []string
-		for _, o := range c.Spec.Hosts {
-			if o.Name != h.Name && in.from(o) && !slices.Contains(peers, o.Address) {
-				peers = append(peers, o.Address)
-			}
-		}
-		if len(peers) == 0 {
-			continue
-		}
-		g := group{strings.Join(peers, " "), in.proto}
-		if len(peers) > mostPeers {
-			g.peers, short = "NODES", true
-		}
-		if ports[g] == nil {
-			order = append(order, g)
-		}
-		ports[g] = append(ports[g], fmt.Sprint(in.port))
-	}
-	var commands []string
-	for _, g := range order {
-		commands = append(commands, "for ip in "+g.peers+"; do "+allow(firewall, g.proto, ports[g])+"; done")
-	}
-	if firewall == "firewalld" {
-		if h.IsNode() {
-			commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+c.Spec.Network.PodCIDR)
-		}
-		commands = append(commands, "firewall-cmd --reload")
-	} else if h.IsNode() {
-		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
-	}
-	out := "On " + h.Name + ", run `" + strings.Join(commands, " && ") + "`"
-	if short {
-		out += ", where NODES are the addresses of all nodes"
-	}
-	out += ". Or turn it off, and filter in the network."
-	if c.Balances(h) {
-		out += fmt.Sprintf(" Users of kubectl need port %d, too.", endpointPort(c))
-	}
-	return out
-}
-
-// allow opens ports for the address in $ip.
-func allow(firewall, proto string, ports []string) string {
-	switch {
-	case firewall == "firewalld" && proto == facts.VRRP:
-		return `firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$ip protocol value=vrrp accept"`
-	case firewall == "firewalld":
-		return "for port in " + strings.Join(ports, " ") + `; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$ip port port=$port protocol=` + proto + ` accept"; done`
-	case proto == facts.VRRP:
-		return "ufw allow proto vrrp from $ip to any"
-	}
-	return "ufw allow proto " + proto + " from $ip to any port " + strings.Join(ports, ",")
 }
