@@ -1,5 +1,5 @@
-// Package audit judges how secure a running cluster is, by the CIS Kubernetes Benchmark. It only thinks: package node reads
-// the evidence on the hosts.
+// Package audit judges how secure a running cluster is, by the CIS Kubernetes Benchmark. It is pure: package inspect reads the
+// evidence on the hosts.
 package audit
 
 import (
@@ -48,12 +48,13 @@ type Check struct {
 	ID      string  `json:"id"`
 	Title   string  `json:"title"`
 	Outcome Outcome `json:"outcome"`
-	// Findings say what was found where, if it is not simply as the benchmark wants it.
-	Findings []Finding `json:"findings,omitempty"`
+	// Findings say what was found where, if it is not as the benchmark wants it.
+	Findings []Note `json:"findings,omitempty"`
 }
 
-// Finding is what one host, or with an empty name the cluster, shows.
-type Finding struct {
+// Note is what one host, or with an empty name the cluster, shows for one check. It is a row of the benchmark's table and no
+// finding of the cluster's state: most notes explain why something is right.
+type Note struct {
 	Host   string `json:"host,omitempty"`
 	Found  string `json:"found"`
 	Reason string `json:"reason,omitempty"` // why it is right all the same
@@ -84,7 +85,7 @@ func CIS(name string, c Cluster) Report {
 			if v.found == "" {
 				return
 			}
-			check.Findings = append(check.Findings, Finding{Host: host, Found: v.found, Reason: v.reason})
+			check.Findings = append(check.Findings, Note{Host: host, Found: v.found, Reason: v.reason})
 			switch {
 			case v.reason == "":
 				check.Outcome = Fail

@@ -220,7 +220,7 @@ func TestNothingIsPassedUnseen(t *testing.T) {
 }
 
 func TestTextSaysOnceWhatHostsShare(t *testing.T) {
-	got := alike([]Finding{{Host: "a", Found: "x", Reason: "y"}, {Host: "b", Found: "x", Reason: "y"}, {Host: "c", Found: "z"}})
+	got := alike([]Note{{Host: "a", Found: "x", Reason: "y"}, {Host: "b", Found: "x", Reason: "y"}, {Host: "c", Found: "z"}})
 	if want := []string{"a, b: x; y", "c: z"}; fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("%q", got)
 	}

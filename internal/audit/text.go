@@ -18,7 +18,7 @@ func Text(w io.Writer, r Report) error {
 			fmt.Fprintf(&b, "                   %s\n", f)
 		}
 	}
-	fmt.Fprintf(&b, "\n%d pass, %d do not and say why, %d fail.\n", r.Pass, r.Explained, r.Fail)
+	fmt.Fprintf(&b, "\n%d passed, %d explained, %d failed.\n", r.Pass, r.Explained, r.Fail)
 	for _, h := range slices.Sorted(maps.Keys(r.Unreachable)) {
 		fmt.Fprintf(&b, "Not judged: %s: %s\n", h, r.Unreachable[h])
 	}
@@ -27,11 +27,11 @@ func Text(w io.Writer, r Report) error {
 }
 
 // alike says once what several hosts show.
-func alike(findings []Finding) (out []string) {
-	hosts := map[Finding][]string{}
-	var order []Finding
+func alike(findings []Note) (out []string) {
+	hosts := map[Note][]string{}
+	var order []Note
 	for _, f := range findings {
-		key := Finding{Found: f.Found, Reason: f.Reason}
+		key := Note{Found: f.Found, Reason: f.Reason}
 		if _, seen := hosts[key]; !seen {
 			order = append(order, key)
 		}
