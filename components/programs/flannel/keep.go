@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -108,14 +109,15 @@ func (k *keeper) sync(ctx context.Context) bool {
 		if err != nil {
 			unknown = append(unknown, err)
 		}
-		for kind, objects := range seen {
-			restored := slices.DeleteFunc(objects, func(o string) bool { return slices.Contains(left[kind].objects, o) })
+		for _, kind := range slices.Sorted(maps.Keys(seen)) {
+			restored := slices.DeleteFunc(seen[kind], func(o string) bool { return slices.Contains(left[kind].objects, o) })
 			if len(restored) > 0 {
 				klog.Warningf("Restored %s: %s", kind, summary(restored))
 				k.noteRestored(kind, restored)
 			}
 		}
-		for kind, l := range left {
+		for _, kind := range slices.Sorted(maps.Keys(left)) {
+			l := left[kind]
 			wrong[kind] = true
 			klog.Errorf("Not restored yet: %s: %s (error: %v)", kind, summary(l.objects), l.err)
 			k.noteRemaining(kind, l.objects, l.err)
