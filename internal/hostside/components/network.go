@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -112,6 +113,10 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 	}
+	report, restored := judgeReport(a.inside(p, cmp.Or(flags["health-file"], flannelReportFile)), time.Now())
+	if !report.OK {
+		return report, nil
+	}
 	subnet := cmp.Or(flags["subnet-file"], "/run/flannel/subnet.env")
 	if !system.Exists(a.inside(p, subnet)) {
 		return facts.Answer{Problem: subnet + " is missing: pods cannot start here"}, nil
@@ -131,7 +136,11 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 	}
-	return a.kernel.overlay(config)
+	answer, overlay := a.kernel.overlay(config)
+	if overlay != nil {
+		overlay.Restored = restored
+	}
+	return answer, overlay
 }
 
 // whole says whether a table of rules is as its program left it: each of the chains is there and has rules, and so has every
