@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"quorate.dev/quorate/components/programs/flannel/health"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -113,7 +114,7 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 	}
-	report, restored := judgeReport(a.inside(p, cmp.Or(flags["health-file"], flannelReportFile)), time.Now())
+	report, restored := judgeReport(a.inside(p, cmp.Or(flags["health-file"], health.File)), time.Now())
 	if !report.OK {
 		return report, nil
 	}
