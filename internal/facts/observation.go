@@ -86,6 +86,16 @@ type Overlay struct {
 	Backend string `json:"backend"`
 	// Routes lead to the pods of other nodes.
 	Routes []PodRoute `json:"routes,omitempty"`
+	// Restored is what other programs removed and flanneld restored, as far as it remembers.
+	Restored []Restored `json:"restored,omitempty"`
+}
+
+// Restored is objects in the kernel that flanneld had to restore.
+type Restored struct {
+	What string `json:"what"`
+	// Times is how often, and Last when: a number that grows means that another program removes them.
+	Times int       `json:"times"`
+	Last  time.Time `json:"last"`
 }
 
 // PodRoute leads to the pods of another node.

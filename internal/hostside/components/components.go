@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -87,16 +88,16 @@ func (r *reader) path(name string) string { return filepath.Join(r.root, name) }
 
 func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 	out := Report{Components: map[string]facts.Component{}}
-	if r.empty() {
-		for _, name := range req.Expect {
-			out.Components[name] = facts.Component{Answer: facts.Answer{Problem: "it is not set up: this host carries no part of a cluster"}}
-		}
-		return out, nil
-	}
 	first, second := r.attempt(req, r.first), r.attempt(req, r.second)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, name := range req.Expect {
+		if !r.setUp(name) {
+			mu.Lock()
+			out.Components[name] = facts.Component{Answer: facts.Answer{Problem: "it is not set up on this host"}}
+			mu.Unlock()
+			continue
+		}
 		wg.Go(func() {
 			a := ask(ctx, first, name)
 			if !a.component.OK {
@@ -121,15 +122,20 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 	return out, ctx.Err()
 }
 
-// empty says that there is nothing to ask: the host was never part of a cluster.
-func (r *reader) empty() bool {
-	for _, name := range []string{kubeletConfig, "/etc/haproxy/haproxy.cfg", "/run/containerd/containerd.sock", "/etc/systemd/system/" + hostconfig.ApproverTimer} {
-		if system.Exists(r.path(name)) {
-			return false
-		}
-	}
-	found, _ := filepath.Glob(r.path(manifests) + "/*.yaml")
-	return len(found) == 0
+// tracesOf are files of which at least one is on every host on which a component was set up, whoever did that.
+var tracesOf = map[string][]string{
+	facts.ControllerManager: nodeTraces, facts.Scheduler: nodeTraces, facts.Kubelet: nodeTraces, facts.KubeProxy: nodeTraces, facts.Flannel: nodeTraces,
+	facts.Containerd: append([]string{"/run/containerd/containerd.sock", "/etc/containerd/config.toml"}, nodeTraces...),
+	facts.HAProxy:    {"/etc/haproxy/haproxy.cfg"}, facts.Keepalived: {"/etc/keepalived/keepalived.conf"},
+	facts.Watchdog: {"/etc/systemd/system/" + hostconfig.WatchdogUnit}, facts.Approver: {"/etc/systemd/system/" + hostconfig.ApproverTimer},
+}
+
+var nodeTraces = []string{kubeletConfig, "/etc/kubernetes/kubelet.conf", manifests + "/kube-apiserver.yaml"}
+
+// setUp says whether it makes sense to ask a component. Before a cluster is built it does not, on any of its hosts.
+func (r *reader) setUp(name string) bool {
+	traces, ok := tracesOf[name]
+	return !ok || slices.ContainsFunc(traces, func(path string) bool { return system.Exists(r.path(path)) })
 }
 
 // attempt is one look at everything: what several components need is read once.

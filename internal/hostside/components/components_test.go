@@ -46,6 +46,9 @@ func newHost(t *testing.T) *fakeHost {
 	}
 	h.put("/proc/self/status", "NSpid:\t1\n")
 	h.put("/root"+kubeletConfig, "kind: KubeletConfiguration\n")
+	for _, name := range []string{"/etc/haproxy/haproxy.cfg", "/etc/keepalived/keepalived.conf", "/etc/systemd/system/quorate-watchdog.service", "/etc/systemd/system/quorate-approver.timer"} {
+		h.put("/root"+name, "x")
+	}
 	return h
 }
 
@@ -321,17 +324,23 @@ func TestContainerd(t *testing.T) {
 	is(t, "unit failed", h.ask(facts.Containerd).Answer, "problem", "containerd.service is failed (signal)")
 }
 
-// TestHostWithoutACluster is not asked at all, and says so.
-func TestHostWithoutACluster(t *testing.T) {
+// TestWhatIsNotSetUp is not asked at all: on a new host there is nobody to ask.
+func TestWhatIsNotSetUp(t *testing.T) {
 	h := newHost(t)
-	if err := os.Remove(h.path(kubeletConfig)); err != nil {
+	if err := os.RemoveAll(h.root); err != nil {
 		t.Fatal(err)
 	}
 	h.units = func(context.Context, ...string) (map[string]system.Unit, error) {
 		t.Error("systemd was asked")
 		return nil, nil
 	}
-	is(t, "kubelet", h.ask(facts.Kubelet).Answer, "problem", "not set up")
+	h.version = func(context.Context) (string, error) {
+		t.Error("containerd was asked")
+		return "", nil
+	}
+	for _, name := range []string{facts.ControllerManager, facts.Scheduler, facts.Kubelet, facts.Containerd, facts.KubeProxy, facts.Flannel, facts.Approver, facts.Watchdog, facts.HAProxy, facts.Keepalived} {
+		is(t, name, h.ask(name).Answer, "problem", "not set up")
+	}
 }
 
 func TestComplaint(t *testing.T) {

@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
+	"quorate.dev/quorate/components/programs/flannel/health"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -112,6 +114,10 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 	}
+	report, restored := judgeReport(a.inside(p, cmp.Or(flags["health-file"], health.File)), time.Now())
+	if !report.OK {
+		return report, nil
+	}
 	subnet := cmp.Or(flags["subnet-file"], "/run/flannel/subnet.env")
 	if !system.Exists(a.inside(p, subnet)) {
 		return facts.Answer{Problem: subnet + " is missing: pods cannot start here"}, nil
@@ -131,7 +137,11 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 	}
-	return a.kernel.overlay(config)
+	answer, overlay := a.kernel.overlay(config)
+	if overlay != nil {
+		overlay.Restored = restored
+	}
+	return answer, overlay
 }
 
 // whole says whether a table of rules is as its program left it: each of the chains is there and has rules, and so has every

@@ -4,10 +4,13 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -112,6 +115,42 @@ func TestFlannel(t *testing.T) {
 	h.runs(42, 2, "/", "/opt/bin/flanneld")
 	h.put("/proc/42/root/etc/kube-flannel/net-conf.json", config)
 	is(t, "no subnet", h.ask(facts.Flannel).Answer, "problem", "subnet.env is missing")
+}
+
+// TestFlannelReport judges what Quorate's flanneld writes.
+func TestFlannelReport(t *testing.T) {
+	now := time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) string { return now.Add(-d).Format(time.RFC3339) }
+	const restored = `{"kind": "rules", "objects": ["chain forward"], "count": 1, "times": 12, "lastSeen": "2026-11-26T11:59:00Z", "restored": "2026-11-26T11:59:01Z"}`
+	const remains = `{"kind": "routes", "objects": ["10.244.3.0/24"], "count": 3, "times": 1, "lastSeen": "2026-11-26T11:59:50Z", "error": "no such device"}`
+	for name, tc := range map[string]struct{ report, kind, words string }{
+		"whole":        {`{"lastSync": "` + ago(20*time.Second) + `", "resyncSeconds": 30, "problems": []}`, "ok", ""},
+		"restored":     {`{"lastSync": "` + ago(20*time.Second) + `", "resyncSeconds": 30, "problems": [` + restored + `]}`, "ok", ""},
+		"remains":      {`{"lastSync": "` + ago(20*time.Second) + `", "resyncSeconds": 30, "problems": [` + restored + `,` + remains + `]}`, "problem", "flanneld cannot restore routes: 10.244.3.0/24; and 2 more (no such device)"},
+		"stale":        {`{"lastSync": "` + ago(100*time.Second) + `", "resyncSeconds": 30, "syncError": "no permission", "problems": []}`, "problem", "for 1m40s: no permission"},
+		"never synced": {`{"resyncSeconds": 30, "problems": []}`, "problem", "has never compared"},
+		"damaged":      {`{`, "unknown", "its report could not be read"},
+	} {
+		path := filepath.Join(t.TempDir(), "health.json")
+		if err := os.WriteFile(path, []byte(tc.report), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		answer, all := judgeReport(path, now)
+		is(t, name, answer, tc.kind, tc.words)
+		if strings.Contains(tc.report, `"restored"`) && (len(all) != 1 || all[0].What != "rules: chain forward" || all[0].Times != 12) {
+			t.Errorf("%s: restored %+v", name, all)
+		}
+	}
+	answer, _ := judgeReport(filepath.Join(t.TempDir(), "missing"), now)
+	is(t, "a flanneld without a report", answer, "ok", "")
+
+	h := newHost(t)
+	h.runs(42, 2, "/", "/opt/bin/flanneld")
+	h.put("/proc/42/root/etc/kube-flannel/net-conf.json", `{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}`)
+	h.put("/proc/42/root/run/flannel/subnet.env", "x")
+	h.put("/proc/42/root/run/flannel/health.json", `{"lastSync": "2020-01-01T00:00:00Z", "resyncSeconds": 30, "problems": []}`)
+	h.kernel = fakeKernel{}
+	is(t, "a flanneld that hangs", h.ask(facts.Flannel).Answer, "problem", "has not compared")
 }
 
 // inNamespace gives the test a network of its own.
