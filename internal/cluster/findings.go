@@ -320,7 +320,7 @@ func (f *findings) vanished() {
 
 // partial reports a cluster whose first build did not end.
 func (f *findings) partial() {
-	if f.marked() {
+	if f.Marked() {
 		f.unmet(RuleIncomplete, Warning, "the cluster is not complete: the run that built it was interrupted", "`quorate apply` finishes the build. All hosts must be reachable for that.")
 		return
 	}
@@ -334,8 +334,8 @@ func (f *findings) partial() {
 		"If this is a cluster that Quorate is to adopt, bring its API up first. If nobody needs it any more, clear the hosts: run `kubeadm reset` there, and remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established.", on...)
 }
 
-// marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.
-func (s *State) marked() bool {
+// Marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.
+func (s *State) Marked() bool {
 	return s.anyHost(func(k facts.Kubernetes) bool { return k.Established || k.Begun || k.Adopted })
 }
 
