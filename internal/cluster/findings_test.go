@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -580,5 +582,36 @@ func TestSkews(t *testing.T) {
 	}
 	if none, _ := Skews(nil); none != nil {
 		t.Errorf("%v", none)
+	}
+}
+
+// TestDocumentationHasTheRules keeps the table in the documentation equal to the code's. With UPDATE_DOCS it writes it.
+func TestDocumentationHasTheRules(t *testing.T) {
+	const file, begin, end = "../../docs/findings.md", "<!-- rules -->\n", "<!-- end of rules -->"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| rule | severity | what must hold |\n|---|---|---|\n")
+	for _, r := range Rules {
+		var severities []string
+		for _, s := range r.Severities {
+			severities = append(severities, string(s))
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", r.ID, strings.Join(severities, ", "), r.What)
+	}
+	before, rest, found := strings.Cut(string(data), begin)
+	have, after, found2 := strings.Cut(rest, end)
+	switch {
+	case !found || !found2:
+		t.Fatalf("%s has no marks around the table", file)
+	case have == table.String():
+	case os.Getenv("UPDATE_DOCS") == "":
+		t.Errorf("the table in %s is not the code's; UPDATE_DOCS=1 go test ./internal/cluster writes it", file)
+	default:
+		if err := os.WriteFile(file, []byte(before+begin+table.String()+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
