@@ -49,6 +49,7 @@ const (
 	RuleCertificate      = "certificate"
 	RuleClock            = "clock"
 	RuleSwap             = "swap"
+	RuleSources          = "sources" // of package sources
 )
 
 // Rule is a rule of findings: a reference, and what tests walk.
