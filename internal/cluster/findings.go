@@ -3,6 +3,7 @@ package cluster
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -48,6 +49,7 @@ const (
 	RuleCertificate      = "certificate"
 	RuleClock            = "clock"
 	RuleSwap             = "swap"
+	RuleSources          = "sources" // of package sources
 )
 
 // Rule is a rule of findings: a reference, and what tests walk.
@@ -95,7 +97,7 @@ var Rules = []Rule{
 	{RuleControlPlane, []Severity{Warning}, "the API server, the controller manager and the scheduler work on every control plane"},
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
-	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere"},
+	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
@@ -320,7 +322,7 @@ func (f *findings) vanished() {
 
 // partial reports a cluster whose first build did not end.
 func (f *findings) partial() {
-	if f.marked() {
+	if f.Marked() {
 		f.unmet(RuleIncomplete, Warning, "the cluster is not complete: the run that built it was interrupted", "`quorate apply` finishes the build. All hosts must be reachable for that.")
 		return
 	}
@@ -334,8 +336,8 @@ func (f *findings) partial() {
 		"If this is a cluster that Quorate is to adopt, bring its API up first. If nobody needs it any more, clear the hosts: run `kubeadm reset` there, and remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established.", on...)
 }
 
-// marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.
-func (s *State) marked() bool {
+// Marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.
+func (s *State) Marked() bool {
 	return s.anyHost(func(k facts.Kubernetes) bool { return k.Established || k.Begun || k.Adopted })
 }
 
@@ -395,10 +397,15 @@ func (f *findings) notQueried() {
 			}
 		}
 		if f.Spec.Balances(h) {
-			all = append(all, answer{h.Name, "HAProxy", f.LoadBalancer(h.Name)})
+			all = append(all, answer{h.Name, facts.HAProxy, f.LoadBalancer(h.Name)}, answer{h.Name, facts.Keepalived, f.keepalived(h.Name)})
 		}
 		for _, name := range f.componentsOf(h) {
-			all = append(all, answer{h.Name, name, f.component(h.Name, name)})
+			if !slices.Contains(balancerPrograms, name) {
+				all = append(all, answer{h.Name, name, f.component(h.Name, name)})
+			}
+		}
+		for _, part := range slices.Sorted(maps.Keys(f.Facts(h.Name).Unknown)) {
+			all = append(all, answer{h.Name, part, facts.Answer{Unknown: f.Facts(h.Name).Unknown[part]}})
 		}
 	}
 	for _, m := range f.Seen.Etcd {
@@ -501,10 +508,13 @@ func (f *findings) componentsOf(h spec.Host) (out []string) {
 	return out
 }
 
+// balancerPrograms are judged as the load balancer that they are together.
+var balancerPrograms = []string{facts.HAProxy, facts.Keepalived}
+
 // components reports programs that do not work: those of these names, or with an empty name all that have no turn of their
 // own.
 func (f *findings) components(names ...string) {
-	own := []string{facts.Containerd, facts.Kubelet, facts.KubeProxy, facts.Flannel}
+	own := append([]string{facts.Containerd, facts.Kubelet, facts.KubeProxy, facts.Flannel}, balancerPrograms...)
 	for _, h := range f.Spec.Spec.Hosts {
 		for _, name := range f.componentsOf(h) {
 			if names[0] == "" && slices.Contains(own, name) || names[0] != "" && !slices.Contains(names, name) {
@@ -548,6 +558,18 @@ func (f *findings) versions() {
 		}
 		f.add(RuleVersions, Info, same[0].Program+" runs in different versions: "+strings.Join(parts, ", "),
 			"Finish what was begun: an upgrade, or the restart of a program that was replaced.", hosts...)
+	}
+	replaced := map[string][]string{}
+	for _, h := range f.Spec.Spec.Hosts {
+		for name, c := range f.Seen.Hosts[h.Name].Components {
+			if c.Replaced {
+				replaced[name] = append(replaced[name], h.Name)
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(replaced)) {
+		f.add(RuleVersions, Info, name+" on "+List(replaced[name])+" runs from a file that was replaced since it started: its next restart, planned or not, brings another version",
+			"Restart it at a time of your choice, on one host after the other.", replaced[name]...)
 	}
 }
 

@@ -97,7 +97,7 @@ func (f *findings) api() {
 		}
 	}
 	fix := "Bring the control planes back. `quorate apply` then starts what is stopped and restores what is misconfigured on them."
-	if !f.marked() {
+	if !f.Marked() {
 		fix = "Bring the control planes back. Quorate did not build this cluster, and changes nothing while its API does not answer."
 	}
 	if unknown > 0 {

@@ -78,6 +78,14 @@ func (f *findings) certificates() {
 // The names under which observations report the kubelet's own certificates.
 const kubeletClient, kubeletServer = "kubelet-client", "kubelet-server"
 
+// IdentityExpired says that the kubelet's client certificate has expired: it cannot renew it itself any more.
+func (s *State) IdentityExpired(host string) bool {
+	f := s.Facts(host)
+	return f != nil && slices.ContainsFunc(f.Kubernetes.Certificates, func(c facts.Certificate) bool {
+		return c.Name == kubeletClient && !c.Expires.After(s.Seen.Time)
+	})
+}
+
 // renewal is how a certificate is renewed.
 func (f *findings) renewal(host string, c facts.Certificate) string {
 	const onEtcdHosts = "On every etcd host: `for c in etcd-server etcd-peer apiserver-etcd-client; do kubeadm certs renew $c; done`. "

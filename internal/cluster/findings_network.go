@@ -104,7 +104,7 @@ func (f *findings) loadBalancers() {
 			f.add(RuleLoadBalancer, Info, "the load balancer on "+h.Name+" was not set up by Quorate, so its servers are not known", "`quorate plan` shows how Quorate would set it up; `quorate apply` does it.", h.Name)
 		default:
 			f.servers(h, b)
-			f.keepalived(h)
+			f.noTakeover(h)
 		}
 	}
 }
@@ -126,19 +126,12 @@ func (f *findings) servers(h spec.Host, b *facts.Balancer) {
 	}
 }
 
-// keepalived reports a load balancer that would never take the virtual IP, unless keepalived has a finding of its own.
-func (f *findings) keepalived(h spec.Host) {
-	const unit = "keepalived.service"
-	if _, observed := f.Seen.Hosts[h.Name].Components[keepalived]; observed {
-		return
-	}
-	if state := f.Facts(h.Name).Units[unit]; state != "" && state != "active" {
-		f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" would not take the virtual IP: "+unit+" is "+state, "`quorate apply` starts it. On "+h.Name+", `journalctl -u keepalived -n 50` shows why.", h.Name)
+// noTakeover reports a load balancer that would never take the virtual IP.
+func (f *findings) noTakeover(h spec.Host) {
+	if k := f.keepalived(h.Name); !k.OK && k.Known() {
+		f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" does not take part in moving the virtual IP: "+k.Problem, "`quorate apply` starts keepalived. On "+h.Name+", `journalctl -u keepalived -n 50` shows why.", h.Name)
 	}
 }
-
-// keepalived is the name of the component.
-const keepalived = "keepalived"
 
 // drained reports control planes that get no clients on purpose: that is easily forgotten.
 func (f *findings) drained() {

@@ -2,7 +2,9 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -259,10 +261,15 @@ var findingCases = []struct {
 		"*critical: no load balancer is known to work: lb-a and lb-b could not be queried",
 		"*warning: whether the endpoint api.lab.internal:6443 answers is unknown: " + noStream,
 		"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown",
-		"*warning: kube-apiserver, kube-controller-manager, kube-scheduler, containerd, flannel, kube-proxy, kubelet, quorate-approver, HAProxy, quorate-watchdog and etcd on cp-a, cp-b, cp-c, w-a, w-b, lb-a and lb-b could not be queried"}},
+		"*warning: kube-apiserver, kube-controller-manager, kube-scheduler, containerd, flannel, kube-proxy, kubelet, quorate-approver, haproxy, quorate-watchdog and etcd on cp-a, cp-b, cp-c, w-a, w-b, lb-a and lb-b could not be queried"}},
 	{"versions", func(f fixture) {
 		f.Seen.Hosts["w-a"].Components[facts.Containerd] = facts.Component{Answer: ok(), Version: "v2.4.1"}
 	}, margins(1, 1, 1, 1), []string{"info: containerd runs in different versions: v2.4.1 on w-a, v2.4.2 on cp-a, cp-b, cp-c and w-b"}},
+	{"replaced", func(f fixture) {
+		for _, h := range []string{"w-a", "w-b"} {
+			f.Seen.Hosts[h].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.37.2", Replaced: true}
+		}
+	}, margins(1, 1, 1, 1), []string{"info: kubelet on w-a and w-b runs from a file that was replaced since it started"}},
 	{"dns-one-node", func(f fixture) { f.Seen.API.DNSNodes = 1 }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
 	{"dns-not-spread", func(f fixture) { f.Seen.API.DNSNodes, f.Seen.API.DNSSpread = 1, false }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
 	{"dns-one-replica", func(f fixture) {
@@ -290,15 +297,31 @@ var findingCases = []struct {
 		f.Seen.Hosts["lb-a"].Balancer.Backends = nil
 	}, margins(1, 1, 0, 0), []string{
 		"*warning: the load balancer on lb-a does not work: HAProxy does not answer", "warning: the cluster does not survive the loss of a load balancer, or zone b"}},
-	{"load-balancer-without-keepalived", func(f fixture) { f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed" }, margins(1, 1, 1, 1), []string{
-		"*warning: the load balancer on lb-b would not take the virtual IP: keepalived.service is failed"}},
+	{"load-balancer-without-keepalived", func(f fixture) { f.Component("lb-b", facts.Keepalived, bad("keepalived.service is failed")) }, margins(1, 1, 0, 0), []string{
+		"*warning: the load balancer on lb-b does not take part in moving the virtual IP: keepalived.service is failed", "warning: the cluster does not survive the loss of a load balancer, or zone a"}},
+	{"keepalived-unit", func(f fixture) {
+		delete(f.Seen.Hosts["lb-b"].Components, facts.Keepalived)
+		f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed"
+	}, margins(1, 1, 0, 0), []string{"*warning: the load balancer on lb-b does not take part in moving the virtual IP: keepalived.service is failed", "warning: the cluster does not survive"}},
+	{"keepalived-unknown", func(f fixture) {
+		f.Component("lb-b", facts.Keepalived, unknown(noStream))
+		delete(f.Seen.Hosts["lb-b"].Facts.Units, "keepalived.service")
+	}, margins(1, 1, 0, 0), []string{"*warning: keepalived on lb-b could not be queried: " + noStream, "warning: the cluster is not known to survive the loss of a load balancer, or zone a"}},
+	{"haproxy-says-why", func(f fixture) {
+		f.Seen.Hosts["lb-b"].Balancer.Healthy, f.Seen.Hosts["lb-b"].Balancer.Backends = false, nil
+		f.Component("lb-b", facts.HAProxy, bad("haproxy.service is failed"))
+	}, margins(1, 1, 0, 0), []string{"*warning: the load balancer on lb-b does not work: haproxy.service is failed", "warning: the cluster does not survive"}},
+	{"units-unknown", func(f fixture) {
+		f.Seen.Hosts["w-a"].Facts.Unknown = map[string]string{facts.UnitsPart: "systemctl: no answer within 5s"}
+	}, margins(1, 1, 1, 1), []string{
+		"*warning: units on w-a could not be queried: systemctl: no answer within 5s"}},
 	{"dead-load-balancer", func(f fixture) { f.Dies("lb-a"); f.Seen.Hosts["lb-b"].Balancer.Active = true }, margins(1, 1, 0, 0), []string{
 		"warning: host lb-a cannot be reached", "warning: the cluster is not known to survive the loss of a load balancer, or zone b"}},
 	{"load-balancer-never-set-up", func(f fixture) { f.Change("lb-b", func(h *facts.Host) { h.Balancer = nil }) }, margins(1, 1, 0, 0), []string{
 		"*warning: the load balancer on lb-b does not work: it was never set up", "warning: the cluster does not survive"}},
 	{"load-balancer-unknown", func(f fixture) {
 		f.Change("lb-b", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, "no answer within 5s" })
-	}, margins(1, 1, 0, 0), []string{"*warning: HAProxy on lb-b could not be queried: no answer within 5s", "warning: the cluster is not known to survive the loss of a load balancer, or zone a"}},
+	}, margins(1, 1, 0, 0), []string{"*warning: haproxy on lb-b could not be queried: no answer within 5s", "warning: the cluster is not known to survive the loss of a load balancer, or zone a"}},
 	{"server-down", func(f fixture) {
 		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
 		b.Healthy, b.Check = false, "L4TOUT"
@@ -320,7 +343,7 @@ var findingCases = []struct {
 	{"virtual-ip-holder-unknown", func(f fixture) {
 		f.Change("lb-a", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, "no answer within 5s" })
 	}, margins(1, 1, 0, 0), []string{"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried",
-		"*warning: HAProxy on lb-a could not be queried", "warning: the cluster is not known to survive"}},
+		"*warning: haproxy on lb-a could not be queried", "warning: the cluster is not known to survive"}},
 	{"endpoint-from-here", func(f fixture) { f.Seen.Endpoint.Caller = new(bad("no route to host")) }, margins(1, 1, 1, 1), []string{
 		"info: the endpoint api.lab.internal:6443 answers the hosts, but not this machine: no route to host"}},
 	{"endpoint-for-some-hosts", func(f fixture) { f.Seen.Endpoint.Hosts["cp-a"] = bad("no route to host") }, margins(1, 1, 1, 1), nil},
@@ -499,6 +522,9 @@ func TestOneUnknownAnswerIsNoFailure(t *testing.T) {
 	}
 	for host, seen := range whole().Seen.Hosts {
 		for name := range seen.Components {
+			if slices.Contains(balancerPrograms, name) {
+				continue // the load balancer itself and systemd say how they are
+			}
 			unknowns[name+" on "+host] = func(f fixture) { f.Component(host, name, unknown(why)) }
 		}
 	}
@@ -556,5 +582,36 @@ func TestSkews(t *testing.T) {
 	}
 	if none, _ := Skews(nil); none != nil {
 		t.Errorf("%v", none)
+	}
+}
+
+// TestDocumentationHasTheRules keeps the table in the documentation equal to the code's. With UPDATE_DOCS it writes it.
+func TestDocumentationHasTheRules(t *testing.T) {
+	const file, begin, end = "../../docs/findings.md", "<!-- rules -->\n", "<!-- end of rules -->"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var table strings.Builder
+	table.WriteString("| rule | severity | what must hold |\n|---|---|---|\n")
+	for _, r := range Rules {
+		var severities []string
+		for _, s := range r.Severities {
+			severities = append(severities, string(s))
+		}
+		fmt.Fprintf(&table, "| `%s` | %s | %s |\n", r.ID, strings.Join(severities, ", "), r.What)
+	}
+	before, rest, found := strings.Cut(string(data), begin)
+	have, after, found2 := strings.Cut(rest, end)
+	switch {
+	case !found || !found2:
+		t.Fatalf("%s has no marks around the table", file)
+	case have == table.String():
+	case os.Getenv("UPDATE_DOCS") == "":
+		t.Errorf("the table in %s is not the code's; UPDATE_DOCS=1 go test ./internal/cluster writes it", file)
+	default:
+		if err := os.WriteFile(file, []byte(before+begin+table.String()+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -302,6 +302,9 @@ func (s *State) LoadBalancer(host string) facts.Answer {
 	case seen.Balancer != nil && seen.Balancer.Healthy:
 		return facts.Answer{OK: true}
 	case seen.Balancer != nil:
+		if c := seen.Components[facts.HAProxy]; c.Problem != "" {
+			return facts.Answer{Problem: c.Problem}
+		}
 		return facts.Answer{Problem: "HAProxy does not answer"}
 	case seen.BalancerError != "":
 		return facts.Answer{Unknown: seen.BalancerError}
@@ -323,12 +326,26 @@ func (s *State) Serves(host string) facts.Answer {
 	if !slices.ContainsFunc(b.Backends, func(x facts.Backend) bool { return x.Healthy && !x.Drained }) {
 		return facts.Answer{Problem: "none of its servers is up"}
 	}
-	for unit, state := range map[string]string{"keepalived.service": s.Facts(host).Units["keepalived.service"]} {
-		if state != "" && state != "active" {
-			return facts.Answer{Problem: unit + " is " + state}
-		}
+	return s.keepalived(host)
+}
+
+// keepalived is how the program answers that moves the virtual IP; as long as it was not asked, what systemd says of its unit.
+func (s *State) keepalived(host string) facts.Answer {
+	seen := s.Seen.Hosts[host]
+	if seen.Facts == nil {
+		return facts.Answer{Unknown: s.whyUnreachable(host)}
 	}
-	return a
+	c, asked := seen.Components[facts.Keepalived]
+	if asked && c.Known() {
+		return c.Answer
+	}
+	const unit = "keepalived.service"
+	if state := seen.Facts.Units[unit]; state != "" && state != "active" {
+		return facts.Answer{Problem: unit + " is " + state}
+	} else if asked && state == "" {
+		return c.Answer
+	}
+	return facts.Answer{OK: true}
 }
 
 // Holders are the hosts that have the virtual IP, and unknown those load balancers of which nobody can tell.
@@ -409,7 +426,7 @@ func (s *State) place() (out []quorum.Placement) {
 			p.Scheduler = partState(s.component(h.Name, facts.Scheduler))
 		}
 		if s.Spec.Balances(h) {
-			p.Balancer = partState(s.LoadBalancer(h.Name))
+			p.Balancer = min(partState(s.LoadBalancer(h.Name)), partState(s.keepalived(h.Name)))
 		}
 		out = append(out, p)
 	}

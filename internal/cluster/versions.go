@@ -30,6 +30,7 @@ func (s *State) Versions() []Version {
 	}
 	for _, h := range s.Spec.Spec.Hosts {
 		components := s.Seen.Hosts[h.Name].Components
+		note(apiServer, s.Seen.Hosts[h.Name].APIServerVersion, h.Name)
 		for name, c := range components {
 			note(name, c.Version, h.Name)
 		}

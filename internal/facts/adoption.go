@@ -7,19 +7,6 @@ import (
 
 // What can be seen of a cluster that was built without Quorate.
 
-// Others says that there is a kubeadm cluster that Quorate neither built, nor began to build, nor adopted.
-func (o *Observation) Others() bool {
-	if o.API == nil || !o.API.Initialised {
-		return false
-	}
-	for _, h := range o.Hosts {
-		if h.Facts != nil && (h.Facts.Kubernetes.Established || h.Facts.Kubernetes.Begun) {
-			return false
-		}
-	}
-	return true
-}
-
 // Kubeadm is what kubeadm's ClusterConfiguration in the API says.
 type Kubeadm struct {
 	Endpoint    string `json:"endpoint"`

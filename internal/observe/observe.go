@@ -20,6 +20,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -377,13 +378,7 @@ const askers = 3
 // endpoint asks the API for its readiness as every client does, through the load balancer, from several hosts and from the
 // caller.
 func endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) facts.Endpoint {
-	ca := ""
-	for _, h := range c.Spec.Hosts {
-		if f := obs.Hosts[h.Name].Facts; f != nil && f.Kubernetes.CA != "" {
-			ca = f.Kubernetes.CA
-			break
-		}
-	}
+	ca := cluster.Evaluate(c, obs).CA()
 	if ca == "" {
 		return facts.Endpoint{Unknown: "no host has the cluster's CA certificate"}
 	}

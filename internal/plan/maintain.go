@@ -118,7 +118,7 @@ func (b *builder) restore(h spec.Host) {
 				Reason: "the manifests of " + strings.Join(missing, " and ") + " are missing", Change: change(cluster.Start, part, h.Name)}, at.configure)
 		}
 	}
-	if b.expiredIdentity(k) {
+	if b.IdentityExpired(h.Name) {
 		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
 			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)
 	}
@@ -135,12 +135,6 @@ func (b *builder) restore(h spec.Host) {
 var agents = []struct{ component, daemonSet string }{
 	{facts.Flannel, ownFlannel.Namespace + "/" + ownFlannel.Name},
 	{facts.KubeProxy, "kube-system/kube-proxy"},
-}
-
-func (b *builder) expiredIdentity(k facts.Kubernetes) bool {
-	return slices.ContainsFunc(k.Certificates, func(c facts.Certificate) bool {
-		return c.Name == "kubelet-client" && !c.Expires.After(b.Seen.Time)
-	})
 }
 
 func (b *builder) useLocalAPI(h spec.Host) {

@@ -31,7 +31,7 @@ func (b *builder) refuse() error {
 	case cluster.Foreign:
 		return b.refuseAdoption()
 	case cluster.Unresponsive:
-		if !b.anyMark() {
+		if !b.Marked() {
 			r := refused(RuleAnswer, "there are control planes on these hosts that Quorate did not build, and their API does not answer",
 				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts with `kubeadm reset`.")
 			r.Transient = true
@@ -51,10 +51,6 @@ func (b *builder) refuse() error {
 		}
 	}
 	return b.refuseVersion()
-}
-
-func (b *builder) anyMark() bool {
-	return b.any(func(k facts.Kubernetes) bool { return k.Established || k.Begun || k.Adopted })
 }
 
 func (b *builder) any(is func(facts.Kubernetes) bool) bool {
@@ -78,7 +74,7 @@ func (b *builder) refuseCreation() error {
 	if r := b.InitialMembers(); r != nil {
 		return r
 	}
-	if b.Stage() == cluster.Partial && !b.any(func(k facts.Kubernetes) bool { return k.Begun || k.Established }) {
+	if b.Stage() == cluster.Partial && !b.Marked() {
 		for _, h := range b.c.Spec.Hosts {
 			if k := b.Facts(h.Name).Kubernetes; k.KubeletConfig || k.EtcdData {
 				return refused(cluster.RuleNewCluster, h.Name+" carries parts of a cluster that Quorate did not build (a kubelet's identity or etcd data), and its API does not answer",

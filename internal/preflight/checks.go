@@ -25,7 +25,7 @@ type Check struct {
 const (
 	EndpointCheck  = cluster.RuleEndpoint
 	VirtualIPCheck = cluster.RuleVirtualIP
-	SourcesCheck   = "sources"
+	SourcesCheck   = cluster.RuleSources
 )
 
 type severities = []cluster.Severity

@@ -100,10 +100,10 @@ func (j *judge) add(s cluster.Severity, check string, hosts []string, fix, forma
 	j.out = append(j.out, cluster.Finding{Severity: s, Rule: check, Subjects: hosts, Summary: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// Joining are the hosts that would join a cluster that exists: they could be queried, and carry no part of it yet. Without a
-// cluster there are none.
+// Joining are the hosts that apply would add to the cluster: they could be queried, and carry no part of it yet. There are none
+// without a cluster, and none while its API does not answer.
 func Joining(s *cluster.State) (out []string) {
-	if !s.Exists() {
+	if s.Stage() != cluster.Complete && s.Stage() != cluster.Foreign {
 		return nil
 	}
 	for _, h := range s.Spec.Spec.Hosts {

@@ -479,6 +479,12 @@ func TestJoiningHostsAreChecked(t *testing.T) {
 			t.Errorf("%s: %+v", name, found)
 		}
 	}
+	// While the API does not answer, nothing joins, and nothing keeps apply from bringing it back.
+	w, _ = grown()
+	w.obs.API = nil
+	if s := cluster.Evaluate(w.c, w.obs); s.Stage() != cluster.Unresponsive || len(Joining(s)) > 0 {
+		t.Errorf("%s: joining are %v", s.Stage(), Joining(s))
+	}
 	// A join that was interrupted is finished: what it left is its own.
 	w, _ = grown()
 	w.facts("cp-d").Kubernetes = facts.Kubernetes{CA: "CA", Begun: true, EtcdData: true}

@@ -49,9 +49,7 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 		findings = append(findings, endpoint.Judge(s, probes)...)
 	}
 	if !quick {
-		for _, f := range sources.Check(ctx, e.Cluster) {
-			findings = append(findings, cluster.Finding{Severity: cluster.Error, Rule: preflight.SourcesCheck, Summary: f.Summary, Fix: f.Fix})
-		}
+		findings = append(findings, sources.Check(ctx, e.Cluster)...)
 	}
 	return preflight.NewReport(e.Cluster, findings, ignore, only), nil
 }

@@ -1,5 +1,5 @@
-// Package sources knows what a spec says about where its bundle comes from, and tries those servers before anything is
-// taken from them.
+// Package sources reads from a spec where its bundle comes from, and asks those servers for something small before anything is
+// downloaded from them.
 package sources
 
 import (
@@ -18,24 +18,27 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/fetch"
 	"quorate.dev/quorate/internal/registry"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Finding is a server that does not give what would be asked of it.
-type Finding struct{ Summary, Fix string }
+// finding is a server that does not give what would be asked of it.
+func finding(summary, fix string) cluster.Finding {
+	return cluster.Finding{Rule: cluster.RuleSources, Severity: cluster.Error, Summary: summary, Fix: fix}
+}
 
 // Patience is how long a server may take to answer; within it, what fails is tried again.
 const Patience = 6 * time.Second
 
-// Check asks each server for one small thing of those that the spec's source would take from it. Where the bundle is here
-// already, or is compiled here, nobody is asked. Hosts are not: they get everything from the caller and from each other.
-func Check(ctx context.Context, c *spec.Cluster) []Finding {
+// Check asks each server for one small file or manifest of those that the bundle would be made from. It asks none if the bundle
+// is here already, or is compiled here. Hosts are not asked: they get everything from the caller and from each other.
+func Check(ctx context.Context, c *spec.Cluster) []cluster.Finding {
 	return check(ctx, c, Patience)
 }
 
-func check(ctx context.Context, c *spec.Cluster, patience time.Duration) []Finding {
+func check(ctx context.Context, c *spec.Cluster, patience time.Duration) []cluster.Finding {
 	k := &checker{of: c.Spec.Components, patience: patience}
 	switch k.of.Source {
 	case spec.SourceOfficial, spec.SourceMirror:
@@ -67,36 +70,36 @@ type question struct {
 	ask          func(context.Context) error
 }
 
-func (k *checker) whole(ctx context.Context) []Finding {
+func (k *checker) whole(ctx context.Context) []cluster.Finding {
 	if k.of.File != "" {
 		f, err := os.Open(k.of.File)
 		if err == nil {
 			f.Close()
 			return nil
 		}
-		return []Finding{{fmt.Sprintf("the bundle's file cannot be read: %v", err), "export one with `quorate bundle export` on a machine that has it, and carry it here"}}
+		return []cluster.Finding{finding(fmt.Sprintf("the bundle's file cannot be read: %v", err), "Export one with `quorate bundle export` on a machine that has the bundle, and copy it here.")}
 	}
 	images, err := registry.New(Access(k.of))
 	if err != nil {
-		return []Finding{own(err)}
+		return []cluster.Finding{own(err)}
 	}
 	return k.all(ctx, []question{k.image(images.Hurry(k.patience), k.of.Reference)})
 }
 
-func (k *checker) published(ctx context.Context, version string) []Finding {
+func (k *checker) published(ctx context.Context, version string) []cluster.Finding {
 	release, ok := components.Lookup(version)
 	published, known := release.Published()
 	if !ok || !known {
-		return []Finding{{"no published releases are known for Kubernetes " + version, "use the source modules or bundle"}}
+		return []cluster.Finding{finding("no published releases are known for Kubernetes "+version, "Use the source modules or bundle (components.source).")}
 	}
 	mirror := Mirror(k.of)
 	files, err := mirror.Access.Client(mirror.Releases)
 	if err != nil {
-		return []Finding{own(err)}
+		return []cluster.Finding{own(err)}
 	}
 	images, err := registry.New(mirror.Access)
 	if err != nil {
-		return []Finding{own(err)}
+		return []cluster.Finding{own(err)}
 	}
 	files.Patience = k.patience
 	images.Hurry(k.patience)
@@ -128,14 +131,14 @@ func (k *checker) image(images *registry.Client, at string) question {
 }
 
 // all asks all servers at once.
-func (k *checker) all(ctx context.Context, ask []question) []Finding {
+func (k *checker) all(ctx context.Context, ask []question) []cluster.Finding {
 	answers := make([]error, len(ask))
 	var wg sync.WaitGroup
 	for i, q := range ask {
 		wg.Go(func() { answers[i] = q.ask(ctx) })
 	}
 	wg.Wait()
-	var out []Finding
+	var out []cluster.Finding
 	for i, err := range answers {
 		if err != nil && ctx.Err() == nil {
 			out = append(out, explain(ask[i], err))
@@ -144,12 +147,12 @@ func (k *checker) all(ctx context.Context, ask []question) []Finding {
 	return out
 }
 
-func own(err error) Finding {
-	return Finding{err.Error(), "correct the file or the spec's components"}
+func own(err error) cluster.Finding {
+	return finding(err.Error(), "Correct the file, or components in the spec.")
 }
 
 // explain says how far a request came: to the name, the server, its certificate, the login, or the thing itself.
-func explain(q question, err error) Finding {
+func explain(q question, err error) cluster.Finding {
 	var (
 		failed *fetch.Error
 		name   *net.DNSError
@@ -162,22 +165,22 @@ func explain(q question, err error) Finding {
 	at := func(format string, args ...any) string {
 		return q.server + " " + fmt.Sprintf(format, args...) + " (asked for " + q.what + ")"
 	}
-	const open = "start it, correct its address in the spec, or open the way to it"
+	const open = "Start it, correct its address in the spec, or allow connections to it"
 	switch {
 	case errors.As(cause, &name):
-		return Finding{at("has a name that does not resolve: %v", name), "correct the name or this machine's DNS; where there is no way out, use a mirror, or the source bundle with a file"}
+		return finding(at("has a name that does not resolve: %v", name), "Correct the name or this machine's DNS. On a machine without access to the internet, use a mirror, or the source bundle with a file.")
 	case errors.Is(cause, syscall.ECONNREFUSED):
-		return Finding{at("refuses the connection: nothing listens there, or a firewall rejects it"), open}
+		return finding(at("refuses the connection: nothing listens there, or a firewall rejects it"), open+".")
 	case errors.Is(cause, syscall.ENETUNREACH), errors.Is(cause, syscall.EHOSTUNREACH):
-		return Finding{at("is out of reach: there is no route"), open + "; where there is no way out, use a mirror, or the source bundle with a file"}
+		return finding(at("cannot be reached: there is no route"), open+". On a machine without access to the internet, use a mirror, or the source bundle with a file.")
 	case errors.Is(cause, http.ErrSchemeMismatch):
-		return Finding{at("does not speak TLS"), "set up https there"}
+		return finding(at("does not speak TLS"), "Set up HTTPS there.")
 	case fetch.Silent(cause), errors.As(cause, &slow) && slow.Timeout():
-		return Finding{at("does not answer within %s", Patience), open + ": a firewall that drops packets looks like this; behind a proxy, set HTTPS_PROXY"}
+		return finding(at("does not answer within %s", Patience), open+". A firewall that drops packets looks like this. Behind a proxy, set HTTPS_PROXY.")
 	}
 	why, fix := fetch.Explain(cause)
 	if fix == "" {
-		fix = open
+		fix = open + "."
 	}
-	return Finding{at("does not give it: %s", why), fix}
+	return finding(at("does not give it: %s", why), fix)
 }

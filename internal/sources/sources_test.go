@@ -120,7 +120,7 @@ func TestMirrors(t *testing.T) {
 		"ill":           {func(t *testing.T, m *mirror, c *spec.Components) { m.answer = 503 }, "503", "", 3, false},
 		"an authority that nobody knows": {func(t *testing.T, m *mirror, c *spec.Components) { c.CAFile = "" },
 			"signed by nobody whom this machine knows", "components.caFile", 3, true},
-		"gone": {func(t *testing.T, m *mirror, c *spec.Components) { m.Close() }, "refuses the connection", "start it", 3, false},
+		"gone": {func(t *testing.T, m *mirror, c *spec.Components) { m.Close() }, "refuses the connection", "Start it", 3, false},
 		"silent": {func(t *testing.T, m *mirror, c *spec.Components) {
 			m.silent = make(chan struct{})
 			t.Cleanup(func() { close(m.silent) })
@@ -132,7 +132,7 @@ func TestMirrors(t *testing.T) {
 			plain := httptest.NewServer(http.NotFoundHandler())
 			t.Cleanup(plain.Close)
 			c.Releases = "https://" + plain.Listener.Addr().String()
-		}, "does not speak TLS", "https", 1, false},
+		}, "does not speak TLS", "HTTPS", 1, false},
 		"an image is missing":       {func(t *testing.T, m *mirror, c *spec.Components) { c.Registry += "/elsewhere" }, "404 Not Found", "bundle sources", 2, false},
 		"no file with the password": {func(t *testing.T, m *mirror, c *spec.Components) { c.PasswordFile = "/nonexistent" }, "password of reader", "components", 1, false},
 	} {

@@ -240,7 +240,7 @@ func hosts(s *cluster.State) []Host {
 			x.Programs[name] = c
 		}
 		if seen.APIServer != nil {
-			x.Programs["kube-apiserver"] = facts.Component{Answer: *seen.APIServer}
+			x.Programs["kube-apiserver"] = facts.Component{Answer: *seen.APIServer, Version: seen.APIServerVersion}
 		}
 		out = append(out, x)
 	}

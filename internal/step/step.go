@@ -192,10 +192,8 @@ func (e *Env) ca() (string, error) {
 	if e.pki != nil {
 		return e.pki.CA(), nil
 	}
-	for _, h := range e.Seen.Hosts {
-		if h.Facts != nil && h.Facts.Kubernetes.CA != "" {
-			return h.Facts.Kubernetes.CA, nil
-		}
+	if ca := cluster.Evaluate(e.Cluster, e.Seen).CA(); ca != "" {
+		return ca, nil
 	}
 	return "", errors.New("no control plane has the cluster's CA certificate yet")
 }

@@ -59,7 +59,7 @@ func Whole() Fixture {
 		switch role {
 		case "cp":
 			obs.API.Nodes[i].Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
-			seen.APIServer = new(OK())
+			seen.APIServer, seen.APIServerVersion = new(OK()), "v1.37.2"
 			k := &seen.Facts.Kubernetes
 			k.Established, k.EtcdData, k.SharesPort = true, true, true
 			k.Manifests = []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler}
@@ -71,7 +71,9 @@ func Whole() Fixture {
 				PeerURL: "https://" + h.Address + ":2380", DBSizeBytes: 21 << 17})
 		case "lb":
 			seen.Balancer = &facts.Balancer{Healthy: true, Active: name == "lb-a", WrittenFor: "lab", Backends: slices.Clone(backends)}
-			seen.Components[facts.Watchdog] = facts.Component{Answer: OK()}
+			for _, p := range []string{facts.HAProxy, facts.Keepalived, facts.Watchdog} {
+				seen.Components[p] = facts.Component{Answer: OK()}
+			}
 			seen.Facts.Units = map[string]string{"haproxy.service": "active", "keepalived.service": "active"}
 		}
 		obs.Hosts[name] = seen
