@@ -1,14 +1,18 @@
 package cli
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -40,6 +44,42 @@ func askTerminal(question string) (string, error) {
 	return string(answer), err
 }
 
+// askTerminalAloud is askTerminal with an echo.
+func askTerminalAloud(question string) (string, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return "", errors.New("there is no terminal to ask on")
+	}
+	defer tty.Close()
+	fmt.Fprint(tty, question)
+	answer, err := bufio.NewReader(tty).ReadString('\n')
+	return strings.TrimSpace(answer), err
+}
+
+// secretsAnnotation marks commands that send secrets to hosts.
+const secretsAnnotation = "sends-secrets"
+
+// sendsSecrets marks a command that sends secrets to hosts: it connects only to hosts whose keys are known or confirmed.
+func sendsSecrets(cmd *cobra.Command) *cobra.Command {
+	if cmd.Annotations == nil {
+		cmd.Annotations = map[string]string{}
+	}
+	cmd.Annotations[secretsAnnotation] = "yes"
+	return cmd
+}
+
+// confirmKeys asks whether new keys are those of the hosts.
+func (a *app) confirmKeys(keys []host.NewKey) (bool, error) {
+	question := "Nothing is known about the SSH host keys of these hosts, and secrets will be sent to them:\n\n"
+	for _, k := range keys {
+		question += fmt.Sprintf("  %s (%s)  %s %s\n", k.Host, k.Address, k.Type, k.Fingerprint)
+	}
+	question += "\nCompare each key with the output of `" + keys[0].Show() + "` on its host, on its console for example.\n" +
+		"Are all of them right? (yes/no) "
+	answer, err := a.askAloud(question)
+	return strings.EqualFold(answer, "yes"), err
+}
+
 // prepareAccess finds out what all commands prove with that they may use hosts.
 func (a *app) prepareAccess(cmd *cobra.Command) error {
 	a.access = &host.Access{}
@@ -57,6 +97,12 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 		}
 		return answer, nil
 	}
+	a.access.StrictHostKeys, a.access.AcceptNewHostKeys = a.strictKeys, a.acceptNewKeys
+	if a.strictKeys && a.acceptNewKeys {
+		return usageError{errors.New("--strict-host-keys and --accept-new-host-keys contradict each other")}
+	}
+	a.access.NeedConfirmedKeys = cmd.Annotations[secretsAnnotation] != ""
+	a.access.ConfirmKeys = a.confirmKeys
 	if _, given := os.LookupEnv(host.SudoPasswordVariable); given || a.askSudo {
 		var err error
 		if a.access.SudoPassword, err = a.secret(host.SudoPasswordVariable, "Password for sudo on the hosts: "); err != nil {
@@ -67,8 +113,9 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 	return nil
 }
 
-// unlock asks for the passphrases of a spec's keys, before progress is shown where the questions would be.
-func (a *app) unlock(c *spec.Cluster) {
+// unlock asks what has to be asked before the hosts of a spec can be used, as long as no progress is shown where the
+// questions would be: for the passphrases of its keys, and whether the keys of new hosts are right.
+func (a *app) unlock(ctx context.Context, c *spec.Cluster) {
 	var files []string
 	for _, h := range c.Spec.Hosts {
 		if h.Address != "" {
@@ -76,4 +123,5 @@ func (a *app) unlock(c *spec.Cluster) {
 		}
 	}
 	a.access.Prepare(files)
+	host.Introduce(ctx, run.Targets(c))
 }

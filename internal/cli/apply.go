@@ -27,7 +27,7 @@ refused unless the spec describes exactly that cluster.`,
 			if err := knownChecks(o.Ignore); err != nil {
 				return err
 			}
-			c, err := a.cluster()
+			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -24,7 +24,7 @@ them by the ` + audit.Benchmark + `. Changes nothing.
 Every check has one outcome: pass; explained, which is not what the benchmark asks for and says why it is right here;
 or fail. Exit status: 0 when nothing fails; 1 when a check fails or a host could not be judged.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster()
+			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}

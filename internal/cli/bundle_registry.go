@@ -190,7 +190,7 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 
 // verifyHosts looks at the images on every node of the spec.
 func (a *app) verifyHosts(ctx context.Context) error {
-	c, err := a.cluster()
+	c, err := a.cluster(ctx)
 	if err != nil {
 		return err
 	}

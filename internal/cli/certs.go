@@ -14,7 +14,7 @@ func (a *app) certs() *cobra.Command {
 		Use:   "certs",
 		Short: "Keys of the cluster",
 	}
-	cmd.AddCommand(a.rotateEncryptionKey())
+	cmd.AddCommand(sendsSecrets(a.rotateEncryptionKey()))
 	return cmd
 }
 
@@ -29,7 +29,7 @@ them say that they have. Takes some three minutes. Interrupted at any moment, it
 
 Backups of etcd from before need the key that they were written with: keep it with them, or make a new backup.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster()
+			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -25,7 +26,8 @@ func quorate(t *testing.T, args ...string) (code int, stdout, stderr string) {
 func TestUsageErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for line, want := range map[string]string{
-		"frob":                    `unknown command "frob"`,
+		"frob": `unknown command "frob"`,
+		"status --strict-host-keys --accept-new-host-keys": "contradict each other",
 		"stauts":                  `did you mean "status"?`,
 		"lab frob":                `unknown command "frob" for "quorate lab"`,
 		"bundle frob":             `unknown command "frob"`,
@@ -200,5 +202,25 @@ func TestPlanByHandAsksNobody(t *testing.T) {
 	}
 	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "no lab was made") {
 		t.Errorf("hosts without addresses: exit status %d, %s", code, errOut)
+	}
+}
+
+func TestNewHostKeysAreConfirmedInOneQuestion(t *testing.T) {
+	keys := []host.NewKey{
+		{Host: "cp-a", Address: "10.0.0.11:22", Type: "ecdsa-sha2-nistp256", Fingerprint: "SHA256:one"},
+		{Host: "cp-b", Address: "10.0.0.12:22", Type: "ssh-ed25519", Fingerprint: "SHA256:two"},
+	}
+	for answer, want := range map[string]bool{"yes": true, "YES": true, "y": false, "no": false, "": false} {
+		var asked []string
+		a := &app{askAloud: func(question string) (string, error) { asked = append(asked, question); return answer, nil }}
+		got, err := a.confirmKeys(keys)
+		if err != nil || got != want || len(asked) != 1 {
+			t.Errorf("%q: %v, %v, asked %d times", answer, got, err, len(asked))
+		}
+		for _, word := range []string{"cp-a (10.0.0.11:22)", "SHA256:one", "cp-b", "SHA256:two", "ssh-keygen -lf /etc/ssh/ssh_host_ecdsa_key.pub"} {
+			if !strings.Contains(asked[0], word) {
+				t.Errorf("no %q in the question:\n%s", word, asked[0])
+			}
+		}
 	}
 }

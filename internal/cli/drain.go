@@ -37,7 +37,7 @@ where they are: that is for kubectl drain. With --undo it takes part again.
 The balancers keep it in memory: a HAProxy that is started anew sends clients to every healthy API server.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.cluster()
+			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}

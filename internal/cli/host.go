@@ -1,14 +1,13 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/host"
 	_ "quorate.dev/quorate/internal/hostside" // every operation that `host serve` answers
 	"quorate.dev/quorate/internal/hostside/approve"
 	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 // host is the side of Quorate that runs on hosts; people do not type it.
@@ -18,10 +17,10 @@ func (a *app) host() *cobra.Command {
 		&cobra.Command{
 			Use: "serve", Short: "Answer one caller on stdin and stdout",
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				if err := host.Ready(os.Stdout); err != nil {
+				if err := system.Isolate(); err != nil {
 					return err
 				}
-				return host.Serve(cmd.Context(), os.Stdin, os.Stdout)
+				return host.ServeStdio(cmd.Context())
 			},
 		},
 		&cobra.Command{

@@ -65,7 +65,7 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, err := a.upSpec(name)
+			c, err := a.upSpec(cmd.Context(), name)
 			if err != nil {
 				return err
 			}

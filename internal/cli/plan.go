@@ -72,7 +72,7 @@ func (a *app) planByHand() error {
 
 // makePlan opens the cluster and plans. The engine is the caller's to close, unless there is an error.
 func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
-	c, err := a.cluster()
+	c, err := a.cluster(cmd.Context())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -29,7 +29,7 @@ with errors, 0 without.`,
 			if err := knownChecks(ignore); err != nil {
 				return err
 			}
-			c, err := a.cluster()
+			c, err := a.cluster(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -43,14 +43,17 @@ type app struct {
 	stop    context.CancelFunc // of timeout
 	verbose bool
 
-	askSudo bool
-	ask     func(question string) (string, error)
-	access  *host.Access
+	askSudo       bool
+	strictKeys    bool
+	acceptNewKeys bool
+	ask           func(question string) (string, error) // without an echo
+	askAloud      func(question string) (string, error)
+	access        *host.Access
 }
 
 // Main runs the command line and returns the exit status.
 func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	a := &app{in: in, out: out, err: errOut, stop: func() {}, ask: askTerminal}
+	a := &app{in: in, out: out, err: errOut, stop: func() {}, ask: askTerminal, askAloud: askTerminalAloud}
 	defer func() { a.stop() }()
 	root := a.root()
 	root.SetArgs(args)
@@ -85,13 +88,14 @@ func exitStatus(err error) int {
 		invalid spec.Errors
 		refusal *cluster.Refusal
 		forged  *bundle.SignatureError
+		new     *host.UnconfirmedError
 	)
 	switch {
 	case errors.As(err, &own):
 		return own.code
 	case errors.As(err, &usage), errors.As(err, &invalid):
 		return exitUsage
-	case errors.As(err, &refusal), errors.As(err, &forged):
+	case errors.As(err, &refusal), errors.As(err, &forged), errors.As(err, &new):
 		return exitRefused
 	}
 	return exitFailed
@@ -125,7 +129,9 @@ machine: quorate up.`,
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
 	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
 	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask for the password that sudo on the hosts wants (or set "+host.SudoPasswordVariable+")")
-	root.AddCommand(a.up(), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), a.apply(), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
+	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record none")
+	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without a question")
+	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
 	strict(root)
 	return root
@@ -196,10 +202,10 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 }
 
 // cluster reads the spec of a cluster whose hosts are going to be asked.
-func (a *app) cluster() (*spec.Cluster, error) {
+func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 	c, err := a.addressed()
 	if err == nil {
-		a.unlock(c)
+		a.unlock(ctx, c)
 	}
 	return c, err
 }

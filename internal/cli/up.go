@@ -35,7 +35,7 @@ It is safe to interrupt and to run again.`,
 			if err := knownChecks(ignore); err != nil {
 				return err
 			}
-			c, err := a.upSpec(name)
+			c, err := a.upSpec(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ It is safe to interrupt and to run again.`,
 	return cmd
 }
 
-func (a *app) upSpec(name string) (*spec.Cluster, error) {
+func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {
 	path := a.file
 	if path == "" {
 		if _, err := os.Stat("cluster.yaml"); err == nil {
@@ -82,7 +82,7 @@ func (a *app) upSpec(name string) (*spec.Cluster, error) {
 		if c, err = a.load(path, false); err != nil {
 			return nil, err
 		}
-		a.unlock(c)
+		a.unlock(ctx, c)
 		return c, nil
 	}
 	// --name may hold what is no name.

@@ -67,7 +67,7 @@ type Answer struct {
 const lookupTimeout = 3 * time.Second
 
 // Dial looks the name up and connects, from the host that it runs on.
-var Dial = host.Define("endpoint.dial", func(ctx context.Context, r Request) (Answer, error) { return dial(ctx, r), nil })
+var Dial = host.Define("endpoint.dial", func(ctx context.Context, r Request) (Answer, error) { return dial(ctx, r), nil }, host.Reads)
 
 func dial(ctx context.Context, r Request) Answer {
 	a := Answer{Servers: map[string]int{}}

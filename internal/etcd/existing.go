@@ -6,6 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/url"
 	"os"
 	"slices"
@@ -13,11 +15,7 @@ import (
 	"sync"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	grpcstatus "google.golang.org/grpc/status"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -33,6 +31,8 @@ const (
 	ownerKey = "/quorate.dev/owner"
 	// writes is how many writes a probe times.
 	writes = 9
+	// useTimeout is how long reading and writing may take.
+	useTimeout = 3 * time.Second
 )
 
 // Files reads the caller's files for an etcd that exists already, and sees whether they fit together.
@@ -75,103 +75,87 @@ type ProbeRequest struct {
 // Probe tries an existing etcd from the host that it runs on. It changes no key: the write that it times is a
 // transaction whose condition never holds, which etcd's members agree on and log like any other.
 var Probe = host.Define("etcd.probe", func(ctx context.Context, in ProbeRequest) (facts.EtcdProbe, error) {
-	p := prober{client: in.Client, seen: map[uint64]*clientv3.StatusResponse{}}
+	p := prober{client: in.Client, answers: map[string]answer{}}
 	out := facts.EtcdProbe{Endpoints: make([]facts.EtcdEndpoint, len(in.Endpoints))}
 	var wg sync.WaitGroup
 	for i, endpoint := range in.Endpoints {
 		wg.Go(func() { out.Endpoints[i] = p.endpoint(ctx, endpoint) })
 	}
 	wg.Wait()
-	if p.list == nil {
+	p.others(ctx)
+	members, err := judge(slices.Collect(maps.Values(p.answers)))
+	if err != nil {
 		out.Error = "no endpoint answers"
 		return out, nil
 	}
-	p.others(ctx, in.Endpoints)
-	out.Members = judge(p.list, p.seen, func(urls []string) string { return fmt.Sprint(urls) })
+	out.Members = members
 	if err := p.use(ctx, in.Endpoints, &out); err != nil {
 		out.Error = err.Error()
 	}
 	return out, nil
-})
+}, host.Secret|host.Reads)
 
 type prober struct {
-	client kubeadm.EtcdClient
-	mu     sync.Mutex
-	seen   map[uint64]*clientv3.StatusResponse
-	list   *clientv3.MemberListResponse
+	client  kubeadm.EtcdClient
+	mu      sync.Mutex
+	answers map[string]answer // by URL
 }
 
 func (p *prober) endpoint(ctx context.Context, endpoint string) facts.EtcdEndpoint {
 	out := facts.EtcdEndpoint{URL: endpoint}
-	status, list, err := p.ask(ctx, endpoint)
-	if err != nil {
-		out.Error = err.Error()
+	a := twice(ctx, func() answer { return p.ask(ctx, endpoint) })
+	p.mu.Lock()
+	p.answers[endpoint] = a
+	p.mu.Unlock()
+	if a.err != nil {
+		out.Error = a.err.Error()
 		return out
 	}
-	out.Version, out.ClusterID, out.DBSizeBytes, out.QuotaBytes = status.Version, status.Header.ClusterId, status.DbSize, status.DbSizeQuota
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.seen[status.Header.MemberId] = status
-	if p.list == nil {
-		p.list = list
-	}
+	out.Version, out.ClusterID, out.DBSizeBytes, out.QuotaBytes = a.status.Version, a.status.Header.ClusterId, a.status.DbSize, a.status.DbSizeQuota
 	return out
 }
 
-// ask speaks to one member below the level of etcd's client, which waits where a connection is refused or a
-// certificate does not fit: here that has to be said.
-func (p *prober) ask(ctx context.Context, endpoint string) (*clientv3.StatusResponse, *clientv3.MemberListResponse, error) {
-	config, err := configFor([]string{endpoint}, p.client)
-	if err != nil {
-		return nil, nil, err
-	}
+func (p *prober) ask(ctx context.Context, endpoint string) answer {
 	u, err := url.Parse(endpoint)
 	if err != nil {
-		return nil, nil, err
+		return answer{host: endpoint, err: &unaskedError{err}}
 	}
-	conn, err := grpc.NewClient("passthrough:///"+u.Host, grpc.WithTransportCredentials(credentials.NewTLS(config.TLS)), grpc.WithAuthority(u.Host))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
-	status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
-	if err != nil {
-		return nil, nil, errors.New(grpcstatus.Convert(err).Message())
-	}
-	list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{})
-	if err != nil {
-		return nil, nil, errors.New(grpcstatus.Convert(err).Message())
-	}
-	return (*clientv3.StatusResponse)(status), (*clientv3.MemberListResponse)(list), nil
+	a := answer{host: u.Host, address: u.Host}
+	a.status, a.list, a.err = exchange(ctx, func(ctx context.Context, addr string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+	}, u.Host, p.client)
+	return a
 }
 
 // others asks the members that no endpoint led to, at the addresses that they tell their clients.
-func (p *prober) others(ctx context.Context, asked []string) {
-	var urls []string
-	for _, m := range p.list.Members {
-		if p.seen[m.ID] == nil {
-			urls = append(urls, m.ClientURLs...)
+func (p *prober) others(ctx context.Context) {
+	urls := map[string]bool{}
+	for _, a := range p.answers {
+		for _, m := range a.list.GetMembers() {
+			for _, u := range m.ClientURLs {
+				if _, asked := p.answers[u]; !asked && strings.HasPrefix(u, "https://") {
+					urls[u] = true
+				}
+			}
 		}
 	}
 	var wg sync.WaitGroup
-	for _, u := range urls {
-		if !slices.Contains(asked, u) && strings.HasPrefix(u, "https://") {
-			wg.Go(func() { p.endpoint(ctx, u) })
-		}
+	for u := range urls {
+		wg.Go(func() { p.endpoint(ctx, u) })
 	}
 	wg.Wait()
 }
 
 // use does what an API server would: reads and writes.
 func (p *prober) use(ctx context.Context, endpoints []string, out *facts.EtcdProbe) error {
-	client, err := dial(endpoints, p.client)
+	client, err := connect(endpoints, p.client)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, useTimeout)
 	defer cancel()
 	keys, err := client.Get(ctx, kubernetesPrefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil {
@@ -199,14 +183,6 @@ func (p *prober) use(ctx context.Context, endpoints []string, out *facts.EtcdPro
 	return nil
 }
 
-func dial(endpoints []string, pem kubeadm.EtcdClient) (*clientv3.Client, error) {
-	config, err := configFor(endpoints, pem)
-	if err != nil {
-		return nil, err
-	}
-	return clientv3.New(config)
-}
-
 // ClaimRequest is whose an existing etcd shall be.
 type ClaimRequest struct {
 	Endpoints []string
@@ -220,12 +196,12 @@ var Claim = host.Define("etcd.claim", func(ctx context.Context, in ClaimRequest)
 	if err != nil {
 		return struct{}{}, err
 	}
-	client, err := dial(in.Endpoints, pem)
+	client, err := connect(in.Endpoints, pem)
 	if err != nil {
 		return struct{}{}, err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 4*timeout)
+	ctx, cancel := context.WithTimeout(ctx, 4*useTimeout)
 	defer cancel()
 	r, err := client.Txn(ctx).If(
 		clientv3.Compare(clientv3.CreateRevision(ownerKey), "=", 0),

@@ -1,4 +1,4 @@
-// Package etcd asks etcd members how they are, through SSH sessions to their hosts.
+// Package etcd asks etcd members how they are, through the sessions to their hosts.
 package etcd
 
 import (
@@ -8,139 +8,253 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	grpcstatus "google.golang.org/grpc/status"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 )
 
-// Member is a way to a member: the session that it is asked through, and its address as seen from there.
+// Member is a route to a member: the host that asks it, and its address as seen from there.
 type Member struct {
+	Host string
+	// Conn is the session to the host; nil if there is none, for the reason in Err.
 	Conn    *host.Conn
+	Err     error
 	Address string // host:port
 }
 
-// timeout for one question to one member. A member that has no leader answers Status at once and says so.
-const timeout = 3 * time.Second
+// Nothing is decided on a single probe: a member that does not answer as it should is asked again after a pause.
+const (
+	timeout = 2 * time.Second
+	pause   = 500 * time.Millisecond
+)
 
-// Observe asks every member for its own state and one of them for the list of members. Members that nobody could ask
-// are in the list as unhealthy; there may be several ways to one member. It fails only when no member answers.
+// Observe asks every member for its own state, and takes the list of members from those that answer. Several routes may
+// lead to one member. Members that could not be asked, or did not answer, are in the list with the reason. Observe fails
+// only if no member answers; host.Unanswered then says whether some could not be asked.
 func Observe(ctx context.Context, members []Member) ([]facts.EtcdMember, error) {
-	var (
-		mu     sync.Mutex
-		wg     sync.WaitGroup
-		listed *clientv3.MemberListResponse
-		seen   = map[uint64]*clientv3.StatusResponse{}
-		errs   []error
-	)
-	for _, m := range members {
+	return observe(ctx, members, func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
+		return kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
+	})
+}
+
+type readClient func(context.Context, Member) (kubeadm.EtcdClient, error)
+
+func observe(ctx context.Context, members []Member, read readClient) ([]facts.EtcdMember, error) {
+	answers := make([]answer, len(members))
+	var wg sync.WaitGroup
+	for i, m := range members {
 		wg.Go(func() {
-			status, list, err := ask(ctx, m)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, err)
-				return
-			}
-			seen[status.Header.MemberId] = status
-			if listed == nil {
-				listed = list
-			}
+			answers[i] = twice(ctx, func() answer { return ask(ctx, m, read) })
 		})
 	}
 	wg.Wait()
-	if listed == nil {
-		return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(errs...))
-	}
-	return judge(listed, seen, func(urls []string) string { return nameOf(urls, members) }), nil
+	return judge(answers)
 }
 
-// judge puts together what the members say of each other and of themselves.
-func judge(list *clientv3.MemberListResponse, seen map[uint64]*clientv3.StatusResponse, name func(peerURLs []string) string) []facts.EtcdMember {
-	var out []facts.EtcdMember
-	for _, e := range list.Members {
-		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != ""}
-		if !m.Started {
-			m.Name = name(e.PeerURLs)
-		}
-		if s, ok := seen[e.ID]; ok {
-			m.Healthy = s.Leader != 0 && len(s.Errors) == 0
-			m.Leader = s.Leader == e.ID
-			m.DBSizeBytes = s.DbSize
-		}
-		out = append(out, m)
-	}
-	slices.SortFunc(out, func(a, b facts.EtcdMember) int { return strings.Compare(a.Name, b.Name) })
-	return out
+// answer is what became of the question at the end of one route.
+type answer struct {
+	host, address string
+	status        *pb.StatusResponse
+	list          *pb.MemberListResponse // nil also where a member, such as a learner, does not give it
+	err           error
 }
 
-// nameOf finds the host of a member that has not started, and so has not told its name yet.
-func nameOf(urls []string, members []Member) string {
-	for _, m := range members {
-		address, _, _ := net.SplitHostPort(m.Address)
-		if slices.Contains(urls, "https://"+net.JoinHostPort(address, "2380")) {
-			return m.Conn.Name()
-		}
-	}
-	return strings.Join(urls, ",")
+// sound says that there is no reason to ask again.
+func (a answer) sound() bool {
+	return a.err == nil && a.status.Leader != 0 && len(a.status.Errors) == 0
 }
 
-func ask(ctx context.Context, m Member) (*clientv3.StatusResponse, *clientv3.MemberListResponse, error) {
-	client, err := Connect(ctx, m)
+// twice asks again, after a pause, what did not answer as it should.
+func twice(ctx context.Context, ask func() answer) answer {
+	a := ask()
+	if a.sound() || unasked(a.err) {
+		return a
+	}
+	select {
+	case <-ctx.Done():
+		return a
+	case <-time.After(pause):
+	}
+	return ask()
+}
+
+func ask(ctx context.Context, m Member, read readClient) answer {
+	a := answer{host: m.Host, address: m.Address}
+	if m.Conn == nil {
+		a.err = &unaskedError{m.Err}
+		return a
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+	defer cancel()
+	pem, err := read(ctx, m)
 	if err != nil {
+		a.err = &unaskedError{err}
+		return a
+	}
+	dial := func(ctx context.Context, addr string) (net.Conn, error) { return m.Conn.DialContext(ctx, "tcp", addr) }
+	a.status, a.list, a.err = exchange(ctx, dial, m.Address, pem)
+	if a.err != nil && m.Conn.Err() != nil {
+		a.err = &unaskedError{m.Conn.Err()}
+	}
+	return a
+}
+
+// unaskedError says that a member could not be asked: nothing may be inferred about it.
+type unaskedError struct{ err error }
+
+func (e *unaskedError) Error() string { return e.err.Error() }
+func (e *unaskedError) Unwrap() error { return e.err }
+
+func unasked(err error) bool {
+	var u *unaskedError
+	return errors.As(err, &u) || host.Unanswered(err)
+}
+
+// exchange asks one member, below the level of etcd's client, which hides why a connection fails and tries again. An
+// *unaskedError says that the member could not be asked.
+func exchange(ctx context.Context, dial func(context.Context, string) (net.Conn, error), address string, pem kubeadm.EtcdClient) (*pb.StatusResponse, *pb.MemberListResponse, error) {
+	config, err := tlsConfig(pem)
+	if err != nil {
+		return nil, nil, &unaskedError{err}
+	}
+	// The connection comes first: if ctx ends, gRPC would not tell whether a host that was to connect has not answered.
+	nc, err := dial(ctx, address)
+	if err != nil {
+		if ctx.Err() != nil && !host.Unanswered(err) {
+			err = context.Cause(ctx)
+		}
 		return nil, nil, err
 	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	status, err := client.Status(ctx, client.Endpoints()[0])
+	defer nc.Close()
+	var failed failures
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithAuthority(address),
+		grpc.WithTransportCredentials(observed{credentials.NewTLS(config), &failed}),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return nc, nil }))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: etcd: %w", m.Conn.Name(), err)
+		return nil, nil, &unaskedError{err}
 	}
-	// The member's own list, without asking the quorum: it must work when there is none.
-	list, err := client.MemberList(ctx, clientv3.WithSerializable())
+	defer conn.Close()
+	status, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{})
 	if err != nil {
-		return status, nil, nil //nolint:nilerr // its own state is known, and another member may have the list
+		return nil, nil, why(ctx, err, failed.last())
+	}
+	// The member's own list, without asking the quorum: it must work if there is none.
+	list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{})
+	if err != nil {
+		return status, nil, nil //nolint:nilerr // its own state is known, and another member may give the list
 	}
 	return status, list, nil
 }
 
-// Connect makes a client of one member, with the certificate that the host at the other end of the session has.
+// why finds the reason behind an error of gRPC, which only keeps the words.
+func why(ctx context.Context, err, connecting error) error {
+	var certificate *tls.CertificateVerificationError
+	words := grpcstatus.Convert(err).Message()
+	switch {
+	case connecting != nil && errors.As(connecting, &certificate):
+		return &unaskedError{fmt.Errorf("its certificate is not accepted: %w", certificate.Err)}
+	case strings.Contains(words, "remote error: tls: "): // with TLS 1.3 it comes after the handshake
+		_, alert, _ := strings.Cut(words, "remote error: tls: ")
+		return &unaskedError{fmt.Errorf("it does not accept the client certificate: %s", alert)}
+	case connecting != nil && (ctx.Err() == nil || host.Unanswered(connecting)):
+		return connecting
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	switch grpcstatus.Code(err) {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
+		return &unaskedError{errors.New(words)}
+	case codes.DeadlineExceeded:
+		return fmt.Errorf("no answer within %s", timeout)
+	}
+	return errors.New(words)
+}
+
+// failures keeps the last reason why no connection came about.
+type failures struct {
+	mu  sync.Mutex
+	err error
+}
+
+func (f *failures) note(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *failures) last() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+// observed notes why handshakes fail.
+type observed struct {
+	credentials.TransportCredentials
+	failed *failures
+}
+
+func (o observed) ClientHandshake(ctx context.Context, authority string, nc net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	c, info, err := o.TransportCredentials.ClientHandshake(ctx, authority, nc)
+	o.failed.note(err)
+	return c, info, err
+}
+
+func (o observed) Clone() credentials.TransportCredentials {
+	return observed{o.TransportCredentials.Clone(), o.failed}
+}
+
+func tlsConfig(pem kubeadm.EtcdClient) (*tls.Config, error) {
+	cert, err := tls.X509KeyPair(pem.Certificate, pem.Key)
+	if err != nil {
+		return nil, fmt.Errorf("etcd client certificate: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem.CA) {
+		return nil, errors.New("etcd CA: no certificate in it")
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12}, nil
+}
+
+// Connect makes a client of one member, with the client certificate of the host at the other end of the session.
 func Connect(ctx context.Context, m Member) (*clientv3.Client, error) {
+	if m.Conn == nil {
+		return nil, m.Err
+	}
 	pem, err := kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
 	if err != nil {
 		return nil, err
 	}
-	config, err := configFor([]string{"https://" + m.Address}, pem)
+	client, err := connect([]string{"https://" + m.Address}, pem, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+		return m.Conn.DialContext(ctx, "tcp", m.Address)
+	}))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Conn.Name(), err)
 	}
-	config.DialOptions = []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		return m.Conn.DialContext(ctx, "tcp", m.Address)
-	})}
-	return clientv3.New(config)
+	return client, nil
 }
 
-func configFor(endpoints []string, pem kubeadm.EtcdClient) (clientv3.Config, error) {
-	cert, err := tls.X509KeyPair(pem.Certificate, pem.Key)
+// connect makes a client of an etcd. Without options it connects from here, as operations on a host do.
+func connect(endpoints []string, pem kubeadm.EtcdClient, options ...grpc.DialOption) (*clientv3.Client, error) {
+	config, err := tlsConfig(pem)
 	if err != nil {
-		return clientv3.Config{}, fmt.Errorf("etcd client certificate: %w", err)
+		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem.CA) {
-		return clientv3.Config{}, errors.New("etcd CA: no certificate in it")
-	}
-	return clientv3.Config{
-		Endpoints: endpoints,
-		TLS:       &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12},
-		Logger:    zap.NewNop(), // errors come back from calls; retries are not the user's business
-	}, nil
+	return clientv3.New(clientv3.Config{
+		Endpoints: endpoints, TLS: config,
+		DialOptions: append([]grpc.DialOption{grpc.WithNoProxy()}, options...),
+		Logger:      zap.NewNop(), // errors come back from calls; retries are not the user's business
+	})
 }

@@ -164,6 +164,9 @@ type Certificate struct {
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"
 
+// KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
+const KubeletRestartDue = "/run/quorate/kubelet-restart-due"
+
 // Marks below kubeadm's own directory, so that they go away with kubeadm reset and with nothing else.
 const (
 	// BegunFile is written before Quorate's kubeadm runs for the first time on a host.

@@ -22,6 +22,19 @@ type Access struct {
 	// Passphrase is asked for the passphrase of a private key; nil if nobody can be asked.
 	Passphrase func(keyFile string) (string, error)
 
+	// StrictHostKeys refuses hosts whose keys are unknown, and records nothing.
+	StrictHostKeys bool
+	// AcceptNewHostKeys counts keys that are seen for the first time as confirmed.
+	AcceptNewHostKeys bool
+	// NeedConfirmedKeys is set for a run that sends secrets to hosts: it connects only to hosts whose keys are known or
+	// confirmed.
+	NeedConfirmedKeys bool
+	// ConfirmKeys asks the user whether keys that are seen for the first time are those of the hosts; nil if nobody can be
+	// asked. It is called once for all hosts, and only if secrets are to be sent.
+	ConfirmKeys func([]NewKey) (bool, error)
+
+	trust trust
+
 	mu    sync.Mutex
 	keys  map[string]key
 	agent []ssh.Signer

@@ -16,8 +16,8 @@ type Permit interface {
 type Change[In, Out any] struct{ op Op[In, Out] }
 
 // DefineChange is Define for operations that need a permit.
-func DefineChange[In, Out any](name string, run func(context.Context, In) (Out, error)) Change[In, Out] {
-	return Change[In, Out]{op: Define(name, run)}
+func DefineChange[In, Out any](name string, run func(context.Context, In) (Out, error), kinds ...Kind) Change[In, Out] {
+	return Change[In, Out]{op: Define(name, run, kinds...)}
 }
 
 // Make runs the operation on the host. The permit must be for this host.

@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
-	"golang.org/x/crypto/ssh/knownhosts"
 )
 
 const (
@@ -33,12 +33,11 @@ type dialer struct {
 	turns  chan struct{}
 
 	mu    sync.Mutex
-	known map[string]*knownKeys
 	jumps map[string]*jump
 }
 
 func newDialer(a *Access) *dialer {
-	return &dialer{access: a, turns: make(chan struct{}, handshakesAtOnce), known: map[string]*knownKeys{}, jumps: map[string]*jump{}}
+	return &dialer{access: a, turns: make(chan struct{}, handshakesAtOnce), jumps: map[string]*jump{}}
 }
 
 // close ends the connections to jump hosts, and all that run through them.
@@ -46,28 +45,57 @@ func (d *dialer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, j := range d.jumps {
-		if j.client != nil {
-			j.client.Close()
-		}
+		j.close()
 	}
 }
 
-func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, error) {
-	config, err := d.config(t)
+// client logs in. The key is set if nothing is known about the host's key: see Access.admit.
+func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, error) {
+	addr := withPort(t)
+	auth, err := d.access.methods(t.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", t.Name, err)
+		return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	addr := net.JoinHostPort(t.Address, strconv.Itoa(t.Port))
-	nc, err := d.connect(ctx, t, addr)
+	check, err := d.access.checker(t)
 	if err != nil {
-		return nil, fmt.Errorf("%s: no SSH connection to %s: %w; is the host up, the address right, and the port open?", t.Name, addr, err)
+		return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
-	client, err := d.handshake(ctx, nc, addr, config)
-	if err != nil {
+	algorithms := check.algorithms()
+	var last *HostKeyError
+	for {
+		config := &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyAlgorithms: algorithms,
+			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { return check.check(key) }}
+		nc, err := d.connect(ctx, t, addr)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
+		}
+		client, err := d.handshake(ctx, nc, addr, config)
+		if err == nil {
+			return client, check.unknown, nil
+		}
 		nc.Close()
-		return nil, fmt.Errorf("%s: SSH to %s@%s: %w", t.Name, t.User, addr, explain(err, t))
+		var wrong *HostKeyError
+		var negotiation *ssh.AlgorithmNegotiationError
+		switch {
+		case errors.As(err, &negotiation) && last != nil:
+			err = last // the host has no key of another type
+		case errors.As(check.err, &wrong):
+			// The fingerprint in the spec may be that of another of the host's keys.
+			if last != nil {
+				wrong.Have = append(last.Have, wrong.Have...)
+			}
+			last = wrong
+			tried := algorithmsOf(check.presented.Type())
+			algorithms = slices.DeleteFunc(slices.Clone(algorithms), func(a string) bool { return slices.Contains(tried, a) })
+			if check.pin != nil && check.pin.Type() == "" && len(algorithms) > 0 {
+				continue
+			}
+			err = wrong
+		default:
+			err = explain(err, t)
+		}
+		return nil, nil, fmt.Errorf("%s: SSH to %s@%s: %w", t.Name, t.User, addr, err)
 	}
-	return client, nil
 }
 
 func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, error) {
@@ -83,9 +111,12 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 	defer cancel()
 	nc, err := dial(ctx, "tcp", addr)
 	if err != nil && ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+		err = context.Cause(ctx)
 	}
-	return nc, err
+	if err != nil {
+		return nil, fmt.Errorf("no SSH connection to %s: %w; is the host up, the address right, and the port open?", addr, err)
+	}
+	return nc, nil
 }
 
 func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config *ssh.ClientConfig) (*ssh.Client, error) {
@@ -142,9 +173,18 @@ func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
 // jump is one connection to a jump host: all hosts behind it share it, as sshd takes only so many at a time.
 type jump struct {
-	once   sync.Once
+	mu     sync.Mutex
 	client *ssh.Client
-	err    error
+	ended  chan struct{} // closed when the connection ends
+	err    error         // why there is none
+}
+
+func (j *jump) close() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.client != nil {
+		j.client.Close()
+	}
 }
 
 func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
@@ -160,18 +200,38 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 		d.jumps[name] = j
 	}
 	d.mu.Unlock()
-	j.once.Do(func() {
-		client, err := d.client(ctx, to)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		j.client, j.err = client, err
-	})
-	return j.client, j.err
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	switch {
+	case j.err != nil:
+		return nil, j.err
+	case j.client != nil:
+		select {
+		case <-j.ended: // and is dialled again
+		default:
+			return j.client, nil
+		}
+	}
+	client, key, err := d.client(ctx, to)
+	if err != nil {
+		if j.client == nil {
+			j.err = err // the other hosts need not wait for the same
+		}
+		return nil, err
+	}
+	d.access.admit(to, key)
+	ended := make(chan struct{})
+	go func() {
+		client.Wait() //nolint:errcheck // that it ended is enough
+		close(ended)
+	}()
+	j.client, j.ended = client, ended
+	return client, nil
 }
 
 // jumpTarget reads user@address:port; what is left out is the host's own user, and port 22.
 func jumpTarget(t Target) (Target, error) {
-	j := Target{Name: "jump host", KeyFile: t.KeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: t.Jump, Notice: t.Notice}
+	j := Target{Name: "jump host", KeyFile: t.KeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: t.Jump, Notice: t.Notice, relay: true}
 	if u, rest, ok := strings.Cut(t.Jump, "@"); ok {
 		j.User, j.Address = u, rest
 	}
@@ -184,42 +244,8 @@ func jumpTarget(t Target) (Target, error) {
 	return j, nil
 }
 
-func (d *dialer) config(t Target) (*ssh.ClientConfig, error) {
-	auth, err := d.access.methods(t.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	known, err := d.hostKeys(t)
-	if err != nil {
-		return nil, err
-	}
-	return &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyCallback: known.check, HostKeyAlgorithms: known.algorithms(t)}, nil
-}
-
-// hostKeys reads a known_hosts file once for all hosts.
-func (d *dialer) hostKeys(t Target) (*knownKeys, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	k := d.known[t.KnownHostsFile]
-	if k == nil {
-		var err error
-		if k, err = hostKeys(t.KnownHostsFile); err != nil {
-			return nil, err
-		}
-		d.known[t.KnownHostsFile] = k
-	}
-	own := *k
-	own.notice = t.Notice
-	return &own, nil
-}
-
 func explain(err error, t Target) error {
-	var keyErr *knownhosts.KeyError
-	switch {
-	case errors.As(err, &keyErr):
-		return fmt.Errorf("the host key is not the one on record: the machine was reinstalled, or somebody is in between; "+
-			"if you know why, remove its line with: ssh-keygen -R %s -f %s", knownhosts.Normalize(net.JoinHostPort(t.Address, strconv.Itoa(t.Port))), t.KnownHostsFile)
-	case strings.Contains(err.Error(), "unable to authenticate"):
+	if strings.Contains(err.Error(), "unable to authenticate") {
 		return fmt.Errorf("no key was accepted for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", t.User)
 	}
 	return err

@@ -1,93 +1,246 @@
 package host
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync"
+	"slices"
+	"strings"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
+	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/paths"
 )
 
-// knownKeys verifies host keys against a known_hosts file and records those seen for the first time.
-type knownKeys struct {
-	file   string
-	notice func(string)
-	verify ssh.HostKeyCallback
+// knownHosts is a known_hosts file as it was when this run began.
+type knownHosts struct {
+	file string
+	// plain holds the hosts' own keys and the revoked keys; authorities holds the keys of certificate authorities, as if
+	// they were the hosts' own. The library keeps both in one list, where a host that only an authority's line matches looks
+	// like one whose key has changed.
+	plain, authorities ssh.HostKeyCallback
+	// unreadable counts the lines that were left out.
+	unreadable int
 }
 
-// recording serialises additions to known_hosts files: many hosts are dialled at once.
-var recording sync.Mutex
-
-func hostKeys(file string) (*knownKeys, error) {
-	file = paths.Expand(file)
+func readKnownHosts(file string) (*knownHosts, error) {
 	if file == "" {
-		file = paths.Expand("~/.ssh/known_hosts")
+		file = "~/.ssh/known_hosts"
 	}
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return nil, err
+	k := &knownHosts{file: paths.Expand(file)}
+	data, err := os.ReadFile(k.file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading the known host keys: %w", err)
 	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDONLY, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("known hosts: %w", err)
-	}
-	f.Close()
-	verify, err := knownhosts.New(file)
-	if err != nil {
-		return nil, fmt.Errorf("known hosts: %w", err)
-	}
-	return &knownKeys{file: file, verify: verify}, nil
-}
-
-func (k *knownKeys) check(addr string, remote net.Addr, key ssh.PublicKey) error {
-	err := k.verify(addr, remote, key)
-	var keyErr *knownhosts.KeyError
-	if !errors.As(err, &keyErr) || len(keyErr.Want) > 0 {
-		return err
-	}
-	recording.Lock()
-	defer recording.Unlock()
-	f, err := os.OpenFile(k.file, os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("recording the host key of %s: %w", addr, err)
-	}
-	defer f.Close()
-	if _, err := fmt.Fprintln(f, knownhosts.Line([]string{knownhosts.Normalize(addr)}, key)); err != nil {
-		return fmt.Errorf("recording the host key of %s: %w", addr, err)
-	}
-	if k.notice != nil {
-		k.notice(fmt.Sprintf("first connection to %s: recorded its host key %s in %s", addr, ssh.FingerprintSHA256(key), k.file))
-	}
-	return nil
-}
-
-// algorithms asks for the key types that known_hosts has for the host: a server with several keys
-// would otherwise offer one that was never recorded, which looks like an attack.
-func (k *knownKeys) algorithms(t Target) []string {
-	// known_hosts can only be asked about a key: any key that is not in it makes it name those that are.
-	probe, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
-	if err != nil {
-		return nil
-	}
-	addr := net.JoinHostPort(t.Address, strconv.Itoa(t.Port))
-	var keyErr *knownhosts.KeyError
-	if !errors.As(k.verify(addr, &net.TCPAddr{IP: net.ParseIP(t.Address), Port: t.Port}, probe), &keyErr) {
-		return nil
-	}
-	var out []string
-	for _, w := range keyErr.Want {
-		if typ := w.Key.Type(); typ == ssh.KeyAlgoRSA {
-			out = append(out, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
-		} else {
-			out = append(out, typ)
+	const authority = "@cert-authority"
+	var plain, authorities []string
+	for line := range strings.Lines(string(data)) {
+		line = strings.TrimSpace(line)
+		switch rest, ok := strings.CutPrefix(line, authority); {
+		case line == "" || line[0] == '#':
+		case ok && strings.TrimLeft(rest, " \t") != rest:
+			authorities = append(authorities, strings.TrimSpace(rest))
+		default:
+			plain = append(plain, line)
 		}
 	}
-	return out
+	total := len(plain) + len(authorities)
+	if plain, k.plain, err = readable(plain); err == nil {
+		authorities, k.authorities, err = readable(authorities)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the known host keys in %s: %w", k.file, err)
+	}
+	k.unreadable = total - len(plain) - len(authorities)
+	return k, nil
 }
+
+// readable leaves out the lines that the library cannot read: one of them would make it refuse all. Halving finds them in
+// a few attempts, and without a second opinion on what a line is.
+func readable(lines []string) ([]string, ssh.HostKeyCallback, error) {
+	verify, err := parseKnownHosts(lines)
+	var system *fs.PathError
+	switch {
+	case err == nil || errors.As(err, &system):
+		return lines, verify, err
+	case len(lines) == 1:
+		verify, err := parseKnownHosts(nil)
+		return nil, verify, err
+	}
+	half := len(lines) / 2
+	first, _, err := readable(lines[:half:half])
+	if err != nil {
+		return nil, nil, err
+	}
+	second, _, err := readable(lines[half:])
+	if err != nil {
+		return nil, nil, err
+	}
+	good := append(first, second...)
+	verify, err = parseKnownHosts(good)
+	return good, verify, err
+}
+
+// parseKnownHosts gives lines to the library, which only reads files.
+func parseKnownHosts(lines []string) (ssh.HostKeyCallback, error) {
+	f, err := os.CreateTemp("", "quorate-known-hosts-*")
+	if err != nil {
+		return nil, err
+	}
+	defer os.Remove(f.Name())
+	_, err = io.WriteString(f, strings.Join(lines, "\n"))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return knownhosts.New(f.Name())
+}
+
+// keysFor lists the keys that lines for an address have.
+func keysFor(lines ssh.HostKeyCallback, addr string) (keys []ssh.PublicKey) {
+	// The library can only be asked about a key. For any key that it does not have, it names those that it has.
+	other, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
+	if err != nil {
+		return nil
+	}
+	var keyErr *knownhosts.KeyError
+	if errors.As(lines(addr, noAddr{}, other), &keyErr) {
+		for _, want := range keyErr.Want {
+			keys = append(keys, want.Key)
+		}
+	}
+	return keys
+}
+
+// noAddr stands for the address of the connection, which does not matter: hosts are known by the address in the spec.
+type noAddr struct{}
+
+func (noAddr) Network() string { return "tcp" }
+func (noAddr) String() string  { return "0.0.0.0:0" }
+
+// lookup says what is on record about the key of the host at addr: known, or not known, or an error if the host must have
+// another key.
+func (k *knownHosts) lookup(addr string, key ssh.PublicKey) (known bool, err error) {
+	cert, _ := key.(*ssh.Certificate)
+	var why error
+	if cert != nil {
+		if known, why = k.signed(addr, cert); known {
+			return true, nil
+		}
+		key = cert.Key
+	}
+	err = k.plain(addr, noAddr{}, key)
+	var keyErr *knownhosts.KeyError
+	switch {
+	case err == nil:
+		return true, nil
+	case errors.As(err, &keyErr) && len(keyErr.Want) == 0:
+		return false, why
+	}
+	return false, err
+}
+
+// signed says whether an authority for addr has signed the certificate, or why it does not count although one has.
+func (k *knownHosts) signed(addr string, cert *ssh.Certificate) (bool, error) {
+	for _, key := range []ssh.PublicKey{cert.Key, cert.SignatureKey} {
+		var revoked *knownhosts.RevokedError
+		if err := k.plain(addr, noAddr{}, key); errors.As(err, &revoked) {
+			return false, err
+		}
+	}
+	trusted := false
+	checker := ssh.CertChecker{IsHostAuthority: func(key ssh.PublicKey, addr string) bool {
+		trusted = slices.ContainsFunc(k.authoritiesFor(addr), func(a ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), key.Marshal()) })
+		return trusted
+	}}
+	err := checker.CheckHostKey(addr, noAddr{}, cert)
+	if err != nil && !trusted {
+		return false, nil // it is a key like any other
+	}
+	return err == nil, err
+}
+
+// authoritiesFor lists the authorities for an address. As for OpenSSH, a line without a port is for every port.
+func (k *knownHosts) authoritiesFor(addr string) []ssh.PublicKey {
+	keys := keysFor(k.authorities, addr)
+	if host, port, err := net.SplitHostPort(addr); err == nil && port != "22" {
+		keys = append(keys, keysFor(k.authorities, net.JoinHostPort(host, "22"))...)
+	}
+	return keys
+}
+
+// algorithms are those of the keys that are on record for addr, or all that are supported. A server with several keys
+// would otherwise present one that was never recorded, which looks like an attack. Certificates are asked for only where
+// an authority is known.
+func (k *knownHosts) algorithms(addr string) []string {
+	var certificates, plain []string
+	for _, a := range ssh.SupportedAlgorithms().HostKeys {
+		if strings.Contains(a, "-cert-v01@") {
+			certificates = append(certificates, a)
+		} else {
+			plain = append(plain, a)
+		}
+	}
+	if keys := keysFor(k.plain, addr); len(keys) > 0 {
+		plain = nil
+		for _, key := range keys {
+			plain = append(plain, algorithmsOf(key.Type())...)
+		}
+	}
+	if len(k.authoritiesFor(addr)) > 0 {
+		return append(certificates, plain...)
+	}
+	return plain
+}
+
+// algorithmsOf are the algorithms that keys of a type sign with.
+func algorithmsOf(keyType string) []string {
+	if keyType == ssh.KeyAlgoRSA {
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}
+	}
+	return []string{keyType}
+}
+
+// record adds a key to the file, as one line of its own, unless it is there by now. Other processes may do the same.
+func (k *knownHosts) record(addr string, key ssh.PublicKey) error {
+	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(k.file, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return fmt.Errorf("locking %s: %w", k.file, err)
+	}
+	data, err := io.ReadAll(f)
+	if err != nil {
+		return err
+	}
+	line := []byte(knownhosts.Line([]string{knownhosts.Normalize(addr)}, key) + "\n")
+	if n := len(data); n > 0 && data[n-1] != '\n' {
+		data = append(data, '\n')
+		line = append([]byte{'\n'}, line...)
+	}
+	if bytes.Contains(append([]byte{'\n'}, data...), append([]byte{'\n'}, bytes.TrimLeft(line, "\n")...)) {
+		return nil
+	}
+	if _, err := f.Write(line); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// withPort is an address as SSH looks it up.
+func withPort(t Target) string { return net.JoinHostPort(t.Address, fmt.Sprint(t.Port)) }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -21,9 +22,9 @@ type program struct {
 	stderr  *tail
 }
 
-// start runs a script as root, through sudo where the user is somebody else, and returns once it has printed the line that
-// says that it is there. Nothing may be written to it before: until then its stdin is that of sudo, too.
-func (d *dialer) start(ctx context.Context, client *ssh.Client, t Target, script, greeting string) (*program, error) {
+// run runs a script as root, through sudo where the user is somebody else, and returns once the script has printed the
+// greeting. Nothing may be written to it before: until then its stdin is that of sudo, too.
+func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, greeting string) (*program, error) {
 	session, err := client.NewSession()
 	if err != nil {
 		return nil, fmt.Errorf("opening a session: %w", err)
@@ -36,7 +37,7 @@ func (d *dialer) start(ctx context.Context, client *ssh.Client, t Target, script
 	if err != nil {
 		return nil, err
 	}
-	p.stdout = bufio.NewReader(stdout)
+	p.stdout = bufio.NewReaderSize(stdout, tailSize)
 	command, asker := d.sudo(t, p)
 	session.Stderr = asker
 	ctx, cancel := context.WithTimeoutCause(ctx, sessionTimeout, fmt.Errorf("it did not answer within %s", sessionTimeout))
@@ -46,45 +47,72 @@ func (d *dialer) start(ctx context.Context, client *ssh.Client, t Target, script
 	if err := session.Start(command + "sh -c '" + script + "'"); err != nil {
 		return nil, fmt.Errorf("starting a program: %w", err)
 	}
+	said, err := awaitGreeting(p.stdout, greeting)
+	if err == nil {
+		asker.settle()
+		return p, nil
+	}
+	werr := session.Wait()
+	session.Close()
+	asker.settle()
+	if asker.denied() {
+		return nil, fmt.Errorf("sudo does not accept the password of %s", t.User)
+	}
+	if ctx.Err() != nil {
+		werr = context.Cause(ctx)
+	}
+	if werr == nil {
+		werr = io.ErrUnexpectedEOF
+	}
+	return nil, &startError{err: werr, stdout: said, stderr: p.stderr.String(), advice: d.sudoAdvice(t, p.stderr.String())}
+}
+
+// awaitGreeting reads up to the greeting, which ends a line, and returns the last of what came before. A login shell may
+// print anything before it, also without ending the line.
+func awaitGreeting(r *bufio.Reader, greeting string) (before string, err error) {
+	said := &tail{}
 	for {
-		line, err := p.stdout.ReadString('\n')
-		if line == greeting {
-			return p, nil
+		part, err := r.ReadSlice('\n')
+		said.Write(part) //nolint:errcheck // it never fails
+		if before, ok := strings.CutSuffix(said.raw(), greeting); ok {
+			return before, nil
 		}
-		if err == nil {
-			continue // a shell's own words
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return said.String(), err
 		}
-		werr := session.Wait()
-		session.Close()
-		switch {
-		case asker.denied():
-			return nil, fmt.Errorf("sudo does not accept the password of %s", t.User)
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		}
-		if werr == nil {
-			werr = io.ErrUnexpectedEOF
-		}
-		return nil, &startError{err: werr, said: p.stderr.String() + d.sudoAdvice(t, p.stderr.String())}
 	}
 }
 
-// startError is a program that ended before it began.
+// startError is a program that ended, or was given up, before its greeting.
 type startError struct {
-	err  error
-	said string
+	err            error
+	stdout, stderr string
+	advice         string
 }
 
 func (e *startError) Error() string {
-	if e.said != "" {
-		return e.said
+	var said []string
+	if e.stderr != "" {
+		said = append(said, e.stderr)
 	}
-	return e.err.Error()
+	if e.stdout != "" {
+		said = append(said, "it printed: "+lastLines(e.stdout, 5))
+	}
+	var exit *ssh.ExitError
+	if len(said) == 0 || e.stderr == "" || !errors.As(e.err, &exit) {
+		said = append([]string{e.err.Error()}, said...)
+	}
+	return strings.Join(said, "; ") + e.advice
 }
 
 func (e *startError) Unwrap() error { return e.err }
 
-// sudo is the command that makes root of the target's user, and what watches over its stderr.
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// sudo is the command that makes root of the target's user, and the reader of its stderr.
 func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	a := &asker{tail: p.stderr}
 	switch {
@@ -93,7 +121,7 @@ func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	case d.access.SudoPassword == "":
 		return "sudo -n ", a
 	}
-	// Nobody but sudo can know these words, so nobody else can ask for the password.
+	// Nobody but sudo can know this prompt, so nobody else can ask for the password.
 	a.prompt = []byte("quorate-sudo-" + rand.Text())
 	a.reply = func() {
 		io.WriteString(p.stdin, d.access.SudoPassword+"\n") //nolint:errcheck // sudo would ask again
@@ -102,7 +130,7 @@ func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	return "sudo -S -p " + string(a.prompt) + " ", a
 }
 
-// asker keeps what a program says on stderr, and answers sudo's question when it comes: the first time with the password,
+// asker keeps what a program prints on stderr, and answers sudo's question when it comes: the first time with the password,
 // the second by giving up, because the password was wrong.
 type asker struct {
 	*tail
@@ -115,11 +143,11 @@ type asker struct {
 }
 
 func (a *asker) Write(b []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if len(a.prompt) == 0 {
 		return a.tail.Write(b)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.pending = append(a.pending, b...)
 	for {
 		before, after, found := bytes.Cut(a.pending, a.prompt)
@@ -134,12 +162,20 @@ func (a *asker) Write(b []byte) (int, error) {
 			a.giveUp()
 		}
 	}
-	// What may be the beginning of the question waits for its end.
-	if i := bytes.LastIndexByte(a.pending, '\n'); i >= 0 {
-		a.tail.Write(a.pending[:i+1]) //nolint:errcheck // it never fails
-		a.pending = bytes.Clone(a.pending[i+1:])
+	// Only what may be the beginning of the prompt waits for its end.
+	if i := len(a.pending) - len(a.prompt) + 1; i > 0 {
+		a.tail.Write(a.pending[:i]) //nolint:errcheck // it never fails
+		a.pending = bytes.Clone(a.pending[i:])
 	}
 	return len(b), nil
+}
+
+// settle stops waiting for prompts.
+func (a *asker) settle() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.tail.Write(a.pending) //nolint:errcheck // it never fails
+	a.pending, a.prompt = nil, nil
 }
 
 func (a *asker) denied() bool {

@@ -6,19 +6,45 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"os/signal"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// Serve answers operations on one connection until the caller hangs up or ctx ends.
+// graceTimeout is how long Serve waits for operations that run when the caller hangs up.
+const graceTimeout = 30 * time.Second
+
+var errHungUp = errors.New("the caller hung up")
+
+// ServeStdio is Serve on stdin and stdout, with the greeting that the caller waits for.
+func ServeStdio(ctx context.Context) error {
+	// Without this, writing to a session that is gone would kill the process, and with it what runs and must end in order.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	if err := Ready(os.Stdout); err != nil {
+		return err
+	}
+	return Serve(ctx, os.Stdin, os.Stdout)
+}
+
+// Serve answers operations on one connection until the caller hangs up or ctx ends. It then cancels the operations that
+// run, and waits for them for up to half a minute: what they do to the host is not over before they are.
 func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	conn := newPipeConn(in, out)
+	var running inFlight
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /{op}", serveHTTP)
-	srv := &http.Server{Handler: mux, Protocols: h2c(), HTTP2: &http.HTTP2Config{
-		// Whole bundles pass through here; the default window of 1 MiB would make a fast link wait.
-		MaxReceiveBufferPerStream:     16 << 20,
-		MaxReceiveBufferPerConnection: 32 << 20,
+	mux.HandleFunc("POST /"+dialOp, serveDial)
+	mux.HandleFunc("POST /{op}", serveOperation)
+	srv := &http.Server{Handler: running.count(mux), Protocols: h2c(), HTTP2: &http.HTTP2Config{
+		// Each watch, each client of etcd and each probe is a stream.
+		MaxConcurrentStreams: 1000,
+		// Whole bundles pass through here; the default window of 1 MiB would slow a fast link down. Larger values than
+		// these are invalid, and invalid values mean the default.
+		MaxReceiveBufferPerStream:     4<<20 - 1,
+		MaxReceiveBufferPerConnection: 4<<20 - 1,
 		// A caller whose machine vanished never closes the session. Without an answer to a ping
 		// this side ends, and with it the lease that this process holds.
 		SendPingTimeout: 15 * time.Second,
@@ -29,11 +55,50 @@ func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
 	defer stop()
 	err := srv.Serve(&oneConn{conn: conn})
 	<-conn.closed
+	cancel(errHungUp)
 	srv.Close()
+	running.wait(graceTimeout)
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// inFlight counts the requests that are being served.
+type inFlight struct {
+	mu      sync.Mutex
+	ended   bool
+	running sync.WaitGroup
+}
+
+func (f *inFlight) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		if f.ended {
+			f.mu.Unlock()
+			return
+		}
+		f.running.Add(1)
+		f.mu.Unlock()
+		defer f.running.Done()
+		h.ServeHTTP(w, r)
+	})
+}
+
+// wait lets nothing begin any more, and waits for what runs.
+func (f *inFlight) wait(limit time.Duration) {
+	f.mu.Lock()
+	f.ended = true
+	f.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		f.running.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
 }
 
 func h2c() *http.Protocols {

@@ -15,21 +15,21 @@ type Set struct {
 	errs  map[string]error
 }
 
-// DialAll connects to all targets at once. Hosts that cannot be reached do not keep the others from being used:
+// DialAll connects to all targets in parallel. Hosts that cannot be reached do not keep the others from being used:
 // Get returns the reason for each.
 func DialAll(ctx context.Context, targets []Target) *Set {
 	s := &Set{dialer: newDialer(accessOf(ctx)), conns: map[string]*Conn{}, errs: map[string]error{}}
 	var wg sync.WaitGroup
 	for _, t := range targets {
 		wg.Go(func() {
-			c, err := s.dialer.dial(ctx, t)
+			session, err := s.dialer.session(ctx, t)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if err != nil {
 				s.errs[t.Name] = err
 				return
 			}
-			s.conns[t.Name] = c
+			s.conns[t.Name] = s.dialer.conn(t, session)
 		})
 	}
 	wg.Wait()

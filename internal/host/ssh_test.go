@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -41,6 +42,15 @@ func serve(t *testing.T, o sshtest.Options) *server {
 		t.Fatal(err)
 	}
 	return &server{s, s.Target("cp-a", keyFile, filepath.Join(dir, "known_hosts"))}
+}
+
+// known has the server's key on record.
+func (s *server) known(t *testing.T) *server {
+	t.Helper()
+	if err := os.WriteFile(s.target.KnownHostsFile, []byte(s.Known()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // works dials and has the host do something.
@@ -93,7 +103,7 @@ func TestHostKeyIsRecordedOnceAndThenVerified(t *testing.T) {
 	if err := os.WriteFile(imposter.target.KnownHostsFile, []byte(moved), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := host.Dial(t.Context(), imposter.target); err == nil || !strings.Contains(err.Error(), "host key is not the one on record") {
+	if _, err := host.Dial(t.Context(), imposter.target); err == nil || !strings.Contains(err.Error(), "is not the one on record") {
 		t.Errorf("an imposter is met with %v", err)
 	}
 	if imposter.Sessions.Load() != 0 {
@@ -143,7 +153,7 @@ func TestSudo(t *testing.T) {
 		"a password that looks like one": {asks: "quorate-sudo-", password: "quorate-sudo-", prompts: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := serve(t, sshtest.Options{User: "ops", SudoPassword: tc.asks})
+			s := serve(t, sshtest.Options{User: "ops", SudoPassword: tc.asks}).known(t)
 			ctx := host.WithAccess(t.Context(), &host.Access{SudoPassword: tc.password})
 			if tc.want == "" {
 				works(t, ctx, s.target)
@@ -159,7 +169,7 @@ func TestSudo(t *testing.T) {
 
 // TestSudoPasswordGoesBeforeTheBinary would fail when the upload began while sudo still reads its password.
 func TestSudoPasswordGoesBeforeTheBinary(t *testing.T) {
-	s := serve(t, sshtest.Options{User: "ops", SudoPassword: "secret"})
+	s := serve(t, sshtest.Options{User: "ops", SudoPassword: "secret"}).known(t)
 	s.NoBinary.Store(true)
 	works(t, host.WithAccess(t.Context(), &host.Access{SudoPassword: "secret"}), s.target)
 	if s.Uploads.Load() != 1 || s.Prompts.Load() != 3 {
@@ -298,7 +308,7 @@ func TestJumpHostIsUsedOnceForAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	targets[0].Jump = "bastion@127.0.0.1:" + strconv.Itoa(imposter.Port())
-	if _, err := host.Dial(t.Context(), targets[0]); err == nil || !strings.Contains(err.Error(), "host key is not the one on record") {
+	if _, err := host.Dial(t.Context(), targets[0]); err == nil || !strings.Contains(err.Error(), "is not the one on record") {
 		t.Errorf("an imposter of the jump host is met with %v", err)
 	}
 	if imposter.Forwards.Load() != 0 {
@@ -351,5 +361,108 @@ func TestSetKeepsTheReason(t *testing.T) {
 	}
 	if _, err := set.Get("cp-c"); err == nil {
 		t.Error("a host that nobody dialled has a session")
+	}
+}
+
+// TestNoPortForwarding: connections from a host need nothing of its sshd.
+func TestNoPortForwarding(t *testing.T) {
+	s := serve(t, sshtest.Options{NoForwarding: true})
+	c, err := host.Dial(t.Context(), s.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		if nc, err := l.Accept(); err == nil {
+			io.Copy(nc, nc) //nolint:errcheck // the test would notice
+			nc.Close()
+		}
+	}()
+	nc, err := c.DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := nc.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(nc, buf); err != nil || string(buf) != "hello" {
+		t.Errorf("read %q, %v", buf, err)
+	}
+	if s.Rejected.Load()+s.Forwards.Load() != 0 {
+		t.Error("sshd was asked to forward a port")
+	}
+}
+
+func TestNoisyShells(t *testing.T) {
+	for name, noise := range map[string]string{
+		"lines":           "Welcome!\nYou have mail.\n",
+		"no end of line":  "\x1b]0;cp-a\x07",
+		"both":            "Welcome!\n$ ",
+		"longer than any": strings.Repeat("x", 100_000),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := serve(t, sshtest.Options{Noise: noise})
+			s.NoBinary.Store(true)
+			works(t, t.Context(), s.target)
+		})
+	}
+}
+
+// TestForcedCommand: what a cloud's image prints instead of running the program is the best explanation there is.
+func TestForcedCommand(t *testing.T) {
+	const words = `Please login as the user "debian" rather than the user "root".`
+	s := serve(t, sshtest.Options{Forced: "\x1b[1m" + words + "\n"})
+	_, err := host.Dial(t.Context(), s.target)
+	if err == nil || !strings.Contains(err.Error(), words) || !strings.Contains(err.Error(), "ssh.user") || strings.Contains(err.Error(), "\x1b") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestProgramsThatCannotRun: the reason is a mount option, or that the binary is for other processors.
+func TestProgramsThatCannotRun(t *testing.T) {
+	for mounts, want := range map[string]string{
+		"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n40 22 8:2 / /var/lib rw,noexec shared:2 - ext4 /dev/sda2 rw\n": "/var/lib is mounted with the option noexec",
+		"22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw\n":                                                              "which is for linux/",
+	} {
+		s := serve(t, sshtest.Options{Mounts: mounts})
+		if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q", err, want)
+		}
+	}
+}
+
+// TestAfterABlip: the network fails and comes back.
+func TestAfterABlip(t *testing.T) {
+	s := serve(t, sshtest.Options{})
+	jump := serve(t, sshtest.Options{Key: s.Key()})
+	jumped := s.target
+	jumped.Name, jumped.Jump = "cp-b", "root@127.0.0.1:"+strconv.Itoa(jump.Port())
+	set := host.DialAll(t.Context(), []host.Target{s.target, jumped})
+	defer set.Close()
+	for range 2 {
+		for _, name := range []string{"cp-a", "cp-b"} {
+			c, err := set.Get(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for c.Err() == nil { // the caller notices when it reads the end
+				s.Disconnect()
+				jump.Disconnect()
+				time.Sleep(time.Millisecond)
+			}
+			if got, err := double.On(t.Context(), c, 4); err != nil || got != 8 {
+				t.Errorf("%s: %d, %v", name, got, err)
+			}
+		}
+	}
+	if jump.Logins.Load() < 2 {
+		t.Error("the jump host was not connected to again")
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 )
 
+const tailSize = 4096
+
 // tail keeps the last few kilobytes written to it, for error messages.
 type tail struct {
 	mu  sync.Mutex
@@ -15,14 +17,24 @@ func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.buf = append(t.buf, p...)
-	if over := len(t.buf) - 4096; over > 0 {
+	if over := len(t.buf) - tailSize; over > 0 {
 		t.buf = t.buf[over:]
 	}
 	return len(p), nil
 }
 
-func (t *tail) String() string {
+func (t *tail) raw() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.buf))
+	return string(t.buf)
+}
+
+// String returns the text without control characters, which could change what a terminal shows of the rest.
+func (t *tail) String() string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\n' && r != '\t' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, t.raw()))
 }

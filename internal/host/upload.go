@@ -4,48 +4,94 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// self is this program's own binary and its SHA-256 in hex, read once.
-type self struct{ path, digest string }
+// Where the host keeps binaries, and the digests of those that it has verified since it was booted.
+const (
+	binDir      = "/var/lib/quorate/bin"
+	verifiedDir = "/run/quorate/verified"
+)
+
+// self is this program's own binary with its SHA-256 in hex and its size, determined once.
+type self struct {
+	path, digest string
+	size         int64
+}
 
 var executable = sync.OnceValues(func() (self, error) {
 	path, err := os.Executable()
 	if err != nil {
 		return self{}, fmt.Errorf("finding this program's own binary: %w", err)
 	}
-	digest, err := digestOf(path)
-	return self{path, digest}, err
+	return selfOf(path)
 })
+
+func selfOf(path string) (self, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return self{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err := io.Copy(h, f)
+	return self{path: path, digest: hex.EncodeToString(h.Sum(nil)), size: size}, err
+}
+
+func (s self) remote() string { return filepath.Join(binDir, s.digest, "quorate") }
 
 // RemotePath is where Dial puts this binary on a host; a lab places it there beforehand.
 func RemotePath() (local, remote string, err error) {
 	me, err := executable()
-	return me.path, binDir + "/" + me.digest + "/quorate", err
+	return me.path, me.remote(), err
+}
+
+// noBinary is the exit status of a host that does not have this binary, or only a damaged copy.
+const noBinary = 127
+
+// variables are what the scripts refer to. Scripts must not contain single quotes.
+func (s self) variables() string {
+	return fmt.Sprintf("all=%s; dir=%s; bin=%s; sum=%s; size=%d; seen=%s; ", binDir, filepath.Dir(s.remote()), s.remote(), s.digest, s.size,
+		filepath.Join(verifiedDir, s.digest))
+}
+
+// serveScript starts the host side. After a power cut a name can exist without its contents, so the size of the binary is
+// checked each time, and its digest once after each boot.
+func serveScript(me self) string {
+	return me.variables() + `test -x $bin && test "$(wc -c <$bin)" -eq $size || exit ` + strconv.Itoa(noBinary) + `; ` +
+		`if ! test -e $seen; then echo "$sum  $bin" | sha256sum -c - >/dev/null 2>&1 || exit ` + strconv.Itoa(noBinary) + `; mkdir -p $seen; fi; ` +
+		`exec $bin host serve`
 }
 
 // uploading is what the host prints when it is ready to take the binary.
 const uploading = "quorate upload ready\n"
 
-// upload writes the binary under its digest. The digest is checked on the host before the final name
-// exists, so a name that exists is a whole binary.
-func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me self, remote string) error {
+// uploadScript writes the binary under its digest. The final name appears after the digest was compared and the contents
+// are on the disk, and the name is on the disk when the script ends.
+func uploadScript(me self) string {
+	return me.variables() + `set -e; umask 077; mkdir -p $dir; t=$(mktemp $dir/.upload.XXXXXX); trap "rm -f $t" EXIT; ` +
+		`echo ` + strings.TrimSpace(uploading) + `; cat >$t; echo "$sum  $t" | sha256sum -c - >&2; chmod 0755 $all $dir $t; ` +
+		`sync $t; mv $t $bin; sync $dir $all; mkdir -p $seen`
+}
+
+// upload puts this binary on the host.
+func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me self) error {
 	f, err := os.Open(me.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	dir := filepath.Dir(remote)
-	p, err := d.start(ctx, client, t, "set -e; umask 077; mkdir -p "+dir+"; t=$(mktemp "+dir+"/.upload.XXXXXX); trap \"rm -f $t\" EXIT; "+
-		"echo "+strings.TrimSpace(uploading)+"; cat >$t; echo \""+me.digest+"  $t\" | sha256sum -c - >&2; chmod 0755 "+binDir+" "+dir+" $t; mv $t "+remote, uploading)
+	p, err := d.run(ctx, client, t, uploadScript(me), uploading)
 	if err != nil {
 		return fmt.Errorf("uploading quorate: %w", err)
 	}
@@ -68,15 +114,65 @@ func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me se
 	return nil
 }
 
-func digestOf(path string) (string, error) {
-	f, err := os.Open(path)
+// whyNotStarted explains why the host side did not start.
+func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target, err error) error {
+	var exit *ssh.ExitError
+	var start *startError
+	status := 0
+	if errors.As(err, &exit) {
+		status = exit.ExitStatus()
+	}
+	switch {
+	case status == noBinary:
+		return errNoBinary
+	case status == 126:
+		if mount := d.noexec(ctx, client, t); mount != "" {
+			return fmt.Errorf("the host cannot run %s: %s is mounted with the option noexec; mount it without", binDir, mount)
+		}
+		return fmt.Errorf("the host cannot run this program, which is for linux/%s: %w", runtime.GOARCH, err)
+	case errors.As(err, &start) && start.stdout != "":
+		start.advice += "; the login shell or a forced command of this key (command= in authorized_keys) may answer instead of the program"
+		if t.User == "root" {
+			start.advice += ": if it names another user, set ssh.user"
+		}
+	}
+	return fmt.Errorf("the host side did not start: %w", err)
+}
+
+const mountsFollow = "quorate mounts follow\n"
+
+// noexec finds the mount that keeps the host from running programs in binDir; empty if there is none, or if the host does
+// not say.
+func (d *dialer) noexec(ctx context.Context, client *ssh.Client, t Target) string {
+	p, err := d.run(ctx, client, t, "echo "+strings.TrimSpace(mountsFollow)+"; cat /proc/self/mountinfo", mountsFollow)
 	if err != nil {
-		return "", err
+		return ""
 	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
+	defer p.session.Close()
+	info, err := io.ReadAll(io.LimitReader(p.stdout, 1<<20))
+	if err != nil {
+		return ""
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	return noexecMount(string(info), binDir)
+}
+
+// noexecMount finds the mount that path is on, and returns its mount point if programs cannot be run there.
+func noexecMount(mountinfo, path string) string {
+	mount, noexec := "", false
+	for line := range strings.Lines(mountinfo) {
+		// 36 35 98:0 / /var rw,noexec,relatime …
+		fields := strings.Fields(line)
+		if len(fields) < 6 {
+			continue
+		}
+		at := fields[4]
+		below := at == "/" || path == at || strings.HasPrefix(path, at+"/")
+		if below && len(at) >= len(mount) { // of mounts at the same place, the last one counts
+			mount, noexec = at, strings.Contains(","+fields[5]+",", ",noexec,")
+		}
+	}
+	if !noexec {
+		return ""
+	}
+	return mount
 }

@@ -1,5 +1,5 @@
-// Package kube speaks to the cluster's API through SSH sessions to its control planes, so that it works
-// where the endpoint itself cannot be reached, or is what is being examined.
+// Package kube talks to the cluster's API through the sessions to its control planes, so that it works where the caller
+// cannot reach the endpoint, or where the endpoint is what is being examined.
 package kube
 
 import (
@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -33,7 +34,8 @@ type Client struct {
 }
 
 // Connect makes a client that reaches any of the servers. Credentials are read from the first control plane that has
-// them and stay in memory.
+// them and stay in memory. If it or a request of the client fails, host.Unanswered says whether that is because a host
+// could not be asked.
 func Connect(ctx context.Context, servers []Server) (*Client, error) {
 	var errs []error
 	for _, s := range servers {
@@ -42,23 +44,63 @@ func Connect(ctx context.Context, servers []Server) (*Client, error) {
 			errs = append(errs, err)
 			continue
 		}
-		config, err := clientcmd.RESTConfigFromKubeConfig(kubeconfig)
+		client, err := through(servers, kubeconfig)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: admin.conf: %w", s.Conn.Name(), err))
 			continue
 		}
-		config.Dial = dialer(servers)
-		config.Timeout = 0
-		config.QPS, config.Burst = 50, 100
-		return newClient(config)
+		return client, nil
 	}
-	return nil, fmt.Errorf("no control plane has an admin.conf: %w", errors.Join(errs...))
+	return nil, fmt.Errorf("no control plane has a usable admin.conf: %w", errors.Join(errs...))
 }
 
-// FromConfig makes a client of a kubeconfig's configuration, for callers that reach the endpoint themselves.
-func FromConfig(config *rest.Config) (*Client, error) { return newClient(config) }
+// through makes a client that connects through the servers' sessions.
+func through(servers []Server, kubeconfig []byte) (*Client, error) {
+	admin, err := ReadAdmin(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return newClient(&rest.Config{
+		Host: admin.Server, Dial: dialer(servers), QPS: 50, Burst: 100,
+		TLSClientConfig: rest.TLSClientConfig{CAData: admin.CA, CertData: admin.Certificate, KeyData: admin.Key},
+	})
+}
+
+// Admin is what an admin.conf of kubeadm contains.
+type Admin struct {
+	Server               string // URL of the endpoint
+	CA, Certificate, Key []byte // PEM
+}
+
+// ReadAdmin reads an admin.conf. It takes nothing from it but what kubeadm writes: a kubeconfig can also name programs to
+// run and files to read, and this one comes from a host.
+func ReadAdmin(kubeconfig []byte) (Admin, error) {
+	config, err := clientcmd.Load(kubeconfig)
+	if err != nil {
+		return Admin{}, err
+	}
+	current := config.Contexts[config.CurrentContext]
+	if current == nil || config.Clusters[current.Cluster] == nil || config.AuthInfos[current.AuthInfo] == nil {
+		return Admin{}, fmt.Errorf("it has no usable context %q", config.CurrentContext)
+	}
+	cluster, user := config.Clusters[current.Cluster], config.AuthInfos[current.AuthInfo]
+	out := Admin{cluster.Server, cluster.CertificateAuthorityData, user.ClientCertificateData, user.ClientKeyData}
+	switch u, err := url.Parse(out.Server); {
+	case err != nil || u.Scheme != "https" || u.Host == "":
+		return Admin{}, fmt.Errorf("it has no usable server %q", out.Server)
+	case len(out.CA) == 0:
+		return Admin{}, errors.New("it has no certificate authority")
+	case len(out.Certificate) == 0 || len(out.Key) == 0:
+		return Admin{}, errors.New("it has no client certificate")
+	}
+	return out, nil
+}
+
+// FromConfig makes a client of a kubeconfig's configuration, for callers that reach the endpoint directly.
+func FromConfig(config *rest.Config) (*Client, error) { return newClient(rest.CopyConfig(config)) }
 
 func newClient(config *rest.Config) (*Client, error) {
+	config.Proxy = host.Direct
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -13,33 +14,47 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// etcdMembers are the ways to the members that can be expected: on the hosts that have one, or from every control
-// plane to every endpoint of an etcd elsewhere, because a single way may be broken where the member is not.
+// etcdMembers are the routes to the members that can be expected: on the hosts that have one, or from every control
+// plane to every endpoint of an etcd elsewhere, because a single route may be broken although the member is not. Hosts
+// that cannot be asked are among them, with the reason.
 func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (members []etcd.Member) {
 	if !c.ExistingEtcd() {
 		for _, h := range c.EtcdHosts() {
-			f := obs.Hosts[h.Name].Facts
-			conn, err := conns.Get(h.Name)
-			if f == nil || err != nil || !f.Kubernetes.EtcdData && !slices.Contains(f.Kubernetes.Manifests, "etcd") {
+			m := etcd.Member{Host: h.Name, Address: h.Address + ":2379"}
+			m.Conn, m.Err = session(conns, obs, h.Name)
+			if f := obs.Hosts[h.Name].Facts; m.Conn != nil && !f.Kubernetes.EtcdData && !slices.Contains(f.Kubernetes.Manifests, "etcd") {
 				continue
 			}
-			members = append(members, etcd.Member{Conn: conn, Address: h.Address + ":2379"})
+			members = append(members, m)
 		}
 		return members
 	}
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
-		f := obs.Hosts[h.Name].Facts
-		conn, err := conns.Get(h.Name)
-		if f == nil || err != nil || f.Kubernetes.EtcdClient == "" {
+		m := etcd.Member{Host: h.Name}
+		m.Conn, m.Err = session(conns, obs, h.Name)
+		if m.Conn != nil && obs.Hosts[h.Name].Facts.Kubernetes.EtcdClient == "" {
 			continue
 		}
 		for _, endpoint := range c.Spec.Etcd.Endpoints {
 			if u, err := url.Parse(endpoint); err == nil {
-				members = append(members, etcd.Member{Conn: conn, Address: u.Host})
+				m.Address = u.Host
+				members = append(members, m)
 			}
 		}
 	}
 	return members
+}
+
+// session returns the session to a host that has answered, or why there is none.
+func session(conns *host.Set, obs *facts.Observation, name string) (*host.Conn, error) {
+	conn, err := conns.Get(name)
+	if err != nil {
+		return nil, err
+	}
+	if seen := obs.Hosts[name]; seen.Facts == nil {
+		return nil, errors.New(seen.Error)
+	}
+	return conn, nil
 }
 
 // existingEtcd reads the caller's files and, as long as no cluster is complete on it, tries the etcd from every

@@ -4,12 +4,9 @@ package observe
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -20,7 +17,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -124,7 +120,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 		}
 	}
 	if h.Has(spec.RoleControlPlane) && f.Kubernetes.CA != "" {
-		a := answer(readyz(ctx, conn.DialContext, h.Address+":6443", hostconfig.EndpointHost(c), f.Kubernetes.CA))
+		a := askReady(ctx, conn, net.JoinHostPort(h.Address, hostconfig.APIPort), hostconfig.EndpointHost(c), f.Kubernetes.CA)
 		seen.APIServer = &a
 	}
 	return seen
@@ -369,104 +365,4 @@ func whyNotReady(p *corev1.Pod) string {
 		}
 	}
 	return reason
-}
-
-// askers is how many hosts ask the endpoint. Each is a different way through the network, so the first answer is not enough
-// and every host would be too many.
-const askers = 3
-
-// endpoint asks the API for its readiness as every client does, through the load balancer, from several hosts and from the
-// caller.
-func endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) facts.Endpoint {
-	ca := cluster.Evaluate(c, obs).CA()
-	if ca == "" {
-		return facts.Endpoint{Unknown: "no host has the cluster's CA certificate"}
-	}
-	out := facts.Endpoint{Hosts: map[string]facts.Answer{}}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, h := range endpointAskers(c, obs) {
-		wg.Go(func() {
-			a := answer(Endpoint(ctx, c, conns, h, ca))
-			mu.Lock()
-			defer mu.Unlock()
-			out.Hosts[h] = a
-		})
-	}
-	wg.Go(func() {
-		a := answer(readyz(ctx, (&net.Dialer{}).DialContext, endpointAddress(c), hostconfig.EndpointHost(c), ca))
-		mu.Lock()
-		defer mu.Unlock()
-		out.Caller = &a
-	})
-	wg.Wait()
-	if len(out.Hosts) == 0 {
-		out.Unknown = "no host can be reached"
-	}
-	return out
-}
-
-// endpointAskers are workers first: they depend on the endpoint, and none of them has the virtual IP itself.
-func endpointAskers(c *spec.Cluster, obs *facts.Observation) (out []string) {
-	var others []string
-	for _, h := range c.Spec.Hosts {
-		switch {
-		case obs.Hosts[h.Name].Facts == nil:
-		case h.IsNode() && !h.Has(spec.RoleControlPlane) && !c.Balances(h):
-			out = append(out, h.Name)
-		default:
-			others = append(others, h.Name)
-		}
-	}
-	out = append(out, others...)
-	return out[:min(len(out), askers)]
-}
-
-func endpointAddress(c *spec.Cluster) string {
-	return net.JoinHostPort(cmp.Or(c.Spec.LoadBalancer.Address, hostconfig.EndpointHost(c)), hostconfig.EndpointPort(c))
-}
-
-// Endpoint asks the API for its readiness through the load balancer, from a host.
-func Endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, from, ca string) error {
-	conn, err := conns.Get(from)
-	if err != nil {
-		return err
-	}
-	return readyz(ctx, conn.DialContext, endpointAddress(c), hostconfig.EndpointHost(c), ca)
-}
-
-// answer says what an error means for whoever was asked.
-func answer(err error) facts.Answer {
-	if err == nil {
-		return facts.Answer{OK: true}
-	}
-	return facts.Answer{Problem: err.Error()}
-}
-
-// readyz asks one address for /readyz, as the name that the certificate must have.
-func readyz(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), address, name, ca string) error {
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM([]byte(ca)) {
-		return errors.New("the cluster's CA file holds no certificate")
-	}
-	transport := &http.Transport{
-		DialContext:       func(ctx context.Context, network, _ string) (net.Conn, error) { return dial(ctx, network, address) },
-		TLSClientConfig:   &tls.Config{RootCAs: roots, ServerName: name, MinVersion: tls.VersionTLS12},
-		DisableKeepAlives: true,
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/readyz", nil)
-	if err != nil {
-		return err
-	}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("/readyz at %s: %s", address, resp.Status)
-	}
-	return nil
 }

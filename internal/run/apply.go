@@ -78,7 +78,7 @@ func (e *Engine) takeLeases(ctx context.Context) error {
 			continue // it is observed as unreachable, and left alone
 		}
 		// In the spec's order everywhere, so that of two runs one gets the first host and the other stops there.
-		if _, err := lease.Take.On(ctx, c, owner); err != nil {
+		if err := lease.Take(ctx, c, owner); err != nil {
 			return fmt.Errorf("taking the lease: %w", err)
 		}
 	}

@@ -24,19 +24,28 @@ type Engine struct {
 	Progress progress.Sink
 }
 
-// Open connects to all hosts at once; those that cannot be reached say so when they are observed.
+// Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
 func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
-	var targets []host.Target
-	for _, h := range c.Spec.Hosts {
-		targets = append(targets, host.Target{
-			Name: h.Name, Address: h.Address, Port: h.SSH.Port, User: h.SSH.User, KeyFile: h.SSH.KeyFile,
-			KnownHostsFile: h.SSH.KnownHostsFile, Jump: h.SSH.Jump,
-			Notice: func(s string) {
-				sink.Emit(progress.Event{Kind: progress.Note, Host: h.Name, ID: h.Name + "/ssh", Detail: s})
-			},
-		})
+	targets := Targets(c)
+	for i := range targets {
+		name := targets[i].Name
+		targets[i].Notice = func(s string) {
+			sink.Emit(progress.Event{Kind: progress.Note, Host: name, ID: name + "/ssh", Detail: s})
+		}
 	}
 	return &Engine{Cluster: c, Conns: host.DialAll(ctx, targets), Progress: sink}
+}
+
+// Targets says how the hosts of a spec are reached.
+func Targets(c *spec.Cluster) []host.Target {
+	var out []host.Target
+	for _, h := range c.Spec.Hosts {
+		out = append(out, host.Target{
+			Name: h.Name, Address: h.Address, Port: h.SSH.Port, User: h.SSH.User, KeyFile: h.SSH.KeyFile,
+			KnownHostsFile: h.SSH.KnownHostsFile, HostKey: h.SSH.HostKey, Jump: h.SSH.Jump,
+		})
+	}
+	return out
 }
 
 // Close ends all sessions, and with them the lease.

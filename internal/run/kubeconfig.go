@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"net"
 
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
+	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -14,23 +14,22 @@ import (
 // ForCaller turns a control plane's admin.conf into a kubeconfig for this machine. With byAddress it goes to the virtual
 // IP and verifies the endpoint's name all the same: for callers whose DNS does not know a lab's names.
 func ForCaller(c *spec.Cluster, admin []byte, byAddress bool) (*api.Config, error) {
-	in, err := clientcmd.Load(admin)
+	in, err := kube.ReadAdmin(admin)
 	if err != nil {
 		return nil, fmt.Errorf("reading the administrator's kubeconfig: %w", err)
 	}
-	current := in.Contexts[in.CurrentContext]
-	if current == nil || in.Clusters[current.Cluster] == nil || in.AuthInfos[current.AuthInfo] == nil {
-		return nil, fmt.Errorf("the administrator's kubeconfig has no usable context %q", in.CurrentContext)
-	}
 	name := c.Metadata.Name
-	cluster := in.Clusters[current.Cluster].DeepCopy()
+	cluster := api.NewCluster()
+	cluster.Server, cluster.CertificateAuthorityData = in.Server, in.CA
 	if byAddress && c.Spec.LoadBalancer.Address != "" {
 		cluster.Server = "https://" + net.JoinHostPort(c.Spec.LoadBalancer.Address, hostconfig.EndpointPort(c))
 		cluster.TLSServerName = hostconfig.EndpointHost(c)
 	}
 	out := api.NewConfig()
 	out.Clusters[name] = cluster
-	out.AuthInfos[name+"-admin"] = in.AuthInfos[current.AuthInfo].DeepCopy()
+	user := api.NewAuthInfo()
+	user.ClientCertificateData, user.ClientKeyData = in.Certificate, in.Key
+	out.AuthInfos[name+"-admin"] = user
 	out.Contexts[name] = &api.Context{Cluster: name, AuthInfo: name + "-admin"}
 	out.CurrentContext = name
 	return out, nil

@@ -139,6 +139,7 @@ var editing = map[string]string{
 	"SSH.port":           "How Quorate reaches the host",
 	"SSH.keyFile":        "How Quorate reaches the host",
 	"SSH.knownHostsFile": "How Quorate reaches the host",
+	"SSH.hostKey":        "How Quorate recognizes the host",
 	"SSH.jump":           "How Quorate reaches the host",
 
 	"Spec.nodePools":  "A new pool's labels and taints are set on its nodes; a removed pool's are removed",

@@ -163,8 +163,8 @@ func (o InitOptions) generate() []Host {
 }
 
 // ParseHostFlag reads one host as it is given on a command line:
-// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role may be repeated; user, port, key and jump set how
-// SSH reaches it. What the values may be is for [Validate] to say.
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role may be repeated; user, port, key, hostKey and jump
+// set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
 	seen := map[string]bool{}
@@ -195,10 +195,12 @@ func ParseHostFlag(s string) (Host, error) {
 			}
 		case "key":
 			h.SSH.KeyFile = value
+		case "hostKey":
+			h.SSH.HostKey = value
 		case "jump":
 			h.SSH.Jump = value
 		default:
-			keys := []string{"name", "address", "role", "zone", "user", "port", "key", "jump"}
+			keys := []string{"name", "address", "role", "zone", "user", "port", "key", "hostKey", "jump"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}
@@ -209,7 +211,7 @@ func ParseHostFlag(s string) (Host, error) {
 func sshFields(s SSH) (string, error) {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
-		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"jump", s.Jump},
+		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"hostKey", s.HostKey}, {"jump", s.Jump},
 	} {
 		if f.value != "" {
 			v, err := scalar(f.value)

@@ -114,9 +114,9 @@ func TestInitRefusesWhatWouldNotValidate(t *testing.T) {
 }
 
 func TestParseHostFlag(t *testing.T) {
-	h, err := ParseHostFlag("name=cp-a,address=10.0.0.11,role=control-plane,role=worker,zone=a,user=admin,port=2222,key=~/.ssh/id,jump=a@b")
+	h, err := ParseHostFlag("name=cp-a,address=10.0.0.11,role=control-plane,role=worker,zone=a,user=admin,port=2222,key=~/.ssh/id,hostKey=ssh-ed25519 AAAA cp-a,jump=a@b")
 	want := Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{"control-plane", "worker"}, Zone: "a",
-		SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/.ssh/id", Jump: "a@b"}}
+		SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/.ssh/id", HostKey: "ssh-ed25519 AAAA cp-a", Jump: "a@b"}}
 	if err != nil || h.Name != want.Name || !slices.Equal(h.Roles, want.Roles) || h.SSH != want.SSH || h.Address != want.Address || h.Zone != want.Zone {
 		t.Errorf("got %+v, %v", h, err)
 	}

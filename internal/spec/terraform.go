@@ -187,6 +187,9 @@ func (r *terraformReader) cluster(v value) {
 			CertFile: r.text(etcd.field("cert_file", m)), KeyFile: r.keyFile(etcd.field("key_file", m))}
 	}
 	usual := r.ssh(v.field("ssh", m), SSH{})
+	if usual.HostKey != "" {
+		r.refuse("quorate.value.ssh.host_key", "write it into the `ssh` of its host", "every host has a key of its own")
+	}
 	hosts := v.field("hosts", m)
 	for i, h := range r.list(hosts) {
 		r.host(value{fmt.Sprintf("%s[%d]", hosts.path, i), h, v.secret}, usual)
@@ -261,12 +264,12 @@ func (r *terraformReader) pool(v value) {
 
 // ssh reads how a host is reached; what it does not say is as usual.
 func (r *terraformReader) ssh(v value, usual SSH) SSH {
-	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "jump")
+	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump")
 	if !ok {
 		return usual
 	}
 	s := SSH{User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
-		KnownHostsFile: r.text(v.field("known_hosts_file", m)), Jump: r.text(v.field("jump", m))}
+		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m))}
 	fill(&s.User, usual.User)
 	fill(&s.KeyFile, usual.KeyFile)
 	fill(&s.KnownHostsFile, usual.KnownHostsFile)
@@ -396,8 +399,16 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 	if len(addresses) == 0 {
 		r.refuse(join(v.path, "private_address"), "apply the configuration, so that the machines have addresses", "the group has no addresses")
 	}
+	keys := r.texts(v.field("ssh_hosts_keys", m))
+	if len(keys) > 0 && len(keys) != len(addresses) {
+		r.refuse(join(v.path, "ssh_hosts_keys"), "give one key for each host, in the order of the addresses", "%d host keys for %d hosts", len(keys), len(addresses))
+		keys = nil
+	}
 	for i, address := range addresses {
 		h := Host{Name: fmt.Sprintf("%s-%d", prefix, i+1), Address: address, Roles: roles, SSH: s}
+		if len(keys) > 0 {
+			h.SSH.HostKey = strings.TrimSpace(keys[i])
+		}
 		if i < len(known) && known[i] != "" {
 			h.Name, _, _ = strings.Cut(known[i], ".")
 		}

@@ -48,7 +48,7 @@ func TestTerraformBecomesASpec(t *testing.T) {
 	const jump = "admin@bastion.example.com:2222"
 	for i, want := range []Host{
 		{Name: "cp-a", Address: "10.0.0.11", Roles: []string{RoleControlPlane}, Zone: "eu-central-1a", SSH: SSH{User: "admin", KeyFile: "~/.ssh/prod", Jump: jump}},
-		{Name: "cp-b", Address: "10.0.0.12", Roles: []string{RoleControlPlane}, Zone: "eu-central-1b", SSH: SSH{User: "admin", Port: 2200, KeyFile: "~/.ssh/prod", Jump: jump}},
+		{Name: "cp-b", Address: "10.0.0.12", Roles: []string{RoleControlPlane}, Zone: "eu-central-1b", SSH: SSH{User: "admin", Port: 2200, KeyFile: "~/.ssh/prod", HostKey: "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", Jump: jump}},
 		{Name: "cp-c", Address: "10.0.0.13", Roles: []string{RoleControlPlane}, Zone: "eu-central-1c", SSH: SSH{User: "root", Port: 22, KeyFile: "~/.ssh/prod", Jump: jump}},
 	} {
 		h := s.Hosts[i]
@@ -179,6 +179,37 @@ func TestTerraformRefuses(t *testing.T) {
 	}
 }
 
+// TestTerraformHostKeys: KubeOne lists them by host.
+func TestTerraformHostKeys(t *testing.T) {
+	data, err := os.ReadFile("testdata/terraform-kubeone.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fingerprint := func(c string) string { return "SHA256:" + strings.Repeat(c, 43) }
+	read := func(keys string) (*Terraform, error) {
+		return ReadTerraform([]byte(strings.Replace(string(data), `"ssh_hosts_keys": null`, `"ssh_hosts_keys": `+keys, 1)), "", []string{"a", "b", "c"})
+	}
+	got, err := read(`["` + fingerprint("A") + `", "` + fingerprint("E") + `", "` + fingerprint("I") + `"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"A", "E", "I"} {
+		if key := got.Options.Hosts[i].SSH.HostKey; key != fingerprint(want) {
+			t.Errorf("host %d has the key %q", i, key)
+		}
+	}
+	if _, err := read(`["x"]`); err == nil || !strings.Contains(err.Error(), "1 host keys for 3 hosts") {
+		t.Errorf("got %v", err)
+	}
+	data, err = os.ReadFile("testdata/terraform.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadTerraform([]byte(strings.Replace(string(data), `"user": "admin", "port": null`, `"user": "admin", "host_key": "x"`, 1)), "", nil); err == nil || !strings.Contains(err.Error(), "every host has a key of its own") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // What only the whole spec shows to be wrong is found by validation, and named where Terraform has it.
 func TestTerraformNamesPlacesInTheDocument(t *testing.T) {
 	data, err := os.ReadFile("testdata/terraform.json")
@@ -189,6 +220,7 @@ func TestTerraformNamesPlacesInTheDocument(t *testing.T) {
 		"a role":     {`"roles": ["worker"]`, `"roles": ["wroker"]`, "quorate.value.hosts[3].roles[0]: `wroker` is not known; did you mean `worker`?"},
 		"an address": {`"10.0.0.13"`, `"10.0.0.11"`, "quorate.value.hosts[2].address: 10.0.0.11 is already used"},
 		"a pool":     {`"hosts": ["worker-a", "worker-b"]`, `"hosts": ["worker-a", "worker-x"]`, "quorate.value.node_pools[0].hosts[1]: there is no host `worker-x`"},
+		"a key":      {`"port": 22}`, `"port": 22, "host_key": "ssh-rsa x"}`, "quorate.value.hosts[2].ssh.host_key: `ssh-rsa x` is not a host key"},
 		"the jump":   {`"jump": "admin@bastion.example.com:2222"`, `"jump": "a b"`, "quorate.value.hosts[0].ssh.jump: "},
 		"the count":  {`"name": "cp-c", "address": "10.0.0.13", "roles": ["control-plane"]`, `"name": "cp-c", "address": "10.0.0.13", "roles": ["worker"]`, "quorate.value.hosts: 2 control planes are not highly available"},
 	} {

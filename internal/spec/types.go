@@ -262,6 +262,9 @@ type SSH struct {
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
 	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
 	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty" edit:"free,local"`
+	// HostKey is the key that the host must have: its fingerprint (SHA256:…) as ssh-keygen -l prints it, or the public key
+	// itself. Without it, known_hosts decides.
+	HostKey string `yaml:"hostKey,omitempty" json:"hostKey,omitempty" edit:"free"`
 	// Jump is a jump host as user@address:port.
 	Jump string `yaml:"jump,omitempty" json:"jump,omitempty" edit:"free"`
 }

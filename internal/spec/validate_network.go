@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"quorate.dev/quorate/internal/hostkey"
 )
 
 // LabRange is where labs take their addresses: the benchmarking range of RFC 2544, which nobody's network uses.
@@ -256,6 +258,12 @@ func (k *checker) ssh(path string, s SSH) {
 	}
 	if s.Port < 1 || s.Port > 65535 {
 		k.refuse(path+".port", "use 22, or another number from 1 to 65535", "%d is not a port", s.Port)
+	}
+	if s.HostKey != "" {
+		if _, err := hostkey.Parse(s.HostKey); err != nil {
+			k.refuse(path+".hostKey", "copy the fingerprint from `ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub` on the host, or the contents of that file",
+				"`%s` is not a host key: %s", s.HostKey, err)
+		}
 	}
 	if s.Jump == "" {
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -150,14 +151,30 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	return to, nil
 }
 
-// answers asks the endpoint from a host that does not have the virtual IP.
+// answers asks the endpoint from hosts that do not have the virtual IP: they must notice that it moved.
 func (t *takeover) answers(ctx context.Context, holder, ca string) error {
-	for _, h := range t.e.Cluster.Spec.Hosts {
-		if h.Name != holder && t.e.Seen.Hosts[h.Name].Facts != nil {
-			return observe.Endpoint(ctx, t.e.Cluster, t.e.Conns, h.Name, ca)
+	var from []string
+	for _, name := range observe.Askers(t.e.Cluster, t.e.Seen) {
+		if name != holder {
+			from = append(from, name)
 		}
 	}
-	return errors.New("no other host can ask")
+	asked := observe.Endpoint(ctx, t.e.Cluster, t.e.Conns, from, ca)
+	answered, unknown := false, "no other host can ask"
+	for _, name := range slices.Sorted(maps.Keys(asked)) {
+		switch a := asked[name]; {
+		case !a.Known():
+			unknown = name + " could not ask: " + a.Unknown
+		case !a.OK:
+			return fmt.Errorf("asked from %s: %s", name, a.Problem)
+		default:
+			answered = true
+		}
+	}
+	if !answered {
+		return errors.New(unknown)
+	}
+	return nil
 }
 
 // holder waits until one balancer alone has the virtual IP, and another one than before.

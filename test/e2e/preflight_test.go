@@ -206,9 +206,10 @@ func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	accept := "--accept-new-host-keys=false"
 	try := func(code int, env ...string) string {
 		t.Helper()
-		cmd := c.command(ctx, "preflight", "-f", file, "-o", "json", "--ignore", "disk")
+		cmd := c.command(ctx, "preflight", "-f", file, "-o", "json", "--ignore", "disk", accept)
 		cmd.Env = append(cmd.Env, env...)
 		var stdout, stderr bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -224,6 +225,14 @@ func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 		return stdout.String()
 	}
 	const sudoIs, phraseIs = "QUORATE_SUDO_PASSWORD=", "QUORATE_SSH_PASSPHRASE="
+	// Nobody has confirmed the key of worker-a, so its sudo gets no password, and nothing is recorded.
+	if out := try(3, sudoIs+password, phraseIs+phrase); !strings.Contains(out, "nobody has confirmed it") || !strings.Contains(out, `"session"`) {
+		t.Errorf("a password was sent to a stranger: %s", out)
+	}
+	if recorded, _ := os.ReadFile(known); strings.Contains(string(recorded), ":2222 ") {
+		t.Errorf("a key that nobody has confirmed is on record:\n%s", recorded)
+	}
+	accept = "--accept-new-host-keys"
 	for want, env := range map[string][]string{
 		"not its passphrase":                       {sudoIs + password, phraseIs + "nonsense"},
 		"--ask-sudo-password":                      {phraseIs + phrase},

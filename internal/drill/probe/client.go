@@ -13,6 +13,8 @@ import (
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
+
+	"quorate.dev/quorate/internal/host"
 )
 
 // client sends single requests to one endpoint.
@@ -46,12 +48,8 @@ func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, err
 	if err != nil {
 		return nil, err
 	}
-	proxy := config.Proxy
-	if proxy == nil {
-		// What is measured is the endpoint, never a proxy that the environment happens to name.
-		proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
-	}
-	t := &http.Transport{TLSClientConfig: trust, DialContext: config.Dial, Proxy: proxy}
+	// What is measured is the endpoint, never a proxy.
+	t := &http.Transport{TLSClientConfig: trust, DialContext: config.Dial, Proxy: host.Direct}
 	prepare(t)
 	wrapped, err := rest.HTTPWrappersForConfig(config, t)
 	if err != nil {

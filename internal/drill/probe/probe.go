@@ -16,6 +16,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
+
+	"quorate.dev/quorate/internal/host"
 )
 
 // Options say how hard to ask. Zero values stand for what failover was measured with.
@@ -80,6 +82,8 @@ type Prober struct {
 // that is measured.
 func Start(ctx context.Context, config *rest.Config, options Options) (*Prober, error) {
 	options.fill()
+	config = rest.CopyConfig(config)
+	config.Proxy = host.Direct
 	api, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, fmt.Errorf("starting the probe: %w", err)

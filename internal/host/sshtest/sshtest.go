@@ -15,9 +15,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
 
 	"quorate.dev/quorate/internal/host"
 )
@@ -34,16 +36,33 @@ type Options struct {
 	SudoPassword string
 	// Frozen accepts connections and says nothing.
 	Frozen bool
+	// HostKeys are the keys of the host, which may be certificates; one of its own if there are none.
+	HostKeys []ssh.Signer
+	// NoForwarding rejects port forwarding, as `AllowTcpForwarding no` does.
+	NoForwarding bool
+	// Noise is what the login shell prints before it runs a program.
+	Noise string
+	// Mounts is the host's /proc/self/mountinfo; it runs no programs of ours then.
+	Mounts string
+	// Forced is what a forced command prints; it runs instead of any program and fails.
+	Forced string
 }
 
 // Server is a running server. It counts what was done to it.
 type Server struct {
 	Logins, Sessions, Uploads, Prompts, Forwards atomic.Int32
+	// Rejected counts the port forwardings that NoForwarding rejected.
+	Rejected atomic.Int32
 	// NoBinary is set while the host does not have the caller's binary.
 	NoBinary atomic.Bool
 
 	opts     Options
 	listener net.Listener
+
+	stalled atomic.Bool
+
+	mu    sync.Mutex
+	conns []net.Conn
 }
 
 // Start starts a server that ends with the context.
@@ -60,15 +79,16 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		}
 		return nil, nil
 	}}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, err
+	if len(o.HostKeys) == 0 {
+		key, err := NewHostKey()
+		if err != nil {
+			return nil, err
+		}
+		o.HostKeys = []ssh.Signer{key}
 	}
-	signer, err := ssh.NewSignerFromKey(key)
-	if err != nil {
-		return nil, err
+	for _, key := range o.HostKeys {
+		config.AddHostKey(key)
 	}
-	config.AddHostKey(signer)
 	l, err := net.Listen("tcp", o.Address)
 	if err != nil {
 		return nil, err
@@ -85,6 +105,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 				context.AfterFunc(ctx, func() { nc.Close() })
 				continue
 			}
+			nc = &stalling{Conn: nc, server: s, closed: make(chan struct{})}
+			context.AfterFunc(ctx, func() { nc.Close() })
+			s.mu.Lock()
+			s.conns = append(s.conns, nc)
+			s.mu.Unlock()
 			go s.serve(ctx, nc, config)
 		}
 	}()
@@ -94,9 +119,74 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 // Port is where it listens.
 func (s *Server) Port() int { return s.listener.Addr().(*net.TCPAddr).Port }
 
+// Known is the line of a known_hosts file with the server's first key.
+func (s *Server) Known() string {
+	return knownhosts.Line([]string{knownhosts.Normalize(s.listener.Addr().String())}, s.opts.HostKeys[0].PublicKey()) + "\n"
+}
+
+// Key is the key whose owner is let in.
+func (s *Server) Key() ssh.PublicKey { return s.opts.Key }
+
 // Target is how it is reached with a key.
 func (s *Server) Target(name, keyFile, knownHosts string) host.Target {
 	return host.Target{Name: name, Address: s.listener.Addr().(*net.TCPAddr).IP.String(), Port: s.Port(), User: s.opts.User, KeyFile: keyFile, KnownHostsFile: knownHosts}
+}
+
+// NewHostKey makes a host key.
+func NewHostKey() (ssh.Signer, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return ssh.NewSignerFromKey(key)
+}
+
+// Certify makes a host certificate for a key, signed by an authority. Change may alter it before it is signed.
+func Certify(key, authority ssh.Signer, change func(*ssh.Certificate)) (ssh.Signer, error) {
+	cert := &ssh.Certificate{Key: key.PublicKey(), CertType: ssh.HostCert, KeyId: "host", ValidPrincipals: []string{"127.0.0.1"}, ValidBefore: ssh.CertTimeInfinity}
+	if change != nil {
+		change(cert)
+	}
+	if err := cert.SignCert(rand.Reader, authority); err != nil {
+		return nil, err
+	}
+	return ssh.NewCertSigner(cert, key)
+}
+
+// Stall has the server's machine stop in the middle of everything, until the test ends: its connections stay, and nothing
+// comes out of them any more.
+func (s *Server) Stall() { s.stalled.Store(true) }
+
+// stalling is a connection that stops with its machine.
+type stalling struct {
+	net.Conn
+	server *Server
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *stalling) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil && c.server.stalled.Load() {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (c *stalling) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Disconnect closes all connections, as a network that fails does.
+func (s *Server) Disconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, nc := range s.conns {
+		nc.Close()
+	}
+	s.conns = nil
 }
 
 // NewKey writes a private key into a folder, with a passphrase if there is one.
@@ -140,6 +230,11 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfi
 			}
 			go s.session(ctx, channel, requests)
 		case "direct-tcpip":
+			if s.opts.NoForwarding {
+				s.Rejected.Add(1)
+				c.Reject(ssh.Prohibited, "administratively prohibited") //nolint:errcheck // the client would notice
+				continue
+			}
 			go s.forward(c)
 		default:
 			c.Reject(ssh.UnknownChannelType, "") //nolint:errcheck // the client would notice
@@ -194,6 +289,11 @@ func (s *Server) session(ctx context.Context, channel ssh.Channel, requests <-ch
 }
 
 func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) uint32 {
+	io.WriteString(channel, s.opts.Noise) //nolint:errcheck // the client would notice
+	if s.opts.Forced != "" {
+		io.WriteString(channel, s.opts.Forced) //nolint:errcheck // see above
+		return 142
+	}
 	if s.opts.User != "root" {
 		rest, ok := s.sudo(channel, command)
 		if !ok {
@@ -202,7 +302,12 @@ func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) 
 		command = rest
 	}
 	switch {
-	case strings.Contains(command, "sha256sum"):
+	case strings.Contains(command, "/proc/self/mountinfo"):
+		io.WriteString(channel, "quorate mounts follow\n"+s.opts.Mounts) //nolint:errcheck // the client would notice
+	case s.opts.Mounts != "":
+		io.WriteString(channel.Stderr(), "sh: 1: /var/lib/quorate/bin/x/quorate: Permission denied\n") //nolint:errcheck // see above
+		return 126
+	case strings.Contains(command, "mktemp"):
 		io.WriteString(channel, "quorate upload ready\n") //nolint:errcheck // the client would notice
 		io.Copy(io.Discard, channel)                      //nolint:errcheck // see above
 		s.Uploads.Add(1)

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -40,6 +41,7 @@ func Run(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
+	config.Proxy = host.Direct
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	}
 	b.Backends = backends(rows, drainedServers(state))
 	return b, nil
-})
+}, host.Reads)
 
 // drainedServers reads who was told to take no new clients. The statistics say so only while the server is healthy, and
 // one under maintenance is not.

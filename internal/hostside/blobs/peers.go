@@ -48,7 +48,7 @@ var offers = struct {
 // Offer makes this host listen on one of its own addresses, on a port that the kernel chooses.
 var Offer = host.Define("bundle.offer", func(_ context.Context, address string) (distribute.Offer, error) {
 	return offer(address)
-})
+}, host.Secret, host.Secret)
 
 func offer(address string) (distribute.Offer, error) {
 	cert, err := newCertificate()
@@ -100,7 +100,7 @@ func newCertificate() (tls.Certificate, error) {
 // Serve answers on what Offer opened, until the caller ends the call.
 var Serve = host.Define("bundle.serve", func(ctx context.Context, o distribute.Offer) (struct{}, error) {
 	return struct{}{}, bundleStore.serve(ctx, o.Token)
-})
+}, host.Secret, host.Secret)
 
 func (s Store) serve(ctx context.Context, token string) error {
 	l := claim(token)
@@ -152,7 +152,7 @@ type FetchRequest struct {
 // Fetch gets one blob from another host and stores it.
 var Fetch = host.Define("bundle.fetch", func(ctx context.Context, r FetchRequest) (struct{}, error) {
 	return struct{}{}, bundleStore.fetch(ctx, r)
-})
+}, host.Secret, host.Secret)
 
 func (s Store) fetch(ctx context.Context, r FetchRequest) error {
 	t := &http.Transport{

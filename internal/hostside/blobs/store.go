@@ -121,7 +121,7 @@ func CheckFile(ctx context.Context, path string, want digest.Digest) (problem st
 // Lacking tells which of the digests this host does not hold intact.
 var Lacking = host.Define("bundle.lacking", func(ctx context.Context, digests []digest.Digest) ([]digest.Digest, error) {
 	return bundleStore.lacking(ctx, digests)
-})
+}, host.Reads)
 
 // Put stores one blob that the caller sends.
 var Put = host.DefineStream("bundle.put", func(_ context.Context, d digest.Digest, r io.Reader) (struct{}, error) {

@@ -43,7 +43,7 @@ type Report struct {
 // It answers within Patience, whatever hangs.
 var Read = host.Define("components.read", func(ctx context.Context, req Request) (Report, error) {
 	return newReader("/", "/proc").read(ctx, req)
-})
+}, host.Reads)
 
 // Timeouts of the first and the second question to a program, and the pause between them.
 const (

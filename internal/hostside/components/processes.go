@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -216,10 +215,7 @@ var (
 
 // said is the first version that a program prints.
 func said(ctx context.Context, exe, name, flag string) string {
-	cmd := exec.CommandContext(ctx, exe)
-	cmd.Args = []string{name, flag}
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
-	out, err := cmd.CombinedOutput()
+	out, err := system.Command{Name: exe, As: name, Args: []string{flag}}.CombinedOutput(ctx)
 	if err != nil {
 		return ""
 	}

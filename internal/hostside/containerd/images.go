@@ -6,9 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 
@@ -64,7 +64,7 @@ var VerifyImages = host.Define("bundle.verify-images", func(ctx context.Context,
 		return nil, err
 	}
 	return readImages(ctx, images, records, &checked{blobs: map[string]stamp{}})
-})
+}, host.Reads)
 
 // ImageProblems compares the images that containerd has with those of the bundle, without reading a blob: one that was
 // written since it was last compared with its digest is a problem, because nobody knows what it holds now. ImportImages
@@ -239,22 +239,19 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 })
 
 func importArchive(ctx context.Context, b *bundle.Bundle) error {
-	cmd := exec.CommandContext(ctx, "ctr", "--namespace", kubeNamespace, "images", "import", "--digests=false", "-")
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return err
+	archive, images := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := b.ImageArchive(ctx, images, nil)
+		images.CloseWithError(err)
+		written <- err
+	}()
+	err := system.Command{Name: "ctr", Args: []string{"--namespace", kubeNamespace, "images", "import", "--digests=false", "-"}, Stdin: archive}.Run(ctx)
+	archive.CloseWithError(io.ErrClosedPipe) // ends the writing if ctr has ended before it
+	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
+		return werr
 	}
-	var out tailBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("ctr images import: %w", err)
-	}
-	werr := b.ImageArchive(ctx, stdin, nil)
-	stdin.Close()
-	if err := cmd.Wait(); err != nil {
-		return fmt.Errorf("ctr images import: %w: %s", err, system.LastLines(out, 12))
-	}
-	return werr
+	return err
 }
 
 const (
@@ -376,12 +373,4 @@ func containerd() (*grpc.ClientConn, error) {
 
 func kube(ctx context.Context) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "containerd-namespace", kubeNamespace)
-}
-
-// tailBuffer collects what a program prints.
-type tailBuffer []byte
-
-func (t *tailBuffer) Write(p []byte) (int, error) {
-	*t = append(*t, p...)
-	return len(p), nil
 }

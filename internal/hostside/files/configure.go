@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -72,7 +71,7 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	}
 	for _, m := range d.Modules {
 		// A module that is built in has no file to load: what counts is whether the sysctls below exist.
-		_ = exec.CommandContext(ctx, "modprobe", m).Run()
+		_ = system.Run(ctx, "modprobe", m)
 	}
 	for key, value := range d.Sysctls {
 		if err := setSysctl(key, value); err != nil {
@@ -144,7 +143,8 @@ func systemctl(ctx context.Context, args ...string) error {
 	if len(args) == 1 && args[0] != "daemon-reload" {
 		return nil
 	}
-	return system.Run(ctx, "systemctl", args...)
+	// To the end: for several units it is several jobs of systemd.
+	return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
 }
 
 // WrittenBy begins every file for balancers that is Quorate's own.

@@ -30,7 +30,7 @@ import (
 const kubernetesDir = "/etc/kubernetes"
 
 // ReadFacts reads a host's facts; it changes nothing.
-var ReadFacts = host.Define("node.facts", readFacts)
+var ReadFacts = host.Define("node.facts", readFacts, host.Reads)
 
 func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f := facts.Facts{Arch: runtime.GOARCH, CPUs: runtime.NumCPU(), Time: time.Now(), Files: map[string]string{}, Units: map[string]string{}}
@@ -95,7 +95,8 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 		k.EtcdClient = facts.Sum(client)
 	}
 	beside := apiServer(kubernetesDir + "/controller-manager.conf")
-	k.KubeletAway = beside != "" && k.KubeletConfig && apiServer(kubernetesDir+"/kubelet.conf") != beside
+	k.KubeletAway = beside != "" && k.KubeletConfig &&
+		(apiServer(kubernetesDir+"/kubelet.conf") != beside || system.Exists(facts.KubeletRestartDue))
 	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
 	for _, m := range manifests {
 		if system.Filled(m) {

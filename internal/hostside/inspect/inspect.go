@@ -56,10 +56,10 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	}
 	wg.Wait()
 	return out, ctx.Err()
-})
+}, host.Reads)
 
 // ReadClock is a host's time now. It does nothing else, so that little time passes between question and answer.
-var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.Time, error) { return time.Now(), nil })
+var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.Time, error) { return time.Now(), nil }, host.Reads)
 
 // container is the kind of container that this host is, as its own systemd found it.
 func container() string {

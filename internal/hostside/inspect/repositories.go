@@ -6,13 +6,15 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpproxy"
+
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 // repositoryPatience is how long a package repository may take to answer, once and once again.
@@ -23,18 +25,18 @@ const repositoryPause = time.Second
 
 // repositories tries what the host's package manager would download from. Only apt-get can be asked where that is.
 func repositories(ctx context.Context) []facts.Repository {
-	list, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)").Output()
+	list, err := system.Output(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)")
 	if err != nil {
 		return nil
 	}
-	proxies, _ := exec.CommandContext(ctx, "apt-config", "dump", "--format", "%f=%v%n", "Acquire").Output()
+	proxies, _ := system.Output(ctx, "apt-config", "dump", "--format", "%f=%v%n", "Acquire")
 	settings := aptSettings(string(proxies))
 	if detectsProxy(settings) {
 		return nil // a program of the host's says by which proxy, perhaps another one for each address
 	}
 	addresses := strings.Fields(string(list))
 	slices.Sort(addresses)
-	return tryRepositories(ctx, slices.Compact(addresses), aptProxy(settings), repositoryPatience)
+	return tryRepositories(ctx, slices.Compact(addresses), aptProxy(settings, system.Proxies()), repositoryPatience)
 }
 
 // aptSettings reads apt's configuration as it prints it. The names of its settings are in lower case.
@@ -59,8 +61,9 @@ func detectsProxy(settings map[string]string) bool {
 	return false
 }
 
-// aptProxy is the proxy that apt's configuration names; without one there, those of the environment count.
-func aptProxy(settings map[string]string) func(*http.Request) (*url.URL, error) {
+// aptProxy is the proxy that apt's configuration names; without one there, those of the session count.
+func aptProxy(settings map[string]string, session []string) func(*http.Request) (*url.URL, error) {
+	fromSession := proxyOf(session)
 	return func(r *http.Request) (*url.URL, error) {
 		for _, name := range []string{r.URL.Scheme + "::proxy::" + r.URL.Hostname(), r.URL.Scheme + "::proxy", "http::proxy"} {
 			switch proxy := settings["acquire::"+name]; proxy {
@@ -71,8 +74,25 @@ func aptProxy(settings map[string]string) func(*http.Request) (*url.URL, error) 
 				return url.Parse(proxy)
 			}
 		}
-		return http.ProxyFromEnvironment(r)
+		return fromSession(r.URL)
 	}
+}
+
+// proxyOf reads variables such as https_proxy as most programs do.
+func proxyOf(variables []string) func(*url.URL) (*url.URL, error) {
+	var c httpproxy.Config
+	for _, v := range variables {
+		name, value, _ := strings.Cut(v, "=")
+		switch strings.ToLower(name) {
+		case "http_proxy":
+			c.HTTPProxy = value
+		case "https_proxy":
+			c.HTTPSProxy = value
+		case "no_proxy":
+			c.NoProxy = value
+		}
+	}
+	return c.ProxyFunc()
 }
 
 // errUntried says that a repository cannot be tried without telling a secret.

@@ -47,7 +47,7 @@ func TestProxysPasswordIsKept(t *testing.T) {
 	proxy := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("an unverified proxy was asked") }))
 	defer proxy.Close()
 	settings := aptSettings("Acquire::http::Proxy=" + strings.Replace(proxy.URL, "https://", "https://user:password@", 1) + "\n")
-	if found := tryRepositories(t.Context(), []string{"https://mirror.invalid/", "http://mirror.invalid/"}, aptProxy(settings), time.Second); found[0].Error != "" || found[1].Error != "" {
+	if found := tryRepositories(t.Context(), []string{"https://mirror.invalid/", "http://mirror.invalid/"}, aptProxy(settings, nil), time.Second); found[0].Error != "" || found[1].Error != "" {
 		t.Errorf("found %+v", found)
 	}
 }
@@ -76,7 +76,25 @@ func TestAptProxy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := aptProxy(aptSettings(config))(&http.Request{URL: u})
+		got, err := aptProxy(aptSettings(config), nil)(&http.Request{URL: u})
+		if err != nil || (got == nil) != (want == "") || got != nil && got.String() != want {
+			t.Errorf("%s: %v, %v", in, got, err)
+		}
+	}
+}
+
+// TestAptProxyOfTheSession counts where apt's configuration names none.
+func TestAptProxyOfTheSession(t *testing.T) {
+	session := []string{"https_proxy=http://proxy.example.com:3128", "NO_PROXY=near.example.com", "ALL_PROXY=http://other:1"}
+	proxy := aptProxy(aptSettings("Acquire=\n"), session)
+	for in, want := range map[string]string{
+		"https://deb.debian.org/": "http://proxy.example.com:3128", "https://near.example.com/": "", "http://deb.debian.org/": "",
+	} {
+		u, err := url.Parse(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := proxy(&http.Request{URL: u})
 		if err != nil || (got == nil) != (want == "") || got != nil && got.String() != want {
 			t.Errorf("%s: %v, %v", in, got, err)
 		}

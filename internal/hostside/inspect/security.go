@@ -68,7 +68,7 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 	}
 	s.ServingIssuer = servingIssuer("/var/lib/kubelet/pki/kubelet-server-current.pem", kubernetesDir+"/pki/ca.crt")
 	return s, nil
-})
+}, host.Reads)
 
 func mode(path string) (facts.Mode, bool) {
 	info, err := os.Stat(path)

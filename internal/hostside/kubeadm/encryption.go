@@ -34,13 +34,13 @@ var ReadEncryptionKeys = host.Define("kubeadm.read-encryption-keys", func(_ cont
 		keys = append(keys, encryption.NewKey(add))
 	}
 	return keys, err
-})
+}, host.Secret, host.Secret)
 
 // WriteEncryptionKeys replaces a control plane's encryption keys and returns the hash of the file, by which the apiserver
 // names what it has loaded. The apiserver looks at the file once a minute and needs no restart.
 var WriteEncryptionKeys = host.Define("kubeadm.write-encryption-keys", func(_ context.Context, keys encryption.Keys) (string, error) {
 	return writeEncryption(encryptionFile, keys)
-})
+}, host.Secret, host.Secret)
 
 func writeEncryption(path string, keys encryption.Keys) (string, error) {
 	have, err := readEncryption(path)

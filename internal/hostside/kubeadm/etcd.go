@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +21,7 @@ var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context,
 		return nil, err
 	}
 	return readPKI(slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI))
-})
+}, host.Secret, host.Secret)
 
 // etcdCertificates runs kubeadm's phases for an etcd host in one process. What is there stays.
 func etcdCertificates(ctx context.Context, config string) error {
@@ -58,7 +57,7 @@ var StartEtcd = host.DefineChange("kubeadm.start-etcd", func(ctx context.Context
 		return struct{}{}, err
 	}
 	return struct{}{}, awaitEtcd(ctx)
-})
+}, host.Secret, host.Secret)
 
 func awaitEtcd(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, etcdPatience, fmt.Errorf("etcd has no leader after %s", etcdPatience))
@@ -81,7 +80,9 @@ func awaitEtcd(ctx context.Context) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			// The session's end is not the member's fault; what it says itself is worth more than that it is late.
-			out, _ := exec.Command("journalctl", "--unit", hostconfig.EtcdUnit, "--lines", "5", "--no-pager", "--output", "cat").Output()
+			late, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer stop()
+			out, _ := system.Output(late, "journalctl", "--unit", hostconfig.EtcdUnit, "--lines", "5", "--no-pager", "--output", "cat")
 			return fmt.Errorf("%w; it last said: %s", context.Cause(ctx), strings.TrimSpace(string(out)))
 		}
 	}
@@ -97,7 +98,7 @@ func (p PKI) Client() EtcdClient {
 
 // ReadEtcdClient reads the certificate with which API servers come to etcd. Control planes have it in every
 // topology, and hosts of an external etcd as well.
-var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() })
+var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() }, host.Reads)
 
 // LocalEtcdClient is ReadEtcdClient for operations that are on the host already.
 func LocalEtcdClient() (EtcdClient, error) {
@@ -110,4 +111,4 @@ func LocalEtcdClient() (EtcdClient, error) {
 var WriteEtcdClient = host.Define("kubeadm.write-etcd-client", func(_ context.Context, in EtcdClient) (struct{}, error) {
 	pki := PKI{facts.EtcdPKI[0]: in.CA, facts.EtcdClientPKI[0]: in.Certificate, facts.EtcdClientPKI[1]: in.Key}
 	return struct{}{}, writePKI(pki, facts.EtcdClientPKI[1], facts.EtcdClientPKI[0], facts.EtcdPKI[0])
-})
+}, host.Secret, host.Secret)

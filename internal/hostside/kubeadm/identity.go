@@ -54,7 +54,7 @@ var RequestCertificate = host.Define("kubeadm.request-certificate", func(_ conte
 	defer pending.Unlock()
 	pending.keys[usage] = key
 	return request, nil
-})
+}, host.Secret, host.Secret)
 
 // SigningRequest asks a control plane to sign for a node.
 type SigningRequest struct {
@@ -72,7 +72,7 @@ var SignCertificate = host.Define("kubeadm.sign-certificate", func(_ context.Con
 		return nil, fmt.Errorf("reading the cluster's CA: %w", err)
 	}
 	return signCertificate(ca, in, time.Now())
-})
+}, host.Secret, host.Secret)
 
 func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]byte, error) {
 	request, err := x509.ParseCertificateRequest(in.Request)

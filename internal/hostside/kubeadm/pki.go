@@ -66,7 +66,7 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 		return nil, err
 	}
 	return readPKI(in.Files)
-})
+}, host.Secret, host.Secret)
 
 func readPKI(names []string) (PKI, error) {
 	pki := PKI{}
@@ -89,7 +89,7 @@ var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI)
 		}
 	}
 	return struct{}{}, writePKI(pki, slices.Sorted(maps.Keys(pki))...)
-})
+}, host.Secret, host.Secret)
 
 func writePKI(pki PKI, names ...string) error {
 	for _, name := range names {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -77,17 +79,27 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 	}); err != nil && !apierrors.IsNotFound(err) {
 		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
 	}
-	// Done to the end when the caller goes. Stopped first, so that whoever comes after a power cut at this point sees a
-	// kubelet that does not run, and never one that runs with another server than its file says.
-	ctx = context.WithoutCancel(ctx)
-	if err := system.Run(ctx, "systemctl", "stop", kubeletUnit); err != nil {
-		return struct{}{}, err
-	}
-	if err := setServer(server); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, system.Run(ctx, "systemctl", "start", kubeletUnit)
+	return struct{}{}, turnKubelet(facts.KubeletRestartDue, func() error { return setServer(server) }, func() error {
+		return system.Command{Name: "systemctl", Args: []string{"restart", kubeletUnit}, Finish: true}.Run(context.WithoutCancel(ctx))
+	})
 })
+
+// turnKubelet sets the server of the kubelet and restarts the kubelet. It can be killed anywhere: while the kubelet may run
+// with another server than its kubeconfig names, the file due exists, and a plan repeats the step. The restart is a single
+// job of systemd, so the kubelet does not stay stopped. A reboot restarts the kubelet and removes the file, which is below
+// /run.
+func turnKubelet(due string, setServer, restart func() error) error {
+	if err := system.WriteFile(due, nil, 0o600); err != nil {
+		return err
+	}
+	if err := setServer(); err != nil {
+		return err
+	}
+	if err := restart(); err != nil {
+		return err
+	}
+	return os.Remove(due)
+}
 
 // awaitReady gives a node some time to become Ready. One that has no pod network does not, and that is no reason to fail.
 func awaitReady(ctx context.Context, name string, patience time.Duration) error {
@@ -115,7 +127,7 @@ func ownNode(server, name string) (look func(context.Context) (*corev1.Node, err
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
 	}
-	config.Timeout = 5 * time.Second
+	config.Timeout, config.Proxy = 5*time.Second, host.Direct
 	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return nil, err

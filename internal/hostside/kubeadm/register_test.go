@@ -3,6 +3,8 @@ package kubeadm
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 func TestRegister(t *testing.T) {
@@ -66,4 +70,32 @@ func TestRegister(t *testing.T) {
 			t.Errorf("%v after %d restarts", err, restarts)
 		}
 	})
+}
+
+// TestTurningAKubeletCanBeKilledAnywhere: until the restart, something must say that it is due.
+func TestTurningAKubeletCanBeKilledAnywhere(t *testing.T) {
+	due := filepath.Join(t.TempDir(), "run", "due")
+	var did []string
+	step := func(name string, err error) func() error {
+		return func() error {
+			if !system.Exists(due) {
+				t.Errorf("killed while it does the step %q, nobody would know", name)
+			}
+			did = append(did, name)
+			return err
+		}
+	}
+	killed := errors.New("killed")
+	if err := turnKubelet(due, step("set", nil), step("restart", killed)); !errors.Is(err, killed) || !system.Exists(due) {
+		t.Errorf("%v, due: %v", err, system.Exists(due))
+	}
+	if err := turnKubelet(due, step("set", killed), step("restart", nil)); !errors.Is(err, killed) || !system.Exists(due) {
+		t.Errorf("%v, due: %v", err, system.Exists(due))
+	}
+	if err := turnKubelet(due, step("set", nil), step("restart", nil)); err != nil || system.Exists(due) {
+		t.Errorf("%v, due: %v", err, system.Exists(due))
+	}
+	if want := "set restart set set restart"; strings.Join(did, " ") != want {
+		t.Errorf("did %v, want %s", did, want)
+	}
 }

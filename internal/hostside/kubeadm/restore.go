@@ -36,7 +36,7 @@ var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", fun
 		}
 		return tighten()
 	})
-})
+}, host.Secret)
 
 // RestartKubelet restarts the kubelet. The containers of its pods go on.
 var RestartKubelet = host.DefineChange("kubeadm.restart-kubelet", func(ctx context.Context, _ struct{}) (struct{}, error) {

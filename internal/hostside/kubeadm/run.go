@@ -53,12 +53,12 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 		if err := useAdmin(); err != nil {
 			return err
 		}
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path); err != nil {
+		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
 		return tighten()
 	})
-})
+}, host.Secret, host.Secret)
 
 // ControlPlaneRequest is what a control plane starts with.
 type ControlPlaneRequest struct {
@@ -82,7 +82,7 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 		}
 		return system.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path)
 	})
-})
+}, host.Secret, host.Secret)
 
 // WorkerRequest is what a worker of a new cluster starts with, beside the certificates of InstallCertificate.
 type WorkerRequest struct {
@@ -103,12 +103,17 @@ var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Con
 		if err := system.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
 			return err
 		}
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "kubelet-start", "--config", path); err != nil {
+		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
 		return tighten()
 	})
-})
+}, host.Secret, host.Secret)
+
+// startKubelet runs the phase of kubeadm that stops the kubelet, writes its files, and starts it.
+func startKubelet(ctx context.Context, config string) error {
+	return system.Command{Name: "kubeadm", Args: []string{"init", "phase", "kubelet-start", "--config", config}, Finish: true}.Run(ctx)
+}
 
 // InitCluster runs the phases that speak to the API. kubeadm itself waits until the local apiserver is healthy.
 var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
@@ -116,14 +121,14 @@ var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, 
 		return system.Run(ctx, "kubeadm", "init", "--config", path,
 			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
 	})
-})
+}, host.Secret, host.Secret)
 
 // InstallAddons installs kube-proxy and CoreDNS.
 var InstallAddons = host.Define("kubeadm.install-addons", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("addons", config, func(path string) error {
 		return system.Run(ctx, "kubeadm", "init", "phase", "addon", "all", "--config", path)
 	})
-})
+}, host.Secret, host.Secret)
 
 // JoinRequest is a host's way into an existing cluster.
 type JoinRequest struct {
@@ -153,7 +158,7 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 			return errors.Join(tighten(), useAdmin())
 		})
 	})
-})
+}, host.Secret, host.Secret)
 
 // separateKubeletCertificate moves the client certificate that kubeadm embeds into kubelet.conf to where the kubelet
 // rotates it. kubeadm does the same at the end of init and then restarts the kubelet; doing it before the first start
@@ -183,7 +188,7 @@ const adminConf = "/etc/kubernetes/admin.conf"
 // Admin returns the host's admin kubeconfig.
 var Admin = host.Define("kubeadm.admin", func(_ context.Context, _ struct{}) ([]byte, error) {
 	return os.ReadFile(adminConf)
-})
+}, host.Reads)
 
 // useAdmin lets root's kubectl speak to the cluster. A link, because a copy would expire while kubeadm renews the
 // original; a kubeconfig that somebody else put there stays.

@@ -5,47 +5,157 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 const leaseFile = "/run/quorate/lease"
 
-// held keeps the lock for as long as this process, which is one SSH session, lives.
-var held *os.File
+// ErrLeased is in Take's error if another run holds the lease.
+var ErrLeased = host.NewCause("leased", "another run is changing this host")
 
-// ErrLeased is in the message of Take's error when somebody else holds it.
-var ErrLeased = errors.New("another run is changing this host")
+// Take takes the lease of a host for the time of the session, and again whenever the session has to be opened again. The
+// lease ends when the session and all programs that it has started have ended: a caller that is killed frees the host as
+// soon as they are gone, one that vanished from the network within half a minute more.
+func Take(ctx context.Context, c *host.Conn, owner string) error {
+	if _, err := take.On(ctx, c, owner); err != nil {
+		return err
+	}
+	c.OnNewSession(func(ctx context.Context) error {
+		_, err := take.On(ctx, c, owner)
+		return err
+	})
+	return nil
+}
 
-// Take takes the host for the caller's session. It ends with the session, however that ends: a caller that is
-// killed frees it at once, one that vanished from the network within half a minute.
-var Take = host.Define("node.lease", func(_ context.Context, owner string) (struct{}, error) {
-	if held != nil {
-		return struct{}{}, nil
-	}
-	if err := os.MkdirAll("/run/quorate", 0o755); err != nil {
-		return struct{}{}, err
-	}
-	f, err := os.OpenFile(leaseFile, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return struct{}{}, err
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		other, _ := os.ReadFile(leaseFile)
-		f.Close()
-		return struct{}{}, fmt.Errorf("%w: %s; wait until it is done, or end it", ErrLeased, strings.TrimSpace(string(other)))
-	}
-	if err = f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(owner+"\n"), 0)
-	}
-	if err != nil {
-		f.Close()
-		return struct{}{}, err
-	}
-	held = f
-	return struct{}{}, nil
+var take = host.Define("node.lease", func(_ context.Context, owner string) (struct{}, error) {
+	return struct{}{}, this.take(leaseFile, owner)
 })
+
+// this is the lease of this process, which is one session.
+var this holder
+
+type holder struct {
+	mu   sync.Mutex
+	held *os.File
+}
+
+func (h *holder) take(path, owner string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.held != nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	// Whoever can open the file can lock it.
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = f.Chmod(0o600); err == nil { // an older version left it readable for everybody
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = fmt.Errorf("%w: %s; wait until it is done, or end it", ErrLeased, holding(f, "/proc"))
+	}
+	if err == nil {
+		err = write(f, owner)
+	}
+	if err != nil {
+		f.Close()
+		return err
+	}
+	system.Inherit(f)
+	h.held = f
+	return nil
+}
+
+// write names the owner, and the process that took the lock.
+func write(f *os.File, owner string) error {
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"+owner+"\n"), 0)
+	return err
+}
+
+// holding says who holds the lock: the owner that the file names, unless it is that of an earlier lock, and the programs
+// that still have the file open.
+func holding(f *os.File, proc string) string {
+	data := make([]byte, 4096)
+	n, _ := f.ReadAt(data, 0)
+	process, owner, _ := strings.Cut(string(data[:n]), "\n")
+	said := strings.TrimSpace(owner)
+	if pid := lockedBy(f, proc); said == "" || pid != 0 && process != strconv.Itoa(pid) {
+		said = "an owner that did not say who it is"
+	}
+	if programs := having(f, proc); len(programs) > 0 {
+		said += " (on the host: " + strings.Join(programs, ", ") + ")"
+	}
+	return said
+}
+
+// lockedBy is the process that took the lock, which others may hold after it has ended; 0 if the kernel does not say.
+func lockedBy(f *os.File, proc string) int {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0
+	}
+	locks, err := os.ReadFile(filepath.Join(proc, "locks"))
+	if err != nil {
+		return 0
+	}
+	// 1: FLOCK  ADVISORY  WRITE 707 00:13:467 0 EOF
+	inode := fmt.Sprintf("%02x:%02x:%d", unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
+	for line := range strings.Lines(string(locks)) {
+		fields := strings.Fields(line)
+		if len(fields) >= 6 && fields[1] == "FLOCK" && fields[5] == inode {
+			pid, _ := strconv.Atoi(fields[4])
+			return pid
+		}
+	}
+	return 0
+}
+
+// having lists the programs, other than this one, that have the file open.
+func having(f *os.File, proc string) (programs []string) {
+	var own unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &own); err != nil {
+		return nil
+	}
+	fds, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "fd", "*"))
+	if err != nil {
+		return nil
+	}
+	for _, fd := range fds {
+		var st unix.Stat_t
+		if err := unix.Stat(fd, &st); err != nil || st.Dev != own.Dev || st.Ino != own.Ino {
+			continue
+		}
+		dir := filepath.Dir(filepath.Dir(fd))
+		pid := filepath.Base(dir)
+		if pid == strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		name, err := os.ReadFile(filepath.Join(dir, "comm"))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if program := strings.TrimSpace(string(name)) + " " + pid; !slices.Contains(programs, program) {
+			programs = append(programs, program)
+		}
+	}
+	return programs
+}

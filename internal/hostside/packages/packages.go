@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -34,7 +35,7 @@ type manager struct{ install, refresh []string }
 // managers ask nothing, and wait for others that install something at this moment.
 var managers = map[facts.Family]manager{
 	facts.Debian: {
-		install: []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
+		install: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
 		refresh: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "update"},
 	},
 	facts.RHEL: {
@@ -45,13 +46,17 @@ var managers = map[facts.Family]manager{
 
 // install first tries with the lists of packages that the host has: it may have no way to newer ones and not need them.
 func install(ctx context.Context, m manager, names []string) error {
-	command := append(m.install[1:len(m.install):len(m.install)], names...)
-	first := system.Run(ctx, m.install[0], command...)
+	install := system.Command{Name: m.install[0], Args: append(slices.Clone(m.install[1:]), names...),
+		Env: []string{"DEBIAN_FRONTEND=noninteractive"}, Proxies: true,
+		// A package manager that is killed leaves packages half configured, and refuses to work until somebody repairs that.
+		Finish: true}
+	first := install.Run(ctx)
 	if first == nil || ctx.Err() != nil {
 		return first
 	}
-	if err := system.Run(ctx, m.refresh[0], m.refresh[1:]...); err != nil {
+	refresh := system.Command{Name: m.refresh[0], Args: m.refresh[1:], Proxies: true}
+	if err := refresh.Run(ctx); err != nil {
 		return errors.Join(first, err)
 	}
-	return system.Run(ctx, m.install[0], command...)
+	return install.Run(ctx)
 }

@@ -155,7 +155,7 @@ var DialAll = host.Define("node.dial", func(ctx context.Context, targets []DialT
 	}
 	g.Wait() //nolint:errcheck // each failure is a result
 	return out, ctx.Err()
-})
+}, host.Reads)
 
 func dial(ctx context.Context, t DialTarget) facts.Reach {
 	begin := time.Now()

@@ -2,25 +2,7 @@
 // read and written whole, systemd units, network addresses.
 package system
 
-import (
-	"context"
-	"fmt"
-	"os/exec"
-	"strings"
-)
-
-// Run runs a program and, when it fails, says what it printed last.
-func Run(ctx context.Context, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, LastLines(out, 12))
-}
+import "strings"
 
 // LastLines is the end of what a program printed.
 func LastLines(out []byte, n int) string {

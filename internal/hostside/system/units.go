@@ -2,9 +2,7 @@ package system
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +12,7 @@ import (
 
 // UnitRuns is the time since a unit became active last, 0 if it never was.
 func UnitRuns(ctx context.Context, unit string) (time.Duration, error) {
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", unit).Output()
+	out, err := Output(ctx, "systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", unit)
 	if err != nil {
 		return 0, fmt.Errorf("asking systemd for %s: %w", unit, err)
 	}
@@ -50,16 +48,8 @@ func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 		return out, nil
 	}
 	const properties = "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID,NRestarts,ConditionResult,ConditionTimestampMonotonic"
-	cmd := exec.CommandContext(ctx, "systemctl", append([]string{"show", properties}, units...)...)
-	text, err := cmd.Output()
+	text, err := Output(ctx, "systemctl", append([]string{"show", properties}, units...)...)
 	if err != nil {
-		var exit *exec.ExitError
-		switch {
-		case ctx.Err() != nil:
-			err = context.Cause(ctx)
-		case errors.As(err, &exit) && len(exit.Stderr) > 0:
-			err = errors.New(LastLines(exit.Stderr, 3))
-		}
 		return nil, fmt.Errorf("asking systemd for units: %w", err)
 	}
 	// The answers come in the order of the questions, with an empty line between them.

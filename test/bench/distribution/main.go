@@ -57,11 +57,7 @@ func main() {
 }
 
 func serveHost() {
-	err := host.Ready(os.Stdout)
-	if err == nil {
-		err = host.Serve(context.Background(), os.Stdin, os.Stdout)
-	}
-	if err != nil {
+	if err := host.ServeStdio(context.Background()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

@@ -1,0 +1,218 @@
+package etcd
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// judge puts together what members say of each other and of themselves.
+func judge(answers []answer) ([]facts.EtcdMember, error) {
+	clusters := map[uint64]*view{}
+	var errs []error
+	for _, a := range answers {
+		if a.err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", a.host, a.err))
+			continue
+		}
+		id := a.status.Header.ClusterId
+		v := clusters[id]
+		if v == nil {
+			v = &view{cluster: id, seen: map[uint64]*pb.StatusResponse{}}
+			clusters[id] = v
+		}
+		v.seen[a.status.Header.MemberId] = a.status
+		if v.list == nil && a.list != nil {
+			v.list = a.list.Members
+		}
+	}
+	var views []*view
+	for _, v := range clusters {
+		if v.list != nil {
+			views = append(views, v)
+		}
+	}
+	if len(views) == 0 {
+		return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(errs...))
+	}
+	// More than one cluster is a catastrophe, and somebody has to say so. Which one is meant cannot be told from here: the
+	// one with the most members that answer comes first, so that the answer does not depend on who was faster.
+	slices.SortFunc(views, func(a, b *view) int {
+		return cmp.Or(len(b.seen)-len(a.seen), cmp.Compare(a.cluster, b.cluster))
+	})
+	out := views[0].members(answers)
+	for _, other := range views[1:] {
+		for _, m := range other.members(answers) {
+			if m.ClusterID != hex(other.cluster) {
+				continue // it does not say itself that it belongs there
+			}
+			m.Healthy, m.Problem = false, fmt.Sprintf("it belongs to the cluster %s, the others to %s", hex(other.cluster), hex(views[0].cluster))
+			i := slices.IndexFunc(out, func(o facts.EtcdMember) bool { return o.Name == m.Name && o.ClusterID == "" })
+			if i < 0 {
+				out = append(out, m)
+			} else {
+				m.Learner, m.Started = out[i].Learner, out[i].Started
+				out[i] = m
+			}
+		}
+	}
+	slices.SortFunc(out, func(a, b facts.EtcdMember) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ClusterID, b.ClusterID))
+	})
+	return out, nil
+}
+
+// view is one cluster as the members that report it see it.
+type view struct {
+	cluster uint64
+	list    []*pb.Member
+	seen    map[uint64]*pb.StatusResponse // by member
+}
+
+func hex(id uint64) string { return strconv.FormatUint(id, 16) }
+
+func (v *view) members(answers []answer) []facts.EtcdMember {
+	alarms := v.alarms()
+	var out []facts.EtcdMember
+	for _, e := range v.list {
+		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != "", ID: hex(e.ID), Alarms: alarms[e.ID]}
+		if len(e.PeerURLs) > 0 {
+			m.PeerURL = e.PeerURLs[0]
+		}
+		routes := routesTo(e, answers)
+		if !m.Started {
+			m.Name = strings.Join(e.PeerURLs, ",")
+			if len(routes) > 0 {
+				m.Name = routes[0].host
+			}
+		}
+		if s, ok := v.seen[e.ID]; ok {
+			describe(&m, s)
+		} else {
+			m.Problem, m.Unknown = silence(m, routes)
+		}
+		out = append(out, m)
+	}
+	return out
+}
+
+// describe takes over what a member says of itself.
+func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
+	m.ClusterID, m.Version = hex(s.Header.ClusterId), s.Version
+	m.Leader = s.Leader == s.Header.MemberId
+	m.DBSizeBytes, m.InUseBytes, m.QuotaBytes = s.DbSize, s.DbSizeInUse, s.DbSizeQuota
+	var problems []string
+	if s.Leader == 0 {
+		problems = append(problems, "it has no leader")
+	}
+	for _, e := range s.Errors {
+		if !alarm.MatchString(e) && !strings.HasSuffix(e, "no leader") {
+			problems = append(problems, e)
+		}
+	}
+	for _, a := range m.Alarms {
+		problems = append(problems, "it has raised the alarm "+a)
+	}
+	m.Problem = strings.Join(problems, "; ")
+	m.Healthy = m.Problem == ""
+}
+
+// silence is why a member has not described itself: it was asked and did not answer, or it could not be asked.
+func silence(m facts.EtcdMember, routes []answer) (problem, unknown string) {
+	var asked, not []string
+	for _, r := range routes {
+		switch {
+		case r.err == nil: // another cluster's member is there, which the other view tells
+		case unasked(r.err):
+			not = append(not, reason(r))
+		default:
+			asked = append(asked, reason(r))
+		}
+	}
+	switch {
+	case len(asked) > 0:
+		return join(asked), ""
+	case len(not) > 0:
+		return "", join(not)
+	case !m.Started:
+		return "it has never started", ""
+	}
+	return "", "no host leads to it"
+}
+
+// reason does not repeat the host that the session's errors begin with.
+func reason(a answer) string { return strings.TrimPrefix(a.err.Error(), a.host+": ") }
+
+func join(reasons []string) string {
+	slices.Sort(reasons)
+	return strings.Join(slices.Compact(reasons), "; ")
+}
+
+// routesTo finds the answers at the addresses that a member has.
+func routesTo(m *pb.Member, answers []answer) (out []answer) {
+	var hosts, addresses []string
+	for _, raw := range m.PeerURLs {
+		if u, err := url.Parse(raw); err == nil {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	for _, raw := range m.ClientURLs {
+		if u, err := url.Parse(raw); err == nil {
+			addresses = append(addresses, u.Host)
+		}
+	}
+	for _, a := range answers {
+		at, _, _ := net.SplitHostPort(a.address)
+		if slices.Contains(addresses, a.address) || slices.Contains(hosts, at) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// alarm is an alarm as a member's status words it.
+var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
+
+// alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in
+// the list, because it was removed or is not named, holds for everybody.
+func (v *view) alarms() map[uint64][]string {
+	found := map[uint64]map[string]bool{}
+	add := func(id uint64, name string) {
+		if found[id] == nil {
+			found[id] = map[string]bool{}
+		}
+		found[id][name] = true
+	}
+	for _, s := range v.seen {
+		for _, e := range s.Errors {
+			match := alarm.FindStringSubmatch(e)
+			if match == nil {
+				continue
+			}
+			id, err := strconv.ParseUint(match[1], 10, 64)
+			if err == nil && slices.ContainsFunc(v.list, func(m *pb.Member) bool { return m.ID == id }) {
+				add(id, match[2])
+				continue
+			}
+			for _, m := range v.list {
+				add(m.ID, match[2])
+			}
+		}
+	}
+	out := map[uint64][]string{}
+	for id, names := range found {
+		out[id] = slices.Sorted(maps.Keys(names))
+	}
+	return out
+}
