@@ -44,6 +44,7 @@ const (
 	RuleComponent        = "component"
 	RuleNotQueried       = "not-queried"
 	RuleVersions         = "versions"
+	RuleSettings         = "host-settings"
 	RuleMargin           = "margin"
 	RuleChosen           = "chosen"
 	RuleCertificate      = "certificate"
@@ -98,6 +99,7 @@ var Rules = []Rule{
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
+	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate made on a host are as it made them"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
@@ -185,6 +187,7 @@ func (f *findings) all() {
 	f.components(facts.KubeProxy, facts.Flannel)
 	f.loadBalancers()
 	f.components("")
+	f.settings()
 	f.dns()
 	f.drained()
 	f.versions()
