@@ -44,6 +44,7 @@ const (
 	RuleComponent        = "component"
 	RuleNotQueried       = "not-queried"
 	RuleVersions         = "versions"
+	RuleSettings         = "host-settings"
 	RuleMargin           = "margin"
 	RuleChosen           = "chosen"
 	RuleCertificate      = "certificate"
@@ -98,6 +99,7 @@ var Rules = []Rule{
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
+	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate made on a host are as it made them"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
@@ -146,8 +148,8 @@ func (s *State) Findings() []Finding {
 		f.edits()
 		f.hosts()
 	default:
-		if f.Vanished() {
-			f.vanished()
+		if r := f.Vanished(); r != nil {
+			f.unmet(r.Rule, Critical, r.Why, r.Fix, r.Subjects...)
 			break
 		}
 		f.all()
@@ -185,6 +187,7 @@ func (f *findings) all() {
 	f.components(facts.KubeProxy, facts.Flannel)
 	f.loadBalancers()
 	f.components("")
+	f.settings()
 	f.dns()
 	f.drained()
 	f.versions()
@@ -303,21 +306,20 @@ func (f *findings) undetermined() {
 	f.endpoint()
 }
 
-// Vanished says that there are marks of a cluster that was complete once, and that no host carries any part of it any more.
-func (s *State) Vanished() bool {
-	return s.stage == Unresponsive && !s.anyHost(carriesCluster) && len(s.Unreachable()) == 0
-}
-
-// vanished reports marks of a cluster of which nothing else is left.
-func (f *findings) vanished() {
+// Vanished refuses to go on where hosts are marked as part of a cluster that was complete once, and no host carries any part of
+// it any more; nil if it is not so. An empty data directory is then a loss, and not a beginning, until somebody says otherwise.
+func (s *State) Vanished() *Refusal {
+	if s.stage != Unresponsive || s.anyHost(carriesCluster) || len(s.Unreachable()) > 0 {
+		return nil
+	}
 	var on []string
-	for _, h := range f.Spec.Spec.Hosts {
-		if f.Facts(h.Name).Kubernetes.Established {
+	for _, h := range s.Spec.Spec.Hosts {
+		if s.Facts(h.Name).Kubernetes.Established {
 			on = append(on, h.Name)
 		}
 	}
-	f.unmet(RuleLostCluster, Critical, List(on)+plural(len(on), " is", " are")+" marked as part of a cluster that was complete once, and no host carries any part of it any more",
-		"If its disks can be brought back, do that first. If the cluster is gone for good, run `rm "+facts.EstablishedFile+"` on every host; `quorate apply` then builds a new one.", on...)
+	return &Refusal{Rule: RuleLostCluster, Subjects: on, Why: List(on) + plural(len(on), " is", " are") + " marked as part of a cluster that was complete once, and no host carries any part of it any more",
+		Fix: "If its disks can be brought back, do that first. If the cluster is gone for good, run `rm " + facts.EstablishedFile + "` on " + List(on) + "; `quorate apply` then builds a new one."}
 }
 
 // partial reports a cluster whose first build did not end.

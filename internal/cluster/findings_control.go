@@ -206,9 +206,8 @@ func (f *findings) etcd() {
 		if _, is := f.Member(h.Name); is || !f.Reachable(h.Name) {
 			continue
 		}
-		k := f.Facts(h.Name).Kubernetes
 		switch {
-		case f.Spec.StackedEtcd() && !k.KubeletConfig: // it joins with its node, which is reported as missing
+		case f.Spec.StackedEtcd() && !f.wasControlPlane(h.Name): // it joins with its node, which is reported as missing, or cannot become a control plane
 		case f.Spec.StackedEtcd():
 			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
 				"Remove the host from the cluster and let it join again: `kubectl drain "+h.Name+" --ignore-daemonsets --delete-emptydir-data`, `kubeadm reset` on it, `kubectl delete node "+h.Name+"`, `quorate apply`.", h.Name)

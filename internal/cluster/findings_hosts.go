@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -116,6 +117,56 @@ func Expiry(t, now time.Time) string {
 		return fmt.Sprintf("expires in %d %s", int(left.Hours()), plural(int(left.Hours()), "hour", "hours"))
 	default:
 		return fmt.Sprintf("expires in %d days", int(left.Hours()/24))
+	}
+}
+
+// configuredBy is everything that Quorate configured on a host that joined, as far as it does not depend on a bundle.
+func (s *State) configuredBy(h spec.Host) (out []facts.Desired) {
+	f := s.Facts(h.Name)
+	switch {
+	case f.Kubernetes.Adopted:
+		out = append(out, hostconfig.Adopted(s.Spec, h))
+	case h.IsNode():
+		out = append(out, hostconfig.Runtime(f, ""))
+		if h.Has(spec.RoleControlPlane) && s.wasControlPlane(h.Name) {
+			out = append(out, hostconfig.ControlPlane(s.Spec))
+		}
+	}
+	if h.Has(spec.RoleEtcd) {
+		out = append(out, hostconfig.Etcd(h, f))
+	}
+	if b := s.Seen.Hosts[h.Name].Balancer; s.Spec.Balances(h) && b != nil && b.WrittenFor == s.Spec.Metadata.Name {
+		out = append(out, hostconfig.Balancer(s.Spec, h, f, s.ca))
+	}
+	return out
+}
+
+// settings reports what Quorate set on hosts and what is different now.
+func (f *findings) settings() {
+	if f.stage == Foreign {
+		return
+	}
+	var order []string
+	on := map[string][]string{}
+	for _, h := range f.Spec.Spec.Hosts {
+		if !f.Joined(h) {
+			continue
+		}
+		var lacks []string
+		for _, d := range f.configuredBy(h) {
+			lacks = append(lacks, hostconfig.Drift(d, f.Facts(h.Name))...)
+		}
+		if len(lacks) == 0 {
+			continue
+		}
+		text := strings.Join(lacks, ", ")
+		if on[text] == nil {
+			order = append(order, text)
+		}
+		on[text] = append(on[text], h.Name)
+	}
+	for _, text := range order {
+		f.add(RuleSettings, Warning, "the settings of "+List(on[text])+" are not those that Quorate made: "+text, "`quorate apply` restores them.", on[text]...)
 	}
 }
 

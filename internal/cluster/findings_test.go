@@ -117,8 +117,7 @@ var findingCases = []struct {
 	{"worker-made-a-control-plane", func(f fixture) {
 		f.Spec.Spec.Hosts[3].Roles = []string{spec.RoleControlPlane, spec.RoleWorker}
 	}, margins(1, 1, 1, 1), []string{
-		"*warning: the spec asks for what cannot be changed in a cluster that exists: w-a joined the cluster as a worker, and in the spec it is a control plane",
-		"*warning: control plane w-a has no etcd member"}},
+		"*warning: the spec asks for what cannot be changed in a cluster that exists: w-a joined the cluster as a worker, and in the spec it is a control plane"}},
 
 	// etcd.
 	{"lost-majority", func(f fixture) {
@@ -412,6 +411,24 @@ var findingCases = []struct {
 		"warning: certificate kubelet-client on cp-b expires in 20 days", "warning: certificate pki/apiserver.crt on cp-b expires in 25 days"}},
 	{"certificate-expired", func(f fixture) { f.Kubernetes("w-a").Certificates[0].Expires = now.AddDate(0, 0, -1) }, margins(1, 1, 1, 1),
 		[]string{"critical: certificate kubelet-client on w-a expired on 2026-08-02"}},
+	{"settings", func(f fixture) {
+		for _, h := range []string{"w-a", "w-b"} {
+			s := f.Seen.Hosts[h].Facts
+			s.Sysctls["net.ipv4.ip_forward"], s.Modes["/etc/systemd/system/kubelet.service"] = "0", facts.Mode{Bits: 0o644, Owner: "root", Group: "root"}
+		}
+		f.Seen.Hosts["lb-b"].Facts.Enabled["keepalived.service"] = "disabled"
+		delete(f.Seen.Hosts["cp-a"].Facts.Files, "/etc/sysctl.d/90-quorate.conf")
+		f.Seen.Hosts["cp-b"].Facts.Files["/etc/containerd/config.toml"] = "of another bundle"
+		f.Seen.Hosts["cp-c"].Facts.Modules["br_netfilter"] = facts.Loadable
+	}, margins(1, 1, 1, 1), []string{
+		"warning: the settings of cp-a are not those that Quorate made: /etc/sysctl.d/90-quorate.conf is missing",
+		"warning: the settings of cp-c are not those that Quorate made: the kernel module br_netfilter is not loaded",
+		"warning: the settings of w-a and w-b are not those that Quorate made: /etc/systemd/system/kubelet.service has mode 644 instead of 600, net.ipv4.ip_forward is 0 instead of 1",
+		"warning: the settings of lb-b are not those that Quorate made: keepalived.service is disabled: it would not start after a reboot"}},
+	{"adopted-settings", func(f fixture) {
+		f.Kubernetes("w-a").Adopted = true
+		f.Seen.Hosts["w-a"].Facts.Sysctls["net.ipv4.ip_forward"] = "0"
+	}, margins(1, 1, 1, 1), nil},
 	{"clock", func(f fixture) { f.Seen.Hosts["w-b"].Facts.Time = now.Add(-time.Minute) }, margins(1, 1, 1, 1), []string{"warning: the clock of w-b is 1m0s behind the others"}},
 	{"swap", func(f fixture) {
 		for _, h := range []string{"w-a", "w-b", "lb-a"} {

@@ -431,6 +431,9 @@ func TestRefusals(t *testing.T) {
 			delete(o.Hosts, "lb-b")
 		}, false, cluster.RuleFixed},
 		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, RuleAnswer},
+		"marks of a cluster that is gone": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["cp-b"].Facts.Kubernetes.Established = true
+		}, true, cluster.RuleLostCluster},
 		"no quorum, and an empty control plane": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API = nil
 			k := &o.Hosts["cp-c"].Facts.Kubernetes

@@ -31,6 +31,9 @@ func (b *builder) refuse() error {
 	case cluster.Foreign:
 		return b.refuseAdoption()
 	case cluster.Unresponsive:
+		if r := b.Vanished(); r != nil {
+			return r
+		}
 		if !b.Marked() {
 			r := refused(RuleAnswer, "there are control planes on these hosts that Quorate did not build, and their API does not answer",
 				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts with `kubeadm reset`.")

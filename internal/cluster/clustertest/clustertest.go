@@ -2,12 +2,15 @@
 package clustertest
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -79,7 +82,43 @@ func Whole() Fixture {
 		obs.Hosts[name] = seen
 	}
 	c.Default()
-	return Fixture{c, obs}
+	f := Fixture{c, obs}
+	for _, h := range c.Spec.Hosts {
+		f.Configured(h)
+	}
+	return f
+}
+
+// Configured gives a host the files and settings that Quorate makes for its roles.
+func (f Fixture) Configured(h spec.Host) {
+	seen := f.Seen.Hosts[h.Name].Facts
+	seen.Files, seen.Modes, seen.Sysctls, seen.Modules, seen.Enabled = map[string]string{}, map[string]facts.Mode{}, map[string]string{}, map[string]facts.Feature{}, map[string]string{}
+	var all []facts.Desired
+	if h.IsNode() {
+		all = append(all, hostconfig.Runtime(seen, "pause"))
+	}
+	if h.Has(spec.RoleControlPlane) {
+		all = append(all, hostconfig.ControlPlane(f.Spec))
+	}
+	if h.Has(spec.RoleEtcd) {
+		all = append(all, hostconfig.Etcd(h, seen))
+	}
+	if f.Spec.Balances(h) {
+		all = append(all, hostconfig.Balancer(f.Spec, h, seen, "PEM"))
+	}
+	for _, d := range all {
+		for _, file := range d.Files {
+			seen.Files[file.Key()] = file.Sum()
+			seen.Modes[file.Path] = facts.Mode{Bits: uint32(cmp.Or(file.Mode, 0o644)), Owner: "root", Group: "root"}
+		}
+		maps.Copy(seen.Sysctls, d.Sysctls)
+		for _, m := range d.Modules {
+			seen.Modules[m] = facts.Present
+		}
+		for _, u := range d.Enable {
+			seen.Enabled[u] = "enabled"
+		}
+	}
 }
 
 // Kubernetes is what a host holds of the cluster.
@@ -171,6 +210,7 @@ func (f Fixture) External() {
 		f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, h)
 		f.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{Time: Now, Kubernetes: facts.Kubernetes{EtcdData: true, Established: true,
 			Certificates: []facts.Certificate{{Name: "pki/etcd/server.crt", Expires: Now.AddDate(1, 0, 0)}}}}}
+		f.Configured(h)
 		f.Seen.Etcd[i].Name, f.Seen.Etcd[i].PeerURL = name, "https://"+h.Address+":2380"
 		f.Seen.API.Kubeadm.EtcdEndpoints = append(f.Seen.API.Kubeadm.EtcdEndpoints, "https://"+h.Address+":2379")
 	}

@@ -213,14 +213,20 @@ func Request(c *spec.Cluster) facts.Request {
 
 // Missing tells what of the desired a host lacks, as short words for a reason; empty when nothing is. It says nothing about
 // what could not be read: Facts.Unknown has the reason.
-func Missing(d facts.Desired, f *facts.Facts) []string {
+func Missing(d facts.Desired, f *facts.Facts) []string { return lacks(d, f, true) }
+
+// Drift is the part of Missing that does not depend on a bundle and that no other observation shows: files that are gone, modes,
+// kernel settings, kernel modules, and units that would not start when the host does.
+func Drift(d facts.Desired, f *facts.Facts) []string { return lacks(d, f, false) }
+
+func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 	var out []string
 	for _, file := range d.Files {
 		switch have, ok := f.Files[file.Key()]; {
 		case f.Unknown[file.Key()] != "":
 		case !ok:
 			out = append(out, file.Path+" is missing")
-		case have != file.Sum():
+		case have != file.Sum() && everything:
 			out = append(out, file.Path+" differs")
 		case file.Block == "": // the rest of a file with a block belongs to others, and so does its mode
 			out = append(out, wrongAccess(file, f.Modes)...)
@@ -242,7 +248,7 @@ func Missing(d facts.Desired, f *facts.Facts) []string {
 			break
 		}
 		// A kubelet without its configuration waits; the step that gives it one starts it.
-		if s := f.Units[unit]; s != "active" && s != "activating" && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
+		if s := f.Units[unit]; everything && s != "active" && s != "activating" && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
 			out = append(out, unit+" is "+orUnknown(s))
 		} else if e := f.Enabled[unit]; slices.Contains(notAtBoot, e) {
 			out = append(out, fmt.Sprintf("%s is %s: it would not start after a reboot", unit, e))
