@@ -1,0 +1,259 @@
+// Package durable changes files so that a power cut neither halves nor undoes what has returned.
+//
+// A rename alone does not do that: after a power cut a file system may know the new name and not the content behind it,
+// or still know the old name. Everything that is renamed into place and then relied on, in particular every file whose
+// existence claims that something is complete, goes through this package.
+//
+// Modes do not depend on the caller's umask.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// WriteFile replaces the file at path, or creates it together with its directory. A reader sees the old content or the
+// new one; once WriteFile has returned, it is the new one even after a power cut.
+func WriteFile(path string, data []byte, mode fs.FileMode) error {
+	f, err := Create(path, mode)
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	err = f.Commit()
+	if errors.Is(err, unix.EBUSY) {
+		// A file that is a mount point, such as a container's /etc/hosts, cannot be replaced.
+		return rewrite(path, data)
+	}
+	return err
+}
+
+func rewrite(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// Update is WriteFile for a file that belongs to the user: a file that exists keeps its mode and owner, and a symbolic link
+// stays and leads to the new content. The mode is for a file that does not exist yet.
+func Update(path string, data []byte, mode fs.FileMode) error {
+	path, err := follow(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return WriteFile(path, data, mode)
+	case err != nil:
+		return err
+	}
+	f, err := Create(path, info.Mode().Perm())
+	if err != nil {
+		return err
+	}
+	defer f.Abort()
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+			return fmt.Errorf("keeping the owner of %s: %w", path, err)
+		}
+	}
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Commit()
+}
+
+// follow resolves symbolic links, also those that lead to a file that does not exist.
+func follow(path string) (string, error) {
+	for range 40 {
+		target, err := os.Readlink(path)
+		if err != nil {
+			return path, nil // it is not a link
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(filepath.Dir(path), target)
+		}
+		path = target
+	}
+	return "", &fs.PathError{Op: "open", Path: path, Err: unix.ELOOP}
+}
+
+// File is the new content of a file that keeps its old content until Commit.
+type File struct {
+	*os.File
+	path string
+	done bool
+}
+
+// temporary begins the names of files that are not complete. Whoever finds one that nobody writes may remove it.
+const temporary = ".quorate-"
+
+// Create begins the new content of the file at path. Its directory is created if it does not exist.
+func Create(path string, mode fs.FileMode) (*File, error) {
+	dir := filepath.Dir(path)
+	if err := MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	tmp, err := os.CreateTemp(dir, temporary+"*")
+	if err != nil {
+		return nil, err
+	}
+	f := &File{File: tmp, path: path}
+	if err := tmp.Chmod(mode); err != nil {
+		f.Abort()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Commit gives the content its name. After an error the file has its old content.
+func (f *File) Commit() error {
+	err := f.Sync()
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), f.path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", f.path, err)
+	}
+	f.done = true
+	return SyncDir(filepath.Dir(f.path))
+}
+
+// Abort removes content that was not committed. It does nothing after Commit.
+func (f *File) Abort() {
+	if !f.done {
+		f.Close()
+		os.Remove(f.Name())
+	}
+}
+
+// Rename moves a finished file, or a directory with everything below it, to its final name. It replaces a file; a directory
+// that has files is exchanged for the new one and then removed.
+func Rename(from, to string) error {
+	if err := SyncTree(from); err != nil {
+		return err
+	}
+	err := os.Rename(from, to)
+	if errors.Is(err, fs.ErrExist) {
+		if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_EXCHANGE); err != nil {
+			return fmt.Errorf("exchanging %s for %s: %w", to, from, err)
+		}
+		if err := SyncDir(filepath.Dir(to)); err != nil {
+			return err
+		}
+		return os.RemoveAll(from)
+	}
+	if err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(to)); err != nil {
+		return err
+	}
+	if filepath.Dir(from) != filepath.Dir(to) {
+		return SyncDir(filepath.Dir(from))
+	}
+	return nil
+}
+
+// Symlink makes path a link to target, in place of any file or link there.
+func Symlink(target, path string) error {
+	dir := filepath.Dir(path)
+	if have, err := os.Readlink(path); err == nil && have == target {
+		return SyncDir(dir)
+	}
+	if err := MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(dir, temporary+"*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	link := filepath.Join(tmp, "link")
+	if err := os.Symlink(target, link); err != nil {
+		return err
+	}
+	if err := os.Rename(link, path); err != nil {
+		return err
+	}
+	return SyncDir(dir)
+}
+
+// Remove removes a file. One that does not exist is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	return SyncDir(filepath.Dir(path))
+}
+
+// MkdirAll creates a directory and its parents. Directories that exist keep their modes.
+func MkdirAll(dir string, mode fs.FileMode) error {
+	if info, err := os.Stat(dir); err == nil {
+		if !info.IsDir() {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: unix.ENOTDIR}
+		}
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if err := MkdirAll(parent, mode); err != nil {
+		return err
+	}
+	err := os.Mkdir(dir, mode)
+	if err == nil {
+		err = os.Chmod(dir, mode)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) { // another process may have been faster
+		return err
+	}
+	return SyncDir(parent)
+}
+
+// SyncDir brings the names in a directory to the disk.
+func SyncDir(dir string) error { return syncPath(dir) }
+
+// SyncTree brings a file, or a directory with everything below it, to the disk. What lies beyond symbolic links is not
+// part of it. Files that vanish meanwhile are left out.
+func SyncTree(path string) error {
+	return filepath.WalkDir(path, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && (e.IsDir() || e.Type().IsRegular()) {
+			err = syncPath(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+func syncPath(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Some network file systems cannot synchronise directories, and write names through instead.
+	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
+		return fmt.Errorf("synchronising %s: %w", path, err)
+	}
+	return nil
+}
