@@ -99,7 +99,7 @@ func newCertificate() (tls.Certificate, error) {
 
 // Serve answers on what Offer opened, until the caller ends the call.
 var Serve = host.Define("bundle.serve", func(ctx context.Context, o distribute.Offer) (struct{}, error) {
-	return struct{}{}, bundleStore.serve(ctx, o.Token)
+	return struct{}{}, Host.serve(ctx, o.Token)
 })
 
 func (s Store) serve(ctx context.Context, token string) error {
@@ -151,7 +151,7 @@ type FetchRequest struct {
 
 // Fetch gets one blob from another host and stores it.
 var Fetch = host.Define("bundle.fetch", func(ctx context.Context, r FetchRequest) (struct{}, error) {
-	return struct{}{}, bundleStore.fetch(ctx, r)
+	return struct{}{}, Host.fetch(ctx, r)
 })
 
 func (s Store) fetch(ctx context.Context, r FetchRequest) error {

@@ -135,7 +135,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err erro
 	work, workCtx := errgroup.WithContext(ctx)
 	for _, h := range c.Spec.Hosts {
 		work.Go(func() error {
-			return step.Run(workCtx, env, plan.Step{ID: h.Name + "/install", Kind: plan.InstallBundle, Host: h.Name})
+			return step.Run(workCtx, env, plan.Step{ID: h.Name + "/install", Kind: plan.InstallBundle, Host: h.Name, Switch: true})
 		})
 	}
 	if err := work.Wait(); err != nil {
