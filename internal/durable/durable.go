@@ -4,12 +4,14 @@
 // or still know the old name. Everything that is renamed into place and then relied on, in particular every file whose
 // existence claims that something is complete, goes through this package.
 //
-// Modes do not depend on the caller's umask.
+// Modes do not depend on the caller's umask, except for the files of users: see Update and CreateNew.
 package durable
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -29,45 +31,28 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	err = f.Commit()
-	if errors.Is(err, unix.EBUSY) {
-		// A file that is a mount point, such as a container's /etc/hosts, cannot be replaced.
-		return rewrite(path, data)
-	}
-	return err
-}
-
-func rewrite(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Sync(), f.Close())
+	return f.Commit()
 }
 
 // Update is WriteFile for a file that belongs to the user: a file that exists keeps its mode and owner, and a symbolic link
-// stays and leads to the new content. The mode is for a file that does not exist yet.
+// stays and leads to the new content. A file that does not exist yet gets the mode as the umask leaves it.
 func Update(path string, data []byte, mode fs.FileMode) error {
 	path, err := follow(path)
 	if err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return WriteFile(path, data, mode)
-	case err != nil:
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	f, err := Create(path, info.Mode().Perm())
-	if err != nil {
-		return err
+	f, cerr := create(path, mode)
+	if cerr != nil {
+		return cerr
 	}
 	defer f.Abort()
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
-		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
-			return fmt.Errorf("keeping the owner of %s: %w", path, err)
+	if err == nil {
+		if err := f.like(info); err != nil {
+			return fmt.Errorf("keeping the mode and the owner of %s: %w", path, err)
 		}
 	}
 	if _, err := f.Write(data); err != nil {
@@ -103,36 +88,83 @@ const temporary = ".quorate-"
 
 // Create begins the new content of the file at path. Its directory is created if it does not exist.
 func Create(path string, mode fs.FileMode) (*File, error) {
-	dir := filepath.Dir(path)
-	if err := MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	tmp, err := os.CreateTemp(dir, temporary+"*")
+	f, err := create(path, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{File: tmp, path: path}
-	if err := tmp.Chmod(mode); err != nil {
+	if err := f.Chmod(mode); err != nil {
 		f.Abort()
 		return nil, err
 	}
 	return f, nil
 }
 
+// CreateNew is Create for a new file of the user's: the umask counts, and a file that exists is an error that matches
+// fs.ErrExist.
+func CreateNew(path string, mode fs.FileMode) (*File, error) {
+	if _, err := os.Lstat(path); err == nil {
+		return nil, &fs.PathError{Op: "create", Path: path, Err: fs.ErrExist}
+	}
+	return create(path, mode)
+}
+
+func create(path string, mode fs.FileMode) (*File, error) {
+	dir := filepath.Dir(path)
+	if err := MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	tmp, err := os.OpenFile(filepath.Join(dir, temporary+rand.Text()), os.O_CREATE|os.O_EXCL|os.O_RDWR, mode)
+	if err != nil {
+		return nil, err
+	}
+	return &File{File: tmp, path: path}, nil
+}
+
+// like gives the file another one's owner and mode.
+func (f *File) like(info fs.FileInfo) error {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if ok && (int(st.Uid) != os.Geteuid() || int(st.Gid) != os.Getegid()) {
+		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+			return err
+		}
+	}
+	return f.Chmod(info.Mode().Perm())
+}
+
 // Commit gives the content its name. After an error the file has its old content.
 func (f *File) Commit() error {
 	err := f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
 	if err == nil {
 		err = os.Rename(f.Name(), f.path)
+	}
+	if errors.Is(err, unix.EBUSY) {
+		// A file that is a mount point, such as a container's /etc/hosts, cannot be replaced.
+		if err = f.rewrite(); err == nil {
+			f.Abort()
+			return nil
+		}
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
 	}
 	if err != nil {
 		return fmt.Errorf("writing %s: %w", f.path, err)
 	}
 	f.done = true
 	return SyncDir(filepath.Dir(f.path))
+}
+
+// rewrite puts the content into the file that it should have replaced.
+func (f *File) rewrite() error {
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	old, err := os.OpenFile(f.path, os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(old, f.File)
+	return errors.Join(err, old.Sync(), old.Close())
 }
 
 // Abort removes content that was not committed. It does nothing after Commit.

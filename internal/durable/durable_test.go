@@ -113,6 +113,13 @@ func TestModesDoNotDependOnTheUmask(t *testing.T) {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
 		}
 	}
+	// But for files of the user's, who has set it.
+	if err := durable.Update(filepath.Join(dir, "own"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "own")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info.Mode(), err)
+	}
 }
 
 // TestUpdateKeepsWhatIsTheUsers: the mode, the owner, and the link through which the file was named.
@@ -157,6 +164,33 @@ func TestUpdateKeepsWhatIsTheUsers(t *testing.T) {
 				t.Errorf("%s was left in %s", e.Name(), path)
 			}
 		}
+	}
+}
+
+// TestMountPointsAreRewritten: a container's /etc/hosts is one, and cannot be replaced.
+func TestMountPointsAreRewritten(t *testing.T) {
+	dir := t.TempDir()
+	file, source := filepath.Join(dir, "hosts"), filepath.Join(dir, "source")
+	for _, name := range []string{file, source} {
+		if err := os.WriteFile(name, []byte("a longer old content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Mount(source, file, "", unix.MS_BIND, ""); err != nil {
+		t.Skipf("mounting needs root: %v", err)
+	}
+	defer unix.Unmount(file, 0) //nolint:errcheck // the directory goes with it
+	for n, write := range []func(string, []byte, fs.FileMode) error{durable.WriteFile, durable.Update} {
+		want := fmt.Sprintf("new %d", n)
+		if err := write(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(source); err != nil || string(got) != want {
+			t.Errorf("%q, %v", got, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("%v, %v", entries, err)
 	}
 }
 

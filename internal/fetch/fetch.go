@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // Client downloads. The zero value uses Go's usual transport.
@@ -101,7 +103,7 @@ func (c *Client) Get(ctx context.Context, f File, target string) error {
 			return err
 		}
 		if got == f.Digest {
-			return settle(part, target)
+			return durable.Rename(part, target)
 		}
 		if err := os.Remove(part); err != nil {
 			return err
@@ -112,21 +114,6 @@ func (c *Client) Get(ctx context.Context, f File, target string) error {
 		}
 		resumed = true
 	}
-}
-
-func settle(part, target string) error {
-	f, err := os.OpenFile(part, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(part, target)
 }
 
 // receive completes the part file. fresh says that all of it came in one piece.

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/blobs"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -167,7 +168,7 @@ func (c *checked) save() error {
 	}
 	checking.Lock()
 	defer checking.Unlock()
-	return system.WriteFile(checkedFile, raw, 0o644)
+	return durable.WriteFile(checkedFile, raw, 0o644)
 }
 
 func (c *checked) check(ctx context.Context, d string) (problem string, err error) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -147,7 +148,7 @@ func setServer(server string) error {
 	if err != nil {
 		return err
 	}
-	return system.WriteFile(kubeletKubeconfig, content, 0o600)
+	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
 }
 
 // kubelet is what register needs of one.
