@@ -101,6 +101,36 @@ func attach(image string) (loop *os.File, device string, err error) {
 	}
 }
 
+// Attached reports whether any loop device uses the image.
+func Attached(image string) (bool, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(image, &st); err != nil {
+		return false, &os.PathError{Op: "stat", Path: image, Err: err}
+	}
+	devices, err := filepath.Glob("/sys/block/loop*/loop")
+	if err != nil {
+		return false, err
+	}
+	for _, d := range devices {
+		f, err := os.Open(filepath.Join("/dev", filepath.Base(filepath.Dir(d))))
+		if err != nil {
+			return false, err
+		}
+		info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+		f.Close()
+		if errors.Is(err, unix.ENXIO) {
+			continue // released meanwhile
+		}
+		if err != nil {
+			return false, fmt.Errorf("asking for the file behind %s: %w", f.Name(), err)
+		}
+		if info.Device == st.Dev && info.Inode == st.Ino {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 // Cut takes the power from the file system that is mounted on a directory. Whatever uses it gets errors from now on, and
 // the next Mount finds what had reached the disk.
 func Cut(dir string) error {

@@ -127,7 +127,7 @@ func (p *peer) Serve(ctx context.Context, o distribute.Offer) error {
 }
 
 func (p *peer) Fetch(ctx context.Context, b distribute.Blob, from distribute.Offer) error {
-	_, err := blobs.Fetch.On(ctx, p.conn, blobs.FetchRequest{Digest: b.Digest, From: from})
+	_, err := blobs.Fetch.On(ctx, p.conn, blobs.FetchRequest{Blob: b, From: from})
 	return err
 }
 

@@ -116,7 +116,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err erro
 		return r, err
 	}
 	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
-	c, err := machines.Create(ctx, cluster(n), false, progress.Discard)
+	c, err := machines.Create(ctx, cluster(n), machines.Options{}, progress.Discard)
 	if err != nil {
 		return r, err
 	}
