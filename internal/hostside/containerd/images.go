@@ -238,7 +238,9 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 })
 
 func importArchive(ctx context.Context, b *bundle.Bundle) error {
-	cmd := exec.CommandContext(ctx, "ctr", "--namespace", kubeNamespace, "images", "import", "--digests=false", "-")
+	// containerd's database would remember layers as unpacked that a power cut has left empty, and would never unpack them
+	// again: each layer is brought to the disk first, which only the local import can.
+	cmd := exec.CommandContext(ctx, "ctr", "--namespace", kubeNamespace, "images", "import", "--local", "--sync-fs", "--digests=false", "-")
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		return err
