@@ -26,9 +26,9 @@ check: ## the quick half of the tests: format, vet, static analysis, unit tests
 
 test: build check test-lab test-e2e ## all of it: what must be green
 
-test-lab: build ## machines, zones and faults
+test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
-	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/...
+	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
 
 test-e2e: build ## whole clusters
 	bin/quorate bundle build

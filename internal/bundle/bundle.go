@@ -126,7 +126,12 @@ func Open(dir string) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
 	}
-	b := &Bundle{dir: dir, raw: raw, digest: digest.FromBytes(raw).String(), owners: map[string][]string{}}
+	return OpenIndex(dir, raw)
+}
+
+// OpenIndex is Open for one of several bundles that share a directory of blobs: the caller keeps the index.
+func OpenIndex(dir string, index []byte) (*Bundle, error) {
+	b := &Bundle{dir: dir, raw: index, digest: digest.FromBytes(index).String(), owners: map[string][]string{}}
 	if err := b.read(); err != nil {
 		return nil, fmt.Errorf("open bundle %s: %w", dir, err)
 	}
@@ -266,6 +271,9 @@ func (b *Bundle) Current() bool {
 
 // Digest is the index's, and so identifies everything in the bundle.
 func (b *Bundle) Digest() string { return b.digest }
+
+// Index is what Digest is the digest of.
+func (b *Bundle) Index() []byte { return slices.Clone(b.raw) }
 
 // Images are the container images, without the host image.
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }

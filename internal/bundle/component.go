@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/progress"
 )
 
@@ -66,10 +67,7 @@ func (w *workshop) make(ctx context.Context, c components.Component) (*made, err
 			return err
 		}
 		// A finished component is one that has its name; there is no half.
-		if err := errors.Join(syncTree(filepath.Join(root, "done")), os.RemoveAll(dir)); err != nil {
-			return err
-		}
-		if err := os.Rename(filepath.Join(root, "done"), dir); err != nil {
+		if err := durable.Rename(filepath.Join(root, "done"), dir); err != nil {
 			return err
 		}
 		m, err = loadMade(ctx, dir)

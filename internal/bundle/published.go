@@ -484,7 +484,7 @@ func fetchBlobs(ctx context.Context, w *workshop, c *registry.Client, repo name.
 			return fmt.Errorf("%s: the manifest names %q: %w", repo, part.Digest, err)
 		}
 		err := d.ensure(ctx, part.Digest, func(file string) error {
-			return c.Blob(ctx, repo, "a part of "+repo.String(), part.Digest, file, func(have, total int64) { downloading(w, id, have, total) })
+			return c.Blob(ctx, repo, "a part of "+repo.String(), part, file, func(have, total int64) { downloading(w, id, have, total) })
 		})
 		if err != nil {
 			return err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -14,6 +13,7 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"quorate.dev/quorate/components"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/fetch"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/registry"
@@ -102,10 +102,7 @@ func (s *signers) note(b *Bundle) error {
 	if s.none() {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(s.noted(b)), 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(s.noted(b), nil, 0o644)
+	return durable.WriteFile(s.noted(b), nil, 0o644)
 }
 
 func (s *signers) noted(b *Bundle) string {

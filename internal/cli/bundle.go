@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/require"
 	"quorate.dev/quorate/internal/spec"
@@ -149,20 +150,20 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+			// The file has its name only when it is complete: half of it would look like a bundle.
+			f, err := durable.CreateNew(args[0], 0o644)
 			if errors.Is(err, os.ErrExist) {
 				return usageError{fmt.Errorf("%s exists already", args[0])}
 			}
 			if err != nil {
 				return err
 			}
-			err = b.Export(cmd.Context(), f)
-			if cerr := f.Close(); err == nil {
-				err = cerr
+			defer f.Abort()
+			if err := b.Export(cmd.Context(), f); err != nil {
+				return explain(cmd.Context(), err)
 			}
-			if err != nil {
-				// Half a file would look like a bundle.
-				return explain(cmd.Context(), errors.Join(err, os.Remove(args[0])))
+			if err := f.Commit(); err != nil {
+				return err
 			}
 			fmt.Fprintf(a.err, "Wrote %s. Read it elsewhere with: quorate bundle import %s\n", args[0], args[0])
 			return nil

@@ -7,7 +7,10 @@ import (
 
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/tools/clientcmd/api"
 
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
@@ -50,23 +53,63 @@ func (a *app) kubeconfig() *cobra.Command {
 				_, err = a.out.Write(data)
 				return err
 			}
-			if merge {
-				into, err := clientcmd.LoadFromFile(to)
-				switch {
-				case err == nil:
-					run.Merge(into, config)
-					config = into
-				case !errors.Is(err, os.ErrNotExist):
-					return fmt.Errorf("reading %s: %w", to, err)
-				}
-			} else if _, err := os.Stat(to); err == nil {
+			if _, err := os.Stat(to); err == nil && !merge {
 				return usageError{fmt.Errorf("%s exists already: add --merge, or choose another file", to)}
 			}
-			return clientcmd.WriteToFile(*config, to)
+			kept, err := writeKubeconfig(to, config)
+			if kept != "" {
+				fmt.Fprintf(a.err, "Entries of the same names were replaced; %s has them as they were.\n", kept)
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "the file to write")
 	cmd.Flags().BoolVar(&merge, "merge", false, "add to the file, and make this cluster its current context")
 	cmd.Flags().BoolVar(&byAddress, "by-address", false, "go to the virtual IP instead of the endpoint's name (always so for a lab)")
 	return cmd
+}
+
+// writeKubeconfig writes a kubeconfig, or adds it to the one that is in the file. When an entry that is there is replaced
+// by another one, the file as it was is kept under the name that is returned.
+func writeKubeconfig(file string, config *api.Config) (kept string, err error) {
+	have, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if err == nil {
+		into, err := clientcmd.Load(have)
+		if err != nil {
+			return "", fmt.Errorf("reading %s: %w", file, err)
+		}
+		if replaced := run.Merge(into, config); replaced {
+			if kept, err = keepKubeconfig(file, have); err != nil {
+				return "", err
+			}
+		}
+		config = into
+	}
+	data, err := clientcmd.Write(*config)
+	if err != nil {
+		return kept, err
+	}
+	return kept, durable.Update(file, data, 0o600)
+}
+
+// keepKubeconfig writes a copy next to the file, under a name that nothing has.
+func keepKubeconfig(file string, content []byte) (name string, err error) {
+	for n := 1; ; n++ {
+		name = fmt.Sprintf("%s%s.%d", file, facts.Kept, n)
+		f, err := durable.CreateNew(name, 0o600)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		defer f.Abort()
+		if _, err := f.Write(content); err != nil {
+			return "", err
+		}
+		return name, f.Commit()
+	}
 }

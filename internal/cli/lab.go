@@ -55,7 +55,7 @@ func (a *app) openLab(name string) (*lab.Lab, error) {
 }
 
 func (a *app) labCreate() *cobra.Command {
-	var empty bool
+	var empty, ownDisks bool
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Make the machines of a spec (-f), or of the default cluster, without building a cluster",
@@ -73,7 +73,7 @@ func (a *app) labCreate() *cobra.Command {
 				return usageError{errors.New("the spec's hosts have addresses: there is nothing for a lab to make")}
 			}
 			sink, done := a.progress()
-			resolved, err := machines.Create(cmd.Context(), c, !empty, sink)
+			resolved, err := machines.Create(cmd.Context(), c, machines.Options{Bundle: !empty, OwnDisks: ownDisks}, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -86,6 +86,7 @@ func (a *app) labCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&empty, "empty", false, "machines without the bundle on their disks")
+	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "a file system of its own for each machine: a power-off loses what had not reached the disk")
 	return cmd
 }
 
@@ -201,7 +202,7 @@ var faults = map[string]struct {
 	inject, heal func(*lab.Lab, context.Context, string) error
 	what         string
 }{
-	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: the plug is pulled, the disk stays"},
+	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: the power is cut; what was written stays (with `lab create --own-disks`: what had reached the disk)"},
 	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process stops where it is"},
 	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: no packet passes"},
 }

@@ -21,7 +21,8 @@ func (a *app) plan() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "What apply would do and why",
-		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them.
+		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them,
+and compiles no bundle.
 
 Of a kubeadm cluster that was built without Quorate it shows what adopting it would change, and what of it would stay as
 it is although Quorate would have built it otherwise.
@@ -77,7 +78,7 @@ func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
 		return nil, nil, err
 	}
 	sink, done := a.progress()
-	b, err := sources.Bundle(cmd.Context(), c, sink)
+	b, err := sources.Prepared(cmd.Context(), c, sink)
 	done()
 	if err != nil {
 		return nil, nil, err

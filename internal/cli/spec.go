@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -53,32 +54,7 @@ func (a *app) init() *cobra.Command {
 				_, err := a.out.Write(data)
 				return err
 			}
-			mode := os.O_CREATE | os.O_WRONLY | os.O_EXCL
-			if yes {
-				mode = os.O_CREATE | os.O_WRONLY | os.O_TRUNC
-			}
-			f, err := os.OpenFile(to, mode, perm)
-			if errors.Is(err, os.ErrExist) {
-				return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", to)}
-			}
-			if err != nil {
-				return err
-			}
-			if perm == 0o600 {
-				// A file that is replaced keeps its mode, by which others may read it. A terminal or /dev/null is nobody's to change.
-				if info, serr := f.Stat(); serr == nil && info.Mode().IsRegular() {
-					err = f.Chmod(perm)
-				}
-				if err != nil {
-					f.Close()
-					return err
-				}
-			}
-			if _, err = f.Write(data); err != nil {
-				f.Close()
-				return err
-			}
-			if err := f.Close(); err != nil {
+			if err := writeSpec(to, data, perm, yes); err != nil {
 				return err
 			}
 			fmt.Fprintf(a.err, "Wrote %s. Next: quorate validate, then quorate up (a lab) or quorate apply (your hosts).\n", to)
@@ -178,4 +154,24 @@ func (a *app) validate() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&schema, "schema", false, "print the JSON schema of the spec instead")
 	return cmd
+}
+
+func writeSpec(file string, data []byte, perm os.FileMode, replace bool) error {
+	info, err := os.Stat(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return durable.Update(file, data, perm)
+	case err != nil:
+		return err
+	case !replace:
+		return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", file)}
+	case !info.Mode().IsRegular(): // a terminal or a pipe
+		return os.WriteFile(file, data, perm)
+	case perm == 0o600:
+		// A file that is replaced keeps its mode, by which others may read it.
+		if err := os.Chmod(file, perm); err != nil {
+			return err
+		}
+	}
+	return durable.Update(file, data, perm)
 }

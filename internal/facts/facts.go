@@ -74,7 +74,14 @@ type Facts struct {
 	// Lacks are those of the requested programs that are not installed.
 	Lacks []string `json:"lacks,omitempty"`
 
-	// Binaries and Images are the digests of the bundles whose binaries are in place and whose images containerd has.
+	// Bundles are the digests of the bundles whose programs are unpacked on the host and intact.
+	Bundles []string `json:"bundles,omitempty"`
+	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
+	// program that is not intact, or not in its place, maps to "", and ProgramProblems says why.
+	Programs map[string]string `json:"programs,omitempty"`
+	// ProgramProblems is what is wrong with programs and unpacked bundles, in words.
+	ProgramProblems []string `json:"programProblems,omitempty"`
+	// Binaries is the digest of the bundle that all programs run from, and Images of the one whose images containerd has.
 	Binaries string `json:"binaries,omitempty"`
 	Images   string `json:"images,omitempty"`
 	// ImageProblems are those of these images that are missing, or whose blobs were written since they were last compared

@@ -16,11 +16,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // Client downloads. The zero value uses Go's usual transport.
@@ -39,10 +42,27 @@ type File struct {
 	What   string // for messages: "kubeadm v1.37.2", "image registry.k8s.io/pause:3.10"
 	URL    string
 	Digest digest.Digest
+	// Size is how many bytes it has, 0 if that is not known. A source that sends more, or announces another size, is not read
+	// any further.
+	Size int64
 	// Origin is where the digest is from, for messages.
 	Origin string
 	// Progress is told, now and then, how many bytes there are of how many; -1 is unknown.
 	Progress func(have, total int64)
+}
+
+// limitUnknown is the size of a file of which no size is known. No released program is that large.
+const limitUnknown = 2 << 30
+
+func (f File) limit() int64 {
+	if f.Size > 0 {
+		return f.Size
+	}
+	return limitUnknown
+}
+
+func (f File) otherSize(size int64) error {
+	return Final(fmt.Sprintf("its content has %d bytes and not %d, as %s says", size, f.Size, f.Origin), "the file is cut off, damaged, or another one: do not use it")
 }
 
 // Error says what could not be transferred, and what to do.
@@ -101,7 +121,7 @@ func (c *Client) Get(ctx context.Context, f File, target string) error {
 			return err
 		}
 		if got == f.Digest {
-			return settle(part, target)
+			return durable.Rename(part, target)
 		}
 		if err := os.Remove(part); err != nil {
 			return err
@@ -114,21 +134,6 @@ func (c *Client) Get(ctx context.Context, f File, target string) error {
 	}
 }
 
-func settle(part, target string) error {
-	f, err := os.OpenFile(part, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(part, target)
-}
-
 // receive completes the part file. fresh says that all of it came in one piece.
 func (c *Client) receive(ctx context.Context, f File, part string) (fresh bool, err error) {
 	out, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE, 0o644)
@@ -137,6 +142,9 @@ func (c *Client) receive(ctx context.Context, f File, part string) (fresh bool, 
 	}
 	defer out.Close()
 	have, err := out.Seek(0, io.SeekEnd)
+	if err == nil && have > f.limit() { // it was begun of something else
+		have, err = 0, out.Truncate(0)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -187,15 +195,31 @@ func (c *Client) piece(ctx context.Context, f File, out *os.File, have int64, al
 	default:
 		return have, Status(resp)
 	}
+	if f.Size > 0 && total >= 0 && total != f.Size {
+		return have, f.otherSize(total)
+	}
 	if _, err := out.Seek(have, io.SeekStart); err != nil {
 		return have, err
 	}
-	n, err := io.Copy(out, &watched{r: resp.Body, alive: alive, have: have, total: total, progress: f.Progress})
+	limit := f.limit()
+	n, err := io.Copy(out, io.LimitReader(&watched{r: resp.Body, alive: alive, have: have, total: total, progress: f.Progress}, limit-have+1))
 	have += n
-	if err == nil && total >= 0 && have < total {
+	switch {
+	case have > limit:
+		return 0, errors.Join(Final(fmt.Sprintf("it sends more than %d bytes", limit), "it is another file: do not use it"), out.Truncate(0))
+	case err == nil && total >= 0 && have < total:
+		err = io.ErrUnexpectedEOF
+	case err == nil && have < f.Size && complete(resp):
+		err = f.otherSize(have)
+	case err == nil && have < f.Size:
 		err = io.ErrUnexpectedEOF
 	}
 	return have, err
+}
+
+// complete reports whether the end of an answer without a length is its end, and not that of a connection that was cut.
+func complete(resp *http.Response) bool {
+	return resp.ProtoMajor > 1 || slices.Contains(resp.TransferEncoding, "chunked")
 }
 
 // begins says whether a partial answer starts where it should.

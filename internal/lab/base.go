@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
 )
@@ -94,11 +95,7 @@ func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
 	if err := os.WriteFile(filepath.Join(tmp, "summary"), []byte(sum), 0o644); err != nil {
 		return err
 	}
-	unix.Sync() // the image must be on the disk before its name is
-	if err := os.RemoveAll(dir); err != nil {
-		return err
-	}
-	return os.Rename(tmp, dir)
+	return durable.Rename(tmp, dir)
 }
 
 // removeStale takes away what a killed process left, while its lock is ours.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // The fence is what keeps lab packets on this computer: while a lab exists, its subnet is
@@ -115,7 +117,7 @@ func (l *Lab) fence() error {
 		return err
 	}
 	owner := l.dir + "\n" + l.Subnet().String() + "\n"
-	if err := writeFileAtomic(ownerFile(l.Name()), []byte(owner), 0o644); err != nil {
+	if err := durable.WriteFile(ownerFile(l.Name()), []byte(owner), 0o644); err != nil {
 		return err
 	}
 	err := netlink.RouteReplace(fenceRoute(l.Subnet()))

@@ -10,10 +10,16 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/loopdisk"
 )
 
 // A machine's root is an overlay: its own upper folder over the lab's files, the seed and the base
 // image. /var is a plain folder, since containerd's own overlays cannot sit on an overlay.
+//
+// Both are folders of this computer's file system, which all machines share: a machine that loses its power loses its
+// processes, and what they had written stays, whether or not it had reached the disk. In a lab with OwnDisks both are on a
+// file system of the machine's own, in an image file, and a power-off loses what had not reached it.
 
 // layers are the read-only folders below every machine's root, topmost first.
 func (l *Lab) layers() []string {
@@ -105,13 +111,75 @@ func (l *Lab) makeParents(layer, path string, below []string) error {
 	return nil
 }
 
+// diskSize is how large a disk of its own can become. Its image takes only what is used.
+const diskSize = 64 << 30
+
+func (l *Lab) image(m Machine) string { return filepath.Join(l.machineDir(m.Name), "disk.img") }
+
+// disk is where a machine's disk is, while it is mounted: its upper directory, the work directory of the overlay, and /var.
+func (l *Lab) disk(m Machine) string {
+	if l.rec.OwnDisks {
+		return filepath.Join(l.machineDir(m.Name), "disk")
+	}
+	return l.machineDir(m.Name)
+}
+
+// withDisk runs f while the disk of a machine that is off is mounted.
+func (l *Lab) withDisk(m Machine, f func() error) error {
+	if !l.rec.OwnDisks {
+		return f()
+	}
+	return onOwnThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			return fmt.Errorf("make a mount namespace: %w", err)
+		}
+		if err := leaveMounts(); err != nil {
+			return err
+		}
+		if err := loopdisk.Mount(l.image(m), l.disk(m)); err != nil {
+			return err
+		}
+		return errors.Join(f(), unix.Unmount(l.disk(m), 0))
+	})
+}
+
+// leaveMounts keeps what is mounted from now on from the caller's mount namespace.
+func leaveMounts() error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("leave the caller's mount namespace: %w", err)
+	}
+	return nil
+}
+
 // makeDisk makes a machine's disk: what it holds at its first boot, and what tells it from the others.
 func (l *Lab) makeDisk(m Machine) error {
 	dir := l.machineDir(m.Name)
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	for _, d := range []string{"upper", "work", "root", "bundle"} {
+	for _, d := range []string{filepath.Join(dir, "root"), filepath.Join(dir, "bundle"), l.disk(m)} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if l.rec.OwnDisks {
+		if err := loopdisk.Create(l.image(m), diskSize); err != nil {
+			return err
+		}
+	}
+	private, public, err := keyPair(m.Name)
+	if err != nil {
+		return err
+	}
+	if err := l.withDisk(m, func() error { return l.fillDisk(m, private, public) }); err != nil {
+		return err
+	}
+	return os.WriteFile(l.hostKeyFile(m.Name), public, 0o644)
+}
+
+func (l *Lab) fillDisk(m Machine, private, public []byte) error {
+	dir := l.disk(m)
+	for _, d := range []string{"upper", "work"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			return err
 		}
@@ -126,10 +194,6 @@ func (l *Lab) makeDisk(m Machine) error {
 		}
 	}
 	authorized, err := os.ReadFile(l.SSHKey() + ".pub")
-	if err != nil {
-		return err
-	}
-	private, public, err := keyPair(m.Name)
 	if err != nil {
 		return err
 	}
@@ -156,7 +220,7 @@ func (l *Lab) makeDisk(m Machine) error {
 			return err
 		}
 	}
-	return os.WriteFile(l.hostKeyFile(m.Name), public, 0o644)
+	return nil
 }
 
 // resolvConf names the machine itself as its name server. Nothing listens there, so that every
@@ -169,10 +233,15 @@ func resolvConf(m Machine) string {
 // mountDisk puts a machine's root together in the calling thread's mount namespace, which must be
 // its own: the mounts live as long as the machine does, and the caller never sees them.
 func (l *Lab) mountDisk(m Machine) error {
-	dir := l.machineDir(m.Name)
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("leave the caller's mount namespace: %w", err)
+	if err := leaveMounts(); err != nil {
+		return err
 	}
+	if l.rec.OwnDisks {
+		if err := loopdisk.Mount(l.image(m), l.disk(m)); err != nil {
+			return err
+		}
+	}
+	dir := l.disk(m)
 	if _, err := os.Stat(baseRoot(l.rec.Base)); err != nil {
 		return fmt.Errorf("its base image is gone (%w): the disk cannot be used without it; delete the lab with `quorate lab delete %s`", err, l.Name())
 	}
@@ -182,7 +251,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	}
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
 		strings.Join(lower, ":"), escape(filepath.Join(dir, "upper")), escape(filepath.Join(dir, "work")))
-	if err := unix.Mount("overlay", filepath.Join(dir, "root"), "overlay", 0, options); err != nil {
+	if err := unix.Mount("overlay", filepath.Join(l.machineDir(m.Name), "root"), "overlay", 0, options); err != nil {
 		return fmt.Errorf("mount its root (overlay on %s): %w", dir, err)
 	}
 	return nil

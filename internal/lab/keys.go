@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/crypto/ssh"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // keyPair makes an ed25519 key in OpenSSH's formats: private file and public line.
@@ -40,8 +42,8 @@ func (l *Lab) makeKey() error {
 	dir := filepath.Dir(l.SSHKey())
 	return errors.Join(
 		os.MkdirAll(dir, 0o700),
-		os.WriteFile(l.SSHKey(), private, 0o600),
-		os.WriteFile(l.SSHKey()+".pub", public, 0o644),
+		durable.WriteFile(l.SSHKey(), private, 0o600),
+		durable.WriteFile(l.SSHKey()+".pub", public, 0o644),
 	)
 }
 
@@ -66,5 +68,5 @@ func (l *Lab) writeKnownHosts() error {
 		}
 		fmt.Fprintf(&out, "%s,%s %s", m.Address, m.Name, ssh.MarshalAuthorizedKey(pub))
 	}
-	return writeFileAtomic(l.KnownHosts(), out.Bytes(), 0o644)
+	return durable.WriteFile(l.KnownHosts(), out.Bytes(), 0o644)
 }

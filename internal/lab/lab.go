@@ -53,6 +53,9 @@ type Config struct {
 	Machines []Machine
 	// VirtualIPs is how many further addresses of the subnet are kept free of machines.
 	VirtualIPs int
+	// OwnDisks gives every machine a file system of its own, in an image file. A power-off then loses what had not reached
+	// the disk; without it, all that was written stays.
+	OwnDisks bool
 	// Seed is a folder made by Snapshot: what the machines' disks hold at their first boot. Optional.
 	Seed     string
 	Files    []File
@@ -167,7 +170,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		return nil, err
 	}
 	l := &Lab{dir: stateDir(cfg.Name), rec: record{
-		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base,
+		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base, OwnDisks: cfg.OwnDisks,
 	}}
 	defer func() {
 		if err != nil {

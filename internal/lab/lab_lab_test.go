@@ -514,3 +514,45 @@ func gone(t *testing.T, l *Lab) {
 		return true
 	})
 }
+
+// TestPowerOffLosesTheCache of machines with disks of their own, and of no others.
+func TestPowerOffLosesTheCache(t *testing.T) {
+	ctx := t.Context()
+	for _, own := range []bool{false, true} {
+		l := create(t, ctx, Config{Name: testName("d"), Zones: []string{"a"}, OwnDisks: own, Machines: []Machine{{Name: "m", Zone: "a"}, {Name: "n", Zone: "a"}}})
+		m := machine(t, l, "m")
+		for round := range 2 {
+			// One file is brought to the disk, in /etc and in /var, and the other is not.
+			login(t, l, m, fmt.Sprintf("for d in /etc /var; do echo kept > $d/kept-%[1]d; sync $d/kept-%[1]d; echo lost > $d/lost-%[1]d.new; mv $d/lost-%[1]d.new $d/lost-%[1]d; done", round))
+			must(t, l.PowerOff(ctx, m.Name))
+			is(t, ctx, l, m.Name, Off, false)
+			must(t, l.PowerOn(ctx, m.Name))
+			for _, dir := range []string{"/etc", "/var"} {
+				if got := login(t, l, m, fmt.Sprintf("cat %s/kept-%d", dir, round)); got != "kept" {
+					t.Errorf("own disks: %t: %s/kept is %q", own, dir, got)
+				}
+				want := "lost"
+				if own {
+					want = ""
+				}
+				if got := login(t, l, m, fmt.Sprintf("cat %s/lost-%d 2>/dev/null || true", dir, round)); got != want {
+					t.Errorf("own disks: %t: %s/lost is %q", own, dir, got)
+				}
+			}
+		}
+		must(t, l.Freeze(ctx, m.Name))
+		must(t, l.PowerOff(ctx, m.Name))
+		must(t, l.PowerOn(ctx, m.Name))
+		login(t, l, m, "true")
+		// A machine that ends by itself loses nothing.
+		login(t, l, m, "echo kept > /etc/last; echo kept > /var/last")
+		var out bytes.Buffer
+		l.Exec(ctx, m.Name, []string{"systemctl", "poweroff"}, nil, &out, &out) //nolint:errcheck // the session may end first
+		eventually(t, ctx, "it is off", func() bool { s, err := l.state(m.Name); return err == nil && s == Off })
+		must(t, l.PowerOn(ctx, m.Name))
+		if got := login(t, l, m, "cat /etc/last /var/last"); got != "kept\nkept" {
+			t.Errorf("own disks: %t: after an orderly end: %q", own, got)
+		}
+		must(t, l.Delete(ctx))
+	}
+}

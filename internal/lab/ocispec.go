@@ -69,7 +69,7 @@ func (l *Lab) writeSpec(m Machine) error {
 	if err != nil {
 		return err
 	}
-	spec := containerSpec(m, filepath.Join(dir, "root"), filepath.Join(dir, "var"), netnsPath(l.machineNS(m.Name)),
+	spec := containerSpec(m, filepath.Join(dir, "root"), filepath.Join(l.disk(m), "var"), netnsPath(l.machineNS(m.Name)),
 		"/"+filepath.Join("quorate", l.Name(), m.Name), capabilities(string(status)), extra)
 	data, err := json.MarshalIndent(spec, "", "  ")
 	if err != nil {

@@ -13,12 +13,15 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/loopdisk"
 	"quorate.dev/quorate/internal/progress"
 )
 
 const (
 	bootTimeout = 2 * time.Minute
 	killTimeout = 30 * time.Second
+	// pidFile is in a machine's folder.
+	pidFile = "pid"
 )
 
 // addMachines makes disks, cables and boots, all machines at once.
@@ -85,8 +88,8 @@ func (l *Lab) start(ctx context.Context, m Machine) error {
 	return l.run(ctx, m)
 }
 
-// PowerOff is a pulled power plug: the link goes first, so that not even a reset gets out, then
-// everything in the machine dies at once. The disk stays.
+// PowerOff is a pulled power plug: the link goes first, so that not even a reset gets out, then everything in the machine
+// dies. The disk stays: in a lab with OwnDisks with what had reached it, otherwise with all that was written.
 func (l *Lab) PowerOff(ctx context.Context, name string) error {
 	m, err := l.Machine(name)
 	if err != nil {
@@ -101,6 +104,9 @@ func (l *Lab) PowerOff(ctx context.Context, name string) error {
 	}
 	defer unlock()
 	g, err := l.group(name)
+	if err == nil && l.rec.OwnDisks && g.running() {
+		err = l.cutDisk(m)
+	}
 	if err == nil {
 		err = l.clear(ctx, m, g)
 	}
@@ -108,6 +114,15 @@ func (l *Lab) PowerOff(ctx context.Context, name string) error {
 		return fmt.Errorf("power off %s: %w", name, err)
 	}
 	return nil
+}
+
+// cutDisk takes the power from the disk of a machine that runs. It is mounted in the machine alone.
+func (l *Lab) cutDisk(m Machine) error {
+	pid, err := os.ReadFile(filepath.Join(l.machineDir(m.Name), pidFile))
+	if err != nil {
+		return err
+	}
+	return loopdisk.Cut(filepath.Join("/proc", strings.TrimSpace(string(pid)), "root", "var"))
 }
 
 func (l *Lab) lockPower(ctx context.Context, m Machine) (unlock func(), err error) {
@@ -120,6 +135,21 @@ func (l *Lab) clear(ctx context.Context, m Machine, g group) error {
 	defer cancel()
 	if err := errors.Join(l.linkDown(m), g.kill(ctx)); err != nil {
 		return err
+	}
+	if l.rec.OwnDisks {
+		// The last process takes its mounts with it, a moment after it has ended.
+		for {
+			used, err := loopdisk.Attached(l.image(m))
+			if err != nil {
+				return err
+			}
+			if !used {
+				break
+			}
+			if err := pause(ctx, 5*time.Millisecond); err != nil {
+				return fmt.Errorf("wait for its disk: %w", err)
+			}
+		}
 	}
 	return errors.Join(l.unplug(m), g.remove(ctx), os.RemoveAll(filepath.Join(l.runcRoot(), l.containerID(m.Name))))
 }
@@ -141,7 +171,7 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 	if err != nil {
 		return err
 	}
-	pidFile := filepath.Join(l.machineDir(m.Name), "pid")
+	pidFile := filepath.Join(l.machineDir(m.Name), pidFile)
 	cmd := exec.CommandContext(ctx, runc, "--root", l.runcRoot(), "run", "--detach", "--no-new-keyring", "--pid-file", pidFile,
 		"--bundle", filepath.Join(l.machineDir(m.Name), "bundle"), l.containerID(m.Name))
 	cmd.Stdout, cmd.Stderr = console, console

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // Snapshot saves what a machine's disk has become as a seed for other labs. The machine must be off.
@@ -47,15 +49,17 @@ func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	disk := l.machineDir(m.Name)
 	// What an earlier seed brought lies below the machine's own changes.
 	if _, err := os.Stat(l.seedLayer()); err == nil {
 		return errors.New("the machine itself was made from a seed: take the snapshot of one that was made from the base image")
 	}
-	if err := clone(filepath.Join(disk, "upper"), filepath.Join(tmp, "upper"), anonymous(identityInRoot, copyAll)); err != nil {
-		return err
-	}
-	if err := clone(filepath.Join(disk, "var"), filepath.Join(tmp, "var"), anonymous(identityInVar, linkShared)); err != nil {
+	err = l.withDisk(m, func() error {
+		if err := clone(filepath.Join(l.disk(m), "upper"), filepath.Join(tmp, "upper"), anonymous(identityInRoot, copyAll)); err != nil {
+			return err
+		}
+		return clone(filepath.Join(l.disk(m), "var"), filepath.Join(tmp, "var"), anonymous(identityInVar, linkShared))
+	})
+	if err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(tmp, "base"), []byte(filepath.Base(l.rec.Base)+"\n"), 0o644); err != nil {
@@ -64,12 +68,7 @@ func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
 	}
-	old := tmp + ".old"
-	if err := os.Rename(dir, old); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	defer os.RemoveAll(old)
-	return os.Rename(tmp, dir)
+	return durable.Rename(tmp, dir)
 }
 
 // identityInRoot and identityInVar are what no two machines may share, and what says more about a

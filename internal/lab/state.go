@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/progress"
 )
@@ -28,6 +29,8 @@ type record struct {
 	VirtualIPs []netip.Addr `json:"virtualIPs,omitempty"`
 	// Base is the folder of the image that all machines share.
 	Base string `json:"base"`
+	// OwnDisks is that of Config.
+	OwnDisks bool `json:"ownDisks,omitempty"`
 	// Cuts are the targets that are cut now, in the spelling of Target.String.
 	Cuts []string `json:"cuts,omitempty"`
 	// Ready is false until Create has succeeded once.
@@ -72,7 +75,7 @@ func (l *Lab) save() error {
 	if err != nil {
 		return err
 	}
-	return writeFileAtomic(filepath.Join(l.dir, "lab.json"), append(data, '\n'), 0o600)
+	return durable.WriteFile(filepath.Join(l.dir, "lab.json"), append(data, '\n'), 0o600)
 }
 
 // update changes the record under the lab's lock, starting from what is on disk: several processes
@@ -149,19 +152,6 @@ func isAt(f *os.File, file string) bool {
 	}
 	named, err := os.Stat(file)
 	return err == nil && os.SameFile(mine, named)
-}
-
-func writeFileAtomic(file string, data []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(file), "."+filepath.Base(file)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close()); err != nil {
-		return fmt.Errorf("write %s: %w", file, err)
-	}
-	return os.Rename(tmp.Name(), file)
 }
 
 func note(id, title string) progress.Event {

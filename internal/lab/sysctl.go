@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // limits are sysctls that all machines share; the distributions' values are meant for one machine.
@@ -74,7 +76,7 @@ func rememberSysctls() error {
 	if err != nil {
 		return err
 	}
-	return writeFileAtomic(sysctlsBefore, data, 0o644)
+	return durable.WriteFile(sysctlsBefore, data, 0o644)
 }
 
 // restoreSysctls puts this computer's own settings back.

@@ -17,28 +17,39 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Create makes the machines that a spec's hosts become, and no cluster. With the bundle on their disks they are what `up`
-// builds on; without it they are as empty as a new server.
-func Create(ctx context.Context, c *spec.Cluster, withBundle bool, sink progress.Sink) (*spec.Cluster, error) {
+// Options are how machines are made.
+type Options struct {
+	// Bundle puts the bundle on their disks: they are what `up` builds on then. Without it they are as empty as a new server.
+	Bundle bool
+	// OwnDisks is that of lab.Config.
+	OwnDisks bool
+}
+
+// Create makes the machines that a spec's hosts become, and no cluster.
+func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink) (*spec.Cluster, error) {
 	if err := require.Packages(ctx, lab.Requirements(), sink); err != nil {
 		return nil, err
 	}
 	if err := lab.Check(ctx); err != nil {
 		return nil, err
 	}
-	if !withBundle {
-		return CreateWith(ctx, c, nil, sink)
+	if !o.Bundle {
+		return create(ctx, c, nil, o.OwnDisks, sink)
 	}
 	b, err := sources.Bundle(ctx, c, sink)
 	if err != nil {
 		return nil, err
 	}
-	return CreateWith(ctx, c, b, sink)
+	return create(ctx, c, b, o.OwnDisks, sink)
 }
 
-// CreateWith makes the lab, with the bundle on its disks if there is one, and returns the spec with its addresses. The spec is written to the state folder before
-// anything is built on the machines, so that every later command finds a cluster that is only half there.
+// CreateWith makes the lab with the bundle on its disks, and returns the spec with its addresses. The spec is written to the
+// state folder before anything is built on the machines, so that every later command finds a cluster that is only half built.
 func CreateWith(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (*spec.Cluster, error) {
+	return create(ctx, c, b, false, sink)
+}
+
+func create(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, ownDisks bool, sink progress.Sink) (*spec.Cluster, error) {
 	seed := ""
 	if b != nil {
 		var err error
@@ -50,6 +61,7 @@ func CreateWith(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	if err != nil {
 		return nil, err
 	}
+	config.OwnDisks = ownDisks
 	l, err := lab.Create(ctx, config)
 	if err != nil {
 		return nil, err

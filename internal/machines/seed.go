@@ -107,7 +107,7 @@ func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir
 		return permit, nil
 	})
 	for _, s := range []plan.Step{
-		{ID: "seed/install", Kind: plan.InstallBundle, Host: "seed"},
+		{ID: "seed/install", Kind: plan.InstallBundle, Host: "seed", Switch: true},
 		{ID: "seed/configure", Kind: plan.Configure, Host: "seed", Desired: &runtime, Change: &cluster.Change{Verb: cluster.Create, Part: cluster.Node, Subject: "seed"}},
 		{ID: "seed/import", Kind: plan.ImportImages, Host: "seed"},
 	} {

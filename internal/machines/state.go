@@ -2,10 +2,10 @@ package machines
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/paths"
 	"quorate.dev/quorate/internal/spec"
@@ -21,21 +21,20 @@ func Dir(name string) string { return paths.State("clusters", name) }
 
 func save(c *spec.Cluster) error {
 	dir := Dir(c.Metadata.Name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	data, err := spec.Marshal(c)
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(dir, specFile), data, 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, specFile), data, 0o600); err != nil {
 		return err
 	}
-	link := paths.State("clusters", currentLink)
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return os.Symlink(c.Metadata.Name, link)
+	return durable.Symlink(c.Metadata.Name, paths.State("clusters", currentLink))
 }
 
 // Current is the spec of the cluster that `up` made last.

@@ -32,14 +32,6 @@ func (b *builder) installPackages(h spec.Host) {
 		Packages: &facts.Packages{Family: f.Family, Programs: lacks, Names: names}})
 }
 
-func (b *builder) installBundle(h spec.Host) {
-	f := b.Facts(h.Name)
-	if b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
-		return
-	}
-	b.at[h.Name].bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: otherBundle(f.Binaries)})
-}
-
 func (b *builder) importImages(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
 	if !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundle.Digest || len(f.ImageProblems) > 0) {
@@ -47,8 +39,8 @@ func (b *builder) importImages(h spec.Host) {
 	}
 }
 
-func otherBundle(have string) string {
-	if have == "" {
+func otherBundle(have string, more ...string) string {
+	if have == "" && len(more) == 0 {
 		return "the host has no bundle"
 	}
 	return "the host has another bundle"

@@ -279,7 +279,7 @@ func (b *builder) recordSpec(after ...*Step) *Step {
 func (b *builder) finish() {
 	want := b.verifiedMark()
 	untested := b.untestedTakeover()
-	if len(b.steps) == 0 && b.Seen.API != nil && b.Seen.API.Verified == want && untested == "" {
+	if len(b.steps) == 0 && b.Seen.API != nil && b.Seen.API.Verified == want && untested == "" && len(b.superseded()) == 0 {
 		return
 	}
 	s := verification(b.untried())
@@ -287,6 +287,7 @@ func (b *builder) finish() {
 		s.Reason = "the last run of Quorate did not see the cluster match its spec"
 	}
 	last := b.add(s, b.all()...)
+	b.pruneBundles(last)
 	var tested *Step
 	if untested != "" {
 		tested = b.add(Step{Kind: TestTakeover, Title: "test the takeover of the virtual IP", Record: untested, Change: change(cluster.Move, cluster.VirtualIP, ""),

@@ -22,8 +22,12 @@ type Kind string
 const (
 	// InstallPackages installs what a role needs from the host's own distribution.
 	InstallPackages Kind = "install-packages"
-	// InstallBundle brings a bundle to a host and puts its programs in place.
+	// InstallBundle brings a bundle to a host and unpacks its programs next to those that run.
 	InstallBundle Kind = "install-bundle"
+	// SwitchPrograms makes programs of a host run from the plan's bundle, and restarts the units that run them.
+	SwitchPrograms Kind = "switch-programs"
+	// PruneBundles removes the bundles that a host no longer needs.
+	PruneBundles Kind = "prune-bundles"
 	// ImportImages imports the bundle's images into the host's containerd.
 	ImportImages Kind = "import-images"
 	// Configure writes files, kernel settings and units, as in Step.Desired. Without a change it restarts nothing.
@@ -110,7 +114,7 @@ const (
 
 // effects declare the effect of every kind. A kind that is not listed cannot be part of a plan.
 var effects = map[Kind]effect{
-	InstallPackages: harmless, InstallBundle: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
+	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
 	MakePKI: harmless, SharePKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
 	AwaitAPI: harmless, AwaitControllers: harmless, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
@@ -145,6 +149,12 @@ type Step struct {
 
 	// Packages belongs to InstallPackages.
 	Packages *facts.Packages `json:"packages,omitempty"`
+	// Switch belongs to InstallBundle, on hosts on which nothing runs yet: all programs run from the bundle immediately.
+	Switch bool `json:"switch,omitempty"`
+	// Programs belongs to SwitchPrograms: names as of facts.ProgramOf, in the order in which they are switched. Restart are
+	// the units that run them; a step that has any carries a change.
+	Programs []string `json:"programs,omitempty"`
+	Restart  []string `json:"restart,omitempty"`
 	// Desired belongs to Configure and Mark.
 	Desired *facts.Desired `json:"desired,omitempty"`
 	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.

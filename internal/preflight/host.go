@@ -278,7 +278,7 @@ func (j *judge) own(f *facts.Facts) bool {
 	if k.CA != "" && !cluster.SameCertificate(k.CA, j.CA()) {
 		return false
 	}
-	return k.Begun || k.Established || k.Adopted || k.CA != "" && (j.Exists() || f.Binaries != "")
+	return k.Begun || k.Established || k.Adopted || k.CA != "" && (j.Exists() || f.HasBundle())
 }
 
 func (j *judge) leftovers(h spec.Host, f *facts.Facts, in facts.Inspection) {

@@ -159,10 +159,10 @@ func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Ma
 	return m, fmt.Errorf("image %s: there is none for linux/%s: use a mirror that has it", ref, arch)
 }
 
-// Blob downloads a content of a repository to a file.
-func (c *Client) Blob(ctx context.Context, repo name.Repository, what string, d digest.Digest, target string, progress func(have, total int64)) error {
+// Blob downloads a content of a repository, as a manifest describes it, to a file.
+func (c *Client) Blob(ctx context.Context, repo name.Repository, what string, d specs.Descriptor, target string, progress func(have, total int64)) error {
 	files := c.from(repo)
-	return files.Get(ctx, fetch.File{What: what, URL: blob(repo, d), Digest: d, Origin: "its manifest", Progress: progress}, target)
+	return files.Get(ctx, fetch.File{What: what, URL: blob(repo, d.Digest), Digest: d.Digest, Size: d.Size, Origin: "its manifest", Progress: progress}, target)
 }
 
 // Small reads a content of a repository that has no more bytes than limit, whatever its manifest says.

@@ -1,6 +1,8 @@
 package run
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"net"
 
@@ -35,16 +37,33 @@ func ForCaller(c *spec.Cluster, admin []byte, byAddress bool) (*api.Config, erro
 	return out, nil
 }
 
-// Merge adds one kubeconfig to another, replacing entries of the same name.
-func Merge(into, add *api.Config) {
-	for k, v := range add.Clusters {
-		into.Clusters[k] = v
+// Merge adds one kubeconfig to another and makes it the current one. It replaces entries of the same names, and reports
+// whether any of them belonged to something else. New credentials for the same cluster do not.
+func Merge(into, add *api.Config) (replaced bool) {
+	known := false
+	for name, cluster := range add.Clusters {
+		have := into.Clusters[name]
+		known = known || have != nil && same(have, cluster)
+		replaced = replaced || have != nil && !same(have, cluster)
+		into.Clusters[name] = cluster
 	}
-	for k, v := range add.AuthInfos {
-		into.AuthInfos[k] = v
+	for name, context := range add.Contexts {
+		have := into.Contexts[name]
+		replaced = replaced || have != nil && !same(have, context)
+		into.Contexts[name] = context
 	}
-	for k, v := range add.Contexts {
-		into.Contexts[k] = v
+	for name, user := range add.AuthInfos {
+		have := into.AuthInfos[name]
+		replaced = replaced || have != nil && !known && !same(have, user)
+		into.AuthInfos[name] = user
 	}
 	into.CurrentContext = add.CurrentContext
+	return replaced
+}
+
+// same compares entries as they are written. The file that an entry was read from is no part of that.
+func same(a, b any) bool {
+	left, lerr := json.Marshal(a)
+	right, rerr := json.Marshal(b)
+	return lerr == nil && rerr == nil && bytes.Equal(left, right)
 }

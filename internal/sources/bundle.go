@@ -13,9 +13,34 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Bundle finds the bundle that the spec asks for, or makes it. One that is here already is used if it is the one.
+// Bundle returns the bundle that the spec asks for. One that is here already is used if it is the one. Otherwise it is
+// downloaded, imported, or compiled, and the packages that compiling needs are installed on this machine.
 func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
-	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, c.Spec.Components, sink)
+	return find(ctx, c, compile, sink)
+}
+
+// Prepared is Bundle for commands that change nothing: it installs no packages and compiles nothing.
+func Prepared(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.Bundle, error) {
+	return find(ctx, c, refuse, sink)
+}
+
+// builder compiles a bundle that is nowhere else.
+type builder func(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error)
+
+func compile(ctx context.Context, version string, sink progress.Sink) (*bundle.Bundle, error) {
+	if err := require.Packages(ctx, bundle.Requirements(), sink); err != nil {
+		return nil, err
+	}
+	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
+}
+
+func refuse(_ context.Context, version string, _ progress.Sink) (*bundle.Bundle, error) {
+	return nil, fmt.Errorf("the bundle of Kubernetes %s is not compiled yet, and this command changes nothing, also not on this machine: %w: run `quorate bundle build` first; `quorate apply` and `quorate up` do that themselves",
+		version, bundle.ErrNotBuilt)
+}
+
+func find(ctx context.Context, c *spec.Cluster, build builder, sink progress.Sink) (*bundle.Bundle, error) {
+	b, err := bundleFrom(ctx, c.Spec.Kubernetes.Version, c.Spec.Components, build, sink)
 	if err != nil {
 		return nil, err
 	}
@@ -25,7 +50,7 @@ func Bundle(ctx context.Context, c *spec.Cluster, sink progress.Sink) (*bundle.B
 	return b, nil
 }
 
-func bundleFrom(ctx context.Context, version string, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
+func bundleFrom(ctx context.Context, version string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
 	have, err := bundle.Open(bundle.DefaultDir(version))
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
 		have = nil // damaged: whatever the source, making it again mends it
@@ -42,10 +67,7 @@ func bundleFrom(ctx context.Context, version string, c spec.Components, sink pro
 	if have != nil && have.Current() {
 		return have, nil
 	}
-	if err := require.Packages(ctx, bundle.Requirements(), sink); err != nil {
-		return nil, err
-	}
-	return bundle.Build(ctx, bundle.BuildOptions{Version: version, Progress: sink})
+	return build(ctx, version, sink)
 }
 
 // wholeBundle reads a file or pulls a reference, unless the very bundle is here.

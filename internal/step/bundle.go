@@ -3,12 +3,10 @@ package step
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/distribute"
@@ -25,11 +23,37 @@ func installBundle(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	index, err := os.ReadFile(filepath.Join(e.Bundle.Dir(), specs.ImageIndexFile))
+	if _, err := programs.Unpack.On(ctx, c, e.Bundle.Index()); err != nil || !s.Switch {
+		return err
+	}
+	_, err = programs.Switch.On(ctx, c, programs.SwitchRequest{Bundle: e.Bundle.Digest()})
+	return err
+}
+
+func switchPrograms(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
 	if err != nil {
 		return err
 	}
-	_, err = programs.Install.On(ctx, c, index)
+	request := programs.SwitchRequest{Bundle: e.Bundle.Digest(), Programs: s.Programs, Restart: s.Restart}
+	if s.Change == nil {
+		_, err = programs.Switch.On(ctx, c, request)
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = programs.SwitchRunning.Make(ctx, c, permit, request)
+	return err
+}
+
+func pruneBundles(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	_, err = programs.Prune.On(ctx, c, []string{e.Bundle.Digest()})
 	return err
 }
 
@@ -39,7 +63,7 @@ func importImages(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = containerd.ImportImages.On(ctx, c, struct{}{})
+	_, err = containerd.ImportImages.On(ctx, c, e.Bundle.Index())
 	return err
 }
 
@@ -66,7 +90,7 @@ func (e *Env) bringBundle(ctx context.Context, s plan.Step) (*host.Conn, error) 
 func (e *Env) enlistDonors() {
 	for _, h := range e.Cluster.Spec.Hosts {
 		f := e.Seen.Hosts[h.Name].Facts
-		if f == nil || e.Bundle == nil || f.Binaries != e.Bundle.Digest() {
+		if f == nil || e.Bundle == nil || !slices.Contains(f.Bundles, e.Bundle.Digest()) {
 			continue
 		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
@@ -103,7 +127,7 @@ func (p *peer) Serve(ctx context.Context, o distribute.Offer) error {
 }
 
 func (p *peer) Fetch(ctx context.Context, b distribute.Blob, from distribute.Offer) error {
-	_, err := blobs.Fetch.On(ctx, p.conn, blobs.FetchRequest{Digest: b.Digest, From: from})
+	_, err := blobs.Fetch.On(ctx, p.conn, blobs.FetchRequest{Blob: b, From: from})
 	return err
 }
 

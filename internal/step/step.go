@@ -71,6 +71,8 @@ func newToken() string {
 var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.InstallPackages:   installPackages,
 	plan.InstallBundle:     installBundle,
+	plan.SwitchPrograms:    switchPrograms,
+	plan.PruneBundles:      pruneBundles,
 	plan.ImportImages:      importImages,
 	plan.Configure:         configure,
 	plan.Mark:              mark,

@@ -12,6 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/progress"
@@ -92,7 +93,11 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, s
 		return err
 	}
 	r.SpecFile, r.Kubeconfig = machines.SpecFile(r.Cluster.Metadata.Name), filepath.Join(dir, kubeconfigFile)
-	if err := clientcmd.WriteToFile(*config, r.Kubeconfig); err != nil {
+	data, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(r.Kubeconfig, data, 0o600); err != nil {
 		return fmt.Errorf("writing the kubeconfig: %w", err)
 	}
 	r.State = e.State(ctx)

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -203,7 +204,7 @@ func tellKeepalived(fault bool) error {
 	if err := os.MkdirAll(filepath.Dir(hostconfig.FaultFile), 0o755); err != nil {
 		return err
 	}
-	return system.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
+	return durable.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
 }
 
 // asideFor is how long a host stands aside for one request. Whoever wants more asks again; whoever dies leaves nothing
@@ -213,7 +214,7 @@ const asideFor = 15 * time.Second
 // StandAside keeps the virtual IP away from this host, or no longer. The watchdog does it, as if HAProxy hung.
 var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
 	if aside {
-		return struct{}{}, system.WriteFile(hostconfig.AsideFile, nil, 0o644)
+		return struct{}{}, durable.WriteFile(hostconfig.AsideFile, nil, 0o644)
 	}
 	err := os.Remove(hostconfig.AsideFile)
 	if errors.Is(err, fs.ErrNotExist) {

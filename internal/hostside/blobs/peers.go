@@ -25,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"quorate.dev/quorate/internal/distribute"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/fetch"
 	"quorate.dev/quorate/internal/host"
 )
@@ -55,10 +56,11 @@ func offer(address string) (distribute.Offer, error) {
 	if err != nil {
 		return distribute.Offer{}, fmt.Errorf("making a certificate for passing blobs on: %w", err)
 	}
-	l, err := tls.Listen("tcp", net.JoinHostPort(address, "0"), &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
+	plain, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
 		return distribute.Offer{}, fmt.Errorf("listening to pass blobs on: %w", err)
 	}
+	l := tls.NewListener(&limited{Listener: plain, from: map[string]int{}}, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13})
 	token := make([]byte, 32)
 	rand.Read(token) //nolint:errcheck // never fails, as its documentation says
 	fingerprint := sha256.Sum256(cert.Certificate[0])
@@ -99,7 +101,7 @@ func newCertificate() (tls.Certificate, error) {
 
 // Serve answers on what Offer opened, until the caller ends the call.
 var Serve = host.Define("bundle.serve", func(ctx context.Context, o distribute.Offer) (struct{}, error) {
-	return struct{}{}, bundleStore.serve(ctx, o.Token)
+	return struct{}{}, Host.serve(ctx, o.Token)
 }, host.Secret, host.Secret)
 
 func (s Store) serve(ctx context.Context, token string) error {
@@ -120,6 +122,81 @@ func (s Store) serve(ctx context.Context, token string) error {
 	return nil
 }
 
+// patient gives up a client that does not take what it asked for.
+type patient struct {
+	http.ResponseWriter
+	control *http.ResponseController
+}
+
+// stalled is how long a client may take for one piece of a blob.
+const stalled = 30 * time.Second
+
+func (p *patient) Write(b []byte) (int, error) {
+	if err := p.control.SetWriteDeadline(time.Now().Add(stalled)); err != nil {
+		return 0, err
+	}
+	return p.ResponseWriter.Write(b)
+}
+
+// Connections that a host accepts at once, from all and from one address. A source serves a few hosts at a time, each with
+// one connection; everybody else is a stranger.
+const (
+	maxConnections = 64
+	maxFromOne     = 8
+)
+
+// limited closes connections that are too many instead of keeping them.
+type limited struct {
+	net.Listener
+	mu   sync.Mutex
+	open int
+	from map[string]int
+}
+
+func (l *limited) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from, _, err := net.SplitHostPort(c.RemoteAddr().String())
+		if err == nil && l.enter(from) {
+			return &counted{Conn: c, leave: sync.OnceFunc(func() { l.leave(from) })}, nil
+		}
+		c.Close()
+	}
+}
+
+func (l *limited) enter(from string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= maxConnections || l.from[from] >= maxFromOne {
+		return false
+	}
+	l.open++
+	l.from[from]++
+	return true
+}
+
+func (l *limited) leave(from string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.from[from]--; l.from[from] == 0 {
+		delete(l.from, from)
+	}
+}
+
+type counted struct {
+	net.Conn
+	leave func()
+}
+
+func (c *counted) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
+
 func (s Store) handler(token string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /blobs/{digest}", func(w http.ResponseWriter, r *http.Request) {
@@ -138,23 +215,44 @@ func (s Store) handler(token string) http.Handler {
 			return
 		}
 		defer f.Close()
-		http.ServeContent(w, r, "", time.Time{}, f)
+		http.ServeContent(&patient{ResponseWriter: w, control: http.NewResponseController(w)}, r, "", time.Time{}, f)
 	})
 	return mux
 }
 
-// FetchRequest asks a host to get a blob from another.
+// FetchRequest asks a host to get a blob from another. The other host may be anybody's by now: what it sends counts only if
+// it has the size and the digest.
 type FetchRequest struct {
-	Digest digest.Digest
-	From   distribute.Offer
+	Blob distribute.Blob
+	From distribute.Offer
+}
+
+// Another host must be at least so fast on the whole, or the caller is asked instead: one that sends a byte now and then
+// would otherwise hold up an installation for as long as it likes.
+const (
+	slowest = 256 << 10 // bytes per second
+	grace   = 30 * time.Second
+)
+
+func deadline(size int64) time.Duration {
+	return grace + time.Duration(size)*time.Second/slowest
 }
 
 // Fetch gets one blob from another host and stores it.
 var Fetch = host.Define("bundle.fetch", func(ctx context.Context, r FetchRequest) (struct{}, error) {
-	return struct{}{}, bundleStore.fetch(ctx, r)
+	return struct{}{}, Host.fetch(ctx, r)
 }, host.Secret, host.Secret)
 
 func (s Store) fetch(ctx context.Context, r FetchRequest) error {
+	if r.Blob.Size <= 0 {
+		return fmt.Errorf("blob %s: without its size nothing limits what is received", r.Blob.Digest)
+	}
+	return s.get(ctx, r, deadline(r.Blob.Size))
+}
+
+func (s Store) get(ctx context.Context, r FetchRequest, limit time.Duration) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it takes longer than %s", limit.Round(time.Second)))
+	defer cancel()
 	t := &http.Transport{
 		// No proxy: hosts of one cluster reach each other directly or not at all.
 		DialContext:         (&net.Dialer{Timeout: peerPatience}).DialContext,
@@ -175,12 +273,13 @@ func (s Store) fetch(ctx context.Context, r FetchRequest) error {
 	}
 	defer t.CloseIdleConnections()
 	c := fetch.Client{Patience: peerPatience, HTTP: bearer{t, r.From.Token}}
-	target := s.file(r.Digest)
-	defer os.Remove(target + ".part") //nolint:errcheck // gone after a success; another source begins anew
-	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
+	target := s.file(r.Blob.Digest)
+	defer os.Remove(target + ".part") //nolint:errcheck // gone after a success; another source starts from the beginning
+	if err := durable.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
 	}
-	return c.Get(ctx, fetch.File{What: "blob", URL: "https://" + r.From.Address + "/blobs/" + r.Digest.String(), Digest: r.Digest, Origin: "the bundle"}, target)
+	return c.Get(ctx, fetch.File{What: "blob", URL: "https://" + r.From.Address + "/blobs/" + r.Blob.Digest.String(), Digest: r.Blob.Digest,
+		Size: r.Blob.Size, Origin: "the bundle"}, target)
 }
 
 type bearer struct {

@@ -3,11 +3,19 @@ package blobs
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -44,7 +52,7 @@ func TestBlobsGoFromHostToHost(t *testing.T) {
 	d := digest.FromBytes(content)
 	_, o, stop := serving(t, content)
 	to := Store{t.TempDir()}
-	if err := to.fetch(t.Context(), FetchRequest{d, o}); err != nil {
+	if err := to.fetch(t.Context(), FetchRequest{distribute.Blob{Digest: d, Size: int64(len(content))}, o}); err != nil {
 		t.Fatal(err)
 	}
 	if lacking, err := to.lacking(t.Context(), []digest.Digest{d}); err != nil || len(lacking) > 0 {
@@ -77,18 +85,18 @@ func TestStrangersAreRefused(t *testing.T) {
 		"a wrong token":           {func(r *FetchRequest) { r.From.Token = other.Token }, "401"},
 		"no token":                {func(r *FetchRequest) { r.From.Token = "" }, "401"},
 		"another's certificate":   {func(r *FetchRequest) { r.From.Fingerprint = other.Fingerprint }, "somebody else answers there"},
-		"a blob that is not here": {func(r *FetchRequest) { r.Digest = digest.FromString("?") }, "404"},
-		"a damaged blob":          {func(r *FetchRequest) { r.Digest = wrong }, digest.FromBytes(damaged).String()},
+		"a blob that is not here": {func(r *FetchRequest) { r.Blob.Digest = digest.FromString("?") }, "404"},
+		"a damaged blob":          {func(r *FetchRequest) { r.Blob = distribute.Blob{Digest: wrong, Size: int64(len(damaged))} }, digest.FromBytes(damaged).String()},
 		"nobody":                  {func(r *FetchRequest) { r.From.Address = "127.0.0.1:1" }, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := FetchRequest{digest.FromBytes(content), o}
+			r := FetchRequest{distribute.Blob{Digest: digest.FromBytes(content), Size: int64(len(content))}, o}
 			tc.change(&r)
 			to := Store{t.TempDir()}
 			if err := to.fetch(t.Context(), r); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
 			}
-			if lacking, err := to.lacking(t.Context(), []digest.Digest{r.Digest}); err != nil || len(lacking) != 1 {
+			if lacking, err := to.lacking(t.Context(), []digest.Digest{r.Blob.Digest}); err != nil || len(lacking) != 1 {
 				t.Errorf("something was stored: %v, %v", lacking, err)
 			}
 		})
@@ -103,11 +111,138 @@ func TestStrangersAreRefused(t *testing.T) {
 	})
 }
 
+// TestPeersThatMisbehave: what a host receives from another is bounded by the size that the blob has, and by time.
+func TestPeersThatMisbehave(t *testing.T) {
+	content := bytes.Repeat([]byte("blob"), 1<<18)
+	blob := distribute.Blob{Digest: digest.FromBytes(content), Size: int64(len(content))}
+	for name, tc := range map[string]struct {
+		answer http.HandlerFunc
+		want   string
+	}{
+		"without end": {func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				if _, err := w.Write(content); err != nil {
+					return
+				}
+			}
+		}, "more than 1048576 bytes"},
+		"more than it is, as announced": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "9999999999")
+			w.Write(content)
+			<-r.Context().Done()
+		}, "9999999999 bytes and not 1048576"},
+		"too little, as announced": {func(w http.ResponseWriter, _ *http.Request) { w.Write(content[:1000]) }, "1000 bytes and not 1048576"},
+		"too little": {func(w http.ResponseWriter, _ *http.Request) {
+			w.(http.Flusher).Flush() // no length is announced
+			w.Write(content[:1000])
+		}, "1000 bytes and not 1048576"},
+		"a byte now and then": {func(w http.ResponseWriter, r *http.Request) {
+			w.(http.Flusher).Flush()
+			for i := range content {
+				if _, err := w.Write(content[i : i+1]); err != nil {
+					return
+				}
+				w.(http.Flusher).Flush()
+				select {
+				case <-r.Context().Done():
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+			}
+		}, "longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv := httptest.NewTLSServer(tc.answer)
+			t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+			sum := sha256.Sum256(srv.Certificate().Raw)
+			o := distribute.Offer{Address: srv.Listener.Addr().String(), Fingerprint: hex.EncodeToString(sum[:])}
+			to := Store{t.TempDir()}
+			begin, limit := time.Now(), 8*time.Second
+			err := to.get(t.Context(), FetchRequest{blob, o}, limit)
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if took := time.Since(begin); took > limit+5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+			var left int64
+			filepath.WalkDir(to.Dir, func(_ string, e fs.DirEntry, err error) error { //nolint:errcheck // it never fails
+				if info, ierr := e.Info(); err == nil && ierr == nil && !e.IsDir() {
+					left += info.Size()
+				}
+				return nil
+			})
+			if left > 0 {
+				t.Errorf("%d bytes were left", left)
+			}
+		})
+	}
+	if err := (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: blob.Digest}, distribute.Offer{}}); err == nil {
+		t.Error("a blob of unknown size was fetched")
+	}
+}
+
+// TestReceivedBytesAreBounded while they arrive, not only afterwards.
+func TestReceivedBytesAreBounded(t *testing.T) {
+	content := bytes.Repeat([]byte("blob"), 1<<18)
+	var sent atomic.Int64
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		for {
+			n, err := w.Write(content)
+			sent.Add(int64(n))
+			if err != nil {
+				return
+			}
+		}
+	}))
+	defer srv.Close()
+	sum := sha256.Sum256(srv.Certificate().Raw)
+	o := distribute.Offer{Address: srv.Listener.Addr().String(), Fingerprint: hex.EncodeToString(sum[:])}
+	err := (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: digest.FromBytes(content), Size: int64(len(content))}, o})
+	if err == nil {
+		t.Error("more than the blob was taken for it")
+	}
+	// Beyond the blob, only what was on the way.
+	if n := sent.Load(); n > int64(len(content))+32<<20 {
+		t.Errorf("%d bytes were taken for a blob of %d", n, len(content))
+	}
+}
+
+// TestStrangersDoNotUseUpConnections: those that say nothing are dropped when they are too many, and hosts are served.
+func TestStrangersDoNotUseUpConnections(t *testing.T) {
+	content := []byte("blob")
+	_, o, _ := serving(t, content)
+	_, port, err := net.SplitHostPort(o.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dropped := 0
+	for range 3 * maxFromOne {
+		// From another address than the one that the host uses.
+		c, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}).Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			dropped++
+		}
+	}
+	if dropped != 2*maxFromOne {
+		t.Errorf("%d of %d silent connections were dropped", dropped, 3*maxFromOne)
+	}
+	if err := (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: digest.FromBytes(content), Size: int64(len(content))}, o}); err != nil {
+		t.Errorf("a host was not served: %v", err)
+	}
+}
+
 func TestAnOfferIsServedOnce(t *testing.T) {
 	content := []byte("x")
 	_, o, _ := serving(t, content)
 	// Once it has answered, it is the first that serves.
-	if err := (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{digest.FromBytes(content), o}); err != nil {
+	if err := (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: digest.FromBytes(content), Size: int64(len(content))}, o}); err != nil {
 		t.Fatal(err)
 	}
 	if err := (Store{t.TempDir()}).serve(t.Context(), o.Token); err == nil {

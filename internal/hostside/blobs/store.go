@@ -15,16 +15,15 @@ import (
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 )
 
-// BundleDir is a host's own copy of the bundle, in the same layout as the caller's.
-const BundleDir = "/var/lib/quorate/bundle"
-
-// Store is a folder of blobs by digest, as in an OCI layout. A blob has its name only when its content has the digest.
+// Store is a directory of blobs by digest, as in an OCI layout. A blob has its name only when its content has the digest.
 type Store struct{ Dir string }
 
-var bundleStore = Store{BundleDir}
+// Host is the host's own copy of the bundles that it uses.
+var Host = Store{"/var/lib/quorate/bundle"}
 
 func (s Store) file(d digest.Digest) string {
 	return filepath.Join(s.Dir, specs.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
@@ -57,33 +56,19 @@ func (s Store) Put(d digest.Digest, r io.Reader) error {
 	if err := d.Validate(); err != nil {
 		return err
 	}
-	path := s.file(d)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".put-*")
+	f, err := durable.Create(s.file(d), 0o644)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // gone after the rename
+	defer f.Abort()
 	verify := d.Verifier()
-	_, err = io.Copy(io.MultiWriter(tmp, verify), r)
-	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	switch {
-	case err != nil:
+	if _, err := io.Copy(io.MultiWriter(f, verify), r); err != nil {
 		return fmt.Errorf("receiving blob %s: %w", d, err)
-	case !verify.Verified():
+	}
+	if !verify.Verified() {
 		return fmt.Errorf("blob %s arrived damaged", d)
 	}
-	return os.Rename(tmp.Name(), path)
+	return f.Commit()
 }
 
 // CheckFile compares a file's content with a SHA-256 digest; "" is sound.
@@ -120,10 +105,10 @@ func CheckFile(ctx context.Context, path string, want digest.Digest) (problem st
 
 // Lacking tells which of the digests this host does not hold intact.
 var Lacking = host.Define("bundle.lacking", func(ctx context.Context, digests []digest.Digest) ([]digest.Digest, error) {
-	return bundleStore.lacking(ctx, digests)
+	return Host.lacking(ctx, digests)
 }, host.Reads)
 
 // Put stores one blob that the caller sends.
 var Put = host.DefineStream("bundle.put", func(_ context.Context, d digest.Digest, r io.Reader) (struct{}, error) {
-	return struct{}{}, bundleStore.Put(d, r)
+	return struct{}{}, Host.Put(d, r)
 })

@@ -23,9 +23,9 @@ import (
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/blobs"
-	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -70,9 +70,9 @@ var VerifyImages = host.Define("bundle.verify-images", func(ctx context.Context,
 // written since it was last compared with its digest is a problem, because nobody knows what it holds now. ImportImages
 // reads these, and repairs them. The error says why containerd could not be asked.
 func ImageProblems(ctx context.Context) ([]string, error) {
-	b, err := bundle.Open(blobs.BundleDir)
+	b, err := blobs.Host.Open(blobs.Imported())
 	if err != nil {
-		return []string{"the host's own copy of the bundle: " + err.Error()}, nil
+		return []string{err.Error()}, nil
 	}
 	records, err := imageRecords(ctx)
 	if err != nil {
@@ -168,7 +168,7 @@ func (c *checked) save() error {
 	}
 	checking.Lock()
 	defer checking.Unlock()
-	return system.WriteFile(checkedFile, raw, 0o644)
+	return durable.WriteFile(checkedFile, raw, 0o644)
 }
 
 func (c *checked) check(ctx context.Context, d string) (problem string, err error) {
@@ -203,18 +203,18 @@ func (c *checked) look(d, path string) (problem, detail string, err error) {
 
 func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
 
-// ImportImages gives the bundle's images to the running containerd, and puts right what it holds of them.
-var ImportImages = host.Define("bundle.import-images", func(ctx context.Context, _ struct{}) (struct{}, error) {
-	b, err := bundle.Open(blobs.BundleDir)
+// ImportImages gives the images of the bundle with this index to the running containerd, and replaces those of its blobs that
+// are damaged.
+var ImportImages = host.Define("bundle.import-images", func(ctx context.Context, index []byte) (struct{}, error) {
+	b, err := blobs.Host.Accept(index)
 	if err != nil {
 		return struct{}{}, err
 	}
 	if err := mendContent(ctx, b); err != nil {
 		return struct{}{}, fmt.Errorf("putting containerd's blobs right: %w", err)
 	}
-	m := programs.Installed()
-	m.Images = "" // until all is done: the import takes the labels away, and they are the last to come back
-	if err := programs.Mark(m); err != nil {
+	// Until all is done: the import removes the labels, and they are the last to come back.
+	if err := blobs.SetImported(""); err != nil {
 		return struct{}{}, err
 	}
 	if err := importArchive(ctx, b); err != nil {
@@ -234,8 +234,7 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if err := pinImages(ctx, b); err != nil {
 		return struct{}{}, fmt.Errorf("keeping the images from the kubelet's garbage collection: %w", err)
 	}
-	m.Images = b.Digest()
-	return struct{}{}, programs.Mark(m)
+	return struct{}{}, blobs.SetImported(b.Digest())
 })
 
 func importArchive(ctx context.Context, b *bundle.Bundle) error {
@@ -246,7 +245,9 @@ func importArchive(ctx context.Context, b *bundle.Bundle) error {
 		images.CloseWithError(err)
 		written <- err
 	}()
-	err := system.Command{Name: "ctr", Args: []string{"--namespace", kubeNamespace, "images", "import", "--digests=false", "-"}, Stdin: archive}.Run(ctx)
+	// containerd's database would remember layers as unpacked that a power cut has left empty, and would never unpack them
+	// again: each layer is brought to the disk first, which only the local import can.
+	err := system.Command{Name: "ctr", Args: []string{"--namespace", kubeNamespace, "images", "import", "--local", "--sync-fs", "--digests=false", "-"}, Stdin: archive}.Run(ctx)
 	archive.CloseWithError(io.ErrClosedPipe) // ends the writing if ctr has ended before it
 	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
 		return werr

@@ -4,7 +4,6 @@ package files
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -110,14 +110,7 @@ func linkSelf(path string) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(self, tmp); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return durable.Symlink(self, path)
 }
 
 func setSysctl(key, value string) error {
@@ -180,7 +173,10 @@ func write(f facts.File) (did int, err error) {
 	if err := keep(f, have); err != nil {
 		return nothing, err
 	}
-	return content, system.WriteFile(f.Path, want, mode)
+	if f.Block != "" {
+		return content, durable.Update(f.Path, want, mode)
+	}
+	return content, durable.WriteFile(f.Path, want, mode)
 }
 
 // correctAccess gives a file the mode and the owner that it would have if it were written now.
@@ -208,7 +204,7 @@ func keep(f facts.File, have []byte) error {
 	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(WrittenBy)) || system.Exists(f.Path+facts.Kept) {
 		return nil
 	}
-	return system.WriteFile(f.Path+facts.Kept, have, 0o600)
+	return durable.WriteFile(f.Path+facts.Kept, have, 0o600)
 }
 
 func blockMarks(name string) (begin, end []byte) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/blobs"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -61,8 +63,12 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}
-	m := programs.Installed()
-	f.Binaries, f.Images = m.Binaries, m.Images
+	installed, err := programs.Read(ctx)
+	if err != nil {
+		return f, fmt.Errorf("reading which programs are installed: %w", err)
+	}
+	f.Bundles, f.Programs, f.ProgramProblems, f.Binaries = installed.Bundles, installed.Programs, installed.Problems, installed.Binaries
+	f.Images = blobs.Imported()
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = kubernetesFacts(req.SharedPKI)
 	return f, ctx.Err()

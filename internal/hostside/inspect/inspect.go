@@ -210,7 +210,7 @@ func leftovers() facts.Leftovers {
 
 // otherContainerd says whether a containerd is set up here that Quorate did not install.
 func otherContainerd() bool {
-	if programs.Installed().Binaries != "" {
+	if programs.Unpacked() {
 		return false
 	}
 	return system.Exists("/run/containerd/containerd.sock") || system.Exists("/etc/containerd/config.toml")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -23,7 +24,7 @@ func ensureEncryption(path string) error {
 	if err != nil {
 		return err
 	}
-	return system.WriteFile(path, file, 0o600)
+	return durable.WriteFile(path, file, 0o600)
 }
 
 // ReadEncryptionKeys returns a control plane's encryption keys, and a new one beside them if it is asked for one by name.
@@ -55,7 +56,7 @@ func writeEncryption(path string, keys encryption.Keys) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return encryption.Hash(file), system.WriteFile(path, file, 0o600)
+	return encryption.Hash(file), durable.WriteFile(path, file, 0o600)
 }
 
 func readEncryption(path string) (encryption.Keys, error) {

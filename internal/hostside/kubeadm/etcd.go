@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -29,9 +30,12 @@ func etcdCertificates(ctx context.Context, config string) error {
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
 		}
-		return system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
+		if err := system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
 			"certs/front-proxy-ca,certs/front-proxy-client,certs/etcd-healthcheck-client,certs/sa,kubeconfig,etcd,control-plane,kubelet-start,"+
-			"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command")
+			"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
+			return err
+		}
+		return settle()
 	})
 }
 
@@ -50,7 +54,7 @@ var StartEtcd = host.DefineChange("kubeadm.start-etcd", func(ctx context.Context
 	if err := etcdCertificates(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}
-	if err := system.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Members), 0o600); err != nil {
+	if err := durable.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Members), 0o600); err != nil {
 		return struct{}{}, err
 	}
 	if err := system.Run(ctx, "systemctl", "enable", "--now", hostconfig.EtcdUnit); err != nil {

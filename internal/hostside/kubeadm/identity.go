@@ -10,17 +10,15 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
@@ -144,11 +142,8 @@ var InstallCertificate = host.Define("kubeadm.install-certificate", func(_ conte
 func storePair(dir string, usage kubeadm.Usage, pair []byte, now time.Time) (link string, err error) {
 	target := filepath.Join(dir, "kubelet-"+string(usage)+"-"+now.Format("2006-01-02-15-04-05")+".pem")
 	link = kubeadm.CurrentPair(dir, usage)
-	if err := system.WriteFile(target, pair, 0o600); err != nil {
+	if err := durable.WriteFile(target, pair, 0o600); err != nil {
 		return link, err
 	}
-	if err := os.Remove(link); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return link, err
-	}
-	return link, os.Symlink(target, link)
+	return link, durable.Symlink(target, link)
 }

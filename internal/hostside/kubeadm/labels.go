@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/system"
 )
 
 // kubeletFlags is where kubeadm keeps the kubelet's flags.
@@ -30,7 +30,7 @@ var SetNodeLabels = host.Define("kubeadm.set-node-labels", func(_ context.Contex
 	if updated == string(old) {
 		return struct{}{}, nil
 	}
-	return struct{}{}, system.WriteFile(kubeletFlags, []byte(updated), 0o644)
+	return struct{}{}, durable.WriteFile(kubeletFlags, []byte(updated), 0o644)
 })
 
 var nodeLabelsFlag = regexp.MustCompile(`--node-labels=([^\s"]*)`)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -57,6 +58,9 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 		if err := system.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path); err != nil {
 			return err
 		}
+		if err := settle(); err != nil {
+			return err
+		}
 		if !slices.Contains(in.Files, encryption.File) {
 			return nil
 		}
@@ -97,7 +101,7 @@ func writePKI(pki PKI, names ...string) error {
 		if strings.HasSuffix(name, ".crt") || strings.HasSuffix(name, ".pub") {
 			mode = 0o644
 		}
-		if err := system.WriteFile(filepath.Join(pkiDir, name), pki[name], mode); err != nil {
+		if err := durable.WriteFile(filepath.Join(pkiDir, name), pki[name], mode); err != nil {
 			return err
 		}
 	}
@@ -111,7 +115,7 @@ func withConfig(name, content string, f func(path string) error) error {
 		return err
 	}
 	path := filepath.Join(dir, name+".yaml")
-	if err := system.WriteFile(path, []byte(content), 0o600); err != nil {
+	if err := durable.WriteFile(path, []byte(content), 0o600); err != nil {
 		return err
 	}
 	defer os.Remove(path) //nolint:errcheck // in memory, and rewritten by the next run

@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -89,7 +90,7 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 // job of systemd, so the kubelet does not stay stopped. A reboot restarts the kubelet and removes the file, which is below
 // /run.
 func turnKubelet(due string, setServer, restart func() error) error {
-	if err := system.WriteFile(due, nil, 0o600); err != nil {
+	if err := durable.WriteFile(due, nil, 0o600); err != nil {
 		return err
 	}
 	if err := setServer(); err != nil {
@@ -159,7 +160,7 @@ func setServer(server string) error {
 	if err != nil {
 		return err
 	}
-	return system.WriteFile(kubeletKubeconfig, content, 0o600)
+	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
 }
 
 // kubelet is what register needs of one.

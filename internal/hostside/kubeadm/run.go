@@ -12,6 +12,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
@@ -53,10 +54,14 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 		if err := useAdmin(); err != nil {
 			return err
 		}
+		// The next phase writes the kubelet's configuration, which says that everything before it is complete.
+		if err := settle(); err != nil {
+			return err
+		}
 		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
-		return tighten()
+		return errors.Join(tighten(), settle())
 	})
 }, host.Secret, host.Secret)
 
@@ -80,7 +85,10 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 		if err := prepareAuditLog(); err != nil {
 			return err
 		}
-		return system.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path)
+		if err := system.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path); err != nil {
+			return err
+		}
+		return settle()
 	})
 }, host.Secret, host.Secret)
 
@@ -97,16 +105,16 @@ var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Con
 		if err := mend(kubernetesDir, kubeletConfig); err != nil {
 			return err
 		}
-		if err := system.WriteFile(filepath.Join(pkiDir, "ca.crt"), []byte(in.CA), 0o644); err != nil {
+		if err := durable.WriteFile(filepath.Join(pkiDir, "ca.crt"), []byte(in.CA), 0o644); err != nil {
 			return err
 		}
-		if err := system.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
+		if err := durable.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
 			return err
 		}
 		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
-		return tighten()
+		return errors.Join(tighten(), settle())
 	})
 }, host.Secret, host.Secret)
 
@@ -155,7 +163,7 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 			if err := system.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
 				return err
 			}
-			return errors.Join(tighten(), useAdmin())
+			return errors.Join(tighten(), useAdmin(), settle())
 		})
 	})
 }, host.Secret, host.Secret)
@@ -180,7 +188,11 @@ func separateKubeletCertificate(now time.Time) error {
 		user.ClientCertificateData, user.ClientKeyData = nil, nil
 		user.ClientCertificate, user.ClientKey = link, link
 	}
-	return clientcmd.WriteToFile(*config, kubeletKubeconfig)
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
 }
 
 const adminConf = "/etc/kubernetes/admin.conf"

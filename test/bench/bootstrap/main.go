@@ -156,7 +156,7 @@ func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err erro
 	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
 	own := ownCPU()
 	begin := time.Now()
-	resolved, err := machines.Create(ctx, c, true, progress.Discard)
+	resolved, err := machines.Create(ctx, c, machines.Options{Bundle: true}, progress.Discard)
 	if err != nil {
 		return o, err
 	}

@@ -112,7 +112,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err erro
 		return r, err
 	}
 	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
-	c, err := machines.Create(ctx, cluster(n), false, progress.Discard)
+	c, err := machines.Create(ctx, cluster(n), machines.Options{}, progress.Discard)
 	if err != nil {
 		return r, err
 	}
@@ -131,7 +131,7 @@ func once(ctx context.Context, n int, b *bundle.Bundle) (r measurement, err erro
 	work, workCtx := errgroup.WithContext(ctx)
 	for _, h := range c.Spec.Hosts {
 		work.Go(func() error {
-			return step.Run(workCtx, env, plan.Step{ID: h.Name + "/install", Kind: plan.InstallBundle, Host: h.Name})
+			return step.Run(workCtx, env, plan.Step{ID: h.Name + "/install", Kind: plan.InstallBundle, Host: h.Name, Switch: true})
 		})
 	}
 	if err := work.Wait(); err != nil {

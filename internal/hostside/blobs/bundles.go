@@ -1,0 +1,92 @@
+package blobs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/durable"
+)
+
+// The bundles on a host share one directory of blobs. Each has its own index, by its digest: what a bundle needs can be
+// told from what is left of another one.
+
+func (s Store) indexes() string { return filepath.Join(s.Dir, "indexes") }
+
+func (s Store) indexFile(d digest.Digest) string {
+	return filepath.Join(s.indexes(), d.Encoded()+".json")
+}
+
+// Accept keeps a bundle's index. The blobs without which the bundle does not open must be there.
+func (s Store) Accept(index []byte) (*bundle.Bundle, error) {
+	b, err := bundle.OpenIndex(s.Dir, index)
+	if err != nil {
+		return nil, err
+	}
+	return b, durable.WriteFile(s.indexFile(digest.FromBytes(index)), index, 0o644)
+}
+
+// Open opens a bundle whose index was accepted.
+func (s Store) Open(bundleDigest string) (*bundle.Bundle, error) {
+	d, err := digest.Parse(bundleDigest)
+	if err != nil {
+		return nil, fmt.Errorf("bundle %q: %w", bundleDigest, err)
+	}
+	index, err := os.ReadFile(s.indexFile(d))
+	if err != nil {
+		return nil, fmt.Errorf("the index of bundle %s: %w", d, err)
+	}
+	if got := digest.FromBytes(index); got != d {
+		return nil, fmt.Errorf("the index of bundle %s is damaged: its content is %s", d, got)
+	}
+	return bundle.OpenIndex(s.Dir, index)
+}
+
+// Prune removes every blob that none of these bundles needs. A bundle that does not open is an error: what it needs is
+// not known.
+func (s Store) Prune(keep []string) error {
+	wanted := map[string]bool{}
+	for _, k := range keep {
+		d, err := digest.Parse(k)
+		if err != nil {
+			return fmt.Errorf("bundle %q: %w", k, err)
+		}
+		if _, err := os.Stat(s.indexFile(d)); errors.Is(err, fs.ErrNotExist) {
+			continue // nothing of it is here
+		}
+		b, err := s.Open(k)
+		if err != nil {
+			return err
+		}
+		wanted[s.indexFile(d)] = true
+		for _, blob := range b.Blobs() {
+			wanted[s.file(digest.Digest(blob.Digest))] = true
+		}
+	}
+	// The indexes go first: a blob whose bundle has no index is missed by nobody.
+	return errors.Join(removeOthers(s.indexes(), wanted), removeOthers(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()), wanted))
+}
+
+// removeOthers removes the files of a directory that are not wanted, also those that were never completed.
+func removeOthers(dir string, wanted map[string]bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		if path := filepath.Join(dir, e.Name()); e.Type().IsRegular() && !wanted[path] {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(append(errs, durable.SyncDir(dir))...)
+}
