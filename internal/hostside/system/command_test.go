@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"quorate.dev/quorate/internal/durable"
 )
 
 // TestMain is also the host side of a session that is killed: see TestProgramsOfAKilledSession.
@@ -105,7 +107,7 @@ func TestProgramsOfAKilledSession(t *testing.T) {
 	if gone(two)() {
 		t.Error("what must be finished was ended, too")
 	}
-	if err := WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "the result", func() bool { return ReadTrimmed(filepath.Join(dir, "result")) == "done" })
@@ -120,7 +122,7 @@ func TestWhatMustBeFinishedIsFinished(t *testing.T) {
 	go func() { ended <- c.Run(ctx) }()
 	pidIn(t, filepath.Join(dir, "pid"))
 	cancel()
-	if err := WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+	if err := durable.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-ended; err != nil {
