@@ -244,7 +244,8 @@ func notFlattened(e ast.Expr) []ast.Expr {
 	return []ast.Expr{e}
 }
 
-// mentionsInPages takes them out of Markdown: out of code blocks, and out of backquotes elsewhere.
+// mentionsInPages takes them out of Markdown: out of code blocks, except those of the language text, which show output, and out
+// of backquotes elsewhere.
 func mentionsInPages(t *testing.T, paths ...string) (out []mention) {
 	t.Helper()
 	for _, file := range filesIn(t, paths, ".md") {
@@ -252,14 +253,15 @@ func mentionsInPages(t *testing.T, paths ...string) (out []mention) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fenced, n := false, 0
+		fenced, output, n := false, false, 0
 		var text strings.Builder
 		for line := range strings.Lines(string(data)) {
 			n++
 			where := fmt.Sprintf("%s:%d", file, n)
 			switch {
 			case strings.HasPrefix(strings.TrimSpace(line), "```"):
-				fenced = !fenced
+				fenced, output = !fenced, !fenced && strings.TrimSpace(line) == "```text"
+			case output:
 			case fenced, strings.HasPrefix(line, "    "):
 				shell, _, _ := strings.Cut(strings.TrimSpace(line), "#")
 				if at := strings.Index(shell, "quorate "); at >= 0 && slices.Contains([]string{"", "$", "sudo", "bin/", "./bin/", "# sudo", "sudo bin/"}, strings.TrimSpace(shell[:at])) {
