@@ -3,6 +3,7 @@
 package facts
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -64,6 +65,7 @@ type Address struct {
 	IP        string `json:"ip"`
 	Prefix    int    `json:"prefix"` // bits
 	Interface string `json:"interface"`
+	MAC       string `json:"mac,omitempty"` // of the interface
 }
 
 // Interface finds the network interface that has the address.
@@ -74,6 +76,25 @@ func (f Facts) Interface(ip string) (Address, bool) {
 		}
 	}
 	return Address{}, false
+}
+
+// OnLink says whether an address lies in the network of the interface that has ip, so that the host can take it over. It is
+// false for a host that does not have ip.
+func (f Facts) OnLink(ip, address string) bool {
+	at, ok := f.Interface(ip)
+	if !ok {
+		return false
+	}
+	own, err := netip.ParseAddr(at.IP)
+	if err != nil {
+		return false
+	}
+	network, err := own.Prefix(at.Prefix)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(address)
+	return err == nil && network.Contains(a)
 }
 
 // Kubernetes is what a host holds of a cluster.

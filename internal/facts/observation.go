@@ -185,10 +185,21 @@ type Balancer struct {
 	Healthy  bool      `json:"healthy"` // HAProxy answers
 	Active   bool      `json:"active"`  // it holds the virtual IP
 	Backends []Backend `json:"backends,omitempty"`
+	// Peers are the addresses of the other load balancers from which keepalived accepts advertisements.
+	Peers []string `json:"peers,omitempty"`
 	// WrittenFor names the cluster for which Quorate wrote HAProxy's configuration; Others is what is there when
 	// somebody else wrote it.
 	WrittenFor string           `json:"writtenFor,omitempty"`
 	Others     *OthersBalancing `json:"others,omitempty"`
+}
+
+// AddressHolders are the machines that have an address, as one host finds them on its own network segment.
+type AddressHolders struct {
+	Interface string `json:"interface"`     // on which the host asked
+	MAC       string `json:"mac"`           // its own hardware address there
+	Has       bool   `json:"has,omitempty"` // the host itself has the address
+	// Answers are the hardware addresses of the others that answered for the address or announced it.
+	Answers []string `json:"answers,omitempty"`
 }
 
 // Backend is an apiserver as one balancer sees it.

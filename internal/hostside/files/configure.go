@@ -4,9 +4,7 @@ package files
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"slices"
@@ -21,19 +19,29 @@ import (
 var Configure = host.Define("node.configure", configure)
 
 func configure(ctx context.Context, d facts.Desired) ([]string, error) {
-	var changed, restart []string
-	for _, f := range d.Files {
-		did, err := write(f)
-		if err != nil {
-			return changed, err
+	var changed []string
+	owed, err := readPending()
+	if err != nil {
+		return nil, err
+	}
+	err = checked(ctx, d.Files, func(f facts.File) error {
+		if len(f.Restart)+len(f.Reload) > 0 && !same(f) {
+			owed.need(f)
+			if err := owed.save(); err != nil {
+				return err
+			}
 		}
+		did, err := write(f)
 		if did {
 			changed = append(changed, f.Key())
-			restart = append(restart, f.Restart...)
 		}
+		return err
+	})
+	if err != nil {
+		return changed, err
 	}
 	if d.Self != "" {
-		if err := linkSelf(d.Self); err != nil {
+		if err := copySelf(d.Self); err != nil {
 			return changed, err
 		}
 	}
@@ -46,43 +54,45 @@ func configure(ctx context.Context, d facts.Desired) ([]string, error) {
 			return changed, err
 		}
 	}
-	if slices.ContainsFunc(changed, func(p string) bool { return strings.HasPrefix(p, "/etc/systemd/") }) {
-		if err := systemctl(ctx, "daemon-reload"); err != nil {
-			return changed, err
-		}
-	}
-	slices.Sort(restart)
-	restart = slices.Compact(restart)
-	if len(d.Enable) > 0 {
-		if err := systemctl(ctx, append([]string{"enable"}, d.Enable...)...); err != nil {
-			return changed, err
-		}
-		start := slices.DeleteFunc(slices.Clone(d.Enable), func(u string) bool { return slices.Contains(restart, u) })
-		if err := systemctl(ctx, append([]string{"start"}, start...)...); err != nil {
-			return changed, err
-		}
-	}
-	if len(restart) > 0 {
-		if err := systemctl(ctx, append([]string{"restart"}, restart...)...); err != nil {
-			return changed, err
-		}
-	}
-	return changed, nil
+	return changed, load(ctx, d, owed, slices.ContainsFunc(changed, func(p string) bool { return strings.HasPrefix(p, "/etc/systemd/") }))
 }
 
-func linkSelf(path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+// load lets the units of d run, and with their present files.
+func load(ctx context.Context, d facts.Desired, owed pending, unitsChanged bool) error {
+	due := pending{}
+	for _, f := range d.Files {
+		for _, unit := range slices.Concat(f.Restart, f.Reload) {
+			if verb := owed[unit]; verb != "" {
+				due[unit] = verb
+			}
+		}
 	}
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if unitsChanged || len(due) > 0 {
+		if err := systemctl(ctx, "daemon-reload"); err != nil {
+			return err
+		}
 	}
-	if err := os.Symlink(self, tmp); err != nil {
-		return err
+	if len(d.Enable) > 0 {
+		if err := systemctl(ctx, append([]string{"enable"}, d.Enable...)...); err != nil {
+			return err
+		}
+		start := slices.DeleteFunc(slices.Clone(d.Enable), func(u string) bool { return due[u] != "" })
+		if err := systemctl(ctx, append([]string{"start"}, start...)...); err != nil {
+			return err
+		}
 	}
-	return os.Rename(tmp, path)
+	for _, verb := range []string{restart, reload} {
+		if err := systemctl(ctx, append([]string{verb}, due.units(verb)...)...); err != nil {
+			return err
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	for unit := range due {
+		delete(owed, unit)
+	}
+	return owed.save()
 }
 
 func setSysctl(key, value string) error {

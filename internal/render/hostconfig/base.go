@@ -45,7 +45,7 @@ func Hosts(c *spec.Cluster) facts.Desired {
 	if c.Spec.LoadBalancer.Address != "" {
 		fmt.Fprintf(&b, "%s %s\n", c.Spec.LoadBalancer.Address, EndpointHost(c))
 	}
-	for _, h := range c.Spec.Hosts {
+	for _, h := range byName(c.Spec.Hosts) {
 		fmt.Fprintf(&b, "%s %s\n", h.Address, h.Name)
 	}
 	return facts.Desired{Files: []facts.File{{Path: "/etc/hosts", Block: "cluster " + c.Metadata.Name, Content: b.String()}}}
