@@ -9,6 +9,8 @@ type Preflight struct {
 	Clocks map[string]Clock `json:"clocks,omitempty"`
 	// Reach is every path that was tried.
 	Reach []Reach `json:"reach,omitempty"`
+	// VirtualIP is who answers for the virtual IP, by the name of the load balancer that asked.
+	VirtualIP map[string]AddressHolders `json:"virtualIP,omitempty"`
 	// Errors are hosts that answered the observation but not this, by name.
 	Errors map[string]string `json:"errors,omitempty"`
 }

@@ -200,6 +200,8 @@ type AddressHolders struct {
 	Has       bool   `json:"has,omitempty"` // the host itself has the address
 	// Answers are the hardware addresses of the others that answered for the address or announced it.
 	Answers []string `json:"answers,omitempty"`
+	// Unknown is why nobody could be asked; nothing else is known then.
+	Unknown string `json:"unknown,omitempty"`
 }
 
 // Backend is an apiserver as one balancer sees it.

@@ -10,6 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/preflight"
@@ -29,7 +30,7 @@ const (
 // Preflight looks at everything that preflight judges beyond an observation: on all hosts at once, in a number of round
 // trips that does not depend on theirs. Quick leaves out what takes time and is never an error.
 func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation, quick bool) *facts.Preflight {
-	p := &probe{ctx: ctx, c: c, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}}
+	p := &probe{ctx: ctx, c: c, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}, VirtualIP: map[string]facts.AddressHolders{}}}
 	var asked []spec.Host
 	for _, h := range c.Spec.Hosts {
 		if obs.Hosts[h.Name].Facts != nil {
@@ -37,6 +38,11 @@ func Preflight(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts
 		}
 	}
 	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		if c.Balances(h) {
+			wg.Go(func() { p.virtualIP(ctx, h, conn) })
+		}
 		return p.inspect(ctx, h, conn, obs.Hosts[h.Name].Facts, quick)
 	})
 	// Not a moment earlier: while hosts are busy with their inspections, answers about the time come late.
@@ -92,6 +98,17 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	defer p.mu.Unlock()
 	p.seen.Hosts[h.Name] = in
 	return nil
+}
+
+// virtualIP asks a load balancer who has the virtual IP.
+func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
+	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.c.Spec.LoadBalancer.Address, From: h.Address})
+	if err != nil {
+		seen.Unknown = err.Error()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.VirtualIP[h.Name] = seen
 }
 
 // clock reads a host's clock against the caller's. The host read it at some moment between question and answer, so half of

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -205,30 +204,4 @@ func (j *judge) reachFix(to string, o facts.Outcome) string {
 		return openPorts(j.c, h, w)
 	}
 	return "open these ports on " + to + " for the hosts of the cluster, in its own firewall and in the network's"
-}
-
-// openPorts is how a host's own firewall is opened for its roles.
-func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
-	var commands []string
-	for _, p := range inbound(c, h) {
-		switch {
-		case firewall == "firewalld" && p.proto == facts.VRRP:
-			commands = append(commands, "firewall-cmd --permanent --add-protocol=vrrp")
-		case firewall == "firewalld":
-			commands = append(commands, fmt.Sprintf("firewall-cmd --permanent --add-port=%d/%s", p.port, p.proto))
-		case p.proto == facts.VRRP:
-			commands = append(commands, "ufw allow proto vrrp from any to any")
-		default:
-			commands = append(commands, fmt.Sprintf("ufw allow %d/%s", p.port, p.proto))
-		}
-	}
-	if firewall == "firewalld" {
-		if h.IsNode() {
-			commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+c.Spec.Network.PodCIDR)
-		}
-		commands = append(commands, "firewall-cmd --reload")
-	} else if h.IsNode() {
-		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
-	}
-	return "on " + h.Name + ": `" + strings.Join(commands, " && ") + "`, or switch it off and filter in the network"
 }

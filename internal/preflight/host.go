@@ -66,6 +66,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.leftovers(h, f, in)
 	j.ports(h, f, in)
 	j.security(h, in)
+	j.balancer(h, f)
 	j.names(h, f, in)
 	if !in.ClockKept && f.Container == "" {
 		j.add(Warning, "clock", on, "`timedatectl set-ntp true`, or install chrony", "no time service keeps the clock: it will drift away from the others'")

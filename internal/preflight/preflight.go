@@ -194,6 +194,7 @@ func Judge(c *spec.Cluster, obs *facts.Observation, seen *facts.Preflight) []Fin
 	j.duplicates()
 	j.mtus()
 	j.reach()
+	j.virtualIP()
 	return j.out
 }
 

@@ -210,8 +210,28 @@ func TestFindings(t *testing.T) {
 			w.facts("lb-a").Binaries = "sha256:b"
 			w.in("lb-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "haproxy", PID: 9}} })
 		}, Error, "ports", "lb-a", "port 6443 is taken by haproxy", "stop it"},
-		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, Warning, "firewall", "cp-a", "firewalld is on", "--add-port=2380/tcp"},
-		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, Warning, "firewall", "worker-a", "ufw is on", "ufw allow 10250/tcp && ufw allow 8472/udp"},
+		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, Warning, "firewall", "cp-a", "firewalld is on", `for a in 10.0.0.12 10.0.0.13; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a port port=2380 protocol=tcp accept"; done`},
+		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, Warning, "firewall", "worker-a", "ufw is on", "for a in 10.0.0.11 10.0.0.12 10.0.0.13; do ufw allow proto tcp from $a to any port 10250; done"},
+		{"ufw on a balancer", func(w world) { w.in("lb-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, Warning, "firewall", "lb-a", "ufw is on", "`ufw allow proto vrrp from 10.0.0.17 && ufw allow proto tcp from any to any port 6443`"},
+		{"an old HAProxy", func(w world) {
+			w.facts("lb-a").Versions = map[string]string{"haproxy": "1.8.27", "keepalived": "2.2.7"}
+		}, Error, "versions", "lb-a", "haproxy 1.8.27 is too old: the load balancer needs 2.4 or newer", "RHEL 9"},
+		{"an old keepalived", func(w world) {
+			w.facts("lb-b").Versions = map[string]string{"haproxy": "2.6.12", "keepalived": "2.1.5"}
+		}, Error, "versions", "lb-b", "keepalived 2.1.5 is too old", "newer release"},
+		{"a HAProxy that does not say", func(w world) { w.facts("lb-a").Versions = map[string]string{"haproxy": "exec format error"} }, Warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
+		{"HAProxy without a user", func(w world) { w.facts("lb-a").NoHAProxyUser = true }, Error, "versions", "lb-a", "without the user haproxy", "useradd --system"},
+		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, Error, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of this load balancer (10.0.0.16/27 on eth0)", "of that network"},
+		{"a virtual IP that a printer has", func(w world) {
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"00:1b:a9:00:00:01"}}, "lb-b": {MAC: "52:54:00:00:00:06", Answers: []string{"00:1b:a9:00:00:01"}}}
+		}, Error, "virtual-ip", "lb-a lb-b", "the virtual IP 10.0.0.100 is in use: an unknown machine with the hardware address 00:1b:a9:00:00:01 has it", "another as loadBalancer.address"},
+		{"a virtual IP that a worker has", func(w world) {
+			w.facts("worker-a").Addresses[0].MAC = "52:54:00:00:00:03"
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"52:54:00:00:00:03"}}}
+		}, Error, "virtual-ip", "worker-a lb-a", "is in use: worker-a has it", "on worker-a"},
+		{"a virtual IP that nobody could be asked for", func(w world) {
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {Unknown: "operation not permitted"}}
+		}, Warning, "virtual-ip", "lb-a", "could not be checked: operation not permitted", "arping -D"},
 		{"SELinux on a balancer", func(w world) {
 			w.in("lb-a", func(i *facts.Inspection) { i.SELinux, i.HAProxyConfined = "enforcing", true })
 		}, Error, "selinux", "lb-a", "port 6443", "setsebool -P haproxy_connect_any on"},

@@ -23,6 +23,7 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/programs"
@@ -67,6 +68,11 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		if _, err := exec.LookPath(p); err != nil {
 			f.Lacks = append(f.Lacks, p)
 		}
+	}
+	f.Versions = balancer.Versions(ctx)
+	f.NoHAProxyUser = f.Versions["haproxy"] != "" && !balancer.UserExists()
+	if f.Pending, err = files.Pending(); err != nil {
+		return f, err
 	}
 	m := programs.Installed()
 	if f.Binaries, f.Images = m.Binaries, m.Images; f.Images != "" {

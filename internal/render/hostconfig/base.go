@@ -213,6 +213,11 @@ func Missing(d facts.Desired, f *facts.Facts) []string {
 			out = append(out, file.Path+" differs")
 		}
 	}
+	for _, unit := range f.Pending {
+		if slices.ContainsFunc(d.Files, func(file facts.File) bool { return slices.Contains(slices.Concat(file.Restart, file.Reload), unit) }) {
+			out = append(out, unit+" has not loaded its files")
+		}
+	}
 	for _, unit := range d.Enable {
 		// A kubelet without its configuration waits; the step that gives it one starts it.
 		if s := f.Units[unit]; s != "active" && s != "activating" && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {

@@ -232,6 +232,11 @@ func TestMissing(t *testing.T) {
 	if got := Missing(d, f); !slices.Equal(got, []string{"/b differs", "containerd.service is failed"}) {
 		t.Errorf("%q", got)
 	}
+	d.Files[0].Restart, f.Pending = []string{"containerd.service"}, []string{"containerd.service", "haproxy.service"}
+	if got := Missing(d, f); !slices.Equal(got, []string{"/b differs", "containerd.service has not loaded its files", "containerd.service is failed"}) {
+		t.Errorf("after an interrupted step: %q", got)
+	}
+	f.Pending = nil
 	f.Kubernetes.KubeletConfig = true
 	if got := Missing(d, f); len(got) != 3 {
 		t.Errorf("a configured kubelet that does not run is not missing: %q", got)

@@ -1,8 +1,10 @@
-package balancer
+// Package vip judges which machines have the virtual IP. It is pure.
+package vip
 
 import (
 	"maps"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
@@ -19,9 +21,25 @@ type Holder struct {
 	SeenBy []string
 }
 
-// Holders are the machines that have the virtual IP, from the answers to balancer.WhoHas by the name of the host that
-// asked. More than one, or one that is no load balancer of the spec, is a conflict: clients reach now this machine, now
-// that one. A host that is not in seen has not been asked, and says nothing about whether somebody has the address.
+// String names the machine.
+func (h Holder) String() string {
+	if h.Host == "" {
+		return "an unknown machine with the hardware address " + h.MAC + vendor(h.MAC)
+	}
+	return h.Host
+}
+
+// vendor explains hardware addresses that no network card has.
+func vendor(mac string) string {
+	if strings.HasPrefix(mac, "00:00:5e:00:01:") {
+		return " (of a virtual router: VRRP or CARP)"
+	}
+	return ""
+}
+
+// Holders are the machines that have the virtual IP, from the answers to the host operation WhoHas by the name of the host
+// that asked. More than one, or one that is no load balancer of the spec, is a conflict: clients reach sometimes one of
+// them and sometimes another. A host that is not in seen was not asked, and nothing follows from that.
 func Holders(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.AddressHolders) []Holder {
 	names := map[string]string{} // of hosts, by hardware address
 	for _, h := range c.Spec.Hosts {
@@ -52,4 +70,9 @@ func Holders(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.Addr
 		out = append(out, Holder{MAC: mac, Host: names[mac], LoadBalancer: known && c.Balances(h), SeenBy: by[mac]})
 	}
 	return out
+}
+
+// Strangers are the holders that must not have the address: machines outside the spec, and hosts that are no load balancers.
+func Strangers(holders []Holder) []Holder {
+	return slices.DeleteFunc(slices.Clone(holders), func(h Holder) bool { return h.LoadBalancer })
 }

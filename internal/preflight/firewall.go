@@ -1,0 +1,103 @@
+package preflight
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// opening is what a firewall must let in: ports of one protocol, from the same hosts.
+type opening struct {
+	proto   string
+	ports   []string // none for VRRP, which has no ports
+	sources []string // addresses; none if every client may connect
+}
+
+// openings are what a host must let in for its roles, and from whom. Only the endpoint is for everybody: etcd, kubelets,
+// pod traffic, and VRRP are for the cluster's own hosts.
+func openings(c *spec.Cluster, h spec.Host) (out []opening) {
+	for _, in := range inbound(c, h) {
+		o := opening{proto: in.proto}
+		if in.proto != facts.VRRP {
+			o.ports = []string{fmt.Sprint(in.port)}
+		}
+		if !(c.Balances(h) && in.port == endpointPort(c) && (in.use == "endpoint" || sharesPort(c, h))) {
+			for _, from := range c.Spec.Hosts {
+				if from.Name != h.Name && in.from(from) {
+					o.sources = append(o.sources, from.Address)
+				}
+			}
+			if len(o.sources) == 0 {
+				continue // nobody comes
+			}
+		}
+		if i := slices.IndexFunc(out, func(x opening) bool { return x.proto == o.proto && slices.Equal(x.sources, o.sources) }); i >= 0 {
+			out[i].ports = append(out[i].ports, o.ports...)
+			continue
+		}
+		out = append(out, o)
+	}
+	return out
+}
+
+// openPorts are the commands that open a host's own firewall for its roles.
+func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
+	var commands []string
+	for _, o := range openings(c, h) {
+		if firewall == "firewalld" {
+			commands = append(commands, o.firewalld()...)
+		} else {
+			commands = append(commands, o.ufw())
+		}
+	}
+	if firewall == "firewalld" {
+		if h.IsNode() {
+			commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+c.Spec.Network.PodCIDR)
+		}
+		commands = append(commands, "firewall-cmd --reload")
+	} else if h.IsNode() {
+		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
+	}
+	return "on " + h.Name + ": `" + strings.Join(commands, " && ") + "`, or switch it off and filter in the network"
+}
+
+func (o opening) ufw() string {
+	if len(o.sources) == 0 {
+		return fmt.Sprintf("ufw allow proto %s from any to any port %s", o.proto, strings.Join(o.ports, ","))
+	}
+	command := fmt.Sprintf("ufw allow proto %s from $a", o.proto)
+	if len(o.ports) > 0 {
+		command += " to any port " + strings.Join(o.ports, ",")
+	}
+	return forEach(o.sources, command)
+}
+
+func (o opening) firewalld() (out []string) {
+	if len(o.sources) == 0 {
+		for _, port := range o.ports {
+			out = append(out, fmt.Sprintf("firewall-cmd --permanent --add-port=%s/%s", port, o.proto))
+		}
+		return out
+	}
+	rule := func(what string) string {
+		return forEach(o.sources, fmt.Sprintf(`firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a %s accept"`, what))
+	}
+	if len(o.ports) == 0 {
+		return []string{rule("protocol value=" + o.proto)}
+	}
+	for _, port := range o.ports {
+		out = append(out, rule(fmt.Sprintf("port port=%s protocol=%s", port, o.proto)))
+	}
+	return out
+}
+
+// forEach runs a command for each address $a.
+func forEach(addresses []string, command string) string {
+	if len(addresses) == 1 {
+		return strings.ReplaceAll(command, "$a", addresses[0])
+	}
+	return "for a in " + strings.Join(addresses, " ") + "; do " + command + "; done"
+}
