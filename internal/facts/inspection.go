@@ -120,6 +120,7 @@ const (
 	TimedOut    Outcome = "timeout"     // nothing came back: packets are dropped
 	Unreachable Outcome = "unreachable" // a router or firewall says so
 	Impostor    Outcome = "impostor"    // another host answers at that address
+	Routed      Outcome = "routed"      // it is reached, but not on the same network segment
 	Failed      Outcome = "failed"
 )
 

@@ -254,6 +254,7 @@ func TestFindings(t *testing.T) {
 		{"a router that forbids", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Unreachable, "no route to host") }, Error, "reach", "cp-a worker-a", "no route to host", "open"},
 		{"a doubled address", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Impostor, "printer answers") }, Error, "reach", "cp-a worker-a", "printer answers", "arping"},
 		{"balancers that do not hear each other", func(w world) { w.fail("lb-a", "lb-b", 0, facts.TimedOut, "") }, Error, "reach", "lb-a lb-b", "IP protocol 112 (virtual IP)", "open"},
+		{"balancers with a router between them", func(w world) { w.fail("lb-a", "lb-b", 0, facts.Routed, "TTL 254") }, Error, "reach", "lb-a lb-b", "arrives through a router (TTL 254 instead of 255)", "one network segment"},
 		{"a dead DNS server", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) {
 				i.Resolvers[0].Outcome, i.OwnName.Elapsed = facts.TimedOut, 10*time.Second

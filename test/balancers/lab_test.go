@@ -285,6 +285,12 @@ func (l *timeline) between(from, to time.Time) (o outcome) {
 // calm waits until no client has failed for a while.
 func (l *timeline) calm(t *testing.T, quiet time.Duration) {
 	t.Helper()
+	begin := time.Now()
+	defer func() {
+		if t.Failed() {
+			t.Logf("failures of clients: %v", l.reasons(begin))
+		}
+	}()
 	eventually(t, time.Minute, "clients are calm", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -31,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -69,6 +70,12 @@ func inMachine(ctx context.Context, command string, args []string) error {
 		return onHost(ctx, balancer.SetPool.On)
 	case "stand-aside":
 		return onHost(ctx, balancer.StandAside.On)
+	case "listen": // for as long as standard input is open
+		return listenVRRP(ctx, args[0])
+	case "dial":
+		return onHost(ctx, reach.DialAll.On)
+	case "hold":
+		return hold(ctx, args[0])
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
@@ -118,6 +125,46 @@ func configureHost(ctx context.Context, conn *host.Conn, c configuration) ([]str
 		}
 	}
 	return files.Configure.On(ctx, conn, d)
+}
+
+func listenVRRP(ctx context.Context, address string) error {
+	conn, err := host.Local(ctx, "here")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	l, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: "listener", Address: address, VRRP: true})
+	if err != nil || !l.VRRP {
+		return fmt.Errorf("listening: %+v, %v", l, err)
+	}
+	fmt.Println("listening")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// hold opens connections to an address, without a word, until HAProxy refuses one or closes one, and says how many stayed.
+func hold(ctx context.Context, address string) error {
+	var conns []net.Conn
+	for len(conns) < 1000 {
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			break
+		}
+		conns = append(conns, c)
+	}
+	var open atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() {
+			c.SetReadDeadline(time.Now().Add(2 * time.Second))
+			if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				open.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Println(open.Load())
+	return nil
 }
 
 // serveAPI behaves like kube-apiserver as far as load balancers and clients can see: TLS, HTTP/2, and /readyz with its two
@@ -287,6 +334,19 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	if id > 0 { // as clients with informers: one thing after the other
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-list:
+				get("/list")
+			case <-tick.C:
+				get("/read")
+			}
+		}
+	}
+	slots := make(chan struct{}, 40) // what a client leaves open while nobody answers
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
@@ -294,11 +354,13 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 		case <-ctx.Done():
 			return
 		case <-list:
-			if id > 0 {
-				wg.Go(func() { get("/list") })
-			}
 		case <-tick.C:
-			wg.Go(func() { get("/read") })
+			select {
+			case slots <- struct{}{}:
+				wg.Go(func() { get("/read"); <-slots })
+			default:
+				events <- event{At: time.Now(), Client: id, Why: "every slot waits"}
+			}
 		}
 	}
 }

@@ -52,7 +52,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 	d := facts.Desired{
 		Files: []facts.File{
 			{Path: haproxyCA, Content: ca, Reload: []string{haproxyUnit}},
-			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-q", "-f"}},
+			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-f"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
 			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{"keepalived", "-t", "-f"}},

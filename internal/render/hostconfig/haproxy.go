@@ -51,7 +51,7 @@ ExecStartPre=
 ExecStart=
 ExecStart=/usr/sbin/haproxy -Ws -f ` + HAProxyFile + ` -p /run/haproxy.pid
 ExecReload=
-ExecReload=/usr/sbin/haproxy -c -q -f ` + HAProxyFile + `
+ExecReload=/usr/sbin/haproxy -c -f ` + HAProxyFile + `
 ExecReload=/bin/kill -USR2 $MAINPID
 # Two sockets for each of maxconn connections, and those for checks and listeners.
 LimitNOFILE=20000
@@ -89,7 +89,7 @@ global
     user %[2]s
     group %[2]s
     chroot /var/lib/haproxy
-    # To the journal: servers that go down or come up, connections that did not end normally, refusals.
+    # To the journal. HAProxy itself prints there which servers go down and come up.
     log stderr format short daemon
     maxconn %[3]d
     # After a reload, connections of the old process live this long. It no longer checks servers.
@@ -98,7 +98,6 @@ global
 
 defaults
     mode tcp
-    log global
     # A vanished host must not use up a client's patience: give up early and try another one.
     timeout connect 300ms
     retries 3
@@ -111,6 +110,8 @@ defaults
 
 frontend api
     bind %[5]s tcp-ut 5s
+    # Only connections that did not end normally: refused, timed out, without a server, closed because of one.
+    log global
     option tcplog
     option dontlog-normal
     # One source cannot use up all connections, and sources outside the cluster leave some for its hosts.
