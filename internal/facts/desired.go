@@ -17,8 +17,13 @@ type File struct {
 	ClusterCA bool `json:"clusterCA,omitempty"`
 	// Keep saves what somebody else wrote there in a file beside it, with Kept behind its name.
 	Keep bool `json:"keep,omitempty"`
-	// Restart names the units that must be restarted when the file has changed.
+	// Restart names the units that must be restarted when the file has changed, and Reload those for which reloading is
+	// enough. A unit in both is restarted.
 	Restart []string `json:"restart,omitempty"`
+	Reload  []string `json:"reload,omitempty"`
+	// Check is a command that must succeed on the new content before the file is replaced. The path of a file with that
+	// content is its last argument.
+	Check []string `json:"check,omitempty"`
 }
 
 // Kept is behind the name of what was there before.
@@ -48,7 +53,7 @@ type Desired struct {
 	Modules []string `json:"modules,omitempty"`
 	// Sysctls are applied at once; a file in Files keeps them over a reboot.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
-	// Self is a path that becomes a link to the quorate binary that runs there now, for units to use.
+	// Self is a path that becomes a copy of the quorate binary that runs on the host now, for units to use.
 	Self string `json:"self,omitempty"`
 	// Enable names units to enable and start.
 	Enable []string `json:"enable,omitempty"`

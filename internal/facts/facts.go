@@ -3,6 +3,7 @@
 package facts
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 )
@@ -74,6 +75,13 @@ type Facts struct {
 	// Lacks are those of the requested programs that are not installed.
 	Lacks []string `json:"lacks,omitempty"`
 
+	// Versions are those of HAProxy and keepalived by name, as the programs print them, where they are installed.
+	Versions map[string]string `json:"versions,omitempty"`
+	// NoHAProxyUser says that HAProxy is installed, and the user or group that it runs as does not exist.
+	NoHAProxyUser bool `json:"noHAProxyUser,omitempty"`
+	// Pending are units that may run with older files than the host has, because a step ended before it restarted them.
+	Pending []string `json:"pending,omitempty"`
+
 	// Bundles are the digests of the bundles whose programs are unpacked on the host and intact.
 	Bundles []string `json:"bundles,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
@@ -103,6 +111,7 @@ type Address struct {
 	IP        string `json:"ip"`
 	Prefix    int    `json:"prefix"` // bits
 	Interface string `json:"interface"`
+	MAC       string `json:"mac,omitempty"` // of the interface
 }
 
 // Interface finds the network interface that has the address.
@@ -113,6 +122,25 @@ func (f Facts) Interface(ip string) (Address, bool) {
 		}
 	}
 	return Address{}, false
+}
+
+// OnLink says whether an address lies in the network of the interface that has ip, so that the host can take it over. It is
+// false for a host that does not have ip.
+func (f Facts) OnLink(ip, address string) bool {
+	at, ok := f.Interface(ip)
+	if !ok {
+		return false
+	}
+	own, err := netip.ParseAddr(at.IP)
+	if err != nil {
+		return false
+	}
+	network, err := own.Prefix(at.Prefix)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(address)
+	return err == nil && network.Contains(a)
 }
 
 // Kubernetes is what a host holds of a cluster.

@@ -9,6 +9,8 @@ type Preflight struct {
 	Clocks map[string]Clock `json:"clocks,omitempty"`
 	// Reach is every path that was tried.
 	Reach []Reach `json:"reach,omitempty"`
+	// VirtualIP is who answers for the virtual IP, by the name of the load balancer that asked.
+	VirtualIP map[string]AddressHolders `json:"virtualIP,omitempty"`
 	// Errors are hosts that answered the observation but not this, by name.
 	Errors map[string]string `json:"errors,omitempty"`
 }
@@ -118,6 +120,7 @@ const (
 	TimedOut    Outcome = "timeout"     // nothing came back: packets are dropped
 	Unreachable Outcome = "unreachable" // a router or firewall says so
 	Impostor    Outcome = "impostor"    // another host answers at that address
+	Routed      Outcome = "routed"      // it is reached, but not on the same network segment
 	Failed      Outcome = "failed"
 )
 

@@ -264,6 +264,17 @@ type Balancer struct {
 	Others     *OthersBalancing `json:"others,omitempty"`
 }
 
+// AddressHolders are the machines that have an address, as one host finds them on its own network segment.
+type AddressHolders struct {
+	Interface string `json:"interface"`     // on which the host asked
+	MAC       string `json:"mac"`           // its own hardware address there
+	Has       bool   `json:"has,omitempty"` // the host itself has the address
+	// Answers are the hardware addresses of the others that answered for the address or announced it.
+	Answers []string `json:"answers,omitempty"`
+	// Unknown is why nobody could be asked; nothing else is known then.
+	Unknown string `json:"unknown,omitempty"`
+}
+
 // Backend is an apiserver as one balancer sees it.
 type Backend struct {
 	Name    string `json:"name"`

@@ -11,6 +11,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/preflight"
@@ -31,7 +32,7 @@ const (
 // trips that does not depend on how many there are. Quick leaves out what takes time and is never an error. With names, only
 // paths from or to these hosts are tried.
 func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick bool, only []string) *facts.Preflight {
-	p := &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}}}
+	p := &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}, VirtualIP: map[string]facts.AddressHolders{}}}
 	var asked []spec.Host
 	for _, h := range p.c.Spec.Hosts {
 		if s.Reachable(h.Name) {
@@ -39,6 +40,11 @@ func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick boo
 		}
 	}
 	p.each(asked, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		if p.c.Balances(h) {
+			wg.Go(func() { p.virtualIP(ctx, h, conn) })
+		}
 		return p.inspect(ctx, h, conn, s.Facts(h.Name), quick)
 	})
 	// Not earlier: while hosts are busy with their inspections, answers about the time come late.
@@ -95,6 +101,17 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	defer p.mu.Unlock()
 	p.seen.Hosts[h.Name] = in
 	return nil
+}
+
+// virtualIP asks a load balancer who has the virtual IP.
+func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
+	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.c.Spec.LoadBalancer.Address, From: h.Address})
+	if err != nil {
+		seen.Unknown = err.Error()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen.VirtualIP[h.Name] = seen
 }
 
 // clock reads a host's clock against the caller's. The host read it at some moment between question and answer, so half of

@@ -179,6 +179,8 @@ func why(o facts.Outcome, detail string) string {
 		return "a router or firewall forbids it (" + detail + ")"
 	case facts.Impostor:
 		return "another host has that address: " + detail
+	case facts.Routed:
+		return "it arrives through a router (" + detail + " instead of 255), and keepalived ignores such packets"
 	}
 	return cmp.Or(detail, string(o))
 }
@@ -186,6 +188,9 @@ func why(o facts.Outcome, detail string) string {
 func (j *judge) reachFix(to string, o facts.Outcome) string {
 	if o == facts.Impostor {
 		return "Find the other host with that address (`arping`), and change the address of one of them."
+	}
+	if o == facts.Routed {
+		return "Put all load balancers into one network segment: a virtual IP cannot move between networks."
 	}
 	h, _ := j.c.Host(to)
 	for _, w := range j.seen.Hosts[to].Firewalls {

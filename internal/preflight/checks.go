@@ -51,6 +51,7 @@ var Checks = []Check{
 	{ID: "product-uuid", Severities: severities{failure}, What: "no other host has the same firmware UUID, unless both share one kernel"},
 	{ID: "mac", Severities: severities{failure}, What: "no other host has the same hardware address"},
 	{ID: "packages", Severities: severities{failure, info}, What: "programs that a role needs and the host lacks: `apply` installs them where it knows the package manager (info). Otherwise somebody else has to (error), also where the host reaches none of its package repositories (tested with apt-get's)"},
+	{ID: "versions", Severities: severities{failure, warning}, What: versions()},
 	{ID: "runtime", Severities: severities{warning}, What: "on nodes: no other containerd is set up; `apply` replaces its unit and its configuration"},
 	{ID: "leftovers", Severities: severities{failure, warning}, What: "no traces of another cluster: files of kubeadm, etcd data, the kubelet's state, k3s, RKE2, k0s, MicroK8s; configurations of CNI plugins that are read before flannel's; interfaces such as cni0; the mark of a cluster of Quorate of which nothing else is left"},
 	{ID: "ports", Severities: severities{failure}, What: "the ports of the roles are free, or taken by the cluster's own programs"},
@@ -61,7 +62,7 @@ var Checks = []Check{
 	{ID: "path-mtu", Severities: severities{failure}, What: "packets as large as the MTU of both interfaces allows pass between nodes without fragmentation"},
 	{ID: "dns", Severities: severities{warning, info}, What: "each DNS server of the host answers, and the host's own name resolves to itself quickly: every lookup at a dead server costs a kubelet seconds"},
 	{ID: EndpointCheck, Severities: severities{failure, warning, info}, What: "every host resolves the endpoint's name to the load balancer's address and reaches it there. Before the build, a refused or closed connection is good; a timeout, another certificate, or another cluster's API is not. What the machine that runs the command finds is a warning (name) or an info (connection)"},
-	{ID: VirtualIPCheck, Severities: severities{failure}, What: "before the build: nothing answers at the virtual IP, and no host has it on an interface"},
+	{ID: VirtualIPCheck, Severities: severities{failure, warning}, What: "before the build: the virtual IP is in the network of every load balancer, no host has it on an interface, nothing answers there, and no other machine answers ARP probes for it (error); if the probes cannot be sent, that is a warning"},
 	{ID: SourcesCheck, Severities: severities{failure}, What: "unless the bundle is here already: each server that it would be taken from gives this machine one small file or manifest. Names, connections, TLS, logins (401, 403) and missing files (404) are told apart"},
 }
 

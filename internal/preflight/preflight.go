@@ -144,6 +144,9 @@ func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Fin
 	j.duplicates()
 	j.mtus()
 	j.reach()
+	if !j.Exists() {
+		j.virtualIP()
+	}
 	return j.finish(only)
 }
 

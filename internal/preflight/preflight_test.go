@@ -251,6 +251,25 @@ func TestFindings(t *testing.T) {
 		}, failure, "ports", "lb-a", "port 6443 on lb-a is taken by another haproxy", "Stop it"},
 		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, warning, "firewall", "cp-a", "firewalld is active on cp-a", `for a in 10.0.0.12 10.0.0.13; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a port port=2380 protocol=tcp accept"; done`},
 		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, warning, "firewall", "worker-a", "ufw is active on worker-a", "for a in 10.0.0.11 10.0.0.12 10.0.0.13; do ufw allow proto tcp from $a to any port 10250; done"},
+		{"an old HAProxy", func(w world) {
+			w.facts("lb-a").Versions = map[string]string{"haproxy": "1.8.27", "keepalived": "2.2.7"}
+		}, failure, "versions", "lb-a", "haproxy 1.8.27 on lb-a is too old: the load balancer needs 2.4 or newer", "RHEL 9"},
+		{"an old keepalived", func(w world) {
+			w.facts("lb-b").Versions = map[string]string{"haproxy": "2.6.12", "keepalived": "2.1.5"}
+		}, failure, "versions", "lb-b", "keepalived 2.1.5 on lb-b is too old", "newer release"},
+		{"a HAProxy that does not say", func(w world) { w.facts("lb-a").Versions = map[string]string{"haproxy": "exec format error"} }, warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
+		{"HAProxy without a user", func(w world) { w.facts("lb-a").NoHAProxyUser = true }, failure, "versions", "lb-a", "without the user haproxy", "useradd --system"},
+		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "of that network"},
+		{"a virtual IP that a printer has", func(w world) {
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"00:1b:a9:00:00:01"}}, "lb-b": {MAC: "52:54:00:00:00:06", Answers: []string{"00:1b:a9:00:00:01"}}}
+		}, failure, "virtual-ip", "lb-a lb-b", "the virtual IP 10.0.0.100 is in use: an unknown machine with the hardware address 00:1b:a9:00:00:01 has it", "another as loadBalancer.address"},
+		{"a virtual IP that a worker has", func(w world) {
+			w.facts("worker-a").Addresses[0].MAC = "52:54:00:00:00:03"
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"52:54:00:00:00:03"}}}
+		}, failure, "virtual-ip", "worker-a lb-a", "is in use: worker-a has it", "On worker-a"},
+		{"a virtual IP that nobody could be asked for", func(w world) {
+			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {Unknown: "operation not permitted"}}
+		}, warning, "virtual-ip", "lb-a", "could not be checked on lb-a: operation not permitted", "arping -D"},
 		{"SELinux on a balancer", func(w world) {
 			w.in("lb-a", func(i *facts.Inspection) { i.SELinux, i.HAProxyConfined = "enforcing", true })
 		}, failure, "selinux", "lb-a", "port 6443", "setsebool -P haproxy_connect_any on"},
@@ -273,6 +292,7 @@ func TestFindings(t *testing.T) {
 		{"a router that forbids", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Unreachable, "no route to host") }, failure, "reach", "cp-a worker-a", "no route to host", "Open"},
 		{"a doubled address", func(w world) { w.fail("cp-a", "worker-a", 10250, facts.Impostor, "printer answers") }, failure, "reach", "cp-a worker-a", "printer answers", "arping"},
 		{"balancers that do not hear each other", func(w world) { w.fail("lb-a", "lb-b", 0, facts.TimedOut, "") }, failure, "reach", "lb-a lb-b", "IP protocol 112 (virtual IP)", "Open"},
+		{"balancers with a router between them", func(w world) { w.fail("lb-a", "lb-b", 0, facts.Routed, "TTL 254") }, failure, "reach", "lb-a lb-b", "arrives through a router (TTL 254 instead of 255)", "one network segment"},
 		{"a dead DNS server", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) {
 				i.Resolvers[0].Outcome, i.OwnName.Elapsed = facts.TimedOut, 10*time.Second

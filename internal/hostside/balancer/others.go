@@ -98,3 +98,24 @@ func readKeepalived(text string, out *facts.OthersBalancing) {
 		}
 	}
 }
+
+// peers are the addresses of the other load balancers in keepalived's configuration.
+func peers(keepalived string) (out []string) {
+	inside := false
+	for line := range strings.Lines(keepalived) {
+		if i := strings.IndexAny(line, "#!"); i >= 0 {
+			line = line[:i]
+		}
+		for _, word := range strings.Fields(strings.NewReplacer("{", " { ", "}", " } ").Replace(line)) {
+			switch _, err := netip.ParseAddr(word); {
+			case word == "unicast_peer":
+				inside = true
+			case word == "}":
+				inside = false
+			case inside && err == nil:
+				out = append(out, word)
+			}
+		}
+	}
+	return out
+}

@@ -50,3 +50,43 @@ backend apiserverbackend
 		}
 	}
 }
+
+func TestPeers(t *testing.T) {
+	for text, want := range map[string][]string{
+		"": nil,
+		"vrrp_instance api {\n    unicast_src_ip 10.0.0.1\n    unicast_peer {\n        10.0.0.2 min_ttl 255\n        # 10.0.0.9\n        10.0.0.3 min_ttl 255\n    }\n    virtual_ipaddress {\n        10.0.0.100/24 dev eth0\n    }\n}\n": {"10.0.0.2", "10.0.0.3"},
+		"unicast_peer { 10.0.0.2 }\nvirtual_ipaddress { 10.0.0.100 }": {"10.0.0.2"},
+		"unicast_peer {\n}\n": nil,
+	} {
+		if got := peers(text); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for text, want := range map[string]string{
+		"HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\nStatus: long-term": "2.6.12",
+		"HA-Proxy version 1.8.27-493ce0b 2020/11/06\n":                                          "1.8.27",
+		"Keepalived v2.2.7 (01/16,2022)\n\nCopyright(C)":                                        "2.2.7",
+		"exec format error": "exec format error",
+	} {
+		if got := version(text); got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+	}
+}
+
+// TestARP: announcements and replies name their sender; anything else is ignored.
+func TestARP(t *testing.T) {
+	packet := []byte{0, 1, 8, 0, 6, 4, 0, 2, 2, 0, 0, 0, 0, 7, 10, 0, 0, 100, 2, 0, 0, 0, 0, 8, 10, 0, 0, 1, 0, 0}
+	mac, ip, ok := parseARP(packet)
+	if !ok || mac.String() != "02:00:00:00:00:07" || ip.String() != "10.0.0.100" {
+		t.Errorf("%s %s %v", mac, ip, ok)
+	}
+	for _, wrong := range [][]byte{nil, packet[:27], append([]byte{0, 6}, packet[2:]...)} {
+		if _, _, ok := parseARP(wrong); ok {
+			t.Errorf("%v is read", wrong)
+		}
+	}
+}

@@ -3,46 +3,58 @@ package balancer
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// PoolRequest takes an apiserver out of the pool of this host's HAProxy, or back into it.
+// PoolRequest takes an API server out of the pools of this host's HAProxy, or puts it back.
 type PoolRequest struct {
 	Server   string        `json:"server"`
 	Drain    bool          `json:"drain"`
-	Patience time.Duration `json:"patience"` // until connections that do not end by themselves are closed
+	Patience time.Duration `json:"patience"` // after this time, the remaining connections are closed
 }
 
 // poolPace is how often HAProxy is asked whether connections are left.
 const poolPace = 100 * time.Millisecond
 
-// SetPool does so, and says how many connections it had to close. HAProxy itself forgets it when it starts anew.
+// drainedPools are those that a drained server leaves. It stays in the unchecked pool, which serves only when every other
+// server has failed.
+var drainedPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
+
+// SetPool changes the pools and returns the number of connections that it closed. HAProxy forgets a drain when it starts
+// or reloads.
 var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r PoolRequest) (closed int, err error) {
-	server, state := hostconfig.HAProxyBackend+"/"+r.Server, "ready"
+	state := "ready"
 	if r.Drain {
 		state = "drain"
 	}
-	if err := tell(ctx, "set server "+server+" state "+state); err != nil || !r.Drain {
-		return 0, err
+	rows, err := haproxyStats(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("asking HAProxy for its pools: %w", err)
+	}
+	pools := having(rows, r.Server, drainedPools)
+	if len(pools) == 0 {
+		return 0, fmt.Errorf("HAProxy has no server %s", r.Server)
+	}
+	for _, pool := range pools {
+		if err := tell(ctx, "set server "+pool+"/"+r.Server+" state "+state); err != nil {
+			return 0, err
+		}
+	}
+	if !r.Drain {
+		return 0, nil
 	}
 	deadline := time.After(r.Patience)
 	tick := time.NewTicker(poolPace)
 	defer tick.Stop()
 	for {
-		rows, err := haproxyStat(ctx)
-		if err != nil {
-			return 0, err
+		if rows, err = haproxyStats(ctx); err != nil {
+			return 0, fmt.Errorf("asking HAProxy for the connections to %s: %w", r.Server, err)
 		}
-		left := 0
-		for _, b := range backends(rows, nil) {
-			if b.Name == r.Server {
-				left = b.Sessions
-			}
-		}
+		left := sessions(rows, r.Server)
 		if left == 0 {
 			return 0, nil
 		}
@@ -50,20 +62,25 @@ var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r Poo
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		case <-deadline:
-			return left, tell(ctx, "shutdown sessions server "+server)
+			return left, shutdown(ctx, rows, r.Server)
 		case <-tick.C:
 		}
 	}
 })
 
-// tell gives HAProxy a command that is silent when it works.
-func tell(ctx context.Context, command string) error {
-	said, err := haproxyCommand(ctx, command)
-	if err != nil {
-		return fmt.Errorf("speaking to HAProxy: %w", err)
-	}
-	if said = strings.TrimSpace(said); said != "" {
-		return fmt.Errorf("HAProxy does not do %q: %s", command, said)
+// having are the pools that contain the server. A HAProxy that Quorate has not configured yet does not have all of them.
+func having(rows []stats, server string, pools []string) []string {
+	return slices.DeleteFunc(slices.Clone(pools), func(pool string) bool {
+		return !slices.ContainsFunc(rows, func(r stats) bool { return r["pxname"] == pool && r["svname"] == server })
+	})
+}
+
+// shutdown closes the connections of a server in every pool.
+func shutdown(ctx context.Context, rows []stats, server string) error {
+	for _, pool := range having(rows, server, hostconfig.Pools) {
+		if err := tell(ctx, "shutdown sessions server "+pool+"/"+server); err != nil {
+			return err
+		}
 	}
 	return nil
 }

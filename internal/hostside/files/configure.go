@@ -34,10 +34,10 @@ var Reconfigure = host.DefineChange("node.reconfigure", func(ctx context.Context
 // restartsNothing fails if a file that differs would restart a unit that runs.
 func restartsNothing(ctx context.Context, d facts.Desired) error {
 	for _, f := range d.Files {
-		if sum, err := Sum(f.Key()); len(f.Restart) == 0 || err == nil && sum == f.Sum() {
+		if len(f.Restart)+len(f.Reload) == 0 || same(f) {
 			continue
 		}
-		units, err := system.Units(ctx, f.Restart...)
+		units, err := system.Units(ctx, slices.Concat(f.Restart, f.Reload)...)
 		if err != nil {
 			return err
 		}
@@ -51,21 +51,29 @@ func restartsNothing(ctx context.Context, d facts.Desired) error {
 }
 
 func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, error) {
-	var changed, restart []string
-	for _, f := range d.Files {
-		did, err := write(f)
-		if err != nil {
-			return changed, err
+	var changed []string
+	owed, err := readPending()
+	if err != nil {
+		return nil, err
+	}
+	err = checked(ctx, d.Files, func(f facts.File) error {
+		if len(f.Restart)+len(f.Reload) > 0 && !same(f) {
+			owed.need(f)
+			if err := owed.save(); err != nil {
+				return err
+			}
 		}
+		did, err := write(f)
 		if did != nothing {
 			changed = append(changed, f.Key())
 		}
-		if did == content {
-			restart = append(restart, f.Restart...)
-		}
+		return err
+	})
+	if err != nil {
+		return changed, err
 	}
 	if d.Self != "" {
-		if err := linkSelf(d.Self); err != nil {
+		if err := copySelf(d.Self); err != nil {
 			return changed, err
 		}
 	}
@@ -78,39 +86,48 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 			return changed, err
 		}
 	}
-	if slices.ContainsFunc(changed, func(p string) bool { return strings.HasPrefix(p, "/etc/systemd/") }) {
-		if err := systemctl(ctx, "daemon-reload"); err != nil {
-			return changed, err
-		}
-	}
-	slices.Sort(restart)
-	restart = slices.Compact(restart)
-	if len(d.Enable) > 0 {
-		if err := systemctl(ctx, append([]string{"enable"}, d.Enable...)...); err != nil {
-			return changed, err
-		}
-		if !permitted {
-			return changed, nil
-		}
-		start := slices.DeleteFunc(slices.Clone(d.Enable), func(u string) bool { return slices.Contains(restart, u) })
-		if err := systemctl(ctx, append([]string{"start"}, start...)...); err != nil {
-			return changed, err
-		}
-	}
-	if permitted && len(restart) > 0 {
-		if err := systemctl(ctx, append([]string{"restart"}, restart...)...); err != nil {
-			return changed, err
-		}
-	}
-	return changed, nil
+	return changed, load(ctx, d, owed, permitted, slices.ContainsFunc(changed, func(p string) bool { return strings.HasPrefix(p, "/etc/systemd/") }))
 }
 
-func linkSelf(path string) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
+// load starts the units of d, and has those that run load their present files. Without a permit it does neither: then none of
+// the units whose files changed runs.
+func load(ctx context.Context, d facts.Desired, owed pending, permitted, unitsChanged bool) error {
+	due := pending{}
+	for _, f := range d.Files {
+		for _, unit := range slices.Concat(f.Restart, f.Reload) {
+			if verb := owed[unit]; verb != "" {
+				due[unit] = verb
+			}
+		}
 	}
-	return durable.Symlink(self, path)
+	if unitsChanged || len(due) > 0 {
+		if err := systemctl(ctx, "daemon-reload"); err != nil {
+			return err
+		}
+	}
+	if len(d.Enable) > 0 {
+		if err := systemctl(ctx, append([]string{"enable"}, d.Enable...)...); err != nil {
+			return err
+		}
+		start := slices.DeleteFunc(slices.Clone(d.Enable), func(u string) bool { return due[u] != "" })
+		if permitted {
+			if err := systemctl(ctx, append([]string{"start"}, start...)...); err != nil {
+				return err
+			}
+		}
+	}
+	if !permitted {
+		return owed.without(due)
+	}
+	for _, verb := range []string{restart, reload} {
+		if err := systemctl(ctx, append([]string{verb}, due.units(verb)...)...); err != nil {
+			return err
+		}
+	}
+	if len(due) == 0 {
+		return nil
+	}
+	return owed.without(due)
 }
 
 func setSysctl(key, value string) error {

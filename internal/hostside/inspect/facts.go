@@ -24,7 +24,9 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -62,6 +64,11 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		if _, err := exec.LookPath(p); err != nil {
 			f.Lacks = append(f.Lacks, p)
 		}
+	}
+	f.Versions = balancer.Versions(ctx)
+	f.NoHAProxyUser = f.Versions["haproxy"] != "" && !balancer.UserExists()
+	if f.Pending, err = files.Pending(); err != nil {
+		return f, err
 	}
 	installed, err := programs.Read(ctx)
 	if err != nil {

@@ -73,9 +73,9 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 		go answer(c, in.Name)
 	}
 	if in.VRRP {
-		if c, err := net.ListenPacket("ip4:112", in.Address); err == nil {
+		if c, err := net.ListenIP("ip4:112", &net.IPAddr{IP: net.ParseIP(in.Address)}); err == nil {
 			closers, out.VRRP = append(closers, c.Close), true
-			go answer(c, in.Name)
+			go answerVRRP(c, in.Name)
 		}
 	}
 	stop := sync.OnceFunc(func() {
@@ -125,6 +125,26 @@ func answer(c net.PacketConn, name string) {
 		}
 		if err == nil && bytes.HasPrefix(buf[:n], probeAsk) {
 			c.WriteTo(fmt.Appendf(nil, "%s%s %d\n", probeAnswer, name, n), from) //nolint:errcheck // the other side asks again
+		}
+	}
+}
+
+// answerVRRP also says with which TTL the question arrived. keepalived ignores adverts that a router has forwarded.
+func answerVRRP(c *net.IPConn, name string) {
+	buf := make([]byte, 1<<16)
+	for {
+		// Unlike ReadFrom, ReadMsgIP gives the packet with its IP header.
+		n, _, _, from, err := c.ReadMsgIP(buf, nil)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		const ttl = 8
+		header := 0
+		if n > 0 {
+			header = int(buf[0]&0x0f) * 4
+		}
+		if err == nil && header > ttl && n >= header && bytes.HasPrefix(buf[header:n], probeAsk) {
+			c.WriteTo(fmt.Appendf(nil, "%s%s %d ttl=%d\n", probeAnswer, name, n, buf[ttl]), from) //nolint:errcheck // the other side asks again
 		}
 	}
 }
@@ -222,12 +242,10 @@ func ask(ctx context.Context, network, address, name string, size int) (facts.Ou
 func askOnce(ctx context.Context, network, address, name string, size int) (facts.Outcome, string) {
 	d := net.Dialer{}
 	if size > 0 {
-		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
-			cerr := c.Control(func(fd uintptr) {
-				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-			})
-			return errors.Join(cerr, err)
-		}
+		d.Control = option(unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	}
+	if network == "ip4:112" {
+		d.Control = option(unix.IP_TTL, vrrpTTL)
 	}
 	c, err := d.DialContext(ctx, network, address)
 	if err != nil {
@@ -248,8 +266,23 @@ func askOnce(ctx context.Context, network, address, name string, size int) (fact
 		}
 		// A raw socket also sees what others of the protocol say, among it the other host's own questions.
 		if bytes.HasPrefix(buf[:n], probeAnswer) {
-			return who(buf[:n], name)
+			outcome, detail := who(buf[:n], name)
+			if _, ttl, ok := bytes.Cut(bytes.TrimSpace(buf[:n]), []byte(" ttl=")); ok && outcome == facts.Reached && string(ttl) != strconv.Itoa(vrrpTTL) {
+				return facts.Routed, "TTL " + string(ttl)
+			}
+			return outcome, detail
 		}
+	}
+}
+
+// vrrpTTL is with what keepalived sends adverts. Each router on the way takes one away.
+const vrrpTTL = 255
+
+// option sets an option of the IP protocol on a socket.
+func option(name, value int) func(string, string, syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) (err error) {
+		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, name, value) })
+		return errors.Join(cerr, err)
 	}
 }
 

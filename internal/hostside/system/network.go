@@ -15,7 +15,7 @@ func Addresses() []facts.Address {
 		for _, a := range addrs {
 			if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
 				bits, _ := n.Mask.Size()
-				out = append(out, facts.Address{IP: n.IP.String(), Prefix: bits, Interface: link.Name})
+				out = append(out, facts.Address{IP: n.IP.String(), Prefix: bits, Interface: link.Name, MAC: link.HardwareAddr.String()})
 			}
 		}
 	}

@@ -1,66 +1,73 @@
 package hostconfig
 
 import (
-	"fmt"
-	"hash/fnv"
 	"slices"
 	"strconv"
-	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Places on a load balancer that other packages speak to.
+// Paths and names on a load balancer that other packages use.
 const (
-	// HAProxySocket answers HAProxy's statistics and commands.
+	// HAProxySocket is the socket for HAProxy's statistics and commands. It belongs to root.
 	HAProxySocket = "/run/haproxy/quorate.sock"
-	// HAProxyMonitor answers 200 while HAProxy's own event loop turns; it asks no apiserver.
+	// HAProxyMonitor answers 200 while HAProxy's event loop runs. HAProxy answers it alone, without any API server.
 	HAProxyMonitor = "http://127.0.0.1:8404/alive"
-	// HAProxyBackend is the checked pool of apiservers.
-	HAProxyBackend = "control-planes"
-	// FaultFile holds 1 while the watchdog finds HAProxy hung; keepalived then gives the virtual IP away.
+	// HAProxyUser is the user, and the group, that HAProxy's worker processes run as. The distributions' packages create
+	// both.
+	HAProxyUser = "haproxy"
+	// FaultFile contains 1 while this host must not have the virtual IP, otherwise 0. The watchdog writes it, and
+	// keepalived reads it.
 	FaultFile = "/run/quorate/haproxy-fault"
-	// AsideFile makes the watchdog do the same for a while, for as long as the file is new.
+	// AsideFile makes the watchdog keep the virtual IP away from this host. It contains how long (see package
+	// hostside/balancer).
 	AsideFile = "/run/quorate/stand-aside"
+	// KeepalivedFile is keepalived's configuration, and KeepalivedRunning a copy of the one that keepalived loaded last.
+	KeepalivedFile    = "/etc/keepalived/keepalived.conf"
+	KeepalivedRunning = "/run/quorate/keepalived.conf"
+	// HAProxyFile is HAProxy's configuration.
+	HAProxyFile = "/etc/haproxy/haproxy.cfg"
 	// WatchdogUnit is the systemd unit of the watchdog.
 	WatchdogUnit = "quorate-watchdog.service"
-	// SelfPath is a link to the quorate binary that units may run.
-	SelfPath = "/var/lib/quorate/bin/quorate"
+	// SelfPath is a copy of the quorate binary for systemd units. It is not below /var/lib, because SELinux does not let
+	// systemd execute files there.
+	SelfPath = "/usr/local/bin/quorate-host"
 
-	// APIPort is where every apiserver listens.
+	// APIPort is the port that every API server listens on.
 	APIPort = "6443"
 
-	haproxyFile          = "/etc/haproxy/haproxy.cfg"
+	haproxyUnit          = "haproxy.service"
+	keepalivedUnit       = "keepalived.service"
 	haproxyDropInFile    = "/etc/systemd/system/haproxy.service.d/quorate.conf"
 	haproxyCA            = "/etc/haproxy/quorate-ca.crt"
 	keepalivedDropInFile = "/etc/systemd/system/keepalived.service.d/quorate.conf"
-	keepalivedFile       = "/etc/keepalived/keepalived.conf"
 	balancerSysctls      = "/etc/sysctl.d/91-quorate-balancer.conf"
 )
 
-// Balancer is HAProxy, keepalived and the watchdog between them on a host that balances.
-// docs/failover.md says what each setting is for.
+// Balancer configures HAProxy, keepalived, and the watchdog on a load balancer. docs/failover.md explains the settings.
+// Both programs reload a changed configuration: HAProxy keeps accepting connections, and keepalived keeps the virtual IP.
 func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
 	link, _ := f.Interface(h.Address)
 	d := facts.Desired{
 		Files: []facts.File{
-			{Path: haproxyCA, Content: ca, ClusterCA: true, Restart: []string{"haproxy.service"}},
-			{Path: haproxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Restart: []string{"haproxy.service"}},
-			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{"haproxy.service"}},
+			{Path: haproxyCA, Content: ca, ClusterCA: true, Reload: []string{haproxyUnit}},
+			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-f"}},
+			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: keepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Restart: []string{"keepalived.service"}},
-			{Path: keepalivedDropInFile, Content: keepalivedDropIn, Restart: []string{"keepalived.service"}},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{"keepalived", "-t", "-f"}},
+			{Path: keepalivedDropInFile, Content: keepalivedDropIn(true), Restart: []string{keepalivedUnit}},
 		},
 		Self:   SelfPath,
-		Enable: []string{"haproxy.service", WatchdogUnit, "keepalived.service"},
+		Enable: []string{haproxyUnit, WatchdogUnit, keepalivedUnit},
 	}
-	listenBeforeHaving(&d, h)
+	bindNonlocal(&d, h)
 	return d
 }
 
-// listenBeforeHaving lets HAProxy listen on the virtual IP also while another host has it, where it listens on that alone.
-func listenBeforeHaving(d *facts.Desired, h spec.Host) {
+// bindNonlocal lets HAProxy listen on the virtual IP while another host has it. HAProxy on a control plane listens on
+// nothing else.
+func bindNonlocal(d *facts.Desired, h spec.Host) {
 	if h.Has(spec.RoleControlPlane) {
 		const nonlocal = "net.ipv4.ip_nonlocal_bind"
 		d.Sysctls = map[string]string{nonlocal: "1"}
@@ -68,30 +75,33 @@ func listenBeforeHaving(d *facts.Desired, h spec.Host) {
 	}
 }
 
-// manner is in what the balancers that Quorate looks after differ from those that a person sets up.
+// manner is the difference between the load balancers that Quorate manages and those that a person sets up.
 type manner struct {
-	head   string // what the files say of themselves
-	check  string // how HAProxy makes sure whom it asks
-	define string // what keepalived tracks
-	track  string // and how
+	head     string // the first comment of each file
+	check    string // how HAProxy verifies the API servers' certificates
+	backends func(pool) string
+	define   string // what keepalived tracks
+	track    string // and how
 }
 
-// watched is Quorate's: HAProxy knows the cluster's CA, and keepalived believes the watchdog.
+// watched is Quorate's manner: HAProxy knows the cluster's CA, and the watchdog closes the connections of API servers that
+// hang and tells keepalived whether HAProxy works.
 var watched = manner{
-	head:   "Written by quorate for the cluster %s. Changes are undone by the next quorate apply.",
-	check:  "verify required ca-file " + haproxyCA + " verifyhost %[1]s check-sni %[1]s",
-	define: "vrrp_track_file haproxy {\n    file " + FaultFile + "\n}",
-	track:  "track_file {\n        haproxy weight -254\n    }",
+	head:     "Written by quorate for the cluster %s. The next `quorate apply` overwrites changes.",
+	check:    "verify required ca-file " + haproxyCA + " verifyhost %[1]s check-sni %[1]s",
+	backends: watchedBackends,
+	define:   "vrrp_track_file haproxy {\n    file " + FaultFile + "\n}",
+	track:    "track_file {\n        haproxy weight -254\n    }",
 }
 
-// SharesAPIPort says whether HAProxy and kube-apiserver listen on one port of one host: HAProxy on the virtual IP alone,
-// kube-apiserver on every address. The kernel gives a connection to the listener whose address is the more specific, and
-// lets the two be side by side only when both ask for it (SO_REUSEPORT), as HAProxy does by itself.
+// SharesAPIPort says whether HAProxy and kube-apiserver listen on the same port of one host: HAProxy on the virtual IP
+// only, kube-apiserver on all addresses. The kernel gives a connection to the listener with the more specific address. It
+// allows both listeners only if both set SO_REUSEPORT, as HAProxy does by default.
 func SharesAPIPort(c *spec.Cluster) bool {
 	return EndpointPort(c) == APIPort && slices.ContainsFunc(c.BalancerHosts(), func(h spec.Host) bool { return h.Has(spec.RoleControlPlane) })
 }
 
-// listenOn is where HAProxy takes the endpoint's connections: on a host with an apiserver, the virtual IP only.
+// listenOn is the address on which HAProxy accepts the endpoint's connections: on a control plane, the virtual IP only.
 func listenOn(c *spec.Cluster, h spec.Host) string {
 	if h.Has(spec.RoleControlPlane) {
 		return c.Spec.LoadBalancer.Address + ":" + EndpointPort(c)
@@ -99,150 +109,31 @@ func listenOn(c *spec.Cluster, h spec.Host) string {
 	return ":" + EndpointPort(c)
 }
 
-func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
-	var servers, unchecked strings.Builder
-	for _, cp := range byName(c.HostsWith(spec.RoleControlPlane)) {
-		fmt.Fprintf(&servers, "    server %s %s:6443\n", cp.Name, cp.Address)
-		fmt.Fprintf(&unchecked, "    server %s %s:6443 tcp-ut 2s\n", cp.Name, cp.Address)
-	}
-	return fmt.Sprintf(`# %[1]s
-global
-    maxconn 8000
-    stats socket %[2]s mode 600 level admin
-
-defaults
-    mode tcp
-    # A vanished host must not use up a client's patience: give up soon and try another one.
-    timeout connect 300ms
-    retries 3
-    option redispatch 1
-    # Watches are silent for long. Dead peers are found by keep-alives and by tcp-ut, never by idleness.
-    timeout client 1h
-    timeout server 1h
-    option clitcpka
-    option srvtcpka
-
-frontend api
-    bind %[3]s tcp-ut 5s
-    # When every check fails at once the checks are wrong, or the whole site stalls: any server is better than none.
-    use_backend unchecked if { nbsrv(%[4]s) eq 0 }
-    default_backend %[4]s
-
-backend %[4]s
-    balance roundrobin
-    option httpchk
-    # Without the etcd checks: during an election every apiserver would fail them at the same moment.
-    http-check send meth GET uri /readyz?exclude=etcd&exclude=etcd-readiness ver HTTP/1.1 hdr Host %[5]s
-    http-check expect status 200
-    default-server check check-ssl %[6]s
-    # Without a timeout for checks of their own, inter bounds a whole check. With one, its connection and TLS handshake
-    # would be bounded by timeout connect, and an apiserver that is only busy would be taken for dead.
-    default-server inter 600ms fastinter 200ms downinter 500ms fall 2 rise 2
-    # A dead server's connections are closed at once; otherwise HTTP/2 clients stay pinned to it.
-    default-server on-marked-down shutdown-sessions observe layer4 on-error mark-down tcp-ut 2s
-%[7]s
-backend unchecked
-    balance roundrobin
-%[8]s
-frontend alive
-    mode http
-    timeout client 5s
-    bind 127.0.0.1:8404
-    monitor-uri /alive
-`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxySocket, listenOn(c, h), HAProxyBackend, EndpointHost(c), fmt.Sprintf(m.check, EndpointHost(c)), servers.String(), unchecked.String())
-}
-
-// ahead lets what carries the endpoint run before everything else on its host: a balancer that waits for the processor
-// for half a second is taken for dead.
-const ahead = `Nice=-15
+// priority lets what carries the endpoint run before everything else on its host: a load balancer that waits half a second
+// for the CPU looks dead.
+const priority = `Nice=-15
 CPUWeight=1000
 `
 
-const haproxyDropIn = `[Unit]
-StartLimitIntervalSec=0
-
-[Service]
-# Two sockets for each of maxconn connections, and some.
-LimitNOFILE=16384
-` + ahead + `Restart=always
-RestartSec=100ms
-`
-
-const keepalivedDropIn = `[Unit]
-StartLimitIntervalSec=0
-
-[Service]
-RuntimeDirectory=quorate
-RuntimeDirectoryPreserve=yes
-` + keepsUp
-
-const keepsUp = ahead + `Restart=always
-RestartSec=500ms
+// keepsRunning restarts a program whenever it ends, and gives it time to start on a slow machine.
+const keepsRunning = priority + `Restart=always
+TimeoutStartSec=5min
 `
 
 const watchdogUnit = `[Unit]
-Description=Watches HAProxy and moves the virtual IP away while it hangs
+Description=Quorate's watchdog for HAProxy and the API servers behind it
 Before=keepalived.service
 StartLimitIntervalSec=0
 
 [Service]
+Type=notify
+NotifyAccess=main
+WatchdogSec=60
 RuntimeDirectory=quorate
 RuntimeDirectoryPreserve=yes
 ExecStart=` + SelfPath + ` host watchdog
-` + keepsUp + `
+` + keepsRunning + `RestartSec=500ms
+
 [Install]
 WantedBy=multi-user.target
 `
-
-// keepalivedConfig lets the balancers share the virtual IP. keepalived asks nobody through HAProxy, so an outage
-// of apiservers never moves the address; the watchdog's file does, when this host's own HAProxy hangs or is gone.
-func keepalivedConfig(c *spec.Cluster, h spec.Host, m manner, link, prefix string) string {
-	var peers strings.Builder
-	priority := 100
-	for i, lb := range byName(c.BalancerHosts()) {
-		if lb.Name == h.Name {
-			priority = 200 - i
-			continue
-		}
-		fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
-	}
-	return fmt.Sprintf(`# %[1]s
-global_defs {
-    router_id %[2]s
-    vrrp_version 3
-    # VRRP version 3 knows no passwords: only the peers are heard, and only from the same network segment (min_ttl).
-    vrrp_check_unicast_src
-    vrrp_garp_master_delay 1
-    vrrp_garp_master_repeat 3
-    vrrp_garp_master_refresh 10
-}
-
-%[3]s
-
-vrrp_instance api {
-    # Both start as BACKUP and a returned host takes nothing back: every move of the address is an outage.
-    state BACKUP
-    nopreempt
-    interface %[4]s
-    virtual_router_id %[5]d
-    priority %[6]d
-    advert_int 0.1
-    # A holder that is paused for a moment is not gone, and every move of the address cuts all connections.
-    down_timer_adverts 6
-    unicast_src_ip %[7]s
-    unicast_peer {
-%[8]s    }
-    %[11]s
-    virtual_ipaddress {
-        %[9]s/%[10]s dev %[4]s
-    }
-}
-`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), priority, h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
-}
-
-// routerID keeps clusters on one network apart; VRRP has room for 1 to 255.
-func routerID(c *spec.Cluster) int {
-	h := fnv.New32a()
-	h.Write([]byte(c.Spec.LoadBalancer.Address))
-	return int(h.Sum32()%255) + 1
-}

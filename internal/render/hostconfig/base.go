@@ -243,6 +243,11 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 			out = append(out, "the kernel module "+m+" is not loaded")
 		}
 	}
+	for _, unit := range f.Pending {
+		if slices.ContainsFunc(d.Files, func(file facts.File) bool { return slices.Contains(slices.Concat(file.Restart, file.Reload), unit) }) {
+			out = append(out, unit+" has not loaded its files")
+		}
+	}
 	for _, unit := range d.Enable {
 		if f.Unknown[facts.UnitsPart] != "" {
 			break
@@ -304,6 +309,12 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 			if runs(unit) && !slices.Contains(restarts, unit) {
 				restarts = append(restarts, unit)
 			}
+		}
+	}
+	for _, unit := range f.Pending { // its files were replaced by a step that did not get as far as to restart it
+		owed := slices.ContainsFunc(d.Files, func(file facts.File) bool { return slices.Contains(slices.Concat(file.Restart, file.Reload), unit) })
+		if owed && runs(unit) && !slices.Contains(restarts, unit) {
+			restarts = append(restarts, unit)
 		}
 	}
 	for _, unit := range d.Enable {

@@ -80,8 +80,8 @@ func TestBalancersShareOneAddress(t *testing.T) {
 		priorities[priority] = true
 		haproxy := file(t, d, "/etc/haproxy/haproxy.cfg")
 		for _, cp := range c.HostsWith(spec.RoleControlPlane) {
-			if strings.Count(haproxy, "server "+cp.Name+" "+cp.Address+":6443") != 2 {
-				t.Errorf("%s is not in both backends of\n%s", cp.Name, haproxy)
+			if strings.Count(haproxy, "server "+cp.Name+" "+cp.Address+":6443\n") != len(Pools) {
+				t.Errorf("%s is not in every pool of\n%s", cp.Name, haproxy)
 			}
 		}
 		if file(t, d, haproxyCA) != "CA" {
@@ -90,6 +90,104 @@ func TestBalancersShareOneAddress(t *testing.T) {
 	}
 	if len(priorities) != len(lbs) {
 		t.Errorf("balancers have equal priorities: %v", priorities)
+	}
+}
+
+// TestOrderOfHostsChangesNothing on a load balancer: every changed file is a reload or a restart.
+func TestOrderOfHostsChangesNothing(t *testing.T) {
+	c := cluster()
+	c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: "lb-c", Address: "10.0.0.99", Roles: []string{spec.RoleLoadBalancer}})
+	f := &facts.Facts{}
+	before := map[string][]facts.File{}
+	for _, h := range c.BalancerHosts() {
+		before[h.Name] = Balancer(c, h, f, "CA").Files
+	}
+	slices.Reverse(c.Spec.Hosts)
+	for _, h := range c.BalancerHosts() {
+		for i, file := range Balancer(c, h, f, "CA").Files {
+			if old := before[h.Name][i]; file.Content != old.Content {
+				t.Errorf("%s on %s:\n%s\nwas\n%s", file.Path, h.Name, file.Content, old.Content)
+			}
+		}
+	}
+}
+
+// TestAddedHostsReloadLittle: a worker changes nothing on a load balancer, a load balancer changes only who keepalived's
+// peers are, and neither restarts a program.
+func TestAddedHostsReloadLittle(t *testing.T) {
+	c := cluster()
+	lb := c.BalancerHosts()[0]
+	f := &facts.Facts{}
+	before := Balancer(c, lb, f, "CA").Files
+	for _, tc := range []struct {
+		role   string
+		reload []string
+	}{
+		{spec.RoleWorker, nil},
+		{spec.RoleLoadBalancer, []string{keepalivedUnit}},
+		{spec.RoleControlPlane, []string{haproxyUnit}},
+	} {
+		more := cluster()
+		more.Spec.Hosts = append([]spec.Host{{Name: "another", Address: "10.0.0.99", Roles: []string{tc.role}}}, more.Spec.Hosts...)
+		var reload []string
+		for i, file := range Balancer(more, lb, f, "CA").Files {
+			if file.Content == before[i].Content {
+				continue
+			}
+			reload = append(reload, file.Reload...)
+			if len(file.Restart) > 0 {
+				t.Errorf("a new %s restarts %v", tc.role, file.Restart)
+			}
+			if vrrp := priorityOf(file.Content); vrrp != priorityOf(before[i].Content) {
+				t.Errorf("a new %s changes keepalived's priority to %s", tc.role, vrrp)
+			}
+		}
+		if !slices.Equal(reload, tc.reload) {
+			t.Errorf("a new %s reloads %v, want %v", tc.role, reload, tc.reload)
+		}
+	}
+}
+
+func priorityOf(keepalived string) string {
+	_, after, _ := strings.Cut(keepalived, "    priority ")
+	priority, _, _ := strings.Cut(after, "\n")
+	return priority
+}
+
+func TestPrioritiesDiffer(t *testing.T) {
+	var hosts []spec.Host
+	for i := range 60 {
+		hosts = append(hosts, spec.Host{Name: fmt.Sprintf("lb-%d", i)})
+	}
+	taken := map[int]string{}
+	for _, h := range hosts {
+		p := vrrpPriority(hosts, h.Name)
+		if other := taken[p]; other != "" || p < 1 || p > 254 {
+			t.Errorf("%s has the priority %d, as has %q", h.Name, p, other)
+		}
+		taken[p] = h.Name
+	}
+}
+
+// TestNoClientUsesUpAllConnections: a source has a limit, and the cluster's networks have a reserve.
+func TestNoClientUsesUpAllConnections(t *testing.T) {
+	c := cluster()
+	for i := range 40 {
+		c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprintf("far-%d", i), Address: fmt.Sprintf("10.1.%d.5", i), Roles: []string{spec.RoleWorker}})
+	}
+	config := file(t, Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"), HAProxyFile)
+	for line := range strings.Lines(config) {
+		if words := strings.Fields(line); len(words) > 60 {
+			t.Errorf("HAProxy does not accept a line of %d words", len(words))
+		}
+	}
+	for _, want := range []string{" 10.0.0.0/24", " 10.1.39.0/24", "sc0_conn_cur gt 500", "fe_conn gt 6000", "maxconn 8000"} {
+		if !strings.Contains(config, want) {
+			t.Errorf("no %q in\n%s", want, config)
+		}
+	}
+	if n := strings.Count(config, "10.0.0.0/24"); n != 1 {
+		t.Errorf("one network is listed %d times", n)
 	}
 }
 
@@ -111,7 +209,7 @@ func TestHAProxyAndAPIServerShareAPort(t *testing.T) {
 		}
 		for _, h := range c.HostsWith(spec.RoleControlPlane) {
 			d := Balancer(c, h, &facts.Facts{}, "CA")
-			if config := file(t, d, "/etc/haproxy/haproxy.cfg"); !strings.Contains(config, "bind 10.0.0.100:"+port+" ") || strings.Count(config, h.Address+":6443") != 2 {
+			if config := file(t, d, "/etc/haproxy/haproxy.cfg"); !strings.Contains(config, "bind 10.0.0.100:"+port+" ") || strings.Count(config, h.Address+":6443\n") != len(Pools) {
 				t.Errorf("%s:\n%s", h.Name, config)
 			}
 			if d.Sysctls["net.ipv4.ip_nonlocal_bind"] != "1" || !strings.Contains(file(t, d, balancerSysctls), "ip_nonlocal_bind = 1") {
@@ -134,6 +232,11 @@ func TestMissing(t *testing.T) {
 	if got := Missing(d, f); !slices.Equal(got, []string{"/b differs", "containerd.service is failed"}) {
 		t.Errorf("%q", got)
 	}
+	d.Files[0].Restart, f.Pending = []string{"containerd.service"}, []string{"containerd.service", "haproxy.service"}
+	if got := Missing(d, f); !slices.Equal(got, []string{"/b differs", "containerd.service has not loaded its files", "containerd.service is failed"}) {
+		t.Errorf("after an interrupted step: %q", got)
+	}
+	f.Pending = nil
 	f.Kubernetes.KubeletConfig = true
 	if got := Missing(d, f); len(got) != 3 {
 		t.Errorf("a configured kubelet that does not run is not missing: %q", got)
@@ -228,7 +331,7 @@ func TestPlainBalancerNeedsNoQuorate(t *testing.T) {
 	c := cluster()
 	h := c.HostsWith(spec.RoleLoadBalancer)[0]
 	d := PlainBalancer(c, h)
-	haproxy, keepalived := file(t, d, haproxyFile), file(t, d, keepalivedFile)
+	haproxy, keepalived := file(t, d, HAProxyFile), file(t, d, KeepalivedFile)
 	for text, wants := range map[string][]string{
 		haproxy:    {"default-server check check-ssl verify none check-sni api.test.internal\n", "/readyz?exclude=etcd"},
 		keepalived: {"script " + haproxyScript + "\n", "track_script {", "interface INTERFACE\n", "10.0.0.100/PREFIX dev INTERFACE\n"},
@@ -240,8 +343,8 @@ func TestPlainBalancerNeedsNoQuorate(t *testing.T) {
 		}
 	}
 	for _, f := range d.Files {
-		for _, wrong := range []string{haproxyCA, FaultFile, WatchdogUnit, SelfPath, "RuntimeDirectory"} {
-			if strings.Contains(f.Content, wrong) {
+		for _, wrong := range []string{haproxyCA, "quorate", WatchdogUnit, SelfPath} {
+			if strings.Contains(strings.ReplaceAll(f.Content, HAProxySocket, ""), wrong) {
 				t.Errorf("%s speaks of %s", f.Path, wrong)
 			}
 		}

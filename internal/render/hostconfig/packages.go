@@ -14,6 +14,10 @@ var (
 	nodePrograms     = []string{"losetup", "modprobe", "mount"}
 )
 
+// BalancerVersions are the oldest versions of programs on load balancers that understand the configuration: keepalived's
+// down_timer_adverts came with 2.2.3, and HAProxy was tried from 2.4 on.
+var BalancerVersions = []struct{ Program, Version string }{{"haproxy", "2.4"}, {"keepalived", "2.2.3"}}
+
 // Lacks are the programs that a host needs for its roles and does not have.
 func Lacks(c *spec.Cluster, h spec.Host, f *facts.Facts) []string {
 	var need []string

@@ -64,7 +64,7 @@ func approver(c *spec.Cluster) facts.Desired {
 
 func nodes(c *spec.Cluster) string {
 	var b strings.Builder
-	for _, h := range c.Spec.Hosts {
+	for _, h := range byName(c.Spec.Hosts) {
 		if h.IsNode() {
 			fmt.Fprintf(&b, "%s %s\n", h.Name, h.Address)
 		}

@@ -1,0 +1,157 @@
+package balancer
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// WhoHasRequest asks which machines have an address.
+type WhoHasRequest struct {
+	Address string `json:"address"` // that is asked for
+	From    string `json:"from"`    // an address of this host; its interface is where the question goes
+}
+
+// Several probes, because one may get lost, or the answer be late on a busy machine.
+const (
+	arpProbes   = 4
+	arpInterval = 150 * time.Millisecond
+	arpLastWait = 300 * time.Millisecond
+)
+
+// WhoHas sends ARP probes for an address, as RFC 5227 describes for the detection of duplicate addresses, and returns who
+// answered or announced it within three quarters of a second. No cache changes because of a probe. The host's own kernel
+// does not answer: AddressHolders.Has says whether this host has the address.
+var WhoHas = host.Define("node.who-has", func(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) {
+	var out facts.AddressHolders
+	address, err := netip.ParseAddr(r.Address)
+	if err != nil || !address.Is4() {
+		return out, fmt.Errorf("%q is not an IPv4 address", r.Address)
+	}
+	own := facts.Facts{Addresses: system.Addresses()}
+	at, ok := own.Interface(r.From)
+	if !ok {
+		return out, fmt.Errorf("no interface of this host has the address %s", r.From)
+	}
+	link, err := net.InterfaceByName(at.Interface)
+	if err != nil {
+		return out, fmt.Errorf("interface %s: %w", at.Interface, err)
+	}
+	if len(link.HardwareAddr) != 6 {
+		return out, fmt.Errorf("interface %s has no Ethernet address, so ARP cannot be asked", link.Name)
+	}
+	out.Interface, out.MAC = link.Name, link.HardwareAddr.String()
+	_, out.Has = own.Interface(r.Address)
+	out.Answers, err = probe(ctx, link, address)
+	return out, err
+})
+
+func probe(ctx context.Context, link *net.Interface, address netip.Addr) ([]string, error) {
+	s, err := openARP(link.Index)
+	if err != nil {
+		return nil, fmt.Errorf("sending ARP probes on %s: %w", link.Name, err)
+	}
+	defer s.Close()
+	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Now()) }) //nolint:errcheck // it ends by itself soon
+	defer stop()
+	var answers []string
+	for i := range arpProbes {
+		if err := send(s, link, address); err != nil {
+			return nil, fmt.Errorf("sending ARP probes on %s: %w", link.Name, err)
+		}
+		wait := arpInterval
+		if i == arpProbes-1 {
+			wait = arpLastWait
+		}
+		if answers, err = listen(ctx, s, link.HardwareAddr, address, wait, answers); err != nil {
+			return nil, fmt.Errorf("waiting for ARP replies on %s: %w", link.Name, err)
+		}
+	}
+	slices.Sort(answers)
+	return slices.Compact(answers), nil
+}
+
+// listen collects the hardware addresses of those who call the address their own.
+func listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip.Addr, wait time.Duration, found []string) ([]string, error) {
+	if err := s.SetReadDeadline(time.Now().Add(wait)); err != nil {
+		return nil, err
+	}
+	packet := make([]byte, 128)
+	for {
+		n, err := s.Read(packet)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return found, nil
+		case err != nil:
+			return nil, err
+		}
+		if mac, ip, ok := parseARP(packet[:n]); ok && ip == address && !bytes.Equal(mac, own) {
+			found = append(found, mac.String())
+		}
+	}
+}
+
+func openARP(index int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ARP), Ifindex: index}); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "arp"), nil
+}
+
+func bigEndian(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
+
+// An ARP packet for IPv4 over Ethernet: a header of eight bytes, then the sender's and the target's addresses.
+var arpHeader = []byte{0, 1, 8, 0, 6, 4}
+
+const (
+	arpRequest = 1
+	arpSize    = 28
+)
+
+func send(s *os.File, link *net.Interface, address netip.Addr) error {
+	packet := binary.BigEndian.AppendUint16(slices.Clone(arpHeader), arpRequest)
+	packet = append(packet, link.HardwareAddr...)
+	packet = append(packet, make([]byte, 4+6)...) // nobody asks: the sender has no address yet, the target no hardware address
+	packet = append(packet, address.AsSlice()...)
+	to := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sent error
+	err = raw.Write(func(fd uintptr) bool {
+		sent = unix.Sendto(int(fd), packet, 0, to)
+		return !errors.Is(sent, unix.EAGAIN)
+	})
+	return errors.Join(err, sent)
+}
+
+// parseARP returns the sender of a request or a reply.
+func parseARP(packet []byte) (net.HardwareAddr, netip.Addr, bool) {
+	if len(packet) < arpSize || !bytes.Equal(packet[:6], arpHeader) {
+		return nil, netip.Addr{}, false
+	}
+	return net.HardwareAddr(packet[8:14]), netip.AddrFrom4([4]byte(packet[14:18])), true
+}

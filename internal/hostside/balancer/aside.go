@@ -1,0 +1,47 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// asideFor is how long a host stands aside for one request. A caller that needs longer asks again; a caller that dies
+// leaves nothing behind.
+const asideFor = 15 * time.Second
+
+// StandAside keeps the virtual IP away from this host for 15 seconds, or no longer. The watchdog does it, as if HAProxy hung.
+var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
+	if aside {
+		return struct{}{}, durable.WriteFile(hostconfig.AsideFile, asideUntil(bootID(), monotonic()+asideFor), 0o644)
+	}
+	err := os.Remove(hostconfig.AsideFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return struct{}{}, err
+})
+
+// asideUntil is the content of the file: which start of the machine it belongs to, and until when on a clock that counts
+// from that start. The wall clock would not do: somebody may set it back.
+func asideUntil(boot string, deadline time.Duration) []byte {
+	return fmt.Appendf(nil, "%s %d\n", boot, deadline)
+}
+
+// standsAside reads the content of the file at the time now.
+func standsAside(content []byte, boot string, now time.Duration) bool {
+	var id string
+	var deadline time.Duration
+	_, err := fmt.Sscanf(string(content), "%s %d", &id, &deadline)
+	return err == nil && id == boot && now < deadline
+}
+
+func bootID() string { return system.ReadTrimmed("/proc/sys/kernel/random/boot_id") }

@@ -1,0 +1,242 @@
+package balancer
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// HAProxy stops giving new connections to an API server that fails its checks, and leaves the old ones alone. Closing them
+// is right if the server hangs or is gone: HTTP/2 clients would stay with it until a timeout of their own. It is wrong if
+// the server is only busy: all its clients would connect and list again elsewhere, and make the next server busy. A check
+// cannot tell the two apart, so the care below looks closer before it closes anything.
+const (
+	careInterval = 200 * time.Millisecond
+	// hungAfter is how long nothing may have arrived from a server on any connection before it counts as hung. A server
+	// that gets as little as a twentieth of a CPU still sends something several times a second.
+	hungAfter = 800 * time.Millisecond
+	// probePatience is how long the second opinion waits for a TLS handshake.
+	probePatience = 400 * time.Millisecond
+	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
+	// are closed. During an election the servers lose and regain their etcd up to two seconds apart.
+	notReadyAfter = 3 * time.Second
+	// closeAgain is how soon the connections of one server are closed a second time.
+	closeAgain = time.Second
+)
+
+// sighting is one API server as HAProxy sees it at one moment.
+type sighting struct {
+	name, address string
+	up            bool   // it gets new connections: ready, its etcd included
+	check         string // the last check that includes etcd, in HAProxy's code
+	blind         string // the last check that excludes etcd
+	sessions      int    // over all pools
+}
+
+// The outcomes of checks that say that a server may hang or be gone. A timeout after the TLS handshake (L7TOUT) counts only
+// for checks without etcd: the others wait for etcd's answer.
+var (
+	unanswered = []string{"L4TOUT", "L4CON", "L6TOUT"}
+	answered   = []string{"L7OK", "L7OKC", "L6OK", "L4OK"}
+)
+
+// suspicious says that a check found the server not to answer at all.
+func (s sighting) suspicious() bool {
+	return slices.Contains(unanswered, s.check) || slices.Contains(unanswered, s.blind) || s.blind == "L7TOUT"
+}
+
+// sound says that HAProxy gives the server new connections, and that its last check succeeded.
+func (s sighting) sound() bool { return s.up && slices.Contains(answered, s.check) }
+
+// sightings reads what HAProxy's statistics say of each API server.
+func sightings(rows []stats) []sighting {
+	var out []sighting
+	for _, row := range rows {
+		if row["pxname"] != hostconfig.PoolWithEtcd || row["svname"] == "BACKEND" {
+			continue
+		}
+		s := sighting{name: row["svname"], address: row["addr"], up: row.up(), check: row.check(), sessions: sessions(rows, row["svname"])}
+		for _, other := range rows {
+			if other["pxname"] == hostconfig.PoolWithoutEtcd && other["svname"] == s.name {
+				s.blind = other.check()
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// care decides whose connections are closed. Its times are readings of a monotonic clock.
+type care struct {
+	downSince, soundSince, saidNo, closed map[string]time.Duration
+}
+
+func newCare() *care {
+	m := func() map[string]time.Duration { return map[string]time.Duration{} }
+	return &care{m(), m(), m(), m()}
+}
+
+// verdict is a server whose connections must be closed, and why. Down says that it must get no new ones either, although
+// HAProxy has not seen enough failed checks yet.
+type verdict struct {
+	server, why string
+	down        bool
+}
+
+// opinion is what a closer look at a suspicious server, and at another one, found.
+type opinion struct {
+	silent   time.Duration // since anything arrived from the server
+	answers  bool          // a new connection was answered
+	anotherA bool          // another server answered one at the same time
+}
+
+// judge is called with every look at HAProxy. The opinions are by name; a server without one has not been looked at.
+func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opinion) (out []verdict) {
+	for _, s := range seen {
+		since(c.soundSince, s.name, s.sound(), now)
+		since(c.downSince, s.name, !s.up, now)
+		if s.check == "L7STS" {
+			c.saidNo[s.name] = now
+		}
+	}
+	for _, s := range seen {
+		if at, ok := c.closed[s.name]; s.sessions == 0 || ok && now-at < closeAgain {
+			continue
+		}
+		if o, ok := opinions[s.name]; ok && s.suspicious() && o.anotherA && !o.answers && o.silent >= hungAfter {
+			out = append(out, verdict{s.name, fmt.Sprintf("it has sent nothing for %s (%s)", ui.Duration(o.silent), strings.Join(codes(s), ", ")), true})
+			continue
+		}
+		down, isDown := c.downSince[s.name]
+		no, said := c.saidNo[s.name]
+		if isDown && said && no >= down && now-down >= notReadyAfter && c.anotherSound(s.name, seen, now) {
+			out = append(out, verdict{s.name, "it has not been ready for " + ui.Duration(now-down) + ", and others are", false})
+		}
+	}
+	for _, v := range out {
+		c.closed[v.server] = now
+	}
+	return out
+}
+
+func codes(s sighting) []string {
+	return slices.Compact(slices.DeleteFunc([]string{s.check, s.blind}, func(c string) bool { return c == "" || slices.Contains(answered, c) }))
+}
+
+// anotherSound says whether another server has been sound for long enough: it has a leader, so this is no election.
+func (c *care) anotherSound(name string, seen []sighting, now time.Duration) bool {
+	return slices.ContainsFunc(seen, func(s sighting) bool {
+		at, ok := c.soundSince[s.name]
+		return s.name != name && ok && now-at >= notReadyAfter
+	})
+}
+
+// since keeps the time since which something holds.
+func since(m map[string]time.Duration, name string, holds bool, now time.Duration) {
+	if _, ok := m[name]; !holds {
+		delete(m, name)
+	} else if !ok {
+		m[name] = now
+	}
+}
+
+// careForServers closes the connections of API servers that hang, are gone, or are not ready, until ctx ends.
+func careForServers(ctx context.Context, logger *log.Logger) {
+	c := newCare()
+	tick := time.NewTicker(careInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		rows, err := haproxyStats(ctx)
+		if err != nil {
+			continue // whether HAProxy works is judged elsewhere
+		}
+		seen := sightings(rows)
+		for _, v := range c.judge(monotonic(), seen, lookCloser(ctx, seen)) {
+			act(ctx, logger, v, rows)
+		}
+	}
+}
+
+func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
+	if v.down {
+		for _, pool := range having(rows, v.server, drainedPools) {
+			if err := tell(ctx, "set server "+pool+"/"+v.server+" health down"); err != nil {
+				logger.Printf("taking API server %s out of the pool %s: %v", v.server, pool, err)
+			}
+		}
+	}
+	if err := shutdown(ctx, rows, v.server); err != nil {
+		logger.Printf("closing the connections to API server %s: %v", v.server, err)
+		return
+	}
+	logger.Printf("closed %s to API server %s: %s", ui.Plural(sessions(rows, v.server), "connection"), v.server, v.why)
+}
+
+// lookCloser asks for a second opinion on the suspicious servers that have connections: when the kernel last received
+// anything from them, and whether they answer a new connection now, while another server does.
+func lookCloser(ctx context.Context, seen []sighting) map[string]opinion {
+	var suspects, others []sighting
+	for _, s := range seen {
+		switch {
+		case s.suspicious() && s.sessions > 0:
+			suspects = append(suspects, s)
+		case s.sound():
+			others = append(others, s)
+		}
+	}
+	if len(suspects) == 0 || len(others) == 0 {
+		return nil
+	}
+	silent, err := silences()
+	if err != nil {
+		return nil // without the kernel's answer nothing is closed
+	}
+	probed := suspects
+	if slices.ContainsFunc(suspects, func(s sighting) bool { return silent[s.address] >= hungAfter }) {
+		probed = append(probed, others[:min(2, len(others))]...)
+	} else {
+		return nil
+	}
+	answers := make([]bool, len(probed))
+	var wg sync.WaitGroup
+	for i, s := range probed {
+		wg.Go(func() { answers[i] = handshake(ctx, s.address) })
+	}
+	wg.Wait()
+	// The first look may be older than an answer that came meanwhile.
+	if silent, err = silences(); err != nil {
+		return nil
+	}
+	out := map[string]opinion{}
+	for i, s := range suspects {
+		out[s.name] = opinion{silent: silent[s.address], answers: answers[i], anotherA: slices.Contains(answers[len(suspects):], true)}
+	}
+	return out
+}
+
+// handshake says whether a server completes a TLS handshake in time. It proves that the process runs, and nothing else, so
+// the certificate does not matter.
+func handshake(ctx context.Context, address string) bool {
+	ctx, cancel := context.WithTimeout(ctx, probePatience)
+	defer cancel()
+	conn, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address) //nolint:gosec // see above
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}

@@ -1,0 +1,94 @@
+package balancer
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestCareTellsBusyFromHung: connections are closed only if the server sends nothing at all and answers nobody while
+// another one does, or if it says itself for seconds that it is not ready while another one is.
+func TestCareTellsBusyFromHung(t *testing.T) {
+	const ms = time.Millisecond
+	ok := sighting{name: "cp-b", up: true, check: "L7OK", blind: "L7OK", sessions: 9}
+	okay := sighting{name: "cp-c", up: true, check: "L7OK", blind: "L7OK", sessions: 9}
+	a := func(up bool, check, blind string) sighting {
+		return sighting{name: "cp-a", up: up, check: check, blind: blind, sessions: 5}
+	}
+	hung := opinion{silent: 900 * ms, anotherA: true}
+	type look struct {
+		at       time.Duration
+		seen     []sighting
+		opinions map[string]opinion
+	}
+	always := func(s sighting, o opinion) []look {
+		return []look{{10 * time.Second, []sighting{s, ok, okay}, map[string]opinion{"cp-a": o}}}
+	}
+	// repeat looks at the same thing every 200 ms.
+	repeat := func(from, to time.Duration, seen ...sighting) (out []look) {
+		for at := from; at < to; at += careInterval {
+			out = append(out, look{at, seen, nil})
+		}
+		return out
+	}
+	electing := func(s sighting) sighting { s.up, s.check = false, "L7TOUT"; return s }
+	said := func(s sighting) sighting { s.up, s.check = false, "L7STS"; return s }
+	for name, tc := range map[string]struct {
+		looks []look
+		want  []string // servers whose connections are closed, in order
+	}{
+		"hung":                             {always(a(true, "L6TOUT", "L7OK"), hung), []string{"cp-a"}},
+		"vanished":                         {always(a(false, "L4TOUT", "L4TOUT"), hung), []string{"cp-a"}},
+		"a listener that nobody serves":    {always(a(true, "L7OK", "L7TOUT"), hung), []string{"cp-a"}},
+		"busy: it still sends":             {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 300 * ms, anotherA: true}), nil},
+		"busy: it answers a new one":       {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, answers: true, anotherA: true}), nil},
+		"the network is away":              {always(a(false, "L4TOUT", "L4TOUT"), opinion{silent: 5 * time.Second}), nil},
+		"nobody has looked closer":         {[]look{{10 * time.Second, []sighting{a(false, "L6TOUT", "L6TOUT"), ok}, nil}}, nil},
+		"it waits for etcd":                {always(a(false, "L7TOUT", "L7OK"), hung), nil},
+		"no connections":                   {always(sighting{name: "cp-a", check: "L6TOUT"}, hung), nil},
+		"an election":                      {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), electing(ok), electing(okay)), nil},
+		"its etcd is dead":                 {repeat(time.Minute, time.Minute+3400*ms, said(a(false, "", "L7OK")), ok, okay), []string{"cp-a"}},
+		"not for long":                     {repeat(time.Minute, time.Minute+2800*ms, said(a(false, "", "L7OK")), ok, okay), nil},
+		"its etcd hangs, and it says so":   {append(repeat(time.Minute, time.Minute+2*time.Second, said(a(false, "", "L7OK")), ok), repeat(time.Minute+2*time.Second, time.Minute+3400*ms, electing(a(false, "", "L7OK")), ok)...), []string{"cp-a"}},
+		"slow, but it never said anything": {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), ok, okay), nil},
+		"the servers regain their leader one after the other": {slices.Concat(repeat(time.Minute, time.Minute+9*time.Second, said(a(false, "", "L7OK")), said(ok), said(okay)),
+			repeat(time.Minute+9*time.Second, time.Minute+11*time.Second, said(a(false, "", "L7OK")), ok, said(okay)), repeat(time.Minute+11*time.Second, time.Minute+20*time.Second, a(true, "L7OK", "L7OK"), ok, okay)), nil},
+		"hung, and again": {slices.Concat(always(a(true, "L6TOUT", "L7OK"), hung), []look{
+			{10*time.Second + 200*ms, []sighting{a(false, "L6TOUT", "L7OK"), ok}, map[string]opinion{"cp-a": hung}},
+			{11*time.Second + 200*ms, []sighting{a(false, "L6TOUT", "L7OK"), ok}, map[string]opinion{"cp-a": hung}}}), []string{"cp-a", "cp-a"}},
+	} {
+		c := newCare()
+		for at := time.Duration(0); at < 8*time.Second; at += careInterval { // everything has been well until now
+			c.judge(at, []sighting{a(true, "L7OK", "L7OK"), ok, okay}, nil)
+		}
+		var closed []string
+		for _, l := range tc.looks {
+			for _, v := range c.judge(l.at, l.seen, l.opinions) {
+				closed = append(closed, v.server)
+			}
+		}
+		if !slices.Equal(closed, tc.want) {
+			t.Errorf("%s: closed %v, want %v", name, closed, tc.want)
+		}
+	}
+}
+
+func TestSightings(t *testing.T) {
+	rows, err := parseStats("# pxname,svname,scur,status,check_status,addr,\n" +
+		"control-planes,cp-a,3,UP 1/2,* L6TOUT,10.0.0.11:6443,\ncontrol-planes,cp-b,0,DOWN,L7STS,10.0.0.12:6443,\ncontrol-planes,BACKEND,3,UP,,,\n" +
+		"without-etcd,cp-a,1,UP,L7OK,10.0.0.11:6443,\nunchecked,cp-a,2,no check,,10.0.0.11:6443,\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := sightings(rows)
+	want := []sighting{{"cp-a", "10.0.0.11:6443", true, "L6TOUT", "L7OK", 6}, {"cp-b", "10.0.0.12:6443", false, "L7STS", "", 0}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v", got)
+	}
+	if !got[0].suspicious() || got[0].sound() || got[1].suspicious() {
+		t.Error("the wrong server is suspicious")
+	}
+	if _, err := parseStats(""); err == nil {
+		t.Error("no statistics are statistics")
+	}
+}

@@ -1,0 +1,291 @@
+package balancer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// How the watchdog judges HAProxy. keepalived's own scripts run once a second at best; half a second of a hung proxy is
+// about as long as a VRRP takeover after a power-off.
+const (
+	watchInterval = 150 * time.Millisecond
+	// lookAfter is how long HAProxy may not answer until its process is looked at, once in each interval.
+	lookAfter = 2 * watchInterval
+	// surePatience is how long HAProxy may not answer when it certainly cannot; hungPatience when it seems to hang; and
+	// slowPatience when it is short of CPU time or starting: then another load balancer may be no better.
+	surePatience = 400 * time.Millisecond
+	hungPatience = 600 * time.Millisecond
+	slowPatience = 3 * time.Second
+	watchRise    = 2 // answers in a row that end a fault
+	watchFall    = 2 // refused connections in a row, or looks that find it to hang, that begin one
+	inFlight     = 4 // requests that may wait for HAProxy at the same time
+
+	// A HAProxy that hangs for cureAfter is killed, so that systemd starts it again; one that never answered since it
+	// started, after stuckAfter. Each cure doubles the time until the next, and curesPerHour is the limit.
+	cureAfter    = 3 * time.Second
+	stuckAfter   = time.Minute
+	firstBackoff = 10 * time.Second
+	lastBackoff  = 10 * time.Minute
+	curesPerHour = 5
+)
+
+// Watchdog keeps the endpoint's failover fast on this load balancer until ctx ends. It tells keepalived through a file
+// whether this host may have the virtual IP, kills a HAProxy that hangs for good, and closes the connections of API
+// servers that hang. It returns early when its own program has been replaced: systemd then starts the new one.
+func Watchdog(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	logger := log.New(os.Stderr, "", 0) // the journal adds the time
+	w := newWatchdog(monotonic())
+	if err := tellKeepalived(false); err != nil {
+		return err
+	}
+	go careForServers(ctx, logger)
+	return watch(ctx, logger, w)
+}
+
+func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
+	answers := make(chan error, inFlight)
+	asking := 0
+	client := &http.Client{Timeout: slowPatience, Transport: &http.Transport{DisableKeepAlives: true}}
+	boot := bootID()
+	ready := false
+	var last *sample
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-answers:
+			asking--
+			w.answer(monotonic(), err)
+			continue
+		case <-tick.C:
+		}
+		if asking < inFlight {
+			asking++
+			go func() { answers <- monitor(ctx, client) }()
+		}
+		for drained := false; !drained; { // an answer that waits is not a silence
+			select {
+			case err := <-answers:
+				asking--
+				w.answer(monotonic(), err)
+			default:
+				drained = true
+			}
+		}
+		now := monotonic()
+		why := condition("")
+		if w.silent(now) >= lookAfter {
+			s := sampleHAProxy()
+			why, last = diagnose(last, s), s
+		} else if n%10 == 0 || last == nil {
+			last = sampleHAProxy()
+		}
+		content, _ := os.ReadFile(hostconfig.AsideFile)
+		d := w.judge(now, why, last, standsAside(content, boot, now))
+		for _, line := range d.say {
+			logger.Print(line)
+		}
+		if d.tell {
+			if err := tellKeepalived(d.fault); err != nil {
+				return err
+			}
+		}
+		if d.kill {
+			if err := system.Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service"); err != nil {
+				logger.Printf("killing HAProxy: %v", err)
+			}
+		}
+		if !ready && (w.alive || d.fault) {
+			// keepalived starts only now, and does not take the virtual IP for a HAProxy that is not there.
+			ready = true
+			notify("READY=1")
+		}
+		if n%50 == 0 {
+			notify("WATCHDOG=1")
+			if !d.fault && replaced() {
+				logger.Print("quorate has been replaced: starting the new one")
+				return nil
+			}
+		}
+	}
+}
+
+// watchdog judges HAProxy by its answers and by its process. All times are of the monotonic clock.
+type watchdog struct {
+	looked   time.Duration // the last look
+	answered time.Duration // the last answer, or when there was none yet, the beginning
+	rise     int           // answers since the fault began
+	refused  int           // refused connections since the last answer
+	hangs    int           // looks in a row that found it to hang
+	worker   sample        // the process that is judged
+	alive    bool          // it has answered since it started
+	fault    bool          // HAProxy does not work
+	told     bool          // what keepalived was told
+	was      condition     // the last condition that was logged
+
+	hungSince time.Duration // 0 while it does not hang
+	cures     []time.Duration
+	gaveUp    bool
+}
+
+func newWatchdog(now time.Duration) *watchdog { return &watchdog{looked: now, answered: now} }
+
+// decision is what follows from one look.
+type decision struct {
+	fault, tell, kill bool
+	say               []string
+}
+
+func (w *watchdog) silent(now time.Duration) time.Duration { return now - w.answered }
+
+// answer notes the outcome of one request to HAProxy.
+func (w *watchdog) answer(now time.Duration, err error) {
+	switch {
+	case err == nil:
+		w.answered, w.refused, w.hungSince, w.alive = now, 0, 0, true
+		w.rise++
+	case errors.Is(err, syscall.ECONNREFUSED):
+		w.refused++
+		w.rise = 0
+	default:
+		w.rise = 0
+	}
+}
+
+// judge decides what to do about a HAProxy that has not answered for a while, for the reason why.
+func (w *watchdog) judge(now time.Duration, why condition, process *sample, aside bool) (d decision) {
+	// A watchdog that did not run itself knows nothing about that time.
+	if late := now - w.looked - watchInterval; late > watchInterval {
+		w.answered += late
+		if w.hungSince > 0 {
+			w.hungSince += late
+		}
+	}
+	w.looked = now
+	if process != nil && (process.pid != w.worker.pid || process.start != w.worker.start) {
+		w.alive = w.alive && w.silent(now) < watchInterval // a reload: the answer may have come from the new process
+		w.worker, w.hungSince, w.gaveUp = *process, 0, false
+	}
+	if w.hangs++; !why.hung() {
+		w.hangs = 0
+	}
+	silent := w.silent(now)
+	failed := w.refused >= watchFall || silent >= slowPatience ||
+		w.hangs >= watchFall && silent >= hungPatience || (why == stopped || why == gone) && silent >= surePatience
+	switch {
+	case !w.fault && failed:
+		w.fault, w.rise, w.was = true, 0, why
+		d.say = append(d.say, fmt.Sprintf("HAProxy has not answered for %s (%s): this host must not have the virtual IP", ui.Duration(silent), reason(why, w.refused)))
+	case w.fault && w.rise >= watchRise:
+		w.fault, w.was = false, ""
+		d.say = append(d.say, "HAProxy answers again")
+	case silent >= surePatience && why != w.was && why != "":
+		w.was = why
+		d.say = append(d.say, fmt.Sprintf("HAProxy has not answered for %s: %s", ui.Duration(silent), why))
+	}
+	w.cure(now, why, &d)
+	d.fault = w.fault || aside
+	d.tell = d.fault != w.told
+	w.told = d.fault
+	return d
+}
+
+func reason(why condition, refused int) string {
+	if why == "" && refused > 0 {
+		return "it refuses connections"
+	}
+	return string(why)
+}
+
+// cure kills a HAProxy that hangs for good. One that is starting, or short of CPU time, would only be worse off.
+func (w *watchdog) cure(now time.Duration, why condition, d *decision) {
+	if !why.hung() {
+		if why != "" {
+			w.hungSince = 0
+		}
+		return
+	}
+	if w.hungSince == 0 {
+		w.hungSince = now
+	}
+	patience := cureAfter
+	if !w.alive {
+		patience = stuckAfter
+	}
+	for len(w.cures) > 0 && now-w.cures[0] >= time.Hour {
+		w.cures = w.cures[1:]
+	}
+	backoff := time.Duration(0)
+	if n := len(w.cures); n > 0 {
+		backoff = min(firstBackoff<<(n-1), lastBackoff)
+	}
+	switch hung := now - w.hungSince; {
+	case hung < patience || backoff > 0 && now-w.cures[len(w.cures)-1] < backoff:
+	case len(w.cures) >= curesPerHour:
+		if !w.gaveUp {
+			w.gaveUp = true
+			d.say = append(d.say, fmt.Sprintf("HAProxy hangs, and killing it %d times within an hour has not helped: leaving it alone", len(w.cures)))
+		}
+	default:
+		w.cures = append(w.cures, now)
+		w.hungSince = 0
+		d.kill = true
+		d.say = append(d.say, fmt.Sprintf("HAProxy (process %d) has hung for %s (%s): killing it, so that systemd starts it again", w.worker.pid, ui.Duration(hung), why))
+	}
+}
+
+func tellKeepalived(fault bool) error {
+	value := "0\n"
+	if fault {
+		value = "1\n"
+	}
+	if err := os.MkdirAll(filepath.Dir(hostconfig.FaultFile), 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
+}
+
+// notify tells systemd how this service is, if systemd asked for it.
+func notify(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.Dial("unixgram", path)
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	_, _ = conn.Write([]byte(state)) // systemd notices when nothing arrives
+}
+
+// replaced says that this program runs from SelfPath, and that another one is there now.
+func replaced() bool {
+	running, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	target, err := os.Readlink("/proc/self/exe")
+	if err != nil || target != hostconfig.SelfPath+" (deleted)" {
+		return false
+	}
+	now, err := os.Stat(hostconfig.SelfPath)
+	return err == nil && !os.SameFile(running, now)
+}

@@ -1,0 +1,189 @@
+package hostconfig
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/spec"
+)
+
+// HAProxy's backends, in the order in which a new connection chooses among them: the first that has a server.
+const (
+	// PoolWithEtcd contains the API servers that are ready, their connection to etcd included.
+	PoolWithEtcd = "control-planes"
+	// PoolWithoutEtcd contains those that are ready apart from etcd. It serves while none of them has an etcd leader.
+	PoolWithoutEtcd = "without-etcd"
+	// PoolUnchecked contains all API servers. It serves while every check fails: then the checks are wrong, or the whole
+	// site stalls, and any server is better than none.
+	PoolUnchecked = "unchecked"
+)
+
+// Pools are HAProxy's backends, in the order of choice.
+var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolUnchecked}
+
+// Limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network), so
+// that maxConnections is enough for the connections of several hundred nodes even when one load balancer serves them all.
+// An idle connection costs HAProxy a few KiB, and each needs two file descriptors.
+const (
+	maxConnections = 8000
+	// maxPerSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is
+	// a sixteenth of maxConnections: no single client can use them up.
+	maxPerSource = 500
+	// reserved connections are for the cluster's own hosts, whatever others do.
+	reserved = 2000
+	// refusalsLogged is how many refusals of one source are logged within ten seconds.
+	refusalsLogged = 5
+)
+
+// haproxyDropIn makes the unit the same on every distribution: RHEL's has no runtime directory and reads further files, and
+// Debian's mounts a log socket that need not exist. The master process is root, but it neither talks to clients nor sees
+// the cluster's keys.
+const haproxyDropIn = `[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+RuntimeDirectory=haproxy
+RuntimeDirectoryPreserve=yes
+BindReadOnlyPaths=
+ExecStartPre=
+ExecStart=
+ExecStart=/usr/sbin/haproxy -Ws -f ` + HAProxyFile + ` -p /run/haproxy.pid
+ExecReload=
+ExecReload=/usr/sbin/haproxy -c -f ` + HAProxyFile + `
+ExecReload=/bin/kill -USR2 $MAINPID
+# Two sockets for each of maxconn connections, and those for checks and listeners.
+LimitNOFILE=20000
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SYS_CHROOT CAP_KILL
+InaccessiblePaths=-/etc/kubernetes -/var/lib/etcd -/var/lib/kubelet
+ProtectSystem=full
+ProtectHome=yes
+PrivateTmp=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+` + keepsRunning + `RestartSec=100ms
+`
+
+// pool is what a backend needs to know.
+type pool struct {
+	endpoint string // the name in the API servers' certificates
+	check    string // the settings that verify them
+	servers  []spec.Host
+}
+
+func (p pool) list() string {
+	var b strings.Builder
+	for _, cp := range p.servers {
+		fmt.Fprintf(&b, "    server %s %s:%s\n", cp.Name, cp.Address, APIPort)
+	}
+	return b.String()
+}
+
+func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
+	p := pool{endpoint: EndpointHost(c), check: fmt.Sprintf(m.check, EndpointHost(c)), servers: byName(c.HostsWith(spec.RoleControlPlane))}
+	return fmt.Sprintf(`# %[1]s
+global
+    # Clients talk to a process that is not root and has an empty root directory.
+    user %[2]s
+    group %[2]s
+    chroot /var/lib/haproxy
+    # To the journal. HAProxy itself prints there which servers go down and come up.
+    log stderr format short daemon
+    maxconn %[3]d
+    # After a reload, connections of the old process live this long. It no longer checks servers.
+    hard-stop-after 30s
+    stats socket %[4]s mode 600 level admin
+
+defaults
+    mode tcp
+    # A vanished host must not use up a client's patience: give up early and try another one.
+    timeout connect 300ms
+    retries 3
+    option redispatch 1
+    # Watches are silent for long. Keep-alives and tcp-ut find dead peers; idleness proves nothing.
+    timeout client 1h
+    timeout server 1h
+    option clitcpka
+    option srvtcpka
+
+frontend api
+    bind %[5]s tcp-ut 5s
+    # Only connections that did not end normally: refused, timed out, without a server, closed because of one.
+    log global
+    option tcplog
+    option dontlog-normal
+    # One source cannot use up all connections, and sources outside the cluster leave some for its hosts.
+    stick-table type ip size 32k expire 10m store conn_cur,gpc0,gpc0_rate(10s)
+%[6]s    acl greedy sc0_conn_cur gt %[7]d
+    acl crowded fe_conn gt %[8]d
+    acl logged sc0_gpc0_rate ge %[9]d
+    tcp-request connection track-sc0 src
+    tcp-request connection reject if greedy logged
+    tcp-request connection reject if crowded !cluster logged
+    tcp-request content reject if greedy { sc0_inc_gpc0 gt 0 }
+    tcp-request content reject if crowded !cluster { sc0_inc_gpc0 gt 0 }
+%[10]s
+frontend alive
+    mode http
+    timeout client 5s
+    bind 127.0.0.1:8404
+    monitor-uri /alive
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, maxConnections, HAProxySocket, listenOn(c, h), clusterACL(c), maxPerSource, maxConnections-reserved, refusalsLogged, m.backends(p))
+}
+
+// clusterACL names the networks of the cluster's hosts. Networks instead of addresses, because a host that is added
+// usually is in one of them, and HAProxy then need not reload.
+func clusterACL(c *spec.Cluster) string {
+	const bits, perLine = 24, 16 // HAProxy accepts 64 words on a line
+	var networks []string
+	for _, h := range c.Spec.Hosts {
+		a, err := netip.ParseAddr(h.Address)
+		if err != nil {
+			continue
+		}
+		if network, err := a.Prefix(bits); err == nil {
+			networks = append(networks, network.String())
+		}
+	}
+	slices.Sort(networks)
+	var b strings.Builder
+	for line := range slices.Chunk(slices.Compact(networks), perLine) {
+		fmt.Fprintf(&b, "    acl cluster src %s\n", strings.Join(line, " "))
+	}
+	return b.String()
+}
+
+// watchedBackends never close a connection because of a check: a server that is slow gets no new connections, and the
+// watchdog decides whether it hangs.
+func watchedBackends(p pool) string {
+	return fmt.Sprintf(`    use_backend %[1]s if { nbsrv(%[1]s) gt 0 }
+    # During an election no API server has an etcd leader.
+    use_backend %[2]s if { nbsrv(%[2]s) gt 0 }
+    # When every check fails, the checks are wrong, or the whole site stalls: any server is better than none.
+    default_backend %[3]s
+
+backend %[1]s
+    balance roundrobin
+%[4]s    default-server check check-ssl %[5]s
+    # Without timeout check, inter bounds a whole check. With it, timeout connect would bound the TLS handshake.
+    default-server inter 600ms fastinter 200ms downinter 500ms fall 2 rise 2 observe layer4 on-error mark-down tcp-ut 2s
+%[6]s
+backend %[2]s
+    balance roundrobin
+%[7]s    default-server check check-ssl %[5]s
+    default-server inter 2s fastinter 500ms downinter 1s fall 2 rise 2 tcp-ut 2s
+%[6]s
+backend %[3]s
+    balance roundrobin
+    default-server tcp-ut 2s
+%[6]s`, PoolWithEtcd, PoolWithoutEtcd, PoolUnchecked, p.ask("/readyz"), p.check, p.list(), p.ask(readyWithoutEtcd))
+}
+
+// readyWithoutEtcd asks whether an API server is ready apart from etcd.
+const readyWithoutEtcd = "/readyz?exclude=etcd&exclude=etcd-readiness"
+
+func (p pool) ask(uri string) string {
+	return fmt.Sprintf("    option httpchk\n    http-check send meth GET uri %s ver HTTP/1.1 hdr Host %s\n    http-check expect status 200\n", uri, p.endpoint)
+}

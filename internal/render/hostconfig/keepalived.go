@@ -1,0 +1,96 @@
+package hostconfig
+
+import (
+	"fmt"
+	"hash/fnv"
+	"strings"
+
+	"quorate.dev/quorate/internal/spec"
+)
+
+// keepalivedDropIn copies the configuration that keepalived loads, so that the peers that keepalived really knows can be
+// read. A configuration that keepalived rejects is never loaded.
+func keepalivedDropIn(managed bool) string {
+	text := "[Unit]\nStartLimitIntervalSec=0\n\n[Service]\n"
+	if managed {
+		text += `RuntimeDirectory=quorate
+RuntimeDirectoryPreserve=yes
+ExecStartPre=/bin/cp ` + KeepalivedFile + ` ` + KeepalivedRunning + `
+ExecReload=
+ExecReload=/usr/sbin/keepalived -t -f ` + KeepalivedFile + `
+ExecReload=/bin/cp ` + KeepalivedFile + ` ` + KeepalivedRunning + `
+ExecReload=/bin/kill -HUP $MAINPID
+`
+	}
+	return text + keepsRunning + "RestartSec=500ms\n"
+}
+
+// keepalivedConfig lets the load balancers share the virtual IP. keepalived never asks an API server, so that no failure
+// of API servers moves the address. The watchdog's file moves it when this host's HAProxy hangs or is gone.
+func keepalivedConfig(c *spec.Cluster, h spec.Host, m manner, link, prefix string) string {
+	var peers strings.Builder
+	for _, lb := range byName(c.BalancerHosts()) {
+		if lb.Name != h.Name {
+			fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
+		}
+	}
+	return fmt.Sprintf(`# %[1]s
+global_defs {
+    router_id %[2]s
+    vrrp_version 3
+    # VRRP version 3 has no passwords: only the peers are heard, and only from the same network segment (min_ttl).
+    vrrp_check_unicast_src
+    vrrp_garp_master_delay 1
+    vrrp_garp_master_repeat 3
+    vrrp_garp_master_refresh 10
+}
+
+%[3]s
+
+vrrp_instance api {
+    # All start as BACKUP, and a host that returns does not take the address back: every move is an outage.
+    state BACKUP
+    nopreempt
+    interface %[4]s
+    virtual_router_id %[5]d
+    priority %[6]d
+    advert_int 0.1
+    # A holder that pauses for a moment is not gone, and every move of the address closes all connections.
+    down_timer_adverts 6
+    unicast_src_ip %[7]s
+    unicast_peer {
+%[8]s    }
+    %[11]s
+    virtual_ipaddress {
+        %[9]s/%[10]s dev %[4]s
+    }
+}
+`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(c.BalancerHosts(), h.Name), h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
+}
+
+// vrrpPriority derives the priority of a load balancer from its name, because neither the order of the hosts nor their
+// number may change it: keepalived would have to reload. Hosts whose names collide take the next free priorities in the
+// order of their names. The priority decides only which of several standbys takes the address first.
+func vrrpPriority(hosts []spec.Host, name string) int {
+	const lowest, count = 151, 100 // a low priority waits up to advert_int longer
+	taken := map[int]bool{}
+	for _, h := range byName(hosts) {
+		n := int(sum32(h.Name) % count)
+		for taken[n] && len(taken) < count {
+			n = (n + 1) % count
+		}
+		if taken[n] = true; h.Name == name {
+			return lowest + n
+		}
+	}
+	return lowest
+}
+
+// routerID separates clusters on one network; VRRP has room for 1 to 255.
+func routerID(c *spec.Cluster) int { return int(sum32(c.Spec.LoadBalancer.Address)%255) + 1 }
+
+func sum32(s string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(s))
+	return h.Sum32()
+}

@@ -1,0 +1,78 @@
+// Package vip judges which machines have the virtual IP. It is pure.
+package vip
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Holder is a machine that has the virtual IP.
+type Holder struct {
+	// MAC is its hardware address. Host is its name in the spec, empty for a machine that the spec does not have.
+	MAC  string
+	Host string
+	// LoadBalancer says that the spec lets it have the address.
+	LoadBalancer bool
+	// SeenBy are the hosts that found it, itself included.
+	SeenBy []string
+}
+
+// String names the machine.
+func (h Holder) String() string {
+	if h.Host == "" {
+		return "an unknown machine with the hardware address " + h.MAC + vendor(h.MAC)
+	}
+	return h.Host
+}
+
+// vendor explains hardware addresses that no network card has.
+func vendor(mac string) string {
+	if strings.HasPrefix(mac, "00:00:5e:00:01:") {
+		return " (of a virtual router: VRRP or CARP)"
+	}
+	return ""
+}
+
+// Holders are the machines that have the virtual IP, from the answers to the host operation WhoHas by the name of the host
+// that asked. More than one, or one that is no load balancer of the spec, is a conflict: clients reach sometimes one of
+// them and sometimes another. A host that is not in seen was not asked, and nothing follows from that.
+func Holders(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.AddressHolders) []Holder {
+	names := map[string]string{} // of hosts, by hardware address
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		if f == nil {
+			continue
+		}
+		if at, ok := f.Interface(h.Address); ok && at.MAC != "" {
+			names[at.MAC] = h.Name
+		}
+	}
+	for name, s := range seen {
+		names[s.MAC] = name
+	}
+	by := map[string][]string{}
+	for _, asker := range slices.Sorted(maps.Keys(seen)) {
+		s := seen[asker]
+		if s.Has {
+			by[s.MAC] = append(by[s.MAC], asker)
+		}
+		for _, mac := range s.Answers {
+			by[mac] = append(by[mac], asker)
+		}
+	}
+	var out []Holder
+	for _, mac := range slices.Sorted(maps.Keys(by)) {
+		h, known := c.Host(names[mac])
+		out = append(out, Holder{MAC: mac, Host: names[mac], LoadBalancer: known && c.Balances(h), SeenBy: by[mac]})
+	}
+	return out
+}
+
+// Strangers are the holders that must not have the address: machines outside the spec, and hosts that are no load balancers.
+func Strangers(holders []Holder) []Holder {
+	return slices.DeleteFunc(slices.Clone(holders), func(h Holder) bool { return h.LoadBalancer })
+}

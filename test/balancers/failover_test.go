@@ -1,0 +1,141 @@
+//go:build lab
+
+package balancers
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"testing"
+	"text/tabwriter"
+	"time"
+)
+
+// fault is something that breaks, and what must be true of clients meanwhile.
+type fault struct {
+	name         string
+	inject, heal func(t *testing.T, s *site)
+	lasts        time.Duration
+	// judge looks at the outcome with the load balancers that Quorate manages.
+	judge func(t *testing.T, o outcome)
+}
+
+// sane is more than a failover may take on any computer. What it really takes is printed.
+const sane = 5 * time.Second
+
+func quick(t *testing.T, o outcome) {
+	t.Helper()
+	if o.newGap > sane || o.http2Gap > sane {
+		t.Errorf("an outage of %s for new connections, %s for HTTP/2", o.newGap, o.http2Gap)
+	}
+}
+
+// nobodyMoves: no connection was closed.
+func nobodyMoves(t *testing.T, o outcome) {
+	t.Helper()
+	if o.reconnects > 0 {
+		t.Errorf("%d HTTP/2 clients had to connect again", o.moved)
+	}
+}
+
+func api(command string) func(*testing.T, *site) {
+	return func(t *testing.T, s *site) { t.Helper(); s.run(t, "api-a", command) }
+}
+
+func etcdIs(state string, machines ...string) func(*testing.T, *site) {
+	return func(t *testing.T, s *site) {
+		t.Helper()
+		for _, m := range machines {
+			s.put(t, m, "/etc/api/etcd", state)
+		}
+	}
+}
+
+func nothing(*testing.T, *site) {}
+
+func restartAPI(t *testing.T, s *site) {
+	s.run(t, "api-a", "systemctl stop api || true")
+	s.startAPI(t, "api-a")
+}
+
+var faults = []fault{
+	{"nothing", nothing, nothing, 5 * time.Second, nobodyMoves},
+	{"API server hung (SIGSTOP)", api("systemctl kill -s STOP api"), api("systemctl kill -s CONT api"), 10 * time.Second, quick},
+	{"API server killed", api("systemctl kill -s KILL api"), restartAPI, 8 * time.Second, quick},
+	{"API server's host vanished", func(t *testing.T, s *site) { must(t, s.Cut(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Heal(t.Context(), "api-a")) }, 10 * time.Second, quick},
+	{"API server's host frozen", func(t *testing.T, s *site) { must(t, s.Freeze(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Thaw(t.Context(), "api-a")) }, 10 * time.Second, quick},
+	{"API server short of CPU", api("systemctl set-property --runtime api CPUQuota=4%"), api("systemctl set-property --runtime api CPUQuota="), 15 * time.Second, nobodyMoves},
+	{"API server's etcd dead", etcdIs("dead", "api-a"), etcdIs("ok", "api-a"), 15 * time.Second, func(t *testing.T, o outcome) {
+		if o.http2Gap > 10*time.Second {
+			t.Errorf("clients stayed for %s with an API server without etcd", o.http2Gap)
+		}
+	}},
+	{"election of 1.5 s", etcdIs("electing", "api-a", "api-b", "api-c"), nothing, 1500 * time.Millisecond, nobodyMoves},
+	{"election of 6 s", etcdIs("electing", "api-a", "api-b", "api-c"), nothing, 6 * time.Second, nobodyMoves},
+	{"leader again", etcdIs("ok", "api-a", "api-b", "api-c"), nothing, 8 * time.Second, nobodyMoves},
+	{"HAProxy hung", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -STOP $(pidof haproxy)") }, nothing, 8 * time.Second, quick},
+	{"HAProxy killed", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -KILL $(pidof haproxy)") }, nothing, 8 * time.Second, quick},
+}
+
+// TestFailover breaks one part after the other behind load balancers as a person sets them up and behind Quorate's, and
+// prints what clients met.
+func TestFailover(t *testing.T) {
+	s := newSite(t)
+	var table bytes.Buffer
+	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "fault\tby hand: new\tfailed\tHTTP/2\tfailed\tmoved\tQuorate: new\tfailed\tHTTP/2\tfailed\tmoved\t")
+	rows := make([][]string, len(faults))
+	for _, plain := range []bool{true, false} {
+		name := map[bool]string{true: "by hand", false: "Quorate"}[plain]
+		t.Run(name, func(t *testing.T) {
+			for _, lb := range []string{"lb-a", "lb-b"} {
+				s.configure(t, s.cluster, lb, plain)
+			}
+			s.whole(t, "lb-a", "lb-b")
+			s.holder(t)
+			l := s.clients(t)
+			for i, f := range faults {
+				t.Run(f.name, func(t *testing.T) {
+					l.calm(t, 3*time.Second)
+					from := time.Now()
+					f.inject(t, s)
+					if !after(t, f.lasts) {
+						return
+					}
+					o := l.between(from, time.Now())
+					f.heal(t, s)
+					rows[i] = append(rows[i], seconds(o.newGap), fmt.Sprint(o.newFailed), seconds(o.http2Gap), fmt.Sprint(o.http2Failed), fmt.Sprint(o.moved))
+					if !plain {
+						f.judge(t, o)
+					}
+					if t.Failed() {
+						t.Logf("failures of clients: %s", strings.Join(l.reasons(from), "; "))
+						for _, lb := range []string{"lb-a", "lb-b"} {
+							t.Logf("%s: %s", lb, s.run(t, lb, "journalctl --no-pager -o cat -u haproxy -u quorate-watchdog -u keepalived --since -20s"))
+						}
+					}
+					if !strings.Contains(f.name, "election") {
+						s.whole(t, "lb-a", "lb-b")
+					}
+				})
+			}
+		})
+	}
+	for i, f := range faults {
+		fmt.Fprintln(w, f.name+"\t"+strings.Join(rows[i], "\t")+"\t")
+	}
+	w.Flush()
+	t.Logf("longest time without an answer, in seconds, and requests that failed:\n%s", &table)
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
+
+// after waits while a fault lasts: that time is what is measured.
+func after(t *testing.T, d time.Duration) bool {
+	select {
+	case <-t.Context().Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}

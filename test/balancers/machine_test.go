@@ -1,0 +1,366 @@
+//go:build lab
+
+// Package balancers runs real HAProxy, keepalived, and the watchdog in machines of a lab, in front of servers that behave
+// like API servers, and breaks them. Run it with `go test -tags lab ./test/balancers`.
+package balancers
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	utilnet "k8s.io/apimachinery/pkg/util/net"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/hostside/reach"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// The test binary is also the program that runs in the machines: as quorate's host side, as an API server, and as clients.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		err := inMachine(ctx, os.Args[1], os.Args[2:])
+		stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func inMachine(ctx context.Context, command string, args []string) error {
+	switch command {
+	case "host": // as `quorate host watchdog`, which is what the unit runs
+		return balancer.Watchdog(ctx)
+	case "serve":
+		return serveAPI(ctx, args[0])
+	case "clients":
+		return clients(ctx, args[0], os.Stdout)
+	case "configure":
+		return onHost(ctx, configureHost)
+	case "read":
+		return onHost(ctx, balancer.Read.On)
+	case "who-has":
+		return onHost(ctx, balancer.WhoHas.On)
+	case "set-pool":
+		return onHost(ctx, balancer.SetPool.On)
+	case "stand-aside":
+		return onHost(ctx, balancer.StandAside.On)
+	case "listen": // for as long as standard input is open
+		return listenVRRP(ctx, args[0])
+	case "dial":
+		return onHost(ctx, reach.DialAll.On)
+	case "hold":
+		return hold(ctx, args[0])
+	}
+	return fmt.Errorf("unknown command %q", command)
+}
+
+// onHost runs an operation of the host side, from standard input to standard output.
+func onHost[In, Out any](ctx context.Context, run func(context.Context, *host.Conn, In) (Out, error)) error {
+	conn, err := host.Local(ctx, "here")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	var in In
+	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
+		return err
+	}
+	out, err := run(ctx, conn, in)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(out)
+}
+
+// configuration is what a load balancer is configured from.
+type configuration struct {
+	Cluster spec.Cluster
+	Name    string // of the host
+	CA      string
+	Plain   bool      // as the script for operators does it, without quorate on the host
+	Edit    [2]string // replaces a text in HAProxy's or keepalived's configuration
+}
+
+func configureHost(ctx context.Context, conn *host.Conn, c configuration) ([]string, error) {
+	h, _ := c.Cluster.Host(c.Name)
+	f := &facts.Facts{Addresses: system.Addresses()}
+	d := hostconfig.Balancer(&c.Cluster, h, f, c.CA)
+	if c.Plain {
+		at, _ := f.Interface(h.Address)
+		d = hostconfig.PlainBalancer(&c.Cluster, h)
+		for i := range d.Files {
+			d.Files[i].Content = strings.NewReplacer(hostconfig.InterfacePlaceholder, at.Interface, hostconfig.PrefixPlaceholder, fmt.Sprint(at.Prefix)).Replace(d.Files[i].Content)
+			d.Files[i].Restart = []string{"haproxy.service", "keepalived.service"}
+		}
+	}
+	for i := range d.Files {
+		if c.Edit[0] != "" {
+			d.Files[i].Content = strings.ReplaceAll(d.Files[i].Content, c.Edit[0], c.Edit[1])
+		}
+	}
+	return files.Configure.On(ctx, conn, d)
+}
+
+func listenVRRP(ctx context.Context, address string) error {
+	conn, err := host.Local(ctx, "here")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	l, err := reach.Listen.On(ctx, conn, reach.ListenRequest{Name: "listener", Address: address, VRRP: true})
+	if err != nil || !l.VRRP {
+		return fmt.Errorf("listening: %+v, %v", l, err)
+	}
+	fmt.Println("listening")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+// hold opens connections to an address, without a word, until HAProxy refuses one or closes one, and says how many stayed.
+func hold(ctx context.Context, address string) error {
+	var conns []net.Conn
+	for len(conns) < 1000 {
+		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			break
+		}
+		conns = append(conns, c)
+	}
+	var open atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() {
+			c.SetReadDeadline(time.Now().Add(2 * time.Second))
+			if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				open.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Println(open.Load())
+	return nil
+}
+
+// serveAPI behaves like kube-apiserver as far as load balancers and clients can see: TLS, HTTP/2, and /readyz with its two
+// checks of etcd, which are asked once a second at most and remember the last result. A file says how etcd is: ok, dead,
+// or electing.
+func serveAPI(ctx context.Context, dir string) error {
+	etcd := &etcd{file: filepath.Join(dir, "etcd")}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		if len(r.URL.Query()["exclude"]) < 2 && !etcd.check() {
+			http.Error(w, "[-]etcd failed: reason withheld", http.StatusInternalServerError)
+			return
+		}
+		io.WriteString(w, "ok")
+	})
+	mux.HandleFunc("/list", func(w http.ResponseWriter, r *http.Request) { // what an informer does when it connects
+		burn(40 * time.Millisecond)
+		io.WriteString(w, "all")
+	})
+	mux.HandleFunc("/read", func(w http.ResponseWriter, r *http.Request) {
+		burn(time.Millisecond)
+		if !etcd.wait(r.Context(), 2*time.Second) {
+			http.Error(w, "etcd does not answer", http.StatusGatewayTimeout)
+			return
+		}
+		host, _ := os.Hostname()
+		io.WriteString(w, host)
+	})
+	srv := &http.Server{Addr: ":6443", Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	context.AfterFunc(ctx, func() { srv.Close() })
+	if err := srv.ListenAndServeTLS(filepath.Join(dir, "cert"), filepath.Join(dir, "key")); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// burn uses CPU time, not time: it takes longer when there is little of it.
+func burn(d time.Duration) {
+	var begin, now syscall.Rusage
+	const thread = 1 // RUSAGE_THREAD
+	syscall.Getrusage(thread, &begin)
+	for {
+		for range 1000 {
+			_ = rand.Int()
+		}
+		syscall.Getrusage(thread, &now)
+		if time.Duration(now.Utime.Nano()-begin.Utime.Nano()) >= d {
+			return
+		}
+	}
+}
+
+type etcd struct {
+	file   string
+	asked  atomic.Int64 // when, in Unix nanoseconds
+	failed atomic.Bool
+}
+
+func (e *etcd) ok() bool {
+	state, err := os.ReadFile(e.file)
+	return err != nil || strings.TrimSpace(string(state)) == "ok"
+}
+
+func (e *etcd) wait(ctx context.Context, d time.Duration) bool {
+	for end := time.Now().Add(d); !e.ok(); {
+		if ctx.Err() != nil || time.Now().After(end) {
+			return false
+		}
+		time.Sleep(20 * time.Millisecond) // etcd itself is what is imitated
+	}
+	return true
+}
+
+func (e *etcd) check() bool {
+	now, last := time.Now().UnixNano(), e.asked.Load()
+	if now-last < int64(time.Second) || !e.asked.CompareAndSwap(last, now) {
+		return !e.failed.Load()
+	}
+	ok := e.wait(context.Background(), 2*time.Second)
+	e.failed.Store(!ok)
+	return ok
+}
+
+// event is one request of a client, or a connection that it made.
+type event struct {
+	At     time.Time
+	Client int // 0 opens a connection for each request
+	Dial   bool
+	OK     bool
+	Why    string
+}
+
+// Clients: one opens a connection for each of 20 requests a second; the others hold an HTTP/2 connection each, with 5
+// requests a second, and list everything whenever they connect.
+const (
+	http2Clients = 12
+	patience     = 2 * time.Second
+)
+
+type clientsRequest struct {
+	Address string
+	Name    string
+	CA      string
+}
+
+func clients(ctx context.Context, config string, out io.Writer) error {
+	var r clientsRequest
+	if err := json.Unmarshal([]byte(config), &r); err != nil {
+		return err
+	}
+	os.Setenv("HTTP2_READ_IDLE_TIMEOUT_SECONDS", "5")
+	os.Setenv("HTTP2_PING_TIMEOUT_SECONDS", "5")
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM([]byte(r.CA))
+	events := make(chan event, 1000)
+	var wg sync.WaitGroup
+	for i := range 1 + http2Clients {
+		wg.Go(func() { client(ctx, i, r, pool, events) })
+	}
+	go func() { wg.Wait(); close(events) }()
+	enc := json.NewEncoder(out)
+	for e := range events {
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, events chan<- event) {
+	list := make(chan struct{}, 100)
+	t := &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: ca, ServerName: r.Name},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			events <- event{At: time.Now(), Client: id, Dial: true}
+			list <- struct{}{}
+			return (&net.Dialer{}).DialContext(ctx, network, r.Address)
+		},
+	}
+	every := 50 * time.Millisecond
+	if id == 0 {
+		t.DisableKeepAlives = true
+		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
+	} else {
+		utilnet.SetTransportDefaults(t)
+		every = 200 * time.Millisecond
+		time.Sleep(rand.N(every)) // not all at the same moment
+	}
+	get := func(path string) {
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.Name+path, nil)
+		resp, err := t.RoundTrip(req)
+		if err == nil {
+			_, err = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			if err == nil && resp.StatusCode != http.StatusOK {
+				err = errors.New(resp.Status)
+			}
+		}
+		e := event{At: time.Now(), Client: id, OK: err == nil}
+		if err != nil {
+			e.Why = fmt.Sprintf("%v after %s", err, time.Since(begin).Round(time.Millisecond))
+		}
+		events <- e
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	if id > 0 { // as clients with informers: one thing after the other
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-list:
+				get("/list")
+			case <-tick.C:
+				get("/read")
+			}
+		}
+	}
+	slots := make(chan struct{}, 40) // what a client leaves open while nobody answers
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-list:
+		case <-tick.C:
+			select {
+			case slots <- struct{}{}:
+				wg.Go(func() { get("/read"); <-slots })
+			default:
+				events <- event{At: time.Now(), Client: id, Why: "every slot waits"}
+			}
+		}
+	}
+}
