@@ -1,0 +1,81 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/preflight"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// silent is an engine whose sessions all failed. A check that asks a host finds that out, so it shows whom it asked.
+func silent(t *testing.T, c *spec.Cluster) *Engine {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	local := *c
+	local.Spec.Hosts = slices.Clone(c.Spec.Hosts)
+	for i := range local.Spec.Hosts { // nothing leaves this machine, whatever is dialled
+		local.Spec.Hosts[i].Address, local.Spec.Hosts[i].SSH.Port = "127.0.0.1", 1
+	}
+	e := Open(ctx, &local, progress.Discard)
+	t.Cleanup(e.Close)
+	return e
+}
+
+// checked are the hosts that Check asked, and that it refuses because they did not answer.
+func checked(t *testing.T, f clustertest.Fixture, steps ...plan.Step) []string {
+	t.Helper()
+	w := &Work{State: cluster.Evaluate(f.Spec, f.Seen), Plan: &plan.Plan{Steps: steps}}
+	err := silent(t, f.Spec).Check(t.Context(), w, nil)
+	if err == nil {
+		return nil
+	}
+	var refused *cluster.Refusal
+	if !errors.As(err, &refused) || refused.Rule != preflight.RulePreflight {
+		t.Fatal(err)
+	}
+	return refused.Subjects
+}
+
+func TestHostsThatJoinAreChecked(t *testing.T) {
+	step := func(host string) plan.Step {
+		return plan.Step{ID: host + "/configure", Kind: plan.Configure, Host: host}
+	}
+	f := clustertest.Whole()
+	if got := checked(t, f, step("cp-a")); got != nil {
+		t.Errorf("hosts of the cluster were checked again: %v", got)
+	}
+	f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, spec.Host{Name: "cp-d", Address: "10.0.0.21", Roles: []string{spec.RoleControlPlane}, Zone: "d"},
+		spec.Host{Name: "w-c", Address: "10.0.0.22", Roles: []string{spec.RoleWorker}, Zone: "d"})
+	f.Seen.Hosts["cp-d"], f.Seen.Hosts["w-c"] = facts.Host{Facts: &facts.Facts{}}, facts.Host{Facts: &facts.Facts{}}
+	if got := checked(t, f, step("cp-a"), step("cp-d")); !slices.Equal(got, []string{"cp-d"}) {
+		t.Errorf("checked %v, and cp-d joins", got)
+	}
+	if got := checked(t, f); got != nil {
+		t.Errorf("an empty plan checked %v", got)
+	}
+}
+
+func TestAFirstBuildChecksEveryHostAndTheVirtualIP(t *testing.T) {
+	f := clustertest.Whole()
+	f.Empty()
+	f.Spec.Spec.LoadBalancer.Address, f.Spec.Spec.ControlPlane.Endpoint = "127.0.0.1", "localhost:1"
+	w := &Work{State: cluster.Evaluate(f.Spec, f.Seen), Plan: &plan.Plan{Steps: []plan.Step{{ID: "x", Kind: plan.Configure, Host: "cp-a"}}}}
+	err := silent(t, f.Spec).Check(t.Context(), w, nil)
+	var refused *cluster.Refusal
+	if !errors.As(err, &refused) || len(refused.Subjects) != len(f.Spec.Spec.Hosts) {
+		t.Fatalf("%v", err)
+	}
+	if !strings.Contains(refused.Why, "("+preflight.VirtualIPCheck+")") {
+		t.Errorf("the virtual IP was not probed: %s", refused.Why)
+	}
+}
