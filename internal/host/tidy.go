@@ -38,9 +38,15 @@ func removeBinaries(bin string, units []string, proc string, now time.Time) (rem
 	if err != nil {
 		return nil, err
 	}
+	// Links are how units name the binary that they run.
+	for _, e := range entries {
+		if target, err := filepath.EvalSymlinks(filepath.Join(bin, e.Name())); err == nil && e.Type()&fs.ModeSymlink != 0 {
+			used[filepath.Base(filepath.Dir(target))] = true
+		}
+	}
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || used[e.Name()] || now.Sub(info.ModTime()) < tidyAge {
+		if err != nil || !e.IsDir() || used[e.Name()] || now.Sub(info.ModTime()) < tidyAge {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(bin, e.Name())); err != nil {

@@ -110,7 +110,7 @@ func TestOldBinariesAreRemoved(t *testing.T) {
 	root := t.TempDir()
 	bin, units, proc := filepath.Join(root, "bin"), filepath.Join(root, "units"), filepath.Join(root, "proc")
 	old := time.Now().Add(-2 * tidyAge)
-	for _, name := range []string{"current", "linked", "named", "unused", "fresh"} {
+	for _, name := range []string{"current", "linked", "beside", "named", "unused", "fresh"} {
 		if err := os.MkdirAll(filepath.Join(bin, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -127,6 +127,7 @@ func TestOldBinariesAreRemoved(t *testing.T) {
 	for _, err := range []error{
 		os.MkdirAll(filepath.Join(units, "x.service.d"), 0o755), os.MkdirAll(filepath.Join(proc, "12"), 0o755),
 		os.Symlink(filepath.Join(bin, "linked", "quorate"), link),
+		os.Symlink(filepath.Join(bin, "beside", "quorate"), filepath.Join(bin, "quorate")),
 		os.Symlink(filepath.Join(bin, "current", "quorate"), filepath.Join(proc, "12", "exe")),
 		os.Symlink("/does/not/exist", filepath.Join(units, "dangling.service")),
 		os.WriteFile(filepath.Join(units, "watchdog.service"), []byte("[Service]\nExecStart="+link+" host watchdog\n"), 0o644),
@@ -141,7 +142,7 @@ func TestOldBinariesAreRemoved(t *testing.T) {
 		t.Errorf("removed %v, %v", removed, err)
 	}
 	left, err := os.ReadDir(bin)
-	if err != nil || len(left) != 4 {
+	if err != nil || len(left) != 6 {
 		t.Errorf("left %v, %v", left, err)
 	}
 }

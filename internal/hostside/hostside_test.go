@@ -16,7 +16,7 @@ import (
 // other host relies on what they return. An operation that is in neither list, or has a secret in its request, fails the
 // test: it must be defined with host.Secret, so that nothing secret is sent to a host whose key nobody confirmed.
 var withoutSecrets = []string{
-	"bundle.import-images", "bundle.install-binaries", "bundle.lacking", "bundle.put", "bundle.verify-images",
+	"bundle.import-images", "bundle.lacking", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
 	"etcd.claim", // uses the certificate that the host has
 	"host.remove-old-binaries",
@@ -31,6 +31,7 @@ var withoutSecrets = []string{
 	"node.hush", // what was listened for is known to every host that is asked to dial
 	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.security", "node.set-pool", "node.stand-aside",
 	"pod.close", "pod.open", "pod.reach",
+	"programs.prune", "programs.switch", "programs.switch-running", "programs.unpack",
 }
 
 // secrets are the types that hold keys or tokens.
