@@ -45,6 +45,7 @@ const (
 	RuleNotQueried       = "not-queried"
 	RuleVersions         = "versions"
 	RuleSettings         = "host-settings"
+	RulePrograms         = "programs"
 	RuleMargin           = "margin"
 	RuleChosen           = "chosen"
 	RuleCertificate      = "certificate"
@@ -100,6 +101,7 @@ var Rules = []Rule{
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
 	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate made on a host are as it made them"},
+	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in their places"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
@@ -188,6 +190,7 @@ func (f *findings) all() {
 	f.loadBalancers()
 	f.components("")
 	f.settings()
+	f.programs()
 	f.dns()
 	f.drained()
 	f.versions()

@@ -170,6 +170,22 @@ func (f *findings) settings() {
 	}
 }
 
+// programs reports installed programs that are damaged: they would not survive their next restart.
+func (f *findings) programs() {
+	for _, h := range f.Spec.Spec.Hosts {
+		seen := f.Facts(h.Name)
+		if seen == nil || seen.Kubernetes.Adopted || len(seen.ProgramProblems) == 0 {
+			continue
+		}
+		const shown = 3
+		text := strings.Join(seen.ProgramProblems[:min(shown, len(seen.ProgramProblems))], ", ")
+		if more := len(seen.ProgramProblems) - shown; more > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		f.unmet(RulePrograms, Warning, "programs on "+h.Name+" are not as they were installed: "+text, "`quorate apply` installs them again.", h.Name)
+	}
+}
+
 // skews reports hosts whose clocks differ from those of the others.
 func (f *findings) skews() {
 	skews, _ := Skews(f.clocks())

@@ -411,6 +411,9 @@ var findingCases = []struct {
 		"warning: certificate kubelet-client on cp-b expires in 20 days", "warning: certificate pki/apiserver.crt on cp-b expires in 25 days"}},
 	{"certificate-expired", func(f fixture) { f.Kubernetes("w-a").Certificates[0].Expires = now.AddDate(0, 0, -1) }, margins(1, 1, 1, 1),
 		[]string{"critical: certificate kubelet-client on w-a expired on 2026-08-02"}},
+	{"damaged-program", func(f fixture) {
+		f.Seen.Hosts["w-a"].Facts.ProgramProblems = []string{"/opt/quorate/programs/x/usr/local/bin/runc has 0 bytes instead of 9329008"}
+	}, margins(1, 1, 1, 1), []string{"*warning: programs on w-a are not as they were installed: /opt/quorate/programs/x/usr/local/bin/runc has 0 bytes"}},
 	{"settings", func(f fixture) {
 		for _, h := range []string{"w-a", "w-b"} {
 			s := f.Seen.Hosts[h].Facts

@@ -29,6 +29,9 @@ func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.
 	return err
 }
 
+// seedFormat is raised when the host side keeps on a host's disk in another way what a seed holds.
+const seedFormat = 2
+
 // ensureSeed makes the disk that lab machines are born with: a machine on which the bundle was installed by the very
 // steps that install it on a real host. Machines share its files, so that seven of them unpack nothing.
 func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (string, error) {
@@ -38,7 +41,7 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	}
 	image, _ := b.Image("pause")
 	// What the seed holds depends on these; another cgroup version or CNI makes another seed.
-	key, err := json.Marshal([]any{filepath.Base(base), b.Digest(), hostconfig.Runtime(&facts.Facts{}, image.Name)})
+	key, err := json.Marshal([]any{seedFormat, filepath.Base(base), b.Digest(), hostconfig.Runtime(&facts.Facts{}, image.Name)})
 	if err != nil {
 		return "", err
 	}

@@ -117,9 +117,12 @@ func intact(t *testing.T, s store, bundles []*testBundle) State {
 			t.Errorf("a blob under its name: %s %s, %v", f, problem, err)
 		}
 	}
-	marks, problems, err := s.marks()
-	if err != nil || len(problems) > 0 {
-		t.Errorf("marks: %v, %v", problems, err)
+	marks, err := s.marks()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if files, err := filepath.Glob(s.dir("[0-9a-f]*.json")); err != nil || len(files) != len(marks) {
+		t.Errorf("%d of %d marks can be read, %v", len(marks), len(files), err)
 	}
 	for _, m := range marks {
 		for i := range m.Entries {

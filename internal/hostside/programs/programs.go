@@ -50,6 +50,8 @@ var local = store{"/", blobs.Host}
 const (
 	base    = "opt/quorate/programs"
 	current = "current"
+	// pending has a file for each program whose unit is to restart.
+	pending = "pending"
 	cniDir  = "opt/cni/bin"
 )
 
@@ -133,26 +135,24 @@ func (s store) write(m *mark) error {
 	return durable.WriteFile(s.markFile(digest.Digest(m.Bundle).Encoded()), data, 0o644)
 }
 
-// marks reads all marks, by the encoded part of the bundle's digest. A bundle whose mark cannot be read is in problems.
-func (s store) marks() (all map[string]*mark, problems []string, err error) {
+// marks reads all marks, by the encoded part of the bundle's digest. A mark that cannot be read is none: the bundle has to be
+// unpacked again.
+func (s store) marks() (map[string]*mark, error) {
 	entries, err := os.ReadDir(s.dir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+		return nil, err
 	}
-	all = map[string]*mark{}
+	all := map[string]*mark{}
 	for _, e := range entries {
 		encoded, ok := strings.CutSuffix(e.Name(), ".json")
 		if !ok || strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		m, err := s.mark(encoded)
-		if err != nil {
-			problems = append(problems, err.Error())
-			continue
+		if m, err := s.mark(encoded); err == nil {
+			all[encoded] = m
 		}
-		all[encoded] = m
 	}
-	return all, problems, nil
+	return all, nil
 }
 
 // check compares a file of an unpacked bundle with the mark, and follows links within the bundle. The content is read

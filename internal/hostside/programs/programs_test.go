@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -209,6 +210,38 @@ func TestProgramsAreSwitchedOneAtATime(t *testing.T) {
 	}
 	if state := s.state(t); state.Binaries != one.digest() || len(state.Problems) > 0 || !s.runs("usr/local/bin/gone", one) {
 		t.Errorf("back again: %+v", state)
+	}
+}
+
+// TestARestartIsNotForgotten when a run is killed between the switch and the restart.
+func TestARestartIsNotForgotten(t *testing.T) {
+	s := newStore(t.TempDir())
+	one, two := makeBundle(t, "v1"), makeBundle(t, "v2")
+	s.install(t, one)
+	if err := s.bring(two); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.unpack(t.Context(), two.index); err != nil {
+		t.Fatal(err)
+	}
+	r := SwitchRequest{Bundle: two.digest(), Programs: []string{facts.RuncProgram, facts.Containerd}}
+	killed := errors.New("killed")
+	if err := s.switchRunning(t.Context(), r, func() error { return killed }); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	state := s.state(t)
+	if state.Programs[facts.Containerd] != "" || state.Programs[facts.Kubelet] != one.digest() || len(state.Problems) != 2 {
+		t.Errorf("after the switch: %+v", state)
+	}
+	if err := s.prune(nil); err != nil {
+		t.Fatal(err)
+	}
+	restarted := 0
+	if err := s.switchRunning(t.Context(), r, func() error { restarted++; return nil }); err != nil || restarted != 1 {
+		t.Fatal(restarted, err)
+	}
+	if state := s.state(t); state.Programs[facts.Containerd] != two.digest() || len(state.Problems) > 0 {
+		t.Errorf("after the restart: %+v", state)
 	}
 }
 

@@ -54,7 +54,7 @@ func (s store) prune(keep []string) error {
 	}
 	for _, e := range entries {
 		encoded, isMark := strings.CutSuffix(e.Name(), ".json")
-		if kept[encoded] || e.Name() == current {
+		if kept[encoded] || e.Name() == current || e.Name() == pending {
 			continue
 		}
 		if !isMark {

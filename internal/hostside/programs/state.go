@@ -7,12 +7,14 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/system"
 )
 
 // State is what the programs on a host are; the fields are those of facts.Facts.
@@ -29,34 +31,30 @@ func Read(ctx context.Context) (State, error) { return local.read(ctx) }
 
 // Unpacked reports whether there is any bundle of Quorate's on this host.
 func Unpacked() bool {
-	marks, problems, err := local.marks()
-	return err == nil && len(marks)+len(problems) > 0
+	marks, err := filepath.Glob(local.dir("*.json"))
+	return err == nil && len(marks) > 0
 }
 
 func (s store) read(ctx context.Context) (State, error) {
 	out := State{Programs: map[string]string{}}
-	marks, problems, err := s.marks()
+	marks, err := s.marks()
 	if err != nil {
 		return out, err
 	}
-	out.Problems = problems
 	wrong := map[string]map[string]string{} // by bundle and path
 	for _, encoded := range slices.Sorted(maps.Keys(marks)) {
 		m := marks[encoded]
-		found := map[string]string{}
+		wrong[encoded] = map[string]string{}
 		for _, e := range m.Entries {
 			problem, _, err := s.check(ctx, m, e.Path)
 			if err != nil {
 				return out, err
 			}
 			if problem != "" {
-				found[e.Path] = problem
-				if !slices.Contains(out.Problems, problem) { // several links may lead to one file
-					out.Problems = append(out.Problems, problem)
-				}
+				wrong[encoded][e.Path] = problem
 			}
 		}
-		if wrong[encoded] = found; len(found) == 0 {
+		if len(wrong[encoded]) == 0 {
 			out.Bundles = append(out.Bundles, m.Bundle)
 		}
 	}
@@ -76,19 +74,24 @@ func (s store) read(ctx context.Context) (State, error) {
 		m := marks[encoded]
 		out.Programs[program] = ""
 		if m == nil {
-			out.Problems = append(out.Problems, fmt.Sprintf("%s runs from a bundle that is not unpacked", program))
+			out.Problems = append(out.Problems, fmt.Sprintf("%s runs from a bundle of which nothing is known", program))
 			continue
 		}
-		intact := true
+		intact := !system.Exists(s.dir(pending, program))
+		if !intact {
+			out.Problems = append(out.Problems, program+" has not restarted since it was switched to another bundle")
+		}
 		for _, e := range m.of(program) {
-			problem, err := s.misplaced(ctx, program, e, marks)
-			if err != nil {
-				return out, err
+			problem := wrong[encoded][e.Path]
+			if problem == "" {
+				if problem, err = s.misplaced(ctx, program, e, marks); err != nil {
+					return out, err
+				}
 			}
-			if problem != "" {
-				out.Problems, intact = append(out.Problems, problem), false
+			intact = intact && problem == ""
+			if problem != "" && !slices.Contains(out.Problems, problem) { // several links may lead to one file
+				out.Problems = append(out.Problems, problem)
 			}
-			intact = intact && wrong[encoded][e.Path] == ""
 		}
 		if intact {
 			out.Programs[program] = m.Bundle

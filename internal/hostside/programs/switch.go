@@ -46,11 +46,31 @@ var Switch = host.Define("programs.switch", func(ctx context.Context, r SwitchRe
 
 // SwitchRunning is Switch for programs that run, and restarts their units.
 var SwitchRunning = host.DefineChange("programs.switch-running", func(ctx context.Context, r SwitchRequest) (struct{}, error) {
-	if err := local.switchTo(ctx, r.Bundle, r.Programs); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, system.Run(ctx, "systemctl", append([]string{"try-restart"}, r.Restart...)...)
+	return struct{}{}, local.switchRunning(ctx, r, func() error {
+		return system.Run(ctx, "systemctl", append([]string{"try-restart"}, r.Restart...)...)
+	})
 })
+
+// switchRunning notes first what it is about to do: a run that is killed before the restart is followed by another one.
+func (s store) switchRunning(ctx context.Context, r SwitchRequest, restart func() error) error {
+	for _, p := range r.Programs {
+		if err := durable.WriteFile(s.dir(pending, p), nil, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := s.switchTo(ctx, r.Bundle, r.Programs); err != nil {
+		return err
+	}
+	if err := restart(); err != nil {
+		return err
+	}
+	for _, p := range r.Programs {
+		if err := durable.Remove(s.dir(pending, p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // units run programs.
 var units = map[string]string{facts.Containerd: "containerd.service", facts.RuncProgram: "containerd.service", facts.Kubelet: "kubelet.service", facts.EtcdProgram: hostconfig.EtcdUnit}
