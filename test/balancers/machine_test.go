@@ -86,7 +86,9 @@ type permit struct{}
 func (permit) Covers(string) error { return nil }
 
 func permitted[In, Out any](op host.Change[In, Out]) func(context.Context, *host.Conn, In) (Out, error) {
-	return func(ctx context.Context, conn *host.Conn, in In) (Out, error) { return op.Make(ctx, conn, permit{}, in) }
+	return func(ctx context.Context, conn *host.Conn, in In) (Out, error) {
+		return op.Make(ctx, conn, permit{}, in)
+	}
 }
 
 // onHost runs an operation of the host side, from standard input to standard output.
