@@ -16,10 +16,10 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// passphraseVariable is the environment variable that the passphrase of private keys is read from.
+// passphraseVariable is the environment variable that holds the passphrase of private keys.
 const passphraseVariable = "QUORATE_SSH_PASSPHRASE"
 
-// secret reads a secret from the environment, which the programs that this one starts then do not inherit, or asks for it.
+// secret reads a secret from the environment or asks for it. It unsets the variable, so that child processes do not inherit it.
 func (a *app) secret(variable, question string) (string, error) {
 	if s, ok := os.LookupEnv(variable); ok {
 		return s, os.Unsetenv(variable)
@@ -31,11 +31,11 @@ func (a *app) secret(variable, question string) (string, error) {
 	return s, nil
 }
 
-// askTerminal asks on the terminal, without an echo, wherever stdin and stderr go.
+// askTerminal asks on the terminal with echo turned off, even if stdin and stderr are redirected.
 func askTerminal(question string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", errors.New("there is no terminal to ask on")
+		return "", errors.New("there is no terminal to prompt on")
 	}
 	defer tty.Close()
 	fmt.Fprint(tty, question)
@@ -91,9 +91,9 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 		if known {
 			return phrase, nil
 		}
-		answer, err := a.ask("Passphrase of " + keyFile + ": ")
+		answer, err := a.ask("Passphrase for " + keyFile + ": ")
 		if err != nil {
-			return "", fmt.Errorf("%w; load it into an agent with ssh-add, or set %s", err, passphraseVariable)
+			return "", fmt.Errorf("%w; add the key to an agent with ssh-add, or set %s", err, passphraseVariable)
 		}
 		return answer, nil
 	}
@@ -105,7 +105,7 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 	a.access.ConfirmKeys = a.confirmKeys
 	if _, given := os.LookupEnv(host.SudoPasswordVariable); given || a.askSudo {
 		var err error
-		if a.access.SudoPassword, err = a.secret(host.SudoPasswordVariable, "Password for sudo on the hosts: "); err != nil {
+		if a.access.SudoPassword, err = a.secret(host.SudoPasswordVariable, "sudo password for the hosts: "); err != nil {
 			return usageError{err}
 		}
 	}
