@@ -55,7 +55,7 @@ func TestUsageErrors(t *testing.T) {
 		"bundle pull r.example.com/b:v1 --signatures all":                              "leave out the reference",
 		"bundle pull --signatures all":                                                 "set publicKeyFile, or identity and issuer",
 		"bundle pull --releases https://m --registry r.example.com --trusted-root r":   "none is verified",
-		"bundle pull --public-key k":                                                   "say require: all",
+		"bundle pull --public-key k":                                                   "set require: all",
 		"init --from-terraform nope.json":                                              "nope.json",
 		"init --from-terraform x --workers 3":                                          "--workers cannot be combined with --from-terraform",
 		"init --from-terraform -":                                                      "it is empty",
@@ -113,7 +113,7 @@ func TestInitFromTerraform(t *testing.T) {
 	}
 	// What is wrong is named where it is, and nothing is written.
 	code, _, errOut := run(strings.Replace(string(data), `"zone": "eu-central-1b"`, `"zone": 7`, 1))
-	if _, err := os.Stat("cluster.yaml"); code != exitUsage || !strings.Contains(errOut, "quorate.value.hosts[1].zone: it must be a string, and is a number") || !os.IsNotExist(err) {
+	if _, err := os.Stat("cluster.yaml"); code != exitUsage || !strings.Contains(errOut, "quorate.value.hosts[1].zone: it must be a string, but it is a number") || !os.IsNotExist(err) {
 		t.Errorf("exit status %d, %v: %s", code, err, errOut)
 	}
 	if code, _, errOut := run(strings.Replace(string(data), `"sensitive": false`, `"sensitive": true`, 1)); code != exitDone || !strings.Contains(errOut, "marked as sensitive") {
