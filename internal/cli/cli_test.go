@@ -200,7 +200,7 @@ func TestPlanByHandAsksNobody(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &guide); err != nil || code != exitDone || guide.Cluster != "prod" || len(guide.Sections) < 5 || len(guide.Sections[0].Steps[0].Hosts) == 0 {
 		t.Errorf("exit status %d, %v, %s%s", code, err, out, errOut)
 	}
-	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "no lab was made") {
+	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "its lab does not exist yet") {
 		t.Errorf("hosts without addresses: exit status %d, %s", code, errOut)
 	}
 }
