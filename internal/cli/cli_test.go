@@ -27,7 +27,7 @@ func TestUsageErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for line, want := range map[string]string{
 		"frob": `unknown command "frob"`,
-		"status --strict-host-keys --accept-new-host-keys": "contradict each other",
+		"status --strict-host-keys --accept-new-host-keys": "cannot be combined",
 		"stauts":                  `did you mean "status"?`,
 		"lab frob":                `unknown command "frob" for "quorate lab"`,
 		"bundle frob":             `unknown command "frob"`,

@@ -54,11 +54,11 @@ func (a *app) kubeconfig() *cobra.Command {
 				return err
 			}
 			if _, err := os.Stat(to); err == nil && !merge {
-				return usageError{fmt.Errorf("%s exists already: add --merge, or choose another file", to)}
+				return usageError{fmt.Errorf("%s already exists: pass --merge to add to it, or choose another file", to)}
 			}
 			kept, err := writeKubeconfig(to, config)
 			if kept != "" {
-				fmt.Fprintf(a.err, "Entries of the same names were replaced; %s has them as they were.\n", kept)
+				fmt.Fprintf(a.err, "Existing entries with the same names were replaced. The previous file was saved as %s.\n", kept)
 			}
 			return err
 		},

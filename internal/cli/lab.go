@@ -85,8 +85,8 @@ func (a *app) labCreate() *cobra.Command {
 			return a.printLabs(cmd.Context(), []*lab.Lab{l})
 		},
 	}
-	cmd.Flags().BoolVar(&empty, "empty", false, "machines without the bundle on their disks")
-	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "a file system of its own for each machine: a power-off loses what had not reached the disk")
+	cmd.Flags().BoolVar(&empty, "empty", false, "create machines without the bundle on their disks")
+	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "give each machine its own filesystem: a power-off loses what had not been written to the disk")
 	return cmd
 }
 
@@ -202,9 +202,9 @@ var faults = map[string]struct {
 	inject, heal func(*lab.Lab, context.Context, string) error
 	what         string
 }{
-	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: the power is cut; what was written stays (with `lab create --own-disks`: what had reached the disk)"},
-	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process stops where it is"},
-	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: no packet passes"},
+	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: power is lost immediately; written data is kept (with `lab create --own-disks`: only what had reached the disk)"},
+	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process is suspended"},
+	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: all packets are dropped"},
 }
 
 func powerOff(l *lab.Lab, ctx context.Context, target string) error {

@@ -124,13 +124,13 @@ quorate up.`,
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.file, "file", "f", "", "the spec (default ./cluster.yaml, else the cluster that up made)")
-	flags.StringVarP(&a.output, "output", "o", "text", "text, json or yaml")
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
-	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
-	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask for the password that sudo on the hosts wants (or set "+host.SudoPasswordVariable+")")
-	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record none")
-	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without a question")
+	flags.StringVarP(&a.file, "file", "f", "", "the spec (default: ./cluster.yaml if it exists, otherwise the cluster that up created)")
+	flags.StringVarP(&a.output, "output", "o", "text", "output format: text, json, or yaml")
+	flags.DurationVar(&a.timeout, "timeout", 0, "time limit for the whole command (default: none)")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "print more details")
+	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "prompt for the sudo password of the hosts (or set "+host.SudoPasswordVariable+")")
+	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record no new keys")
+	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without asking")
 	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
 	strict(root)
@@ -201,7 +201,7 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 	return c, nil
 }
 
-// cluster reads the spec of a cluster whose hosts are going to be asked.
+// cluster reads the spec of a cluster whose hosts the command will connect to.
 func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 	c, err := a.addressed()
 	if err == nil {

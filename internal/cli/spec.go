@@ -164,7 +164,7 @@ func writeSpec(file string, data []byte, perm os.FileMode, replace bool) error {
 	case err != nil:
 		return err
 	case !replace:
-		return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", file)}
+		return usageError{fmt.Errorf("%s already exists: choose another file with --to, or replace it with --yes", file)}
 	case !info.Mode().IsRegular(): // a terminal or a pipe
 		return os.WriteFile(file, data, perm)
 	case perm == 0o600:

@@ -45,7 +45,7 @@ type File struct {
 	// Size is how many bytes it has, 0 if that is not known. A source that sends more, or announces another size, is not read
 	// any further.
 	Size int64
-	// Origin is where the digest is from, for messages.
+	// Origin is where the digest comes from, for messages.
 	Origin string
 	// Progress is called from time to time with the bytes received and the total, -1 if unknown.
 	Progress func(have, total int64)
@@ -65,7 +65,7 @@ func (f File) otherSize(size int64) error {
 	return Final(fmt.Sprintf("its content has %d bytes and not %d, as %s says", size, f.Size, f.Origin), "the file is cut off, damaged, or another one: do not use it")
 }
 
-// Error says what could not be transferred, and what to do.
+// Error says what could not be transferred, why, and what to do.
 type Error struct {
 	Verb      string // of what was done; empty is download
 	What, URL string
@@ -222,7 +222,7 @@ func complete(resp *http.Response) bool {
 	return resp.ProtoMajor > 1 || slices.Contains(resp.TransferEncoding, "chunked")
 }
 
-// begins says whether a partial answer starts where it should.
+// begins reports whether a partial response starts where it should.
 func begins(resp *http.Response, have int64) bool {
 	rest, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes ")
 	start, _, dash := strings.Cut(rest, "-")

@@ -252,7 +252,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
 		strings.Join(lower, ":"), escape(filepath.Join(dir, "upper")), escape(filepath.Join(dir, "work")))
 	if err := unix.Mount("overlay", filepath.Join(l.machineDir(m.Name), "root"), "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount its root (overlay on %s): %w", dir, err)
+		return fmt.Errorf("mount its root filesystem (overlay on %s): %w", dir, err)
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ type Config struct {
 	// OwnDisks gives every machine a file system of its own, in an image file. A power-off then loses what had not reached
 	// the disk; without it, all that was written stays.
 	OwnDisks bool
-	// Seed is a folder made by Snapshot: what the machines' disks hold at their first boot. Optional.
+	// Seed is a directory created by Snapshot, with the initial content of the machines' disks. Optional.
 	Seed     string
 	Files    []File
 	Progress progress.Sink
