@@ -14,7 +14,7 @@ import (
 )
 
 // ImageArchive writes the container images as a stream that `ctr --namespace k8s.io images import -`
-// accepts. Blobs for which have says true are left out: the receiver's content store holds them.
+// accepts. Blobs for which have returns true are left out: the receiver's content store already has them.
 func (b *Bundle) ImageArchive(ctx context.Context, w io.Writer, have func(digest string) bool) error {
 	index := b.index
 	index.Manifests = nil
@@ -43,8 +43,8 @@ func (b *Bundle) ImageArchive(ctx context.Context, w io.Writer, have func(digest
 	return nil
 }
 
-// Export writes the whole bundle as one file, which Import reads back. The same bundle gives the
-// same bytes. A damaged blob makes it fail.
+// Export writes the bundle as one file, which Import reads back. The same bundle always gives the same
+// bytes. It fails if a blob is damaged.
 func (b *Bundle) Export(ctx context.Context, w io.Writer) error {
 	if err := b.archive(ctx, w, b.raw, b.blobs); err != nil {
 		return fmt.Errorf("export bundle %s: %w", b.dir, err)

@@ -73,7 +73,7 @@ func TestImportRefuses(t *testing.T) {
 		file []byte
 		want string
 	}{
-		"nothing":        {nil, "cut off or no bundle"},
+		"nothing":        {nil, "truncated, or not a bundle"},
 		"no archive":     {bytes.Repeat([]byte("x"), 2048), "read the archive"},
 		"a changed byte": {flipped, "damaged: its content is"},
 		"a stranger":     {withFile(t, file, "etc/passwd", "x"), "etc/passwd: has no place in a bundle"},

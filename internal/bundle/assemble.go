@@ -56,7 +56,7 @@ func (w *workshop) assemble(ctx context.Context, layers map[string]*made, source
 	for _, image := range w.release.Images {
 		if image.Name == "" {
 			if image.Name = wanted[image.Short]; image.Name == "" {
-				return nil, fmt.Errorf("assemble bundle: kubeadm %s wants no image %s", w.release.Kubernetes, image.Short)
+				return nil, fmt.Errorf("assemble bundle: kubeadm %s does not need an image %s", w.release.Kubernetes, image.Short)
 			}
 			delete(wanted, image.Short)
 		}
@@ -65,7 +65,7 @@ func (w *workshop) assemble(ctx context.Context, layers map[string]*made, source
 		}
 	}
 	for _, name := range wanted {
-		return nil, fmt.Errorf("assemble bundle: kubeadm %s wants %s, which nothing here makes", w.release.Kubernetes, name)
+		return nil, fmt.Errorf("assemble bundle: kubeadm %s needs %s, which no component builds", w.release.Kubernetes, name)
 	}
 	if err := l.addImage(w.release.Host, layers, roleHost); err != nil {
 		return nil, fmt.Errorf("assemble bundle: host image: %w", err)

@@ -23,15 +23,15 @@ import (
 // BuildOptions says what to build.
 type BuildOptions struct {
 	Version  string        // of Kubernetes; one of Versions
-	Progress progress.Sink // nil: nobody looks
-	Force    bool          // make every component again, even if nothing changed
+	Progress progress.Sink // nil: not shown
+	Force    bool          // rebuild every component, even if nothing has changed
 }
 
-// UnknownVersionError says that no embedded component builds a version.
+// UnknownVersionError says that this version of Quorate cannot build a Kubernetes version.
 type UnknownVersionError struct{ Version string }
 
 func (e *UnknownVersionError) Error() string {
-	return fmt.Sprintf("no bundle for Kubernetes %s can be built by this quorate, only for %s: use one of these, or import a bundle",
+	return fmt.Sprintf("this version of quorate cannot build a bundle for Kubernetes %s, only for %s; use one of these versions, or import a bundle",
 		e.Version, strings.Join(Versions(), ", "))
 }
 
@@ -44,9 +44,9 @@ func Versions() []string {
 	return all
 }
 
-// Build makes the bundle of a version from source and returns it. A sound bundle of the same sources
-// is returned as it is; otherwise each component that was finished before is taken from the cache,
-// if it is sound. An interrupted build goes on where it was: Go keeps what it compiled.
+// Build builds the bundle of a version from source and returns it. It returns an existing, intact bundle
+// of the same sources; otherwise it reuses intact components from the cache. An interrupted build
+// continues where it stopped: Go keeps what it has compiled.
 func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 	release, ok := components.Lookup(o.Version)
 	if !ok {
@@ -75,15 +75,15 @@ func Build(ctx context.Context, o BuildOptions) (*Bundle, error) {
 		return nil, err
 	}
 	var b *Bundle
-	err = progress.Track(ctx, w.sink, "", "bundle/assemble", "put the images together", func(ctx context.Context) error {
+	err = progress.Track(ctx, w.sink, "", "bundle/assemble", "assemble the images", func(ctx context.Context) error {
 		b, err = w.assemble(ctx, layers, sources, dir)
 		return err
 	})
 	return b, err
 }
 
-// existing is the bundle in dir if it holds these sources and is sound. What is not is said, not
-// failed on: the build mends it.
+// existing returns the bundle in dir if it has these sources and is intact. Damage is reported but is not
+// an error: the build repairs it.
 func (w *workshop) existing(ctx context.Context, dir, sources string) *Bundle {
 	b, err := Open(dir)
 	if errors.Is(err, ErrNotBuilt) {
@@ -97,10 +97,10 @@ func (w *workshop) existing(ctx context.Context, dir, sources string) *Bundle {
 		damages, err = b.Verify(ctx)
 	}
 	for _, d := range damages {
-		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "mending: " + d.String()})
+		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "repairing: " + d.String()})
 	}
 	if err != nil {
-		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "building again: " + err.Error()})
+		w.sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "rebuilding: " + err.Error()})
 	}
 	if err != nil || len(damages) > 0 {
 		return nil
@@ -142,7 +142,7 @@ func (w *workshop) makeAll(ctx context.Context) (map[string]*made, error) {
 	}
 	if err := work.Wait(); err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("stopped: what is compiled is kept, run it again to go on: %w", err)
+			err = fmt.Errorf("interrupted (run it again to continue; what was compiled is kept): %w", err)
 		}
 		return nil, fmt.Errorf("build bundle for Kubernetes %s: %w", w.release.Kubernetes, err)
 	}
@@ -195,7 +195,7 @@ func (w *workshop) sweep() error {
 		}
 		for _, dir := range left {
 			if err := os.RemoveAll(dir); err != nil {
-				return fmt.Errorf("remove what an interrupted build left: %w", err)
+				return fmt.Errorf("remove leftovers of an interrupted build: %w", err)
 			}
 		}
 	}

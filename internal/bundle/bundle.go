@@ -1,5 +1,5 @@
-// Package bundle makes, reads, checks and ships what a cluster is made of: one OCI image layout per
-// Kubernetes version and architecture, everything in it named by its digest.
+// Package bundle builds, reads, verifies, and transfers bundles: one OCI image layout per Kubernetes version
+// and architecture, with everything in it addressed by digest.
 package bundle
 
 import (
@@ -83,15 +83,15 @@ type Bundle struct {
 	owners     map[string][]string // by digest: images and components, by name
 }
 
-// ErrNotBuilt is matched by Open's error where there is no bundle at all.
+// ErrNotBuilt is wrapped by the error that Open returns if there is no bundle.
 var ErrNotBuilt = errors.New("no bundle here")
 
-// DefaultDir is where the bundle of a Kubernetes version for this machine's architecture lies.
+// DefaultDir is the directory of the bundle of a Kubernetes version for this machine's architecture.
 func DefaultDir(version string) string { return dirFor(version, runtime.GOARCH) }
 
 func dirFor(version, arch string) string { return paths.Cache("bundles", version+"-"+arch) }
 
-// List opens all bundles in the cache. Those that do not open are left out and named in the error.
+// List opens all bundles in the cache. Bundles that cannot be opened are left out and reported in the error.
 func List() ([]*Bundle, error) {
 	root := paths.Cache("bundles")
 	entries, err := os.ReadDir(root)
@@ -121,7 +121,7 @@ func List() ([]*Bundle, error) {
 func Open(dir string) (*Bundle, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, specs.ImageIndexFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("open bundle %s: %w: run `quorate bundle build`", dir, ErrNotBuilt)
+		return nil, fmt.Errorf("open bundle %s: %w; run `quorate bundle build`", dir, ErrNotBuilt)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open bundle: %w", err)
@@ -144,7 +144,7 @@ func (b *Bundle) read() error {
 	}
 	for _, key := range []string{annotationVersion, annotationArch} {
 		if b.index.Annotations[key] == "" {
-			return fmt.Errorf("%s has no annotation %s: this is an OCI layout, but not a bundle", specs.ImageIndexFile, key)
+			return fmt.Errorf("%s has no annotation %s: this is an OCI layout but not a bundle", specs.ImageIndexFile, key)
 		}
 	}
 	layers := map[string]*Component{}
@@ -160,7 +160,7 @@ func (b *Bundle) read() error {
 		}
 	}
 	if b.host.Name == "" {
-		return fmt.Errorf("%s names no host image", specs.ImageIndexFile)
+		return fmt.Errorf("%s lists no host image", specs.ImageIndexFile)
 	}
 	for _, name := range slices.Sorted(maps.Keys(layers)) {
 		b.components = append(b.components, *layers[name])
@@ -219,7 +219,7 @@ func (b *Bundle) readImage(d specs.Descriptor, layers map[string]*Component) (Im
 func addComponent(all map[string]*Component, layer specs.Descriptor, image string) error {
 	name := layer.Annotations[annotationName]
 	if name == "" {
-		return fmt.Errorf("layer %s does not say which component it is", layer.Digest)
+		return fmt.Errorf("layer %s has no annotation for its component", layer.Digest)
 	}
 	c := all[name]
 	if c == nil {
@@ -249,17 +249,17 @@ func blobOf(d specs.Descriptor) Blob {
 	return Blob{Digest: d.Digest.String(), Size: d.Size, MediaType: d.MediaType}
 }
 
-// Dir is where the bundle lies.
+// Dir is the directory of the bundle.
 func (b *Bundle) Dir() string { return b.dir }
 
 // Version is the Kubernetes version.
 func (b *Bundle) Version() string { return b.index.Annotations[annotationVersion] }
 
-// Arch is the machine architecture, in Go's words.
+// Arch is the machine architecture, as in GOARCH.
 func (b *Bundle) Arch() string { return b.index.Annotations[annotationArch] }
 
-// Current says whether this quorate would build the same: a bundle of another one lacks what manifests and host
-// configuration count on here.
+// Current reports whether this version of Quorate would build the same bundle. Another bundle lacks what the manifests and
+// the host configuration of this version depend on.
 func (b *Bundle) Current() bool {
 	release, ok := components.Lookup(b.Version())
 	if !ok {
@@ -269,7 +269,7 @@ func (b *Bundle) Current() bool {
 	return err == nil && b.index.Annotations[annotationSources] == sources
 }
 
-// Digest is the index's, and so identifies everything in the bundle.
+// Digest is the digest of the index. It identifies everything in the bundle.
 func (b *Bundle) Digest() string { return b.digest }
 
 // Index is what Digest is the digest of.
@@ -278,7 +278,7 @@ func (b *Bundle) Index() []byte { return slices.Clone(b.raw) }
 // Images are the container images, without the host image.
 func (b *Bundle) Images() []Image { return slices.Clone(b.images) }
 
-// Host is the image whose layers are unpacked to a host's root.
+// Host is the image whose layers are unpacked to a host's root directory.
 func (b *Bundle) Host() Image { return b.host }
 
 // Image finds a container image by the last part of its name: "etcd", "kube-proxy", "flannel".
@@ -294,10 +294,10 @@ func (b *Bundle) Image(short string) (Image, bool) {
 // Components are the layers, by name.
 func (b *Bundle) Components() []Component { return slices.Clone(b.components) }
 
-// Blobs are all contents that the index reaches, each once.
+// Blobs are all blobs that the index refers to, each once.
 func (b *Bundle) Blobs() []Blob { return slices.Clone(b.blobs) }
 
-// HostBlobs are those contents without which the bundle does not open, and its binaries.
+// HostBlobs are the blobs that are required to open the bundle, and its binaries.
 func (b *Bundle) HostBlobs() []Blob {
 	blobs := b.host.Blobs()
 	for _, i := range b.images {
@@ -306,7 +306,7 @@ func (b *Bundle) HostBlobs() []Blob {
 	return blobs
 }
 
-// Size is what the blobs take, each counted once.
+// Size is the total size of the blobs, each counted once.
 func (b *Bundle) Size() int64 {
 	var sum int64
 	for _, blob := range b.blobs {

@@ -22,7 +22,7 @@ import (
 	"quorate.dev/quorate/internal/progress"
 )
 
-// made is a finished component: its layer, and what was learnt while making it.
+// made is a finished component: its layer and its metadata.
 type made struct {
 	layer
 	Version  string
@@ -40,7 +40,7 @@ const (
 // recipe is raised when the code that makes components changes what comes out for the same sources.
 const recipe = 1
 
-// make returns a component from the cache, or makes it there.
+// make returns a component from the cache, building it there if necessary.
 func (w *workshop) make(ctx context.Context, c components.Component) (*made, error) {
 	key, err := w.key(c)
 	if err != nil {
@@ -197,7 +197,7 @@ func hashOf(v any) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// loadMade reads a finished component and makes sure that its layer is what it was.
+// loadMade reads a finished component and verifies its layer.
 func loadMade(ctx context.Context, dir string) (*made, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, madeFile))
 	if err != nil {

@@ -32,7 +32,7 @@ func (w *workshop) takeDebian(ctx context.Context, c components.Component, dir w
 	}
 	names, err := root.closure(c.Debian.Program)
 	if err != nil {
-		return nil, nil, fmt.Errorf("take %s out of Debian's %s: %w", c.Debian.Program, c.Debian.Package, err)
+		return nil, nil, fmt.Errorf("extract %s from the Debian package %s: %w", c.Debian.Program, c.Debian.Package, err)
 	}
 	var entries []entry
 	versions := map[string]string{}
@@ -175,7 +175,7 @@ func (r debianRoot) closure(program string) ([]string, error) {
 		for _, library := range libraries {
 			at, ok := r.find(library)
 			if !ok {
-				return nil, fmt.Errorf("%s needs %s, which no package that it depends on has", name, library)
+				return nil, fmt.Errorf("%s needs %s, which none of the packages it depends on contains", name, library)
 			}
 			queue = append(queue, at)
 		}

@@ -143,21 +143,21 @@ func ldflags(build *components.GoBuild) string {
 	return strings.Join(flags, " ")
 }
 
-// downloadError tells a failed download from other failures of a tool, by what it said.
+// downloadError recognizes a failed download by the output of a tool.
 func downloadError(what string, err error) error {
 	var failed *CommandError
 	if !errors.As(err, &failed) {
 		return err
 	}
 	hints := []struct{ sign, hint string }{
-		{"checksum mismatch", "the module is not what go.sum pins: do not use this source; set GOPROXY to one that you trust"},
-		{"SECURITY ERROR", "the module is not what go.sum pins: do not use this source; set GOPROXY to one that you trust"},
-		{"no such host", "check this machine's DNS and network, or set GOPROXY to a proxy that it reaches; what was downloaded is kept"},
-		{"dial tcp", "check this machine's network, or set GOPROXY to a proxy that it reaches; what was downloaded is kept"},
-		{"timeout", "check this machine's network, or set GOPROXY to a proxy that it reaches; what was downloaded is kept"},
-		{"connection re", "check this machine's network, or set GOPROXY to a proxy that it reaches; what was downloaded is kept"},
-		{"unexpected EOF", "the connection broke: run it again; what was downloaded is kept"},
-		{"module lookup disabled", "GOPROXY is off: set it to a proxy that this machine reaches"},
+		{"checksum mismatch", "the module does not match go.sum: do not use this source; set GOPROXY to one that you trust"},
+		{"SECURITY ERROR", "the module does not match go.sum: do not use this source; set GOPROXY to one that you trust"},
+		{"no such host", "check this machine's DNS and network, or set GOPROXY to a proxy that it can reach; what was downloaded is kept"},
+		{"dial tcp", "check this machine's network, or set GOPROXY to a proxy that it can reach; what was downloaded is kept"},
+		{"timeout", "check this machine's network, or set GOPROXY to a proxy that it can reach; what was downloaded is kept"},
+		{"connection re", "check this machine's network, or set GOPROXY to a proxy that it can reach; what was downloaded is kept"},
+		{"unexpected EOF", "the connection was lost: run it again; what was downloaded is kept"},
+		{"module lookup disabled", "GOPROXY is off: set it to a proxy that this machine can reach"},
 		{"server response", "this proxy does not serve the module: set GOPROXY to one that does"},
 		{"x509", "the proxy's certificate is not trusted: install ca-certificates"},
 		{"no space left", "free some disk space; what was downloaded is kept"},

@@ -17,8 +17,8 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Import reads what Export wrote into the default folder of its version. Every blob is checked while
-// it is read, and the bundle appears whole or not at all. An equal, sound bundle that is already there is kept.
+// Import reads what Export wrote into the default directory of its version. It checks every blob, and installs
+// the bundle completely or not at all. It keeps an identical, intact bundle that already exists.
 func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	root := paths.Cache("bundles")
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -31,14 +31,14 @@ func Import(ctx context.Context, r io.Reader) (*Bundle, error) {
 	defer os.RemoveAll(tmp)
 
 	if err := unpack(ctx, r, tmp); err != nil {
-		return nil, fmt.Errorf("import bundle: the file is cut off, damaged or no bundle: copy or export it again: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is truncated, damaged, or not a bundle; copy or export it again: %w", err)
 	}
 	fresh, err := Open(tmp)
 	if err != nil {
-		return nil, fmt.Errorf("import bundle: the file is cut off or no bundle: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is truncated, or not a bundle: %w", err)
 	}
 	if err := fresh.complete(); err != nil {
-		return nil, fmt.Errorf("import bundle: the file is cut off: copy or export it again: %w", err)
+		return nil, fmt.Errorf("import bundle: the file is truncated; copy or export it again: %w", err)
 	}
 	return install(ctx, fresh, dirFor(fresh.Version(), fresh.Arch()))
 }
@@ -50,13 +50,13 @@ func fileDigest(r io.Reader) (string, error) {
 		h, err := t.Next()
 		switch {
 		case err == io.EOF:
-			return "", errors.New("this is no exported bundle: it has no index")
+			return "", errors.New("this is not an exported bundle: it has no index")
 		case err != nil:
 			return "", fmt.Errorf("read the archive: %w", err)
 		case h.Name != specs.ImageIndexFile:
 			continue
 		case h.Size > maxIndex:
-			return "", fmt.Errorf("its index has %d bytes, more than any bundle's", h.Size)
+			return "", fmt.Errorf("its index has %d bytes, which is too large for a bundle", h.Size)
 		}
 		d, err := digest.FromReader(t)
 		return d.String(), err
@@ -114,7 +114,7 @@ func unpackBlob(r io.Reader, target string) error {
 
 func unpackSmall(r io.Reader, target string, size int64) error {
 	if size > maxIndex {
-		return fmt.Errorf("has %d bytes, more than any bundle's", size)
+		return fmt.Errorf("has %d bytes, which is too large for a bundle", size)
 	}
 	var buffer bytes.Buffer
 	if _, err := io.Copy(&buffer, r); err != nil {

@@ -43,7 +43,7 @@ func lock(ctx context.Context, path string, waiting func()) (unlock func(), err 
 		case <-tick.C:
 		case <-ctx.Done():
 			f.Close()
-			return nil, fmt.Errorf("wait for %s, which another quorate holds: %w", path, context.Cause(ctx))
+			return nil, fmt.Errorf("wait for %s, which another quorate process holds: %w", path, context.Cause(ctx))
 		}
 	}
 }

@@ -287,10 +287,10 @@ func TestMirrorRefuses(t *testing.T) {
 		}, want: []string{"kubeadm", "/files/one.test/v1/kubeadm", "sha512:" + strings.Repeat("0", 128), "kubeadm.sha512 says", "do not use it"}},
 		"a truncated file": {harm: func(_ *testing.T, m *mirror) {
 			m.files["two.test/get/runtime.tgz"] = m.files["two.test/get/runtime.tgz"][:100]
-		}, want: []string{"runtime.tgz", "100 bytes", "cut off"}},
+		}, want: []string{"runtime.tgz", "100 bytes", "truncated"}},
 		"no checksum": {harm: func(_ *testing.T, m *mirror) {
 			m.files["two.test/get/SHA256SUMS"] = []byte("nothing\nof use\n")
-		}, want: []string{"SHA256SUMS", "no sum of runtime.tgz"}},
+		}, want: []string{"SHA256SUMS", "no checksum of runtime.tgz"}},
 		"a missing file": {harm: func(_ *testing.T, m *mirror) {
 			delete(m.files, "one.test/v1/kubeadm")
 		}, want: []string{"404", "quorate bundle sources"}},
@@ -409,7 +409,7 @@ func TestInterruptedPullGoesOn(t *testing.T) {
 		}
 		return false
 	})
-	if _, err := m.get(ctx, m.mirror(), ""); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "what is downloaded is kept") {
+	if _, err := m.get(ctx, m.mirror(), ""); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "what was downloaded is kept") {
 		t.Fatalf("got %v", err)
 	}
 	m.breaks(func(w http.ResponseWriter, r *http.Request) bool {
@@ -456,7 +456,7 @@ func TestPushAndPull(t *testing.T) {
 	}{
 		"a wrong password":      {ref, func(a *fetch.Access) { a.PasswordFile = password(t, "wrong") }, "401"},
 		"a reference by nobody": {m.host() + "/team/quorate:v9", nil, "404"},
-		"no reference":          {"quorate", nil, "not a reference"},
+		"no reference":          {"quorate", nil, "not a registry reference"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("QUORATE_CACHE", t.TempDir())
@@ -478,7 +478,7 @@ func TestPushAndPull(t *testing.T) {
 	})
 	t.Run("something else", func(t *testing.T) {
 		m.pushImage(t, "team/app:v1", "linux", archOfHere, "app")
-		if _, err := Pull(t.Context(), m.host()+"/team/app:v1", m.access, progress.Discard); err == nil || !strings.Contains(err.Error(), "something else than a bundle") {
+		if _, err := Pull(t.Context(), m.host()+"/team/app:v1", m.access, progress.Discard); err == nil || !strings.Contains(err.Error(), "not a bundle") {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -59,7 +59,7 @@ func (m Mirror) Image(published string) string {
 // publishedPrefix begins the sources key of bundles that were put together from published releases.
 const publishedPrefix = "published-"
 
-// IsPublished says that the bundle was put together from what the projects publish.
+// IsPublished reports whether the bundle was assembled from what the projects publish.
 func (b *Bundle) IsPublished() bool {
 	return strings.HasPrefix(b.index.Annotations[annotationSources], publishedPrefix)
 }
@@ -69,7 +69,7 @@ func publishedKey(r components.Release, p components.Published) string {
 	return publishedPrefix + hashOf([]any{recipe, r.Kubernetes, p, r.Images, r.Host.Name})
 }
 
-// GetOptions says what to put together from published releases.
+// GetOptions says what to assemble from published releases.
 type GetOptions struct {
 	Version    string
 	Mirror     Mirror
@@ -78,11 +78,11 @@ type GetOptions struct {
 	Progress   progress.Sink
 }
 
-// PinError says that a bundle is not the one that was asked for.
+// PinError says that a bundle does not have the required digest.
 type PinError struct{ What, Want, Got string }
 
 func (e *PinError) Error() string {
-	return fmt.Sprintf("%s is the bundle %s, and the spec asks for %s: somebody changed what is published, or another quorate made the bundle that was noted; "+
+	return fmt.Sprintf("%s has the digest %s instead of %s: the published files have changed, or another version of quorate built the bundle with the recorded digest; "+
 		"find out which before you change components.digest", e.What, e.Got, e.Want)
 }
 
@@ -93,7 +93,7 @@ func pinned(b *Bundle, want, what string) error {
 	return nil
 }
 
-// Here says whether Get would have nothing to download. It does not read the bundle.
+// Here reports whether Get would have nothing to download. It does not read the bundle.
 func Here(o GetOptions) bool {
 	release, _ := components.Lookup(o.Version)
 	published, ok := release.Published()
@@ -108,7 +108,7 @@ func Here(o GetOptions) bool {
 	return err == nil && (o.Digest != "" || signers.seen(b))
 }
 
-// Get puts the bundle of a version together from what the projects publish, or returns the one that is there.
+// Get assembles the bundle of a version from what the projects publish, or returns the existing one.
 func Get(ctx context.Context, o GetOptions) (*Bundle, error) {
 	release, ok := components.Lookup(o.Version)
 	if !ok {
@@ -116,7 +116,7 @@ func Get(ctx context.Context, o GetOptions) (*Bundle, error) {
 	}
 	published, ok := release.Published()
 	if !ok {
-		return nil, fmt.Errorf("no published releases are known for Kubernetes %s: use the source modules or bundle", o.Version)
+		return nil, fmt.Errorf("no published releases are known for Kubernetes %s; use the source modules or bundle", o.Version)
 	}
 	if o.Progress == nil {
 		o.Progress = progress.Discard
@@ -156,9 +156,9 @@ func (w *workshop) get(ctx context.Context, published components.Published, o Ge
 	b, err := g.bundle(ctx, key, dir, o.Digest)
 	if err != nil {
 		if ctx.Err() != nil {
-			err = fmt.Errorf("stopped: what is downloaded is kept, run it again to go on: %w", err)
+			err = fmt.Errorf("interrupted (run it again to continue; what was downloaded is kept): %w", err)
 		}
-		return nil, fmt.Errorf("put the bundle for Kubernetes %s together: %w", w.release.Kubernetes, err)
+		return nil, fmt.Errorf("assemble the bundle for Kubernetes %s: %w", w.release.Kubernetes, err)
 	}
 	return b, errors.Join(signers.note(b), g.depot.clear())
 }
@@ -200,7 +200,7 @@ func (d depot) path(sum digest.Digest) string {
 
 func (d depot) clear() error {
 	if err := os.RemoveAll(d.dir); err != nil {
-		return fmt.Errorf("remove what was downloaded: %w", err)
+		return fmt.Errorf("remove downloaded files: %w", err)
 	}
 	return nil
 }
@@ -217,7 +217,7 @@ type gathering struct {
 	names     map[string]string // of the images that kubeadm wants, by short name
 }
 
-// parallel is how many downloads run at once: enough to fill a line, few enough to be welcome at a mirror.
+// parallel is the number of parallel downloads: enough to use the bandwidth, few enough not to overload a mirror.
 const parallel = 4
 
 func (g *gathering) bundle(ctx context.Context, key, dir, digest string) (*Bundle, error) {
@@ -317,7 +317,7 @@ func (g *gathering) oneRelease(ctx context.Context, f components.PublishedFile, 
 	}
 	want, err := fetch.ParseChecksum(text, f.Name())
 	if err != nil {
-		return nil, &fetch.Error{What: "the checksum of " + f.Name(), URL: from, Why: err.Error(), Fix: "put the mirror right; this must be the file that the project published"}
+		return nil, &fetch.Error{What: "the checksum of " + f.Name(), URL: from, Why: err.Error(), Fix: "correct the mirror: this must be the file that the project published"}
 	}
 	err = g.depot.ensure(ctx, want, func(file string) error {
 		return g.files.Get(ctx, fetch.File{What: f.Name() + " " + f.Version, URL: g.mirror.File(f.URL), Digest: want, Origin: from,
@@ -431,14 +431,14 @@ func (g *gathering) fetchImages(ctx context.Context) ([]publishedImage, error) {
 		name := image.Name
 		if name == "" {
 			if name = g.names[image.Short]; name == "" {
-				return nil, fmt.Errorf("kubeadm %s wants no image %s", g.release.Kubernetes, image.Short)
+				return nil, fmt.Errorf("kubeadm %s does not need an image %s", g.release.Kubernetes, image.Short)
 			}
 			from[image.Short] = name
 			delete(g.names, image.Short)
 		}
 		published := from[image.Short]
 		if published == "" {
-			return nil, fmt.Errorf("nobody is known to publish the image %s", image.Short)
+			return nil, fmt.Errorf("no known project publishes the image %s", image.Short)
 		}
 		work.Go(func() error {
 			return progress.Track(workCtx, g.sink, "", "bundle/"+image.Short, "image "+published, func(ctx context.Context) (err error) {
@@ -449,7 +449,7 @@ func (g *gathering) fetchImages(ctx context.Context) ([]publishedImage, error) {
 		})
 	}
 	for _, name := range g.names {
-		return nil, errors.Join(fmt.Errorf("kubeadm %s wants %s, which no release names", g.release.Kubernetes, name), work.Wait())
+		return nil, errors.Join(fmt.Errorf("kubeadm %s needs %s, which no release contains", g.release.Kubernetes, name), work.Wait())
 	}
 	return found, work.Wait()
 }
@@ -468,7 +468,7 @@ func (g *gathering) fetchImage(ctx context.Context, as, published string) (publi
 		return image, err
 	}
 	if err := json.Unmarshal(image.manifest.Raw, &image.parts); err != nil {
-		return image, fmt.Errorf("image %s: its manifest: %w", at, err)
+		return image, fmt.Errorf("read the manifest of image %s: %w", at, err)
 	}
 	_, image.release, _ = strings.Cut(path.Base(published), ":")
 	if err := fetchBlobs(ctx, g.workshop, g.images, ref.Context(), image.parts, "bundle/"+shortName(as), g.depot); err != nil {
@@ -481,7 +481,7 @@ func (g *gathering) fetchImage(ctx context.Context, as, published string) (publi
 func fetchBlobs(ctx context.Context, w *workshop, c *registry.Client, repo name.Repository, m v1.Manifest, id string, d depot) error {
 	for _, part := range append([]v1.Descriptor{m.Config}, m.Layers...) {
 		if err := part.Digest.Validate(); err != nil {
-			return fmt.Errorf("%s: the manifest names %q: %w", repo, part.Digest, err)
+			return fmt.Errorf("%s: the manifest refers to %q: %w", repo, part.Digest, err)
 		}
 		err := d.ensure(ctx, part.Digest, func(file string) error {
 			return c.Blob(ctx, repo, "a part of "+repo.String(), part, file, func(have, total int64) { downloading(w, id, have, total) })
@@ -501,10 +501,10 @@ func checkPlatform(config, image string) error {
 	}
 	var p v1.Platform
 	if err := json.Unmarshal(raw, &p); err != nil {
-		return fmt.Errorf("image %s: its configuration: %w", image, err)
+		return fmt.Errorf("read the configuration of image %s: %w", image, err)
 	}
 	if p.OS != "linux" || p.Architecture != runtime.GOARCH {
-		return fmt.Errorf("image %s is for %s/%s, not for linux/%s: use a mirror that has that", image, p.OS, p.Architecture, runtime.GOARCH)
+		return fmt.Errorf("image %s is for %s/%s, not for linux/%s; use a mirror that has the latter", image, p.OS, p.Architecture, runtime.GOARCH)
 	}
 	return nil
 }

@@ -20,27 +20,27 @@ import (
 	"quorate.dev/quorate/internal/signature"
 )
 
-// Signatures says which signatures are verified when a bundle is put together. The zero value: none.
+// Signatures says which signatures are verified when a bundle is assembled. The zero value requires none.
 type Signatures struct {
-	// Published are those that the projects publish themselves, All those of one signer over everything.
+	// Published requires the signatures that the projects publish; All requires that one signer has signed everything.
 	Published, All bool
 	// PublicKeyFile or Identity and Issuer are that signer.
 	PublicKeyFile, Identity, Issuer string
-	// TrustedRootFile is used instead of the root of sigstore's public service.
+	// TrustedRootFile replaces the trusted root of sigstore's public service.
 	TrustedRootFile string
 }
 
-// SignatureError says that something is not signed as it must be.
+// SignatureError says that a file or an image lacks a required signature.
 type SignatureError struct {
 	What, At string
 	Why      error
 }
 
 func (e *SignatureError) Error() string {
-	return fmt.Sprintf("refused (signature): %s from %s: %v: do not use it; find out who changed or did not sign it, or say in components.signatures what else is enough", e.What, e.At, e.Why)
+	return fmt.Sprintf("refused (signature): %s from %s: %v; do not use it; find out who changed it or did not sign it, or require other signatures in components.signatures", e.What, e.At, e.Why)
 }
 
-// Unwrap gives the reason.
+// Unwrap returns the reason.
 func (e *SignatureError) Unwrap() error { return e.Why }
 
 // signers knows who must have signed what.
@@ -63,7 +63,7 @@ func (s Signatures) signers() (*signers, error) {
 		}
 		key, err := signature.ParseKey(text)
 		if err != nil {
-			return nil, fmt.Errorf("read the public key for signatures, %s: %w", s.PublicKeyFile, err)
+			return nil, fmt.Errorf("read the public key for signatures from %s: %w", s.PublicKeyFile, err)
 		}
 		out.all, parts = &signature.Signer{Key: key}, append(parts, text)
 	case s.Published || s.All:
@@ -176,7 +176,7 @@ func (g *gathering) signedImage(ctx context.Context, published string, ref name.
 		}
 		var layers v1.Manifest
 		if err := json.Unmarshal(list.Raw, &layers); err != nil {
-			return fail(fmt.Errorf("its signatures cannot be read: %w", err))
+			return fail(fmt.Errorf("read its signatures: %w", err))
 		}
 		for _, l := range layers.Layers {
 			if l.MediaType != signature.PayloadType || l.Size > maxSignature {

@@ -155,7 +155,7 @@ func TestSignaturesRefuse(t *testing.T) {
 		"a file and its checksum changed": {func(_ *testing.T, m *mirror) {
 			other := append(m.files["one.test/v1/kubeadm"], "# and more\n"...)
 			m.files["one.test/v1/kubeadm"], m.files["one.test/v1/kubeadm.sha512"] = other, fmt.Appendf(nil, "%x", sha512.Sum512(other))
-		}, []string{"kubeadm v1.0.0", "does not belong to this content"}},
+		}, []string{"kubeadm v1.0.0", "does not match this content"}},
 		"a file by somebody else": {func(_ *testing.T, m *mirror) {
 			m.files["one.test/v1/kubeadm.sig"], m.files["one.test/v1/kubeadm.cert"] = store.File("me@example.test", issuedBy, m.files["one.test/v1/kubeadm"])
 		}, []string{"signed by [me@example.test], not by " + signedBy}},

@@ -16,17 +16,17 @@ import (
 	"time"
 )
 
-// Requirements are the Debian packages that building a bundle needs beside Go, apt and dpkg.
+// Requirements are the Debian packages that building a bundle needs in addition to Go, apt, and dpkg.
 func Requirements() []string { return []string{"gcc", "libc6-dev", "libseccomp-dev", "pkg-config"} }
 
-// MissingToolsError says which packages a build needs that this machine has not.
+// MissingToolsError says which packages are missing that a build needs.
 type MissingToolsError struct {
 	Packages []string
 	Why      []string
 }
 
 func (e *MissingToolsError) Error() string {
-	return fmt.Sprintf("build bundle: %s: run `apt-get install -y --no-install-recommends %s`",
+	return fmt.Sprintf("build bundle: %s; run `apt-get install -y --no-install-recommends %s`",
 		strings.Join(e.Why, ", "), strings.Join(e.Packages, " "))
 }
 
@@ -38,12 +38,12 @@ type GoError struct {
 
 func (e *GoError) Error() string {
 	if e.Found == "" {
-		return fmt.Sprintf("build bundle: no Go toolchain found in PATH or /usr/local/go: install %s or newer from go.dev/dl, or import a bundle built elsewhere", e.Need)
+		return fmt.Sprintf("build bundle: no Go toolchain found in PATH or /usr/local/go; install %s or newer from go.dev/dl, or import a bundle built elsewhere", e.Need)
 	}
-	return fmt.Sprintf("build bundle: Go is %s, but the pinned modules need %s: install it from go.dev/dl, or import a bundle built elsewhere", e.Found, e.Need)
+	return fmt.Sprintf("build bundle: the Go version is %s, but the pinned modules need %s; install it from go.dev/dl, or import a bundle built elsewhere", e.Found, e.Need)
 }
 
-// DownloadError says what could not be fetched.
+// DownloadError says what could not be downloaded, why, and what to do.
 type DownloadError struct {
 	What   string
 	Detail string
@@ -51,10 +51,10 @@ type DownloadError struct {
 }
 
 func (e *DownloadError) Error() string {
-	return fmt.Sprintf("download %s: %s: %s", e.What, e.Detail, e.Hint)
+	return fmt.Sprintf("download %s: %s; %s", e.What, e.Detail, e.Hint)
 }
 
-// CommandError is a tool's failure with the end of what it said.
+// CommandError is the failure of a tool, with the end of its output.
 type CommandError struct {
 	What   string
 	Output string
@@ -68,7 +68,7 @@ func (e *CommandError) Error() string {
 	return fmt.Sprintf("%s: %v:\n%s", e.What, e.Err, e.Output)
 }
 
-// Unwrap gives the cause, a cancelled context among others.
+// Unwrap returns the cause, such as a cancelled context.
 func (e *CommandError) Unwrap() error { return e.Err }
 
 // toolchain is what compiles: its versions are part of every result's key.
@@ -108,9 +108,9 @@ func findC(ctx context.Context) (string, error) {
 	var versions []string
 	probe := command{what: "probe the C compiler"}
 	if out, err := probe.output(ctx, "gcc", "-dumpfullversion"); err != nil {
-		need("gcc", "gcc does not run")
-		need("libc6-dev", "the C library's headers are needed")
-		need("libseccomp-dev", "libseccomp is needed")
+		need("gcc", "gcc cannot be run")
+		need("libc6-dev", "the headers of the C library are required")
+		need("libseccomp-dev", "libseccomp is required")
 	} else {
 		versions = append(versions, "gcc "+strings.TrimSpace(out))
 		for pkg, archive := range map[string]string{"libc6-dev": "libc.a", "libseccomp-dev": "libseccomp.a"} {
@@ -121,7 +121,7 @@ func findC(ctx context.Context) (string, error) {
 		}
 	}
 	if out, err := probe.output(ctx, "pkg-config", "--version"); err != nil {
-		need("pkg-config", "pkg-config does not run")
+		need("pkg-config", "pkg-config cannot be run")
 	} else if versions = append(versions, "pkg-config "+strings.TrimSpace(out)); len(missing.Packages) == 0 {
 		out, err := probe.output(ctx, "pkg-config", "--modversion", "libseccomp")
 		if err != nil {

@@ -20,15 +20,15 @@ import (
 	"quorate.dev/quorate/internal/registry"
 )
 
-// Push uploads the whole bundle to a registry, as an index whose digest is the bundle's, and returns the reference that
-// names it by that digest. What is damaged is not sent.
+// Push uploads the bundle to a registry, as an index with the bundle's digest, and returns the reference with that digest.
+// It does not upload a damaged bundle.
 func (b *Bundle) Push(ctx context.Context, reference string, a fetch.Access, sink progress.Sink) (string, error) {
 	ref, err := registry.Parse(reference)
 	if err != nil {
 		return "", err
 	}
 	if d, ok := ref.(name.Digest); ok && d.DigestStr() != b.Digest() {
-		return "", fmt.Errorf("push to %s: the bundle is %s: leave the digest out, or give a tag", reference, b.Digest())
+		return "", fmt.Errorf("push to %s: the bundle has the digest %s; leave out the digest, or use a tag", reference, b.Digest())
 	}
 	damages, err := b.Verify(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func (b *Bundle) Push(ctx context.Context, reference string, a fetch.Access, sin
 	byDigest := ref.Context().Digest(b.Digest())
 	// Read back: a registry that rewrites indexes would hand out something else under this name.
 	if _, err := c.Manifest(ctx, byDigest); err != nil {
-		return "", fmt.Errorf("the registry took the bundle, but does not give it back: %w", err)
+		return "", fmt.Errorf("read the bundle back from the registry after the upload: %w", err)
 	}
 	return byDigest.String(), nil
 }
@@ -60,7 +60,7 @@ func newTransfer(sink progress.Sink) *workshop {
 	return &workshop{sink: sink, cache: paths.Cache("components"), noted: map[string]time.Time{}}
 }
 
-// Pull downloads a bundle that Push uploaded. It is the same, to the byte, or an error.
+// Pull downloads a bundle that Push uploaded. The result is byte for byte the same.
 func Pull(ctx context.Context, reference string, a fetch.Access, sink progress.Sink) (*Bundle, error) {
 	ref, err := registry.Parse(reference)
 	if err != nil {
@@ -101,7 +101,7 @@ func Pull(ctx context.Context, reference string, a fetch.Access, sink progress.S
 func (w *workshop) pull(ctx context.Context, c *registry.Client, repo name.Repository, index registry.Manifest, version, dir string) (*Bundle, error) {
 	var parsed v1.Index
 	if err := json.Unmarshal(index.Raw, &parsed); err != nil {
-		return nil, fmt.Errorf("the index in %s: %w", repo, err)
+		return nil, fmt.Errorf("parse the index in %s: %w", repo, err)
 	}
 	from := newDepot()
 	images := make([]publishedImage, len(parsed.Manifests))
@@ -109,14 +109,14 @@ func (w *workshop) pull(ctx context.Context, c *registry.Client, repo name.Repos
 	work.SetLimit(parallel)
 	for i, d := range parsed.Manifests {
 		if err := d.Digest.Validate(); err != nil {
-			return nil, errors.Join(fmt.Errorf("the index in %s names %q: %w", repo, d.Digest, err), work.Wait())
+			return nil, errors.Join(fmt.Errorf("the index in %s refers to %q: %w", repo, d.Digest, err), work.Wait())
 		}
 		work.Go(func() (err error) {
 			if images[i].manifest, err = c.Manifest(workCtx, repo.Digest(d.Digest.String())); err != nil {
 				return err
 			}
 			if err := json.Unmarshal(images[i].manifest.Raw, &images[i].parts); err != nil {
-				return fmt.Errorf("the manifest %s in %s: %w", d.Digest, repo, err)
+				return fmt.Errorf("parse the manifest %s in %s: %w", d.Digest, repo, err)
 			}
 			return nil
 		})
@@ -181,7 +181,7 @@ func identify(index []byte) (version, arch string, err error) {
 	}
 	version, arch = i.Annotations[annotationVersion], i.Annotations[annotationArch]
 	if version == "" || arch == "" || strings.ContainsAny(version+arch, "/\\") {
-		return "", "", errors.New("this is something else than a bundle that `quorate bundle push` uploaded")
+		return "", "", errors.New("this is not a bundle that `quorate bundle push` uploaded")
 	}
 	return version, arch, nil
 }

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Damage is one blob that is not what its digest says, and what cannot be trusted because of it.
+// Damage is one blob that does not match its digest, and what is affected.
 type Damage struct {
 	Digest    string   `json:"digest"`
 	Problem   string   `json:"problem"`
@@ -25,7 +25,7 @@ func (d Damage) String() string {
 	return fmt.Sprintf("%s %s (part of %s)", d.Digest, d.Problem, strings.Join(d.BelongsTo, ", "))
 }
 
-// DamageError says that a bundle cannot be used as it is.
+// DamageError says that a bundle is damaged.
 type DamageError struct{ Damages []Damage }
 
 func (e *DamageError) Error() string {
@@ -33,11 +33,11 @@ func (e *DamageError) Error() string {
 	for _, d := range e.Damages {
 		all = append(all, d.String())
 	}
-	return "damaged: " + strings.Join(all, "; ") + ": run `quorate bundle build`, or import the bundle again"
+	return "the bundle is damaged: " + strings.Join(all, "; ") + "; run `quorate bundle build`, or import the bundle again"
 }
 
-// Verify reads every blob again and compares it with its digest. The error is for what kept it from
-// finding out; damage is not an error.
+// Verify reads every blob and compares it with its digest. Damage is not an error; the error says why
+// the bundle could not be verified.
 func (b *Bundle) Verify(ctx context.Context) ([]Damage, error) {
 	damages := make([]*Damage, len(b.blobs))
 	work, ctx := errgroup.WithContext(ctx)
@@ -88,7 +88,7 @@ func judge(blob Blob, size int64, sum string, err error) string {
 	case size != blob.Size:
 		return fmt.Sprintf("has %d bytes instead of %d", size, blob.Size)
 	case sum != blob.Digest:
-		return "has other content: " + sum
+		return "has the digest " + sum
 	}
 	return ""
 }

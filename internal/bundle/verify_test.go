@@ -21,7 +21,7 @@ var hurt = map[string]struct {
 		}
 		raw[len(raw)/2] ^= 1
 		return os.WriteFile(path, raw, 0o600)
-	}, "has other content: sha256:"},
+	}, "has the digest sha256:"},
 	"cut short": {func(path string) error { return os.Truncate(path, 3) }, "has 3 bytes instead of "},
 	"grown": {func(path string) error {
 		raw, err := os.ReadFile(path)

@@ -13,7 +13,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Guide writes what an operator would do for this spec without Quorate. It asks no host and makes no bundle.
+// Guide writes what an operator would do for this spec without Quorate. It connects to no host and builds no bundle.
 func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
 	release, ok := components.Lookup(c.Spec.Kubernetes.Version)
 	if !ok {

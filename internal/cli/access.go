@@ -16,10 +16,10 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// passphraseVariable is the environment variable that the passphrase of private keys is read from.
+// passphraseVariable is the environment variable that holds the passphrase of private keys.
 const passphraseVariable = "QUORATE_SSH_PASSPHRASE"
 
-// secret reads a secret from the environment, which the programs that this one starts then do not inherit, or asks for it.
+// secret reads a secret from the environment or asks for it. It unsets the variable, so that child processes do not inherit it.
 func (a *app) secret(variable, question string) (string, error) {
 	if s, ok := os.LookupEnv(variable); ok {
 		return s, os.Unsetenv(variable)
@@ -31,11 +31,11 @@ func (a *app) secret(variable, question string) (string, error) {
 	return s, nil
 }
 
-// askTerminal asks on the terminal, without an echo, wherever stdin and stderr go.
+// askTerminal asks on the terminal with echo turned off, even if stdin and stderr are redirected.
 func askTerminal(question string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", errors.New("there is no terminal to ask on")
+		return "", errors.New("there is no terminal to prompt on")
 	}
 	defer tty.Close()
 	fmt.Fprint(tty, question)
@@ -44,11 +44,11 @@ func askTerminal(question string) (string, error) {
 	return string(answer), err
 }
 
-// askTerminalAloud is askTerminal with an echo.
+// askTerminalAloud is askTerminal with echo turned on.
 func askTerminalAloud(question string) (string, error) {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return "", errors.New("there is no terminal to ask on")
+		return "", errors.New("there is no terminal to prompt on")
 	}
 	defer tty.Close()
 	fmt.Fprint(tty, question)
@@ -70,17 +70,17 @@ func sendsSecrets(cmd *cobra.Command) *cobra.Command {
 
 // confirmKeys asks whether new keys are those of the hosts.
 func (a *app) confirmKeys(keys []host.NewKey) (bool, error) {
-	question := "Nothing is known about the SSH host keys of these hosts, and secrets will be sent to them:\n\n"
+	question := "The SSH host keys of these hosts are not known yet, and secrets will be sent to these hosts:\n\n"
 	for _, k := range keys {
 		question += fmt.Sprintf("  %s (%s)  %s %s\n", k.Host, k.Address, k.Type, k.Fingerprint)
 	}
-	question += "\nCompare each key with the output of `" + keys[0].Show() + "` on its host, on its console for example.\n" +
-		"Are all of them right? (yes/no) "
+	question += "\nCompare each key with the output of `" + keys[0].Show() + "` on the host, for example on its console.\n" +
+		"Do all of them match? (yes/no) "
 	answer, err := a.askAloud(question)
 	return strings.EqualFold(answer, "yes"), err
 }
 
-// prepareAccess finds out what all commands prove with that they may use hosts.
+// prepareAccess collects the credentials that every command uses to log in to hosts.
 func (a *app) prepareAccess(cmd *cobra.Command) error {
 	a.access = &host.Access{}
 	phrase, known := os.LookupEnv(passphraseVariable)
@@ -91,21 +91,21 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 		if known {
 			return phrase, nil
 		}
-		answer, err := a.ask("Passphrase of " + keyFile + ": ")
+		answer, err := a.ask("Passphrase for " + keyFile + ": ")
 		if err != nil {
-			return "", fmt.Errorf("%w; load it into an agent with ssh-add, or set %s", err, passphraseVariable)
+			return "", fmt.Errorf("%w; add the key to an agent with ssh-add, or set %s", err, passphraseVariable)
 		}
 		return answer, nil
 	}
 	a.access.StrictHostKeys, a.access.AcceptNewHostKeys = a.strictKeys, a.acceptNewKeys
 	if a.strictKeys && a.acceptNewKeys {
-		return usageError{errors.New("--strict-host-keys and --accept-new-host-keys contradict each other")}
+		return usageError{errors.New("--strict-host-keys and --accept-new-host-keys cannot be combined")}
 	}
 	a.access.NeedConfirmedKeys = cmd.Annotations[secretsAnnotation] != ""
 	a.access.ConfirmKeys = a.confirmKeys
 	if _, given := os.LookupEnv(host.SudoPasswordVariable); given || a.askSudo {
 		var err error
-		if a.access.SudoPassword, err = a.secret(host.SudoPasswordVariable, "Password for sudo on the hosts: "); err != nil {
+		if a.access.SudoPassword, err = a.secret(host.SudoPasswordVariable, "sudo password for the hosts: "); err != nil {
 			return usageError{err}
 		}
 	}
@@ -113,8 +113,8 @@ func (a *app) prepareAccess(cmd *cobra.Command) error {
 	return nil
 }
 
-// unlock asks what has to be asked before the hosts of a spec can be used, as long as no progress is shown where the
-// questions would be: for the passphrases of its keys, and whether the keys of new hosts are right.
+// unlock prompts for the passphrases of a spec's keys and for the confirmation of new host keys, before the progress
+// display takes over the terminal.
 func (a *app) unlock(ctx context.Context, c *spec.Cluster) {
 	var files []string
 	for _, h := range c.Spec.Hosts {

@@ -15,14 +15,14 @@ func (a *app) apply() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "apply",
 		Short: "Make the cluster match the spec; safe to interrupt and to run again",
-		Long: `Runs the steps that quorate plan shows, and ends when the cluster was seen to match the spec, also when there was nothing
-to do. If it is killed at any moment, running it again finishes the work.
+		Long: `Runs the steps that quorate plan shows, then verifies that the cluster matches the spec, even if there was nothing to do.
+It is safe to interrupt: run it again to finish the work.
 
-No other run can change the hosts meanwhile. Every change is evaluated again right before it is made, on the cluster as it
-is then; a change that would be unsafe is refused with exit status 3.
+While it runs, no other run can change the hosts. Every change is evaluated again right before it is made, on the current
+state of the cluster. An unsafe change is refused with exit status 3.
 
-A kubeadm cluster that was built without Quorate is adopted with --adopt: quorate plan shows what that would change. It is
-refused unless the spec describes exactly that cluster.`,
+To adopt a kubeadm cluster that was built without Quorate, pass --adopt. quorate plan shows what adoption would change.
+Adoption is refused unless the spec describes exactly that cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(o.Ignore); err != nil {
 				return err

@@ -13,16 +13,16 @@ import (
 func (a *app) audit() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "What is wrong with a cluster that works",
+		Short: "Audit a running cluster",
 	}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "cis",
-		Short: "The CIS benchmark for control plane, etcd and kubelets",
-		Long: `Reads modes, owners, the arguments of running programs and the kubelets' own configuration on every host, and judges
-them by the ` + audit.Benchmark + `. Changes nothing.
+		Short: "Check the control plane, etcd, and the kubelets against the CIS benchmark",
+		Long: `Reads file modes and owners, the arguments of running programs, and the configuration of the kubelets on every host, and
+compares them with the ` + audit.Benchmark + `. It changes nothing.
 
-Every check has one outcome: pass; explained, which is not what the benchmark asks for and says why it is right here;
-or fail. Exit status: 0 when nothing fails; 1 when a check fails or a host could not be judged.`,
+Every check has one of three results: pass; explained (the cluster deviates from the benchmark, for a stated reason); or
+fail. The exit status is 0 if no check fails, and 1 if a check fails or a host could not be checked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.cluster(cmd.Context())
 			if err != nil {

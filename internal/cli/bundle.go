@@ -20,8 +20,8 @@ import (
 
 func (a *app) bundle() *cobra.Command {
 	version := spec.DefaultVersion
-	cmd := &cobra.Command{Use: "bundle", Short: "Every component and image of one Kubernetes version: build, pull, push, list, verify, export, import"}
-	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes release")
+	cmd := &cobra.Command{Use: "bundle", Short: "Manage bundles: all components and images of one Kubernetes version"}
+	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes version")
 	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DefaultDir(version)) }
 	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
 		a.bundlePull(&version), a.bundlePush(open), a.bundleSources(&version))
@@ -33,7 +33,7 @@ func (a *app) bundleBuild(version *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Compile the bundle from pinned Go modules",
-		Long:  "Compiles every component from the Go module proxy and assembles the images. What is built already is kept; what is damaged is built again.",
+		Long:  "Compiles every component from the Go module proxy and assembles the images. Components that are already built and intact are reused.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			b, err := func() (*bundle.Bundle, error) {
@@ -52,7 +52,7 @@ func (a *app) bundleBuild(version *string) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "build every component again")
+	cmd.Flags().BoolVar(&force, "force", false, "rebuild every component")
 	return cmd
 }
 
@@ -79,7 +79,7 @@ func size(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1
 
 func (a *app) bundleList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "The bundles on this machine and what is in them",
+		Use: "list", Short: "List the bundles on this machine and their contents",
 		RunE: func(*cobra.Command, []string) error {
 			all, err := bundle.List()
 			if err != nil {
@@ -91,13 +91,13 @@ func (a *app) bundleList() *cobra.Command {
 			}
 			return a.print(infos, func(w io.Writer) error {
 				if len(infos) == 0 {
-					_, err := fmt.Fprintln(w, "No bundles. Make one with: quorate bundle build")
+					_, err := fmt.Fprintln(w, "No bundles. To build one, run: quorate bundle build")
 					return err
 				}
 				for _, b := range infos {
 					fmt.Fprintf(w, "%s %s  %s  %s  %s\n", b.Version, b.Arch, size(b.SizeBytes), b.Digest, b.Dir)
 					t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-					fmt.Fprintln(t, "  COMPONENT\tVERSION\tSIZE\tIN THE IMAGES")
+					fmt.Fprintln(t, "  COMPONENT\tVERSION\tSIZE\tIMAGES")
 					for _, c := range b.Components {
 						fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", c.Name, c.Version, size(c.Size), strings.Join(c.Images, ", "))
 					}
@@ -113,12 +113,12 @@ func (a *app) bundleList() *cobra.Command {
 
 func (a *app) bundleVerify(open func() (*bundle.Bundle, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "verify", Short: "Read every blob again and compare it with its digest, here or on every host of a spec (-f)",
-		Long: `Reads every blob of the bundle again and compares it with its digest.
+		Use: "verify", Short: "Check every blob against its digest, on this machine or on every host of a spec (-f)",
+		Long: `Reads every blob of the bundle and compares it with its digest.
 
-With -f it does so on the nodes of that spec instead: every image of the bundle must be in the node's containerd, under
-its name and with its own manifest, and every blob of it must have the content that its digest says. What is not so is
-named, host by host, and the exit status is 1. quorate apply imports such images again.`,
+With -f, it checks the nodes of that spec instead: containerd on every node must have every image of the bundle, under
+its name and with the bundle's manifest, and every blob must match its digest. Problems are listed host by host, and the
+exit status is 1. quorate apply imports damaged or missing images again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.file != "" {
 				return a.verifyHosts(cmd.Context())
@@ -144,7 +144,7 @@ named, host by host, and the exit status is 1. quorate apply imports such images
 
 func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "export FILE", Short: "Write a bundle into one file, for hosts and sites without a network", Args: cobra.ExactArgs(1),
+		Use: "export FILE", Short: "Write a bundle to one file, for sites without internet access", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			b, err := open()
 			if err != nil {
@@ -153,7 +153,7 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 			// The file has its name only when it is complete: half of it would look like a bundle.
 			f, err := durable.CreateNew(args[0], 0o644)
 			if errors.Is(err, os.ErrExist) {
-				return usageError{fmt.Errorf("%s exists already", args[0])}
+				return usageError{fmt.Errorf("%s already exists", args[0])}
 			}
 			if err != nil {
 				return err
@@ -165,7 +165,7 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 			if err := f.Commit(); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.err, "Wrote %s. Read it elsewhere with: quorate bundle import %s\n", args[0], args[0])
+			fmt.Fprintf(a.err, "Wrote %s. On the other machine, run: quorate bundle import %s\n", args[0], args[0])
 			return nil
 		},
 	}
@@ -173,7 +173,7 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 
 func (a *app) bundleImport() *cobra.Command {
 	return &cobra.Command{
-		Use: "import FILE", Short: "Read an exported bundle, checking every digest", Args: cobra.ExactArgs(1),
+		Use: "import FILE", Short: "Import an exported bundle and check every digest", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {

@@ -18,25 +18,25 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// accessFlags let a command reach a registry or a mirror without a spec.
+// accessFlags adds the flags for reaching a registry or a mirror without a spec.
 func accessFlags(f *pflag.FlagSet, c *spec.Components) {
-	f.StringVar(&c.CAFile, "ca-file", "", "certificates of authorities to trust beside this machine's own")
-	f.StringVar(&c.Username, "username", "", "who logs in (without it, as Docker's configuration file says)")
-	f.StringVar(&c.PasswordFile, "password-file", "", "a file with the user's password")
+	f.StringVar(&c.CAFile, "ca-file", "", "CA certificates to trust in addition to the system's")
+	f.StringVar(&c.Username, "username", "", "the user name (default: the credentials in Docker's configuration file)")
+	f.StringVar(&c.PasswordFile, "password-file", "", "a file that contains the user's password")
 }
 
-// signatureFlags say what components.signatures says in a spec.
+// signatureFlags adds the flags that correspond to components.signatures in a spec.
 func signatureFlags(f *pflag.FlagSet, s *spec.Signatures) {
-	f.StringVar(&s.Require, "signatures", "", "published (by the projects; the default without a mirror), all (everything, by one signer) or none")
+	f.StringVar(&s.Require, "signatures", "", "which signatures to require: published (those that the projects publish; the default without a mirror), all (one signer for everything), or none")
 	f.StringVar(&s.PublicKeyFile, "public-key", "", "with --signatures all: the signer's public key")
-	f.StringVar(&s.Identity, "identity", "", "with --signatures all: the signer's identity, where it has no key")
-	f.StringVar(&s.Issuer, "issuer", "", "who made sure of the identity")
-	f.StringVar(&s.TrustedRootFile, "trusted-root", "", "a trusted_root.json instead of that of sigstore's public service")
+	f.StringVar(&s.Identity, "identity", "", "with --signatures all: the signer's identity, for keyless signatures")
+	f.StringVar(&s.Issuer, "issuer", "", "with --identity: the OIDC issuer that vouches for the identity")
+	f.StringVar(&s.TrustedRootFile, "trusted-root", "", "a trusted_root.json to use instead of that of sigstore's public service")
 }
 
 func checkAccess(c spec.Components) error {
 	if (c.Username == "") != (c.PasswordFile == "") {
-		return usageError{errors.New("--username and --password-file belong together")}
+		return usageError{errors.New("--username and --password-file must be set together")}
 	}
 	return nil
 }
@@ -45,13 +45,12 @@ func (a *app) bundlePull(version *string) *cobra.Command {
 	var c spec.Components
 	cmd := &cobra.Command{
 		Use:   "pull [REFERENCE]",
-		Short: "Download a bundle: one that was pushed to a registry, or what the projects publish",
-		Long: `Downloads a bundle into the cache. Everything is checked by its digest, and what was downloaded before an interruption
-is gone on from.
+		Short: "Download a bundle from a registry, or assemble one from the projects' releases",
+		Long: `Downloads a bundle into the cache. Everything is checked against its digest. An interrupted download is resumed.
 
-With a REFERENCE (registry.example.com/repository@sha256:… or :tag) it is the bundle that quorate bundle push put there.
-Without one it is put together from the projects' published releases and images, or from a mirror of them (--releases
-and --registry). With -f it is whatever the spec's components say.`,
+With a REFERENCE (registry.example.com/repository@sha256:… or :tag), it downloads a bundle that quorate bundle push
+uploaded. Without one, it assembles the bundle from the projects' published releases and images, or from a mirror of
+them (--releases and --registry). With -f, the spec's components section determines the source.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			b, err := a.pulled(cmd.Context(), *version, c, args)
@@ -65,10 +64,10 @@ and --registry). With -f it is whatever the spec's components say.`,
 		},
 	}
 	accessFlags(cmd.Flags(), &c)
-	cmd.Flags().StringVar(&c.Releases, "releases", "", "https address of a mirror of released files")
-	cmd.Flags().StringVar(&c.Registry, "registry", "", "registry, with or without a path, that mirrors the images")
+	cmd.Flags().StringVar(&c.Releases, "releases", "", "the https address of a mirror of the released files")
+	cmd.Flags().StringVar(&c.Registry, "registry", "", "a registry that mirrors the images, with an optional path")
 	signatureFlags(cmd.Flags(), &c.Signatures)
-	cmd.Flags().StringVar(&c.Digest, "digest", "", "refuse any other bundle than this")
+	cmd.Flags().StringVar(&c.Digest, "digest", "", "refuse a bundle with any other digest")
 	return cmd
 }
 
@@ -81,7 +80,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 	defer done()
 	switch {
 	case a.file != "" && (len(args) > 0 || c != spec.Components{}):
-		return nil, usageError{errors.New("with -f the spec says where the bundle is from: leave the reference and the other flags out")}
+		return nil, usageError{errors.New("with -f, the spec determines the bundle's source: leave out the reference and the other flags")}
 	case a.file != "":
 		cluster, err := a.load(a.file, true)
 		if err != nil {
@@ -89,7 +88,7 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 		}
 		return sources.Bundle(ctx, cluster, sink)
 	case len(args) == 1 && (c.Releases != "" || c.Registry != "" || c.Signatures != spec.Signatures{}):
-		return nil, usageError{errors.New("--releases, --registry and --signatures are for what the projects publish: leave the reference out, or them")}
+		return nil, usageError{errors.New("--releases, --registry, and --signatures cannot be combined with a reference: leave out the reference, or leave out the flags")}
 	case len(args) == 1:
 		b, err := bundle.Pull(ctx, args[0], sources.Access(c), sink)
 		if err == nil && c.Digest != "" && b.Digest() != c.Digest {
@@ -99,9 +98,9 @@ func (a *app) pulled(ctx context.Context, version string, c spec.Components, arg
 	case signatures != nil:
 		return nil, usageError{signatures}
 	case (c.Releases == "") != (c.Registry == ""):
-		return nil, usageError{errors.New("a mirror has --releases and --registry, both")}
+		return nil, usageError{errors.New("--releases and --registry must be set together: a mirror needs both")}
 	case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
-		return nil, usageError{errors.New("--releases must be an https address: in the clear anybody on the way could change the files together with their checksums")}
+		return nil, usageError{errors.New("--releases must be an https address: over plain http, an attacker could change the files together with their checksums")}
 	}
 	o := sources.GetOptions(version, c)
 	o.Progress = sink
@@ -112,9 +111,9 @@ func (a *app) bundlePush(open func() (*bundle.Bundle, error)) *cobra.Command {
 	var c spec.Components
 	cmd := &cobra.Command{
 		Use:   "push REFERENCE",
-		Short: "Upload a bundle to a registry, for others to pull by its digest",
-		Long: `Uploads the whole bundle to a registry, such as registry.example.com/quorate:v1.37.2, as one index whose digest is the
-bundle's. The reference that it prints is what a spec's components.reference takes.`,
+		Short: "Upload a bundle to a registry, to be pulled by digest",
+		Long: `Uploads the bundle to a registry, for example to registry.example.com/quorate:v1.37.2, as one image index with the
+bundle's digest. It prints the reference to set as components.reference in a spec.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkAccess(c); err != nil {
@@ -140,7 +139,7 @@ bundle's. The reference that it prints is what a spec's components.reference tak
 	return cmd
 }
 
-// sourceInfo is one thing that a mirror must hold.
+// sourceInfo is one file or image that a mirror must hold.
 type sourceInfo struct {
 	Kind string `json:"kind"` // file, checksum, signature or image
 	From string `json:"from"`
@@ -149,7 +148,7 @@ type sourceInfo struct {
 
 func (a *app) bundleSources(version *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "sources", Short: "Everything that the source official downloads, and where a mirror must have it",
+		Use: "sources", Short: "List everything that the source official downloads, and its location on a mirror",
 		RunE: func(*cobra.Command, []string) error {
 			r, ok := components.Lookup(*version)
 			if !ok {
@@ -174,21 +173,21 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 			}
 			return a.print(infos, func(w io.Writer) error {
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(t, "WHAT\tFROM\tAT A MIRROR")
+				fmt.Fprintln(t, "KIND\tSOURCE\tLOCATION ON A MIRROR")
 				for _, i := range infos {
 					fmt.Fprintf(t, "%s\t%s\t%s\n", i.Kind, i.From, i.At)
 				}
 				if err := t.Flush(); err != nil {
 					return err
 				}
-				_, err := fmt.Fprintf(w, "\nand the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/. A mirror that is verified needs the\nsignatures, too: those of images are at the tags sha256-….sig beside them.\n", *version)
+				_, err := fmt.Fprintf(w, "\nA mirror also needs the images that `kubeadm config images list --kubernetes-version %s` prints, at REGISTRY without registry.k8s.io/.\nTo verify signatures, it needs those of the images, too: their tags sha256-….sig in the same repositories.\n", *version)
 				return err
 			})
 		},
 	}
 }
 
-// verifyHosts looks at the images on every node of the spec.
+// verifyHosts checks the images on every node of the spec.
 func (a *app) verifyHosts(ctx context.Context) error {
 	c, err := a.cluster(ctx)
 	if err != nil {
@@ -213,9 +212,9 @@ func (a *app) verifyHosts(ctx context.Context) error {
 		for _, h := range hosts {
 			switch {
 			case h.Error != "":
-				fmt.Fprintf(w, "%s could not be asked: %s\n", h.Host, h.Error)
+				fmt.Fprintf(w, "%s could not be checked: %s\n", h.Host, h.Error)
 			case h.OK():
-				fmt.Fprintf(w, "%s has all %d images, intact.\n", h.Host, len(b.Images()))
+				fmt.Fprintf(w, "%s has all %d images, and they are intact.\n", h.Host, len(b.Images()))
 			}
 			for _, p := range h.Problems {
 				fmt.Fprintf(w, "%s: %s\n", h.Host, p)
@@ -226,5 +225,5 @@ func (a *app) verifyHosts(ctx context.Context) error {
 	if err != nil || bad == 0 {
 		return err
 	}
-	return fmt.Errorf("%d of %d hosts do not have every image of the bundle %s intact: `quorate apply` imports them again", bad, len(hosts), b.Digest())
+	return fmt.Errorf("on %d of %d hosts, images of the bundle %s are missing or damaged: run `quorate apply` to import them again", bad, len(hosts), b.Digest())
 }

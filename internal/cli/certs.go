@@ -12,7 +12,7 @@ import (
 func (a *app) certs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "certs",
-		Short: "Keys of the cluster",
+		Short: "Manage the cluster's keys",
 	}
 	cmd.AddCommand(sendsSecrets(a.rotateEncryptionKey()))
 	return cmd
@@ -23,11 +23,11 @@ func (a *app) rotateEncryptionKey() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rotate-encryption-key",
 		Short: "Replace the key that encrypts secrets in etcd",
-		Long: `Makes a new key on a control plane, gives it to all of them, encrypts with it, writes every secret again, and removes the
-old key. Nothing restarts: each apiserver loads the file by itself within a minute, and every stage waits until all of
-them say that they have. Takes some three minutes. Interrupted at any moment, it is finished by running it again.
+		Long: `Generates a new key on a control plane, copies it to the others, switches encryption to it, rewrites every secret, and
+removes the old key. Nothing restarts: each API server reloads the file within a minute, and every stage waits until all
+API servers report that they have. The rotation takes about three minutes. If it is interrupted, run it again to finish.
 
-Backups of etcd from before need the key that they were written with: keep it with them, or make a new backup.`,
+Earlier backups of etcd can be read only with the old key. Keep it with them, or make a new backup.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.cluster(cmd.Context())
 			if err != nil {
@@ -50,11 +50,11 @@ Backups of etcd from before need the key that they were written with: keep it wi
 				return explain(cmd.Context(), err)
 			}
 			return a.print(map[string]any{"cluster": w.Plan.Cluster, "steps": len(w.Plan.Steps)}, func(out io.Writer) error {
-				_, err := fmt.Fprintf(out, "Done: every secret of %s is encrypted with the new key, and the old one is gone.\n", w.Plan.Cluster)
+				_, err := fmt.Fprintf(out, "Done: every secret of %s is encrypted with the new key, and the old key is removed.\n", w.Plan.Cluster)
 				return err
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan and change nothing")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan without changing anything")
 	return cmd
 }

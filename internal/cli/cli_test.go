@@ -27,7 +27,7 @@ func TestUsageErrors(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for line, want := range map[string]string{
 		"frob": `unknown command "frob"`,
-		"status --strict-host-keys --accept-new-host-keys": "contradict each other",
+		"status --strict-host-keys --accept-new-host-keys": "cannot be combined",
 		"stauts":                  `did you mean "status"?`,
 		"lab frob":                `unknown command "frob" for "quorate lab"`,
 		"bundle frob":             `unknown command "frob"`,
@@ -46,23 +46,23 @@ func TestUsageErrors(t *testing.T) {
 		"init --zones a,b":        "zones",
 		"init --topology externl": "did you mean `external`",
 		"preflight --ignore swpa": `did you mean "swap"?`,
-		"apply --ignore all":      `there is no check "all"`,
+		"apply --ignore all":      `unknown check "all"`,
 		"bundle pull --releases https://m.example.com":                                 "both",
 		"bundle pull --releases http://m.example.com --registry r.example.com":         "https",
-		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave the reference out",
-		"bundle pull r.example.com/b:v1 -f cluster.yaml":                               "leave the reference",
-		"bundle pull r.example.com/b:v1 --username u":                                  "belong together",
-		"bundle pull r.example.com/b:v1 --signatures all":                              "leave the reference out",
+		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave out the reference",
+		"bundle pull r.example.com/b:v1 -f cluster.yaml":                               "leave out the reference",
+		"bundle pull r.example.com/b:v1 --username u":                                  "must be set together",
+		"bundle pull r.example.com/b:v1 --signatures all":                              "leave out the reference",
 		"bundle pull --signatures all":                                                 "set publicKeyFile, or identity and issuer",
 		"bundle pull --releases https://m --registry r.example.com --trusted-root r":   "none is verified",
-		"bundle pull --public-key k":                                                   "say require: all",
+		"bundle pull --public-key k":                                                   "set require: all",
 		"init --from-terraform nope.json":                                              "nope.json",
-		"init --from-terraform x --workers 3":                                          "--workers: the hosts come from Terraform",
+		"init --from-terraform x --workers 3":                                          "--workers cannot be combined with --from-terraform",
 		"init --from-terraform -":                                                      "it is empty",
 		"bundle push":                                                                  "accepts 1 arg",
-		"bundle push r.example.com/b --username u":                                     "belong together",
+		"bundle push r.example.com/b --username u":                                     "must be set together",
 		"bundle sources --kubernetes-version v1.2.3":                                   "v1.2.3",
-		"plan --by-hand --detailed-exitcode":                                           "--by-hand looks at no host",
+		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
@@ -113,7 +113,7 @@ func TestInitFromTerraform(t *testing.T) {
 	}
 	// What is wrong is named where it is, and nothing is written.
 	code, _, errOut := run(strings.Replace(string(data), `"zone": "eu-central-1b"`, `"zone": 7`, 1))
-	if _, err := os.Stat("cluster.yaml"); code != exitUsage || !strings.Contains(errOut, "quorate.value.hosts[1].zone: it must be a string, and is a number") || !os.IsNotExist(err) {
+	if _, err := os.Stat("cluster.yaml"); code != exitUsage || !strings.Contains(errOut, "quorate.value.hosts[1].zone: it must be a string, but it is a number") || !os.IsNotExist(err) {
 		t.Errorf("exit status %d, %v: %s", code, err, errOut)
 	}
 	if code, _, errOut := run(strings.Replace(string(data), `"sensitive": false`, `"sensitive": true`, 1)); code != exitDone || !strings.Contains(errOut, "marked as sensitive") {
@@ -200,7 +200,7 @@ func TestPlanByHandAsksNobody(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &guide); err != nil || code != exitDone || guide.Cluster != "prod" || len(guide.Sections) < 5 || len(guide.Sections[0].Steps[0].Hosts) == 0 {
 		t.Errorf("exit status %d, %v, %s%s", code, err, out, errOut)
 	}
-	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "no lab was made") {
+	if code, _, errOut := quorate(t, "plan", "--by-hand", "-f", "../../examples/lab-stacked.yaml"); code != exitFailed || !strings.Contains(errOut, "its lab does not exist yet") {
 		t.Errorf("hosts without addresses: exit status %d, %s", code, errOut)
 	}
 }

@@ -18,7 +18,7 @@ import (
 type drained struct {
 	Host    string `json:"host"`
 	Drained bool   `json:"drained"`
-	// Closed counts the connections that did not end by themselves.
+	// Closed is the number of connections that had to be closed.
 	Closed int `json:"connectionsClosed"`
 }
 
@@ -29,12 +29,12 @@ func (a *app) drain() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "drain HOST",
-		Short: "Take a control plane out of the balancers' pools for its maintenance",
-		Long: `Lets the managed balancers send no new clients to the API server of a control plane, and waits until those that
-it has are gone; what is left after --wait is closed, and its clients go on with another control plane at once. Pods stay
-where they are: that is for kubectl drain. With --undo it takes part again.
+		Short: "Take a control plane out of the load balancers' pools for maintenance",
+		Long: `Stops the managed load balancers from sending new clients to the API server of a control plane, and waits for its
+connections to end. Connections that are still open after --wait are closed; their clients reconnect to another control
+plane. Pods are not affected: use kubectl drain for those. --undo puts the control plane back into the pools.
 
-The balancers keep it in memory: a HAProxy that is started anew sends clients to every healthy API server.`,
+HAProxy keeps the drain in memory only: after a restart, it sends clients to every healthy API server.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.cluster(cmd.Context())
@@ -44,9 +44,9 @@ The balancers keep it in memory: a HAProxy that is started anew sends clients to
 			name := args[0]
 			switch h, known := c.Host(name); {
 			case !known || !h.Has(spec.RoleControlPlane):
-				return usageError{fmt.Errorf("%s is no control plane of %s", name, c.Metadata.Name)}
+				return usageError{fmt.Errorf("%s is not a control plane of %s", name, c.Metadata.Name)}
 			case c.Spec.LoadBalancer.Type == spec.BalancerExternal:
-				return usageError{fmt.Errorf("the balancer of %s is your own: take %s out of its pool there", c.Metadata.Name, name)}
+				return usageError{fmt.Errorf("the load balancer of %s is not managed by Quorate: remove %s from its pool there", c.Metadata.Name, name)}
 			}
 			e := run.Open(cmd.Context(), c, progress.Discard)
 			defer e.Close()
@@ -62,16 +62,16 @@ The balancers keep it in memory: a HAProxy that is started anew sends clients to
 			return a.print(d, func(out io.Writer) error { return printDrained(out, d) })
 		},
 	}
-	cmd.Flags().DurationVar(&wait, "wait", 5*time.Second, "how long connections may take to end by themselves")
-	cmd.Flags().BoolVar(&undo, "undo", false, "let it take part again")
+	cmd.Flags().DurationVar(&wait, "wait", 5*time.Second, "how long to wait before closing open connections")
+	cmd.Flags().BoolVar(&undo, "undo", false, "put the control plane back into the pools")
 	return cmd
 }
 
 func printDrained(out io.Writer, d drained) error {
 	if !d.Drained {
-		_, err := fmt.Fprintf(out, "The balancers send clients to %s again.\n", d.Host)
+		_, err := fmt.Fprintf(out, "The load balancers send clients to %s again.\n", d.Host)
 		return err
 	}
-	_, err := fmt.Fprintf(out, "No client is connected to %s through the balancers any more (%s had to be closed).\nWhen its maintenance is over: quorate drain --undo %[1]s\n", d.Host, ui.Plural(d.Closed, "connection"))
+	_, err := fmt.Fprintf(out, "%s is drained: no client is connected to it through the load balancers (%s had to be closed).\nAfter the maintenance, run: quorate drain --undo %[1]s\n", d.Host, ui.Plural(d.Closed, "connection"))
 	return err
 }

@@ -10,9 +10,9 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// host is the side of Quorate that runs on hosts; people do not type it.
+// host is the host side of Quorate. The caller and systemd run these commands, not users.
 func (a *app) host() *cobra.Command {
-	cmd := &cobra.Command{Use: "host", Short: "The side of Quorate that runs on hosts", Hidden: true}
+	cmd := &cobra.Command{Use: "host", Short: "The part of Quorate that runs on hosts", Hidden: true}
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "serve", Short: "Answer one caller on stdin and stdout",
@@ -24,11 +24,11 @@ func (a *app) host() *cobra.Command {
 			},
 		},
 		&cobra.Command{
-			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop turns",
+			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop is running",
 			RunE: func(cmd *cobra.Command, _ []string) error { return balancer.Watchdog(cmd.Context()) },
 		},
 		&cobra.Command{
-			Use: "approve", Short: "Approve the serving certificates that the cluster's own kubelets ask for",
+			Use: "approve", Short: "Approve the serving certificates that the cluster's kubelets request",
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Run(cmd.Context(), a.out) },
 		},
 	)

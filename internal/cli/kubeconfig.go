@@ -32,7 +32,7 @@ func (a *app) kubeconfig() *cobra.Command {
 				return err
 			}
 			if merge && to == "" {
-				return usageError{errors.New("--merge needs --to FILE: the kubeconfig to add this cluster to")}
+				return usageError{errors.New("--merge requires --to FILE, the kubeconfig to add this cluster to")}
 			}
 			e := run.Open(cmd.Context(), c, progress.Discard)
 			defer e.Close()
@@ -54,18 +54,18 @@ func (a *app) kubeconfig() *cobra.Command {
 				return err
 			}
 			if _, err := os.Stat(to); err == nil && !merge {
-				return usageError{fmt.Errorf("%s exists already: add --merge, or choose another file", to)}
+				return usageError{fmt.Errorf("%s already exists: pass --merge to add to it, or choose another file", to)}
 			}
 			kept, err := writeKubeconfig(to, config)
 			if kept != "" {
-				fmt.Fprintf(a.err, "Entries of the same names were replaced; %s has them as they were.\n", kept)
+				fmt.Fprintf(a.err, "Existing entries with the same names were replaced. The previous file was saved as %s.\n", kept)
 			}
 			return err
 		},
 	}
 	cmd.Flags().StringVar(&to, "to", "", "the file to write")
-	cmd.Flags().BoolVar(&merge, "merge", false, "add to the file, and make this cluster its current context")
-	cmd.Flags().BoolVar(&byAddress, "by-address", false, "go to the virtual IP instead of the endpoint's name (always so for a lab)")
+	cmd.Flags().BoolVar(&merge, "merge", false, "add the cluster to the file and make it the current context")
+	cmd.Flags().BoolVar(&byAddress, "by-address", false, "use the virtual IP instead of the endpoint's name (always the case for a lab)")
 	return cmd
 }
 

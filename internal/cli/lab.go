@@ -21,9 +21,9 @@ func (a *app) lab() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
 		Use:   "lab",
-		Short: "Machines made of namespaces on this computer: create, list, ssh, exec, fault, heal, delete",
+		Short: "Manage labs: hosts made of Linux namespaces on this machine",
 	}
-	cmd.PersistentFlags().StringVar(&name, "lab", "", "the lab's name (default: the spec's cluster, or the only lab)")
+	cmd.PersistentFlags().StringVar(&name, "lab", "", "the lab's name (default: the spec's cluster name, or the only lab)")
 	open := func() (*lab.Lab, error) { return a.openLab(name) }
 	cmd.AddCommand(a.labCreate(), a.labList(), a.labSSH(open), a.labExec(open), a.labFault(open), a.labHeal(open), a.labDelete(open, &name), a.labRequirements())
 	return cmd
@@ -43,9 +43,9 @@ func (a *app) openLab(name string) (*lab.Lab, error) {
 	path, err := a.specPath()
 	if err != nil {
 		if len(all) == 0 {
-			return nil, usageError{errors.New("there is no lab; make one with `quorate up` or `quorate lab create`")}
+			return nil, usageError{errors.New("there is no lab: create one with `quorate up` or `quorate lab create`")}
 		}
-		return nil, usageError{errors.New("there are several labs: name one with --lab")}
+		return nil, usageError{errors.New("there are several labs: choose one with --lab")}
 	}
 	c, err := a.load(path, true)
 	if err != nil {
@@ -58,7 +58,7 @@ func (a *app) labCreate() *cobra.Command {
 	var empty, ownDisks bool
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
-		Short: "Make the machines of a spec (-f), or of the default cluster, without building a cluster",
+		Short: "Create the machines for a spec (-f), or for the default cluster, without building a cluster",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
@@ -70,7 +70,7 @@ func (a *app) labCreate() *cobra.Command {
 				return err
 			}
 			if !c.NeedsLab() {
-				return usageError{errors.New("the spec's hosts have addresses: there is nothing for a lab to make")}
+				return usageError{errors.New("all hosts of the spec have addresses, so there are no lab machines to create")}
 			}
 			sink, done := a.progress()
 			resolved, err := machines.Create(cmd.Context(), c, machines.Options{Bundle: !empty, OwnDisks: ownDisks}, sink)
@@ -85,8 +85,8 @@ func (a *app) labCreate() *cobra.Command {
 			return a.printLabs(cmd.Context(), []*lab.Lab{l})
 		},
 	}
-	cmd.Flags().BoolVar(&empty, "empty", false, "machines without the bundle on their disks")
-	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "a file system of its own for each machine: a power-off loses what had not reached the disk")
+	cmd.Flags().BoolVar(&empty, "empty", false, "create machines without the bundle on their disks")
+	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "give each machine its own filesystem: a power-off loses what had not been written to the disk")
 	return cmd
 }
 
@@ -104,7 +104,7 @@ type labInfo struct {
 
 func (a *app) labList() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "The labs and the state of their machines",
+		Use: "list", Short: "List the labs and the state of their machines",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := lab.List()
 			if err != nil {
@@ -134,13 +134,13 @@ func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
 	}
 	return a.print(infos, func(w io.Writer) error {
 		if len(infos) == 0 {
-			_, err := fmt.Fprintln(w, "No labs. Make one with: quorate up")
+			_, err := fmt.Fprintln(w, "No labs. To create one, run: quorate up")
 			return err
 		}
 		for _, l := range infos {
 			fmt.Fprintf(w, "%s  %s  zones %s\n", l.Name, l.Subnet, strings.Join(l.Zones, ", "))
 			if len(l.Cuts) > 0 {
-				fmt.Fprintf(w, "cut: %s\n", strings.Join(l.Cuts, ", "))
+				fmt.Fprintf(w, "Cut: %s\n", strings.Join(l.Cuts, ", "))
 			}
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(t, "  MACHINE\tZONE\tADDRESS\tSTATE\tROLES")
@@ -157,7 +157,7 @@ func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
 
 func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "ssh MACHINE [COMMAND…]", Short: "Log in to a machine, or run a command there, over SSH", Args: cobra.MinimumNArgs(1),
+		Use: "ssh MACHINE [COMMAND…]", Short: "Log in to a machine, or run a command on it, over SSH", Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
@@ -177,7 +177,7 @@ func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
 
 func (a *app) labExec(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "exec MACHINE -- COMMAND…", Short: "Run a command in a machine without a network", Args: cobra.MinimumNArgs(2),
+		Use: "exec MACHINE -- COMMAND…", Short: "Run a command on a machine without using its network", Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
@@ -188,7 +188,7 @@ func (a *app) labExec(open func() (*lab.Lab, error)) *cobra.Command {
 	}
 }
 
-// exitOf passes a program's own exit status on: it has printed its own words.
+// exitOf passes on a program's exit status without a message: the program has printed its own.
 func exitOf(err error) error {
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() > 0 {
@@ -197,14 +197,14 @@ func exitOf(err error) error {
 	return err
 }
 
-// faults are what can be done to a lab, each with its opposite.
+// faults are the kinds of faults that can be injected into a lab, each with its reversal.
 var faults = map[string]struct {
 	inject, heal func(*lab.Lab, context.Context, string) error
 	what         string
 }{
-	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: the power is cut; what was written stays (with `lab create --own-disks`: what had reached the disk)"},
-	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process stops where it is"},
-	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: no packet passes"},
+	"power-off": {powerOff, powerOn, "a machine, or zone/NAME: power is lost immediately; written data is kept (with `lab create --own-disks`: only what had reached the disk)"},
+	"freeze":    {(*lab.Lab).Freeze, (*lab.Lab).Thaw, "a machine: every process is suspended"},
+	"cut":       {(*lab.Lab).Cut, (*lab.Lab).Heal, "a machine, zone/NAME, or A:B for the link between two: all packets are dropped"},
 }
 
 func powerOff(l *lab.Lab, ctx context.Context, target string) error {
@@ -240,12 +240,12 @@ func faultHelp() string {
 
 func (a *app) labFault(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "fault KIND TARGET", Short: "Break something: power-off, freeze, cut", Args: cobra.ExactArgs(2), ValidArgs: faultNames(),
-		Long: "Breaks something, until `quorate lab heal` mends it:\n\n" + faultHelp(),
+		Use: "fault KIND TARGET", Short: "Inject a fault: power-off, freeze, cut", Args: cobra.ExactArgs(2), ValidArgs: faultNames(),
+		Long: "Injects a fault, which lasts until `quorate lab heal` removes it:\n\n" + faultHelp(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, ok := faults[args[0]]
 			if !ok {
-				return usageError{fmt.Errorf("unknown fault %q: it is one of %s", args[0], strings.Join(faultNames(), ", "))}
+				return usageError{fmt.Errorf("unknown fault %q: must be one of %s", args[0], strings.Join(faultNames(), ", "))}
 			}
 			l, err := open()
 			if err != nil {
@@ -258,7 +258,7 @@ func (a *app) labFault(open func() (*lab.Lab, error)) *cobra.Command {
 
 func (a *app) labHeal(open func() (*lab.Lab, error)) *cobra.Command {
 	return &cobra.Command{
-		Use: "heal [KIND TARGET]", Short: "Mend one fault, or all of them", Args: cobra.MaximumNArgs(2),
+		Use: "heal [KIND TARGET]", Short: "Remove one fault, or all of them", Args: cobra.MaximumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			l, err := open()
 			if err != nil {
@@ -268,11 +268,11 @@ func (a *app) labHeal(open func() (*lab.Lab, error)) *cobra.Command {
 			case 0:
 				return l.HealAll(cmd.Context())
 			case 1:
-				return usageError{errors.New("heal takes a kind and a target, or nothing for all faults")}
+				return usageError{errors.New("heal takes a kind and a target, or no arguments to remove all faults")}
 			}
 			f, ok := faults[args[0]]
 			if !ok {
-				return usageError{fmt.Errorf("unknown fault %q: it is one of %s", args[0], strings.Join(faultNames(), ", "))}
+				return usageError{fmt.Errorf("unknown fault %q: must be one of %s", args[0], strings.Join(faultNames(), ", "))}
 			}
 			return f.heal(l, cmd.Context(), args[1])
 		},
@@ -281,7 +281,7 @@ func (a *app) labHeal(open func() (*lab.Lab, error)) *cobra.Command {
 
 func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete", Short: "Remove a lab, every trace of it",
+		Use: "delete", Short: "Delete a lab and everything that belongs to it",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if *name == "" {
 				l, err := open()
@@ -293,7 +293,7 @@ func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Comm
 			if err := machines.Delete(cmd.Context(), *name); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.err, "The lab %s is gone.\n", *name)
+			fmt.Fprintf(a.err, "Deleted the lab %s.\n", *name)
 			return nil
 		},
 	}
@@ -301,7 +301,7 @@ func (a *app) labDelete(open func() (*lab.Lab, error), name *string) *cobra.Comm
 
 func (a *app) labRequirements() *cobra.Command {
 	return &cobra.Command{
-		Use: "requirements", Short: "Install what a lab needs on this computer, and check it",
+		Use: "requirements", Short: "Install the packages that a lab needs on this machine, and check that labs can run",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			sink, done := a.progress()
 			err := require.Packages(cmd.Context(), lab.Requirements(), sink)

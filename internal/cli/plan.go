@@ -24,19 +24,19 @@ func (a *app) plan() *cobra.Command {
 		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them,
 and compiles no bundle.
 
-Of a kubeadm cluster that was built without Quorate it shows what adopting it would change, and what of it would stay as
-it is although Quorate would have built it otherwise.
+For a kubeadm cluster that was built without Quorate, it shows what adoption would change, and what would stay as it is
+although Quorate would have built it differently.
 
-With --by-hand it asks no host. It prints the guide for exactly this spec: what an operator would do without Quorate, in the
-order of kubeadm's documentation, with configuration files, commands and reasons, host by host. That is a shell script
-which can be run as it is on a machine that reaches the hosts, or pasted in parts; -o json has the same as data.`,
+With --by-hand, it connects to no host and prints a guide for exactly this spec: what an operator would do without
+Quorate, host by host, in the order of kubeadm's documentation, with configuration files, commands, and reasons. The guide
+is a shell script. Run it on a machine that can reach the hosts, or paste parts of it. -o json prints the same as data.`,
 		Example: `  quorate plan
   quorate plan -o json --detailed-exitcode
   quorate plan --by-hand > guide.sh`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if byHand {
 				if detailed {
-					return usageError{errors.New("--by-hand looks at no host, so it cannot know whether there is something to do: leave --detailed-exitcode out")}
+					return usageError{errors.New("--by-hand cannot be combined with --detailed-exitcode: it connects to no host, so it cannot tell whether there are changes")}
 				}
 				return a.planByHand()
 			}
@@ -54,8 +54,8 @@ which can be run as it is on a machine that reaches the hosts, or pasted in part
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with 5 when there is something to do")
-	cmd.Flags().BoolVar(&byHand, "by-hand", false, "print what an operator would do without Quorate, host by host; asks no host")
+	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with status 5 if there are changes")
+	cmd.Flags().BoolVar(&byHand, "by-hand", false, "print what an operator would do without Quorate, host by host, without connecting to any host")
 	return cmd
 }
 
@@ -71,7 +71,7 @@ func (a *app) planByHand() error {
 	return a.print(guide, guide.Script)
 }
 
-// makePlan opens the cluster and plans. The engine is the caller's to close, unless there is an error.
+// makePlan opens the cluster and plans. The caller must close the engine, unless there is an error.
 func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
 	c, err := a.cluster(cmd.Context())
 	if err != nil {
@@ -94,21 +94,21 @@ func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
 
 func printPlan(out io.Writer, p *plan.Plan) error {
 	for _, h := range slices.Sorted(maps.Keys(p.Unreachable)) {
-		fmt.Fprintf(out, "Left alone, because it cannot be reached: %s\n", p.Unreachable[h])
+		fmt.Fprintf(out, "Skipped, because it cannot be reached: %s\n", p.Unreachable[h])
 	}
 	for _, w := range p.Warnings {
 		fmt.Fprintf(out, "Warning: %s.\n", w)
 	}
 	for _, n := range p.Notes {
-		fmt.Fprintf(out, "Left as it is: %s.\n", n)
+		fmt.Fprintf(out, "Unchanged: %s.\n", n)
 	}
 	if p.Empty() {
 		return printEmpty(out, p)
 	}
 	if p.Adopts {
-		fmt.Fprintf(out, "%s was not built by Quorate. quorate apply --adopt takes it on with these steps; nothing of it is built anew.\n", p.Cluster)
+		fmt.Fprintf(out, "%s was not built by Quorate. quorate apply --adopt adopts it with these steps and rebuilds nothing.\n", p.Cluster)
 	}
-	fmt.Fprintf(out, "%d steps for %s; those of different hosts run at once.\n\n", len(p.Steps), p.Cluster)
+	fmt.Fprintf(out, "%d steps for %s. Steps on different hosts run in parallel.\n\n", len(p.Steps), p.Cluster)
 	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "HOST\tSTEP\tREASON")
 	for _, s := range p.Steps {
@@ -121,16 +121,16 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 	return t.Flush()
 }
 
-// printEmpty says that there is nothing to do only about a cluster that was observed to match its spec.
+// printEmpty claims that there is nothing to do only if the cluster was observed to match its spec.
 func printEmpty(out io.Writer, p *plan.Plan) error {
 	switch {
 	case len(p.Unmet) > 0:
-		fmt.Fprintf(out, "No step of quorate apply would change it, but %s does not match the spec:\n", p.Cluster)
+		fmt.Fprintf(out, "No steps to run, but %s does not match the spec:\n", p.Cluster)
 		for _, f := range p.Unmet {
 			fmt.Fprintf(out, "  %s: %s\n      %s\n", f.Severity, f.Summary, f.Fix)
 		}
 	case len(p.Unreachable) > 0:
-		fmt.Fprintf(out, "Nothing to do: what could be observed of %s matches the spec.\n", p.Cluster)
+		fmt.Fprintf(out, "Nothing to do: the part of %s that could be observed matches the spec.\n", p.Cluster)
 	default:
 		fmt.Fprintf(out, "Nothing to do: %s matches the spec.\n", p.Cluster)
 	}

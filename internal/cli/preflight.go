@@ -19,12 +19,12 @@ func (a *app) preflight() *cobra.Command {
 	var ignore []string
 	cmd := &cobra.Command{
 		Use:   "preflight",
-		Short: "Check the hosts, before anything is changed on them",
-		Long: `Looks at all hosts at once and says what keeps them from becoming the cluster of the spec, host by host, with the
-reason and the fix. It changes nothing: for a moment it listens on ports that are free, to see that hosts reach each other.
+		Short: "Check the hosts before anything is changed on them",
+		Long: `Checks all hosts in parallel and reports what prevents them from becoming the cluster of the spec, each with its reason
+and its fix. It changes nothing. To test that hosts reach each other, it briefly listens on unused ports.
 
-apply and up do the same before they build a new cluster, and refuse to begin while there are errors. The exit status is 3
-with errors, 0 without.`,
+apply and up run the same checks before they build a new cluster, and refuse to start while there are errors. The exit
+status is 3 if there are errors, and 0 otherwise.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(ignore); err != nil {
 				return err
@@ -62,9 +62,9 @@ func (a *app) checkHosts(cmd *cobra.Command, c *spec.Cluster, ignore []string) (
 	return r, err
 }
 
-// ignoreFlag lets a command go on in spite of findings. There is no word for all of them.
+// ignoreFlag adds --ignore, which lets a command continue despite findings. There is deliberately no value for all checks.
 func ignoreFlag(cmd *cobra.Command, ignore *[]string) {
-	cmd.Flags().StringSliceVar(ignore, "ignore", nil, "checks of preflight to ignore, by name: "+strings.Join(preflight.IDs(), ", "))
+	cmd.Flags().StringSliceVar(ignore, "ignore", nil, "preflight checks to ignore: "+strings.Join(preflight.IDs(), ", "))
 }
 
 func knownChecks(ignore []string) error {
@@ -76,7 +76,7 @@ func knownChecks(ignore []string) error {
 		if near := spec.Nearest(id, preflight.IDs()); near != "" {
 			hint = fmt.Sprintf("; did you mean %q?", near)
 		}
-		return usageError{fmt.Errorf("--ignore: there is no check %q%s", id, hint)}
+		return usageError{fmt.Errorf("--ignore: unknown check %q%s", id, hint)}
 	}
 	return nil
 }

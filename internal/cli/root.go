@@ -32,7 +32,7 @@ const (
 	exitChanges = 5 // plan --detailed-exitcode has changes
 )
 
-// app is what all commands share.
+// app holds what all commands share.
 type app struct {
 	in       io.Reader
 	out, err io.Writer
@@ -71,7 +71,7 @@ func Main(ctx context.Context, args []string, in io.Reader, out, errOut io.Write
 	return exitStatus(err)
 }
 
-// usageError is a command line that makes no sense.
+// usageError is an invalid command line or invalid input. The exit status is 2.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
@@ -104,17 +104,17 @@ func exitStatus(err error) int {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "quorate",
-		Short: "Highly available Kubernetes clusters: built, proven, kept",
-		Long: `Quorate builds highly available Kubernetes clusters, proves that they are, and keeps them so.
+		Short: "Build highly available Kubernetes clusters, prove it, and keep them that way",
+		Long: `Quorate builds highly available Kubernetes clusters, proves that they are highly available, and keeps them that way.
 
-Give it hosts over SSH and one cluster.yaml. With no hosts at all it makes its own on this
-machine: quorate up.`,
+Give it hosts that it can reach over SSH and a cluster.yaml. Without any hosts, it creates its own on this machine: run
+quorate up.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if a.timeout > 0 {
 				var ctx context.Context
-				ctx, a.stop = context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("--timeout %s is over", a.timeout))
+				ctx, a.stop = context.WithTimeoutCause(cmd.Context(), a.timeout, fmt.Errorf("the command did not finish within --timeout %s", a.timeout))
 				cmd.SetContext(ctx)
 			}
 			return a.prepareAccess(cmd)
@@ -124,20 +124,20 @@ machine: quorate up.`,
 		return usageError{fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())}
 	})
 	flags := root.PersistentFlags()
-	flags.StringVarP(&a.file, "file", "f", "", "the spec (default ./cluster.yaml, else the cluster that up made)")
-	flags.StringVarP(&a.output, "output", "o", "text", "text, json or yaml")
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this long (default: never)")
-	flags.BoolVarP(&a.verbose, "verbose", "v", false, "say more")
-	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "ask for the password that sudo on the hosts wants (or set "+host.SudoPasswordVariable+")")
-	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record none")
-	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without a question")
+	flags.StringVarP(&a.file, "file", "f", "", "the spec (default: ./cluster.yaml if it exists, otherwise the cluster that up created)")
+	flags.StringVarP(&a.output, "output", "o", "text", "output format: text, json, or yaml")
+	flags.DurationVar(&a.timeout, "timeout", 0, "time limit for the whole command (default: none)")
+	flags.BoolVarP(&a.verbose, "verbose", "v", false, "print more details")
+	flags.BoolVar(&a.askSudo, "ask-sudo-password", false, "prompt for the sudo password of the hosts (or set "+host.SudoPasswordVariable+")")
+	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record no new keys")
+	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without asking")
 	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.audit(), a.drain(), a.certs(), a.kubeconfig(),
 		a.bundle(), a.lab(), a.host(), a.version())
 	strict(root)
 	return root
 }
 
-// strict makes wrong arguments and unknown commands usage errors, for this command and those below it.
+// strict turns wrong arguments and unknown commands into usage errors, for this command and its subcommands.
 func strict(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		strict(sub)
@@ -169,7 +169,7 @@ func strict(c *cobra.Command) {
 	}
 }
 
-// specPath finds the spec: -f, else ./cluster.yaml, else the cluster that up made.
+// specPath returns the path of the spec: -f, else ./cluster.yaml, else the cluster that up created.
 func (a *app) specPath() (string, error) {
 	if a.file != "" {
 		return a.file, nil
@@ -180,10 +180,10 @@ func (a *app) specPath() (string, error) {
 	if path, ok := machines.Current(); ok {
 		return path, nil
 	}
-	return "", usageError{errors.New("no spec: there is no ./cluster.yaml and no cluster that `quorate up` made; name one with -f, write one with `quorate init`, or run `quorate up`")}
+	return "", usageError{errors.New("no spec: ./cluster.yaml does not exist, and `quorate up` has not created a cluster; pass a spec with -f, write one with `quorate init`, or run `quorate up`")}
 }
 
-// load reads and checks the spec. In a lab, addresses may be missing.
+// load reads and checks the spec. If lab is true, hosts may lack an address.
 func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 	data, err := spec.Read(path)
 	if err != nil {
@@ -201,7 +201,7 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 	return c, nil
 }
 
-// cluster reads the spec of a cluster whose hosts are going to be asked.
+// cluster reads the spec of a cluster whose hosts the command will connect to.
 func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 	c, err := a.addressed()
 	if err == nil {
@@ -210,7 +210,7 @@ func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 	return c, err
 }
 
-// addressed reads the spec of a cluster whose hosts exist. A lab-sized spec stands for the lab that up made of it.
+// addressed reads the spec of a cluster whose hosts exist. The hosts of a spec without addresses are those of its lab.
 func (a *app) addressed() (*spec.Cluster, error) {
 	path, err := a.specPath()
 	if err != nil {
@@ -226,12 +226,12 @@ func (a *app) addressed() (*spec.Cluster, error) {
 	return machines.Open(c)
 }
 
-// progress shows what is being done, on stderr.
+// progress shows the progress of a command on stderr.
 func (a *app) progress() (progress.Sink, func()) {
 	return ui.NewProgress(a.err, ui.Options{Verbose: a.verbose})
 }
 
-// print renders a result in the format that was asked for; text is the caller's own.
+// print writes a result in the requested format; text renders it for -o text.
 func (a *app) print(v any, text func(io.Writer) error) error { return a.printTo(a.out, v, text) }
 
 func (a *app) printTo(w io.Writer, v any, text func(io.Writer) error) error {
@@ -250,5 +250,5 @@ func (a *app) printTo(w io.Writer, v any, text func(io.Writer) error) error {
 		_, err = w.Write(data)
 		return err
 	}
-	return usageError{fmt.Errorf("unknown output %q: text, json or yaml", a.output)}
+	return usageError{fmt.Errorf("unknown output %q: must be text, json, or yaml", a.output)}
 }

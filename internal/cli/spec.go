@@ -57,41 +57,41 @@ func (a *app) init() *cobra.Command {
 			if err := writeSpec(to, data, perm, yes); err != nil {
 				return err
 			}
-			fmt.Fprintf(a.err, "Wrote %s. Next: quorate validate, then quorate up (a lab) or quorate apply (your hosts).\n", to)
+			fmt.Fprintf(a.err, "Wrote %s. Next, run quorate validate, then quorate up (for a lab) or quorate apply (for your own hosts).\n", to)
 			return nil
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "the cluster's name")
-	f.StringVar(&o.Version, "kubernetes-version", "", "the Kubernetes release")
-	f.StringVar(&o.Topology, "topology", "", "stacked, or external: etcd on hosts of its own, or an existing one")
-	f.StringVar(&o.Endpoint, "endpoint", "", "DNS name and port of the API")
-	f.StringVar(&o.Balancer, "balancer", "", "managed, or external: your own (default managed)")
-	f.StringVar(&o.VirtualIP, "virtual-ip", "", "the managed balancers' shared address, or your own balancer's")
+	f.StringVar(&o.Version, "kubernetes-version", "", "the Kubernetes version")
+	f.StringVar(&o.Topology, "topology", "", "stacked, or external (etcd on its own hosts, or an existing etcd)")
+	f.StringVar(&o.Endpoint, "endpoint", "", "the DNS name and port of the API")
+	f.StringVar(&o.Balancer, "balancer", "", "the type of load balancer: managed, or external for your own (default managed)")
+	f.StringVar(&o.VirtualIP, "virtual-ip", "", "the virtual IP of the managed load balancers, or the address of your own")
 	f.StringSliceVar(&o.Zones, "zones", nil, "the zones (default a,b,c)")
-	f.IntVar(&o.ControlPlanes, "control-planes", 0, "how many control planes (default 3)")
-	f.IntVar(&o.EtcdHosts, "etcd-hosts", 0, "how many etcd hosts, with --topology external (default 3)")
-	f.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "client URLs of an etcd that exists already")
+	f.IntVar(&o.ControlPlanes, "control-planes", 0, "the number of control planes (default 3)")
+	f.IntVar(&o.EtcdHosts, "etcd-hosts", 0, "the number of etcd hosts with --topology external (default 3)")
+	f.StringSliceVar(&o.Etcd.Endpoints, "etcd-endpoints", nil, "the client URLs of an existing etcd")
 	f.StringVar(&o.Etcd.CAFile, "etcd-ca-file", "", "the existing etcd's CA certificate")
 	f.StringVar(&o.Etcd.CertFile, "etcd-cert-file", "", "a client certificate for the existing etcd")
-	f.StringVar(&o.Etcd.KeyFile, "etcd-key-file", "", "the client certificate's key")
-	f.IntVar(&o.Workers, "workers", 0, "how many workers (default 2)")
-	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "how many load balancers (default 2; -1: the control planes balance themselves)")
-	f.StringArrayVar(&hosts, "host", nil, "a host as name=…,address=…,role=…,zone=… (repeat)")
-	f.StringVar(&from, "from-terraform", "", "take the hosts from a `FILE` with what terraform output -json prints, - for stdin (docs/terraform.md)")
-	f.StringVar(&to, "to", "cluster.yaml", "the file to write, - for stdout")
-	f.BoolVar(&yes, "yes", false, "replace a file that exists")
+	f.StringVar(&o.Etcd.KeyFile, "etcd-key-file", "", "the private key of the client certificate")
+	f.IntVar(&o.Workers, "workers", 0, "the number of workers (default 2)")
+	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "the number of load-balancer hosts (default 2; -1: run the load balancers on the control planes)")
+	f.StringArrayVar(&hosts, "host", nil, "a host, as name=…,address=…,role=…,zone=… (can be repeated)")
+	f.StringVar(&from, "from-terraform", "", "read the hosts from a `FILE` with the output of terraform output -json (- for stdin; see docs/terraform.md)")
+	f.StringVar(&to, "to", "cluster.yaml", "the file to write (- for stdout)")
+	f.BoolVar(&yes, "yes", false, "overwrite an existing file")
 	return cmd
 }
 
-// hostFlags describe hosts, and so contradict hosts that come from elsewhere.
+// hostFlags describe hosts, so they conflict with --from-terraform.
 var hostFlags = []string{"host", "control-planes", "etcd-hosts", "workers", "load-balancers"}
 
-// fromTerraform fills in what a Terraform output says, and flags do not.
+// fromTerraform fills in what flags do not set from a Terraform output.
 func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions) (sensitive bool, err error) {
 	for _, name := range hostFlags {
 		if cmd.Flags().Changed(name) {
-			return false, fmt.Errorf("--%s: the hosts come from Terraform; change its output, or the spec afterwards", name)
+			return false, fmt.Errorf("--%s cannot be combined with --from-terraform: the hosts come from Terraform; change its output, or edit the spec afterwards", name)
 		}
 	}
 	var data []byte
@@ -101,7 +101,7 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 		data, err = os.ReadFile(from)
 	}
 	if err != nil {
-		return false, fmt.Errorf("reading Terraform's output: %w", err)
+		return false, fmt.Errorf("reading the Terraform output: %w", err)
 	}
 	t, err := spec.ReadTerraform(data, from, o.Zones)
 	if err != nil {
@@ -164,7 +164,7 @@ func writeSpec(file string, data []byte, perm os.FileMode, replace bool) error {
 	case err != nil:
 		return err
 	case !replace:
-		return usageError{fmt.Errorf("%s exists already: give another --to, or --yes to replace it", file)}
+		return usageError{fmt.Errorf("%s already exists: choose another file with --to, or replace it with --yes", file)}
 	case !info.Mode().IsRegular(): // a terminal or a pipe
 		return os.WriteFile(file, data, perm)
 	case perm == 0o600:

@@ -14,7 +14,7 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// connectTimeout bounds how long a dead host can hold up a look at the cluster.
+// connectTimeout bounds how long an unreachable host can delay an observation.
 const connectTimeout = 4 * time.Second
 
 func (a *app) status() *cobra.Command {
@@ -24,7 +24,7 @@ func (a *app) status() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Nodes, etcd, balancers, certificates and margins",
+		Short: "Show nodes, etcd, load balancers, certificates, and margins",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.cluster(cmd.Context())
 			if err != nil {
@@ -40,12 +40,12 @@ func (a *app) status() *cobra.Command {
 			return ui.Watch(cmd.Context(), a.out, interval, show)
 		},
 	}
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "keep showing it until interrupted")
-	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "how long between two looks of --watch")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "update the view until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "how often --watch updates the view")
 	return cmd
 }
 
-// look connects anew each time: a host that was dead may be back, and a session may have died with its host.
+// look opens new sessions each time: a host may have come back, and a session may have ended with its host.
 func look(ctx context.Context, c *spec.Cluster) status.Status {
 	dial, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()

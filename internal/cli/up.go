@@ -24,12 +24,12 @@ func (a *app) up() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "A real highly available cluster on this machine: bundle, lab, apply, verify",
-		Long: `Makes a highly available cluster and prints how to use it.
+		Short: "Create a real highly available cluster on this machine: bundle, lab, apply, verify",
+		Long: `Creates a highly available cluster and prints how to use it.
 
-Without -f (and without ./cluster.yaml) it is the default cluster on machines that Quorate makes here: 3 control
-planes in 3 zones with stacked etcd, 2 workers, 2 load balancers with a virtual IP. With -f it is
-any spec: hosts without an address become machines of a lab, hosts with one are used as they are.
+Without -f and without ./cluster.yaml, it creates the default cluster in a lab on this machine: 3 control planes in 3
+zones with stacked etcd, 2 workers, and 2 load balancers with a virtual IP. With -f, it builds the cluster of any spec:
+hosts without an address become lab machines, and hosts with an address are used as they are.
 It is safe to interrupt and to run again.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(ignore); err != nil {
@@ -48,7 +48,7 @@ It is safe to interrupt and to run again.`,
 			return a.printUp(r)
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the spec's, or "+spec.DefaultName+")")
+	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the name in the spec, or "+spec.DefaultName+")")
 	ignoreFlag(cmd, &ignore)
 	return cmd
 }
@@ -64,7 +64,7 @@ func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {
 		if name == "" {
 			name = spec.DefaultName
 		}
-		// Checked like any other spec: --name may hold what is no name.
+		// Check it like any other spec: --name may be invalid.
 		data, err := spec.Marshal(spec.DefaultLab(name))
 		if err != nil {
 			return nil, err
@@ -85,17 +85,17 @@ func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {
 		a.unlock(ctx, c)
 		return c, nil
 	}
-	// --name may hold what is no name.
+	// --name may be invalid.
 	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
 		return nil, errs
 	}
 	return c, nil
 }
 
-// explain adds what to do next where the error alone does not say it.
+// explain adds what to do next if the error does not say it.
 func explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return errors.New("interrupted; nothing is lost: run the same command again to finish, or `quorate down` to take it away")
+		return errors.New("interrupted: run the same command again to finish, or `quorate down` to remove a lab cluster")
 	}
 	return err
 }
@@ -116,8 +116,8 @@ func (a *app) down() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "Take the cluster that up made away again, nothing left behind",
-		Long:  "Deletes the lab's machines, networks and files. Caches stay. It also works on a lab that is only half there.",
+		Short: "Remove the cluster that up created and leave nothing behind",
+		Long:  "Deletes the lab's machines, networks, and files. Caches are kept. It also removes incomplete labs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if name == "" {
 				c, err := a.downSpec()
@@ -129,15 +129,15 @@ func (a *app) down() *cobra.Command {
 			if err := machines.Delete(cmd.Context(), name); err != nil {
 				return explain(cmd.Context(), err)
 			}
-			fmt.Fprintf(a.err, "The cluster %s is gone.\n", name)
+			fmt.Fprintf(a.err, "Removed the cluster %s.\n", name)
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the spec's)")
+	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the name in the spec)")
 	return cmd
 }
 
-// downSpec finds the name of what is to go, without asking much of it: a damaged lab must be removable too.
+// downSpec returns the name of the cluster to remove. It requires little of the lab, because a damaged lab must be removable, too.
 func (a *app) downSpec() (string, error) {
 	path, err := a.specPath()
 	if err != nil {
@@ -148,10 +148,10 @@ func (a *app) downSpec() (string, error) {
 	}
 	c, err := a.load(path, true)
 	if err != nil {
-		return "", fmt.Errorf("%w (or name the cluster with --name)", err)
+		return "", fmt.Errorf("%w (or set the cluster's name with --name)", err)
 	}
 	if _, err := lab.Open(c.Metadata.Name); errors.Is(err, lab.ErrNotFound) && !c.NeedsLab() {
-		return "", usageError{fmt.Errorf("%s names hosts that Quorate did not make: down only removes labs", path)}
+		return "", usageError{fmt.Errorf("%s names hosts that Quorate did not create: down only removes labs", path)}
 	}
 	return c.Metadata.Name, nil
 }

@@ -14,7 +14,7 @@ import (
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "The version of quorate and the Kubernetes versions that it builds",
+		Short: "Show the version of quorate and the Kubernetes versions that it can build",
 		RunE: func(*cobra.Command, []string) error {
 			version, revision := "devel", "unknown"
 			if info, ok := debug.ReadBuildInfo(); ok {

@@ -33,7 +33,7 @@ func renderChart(c spec.Chart, kubernetes string) (manifest.Manifest, error) {
 		return m, err
 	}
 	if missing := missingDependencies(loaded); len(missing) > 0 {
-		return m, fmt.Errorf("the chart needs other charts that are not in it: %s; run `helm dependency build` on it", strings.Join(missing, ", "))
+		return m, fmt.Errorf("the chart depends on charts that it does not contain: %s; run `helm dependency build` on it", strings.Join(missing, ", "))
 	}
 	values := common.Values{}
 	var raw []byte
@@ -50,7 +50,7 @@ func renderChart(c spec.Chart, kubernetes string) (manifest.Manifest, error) {
 		return m, err
 	}
 	if wants := loaded.Metadata.KubeVersion; wants != "" && !depsutil.IsCompatibleRange(wants, version.String()) {
-		return m, fmt.Errorf("the chart is for Kubernetes %s (its kubeVersion), and the cluster's is %s", wants, kubernetes)
+		return m, fmt.Errorf("the chart requires Kubernetes %s (kubeVersion), but the cluster's version is %s", wants, kubernetes)
 	}
 	capabilities := common.DefaultCapabilities.Copy()
 	capabilities.KubeVersion = *version

@@ -1,4 +1,4 @@
-// Package cni reads what the user gives for the pod network, files or a Helm chart, and makes one manifest of it.
+// Package cni reads the user's files or Helm chart for the pod network and turns them into one manifest.
 package cni
 
 import (
@@ -20,7 +20,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// maxSize bounds one file: the largest objects that the API takes are far below it.
+// maxSize bounds one file. The largest objects that the API accepts are far smaller.
 const maxSize = 32 << 20
 
 // Read makes the manifest of the spec's own pod network. There is none unless the spec asks for one of the user's. The
@@ -45,7 +45,7 @@ func Read(c *spec.Cluster) (manifest.Manifest, bool, error) {
 		err = check(m)
 	}
 	if err != nil {
-		return m, false, c.Wrong(path, err.Error(), "its files are read by every plan, on this machine")
+		return m, false, c.Wrong(path, err.Error(), "every plan reads these files on this machine")
 	}
 	return m, true, nil
 }
@@ -90,7 +90,7 @@ func filesOf(name string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s has no .yaml, .yml or .json files", name)
+		return nil, fmt.Errorf("%s has no .yaml, .yml, or .json files", name)
 	}
 	return out, nil
 }
@@ -154,7 +154,7 @@ func check(m manifest.Manifest) error {
 		return err
 	}
 	if len(objects) == 0 {
-		return errors.New("there are no objects in it")
+		return errors.New("it contains no objects")
 	}
 	for i, o := range objects {
 		switch {

@@ -13,33 +13,33 @@ import (
 
 // Access is how a source of files or images is reached, beyond its address.
 type Access struct {
-	// CAFile holds certificates of authorities that are trusted beside the machine's own.
+	// CAFile holds CA certificates to trust in addition to the system's.
 	CAFile string
-	// Username and PasswordFile are for servers that ask.
+	// Username and PasswordFile are for servers that require a login.
 	Username, PasswordFile string
 }
 
-// Transport sends requests over TLS, and in the clear only to this machine itself.
+// Transport sends requests over TLS. It allows plain HTTP only to the loopback interface.
 func (a Access) Transport() (http.RoundTripper, error) {
 	t := http.DefaultTransport.(*http.Transport).Clone()
 	if a.CAFile != "" {
 		pem, err := os.ReadFile(a.CAFile)
 		if err != nil {
-			return nil, fmt.Errorf("read the authority's certificate: %w", err)
+			return nil, fmt.Errorf("read the CA certificates: %w", err)
 		}
 		pool, err := x509.SystemCertPool()
 		if err != nil {
 			pool = x509.NewCertPool()
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read the authority's certificate: %s holds no certificate in PEM", a.CAFile)
+			return nil, fmt.Errorf("read the CA certificates: %s contains no certificate in PEM format", a.CAFile)
 		}
 		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
 	return secure{t}, nil
 }
 
-// Password reads the password; it is empty where nobody logs in.
+// Password reads the password. It is empty without a user name.
 func (a Access) Password() (string, error) {
 	if a.Username == "" {
 		return "", nil
@@ -66,17 +66,17 @@ func (a Access) Client(base string) (*Client, error) {
 	}
 	u, err := url.Parse(base)
 	if err != nil {
-		return nil, fmt.Errorf("the address of the mirror: %w", err)
+		return nil, fmt.Errorf("parse the address of the mirror: %w", err)
 	}
 	return &Client{HTTP: basic{t, u.Host, a.Username, password}}, nil
 }
 
-// secure refuses to send anything in the clear over a network.
+// secure refuses to send anything unencrypted over a network.
 type secure struct{ next http.RoundTripper }
 
 func (s secure) RoundTrip(r *http.Request) (*http.Response, error) {
 	if ip := net.ParseIP(r.URL.Hostname()); r.URL.Scheme != "https" && r.URL.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, Final("it does not speak TLS", "set up https there: without it anybody on the way could change what is served")
+		return nil, Final("the server does not speak TLS", "set up https on the server: without it, an attacker could change what is served")
 	}
 	return s.next.RoundTrip(r)
 }

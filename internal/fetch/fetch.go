@@ -1,5 +1,5 @@
-// Package fetch downloads files of which the digest is known: again after errors that pass, from where it was, and
-// never anything but the content that was asked for.
+// Package fetch downloads files whose digest is known. It retries after temporary errors, resumes interrupted downloads, and
+// never accepts any other content.
 package fetch
 
 import (
@@ -26,15 +26,15 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// Client downloads. The zero value uses Go's usual transport.
+// Client downloads files. The zero value uses Go's default transport.
 type Client struct {
-	// HTTP sends requests; whoever has credentials puts them there.
+	// HTTP sends requests, with credentials if the server requires them.
 	HTTP http.RoundTripper
-	// Patience is how long a source may be away, or silent, before that counts as a failure. 0 is DefaultPatience.
+	// Patience is how long a server may be unavailable or silent before the download fails. 0 means DefaultPatience.
 	Patience time.Duration
 }
 
-// DefaultPatience bridges a restart of a server.
+// DefaultPatience is long enough for a server to restart.
 const DefaultPatience = 2 * time.Minute
 
 // File is what to download.
@@ -45,9 +45,9 @@ type File struct {
 	// Size is how many bytes it has, 0 if that is not known. A source that sends more, or announces another size, is not read
 	// any further.
 	Size int64
-	// Origin is where the digest is from, for messages.
+	// Origin is where the digest comes from, for messages.
 	Origin string
-	// Progress is told, now and then, how many bytes there are of how many; -1 is unknown.
+	// Progress is called from time to time with the bytes received and the total, -1 if unknown.
 	Progress func(have, total int64)
 }
 
@@ -65,7 +65,7 @@ func (f File) otherSize(size int64) error {
 	return Final(fmt.Sprintf("its content has %d bytes and not %d, as %s says", size, f.Size, f.Origin), "the file is cut off, damaged, or another one: do not use it")
 }
 
-// Error says what could not be transferred, and what to do.
+// Error says what could not be transferred, why, and what to do.
 type Error struct {
 	Verb      string // of what was done; empty is download
 	What, URL string
@@ -80,15 +80,15 @@ func (e *Error) Error() string {
 	}
 	text += ": " + e.Why
 	if e.Fix != "" {
-		text += ": " + e.Fix
+		text += "; " + e.Fix
 	}
 	return text
 }
 
-// Unwrap gives the cause, if there is one below.
+// Unwrap returns the cause, if there is one.
 func (e *Error) Unwrap() error { return e.Err }
 
-// DigestError says that a source serves other content than it should.
+// DigestError says that a server serves other content than expected.
 type DigestError struct {
 	What, URL, Origin string
 	Want, Got         digest.Digest
@@ -96,15 +96,15 @@ type DigestError struct {
 }
 
 func (e *DigestError) Error() string {
-	return fmt.Sprintf("download %s from %s: its content, %d bytes, is %s and not %s, as %s says: the file is cut off, damaged or another one: do not use it; put the mirror right, or take another",
+	return fmt.Sprintf("download %s from %s: its content (%d bytes) has the digest %s instead of %s, as %s says: the file is truncated, damaged, or a different one; do not use it; correct the mirror, or use another one",
 		e.What, e.URL, e.Size, e.Got, e.Want, e.Origin)
 }
 
-// Get brings a file to target, whole and verified. What an earlier attempt left in target's folder is gone on from, in
-// this process or another.
+// Get downloads a file to target, complete and verified. It resumes what an earlier attempt left in target's directory, even
+// that of another process.
 func (c *Client) Get(ctx context.Context, f File, target string) error {
 	if err := f.Digest.Validate(); err != nil {
-		return &Error{What: f.What, URL: f.URL, Why: err.Error(), Fix: "this is not a digest that can be checked", Err: err}
+		return &Error{What: f.What, URL: f.URL, Why: err.Error(), Fix: "correct the digest", Err: err}
 	}
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return err
@@ -126,7 +126,7 @@ func (c *Client) Get(ctx context.Context, f File, target string) error {
 		if err := os.Remove(part); err != nil {
 			return err
 		}
-		// What was begun earlier may have been of a file that was replaced since: that deserves one clean attempt.
+		// The file may have been replaced since an earlier attempt: try once more from the start.
 		if fresh || resumed {
 			return &DigestError{f.What, f.URL, f.Origin, f.Digest, got, size}
 		}
@@ -163,7 +163,7 @@ func (c *Client) receive(ctx context.Context, f File, part string) (fresh bool, 
 func (c *Client) piece(ctx context.Context, f File, out *os.File, have int64, alive func()) (int64, error) {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, f.URL, nil)
 	if err != nil {
-		return have, Final(err.Error(), "the address is not a URL")
+		return have, Final(err.Error(), "correct the address: it is not a URL")
 	}
 	// Go would otherwise offer gzip, and a range of a compressed answer is not one of the file.
 	r.Header.Set("Accept-Encoding", "identity")
@@ -183,7 +183,7 @@ func (c *Client) piece(ctx context.Context, f File, out *os.File, have int64, al
 		}
 	case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusPartialContent:
 		if resp.StatusCode == http.StatusPartialContent {
-			return 0, errors.Join(errors.New("the server answers with another part than it was asked for"), out.Truncate(0))
+			return 0, errors.Join(errors.New("the server sent another range than requested"), out.Truncate(0))
 		}
 		have, total = 0, resp.ContentLength
 		if err := out.Truncate(0); err != nil {
@@ -222,7 +222,7 @@ func complete(resp *http.Response) bool {
 	return resp.ProtoMajor > 1 || slices.Contains(resp.TransferEncoding, "chunked")
 }
 
-// begins says whether a partial answer starts where it should.
+// begins reports whether a partial response starts where it should.
 func begins(resp *http.Response, have int64) bool {
 	rest, ok := strings.CutPrefix(resp.Header.Get("Content-Range"), "bytes ")
 	start, _, dash := strings.Cut(rest, "-")
@@ -230,13 +230,13 @@ func begins(resp *http.Response, have int64) bool {
 	return ok && dash && err == nil && n == have
 }
 
-// Text downloads a small file that nothing vouches for but the connection.
+// Text downloads a small file that is not verified beyond the TLS connection.
 func (c *Client) Text(ctx context.Context, what, url string, limit int64) (string, error) {
 	var text string
 	err := c.Again(ctx, what, url, func(ctx context.Context, _ func()) error {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
-			return Final(err.Error(), "the address is not a URL")
+			return Final(err.Error(), "correct the address: it is not a URL")
 		}
 		resp, err := c.client().Do(r)
 		if err != nil {
@@ -248,7 +248,7 @@ func (c *Client) Text(ctx context.Context, what, url string, limit int64) (strin
 		}
 		raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 		if err == nil && int64(len(raw)) > limit {
-			return Final(fmt.Sprintf("it has more than %d bytes", limit), "this is not the file that is meant; check the address")
+			return Final(fmt.Sprintf("it has more than %d bytes", limit), "check the address: this is not the expected file")
 		}
 		text = string(raw)
 		return err
@@ -262,13 +262,13 @@ func (c *Client) client() *http.Client {
 			return errors.New("more than 10 redirects")
 		}
 		if via[0].URL.Scheme == "https" && r.URL.Scheme != "https" {
-			return Final("it is redirected from https to "+r.URL.Scheme, "do not use this mirror: anybody on the way could change what it serves")
+			return Final("it is redirected from https to "+r.URL.Scheme, "do not use this mirror: an attacker could change what it serves")
 		}
 		return nil
 	}}
 }
 
-// Again repeats what fails for reasons that pass, for as long as patience lasts without a byte.
+// Again retries after temporary failures until the client's patience has passed without a byte.
 func (c *Client) Again(ctx context.Context, what, url string, try func(ctx context.Context, alive func()) error) error {
 	patience := c.Patience
 	if patience == 0 {
@@ -299,10 +299,10 @@ func (c *Client) Again(ctx context.Context, what, url string, try func(ctx conte
 			return &Error{What: what, URL: url, Why: why, Fix: fix, Err: err}
 		}
 		pause = min(pause*2, 15*time.Second)
-		// Many who lost the same server should not all come back at the same moment.
+		// Add jitter: clients that lost the same server should not all reconnect at the same moment.
 		wait = max(wait, pause/2+rand.N(pause/2))
 		if time.Since(last)+wait > patience {
-			fix = fmt.Sprintf("that is so for %s; run it again when the source is back, what was downloaded is kept", time.Since(last).Round(time.Second))
+			fix = fmt.Sprintf("it has failed for %s; run it again when the source is available, what was downloaded is kept", time.Since(last).Round(time.Second))
 			return &Error{What: what, URL: url, Why: why, Fix: fix, Err: err}
 		}
 		select {
@@ -315,7 +315,7 @@ func (c *Client) Again(ctx context.Context, what, url string, try func(ctx conte
 
 var errSilent = errors.New("the server has stopped sending")
 
-// watched notes that bytes arrive.
+// watched reports that bytes arrive.
 type watched struct {
 	r           io.Reader
 	alive       func()
@@ -360,7 +360,7 @@ func sum(ctx context.Context, file string, algorithm digest.Algorithm) (digest.D
 	}
 }
 
-// Has says whether file is there with the digest's content. One that is not what it should be is removed.
+// Has reports whether file exists and matches the digest. It removes a file that does not match.
 func Has(ctx context.Context, file string, want digest.Digest) (bool, error) {
 	got, _, err := sum(ctx, file, want.Algorithm())
 	switch {
@@ -374,7 +374,7 @@ func Has(ctx context.Context, file string, want digest.Digest) (bool, error) {
 	return true, nil
 }
 
-// ParseChecksum finds a file's digest in the text that a project publishes: a bare sum, or lines of sums and names.
+// ParseChecksum finds a file's digest in a published checksum file: a bare checksum, or lines of checksums and names.
 // The length of the sum says whether it is SHA-256 or SHA-512.
 func ParseChecksum(text, name string) (digest.Digest, error) {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
@@ -395,5 +395,5 @@ func ParseChecksum(text, name string) (digest.Digest, error) {
 		}
 		return "", fmt.Errorf("%q is neither a SHA-256 nor a SHA-512", fields[0])
 	}
-	return "", fmt.Errorf("it names no sum of %s", name)
+	return "", fmt.Errorf("it contains no checksum of %s", name)
 }

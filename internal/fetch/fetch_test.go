@@ -293,11 +293,11 @@ func TestParseChecksum(t *testing.T) {
 		"with name":  {sum256.Encoded() + "  f.tgz\n", sum256, ""},
 		"binary":     {sum256.Encoded() + " *dist/f.tgz\n", sum256, ""},
 		"of many":    {strings.Repeat("0", 64) + "  g\n" + sum256.Encoded() + "  f.tgz\n", sum256, ""},
-		"of others":  {sum256.Encoded() + "  g\n", "", "no sum of f.tgz"},
-		"empty":      {"", "", "no sum of f.tgz"},
-		"a page":     {"<html>\nnot found\n</html>", "", "no sum of f.tgz"},
+		"of others":  {sum256.Encoded() + "  g\n", "", "no checksum of f.tgz"},
+		"empty":      {"", "", "no checksum of f.tgz"},
+		"a page":     {"<html>\nnot found\n</html>", "", "no checksum of f.tgz"},
 		"no sum":     {"abc", "", "neither a SHA-256 nor a SHA-512"},
-		"two bare":   {sum256.Encoded() + "\n" + sum256.Encoded(), "", "no sum of f.tgz"},
+		"two bare":   {sum256.Encoded() + "\n" + sum256.Encoded(), "", "no checksum of f.tgz"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := ParseChecksum(tc.text, "f.tgz")

@@ -12,24 +12,24 @@ import (
 	"time"
 )
 
-// finalError will be the same the next time.
+// finalError is an error that a retry does not fix.
 type finalError struct{ why, fix string }
 
 func (e *finalError) Error() string { return e.why }
 
-// Final makes an error that trying again does not cure.
+// Final returns an error that a retry does not fix.
 func Final(why, fix string) error { return &finalError{why, fix} }
 
-// statusError is an answer that is not the file.
+// statusError is a response with an unexpected status.
 type statusError struct {
 	code  int
 	text  string
 	after time.Duration // the server asked for so much time
 }
 
-func (e *statusError) Error() string { return "the server answers " + e.text }
+func (e *statusError) Error() string { return "the server responds with " + e.text }
 
-// Status is the error of an answer that is not what was asked for.
+// Status returns the error for a response with an unexpected status.
 func Status(resp *http.Response) error {
 	e := &statusError{code: resp.StatusCode, text: resp.Status}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
@@ -38,22 +38,22 @@ func Status(resp *http.Response) error {
 	return e
 }
 
-// Missing says whether a request failed because the server does not have what was asked for.
+// Missing reports whether a request failed because the server does not have what was requested.
 func Missing(err error) bool {
 	var answer *statusError
 	return errors.As(err, &answer) && (answer.code == http.StatusNotFound || answer.code == http.StatusGone)
 }
 
-// Silent says whether a server did not say anything for longer than there was patience.
+// Silent reports whether a server sent nothing for longer than the client's patience.
 func Silent(err error) bool { return errors.Is(err, errSilent) }
 
-// Explain says why a request failed and what to do about it.
+// Explain returns why a request failed and what to do about it.
 func Explain(err error) (why, fix string) {
 	why, fix, _, _ = judge(err)
 	return why, fix
 }
 
-// judge tells failures that pass from those that stay.
+// judge distinguishes temporary failures from permanent ones.
 func judge(err error) (why, fix string, passing bool, wait time.Duration) {
 	var (
 		stays    *finalError
@@ -70,13 +70,13 @@ func judge(err error) (why, fix string, passing bool, wait time.Duration) {
 	case errors.As(err, &answer):
 		return answer.Error(), answer.fix(), answer.passing(), answer.after
 	case errors.As(err, &unknown):
-		return "its certificate is signed by nobody whom this machine knows", "name the authority's certificate with components.caFile (--ca-file)", false, 0
+		return "its certificate is signed by an authority that this machine does not trust", "set components.caFile (--ca-file) to the CA certificate", false, 0
 	case errors.As(err, &wrong), errors.As(err, &invalid), errors.As(err, &alert):
-		return err.Error(), "put the server's certificate right", false, 0
+		return err.Error(), "correct the server's certificate", false, 0
 	case errors.As(err, &notFound) && notFound.IsNotFound:
-		return err.Error(), "check the name, and this machine's DNS; where there is no way out, use a mirror or an exported bundle", false, 0
+		return err.Error(), "check the name and this machine's DNS; without internet access, use a mirror or an exported bundle", false, 0
 	case errors.Is(err, syscall.ENOSPC):
-		return err.Error(), "free some disk space; what was downloaded is kept", false, 0
+		return err.Error(), "free some disk space and run it again; what was downloaded is kept", false, 0
 	case errors.Is(err, context.Canceled) && !errors.Is(err, errSilent):
 		return err.Error(), "", false, 0
 	}
@@ -90,11 +90,11 @@ func (e *statusError) passing() bool {
 func (e *statusError) fix() string {
 	switch e.code {
 	case http.StatusUnauthorized:
-		return "give the user and the password with components.username and passwordFile (--username, --password-file), for a registry also with `docker login`"
+		return "set the user and the password with components.username and passwordFile (--username, --password-file); for a registry, `docker login` works, too"
 	case http.StatusForbidden:
-		return "the user may not read this: ask for the right to, or use another"
+		return "the user may not read this: grant the permission, or use another user"
 	case http.StatusNotFound, http.StatusGone:
 		return "the source does not have it; `quorate bundle sources` lists what a mirror must hold, and where"
 	}
-	return "ask whoever runs the server"
+	return "ask the administrator of the server"
 }

@@ -25,25 +25,25 @@ var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 func checkLabel(kind, name string) error {
 	if !label.MatchString(name) {
-		return fmt.Errorf("%s name %q: use a DNS label: lower-case letters, digits and dashes, at most 63", kind, name)
+		return fmt.Errorf("%s name %q is not a DNS label: use lower-case letters, digits, and dashes, at most 63 characters", kind, name)
 	}
 	return nil
 }
 
-// validate refuses what no lab can be made of.
+// validate returns an error if a configuration cannot become a lab.
 func validate(cfg Config) error {
 	if err := checkLabel("lab", cfg.Name); err != nil {
 		return err
 	}
 	if cfg.VirtualIPs < 0 || cfg.VirtualIPs > lastVirtualHost-firstVirtualHost+1 {
-		return fmt.Errorf("lab %s: %d virtual addresses asked for; between 0 and %d are possible", cfg.Name, cfg.VirtualIPs, lastVirtualHost-firstVirtualHost+1)
+		return fmt.Errorf("lab %s: %d virtual IPs requested: must be between 0 and %d", cfg.Name, cfg.VirtualIPs, lastVirtualHost-firstVirtualHost+1)
 	}
 	for i, z := range cfg.Zones {
 		if err := checkLabel("zone", z); err != nil {
 			return err
 		}
 		if slices.Contains(cfg.Zones[:i], z) {
-			return fmt.Errorf("lab %s: zone %s is named twice", cfg.Name, z)
+			return fmt.Errorf("lab %s: zone %s is listed twice", cfg.Name, z)
 		}
 	}
 	seen := map[string]bool{}
@@ -52,16 +52,16 @@ func validate(cfg Config) error {
 			return err
 		}
 		if seen[m.Name] {
-			return fmt.Errorf("lab %s: machine %s is named twice", cfg.Name, m.Name)
+			return fmt.Errorf("lab %s: machine %s is listed twice", cfg.Name, m.Name)
 		}
 		seen[m.Name] = true
 		if !slices.Contains(cfg.Zones, m.Zone) {
-			return fmt.Errorf("lab %s: machine %s is in zone %q, which the lab does not have (it has %q)", cfg.Name, m.Name, m.Zone, cfg.Zones)
+			return fmt.Errorf("lab %s: machine %s is in the unknown zone %q (the lab has %q)", cfg.Name, m.Name, m.Zone, cfg.Zones)
 		}
 	}
 	for _, f := range cfg.Files {
 		if len(f.Path) < 2 || f.Path[0] != '/' {
-			return fmt.Errorf("lab %s: file %q needs an absolute path", cfg.Name, f.Path)
+			return fmt.Errorf("lab %s: file %q: not an absolute path", cfg.Name, f.Path)
 		}
 	}
 	return nil
@@ -74,7 +74,7 @@ func subnets(machines []Machine) ([]netip.Prefix, error) {
 			continue
 		}
 		if !labRange.Contains(m.Address) {
-			return nil, fmt.Errorf("machine %s: address %s is outside %s, the range of lab machines: leave the address out to have one assigned", m.Name, m.Address, labRange)
+			return nil, fmt.Errorf("machine %s: address %s is outside %s, the range for lab machines: leave the address out to have one assigned", m.Name, m.Address, labRange)
 		}
 		p, _ := m.Address.Prefix(24)
 		return []netip.Prefix{p}, nil
@@ -101,7 +101,7 @@ func virtualIPs(subnet netip.Prefix, n int) []netip.Addr {
 	return out
 }
 
-// assign gives an address to every machine that has none. Those already given stay.
+// assign gives an address to every machine that has none. Existing addresses are kept.
 func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]Machine, error) {
 	used := map[netip.Addr]string{
 		host(subnet, callerHost):  "this computer",
@@ -110,7 +110,7 @@ func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]M
 		host(subnet, 255):         "the broadcast address",
 	}
 	for _, a := range reserved {
-		used[a] = "a virtual address"
+		used[a] = "a virtual IP"
 	}
 	out := slices.Clone(machines)
 	for _, m := range out {

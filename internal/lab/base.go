@@ -26,8 +26,8 @@ import (
 
 func baseRoot(base string) string { return filepath.Join(base, "root") }
 
-// EnsureBase returns the folder of the Debian image that all machines share. It is made once for
-// each recipe, kept in the cache, and checked for damage before every use.
+// EnsureBase returns the directory of the Debian image that all machines share. The image is built once
+// for each recipe, kept in the cache, and checked for damage before every use.
 func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 	if sink == nil {
 		sink = progress.Discard
@@ -38,24 +38,24 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 	}
 	err := os.MkdirAll(filepath.Dir(dir), 0o755)
 	if err != nil {
-		return "", fmt.Errorf("make the lab's base image: %w", err)
+		return "", fmt.Errorf("build the lab's base image: %w", err)
 	}
 	unlock, err := lock(ctx, paths.Cache("lab", ".base.lock"))
 	if err != nil {
-		return "", fmt.Errorf("make the lab's base image: %w", err)
+		return "", fmt.Errorf("build the lab's base image: %w", err)
 	}
 	defer unlock()
 	switch err := intact(dir); {
 	case err == nil:
-		return dir, nil // made by another process while this one waited
+		return dir, nil // built by another process in the meantime
 	case !errors.Is(err, os.ErrNotExist):
-		sink.Emit(note("lab/base/damaged", fmt.Sprintf("the lab's base image is damaged (%v): making it anew", err)))
+		sink.Emit(note("lab/base/damaged", fmt.Sprintf("the lab's base image is damaged (%v) and is rebuilt", err)))
 	}
 	err = progress.Track(ctx, sink, "", "lab/base", "base image (Debian "+suite+")", func(ctx context.Context) error {
 		return makeBase(ctx, dir, sink)
 	})
 	if err != nil {
-		return "", fmt.Errorf("make the lab's base image: %w", err)
+		return "", fmt.Errorf("build the lab's base image: %w", err)
 	}
 	return dir, nil
 }
@@ -98,7 +98,7 @@ func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
 	return durable.Rename(tmp, dir)
 }
 
-// removeStale takes away what a killed process left, while its lock is ours.
+// removeStale removes what a killed process left behind. The caller holds the lock.
 func removeStale(parent string) error {
 	old, err := filepath.Glob(filepath.Join(parent, ".base-*"))
 	for _, path := range old {
@@ -157,7 +157,7 @@ func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
 	}
 	if err != nil {
 		out := strings.Split(strings.TrimSpace(log.String()), "\n")
-		return fmt.Errorf("mmdebstrap: %w\n  %s\nCheck that this computer reaches its Debian mirror (`apt-get update`), then try again",
+		return fmt.Errorf("mmdebstrap: %w\n  %s\nCheck that this machine can reach its Debian mirror (`apt-get update`), then try again",
 			err, strings.Join(out[max(0, len(out)-8):], "\n  "))
 	}
 	return nil
@@ -214,7 +214,7 @@ func intact(dir string) error {
 		return err
 	}
 	if have != string(want) {
-		return errors.New("files are missing or changed")
+		return errors.New("files are missing or have changed")
 	}
 	return nil
 }

@@ -27,14 +27,14 @@ func findHierarchies() (hierarchies, error) {
 	}
 	h := parseHierarchies(string(data))
 	if len(h.roots) == 0 {
-		return h, &Problem{What: "no cgroups are mounted under /sys/fs/cgroup", Why: "each machine of a lab has a cgroup of its own",
+		return h, &Problem{What: "no cgroups are mounted under /sys/fs/cgroup", Why: "each lab machine runs in its own cgroup",
 			Fix: "boot with systemd, or mount cgroup2 on /sys/fs/cgroup"}
 	}
 	return h, nil
 }
 
 // parseHierarchies reads a mount table. In a hybrid set-up the controllers are in v1; v2 is one more
-// hierarchy beside them, in a folder of its own.
+// hierarchy, in its own directory.
 func parseHierarchies(mounts string) hierarchies {
 	var v1 []string
 	v2 := false
@@ -140,7 +140,7 @@ func (g group) kill(ctx context.Context) error {
 			g.thawAll()
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("%d processes do not end after SIGKILL (first: %d): %w", len(pids), pids[0], err)
+			return fmt.Errorf("%d processes are still running after SIGKILL (first: %d): %w", len(pids), pids[0], err)
 		}
 	}
 }
@@ -180,7 +180,7 @@ func (g group) frozen() bool {
 func (g group) freeze(ctx context.Context, freeze bool) error {
 	file, frozen, thawed := g.freezer()
 	if file == "" {
-		return &Problem{What: "this kernel has no cgroup freezer", Why: "freezing a machine needs it", Fix: "boot a kernel with CONFIG_CGROUP_FREEZER"}
+		return &Problem{What: "this kernel has no cgroup freezer", Why: "it is required to freeze a machine", Fix: "boot a kernel with CONFIG_CGROUP_FREEZER"}
 	}
 	word := thawed
 	if freeze {

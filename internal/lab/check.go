@@ -15,7 +15,7 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Problem is something about this computer that keeps a lab from working, and what to do about it.
+// Problem is a reason why this machine cannot run a lab, and what to do about it.
 type Problem struct {
 	What, Why, Fix string
 	// Err is the cause, if there is one.
@@ -32,7 +32,7 @@ func (p *Problem) Error() string {
 
 func (p *Problem) Unwrap() error { return p.Err }
 
-// Requirements are the Debian packages that a lab needs on this computer.
+// Requirements are the Debian packages that a lab needs on this machine.
 func Requirements() []string {
 	return []string{"debian-archive-keyring", "mmdebstrap", "nftables", "runc"}
 }
@@ -40,7 +40,7 @@ func Requirements() []string {
 // tools are the programs that a lab calls, each with its Debian package.
 var tools = map[string]string{"mmdebstrap": "mmdebstrap", "nft": "nftables", "runc": "runc"}
 
-// tool finds a program also where an unprivileged user's PATH does not look.
+// tool finds a program. It also searches the sbin directories, which may not be in the PATH of an unprivileged user.
 func tool(name string) (string, error) {
 	if path, err := exec.LookPath(name); err == nil {
 		return path, nil
@@ -50,7 +50,7 @@ func tool(name string) (string, error) {
 			return path, nil
 		}
 	}
-	return "", &Problem{What: "the program " + name + " is missing", Why: "labs are made with it", Fix: "apt-get install " + tools[name]}
+	return "", &Problem{What: "the program " + name + " is missing", Why: "labs require it", Fix: "run `apt-get install " + tools[name] + "`"}
 }
 
 const (
@@ -67,11 +67,11 @@ func loadModules(ctx context.Context) {
 	exec.CommandContext(ctx, "/sbin/modprobe", append([]string{"-q", "-a"}, modules...)...).Run()
 }
 
-// Check tells whether this computer can run a lab, and raises the kernel's limits that several
-// machines on one kernel would exceed. The error joins a *Problem for each thing that is in the way.
+// Check reports whether this machine can run a lab, and raises the kernel limits that several
+// machines on one kernel would exceed. The error joins one *Problem for each obstacle.
 func Check(ctx context.Context) error {
 	if os.Geteuid() != 0 {
-		return &Problem{What: "not root", Why: "namespaces, links and mounts are made by root only", Fix: "run it with sudo"}
+		return &Problem{What: "not running as root", Why: "only root can create namespaces, links, and mounts", Fix: "run the command with sudo"}
 	}
 	loadModules(ctx)
 	var errs []error
@@ -91,7 +91,7 @@ func checkCgroups() error {
 	for _, root := range h.roots {
 		dir := filepath.Join(root, "quorate")
 		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return &Problem{What: "cannot make cgroups in " + root, Err: err, Why: "each machine of a lab has a cgroup of its own",
+			return &Problem{What: "cannot create cgroups in " + root, Err: err, Why: "each lab machine runs in its own cgroup",
 				Fix: "run on a real or virtual machine, or in a container with a writable /sys/fs/cgroup (docker run --privileged --cgroupns=host)"}
 		}
 	}
@@ -111,8 +111,8 @@ func checkMemory() error {
 		}
 		kib, err := strconv.ParseUint(f[1], 10, 64)
 		if err == nil && kib<<10 < minMemory {
-			return &Problem{What: fmt.Sprintf("only %d MiB of memory are available", kib>>10), Why: fmt.Sprintf("a lab needs %d MiB to begin with", minMemory>>20),
-				Fix: "end other programs, or use a larger machine"}
+			return &Problem{What: fmt.Sprintf("only %d MiB of memory are available", kib>>10), Why: fmt.Sprintf("a lab needs at least %d MiB", minMemory>>20),
+				Fix: "stop other programs, or use a larger machine"}
 		}
 	}
 	return nil
@@ -131,12 +131,12 @@ func checkDisk(dir string) error {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
 	if free := st.Bavail * uint64(st.Bsize); free < minDisk {
-		return &Problem{What: fmt.Sprintf("only %d MiB of disk are free in %s", free>>20, dir), Why: fmt.Sprintf("a lab needs %d MiB to begin with", minDisk>>20),
-			Fix: "make room, or set QUORATE_STATE to a folder on a larger disk"}
+		return &Problem{What: fmt.Sprintf("only %d MiB of disk space are free in %s", free>>20, dir), Why: fmt.Sprintf("a lab needs at least %d MiB", minDisk>>20),
+			Fix: "free some disk space, or set QUORATE_STATE to a directory on a larger disk"}
 	}
 	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {
-		return &Problem{What: dir + " is on an overlay", Why: "machines' disks are overlays themselves, which cannot be stacked like that",
-			Fix: "set QUORATE_STATE to a folder on a disk (ext4, xfs or btrfs)"}
+		return &Problem{What: dir + " is on an overlay filesystem", Why: "the disks of lab machines are overlays, which cannot be stacked on another overlay",
+			Fix: "set QUORATE_STATE to a directory on a disk (ext4, xfs, or btrfs)"}
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ func (l *Lab) claim(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
 	}
 	if !free.IsValid() {
-		return fmt.Errorf("create lab %s: no free subnet: %s: delete a lab (`quorate lab list`), or leave the addresses out", cfg.Name, why)
+		return fmt.Errorf("create lab %s: no free subnet: %s; delete a lab that is no longer needed (`quorate lab list` shows them), or leave the addresses out", cfg.Name, why)
 	}
 	l.rec.Subnet = free
 	l.rec.VirtualIPs = virtualIPs(free, cfg.VirtualIPs)
@@ -73,7 +73,7 @@ func (l *Lab) reclaim(ctx context.Context) error {
 func freeSubnet(candidates []netip.Prefix) (free netip.Prefix, why string, err error) {
 	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
-		return netip.Prefix{}, "", fmt.Errorf("read this computer's routes: %w", err)
+		return netip.Prefix{}, "", fmt.Errorf("read the routes of this machine: %w", err)
 	}
 	var used []netip.Prefix
 	for _, r := range routes {
@@ -92,7 +92,7 @@ func freeSubnet(candidates []netip.Prefix) (free netip.Prefix, why string, err e
 	}
 	free, conflict := pickSubnet(candidates, used)
 	if !free.IsValid() {
-		why = fmt.Sprintf("%s is already in use on this computer (`ip route show table all`)", conflict)
+		why = fmt.Sprintf("%s is already in use on this machine (see `ip route show table all`)", conflict)
 	}
 	return free, why, nil
 }
@@ -122,7 +122,7 @@ func (l *Lab) fence() error {
 	}
 	err := netlink.RouteReplace(fenceRoute(l.Subnet()))
 	if err != nil {
-		return fmt.Errorf("lab %s: keep %s from leaving this computer: %w", l.Name(), l.Subnet(), err)
+		return fmt.Errorf("lab %s: add the route that keeps traffic to %s on this machine: %w", l.Name(), l.Subnet(), err)
 	}
 	return nil
 }
@@ -151,9 +151,9 @@ func refuseForeign(name string) error {
 		return nil
 	}
 	if _, err := os.Stat(dir); err != nil {
-		return nil //nolint:nilerr // its state is gone: what is left is taken over
+		return nil //nolint:nilerr // its state no longer exists, so this lab takes over the rest
 	}
-	return fmt.Errorf("lab %s: %w, in another state folder: choose another name, or set QUORATE_STATE=%s to work with that one",
+	return fmt.Errorf("lab %s: %w in another state directory: choose another name, or set QUORATE_STATE=%s to use that lab",
 		name, ErrExists, filepath.Dir(filepath.Dir(dir)))
 }
 

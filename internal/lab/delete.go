@@ -9,8 +9,8 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Delete removes every trace of the lab: processes, namespaces, links, cgroups, routes and files.
-// It works on labs that are half made or half deleted, and on none at all.
+// Delete removes everything that belongs to the lab: processes, namespaces, links, cgroups, routes, and files.
+// It also removes incomplete labs, and succeeds if the lab does not exist.
 func (l *Lab) Delete(ctx context.Context) error { return DeleteByName(ctx, l.Name()) }
 
 // DeleteByName is Delete for a lab that cannot be opened: everything is found by the name alone.
@@ -31,15 +31,15 @@ func DeleteByName(ctx context.Context, name string) error {
 		err = os.RemoveAll(runDir(name)) // last: it remembers the subnet
 	}
 	if err != nil {
-		return fmt.Errorf("delete lab %s: %w: run `quorate lab delete %s` again", name, err, name)
+		return fmt.Errorf("delete lab %s: %w; run `quorate lab delete %s` again", name, err, name)
 	}
 	for _, dir := range []string{paths.State("labs"), paths.State()} {
-		os.Remove(dir) // goes when it is empty
+		os.Remove(dir) // fails unless it is empty
 	}
 	return forgetHost(ctx)
 }
 
-// vanish takes away all that the kernel holds of a lab. Files stay, as in a power cut.
+// vanish removes everything of a lab that exists in the kernel. Files are kept, as after a power failure.
 func vanish(ctx context.Context, name string) error {
 	_, subnet := owner(name)
 	l := &Lab{dir: stateDir(name)}

@@ -224,8 +224,8 @@ func (l *Lab) fillDisk(m Machine, private, public []byte) error {
 }
 
 // resolvConf names the machine itself as its name server. Nothing listens there, so that every
-// lookup beyond /etc/hosts is refused at once, in pods as well, and whatever else is cut; 127.0.0.1
-// would be the pod's own address in a pod, and a loop in CoreDNS.
+// lookup beyond /etc/hosts is refused immediately, also in pods and during a cut. In a pod, 127.0.0.1
+// would be the pod's own address, and it would be a loop in CoreDNS.
 func resolvConf(m Machine) string {
 	return fmt.Sprintf("nameserver %s\noptions timeout:1 attempts:1\n", m.Address)
 }
@@ -243,7 +243,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	}
 	dir := l.disk(m)
 	if _, err := os.Stat(baseRoot(l.rec.Base)); err != nil {
-		return fmt.Errorf("its base image is gone (%w): the disk cannot be used without it; delete the lab with `quorate lab delete %s`", err, l.Name())
+		return fmt.Errorf("its base image no longer exists (%w), so its disk cannot be used; delete the lab with `quorate lab delete %s`", err, l.Name())
 	}
 	lower := l.layers()
 	for i := range lower {
@@ -252,7 +252,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s,index=off,metacopy=off",
 		strings.Join(lower, ":"), escape(filepath.Join(dir, "upper")), escape(filepath.Join(dir, "work")))
 	if err := unix.Mount("overlay", filepath.Join(l.machineDir(m.Name), "root"), "overlay", 0, options); err != nil {
-		return fmt.Errorf("mount its root (overlay on %s): %w", dir, err)
+		return fmt.Errorf("mount its root filesystem (overlay on %s): %w", dir, err)
 	}
 	return nil
 }

@@ -8,15 +8,14 @@ import (
 	"os/exec"
 )
 
-// Exec runs a command in a machine, as root and without its network: it works on a machine that is
-// cut. A command that ends with a status other than zero gives an *exec.ExitError, unwrapped by
-// errors.As.
+// Exec runs a command on a machine as root. It does not use the machine's network, so it also works on a
+// machine that is cut. If the command exits with a non-zero status, the error wraps an *exec.ExitError.
 func (l *Lab) Exec(ctx context.Context, machine string, argv []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	if _, err := l.Machine(machine); err != nil {
 		return err
 	}
 	if len(argv) == 0 {
-		return errors.New("no command to run")
+		return errors.New("no command given")
 	}
 	state, err := l.state(machine)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"strings"
 )
 
-// State of a machine's power.
+// State is the power state of a machine.
 type State string
 
-// A machine runs, is off, or is held still by the freezer.
+// A machine is running, off, or suspended by the cgroup freezer.
 const (
 	Running State = "running"
 	Off     State = "off"
@@ -27,7 +27,7 @@ type MachineStatus struct {
 	Cut bool `json:"cut"`
 }
 
-// Status tells the state of every machine.
+// Status returns the state of every machine.
 func (l *Lab) Status(ctx context.Context) ([]MachineStatus, error) {
 	if err := l.load(); err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func (l *Lab) Status(ctx context.Context) ([]MachineStatus, error) {
 	return out, ctx.Err()
 }
 
-// Cuts lists the targets that are cut now.
+// Cuts lists the targets that are currently cut.
 func (l *Lab) Cuts() ([]string, error) {
 	if err := l.load(); err != nil {
 		return nil, err
@@ -65,11 +65,11 @@ func (l *Lab) state(machine string) (State, error) {
 	return Running, nil
 }
 
-// Freeze holds every process of a machine still: it keeps its address and its connections, and
-// answers nothing but what its kernel answers by itself.
+// Freeze suspends every process of a machine. The machine keeps its address and its connections, and only
+// its kernel still responds.
 func (l *Lab) Freeze(ctx context.Context, machine string) error { return l.freeze(ctx, machine, true) }
 
-// Thaw lets a frozen machine go on.
+// Thaw resumes a frozen machine.
 func (l *Lab) Thaw(ctx context.Context, machine string) error { return l.freeze(ctx, machine, false) }
 
 func (l *Lab) freeze(ctx context.Context, machine string, on bool) error {
@@ -94,7 +94,7 @@ func (l *Lab) freeze(ctx context.Context, machine string, on bool) error {
 	return nil
 }
 
-// PowerOffZone powers off every machine of a zone at once.
+// PowerOffZone powers off all machines of a zone at the same moment.
 func (l *Lab) PowerOffZone(ctx context.Context, zone string) error {
 	machines, err := l.inZone(zone)
 	if err != nil {
@@ -204,17 +204,17 @@ func parseTarget(s string, r *record) (target, error) {
 			return target{}, fmt.Errorf("no zone %q in lab %s (it has %s)", zone, r.Name, strings.Join(r.Zones, ", "))
 		}
 		if !isZone && !slices.ContainsFunc(r.Machines, func(m Machine) bool { return m.Name == side }) {
-			return target{}, fmt.Errorf("no machine %q in lab %s: a target is a machine, zone/NAME, or two of a kind joined by a colon", side, r.Name)
+			return target{}, fmt.Errorf("no machine %q in lab %s: a target is a machine, zone/NAME, or two machines or two zones joined by a colon", side, r.Name)
 		}
 	}
 	if !link {
 		return target{a: a}, nil
 	}
 	if strings.HasPrefix(a, "zone/") != strings.HasPrefix(b, "zone/") {
-		return target{}, fmt.Errorf("a link joins two machines or two zones, not one of each: %s", s)
+		return target{}, fmt.Errorf("%s: a link joins two machines or two zones, not one of each", s)
 	}
 	if a == b {
-		return target{}, fmt.Errorf("a link joins two different ends: %s", s)
+		return target{}, fmt.Errorf("%s: a link needs two different ends", s)
 	}
 	return target{min(a, b), max(a, b)}, nil
 }
@@ -240,7 +240,7 @@ func (l *Lab) applyCuts(r *record) error {
 		cmd := exec.Command(nft, "-f", "-")
 		cmd.Stdin = strings.NewReader(rules)
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("load the switches' rules: %w: %s", err, bytes.TrimSpace(out))
+			return fmt.Errorf("load the nftables rules of the lab's switches: %w: %s", err, bytes.TrimSpace(out))
 		}
 		return nil
 	})

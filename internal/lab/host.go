@@ -47,7 +47,7 @@ func lockRun(ctx context.Context, name string) (unlock func(), err error) {
 	}, nil
 }
 
-// forgetHost puts this computer's settings back once no lab is left.
+// forgetHost restores the settings of this machine after the last lab is deleted.
 func forgetHost(ctx context.Context) error {
 	unlock, err := lockHost(ctx)
 	if err != nil {

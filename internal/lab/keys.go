@@ -37,7 +37,7 @@ func keyPair(comment string) (private, public []byte, err error) {
 func (l *Lab) makeKey() error {
 	private, public, err := keyPair("quorate lab " + l.Name())
 	if err != nil {
-		return fmt.Errorf("make the lab's SSH key: %w", err)
+		return fmt.Errorf("generate the lab's SSH key: %w", err)
 	}
 	dir := filepath.Dir(l.SSHKey())
 	return errors.Join(

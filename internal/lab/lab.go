@@ -1,10 +1,10 @@
-// Package lab makes machines of Linux namespaces, as near to real servers as one kernel allows:
-// systemd as pid 1, sshd, an own network stack, cgroup and root filesystem. Each zone is a switch of
-// its own, joined by an uplink to a core switch; all of it lives in the lab's own network namespace.
-// Machines, zones and links can be powered off, frozen, cut and healed.
+// Package lab creates machines from Linux namespaces that are as close to real servers as one kernel allows:
+// systemd as PID 1, sshd, and their own network stack, cgroup, and root filesystem. Each zone is its own
+// switch, connected by an uplink to a core switch, all inside the lab's network namespace. Machines, zones,
+// and links can be powered off, frozen, cut, and healed.
 //
-// Nothing of a lab keeps running on the caller's side: the truth is in the kernel (namespaces, links,
-// cgroups) and in one state folder per lab, so that any process can open, change or delete it.
+// A lab needs no process on the caller's side. Its state is in the kernel (namespaces, links, cgroups) and in
+// one directory per lab, so any process can open, change, or delete it.
 package lab
 
 import (
@@ -20,10 +20,10 @@ import (
 	"quorate.dev/quorate/internal/progress"
 )
 
-// ErrNotFound is what Open returns, wrapped, for a lab that does not exist.
+// ErrNotFound is wrapped by the error that Open returns for a lab that does not exist.
 var ErrNotFound = errors.New("no such lab")
 
-// ErrExists is what Create returns, wrapped, when a different lab already has the name.
+// ErrExists is wrapped by the error that Create returns if a different lab already has the name.
 var ErrExists = errors.New("the lab already exists")
 
 // Machine is one server of a lab.
@@ -32,11 +32,11 @@ type Machine struct {
 	Zone string `json:"zone"`
 	// Address is assigned from the lab's subnet when it is zero.
 	Address netip.Addr `json:"address"`
-	// Roles are kept for the user's eyes; the lab does nothing with them.
+	// Roles are for display only.
 	Roles []string `json:"roles,omitempty"`
 }
 
-// File is put into every machine before its first boot.
+// File is copied to every machine before its first boot.
 type File struct {
 	// Path is absolute, as seen in the machine.
 	Path string `json:"path"`
@@ -45,24 +45,24 @@ type File struct {
 	Mode   os.FileMode `json:"mode"`
 }
 
-// Config says what Create makes.
+// Config describes the lab that Create creates.
 type Config struct {
 	// Name is a DNS label, unique on this machine.
 	Name     string
 	Zones    []string
 	Machines []Machine
-	// VirtualIPs is how many further addresses of the subnet are kept free of machines.
+	// VirtualIPs is the number of addresses of the subnet that are reserved and not assigned to machines.
 	VirtualIPs int
 	// OwnDisks gives every machine a file system of its own, in an image file. A power-off then loses what had not reached
 	// the disk; without it, all that was written stays.
 	OwnDisks bool
-	// Seed is a folder made by Snapshot: what the machines' disks hold at their first boot. Optional.
+	// Seed is a directory created by Snapshot, with the initial content of the machines' disks. Optional.
 	Seed     string
 	Files    []File
 	Progress progress.Sink
 }
 
-// Lab is a set of machines that exists on this computer, running or not.
+// Lab is a set of machines on this computer, running or not.
 type Lab struct {
 	dir string
 	rec record
@@ -144,9 +144,9 @@ func List() ([]*Lab, error) {
 	return labs, errors.Join(broken...)
 }
 
-// Create makes a lab and returns when every machine answers on its SSH port. When it fails or is
-// cancelled it takes away what it had made. Creating a lab that exists with the same zones and
-// machines starts what is not running; one that a killed process left half-made is made anew.
+// Create creates a lab and returns when every machine answers on its SSH port. If it fails or is
+// cancelled, it removes what it has created. If the lab already exists with the same zones and machines,
+// Create starts what is not running. It recreates an incomplete lab that a killed process left behind.
 func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = progress.Discard
@@ -182,7 +182,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := l.claim(ctx, cfg); err != nil {
 		return nil, err
 	}
-	err = progress.Track(ctx, cfg.Progress, "", "lab/network", "switches and keys", func(ctx context.Context) error {
+	err = progress.Track(ctx, cfg.Progress, "", "lab/network", "create switches and keys", func(ctx context.Context) error {
 		if err := l.makeKey(); err != nil {
 			return err
 		}
@@ -203,23 +203,23 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	return l, nil
 }
 
-// adopt deals with a lab that already has the name: nil, nil means that the name is free now.
+// adopt handles a lab that already has the name. It returns nil, nil if the name is free now.
 func adopt(ctx context.Context, cfg Config) (*Lab, error) {
 	l, err := Open(cfg.Name)
 	switch {
 	case errors.Is(err, ErrNotFound):
 		return nil, refuseForeign(cfg.Name)
 	case err != nil || !l.rec.Ready:
-		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s was left half-made: making it anew", cfg.Name)))
+		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s is incomplete and is recreated", cfg.Name)))
 		return nil, DeleteByName(ctx, cfg.Name)
 	case !l.sameShape(cfg):
-		return nil, fmt.Errorf("create lab %s: %w with other zones or machines (%s): delete it first with `quorate lab delete %s`, or choose another name",
+		return nil, fmt.Errorf("create lab %s: %w with other zones or machines (%s); delete it first with `quorate lab delete %s`, or choose another name",
 			cfg.Name, ErrExists, l.names(), cfg.Name)
 	}
 	return l, l.Start(ctx, cfg.Progress)
 }
 
-// AddMachines makes further machines and returns when they answer. Zones that do not exist yet are made.
+// AddMachines adds machines and returns when they answer. It creates zones that do not exist yet.
 func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress.Sink) error {
 	if sink == nil {
 		sink = progress.Discard
@@ -258,14 +258,14 @@ func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress
 	return nil
 }
 
-// RemoveMachine takes a machine away, disk and all. It is no error if it is already gone.
+// RemoveMachine removes a machine with its disk. It is not an error if the machine does not exist.
 func (l *Lab) RemoveMachine(ctx context.Context, name string) error {
 	if err := l.load(); err != nil {
 		return err
 	}
 	m, err := l.Machine(name)
 	if err != nil {
-		return nil //nolint:nilerr // gone is what was asked for
+		return nil //nolint:nilerr // already removed
 	}
 	if err := l.PowerOff(ctx, name); err != nil {
 		return err
@@ -284,8 +284,8 @@ func (l *Lab) RemoveMachine(ctx context.Context, name string) error {
 	return l.writeKnownHosts()
 }
 
-// Start powers on everything again, for instance after a reboot of the real computer: switches,
-// cables and machines are made anew where they are missing. Machines that run are left alone; cuts stay.
+// Start powers on the whole lab, for example after a reboot of this computer. It recreates missing switches
+// and cables. Running machines are not touched, and cuts stay in effect.
 func (l *Lab) Start(ctx context.Context, sink progress.Sink) error {
 	if sink == nil {
 		sink = progress.Discard

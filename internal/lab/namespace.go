@@ -65,7 +65,7 @@ func makeNetNS(name string, sysctls map[string]string) error {
 			ns, err = netns.NewNamed(name)
 		}
 		if err != nil {
-			return fmt.Errorf("make network namespace %s: %w", name, err)
+			return fmt.Errorf("create network namespace %s: %w", name, err)
 		}
 		defer ns.Close()
 		for key, value := range sysctls {

@@ -36,7 +36,7 @@ func (l *Lab) address(n int) *netlink.Addr {
 }
 
 // coreSysctls: frames are switched, never filtered by the IP tables; the gateway forwards, but has
-// nowhere to forward to, so that machines hear "unreachable" at once instead of waiting for a timeout.
+// nowhere to forward to, so machines get "unreachable" immediately instead of waiting for a timeout.
 var coreSysctls = map[string]string{
 	"net/bridge/bridge-nf-call-iptables":  "0",
 	"net/bridge/bridge-nf-call-ip6tables": "0",
@@ -86,7 +86,7 @@ func (l *Lab) makeCore() error {
 		func() error { return l.makeCallerCable(h) },
 	) {
 		if err := step(); err != nil {
-			return fmt.Errorf("lab %s: make its switches: %w", l.Name(), err)
+			return fmt.Errorf("lab %s: create its switches: %w", l.Name(), err)
 		}
 	}
 	return nil
@@ -111,7 +111,7 @@ func (l *Lab) makeGateway(h *netlink.Handle) error {
 		return err
 	}
 	if err := h.AddrReplace(core, l.address(gatewayHost)); err != nil {
-		return fmt.Errorf("give the gateway its address: %w", err)
+		return fmt.Errorf("assign the gateway's address: %w", err)
 	}
 	// Without a route the kernel would answer the same, but only until somebody adds one.
 	return h.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Type: unix.RTN_UNREACHABLE, Priority: 1})
@@ -125,7 +125,7 @@ func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
 	attrs.Name = zoneUplink(i)
 	err := h.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: corePort(i)})
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("join zone %s to the core switch: %w", zone, err)
+		return fmt.Errorf("connect zone %s to the core switch: %w", zone, err)
 	}
 	if err := plug(h, zoneUplink(i), zoneSwitch(i)); err != nil {
 		return err
@@ -149,7 +149,7 @@ func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 		attrs.Name, attrs.HardwareAddr = name, mac(host(l.Subnet(), callerHost))
 		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: callerPort, PeerNamespace: netlink.NsFd(core)})
 		if err != nil {
-			return fmt.Errorf("add this computer's cable %s: %w", name, err)
+			return fmt.Errorf("create the link %s from this machine into the lab: %w", name, err)
 		}
 	}
 	if err := plug(h, callerPort, coreSwitch); err != nil {
@@ -166,13 +166,13 @@ func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 		}
 	}
 	if err := netlink.AddrReplace(link, l.address(callerHost)); err != nil {
-		return fmt.Errorf("give %s its address: %w", name, err)
+		return fmt.Errorf("assign the address of %s: %w", name, err)
 	}
 	return netlink.LinkSetUp(link)
 }
 
-// machineSysctls: refusals are answered at once however many there are, since a machine's own
-// address is its name server (see resolvConf), and that is how it says that it has none.
+// machineSysctls turns off rate limits for refusals. A machine's own address is its name server (see
+// resolvConf), and these refusals are how it reports that it has none.
 var machineSysctls = map[string]string{"net/ipv4/icmp_ratelimit": "0"}
 
 // plugIn gives a machine a fresh network stack, with its address and cable, before it boots.
@@ -198,7 +198,7 @@ func (l *Lab) plugIn(m Machine) error {
 	attrs.Name = port(m.Address)
 	err = core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac(m.Address), PeerNamespace: netlink.NsFd(ns)})
 	if err != nil {
-		return fmt.Errorf("add its cable: %w", err)
+		return fmt.Errorf("create its network link: %w", err)
 	}
 	if err := plug(core, port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone))); err != nil {
 		return err
@@ -219,7 +219,7 @@ func (l *Lab) plugIn(m Machine) error {
 	return own.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(l.Subnet(), gatewayHost).AsSlice()})
 }
 
-// unplug takes a machine's cable and network stack away.
+// unplug removes a machine's cable and network stack.
 func (l *Lab) unplug(m Machine) error {
 	if err := l.linkDown(m); err != nil {
 		return err
@@ -228,7 +228,7 @@ func (l *Lab) unplug(m Machine) error {
 		defer done()
 		if link, err := core.LinkByName(port(m.Address)); err == nil {
 			if err := core.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-				return fmt.Errorf("remove the cable of machine %s: %w", m.Name, err)
+				return fmt.Errorf("remove the network link of machine %s: %w", m.Name, err)
 			}
 		}
 	}
@@ -267,7 +267,7 @@ func plug(h *netlink.Handle, name, into string) error {
 		return fmt.Errorf("find switch %s: %w", into, err)
 	}
 	if err := h.LinkSetMaster(link, bridge); err != nil {
-		return fmt.Errorf("plug %s into switch %s: %w", name, into, err)
+		return fmt.Errorf("connect %s to switch %s: %w", name, into, err)
 	}
 	return h.LinkSetUp(link)
 }
@@ -286,7 +286,7 @@ func removeLink(name string) error {
 	return nil
 }
 
-// removeNetwork takes away every network namespace of a lab, its cable and, last, its fence.
+// removeNetwork removes every network namespace of a lab, its cable and, last, its fence.
 func removeNetwork(name string, subnet netip.Prefix) error {
 	var errs []error
 	if subnet.IsValid() {

@@ -24,7 +24,7 @@ const (
 	pidFile = "pid"
 )
 
-// addMachines makes disks, cables and boots, all machines at once.
+// addMachines creates the disks of all machines, connects them, and boots them in parallel.
 func (l *Lab) addMachines(ctx context.Context, machines []Machine, sink progress.Sink) error {
 	err := l.each(machines, func(m Machine) error { return l.makeDisk(m) })
 	if err != nil {
@@ -44,25 +44,25 @@ func (l *Lab) powerOn(ctx context.Context, machines []Machine, sink progress.Sin
 	})
 }
 
-// PowerOn starts a machine from its disk, with the same addresses, and returns when it answers on
-// its SSH port. A machine that runs is left alone.
+// PowerOn boots a machine from its disk, with the same addresses, and returns when it answers on its SSH
+// port. It does nothing if the machine is running.
 func (l *Lab) PowerOn(ctx context.Context, name string) error {
 	m, err := l.Machine(name)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up after %s", bootTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, bootTimeout, fmt.Errorf("not up within %s", bootTimeout))
 	defer cancel()
 	if err := l.start(ctx, m); err != nil {
 		return fmt.Errorf("power on %s: %w", name, err)
 	}
 	if err := l.waitSSH(ctx, m); err != nil {
-		return fmt.Errorf("power on %s: wait for its SSH port: %w; its console says:\n%s", name, err, l.consoleTail(m))
+		return fmt.Errorf("power on %s: wait for its SSH port: %w; end of its console output:\n%s", name, err, l.consoleTail(m))
 	}
 	return nil
 }
 
-// start brings a machine that is off to the moment at which its pid 1 runs.
+// start boots a machine that is off until its PID 1 runs.
 func (l *Lab) start(ctx context.Context, m Machine) error {
 	unlock, err := l.lockPower(ctx, m)
 	if err != nil {
@@ -178,7 +178,7 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 	cmd.Dir = "/"
 	return onOwnThread(func() error {
 		if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-			return fmt.Errorf("make its mount namespace: %w", err)
+			return fmt.Errorf("create its mount namespace: %w", err)
 		}
 		if err := l.mountDisk(m); err != nil {
 			return err
@@ -187,7 +187,7 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
 			}
-			return fmt.Errorf("start it with runc: %w; its console says:\n%s", err, l.consoleTail(m))
+			return fmt.Errorf("start it with runc: %w; end of its console output:\n%s", err, l.consoleTail(m))
 		}
 		return shareMounts(pidFile)
 	})
@@ -249,7 +249,7 @@ func greet(ctx context.Context, m Machine) error {
 	conn.SetReadDeadline(deadline)
 	greeting := make([]byte, 4)
 	if _, err = conn.Read(greeting); err == nil && string(greeting) != "SSH-" {
-		err = fmt.Errorf("port 22 says %q", greeting)
+		err = fmt.Errorf("port 22 answers with %q instead of an SSH banner", greeting)
 	}
 	return err
 }

@@ -12,8 +12,8 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// Snapshot saves what a machine's disk has become as a seed for other labs. The machine must be off.
-// What makes it this machine and no other is left out: its names, keys and logs.
+// Snapshot saves a machine's disk as a seed for other labs. The machine must be off. The machine's identity
+// (its names, keys, and logs) is left out.
 func (l *Lab) Snapshot(ctx context.Context, machine, dir string) error {
 	m, err := l.Machine(machine)
 	if err != nil {
@@ -29,7 +29,7 @@ func (l *Lab) Snapshot(ctx context.Context, machine, dir string) error {
 		return err
 	}
 	if state != Off {
-		return fmt.Errorf("snapshot %s: the machine is %s: power it off first", machine, state)
+		return fmt.Errorf("snapshot %s: the machine is %s; power it off first", machine, state)
 	}
 	if err := l.snapshot(ctx, m, filepath.Clean(dir)); err != nil {
 		return fmt.Errorf("snapshot %s to %s: %w", machine, dir, err)
@@ -51,7 +51,7 @@ func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
 	}
 	// What an earlier seed brought lies below the machine's own changes.
 	if _, err := os.Stat(l.seedLayer()); err == nil {
-		return errors.New("the machine itself was made from a seed: take the snapshot of one that was made from the base image")
+		return errors.New("the machine was created from a seed; take a snapshot of a machine that was created from the base image")
 	}
 	err = l.withDisk(m, func() error {
 		if err := clone(filepath.Join(l.disk(m), "upper"), filepath.Join(tmp, "upper"), anonymous(identityInRoot, copyAll)); err != nil {
@@ -99,10 +99,10 @@ func copyAll(string) treatment { return duplicate }
 func checkSeed(seed, base string) error {
 	data, err := os.ReadFile(filepath.Join(seed, "base"))
 	if err != nil {
-		return fmt.Errorf("seed %s: %w: make it again", seed, err)
+		return fmt.Errorf("seed %s: %w; recreate the seed", seed, err)
 	}
 	if got := strings.TrimSpace(string(data)); got != filepath.Base(base) {
-		return fmt.Errorf("seed %s was made over %s, machines now are %s: make it again", seed, got, filepath.Base(base))
+		return fmt.Errorf("seed %s was created from base image %s, but the current one is %s; recreate the seed", seed, got, filepath.Base(base))
 	}
 	return nil
 }

@@ -55,7 +55,7 @@ func (l *Lab) load() error {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(l.dir); err == nil {
-			return fmt.Errorf("open lab %s: its folder %s has no lab.json: delete it with `quorate lab delete %s`", name, l.dir, name)
+			return fmt.Errorf("open lab %s: its directory %s has no lab.json; delete the lab with `quorate lab delete %s`", name, l.dir, name)
 		}
 		return fmt.Errorf("open lab %s: %w", name, ErrNotFound)
 	}
@@ -64,7 +64,7 @@ func (l *Lab) load() error {
 	}
 	var rec record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return fmt.Errorf("open lab %s: %s is damaged (%w): delete the lab with `quorate lab delete %s`", name, file, err, name)
+		return fmt.Errorf("open lab %s: %s is damaged (%w); delete the lab with `quorate lab delete %s`", name, file, err, name)
 	}
 	l.rec = rec
 	return nil
@@ -139,7 +139,7 @@ func lock(ctx context.Context, file string) (unlock func(), err error) {
 			err = pause(ctx, 5*time.Millisecond)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("wait for another quorate that holds %s: %w", file, err)
+			return nil, fmt.Errorf("wait for another quorate process that holds %s: %w", file, err)
 		}
 	}
 }

@@ -51,8 +51,8 @@ func raiseLimits() error {
 		}
 		if err := os.WriteFile(sysctlFile(key), []byte(strconv.FormatUint(want, 10)), 0); err != nil {
 			name := strings.ReplaceAll(key, "/", ".")
-			return &Problem{What: fmt.Sprintf("%s is %s and cannot be raised", name, value), Err: err, Why: "all machines of a lab share it",
-				Fix: fmt.Sprintf("set it yourself: sysctl -w %s=%d", name, want)}
+			return &Problem{What: fmt.Sprintf("%s is %s and cannot be raised", name, value), Err: err, Why: "all machines of a lab share this limit",
+				Fix: fmt.Sprintf("run `sysctl -w %s=%d`", name, want)}
 		}
 	}
 	return nil
@@ -79,7 +79,7 @@ func rememberSysctls() error {
 	return durable.WriteFile(sysctlsBefore, data, 0o644)
 }
 
-// restoreSysctls puts this computer's own settings back.
+// restoreSysctls restores the settings that this machine had before the first lab.
 func restoreSysctls() {
 	data, err := os.ReadFile(sysctlsBefore)
 	var before map[string]string

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// CPUTime is how much processor time the lab's machines have used since they were made.
+// CPUTime is the CPU time that the lab's machines have used since they were created.
 func (l *Lab) CPUTime() (time.Duration, error) {
 	g, err := labGroup(l.Name())
 	if err != nil {
@@ -27,7 +27,7 @@ func (l *Lab) CPUTime() (time.Duration, error) {
 				return time.Duration(usec) * time.Microsecond, err
 			}
 		}
-		return 0, fmt.Errorf("cpu.stat of lab %s tells no usage", l.Name())
+		return 0, fmt.Errorf("cpu.stat of lab %s has no usage_usec", l.Name())
 	}
 	for _, root := range g.roots {
 		if slices.Contains(strings.Split(filepath.Base(root), ","), "cpuacct") {
@@ -39,7 +39,7 @@ func (l *Lab) CPUTime() (time.Duration, error) {
 			return time.Duration(nsec), err
 		}
 	}
-	return 0, fmt.Errorf("no cgroup controller on this computer accounts for processor time")
+	return 0, fmt.Errorf("no cgroup controller on this machine accounts for CPU time")
 }
 
 // CallerSent is how many bytes this computer has sent into the lab since the lab was made, with everything that goes

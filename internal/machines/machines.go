@@ -1,4 +1,4 @@
-// Package machines makes lab machines of a spec's hosts and remembers the clusters that were made of them.
+// Package machines creates lab machines for the hosts of a spec and remembers the clusters that run on them.
 package machines
 
 import (
@@ -76,7 +76,7 @@ func labConfig(c *spec.Cluster, seed string, sink progress.Sink) (lab.Config, er
 		return lab.Config{}, err
 	}
 	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, Seed: seed, Progress: sink,
-		// A real host gets the binary by its first session; a lab machine is born with it.
+		// A real host gets the binary in its first session; a lab machine has it from the start.
 		Files: []lab.File{{Path: remote, Source: local, Mode: 0o755}}}
 	for _, h := range c.Spec.Hosts {
 		if !slices.Contains(config.Zones, h.Zone) {
@@ -106,11 +106,11 @@ func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
 	return &out
 }
 
-// Open finds the lab that up made of a spec without addresses.
+// Open fills in the addresses of a spec from the lab that up created for it.
 func Open(c *spec.Cluster) (*spec.Cluster, error) {
 	l, err := lab.Open(c.Metadata.Name)
 	if errors.Is(err, lab.ErrNotFound) {
-		return nil, fmt.Errorf("the hosts of %s have no addresses and no lab was made of them yet: run `quorate up -f` with this spec", c.Metadata.Name)
+		return nil, fmt.Errorf("the hosts of %s have no addresses, and its lab does not exist yet; run `quorate up -f` with this spec", c.Metadata.Name)
 	}
 	if err != nil {
 		return nil, err

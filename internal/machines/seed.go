@@ -23,7 +23,7 @@ import (
 	"quorate.dev/quorate/internal/step"
 )
 
-// Seed makes the disk that lab machines of this spec are born with, if it is not there yet.
+// Seed creates the initial disk for lab machines of this spec, unless it already exists.
 func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
 	_, err := ensureSeed(ctx, c, b, sink)
 	return err
@@ -50,22 +50,22 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	if err := os.Chtimes(dir, now, now); err == nil {
 		return dir, nil
 	}
-	return dir, progress.Track(ctx, sink, "", "seed", "install the bundle on a first machine, for all to share", func(ctx context.Context) error {
+	return dir, progress.Track(ctx, sink, "", "seed", "install the bundle on a machine whose disk the others share", func(ctx context.Context) error {
 		if err := makeSeed(ctx, c, b, image.Name, dir); err != nil {
 			return err
 		}
 		if err := removeUnused(filepath.Dir(dir), now.Add(-seedLife)); err != nil {
-			return fmt.Errorf("removing disks that no lab uses any more: %w", err)
+			return fmt.Errorf("removing unused seed disks: %w", err)
 		}
 		return nil
 	})
 }
 
-// seedLife is how long a seed stays that no lab was made with: each holds a whole bundle, unpacked, and another version of
-// the bundle or of its configuration never uses it.
+// seedLife is how long an unused seed is kept. Each seed holds a whole unpacked bundle, and no other version of the bundle
+// or of its configuration can use it.
 const seedLife = 24 * time.Hour
 
-// removeUnused removes the seeds that were last used before a time. Labs that were made from them have links of their own.
+// removeUnused removes the seeds that were last used before a time. Labs that were created from them have their own links.
 func removeUnused(dir string, before time.Time) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {

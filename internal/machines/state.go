@@ -16,7 +16,7 @@ const (
 	currentLink = "current"
 )
 
-// Dir is where the caller's side keeps what it knows of a cluster that `up` made.
+// Dir is the caller's state directory for a cluster that `up` created.
 func Dir(name string) string { return paths.State("clusters", name) }
 
 func save(c *spec.Cluster) error {
@@ -37,7 +37,7 @@ func save(c *spec.Cluster) error {
 	return durable.Symlink(c.Metadata.Name, paths.State("clusters", currentLink))
 }
 
-// Current is the spec of the cluster that `up` made last.
+// Current is the spec of the cluster that `up` created last.
 func Current() (path string, ok bool) {
 	path = paths.State("clusters", currentLink, specFile)
 	_, err := os.Stat(path)
@@ -47,7 +47,7 @@ func Current() (path string, ok bool) {
 // SpecFile is the spec of such a cluster, with the addresses of its machines.
 func SpecFile(name string) string { return filepath.Join(Dir(name), specFile) }
 
-// Delete removes the lab and everything that `up` noted. It works on what is only half there.
+// Delete removes the lab and the caller's state of the cluster. It also removes incomplete labs.
 func Delete(ctx context.Context, name string) error {
 	if err := lab.DeleteByName(ctx, name); err != nil {
 		return err
@@ -61,7 +61,7 @@ func Delete(ctx context.Context, name string) error {
 	if err := os.RemoveAll(Dir(name)); err != nil {
 		return err
 	}
-	// The state folder belongs to Quorate alone; what is empty leaves with the last cluster.
+	// The state directory belongs to Quorate alone; remove its empty directories with the last cluster.
 	for _, dir := range []string{paths.State("clusters"), paths.State("labs"), paths.State()} {
 		_ = os.Remove(dir)
 	}

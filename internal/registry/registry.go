@@ -1,5 +1,5 @@
-// Package registry reads and writes OCI registries. Names, logins and uploads are go-containerregistry's; downloads are
-// package fetch's, because they go on where they were.
+// Package registry reads from and writes to OCI registries. It uses go-containerregistry for names, logins, and uploads, and
+// package fetch for downloads, because those can be resumed.
 package registry
 
 import (
@@ -25,7 +25,7 @@ import (
 	"quorate.dev/quorate/internal/fetch"
 )
 
-// Client speaks to registries. It is safe for use by several goroutines.
+// Client is a client for registries. It is safe for concurrent use.
 type Client struct {
 	base  http.RoundTripper
 	login authn.Keychain
@@ -35,7 +35,7 @@ type Client struct {
 	repos map[string]http.RoundTripper
 }
 
-// New prepares a client. Without a user name it logs in as Docker's configuration file says, as every registry tool does.
+// New returns a client. Without a user name, it uses the credentials in Docker's configuration file, as other registry tools do.
 func New(a fetch.Access) (*Client, error) {
 	base, err := a.Transport()
 	if err != nil {
@@ -71,7 +71,7 @@ func (m Manifest) Descriptor() specs.Descriptor {
 	return specs.Descriptor{MediaType: m.MediaType, Digest: m.Digest, Size: int64(len(m.Raw))}
 }
 
-// Hurry makes the client give up after so much time without an answer.
+// Hurry makes the client give up after that much time without an answer.
 func (c *Client) Hurry(patience time.Duration) *Client {
 	c.files.Patience = patience
 	return c
@@ -81,7 +81,7 @@ func (c *Client) Hurry(patience time.Duration) *Client {
 func Parse(ref string) (name.Reference, error) {
 	r, err := name.ParseReference(ref, name.StrictValidation)
 	if err != nil {
-		return nil, fmt.Errorf("%s is not a reference to a registry: write it as registry.example.com/repository@sha256:… or with a :tag", ref)
+		return nil, fmt.Errorf("%s is not a registry reference: write it as registry.example.com/repository@sha256:… or with a :tag", ref)
 	}
 	return r, nil
 }
@@ -94,7 +94,7 @@ var accepted = []string{
 	"application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.docker.distribution.manifest.v2+json",
 }
 
-// Manifest reads what a reference names. One by digest is checked against it.
+// Manifest reads the manifest that a reference names, and checks it against the digest if the reference has one.
 func (c *Client) Manifest(ctx context.Context, ref name.Reference) (Manifest, error) {
 	var m Manifest
 	repo := ref.Context()
@@ -122,7 +122,7 @@ func (c *Client) Manifest(ctx context.Context, ref name.Reference) (Manifest, er
 			return err
 		}
 		if len(raw) > maxManifest {
-			return fetch.Final("the manifest is larger than any image's", "check the reference")
+			return fetch.Final("the manifest is too large", "check the reference")
 		}
 		m = Manifest{Raw: raw, MediaType: resp.Header.Get("Content-Type"), Digest: digest.FromBytes(raw)}
 		return nil
@@ -136,7 +136,7 @@ func (c *Client) Manifest(ctx context.Context, ref name.Reference) (Manifest, er
 	return m, nil
 }
 
-// Image reads an image's manifest; of one for several platforms, that for Linux on arch.
+// Image reads an image's manifest. For a multi-platform image, it reads the one for Linux on arch.
 func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Manifest, error) {
 	m, err := c.Manifest(ctx, ref)
 	if err != nil {
@@ -144,7 +144,7 @@ func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Ma
 	}
 	var index specs.Index
 	if err := json.Unmarshal(m.Raw, &index); err != nil {
-		return m, fmt.Errorf("image %s: its manifest: %w", ref, err)
+		return m, fmt.Errorf("read the manifest of image %s: %w", ref, err)
 	}
 	if len(index.Manifests) == 0 {
 		return m, nil
@@ -156,7 +156,7 @@ func (c *Client) Image(ctx context.Context, ref name.Reference, arch string) (Ma
 			return found, err
 		}
 	}
-	return m, fmt.Errorf("image %s: there is none for linux/%s: use a mirror that has it", ref, arch)
+	return m, fmt.Errorf("image %s: there is none for linux/%s; use a mirror that has it", ref, arch)
 }
 
 // Blob downloads a content of a repository, as a manifest describes it, to a file.
@@ -165,7 +165,7 @@ func (c *Client) Blob(ctx context.Context, repo name.Repository, what string, d 
 	return files.Get(ctx, fetch.File{What: what, URL: blob(repo, d.Digest), Digest: d.Digest, Size: d.Size, Origin: "its manifest", Progress: progress}, target)
 }
 
-// Small reads a content of a repository that has no more bytes than limit, whatever its manifest says.
+// Small reads a blob of a repository into memory. It reads no more than limit bytes, whatever the manifest says.
 func (c *Client) Small(ctx context.Context, repo name.Repository, what string, d digest.Digest, limit int64) ([]byte, error) {
 	files := c.from(repo)
 	text, err := files.Text(ctx, what, blob(repo, d), limit)
@@ -213,7 +213,7 @@ func (c *Client) transport(ctx context.Context, repo name.Repository) (http.Roun
 	}
 	auth, err := authn.Resolve(ctx, c.login, repo)
 	if err != nil {
-		return nil, fetch.Final(err.Error(), "put Docker's configuration file right, or set components.username and passwordFile")
+		return nil, fetch.Final(err.Error(), "correct Docker's configuration file, or set components.username and passwordFile")
 	}
 	t, err := transport.NewWithContext(ctx, repo.Registry, auth, c.base, []string{repo.Scope(transport.PullScope)})
 	if err != nil {
@@ -223,7 +223,7 @@ func (c *Client) transport(ctx context.Context, repo name.Repository) (http.Roun
 	return t, nil
 }
 
-// converted puts the library's errors into words that package fetch can judge.
+// converted turns the library's errors into those that package fetch can classify.
 func converted(err error) error {
 	var answer *transport.Error
 	if errors.As(err, &answer) {
@@ -232,7 +232,7 @@ func converted(err error) error {
 	return err
 }
 
-// Push uploads an OCI layout's index and all that it names. What the registry has is not sent again.
+// Push uploads the index of an OCI layout and everything that it refers to, except what the registry already has.
 func (c *Client) Push(ctx context.Context, dir string, ref name.Reference, progress func(have, total int64)) error {
 	index, err := layout.ImageIndexFromPath(dir)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Root is who is trusted: authorities that give certificates to identities, and the two kinds of logs.
+// Root holds what is trusted: authorities that issue certificates to identities, and the two kinds of logs.
 type Root struct {
 	authorities        []authority
 	certificates, tlog map[string]log // by the log's ID
@@ -79,7 +79,7 @@ func ParseRoot(raw []byte) (*Root, error) {
 		for i, c := range a.CertChain.Certificates {
 			var err error
 			if chain[i], err = x509.ParseCertificate(c.RawBytes); err != nil {
-				return nil, fmt.Errorf("a certificate of an authority: %w", err)
+				return nil, fmt.Errorf("parse the certificate of an authority: %w", err)
 			}
 		}
 		if len(chain) == 0 {
@@ -95,13 +95,13 @@ func ParseRoot(raw []byte) (*Root, error) {
 		for _, l := range kind.from {
 			key, err := x509.ParsePKIXPublicKey(l.PublicKey.RawBytes)
 			if err != nil {
-				return nil, fmt.Errorf("the key of a log: %w", err)
+				return nil, fmt.Errorf("parse the key of a log: %w", err)
 			}
 			kind.into[string(l.LogID.KeyID)] = log{key, l.PublicKey.ValidFor}
 		}
 	}
 	if len(r.authorities) == 0 || len(r.tlog) == 0 || len(r.certificates) == 0 {
-		return nil, errors.New("it lacks authorities, logs of signatures or logs of certificates")
+		return nil, errors.New("it lacks certificate authorities, transparency logs, or certificate transparency logs")
 	}
 	return r, nil
 }
@@ -124,14 +124,14 @@ func (s Signer) certified(leaf *x509.Certificate, at time.Time) error {
 		return fmt.Errorf("it was signed by %v, not by %s", names, s.Identity)
 	}
 	if got := issuerOf(leaf); got != s.Issuer {
-		return fmt.Errorf("%s was identified by %s, not by %s", s.Identity, got, s.Issuer)
+		return fmt.Errorf("the issuer for %s is %s, not %s", s.Identity, got, s.Issuer)
 	}
 	return nil
 }
 
 // chain finds who gave the certificate out.
 func (r *Root) chain(leaf *x509.Certificate, at time.Time) (issuer *x509.Certificate, err error) {
-	own := errors.New("its certificate is an authority's own, not a signer's")
+	own := errors.New("its certificate belongs to an authority, not to a signer")
 	if leaf.IsCA {
 		return nil, own
 	}
@@ -173,11 +173,11 @@ type entry struct {
 func (r *Root) logged(bundle string, content, sig []byte, leaf *x509.Certificate) (time.Time, error) {
 	var none time.Time
 	if bundle == "" {
-		return none, errors.New("the entry of the transparency log is not with it, so nothing says when it was made")
+		return none, errors.New("it has no transparency log entry, so there is no proof of when it was made")
 	}
 	var e entry
 	if err := json.Unmarshal([]byte(bundle), &e); err != nil {
-		return none, fmt.Errorf("the entry of the transparency log cannot be read: %w", err)
+		return none, fmt.Errorf("parse the transparency log entry: %w", err)
 	}
 	at := time.Unix(e.Payload.IntegratedTime, 0)
 	known := false
@@ -192,11 +192,11 @@ func (r *Root) logged(bundle string, content, sig []byte, leaf *x509.Certificate
 			return none, err
 		}
 		if verify(l.key, text, e.SignedEntryTimestamp) != nil {
-			return none, errors.New("the entry of the transparency log was changed: the log did not sign it")
+			return none, errors.New("the transparency log entry was changed: the log did not sign it")
 		}
 	}
 	if !known {
-		return none, fmt.Errorf("it is in the transparency log %s, which the trusted root does not have", e.Payload.LogID)
+		return none, fmt.Errorf("it is in the transparency log %s, which is not in the trusted root", e.Payload.LogID)
 	}
 	return at, e.describes(content, sig, leaf)
 }
@@ -205,7 +205,7 @@ func (r *Root) logged(bundle string, content, sig []byte, leaf *x509.Certificate
 func (e entry) describes(content, sig []byte, leaf *x509.Certificate) error {
 	raw, err := base64.StdEncoding.DecodeString(e.Payload.Body)
 	if err != nil {
-		return fmt.Errorf("the entry of the transparency log: %w", err)
+		return fmt.Errorf("check the transparency log entry: %w", err)
 	}
 	var body struct {
 		Kind string `json:"kind"`
@@ -225,15 +225,15 @@ func (e entry) describes(content, sig []byte, leaf *x509.Certificate) error {
 		} `json:"spec"`
 	}
 	if err := json.Unmarshal(raw, &body); err != nil {
-		return fmt.Errorf("the entry of the transparency log: %w", err)
+		return fmt.Errorf("check the transparency log entry: %w", err)
 	}
 	s := body.Spec
 	if body.Kind != "hashedrekord" || s.Data.Hash.Algorithm != "sha256" {
-		return fmt.Errorf("the entry of the transparency log is a %s with %s, which is not supported", body.Kind, s.Data.Hash.Algorithm)
+		return fmt.Errorf("the transparency log entry is a %s with %s, which is not supported", body.Kind, s.Data.Hash.Algorithm)
 	}
 	entered, err := certificate(s.Signature.PublicKey.Content)
 	if err != nil || !entered.Equal(leaf) || s.Data.Hash.Value != hash(content) || !bytes.Equal(s.Signature.Content, sig) {
-		return errors.New("the entry of the transparency log is about another signature")
+		return errors.New("the transparency log entry is about another signature")
 	}
 	return nil
 }

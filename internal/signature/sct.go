@@ -40,12 +40,12 @@ func issuerOf(c *x509.Certificate) string {
 func (r *Root) inLog(leaf, issuer *x509.Certificate) error {
 	var list []byte
 	if rest, err := asn1.Unmarshal(extension(leaf, timestampsOID), &list); err != nil || len(rest) > 0 {
-		return errors.New("its certificate says of no log that it has it")
+		return errors.New("its certificate has no signed certificate timestamps")
 	}
 	input := cryptobyte.String(list)
 	var all cryptobyte.String
 	if !input.ReadUint16LengthPrefixed(&all) || !input.Empty() {
-		return errors.New("its certificate has a list of logs that cannot be read")
+		return errors.New("the signed certificate timestamps of its certificate cannot be parsed")
 	}
 	tbs, err := withoutTimestamps(leaf.RawTBSCertificate)
 	if err != nil {
@@ -54,13 +54,13 @@ func (r *Root) inLog(leaf, issuer *x509.Certificate) error {
 	for !all.Empty() {
 		var one cryptobyte.String
 		if !all.ReadUint16LengthPrefixed(&one) {
-			return errors.New("its certificate has a list of logs that cannot be read")
+			return errors.New("the signed certificate timestamps of its certificate cannot be parsed")
 		}
 		if r.promised(one, tbs, issuer) {
 			return nil
 		}
 	}
-	return errors.New("its certificate is in no log of certificates that the trusted root has")
+	return errors.New("its certificate is in no certificate transparency log of the trusted root")
 }
 
 // promised verifies one promise: the log's signature over the certificate as it was before the promise was put into it.
@@ -98,7 +98,7 @@ func (r *Root) promised(promise cryptobyte.String, tbs []byte, issuer *x509.Cert
 // withoutTimestamps takes the promises out of a certificate's signed part.
 func withoutTimestamps(tbs []byte) ([]byte, error) {
 	extensions := tags.Tag(3).Constructed().ContextSpecific()
-	unreadable := errors.New("its certificate cannot be read")
+	unreadable := errors.New("its certificate cannot be parsed")
 	input := cryptobyte.String(tbs)
 	var parts cryptobyte.String
 	if !input.ReadASN1(&parts, tags.SEQUENCE) {

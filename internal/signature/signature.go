@@ -1,6 +1,6 @@
-// Package signature verifies the signatures of released files and of images, as cosign makes them: with a key, or without
-// one, by a certificate that sigstore's authority gave to an identity for some minutes. It asks nobody: what proves a
-// signature comes with it.
+// Package signature verifies cosign signatures of released files and of images: those made with a key, and keyless ones with
+// a short-lived certificate that sigstore's authority issued to an identity. It works offline: the proof comes with the
+// signature.
 package signature
 
 import (
@@ -24,9 +24,9 @@ import (
 type Signer struct {
 	// Key is what cosign generate-key-pair calls the public key. With it, the rest is not used.
 	Key crypto.PublicKey
-	// Identity is the certificate's subject, an e-mail address or a URI; Issuer is who had made sure of it.
+	// Identity is the certificate's subject, an e-mail address or a URI; Issuer is the OIDC issuer that vouched for it.
 	Identity, Issuer string
-	// Root is who is trusted to give out certificates and to keep logs.
+	// Root holds the trusted certificate authorities and logs.
 	Root *Root
 }
 
@@ -42,10 +42,10 @@ func (s Signer) String() string {
 func ParseKey(text []byte) (crypto.PublicKey, error) {
 	block, _ := pem.Decode(text)
 	if block == nil {
-		return nil, errors.New("it holds no key in PEM")
+		return nil, errors.New("it contains no key in PEM format")
 	}
 	if block.Type != "PUBLIC KEY" {
-		return nil, fmt.Errorf("it holds a %s, not a PUBLIC KEY", block.Type)
+		return nil, fmt.Errorf("it contains a %s, not a PUBLIC KEY", block.Type)
 	}
 	return x509.ParsePKIXPublicKey(block.Bytes)
 }
@@ -57,7 +57,7 @@ func ParseKey(text []byte) (crypto.PublicKey, error) {
 func (s Signer) File(content, sig, cert []byte) error {
 	raw, err := decode(sig)
 	if err != nil {
-		return fmt.Errorf("the signature is not base64: %w", err)
+		return fmt.Errorf("the signature is not valid base64: %w", err)
 	}
 	if s.Key != nil {
 		return verify(s.Key, content, raw)
@@ -94,7 +94,7 @@ func Tag(digest string) string { return strings.Replace(digest, ":", "-", 1) + "
 func (s Signer) Image(payload []byte, annotations map[string]string, digests ...string) error {
 	raw, err := decode([]byte(annotations[annotationSignature]))
 	if err != nil || len(raw) == 0 {
-		return errors.New("it has no signature in base64")
+		return errors.New("it has no base64-encoded signature")
 	}
 	key := s.Key
 	if key == nil {
@@ -123,17 +123,17 @@ func (s Signer) Image(payload []byte, annotations map[string]string, digests ...
 		}
 	}
 	if err := json.Unmarshal(payload, &claim); err != nil {
-		return fmt.Errorf("what was signed is not a claim about an image: %w", err)
+		return fmt.Errorf("the signed payload is not a claim about an image: %w", err)
 	}
 	if claim.Critical.Type != claimType {
-		return fmt.Errorf("what was signed is not a claim about an image, but of the type %q", claim.Critical.Type)
+		return fmt.Errorf("the signed payload is not a claim about an image but has the type %q", claim.Critical.Type)
 	}
 	for _, d := range digests {
 		if d == claim.Critical.Image.Digest {
 			return nil
 		}
 	}
-	return fmt.Errorf("it is a signature of another image, %s", claim.Critical.Image.Digest)
+	return fmt.Errorf("the signature is for another image, %s", claim.Critical.Image.Digest)
 }
 
 // verify checks one signature over content with the algorithms that cosign has for each kind of key.
@@ -148,10 +148,10 @@ func verify(key crypto.PublicKey, content, sig []byte) error {
 	case ed25519.PublicKey:
 		good = ed25519.Verify(k, content, sig)
 	default:
-		return fmt.Errorf("a key of the kind %T is not supported; use ECDSA, RSA or Ed25519", key)
+		return fmt.Errorf("a key of type %T is not supported; use ECDSA, RSA, or Ed25519", key)
 	}
 	if !good {
-		return errors.New("the signature does not belong to this content and this key: one of them was changed, or somebody else signed")
+		return errors.New("the signature does not match this content and this key: one of them was changed, or someone else signed it")
 	}
 	return nil
 }
@@ -163,18 +163,18 @@ func decode(text []byte) ([]byte, error) {
 // certificate reads a certificate in PEM, which some files have in base64 once more.
 func certificate(text []byte) (*x509.Certificate, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
-		return nil, errors.New("there is no certificate with it: it was made with a key, which components.signatures.publicKeyFile would have to name")
+		return nil, errors.New("the signature has no certificate: it was made with a key; set components.signatures.publicKeyFile to its public key")
 	}
 	block, _ := pem.Decode(text)
 	if inner, err := decode(text); block == nil && err == nil {
 		block, _ = pem.Decode(inner)
 	}
 	if block == nil {
-		return nil, errors.New("the certificate is not PEM")
+		return nil, errors.New("the certificate is not in PEM format")
 	}
 	c, err := x509.ParseCertificate(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("the certificate cannot be read: %w", err)
+		return nil, fmt.Errorf("parse the certificate: %w", err)
 	}
 	return c, nil
 }

@@ -67,7 +67,7 @@ func TestPublicServicesSignature(t *testing.T) {
 	}
 	// And nobody else's root knows of it.
 	s = signer(t, sigtest.New(t))
-	if err := s.Image([]byte(image.Payload), image.Annotations, image.Digest); err == nil || !strings.Contains(err.Error(), "which the trusted root does not have") {
+	if err := s.Image([]byte(image.Payload), image.Annotations, image.Digest); err == nil || !strings.Contains(err.Error(), "which is not in the trusted root") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -88,15 +88,15 @@ func TestFileByIdentity(t *testing.T) {
 		sign    func() (sig, cert []byte)
 		want    string
 	}{
-		"tampered":            {by, []byte("another program"), func() ([]byte, []byte) { return sig, cert }, "does not belong to this content"},
+		"tampered":            {by, []byte("another program"), func() ([]byte, []byte) { return sig, cert }, "does not match this content"},
 		"somebody else":       {by, content, func() ([]byte, []byte) { return good.File("me@example.test", issuer, content) }, "signed by [me@example.test], not by " + who},
-		"another issuer":      {by, content, func() ([]byte, []byte) { return good.File(who, "https://evil.test", content) }, "identified by https://evil.test"},
+		"another issuer":      {by, content, func() ([]byte, []byte) { return good.File(who, "https://evil.test", content) }, "is https://evil.test, not"},
 		"another authority":   {by, content, func() ([]byte, []byte) { return stranger.File(who, issuer, content) }, "not from an authority of the trusted root"},
-		"in no log":           {signer(t, unlogged), content, func() ([]byte, []byte) { return unlogged.File(who, issuer, content) }, "says of no log"},
-		"no certificate":      {by, content, func() ([]byte, []byte) { return sig, nil }, "no certificate with it"},
-		"another certificate": {by, content, func() ([]byte, []byte) { _, other := good.File(who, issuer, content); return sig, other }, "does not belong"},
-		"no base64":           {by, content, func() ([]byte, []byte) { return []byte("<html>"), cert }, "not base64"},
-		"a page":              {by, content, func() ([]byte, []byte) { return sig, []byte("<html>") }, "not PEM"},
+		"in no log":           {signer(t, unlogged), content, func() ([]byte, []byte) { return unlogged.File(who, issuer, content) }, "no signed certificate timestamps"},
+		"no certificate":      {by, content, func() ([]byte, []byte) { return sig, nil }, "signature has no certificate"},
+		"another certificate": {by, content, func() ([]byte, []byte) { _, other := good.File(who, issuer, content); return sig, other }, "does not match"},
+		"no base64":           {by, content, func() ([]byte, []byte) { return []byte("<html>"), cert }, "not valid base64"},
+		"a page":              {by, content, func() ([]byte, []byte) { return sig, []byte("<html>") }, "not in PEM"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			sig, cert := tc.sign()
@@ -133,17 +133,17 @@ func TestImageByIdentity(t *testing.T) {
 		annotations map[string]string
 		want        string
 	}{
-		"another image":       {by, sigtest.Payload("sha256:3"), good.Image(who, issuer, sigtest.Payload("sha256:3")), "of another image, sha256:3"},
-		"another claim":       {by, other, good.Image(who, issuer, other), `of the type "atomic container signature"`},
+		"another image":       {by, sigtest.Payload("sha256:3"), good.Image(who, issuer, sigtest.Payload("sha256:3")), "for another image, sha256:3"},
+		"another claim":       {by, other, good.Image(who, issuer, other), `has the type "atomic container signature"`},
 		"somebody else":       {by, payload, good.Image("me@example.test", issuer, payload), "not by " + who},
 		"changed":             {by, []byte(strings.Replace(string(payload), "optional", "Optional", 1)), signed, "about another signature"},
-		"no entry":            {by, payload, change(annotationBundle, ""), "transparency log is not with it"},
+		"no entry":            {by, payload, change(annotationBundle, ""), "no transparency log entry"},
 		"another's entry":     {by, payload, change(annotationBundle, good.Image(who, issuer, payload)[annotationBundle]), "about another signature"},
 		"a changed entry":     {by, payload, change(annotationBundle, strings.Replace(signed[annotationBundle], `"logIndex":7`, `"logIndex":8`, 1)), "the log did not sign it"},
-		"another log's entry": {by, payload, change(annotationBundle, sigtest.New(t).Image(who, issuer, payload)[annotationBundle]), "which the trusted root does not have"},
+		"another log's entry": {by, payload, change(annotationBundle, sigtest.New(t).Image(who, issuer, payload)[annotationBundle]), "which is not in the trusted root"},
 		"after its time":      {signer(t, late), payload, late.Image(who, issuer, payload), "was not valid on"},
-		"no signature":        {by, payload, change(annotationSignature, ""), "no signature"},
-		"with a key instead":  {by, payload, change(annotationCertificate, ""), "no certificate with it"},
+		"no signature":        {by, payload, change(annotationSignature, ""), "no base64-encoded signature"},
+		"with a key instead":  {by, payload, change(annotationCertificate, ""), "signature has no certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if err := tc.by.Image(tc.payload, tc.annotations, digest); err == nil || !strings.Contains(err.Error(), tc.want) {
@@ -155,7 +155,7 @@ func TestImageByIdentity(t *testing.T) {
 
 // An authority's own certificate signs no files, and has nobody above it whose log could be asked.
 func TestAuthorityIsNoSigner(t *testing.T) {
-	const want = "an authority's own, not a signer's"
+	const want = "belongs to an authority, not to a signer"
 	root, err := PublicRoot()
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestKeys(t *testing.T) {
 			}
 		})
 	}
-	for in, want := range map[string]string{"": "no key in PEM", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n": "holds a PRIVATE KEY"} {
+	for in, want := range map[string]string{"": "no key in PEM", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n": "contains a PRIVATE KEY"} {
 		if _, err := ParseKey([]byte(in)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
@@ -230,8 +230,8 @@ func TestKeys(t *testing.T) {
 func TestParseRootRefuses(t *testing.T) {
 	for in, want := range map[string]string{
 		"":   "not a trusted root",
-		"{}": "lacks authorities",
-		`{"certificateAuthorities":[{"certChain":{"certificates":[{"rawBytes":"AAAA"}]}}]}`: "a certificate of an authority",
+		"{}": "lacks certificate authorities",
+		`{"certificateAuthorities":[{"certChain":{"certificates":[{"rawBytes":"AAAA"}]}}]}`: "the certificate of an authority",
 		`{"certificateAuthorities":[{}]}`:               "has no certificate",
 		`{"tlogs":[{"publicKey":{"rawBytes":"AAAA"}}]}`: "the key of a log",
 	} {

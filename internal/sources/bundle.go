@@ -53,7 +53,7 @@ func find(ctx context.Context, c *spec.Cluster, build builder, sink progress.Sin
 func bundleFrom(ctx context.Context, version string, c spec.Components, build builder, sink progress.Sink) (*bundle.Bundle, error) {
 	have, err := bundle.Open(bundle.DefaultDir(version))
 	if err != nil && !errors.Is(err, bundle.ErrNotBuilt) {
-		have = nil // damaged: whatever the source, making it again mends it
+		have = nil // damaged: every source replaces it
 	}
 	switch c.Source {
 	case spec.SourceBundle:
@@ -63,14 +63,14 @@ func bundleFrom(ctx context.Context, version string, c spec.Components, build bu
 		o.Progress = sink
 		return bundle.Get(ctx, o)
 	}
-	// One that was brought here by hand is as good as one that was compiled here, as long as it is of the same sources.
+	// An imported bundle is as good as one that was compiled here if both have the same sources.
 	if have != nil && have.Current() {
 		return have, nil
 	}
 	return build(ctx, version, sink)
 }
 
-// wholeBundle reads a file or pulls a reference, unless the very bundle is here.
+// wholeBundle imports a file or pulls a reference, unless that bundle is already in the cache.
 func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, sink progress.Sink) (*bundle.Bundle, error) {
 	if c.Reference != "" {
 		if _, want, _ := strings.Cut(c.Reference, "@"); have != nil && have.Digest() == want {
@@ -80,10 +80,10 @@ func wholeBundle(ctx context.Context, have *bundle.Bundle, c spec.Components, si
 	}
 	f, err := os.Open(c.File)
 	if errors.Is(err, os.ErrNotExist) && have != nil && have.Digest() == c.Digest {
-		return have, nil // the file was for bringing it here
+		return have, nil // imported earlier: the file is no longer needed
 	}
 	if err != nil {
-		return nil, fmt.Errorf("opening the bundle file: %w; export one with `quorate bundle export` on a machine that has it", err)
+		return nil, fmt.Errorf("opening the bundle file: %w; run `quorate bundle export` on a machine that has the bundle", err)
 	}
 	defer f.Close()
 	digest, err := bundle.FileDigest(c.File)

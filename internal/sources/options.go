@@ -6,18 +6,18 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// GetOptions are what a spec asks of the source official or mirror.
+// GetOptions are the options of a spec for the sources official and mirror.
 func GetOptions(version string, c spec.Components) bundle.GetOptions {
 	return bundle.GetOptions{Version: version, Mirror: Mirror(c), Signatures: Signatures(c), Digest: c.Digest}
 }
 
-// Mirror is where a spec takes published releases from.
+// Mirror is where a spec gets published releases from.
 func Mirror(c spec.Components) bundle.Mirror {
 	return bundle.Mirror{Releases: c.Releases, Registry: c.Registry, Access: Access(c)}
 }
 
-// Signatures are those that a spec wants to be verified: where it does not say, those that the projects publish. Who mirrors
-// the projects' files need not have mirrored their signatures.
+// Signatures says which signatures a spec requires: by default, those that the projects publish. With a mirror, the default
+// is none, because a mirror need not have the signatures.
 func Signatures(c spec.Components) bundle.Signatures {
 	s := c.Signatures
 	require := s.Require
@@ -28,7 +28,7 @@ func Signatures(c spec.Components) bundle.Signatures {
 		PublicKeyFile: s.PublicKeyFile, Identity: s.Identity, Issuer: s.Issuer, TrustedRootFile: s.TrustedRootFile}
 }
 
-// Access is how a spec's mirror or registry is reached.
+// Access is how to reach a spec's mirror or registry.
 func Access(c spec.Components) fetch.Access {
 	return fetch.Access{CAFile: c.CAFile, Username: c.Username, PasswordFile: c.PasswordFile}
 }

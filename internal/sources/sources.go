@@ -1,5 +1,4 @@
-// Package sources reads from a spec where its bundle comes from, and asks those servers for something small before anything is
-// downloaded from them.
+// Package sources gets the bundle of a spec from its source, and checks beforehand that the source's servers can be used.
 package sources
 
 import (
@@ -24,16 +23,16 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// finding is a server that does not give what would be asked of it.
+// finding is about a server that does not serve what the bundle needs.
 func finding(summary, fix string) cluster.Finding {
 	return cluster.Finding{Rule: cluster.RuleSources, Severity: cluster.Error, Summary: summary, Fix: fix}
 }
 
-// Patience is how long a server may take to answer; within it, what fails is tried again.
+// Patience is how long a server may take to answer, including retries.
 const Patience = 6 * time.Second
 
-// Check asks each server for one small file or manifest of those that the bundle would be made from. It asks none if the bundle
-// is here already, or is compiled here. Hosts are not asked: they get everything from the caller and from each other.
+// Check requests one small file or manifest that the bundle needs from each server. It requests nothing if the bundle is
+// already in the cache or is compiled here. Hosts need no access: they get everything from the caller and from each other.
 func Check(ctx context.Context, c *spec.Cluster) []cluster.Finding {
 	return check(ctx, c, Patience)
 }
@@ -53,7 +52,7 @@ func check(ctx context.Context, c *spec.Cluster, patience time.Duration) []clust
 	return nil
 }
 
-// holds says whether a bundle that is here makes the file or the reference unnecessary.
+// holds reports whether a bundle in the cache makes the file or the reference unnecessary.
 func holds(c spec.Components, digest string) bool {
 	_, referenced, _ := strings.Cut(c.Reference, "@")
 	return digest == referenced || digest == c.Digest
@@ -64,7 +63,7 @@ type checker struct {
 	patience time.Duration
 }
 
-// question is one small thing to ask of a server.
+// question is one small request to a server.
 type question struct {
 	server, what string
 	ask          func(context.Context) error
@@ -77,7 +76,7 @@ func (k *checker) whole(ctx context.Context) []cluster.Finding {
 			f.Close()
 			return nil
 		}
-		return []cluster.Finding{finding(fmt.Sprintf("the bundle's file cannot be read: %v", err), "Export one with `quorate bundle export` on a machine that has the bundle, and copy it here.")}
+		return []cluster.Finding{finding(fmt.Sprintf("the bundle file cannot be read: %v", err), "Run `quorate bundle export` on a machine that has the bundle, and copy the file to this machine.")}
 	}
 	images, err := registry.New(Access(k.of))
 	if err != nil {
@@ -90,7 +89,7 @@ func (k *checker) published(ctx context.Context, version string) []cluster.Findi
 	release, ok := components.Lookup(version)
 	published, known := release.Published()
 	if !ok || !known {
-		return []cluster.Finding{finding("no published releases are known for Kubernetes "+version, "Use the source modules or bundle (components.source).")}
+		return []cluster.Finding{finding("no published releases are known for Kubernetes "+version, "Use the source modules or bundle (spec.components.source).")}
 	}
 	mirror := Mirror(k.of)
 	files, err := mirror.Access.Client(mirror.Releases)
@@ -130,7 +129,7 @@ func (k *checker) image(images *registry.Client, at string) question {
 	}}
 }
 
-// all asks all servers at once.
+// all queries all servers in parallel.
 func (k *checker) all(ctx context.Context, ask []question) []cluster.Finding {
 	answers := make([]error, len(ask))
 	var wg sync.WaitGroup
@@ -148,10 +147,10 @@ func (k *checker) all(ctx context.Context, ask []question) []cluster.Finding {
 }
 
 func own(err error) cluster.Finding {
-	return finding(err.Error(), "Correct the file, or components in the spec.")
+	return finding(err.Error(), "Correct the file, or spec.components.")
 }
 
-// explain says how far a request came: to the name, the server, its certificate, the login, or the thing itself.
+// explain reports where a request failed: at the name, the server, its certificate, the login, or the file itself.
 func explain(q question, err error) cluster.Finding {
 	var (
 		failed *fetch.Error
@@ -163,24 +162,24 @@ func explain(q question, err error) cluster.Finding {
 		cause = failed.Err
 	}
 	at := func(format string, args ...any) string {
-		return q.server + " " + fmt.Sprintf(format, args...) + " (asked for " + q.what + ")"
+		return q.server + " " + fmt.Sprintf(format, args...) + " (requested: " + q.what + ")"
 	}
 	const open = "Start it, correct its address in the spec, or allow connections to it"
 	switch {
 	case errors.As(cause, &name):
-		return finding(at("has a name that does not resolve: %v", name), "Correct the name or this machine's DNS. On a machine without access to the internet, use a mirror, or the source bundle with a file.")
+		return finding(at("does not resolve: %v", name), "Correct the name or this machine's DNS. On a machine without internet access, use a mirror, or the source bundle with a file.")
 	case errors.Is(cause, syscall.ECONNREFUSED):
-		return finding(at("refuses the connection: nothing listens there, or a firewall rejects it"), open+".")
+		return finding(at("refuses the connection: nothing listens on the port, or a firewall rejects it"), open+".")
 	case errors.Is(cause, syscall.ENETUNREACH), errors.Is(cause, syscall.EHOSTUNREACH):
-		return finding(at("cannot be reached: there is no route"), open+". On a machine without access to the internet, use a mirror, or the source bundle with a file.")
+		return finding(at("cannot be reached: there is no route"), open+". On a machine without internet access, use a mirror, or the source bundle with a file.")
 	case errors.Is(cause, http.ErrSchemeMismatch):
-		return finding(at("does not speak TLS"), "Set up HTTPS there.")
+		return finding(at("does not speak TLS"), "Set up HTTPS on the server.")
 	case fetch.Silent(cause), errors.As(cause, &slow) && slow.Timeout():
-		return finding(at("does not answer within %s", Patience), open+". A firewall that drops packets looks like this. Behind a proxy, set HTTPS_PROXY.")
+		return finding(at("does not answer within %s", Patience), open+". A firewall that drops packets has this effect. Behind a proxy, set HTTPS_PROXY.")
 	}
 	why, fix := fetch.Explain(cause)
 	if fix == "" {
 		fix = open + "."
 	}
-	return finding(at("does not give it: %s", why), fix)
+	return finding(at("does not serve it: %s", why), fix)
 }

@@ -119,7 +119,7 @@ func TestMirrors(t *testing.T) {
 		"nothing there": {func(t *testing.T, m *mirror, c *spec.Components) { m.answer = 404 }, "404 Not Found", "bundle sources", 3, false},
 		"ill":           {func(t *testing.T, m *mirror, c *spec.Components) { m.answer = 503 }, "503", "", 3, false},
 		"an authority that nobody knows": {func(t *testing.T, m *mirror, c *spec.Components) { c.CAFile = "" },
-			"signed by nobody whom this machine knows", "components.caFile", 3, true},
+			"signed by an authority that this machine does not trust", "components.caFile", 3, true},
 		"gone": {func(t *testing.T, m *mirror, c *spec.Components) { m.Close() }, "refuses the connection", "Start it", 3, false},
 		"silent": {func(t *testing.T, m *mirror, c *spec.Components) {
 			m.silent = make(chan struct{})

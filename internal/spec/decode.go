@@ -44,7 +44,7 @@ func (d *decoder) value(n *yaml.Node, into reflect.Value, path string) {
 	}
 	if d.budget--; d.budget <= 0 {
 		if d.budget == 0 {
-			d.note(path, "the file's aliases expand to too many values", "write them out")
+			d.note(path, "the aliases of the file expand to too many values", "write the values out")
 		}
 		return
 	}
@@ -163,7 +163,7 @@ func (d *decoder) entries(n *yaml.Node, path string, f func(key, value *yaml.Nod
 			}
 		default:
 			d.src.at[join(path, "<<")] = position{m.Line, m.Column}
-			d.note(join(path, "<<"), "only a mapping can be merged in", "name the anchor of one: `<<: *name`")
+			d.note(join(path, "<<"), "only a mapping can be merged", "refer to the anchor of a mapping: `<<: *name`")
 		}
 	}
 }
@@ -195,7 +195,7 @@ func (d *decoder) mismatch(n *yaml.Node, want reflect.Type, path string) {
 	case want.Kind() == reflect.Slice && want.Elem().Kind() == reflect.String && n.Kind == yaml.ScalarNode:
 		fix = fmt.Sprintf("write [%s]", n.Value)
 	case want.Kind() == reflect.Slice:
-		fix = "begin each item with `- `"
+		fix = "start each item with `- `"
 	case want.Kind() == reflect.Int:
 		fix = "write it in digits, without quotes"
 	case want.Kind() == reflect.String:

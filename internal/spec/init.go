@@ -48,7 +48,7 @@ type InitOptions struct {
 	secret bool
 }
 
-// DefaultName is the cluster that `quorate up` makes when it is given no spec.
+// DefaultName is the name of the cluster that `quorate up` creates without a spec.
 const DefaultName = "quorate"
 
 //go:embed init.yaml.tmpl
@@ -61,7 +61,7 @@ var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.Fun
 	"pool": poolFields,
 }).Parse(initText))
 
-// Init writes a commented spec. It refuses to write one that would not validate; the error is then [Errors].
+// Init writes a commented spec. If the spec would not be valid, the error is [Errors].
 func Init(o InitOptions) ([]byte, error) {
 	c := o.cluster()
 	var b bytes.Buffer
@@ -79,7 +79,7 @@ func Init(o InitOptions) ([]byte, error) {
 				}
 				if o.secret {
 					// Messages and fixes quote what was read, and do not say which of their words are values.
-					errs[i].Message, errs[i].Fix = "the value is not valid", "correct the output in your configuration; what it says is not shown, because it is marked as sensitive"
+					errs[i].Message, errs[i].Fix = "the value is not valid", "correct the output in your configuration; its value is not shown because it is marked as sensitive"
 				}
 			}
 		}
@@ -88,7 +88,7 @@ func Init(o InitOptions) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// DefaultLab is the cluster that `quorate up` makes without a spec, its defaults filled in.
+// DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in.
 func DefaultLab(name string) *Cluster {
 	c := InitOptions{Name: name}.cluster()
 	c.Default()

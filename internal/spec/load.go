@@ -62,7 +62,7 @@ func Load(path string) (*Cluster, error) {
 func Read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading the spec: there is no file %s; `quorate init` writes one", path)
+		return nil, fmt.Errorf("reading the spec: %s does not exist; `quorate init` writes one", path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the spec: %w", err)
@@ -100,7 +100,7 @@ func (d *decoder) cluster(data []byte) *Cluster {
 // document returns the content of the file's only document, or nil after noting why there is none.
 func (d *decoder) document(data []byte) *yaml.Node {
 	if len(data) > maxSize {
-		d.note("", "the file is larger than 4 MiB", "is it a spec at all?")
+		d.note("", "the file is larger than 4 MiB", "check that it is a spec")
 		return nil
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
@@ -126,7 +126,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		}
 		if found != nil {
 			d.src.at["second document"] = position{doc.Line, doc.Column}
-			p := d.src.problem("second document", "a second YAML document starts here", "one file describes one cluster: move it to a file of its own")
+			p := d.src.problem("second document", "a second YAML document starts here", "one file describes one cluster: move it to its own file")
 			p.Path = ""
 			d.problems = append(d.problems, p)
 			return found
@@ -145,7 +145,7 @@ func (d *decoder) syntax(err error) {
 			p.Message += fmt.Sprintf(" (%s that starts in line %d)", le.ContextMsg, le.ContextMark.Line)
 		}
 	}
-	p.Fix = "look for a missing quote, colon or bracket, a tab, or wrong indentation, here or in the line above"
+	p.Fix = "look for a missing quote, colon, or bracket, a tab, or wrong indentation on this line or the one above"
 	d.problems = append(d.problems, p)
 }
 

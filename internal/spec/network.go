@@ -13,7 +13,7 @@ func (c *Cluster) Published() bool {
 	return c.Spec.Components.Source == SourceOfficial || c.Spec.Components.Source == SourceMirror
 }
 
-// RelativeTo makes the paths that are relative to the spec's folder independent of it.
+// RelativeTo resolves the relative paths of the spec against dir, the directory of the spec.
 func (c *Cluster) RelativeTo(dir string) {
 	n := &c.Spec.Network
 	n.Manifests = slices.Clone(n.Manifests)
@@ -32,7 +32,7 @@ func below(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// Wrong is an error about a field that only shows where the spec is used: the file that it names cannot be read, say.
+// Wrong returns an error about a field that can be detected only when the spec is used, such as an unreadable file.
 func (c *Cluster) Wrong(path, message, fix string) Errors {
 	return Errors{c.src.problem(path, message, fix)}
 }
@@ -52,19 +52,19 @@ func (k *checker) cni(n Network) {
 		{"chart", CNIChart, n.Chart.Path != "" || n.Chart.Values != "" || n.Chart.Release != ""},
 	} {
 		if f.given && n.CNI != f.cni && slices.Contains(choices["Network.cni"], n.CNI) {
-			k.refuse(path+"."+f.name, "remove it, or write `cni: "+f.cni+"`", "`%s` belongs to `cni: %s`, and this is `cni: %s`", f.name, f.cni, n.CNI)
+			k.refuse(path+"."+f.name, "remove it, or write `cni: "+f.cni+"`", "`%s` belongs to `cni: %s`, but this is `cni: %s`", f.name, f.cni, n.CNI)
 		}
 	}
 	switch {
 	case n.CNI == CNIFlannel && n.Policies == PoliciesEnforced && k.c.Published():
-		k.refuse(path+".policies", "write `policies: ignored`, take components from `modules` or a bundle that was compiled, or install a plugin that enforces them (`cni: manifest` or `cni: chart`)",
-			"the flannel that its project publishes has nothing that enforces network policies")
+		k.refuse(path+".policies", "set `policies: ignored`, use the source `modules` or a compiled bundle, or install a plugin that enforces them (`cni: manifest` or `cni: chart`)",
+			"flannel as its project publishes it does not enforce network policies")
 	case n.CNI == CNIManifest && len(n.Manifests) == 0:
-		k.refuse(path+".cni", "name its files in `manifests`", "no manifest is given")
+		k.refuse(path+".cni", "list its files in `manifests`", "no manifest is set")
 	case n.CNI == CNIManifest && slices.Contains(n.Manifests, ""):
-		k.refuse(path+".manifests", "name a file or a folder", "one of the manifests is empty")
+		k.refuse(path+".manifests", "set it to a file or a directory", "one of the manifests is empty")
 	case n.CNI == CNIChart && n.Chart.Path == "":
-		k.refuse(path+".cni", "name its archive or folder in `chart.path`", "no chart is given")
+		k.refuse(path+".cni", "set `chart.path` to its archive or directory", "no chart is set")
 	case n.CNI == CNIChart && strings.Contains(n.Chart.Path, "://"):
 		k.refuse(path+".chart.path", "download it first (`helm pull`), so that every plan sees the same chart", "`%s` is not a file", n.Chart.Path)
 	}
@@ -74,7 +74,7 @@ func (k *checker) cni(n Network) {
 	if n.CNI == CNIChart {
 		k.label(path+".chart.namespace", n.Chart.Namespace)
 		if n.Chart.Release != "" && len(validation.IsDNS1123Subdomain(n.Chart.Release)) > 0 {
-			k.refuse(path+".chart.release", "use lower-case letters, digits and dashes", "`%s` cannot be a release's name", n.Chart.Release)
+			k.refuse(path+".chart.release", "use lower-case letters, digits, and dashes", "`%s` cannot be the name of a release", n.Chart.Release)
 		}
 	}
 }

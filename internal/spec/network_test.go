@@ -14,18 +14,18 @@ func TestPodNetworks(t *testing.T) {
 		"manifest":              {"cni: manifest, manifests: [net.yaml, more/]", "", ""},
 		"chart":                 {"cni: chart, chart: {path: net.tgz, values: v.yaml, release: net, namespace: net-system}", "", ""},
 		"published":             {"", "source: official", ""},
-		"no manifest":           {"cni: manifest", "", "no manifest is given"},
+		"no manifest":           {"cni: manifest", "", "no manifest is set"},
 		"an empty one":          {`cni: manifest, manifests: [""]`, "", "one of the manifests is empty"},
 		"an address":            {"cni: manifest, manifests: ['https://example.test/net.yaml']", "", "is not a file"},
-		"no chart":              {"cni: chart", "", "no chart is given"},
+		"no chart":              {"cni: chart", "", "no chart is set"},
 		"a chart's address":     {"cni: chart, chart: {path: 'oci://example.test/net'}", "", "is not a file"},
 		"a chart's namespace":   {"cni: chart, chart: {path: net.tgz, namespace: Net}", "", "not a DNS label"},
-		"a chart's release":     {"cni: chart, chart: {path: net.tgz, release: My_Net}", "", "cannot be a release's name"},
+		"a chart's release":     {"cni: chart, chart: {path: net.tgz, release: My_Net}", "", "cannot be the name of a release"},
 		"manifests for flannel": {"manifests: [net.yaml]", "", "belongs to `cni: manifest`"},
 		"chart for manifest":    {"cni: manifest, manifests: [net.yaml], chart: {path: net.tgz}", "", "belongs to `cni: chart`"},
 		"policies of a chart":   {"cni: chart, chart: {path: net.tgz}, policies: enforced", "", "belongs to `cni: flannel`"},
 		"unknown":               {"cni: calico", "", "not known"},
-		"policies published":    {"policies: enforced", "source: official", "nothing that enforces network policies"},
+		"policies published":    {"policies: enforced", "source: official", "does not enforce network policies"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := replaceBlock(t, replaceBlock(t, good, "network", c.network), "components", c.components)

@@ -35,9 +35,9 @@ const maxPool = 5000
 func (k *checker) poolSize(path string, p NodePool) {
 	switch {
 	case p.Size < 0 || p.Size > maxPool:
-		k.refuse(path+".size", fmt.Sprintf("use 1 to %d, or leave it out", maxPool), "a pool of %d hosts cannot be", p.Size)
+		k.refuse(path+".size", fmt.Sprintf("use 1 to %d, or leave it out", maxPool), "a pool cannot have %d hosts", p.Size)
 	case p.Size > 0 && len(p.Hosts) > 0 && p.Size != len(p.Hosts):
-		k.refuse(path+".size", fmt.Sprintf("write %d, or change the list", len(p.Hosts)), "the pool is to have %d hosts and names %d", p.Size, len(p.Hosts))
+		k.refuse(path+".size", fmt.Sprintf("write %d, or change the list", len(p.Hosts)), "the size of the pool is %d, but it lists %d hosts", p.Size, len(p.Hosts))
 	}
 }
 
@@ -63,7 +63,7 @@ func (k *checker) regions() {
 
 func (k *checker) region(path, region string) {
 	if len(validation.IsValidLabelValue(region)) > 0 {
-		k.refuse(path, "use letters, digits, dashes, dots and underscores, at most 63", "`%s` cannot be a region: regions become a node label", region)
+		k.refuse(path, "use at most 63 letters, digits, dashes, dots, and underscores", "`%s` cannot be a region: regions become a node label", region)
 	}
 }
 
@@ -74,17 +74,17 @@ func orNone(region string) string {
 	return "`" + region + "`"
 }
 
-// Warnings say what a valid spec costs: it can be built, and somebody should know.
+// Warnings returns the drawbacks of a valid spec that the user should know about.
 func Warnings(c *Cluster) []Problem {
 	var out []Problem
 	if cps := c.HostsWith(RoleControlPlane); c.Spec.ControlPlane.Placement == PlacementZonal && len(cps) > 0 {
 		out = append(out, c.src.problem("spec.controlPlane.placement",
-			fmt.Sprintf("zonal placement: all %d control planes are in zone %s, and while that zone is down so is the API; workloads elsewhere run on, but nothing that fails is replaced", len(cps), cps[0].Zone),
-			"for more, spread the control planes over three zones and use `placement: regional`"))
+			fmt.Sprintf("zonal placement: all %d control planes are in zone %s; while that zone is down, the API is down, too; workloads elsewhere keep running, but nothing that fails is replaced", len(cps), cps[0].Zone),
+			"to survive the loss of a zone, spread the control planes over three zones and use `placement: regional`"))
 	}
 	for i, p := range c.Spec.NodePools {
 		if w, uneven := balance(c, p); uneven {
-			out = append(out, c.src.problem(fmt.Sprintf("spec.nodePools[%d]", i), w, "move hosts, or add some in the smaller zones: the loss of the largest zone takes more than its share of the pool"))
+			out = append(out, c.src.problem(fmt.Sprintf("spec.nodePools[%d]", i), w, "move hosts, or add some in the smaller zones: losing the largest zone costs more than its share of the pool"))
 		}
 	}
 	return out
@@ -107,5 +107,5 @@ func balance(c *Cluster, p NodePool) (string, bool) {
 		least, most = min(least, counts[z]), max(most, counts[z])
 		each = append(each, fmt.Sprintf("%d in %s", counts[z], z))
 	}
-	return fmt.Sprintf("the pool %s is not balanced over its zones: %s", p.Name, strings.Join(each, ", ")), most-least > 1
+	return fmt.Sprintf("the pool %s is not evenly spread over its zones: %s", p.Name, strings.Join(each, ", ")), most-least > 1
 }

@@ -57,10 +57,10 @@ func TestRealPoolsNameTheirHosts(t *testing.T) {
 
 func TestPoolsAndRegionsAreChecked(t *testing.T) {
 	for want, change := range map[string]func(*Cluster){
-		"is to have 3 hosts and names 2": func(c *Cluster) {
+		"size of the pool is 3, but it lists 2": func(c *Cluster) {
 			c.Spec.NodePools = []NodePool{{Name: "web", Size: 3, Hosts: []string{"worker-a", "worker-b"}}}
 		},
-		"of -1 hosts": func(c *Cluster) { c.Spec.NodePools = []NodePool{{Name: "web", Size: -1, Hosts: []string{"worker-a"}}} },
+		"cannot have -1 hosts": func(c *Cluster) { c.Spec.NodePools = []NodePool{{Name: "web", Size: -1, Hosts: []string{"worker-a"}}} },
 		"already the name": func(c *Cluster) {
 			c.Spec.NodePools = []NodePool{{Name: "worker", Size: 1}}
 			c.Spec.Hosts[3].Name = "worker-1"

@@ -88,7 +88,7 @@ func newerFormat(apiVersion string) bool {
 // recordable notes what nothing can be compared with.
 func (c *Cluster) recordable(d *decoder) {
 	if c.APIVersion != APIVersion || c.Kind != Kind {
-		d.note("apiVersion", fmt.Sprintf("`%s %s` is not a recorded spec", c.APIVersion, c.Kind), fmt.Sprintf("it begins with `apiVersion: %s` and `kind: %s`", APIVersion, Kind))
+		d.note("apiVersion", fmt.Sprintf("`%s %s` is not a recorded spec", c.APIVersion, c.Kind), fmt.Sprintf("it starts with `apiVersion: %s` and `kind: %s`", APIVersion, Kind))
 	}
 	hosts := hostNames(c.Spec.Hosts)
 	var pools []string

@@ -78,7 +78,7 @@ func (r *terraformReader) note(format string, args ...any) {
 	r.out.Notes = append(r.out.Notes, fmt.Sprintf(format, args...))
 }
 
-const terraformHint = "give it what `terraform output -json` prints"
+const terraformHint = "pass the output of `terraform output -json`"
 
 func (r *terraformReader) parse(data []byte) (map[string]any, error) {
 	fail := func(offset int64, message, fix string) error {
@@ -101,10 +101,10 @@ func (r *terraformReader) parse(data []byte) (map[string]any, error) {
 	case errors.As(err, &syntax):
 		return nil, fail(syntax.Offset, "it is not JSON: "+syntax.Error(), terraformHint)
 	case err != nil:
-		return nil, fail(int64(len(data)), "it is not JSON: it ends in the middle", terraformHint)
+		return nil, fail(int64(len(data)), "it is not JSON: it is truncated", terraformHint)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, fail(d.InputOffset(), "something follows the JSON document", terraformHint)
+		return nil, fail(d.InputOffset(), "there is trailing data after the JSON document", terraformHint)
 	}
 	top, ok := all.(map[string]any)
 	if !ok {
@@ -126,13 +126,13 @@ func (r *terraformReader) outputs(top map[string]any) {
 	case hosts:
 		r.cluster(value{any: top}) // terraform output -json quorate
 	case top["format_version"] != nil || top["terraform_version"] != nil:
-		r.refuse("", terraformHint, "it is a plan or a state of Terraform, not its outputs")
+		r.refuse("", terraformHint, "it is a Terraform plan or state, not the outputs")
 	case len(top) == 0:
 		r.refuse("", "add an output `quorate` to your configuration, as docs/terraform.md shows, and apply it", "there are no outputs")
 	default:
 		names := slices.Sorted(maps.Keys(top))
 		r.refuse("", suggest(outputQuorate, names, "add it to your configuration, as docs/terraform.md shows, and apply it"),
-			"there is no output `%s`, nor `%s` as KubeOne has it; the outputs are %s", outputQuorate, outputKubeOneHosts, few(names))
+			"there is no output `%s`, and no output `%s` as in KubeOne; the outputs are %s", outputQuorate, outputKubeOneHosts, few(names))
 	}
 }
 
@@ -148,13 +148,13 @@ func (r *terraformReader) output(top map[string]any, name string) (value, bool) 
 	secret, _ := wrapped["sensitive"].(bool)
 	if secret {
 		r.out.Sensitive = true
-		r.note("The output %s is marked as sensitive; the spec has its names, addresses and paths in the clear, so only you can read the file.", name)
+		r.note("The output %s is marked as sensitive. The spec contains its names, addresses, and paths unencrypted, so only you can read the file.", name)
 	}
 	v = value{name + ".value", inner, secret}
 	if inner == nil {
 		fix := "apply the configuration, so that the output has a value"
 		if secret {
-			fix += "; where sensitive outputs are withheld, take `sensitive` off it"
+			fix += "; if sensitive outputs are withheld, remove `sensitive` from it"
 		}
 		r.refuse(v.path, fix, "it is null")
 		return v, false
@@ -219,7 +219,7 @@ func (r *terraformReader) host(v value, usual SSH) {
 		h.Address = private
 	}
 	if h.Address == "" {
-		r.refuse(join(v.path, "address"), "set address or private_address; a machine that is not running yet may have none", "the host has no address")
+		r.refuse(join(v.path, "address"), "set address or private_address; a machine that is not running yet may not have one", "the host has no address")
 	}
 	r.add(h, v.path)
 }
@@ -230,7 +230,7 @@ func (r *terraformReader) missing(v value) {
 	}
 }
 
-const privateNote = "Hosts with a public and a private address are reached at the private one, by each other and by quorate. Where that is out of reach from here, set a jump host (ssh.jump)."
+const privateNote = "For hosts with a public and a private address, Quorate and the other hosts use the private one. If this machine cannot reach it, set a jump host (ssh.jump)."
 
 func (r *terraformReader) private() {
 	if !slices.Contains(r.out.Notes, privateNote) {
@@ -284,7 +284,7 @@ func (r *terraformReader) ssh(v value, usual SSH) SSH {
 func (r *terraformReader) keyFile(v value) string {
 	s := r.text(value{v.path, v.any, true})
 	if strings.ContainsAny(s, "\r\n") || strings.Contains(s, "-----BEGIN") {
-		r.refuse(v.path, "put the key into a file that only you can read, and give its path", "this is a key, not the path of one")
+		r.refuse(v.path, "put the key into a file that only you can read, and set this to its path", "this is a private key, not the path of one")
 		return ""
 	}
 	return s
@@ -295,7 +295,7 @@ func (r *terraformReader) kubeone(top map[string]any) {
 	o := &r.out.Options
 	o.Balancer = BalancerExternal
 	if len(r.zones) == 0 {
-		r.refuse(outputKubeOneHosts, "name them with --zones a,b,c: each group's hosts get them in turn, as KubeOne's examples place them", "these outputs do not say in which zones the hosts are")
+		r.refuse(outputKubeOneHosts, "set them with --zones a,b,c: they are assigned to the hosts of each group in turn, as in KubeOne's examples", "these outputs do not contain the zones of the hosts")
 	}
 	hosts, ok := r.output(top, outputKubeOneHosts)
 	if !ok {
@@ -324,7 +324,7 @@ func (r *terraformReader) kubeone(top map[string]any) {
 		r.kubeoneWorkers(top)
 	}
 	if top[outputKubeOnePools] != nil {
-		r.note("%s was left out: it describes machines that KubeOne's machine-controller makes. Workers that exist belong into %s, or into the spec.", outputKubeOnePools, outputKubeOneWorkers)
+		r.note("%s was left out: it describes machines that KubeOne's machine-controller creates. Add existing workers to %s, or to the spec.", outputKubeOnePools, outputKubeOneWorkers)
 	}
 }
 
@@ -345,7 +345,7 @@ func (r *terraformReader) kubeoneAPI(top map[string]any) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		// The name is for the user to choose; Init has a default, and flags win.
 		r.out.Options.VirtualIP = a.String()
-		r.note("%s is an address. The endpoint of a cluster is a name: choose it with --endpoint, and let it resolve to that address.", at.path)
+		r.note("%s is an address, but the endpoint of a cluster is a name: set the name with --endpoint, and make it resolve to that address.", at.path)
 		return
 	}
 	if !strings.Contains(name, ":") {
@@ -427,7 +427,7 @@ func (r *terraformReader) object(v value, fields ...string) (map[string]any, boo
 	m, ok := r.lenient(v)
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		if !slices.Contains(fields, name) {
-			r.refuse(join(v.path, name), suggest(name, fields, "the fields are "+strings.Join(fields, ", ")), "there is no such field")
+			r.refuse(join(v.path, name), suggest(name, fields, "the fields are "+strings.Join(fields, ", ")), "unknown field")
 		}
 	}
 	return m, ok
@@ -503,7 +503,7 @@ func (r *terraformReader) wrong(v value, want string) {
 	if s, ok := v.any.(string); ok && !v.secret {
 		is += fmt.Sprintf(", `%s`", s)
 	}
-	r.refuse(v.path, "correct the output in your configuration", "it must be %s, and is %s", want, is)
+	r.refuse(v.path, "correct the output in your configuration", "it must be %s, but it is %s", want, is)
 }
 
 func kindOf(v any) string {

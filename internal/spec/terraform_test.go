@@ -127,7 +127,7 @@ func TestTerraformSensitive(t *testing.T) {
 	}
 	// What is sensitive is not repeated on a screen.
 	_, err = ReadTerraform([]byte(strings.Replace(secret, `["control-plane"]`, `"hunter2"`, 1)), "", nil)
-	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "quorate.value.hosts[0].roles: it must be a list, and is a string") {
+	if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "quorate.value.hosts[0].roles: it must be a list, but it is a string") {
 		t.Errorf("got %v", err)
 	}
 	// Nor where it only turns out to be wrong when the spec is checked.
@@ -145,26 +145,26 @@ func TestTerraformRefuses(t *testing.T) {
 	for name, tc := range map[string]struct{ data, want string }{
 		"nothing":         {" \n", "it is empty"},
 		"no JSON":         {"{\n  \"quorate\": }", "tf.json:2:14: it is not JSON"},
-		"half":            {`{"quorate": {"value": {`, "it ends in the middle"},
-		"two documents":   {`{} {}`, "something follows"},
+		"half":            {`{"quorate": {"value": {`, "it is truncated"},
+		"two documents":   {`{} {}`, "trailing data"},
 		"a list":          {`[]`, "it is a list, not an object of outputs"},
 		"no outputs":      {`{}`, "there are no outputs; add an output `quorate`"},
 		"other outputs":   {`{"vpc": {"value": 1}, "quorum": {"value": {}}}`, "the outputs are quorum, vpc"},
-		"a state":         {`{"format_version": "1.0", "values": {}}`, "a plan or a state of Terraform"},
+		"a state":         {`{"format_version": "1.0", "values": {}}`, "a Terraform plan or state"},
 		"no value":        {`{"quorate": {"sensitive": true}}`, "quorate: it is not an output"},
 		"null":            {`{"quorate": {"value": null}}`, "quorate.value: it is null; apply the configuration"},
-		"withheld":        {`{"quorate": {"sensitive": true, "value": null}}`, "take `sensitive` off it"},
-		"not an object":   {`{"quorate": {"value": "x"}}`, "quorate.value: it must be an object, and is a string, `x`"},
+		"withheld":        {`{"quorate": {"sensitive": true, "value": null}}`, "remove `sensitive` from it"},
+		"not an object":   {`{"quorate": {"value": "x"}}`, "quorate.value: it must be an object, but it is a string, `x`"},
 		"no hosts":        {`{"quorate": {"value": {"name": "x"}}}`, "quorate.value.hosts: there are no hosts"},
-		"unknown field":   {`{"quorate": {"value": {"host": []}}}`, "quorate.value.host: there is no such field; did you mean `hosts`?"},
-		"bad host":        {`{"quorate": {"value": {"hosts": [{"name": "a", "address": "10.0.0.1"}, 7]}}}`, "quorate.value.hosts[1]: it must be an object, and is a number"},
+		"unknown field":   {`{"quorate": {"value": {"host": []}}}`, "quorate.value.host: unknown field; did you mean `hosts`?"},
+		"bad host":        {`{"quorate": {"value": {"hosts": [{"name": "a", "address": "10.0.0.1"}, 7]}}}`, "quorate.value.hosts[1]: it must be an object, but it is a number"},
 		"a null host":     {`{"quorate": {"value": {"hosts": [null]}}}`, "quorate.value.hosts[0]: it is null"},
 		"bad role":        {`{"quorate": {"value": {"hosts": [{"roles": ["worker", null]}]}}}`, "quorate.value.hosts[0].roles[1]: it is null"},
-		"bad port":        {`{"quorate": {"value": {"ssh": {"port": "ssh"}, "hosts": []}}}`, "quorate.value.ssh.port: it must be a whole number, and is a string, `ssh`"},
+		"bad port":        {`{"quorate": {"value": {"ssh": {"port": "ssh"}, "hosts": []}}}`, "quorate.value.ssh.port: it must be a whole number, but it is a string, `ssh`"},
 		"no address":      {`{"quorate": {"value": {"hosts": [{"name": "a", "address": null}]}}}`, "quorate.value.hosts[0].address: the host has no address"},
-		"a key":           {`{"quorate": {"value": {"ssh": {"key_file": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc"}, "hosts": []}}}`, "quorate.value.ssh.key_file: this is a key, not the path of one"},
-		"bare, a typo":    {`{"hosts": [{"adress": "10.0.0.1"}]}`, "hosts[0].adress: there is no such field; did you mean `address`?"},
-		"KubeOne's zones": {`{"kubeone_hosts": {"value": {"control_plane": {"private_address": ["10.0.0.1"]}}}}`, "name them with --zones"},
+		"a key":           {`{"quorate": {"value": {"ssh": {"key_file": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc"}, "hosts": []}}}`, "quorate.value.ssh.key_file: this is a private key, not the path of one"},
+		"bare, a typo":    {`{"hosts": [{"adress": "10.0.0.1"}]}`, "hosts[0].adress: unknown field; did you mean `address`?"},
+		"KubeOne's zones": {`{"kubeone_hosts": {"value": {"control_plane": {"private_address": ["10.0.0.1"]}}}}`, "set them with --zones"},
 		"KubeOne's hosts": {`{"kubeone_hosts": {"value": {"control_plane": {"private_address": []}}}}`, "kubeone_hosts.value.control_plane.private_address: the group has no addresses"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -13,15 +13,15 @@ const (
 	Kind       = "Cluster"
 )
 
-// Cluster is the whole spec: what should be.
+// Cluster is the spec: the cluster that should exist.
 type Cluster struct {
-	// APIVersion says which version of the format the file is written in.
+	// APIVersion is the version of the file format.
 	APIVersion string `yaml:"apiVersion" json:"apiVersion" edit:"free"`
 	// Kind is always Cluster.
 	Kind string `yaml:"kind" json:"kind" edit:"free"`
 	// Metadata names the cluster.
 	Metadata Metadata `yaml:"metadata" json:"metadata"`
-	// Spec is the cluster's shape.
+	// Spec describes the cluster.
 	Spec Spec `yaml:"spec" json:"spec"`
 
 	// src remembers where each field was written, so that [Validate] can name the line.
@@ -35,37 +35,37 @@ type Metadata struct {
 	Name string `yaml:"name" json:"name" edit:"fixed"`
 }
 
-// Spec is the cluster's shape.
+// Spec describes the cluster.
 type Spec struct {
-	// Region is where the hosts are, unless one says otherwise; it becomes the label topology.kubernetes.io/region.
+	// Region is the region of all hosts that do not set their own; it becomes the label topology.kubernetes.io/region.
 	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
-	// Kubernetes says which release to run.
+	// Kubernetes selects the Kubernetes version.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
 	// ControlPlane describes the replicated API servers and the name that clients use.
 	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
-	// Etcd names an etcd that exists already, for the topology external without hosts of the role etcd.
+	// Etcd refers to an existing etcd, for the topology external without hosts with the role etcd.
 	Etcd Etcd `yaml:"etcd,omitempty" json:"etcd,omitempty"`
-	// LoadBalancer is what stands in front of the API servers.
+	// LoadBalancer is the load balancer in front of the API servers.
 	LoadBalancer LoadBalancer `yaml:"loadBalancer,omitempty" json:"loadBalancer,omitempty"`
 	// Network holds the cluster's address ranges and its CNI plugin.
 	Network Network `yaml:"network,omitempty" json:"network,omitempty"`
 	// Components says where the bundle comes from.
 	Components Components `yaml:"components,omitempty" json:"components,omitempty"`
-	// Failover chooses how quickly failures are noticed.
+	// Failover selects how quickly failures are detected.
 	Failover Failover `yaml:"failover,omitempty" json:"failover,omitempty"`
-	// Hosts are all machines of the cluster.
+	// Hosts are all hosts of the cluster.
 	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.
 	NodePools []NodePool `yaml:"nodePools,omitempty" json:"nodePools,omitempty" edit:"rolling"`
 }
 
-// Kubernetes says which release to run.
+// Kubernetes selects the Kubernetes version.
 type Kubernetes struct {
-	// Version is a full release such as v1.37.2. Without it, the newest that a bundle can be made of.
+	// Version is a full version such as v1.37.2. The default is the newest version that Quorate can build a bundle of.
 	Version string `yaml:"version,omitempty" json:"version,omitempty" edit:"fixed"`
 }
 
-// Topologies: etcd beside each apiserver, or on hosts of its own.
+// Topologies: etcd next to each API server, or on its own hosts.
 const (
 	TopologyStacked  = "stacked"
 	TopologyExternal = "external"
@@ -77,24 +77,24 @@ const (
 	PlacementZonal    = "zonal"
 )
 
-// ControlPlane describes the replicated apiservers and the name that clients use.
+// ControlPlane describes the replicated API servers and the name that clients use.
 type ControlPlane struct {
 	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
 	Endpoint string `yaml:"endpoint" json:"endpoint" edit:"fixed"`
-	// Topology is stacked, etcd beside each API server, or external, etcd on hosts of its own or one that exists already.
+	// Topology is stacked (etcd runs next to each API server) or external (etcd runs on its own hosts, or already exists).
 	Topology string `yaml:"topology,omitempty" json:"topology,omitempty" edit:"fixed"`
-	// Placement is regional, etcd's members over at least three zones with a majority in none of them and the
-	// control planes over at least two, or zonal, all in one zone.
+	// Placement is regional (the etcd members are in at least three zones, none of which holds a majority, and the control
+	// planes are in at least two zones) or zonal (all are in one zone).
 	Placement string `yaml:"placement,omitempty" json:"placement,omitempty" edit:"free"`
 }
 
-// Etcd names an etcd that exists already. Quorate checks it, and never stops, changes or removes it.
+// Etcd refers to an existing etcd. Quorate checks it, and never stops, changes, or removes it.
 type Etcd struct {
 	// Endpoints are the client URLs of its members, such as https://10.0.0.41:2379.
 	Endpoints []string `yaml:"endpoints,omitempty" json:"endpoints,omitempty" edit:"fixed,set"`
-	// CAFile is the certificate of the authority that signed its servers' certificates, on the caller's machine.
+	// CAFile is the CA certificate of its servers, on the caller's machine.
 	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"rolling,local"`
-	// CertFile is a client certificate that it accepts; it and its key are handed to the control planes.
+	// CertFile is a client certificate that it accepts. The control planes get copies of it and its key.
 	CertFile string `yaml:"certFile,omitempty" json:"certFile,omitempty" edit:"rolling,local"`
 	// KeyFile is the key of the client certificate.
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"rolling,local"`
@@ -106,14 +106,14 @@ const (
 	BalancerExternal = "external"
 )
 
-// LoadBalancer is what stands in front of the apiservers.
+// LoadBalancer is the load balancer in front of the API servers.
 type LoadBalancer struct {
-	// Type is managed, HAProxy and keepalived on the load-balancer hosts or, without any, on the control planes;
-	// or external, the user's own.
+	// Type is managed (HAProxy and keepalived run on the load-balancer hosts or, if there are none, on the control planes)
+	// or external (the user's own load balancer).
 	Type string `yaml:"type,omitempty" json:"type,omitempty" edit:"fixed"`
-	// Address is the managed balancers' virtual IP, or the external balancer's address; the endpoint's name
-	// resolves to it on every host. In a lab the virtual IP may be left out and is then taken from the lab's subnet.
-	// An external balancer's may be left out where only DNS knows it.
+	// Address is the virtual IP of the managed load balancers, or the address of the external one. The endpoint's name
+	// resolves to it on every host. In a lab, the virtual IP can be left out and is then taken from the lab's subnet.
+	// The address of an external load balancer can be left out if the name resolves through DNS.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
 }
 
@@ -133,13 +133,13 @@ const (
 
 // Network holds the cluster's address ranges and its CNI plugin.
 type Network struct {
-	// CNI is flannel, manifest (one of yours, from files), chart (one of yours, from a Helm chart) or none (you install
-	// one when the cluster is there).
+	// CNI is flannel, manifest (your own plugin, from files), chart (your own plugin, from a Helm chart), or none (you
+	// install a plugin after the cluster is built).
 	CNI string `yaml:"cni,omitempty" json:"cni,omitempty" edit:"fixed"`
-	// Policies says whether network policies are enforced with flannel: enforced, or ignored. Other plugins decide it
-	// themselves.
+	// Policies says whether network policies are enforced with flannel: enforced or ignored. It does not apply to other
+	// plugins.
 	Policies string `yaml:"policies,omitempty" json:"policies,omitempty" edit:"rolling"`
-	// Manifests are the files that are applied for cni manifest, or folders of them, relative to the spec.
+	// Manifests are the files to apply for cni manifest, or directories of such files, relative to the spec.
 	Manifests []string `yaml:"manifests,omitempty" json:"manifests,omitempty" edit:"rolling,local"`
 	// Chart is the Helm chart that is rendered and applied for cni chart.
 	Chart Chart `yaml:"chart,omitempty" json:"chart,omitempty"`
@@ -149,11 +149,11 @@ type Network struct {
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty" edit:"fixed"`
 }
 
-// Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest: no Helm release is made.
+// Chart is a Helm chart on the caller's machine. It is rendered there and applied like a manifest, without a Helm release.
 type Chart struct {
-	// Path is the chart's archive (.tgz) or folder, relative to the spec.
+	// Path is the chart's archive (.tgz) or directory, relative to the spec.
 	Path string `yaml:"path,omitempty" json:"path,omitempty" edit:"rolling,local"`
-	// Values is a YAML file of values, relative to the spec. Without it, the chart's own.
+	// Values is a YAML file with values, relative to the spec. The default is the chart's own values.
 	Values string `yaml:"values,omitempty" json:"values,omitempty" edit:"rolling,local"`
 	// Release is the release's name. Default: the chart's name.
 	Release string `yaml:"release,omitempty" json:"release,omitempty" edit:"rolling"`
@@ -171,24 +171,24 @@ const (
 
 // Components says where the bundle comes from.
 type Components struct {
-	// Source is modules (compiled from the Go module proxy), official (what the projects publish), mirror (the
-	// same from servers of your own) or bundle (a file or a registry that has a whole bundle).
+	// Source is modules (compiled from the Go module proxy), official (the projects' releases), mirror (the same from your
+	// own servers), or bundle (a complete bundle from a file or a registry).
 	Source string `yaml:"source,omitempty" json:"source,omitempty" edit:"rolling"`
 	// File is the exported bundle that source bundle reads.
 	File string `yaml:"file,omitempty" json:"file,omitempty" edit:"rolling,local"`
 	// Reference is the pushed bundle that source bundle pulls, by digest: registry/repository@sha256:….
 	Reference string `yaml:"reference,omitempty" json:"reference,omitempty" edit:"rolling"`
-	// Releases is the base address of a mirror of released files; each is below it at its own host's name and path.
+	// Releases is the base address of a mirror of released files. Each file is below it, at its original host name and path.
 	Releases string `yaml:"releases,omitempty" json:"releases,omitempty" edit:"rolling"`
 	// Registry is a mirror of the images: a registry's name, with or without a path.
 	Registry string `yaml:"registry,omitempty" json:"registry,omitempty" edit:"rolling"`
-	// CAFile holds certificates of authorities that are trusted for the mirror or the registry, beside the machine's own.
+	// CAFile holds CA certificates to trust for the mirror or the registry, in addition to the system's.
 	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"free,local"`
-	// Username logs in to the mirror or the registry. Without it, Docker's configuration file does for registries.
+	// Username is the user for the mirror or the registry. The default for registries is the login in Docker's configuration file.
 	Username string `yaml:"username,omitempty" json:"username,omitempty" edit:"free,local"`
 	// PasswordFile holds the user's password.
 	PasswordFile string `yaml:"passwordFile,omitempty" json:"passwordFile,omitempty" edit:"free,local"`
-	// Digest is that of the bundle, if it must be exactly that one, whatever is published.
+	// Digest is the required digest of the bundle. A bundle with another digest is refused.
 	Digest string `yaml:"digest,omitempty" json:"digest,omitempty" edit:"rolling"`
 	// Signatures says which signatures are verified.
 	Signatures Signatures `yaml:"signatures,omitempty" json:"signatures,omitempty"`
@@ -203,16 +203,16 @@ const (
 
 // Signatures says which signatures are verified before anything is used.
 type Signatures struct {
-	// Require is published, those that the projects publish themselves (the default of the source official), all, one
-	// of your own on every file and image, or none (the default of the source mirror).
+	// Require is published (the signatures that the projects publish; the default for the source official), all (your own
+	// signature on every file and image), or none (the default for the source mirror).
 	Require string `yaml:"require,omitempty" json:"require,omitempty" edit:"free"`
 	// PublicKeyFile is the public key in PEM with which everything must be signed, with require all.
 	PublicKeyFile string `yaml:"publicKeyFile,omitempty" json:"publicKeyFile,omitempty" edit:"free,local"`
-	// Identity is the e-mail address or URI that must have signed everything, with require all and without a key.
+	// Identity is the e-mail address or URI of the signer of everything, with require all and without a key.
 	Identity string `yaml:"identity,omitempty" json:"identity,omitempty" edit:"free"`
-	// Issuer is who made sure of the identity, such as https://accounts.google.com.
+	// Issuer is the OIDC issuer that vouches for the identity, such as https://accounts.google.com.
 	Issuer string `yaml:"issuer,omitempty" json:"issuer,omitempty" edit:"free"`
-	// TrustedRootFile is a trusted_root.json that is used instead of the root of sigstore's public service.
+	// TrustedRootFile is a trusted_root.json to use instead of that of sigstore's public service.
 	TrustedRootFile string `yaml:"trustedRootFile,omitempty" json:"trustedRootFile,omitempty" edit:"free,local"`
 }
 
@@ -222,9 +222,9 @@ const (
 	ProfileStandard = "standard"
 )
 
-// Failover chooses how quickly failures are noticed.
+// Failover selects how quickly failures are detected.
 type Failover struct {
-	// Profile is fast, timings tuned to notice failures within seconds, or standard, the upstream defaults.
+	// Profile is fast (timings tuned to detect failures within seconds) or standard (the upstream defaults).
 	Profile string `yaml:"profile,omitempty" json:"profile,omitempty" edit:"fixed"`
 }
 
@@ -240,25 +240,25 @@ const (
 type Host struct {
 	// Name is the machine's host name, a DNS label; it becomes the name of the node.
 	Name string `yaml:"name" json:"name" edit:"fixed,key"`
-	// Address is the IPv4 address by which the other hosts and the caller reach it.
+	// Address is the IPv4 address at which the other hosts and the caller reach it.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
-	// Roles are what the host does. A host may have several.
+	// Roles are the roles of the host. A host can have several.
 	Roles []string `yaml:"roles" json:"roles" edit:"fixed,set"`
-	// Zone names what fails together with the host; it becomes the label topology.kubernetes.io/zone.
+	// Zone is the failure domain of the host; it becomes the label topology.kubernetes.io/zone.
 	Zone string `yaml:"zone" json:"zone" edit:"rolling"`
-	// Region is where the host is, if not in the cluster's region. A zone lies in one region.
+	// Region is the region of the host, if it is not the cluster's region. A zone belongs to one region.
 	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
-	// SSH says how the host is reached, if not as root on port 22 with the usual keys.
+	// SSH says how to reach the host, if not as root on port 22 with the default keys.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }
 
-// SSH says how a host is reached.
+// SSH says how to reach a host.
 type SSH struct {
-	// User logs in, and uses sudo if it is not root.
+	// User is the user to log in as. Users other than root use sudo.
 	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
-	// Port is where sshd listens.
+	// Port is the port of sshd.
 	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535" edit:"free"`
-	// KeyFile is a private key; without it the SSH agent and the usual keys in ~/.ssh are tried.
+	// KeyFile is a private key. Without it, the SSH agent and the default keys in ~/.ssh are tried.
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
 	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
 	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty" edit:"free,local"`
@@ -273,10 +273,9 @@ type SSH struct {
 type NodePool struct {
 	// Name is a DNS label.
 	Name string `yaml:"name" json:"name" edit:"rolling,key"`
-	// Size is how many hosts the pool has. A pool of a lab may name no hosts: then so many machines are made for it,
-	// in turn in each of its zones.
+	// Size is the number of hosts in the pool. In a lab, a pool without hosts gets that many machines, spread over its zones.
 	Size int `yaml:"size,omitempty" json:"size,omitempty" jsonschema:"minimum=1" edit:"free"`
-	// Zones are the zones of the pool's hosts. Without it, whichever they are in.
+	// Zones are the zones that the pool's hosts must be in. By default, they can be in any zone.
 	Zones []string `yaml:"zones,omitempty" json:"zones,omitempty" edit:"free,set"`
 	// Labels are set on the pool's nodes.
 	Labels map[string]string `yaml:"labels,omitempty" json:"labels,omitempty" edit:"rolling"`
@@ -290,16 +289,16 @@ type NodePool struct {
 type Taint struct {
 	// Key is what tolerations refer to.
 	Key string `yaml:"key" json:"key" edit:"rolling,key"`
-	// Value may be left out.
+	// Value is optional.
 	Value string `yaml:"value,omitempty" json:"value,omitempty" edit:"rolling"`
 	// Effect is NoSchedule, PreferNoSchedule or NoExecute.
 	Effect string `yaml:"effect" json:"effect" edit:"rolling,key"`
 }
 
-// Has says whether the host has the role.
+// Has reports whether the host has the role.
 func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }
 
-// IsNode says whether the host runs a kubelet.
+// IsNode reports whether the host runs a kubelet.
 func (h Host) IsNode() bool { return h.Has(RoleControlPlane) || h.Has(RoleWorker) }
 
 // HostsWith returns the hosts that have the role, in the order of the spec.
@@ -313,8 +312,8 @@ func (c *Cluster) HostsWith(role string) []Host {
 	return out
 }
 
-// BalancerHosts are the hosts that run the managed balancer: those with the role load-balancer or, when there are none,
-// the control planes. An external balancer has none.
+// BalancerHosts are the hosts that run the managed load balancers: those with the role load-balancer or, if there are none,
+// the control planes. There are none with an external load balancer.
 func (c *Cluster) BalancerHosts() []Host {
 	if c.Spec.LoadBalancer.Type == BalancerExternal {
 		return nil
@@ -325,25 +324,25 @@ func (c *Cluster) BalancerHosts() []Host {
 	return c.HostsWith(RoleControlPlane)
 }
 
-// Balances says whether the host runs the managed balancer.
+// Balances reports whether the host runs a managed load balancer.
 func (c *Cluster) Balances(h Host) bool {
 	return slices.ContainsFunc(c.BalancerHosts(), func(b Host) bool { return b.Name == h.Name })
 }
 
-// StackedEtcd says that etcd runs on the control planes, as static pods.
+// StackedEtcd reports whether etcd runs on the control planes, as static pods.
 func (c *Cluster) StackedEtcd() bool { return c.Spec.ControlPlane.Topology != TopologyExternal }
 
-// ManagedEtcd says that etcd runs on hosts of its own, which Quorate looks after.
+// ManagedEtcd reports whether etcd runs on its own hosts and is managed by Quorate.
 func (c *Cluster) ManagedEtcd() bool { return !c.StackedEtcd() && !c.ExistingEtcd() }
 
-// ExistingEtcd says that etcd is the user's own, elsewhere.
+// ExistingEtcd reports whether the cluster uses an existing etcd that Quorate does not manage.
 func (c *Cluster) ExistingEtcd() bool { return !c.StackedEtcd() && c.Spec.Etcd.given() }
 
 func (e Etcd) given() bool {
 	return len(e.Endpoints) > 0 || e.CAFile != "" || e.CertFile != "" || e.KeyFile != ""
 }
 
-// EtcdHosts returns the hosts that have a member each; none for an etcd that exists already.
+// EtcdHosts returns the hosts that each run an etcd member; none for an existing etcd.
 func (c *Cluster) EtcdHosts() []Host {
 	switch {
 	case c.StackedEtcd():
@@ -364,7 +363,7 @@ func (c *Cluster) Host(name string) (Host, bool) {
 	return Host{}, false
 }
 
-// NeedsLab says that no host has an address: the spec describes machines that are yet to be made.
+// NeedsLab reports whether no host has an address, so that the hosts have to be lab machines.
 func (c *Cluster) NeedsLab() bool {
 	return !slices.ContainsFunc(c.Spec.Hosts, func(h Host) bool { return h.Address != "" })
 }

@@ -12,9 +12,9 @@ import (
 
 // Options is what validation needs to know about the world.
 type Options struct {
-	// Versions are the Kubernetes releases that a bundle can be made of. Nil means [DefaultVersion] alone.
+	// Versions are the Kubernetes versions that bundles can be built of. Nil means [DefaultVersion] alone.
 	Versions []string
-	// Lab says that machines will be made for the hosts, so that addresses and the virtual IP may be missing.
+	// Lab says that the hosts will be lab machines, so that addresses and the virtual IP may be missing.
 	Lab bool
 }
 
@@ -28,8 +28,8 @@ func (o Options) versions() []string {
 // maxClusterName leaves room for what is built on the name: host names, context names, device names.
 const maxClusterName = 40
 
-// Validate says everything that keeps a spec, its defaults filled in, from becoming a cluster. If it was
-// parsed, each problem names its line.
+// Validate returns all problems that prevent a spec, with its defaults filled in, from becoming a cluster. If the
+// spec was parsed, each problem names its line.
 func Validate(c *Cluster, opts Options) Errors {
 	return validate(c, opts, nil).sorted()
 }
@@ -88,7 +88,7 @@ func (k *checker) header() {
 	case name == "":
 		k.refuse("metadata.name", "give the cluster a short name, such as `prod`", "the cluster has no name")
 	case len(name) > maxClusterName:
-		k.refuse("metadata.name", "shorten it", "the name has %d characters; at most %d leave room for what is named after it", len(name), maxClusterName)
+		k.refuse("metadata.name", "shorten it", "the name has %d characters; at most %d are allowed, because other names are derived from it", len(name), maxClusterName)
 	default:
 		k.label("metadata.name", name)
 	}
@@ -99,7 +99,7 @@ func (k *checker) label(path, name string) bool {
 	if len(validation.IsDNS1123Label(name)) == 0 {
 		return true
 	}
-	fix := "use lower-case letters, digits and dashes, at most 63, with a letter or digit at both ends"
+	fix := "use at most 63 lower-case letters, digits, and dashes, with a letter or digit at both ends"
 	if low := strings.ReplaceAll(strings.ToLower(name), "_", "-"); len(validation.IsDNS1123Label(low)) == 0 {
 		fix = "write `" + low + "`"
 	} else if short, _, dotted := strings.Cut(low, "."); dotted && len(validation.IsDNS1123Label(short)) == 0 {
@@ -116,20 +116,20 @@ func (k *checker) version() {
 		return
 	}
 	if len(known) == 0 {
-		k.refuse(path, "build or import a bundle first: `quorate bundle build`", "no bundle can be made of any Kubernetes version")
+		k.refuse(path, "build or import a bundle first: `quorate bundle build`", "no bundle is available for any Kubernetes version")
 		return
 	}
 	parsed, err := version.ParseSemantic(v)
 	if err != nil {
-		k.refuse(path, "write it in full, such as "+newest(known), "`%s` is not a Kubernetes release", v)
+		k.refuse(path, "write the full version, such as "+newest(known), "`%s` is not a Kubernetes release", v)
 		return
 	}
 	near := nearestVersion(parsed, known)
 	if near == "v"+v {
-		k.refuse(path, "write "+near, "`%s` lacks its v", v)
+		k.refuse(path, "write "+near, "`%s` lacks the prefix v", v)
 		return
 	}
-	k.refuse(path, fmt.Sprintf("the nearest that it can is %s", near), "no bundle can be made of Kubernetes %s", v)
+	k.refuse(path, fmt.Sprintf("the nearest supported version is %s", near), "this version of Quorate cannot build Kubernetes %s", v)
 }
 
 // nearestVersion prefers the same minor release, then the nearest one; the newer of two that are equally near.

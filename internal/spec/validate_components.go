@@ -36,10 +36,10 @@ func (k *checker) components() {
 		}
 	}
 	if c.Digest != "" && !isDigest(c.Digest) {
-		k.refuse(componentsPath+".digest", "write it as `quorate bundle list` prints it", "`%s` is not a digest", c.Digest)
+		k.refuse(componentsPath+".digest", "copy it from the output of `quorate bundle list`", "`%s` is not a digest", c.Digest)
 	}
 	if (c.Username == "") != (c.PasswordFile == "") {
-		k.refuse(componentsPath+".username", "set both, or neither", "a user and a file with the password belong together")
+		k.refuse(componentsPath+".username", "set both, or neither", "username and passwordFile must be set together")
 	}
 	if slices.Contains(fields, "signatures") {
 		k.signatures(c.Signatures, c.Source == SourceMirror)
@@ -61,16 +61,16 @@ func (k *checker) signatures(s Signatures, mirror bool) {
 	identity := s.Identity != "" || s.Issuer != ""
 	switch key := s.PublicKeyFile != ""; {
 	case s.Require != SignaturesAll && (key || identity):
-		k.refuse(path+".require", "say require: all, or remove them", "publicKeyFile, identity and issuer name one signer of everything, and not everything has to be signed")
+		k.refuse(path+".require", "set require: all, or remove them", "publicKeyFile, identity, and issuer name a signer of everything, but require is not all")
 	case s.Require == SignaturesAll && key == identity:
-		k.refuse(path+".require", "set publicKeyFile, or identity and issuer", "everything has to be signed, and it takes one signer to say by whom")
+		k.refuse(path+".require", "set publicKeyFile, or identity and issuer", "with require: all, one signer must have signed everything, and no signer is named")
 	case identity && (s.Identity == "" || s.Issuer == ""):
-		k.refuse(path+".identity", "set both: the same name can be given by several issuers", "an identity and its issuer belong together")
+		k.refuse(path+".identity", "set both: several issuers can vouch for the same name", "identity and issuer must be set together")
 	case s.TrustedRootFile != "" && key:
-		k.refuse(path+".trustedRootFile", "remove it", "a trusted root is for identities, and none is verified")
+		k.refuse(path+".trustedRootFile", "remove it", "a trusted root is only used for identities, and none is verified")
 	case s.TrustedRootFile != "" && (s.Require == SignaturesNone || s.Require == "" && mirror):
-		// Who names a root expects something to be verified against it.
-		k.refuse(path+".trustedRootFile", "say require: published or all, or remove it", "a trusted root is for identities, and none is verified")
+		// A user who names a trusted root expects something to be verified against it.
+		k.refuse(path+".trustedRootFile", "set require: published or all, or remove it", "a trusted root is only used for identities, and none is verified")
 	}
 }
 
@@ -94,19 +94,19 @@ func (k *checker) mirror(c Components) {
 	u, err := url.Parse(c.Releases)
 	switch path := componentsPath + ".releases"; {
 	case c.Releases == "":
-		k.refuse(path, example+"; `quorate bundle sources` lists what it must hold", "the source `mirror` takes released files from an address, and none is given")
+		k.refuse(path, example+"; `quorate bundle sources` lists what it must hold", "the source `mirror` needs the address of the released files, and none is given")
 	case err != nil || u.Host == "":
 		k.refuse(path, example, "`%s` is not an address", c.Releases)
 	case u.Scheme != "https":
-		k.refuse(path, "use https", "over `%s` anybody on the way could change the files together with their checksums", u.Scheme)
+		k.refuse(path, "use https", "over `%s`, an attacker could change the files together with their checksums", u.Scheme)
 	case u.User != nil:
-		k.refuse(path, "use username and passwordFile", "a password has no place in an address")
+		k.refuse(path, "use username and passwordFile", "the address must not contain a password")
 	}
 	switch path := componentsPath + ".registry"; {
 	case c.Registry == "":
-		k.refuse(path, "write it as registry.example.com/mirror; `quorate bundle sources` lists what it must hold", "the source `mirror` takes images from a registry, and none is given")
+		k.refuse(path, "write it as registry.example.com/mirror; `quorate bundle sources` lists what it must hold", "the source `mirror` needs a registry for the images, and none is given")
 	case strings.Contains(c.Registry, "://") || strings.ContainsAny(c.Registry, " @"):
-		k.refuse(path, "write it as registry.example.com/mirror, without a scheme", "`%s` is not a registry's name", c.Registry)
+		k.refuse(path, "write it as registry.example.com/mirror, without a scheme", "`%s` is not the name of a registry", c.Registry)
 	}
 }
 
@@ -114,20 +114,20 @@ func (k *checker) bundle(c Components) {
 	switch {
 	case c.File == "" && c.Reference == "":
 		k.refuse(componentsPath+".file", "name the file that `quorate bundle export` wrote, or the reference that `quorate bundle push` printed",
-			"the source `bundle` reads a file or pulls a reference, and neither is named")
+			"the source `bundle` reads a file or pulls a reference, and neither is set")
 	case c.File != "" && c.Reference != "":
-		k.refuse(componentsPath+".reference", "keep one of them", "the source `bundle` has a file and a reference")
+		k.refuse(componentsPath+".reference", "keep one of them", "the source `bundle` has both a file and a reference")
 	case c.Reference != "":
 		if repo, d, ok := strings.Cut(c.Reference, "@"); !ok || repo == "" || !isDigest(d) {
 			k.refuse(componentsPath+".reference", "write it as `quorate bundle push` printed it: registry.example.com/repository@sha256:…",
-				"`%s` does not name a bundle by its digest, and a tag may be another one tomorrow", c.Reference)
+				"`%s` does not name a bundle by its digest, and a tag can move to another bundle", c.Reference)
 		}
 	case c.CAFile != "" || c.Username != "":
 		k.refuse(componentsPath+".file", "remove caFile, username and passwordFile", "a file needs no login")
 	}
 }
 
-// CheckSignatures checks what flags say instead of a spec, for a mirror or for the projects' own addresses.
+// CheckSignatures checks flags that stand for components.signatures, for a mirror or for the projects' own addresses.
 func CheckSignatures(s Signatures, mirror bool) error {
 	k := &checker{c: &Cluster{}}
 	k.signatures(s, mirror)

@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// etcd checks what is said of an etcd that exists already.
+// etcd checks the section about an existing etcd.
 func (k *checker) etcd() {
 	const path = "spec.etcd"
 	e := k.c.Spec.Etcd
@@ -20,11 +20,11 @@ func (k *checker) etcd() {
 		return
 	}
 	if k.c.StackedEtcd() {
-		k.refuse(path, "set controlPlane.topology: external, or remove it", "with the topology `stacked` etcd runs on the control planes, so another one has no use")
+		k.refuse(path, "set controlPlane.topology: external, or remove it", "with the topology `stacked`, etcd runs on the control planes, so another etcd is not used")
 		return
 	}
 	if len(e.Endpoints) == 0 {
-		k.refuse(path+".endpoints", "name the client URL of each member, such as https://10.0.0.41:2379", "the files of an etcd are given, but none of its endpoints")
+		k.refuse(path+".endpoints", "name the client URL of each member, such as https://10.0.0.41:2379", "the files of an existing etcd are set, but none of its endpoints")
 	}
 	seen := map[string]int{}
 	for i, s := range e.Endpoints {
@@ -37,12 +37,12 @@ func (k *checker) etcd() {
 		k.etcdEndpoint(at, s)
 	}
 	for _, f := range []struct{ name, value, what string }{
-		{"caFile", e.CAFile, "the certificate of the authority that signed its servers' certificates"},
+		{"caFile", e.CAFile, "the CA certificate of its servers"},
 		{"certFile", e.CertFile, "a client certificate that it accepts"},
 		{"keyFile", e.KeyFile, "the key of the client certificate"},
 	} {
 		if f.value == "" {
-			k.refuse(path+"."+f.name, "name the file, on this machine", "the existing etcd lacks %s", f.what)
+			k.refuse(path+"."+f.name, "set it to the path of the file on this machine", "the existing etcd lacks %s", f.what)
 		}
 	}
 }
@@ -63,18 +63,18 @@ func (k *checker) etcdEndpoint(path, s string) {
 	address, notAddress := netip.ParseAddr(u.Hostname())
 	switch {
 	case u.Scheme == "http":
-		k.refuse(path, fmt.Sprintf("let it listen with TLS and client certificates, and write `https%s`", strings.TrimPrefix(s, "http")),
-			"without TLS, everybody who reaches `%s` can read and change the whole cluster", s)
+		k.refuse(path, fmt.Sprintf("configure etcd for TLS with client certificates, and write `https%s`", strings.TrimPrefix(s, "http")),
+			"without TLS, anyone who can reach `%s` can read and change the whole cluster", s)
 	case u.Scheme != "https":
-		k.refuse(path, example, "`%s` is not a scheme of etcd's", u.Scheme)
+		k.refuse(path, example, "`%s` is not a scheme that etcd supports", u.Scheme)
 	case u.Hostname() == "" || u.User != nil || u.Path != "" || u.RawQuery != "" || u.Fragment != "":
-		k.refuse(path, example, "`%s` is more, or less, than https://host:port", s)
+		k.refuse(path, example, "`%s` is not of the form https://host:port", s)
 	case u.Port() == "":
-		k.refuse(path, fmt.Sprintf("write `%s:2379`, if it listens there", s), "`%s` has no port", s)
+		k.refuse(path, fmt.Sprintf("write `%s:2379` if etcd listens on that port", s), "`%s` has no port", s)
 	case port < 1 || port > 65535:
-		k.refuse(path, "use 2379, or wherever it listens", "`%s` is not a port", u.Port())
+		k.refuse(path, "use 2379, or the port that etcd listens on", "`%s` is not a port", u.Port())
 	case u.Hostname() == "localhost" || notAddress == nil && (address.IsLoopback() || address.IsUnspecified()):
-		k.refuse(path, "use the address by which the control planes reach it", "`%s` is a different machine on every host", u.Hostname())
+		k.refuse(path, "use the address at which the control planes reach it", "`%s` is a different machine on every host", u.Hostname())
 	case notAddress == nil && !address.Is4():
 		k.refuse(path, "use an IPv4 address, or a name", "IPv6 is not supported yet, and `%s` is IPv6", u.Hostname())
 	case notAddress != nil && dnsLength(u.Hostname()) != "":
@@ -95,10 +95,10 @@ func (k *checker) etcdRole(path string, h Host) {
 	at := fmt.Sprintf("%s[%d]", path, i)
 	switch topology := k.c.Spec.ControlPlane.Topology; {
 	case topology == TopologyStacked:
-		k.refuse(at, "set controlPlane.topology: external, or remove the role", "with the topology `stacked` etcd runs on the control planes, not on hosts of its own")
+		k.refuse(at, "set controlPlane.topology: external, or remove the role", "with the topology `stacked`, etcd runs on the control planes, not on its own hosts")
 	case topology != TopologyExternal: // refused already
 	case h.IsNode():
-		k.refuse(at, "use a host of its own for etcd, or the topology `stacked`", "etcd shares `%s` with Kubernetes: external etcd is there to fail, and to be kept, apart from it", h.Name)
+		k.refuse(at, "use a separate host for etcd, or the topology `stacked`", "etcd shares `%s` with Kubernetes, but the purpose of external etcd is that it fails and is maintained independently", h.Name)
 	}
 }
 
@@ -110,15 +110,15 @@ func (k *checker) etcdCount() bool {
 	case k.c.StackedEtcd():
 		return true
 	case k.c.ExistingEtcd() && n > 0:
-		k.refuse("spec.etcd.endpoints", "remove the endpoints, or the role", "there are two etcds: the one of the endpoints, and the hosts with the role etcd, such as `%s`", hosts[0].Name)
+		k.refuse("spec.etcd.endpoints", "remove the endpoints, or the role", "there are two etcds: the existing one with these endpoints, and the hosts with the role etcd, such as `%s`", hosts[0].Name)
 	case k.c.ExistingEtcd():
 		return true
 	case !k.sound("spec.etcd"): // its endpoints could not be read
 	case n == 0:
-		k.refuse("spec.controlPlane.topology", "give the role etcd to three hosts, each in a zone of its own; or set etcd.endpoints, caFile, certFile and keyFile of one that exists",
+		k.refuse("spec.controlPlane.topology", "give the role etcd to three hosts, each in its own zone; or set etcd.endpoints, caFile, certFile, and keyFile of an existing etcd",
 			"the topology `external` needs an etcd, and there is none")
 	case n == 1:
-		k.refuse("spec.hosts", "use 3, which survive the loss of one, or 5, which survive two", "one etcd host is not highly available: when `%s` stops, so does the cluster", hosts[0].Name)
+		k.refuse("spec.hosts", "use 3, which survive the loss of one, or 5, which survive two", "one etcd host is not highly available: if `%s` fails, the cluster fails", hosts[0].Name)
 	default:
 		return k.votes(n, "etcd hosts")
 	}

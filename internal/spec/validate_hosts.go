@@ -12,10 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// monitorPort is where HAProxy answers the watchdog of its host.
+// monitorPort is the port on which HAProxy answers the watchdog of its host.
 const monitorPort = 8404
 
-// hosts checks each host for itself and against the others.
+// hosts checks each host, on its own and against the others.
 func (k *checker) hosts() {
 	hosts := k.c.Spec.Hosts
 	names := map[string]int{}
@@ -27,14 +27,14 @@ func (k *checker) hosts() {
 		path := fmt.Sprintf("spec.hosts[%d]", i)
 		k.hostName(path+".name", h.Name)
 		if first, taken := names[h.Name]; taken && h.Name != "" {
-			k.refuse(path+".name", "give each host a name of its own", "`%s` is already the name of spec.hosts[%d]%s", h.Name, first, k.line(fmt.Sprintf("spec.hosts[%d].name", first)))
+			k.refuse(path+".name", "give each host its own name", "`%s` is already the name of spec.hosts[%d]%s", h.Name, first, k.line(fmt.Sprintf("spec.hosts[%d].name", first)))
 		} else {
 			names[h.Name] = i
 		}
 		if h.Address != "" {
 			if a, ok := k.address(path+".address", h.Address); ok {
 				if first, taken := addresses[a]; taken {
-					k.refuse(path+".address", "give each host an address of its own", "%s is already used by %s%s", a, first, k.line(first))
+					k.refuse(path+".address", "give each host its own address", "%s is already used by %s%s", a, first, k.line(first))
 				} else {
 					addresses[a] = path + ".address"
 				}
@@ -62,9 +62,9 @@ func (k *checker) hostName(path, name string) {
 		k.refuse(path, "give it its host name, such as cp-a", "the host has no name")
 	case !k.label(path, name):
 	case name == "localhost":
-		k.refuse(path, "use the machine's own name", "every machine calls itself localhost")
+		k.refuse(path, "use the machine's host name", "localhost is the name of every machine")
 	case strings.Trim(name, "0123456789") == "":
-		k.refuse(path, "begin it with a letter", "`%s` would be read as an IP address", name)
+		k.refuse(path, "start it with a letter", "`%s` would be parsed as an IP address", name)
 	}
 }
 
@@ -76,7 +76,7 @@ func (k *checker) addressed() {
 	switch {
 	case len(hosts) == 0 || !slices.ContainsFunc(hosts, missing) || none && k.opts.Lab:
 	case none:
-		k.refuse("spec.hosts", "add the address of each; or let `quorate up -f` make lab machines of them", "no host has an address")
+		k.refuse("spec.hosts", "add the address of each host, or create lab machines for them with `quorate up -f`", "no host has an address")
 	default:
 		for i, h := range hosts {
 			if missing(h) {
@@ -102,7 +102,7 @@ func (k *checker) roles(path string, h Host) {
 	k.etcdRole(path, h)
 }
 
-// endpointPort refuses a port that HAProxy could not have on one of its hosts. kube-apiserver's own, 6443, it can share.
+// endpointPort refuses a port that HAProxy cannot use on one of its hosts. It can share port 6443 with kube-apiserver.
 func (k *checker) endpointPort() {
 	const path, fix = "spec.controlPlane.endpoint", "use " + DefaultPort
 	_, text, _ := net.SplitHostPort(k.c.Spec.ControlPlane.Endpoint)
@@ -114,9 +114,9 @@ func (k *checker) endpointPort() {
 	for _, h := range k.c.BalancerHosts() {
 		switch {
 		case port == monitorPort:
-			k.refuse(path, fix, "port %d of `%s` is where HAProxy answers its watchdog", port, h.Name)
+			k.refuse(path, fix, "port %d of `%s` is used by HAProxy for its watchdog", port, h.Name)
 		case port == h.SSH.Port:
-			k.refuse(path, fix, "sshd already listens on port %d of `%s`, where HAProxy would", port, h.Name)
+			k.refuse(path, fix, "sshd already listens on port %d of `%s`, which HAProxy needs", port, h.Name)
 		case (h.Has(RoleEtcd) || stacked && h.Has(RoleControlPlane)) && port >= 2379 && port <= 2381:
 			k.refuse(path, fix, "port %d of `%s` belongs to etcd (2379-2381)", port, h.Name)
 		case h.IsNode() && port >= 30000 && port <= 32767:
@@ -132,9 +132,9 @@ func (k *checker) endpointPort() {
 
 func (k *checker) zone(path, zone string) {
 	if zone == "" {
-		k.refuse(path, "name what fails together with it: a rack, a room, a provider's zone", "the host has no zone")
+		k.refuse(path, "name its failure domain: a rack, a room, a provider's zone", "the host has no zone")
 	} else if len(validation.IsValidLabelValue(zone)) > 0 {
-		k.refuse(path, "use letters, digits, dashes, dots and underscores, at most 63", "`%s` cannot be a zone: zones become a node label", zone)
+		k.refuse(path, "use at most 63 letters, digits, dashes, dots, and underscores", "`%s` cannot be a zone: zones become a node label", zone)
 	}
 }
 
@@ -145,14 +145,14 @@ func (k *checker) shape() {
 		return
 	}
 	if len(k.c.Spec.Hosts) == 0 {
-		k.refuse("spec.hosts", "add three control planes, two balancers and a worker, or start from `quorate init`", "the cluster has no hosts")
+		k.refuse("spec.hosts", "add three control planes, two load balancers, and a worker, or start with `quorate init`", "the cluster has no hosts")
 		return
 	}
 	if k.controlPlaneCount() && k.etcdCount() {
 		k.spread()
 	}
 	if len(k.c.HostsWith(RoleWorker)) == 0 {
-		k.refuse("spec.hosts", "add a host with the role worker, or give it to the control planes as well", "no host runs workloads")
+		k.refuse("spec.hosts", "add a host with the role worker, or give this role to the control planes, too", "no host runs workloads")
 	}
 	k.balancerHosts()
 }
@@ -162,11 +162,11 @@ func (k *checker) controlPlaneCount() bool {
 	const path = "spec.hosts"
 	switch n := len(k.c.HostsWith(RoleControlPlane)); {
 	case n == 0:
-		k.refuse(path, "give the role to three hosts, each in a zone of its own", "no host has the role control-plane")
+		k.refuse(path, "give the role to three hosts, each in its own zone", "no host has the role control-plane")
 	case n == 1 && !k.c.StackedEtcd():
-		k.refuse(path, "use 2, which survive the loss of one, or 3, which survive two", "one control plane is not highly available: when it stops, so does the API")
+		k.refuse(path, "use 2, which survive the loss of one, or 3, which survive two", "one control plane is not highly available: if it fails, the API fails")
 	case n == 1:
-		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two", "one control plane is not highly available: when it stops, so does the API")
+		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two", "one control plane is not highly available: if it fails, the API fails")
 	case !k.c.StackedEtcd():
 		return true // the quorum is etcd's alone: one control plane of any number is enough
 	default:
@@ -180,9 +180,9 @@ func (k *checker) votes(n int, what string) bool {
 	const path = "spec.hosts"
 	switch {
 	case n > 7:
-		k.refuse(path, "use 3, 5 or 7", "%d %s are too many: each write waits for %d of %d etcd members, and more than 7 only make it slower", n, what, n/2+1, n)
+		k.refuse(path, "use 3, 5 or 7", "%d %s are too many: each write waits for %d of %d etcd members, and more than 7 members only make writes slower", n, what, n/2+1, n)
 	case n == 2:
-		k.refuse(path, "use 3, which survive the loss of one", "2 %s are not highly available: etcd's quorum of 2 is 2, so they tolerate no failure, just like one, with twice the chance of it", what)
+		k.refuse(path, "use 3, which survive the loss of one", "2 %s are not highly available: etcd's quorum of 2 is 2, so they tolerate no failure, just like one, but are twice as likely to have one", what)
 	case n%2 == 0:
 		k.refuse(path, fmt.Sprintf("use %d, or %d, which survive the loss of %d", n-1, n+1, n/2),
 			"%d %s tolerate no more failures than %d: etcd's quorum of %d is %d, so they survive the loss of %d, with one more that can fail", n, what, n-1, n, n/2+1, n-(n/2+1))
@@ -208,20 +208,20 @@ func (k *checker) spread() {
 	case PlacementZonal:
 		all := zonesOf(append(slices.Clone(cps), voters...))
 		if len(all) > 1 && k.c.ManagedEtcd() {
-			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes and etcd hosts in one zone; they are in %d (%s)", len(all), zoneNames(all))
+			k.refuse(path, "move all of them to one zone, or use regional with three zones", "zonal placement needs all control planes and etcd hosts in one zone; they are in %d (%s)", len(all), zoneNames(all))
 		} else if len(all) > 1 {
-			k.refuse(path, "put all into one zone, or use regional with three zones", "zonal placement keeps all control planes in one zone; they are in %d (%s)", len(all), zoneNames(all))
+			k.refuse(path, "move all of them to one zone, or use regional with three zones", "zonal placement needs all control planes in one zone; they are in %d (%s)", len(all), zoneNames(all))
 		}
 	case PlacementRegional:
 		if !k.c.StackedEtcd() && len(zones) < 2 {
-			k.refuse(path, "spread them over two zones or more, or use zonal and accept that the cluster goes down with its zone",
+			k.refuse(path, "spread them over two or more zones, or use zonal and accept that the cluster fails with its zone",
 				"regional placement needs control planes in at least two zones; they are all in %s", zoneNames(zones))
 		}
 		if len(voters) == 0 {
 			return
 		}
 		if len(votes) < 3 {
-			k.refuse(path, "spread them over three zones, or use zonal and accept that the cluster goes down with its zone",
+			k.refuse(path, "spread them over three zones, or use zonal and accept that the cluster fails with its zone",
 				"regional placement needs %s in at least three zones; they are in %d (%s): with fewer, one zone always holds a majority", what, len(votes), zoneNames(votes))
 			return
 		}
@@ -244,13 +244,13 @@ func (k *checker) balancerHosts() {
 	regional := k.c.Spec.ControlPlane.Placement == PlacementRegional
 	switch {
 	case k.c.Spec.LoadBalancer.Type == BalancerExternal && len(lbs) > 0:
-		k.refuse("spec.loadBalancer.type", "use managed, or take the role away", "an external balancer needs no hosts, but `%s` has the role load-balancer", lbs[0].Name)
+		k.refuse("spec.loadBalancer.type", "use managed, or remove the role", "an external load balancer needs no hosts, but `%s` has the role load-balancer", lbs[0].Name)
 	case k.c.Spec.LoadBalancer.Type != BalancerManaged || len(lbs) == 0: // the control planes' own rules cover theirs
 	case len(lbs) == 1:
-		k.refuse("spec.hosts", "add a second one, in another zone, or take the role away: the control planes then balance themselves",
-			"one balancer, `%s`, is a single point of failure", lbs[0].Name)
+		k.refuse("spec.hosts", "add a second one in another zone, or remove the role, so that the load balancers run on the control planes",
+			"one load balancer, `%s`, is a single point of failure", lbs[0].Name)
 	case regional && len(zonesOf(lbs)) < 2:
-		k.refuse("spec.hosts", "move one to another zone", "all balancers are in zone `%s`: losing it loses the endpoint, although the control planes would survive", lbs[0].Zone)
+		k.refuse("spec.hosts", "move one to another zone", "all load balancers are in zone `%s`: if it fails, the endpoint fails, although the control planes survive", lbs[0].Zone)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 	"quorate.dev/quorate/internal/hostkey"
 )
 
-// LabRange is where labs take their addresses: the benchmarking range of RFC 2544, which nobody's network uses.
+// LabRange is the range of lab addresses: the benchmarking range of RFC 2544, which is not used in real networks.
 var LabRange = netip.MustParsePrefix("198.18.0.0/15")
 
 // Limits of kubeadm and the API server on the address ranges (kubeadm's constants.go: node mask 24,
@@ -54,11 +54,11 @@ func (k *checker) endpoint() {
 	_, notAddr := netip.ParseAddr(strings.Trim(host, "[]"))
 	switch {
 	case notAddr == nil:
-		k.refuse(path, fmt.Sprintf("%s, that resolves to %s", example, host),
-			"the endpoint is an IP address; certificates and kubeconfigs keep it for good, and only a name can be moved")
+		k.refuse(path, fmt.Sprintf("%s, which resolves to %s", example, host),
+			"the endpoint is an IP address; certificates and kubeconfigs contain it permanently, and only a name can be moved")
 	case strings.HasSuffix(host, ".") && len(validation.IsDNS1123Subdomain(strings.TrimSuffix(host, "."))) == 0:
 		k.refuse(path, fmt.Sprintf("write `%s`", net.JoinHostPort(strings.TrimSuffix(host, "."), port)),
-			"the endpoint's name ends with a dot: certificates hold the name without it")
+			"the endpoint's name ends with a dot, but certificates contain the name without it")
 	case dnsLength(host) != "":
 		k.refuse(path, "use a shorter name, such as api.prod.example.com:"+DefaultPort, "the endpoint's name cannot be resolved: %s", dnsLength(host))
 	case host != strings.ToLower(host) && len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0:
@@ -68,7 +68,7 @@ func (k *checker) endpoint() {
 	case host == "localhost" || strings.HasSuffix(host, ".localhost"):
 		k.refuse(path, example, "`%s` is a different machine on every host", host)
 	case host == "cluster.local" || strings.HasSuffix(host, ".cluster.local"):
-		k.refuse(path, example, "cluster.local belongs to the cluster's own DNS, so pods could never resolve `%s`", host)
+		k.refuse(path, example, "cluster.local belongs to the cluster's own DNS, so pods could not resolve `%s`", host)
 	case slices.Contains(apiServiceNames, host):
 		k.refuse(path, example, "`%s` is the name of the API's Service inside the cluster: pods would resolve it to another address than hosts", host)
 	case k.hasHost(host):
@@ -88,11 +88,11 @@ const (
 // dnsLength says which limit of the DNS a name exceeds; empty if it exceeds none.
 func dnsLength(name string) string {
 	if len(name) > maxDNSName {
-		return fmt.Sprintf("it has %d characters, and DNS allows %d", len(name), maxDNSName)
+		return fmt.Sprintf("it has %d characters, but DNS allows %d", len(name), maxDNSName)
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if len(label) > maxDNSLabel {
-			return fmt.Sprintf("`%s` has %d characters, and DNS allows %d between two dots", label, len(label), maxDNSLabel)
+			return fmt.Sprintf("`%s` has %d characters, but DNS allows %d between two dots", label, len(label), maxDNSLabel)
 		}
 	}
 	return ""
@@ -115,22 +115,22 @@ func (k *checker) balancer() {
 	case lb.Address != "":
 		k.address(path, lb.Address)
 	case lb.Type == BalancerManaged && !k.opts.Lab:
-		k.refuse(path, "choose a free address in the subnet of "+balancers+"; they will move it between them",
-			"the managed balancer has no virtual IP")
+		k.refuse(path, "choose a free address in the subnet of "+balancers+", which it moves between",
+			"the managed load balancer has no virtual IP")
 	}
 }
 
 // address refuses what cannot be a machine's IPv4 address.
 func (k *checker) address(path, s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(s)
-	const fix = "use the IPv4 address by which the other hosts reach it"
+	const fix = "use the IPv4 address at which the other hosts reach it"
 	switch {
 	case err != nil && strings.Contains(s, "/"):
 		k.refuse(path, "leave out the prefix length", "`%s` is a network, not an address", s)
 	case err != nil && strings.Count(s, ":") == 1:
-		k.refuse(path, "leave out the port; SSH's is ssh.port", "`%s` is not an IP address", s)
+		k.refuse(path, "leave out the port; the SSH port is ssh.port", "`%s` is not an IP address", s)
 	case err != nil:
-		k.refuse(path, fix+": etcd and certificates need one that does not depend on DNS", "`%s` is not an IP address", s)
+		k.refuse(path, fix+": etcd and certificates need an address that does not depend on DNS", "`%s` is not an IP address", s)
 	case !a.Is4():
 		k.refuse(path, "use an IPv4 address", "IPv6 is not supported yet, and `%s` is IPv6", s)
 	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
@@ -161,7 +161,7 @@ func (k *checker) network() {
 			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)), "%s is too small: each node gets a /%d of it", pods, nodeBits)
 		case 1<<(nodeBits-bits) < nodes:
 			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)),
-				"%s is too small: each node gets a /%d, which is enough for %d nodes, and there are %d", pods, nodeBits, 1<<(nodeBits-bits), nodes)
+				"%s is too small: each node gets a /%d, which is enough for %d nodes, but there are %d", pods, nodeBits, 1<<(nodeBits-bits), nodes)
 		}
 	}
 	if servicesOK {
@@ -169,12 +169,12 @@ func (k *checker) network() {
 		case bits < minServiceBits:
 			k.refuse(servicePath, "use "+DefaultServiceCIDR+", or smaller", "%s is too large: Kubernetes accepts at most a /%d of services", services, minServiceBits)
 		case bits > maxServiceBits:
-			k.refuse(servicePath, fmt.Sprintf("use a /%d or larger", maxServiceBits), "%s is too small: the cluster's DNS is its tenth address", services)
+			k.refuse(servicePath, fmt.Sprintf("use a /%d or larger", maxServiceBits), "%s is too small: the cluster's DNS uses its tenth address", services)
 		}
 	}
 	if podsOK && servicesOK && pods.Overlaps(services) {
-		k.refuse(servicePath, "choose ranges apart from each other, such as "+DefaultPodCIDR+" and "+DefaultServiceCIDR,
-			"%s overlaps the pods' %s: an address could mean a pod or a service", services, pods)
+		k.refuse(servicePath, "choose ranges that do not overlap, such as "+DefaultPodCIDR+" and "+DefaultServiceCIDR,
+			"%s overlaps the pods' %s: an address could belong to a pod or a Service", services, pods)
 	}
 	for _, r := range []struct {
 		path, what string
@@ -187,7 +187,7 @@ func (k *checker) network() {
 	}
 }
 
-// keepsClear refuses a range that holds the address of a machine: from inside the cluster that machine would be gone.
+// keepsClear refuses a range that contains the address of a machine: pods could not reach that machine.
 func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 	inside := func(s string) bool {
 		a, err := netip.ParseAddr(s)
@@ -195,10 +195,10 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 	}
 	const fix = "choose a range that no machine uses"
 	if k.opts.Lab && cidr.Overlaps(LabRange) {
-		k.refuse(path, fix, "%s overlaps %s, where lab machines get their addresses", cidr, LabRange)
+		k.refuse(path, fix, "%s overlaps %s, the range of lab machines", cidr, LabRange)
 	}
 	if vip := k.c.Spec.LoadBalancer.Address; inside(vip) {
-		k.refuse(path, fix, "the range %s of the %s holds the balancer's address %s", cidr, what, vip)
+		k.refuse(path, fix, "the range %s of the %s contains the load balancer's address %s", cidr, what, vip)
 	}
 	var names []string
 	for _, h := range k.c.Spec.Hosts {
@@ -207,7 +207,7 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 		}
 	}
 	if len(names) > 0 {
-		k.refuse(path, fix, "the range %s of the %s holds the addresses of hosts: %s", cidr, what, few(names))
+		k.refuse(path, fix, "the range %s of the %s contains the addresses of hosts: %s", cidr, what, few(names))
 	}
 	var endpoints []string
 	for _, e := range k.c.Spec.Etcd.Endpoints {
@@ -216,7 +216,7 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 		}
 	}
 	if len(endpoints) > 0 {
-		k.refuse(path, fix, "the range %s of the %s holds the addresses of your etcd: %s", cidr, what, few(endpoints))
+		k.refuse(path, fix, "the range %s of the %s contains the addresses of your etcd: %s", cidr, what, few(endpoints))
 	}
 }
 
@@ -229,7 +229,7 @@ func (k *checker) cidr(path, s, example string) (netip.Prefix, bool) {
 	case err != nil:
 		k.refuse(path, "write it like "+example, "`%s` is not an address range", s)
 	case p != p.Masked():
-		k.refuse(path, fmt.Sprintf("write %s", p.Masked()), "%s does not begin at its first address", s)
+		k.refuse(path, fmt.Sprintf("write %s", p.Masked()), "%s does not start with its first address", s)
 	case p.Addr().IsLoopback(), p.Addr().IsMulticast(), p.Addr().IsLinkLocalUnicast(), p.Addr().IsUnspecified():
 		k.refuse(path, "use a private range, such as "+example, "%s is not a range that machines can use", s)
 	default:
@@ -275,7 +275,7 @@ func (k *checker) ssh(path string, s SSH) {
 		ok = err == nil && n > 0 && n <= 65535
 	}
 	if ok && dnsLength(m[2]) != "" {
-		k.refuse(path+".jump", "use the name or address by which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
+		k.refuse(path+".jump", "use the name or address at which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
 		return
 	}
 	if !ok {

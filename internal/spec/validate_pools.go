@@ -9,13 +9,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// ownedLabels are set from the host itself; a pool that set them would make the cluster lie about its zones or machines.
+// ownedLabels are derived from the host. A pool that set them would make the cluster misreport its zones or machines.
 var ownedLabels = map[string]string{
 	"topology.kubernetes.io/zone":           "it comes from the host's zone",
 	"topology.kubernetes.io/region":         "it comes from the host's region",
-	"kubernetes.io/hostname":                "it is the host's name",
-	"kubernetes.io/os":                      "the kubelet finds it out",
-	"kubernetes.io/arch":                    "the kubelet finds it out",
+	"kubernetes.io/hostname":                "it is the host name",
+	"kubernetes.io/os":                      "the kubelet determines it",
+	"kubernetes.io/arch":                    "the kubelet determines it",
 	"node-role.kubernetes.io/control-plane": "it comes from the host's role",
 }
 
@@ -27,7 +27,7 @@ func (k *checker) pools() {
 		if p.Name == "" {
 			k.refuse(path+".name", "give it a short name, such as `web`", "the pool has no name")
 		} else if k.label(path+".name", p.Name) && names[p.Name] {
-			k.refuse(path+".name", "give each pool a name of its own", "there are two pools `%s`", p.Name)
+			k.refuse(path+".name", "give each pool its own name", "there are two pools `%s`", p.Name)
 		}
 		names[p.Name] = true
 		if len(p.Hosts) == 0 {
@@ -41,11 +41,11 @@ func (k *checker) pools() {
 			case !exists:
 				k.refuse(at, suggest(name, workers, "name a host of spec.hosts"), "there is no host `%s`", name)
 			case !h.Has(RoleWorker) && len(h.Roles) > 0:
-				k.refuse(at, "give it the role worker, or take it out of the pool", "the host `%s` is no worker", name)
+				k.refuse(at, "give it the role worker, or remove it from the pool", "the host `%s` is not a worker", name)
 			case taken && other == path:
 				k.refuse(at, "remove one of the two", "`%s` is in the pool twice", name)
 			case taken:
-				k.refuse(at, "take it out of one of them: a host is in one pool at most", "`%s` is already in another pool, %s%s", name, other, k.line(other))
+				k.refuse(at, "remove it from one of them: a host can be in at most one pool", "`%s` is already in another pool, %s%s", name, other, k.line(other))
 			default:
 				poolOf[name] = path
 			}
@@ -69,7 +69,7 @@ func (k *checker) poolZones(path string, p NodePool) {
 		if h, ok := k.c.Host(name); ok {
 			own[h.Zone] = true
 			if !slices.Contains(p.Zones, h.Zone) {
-				k.refuse(fmt.Sprintf("%s.hosts[%d]", path, j), "add the zone to the pool, or take the host out",
+				k.refuse(fmt.Sprintf("%s.hosts[%d]", path, j), "add the zone to the pool, or remove the host",
 					"`%s` is in zone `%s`, which is not one of the pool's (%s)", name, h.Zone, strings.Join(p.Zones, ", "))
 			}
 		}
@@ -118,7 +118,7 @@ func (k *checker) qualified(path, what, key, value string) {
 		k.refuse(path, "write it like `example.com/tier` or `tier`", "`%s` is not a %s key: %s", key, what, msgs[0])
 	}
 	if msgs := validation.IsValidLabelValue(value); len(msgs) > 0 {
-		k.refuse(path, "use letters, digits, dashes, dots and underscores, at most 63", "`%s` is not a %s value", value, what)
+		k.refuse(path, "use at most 63 letters, digits, dashes, dots, and underscores", "`%s` is not a %s value", value, what)
 	}
 }
 

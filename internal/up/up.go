@@ -1,4 +1,4 @@
-// Package up goes all the way from an empty machine to a verified cluster: bundle, lab, apply.
+// Package up takes an empty machine to a verified cluster: bundle, lab, apply.
 package up
 
 import (
@@ -22,13 +22,13 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Part is one stretch of the way and how long it took.
+// Part is one phase of Up and how long it took.
 type Part struct {
 	Name    string
 	Elapsed time.Duration
 }
 
-// Result is a cluster that was verified.
+// Result is a verified cluster.
 type Result struct {
 	Cluster    *spec.Cluster
 	SpecFile   string
@@ -38,8 +38,8 @@ type Result struct {
 	Lab        bool
 }
 
-// Up makes the cluster. For hosts without an address it first makes lab machines. Findings of the checks to ignore do not
-// keep it from building.
+// Up creates the cluster. For hosts without an address, it creates lab machines first. Findings of the preflight checks in
+// ignore do not prevent the build.
 func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sink) (*Result, error) {
 	r := &Result{Cluster: c, Lab: c.NeedsLab()}
 	part := func(name string, f func() error) error {
@@ -52,7 +52,7 @@ func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sin
 		if err := part("requirements", func() error { return require.Packages(ctx, lab.Requirements(), sink) }); err != nil {
 			return r, err
 		}
-		// A machine on which no lab can be made should say so before minutes are spent on compiling.
+		// If no lab can run here, fail before minutes are spent on compiling.
 		if err := lab.Check(ctx); err != nil {
 			return r, err
 		}

@@ -1,6 +1,6 @@
-// Package byhand writes the guide for exactly one spec: what an operator would do without Quorate, in the order of
-// kubeadm's documentation for highly available clusters, with the reason for each part. It is pure, and what it writes
-// can be run: a test does, and the bootstrap benchmark races against it.
+// Package byhand writes the guide for one spec: what an operator would do without Quorate, in the order of kubeadm's
+// documentation for highly available clusters, with the reason for each part. It is pure. The guide can be run: a test does
+// so, and the bootstrap benchmark compares Quorate with it.
 package byhand
 
 import (
@@ -12,30 +12,30 @@ import (
 type Transcript struct {
 	Cluster    string `json:"cluster"`
 	Kubernetes string `json:"kubernetes"`
-	// Assumes is what must be so before.
+	// Assumes lists the prerequisites.
 	Assumes  []string  `json:"assumes"`
 	Sections []Section `json:"sections"`
 
 	hosts []spec.Host
 }
 
-// Section is one part of the way.
+// Section is one part of the guide.
 type Section struct {
 	Title  string `json:"title"`
 	Reason string `json:"reason"`
-	// AtOnce says that its steps do not wait for each other; the steps of other sections come one after another.
+	// AtOnce says that the steps of the section run in parallel; the steps of other sections run one after another.
 	AtOnce bool   `json:"atOnce,omitempty"`
 	Steps  []Step `json:"steps"`
 }
 
-// Step is what is done on one host, or alike on several: actions as root, or files that are brought there.
+// Step is what to do on one host, or in the same way on several: actions to run as root, or files to copy there.
 type Step struct {
 	Title   string   `json:"title"`
 	Hosts   []string `json:"hosts"`
 	Actions []Action `json:"actions,omitempty"`
 	Bring   []Bring  `json:"bring,omitempty"`
-	// PrintsJoin says that kubeadm init is among the actions. The words that it prints for those who join are the shell
-	// variables token, hash and key of later steps.
+	// PrintsJoin says that kubeadm init is among the actions. The join parameters that it prints are the shell variables
+	// token, hash, and key of later steps.
 	PrintsJoin bool `json:"printsJoin,omitempty"`
 }
 
@@ -50,22 +50,22 @@ type Action struct {
 type File struct {
 	Path string `json:"path"`
 	Mode string `json:"mode"` // octal
-	// Append says that the content is added to what is there.
+	// Append says that the content is appended to the file.
 	Append bool `json:"append,omitempty"`
-	// Expand says that the shell fills in variables and commands.
+	// Expand says that the shell expands variables and commands in the content.
 	Expand  bool   `json:"expand,omitempty"`
 	Content string `json:"content"`
 }
 
-// Bring is a file that comes from elsewhere.
+// Bring is a file to copy from another machine.
 type Bring struct {
-	// From is the host that has it at the same path; without it, Local is a file on the operator's machine.
+	// From is the host that has the file at the same path. If it is empty, Local is a file on the operator's machine.
 	From  string `json:"from,omitempty"`
 	Local string `json:"local,omitempty"`
 	Path  string `json:"path"`
 }
 
-// Images is what the guide has to know of the images that nodes run.
+// Images is what the guide needs to know about the images that nodes run.
 type Images struct {
 	Pause     string // the sandbox image
 	Manifests map[string]manifest.Manifest

@@ -273,7 +273,7 @@ func TestShapes(t *testing.T) {
 			c.Spec.Etcd = spec.Etcd{Endpoints: []string{"https://10.0.0.71:2379", "https://10.0.0.72:2379"}, CAFile: "~/etcd/ca.pem", CertFile: "client cert.pem", KeyFile: "k"}
 		}, []string{"put cp-a /etc/kubernetes/pki/etcd/ca.crt <~/etcd/ca.pem\n", "put cp-a /etc/kubernetes/pki/apiserver-etcd-client.crt <'client cert.pem'\n",
 			"--endpoints https://10.0.0.71:2379,https://10.0.0.72:2379"}, []string{"etcd.service", "put cp-b"}},
-		"a balancer of one's own": {"external-balancer", nil, []string{"/dev/tcp/api.prod.example.com/6443' || status=$?", "Your own balancer"}, []string{"keepalived", "haproxy"}},
+		"a balancer of one's own": {"external-balancer", nil, []string{"/dev/tcp/api.prod.example.com/6443' || status=$?", "Your own load balancer"}, []string{"keepalived", "haproxy"}},
 		"beside the control planes": {"colocated-balancer", nil, []string{"ignore=Port-6443\n", "ignore=Port-6443,SystemVerification;", "permit-port-sharing", "sysctl -q -p /etc/sysctl.d/91-quorate-balancer.conf",
 			"bind 10.0.0.100:6443"}, nil},
 		"no CNI plugin": {"stacked", func(c *spec.Cluster) { c.Spec.Network.CNI = spec.CNINone }, []string{"install yours now"}, []string{"flannel", "condition=Ready"}},

@@ -11,17 +11,16 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// The marks between which a host's part of the script is, and a file's part of that.
+// The delimiters of the here-documents for a host's commands and for files.
 const (
 	hostMark = "EOF"
 	fileMark = "END"
 )
 
-// width is that of the script's comments.
+// width is the width of the script's comments.
 const width = 118
 
-// Script renders the guide as a shell script: one that can be run on the operator's machine, and read and pasted host by
-// host.
+// Script renders the guide as a shell script, which can be run on the operator's machine, or read and pasted host by host.
 func (t *Transcript) Script(out io.Writer) error {
 	s := &script{}
 	s.head(t)
@@ -64,10 +63,10 @@ func (s *script) head(t *Transcript) {
 	s.line("#!/usr/bin/env bash")
 	s.comment(fmt.Sprintf("The cluster %s, Kubernetes %s, built by hand: what quorate plan --by-hand prints for exactly this spec.", t.Cluster, t.Kubernetes))
 	s.line("#")
-	s.comment("It can be run as it is, with bash, on a machine that reaches the hosts over SSH. Or host by host: what stands between <<'" + hostMark + "' and " + hostMark +
-		" is what root types on the host that is named. It makes a new cluster; on hosts that have one, kubeadm refuses.")
+	s.comment("Run it with bash on a machine that can reach the hosts over SSH, or paste it host by host: the lines between <<'" + hostMark + "' and " + hostMark +
+		" are the commands to run as root on the named host. It creates a new cluster; kubeadm refuses to run on hosts that already belong to one.")
 	s.line("#")
-	s.line("# Before it begins:")
+	s.line("# Prerequisites:")
 	for _, a := range t.Assumes {
 		for i, line := range ui.Wrap(a, width-4) {
 			s.line("# %s %s", map[bool]string{true: "-", false: " "}[i == 0], line)
@@ -75,7 +74,7 @@ func (s *script) head(t *Transcript) {
 	}
 	s.line("set -euo pipefail")
 	s.line("")
-	s.line("# run HOST COMMAND: as root, over SSH.")
+	s.line("# run HOST COMMAND: run a command as root on a host, over SSH.")
 	s.line("run() {")
 	s.line("    local host=$1")
 	s.line("    shift")
@@ -83,30 +82,30 @@ func (s *script) head(t *Transcript) {
 	for _, h := range t.hosts {
 		s.line("    %s) %s \"$@\" ;;", h.Name, ssh(h))
 	}
-	s.line("    *) echo \"there is no host $host\" >&2; return 1 ;;")
+	s.line("    *) echo \"unknown host $host\" >&2; return 1 ;;")
 	s.line("    esac")
 	s.line("}")
 	s.line("%s", helpers)
 }
 
-// helpers are the words of the script. A block is read to its end before its first command runs, so that none of them can
-// take the rest for its own input; and it brings along what kubeadm init has printed, which is in no arguments that way.
+// helpers are the functions of the script. A block is read completely before its first command runs, so that no command can
+// consume the rest as its input. The values that kubeadm init has printed are part of the block, which keeps them out of arguments.
 const helpers = `
-# on HOST <<'EOF' … EOF: what root types there. token, hash and key are what kubeadm init has printed.
+# on HOST <<'EOF' … EOF: run commands as root on a host. token, hash, and key are the values that kubeadm init has printed.
 printed=
 on() { { printf '%s\n{\n' "$printed"; cat; echo '} </dev/null'; } | run "$1" bash -euo pipefail; }
 
-# copy FROM TO FILE…: from one host to the same place on another.
+# copy FROM TO FILE…: copy files from one host to the same paths on another.
 copy() {
     local from=$1 to=$2
     shift 2
     run "$from" tar -C / -c "$@" </dev/null | run "$to" tar -C / -x
 }
 
-# put HOST FILE: its standard input, as a file that only root reads.
+# put HOST FILE: write standard input to a file that only root can read.
 put() { run "$1" install -D -m 600 /dev/stdin "$2"; }
 
-# start COMMAND …: without waiting for it. finish: wait for all that were started; one that failed is the end.
+# start COMMAND …: run a command in the background. finish: wait for all of them, and fail if one has failed.
 started=()
 start() { { "$@" <&3 & } 3<&0; started+=("$!"); }
 finish() {
@@ -118,7 +117,7 @@ finish() {
 
 say() { printf '\n== %s\n' "$*" >&2; }`
 
-// ssh is the command that reaches a host, as its spec says.
+// ssh is the command that logs in to a host, according to the spec.
 func ssh(h spec.Host) string {
 	command := "ssh" + access(h.SSH)
 	if h.SSH.Port != spec.DefaultSSHPort {
@@ -134,7 +133,7 @@ func ssh(h spec.Host) string {
 	return command
 }
 
-// access is with which key, and where host keys are recorded: for a host and for its jump host.
+// access is the options for the key and for the known hosts file, for a host and for its jump host.
 func access(s spec.SSH) string {
 	out := ""
 	if s.KeyFile != "" {
@@ -199,7 +198,7 @@ func (s *script) step(step Step, atOnce bool) {
 	}
 }
 
-// learn takes the words for those who join from what kubeadm init printed.
+// learn extracts the join parameters from the output of kubeadm init.
 const learn = `word() { grep -oE -m 1 -e "--$1 [^ ]+" <<<"$join" | cut -d ' ' -f 2; }
 token=$(word token)
 hash=$(word discovery-token-ca-cert-hash)

@@ -98,13 +98,13 @@ func TestScriptTellsEachHostItsPart(t *testing.T) {
 	const words = "token=abcdef.0123456789abcdef hash=sha256:1234 key=5678\n{\n"
 	for _, h := range c.Spec.Hosts {
 		for what, part := range map[string]bool{
-			words + "# Token and CA":     h.IsNode() && h.Name != "cp-a",
-			"kubeadm init --upload":      h.Name == "cp-a",
-			"\n} </dev/null\n":           true,
-			"ETCD_NAME=" + h.Name + "\n": h.Has(spec.RoleEtcd),
-			"vrrp_instance":              h.Has(spec.RoleLoadBalancer),
-			"sandbox = ":                 h.IsNode(),
-			"archive":                    h.Has(spec.RoleControlPlane) || h.Name == "etcd-b" || h.Name == "etcd-c",
+			words + "# kubeadm init printed the token": h.IsNode() && h.Name != "cp-a",
+			"kubeadm init --upload":                    h.Name == "cp-a",
+			"\n} </dev/null\n":                         true,
+			"ETCD_NAME=" + h.Name + "\n":               h.Has(spec.RoleEtcd),
+			"vrrp_instance":                            h.Has(spec.RoleLoadBalancer),
+			"sandbox = ":                               h.IsNode(),
+			"archive":                                  h.Has(spec.RoleControlPlane) || h.Name == "etcd-b" || h.Name == "etcd-c",
 		} {
 			if strings.Contains(told[h.Address], what) != part {
 				t.Errorf("%s: %q is there: %v\n%s", h.Name, what, !part, told[h.Address])

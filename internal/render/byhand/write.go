@@ -28,7 +28,7 @@ const (
 	containerd = "/etc/containerd/config.toml"
 )
 
-// ordinary is a server as most are. Where a host is another kind of machine, the commands see it themselves.
+// ordinary is a typical server. The commands detect other kinds of machines themselves.
 var ordinary = &facts.Facts{CgroupV2: true, CanLowerOOMScore: true, CanSetConntrack: true}
 
 type writer struct {
@@ -66,24 +66,24 @@ func (w *writer) assumes() []string {
 	version := w.c.Spec.Kubernetes.Version
 	nodes := w.where(spec.Host.IsNode)
 	out := []string{
-		"Every host runs Linux with systemd; swap is off, clocks agree, and no firewall is between the ports that kubeadm's documentation names. `quorate preflight` looks at all of that.",
-		fmt.Sprintf("On %s: kubeadm, kubelet and kubectl %s, containerd and runc in /usr/local/bin, and the CNI plugins in /opt/cni/bin.", strings.Join(names(nodes), ", "), version),
-		fmt.Sprintf("Their containerd has, or can pull, the images that `kubeadm config images list --kubernetes-version %s` names, and those of the manifests below.", version),
+		"Every host runs Linux with systemd, swap is off, the clocks are synchronized, and no firewall blocks the ports that kubeadm's documentation lists. `quorate preflight` checks all of that.",
+		fmt.Sprintf("On %s: kubeadm, kubelet, and kubectl %s, containerd, and runc are in /usr/local/bin, and the CNI plugins are in /opt/cni/bin.", strings.Join(names(nodes), ", "), version),
+		fmt.Sprintf("Their containerd has, or can pull, the images that `kubeadm config images list --kubernetes-version %s` lists, and those of the manifests below.", version),
 	}
 	if members := w.c.HostsWith(spec.RoleEtcd); len(members) > 0 {
-		out = append(out, fmt.Sprintf("On %s: etcd, etcdctl and kubeadm in /usr/local/bin.", strings.Join(names(members), ", ")))
+		out = append(out, fmt.Sprintf("On %s: etcd, etcdctl, and kubeadm are in /usr/local/bin.", strings.Join(names(members), ", ")))
 	}
 	if w.c.ExistingEtcd() {
 		out = append(out, fmt.Sprintf("The existing etcd is healthy and empty, the files with its CA and client certificate are on this machine, and etcdctl is on %s.", w.first().Name))
 	}
 	if lbs := w.c.BalancerHosts(); len(lbs) > 0 {
-		out = append(out, fmt.Sprintf("On %s: haproxy and keepalived. No machine has the address %s.", strings.Join(names(lbs), ", "), w.c.Spec.LoadBalancer.Address))
+		out = append(out, fmt.Sprintf("On %s: haproxy and keepalived are installed. No machine uses the address %s.", strings.Join(names(lbs), ", "), w.c.Spec.LoadBalancer.Address))
 	} else {
-		out = append(out, fmt.Sprintf("Your own balancer passes TCP from %s on to port %s of %s, and checks https://HOST:%s/readyz. Every host resolves its name.",
+		out = append(out, fmt.Sprintf("Your own load balancer forwards TCP from %s to port %s of %s, and checks https://HOST:%s/readyz. Its name resolves on every host.",
 			w.c.Spec.ControlPlane.Endpoint, hostconfig.APIPort, strings.Join(names(w.cps), ", "), hostconfig.APIPort))
 	}
 	if slices.ContainsFunc(w.c.Spec.Hosts, func(h spec.Host) bool { return h.SSH.User != spec.DefaultSSHUser }) {
-		out = append(out, "Who is not root has sudo without a password.")
+		out = append(out, "Users other than root can use sudo without a password.")
 	}
 	return out
 }
@@ -91,7 +91,7 @@ func (w *writer) assumes() []string {
 // prepare is everything on the hosts that needs no other host.
 func (w *writer) prepare() Section {
 	s := Section{Title: "Prepare the hosts", AtOnce: true,
-		Reason: "kubeadm expects a load balancer in front of the control planes, a container runtime, and names that resolve. The hosts do not need each other for it."}
+		Reason: "kubeadm expects a load balancer in front of the control planes, a container runtime, and names that resolve. The hosts can be prepared independently of each other."}
 	for _, h := range w.c.BalancerHosts() {
 		step := Step{Title: "load balancer", Hosts: []string{h.Name}, Actions: w.balancer(h)}
 		if !h.IsNode() && !h.Has(spec.RoleEtcd) {
@@ -109,7 +109,7 @@ func (w *writer) prepare() Section {
 func (w *writer) resolve() []Action {
 	d := hostconfig.Hosts(w.c)
 	return []Action{{
-		Reason: "Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a server that does not answer costs it ten seconds each time.",
+		Reason: "Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server that does not answer costs it ten seconds each time.",
 		Files:  []File{{Path: d.Files[0].Path, Mode: "644", Append: true, Content: d.Files[0].Content}},
 	}}
 }
@@ -136,7 +136,7 @@ func (w *writer) balancer(h spec.Host) []Action {
 	}
 	return []Action{{
 		Reason: "HAProxy sends clients to the API servers that are ready. keepalived keeps the address " + w.c.Spec.LoadBalancer.Address +
-			" on one balancer, and moves it when that host, or its HAProxy, is gone. HAProxy comes first, because keepalived asks it.",
+			" on one load balancer, and moves it if that host or its HAProxy fails. HAProxy starts first, because keepalived checks it.",
 		Files: files(d), Commands: commands,
 	}}
 }
@@ -151,24 +151,24 @@ func (w *writer) runtime() []Action {
 	}
 	state := fmt.Sprintf("$(cat %s 2>/dev/null | sha256sum)", strings.Join(watched, " "))
 	return []Action{{
-		Reason:   "For later: a containerd that has exactly this configuration already need not start again.",
+		Reason:   "For the step below: if containerd already has exactly this configuration, it does not have to restart.",
 		Commands: []string{"before=" + state + " || true"},
 	}, {
-		Reason: "The kernel forwards pods' packets and lets kube-proxy see them. containerd runs the pods, with the sandbox image that kubeadm wants and with systemd in charge of cgroups, " +
-			"as the kubelet has it too. The kubelet's unit waits for the configuration that kubeadm gives it.",
+		Reason: "The kernel forwards the packets of pods and passes them through iptables for kube-proxy. containerd runs the pods, with the sandbox image that kubeadm expects and with the systemd cgroup driver, " +
+			"which the kubelet also uses. The kubelet's unit waits for the configuration that kubeadm writes.",
 		Files: files(d),
 		Commands: []string{
-			"modprobe --all " + strings.Join(d.Modules, " ") + " 2>/dev/null || true # a kernel that has them built in has nothing to load",
+			"modprobe --all " + strings.Join(d.Modules, " ") + " 2>/dev/null || true # they may be built into the kernel",
 			"sysctl -q -p /etc/sysctl.d/90-quorate.conf",
 		},
 	}, {
-		Reason: "Only on machines that are no ordinary servers: with cgroup v1 systemd is not in charge, and in a container without CAP_SYS_RESOURCE asking for a lower OOM score keeps pods from starting.",
+		Reason: "Only for unusual machines: with cgroup v1, the systemd cgroup driver is not used, and in a container without CAP_SYS_RESOURCE, pods cannot start if they ask for a lower OOM score.",
 		Commands: []string{
 			cgroupV2 + " || sed -i 's/SystemdCgroup = true/SystemdCgroup = false/' " + containerd,
 			"(( 0x$(sed -n 's/^CapEff:[[:space:]]*//p' /proc/self/status) >> 24 & 1 )) || sed -i 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' " + containerd,
 		},
 	}, {
-		Reason: "Start them, now and at boot.",
+		Reason: "Start them now and at boot.",
 		Commands: []string{
 			`if [ "$before" != "` + state + `" ]; then systemctl daemon-reload; systemctl restart containerd; fi`,
 			"systemctl enable --quiet --now " + strings.Join(d.Enable, " "),
@@ -176,11 +176,11 @@ func (w *writer) runtime() []Action {
 	}}
 }
 
-// member prepares one host of an external etcd. It does not start before it has its certificates.
+// member prepares one host of an external etcd. etcd starts only after it has its certificates.
 func (w *writer) member(h spec.Host) []Action {
 	config := w.rendered(w.kubeadm.EtcdHostByHand(h))
 	return []Action{{
-		Reason: "etcd runs under systemd: these hosts are no nodes, so no kubelet starts a static pod here. kubeadm makes the certificates, from a file of its own for each host.",
+		Reason: "etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates the certificates, from a separate file for each host.",
 		Files: append(files(hostconfig.Etcd(h, ordinary)),
 			File{Path: hostconfig.EtcdMembersFile, Mode: "600", Content: hostconfig.EtcdMembers(w.c)},
 			File{Path: etcdFile, Mode: "644", Content: config}),
@@ -188,7 +188,7 @@ func (w *writer) member(h spec.Host) []Action {
 	}}
 }
 
-// etcd is kubeadm's guide to a highly available etcd, or a look at the one that exists.
+// etcd follows kubeadm's guide to a highly available etcd, or checks the existing one.
 func (w *writer) etcd() Section {
 	members := w.c.HostsWith(spec.RoleEtcd)
 	switch {
@@ -198,21 +198,21 @@ func (w *writer) etcd() Section {
 			Reason: "The first control plane gets the client certificate. kubeadm uploads it for the others.",
 			Steps: []Step{{Title: "certificates of the existing etcd", Hosts: []string{w.first().Name}, Bring: []Bring{
 				{Local: e.CAFile, Path: pki + facts.EtcdPKI[0]}, {Local: e.CertFile, Path: pki + facts.EtcdClientPKI[0]}, {Local: e.KeyFile, Path: pki + facts.EtcdClientPKI[1]},
-			}}, {Title: "is it healthy?", Hosts: []string{w.first().Name}, Actions: []Action{{
-				Reason:   "Before anything is built on it.",
+			}}, {Title: "check etcd's health", Hosts: []string{w.first().Name}, Actions: []Action{{
+				Reason:   "Check this before anything is built on it.",
 				Commands: []string{w.etcdctl() + " endpoint health"},
 			}}}}}
 	case len(members) == 0:
 		return Section{}
 	}
 	certs := "kubeadm init phase certs "
-	s := Section{Title: "etcd", Reason: "One authority, a certificate for each member, and then all members start as one cluster."}
-	s.Steps = append(s.Steps, Step{Title: "etcd's own authority", Hosts: []string{members[0].Name}, Actions: []Action{{
-		Reason:   "Separate from the cluster's: who has a certificate of the cluster is not let in by etcd.",
+	s := Section{Title: "etcd", Reason: "Create one CA and a certificate for each member, then start all members as one cluster."}
+	s.Steps = append(s.Steps, Step{Title: "etcd's own CA", Hosts: []string{members[0].Name}, Actions: []Action{{
+		Reason:   "It is separate from the cluster's CA, so that etcd does not accept certificates of the cluster.",
 		Commands: []string{certs + "etcd-ca --config " + etcdFile},
 	}}})
 	for _, h := range members[1:] {
-		s.Steps = append(s.Steps, Step{Title: "the authority for " + h.Name, Hosts: []string{h.Name},
+		s.Steps = append(s.Steps, Step{Title: "the CA for " + h.Name, Hosts: []string{h.Name},
 			Bring: []Bring{{From: members[0].Name, Path: pki + facts.EtcdPKI[0]}, {From: members[0].Name, Path: pki + facts.EtcdPKI[1]}}})
 	}
 	var commands []string
@@ -220,10 +220,10 @@ func (w *writer) etcd() Section {
 		commands = append(commands, certs+kind+" --config "+etcdFile)
 	}
 	s.Steps = append(s.Steps, Step{Title: "start the members", Hosts: names(members), Actions: []Action{{
-		Reason:   "Each host makes its own certificates, so that no member's key travels. The unit does not wait for the other members.",
+		Reason:   "Each host creates its own certificates, so that no member's key is copied between hosts. The unit does not wait for the other members.",
 		Commands: append(commands, "systemctl enable --quiet --now "+hostconfig.EtcdUnit),
-	}}}, Step{Title: "is it whole?", Hosts: []string{members[0].Name}, Actions: []Action{{
-		Reason:   "All members answer before anything is built on them.",
+	}}}, Step{Title: "check etcd's health", Hosts: []string{members[0].Name}, Actions: []Action{{
+		Reason:   "All members must be healthy before anything is built on them.",
 		Commands: []string{"until " + w.etcdctl() + " endpoint health; do [ $SECONDS -lt 60 ]; sleep 0.2; done"},
 	}}}, Step{Title: "etcd's client certificate", Hosts: []string{w.first().Name},
 		Bring: []Bring{{From: members[0].Name, Path: pki + facts.EtcdPKI[0]}, {From: members[0].Name, Path: pki + facts.EtcdClientPKI[0]}, {From: members[0].Name, Path: pki + facts.EtcdClientPKI[1]}}})
@@ -246,24 +246,24 @@ func (w *writer) firstControlPlane() Section {
 	}
 	h := w.first()
 	return Section{Title: "The first control plane",
-		Reason: "It begins the cluster. --upload-certs puts the shared keys, encrypted, where the other control planes find them for two hours.",
+		Reason: "It creates the cluster. --upload-certs stores the shared keys, encrypted, in a Secret that the other control planes can read for two hours.",
 		Steps: []Step{{Title: "kubeadm init", Hosts: []string{h.Name}, PrintsJoin: true, Actions: []Action{{
-			Reason: "What the API server reads: whom it answers without credentials, what it writes to the audit log, and the key that encrypts secrets in etcd, made here.",
+			Reason: "The files that the API server reads: which requests it accepts without credentials, what it writes to the audit log, and the key that encrypts secrets in etcd, which is generated here.",
 			Files:  append(read, secrets), Commands: []string{makeAuditDir},
 		}, w.knock(), {
-			Reason: "What this cluster is to be, in kubeadm's words.",
+			Reason: "The configuration of this cluster for kubeadm.",
 			Files:  []File{{Path: initFile, Mode: "600", Content: w.rendered(w.kubeadm.InitByHand(h))}},
 		}, adapt, {
-			Reason:   "It ends with the words with which the others join.",
+			Reason:   "At the end, it prints the parameters with which the other nodes join.",
 			Commands: append(w.ignore(h), "kubeadm init --upload-certs --config "+initFile+` --ignore-preflight-errors="$ignore"`),
 		}}}}}
 }
 
 const makeAuditDir = "install -d -m 700 " + hostconfig.AuditLogDir
 
-// adapt is for what is no ordinary server, as a lab's machine.
+// adapt is for unusual machines, such as those of a lab.
 var adapt = Action{
-	Reason: "Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap and disk, or no say in the size of conntrack's table.",
+	Reason: "Only for unusual machines: those with cgroup v1, containers that share swap and disk with their host, and those that cannot set the size of the conntrack table.",
 	Commands: []string{
 		cgroupV2 + ` || sed -i 's/^cgroupDriver: systemd$/cgroupDriver: cgroupfs\nfailCgroupV1: false/' ` + initFile,
 		"! " + inside + ` || sed -i 's/^kind: KubeletConfiguration$/&\n` + inContainers() + `/' ` + initFile,
@@ -285,38 +285,38 @@ func inContainers() string {
 	return strings.Join(lines, `\n`)
 }
 
-// knock is the documented test of the way to the endpoint.
+// knock is the documented test of the connection to the endpoint.
 func (w *writer) knock() Action {
 	host, port := hostconfig.EndpointHost(w.c), hostconfig.EndpointPort(w.c)
 	try := fmt.Sprintf("timeout 5 bash -c '</dev/tcp/%s/%s'", host, port)
 	if len(w.c.BalancerHosts()) > 0 {
-		return Action{Reason: "Is the way to the endpoint open? Nobody stands behind the balancer yet, but it answers.", Commands: []string{try}}
+		return Action{Reason: "Check that the endpoint can be reached. No API server runs behind the load balancer yet, but the load balancer accepts connections.", Commands: []string{try}}
 	}
 	return Action{
-		Reason: "Is the way to the endpoint open? Nobody stands behind the balancer yet, so refused is a good answer. None within five seconds (status 124) means that a name, a route or a firewall is wrong.",
+		Reason: "Check that the endpoint can be reached. No API server runs behind the load balancer yet, so \"connection refused\" is a good result. No answer within five seconds (status 124) means that a name, a route, or a firewall is wrong.",
 		Commands: []string{
 			"status=0", try + " || status=$?", "[ $status != 124 ]",
 		},
 	}
 }
 
-// ignore names what kubeadm's preflight finds and what is meant to be so.
+// ignore lists the preflight errors of kubeadm that are expected.
 func (w *writer) ignore(h spec.Host) []string {
 	var always []string
 	if w.c.Balances(h) && hostconfig.SharesAPIPort(w.c) {
 		always = []string{"Port-" + hostconfig.APIPort}
 	}
 	lines := []string{"ignore=" + strings.Join(always, ","),
-		"# cgroup v1, and a kernel configuration that a container does not see:",
+		"# cgroup v1, or a container, which cannot read the kernel configuration:",
 		"if ! " + cgroupV2 + " || " + inside + "; then ignore=" + strings.Join(append(always, "SystemVerification"), ",") + "; fi"}
 	if len(always) > 0 {
-		lines = append([]string{"# HAProxy is there already, and shares the port: it listens on the virtual IP only."}, lines...)
+		lines = append([]string{"# HAProxy is already running and shares the port: it only listens on the virtual IP."}, lines...)
 	}
 	return lines
 }
 
 func (w *writer) podNetwork() Section {
-	s := Section{Title: "Pod network", Reason: "Nodes become Ready when pods can have addresses."}
+	s := Section{Title: "Pod network", Reason: "Nodes become Ready when their pods can get addresses."}
 	for _, name := range slices.Sorted(maps.Keys(w.images.Manifests)) {
 		path, m := "/root/"+name+".yaml", w.images.Manifests[name]
 		apply := "kubectl apply -f " + path
@@ -324,7 +324,7 @@ func (w *writer) podNetwork() Section {
 			apply = "kubectl apply --namespace " + m.Namespace + " -f " + path
 		}
 		s.Steps = append(s.Steps, Step{Title: name, Hosts: []string{w.first().Name}, Actions: []Action{{
-			Reason:   "The pods' network is an add-on of its own; kubeadm installs none.",
+			Reason:   "The pod network is a separate add-on; kubeadm does not install one.",
 			Files:    []File{{Path: path, Mode: "644", Content: string(m.Objects)}},
 			Commands: []string{adminConf, apply},
 		}}})
@@ -332,10 +332,10 @@ func (w *writer) podNetwork() Section {
 	return s
 }
 
-// unsharedFiles is what the API server's configuration refers to and kubeadm does not upload.
+// unsharedFiles copies the files that the API server's configuration refers to and that kubeadm does not upload.
 func (w *writer) unsharedFiles() Section {
 	s := Section{Title: "Files for the other control planes", AtOnce: true,
-		Reason: "kubeadm uploads its certificates, but not what else the API server's configuration refers to. The key goes from host to host and is nowhere in between."}
+		Reason: "kubeadm uploads its certificates, but not the other files that the API server's configuration refers to. The key is copied from host to host and is never stored in between."}
 	for _, h := range w.cps[1:] {
 		from := w.first().Name
 		s.Steps = append(s.Steps, Step{Title: "the API server's files for " + h.Name, Hosts: []string{h.Name},
@@ -345,21 +345,21 @@ func (w *writer) unsharedFiles() Section {
 }
 
 func (w *writer) controlPlanes() Section {
-	s := Section{Title: "The other control planes", Reason: "One after another: each adds a member to etcd, which must not be asked for two at a time."}
+	s := Section{Title: "The other control planes", Reason: "They join one after another: each adds a member to etcd, and only one member can be added at a time."}
 	if !w.c.StackedEtcd() {
-		s.Reason = "One after another, as the documentation has it."
+		s.Reason = "They join one after another, as in the documentation."
 	}
 	for _, h := range w.cps[1:] {
 		s.Steps = append(s.Steps, w.join(h, "join as a control plane",
-			"Token and CA hash are those that kubeadm init printed, and the certificate key decrypts what it uploaded. In a file they are in no process's arguments.", makeAuditDir))
+			"kubeadm init printed the token and the CA hash, and the certificate key that decrypts the uploaded certificates. They are passed in a file to keep them out of process arguments.", makeAuditDir))
 	}
 	return s
 }
 
 func (w *writer) workers() Section {
-	s := Section{Title: "The workers", Reason: "The same, without the control plane's part."}
+	s := Section{Title: "The workers", Reason: "The workers join in the same way, without the control-plane parts."}
 	for _, h := range w.where(func(h spec.Host) bool { return h.IsNode() && !h.Has(spec.RoleControlPlane) }) {
-		s.Steps = append(s.Steps, w.join(h, "join as a worker", "Token and CA hash are those that kubeadm init printed. In a file they are in no process's arguments."))
+		s.Steps = append(s.Steps, w.join(h, "join as a worker", "kubeadm init printed the token and the CA hash. They are passed in a file to keep them out of process arguments."))
 	}
 	return s
 }
@@ -374,30 +374,30 @@ func (w *writer) join(h spec.Host, title, reason string, before ...string) Step 
 	}}}
 }
 
-// finish is what remains when everybody has joined.
+// finish is what remains to do after all nodes have joined.
 func (w *writer) finish() Section {
 	nodes := names(w.where(spec.Host.IsNode))
 	actions := []Action{{
-		Reason:   "A worker's kubeadm join ends before its node is there.",
+		Reason:   "On a worker, kubeadm join returns before its Node object exists.",
 		Commands: []string{adminConf, "kubectl wait --for=create --timeout=2m node/" + strings.Join(nodes, " node/")},
 	}}
 	if marks := w.marks(); len(marks) > 0 {
-		actions = append(actions, Action{Reason: "Labels and taints of the node pools: a kubelet may not set them itself.", Commands: marks})
+		actions = append(actions, Action{Reason: "Set the labels and taints of the node pools: a kubelet is not allowed to set them itself.", Commands: marks})
 	}
 	if len(w.images.Manifests) > 0 {
 		actions = append(actions, Action{
-			Reason:   "Believe the nodes, not exit statuses.",
+			Reason:   "Wait until all nodes are Ready.",
 			Commands: []string{"kubectl wait --for=condition=Ready --timeout=5m node --all"},
 		})
 	} else {
-		actions = append(actions, Action{Reason: "No CNI plugin is in the spec: install yours now. The nodes are not Ready before."})
+		actions = append(actions, Action{Reason: "The spec has no CNI plugin: install yours now. Until then, the nodes are not Ready."})
 	}
 	actions = append(actions, Action{
-		Reason:   "The first control plane was alone when CoreDNS started, so all of it is there: one node would be all of DNS.",
+		Reason:   "When CoreDNS started, there was only the first control plane, so all replicas run there. Restart them to spread them over the nodes.",
 		Commands: []string{"kubectl -n kube-system rollout restart deployment coredns"},
 	}, Action{
-		Reason: "Each kubelet asks for a serving certificate of the cluster's CA, and nobody in Kubernetes approves it; until then kubectl logs and exec fail. Here each node's own request is approved. " +
-			"Look at them first if you do not trust every host, and do it again once a year, when they are renewed.",
+		Reason: "Each kubelet requests a serving certificate from the cluster's CA, and no component of Kubernetes approves the request; until then, kubectl logs and exec fail. These commands approve the request of each node. " +
+			"If you do not trust every host, check the requests first. Repeat this once a year, when the certificates are renewed.",
 		Commands: []string{
 			"for node in " + strings.Join(nodes, " ") + "; do",
 			`    until requests=$(kubectl get csr --field-selector=spec.signerName=kubernetes.io/kubelet-serving -o jsonpath="{.items[?(@.spec.username=='system:node:$node')].metadata.name}") && [ -n "$requests" ]; do`,
@@ -408,13 +408,13 @@ func (w *writer) finish() Section {
 			"done",
 		},
 	}, Action{
-		Reason:   "Whoever has the token could join a host: it is needed no longer.",
+		Reason:   "The token is no longer needed, and anyone who has it could join a host.",
 		Commands: []string{`kubeadm token delete "${token%%.*}"`, "kubectl --namespace kube-system delete secret kubeadm-certs --ignore-not-found"},
 	}, Action{
-		Reason:   "Look at it.",
+		Reason:   "Check the result.",
 		Commands: []string{"kubectl get nodes -o wide", "kubectl get --raw '/readyz?verbose' | tail -n 1"},
 	})
-	return Section{Title: "Finish", Reason: "What kubeadm leaves to the operator.",
+	return Section{Title: "Finish", Reason: "These steps are left to the operator by kubeadm.",
 		Steps: []Step{{Title: "finish", Hosts: []string{w.first().Name}, Actions: actions}}}
 }
 

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # The cluster prod, Kubernetes v1.37.2, built by hand: what quorate plan --by-hand prints for exactly this spec.
 #
-# It can be run as it is, with bash, on a machine that reaches the hosts over SSH. Or host by host: what stands
-# between <<'EOF' and EOF is what root types on the host that is named. It makes a new cluster; on hosts that have
-# one, kubeadm refuses.
+# Run it with bash on a machine that can reach the hosts over SSH, or paste it host by host: the lines between <<'EOF'
+# and EOF are the commands to run as root on the named host. It creates a new cluster; kubeadm refuses to run on hosts
+# that already belong to one.
 #
-# Before it begins:
-# - Every host runs Linux with systemd; swap is off, clocks agree, and no firewall is between the ports that kubeadm's
-#   documentation names. `quorate preflight` looks at all of that.
-# - On cp-a, cp-b, worker-a, worker-b, worker-c: kubeadm, kubelet and kubectl v1.37.2, containerd and runc in
-#   /usr/local/bin, and the CNI plugins in /opt/cni/bin.
+# Prerequisites:
+# - Every host runs Linux with systemd, swap is off, the clocks are synchronized, and no firewall blocks the ports
+#   that kubeadm's documentation lists. `quorate preflight` checks all of that.
+# - On cp-a, cp-b, worker-a, worker-b, worker-c: kubeadm, kubelet, and kubectl v1.37.2, containerd, and runc are in
+#   /usr/local/bin, and the CNI plugins are in /opt/cni/bin.
 # - Their containerd has, or can pull, the images that `kubeadm config images list --kubernetes-version v1.37.2`
-#   names, and those of the manifests below.
-# - On etcd-a, etcd-b, etcd-c: etcd, etcdctl and kubeadm in /usr/local/bin.
-# - On lb-a, lb-b: haproxy and keepalived. No machine has the address 10.0.0.100.
-# - Who is not root has sudo without a password.
+#   lists, and those of the manifests below.
+# - On etcd-a, etcd-b, etcd-c: etcd, etcdctl, and kubeadm are in /usr/local/bin.
+# - On lb-a, lb-b: haproxy and keepalived are installed. No machine uses the address 10.0.0.100.
+# - Users other than root can use sudo without a password.
 set -euo pipefail
 
-# run HOST COMMAND: as root, over SSH.
+# run HOST COMMAND: run a command as root on a host, over SSH.
 run() {
     local host=$1
     shift
@@ -32,25 +32,25 @@ run() {
     worker-c) ssh -o IdentitiesOnly=yes -i ~/.ssh/id_ed25519 admin@10.0.0.23 sudo "$@" ;;
     lb-a) ssh -o IdentitiesOnly=yes -i ~/.ssh/id_ed25519 admin@10.0.0.31 sudo "$@" ;;
     lb-b) ssh -o IdentitiesOnly=yes -i ~/.ssh/id_ed25519 admin@10.0.0.32 sudo "$@" ;;
-    *) echo "there is no host $host" >&2; return 1 ;;
+    *) echo "unknown host $host" >&2; return 1 ;;
     esac
 }
 
-# on HOST <<'EOF' … EOF: what root types there. token, hash and key are what kubeadm init has printed.
+# on HOST <<'EOF' … EOF: run commands as root on a host. token, hash, and key are the values that kubeadm init has printed.
 printed=
 on() { { printf '%s\n{\n' "$printed"; cat; echo '} </dev/null'; } | run "$1" bash -euo pipefail; }
 
-# copy FROM TO FILE…: from one host to the same place on another.
+# copy FROM TO FILE…: copy files from one host to the same paths on another.
 copy() {
     local from=$1 to=$2
     shift 2
     run "$from" tar -C / -c "$@" </dev/null | run "$to" tar -C / -x
 }
 
-# put HOST FILE: its standard input, as a file that only root reads.
+# put HOST FILE: write standard input to a file that only root can read.
 put() { run "$1" install -D -m 600 /dev/stdin "$2"; }
 
-# start COMMAND …: without waiting for it. finish: wait for all that were started; one that failed is the end.
+# start COMMAND …: run a command in the background. finish: wait for all of them, and fail if one has failed.
 started=()
 start() { { "$@" <&3 & } 3<&0; started+=("$!"); }
 finish() {
@@ -65,20 +65,20 @@ say() { printf '\n== %s\n' "$*" >&2; }
 # --------------------------------------------------------------------------------------------------------------------
 # 1. Prepare the hosts
 # kubeadm expects a load balancer in front of the control planes, a container runtime, and names that resolve. The
-# hosts do not need each other for it.
+# hosts can be prepared independently of each other.
 # --------------------------------------------------------------------------------------------------------------------
 say '1. Prepare the hosts'
 
 # lb-a: load balancer
 start on lb-a <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# HAProxy sends clients to the API servers that are ready. keepalived keeps the address 10.0.0.100 on one balancer,
-# and moves it when that host, or its HAProxy, is gone. HAProxy comes first, because keepalived asks it.
+# HAProxy sends clients to the API servers that are ready. keepalived keeps the address 10.0.0.100 on one load
+# balancer, and moves it if that host or its HAProxy fails. HAProxy starts first, because keepalived checks it.
 install -D -m 644 /dev/stdin /etc/haproxy/haproxy.cfg <<'END'
 …
 END
@@ -104,14 +104,14 @@ EOF
 
 # lb-b: load balancer
 start on lb-b <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# HAProxy sends clients to the API servers that are ready. keepalived keeps the address 10.0.0.100 on one balancer,
-# and moves it when that host, or its HAProxy, is gone. HAProxy comes first, because keepalived asks it.
+# HAProxy sends clients to the API servers that are ready. keepalived keeps the address 10.0.0.100 on one load
+# balancer, and moves it if that host or its HAProxy fails. HAProxy starts first, because keepalived checks it.
 install -D -m 644 /dev/stdin /etc/haproxy/haproxy.cfg <<'END'
 …
 END
@@ -137,14 +137,14 @@ EOF
 
 # etcd-a: etcd host
 start on etcd-a <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# etcd runs under systemd: these hosts are no nodes, so no kubelet starts a static pod here. kubeadm makes the
-# certificates, from a file of its own for each host.
+# etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
+# the certificates, from a separate file for each host.
 install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
@@ -162,14 +162,14 @@ EOF
 
 # etcd-b: etcd host
 start on etcd-b <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# etcd runs under systemd: these hosts are no nodes, so no kubelet starts a static pod here. kubeadm makes the
-# certificates, from a file of its own for each host.
+# etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
+# the certificates, from a separate file for each host.
 install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
@@ -187,14 +187,14 @@ EOF
 
 # etcd-c: etcd host
 start on etcd-c <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# etcd runs under systemd: these hosts are no nodes, so no kubelet starts a static pod here. kubeadm makes the
-# certificates, from a file of its own for each host.
+# etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
+# the certificates, from a separate file for each host.
 install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
@@ -213,18 +213,18 @@ EOF
 # cp-a, cp-b, worker-a, worker-b, worker-c: container runtime
 for host in cp-a cp-b worker-a worker-b worker-c; do
 start on "$host" <<'EOF'
-# Every name resolves on every host, whatever becomes of DNS: a kubelet looks its own name up all the time, and a
-# server that does not answer costs it ten seconds each time.
+# Every name resolves on every host, even without DNS. A kubelet looks up its own name all the time, and a DNS server
+# that does not answer costs it ten seconds each time.
 cat >>/etc/hosts <<'END'
 …
 END
 
-# For later: a containerd that has exactly this configuration already need not start again.
+# For the step below: if containerd already has exactly this configuration, it does not have to restart.
 before=$(cat /etc/containerd/config.toml /etc/systemd/system/containerd.service /etc/systemd/system/kubelet.service /etc/systemd/system/kubelet.service.d/10-kubeadm.conf /etc/systemd/system/kubelet.service.d/20-quorate.conf 2>/dev/null | sha256sum) || true
 
-# The kernel forwards pods' packets and lets kube-proxy see them. containerd runs the pods, with the sandbox image
-# that kubeadm wants and with systemd in charge of cgroups, as the kubelet has it too. The kubelet's unit waits for
-# the configuration that kubeadm gives it.
+# The kernel forwards the packets of pods and passes them through iptables for kube-proxy. containerd runs the pods,
+# with the sandbox image that kubeadm expects and with the systemd cgroup driver, which the kubelet also uses. The
+# kubelet's unit waits for the configuration that kubeadm writes.
 install -D -m 644 /dev/stdin /etc/modules-load.d/quorate.conf <<'END'
 …
 END
@@ -246,15 +246,15 @@ END
 install -D -m 600 /dev/stdin /etc/systemd/system/kubelet.service.d/20-quorate.conf <<'END'
 …
 END
-modprobe --all overlay br_netfilter 2>/dev/null || true # a kernel that has them built in has nothing to load
+modprobe --all overlay br_netfilter 2>/dev/null || true # they may be built into the kernel
 sysctl -q -p /etc/sysctl.d/90-quorate.conf
 
-# Only on machines that are no ordinary servers: with cgroup v1 systemd is not in charge, and in a container without
-# CAP_SYS_RESOURCE asking for a lower OOM score keeps pods from starting.
+# Only for unusual machines: with cgroup v1, the systemd cgroup driver is not used, and in a container without
+# CAP_SYS_RESOURCE, pods cannot start if they ask for a lower OOM score.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || sed -i 's/SystemdCgroup = true/SystemdCgroup = false/' /etc/containerd/config.toml
 (( 0x$(sed -n 's/^CapEff:[[:space:]]*//p' /proc/self/status) >> 24 & 1 )) || sed -i 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' /etc/containerd/config.toml
 
-# Start them, now and at boot.
+# Start them now and at boot.
 if [ "$before" != "$(cat /etc/containerd/config.toml /etc/systemd/system/containerd.service /etc/systemd/system/kubelet.service /etc/systemd/system/kubelet.service.d/10-kubeadm.conf /etc/systemd/system/kubelet.service.d/20-quorate.conf 2>/dev/null | sha256sum)" ]; then systemctl daemon-reload; systemctl restart containerd; fi
 systemctl enable --quiet --now containerd.service kubelet.service
 EOF
@@ -264,26 +264,27 @@ finish
 
 # --------------------------------------------------------------------------------------------------------------------
 # 2. etcd
-# One authority, a certificate for each member, and then all members start as one cluster.
+# Create one CA and a certificate for each member, then start all members as one cluster.
 # --------------------------------------------------------------------------------------------------------------------
 say '2. etcd'
 
-# etcd-a: etcd's own authority
+# etcd-a: etcd's own CA
 on etcd-a <<'EOF'
-# Separate from the cluster's: who has a certificate of the cluster is not let in by etcd.
+# It is separate from the cluster's CA, so that etcd does not accept certificates of the cluster.
 kubeadm init phase certs etcd-ca --config /root/kubeadm-etcd.yaml
 EOF
 
-# etcd-b: the authority for etcd-b
+# etcd-b: the CA for etcd-b
 copy etcd-a etcd-b etc/kubernetes/pki/etcd/ca.crt etc/kubernetes/pki/etcd/ca.key
 
-# etcd-c: the authority for etcd-c
+# etcd-c: the CA for etcd-c
 copy etcd-a etcd-c etc/kubernetes/pki/etcd/ca.crt etc/kubernetes/pki/etcd/ca.key
 
 # etcd-a, etcd-b, etcd-c: start the members
 for host in etcd-a etcd-b etcd-c; do
 start on "$host" <<'EOF'
-# Each host makes its own certificates, so that no member's key travels. The unit does not wait for the other members.
+# Each host creates its own certificates, so that no member's key is copied between hosts. The unit does not wait for
+# the other members.
 kubeadm init phase certs etcd-server --config /root/kubeadm-etcd.yaml
 kubeadm init phase certs etcd-peer --config /root/kubeadm-etcd.yaml
 kubeadm init phase certs apiserver-etcd-client --config /root/kubeadm-etcd.yaml
@@ -292,9 +293,9 @@ EOF
 done
 finish
 
-# etcd-a: is it whole?
+# etcd-a: check etcd's health
 on etcd-a <<'EOF'
-# All members answer before anything is built on them.
+# All members must be healthy before anything is built on them.
 until etcdctl --endpoints https://10.0.0.41:2379,https://10.0.0.42:2379,https://10.0.0.43:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt --cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint health; do [ $SECONDS -lt 60 ]; sleep 0.2; done
 EOF
 
@@ -303,15 +304,15 @@ copy etcd-a cp-a etc/kubernetes/pki/etcd/ca.crt etc/kubernetes/pki/apiserver-etc
 
 # --------------------------------------------------------------------------------------------------------------------
 # 3. The first control plane
-# It begins the cluster. --upload-certs puts the shared keys, encrypted, where the other control planes find them for
-# two hours.
+# It creates the cluster. --upload-certs stores the shared keys, encrypted, in a Secret that the other control planes
+# can read for two hours.
 # --------------------------------------------------------------------------------------------------------------------
 say '3. The first control plane'
 
 # cp-a: kubeadm init
 join=$(on cp-a <<'EOF' | tee >(sed -E 's/(--token|--certificate-key) [^ ]+/\1 .../' >&2)
-# What the API server reads: whom it answers without credentials, what it writes to the audit log, and the key that
-# encrypts secrets in etcd, made here.
+# The files that the API server reads: which requests it accepts without credentials, what it writes to the audit log,
+# and the key that encrypts secrets in etcd, which is generated here.
 install -D -m 600 /dev/stdin /etc/kubernetes/apiserver/audit-policy.yaml <<'END'
 …
 END
@@ -323,23 +324,24 @@ install -D -m 600 /dev/stdin /etc/kubernetes/pki/encryption.yaml <<END
 END
 install -d -m 700 /var/log/kubernetes/audit
 
-# Is the way to the endpoint open? Nobody stands behind the balancer yet, but it answers.
+# Check that the endpoint can be reached. No API server runs behind the load balancer yet, but the load balancer
+# accepts connections.
 timeout 5 bash -c '</dev/tcp/api.prod.example.com/6443'
 
-# What this cluster is to be, in kubeadm's words.
+# The configuration of this cluster for kubeadm.
 install -D -m 600 /dev/stdin /root/kubeadm-init.yaml <<'END'
 …
 END
 
-# Only on machines that are no ordinary servers: cgroup v1, a container above somebody else's swap and disk, or no say
-# in the size of conntrack's table.
+# Only for unusual machines: those with cgroup v1, containers that share swap and disk with their host, and those that
+# cannot set the size of the conntrack table.
 [ -e /sys/fs/cgroup/cgroup.controllers ] || sed -i 's/^cgroupDriver: systemd$/cgroupDriver: cgroupfs\nfailCgroupV1: false/' /root/kubeadm-init.yaml
 ! systemd-detect-virt --quiet --container || sed -i 's/^kind: KubeletConfiguration$/&\nevictionHard: {"imagefs.available":"1Gi","imagefs.inodesFree":"5%","memory.available":"100Mi","nodefs.available":"1Gi","nodefs.inodesFree":"5%"}\nfailSwapOn: false\nimageGCHighThresholdPercent: 100/' /root/kubeadm-init.yaml
 [ -w /proc/sys/net/netfilter/nf_conntrack_max ] || sed -i 's/^kind: KubeProxyConfiguration$/&\nconntrack: {maxPerCore: 0, min: 0}/' /root/kubeadm-init.yaml
 
-# It ends with the words with which the others join.
+# At the end, it prints the parameters with which the other nodes join.
 ignore=
-# cgroup v1, and a kernel configuration that a container does not see:
+# cgroup v1, or a container, which cannot read the kernel configuration:
 if ! [ -e /sys/fs/cgroup/cgroup.controllers ] || systemd-detect-virt --quiet --container; then ignore=SystemVerification; fi
 kubeadm init --upload-certs --config /root/kubeadm-init.yaml --ignore-preflight-errors="$ignore"
 EOF
@@ -352,13 +354,13 @@ printed="token=$token hash=$hash key=$key"
 
 # --------------------------------------------------------------------------------------------------------------------
 # 4. Pod network
-# Nodes become Ready when pods can have addresses.
+# Nodes become Ready when their pods can get addresses.
 # --------------------------------------------------------------------------------------------------------------------
 say '4. Pod network'
 
 # cp-a: flannel
 on cp-a <<'EOF'
-# The pods' network is an add-on of its own; kubeadm installs none.
+# The pod network is a separate add-on; kubeadm does not install one.
 install -D -m 644 /dev/stdin /root/flannel.yaml <<'END'
 …
 END
@@ -368,8 +370,8 @@ EOF
 
 # --------------------------------------------------------------------------------------------------------------------
 # 5. Files for the other control planes
-# kubeadm uploads its certificates, but not what else the API server's configuration refers to. The key goes from host
-# to host and is nowhere in between.
+# kubeadm uploads its certificates, but not the other files that the API server's configuration refers to. The key is
+# copied from host to host and is never stored in between.
 # --------------------------------------------------------------------------------------------------------------------
 say '5. Files for the other control planes'
 
@@ -380,20 +382,20 @@ finish
 
 # --------------------------------------------------------------------------------------------------------------------
 # 6. The other control planes
-# One after another, as the documentation has it.
+# They join one after another, as in the documentation.
 # --------------------------------------------------------------------------------------------------------------------
 say '6. The other control planes'
 
 # cp-b: join as a control plane
 on cp-b <<'EOF'
-# Token and CA hash are those that kubeadm init printed, and the certificate key decrypts what it uploaded. In a file
-# they are in no process's arguments.
+# kubeadm init printed the token and the CA hash, and the certificate key that decrypts the uploaded certificates.
+# They are passed in a file to keep them out of process arguments.
 install -D -m 600 /dev/stdin /root/kubeadm-join.yaml <<END
 …
 END
 install -d -m 700 /var/log/kubernetes/audit
 ignore=
-# cgroup v1, and a kernel configuration that a container does not see:
+# cgroup v1, or a container, which cannot read the kernel configuration:
 if ! [ -e /sys/fs/cgroup/cgroup.controllers ] || systemd-detect-virt --quiet --container; then ignore=SystemVerification; fi
 kubeadm join --config /root/kubeadm-join.yaml --ignore-preflight-errors="$ignore"
 rm /root/kubeadm-join.yaml
@@ -401,18 +403,18 @@ EOF
 
 # --------------------------------------------------------------------------------------------------------------------
 # 7. The workers
-# The same, without the control plane's part.
+# The workers join in the same way, without the control-plane parts.
 # --------------------------------------------------------------------------------------------------------------------
 say '7. The workers'
 
 # worker-a: join as a worker
 on worker-a <<'EOF'
-# Token and CA hash are those that kubeadm init printed. In a file they are in no process's arguments.
+# kubeadm init printed the token and the CA hash. They are passed in a file to keep them out of process arguments.
 install -D -m 600 /dev/stdin /root/kubeadm-join.yaml <<END
 …
 END
 ignore=
-# cgroup v1, and a kernel configuration that a container does not see:
+# cgroup v1, or a container, which cannot read the kernel configuration:
 if ! [ -e /sys/fs/cgroup/cgroup.controllers ] || systemd-detect-virt --quiet --container; then ignore=SystemVerification; fi
 kubeadm join --config /root/kubeadm-join.yaml --ignore-preflight-errors="$ignore"
 rm /root/kubeadm-join.yaml
@@ -420,12 +422,12 @@ EOF
 
 # worker-b: join as a worker
 on worker-b <<'EOF'
-# Token and CA hash are those that kubeadm init printed. In a file they are in no process's arguments.
+# kubeadm init printed the token and the CA hash. They are passed in a file to keep them out of process arguments.
 install -D -m 600 /dev/stdin /root/kubeadm-join.yaml <<END
 …
 END
 ignore=
-# cgroup v1, and a kernel configuration that a container does not see:
+# cgroup v1, or a container, which cannot read the kernel configuration:
 if ! [ -e /sys/fs/cgroup/cgroup.controllers ] || systemd-detect-virt --quiet --container; then ignore=SystemVerification; fi
 kubeadm join --config /root/kubeadm-join.yaml --ignore-preflight-errors="$ignore"
 rm /root/kubeadm-join.yaml
@@ -433,12 +435,12 @@ EOF
 
 # worker-c: join as a worker
 on worker-c <<'EOF'
-# Token and CA hash are those that kubeadm init printed. In a file they are in no process's arguments.
+# kubeadm init printed the token and the CA hash. They are passed in a file to keep them out of process arguments.
 install -D -m 600 /dev/stdin /root/kubeadm-join.yaml <<END
 …
 END
 ignore=
-# cgroup v1, and a kernel configuration that a container does not see:
+# cgroup v1, or a container, which cannot read the kernel configuration:
 if ! [ -e /sys/fs/cgroup/cgroup.controllers ] || systemd-detect-virt --quiet --container; then ignore=SystemVerification; fi
 kubeadm join --config /root/kubeadm-join.yaml --ignore-preflight-errors="$ignore"
 rm /root/kubeadm-join.yaml
@@ -446,25 +448,26 @@ EOF
 
 # --------------------------------------------------------------------------------------------------------------------
 # 8. Finish
-# What kubeadm leaves to the operator.
+# These steps are left to the operator by kubeadm.
 # --------------------------------------------------------------------------------------------------------------------
 say '8. Finish'
 
 # cp-a: finish
 on cp-a <<'EOF'
-# A worker's kubeadm join ends before its node is there.
+# On a worker, kubeadm join returns before its Node object exists.
 export KUBECONFIG=/etc/kubernetes/admin.conf
 kubectl wait --for=create --timeout=2m node/cp-a node/cp-b node/worker-a node/worker-b node/worker-c
 
-# Believe the nodes, not exit statuses.
+# Wait until all nodes are Ready.
 kubectl wait --for=condition=Ready --timeout=5m node --all
 
-# The first control plane was alone when CoreDNS started, so all of it is there: one node would be all of DNS.
+# When CoreDNS started, there was only the first control plane, so all replicas run there. Restart them to spread them
+# over the nodes.
 kubectl -n kube-system rollout restart deployment coredns
 
-# Each kubelet asks for a serving certificate of the cluster's CA, and nobody in Kubernetes approves it; until then
-# kubectl logs and exec fail. Here each node's own request is approved. Look at them first if you do not trust every
-# host, and do it again once a year, when they are renewed.
+# Each kubelet requests a serving certificate from the cluster's CA, and no component of Kubernetes approves the
+# request; until then, kubectl logs and exec fail. These commands approve the request of each node. If you do not
+# trust every host, check the requests first. Repeat this once a year, when the certificates are renewed.
 for node in cp-a cp-b worker-a worker-b worker-c; do
     until requests=$(kubectl get csr --field-selector=spec.signerName=kubernetes.io/kubelet-serving -o jsonpath="{.items[?(@.spec.username=='system:node:$node')].metadata.name}") && [ -n "$requests" ]; do
         [ $SECONDS -lt 600 ]
@@ -473,11 +476,11 @@ for node in cp-a cp-b worker-a worker-b worker-c; do
     kubectl certificate approve $requests
 done
 
-# Whoever has the token could join a host: it is needed no longer.
+# The token is no longer needed, and anyone who has it could join a host.
 kubeadm token delete "${token%%.*}"
 kubectl --namespace kube-system delete secret kubeadm-certs --ignore-not-found
 
-# Look at it.
+# Check the result.
 kubectl get nodes -o wide
 kubectl get --raw '/readyz?verbose' | tail -n 1
 EOF
