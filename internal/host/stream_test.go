@@ -129,7 +129,7 @@ func TestWhyAConnectionFails(t *testing.T) {
 			defer nc.Close()
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 400*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 	defer cancel()
 	_, err = c.DialContext(ctx, "tcp", full)
 	var timeout net.Error
