@@ -127,7 +127,9 @@ func acknowledged(t *testing.T, ctx context.Context, c *cluster) {
 func damagedProgram(t *testing.T, ctx context.Context, c *cluster, file string) {
 	c.ssh(t, ctx, "worker-a", "truncate -s 0 $(readlink -f /usr/local/bin/runc)")
 	s, _, err := c.status(ctx)
-	if err != nil || !slices.ContainsFunc(s.Problems, func(p model.Finding) bool { return p.Rule == model.RulePrograms && slices.Contains(p.Subjects, "worker-a") }) {
+	if err != nil || !slices.ContainsFunc(s.Problems, func(p model.Finding) bool {
+		return p.Rule == model.RulePrograms && slices.Contains(p.Subjects, "worker-a")
+	}) {
 		t.Errorf("status: %v, %v", s.Problems, err)
 	}
 	c.must(t, ctx, "apply", "-f", file)
