@@ -13,6 +13,7 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/hostside/lease"
+	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/step"
@@ -52,10 +53,29 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := e.execute(ctx, p, w); err != nil {
 		return w, err
 	}
+	e.tidy(ctx)
 	if len(w.Plan.Unreachable) > 0 {
 		return w, &UnreachableError{w.Plan.Unreachable}
 	}
 	return w, nil
+}
+
+// tidy removes the binaries that other versions of Quorate uploaded: each command uploads one, and only this holds the lease.
+// The cluster matches its spec without it, so a failure is only noted.
+func (e *Engine) tidy(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, h := range e.Cluster.Spec.Hosts {
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			continue
+		}
+		wg.Go(func() {
+			if _, err := programs.Tidy.On(ctx, c, struct{}{}); err != nil {
+				e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: h.Name, ID: h.Name + "/tidy", Title: "remove unused versions of quorate", Detail: err.Error()})
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // UnreachableError says which hosts an otherwise finished run had to leave alone.

@@ -98,7 +98,7 @@ func plainKubeadm(t *testing.T, ctx context.Context, name string, shape *spec.Cl
 			priority--
 			continue
 		}
-		c.ssh(t, ctx, h.Name, "cat /root/names >> /etc/hosts; rm -f /var/lib/quorate/bundle.json; echo '# tuned by hand' >> /etc/containerd/config.toml; "+
+		c.ssh(t, ctx, h.Name, "cat /root/names >> /etc/hosts; cp -a --remove-destination /opt/quorate/programs/*/usr/local/bin/. /usr/local/bin/; rm -rf /opt/quorate /var/lib/quorate/bundle.json; echo '# tuned by hand' >> /etc/containerd/config.toml; "+
 			"rm /etc/systemd/system/kubelet.service.d/20-quorate.conf; systemctl daemon-reload; systemctl restart containerd")
 	}
 	cps := s.HostsWith(spec.RoleControlPlane)

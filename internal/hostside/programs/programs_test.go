@@ -445,6 +445,22 @@ func TestModesDoNotDependOnTheUmask(t *testing.T) {
 	}
 }
 
+func TestNoexecIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+		t.Skipf("mounting needs root: %v", err)
+	}
+	defer unix.Unmount(dir, 0) //nolint:errcheck // the directory goes with it
+	s := newStore(dir)
+	b := makeBundle(t, "v1")
+	if err := s.bring(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.unpack(t.Context(), b.index); err == nil || !strings.Contains(err.Error(), "noexec") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestProgramsHaveTheLabelOfTheirPlace, or systemd could not execute them on a host with SELinux.
 func TestProgramsHaveTheLabelOfTheirPlace(t *testing.T) {
 	s := newStore(t.TempDir())

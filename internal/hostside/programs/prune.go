@@ -18,14 +18,19 @@ import (
 	"quorate.dev/quorate/internal/hostside/blobs"
 )
 
-// Prune removes from the host the bundles that are not among these digests, unpacked programs and blobs, and the binaries of
-// quorate that nothing uses. A bundle that a program runs from, or whose images containerd has, stays in any case.
+// Prune removes from the host the bundles that are not among these digests: unpacked programs and blobs. A bundle that a
+// program runs from, or whose images containerd has, stays in any case.
 var Prune = host.Define("programs.prune", func(_ context.Context, keep []string) (struct{}, error) {
-	err := local.prune(append(slices.Clone(keep), blobs.Imported()))
-	if self, serr := os.Executable(); serr == nil {
-		err = errors.Join(err, pruneBinaries(self, time.Now().Add(-binaryLife)))
+	return struct{}{}, local.prune(append(slices.Clone(keep), blobs.Imported()))
+})
+
+// Tidy removes the binaries of other versions of quorate that nothing on the host uses.
+var Tidy = host.Define("programs.tidy", func(context.Context, struct{}) (struct{}, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return struct{}{}, err
 	}
-	return struct{}{}, err
+	return struct{}{}, pruneBinaries(self, time.Now().Add(-binaryLife))
 })
 
 func (s store) prune(keep []string) error {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/durable"
@@ -35,6 +36,10 @@ func (s store) unpack(ctx context.Context, index []byte) error {
 	encoded := digest.Digest(b.Digest()).Encoded()
 	if err := durable.MkdirAll(s.dir(encoded), 0o755); err != nil {
 		return err
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir(encoded), &st); err == nil && st.Flags&unix.ST_NOEXEC != 0 {
+		return fmt.Errorf("programs could not be executed in %s: its file system is mounted with the option noexec; mount it without", s.dir())
 	}
 	old, err := s.mark(encoded)
 	if err != nil {
