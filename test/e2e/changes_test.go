@@ -56,7 +56,8 @@ func edits(t *testing.T, c *cluster) {
 		"spec.failover.profile":        func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
 		"spec.hosts[worker-a].roles":   func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
 		"spec.hosts[worker-b] removed": func(s *spec.Cluster) { remove(s, "worker-b") },
-		"spec.hosts[lb-b] removed":     func(s *spec.Cluster) { remove(s, "lb-b") },
+		// Replaced: a cluster with one managed load balancer is no valid spec.
+		"spec.hosts[lb-b] removed": func(s *spec.Cluster) { host(s, "lb-b").Name = "lb-d" },
 	} {
 		t.Run(field, func(t *testing.T) {
 			file := c.edited(t, change)
