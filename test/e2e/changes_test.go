@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -135,11 +136,13 @@ func callers(t *testing.T, c *cluster) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := shortOf(s); err != nil && !strings.Contains(err.Error(), "this machine does not reach the endpoint") {
+		// What this machine reaches is no problem of the cluster.
+		s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleEndpointFromHere })
+		if err := shortOf(s); err != nil {
 			t.Errorf("%v: %s", err, r)
 		}
+		c.must(t, ctx, "apply", "-f", file) // it may record the spec
 		c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
-		c.must(t, ctx, "apply", "-f", file)
 		c.must(t, ctx, "audit", "cis", "-f", file)
 	}
 	t.Run("a proxy in the environment", func(t *testing.T) {
