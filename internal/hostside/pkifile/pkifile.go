@@ -1,0 +1,129 @@
+// Package pkifile tells whole files of keys, certificates and kubeconfigs from those that a program left half written.
+// kubeadm writes its files in place and does not sync them, so one that is killed, or a power cut, leaves files that are
+// empty, cut off, or full of zeros.
+package pkifile
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// Certificate returns an error unless the file holds certificates in PEM, each of them whole.
+func Certificate(path string) error {
+	return each(path, func(b *pem.Block) error {
+		_, err := x509.ParseCertificate(b.Bytes)
+		return err
+	})
+}
+
+// PrivateKey returns an error unless the file holds a whole private key in PEM.
+func PrivateKey(path string) error {
+	return each(path, func(b *pem.Block) error {
+		switch b.Type {
+		case "EC PARAMETERS": // openssl writes them in front of the key
+			return nil
+		case "EC PRIVATE KEY":
+			_, err := x509.ParseECPrivateKey(b.Bytes)
+			return err
+		case "RSA PRIVATE KEY":
+			_, err := x509.ParsePKCS1PrivateKey(b.Bytes)
+			return err
+		}
+		_, err := x509.ParsePKCS8PrivateKey(b.Bytes)
+		return err
+	})
+}
+
+// PublicKey returns an error unless the file holds a whole public key in PEM.
+func PublicKey(path string) error {
+	return each(path, func(b *pem.Block) error {
+		_, err := x509.ParsePKIXPublicKey(b.Bytes)
+		return err
+	})
+}
+
+func each(path string, parse func(*pem.Block) error) error {
+	rest, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	for found := false; ; found = true {
+		var block *pem.Block
+		block, rest = pem.Decode(rest)
+		if block == nil {
+			if !found || len(bytes.TrimSpace(rest)) > 0 {
+				return fmt.Errorf("%s is incomplete", path)
+			}
+			return nil
+		}
+		if err := parse(block); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+}
+
+// Kubeconfig returns an error unless the file holds a kubeconfig with which somebody can reach an API: a current context
+// whose server is named and whose user has credentials. Credentials that are inside the file must be whole; files that it
+// names are not looked at.
+func Kubeconfig(path string) error {
+	config, err := clientcmd.LoadFromFile(path)
+	if err == nil {
+		err = usable(config)
+	}
+	if err != nil {
+		return fmt.Errorf("the kubeconfig %s: %w", path, err)
+	}
+	return nil
+}
+
+// Identity returns an error unless the kubelet of a host has its identity: a kubeconfig with a client certificate that exists.
+// A kubelet that is joining writes the kubeconfig when it starts, and gets the certificate only when the API answers it. root
+// is empty for the host itself, or a directory in tests.
+func Identity(root string) error {
+	path := filepath.Join(root, "/etc/kubernetes/kubelet.conf")
+	if err := Kubeconfig(path); err != nil {
+		return err
+	}
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return err
+	}
+	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
+	if user.ClientCertificate == "" {
+		return nil // Kubeconfig has looked at what it holds itself
+	}
+	if _, err := tls.LoadX509KeyPair(filepath.Join(root, user.ClientCertificate), filepath.Join(root, user.ClientKey)); err != nil {
+		return fmt.Errorf("the kubelet's client certificate: %w", err)
+	}
+	return nil
+}
+
+func usable(config *clientcmdapi.Config) error {
+	context := config.Contexts[config.CurrentContext]
+	if context == nil {
+		return errors.New("it has no current context")
+	}
+	cluster, user := config.Clusters[context.Cluster], config.AuthInfos[context.AuthInfo]
+	if cluster == nil || cluster.Server == "" {
+		return errors.New("it names no server")
+	}
+	switch {
+	case user == nil:
+		return errors.New("it has no user")
+	case len(user.ClientCertificateData) > 0 || len(user.ClientKeyData) > 0:
+		_, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData)
+		return err
+	case user.ClientCertificate != "" && user.ClientKey != "", user.Token != "", user.TokenFile != "", user.Exec != nil:
+		return nil
+	}
+	return errors.New("its user has no credentials")
+}

@@ -1,0 +1,120 @@
+package pkifile
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+)
+
+// pair is a certificate with its key, and the key's public half.
+func pair(t *testing.T) (certificate, key, public []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encode := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	return encode("CERTIFICATE", der), encode("EC PRIVATE KEY", keyDER), encode("PUBLIC KEY", publicDER)
+}
+
+// TestHalfWrittenFiles cuts every kind of file off after every byte, and fills the rest with nothing or with zeros.
+func TestHalfWrittenFiles(t *testing.T) {
+	certificate, key, public := pair(t)
+	config := clientcmdapi.NewConfig()
+	config.Clusters["c"] = &clientcmdapi.Cluster{Server: "https://10.0.0.11:6443", CertificateAuthorityData: certificate}
+	config.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificateData: certificate, ClientKeyData: key}
+	config.Contexts["u@c"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	config.CurrentContext = "u@c"
+	embedded, err := clientcmd.Write(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.AuthInfos["u"] = &clientcmdapi.AuthInfo{ClientCertificate: "/var/lib/kubelet/pki/kubelet-client-current.pem", ClientKey: "/var/lib/kubelet/pki/kubelet-client-current.pem"}
+	named, err := clientcmd.Write(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		whole []byte
+		check func(string) error
+		// spare bytes at the end say nothing: a newline, and what a path may as well end with.
+		spare int
+	}{
+		"certificate":                  {certificate, Certificate, 1},
+		"chain":                        {append(append([]byte{}, certificate...), certificate...), Certificate, 1},
+		"private key":                  {key, PrivateKey, 1},
+		"public key":                   {public, PublicKey, 1},
+		"kubeconfig":                   {embedded, Kubeconfig, 1},
+		"kubeconfig that names a file": {named, Kubeconfig, len("/var/lib/kubelet/pki/kubelet-client-current.pem\n")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "file")
+			for n := range len(tc.whole) + 1 {
+				for _, zeros := range []bool{false, true} {
+					content := append([]byte{}, tc.whole[:n]...)
+					if zeros {
+						content = append(content, make([]byte, len(tc.whole)-n)...)
+					}
+					if err := os.WriteFile(path, content, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					err := tc.check(path)
+					switch {
+					case n == len(tc.whole) && err != nil:
+						t.Errorf("whole: %v", err)
+					case n < len(tc.whole)-tc.spare && err == nil && !endsWhole(name, tc.whole, n):
+						t.Errorf("%d of %d bytes, zeros %t, pass", n, len(tc.whole), zeros)
+					}
+				}
+			}
+			if err := tc.check(path + ".missing"); err == nil {
+				t.Error("a file that does not exist passes")
+			}
+		})
+	}
+}
+
+// endsWhole says that a chain was cut off between two of its certificates: nobody can tell.
+func endsWhole(name string, whole []byte, n int) bool {
+	return name == "chain" && (n == len(whole)/2 || n == len(whole)/2-1)
+}
+
+func TestKubeconfigsWithoutCredentials(t *testing.T) {
+	for name, text := range map[string]string{
+		"discovery":        "apiVersion: v1\nkind: Config\nclusters: [{name: '', cluster: {server: 'https://x'}}]\n",
+		"no user":          "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'https://x'}}]\n",
+		"a user with none": "apiVersion: v1\nkind: Config\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: 'https://x'}}]\nusers: [{name: u, user: {}}]\n",
+	} {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := Kubeconfig(path); err == nil {
+			t.Errorf("%s passes", name)
+		}
+	}
+}
