@@ -19,6 +19,7 @@ type Host struct {
 	Name         string
 	ControlPlane bool
 	Node         bool
+	Etcd         bool // it has a member of the cluster's etcd
 	facts.Security
 	// Kubelet is the configuration that the kubelet really has, defaults included, as it answers itself; nil if it does not.
 	Kubelet map[string]any
@@ -31,6 +32,23 @@ type Cluster struct {
 	Unreachable map[string]string
 	// KubeProxy is kube-proxy's configuration in the API; nil if there is none.
 	KubeProxy map[string]any
+	// ExistingEtcd are the endpoints of an etcd that is not on the cluster's hosts.
+	ExistingEtcd []string
+	// Access is who comes in, as the API shows it; nil if it could not be asked, for the reason in AccessError.
+	Access      *Access
+	AccessError string
+}
+
+// Access is what the API shows of those who come in, other than the cluster's own programs and the administrator of kubeadm.
+type Access struct {
+	// People are the users and groups to which roles are bound, such as "user jane".
+	People []string
+	// Certificates are the names in client certificates that the API issued lately. It forgets them after an hour.
+	Certificates []string
+	// AccountTokens are tokens of service accounts that do not expire, by the names of their secrets.
+	AccountTokens []string
+	// BootstrapTokens are those with which somebody can come in now, by the names of their secrets.
+	BootstrapTokens []string
 }
 
 // Outcome of a check.
@@ -94,8 +112,15 @@ func CIS(name string, c Cluster) Report {
 			}
 		}
 		for _, h := range c.Hosts {
-			if rule.host != nil && (rule.on == onNodes && h.Node || rule.on == onControlPlanes && h.ControlPlane || rule.on == onEtcd && h.Programs["etcd"] != nil) {
+			if rule.host != nil && (rule.on == onNodes && h.Node || rule.on == onControlPlanes && h.ControlPlane || rule.on == onEtcd && h.Etcd) {
 				note(h.Name, rule.host(h))
+			}
+		}
+		if rule.on == onEtcd && judged == 0 && len(c.ExistingEtcd) > 0 {
+			for _, h := range c.Hosts {
+				if h.ControlPlane {
+					note(h.Name, etcdElsewhere(h, c.ExistingEtcd))
+				}
 			}
 		}
 		if rule.cluster != nil {

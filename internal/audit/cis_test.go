@@ -42,10 +42,10 @@ func good() Cluster {
 	}
 	worker := Host{Name: "worker-a", Node: true, Kubelet: kubelet(), Security: facts.Security{Files: nodeFiles, ServingIssuer: "cluster",
 		Programs: map[string]map[string]string{"kubelet": {"config": "/var/lib/kubelet/config.yaml"}, "kube-proxy": {"config": "x"}}}}
-	cp := Host{Name: "cp-a", Node: true, ControlPlane: true, Kubelet: kubelet(), Security: facts.Security{
+	cp := Host{Name: "cp-a", Node: true, ControlPlane: true, Etcd: true, Kubelet: kubelet(), Security: facts.Security{
 		Files: maps.Clone(nodeFiles), AuditPolicy: file(hostconfig.AuditPolicyFile), Authentication: file(hostconfig.AuthenticationFile),
 		EncryptionProviders: []string{"secretbox"}, ServingIssuer: "cluster",
-		Authorities: map[string]string{"/etc/kubernetes/pki/ca.crt": "a", "/etc/kubernetes/pki/etcd/ca.crt": "b"},
+		Authorities: map[string]string{"c": "a", "e": "b"},
 		Programs: map[string]map[string]string{
 			"kubelet": {}, "kube-proxy": {},
 			"kube-apiserver": {"enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs", "authorization-mode": "Node,RBAC", "profiling": "false",
@@ -55,14 +55,14 @@ func good() Cluster {
 				"etcd-certfile": "x", "etcd-keyfile": "x", "etcd-cafile": "e", "tls-cert-file": "x", "tls-private-key-file": "x", "client-ca-file": "c"},
 			"kube-controller-manager": {"profiling": "false", "use-service-account-credentials": "true", "service-account-private-key-file": "x", "root-ca-file": "x", "bind-address": "127.0.0.1"},
 			"kube-scheduler":          {"profiling": "false", "bind-address": "127.0.0.1"},
-			"etcd":                    {"cert-file": "x", "key-file": "x", "client-cert-auth": "true", "peer-cert-file": "x", "peer-key-file": "x", "peer-client-cert-auth": "true"},
+			"etcd":                    {"data-dir": "/var/lib/etcd", "trusted-ca-file": "e", "cert-file": "x", "key-file": "x", "client-cert-auth": "true", "peer-cert-file": "x", "peer-key-file": "x", "peer-client-cert-auth": "true"},
 		}}}
 	for _, f := range []string{"manifests/kube-apiserver.yaml", "manifests/kube-controller-manager.yaml", "manifests/kube-scheduler.yaml", "manifests/etcd.yaml",
 		"admin.conf", "super-admin.conf", "scheduler.conf", "controller-manager.conf", "pki/ca.key", "pki/encryption.yaml"} {
 		cp.Files["/etc/kubernetes/"+f] = root(0o600)
 	}
 	cp.Files["/etc/kubernetes/pki"], cp.Files["/var/lib/etcd"], cp.Files[hostconfig.AuditLogDir], cp.Files[hostconfig.AuditLog] = root(0o755), root(0o700), root(0o700), root(0o600)
-	return Cluster{Hosts: []Host{cp, worker}, KubeProxy: map[string]any{"metricsBindAddress": ""}}
+	return Cluster{Hosts: []Host{cp, worker}, Access: &Access{}, KubeProxy: map[string]any{"metricsBindAddress": ""}}
 }
 
 func outcomes(r Report, want Outcome) (ids []string) {
@@ -81,7 +81,7 @@ func TestWhatQuorateBuildsPassesOrSaysWhy(t *testing.T) {
 		Text(&b, r)
 		t.Errorf("fail: %v\n%s", failed, &b)
 	}
-	want := []string{"1.1.9", "1.1.12", "1.2.1", "1.2.9", "1.2.11", "3.1.1", "3.1.2", "3.1.3"}
+	want := []string{"1.1.9", "1.1.12", "1.2.1", "1.2.9", "1.2.11", "3.1.1"}
 	if got := outcomes(r, Explained); !slices.Equal(got, want) {
 		t.Errorf("explained are %v, want %v", got, want)
 	}
@@ -160,7 +160,10 @@ func TestEveryCheckCanFail(t *testing.T) {
 		"1.4.2": func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-scheduler") },
 		"2.1":   arg("etcd", "cert-file", ""), "2.2": arg("etcd", "client-cert-auth", "false"), "2.3": arg("etcd", "auto-tls", "true"), "2.4": arg("etcd", "peer-key-file", ""),
 		"2.5": arg("etcd", "peer-client-cert-auth", ""), "2.6": arg("etcd", "peer-auto-tls", "true"),
-		"2.7":   func(c *Cluster) { c.Hosts[0].Authorities[pki+"/etcd/ca.crt"] = "a" },
+		"2.7":   func(c *Cluster) { c.Hosts[0].Authorities["e"] = "a" },
+		"3.1.1": func(c *Cluster) { c.Access.People = []string{"user jane"} },
+		"3.1.2": func(c *Cluster) { c.Access.AccountTokens = []string{"default/jane"} },
+		"3.1.3": func(c *Cluster) { c.Access.BootstrapTokens = []string{"bootstrap-token-abcdef"} },
 		"3.2.1": arg("kube-apiserver", "audit-policy-file", ""),
 		"3.2.2": func(c *Cluster) {
 			c.Hosts[0].AuditPolicy = "rules: [{level: RequestResponse, resources: [{group: '', resources: [secrets]}]}, {level: Metadata}]"
@@ -176,7 +179,7 @@ func TestEveryCheckCanFail(t *testing.T) {
 		"4.2.13": config("podPidsLimit", -1.0), "4.2.14": func(c *Cluster) { c.Hosts[1].Kubelet = nil },
 		"4.3.1": func(c *Cluster) { c.KubeProxy["metricsBindAddress"] = "0.0.0.0:10249" },
 	}
-	neverFail := []string{"1.2.9", "1.2.11", "3.1.1", "3.1.2", "3.1.3", "4.2.7"} // explained, whatever is found
+	neverFail := []string{"1.2.9", "1.2.11", "4.2.7"} // explained, whatever is found
 	for _, r := range rules {
 		if _, tried := broken[r.id]; !tried && !slices.Contains(neverFail, r.id) {
 			t.Errorf("%s was not tried", r.id)
@@ -187,6 +190,123 @@ func TestEveryCheckCanFail(t *testing.T) {
 		breakIt(&c)
 		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), id) || r.OK() {
 			t.Errorf("%s does not fail: only %v do", id, outcomes(r, Fail))
+		}
+	}
+}
+
+// external is the evidence of a cluster whose etcd runs on hosts of its own, as Quorate builds it.
+func external() Cluster {
+	c := good()
+	cp := &c.Hosts[0]
+	settings := cp.Programs["etcd"]
+	delete(cp.Programs, "etcd")
+	delete(cp.Files, "/etc/kubernetes/manifests/etcd.yaml")
+	delete(cp.Files, "/var/lib/etcd")
+	cp.Etcd = false
+	root := func(bits uint32) facts.Mode { return facts.Mode{Bits: bits, Owner: "root", Group: "root"} }
+	c.Hosts = append(c.Hosts, Host{Name: "etcd-a", Etcd: true, Security: facts.Security{
+		Programs: map[string]map[string]string{"etcd": settings}, Authorities: map[string]string{"e": "b"},
+		Files: map[string]facts.Mode{"/etc/systemd/system/etcd.service": root(0o600), "/etc/etcd/etcd.env": root(0o600), "/etc/etcd/members.env": root(0o600), "/var/lib/etcd": root(0o700)},
+	}})
+	return c
+}
+
+func TestExternalEtcdIsJudgedWhereItRuns(t *testing.T) {
+	r := CIS("test", external())
+	if failed := outcomes(r, Fail); len(failed) > 0 || !slices.Equal(outcomes(r, Explained), []string{"1.1.9", "1.1.12", "1.2.1", "1.2.9", "1.2.11", "3.1.1"}) {
+		var b bytes.Buffer
+		Text(&b, r) //nolint:errcheck // to memory
+		t.Errorf("fail: %v\n%s", failed, &b)
+	}
+	for id, breakIt := range map[string]func(*Host){
+		"1.1.7": func(h *Host) {
+			h.Files["/etc/etcd/members.env"] = facts.Mode{Bits: 0o644, Owner: "root", Group: "root"}
+		},
+		"1.1.8": func(h *Host) {
+			h.Files["/etc/systemd/system/etcd.service"] = facts.Mode{Bits: 0o600, Owner: "nobody", Group: "root"}
+		},
+		"1.1.11": func(h *Host) { h.Programs["etcd"]["data-dir"] = "/srv/etcd" },
+		"1.1.12": func(h *Host) { h.Files["/var/lib/etcd"] = facts.Mode{Bits: 0o700, Owner: "nobody", Group: "root"} },
+		"2.1":    func(h *Host) { delete(h.Programs["etcd"], "cert-file") },
+		"2.2":    func(h *Host) { delete(h.Programs["etcd"], "client-cert-auth") },
+		"2.4":    func(h *Host) { delete(h.Programs["etcd"], "peer-cert-file") },
+		"2.5":    func(h *Host) { delete(h.Programs, "etcd") },
+		"2.6":    func(h *Host) { h.Programs["etcd"]["peer-auto-tls"] = "true" },
+		"2.7":    func(h *Host) { h.Authorities["e"] = "a" },
+	} {
+		c := external()
+		breakIt(&c.Hosts[2])
+		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), id) {
+			t.Errorf("%s does not fail: only %v do", id, outcomes(r, Fail))
+		}
+	}
+}
+
+// TestExistingEtcdIsNotJudged: its hosts are not the cluster's. The API servers show that it is the one of the spec.
+func TestExistingEtcdIsNotJudged(t *testing.T) {
+	existing := func() Cluster {
+		c := external()
+		c.Hosts, c.ExistingEtcd = c.Hosts[:2], []string{"https://10.0.9.1:2379", "https://10.0.9.2:2379"}
+		c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "https://10.0.9.1:2379,https://10.0.9.2:2379"
+		return c
+	}
+	onEtcdHosts := []string{"1.1.7", "1.1.8", "1.1.11", "1.1.12", "2.1", "2.2", "2.3", "2.4", "2.5", "2.6"}
+	r := CIS("test", existing())
+	if failed := outcomes(r, Fail); len(failed) > 0 {
+		t.Errorf("fail: %v", failed)
+	}
+	for _, id := range onEtcdHosts {
+		if !slices.Contains(outcomes(r, Explained), id) {
+			t.Errorf("%s is not explained", id)
+		}
+	}
+	for name, breakIt := range map[string]func(*Cluster){
+		"another etcd":  func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "https://10.0.9.3:2379" },
+		"without TLS":   func(c *Cluster) { c.Hosts[0].Programs["kube-apiserver"]["etcd-servers"] = "http://10.0.9.1:2379" },
+		"no API server": func(c *Cluster) { delete(c.Hosts[0].Programs, "kube-apiserver") },
+		"no host":       func(c *Cluster) { c.Hosts = nil },
+	} {
+		c := existing()
+		breakIt(&c)
+		if r := CIS("test", c); !slices.Contains(outcomes(r, Fail), "2.1") {
+			t.Errorf("%s: 2.1 does not fail", name)
+		}
+	}
+}
+
+// TestAccessIsLookedAt: nothing about people is explained without a look, and what could not be asked is not passed.
+func TestAccessIsLookedAt(t *testing.T) {
+	outcome := func(c Cluster, id string) Outcome {
+		r := CIS("test", c)
+		return r.Checks[slices.IndexFunc(r.Checks, func(c Check) bool { return c.ID == id })].Outcome
+	}
+	for name, tc := range map[string]struct {
+		change func(*Cluster)
+		want   map[string]Outcome
+	}{
+		"as built": {func(*Cluster) {}, map[string]Outcome{"3.1.1": Explained, "3.1.2": Pass, "3.1.3": Pass}},
+		"no API": {func(c *Cluster) { c.Access, c.AccessError = nil, "no control plane answers" },
+			map[string]Outcome{"3.1.1": Fail, "3.1.2": Fail, "3.1.3": Fail}},
+		"people, and an identity provider": {func(c *Cluster) {
+			c.Access.People = []string{"group admins"}
+			c.Hosts[0].Authentication = "jwt: [{issuer: {url: https://id.example.com}}]"
+		}, map[string]Outcome{"3.1.1": Pass}},
+		"an identity provider, and a certificate": {func(c *Cluster) {
+			c.Access.Certificates = []string{"jane"}
+			c.Hosts[0].Authentication = "jwt: [{issuer: {url: https://id.example.com}}]"
+		}, map[string]Outcome{"3.1.1": Fail}},
+		"super-admin.conf on two control planes": {func(c *Cluster) {
+			second := c.Hosts[0]
+			second.Name = "cp-b"
+			c.Hosts = append(c.Hosts, second)
+		}, map[string]Outcome{"3.1.1": Fail}},
+	} {
+		c := good()
+		tc.change(&c)
+		for id, want := range tc.want {
+			if got := outcome(c, id); got != want {
+				t.Errorf("%s: %s is %s, want %s", name, id, got, want)
+			}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -28,11 +29,11 @@ var rules = []rule{
 	{id: "1.1.4", title: "it belongs to root", host: owned("root", "root", is(manifests+"kube-controller-manager.yaml"))},
 	{id: "1.1.5", title: "the scheduler's manifest is readable by root alone", host: modes(0o600, is(manifests+"kube-scheduler.yaml"))},
 	{id: "1.1.6", title: "it belongs to root", host: owned("root", "root", is(manifests+"kube-scheduler.yaml"))},
-	{id: "1.1.7", title: "etcd's manifest is readable by root alone", on: onEtcd, host: modes(0o600, is(manifests+"etcd.yaml"))},
-	{id: "1.1.8", title: "it belongs to root", on: onEtcd, host: owned("root", "root", is(manifests+"etcd.yaml"))},
+	{id: "1.1.7", title: "etcd's manifest, or unit, is readable by root alone", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return modes(0o600, match) })},
+	{id: "1.1.8", title: "it belongs to root", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return owned("root", "root", match) })},
 	{id: "1.1.9", title: "the CNI configuration is readable by root alone", on: onNodes, host: cniMode},
 	{id: "1.1.10", title: "it belongs to root", on: onNodes, host: owned("root", "root", within("/etc/cni/net.d", ""))},
-	{id: "1.1.11", title: "etcd's data is accessible to its owner alone", on: onEtcd, host: modes(0o700, is("/var/lib/etcd"))},
+	{id: "1.1.11", title: "etcd's data is accessible to its owner alone", on: onEtcd, host: etcdData(func(match func(string) bool) func(Host) verdict { return modes(0o700, match) })},
 	{id: "1.1.12", title: "etcd's data belongs to etcd", on: onEtcd, host: etcdOwner},
 	{id: "1.1.13", title: "the administrators' kubeconfigs are readable by root alone", host: modes(0o600, administrators)},
 	{id: "1.1.14", title: "they belong to root", host: owned("root", "root", administrators)},
@@ -95,12 +96,11 @@ var rules = []rule{
 	{id: "2.4", title: "etcd's members speak TLS", on: onEtcd, host: all(flag("etcd", "peer-cert-file", set), flag("etcd", "peer-key-file", set))},
 	{id: "2.5", title: "and need certificates", on: onEtcd, host: flag("etcd", "peer-client-cert-auth", equals("true"))},
 	{id: "2.6", title: "that they do not sign themselves", on: onEtcd, host: flag("etcd", "peer-auto-tls", notTrue)},
-	{id: "2.7", title: "etcd has a CA of its own", host: ownAuthority},
+	{id: "2.7", title: "etcd has a CA of its own", cluster: ownAuthority},
 
-	{id: "3.1.1", title: "people do not use client certificates", cluster: people("the one client certificate for people is the administrator's; " +
-		"it is what is left when an identity provider is down. Give people an account there: authentication.yaml takes issuers of tokens (jwt)")},
-	{id: "3.1.2", title: "people do not use service accounts", cluster: people("Quorate makes no service account for people")},
-	{id: "3.1.3", title: "people do not use bootstrap tokens", cluster: people("Quorate removes its bootstrap tokens when the joins are done")},
+	{id: "3.1.1", title: "people do not use client certificates", cluster: clientCertificates},
+	{id: "3.1.2", title: "people do not use service accounts", cluster: accountTokens},
+	{id: "3.1.3", title: "people do not use bootstrap tokens", cluster: bootstrapTokens},
 	{id: "3.2.1", title: "there is an audit policy", host: all(flag(apiserver, "audit-policy-file", set), policy)},
 	{id: "3.2.2", title: "it records who touched what matters, and no secret", host: policy},
 
@@ -157,12 +157,56 @@ func cniMode(h Host) verdict {
 	return v
 }
 
+// etcdStart judges the files that start a member: its static pod, or its systemd unit with the files of its settings.
+func etcdStart(judge func(match func(string) bool) func(Host) verdict) func(Host) verdict {
+	return func(h Host) verdict {
+		if _, stacked := h.Files[manifests+"etcd.yaml"]; stacked {
+			return judge(is(manifests + "etcd.yaml"))(h)
+		}
+		return judge(func(p string) bool {
+			return strings.HasPrefix(p, "/etc/systemd/system/"+hostconfig.EtcdUnit) || within("/etc/etcd", "")(p)
+		})(h)
+	}
+}
+
+// etcdData judges the directory in which a member that runs has its data.
+func etcdData(judge func(match func(string) bool) func(Host) verdict) func(Host) verdict {
+	return func(h Host) verdict {
+		settings, runs := h.Programs["etcd"]
+		switch {
+		case !runs:
+			return found("etcd does not run")
+		case settings["data-dir"] == "":
+			return found("data-dir is not set")
+		}
+		return judge(is(settings["data-dir"]))(h)
+	}
+}
+
 func etcdOwner(h Host) verdict {
-	v := owned("etcd", "etcd", is("/var/lib/etcd"))(h)
-	if owned("root", "root", is("/var/lib/etcd"))(h).found == "" {
-		return v.because("kubeadm runs etcd as root in a static pod: whoever is another user on the host reads nothing, as with an owner etcd")
+	owner := func(user string) verdict {
+		return etcdData(func(match func(string) bool) func(Host) verdict { return owned(user, user, match) })(h)
+	}
+	v := owner("etcd")
+	if owner("root").found == "" {
+		return v.because("etcd runs as root, as with kubeadm, in a static pod or in a unit without capabilities: other users on the host read nothing, as with an owner etcd")
 	}
 	return v
+}
+
+// etcdElsewhere holds for the checks of etcd's hosts where etcd is not on hosts of the cluster.
+func etcdElsewhere(h Host, endpoints []string) verdict {
+	args, runs := h.Programs[apiserver]
+	if !runs {
+		return found("%s does not run", apiserver)
+	}
+	servers := strings.Split(args["etcd-servers"], ",")
+	for _, s := range servers {
+		if !strings.HasPrefix(s, "https://") || !slices.Contains(endpoints, s) {
+			return found("the API server uses the etcd at %s, and the spec names %s", args["etcd-servers"], strings.Join(endpoints, ", "))
+		}
+	}
+	return found("the API server uses the etcd at %s", args["etcd-servers"]).because("it is not on the hosts of this cluster: check it where it runs")
 }
 
 // anonymous is explained where only the paths that Quorate opens are open.
@@ -213,21 +257,102 @@ func encryptionProvider(h Host) verdict {
 	}
 }
 
-func ownAuthority(h Host) verdict {
-	cluster, etcd := h.Authorities[pki+"/ca.crt"], h.Authorities[pki+"/etcd/ca.crt"]
-	switch {
-	case h.Programs[apiserver]["etcd-cafile"] == "" || h.Programs[apiserver]["etcd-cafile"] == h.Programs[apiserver]["client-ca-file"]:
-		return found("the apiserver verifies etcd with the CA of its own clients")
-	case cluster == "" || cluster == etcd:
-		return found("both have the same CA")
+// ownAuthority compares the CA that clients of the API server are verified with, those that API servers verify etcd with, and
+// those that etcd's members verify clients with.
+func ownAuthority(c Cluster) verdict {
+	clients := map[string]bool{}
+	type use struct{ host, what, file, sum string }
+	var uses []use
+	for _, h := range c.Hosts {
+		if h.ControlPlane {
+			args, runs := h.Programs[apiserver]
+			switch {
+			case !runs:
+				return found("%s does not run on %s", apiserver, h.Name)
+			case h.Authorities[args["client-ca-file"]] == "":
+				return found("the CA of the API's clients on %s cannot be read: --client-ca-file=%s", h.Name, args["client-ca-file"])
+			}
+			clients[h.Authorities[args["client-ca-file"]]] = true
+			uses = append(uses, use{h.Name, "--etcd-cafile", args["etcd-cafile"], h.Authorities[args["etcd-cafile"]]})
+		}
+		if h.Etcd {
+			settings, runs := h.Programs["etcd"]
+			if !runs {
+				return found("etcd does not run on %s", h.Name)
+			}
+			uses = append(uses, use{h.Name, "etcd's trusted-ca-file", settings["trusted-ca-file"], h.Authorities[settings["trusted-ca-file"]]})
+		}
+	}
+	for _, u := range uses {
+		switch {
+		case u.sum == "":
+			return found("%s on %s cannot be read: %q", u.what, u.host, u.file)
+		case clients[u.sum]:
+			return found("%s on %s is the CA of the API's clients: %s", u.what, u.host, u.file)
+		}
+	}
+	if len(uses) == 0 {
+		return found("no host shows any evidence")
 	}
 	return verdict{}
 }
 
-func people(reason string) func(Cluster) verdict {
-	return func(Cluster) verdict {
-		return verdict{"this is about how people are given access, which no file shows", reason}
+// clientCertificates: a client certificate cannot be revoked, so it is not for people who come and go.
+func clientCertificates(c Cluster) verdict {
+	if c.Access == nil {
+		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
 	}
+	var super []string
+	elsewhere := false
+	for _, h := range c.Hosts {
+		if _, has := h.Files[conf+"super-admin.conf"]; has {
+			super = append(super, h.Name)
+		}
+		elsewhere = elsewhere || h.ControlPlane && otherAuthenticators(h)
+	}
+	switch {
+	case len(super) > 1:
+		return found("%s have super-admin.conf, whose rights no role can take away; kubeadm leaves it on one control plane: remove the others", strings.Join(super, ", "))
+	case len(c.Access.Certificates) > 0:
+		return found("client certificates were issued for %s", strings.Join(c.Access.Certificates, ", "))
+	case elsewhere:
+		return verdict{}
+	case len(c.Access.People) > 0:
+		return found("roles are bound to %s, and the API server knows people by client certificates alone", strings.Join(c.Access.People, ", "))
+	}
+	return found("roles are bound to nobody but kubeadm's administrator, who comes with a client certificate (admin.conf)").
+		because("it is what is left when an identity provider is down. Give people accounts there: authentication.yaml takes issuers of tokens (jwt)")
+}
+
+// otherAuthenticators says that an API server knows people by something else, too.
+func otherAuthenticators(h Host) bool {
+	args := h.Programs[apiserver]
+	if args["oidc-issuer-url"] != "" || args["authentication-token-webhook-config-file"] != "" {
+		return true
+	}
+	var config struct{ JWT []any }
+	return yaml.Unmarshal([]byte(h.Authentication), &config) == nil && len(config.JWT) > 0
+}
+
+// accountTokens: programs in pods get tokens that expire. One that does not was made to be carried about.
+func accountTokens(c Cluster) verdict {
+	switch {
+	case c.Access == nil:
+		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+	case len(c.Access.AccountTokens) > 0:
+		return found("service accounts have tokens that do not expire: %s", strings.Join(c.Access.AccountTokens, ", "))
+	}
+	return verdict{}
+}
+
+func bootstrapTokens(c Cluster) verdict {
+	switch {
+	case c.Access == nil:
+		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+	case len(c.Access.BootstrapTokens) > 0:
+		return found("whoever has one of these tokens can join a host: %s; `quorate apply` removes its own, `kubeadm token delete` any", strings.Join(c.Access.BootstrapTokens, ", "))
+	}
+	return verdict{}
 }
 
 func servingCertificate(h Host) verdict {

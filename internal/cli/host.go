@@ -31,6 +31,10 @@ func (a *app) host() *cobra.Command {
 			Use: "approve", Short: "Approve the serving certificates that the cluster's kubelets request",
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Run(cmd.Context(), a.out) },
 		},
+		&cobra.Command{
+			Use: "approver-credentials", Short: "Renew the approver's own certificate, with the administrator's",
+			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Renew(cmd.Context(), a.out) },
+		},
 	)
 	return cmd
 }

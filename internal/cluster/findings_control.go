@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -175,6 +176,8 @@ func (f *findings) etcd() {
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" was added, but has never started", fix, name)
 		case m.Learner:
 			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), "Wait until it has caught up. If it does not, run `quorate apply`.", name)
+		case !m.Healthy && f.Facts(name) != nil && f.Facts(name).Kubernetes.EtcdDataMissing():
+			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
 		case !m.Healthy && !f.onlyAlarms(m):
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" does not work"+after(": ", m.Problem), f.etcdFix(name), name)
 		}
@@ -262,6 +265,16 @@ func (f *findings) etcdFix(host string) string {
 		return "`quorate apply` starts it if it is stopped. On " + host + ", `journalctl -u etcd -n 50` shows why."
 	}
 	return "Check it on " + host + ". It is your etcd; Quorate does not change it."
+}
+
+// missingDataFix is for a member that is kept from starting empty.
+func (f *findings) missingDataFix(host string, m facts.EtcdMember) string {
+	fix := "If the data is on a disk that is not mounted, mount it: the member then starts. If it is lost, "
+	if !f.Spec.StackedEtcd() {
+		return fix + "this version of Quorate does not replace the member."
+	}
+	return fix + "remove the host from the cluster and let it join again: on a host with a working member, " + f.removeMember(m) + "; `kubeadm reset` on " + host +
+		", `kubectl delete node " + host + "`, `quorate apply`."
 }
 
 // wasControlPlane says that the host joined as a control plane: parts of one are still there.

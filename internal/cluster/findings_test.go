@@ -143,6 +143,10 @@ var findingCases = []struct {
 		"*warning: etcd member cp-c does not work: it has no leader", "*warning: kube-apiserver on cp-c"}},
 	{"etcd-member", func(f fixture) { f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused" }, margins(0, 0, 1, 0), []string{
 		"*warning: etcd member cp-c does not work: connection refused", "warning: the cluster does not survive the loss of a control plane, or an etcd member, or zone a"}},
+	{"etcd-data-missing", func(f fixture) {
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
+		f.Kubernetes("cp-c").EtcdData = false
+	}, margins(0, 0, 1, 0), []string{"*warning: the data of etcd member cp-c is missing (there is no /var/lib/etcd/member/wal), and the member does not start without it", "warning: the cluster does not survive"}},
 	{"etcd-manifest", func(f fixture) {
 		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
 		f.Kubernetes("cp-c").Manifests = f.Kubernetes("cp-c").Manifests[1:]
@@ -381,6 +385,11 @@ var findingCases = []struct {
 		"warning: host etcd-b cannot be reached", "warning: the cluster is not known to survive the loss of an etcd member, or zone a"}},
 	{"external-etcd-member", func(f fixture) { f.External(); f.Seen.Etcd[2].Healthy = false }, margins(1, 0, 1, 0), []string{
 		"*warning: etcd member etcd-c does not work", "warning: the cluster does not survive"}},
+	{"external-etcd-data-missing", func(f fixture) {
+		f.External()
+		f.Seen.Etcd[2].Healthy = false
+		f.Kubernetes("etcd-c").EtcdData, f.Kubernetes("etcd-c").EtcdInitial = false, []string{"etcd-c=https://10.0.0.33:2380"}
+	}, margins(1, 0, 1, 0), []string{"*warning: the data of etcd member etcd-c is missing", "warning: the cluster does not survive"}},
 	{"external-etcd-missing", func(f fixture) { f.External(); f.Seen.Etcd = f.Seen.Etcd[:2] }, margins(1, 0, 1, 0), []string{
 		"*warning: etcd has no member on etcd-c", "warning: the cluster does not survive"}},
 	{"external-etcd-certificates", func(f fixture) {

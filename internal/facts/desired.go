@@ -55,6 +55,9 @@ type Desired struct {
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	// Self is a path that becomes a copy of the quorate binary that runs on the host now, for units to use.
 	Self string `json:"self,omitempty"`
+	// EtcdGuard arms the guard that keeps a stacked etcd member from starting without its data, on a host that carries
+	// EstablishedFile.
+	EtcdGuard bool `json:"etcdGuard,omitempty"`
 	// Enable names units to enable and start.
 	Enable []string `json:"enable,omitempty"`
 }

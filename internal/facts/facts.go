@@ -147,9 +147,12 @@ func (f Facts) OnLink(ip, address string) bool {
 type Kubernetes struct {
 	// CA is the cluster's CA certificate in PEM.
 	CA string `json:"ca,omitempty"`
-	// SharedPKI says whether every file of the request's SharedPKI is there.
-	SharedPKI bool `json:"sharedPKI"`
-	// KubeletConfig says whether the kubelet has its identity: the host was initialised or joined.
+	// SharedPKI says whether every file of the request's SharedPKI is there, and MissingPKI names those that are not. The
+	// private key of an authority may be kept elsewhere on purpose.
+	SharedPKI  bool     `json:"sharedPKI"`
+	MissingPKI []string `json:"missingPKI,omitempty"`
+	// KubeletConfig says whether the kubelet has its configuration and its identity, a client certificate that exists: the
+	// host was initialised or joined. A kubelet whose join was interrupted has a kubeconfig without the certificate.
 	KubeletConfig bool `json:"kubeletConfig"`
 	// KubeletAway says that a control plane's kubelet goes to the API through the endpoint and not to the API server beside
 	// it, as while that does not serve yet.
@@ -161,6 +164,9 @@ type Kubernetes struct {
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`
+	// SuperAdmin says that super-admin.conf is here, whose rights no role takes away. kubeadm leaves it on the control plane
+	// that initialised the cluster.
+	SuperAdmin bool `json:"superAdmin,omitempty"`
 	// NodeName is the name by which the host's kubelet comes to the API, as its certificate says.
 	NodeName string `json:"nodeName,omitempty"`
 	// EncryptionKeys names the keys for secrets at rest, the one that encrypts first.
@@ -171,6 +177,11 @@ type Kubernetes struct {
 	// pod or its environment file; EtcdToken is the token of that cluster. Both are empty where etcd never began.
 	EtcdInitial []string `json:"etcdInitial,omitempty"`
 	EtcdToken   string   `json:"etcdToken,omitempty"`
+	// EtcdGuard says that the guard is armed which keeps a stacked etcd member from starting here without its data, and
+	// EtcdPodGuard that the member's static pod has its part of it: a manifest that kubeadm upgrade wrote without --patches
+	// has not.
+	EtcdGuard    bool `json:"etcdGuard,omitempty"`
+	EtcdPodGuard bool `json:"etcdPodGuard,omitempty"`
 	// EtcdCA is the certificate of etcd's authority in PEM; EtcdCAKey says whether its key is here too.
 	EtcdCA    string `json:"etcdCA,omitempty"`
 	EtcdCAKey bool   `json:"etcdCAKey,omitempty"`

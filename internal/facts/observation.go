@@ -114,8 +114,8 @@ type API struct {
 	Nodes       []Node `json:"nodes"`
 	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
 	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
-	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate
-	// has noted nothing in Applied.
+	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
+	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`
 	// Applied maps the name of each manifest that Quorate applied to the digest of what it applied.
 	Applied map[string]string `json:"applied,omitempty"`

@@ -25,6 +25,7 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -210,7 +211,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
 	wg.Wait()
 	api.DaemonSets = counts(sets)
-	if api.Initialised && len(api.Applied) == 0 {
+	if api.Initialised && api.Applied[manifest.Flannel] == "" && api.Applied[manifest.CNI] == "" {
 		api.Networks = networks(sets)
 	}
 	if err := errors.Join(errs[:]...); err != nil {

@@ -76,6 +76,9 @@ func take(c *spec.Cluster, obs *facts.Observation, s Step) {
 			k.Adopted = k.Adopted || f.Path == facts.AdoptedFile
 			k.Established = k.Established || f.Path == facts.EstablishedFile
 		}
+		if s.Desired.EtcdGuard && o.Facts.Kubernetes.Established {
+			o.Facts.Kubernetes.EtcdGuard = true
+		}
 		for _, u := range s.Desired.Enable {
 			o.Facts.Units[u] = "active"
 		}

@@ -205,7 +205,7 @@ func merge(a, b facts.Desired) facts.Desired {
 	}
 	maps.Copy(sysctls, b.Sysctls)
 	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls,
-		Self: cmp.Or(a.Self, b.Self), Enable: append(a.Enable, b.Enable...)}
+		Self: cmp.Or(a.Self, b.Self), EtcdGuard: a.EtcdGuard || b.EtcdGuard, Enable: append(a.Enable, b.Enable...)}
 }
 
 // leftAsItIs says that the host came with an adopted cluster: Quorate does not manage its programs, its runtime and its
@@ -227,7 +227,9 @@ func (b *builder) mark(h spec.Host, detail, file, title, reason string, after ..
 }
 
 func (b *builder) markEstablishedOn(h spec.Host, after ...*Step) *Step {
-	return b.mark(h, "established", facts.EstablishedFile, "mark the cluster as established", "from now on an empty etcd directory is a loss to repair, and never the beginning of a cluster", after...)
+	s := b.mark(h, "established", facts.EstablishedFile, "mark the cluster as established", "from now on an empty etcd directory is a loss to repair, and never the beginning of a cluster", after...)
+	s.Desired.EtcdGuard = b.c.StackedEtcd()
+	return s
 }
 
 // markEstablished marks the hosts whose cluster is complete and that have no mark yet.

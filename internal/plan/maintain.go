@@ -231,14 +231,14 @@ func (b *builder) applyManifests(after ...*Step) {
 		if b.Seen.API != nil {
 			applied = b.Seen.API.Applied[name]
 		}
-		if applied == b.bundle.Manifests[name] || applied == "" && b.keepsNetwork() {
+		if applied == b.bundle.Manifests[name] || applied == "" && manifest.IsNetwork(name) && b.keepsNetwork() {
 			continue
 		}
 		s := Step{Kind: ApplyManifest, Detail: name, Manifest: name, Title: "apply " + name, Reason: "it is not applied yet"}
 		if applied != "" {
 			s.Reason = "another version is applied"
 		}
-		if applied != "" && (name == manifest.Flannel || name == manifest.CNI) {
+		if applied != "" && manifest.IsNetwork(name) {
 			s.Reason += "; the pod network's agents restart one after another"
 			s.Change = change(cluster.Restart, cluster.PodNetwork, "")
 			b.addInTurn(s, after...)

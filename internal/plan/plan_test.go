@@ -71,7 +71,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 			seen.Components = map[string]facts.Component{}
 			if h.Has(spec.RoleControlPlane) {
 				f.Kubernetes.SharesPort = hostconfig.SharesAPIPort(c)
-				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established = true, true, true
+				f.Kubernetes.SharedPKI, f.Kubernetes.EtcdData, f.Kubernetes.Established, f.Kubernetes.EtcdGuard = true, true, true, true
 				f.Kubernetes.Manifests = podsWithEtcd
 				d = merge(d, hostconfig.ControlPlane(c))
 				node.Labels[controlPlaneLabel], node.Labels[excludeLabel] = "", ""

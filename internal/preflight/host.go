@@ -294,7 +294,7 @@ func (j *judge) leftovers(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	}
 	switch {
 	case len(files) > 0 && !j.conflict(h.Name):
-		j.add(failure, "leftovers", on, "If nobody needs them any more, run `kubeadm reset --force`, then `rm -rf /etc/kubernetes /var/lib/etcd /var/lib/kubelet /etc/cni/net.d "+facts.EstablishedFile+"`, and reboot. "+
+		j.add(failure, "leftovers", on, "If nobody needs them any more, run "+facts.HowToClear()+". "+
 			"k3s, RKE2, k0s and MicroK8s have their own commands to remove them.", "there are files of another cluster on HOSTS: %s", strings.Join(files, ", "))
 	case j.Vanished() != nil && f.Kubernetes.Established:
 		j.add(failure, "leftovers", on, "If its disks can be brought back, do that first. If that cluster is gone for good, run `rm "+facts.EstablishedFile+"` there.",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,8 +44,13 @@ func (e *Engine) Evidence(ctx context.Context) audit.Cluster {
 	}
 	if client != nil {
 		out.KubeProxy = kubeProxy(ctx, client)
-	} else {
-		out.Unreachable["the API"] = apiErr.Error()
+		out.Access, apiErr = access(ctx, client)
+	}
+	if apiErr != nil {
+		out.Unreachable["the API"], out.AccessError = apiErr.Error(), apiErr.Error()
+	}
+	if e.Cluster.ExistingEtcd() {
+		out.ExistingEtcd = e.Cluster.Spec.Etcd.Endpoints
 	}
 	wg.Wait()
 	for _, h := range e.Cluster.Spec.Hosts {
@@ -58,7 +64,8 @@ func (e *Engine) Evidence(ctx context.Context) audit.Cluster {
 func (e *Engine) evidence(ctx context.Context, h spec.Host, client *kube.Client) (audit.Host, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, evidenceTimeout, fmt.Errorf("no answer within %s", evidenceTimeout))
 	defer cancel()
-	out := audit.Host{Name: h.Name, ControlPlane: h.Has(spec.RoleControlPlane), Node: h.IsNode()}
+	out := audit.Host{Name: h.Name, ControlPlane: h.Has(spec.RoleControlPlane), Node: h.IsNode(),
+		Etcd: slices.ContainsFunc(e.Cluster.EtcdHosts(), func(m spec.Host) bool { return m.Name == h.Name })}
 	conn, err := e.Conns.Get(h.Name)
 	if err != nil {
 		return out, err

@@ -24,12 +24,14 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/render/manifest"
+	"quorate.dev/quorate/internal/spec"
 )
 
 const fieldManager = "quorate"
@@ -97,23 +99,44 @@ func awaitControllers(ctx context.Context, e *Env, _ plan.Step) error {
 	})
 }
 
-func makeToken(ctx context.Context, e *Env, _ plan.Step) error {
+func makeToken(ctx context.Context, e *Env, _ plan.Step) error { return e.keepToken(ctx) }
+
+// keepToken creates this run's bootstrap token, or lets the one that exists live on for another kubeadm.TokenLifetime. Each
+// join does so before it begins: a token that no run keeps ends within minutes.
+func (e *Env) keepToken(ctx context.Context) error {
 	client, err := e.api(ctx)
 	if err != nil {
 		return err
 	}
+	now, err := e.clusterTime(ctx)
+	if err != nil {
+		return err
+	}
 	id, secret, _ := strings.Cut(e.token, ".")
-	_, err = client.CoreV1().Secrets(metav1.NamespaceSystem).Create(ctx, &corev1.Secret{
-		ObjectMeta: metav1.ObjectMeta{Name: "bootstrap-token-" + id},
-		Type:       corev1.SecretTypeBootstrapToken,
-		StringData: map[string]string{
-			"token-id": id, "token-secret": secret, "description": kubeadmconfig.TokenDescription,
-			"expiration":                     time.Now().Add(time.Hour).UTC().Format(time.RFC3339),
-			"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
-			"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
-		},
-	}, metav1.CreateOptions{})
+	_, err = client.CoreV1().Secrets(metav1.NamespaceSystem).Apply(ctx, applycorev1.Secret("bootstrap-token-"+id, metav1.NamespaceSystem).
+		WithType(corev1.SecretTypeBootstrapToken).WithStringData(map[string]string{
+		"token-id": id, "token-secret": secret, "description": kubeadmconfig.TokenDescription,
+		"expiration":                     now.Add(kubeadmconfig.TokenLifetime).UTC().Format(time.RFC3339),
+		"usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
+		"auth-extra-groups": "system:bootstrappers:kubeadm:default-node-token",
+	}), force)
 	return err
+}
+
+// clusterTime is the time by the clock of a control plane, which decides how long a token is valid.
+func (e *Env) clusterTime(ctx context.Context) (time.Time, error) {
+	var errs []error
+	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		c, err := e.Conns.Get(h.Name)
+		if err == nil {
+			var now time.Time
+			if now, err = inspect.ReadClock.On(ctx, c, struct{}{}); err == nil {
+				return now, nil
+			}
+		}
+		errs = append(errs, err)
+	}
+	return time.Time{}, fmt.Errorf("no control plane tells the time: %w", errors.Join(errs...))
 }
 
 func removeTokens(ctx context.Context, e *Env, _ plan.Step) error {

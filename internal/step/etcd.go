@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"errors"
 
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
@@ -50,12 +51,35 @@ func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	ca, err := e.etcdCA()
+	if err != nil {
+		return err
+	}
+	token, err := hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca)
+	if err != nil {
+		return err
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Members: hostconfig.EtcdMembers(e.Cluster)})
+	_, err = kubeadm.StartEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Etcd: hostconfig.ExternalEtcd(e.Cluster, token)})
 	return err
+}
+
+// etcdCA is the certificate of an external etcd's authority, from this run or from an etcd host that has it.
+func (e *Env) etcdCA() (string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if ca := e.etcdPKI[facts.EtcdPKI[0]]; len(ca) > 0 {
+		return string(ca), nil
+	}
+	for _, h := range e.Cluster.EtcdHosts() {
+		if f := e.Seen.Hosts[h.Name].Facts; f != nil && f.Kubernetes.EtcdCA != "" {
+			return f.Kubernetes.EtcdCA, nil
+		}
+	}
+	return "", errors.New("no etcd host has the certificate of etcd's authority yet")
 }
 
 // shareEtcdClient gives a control plane etcd's client certificate: one that etcd's hosts made, or the caller's own.

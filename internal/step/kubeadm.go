@@ -36,7 +36,13 @@ func (e *Env) initConfig(s plan.Step) (spec.Host, *host.Conn, string, error) {
 	if err != nil {
 		return h, nil, "", err
 	}
-	config, err := e.kubeadm().Init(h, s.Members)
+	cfg := e.kubeadm()
+	if len(s.Members) > 0 { // the token of the new etcd is made of the CA
+		if cfg.CA, err = e.ca(); err != nil {
+			return h, nil, "", err
+		}
+	}
+	config, err := cfg.Init(h, s.Members)
 	return h, c, string(config), err
 }
 
@@ -107,7 +113,16 @@ func startControlPlanesKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	in := kubeadm.KubeletRequest{Config: config}
+	in := kubeadm.KubeletRequest{Config: config, Initialises: !s.ThroughEndpoint}
+	if len(s.Members) > 0 {
+		cfg := e.kubeadm()
+		if cfg.CA, err = e.ca(); err != nil {
+			return err
+		}
+		if in.Etcd, err = cfg.StackedEtcd(s.Members); err != nil {
+			return err
+		}
+	}
 	if s.ThroughEndpoint {
 		in.Server = "https://" + e.Cluster.Spec.ControlPlane.Endpoint
 	}
@@ -191,11 +206,15 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
 		return err
 	}
+	if err := e.keepToken(ctx); err != nil {
+		return err
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.Join.Make(ctx, c, permit, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane)})
+	_, err = kubeadm.Join.Make(ctx, c, permit, kubeadm.JoinRequest{Config: string(config), Discovery: string(discovery), ControlPlane: h.Has(spec.RoleControlPlane),
+		Stacked: h.Has(spec.RoleControlPlane) && e.Cluster.StackedEtcd()})
 	return err
 }
 

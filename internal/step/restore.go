@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
@@ -158,10 +160,14 @@ func undoJoin(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	if s.MemberID != "" {
-		if err := etcd.RemoveMember(ctx, others, s.MemberID); err != nil {
+		i := slices.IndexFunc(e.Seen.Etcd, func(m facts.EtcdMember) bool { return m.ID == s.MemberID })
+		if i < 0 {
+			return fmt.Errorf("the etcd member %s was not among those that the plan was made for", s.MemberID)
+		}
+		if err := etcd.RemoveMember(ctx, others, e.Seen.Etcd[i]); err != nil {
 			return err
 		}
 	}
-	_, err = kubeadm.AbandonJoin.Make(ctx, c, permit, struct{}{})
+	_, err = kubeadm.AbandonJoin.Make(ctx, c, permit, kubeadm.AbandonRequest{Stacked: e.Cluster.StackedEtcd()})
 	return err
 }

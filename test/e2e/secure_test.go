@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -104,7 +105,7 @@ func (r *rotation) begin(t *testing.T, c *cluster) {
 			t.Errorf("%d bootstrap tokens are left, %v", len(list.Items), err)
 		}
 	})
-	t.Run("benchmark", func(t *testing.T) { benchmark(t, ctx, c) })
+	t.Run("benchmark", func(t *testing.T) { benchmark(t, ctx, c, "cis.txt") })
 }
 
 // end waits for the rotation. The API must have answered all the time, and nothing may need the old key any more.
@@ -257,6 +258,21 @@ func kubeletCertificates(t *testing.T, ctx context.Context, c *cluster, config *
 		}
 		return err
 	})
+	// Whoever makes the approver do what he wants has little of it.
+	may := strings.Fields(c.ssh(t, ctx, "cp-c", "kubectl --kubeconfig /var/lib/quorate/approver.conf auth can-i --list --no-headers 2>/dev/null | grep certificates.k8s.io | sort"))
+	if want := strings.Fields(`certificatesigningrequests.certificates.k8s.io [] [] [get list watch]
+certificatesigningrequests.certificates.k8s.io/approval [] [] [update]
+signers.certificates.k8s.io [] [kubernetes.io/kubelet-serving] [approve]`); !slices.Equal(may, want) {
+		t.Errorf("the approver may %q", may)
+	}
+	for _, what := range []string{"get nodes", "get secrets", "create certificatesigningrequests"} {
+		if got := c.ssh(t, ctx, "cp-c", "kubectl --kubeconfig /var/lib/quorate/approver.conf auth can-i "+what+" 2>/dev/null || true"); got != "no" {
+			t.Errorf("may the approver %s? %s", what, got)
+		}
+	}
+	if got := c.ssh(t, ctx, "cp-c", "systemctl show --value --property=InaccessiblePaths quorate-approver.service"); !strings.Contains(got, "/etc/kubernetes") {
+		t.Errorf("the approver can read %q", got)
+	}
 	if got := c.ssh(t, ctx, "cp-a", "kubectl get --raw /api/v1/nodes/"+asking.Name+"/proxy/healthz"); got != "ok" {
 		t.Errorf("through the apiserver it says %q", got)
 	}
@@ -264,7 +280,7 @@ func kubeletCertificates(t *testing.T, ctx context.Context, c *cluster, config *
 	eventually(t, ctx, asking.Name+" is Ready", func() error { return ready(ctx, api, asking.Name) })
 }
 
-func benchmark(t *testing.T, ctx context.Context, c *cluster) {
+func benchmark(t *testing.T, ctx context.Context, c *cluster, artifact string) {
 	r := c.run(ctx, "audit", "cis", "-o", "json")
 	var report audit.Report
 	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
@@ -273,7 +289,7 @@ func benchmark(t *testing.T, ctx context.Context, c *cluster) {
 	if r.code != 0 || !report.OK() {
 		t.Errorf("%s", c.run(ctx, "audit", "cis"))
 	}
-	printArtifact(t, "cis.txt", c.must(t, ctx, "audit", "cis").stdout)
+	printArtifact(t, artifact, c.must(t, ctx, "audit", "cis").stdout)
 
 	// And it sees what is wrong.
 	c.ssh(t, ctx, "cp-b", "chmod 644 /etc/kubernetes/admin.conf")

@@ -64,7 +64,7 @@ func Whole() Fixture {
 			obs.API.Nodes[i].Labels = map[string]string{"node-role.kubernetes.io/control-plane": ""}
 			seen.APIServer, seen.APIServerVersion = new(OK()), "v1.37.2"
 			k := &seen.Facts.Kubernetes
-			k.Established, k.EtcdData, k.SharesPort = true, true, true
+			k.Established, k.EtcdData, k.EtcdGuard, k.SharesPort = true, true, true, true
 			k.Manifests = []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler}
 			k.Certificates = append(k.Certificates, facts.Certificate{Name: "pki/apiserver.crt", Expires: Now.AddDate(1, 0, -i)})
 			for _, p := range []string{facts.ControllerManager, facts.Scheduler, facts.Approver} {

@@ -1,4 +1,4 @@
-// Package approve answers kubelets that ask for a new serving certificate. It runs on control planes, from a timer.
+// Package approve approves the serving certificates that kubelets request. It runs on control planes, from a timer.
 package approve
 
 import (
@@ -17,10 +17,7 @@ import (
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/tools/clientcmd"
 
-	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -37,12 +34,7 @@ func Run(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", adminConf)
-	if err != nil {
-		return err
-	}
-	config.Proxy = host.Direct
-	client, err := kubernetes.NewForConfig(config)
+	client, err := credentials()
 	if err != nil {
 		return err
 	}

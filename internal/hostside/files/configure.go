@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -71,6 +72,11 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	})
 	if err != nil {
 		return changed, err
+	}
+	if d.EtcdGuard {
+		if err := etcd.Local.Guard(); err != nil {
+			return changed, fmt.Errorf("guarding etcd's data: %w", err)
+		}
 	}
 	if d.Self != "" {
 		if err := copySelf(d.Self); err != nil {

@@ -26,9 +26,13 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/files"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 const kubernetesDir = "/etc/kubernetes"
@@ -77,29 +81,39 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Bundles, f.Programs, f.ProgramProblems, f.Binaries = installed.Bundles, installed.Programs, installed.Problems, installed.Binaries
 	f.Images = blobs.Imported()
 	readPrograms(ctx, req.Units, &f)
-	f.Kubernetes = kubernetesFacts(req.SharedPKI)
+	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	return f, ctx.Err()
 }
 
-func kubernetesFacts(shared []string) facts.Kubernetes {
-	pki := kubernetesDir + "/pki/"
-	k := facts.Kubernetes{SharedPKI: true, EtcdData: system.Exists("/var/lib/etcd/member/wal"), Established: system.Exists(facts.EstablishedFile),
-		Begun: system.Exists(facts.BegunFile), Adopted: system.Exists(facts.AdoptedFile),
-		KubeletConfig: system.Filled(kubernetesDir+"/kubelet.conf") && system.Filled("/var/lib/kubelet/config.yaml")}
+// Kubernetes reads what a host holds of a cluster, and which of the shared keys it lacks. root is empty for the host itself,
+// or a directory in tests.
+func Kubernetes(root string, shared []string) facts.Kubernetes {
+	at := func(path string) string { return filepath.Join(root, path) }
+	dir, pki := at(kubernetesDir), at(kubernetesDir+"/pki")+"/"
+	member := etcd.Member{Root: root}
+	k := facts.Kubernetes{SharedPKI: true, EtcdData: member.HasData(), Established: system.Exists(at(facts.EstablishedFile)),
+		Begun: system.Exists(at(facts.BegunFile)), Adopted: system.Exists(at(facts.AdoptedFile)),
+		KubeletConfig: pkifile.Identity(root) == nil && system.Filled(at("/var/lib/kubelet/config.yaml")),
+		EtcdGuard:     member.Armed(), EtcdPodGuard: member.PodGuarded(), SuperAdmin: system.Exists(dir + "/super-admin.conf")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
 	}
 	for _, mark := range []string{facts.EstablishedFile, facts.BegunFile, facts.AdoptedFile} {
-		content, err := os.ReadFile(mark)
+		content, err := os.ReadFile(at(mark))
 		if name := strings.TrimSpace(string(content)); err == nil && name != "" && !slices.Contains(k.Clusters, name) {
 			k.Clusters = append(k.Clusters, name)
 		}
 	}
-	k.Flags = staticPodFlags(kubernetesDir + "/manifests")
+	k.Flags = staticPodFlags(dir + "/manifests")
 	for _, f := range shared {
 		// An apiserver that was set up without encryption at rest has no use for a key.
-		unused := f == encryption.File && system.Exists(kubernetesDir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != pki+f
-		k.SharedPKI = k.SharedPKI && (system.Filled(pki+f) || unused)
+		unused := f == encryption.File && system.Exists(dir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != hostconfig.EncryptionFile
+		if !system.Filled(pki+f) && !unused {
+			k.SharedPKI, k.MissingPKI = false, append(k.MissingPKI, f)
+		}
+	}
+	if began, err := member.Began(); err == nil {
+		k.EtcdInitial, k.EtcdToken = began.Members, began.Token
 	}
 	if ca, err := os.ReadFile(pki + facts.EtcdPKI[0]); err == nil {
 		k.EtcdCA, k.EtcdCAKey = string(ca), system.Filled(pki+facts.EtcdPKI[1])
@@ -107,33 +121,36 @@ func kubernetesFacts(shared []string) facts.Kubernetes {
 	if client, err := os.ReadFile(pki + facts.EtcdClientPKI[0]); err == nil && len(client) > 0 && system.Filled(pki+facts.EtcdClientPKI[1]) {
 		k.EtcdClient = facts.Sum(client)
 	}
-	beside := apiServer(kubernetesDir + "/controller-manager.conf")
-	k.KubeletAway = beside != "" && k.KubeletConfig &&
-		(apiServer(kubernetesDir+"/kubelet.conf") != beside || system.Exists(facts.KubeletRestartDue))
-	manifests, _ := filepath.Glob(kubernetesDir + "/manifests/*.yaml")
+	beside := apiServer(dir + "/controller-manager.conf")
+	k.KubeletAway = beside != "" && k.KubeletConfig && (apiServer(dir+"/kubelet.conf") != beside || system.Exists(at(facts.KubeletRestartDue)))
+	manifests, _ := filepath.Glob(dir + "/manifests/*.yaml")
 	for _, m := range manifests {
-		if system.Filled(m) {
-			k.Manifests = append(k.Manifests, strings.TrimSuffix(filepath.Base(m), ".yaml"))
+		pod, err := staticpod.Read(m)
+		if err != nil {
+			continue // what a program left that was killed while it wrote
 		}
-	}
-	if m, err := os.ReadFile(kubernetesDir + "/manifests/kube-apiserver.yaml"); err == nil {
-		k.SharesPort = bytes.Contains(m, []byte("--permit-port-sharing=true"))
+		name := strings.TrimSuffix(filepath.Base(m), ".yaml")
+		k.Manifests = append(k.Manifests, name)
+		if name == "kube-apiserver" {
+			k.SharesPort = staticpod.Arguments(pod)["permit-port-sharing"] == "true"
+		}
 	}
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {
 			if c, ok := certificate(file); ok {
-				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, kubernetesDir+"/"), Expires: c.NotAfter})
+				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, dir+"/"), Expires: c.NotAfter})
 			}
 		}
 	}
+	kubelet := at("/var/lib/kubelet/pki") + "/"
 	for _, name := range []string{"kubelet-client", "kubelet-server"} {
-		if c, ok := certificate("/var/lib/kubelet/pki/" + name + "-current.pem"); ok {
+		if c, ok := certificate(kubelet + name + "-current.pem"); ok {
 			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
 		}
 	}
-	k.Certificates = append(k.Certificates, kubeconfigCertificates(kubernetesDir)...)
-	if c, ok := certificate("/var/lib/kubelet/pki/kubelet-client-current.pem"); ok {
+	k.Certificates = append(k.Certificates, kubeconfigCertificates(dir)...)
+	if c, ok := certificate(kubelet + "kubelet-client-current.pem"); ok {
 		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
 	if file, err := os.ReadFile(pki + encryption.File); err == nil {

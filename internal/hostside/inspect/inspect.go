@@ -184,12 +184,16 @@ var clusterFiles = []string{
 // clusterLinks are interfaces that plugins of the network make and that outlive them.
 var clusterLinks = []string{"cni0", "flannel.", "cali", "tunl0", "vxlan.calico", "cilium_", "kube-ipvs0", "weave"}
 
-func leftovers() facts.Leftovers {
-	var out facts.Leftovers
+func leftoverFiles(root string) (out []string) {
 	for _, pattern := range clusterFiles {
-		found, _ := filepath.Glob(pattern)
-		out.Files = append(out.Files, found...)
+		found, _ := filepath.Glob(filepath.Join(root, pattern))
+		out = append(out, found...)
 	}
+	return out
+}
+
+func leftovers() facts.Leftovers {
+	out := facts.Leftovers{Files: leftoverFiles("")}
 	for _, kind := range []string{"conf", "conflist", "json"} {
 		found, _ := filepath.Glob("/etc/cni/net.d/*." + kind)
 		for _, f := range found {

@@ -3,6 +3,7 @@ package inspect
 import (
 	"context"
 	"crypto/x509"
+	"maps"
 	"os"
 	"os/user"
 	"path/filepath"
@@ -24,6 +25,7 @@ var securedFiles = []string{
 	kubernetesDir + "/manifests/*.yaml", kubernetesDir + "/*.conf", kubernetesDir + "/pki", kubernetesDir + "/pki/*", kubernetesDir + "/pki/etcd/*",
 	"/etc/cni/net.d/*", "/var/lib/etcd", "/var/lib/kubelet/config.yaml", hostconfig.AuditLogDir, hostconfig.AuditLogDir + "/*",
 	"/etc/systemd/system/kubelet.service", "/etc/systemd/system/kubelet.service.d/*.conf",
+	"/etc/systemd/system/" + hostconfig.EtcdUnit, "/etc/systemd/system/" + hostconfig.EtcdUnit + ".d/*.conf", "/etc/etcd/*",
 }
 
 var securedPrograms = []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "kubelet", "kube-proxy"}
@@ -52,8 +54,23 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 			continue // it has ended meanwhile
 		}
 		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
-		if name := filepath.Base(args[0]); slices.Contains(securedPrograms, name) {
-			s.Programs[name] = system.Flags(args[1:])
+		name := filepath.Base(args[0])
+		if !slices.Contains(securedPrograms, name) {
+			continue
+		}
+		s.Programs[name] = system.Flags(args[1:])
+		if name == "etcd" {
+			environ, err := os.ReadFile(filepath.Join(filepath.Dir(path), "environ"))
+			if err != nil {
+				delete(s.Programs, name)
+				continue // it has ended meanwhile
+			}
+			s.Programs[name] = etcdSettings(s.Programs[name], strings.Split(string(environ), "\x00"))
+		}
+	}
+	if dir := s.Programs["etcd"]["data-dir"]; dir != "" {
+		if m, ok := mode(dir); ok {
+			s.Files[dir] = m
 		}
 	}
 	s.AuditPolicy = system.ReadTrimmed(hostconfig.AuditPolicyFile)
@@ -61,7 +78,9 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 	if path := s.Programs["kube-apiserver"]["encryption-provider-config"]; path != "" {
 		s.EncryptionProviders = providers(path)
 	}
-	for _, path := range []string{kubernetesDir + "/pki/ca.crt", kubernetesDir + "/pki/etcd/ca.crt"} {
+	authorities := []string{kubernetesDir + "/pki/ca.crt", kubernetesDir + "/pki/etcd/ca.crt",
+		s.Programs["kube-apiserver"]["client-ca-file"], s.Programs["kube-apiserver"]["etcd-cafile"], s.Programs["etcd"]["trusted-ca-file"]}
+	for _, path := range authorities {
 		if data, err := os.ReadFile(path); err == nil {
 			s.Authorities[path] = facts.Sum(data)
 		}
@@ -69,6 +88,19 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 	s.ServingIssuer = servingIssuer("/var/lib/kubelet/pki/kubelet-server-current.pem", kubernetesDir+"/pki/ca.crt")
 	return s, nil
 }, host.Reads)
+
+// etcdSettings are the settings of a running etcd: a variable counts where no argument says otherwise, as in etcd itself.
+func etcdSettings(arguments map[string]string, environ []string) map[string]string {
+	out := map[string]string{}
+	for _, variable := range environ {
+		name, value, _ := strings.Cut(variable, "=")
+		if setting, is := strings.CutPrefix(name, "ETCD_"); is && value != "" {
+			out[strings.ToLower(strings.ReplaceAll(setting, "_", "-"))] = value
+		}
+	}
+	maps.Copy(out, arguments)
+	return out
+}
 
 func mode(path string) (facts.Mode, bool) {
 	info, err := os.Stat(path)

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,5 +24,15 @@ func TestProvidersAreNamedWithoutTheirKeys(t *testing.T) {
 	}
 	if got := providers(path + ".missing"); got != nil {
 		t.Errorf("providers of no file: %v", got)
+	}
+}
+
+// TestEtcdsVariablesAreSettings: an external member has no arguments at all.
+func TestEtcdsVariablesAreSettings(t *testing.T) {
+	got := etcdSettings(map[string]string{"name": "by-argument", "auto-tls": "false"},
+		[]string{"ETCD_NAME=by-variable", "ETCD_CERT_FILE=/etc/kubernetes/pki/etcd/server.crt", "ETCD_PEER_CLIENT_CERT_AUTH=true", "ETCD_UNUSED=", "PATH=/usr/bin", ""})
+	want := map[string]string{"name": "by-argument", "auto-tls": "false", "cert-file": "/etc/kubernetes/pki/etcd/server.crt", "peer-client-cert-auth": "true"}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v", got)
 	}
 }

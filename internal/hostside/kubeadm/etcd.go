@@ -11,6 +11,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
@@ -24,37 +25,39 @@ var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context,
 	return readPKI(slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI))
 }, host.Secret, host.Secret)
 
-// etcdCertificates runs kubeadm's phases for an etcd host in one process. What is there stays.
+// etcdCertificates runs kubeadm's phases for an etcd host in one process. Files that exist stay.
 func etcdCertificates(ctx context.Context, config string) error {
-	return withConfig("etcd", config, func(path string) error {
-		if err := mend(kubernetesDir, kubeletConfig); err != nil {
-			return err
-		}
-		if err := system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
-			"certs/front-proxy-ca,certs/front-proxy-client,certs/etcd-healthcheck-client,certs/sa,kubeconfig,etcd,control-plane,kubelet-start,"+
-			"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
-			return err
-		}
-		return settle()
-	})
+	if err := mend(kubernetesDir, kubeletConfig); err != nil {
+		return err
+	}
+	if err := runKubeadm(ctx, config, "init", "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
+		"certs/front-proxy-ca,certs/front-proxy-client,certs/etcd-healthcheck-client,certs/sa,kubeconfig,etcd,control-plane,kubelet-start,"+
+		"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
+		return err
+	}
+	return settle()
 }
 
 // EtcdStart is the first start of an external etcd member.
 type EtcdStart struct {
-	Config  string // of EtcdHost
-	Members string // content of hostconfig.EtcdMembersFile
+	Config string // of EtcdHost
+	// Etcd is the cluster that begins.
+	Etcd hostconfig.EtcdCluster
 }
 
 // etcdPatience is how long a new member may wait for a majority of the others.
 const etcdPatience = 2 * time.Minute
 
-// StartEtcd makes the member's certificates and starts it. It returns when the member has a leader, and so needs the
-// others to start at the same time.
+// StartEtcd creates the member's certificates and starts it. It returns when the member has a leader, and so needs the others
+// to start at the same time. It refuses to start a member on a host that has, or had, one of another cluster.
 var StartEtcd = host.DefineChange("kubeadm.start-etcd", func(ctx context.Context, in EtcdStart) (struct{}, error) {
 	if err := etcdCertificates(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}
-	if err := durable.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Members), 0o600); err != nil {
+	if err := etcd.Local.MayBegin(in.Etcd); err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Etcd.Environment()), 0o600); err != nil {
 		return struct{}{}, err
 	}
 	if err := system.Run(ctx, "systemctl", "enable", "--now", hostconfig.EtcdUnit); err != nil {
@@ -114,5 +117,5 @@ func LocalEtcdClient() (EtcdClient, error) {
 // with it the three are complete.
 var WriteEtcdClient = host.Define("kubeadm.write-etcd-client", func(_ context.Context, in EtcdClient) (struct{}, error) {
 	pki := PKI{facts.EtcdPKI[0]: in.CA, facts.EtcdClientPKI[0]: in.Certificate, facts.EtcdClientPKI[1]: in.Key}
-	return struct{}{}, writePKI(pki, facts.EtcdClientPKI[1], facts.EtcdClientPKI[0], facts.EtcdPKI[0])
+	return struct{}{}, pki.put(pkiDir, facts.EtcdClientPKI[1], facts.EtcdClientPKI[0], facts.EtcdPKI[0])
 }, host.Secret, host.Secret)

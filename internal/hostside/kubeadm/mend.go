@@ -7,30 +7,51 @@ import (
 	"path/filepath"
 	"strings"
 
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// mend removes what a kubeadm that was killed left half done below /etc/kubernetes: files that it had opened and not yet
-// written, and certificates and keys without their other half. kubeadm itself refuses to go on from those, and makes
-// anew what is not there. The kubelet's configuration is the last thing that is written: with it the host is complete,
-// and a key that is missing then, such as an authority's that is kept elsewhere, is missing on purpose.
+// mend removes what a kubeadm that was killed left half done below /etc/kubernetes: files that are not whole, and
+// certificates and keys without their other half. kubeadm itself refuses to go on from those, and creates what does not
+// exist. The kubelet's configuration is the last thing that is written: with it the host is complete, and a key that is
+// missing then, such as an authority's that is kept elsewhere, is missing on purpose.
 func mend(kubernetesDir, kubeletConfig string) error {
 	if system.Filled(kubeletConfig) {
 		return nil
 	}
-	errs := []error{mendPairs(filepath.Join(kubernetesDir, "pki")), removeEmpty(filepath.Join(kubernetesDir, "*.conf"))}
-	if !externalEtcd(filepath.Join(kubernetesDir, "pki")) {
-		errs = append(errs, mendPairs(filepath.Join(kubernetesDir, "pki/etcd")))
+	pki := filepath.Join(kubernetesDir, "pki")
+	errs := []error{mendPairs(pki)}
+	if !externalEtcd(pki) {
+		errs = append(errs, mendPairs(filepath.Join(pki, "etcd")))
+	}
+	for _, name := range kubeconfigs {
+		if path := filepath.Join(kubernetesDir, name); pkifile.Kubeconfig(path) != nil {
+			errs = append(errs, remove(path))
+		}
 	}
 	return errors.Join(errs...)
 }
+
+// kubeconfigs are those that kubeadm writes, and the kubelet. Other files beside them are somebody else's.
+var kubeconfigs = []string{"admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf", "bootstrap-kubelet.conf"}
 
 // externalEtcd says that the host has what an external etcd's clients need. kubeadm itself makes a client certificate
 // only where the authority's key is.
 func externalEtcd(pki string) bool {
 	_, err := os.Stat(filepath.Join(pki, "etcd/ca.key"))
-	return errors.Is(err, fs.ErrNotExist) && system.Filled(filepath.Join(pki, "etcd/ca.crt")) &&
-		system.Filled(filepath.Join(pki, "apiserver-etcd-client.crt")) && system.Filled(filepath.Join(pki, "apiserver-etcd-client.key"))
+	return errors.Is(err, fs.ErrNotExist) && pkifile.Certificate(filepath.Join(pki, "etcd/ca.crt")) == nil &&
+		wholePair(filepath.Join(pki, "apiserver-etcd-client"))
+}
+
+// wholePair says whether a private key and its certificate, or for the service accounts its public key, are both there.
+func wholePair(stem string) bool {
+	if pkifile.PrivateKey(stem+".key") != nil {
+		return false
+	}
+	if filepath.Base(stem) == "sa" {
+		return pkifile.PublicKey(stem+".pub") == nil
+	}
+	return pkifile.Certificate(stem+".crt") == nil
 }
 
 func mendPairs(dir string) error {
@@ -45,32 +66,23 @@ func mendPairs(dir string) error {
 	var errs []error
 	for _, file := range append(keys, certificates...) {
 		stem := strings.TrimSuffix(file, filepath.Ext(file))
-		public := stem + ".crt"
-		if filepath.Base(stem) == "sa" {
-			public = stem + ".pub"
-		}
-		if system.Filled(stem+".key") && system.Filled(public) {
+		if wholePair(stem) {
 			continue
 		}
-		for _, half := range []string{stem + ".key", public} {
-			if err := os.Remove(half); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				errs = append(errs, err)
-			}
+		for _, half := range []string{stem + ".key", stem + ".crt"} {
+			errs = append(errs, remove(half))
+		}
+		if filepath.Base(stem) == "sa" {
+			errs = append(errs, remove(stem+".pub"))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func removeEmpty(glob string) error {
-	files, err := filepath.Glob(glob)
-	if err != nil {
+// remove removes a file that need not exist.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	var errs []error
-	for _, file := range files {
-		if !system.Filled(file) {
-			errs = append(errs, os.Remove(file))
-		}
-	}
-	return errors.Join(errs...)
+	return nil
 }

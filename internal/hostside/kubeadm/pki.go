@@ -2,7 +2,9 @@ package kubeadm
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -12,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
@@ -43,81 +46,108 @@ type PKIRequest struct {
 	Files  []string
 }
 
-// MakePKI makes the shared keys, as far as they are not there, with kubeadm's own phases, and returns them.
+// MakePKI creates those shared keys that do not exist yet, with kubeadm's own phases, and returns all of them. On a host whose
+// kubelet is configured it creates nothing: a key that is missing there is kept elsewhere, and the error names it.
 var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRequest) (PKI, error) {
-	// Where a kubelet has its configuration nothing is left to make, and kubeadm would only hold what it finds against our
-	// configuration.
-	if have, err := readPKI(in.Files); err == nil && system.Filled(kubeletConfig) {
-		return have, nil
+	if system.Filled(kubeletConfig) {
+		return readPKI(in.Files)
 	}
-	err := withConfig("pki", in.Config, func(path string) error {
-		if err := mend(kubernetesDir, kubeletConfig); err != nil {
-			return err
-		}
-		// All certificates at once, this host's own included, which it needs next anyway: one process instead of four.
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path); err != nil {
-			return err
-		}
-		if err := settle(); err != nil {
-			return err
-		}
-		if !slices.Contains(in.Files, encryption.File) {
-			return nil
-		}
-		return ensureEncryption(encryptionFile)
-	})
-	if err != nil {
+	if err := mend(kubernetesDir, kubeletConfig); err != nil {
 		return nil, err
+	}
+	// All certificates together, this host's own included, which it needs next anyway: one process instead of four.
+	if err := runKubeadm(ctx, in.Config, "init", "phase", "certs", "all"); err != nil {
+		return nil, err
+	}
+	if err := settle(); err != nil {
+		return nil, err
+	}
+	if slices.Contains(in.Files, encryption.File) {
+		if err := ensureEncryption(encryptionFile); err != nil {
+			return nil, err
+		}
 	}
 	return readPKI(in.Files)
 }, host.Secret, host.Secret)
 
-func readPKI(names []string) (PKI, error) {
+func readPKI(names []string) (PKI, error) { return readPKIFrom(pkiDir, names) }
+
+func readPKIFrom(dir string, names []string) (PKI, error) {
 	pki := PKI{}
+	var missing []string
 	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join(pkiDir, name))
-		if err != nil {
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			missing = append(missing, name)
+		case err != nil:
 			return nil, fmt.Errorf("reading the shared keys: %w", err)
 		}
 		pki[name] = data
 	}
+	if len(missing) > 0 {
+		return nil, fmt.Errorf("reading the shared keys: %s is missing in %s", strings.Join(missing, " and "), dir)
+	}
 	return pki, nil
 }
 
-// WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace another cluster's.
+// WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace those of another cluster. A host that
+// has joined, or has an etcd member, gets no private key of an authority: if one is missing there, it was removed on purpose.
 var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI) (struct{}, error) {
-	for name := range pki {
-		path := filepath.Join(pkiDir, name)
-		if have, err := os.ReadFile(path); err == nil && string(have) != string(pki[name]) {
-			return struct{}{}, fmt.Errorf("%s exists and belongs to another cluster; if nobody needs that one any more, run `kubeadm reset` on the host", path)
-		}
-	}
-	return struct{}{}, writePKI(pki, slices.Sorted(maps.Keys(pki))...)
+	return struct{}{}, pki.write(pkiDir, joined("") || etcd.Local.HasData())
 }, host.Secret, host.Secret)
 
-func writePKI(pki PKI, names ...string) error {
+func (p PKI) write(dir string, joined bool) error {
+	names := slices.Sorted(maps.Keys(p))
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		if have, err := os.ReadFile(path); err == nil && string(have) != string(p[name]) {
+			return fmt.Errorf("%s exists and is not this cluster's: the host belongs, or belonged, to another cluster", path)
+		}
+	}
+	if joined {
+		names = slices.DeleteFunc(names, func(name string) bool { return strings.HasSuffix(name, "ca.key") })
+	}
+	return p.put(dir, names...)
+}
+
+// put writes some of the files in this order.
+func (p PKI) put(dir string, names ...string) error {
 	for _, name := range names {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".crt") || strings.HasSuffix(name, ".pub") {
 			mode = 0o644
 		}
-		if err := durable.WriteFile(filepath.Join(pkiDir, name), pki[name], mode); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, name), p[name], mode); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// withConfig keeps a configuration, which holds a token, in a file of root's in memory for as long as f runs.
-func withConfig(name, content string, f func(path string) error) error {
-	const dir = "/run/quorate"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+// runKubeadm runs kubeadm with a configuration, which can hold a bootstrap token: it is in memory alone and gone with the
+// processes, however they end.
+func runKubeadm(ctx context.Context, config string, args ...string) error {
+	return kubeadmCommand{args: args, inputs: []string{config}}.run(ctx)
+}
+
+// kubeadmCommand is a run of kubeadm. The first input is its configuration; the others are at system.Input(1), system.Input(2),
+// and so on.
+type kubeadmCommand struct {
+	args   []string
+	inputs []string
+	finish bool // as of system.Command
+}
+
+func (k kubeadmCommand) run(ctx context.Context) error {
+	c := system.Command{Name: "kubeadm", Args: append(k.args, "--config", system.Input(0)), Finish: k.finish}
+	for _, content := range k.inputs {
+		f, err := system.Memory("kubeadm", []byte(content))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		c.Inputs = append(c.Inputs, f)
 	}
-	path := filepath.Join(dir, name+".yaml")
-	if err := durable.WriteFile(path, []byte(content), 0o600); err != nil {
-		return err
-	}
-	defer os.Remove(path) //nolint:errcheck // in memory, and rewritten by the next run
-	return f(path)
+	return c.Run(ctx)
 }

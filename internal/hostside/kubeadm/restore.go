@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"quorate.dev/quorate/internal/host"
@@ -24,18 +25,16 @@ var restorePhases = map[string][]string{
 
 // RestoreControlPlane writes the manifests of static pods again; the kubelet starts them.
 var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", func(ctx context.Context, in RestoreRequest) (struct{}, error) {
-	return struct{}{}, withConfig("restore", in.Config, func(path string) error {
-		for _, pod := range in.Pods {
-			phase, known := restorePhases[pod]
-			if !known {
-				return fmt.Errorf("kubeadm has no phase for the static pod %s", pod)
-			}
-			if err := system.Run(ctx, "kubeadm", append(append([]string{"init", "phase"}, phase...), "--config", path)...); err != nil {
-				return err
-			}
+	for _, pod := range in.Pods {
+		phase, known := restorePhases[pod]
+		if !known {
+			return struct{}{}, fmt.Errorf("kubeadm has no phase for the static pod %s", pod)
 		}
-		return tighten()
-	})
+		if err := runKubeadm(ctx, in.Config, append([]string{"init", "phase"}, phase...)...); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, errors.Join(tighten(), settle())
 }, host.Secret)
 
 // RestartKubelet restarts the kubelet. The containers of its pods go on.

@@ -14,56 +14,81 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/etcd"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
 // KubeletRequest is what a control plane's kubelet starts with.
 type KubeletRequest struct {
 	Config string // of Init
-	// Server is the URL at which the kubelet finds the API at first; empty for the API server beside it.
+	// Server is the URL at which the kubelet finds the API at first; empty for the local API server.
 	Server string
+	// Etcd is the stacked etcd that begins; without members etcd is external.
+	Etcd hostconfig.EtcdCluster
+	// Initialises says that InitCluster will run on this host: it needs super-admin.conf, which no other control plane gets.
+	Initialises bool
 }
 
 // StartKubelet runs kubeadm's phases on one control plane of a new cluster: leaf certificates, kubeconfigs, a stacked
-// etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at once.
+// etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at the same time. It refuses to
+// start an etcd member on a host that has, or had, one of another cluster.
 var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.Context, in KubeletRequest) (struct{}, error) {
-	return struct{}{}, withConfig("start", in.Config, func(path string) error {
-		if err := mend(kubernetesDir, kubeletConfig); err != nil {
-			return err
+	if err := mend(kubernetesDir, kubeletConfig); err != nil {
+		return struct{}{}, err
+	}
+	if len(in.Etcd.Members) > 0 {
+		if err := beginEtcd(etcd.Local, in.Etcd); err != nil {
+			return struct{}{}, err
 		}
-		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
-		if err := system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,"+
-			"upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
-			return err
+	}
+	// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
+	skip := "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token," +
+		"kubelet-finalize,addon,show-join-command"
+	if !in.Initialises {
+		skip += ",kubeconfig/super-admin"
+	}
+	if err := runKubeadm(ctx, in.Config, "init", skip); err != nil {
+		return struct{}{}, err
+	}
+	if err := separateKubeletCertificate(time.Now()); err != nil {
+		return struct{}{}, err
+	}
+	server := in.Server
+	if server == "" {
+		var err error
+		if server, err = beside(); err != nil {
+			return struct{}{}, err
 		}
-		if err := separateKubeletCertificate(time.Now()); err != nil {
-			return err
-		}
-		server := in.Server
-		if server == "" {
-			var err error
-			if server, err = beside(); err != nil {
-				return err
-			}
-		}
-		// In any case: an earlier run may have thought otherwise.
-		if err := setServer(server); err != nil {
-			return err
-		}
-		if err := useAdmin(); err != nil {
-			return err
-		}
-		// The next phase writes the kubelet's configuration, which says that everything before it is complete.
-		if err := settle(); err != nil {
-			return err
-		}
-		if err := startKubelet(ctx, path); err != nil {
-			return err
-		}
-		return errors.Join(tighten(), settle())
-	})
+	}
+	// In any case: an earlier run may have thought otherwise.
+	if err := setServer(server); err != nil {
+		return struct{}{}, err
+	}
+	if err := useAdmin(); err != nil {
+		return struct{}{}, err
+	}
+	// The next phase writes the kubelet's configuration, which says that everything before it is complete.
+	if err := settle(); err != nil {
+		return struct{}{}, err
+	}
+	if err := startKubelet(ctx, in.Config); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, errors.Join(tighten(), settle())
 }, host.Secret, host.Secret)
+
+// beginEtcd lets a member of a new cluster begin on this host, with its guard open as long as it has no data.
+func beginEtcd(m etcd.Member, as hostconfig.EtcdCluster) error {
+	if err := m.MayBegin(as); err != nil {
+		return err
+	}
+	if m.HasData() {
+		return m.Guard()
+	}
+	return m.Open()
+}
 
 // ControlPlaneRequest is what a control plane starts with.
 type ControlPlaneRequest struct {
@@ -81,91 +106,63 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, withConfig("control-plane", in.Config, func(path string) error {
-		if err := prepareAuditLog(); err != nil {
-			return err
-		}
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path); err != nil {
-			return err
-		}
-		return settle()
-	})
+	if err := prepareAuditLog(); err != nil {
+		return struct{}{}, err
+	}
+	if err := runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "all"); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, settle()
 }, host.Secret, host.Secret)
 
-// WorkerRequest is what a worker of a new cluster starts with, beside the certificates of InstallCertificate.
+// WorkerRequest is what a worker of a new cluster starts with, in addition to the certificates of InstallCertificate.
 type WorkerRequest struct {
 	Config     string // of Worker
 	Kubeconfig string // of Kubelet
 	CA         string // PEM
 }
 
-// StartWorker starts the kubelet of a worker whose certificates are there: nothing has to be asked for or approved.
+// StartWorker starts the kubelet of a worker that has its certificates: it requests none.
 var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Context, in WorkerRequest) (struct{}, error) {
-	return struct{}{}, withConfig("start", in.Config, func(path string) error {
-		if err := mend(kubernetesDir, kubeletConfig); err != nil {
-			return err
-		}
-		if err := durable.WriteFile(filepath.Join(pkiDir, "ca.crt"), []byte(in.CA), 0o644); err != nil {
-			return err
-		}
-		if err := durable.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
-			return err
-		}
-		if err := startKubelet(ctx, path); err != nil {
-			return err
-		}
-		return errors.Join(tighten(), settle())
-	})
+	if err := mend(kubernetesDir, kubeletConfig); err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.WriteFile(filepath.Join(pkiDir, "ca.crt"), []byte(in.CA), 0o644); err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.WriteFile(kubeletKubeconfig, []byte(in.Kubeconfig), 0o600); err != nil {
+		return struct{}{}, err
+	}
+	if err := startKubelet(ctx, in.Config); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, errors.Join(tighten(), settle())
 }, host.Secret, host.Secret)
 
 // startKubelet runs the phase of kubeadm that stops the kubelet, writes its files, and starts it.
 func startKubelet(ctx context.Context, config string) error {
-	return system.Command{Name: "kubeadm", Args: []string{"init", "phase", "kubelet-start", "--config", config}, Finish: true}.Run(ctx)
+	return kubeadmCommand{args: []string{"init", "phase", "kubelet-start"}, inputs: []string{config}, finish: true}.run(ctx)
 }
 
-// InitCluster runs the phases that speak to the API. kubeadm itself waits until the local apiserver is healthy.
+// InitCluster runs the phases that talk to the API. kubeadm itself waits until the local API server is healthy. The host is
+// the one that keeps super-admin.conf, as with plain kubeadm init: with it kubeadm gives the administrator his role, and
+// people can come in when roles are broken.
 var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
-	return struct{}{}, withConfig("init", config, func(path string) error {
-		return system.Run(ctx, "kubeadm", "init", "--config", path,
-			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
-	})
+	if pkifile.Kubeconfig(superAdminConf) != nil { // an earlier run planned another host for this
+		if err := remove(superAdminConf); err != nil {
+			return struct{}{}, err
+		}
+		if err := runKubeadm(ctx, config, "init", "phase", "kubeconfig", "super-admin"); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, runKubeadm(ctx, config, "init",
+		"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
 }, host.Secret, host.Secret)
 
 // InstallAddons installs kube-proxy and CoreDNS.
 var InstallAddons = host.Define("kubeadm.install-addons", func(ctx context.Context, config string) (struct{}, error) {
-	return struct{}{}, withConfig("addons", config, func(path string) error {
-		return system.Run(ctx, "kubeadm", "init", "phase", "addon", "all", "--config", path)
-	})
-}, host.Secret, host.Secret)
-
-// JoinRequest is a host's way into an existing cluster.
-type JoinRequest struct {
-	Config       string
-	Discovery    string
-	ControlPlane bool
-}
-
-// DiscoveryFile is where Join puts the request's discovery kubeconfig for kubeadm to read.
-const DiscoveryFile = "/run/quorate/discovery.yaml"
-
-// Join runs kubeadm join.
-var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
-	return struct{}{}, withConfig("discovery", in.Discovery, func(string) error {
-		return withConfig("join", in.Config, func(path string) error {
-			if err := mend(kubernetesDir, kubeletConfig); err != nil {
-				return err
-			}
-			if in.ControlPlane {
-				if err := prepareAuditLog(); err != nil {
-					return err
-				}
-			}
-			if err := system.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
-				return err
-			}
-			return errors.Join(tighten(), useAdmin(), settle())
-		})
-	})
+	return struct{}{}, runKubeadm(ctx, config, "init", "phase", "addon", "all")
 }, host.Secret, host.Secret)
 
 // separateKubeletCertificate moves the client certificate that kubeadm embeds into kubelet.conf to where the kubelet
@@ -195,7 +192,10 @@ func separateKubeletCertificate(now time.Time) error {
 	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
 }
 
-const adminConf = "/etc/kubernetes/admin.conf"
+const (
+	adminConf      = kubernetesDir + "/admin.conf"
+	superAdminConf = kubernetesDir + "/super-admin.conf"
+)
 
 // Admin returns the host's admin kubeconfig.
 var Admin = host.Define("kubeadm.admin", func(_ context.Context, _ struct{}) ([]byte, error) {

@@ -28,6 +28,8 @@ type Command struct {
 	As string
 	// Stdin is what the program reads; nothing if it is nil.
 	Stdin io.Reader
+	// Inputs are open files that the program finds at the paths Input(0), Input(1), and so on.
+	Inputs []*os.File
 	// Env is set in addition, as NAME=value.
 	Env []string
 	// Proxies gives the program the proxy settings of the session. Only package managers need them: they are the only
@@ -117,7 +119,7 @@ func (c Command) run(ctx context.Context, stdout, stderr *os.File) error {
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, stdout, stderr
 	cmd.Env = c.environment()
-	cmd.ExtraFiles = inherited()
+	cmd.ExtraFiles = append(slices.Clone(c.Inputs), inherited()...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if c.Finish {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // nor does the end of the session's terminal end it

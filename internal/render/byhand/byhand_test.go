@@ -220,7 +220,7 @@ func checkFile(t *testing.T, f File) {
 		t.Errorf("%s ends too soon", f.Path)
 	}
 	left := f.Content
-	for _, known := range []string{"$token", "$hash", "$key", "$(head -c 32 /dev/urandom | base64)"} {
+	for _, known := range []string{"$etcdtoken", "$token", "$hash", "$key", "$(head -c 32 /dev/urandom | base64)"} {
 		left = strings.ReplaceAll(left, known, "")
 	}
 	if f.Expand && (left == f.Content || expanded.MatchString(left)) {

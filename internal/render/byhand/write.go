@@ -180,10 +180,8 @@ func (w *writer) runtime() []Action {
 func (w *writer) member(h spec.Host) []Action {
 	config := w.rendered(w.kubeadm.EtcdHostByHand(h))
 	return []Action{{
-		Reason: "etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates the certificates, from a separate file for each host.",
-		Files: append(files(hostconfig.Etcd(h, ordinary)),
-			File{Path: hostconfig.EtcdMembersFile, Mode: "600", Content: hostconfig.EtcdMembers(w.c)},
-			File{Path: etcdFile, Mode: "644", Content: config}),
+		Reason:   "etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates the certificates, from a separate file for each host.",
+		Files:    append(files(hostconfig.Etcd(h, ordinary)), File{Path: etcdFile, Mode: "644", Content: config}),
 		Commands: []string{"systemctl daemon-reload"},
 	}}
 }
@@ -220,7 +218,11 @@ func (w *writer) etcd() Section {
 		commands = append(commands, certs+kind+" --config "+etcdFile)
 	}
 	s.Steps = append(s.Steps, Step{Title: "start the members", Hosts: names(members), Actions: []Action{{
+		Reason:   "The token keeps this etcd apart from every other one, even from one with the same name and members. It is made of the cluster's name and etcd's CA.",
+		Commands: []string{fmt.Sprintf("etcdtoken=%s-$(sed '/-----/d' %s | base64 -d | sha256sum | cut -c 1-16)", w.c.Metadata.Name, pki+facts.EtcdPKI[0])},
+	}, {
 		Reason:   "Each host creates its own certificates, so that no member's key is copied between hosts. The unit does not wait for the other members.",
+		Files:    []File{{Path: hostconfig.EtcdMembersFile, Mode: "600", Expand: true, Content: hostconfig.ExternalEtcd(w.c, "$etcdtoken").Environment()}},
 		Commands: append(commands, "systemctl enable --quiet --now "+hostconfig.EtcdUnit),
 	}}}, Step{Title: "check etcd's health", Hosts: []string{members[0].Name}, Actions: []Action{{
 		Reason:   "All members must be healthy before anything is built on them.",

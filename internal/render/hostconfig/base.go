@@ -182,6 +182,9 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 	d := facts.Desired{}
 	if h.Has(spec.RoleControlPlane) {
 		d = approver(c)
+		if c.StackedEtcd() {
+			d.Files, d.EtcdGuard = append(d.Files, etcdGuard()...), true
+		}
 	}
 	if h.IsNode() {
 		d.Files = append(d.Files, patience)
@@ -247,6 +250,9 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 		if slices.ContainsFunc(d.Files, func(file facts.File) bool { return slices.Contains(slices.Concat(file.Restart, file.Reload), unit) }) {
 			out = append(out, unit+" has not loaded its files")
 		}
+	}
+	if d.EtcdGuard && f.Kubernetes.Established && !f.Kubernetes.EtcdGuard {
+		out = append(out, "etcd could start without its data")
 	}
 	for _, unit := range d.Enable {
 		if f.Unknown[facts.UnitsPart] != "" {

@@ -1,7 +1,12 @@
 package hostconfig
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
@@ -14,12 +19,45 @@ const (
 	EtcdUnit = "etcd.service"
 	// EtcdMembersFile tells the member, at its first start, who the others are. Without it the unit waits.
 	EtcdMembersFile = "/etc/etcd/members.env"
+	// EtcdEnvFile is the rest of the member's configuration.
+	EtcdEnvFile = "/etc/etcd/etcd.env"
 	// EtcdReady answers 200 while the member can read through a leader.
 	EtcdReady = "http://127.0.0.1:2381/readyz"
-
-	etcdDataDir = "/var/lib/etcd"
-	etcdQuota   = 8 << 30
+	// EtcdDataDir holds a member's data, and EtcdWAL is the part of it that exists once the member has started.
+	EtcdDataDir = "/var/lib/etcd"
+	EtcdWAL     = EtcdDataDir + "/member/wal"
+	// EtcdQuota is the size in bytes at which a member stops accepting writes. etcd's default of 2 GiB is less than busy
+	// clusters need, and a full database refuses every write. Old revisions are compacted by the API servers.
+	EtcdQuota = 8 << 30
 )
+
+// Places on a control plane with a stacked etcd member.
+const (
+	// EtcdManifest is the static pod of the member.
+	EtcdManifest = "/etc/kubernetes/manifests/etcd.yaml"
+	// EtcdGuard is a link that leads to EtcdWAL once the cluster was complete, and to EtcdGuardOpen before. The static pod
+	// mounts it as a directory that must exist, and the kubelet does not start while it leads nowhere: a member whose data
+	// is not there never starts empty.
+	EtcdGuard     = facts.EtcdGuardDir + "/guard"
+	EtcdGuardOpen = facts.EtcdGuardDir + "/open"
+	// PatchesDir holds kubeadm's patches of static pods: kubeadm init, join and upgrade take it with --patches.
+	PatchesDir = "/etc/kubernetes/patches"
+
+	etcdPatchFile    = PatchesDir + "/etcdquorate+strategic.yaml"
+	kubeletGuardFile = "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"
+)
+
+// EtcdToken tells the etcd of one cluster from that of every other one, also of one with the same name and members. It is
+// made of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
+// where it is external. Members with different tokens refuse each other.
+func EtcdToken(cluster, ca string) (string, error) {
+	block, _ := pem.Decode([]byte(ca))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return "", errors.New("etcd's cluster token: there is no CA certificate to make it of")
+	}
+	sum := sha256.Sum256(block.Bytes)
+	return cluster + "-" + hex.EncodeToString(sum[:8]), nil
+}
 
 // EtcdEndpoints are the client URLs of an external etcd, as its API servers use them.
 func EtcdEndpoints(c *spec.Cluster) []string {
@@ -45,8 +83,8 @@ func SharedPKI(c *spec.Cluster) []string {
 // Etcd is the member on an etcd host, as systemd runs it. Files never restart it: all members would stop at once.
 func Etcd(h spec.Host, f *facts.Facts) facts.Desired {
 	d := facts.Desired{Files: []facts.File{
-		{Path: "/etc/etcd/etcd.env", Content: etcdEnvironment(h)},
-		{Path: "/etc/systemd/system/" + EtcdUnit, Content: etcdUnit},
+		{Path: EtcdEnvFile, Mode: 0o600, Content: etcdEnvironment(h)},
+		{Path: "/etc/systemd/system/" + EtcdUnit, Mode: 0o600, Content: etcdUnit},
 	}}
 	if f.Kubernetes.EtcdData {
 		// The first start is a step of its own, that knows the members; from then on the unit has to run.
@@ -55,26 +93,50 @@ func Etcd(h spec.Host, f *facts.Facts) facts.Desired {
 	return d
 }
 
-// EtcdMembers is the content of EtcdMembersFile for a cluster that begins with these members.
-func EtcdMembers(c *spec.Cluster) string {
-	var members []string
+// EtcdCluster is what an etcd cluster begins with.
+type EtcdCluster struct {
+	Members []string `json:"members"` // each as name=peerURL
+	Token   string   `json:"token"`
+}
+
+// EtcdMember is a member of an EtcdCluster.
+func EtcdMember(name, address string) string {
+	return name + "=https://" + address + ":2380"
+}
+
+// ExternalEtcd is the external etcd of the cluster as it begins.
+func ExternalEtcd(c *spec.Cluster, token string) EtcdCluster {
+	e := EtcdCluster{Token: token}
 	for _, h := range c.EtcdHosts() {
-		members = append(members, fmt.Sprintf("%s=https://%s:2380", h.Name, h.Address))
+		e.Members = append(e.Members, EtcdMember(h.Name, h.Address))
 	}
+	return e
+}
+
+// Equal says that members of the two would be members of one cluster.
+func (e EtcdCluster) Equal(o EtcdCluster) bool {
+	return e.Token == o.Token && slices.Equal(slices.Sorted(slices.Values(e.Members)), slices.Sorted(slices.Values(o.Members)))
+}
+
+func (e EtcdCluster) String() string {
+	return fmt.Sprintf("%s (token %q)", strings.Join(slices.Sorted(slices.Values(e.Members)), ", "), e.Token)
+}
+
+// Environment is the content of EtcdMembersFile.
+func (e EtcdCluster) Environment() string {
 	return fmt.Sprintf(`# Written by quorate for the first start of this member; etcd ignores it where data exists.
 ETCD_INITIAL_CLUSTER=%s
 ETCD_INITIAL_CLUSTER_STATE=new
 ETCD_INITIAL_CLUSTER_TOKEN=%s
-`, strings.Join(members, ","), c.Metadata.Name)
+`, strings.Join(e.Members, ","), e.Token)
 }
 
-// etcdEnvironment is what kubeadm gives a stacked member, with room for more than the default 2 GiB: a full
-// database refuses every write. Old revisions are compacted by the API servers, as in every kubeadm cluster.
+// etcdEnvironment is what kubeadm gives a stacked member, and a larger quota.
 func etcdEnvironment(h spec.Host) string {
 	const pki = "/etc/kubernetes/pki/etcd/"
 	return fmt.Sprintf(`# Written by quorate. Changes are undone by the next quorate apply.
 ETCD_NAME=%[1]s
-ETCD_DATA_DIR=`+etcdDataDir+`
+ETCD_DATA_DIR=`+EtcdDataDir+`
 ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://%[2]s:2379
 ETCD_ADVERTISE_CLIENT_URLS=https://%[2]s:2379
 ETCD_LISTEN_PEER_URLS=https://%[2]s:2380
@@ -93,7 +155,7 @@ ETCD_QUOTA_BACKEND_BYTES=%[4]d
 ETCD_SNAPSHOT_COUNT=10000
 ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL=5s
 ETCD_FEATURE_GATES=InitialCorruptCheck=true
-`, h.Name, h.Address, pki, etcdQuota)
+`, h.Name, h.Address, pki, EtcdQuota)
 }
 
 const etcdUnit = `[Unit]
@@ -103,12 +165,13 @@ Wants=network-online.target
 After=network-online.target
 StartLimitIntervalSec=0
 ConditionPathExists=` + EtcdMembersFile + `
-# Once the cluster was complete, a data directory without data is a loss to repair, never a cluster to begin.
-AssertPathExists=|!` + facts.EstablishedFile + `
-AssertPathExists=|` + etcdDataDir + `/member/wal
+RequiresMountsFor=` + EtcdDataDir + `
 
 [Service]
-EnvironmentFile=/etc/etcd/etcd.env
+# Once the cluster was complete, a data directory without data is a loss to repair, never a cluster to begin. It is looked at
+# again every second: a disk may be mounted late.
+ExecStartPre=/bin/sh -c 'if [ -e ` + facts.EstablishedFile + ` ] && [ ! -d ` + EtcdWAL + ` ]; then echo "The data of this etcd member is missing: there is no ` + EtcdWAL + `. It does not start without it." >&2; exit 1; fi'
+EnvironmentFile=` + EtcdEnvFile + `
 EnvironmentFile=` + EtcdMembersFile + `
 ExecStart=/usr/local/bin/etcd
 Restart=always
@@ -127,4 +190,34 @@ PrivateDevices=yes
 
 [Install]
 WantedBy=multi-user.target
+`
+
+// etcdGuard keeps a stacked member from starting without its data. The kubelet's part holds on every start of the host, for
+// whoever wrote the static pod; the pod's part also holds when the container starts again while the kubelet runs.
+func etcdGuard() []facts.File {
+	return []facts.File{
+		{Path: kubeletGuardFile, Mode: 0o600, Content: kubeletGuard},
+		{Path: etcdPatchFile, Mode: 0o600, Content: etcdPatch},
+	}
+}
+
+const kubeletGuard = `# The kubelet would start etcd with an empty directory where the member's data is missing: a disk that is mounted late or not at
+# all, or data that is lost. Then it does not start, and looks again with every attempt. Without its etcd member this control
+# plane has no API server that its kubelet could use.
+[Unit]
+RequiresMountsFor=` + EtcdDataDir + `
+
+[Service]
+ExecStartPre=/bin/sh -c 'if [ -L ` + EtcdGuard + ` ] && [ ! -d ` + EtcdGuard + ` ]; then echo "The data of the etcd member on this host is missing: there is no ` + EtcdWAL + `. The kubelet does not start, so that the member does not start empty." >&2; exit 1; fi'
+`
+
+const etcdPatch = `# etcd's container starts only where this link leads to a directory: to the member's data, once the cluster was complete.
+spec:
+  containers:
+  - name: etcd
+    volumeMounts:
+    - {name: quorate-guard, mountPath: ` + EtcdGuard + `, readOnly: true}
+  volumes:
+  - name: quorate-guard
+    hostPath: {path: ` + EtcdGuard + `, type: Directory}
 `

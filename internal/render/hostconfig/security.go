@@ -47,6 +47,10 @@ func ControlPlane(c *spec.Cluster) facts.Desired {
 		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
 		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
 	}, d.Files...)
+	if c.StackedEtcd() {
+		d.Files = append(d.Files, etcdGuard()...)
+		d.EtcdGuard = true
+	}
 	return d
 }
 
@@ -120,23 +124,34 @@ rules:
 - level: Metadata
 `
 
-// The kubelet renews its serving certificate by itself, but only asks: Kubernetes has nobody who approves that. The
-// approver on every control plane does, so that certificates are renewed while nobody runs quorate.
+// The kubelet renews its serving certificate automatically, but only requests it: nobody in Kubernetes approves that. The
+// approver on every control plane does, so that certificates are renewed while nobody runs quorate. It reads what nodes
+// send, so it has a user of its own that may do nothing else, and sees none of the keys on this host.
 const approverUnit = `[Unit]
-Description=Approves the serving certificates that the cluster's own kubelets ask for
+Description=Approves the serving certificates that the cluster's own kubelets request
 ConditionPathExists=/etc/kubernetes/admin.conf
 After=network-online.target
 
 [Service]
 Type=oneshot
+# With all rights, but without a look at any request: the approver's own certificate lasts for days.
+ExecStartPre=+` + SelfPath + ` host approver-credentials
 ExecStart=` + SelfPath + ` host approve
-TimeoutStartSec=60
+TimeoutStartSec=120
 # An API server that restarts costs one run. Whoever watches the unit sees how many failed in a row.
 Restart=on-failure
 RestartSec=20
+InaccessiblePaths=-/etc/kubernetes -/var/lib/etcd -/var/lib/kubelet -/var/lib/containerd -/run/containerd
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 `
 
-// A kubelet waits fifteen minutes for an answer before it asks anew.
+// A kubelet waits fifteen minutes for an answer before it sends another request.
 const approverTimer = `[Unit]
 Description=Lets the approver of kubelet certificates look every five minutes
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"sort"
 	"strings"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -28,6 +29,10 @@ const (
 
 // PKIDir is where kubeadm keeps the certificates and keys of a host.
 const PKIDir = "/etc/kubernetes/pki"
+
+// TokenLifetime is how long a bootstrap token is valid. Whoever has it can join a host, so it is extended for each join of a
+// run and left to end soon after a run that was killed.
+const TokenLifetime = 10 * time.Minute
 
 // TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
 const TokenDescription = "quorate apply"
@@ -74,26 +79,37 @@ type Config struct {
 	CA    string // PEM
 }
 
-// Init renders the configuration of kubeadm init for one control plane. With members, etcd starts as one
-// cluster of all of them; that variant must never be uploaded, because its arguments would override what
+// StackedEtcd is the stacked etcd that begins with these members. It needs the cluster's CA.
+func (c Config) StackedEtcd(members []plan.Member) (hostconfig.EtcdCluster, error) {
+	token, err := hostconfig.EtcdToken(c.Cluster.Metadata.Name, c.CA)
+	out := hostconfig.EtcdCluster{Token: token}
+	for _, m := range members {
+		out.Members = append(out.Members, hostconfig.EtcdMember(m.Name, m.Address))
+	}
+	return out, err
+}
+
+// Init renders the configuration of kubeadm init for one control plane. With members, etcd starts as one cluster of all of
+// them, and the cluster's CA must be known. That variant must never be uploaded, because its arguments would override what
 // later joins compute.
 func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 	cluster := c.clusterConfiguration()
 	if len(members) > 0 {
-		var initial []string
-		for _, m := range members {
-			initial = append(initial, fmt.Sprintf("%s=https://%s:2380", m.Name, m.Address))
+		etcd, err := c.StackedEtcd(members)
+		if err != nil {
+			return nil, err
 		}
 		cluster["etcd"] = localEtcd(map[string]string{
-			"initial-cluster":       strings.Join(initial, ","),
+			"initial-cluster":       strings.Join(etcd.Members, ","),
 			"initial-cluster-state": "new",
+			"initial-cluster-token": etcd.Token,
 		})
 	}
-	init := initConfiguration(h, nodeRegistration(h))
+	init := c.patched(initConfiguration(h, nodeRegistration(h)), h)
 	// Its API server can be good for nothing until the hosts of a majority of etcd's members are ready to start theirs.
 	init["timeouts"] = object{"kubernetesAPICall": apiPatience}
 	init["bootstrapTokens"] = []object{{
-		"token": c.Token, "ttl": "1h0m0s", "description": TokenDescription,
+		"token": c.Token, "ttl": TokenLifetime.String(), "description": TokenDescription,
 		"usages": []string{"signing", "authentication"}, "groups": []string{"system:bootstrappers:kubeadm:default-node-token"},
 	}}
 	return documents(init, cluster, c.kubeletConfiguration(), c.proxyConfiguration())
@@ -101,6 +117,14 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 
 func initConfiguration(h spec.Host, registration object) object {
 	return object{"apiVersion": apiVersion, "kind": "InitConfiguration", "nodeRegistration": registration, "localAPIEndpoint": localEndpoint(h)}
+}
+
+// patched adds the patches of static pods, which are on control planes with a stacked etcd.
+func (c Config) patched(configuration object, h spec.Host) object {
+	if c.Cluster.StackedEtcd() && h.Has(spec.RoleControlPlane) {
+		configuration["patches"] = object{"directory": hostconfig.PatchesDir}
+	}
+	return configuration
 }
 
 func localEndpoint(h spec.Host) object {
@@ -119,7 +143,7 @@ func (c Config) Worker(h spec.Host) ([]byte, error) {
 
 // Join renders the configuration of kubeadm join. The cluster is known by its CA, so there is nothing to discover.
 func (c Config) Join(h spec.Host, discoveryFile string) ([]byte, error) {
-	return documents(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}))
+	return documents(c.patched(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}), h))
 }
 
 func joinConfiguration(h spec.Host, discovery object) object {
@@ -276,5 +300,9 @@ func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
 	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
 		return nil, fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
 	}
-	return documents(initConfiguration(h, nodeRegistration(h)), cluster)
+	init := initConfiguration(h, nodeRegistration(h))
+	if etcd, _ := cluster["etcd"].(object); etcd["local"] != nil {
+		init["patches"] = object{"directory": hostconfig.PatchesDir}
+	}
+	return documents(init, cluster)
 }

@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
@@ -16,7 +17,7 @@ func config() Config {
 		c.Spec.Hosts[i].Address = fmt.Sprintf("10.0.0.%d", 11+i)
 	}
 	c.Spec.LoadBalancer.Address = "10.0.0.100"
-	return Config{Cluster: c, Token: "abcdef.0123456789abcdef", CA: "PEM", Facts: []*facts.Facts{{CgroupV2: true, CanSetConntrack: true}}}
+	return Config{Cluster: c, Token: "abcdef.0123456789abcdef", CA: "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n", Facts: []*facts.Facts{{CgroupV2: true, CanSetConntrack: true}}}
 }
 
 func mustContain(t *testing.T, text []byte, parts ...string) {
@@ -35,7 +36,8 @@ func TestOnlyTheFirstStartNamesTheEtcdMembers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustContain(t, boot, "value: cp-a=https://10.0.0.11:2380,cp-b=https://10.0.0.12:2380", "name: initial-cluster-state", "advertiseAddress: "+h.Address)
+	mustContain(t, boot, "value: cp-a=https://10.0.0.11:2380,cp-b=https://10.0.0.12:2380", "name: initial-cluster-state", "advertiseAddress: "+h.Address,
+		"- name: initial-cluster-token\n      value: test-039058c6f2c0cb49\n")
 	clean, err := c.Init(h, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -117,7 +119,7 @@ func TestJoinTrustsOnlyTheClustersCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustContain(t, discovery, "certificate-authority-data: UEVN", "server: https://api.test.internal:6443")
+	mustContain(t, discovery, "certificate-authority-data: "+base64.StdEncoding.EncodeToString([]byte(c.CA)), "server: https://api.test.internal:6443")
 	cp, err := c.Join(c.Cluster.HostsWith(spec.RoleControlPlane)[0], discoveryFile)
 	if err != nil {
 		t.Fatal(err)

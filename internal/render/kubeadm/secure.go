@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"maps"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"quorate.dev/quorate/internal/encryption"
@@ -50,11 +51,12 @@ func apiServerVolumes() []object {
 	}
 }
 
-// localEtcd is the etcd beside each apiserver, with these arguments besides those that make it secure.
+// localEtcd is the stacked etcd member, with these arguments in addition to those that every member has.
 func localEtcd(extra map[string]string) object {
-	all := map[string]string{"tls-min-version": "TLS1.2", "cipher-suites": strings.Join(hostconfig.CipherSuites, ",")}
+	all := map[string]string{"tls-min-version": "TLS1.2", "cipher-suites": strings.Join(hostconfig.CipherSuites, ","),
+		"quota-backend-bytes": strconv.Itoa(hostconfig.EtcdQuota)}
 	maps.Copy(all, extra)
-	return object{"local": object{"dataDir": "/var/lib/etcd", "extraArgs": args(all)}}
+	return object{"local": object{"dataDir": hostconfig.EtcdDataDir, "extraArgs": args(all)}}
 }
 
 // secureKubelet is what kubeadm does not already choose: it switches anonymous access and the read-only port off, has the

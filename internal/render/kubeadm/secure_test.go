@@ -3,6 +3,10 @@ package kubeadm
 import (
 	"strings"
 	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
 )
 
 func TestConfigurationIsSecure(t *testing.T) {
@@ -18,5 +22,56 @@ func TestConfigurationIsSecure(t *testing.T) {
 	}
 	if strings.Contains(string(out), "secret:") {
 		t.Error("what goes into the cluster's ConfigMap holds a key")
+	}
+}
+
+// TestStackedEtcdHasRoom: the quota is in what goes into the cluster, so that members that join have it too.
+func TestStackedEtcdHasRoom(t *testing.T) {
+	c := config()
+	h := c.Cluster.HostsWith(spec.RoleControlPlane)[0]
+	clean, err := c.Init(h, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, clean, "- name: quota-backend-bytes\n      value: \"8589934592\"")
+	boot, err := c.Init(h, []plan.Member{{Name: h.Name, Address: h.Address}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, boot, "- name: quota-backend-bytes\n      value: \"8589934592\"")
+}
+
+// TestStaticPodsArePatched where there is an etcd to guard: other hosts do not have the directory.
+func TestStaticPodsArePatched(t *testing.T) {
+	c := config()
+	cp, worker := c.Cluster.HostsWith(spec.RoleControlPlane)[0], c.Cluster.HostsWith(spec.RoleWorker)[0]
+	render := func(out []byte, err error) string {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	const patches = "patches:\n  directory: /etc/kubernetes/patches\n"
+	if !strings.Contains(render(c.Init(cp, nil)), patches) || !strings.Contains(render(c.Join(cp, "d")), patches) {
+		t.Error("a control plane is not patched")
+	}
+	if strings.Contains(render(c.Join(worker, "d")), patches) || strings.Contains(render(c.Worker(worker)), patches) {
+		t.Error("a worker is patched")
+	}
+	c.Cluster.Spec.ControlPlane.Topology = spec.TopologyExternal
+	if strings.Contains(render(c.Init(cp, nil)), patches) {
+		t.Error("a control plane without an etcd member is patched")
+	}
+}
+
+func TestTokensEndSoon(t *testing.T) {
+	c := config()
+	out, err := c.Init(c.Cluster.Spec.Hosts[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mustContain(t, out, "ttl: 10m0s"); TokenLifetime > 15*time.Minute {
+		t.Errorf("a token is valid for %s", TokenLifetime)
 	}
 }

@@ -20,11 +20,18 @@ import (
 //go:embed flannel.yaml
 var flannel string
 
-// Names of the manifests: flannel's, and that of a pod network of the user's.
+//go:embed approver.yaml
+var approver []byte
+
+// Names of the manifests: flannel's, that of a pod network of the user's, and the roles of the approver.
 const (
-	Flannel = "flannel"
-	CNI     = "cni"
+	Flannel  = "flannel"
+	CNI      = "cni"
+	Approver = "approver"
 )
+
+// IsNetwork says that a manifest sets up the pods' network.
+func IsNetwork(name string) bool { return name == Flannel || name == CNI }
 
 // Manifest is YAML of one or more objects, in the order in which they must be applied.
 type Manifest struct {
@@ -61,7 +68,7 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 // Render gives all manifests of a cluster by name. image finds an image's full name in the bundle by its short one;
 // published says that these are the projects' own images, whose flannel needs help that ours does not.
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
-	out := map[string]Manifest{}
+	out := map[string]Manifest{Approver: {Objects: approver}}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
 		return out, nil
 	}

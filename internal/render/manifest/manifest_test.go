@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"quorate.dev/quorate/internal/spec"
@@ -35,6 +37,48 @@ func TestFlannelInstallsItsConfiguration(t *testing.T) {
 		byTool := len(pod.InitContainers) == 1 && pod.InitContainers[0].Command[0] == "/opt/bin/install-conf"
 		if byDaemon == published || byTool != published {
 			t.Errorf("published %t: the daemon installs it: %t, the tool: %t", published, byDaemon, byTool)
+		}
+	}
+}
+
+// TestApproverMayDoLittle: the program that reads what nodes send cannot approve any other certificate, and reads nothing else.
+func TestApproverMayDoLittle(t *testing.T) {
+	for _, cni := range []string{spec.CNIFlannel, spec.CNINone} {
+		c := spec.DefaultLab("test")
+		c.Spec.Network.CNI = cni
+		manifests, err := Render(c, func(string) string { return "" }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objects, err := manifests[Approver].Decode()
+		if err != nil || len(objects) != 2 {
+			t.Fatalf("%d objects, %v", len(objects), err)
+		}
+		var role rbacv1.ClusterRole
+		var binding rbacv1.ClusterRoleBinding
+		for i, into := range []any{&role, &binding} {
+			if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(objects[i].Object, into, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, r := range role.Rules {
+			ok := slices.Equal(r.APIGroups, []string{"certificates.k8s.io"}) && len(r.Resources) == 1
+			switch r.Resources[0] {
+			case "certificatesigningrequests":
+				ok = ok && !slices.ContainsFunc(r.Verbs, func(v string) bool { return !slices.Contains([]string{"get", "list", "watch"}, v) })
+			case "certificatesigningrequests/approval":
+				ok = ok && slices.Equal(r.Verbs, []string{"update"})
+			case "signers":
+				ok = ok && slices.Equal(r.Verbs, []string{"approve"}) && slices.Equal(r.ResourceNames, []string{"kubernetes.io/kubelet-serving"})
+			default:
+				ok = false
+			}
+			if !ok {
+				t.Errorf("the approver may %+v", r)
+			}
+		}
+		if len(role.Rules) != 3 || binding.RoleRef.Name != role.Name || len(binding.Subjects) != 1 || binding.Subjects[0].Kind != "User" || binding.Subjects[0].Name != "quorate:approver" {
+			t.Errorf("%+v is bound to %+v", role.Rules, binding)
 		}
 	}
 }

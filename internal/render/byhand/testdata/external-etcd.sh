@@ -145,13 +145,10 @@ END
 
 # etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
 # the certificates, from a separate file for each host.
-install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
+install -D -m 600 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
-install -D -m 644 /dev/stdin /etc/systemd/system/etcd.service <<'END'
-…
-END
-install -D -m 600 /dev/stdin /etc/etcd/members.env <<'END'
+install -D -m 600 /dev/stdin /etc/systemd/system/etcd.service <<'END'
 …
 END
 install -D -m 644 /dev/stdin /root/kubeadm-etcd.yaml <<'END'
@@ -170,13 +167,10 @@ END
 
 # etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
 # the certificates, from a separate file for each host.
-install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
+install -D -m 600 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
-install -D -m 644 /dev/stdin /etc/systemd/system/etcd.service <<'END'
-…
-END
-install -D -m 600 /dev/stdin /etc/etcd/members.env <<'END'
+install -D -m 600 /dev/stdin /etc/systemd/system/etcd.service <<'END'
 …
 END
 install -D -m 644 /dev/stdin /root/kubeadm-etcd.yaml <<'END'
@@ -195,13 +189,10 @@ END
 
 # etcd runs under systemd: these hosts are not nodes, so there is no kubelet to start a static pod. kubeadm creates
 # the certificates, from a separate file for each host.
-install -D -m 644 /dev/stdin /etc/etcd/etcd.env <<'END'
+install -D -m 600 /dev/stdin /etc/etcd/etcd.env <<'END'
 …
 END
-install -D -m 644 /dev/stdin /etc/systemd/system/etcd.service <<'END'
-…
-END
-install -D -m 600 /dev/stdin /etc/etcd/members.env <<'END'
+install -D -m 600 /dev/stdin /etc/systemd/system/etcd.service <<'END'
 …
 END
 install -D -m 644 /dev/stdin /root/kubeadm-etcd.yaml <<'END'
@@ -283,8 +274,15 @@ copy etcd-a etcd-c etc/kubernetes/pki/etcd/ca.crt etc/kubernetes/pki/etcd/ca.key
 # etcd-a, etcd-b, etcd-c: start the members
 for host in etcd-a etcd-b etcd-c; do
 start on "$host" <<'EOF'
+# The token keeps this etcd apart from every other one, even from one with the same name and members. It is made of
+# the cluster's name and etcd's CA.
+etcdtoken=prod-$(sed '/-----/d' /etc/kubernetes/pki/etcd/ca.crt | base64 -d | sha256sum | cut -c 1-16)
+
 # Each host creates its own certificates, so that no member's key is copied between hosts. The unit does not wait for
 # the other members.
+install -D -m 600 /dev/stdin /etc/etcd/members.env <<END
+…
+END
 kubeadm init phase certs etcd-server --config /root/kubeadm-etcd.yaml
 kubeadm init phase certs etcd-peer --config /root/kubeadm-etcd.yaml
 kubeadm init phase certs apiserver-etcd-client --config /root/kubeadm-etcd.yaml

@@ -1,0 +1,36 @@
+package facts
+
+import "strings"
+
+// Places below /var/lib/quorate that belong to a cluster.
+const (
+	// EtcdGuardDir holds the guard that keeps a stacked etcd member from starting without its data.
+	EtcdGuardDir = "/var/lib/quorate/etcd"
+	// ApproverFile is the kubeconfig with which a control plane approves kubelets' serving certificates.
+	ApproverFile = "/var/lib/quorate/approver.conf"
+)
+
+// Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
+// Programs, units and settings stay: a new build brings them into shape.
+var Traces = []string{
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile,
+}
+
+// HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.
+func HowToClear() string {
+	return "`kubeadm reset --force` (on an etcd host `systemctl disable --now etcd`), then `rm -rf " + strings.Join(Traces, " ") + "`, and reboot"
+}
+
+// OnlyMark says that the mark of a complete cluster is all that the host has of it: no identity, no etcd, no keys, and
+// nothing that would start. Such a mark was forgotten when the host was cleared.
+func (k Kubernetes) OnlyMark() bool {
+	return k.Established && !k.Begun && !k.Adopted && !k.KubeletConfig && k.NodeName == "" && len(k.Manifests) == 0 &&
+		!k.EtcdData && len(k.EtcdInitial) == 0 && k.EtcdCA == "" && k.EtcdClient == "" &&
+		k.CA == "" && len(k.Certificates) == 0 && len(k.EncryptionKeys) == 0
+}
+
+// EtcdDataMissing says that the host has, or had, an etcd member of a cluster that was complete once, and not its data. Such a
+// member does not start.
+func (k Kubernetes) EtcdDataMissing() bool {
+	return !k.EtcdData && (k.EtcdGuard || k.Established && len(k.EtcdInitial) > 0)
+}

@@ -1,0 +1,208 @@
+package approve
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	certificatesv1 "k8s.io/api/certificates/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+)
+
+// The approver reads requests that come from nodes, which may be in anybody's hands. So it does not have the rights of the
+// administrator, but a user of its own that may approve kubelets' serving certificates and nothing else. Its certificate
+// lasts for days, and is requested anew, with the administrator's kubeconfig, by a program that looks at no node's request.
+
+const (
+	// User is the name by which the API knows the approver; the manifest approver gives it its role.
+	User = "quorate:approver"
+	// lifetime is that of its certificate. When less than renewBefore is left it is renewed, at every run of the timer.
+	lifetime    = 7 * 24 * time.Hour
+	renewBefore = 4 * 24 * time.Hour
+	// signing is how long the controller manager may take to sign.
+	signing = 30 * time.Second
+)
+
+// certificates is what is needed of an administrator's client.
+type certificates interface {
+	Create(context.Context, *certificatesv1.CertificateSigningRequest, metav1.CreateOptions) (*certificatesv1.CertificateSigningRequest, error)
+	UpdateApproval(context.Context, string, *certificatesv1.CertificateSigningRequest, metav1.UpdateOptions) (*certificatesv1.CertificateSigningRequest, error)
+	Get(context.Context, string, metav1.GetOptions) (*certificatesv1.CertificateSigningRequest, error)
+	Delete(context.Context, string, metav1.DeleteOptions) error
+}
+
+// Renew makes sure that the approver has credentials for some days to come, and tells log if it got new ones. While those
+// that it has are valid, a failure is no error: the next run tries again.
+func Renew(ctx context.Context, log io.Writer) error {
+	admin, err := clientcmd.LoadFromFile(adminConf)
+	if err != nil {
+		return err
+	}
+	cluster, err := currentCluster(admin)
+	if err != nil {
+		return fmt.Errorf("%s: %w", adminConf, err)
+	}
+	left := remaining(facts.ApproverFile, cluster, time.Now())
+	if left > renewBefore {
+		return nil
+	}
+	config, err := clientcmd.NewDefaultClientConfig(*admin, nil).ClientConfig()
+	if err != nil {
+		return err
+	}
+	config.Proxy = host.Direct
+	client, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	content, err := request(ctx, client.CertificatesV1().CertificateSigningRequests(), cluster)
+	if err == nil {
+		err = durable.WriteFile(facts.ApproverFile, content, 0o600)
+	}
+	switch {
+	case err == nil:
+		fmt.Fprintf(log, "%s has a new certificate for %s\n", User, lifetime)
+	case left > 0:
+		fmt.Fprintf(log, "the certificate of %s could not be renewed, and is valid for %s more: %v\n", User, left.Round(time.Minute), err)
+		err = nil
+	}
+	return err
+}
+
+func currentCluster(config *clientcmdapi.Config) (*clientcmdapi.Cluster, error) {
+	if c := config.Contexts[config.CurrentContext]; c != nil && config.Clusters[c.Cluster] != nil {
+		return config.Clusters[c.Cluster], nil
+	}
+	return nil, errors.New("it has no current context")
+}
+
+// remaining is how long the approver's credentials are valid with this cluster; 0 if they are not.
+func remaining(path string, cluster *clientcmdapi.Cluster, now time.Time) time.Duration {
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return 0
+	}
+	have, err := currentCluster(config)
+	if err != nil || have.Server != cluster.Server || !bytes.Equal(have.CertificateAuthorityData, cluster.CertificateAuthorityData) {
+		return 0
+	}
+	user := config.AuthInfos[User]
+	if user == nil {
+		return 0
+	}
+	pair, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData)
+	if err != nil {
+		return 0
+	}
+	return max(0, pair.Leaf.NotAfter.Sub(now))
+}
+
+// request gets a certificate from the API's signer for clients, and returns a kubeconfig with it.
+func request(ctx context.Context, api certificates, cluster *clientcmdapi.Cluster) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: User}}, key)
+	if err != nil {
+		return nil, err
+	}
+	seconds := int32(lifetime / time.Second)
+	csr, err := api.Create(ctx, &certificatesv1.CertificateSigningRequest{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "quorate-approver-"},
+		Spec: certificatesv1.CertificateSigningRequestSpec{
+			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
+			SignerName: certificatesv1.KubeAPIServerClientSignerName, ExpirationSeconds: &seconds,
+			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
+		}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("requesting a certificate for %s: %w", User, err)
+	}
+	defer api.Delete(context.WithoutCancel(ctx), csr.Name, metav1.DeleteOptions{}) //nolint:errcheck // the API removes requests after an hour
+	csr.Status.Conditions = append(csr.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
+		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue,
+		Reason: "QuorateApprover", Message: "Requested and approved by an administrator, for the approver of kubelets' serving certificates.",
+	})
+	if _, err := api.UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{}); err != nil {
+		return nil, fmt.Errorf("approving the certificate for %s: %w", User, err)
+	}
+	certificate, err := signed(ctx, api, csr.Name)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate for %s: %w", User, err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
+	if _, err := tls.X509KeyPair(certificate, keyPEM); err != nil {
+		return nil, fmt.Errorf("the certificate for %s: %w", User, err)
+	}
+	config := clientcmdapi.NewConfig()
+	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: cluster.Server, CertificateAuthorityData: cluster.CertificateAuthorityData}
+	config.AuthInfos[User] = &clientcmdapi.AuthInfo{ClientCertificateData: certificate, ClientKeyData: keyPEM}
+	config.Contexts[User] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: User}
+	config.CurrentContext = User
+	return clientcmd.Write(*config)
+}
+
+// signed waits for the signer.
+func signed(ctx context.Context, api certificates, name string) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, signing, fmt.Errorf("nobody signed it within %s", signing))
+	defer cancel()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		csr, err := api.Get(ctx, name, metav1.GetOptions{})
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			return nil, err
+		case len(csr.Status.Certificate) > 0:
+			return csr.Status.Certificate, nil
+		}
+		for _, c := range csr.Status.Conditions {
+			if c.Type == certificatesv1.CertificateFailed || c.Type == certificatesv1.CertificateDenied {
+				return nil, fmt.Errorf("%s: %s", c.Reason, c.Message)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// credentials are those that Renew made.
+func credentials() (*kubernetes.Clientset, error) {
+	if _, err := os.Stat(facts.ApproverFile); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the approver has no credentials yet: there is no %s", facts.ApproverFile)
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", facts.ApproverFile)
+	if err != nil {
+		return nil, err
+	}
+	config.Proxy = host.Direct
+	return kubernetes.NewForConfig(config)
+}

@@ -1,0 +1,176 @@
+package inspect
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// identity is a certificate for a node, followed by its key.
+func identity(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "system:node:cp-a"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) + string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}))
+}
+
+const currentPair = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+
+// built is a control plane as Quorate builds it, as far as the facts of Kubernetes look.
+func built(t *testing.T) (root string) {
+	t.Helper()
+	root = t.TempDir()
+	pair := identity(t)
+	files := map[string]string{
+		facts.EstablishedFile: "prod\n", facts.BegunFile: "prod\n", facts.AdoptedFile: "prod\n",
+		"/etc/kubernetes/kubelet.conf": `{clusters: [{name: c, cluster: {server: "https://10.0.0.11:6443"}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x,
+users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` + currentPair + `}}]}`,
+		"/etc/kubernetes/controller-manager.conf": "clusters:\n- cluster:\n    server: https://10.0.0.100:6443\n",
+		"/etc/kubernetes/super-admin.conf":        "x",
+		"/var/lib/kubelet/config.yaml":            "x", currentPair: pair, "/var/lib/kubelet/pki/kubelet-server-current.pem": pair,
+		"/etc/kubernetes/pki/encryption.yaml":           "resources: [{resources: [secrets], providers: [{secretbox: {keys: [{name: key1, secret: c2VjcmV0}]}}]}]",
+		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false]}]}",
+		hostconfig.EtcdManifest: "spec: {containers: [{command: [etcd, '--initial-cluster=cp-a=https://10.0.0.11:2380', --initial-cluster-token=prod-1]}], " +
+			"volumes: [{name: g, hostPath: {path: " + hostconfig.EtcdGuard + "}}]}",
+		hostconfig.EtcdMembersFile:    "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
+		hostconfig.EtcdWAL + "/0.wal": "x",
+	}
+	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, facts.EtcdClientPKI) {
+		if path := "/etc/kubernetes/pki/" + name; files[path] == "" {
+			files[path] = pair
+		}
+	}
+	for path, content := range files {
+		if err := os.MkdirAll(filepath.Dir(root+path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(root+path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.MkdirAll(root+facts.EtcdGuardDir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(root+hostconfig.EtcdWAL, root+hostconfig.EtcdGuard); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+var shared = slices.Concat(facts.SharedPKI, facts.EtcdPKI)
+
+// TestTraces: what is removed from a host that is to be used again is all by which it belonged to a cluster. Every fact about
+// that is set before, so that a new one that is not removed fails the test.
+func TestTraces(t *testing.T) {
+	root := built(t)
+	k := Kubernetes(root, shared)
+	v := reflect.ValueOf(k)
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "MissingPKI" {
+			t.Errorf("%s is not set on a host that has everything", name)
+		}
+	}
+	if k.OnlyMark() {
+		t.Error("a host that has everything has only a mark")
+	}
+	left := leftoverFiles(root)
+	if len(left) < 5 {
+		t.Errorf("preflight sees only %v", left)
+	}
+	for _, path := range facts.Traces {
+		if err := os.RemoveAll(root + path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Kubernetes(root, nil); !reflect.DeepEqual(got, facts.Kubernetes{SharedPKI: true, Flags: map[string]string{}}) {
+		t.Errorf("a cleared host still has %+v", got)
+	}
+	if left := leftoverFiles(root); len(left) > 0 {
+		t.Errorf("preflight still sees %v", left)
+	}
+	for _, path := range facts.Traces {
+		if !strings.Contains(facts.HowToClear(), " "+path) {
+			t.Errorf("nobody is told to remove %s", path)
+		}
+	}
+}
+
+// TestOnlyMark: a mark next to any other trace protects something.
+func TestOnlyMark(t *testing.T) {
+	all := Kubernetes(built(t), shared)
+	v := reflect.ValueOf(all)
+	if !(facts.Kubernetes{Established: true}).OnlyMark() || (facts.Kubernetes{}).OnlyMark() {
+		t.Error("a mark alone is not told from none")
+	}
+	// What says nothing by itself: these depend on the others, or on what was asked for.
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "SharesPort", "Flags", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
+	for i := range v.NumField() {
+		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}
+		reflect.ValueOf(&k).Elem().Field(i).Set(v.Field(i))
+		if name := v.Type().Field(i).Name; k.OnlyMark() != slices.Contains(dependent, name) {
+			t.Errorf("with %s: only a mark %t", name, k.OnlyMark())
+		}
+	}
+}
+
+func TestInterruptedJoinIsNoIdentity(t *testing.T) {
+	root := built(t)
+	if !Kubernetes(root, nil).KubeletConfig {
+		t.Error("a kubelet with its certificate has no identity")
+	}
+	// A kubelet that is joining has written its kubeconfig, and waits for the certificate.
+	if err := os.Remove(root + currentPair); err != nil {
+		t.Fatal(err)
+	}
+	if Kubernetes(root, nil).KubeletConfig {
+		t.Error("a kubelet that never got its certificate has joined")
+	}
+}
+
+func TestMissingSharedKeysAreNamed(t *testing.T) {
+	root := built(t)
+	for _, name := range []string{"ca.key", "etcd/ca.key"} {
+		if err := os.Remove(root + "/etc/kubernetes/pki/" + name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k := Kubernetes(root, shared); k.SharedPKI || !slices.Equal(k.MissingPKI, []string{"ca.key", "etcd/ca.key"}) {
+		t.Errorf("%t, missing %v", k.SharedPKI, k.MissingPKI)
+	}
+}
+
+func TestHalfWrittenManifestsAreNotThere(t *testing.T) {
+	root := built(t)
+	path := root + "/etc/kubernetes/manifests/kube-scheduler.yaml"
+	if err := os.WriteFile(path, []byte("metadata:\n  labels:\n    tier: control-plane\nspec:\n  containers:\n  - command: [kube-scheduler]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if k := Kubernetes(root, nil); !slices.Equal(k.Manifests, []string{"etcd", "kube-apiserver"}) {
+		t.Errorf("manifests %v", k.Manifests)
+	}
+}
