@@ -83,9 +83,6 @@ func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client
 		if s, err = d.serveOver(ctx, client, t, me); errors.Is(err, errNoBinary) {
 			err = errors.New("the program that was just uploaded is not there")
 		}
-		if err == nil {
-			tidy(ctx, t.Name, s)
-		}
 	}
 	return s, err
 }

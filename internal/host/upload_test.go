@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 // onHost runs a script as the login shell of a host would, with this folder in the place of the host's.
@@ -103,46 +102,5 @@ func TestNoexecMount(t *testing.T) {
 	}
 	if got := noexecMount(mounts+"42 40 8:4 / /var rw,relatime - ext4 /dev/sda4 rw\n", "/var/lib"); got != "" {
 		t.Errorf("the mount on top of it counts, not %q", got)
-	}
-}
-
-func TestOldBinariesAreRemoved(t *testing.T) {
-	root := t.TempDir()
-	bin, units, proc := filepath.Join(root, "bin"), filepath.Join(root, "units"), filepath.Join(root, "proc")
-	old := time.Now().Add(-2 * tidyAge)
-	for _, name := range []string{"current", "linked", "beside", "named", "unused", "fresh"} {
-		if err := os.MkdirAll(filepath.Join(bin, name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(bin, name, "quorate"), nil, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if name != "fresh" {
-			if err := os.Chtimes(filepath.Join(bin, name), old, old); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	link := filepath.Join(root, "self")
-	for _, err := range []error{
-		os.MkdirAll(filepath.Join(units, "x.service.d"), 0o755), os.MkdirAll(filepath.Join(proc, "12"), 0o755),
-		os.Symlink(filepath.Join(bin, "linked", "quorate"), link),
-		os.Symlink(filepath.Join(bin, "beside", "quorate"), filepath.Join(bin, "quorate")),
-		os.Symlink(filepath.Join(bin, "current", "quorate"), filepath.Join(proc, "12", "exe")),
-		os.Symlink("/does/not/exist", filepath.Join(units, "dangling.service")),
-		os.WriteFile(filepath.Join(units, "watchdog.service"), []byte("[Service]\nExecStart="+link+" host watchdog\n"), 0o644),
-		os.WriteFile(filepath.Join(units, "x.service.d", "10.conf"), []byte("ExecStartPre=-\""+filepath.Join(bin, "named", "quorate")+"\" x\n"), 0o644),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	removed, err := removeBinaries(bin, []string{units, filepath.Join(root, "absent")}, proc, time.Now())
-	if err != nil || len(removed) != 1 || removed[0] != "unused" {
-		t.Errorf("removed %v, %v", removed, err)
-	}
-	left, err := os.ReadDir(bin)
-	if err != nil || len(left) != 6 {
-		t.Errorf("left %v, %v", left, err)
 	}
 }

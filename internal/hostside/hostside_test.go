@@ -19,7 +19,6 @@ var withoutSecrets = []string{
 	"bundle.import-images", "bundle.lacking", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
 	"etcd.claim", // uses the certificate that the host has
-	"host.remove-old-binaries",
 	"kubeadm.abandon-join",
 	"kubeadm.admin",               // returns a secret of the host, which goes nowhere else
 	"kubeadm.etcd-client",         // the same
@@ -29,9 +28,9 @@ var withoutSecrets = []string{
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",
 	"node.hush", // what was listened for is known to every host that is asked to dial
-	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.security", "node.set-pool", "node.stand-aside",
+	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.security", "node.set-pool", "node.stand-aside", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",
-	"programs.prune", "programs.switch", "programs.switch-running", "programs.unpack",
+	"programs.prune", "programs.switch", "programs.switch-running", "programs.tidy", "programs.unpack",
 }
 
 // secrets are the types that hold keys or tokens.

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 
+	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -21,7 +22,7 @@ func Versions(ctx context.Context) map[string]string {
 		if err != nil {
 			continue
 		}
-		text, err := exec.CommandContext(ctx, path, "-v").CombinedOutput() // keepalived prints it to standard error
+		text, err := system.Command{Name: path, Args: []string{"-v"}}.CombinedOutput(ctx) // keepalived prints it to standard error
 		if err != nil && len(text) == 0 {
 			text = []byte(err.Error())
 		}
