@@ -55,10 +55,7 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 			return err
 		}
 		// All certificates at once, this host's own included, which it needs next anyway: one process instead of four.
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "certs", "all", "--config", path); err != nil {
-			return err
-		}
-		if err := settle(); err != nil {
+		if err := run(ctx, "init", "phase", "certs", "all", "--config", path); err != nil {
 			return err
 		}
 		if !slices.Contains(in.Files, encryption.File) {

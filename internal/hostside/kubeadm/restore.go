@@ -30,7 +30,7 @@ var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", fun
 			if !known {
 				return fmt.Errorf("kubeadm has no phase for the static pod %s", pod)
 			}
-			if err := system.Run(ctx, "kubeadm", append(append([]string{"init", "phase"}, phase...), "--config", path)...); err != nil {
+			if err := run(ctx, append(append([]string{"init", "phase"}, phase...), "--config", path)...); err != nil {
 				return err
 			}
 		}

@@ -14,7 +14,6 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
@@ -33,7 +32,7 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 			return err
 		}
 		// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
-		if err := system.Run(ctx, "kubeadm", "init", "--config", path, "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,"+
+		if err := run(ctx, "init", "--config", path, "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,"+
 			"upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
 			return err
 		}
@@ -54,14 +53,11 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 		if err := useAdmin(); err != nil {
 			return err
 		}
-		// The next phase writes the kubelet's configuration, which says that everything before it is complete.
-		if err := settle(); err != nil {
-			return err
-		}
+		// The kubelet's configuration comes last: it says that everything before it is complete.
 		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
-		return errors.Join(tighten(), settle())
+		return tighten()
 	})
 }, host.Secret, host.Secret)
 
@@ -85,10 +81,7 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 		if err := prepareAuditLog(); err != nil {
 			return err
 		}
-		if err := system.Run(ctx, "kubeadm", "init", "phase", "control-plane", "all", "--config", path); err != nil {
-			return err
-		}
-		return settle()
+		return run(ctx, "init", "phase", "control-plane", "all", "--config", path)
 	})
 }, host.Secret, host.Secret)
 
@@ -114,19 +107,19 @@ var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Con
 		if err := startKubelet(ctx, path); err != nil {
 			return err
 		}
-		return errors.Join(tighten(), settle())
+		return tighten()
 	})
 }, host.Secret, host.Secret)
 
 // startKubelet runs the phase of kubeadm that stops the kubelet, writes its files, and starts it.
 func startKubelet(ctx context.Context, config string) error {
-	return system.Command{Name: "kubeadm", Args: []string{"init", "phase", "kubelet-start", "--config", config}, Finish: true}.Run(ctx)
+	return finish(ctx, "init", "phase", "kubelet-start", "--config", config)
 }
 
 // InitCluster runs the phases that speak to the API. kubeadm itself waits until the local apiserver is healthy.
 var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("init", config, func(path string) error {
-		return system.Run(ctx, "kubeadm", "init", "--config", path,
+		return run(ctx, "init", "--config", path,
 			"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
 	})
 }, host.Secret, host.Secret)
@@ -134,7 +127,7 @@ var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, 
 // InstallAddons installs kube-proxy and CoreDNS.
 var InstallAddons = host.Define("kubeadm.install-addons", func(ctx context.Context, config string) (struct{}, error) {
 	return struct{}{}, withConfig("addons", config, func(path string) error {
-		return system.Run(ctx, "kubeadm", "init", "phase", "addon", "all", "--config", path)
+		return run(ctx, "init", "phase", "addon", "all", "--config", path)
 	})
 }, host.Secret, host.Secret)
 
@@ -160,10 +153,10 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 					return err
 				}
 			}
-			if err := system.Run(ctx, "kubeadm", "join", "--config", path, "--skip-phases=preflight"); err != nil {
+			if err := run(ctx, "join", "--config", path, "--skip-phases=preflight"); err != nil {
 				return err
 			}
-			return errors.Join(tighten(), useAdmin(), settle())
+			return errors.Join(tighten(), useAdmin())
 		})
 	})
 }, host.Secret, host.Secret)
