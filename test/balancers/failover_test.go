@@ -16,6 +16,7 @@ type fault struct {
 	name         string
 	inject, heal func(t *testing.T, s *site)
 	lasts        time.Duration
+	rest         time.Duration // after it was healed; clients are watched also then
 	// judge looks at the outcome with the load balancers that Quorate manages.
 	judge func(t *testing.T, o outcome)
 }
@@ -59,22 +60,25 @@ func restartAPI(t *testing.T, s *site) {
 }
 
 var faults = []fault{
-	{"nothing", nothing, nothing, 5 * time.Second, nobodyMoves},
-	{"API server hung (SIGSTOP)", api("systemctl kill -s STOP api"), api("systemctl kill -s CONT api"), 10 * time.Second, quick},
-	{"API server killed", api("systemctl kill -s KILL api"), restartAPI, 8 * time.Second, quick},
-	{"API server's host vanished", func(t *testing.T, s *site) { must(t, s.Cut(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Heal(t.Context(), "api-a")) }, 10 * time.Second, quick},
-	{"API server's host frozen", func(t *testing.T, s *site) { must(t, s.Freeze(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Thaw(t.Context(), "api-a")) }, 10 * time.Second, quick},
-	{"API server short of CPU", api("systemctl set-property --runtime api CPUQuota=4%"), api("systemctl set-property --runtime api CPUQuota="), 15 * time.Second, nobodyMoves},
-	{"API server's etcd dead", etcdIs("dead", "api-a"), etcdIs("ok", "api-a"), 15 * time.Second, func(t *testing.T, o outcome) {
+	{"nothing", nothing, nothing, 5 * time.Second, 0, nobodyMoves},
+	{"API server hung (SIGSTOP)", api("systemctl kill -s STOP api"), api("systemctl kill -s CONT api"), 10 * time.Second, 0, quick},
+	{"API server killed", api("systemctl kill -s KILL api"), restartAPI, 8 * time.Second, 0, quick},
+	{"API server's host vanished", func(t *testing.T, s *site) { must(t, s.Cut(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Heal(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
+	{"API server's host frozen", func(t *testing.T, s *site) { must(t, s.Freeze(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Thaw(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
+	{"API server short of CPU", api("systemctl set-property --runtime api CPUQuota=2%"), api("systemctl set-property --runtime api CPUQuota="), 15 * time.Second, 0, nobodyMoves},
+	{"API server's etcd dead", etcdIs("dead", "api-a"), etcdIs("ok", "api-a"), 15 * time.Second, 0, func(t *testing.T, o outcome) {
 		if o.http2Gap > 10*time.Second {
 			t.Errorf("clients stayed for %s with an API server without etcd", o.http2Gap)
 		}
 	}},
-	{"election of 1.5 s", etcdIs("electing", "api-a", "api-b", "api-c"), nothing, 1500 * time.Millisecond, nobodyMoves},
-	{"election of 6 s", etcdIs("electing", "api-a", "api-b", "api-c"), nothing, 6 * time.Second, nobodyMoves},
-	{"leader again", etcdIs("ok", "api-a", "api-b", "api-c"), nothing, 8 * time.Second, nobodyMoves},
-	{"HAProxy hung", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -STOP $(pidof haproxy)") }, nothing, 8 * time.Second, quick},
-	{"HAProxy killed", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -KILL $(pidof haproxy)") }, nothing, 8 * time.Second, quick},
+	{"election of 1.5 s", etcdIs("electing", "api-a", "api-b", "api-c"), etcdIs("ok", "api-c", "api-b", "api-a"), 1500 * time.Millisecond, 6 * time.Second, nobodyMoves},
+	{"no leader for 6 s", etcdIs("electing", "api-a", "api-b", "api-c"), etcdIs("ok", "api-c", "api-b", "api-a"), 6 * time.Second, 8 * time.Second, nobodyMoves},
+	{"HAProxy hung", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -STOP $(pidof haproxy)") }, func(t *testing.T, s *site) {
+		for _, lb := range []string{"lb-a", "lb-b"} {
+			s.run(t, lb, "kill -CONT $(pidof haproxy)") // where no watchdog has replaced it
+		}
+	}, 8 * time.Second, 0, quick},
+	{"HAProxy killed", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -KILL $(pidof haproxy)") }, nothing, 8 * time.Second, 0, quick},
 }
 
 // TestFailover breaks one part after the other behind load balancers as a person sets them up and behind Quorate's, and
@@ -93,17 +97,20 @@ func TestFailover(t *testing.T) {
 			}
 			s.whole(t, "lb-a", "lb-b")
 			s.holder(t)
-			l := s.clients(t)
 			for i, f := range faults {
 				t.Run(f.name, func(t *testing.T) {
+					l := s.clients(t) // new ones, spread evenly over the API servers
 					l.calm(t, 3*time.Second)
 					from := time.Now()
 					f.inject(t, s)
-					if !after(t, f.lasts) {
-						return
-					}
-					o := l.between(from, time.Now())
+					after(t, f.lasts)
+					healed := time.Now()
 					f.heal(t, s)
+					after(t, f.rest)
+					if f.rest > 0 {
+						healed = time.Now()
+					}
+					o := l.between(from, healed)
 					rows[i] = append(rows[i], seconds(o.newGap), fmt.Sprint(o.newFailed), seconds(o.http2Gap), fmt.Sprint(o.http2Failed), fmt.Sprint(o.moved))
 					if !plain {
 						f.judge(t, o)
@@ -114,9 +121,7 @@ func TestFailover(t *testing.T) {
 							t.Logf("%s: %s", lb, s.run(t, lb, "journalctl --no-pager -o cat -u haproxy -u quorate-watchdog -u keepalived --since -20s"))
 						}
 					}
-					if !strings.Contains(f.name, "election") {
-						s.whole(t, "lb-a", "lb-b")
-					}
+					s.whole(t, "lb-a", "lb-b")
 				})
 			}
 		})
@@ -131,11 +136,11 @@ func TestFailover(t *testing.T) {
 func seconds(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
 
 // after waits while a fault lasts: that time is what is measured.
-func after(t *testing.T, d time.Duration) bool {
+func after(t *testing.T, d time.Duration) {
+	t.Helper()
 	select {
 	case <-t.Context().Done():
-		return false
+		t.Fatal(t.Context().Err())
 	case <-time.After(d):
-		return true
 	}
 }

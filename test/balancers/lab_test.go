@@ -85,13 +85,6 @@ func (s *site) with(t *testing.T, name string) *spec.Cluster {
 	return &c
 }
 
-// without is the cluster without a host.
-func (s *site) without(name string) *spec.Cluster {
-	c := *s.cluster
-	c.Spec.Hosts = slices.DeleteFunc(slices.Clone(c.Spec.Hosts), func(h spec.Host) bool { return h.Name == name })
-	return &c
-}
-
 func (s *site) certificates(t *testing.T) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

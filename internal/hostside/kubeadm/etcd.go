@@ -30,12 +30,9 @@ func etcdCertificates(ctx context.Context, config string) error {
 	if err := mend(kubernetesDir, kubeletConfig); err != nil {
 		return err
 	}
-	if err := runKubeadm(ctx, config, "init", "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
+	return runKubeadm(ctx, config, "init", "--skip-phases=preflight,certs/ca,certs/apiserver,certs/apiserver-kubelet-client,"+
 		"certs/front-proxy-ca,certs/front-proxy-client,certs/etcd-healthcheck-client,certs/sa,kubeconfig,etcd,control-plane,kubelet-start,"+
-		"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command"); err != nil {
-		return err
-	}
-	return settle()
+		"wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token,kubelet-finalize,addon,show-join-command")
 }
 
 // EtcdStart is the first start of an external etcd member.

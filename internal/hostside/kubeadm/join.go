@@ -66,7 +66,7 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, errors.Join(tighten(), useAdmin(), settle())
+	return struct{}{}, errors.Join(tighten(), useAdmin())
 }, host.Secret, host.Secret)
 
 // AbandonRequest says what of an interrupted join of a control plane is undone.

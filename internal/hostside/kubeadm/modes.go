@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -21,5 +22,5 @@ func tighten() error {
 	if err := os.Chmod(kubeletConfig, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return nil
+	return durable.SyncTree(kubeletConfig)
 }

@@ -59,9 +59,6 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 	if err := runKubeadm(ctx, in.Config, "init", "phase", "certs", "all"); err != nil {
 		return nil, err
 	}
-	if err := settle(); err != nil {
-		return nil, err
-	}
 	if slices.Contains(in.Files, encryption.File) {
 		if err := ensureEncryption(encryptionFile); err != nil {
 			return nil, err
@@ -123,31 +120,4 @@ func (p PKI) put(dir string, names ...string) error {
 		}
 	}
 	return nil
-}
-
-// runKubeadm runs kubeadm with a configuration, which can hold a bootstrap token: it is in memory alone and gone with the
-// processes, however they end.
-func runKubeadm(ctx context.Context, config string, args ...string) error {
-	return kubeadmCommand{args: args, inputs: []string{config}}.run(ctx)
-}
-
-// kubeadmCommand is a run of kubeadm. The first input is its configuration; the others are at system.Input(1), system.Input(2),
-// and so on.
-type kubeadmCommand struct {
-	args   []string
-	inputs []string
-	finish bool // as of system.Command
-}
-
-func (k kubeadmCommand) run(ctx context.Context) error {
-	c := system.Command{Name: "kubeadm", Args: append(k.args, "--config", system.Input(0)), Finish: k.finish}
-	for _, content := range k.inputs {
-		f, err := system.Memory("kubeadm", []byte(content))
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		c.Inputs = append(c.Inputs, f)
-	}
-	return c.Run(ctx)
 }

@@ -2,7 +2,6 @@ package kubeadm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"quorate.dev/quorate/internal/host"
@@ -34,7 +33,7 @@ var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", fun
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, errors.Join(tighten(), settle())
+	return struct{}{}, tighten()
 }, host.Secret)
 
 // RestartKubelet restarts the kubelet. The containers of its pods go on.

@@ -69,14 +69,11 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 	if err := useAdmin(); err != nil {
 		return struct{}{}, err
 	}
-	// The next phase writes the kubelet's configuration, which says that everything before it is complete.
-	if err := settle(); err != nil {
-		return struct{}{}, err
-	}
+	// The kubelet's configuration comes last: it says that everything before it is complete.
 	if err := startKubelet(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, errors.Join(tighten(), settle())
+	return struct{}{}, tighten()
 }, host.Secret, host.Secret)
 
 // beginEtcd lets a member of a new cluster begin on this host, with its guard open as long as it has no data.
@@ -109,10 +106,7 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 	if err := prepareAuditLog(); err != nil {
 		return struct{}{}, err
 	}
-	if err := runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "all"); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, settle()
+	return struct{}{}, runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "all")
 }, host.Secret, host.Secret)
 
 // WorkerRequest is what a worker of a new cluster starts with, in addition to the certificates of InstallCertificate.
@@ -136,7 +130,7 @@ var StartWorker = host.DefineChange("kubeadm.start-worker", func(ctx context.Con
 	if err := startKubelet(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, errors.Join(tighten(), settle())
+	return struct{}{}, tighten()
 }, host.Secret, host.Secret)
 
 // startKubelet runs the phase of kubeadm that stops the kubelet, writes its files, and starts it.
