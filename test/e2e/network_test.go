@@ -61,7 +61,7 @@ func TestNetwork(t *testing.T) {
 	c.must(t, ctx, "lab", "create", "-f", file)
 
 	c.must(t, ctx, "apply", "-f", withoutWorker(t, file))
-	c.applyHealing(t, ctx, file, "node worker-a is not Ready: "+noAnswer, func() { c.heldBack(t, ctx, file) })
+	c.applyHealing(t, ctx, file, "node worker-a is not ready: "+noAnswer, func() { c.heldBack(t, ctx, file) })
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
 
 	one := func(what string, apply func()) {
