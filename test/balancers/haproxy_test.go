@@ -166,6 +166,13 @@ WantedBy=multi-user.target
 		if b := drained(); !b.Drained || b.Sessions > 0 {
 			t.Errorf("%+v", b)
 		}
+		for _, lb := range []string{"lb-a", "lb-b"} {
+			s.run(t, lb, "systemctl reload haproxy")
+		}
+		after(t, 3*time.Second)
+		if b := drained(); !b.Drained || b.Sessions > 0 {
+			t.Errorf("after a reload: %+v", b)
+		}
 		// Also while no server has an etcd leader, and another pool serves.
 		for _, m := range s.apiServers() {
 			s.put(t, m, "/etc/api/etcd", "electing")

@@ -24,8 +24,8 @@ const poolPace = 100 * time.Millisecond
 // server has failed.
 var drainedPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
 
-// SetPool changes the pools and returns the number of connections that it closed. HAProxy forgets a drain when it starts
-// or reloads.
+// SetPool changes the pools and returns the number of connections that it closed. A drain outlives starts and reloads of
+// HAProxy, but not of the host.
 var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r PoolRequest) (closed int, err error) {
 	state := "ready"
 	if r.Drain {
@@ -35,17 +35,14 @@ var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r Poo
 	if err != nil {
 		return 0, fmt.Errorf("asking HAProxy for its pools: %w", err)
 	}
-	pools := having(rows, r.Server, drainedPools)
-	if len(pools) == 0 {
+	if len(having(rows, r.Server, drainedPools)) == 0 {
 		return 0, fmt.Errorf("HAProxy has no server %s", r.Server)
 	}
-	for _, pool := range pools {
-		if err := tell(ctx, "set server "+pool+"/"+r.Server+" state "+state); err != nil {
-			return 0, err
-		}
+	if err := remember(r.Server, r.Drain); err != nil { // first, or the watchdog would undo the other
+		return 0, err
 	}
-	if !r.Drain {
-		return 0, nil
+	if err := setState(ctx, rows, r.Server, state); err != nil || !r.Drain {
+		return 0, err
 	}
 	deadline := time.After(r.Patience)
 	tick := time.NewTicker(poolPace)

@@ -164,6 +164,7 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 		if err != nil {
 			continue // whether HAProxy works is judged elsewhere
 		}
+		drainAgain(ctx, logger, rows)
 		seen := sightings(rows)
 		for _, v := range c.judge(monotonic(), seen, lookCloser(ctx, seen)) {
 			act(ctx, logger, v, rows)

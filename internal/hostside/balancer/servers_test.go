@@ -92,3 +92,19 @@ func TestSightings(t *testing.T) {
 		t.Error("no statistics are statistics")
 	}
 }
+
+// TestDrainsAreRemembered: HAProxy forgets a drain when it starts or reloads.
+func TestDrainsAreRemembered(t *testing.T) {
+	rows := []stats{
+		{"pxname": "control-planes", "svname": "cp-a", "status": "UP"}, {"pxname": "without-etcd", "svname": "cp-a", "status": "DRAIN"},
+		{"pxname": "control-planes", "svname": "cp-b", "status": "DRAIN"}, {"pxname": "without-etcd", "svname": "cp-b", "status": "DRAIN"},
+		{"pxname": "control-planes", "svname": "cp-c", "status": "DOWN"}, {"pxname": "unchecked", "svname": "cp-c", "status": "no check"},
+		{"pxname": "control-planes", "svname": "cp-d", "status": "UP 1/2"},
+	}
+	if got := forgotten(rows, []string{"cp-a", "cp-b", "cp-c", "gone"}); !slices.Equal(got, []string{"cp-a"}) {
+		t.Errorf("forgotten: %q", got)
+	}
+	if got := forgotten(rows, nil); len(got) > 0 {
+		t.Errorf("nobody is drained: %q", got)
+	}
+}

@@ -23,6 +23,8 @@ const (
 	// AsideFile makes the watchdog keep the virtual IP away from this host. It contains how long (see package
 	// hostside/balancer).
 	AsideFile = "/run/quorate/stand-aside"
+	// DrainedFile contains the names of the API servers that are drained, one a line.
+	DrainedFile = "/run/quorate/drained"
 	// KeepalivedFile is keepalived's configuration, and KeepalivedRunning a copy of the one that keepalived loaded last.
 	KeepalivedFile    = "/etc/keepalived/keepalived.conf"
 	KeepalivedRunning = "/run/quorate/keepalived.conf"

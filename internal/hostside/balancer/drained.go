@@ -1,0 +1,64 @@
+package balancer
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// remembered are the servers that are drained until somebody ends it, however often HAProxy starts or reloads.
+func remembered() []string { return strings.Fields(system.ReadTrimmed(hostconfig.DrainedFile)) }
+
+// remember notes that a server is drained, or is no longer.
+func remember(server string, drained bool) error {
+	names := slices.DeleteFunc(remembered(), func(s string) bool { return s == server })
+	if drained {
+		names = append(names, server)
+	}
+	slices.Sort(names)
+	if err := durable.WriteFile(hostconfig.DrainedFile, []byte(strings.Join(names, "\n")+"\n"), 0o644); err != nil {
+		return fmt.Errorf("noting that %s is drained: %w", server, err)
+	}
+	return nil
+}
+
+// forgotten are the remembered servers that get new connections: HAProxy has started or reloaded since they were drained.
+// One that is down is drained when it comes up.
+func forgotten(rows []stats, drained []string) []string {
+	return slices.DeleteFunc(slices.Clone(drained), func(server string) bool {
+		return !slices.ContainsFunc(rows, func(r stats) bool {
+			return r["svname"] == server && slices.Contains(drainedPools, r["pxname"]) && strings.HasPrefix(r["status"], "UP")
+		})
+	})
+}
+
+// drainAgain drains them, and closes the connections that they got meanwhile.
+func drainAgain(ctx context.Context, logger *log.Logger, rows []stats) {
+	for _, server := range forgotten(rows, remembered()) {
+		err := setState(ctx, rows, server, "drain")
+		if err == nil {
+			err = shutdown(ctx, rows, server)
+		}
+		if err != nil {
+			logger.Printf("draining API server %s again after a start of HAProxy: %v", server, err)
+			continue
+		}
+		logger.Printf("drained API server %s again: HAProxy has started since it was drained", server)
+	}
+}
+
+// setState changes whether a server may get new connections.
+func setState(ctx context.Context, rows []stats, server, state string) error {
+	for _, pool := range having(rows, server, drainedPools) {
+		if err := tell(ctx, "set server "+pool+"/"+server+" state "+state); err != nil {
+			return err
+		}
+	}
+	return nil
+}
