@@ -34,20 +34,20 @@ type Cluster struct {
 	KubeProxy map[string]any
 	// ExistingEtcd are the endpoints of an etcd that is not on the cluster's hosts.
 	ExistingEtcd []string
-	// Access is who comes in, as the API shows it; nil if it could not be asked, for the reason in AccessError.
+	// Access is who has access, as the API shows it; nil if it could not be queried, for the reason in AccessError.
 	Access      *Access
 	AccessError string
 }
 
-// Access is what the API shows of those who come in, other than the cluster's own programs and the administrator of kubeadm.
+// Access is who has access to the API, other than the cluster's own programs and the administrator of kubeadm.
 type Access struct {
 	// People are the users and groups to which roles are bound, such as "user jane".
 	People []string
-	// Certificates are the names in client certificates that the API issued lately. It forgets them after an hour.
+	// Certificates are the names in client certificates that the API issued recently. The API removes requests after an hour.
 	Certificates []string
 	// AccountTokens are tokens of service accounts that do not expire, by the names of their secrets.
 	AccountTokens []string
-	// BootstrapTokens are those with which somebody can come in now, by the names of their secrets.
+	// BootstrapTokens are those that are valid now, by the names of their secrets.
 	BootstrapTokens []string
 }
 

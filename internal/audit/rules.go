@@ -189,12 +189,12 @@ func etcdOwner(h Host) verdict {
 	}
 	v := owner("etcd")
 	if owner("root").found == "" {
-		return v.because("etcd runs as root, as with kubeadm, in a static pod or in a unit without capabilities: other users on the host read nothing, as with an owner etcd")
+		return v.because("etcd runs as root, as with kubeadm: in a static pod, or in a unit without capabilities. Other users on the host cannot read the data, as with an owner etcd")
 	}
 	return v
 }
 
-// etcdElsewhere holds for the checks of etcd's hosts where etcd is not on hosts of the cluster.
+// etcdElsewhere replaces the checks of etcd's hosts if etcd does not run on hosts of the cluster.
 func etcdElsewhere(h Host, endpoints []string) verdict {
 	args, runs := h.Programs[apiserver]
 	if !runs {
@@ -206,7 +206,7 @@ func etcdElsewhere(h Host, endpoints []string) verdict {
 			return found("the API server uses the etcd at %s, and the spec names %s", args["etcd-servers"], strings.Join(endpoints, ", "))
 		}
 	}
-	return found("the API server uses the etcd at %s", args["etcd-servers"]).because("it is not on the hosts of this cluster: check it where it runs")
+	return found("the API server uses the etcd at %s", args["etcd-servers"]).because("it does not run on the hosts of this cluster, so it must be checked where it runs")
 }
 
 // anonymous is explained where only the paths that Quorate opens are open.
@@ -297,10 +297,10 @@ func ownAuthority(c Cluster) verdict {
 	return verdict{}
 }
 
-// clientCertificates: a client certificate cannot be revoked, so it is not for people who come and go.
+// clientCertificates: a client certificate cannot be revoked, so it is not suitable for people.
 func clientCertificates(c Cluster) verdict {
 	if c.Access == nil {
-		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
 	}
 	var super []string
 	elsewhere := false
@@ -312,19 +312,19 @@ func clientCertificates(c Cluster) verdict {
 	}
 	switch {
 	case len(super) > 1:
-		return found("%s have super-admin.conf, whose rights no role can take away; kubeadm leaves it on one control plane: remove the others", strings.Join(super, ", "))
+		return found("%s have super-admin.conf, whose rights no role can take away; kubeadm leaves it on one control plane, so remove it from the others", strings.Join(super, ", "))
 	case len(c.Access.Certificates) > 0:
 		return found("client certificates were issued for %s", strings.Join(c.Access.Certificates, ", "))
 	case elsewhere:
 		return verdict{}
 	case len(c.Access.People) > 0:
-		return found("roles are bound to %s, and the API server knows people by client certificates alone", strings.Join(c.Access.People, ", "))
+		return found("roles are bound to %s, and the API server authenticates people only by client certificates", strings.Join(c.Access.People, ", "))
 	}
-	return found("roles are bound to nobody but kubeadm's administrator, who comes with a client certificate (admin.conf)").
-		because("it is what is left when an identity provider is down. Give people accounts there: authentication.yaml takes issuers of tokens (jwt)")
+	return found("roles are bound only to kubeadm's administrator, who has a client certificate (admin.conf)").
+		because("it still works when an identity provider is down. Give people accounts of an identity provider: authentication.yaml accepts issuers of tokens (jwt)")
 }
 
-// otherAuthenticators says that an API server knows people by something else, too.
+// otherAuthenticators says that an API server also authenticates people by something other than client certificates.
 func otherAuthenticators(h Host) bool {
 	args := h.Programs[apiserver]
 	if args["oidc-issuer-url"] != "" || args["authentication-token-webhook-config-file"] != "" {
@@ -334,11 +334,11 @@ func otherAuthenticators(h Host) bool {
 	return yaml.Unmarshal([]byte(h.Authentication), &config) == nil && len(config.JWT) > 0
 }
 
-// accountTokens: programs in pods get tokens that expire. One that does not was made to be carried about.
+// accountTokens: the tokens of pods expire. One that does not was created to be used elsewhere.
 func accountTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
 	case len(c.Access.AccountTokens) > 0:
 		return found("service accounts have tokens that do not expire: %s", strings.Join(c.Access.AccountTokens, ", "))
 	}
@@ -348,9 +348,9 @@ func accountTokens(c Cluster) verdict {
 func bootstrapTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("who comes in is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
 	case len(c.Access.BootstrapTokens) > 0:
-		return found("whoever has one of these tokens can join a host: %s; `quorate apply` removes its own, `kubeadm token delete` any", strings.Join(c.Access.BootstrapTokens, ", "))
+		return found("whoever has one of these bootstrap tokens can join a host: %s; `quorate apply` removes those of Quorate, and `kubeadm token delete` any other", strings.Join(c.Access.BootstrapTokens, ", "))
 	}
 	return verdict{}
 }

@@ -32,7 +32,7 @@ func (a *app) host() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Run(cmd.Context(), a.out) },
 		},
 		&cobra.Command{
-			Use: "approver-credentials", Short: "Renew the approver's own certificate, with the administrator's",
+			Use: "approver-credentials", Short: "Renew the certificate of the approver's user",
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Renew(cmd.Context(), a.out) },
 		},
 	)

@@ -23,7 +23,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/approve"
 )
 
-// access reads who comes in. Of secrets it reads no more than it has to: names, and of bootstrap tokens how long they are valid.
+// access reads who has access to the API. It uses no more of secrets than their names, and how long bootstrap tokens are valid.
 func access(ctx context.Context, client kubernetes.Interface) (*audit.Access, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, evidenceTimeout, fmt.Errorf("no answer within %s", evidenceTimeout))
 	defer cancel()
@@ -38,13 +38,12 @@ func access(ctx context.Context, client kubernetes.Interface) (*audit.Access, er
 	wg.Go(func() { out.BootstrapTokens, errs[3] = bootstrapTokens(ctx, client, time.Now()) })
 	wg.Wait()
 	if err := errors.Join(errs[:]...); err != nil {
-		return nil, fmt.Errorf("the API does not say: %w", err)
+		return nil, fmt.Errorf("reading who has access: %w", err)
 	}
 	return &out, nil
 }
 
-// ownSubjects are users and groups of kubeadm's and of Quorate's: of its administrators, of API servers that ask kubelets, and
-// of the approver.
+// ownSubjects are users and groups of kubeadm and Quorate: administrators, API servers as clients of kubelets, and the approver.
 var ownSubjects = []string{"kubeadm:cluster-admins", "kube-apiserver-kubelet-client", approve.User}
 
 // people are those to whom roles are bound, but for the cluster's own programs and kubeadm's administrators.
@@ -120,7 +119,7 @@ func accountTokens(ctx context.Context, client kubernetes.Interface) ([]string, 
 	return out, nil
 }
 
-// bootstrapTokens are those that are valid now, and with which somebody can come in.
+// bootstrapTokens are those that authenticate somebody now.
 func bootstrapTokens(ctx context.Context, client kubernetes.Interface, now time.Time) ([]string, error) {
 	list, err := client.CoreV1().Secrets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeBootstrapToken)})
 	if err != nil {

@@ -28,21 +28,21 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// The approver reads requests that come from nodes, which may be in anybody's hands. So it does not have the rights of the
-// administrator, but a user of its own that may approve kubelets' serving certificates and nothing else. Its certificate
-// lasts for days, and is requested anew, with the administrator's kubeconfig, by a program that looks at no node's request.
+// The approver reads requests from nodes, which may be compromised. So it does not have the rights of the administrator, but a
+// user of its own that can approve serving certificates of kubelets and nothing else. The certificate of this user is valid for
+// days. A process that reads no request of a node renews it, with the administrator's kubeconfig.
 
 const (
 	// User is the name by which the API knows the approver; the manifest approver gives it its role.
 	User = "quorate:approver"
-	// lifetime is that of its certificate. When less than renewBefore is left it is renewed, at every run of the timer.
+	// lifetime is that of its certificate. It is renewed when less than renewBefore is left.
 	lifetime    = 7 * 24 * time.Hour
 	renewBefore = 4 * 24 * time.Hour
 	// signing is how long the controller manager may take to sign.
 	signing = 30 * time.Second
 )
 
-// certificates is what is needed of an administrator's client.
+// certificates is the part of an administrator's client that request needs.
 type certificates interface {
 	Create(context.Context, *certificatesv1.CertificateSigningRequest, metav1.CreateOptions) (*certificatesv1.CertificateSigningRequest, error)
 	UpdateApproval(context.Context, string, *certificatesv1.CertificateSigningRequest, metav1.UpdateOptions) (*certificatesv1.CertificateSigningRequest, error)
@@ -50,8 +50,8 @@ type certificates interface {
 	Delete(context.Context, string, metav1.DeleteOptions) error
 }
 
-// Renew makes sure that the approver has credentials for some days to come, and tells log if it got new ones. While those
-// that it has are valid, a failure is no error: the next run tries again.
+// Renew makes sure that the approver has credentials for the next days, and writes to log if it renewed them. As long as the
+// old ones are valid, a failure is not an error: the next run tries again.
 func Renew(ctx context.Context, log io.Writer) error {
 	admin, err := clientcmd.LoadFromFile(adminConf)
 	if err != nil {

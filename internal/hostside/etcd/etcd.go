@@ -2,11 +2,12 @@
 // starting without its data.
 //
 // A member whose data is lost must not start with an empty directory: it would have its old identity, and could vote for a
-// leader that lacks writes which it acknowledged itself. etcd does not prevent that. With initial-cluster-state=new it
+// leader that lacks writes which this member acknowledged. etcd does not prevent that. With initial-cluster-state=new it
 // refuses only if another member answers at that moment, and with initial-cluster-state=existing only if none does.
 package etcd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,8 +30,30 @@ var Local Member
 
 func (m Member) path(p string) string { return filepath.Join(m.Root, p) }
 
+// DataDir is the directory of the member's data, as its static pod says; kubeadm's default if there is none. The data of a
+// cluster that was not built by Quorate can be elsewhere.
+func (m Member) DataDir() string {
+	dir, _ := m.dirs()
+	return m.path(dir)
+}
+
+// wal is the part of the data that exists once the member has started.
+func (m Member) wal() string {
+	_, wal := m.dirs()
+	return m.path(wal)
+}
+
+func (m Member) dirs() (data, wal string) {
+	data, wal = hostconfig.EtcdDataDir, ""
+	if pod, err := staticpod.Read(m.path(hostconfig.EtcdManifest)); err == nil {
+		args := staticpod.Arguments(pod)
+		data, wal = cmp.Or(args["data-dir"], data), args["wal-dir"]
+	}
+	return data, cmp.Or(wal, filepath.Join(data, "member/wal"))
+}
+
 // HasData says whether a member has ever started here.
-func (m Member) HasData() bool { return system.Exists(m.path(hostconfig.EtcdWAL)) }
+func (m Member) HasData() bool { return system.Exists(m.wal()) }
 
 // Began is the cluster that the member on this host began with, as its static pod or the environment file of its unit says;
 // it has no members where etcd was never configured. A member that joined names the members of that moment, and no token.
@@ -63,29 +86,29 @@ func began(members, token string) hostconfig.EtcdCluster {
 	return hostconfig.EtcdCluster{Members: strings.Split(members, ","), Token: token}
 }
 
-// MayBegin returns an error unless a member of a new cluster may start on this host. It is asked right before the start: what
-// the plan knew of the host may have changed since.
+// MayBegin returns an error unless a member of a new cluster may start on this host. Call it immediately before the start: what
+// the plan knew about the host may have changed since.
 func (m Member) MayBegin(as hostconfig.EtcdCluster) error {
 	data := m.HasData()
 	have, err := m.Began()
 	switch {
 	case !data && system.Exists(m.path(facts.EstablishedFile)):
-		return fmt.Errorf("%s says that the cluster of this host was complete once, and /var/lib/etcd holds no data: a member that lost its data must not start empty", facts.EstablishedFile)
+		return fmt.Errorf("%s says that the cluster of this host was complete once, and there is no data in %s: a member that lost its data must not start empty", facts.EstablishedFile, m.DataDir())
 	case err != nil && data:
-		return fmt.Errorf("/var/lib/etcd holds the data of a member, and it cannot be told which cluster it began with: %w", err)
+		return fmt.Errorf("%s contains the data of a member, and the cluster that it began with is unknown: %w", m.DataDir(), err)
 	case err != nil:
 		return nil // a manifest that was written in part, before anything could start from it
 	case data && len(have.Members) == 0:
-		return errors.New("/var/lib/etcd holds the data of a member that this build did not start")
+		return fmt.Errorf("%s contains the data of a member that this build did not start", m.DataDir())
 	case len(have.Members) > 0 && !have.Equal(as):
-		return fmt.Errorf("etcd began here with the members %s, and is now to begin with %s: that would be a second etcd with the same keys", have, as)
+		return fmt.Errorf("etcd began on this host with the members %s, and would now begin with %s: that would be a second etcd with the same keys", have, as)
 	}
 	return nil
 }
 
 // Arm makes sure that etcd does not start on this host without its data: neither the static pod, nor the kubelet that
 // would start one.
-func (m Member) Arm() error { return m.guard(m.path(hostconfig.EtcdWAL)) }
+func (m Member) Arm() error { return m.guard(m.wal()) }
 
 // Open lets a member begin on this host with an empty directory.
 func (m Member) Open() error {
@@ -105,10 +128,11 @@ func (m Member) guard(target string) error {
 	return durable.Symlink(target, link)
 }
 
-// Guard puts the guard of a host in place: armed once the cluster was complete, open before.
+// Guard puts the guard of a host in place: open before its cluster was complete, armed from then on. It arms the guard only
+// while the data is there: a guard that looks for the data in the wrong place would keep the kubelet from starting.
 func (m Member) Guard() error {
 	switch {
-	case system.Exists(m.path(facts.EstablishedFile)):
+	case system.Exists(m.path(facts.EstablishedFile)) && m.HasData():
 		return m.Arm()
 	case system.Exists(m.path(hostconfig.EtcdGuard)):
 		return nil
@@ -119,7 +143,7 @@ func (m Member) Guard() error {
 // Armed says whether the guard is armed.
 func (m Member) Armed() bool {
 	target, err := os.Readlink(m.path(hostconfig.EtcdGuard))
-	return err == nil && target == m.path(hostconfig.EtcdWAL)
+	return err == nil && target != m.path(hostconfig.EtcdGuardOpen)
 }
 
 // PodGuarded says whether the static pod of a stacked member mounts the guard.

@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -71,7 +72,7 @@ func TestNoSecondCluster(t *testing.T) {
 		"another run's environment":                  {has: []func(*testing.T, Member){external(ade)}, refused: "second etcd"},
 		"the same members with another token":        {has: []func(*testing.T, Member){external(noToken)}, refused: "second etcd"},
 		"data alone":                                 {has: []func(*testing.T, Member){data}, refused: "did not start"},
-		"data, and a manifest that was not finished": {has: []func(*testing.T, Member){half, data}, refused: "cannot be told"},
+		"data, and a manifest that was not finished": {has: []func(*testing.T, Member){half, data}, refused: "is unknown"},
 		"a complete cluster's mark":                  {has: []func(*testing.T, Member){mark}, refused: "lost its data"},
 		"a complete cluster's mark and manifest":     {has: []func(*testing.T, Member){mark, stacked(abc)}, refused: "lost its data"},
 	} {
@@ -126,6 +127,23 @@ func TestGuard(t *testing.T) {
 	step("in a run after that", m.Guard, true, false)
 	step("for a member that begins anew", m.Open, false, true)
 	step("after the join", m.Arm, true, false)
+
+	// The data of a cluster that was not built by Quorate can be elsewhere.
+	m.write(t, hostconfig.EtcdManifest, strings.Replace(manifest(abc, ""), "    - etcd\n", "    - etcd\n    - --data-dir=/srv/etcd\n", 1))
+	if m.HasData() || m.DataDir() != m.path("/srv/etcd") {
+		t.Errorf("data in %s", m.DataDir())
+	}
+	step("while nothing is in the place that the manifest names", func() error { return errors.Join(m.Open(), m.Guard()) }, false, true)
+	if err := os.MkdirAll(m.path("/srv/etcd/member/wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	step("when the data is there", m.Guard, true, true)
+	if target, err := os.Readlink(m.path(hostconfig.EtcdGuard)); err != nil || target != m.path("/srv/etcd/member/wal") {
+		t.Errorf("the guard leads to %s, %v", target, err)
+	}
+	if err := os.Remove(m.path(hostconfig.EtcdManifest)); err != nil {
+		t.Fatal(err)
+	}
 
 	if m.PodGuarded() {
 		t.Error("no static pod is guarded")

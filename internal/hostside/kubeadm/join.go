@@ -31,8 +31,8 @@ type JoinRequest struct {
 // DiscoveryFile is where kubeadm finds the request's discovery kubeconfig.
 var DiscoveryFile = system.Input(1)
 
-// Join runs kubeadm join. Files of an earlier join that was interrupted are removed first. etcd data is not: AbandonJoin
-// removes it, after its member.
+// Join runs kubeadm join. It first removes the files of an earlier join that was interrupted. It does not remove etcd's data:
+// AbandonJoin does, after the member was removed.
 var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRequest) (struct{}, error) {
 	l := local(in.ControlPlane, in.Stacked)
 	if err := l.notJoined(); err != nil {
@@ -40,9 +40,9 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 	}
 	if in.Stacked {
 		if etcd.Local.HasData() {
-			return struct{}{}, fmt.Errorf("%s holds the data of an earlier member, with which a new one cannot join", hostconfig.EtcdDataDir)
+			return struct{}{}, fmt.Errorf("%s contains the data of an earlier member, and a new member cannot join with it", etcd.Local.DataDir())
 		}
-		// A host that was part of a complete cluster, and was cleared, begins again.
+		// If the host was part of a complete cluster and was cleared, it is not any more.
 		if err := durable.Remove(facts.EstablishedFile); err != nil {
 			return struct{}{}, err
 		}
@@ -51,6 +51,9 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 		}
 	}
 	if err := l.clear(ctx); err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.Remove(hostconfig.EtcdManifest); in.Stacked && err != nil {
 		return struct{}{}, err
 	}
 	if in.ControlPlane {
@@ -69,17 +72,17 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 	return struct{}{}, errors.Join(tighten(), useAdmin())
 }, host.Secret, host.Secret)
 
-// AbandonRequest says what of an interrupted join of a control plane is undone.
+// AbandonRequest says what an interrupted join of a control plane may have started.
 type AbandonRequest struct {
 	// Stacked says that the host was to get an etcd member, whose data is then removed.
 	Stacked bool
 }
 
-// AbandonJoin undoes a join of a control plane that did not finish: it stops the pods that the join left, and removes the
-// etcd data and what kubeadm wrote. The shared keys and Quorate's marks stay. It refuses on a host that has joined, that
-// was part of a complete cluster, or that Quorate did not begin to set up. Interrupted itself, it can be run again.
+// AbandonJoin undoes a join of a control plane that did not finish: it stops the pods that the join started, and removes
+// etcd's data and what kubeadm wrote. The shared keys and Quorate's marks stay. It refuses on a host that has joined, that
+// was part of a complete cluster, or that Quorate did not begin to set up. If it is interrupted, it can be run again.
 //
-// etcd's member of the host is the caller's to remove (see package etcd): until then the others wait for it.
+// The caller removes the host's member from etcd first: see etcd.RemoveMember.
 var AbandonJoin = host.DefineChange("kubeadm.abandon-join", func(ctx context.Context, in AbandonRequest) (struct{}, error) {
 	return struct{}{}, local(true, in.Stacked).abandon(ctx)
 })
@@ -134,41 +137,42 @@ func (l leftovers) abandon(ctx context.Context) error {
 	if err := l.mayAbandon(); err != nil {
 		return err
 	}
+	m := etcd.Member{Root: l.root}
+	dataDir := m.DataDir()
 	if err := l.clear(ctx); err != nil {
 		return err
 	}
 	if !l.stacked {
 		return nil
 	}
-	// The data goes last: as long as it exists, the host shows that an interrupted join is to be undone.
-	if err := l.remove(l.at(hostconfig.EtcdDataDir + "/member")); err != nil {
+	// The data goes last, but for the manifest that says where it is: as long as it exists, the host shows that an interrupted
+	// join is to be undone.
+	if err := l.remove(filepath.Join(dataDir, "member")); err != nil {
 		return err
 	}
-	if err := durable.SyncDir(l.at(hostconfig.EtcdDataDir)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := durable.SyncDir(dataDir); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return etcd.Member{Root: l.root}.Open()
+	if err := l.remove(l.at(hostconfig.EtcdManifest)); err != nil {
+		return err
+	}
+	return m.Open()
 }
 
-// clear stops what an interrupted join left running, and removes its files but for etcd's data.
+// clear stops what an interrupted join left running, and removes its files, except for etcd's data and manifest.
 func (l leftovers) clear(ctx context.Context) error {
-	if !system.Exists(l.at(kubeletConfig)) && !system.Exists(l.at(staticpod.Dir+"/kube-apiserver.yaml")) && !system.Exists(l.at(hostconfig.EtcdManifest)) {
-		// Nothing of it was ever started. kubeadm creates its manifests before the kubelet's configuration.
+	started := []string{kubeletConfig, hostconfig.EtcdManifest, staticpod.Dir + "/kube-apiserver.yaml"}
+	if !slices.ContainsFunc(started, func(path string) bool { return system.Exists(l.at(path)) }) {
 		return l.removeFiles()
 	}
 	if err := l.kubelet(ctx, "stop"); err != nil {
 		return err
 	}
-	// A kubelet goes on joining when kubeadm was killed. It may have finished until it was stopped.
+	// The kubelet continues to join after kubeadm was killed. It may have finished before it was stopped.
 	if err := l.notJoined(); err != nil {
 		return errors.Join(err, l.kubelet(context.WithoutCancel(ctx), "start"))
 	}
 	if l.controlPlane {
-		for _, pod := range []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
-			if err := l.remove(l.at(filepath.Join(staticpod.Dir, pod+".yaml"))); err != nil {
-				return err
-			}
-		}
 		if err := l.stopPods(ctx); err != nil {
 			return err
 		}
@@ -176,10 +180,15 @@ func (l leftovers) clear(ctx context.Context) error {
 	return l.removeFiles()
 }
 
-// removeFiles removes what kubeadm makes for this host alone. The kubelet's configuration goes last: with it, the kubelet of
-// an unfinished join would start at the next boot.
+// removeFiles removes what kubeadm writes for this host only. The kubelet's configuration goes last: as long as it exists, the
+// kubelet starts when the host does, and the pods have to be stopped again.
 func (l leftovers) removeFiles() error {
 	var paths []string
+	if l.controlPlane {
+		for _, pod := range []string{"kube-apiserver", "kube-controller-manager", "kube-scheduler"} {
+			paths = append(paths, filepath.Join(staticpod.Dir, pod+".yaml"))
+		}
+	}
 	for _, name := range kubeconfigs {
 		paths = append(paths, filepath.Join(kubernetesDir, name))
 	}

@@ -2,6 +2,7 @@ package kubeadm
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
@@ -14,7 +15,8 @@ import (
 	"time"
 )
 
-const secret = "token: abcdef.0123456789abcdef\n"
+// configuration holds a secret.
+func configuration(secret string) string { return "token: " + secret + "\n" }
 
 // fakeKubeadm reads its configuration as kubeadm does, more than once, and its second input, and is then busy.
 const fakeKubeadm = `#!/bin/sh
@@ -27,8 +29,8 @@ exec sleep 60
 
 // TestMain lets the test's own binary be the host side that is killed.
 func TestMain(m *testing.M) {
-	if os.Getenv("HOST_SIDE") != "" {
-		kubeadmCommand{args: []string{"join"}, inputs: []string{secret, "discovery\n"}}.run(context.Background()) //nolint:errcheck // it is killed
+	if secret := os.Getenv("HOST_SIDE"); secret != "" {
+		kubeadmCommand{args: []string{"join"}, inputs: []string{configuration(secret), "discovery\n"}}.run(context.Background()) //nolint:errcheck // it is killed
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -40,6 +42,7 @@ func TestTokensDieWithTheSession(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "kubeadm"), []byte(fakeKubeadm), 0o700); err != nil {
 		t.Fatal(err)
 	}
+	secret := rand.Text()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +50,7 @@ func TestTokensDieWithTheSession(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	hostSide := exec.CommandContext(ctx, self)
-	hostSide.Env = append(os.Environ(), "HOST_SIDE=1", "PATH="+dir+":"+os.Getenv("PATH"))
+	hostSide.Env = append(os.Environ(), "HOST_SIDE="+secret, "PATH="+dir+":"+os.Getenv("PATH"))
 	if err := hostSide.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -66,14 +69,14 @@ func TestTokensDieWithTheSession(t *testing.T) {
 	}
 	defer syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it may have ended with its parent
 	arguments, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cmdline")
-	if err != nil || strings.Contains(string(arguments), "abcdef") {
+	if err != nil || strings.Contains(string(arguments), secret) {
 		t.Errorf("arguments %q, %v", arguments, err)
 	}
 	if err := hostSide.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
 	hostSide.Wait() //nolint:errcheck // killed
-	if read, err := os.ReadFile(filepath.Join(dir, "read")); err != nil || string(read) != secret+secret+"discovery\n" {
+	if read, err := os.ReadFile(filepath.Join(dir, "read")); err != nil || string(read) != configuration(secret)+configuration(secret)+"discovery\n" {
 		t.Errorf("kubeadm read %q, %v", read, err)
 	}
 	if err := os.Remove(filepath.Join(dir, "read")); err != nil {
@@ -92,7 +95,7 @@ func TestTokensDieWithTheSession(t *testing.T) {
 			if info, err := d.Info(); err != nil || info.Size() > 4096 || time.Since(info.ModTime()) > time.Hour {
 				return nil
 			}
-			if content, err := os.ReadFile(path); err == nil && strings.Contains(string(content), strings.TrimSpace(secret)) {
+			if content, err := os.ReadFile(path); err == nil && strings.Contains(string(content), secret) {
 				t.Errorf("the token is in %s", path)
 			}
 			return nil

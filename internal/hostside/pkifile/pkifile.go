@@ -99,9 +99,15 @@ func Identity(root string) error {
 	}
 	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
 	if user.ClientCertificate == "" {
-		return nil // Kubeconfig has looked at what it holds itself
+		return nil // Kubeconfig has checked what is inside the file
 	}
-	if _, err := tls.LoadX509KeyPair(filepath.Join(root, user.ClientCertificate), filepath.Join(root, user.ClientKey)); err != nil {
+	at := func(file string) string {
+		if filepath.IsAbs(file) {
+			return filepath.Join(root, file)
+		}
+		return filepath.Join(filepath.Dir(path), file)
+	}
+	if _, err := tls.LoadX509KeyPair(at(user.ClientCertificate), at(user.ClientKey)); err != nil {
 		return fmt.Errorf("the kubelet's client certificate: %w", err)
 	}
 	return nil

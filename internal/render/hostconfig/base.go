@@ -251,7 +251,7 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 			out = append(out, unit+" has not loaded its files")
 		}
 	}
-	if d.EtcdGuard && f.Kubernetes.Established && !f.Kubernetes.EtcdGuard {
+	if d.EtcdGuard && f.Kubernetes.Established && f.Kubernetes.EtcdData && !f.Kubernetes.EtcdGuard {
 		out = append(out, "etcd could start without its data")
 	}
 	for _, unit := range d.Enable {

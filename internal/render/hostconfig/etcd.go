@@ -168,8 +168,8 @@ ConditionPathExists=` + EtcdMembersFile + `
 RequiresMountsFor=` + EtcdDataDir + `
 
 [Service]
-# Once the cluster was complete, a data directory without data is a loss to repair, never a cluster to begin. It is looked at
-# again every second: a disk may be mounted late.
+# Once the cluster was complete, a missing data directory is a loss to repair, and never the beginning of a cluster. systemd
+# tries again every second, because a disk may be mounted late.
 ExecStartPre=/bin/sh -c 'if [ -e ` + facts.EstablishedFile + ` ] && [ ! -d ` + EtcdWAL + ` ]; then echo "The data of this etcd member is missing: there is no ` + EtcdWAL + `. It does not start without it." >&2; exit 1; fi'
 EnvironmentFile=` + EtcdEnvFile + `
 EnvironmentFile=` + EtcdMembersFile + `
@@ -192,8 +192,8 @@ PrivateDevices=yes
 WantedBy=multi-user.target
 `
 
-// etcdGuard keeps a stacked member from starting without its data. The kubelet's part holds on every start of the host, for
-// whoever wrote the static pod; the pod's part also holds when the container starts again while the kubelet runs.
+// etcdGuard keeps a stacked member from starting without its data. The kubelet's part works when the host starts, no matter who
+// wrote the static pod. The pod's part also works when the container restarts while the kubelet runs.
 func etcdGuard() []facts.File {
 	return []facts.File{
 		{Path: kubeletGuardFile, Mode: 0o600, Content: kubeletGuard},
@@ -201,17 +201,17 @@ func etcdGuard() []facts.File {
 	}
 }
 
-const kubeletGuard = `# The kubelet would start etcd with an empty directory where the member's data is missing: a disk that is mounted late or not at
-# all, or data that is lost. Then it does not start, and looks again with every attempt. Without its etcd member this control
-# plane has no API server that its kubelet could use.
+const kubeletGuard = `# If the data of this host's etcd member is missing (a disk that is mounted late or not at all, or lost data), the kubelet would
+# start the member with an empty directory. So it does not start, and systemd tries again. Without the member, this host has no
+# API server that the kubelet could use.
 [Unit]
 RequiresMountsFor=` + EtcdDataDir + `
 
 [Service]
-ExecStartPre=/bin/sh -c 'if [ -L ` + EtcdGuard + ` ] && [ ! -d ` + EtcdGuard + ` ]; then echo "The data of the etcd member on this host is missing: there is no ` + EtcdWAL + `. The kubelet does not start, so that the member does not start empty." >&2; exit 1; fi'
+ExecStartPre=/bin/sh -c 'if [ -L ` + EtcdGuard + ` ] && [ ! -d ` + EtcdGuard + ` ]; then echo "The data of the etcd member on this host is missing: there is no $$(readlink ` + EtcdGuard + `). The kubelet does not start, so that the member does not start empty." >&2; exit 1; fi'
 `
 
-const etcdPatch = `# etcd's container starts only where this link leads to a directory: to the member's data, once the cluster was complete.
+const etcdPatch = `# The container of etcd starts only if this link leads to a directory. Once the cluster was complete, that is the member's data.
 spec:
   containers:
   - name: etcd

@@ -110,6 +110,10 @@ func TestGuardIsOnStackedControlPlanes(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 	f.Kubernetes.Established = true
+	if got := Missing(guard, f); len(got) > 0 {
+		t.Errorf("a guard that would look for data that is not there: %q", got)
+	}
+	f.Kubernetes.EtcdData = true
 	if got := Missing(guard, f); len(got) != 1 {
 		t.Errorf("a complete cluster whose guard is open: %q", got)
 	}
@@ -134,7 +138,7 @@ func TestGuards(t *testing.T) {
 		for _, path := range []string{EtcdGuard, EtcdDataDir, facts.EstablishedFile} {
 			script = strings.ReplaceAll(script, " "+path, " "+root+path)
 		}
-		return script
+		return strings.ReplaceAll(script, "$$", "$") // as systemd does
 	}
 	for name, tc := range map[string]struct {
 		unit string

@@ -124,9 +124,9 @@ rules:
 - level: Metadata
 `
 
-// The kubelet renews its serving certificate automatically, but only requests it: nobody in Kubernetes approves that. The
-// approver on every control plane does, so that certificates are renewed while nobody runs quorate. It reads what nodes
-// send, so it has a user of its own that may do nothing else, and sees none of the keys on this host.
+// The kubelet requests new serving certificates automatically, but no part of Kubernetes approves these requests. The approver
+// on every control plane does, so that certificates are renewed even if nobody runs quorate. It reads what nodes send, so it
+// has a user of its own with the rights for this alone, and cannot see the keys on this host.
 const approverUnit = `[Unit]
 Description=Approves the serving certificates that the cluster's own kubelets request
 ConditionPathExists=/etc/kubernetes/admin.conf
@@ -134,7 +134,7 @@ After=network-online.target
 
 [Service]
 Type=oneshot
-# With all rights, but without a look at any request: the approver's own certificate lasts for days.
+# This part has all rights and reads no request of a node. It renews the certificate of the approver's user.
 ExecStartPre=+` + SelfPath + ` host approver-credentials
 ExecStart=` + SelfPath + ` host approve
 TimeoutStartSec=120
