@@ -1,6 +1,10 @@
 package facts
 
-import "time"
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
 
 // Preflight is what only preflight asks of hosts, beside the observation: what they are, and whether they reach each other.
 type Preflight struct {
@@ -81,11 +85,19 @@ const (
 
 // Listener is a program that listens on a TCP port.
 type Listener struct {
-	Port    int    `json:"port"`
-	Program string `json:"program"` // empty when it cannot be seen
+	Port int `json:"port"`
+	// Addresses are those that it accepts connections to; an unspecified one stands for all of the host.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	Program   string       `json:"program"` // empty when it cannot be seen
 	PID     int    `json:"pid,omitempty"`
 	// Own says that the program works with a configuration of Quorate's.
 	Own bool `json:"own,omitempty"`
+}
+
+// Accepts says whether connections to an address of its host come to the program.
+func (l Listener) Accepts(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && slices.ContainsFunc(l.Addresses, func(own netip.Addr) bool { return own.IsUnspecified() || own == a })
 }
 
 // Leftovers are traces of a cluster.

@@ -213,7 +213,9 @@ func (p *probe) dial(hosts []spec.Host, targets map[string][]reach.DialTarget) (
 	return out
 }
 
-// held says whether a program listens on the port of the host.
+// held says whether a program listens on the port at the address of the host. One that listens only on a virtual IP, as HAProxy
+// next to kube-apiserver does, or only on loopback says nothing about the way to the host.
 func (p *probe) held(name string, port int) bool {
-	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port })
+	h, _ := p.c.Host(name)
+	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port && l.Accepts(h.Address) })
 }

@@ -5,9 +5,11 @@ import (
 	"cmp"
 	"compress/gzip"
 	"context"
+	"encoding/hex"
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,11 +249,11 @@ func selinux() (mode string, haproxyConfined bool) {
 
 // listeners are the programs that listen on the ports, on any address.
 func listeners(ports []int) []facts.Listener {
-	inodes := map[string]int{}
+	inodes, sockets := map[string]int{}, map[string]socket{}
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		for _, s := range listening(string(system.ReadAll(file))) {
 			if slices.Contains(ports, s.port) {
-				inodes[s.inode] = s.port
+				inodes[s.inode], sockets[s.inode] = s.port, s
 			}
 		}
 	}
@@ -261,7 +263,7 @@ func listeners(ports []int) []facts.Listener {
 	}
 	owners := owners(inodes)
 	for inode, port := range inodes {
-		l := facts.Listener{Port: port, PID: owners[inode]}
+		l := facts.Listener{Port: port, Addresses: []netip.Addr{sockets[inode].address}, PID: owners[inode]}
 		if l.PID != 0 {
 			l.Program = system.ReadTrimmed(filepath.Join("/proc", strconv.Itoa(l.PID), "comm"))
 		}
@@ -269,13 +271,22 @@ func listeners(ports []int) []facts.Listener {
 		out = append(out, l)
 	}
 	slices.SortFunc(out, func(a, b facts.Listener) int { return cmp.Or(a.Port-b.Port, a.PID-b.PID) })
-	// A program that listens on IPv4 and IPv6 is one.
-	return slices.CompactFunc(out, func(a, b facts.Listener) bool { return a.Port == b.Port && a.Program == b.Program })
+	// A program that listens on several addresses is one.
+	var merged []facts.Listener
+	for _, l := range out {
+		if n := len(merged) - 1; n >= 0 && merged[n].Port == l.Port && merged[n].Program == l.Program {
+			merged[n].Addresses = append(merged[n].Addresses, l.Addresses...)
+			continue
+		}
+		merged = append(merged, l)
+	}
+	return merged
 }
 
 type socket struct {
-	port  int
-	inode string
+	address netip.Addr
+	port    int
+	inode   string
 }
 
 // listening reads the sockets in state LISTEN from a table of /proc/net.
@@ -286,12 +297,27 @@ func listening(table string) []socket {
 		if len(f) < 10 || f[3] != "0A" {
 			continue
 		}
-		_, hexPort, _ := strings.Cut(f[1], ":")
-		if port, err := strconv.ParseUint(hexPort, 16, 16); err == nil {
-			out = append(out, socket{int(port), f[9]})
+		hexAddress, hexPort, _ := strings.Cut(f[1], ":")
+		address, ok := procAddress(hexAddress)
+		if port, err := strconv.ParseUint(hexPort, 16, 16); err == nil && ok {
+			out = append(out, socket{address, int(port), f[9]})
 		}
 	}
 	return out
+}
+
+// procAddress reads an address of a table of /proc/net: hexadecimal words of 32 bits in the byte order of the machine, which is
+// little-endian on every architecture that Quorate is built for.
+func procAddress(text string) (netip.Addr, bool) {
+	b, err := hex.DecodeString(text)
+	if err != nil || len(b)%4 != 0 {
+		return netip.Addr{}, false
+	}
+	for word := range slices.Chunk(b, 4) {
+		slices.Reverse(word)
+	}
+	a, ok := netip.AddrFromSlice(b)
+	return a.Unmap(), ok
 }
 
 // owners finds the processes that hold sockets, by inode.

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"maps"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -64,9 +65,25 @@ func TestListening(t *testing.T) {
 	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 00000000:192B 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
    1: 0100007F:0947 0100007F:C350 01 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000000000000000 20 4 30 10 -1
+   2: C80112C6:1D13 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1 0000000000000000 100 0 0 10 0
+   3: 0000000000000000FFFF00000100007F:1D14 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4714 1 0000000000000000 100 0 0 10 0
 `
-	if got := listening(table); !slices.Equal(got, []socket{{6443, "4711"}}) {
+	want := []socket{{netip.IPv4Unspecified(), 6443, "4711"}, {netip.MustParseAddr("198.18.1.200"), 7443, "4713"}, {netip.MustParseAddr("127.0.0.1"), 7444, "4714"}}
+	if got := listening(table); !slices.Equal(got, want) {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestAccepts: what listens only on a virtual IP or on loopback does not listen on the host's address.
+func TestAccepts(t *testing.T) {
+	for listens, want := range map[string]bool{"0.0.0.0": true, "::": true, "198.18.1.11": true, "198.18.1.200": false, "127.0.0.1": false} {
+		l := facts.Listener{Port: 7443, Addresses: []netip.Addr{netip.MustParseAddr(listens)}}
+		if l.Accepts("198.18.1.11") != want {
+			t.Errorf("%s: %v", listens, !want)
+		}
+	}
+	if (facts.Listener{Port: 7443}).Accepts("198.18.1.11") {
+		t.Error("a listener of which no address is known accepts connections")
 	}
 }
 
