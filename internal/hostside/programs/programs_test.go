@@ -91,12 +91,9 @@ func makeBundle(t testing.TB, version string, more ...string) *testBundle {
 
 // programContent does not compress, so that it takes as long to write as to read.
 func programContent(seed string) []byte {
-	sum := digest.FromString(seed).Encoded()
-	r := rand.New(rand.NewChaCha8([32]byte([]byte(sum)[:32])))
-	content := make([]byte, 200<<10+r.IntN(100<<10))
-	for i := range content {
-		content[i] = byte(r.Uint32())
-	}
+	source := rand.NewChaCha8([32]byte([]byte(digest.FromString(seed).Encoded())[:32]))
+	content := make([]byte, 200<<10+rand.New(source).IntN(100<<10))
+	source.Read(content) //nolint:errcheck // it never fails
 	return content
 }
 
