@@ -53,8 +53,10 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 	if err := l.clear(ctx); err != nil {
 		return struct{}{}, err
 	}
-	if err := durable.Remove(hostconfig.EtcdManifest); in.Stacked && err != nil {
-		return struct{}{}, err
+	if in.Stacked {
+		if err := durable.Remove(hostconfig.EtcdManifest); err != nil {
+			return struct{}{}, err
+		}
 	}
 	if in.ControlPlane {
 		if err := prepareAuditLog(); err != nil {
