@@ -89,7 +89,7 @@ type Listener struct {
 	// Addresses are those that it accepts connections to; an unspecified one stands for all of the host.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	Program   string       `json:"program"` // empty when it cannot be seen
-	PID     int    `json:"pid,omitempty"`
+	PID       int          `json:"pid,omitempty"`
 	// Own says that the program works with a configuration of Quorate's.
 	Own bool `json:"own,omitempty"`
 }

@@ -180,6 +180,8 @@ func (d *comparison) note(field string, e Edit) {
 		return // it follows spec.region, which is an edit of its own
 	case (field == "Host.zone" || field == "Host.region") && !before.IsNode():
 		e.Meaning = Free // both are labels of nodes, and this host is none
+	case field == "Network.cni" && ownNetwork(e.Before) && ownNetwork(e.After):
+		e.Meaning = Rolling // another source of the user's own pod network, whose objects are applied
 	case e.Meaning == Fixed:
 		e.How = d.how(field, e.Before)
 	}
@@ -188,6 +190,9 @@ func (d *comparison) note(field string, e Edit) {
 	}
 	d.edits = append(d.edits, e)
 }
+
+// ownNetwork says that the user brings the pod network and Quorate applies it.
+func ownNetwork(cni string) bool { return cni == CNIManifest || cni == CNIChart }
 
 // byKey maps the elements of a list by the fields that identify them.
 func byKey(list reflect.Value) map[string]reflect.Value {

@@ -309,7 +309,9 @@ func TestEdits(t *testing.T) {
 		"cluster name": {real, []string{"{name: prod}", "{name: other}"}, []want{{"metadata.name", Changed, Fixed, nil}}},
 		"topology":     {real, []string{"topology: stacked", "topology: external"}, []want{{"spec.controlPlane.topology", Changed, Fixed, nil}}},
 		"policies":     {real, []string{"cni: flannel", "cni: flannel\n    policies: ignored"}, []want{{"spec.network.policies", Changed, Rolling, nil}}},
-		"a default":    {real, []string{"cni: flannel", "cni: flannel\n    policies: enforced"}, nil},
+		"chart": {edit(t, real, "cni: flannel", "cni: manifest\n    manifests: [net.yaml]"), []string{"cni: manifest\n    manifests: [net.yaml]", "cni: chart\n    chart: {path: chart}"}, []want{{"spec.network.cni", Changed, Rolling, nil},
+			{"spec.network.manifests", Changed, Rolling, nil}, {"spec.network.chart.path", Changed, Rolling, nil}, {"spec.network.chart.namespace", Changed, Rolling, nil}}},
+		"a default": {real, []string{"cni: flannel", "cni: flannel\n    policies: enforced"}, nil},
 		"grow 3 to 5 by roles": {real, []string{"[worker], zone: a", "[control-plane, worker], zone: a", "[worker], zone: b", "[control-plane], zone: b"}, []want{
 			{"spec.hosts[worker-a].roles", Changed, Fixed, []string{"Put `worker` back", "add a host"}}, {"spec.hosts[worker-b].roles", Changed, Fixed, nil}}},
 		"swap roles": {real, []string{"[control-plane], zone: a", "[worker], zone: a", "[worker], zone: a}\n    - {name: worker-b", "[control-plane], zone: a}\n    - {name: worker-b"}, []want{

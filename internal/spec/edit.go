@@ -98,7 +98,7 @@ var editing = map[string]string{
 	"LoadBalancer.address": "The endpoint's name resolves to this address on every host. The virtual IP of managed load balancers stays for the life of the cluster. " +
 		"To move a load balancer of your own by hand, let the old and the new address both reach the API servers until `quorate apply` is done. " + recorded,
 
-	"Network.cni": "A change in place would cut pods off from each other. To change it by hand, move the nodes as the documentation of the new plugin says. " +
+	"Network.cni": "`manifest` and `chart` can replace each other: the objects are applied, and those that are no longer part of it stay in the cluster. Any other change in place would cut pods off from each other. To change it by hand, move the nodes as the documentation of the new plugin says. " +
 		recorded + ", and remove the key of the old plugin (`flannel` or `cni`) from that ConfigMap",
 	"Network.policies":  "flannel is rolled out with or without the enforcement of network policies",
 	"Network.manifests": "The files are compared by content. Changed objects are applied; objects that are no longer in the files stay in the cluster",

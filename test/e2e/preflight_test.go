@@ -124,7 +124,7 @@ func preflightFindings(t *testing.T, ctx context.Context, c *cluster) {
 		{model.Error, "machine-id", "cp-a cp-b", "0123456789abcdef0123456789abcdef", "systemd-machine-id-setup"},
 		{model.Warning, "hostname", "cp-b", "stranger", "hostnamectl set-hostname cp-b"},
 		{model.Error, "leftovers", "cp-c", "/etc/kubernetes/admin.conf, /var/lib/etcd/member", "kubeadm reset"},
-		{model.Error, "leftovers", "worker-a", "/etc/cni/net.d/05-other.conflist is read before flannel's", "Move it away"},
+		{model.Error, "leftovers", "worker-a", "/etc/cni/net.d/05-other.conflist on worker-a is read before flannel's", "Move it away"},
 		{model.Error, "leftovers", "worker-a", "cni0", "ip link delete cni0"},
 		{model.Error, "ports", "worker-a", "port 10250 on worker-a is taken by socat (process ", "systemctl status"},
 		{model.Error, "reach", "cp-a cp-b", "cp-a cannot reach cp-b on 10250/tcp (kubelet), 2379/tcp (etcd clients), 2380/tcp (etcd members), 6443/tcp (API), 8472/udp (pods): no answer", "Open these ports on cp-b"},
