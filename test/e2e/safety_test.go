@@ -124,6 +124,12 @@ func TestInterruptedJoin(t *testing.T) {
 		r := c.start(t, ctx, "apply", "-f", c.specFile(), "--verbose")
 		if !reachesOn(r, ctx, "cp-d", steps[i].Title+" …") {
 			code, all := r.wait(t)
+			// kubeadm had started the kubelet, which got its certificate after apply had looked: nothing is undone then, and the
+			// next run goes on from there.
+			if strings.Contains(all, "run `quorate apply` again") {
+				t.Logf("the host joined while apply was looking, after %d interruptions", hits)
+				continue
+			}
 			t.Fatalf("apply ends before the join: exit status %d: %s", code, all)
 		}
 		r.signal(t, ctx, syscall.SIGKILL, delay)

@@ -115,7 +115,7 @@ func joined(root string) bool {
 
 func (l leftovers) notJoined() error {
 	if joined(l.root) {
-		return errors.New("this host has joined a cluster: its kubelet has a client certificate")
+		return errors.New("this host has joined a cluster meanwhile: its kubelet has a client certificate; run `quorate apply` again")
 	}
 	return nil
 }
