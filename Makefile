@@ -29,6 +29,7 @@ test: build check test-lab test-e2e ## all of it: what must be green
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
+	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
 
 test-e2e: build ## whole clusters
 	bin/quorate bundle build

@@ -66,6 +66,22 @@ var faults = []fault{
 	{"API server's host vanished", func(t *testing.T, s *site) { must(t, s.Cut(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Heal(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
 	{"API server's host frozen", func(t *testing.T, s *site) { must(t, s.Freeze(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Thaw(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
 	{"API server short of CPU", api("systemctl set-property --runtime api CPUQuota=2%"), api("systemctl set-property --runtime api CPUQuota="), 15 * time.Second, 0, nobodyMoves},
+	{"the only API server short of CPU", func(t *testing.T, s *site) {
+		for _, m := range []string{"api-b", "api-c"} {
+			s.run(t, m, "systemctl stop api || true")
+		}
+		s.run(t, "api-a", "systemctl set-property --runtime api CPUQuota=2%")
+	}, func(t *testing.T, s *site) {
+		s.run(t, "api-a", "systemctl set-property --runtime api CPUQuota=")
+		for _, m := range []string{"api-b", "api-c"} {
+			s.startAPI(t, m)
+		}
+	}, 15 * time.Second, 0, func(t *testing.T, o outcome) {
+		// The clients of the others connect to it. Nobody closes their connections again.
+		if o.reconnects > 2*http2Clients {
+			t.Errorf("%d HTTP/2 clients connected %d times", o.moved, o.reconnects)
+		}
+	}},
 	{"API server's etcd dead", etcdIs("dead", "api-a"), etcdIs("ok", "api-a"), 15 * time.Second, 0, func(t *testing.T, o outcome) {
 		if o.http2Gap > 10*time.Second {
 			t.Errorf("clients stayed for %s with an API server without etcd", o.http2Gap)
@@ -87,7 +103,7 @@ func TestFailover(t *testing.T) {
 	s := newSite(t)
 	var table bytes.Buffer
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "fault\tby hand: new\tfailed\tHTTP/2\tfailed\tmoved\tQuorate: new\tfailed\tHTTP/2\tfailed\tmoved\t")
+	fmt.Fprintln(w, "fault\tby hand: new\tfailed\tHTTP/2\tfailed\treconnects\tQuorate: new\tfailed\tHTTP/2\tfailed\treconnects\t")
 	rows := make([][]string, len(faults))
 	for _, plain := range []bool{true, false} {
 		name := map[bool]string{true: "by hand", false: "Quorate"}[plain]
@@ -111,7 +127,7 @@ func TestFailover(t *testing.T) {
 						healed = time.Now()
 					}
 					o := l.between(from, healed)
-					rows[i] = append(rows[i], seconds(o.newGap), fmt.Sprint(o.newFailed), seconds(o.http2Gap), fmt.Sprint(o.http2Failed), fmt.Sprint(o.moved))
+					rows[i] = append(rows[i], seconds(o.newGap), fmt.Sprint(o.newFailed), seconds(o.http2Gap), fmt.Sprint(o.http2Failed), fmt.Sprint(o.reconnects))
 					if !plain {
 						f.judge(t, o)
 					}

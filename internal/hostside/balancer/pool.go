@@ -22,7 +22,7 @@ const poolPace = 100 * time.Millisecond
 
 // drainedPools are those that a drained server leaves. It stays in the unchecked pool, which serves only when every other
 // server has failed.
-var drainedPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
+var drainedPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd, hostconfig.PoolListening}
 
 // SetPool changes the pools and returns the number of connections that it closed. A drain outlives starts and reloads of
 // HAProxy, but not of the host.

@@ -172,9 +172,12 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 	}
 }
 
+// readyPools are those whose checks find out that a server hangs.
+var readyPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
+
 func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
 	if v.down {
-		for _, pool := range having(rows, v.server, drainedPools) {
+		for _, pool := range having(rows, v.server, readyPools) {
 			if err := tell(ctx, "set server "+pool+"/"+v.server+" health down"); err != nil {
 				logger.Printf("taking API server %s out of the pool %s: %v", v.server, pool, err)
 			}

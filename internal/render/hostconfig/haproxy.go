@@ -15,13 +15,16 @@ const (
 	PoolWithEtcd = "control-planes"
 	// PoolWithoutEtcd contains those that are ready apart from etcd. It serves while none of them has an etcd leader.
 	PoolWithoutEtcd = "without-etcd"
+	// PoolListening contains those that accept TCP connections. It serves while every one of them is too busy to answer its
+	// checks in time, as the only one that runs may be while a cluster is built.
+	PoolListening = "listening"
 	// PoolUnchecked contains all API servers. It serves while every check fails: then the checks are wrong, or the whole
 	// site stalls, and any server is better than none.
 	PoolUnchecked = "unchecked"
 )
 
 // Pools are HAProxy's backends, in the order of choice.
-var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolUnchecked}
+var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked}
 
 // Limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network), so
 // that maxConnections is enough for the connections of several hundred nodes even when one load balancer serves them all.
@@ -161,24 +164,30 @@ func watchedBackends(p pool) string {
 	return fmt.Sprintf(`    use_backend %[1]s if { nbsrv(%[1]s) gt 0 }
     # During an election no API server has an etcd leader.
     use_backend %[2]s if { nbsrv(%[2]s) gt 0 }
+    # All may be busy. Those that do not even listen would only cost attempts.
+    use_backend %[3]s if { nbsrv(%[3]s) gt 0 }
     # When every check fails, the checks are wrong, or the whole site stalls: any server is better than none.
-    default_backend %[3]s
+    default_backend %[4]s
 
 backend %[1]s
     balance roundrobin
-%[4]s    default-server check check-ssl %[5]s
+%[5]s    default-server check check-ssl %[6]s
     # Without timeout check, inter bounds a whole check. With it, timeout connect would bound the TLS handshake.
     default-server inter 600ms fastinter 200ms downinter 500ms fall 2 rise 2 observe layer4 on-error mark-down tcp-ut 2s
-%[6]s
+%[7]s
 backend %[2]s
     balance roundrobin
-%[7]s    default-server check check-ssl %[5]s
+%[8]s    default-server check check-ssl %[6]s
     default-server inter 2s fastinter 500ms downinter 1s fall 2 rise 2 tcp-ut 2s
-%[6]s
+%[7]s
 backend %[3]s
     balance roundrobin
+    default-server check inter 1s fall 1 rise 1 tcp-ut 2s
+%[7]s
+backend %[4]s
+    balance roundrobin
     default-server tcp-ut 2s
-%[6]s`, PoolWithEtcd, PoolWithoutEtcd, PoolUnchecked, p.ask("/readyz"), p.check, p.list(), p.ask(readyWithoutEtcd))
+%[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask("/readyz"), p.check, p.list(), p.ask(readyWithoutEtcd))
 }
 
 // readyWithoutEtcd asks whether an API server is ready apart from etcd.
