@@ -53,8 +53,13 @@ func newSite(t *testing.T) *site {
 	for i, m := range []string{"api-a", "api-b", "api-c", "lb-a", "lb-b", "lb-c", "client", "stranger"} {
 		machines = append(machines, lab.Machine{Name: m, Zone: string("abc"[i%3])})
 	}
-	l, err := lab.Create(t.Context(), lab.Config{Name: name, Zones: []string{"a", "b", "c"}, Machines: machines, VirtualIPs: 1,
-		Files: []lab.File{{Path: program, Source: self, Mode: 0o755}}})
+	programs := []lab.File{{Path: program, Source: self, Mode: 0o755}}
+	for path, variable := range map[string]string{"/usr/sbin/haproxy": "HAPROXY", "/usr/sbin/keepalived": "KEEPALIVED"} {
+		if other := os.Getenv(variable); other != "" { // another release
+			programs = append(programs, lab.File{Path: path, Source: other, Mode: 0o755})
+		}
+	}
+	l, err := lab.Create(t.Context(), lab.Config{Name: name, Zones: []string{"a", "b", "c"}, Machines: machines, VirtualIPs: 1, Files: programs})
 	must(t, err)
 	s := &site{Lab: l, vip: l.VirtualIPs()[0].String(), cluster: spec.DefaultLab("site")}
 	s.cluster.Spec.LoadBalancer.Address = s.vip

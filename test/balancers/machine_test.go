@@ -1,7 +1,8 @@
 //go:build lab
 
 // Package balancers runs real HAProxy, keepalived, and the watchdog in machines of a lab, in front of servers that behave
-// like API servers, and breaks them. Run it with `go test -tags lab ./test/balancers`.
+// like API servers, and breaks them. Run it with `go test -tags lab ./test/balancers`;
+// HAPROXY and KEEPALIVED may name programs of other releases.
 package balancers
 
 import (

