@@ -70,7 +70,7 @@ var faults = []fault{
 		for _, m := range []string{"api-b", "api-c"} {
 			s.run(t, m, "systemctl stop api || true")
 		}
-		s.run(t, "api-a", "systemctl set-property --runtime api CPUQuota=2%")
+		s.run(t, "api-a", "systemctl set-property --runtime api CPUQuota=10%")
 	}, func(t *testing.T, s *site) {
 		s.run(t, "api-a", "systemctl set-property --runtime api CPUQuota=")
 		for _, m := range []string{"api-b", "api-c"} {

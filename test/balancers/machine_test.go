@@ -311,9 +311,12 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 	t := &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: ca, ServerName: r.Name},
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			events <- event{At: time.Now(), Client: id, Dial: true}
-			list <- struct{}{}
-			return (&net.Dialer{}).DialContext(ctx, network, r.Address)
+			conn, err := (&net.Dialer{}).DialContext(ctx, network, r.Address)
+			if err == nil {
+				events <- event{At: time.Now(), Client: id, Dial: true}
+				list <- struct{}{}
+			}
+			return conn, err
 		},
 	}
 	every := 50 * time.Millisecond

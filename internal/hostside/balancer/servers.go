@@ -20,12 +20,15 @@ import (
 // the server is only busy: all its clients would connect and list again elsewhere, and make the next server busy. A check
 // cannot tell the two apart, so the care below looks closer before it closes anything.
 const (
-	careInterval = 200 * time.Millisecond
+	careInterval = 150 * time.Millisecond
+	// waitsLong is how many looks in a row must find the same check unanswered before the server is looked at more closely.
+	// A check takes milliseconds, so one look seldom meets one.
+	waitsLong = 2
 	// hungAfter is how long nothing may have arrived from a server on any connection before it counts as hung. A server
 	// that gets as little as a twentieth of a CPU still sends something several times a second.
-	hungAfter = 800 * time.Millisecond
+	hungAfter = 700 * time.Millisecond
 	// probePatience is how long the second opinion waits for a TLS handshake.
-	probePatience = 400 * time.Millisecond
+	probePatience = 300 * time.Millisecond
 	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
 	// are closed. During an election the servers lose and regain their etcd up to two seconds apart.
 	notReadyAfter = 3 * time.Second
@@ -37,7 +40,8 @@ const (
 type sighting struct {
 	name, address string
 	up            bool   // it gets new connections: ready, its etcd included
-	check         string // the last check that includes etcd, in HAProxy's code
+	waits         bool   // a check that includes etcd has begun and not ended
+	check         string // the last one that ended, in HAProxy's code
 	blind         string // the last check that excludes etcd
 	sessions      int    // over all pools
 }
@@ -64,7 +68,7 @@ func sightings(rows []stats) []sighting {
 		if row["pxname"] != hostconfig.PoolWithEtcd || row["svname"] == "BACKEND" {
 			continue
 		}
-		s := sighting{name: row["svname"], address: row["addr"], up: row.up(), check: row.check(), sessions: sessions(rows, row["svname"])}
+		s := sighting{name: row["svname"], address: row["addr"], up: row.up(), waits: strings.HasPrefix(row["check_status"], "*"), check: row.check(), sessions: sessions(rows, row["svname"])}
 		for _, other := range rows {
 			if other["pxname"] == hostconfig.PoolWithoutEtcd && other["svname"] == s.name {
 				s.blind = other.check()
@@ -78,11 +82,12 @@ func sightings(rows []stats) []sighting {
 // care decides whose connections are closed. Its times are readings of a monotonic clock.
 type care struct {
 	downSince, soundSince, saidNo, closed map[string]time.Duration
+	waits                                 map[string]int // looks in a row that found a check unanswered
 }
 
 func newCare() *care {
 	m := func() map[string]time.Duration { return map[string]time.Duration{} }
-	return &care{m(), m(), m(), m()}
+	return &care{m(), m(), m(), m(), map[string]int{}}
 }
 
 // verdict is a server whose connections must be closed, and why. Down says that it must get no new ones either, although
@@ -94,26 +99,40 @@ type verdict struct {
 
 // opinion is what a closer look at a suspicious server, and at another one, found.
 type opinion struct {
-	silent   time.Duration // since anything arrived from the server
-	answers  bool          // a new connection was answered
-	anotherA bool          // another server answered one at the same time
+	silent  time.Duration // since anything arrived from the server
+	answers bool          // a new connection was answered
+	another bool          // another server answered one at the same time
 }
 
-// judge is called with every look at HAProxy. The opinions are by name; a server without one has not been looked at.
-func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opinion) (out []verdict) {
+// look takes a look at HAProxy and returns the servers that may hang and have connections, and those that are sound.
+func (c *care) look(now time.Duration, seen []sighting) (suspects, sound []sighting) {
 	for _, s := range seen {
+		if c.waits[s.name]++; !s.waits {
+			c.waits[s.name] = 0
+		}
+		switch {
+		case s.sessions > 0 && (s.suspicious() || c.waits[s.name] >= waitsLong):
+			suspects = append(suspects, s)
+		case s.sound():
+			sound = append(sound, s)
+		}
 		since(c.soundSince, s.name, s.sound(), now)
 		since(c.downSince, s.name, !s.up, now)
 		if s.check == "L7STS" {
 			c.saidNo[s.name] = now
 		}
 	}
+	return suspects, sound
+}
+
+// judge follows each look. The opinions are by name; a server without one is not suspected.
+func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opinion) (out []verdict) {
 	for _, s := range seen {
 		if at, ok := c.closed[s.name]; s.sessions == 0 || ok && now-at < closeAgain {
 			continue
 		}
-		if o, ok := opinions[s.name]; ok && s.suspicious() && o.anotherA && !o.answers && o.silent >= hungAfter {
-			out = append(out, verdict{s.name, fmt.Sprintf("it has sent nothing for %s (%s)", ui.Duration(o.silent), strings.Join(codes(s), ", ")), true})
+		if o, ok := opinions[s.name]; ok && o.another && !o.answers && o.silent >= hungAfter {
+			out = append(out, verdict{s.name, fmt.Sprintf("it answers nobody and has sent nothing for %s", ui.Duration(o.silent)), true})
 			continue
 		}
 		down, isDown := c.downSince[s.name]
@@ -126,10 +145,6 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 		c.closed[v.server] = now
 	}
 	return out
-}
-
-func codes(s sighting) []string {
-	return slices.Compact(slices.DeleteFunc([]string{s.check, s.blind}, func(c string) bool { return c == "" || slices.Contains(answered, c) }))
 }
 
 // anotherSound says whether another server has been sound for long enough: it has a leader, so this is no election.
@@ -166,7 +181,8 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 		}
 		drainAgain(ctx, logger, rows)
 		seen := sightings(rows)
-		for _, v := range c.judge(monotonic(), seen, lookCloser(ctx, seen)) {
+		opinions := lookCloser(ctx, c, seen)
+		for _, v := range c.judge(monotonic(), seen, opinions) {
 			act(ctx, logger, v, rows)
 		}
 	}
@@ -190,44 +206,27 @@ func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
 	logger.Printf("closed %s to API server %s: %s", ui.Plural(sessions(rows, v.server), "connection"), v.server, v.why)
 }
 
-// lookCloser asks for a second opinion on the suspicious servers that have connections: when the kernel last received
-// anything from them, and whether they answer a new connection now, while another server does.
-func lookCloser(ctx context.Context, seen []sighting) map[string]opinion {
-	var suspects, others []sighting
-	for _, s := range seen {
-		switch {
-		case s.suspicious() && s.sessions > 0:
-			suspects = append(suspects, s)
-		case s.sound():
-			others = append(others, s)
-		}
-	}
-	if len(suspects) == 0 || len(others) == 0 {
+// lookCloser asks for a second opinion on the suspects: when the kernel last received anything from them, and whether they
+// answer a new connection now, while another server does.
+func lookCloser(ctx context.Context, c *care, seen []sighting) map[string]opinion {
+	suspects, sound := c.look(monotonic(), seen)
+	if len(suspects) == 0 || len(sound) == 0 {
 		return nil
 	}
-	silent, err := silences()
-	if err != nil {
-		return nil // without the kernel's answer nothing is closed
-	}
-	probed := suspects
-	if slices.ContainsFunc(suspects, func(s sighting) bool { return silent[s.address] >= hungAfter }) {
-		probed = append(probed, others[:min(2, len(others))]...)
-	} else {
-		return nil
-	}
+	probed := slices.Concat(suspects, sound[:min(2, len(sound))])
 	answers := make([]bool, len(probed))
 	var wg sync.WaitGroup
 	for i, s := range probed {
 		wg.Go(func() { answers[i] = handshake(ctx, s.address) })
 	}
 	wg.Wait()
-	// The first look may be older than an answer that came meanwhile.
-	if silent, err = silences(); err != nil {
-		return nil
+	silent, err := silences()
+	if err != nil {
+		return nil // without the kernel's answer nothing is closed
 	}
 	out := map[string]opinion{}
 	for i, s := range suspects {
-		out[s.name] = opinion{silent: silent[s.address], answers: answers[i], anotherA: slices.Contains(answers[len(suspects):], true)}
+		out[s.name] = opinion{silent: silent[s.address], answers: answers[i], another: slices.Contains(answers[len(suspects):], true)}
 	}
 	return out
 }

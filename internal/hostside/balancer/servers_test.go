@@ -15,7 +15,7 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 	a := func(up bool, check, blind string) sighting {
 		return sighting{name: "cp-a", up: up, check: check, blind: blind, sessions: 5}
 	}
-	hung := opinion{silent: 900 * ms, anotherA: true}
+	hung := opinion{silent: 900 * ms, another: true}
 	type look struct {
 		at       time.Duration
 		seen     []sighting
@@ -33,6 +33,7 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 	}
 	electing := func(s sighting) sighting { s.up, s.check = false, "L7TOUT"; return s }
 	said := func(s sighting) sighting { s.up, s.check = false, "L7STS"; return s }
+	wait := func(s sighting) sighting { s.waits = true; return s }
 	for name, tc := range map[string]struct {
 		looks []look
 		want  []string // servers whose connections are closed, in order
@@ -40,8 +41,8 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 		"hung":                             {always(a(true, "L6TOUT", "L7OK"), hung), []string{"cp-a"}},
 		"vanished":                         {always(a(false, "L4TOUT", "L4TOUT"), hung), []string{"cp-a"}},
 		"a listener that nobody serves":    {always(a(true, "L7OK", "L7TOUT"), hung), []string{"cp-a"}},
-		"busy: it still sends":             {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 300 * ms, anotherA: true}), nil},
-		"busy: it answers a new one":       {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, answers: true, anotherA: true}), nil},
+		"busy: it still sends":             {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 300 * ms, another: true}), nil},
+		"busy: it answers a new one":       {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, answers: true, another: true}), nil},
 		"the network is away":              {always(a(false, "L4TOUT", "L4TOUT"), opinion{silent: 5 * time.Second}), nil},
 		"nobody has looked closer":         {[]look{{10 * time.Second, []sighting{a(false, "L6TOUT", "L6TOUT"), ok}, nil}}, nil},
 		"it waits for etcd":                {always(a(false, "L7TOUT", "L7OK"), hung), nil},
@@ -53,17 +54,30 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 		"slow, but it never said anything": {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), ok, okay), nil},
 		"the servers regain their leader one after the other": {slices.Concat(repeat(time.Minute, time.Minute+9*time.Second, said(a(false, "", "L7OK")), said(ok), said(okay)),
 			repeat(time.Minute+9*time.Second, time.Minute+11*time.Second, said(a(false, "", "L7OK")), ok, said(okay)), repeat(time.Minute+11*time.Second, time.Minute+20*time.Second, a(true, "L7OK", "L7OK"), ok, okay)), nil},
+		"a check is not answered": {[]look{{10 * time.Second, []sighting{wait(a(true, "L7OK", "L7OK")), ok}, map[string]opinion{"cp-a": hung}},
+			{10*time.Second + careInterval, []sighting{wait(a(true, "L7OK", "L7OK")), ok}, map[string]opinion{"cp-a": hung}}}, []string{"cp-a"}},
+		"one look meets a check": {[]look{{10 * time.Second, []sighting{wait(a(true, "L7OK", "L7OK")), ok}, map[string]opinion{"cp-a": hung}},
+			{10*time.Second + careInterval, []sighting{a(true, "L7OK", "L7OK"), ok}, map[string]opinion{"cp-a": hung}}}, nil},
+		"everybody waits for etcd": {[]look{{10 * time.Second, []sighting{wait(a(true, "L7OK", "L7OK")), wait(ok), wait(okay)}, nil},
+			{10*time.Second + careInterval, []sighting{wait(a(true, "L7OK", "L7OK")), wait(ok), wait(okay)}, map[string]opinion{"cp-a": hung}}}, nil},
 		"hung, and again": {slices.Concat(always(a(true, "L6TOUT", "L7OK"), hung), []look{
 			{10*time.Second + 200*ms, []sighting{a(false, "L6TOUT", "L7OK"), ok}, map[string]opinion{"cp-a": hung}},
 			{11*time.Second + 200*ms, []sighting{a(false, "L6TOUT", "L7OK"), ok}, map[string]opinion{"cp-a": hung}}}), []string{"cp-a", "cp-a"}},
 	} {
 		c := newCare()
 		for at := time.Duration(0); at < 8*time.Second; at += careInterval { // everything has been well until now
-			c.judge(at, []sighting{a(true, "L7OK", "L7OK"), ok, okay}, nil)
+			c.look(at, []sighting{a(true, "L7OK", "L7OK"), ok, okay})
 		}
 		var closed []string
 		for _, l := range tc.looks {
-			for _, v := range c.judge(l.at, l.seen, l.opinions) {
+			suspects, sound := c.look(l.at, l.seen)
+			opinions := map[string]opinion{}
+			for _, s := range suspects {
+				if o, ok := l.opinions[s.name]; ok && len(sound) > 0 {
+					opinions[s.name] = o
+				}
+			}
+			for _, v := range c.judge(l.at, l.seen, opinions) {
 				closed = append(closed, v.server)
 			}
 		}
@@ -81,7 +95,7 @@ func TestSightings(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := sightings(rows)
-	want := []sighting{{"cp-a", "10.0.0.11:6443", true, "L6TOUT", "L7OK", 6}, {"cp-b", "10.0.0.12:6443", false, "L7STS", "", 0}}
+	want := []sighting{{"cp-a", "10.0.0.11:6443", true, true, "L6TOUT", "L7OK", 6}, {"cp-b", "10.0.0.12:6443", false, false, "L7STS", "", 0}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v", got)
 	}
