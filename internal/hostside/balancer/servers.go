@@ -27,6 +27,11 @@ const (
 	// hungAfter is how long nothing may have arrived from a server on any connection before it counts as hung. A server
 	// that gets as little as a twentieth of a CPU still sends something several times a second.
 	hungAfter = 700 * time.Millisecond
+	// A server that answers within mistakenWithin of being taken for hung was only busy. Each time that happens it gets
+	// twice as long, up to hungAtMost, until it has been sound for trustedAfter.
+	mistakenWithin = 10 * time.Second
+	hungAtMost     = 10 * time.Second
+	trustedAfter   = 10 * time.Minute
 	// probePatience is how long the second opinion waits for a TLS handshake.
 	probePatience = 300 * time.Millisecond
 	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
@@ -83,11 +88,13 @@ func sightings(rows []stats) []sighting {
 type care struct {
 	downSince, soundSince, saidNo, closed map[string]time.Duration
 	waits                                 map[string]int // looks in a row that found a check unanswered
+	// patience is how long nothing may arrive from a server; accused is when it was last taken for hung, until it answers.
+	patience, accused map[string]time.Duration
 }
 
 func newCare() *care {
 	m := func() map[string]time.Duration { return map[string]time.Duration{} }
-	return &care{m(), m(), m(), m(), map[string]int{}}
+	return &care{m(), m(), m(), m(), map[string]int{}, m(), m()}
 }
 
 // verdict is a server whose connections must be closed, and why. Down says that it must get no new ones either, although
@@ -117,6 +124,7 @@ func (c *care) look(now time.Duration, seen []sighting) (suspects, sound []sight
 			sound = append(sound, s)
 		}
 		since(c.soundSince, s.name, s.sound(), now)
+		c.rehabilitate(s, now)
 		since(c.downSince, s.name, !s.up, now)
 		if s.check == "L7STS" {
 			c.saidNo[s.name] = now
@@ -125,13 +133,33 @@ func (c *care) look(now time.Duration, seen []sighting) (suspects, sound []sight
 	return suspects, sound
 }
 
+// rehabilitate notes that a server which was taken for hung answers.
+func (c *care) rehabilitate(s sighting, now time.Duration) {
+	if !s.sound() {
+		return
+	}
+	if at, ok := c.accused[s.name]; ok {
+		delete(c.accused, s.name)
+		if now-at <= mistakenWithin {
+			c.patience[s.name] = min(2*c.hungAfter(s.name), hungAtMost)
+		}
+	}
+	if now-c.soundSince[s.name] >= trustedAfter {
+		delete(c.patience, s.name)
+	}
+}
+
+// hungAfter is how long nothing may arrive from a server.
+func (c *care) hungAfter(server string) time.Duration { return max(c.patience[server], hungAfter) }
+
 // judge follows each look. The opinions are by name; a server without one is not suspected.
 func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opinion) (out []verdict) {
 	for _, s := range seen {
 		if at, ok := c.closed[s.name]; s.sessions == 0 || ok && now-at < closeAgain {
 			continue
 		}
-		if o, ok := opinions[s.name]; ok && o.another && !o.answers && o.silent >= hungAfter {
+		if o, ok := opinions[s.name]; ok && o.another && !o.answers && o.silent >= c.hungAfter(s.name) {
+			c.accused[s.name] = now
 			out = append(out, verdict{s.name, fmt.Sprintf("it answers nobody and has sent nothing for %s", ui.Duration(o.silent)), true})
 			continue
 		}

@@ -87,6 +87,45 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 	}
 }
 
+// TestCareLearnsFromMistakes: a server that answers soon after it was taken for hung was busy, and gets more time.
+func TestCareLearnsFromMistakes(t *testing.T) {
+	const ms = time.Millisecond
+	sound := sighting{name: "cp-b", up: true, check: "L7OK", sessions: 9}
+	well := sighting{name: "cp-a", up: true, check: "L7OK", sessions: 9}
+	hung := sighting{name: "cp-a", check: "L6TOUT", sessions: 9}
+	c, now := newCare(), time.Hour
+	for _, step := range []struct {
+		wait   time.Duration
+		seen   sighting
+		silent time.Duration
+		closed bool
+	}{
+		{0, hung, 800 * ms, true},
+		{5 * time.Second, well, 0, false}, // it was busy
+		{time.Second, hung, 800 * ms, false},
+		{time.Second, hung, 1400 * ms, true},
+		{5 * time.Second, well, 0, false},
+		{time.Second, hung, 2700 * ms, false},
+		{time.Second, hung, 2800 * ms, true},
+		{time.Minute, well, 0, false}, // it did hang
+		{time.Second, hung, 2800 * ms, true},
+		{time.Minute, well, 0, false},
+		{10 * time.Minute, well, 0, false},
+		{time.Second, hung, 800 * ms, true},
+	} {
+		now += step.wait
+		seen := []sighting{step.seen, sound}
+		c.look(now, seen)
+		verdicts := c.judge(now, seen, map[string]opinion{"cp-a": {silent: step.silent, another: true}})
+		if step.seen == well {
+			continue
+		}
+		if (len(verdicts) > 0) != step.closed {
+			t.Errorf("at %s, silent for %s: closed %v", now-time.Hour, step.silent, len(verdicts) > 0)
+		}
+	}
+}
+
 func TestSightings(t *testing.T) {
 	rows, err := parseStats("# pxname,svname,scur,status,check_status,addr,\n" +
 		"control-planes,cp-a,3,UP 1/2,* L6TOUT,10.0.0.11:6443,\ncontrol-planes,cp-b,0,DOWN,L7STS,10.0.0.12:6443,\ncontrol-planes,BACKEND,3,UP,,,\n" +
