@@ -90,12 +90,12 @@ func TestProber(t *testing.T) {
 	server.EnableHTTP2 = true
 	server.StartTLS()
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	config := &rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"},
 		TLSClientConfig: rest.TLSClientConfig{CAData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})}}
 
-	p, err := Start(ctx, config, Options{Pace: 20 * time.Millisecond, StreamPace: 20 * time.Millisecond, Connections: 2})
+	p, err := Start(ctx, config, Options{Pace: 100 * time.Millisecond, StreamPace: 100 * time.Millisecond, Connections: 2, Timeout: 10 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}
