@@ -164,7 +164,7 @@ func harmedCaller(t *testing.T, ctx context.Context, c *cluster, file, carried s
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode") // a cluster that needs nothing is not kept from anything
 	c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images rm "+pause.Name)
 	r := c.exits(t, ctx, 3, "apply", "-f", file)
-	for _, words := range []string{pause.Name, "a whole bundle", "Nothing was changed"} {
+	for _, words := range []string{pause.Name, "is damaged", "Nothing was changed"} {
 		if !strings.Contains(r.stderr, words) {
 			t.Errorf("the refusal does not say %q: %s", words, r)
 		}
