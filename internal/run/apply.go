@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -89,16 +90,25 @@ func (e *UnreachableError) Error() string {
 	return msg
 }
 
+// leasePatience is how long a run waits for leases: programs of a run that was ended a moment ago may still be ending on a host.
+const leasePatience = 15 * time.Second
+
 // takeLeases takes the lease of every host that can be reached. It ends with the session.
 func (e *Engine) takeLeases(ctx context.Context) error {
-	owner := owner()
+	owner, deadline := owner(), time.Now().Add(leasePatience)
 	for _, h := range e.Cluster.Spec.Hosts {
 		c, err := e.Conns.Get(h.Name)
 		if err != nil {
 			continue // it is observed as unreachable, and left alone
 		}
 		// In the spec's order everywhere, so that of two runs one gets the first host and the other stops there.
-		if err := lease.Take(ctx, c, owner); err != nil {
+		for err = lease.Take(ctx, c, owner); errors.Is(err, lease.ErrLeased) && time.Now().Before(deadline); err = lease.Take(ctx, c, owner) {
+			e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: h.Name, ID: h.Name + "/lease", Title: "wait for the lease", Detail: err.Error()})
+			if err := pause(ctx, time.Second/2); err != nil {
+				return err
+			}
+		}
+		if err != nil {
 			return fmt.Errorf("taking the lease: %w", err)
 		}
 	}
