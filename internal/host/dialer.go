@@ -10,9 +10,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,6 +25,9 @@ const (
 	// handshakeTimeout begins when the handshake does, not while it waits for its turn: many handshakes at once are work,
 	// here and on a jump host.
 	handshakeTimeout = 30 * time.Second
+	// ackTimeout is how long a host may leave what was sent to it unacknowledged, before the kernel gives the connection up.
+	// Sessions through a jump host depend on it: they cannot end while nothing can be sent to the jump host.
+	ackTimeout = time.Minute
 	// handshakesAtOnce bounds them. Connecting is not bounded: dead hosts would hold up the others.
 	handshakesAtOnce = 32
 )
@@ -99,7 +104,7 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 }
 
 func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, error) {
-	dial := (&net.Dialer{}).DialContext
+	dial := (&net.Dialer{Control: giveUpAfter(ackTimeout)}).DialContext
 	if t.Jump != "" {
 		via, err := d.jump(ctx, t)
 		if err != nil {
@@ -117,6 +122,18 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 		return nil, fmt.Errorf("no SSH connection to %s: %w; is the host up, the address right, and the port open?", addr, err)
 	}
 	return nc, nil
+}
+
+// giveUpAfter has the kernel end a connection whose peer acknowledges nothing for that long.
+func giveUpAfter(d time.Duration) func(string, string, syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) (err error) {
+		if cerr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
+		}); cerr != nil {
+			return cerr
+		}
+		return err
+	}
 }
 
 func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config *ssh.ClientConfig) (*ssh.Client, error) {

@@ -100,9 +100,10 @@ func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, me
 	if err != nil {
 		return nil, d.whyNotStarted(ctx, client, t, err)
 	}
-	// Closing the session ends stdin too. stdin.Close itself must not be called: in x/crypto/ssh it races with Write,
-	// and HTTP/2 may be acknowledging something at that moment.
-	pipe := &pipeConn{Reader: p.stdout, Writer: p.stdin, closed: make(chan struct{}), close: func() { p.session.Close() }}
+	// The whole connection ends, and not only its SSH session: to close a session is a message, and a write that waits for
+	// a host that is gone would go on waiting. stdin.Close must not be called: in x/crypto/ssh it races with Write, and
+	// HTTP/2 may be acknowledging something at that moment.
+	pipe := &pipeConn{Reader: p.stdout, Writer: p.stdin, closed: make(chan struct{}), close: func() { client.Close() }}
 	s, err := newSession(ctx, pipe)
 	if err != nil {
 		return nil, err

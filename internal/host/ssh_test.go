@@ -20,6 +20,9 @@ import (
 	"quorate.dev/quorate/internal/host/sshtest"
 )
 
+// sink reads what the caller sends.
+var sink = host.DefineStream("test.sink", func(_ context.Context, _ struct{}, r io.Reader) (int64, error) { return io.Copy(io.Discard, r) })
+
 var double = host.Define("test.double", func(_ context.Context, n int) (int, error) { return 2 * n, nil })
 
 type server struct {
@@ -343,6 +346,40 @@ func TestFrozenHostsDoNotHoldUpOthers(t *testing.T) {
 	set := <-done
 	defer set.Close()
 	if _, err := set.Get("frozen-7"); err == nil || !strings.Contains(err.Error(), "enough") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// endless is a body that never ends, and says when it is read.
+type endless struct{ read atomic.Int64 }
+
+func (e *endless) Read(b []byte) (int, error) { e.read.Add(int64(len(b))); return len(b), nil }
+
+// TestACallToAFrozenHostEnds: a host that is gone acknowledges nothing, so a call that sends something to it waits in a
+// write. It ends with the session.
+func TestACallToAFrozenHostEnds(t *testing.T) {
+	s := serve(t, sshtest.Options{}).known(t)
+	c, err := host.Dial(t.Context(), s.target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	var body endless
+	done := make(chan error, 1)
+	go func() {
+		_, err := sink.Send(t.Context(), c, struct{}{}, &body)
+		done <- err
+	}()
+	for body.read.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	s.Stall()
+	for before := int64(-1); before != body.read.Load(); time.Sleep(200 * time.Millisecond) {
+		before = body.read.Load() // until nothing more can be sent
+	}
+	c.Lose()
+	var over *host.SessionError
+	if err := <-done; !errors.As(err, &over) {
 		t.Errorf("got %v", err)
 	}
 }
