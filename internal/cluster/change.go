@@ -375,6 +375,9 @@ func (s *State) ruleEnough(c Change) *Refusal {
 
 // ruleSuccessor keeps the virtual IP where clients use it until another load balancer is ready to take it.
 func (s *State) ruleSuccessor(c Change) *Refusal {
+	if s.stage == Absent || s.stage == Partial {
+		return nil // nobody relies on a cluster that is not complete
+	}
 	if c.Part == VirtualIP {
 		holders, _ := s.Holders()
 		return s.successorOf(strings.Join(holders, ","), c)

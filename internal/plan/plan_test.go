@@ -573,6 +573,32 @@ func TestOnlyANewClusterIsShaken(t *testing.T) {
 	}
 }
 
+// TestABuildGoesOnWithoutAServer: the load balancers of an interrupted build are configured long before an API server runs.
+func TestABuildGoesOnWithoutAServer(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	obs.API, obs.Etcd, obs.Endpoint = nil, nil, facts.Endpoint{Unknown: "there is no cluster to ask for"}
+	for _, h := range c.Spec.Hosts {
+		seen := obs.Hosts[h.Name]
+		k := facts.Kubernetes{Begun: true}
+		if h.Has(spec.RoleControlPlane) {
+			k.CA, k.SharedPKI = seen.Facts.Kubernetes.CA, true
+		}
+		seen.Facts.Kubernetes, seen.APIServer = k, nil
+		if seen.Balancer != nil {
+			for i := range seen.Balancer.Backends {
+				seen.Balancer.Backends[i].Healthy = false
+			}
+		}
+		obs.Hosts[h.Name] = seen
+	}
+	p := build(t, c, obs)
+	kinds := kindsOf(p)
+	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Detail == "load-balancer" }) || len(kinds[StartKubelet]) == 0 || len(kinds[TestTakeover]) != 1 {
+		t.Errorf("steps %v", kinds)
+	}
+}
+
 func TestImagesThatAreGoneAreImportedAgain(t *testing.T) {
 	c := testCluster()
 	obs := finished(t, c)
