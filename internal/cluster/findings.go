@@ -82,7 +82,7 @@ var Rules = []Rule{
 	{RuleControllers, []Severity{Critical}, "a controller manager and a scheduler work"},
 	{RuleEndpoint, []Severity{Critical, Warning}, "the endpoint answers the hosts"},
 	{RuleEndpointFromHere, []Severity{Info}, "the endpoint answers the machine that runs quorate"},
-	{RuleVirtualIP, []Severity{Critical, Warning}, "exactly one load balancer has the virtual IP"},
+	{RuleVirtualIP, []Severity{Critical, Warning, Info}, "exactly one load balancer has the virtual IP, and no machine outside the spec has it"},
 	{RuleLoadBalancer, []Severity{Critical, Warning, Info}, "every load balancer works, and Quorate configured it"},
 	{RuleBalancerServer, []Severity{Warning}, "every load balancer knows and reaches every API server"},
 	{RuleHost, []Severity{Warning}, "the host can be reached"},

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
@@ -65,12 +66,17 @@ func (f *findings) virtualIP() {
 		return
 	}
 	vip := f.Spec.Spec.LoadBalancer.Address
+	f.othersWithVirtualIP(vip)
 	holders, unknown := f.Holders()
 	strange := slices.DeleteFunc(slices.Clone(holders), func(name string) bool { return slices.Contains(Names(all), name) })
 	switch {
 	case len(strange) > 0:
 		f.unmet(RuleVirtualIP, Critical, List(strange)+plural(len(strange), " has", " have")+" the virtual IP "+vip+", and by the spec "+plural(len(strange), "it is no load balancer", "they are no load balancers"),
 			"Stop keepalived there (`systemctl disable --now keepalived`), or remove the address from the interface (`ip address del`).", holders...)
+	case slices.ContainsFunc(holders, func(name string) bool { return !f.Reachable(name) }) && len(holders) > 1:
+		gone := slices.DeleteFunc(slices.Clone(holders), f.Reachable)
+		f.unmet(RuleVirtualIP, Critical, fmt.Sprintf("%s have the virtual IP %s at the same time: %s cannot be reached over SSH, and still answers for the address", List(holders), vip, List(gone)),
+			"Power "+List(gone)+" off, or repair it.", holders...)
 	case len(holders) > 1:
 		f.unmet(RuleVirtualIP, Critical, fmt.Sprintf("%s have the virtual IP %s at the same time: they do not receive each other's VRRP advertisements", List(holders), vip),
 			"Allow VRRP (IP protocol 112) between "+List(holders)+".", holders...)
@@ -84,6 +90,29 @@ func (f *findings) virtualIP() {
 		judge(RuleVirtualIP, Warning, "which load balancer has the virtual IP "+vip+" is unknown: "+List(unknown)+" could not be queried", fixStatus, unknown...)
 	default:
 		f.unmet(RuleVirtualIP, Critical, "no load balancer has the virtual IP "+vip, "`quorate apply` starts what is stopped. On "+all[0].Name+", `systemctl status keepalived haproxy` shows more.", Names(all)...)
+	}
+}
+
+// othersWithVirtualIP reports machines outside the spec that have the virtual IP: clients reach them and the load balancer in
+// turn. Whether there are any is known only if a load balancer could ask its network.
+func (f *findings) othersWithVirtualIP(address string) {
+	for _, s := range f.StrangersWithVirtualIP() {
+		f.unmet(RuleVirtualIP, Critical, fmt.Sprintf("%s, which is not in the spec, has the virtual IP %s: clients connect sometimes to it and sometimes to the load balancers", s, address),
+			"Find that machine (`ip neigh`, the switches' tables). If it was a load balancer of this cluster, stop it there: `systemctl disable --now keepalived haproxy`. Otherwise take the address away from it.", s.SeenBy...)
+	}
+	var why []string
+	for _, h := range f.Spec.BalancerHosts() {
+		switch asked := f.Seen.Hosts[h.Name].VirtualIP; {
+		case asked == nil:
+		case asked.Unknown == "":
+			return
+		default:
+			why = append(why, h.Name+": "+strings.TrimPrefix(asked.Unknown, h.Name+": "))
+		}
+	}
+	if len(why) > 0 {
+		f.add(RuleVirtualIP, Info, "whether machines outside the spec have the virtual IP "+address+" too is unknown: "+strings.Join(why, "; "),
+			"If you removed a load balancer from the spec, check that keepalived does not run there any more.")
 	}
 }
 

@@ -340,6 +340,30 @@ var findingCases = []struct {
 	{"virtual-ip-on-a-stranger", func(f fixture) {
 		f.Seen.Hosts["w-a"].Facts.Addresses = append(f.Seen.Hosts["w-a"].Facts.Addresses, facts.Address{IP: "10.0.0.100", Prefix: 32, Interface: "eth0"})
 	}, margins(1, 1, 1, 1), []string{"*critical: w-a has the virtual IP 10.0.0.100, and by the spec it is no load balancer"}},
+	{"virtual-ip-outside-the-spec", func(f fixture) { f.AsksForVirtualIP("02:00:00:00:00:ff") }, margins(1, 1, 1, 1), []string{
+		"*critical: an unknown machine with the hardware address 02:00:00:00:00:ff, which is not in the spec, has the virtual IP 10.0.0.100"}},
+	{"virtual-ip-of-its-holder", func(f fixture) { f.AsksForVirtualIP() }, margins(1, 1, 1, 1), nil},
+	{"virtual-ip-on-a-load-balancer-that-cannot-be-asked", func(f fixture) {
+		f.AsksForVirtualIP()
+		f.Dies("lb-a")
+	}, margins(1, 1, 0, 0), []string{"warning: host lb-a cannot be reached", "warning: the cluster is not known to survive the loss of a load balancer, or zone b"}},
+	{"virtual-ip-on-one-that-cannot-be-asked-and-another", func(f fixture) {
+		f.AsksForVirtualIP()
+		f.Dies("lb-a")
+		f.Seen.Hosts["lb-b"].Balancer.Active = true
+	}, margins(1, 1, 0, 0), []string{"*critical: lb-a and lb-b have the virtual IP 10.0.0.100 at the same time", "warning: host lb-a", "warning: the cluster is not known"}},
+	{"virtual-ip-on-somebody-while-one-cannot-be-asked", func(f fixture) {
+		f.AsksForVirtualIP()
+		f.Dies("lb-a")
+		f.Seen.Hosts["lb-b"].VirtualIP.Peers = nil // so that nobody knows lb-a's hardware address
+	}, margins(1, 1, 0, 0), []string{"warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried", "warning: host lb-a", "warning: the cluster is not known"}},
+	{"virtual-ip-cannot-be-asked-for", func(f fixture) {
+		for _, lb := range []string{"lb-a", "lb-b"} {
+			f.Change(lb, func(h *facts.Host) {
+				h.VirtualIP = &facts.AddressHolders{Unknown: lb + ": interface ib0 has no Ethernet address, so ARP cannot be asked"}
+			})
+		}
+	}, margins(1, 1, 1, 1), []string{"info: whether machines outside the spec have the virtual IP 10.0.0.100 too is unknown: lb-a: interface ib0"}},
 	{"virtual-ip-holder-cannot-be-reached", func(f fixture) { f.Dies("lb-a") }, margins(1, 1, 0, 0), []string{
 		"warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried",
 		"warning: host lb-a cannot be reached", "warning: the cluster is not known to survive"}},

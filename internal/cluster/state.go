@@ -5,12 +5,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
+	"maps"
 	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/vip"
 )
 
 // Stage says whether there is a cluster on the hosts of a spec.
@@ -348,18 +350,54 @@ func (s *State) keepalived(host string) facts.Answer {
 	return facts.Answer{OK: true}
 }
 
-// Holders are the hosts that have the virtual IP, and unknown those load balancers of which nobody can tell.
+// Holders are the hosts of the spec that have the virtual IP, and unknown those load balancers of which nobody can tell.
 func (s *State) Holders() (holders, unknown []string) {
+	answers := s.answersForVirtualIP()
 	for _, h := range s.Spec.Spec.Hosts {
 		seen := s.Seen.Hosts[h.Name]
 		switch {
 		case seen.Facts != nil && (seen.Balancer != nil && seen.Balancer.Active || s.hasAddress(seen.Facts)):
 			holders = append(holders, h.Name)
+		case seen.Facts == nil && slices.ContainsFunc(answers, func(a vip.Holder) bool { return a.Host == h.Name }):
+			holders = append(holders, h.Name) // it cannot be asked, and it answers for the address all the same
 		case s.Spec.Balances(h) && (seen.Facts == nil || seen.Balancer == nil && seen.BalancerError != ""):
 			unknown = append(unknown, h.Name)
 		}
 	}
 	return holders, unknown
+}
+
+// answersForVirtualIP are the machines that answer for the virtual IP in the networks of the load balancers.
+func (s *State) answersForVirtualIP() []vip.Holder {
+	return vip.Holders(s.Spec, s.Seen, s.virtualIPAnswers())
+}
+
+func (s *State) virtualIPAnswers() map[string]facts.AddressHolders {
+	out := map[string]facts.AddressHolders{}
+	for name, seen := range s.Seen.Hosts {
+		if seen.VirtualIP != nil && seen.VirtualIP.Unknown == "" {
+			out[name] = *seen.VirtualIP
+		}
+	}
+	return out
+}
+
+// StrangersWithVirtualIP are machines outside the spec that have the virtual IP, such as a load balancer that left the spec and
+// was never stopped, or another cluster's. As long as no host of the spec is known to have it, a machine of unknown identity
+// may be a load balancer of the spec that cannot be asked, and nothing is claimed.
+func (s *State) StrangersWithVirtualIP() []vip.Holder {
+	strangers := slices.DeleteFunc(s.answersForVirtualIP(), func(h vip.Holder) bool { return h.Host != "" })
+	if holders, _ := s.Holders(); len(holders) > 0 {
+		return strangers
+	}
+	known := vip.Names(s.Spec, s.Seen, s.virtualIPAnswers())
+	unidentified := slices.DeleteFunc(s.Spec.BalancerHosts(), func(h spec.Host) bool {
+		return slices.Contains(slices.Collect(maps.Values(known)), h.Name)
+	})
+	if len(strangers) <= len(unidentified) {
+		return nil
+	}
+	return strangers
 }
 
 // hasAddress says that one of the host's interfaces has the virtual IP, whether or not the host is a load balancer.

@@ -43,6 +43,8 @@ type Host struct {
 	Balancer *Balancer `json:"balancer,omitempty"`
 	// BalancerError is why the load balancer of the host could not be asked; Balancer is nil then.
 	BalancerError string `json:"balancerError,omitempty"`
+	// VirtualIP is which machines have the virtual IP, as this load balancer finds them; nil where it was not asked.
+	VirtualIP *AddressHolders `json:"virtualIP,omitempty"`
 	// APIServer is how the host's own API server answers /readyz; nil where none is expected.
 	APIServer *Answer `json:"apiServer,omitempty"`
 	// APIServerVersion is the version of the kube-apiserver that runs here; empty when it could not be determined.
@@ -271,6 +273,8 @@ type AddressHolders struct {
 	Has       bool   `json:"has,omitempty"` // the host itself has the address
 	// Answers are the hardware addresses of the others that answered for the address or announced it.
 	Answers []string `json:"answers,omitempty"`
+	// Peers are the hardware addresses of the peers in the question, by IP address, as far as the kernel knows them.
+	Peers map[string]string `json:"peers,omitempty"`
 	// Unknown is why nobody could be asked; nothing else is known then.
 	Unknown string `json:"unknown,omitempty"`
 }

@@ -56,6 +56,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	request := hostconfig.Request(c)
+	holders := virtualIP(ctx, c, conns)
 	for _, h := range c.Spec.Hosts {
 		wg.Go(func() {
 			seen := observeHost(ctx, c, h, conns, request)
@@ -94,6 +95,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 		existingEtcd(ctx, c, conns, obs)
 	}
 	addComponents(ctx, c, conns, obs, running)
+	holders(obs)
 	return obs
 }
 

@@ -41,19 +41,7 @@ func vendor(mac string) string {
 // that asked. More than one, or one that is no load balancer of the spec, is a conflict: clients reach sometimes one of
 // them and sometimes another. A host that is not in seen was not asked, and nothing follows from that.
 func Holders(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.AddressHolders) []Holder {
-	names := map[string]string{} // of hosts, by hardware address
-	for _, h := range c.Spec.Hosts {
-		f := obs.Hosts[h.Name].Facts
-		if f == nil {
-			continue
-		}
-		if at, ok := f.Interface(h.Address); ok && at.MAC != "" {
-			names[at.MAC] = h.Name
-		}
-	}
-	for name, s := range seen {
-		names[s.MAC] = name
-	}
+	names := Names(c, obs, seen)
 	by := map[string][]string{}
 	for _, asker := range slices.Sorted(maps.Keys(seen)) {
 		s := seen[asker]
@@ -70,6 +58,43 @@ func Holders(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.Addr
 		out = append(out, Holder{MAC: mac, Host: names[mac], LoadBalancer: known && c.Balances(h), SeenBy: by[mac]})
 	}
 	return out
+}
+
+// Names are the hosts of the spec by their hardware addresses: those that they report themselves, on any interface, because a
+// kernel answers on every interface for all of its addresses; and for load balancers that could not be asked, those that the
+// others have in their tables.
+func Names(c *spec.Cluster, obs *facts.Observation, seen map[string]facts.AddressHolders) map[string]string {
+	names := map[string]string{}
+	note := func(mac, host string) {
+		if mac != "" {
+			names[mac] = host
+		}
+	}
+	for _, h := range c.Spec.Hosts {
+		for _, asker := range slices.Sorted(maps.Keys(seen)) {
+			note(seen[asker].Peers[h.Address], h.Name)
+		}
+	}
+	for _, h := range c.Spec.Hosts {
+		if f := obs.Hosts[h.Name].Facts; f != nil {
+			for _, a := range f.Addresses {
+				note(a.MAC, h.Name)
+			}
+		}
+	}
+	// Bridges of container runtimes have the same hardware address on many hosts, so the interface of the host's address counts
+	// more.
+	for _, h := range c.Spec.Hosts {
+		if f := obs.Hosts[h.Name].Facts; f != nil {
+			if at, ok := f.Interface(h.Address); ok {
+				note(at.MAC, h.Name)
+			}
+		}
+	}
+	for name, s := range seen {
+		note(s.MAC, name)
+	}
+	return names
 }
 
 // Strangers are the holders that must not have the address: machines outside the spec, and hosts that are no load balancers.

@@ -36,6 +36,13 @@ func TestHolders(t *testing.T) {
 	_, aSeesRouter := asked("lb-a", false, "00:00:5e:00:01:33")
 	_, aSeesWorker := asked("lb-a", false, macs["worker-a"])
 	_, aFree := asked("lb-a", false)
+	_, aSeesPeer := asked("lb-a", true, macs["lb-b"])
+	lbB, _ := c.Host("lb-b")
+	aSeesPeer.Peers = map[string]string{lbB.Address: macs["lb-b"]}
+	// A kernel answers on every interface for all of its addresses.
+	const second = "02:00:00:00:01:02"
+	obs.Hosts["worker-a"].Facts.Addresses = append(obs.Hosts["worker-a"].Facts.Addresses, facts.Address{IP: "10.8.0.2", Interface: "eth1", MAC: second})
+	_, aSeesSecond := asked("lb-a", false, second)
 	for name, tc := range map[string]struct {
 		seen      seen
 		holders   []string
@@ -48,6 +55,8 @@ func TestHolders(t *testing.T) {
 		"a load balancer that was removed": {seen{"lb-a": aSeesStranger}, []string{"lb-a", "an unknown machine with the hardware address 02:00:00:00:00:ff"}, "02:00:00:00:00:ff"},
 		"another cluster's":                {seen{"lb-a": aSeesRouter}, []string{"an unknown machine with the hardware address 00:00:5e:00:01:33 (of a virtual router: VRRP or CARP)"}, "00:00:5e:00:01:33"},
 		"a host that is no load balancer":  {seen{"lb-a": aSeesWorker}, []string{"worker-a"}, "worker-a"},
+		"its other interface":              {seen{"lb-a": aSeesSecond}, []string{"worker-a"}, "worker-a"},
+		"a peer that could not be asked":   {seen{"lb-a": aSeesPeer}, []string{"lb-a", "lb-b"}, ""},
 	} {
 		var holders, strangers []string
 		all := Holders(c, obs, tc.seen)

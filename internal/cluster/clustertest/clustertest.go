@@ -148,6 +148,22 @@ func (f Fixture) AnswerEndpoint(a facts.Answer) {
 	f.Seen.Endpoint.Caller = &a
 }
 
+// AsksForVirtualIP has the load balancers ask their network who has the virtual IP. The one that has it answers, and so do
+// others with these hardware addresses.
+func (f Fixture) AsksForVirtualIP(others ...string) {
+	macs := map[string]string{"lb-a": "02:00:00:00:00:0a", "lb-b": "02:00:00:00:00:0b"}
+	for lb, other := range map[string]string{"lb-a": "lb-b", "lb-b": "lb-a"} {
+		peer, _ := f.Spec.Host(other)
+		f.Change(lb, func(h *facts.Host) {
+			h.Facts.Addresses[0].MAC = macs[lb]
+			h.VirtualIP = &facts.AddressHolders{Interface: "eth0", MAC: macs[lb], Has: h.Balancer.Active, Answers: slices.Clone(others), Peers: map[string]string{peer.Address: macs[other]}}
+			if f.Seen.Hosts[other].Balancer.Active {
+				h.VirtualIP.Answers = append(h.VirtualIP.Answers, macs[other])
+			}
+		})
+	}
+}
+
 // Dies takes hosts away, with everything that the others then see of them.
 func (f Fixture) Dies(names ...string) {
 	for _, name := range names {

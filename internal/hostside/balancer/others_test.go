@@ -1,6 +1,7 @@
 package balancer
 
 import (
+	"maps"
 	"reflect"
 	"testing"
 
@@ -88,5 +89,20 @@ func TestARP(t *testing.T) {
 		if _, _, ok := parseARP(wrong); ok {
 			t.Errorf("%v is read", wrong)
 		}
+	}
+}
+
+// TestNeighbors: only entries that the kernel has resolved, on the interface that leads there.
+func TestNeighbors(t *testing.T) {
+	const table = `IP address       HW type     Flags       HW address            Mask     Device
+10.0.0.2         0x1         0x2         02:00:00:00:00:02     *        eth0
+10.0.0.3         0x1         0x0         00:00:00:00:00:00     *        eth0
+10.0.0.4         0x1         0x6         02:00:00:00:00:04     *        eth0
+10.0.0.2         0x1         0x2         02:00:00:00:00:99     *        eth1
+10.0.0.9         0x1         0x2         02:00:00:00:00:09     *        eth0
+`
+	got := neighbors(table, "eth0", []string{"10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"})
+	if want := map[string]string{"10.0.0.2": "02:00:00:00:00:02", "10.0.0.4": "02:00:00:00:00:04"}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
