@@ -197,6 +197,30 @@ func (f *findings) all() {
 	f.margins()
 }
 
+// NotWhole are the findings that keep a cluster of somebody else from being adopted: etcd, an API server, a controller manager,
+// a scheduler, a node, or the endpoint does not work, or could not be queried. What adoption itself sets right, such as the
+// load balancers, is not among them.
+func (s *State) NotWhole() (out []Finding) {
+	f := &findings{State: s}
+	f.etcdMajority()
+	f.api()
+	f.controllers()
+	f.endpoint()
+	if holders, _ := s.Holders(); len(holders) > 0 {
+		f.virtualIP()
+	} else {
+		f.othersWithVirtualIP(s.Spec.Spec.LoadBalancer.Address)
+	}
+	f.couldNotBeQueried(append(f.controlPlaneAnswers(), f.etcdAnswers()...))
+	f.nodes()
+	f.etcd()
+	f.controlPlanes()
+	return slices.DeleteFunc(f.out, func(x Finding) bool {
+		joins := x.Rule == RuleNode && len(x.Subjects) == 1 && s.Node(x.Subjects[0]) == nil
+		return joins || x.Severity == Info || x.Rule == RuleEtcdQuota
+	})
+}
+
 // Unmet are the findings because of which the cluster does not match its spec. What cannot be reached is left out: whoever
 // asks learns of it from Unreachable.
 func (s *State) Unmet() (out []Finding) {
@@ -274,6 +298,14 @@ func (f *findings) stopEtcd() string {
 		return "on their hosts, `systemctl stop etcd`."
 	}
 	return "it is your etcd; Quorate does not change it."
+}
+
+// byApply is the fix of what `quorate apply` does. In a cluster that it has not adopted, it does nothing.
+func (f *findings) byApply(does string) string {
+	if f.stage == Foreign {
+		return "Repair it with the tools that built the cluster: Quorate changes nothing before it has adopted it."
+	}
+	return "`quorate apply` " + does + "."
 }
 
 // edits reports what the spec asks for and what cannot be changed any more.
@@ -388,18 +420,12 @@ type answer struct {
 	facts.Answer
 }
 
-// notQueried reports the programs on hosts that can be reached that could not be queried. Programs that could not be queried
-// for one reason are one finding.
+// notQueried reports the programs on hosts that can be reached that could not be queried.
 func (f *findings) notQueried() {
-	var all []answer
+	all := f.controlPlaneAnswers()
 	for _, h := range f.Spec.Spec.Hosts {
 		if !f.Reachable(h.Name) {
 			continue
-		}
-		if f.wasControlPlane(h.Name) && h.Has(spec.RoleControlPlane) {
-			for _, p := range controlPlanePrograms {
-				all = append(all, answer{h.Name, p, f.program(h.Name, p)})
-			}
 		}
 		if f.Spec.Balances(h) {
 			all = append(all, answer{h.Name, facts.HAProxy, f.LoadBalancer(h.Name)}, answer{h.Name, facts.Keepalived, f.keepalived(h.Name)})
@@ -413,12 +439,35 @@ func (f *findings) notQueried() {
 			all = append(all, answer{h.Name, part, facts.Answer{Unknown: f.Facts(h.Name).Unknown[part]}})
 		}
 	}
+	f.couldNotBeQueried(append(all, f.etcdAnswers()...))
+}
+
+// controlPlaneAnswers are those of the programs of control planes, on hosts that can be reached.
+func (f *findings) controlPlaneAnswers() (all []answer) {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if !f.Reachable(h.Name) || !f.wasControlPlane(h.Name) {
+			continue
+		}
+		for _, p := range controlPlanePrograms {
+			all = append(all, answer{h.Name, p, f.program(h.Name, p)})
+		}
+	}
+	return all
+}
+
+// etcdAnswers are those of etcd's members, unless their host cannot be reached.
+func (f *findings) etcdAnswers() (all []answer) {
 	for _, m := range f.Seen.Etcd {
 		name := f.MemberHost(m)
 		if _, ours := f.Spec.Host(name); !ours || f.Reachable(name) {
 			all = append(all, answer{name, "etcd", facts.Answer{Unknown: m.Unknown}})
 		}
 	}
+	return all
+}
+
+// couldNotBeQueried reports the answers that are unknown. Programs that could not be queried for one reason are one finding.
+func (f *findings) couldNotBeQueried(all []answer) {
 	type group struct{ hosts, programs []string }
 	groups := map[string]*group{}
 	var reasons []string

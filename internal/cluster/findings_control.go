@@ -175,7 +175,11 @@ func (f *findings) etcd() {
 			}
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" was added, but has never started", fix, name)
 		case m.Learner:
-			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), "Wait until it has caught up. If it does not, run `quorate apply`.", name)
+			fix := "Wait until it has caught up. If it does not, run `quorate apply`."
+			if f.stage == Foreign {
+				fix = "Wait until it has caught up and is promoted. If nobody is adding it, remove it: on a host with a working member, " + f.removeMember(m) + "."
+			}
+			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), fix, name)
 		case !m.Healthy && f.Facts(name) != nil && f.Facts(name).Kubernetes.EtcdDataMissing():
 			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
 		case !m.Healthy && !f.onlyAlarms(m):
@@ -258,7 +262,7 @@ func (f *findings) etcdFix(host string) string {
 	switch {
 	case f.Spec.StackedEtcd():
 		if s := f.Facts(host); s != nil && s.Kubernetes.KubeletConfig && !slices.Contains(s.Kubernetes.Manifests, "etcd") && s.Kubernetes.EtcdData {
-			return "The manifest of etcd is missing on " + host + "; `quorate apply` writes it again."
+			return "The manifest of etcd is missing on " + host + ". " + f.byApply("writes it again")
 		}
 		return "On " + host + ", `tail /var/log/pods/kube-system_etcd-*/etcd/*.log` shows why."
 	case f.Spec.ManagedEtcd():
@@ -298,7 +302,7 @@ func (f *findings) controlPlanes() {
 			a := f.program(h.Name, name)
 			switch {
 			case !slices.Contains(f.Facts(h.Name).Kubernetes.Manifests, name):
-				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s does not run on %s: its manifest is missing", name, h.Name), "`quorate apply` writes it again.", h.Name)
+				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s does not run on %s: its manifest is missing", name, h.Name), f.byApply("writes it again"), h.Name)
 			case a.OK, !a.Known():
 			default:
 				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, a.Problem),

@@ -51,7 +51,7 @@ func (f *findings) endpoint() {
 	default:
 		fix := "Bring an API server back first."
 		if f.Seen.API != nil && f.managed() {
-			fix = "`quorate apply` restores the load balancers. Check that " + cmp.Or(vip, address) + " can be reached from the hosts."
+			fix = f.byApply("restores the load balancers") + " Check that " + cmp.Or(vip, address) + " can be reached from the hosts."
 		} else if f.Seen.API != nil {
 			fix = "Check your load balancer, and that " + cmp.Or(vip, address) + " can be reached from the hosts."
 		}

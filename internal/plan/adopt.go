@@ -77,37 +77,20 @@ func (m problems) refuse(rule, prefix, fix string) error {
 
 // wholeForAdoption leaves what is broken to those who built it: nothing that was wrong before must be blamed on the adoption.
 func (b *builder) wholeForAdoption() error {
-	var m problems
-	for _, n := range b.Seen.API.Nodes {
-		if !n.Ready {
-			m.add("the node %s is not Ready", n.Name)
-		}
-	}
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
-		k := b.Facts(h.Name).Kubernetes
-		if k.Flags["kube-apiserver/anonymous-auth"] == "false" {
-			m.add("the API server of %s answers nobody without credentials (--anonymous-auth=false), and load balancers ask for /readyz without any", h.Name)
-			continue
-		}
-		if a := b.APIServer(h.Name); k.KubeletConfig && !a.OK {
-			m.add("the API server of %s is not ready: %s", h.Name, a.Problem+a.Unknown)
+		if b.Facts(h.Name).Kubernetes.Flags["kube-apiserver/anonymous-auth"] == "false" {
+			return refused(RuleWhole, fmt.Sprintf("the API server of %s answers nobody without credentials (--anonymous-auth=false), and load balancers ask for /readyz without any", h.Name),
+				"Allow anonymous requests for /livez, /readyz and /healthz (--authentication-config), on every control plane.")
 		}
 	}
-	for _, e := range b.Seen.Etcd {
-		switch {
-		case e.Learner:
-			m.add("the etcd member %s is a learner", e.Name)
-		case !e.Healthy:
-			m.add("the etcd member %s is not healthy%s", e.Name, after(": ", e.Problem+e.Unknown))
-		}
+	broken := b.NotWhole()
+	for i := range broken {
+		broken[i].Severity = cluster.Error // each of them keeps the cluster from being adopted
 	}
-	if len(b.Seen.Etcd) == 0 {
-		m.add("no etcd member could be queried%s", after(": ", b.Seen.EtcdError))
+	if r := cluster.Refuse(RuleWhole, "only a cluster that works is adopted, and in this one something does not:", "Correct this first, then run it again. `quorate status` shows more.", broken); r != nil {
+		return r
 	}
-	if e := b.Endpoint(); !e.OK {
-		m.add("the endpoint does not answer as this cluster's: %s", e.Problem+e.Unknown)
-	}
-	return m.refuse(RuleWhole, "", "Correct this first, then run it again: only a cluster that works is adopted. `quorate status` shows more.")
+	return nil
 }
 
 // balancersForAdoption checks that the load balancers which Quorate would configure serve nothing else, and that they are

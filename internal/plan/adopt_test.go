@@ -288,18 +288,25 @@ func TestAdoptionIsRefused(t *testing.T) {
 		"a dead host": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"] = facts.Host{Error: "worker-a: no SSH connection"}
 		}, RuleAllHosts, "worker-a"},
-		"a node that is not Ready": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-a").Ready = false }, RuleWhole, "worker-a is not Ready"},
+		"a node that is not Ready": {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-a").Ready = false }, RuleWhole, "worker-a is not ready"},
 		"an API server that is not": {func(_ *spec.Cluster, o *facts.Observation) {
 			*o.Hosts["cp-b"].APIServer = facts.Answer{Problem: "it answers 500"}
-		}, RuleWhole, "API server of cp-b"},
+		}, RuleWhole, "kube-apiserver on cp-b does not work"},
 		"no anonymous requests": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["cp-b"].Facts.Kubernetes.Flags = map[string]string{"kube-apiserver/anonymous-auth": "false"}
 		}, RuleWhole, "--anonymous-auth=false"},
-		"a sick member": {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Healthy = false }, RuleWhole, "cp-b is not healthy"},
+		"a sick member": {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Healthy = false }, RuleWhole, "etcd member cp-b does not work"},
 		"a learner":     {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Learner = true }, RuleWhole, "learner"},
 		"a silent endpoint": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Endpoint = facts.Endpoint{Hosts: map[string]facts.Answer{"worker-a": {Problem: "refused"}}}
 		}, RuleWhole, "refused"},
+		"a scheduler that is not": {func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["cp-b"].Components[facts.Scheduler] = facts.Component{Answer: facts.Answer{Problem: "it answers 500"}}
+		}, RuleWhole, "kube-scheduler on cp-b does not work: it answers 500 (" + cluster.RuleControlPlane + ")"},
+		"an API server that could not be asked": {func(_ *spec.Cluster, o *facts.Observation) {
+			*o.Hosts["cp-b"].APIServer = facts.Answer{Unknown: "the stream was refused"}
+		}, RuleWhole, "kube-apiserver on cp-b could not be queried: the stream was refused"},
+		"two holders":          {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["lb-b"].Balancer.Active = true }, RuleWhole, "lb-a and lb-b have the virtual IP"},
 		"another frontend":     {func(_ *spec.Cluster, o *facts.Observation) { others(o).Services[0].Bind = "*:443" }, RuleBalancers, "frontend api *:443"},
 		"another virtual IP":   {func(_ *spec.Cluster, o *facts.Observation) { others(o).VirtualIPs = []string{"10.0.0.200"} }, RuleBalancers, "10.0.0.200"},
 		"another server":       {func(_ *spec.Cluster, o *facts.Observation) { others(o).Servers[0] = "10.7.0.1:6443" }, RuleBalancers, "10.7.0.1"},
