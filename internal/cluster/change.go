@@ -88,6 +88,20 @@ func (c Change) Disruptive() bool {
 	return c.Verb == Remove || c.Verb == Restart || c.Verb == Stop || c.Verb == Move
 }
 
+// Looks is how many observations in a row must allow the change. One is not enough where a change relies on parts that work
+// elsewhere: a member that crashes again and again looks healthy in between. The takeover is only tested while nobody uses the
+// cluster, and drains rely on what HAProxy has found in several checks.
+func (c Change) Looks() int {
+	relies := c.Disruptive() || c.Verb == Add
+	switch c.Part {
+	case EtcdMember, ControlPlane, APIPrograms, LoadBalancer, WholeHost, WholeZone:
+		if relies {
+			return 2
+		}
+	}
+	return 1
+}
+
 // Permit is the proof that a change was evaluated on an observation and is allowed. Only State.Allow makes one; operations
 // that change a host demand it.
 type Permit struct {

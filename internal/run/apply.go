@@ -129,10 +129,15 @@ func owner() string {
 // permitPatience is how long a step waits while its change is refused for something that may pass.
 const permitPatience = 5 * time.Minute
 
+// lookAgain is the time between two observations that a change must be allowed on.
+const lookAgain = time.Second
+
 // runner runs the steps of one plan.
 type runner struct {
 	*Engine
 	work *Work
+	// look observes the cluster and evaluates it.
+	look func(context.Context) *cluster.State
 	// turn is held by the disruptive step that is being made. The plan orders such steps already; this holds whatever a plan
 	// says.
 	turn sync.Mutex
@@ -144,7 +149,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
 	if err := check(p); err != nil {
 		return err
 	}
-	r := &runner{Engine: e, work: w}
+	r := &runner{Engine: e, work: w, look: e.State}
 	env := step.NewEnv(e.Cluster, e.Conns, w.State.Seen, w.bundle, w.manifests, e.Progress, r.permit)
 	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
 		if s.Change != nil && s.Change.Disruptive() {
@@ -159,8 +164,9 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
 	})
 }
 
-// permit evaluates the change of a step on a fresh observation. While the change is refused for something that may pass, such
-// as a member that is still starting, it observes again.
+// permit evaluates the change of a step on a fresh observation, and on a second one where the change relies on what works
+// elsewhere (see cluster.Change.Looks). While the change is refused for something that may pass, such as a member that is still
+// starting, it observes again.
 //
 // What creates a new cluster is evaluated on the observation that was made under the lease: nobody uses the cluster, no other
 // run can change its hosts, and each host checks again that it begins with nothing.
@@ -175,14 +181,21 @@ func (r *runner) permit(ctx context.Context, s plan.Step) (cluster.Permit, error
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, permitPatience, fmt.Errorf("it was not allowed within %s", permitPatience))
 	defer cancel()
-	for {
-		permit, refused := r.State(ctx).Allow(c)
+	for allowed := 0; ; {
+		permit, refused := r.look(ctx).Allow(c)
 		switch {
 		case refused == nil:
-			return permit, nil
+			if allowed++; allowed >= c.Looks() {
+				return permit, nil
+			}
+			if err := pause(ctx, lookAgain); err != nil {
+				return cluster.Permit{}, err
+			}
+			continue
 		case !refused.Transient || ctx.Err() != nil:
 			return cluster.Permit{}, refused
 		}
+		allowed = 0
 		r.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: refused.Why})
 		if pause(ctx, time.Second) != nil {
 			return cluster.Permit{}, refused
