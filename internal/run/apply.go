@@ -47,11 +47,7 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := w.sound(ctx); err != nil {
 		return w, err
 	}
-	p := w.Plan
-	if p.Empty() {
-		p = plan.Verification(p)
-	}
-	if err := e.execute(ctx, p, w); err != nil {
+	if err := e.execute(ctx, w.toRun(), w); err != nil {
 		return w, err
 	}
 	e.tidy(ctx)
@@ -59,6 +55,14 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 		return w, &UnreachableError{w.Plan.Unreachable}
 	}
 	return w, nil
+}
+
+// toRun is the plan as it is run: where there is nothing to do, the cluster is verified all the same.
+func (w *Work) toRun() *plan.Plan {
+	if w.Plan.Empty() {
+		return plan.Verification(w.Plan)
+	}
+	return w.Plan
 }
 
 // tidy removes the binaries that other versions of Quorate uploaded: each command uploads one, and only this holds the lease.

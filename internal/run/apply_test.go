@@ -1,0 +1,75 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/host/sshtest"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// TestTheLeaseComesFirst: a plan that was made before the lease may describe a cluster that another run has changed since. The
+// host does not answer, so the run must end at the lease; without a bundle, making a plan would panic.
+func TestTheLeaseComesFirst(t *testing.T) {
+	keyFile, public, err := sshtest.NewKey(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := sshtest.Start(t.Context(), sshtest.Options{Key: public})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := spec.DefaultLab("test")
+	c.Spec.Hosts = c.Spec.Hosts[:1]
+	conns := host.DialAll(t.Context(), []host.Target{server.Target(c.Spec.Hosts[0].Name, keyFile, filepath.Join(t.TempDir(), "known_hosts"))})
+	t.Cleanup(conns.Close)
+	if _, err := conns.Get(c.Spec.Hosts[0].Name); err != nil {
+		t.Fatal(err)
+	}
+	server.Stall()
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	e := &Engine{Cluster: c, Conns: conns, Progress: progress.Discard}
+	if _, err := e.Apply(ctx, nil, Options{}); err == nil || !strings.Contains(err.Error(), "taking the lease") {
+		t.Errorf("%v", err)
+	}
+}
+
+// TestNothingToDoIsVerified: what no step changes may be broken all the same.
+func TestNothingToDoIsVerified(t *testing.T) {
+	w := &Work{Plan: &plan.Plan{Cluster: "test"}}
+	if p := w.toRun(); len(p.Steps) != 1 || p.Steps[0].Kind != plan.Verify {
+		t.Errorf("%+v", p.Steps)
+	}
+	w.Plan.Steps = []plan.Step{{ID: "x", Kind: plan.LabelNode}}
+	if p := w.toRun(); p != w.Plan {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+// TestANewClusterIsCreatedOnWhatTheLeaseProtects: steps that create it do not observe again, and are refused where there is a
+// cluster.
+func TestANewClusterIsCreatedOnWhatTheLeaseProtects(t *testing.T) {
+	create := plan.Step{ID: "x", Change: &cluster.Change{Verb: cluster.Create, Part: cluster.ControlPlane, Subject: "cp-a"}}
+	f := clustertest.Whole()
+	f.Empty()
+	r := &runner{Engine: &Engine{Progress: progress.Discard}, work: &Work{State: cluster.Evaluate(f.Spec, f.Seen)}}
+	if permit, err := r.permit(t.Context(), create); err != nil || permit.Covers("cp-a") != nil {
+		t.Errorf("%v", err)
+	}
+	f = clustertest.Whole()
+	r.work.State = cluster.Evaluate(f.Spec, f.Seen)
+	var refused *cluster.Refusal
+	if _, err := r.permit(t.Context(), create); !errors.As(err, &refused) || refused.Rule != cluster.RuleNewCluster {
+		t.Errorf("%v", err)
+	}
+}
