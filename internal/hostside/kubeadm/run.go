@@ -31,6 +31,17 @@ type KubeletRequest struct {
 	Initialises bool
 }
 
+// skippedPhases are those phases of kubeadm init that StartKubelet leaves out: everything that needs a running API comes later,
+// and preflight was done on all hosts before anything was changed.
+func skippedPhases(initialises bool) string {
+	skip := "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token," +
+		"kubelet-finalize,addon,show-join-command"
+	if !initialises {
+		skip += ",kubeconfig/super-admin"
+	}
+	return skip
+}
+
 // StartKubelet runs kubeadm's phases on one control plane of a new cluster: leaf certificates, kubeconfigs, a stacked
 // etcd's manifest, and the kubelet. It does not wait for others, so all control planes do it at the same time. It refuses to
 // start an etcd member on a host that has, or had, one of another cluster.
@@ -43,13 +54,7 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 			return struct{}{}, err
 		}
 	}
-	// Everything that needs a running API comes later; preflight was done on all hosts before anything was changed.
-	skip := "--skip-phases=preflight,control-plane,kubelet-start,wait-control-plane,upload-config,upload-certs,mark-control-plane,bootstrap-token," +
-		"kubelet-finalize,addon,show-join-command"
-	if !in.Initialises {
-		skip += ",kubeconfig/super-admin"
-	}
-	if err := runKubeadm(ctx, in.Config, "init", skip); err != nil {
+	if err := runKubeadm(ctx, in.Config, "init", skippedPhases(in.Initialises)); err != nil {
 		return struct{}{}, err
 	}
 	if err := separateKubeletCertificate(time.Now()); err != nil {

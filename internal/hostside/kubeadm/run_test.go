@@ -105,3 +105,11 @@ func TestTokensDieWithTheSession(t *testing.T) {
 		}
 	}
 }
+
+// TestSuperAdminIsOnOneControlPlane: no role takes its rights away, so only the host that initialises the cluster needs it.
+func TestSuperAdminIsOnOneControlPlane(t *testing.T) {
+	const phase = "kubeconfig/super-admin"
+	if strings.Contains(skippedPhases(true), phase) || !strings.Contains(skippedPhases(false), phase) {
+		t.Errorf("%s and %s", skippedPhases(true), skippedPhases(false))
+	}
+}
