@@ -169,6 +169,65 @@ func TestPrioritiesDiffer(t *testing.T) {
 	}
 }
 
+// TestHAProxyChecksEtcd: an API server whose etcd is dead or hangs leaves the first pool, and stays in the second while none has
+// etcd. A check never closes a connection, and nothing but inter bounds it.
+func TestHAProxyChecksEtcd(t *testing.T) {
+	c := cluster()
+	config := file(t, Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"), HAProxyFile)
+	at := -1
+	for _, pool := range Pools {
+		i := strings.Index(config, "\nbackend "+pool+"\n")
+		if i <= at {
+			t.Fatalf("the pool %s is not in its place:\n%s", pool, config)
+		}
+		at = i
+	}
+	uri := func(pool string) string {
+		_, backend, _ := strings.Cut(config, "\nbackend "+pool+"\n")
+		backend, _, _ = strings.Cut(backend, "\nbackend ")
+		_, check, _ := strings.Cut(backend, "http-check send meth GET uri ")
+		uri, _, _ := strings.Cut(check, " ")
+		return uri
+	}
+	if with, without := uri(PoolWithEtcd), uri(PoolWithoutEtcd); with != "/readyz" || !strings.Contains(without, "exclude=etcd") {
+		t.Errorf("the checks ask for %q and %q", with, without)
+	}
+	for _, never := range []string{"shutdown-sessions", "\n    timeout check"} {
+		if strings.Contains(config, never) {
+			t.Errorf("%q in\n%s", never, config)
+		}
+	}
+}
+
+// TestHAProxyIsNotRoot: the process that every client talks to cannot read the cluster's keys, and it leaves a trace.
+func TestHAProxyIsNotRoot(t *testing.T) {
+	c := cluster()
+	d := Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA")
+	global, _, _ := strings.Cut(file(t, d, HAProxyFile), "\ndefaults\n")
+	for _, want := range []string{"\n    user haproxy\n", "\n    group haproxy\n", "\n    chroot /var/lib/haproxy\n", "\n    log stderr "} {
+		if !strings.Contains(global, want) {
+			t.Errorf("no %q in\n%s", want, global)
+		}
+	}
+	if unit := file(t, d, haproxyDropInFile); !strings.Contains(unit, "InaccessiblePaths=-/etc/kubernetes") {
+		t.Errorf("the master process sees the cluster's keys:\n%s", unit)
+	}
+	byHand := file(t, PlainBalancer(c, c.BalancerHosts()[0]), HAProxyFile)
+	if !strings.Contains(byHand, "\n    user haproxy\n") || !strings.Contains(byHand, "\n    chroot ") {
+		t.Errorf("by hand:\n%s", byHand)
+	}
+}
+
+// TestOtherClustersAreNotHeard: VRRP's router ID is a hash of the virtual IP, which two clusters of one network may share. They
+// do not hear each other, because keepalived takes advertisements from its peers only, and uses no address of the router ID.
+func TestOtherClustersAreNotHeard(t *testing.T) {
+	c := cluster()
+	config := file(t, Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"), KeepalivedFile)
+	if !strings.Contains(config, "vrrp_check_unicast_src") || !strings.Contains(config, "unicast_peer") || strings.Contains(config, "use_vmac") {
+		t.Errorf("%s", config)
+	}
+}
+
 // TestNoClientUsesUpAllConnections: a source has a limit, and the cluster's networks have a reserve.
 func TestNoClientUsesUpAllConnections(t *testing.T) {
 	c := cluster()
