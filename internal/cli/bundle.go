@@ -174,6 +174,9 @@ func (a *app) bundleExport(open func() (*bundle.Bundle, error)) *cobra.Command {
 func (a *app) bundleImport() *cobra.Command {
 	return &cobra.Command{
 		Use: "import FILE", Short: "Import an exported bundle and check every digest", Args: cobra.ExactArgs(1),
+		Long: `Imports a bundle that quorate bundle export wrote, and compares every blob with its digest. This proves that the file is
+intact, not who made it. quorate apply installs the programs of the bundle as root on every host. To accept only a bundle
+that you have examined, set components.digest in the spec.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {

@@ -48,7 +48,7 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
 			if err := a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) }); err != nil {
 				return err
 			}
-			if detailed && (!w.Plan.Empty() || len(w.Plan.Unmet) > 0) {
+			if detailed && differs(w.Plan) {
 				return &statusError{exitChanges}
 			}
 			return nil
@@ -58,6 +58,9 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
 	cmd.Flags().BoolVar(&byHand, "by-hand", false, "print what an operator would do without Quorate, host by host, without connecting to any host")
 	return cmd
 }
+
+// differs says that the cluster does not match its spec, whether or not a step of the plan changes that.
+func differs(p *plan.Plan) bool { return !p.Empty() || len(p.Unmet) > 0 }
 
 func (a *app) planByHand() error {
 	c, err := a.addressed()
