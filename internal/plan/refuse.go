@@ -70,7 +70,7 @@ func (b *builder) refuseCreation() error {
 		}
 		fix := "A new cluster is built on all of its hosts together. Bring these up, or take them out of the spec."
 		if b.Stage() == cluster.Partial {
-			fix = "An interrupted build is finished on all of its hosts together. Bring these up. Workers and load balancers can be taken out of the spec; the members that etcd began with cannot."
+			fix = "An interrupted build is finished on all of its hosts together. Bring these up. Workers can be taken out of the spec, and so can load balancers on which keepalived does not run (`systemctl disable --now keepalived`); the members that etcd began with cannot."
 		}
 		return refused(RuleAllHosts, "some hosts cannot be reached: "+strings.Join(lines, "; "), fix)
 	}
