@@ -116,7 +116,8 @@ func allFaults(c *cluster, s status.Status) (out []fault) {
 	for _, z := range zones {
 		out = append(out, powerOff("zone/"+z))
 	}
-	return append(out, c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", func(s status.Status) string { return s.Etcd.Members[0].Name }))
+	return append(out, c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", func(s status.Status) string { return s.Etcd.Members[0].Name }),
+		c.hang("etcd", "etcd", leader), c.kill("etcd", "etcd", leader))
 }
 
 func first(yes bool) int {
@@ -127,6 +128,15 @@ func first(yes bool) int {
 }
 
 func holder(s status.Status) string { return s.Endpoint.Holder }
+
+func leader(s status.Status) string {
+	for _, m := range s.Etcd.Members {
+		if m.Leader {
+			return m.Name
+		}
+	}
+	return ""
+}
 
 // labDo makes a step of a lab command.
 func (c *cluster) labDo(args ...string) func(*testing.T, context.Context) {
@@ -155,6 +165,23 @@ func (c *cluster) hang(what, program string, where func(status.Status) string) f
 			// By then it may have been replaced by one that works.
 			_ = c.lab(t).Exec(ctx, machine, []string{"sh", "-c", "kill -CONT $(pidof " + program + ")"}, nil, nil, nil)
 		},
+	}
+}
+
+// kill ends a program once. Whatever runs it starts it again.
+func (c *cluster) kill(what, program string, where func(status.Status) string) fault {
+	return fault{
+		name: "kill " + what,
+		inject: func(t *testing.T, ctx context.Context) {
+			s, _, err := c.status(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := c.lab(t).Exec(ctx, where(s), []string{"sh", "-c", "kill -KILL $(pidof " + program + ")"}, nil, nil, nil); err != nil {
+				t.Fatal(err)
+			}
+		},
+		heal: func(*testing.T, context.Context) {},
 	}
 }
 
