@@ -311,7 +311,7 @@ func (s *State) InitialMembers() *Refusal {
 		if !slices.Equal(have, want) {
 			return &Refusal{Rule: RuleInitial, Why: fmt.Sprintf("etcd on %s began with the members %s, and the spec now has %s: starting others would create a second etcd with the same keys",
 				h.Name, strings.Join(have, ", "), strings.Join(want, ", ")),
-				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or begin again: on every host run `kubeadm reset` and remove /var/lib/etcd and /var/lib/quorate/established."}
+				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or begin again: on every host, run " + facts.HowToClear() + "."}
 		}
 	}
 	return nil
@@ -325,7 +325,7 @@ func (s *State) ruleOldData(c Change) *Refusal {
 	}
 	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] {
 		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
-			Fix: "If nobody needs this data any more, run `kubeadm reset` on " + c.Subject + " and remove /var/lib/etcd, then run it again."}
+			Fix: "If nobody needs this data any more, clear " + c.Subject + ": " + facts.HowToClear() + ". Then run it again."}
 	}
 	return nil
 }

@@ -370,7 +370,7 @@ func (f *findings) partial() {
 		}
 	}
 	f.unmet(RuleUnownedParts, Warning, List(on)+plural(len(on), " carries", " carry")+" parts of a cluster that Quorate did not build, and no API answers",
-		"If this is a cluster that Quorate is to adopt, bring its API up first. If nobody needs it any more, clear the hosts: run `kubeadm reset` there, and remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established.", on...)
+		"If this is a cluster that Quorate is to adopt, bring its API up first. If nobody needs it any more, clear the hosts: "+facts.HowToClear()+".", on...)
 }
 
 // Marked says that a host has a mark of Quorate's: it built this cluster, or began to, or adopted it.

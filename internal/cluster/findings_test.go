@@ -538,6 +538,58 @@ func TestEveryRuleOfFindingsHasACase(t *testing.T) {
 	}
 }
 
+// TestHostsAreClearedCompletely: a host that keeps a trace of its cluster cannot be used for another one, and a command that
+// forgets one leads into a dead end.
+func TestHostsAreClearedCompletely(t *testing.T) {
+	fixes := map[string]string{}
+	for _, c := range findingCases {
+		f := whole()
+		c.change(f)
+		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+			fixes[x.Rule+": "+x.Fix] = x.Fix
+		}
+	}
+	f := whole()
+	f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, spec.Host{Name: "cp-d", Address: "10.0.0.31", Roles: []string{spec.RoleControlPlane}})
+	f.Seen.Hosts["cp-d"] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}}}
+	_, old := Evaluate(f.Spec, f.Seen).Allow(Change{Verb: Add, Part: ControlPlane, Subject: "cp-d"})
+	if old == nil || old.Rule != RuleOldData {
+		t.Fatalf("%v", old)
+	}
+	fixes[old.Rule] = old.Fix
+	clears := 0
+	for what, fix := range fixes {
+		switch {
+		case strings.Contains(fix, facts.HowToClear()):
+			clears++
+		case strings.Contains(fix, "clear") || strings.Contains(fix, "kubeadm reset") && !strings.Contains(fix, "kubectl delete node"):
+			t.Errorf("%s", what)
+		}
+	}
+	if clears < 5 {
+		t.Errorf("only %d fixes clear a host", clears)
+	}
+}
+
+// A host that is removed by hand takes its etcd member with it: otherwise one more voter is missing than anybody knows.
+func TestAStrangersMemberIsRemovedWithIt(t *testing.T) {
+	f := whole()
+	f.Seen.API.Nodes = append(f.Seen.API.Nodes, facts.Node{Name: "cp-d", Ready: true}, facts.Node{Name: "w-c", Ready: true})
+	f.Seen.Etcd = append(f.Seen.Etcd, facts.EtcdMember{Name: "cp-d", ID: "4d", Started: true, Problem: "connection refused"})
+	removes := map[string]bool{"cp-d": true, "w-c": false}
+	for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+		if x.Rule == RuleStranger && strings.Contains(x.Fix, "member remove 4d") != removes[x.Subjects[0]] {
+			t.Errorf("%s: %s", x.Summary, x.Fix)
+		}
+		if x.Rule == RuleStranger {
+			delete(removes, x.Subjects[0])
+		}
+	}
+	if len(removes) > 0 {
+		t.Errorf("not reported: %v", removes)
+	}
+}
+
 // What could not be queried is unknown: neither down, nor absent, nor lost.
 func TestUnknownIsNeverDown(t *testing.T) {
 	f := whole()

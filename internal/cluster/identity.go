@@ -20,9 +20,13 @@ const (
 	RuleDescribed    = "described"          // the spec describes the cluster that is to be adopted
 	RuleNewerRecord  = "newer-record"       // the cluster was last changed by a quorate that this one understands
 	RuleBalancersOf  = "own-load-balancers" // the load balancers serve no other cluster
-	fixForeignHost   = "Take the host out of the spec. Or clear it: `kubeadm reset` there, then remove /etc/kubernetes, /var/lib/etcd and /var/lib/quorate/established."
 	controlPlaneNode = "node-role.kubernetes.io/control-plane"
 )
+
+// fixForeignHost is what to do with a host that belongs to another cluster.
+func fixForeignHost() string {
+	return "Take the host out of the spec. Or clear it: " + facts.HowToClear() + "."
+}
 
 // Conflicts are the reasons why these hosts cannot be one cluster: some belong to another one. They stand in the way of
 // every change.
@@ -35,7 +39,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 		k := f.Kubernetes
 		for _, name := range k.Clusters {
 			if name != s.Spec.Metadata.Name {
-				out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost})
+				out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost()})
 			}
 		}
 		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && s.Spec.Balances(h) && b.WrittenFor != "" && b.WrittenFor != s.Spec.Metadata.Name {
@@ -44,7 +48,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 		}
 		if k.CA != "" && !SameCertificate(s.ca, k.CA) {
 			owner := s.hostWithCA()
-			out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost})
+			out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost()})
 		}
 	}
 	if !s.Spec.ExistingEtcd() {
@@ -73,7 +77,7 @@ func (s *State) etcdCAs() (out []*Refusal) {
 			continue
 		}
 		if ca != "" && !SameCertificate(ca, f.Kubernetes.EtcdCA) {
-			out = append(out, &Refusal{Rule: RuleOneEtcd, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost})
+			out = append(out, &Refusal{Rule: RuleOneEtcd, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost()})
 			continue
 		}
 		owner, ca = h.Name, f.Kubernetes.EtcdCA

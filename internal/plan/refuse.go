@@ -36,7 +36,7 @@ func (b *builder) refuse() error {
 		}
 		if !b.Marked() {
 			r := refused(RuleAnswer, "there are control planes on these hosts that Quorate did not build, and their API does not answer",
-				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts with `kubeadm reset`.")
+				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: "+facts.HowToClear()+".")
 			r.Transient = true
 			return r
 		}
@@ -81,7 +81,7 @@ func (b *builder) refuseCreation() error {
 		for _, h := range b.c.Spec.Hosts {
 			if k := b.Facts(h.Name).Kubernetes; k.KubeletConfig || k.EtcdData {
 				return refused(cluster.RuleNewCluster, h.Name+" carries parts of a cluster that Quorate did not build (a kubelet's identity or etcd data), and its API does not answer",
-					"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: `kubeadm reset`, and remove /var/lib/etcd.")
+					"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: "+facts.HowToClear()+".")
 			}
 		}
 	}
