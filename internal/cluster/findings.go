@@ -51,6 +51,7 @@ const (
 	RuleCertificate      = "certificate"
 	RuleClock            = "clock"
 	RuleSwap             = "swap"
+	RuleSuperAdmin       = "super-admin"
 	RuleSources          = "sources" // of package sources
 )
 
@@ -105,6 +106,7 @@ var Rules = []Rule{
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
 }
@@ -160,6 +162,7 @@ func (s *State) Findings() []Finding {
 		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
 	f.certificates()
+	f.superAdmins()
 	f.skews()
 	f.swap()
 	slices.SortStableFunc(f.out, func(a, b Finding) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) })

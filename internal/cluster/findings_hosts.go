@@ -197,6 +197,21 @@ func (f *findings) skews() {
 	}
 }
 
+// superAdmins reports control planes that have super-admin.conf besides the one on which kubeadm leaves it: an interrupted build
+// that went on with another first control plane, or an older Quorate, left it there.
+func (f *findings) superAdmins() {
+	var on []string
+	for _, h := range f.Spec.Spec.Hosts {
+		if seen := f.Facts(h.Name); seen != nil && seen.Kubernetes.SuperAdmin {
+			on = append(on, h.Name)
+		}
+	}
+	if len(on) > 1 {
+		f.add(RuleSuperAdmin, Warning, List(on)+" have super-admin.conf: whoever gets one of these files is administrator for ever, and no role takes that away",
+			"Keep it on one control plane, as kubeadm does, and run `rm /etc/kubernetes/super-admin.conf` on the others.", on...)
+	}
+}
+
 // swap reports nodes on which the memory limits of pods do not hold. In a container the swap belongs to the machine below.
 func (f *findings) swap() {
 	var on []string

@@ -465,6 +465,8 @@ var findingCases = []struct {
 		f.Kubernetes("w-a").Adopted = true
 		f.Seen.Hosts["w-a"].Facts.Sysctls["net.ipv4.ip_forward"] = "0"
 	}, margins(1, 1, 1, 1), nil},
+	{"super-admins", func(f fixture) { f.Kubernetes("cp-a").SuperAdmin, f.Kubernetes("cp-c").SuperAdmin = true, true }, margins(1, 1, 1, 1), []string{"warning: cp-a and cp-c have super-admin.conf"}},
+	{"super-admin", func(f fixture) { f.Kubernetes("cp-b").SuperAdmin = true }, margins(1, 1, 1, 1), nil},
 	{"clock", func(f fixture) { f.Seen.Hosts["w-b"].Facts.Time = now.Add(-time.Minute) }, margins(1, 1, 1, 1), []string{"warning: the clock of w-b is 1m0s behind the others"}},
 	{"swap", func(f fixture) {
 		for _, h := range []string{"w-a", "w-b", "lb-a"} {
