@@ -84,6 +84,27 @@ func TestTheVirtualIPIsNotTakenAwayWithoutASuccessor(t *testing.T) {
 	}
 }
 
+// TestAnUnknownLoadBalancerIsNoSuccessor: moving the address takes nothing away but the address, so no other rule refuses it.
+func TestAnUnknownLoadBalancerIsNoSuccessor(t *testing.T) {
+	server := []facts.Backend{{Name: "cp-a", Healthy: true}}
+	holder := &facts.Balancer{Healthy: true, Active: true, Backends: server}
+	for name, tc := range map[string]struct {
+		other *facts.Balancer
+		rule  string
+	}{
+		"ready":     {&facts.Balancer{Healthy: true, Backends: server}, ""},
+		"unknown":   {nil, RuleSuccessor},
+		"down":      {&facts.Balancer{Backends: server}, RuleSuccessor},
+		"no server": {&facts.Balancer{Healthy: true}, RuleSuccessor},
+	} {
+		s := lab(map[string]*facts.Balancer{"lb-a": holder, "lb-b": tc.other})
+		_, r := s.Allow(Change{Move, VirtualIP, ""})
+		if tc.rule == "" && r != nil || tc.rule != "" && (r == nil || r.Rule != tc.rule) {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
 // TestStoppingHostsAndZones agrees with the arithmetic: what a host or zone carries must be left elsewhere.
 func TestStoppingHostsAndZones(t *testing.T) {
 	whole := func(host, zone string) quorum.Placement {

@@ -266,13 +266,18 @@ func askOnce(ctx context.Context, network, address, name string, size int) (fact
 		}
 		// A raw socket also sees what others of the protocol say, among it the other host's own questions.
 		if bytes.HasPrefix(buf[:n], probeAnswer) {
-			outcome, detail := who(buf[:n], name)
-			if _, ttl, ok := bytes.Cut(bytes.TrimSpace(buf[:n]), []byte(" ttl=")); ok && outcome == facts.Reached && string(ttl) != strconv.Itoa(vrrpTTL) {
-				return facts.Routed, "TTL " + string(ttl)
-			}
-			return outcome, detail
+			return answered(buf[:n], name)
 		}
 	}
+}
+
+// answered judges an answer. One to a VRRP question also says with which TTL the question arrived.
+func answered(answer []byte, name string) (facts.Outcome, string) {
+	outcome, detail := who(answer, name)
+	if _, ttl, ok := bytes.Cut(bytes.TrimSpace(answer), []byte(" ttl=")); ok && outcome == facts.Reached && string(ttl) != strconv.Itoa(vrrpTTL) {
+		return facts.Routed, "TTL " + string(ttl)
+	}
+	return outcome, detail
 }
 
 // vrrpTTL is with what keepalived sends adverts. Each router on the way takes one away.

@@ -67,3 +67,18 @@ func TestPathsAreTriedForReal(t *testing.T) {
 		t.Errorf("after the end: %+v, %v", results, err)
 	}
 }
+
+// TestAnswers: what a router forwarded would be ignored by keepalived, and another host's answer tells nothing about this one.
+func TestAnswers(t *testing.T) {
+	for text, want := range map[string]facts.Outcome{
+		"lb-b 64 ttl=255\n": facts.Reached,
+		"lb-b 64 ttl=254\n": facts.Routed,
+		"lb-c 64 ttl=255\n": facts.Impostor,
+		"lb-c 64 ttl=254\n": facts.Impostor,
+		"lb-b 1500\n":       facts.Reached, // over UDP
+	} {
+		if got, detail := answered([]byte(string(probeAnswer)+text), "lb-b"); got != want || (got == facts.Routed) != (detail == "TTL 254") {
+			t.Errorf("%q: %s (%s), want %s", text, got, detail, want)
+		}
+	}
+}

@@ -245,6 +245,11 @@ func TestNoClientUsesUpAllConnections(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, config)
 		}
 	}
+	for condition, rules := range map[string]int{"reject if greedy ": 2, "reject if crowded !cluster ": 2, "track-sc0 src": 1} {
+		if n := strings.Count(config, condition); n != rules {
+			t.Errorf("%d rules %q in\n%s", n, condition, config)
+		}
+	}
 	if n := strings.Count(config, "10.0.0.0/24"); n != 1 {
 		t.Errorf("one network is listed %d times", n)
 	}
