@@ -207,6 +207,10 @@ func TestReceivedBytesAreBounded(t *testing.T) {
 	if n := sent.Load(); n > int64(len(content))+32<<20 {
 		t.Errorf("%d bytes were taken for a blob of %d", n, len(content))
 	}
+	err = (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: digest.FromBytes(content)}, o})
+	if err == nil || !strings.Contains(err.Error(), "without its size") {
+		t.Errorf("a blob of which no size is known: %v", err)
+	}
 }
 
 // TestStrangersDoNotUseUpConnections: those that say nothing are dropped when they are too many, and hosts are served.
