@@ -127,7 +127,7 @@ func CIS(name string, c Cluster) Report {
 			note("", rule.cluster(c))
 		}
 		if judged == 0 {
-			note("", found("no host shows any evidence"))
+			note("", found("no host has anything to check"))
 		}
 		switch check.Outcome {
 		case Pass:
@@ -203,7 +203,7 @@ func files(match func(path string) bool, judge func(facts.Mode) string) func(Hos
 			}
 		}
 		if !matched {
-			return found("there is no such file")
+			return found("the file does not exist")
 		}
 		slices.Sort(wrong)
 		return found("%s", strings.Join(wrong, ", "))
@@ -221,7 +221,7 @@ func flag(program, name string, judge func(value string, set bool) bool) func(Ho
 	return func(h Host) verdict {
 		args, runs := h.Programs[program]
 		if !runs {
-			return found("%s does not run", program)
+			return found("%s is not running", program)
 		}
 		value, set := args[name]
 		switch {

@@ -334,7 +334,7 @@ func TestNothingIsPassedUnseen(t *testing.T) {
 		t.Errorf("%d checks pass without any evidence", r.Pass)
 	}
 	var b bytes.Buffer
-	if err := Text(&b, r); err != nil || !strings.Contains(b.String(), "Not judged: cp-a: dead") {
+	if err := Text(&b, r); err != nil || !strings.Contains(b.String(), "Not checked: cp-a: dead") {
 		t.Errorf("%v: %s", err, &b)
 	}
 }

@@ -49,9 +49,9 @@ func policy(h Host) verdict {
 	}
 	switch {
 	case len(leaking) > 0:
-		return found("bodies are logged of: %s", strings.Join(leaking, ", "))
+		return found("request bodies are logged for: %s", strings.Join(leaking, ", "))
 	case len(missing) > 0:
-		return found("nothing is logged of: %s", strings.Join(missing, ", "))
+		return found("nothing is logged for: %s", strings.Join(missing, ", "))
 	}
 	return verdict{}
 }

@@ -23,114 +23,114 @@ const (
 )
 
 var rules = []rule{
-	{id: "1.1.1", title: "the apiserver's manifest is readable by root alone", host: modes(0o600, is(manifests+"kube-apiserver.yaml"))},
-	{id: "1.1.2", title: "it belongs to root", host: owned("root", "root", is(manifests+"kube-apiserver.yaml"))},
-	{id: "1.1.3", title: "the controller manager's manifest is readable by root alone", host: modes(0o600, is(manifests+"kube-controller-manager.yaml"))},
-	{id: "1.1.4", title: "it belongs to root", host: owned("root", "root", is(manifests+"kube-controller-manager.yaml"))},
-	{id: "1.1.5", title: "the scheduler's manifest is readable by root alone", host: modes(0o600, is(manifests+"kube-scheduler.yaml"))},
-	{id: "1.1.6", title: "it belongs to root", host: owned("root", "root", is(manifests+"kube-scheduler.yaml"))},
-	{id: "1.1.7", title: "etcd's manifest, or unit, is readable by root alone", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return modes(0o600, match) })},
-	{id: "1.1.8", title: "it belongs to root", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return owned("root", "root", match) })},
-	{id: "1.1.9", title: "the CNI configuration is readable by root alone", on: onNodes, host: cniMode},
-	{id: "1.1.10", title: "it belongs to root", on: onNodes, host: owned("root", "root", within("/etc/cni/net.d", ""))},
-	{id: "1.1.11", title: "etcd's data is accessible to its owner alone", on: onEtcd, host: etcdData(func(match func(string) bool) func(Host) verdict { return modes(0o700, match) })},
-	{id: "1.1.12", title: "etcd's data belongs to etcd", on: onEtcd, host: etcdOwner},
-	{id: "1.1.13", title: "the administrators' kubeconfigs are readable by root alone", host: modes(0o600, administrators)},
-	{id: "1.1.14", title: "they belong to root", host: owned("root", "root", administrators)},
-	{id: "1.1.15", title: "the scheduler's kubeconfig is readable by root alone", host: modes(0o600, is(conf+"scheduler.conf"))},
-	{id: "1.1.16", title: "it belongs to root", host: owned("root", "root", is(conf+"scheduler.conf"))},
-	{id: "1.1.17", title: "the controller manager's kubeconfig is readable by root alone", host: modes(0o600, is(conf+"controller-manager.conf"))},
-	{id: "1.1.18", title: "it belongs to root", host: owned("root", "root", is(conf+"controller-manager.conf"))},
-	{id: "1.1.19", title: "the PKI's directory and files belong to root", host: owned("root", "root", func(p string) bool { return p == pki || within(pki, "")(p) })},
-	{id: "1.1.20", title: "certificates are writable by root alone", host: modes(0o644, within(pki, ".crt"))},
-	{id: "1.1.21", title: "private keys are readable by root alone", host: modes(0o600, func(p string) bool {
+	{id: "1.1.1", title: "only root can read the API server's manifest", host: modes(0o600, is(manifests+"kube-apiserver.yaml"))},
+	{id: "1.1.2", title: "the API server's manifest is owned by root", host: owned("root", "root", is(manifests+"kube-apiserver.yaml"))},
+	{id: "1.1.3", title: "only root can read the controller manager's manifest", host: modes(0o600, is(manifests+"kube-controller-manager.yaml"))},
+	{id: "1.1.4", title: "the controller manager's manifest is owned by root", host: owned("root", "root", is(manifests+"kube-controller-manager.yaml"))},
+	{id: "1.1.5", title: "only root can read the scheduler's manifest", host: modes(0o600, is(manifests+"kube-scheduler.yaml"))},
+	{id: "1.1.6", title: "the scheduler's manifest is owned by root", host: owned("root", "root", is(manifests+"kube-scheduler.yaml"))},
+	{id: "1.1.7", title: "only root can read etcd's manifest or unit", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return modes(0o600, match) })},
+	{id: "1.1.8", title: "etcd's manifest or unit is owned by root", on: onEtcd, host: etcdStart(func(match func(string) bool) func(Host) verdict { return owned("root", "root", match) })},
+	{id: "1.1.9", title: "only root can read the CNI configuration", on: onNodes, host: cniMode},
+	{id: "1.1.10", title: "the CNI configuration is owned by root", on: onNodes, host: owned("root", "root", within("/etc/cni/net.d", ""))},
+	{id: "1.1.11", title: "only its owner can access etcd's data directory", on: onEtcd, host: etcdData(func(match func(string) bool) func(Host) verdict { return modes(0o700, match) })},
+	{id: "1.1.12", title: "etcd's data directory is owned by the user etcd", on: onEtcd, host: etcdOwner},
+	{id: "1.1.13", title: "only root can read the administrator kubeconfigs", host: modes(0o600, administrators)},
+	{id: "1.1.14", title: "the administrator kubeconfigs are owned by root", host: owned("root", "root", administrators)},
+	{id: "1.1.15", title: "only root can read the scheduler's kubeconfig", host: modes(0o600, is(conf+"scheduler.conf"))},
+	{id: "1.1.16", title: "the scheduler's kubeconfig is owned by root", host: owned("root", "root", is(conf+"scheduler.conf"))},
+	{id: "1.1.17", title: "only root can read the controller manager's kubeconfig", host: modes(0o600, is(conf+"controller-manager.conf"))},
+	{id: "1.1.18", title: "the controller manager's kubeconfig is owned by root", host: owned("root", "root", is(conf+"controller-manager.conf"))},
+	{id: "1.1.19", title: "the PKI directory and its files are owned by root", host: owned("root", "root", func(p string) bool { return p == pki || within(pki, "")(p) })},
+	{id: "1.1.20", title: "only root can write PKI certificates", host: modes(0o644, within(pki, ".crt"))},
+	{id: "1.1.21", title: "only root can read PKI private keys", host: modes(0o600, func(p string) bool {
 		return within(pki, ".key")(p) || within(pki, ".yaml")(p)
 	})},
 
-	{id: "1.2.1", title: "nobody is served without credentials", host: anonymous},
-	{id: "1.2.2", title: "no file of static tokens is used", host: flag(apiserver, "token-auth-file", unset)},
+	{id: "1.2.1", title: "the API server rejects anonymous requests", host: anonymous},
+	{id: "1.2.2", title: "the API server uses no static token file", host: flag(apiserver, "token-auth-file", unset)},
 	{id: "1.2.3", title: "Services cannot claim external addresses", host: flag(apiserver, "enable-admission-plugins", lists("DenyServiceExternalIPs"))},
-	{id: "1.2.4", title: "the apiserver has a client certificate for kubelets", host: all(flag(apiserver, "kubelet-client-certificate", set), flag(apiserver, "kubelet-client-key", set))},
-	{id: "1.2.5", title: "the apiserver verifies kubelets' certificates", host: flag(apiserver, "kubelet-certificate-authority", set)},
-	{id: "1.2.6", title: "not everything is allowed", host: flag(apiserver, "authorization-mode", listsNot("AlwaysAllow"))},
-	{id: "1.2.7", title: "kubelets may only what concerns them", host: flag(apiserver, "authorization-mode", lists("Node"))},
-	{id: "1.2.8", title: "rights come from roles", host: flag(apiserver, "authorization-mode", lists("RBAC"))},
-	{id: "1.2.9", title: "the rate of events is limited on admission", host: because(flag(apiserver, "enable-admission-plugins", lists("EventRateLimit")),
-		"the plugin has been alpha for years; kubelets limit their own events (4.2.8), and the API's priority and fairness keeps events from displacing anything else")},
-	{id: "1.2.10", title: "admission does not let everything pass", host: flag(apiserver, "enable-admission-plugins", listsNot("AlwaysAdmit"))},
-	{id: "1.2.11", title: "images are always pulled anew", host: because(flag(apiserver, "enable-admission-plugins", lists("AlwaysPullImages")),
-		"every start of a pod would depend on a registry, a single point of failure; images of the bundle are verified by digest and come from no registry")},
-	{id: "1.2.12", title: "pods get service accounts", host: flag(apiserver, "disable-admission-plugins", listsNot("ServiceAccount"))},
-	{id: "1.2.13", title: "nothing is created in namespaces that are going", host: flag(apiserver, "disable-admission-plugins", listsNot("NamespaceLifecycle"))},
-	{id: "1.2.14", title: "a kubelet can change its own node and pods only", host: flag(apiserver, "enable-admission-plugins", lists("NodeRestriction"))},
-	{id: "1.2.15", title: "the apiserver cannot be profiled", host: flag(apiserver, "profiling", equals("false"))},
-	{id: "1.2.16", title: "there is an audit log", host: all(flag(apiserver, "audit-log-path", set), modes(0o700, is(hostconfig.AuditLogDir)), modes(0o600, within(hostconfig.AuditLogDir, "")))},
-	{id: "1.2.17", title: "it is kept for 30 days", host: flag(apiserver, "audit-log-maxage", atLeast(30))},
-	{id: "1.2.18", title: "in 10 old files", host: flag(apiserver, "audit-log-maxbackup", atLeast(10))},
-	{id: "1.2.19", title: "of 100 MiB", host: flag(apiserver, "audit-log-maxsize", atLeast(100))},
-	{id: "1.2.20", title: "requests do not last for ever", host: flag(apiserver, "request-timeout", func(v string, set bool) bool { return !set || v != "0" && v != "0s" })},
-	{id: "1.2.21", title: "tokens of service accounts that are gone are refused", host: flag(apiserver, "service-account-lookup", notFalse)},
-	{id: "1.2.22", title: "tokens of service accounts are verified with a key of their own", host: flag(apiserver, "service-account-key-file", set)},
-	{id: "1.2.23", title: "the apiserver has a client certificate for etcd", host: all(flag(apiserver, "etcd-certfile", set), flag(apiserver, "etcd-keyfile", set))},
-	{id: "1.2.24", title: "the apiserver serves TLS with a certificate of the cluster", host: all(flag(apiserver, "tls-cert-file", set), flag(apiserver, "tls-private-key-file", set))},
-	{id: "1.2.25", title: "clients are verified with the cluster's CA", host: flag(apiserver, "client-ca-file", set)},
-	{id: "1.2.26", title: "the apiserver verifies etcd's certificate", host: flag(apiserver, "etcd-cafile", set)},
+	{id: "1.2.4", title: "the API server has a client certificate for kubelets", host: all(flag(apiserver, "kubelet-client-certificate", set), flag(apiserver, "kubelet-client-key", set))},
+	{id: "1.2.5", title: "the API server verifies kubelet serving certificates", host: flag(apiserver, "kubelet-certificate-authority", set)},
+	{id: "1.2.6", title: "the authorization mode is not AlwaysAllow", host: flag(apiserver, "authorization-mode", listsNot("AlwaysAllow"))},
+	{id: "1.2.7", title: "Node authorization limits what kubelets can access", host: flag(apiserver, "authorization-mode", lists("Node"))},
+	{id: "1.2.8", title: "RBAC is enabled", host: flag(apiserver, "authorization-mode", lists("RBAC"))},
+	{id: "1.2.9", title: "admission limits the rate of events", host: because(flag(apiserver, "enable-admission-plugins", lists("EventRateLimit")),
+		"the plugin has been alpha for years; kubelets limit their own events (4.2.8), and API Priority and Fairness keeps events from displacing other requests")},
+	{id: "1.2.10", title: "the admission plugin AlwaysAdmit is disabled", host: flag(apiserver, "enable-admission-plugins", listsNot("AlwaysAdmit"))},
+	{id: "1.2.11", title: "admission forces every pod to pull its images", host: because(flag(apiserver, "enable-admission-plugins", lists("AlwaysPullImages")),
+		"every pod start would depend on a registry, which is a single point of failure; the bundle's images are verified by digest and do not come from a registry")},
+	{id: "1.2.12", title: "the admission plugin ServiceAccount is enabled", host: flag(apiserver, "disable-admission-plugins", listsNot("ServiceAccount"))},
+	{id: "1.2.13", title: "objects cannot be created in namespaces that are being deleted", host: flag(apiserver, "disable-admission-plugins", listsNot("NamespaceLifecycle"))},
+	{id: "1.2.14", title: "a kubelet can modify only its own Node and pods", host: flag(apiserver, "enable-admission-plugins", lists("NodeRestriction"))},
+	{id: "1.2.15", title: "profiling of the API server is disabled", host: flag(apiserver, "profiling", equals("false"))},
+	{id: "1.2.16", title: "the API server writes an audit log", host: all(flag(apiserver, "audit-log-path", set), modes(0o700, is(hostconfig.AuditLogDir)), modes(0o600, within(hostconfig.AuditLogDir, "")))},
+	{id: "1.2.17", title: "the audit log is kept for at least 30 days", host: flag(apiserver, "audit-log-maxage", atLeast(30))},
+	{id: "1.2.18", title: "at least 10 old audit log files are kept", host: flag(apiserver, "audit-log-maxbackup", atLeast(10))},
+	{id: "1.2.19", title: "audit log files are rotated at 100 MiB or more", host: flag(apiserver, "audit-log-maxsize", atLeast(100))},
+	{id: "1.2.20", title: "API requests have a timeout", host: flag(apiserver, "request-timeout", func(v string, set bool) bool { return !set || v != "0" && v != "0s" })},
+	{id: "1.2.21", title: "tokens of deleted service accounts are rejected", host: flag(apiserver, "service-account-lookup", notFalse)},
+	{id: "1.2.22", title: "service account tokens are verified with a dedicated key", host: flag(apiserver, "service-account-key-file", set)},
+	{id: "1.2.23", title: "the API server has a client certificate for etcd", host: all(flag(apiserver, "etcd-certfile", set), flag(apiserver, "etcd-keyfile", set))},
+	{id: "1.2.24", title: "the API server serves TLS with the cluster's certificate", host: all(flag(apiserver, "tls-cert-file", set), flag(apiserver, "tls-private-key-file", set))},
+	{id: "1.2.25", title: "the API server verifies client certificates with the cluster's CA", host: flag(apiserver, "client-ca-file", set)},
+	{id: "1.2.26", title: "the API server verifies etcd's certificate", host: flag(apiserver, "etcd-cafile", set)},
 	{id: "1.2.27", title: "secrets are encrypted at rest", host: flag(apiserver, "encryption-provider-config", set)},
-	{id: "1.2.28", title: "with a provider that is strong", host: encryptionProvider},
-	{id: "1.2.29", title: "the apiserver's cipher suites are strong", host: flag(apiserver, "tls-cipher-suites", func(v string, _ bool) bool { return strong(strings.Split(v, ",")) })},
-	{id: "1.2.30", title: "tokens of service accounts end when they say", host: flag(apiserver, "service-account-extend-token-expiration", equals("false"))},
+	{id: "1.2.28", title: "secrets are encrypted with a strong provider", host: encryptionProvider},
+	{id: "1.2.29", title: "the API server uses only strong cipher suites", host: flag(apiserver, "tls-cipher-suites", func(v string, _ bool) bool { return strong(strings.Split(v, ",")) })},
+	{id: "1.2.30", title: "the expiration of service account tokens is not extended", host: flag(apiserver, "service-account-extend-token-expiration", equals("false"))},
 
-	{id: "1.3.1", title: "pods that have ended are removed", host: flag(controller, "terminated-pod-gc-threshold", func(v string, set bool) bool { return !set || v != "0" })},
-	{id: "1.3.2", title: "the controller manager cannot be profiled", host: flag(controller, "profiling", equals("false"))},
-	{id: "1.3.3", title: "every controller has an account of its own", host: flag(controller, "use-service-account-credentials", equals("true"))},
-	{id: "1.3.4", title: "tokens of service accounts are signed with a key of their own", host: flag(controller, "service-account-private-key-file", set)},
-	{id: "1.3.5", title: "pods are given the cluster's CA", host: flag(controller, "root-ca-file", set)},
-	{id: "1.3.6", title: "kubelets' serving certificates can be rotated", host: flag(controller, "feature-gates", listsNot("RotateKubeletServerCertificate=false"))},
-	{id: "1.3.7", title: "the controller manager listens on loopback only", host: flag(controller, "bind-address", equals("127.0.0.1"))},
-	{id: "1.4.1", title: "the scheduler cannot be profiled", host: flag(scheduler, "profiling", equals("false"))},
-	{id: "1.4.2", title: "the scheduler listens on loopback only", host: flag(scheduler, "bind-address", equals("127.0.0.1"))},
+	{id: "1.3.1", title: "terminated pods are garbage-collected", host: flag(controller, "terminated-pod-gc-threshold", func(v string, set bool) bool { return !set || v != "0" })},
+	{id: "1.3.2", title: "profiling of the controller manager is disabled", host: flag(controller, "profiling", equals("false"))},
+	{id: "1.3.3", title: "each controller uses its own service account", host: flag(controller, "use-service-account-credentials", equals("true"))},
+	{id: "1.3.4", title: "service account tokens are signed with a dedicated key", host: flag(controller, "service-account-private-key-file", set)},
+	{id: "1.3.5", title: "pods get the cluster's CA certificate", host: flag(controller, "root-ca-file", set)},
+	{id: "1.3.6", title: "rotation of kubelet serving certificates is enabled", host: flag(controller, "feature-gates", listsNot("RotateKubeletServerCertificate=false"))},
+	{id: "1.3.7", title: "the controller manager listens only on loopback", host: flag(controller, "bind-address", equals("127.0.0.1"))},
+	{id: "1.4.1", title: "profiling of the scheduler is disabled", host: flag(scheduler, "profiling", equals("false"))},
+	{id: "1.4.2", title: "the scheduler listens only on loopback", host: flag(scheduler, "bind-address", equals("127.0.0.1"))},
 
 	{id: "2.1", title: "etcd serves TLS", on: onEtcd, host: all(flag("etcd", "cert-file", set), flag("etcd", "key-file", set))},
-	{id: "2.2", title: "etcd's clients need certificates", on: onEtcd, host: flag("etcd", "client-cert-auth", equals("true"))},
-	{id: "2.3", title: "etcd does not sign its own", on: onEtcd, host: flag("etcd", "auto-tls", notTrue)},
-	{id: "2.4", title: "etcd's members speak TLS", on: onEtcd, host: all(flag("etcd", "peer-cert-file", set), flag("etcd", "peer-key-file", set))},
-	{id: "2.5", title: "and need certificates", on: onEtcd, host: flag("etcd", "peer-client-cert-auth", equals("true"))},
-	{id: "2.6", title: "that they do not sign themselves", on: onEtcd, host: flag("etcd", "peer-auto-tls", notTrue)},
-	{id: "2.7", title: "etcd has a CA of its own", cluster: ownAuthority},
+	{id: "2.2", title: "etcd requires client certificates", on: onEtcd, host: flag("etcd", "client-cert-auth", equals("true"))},
+	{id: "2.3", title: "etcd does not use self-signed serving certificates", on: onEtcd, host: flag("etcd", "auto-tls", notTrue)},
+	{id: "2.4", title: "etcd peers use TLS", on: onEtcd, host: all(flag("etcd", "peer-cert-file", set), flag("etcd", "peer-key-file", set))},
+	{id: "2.5", title: "etcd requires peer certificates", on: onEtcd, host: flag("etcd", "peer-client-cert-auth", equals("true"))},
+	{id: "2.6", title: "etcd does not use self-signed peer certificates", on: onEtcd, host: flag("etcd", "peer-auto-tls", notTrue)},
+	{id: "2.7", title: "etcd has its own CA", cluster: ownAuthority},
 
 	{id: "3.1.1", title: "people do not use client certificates", cluster: clientCertificates},
 	{id: "3.1.2", title: "people do not use service accounts", cluster: accountTokens},
 	{id: "3.1.3", title: "people do not use bootstrap tokens", cluster: bootstrapTokens},
 	{id: "3.2.1", title: "there is an audit policy", host: all(flag(apiserver, "audit-policy-file", set), policy)},
-	{id: "3.2.2", title: "it records who touched what matters, and no secret", host: policy},
+	{id: "3.2.2", title: "the audit policy records access to sensitive objects, and no secret data", host: policy},
 
-	{id: "4.1.1", title: "the kubelet's unit is readable by root alone", on: onNodes, host: modes(0o600, kubeletUnits)},
-	{id: "4.1.2", title: "it belongs to root", on: onNodes, host: owned("root", "root", kubeletUnits)},
-	{id: "4.1.3", title: "kube-proxy's kubeconfig is readable by root alone", on: onNodes, host: noProxyFile},
-	{id: "4.1.4", title: "it belongs to root", on: onNodes, host: noProxyFile},
-	{id: "4.1.5", title: "the kubelet's kubeconfig is readable by root alone", on: onNodes, host: modes(0o600, is(conf+"kubelet.conf"))},
-	{id: "4.1.6", title: "it belongs to root", on: onNodes, host: owned("root", "root", is(conf+"kubelet.conf"))},
-	{id: "4.1.7", title: "the CA certificate is writable by root alone", on: onNodes, host: modes(0o644, is(pki+"/ca.crt"))},
-	{id: "4.1.8", title: "it belongs to root", on: onNodes, host: owned("root", "root", is(pki+"/ca.crt"))},
-	{id: "4.1.9", title: "the kubelet's configuration is readable by root alone", on: onNodes, host: modes(0o600, is("/var/lib/kubelet/config.yaml"))},
-	{id: "4.1.10", title: "it belongs to root", on: onNodes, host: owned("root", "root", is("/var/lib/kubelet/config.yaml"))},
+	{id: "4.1.1", title: "only root can read the kubelet's unit", on: onNodes, host: modes(0o600, kubeletUnits)},
+	{id: "4.1.2", title: "the kubelet's unit is owned by root", on: onNodes, host: owned("root", "root", kubeletUnits)},
+	{id: "4.1.3", title: "only root can read kube-proxy's kubeconfig", on: onNodes, host: noProxyFile},
+	{id: "4.1.4", title: "kube-proxy's kubeconfig is owned by root", on: onNodes, host: noProxyFile},
+	{id: "4.1.5", title: "only root can read the kubelet's kubeconfig", on: onNodes, host: modes(0o600, is(conf+"kubelet.conf"))},
+	{id: "4.1.6", title: "the kubelet's kubeconfig is owned by root", on: onNodes, host: owned("root", "root", is(conf+"kubelet.conf"))},
+	{id: "4.1.7", title: "only root can write the CA certificate", on: onNodes, host: modes(0o644, is(pki+"/ca.crt"))},
+	{id: "4.1.8", title: "the CA certificate is owned by root", on: onNodes, host: owned("root", "root", is(pki+"/ca.crt"))},
+	{id: "4.1.9", title: "only root can read the kubelet's configuration", on: onNodes, host: modes(0o600, is("/var/lib/kubelet/config.yaml"))},
+	{id: "4.1.10", title: "the kubelet's configuration is owned by root", on: onNodes, host: owned("root", "root", is("/var/lib/kubelet/config.yaml"))},
 
-	{id: "4.2.1", title: "the kubelet serves nobody without credentials", on: onNodes, host: kubelet("authentication.anonymous.enabled", no)},
-	{id: "4.2.2", title: "the API decides who may do what on it", on: onNodes, host: kubelet("authorization.mode", func(v any) bool { return v == "Webhook" })},
-	{id: "4.2.3", title: "its clients are verified with the cluster's CA", on: onNodes, host: kubelet("authentication.x509.clientCAFile", func(v any) bool { return v != nil && v != "" })},
-	{id: "4.2.4", title: "it has no port without TLS", on: onNodes, host: kubelet("readOnlyPort", func(v any) bool { return v == nil || v == 0.0 })},
-	{id: "4.2.5", title: "idle streams end", on: onNodes, host: kubelet("streamingConnectionIdleTimeout", func(v any) bool { return v != nil && v != "0s" && v != "0" })},
-	{id: "4.2.6", title: "it maintains its own packet filter chains", on: onNodes, host: kubelet("makeIPTablesUtilChains", yes)},
-	{id: "4.2.7", title: "it does not give itself another name", on: onNodes, host: because(flag("kubelet", "hostname-override", unset),
-		"kubeadm sets it where the spec's name and the host's differ; the certificate has the spec's")},
-	{id: "4.2.8", title: "events are recorded, and not without limit", on: onNodes, host: kubelet("eventRecordQPS", func(v any) bool { n, ok := v.(float64); return ok && n > 0 })},
-	{id: "4.2.9", title: "it serves TLS with a certificate of the cluster", on: onNodes, host: servingCertificate},
-	{id: "4.2.10", title: "its client certificate is rotated", on: onNodes, host: kubelet("rotateCertificates", yes)},
-	{id: "4.2.11", title: "so is its serving certificate", on: onNodes, host: kubelet("serverTLSBootstrap", yes)},
-	{id: "4.2.12", title: "its cipher suites are strong", on: onNodes, host: kubelet("tlsCipherSuites", func(v any) bool { return strong(words(v)) })},
-	{id: "4.2.13", title: "a pod's processes are limited", on: onNodes, host: kubelet("podPidsLimit", func(v any) bool { n, ok := v.(float64); return ok && n > 0 })},
+	{id: "4.2.1", title: "the kubelet rejects anonymous requests", on: onNodes, host: kubelet("authentication.anonymous.enabled", no)},
+	{id: "4.2.2", title: "the kubelet asks the API to authorize requests", on: onNodes, host: kubelet("authorization.mode", func(v any) bool { return v == "Webhook" })},
+	{id: "4.2.3", title: "the kubelet verifies client certificates with the cluster's CA", on: onNodes, host: kubelet("authentication.x509.clientCAFile", func(v any) bool { return v != nil && v != "" })},
+	{id: "4.2.4", title: "the kubelet has no read-only port", on: onNodes, host: kubelet("readOnlyPort", func(v any) bool { return v == nil || v == 0.0 })},
+	{id: "4.2.5", title: "the kubelet closes idle streams", on: onNodes, host: kubelet("streamingConnectionIdleTimeout", func(v any) bool { return v != nil && v != "0s" && v != "0" })},
+	{id: "4.2.6", title: "the kubelet maintains its iptables chains", on: onNodes, host: kubelet("makeIPTablesUtilChains", yes)},
+	{id: "4.2.7", title: "the kubelet does not override its host name", on: onNodes, host: because(flag("kubelet", "hostname-override", unset),
+		"kubeadm sets it on hosts whose host name differs from the name in the spec; the certificate has the name in the spec")},
+	{id: "4.2.8", title: "the kubelet records events, up to a limit", on: onNodes, host: kubelet("eventRecordQPS", func(v any) bool { n, ok := v.(float64); return ok && n > 0 })},
+	{id: "4.2.9", title: "the kubelet serves TLS with a certificate from the cluster's CA", on: onNodes, host: servingCertificate},
+	{id: "4.2.10", title: "the kubelet's client certificate is rotated", on: onNodes, host: kubelet("rotateCertificates", yes)},
+	{id: "4.2.11", title: "the kubelet's serving certificate is rotated", on: onNodes, host: kubelet("serverTLSBootstrap", yes)},
+	{id: "4.2.12", title: "the kubelet uses only strong cipher suites", on: onNodes, host: kubelet("tlsCipherSuites", func(v any) bool { return strong(words(v)) })},
+	{id: "4.2.13", title: "the number of processes in a pod is limited", on: onNodes, host: kubelet("podPidsLimit", func(v any) bool { n, ok := v.(float64); return ok && n > 0 })},
 	{id: "4.2.14", title: "pods have a seccomp profile by default", on: onNodes, host: kubelet("seccompDefault", yes)},
-	{id: "4.3.1", title: "kube-proxy's metrics are on loopback only", cluster: proxyMetrics},
+	{id: "4.3.1", title: "kube-proxy serves metrics only on loopback", cluster: proxyMetrics},
 }
 
 func because(judge func(Host) verdict, reason string) func(Host) verdict {
@@ -152,7 +152,7 @@ func atLeast(n int) func(string, bool) bool {
 func cniMode(h Host) verdict {
 	v := modes(0o600, within("/etc/cni/net.d", ""))(h)
 	if modes(0o644, within("/etc/cni/net.d", ""))(h).found == "" {
-		return v.because("it is the network plugin's file and holds no secret: flannel's says no more than which plugins there are")
+		return v.because("the file belongs to the network plugin and contains no secrets: flannel's only lists plugins")
 	}
 	return v
 }
@@ -175,7 +175,7 @@ func etcdData(judge func(match func(string) bool) func(Host) verdict) func(Host)
 		settings, runs := h.Programs["etcd"]
 		switch {
 		case !runs:
-			return found("etcd does not run")
+			return found("etcd is not running")
 		case settings["data-dir"] == "":
 			return found("data-dir is not set")
 		}
@@ -189,7 +189,7 @@ func etcdOwner(h Host) verdict {
 	}
 	v := owner("etcd")
 	if owner("root").found == "" {
-		return v.because("etcd runs as root, as with kubeadm: in a static pod, or in a unit without capabilities. Other users on the host cannot read the data, as with an owner etcd")
+		return v.because("etcd runs as root, as kubeadm sets it up, in a static pod or in a unit without capabilities; other users on the host cannot read the data either way")
 	}
 	return v
 }
@@ -198,7 +198,7 @@ func etcdOwner(h Host) verdict {
 func etcdElsewhere(h Host, endpoints []string) verdict {
 	args, runs := h.Programs[apiserver]
 	if !runs {
-		return found("%s does not run", apiserver)
+		return found("%s is not running", apiserver)
 	}
 	servers := strings.Split(args["etcd-servers"], ",")
 	for _, s := range servers {
@@ -214,11 +214,11 @@ func anonymous(h Host) verdict {
 	args, runs := h.Programs[apiserver]
 	switch {
 	case !runs:
-		return found("%s does not run", apiserver)
+		return found("%s is not running", apiserver)
 	case args["anonymous-auth"] == "false":
 		return verdict{}
 	case args["authentication-config"] != hostconfig.AuthenticationFile:
-		return found("everybody is served as system:anonymous")
+		return found("requests without credentials are served as system:anonymous")
 	}
 	var c struct {
 		Anonymous struct {
@@ -237,13 +237,13 @@ func anonymous(h Host) verdict {
 		open = append(open, condition.Path)
 	}
 	if len(open) == 0 {
-		return found("everybody is served as system:anonymous")
+		return found("requests without credentials are served as system:anonymous")
 	}
 	v := found("open without credentials: %s", strings.Join(open, ", "))
 	if slices.ContainsFunc(open, func(p string) bool { return !slices.Contains(hostconfig.AnonymousPaths, p) }) {
 		return v
 	}
-	return v.because("balancers and the kubelet ask for health, and kubeadm join finds the cluster by that ConfigMap; every other path is refused with 401")
+	return v.because("load balancers and kubelets probe the health paths, and kubeadm join discovers the cluster through that ConfigMap; every other path returns 401")
 }
 
 func encryptionProvider(h Host) verdict {
@@ -253,7 +253,7 @@ func encryptionProvider(h Host) verdict {
 	case "":
 		return found("no provider encrypts secrets")
 	default:
-		return found("the provider that encrypts is %s", first)
+		return found("secrets are encrypted with the provider %s", first)
 	}
 }
 
@@ -268,7 +268,7 @@ func ownAuthority(c Cluster) verdict {
 			args, runs := h.Programs[apiserver]
 			switch {
 			case !runs:
-				return found("%s does not run on %s", apiserver, h.Name)
+				return found("%s is not running on %s", apiserver, h.Name)
 			case h.Authorities[args["client-ca-file"]] == "":
 				return found("the CA of the API's clients on %s cannot be read: --client-ca-file=%s", h.Name, args["client-ca-file"])
 			}
@@ -278,7 +278,7 @@ func ownAuthority(c Cluster) verdict {
 		if h.Etcd {
 			settings, runs := h.Programs["etcd"]
 			if !runs {
-				return found("etcd does not run on %s", h.Name)
+				return found("etcd is not running on %s", h.Name)
 			}
 			uses = append(uses, use{h.Name, "etcd's trusted-ca-file", settings["trusted-ca-file"], h.Authorities[settings["trusted-ca-file"]]})
 		}
@@ -292,7 +292,7 @@ func ownAuthority(c Cluster) verdict {
 		}
 	}
 	if len(uses) == 0 {
-		return found("no host shows any evidence")
+		return found("no host has anything to check")
 	}
 	return verdict{}
 }
@@ -300,7 +300,7 @@ func ownAuthority(c Cluster) verdict {
 // clientCertificates: a client certificate cannot be revoked, so it is not suitable for people.
 func clientCertificates(c Cluster) verdict {
 	if c.Access == nil {
-		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	}
 	var super []string
 	elsewhere := false
@@ -312,7 +312,7 @@ func clientCertificates(c Cluster) verdict {
 	}
 	switch {
 	case len(super) > 1:
-		return found("%s have super-admin.conf, whose rights no role can take away; kubeadm leaves it on one control plane, so remove it from the others", strings.Join(super, ", "))
+		return found("%s have super-admin.conf, whose permissions no role can restrict; kubeadm leaves it on one control plane, so remove it from the others", strings.Join(super, ", "))
 	case len(c.Access.Certificates) > 0:
 		return found("client certificates were issued for %s", strings.Join(c.Access.Certificates, ", "))
 	case elsewhere:
@@ -321,7 +321,7 @@ func clientCertificates(c Cluster) verdict {
 		return found("roles are bound to %s, and the API server authenticates people only by client certificates", strings.Join(c.Access.People, ", "))
 	}
 	return found("roles are bound only to kubeadm's administrator, who has a client certificate (admin.conf)").
-		because("it still works when an identity provider is down. Give people accounts of an identity provider: authentication.yaml accepts issuers of tokens (jwt)")
+		because("it still works when an identity provider is down. Give people accounts of an identity provider: authentication.yaml accepts token issuers (jwt)")
 }
 
 // otherAuthenticators says that an API server also authenticates people by something other than client certificates.
@@ -338,7 +338,7 @@ func otherAuthenticators(h Host) bool {
 func accountTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	case len(c.Access.AccountTokens) > 0:
 		return found("service accounts have tokens that do not expire: %s", strings.Join(c.Access.AccountTokens, ", "))
 	}
@@ -348,9 +348,9 @@ func accountTokens(c Cluster) verdict {
 func bootstrapTokens(c Cluster) verdict {
 	switch {
 	case c.Access == nil:
-		return found("who has access is unknown: %s", cmp.Or(c.AccessError, "the API was not asked"))
+		return found("it is unknown who has access: %s", cmp.Or(c.AccessError, "the API was not queried"))
 	case len(c.Access.BootstrapTokens) > 0:
-		return found("whoever has one of these bootstrap tokens can join a host: %s; `quorate apply` removes those of Quorate, and `kubeadm token delete` any other", strings.Join(c.Access.BootstrapTokens, ", "))
+		return found("anyone who has one of these bootstrap tokens can join a host: %s; `quorate apply` removes Quorate's, and `kubeadm token delete` any other", strings.Join(c.Access.BootstrapTokens, ", "))
 	}
 	return verdict{}
 }
@@ -360,9 +360,9 @@ func servingCertificate(h Host) verdict {
 	case "cluster":
 		return verdict{}
 	case "":
-		return found("it has none: its request waits for approval")
+		return found("the kubelet has no serving certificate: its request is waiting for approval")
 	default:
-		return found("it was signed by somebody else, or has expired")
+		return found("the kubelet's serving certificate has expired, or was signed by another CA")
 	}
 }
 
@@ -376,7 +376,7 @@ func noProxyFile(h Host) verdict {
 
 func proxyMetrics(c Cluster) verdict {
 	if c.KubeProxy == nil {
-		return found("there is no configuration of kube-proxy in the API")
+		return found("the API has no kube-proxy configuration")
 	}
 	address := fmt.Sprint(c.KubeProxy["metricsBindAddress"])
 	if address == "" || address == "<nil>" || strings.HasPrefix(address, "127.0.0.1:") || strings.HasPrefix(address, "localhost:") {

@@ -20,7 +20,7 @@ func Text(w io.Writer, r Report) error {
 	}
 	fmt.Fprintf(&b, "\n%d passed, %d explained, %d failed.\n", r.Pass, r.Explained, r.Fail)
 	for _, h := range slices.Sorted(maps.Keys(r.Unreachable)) {
-		fmt.Fprintf(&b, "Not judged: %s: %s\n", h, r.Unreachable[h])
+		fmt.Fprintf(&b, "Not checked: %s: %s\n", h, r.Unreachable[h])
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
