@@ -63,7 +63,7 @@ func onEach(ctx context.Context, c *spec.Cluster, conns *host.Set, permit cluste
 	wg.Wait()
 	if err := errors.Join(failed...); err != nil {
 		slices.Sort(done)
-		return closed, fmt.Errorf("told %d of %d balancers (%s): %w; run it again when all answer", len(done), len(c.BalancerHosts()), strings.Join(done, ", "), err)
+		return closed, fmt.Errorf("told %d of %d load balancers (%s): %w; run it again when all answer", len(done), len(c.BalancerHosts()), strings.Join(done, ", "), err)
 	}
 	return closed, nil
 }

@@ -20,7 +20,7 @@ func (a *app) plan() *cobra.Command {
 	var detailed, byHand bool
 	cmd := &cobra.Command{
 		Use:   "plan",
-		Short: "What apply would do and why",
+		Short: "Show what apply would do, and why",
 		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them,
 and compiles no bundle.
 

@@ -104,7 +104,7 @@ func exitStatus(err error) int {
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "quorate",
-		Short: "Build highly available Kubernetes clusters, prove it, and keep them that way",
+		Short: "Build and check highly available Kubernetes clusters",
 		Long: `Quorate builds highly available Kubernetes clusters, proves that they are highly available, and keeps them that way.
 
 Give it hosts that it can reach over SSH and a cluster.yaml. Without any hosts, it creates its own on this machine: run

@@ -116,7 +116,7 @@ func (a *app) down() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
 		Use:   "down",
-		Short: "Remove the cluster that up created and leave nothing behind",
+		Short: "Remove the cluster that up created, and its machines",
 		Long:  "Deletes the lab's machines, networks, and files. Caches are kept. It also removes incomplete labs.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if name == "" {

@@ -279,11 +279,11 @@ func (s *State) ruleNewCluster(c Change) *Refusal {
 	switch s.stage {
 	case Absent, Partial:
 	case Undetermined:
-		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " needs to know that no host carries a cluster, and some could not be queried: " + s.unreachableText(),
+		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " requires that no host belongs to a cluster, and some hosts could not be queried: " + s.unreachableText(),
 			Fix: "Bring these hosts up, or take them out of the spec.", Transient: true}
 	default:
-		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " would create a second cluster: these hosts carry one already",
-			Fix: "Look at it with `quorate status`."}
+		return &Refusal{Rule: RuleNewCluster, Why: c.String() + " would create a second cluster: these hosts already belong to one",
+			Fix: "`quorate status` shows it."}
 	}
 	if c.Part == EtcdMember || c.Part == ControlPlane && s.Spec.StackedEtcd() {
 		return s.InitialMembers()
@@ -309,7 +309,7 @@ func (s *State) InitialMembers() *Refusal {
 		}
 		have := slices.Sorted(slices.Values(f.Kubernetes.EtcdInitial))
 		if !slices.Equal(have, want) {
-			return &Refusal{Rule: RuleInitial, Why: fmt.Sprintf("etcd on %s began with the members %s, and the spec now has %s: starting others would create a second etcd with the same keys",
+			return &Refusal{Rule: RuleInitial, Why: fmt.Sprintf("etcd on %s was started with the members %s, but the spec now has %s: starting others would create a second etcd with the same keys",
 				h.Name, strings.Join(have, ", "), strings.Join(want, ", ")),
 				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or begin again: on every host, run " + facts.HowToClear() + "."}
 		}
@@ -430,7 +430,7 @@ func (s *State) successorOf(holder string, c Change) *Refusal {
 	if len(why) == 0 {
 		why = []string{"there is no other load balancer"}
 	}
-	return &Refusal{Rule: RuleSuccessor, Need: 1, Transient: true, Why: fmt.Sprintf("%s takes the virtual IP away, and no other load balancer is ready to take it (%s)", c, strings.Join(why, "; ")),
+	return &Refusal{Rule: RuleSuccessor, Need: 1, Transient: true, Why: fmt.Sprintf("%s takes the virtual IP away, and no other load balancer is ready to take it over (%s)", c, strings.Join(why, "; ")),
 		Fix: "Bring another load balancer back first; `quorate status` shows what is wrong with it."}
 }
 
@@ -447,7 +447,7 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 		switch {
 		case s.configured[h.Name]:
 		case b == nil && s.Seen.Hosts[h.Name].BalancerError != "", !s.Reachable(h.Name):
-			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: %s could not be asked whether it knows %s as a peer", c, h.Name, c.Subject),
+			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: whether %s knows %s as a peer could not be queried", c, h.Name, c.Subject),
 				Fix: "Bring " + h.Name + " back first."}
 		case b != nil && b.Healthy && !slices.Contains(b.Peers, s.address(c.Subject)):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s would make it a second holder of the virtual IP: %s does not know %s as a peer yet", c, h.Name, c.Subject),
@@ -474,7 +474,7 @@ func (s *State) ruleDrain(c Change) *Refusal {
 		others := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool { return b.Name != c.Subject && b.Healthy && !b.Drained })
 		if !others {
 			return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Transient: true, Why: "draining " + c.Subject + " leaves the load balancer on " + h.Name + " without an API server that it could send clients to",
-				Fix: "Bring another control plane back first, or end its drain (`quorate drain --undo`)."}
+				Fix: "Bring another control plane back first, or undo its drain (`quorate drain --undo`)."}
 		}
 	}
 	if asked == 0 {

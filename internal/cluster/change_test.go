@@ -180,7 +180,7 @@ func TestUnknownIsNeitherAbsentNorDown(t *testing.T) {
 		t.Errorf("%s", s.Stage())
 	}
 	for _, f := range s.Findings() {
-		for _, claim := range []string{"lost", "no API server answers", "is not healthy", "does not work", "does not run", "no load balancer works"} {
+		for _, claim := range []string{"lost", "no API server answers", "is not healthy", "does not work", "does not run", "is not running", "no load balancer works"} {
 			if strings.Contains(f.Summary, claim) {
 				t.Errorf("what could not be queried is called down: %s", f.Summary)
 			}

@@ -69,14 +69,14 @@ var Rules = []Rule{
 	{RuleOneCluster, []Severity{Error}, "all hosts belong to the cluster of the spec"},
 	{RuleOneEtcd, []Severity{Critical, Error}, "all etcd members belong to one etcd: their CA certificates and the cluster IDs that they report are the same"},
 	{RuleBalancersOf, []Severity{Error}, "the load balancers serve no other cluster"},
-	{RuleInitial, []Severity{Error}, "an etcd whose first start was interrupted is finished with the members that it began with"},
-	{RuleFixed, []Severity{Warning}, "the spec changes nothing that cannot be changed in a cluster that exists"},
+	{RuleInitial, []Severity{Error}, "an etcd whose first start was interrupted is completed with the members that it was started with"},
+	{RuleFixed, []Severity{Warning}, "the spec changes nothing that cannot be changed in an existing cluster"},
 	{RuleNewerRecord, []Severity{Warning}, "this version of Quorate understands what the cluster recorded"},
 	{RuleNoCluster, []Severity{Info}, "there is a cluster"},
 	{RuleClusterUnknown, []Severity{Critical, Warning}, "it is known whether there is a cluster"},
 	{RuleIncomplete, []Severity{Warning}, "the first build was not interrupted"},
-	{RuleUnownedParts, []Severity{Warning}, "hosts without a cluster carry no parts of one that Quorate did not build"},
-	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as a cluster's still carry it"},
+	{RuleUnownedParts, []Severity{Warning}, "hosts outside a cluster carry no parts of one that Quorate did not build"},
+	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as part of a cluster still carry parts of it"},
 	{RuleForeignCluster, []Severity{Info}, "Quorate built or adopted the cluster"},
 	{RuleEtcdMajority, []Severity{Critical}, "a majority of etcd's members works"},
 	{RuleAPI, []Severity{Critical}, "an API server answers, and the API can be read"},
@@ -88,7 +88,7 @@ var Rules = []Rule{
 	{RuleBalancerServer, []Severity{Warning}, "every load balancer knows and reaches every API server"},
 	{RuleHost, []Severity{Warning}, "the host can be reached"},
 	{RuleZone, []Severity{Warning}, "at least one host of the zone can be reached"},
-	{RuleNotQueried, []Severity{Warning}, "the programs on hosts that can be reached could be queried"},
+	{RuleNotQueried, []Severity{Warning}, "the programs on reachable hosts could be queried"},
 	{RuleComponent, []Severity{Warning}, "the kubelet, containerd, kube-proxy, the pod network's agent and Quorate's own programs work on every host"},
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
@@ -101,10 +101,10 @@ var Rules = []Rule{
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
-	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate made on a host are as it made them"},
-	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in their places"},
+	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate set up on a host are unchanged"},
+	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
-	{RuleChosen, []Severity{Info}, "what the spec allows and what that costs"},
+	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
@@ -113,7 +113,7 @@ var Rules = []Rule{
 
 const (
 	fixPower  = "Power it on, or repair its network (in a lab: `quorate lab heal`). It rejoins automatically."
-	fixStatus = "Run `quorate status` again in a moment. If this stays, check the host."
+	fixStatus = "Run `quorate status` again in a moment. If this persists, check the host."
 )
 
 // findings collects what is wrong.
@@ -172,7 +172,7 @@ func (s *State) Findings() []Finding {
 // all judges every part of a cluster that was complete once.
 func (f *findings) all() {
 	if f.stage == Foreign {
-		f.add(RuleForeignCluster, Info, "this cluster was not built by Quorate", "`quorate plan` shows what adopting it would change; `quorate apply --adopt` does it.")
+		f.add(RuleForeignCluster, Info, "this cluster was not built by Quorate", "`quorate plan` shows what adoption would change; `quorate apply --adopt` adopts it.")
 	} else {
 		f.edits()
 	}
@@ -319,7 +319,7 @@ func (f *findings) edits() {
 	}
 	for _, d := range differences {
 		if !d.extra { // reported as a stranger
-			f.unmet(RuleFixed, Warning, "the spec asks for what cannot be changed in a cluster that exists: "+d.What, cmp.Or(d.How, fixDescribe))
+			f.unmet(RuleFixed, Warning, "the spec changes what cannot be changed in an existing cluster: "+d.What, cmp.Or(d.How, fixDescribe))
 		}
 	}
 }
@@ -327,7 +327,7 @@ func (f *findings) edits() {
 // undetermined reports that nobody can tell whether there is a cluster.
 func (f *findings) undetermined() {
 	if !f.anyHost(func(k facts.Kubernetes) bool { return k.Begun || carriesCluster(k) }) {
-		f.unmet(RuleClusterUnknown, Warning, "whether there is a cluster is unknown: the hosts that could be queried carry no part of one, and others could not be queried",
+		f.unmet(RuleClusterUnknown, Warning, "it is unknown whether there is a cluster: the hosts that could be queried carry no part of one, and others could not be queried",
 			"Bring the other hosts back, or take them out of the spec.")
 		return
 	}
@@ -337,7 +337,7 @@ func (f *findings) undetermined() {
 			unknown = append(unknown, h.Name)
 		}
 	}
-	f.unmet(RuleClusterUnknown, Critical, "whether the cluster works, or was ever complete, is unknown: "+List(unknown)+" could not be queried", "Bring them back.", unknown...)
+	f.unmet(RuleClusterUnknown, Critical, "it is unknown whether the cluster works, or was ever complete: "+List(unknown)+" could not be queried", "Bring them back.", unknown...)
 	if !f.Endpoint().Known() {
 		return // nothing that could be queried says more
 	}
@@ -356,7 +356,7 @@ func (s *State) Vanished() *Refusal {
 			on = append(on, h.Name)
 		}
 	}
-	return &Refusal{Rule: RuleLostCluster, Subjects: on, Why: List(on) + plural(len(on), " is", " are") + " marked as part of a cluster that was complete once, and no host carries any part of it any more",
+	return &Refusal{Rule: RuleLostCluster, Subjects: on, Why: List(on) + plural(len(on), " is", " are") + " marked as part of a cluster that was once complete, but no host carries any part of it now",
 		Fix: "If its disks can be brought back, do that first. If the cluster is gone for good, run `rm " + facts.EstablishedFile + "` on " + List(on) + "; `quorate apply` then builds a new one."}
 }
 
@@ -495,7 +495,7 @@ func (f *findings) couldNotBeQueried(all []answer) {
 	for _, why := range reasons {
 		g := groups[why]
 		f.unmet(RuleNotQueried, Warning, fmt.Sprintf("%s on %s could not be queried: %s", List(g.programs), List(g.hosts), why),
-			"Run `quorate status` again in a moment. If this stays, check the hosts: whether these programs work is not known.", g.hosts...)
+			"Run `quorate status` again in a moment. If this persists, check the hosts: whether these programs work is not known.", g.hosts...)
 	}
 }
 
@@ -513,7 +513,7 @@ func (f *findings) nodes() {
 		case n == nil:
 			f.unmet(RuleNode, Warning, "node "+h.Name+" is not in the cluster", "`quorate apply` joins it.", h.Name)
 		case !n.Ready && n.NoNetwork && noNetwork:
-			f.add(RuleNode, Warning, "node "+h.Name+" is not ready: "+n.NotReady, "Install a pod network: by the spec, Quorate installs none (network.cni).", h.Name)
+			f.add(RuleNode, Warning, "node "+h.Name+" is not ready: "+n.NotReady, "Install a pod network: the spec tells Quorate to install none (network.cni).", h.Name)
 		case !n.Ready && n.NoNetwork:
 			f.unmet(RuleNode, Warning, "node "+h.Name+" is not ready: "+n.NotReady, "Check the firewalls and the network between it and the other nodes, and the pods of the pod network on it.", h.Name)
 		case !n.Ready:
@@ -614,7 +614,7 @@ func (f *findings) versions() {
 			parts, hosts = append(parts, v.Version+" on "+List(v.Hosts)), append(hosts, v.Hosts...)
 		}
 		f.add(RuleVersions, Info, same[0].Program+" runs in different versions: "+strings.Join(parts, ", "),
-			"Finish what was begun: an upgrade, or the restart of a program that was replaced.", hosts...)
+			"Finish the upgrade, or restart the program that was replaced.", hosts...)
 	}
 	replaced := map[string][]string{}
 	for _, h := range f.Spec.Spec.Hosts {
@@ -625,8 +625,8 @@ func (f *findings) versions() {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(replaced)) {
-		f.add(RuleVersions, Info, name+" on "+List(replaced[name])+" runs from a file that was replaced since it started: its next restart, planned or not, brings another version",
-			"Restart it at a time of your choice, on one host after the other.", replaced[name]...)
+		f.add(RuleVersions, Info, name+" on "+List(replaced[name])+" was started from a file that has been replaced since: its next restart, planned or not, starts another version",
+			"Restart it at a convenient time, on one host at a time.", replaced[name]...)
 	}
 }
 

@@ -65,8 +65,8 @@ func (f *findings) etcdMajority() {
 	switch {
 	case up+alarmed >= need: // the members work and refuse to write: the alarms are reported
 	case up+unknown >= need:
-		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("whether etcd has a majority is unknown: %d of %d members are known to work, and %d are needed%s", up, voters, need, f.membersText()),
-			"Make the members reachable: Quorate asks them through SSH sessions to their hosts.")
+		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("it is unknown whether etcd has a majority: %d of %d members are known to work, and %d are needed%s", up, voters, need, f.membersText()),
+			"Make the members reachable: Quorate queries them through SSH sessions to their hosts.")
 	default:
 		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("etcd has lost its majority: %d of %d members work, and %d are needed; nothing can be changed in the cluster%s", up, voters, need, f.membersText()),
 			fmt.Sprintf("Bring back at least %d of: %s.", need-up, strings.Join(failed, ", ")))
@@ -102,7 +102,7 @@ func (f *findings) api() {
 		fix = "Bring the control planes back. Quorate did not build this cluster, and changes nothing while its API does not answer."
 	}
 	if unknown > 0 {
-		f.unmet(RuleAPI, Critical, fmt.Sprintf("whether any API server answers is unknown: %s%d of %d could not be queried%s", failed("answer", down), unknown, down+unknown, after("; ", f.Seen.APIError)), fix)
+		f.unmet(RuleAPI, Critical, fmt.Sprintf("it is unknown whether any API server answers: %s%d of %d could not be queried%s", failed("answer", down), unknown, down+unknown, after("; ", f.Seen.APIError)), fix)
 		return
 	}
 	f.unmet(RuleAPI, Critical, "no API server answers"+after(": ", f.Seen.APIError), fix)
@@ -139,7 +139,7 @@ func (f *findings) controllers() {
 			}
 		}
 		if unknown > 0 {
-			f.unmet(RuleControllers, Critical, fmt.Sprintf("whether any %s works is unknown: %s%d of %d could not be queried", k.name, failed("work", total-unknown), unknown, total), fixStatus)
+			f.unmet(RuleControllers, Critical, fmt.Sprintf("it is unknown whether any %s works: %s%d of %d could not be queried", k.name, failed("work", total-unknown), unknown, total), fixStatus)
 			continue
 		}
 		f.unmet(RuleControllers, Critical, fmt.Sprintf("no %s works, so %s", k.name, k.use), "What is wrong with each of them is listed here.")

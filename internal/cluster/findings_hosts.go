@@ -99,11 +99,11 @@ func (f *findings) renewal(host string, c facts.Certificate) string {
 	case c.Name == kubeletClient, c.Name == kubeletServer:
 		return "The kubelet renews it automatically while it reaches the API. If it does not, run `systemctl restart kubelet` there."
 	case h.Has(spec.RoleEtcd):
-		return onEtcdHosts + "etcd reads them again automatically, and `quorate apply` hands the client certificate to the control planes."
+		return onEtcdHosts + "etcd reads them again automatically, and `quorate apply` copies the client certificate to the control planes."
 	case client && f.Spec.ManagedEtcd():
-		return onEtcdHosts + "`quorate apply` then hands it to the control planes."
+		return onEtcdHosts + "`quorate apply` then copies it to the control planes."
 	case client && f.Spec.ExistingEtcd():
-		return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then hands it to the control planes."
+		return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then copies it to the control planes."
 	}
 	return "On one control plane after the other: run `kubeadm certs renew all`, reboot it, and wait until `quorate status` shows it as healthy."
 }
@@ -166,7 +166,7 @@ func (f *findings) settings() {
 		on[text] = append(on[text], h.Name)
 	}
 	for _, text := range order {
-		f.add(RuleSettings, Warning, "the settings of "+List(on[text])+" are not those that Quorate made: "+text, "`quorate apply` restores them.", on[text]...)
+		f.add(RuleSettings, Warning, "the settings of "+List(on[text])+" are not what Quorate set up: "+text, "`quorate apply` restores them.", on[text]...)
 	}
 }
 
@@ -221,6 +221,6 @@ func (f *findings) swap() {
 		}
 	}
 	if len(on) > 0 {
-		f.add(RuleSwap, Warning, "swap is on: "+strings.Join(on, ", ")+"; the memory limits of pods do not hold there", "On each of them, run `swapoff -a` and remove the swap from /etc/fstab.", on...)
+		f.add(RuleSwap, Warning, "swap is on: "+strings.Join(on, ", ")+"; memory limits of pods are not reliable there", "On each of them, run `swapoff -a` and remove the swap from /etc/fstab.", on...)
 	}
 }

@@ -47,7 +47,7 @@ func (f *findings) endpoint() {
 				"To use kubectl on this machine, give it a route to "+cmp.Or(vip, address)+". Quorate does not need one.")
 		}
 	case !e.Known():
-		f.unmet(RuleEndpoint, Warning, "whether the endpoint "+address+" answers is unknown: "+e.Unknown, fixStatus)
+		f.unmet(RuleEndpoint, Warning, "it is unknown whether the endpoint "+address+" answers: "+e.Unknown, fixStatus)
 	default:
 		fix := "Bring an API server back first."
 		if f.Seen.API != nil && f.managed() {
@@ -71,7 +71,7 @@ func (f *findings) virtualIP() {
 	strange := slices.DeleteFunc(slices.Clone(holders), func(name string) bool { return slices.Contains(Names(all), name) })
 	switch {
 	case len(strange) > 0:
-		f.unmet(RuleVirtualIP, Critical, List(strange)+plural(len(strange), " has", " have")+" the virtual IP "+vip+", and by the spec "+plural(len(strange), "it is no load balancer", "they are no load balancers"),
+		f.unmet(RuleVirtualIP, Critical, List(strange)+plural(len(strange), " has", " have")+" the virtual IP "+vip+", but the spec does not have "+plural(len(strange), "it as a load balancer", "them as load balancers"),
 			"Stop keepalived there (`systemctl disable --now keepalived`), or remove the address from the interface (`ip address del`).", holders...)
 	case slices.ContainsFunc(holders, func(name string) bool { return !f.Reachable(name) }) && len(holders) > 1:
 		gone := slices.DeleteFunc(slices.Clone(holders), f.Reachable)
@@ -158,7 +158,7 @@ func (f *findings) servers(h spec.Host, b *facts.Balancer) {
 // noTakeover reports a load balancer that would never take the virtual IP.
 func (f *findings) noTakeover(h spec.Host) {
 	if k := f.keepalived(h.Name); !k.OK && k.Known() {
-		f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" does not take part in moving the virtual IP: "+k.Problem, "`quorate apply` starts keepalived. On "+h.Name+", `journalctl -u keepalived -n 50` shows why.", h.Name)
+		f.unmet(RuleLoadBalancer, Warning, "the load balancer on "+h.Name+" does not take part in the failover of the virtual IP: "+k.Problem, "`quorate apply` starts keepalived. On "+h.Name+", `journalctl -u keepalived -n 50` shows why.", h.Name)
 	}
 }
 

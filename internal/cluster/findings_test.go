@@ -52,20 +52,20 @@ var findingCases = []struct {
 		"warning: the cluster is not known to survive"}},
 	{"nothing-reachable", func(f fixture) {
 		f.Dies("cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b")
-		f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "no host could ask"}
+		f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "no host could query it"}
 	}, margins(-1, -1, -1, -1), []string{"*critical: no host can be reached, so nothing is known about the cluster; cp-a: dial tcp: i/o timeout"}},
 	{"only-workers-reachable", func(f fixture) {
 		f.Dies("cp-a", "cp-b", "cp-c", "lb-a", "lb-b")
 		f.Seen.API, f.Seen.APIError, f.Seen.Etcd, f.Seen.EtcdError = nil, "no control plane can be reached", nil, "no member's host can be reached"
 		f.AnswerEndpoint(bad("no route to host"))
 	}, margins(-1, -1, -1, -1), []string{
-		"*critical: whether the cluster works, or was ever complete, is unknown: cp-a, cp-b and cp-c could not be queried", "*critical: the endpoint api.lab.internal:6443 does not answer: no route to host",
+		"*critical: it is unknown whether the cluster works, or was ever complete: cp-a, cp-b and cp-c could not be queried", "*critical: the endpoint api.lab.internal:6443 does not answer: no route to host",
 		"warning: host cp-a", "warning: host cp-b", "warning: host cp-c", "warning: host lb-a", "warning: host lb-b"}},
 
 	// Whether there is a cluster.
 	{"fresh", func(f fixture) { f.Empty() }, margins(-1, -1, -1, -1), []string{"*info: there is no cluster on these hosts yet"}},
 	{"fresh-with-a-dead-host", func(f fixture) { f.Empty(); f.Dies("w-b") }, margins(-1, -1, -1, -1), []string{
-		"*warning: whether there is a cluster is unknown: the hosts that could be queried carry no part of one", "warning: host w-b"}},
+		"*warning: it is unknown whether there is a cluster: the hosts that could be queried carry no part of one", "warning: host w-b"}},
 	{"interrupted-build", func(f fixture) {
 		f.Empty()
 		f.Kubernetes("cp-a").Begun, f.Kubernetes("cp-a").KubeletConfig, f.Kubernetes("cp-a").EtcdData = true, true, true
@@ -74,11 +74,11 @@ var findingCases = []struct {
 		f.Empty()
 		k := f.Kubernetes("cp-a")
 		k.Begun, k.EtcdData, k.EtcdInitial = true, true, []string{"cp-a=https://10.0.0.11:2380", "cp-b=https://10.0.0.12:2380", "cp-x=https://10.0.0.99:2380"}
-	}, margins(-1, -1, -1, -1), []string{"*error: etcd on cp-a began with the members", "*warning: the cluster is not complete"}},
+	}, margins(-1, -1, -1, -1), []string{"*error: etcd on cp-a was started with the members", "*warning: the cluster is not complete"}},
 	{"parts-that-nobody-owns", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").EtcdData = true }, margins(-1, -1, -1, -1), []string{
 		"*warning: cp-b carries parts of a cluster that Quorate did not build, and no API answers"}},
 	{"stale-marks", func(f fixture) { f.Empty(); f.Kubernetes("cp-b").Established = true }, margins(-1, -1, -1, -1), []string{
-		"*critical: cp-b is marked as part of a cluster that was complete once, and no host carries any part of it any more"}},
+		"*critical: cp-b is marked as part of a cluster that was once complete, but no host carries any part of it now"}},
 	{"foreign", func(f fixture) {
 		for _, h := range f.Seen.Hosts {
 			h.Facts.Kubernetes.Established = false
@@ -100,7 +100,7 @@ var findingCases = []struct {
 	{"first-host-of-another-cluster", func(f fixture) { f.Kubernetes("cp-a").CA = "OTHER" }, margins(1, 1, 1, 1), []string{
 		"*error: cp-b and cp-a belong to different clusters: their CA certificates differ"}},
 	{"marked-for-another-cluster", func(f fixture) { f.Kubernetes("w-a").Clusters = []string{"stage"} }, margins(1, 1, 1, 1), []string{
-		"*error: w-a is marked as a host of the cluster stage, and this is the spec of lab"}},
+		"*error: w-a is marked as a host of the cluster stage, but this is the spec of lab"}},
 	{"load-balancer-of-another-cluster", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.WrittenFor = "stage" }, margins(1, 1, 1, 1), []string{
 		"*error: lb-b is a load balancer of the cluster stage"}},
 	{"two-etcd-CAs", func(f fixture) { f.Kubernetes("cp-a").EtcdCA, f.Kubernetes("cp-b").EtcdCA = "A", "B" }, margins(1, 1, 1, 1), []string{
@@ -108,16 +108,16 @@ var findingCases = []struct {
 	{"two-etcds", func(f fixture) { f.Seen.Etcd[1].ClusterID, f.Seen.Etcd[2].ClusterID = "c2", "c2" }, margins(1, 1, 1, 1), []string{
 		"*critical: the etcd members belong to different clusters, and clients may write to either: cp-a in c1; cp-b and cp-c in c2"}},
 	{"edited-range", func(f fixture) { f.Spec.Spec.Network.PodCIDR = "10.200.0.0/16" }, margins(1, 1, 1, 1), []string{
-		"*warning: the spec asks for what cannot be changed in a cluster that exists: the cluster's pods are in 10.244.0.0/16, and the spec says 10.200.0.0/16"}},
+		"*warning: the spec changes what cannot be changed in an existing cluster: the cluster's pods are in 10.244.0.0/16, but the spec says 10.200.0.0/16"}},
 	{"recorded-and-edited", func(f fixture) {
 		f.Record()
 		f.Spec.Spec.Network.ServiceCIDR = "10.97.0.0/16"
-	}, margins(1, 1, 1, 1), []string{"*warning: the spec asks for what cannot be changed in a cluster that exists: spec.network.serviceCIDR changed from 10.96.0.0/12 to 10.97.0.0/16"}},
+	}, margins(1, 1, 1, 1), []string{"*warning: the spec changes what cannot be changed in an existing cluster: spec.network.serviceCIDR changed from 10.96.0.0/12 to 10.97.0.0/16"}},
 	{"recorded-by-a-newer-quorate", func(f fixture) { f.Seen.API.Record = "apiVersion: quorate.dev/v9\n" }, margins(1, 1, 1, 1), []string{"*warning: "}},
 	{"worker-made-a-control-plane", func(f fixture) {
 		f.Spec.Spec.Hosts[3].Roles = []string{spec.RoleControlPlane, spec.RoleWorker}
 	}, margins(1, 1, 1, 1), []string{
-		"*warning: the spec asks for what cannot be changed in a cluster that exists: w-a joined the cluster as a worker, and in the spec it is a control plane"}},
+		"*warning: the spec changes what cannot be changed in an existing cluster: w-a joined the cluster as a worker, but is a control plane in the spec"}},
 
 	// etcd.
 	{"lost-majority", func(f fixture) {
@@ -137,8 +137,8 @@ var findingCases = []struct {
 		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "it has no leader"
 		f.Silent()
 	}, margins(-1, -1, 1, -1), []string{
-		"*critical: whether etcd has a majority is unknown: 0 of 3 members are known to work, and 2 are needed",
-		"*critical: whether any API server answers is unknown: 1 does not answer, and 2 of 3 could not be queried",
+		"*critical: it is unknown whether etcd has a majority: 0 of 3 members are known to work, and 2 are needed",
+		"*critical: it is unknown whether any API server answers: 1 does not answer, and 2 of 3 could not be queried",
 		"*critical: the endpoint", "warning: host cp-a", "warning: host cp-b",
 		"*warning: etcd member cp-c does not work: it has no leader", "*warning: kube-apiserver on cp-c"}},
 	{"etcd-member", func(f fixture) { f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused" }, margins(0, 0, 1, 0), []string{
@@ -185,13 +185,13 @@ var findingCases = []struct {
 	{"api-server-manifest", func(f fixture) {
 		f.Kubernetes("cp-b").Manifests = []string{"etcd", facts.ControllerManager, facts.Scheduler}
 		f.Change("cp-b", func(h *facts.Host) { h.APIServer = new(bad("connection refused")) })
-	}, margins(1, 1, 1, 1), []string{"*warning: kube-apiserver does not run on cp-b: its manifest is missing"}},
+	}, margins(1, 1, 1, 1), []string{"*warning: kube-apiserver is not running on cp-b: its manifest is missing"}},
 	{"scheduler", func(f fixture) { f.Component("cp-a", facts.Scheduler, bad("connection refused")) }, margins(1, 1, 1, 1), []string{
 		"*warning: kube-scheduler on cp-a does not work: connection refused"}},
 	{"scheduler-manifest", func(f fixture) {
 		f.Kubernetes("cp-a").Manifests = f.Kubernetes("cp-a").Manifests[:3]
 		f.Component("cp-a", facts.Scheduler, bad("connection refused"))
-	}, margins(1, 1, 1, 1), []string{"*warning: kube-scheduler does not run on cp-a: its manifest is missing"}},
+	}, margins(1, 1, 1, 1), []string{"*warning: kube-scheduler is not running on cp-a: its manifest is missing"}},
 	{"two-schedulers", func(f fixture) {
 		f.Component("cp-a", facts.Scheduler, bad("connection refused"))
 		f.Component("cp-b", facts.Scheduler, bad("connection refused"))
@@ -210,7 +210,7 @@ var findingCases = []struct {
 		f.Component("cp-a", facts.ControllerManager, bad("connection refused"))
 		f.Component("cp-b", facts.ControllerManager, unknown(noStream))
 		f.Component("cp-c", facts.ControllerManager, unknown(noStream))
-	}, margins(-1, 1, 1, -1), []string{"*critical: whether any controller manager works is unknown: 1 does not work, and 2 of 3 could not be queried",
+	}, margins(-1, 1, 1, -1), []string{"*critical: it is unknown whether any controller manager works: 1 does not work, and 2 of 3 could not be queried",
 		"*warning: kube-controller-manager on cp-b and cp-c could not be queried: " + noStream, "*warning: kube-controller-manager on cp-a does not work"}},
 
 	// Nodes and the other programs.
@@ -259,10 +259,10 @@ var findingCases = []struct {
 	{"all-queries-unknown", func(f fixture) {
 		f.AllUnknown()
 	}, margins(-1, -1, -1, -1), []string{
-		"*critical: whether etcd has a majority is unknown: 0 of 3 members are known to work, and 2 are needed",
-		"*critical: whether any API server answers is unknown: 3 of 3 could not be queried; " + noStream,
+		"*critical: it is unknown whether etcd has a majority: 0 of 3 members are known to work, and 2 are needed",
+		"*critical: it is unknown whether any API server answers: 3 of 3 could not be queried; " + noStream,
 		"*critical: no load balancer is known to work: lb-a and lb-b could not be queried",
-		"*warning: whether the endpoint api.lab.internal:6443 answers is unknown: " + noStream,
+		"*warning: it is unknown whether the endpoint api.lab.internal:6443 answers: " + noStream,
 		"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown",
 		"*warning: kube-apiserver, kube-controller-manager, kube-scheduler, containerd, flannel, kube-proxy, kubelet, quorate-approver, haproxy, quorate-watchdog and etcd on cp-a, cp-b, cp-c, w-a, w-b, lb-a and lb-b could not be queried"}},
 	{"versions", func(f fixture) {
@@ -272,7 +272,7 @@ var findingCases = []struct {
 		for _, h := range []string{"w-a", "w-b"} {
 			f.Seen.Hosts[h].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.37.2", Replaced: true}
 		}
-	}, margins(1, 1, 1, 1), []string{"info: kubelet on w-a and w-b runs from a file that was replaced since it started"}},
+	}, margins(1, 1, 1, 1), []string{"info: kubelet on w-a and w-b was started from a file that has been replaced since"}},
 	{"dns-one-node", func(f fixture) { f.Seen.API.DNSNodes = 1 }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
 	{"dns-not-spread", func(f fixture) { f.Seen.API.DNSNodes, f.Seen.API.DNSSpread = 1, false }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
 	{"dns-one-replica", func(f fixture) {
@@ -301,11 +301,11 @@ var findingCases = []struct {
 	}, margins(1, 1, 0, 0), []string{
 		"*warning: the load balancer on lb-a does not work: HAProxy does not answer", "warning: the cluster does not survive the loss of a load balancer, or zone b"}},
 	{"load-balancer-without-keepalived", func(f fixture) { f.Component("lb-b", facts.Keepalived, bad("keepalived.service is failed")) }, margins(1, 1, 0, 0), []string{
-		"*warning: the load balancer on lb-b does not take part in moving the virtual IP: keepalived.service is failed", "warning: the cluster does not survive the loss of a load balancer, or zone a"}},
+		"*warning: the load balancer on lb-b does not take part in the failover of the virtual IP: keepalived.service is failed", "warning: the cluster does not survive the loss of a load balancer, or zone a"}},
 	{"keepalived-unit", func(f fixture) {
 		delete(f.Seen.Hosts["lb-b"].Components, facts.Keepalived)
 		f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "failed"
-	}, margins(1, 1, 0, 0), []string{"*warning: the load balancer on lb-b does not take part in moving the virtual IP: keepalived.service is failed", "warning: the cluster does not survive"}},
+	}, margins(1, 1, 0, 0), []string{"*warning: the load balancer on lb-b does not take part in the failover of the virtual IP: keepalived.service is failed", "warning: the cluster does not survive"}},
 	{"keepalived-unknown", func(f fixture) {
 		f.Component("lb-b", facts.Keepalived, unknown(noStream))
 		delete(f.Seen.Hosts["lb-b"].Facts.Units, "keepalived.service")
@@ -376,7 +376,7 @@ var findingCases = []struct {
 	{"endpoint-for-some-hosts", func(f fixture) { f.Seen.Endpoint.Hosts["cp-a"] = bad("no route to host") }, margins(1, 1, 1, 1), nil},
 	{"endpoint-unknown", func(f fixture) {
 		f.Seen.Endpoint = facts.Endpoint{Unknown: "no host could open a stream", Caller: new(bad("no route to host"))}
-	}, margins(1, 1, 1, 1), []string{"*warning: whether the endpoint api.lab.internal:6443 answers is unknown: no host could open a stream"}},
+	}, margins(1, 1, 1, 1), []string{"*warning: it is unknown whether the endpoint api.lab.internal:6443 answers: no host could open a stream"}},
 	{"drained", func(f fixture) {
 		for _, name := range []string{"lb-a", "lb-b"} {
 			b := f.Seen.Hosts[name].Balancer.Backends
@@ -457,10 +457,10 @@ var findingCases = []struct {
 		f.Seen.Hosts["cp-b"].Facts.Files["/etc/containerd/config.toml"] = "of another bundle"
 		f.Seen.Hosts["cp-c"].Facts.Modules["br_netfilter"] = facts.Loadable
 	}, margins(1, 1, 1, 1), []string{
-		"warning: the settings of cp-a are not those that Quorate made: /etc/sysctl.d/90-quorate.conf is missing",
-		"warning: the settings of cp-c are not those that Quorate made: the kernel module br_netfilter is not loaded",
-		"warning: the settings of w-a and w-b are not those that Quorate made: /etc/systemd/system/kubelet.service has mode 644 instead of 600, net.ipv4.ip_forward is 0 instead of 1",
-		"warning: the settings of lb-b are not those that Quorate made: keepalived.service is disabled: it would not start after a reboot"}},
+		"warning: the settings of cp-a are not what Quorate set up: /etc/sysctl.d/90-quorate.conf is missing",
+		"warning: the settings of cp-c are not what Quorate set up: the kernel module br_netfilter is not loaded",
+		"warning: the settings of w-a and w-b are not what Quorate set up: /etc/systemd/system/kubelet.service has mode 644 instead of 600, net.ipv4.ip_forward is 0 instead of 1",
+		"warning: the settings of lb-b are not what Quorate set up: keepalived.service is disabled: it would not start after a reboot"}},
 	{"adopted-settings", func(f fixture) {
 		f.Kubernetes("w-a").Adopted = true
 		f.Seen.Hosts["w-a"].Facts.Sysctls["net.ipv4.ip_forward"] = "0"

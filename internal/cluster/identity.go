@@ -113,7 +113,7 @@ type Difference struct {
 	extra bool
 }
 
-const fixDescribe = "Put into the spec what the cluster has."
+const fixDescribe = "Change the spec to match the cluster."
 
 // Fixed refuses a spec that asks for something that cannot be changed in the cluster that exists; nil if there is no such
 // thing. It compares with the recorded spec, and with the cluster itself: with kubeadm's configuration, with the nodes, with
@@ -128,7 +128,7 @@ func (s *State) Fixed() *Refusal {
 		why, how = append(why, d.What), append(how, cmp.Or(d.How, fixDescribe))
 	}
 	slices.Sort(how)
-	return &Refusal{Rule: RuleFixed, Why: "this cannot be changed in the cluster that exists: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(how), "\n")}
+	return &Refusal{Rule: RuleFixed, Why: "this cannot be changed in an existing cluster: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(how), "\n")}
 }
 
 // fixed lists what Fixed refuses, or refuses to compare.
@@ -176,7 +176,7 @@ func (d *differences) config() {
 	k := d.Seen.API.Kubeadm
 	if k == nil {
 		if d.Seen.API.Initialised {
-			d.add("", "the ConfigMap kubeadm-config holds no ClusterConfiguration")
+			d.add("", "the ConfigMap kubeadm-config contains no ClusterConfiguration")
 		}
 		return
 	}
@@ -186,25 +186,25 @@ func (d *differences) config() {
 	case k.Endpoint == "":
 		d.add("", "it was built without a controlPlaneEndpoint (kubeadm init --control-plane-endpoint): its clients know one control plane only")
 	case k.Endpoint != want:
-		d.add("", "the cluster's endpoint is %s, and the spec says %s (controlPlane.endpoint)", k.Endpoint, want)
+		d.add("", "the cluster's endpoint is %s, but the spec says %s (controlPlane.endpoint)", k.Endpoint, want)
 	}
 	if (k.PodCIDR != "" || network.CNI == spec.CNIFlannel) && !sameRange(k.PodCIDR, network.PodCIDR) {
-		d.add("", "the cluster's pods are in %s, and the spec says %s (network.podCIDR)", cmp.Or(k.PodCIDR, "no range that kubeadm knows"), network.PodCIDR)
+		d.add("", "the cluster's pods are in %s, but the spec says %s (network.podCIDR)", cmp.Or(k.PodCIDR, "no range that kubeadm knows"), network.PodCIDR)
 	}
 	if !sameRange(k.ServiceCIDR, network.ServiceCIDR) {
-		d.add("", "the cluster's Services are in %s, and the spec says %s (network.serviceCIDR)", k.ServiceCIDR, network.ServiceCIDR)
+		d.add("", "the cluster's Services are in %s, but the spec says %s (network.serviceCIDR)", k.ServiceCIDR, network.ServiceCIDR)
 	}
 	var should []string
 	if !d.Spec.StackedEtcd() {
 		should = slices.Sorted(slices.Values(hostconfig.EtcdEndpoints(d.Spec)))
 	}
 	if have := slices.Sorted(slices.Values(k.EtcdEndpoints)); !slices.Equal(have, should) {
-		d.add("", "the cluster's etcd is at %s, and the spec's at %s", onControlPlanes(have), onControlPlanes(should))
+		d.add("", "the cluster's etcd is at %s, but the spec's is at %s", onControlPlanes(have), onControlPlanes(should))
 	}
 	if e := d.Seen.ExistingEtcd; e != nil && e.Error == "" {
 		for _, h := range d.Spec.HostsWith(spec.RoleControlPlane) {
 			if f := d.Facts(h.Name); f != nil && f.Kubernetes.EtcdCA != "" && f.Kubernetes.KubeletConfig && !SameCertificate(f.Kubernetes.EtcdCA, e.CA) && d.stage == Foreign {
-				d.add("", "%s trusts another etcd CA than the spec's etcd.caFile", h.Name)
+				d.add("", "%s trusts a different etcd CA than the spec's etcd.caFile", h.Name)
 			}
 		}
 	}
@@ -226,21 +226,21 @@ func (d *differences) nodes() {
 		h, known := d.Spec.Host(n.Name)
 		if !known || !h.IsNode() {
 			how := "This version of Quorate does not remove nodes. Put it back into the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
-			d.add(how, "the cluster has the node %s%s, which the spec does not name", n.Name, after(" at ", n.Address))
+			d.add(how, "the cluster has the node %s%s, which is not in the spec", n.Name, after(" at ", n.Address))
 			d.out[len(d.out)-1].extra = true
 			continue
 		}
 		if n.Address != "" && n.Address != h.Address {
-			d.add("", "the node %s is at %s, and in the spec at %s", n.Name, n.Address, h.Address)
+			d.add("", "the node %s is at %s, but in the spec at %s", n.Name, n.Address, h.Address)
 		}
 		if _, controls := n.Labels[controlPlaneNode]; controls && !h.Has(spec.RoleControlPlane) {
-			d.add("", "the node %s is a control plane, and in the spec it is not", n.Name)
+			d.add("", "the node %s is a control plane, but not in the spec", n.Name)
 		}
 		if d.stage != Foreign {
 			continue
 		}
 		if _, controls := n.Labels[controlPlaneNode]; !controls && h.Has(spec.RoleControlPlane) {
-			d.add("", "the node %s is not a control plane, and in the spec it is", n.Name)
+			d.add("", "the node %s is not a control plane, but it is in the spec", n.Name)
 		}
 		labels := map[string]string{"topology.kubernetes.io/zone": h.Zone}
 		if h.Region != "" {
@@ -248,7 +248,7 @@ func (d *differences) nodes() {
 		}
 		for key, want := range labels {
 			if have, set := n.Labels[key]; set && have != want {
-				d.add("", "the node %s has the label %s=%s, and by the spec it is %s", n.Name, key, have, want)
+				d.add("", "the node %s has the label %s=%s, but the spec says %s", n.Name, key, have, want)
 			}
 		}
 	}
@@ -264,11 +264,11 @@ func (d *differences) hosts() {
 		k := f.Kubernetes
 		if !d.Spec.Balances(h) && f.Units[hostconfig.WatchdogUnit] == "active" {
 			d.add("Give it the role back. Or, when other load balancers or one of your own can take over, stop it there: `systemctl disable --now keepalived haproxy "+hostconfig.WatchdogUnit+"`.",
-				"%s still is a load balancer of this cluster, and in the spec it no longer is: it would contend for the virtual IP", h.Name)
+				"%s is still a load balancer of this cluster, but no longer in the spec: it would contend for the virtual IP", h.Name)
 		}
 		if h.Has(spec.RoleControlPlane) && d.Spec.Balances(h) && hostconfig.SharesAPIPort(d.Spec) && k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver") && !k.SharesPort && d.stage != Foreign {
-			d.add("Use hosts of their own for the role load-balancer. Or let the API servers share the port first: add permit-port-sharing=true to apiServer.extraArgs in the ConfigMap kubeadm-config, and "+
-				"--permit-port-sharing=true to /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane after the other; wait each time until `quorate status` is healthy.",
+			d.add("Use separate hosts for the role load-balancer. Or let the API servers share the port first: add permit-port-sharing=true to apiServer.extraArgs in the ConfigMap kubeadm-config, and "+
+				"--permit-port-sharing=true to /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane at a time; wait each time until `quorate status` is healthy.",
 				"kube-apiserver on %s was not set up to share port %s with HAProxy, which could not start next to it", h.Name, hostconfig.APIPort)
 		}
 		if !k.KubeletConfig || !h.IsNode() {
@@ -277,24 +277,24 @@ func (d *differences) hosts() {
 		known := slices.ContainsFunc(d.Seen.API.Nodes, func(n facts.Node) bool { return n.Name == h.Name })
 		switch {
 		case k.CA == "":
-			d.add("", "%s is set up as a node and has no CA certificate in /etc/kubernetes/pki", h.Name)
+			d.add("", "%s is set up as a node, but has no CA certificate in /etc/kubernetes/pki", h.Name)
 		case k.NodeName != "" && k.NodeName != h.Name:
 			d.add("", "%s is called %s in its cluster", h.Name, k.NodeName)
 		case !known && d.stage == Foreign:
-			d.add("", "%s is set up as a node, and this cluster has none of that name", h.Name)
+			d.add("", "%s is set up as a node, but this cluster has no node with that name", h.Name)
 		}
 		runs := slices.ContainsFunc(controlPlanePrograms, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
 		switch {
 		case runs && !h.Has(spec.RoleControlPlane):
-			d.add(roleHow(h.Name), "%s is a control plane, and in the spec it is not", h.Name)
+			d.add(roleHow(h.Name), "%s is a control plane, but not in the spec", h.Name)
 		case !d.wasControlPlane(h.Name) && h.Has(spec.RoleControlPlane) && d.stage != Partial:
-			d.add(roleHow(h.Name), "%s joined the cluster as a worker, and in the spec it is a control plane", h.Name)
+			d.add(roleHow(h.Name), "%s joined the cluster as a worker, but is a control plane in the spec", h.Name)
 		}
 	}
 }
 
 func roleHow(host string) string {
-	return "The role of a host that joined does not change. Put the role back into the spec. Or remove " + host + " from the cluster by hand (`kubectl drain " + host + " --ignore-daemonsets`, `kubeadm reset` on it, `kubectl delete node " + host + "`) and run `quorate apply`, which adds it in its new role."
+	return "The role of a joined host cannot be changed. Put the role back into the spec. Or remove " + host + " from the cluster by hand (`kubectl drain " + host + " --ignore-daemonsets`, `kubeadm reset` on it, `kubectl delete node " + host + "`) and run `quorate apply`, which adds it in its new role."
 }
 
 func (d *differences) etcd() {
@@ -307,7 +307,7 @@ func (d *differences) etcd() {
 			continue
 		}
 		if stacked := slices.Contains(f.Kubernetes.Manifests, "etcd"); stacked && !d.Spec.StackedEtcd() {
-			d.add("Put `topology: stacked` back into the spec.", "the cluster's etcd is stacked, as %s shows, and the spec says external (controlPlane.topology)", h.Name)
+			d.add("Put `topology: stacked` back into the spec.", "the cluster's etcd is stacked, as %s shows, but the spec says external (controlPlane.topology)", h.Name)
 			return
 		}
 	}

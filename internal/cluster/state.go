@@ -409,13 +409,13 @@ func (s *State) hasAddress(f *facts.Facts) bool {
 	return has
 }
 
-// Endpoint is how the endpoint answers the hosts: it is OK if it answers any of them, and unknown if nobody could ask.
+// Endpoint is how the endpoint answers requests from the hosts: it is OK if it answers any of them, and unknown if nobody could ask.
 func (s *State) Endpoint() facts.Answer {
 	e := s.Seen.Endpoint
 	if len(e.Hosts) == 0 {
 		why := e.Unknown
 		if why == "" {
-			why = "no host could ask"
+			why = "no host could query it"
 		}
 		return facts.Answer{Unknown: why}
 	}

@@ -42,7 +42,7 @@ func (j *judge) virtualIP(s *cluster.State, probes []Probe) {
 			"the virtual IP %s is in use: a machine that has it answers %s (%s)", vip, places(used.from[r]), r.outcome)
 	}
 	for _, r := range failed.order {
-		j.add(cluster.Error, cluster.RuleVirtualIP, failed.from[r], "Run `quorate preflight` again; if this stays, check the host.",
+		j.add(cluster.Error, cluster.RuleVirtualIP, failed.from[r], "Run `quorate preflight` again; if this persists, check the host.",
 			"whether the virtual IP %s is in use could not be probed from %s: %s", vip, places(failed.from[r]), r.detail)
 	}
 }

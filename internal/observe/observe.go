@@ -301,7 +301,7 @@ func readiness(out *facts.Node, conditions []corev1.NodeCondition) {
 		}
 	}
 	if out.NoNetwork {
-		out.NotReady = cmp.Or(network, "its pod network is not there yet")
+		out.NotReady = cmp.Or(network, "its pod network is not ready yet")
 	}
 }
 

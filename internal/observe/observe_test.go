@@ -21,7 +21,7 @@ func TestReadiness(t *testing.T) {
 		want       facts.Node
 	}{
 		"ready":                  {[]corev1.NodeCondition{network(corev1.ConditionFalse), ready(corev1.ConditionTrue, "fine")}, facts.Node{Ready: true}},
-		"no network":             {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "its pod network is not there yet", NoNetwork: true}},
+		"no network":             {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "its pod network is not ready yet", NoNetwork: true}},
 		"no network, and why":    {[]corev1.NodeCondition{ready(corev1.ConditionFalse, plugin), network(corev1.ConditionTrue)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
 		"why in the other order": {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, plugin)}, facts.Node{NotReady: "no answer from cp-b", NoNetwork: true}},
 		"an ill kubelet":         {[]corev1.NodeCondition{network(corev1.ConditionTrue), ready(corev1.ConditionFalse, "PLEG is not healthy")}, facts.Node{NotReady: "PLEG is not healthy"}},

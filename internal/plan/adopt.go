@@ -16,9 +16,9 @@ import (
 func (p *Plan) Allowed(adopt bool) error {
 	switch {
 	case p.Adopts && !adopt:
-		return refused(RuleAdoptFlag, "the cluster on these hosts was not built by Quorate", "`quorate plan` shows what would change and what stays as it is. `quorate apply --adopt` does it.")
+		return refused(RuleAdoptFlag, "the cluster on these hosts was not built by Quorate", "`quorate plan` shows what would change and what would stay as it is. `quorate apply --adopt` adopts it.")
 	case adopt && p.Creates:
-		return refused(RuleAdoptFlag, "these hosts carry no cluster that could be adopted, and this would build one", "Name the hosts of the cluster in the spec, or leave out --adopt.")
+		return refused(RuleAdoptFlag, "these hosts have no cluster to adopt, and apply would build one", "Name the hosts of the cluster in the spec, or leave out --adopt.")
 	}
 	return nil
 }
@@ -45,7 +45,7 @@ func (b *builder) allReachable() error {
 		}
 	}
 	return refused(RuleAllHosts, "some hosts cannot be reached: "+strings.Join(lines, "; "),
-		"A cluster is adopted when all of it can be examined. Bring these hosts up, or take them out of the spec if they are no part of it.")
+		"A cluster can be adopted only if all of it can be examined. Bring these hosts up, or take them out of the spec if they are not part of it.")
 }
 
 // described expects that the spec describes exactly this cluster.
@@ -56,11 +56,11 @@ func (b *builder) described() error {
 	}
 	for _, n := range b.Seen.API.Nodes {
 		if n.Version != b.bundle.Version {
-			m.add("the kubelet of %s is %s, and the spec says %s (kubernetes.version; an upgrade that was begun has to be finished)", n.Name, n.Version, b.bundle.Version)
+			m.add("the kubelet of %s is %s, but the spec says %s (kubernetes.version; if an upgrade was started, finish it)", n.Name, n.Version, b.bundle.Version)
 		}
 	}
 	return m.refuse(cluster.RuleDescribed, "this is not the cluster of the spec: ",
-		"Put into the spec what the cluster has: Quorate changes none of this in a cluster that exists. If it is another cluster, take its hosts out of the spec.")
+		"Change the spec to match the cluster: Quorate changes none of this in an existing cluster. If it is another cluster, take its hosts out of the spec.")
 }
 
 // problems collects what is wrong.
@@ -104,7 +104,7 @@ func (b *builder) balancersForAdoption() error {
 		lb := b.Seen.Hosts[h.Name].Balancer
 		switch {
 		case lb == nil:
-			m.add("%s could not be asked what it balances%s", h.Name, after(": ", b.Seen.Hosts[h.Name].BalancerError))
+			m.add("what the load balancer on %s serves could not be queried%s", h.Name, after(": ", b.Seen.Hosts[h.Name].BalancerError))
 		case lb.Others != nil:
 			b.judgeBalancer(&m, h, lb.Others)
 		}
@@ -117,9 +117,9 @@ func (b *builder) balancersForAdoption() error {
 		}
 	}
 	if holders, unknown := b.Holders(); len(holders) == 0 && len(unknown) == 0 {
-		m.add("none of the spec's load balancers has the virtual IP %s, and something answers there", b.c.Spec.LoadBalancer.Address)
+		m.add("none of the spec's load balancers has the virtual IP %s, but something answers there", b.c.Spec.LoadBalancer.Address)
 	}
-	return m.refuse(RuleBalancers, "", "Quorate's configuration would take all of that away: move it elsewhere first. Or keep managing the load balancers yourself: loadBalancer.type external, with the same address.")
+	return m.refuse(RuleBalancers, "", "Quorate's configuration would remove all of that: move it elsewhere first. Or keep managing the load balancers yourself: loadBalancer.type external, with the same address.")
 }
 
 func (b *builder) judgeBalancer(m *problems, h spec.Host, o *facts.OthersBalancing) {
@@ -131,7 +131,7 @@ func (b *builder) judgeBalancer(m *problems, h spec.Host, o *facts.OthersBalanci
 	for _, s := range o.Servers {
 		host, port, _ := strings.Cut(s, ":")
 		if port != "" && port != hostconfig.APIPort || !slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(cp spec.Host) bool { return host == cp.Address || host == cp.Name }) {
-			m.add("the load balancer %s sends connections to %s, which is no API server of the spec", h.Name, s)
+			m.add("the load balancer %s sends connections to %s, which is not an API server of the spec", h.Name, s)
 		}
 	}
 	for _, ip := range o.VirtualIPs {
@@ -147,16 +147,16 @@ func (b *builder) networkForAdoption() error {
 	if b.c.Spec.Network.CNI != spec.CNIFlannel || b.Seen.API.Applied[spec.CNIFlannel] != "" {
 		return nil
 	}
-	why := "the pods have a network that no DaemonSet of the cluster sets up"
+	why := "no DaemonSet of the cluster sets up the pod network"
 	for _, n := range networks {
 		if !n.Flannel() {
-			why = fmt.Sprintf("the pods' network is set up by %s/%s", n.Namespace, n.Name)
+			why = fmt.Sprintf("the pod network is set up by %s/%s", n.Namespace, n.Name)
 		}
 	}
 	if len(networks) == 1 && networks[0].Flannel() {
 		return nil
 	}
-	return refused(RuleNetwork, why+", and the spec asks for flannel", "Put `cni: none` into the spec: the network stays yours.")
+	return refused(RuleNetwork, why+", but the spec says flannel", "Put `cni: none` into the spec: the network stays yours.")
 }
 
 // keepsNetwork says that the pods of an adopted cluster have a flannel that is not the bundle's. Replacing it would cut pods
@@ -183,7 +183,7 @@ func (b *builder) adopt() {
 	var adopted []*Step
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); b.leftAsItIs(h) && !f.Kubernetes.Adopted {
-			adopted = append(adopted, b.mark(h, "adopted", facts.AdoptedFile, "adopt the host", "it was set up without Quorate and is as it should be: its programs, containerd, kubelet, certificates and static pods stay as they are"))
+			adopted = append(adopted, b.mark(h, "adopted", facts.AdoptedFile, "adopt the host", "it was set up without Quorate and works: its programs, containerd, kubelet, certificates and static pods stay as they are"))
 		}
 	}
 	b.beginWith(b.markEstablished(adopted...)...)
@@ -213,9 +213,9 @@ func (b *builder) notes() (out []string) {
 	add(anonymous, "the API servers accept anonymous requests for every path that RBAC allows")
 	add(lacks("kube-apiserver/kubelet-certificate-authority"), "the API servers do not verify the kubelets' serving certificates")
 	add(slow && b.c.Spec.Failover.Profile == spec.ProfileFast,
-		"the spec says failover.profile fast, and the flags and kubelets of this cluster have other timings: pods of a dead node wait for minutes")
+		"the spec says failover.profile fast, but the flags and kubelets of this cluster have other timings: pods of a dead node are evicted only after minutes")
 	for _, n := range b.Seen.API.Networks {
-		add(b.c.Spec.Network.CNI != spec.CNINone && b.keepsNetwork(), fmt.Sprintf("the pods' network is set up by %s/%s (%s)", n.Namespace, n.Name, strings.Join(n.Images, ", ")))
+		add(b.c.Spec.Network.CNI != spec.CNINone && b.keepsNetwork(), fmt.Sprintf("the pod network is set up by %s/%s (%s)", n.Namespace, n.Name, strings.Join(n.Images, ", ")))
 	}
 	return out
 }
@@ -247,6 +247,6 @@ func (b *builder) knownPaths(h spec.Host) error {
 	if len(own) == 0 {
 		return nil
 	}
-	return refused(RuleOwnFiles, fmt.Sprintf("%s is to join, and kubeadm's configuration of this cluster needs %s on every control plane, which only you can bring there", h.Name, strings.Join(own, ", ")),
-		"Bring them to the host and join it by hand (`kubeadm join --control-plane`), then run it again.")
+	return refused(RuleOwnFiles, fmt.Sprintf("%s would join, but kubeadm's configuration of this cluster needs %s on every control plane, which only you can provide", h.Name, strings.Join(own, ", ")),
+		"Copy them to the host and join it by hand (`kubeadm join --control-plane`), then run it again.")
 }

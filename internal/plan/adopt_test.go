@@ -278,7 +278,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 		}, cluster.RuleDescribed, "worker-a"},
 		"a host that no node stands for": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Nodes = slices.DeleteFunc(o.API.Nodes, func(n facts.Node) bool { return n.Name == "worker-a" })
-		}, cluster.RuleDescribed, "none of that name"},
+		}, cluster.RuleDescribed, "no node with that name"},
 		"an API server on a worker": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.Manifests = podsWithEtcd
 		}, cluster.RuleDescribed, "worker-a is a control plane"},

@@ -35,9 +35,9 @@ func (b *builder) create() {
 	b.startControlPlane(first, nil, etcd)
 	start := b.at[first.Name].controlPlane
 	configured := b.at[first.Name].configure
-	initialised := b.add(Step{Kind: InitCluster, Host: first.Name, Title: "initialise the cluster",
-		Reason: "the cluster is not complete yet: kubeadm's configuration, roles and bootstrap token; any control plane can upload them"}, start, configured)
-	api := b.add(Step{Kind: AwaitAPI, Host: first.Name, Title: "wait for the API", Reason: "everything else goes through it"}, start, configured)
+	initialised := b.add(Step{Kind: InitCluster, Host: first.Name, Title: "initialize the cluster",
+		Reason: "the API lacks kubeadm's configuration, roles and bootstrap token; any control plane can upload them"}, start, configured)
+	api := b.add(Step{Kind: AwaitAPI, Host: first.Name, Title: "wait for the API", Reason: "all later steps use it"}, start, configured)
 	controllers := b.add(Step{Kind: AwaitControllers, Host: first.Name, Title: "wait for the controllers", Reason: "no pod is created without them"}, api)
 	for _, h := range cps[1:] {
 		b.startControlPlane(h, []*Step{api, controllers}, etcd)
@@ -93,7 +93,7 @@ func (b *builder) startControlPlane(h spec.Host, await, etcd []*Step) {
 	}
 	if len(missing) > 0 {
 		start := Step{Kind: StartControlPlane, Host: h.Name, Title: "start the control plane", Reason: "it is the first API server of the cluster", Change: change(cluster.Create, cluster.APIPrograms, h.Name)}
-		register := Step{Kind: RegisterNode, Host: h.Name, Title: "register the node", Reason: "a kubelet that has waited long for the API retries slowly", Change: change(cluster.Create, cluster.Node, h.Name)}
+		register := Step{Kind: RegisterNode, Host: h.Name, Title: "register the node", Reason: "a kubelet that has waited long for the API backs off", Change: change(cluster.Create, cluster.Node, h.Name)}
 		needs := append([]*Step{at.etcdClient, at.configure, at.balancer, at.kubelet}, etcd...)
 		if len(await) > 0 {
 			start.Reason = "the first controllers run: the other control planes start together, each when its node is Ready or has had time to become so"
@@ -119,11 +119,11 @@ func (b *builder) admitNode(h spec.Host, pki, api *Step) {
 	switch {
 	case h.Has(spec.RoleControlPlane):
 		if h.Name != b.c.HostsWith(spec.RoleControlPlane)[0].Name || len(PoolLabels(b.c, h)) > 0 {
-			b.add(b.labelStep(h, "kubeadm labels only the control plane on which it initialises"), api, at.register)
+			b.add(b.labelStep(h, "kubeadm labels only the control plane on which it initializes the cluster"), api, at.register)
 		}
 	case h.Has(spec.RoleWorker):
 		if !b.Facts(h.Name).Kubernetes.KubeletConfig {
-			at.kubelet = b.add(Step{Kind: StartKubelet, Host: h.Name, Title: "start the worker", Reason: "it is in the spec and not in the cluster", Change: change(cluster.Create, cluster.Node, h.Name)},
+			at.kubelet = b.add(Step{Kind: StartKubelet, Host: h.Name, Title: "start the worker", Reason: "it is in the spec but not in the cluster", Change: change(cluster.Create, cluster.Node, h.Name)},
 				at.images, at.configure, at.balancer, pki, api)
 		}
 		b.labelWorker(h, at.kubelet, api)

@@ -36,9 +36,9 @@ func RotateEncryption(s *cluster.State) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	reason := "no backup and no stolen disk has the new key"
+	reason := "backups and disks that someone may have copied contain only the old key"
 	if r.next > 1 {
-		reason = "a rotation was interrupted: this is the rest of it"
+		reason = "a rotation was interrupted, and these steps finish it"
 	}
 	leader := cps[0].Name
 	for _, h := range cps {
@@ -48,13 +48,13 @@ func RotateEncryption(s *cluster.State) (*Plan, error) {
 	}
 	read := Step{Kind: ReadEncryptionKeys, Host: leader, Title: "read the encryption keys", Reason: reason}
 	if !slices.Contains(keys[leader], r.new) {
-		read.Title, read.NewKey = "make the encryption key "+r.new, r.new
+		read.Title, read.NewKey = "create the encryption key "+r.new, r.new
 	}
 	before := []*Step{b.add(read)}
 	for stage := r.next; stage <= lastStage; stage++ {
 		if stage == lastStage && !r.rewritten {
 			before = []*Step{b.add(Step{Kind: RewriteSecrets, Title: "rewrite all secrets",
-				Reason: "those that were not written since are still encrypted with " + r.old}, before...)}
+				Reason: "secrets that were not written since are still encrypted with " + r.old}, before...)}
 		}
 		var set []*Step
 		for _, h := range cps {
@@ -69,16 +69,16 @@ func RotateEncryption(s *cluster.State) (*Plan, error) {
 
 // allAPIServers refuses while any API server could miss a stage.
 func (b *builder) allAPIServers() error {
-	const fix = "`quorate status` shows what is wrong. Run it again when the cluster is whole."
+	const fix = "`quorate status` shows what is wrong. Run it again when the cluster is healthy."
 	if b.Seen.API == nil {
 		return refused(RuleAPIServers, "the API could not be read"+after(": ", b.Seen.APIError), fix)
 	}
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		switch f, a := b.Facts(h.Name), b.APIServer(h.Name); {
 		case f == nil:
-			return refused(RuleAPIServers, fmt.Sprintf("%s cannot be reached (%s): its API server would come back with keys that read nothing", h.Name, b.out.Unreachable[h.Name]), "Bring it back first.")
+			return refused(RuleAPIServers, fmt.Sprintf("%s cannot be reached (%s): its API server would come back with a key that decrypts nothing", h.Name, b.out.Unreachable[h.Name]), "Bring it back first.")
 		case len(f.Kubernetes.EncryptionKeys) == 0:
-			return refused(RuleAPIServers, h.Name+" has no encryption keys that Quorate made", "Rotate the keys as you made them: Quorate does not change other providers.")
+			return refused(RuleAPIServers, h.Name+" has no encryption keys that Quorate made", "Rotate the keys in the way that you created them: Quorate does not change other providers.")
 		case !a.OK:
 			return refused(RuleAPIServers, "the API server on "+h.Name+" is not ready: "+a.Problem+a.Unknown, fix)
 		}
@@ -107,11 +107,11 @@ func (r rotation) keys(stage int) []string {
 func (r rotation) words(stage int) (title, reason string) {
 	switch stage {
 	case 1:
-		return "add the key " + r.new, "every apiserver must be able to read with it before any writes with it"
+		return "add the key " + r.new, "every API server must be able to decrypt with it before any of them encrypts with it"
 	case 2:
-		return "encrypt with the key " + r.new, "every apiserver can read it"
+		return "encrypt with the key " + r.new, "every API server can decrypt with it"
 	}
-	return "remove the key " + r.old, "nothing needs it any more"
+	return "remove the key " + r.old, "nothing is encrypted with it anymore"
 }
 
 // rotationOf reads from the keys of all control planes how far they are.

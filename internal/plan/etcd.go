@@ -17,7 +17,7 @@ func (b *builder) shareEtcdPKI() *Step {
 	if !b.c.ManagedEtcd() {
 		return nil
 	}
-	source, reason := "", "etcd has an authority of its own, and it does not exist yet"
+	source, reason := "", "etcd has its own CA, which does not exist yet"
 	var lacking []spec.Host
 	for _, h := range b.c.EtcdHosts() {
 		switch f := b.Facts(h.Name); {
@@ -39,10 +39,10 @@ func (b *builder) shareEtcdPKI() *Step {
 		}
 		source = lacking[0].Name
 	}
-	made := b.add(Step{Kind: MakeEtcdPKI, Host: source, Title: "make etcd's keys", Reason: reason}, b.at[source].bundle)
+	made := b.add(Step{Kind: MakeEtcdPKI, Host: source, Title: "create etcd's keys", Reason: reason}, b.at[source].bundle)
 	for _, h := range lacking {
 		if h.Name != source {
-			b.at[h.Name].etcdPKI = b.add(Step{Kind: ShareEtcdPKI, Host: h.Name, Title: "hand over etcd's authority", Reason: "etcd's members trust one authority, whose key stays among them"}, made)
+			b.at[h.Name].etcdPKI = b.add(Step{Kind: ShareEtcdPKI, Host: h.Name, Title: "copy etcd's CA", Reason: "etcd's members trust one CA, whose key stays on their hosts"}, made)
 		}
 	}
 	return made
@@ -120,7 +120,7 @@ func (b *builder) shareEtcdClient(pki, etcdPKI *Step) {
 			reason = "the client certificate for etcd, or etcd's CA, was replaced"
 		}
 		at := b.at[h.Name]
-		at.etcdClient = b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Title: "hand over etcd's client certificate", Reason: reason}, at.pki, pki, etcdPKI)
+		at.etcdClient = b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Title: "copy etcd's client certificate", Reason: reason}, at.pki, pki, etcdPKI)
 	}
 }
 

@@ -68,7 +68,7 @@ func (b *builder) refuseExistingEtcd() error {
 			}
 		}
 		if voters < 3 {
-			note(fmt.Sprintf("it has %d voting members, and with fewer than 3 it survives no failure", voters))
+			note(fmt.Sprintf("it has %d voting members, but with fewer than 3 it survives no failure", voters))
 		}
 		if probe.Write > maxEtcdWrite {
 			note(fmt.Sprintf("a write from %s takes %s, and more than %s is too slow", h.Name, probe.Write.Round(time.Millisecond), maxEtcdWrite))
@@ -88,7 +88,7 @@ func endpointProblem(e facts.EtcdEndpoint, all []facts.EtcdEndpoint) string {
 		return fmt.Sprintf("%s and %s belong to different etcd clusters", all[first].URL, e.URL)
 	}
 	if v := "v" + strings.TrimPrefix(e.Version, "v"); semver.Compare(v, minEtcdVersion) < 0 {
-		return fmt.Sprintf("%s runs %s, and kubeadm wants %s or newer", e.URL, v, minEtcdVersion)
+		return fmt.Sprintf("%s runs %s, but kubeadm requires %s or newer", e.URL, v, minEtcdVersion)
 	}
 	if quota := cmp.Or(e.QuotaBytes, defaultEtcdQuota); e.DBSizeBytes > quota/5*4 {
 		return fmt.Sprintf("%s has used %d %% of its quota of %d MiB", e.URL, e.DBSizeBytes*100/quota, quota>>20)

@@ -227,7 +227,7 @@ func (b *builder) mark(h spec.Host, detail, file, title, reason string, after ..
 }
 
 func (b *builder) markEstablishedOn(h spec.Host, after ...*Step) *Step {
-	s := b.mark(h, "established", facts.EstablishedFile, "mark the cluster as established", "from now on an empty etcd directory is a loss to repair, and never the beginning of a cluster", after...)
+	s := b.mark(h, "established", facts.EstablishedFile, "mark the cluster as established", "from now on, an empty etcd directory is lost data to repair, not the start of a new cluster", after...)
 	s.Desired.EtcdGuard = b.c.StackedEtcd()
 	return s
 }
@@ -269,10 +269,10 @@ func (b *builder) sharePKI() *Step {
 	if source == "" {
 		source = lacking[0].Name
 	}
-	made := b.add(Step{Kind: MakePKI, Host: source, Title: "make the shared keys", Reason: reason}, b.at[source].bundle)
+	made := b.add(Step{Kind: MakePKI, Host: source, Title: "create the shared keys", Reason: reason}, b.at[source].bundle)
 	for _, h := range lacking {
 		if h.Name != source {
-			b.at[h.Name].pki = b.add(Step{Kind: SharePKI, Host: h.Name, Title: "hand over the shared keys", Reason: "control planes share one set of certificate authorities"}, made)
+			b.at[h.Name].pki = b.add(Step{Kind: SharePKI, Host: h.Name, Title: "copy the shared keys", Reason: "control planes share one set of certificate authorities"}, made)
 		}
 	}
 	return made
@@ -295,5 +295,5 @@ func (b *builder) refusePKI() error {
 		return nil
 	}
 	return refused(RulePKI, joins+" is to join as a control plane, and no control plane that can be reached has all of the keys that it needs (/etc/kubernetes/pki/*.key)",
-		"If a key is kept elsewhere, put it back on one control plane for the time of the join. If the control planes that have the keys are down, bring one of them up.")
+		"If a key is kept elsewhere, put it back on one control plane during the join. If the control planes that have the keys are down, bring one of them up.")
 }

@@ -171,7 +171,7 @@ func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
 		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", Change: change(cluster.Clear, cluster.Node, h.Name),
 			Reason: "an earlier run of Quorate left etcd data, and etcd has no member for it"}, at.configure)
 	}
-	reason := "it is in the spec and not in the cluster"
+	reason := "it is in the spec but not in the cluster"
 	if b.c.StackedEtcd() {
 		reason += "; etcd takes one learner at a time"
 	}
@@ -201,7 +201,7 @@ func (b *builder) joinWorker(h spec.Host, token *Step) {
 	if !h.Has(spec.RoleWorker) || h.Has(spec.RoleControlPlane) || f.Kubernetes.KubeletConfig {
 		return
 	}
-	at.join = b.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "it is in the spec and not in the cluster", Change: change(cluster.Add, cluster.Node, h.Name)},
+	at.join = b.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "it is in the spec but not in the cluster", Change: change(cluster.Add, cluster.Node, h.Name)},
 		at.images, at.configure, at.balancer, token)
 	b.labelWorker(h, at.join)
 }
@@ -209,7 +209,7 @@ func (b *builder) joinWorker(h spec.Host, token *Step) {
 func (b *builder) makeToken() *Step {
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && h.IsNode() && !f.Kubernetes.KubeletConfig {
-			return b.add(Step{Kind: MakeToken, Title: "make a bootstrap token", Reason: "hosts are waiting to join"})
+			return b.add(Step{Kind: MakeToken, Title: "create a bootstrap token", Reason: "hosts are waiting to join"})
 		}
 	}
 	return nil
@@ -222,7 +222,7 @@ func (b *builder) removeTokens(made *Step) {
 	if made == nil && !left {
 		return
 	}
-	b.add(Step{Kind: RemoveTokens, Title: "remove the bootstrap token", Reason: "it is no longer needed, and whoever has it could join a host"}, append(b.ofKind(JoinWorker, JoinControlPlane), made)...)
+	b.add(Step{Kind: RemoveTokens, Title: "remove the bootstrap token", Reason: "it is no longer needed, and anyone who has it could join a host"}, append(b.ofKind(JoinWorker, JoinControlPlane), made)...)
 }
 
 func (b *builder) applyManifests(after ...*Step) {
@@ -261,7 +261,7 @@ func (b *builder) recordSpec(after ...*Step) *Step {
 	if b.Seen.API != nil && b.Seen.API.Record == string(text) {
 		return nil
 	}
-	reason := "later edits of the spec are recognised by it"
+	reason := "later edits of the spec are compared with it"
 	if b.Seen.API != nil && b.Seen.API.Record != "" {
 		if edits, err := b.Edits(); err == nil && len(edits) > 0 {
 			var list []string
@@ -284,7 +284,7 @@ func (b *builder) finish() {
 	}
 	s := verification(b.untried())
 	if len(b.steps) == 0 {
-		s.Reason = "the last run of Quorate did not see the cluster match its spec"
+		s.Reason = "the last run did not verify that the cluster matches its spec"
 	}
 	last := b.add(s, b.all()...)
 	b.pruneBundles(last)
@@ -296,7 +296,7 @@ func (b *builder) finish() {
 	if b.Seen.API != nil && b.Seen.API.Verified == want {
 		return
 	}
-	b.add(Step{Kind: RecordVerified, Title: "record that the cluster was verified", Reason: "a run that does not get this far is followed by another verification", Record: want}, last, tested)
+	b.add(Step{Kind: RecordVerified, Title: "record that the cluster was verified", Reason: "if a run ends before this step, the next run verifies the cluster again", Record: want}, last, tested)
 }
 
 // verifiedMark is what the cluster notes when it was seen to match this spec with this bundle.

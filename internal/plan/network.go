@@ -36,7 +36,7 @@ func (b *builder) refuseNetwork() error {
 	if _, wanted := b.bundle.Manifests[manifest.Flannel]; wanted && b.Seen.API.Applied[manifest.Flannel] == "" && !b.keepsNetwork() {
 		for _, n := range b.Seen.API.Networks {
 			if !n.Flannel() {
-				return refused(RuleNetwork, fmt.Sprintf("the pods' network is set up by %s/%s, which Quorate did not install, and the spec asks for flannel", n.Namespace, n.Name),
+				return refused(RuleNetwork, fmt.Sprintf("the pod network is set up by %s/%s, which Quorate did not install, but the spec says flannel", n.Namespace, n.Name),
 					"Put `cni: none` into the spec: the network stays yours.")
 			}
 		}
@@ -46,8 +46,8 @@ func (b *builder) refuseNetwork() error {
 		if _, there := b.Seen.API.Applied[name]; !there || wanted {
 			continue
 		}
-		what := map[string]string{manifest.Flannel: "flannel", manifest.CNI: "a plugin of yours"}[name]
-		return refused(RuleNetwork, fmt.Sprintf("the pods of this cluster are in the network of %s, and the spec asks for `cni: %s`: a change in place would cut them off from each other", what, b.c.Spec.Network.CNI),
+		what := map[string]string{manifest.Flannel: "flannel", manifest.CNI: "your own plugin"}[name]
+		return refused(RuleNetwork, fmt.Sprintf("the pods of this cluster are in the network of %s, but the spec says `cni: %s`: a change in place would cut them off from each other", what, b.c.Spec.Network.CNI),
 			"Put it back into the spec. Or move the nodes by hand, as the new plugin's documentation says, and then let Quorate forget the old one: "+
 				fmt.Sprintf(`kubectl -n kube-system patch configmap quorate --type=json -p '[{"op":"remove","path":"/data/%s"}]'`, name))
 	}

@@ -114,6 +114,6 @@ func (b *builder) superseded() (hosts []spec.Host) {
 // pruneBundles removes superseded bundles when the cluster has been verified.
 func (b *builder) pruneBundles(verified *Step) {
 	for _, h := range b.superseded() {
-		b.add(Step{Kind: PruneBundles, Host: h.Name, Title: "remove the former bundle", Reason: "every host runs from the new one"}, verified)
+		b.add(Step{Kind: PruneBundles, Host: h.Name, Title: "remove the previous bundle", Reason: "every host runs from the new one"}, verified)
 	}
 }

@@ -90,7 +90,7 @@ func (b *builder) refuseCreation() error {
 
 func (b *builder) refuseVersion() error {
 	if api := b.Seen.API; api != nil && api.Version != "" && api.Version != b.bundle.Version {
-		return refused(RuleVersion, fmt.Sprintf("the cluster runs %s, and the spec says %s", api.Version, b.bundle.Version),
+		return refused(RuleVersion, fmt.Sprintf("the cluster runs %s, but the spec says %s", api.Version, b.bundle.Version),
 			"This version of Quorate does not upgrade clusters. Put the version that runs back into the spec (kubernetes.version).")
 	}
 	return nil

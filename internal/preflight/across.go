@@ -51,12 +51,12 @@ func placeholder(uuid string) bool {
 }
 
 func (j *judge) duplicates() {
-	j.same("machine-id", "On all but one of them, run `rm /etc/machine-id && systemd-machine-id-setup`, and reboot. Clones of one image need this.",
+	j.same("machine-id", "On all but one of them, run `rm /etc/machine-id && systemd-machine-id-setup`, and reboot. Clones of an image need this.",
 		"HOSTS have the same machine-id, %s: addresses that systemd derives from it, flannel's among them, would be the same",
 		func(f *facts.Facts, _ facts.Inspection) string { return f.MachineID })
-	j.same("mac", "Give each virtual machine a hardware address of its own.", "HOSTS have the same hardware address, %s: switches and ARP cannot tell them apart",
+	j.same("mac", "Give each virtual machine its own hardware address.", "HOSTS have the same hardware address, %s: switches and ARP cannot tell them apart",
 		func(_ *facts.Facts, in facts.Inspection) string { return in.MAC })
-	j.same("product-uuid", "Give each virtual machine a UUID of its own: clones keep that of their origin.", "HOSTS have the same product UUID, %s",
+	j.same("product-uuid", "Give each virtual machine its own UUID: a clone keeps that of the original.", "HOSTS have the same product UUID, %s",
 		func(_ *facts.Facts, in facts.Inspection) string {
 			if placeholder(in.ProductUUID) || j.sharesKernel(in) {
 				return ""
@@ -130,7 +130,7 @@ func (j *judge) reach() {
 	var order []way
 	for _, r := range j.seen.Reach {
 		if r.Size > 0 && !r.Fits {
-			j.add(failure, "path-mtu", []string{r.From, r.To}, "Make everything between them carry packets of that size, or lower the MTU of the hosts' interfaces to what passes.",
+			j.add(failure, "path-mtu", []string{r.From, r.To}, "Raise the MTU on the path between them, or lower the MTU of the hosts' interfaces to what passes.",
 				"packets of %d bytes do not get from %s to %s, but smaller ones do: transfers between pods would hang", r.Size, r.From, r.To)
 		}
 		if r.Outcome == facts.Reached {

@@ -58,7 +58,7 @@ func (j *judge) virtualIP() {
 		}
 	}
 	for _, s := range vip.Strangers(vip.Holders(j.c, j.Seen, j.seen.VirtualIP)) {
-		fix := "Find that machine (`ip neigh`, the switches' tables) and take the address away from it, or choose another as loadBalancer.address."
+		fix := "Find that machine (`ip neigh`, the switches' tables) and remove the address from it, or choose another one as loadBalancer.address."
 		if s.Host != "" {
 			fix = fmt.Sprintf("On %s, `ip addr` shows the address. If keepalived set it: `systemctl disable --now keepalived`.", s.Host)
 		}

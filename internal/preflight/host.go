@@ -294,11 +294,11 @@ func (j *judge) leftovers(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	}
 	switch {
 	case len(files) > 0 && !j.conflict(h.Name):
-		j.add(failure, "leftovers", on, "If nobody needs them any more, run "+facts.HowToClear()+". "+
+		j.add(failure, "leftovers", on, "If they are no longer needed, run "+facts.HowToClear()+". "+
 			"k3s, RKE2, k0s and MicroK8s have their own commands to remove them.", "there are files of another cluster on HOSTS: %s", strings.Join(files, ", "))
 	case j.Vanished() != nil && f.Kubernetes.Established:
 		j.add(failure, "leftovers", on, "If its disks can be brought back, do that first. If that cluster is gone for good, run `rm "+facts.EstablishedFile+"` there.",
-			"the mark of a cluster that was complete once is on HOSTS, and nothing else of that cluster is left")
+			"the mark of a cluster that was once complete is on HOSTS, but nothing else of that cluster is left")
 	}
 	if j.c.Spec.Network.CNI == spec.CNIFlannel && h.IsNode() {
 		j.plugins(on, left.CNI)
@@ -372,7 +372,7 @@ func (j *judge) ports(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		if b := j.Seen.Hosts[h.Name].Balancer; program == "haproxy" && l.Program == "haproxy" && (j.Stage() == cluster.Foreign || j.Exists() && b != nil && b.Others != nil) {
 			continue // the cluster that is, or is being, adopted is reached through it
 		}
-		holder := cmp.Or(l.Program, "a program that cannot be seen")
+		holder := cmp.Or(l.Program, "an unknown program")
 		fix := "Stop it, or move it to another port."
 		if l.Program == program {
 			holder = "another " + holder

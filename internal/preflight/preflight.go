@@ -135,7 +135,7 @@ func Judge(s *cluster.State, seen *facts.Preflight, only []string) []cluster.Fin
 		case f == nil:
 			j.add(failure, "session", on, "Start the host and make it reachable over SSH, or take it out of the spec.", "%s cannot be reached: %s", h.Name, unreachable[h.Name])
 		case !ok:
-			j.add(failure, "session", on, "Run it again. `quorate preflight -v` shows more.", "%s could not be inspected: %s", h.Name, cmp.Or(seen.Errors[h.Name], "it was not asked"))
+			j.add(failure, "session", on, "Run it again. `quorate preflight -v` shows more.", "%s could not be inspected: %s", h.Name, cmp.Or(seen.Errors[h.Name], "it was not queried"))
 		default:
 			j.host(h, f, in)
 		}

@@ -169,12 +169,12 @@ func TestFindings(t *testing.T) {
 			for _, h := range []string{"cp-a", "cp-b"} {
 				w.in(h, func(i *facts.Inspection) { i.ProductUUID = "4c4c4544-0042-3510-8050-b7c04f4c4432" })
 			}
-		}, failure, "product-uuid", "cp-a cp-b", "4c4c4544-0042", "UUID of its own"},
+		}, failure, "product-uuid", "cp-a cp-b", "4c4c4544-0042", "its own UUID"},
 		{"one hardware address", func(w world) {
 			for _, h := range []string{"cp-a", "lb-b"} {
 				w.in(h, func(i *facts.Inspection) { i.MAC = "52:54:00:aa:bb:cc" })
 			}
-		}, failure, "mac", "cp-a lb-b", "52:54:00:aa:bb:cc", "hardware address of its own"},
+		}, failure, "mac", "cp-a lb-b", "52:54:00:aa:bb:cc", "its own hardware address"},
 		{"no HAProxy", func(w world) {
 			w.facts("lb-a").Lacks = []string{"haproxy"}
 			w.facts("cp-a").Lacks = []string{"haproxy"}
@@ -216,7 +216,7 @@ func TestFindings(t *testing.T) {
 		}, failure, cluster.RuleBalancersOf, "lb-b", "lb-b is a load balancer of the cluster stage", "Use other hosts"},
 		{"a mark of a cluster that is gone", func(w world) {
 			w.facts("cp-b").Kubernetes.Established, w.facts("cp-c").Kubernetes.Established = true, true
-		}, failure, "leftovers", "cp-b cp-c", "the mark of a cluster that was complete once is on cp-b and cp-c", "rm /var/lib/quorate/established"},
+		}, failure, "leftovers", "cp-b cp-c", "the mark of a cluster that was once complete is on cp-b and cp-c", "rm /var/lib/quorate/established"},
 		{"what kubeadm reset leaves of a cluster of Quorate", func(w world) {
 			w.facts("cp-c").Binaries = "sha256:b"
 			w.in("cp-c", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
@@ -262,7 +262,7 @@ func TestFindings(t *testing.T) {
 		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "of that network"},
 		{"a virtual IP that a printer has", func(w world) {
 			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"00:1b:a9:00:00:01"}}, "lb-b": {MAC: "52:54:00:00:00:06", Answers: []string{"00:1b:a9:00:00:01"}}}
-		}, failure, "virtual-ip", "lb-a lb-b", "the virtual IP 10.0.0.100 is in use: an unknown machine with the hardware address 00:1b:a9:00:00:01 has it", "another as loadBalancer.address"},
+		}, failure, "virtual-ip", "lb-a lb-b", "the virtual IP 10.0.0.100 is in use: an unknown machine with the hardware address 00:1b:a9:00:00:01 has it", "choose another one as loadBalancer.address"},
 		{"a virtual IP that a worker has", func(w world) {
 			w.facts("worker-a").Addresses[0].MAC = "52:54:00:00:00:03"
 			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"52:54:00:00:00:03"}}}

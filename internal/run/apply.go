@@ -113,7 +113,7 @@ func (e *Engine) takeLeases(ctx context.Context) error {
 			}
 		}
 		if err != nil {
-			return fmt.Errorf("taking the lease: %w", err)
+			return fmt.Errorf("acquiring the lease: %w", err)
 		}
 	}
 	return nil
@@ -183,7 +183,7 @@ func (r *runner) permit(ctx context.Context, s plan.Step) (cluster.Permit, error
 		}
 		return permit, nil
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, permitPatience, fmt.Errorf("it was not allowed within %s", permitPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, permitPatience, fmt.Errorf("the safety rules did not allow it within %s", permitPatience))
 	defer cancel()
 	for allowed := 0; ; {
 		permit, refused := r.look(ctx).Allow(c)

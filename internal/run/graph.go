@@ -54,7 +54,7 @@ func check(p *plan.Plan) error {
 		}
 	}
 	if len(done) != len(p.Steps) {
-		return errors.New("the plan's steps need each other in a circle")
+		return errors.New("the plan's steps depend on each other in a cycle")
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func TestGraphSaysThatItWasInterrupted(t *testing.T) {
 
 func TestCheckRefusesPlansThatCannotEnd(t *testing.T) {
 	for name, steps := range map[string][]plan.Step{
-		"a circle":        {{ID: "a", Needs: []string{"b"}}, {ID: "b", Needs: []string{"a"}}},
+		"a cycle":         {{ID: "a", Needs: []string{"b"}}, {ID: "b", Needs: []string{"a"}}},
 		"not in the plan": {{ID: "a", Needs: []string{"x"}}},
 		"two steps":       {{ID: "a"}, {ID: "a"}},
 	} {

@@ -69,7 +69,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // Describe tells a plan what it has to know of a bundle, and renders the manifests that refer to its images.
 func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manifest.Manifest, error) {
 	if b.Version() != c.Spec.Kubernetes.Version {
-		return plan.Bundle{}, nil, fmt.Errorf("the bundle holds Kubernetes %s, the spec asks for %s", b.Version(), c.Spec.Kubernetes.Version)
+		return plan.Bundle{}, nil, fmt.Errorf("the bundle contains Kubernetes %s, but the spec says %s", b.Version(), c.Spec.Kubernetes.Version)
 	}
 	image := func(short string) string { i, _ := b.Image(short); return i.Name }
 	manifests, err := manifest.Render(c, image, b.IsPublished())
@@ -86,7 +86,7 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 		out.Warnings = foreignImages(own, b)
 	}
 	if c.Spec.Network.Policies == spec.PoliciesEnforced && b.IsPublished() {
-		out.Warnings = append(out.Warnings, "network policies are not enforced: the flannel of this bundle is its project's own, which has nothing for that; write `policies: ignored`, or use a bundle that was compiled")
+		out.Warnings = append(out.Warnings, "network policies are not enforced: this bundle contains flannel as its project publishes it, which does not enforce them; set `policies: ignored`, or use a compiled bundle")
 	}
 	for name, m := range manifests {
 		out.Manifests[name] = m.Digest()

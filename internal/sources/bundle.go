@@ -35,7 +35,7 @@ func compile(ctx context.Context, version string, sink progress.Sink) (*bundle.B
 }
 
 func refuse(_ context.Context, version string, _ progress.Sink) (*bundle.Bundle, error) {
-	return nil, fmt.Errorf("the bundle of Kubernetes %s is not compiled yet, and this command changes nothing, also not on this machine: %w: run `quorate bundle build` first; `quorate apply` and `quorate up` do that themselves",
+	return nil, fmt.Errorf("the bundle of Kubernetes %s is not compiled yet, and this command changes nothing, not even on this machine: %w: run `quorate bundle build` first; `quorate apply` and `quorate up` do that themselves",
 		version, bundle.ErrNotBuilt)
 }
 

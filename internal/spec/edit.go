@@ -88,9 +88,9 @@ var editing = map[string]string{
 	"Etcd.endpoints": "Every API server is started with this list. To change it by hand, change `etcd.external.endpoints` in the ConfigMap kube-system/kubeadm-config, " +
 		"and `--etcd-servers` in /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane at a time; wait each time until `quorate status` is healthy. " +
 		"All endpoints must be members of the same etcd. " + recorded,
-	"Etcd.caFile":   "The CA certificate is compared by content. A new one is handed to the control planes",
-	"Etcd.certFile": "The certificate is compared by content. A new one is handed to the control planes",
-	"Etcd.keyFile":  "The key is handed to the control planes together with its certificate",
+	"Etcd.caFile":   "The CA certificate is compared by content. A new one is copied to the control planes",
+	"Etcd.certFile": "The certificate is compared by content. A new one is copied to the control planes",
+	"Etcd.keyFile":  "The key is copied to the control planes together with its certificate",
 
 	"LoadBalancer.type": "Two load balancers must not hold one address. To replace Quorate's load balancers with your own by hand, prepare yours for the same address, stop Quorate's on every host that has one " +
 		"(" + stopBalancer + "), and let yours take the address. To replace your own with Quorate's, take the address away from yours. " +
@@ -128,7 +128,7 @@ var editing = map[string]string{
 	"Failover.profile": "The profile is a set of flags of the API servers, controller managers, and schedulers, and of fields in each kubelet's configuration. Quorate sets them when it builds the cluster. " +
 		"To change it by hand, compare what `quorate plan --by-hand` prints for both profiles. To become faster, change the kubelets first and the controller managers last; to become slower, the reverse. " + recorded,
 
-	"Host.name":    "Renaming a host is removing one host and adding another",
+	"Host.name":    "Renaming a host removes one host and adds another",
 	"Host.address": "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
 	"Host.roles":   "Roles are set up when a host joins. To have a role on another machine, add a host. To change the roles of HOST, " + joinAgain,
 	"Host.zone":    "The node's label topology.kubernetes.io/zone is changed" + relabel,
@@ -144,7 +144,7 @@ var editing = map[string]string{
 
 	"Spec.nodePools":  "A new pool's labels and taints are set on its nodes; a removed pool's are removed",
 	"NodePool.name":   "The label quorate.dev/pool is changed on the pool's nodes",
-	"NodePool.size":   "How many machines a lab makes; on real hosts, the list of hosts counts",
+	"NodePool.size":   "How many machines a lab creates; on real hosts, the list of hosts counts",
 	"NodePool.zones":  "What the zones of the pool's hosts are checked against",
 	"NodePool.labels": "Labels are set, changed, and removed on the pool's nodes",
 	"NodePool.taints": "Taints are set, changed, and removed on the pool's nodes. A NoExecute taint evicts the pods that do not tolerate it",
@@ -178,7 +178,7 @@ var roleEdits = map[string]roleEdit{
 		"This version of Quorate does not add members to an external etcd",
 		"This version of Quorate does not remove members from an external etcd"},
 	RoleLoadBalancer: {Rolling, Fixed,
-		"It becomes a standby; the existing load balancers get to know it first",
+		"It becomes a standby; the existing load balancers learn about it first",
 		"To remove a load balancer by hand, make sure that another one is ready to take over (`quorate status`), and run " + stopBalancer + " on HOST"},
 }
 
@@ -215,7 +215,7 @@ func (d *comparison) removed(h Host) (Meaning, string) {
 		how = append(how, roleEdits[role].howRemoved)
 	}
 	if d.before.Balances(h) && !h.Has(RoleLoadBalancer) {
-		how = append(how, "HOST is also a load balancer; before all else, run "+stopBalancer+" there")
+		how = append(how, "HOST is also a load balancer; before anything else, run "+stopBalancer+" there")
 	}
 	if !h.Has(RoleEtcd) {
 		how = append(how, forgetHost)

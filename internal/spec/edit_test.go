@@ -131,7 +131,7 @@ key ` + "`spec`" + ` of the ConfigMap kube-system/quorate). Every field of the s
 | rolling | ` + "`quorate apply`" + ` carries the edit out, in steps that keep the cluster available |
 | free | The edit has no effect on what runs |
 
-Writing a default explicitly is no edit. The order of hosts, roles, zones, pools, taints, and etcd endpoints means nothing. Paths
+Writing a default explicitly is not an edit. The order of hosts, roles, zones, pools, taints, and etcd endpoints means nothing. Paths
 on the machine that runs Quorate are not recorded: the files that they name are compared by content.
 
 `
@@ -139,8 +139,8 @@ on the machine that runs Quorate are not recorded: the files that they name are 
 const editingByHand = `
 ## After a change by hand
 
-Some explanations describe a change that you make yourself, with kubectl or on a host. Quorate then still has the old value on
-record and refuses the new one. When the change is complete, put it on record, too:
+Some explanations describe a change that you make yourself, with kubectl or on a host. The recorded spec then still has the old
+value, and Quorate refuses the new one. When the change is complete, record it, too:
 
     kubectl -n kube-system edit configmap quorate
 
@@ -178,7 +178,7 @@ func editingPage() []byte {
 	for _, role := range choices["Host.roles"] {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].removed, sentences(roleEdits[role].howRemoved))
 	}
-	fmt.Fprintf(&b, "\nWhere the control planes are the load balancers, run %s on HOST before all else. After each removal by hand, "+
+	fmt.Fprintf(&b, "\nWhere the control planes are the load balancers, run %s on HOST first. After each removal by hand, "+
 		"remove the host's entry from the recorded spec (%s).\n", stopBalancer, editRecord)
 	b.WriteString(editingByHand)
 	return []byte(b.String())

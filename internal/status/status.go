@@ -38,7 +38,7 @@ type Status struct {
 type Endpoint struct {
 	Address   string `json:"address"`
 	VirtualIP string `json:"virtualIP"`
-	// Reachable says that it answers a host. Otherwise either Problem says what is wrong, or Unknown why no host could ask.
+	// Reachable says that it answers a host. Otherwise either Problem says what is wrong, or Unknown why no host could query it.
 	Reachable bool   `json:"reachable"`
 	Problem   string `json:"problem,omitempty"`
 	Unknown   string `json:"unknown,omitempty"`

@@ -57,7 +57,7 @@ var pages = map[string]struct {
 	}, "not complete"},
 	"nothing-reachable": {func(f clustertest.Fixture) {
 		f.Dies("cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b")
-		f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "no host could ask"}
+		f.Seen.API, f.Seen.Etcd, f.Seen.Endpoint = nil, nil, facts.Endpoint{Unknown: "no host could query it"}
 	}, "critical"},
 	"no-member-known": {func(f clustertest.Fixture) { f.Seen.Etcd, f.Seen.EtcdError = nil, "tls: bad certificate" }, "critical"},
 	"etcd": {func(f clustertest.Fixture) {

@@ -136,7 +136,7 @@ func (e *Env) clusterTime(ctx context.Context) (time.Time, error) {
 		}
 		errs = append(errs, err)
 	}
-	return time.Time{}, fmt.Errorf("no control plane tells the time: %w", errors.Join(errs...))
+	return time.Time{}, fmt.Errorf("no control plane reports its time: %w", errors.Join(errs...))
 }
 
 func removeTokens(ctx context.Context, e *Env, _ plan.Step) error {
@@ -339,7 +339,7 @@ func applyObject(ctx context.Context, resource dynamic.ResourceInterface, o *uns
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return cmp.Or(err, errors.New("the former one is still being removed"))
+		return cmp.Or(err, errors.New("the previous one is still being removed"))
 	}); err != nil {
 		return err
 	}

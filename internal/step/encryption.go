@@ -69,7 +69,7 @@ func setEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 			return err
 		}
 		if !uses(string(metrics), hash) {
-			return e.waiting(s, []string{"the apiserver still uses the keys that it had"})
+			return e.waiting(s, []string{"the API server still uses the previous keys"})
 		}
 		return nil
 	})

@@ -61,7 +61,7 @@ func meetAll(ctx context.Context, e *Env, s plan.Step) error {
 	if e.Cluster.Spec.LoadBalancer.Type != spec.BalancerExternal {
 		return nil
 	}
-	ctx, cancel := withDeadline(ctx, meetingTimeout, "meeting every control plane behind the endpoint")
+	ctx, cancel := withDeadline(ctx, meetingTimeout, "reaching every control plane through the endpoint")
 	defer cancel()
 	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
 		refused := endpoint.Refusal(endpoint.Meet(ctx, e.observe(ctx), e.Conns).Missing(e.Cluster))
@@ -136,7 +136,7 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	}
 	to, err := t.holder(ctx, from)
 	if err != nil {
-		return "", fmt.Errorf("no other balancer takes the virtual IP when %s gives it away: %w; let VRRP (IP protocol 112) pass between the balancers", from, err)
+		return "", fmt.Errorf("no other load balancer takes over the virtual IP when %s gives it up: %w; allow VRRP (IP protocol 112) between the load balancers", from, err)
 	}
 	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, answerTimeout)
@@ -160,11 +160,11 @@ func (t *takeover) answers(ctx context.Context, holder, ca string) error {
 		}
 	}
 	asked := observe.Endpoint(ctx, t.e.Cluster, t.e.Conns, from, ca)
-	answered, unknown := false, "no other host can ask"
+	answered, unknown := false, "no other host can query it"
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		switch a := asked[name]; {
 		case !a.Known():
-			unknown = name + " could not ask: " + a.Unknown
+			unknown = name + " could not query it: " + a.Unknown
 		case !a.OK:
 			return fmt.Errorf("asked from %s: %s", name, a.Problem)
 		default:
@@ -184,7 +184,7 @@ func (t *takeover) holder(ctx context.Context, before string) (holder string, er
 	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
 		active := t.active(ctx)
 		if len(active) != 1 || active[0] == before {
-			return fmt.Errorf("%d balancers hold the virtual IP (%s)", len(active), strings.Join(active, ", "))
+			return fmt.Errorf("%d load balancers have the virtual IP (%s)", len(active), strings.Join(active, ", "))
 		}
 		holder = active[0]
 		return nil

@@ -79,7 +79,7 @@ func (e *Env) etcdCA() (string, error) {
 			return f.Kubernetes.EtcdCA, nil
 		}
 	}
-	return "", errors.New("no etcd host has the certificate of etcd's authority yet")
+	return "", errors.New("no etcd host has etcd's CA certificate yet")
 }
 
 // shareEtcdClient gives a control plane etcd's client certificate: one that etcd's hosts made, or the caller's own.

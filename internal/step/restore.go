@@ -162,7 +162,7 @@ func undoJoin(ctx context.Context, e *Env, s plan.Step) error {
 	if s.MemberID != "" {
 		i := slices.IndexFunc(e.Seen.Etcd, func(m facts.EtcdMember) bool { return m.ID == s.MemberID })
 		if i < 0 {
-			return fmt.Errorf("the etcd member %s was not among those that the plan was made for", s.MemberID)
+			return fmt.Errorf("the etcd member %s is not one of those for which the plan was made", s.MemberID)
 		}
 		if err := etcd.RemoveMember(ctx, others, e.Seen.Etcd[i]); err != nil {
 			return err

@@ -127,7 +127,7 @@ func (e *Env) permit(ctx context.Context, s plan.Step) (cluster.Permit, error) {
 func Run(ctx context.Context, e *Env, s plan.Step) error {
 	run, ok := kinds[s.Kind]
 	if !ok {
-		return fmt.Errorf("this quorate cannot do the step %s", s.Kind)
+		return fmt.Errorf("this version of quorate cannot run the step %s", s.Kind)
 	}
 	return run(ctx, e, s)
 }

@@ -48,7 +48,7 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 	if err := t.open(ctx, slices.Compact(nodes)); err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, trafficTimeout, "trying pod traffic")
+	ctx, cancel := withDeadline(ctx, trafficTimeout, "testing pod traffic")
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
 		failed, left := t.try(ctx, pairs)
@@ -66,7 +66,7 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 // wayForPods is what to look at when pods do not reach each other.
 func wayForPods(c *spec.Cluster) string {
 	if c.Spec.Network.CNI == spec.CNIFlannel {
-		return "Let UDP port 8472 (VXLAN) pass between the nodes, and packets as large as the MTU of their interfaces"
+		return "Allow UDP port 8472 (VXLAN) between the nodes, with packets as large as the MTU of their interfaces"
 	}
 	return "The plugin's own documentation says which ports and protocols must pass between the nodes, and how its MTU is set"
 }
@@ -105,7 +105,7 @@ type traffic struct {
 // open makes the ends. Plugins that only connect network namespaces get throw-away ones. Those that a user brings may look
 // a pod up in the API: for them there are real pods, of the image that every node has.
 func (t *traffic) open(ctx context.Context, nodes []string) error {
-	ctx, cancel := withDeadline(ctx, trialPodTimeout, "connecting pods to try the network with")
+	ctx, cancel := withDeadline(ctx, trialPodTimeout, "connecting test pods to the network")
 	defer cancel()
 	uids := map[string]string{}
 	if t.e.Cluster.Spec.Network.CNI != spec.CNIFlannel {
@@ -147,7 +147,7 @@ func (t *traffic) try(ctx context.Context, pairs []pair) (failed []string, left 
 			if said, ok := errors.AsType[*host.Error](err); ok {
 				why = said.Message // which host that is stands before it
 			}
-			failed, left = append(failed, fmt.Sprintf("pods on %s do not reach pods on %s: %s", p.from, p.to, why)), append(left, p)
+			failed, left = append(failed, fmt.Sprintf("pods on %s cannot reach pods on %s: %s", p.from, p.to, why)), append(left, p)
 		}
 		return nil
 	})
@@ -183,7 +183,7 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 	}
 	pause, ok := t.e.Bundle.Image("pause")
 	if !ok {
-		return nil, errors.New("the bundle has no pause image to try pod traffic with")
+		return nil, errors.New("the bundle has no pause image to test pod traffic with")
 	}
 	if err := deleteTrialPods(ctx, client); err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("a pod on %s to try the network with: %w", name, err)
+			return nil, fmt.Errorf("the test pod on %s: %w", name, err)
 		}
 	}
 	uids := map[string]string{}
@@ -214,7 +214,7 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 		}
 		for _, name := range nodes {
 			if uids[name] == "" {
-				waiting = append(waiting, "the pod to try the network with does not run yet on "+name)
+				waiting = append(waiting, "the test pod is not running yet on "+name)
 			}
 		}
 		if len(waiting) > 0 {

@@ -232,7 +232,7 @@ func adoptionRefused(t *testing.T, ctx context.Context, c *cluster, s *spec.Clus
 	refused(func(o *spec.Cluster) { o.Spec.Network.PodCIDR = "10.44.0.0/16" }, "10.44.0.0/16", s.Spec.Network.PodCIDR)
 	refused(func(o *spec.Cluster) {
 		o.Spec.Hosts = slices.DeleteFunc(o.Spec.Hosts, func(h spec.Host) bool { return h.Name == "worker-b" })
-	}, "worker-b", "does not name")
+	}, "worker-b", "is not in the spec")
 
 	// A host that has the authority of another cluster.
 	l := c.lab(t)

@@ -78,7 +78,7 @@ func TestNetwork(t *testing.T) {
 	write("net/flannel.yaml", strings.Replace(flannel, "memory: 50Mi", "memory: 51Mi", 1))
 	write("net/more.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: more-of-the-network}\n")
 	one("a changed manifest", func() {
-		c.applyHealing(t, ctx, file, "pods on cp-c do not reach pods on worker-a: connected, but of 65536 bytes", func() {})
+		c.applyHealing(t, ctx, file, "pods on cp-c cannot reach pods on worker-a: connected, but of 65536 bytes", func() {})
 	})
 
 	write("chart/Chart.yaml", "apiVersion: v2\nname: net\nversion: 1.0.0\n")

@@ -298,7 +298,7 @@ func documents(docs ...object) ([]byte, error) {
 func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
 	var cluster object
 	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
-		return nil, fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+		return nil, fmt.Errorf("the ConfigMap kubeadm-config contains no ClusterConfiguration: %w", err)
 	}
 	init := initConfiguration(h, nodeRegistration(h))
 	if etcd, _ := cluster["etcd"].(object); etcd["local"] != nil {

@@ -217,7 +217,7 @@ func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) er
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the cluster did not become whole: %w", context.Cause(ctx))
+			return fmt.Errorf("the cluster did not become healthy: %w", context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
