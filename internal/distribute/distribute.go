@@ -259,7 +259,7 @@ func (s *Swarm) transfer(ctx context.Context, t *taker, j *job) error {
 	if j.from == nil {
 		err = t.peer.Upload(ctx, j.blob)
 	} else if err = s.passOn(ctx, t, j); err != nil && ctx.Err() == nil {
-		t.note(fmt.Sprintf("%s does not get it from %s (%v): trying another way", t.peer.Name(), j.from.peer.Name(), err))
+		t.note(fmt.Sprintf("%s cannot get it from %s (%v): trying another source", t.peer.Name(), j.from.peer.Name(), err))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

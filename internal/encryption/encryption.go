@@ -95,7 +95,7 @@ func (k Keys) Select(names []string) (Keys, error) {
 			}
 		}
 		if !found {
-			return nil, fmt.Errorf("there is no encryption key of the name %s", name)
+			return nil, fmt.Errorf("there is no encryption key named %s", name)
 		}
 	}
 	return out, nil

@@ -148,7 +148,7 @@ func silence(m facts.EtcdMember, routes []answer) (problem, unknown string) {
 	case !m.Started:
 		return "it has never started", ""
 	}
-	return "", "no host leads to it"
+	return "", "no host can be used to query it"
 }
 
 // reason does not repeat the host that the session's errors begin with.

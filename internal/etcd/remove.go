@@ -32,7 +32,7 @@ func RemoveMember(ctx context.Context, via []Member, m facts.EtcdMember) error {
 		return fmt.Errorf("removing the etcd member %s: it has no ID: %q", m.Name, m.ID)
 	}
 	if len(via) == 0 {
-		return fmt.Errorf("removing the etcd member %s: no other member can be asked", m.Name)
+		return fmt.Errorf("removing the etcd member %s: no other member can be queried", m.Name)
 	}
 	var errs []error
 	for _, v := range via {
@@ -75,7 +75,7 @@ func remove(ctx context.Context, cluster clientv3.Cluster, id uint64, m facts.Et
 	case m.Started && e.Name != m.Name:
 		err = fmt.Errorf("it is called %s", e.Name)
 	case m.Learner && !e.IsLearner:
-		err = errors.New("it was a learner, and has a vote now")
+		err = errors.New("it was a learner, but now has a vote")
 	}
 	if err != nil {
 		return fmt.Errorf("removing the etcd member %s (%s): %w: %w", m.Name, m.ID, ErrOtherMember, err)

@@ -196,7 +196,7 @@ func TestObserve(t *testing.T) {
 			"a": {healthy: true}, "b": {problem: "it has no leader"}, "c": {healthy: true},
 			"d": {unknown: "its certificate is not accepted"}, "e": {problem: "connection refused"}, "f": {unknown: "the session ended"},
 			"g": {unknown: "permission denied"}, "h": {problem: "no answer within 2s"}, "i": {unknown: "no SSH connection"},
-			"https://10.0.0.10:2380": {problem: "it has never started"}, "k": {unknown: "no host leads to it"},
+			"https://10.0.0.10:2380": {problem: "it has never started"}, "k": {unknown: "no host can be used to query it"},
 		}[m.Name]
 		if m.Healthy != want.healthy || !strings.Contains(m.Problem, want.problem) || !strings.Contains(m.Unknown, want.unknown) ||
 			(want.problem == "") != (m.Problem == "") || (want.unknown == "") != (m.Unknown == "") {

@@ -62,7 +62,7 @@ func (f File) limit() int64 {
 }
 
 func (f File) otherSize(size int64) error {
-	return Final(fmt.Sprintf("its content has %d bytes and not %d, as %s says", size, f.Size, f.Origin), "the file is cut off, damaged, or another one: do not use it")
+	return Final(fmt.Sprintf("its content has %d bytes instead of %d, as %s says", size, f.Size, f.Origin), "the file is truncated, damaged, or a different one: do not use it")
 }
 
 // Error says what could not be transferred, why, and what to do.
@@ -183,7 +183,7 @@ func (c *Client) piece(ctx context.Context, f File, out *os.File, have int64, al
 		}
 	case resp.StatusCode == http.StatusOK, resp.StatusCode == http.StatusPartialContent:
 		if resp.StatusCode == http.StatusPartialContent {
-			return 0, errors.Join(errors.New("the server sent another range than requested"), out.Truncate(0))
+			return 0, errors.Join(errors.New("the server sent a different range than requested"), out.Truncate(0))
 		}
 		have, total = 0, resp.ContentLength
 		if err := out.Truncate(0); err != nil {

@@ -136,7 +136,7 @@ func (a *Access) key(path string, unlock bool) (ssh.Signer, error) {
 
 func (a *Access) unlock(path string, data []byte) (ssh.Signer, error) {
 	if a.Passphrase == nil {
-		return nil, fmt.Errorf("the SSH key %s has a passphrase and nobody can be asked for it: load it into an agent with ssh-add", path)
+		return nil, fmt.Errorf("the SSH key %s has a passphrase, and there is no terminal to prompt on: load the key into an agent with ssh-add", path)
 	}
 	phrase, err := a.Passphrase(path)
 	if err != nil {
@@ -144,7 +144,7 @@ func (a *Access) unlock(path string, data []byte) (ssh.Signer, error) {
 	}
 	signer, err := ssh.ParsePrivateKeyWithPassphrase(data, []byte(phrase))
 	if err != nil {
-		return nil, fmt.Errorf("the SSH key %s: that is not its passphrase: %w", path, err)
+		return nil, fmt.Errorf("the SSH key %s: wrong passphrase: %w", path, err)
 	}
 	return signer, nil
 }

@@ -166,7 +166,7 @@ func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config
 // banner waits for the server's first byte, before the handshake takes a turn that others wait for. It sets no deadline: a
 // connection through a jump host has none.
 func banner(ctx context.Context, nc net.Conn) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, bannerTimeout, fmt.Errorf("the port is open, but sshd said nothing within %s", bannerTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, bannerTimeout, fmt.Errorf("the port is open, but sshd sent nothing within %s", bannerTimeout))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
@@ -175,7 +175,7 @@ func banner(ctx context.Context, nc net.Conn) (net.Conn, error) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, fmt.Errorf("sshd hung up at once: %w", err)
+		return nil, fmt.Errorf("sshd closed the connection immediately: %w", err)
 	}
 	return &peeked{nc, r}, nil
 }

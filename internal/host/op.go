@@ -105,7 +105,7 @@ func serveOperation(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("op")
 	op, ok := operations[name]
 	if !ok {
-		http.Error(w, "this quorate does not know the operation "+name, http.StatusNotFound)
+		http.Error(w, "this version of quorate does not know the operation "+name, http.StatusNotFound)
 		return
 	}
 	dec := json.NewDecoder(r.Body)

@@ -189,7 +189,7 @@ func (d *dialer) sudoAdvice(t Target, stderr string) string {
 	case t.User == "root":
 		return ""
 	case strings.Contains(stderr, "must have a tty"):
-		return "; take requiretty out of its sudoers"
+		return "; remove requiretty from its sudoers file"
 	case strings.Contains(stderr, "password is required"):
 		return "; allow " + t.User + " to use sudo without a password, or give it with --ask-sudo-password or in " + SudoPasswordVariable
 	case strings.Contains(stderr, "not found"):

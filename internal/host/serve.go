@@ -16,7 +16,7 @@ import (
 // graceTimeout is how long Serve waits for operations that run when the caller hangs up.
 const graceTimeout = 30 * time.Second
 
-var errHungUp = errors.New("the caller hung up")
+var errHungUp = errors.New("the caller disconnected")
 
 // ServeStdio is Serve on stdin and stdout, with the greeting that the caller waits for.
 func ServeStdio(ctx context.Context) error {

@@ -127,7 +127,7 @@ func TestDialSaysWhatIsWrong(t *testing.T) {
 	}{
 		"a wrong key":                    {func(t *host.Target) { t.KeyFile = stranger }, "no key was accepted for user root"},
 		"a missing key":                  {func(t *host.Target) { t.KeyFile += "x" }, "reading the SSH key"},
-		"a locked key and nobody to ask": {func(t *host.Target) { t.KeyFile = locked }, "has a passphrase and nobody can be asked"},
+		"a locked key and nobody to ask": {func(t *host.Target) { t.KeyFile = locked }, "has a passphrase, and there is no terminal to prompt on"},
 		"a closed port":                  {func(t *host.Target) { t.Port = 1 }, "is the host up, the address right, and the port open?"},
 		"a jump host with a bad port":    {func(t *host.Target) { t.Jump = "root@127.0.0.1:x" }, "bad port"},
 		"a jump host that is not there":  {func(t *host.Target) { t.Jump = "root@127.0.0.1:1" }, "jump host: no SSH connection"},
@@ -209,7 +209,7 @@ func TestPassphraseIsAskedOnce(t *testing.T) {
 		t.Errorf("asked %d times", asked)
 	}
 	wrong := &host.Access{Passphrase: func(string) (string, error) { return "nonsense", nil }}
-	if _, err := host.Dial(host.WithAccess(t.Context(), wrong), targets[0]); err == nil || !strings.Contains(err.Error(), "not its passphrase") {
+	if _, err := host.Dial(host.WithAccess(t.Context(), wrong), targets[0]); err == nil || !strings.Contains(err.Error(), "wrong passphrase") {
 		t.Errorf("a wrong passphrase: %v", err)
 	}
 }

@@ -37,7 +37,7 @@ func (k NewKey) Show() string {
 type UnconfirmedError struct{ Key NewKey }
 
 func (e *UnconfirmedError) Error() string {
-	return fmt.Sprintf("%s (%s): the host key %s is new and nobody has confirmed it, so no secret is sent there. Compare it with the output of "+
+	return fmt.Sprintf("%s (%s): the host key %s is new and not confirmed, so no secret is sent there. Compare it with the output of "+
 		"`%s` on the host. Then set ssh.hostKey in the spec, confirm the key on a terminal, or use --accept-new-host-keys",
 		e.Key.Host, e.Key.Address, e.Key.Fingerprint, e.Key.Show())
 }
@@ -156,7 +156,7 @@ func (c *checker) judge(key ssh.PublicKey) error {
 	if c.pin != nil {
 		if !c.pin.Matches(key) {
 			return c.refuse(key, "is not "+c.pin.String()+", which the spec has as ssh.hostKey: correct the spec if the host was reinstalled. "+
-				"Otherwise someone intercepts the connection")
+				"Otherwise, someone may be intercepting the connection")
 		}
 		return nil
 	}
@@ -165,7 +165,7 @@ func (c *checker) judge(key ssh.PublicKey) error {
 	case known:
 		return nil
 	case errors.As(err, &other):
-		return c.refuse(key, fmt.Sprintf("is not the one on record in %s: the host was reinstalled, or someone intercepts the connection. "+
+		return c.refuse(key, fmt.Sprintf("is not the one on record in %s: the host was reinstalled, or someone is intercepting the connection. "+
 			"If you know why it changed, remove the old key with: ssh-keygen -R '%s' -f %s", c.known.file, knownhosts.Normalize(addr), c.known.file))
 	case err != nil:
 		return c.refuse(key, "comes with a certificate that is not valid: "+strings.TrimPrefix(err.Error(), "ssh: "))

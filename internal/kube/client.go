@@ -133,6 +133,6 @@ func dialer(servers []Server) func(context.Context, string, string) (net.Conn, e
 			}
 			errs = append(errs, fmt.Errorf("%s: %w", servers[n].Conn.Name(), err))
 		}
-		return nil, fmt.Errorf("no apiserver accepts connections: %w", errors.Join(errs...))
+		return nil, fmt.Errorf("no API server accepts connections: %w", errors.Join(errs...))
 	}
 }

@@ -31,7 +31,7 @@ func Create(image string, size int64) error {
 	// Tables are initialised when they are needed, and no space is kept back for root: everything here is root's.
 	out, err := exec.Command(mkfs, "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("making a file system in %s: %w: %s", image, err, bytes.TrimSpace(out))
+		return fmt.Errorf("creating a file system in %s: %w: %s", image, err, bytes.TrimSpace(out))
 	}
 	return nil
 }

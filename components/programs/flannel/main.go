@@ -194,7 +194,7 @@ func prepareForPods(ctx context.Context, o options, config *subnet.Config, own *
 		// Upstream's manifest does not name it.
 		pod, err := client.CoreV1().Pods(os.Getenv("POD_NAMESPACE")).Get(ctx, os.Getenv("POD_NAME"), metav1.GetOptions{})
 		if err != nil {
-			return fmt.Errorf("find out this node's name: %w", err)
+			return fmt.Errorf("determine this node's name: %w", err)
 		}
 		node = pod.Spec.NodeName
 	}
@@ -297,7 +297,7 @@ func networkConfig(ctx context.Context, subnets subnet.Manager) (*subnet.Config,
 		return nil, fmt.Errorf("read the network configuration: %w", err)
 	}
 	if !config.EnableNFTables {
-		return nil, errors.New(`this flanneld makes nftables rules only: set "EnableNFTables": true in net-conf.json`)
+		return nil, errors.New(`this flanneld supports only nftables rules: set "EnableNFTables": true in net-conf.json`)
 	}
 	return config, nil
 }

@@ -77,7 +77,7 @@ func startController(ctx context.Context, client kubernetes.Interface, factory i
 	selected := selection{node: node, policies: policies.Informer().GetStore(), pods: pods.Informer().GetStore()}
 	var own *xtables
 	if err := canQueue(); err != nil {
-		klog.Infof("This kernel has no nftables expression to queue packets (%v): queueing them by its target of xtables", err)
+		klog.Infof("This kernel has no nftables expression to queue packets (%v): queueing them with the xtables target instead", err)
 		own = &xtables{selection: selected, changed: make(chan struct{}, 1)}
 		own.write = own.apply
 		for _, i := range []cache.SharedIndexInformer{policies.Informer(), pods.Informer()} {
@@ -166,7 +166,7 @@ func controllerRules(selected selection, policies *recordedInformer) part {
 			policies.renew()
 			return insist(ctx, func() error {
 				if content, err := c.content(); err != nil || content == "" {
-					return errors.Join(err, fmt.Errorf("the %s is missing still", c))
+					return errors.Join(err, fmt.Errorf("the %s is still missing", c))
 				}
 				return nil
 			})

@@ -125,7 +125,7 @@ func (r *ruleset) apply(ctx context.Context) error {
 			return err
 		}
 		if content == "" {
-			return fmt.Errorf("the %s is missing right after it was made", c)
+			return fmt.Errorf("the %s is missing right after it was created", c)
 		}
 		want[c] = content
 	}

@@ -89,7 +89,7 @@ func (t *trial) run(ctx context.Context) error {
 			case err != nil:
 				klog.Errorf("list the other nodes: %v", err) // those that are known may still answer
 			case len(found) == 0:
-				klog.Info("No other node is in the overlay and alive: there is no pod traffic to try")
+				klog.Info("No other node in the overlay is alive: there is no pod traffic to test")
 				return nil
 			default:
 				peers = found
@@ -107,7 +107,7 @@ func (t *trial) run(ctx context.Context) error {
 			answered = time.Now()
 		}
 		if !answered.IsZero() && (len(silent) == 0 || time.Since(answered) >= grace) {
-			klog.Infof("Tried pod traffic for %s: %d of %d nodes answer", time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
+			klog.Infof("Tested pod traffic for %s: %d of %d nodes answer", time.Since(begun).Round(time.Millisecond), len(peers)-len(silent), len(peers))
 			if len(silent) > 0 {
 				klog.Warningf("No answer over the overlay from %s", names(silent))
 			}
@@ -161,8 +161,8 @@ func peersIn(nodes []corev1.Node, self, prefix string) (out []peer) {
 
 // complaint is what an operator has to know.
 func complaint(silent []peer, mtu int) string {
-	return fmt.Sprintf("no answer over the pod network from %s: pods here could not reach theirs. Let UDP port 8472 (VXLAN) pass between the nodes, with packets of %d bytes, "+
-		"and echo requests (ICMP) in the pod network; the node becomes Ready by itself when one of them answers", names(silent), mtu+overhead)
+	return fmt.Sprintf("no answer over the pod network from %s: pods here could not reach theirs. Allow UDP port 8472 (VXLAN) between the nodes, with packets of %d bytes, "+
+		"and echo requests (ICMP) in the pod network; the node becomes Ready automatically when one of them answers", names(silent), mtu+overhead)
 }
 
 func names(peers []peer) string {

@@ -38,7 +38,7 @@ func main() {
 	}
 	run, ok := programs[name]
 	if !ok {
-		fmt.Fprintf(os.Stderr, "no program %q in this binary; it holds: %s\n", name, strings.Join(names(), " "))
+		fmt.Fprintf(os.Stderr, "no program %q in this binary; it contains: %s\n", name, strings.Join(names(), " "))
 		os.Exit(2)
 	}
 	// The etcd tools switch this on for the whole process when they are linked in. Elsewhere it would

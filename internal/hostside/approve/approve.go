@@ -58,7 +58,7 @@ func pending(ctx context.Context, requests requests, nodes map[string]string, lo
 			continue
 		}
 		if err := Check(csr.Spec, nodes); err != nil {
-			fmt.Fprintf(log, "left alone: %s of %s: %v\n", csr.Name, csr.Spec.Username, err)
+			fmt.Fprintf(log, "not approved: %s of %s: %v\n", csr.Name, csr.Spec.Username, err)
 			continue
 		}
 		csr.Status.Conditions = append(csr.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{

@@ -118,11 +118,11 @@ func TestPendingRequestsAreApprovedOnce(t *testing.T) {
 	if err := pending(t.Context(), client, nodes, &log); err != nil {
 		t.Fatal(err)
 	}
-	if got := log.String(); !strings.Contains(got, "approved: good of") || !strings.Contains(got, "left alone: bad of") || strings.Contains(got, "denied") {
+	if got := log.String(); !strings.Contains(got, "approved: good of") || !strings.Contains(got, "not approved: bad of") || strings.Contains(got, "denied") {
 		t.Errorf("it did %q", got)
 	}
 	log.Reset()
-	if err := pending(t.Context(), client, nodes, &log); err != nil || strings.Contains(log.String(), "approved") {
+	if err := pending(t.Context(), client, nodes, &log); err != nil || strings.Contains(log.String(), "approved: good") {
 		t.Errorf("the second time it did %q, %v", log.String(), err)
 	}
 }

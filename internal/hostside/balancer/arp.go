@@ -62,7 +62,7 @@ var WhoHas = host.Define("node.who-has", func(ctx context.Context, r WhoHasReque
 		return out, fmt.Errorf("interface %s: %w", at.Interface, err)
 	}
 	if len(link.HardwareAddr) != 6 {
-		return out, fmt.Errorf("interface %s has no Ethernet address, so ARP cannot be asked", link.Name)
+		return out, fmt.Errorf("interface %s has no Ethernet address, so ARP cannot be used", link.Name)
 	}
 	out.Interface, out.MAC = link.Name, link.HardwareAddr.String()
 	_, out.Has = own.Interface(r.Address)

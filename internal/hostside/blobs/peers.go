@@ -54,7 +54,7 @@ var Offer = host.Define("bundle.offer", func(_ context.Context, address string) 
 func offer(address string) (distribute.Offer, error) {
 	cert, err := newCertificate()
 	if err != nil {
-		return distribute.Offer{}, fmt.Errorf("making a certificate for passing blobs on: %w", err)
+		return distribute.Offer{}, fmt.Errorf("creating a certificate for passing blobs on: %w", err)
 	}
 	plain, err := net.Listen("tcp", net.JoinHostPort(address, "0"))
 	if err != nil {
@@ -107,7 +107,7 @@ var Serve = host.Define("bundle.serve", func(ctx context.Context, o distribute.O
 func (s Store) serve(ctx context.Context, token string) error {
 	l := claim(token)
 	if l == nil {
-		return errors.New("there is no listener of this name any more")
+		return errors.New("this listener no longer exists")
 	}
 	srv := &http.Server{
 		Handler: s.handler(token), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
@@ -201,7 +201,7 @@ func (s Store) handler(token string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /blobs/{digest}", func(w http.ResponseWriter, r *http.Request) {
 		if subtle.ConstantTimeCompare([]byte(r.Header.Get("Authorization")), []byte("Bearer "+token)) != 1 {
-			http.Error(w, "who are you?", http.StatusUnauthorized)
+			http.Error(w, "unknown client", http.StatusUnauthorized)
 			return
 		}
 		d, err := digest.Parse(r.PathValue("digest"))
@@ -245,7 +245,7 @@ var Fetch = host.Define("bundle.fetch", func(ctx context.Context, r FetchRequest
 
 func (s Store) fetch(ctx context.Context, r FetchRequest) error {
 	if r.Blob.Size <= 0 {
-		return fmt.Errorf("blob %s: without its size nothing limits what is received", r.Blob.Digest)
+		return fmt.Errorf("blob %s: its size is not known, so nothing would limit what is received", r.Blob.Digest)
 	}
 	return s.get(ctx, r, deadline(r.Blob.Size))
 }
@@ -265,7 +265,7 @@ func (s Store) get(ctx context.Context, r FetchRequest, limit time.Duration) err
 			VerifyConnection: func(c tls.ConnectionState) error {
 				sum := sha256.Sum256(c.PeerCertificates[0].Raw)
 				if hex.EncodeToString(sum[:]) != r.From.Fingerprint {
-					return fetch.Final("somebody else answers there: the certificate is not the one that was announced", "")
+					return fetch.Final("another server answers there: the certificate is not the announced one", "")
 				}
 				return nil
 			},

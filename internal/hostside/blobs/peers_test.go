@@ -84,7 +84,7 @@ func TestStrangersAreRefused(t *testing.T) {
 	}{
 		"a wrong token":           {func(r *FetchRequest) { r.From.Token = other.Token }, "401"},
 		"no token":                {func(r *FetchRequest) { r.From.Token = "" }, "401"},
-		"another's certificate":   {func(r *FetchRequest) { r.From.Fingerprint = other.Fingerprint }, "somebody else answers there"},
+		"another's certificate":   {func(r *FetchRequest) { r.From.Fingerprint = other.Fingerprint }, "another server answers there"},
 		"a blob that is not here": {func(r *FetchRequest) { r.Blob.Digest = digest.FromString("?") }, "404"},
 		"a damaged blob":          {func(r *FetchRequest) { r.Blob = distribute.Blob{Digest: wrong, Size: int64(len(damaged))} }, digest.FromBytes(damaged).String()},
 		"nobody":                  {func(r *FetchRequest) { r.From.Address = "127.0.0.1:1" }, "refused"},
@@ -130,12 +130,12 @@ func TestPeersThatMisbehave(t *testing.T) {
 			w.Header().Set("Content-Length", "9999999999")
 			w.Write(content)
 			<-r.Context().Done()
-		}, "9999999999 bytes and not 1048576"},
-		"too little, as announced": {func(w http.ResponseWriter, _ *http.Request) { w.Write(content[:1000]) }, "1000 bytes and not 1048576"},
+		}, "9999999999 bytes instead of 1048576"},
+		"too little, as announced": {func(w http.ResponseWriter, _ *http.Request) { w.Write(content[:1000]) }, "1000 bytes instead of 1048576"},
 		"too little": {func(w http.ResponseWriter, _ *http.Request) {
 			w.(http.Flusher).Flush() // no length is announced
 			w.Write(content[:1000])
-		}, "1000 bytes and not 1048576"},
+		}, "1000 bytes instead of 1048576"},
 		"a byte now and then": {func(w http.ResponseWriter, r *http.Request) {
 			w.(http.Flusher).Flush()
 			for i := range content {

@@ -198,7 +198,7 @@ func ask(ctx context.Context, a *attempt, name string) (out answer) {
 	case facts.Watchdog, facts.HAProxy, facts.Keepalived:
 		out.component = a.daemon(bounded, unitsOf[name][0])
 	default:
-		out.component.Unknown = "this quorate does not know how to ask it"
+		out.component.Unknown = "this version of quorate does not know how to query it"
 	}
 	if ctx.Err() != nil && !out.component.OK {
 		// The caller's time is up, or the caller is gone: that is not the component's fault.
@@ -217,7 +217,7 @@ func askAgain(ctx context.Context, a *attempt, name string, before answer) answe
 		return ask(ctx, a, name)
 	case <-ctx.Done():
 		if p := before.component.Problem; p != "" {
-			before.component.Answer = facts.Answer{Unknown: "there was no time to ask again after the first answer: " + p}
+			before.component.Answer = facts.Answer{Unknown: "there was no time to query it again after the first answer: " + p}
 		}
 		return before
 	}

@@ -49,7 +49,7 @@ func (a *attempt) staticPod(ctx context.Context, name string) facts.Answer {
 	}
 	url, err := probeOf(pod)
 	if err != nil {
-		return facts.Answer{Unknown: "its manifest " + path + " does not say how to ask it: " + err.Error()}
+		return facts.Answer{Unknown: "its manifest " + path + " does not say how to query it: " + err.Error()}
 	}
 	return get(ctx, url)
 }

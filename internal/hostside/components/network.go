@@ -37,7 +37,7 @@ func inPodOf(labels map[string]string, program string) bool {
 // notRunning is the answer about a program that has no process.
 func (a *attempt) notRunning(name string) facts.Answer {
 	if n := len(a.processes()[name]); n > 0 {
-		return facts.Answer{Unknown: fmt.Sprintf("%d processes are called %s, and containerd does not say which of them is the cluster's", n, name)}
+		return facts.Answer{Unknown: fmt.Sprintf("%d processes are named %s, and containerd does not say which of them is the cluster's", n, name)}
 	}
 	return facts.Answer{Problem: name + " does not run"}
 }
@@ -172,7 +172,7 @@ func (a *attempt) whole(family, table string, chains ...string) facts.Answer {
 		}
 	}
 	if hooks == 0 {
-		return facts.Answer{Problem: name + " has no chain that the kernel enters"}
+		return facts.Answer{Problem: name + " has no base chain"}
 	}
 	return facts.Answer{OK: true}
 }

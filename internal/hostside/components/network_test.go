@@ -62,7 +62,7 @@ func TestKubeProxy(t *testing.T) {
 		"table flushed":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 0}, "services": {false, 2}}}}, "problem", "the chain nat-prerouting of the nftables table ip kube-proxy has no rules"},
 		"chain flushed":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}, "services": {false, 0}}}}, "problem", "the chain services"},
 		"chain deleted":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"nat-prerouting": {true, 1}}}}, "problem", "the chain services of the nftables table ip kube-proxy is missing"},
-		"hooks deleted":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"services": {false, 1}}}}, "problem", "no chain that the kernel enters"},
+		"hooks deleted":       {config("nftables", port), fakeKernel{tables: map[string]map[string]chain{"ip kube-proxy": {"services": {false, 1}}}}, "problem", "no base chain"},
 		"kernel unreadable":   {config("nftables", port), fakeKernel{err: errors.New("no permission")}, "unknown", "no permission"},
 		"its own iptables":    {config("iptables", port), fakeKernel{}, "ok", ""},
 		"not a configuration": {"mode: [", fakeKernel{}, "unknown", "configuration"},

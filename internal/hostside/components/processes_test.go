@@ -181,7 +181,7 @@ func TestOthersProcesses(t *testing.T) {
 	h = newHost(t)
 	h.runs(1, 2, "/"+theirs, "kube-proxy")
 	h.runs(2, 2, "/"+ours, "kube-proxy")
-	is(t, "ambiguous", h.ask(facts.KubeProxy).Answer, "unknown", "2 processes are called kube-proxy")
+	is(t, "ambiguous", h.ask(facts.KubeProxy).Answer, "unknown", "2 processes are named kube-proxy")
 }
 
 func TestTag(t *testing.T) {

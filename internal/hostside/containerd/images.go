@@ -114,7 +114,7 @@ func checkImages(images []bundle.Image, records map[string]string, check func(di
 			problems = append(problems, ImageProblem{Image: image.Name, Problem: "is missing"})
 			continue
 		case target != image.Manifest.Digest:
-			problems = append(problems, ImageProblem{image.Name, "is another image", target})
+			problems = append(problems, ImageProblem{image.Name, "is a different image", target})
 			continue
 		}
 		for _, blob := range image.Blobs() {
@@ -211,7 +211,7 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 		return struct{}{}, err
 	}
 	if err := mendContent(ctx, b); err != nil {
-		return struct{}{}, fmt.Errorf("putting containerd's blobs right: %w", err)
+		return struct{}{}, fmt.Errorf("repairing containerd's blobs: %w", err)
 	}
 	// Until all is done: the import removes the labels, and they are the last to come back.
 	if err := blobs.SetImported(""); err != nil {
@@ -229,10 +229,10 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 		return struct{}{}, err
 	}
 	if len(problems) > 0 {
-		return struct{}{}, fmt.Errorf("containerd took the images, but %s", problems[0])
+		return struct{}{}, fmt.Errorf("containerd imported the images, but %s", problems[0])
 	}
 	if err := pinImages(ctx, b); err != nil {
-		return struct{}{}, fmt.Errorf("keeping the images from the kubelet's garbage collection: %w", err)
+		return struct{}{}, fmt.Errorf("protecting the images from the kubelet's garbage collection: %w", err)
 	}
 	return struct{}{}, blobs.SetImported(b.Digest())
 })

@@ -93,15 +93,15 @@ func (m Member) MayBegin(as hostconfig.EtcdCluster) error {
 	have, err := m.Began()
 	switch {
 	case !data && system.Exists(m.path(facts.EstablishedFile)):
-		return fmt.Errorf("%s says that the cluster of this host was complete once, and there is no data in %s: a member that lost its data must not start empty", facts.EstablishedFile, m.DataDir())
+		return fmt.Errorf("%s says that this host's cluster was once complete, but there is no data in %s: a member that lost its data must not start empty", facts.EstablishedFile, m.DataDir())
 	case err != nil && data:
-		return fmt.Errorf("%s contains the data of a member, and the cluster that it began with is unknown: %w", m.DataDir(), err)
+		return fmt.Errorf("%s contains the data of a member, and the cluster that it was started with is unknown: %w", m.DataDir(), err)
 	case err != nil:
 		return nil // a manifest that was written in part, before anything could start from it
 	case data && len(have.Members) == 0:
 		return fmt.Errorf("%s contains the data of a member that this build did not start", m.DataDir())
 	case len(have.Members) > 0 && !have.Equal(as):
-		return fmt.Errorf("etcd began on this host with the members %s, and would now begin with %s: that would be a second etcd with the same keys", have, as)
+		return fmt.Errorf("etcd was started on this host with the members %s, and would now start with %s: that would be a second etcd with the same keys", have, as)
 	}
 	return nil
 }

@@ -44,7 +44,7 @@ func restartsNothing(ctx context.Context, d facts.Desired) error {
 		}
 		for unit, u := range units {
 			if u.Active == "active" || u.Active == "activating" {
-				return fmt.Errorf("%s differs since the plan was made, and %s would restart: run it again", f.Path, unit)
+				return fmt.Errorf("%s has changed since the plan was made, and %s would restart: run it again", f.Path, unit)
 			}
 		}
 	}

@@ -82,7 +82,7 @@ func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]by
 	}
 	ip := net.ParseIP(in.Address)
 	if ip == nil || in.Node == "" {
-		return nil, fmt.Errorf("a certificate for %q at %q would be good for nothing", in.Node, in.Address)
+		return nil, fmt.Errorf("a certificate for %q at %q would be useless", in.Node, in.Address)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {

@@ -115,7 +115,7 @@ func joined(root string) bool {
 
 func (l leftovers) notJoined() error {
 	if joined(l.root) {
-		return errors.New("this host has joined a cluster meanwhile: its kubelet has a client certificate; run `quorate apply` again")
+		return errors.New("this host has joined a cluster in the meantime: its kubelet has a client certificate; run `quorate apply` again")
 	}
 	return nil
 }
@@ -128,7 +128,7 @@ func (l leftovers) mayAbandon() error {
 	case system.Exists(l.at(facts.EstablishedFile)):
 		return fmt.Errorf("undoing a join: %s says that this host was part of a complete cluster: its etcd data may be needed", facts.EstablishedFile)
 	case !system.Exists(l.at(facts.BegunFile)):
-		return errors.New("undoing a join: Quorate did not begin to set up this host")
+		return errors.New("undoing a join: Quorate did not start to set up this host")
 	case l.stacked && system.Exists(l.at(hostconfig.EtcdMembersFile)):
 		return errors.New("undoing a join: this host has a member of an external etcd")
 	}

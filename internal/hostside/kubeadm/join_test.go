@@ -108,7 +108,7 @@ func TestAbandonJoinRefuses(t *testing.T) {
 	for want, change := range map[string]map[string]string{
 		"has joined":            {"var/lib/kubelet/pki/kubelet-client-current.pem": certificate + key},
 		"of a complete cluster": {facts.EstablishedFile: "prod\n"},
-		"did not begin":         nil,
+		"did not start":         nil,
 		"external etcd":         {hostconfig.EtcdMembersFile: ""},
 	} {
 		root := interruptedJoin(t)

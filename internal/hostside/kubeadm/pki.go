@@ -99,7 +99,7 @@ func (p PKI) write(dir string, joined bool) error {
 	for _, name := range names {
 		path := filepath.Join(dir, name)
 		if have, err := os.ReadFile(path); err == nil && string(have) != string(p[name]) {
-			return fmt.Errorf("%s exists and is not this cluster's: the host belongs, or belonged, to another cluster", path)
+			return fmt.Errorf("%s exists but is not this cluster's: the host belongs, or belonged, to another cluster", path)
 		}
 	}
 	if joined {

@@ -99,7 +99,7 @@ func holding(f *os.File, proc string) string {
 	process, owner, _ := strings.Cut(string(data[:n]), "\n")
 	said := strings.TrimSpace(owner)
 	if pid := lockedBy(f, proc); said == "" || pid != 0 && process != strconv.Itoa(pid) {
-		said = "an owner that did not say who it is"
+		said = "an unknown owner"
 	}
 	if programs := having(f, proc); len(programs) > 0 {
 		said += " (on the host: " + strings.Join(programs, ", ") + ")"

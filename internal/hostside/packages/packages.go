@@ -20,11 +20,11 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 		return struct{}{}, fmt.Errorf("this system has no package manager that Quorate knows: install %v yourself", p.Names)
 	}
 	if err := install(ctx, commands, p.Names); err != nil {
-		return struct{}{}, fmt.Errorf("%w; put that right, or install it there yourself: %s", err, p.Family.Command(p.Names))
+		return struct{}{}, fmt.Errorf("%w; fix this, or install it there yourself: %s", err, p.Family.Command(p.Names))
 	}
 	for _, program := range p.Programs {
 		if _, err := exec.LookPath(program); err != nil {
-			return struct{}{}, fmt.Errorf("%v were installed, and %s is still not there", p.Names, program)
+			return struct{}{}, fmt.Errorf("%v were installed, but %s is still missing", p.Names, program)
 		}
 	}
 	return struct{}{}, nil

@@ -96,7 +96,7 @@ var Reach = host.Define("pod.reach", func(ctx context.Context, in ReachRequest) 
 	p := trialPods.open[in.Token]
 	trialPods.Unlock()
 	if p == nil {
-		return struct{}{}, errors.New("the pod for the trial is gone")
+		return struct{}{}, errors.New("the test pod is gone")
 	}
 	return struct{}{}, p.reach(ctx, in.To)
 })
@@ -151,7 +151,7 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 		return nil, err
 	}
 	if err := newNamespace(&p.ns); err != nil {
-		return nil, fmt.Errorf("making a network namespace: %w", err)
+		return nil, fmt.Errorf("creating a network namespace: %w", err)
 	}
 	// The plugins are programs of their own: they find the namespace through this process, and nothing is left of it
 	// when this process ends.
@@ -159,7 +159,7 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 	config := &libcni.RuntimeConf{ContainerID: trialID, IfName: trialInterface, NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns)), Args: [][2]string{{"IgnoreUnknown", "1"}}}
 	if left, _, err := c.GetNetworkListCachedConfig(list, config); err == nil && left != nil {
 		if err := c.DelNetworkList(ctx, list, config); err != nil {
-			return nil, fmt.Errorf("detaching what an earlier trial left behind: %w", err)
+			return nil, fmt.Errorf("detaching what an earlier test left behind: %w", err)
 		}
 	}
 	// Also of an attachment that failed half way: plugins expect it.
@@ -298,7 +298,7 @@ func (p *trialPod) reach(ctx context.Context, to string) error {
 	go conn.Write(sent) //nolint:errcheck // what did not go out does not come back
 	n, err := io.ReadFull(conn, back)
 	if err != nil {
-		return fmt.Errorf("connected, but of %d bytes only %d came back: packets of full size do not pass, as with an MTU that is too large for the way: %w", trialSize, n, err)
+		return fmt.Errorf("connected, but of %d bytes only %d came back: packets of full size do not pass, for example because the MTU is too large for the path: %w", trialSize, n, err)
 	}
 	if !bytes.Equal(sent, back) {
 		return errors.New("what came back is not what was sent")

@@ -74,7 +74,7 @@ func (s store) read(ctx context.Context) (State, error) {
 		m := marks[encoded]
 		out.Programs[program] = ""
 		if m == nil {
-			out.Problems = append(out.Problems, fmt.Sprintf("%s runs from a bundle of which nothing is known", program))
+			out.Problems = append(out.Problems, fmt.Sprintf("%s runs from an unknown bundle", program))
 			continue
 		}
 		intact := !system.Exists(s.dir(pending, program))

@@ -203,7 +203,7 @@ func (s store) place(m *mark, program string, e entry) error {
 		return err
 	}
 	if sum.hex() != e.SHA256 {
-		return fmt.Errorf("%s has other content than the bundle says: sha256:%s", from.Name(), sum.hex())
+		return fmt.Errorf("%s does not match the bundle: its content is sha256:%s", from.Name(), sum.hex())
 	}
 	// With the same time it is known for the same file.
 	if err := os.Chtimes(f.Name(), time.Time{}, time.Unix(0, e.Modified)); err != nil {

@@ -121,7 +121,7 @@ func (u *unpacking) entry(ctx context.Context, head *tar.Header, content io.Read
 		err = u.file(ctx, &e, head.FileInfo().Mode().Perm(), content)
 	case tar.TypeSymlink:
 		if e.Target = head.Linkname; e.Target != path.Base(e.Target) {
-			return fmt.Errorf("it is a link to %s, which is not beside it", e.Target)
+			return fmt.Errorf("it is a link to %s, which is not in the same directory", e.Target)
 		}
 		err = durable.Symlink(e.Target, filepath.Join(u.dir, name))
 	default:

@@ -220,7 +220,7 @@ func who(answer []byte, name string) (facts.Outcome, string) {
 	said, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte(" "))
 	switch {
 	case !ok:
-		return facts.Impostor, "something that is not Quorate answers"
+		return facts.Impostor, "a program other than Quorate answers"
 	case string(said) != name:
 		return facts.Impostor, string(said) + " answers"
 	}

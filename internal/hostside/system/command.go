@@ -89,7 +89,7 @@ func (c Command) CombinedOutput(ctx context.Context) ([]byte, error) {
 func printed() (*os.File, error) {
 	fd, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("making room for the output of a program: %w", err)
+		return nil, fmt.Errorf("creating a file for the output of a program: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "output"), nil
 }

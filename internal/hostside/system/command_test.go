@@ -70,7 +70,7 @@ func TestCancelEndsTheWholeGroup(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- Run(ctx, "sh", "-c", "cd "+dir+"; "+script) }()
 			child := pidIn(t, filepath.Join(dir, "child"))
-			why := errors.New("the caller hung up")
+			why := errors.New("the caller disconnected")
 			cancel(why)
 			err := <-ended
 			if name != "ends well" && !errors.Is(err, why) {

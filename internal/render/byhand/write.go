@@ -416,7 +416,7 @@ func (w *writer) finish() Section {
 		Reason:   "Check the result.",
 		Commands: []string{"kubectl get nodes -o wide", "kubectl get --raw '/readyz?verbose' | tail -n 1"},
 	})
-	return Section{Title: "Finish", Reason: "These steps are left to the operator by kubeadm.",
+	return Section{Title: "Finish", Reason: "kubeadm leaves these steps to the operator.",
 		Steps: []Step{{Title: "finish", Hosts: []string{w.first().Name}, Actions: actions}}}
 }
 

@@ -94,9 +94,9 @@ state = '/run/containerd'
   address = '/run/containerd/containerd.sock'
 
 [plugins.'io.containerd.cri.v1.runtime']
-  # Where even root may not lower a process's OOM score, asking for it would keep every pod from starting.
+  # On hosts where even root may not lower a process's OOM score, requesting it would keep every pod from starting.
   restrict_oom_score_adj = %t
-  # Each second, as containerd does it by itself, is more than anybody asks for: the kubelet's own statistics come from
+  # containerd's default, every second, is more often than anyone needs: the kubelet's own statistics come from
   # cAdvisor, and whoever scrapes them does it every ten to fifteen seconds.
   stats_collect_period = '10s'
 

@@ -168,7 +168,7 @@ ConditionPathExists=` + EtcdMembersFile + `
 RequiresMountsFor=` + EtcdDataDir + `
 
 [Service]
-# Once the cluster was complete, a missing data directory is a loss to repair, and never the beginning of a cluster. systemd
+# Once the cluster was complete, a missing data directory is lost data to repair, not the start of a new cluster. systemd
 # tries again every second, because a disk may be mounted late.
 ExecStartPre=/bin/sh -c 'if [ -e ` + facts.EstablishedFile + ` ] && [ ! -d ` + EtcdWAL + ` ]; then echo "The data of this etcd member is missing: there is no ` + EtcdWAL + `. It does not start without it." >&2; exit 1; fi'
 EnvironmentFile=` + EtcdEnvFile + `

@@ -101,11 +101,11 @@ global
 
 defaults
     mode tcp
-    # A vanished host must not use up a client's patience: give up early and try another one.
+    # A vanished host must not use up a client's timeout: give up early and try another one.
     timeout connect 300ms
     retries 3
     option redispatch 1
-    # Watches are silent for long. Keep-alives and tcp-ut find dead peers; idleness proves nothing.
+    # Watches can be silent for long. Keep-alives and tcp-ut detect dead peers; idleness proves nothing.
     timeout client 1h
     timeout server 1h
     option clitcpka

@@ -90,7 +90,7 @@ const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived]
 rules:
-# Health is asked for several times a second, and leases and events are written all the time.
+# Health is probed several times a second, and leases and events are written all the time.
 - level: None
   nonResourceURLs: ["/healthz*", "/livez*", "/readyz*", "/openapi*", "/version"]
 - level: None
@@ -98,7 +98,7 @@ rules:
   - {group: coordination.k8s.io, resources: [leases]}
   - {group: "", resources: [events]}
   - {group: events.k8s.io, resources: [events]}
-# Who touched a secret is worth knowing, whoever it was; what is in it must never be in a log.
+# Record every access to a secret, whoever it was, but never its contents.
 - level: Metadata
   resources:
   - {group: "", resources: [secrets, serviceaccounts/token]}
@@ -115,7 +115,7 @@ rules:
   verbs: [update, patch]
   resources:
   - {group: "", resources: [nodes/status, pods/status]}
-# Of a change of rights, the change itself.
+# For a change of permissions, record the change itself.
 - level: Request
   verbs: [create, update, patch, delete, deletecollection]
   resources:
@@ -134,11 +134,11 @@ After=network-online.target
 
 [Service]
 Type=oneshot
-# This part has all rights and reads no request of a node. It renews the certificate of the approver's user.
+# This part has all permissions and reads no requests of nodes. It renews the certificate of the approver's user.
 ExecStartPre=+` + SelfPath + ` host approver-credentials
 ExecStart=` + SelfPath + ` host approve
 TimeoutStartSec=120
-# An API server that restarts costs one run. Whoever watches the unit sees how many failed in a row.
+# A restarting API server fails one run. The unit's state shows how many runs failed in a row.
 Restart=on-failure
 RestartSec=20
 InaccessiblePaths=-/etc/kubernetes -/var/lib/etcd -/var/lib/kubelet -/var/lib/containerd -/run/containerd
@@ -153,7 +153,7 @@ RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 
 // A kubelet waits fifteen minutes for an answer before it sends another request.
 const approverTimer = `[Unit]
-Description=Lets the approver of kubelet certificates look every five minutes
+Description=Runs the approver of kubelet serving certificates every five minutes
 
 [Timer]
 OnActiveSec=5min

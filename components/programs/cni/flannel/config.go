@@ -27,7 +27,7 @@ func parse(stdin []byte) (*config, error) {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration of flannel", err.Error())
 	}
 	if _, ok := conf.Delegate["name"]; ok {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "delegate must not have a name of its own: it gets the network's", "")
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "delegate must not have its own name: it gets the network's", "")
 	}
 	if t, ok := conf.Delegate["type"]; ok {
 		if _, ok := t.(string); !ok {

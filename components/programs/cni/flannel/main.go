@@ -94,7 +94,7 @@ func check(args *skel.CmdArgs, exec invoke.Exec) error {
 	}
 	delegate, err := conf.record(args).load()
 	if errors.Is(err, fs.ErrNotExist) {
-		return types.NewError(types.ErrUnknownContainer, "no ADD of this container is on record", err.Error())
+		return types.NewError(types.ErrUnknownContainer, "no ADD is recorded for this container", err.Error())
 	}
 	if err != nil {
 		return err
