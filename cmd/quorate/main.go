@@ -1,4 +1,4 @@
-// Command quorate builds highly available Kubernetes clusters, proves that they are, and keeps them so.
+// Command quorate builds highly available Kubernetes clusters and checks that they are.
 package main
 
 import (

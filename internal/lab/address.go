@@ -101,7 +101,7 @@ func virtualIPs(subnet netip.Prefix, n int) []netip.Addr {
 	return out
 }
 
-// assign gives an address to every machine that has none. Existing addresses are kept.
+// assign assigns an address to every machine that has none. Existing addresses are kept.
 func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]Machine, error) {
 	used := map[netip.Addr]string{
 		host(subnet, callerHost):  "this computer",

@@ -63,7 +63,7 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 // recipeKey changes with everything that goes into the image, except the packages' versions.
 func recipeKey() string {
 	h := sha256.New()
-	const format = 2 // of the image's folder
+	const format = 2 // of the image's directory
 	fmt.Fprintln(h, format, suite, packages, excluded, files, masked, generators, disabled, removed)
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
@@ -78,14 +78,14 @@ func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	if err := os.Chmod(tmp, 0o755); err != nil { // machines run as more users than root
+	if err := os.Chmod(tmp, 0o755); err != nil { // users other than root access the image on machines
 		return err
 	}
 	if err := debootstrap(ctx, tmp, sink); err != nil {
 		return err
 	}
 	root := baseRoot(tmp)
-	if err := customise(root); err != nil {
+	if err := customize(root); err != nil {
 		return err
 	}
 	sum, err := summary(root)
@@ -131,7 +131,7 @@ func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
 		args = append(args, mirrors)
 	}
 	cmd := exec.CommandContext(ctx, mmdebstrap, args...)
-	// Its mounts die with it, in a namespace of its own; so does its whole process group.
+	// It has its own mount namespace and process group, so its mounts and its children end with it.
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Unshareflags: unix.CLONE_NEWNS, Pdeathsig: unix.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
@@ -163,7 +163,7 @@ func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
 	return nil
 }
 
-// aptSettings are the caller's own for reaching its mirror: proxies, timeouts, clocks that are off.
+// aptSettings are the caller's apt settings for reaching its mirror: proxies, timeouts, and checks of dates.
 func aptSettings(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "apt-config", "dump").Output()
 	if err != nil {
@@ -180,8 +180,8 @@ func aptSettings(ctx context.Context) string {
 	return keep.String()
 }
 
-// aptMirrors are the caller's sources for the suite; none where it runs another release, and then
-// mmdebstrap takes Debian's own.
+// aptMirrors are the caller's sources for the suite. There are none if the caller runs another release; mmdebstrap then uses
+// Debian's own.
 func aptMirrors(ctx context.Context) string {
 	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
 	if err != nil {
@@ -203,7 +203,7 @@ func aptMirrors(ctx context.Context) string {
 	return list.String()
 }
 
-// intact compares the image with the summary that was written when it was made.
+// intact compares the image with the summary that was written when it was built.
 func intact(dir string) error {
 	want, err := os.ReadFile(filepath.Join(dir, "summary"))
 	if err != nil {
@@ -219,8 +219,7 @@ func intact(dir string) error {
 	return nil
 }
 
-// summary is a digest of every path, mode and size, which takes milliseconds where a digest of the
-// content would take seconds.
+// summary is a digest of every path, mode and size. It takes milliseconds, while a digest of the content would take seconds.
 func summary(root string) (string, error) {
 	h := sha256.New()
 	var line []byte
@@ -234,7 +233,7 @@ func summary(root string) (string, error) {
 		}
 		line = append(line[:0], path[len(root):]...)
 		line = strconv.AppendUint(append(line, 0), uint64(info.Mode()), 16)
-		if !d.IsDir() { // whose size is the filesystem's affair
+		if !d.IsDir() { // whose size depends on the filesystem
 			line = strconv.AppendInt(append(line, ' '), info.Size(), 10)
 		}
 		_, err = h.Write(append(line, '\n'))

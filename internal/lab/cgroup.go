@@ -81,14 +81,14 @@ func (g group) folders() []string {
 	return out
 }
 
-// tree lists a group's folder and those below it, parents first.
+// tree lists a group's directory and those below it, parents first.
 func tree(folder string) []string {
 	var out []string
 	filepath.WalkDir(folder, func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			out = append(out, path)
 		}
-		return nil // a group that vanishes meanwhile is no error
+		return nil // a group that disappears in the meantime is not an error
 	})
 	return out
 }
@@ -123,8 +123,8 @@ func (g group) running() bool {
 	return false
 }
 
-// kill ends everything in the group and waits until it is gone. What is frozen is thawed after the
-// signal, never before it.
+// kill kills everything in the group and waits until it is gone. Frozen processes are thawed after the signal, never before
+// it.
 func (g group) kill(ctx context.Context) error {
 	for first := true; ; first = false {
 		pids := g.processes()
@@ -152,11 +152,11 @@ func (g group) thawAll() {
 		return
 	}
 	for _, dir := range tree(filepath.Dir(file)) {
-		os.WriteFile(filepath.Join(dir, filepath.Base(file)), []byte(thawed), 0) // a group may vanish meanwhile
+		os.WriteFile(filepath.Join(dir, filepath.Base(file)), []byte(thawed), 0) // a group may disappear in the meantime
 	}
 }
 
-// freezer names the file, and the words in it, that hold the whole group still.
+// freezer is the file that freezes the whole group, and the values to write to it.
 func (g group) freezer() (file, frozen, thawed string) {
 	if g.v2 {
 		return filepath.Join(g.roots[0], g.path, "cgroup.freeze"), "1", "0"
@@ -176,7 +176,7 @@ func (g group) frozen() bool {
 	return word == frozen || word == "FREEZING"
 }
 
-// freeze stops or resumes everything in the group, and waits until it took.
+// freeze suspends or resumes everything in the group, and waits until that has taken effect.
 func (g group) freeze(ctx context.Context, freeze bool) error {
 	file, frozen, thawed := g.freezer()
 	if file == "" {
@@ -193,7 +193,7 @@ func (g group) freeze(ctx context.Context, freeze bool) error {
 		if g.settled(file, word) {
 			return nil
 		}
-		// Version 1 may stay at FREEZING while a process forks; it is asked again.
+		// Version 1 may stay at FREEZING while a process forks, so the value is written again.
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
 			return fmt.Errorf("wait for %s to become %s: %w", file, word, err)
 		}
@@ -231,7 +231,7 @@ func (g group) remove(ctx context.Context) error {
 	return nil
 }
 
-// removeEmptyTop deletes the folder that all labs share once the last is gone.
+// removeEmptyTop deletes the directory that all labs share after the last lab is gone.
 func removeEmptyTop(h hierarchies) {
 	for _, root := range h.roots {
 		unix.Rmdir(filepath.Join(root, "quorate"))

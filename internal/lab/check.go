@@ -58,11 +58,11 @@ const (
 	minDisk   = 2 << 30
 )
 
-// modules are what the kernel does not load by itself when a machine needs it, or loads too late:
-// switches made before br_netfilter would be filtered by it.
+// modules are those that the kernel does not load automatically when a machine needs them, or loads too late: br_netfilter
+// would filter switches that were created before it.
 var modules = []string{"overlay", "bridge", "veth", "br_netfilter", "nf_tables"}
 
-// loadModules does what can be done: a kernel that has them built in has nothing to load.
+// loadModules ignores errors: a kernel that has the modules built in has nothing to load.
 func loadModules(ctx context.Context) {
 	exec.CommandContext(ctx, "/sbin/modprobe", append([]string{"-q", "-a"}, modules...)...).Run()
 }
@@ -118,7 +118,7 @@ func checkMemory() error {
 	return nil
 }
 
-// checkDisk looks at the filesystem of a folder that need not exist yet.
+// checkDisk checks the filesystem of a directory that need not exist yet.
 func checkDisk(dir string) error {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == "/" {

@@ -15,13 +15,12 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// The fence is what keeps lab packets on this computer: while a lab exists, its subnet is
-// unreachable in the caller's namespace, except through the cable into the lab. Were it missing, a
-// packet for a machine that is gone would follow the default route out. It also is the claim on the
-// subnet: the kernel adds it for one lab only.
+// The fence is what keeps lab packets on this computer: while a lab exists, its subnet is unreachable in the caller's
+// namespace, except through the cable into the lab. Without it, a packet for a machine that is gone would follow the default
+// route out. It is also the claim on the subnet: the kernel adds the route for only one lab.
 const fenceMetric = 1 << 30
 
-// claim finds a free subnet, gives out its addresses, saves the first record and raises the fence.
+// claim finds a free subnet, assigns its addresses, saves the first record, and adds the fence.
 func (l *Lab) claim(ctx context.Context, cfg Config) error {
 	candidates, err := subnets(cfg.Machines)
 	if err != nil {
@@ -53,10 +52,10 @@ func (l *Lab) claim(ctx context.Context, cfg Config) error {
 	if err := l.fence(); err != nil {
 		return err
 	}
-	return raiseLimits() // again: the last other lab may have gone since Check, and put them back
+	return raiseLimits() // again: the last other lab may have been deleted since Check, which restores the limits
 }
 
-// reclaim is claim for a lab that has its addresses: a reboot forgot the fence.
+// reclaim is claim for a lab that already has its addresses: a reboot removed the fence.
 func (l *Lab) reclaim(ctx context.Context) error {
 	unlock, err := lockHost(ctx)
 	if err != nil {
@@ -69,7 +68,7 @@ func (l *Lab) reclaim(ctx context.Context) error {
 	return raiseLimits()
 }
 
-// freeSubnet takes the first candidate that no route and no other lab touches.
+// freeSubnet returns the first candidate that no route and no other lab uses.
 func freeSubnet(candidates []netip.Prefix) (free netip.Prefix, why string, err error) {
 	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
@@ -111,7 +110,7 @@ next:
 	return netip.Prefix{}, conflict
 }
 
-// fence raises the fence and notes, where a reboot forgets it like the kernel does, what was raised for whom.
+// fence adds the fence and records for which lab. The record is lost in a reboot, like the kernel's route.
 func (l *Lab) fence() error {
 	if err := os.MkdirAll(runDir(l.Name()), 0o755); err != nil {
 		return err
@@ -133,7 +132,7 @@ func fenceRoute(subnet netip.Prefix) *netlink.Route {
 
 func ownerFile(name string) string { return filepath.Join(runDir(name), "owner") }
 
-// owner tells which state folder and subnet the kernel's objects of this name belong to.
+// owner returns the state directory and the subnet to which the kernel's objects of this name belong.
 func owner(name string) (dir string, subnet netip.Prefix) {
 	data, err := os.ReadFile(ownerFile(name))
 	if err != nil {
@@ -144,7 +143,7 @@ func owner(name string) (dir string, subnet netip.Prefix) {
 	return dir, subnet
 }
 
-// refuseForeign keeps two state folders from sharing the names of one lab in the kernel.
+// refuseForeign keeps two state directories from using the same lab name in the kernel.
 func refuseForeign(name string) error {
 	dir, _ := owner(name)
 	if dir == "" || dir == stateDir(name) {
@@ -157,7 +156,7 @@ func refuseForeign(name string) error {
 		name, ErrExists, filepath.Dir(filepath.Dir(dir)))
 }
 
-// lowerFence removes the fence last: until then nothing may be able to send.
+// lowerFence removes the fence. It comes last, after nothing can send any more.
 func lowerFence(subnet netip.Prefix) error {
 	if !subnet.IsValid() {
 		return nil

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shared are the folders below /var (slash-separated, * for one element) whose files nobody ever
-// writes to after they are made: those may be one file for many machines. Databases are not among them.
+// shared are the directories below /var (slash-separated, * for one element) whose files are never written to after they are
+// created, so that many machines can share one file. Databases are not among them.
 var shared = []string{
 	"lib/containerd/io.containerd.content.v1.content/blobs",
 	"lib/containerd/io.containerd.snapshotter.v1.overlayfs/snapshots/*/fs",
@@ -27,7 +27,7 @@ type treatment int
 
 const (
 	duplicate treatment = iota
-	link                // as a hard link where both trees are on one filesystem; else a copy
+	link                // as a hard link if both trees are on one filesystem, otherwise as a copy
 	leaveOut
 )
 
@@ -62,7 +62,7 @@ func clone(from, to string, treat rule) error {
 type cloner struct {
 	from, to string
 	treat    rule
-	// names joins files that have several again, by inode.
+	// names maps inodes to names, so that hard links are copied as hard links.
 	names map[uint64]string
 }
 
@@ -134,7 +134,7 @@ func (c *cloner) file(rel string, t treatment) error {
 			return err
 		}
 	case unix.S_IFSOCK:
-		return nil // nobody listens on it any more
+		return nil // nothing listens on it any more
 	default:
 		if err := unix.Mknod(to, st.Mode, int(st.Rdev)); err != nil {
 			return &os.PathError{Op: "mknod", Path: to, Err: err}
@@ -157,7 +157,7 @@ func copyFile(from, to string) error {
 	return errors.Join(err, out.Close())
 }
 
-// attributes gives to what lstat said of from: owner first, since changing it clears set-id bits.
+// attributes copies the attributes of from to to. The owner comes first, because changing it clears set-id bits.
 func attributes(from, to string, st *unix.Stat_t) error {
 	if err := unix.Lchown(to, int(st.Uid), int(st.Gid)); err != nil {
 		return &os.PathError{Op: "chown", Path: to, Err: err}

@@ -45,7 +45,7 @@ func vanish(ctx context.Context, name string) error {
 	l := &Lab{dir: stateDir(name)}
 	if err := l.load(); err == nil {
 		subnet = l.Subnet()
-		for _, m := range l.rec.Machines { // plugs first: what dies now must not talk any more
+		for _, m := range l.rec.Machines { // links first: a machine that is dying must not send anything
 			if err := l.linkDown(m); err != nil {
 				return err
 			}
@@ -55,7 +55,7 @@ func vanish(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	// What still runs needs its network: nothing else goes before all processes have.
+	// Running processes need their network, so everything else is removed after all processes have ended.
 	if err := g.kill(ctx); err != nil {
 		return err
 	}

@@ -14,14 +14,14 @@ import (
 	"quorate.dev/quorate/internal/loopdisk"
 )
 
-// A machine's root is an overlay: its own upper folder over the lab's files, the seed and the base
-// image. /var is a plain folder, since containerd's own overlays cannot sit on an overlay.
+// A machine's root is an overlay: its own upper directory over the lab's files, the seed and the base image. /var is a plain
+// directory, because containerd's own overlays cannot be on an overlay.
 //
-// Both are folders of this computer's file system, which all machines share: a machine that loses its power loses its
-// processes, and what they had written stays, whether or not it had reached the disk. In a lab with OwnDisks both are on a
-// file system of the machine's own, in an image file, and a power-off loses what had not reached it.
+// Both are directories of this computer's file system, which all machines share: a machine that loses its power loses its
+// processes, but keeps what they had written, even if it had not reached the disk. In a lab with OwnDisks, both are on the
+// machine's own file system, in an image file, and a power-off loses what had not reached the disk.
 
-// layers are the read-only folders below every machine's root, topmost first.
+// layers are the read-only directories below every machine's root, topmost first.
 func (l *Lab) layers() []string {
 	out := []string{l.filesLayer()}
 	if _, err := os.Stat(l.seedLayer()); err == nil {
@@ -33,8 +33,8 @@ func (l *Lab) layers() []string {
 func (l *Lab) filesLayer() string { return filepath.Join(l.dir, "layers", "files") }
 func (l *Lab) seedLayer() string  { return filepath.Join(l.dir, "layers", "seed") }
 
-// makeLayers lays down what all machines share. The seed is linked, not referred to: it may be
-// replaced while the lab lives.
+// makeLayers creates the layers that all machines share. It links the files of the seed, because the seed may be replaced
+// while the lab exists.
 func (l *Lab) makeLayers(cfg Config) error {
 	if err := os.MkdirAll(l.filesLayer(), 0o755); err != nil {
 		return err
@@ -55,8 +55,8 @@ func (l *Lab) makeLayers(cfg Config) error {
 	return nil
 }
 
-// addFile links the file where its owner and mode fit, and copies it elsewhere: the layer is never
-// written to, a link is as good as a copy.
+// addFile links the file if its owner and mode are right, and otherwise copies it. A link is safe because the layer is never
+// written to.
 func (l *Lab) addFile(f File) error {
 	to := filepath.Join(l.filesLayer(), f.Path)
 	if err := l.makeParents(l.filesLayer(), f.Path, l.layers()[1:]); err != nil {
@@ -80,8 +80,8 @@ func (l *Lab) addFile(f File) error {
 	return os.Chmod(to, f.Mode.Perm())
 }
 
-// makeParents makes the folders above path in a layer, each with the owner and mode that it has in
-// the layers below: the topmost layer's word counts in an overlay.
+// makeParents creates the directories above path in a layer, each with the owner and mode that it has in the layers below,
+// because the topmost layer decides in an overlay.
 func (l *Lab) makeParents(layer, path string, below []string) error {
 	rel := strings.TrimPrefix(filepath.Dir(filepath.Clean(path)), "/")
 	if rel == "" {
@@ -111,7 +111,7 @@ func (l *Lab) makeParents(layer, path string, below []string) error {
 	return nil
 }
 
-// diskSize is how large a disk of its own can become. Its image takes only what is used.
+// diskSize is the maximum size of a machine's own disk. The image takes only the space that is used.
 const diskSize = 64 << 30
 
 func (l *Lab) image(m Machine) string { return filepath.Join(l.machineDir(m.Name), "disk.img") }
@@ -143,7 +143,7 @@ func (l *Lab) withDisk(m Machine, f func() error) error {
 	})
 }
 
-// leaveMounts keeps what is mounted from now on from the caller's mount namespace.
+// leaveMounts keeps later mounts out of the caller's mount namespace.
 func leaveMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("leave the caller's mount namespace: %w", err)
@@ -151,7 +151,7 @@ func leaveMounts() error {
 	return nil
 }
 
-// makeDisk makes a machine's disk: what it holds at its first boot, and what tells it from the others.
+// makeDisk creates a machine's disk, with its content at the first boot and with what distinguishes it from other machines.
 func (l *Lab) makeDisk(m Machine) error {
 	dir := l.machineDir(m.Name)
 	if err := os.RemoveAll(dir); err != nil {
@@ -223,15 +223,15 @@ func (l *Lab) fillDisk(m Machine, private, public []byte) error {
 	return nil
 }
 
-// resolvConf names the machine itself as its name server. Nothing listens there, so that every
-// lookup beyond /etc/hosts is refused immediately, also in pods and during a cut. In a pod, 127.0.0.1
-// would be the pod's own address, and it would be a loop in CoreDNS.
+// resolvConf names the machine itself as its name server. Nothing listens there, so every lookup beyond /etc/hosts is refused
+// immediately, also in pods and during a cut. It is not 127.0.0.1, which would be the pod's own address in a pod, and a loop
+// in CoreDNS.
 func resolvConf(m Machine) string {
 	return fmt.Sprintf("nameserver %s\noptions timeout:1 attempts:1\n", m.Address)
 }
 
-// mountDisk puts a machine's root together in the calling thread's mount namespace, which must be
-// its own: the mounts live as long as the machine does, and the caller never sees them.
+// mountDisk mounts a machine's root in the mount namespace of the calling thread, which must be its own: the mounts then live
+// as long as the machine, and the caller never sees them.
 func (l *Lab) mountDisk(m Machine) error {
 	if err := leaveMounts(); err != nil {
 		return err
@@ -257,7 +257,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	return nil
 }
 
-// escape keeps the separators of an overlay's options in a path from separating.
+// escape escapes the separators of overlay options in a path.
 func escape(path string) string {
 	return strings.NewReplacer(`\`, `\\`, ":", `\:`, ",", `\,`).Replace(path)
 }

@@ -65,8 +65,8 @@ func (l *Lab) state(machine string) (State, error) {
 	return Running, nil
 }
 
-// Freeze suspends every process of a machine. The machine keeps its address and its connections, and only
-// its kernel still responds.
+// Freeze suspends every process of a machine. The machine keeps its address and its connections, but only its kernel still
+// responds.
 func (l *Lab) Freeze(ctx context.Context, machine string) error { return l.freeze(ctx, machine, true) }
 
 // Thaw resumes a frozen machine.
@@ -100,7 +100,7 @@ func (l *Lab) PowerOffZone(ctx context.Context, zone string) error {
 	if err != nil {
 		return err
 	}
-	for _, m := range machines { // all plugs first: nobody sees a neighbour die
+	for _, m := range machines { // all links first, so that no machine sees another one die
 		if err := l.linkDown(m); err != nil {
 			return err
 		}
@@ -180,7 +180,7 @@ func (l *Lab) HealAll(ctx context.Context) error {
 	})
 }
 
-// target is one side, or two sides joined by a link.
+// target is one end, or the two ends of a link.
 type target struct{ a, b string }
 
 func (t target) String() string {
@@ -190,8 +190,8 @@ func (t target) String() string {
 	return t.a + ":" + t.b
 }
 
-// parseTarget checks a target against the lab. The two sides of a link come out in a fixed order, so
-// that each cut has one spelling.
+// parseTarget checks a target against the lab. It returns the two ends of a link in a fixed order, so that each cut has one
+// spelling.
 func parseTarget(s string, r *record) (target, error) {
 	a, b, link := strings.Cut(s, ":")
 	sides := []string{a}
@@ -219,14 +219,13 @@ func parseTarget(s string, r *record) (target, error) {
 	return target{min(a, b), max(a, b)}, nil
 }
 
-// mentions says whether a stored cut concerns a machine.
+// mentions reports whether a stored cut concerns a machine.
 func mentions(cut, machine string) bool {
 	a, b, _ := strings.Cut(cut, ":")
 	return a == machine || b == machine
 }
 
-// applyCuts makes the switches do what the record says. The rules name ports, which keep their
-// names through every power cycle.
+// applyCuts configures the switches as recorded. The rules name ports, which keep their names through power cycles.
 func (l *Lab) applyCuts(r *record) error {
 	rules, err := switchRules(r)
 	if err != nil {
@@ -246,8 +245,8 @@ func (l *Lab) applyCuts(r *record) error {
 	})
 }
 
-// switchRules is the whole rule set of the lab's switches, replaced in one transaction. What leaves
-// for the caller must be for the caller: this computer is no router for the lab.
+// switchRules is the whole rule set of the lab's switches, replaced in one transaction. Packets to the caller's link must be
+// for the caller, because this computer must not route for the lab.
 func switchRules(r *record) (string, error) {
 	var in, forward, out []string
 	both := func(port string) {

@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 )
 
-// runRoot holds what dies with this computer's power, of the labs of all state folders.
+// runRoot holds state that does not survive a reboot, for the labs of all state directories.
 const runRoot = "/run/quorate"
 
-// sysctlsBefore remembers this computer's own settings until the last lab is deleted.
+// sysctlsBefore stores this computer's own settings until the last lab is deleted.
 var sysctlsBefore = filepath.Join(runRoot, ".sysctls")
 
-// runDir holds runc's state and who owns a lab's names in the kernel.
+// runDir holds runc's state, and the owner of a lab's names in the kernel.
 func runDir(name string) string { return filepath.Join(runRoot, name) }
 
 // lockHost guards what all labs on this computer share: subnets and sysctls.
@@ -21,13 +21,12 @@ func lockHost(ctx context.Context) (unlock func(), err error) {
 	return lockRun(ctx, ".lock")
 }
 
-// lockCreate keeps two processes from making the same lab: the second waits, and finds it made.
+// lockCreate keeps two processes from creating the same lab: the second one waits, and then finds it created.
 func lockCreate(ctx context.Context, name string) (unlock func(), err error) {
 	return lockRun(ctx, ".create-"+name)
 }
 
-// lockRun takes a lock in runRoot, and removes its file, and the folder if nothing else is in it,
-// when it is given back.
+// lockRun takes a lock in runRoot. Unlocking removes its file, and the directory if it is then empty.
 func lockRun(ctx context.Context, name string) (unlock func(), err error) {
 	file := filepath.Join(runRoot, name)
 	var release func()
@@ -36,7 +35,7 @@ func lockRun(ctx context.Context, name string) (unlock func(), err error) {
 			return nil, err
 		}
 		release, err = lock(ctx, file)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // the folder may go again meanwhile
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // another process may remove the directory in the meantime
 			return nil, err
 		}
 	}

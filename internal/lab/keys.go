@@ -15,7 +15,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// keyPair makes an ed25519 key in OpenSSH's formats: private file and public line.
+// keyPair generates an ed25519 key in OpenSSH's formats: a private key file and a public key line.
 func keyPair(comment string) (private, public []byte, err error) {
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -33,7 +33,7 @@ func keyPair(comment string) (private, public []byte, err error) {
 	return pem.EncodeToMemory(block), append(append(public, comment...), '\n'), nil
 }
 
-// makeKey makes the key that root on every machine of the lab accepts.
+// makeKey generates the key that root accepts on every machine of the lab.
 func (l *Lab) makeKey() error {
 	private, public, err := keyPair("quorate lab " + l.Name())
 	if err != nil {
@@ -57,7 +57,7 @@ func (l *Lab) writeKnownHosts() error {
 	for _, m := range l.rec.Machines {
 		key, err := os.ReadFile(l.hostKeyFile(m.Name))
 		if errors.Is(err, os.ErrNotExist) {
-			continue // being made by another process, which will write the list again
+			continue // another process is creating it and will write the list again
 		}
 		if err != nil {
 			return err

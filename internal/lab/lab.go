@@ -71,13 +71,13 @@ type Lab struct {
 // Name is the lab's name.
 func (l *Lab) Name() string { return l.rec.Name }
 
-// Dir is the lab's state folder.
+// Dir is the lab's state directory.
 func (l *Lab) Dir() string { return l.dir }
 
 // Subnet is the one subnet that all machines share.
 func (l *Lab) Subnet() netip.Prefix { return l.rec.Subnet }
 
-// Zones are the lab's zones in the order in which they were made.
+// Zones are the lab's zones in the order in which they were created.
 func (l *Lab) Zones() []string { return slices.Clone(l.rec.Zones) }
 
 // Machines are the lab's machines with their addresses.
@@ -118,8 +118,8 @@ func Open(name string) (*Lab, error) {
 	return l, nil
 }
 
-// List returns every lab of this state folder. Damaged ones are left out and reported in the error,
-// so that the intact ones can still be shown.
+// List returns every lab of this state directory. Damaged ones are left out and reported in the error, so that the intact ones
+// can still be shown.
 func List() ([]*Lab, error) {
 	entries, err := os.ReadDir(paths.State("labs"))
 	if errors.Is(err, os.ErrNotExist) {

@@ -20,8 +20,8 @@ func netnsPath(name string) string { return filepath.Join(netnsDir, name) }
 func (l *Lab) coreNS() string                  { return "qr-" + l.Name() }
 func (l *Lab) machineNS(machine string) string { return "qr-" + l.Name() + "." + machine }
 
-// onOwnThread runs f on a thread that dies with it, so that f may change the thread's namespaces.
-// The main thread is passed over: it cannot die, and its namespaces are those that /proc/self shows.
+// onOwnThread runs f on a thread that ends with it, so that f may change the thread's namespaces. The main thread is never
+// used: it cannot end, and its namespaces are those that /proc/self shows.
 func onOwnThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -36,8 +36,8 @@ func onOwnThread(f func() error) error {
 	return <-done
 }
 
-// inNetNS runs f with the calling thread in the named network namespace. What f starts (processes,
-// sockets) belongs to that namespace.
+// inNetNS runs f with the calling thread in the named network namespace. Processes and sockets that f creates belong to that
+// namespace.
 func inNetNS(name string, f func() error) error {
 	return onOwnThread(func() error {
 		ns, err := netns.GetFromName(name)
@@ -52,7 +52,7 @@ func inNetNS(name string, f func() error) error {
 	})
 }
 
-// makeNetNS makes a named network namespace, unless it exists, and applies its sysctls.
+// makeNetNS creates a named network namespace, unless it exists, and applies its sysctls.
 func makeNetNS(name string, sysctls map[string]string) error {
 	return onOwnThread(func() error {
 		ns, err := netns.GetFromName(name)
@@ -83,7 +83,7 @@ func deleteNetNS(name string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH)
 		if err == nil {
-			continue // mounted twice by a race that was lost: peel all of them
+			continue // mounted twice after a race: unmount all of them
 		}
 		if err != unix.EINVAL && err != unix.ENOENT {
 			return fmt.Errorf("delete network namespace %s: %w", name, err)

@@ -47,7 +47,7 @@ var coreSysctls = map[string]string{
 	"net/ipv6/conf/default/disable_ipv6":  "1",
 }
 
-// ensureCore is for the first machine that is powered on after a reboot of this computer.
+// ensureCore creates the core for the first machine that is powered on after a reboot of this computer.
 func (l *Lab) ensureCore(ctx context.Context) error {
 	unlock, err := lock(ctx, filepath.Join(l.dir, ".lock"))
 	if err != nil {
@@ -63,7 +63,7 @@ func (l *Lab) ensureCore(ctx context.Context) error {
 	return l.makeCore()
 }
 
-// makeCore makes the switches and the caller's cable, or what of them is missing.
+// makeCore creates those switches and the caller's cable that are missing.
 func (l *Lab) makeCore() error {
 	if err := makeNetNS(l.coreNS(), coreSysctls); err != nil {
 		return err
@@ -113,7 +113,7 @@ func (l *Lab) makeGateway(h *netlink.Handle) error {
 	if err := h.AddrReplace(core, l.address(gatewayHost)); err != nil {
 		return fmt.Errorf("assign the gateway's address: %w", err)
 	}
-	// Without a route the kernel would answer the same, but only until somebody adds one.
+	// Without a route, the kernel would answer the same, but only until a route is added.
 	return h.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Type: unix.RTN_UNREACHABLE, Priority: 1})
 }
 
@@ -137,7 +137,7 @@ func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
 func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 	name := callerLink(l.Subnet())
 	if _, err := h.LinkByName(callerPort); err != nil {
-		if err := removeLink(name); err != nil { // its other end went with another namespace
+		if err := removeLink(name); err != nil { // its other end was deleted with another namespace
 			return err
 		}
 		core, err := netns.GetFromName(l.coreNS())
@@ -159,7 +159,7 @@ func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	// This computer may be a router for others; it never is one for the lab.
+	// This computer may be a router for others, but never for the lab.
 	for key, value := range map[string]string{"ipv6/conf/" + name + "/disable_ipv6": "1", "ipv4/conf/" + name + "/forwarding": "0"} {
 		if err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
@@ -235,11 +235,11 @@ func (l *Lab) unplug(m Machine) error {
 	return deleteNetNS(l.machineNS(m.Name))
 }
 
-// linkDown pulls the machine's plug: from here on no packet of it can leave.
+// linkDown takes the machine's link down: from then on, the machine cannot send a packet.
 func (l *Lab) linkDown(m Machine) error {
 	core, done, err := linksOf(l.coreNS())
 	if err != nil {
-		return nil //nolint:nilerr // no switch, no plug
+		return nil //nolint:nilerr // without a switch there is no link
 	}
 	defer done()
 	link, err := core.LinkByName(port(m.Address))
@@ -297,6 +297,6 @@ func removeNetwork(name string, subnet netip.Prefix) error {
 	for _, path := range append(spaces, netnsPath("qr-"+name)) {
 		errs = append(errs, deleteNetNS(filepath.Base(path)))
 	}
-	os.Remove(netnsDir) // made by the first namespace; stays while anybody else has one
+	os.Remove(netnsDir) // created with the first namespace; stays while others exist
 	return errors.Join(append(errs, lowerFence(subnet))...)
 }

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerSpec is what runc needs to start systemd as if on a machine of its own: nothing masked,
-// nothing read-only, no seccomp, no limits, every device, every capability that the caller has.
+// containerSpec makes runc start systemd as on a dedicated machine: nothing masked, nothing read-only, no seccomp, no limits,
+// every device, every capability that the caller has.
 func containerSpec(m Machine, root, varDir, netns, cgroup string, capabilities []string, extra []specs.Mount) *specs.Spec {
 	mounts := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
@@ -78,8 +78,8 @@ func (l *Lab) writeSpec(m Machine) error {
 	return os.WriteFile(filepath.Join(dir, "bundle", "config.json"), data, 0o600)
 }
 
-// capabilities names those that a process has, from its /proc/PID/status: asking runc for one that
-// the caller lacks would fail.
+// capabilities returns the capabilities of a process, from its /proc/PID/status: runc fails if asked for one that the caller
+// lacks.
 func capabilities(status string) []string {
 	var mask uint64
 	for line := range strings.Lines(status) {

@@ -88,8 +88,8 @@ func (l *Lab) start(ctx context.Context, m Machine) error {
 	return l.run(ctx, m)
 }
 
-// PowerOff is a pulled power plug: the link goes first, so that not even a reset gets out, then everything in the machine
-// dies. The disk stays: in a lab with OwnDisks with what had reached it, otherwise with all that was written.
+// PowerOff simulates a power failure: the link goes down first, so that not even a reset gets out, and then every process of
+// the machine is killed. The disk keeps what had reached it in a lab with OwnDisks, and otherwise all that was written.
 func (l *Lab) PowerOff(ctx context.Context, name string) error {
 	m, err := l.Machine(name)
 	if err != nil {
@@ -116,7 +116,7 @@ func (l *Lab) PowerOff(ctx context.Context, name string) error {
 	return nil
 }
 
-// cutDisk takes the power from the disk of a machine that runs. It is mounted in the machine alone.
+// cutDisk cuts the power of the disk of a running machine. The disk is mounted only in the machine.
 func (l *Lab) cutDisk(m Machine) error {
 	pid, err := os.ReadFile(filepath.Join(l.machineDir(m.Name), pidFile))
 	if err != nil {
@@ -129,7 +129,7 @@ func (l *Lab) lockPower(ctx context.Context, m Machine) (unlock func(), err erro
 	return lock(ctx, filepath.Join(l.dir, "."+m.Name+".power"))
 }
 
-// clear brings a machine to the state of one that is off, whatever state it was in.
+// clear turns a machine off, whatever state it was in.
 func (l *Lab) clear(ctx context.Context, m Machine, g group) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -137,7 +137,7 @@ func (l *Lab) clear(ctx context.Context, m Machine, g group) error {
 		return err
 	}
 	if l.rec.OwnDisks {
-		// The last process takes its mounts with it, a moment after it has ended.
+		// The mounts disappear a moment after the last process has ended.
 		for {
 			used, err := loopdisk.Attached(l.image(m))
 			if err != nil {
@@ -159,8 +159,7 @@ func (l *Lab) containerID(machine string) string { return l.Name() + "." + machi
 
 func (l *Lab) console(m Machine) string { return filepath.Join(l.machineDir(m.Name), "console.log") }
 
-// run has runc start the machine in a mount namespace of its own and returns once pid 1 runs. The
-// machine belongs to nobody then: it outlives this process.
+// run makes runc start the machine in its own mount namespace, and returns once PID 1 runs. The machine outlives this process.
 func (l *Lab) run(ctx context.Context, m Machine) error {
 	console, err := os.OpenFile(l.console(m), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -193,8 +192,8 @@ func (l *Lab) run(ctx context.Context, m Machine) error {
 	})
 }
 
-// shareMounts makes every mount of a machine shared, as systemd does on a real one: pods rely on
-// it. runc leaves the root private, whatever its configuration says.
+// shareMounts makes every mount of a machine shared, as systemd does on a real one, because pods rely on it. runc leaves the
+// root private, whatever its configuration says.
 func shareMounts(pidFile string) error {
 	pid, err := os.ReadFile(pidFile)
 	if err != nil {
@@ -214,8 +213,8 @@ func shareMounts(pidFile string) error {
 	return nil
 }
 
-// waitSSH waits for the greeting of the machine's SSH server. It asks from within the machine's own
-// network, so that a cut machine boots like any other, and is refused, not ignored, until then.
+// waitSSH waits for the greeting of the machine's SSH server. It connects from within the machine's own network namespace, so
+// that it works for a cut machine, and gets a refusal, not silence, until sshd listens.
 func (l *Lab) waitSSH(ctx context.Context, m Machine) error {
 	g, err := l.group(m.Name)
 	if err != nil {

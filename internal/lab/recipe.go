@@ -6,22 +6,22 @@ import (
 	"path/filepath"
 )
 
-// suite is the Debian release of the machines, whatever the caller's is.
+// suite is the Debian release of the machines, independent of the caller's.
 const suite = "bookworm"
 
-// packages are what a machine holds before Quorate touches it, beyond Debian's essential ones.
+// packages are installed on a machine before Quorate touches it, in addition to Debian's essential ones.
 var packages = []string{
 	"ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "iproute2", "iputils-ping", "keepalived", "kmod",
 	"mount", "nftables", "openssh-server", "procps", "socat", "sudo", "systemd", "systemd-sysv", "util-linux",
 }
 
-// excluded are paths that nobody reads on a machine without a person at it.
+// excluded are paths that only interactive users need.
 var excluded = []string{"/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/man/*"}
 
 // files are what the image has beyond its packages.
 var files = map[string]string{
-	// Logins must be quick also for the fiftieth connection at once. Without PAM none of its modules
-	// delays them; keys are the only way in anyway.
+	// Logins must be fast even with fifty parallel connections. Without PAM, no PAM module delays them; only keys are accepted
+	// anyway.
 	"etc/ssh/sshd_config.d/quorate.conf": `HostKey /etc/ssh/ssh_host_ed25519_key
 PermitRootLogin prohibit-password
 PasswordAuthentication no
@@ -34,7 +34,7 @@ SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	"etc/systemd/system/ssh.service.d/quorate.conf": `[Service]
 ExecStartPre=
 `,
-	// Credentials cost each of these a mount at boot, and nobody hands any to a machine.
+	// Credentials cost each of these units a mount at boot, and lab machines get no credentials.
 	"etc/systemd/system/systemd-sysctl.service.d/quorate.conf":         "[Service]\nLoadCredential=\n",
 	"etc/systemd/system/systemd-tmpfiles-setup.service.d/quorate.conf": "[Service]\nLoadCredential=\n",
 	"etc/systemd/journald.conf.d/quorate.conf": `[Journal]
@@ -49,8 +49,8 @@ DefaultTimeoutStopSec=30s
 `,
 }
 
-// masked units either belong to hardware and a kernel of one's own, which a machine of the lab does
-// not have, or do in the background what a benchmark would wonder about.
+// masked units either need hardware and a separate kernel, which lab machines do not have, or run background work that would
+// distort a benchmark.
 var masked = []string{
 	"apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
 	"fstrim.timer", "systemd-tmpfiles-clean.timer",
@@ -78,15 +78,14 @@ var generators = []string{
 // disabled units are installed for Quorate to configure and start.
 var disabled = []string{"haproxy.service", "keepalived.service"}
 
-// removed are what would be the same on every machine but must not be, and what would set the
-// sysctls of the one kernel.
+// removed are files that must not be identical on all machines, and files that would set sysctls of the shared kernel.
 var removed = []string{
 	"etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf", "etc/ssh/ssh_host_*", "var/lib/dbus/machine-id",
 	"usr/lib/sysctl.d/*", "etc/sysctl.d/*", "var/lib/apt/lists/*", "var/cache/apt/*", "var/cache/debconf/*", "var/log/*",
 }
 
-// customise turns the plain Debian root into the machines' image.
-func customise(root string) error {
+// customize turns the plain Debian root into the machines' image.
+func customize(root string) error {
 	for _, pattern := range removed {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {

@@ -49,7 +49,7 @@ func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
 	if err := os.Chmod(tmp, 0o755); err != nil {
 		return err
 	}
-	// What an earlier seed brought lies below the machine's own changes.
+	// The content of an earlier seed is below the machine's own changes.
 	if _, err := os.Stat(l.seedLayer()); err == nil {
 		return errors.New("the machine was created from a seed; take a snapshot of a machine that was created from the base image")
 	}
@@ -71,8 +71,7 @@ func (l *Lab) snapshot(ctx context.Context, m Machine, dir string) error {
 	return durable.Rename(tmp, dir)
 }
 
-// identityInRoot and identityInVar are what no two machines may share, and what says more about a
-// machine's past than about its disk.
+// identityInRoot and identityInVar are files that must differ between machines, and files about a machine's past.
 var (
 	identityInRoot = []string{
 		"etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf", "etc/ssh/ssh_host_*", "root/.ssh", "root/.bash_history",
@@ -82,7 +81,7 @@ var (
 	}
 )
 
-// anonymous leaves the given patterns out of a rule.
+// anonymous excludes the given patterns from a rule.
 func anonymous(patterns []string, of rule) rule {
 	return func(path string) treatment {
 		if slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, path); return ok }) {
@@ -95,7 +94,7 @@ func anonymous(patterns []string, of rule) rule {
 // copyAll is the rule for trees that their machine will write to again.
 func copyAll(string) treatment { return duplicate }
 
-// checkSeed refuses a seed that was taken over another base image: its files are the difference to that one.
+// checkSeed refuses a seed that was created over another base image, because its files are the difference to that image.
 func checkSeed(seed, base string) error {
 	data, err := os.ReadFile(filepath.Join(seed, "base"))
 	if err != nil {

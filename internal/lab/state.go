@@ -20,14 +20,14 @@ import (
 	"quorate.dev/quorate/internal/progress"
 )
 
-// record is what lab.json holds: what a lab is, as opposed to what of it happens to run.
+// record is the content of lab.json: how a lab is configured, not what of it is running.
 type record struct {
 	Name       string       `json:"name"`
 	Subnet     netip.Prefix `json:"subnet"`
 	Zones      []string     `json:"zones"`
 	Machines   []Machine    `json:"machines"`
 	VirtualIPs []netip.Addr `json:"virtualIPs,omitempty"`
-	// Base is the folder of the image that all machines share.
+	// Base is the directory of the image that all machines share.
 	Base string `json:"base"`
 	// OwnDisks is that of Config.
 	OwnDisks bool `json:"ownDisks,omitempty"`
@@ -107,7 +107,7 @@ func (l *Lab) sameShape(cfg Config) bool {
 		})
 }
 
-// each runs f for all machines at once and returns everything that failed, each named.
+// each runs f for all machines in parallel and returns all errors, each with the machine's name.
 func (l *Lab) each(machines []Machine, f func(Machine) error) error {
 	errs := make([]error, len(machines))
 	var wg sync.WaitGroup
@@ -122,8 +122,8 @@ func (l *Lab) each(machines []Machine, f func(Machine) error) error {
 	return errors.Join(errs...)
 }
 
-// lock takes an exclusive lock that the kernel releases when the process dies. The file's folder
-// must exist: a lab that was deleted meanwhile does not come back as an empty folder.
+// lock takes an exclusive lock that the kernel releases when the process dies. The file's directory must exist, so that a lab
+// that was deleted in the meantime does not come back as an empty directory.
 func lock(ctx context.Context, file string) (unlock func(), err error) {
 	for {
 		f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
@@ -144,7 +144,7 @@ func lock(ctx context.Context, file string) (unlock func(), err error) {
 	}
 }
 
-// isAt says whether a lock file is still the one of its name: whoever held it may have deleted it.
+// isAt reports whether a lock file still exists under its name: its previous holder may have deleted it.
 func isAt(f *os.File, file string) bool {
 	mine, err := f.Stat()
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// limits are sysctls that all machines share; the distributions' values are meant for one machine.
-// At seven machines of Kubernetes 128 inotify instances were too few, and a kubelet died of it.
+// limits are sysctls that all machines share; the distributions' values are meant for one machine. With seven Kubernetes
+// machines, 128 inotify instances were too few, and a kubelet failed.
 var limits = map[string]uint64{
 	"fs/inotify/max_user_instances":     8192,
 	"fs/inotify/max_user_watches":       1 << 20,
@@ -35,7 +35,7 @@ func readSysctl(key string) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-// raiseLimits raises what is too low, after writing down what it was. The caller holds the host lock.
+// raiseLimits raises the limits that are too low, after it has saved their values. The caller holds the host lock.
 func raiseLimits() error {
 	if err := rememberSysctls(); err != nil {
 		return err

@@ -42,7 +42,7 @@ func (l *Lab) CPUTime() (time.Duration, error) {
 	return 0, fmt.Errorf("no cgroup controller on this machine accounts for CPU time")
 }
 
-// CallerSent is how many bytes this computer has sent into the lab since the lab was made, with everything that goes
+// CallerSent is how many bytes this computer has sent into the lab since the lab was created, including everything that goes
 // over its cable.
 func (l *Lab) CallerSent() (int64, error) {
 	raw, err := os.ReadFile(filepath.Join("/sys/class/net", callerLink(l.Subnet()), "statistics", "tx_bytes"))

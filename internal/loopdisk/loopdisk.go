@@ -1,5 +1,5 @@
-// Package loopdisk creates file systems in image files. Such a file system can lose its power: what was not brought to the
-// disk is gone, as on a machine whose plug is pulled.
+// Package loopdisk creates file systems in image files. Such a file system can lose its power: data that had not reached the
+// disk is lost, as on a machine that loses its power.
 package loopdisk
 
 import (
@@ -28,7 +28,7 @@ func Create(image string, size int64) error {
 	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
 		return err
 	}
-	// Tables are initialised when they are needed, and no space is kept back for root: everything here is root's.
+	// Tables are initialized when they are needed, and no space is reserved for root, because root owns everything here.
 	out, err := exec.Command(mkfs, "-q", "-F", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", image).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("creating a file system in %s: %w: %s", image, err, bytes.TrimSpace(out))
@@ -36,7 +36,7 @@ func Create(image string, size int64) error {
 	return nil
 }
 
-// mkfs finds the program also where an unprivileged user's PATH does not look.
+// mkfs finds the program even if it is not in the PATH of an unprivileged user.
 func mkfs() (string, error) {
 	for _, dir := range []string{"", "/usr/sbin", "/sbin"} {
 		if path, err := exec.LookPath(filepath.Join(dir, "mkfs.ext4")); err == nil {
@@ -49,8 +49,8 @@ func mkfs() (string, error) {
 // Mount mounts the file system of an image on a directory of the calling thread's mount namespace. The loop device is
 // released when the file system is unmounted, also by the end of its last mount namespace.
 //
-// The file system is mounted so that it does what its interface promises and nothing beyond: ext4 usually brings the
-// content of a file to the disk when the file is renamed over another one, and other file systems do not.
+// The file system is mounted so that it does only what its interface guarantees: by default, ext4 writes the content of a file
+// to the disk when the file is renamed over another one, and other file systems do not.
 func Mount(image, dir string) error {
 	loop, device, err := attach(image)
 	if err != nil {
@@ -95,7 +95,7 @@ func attach(image string) (loop *os.File, device string, err error) {
 			return loop, device, nil
 		}
 		loop.Close()
-		if !errors.Is(err, unix.EBUSY) { // another process took it meanwhile
+		if !errors.Is(err, unix.EBUSY) { // another process took it in the meantime
 			return nil, "", err
 		}
 	}
@@ -131,8 +131,8 @@ func Attached(image string) (bool, error) {
 	return false, nil
 }
 
-// Cut takes the power from the file system that is mounted on a directory. Whatever uses it gets errors from now on, and
-// the next Mount finds what had reached the disk.
+// Cut cuts the power of the file system that is mounted on a directory. From then on, every use of it fails, and the next
+// Mount finds what had reached the disk.
 func Cut(dir string) error {
 	const (
 		shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)

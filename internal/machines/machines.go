@@ -17,15 +17,15 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Options are how machines are made.
+// Options are how machines are created.
 type Options struct {
-	// Bundle puts the bundle on their disks: they are what `up` builds on then. Without it they are as empty as a new server.
+	// Bundle puts the bundle on their disks, as `up` needs it. Without it, they are as empty as a new server.
 	Bundle bool
 	// OwnDisks is that of lab.Config.
 	OwnDisks bool
 }
 
-// Create makes the machines that a spec's hosts become, and no cluster.
+// Create creates the machines for the hosts of a spec, but no cluster.
 func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink) (*spec.Cluster, error) {
 	if err := require.Packages(ctx, lab.Requirements(), sink); err != nil {
 		return nil, err
@@ -43,8 +43,8 @@ func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink)
 	return create(ctx, c, b, o.OwnDisks, sink)
 }
 
-// CreateWith makes the lab with the bundle on its disks, and returns the spec with its addresses. The spec is written to the
-// state folder before anything is built on the machines, so that every later command finds a cluster that is only half built.
+// CreateWith creates the lab with the bundle on its disks, and returns the spec with the addresses. The spec is written to the
+// state directory before anything is built on the machines, so that later commands find even a partially built cluster.
 func CreateWith(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (*spec.Cluster, error) {
 	return create(ctx, c, b, false, sink)
 }

@@ -29,18 +29,18 @@ func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.
 	return err
 }
 
-// seedFormat is raised when the host side keeps on a host's disk in another way what a seed holds.
+// seedFormat is incremented when the host side changes how it stores the content of a seed on a host's disk.
 const seedFormat = 2
 
-// ensureSeed makes the disk that lab machines are born with: a machine on which the bundle was installed by the very
-// steps that install it on a real host. Machines share its files, so that seven of them unpack nothing.
+// ensureSeed creates the initial disk of lab machines, from a machine on which the same steps as on a real host have installed
+// the bundle. Machines share its files, so that none of them has to unpack the bundle.
 func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (string, error) {
 	base, err := lab.EnsureBase(ctx, sink)
 	if err != nil {
 		return "", err
 	}
 	image, _ := b.Image("pause")
-	// What the seed holds depends on these; another cgroup version or CNI makes another seed.
+	// The content of the seed depends on these: another cgroup version or CNI plugin needs another seed.
 	key, err := json.Marshal([]any{seedFormat, filepath.Base(base), b.Digest(), hostconfig.Runtime(&facts.Facts{}, image.Name)})
 	if err != nil {
 		return "", err

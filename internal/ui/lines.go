@@ -8,14 +8,14 @@ import (
 	"quorate.dev/quorate/internal/progress"
 )
 
-// How much plain lines say of steps that take long. What is over sooner is one line, at its end.
+// How often plain lines report a step that takes long. A shorter step gets one line, when it ends.
 const (
 	announceAfter = 2 * time.Second
 	noteEvery     = 5 * time.Second
 	aliveEvery    = time.Minute
 )
 
-// lines shows progress in a log: every line is for ever, so there must be few.
+// lines shows progress in a log. Lines cannot be taken back, so there are few.
 type lines struct {
 	*model
 	verbose bool

@@ -16,7 +16,7 @@ const (
 	failed
 )
 
-// step is what is known of one step.
+// step is what is known about one step.
 type step struct {
 	host, title, detail, err string
 
@@ -36,7 +36,7 @@ func (s *step) age(now time.Time) time.Duration {
 type branch struct {
 	host  string
 	steps []*step
-	ended time.Time // when its last step did
+	ended time.Time // when its last step ended
 }
 
 func (b *branch) count(want state) (n int) {
@@ -48,7 +48,7 @@ func (b *branch) count(want state) (n int) {
 	return n
 }
 
-// worked is the time that its steps took, one added to another.
+// worked is the sum of the times that its steps took.
 func (b *branch) worked() (sum time.Duration) {
 	for _, s := range b.steps {
 		if s.state == done {
@@ -58,8 +58,7 @@ func (b *branch) worked() (sum time.Duration) {
 	return sum
 }
 
-// model collects events. Everything that it takes in is cleaned: titles, details and errors come from other machines and
-// may hold anything.
+// model collects events. It cleans all text: titles, details and errors come from other machines and may contain anything.
 type model struct {
 	begin    time.Time
 	branches []*branch // the caller's own first, then hosts by name
@@ -78,7 +77,7 @@ func (m *model) branch(host string) *branch {
 	return m.branches[i]
 }
 
-// event takes one event in and returns its step: nil for a note that belongs to none.
+// event adds one event and returns its step, or nil for a note that belongs to no step.
 func (m *model) event(now time.Time, e progress.Event) *step {
 	s := m.byID[e.ID]
 	switch {

@@ -6,18 +6,18 @@ import (
 	"regexp"
 )
 
-// painter redraws rows in place. The cursor rests below them and everything that a frame switches off is on
-// again at its end, so that whenever the process dies, even by SIGKILL, the terminal is left in order.
+// painter redraws rows in place. Between frames, the cursor is below the rows and everything that a frame switches off is on
+// again, so that the terminal stays usable whenever the process dies, even by SIGKILL.
 type painter struct {
 	rows  []string
 	width int // of the terminal when they were drawn
 }
 
 const (
-	// Synchronised output: the terminal shows the frame when it is whole. Those that do not know it ignore it.
+	// Synchronized output: the terminal shows the frame when it is complete. Terminals that do not support it ignore it.
 	beginFrame = "\x1b[?2026h\x1b[?25l"
 	endFrame   = "\x1b[?25h\x1b[?2026l"
-	// Without wrapping, a row whose width was misjudged costs its last cells and not the whole picture.
+	// Without wrapping, a row whose width was misjudged loses its last cells and does not break the whole picture.
 	noWrap, wrap = "\x1b[?7l", "\x1b[?7h"
 )
 
@@ -32,7 +32,7 @@ func (p *painter) frame(logs, rows []string, width, height int) []byte {
 		fmt.Fprintf(&b, "\x1b[%dA", up)
 	}
 	if resized {
-		b.WriteString("\x1b[J") // what was wrapped anew is not where it was
+		b.WriteString("\x1b[J") // rows that the terminal has wrapped again have moved
 	}
 	for _, l := range logs {
 		b.WriteString(l + "\x1b[K\r\n")
@@ -53,8 +53,8 @@ func (p *painter) frame(logs, rows []string, width, height int) []byte {
 	return b.Bytes()
 }
 
-// height is how far above the cursor the last frame begins: a terminal that has become narrower has wrapped its rows,
-// and one that has become lower cannot be reached above its top.
+// height is how far above the cursor the last frame begins: a terminal that has become narrower has wrapped its rows, and the
+// cursor cannot move above the top of one that has become lower.
 func (p *painter) height(width, height int) (n int) {
 	for _, r := range p.rows {
 		n += 1 + max(visible(r)-1, 0)/max(width, 1)

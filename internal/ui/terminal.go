@@ -7,7 +7,7 @@ import (
 	"golang.org/x/term"
 )
 
-// Width is how wide text for w may be, or 0 where it need not be cut: in files and pipes.
+// Width is how wide text for w may be, or 0 if it need not be cut, as in files and pipes.
 func Width(w io.Writer) int {
 	size := terminalSize(w)
 	if size == nil {
@@ -20,12 +20,12 @@ func Width(w io.Writer) int {
 	return width
 }
 
-// Color says whether text for w may have colours.
+// Color reports whether text for w may have colors.
 func Color(w io.Writer) bool {
 	return terminalSize(w) != nil && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
 }
 
-// liveSize is the size of a terminal on which text can be, and is wanted to be, redrawn in place; else nil.
+// liveSize is the size of a terminal on which text can and should be redrawn in place; otherwise nil.
 func liveSize(w io.Writer) func() (width, height int, err error) {
 	if t := os.Getenv("TERM"); t == "" || t == "dumb" || os.Getenv("NO_COLOR") != "" || os.Getenv("CI") != "" {
 		return nil

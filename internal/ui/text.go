@@ -11,8 +11,8 @@ import (
 	"github.com/mattn/go-runewidth"
 )
 
-// Style is how a piece of text looks where colour is allowed. The sixteen colours of the terminal's own theme are
-// the only ones that are legible on every background.
+// Style is how a piece of text looks where color is allowed. Only the sixteen colors of the terminal's own theme are legible
+// on every background.
 type Style string
 
 // The styles.
@@ -72,7 +72,7 @@ func (l Line) Truncate(width int) Line {
 	return out
 }
 
-// String renders the line with colours or without; what only pads its end is left out.
+// String renders the line with or without colors, without the padding at its end.
 func (l Line) String(color bool) string {
 	var b strings.Builder
 	end := len(l)
@@ -168,7 +168,7 @@ func Plural(n int, noun string) string {
 
 var escape = regexp.MustCompile(`\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.)?`)
 
-// clean makes one line of text that can do nothing to a terminal.
+// clean turns text into one line without control sequences for the terminal.
 func clean(s string) string {
 	s = escape.ReplaceAllString(strings.ToValidUTF8(s, "?"), "")
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
@@ -189,7 +189,7 @@ func cut(b []byte) (line, rest []byte, found bool) { return bytes.Cut(b, []byte(
 
 var unquoted = regexp.MustCompile(`^[\w@%+=:,./-]+$`)
 
-// Quote makes a word that a shell reads as it is.
+// Quote quotes a word for a shell.
 func Quote(s string) string {
 	if unquoted.MatchString(s) {
 		return s

@@ -12,7 +12,7 @@ import (
 
 const (
 	frameEvery = 100 * time.Millisecond
-	// settledAfter is how long a host is without work before it folds up: most are between two steps.
+	// settledAfter is how long a host must be idle before it is collapsed: most idle hosts are between two steps.
 	settledAfter = time.Second
 	// errorRows is how much of an error the live tree shows; the last frame has all of it.
 	errorRows = 3
@@ -29,7 +29,7 @@ type tree struct {
 	glyphs        glyphs
 	logs          []string
 	frames        int
-	level         level // never back before the terminal's size changes: a tree that folds to and fro cannot be read
+	level         level // never decreases before a resize: a tree that keeps collapsing and expanding cannot be read
 	column        int   // where times begin, for the same reason
 	width, height int
 }
@@ -83,15 +83,15 @@ func (t *tree) render(now time.Time, final bool) []byte {
 	return t.paint.frame(logs, t.draw(t.layout(now, final)), width, height)
 }
 
-// level is how much of the tree is folded up so that it fits the screen.
+// level is how much of the tree is collapsed so that it fits the screen.
 type level int
 
 const (
 	unfolded   level = iota
-	callerDone       // what the caller has done is one row
-	hostsDone        // what a busy host has done is a number beside its name
+	callerDone       // the caller's finished steps share one row
+	hostsDone        // the finished steps of a busy host are a number next to its name
 	settled          // hosts without work share one row
-	single           // running steps stand beside their host's name
+	single           // running steps are next to their host's name
 )
 
 // row is one row before its columns are aligned.
@@ -103,7 +103,7 @@ type row struct {
 	rank        rank
 }
 
-// rank is what goes first where even the folded tree is too high.
+// rank is which rows are dropped first if even the collapsed tree is too high.
 type rank int
 
 const (
@@ -112,7 +112,7 @@ const (
 	idle
 )
 
-// layout is the least folded tree that fits.
+// layout is the least collapsed tree that fits.
 func (t *tree) layout(now time.Time, final bool) []row {
 	if final {
 		if t.verbose || t.branches[0].count(done) <= 6 {
@@ -133,7 +133,7 @@ func (t *tree) layout(now time.Time, final bool) []row {
 	return rows
 }
 
-// crop keeps the most telling rows, in their order, and counts the others.
+// crop keeps the most important rows, in their order, and counts the others.
 func crop(rows []row, room int) []row {
 	if len(rows) <= room {
 		return rows
@@ -254,7 +254,7 @@ func (t *tree) step(s *step, who Line, indent string, now time.Time, final bool)
 	case s.state == done:
 		glyph, r.rank = Span{t.glyphs.done, Green}, idle
 		if !t.verbose {
-			r.detail = "" // how far it came says nothing any more
+			r.detail = "" // its progress no longer matters
 		}
 	case final:
 		glyph, r.detail, r.detailStyle = Span{t.glyphs.interrupted, Yellow}, "interrupted", Yellow
@@ -279,7 +279,7 @@ func (t *tree) step(s *step, who Line, indent string, now time.Time, final bool)
 	return out
 }
 
-// draw aligns the columns. Titles give way to times, and details to both.
+// draw aligns the columns. Titles are cut in favor of times, and details in favor of both.
 func (t *tree) draw(rows []row) []string {
 	limit := t.width - 1
 	for _, r := range rows {

@@ -26,7 +26,7 @@ type view interface {
 	log(now time.Time, line string)
 	// render returns what is to be written now; final is the last call.
 	render(now time.Time, final bool) []byte
-	// pace is how often render is called, and whether it is also called as soon as something has happened.
+	// pace is how often render is called, and whether it is also called immediately after an event.
 	pace() (every time.Duration, eager bool)
 }
 
@@ -91,8 +91,8 @@ func (p *Progress) run(done <-chan struct{}) {
 	}
 }
 
-// flush writes outside the lock, for the sake of whoever emits meanwhile. An output that has gone away is no reason
-// to stop the work that it reports on.
+// flush writes outside the lock, so that it does not block Emit. A closed output is no reason to stop the work that it reports
+// on.
 func (p *Progress) flush(final bool) {
 	p.mu.Lock()
 	if final && len(p.partial) > 0 {
@@ -107,7 +107,7 @@ func (p *Progress) flush(final bool) {
 	}
 }
 
-// Emit shows an event. What comes after the end is dropped.
+// Emit shows an event. Events after the end are dropped.
 func (p *Progress) Emit(e progress.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

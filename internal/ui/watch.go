@@ -15,8 +15,8 @@ func Watch(ctx context.Context, w io.Writer, every time.Duration, view func(cont
 	return watch(ctx, w, every, liveSize(w), view)
 }
 
-// canvas stands for a terminal while the text for it is made. It is one column narrower, so that no row fills the
-// terminal's: where that would leave the cursor differs.
+// canvas stands for a terminal while the text for it is made. It is one column narrower, because terminals differ in where a
+// row that fills the last column leaves the cursor.
 type canvas struct {
 	bytes.Buffer
 	width, height int
@@ -58,7 +58,7 @@ func watch(ctx context.Context, w io.Writer, every time.Duration, size func() (i
 	return nil
 }
 
-// clip keeps what fits the screen and says that there is more.
+// clip keeps what fits the screen, and indicates that there is more.
 func clip(rows []string, room int) []string {
 	if room < 1 || len(rows) <= room {
 		return rows
