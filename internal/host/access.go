@@ -14,12 +14,12 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// Access is what the caller proves with that it may use hosts. It is shared by all hosts of a run: a key is read, and a
-// passphrase asked for, once. Its secrets are only in memory.
+// Access holds the credentials with which the caller logs in to hosts. All hosts of a run share it, so that a key is read, and
+// a passphrase asked for, only once. Its secrets are only in memory.
 type Access struct {
-	// SudoPassword is given to a host's sudo when that asks for one, through the session and nowhere else.
+	// SudoPassword answers the prompt of a host's sudo, through the session and nowhere else.
 	SudoPassword string
-	// Passphrase is asked for the passphrase of a private key; nil if nobody can be asked.
+	// Passphrase asks for the passphrase of a private key; nil if there is nobody to ask.
 	Passphrase func(keyFile string) (string, error)
 
 	// StrictHostKeys refuses hosts whose keys are unknown, and records nothing.
@@ -29,8 +29,8 @@ type Access struct {
 	// NeedConfirmedKeys is set for a run that sends secrets to hosts: it connects only to hosts whose keys are known or
 	// confirmed.
 	NeedConfirmedKeys bool
-	// ConfirmKeys asks the user whether keys that are seen for the first time are those of the hosts; nil if nobody can be
-	// asked. It is called once for all hosts, and only if secrets are to be sent.
+	// ConfirmKeys asks the user whether keys that are seen for the first time are those of the hosts; nil if there is nobody
+	// to ask. It is called once for all hosts, and only if secrets will be sent.
 	ConfirmKeys func([]NewKey) (bool, error)
 
 	trust trust
@@ -48,7 +48,7 @@ type key struct {
 
 type accessKey struct{}
 
-// WithAccess has everything that is dialled with the context use the access.
+// WithAccess makes everything that is dialed with the context use the access.
 func WithAccess(ctx context.Context, a *Access) context.Context {
 	return context.WithValue(ctx, accessKey{}, a)
 }
@@ -60,15 +60,15 @@ func accessOf(ctx context.Context) *Access {
 	return &Access{}
 }
 
-// Prepare reads the keys that will be used, so that questions are asked before anything else is on the terminal. What is
-// wrong with a key is said when a host needs it. An empty name stands for the usual keys.
+// Prepare reads the keys that will be used, so that prompts come before other output on the terminal. Errors about a key are
+// reported when a host needs it. An empty name stands for the default keys.
 func (a *Access) Prepare(keyFiles []string) {
 	for _, f := range keyFiles {
 		_, _ = a.methods(f)
 	}
 }
 
-// methods are the ways to log in, with one key or with the usual ones.
+// methods are the methods to log in, with one key or with the default ones.
 func (a *Access) methods(keyFile string) ([]ssh.AuthMethod, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -149,7 +149,7 @@ func (a *Access) unlock(path string, data []byte) (ssh.Signer, error) {
 	return signer, nil
 }
 
-// held finds a key's signer in the agent, by the public half that is in the file or beside it.
+// held finds a key's signer in the agent, by the public key that is in the file or in the .pub file next to it.
 func (a *Access) held(public ssh.PublicKey, path string) ssh.Signer {
 	if public == nil {
 		line, err := os.ReadFile(path + ".pub")

@@ -11,8 +11,8 @@ type Permit interface {
 	Covers(host string) error
 }
 
-// Change is an operation that stops, restarts, adds or removes something on a host. It has no On: it cannot be run without
-// a permit.
+// Change is an operation that stops, restarts, adds or removes something on a host. It has no method On, so it cannot run
+// without a permit.
 type Change[In, Out any] struct{ op Op[In, Out] }
 
 // DefineChange is Define for operations that need a permit.

@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// replyLimit bounds what one reply may take of the caller's memory. The host is not trusted to be reasonable.
+	// replyLimit bounds how much of the caller's memory one reply may take. The host is not trusted.
 	replyLimit = 16 << 20
-	// redialPause is how long a host that could not be reached again is left alone: whoever asks it in a loop should not
-	// wait for a connection each time.
+	// redialPause is how long no new connection to a host is tried after one has failed: callers that query it in a loop
+	// should not wait for a connection each time.
 	redialPause = 10 * time.Second
 )
 
@@ -30,14 +30,14 @@ const (
 // operation only reads: then it is repeated once.
 type Conn struct {
 	name string
-	// redial opens another session; nil if there is no way to.
+	// redial opens another session; nil if that is not possible.
 	redial func(context.Context) (*session, error)
 	// after runs when the Conn is closed.
 	after func()
 
 	now atomic.Pointer[session]
 
-	turn   chan struct{} // holds one token, for who may change what follows
+	turn   chan struct{} // a semaphore for the fields below
 	failed error         // why the last attempt to open another session failed
 	tried  time.Time     // when that was
 	closed bool
@@ -67,7 +67,7 @@ func newSession(ctx context.Context, pipe *pipeConn) (*session, error) {
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return pipe, nil },
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 	}
-	// One session is one connection. A Transport's pool would dial again when it is gone; a ClientConn does not.
+	// One session is one connection. A Transport's pool would dial again when the connection is lost; a ClientConn does not.
 	cc, err := tr.NewClientConn(ctx, "http", "host:80")
 	if err != nil {
 		return nil, fmt.Errorf("speaking to the host side: %w", err)
@@ -130,8 +130,8 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// Err says why the session is over; nil while it is not. After a failure whose error cannot tell, as that of another
-// protocol on top of a connection of DialContext, it tells a host that is gone from an answer.
+// Err says why the session is over; nil while it is not. After an error that does not show it, such as that of another
+// protocol on top of a connection of DialContext, Err distinguishes a lost host from an answer.
 func (c *Conn) Err() error {
 	if err := c.now.Load().err(); err != nil {
 		return &SessionError{Host: c.name, Err: err}

@@ -18,21 +18,22 @@ import (
 )
 
 const (
-	// connectTimeout is for the TCP connection alone: what does not answer by then is dead or out of reach.
+	// connectTimeout is for the TCP connection alone: a host that does not answer in this time is dead or unreachable.
 	connectTimeout = 10 * time.Second
-	// bannerTimeout is how long sshd may take to say its first word. A frozen machine accepts connections and says nothing.
+	// bannerTimeout is how long sshd may take to send its first byte. A frozen machine accepts connections and sends nothing.
 	bannerTimeout = 20 * time.Second
-	// handshakeTimeout begins when the handshake does, not while it waits for its turn: many handshakes at once are work,
+	// handshakeTimeout starts with the handshake, not while it waits for its turn: many parallel handshakes need CPU time,
 	// here and on a jump host.
 	handshakeTimeout = 30 * time.Second
 	// ackTimeout is how long a host may leave what was sent to it unacknowledged, before the kernel gives the connection up.
 	// Sessions through a jump host depend on it: they cannot end while nothing can be sent to the jump host.
 	ackTimeout = time.Minute
-	// handshakesAtOnce bounds them. Connecting is not bounded: dead hosts would hold up the others.
+	// handshakesAtOnce limits parallel handshakes. Parallel connections are not limited, because dead hosts would delay the
+	// others.
 	handshakesAtOnce = 32
 )
 
-// dialer connects to many hosts with what they share: keys, known hosts, jump hosts.
+// dialer connects to many hosts and holds what they share: keys, known hosts, jump hosts.
 type dialer struct {
 	access *Access
 	turns  chan struct{}
@@ -45,7 +46,7 @@ func newDialer(a *Access) *dialer {
 	return &dialer{access: a, turns: make(chan struct{}, handshakesAtOnce), jumps: map[string]*jump{}}
 }
 
-// close ends the connections to jump hosts, and all that run through them.
+// close closes the connections to jump hosts, and with them all connections through them.
 func (d *dialer) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -180,7 +181,7 @@ func banner(ctx context.Context, nc net.Conn) (net.Conn, error) {
 	return &peeked{nc, r}, nil
 }
 
-// peeked is a connection of which something was read already.
+// peeked is a connection from which the first bytes were already read.
 type peeked struct {
 	net.Conn
 	r *bufio.Reader
@@ -188,12 +189,12 @@ type peeked struct {
 
 func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
 
-// jump is one connection to a jump host: all hosts behind it share it, as sshd takes only so many at a time.
+// jump is one connection to a jump host. All hosts behind it share it, because sshd limits the number of connections.
 type jump struct {
 	mu     sync.Mutex
 	client *ssh.Client
 	ended  chan struct{} // closed when the connection ends
-	err    error         // why there is none
+	err    error         // why there is no connection
 }
 
 func (j *jump) close() {
@@ -232,7 +233,7 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 	client, key, err := d.client(ctx, to)
 	if err != nil {
 		if j.client == nil {
-			j.err = err // the other hosts need not wait for the same
+			j.err = err // the other hosts need not wait for the same failure
 		}
 		return nil, err
 	}

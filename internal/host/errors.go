@@ -11,10 +11,9 @@ import (
 	"syscall"
 )
 
-// Error is what a host answered when an operation failed there, or when it could not connect to an address. The question
-// was asked, and this is the answer. Use errors.Is for causes that survive the way from the host: fs.ErrNotExist,
-// fs.ErrPermission, context.DeadlineExceeded, syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, and the
-// errors of NewCause.
+// Error is a host's answer when an operation failed there, or when it could not connect to an address. Use errors.Is for
+// causes that are preserved on the way from the host: fs.ErrNotExist, fs.ErrPermission, context.DeadlineExceeded,
+// syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, and the errors of NewCause.
 type Error struct {
 	Host, Op string
 	Message  string
@@ -23,7 +22,7 @@ type Error struct {
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Host, e.Message) }
 
-// Unwrap returns the cause; nil if it is none of those that survive.
+// Unwrap returns the cause; nil if it is not one of those that are preserved.
 func (e *Error) Unwrap() error { return e.cause }
 
 // Timeout makes a connection that timed out on the host a net.Error that timed out.
@@ -34,11 +33,11 @@ func (e *Error) Temporary() bool { return e.Timeout() }
 
 var _ net.Error = (*Error)(nil)
 
-// SessionError says that a question was not answered because the session to the host ended or the host side did not
-// answer. It says nothing about the subject of the question.
+// SessionError says that a query was not answered because the session to the host ended or the host side did not answer. It
+// says nothing about the subject of the query.
 type SessionError struct {
 	Host string
-	Op   string // empty if nothing in particular was asked
+	Op   string // empty if there was no particular query
 	Err  error
 }
 
@@ -52,8 +51,8 @@ func (e *SessionError) Error() string {
 // Unwrap returns why there was no answer.
 func (e *SessionError) Unwrap() error { return e.Err }
 
-// Unanswered says whether an error leaves a question open: the session ended, the host side did not answer in time, or the
-// question was not sent because nobody confirmed the host key. Nothing may be inferred about the subject of the question.
+// Unanswered reports whether a query was not answered: the session ended, the host side did not answer in time, or the query
+// was not sent because the host key is not confirmed. Nothing may be inferred about the subject of the query.
 func Unanswered(err error) bool {
 	var session *SessionError
 	var unconfirmed *UnconfirmedError

@@ -63,8 +63,8 @@ func readKnownHosts(file string) (*knownHosts, error) {
 	return k, nil
 }
 
-// readable leaves out the lines that the library cannot read: one of them would make it refuse all. Halving finds them in
-// a few attempts, and without a second opinion on what a line is.
+// readable leaves out the lines that the library cannot read, because one of them would make it reject the whole file. It
+// finds them by bisection, so that it needs no parser of its own.
 func readable(lines []string) ([]string, ssh.HostKeyCallback, error) {
 	verify, err := parseKnownHosts(lines)
 	var system *fs.PathError
@@ -89,7 +89,7 @@ func readable(lines []string) ([]string, ssh.HostKeyCallback, error) {
 	return good, verify, err
 }
 
-// parseKnownHosts gives lines to the library, which only reads files.
+// parseKnownHosts passes lines to the library, which reads only files.
 func parseKnownHosts(lines []string) (ssh.HostKeyCallback, error) {
 	f, err := os.CreateTemp("", "quorate-known-hosts-*")
 	if err != nil {
@@ -106,9 +106,9 @@ func parseKnownHosts(lines []string) (ssh.HostKeyCallback, error) {
 	return knownhosts.New(f.Name())
 }
 
-// keysFor lists the keys that lines for an address have.
+// keysFor lists the keys in the lines for an address.
 func keysFor(lines ssh.HostKeyCallback, addr string) (keys []ssh.PublicKey) {
-	// The library can only be asked about a key. For any key that it does not have, it names those that it has.
+	// The library can only check a key. Its error about a key that it does not have lists those that it has.
 	other, err := ssh.NewPublicKey(ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)))
 	if err != nil {
 		return nil
@@ -128,8 +128,7 @@ type noAddr struct{}
 func (noAddr) Network() string { return "tcp" }
 func (noAddr) String() string  { return "0.0.0.0:0" }
 
-// lookup says what is on record about the key of the host at addr: known, or not known, or an error if the host must have
-// another key.
+// lookup reports whether the key of the host at addr is known. It returns an error if the host must have another key.
 func (k *knownHosts) lookup(addr string, key ssh.PublicKey) (known bool, err error) {
 	cert, _ := key.(*ssh.Certificate)
 	var why error
@@ -150,7 +149,7 @@ func (k *knownHosts) lookup(addr string, key ssh.PublicKey) (known bool, err err
 	return false, err
 }
 
-// signed says whether an authority for addr has signed the certificate, or why it does not count although one has.
+// signed reports whether an authority for addr has signed the certificate, or why a signed certificate is not accepted.
 func (k *knownHosts) signed(addr string, cert *ssh.Certificate) (bool, error) {
 	for _, key := range []ssh.PublicKey{cert.Key, cert.SignatureKey} {
 		var revoked *knownhosts.RevokedError
@@ -179,9 +178,9 @@ func (k *knownHosts) authoritiesFor(addr string) []ssh.PublicKey {
 	return keys
 }
 
-// algorithms are those of the keys that are on record for addr, or all that are supported. A server with several keys
-// would otherwise present one that was never recorded, which looks like an attack. Certificates are asked for only where
-// an authority is known.
+// algorithms are those of the keys that are recorded for addr, or all that are supported. A server with several keys would
+// otherwise present one that was never recorded, which looks like an attack. Certificates are requested only if an authority
+// is known.
 func (k *knownHosts) algorithms(addr string) []string {
 	var certificates, plain []string
 	for _, a := range ssh.SupportedAlgorithms().HostKeys {
@@ -211,7 +210,7 @@ func algorithmsOf(keyType string) []string {
 	return []string{keyType}
 }
 
-// record adds a key to the file, as one line of its own, unless it is there by now. Other processes may do the same.
+// record adds a key to the file, on its own line, unless the file already has it. Other processes may do the same.
 func (k *knownHosts) record(addr string, key ssh.PublicKey) error {
 	if err := os.MkdirAll(filepath.Dir(k.file), 0o700); err != nil {
 		return err
@@ -242,5 +241,5 @@ func (k *knownHosts) record(addr string, key ssh.PublicKey) error {
 	return f.Close()
 }
 
-// withPort is an address as SSH looks it up.
+// withPort is an address in the form in which SSH looks it up.
 func withPort(t Target) string { return net.JoinHostPort(t.Address, fmt.Sprint(t.Port)) }

@@ -22,8 +22,8 @@ type program struct {
 	stderr  *tail
 }
 
-// run runs a script as root, through sudo where the user is somebody else, and returns once the script has printed the
-// greeting. Nothing may be written to it before: until then its stdin is that of sudo, too.
+// run runs a script as root, through sudo for users other than root, and returns once the script has printed the greeting.
+// Nothing may be written to it before, because sudo reads the same stdin.
 func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, greeting string) (*program, error) {
 	session, err := client.NewSession()
 	if err != nil {
@@ -83,7 +83,7 @@ func awaitGreeting(r *bufio.Reader, greeting string) (before string, err error) 
 	}
 }
 
-// startError is a program that ended, or was given up, before its greeting.
+// startError says that a program ended, or did not print its greeting in time.
 type startError struct {
 	err            error
 	stdout, stderr string
@@ -112,7 +112,7 @@ func lastLines(s string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// sudo is the command that makes root of the target's user, and the reader of its stderr.
+// sudo returns the command that runs a program as root, and the reader of its stderr.
 func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	a := &asker{tail: p.stderr}
 	switch {
@@ -121,7 +121,7 @@ func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	case d.access.SudoPassword == "":
 		return "sudo -n ", a
 	}
-	// Nobody but sudo can know this prompt, so nobody else can ask for the password.
+	// Only sudo knows this prompt, so no other program can ask for the password.
 	a.prompt = []byte("quorate-sudo-" + rand.Text())
 	a.reply = func() {
 		io.WriteString(p.stdin, d.access.SudoPassword+"\n") //nolint:errcheck // sudo would ask again
@@ -130,8 +130,8 @@ func (d *dialer) sudo(t Target, p *program) (string, *asker) {
 	return "sudo -S -p " + string(a.prompt) + " ", a
 }
 
-// asker keeps what a program prints on stderr, and answers sudo's question when it comes: the first time with the password,
-// the second by giving up, because the password was wrong.
+// asker keeps what a program prints on stderr, and answers sudo's prompt: the first one with the password. It gives up at the
+// second one, because the password was wrong.
 type asker struct {
 	*tail
 	prompt        []byte
@@ -162,7 +162,7 @@ func (a *asker) Write(b []byte) (int, error) {
 			a.giveUp()
 		}
 	}
-	// Only what may be the beginning of the prompt waits for its end.
+	// Only text that may be the beginning of the prompt is held back.
 	if i := len(a.pending) - len(a.prompt) + 1; i > 0 {
 		a.tail.Write(a.pending[:i]) //nolint:errcheck // it never fails
 		a.pending = bytes.Clone(a.pending[i:])

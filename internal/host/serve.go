@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// graceTimeout is how long Serve waits for operations that run when the caller hangs up.
+// graceTimeout is how long Serve waits for running operations when the caller disconnects.
 const graceTimeout = 30 * time.Second
 
 var errHungUp = errors.New("the caller disconnected")
 
 // ServeStdio is Serve on stdin and stdout, with the greeting that the caller waits for.
 func ServeStdio(ctx context.Context) error {
-	// Without this, writing to a session that is gone would kill the process, and with it what runs and must end in order.
+	// Without this, writing to a lost session would kill the process, and with it operations that must end in order.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if err := Ready(os.Stdout); err != nil {
 		return err
@@ -28,8 +28,8 @@ func ServeStdio(ctx context.Context) error {
 	return Serve(ctx, os.Stdin, os.Stdout)
 }
 
-// Serve answers operations on one connection until the caller hangs up or ctx ends. It then cancels the operations that
-// run, and waits for them for up to half a minute: what they do to the host is not over before they are.
+// Serve answers operations on one connection until the caller disconnects or ctx ends. It then cancels the running operations
+// and waits up to half a minute for them, because they may change the host until they have ended.
 func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -85,7 +85,7 @@ func (f *inFlight) count(h http.Handler) http.Handler {
 	})
 }
 
-// wait lets nothing begin any more, and waits for what runs.
+// wait rejects new requests, and waits for those that are running.
 func (f *inFlight) wait(limit time.Duration) {
 	f.mu.Lock()
 	f.ended = true
@@ -126,8 +126,7 @@ func (l *oneConn) Accept() (net.Conn, error) {
 func (l *oneConn) Close() error   { return nil }
 func (l *oneConn) Addr() net.Addr { return pipeAddr{} }
 
-// pipeConn makes a net.Conn of a reader and a writer. Deadlines are not supported: both ends of the
-// session end by closing.
+// pipeConn makes a net.Conn from a reader and a writer. Deadlines are not supported: both ends of the session end by closing.
 type pipeConn struct {
 	io.Reader
 	io.Writer

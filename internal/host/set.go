@@ -15,8 +15,8 @@ type Set struct {
 	errs  map[string]error
 }
 
-// DialAll connects to all targets in parallel. Hosts that cannot be reached do not keep the others from being used:
-// Get returns the reason for each.
+// DialAll connects to all targets in parallel. Unreachable hosts do not prevent the use of the others: Get returns the reason
+// for each.
 func DialAll(ctx context.Context, targets []Target) *Set {
 	s := &Set{dialer: newDialer(accessOf(ctx)), conns: map[string]*Conn{}, errs: map[string]error{}}
 	var wg sync.WaitGroup
@@ -36,7 +36,7 @@ func DialAll(ctx context.Context, targets []Target) *Set {
 	return s
 }
 
-// Get returns the session to a host, or why there is none.
+// Get returns the session to a host, or why there is no connection.
 func (s *Set) Get(name string) (*Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -32,8 +32,8 @@ type Target struct {
 // sessionTimeout bounds how long a host may take to start a program after the login.
 const sessionTimeout = time.Minute
 
-// Dial connects to the host, makes sure that this very binary is there, and starts its host side.
-// With the binary in place that is one TCP connection, one SSH handshake and one session.
+// Dial connects to the host, makes sure that it has exactly this binary, and starts the host side. If the binary is there,
+// this takes one TCP connection, one SSH handshake and one session.
 func Dial(ctx context.Context, t Target) (*Conn, error) {
 	d := newDialer(accessOf(ctx))
 	s, err := d.session(ctx, t)

@@ -27,7 +27,7 @@ const (
 	frameFailure
 
 	frameHeader = 5
-	// frameSize is how much one frame carries. A larger one is an error: the host is not trusted to be reasonable.
+	// frameSize is how much one frame carries. A larger one is an error, because the host is not trusted.
 	frameSize = 64 << 10
 )
 
@@ -59,8 +59,8 @@ func (c *Conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 	}
 	in := dialRequest{Network: network, Address: addr}
 	if deadline, ok := ctx.Deadline(); ok {
-		// The host gives up a little earlier than the caller, so that a timeout is the host's answer and does not look
-		// like a host that does not answer.
+		// The host gives up a little earlier than the caller, so that a timeout is an answer of the host and does not look
+		// like a lost host.
 		left := time.Until(deadline)
 		in.Timeout = max(left-left/8, time.Millisecond)
 	}
@@ -68,7 +68,7 @@ func (c *Conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	// The stream outlives ctx, which is only for opening it.
+	// The stream outlives ctx, which applies only to opening it.
 	life, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { end(context.Cause(ctx)) })
 	toRemote, toWrite := net.Pipe()
@@ -105,8 +105,8 @@ func (c *Conn) DialContext(ctx context.Context, network, addr string) (net.Conn,
 	return conn, nil
 }
 
-// Direct is the proxy function of clients for cluster traffic: they never use a proxy. The proxy that the environment
-// names is for the downloads of whoever set it, and does not reach the cluster.
+// Direct is the proxy function of clients for cluster traffic: they never use a proxy. The proxy in the environment is for
+// downloads, and does not reach the cluster.
 func Direct(*http.Request) (*url.URL, error) { return nil, nil }
 
 // stream is the caller's end of a connection from a host. The two pipes bring deadlines and the half-close.
@@ -119,10 +119,10 @@ type stream struct {
 	once        sync.Once
 
 	mu   sync.Mutex
-	fail error // why the connection ended, if not by its end
+	fail error // why the connection ended, unless it was closed
 }
 
-// pump carries what the host sends to the reader, until the connection ends.
+// pump passes what the host sends to the reader, until the connection ends.
 func (s *stream) pump(body io.ReadCloser, to net.Conn) {
 	defer to.Close()
 	defer body.Close()
@@ -184,7 +184,7 @@ func (s *stream) Write(b []byte) (int, error) {
 	return n, s.explain(err, io.ErrClosedPipe)
 }
 
-// explain replaces the error of a pipe that ended by why it did.
+// explain replaces the error of a closed pipe with the reason why it was closed.
 func (s *stream) explain(err, ended error) error {
 	if !errors.Is(err, ended) {
 		return err

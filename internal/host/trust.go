@@ -14,7 +14,7 @@ import (
 	"quorate.dev/quorate/internal/hostkey"
 )
 
-// NewKey is a host key that nothing is known about: no line of known_hosts, no authority, and no entry in the spec.
+// NewKey is an unknown host key: it is not in known_hosts or the spec, and no authority has signed it.
 type NewKey struct {
 	Host, Address     string
 	Type, Fingerprint string
@@ -32,8 +32,8 @@ func (k NewKey) Show() string {
 	return "ssh-keygen -lf /etc/ssh/ssh_host_" + kind + "_key.pub"
 }
 
-// UnconfirmedError says that nothing secret was sent to a host, because its key was seen for the first time in this run
-// and nobody confirmed it.
+// UnconfirmedError says that no secret was sent to a host, because its key was seen for the first time in this run and not
+// confirmed.
 type UnconfirmedError struct{ Key NewKey }
 
 func (e *UnconfirmedError) Error() string {
@@ -63,7 +63,7 @@ type trust struct {
 	seen map[string]*newKey
 }
 
-// newKey is what became of a key that was seen for the first time.
+// newKey records what was decided about a key that was seen for the first time.
 type newKey struct {
 	NewKey
 	key       ssh.PublicKey
@@ -129,7 +129,7 @@ func (c *checker) algorithms() []string {
 	case c.pin.Type() != "":
 		return algorithmsOf(c.pin.Type())
 	}
-	// A fingerprint does not tell the type. What known_hosts has for the host is a guess where to begin.
+	// A fingerprint does not show the key's type. The types that known_hosts has for the host are tried first.
 	var out []string
 	for _, a := range append(c.known.algorithms(withPort(c.target)), ssh.SupportedAlgorithms().HostKeys...) {
 		if !strings.Contains(a, "-cert-v01@") && !slices.Contains(out, a) {
@@ -194,7 +194,7 @@ func (c *checker) refuse(key ssh.PublicKey, why string) error {
 	return &HostKeyError{Address: withPort(c.target), Have: []string{ssh.FingerprintSHA256(key)}, Why: why}
 }
 
-// meet remembers a key that is new, and finds it again. A host must not change its key during a run.
+// meet remembers a new key, or finds it again. A host must not change its key during a run.
 func (t *trust) meet(n *newKey) (*newKey, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -259,7 +259,7 @@ func Introduce(ctx context.Context, targets []Target) {
 	}
 }
 
-// knows says whether a host need not be introduced: its key is on record or in the spec, whether or not it is the right one.
+// knows reports whether a host need not be introduced: its key is recorded or in the spec, whether or not it is the right one.
 func (a *Access) knows(t Target) bool {
 	if t.HostKey != "" {
 		return true
@@ -268,7 +268,7 @@ func (a *Access) knows(t Target) bool {
 	return err != nil || len(keysFor(known.plain, withPort(t))) > 0
 }
 
-// admit records a key that is new, unless secrets will be sent and nobody has confirmed the key. The error says so.
+// admit records a new key. It returns an error if secrets will be sent and the key is not confirmed.
 func (a *Access) admit(t Target, k *newKey) *UnconfirmedError {
 	if k == nil {
 		return nil

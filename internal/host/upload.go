@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Where the host keeps binaries, and the digests of those that it has verified since it was booted.
+// Where the host keeps binaries, and the digests of those that it has verified since it booted.
 const (
 	binDir      = "/var/lib/quorate/bin"
 	verifiedDir = "/run/quorate/verified"
@@ -50,7 +50,7 @@ func selfOf(path string) (self, error) {
 
 func (s self) remote() string { return filepath.Join(binDir, s.digest, "quorate") }
 
-// RemotePath is where Dial puts this binary on a host; a lab places it there beforehand.
+// RemotePath is where Dial puts this binary on a host. A lab puts it there in advance.
 func RemotePath() (local, remote string, err error) {
 	me, err := executable()
 	return me.path, me.remote(), err
@@ -103,7 +103,7 @@ func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me se
 		err = cerr
 	}
 	if werr := p.session.Wait(); werr != nil {
-		err = werr // says more than that its stdin is gone
+		err = werr // more useful than the error about stdin
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

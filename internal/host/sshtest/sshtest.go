@@ -1,4 +1,4 @@
-// Package sshtest is SSH servers for tests and benchmarks: real ones, whose only program is the real host side, in this
+// Package sshtest runs SSH servers for tests and benchmarks: real servers, whose only program is the real host side, in this
 // process.
 package sshtest
 
@@ -28,15 +28,15 @@ import (
 type Options struct {
 	// Address to listen on, 127.0.0.1:0 if it is empty.
 	Address string
-	// Key is whose owner is let in.
+	// Key is the public key that is accepted.
 	Key ssh.PublicKey
-	// User is the only one there is; root if it is empty.
+	// User is the only user; root if it is empty.
 	User string
 	// SudoPassword is what sudo asks the user for; nothing if it is empty.
 	SudoPassword string
-	// Frozen accepts connections and says nothing.
+	// Frozen makes the server accept connections and send nothing.
 	Frozen bool
-	// HostKeys are the keys of the host, which may be certificates; one of its own if there are none.
+	// HostKeys are the keys of the host, which may be certificates. If there are none, one is generated.
 	HostKeys []ssh.Signer
 	// NoForwarding rejects port forwarding, as `AllowTcpForwarding no` does.
 	NoForwarding bool
@@ -48,7 +48,7 @@ type Options struct {
 	Forced string
 }
 
-// Server is a running server. It counts what was done to it.
+// Server is a running server. It counts what clients did.
 type Server struct {
 	Logins, Sessions, Uploads, Prompts, Forwards atomic.Int32
 	// Rejected counts the port forwardings that NoForwarding rejected.
@@ -124,7 +124,7 @@ func (s *Server) Known() string {
 	return knownhosts.Line([]string{knownhosts.Normalize(s.listener.Addr().String())}, s.opts.HostKeys[0].PublicKey()) + "\n"
 }
 
-// Key is the key whose owner is let in.
+// Key is the private key that is accepted.
 func (s *Server) Key() ssh.PublicKey { return s.opts.Key }
 
 // Target is how it is reached with a key.
@@ -153,8 +153,7 @@ func Certify(key, authority ssh.Signer, change func(*ssh.Certificate)) (ssh.Sign
 	return ssh.NewCertSigner(cert, key)
 }
 
-// Stall has the server's machine stop in the middle of everything, until the test ends: its connections stay, and nothing
-// comes out of them any more.
+// Stall freezes the server until the test ends: its connections stay open, but nothing arrives from them any more.
 func (s *Server) Stall() { s.stalled.Store(true) }
 
 // stalling is a connection that stops with its machine.
@@ -189,7 +188,7 @@ func (s *Server) Disconnect() {
 	s.conns = nil
 }
 
-// NewKey writes a private key into a folder, with a passphrase if there is one.
+// NewKey writes a private key to a directory, encrypted if there is a passphrase.
 func NewKey(dir, passphrase string) (file string, public ssh.PublicKey, err error) {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
