@@ -27,8 +27,8 @@ const (
 	nodeGroup = "system:nodes"
 )
 
-// Run approves what is waiting and may be approved, and tells log about both. Requests that may not be are left for
-// people: a denial would only make the kubelet ask again.
+// Run approves the pending requests that may be approved, and logs what it does with each request. The others are left to
+// people: after a denial, the kubelet would only send another request.
 func Run(ctx context.Context, log io.Writer) error {
 	file, err := os.ReadFile(hostconfig.NodesFile)
 	if err != nil {
@@ -41,7 +41,7 @@ func Run(ctx context.Context, log io.Writer) error {
 	return pending(ctx, client.CertificatesV1().CertificateSigningRequests(), parseNodes(string(file)), log)
 }
 
-// requests is what is needed of a client.
+// requests is the part of a client that Run needs.
 type requests interface {
 	List(context.Context, metav1.ListOptions) (*certificatesv1.CertificateSigningRequestList, error)
 	UpdateApproval(context.Context, string, *certificatesv1.CertificateSigningRequest, metav1.UpdateOptions) (*certificatesv1.CertificateSigningRequest, error)
@@ -85,8 +85,9 @@ func parseNodes(file string) map[string]string {
 	return nodes
 }
 
-// Check says why a request may not be approved; nil if it may. A kubelet may only ask for itself, under the name and the
-// address that the spec gives its host: not what the node reports of itself, which whoever has taken it over can change.
+// Check returns why a request may not be approved; nil if it may. A kubelet may only request a certificate for itself, with
+// the name and the address that the spec has for its host. What the node reports about itself does not count, because anyone
+// who has compromised it can change that.
 func Check(csr certificatesv1.CertificateSigningRequestSpec, nodes map[string]string) error {
 	name, isNode := strings.CutPrefix(csr.Username, nodeUser)
 	address, known := nodes[name]

@@ -28,14 +28,14 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// The approver reads requests from nodes, which may be compromised. So it does not have the rights of the administrator, but a
-// user of its own that can approve serving certificates of kubelets and nothing else. The certificate of this user is valid for
-// days. A process that reads no request of a node renews it, with the administrator's kubeconfig.
+// The approver reads requests from nodes, which may be compromised. So it does not have the administrator's permissions, but
+// its own user, which can approve serving certificates of kubelets and nothing else. The certificate of this user is valid for
+// days. A process that reads no requests of nodes renews it, with the administrator's kubeconfig.
 
 const (
-	// User is the name by which the API knows the approver; the manifest approver gives it its role.
+	// User is the approver's user in the API; the manifest approver binds its role.
 	User = "quorate:approver"
-	// lifetime is that of its certificate. It is renewed when less than renewBefore is left.
+	// lifetime is how long its certificate is valid. It is renewed when less than renewBefore is left.
 	lifetime    = 7 * 24 * time.Hour
 	renewBefore = 4 * 24 * time.Hour
 	// signing is how long the controller manager may take to sign.

@@ -21,7 +21,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// WhoHasRequest asks which machines have an address.
+// WhoHasRequest is a query for the machines that have an address.
 type WhoHasRequest struct {
 	Address string `json:"address"` // that is asked for
 	From    string `json:"from"`    // an address of this host; its interface is where the question goes
@@ -100,7 +100,7 @@ func probe(ctx context.Context, link *net.Interface, address netip.Addr, how pac
 		return nil, fmt.Errorf("sending ARP probes on %s: %w", link.Name, err)
 	}
 	defer s.Close()
-	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Now()) }) //nolint:errcheck // it ends by itself soon
+	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Now()) }) //nolint:errcheck // it ends soon
 	defer stop()
 	var answers []string
 	for i := range how.probes {
@@ -119,7 +119,7 @@ func probe(ctx context.Context, link *net.Interface, address netip.Addr, how pac
 	return slices.Compact(answers), nil
 }
 
-// listen collects the hardware addresses of those who call the address their own.
+// listen collects the hardware addresses of the machines that claim the address.
 func listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip.Addr, wait time.Duration, found []string) ([]string, error) {
 	if err := s.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return nil, err
@@ -168,7 +168,7 @@ const (
 func send(s *os.File, link *net.Interface, address netip.Addr) error {
 	packet := binary.BigEndian.AppendUint16(slices.Clone(arpHeader), arpRequest)
 	packet = append(packet, link.HardwareAddr...)
-	packet = append(packet, make([]byte, 4+6)...) // nobody asks: the sender has no address yet, the target no hardware address
+	packet = append(packet, make([]byte, 4+6)...) // a probe: the sender has no address yet, and the target's hardware address is unknown
 	packet = append(packet, address.AsSlice()...)
 	to := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
 	raw, err := s.SyscallConn()

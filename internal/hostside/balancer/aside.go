@@ -14,11 +14,12 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// asideFor is how long a host stands aside for one request. A caller that needs longer asks again; a caller that dies
-// leaves nothing behind.
+// asideFor is how long a host stands aside after one request. A caller that needs longer repeats the request; if the caller
+// dies, nothing has to be cleaned up.
 const asideFor = 15 * time.Second
 
-// StandAside keeps the virtual IP away from this host for 15 seconds, or no longer. The watchdog does it, as if HAProxy hung.
+// StandAside keeps the virtual IP away from this host for 15 seconds, or stops doing so. The watchdog does it, as if HAProxy
+// hung.
 var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
 	if aside {
 		return struct{}{}, durable.WriteFile(hostconfig.AsideFile, asideUntil(bootID(), monotonic()+asideFor), 0o644)
@@ -30,8 +31,8 @@ var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, a
 	return struct{}{}, err
 })
 
-// asideUntil is the content of the file: which start of the machine it belongs to, and until when on a clock that counts
-// from that start. The wall clock would not do: somebody may set it back.
+// asideUntil is the content of the file: which start of the machine it belongs to, and until when on a clock that counts from
+// that start. The wall clock is not suitable, because it can be set back.
 func asideUntil(boot string, deadline time.Duration) []byte {
 	return fmt.Appendf(nil, "%s %d\n", boot, deadline)
 }

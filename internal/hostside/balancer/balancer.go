@@ -27,7 +27,7 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	}
 	units, err := system.Units(ctx, "keepalived.service")
 	if err != nil {
-		return b, err // without it, nobody knows whether keepalived has its peers
+		return b, err // without it, it is unknown whether keepalived knows its peers
 	}
 	if units["keepalived.service"].Active == "active" {
 		b.Peers = peers(keepalived)
@@ -35,7 +35,7 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	alive := monitor(ctx, &http.Client{Timeout: time.Second}) == nil
 	rows, err := haproxyStats(ctx)
 	if err != nil {
-		return b, nil //nolint:nilerr // an unhealthy balancer is an answer, not a failure to ask
+		return b, nil //nolint:nilerr // an unhealthy load balancer is an answer, not an error
 	}
 	b.Healthy = alive
 	state, err := haproxyCommand(ctx, "show servers state "+hostconfig.PoolWithEtcd)
@@ -46,8 +46,8 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	return b, nil
 }, host.Reads)
 
-// drainedServers reads who was told to take no new clients. The statistics say so only while the server is healthy, and
-// one under maintenance is not.
+// drainedServers reads which servers are drained. The statistics show this only for healthy servers, and a server under
+// maintenance is not healthy.
 func drainedServers(state string) map[string]bool {
 	const name, admin = 3, 6 // columns: be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state …
 	const forced, inherited = 0x08, 0x10

@@ -12,10 +12,10 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// remembered are the servers that are drained until somebody ends it, however often HAProxy starts or reloads.
+// remembered are the servers whose drain lasts until it is undone, however often HAProxy starts or reloads.
 func remembered() []string { return strings.Fields(system.ReadTrimmed(hostconfig.DrainedFile)) }
 
-// remember notes that a server is drained, or is no longer.
+// remember records that a server is drained, or no longer drained.
 func remember(server string, drained bool) error {
 	names := slices.DeleteFunc(remembered(), func(s string) bool { return s == server })
 	if drained {
@@ -28,8 +28,8 @@ func remember(server string, drained bool) error {
 	return nil
 }
 
-// forgotten are the remembered servers that get new connections: HAProxy has started or reloaded since they were drained.
-// One that is down is drained when it comes up.
+// forgotten are the remembered servers that get new connections: HAProxy has started or reloaded since they were drained. A
+// server that is down is drained when it comes up.
 func forgotten(rows []stats, drained []string) []string {
 	return slices.DeleteFunc(slices.Clone(drained), func(server string) bool {
 		return !slices.ContainsFunc(rows, func(r stats) bool {
@@ -38,7 +38,7 @@ func forgotten(rows []stats, drained []string) []string {
 	})
 }
 
-// drainAgain drains them, and closes the connections that they got meanwhile.
+// drainAgain drains them, and closes the connections that they got in the meantime.
 func drainAgain(ctx context.Context, logger *log.Logger, rows []stats) {
 	for _, server := range forgotten(rows, remembered()) {
 		err := setState(ctx, rows, server, "drain")

@@ -85,7 +85,7 @@ func parseStats(text string) ([]stats, error) {
 	return rows, nil
 }
 
-// monitor asks HAProxy's event loop for a sign of life.
+// monitor checks whether HAProxy's event loop responds.
 func monitor(ctx context.Context, client *http.Client) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, hostconfig.HAProxyMonitor, nil)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 var ownHeader = regexp.MustCompile(`(?m)^` + files.WrittenBy + `(\S+)\. `)
 
-// whoBalances tells a balancer's configuration that Quorate wrote, and for which cluster, from somebody else's.
+// whoBalances reports whether Quorate wrote a load balancer's configuration, and for which cluster.
 func whoBalances(haproxy, keepalived string) (cluster string, others *facts.OthersBalancing) {
 	if m := ownHeader.FindStringSubmatch(haproxy); m != nil {
 		return m[1], nil
@@ -26,8 +26,8 @@ func whoBalances(haproxy, keepalived string) (cluster string, others *facts.Othe
 	return "", others
 }
 
-// sections are the words that begin a section of HAProxy's configuration and that matter here; any other of its words at
-// the beginning of a line belongs to the section before it.
+// sections are the keywords that start those sections of HAProxy's configuration that matter here. Any other keyword at the
+// beginning of a line belongs to the previous section.
 var sections = []string{"global", "defaults", "frontend", "listen", "backend", "peers", "resolvers", "userlist", "program", "mailers", "cache", "ring", "http-errors"}
 
 func readHAProxy(text string, out *facts.OthersBalancing) {
@@ -60,7 +60,7 @@ func readHAProxy(text string, out *facts.OthersBalancing) {
 			routes = true
 			out.Servers = append(out.Servers, f[3])
 		case f[0] == "default_backend", f[0] == "use_backend":
-			routes = true // it may have a page of statistics besides
+			routes = true // it may also have a statistics page
 		case f[0] == "monitor-uri", f[0] == "stats" && serves, strings.Contains(line, "use-service prometheus-exporter"):
 			statistics = true
 		}
@@ -74,7 +74,7 @@ func readKeepalived(text string, out *facts.OthersBalancing) {
 		if i := strings.IndexAny(line, "#!"); i >= 0 {
 			line = line[:i]
 		}
-		// A block of one line reads like one of many.
+		// A block on one line is read like a block on several lines.
 		for _, part := range strings.FieldsFunc(strings.NewReplacer("{", "\n{\n", "}", "\n}\n").Replace(line), func(r rune) bool { return r == '\n' }) {
 			f := strings.Fields(part)
 			switch {

@@ -17,7 +17,7 @@ type PoolRequest struct {
 	Patience time.Duration `json:"patience"` // after this time, the remaining connections are closed
 }
 
-// poolPace is how often HAProxy is asked whether connections are left.
+// poolPace is how often HAProxy is queried for remaining connections.
 const poolPace = 100 * time.Millisecond
 
 // drainedPools are those that a drained server leaves. It stays in the unchecked pool, which serves only when every other
@@ -38,7 +38,7 @@ var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r Poo
 	if len(having(rows, r.Server, drainedPools)) == 0 {
 		return 0, fmt.Errorf("HAProxy has no server %s", r.Server)
 	}
-	if err := remember(r.Server, r.Drain); err != nil { // first, or the watchdog would undo the other
+	if err := remember(r.Server, r.Drain); err != nil { // first, because the watchdog would otherwise undo it
 		return 0, err
 	}
 	if err := setState(ctx, rows, r.Server, state); err != nil || !r.Drain {

@@ -27,7 +27,7 @@ type sample struct {
 	waited   time.Duration // that all threads waited for a CPU
 }
 
-// condition says why a process that does not answer does not.
+// condition is why a process does not answer.
 type condition string
 
 const (
@@ -39,7 +39,7 @@ const (
 	starved  condition = "it gets too little CPU time, or waits for a disk"
 )
 
-// hung says that the process does not answer although it could.
+// hung reports whether the process does not answer although it could.
 func (c condition) hung() bool { return c == stopped || c == asleep || c == spinning }
 
 // diagnose compares two samples of a process that did not answer in between. A nil sample is a process that was not found.
@@ -62,10 +62,10 @@ func diagnose(before, now *sample) condition {
 	case used <= window/100:
 		return asleep
 	}
-	return starved // it works, and slowly
+	return starved // it works, but slowly
 }
 
-// sampleHAProxy looks at the worker process of HAProxy; nil if there is none.
+// sampleHAProxy takes a sample of HAProxy's worker process; nil if there is none.
 func sampleHAProxy() *sample {
 	master, err := strconv.Atoi(system.ReadTrimmed(haproxyPIDFile))
 	if err != nil {

@@ -15,10 +15,10 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// HAProxy stops giving new connections to an API server that fails its checks, and leaves the old ones alone. Closing them
-// is right if the server hangs or is gone: HTTP/2 clients would stay with it until a timeout of their own. It is wrong if
-// the server is only busy: all its clients would connect and list again elsewhere, and make the next server busy. A check
-// cannot tell the two apart, so the care below looks closer before it closes anything.
+// HAProxy stops giving new connections to an API server that fails its checks, and leaves the old ones alone. Closing them is
+// right if the server hangs or is gone: HTTP/2 clients would stay with it until their own timeout. It is wrong if the server
+// is only busy: all its clients would connect and list again elsewhere, and make the next server busy. A check cannot
+// distinguish the two, so the code below looks more closely before it closes anything.
 const (
 	careInterval = 150 * time.Millisecond
 	// waitsLong is how many looks in a row must find the same check unanswered before the server is looked at more closely.
@@ -32,7 +32,7 @@ const (
 	mistakenWithin = 10 * time.Second
 	hungAtMost     = 10 * time.Second
 	trustedAfter   = 10 * time.Minute
-	// probePatience is how long the second opinion waits for a TLS handshake.
+	// probePatience is how long the closer look waits for a TLS handshake.
 	probePatience = 300 * time.Millisecond
 	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
 	// are closed. During an election the servers lose and regain their etcd up to two seconds apart.
@@ -66,7 +66,7 @@ func (s sighting) suspicious() bool {
 // sound says that HAProxy gives the server new connections, and that its last check succeeded.
 func (s sighting) sound() bool { return s.up && slices.Contains(answered, s.check) }
 
-// sightings reads what HAProxy's statistics say of each API server.
+// sightings reads what HAProxy's statistics say about each API server.
 func sightings(rows []stats) []sighting {
 	var out []sighting
 	for _, row := range rows {
@@ -111,7 +111,7 @@ type opinion struct {
 	another bool          // another server answered one at the same time
 }
 
-// look takes a look at HAProxy and returns the servers that may hang and have connections, and those that are sound.
+// look reads HAProxy's statistics. It returns the servers that may hang and have connections, and those that are sound.
 func (c *care) look(now time.Duration, seen []sighting) (suspects, sound []sighting) {
 	for _, s := range seen {
 		if c.waits[s.name]++; !s.waits {
@@ -152,7 +152,7 @@ func (c *care) rehabilitate(s sighting, now time.Duration) {
 // hungAfter is how long nothing may arrive from a server.
 func (c *care) hungAfter(server string) time.Duration { return max(c.patience[server], hungAfter) }
 
-// judge follows each look. The opinions are by name; a server without one is not suspected.
+// judge is called after each look. The opinions are by server name; a server without one is not suspected.
 func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opinion) (out []verdict) {
 	for _, s := range seen {
 		if at, ok := c.closed[s.name]; s.sessions == 0 || ok && now-at < closeAgain {
@@ -234,8 +234,8 @@ func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
 	logger.Printf("closed %s to API server %s: %s", ui.Plural(sessions(rows, v.server), "connection"), v.server, v.why)
 }
 
-// lookCloser asks for a second opinion on the suspects: when the kernel last received anything from them, and whether they
-// answer a new connection now, while another server does.
+// lookCloser examines the suspects: when the kernel last received anything from them, and whether they answer a new connection
+// now, while another server does.
 func lookCloser(ctx context.Context, c *care, seen []sighting) map[string]opinion {
 	suspects, sound := c.look(monotonic(), seen)
 	if len(suspects) == 0 || len(sound) == 0 {

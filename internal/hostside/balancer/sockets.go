@@ -24,7 +24,7 @@ func silences() (map[string]time.Duration, error) {
 		peer := net.JoinHostPort(s.InetDiagMsg.ID.Destination.String(), strconv.Itoa(int(s.InetDiagMsg.ID.DestinationPort)))
 		silent := time.Duration(s.TCPInfo.Last_data_recv) * time.Millisecond
 		if s.TCPInfo.Bytes_received == 0 {
-			// The kernel counts from when the connection was made, which any kernel does for a program that hangs.
+			// The kernel counts from when the connection was established, which it does even for a program that hangs.
 			waiting[peer] = max(waiting[peer], silent)
 			continue
 		}

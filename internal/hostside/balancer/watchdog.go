@@ -22,7 +22,7 @@ import (
 // about as long as a VRRP takeover after a power-off.
 const (
 	watchInterval = 150 * time.Millisecond
-	// lookAfter is how long HAProxy may not answer until its process is looked at, once in each interval.
+	// lookAfter is how long HAProxy may not answer until its process is examined, once in each interval.
 	lookAfter = 2 * watchInterval
 	// surePatience is how long HAProxy may not answer when it certainly cannot; hungPatience when it seems to hang; and
 	// slowPatience when it is short of CPU time or starting: then another load balancer may be no better.
@@ -33,8 +33,8 @@ const (
 	watchFall    = 2 // refused connections in a row, or looks that find it to hang, that begin one
 	inFlight     = 4 // requests that may wait for HAProxy at the same time
 
-	// A HAProxy that hangs for cureAfter is killed, so that systemd starts it again; one that never answered since it
-	// started, after stuckAfter. Each cure doubles the time until the next, and curesPerHour is the limit.
+	// A HAProxy that hangs for cureAfter is killed, so that systemd restarts it. One that has not answered since it started is
+	// killed after stuckAfter. Each kill doubles the time until the next one, and curesPerHour limits them.
 	cureAfter    = 3 * time.Second
 	stuckAfter   = time.Minute
 	firstBackoff = 10 * time.Second
@@ -80,7 +80,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
 			asking++
 			go func() { answers <- monitor(ctx, client) }()
 		}
-		for drained := false; !drained; { // an answer that waits is not a silence
+		for drained := false; !drained; { // a pending answer is not silence
 			select {
 			case err := <-answers:
 				asking--
@@ -113,7 +113,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
 			}
 		}
 		if !ready && (w.alive || d.fault) {
-			// keepalived starts only now, and does not take the virtual IP for a HAProxy that is not there.
+			// keepalived starts only now, so that it does not take the virtual IP before HAProxy works.
 			ready = true
 			notify("READY=1")
 		}
@@ -130,7 +130,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
 // watchdog judges HAProxy by its answers and by its process. All times are of the monotonic clock.
 type watchdog struct {
 	looked   time.Duration // the last look
-	answered time.Duration // the last answer, or when there was none yet, the beginning
+	answered time.Duration // the last answer or, if there was none yet, the start
 	rise     int           // answers since the fault began
 	refused  int           // refused connections since the last answer
 	hangs    int           // looks in a row that found it to hang
@@ -171,7 +171,7 @@ func (w *watchdog) answer(now time.Duration, err error) {
 
 // judge decides what to do about a HAProxy that has not answered for a while, for the reason why.
 func (w *watchdog) judge(now time.Duration, why condition, process *sample, aside bool) (d decision) {
-	// A watchdog that did not run itself knows nothing about that time.
+	// The watchdog itself did not run, so nothing is known about that time.
 	if late := now - w.looked - watchInterval; late > watchInterval {
 		w.answered += late
 		if w.hungSince > 0 {
@@ -214,7 +214,7 @@ func reason(why condition, refused int) string {
 	return string(why)
 }
 
-// cure kills a HAProxy that hangs for good. One that is starting, or short of CPU time, would only be worse off.
+// cure kills a HAProxy that hangs permanently. Killing one that is starting or short of CPU time would make things worse.
 func (w *watchdog) cure(now time.Duration, why condition, d *decision) {
 	if !why.hung() {
 		if why != "" {
@@ -262,7 +262,7 @@ func tellKeepalived(fault bool) error {
 	return durable.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
 }
 
-// notify tells systemd how this service is, if systemd asked for it.
+// notify reports the state of this service to systemd, if systemd requested it.
 func notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {
@@ -276,7 +276,7 @@ func notify(state string) {
 	_, _ = conn.Write([]byte(state)) // systemd notices when nothing arrives
 }
 
-// replaced says that this program runs from SelfPath, and that another one is there now.
+// replaced reports whether this program was started from SelfPath and a different program is there now.
 func replaced() bool {
 	running, err := os.Stat("/proc/self/exe")
 	if err != nil {

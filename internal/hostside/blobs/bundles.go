@@ -14,8 +14,8 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// The bundles on a host share one directory of blobs. Each has its own index, by its digest: what a bundle needs can be
-// told from what is left of another one.
+// The bundles on a host share one directory of blobs. Each has its own index, named by its digest, so that the blobs of a
+// bundle can be distinguished from those of others.
 
 func (s Store) indexes() string { return filepath.Join(s.Dir, "indexes") }
 
@@ -23,7 +23,7 @@ func (s Store) indexFile(d digest.Digest) string {
 	return filepath.Join(s.indexes(), d.Encoded()+".json")
 }
 
-// Accept keeps a bundle's index. The blobs without which the bundle does not open must be there.
+// Accept stores a bundle's index. The blobs that are required to open the bundle must exist.
 func (s Store) Accept(index []byte) (*bundle.Bundle, error) {
 	b, err := bundle.OpenIndex(s.Dir, index)
 	if err != nil {
@@ -48,8 +48,8 @@ func (s Store) Open(bundleDigest string) (*bundle.Bundle, error) {
 	return bundle.OpenIndex(s.Dir, index)
 }
 
-// Prune removes every blob that none of these bundles needs. A bundle that does not open is an error: what it needs is
-// not known.
+// Prune removes every blob that none of these bundles needs. A bundle that cannot be opened is an error, because the blobs
+// that it needs are not known.
 func (s Store) Prune(keep []string) error {
 	wanted := map[string]bool{}
 	for _, k := range keep {
@@ -58,7 +58,7 @@ func (s Store) Prune(keep []string) error {
 			return fmt.Errorf("bundle %q: %w", k, err)
 		}
 		if _, err := os.Stat(s.indexFile(d)); errors.Is(err, fs.ErrNotExist) {
-			continue // nothing of it is here
+			continue // the host has nothing of it
 		}
 		b, err := s.Open(k)
 		if err != nil {
@@ -69,7 +69,7 @@ func (s Store) Prune(keep []string) error {
 			wanted[s.file(digest.Digest(blob.Digest))] = true
 		}
 	}
-	// The indexes go first: a blob whose bundle has no index is missed by nobody.
+	// The indexes are removed first, so that no index refers to a missing blob.
 	return errors.Join(removeOthers(s.indexes(), wanted), removeOthers(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()), wanted))
 }
 

@@ -30,9 +30,9 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// Hosts pass blobs on to each other over TLS. The certificate is made for the occasion, and only its fingerprint counts;
-// the token lets nobody in who was not told it. Both travel inside SSH sessions alone. A host listens from the moment
-// that the first other one needs it until the caller's call ends, and with that call ends everything.
+// Hosts pass blobs on to each other over TLS. The certificate is created for this purpose and pinned by its fingerprint, and
+// the token keeps out all other clients. Both are sent only inside SSH sessions. A host listens from the moment that the first
+// other host needs it until the caller's call ends.
 
 // unclaimed is how long a listener waits for the call that serves on it.
 const unclaimed = 30 * time.Second
@@ -93,7 +93,8 @@ func newCertificate() (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	// Nobody looks at its dates: hosts' clocks may differ, and it is gone with its key when the call ends.
+	// Its dates are not checked, because the clocks of hosts may differ. The certificate and its key exist only until the call
+	// ends.
 	template := &x509.Certificate{SerialNumber: serial, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<32, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
@@ -111,7 +112,7 @@ func (s Store) serve(ctx context.Context, token string) error {
 	}
 	srv := &http.Server{
 		Handler: s.handler(token), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10,
-		// Strangers that knock are no news for the one who runs an installation.
+		// Connections of strangers are not logged: they do not concern the user who runs an installation.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
 	stop := context.AfterFunc(ctx, func() { srv.Close() })
@@ -122,7 +123,7 @@ func (s Store) serve(ctx context.Context, token string) error {
 	return nil
 }
 
-// patient gives up a client that does not take what it asked for.
+// patient closes the connection of a client that does not read what it requested.
 type patient struct {
 	http.ResponseWriter
 	control *http.ResponseController
@@ -138,14 +139,14 @@ func (p *patient) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
-// Connections that a host accepts at once, from all and from one address. A source serves a few hosts at a time, each with
-// one connection; everybody else is a stranger.
+// Connections that a host accepts at once, from all and from one address. A source serves a few hosts at a time, each with one
+// connection; all other clients are strangers.
 const (
 	maxConnections = 64
 	maxFromOne     = 8
 )
 
-// limited closes connections that are too many instead of keeping them.
+// limited closes excess connections.
 type limited struct {
 	net.Listener
 	mu   sync.Mutex
@@ -220,15 +221,15 @@ func (s Store) handler(token string) http.Handler {
 	return mux
 }
 
-// FetchRequest asks a host to get a blob from another. The other host may be anybody's by now: what it sends counts only if
-// it has the size and the digest.
+// FetchRequest asks a host to get a blob from another. The other host is not trusted: what it sends is used only if it has the
+// size and the digest.
 type FetchRequest struct {
 	Blob distribute.Blob
 	From distribute.Offer
 }
 
-// Another host must be at least so fast on the whole, or the caller is asked instead: one that sends a byte now and then
-// would otherwise hold up an installation for as long as it likes.
+// Another host must have at least this average speed; otherwise the caller sends the blob. A host that sends a byte now and
+// then could otherwise delay an installation for any time.
 const (
 	slowest = 256 << 10 // bytes per second
 	grace   = 30 * time.Second
@@ -260,7 +261,7 @@ func (s Store) get(ctx context.Context, r FetchRequest, limit time.Duration) err
 		DisableCompression:  true,
 		TLSClientConfig: &tls.Config{
 			MinVersion: tls.VersionTLS13,
-			// There is no authority and no name to verify; the fingerprint says which certificate it must be.
+			// There is no CA and no name to verify; the certificate must have the fingerprint.
 			InsecureSkipVerify: true, //nolint:gosec // VerifyConnection is stricter
 			VerifyConnection: func(c tls.ConnectionState) error {
 				sum := sha256.Sum256(c.PeerCertificates[0].Raw)

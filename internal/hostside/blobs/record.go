@@ -9,7 +9,7 @@ import (
 
 const recordFile = "/var/lib/quorate/bundle.json"
 
-// record is left behind by an import that was completed.
+// record is written by a completed import.
 type record struct {
 	Images string `json:"images"`
 }

@@ -29,7 +29,7 @@ func (s Store) file(d digest.Digest) string {
 	return filepath.Join(s.Dir, specs.ImageBlobsDir, d.Algorithm().String(), d.Encoded())
 }
 
-// lacking tells which blobs are not there, or not what they should be; the latter are removed.
+// lacking returns the blobs that are missing or damaged. It removes those that are damaged.
 func (s Store) lacking(ctx context.Context, digests []digest.Digest) ([]digest.Digest, error) {
 	lacking := []digest.Digest{}
 	for _, d := range digests {
@@ -51,7 +51,7 @@ func (s Store) lacking(ctx context.Context, digests []digest.Digest) ([]digest.D
 	return lacking, nil
 }
 
-// Put stores one blob. Nothing is left of one that does not have the digest.
+// Put stores one blob. It keeps nothing of a blob that does not have the digest.
 func (s Store) Put(d digest.Digest, r io.Reader) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -93,7 +93,7 @@ func CheckFile(ctx context.Context, path string, want digest.Digest) (problem st
 			break
 		}
 		if err != nil {
-			// A disk that cannot be read is as bad as one that reads wrongly, and is named by its file.
+			// A file that cannot be read is as bad as one with wrong content.
 			return "cannot be read: " + err.Error(), nil
 		}
 	}
@@ -103,7 +103,7 @@ func CheckFile(ctx context.Context, path string, want digest.Digest) (problem st
 	return "", nil
 }
 
-// Lacking tells which of the digests this host does not hold intact.
+// Lacking returns those of the digests that this host does not have intact.
 var Lacking = host.Define("bundle.lacking", func(ctx context.Context, digests []digest.Digest) ([]digest.Digest, error) {
 	return Host.lacking(ctx, digests)
 }, host.Reads)

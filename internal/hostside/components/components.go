@@ -39,8 +39,8 @@ type Report struct {
 	Overlay          *facts.Overlay             `json:"overlay,omitempty"`
 }
 
-// Read asks all expected programs in parallel. One that does not answer as it should is asked once more before that counts.
-// It answers within Patience, whatever hangs.
+// Read asks all expected programs in parallel. A program that does not answer as it should is queried once more before that
+// counts. Read returns within Patience, whatever hangs.
 var Read = host.Define("components.read", func(ctx context.Context, req Request) (Report, error) {
 	return newReader("/", "/proc").read(ctx, req)
 }, host.Reads)
@@ -51,7 +51,7 @@ const (
 	secondTimeout = 2 * time.Second
 	pause         = 250 * time.Millisecond
 
-	// Patience is how long Read takes at most, with time to spare for a host that is busy.
+	// Patience is how long Read takes at most, with a reserve for a busy host.
 	Patience = firstTimeout + pause + secondTimeout + time.Second
 )
 
@@ -122,7 +122,8 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 	return out, ctx.Err()
 }
 
-// tracesOf are files of which at least one is on every host on which a component was set up, whoever did that.
+// tracesOf are files that show that a component was set up on a host, by whatever tool: every such host has at least one of
+// them.
 var tracesOf = map[string][]string{
 	facts.ControllerManager: nodeTraces, facts.Scheduler: nodeTraces, facts.Kubelet: nodeTraces, facts.KubeProxy: nodeTraces, facts.Flannel: nodeTraces,
 	facts.Containerd: append([]string{"/run/containerd/containerd.sock", "/etc/containerd/config.toml"}, nodeTraces...),
@@ -132,13 +133,13 @@ var tracesOf = map[string][]string{
 
 var nodeTraces = []string{kubeletConfig, "/etc/kubernetes/kubelet.conf", manifests + "/kube-apiserver.yaml"}
 
-// setUp says whether it makes sense to ask a component. Before a cluster is built it does not, on any of its hosts.
+// setUp reports whether it makes sense to query a component. Before a cluster is built, it does not.
 func (r *reader) setUp(name string) bool {
 	traces, ok := tracesOf[name]
 	return !ok || slices.ContainsFunc(traces, func(path string) bool { return system.Exists(r.path(path)) })
 }
 
-// attempt is one look at everything: what several components need is read once.
+// attempt is one reading of everything, so that what several components need is read only once.
 type attempt struct {
 	*reader
 	timeout   time.Duration
@@ -201,14 +202,13 @@ func ask(ctx context.Context, a *attempt, name string) (out answer) {
 		out.component.Unknown = "this version of quorate does not know how to query it"
 	}
 	if ctx.Err() != nil && !out.component.OK {
-		// The caller's time is up, or the caller is gone: that is not the component's fault.
+		// The caller's time is up, or the caller has disconnected. That says nothing about the component.
 		out.component.Answer = facts.Answer{Unknown: context.Cause(ctx).Error()}
 	}
 	return out
 }
 
-// askAgain asks a component a second time that did not answer the first time as it should. Nothing follows from a single
-// failure.
+// askAgain queries a component again that did not answer as it should. Nothing follows from a single failure.
 func askAgain(ctx context.Context, a *attempt, name string, before answer) answer {
 	timer := time.NewTimer(a.pause)
 	defer timer.Stop()
@@ -239,7 +239,7 @@ func (a *attempt) unit(ctx context.Context, name string) (system.Unit, facts.Ans
 	}
 }
 
-// describe says in which state a unit is that does not run.
+// describe describes the state of a unit that is not running.
 func describe(u system.Unit) string {
 	switch {
 	case u.Sub == "auto-restart":
@@ -252,7 +252,7 @@ func describe(u system.Unit) string {
 	return u.Active
 }
 
-// daemon is a program that systemd runs and that has nothing to ask.
+// daemon is a systemd service that has no health check.
 func (a *attempt) daemon(ctx context.Context, unit string) facts.Component {
 	u, answer := a.unit(ctx, unit)
 	c := facts.Component{Answer: answer}
@@ -303,7 +303,7 @@ func (a *attempt) kubelet(ctx context.Context) facts.Component {
 		port = *config.Port
 	}
 	if port == 0 {
-		return c // it does not tell its health: that it runs is all that can be known
+		return c // it does not report its health, so all that can be known is that it runs
 	}
 	c.Answer = get(ctx, "http://"+net.JoinHostPort(loopback(config.Address), strconv.Itoa(port))+"/healthz")
 	return c
@@ -328,7 +328,7 @@ func (a *attempt) containerd(ctx context.Context) facts.Component {
 	return c
 }
 
-// loopback is an address of this host at which a program listens that was told to listen on the given one.
+// loopback returns an address of this host at which a program listens if it is configured to listen on the given address.
 func loopback(address string) string {
 	switch ip := net.ParseIP(address); {
 	case ip == nil || ip.IsUnspecified() && ip.To4() != nil:

@@ -13,7 +13,7 @@ import (
 )
 
 // judgeReport reads the report of Quorate's flanneld about the network of its node; the project's flanneld writes none. A
-// report that is no longer renewed means that flanneld does not work any more, although it runs.
+// stale report means that flanneld no longer works, although it runs.
 func judgeReport(path string, now time.Time) (facts.Answer, []facts.Restored) {
 	text, err := readFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -31,7 +31,7 @@ func readFile(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 1<<20))
 }
 
-// staticPod asks a static pod's program as the kubelet would: its manifest says where.
+// staticPod queries a static pod's program with the probe in its manifest, as the kubelet does.
 func (a *attempt) staticPod(ctx context.Context, name string) facts.Answer {
 	path := manifests + "/" + name + ".yaml"
 	text, err := readFile(a.path(path))
@@ -84,14 +84,14 @@ func probeOf(pod corev1.Pod) (string, error) {
 	return "", errors.New("it has no probe")
 }
 
-// get asks a program of this host for its health.
+// get queries the health of a program on this host.
 func get(ctx context.Context, url string) facts.Answer {
 	answer, _ := getStatus(ctx, url)
 	return answer
 }
 
 func getStatus(ctx context.Context, url string) (facts.Answer, int) {
-	// These programs sign their own certificates, and it is this host's loopback that is asked. Proxies are not used.
+	// These programs sign their own certificates, and the connection is to this host's loopback. Proxies are not used.
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}, DisableKeepAlives: true} //nolint:gosec // as above
 	defer transport.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -113,7 +113,7 @@ func getStatus(ctx context.Context, url string) (facts.Answer, int) {
 	return facts.Answer{Problem: strings.TrimSuffix(fmt.Sprintf("%s answers %s: %s", url, resp.Status, complaint(string(body))), ": ")}, resp.StatusCode
 }
 
-// complaint is what of a health report is not well. Kubernetes' programs list every check and mark those that fail.
+// complaint is the part of a health report about failed checks. Kubernetes programs list every check and mark those that fail.
 func complaint(body string) string {
 	var failed []string
 	for line := range strings.Lines(body) {
@@ -131,8 +131,8 @@ func complaint(body string) string {
 	return body
 }
 
-// failed is the answer of a program that gave none. A connection that was refused or lost, and silence, are the program's;
-// anything else that happened before there was a connection is this host's, and says nothing of the program.
+// failed is the result for a program that did not answer. A refused or lost connection and silence are problems of the
+// program; any other failure before there was a connection is this host's, and says nothing about the program.
 func failed(ctx context.Context, address string, err error) facts.Answer {
 	var op *net.OpError
 	var timeout net.Error

@@ -16,21 +16,21 @@ import (
 	"quorate.dev/quorate/internal/facts"
 )
 
-// kernel is what is asked of this host's kernel.
+// kernel queries this host's kernel.
 type kernel interface {
 	// chains are those of a table; nil if there is no such table.
 	chains(family, table string) (map[string]chain, error)
-	// overlay is what flannel set up for pods of other nodes, and what of it is missing.
+	// overlay is what flannel set up for pods of other nodes, and which parts are missing.
 	overlay(flannelConfig) (facts.Answer, *facts.Overlay)
 }
 
 // chain is one chain of rules.
 type chain struct {
-	hook  bool // the kernel enters it by itself, rather than from other chains
+	hook  bool // a base chain: the kernel enters it directly
 	rules int
 }
 
-// netfilter asks over netlink: no program that lists rules need be installed.
+// netfilter uses netlink, so that no program that lists rules has to be installed.
 type netfilter struct{}
 
 var families = map[string]nftables.TableFamily{"ip": nftables.TableFamilyIPv4, "ip6": nftables.TableFamilyIPv6}
@@ -68,7 +68,7 @@ func (netfilter) chains(family, table string) (map[string]chain, error) {
 
 func sortedKeys(m map[string]chain) []string { return slices.Sorted(maps.Keys(m)) }
 
-// overlay reads what flannel sets up for IPv4. Backends other than vxlan and host-gw have no routes that could be judged.
+// overlay reads what flannel sets up for IPv4. Other backends than vxlan and host-gw have no routes that could be checked.
 func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 	network, err := netip.ParsePrefix(config.Network)
 	if err != nil {
@@ -114,7 +114,7 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 	return facts.Answer{OK: true}, out
 }
 
-// tunnelOf finds flannel's interface; without one the answer says why.
+// tunnelOf finds flannel's interface. If there is none, the answer says why.
 func tunnelOf(config flannelConfig) (netlink.Link, facts.Answer) {
 	vni := config.Backend.VNI
 	if vni == 0 {

@@ -20,7 +20,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// inside is a file as the process sees it: in a container that is another one than the host's.
+// inside is the path of a file as the process sees it: in a container, it is not the host's file.
 func (a *attempt) inside(p process, name string) string {
 	return filepath.Join(a.proc, strconv.Itoa(p.pid), "root", name)
 }
@@ -42,8 +42,8 @@ func (a *attempt) notRunning(name string) facts.Answer {
 	return facts.Answer{Problem: name + " does not run"}
 }
 
-// kubeProxy asks kube-proxy for its health, and the kernel for its rules: kube-proxy does not notice that somebody else
-// deleted them.
+// kubeProxy queries kube-proxy for its health and the kernel for its rules, because kube-proxy does not notice if another
+// program deletes them.
 func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 	p, ok := a.find(ctx, facts.KubeProxy)
 	if !ok {
@@ -66,7 +66,7 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 	if err != nil {
 		return facts.Answer{Unknown: "its configuration does not say where it listens: " + err.Error()}
 	}
-	// /healthz also fails on a healthy node that is to be deleted; kube-proxy before 1.28 has nothing else.
+	// /healthz also fails on a healthy node that is being deleted; kube-proxy before 1.28 has nothing else.
 	base := "http://" + net.JoinHostPort(loopback(host), port)
 	answer, status := getStatus(ctx, base+"/livez")
 	if status == http.StatusNotFound {
@@ -82,7 +82,7 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 	return a.whole(family, "kube-proxy", "services")
 }
 
-// flannelConfig is what of flannel's configuration says what it sets up.
+// flannelConfig is the part of flannel's configuration that determines what it sets up.
 type flannelConfig struct {
 	Network        string
 	EnableIPv4     *bool
@@ -94,7 +94,7 @@ type flannelConfig struct {
 	}
 }
 
-// flannel asks flanneld for its health, if it reports it, and the kernel for what flanneld set up.
+// flannel reads flanneld's health report, if there is one, and queries the kernel for what flanneld set up.
 func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 	p, ok := a.find(ctx, flanneld)
 	if !ok {
@@ -144,8 +144,8 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 	return answer, overlay
 }
 
-// whole says whether a table of rules is as its program left it: each of the chains is there and has rules, and so has every
-// other one that the kernel enters by itself.
+// whole reports whether a table of rules is as its program left it: each of the given chains exists and has rules, and so does
+// every other base chain.
 func (a *attempt) whole(family, table string, chains ...string) facts.Answer {
 	have, err := a.kernel.chains(family, table)
 	name := "the nftables table " + family + " " + table

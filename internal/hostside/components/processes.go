@@ -27,7 +27,7 @@ var modulesOf = map[string]string{
 	facts.Kubelet: "k8s.io/kubernetes", flanneld: "github.com/flannel-io/flannel", "quorate": "quorate.dev/quorate",
 }
 
-// process is one that runs.
+// process is a running process.
 type process struct {
 	pid  int
 	args []string // with the name
@@ -39,8 +39,8 @@ func (p process) name() string { return filepath.Base(p.args[0]) }
 // processes are those of the programs in modulesOf, by program.
 type processes map[string][]process
 
-// findProcesses reads the table of processes. A program of a cluster inside a pod of this one does not count: it is in a
-// PID namespace below those of this host's own containers.
+// findProcesses reads the process table. Programs of a cluster inside a pod of this cluster do not count: they are in a PID
+// namespace below those of this host's own containers.
 func findProcesses(proc string) processes {
 	short := map[string]bool{}
 	for name := range modulesOf {
@@ -82,8 +82,8 @@ func depth(dir string) int {
 	return 1
 }
 
-// find finds the process of a program of the cluster. Where several have its name, as with a scheduler of the user's own,
-// containerd knows which of them is in kubeadm's pod.
+// find finds the process of a program of the cluster. If several have its name, for example because the user runs another
+// scheduler, containerd knows which of them is in kubeadm's pod.
 func (a *attempt) find(ctx context.Context, name string) (process, bool) {
 	found := a.processes()[name]
 	if len(found) < 2 {
@@ -137,7 +137,7 @@ func (a *attempt) programVersion(ctx context.Context, name string) string {
 	if v := a.builtFrom(p.pid, name); v != "" {
 		return v
 	}
-	// Kubernetes' own releases do not have their version there. The tag of the image says it.
+	// Kubernetes' own releases do not have their version there. The tag of the image has it.
 	id := a.containerOf(p)
 	if id == "" {
 		return ""
@@ -161,8 +161,8 @@ func Tag(image string) string {
 
 func (a *attempt) exe(pid int) string { return filepath.Join(a.proc, strconv.Itoa(pid), "exe") }
 
-// builtFrom is the version of its module that a running program was built from, also when its file was replaced or deleted
-// since; empty if it does not say.
+// builtFrom is the module version from which a running program was built, even if its file has been replaced or deleted since;
+// empty if the program does not contain it.
 func (a *attempt) builtFrom(pid int, name string) string {
 	info, err := buildinfo.ReadFile(a.exe(pid))
 	if err != nil {
@@ -186,7 +186,7 @@ func moduleVersion(info *debug.BuildInfo, want string) string {
 	}
 }
 
-// running fills in what can be known of the process of a systemd unit: its version, and whether its file was replaced.
+// running fills in what can be known about the process of a systemd unit: its version, and whether its file was replaced.
 func (a *attempt) running(ctx context.Context, c *facts.Component, pid int) {
 	args := arguments(filepath.Join(a.proc, strconv.Itoa(pid)))
 	if pid == 0 || args == nil {
@@ -205,7 +205,7 @@ func (a *attempt) running(ctx context.Context, c *facts.Component, pid int) {
 	}
 }
 
-// versionFlags have programs print their version that do not have it where it can be read.
+// versionFlags make those programs print their version whose build information does not have it.
 var versionFlags = map[string]string{facts.Kubelet: "--version", facts.HAProxy: "-v", facts.Keepalived: "--version"}
 
 var (
@@ -213,7 +213,7 @@ var (
 	versionText = regexp.MustCompile(`\bv?\d+\.\d+[^\s,;)]*`)
 )
 
-// said is the first version that a program prints.
+// said returns the first version that a program prints.
 func said(ctx context.Context, exe, name, flag string) string {
 	out, err := system.Command{Name: exe, As: name, Args: []string{flag}}.CombinedOutput(ctx)
 	if err != nil {

@@ -26,19 +26,19 @@ func Version(ctx context.Context) (string, error) {
 	return answer.Version, nil
 }
 
-// Container is what containerd knows of one of Kubernetes' containers.
+// Container is what containerd knows about one of Kubernetes' containers.
 type Container struct {
 	Image  string
 	Labels map[string]string
 }
 
-// Labels by which the CRI plugin says whose a container is.
+// Labels with which the CRI plugin marks the pod of a container.
 const (
 	PodLabel          = "io.kubernetes.pod.name"
 	PodNamespaceLabel = "io.kubernetes.pod.namespace"
 )
 
-// Containers finds containers by ID. One that containerd does not know has no entry.
+// Containers finds containers by ID. Containers that containerd does not know have no entry.
 func Containers(ctx context.Context, ids ...string) (map[string]Container, error) {
 	conn, err := containerd()
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package containerd gives the images of a bundle to a host's containerd, and checks those that it holds.
+// Package containerd imports the images of a bundle into a host's containerd, and checks the images that containerd has.
 package containerd
 
 import (
@@ -31,9 +31,9 @@ import (
 
 const (
 	kubeNamespace = "k8s.io"
-	// containerdContent is where containerd keeps blobs, a folder by digest like our own.
+	// containerdContent is where containerd keeps blobs, in a directory by digest like our own.
 	containerdContent = "/var/lib/containerd/io.containerd.content.v1.content"
-	// checkedFile remembers which blobs of containerd's were read and found sound.
+	// checkedFile records which of containerd's blobs were read and found intact.
 	checkedFile = "/var/lib/quorate/images.json"
 )
 
@@ -66,9 +66,9 @@ var VerifyImages = host.Define("bundle.verify-images", func(ctx context.Context,
 	return readImages(ctx, images, records, &checked{blobs: map[string]stamp{}})
 }, host.Reads)
 
-// ImageProblems compares the images that containerd has with those of the bundle, without reading a blob: one that was
-// written since it was last compared with its digest is a problem, because nobody knows what it holds now. ImportImages
-// reads these, and repairs them. The error says why containerd could not be asked.
+// ImageProblems compares the images that containerd has with those of the bundle, without reading a blob: a blob that was
+// written since it was last compared with its digest is a problem, because its content is no longer known. ImportImages reads
+// these, and repairs them. The error says why containerd could not be queried.
 func ImageProblems(ctx context.Context) ([]string, error) {
 	b, err := blobs.Host.Open(blobs.Imported())
 	if err != nil {
@@ -90,7 +90,7 @@ func ImageProblems(ctx context.Context) ([]string, error) {
 	return out, nil
 }
 
-// readImages checks images and reads those blobs that are not known to be sound.
+// readImages checks images and reads those blobs that are not known to be intact.
 func readImages(ctx context.Context, images []bundle.Image, records map[string]string, known *checked) ([]ImageProblem, error) {
 	problems, err := checkImages(images, records, func(d string) (problem, detail string, err error) {
 		detail, err = known.check(ctx, d)
@@ -102,8 +102,8 @@ func readImages(ctx context.Context, images []bundle.Image, records map[string]s
 	return problems, known.save()
 }
 
-// checkImages compares images with containerd's records of them and with their blobs. check looks at the blob of a digest:
-// without a detail it is sound.
+// checkImages compares images with containerd's records of them and with their blobs. check checks the blob of a digest: it is
+// intact if there is no detail.
 func checkImages(images []bundle.Image, records map[string]string, check func(digest string) (problem, detail string, err error)) ([]ImageProblem, error) {
 	type verdict struct{ problem, detail string }
 	var problems []ImageProblem
@@ -135,25 +135,25 @@ func checkImages(images []bundle.Image, records map[string]string, check func(di
 	return problems, nil
 }
 
-// stamp tells whether a file was written since.
+// stamp shows whether a file has been written since.
 type stamp struct {
 	Size     int64 `json:"size"`
 	Modified int64 `json:"modified"` // nanoseconds
 }
 
-// checked are the stamps of sound blobs, by digest.
+// checked are the stamps of intact blobs, by digest.
 type checked struct {
 	blobs   map[string]stamp
 	changed bool
 }
 
-// checking keeps two looks from writing the file at once.
+// checking keeps two checks from writing the file at the same time.
 var checking sync.Mutex
 
 func loadChecked() *checked {
 	c := &checked{blobs: map[string]stamp{}}
 	if raw, err := os.ReadFile(checkedFile); err == nil {
-		_ = json.Unmarshal(raw, &c.blobs) // a damaged file only means that all is read again
+		_ = json.Unmarshal(raw, &c.blobs) // a damaged file only means that everything is read again
 	}
 	return c
 }
@@ -189,7 +189,7 @@ func (c *checked) check(ctx context.Context, d string) (problem string, err erro
 	return problem, nil
 }
 
-// look says what is wrong with the file of a blob without reading it.
+// look reports what is wrong with the file of a blob, without reading it.
 func (c *checked) look(d, path string) (problem, detail string, err error) {
 	info, err := os.Stat(path)
 	switch {
@@ -203,8 +203,8 @@ func (c *checked) look(d, path string) (problem, detail string, err error) {
 
 func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
 
-// ImportImages gives the images of the bundle with this index to the running containerd, and replaces those of its blobs that
-// are damaged.
+// ImportImages imports the images of the bundle with this index into the running containerd, and replaces damaged blobs of
+// containerd.
 var ImportImages = host.Define("bundle.import-images", func(ctx context.Context, index []byte) (struct{}, error) {
 	b, err := blobs.Host.Accept(index)
 	if err != nil {
@@ -213,7 +213,7 @@ var ImportImages = host.Define("bundle.import-images", func(ctx context.Context,
 	if err := mendContent(ctx, b); err != nil {
 		return struct{}{}, fmt.Errorf("repairing containerd's blobs: %w", err)
 	}
-	// Until all is done: the import removes the labels, and they are the last to come back.
+	// This lasts until everything is done: the import removes the labels, and they are set again last.
 	if err := blobs.SetImported(""); err != nil {
 		return struct{}{}, err
 	}
@@ -245,8 +245,8 @@ func importArchive(ctx context.Context, b *bundle.Bundle) error {
 		images.CloseWithError(err)
 		written <- err
 	}()
-	// containerd's database would remember layers as unpacked that a power cut has left empty, and would never unpack them
-	// again: each layer is brought to the disk first, which only the local import can.
+	// Each layer is synced to the disk first, which only the local import can do. Otherwise, after a power cut, containerd's
+	// database could record empty layers as unpacked, and containerd would never unpack them again.
 	err := system.Command{Name: "ctr", Args: []string{"--namespace", kubeNamespace, "images", "import", "--local", "--sync-fs", "--digests=false", "-"}, Stdin: archive}.Run(ctx)
 	archive.CloseWithError(io.ErrClosedPipe) // ends the writing if ctr has ended before it
 	if werr := <-written; werr != nil && !errors.Is(werr, io.ErrClosedPipe) {
@@ -258,12 +258,12 @@ func importArchive(ctx context.Context, b *bundle.Bundle) error {
 const (
 	// pinLabel keeps an image from the kubelet's garbage collection, in containerd's CRI plugin.
 	pinLabel, pinned = "io.cri-containerd.pinned", "pinned"
-	// bundleLabel says with which bundle an image came, and that it was Quorate who pinned it.
+	// bundleLabel is the bundle of an image, and marks an image that Quorate pinned.
 	bundleLabel = "quorate.dev/bundle"
 )
 
-// pinImages keeps the bundle's images, and lets those of the bundle before it go. A host may have nowhere to pull them
-// from: an image that no container uses just then would be missing when a pod moves there.
+// pinImages pins the bundle's images and unpins those of the previous bundle. The host may be unable to pull images: one that
+// no container uses at the moment would be missing when a pod is scheduled there.
 func pinImages(ctx context.Context, b *bundle.Bundle) error {
 	conn, err := containerd()
 	if err != nil {
@@ -300,7 +300,7 @@ func pinImages(ctx context.Context, b *bundle.Bundle) error {
 	return nil
 }
 
-// mendContent replaces blobs that containerd has on record, but not as they should be: an import skips what is on record.
+// mendContent replaces damaged blobs that containerd has recorded, because an import skips recorded blobs.
 func mendContent(ctx context.Context, b *bundle.Bundle) error {
 	conn, err := containerd()
 	if err != nil {
@@ -318,7 +318,7 @@ func mendContent(ctx context.Context, b *bundle.Bundle) error {
 			done[blob.Digest] = true
 			_, err := content.Info(kube(ctx), &contentapi.InfoRequest{Digest: blob.Digest})
 			if status.Code(err) == codes.NotFound && !system.Exists(contentFile(blob.Digest)) {
-				continue // the import brings it
+				continue // the import adds it
 			}
 			if err != nil && status.Code(err) != codes.NotFound {
 				return fmt.Errorf("asking containerd for %s: %w", blob.Digest, err)
@@ -337,7 +337,7 @@ func mendContent(ctx context.Context, b *bundle.Bundle) error {
 	return known.save()
 }
 
-// putBack writes a blob's right content under its name, at one stroke.
+// putBack writes the correct content of a blob under its name, atomically.
 func putBack(b *bundle.Bundle, d string) error {
 	r, err := b.OpenBlob(d)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// StopPods kills all pods of this host and removes them. The kubelet must not run, or it starts them again.
+// StopPods kills and removes all pods of this host. The kubelet must be stopped, because it would start them again.
 func StopPods(ctx context.Context) error {
 	conn, err := containerd()
 	if err != nil {

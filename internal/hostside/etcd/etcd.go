@@ -1,5 +1,5 @@
-// Package etcd knows the etcd member on a host: its data, the cluster that it began with, and the guard that keeps it from
-// starting without its data.
+// Package etcd manages the etcd member on a host: its data, the cluster that it was started with, and the guard that keeps it
+// from starting without its data.
 //
 // A member whose data is lost must not start with an empty directory: it would have its old identity, and could vote for a
 // leader that lacks writes which this member acknowledged. etcd does not prevent that. With initial-cluster-state=new it
@@ -52,11 +52,12 @@ func (m Member) dirs() (data, wal string) {
 	return data, cmp.Or(wal, filepath.Join(data, "member/wal"))
 }
 
-// HasData says whether a member has ever started here.
+// HasData reports whether a member has ever started here.
 func (m Member) HasData() bool { return system.Exists(m.wal()) }
 
-// Began is the cluster that the member on this host began with, as its static pod or the environment file of its unit says;
-// it has no members where etcd was never configured. A member that joined names the members of that moment, and no token.
+// Began is the cluster that the member on this host was started with, according to its static pod or the environment file of
+// its unit. It has no members if etcd was never configured. For a member that joined, it has the members of that moment and no
+// token.
 func (m Member) Began() (hostconfig.EtcdCluster, error) {
 	pod, err := staticpod.Read(m.path(hostconfig.EtcdManifest))
 	switch {
@@ -97,7 +98,7 @@ func (m Member) MayBegin(as hostconfig.EtcdCluster) error {
 	case err != nil && data:
 		return fmt.Errorf("%s contains the data of a member, and the cluster that it was started with is unknown: %w", m.DataDir(), err)
 	case err != nil:
-		return nil // a manifest that was written in part, before anything could start from it
+		return nil // a partially written manifest, from which nothing could start yet
 	case data && len(have.Members) == 0:
 		return fmt.Errorf("%s contains the data of a member that this build did not start", m.DataDir())
 	case len(have.Members) > 0 && !have.Equal(as):
@@ -110,7 +111,7 @@ func (m Member) MayBegin(as hostconfig.EtcdCluster) error {
 // would start one.
 func (m Member) Arm() error { return m.guard(m.wal()) }
 
-// Open lets a member begin on this host with an empty directory.
+// Open allows a member to start on this host with an empty directory.
 func (m Member) Open() error {
 	open := m.path(hostconfig.EtcdGuardOpen)
 	if err := durable.MkdirAll(open, 0o700); err != nil {
@@ -119,7 +120,7 @@ func (m Member) Open() error {
 	return m.guard(open)
 }
 
-// guard points the guard's link to a directory, in one step: there is no moment without it.
+// guard points the guard's link to a directory, atomically.
 func (m Member) guard(target string) error {
 	link := m.path(hostconfig.EtcdGuard)
 	if have, err := os.Readlink(link); err == nil && have == target {
@@ -128,8 +129,8 @@ func (m Member) guard(target string) error {
 	return durable.Symlink(target, link)
 }
 
-// Guard puts the guard of a host in place: open before its cluster was complete, armed from then on. It arms the guard only
-// while the data is there: a guard that looks for the data in the wrong place would keep the kubelet from starting.
+// Guard sets up the guard of a host: open before its cluster was complete, armed from then on. It arms the guard only while
+// the data is there: a guard that looks for the data in the wrong place would keep the kubelet from starting.
 func (m Member) Guard() error {
 	switch {
 	case system.Exists(m.path(facts.EstablishedFile)) && m.HasData():

@@ -1,4 +1,4 @@
-// Package files brings a host's files, kernel settings, and systemd units to what is wanted.
+// Package files brings a host's files, kernel settings, and systemd units to the desired state.
 package files
 
 import (
@@ -159,11 +159,11 @@ func systemctl(ctx context.Context, args ...string) error {
 	if len(args) == 1 && args[0] != "daemon-reload" {
 		return nil
 	}
-	// To the end: for several units it is several jobs of systemd.
+	// It is not interrupted, because for several units it is several systemd jobs.
 	return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
 }
 
-// WrittenBy begins every file for balancers that is Quorate's own.
+// WrittenBy is the first line of every load balancer file that Quorate wrote.
 const WrittenBy = "# Written by quorate for the cluster "
 
 // What write did to a file. A new mode or owner is no reason to restart a program that has read the file.
@@ -202,7 +202,7 @@ func write(f facts.File) (did int, err error) {
 	return content, durable.WriteFile(f.Path, want, mode)
 }
 
-// correctAccess gives a file the mode and the owner that it would have if it were written now.
+// correctAccess gives a file the mode and the owner that it would get if it were written now.
 func correctAccess(f facts.File, info fs.FileInfo, mode fs.FileMode) (did int, err error) {
 	if f.Block != "" {
 		return nothing, nil
@@ -222,7 +222,7 @@ func correctAccess(f facts.File, info fs.FileInfo, mode fs.FileMode) (did int, e
 	return did, nil
 }
 
-// keep saves a file of somebody else's beside the one that takes its place.
+// keep saves a file that Quorate did not write next to its replacement.
 func keep(f facts.File, have []byte) error {
 	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(WrittenBy)) || system.Exists(f.Path+facts.Kept) {
 		return nil

@@ -38,7 +38,7 @@ func (p pending) need(f facts.File) {
 	}
 }
 
-// units are those that need the verb.
+// units returns the units that need the verb.
 func (p pending) units(verb string) []string {
 	var out []string
 	for _, unit := range slices.Sorted(maps.Keys(p)) {
@@ -49,7 +49,7 @@ func (p pending) units(verb string) []string {
 	return out
 }
 
-// without saves what is left when some units have loaded their files.
+// without saves what remains after some units have loaded their files.
 func (p pending) without(done pending) error {
 	if len(done) == 0 {
 		return nil

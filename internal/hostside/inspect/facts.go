@@ -106,7 +106,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	}
 	k.Flags = staticPodFlags(dir + "/manifests")
 	for _, f := range shared {
-		// An apiserver that was set up without encryption at rest has no use for a key.
+		// An API server that was set up without encryption at rest needs no key.
 		unused := f == encryption.File && system.Exists(dir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != hostconfig.EncryptionFile
 		if !system.Filled(pki+f) && !unused {
 			k.SharedPKI, k.MissingPKI = false, append(k.MissingPKI, f)
@@ -127,7 +127,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	for _, m := range manifests {
 		pod, err := staticpod.Read(m)
 		if err != nil {
-			continue // what a program left that was killed while it wrote
+			continue // left by a program that was killed while it was writing
 		}
 		name := strings.TrimSuffix(filepath.Base(m), ".yaml")
 		k.Manifests = append(k.Manifests, name)
@@ -162,7 +162,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 
 var serverLine = regexp.MustCompile(`(?m)^\s*server:\s*(\S+)\s*$`)
 
-// apiServer is where a kubeconfig leads to; empty without one.
+// apiServer is the server of a kubeconfig; empty without one.
 func apiServer(path string) string {
 	content, err := os.ReadFile(path)
 	if found := serverLine.FindSubmatch(content); err == nil && found != nil {

@@ -27,7 +27,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// Inspect looks at what only preflight asks for; it changes nothing.
+// Inspect reads what only preflight needs. It changes nothing.
 var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.InspectRequest) (facts.Inspection, error) {
 	release := system.ReadTrimmed("/proc/sys/kernel/osrelease")
 	out := facts.Inspection{
@@ -60,7 +60,7 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	return out, ctx.Err()
 }, host.Reads)
 
-// ReadClock is a host's time now. It does nothing else, so that little time passes between question and answer.
+// ReadClock returns the host's current time. It does nothing else, so that little time passes between request and reply.
 var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.Time, error) { return time.Now(), nil }, host.Reads)
 
 // container is the kind of container that this host is, as its own systemd found it.
@@ -154,7 +154,7 @@ func controllers() []string {
 	return out
 }
 
-// clockKept asks the kernel whether somebody disciplines its clock.
+// clockKept asks the kernel whether a time service disciplines its clock.
 func clockKept() bool {
 	var t unix.Timex
 	state, err := unix.Adjtimex(&t)
@@ -175,7 +175,7 @@ func link(address string) (mac string, mtu int) {
 	return "", 0
 }
 
-// clusterFiles are traces of a cluster's life on a host, of kubeadm's and of other distributions'.
+// clusterFiles are traces of a cluster on a host, of kubeadm and of other distributions.
 var clusterFiles = []string{
 	"/etc/kubernetes/admin.conf", "/etc/kubernetes/super-admin.conf", "/etc/kubernetes/kubelet.conf", "/etc/kubernetes/controller-manager.conf",
 	"/etc/kubernetes/scheduler.conf", "/etc/kubernetes/manifests/*.yaml", "/etc/kubernetes/pki/ca.crt", "/var/lib/etcd/member",
@@ -183,7 +183,7 @@ var clusterFiles = []string{
 	"/etc/rancher/k3s", "/etc/rancher/rke2", "/var/lib/rancher", "/var/lib/k0s", "/var/snap/microk8s",
 }
 
-// clusterLinks are interfaces that plugins of the network make and that outlive them.
+// clusterLinks are interfaces that CNI plugins create and that outlive them.
 var clusterLinks = []string{"cni0", "flannel.", "cali", "tunl0", "vxlan.calico", "cilium_", "kube-ipvs0", "weave"}
 
 func leftoverFiles(root string) (out []string) {
@@ -214,7 +214,7 @@ func leftovers() facts.Leftovers {
 	return out
 }
 
-// otherContainerd says whether a containerd is set up here that Quorate did not install.
+// otherContainerd reports whether a containerd is set up here that Quorate did not install.
 func otherContainerd() bool {
 	if programs.Unpacked() {
 		return false
@@ -227,7 +227,7 @@ func firewalls(ctx context.Context) []string {
 	if units, err := system.Units(ctx, "firewalld.service"); err == nil && units["firewalld.service"].Active == "active" {
 		out = append(out, "firewalld")
 	}
-	// The unit of ufw is active on every Ubuntu; whether it filters anything is said by its own configuration.
+	// The unit of ufw is active on every Ubuntu; its own configuration says whether it filters anything.
 	for line := range strings.Lines(system.ReadTrimmed("/etc/ufw/ufw.conf")) {
 		if strings.EqualFold(strings.TrimSpace(line), "ENABLED=yes") {
 			out = append(out, "ufw")
@@ -271,7 +271,7 @@ func listeners(ports []int) []facts.Listener {
 		out = append(out, l)
 	}
 	slices.SortFunc(out, func(a, b facts.Listener) int { return cmp.Or(a.Port-b.Port, a.PID-b.PID) })
-	// A program that listens on several addresses is one.
+	// A program that listens on several addresses is one listener.
 	var merged []facts.Listener
 	for _, l := range out {
 		if n := len(merged) - 1; n >= 0 && merged[n].Port == l.Port && merged[n].Program == l.Program {
@@ -338,7 +338,7 @@ func owners(inodes map[string]int) map[string]int {
 	return out
 }
 
-// Deadlines of looking names up: longer than any server needs that works.
+// Deadlines for name lookups, longer than any working server needs.
 const (
 	nameTimeout   = 6 * time.Second
 	serverTimeout = 2 * time.Second
@@ -356,7 +356,8 @@ func lookup(ctx context.Context, name string) facts.Lookup {
 	return out
 }
 
-// resolvers asks every DNS server for itself: a lookup goes on to the next one and would hide a dead one behind its delay.
+// resolvers queries every DNS server separately, because an ordinary lookup continues with the next server and would hide a
+// dead one behind its delay.
 func resolvers(ctx context.Context, resolvConf, name string) []facts.Resolver {
 	var servers []string
 	for line := range strings.Lines(resolvConf) {
@@ -373,7 +374,7 @@ func resolvers(ctx context.Context, resolvConf, name string) []facts.Resolver {
 	return out
 }
 
-// askServer sends one question, three times if need be. Any answer will do, also that there is no such name.
+// askServer sends one query, up to three times. Any answer counts, even that the name does not exist.
 func askServer(ctx context.Context, server, name string) facts.Resolver {
 	out := facts.Resolver{Server: server, Outcome: facts.TimedOut}
 	address := net.JoinHostPort(server, "53")

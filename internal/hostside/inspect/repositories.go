@@ -20,10 +20,10 @@ import (
 // repositoryPatience is how long a package repository may take to answer, once and once again.
 const repositoryPatience = 5 * time.Second
 
-// repositoryPause is how long it is left alone before it is tried again: what has just failed fails again at once.
+// repositoryPause is the pause before the second attempt, because an immediate one would fail again.
 const repositoryPause = time.Second
 
-// repositories tries what the host's package manager would download from. Only apt-get can be asked where that is.
+// repositories tests the servers from which the host's package manager downloads. Only apt-get can list them.
 func repositories(ctx context.Context) []facts.Repository {
 	list, err := system.Output(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)")
 	if err != nil {
@@ -32,7 +32,7 @@ func repositories(ctx context.Context) []facts.Repository {
 	proxies, _ := system.Output(ctx, "apt-config", "dump", "--format", "%f=%v%n", "Acquire")
 	settings := aptSettings(string(proxies))
 	if detectsProxy(settings) {
-		return nil // a program of the host's says by which proxy, perhaps another one for each address
+		return nil // a program on the host selects the proxy, perhaps another one for each address
 	}
 	addresses := strings.Fields(string(list))
 	slices.Sort(addresses)
@@ -49,7 +49,7 @@ func aptSettings(config string) map[string]string {
 	return settings
 }
 
-// detectsProxy says that apt asks a program for its proxy. The setting has two spellings.
+// detectsProxy reports whether apt asks a program for its proxy. The setting has two spellings.
 func detectsProxy(settings map[string]string) bool {
 	for _, scheme := range []string{"http", "https"} {
 		for _, name := range []string{"proxy-auto-detect", "proxyautodetect"} {
@@ -61,7 +61,7 @@ func detectsProxy(settings map[string]string) bool {
 	return false
 }
 
-// aptProxy is the proxy that apt's configuration names; without one there, those of the session count.
+// aptProxy is the proxy in apt's configuration; without one, the session's proxy settings apply.
 func aptProxy(settings map[string]string, session []string) func(*http.Request) (*url.URL, error) {
 	fromSession := proxyOf(session)
 	return func(r *http.Request) (*url.URL, error) {
@@ -95,10 +95,10 @@ func proxyOf(variables []string) func(*url.URL) (*url.URL, error) {
 	return c.ProxyFunc()
 }
 
-// errUntried says that a repository cannot be tried without telling a secret.
+// errUntried says that a repository cannot be tested without revealing a secret.
 var errUntried = errors.New("the proxy takes a password over TLS")
 
-// discreet lets no password of a proxy out to whom nobody has verified; in the clear, apt itself sends it to whoever is there.
+// discreet sends a proxy's password to no server that was not verified. Over plain HTTP, apt itself sends it to any server.
 func discreet(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (*url.URL, error) {
 	return func(r *http.Request) (*url.URL, error) {
 		if proxy == nil {
@@ -112,10 +112,11 @@ func discreet(proxy func(*http.Request) (*url.URL, error)) func(*http.Request) (
 	}
 }
 
-// tryRepositories asks each server once, and once more where that failed. Any answer will do: it is reached.
+// tryRepositories sends a request to each server, and another one if that fails. Any answer shows that the server is
+// reachable.
 func tryRepositories(ctx context.Context, addresses []string, proxy func(*http.Request) (*url.URL, error), patience time.Duration) []facts.Repository {
-	// Only the way is tried. Whom to trust at its end is apt's own configuration, which may name another CA for each host; so
-	// nobody is verified here. Nothing is sent there that is anybody's business, and nothing believed that comes back.
+	// Only the path is tested. Certificates are not verified, because apt's own configuration determines which CA is trusted
+	// for each host. No secret is sent, and the answer is not used.
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{Proxy: discreet(proxy), DisableKeepAlives: true,
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}, //nolint:gosec // see above
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -124,7 +125,7 @@ func tryRepositories(ctx context.Context, addresses []string, proxy func(*http.R
 	for i, address := range addresses {
 		out[i].Address = address
 		if !strings.HasPrefix(address, "http:") && !strings.HasPrefix(address, "https:") {
-			continue // a folder, a disc: nothing that could be out of reach
+			continue // a directory or a disc, which is not on the network
 		}
 		wg.Go(func() {
 			var err error
@@ -151,7 +152,7 @@ func head(ctx context.Context, client *http.Client, address string) error {
 	if err != nil {
 		return err
 	}
-	r.URL.User = nil // a login, for somebody who was not verified
+	r.URL.User = nil // a login for a server that was not verified
 	resp, err := client.Do(r)
 	if err != nil {
 		return err

@@ -51,7 +51,7 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 	for _, path := range processes {
 		cmdline, err := os.ReadFile(path)
 		if err != nil {
-			continue // it has ended meanwhile
+			continue // it has ended in the meantime
 		}
 		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
 		name := filepath.Base(args[0])
@@ -63,7 +63,7 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 			environ, err := os.ReadFile(filepath.Join(filepath.Dir(path), "environ"))
 			if err != nil {
 				delete(s.Programs, name)
-				continue // it has ended meanwhile
+				continue // it has ended in the meantime
 			}
 			s.Programs[name] = etcdSettings(s.Programs[name], strings.Split(string(environ), "\x00"))
 		}
@@ -120,7 +120,7 @@ func mode(path string) (facts.Mode, bool) {
 	return m, true
 }
 
-// providers names the encryption providers of a configuration, whoever wrote it, and leaves their keys where they are.
+// providers returns the names of the encryption providers of a configuration, whoever wrote it, without their keys.
 func providers(path string) []string {
 	data, err := os.ReadFile(path)
 	if err != nil {

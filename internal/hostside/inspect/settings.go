@@ -45,11 +45,10 @@ func unknown(f *facts.Facts, part string, err error) {
 	f.Unknown[part] = err.Error()
 }
 
-// partTimeout is how long systemd and containerd may take. Both are programs that can hang while everything else about the
-// host can be read.
+// partTimeout is how long systemd and containerd may take. Both can hang while everything else about the host can be read.
 const partTimeout = 2 * time.Second
 
-// readPrograms asks systemd and containerd. What either does not answer is unknown; the other facts are not lost with it.
+// readPrograms queries systemd and containerd. If one of them does not answer, only its facts are unknown.
 func readPrograms(ctx context.Context, units []string, f *facts.Facts) {
 	ctx, cancel := context.WithTimeoutCause(ctx, partTimeout, fmt.Errorf("no answer within %s", partTimeout))
 	defer cancel()
@@ -92,8 +91,8 @@ func sysctls(names []string) map[string]string {
 	return out
 }
 
-// modules says which of the modules are in use. What is not cannot be told from what is built in where the system does not
-// list its modules, as in a container: those are unknown.
+// modules reports which of the modules are in use. If the system does not list its modules, as in a container, a module that
+// is not in use may be built in, so it is unknown.
 func modules(names []string, release string) map[string]facts.Feature {
 	if len(names) == 0 {
 		return nil
@@ -109,7 +108,7 @@ func modules(names []string, release string) map[string]facts.Feature {
 	return out
 }
 
-// componentDirs hold what grows, and are file systems of their own on some hosts.
+// componentDirs are directories that grow, and are separate file systems on some hosts.
 var componentDirs = []string{"/var/lib/etcd", "/var/lib/containerd", "/var/lib/kubelet"}
 
 // mounted are those of the directories that are on another file system than their parent.
@@ -142,8 +141,7 @@ func disk(path string) (facts.Disk, bool) {
 	return d, true
 }
 
-// kubeconfigCertificates are the client certificates inside the kubeconfigs of a directory. One that names a file instead
-// is that file's.
+// kubeconfigCertificates are the client certificates in the kubeconfigs of a directory, or in the files that these name.
 func kubeconfigCertificates(dir string) (out []facts.Certificate) {
 	paths, _ := filepath.Glob(filepath.Join(dir, "*.conf"))
 	for _, path := range paths {

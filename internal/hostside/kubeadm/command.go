@@ -12,8 +12,8 @@ import (
 // kubeletFiles are what kubeadm writes for a kubelet.
 var kubeletFiles = []string{kubeletConfig, "/var/lib/kubelet/kubeadm-flags.env", "/var/lib/kubelet/instance-config.yaml"}
 
-// settle brings to the disk what kubeadm has written, which kubeadm itself leaves to the kernel. Files of which later steps
-// and marks say that they are complete would otherwise be empty after a power cut.
+// settle syncs what kubeadm has written to the disk, because kubeadm does not. After a power cut, files that later steps and
+// marks claim to be complete could otherwise be empty.
 func settle() error {
 	errs := []error{durable.SyncTree(kubernetesDir)}
 	for _, f := range kubeletFiles {

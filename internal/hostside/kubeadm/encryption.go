@@ -15,7 +15,7 @@ import (
 
 var encryptionFile = filepath.Join(pkiDir, encryption.File)
 
-// ensureEncryption makes the first encryption key, where there is none.
+// ensureEncryption creates the first encryption key if there is none.
 func ensureEncryption(path string) error {
 	if system.Filled(path) {
 		return nil
@@ -27,8 +27,8 @@ func ensureEncryption(path string) error {
 	return durable.WriteFile(path, file, 0o600)
 }
 
-// ReadEncryptionKeys returns a control plane's encryption keys, and a new one beside them if it is asked for one by name.
-// The new one is in no file yet: keys live only on control planes, and in memory on the way between them.
+// ReadEncryptionKeys returns a control plane's encryption keys and, if a name is given, a new key with that name. The new key
+// is not in a file yet: keys are stored only on control planes, and are in memory on the way between them.
 var ReadEncryptionKeys = host.Define("kubeadm.read-encryption-keys", func(_ context.Context, add string) (encryption.Keys, error) {
 	keys, err := readEncryption(encryptionFile)
 	if err == nil && add != "" {
@@ -37,8 +37,8 @@ var ReadEncryptionKeys = host.Define("kubeadm.read-encryption-keys", func(_ cont
 	return keys, err
 }, host.Secret, host.Secret)
 
-// WriteEncryptionKeys replaces a control plane's encryption keys and returns the hash of the file, by which the apiserver
-// names what it has loaded. The apiserver looks at the file once a minute and needs no restart.
+// WriteEncryptionKeys replaces a control plane's encryption keys and returns the hash of the file, which the API server
+// reports after it has loaded the file. The API server reads the file once a minute and needs no restart.
 var WriteEncryptionKeys = host.Define("kubeadm.write-encryption-keys", func(_ context.Context, keys encryption.Keys) (string, error) {
 	return writeEncryption(encryptionFile, keys)
 }, host.Secret, host.Secret)
@@ -48,7 +48,7 @@ func writeEncryption(path string, keys encryption.Keys) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// The first key is what secrets are written with at this moment.
+	// Secrets are currently written with the first key.
 	if kept, err := keys.Select([]string{have[0].Name}); err != nil || kept[0] != have[0] {
 		return "", fmt.Errorf("the key %s encrypts what is written now: without it %s could not be read any more", have[0].Name, path)
 	}

@@ -16,8 +16,8 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// MakeEtcdPKI makes the authority of an external etcd on one of its hosts, as far as it is not there, and returns it
-// with the client certificate for API servers.
+// MakeEtcdPKI creates the CA of an external etcd on one of its hosts, unless it exists, and returns it with the client
+// certificate for API servers.
 var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context, config string) (PKI, error) {
 	if err := etcdCertificates(ctx, config); err != nil {
 		return nil, err
@@ -25,7 +25,7 @@ var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context,
 	return readPKI(slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI))
 }, host.Secret, host.Secret)
 
-// etcdCertificates runs kubeadm's phases for an etcd host in one process. Files that exist stay.
+// etcdCertificates runs kubeadm's phases for an etcd host in one process. Existing files are kept.
 func etcdCertificates(ctx context.Context, config string) error {
 	if err := mend(kubernetesDir, kubeletConfig); err != nil {
 		return err
@@ -38,7 +38,7 @@ func etcdCertificates(ctx context.Context, config string) error {
 // EtcdStart is the first start of an external etcd member.
 type EtcdStart struct {
 	Config string // of EtcdHost
-	// Etcd is the cluster that begins.
+	// Etcd is the new cluster.
 	Etcd hostconfig.EtcdCluster
 }
 
@@ -83,7 +83,8 @@ func awaitEtcd(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			// The session's end is not the member's fault; what it says itself is worth more than that it is late.
+			// The end of the session says nothing about the member, and the member's own message is more useful than a
+			// timeout.
 			late, stop := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			defer stop()
 			out, _ := system.Output(late, "journalctl", "--unit", hostconfig.EtcdUnit, "--lines", "5", "--no-pager", "--output", "cat")
@@ -100,18 +101,18 @@ func (p PKI) Client() EtcdClient {
 	return EtcdClient{CA: p[facts.EtcdPKI[0]], Certificate: p[facts.EtcdClientPKI[0]], Key: p[facts.EtcdClientPKI[1]]}
 }
 
-// ReadEtcdClient reads the certificate with which API servers come to etcd. Control planes have it in every
-// topology, and hosts of an external etcd as well.
+// ReadEtcdClient reads the client certificate with which API servers connect to etcd. Control planes have it in every
+// topology, and so do the hosts of an external etcd.
 var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() }, host.Reads)
 
-// LocalEtcdClient is ReadEtcdClient for operations that are on the host already.
+// LocalEtcdClient is ReadEtcdClient for operations that run on the host.
 func LocalEtcdClient() (EtcdClient, error) {
 	pki, err := readPKI(append(slices.Clone(facts.EtcdClientPKI), facts.EtcdPKI[0]))
 	return pki.Client(), err
 }
 
-// WriteEtcdClient gives a control plane what its API server needs for an external etcd. The CA's certificate comes last:
-// with it the three are complete.
+// WriteEtcdClient writes what a control plane's API server needs for an external etcd. The CA certificate is written last: if
+// it exists, all three files do.
 var WriteEtcdClient = host.Define("kubeadm.write-etcd-client", func(_ context.Context, in EtcdClient) (struct{}, error) {
 	pki := PKI{facts.EtcdPKI[0]: in.CA, facts.EtcdClientPKI[0]: in.Certificate, facts.EtcdClientPKI[1]: in.Key}
 	return struct{}{}, pki.put(pkiDir, facts.EtcdClientPKI[1], facts.EtcdClientPKI[0], facts.EtcdPKI[0])

@@ -22,23 +22,23 @@ import (
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
-// A kubelet without certificates asks the API for them and waits until somebody approves. Quorate gives it what it needs
-// before its first start, in the place where it keeps and renews it: nothing has to be asked for while the cluster is
-// being built. The private keys are made on the node and stay there.
+// A kubelet without certificates asks the API for them and waits until somebody approves. Quorate installs its certificates
+// before its first start, where the kubelet keeps and renews them, so that it has to request nothing while the cluster is
+// being built. The private keys are generated on the node and stay there.
 
 const (
 	kubeletKubeconfig = "/etc/kubernetes/kubelet.conf"
 	kubeletLifetime   = 365 * 24 * time.Hour // as long as the controller manager signs for
-	backdated         = 5 * time.Minute      // for clocks that are a little behind, as the controller manager does it
+	backdated         = 5 * time.Minute      // for clocks that are a little behind, like the controller manager
 )
 
-// pending are the keys between request and certificate; they live as long as the session.
+// pending are the keys of requested certificates; they exist as long as the session.
 var pending = struct {
 	sync.Mutex
 	keys map[kubeadm.Usage]*ecdsa.PrivateKey
 }{keys: map[kubeadm.Usage]*ecdsa.PrivateKey{}}
 
-// RequestCertificate makes a new key on a node and returns a request for its public half.
+// RequestCertificate generates a new key on a node and returns a certificate request for it.
 var RequestCertificate = host.Define("kubeadm.request-certificate", func(_ context.Context, usage kubeadm.Usage) ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -62,8 +62,8 @@ type SigningRequest struct {
 	Address string
 }
 
-// SignCertificate signs a kubelet's certificate with the cluster's CA. Names and addresses are the caller's; of the request
-// only the key counts.
+// SignCertificate signs a kubelet's certificate with the cluster's CA. The caller determines the names and addresses; only the
+// key is taken from the request.
 var SignCertificate = host.Define("kubeadm.sign-certificate", func(_ context.Context, in SigningRequest) ([]byte, error) {
 	ca, err := tls.LoadX509KeyPair(filepath.Join(pkiDir, "ca.crt"), filepath.Join(pkiDir, "ca.key"))
 	if err != nil {
@@ -111,13 +111,13 @@ func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]by
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
-// Signed is a certificate in PEM for a key that its node has made.
+// Signed is a certificate in PEM for a key that its node has generated.
 type Signed struct {
 	Usage       kubeadm.Usage
 	Certificate []byte
 }
 
-// InstallCertificate puts a certificate beside its key where the kubelet looks for it.
+// InstallCertificate stores a certificate and its key where the kubelet looks for them.
 var InstallCertificate = host.Define("kubeadm.install-certificate", func(_ context.Context, in Signed) (struct{}, error) {
 	pending.Lock()
 	defer pending.Unlock()

@@ -42,7 +42,7 @@ var Join = host.DefineChange("kubeadm.join", func(ctx context.Context, in JoinRe
 		if etcd.Local.HasData() {
 			return struct{}{}, fmt.Errorf("%s contains the data of an earlier member, and a new member cannot join with it", etcd.Local.DataDir())
 		}
-		// If the host was part of a complete cluster and was cleared, it is not any more.
+		// If the host was part of a complete cluster and was cleared, it no longer is.
 		if err := durable.Remove(facts.EstablishedFile); err != nil {
 			return struct{}{}, err
 		}
@@ -94,7 +94,7 @@ type leftovers struct {
 	root         string // empty for the host itself, a directory in tests
 	controlPlane bool
 	stacked      bool
-	// What is done to the host besides its files.
+	// What is done to the host apart from its files.
 	kubelet  func(ctx context.Context, verb string) error
 	stopPods func(context.Context) error
 	remove   func(path string) error
@@ -147,8 +147,8 @@ func (l leftovers) abandon(ctx context.Context) error {
 	if !l.stacked {
 		return nil
 	}
-	// The data goes last, but for the manifest that says where it is: as long as it exists, the host shows that an interrupted
-	// join is to be undone.
+	// The data goes last, but for the manifest that says where it is: as long as it exists, it shows that an interrupted join
+	// has to be undone.
 	if err := l.remove(filepath.Join(dataDir, "member")); err != nil {
 		return err
 	}

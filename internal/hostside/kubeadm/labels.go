@@ -21,7 +21,7 @@ const kubeletFlags = "/var/lib/kubelet/kubeadm-flags.env"
 var SetNodeLabels = host.Define("kubeadm.set-node-labels", func(_ context.Context, labels map[string]string) (struct{}, error) {
 	old, err := os.ReadFile(kubeletFlags)
 	if errors.Is(err, os.ErrNotExist) {
-		return struct{}{}, nil // set up without kubeadm's file: its flags are elsewhere
+		return struct{}{}, nil // set up without kubeadm's file, so its flags are elsewhere
 	}
 	if err != nil {
 		return struct{}{}, err

@@ -11,10 +11,10 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// mend removes what a kubeadm that was killed left half done below /etc/kubernetes: files that are not whole, and
-// certificates and keys without their other half. kubeadm itself refuses to go on from those, and creates what does not
-// exist. The kubelet's configuration is the last thing that is written: with it the host is complete, and a key that is
-// missing then, such as an authority's that is kept elsewhere, is missing on purpose.
+// mend removes what a killed kubeadm left incomplete below /etc/kubernetes: truncated files, and certificates and keys without
+// their counterpart. kubeadm itself refuses to continue with those, but creates what does not exist. The kubelet's
+// configuration is written last. If it exists, the host is complete, and a missing key, such as that of a CA that is kept
+// elsewhere, is missing on purpose.
 func mend(kubernetesDir, kubeletConfig string) error {
 	if system.Filled(kubeletConfig) {
 		return nil
@@ -32,18 +32,18 @@ func mend(kubernetesDir, kubeletConfig string) error {
 	return errors.Join(errs...)
 }
 
-// kubeconfigs are those that kubeadm writes, and the kubelet. Other files beside them are somebody else's.
+// kubeconfigs are those that kubeadm and the kubelet write. Other files next to them are not theirs.
 var kubeconfigs = []string{"admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf", "bootstrap-kubelet.conf"}
 
-// externalEtcd says that the host has what an external etcd's clients need. kubeadm itself makes a client certificate
-// only where the authority's key is.
+// externalEtcd reports whether the host has what clients of an external etcd need. kubeadm itself creates a client certificate
+// only where the CA's key is.
 func externalEtcd(pki string) bool {
 	_, err := os.Stat(filepath.Join(pki, "etcd/ca.key"))
 	return errors.Is(err, fs.ErrNotExist) && pkifile.Certificate(filepath.Join(pki, "etcd/ca.crt")) == nil &&
 		wholePair(filepath.Join(pki, "apiserver-etcd-client"))
 }
 
-// wholePair says whether a private key and its certificate, or for the service accounts its public key, are both there.
+// wholePair reports whether a private key and its certificate (for service accounts, its public key) are both intact.
 func wholePair(stem string) bool {
 	if pkifile.PrivateKey(stem+".key") != nil {
 		return false

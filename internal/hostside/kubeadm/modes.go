@@ -8,7 +8,7 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// prepareAuditLog makes the directory of the audit log before the first apiserver does: then it is root's alone.
+// prepareAuditLog creates the directory of the audit log before the API server does, so that only root can access it.
 func prepareAuditLog() error {
 	if err := os.MkdirAll(hostconfig.AuditLogDir, 0o700); err != nil {
 		return err
@@ -16,8 +16,8 @@ func prepareAuditLog() error {
 	return os.Chmod(hostconfig.AuditLogDir, 0o700)
 }
 
-// tighten takes away what kubeadm leaves readable for everybody without need. kubeadm keeps the modes of files that it
-// finds, so that this is done once.
+// tighten restricts the modes of files that kubeadm makes world-readable without need. kubeadm keeps the modes of existing
+// files, so this is done once.
 func tighten() error {
 	if err := os.Chmod(kubeletConfig, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

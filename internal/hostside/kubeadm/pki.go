@@ -28,7 +28,7 @@ const (
 // PKI holds files below /etc/kubernetes/pki by name. It lives in memory only on its way between hosts.
 type PKI map[string][]byte
 
-// Only is the part of it that has these names.
+// Only returns the files with these names.
 func (p PKI) Only(names []string) PKI {
 	out := PKI{}
 	for _, n := range names {
@@ -47,7 +47,7 @@ type PKIRequest struct {
 }
 
 // MakePKI creates those shared keys that do not exist yet, with kubeadm's own phases, and returns all of them. On a host whose
-// kubelet is configured it creates nothing: a key that is missing there is kept elsewhere, and the error names it.
+// kubelet is configured, it creates nothing: a missing key is then kept elsewhere, and the error names it.
 var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRequest) (PKI, error) {
 	if system.Filled(kubeletConfig) {
 		return readPKI(in.Files)
@@ -55,7 +55,7 @@ var MakePKI = host.Define("kubeadm.make-pki", func(ctx context.Context, in PKIRe
 	if err := mend(kubernetesDir, kubeletConfig); err != nil {
 		return nil, err
 	}
-	// All certificates together, this host's own included, which it needs next anyway: one process instead of four.
+	// All certificates in one process instead of four, including this host's own, which it needs next anyway.
 	if err := runKubeadm(ctx, in.Config, "init", "phase", "certs", "all"); err != nil {
 		return nil, err
 	}
@@ -88,8 +88,8 @@ func readPKIFrom(dir string, names []string) (PKI, error) {
 	return pki, nil
 }
 
-// WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace those of another cluster. A host that
-// has joined, or has an etcd member, gets no private key of an authority: if one is missing there, it was removed on purpose.
+// WritePKI puts the shared keys where kubeadm looks for them. It refuses to replace those of another cluster. A host that has
+// joined, or has an etcd member, gets no private key of an authority: if one is missing, it was removed on purpose.
 var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI) (struct{}, error) {
 	return struct{}{}, pki.write(pkiDir, joined("") || etcd.Local.HasData())
 }, host.Secret, host.Secret)
@@ -108,7 +108,7 @@ func (p PKI) write(dir string, joined bool) error {
 	return p.put(dir, names...)
 }
 
-// put writes some of the files in this order.
+// put writes some of the files, in this order.
 func (p PKI) put(dir string, names ...string) error {
 	for _, name := range names {
 		mode := os.FileMode(0o600)

@@ -32,7 +32,7 @@ const (
 	longWait = 5 * time.Second
 )
 
-// NodeRequest is the name of a host's own node, and how long may be waited for it.
+// NodeRequest is the name of a host's own node, and how long to wait for it.
 type NodeRequest struct {
 	Name     string
 	Patience time.Duration
@@ -42,8 +42,8 @@ func (r NodeRequest) limit(ctx context.Context) (context.Context, context.Cancel
 	return context.WithTimeoutCause(ctx, r.Patience, fmt.Errorf("waited for %s", r.Patience))
 }
 
-// RegisterNode waits until a control plane's node is registered at the API. A kubelet that has waited long for that is
-// started again as soon as it answers, because it would go on waiting when the API has long been there.
+// RegisterNode waits until a control plane's node is registered at the API. A kubelet that has waited long for the API is
+// restarted as soon as the API answers, because it would otherwise continue to wait.
 var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	ctx, cancel := in.limit(ctx)
 	defer cancel()
@@ -62,7 +62,7 @@ var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.C
 	return struct{}{}, nil
 })
 
-// UseLocalAPI waits until the API server beside a control plane's kubelet serves, and has the kubelet turn to it.
+// UseLocalAPI waits until the local API server of a control plane serves, and switches the kubelet to it.
 var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	limited, cancel := in.limit(ctx)
 	defer cancel()
@@ -76,7 +76,7 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 	}
 	if err := poll(limited, func() (bool, error) {
 		_, err := look(limited)
-		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another way to the API registers there
+		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another path to the API registers there
 	}); err != nil && !apierrors.IsNotFound(err) {
 		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
 	}
@@ -122,7 +122,7 @@ func awaitReady(ctx context.Context, name string, patience time.Duration) error 
 	return nil
 }
 
-// ownNode asks for a node with the credentials of its kubelet: at a server, or where the kubelet itself finds the API.
+// ownNode gets a node with the credentials of its kubelet, from a given server or from the one that the kubelet uses.
 func ownNode(server, name string) (look func(context.Context) (*corev1.Node, error), err error) {
 	config, err := clientcmd.BuildConfigFromFlags(server, kubeletKubeconfig)
 	if err != nil {
@@ -138,7 +138,7 @@ func ownNode(server, name string) (look func(context.Context) (*corev1.Node, err
 	}, nil
 }
 
-// beside is the URL of the API server beside a control plane's kubelet, to which kubeadm leads the controllers, too.
+// beside is the URL of a control plane's local API server, which kubeadm also configures for the controllers.
 func beside() (string, error) {
 	config, err := clientcmd.BuildConfigFromFlags("", controllersKubeconfig)
 	if err != nil {
@@ -147,7 +147,7 @@ func beside() (string, error) {
 	return config.Host, nil
 }
 
-// setServer says where the kubelet finds the API.
+// setServer sets the server in the kubelet's kubeconfig.
 func setServer(server string) error {
 	config, err := clientcmd.LoadFromFile(kubeletKubeconfig)
 	if err != nil {
@@ -163,14 +163,15 @@ func setServer(server string) error {
 	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
 }
 
-// kubelet is what register needs of one.
+// kubelet is what register needs from a kubelet.
 type kubelet struct {
 	node    func() (*corev1.Node, error)  // its node, when it is registered
 	runs    func() (time.Duration, error) // since when it has been running
 	restart func() error
 }
 
-// register waits until the node is there, and restarts its kubelet at the API's first answer if that had to wait long for it.
+// register waits until the node exists, and restarts its kubelet at the API's first answer if the kubelet has waited long for
+// it.
 func register(ctx context.Context, k kubelet) error {
 	answered := false
 	return poll(ctx, func() (done bool, err error) {
@@ -181,7 +182,8 @@ func register(ctx context.Context, k kubelet) error {
 		answered = true
 		waited, failed := k.runs()
 		if err == nil {
-			// What matters is how long it had waited when it registered. One that was started after that may be waiting.
+			// What matters is how long the kubelet had waited when it registered. One that was started after that may still be
+			// waiting.
 			if age := time.Since(n.CreationTimestamp.Time); age < waited {
 				waited -= age
 			}
@@ -195,7 +197,7 @@ func register(ctx context.Context, k kubelet) error {
 
 var errNotYet = errors.New("it is not there yet")
 
-// poll looks until look says that it is done, at once and then at every tick. Its error is that of the last whole look.
+// poll calls look until it is done, immediately and then at every tick. Its error is that of the last complete call.
 func poll(ctx context.Context, look func() (done bool, err error)) error {
 	tick := time.NewTicker(registrationTick)
 	defer tick.Stop()
@@ -206,7 +208,7 @@ func poll(ctx context.Context, look func() (done bool, err error)) error {
 			return err
 		}
 		if err != nil && ctx.Err() == nil {
-			last = err // what is wrong, rather than that this look was cut short
+			last = err // the actual problem, rather than that this call was interrupted
 		}
 		select {
 		case <-ctx.Done():

@@ -10,7 +10,7 @@ import (
 
 // RestoreRequest names static pods whose manifests are missing on a control plane of the cluster.
 type RestoreRequest struct {
-	Config string // kubeadm's, as the cluster has it
+	Config string // kubeadm's, as stored in the cluster
 	Pods   []string
 }
 
@@ -36,7 +36,7 @@ var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", fun
 	return struct{}{}, tighten()
 }, host.Secret)
 
-// RestartKubelet restarts the kubelet. The containers of its pods go on.
+// RestartKubelet restarts the kubelet. The containers of its pods continue to run.
 var RestartKubelet = host.DefineChange("kubeadm.restart-kubelet", func(ctx context.Context, _ struct{}) (struct{}, error) {
 	return struct{}{}, system.Run(ctx, "systemctl", "restart", kubeletUnit)
 })

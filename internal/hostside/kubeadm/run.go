@@ -25,7 +25,7 @@ type KubeletRequest struct {
 	Config string // of Init
 	// Server is the URL at which the kubelet finds the API at first; empty for the local API server.
 	Server string
-	// Etcd is the stacked etcd that begins; without members etcd is external.
+	// Etcd is the new stacked etcd; without members, etcd is external.
 	Etcd hostconfig.EtcdCluster
 	// Initialises says that InitCluster will run on this host: it needs super-admin.conf, which no other control plane gets.
 	Initialises bool
@@ -67,7 +67,7 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 			return struct{}{}, err
 		}
 	}
-	// In any case: an earlier run may have thought otherwise.
+	// Always, because an earlier run may have decided otherwise.
 	if err := setServer(server); err != nil {
 		return struct{}{}, err
 	}
@@ -81,7 +81,7 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 	return struct{}{}, tighten()
 }, host.Secret, host.Secret)
 
-// beginEtcd lets a member of a new cluster begin on this host, with its guard open as long as it has no data.
+// beginEtcd allows a member of a new cluster to start on this host, with its guard open as long as it has no data.
 func beginEtcd(m etcd.Member, as hostconfig.EtcdCluster) error {
 	if err := m.MayBegin(as); err != nil {
 		return err
@@ -95,7 +95,7 @@ func beginEtcd(m etcd.Member, as hostconfig.EtcdCluster) error {
 // ControlPlaneRequest is what a control plane starts with.
 type ControlPlaneRequest struct {
 	Config string // of Init
-	// Node is the name of the host's node, which should be Ready first if it is within Patience; with 0 nothing is waited for.
+	// Node is the name of the host's node, which should be Ready first if it is within Patience; 0 means not to wait.
 	Node     string
 	Patience time.Duration
 }
@@ -144,8 +144,8 @@ func startKubelet(ctx context.Context, config string) error {
 }
 
 // InitCluster runs the phases that talk to the API. kubeadm itself waits until the local API server is healthy. The host is
-// the one that keeps super-admin.conf, as with plain kubeadm init: with it kubeadm gives the administrator his role, and
-// people can come in when roles are broken.
+// the one that keeps super-admin.conf, as with plain kubeadm init: kubeadm uses it to bind the administrator's role, and
+// people can use it if RBAC is broken.
 var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, config string) (struct{}, error) {
 	if pkifile.Kubeconfig(superAdminConf) != nil { // an earlier run planned another host for this
 		if err := remove(superAdminConf); err != nil {
@@ -201,8 +201,8 @@ var Admin = host.Define("kubeadm.admin", func(_ context.Context, _ struct{}) ([]
 	return os.ReadFile(adminConf)
 }, host.Reads)
 
-// useAdmin lets root's kubectl speak to the cluster. A link, because a copy would expire while kubeadm renews the
-// original; a kubeconfig that somebody else put there stays.
+// useAdmin configures kubectl for root. It creates a link, because a copy would expire while kubeadm renews the original. An
+// existing kubeconfig is kept.
 func useAdmin() error {
 	const own = "/root/.kube/config"
 	if _, err := os.Stat(adminConf); errors.Is(err, os.ErrNotExist) {

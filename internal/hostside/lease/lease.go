@@ -24,9 +24,9 @@ const leaseFile = "/run/quorate/lease"
 // ErrLeased is in Take's error if another run holds the lease.
 var ErrLeased = host.NewCause("leased", "another run is changing this host")
 
-// Take takes the lease of a host for the time of the session, and again whenever the session has to be opened again. The
-// lease ends when the session and all programs that it has started have ended: a caller that is killed frees the host as
-// soon as they are gone, one that vanished from the network within half a minute more.
+// Take acquires the lease of a host for the duration of the session, and again whenever the session is reopened. The lease
+// ends when the session and all programs that it has started have ended. A killed caller thus releases the host as soon as
+// they have ended, and one that disappeared from the network within another half a minute.
 func Take(ctx context.Context, c *host.Conn, owner string) error {
 	if _, err := take.On(ctx, c, owner); err != nil {
 		return err
@@ -42,7 +42,7 @@ var take = host.Define("node.lease", func(_ context.Context, owner string) (stru
 	return struct{}{}, this.take(leaseFile, owner)
 })
 
-// this is the lease of this process, which is one session.
+// the lease belongs to this process, which is one session.
 var this holder
 
 type holder struct {
@@ -59,12 +59,12 @@ func (h *holder) take(path, owner string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	// Whoever can open the file can lock it.
+	// Anyone who can open the file can lock it.
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	if err = f.Chmod(0o600); err == nil { // an older version left it readable for everybody
+	if err = f.Chmod(0o600); err == nil { // an older version left it world-readable
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	}
 	if errors.Is(err, unix.EWOULDBLOCK) {
@@ -91,8 +91,8 @@ func write(f *os.File, owner string) error {
 	return err
 }
 
-// holding says who holds the lock: the owner that the file names, unless it is that of an earlier lock, and the programs
-// that still have the file open.
+// holding describes who holds the lock: the owner in the file, unless it is that of an earlier lock, and the programs that
+// still have the file open.
 func holding(f *os.File, proc string) string {
 	data := make([]byte, 4096)
 	n, _ := f.ReadAt(data, 0)

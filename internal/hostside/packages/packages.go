@@ -13,7 +13,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// Install installs packages of the host's own distribution and sees that their programs are there.
+// Install installs packages of the host's own distribution and checks that their programs exist.
 var Install = host.Define("node.install-packages", func(ctx context.Context, p facts.Packages) (struct{}, error) {
 	commands := managers[p.Family]
 	if commands.install == nil {
@@ -32,7 +32,7 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 
 type manager struct{ install, refresh []string }
 
-// managers ask nothing, and wait for others that install something at this moment.
+// managers are non-interactive commands that wait for other running package managers.
 var managers = map[facts.Family]manager{
 	facts.Debian: {
 		install: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
@@ -44,11 +44,11 @@ var managers = map[facts.Family]manager{
 	},
 }
 
-// install first tries with the lists of packages that the host has: it may have no way to newer ones and not need them.
+// install first tries with the host's current package lists: the host may be unable to update them, and may not need to.
 func install(ctx context.Context, m manager, names []string) error {
 	install := system.Command{Name: m.install[0], Args: append(slices.Clone(m.install[1:]), names...),
 		Env: []string{"DEBIAN_FRONTEND=noninteractive"}, Proxies: true,
-		// A package manager that is killed leaves packages half configured, and refuses to work until somebody repairs that.
+		// A killed package manager leaves packages half configured, and refuses to work until that is repaired.
 		Finish: true}
 	first := install.Run(ctx)
 	if first == nil || ctx.Err() != nil {

@@ -1,4 +1,4 @@
-// Package pods tries the pod network from within network namespaces that are connected as pods are.
+// Package pods tests the pod network from network namespaces that are connected like pods.
 package pods
 
 import (
@@ -25,29 +25,29 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// Pod traffic is tried from within network namespaces that are connected as pods are, so that every part of their way
-// takes part: their interface, the plugin's bridge or routes, the overlay and its MTU, the node's firewall.
+// Pod traffic is tested from network namespaces that are connected like pods, so that the test covers the whole path: the
+// pod's interface, the plugin's bridge or routes, the overlay and its MTU, and the node's firewall.
 
 const (
 	cniConfigDir = "/etc/cni/net.d"
 	cniBinDir    = "/opt/cni/bin"
-	// trialID is the container's name of a throw-away attachment. It is always the same, so that one which was left
-	// behind is found and detached.
+	// trialID is the container ID of a temporary attachment. It is always the same, so that a leftover attachment is found and
+	// detached.
 	trialID        = "quorate-trial"
 	trialInterface = "eth0"
 
-	// unwatchedFor is how long a pod stays open when its caller does not come back. It also ends with the session.
+	// unwatchedFor is how long a test pod stays open if its caller does not close it. It also ends with the session.
 	unwatchedFor = 2 * time.Minute
-	// trialSize is many packets of full size, and more than a socket's first window.
+	// trialSize is many packets of full size, and more than a socket's initial window.
 	trialSize    = 64 << 10
 	trialTimeout = 3 * time.Second
 )
 
-// Request opens a network namespace for a trial: that of a pod that runs here, by its UID, or without one a
-// throw-away one that is attached through the node's CNI configuration.
+// Request opens a network namespace for a test: that of a pod that runs here, by its UID, or without a UID a temporary one
+// that is attached through the node's CNI configuration.
 type Request struct{ UID string }
 
-// Opened is where the trial's echo listens inside the pod's network.
+// Opened is where the echo server listens in the pod's network.
 type Opened struct {
 	Token   string
 	Address string // with port
@@ -65,7 +65,7 @@ var trialPods = struct {
 	open map[string]*trialPod
 }{open: map[string]*trialPod{}}
 
-// Open prepares one end of a trial; Close ends it.
+// Open prepares one end of a test; Close ends it.
 var Open = host.Define("pod.open", func(ctx context.Context, in Request) (Opened, error) {
 	p, address, err := openPod(ctx, in)
 	if err != nil {
@@ -79,7 +79,7 @@ var Open = host.Define("pod.open", func(ctx context.Context, in Request) (Opened
 	return Opened{Token: token, Address: address}, nil
 })
 
-// Close ends what Open began.
+// Close ends what Open started.
 var Close = host.Define("pod.close", func(_ context.Context, token string) (struct{}, error) {
 	return struct{}{}, closePod(token)
 })
@@ -90,7 +90,7 @@ type ReachRequest struct {
 	To    string
 }
 
-// Reach sends more than fits into a few packets and wants it back.
+// Reach sends more than fits into a few packets, and expects all of it back.
 var Reach = host.Define("pod.reach", func(ctx context.Context, in ReachRequest) (struct{}, error) {
 	trialPods.Lock()
 	p := trialPods.open[in.Token]
@@ -144,7 +144,7 @@ func openPod(ctx context.Context, in Request) (p *trialPod, address string, err 
 	return p, p.listen.Addr().String(), nil
 }
 
-// attach makes a network namespace and connects it as the runtime connects those of pods.
+// attach creates a network namespace and connects it as the runtime connects those of pods.
 func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 	list, err := firstNetwork(cniConfigDir)
 	if err != nil {
@@ -153,8 +153,8 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 	if err := newNamespace(&p.ns); err != nil {
 		return nil, fmt.Errorf("creating a network namespace: %w", err)
 	}
-	// The plugins are programs of their own: they find the namespace through this process, and nothing is left of it
-	// when this process ends.
+	// The plugins are separate processes that find the namespace through this process, and the namespace disappears when this
+	// process ends.
 	c := libcni.NewCNIConfig([]string{cniBinDir}, nil)
 	config := &libcni.RuntimeConf{ContainerID: trialID, IfName: trialInterface, NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(p.ns)), Args: [][2]string{{"IgnoreUnknown", "1"}}}
 	if left, _, err := c.GetNetworkListCachedConfig(list, config); err == nil && left != nil {
@@ -162,7 +162,7 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 			return nil, fmt.Errorf("detaching what an earlier test left behind: %w", err)
 		}
 	}
-	// Also of an attachment that failed half way: plugins expect it.
+	// Detach even after a failed attachment, as plugins expect it.
 	p.detach = func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), trialTimeout)
 		defer cancel()
@@ -197,7 +197,7 @@ func firstNetwork(dir string) (*libcni.NetworkConfigList, error) {
 	if strings.HasSuffix(files[0], ".conflist") {
 		return libcni.ConfListFromFile(files[0])
 	}
-	// The older form is one plugin without the list around it.
+	// The older format is a single plugin, not a list.
 	raw, err := os.ReadFile(files[0])
 	if err != nil {
 		return nil, fmt.Errorf("reading the CNI configuration: %w", err)
@@ -212,7 +212,7 @@ func firstNetwork(dir string) (*libcni.NetworkConfigList, error) {
 	return libcni.ConfListFromBytes(raw)
 }
 
-// podNamespace finds a pod that runs here by the name of its cgroup, which has the UID in every layout.
+// podNamespace finds a pod that runs here by the name of its cgroup, which contains the UID in every layout.
 func podNamespace(uid string) (netns.NsHandle, error) {
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil {
@@ -256,7 +256,7 @@ func newNamespace(ns *netns.NsHandle) error {
 	})
 }
 
-// inside runs f in the pod's network. What it opens stays there.
+// inside runs f in the pod's network namespace. Sockets that f opens stay there.
 func (p *trialPod) inside(f func() error) error {
 	return onThread(func() error {
 		if err := netns.Set(p.ns); err != nil {
@@ -266,8 +266,8 @@ func (p *trialPod) inside(f func() error) error {
 	})
 }
 
-// onThread runs f on a thread of its own that ends with it: a thread that was in another namespace must not run
-// anything else.
+// onThread runs f on a separate thread that ends with it, because a thread that was in another namespace must not run anything
+// else.
 func onThread(f func() error) error {
 	done := make(chan error, 1)
 	go func() {
@@ -295,7 +295,7 @@ func (p *trialPod) reach(ctx context.Context, to string) error {
 	}
 	sent, back := make([]byte, trialSize), make([]byte, trialSize)
 	rand.Read(sent)     //nolint:errcheck // never fails, as its documentation says
-	go conn.Write(sent) //nolint:errcheck // what did not go out does not come back
+	go conn.Write(sent) //nolint:errcheck // what was not sent does not come back
 	n, err := io.ReadFull(conn, back)
 	if err != nil {
 		return fmt.Errorf("connected, but of %d bytes only %d came back: packets of full size do not pass, for example because the MTU is too large for the path: %w", trialSize, n, err)

@@ -1,8 +1,8 @@
 // Package programs keeps the programs of bundles on a host, and decides which bundle each program runs from.
 //
-// A bundle is unpacked into a directory of its own, named by its digest, next to the bundle that is running. For each
-// program there is a link in the directory current to the bundle that it runs from, and its files in /usr/local/bin are
-// links through that one:
+// A bundle is unpacked into its own directory, named by its digest, next to the bundle that is running. For each program there
+// is a link in the directory current to the bundle that it runs from, and its files in /usr/local/bin are links through that
+// one:
 //
 //	/usr/local/bin/kubelet            -> /opt/quorate/programs/current/kubelet/usr/local/bin/kubelet
 //	/opt/quorate/programs/current/kubelet -> ../<digest>
@@ -39,7 +39,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/blobs"
 )
 
-// store is where a host keeps its programs; root is "/" but in tests.
+// store is where a host keeps its programs; root is "/" except in tests.
 type store struct {
 	root  string
 	blobs blobs.Store
@@ -50,12 +50,12 @@ var local = store{"/", blobs.Host}
 const (
 	base    = "opt/quorate/programs"
 	current = "current"
-	// pending has a file for each program whose unit is to restart.
+	// pending has a file for each program whose unit has to restart.
 	pending = "pending"
 	cniDir  = "opt/cni/bin"
 )
 
-// places are the only directories for which a bundle may bring files.
+// places are the only directories in which a bundle may have files.
 var places = []string{"usr/local/bin", cniDir}
 
 func (s store) dir(elem ...string) string {
@@ -76,7 +76,7 @@ type entry struct {
 	Modified int64       `json:"modified,omitempty"`
 }
 
-// mark says that a bundle is unpacked. It is written when everything that it claims is on the disk.
+// mark says that a bundle is unpacked. It is written after everything that it lists is on the disk.
 type mark struct {
 	Bundle  string  `json:"bundle"`
 	Entries []entry `json:"entries"`
@@ -108,7 +108,7 @@ func (m *mark) programs() []string {
 
 func (s store) markFile(encoded string) string { return s.dir(encoded + ".json") }
 
-// mark reads the mark of a bundle. Without a mark that can be read the bundle is not unpacked.
+// mark reads the mark of a bundle. Without a readable mark, the bundle counts as not unpacked.
 func (s store) mark(encoded string) (*mark, error) {
 	data, err := os.ReadFile(s.markFile(encoded))
 	if err != nil {
@@ -135,8 +135,8 @@ func (s store) write(m *mark) error {
 	return durable.WriteFile(s.markFile(digest.Digest(m.Bundle).Encoded()), data, 0o644)
 }
 
-// marks reads all marks, by the encoded part of the bundle's digest. A mark that cannot be read is none: the bundle has to be
-// unpacked again.
+// marks reads all marks, by the encoded part of the bundle's digest. An unreadable mark counts as missing: the bundle has to
+// be unpacked again.
 func (s store) marks() (map[string]*mark, error) {
 	entries, err := os.ReadDir(s.dir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -155,8 +155,8 @@ func (s store) marks() (map[string]*mark, error) {
 	return all, nil
 }
 
-// check compares a file of an unpacked bundle with the mark, and follows links within the bundle. The content is read
-// only if the file was written since it was last compared; changed reports that the mark has learnt a new time.
+// check compares a file of an unpacked bundle with the mark, and follows links within the bundle. The content is read only if
+// the file was written since it was last compared; changed reports that the mark has a new time.
 func (s store) check(ctx context.Context, m *mark, path string) (problem string, changed bool, err error) {
 	e := m.entry(path)
 	if e == nil {
@@ -176,7 +176,7 @@ func (s store) check(ctx context.Context, m *mark, path string) (problem string,
 	return problem, changed, err
 }
 
-// verify compares everything in an unpacked bundle with its mark, and keeps in the mark what it has compared.
+// verify compares everything in an unpacked bundle with its mark, and records in the mark what it has compared.
 func (s store) verify(ctx context.Context, m *mark) (problems []string, err error) {
 	changed := false
 	for _, e := range m.Entries {
@@ -221,7 +221,7 @@ func compare(ctx context.Context, file string, e entry) (problem string, modifie
 	return problem, modified, err
 }
 
-// label gives a file the SELinux label of the directory that leads to it: there systemd may execute what it finds.
+// label gives a file the SELinux label of the directory whose link leads to it, where systemd may execute files.
 func label(file, like string) error {
 	const attribute = "security.selinux"
 	value := make([]byte, 256)
@@ -238,7 +238,7 @@ func label(file, like string) error {
 	return nil
 }
 
-// hashing is a writer that keeps the sum and the size of what it passes on.
+// hashing is a writer that computes the digest and the size of what it passes on.
 type hashing struct {
 	io.Writer
 	sum  hash.Hash

@@ -63,7 +63,7 @@ func (s store) prune(keep []string) error {
 			continue
 		}
 		if !isMark {
-			// The mark goes first: what it claims is not so any more.
+			// The mark is removed first, because it is no longer true.
 			if err := durable.Remove(s.markFile(encoded)); err != nil {
 				return err
 			}
@@ -101,7 +101,7 @@ func pruneBinaries(self string, before time.Time) error {
 		return err
 	}
 	for _, p := range processes {
-		if exe, err := os.Readlink(p); err == nil { // it may have ended meanwhile
+		if exe, err := os.Readlink(p); err == nil { // it may have ended in the meantime
 			used[filepath.Dir(exe)] = true
 		}
 	}

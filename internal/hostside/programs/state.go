@@ -17,7 +17,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// State is what the programs on a host are; the fields are those of facts.Facts.
+// State is the state of the programs on a host; the fields are those of facts.Facts.
 type State struct {
 	Bundles  []string
 	Programs map[string]string
@@ -105,7 +105,7 @@ func (s store) read(ctx context.Context) (State, error) {
 	return out, nil
 }
 
-// misplaced says what is wrong with a program's file where the host looks for it.
+// misplaced reports what is wrong with a program's file in the place where the host looks for it.
 func (s store) misplaced(ctx context.Context, program string, e entry, marks map[string]*mark) (string, error) {
 	file, target := s.outer(program, e)
 	if !copied(e) {
@@ -127,7 +127,7 @@ func (s store) misplaced(ctx context.Context, program string, e entry, marks map
 	case info.Size() == e.Size && info.ModTime().UnixNano() == e.Modified:
 		return "", nil
 	}
-	// A pod network may have put its own plugin there, which is as it should be. That of another bundle is not.
+	// A pod network may have put its own plugin there, which is fine. A plugin of another bundle is not.
 	same := func(e entry) (bool, error) {
 		if info.Size() != e.Size {
 			return false, nil

@@ -35,8 +35,8 @@ type SwitchRequest struct {
 }
 
 // Switch makes programs run from an unpacked bundle when they are started next. Each program is switched as a whole: at any
-// moment, also after a power cut, it is the former one or the new one. Programs that somebody put in their places by hand
-// are replaced. It fails if a unit runs a program that would change: that program would be another one after its next crash.
+// moment, even after a power cut, it is the previous one or the new one. Programs that were put there by hand are replaced. It
+// fails if a unit runs a program that would change, because the next crash would then start the new program.
 var Switch = host.Define("programs.switch", func(ctx context.Context, r SwitchRequest) (struct{}, error) {
 	if err := local.nothingRuns(ctx, r); err != nil {
 		return struct{}{}, err
@@ -51,7 +51,8 @@ var SwitchRunning = host.DefineChange("programs.switch-running", func(ctx contex
 	})
 })
 
-// switchRunning notes first what it is about to do: a run that is killed before the restart is followed by another one.
+// switchRunning records first what it is about to do, so that another run finishes it if this one is killed before the
+// restart.
 func (s store) switchRunning(ctx context.Context, r SwitchRequest, restart func() error) error {
 	for _, p := range r.Programs {
 		if err := durable.WriteFile(s.dir(pending, p), nil, 0o644); err != nil {
@@ -135,7 +136,7 @@ func (s store) switchOne(m *mark, program string) error {
 	}
 	link := s.dir(current, program)
 	former, _ := s.linked(program) // whatever is there is replaced
-	// A link leads through the one that is switched, so that one comes first. Copies are there before it says so.
+	// Other links resolve through the switched link, so it is created before them, but after the copies.
 	for _, copies := range []bool{true, false} {
 		for _, e := range m.of(program) {
 			if copied(e) == copies {
@@ -152,7 +153,7 @@ func (s store) switchOne(m *mark, program string) error {
 	}
 	old, err := s.mark(former)
 	if err != nil {
-		return nil // there was no bundle before this one, or what it had cannot be told any more
+		return nil // there was no previous bundle, or its content is no longer known
 	}
 	for _, e := range old.of(program) {
 		if m.entry(e.Path) == nil {
@@ -173,7 +174,7 @@ func (s store) linked(program string) (string, error) {
 	return filepath.Base(target), nil
 }
 
-// outer is where the host looks for a file of a program, and where the link there leads.
+// outer is where the host looks for a file of a program, and the target of the link there.
 func (s store) outer(program string, e entry) (file, target string) {
 	return filepath.Join(s.root, e.Path), s.dir(current, program, e.Path)
 }
@@ -205,7 +206,7 @@ func (s store) place(m *mark, program string, e entry) error {
 	if sum.hex() != e.SHA256 {
 		return fmt.Errorf("%s does not match the bundle: its content is sha256:%s", from.Name(), sum.hex())
 	}
-	// With the same time it is known for the same file.
+	// A file with the same time is known to be the same.
 	if err := os.Chtimes(f.Name(), time.Time{}, time.Unix(0, e.Modified)); err != nil {
 		return err
 	}

@@ -22,8 +22,8 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// Unpack unpacks the programs of a bundle, whose blobs the host has, next to those that run. It changes nothing that runs.
-// Of a bundle that is unpacked already it replaces the files that are damaged.
+// Unpack unpacks the programs of a bundle, whose blobs the host has, next to those that run. It changes nothing that runs. If
+// the bundle is already unpacked, Unpack replaces its damaged files.
 var Unpack = host.Define("programs.unpack", func(ctx context.Context, index []byte) (struct{}, error) {
 	return struct{}{}, local.unpack(ctx, index)
 })
@@ -43,7 +43,7 @@ func (s store) unpack(ctx context.Context, index []byte) error {
 	}
 	old, err := s.mark(encoded)
 	if err != nil {
-		old = &mark{} // nothing that is there can be relied on
+		old = &mark{} // nothing there can be relied on
 	} else if problems, err := s.verify(ctx, old); err != nil || len(problems) == 0 {
 		return err
 	}
@@ -93,7 +93,7 @@ func (u *unpacking) layer(ctx context.Context, b *bundle.Bundle, layer bundle.Bl
 		}
 		head, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			// The blob is verified at its end, which lies behind that of the archive.
+			// The blob is verified at its end, which is after the end of the archive.
 			_, err = io.Copy(io.Discard, z)
 			return err
 		}
@@ -109,7 +109,7 @@ func (u *unpacking) layer(ctx context.Context, b *bundle.Bundle, layer bundle.Bl
 func (u *unpacking) entry(ctx context.Context, head *tar.Header, content io.Reader) error {
 	name := path.Clean(strings.TrimPrefix(head.Name, "/"))
 	if head.Typeflag == tar.TypeDir {
-		return nil // directories are created for what is in them
+		return nil // directories are created with their content
 	}
 	if !slices.Contains(places, path.Dir(name)) || u.mark.entry(name) != nil {
 		return errors.New("it has no place in a bundle")
@@ -133,7 +133,7 @@ func (u *unpacking) entry(ctx context.Context, head *tar.Header, content io.Read
 	return err
 }
 
-// file leaves a file that is as it was unpacked alone: something may run from it.
+// file does not touch an intact file, because something may run from it.
 func (u *unpacking) file(ctx context.Context, e *entry, mode fs.FileMode, content io.Reader) error {
 	if have := u.old.entry(e.Path); have != nil && have.Target == "" && have.Mode == mode {
 		problem, _, err := u.check(ctx, u.old, e.Path)

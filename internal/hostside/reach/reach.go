@@ -1,4 +1,4 @@
-// Package reach tries the network paths between hosts, with listeners of its own where nothing listens yet.
+// Package reach tests the network paths between hosts, with temporary listeners on ports where nothing listens yet.
 package reach
 
 import (
@@ -37,10 +37,10 @@ type Listening struct {
 	VRRP  bool
 }
 
-// listenFor is how long listeners live when nobody comes back to close them. They also end with the session.
+// listenFor is how long listeners exist if they are not closed. They also end with the session.
 const listenFor = time.Minute
 
-// The words of a probe: a question and, before the host's name, the answer.
+// The texts of a probe: the question, and the answer, which is followed by the host's name.
 var (
 	probeAsk    = []byte("quorate preflight?\n")
 	probeAnswer = []byte("quorate preflight! ")
@@ -51,15 +51,15 @@ var open struct {
 	stop map[string]func()
 }
 
-// Listen opens the listeners and returns at once; Hush closes them. Each answers with the host's name, so that whoever
-// asks knows that it was this host.
+// Listen opens the listeners and returns immediately; Hush closes them. Each answers with the host's name, so that the client
+// knows which host it has reached.
 var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest) (Listening, error) {
 	out := Listening{Token: rand.Text()}
 	var closers []func() error
 	for _, port := range in.TCP {
 		l, err := net.Listen("tcp4", net.JoinHostPort(in.Address, strconv.Itoa(port)))
 		if err != nil {
-			continue // who holds the port is in the inspection
+			continue // the inspection shows which program has the port
 		}
 		closers, out.TCP = append(closers, l.Close), append(out.TCP, port)
 		go greet(l, in.Name)
@@ -129,7 +129,8 @@ func answer(c net.PacketConn, name string) {
 	}
 }
 
-// answerVRRP also says with which TTL the question arrived. keepalived ignores adverts that a router has forwarded.
+// answerVRRP also returns the TTL with which the question arrived. keepalived ignores advertisements that a router has
+// forwarded.
 func answerVRRP(c *net.IPConn, name string) {
 	buf := make([]byte, 1<<16)
 	for {
@@ -156,16 +157,17 @@ type DialTarget struct {
 	Size    int // of the largest IP packet that should get through, for UDP
 }
 
-// A path is tried for long enough for several packets of which any may be lost: TCP sends its first one again after a second.
+// A path is tested long enough for several packets, because any of them may be lost: TCP retransmits its first one after a
+// second.
 const (
 	tcpTimeout = 2500 * time.Millisecond
 	udpTries   = 3
 	udpTimeout = 600 * time.Millisecond
-	// dialsAtOnce bounds what one host has under way.
+	// dialsAtOnce limits the parallel connections of one host.
 	dialsAtOnce = 64
 )
 
-// DialAll tries paths from this host, many at once.
+// DialAll tests paths from this host, many in parallel.
 var DialAll = host.Define("node.dial", func(ctx context.Context, targets []DialTarget) ([]facts.Reach, error) {
 	out := make([]facts.Reach, len(targets))
 	var g errgroup.Group
@@ -214,7 +216,7 @@ func dialTCP(ctx context.Context, t DialTarget) (facts.Outcome, string) {
 	return who(buf[:n], t.To)
 }
 
-// who says whether an answer is that of the host.
+// who reports whether an answer came from the host.
 func who(answer []byte, name string) (facts.Outcome, string) {
 	rest, ok := bytes.CutPrefix(answer, probeAnswer)
 	said, _, _ := bytes.Cut(bytes.TrimSpace(rest), []byte(" "))
@@ -264,7 +266,7 @@ func askOnce(ctx context.Context, network, address, name string, size int) (fact
 		if err != nil {
 			return OutcomeOf(err)
 		}
-		// A raw socket also sees what others of the protocol say, among it the other host's own questions.
+		// A raw socket also receives other packets of the protocol, including the other host's questions.
 		if bytes.HasPrefix(buf[:n], probeAnswer) {
 			return answered(buf[:n], name)
 		}
@@ -291,7 +293,7 @@ func option(name, value int) func(string, string, syscall.RawConn) error {
 	}
 }
 
-// OutcomeOf tells apart what can become of an attempt to reach something.
+// OutcomeOf classifies the result of an attempt to reach something.
 func OutcomeOf(err error) (facts.Outcome, string) {
 	var timeout net.Error
 	switch {

@@ -16,8 +16,8 @@ import (
 // Dir is where the kubelet looks for the manifests of static pods.
 const Dir = "/etc/kubernetes/manifests"
 
-// Read reads a manifest. A manifest that was written only in part, as by a kubeadm that was killed, is an error: many a
-// beginning of a YAML document is a valid document of its own.
+// Read reads a manifest. A partially written manifest, for example of a killed kubeadm, is an error: the beginning of a YAML
+// document is often a valid document itself.
 func Read(path string) (*corev1.Pod, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Command is a program that runs on the host. All programs that operations start are started by it.
+// Command is a program that runs on the host. Operations start all programs with it.
 //
 // A program gets a process group of its own, none of this process's environment but PATH and HOME, and the files of
 // Inherit. When ctx ends, the whole group is terminated; when this process is killed, the kernel kills the program.
@@ -84,8 +84,8 @@ func (c Command) CombinedOutput(ctx context.Context) ([]byte, error) {
 	return contents(out), err
 }
 
-// printed is a file in memory for what a program prints. Other than a pipe, it neither breaks when this process ends nor
-// keeps Wait from returning while some grandchild holds it.
+// printed is a file in memory for the output of a program. Unlike a pipe, it does not break when this process ends, and it
+// does not keep Wait from returning while a grandchild has it open.
 func printed() (*os.File, error) {
 	fd, err := unix.MemfdCreate("output", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -103,7 +103,7 @@ func contents(f *os.File) []byte {
 	return data
 }
 
-// stopTimeout is how long a program may take to end after it was told to.
+// stopTimeout is how long a program may take to end after SIGTERM.
 var stopTimeout = 5 * time.Second
 
 func (c Command) run(ctx context.Context, stdout, stderr *os.File) error {
@@ -131,7 +131,7 @@ func (c Command) run(ctx context.Context, stdout, stderr *os.File) error {
 	defer runtime.UnlockOSThread()
 	err := cmd.Run()
 	if ctx.Err() != nil {
-		signalGroup(cmd, syscall.SIGKILL) //nolint:errcheck // whoever is left of the group
+		signalGroup(cmd, syscall.SIGKILL) //nolint:errcheck // the rest of the group
 		if err != nil {
 			return context.Cause(ctx)
 		}
@@ -173,7 +173,7 @@ func inherited() []*os.File {
 	return slices.Clone(process.inherited)
 }
 
-// path is where programs of the system and those that Quorate installs are; sessions have more or less of it.
+// path contains the directories of the system's programs and of Quorate's; the PATH of a session varies.
 const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // Isolate makes this process, the host side of a session, independent of the session's environment: of its umask, its
@@ -195,7 +195,7 @@ func Isolate() error {
 	return nil
 }
 
-// isProxy recognises HTTP_PROXY, https_proxy, no_proxy and the like, by the rule that kubeadm has.
+// isProxy recognizes HTTP_PROXY, https_proxy, no_proxy and similar variables, by kubeadm's rule.
 func isProxy(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return strings.HasSuffix(strings.ToLower(name), "_proxy")

@@ -8,7 +8,8 @@ import (
 // Exists reports whether there is a file, of any kind, at the path.
 func Exists(path string) bool { _, err := os.Lstat(path); return err == nil }
 
-// Filled is Exists for files of kubeadm: it does not write them at one stroke, so one that was killed may leave an empty one.
+// Filled is Exists for files that kubeadm writes: kubeadm does not write them atomically, so a killed kubeadm may leave an
+// empty file.
 func Filled(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Size() > 0

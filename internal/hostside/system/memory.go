@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Memory is content for a program that wants to read it from a file, and that must be on no disk and in no directory. It is
-// gone when the program and this process are, however they end. As one of
-// Command.Inputs it is at the path Input(n) of the program.
+// Memory is content for a program that reads a file, but that must not be on a disk or in a directory. It disappears when the
+// program and this process end, however they end. As one of Command.Inputs it is at the path Input(n) of the program.
 func Memory(name string, content []byte) (*os.File, error) {
 	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
 	if err != nil {

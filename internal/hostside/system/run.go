@@ -1,16 +1,16 @@
-// Package system is what every operation on a host needs of its operating system: programs that run, files that are
-// read and written whole, systemd units, network addresses.
+// Package system provides what operations need from a host's operating system: running programs, reading files, systemd units,
+// network addresses.
 package system
 
 import "strings"
 
-// LastLines is the end of what a program printed.
+// LastLines returns the end of a program's output.
 func LastLines(out []byte, n int) string {
 	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// Flags reads the flags of a program: --name=value, --name value, and --name, which is true. One dash is as good as two.
+// Flags reads the flags of a program: --name=value, --name value, and --name, which is true. A single dash works, too.
 func Flags(args []string) map[string]string {
 	out := map[string]string{}
 	for i := 0; i < len(args); i++ {

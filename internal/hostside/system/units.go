@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UnitRuns is the time since a unit became active last, 0 if it never was.
+// UnitRuns is the time since a unit last became active; 0 if it never did.
 func UnitRuns(ctx context.Context, unit string) (time.Duration, error) {
 	out, err := Output(ctx, "systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", unit)
 	if err != nil {
@@ -27,7 +27,7 @@ func UnitRuns(ctx context.Context, unit string) (time.Duration, error) {
 	return time.Duration(now.Nano()) - time.Duration(since)*time.Microsecond, nil
 }
 
-// Unit is what systemd knows of a unit.
+// Unit is what systemd knows about a unit.
 type Unit struct {
 	Exists  bool   // systemd found a file for it
 	Active  string // ActiveState: active, inactive, failed, activating, ...
@@ -37,11 +37,11 @@ type Unit struct {
 	PID     int    // of its main process, 0 for none
 	// Restarts is how often systemd has restarted it in a row because it failed.
 	Restarts int
-	// Skipped says that it was not started the last time because of a condition of its own.
+	// Skipped says that the unit was not started the last time because one of its conditions was not met.
 	Skipped bool
 }
 
-// Units asks systemd for units, by name. Every requested unit has an entry if there is no error.
+// Units queries systemd for units, by name. Every requested unit has an entry if there is no error.
 func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 	out := map[string]Unit{}
 	if len(units) == 0 {
@@ -52,7 +52,7 @@ func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for units: %w", err)
 	}
-	// The answers come in the order of the questions, with an empty line between them.
+	// The answers are in the order of the names, separated by empty lines.
 	blocks := strings.Split(strings.TrimSpace(string(text)), "\n\n")
 	if len(blocks) != len(units) {
 		return nil, fmt.Errorf("asking systemd for units: %d answers to %d questions", len(blocks), len(units))
