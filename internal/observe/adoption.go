@@ -14,7 +14,7 @@ import (
 	"quorate.dev/quorate/internal/kube"
 )
 
-// kubeadmConfig reads kubeadm's ClusterConfiguration; nil when it is none.
+// kubeadmConfig reads kubeadm's ClusterConfiguration; nil if there is none.
 func kubeadmConfig(text string) *facts.Kubeadm {
 	type part struct {
 		ExtraVolumes []struct {
@@ -59,7 +59,7 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	return out
 }
 
-// cniDir is where every plugin of the network puts its configuration.
+// cniDir is where every CNI plugin puts its configuration.
 const cniDir = "/etc/cni/net.d"
 
 func daemonSets(ctx context.Context, client *kube.Client, version string) ([]appsv1.DaemonSet, error) {
@@ -86,7 +86,7 @@ func counts(sets []appsv1.DaemonSet) (out []facts.DaemonSet) {
 	return out
 }
 
-// networks are the DaemonSets that configure the pods' network.
+// networks are the DaemonSets that configure the pod network.
 func networks(sets []appsv1.DaemonSet) (out []facts.Network) {
 	for _, d := range sets {
 		if !configuresNetwork(d) {

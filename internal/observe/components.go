@@ -16,7 +16,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// patience is how long a host may take for its facts, for a sign of life, and for its facts if it is alive but busy.
+// patience is how long a host may take for its facts, for a ping, and for its facts if it answers the ping but is busy.
 type patience struct{ first, alive, busy time.Duration }
 
 var hostPatience = patience{hostTimeout, 2 * time.Second, 2 * hostTimeout}
@@ -27,8 +27,8 @@ func readFacts(ctx context.Context, conn *host.Conn, request facts.Request) (fac
 		func(ctx context.Context) (time.Time, error) { return inspect.ReadClock.On(ctx, conn, struct{}{}) })
 }
 
-// patiently asks a host. One that does not answer in time but gives a sign of life is asked once more, with more patience:
-// a host that is busy is not gone.
+// patiently queries a host. If the host does not answer in time but answers a ping, it is queried once more with a longer
+// timeout, because a busy host is not gone.
 func patiently[T, S any](ctx context.Context, p patience, ask func(context.Context) (T, error), sign func(context.Context) (S, error)) (T, error) {
 	out, err := within(ctx, p.first, ask)
 	if !errors.Is(err, errNoAnswer) {
@@ -44,10 +44,10 @@ func patiently[T, S any](ctx context.Context, p patience, ask func(context.Conte
 	return out, err
 }
 
-// errNoAnswer says that the time was up before there was an answer.
+// errNoAnswer says that there was no answer in time.
 var errNoAnswer = errors.New("no answer")
 
-// within asks a host and gives it so much time. The error is errNoAnswer if that is not enough.
+// within queries a host with a timeout. The error is errNoAnswer if the timeout expires.
 func within[T any](ctx context.Context, timeout time.Duration, ask func(context.Context) (T, error)) (T, error) {
 	bounded, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -76,13 +76,13 @@ func expected(c *spec.Cluster, h spec.Host) components.Request {
 	return req
 }
 
-// programs are what the hosts say of their components, or why they do not, by host.
+// programs are what the hosts report about their components, or why they do not, by host.
 type programs map[string]struct {
 	components.Report
 	err error
 }
 
-// readComponents asks every host that there is a session to. The other ones have no entry.
+// readComponents queries every host to which there is a session. The others have no entry.
 func readComponents(ctx context.Context, c *spec.Cluster, conns *host.Set) programs {
 	out := programs{}
 	var mu sync.Mutex
@@ -106,8 +106,8 @@ func readComponents(ctx context.Context, c *spec.Cluster, conns *host.Set) progr
 	return out
 }
 
-// addComponents gives the hosts of an observation that is otherwise complete what they said of their components. Whether
-// the routes to other nodes are whole can be told only now, because the API knows these nodes.
+// addComponents adds the components of hosts to an observation that is otherwise complete. Routes to other nodes can be
+// checked only now, because these nodes are known from the API.
 func addComponents(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation, seen programs) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -135,7 +135,7 @@ func addComponents(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *f
 			continue
 		}
 		wg.Go(func() {
-			// A node that has just joined may not have been there yet when the host was asked.
+			// A node that has just joined may not have existed yet when the host was queried.
 			again, err := within(ctx, components.Patience, func(ctx context.Context) (components.Report, error) {
 				return components.Read.On(ctx, conn, components.Request{Expect: []string{facts.Flannel}})
 			})
@@ -147,7 +147,7 @@ func addComponents(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *f
 	wg.Wait()
 }
 
-// judgeRoutes takes a second answer about the pod network of a host.
+// judgeRoutes evaluates a second reading of the pod network of a host.
 func judgeRoutes(h spec.Host, obs *facts.Observation, again components.Report, err error) {
 	out := obs.Hosts[h.Name]
 	out.Components = maps.Clone(out.Components)
@@ -163,8 +163,8 @@ func judgeRoutes(h spec.Host, obs *facts.Observation, again components.Report, e
 	obs.Hosts[h.Name] = out
 }
 
-// belongs says whether a component of the host's roles is expected on this host, as it was found: others may have set up
-// what is there, in another way.
+// belongs reports whether a component of the host's roles is expected on this host as it was found, because someone else may
+// have set up the host differently.
 func belongs(c *spec.Cluster, obs *facts.Observation, seen facts.Host, name string) bool {
 	k := seen.Facts.Kubernetes
 	switch name {
@@ -181,8 +181,8 @@ func belongs(c *spec.Cluster, obs *facts.Observation, seen facts.Host, name stri
 	return true
 }
 
-// wrongRoutes says which of the pods of other nodes a host does not reach, because its kernel does not know the way;
-// empty if it knows all of them. Nodes that are not Ready do not count: flannel may not run there yet.
+// wrongRoutes describes the pods of other nodes that a host cannot reach because its kernel has no route to them; empty if it
+// has all routes. Nodes that are not Ready do not count: flannel may not run there yet.
 func wrongRoutes(h spec.Host, seen facts.Host, api *facts.API) string {
 	if api == nil || seen.Overlay == nil || !slices.Contains([]string{"vxlan", "host-gw"}, seen.Overlay.Backend) {
 		return ""

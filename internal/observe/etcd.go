@@ -14,9 +14,9 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// etcdMembers are the routes to the members that can be expected: on the hosts that have one, or from every control
-// plane to every endpoint of an etcd elsewhere, because a single route may be broken although the member is not. Hosts
-// that cannot be asked are among them, with the reason.
+// etcdMembers are the routes to the members that can be expected: on the hosts that have one, or from every control plane to
+// every endpoint of an etcd elsewhere, because a single route may be broken although the member is not. Hosts that cannot be
+// queried are included, with the reason.
 func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (members []etcd.Member) {
 	if !c.ExistingEtcd() {
 		for _, h := range c.EtcdHosts() {
@@ -57,8 +57,7 @@ func session(conns *host.Set, obs *facts.Observation, name string) (*host.Conn, 
 	return conn, nil
 }
 
-// existingEtcd reads the caller's files and, as long as no cluster is complete on it, tries the etcd from every
-// control plane.
+// existingEtcd reads the caller's files and, as long as no cluster is complete on it, tests the etcd from every control plane.
 func existingEtcd(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) {
 	obs.ExistingEtcd = etcd.Describe(c.Spec.Etcd)
 	for _, h := range obs.Hosts {

@@ -1,4 +1,5 @@
-// Package observe reads what is: hosts, etcd, balancers and the API, in parallel, at one moment. It changes nothing.
+// Package observe reads the actual condition of a cluster: hosts, etcd, load balancers and the API, in parallel, at one
+// moment. It changes nothing.
 package observe
 
 import (
@@ -29,7 +30,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Deadlines of the parts of one observation: with a host or a zone dead it still ends in seconds.
+// Deadlines of the parts of one observation, which ends within seconds even if a host or a zone is dead.
 const (
 	hostTimeout = 5 * time.Second
 	apiTimeout  = 5 * time.Second
@@ -37,20 +38,19 @@ const (
 	currentTimeout = 3 * time.Second
 )
 
-// ConfigMap, in kube-system, is where Quorate remembers what the cluster is. Its other entries are the digests of the
-// manifests that were applied, by name.
+// ConfigMap, in kube-system, is where Quorate stores what it must remember about the cluster. Its other entries are the
+// digests of the manifests that were applied, by name.
 const (
 	ConfigMap = "quorate"
 	// SpecKey holds the recorded spec (see spec.Record).
 	SpecKey = "spec"
-	// VerifiedKey tells which spec and bundle the cluster was last seen to match.
+	// VerifiedKey holds the spec and bundle that the cluster was last verified to match.
 	VerifiedKey = "verified"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
 )
 
-// Observe looks at everything that the spec names through the sessions that there are. Hosts without a session have
-// the error that kept it from being.
+// Observe reads everything in the spec through the given sessions. Hosts without a session have the error of the connection.
 func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Observation {
 	obs := &facts.Observation{Time: time.Now(), Hosts: map[string]facts.Host{}}
 	var mu sync.Mutex
@@ -116,7 +116,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 		if err != nil {
 			seen.BalancerError = err.Error()
 		} else {
-			if b.Others != nil && !b.Healthy { // its socket need not be where ours would be
+			if b.Others != nil && !b.Healthy { // its socket may be in a different place than ours
 				b.Healthy = f.Units["haproxy.service"] == "active" && f.Units["keepalived.service"] == "active"
 			}
 			seen.Balancer = &b
@@ -139,7 +139,7 @@ func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (se
 		}
 		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})
 	}
-	// Servers that are ready come first: one that hangs would cost its timeout before the next is tried.
+	// Ready servers come first: one that hangs would cost its timeout before the next one is tried.
 	slices.SortStableFunc(servers, func(a, b kube.Server) int {
 		return rank(obs.Hosts[a.Conn.Name()].APIServer) - rank(obs.Hosts[b.Conn.Name()].APIServer)
 	})
@@ -168,13 +168,13 @@ func observeAPI(ctx context.Context, servers []kube.Server) (*facts.API, error) 
 	return readAPI(ctx, client, cached)
 }
 
-// API reads what a plan has to know of the API's contents.
+// API reads what a plan needs from the API.
 func API(ctx context.Context, client *kube.Client) (*facts.API, error) {
 	return readAPI(ctx, client, "")
 }
 
-// cached is the resource version that has an apiserver answer from its memory. What it remembers is a little old at
-// most, and it can tell it while its requests to a member of etcd that vanished just now are not yet given up.
+// cached is the resource version that makes an API server answer from its cache. The cache is at most a little stale, and it
+// is available even while requests to an etcd member that has just disappeared have not timed out yet.
 const cached = "0"
 
 func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
@@ -284,7 +284,7 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 
 var pressures = []corev1.NodeConditionType{corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure}
 
-// readiness takes the reason from the pod network where that has one: the kubelet only knows that it is not there.
+// readiness takes the reason from the pod network if that gives one, because the kubelet only knows that there is no network.
 func readiness(out *facts.Node, conditions []corev1.NodeCondition) {
 	network := ""
 	for _, c := range conditions {

@@ -20,17 +20,17 @@ import (
 )
 
 const (
-	// inspectTimeout is longer than the slowest name lookup that an inspection waits for.
+	// inspectTimeout is longer than the slowest name lookup of an inspection.
 	inspectTimeout = 30 * time.Second
 	// clockSamples are taken of each clock; the one that took the shortest time counts.
 	clockSamples = 3
-	// maxPacket is the largest that IP knows; a loopback's MTU is beyond it.
+	// maxPacket is the largest IP packet; the MTU of a loopback interface is larger.
 	maxPacket = 65535
 )
 
-// Preflight collects everything that preflight judges beyond an observation: from all hosts in parallel, in a number of round
-// trips that does not depend on how many there are. Quick leaves out what takes time and is never an error. With names, only
-// paths from or to these hosts are tried.
+// Preflight collects everything that preflight evaluates in addition to an observation: from all hosts in parallel, in a
+// constant number of round trips. Quick leaves out what takes time and is never an error. With names, only paths from or to
+// these hosts are tried.
 func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick bool, only []string) *facts.Preflight {
 	p := &probe{ctx: ctx, s: s, c: s.Spec, conns: conns, seen: &facts.Preflight{Hosts: map[string]facts.Inspection{}, Clocks: map[string]facts.Clock{}, Errors: map[string]string{}, VirtualIP: map[string]facts.AddressHolders{}}}
 	var asked []spec.Host
@@ -47,7 +47,7 @@ func Preflight(ctx context.Context, s *cluster.State, conns *host.Set, quick boo
 		}
 		return p.inspect(ctx, h, conn, s.Facts(h.Name), quick)
 	})
-	// Not earlier: while hosts are busy with their inspections, answers about the time come late.
+	// Not earlier, because hosts that are busy with their inspections answer late.
 	p.each(asked, p.clock)
 	p.reach(asked, only)
 	slices.SortFunc(p.seen.Reach, func(a, b facts.Reach) int {
@@ -66,7 +66,7 @@ type probe struct {
 	seen *facts.Preflight
 }
 
-// each asks all hosts at once. What keeps one from answering is noted.
+// each queries all hosts in parallel, and records errors.
 func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *host.Conn) error) {
 	ctx, cancel := context.WithTimeoutCause(p.ctx, inspectTimeout, fmt.Errorf("no answer within %s", inspectTimeout))
 	defer cancel()
@@ -103,7 +103,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 	return nil
 }
 
-// virtualIP asks a load balancer who has the virtual IP.
+// virtualIP asks a load balancer which machines have the virtual IP.
 func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
 	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.c.Spec.LoadBalancer.Address, From: h.Address})
 	if err != nil {
@@ -114,8 +114,8 @@ func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
 	p.seen.VirtualIP[h.Name] = seen
 }
 
-// clock reads a host's clock against the caller's. The host read it at some moment between question and answer, so half of
-// the time between them is how wrong the difference can be.
+// clock compares a host's clock with the caller's. The host read its clock at some moment between request and reply, so the
+// difference can be wrong by half of that time.
 func (p *probe) clock(ctx context.Context, h spec.Host, conn *host.Conn) error {
 	var best facts.Clock
 	for i := range clockSamples {
@@ -140,7 +140,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 	listening := map[string]reach.Listening{}
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
 		request := reach.ListenRequest{Name: h.Name, Address: h.Address}
-		// Where a cluster's programs may be about to start, a port that is free at this moment is theirs all the same.
+		// If a cluster's programs may be about to start, their ports must not be used even if they are free at this moment.
 		if !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun {
 			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
 		}
@@ -160,7 +160,8 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		switch path.Proto {
 		case facts.TCP:
 			target.Answers = slices.Contains(l.TCP, path.Port)
-			// What listens there already shows the path as well; an address that cannot be listened on has a finding of its own.
+			// A program that already listens there shows the path as well, and an address on which nothing can listen has its
+			// own finding.
 			asked = asked && (target.Answers || p.held(path.To, path.Port))
 		case facts.UDP:
 			asked = asked && slices.Contains(l.UDP, path.Port)
@@ -172,7 +173,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 			targets[path.From], paths[path] = append(targets[path.From], target), target
 		}
 	}
-	// Nothing is judged by one attempt: what fails is tried again when the crowd is gone.
+	// Nothing is decided on a single attempt: a failed path is tried again after the others.
 	for _, r := range p.dial(hosts, targets) {
 		if r.Outcome == facts.Reached && (r.Size == 0 || r.Fits) {
 			p.seen.Reach = append(p.seen.Reach, r)
@@ -213,8 +214,8 @@ func (p *probe) dial(hosts []spec.Host, targets map[string][]reach.DialTarget) (
 	return out
 }
 
-// held says whether a program listens on the port at the address of the host. One that listens only on a virtual IP, as HAProxy
-// next to kube-apiserver does, or only on loopback says nothing about the way to the host.
+// held reports whether a program listens on the port at the address of the host. A program that listens only on a virtual IP,
+// as HAProxy next to kube-apiserver does, or only on loopback says nothing about the path to the host.
 func (p *probe) held(name string, port int) bool {
 	h, _ := p.c.Host(name)
 	return slices.ContainsFunc(p.seen.Hosts[name].Listeners, func(l facts.Listener) bool { return l.Port == port && l.Accepts(h.Address) })

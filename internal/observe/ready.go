@@ -27,13 +27,13 @@ const (
 	readyTimeout = 2 * time.Second
 	// callerTimeout is less: many callers cannot reach the endpoint, and an observation must not wait long for that.
 	callerTimeout = time.Second
-	// askers is how many hosts ask the endpoint. Each has a different route through the network, so one answer is not
-	// enough, and all hosts would be too many.
+	// askers is how many hosts query the endpoint. Each has a different path through the network, so one answer is not enough,
+	// and all hosts would be too many.
 	askers = 3
 )
 
-// endpoint asks the API for its readiness as every client does, through the load balancer: from several hosts, and from
-// the caller.
+// endpoint queries the API's readiness through the load balancer, as every client does, from several hosts and from the
+// caller.
 func endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.Observation) facts.Endpoint {
 	ca := cluster.Evaluate(c, obs).CA()
 	if ca == "" {
@@ -55,8 +55,8 @@ func endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *facts.
 	return out
 }
 
-// Askers are the hosts that ask the endpoint, those that tell most about it first: the one that has the virtual IP reaches
-// it whatever the network does, so it is asked only if there is no other. They are spread over the zones.
+// Askers are the hosts that query the endpoint, the most informative first. The host that has the virtual IP always reaches
+// it, so it is used only if there is no other. They are spread over the zones.
 func Askers(c *spec.Cluster, obs *facts.Observation) []string {
 	var ranked [3][]spec.Host
 	for _, h := range c.Spec.Hosts {
@@ -98,7 +98,7 @@ func endpointAddress(c *spec.Cluster) string {
 	return net.JoinHostPort(cmp.Or(c.Spec.LoadBalancer.Address, hostconfig.EndpointHost(c)), hostconfig.EndpointPort(c))
 }
 
-// Endpoint asks the API for its readiness through the load balancer, from hosts. Those without a session have no answer.
+// Endpoint queries the API's readiness through the load balancer, from hosts. Hosts without a session have no answer.
 func Endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, from []string, ca string) map[string]facts.Answer {
 	out := map[string]facts.Answer{}
 	var mu sync.Mutex
@@ -132,7 +132,7 @@ func askReady(ctx context.Context, conn *host.Conn, address, name, ca string) fa
 	return a
 }
 
-// answer says what an error means for the program that was asked: that it is not as it should be, or nothing.
+// answer converts an error into an answer about the queried program: a problem, or unknown.
 func answer(err error) facts.Answer {
 	switch {
 	case err == nil:
@@ -143,13 +143,13 @@ func answer(err error) facts.Answer {
 	return facts.Answer{Problem: err.Error()}
 }
 
-// readyz asks one address for /readyz, as the name that the certificate must have.
+// readyz requests /readyz from one address and verifies the certificate for the given name.
 func readyz(ctx context.Context, dial func(context.Context, string, string) (net.Conn, error), address, name, ca string) error {
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM([]byte(ca)) {
 		return errors.New("the cluster's CA file holds no certificate")
 	}
-	// The connection comes first: if ctx ends, HTTP would not tell whether a host that was to connect has not answered.
+	// Connect first: if ctx ends, HTTP's error would not show whether the connecting host did not answer.
 	nc, err := dial(ctx, "tcp", address)
 	if err != nil {
 		if ctx.Err() != nil && !host.Unanswered(err) {
@@ -179,7 +179,7 @@ func readyz(ctx context.Context, dial func(context.Context, string, string) (net
 	if resp.StatusCode == http.StatusOK {
 		return nil
 	}
-	// A server that is not ready lists its checks, and why some of them fail.
+	// A server that is not ready lists its checks, with the reasons of those that fail.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, 16<<10))
 	failed := ""
 	for line := range strings.Lines(string(body)) {
