@@ -39,7 +39,7 @@ type Step struct {
 	PrintsJoin bool `json:"printsJoin,omitempty"`
 }
 
-// Action is files to write, and then commands to type.
+// Action is a set of files to write, and then commands to type.
 type Action struct {
 	Reason   string   `json:"reason"`
 	Files    []File   `json:"files,omitempty"`

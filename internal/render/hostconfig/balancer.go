@@ -12,7 +12,7 @@ import (
 const (
 	// HAProxySocket is the socket for HAProxy's statistics and commands. It belongs to root.
 	HAProxySocket = "/run/haproxy/quorate.sock"
-	// HAProxyMonitor answers 200 while HAProxy's event loop runs. HAProxy answers it alone, without any API server.
+	// HAProxyMonitor answers 200 while HAProxy's event loop runs. HAProxy itself answers, without an API server.
 	HAProxyMonitor = "http://127.0.0.1:8404/alive"
 	// HAProxyUser is the user, and the group, that HAProxy's worker processes run as. The distributions' packages create
 	// both.
@@ -20,8 +20,8 @@ const (
 	// FaultFile contains 1 while this host must not have the virtual IP, otherwise 0. The watchdog writes it, and
 	// keepalived reads it.
 	FaultFile = "/run/quorate/haproxy-fault"
-	// AsideFile makes the watchdog keep the virtual IP away from this host. It contains how long (see package
-	// hostside/balancer).
+	// AsideFile makes the watchdog keep the virtual IP away from this host. It contains the time until which it does so (see
+	// package hostside/balancer).
 	AsideFile = "/run/quorate/stand-aside"
 	// DrainedFile contains the names of the API servers that are drained, one a line.
 	DrainedFile = "/run/quorate/drained"
@@ -77,7 +77,7 @@ func bindNonlocal(d *facts.Desired, h spec.Host) {
 	}
 }
 
-// manner is the difference between the load balancers that Quorate manages and those that a person sets up.
+// manner is what differs between the load balancers that Quorate manages and those that a person sets up.
 type manner struct {
 	head     string // the first comment of each file
 	check    string // how HAProxy verifies the API servers' certificates
@@ -111,8 +111,8 @@ func listenOn(c *spec.Cluster, h spec.Host) string {
 	return ":" + EndpointPort(c)
 }
 
-// priority lets what carries the endpoint run before everything else on its host: a load balancer that waits half a second
-// for the CPU looks dead.
+// priority gives the programs of the endpoint precedence over everything else on their host, because a load balancer that
+// waits half a second for the CPU looks dead.
 const priority = `Nice=-15
 CPUWeight=1000
 `

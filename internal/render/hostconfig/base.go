@@ -38,9 +38,9 @@ func EndpointPort(c *spec.Cluster) string {
 	return port
 }
 
-// Hosts makes every host's name and the endpoint resolve without a DNS server. Kubelets look their own name up
-// at start, at each static pod's admission and at each registration: a DNS server that does not answer costs
-// ten seconds each time. An external balancer whose address only DNS knows is left to DNS.
+// Hosts makes the endpoint's name and every host's name resolve without a DNS server. Kubelets look up their own name at
+// start, at the admission of each static pod, and at each registration, and a DNS server that does not answer costs ten
+// seconds each time. An external load balancer whose address is not in the spec is left to DNS.
 func Hosts(c *spec.Cluster) facts.Desired {
 	var b strings.Builder
 	if c.Spec.LoadBalancer.Address != "" {
@@ -57,7 +57,7 @@ func byName(hosts []spec.Host) []spec.Host {
 	return slices.SortedFunc(slices.Values(hosts), func(a, b spec.Host) int { return strings.Compare(a.Name, b.Name) })
 }
 
-// nodeSysctls are what kubeadm's documentation asks for, and kube-proxy's and pods' needs beyond it.
+// nodeSysctls are the settings that kubeadm's documentation requires, and those that kube-proxy and pods need in addition.
 var nodeSysctls = map[string]string{
 	"net.ipv4.ip_forward":                "1",
 	"net.bridge.bridge-nf-call-iptables": "1",
@@ -139,8 +139,8 @@ TasksMax=infinity
 WantedBy=multi-user.target
 `
 
-// The kubelet's unit is the one that the kubeadm packages install, but for two lines: it waits for its
-// configuration instead of failing every ten seconds, and comes back sooner.
+// The kubelet's unit is the one that the kubeadm packages install, with two differences: it waits for its configuration
+// instead of failing every ten seconds, and it restarts sooner.
 const kubeletUnit = `[Unit]
 Description=kubelet: The Kubernetes Node Agent
 Documentation=https://kubernetes.io/docs/
@@ -167,8 +167,8 @@ ExecStart=
 ExecStart=/usr/local/bin/kubelet $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS $KUBELET_EXTRA_ARGS
 `
 
-// kubeletPatience is for the moment when the virtual IP moves: a connection that only waits for an answer is not told. It
-// is asked for a sign of life after 5 silent seconds instead of 30, and given up after 5 more instead of 15.
+// kubeletPatience is for the moment when the virtual IP moves, which a connection that only waits for an answer does not
+// notice. The kubelet sends a ping after 5 silent seconds instead of 30, and closes the connection after 5 more instead of 15.
 const kubeletPatience = `[Service]
 Environment=HTTP2_READ_IDLE_TIMEOUT_SECONDS=5
 Environment=HTTP2_PING_TIMEOUT_SECONDS=5
@@ -176,8 +176,8 @@ Environment=HTTP2_PING_TIMEOUT_SECONDS=5
 
 var patience = facts.File{Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Mode: 0o600, Content: kubeletPatience}
 
-// Adopted is what a host gets that was set up without Quorate: what harms nothing that is there, and restarts nothing.
-// The kubelet's patience counts from its next start.
+// Adopted is the configuration of a host that was set up without Quorate: only what harms nothing and restarts nothing. The
+// kubelet's timeouts take effect at its next start.
 func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 	d := facts.Desired{}
 	if h.Has(spec.RoleControlPlane) {
@@ -192,7 +192,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 	return d
 }
 
-// Request is everything that a plan wants to know of the hosts of this cluster.
+// Request is everything that a plan needs to know about the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{Sysctls: map[string]string{}}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), ControlPlane(c),
@@ -214,8 +214,8 @@ func Request(c *spec.Cluster) facts.Request {
 	return r
 }
 
-// Missing tells what of the desired a host lacks, as short words for a reason; empty when nothing is. It says nothing about
-// what could not be read: Facts.Unknown has the reason.
+// Missing lists what a host lacks of its desired configuration, in words for the reason of a step; empty if it lacks nothing.
+// It does not include what could not be read: Facts.Unknown has the reason.
 func Missing(d facts.Desired, f *facts.Facts) []string { return lacks(d, f, true) }
 
 // Drift is the part of Missing that does not depend on a bundle and that no other observation shows: files that are gone, modes,
@@ -231,7 +231,7 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 			out = append(out, file.Path+" is missing")
 		case have != file.Sum() && everything:
 			out = append(out, file.Path+" differs")
-		case file.Block == "": // the rest of a file with a block belongs to others, and so does its mode
+		case file.Block == "": // the rest of a file with a block, and its mode, belong to others
 			out = append(out, wrongAccess(file, f.Modes)...)
 		}
 	}
@@ -241,7 +241,7 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 		}
 	}
 	for _, m := range d.Modules {
-		// In a container modules are the business of the machine below.
+		// In a container, kernel modules are managed by the machine below it.
 		if f.Modules[m] == facts.Loadable && f.Container == "" {
 			out = append(out, "the kernel module "+m+" is not loaded")
 		}
@@ -274,7 +274,7 @@ var notAtBoot = []string{"disabled", "masked", "masked-runtime", "enabled-runtim
 // root is the name of the user and the group with the ID 0, or the ID where the system has no name for it.
 var root = []string{"root", "0"}
 
-// wrongAccess says how the mode and the owner of a file differ from those that Quorate gave it.
+// wrongAccess describes how the mode and the owner of a file differ from those that Quorate set.
 func wrongAccess(file facts.File, modes map[string]facts.Mode) []string {
 	have, ok := modes[file.Path]
 	if !ok {
@@ -301,7 +301,7 @@ func orUnknown(s string) string {
 	return s
 }
 
-// Restarts tells which units would restart, and which would start, if the host got what is desired and differs now. A unit
+// Restarts returns the units that would restart, and those that would start, if the host got the desired configuration. A unit
 // that does not run yet starts; it does not restart. Where the units could not be queried, every unit counts as running.
 func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 	runs := func(unit string) bool {
@@ -317,7 +317,7 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 			}
 		}
 	}
-	for _, unit := range f.Pending { // its files were replaced by a step that did not get as far as to restart it
+	for _, unit := range f.Pending { // a step replaced its files but ended before it restarted the unit
 		owed := slices.ContainsFunc(d.Files, func(file facts.File) bool { return slices.Contains(slices.Concat(file.Restart, file.Reload), unit) })
 		if owed && runs(unit) && !slices.Contains(restarts, unit) {
 			restarts = append(restarts, unit)

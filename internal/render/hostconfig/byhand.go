@@ -7,8 +7,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// What a host alone knows of itself, in the files of PlainBalancer: the network interface that has its address, and how
-// many bits of that address are the network's.
+// Placeholders in the files of PlainBalancer for what only the host knows: the network interface that has its address, and the
+// prefix length of the network.
 const (
 	InterfacePlaceholder = "INTERFACE"
 	PrefixPlaceholder    = "PREFIX"
@@ -64,7 +64,7 @@ backend %[1]s
 %[5]s`, PoolUnchecked, PoolWithEtcd, p.ask(readyWithoutEtcd), p.check, p.list())
 }
 
-// askHAProxy asks HAProxy itself. If it asked an API server through HAProxy, a failure of all API servers would take the
+// askHAProxy queries HAProxy itself. If it queried an API server through HAProxy, a failure of all API servers would take the
 // address away from every load balancer.
 const askHAProxy = `#!/bin/bash
 exec 3<>/dev/tcp/127.0.0.1/8404 || exit 1

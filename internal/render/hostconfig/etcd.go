@@ -13,11 +13,11 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Places on a host with an external etcd member that other packages speak to.
+// Paths and names on a host with an external etcd member that other packages use.
 const (
 	// EtcdUnit is the systemd unit of the member.
 	EtcdUnit = "etcd.service"
-	// EtcdMembersFile tells the member, at its first start, who the others are. Without it the unit waits.
+	// EtcdMembersFile lists the other members for the first start. Without it, the unit waits.
 	EtcdMembersFile = "/etc/etcd/members.env"
 	// EtcdEnvFile is the rest of the member's configuration.
 	EtcdEnvFile = "/etc/etcd/etcd.env"
@@ -31,7 +31,7 @@ const (
 	EtcdQuota = 8 << 30
 )
 
-// Places on a control plane with a stacked etcd member.
+// Paths on a control plane with a stacked etcd member.
 const (
 	// EtcdManifest is the static pod of the member.
 	EtcdManifest = "/etc/kubernetes/manifests/etcd.yaml"
@@ -47,8 +47,8 @@ const (
 	kubeletGuardFile = "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"
 )
 
-// EtcdToken tells the etcd of one cluster from that of every other one, also of one with the same name and members. It is
-// made of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
+// EtcdToken distinguishes the etcd of one cluster from every other one, even from one with the same name and members. It
+// consists of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
 // where it is external. Members with different tokens refuse each other.
 func EtcdToken(cluster, ca string) (string, error) {
 	block, _ := pem.Decode([]byte(ca))
@@ -71,8 +71,7 @@ func EtcdEndpoints(c *spec.Cluster) []string {
 	return out
 }
 
-// SharedPKI are the files that control planes of the cluster have in common. With external etcd its authority is
-// not theirs.
+// SharedPKI are the files that the control planes of the cluster share. The CA of an external etcd is not among them.
 func SharedPKI(c *spec.Cluster) []string {
 	if c.StackedEtcd() {
 		return append(append([]string{}, facts.SharedPKI...), facts.EtcdPKI...)
@@ -80,20 +79,21 @@ func SharedPKI(c *spec.Cluster) []string {
 	return facts.SharedPKI
 }
 
-// Etcd is the member on an etcd host, as systemd runs it. Files never restart it: all members would stop at once.
+// Etcd is the member on an etcd host, as systemd runs it. Changed files never restart it, because all members would stop at
+// the same time.
 func Etcd(h spec.Host, f *facts.Facts) facts.Desired {
 	d := facts.Desired{Files: []facts.File{
 		{Path: EtcdEnvFile, Mode: 0o600, Content: etcdEnvironment(h)},
 		{Path: "/etc/systemd/system/" + EtcdUnit, Mode: 0o600, Content: etcdUnit},
 	}}
 	if f.Kubernetes.EtcdData {
-		// The first start is a step of its own, that knows the members; from then on the unit has to run.
+		// The first start is a separate step, which knows the members. From then on, the unit has to run.
 		d.Enable = []string{EtcdUnit}
 	}
 	return d
 }
 
-// EtcdCluster is what an etcd cluster begins with.
+// EtcdCluster is what an etcd cluster is started with.
 type EtcdCluster struct {
 	Members []string `json:"members"` // each as name=peerURL
 	Token   string   `json:"token"`
@@ -104,7 +104,7 @@ func EtcdMember(name, address string) string {
 	return name + "=https://" + address + ":2380"
 }
 
-// ExternalEtcd is the external etcd of the cluster as it begins.
+// ExternalEtcd is the external etcd of the cluster at its first start.
 func ExternalEtcd(c *spec.Cluster, token string) EtcdCluster {
 	e := EtcdCluster{Token: token}
 	for _, h := range c.EtcdHosts() {
@@ -113,7 +113,7 @@ func ExternalEtcd(c *spec.Cluster, token string) EtcdCluster {
 	return e
 }
 
-// Equal says that members of the two would be members of one cluster.
+// Equal reports whether members that are started with either would form one cluster.
 func (e EtcdCluster) Equal(o EtcdCluster) bool {
 	return e.Token == o.Token && slices.Equal(slices.Sorted(slices.Values(e.Members)), slices.Sorted(slices.Values(o.Members)))
 }
@@ -131,7 +131,7 @@ ETCD_INITIAL_CLUSTER_TOKEN=%s
 `, strings.Join(e.Members, ","), e.Token)
 }
 
-// etcdEnvironment is what kubeadm gives a stacked member, and a larger quota.
+// etcdEnvironment is the configuration that kubeadm gives a stacked member, with a larger quota.
 func etcdEnvironment(h spec.Host) string {
 	const pki = "/etc/kubernetes/pki/etcd/"
 	return fmt.Sprintf(`# Written by quorate. Changes are undone by the next quorate apply.

@@ -34,7 +34,7 @@ const (
 	// maxPerSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is
 	// a sixteenth of maxConnections: no single client can use them up.
 	maxPerSource = 500
-	// reserved connections are for the cluster's own hosts, whatever others do.
+	// reserved is how many connections only the cluster's own hosts can use.
 	reserved = 2000
 	// refusalsLogged is how many refusals of one source are logged within ten seconds.
 	refusalsLogged = 5
@@ -136,8 +136,8 @@ frontend alive
 `, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, maxConnections, HAProxySocket, listenOn(c, h), clusterACL(c), maxPerSource, maxConnections-reserved, refusalsLogged, m.backends(p))
 }
 
-// clusterACL names the networks of the cluster's hosts. Networks instead of addresses, because a host that is added
-// usually is in one of them, and HAProxy then need not reload.
+// clusterACL names the networks of the cluster's hosts. It uses networks instead of addresses, because a new host is usually
+// in one of them, and HAProxy then need not reload.
 func clusterACL(c *spec.Cluster) string {
 	const bits, perLine = 24, 16 // HAProxy accepts 64 words on a line
 	var networks []string
@@ -190,7 +190,7 @@ backend %[4]s
 %[7]s`, PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked, p.ask("/readyz"), p.check, p.list(), p.ask(readyWithoutEtcd))
 }
 
-// readyWithoutEtcd asks whether an API server is ready apart from etcd.
+// readyWithoutEtcd checks whether an API server is ready apart from etcd.
 const readyWithoutEtcd = "/readyz?exclude=etcd&exclude=etcd-readiness"
 
 func (p pool) ask(uri string) string {

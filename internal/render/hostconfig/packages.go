@@ -7,18 +7,18 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Programs that come from the host's own distribution and not from the bundle: on balancers what balances, on nodes what
-// the kubelet calls and what loads the kernel's modules.
+// Programs that come from the host's own distribution and not from the bundle: HAProxy and keepalived on load balancers, and
+// on nodes the programs that the kubelet calls and those that load kernel modules.
 var (
 	balancerPrograms = []string{"haproxy", "keepalived"}
 	nodePrograms     = []string{"losetup", "modprobe", "mount"}
 )
 
-// BalancerVersions are the oldest versions of programs on load balancers that understand the configuration: keepalived's
-// down_timer_adverts came with 2.2.3, and HAProxy was tried from 2.4 on.
+// BalancerVersions are the oldest versions of programs on load balancers that understand the configuration: keepalived has
+// down_timer_adverts since 2.2.3, and HAProxy was tested from 2.4 on.
 var BalancerVersions = []struct{ Program, Version string }{{"haproxy", "2.4"}, {"keepalived", "2.2.3"}}
 
-// Lacks are the programs that a host needs for its roles and does not have.
+// Lacks returns the programs that a host needs for its roles and does not have.
 func Lacks(c *spec.Cluster, h spec.Host, f *facts.Facts) []string {
 	var need []string
 	if c.Balances(h) {

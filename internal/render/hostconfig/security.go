@@ -8,39 +8,40 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Places on a control plane that its apiserver and kubeadm's configuration speak of.
+// Paths on a control plane that its API server and kubeadm's configuration refer to.
 const (
-	// APIServerDir holds what all apiservers are told by files, none of it secret.
+	// APIServerDir holds the configuration files of all API servers, none of them secret.
 	APIServerDir = "/etc/kubernetes/apiserver"
 	// AuditPolicyFile says what the audit log records.
 	AuditPolicyFile = APIServerDir + "/audit-policy.yaml"
-	// AuthenticationFile says who may come without credentials.
+	// AuthenticationFile says which requests are allowed without credentials.
 	AuthenticationFile = APIServerDir + "/authentication.yaml"
-	// AuditLogDir is root's alone.
+	// AuditLogDir is accessible only to root.
 	AuditLogDir = "/var/log/kubernetes/audit"
-	// AuditLog is the file that is written now; rotated ones lie beside it.
+	// AuditLog is the current file; rotated files are next to it.
 	AuditLog = AuditLogDir + "/audit.log"
 	// NodesFile tells the approver which names and addresses belong to the cluster's nodes.
 	NodesFile = "/var/lib/quorate/nodes"
-	// ApproverTimer is the systemd unit that lets the approver look.
+	// ApproverTimer is the systemd unit that starts the approver.
 	ApproverTimer = "quorate-approver.timer"
 
 	approverService = "quorate-approver.service"
 )
 
-// CipherSuites are what TLS 1.2 may use: forward secrecy and authenticated encryption. TLS 1.3 has nothing to choose.
+// CipherSuites are those of TLS 1.2 with forward secrecy and authenticated encryption. The suites of TLS 1.3 cannot be
+// configured.
 var CipherSuites = []string{
 	"TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
 	"TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
 	"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
 }
 
-// AnonymousPaths are all that the API answers to somebody without credentials: health, for balancers and kubelets, and
-// the one ConfigMap by which `kubeadm join --token` finds the cluster. That one is public by design: it holds the
-// endpoint and the CA certificate, signed with the tokens that are valid.
+// AnonymousPaths are the paths that the API serves without credentials: the health checks of load balancers and kubelets, and
+// the ConfigMap with which `kubeadm join --token` discovers the cluster. The ConfigMap is public by design: it contains the
+// endpoint and the CA certificate, signed with the valid tokens.
 var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/api/v1/namespaces/kube-public/configmaps/cluster-info"}
 
-// ControlPlane is what a control plane needs beyond a node: its apiserver's files, and the approver.
+// ControlPlane is what a control plane needs in addition to a node: the API server's files, and the approver.
 func ControlPlane(c *spec.Cluster) facts.Desired {
 	d := approver(c)
 	d.Files = append([]facts.File{
@@ -126,7 +127,7 @@ rules:
 
 // The kubelet requests new serving certificates automatically, but no part of Kubernetes approves these requests. The approver
 // on every control plane does, so that certificates are renewed even if nobody runs quorate. It reads what nodes send, so it
-// has a user of its own with the rights for this alone, and cannot see the keys on this host.
+// has its own user with permissions only for this, and cannot see the keys on this host.
 const approverUnit = `[Unit]
 Description=Approves the serving certificates that the cluster's own kubelets request
 ConditionPathExists=/etc/kubernetes/admin.conf

@@ -6,27 +6,27 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// InitByHand renders the configuration that a person writes for the documented kubeadm init: it makes the bootstrap token
-// itself, and keys of kubeadm's default kind.
+// InitByHand renders the configuration that a person writes for the documented kubeadm init: kubeadm generates the bootstrap
+// token, and keys of its default type.
 func (c Config) InitByHand(h spec.Host) ([]byte, error) {
 	cluster := c.clusterConfiguration()
 	delete(cluster, "encryptionAlgorithm")
 	return documents(initConfiguration(h, nodeRegistration(h)), cluster, c.kubeletConfiguration(), c.proxyConfiguration())
 }
 
-// EtcdHostByHand is EtcdHost with keys of kubeadm's default kind.
+// EtcdHostByHand is EtcdHost with keys of kubeadm's default type.
 func (c Config) EtcdHostByHand(h spec.Host) ([]byte, error) {
 	config, err := c.EtcdHost(h)
 	return bytes.ReplaceAll(config, []byte("encryptionAlgorithm: "+encryptionAlgorithm+"\n"), nil), err
 }
 
-// JoinWords are what kubeadm init prints for those who join.
+// JoinWords are the join parameters that kubeadm init prints.
 type JoinWords struct {
 	Token, CAHash  string
 	CertificateKey string // with which a control plane decrypts the uploaded certificates
 }
 
-// JoinByHand renders kubeadm's documented join command as a file: a kubelet's arguments can be said only there.
+// JoinByHand renders kubeadm's documented join command as a file, because a kubelet's arguments can be set only there.
 func (c Config) JoinByHand(h spec.Host, w JoinWords) ([]byte, error) {
 	join := joinConfiguration(h, object{"bootstrapToken": object{
 		"token": w.Token, "apiServerEndpoint": c.Cluster.Spec.ControlPlane.Endpoint, "caCertHashes": []string{w.CAHash},

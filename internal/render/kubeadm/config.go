@@ -30,11 +30,11 @@ const (
 // PKIDir is where kubeadm keeps the certificates and keys of a host.
 const PKIDir = "/etc/kubernetes/pki"
 
-// TokenLifetime is how long a bootstrap token is valid. Whoever has it can join a host, so it is extended for each join of a
-// run and left to end soon after a run that was killed.
+// TokenLifetime is how long a bootstrap token is valid. Anyone who has it can join a host, so it is short and is extended for
+// each join of a run. After a killed run, the token expires soon.
 const TokenLifetime = 10 * time.Minute
 
-// TokenDescription marks the bootstrap tokens that Quorate makes, and takes away again.
+// TokenDescription marks the bootstrap tokens that Quorate creates and removes.
 const TokenDescription = "quorate apply"
 
 type object = map[string]any
@@ -54,15 +54,15 @@ func args(m map[string]string) []arg {
 	return out
 }
 
-// timings are what decides how soon a dead node is noticed and its pods run elsewhere.
+// timings determine how soon a dead node is detected and its pods run elsewhere.
 type timings struct {
 	gracePeriod, monitorPeriod, toleration string
 	leaseSeconds                           int
 	statusFrequency                        string
-	// A controller manager asks the API about eighty things before its controllers run, which upstream's 20 requests a
-	// second stretch to several seconds: in a new cluster, and each time that another one takes over.
+	// A controller manager sends about eighty requests to the API before its controllers run. With upstream's limit of 20
+	// requests a second, this takes several seconds, in a new cluster and each time that another one takes over.
 	managerQPS, managerBurst string
-	// electionRetry is how often those that wait look whether the leader's lease is free.
+	// electionRetry is how often standbys check whether the leader's lease is free.
 	electionRetry string
 }
 
@@ -70,16 +70,16 @@ type timings struct {
 var fast = timings{gracePeriod: hostconfig.FastGracePeriod, monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s",
 	managerQPS: "100", managerBurst: "200", electionRetry: "1s"}
 
-// Config is everything that kubeadm's files are made of. The secrets are made by each run of apply.
+// Config is everything from which kubeadm's files are rendered. Each run of apply generates the secrets.
 type Config struct {
 	Cluster *spec.Cluster
-	// Facts of all nodes: kubeadm has one kubelet and one kube-proxy configuration for a whole cluster.
+	// Facts of all nodes, because kubeadm has one kubelet and one kube-proxy configuration for a whole cluster.
 	Facts []*facts.Facts
 	Token string
 	CA    string // PEM
 }
 
-// StackedEtcd is the stacked etcd that begins with these members. It needs the cluster's CA.
+// StackedEtcd is the stacked etcd that is started with these members. It needs the cluster's CA.
 func (c Config) StackedEtcd(members []plan.Member) (hostconfig.EtcdCluster, error) {
 	token, err := hostconfig.EtcdToken(c.Cluster.Metadata.Name, c.CA)
 	out := hostconfig.EtcdCluster{Token: token}
@@ -106,7 +106,7 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 		})
 	}
 	init := c.patched(initConfiguration(h, nodeRegistration(h)), h)
-	// Its API server can be good for nothing until the hosts of a majority of etcd's members are ready to start theirs.
+	// Its API server cannot work until the hosts of a majority of etcd's members are ready to start theirs.
 	init["timeouts"] = object{"kubernetesAPICall": apiPatience}
 	init["bootstrapTokens"] = []object{{
 		"token": c.Token, "ttl": TokenLifetime.String(), "description": TokenDescription,
@@ -119,7 +119,7 @@ func initConfiguration(h spec.Host, registration object) object {
 	return object{"apiVersion": apiVersion, "kind": "InitConfiguration", "nodeRegistration": registration, "localAPIEndpoint": localEndpoint(h)}
 }
 
-// patched adds the patches of static pods, which are on control planes with a stacked etcd.
+// patched adds the patches of static pods, which exist on control planes with a stacked etcd.
 func (c Config) patched(configuration object, h spec.Host) object {
 	if c.Cluster.StackedEtcd() && h.Has(spec.RoleControlPlane) {
 		configuration["patches"] = object{"directory": hostconfig.PatchesDir}
@@ -131,9 +131,9 @@ func localEndpoint(h spec.Host) object {
 	return object{"advertiseAddress": h.Address, "bindPort": 6443}
 }
 
-// Worker renders the configuration with which kubeadm init starts a worker's kubelet. A CA certificate without its key means
-// an authority outside the cluster to kubeadm init, which then wants every other certificate to be there: so it is told to
-// look elsewhere, and the kubelet where the certificate really is.
+// Worker renders the configuration with which kubeadm init starts a worker's kubelet. To kubeadm init, a CA certificate
+// without its key means an external CA, so that every other certificate must exist. It is therefore pointed to another
+// directory, and the kubelet to the real certificate.
 func (c Config) Worker(h spec.Host) ([]byte, error) {
 	cluster, kubelet := c.clusterConfiguration(), c.kubeletConfiguration()
 	cluster["certificatesDir"] = "/run/quorate/pki"
@@ -154,7 +154,7 @@ func joinConfiguration(h spec.Host, discovery object) object {
 	return join
 }
 
-// Discovery is the kubeconfig that tells a joining host where the cluster is and whom to trust.
+// Discovery is the kubeconfig with the cluster's endpoint and CA for a joining host.
 func (c Config) Discovery() ([]byte, error) {
 	return documents(object{"apiVersion": "v1", "kind": "Config", "clusters": []object{{"name": "", "cluster": c.server()}}})
 }
@@ -169,7 +169,7 @@ func (c Config) Kubelet() ([]byte, error) {
 	})
 }
 
-// server is a kubeconfig's way to the cluster.
+// server is the cluster entry of a kubeconfig.
 func (c Config) server() object {
 	return object{
 		"server":                     "https://" + c.Cluster.Spec.ControlPlane.Endpoint,
@@ -182,8 +182,8 @@ func (c Config) clusterConfiguration() object {
 	controllerManager, scheduler := hardened(), hardened()
 	apiServer := secureAPIServer()
 	maps.Copy(apiServer, map[string]string{
-		// HTTP/2 clients stay with one apiserver until it says goodbye: a few are moved all the time,
-		// so that a returned control plane gets its share again.
+		// HTTP/2 clients stay with one API server until it sends GOAWAY. A few are moved all the time, so that a control plane
+		// that has rejoined gets its share again.
 		"goaway-chance": "0.001",
 	})
 	if hostconfig.SharesAPIPort(c.Cluster) {
@@ -243,7 +243,7 @@ func (c Config) kubeletConfiguration() object {
 			k["cgroupDriver"], k["failCgroupV1"] = "cgroupfs", false
 		}
 		if f.Container != "" {
-			k["failSwapOn"] = false // swap is that of the machine below, and not a container's to switch off
+			k["failSwapOn"] = false // the swap belongs to the machine below, and a container cannot switch it off
 		}
 	}
 	if facts.AllContainers(c.Facts) {
@@ -255,9 +255,9 @@ func (c Config) kubeletConfiguration() object {
 	return k
 }
 
-// InContainers are the kubelets' settings where all nodes are containers, beside failSwapOn. A container's disk is that of the
-// machine below it, of which a part is free or not whatever a kubelet removes: it makes room only when really little is left,
-// and not because somebody else filled most of a large disk.
+// InContainers are the kubelets' settings, apart from failSwapOn, if all nodes are containers. A container's disk is that of
+// the machine below it, and other programs may have filled most of it, so the kubelet frees space only when very little is
+// left.
 func InContainers() map[string]any {
 	return map[string]any{
 		"imageGCHighThresholdPercent": 100, // never for a part of the disk
@@ -293,8 +293,8 @@ func documents(docs ...object) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// WithClusterConfiguration renders the configuration of kubeadm init for a control plane of a cluster that exists: its own
-// InitConfiguration, and the ClusterConfiguration as the cluster has stored it.
+// WithClusterConfiguration renders the configuration of kubeadm init for a control plane of an existing cluster: its own
+// InitConfiguration, and the ClusterConfiguration that is stored in the cluster.
 func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
 	var cluster object
 	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {

@@ -6,7 +6,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// EtcdHost renders the configuration by which kubeadm makes the certificates of an external etcd member.
+// EtcdHost renders the configuration with which kubeadm creates the certificates of an external etcd member.
 func (c Config) EtcdHost(h spec.Host) ([]byte, error) {
 	return documents(initConfiguration(h, object{"name": h.Name, "criSocket": criSocket}), object{
 		"apiVersion": apiVersion, "kind": "ClusterConfiguration",

@@ -5,10 +5,10 @@ import "path/filepath"
 // Usage is what a kubelet's certificate is for.
 type Usage string
 
-// The certificates of a kubelet, by the names that their files have.
+// The certificates of a kubelet, by the names of their files.
 const (
-	Serving Usage = "server" // is asked by API servers
-	Client  Usage = "client" // asks API servers, as its node
+	Serving Usage = "server" // serves API servers
+	Client  Usage = "client" // authenticates to API servers as its node
 )
 
 // KubeletPKI is where a kubelet keeps its certificates and renews them.

@@ -10,8 +10,8 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// hardened is what the apiserver, the controller manager and the scheduler have in common. That they listen on loopback
-// only, where nobody else has to reach them, is kubeadm's default.
+// hardened are the arguments that the API server, the controller manager and the scheduler share. The latter two listen only
+// on loopback by kubeadm's default.
 func hardened() map[string]string {
 	return map[string]string{
 		"profiling":         "false",
@@ -20,7 +20,7 @@ func hardened() map[string]string {
 	}
 }
 
-// secureAPIServer are the apiserver's arguments that make a cluster secure by default. They go into kubeadm's configuration,
+// secureAPIServer are the API server's arguments that make a cluster secure by default. They go into kubeadm's configuration,
 // so that a control plane that is joined or upgraded with plain kubeadm has them too.
 func secureAPIServer() map[string]string {
 	args := hardened()
@@ -34,11 +34,11 @@ func secureAPIServer() map[string]string {
 		"audit-log-maxage":                            "30",  // days
 		"audit-log-maxbackup":                         "10",  // files
 		"audit-log-maxsize":                           "100", // MiB
-		// Without it the apiserver would hand an administrator's session to whoever answers in a kubelet's place.
+		// Without it, the API server would pass an administrator's session to any server that answers in place of a kubelet.
 		"kubelet-certificate-authority": filepath.Join(PKIDir, "ca.crt"),
 		// A Service's owner must not be able to take over any address (CVE-2020-8554).
 		"enable-admission-plugins": "NodeRestriction,DenyServiceExternalIPs",
-		// Tokens of service accounts end after an hour, as they say; clients have re-read them since 2019.
+		// Service account tokens expire after an hour, as they state; clients have re-read them since 2019.
 		"service-account-extend-token-expiration": "false",
 	})
 	return args
@@ -59,8 +59,8 @@ func localEtcd(extra map[string]string) object {
 	return object{"local": object{"dataDir": hostconfig.EtcdDataDir, "extraArgs": args(all)}}
 }
 
-// secureKubelet is what kubeadm does not already choose: it switches anonymous access and the read-only port off, has the
-// API decide who may do what, and rotates client certificates.
+// secureKubelet is what kubeadm's defaults do not already cover: kubeadm disables anonymous access and the read-only port,
+// delegates authorization to the API, and rotates client certificates.
 var secureKubelet = object{
 	"serverTLSBootstrap": true,
 	"tlsMinVersion":      "VersionTLS12",
@@ -68,7 +68,7 @@ var secureKubelet = object{
 	"seccompDefault":     true,
 	// No pod can use up the processes of its node.
 	"podPidsLimit": 4096,
-	// The defaults, written down: kubeadm writes zeros, which read like "never" and "unlimited".
+	// The defaults, written explicitly, because kubeadm writes zeros, which look like "never" and "unlimited".
 	"streamingConnectionIdleTimeout": "4h0m0s",
 	"eventRecordQPS":                 50,
 }

@@ -23,26 +23,26 @@ var flannel string
 //go:embed approver.yaml
 var approver []byte
 
-// Names of the manifests: flannel's, that of a pod network of the user's, and the roles of the approver.
+// Names of the manifests: flannel, the user's own pod network, and the approver's roles.
 const (
 	Flannel  = "flannel"
 	CNI      = "cni"
 	Approver = "approver"
 )
 
-// IsNetwork says that a manifest sets up the pods' network.
+// IsNetwork reports whether a manifest sets up the pod network.
 func IsNetwork(name string) bool { return name == Flannel || name == CNI }
 
 // Manifest is YAML of one or more objects, in the order in which they must be applied.
 type Manifest struct {
 	Objects []byte
-	// Namespace is for those objects that need one and name none.
+	// Namespace is for objects that need a namespace and have none.
 	Namespace string
-	// Inputs, if there are any, are what the objects were made of, where the same makes others each time.
+	// Inputs, if there are any, are what the objects were rendered from, if rendering is not deterministic.
 	Inputs []byte
 }
 
-// Digest tells versions of a manifest apart.
+// Digest identifies the version of a manifest.
 func (m Manifest) Digest() string {
 	if m.Inputs != nil {
 		return "sha256:" + facts.Sum(m.Inputs)
@@ -50,7 +50,7 @@ func (m Manifest) Digest() string {
 	return "sha256:" + facts.Sum(m.Objects)
 }
 
-// Decode takes the objects apart.
+// Decode returns the objects.
 func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 	var out []unstructured.Unstructured
 	dec := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(m.Objects), 4096)
@@ -65,8 +65,8 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 	}
 }
 
-// Render gives all manifests of a cluster by name. image finds an image's full name in the bundle by its short one;
-// published says that these are the projects' own images, whose flannel needs help that ours does not.
+// Render returns all manifests of a cluster by name. image returns an image's full name in the bundle for its short name;
+// published says that these are the projects' own images, whose flannel needs an init container that ours does not.
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
 	out := map[string]Manifest{Approver: {Objects: approver}}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
