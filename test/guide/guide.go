@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// shown is how much of what a script printed is worth reading when it fails.
+// shown is how much of a script's output is printed when it fails.
 const shown = 8000
 
-// Run runs the script with bash. Its error has what the script printed last.
+// Run runs the script with bash. Its error contains the end of the script's output.
 func Run(ctx context.Context, script []byte) error {
 	f, err := os.CreateTemp("", "by-hand-*.sh")
 	if err != nil {
@@ -29,7 +29,7 @@ func Run(ctx context.Context, script []byte) error {
 		return err
 	}
 	cmd := exec.CommandContext(ctx, "bash", f.Name())
-	// A group of its own, so that an interrupt ends what runs in the background too.
+	// Its own process group, so that an interrupt also ends background processes.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

@@ -24,8 +24,8 @@ type client struct {
 	free func() // closes its connections
 }
 
-// newConnections makes a client that opens a connection for each request. Nothing is ever sent twice: Go repeats
-// requests in silence only on connections that were used before.
+// newConnections makes a client that opens a connection for each request. No request is ever sent twice, because Go silently
+// repeats requests only on reused connections.
 func newConnections(config *rest.Config) (*client, error) {
 	return newClient(config, func(t *http.Transport) {
 		t.DisableKeepAlives = true
@@ -33,8 +33,8 @@ func newConnections(config *rest.Config) (*client, error) {
 	})
 }
 
-// oneConnection makes a client that holds one HTTP/2 connection, with the health checks of client-go, and opens another
-// only when that is lost.
+// oneConnection makes a client that holds one HTTP/2 connection, with the health checks of client-go, and opens another one
+// only when the connection is lost.
 func oneConnection(config *rest.Config) (*client, error) {
 	return newClient(config, func(t *http.Transport) { utilnet.SetTransportDefaults(t) })
 }
@@ -48,7 +48,7 @@ func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, err
 	if err != nil {
 		return nil, err
 	}
-	// What is measured is the endpoint, never a proxy.
+	// The endpoint is measured, never a proxy.
 	t := &http.Transport{TLSClientConfig: trust, DialContext: config.Dial, Proxy: host.Direct}
 	prepare(t)
 	wrapped, err := rest.HTTPWrappersForConfig(config, t)
@@ -58,7 +58,7 @@ func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, err
 	return &client{base: base, http: wrapped, free: t.CloseIdleConnections}, nil
 }
 
-// send makes one request and says how it failed, if it did.
+// send sends one request and returns how it failed, if it did.
 func (c *client) send(ctx context.Context, method, path, contentType, body string) (failure string) {
 	var content io.Reader
 	if body != "" {
@@ -77,7 +77,7 @@ func (c *client) send(ctx context.Context, method, path, contentType, body strin
 		return describe(err)
 	}
 	defer resp.Body.Close()
-	// An answer that breaks off is none.
+	// An incomplete response is a failure.
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		return describe(err)
 	}
@@ -87,7 +87,7 @@ func (c *client) send(ctx context.Context, method, path, contentType, body strin
 	return ""
 }
 
-// describe names a failure without the addresses and ports that would make each one unique.
+// describe describes a failure without the addresses and ports that would make each one unique.
 func describe(err error) string {
 	var op *net.OpError
 	switch {

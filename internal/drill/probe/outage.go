@@ -5,28 +5,28 @@ import (
 	"time"
 )
 
-// Outage is what one kind of client met in a stretch of time.
+// Outage is what one kind of client experienced in an interval.
 type Outage struct {
-	// Requests were sent in that time, and Failed of them failed.
+	// Requests were sent in that interval, and Failed of them failed.
 	Requests int `json:"requests"`
 	Failed   int `json:"failed"`
-	// Longest is the longest time between two successes: what an outage cost, and never less than the pace of the
+	// Longest is the longest time between two successes, which is the length of an outage and never less than the pace of the
 	// requests. It began at Since.
 	Longest time.Duration `json:"longestNanoseconds"`
 	Since   time.Time     `json:"since"`
-	// Errors counts the failures by what they were.
+	// Errors counts the failures by their description.
 	Errors map[string]int `json:"errors,omitempty"`
 }
 
-// request is one that has ended. Its failure is empty when it succeeded.
+// request is a finished request. Its failure is empty if it succeeded.
 type request struct {
 	sent, ended time.Time
 	failure     string
 }
 
-// judge says what the requests tell of the time from one moment to another. A success proves the service at the moment
-// of its answer. The last one before the stretch is where the first gap begins; a gap that is still open when the
-// stretch ends counts as far as it has come.
+// judge evaluates the requests of an interval. A success proves that the service works at the moment of its answer. The first
+// gap starts at the last success before the interval; a gap that is still open when the interval ends counts up to that
+// moment.
 func judge(requests []request, from, to time.Time) Outage {
 	out := Outage{Errors: map[string]int{}}
 	var answers []time.Time
@@ -47,7 +47,7 @@ func judge(requests []request, from, to time.Time) Outage {
 			last = r.ended
 		}
 	}
-	// Requests overlap, so answers come in another order than they were asked for.
+	// Requests overlap, so answers arrive in a different order.
 	slices.SortFunc(answers, time.Time.Compare)
 	for _, answer := range append(answers, to) {
 		if gap := answer.Sub(last); gap > out.Longest {
@@ -58,7 +58,7 @@ func judge(requests []request, from, to time.Time) Outage {
 	return out
 }
 
-// worst joins what several connections of one kind met: their requests together, and the gap of the one that was worst off.
+// worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
 func worst(outages []Outage) Outage {
 	all := Outage{Errors: map[string]int{}}
 	for _, o := range outages {

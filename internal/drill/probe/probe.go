@@ -1,6 +1,6 @@
-// Package probe asks an API endpoint all the time, in the ways in which its clients do, and says for how long it was
-// away: clients that open a connection for each request, clients that hold HTTP/2 connections, and one that writes and
-// remembers what was acknowledged.
+// Package probe queries an API endpoint continuously, as its clients do, and measures how long it was unavailable. It has
+// clients that open a connection for each request, clients that hold HTTP/2 connections, and one that writes and remembers
+// what was acknowledged.
 package probe
 
 import (
@@ -20,16 +20,16 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// Options say how hard to ask. Zero values stand for what failover was measured with.
+// Options say how often to query. Zero values stand for the settings with which failover was measured.
 type Options struct {
 	// Pace is the time between two requests of the clients that open a connection for each, and of the writer: 50 ms.
 	Pace time.Duration
 	// Connections is the number of HTTP/2 connections, 6, and StreamPace the time between two requests on each, 200 ms.
 	Connections int
 	StreamPace  time.Duration
-	// Timeout is a client's patience with one request: 2 s.
+	// Timeout is the timeout of one request: 2 s.
 	Timeout time.Duration
-	// Namespace is made for the objects that are read and written, and is gone after Stop: quorate-probe.
+	// Namespace is created for the objects that are read and written, and is deleted by Stop: quorate-probe.
 	Namespace string
 }
 
@@ -50,7 +50,7 @@ func (o *Options) fill() {
 	}
 }
 
-// Report is what the clients met in a stretch of time.
+// Report is what the clients experienced in an interval.
 type Report struct {
 	// New opens a connection for each request and reads.
 	New Outage `json:"newConnections"`
@@ -65,7 +65,7 @@ func (r Report) Longest() time.Duration {
 	return max(r.New.Longest, r.Writes.Longest, r.HTTP2.Longest)
 }
 
-// Prober is a set of clients at work.
+// Prober is a set of running clients.
 type Prober struct {
 	options Options
 	api     kubernetes.Interface
@@ -78,8 +78,8 @@ type Prober struct {
 	streams          []*record
 }
 
-// Start makes what is read and written, and sets the clients to work until Stop. The configuration's address is the one
-// that is measured.
+// Start creates the objects that are read and written, and runs the clients until Stop. The address in the configuration is
+// the one that is measured.
 func Start(ctx context.Context, config *rest.Config, options Options) (*Prober, error) {
 	options.fill()
 	config = rest.CopyConfig(config)
@@ -89,7 +89,7 @@ func Start(ctx context.Context, config *rest.Config, options Options) (*Prober, 
 		return nil, fmt.Errorf("starting the probe: %w", err)
 	}
 	p := &Prober{options: options, api: api, streams: make([]*record, options.Connections)}
-	// One object more than there can be writes at once.
+	// One object more than there can be parallel writes.
 	p.writer = &writer{namespace: options.Namespace, objects: int(options.Timeout/options.Pace) + 1, acked: map[int]bool{}}
 	if err := p.makeObjects(ctx); err != nil {
 		return nil, fmt.Errorf("starting the probe: %w", err)
@@ -101,7 +101,7 @@ func Start(ctx context.Context, config *rest.Config, options Options) (*Prober, 
 	return p, nil
 }
 
-// read is the object that reading clients ask for. A read of one object goes through etcd's quorum.
+// read is the object that reading clients request. A read of one object goes through etcd's quorum.
 const read = "read"
 
 func configMapPath(namespace, name string) string {
@@ -134,7 +134,7 @@ func (p *Prober) run(config *rest.Config) error {
 		p.free = append(p.free, c.free)
 		p.wg.Go(func() {
 			every(ctx, pace, func() {
-				// Not below ctx: what is under way when the clients are told to stop is let finish.
+				// Not derived from ctx, so that running requests finish when the clients are stopped.
 				request, cancel := context.WithTimeout(context.Background(), p.options.Timeout)
 				defer cancel()
 				r.do(func() string { return send(request) })
@@ -166,7 +166,7 @@ func (p *Prober) run(config *rest.Config) error {
 	return nil
 }
 
-// Between says what the clients met from one moment to another. It waits for the answers to what was sent until then.
+// Between reports what the clients experienced in an interval. It waits for the answers to requests that were sent in it.
 func (p *Prober) Between(ctx context.Context, from, to time.Time) (Report, error) {
 	err := until(ctx, func() bool {
 		settled := p.newConns.settled(to) && p.writes.settled(to)
@@ -188,7 +188,7 @@ func (p *Prober) between(from, to time.Time) Report {
 	return out
 }
 
-// Calm waits until every client has been answered for as long as that, since now, without a failure.
+// Calm waits until, from now on, every client has been answered for the given time without a failure.
 func (p *Prober) Calm(ctx context.Context, long time.Duration) error {
 	from := time.Now()
 	return until(ctx, func() bool {
@@ -203,7 +203,7 @@ func (p *Prober) Calm(ctx context.Context, long time.Duration) error {
 	})
 }
 
-// Lost reads everything back that was acknowledged, and lists what is not there. It says how many writes it looked for.
+// Lost reads back everything that was acknowledged, and lists what is missing. It also returns how many writes it checked.
 func (p *Prober) Lost(ctx context.Context) (lost []int, acknowledged int, err error) {
 	return p.writer.lost(ctx, p.api)
 }
@@ -226,7 +226,7 @@ func (p *Prober) removeObjects(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		// A cluster that has just got over a fault may still fail a request.
+		// A cluster that has just recovered from a fault may still fail a request.
 		err := p.api.CoreV1().Namespaces().Delete(ctx, p.options.Namespace, metav1.DeleteOptions{})
 		if err == nil || apierrors.IsNotFound(err) {
 			return nil

@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// record is what became of one client's requests.
+// record holds the results of one client's requests.
 type record struct {
 	mu      sync.Mutex
 	ended   []request
-	pending map[int]time.Time // when those were sent that have no answer yet
+	pending map[int]time.Time // send times of the requests that have no answer yet
 	next    int
 }
 
-// do sends a request and notes how it ended.
+// do sends a request and records its result.
 func (r *record) do(send func() (failure string)) {
 	r.mu.Lock()
 	sent, id := time.Now(), r.next
@@ -34,7 +34,7 @@ func (r *record) do(send func() (failure string)) {
 	r.ended = append(r.ended, request{sent, time.Now(), failure})
 }
 
-// settled says whether everything that was sent up to a moment has ended.
+// settled reports whether all requests that were sent up to a moment have ended.
 func (r *record) settled(to time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -52,8 +52,8 @@ func (r *record) between(from, to time.Time) Outage {
 	return judge(r.since(from), from, to)
 }
 
-// since leaves out what ended too long ago to matter: all before the last success that ended before from. Requests are
-// in the order of their ends.
+// since omits requests that no longer matter: those before the last success that ended before from. Requests are in the order
+// in which they ended.
 func (r *record) since(from time.Time) []request {
 	first, _ := slices.BinarySearchFunc(r.ended, from, func(r request, t time.Time) int { return r.ended.Compare(t) })
 	for first--; first > 0 && r.ended[first].failure != ""; {
@@ -62,8 +62,8 @@ func (r *record) since(from time.Time) []request {
 	return r.ended[max(first, 0):]
 }
 
-// every calls f at a fixed pace, however long the calls take: a client that waited for an answer before it asked again
-// would find one failure where its users met twenty. It returns when ctx is done and all calls have returned.
+// every calls f at a fixed pace, however long the calls take: a client that waited for an answer before the next request would
+// see one failure where users see twenty. It returns when ctx is done and all calls have returned.
 func every(ctx context.Context, pace time.Duration, f func()) {
 	var wg sync.WaitGroup
 	defer wg.Wait()

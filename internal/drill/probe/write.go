@@ -14,9 +14,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// writer writes ever higher numbers, each under a key of its own and never twice, and remembers which of them were
-// acknowledged. Writes in turn go to different objects, so many that none is written to twice at once: a conflict
-// would look like an outage.
+// writer writes increasing numbers, each under its own key and only once, and remembers which of them were acknowledged.
+// Consecutive writes go to different objects, so that no two parallel writes go to the same one: a conflict would look like an
+// outage.
 type writer struct {
 	client    *client
 	namespace string
@@ -47,7 +47,7 @@ func (w *writer) write(ctx context.Context) (failure string) {
 // lost compares what was acknowledged with what a consistent read finds.
 func (w *writer) lost(ctx context.Context, api kubernetes.Interface) (lost []int, acked int, err error) {
 	w.mu.Lock()
-	want := slices.Sorted(maps.Keys(w.acked)) // before the read: what is acknowledged later need not be in it
+	want := slices.Sorted(maps.Keys(w.acked)) // before the read, which need not include later writes
 	w.mu.Unlock()
 	list, err := api.CoreV1().ConfigMaps(w.namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -64,7 +64,7 @@ func (w *writer) lost(ctx context.Context, api kubernetes.Interface) (lost []int
 	}), len(want), nil
 }
 
-// missing lists the numbers that are not among the keys.
+// missing lists the numbers that have no key.
 func missing(want []int, keys func(func(string) bool)) []int {
 	have := map[string]bool{}
 	for key := range keys {

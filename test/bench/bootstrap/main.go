@@ -1,7 +1,7 @@
-// Command bootstrap races the documented kubeadm sequence, as `quorate plan --by-hand` prints it, against quorate apply: the
-// same lab machines, the same bundle with its images already unpacked, names that resolve, balancers of the same kind. The
-// clock runs from before the machines boot until every node is Ready, as seen through the endpoint, and is read once more when
-// every API server serves, too.
+// Command bootstrap compares the documented kubeadm sequence, as `quorate plan --by-hand` prints it, with quorate apply: on
+// the same lab machines, with the same bundle whose images are already unpacked, names that resolve, and load balancers of the
+// same kind. The clock runs from before the machines boot until every node is Ready, as seen through the endpoint, and is read
+// once more when every API server serves, too.
 package main
 
 import (
@@ -47,7 +47,7 @@ type outcome struct {
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "host" {
-		// This binary is its own host side, watchdog of the balancers included.
+		// This binary is its own host side, including the watchdog of the load balancers.
 		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
 	pairs := flag.Int("pairs", 3, "how many pairs of runs for each size")
@@ -74,7 +74,7 @@ func race(ctx context.Context, pairs int) error {
 				func() (err error) { quorate, err = appendRun(ctx, c, quorate, runQuorate); return err },
 			}
 			if i%2 == 1 {
-				slices.Reverse(runs) // so that neither always finds the warmer machine
+				slices.Reverse(runs) // so that neither side always runs on the warmer machine
 			}
 			for _, run := range runs {
 				if err := run(); err != nil {
@@ -140,13 +140,13 @@ func appendRun(ctx context.Context, c *spec.Cluster, all []outcome, run runner) 
 	return append(all, o), err
 }
 
-// once makes machines, lets one of the two build its cluster, and stops the clock when the cluster is there.
+// once creates machines, lets one of the two build its cluster, and measures the time until the cluster exists.
 func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err error) {
 	b, err := sources.Bundle(ctx, c, progress.Discard)
 	if err != nil {
 		return o, err
 	}
-	// Made before the clock runs: both find the same disks.
+	// Created before the clock starts, so that both use the same disks.
 	if err := machines.Seed(ctx, c, b, progress.Discard); err != nil {
 		return o, err
 	}
@@ -190,8 +190,8 @@ func once(ctx context.Context, c *spec.Cluster, run runner) (o outcome, err erro
 	return o, nil
 }
 
-// whole waits until every node is Ready, as seen through the endpoint, and then until every control plane's API server has
-// announced itself while they still are, and notes when each was.
+// whole waits until every node is Ready, as seen through the endpoint, and then until every control plane's API server serves
+// while they still are. It records both times.
 func whole(ctx context.Context, c *spec.Cluster, begin time.Time, o *outcome) error {
 	e := run.Open(ctx, c, progress.Discard)
 	defer e.Close()
@@ -232,7 +232,7 @@ func ready(api *facts.API) (n int) {
 	return n
 }
 
-// apiServers counts the servers behind the API's own Service: each puts itself there when it serves.
+// apiServers counts the endpoints of the API's own Service: each API server registers itself there when it serves.
 func apiServers(ctx context.Context, client *kube.Client) (serving int, err error) {
 	list, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=kubernetes"})
 	if err != nil {
@@ -244,7 +244,7 @@ func apiServers(ctx context.Context, client *kube.Client) (serving int, err erro
 	return serving, nil
 }
 
-// throughEndpoint makes a client that goes where every client goes.
+// throughEndpoint makes a client that uses the endpoint, like every client.
 func throughEndpoint(ctx context.Context, e *run.Engine) (*kube.Client, error) {
 	admin, err := e.Kubeconfig(ctx)
 	if err != nil {
@@ -264,7 +264,7 @@ func throughEndpoint(ctx context.Context, e *run.Engine) (*kube.Client, error) {
 func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
 	e := run.Open(ctx, c, sink)
 	defer e.Close()
-	_, err := e.Apply(ctx, b, run.Options{}) // it checks the hosts first, as kubeadm's own preflight does on the other side
+	_, err := e.Apply(ctx, b, run.Options{}) // apply runs preflight first, as kubeadm does on the other side
 	return err
 }
 

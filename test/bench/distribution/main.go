@@ -1,5 +1,5 @@
-// Command distribution measures what the caller sends when several hosts need the same bundle: lab machines that were
-// born without it, the very steps of quorate apply, and the counter of the caller's network device.
+// Command distribution measures what the caller sends when several hosts need the same bundle: lab machines that were created
+// without it, the steps of quorate apply, and the counter of the caller's network device.
 package main
 
 import (

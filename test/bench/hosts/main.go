@@ -1,5 +1,5 @@
 // Command hosts measures plan and preflight against many hosts: real SSH servers with the real host side, all in one other
-// process, each at an address of its own in a network namespace of theirs. Memory is that of the caller alone.
+// process, each at its own address in a separate network namespace. The memory is that of the caller alone.
 package main
 
 import (
@@ -45,7 +45,7 @@ func main() {
 	}
 }
 
-// start is three programs in one: what the user calls, which makes the namespace; the caller in it; and the servers.
+// start is three programs in one: the command, which creates the namespace; the caller in it; and the servers.
 func start(ctx context.Context, part string, hosts, runs int) error {
 	switch part {
 	case "":
@@ -123,7 +123,7 @@ func network(hosts int) error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return err
 	}
-	// A loopback's own MTU would make packets of 64 KiB of what are 1500 bytes on a network.
+	// With the default MTU of a loopback interface, packets would have 64 KiB instead of 1500 bytes.
 	if err := netlink.LinkSetMTU(lo, 1500); err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func measure(ctx context.Context, c *spec.Cluster, runs int) error {
 
 func round(f float64) float64 { return float64(int(f*100+0.5)) / 100 }
 
-// peak is the most memory that this process had in use at any moment, as the kernel counts it.
+// peak is the peak memory of this process, as the kernel counts it.
 func peak() (int64, error) {
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
