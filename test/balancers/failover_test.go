@@ -11,17 +11,17 @@ import (
 	"time"
 )
 
-// fault is something that breaks, and what must be true of clients meanwhile.
+// fault is something that breaks, and what must hold for clients in the meantime.
 type fault struct {
 	name         string
 	inject, heal func(t *testing.T, s *site)
 	lasts        time.Duration
-	rest         time.Duration // after it was healed; clients are watched also then
-	// judge looks at the outcome with the load balancers that Quorate manages.
+	rest         time.Duration // after it was healed; clients are observed then, too
+	// judge checks the outcome for the load balancers that Quorate manages.
 	judge func(t *testing.T, o outcome)
 }
 
-// sane is more than a failover may take on any computer. What it really takes is printed.
+// sane is an upper limit for a failover on any computer. The real time is printed.
 const sane = 5 * time.Second
 
 func quick(t *testing.T, o outcome) {
@@ -66,7 +66,7 @@ var faults = []fault{
 	{"API server's host vanished", func(t *testing.T, s *site) { must(t, s.Cut(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Heal(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
 	{"API server's host frozen", func(t *testing.T, s *site) { must(t, s.Freeze(t.Context(), "api-a")) }, func(t *testing.T, s *site) { must(t, s.Thaw(t.Context(), "api-a")) }, 10 * time.Second, 0, quick},
 	{"API server short of CPU", api("systemctl set-property --runtime api CPUQuota=2%"), api("systemctl set-property --runtime api CPUQuota="), 15 * time.Second, 0, func(t *testing.T, o outcome) {
-		// It gets so little that it may be taken for hung once, and then gets more time.
+		// It gets so little CPU time that it may be taken for hung once, and is then given more time.
 		if o.reconnects > http2Clients/2 {
 			t.Errorf("%d HTTP/2 clients connected %d times", o.moved, o.reconnects)
 		}
@@ -82,7 +82,7 @@ var faults = []fault{
 			s.startAPI(t, m)
 		}
 	}, 15 * time.Second, 0, func(t *testing.T, o outcome) {
-		// The clients of the others connect to it. Nobody closes their connections again.
+		// The clients of the other servers connect to it. Their connections are not closed again.
 		if o.reconnects > 2*http2Clients {
 			t.Errorf("%d HTTP/2 clients connected %d times", o.moved, o.reconnects)
 		}
@@ -102,8 +102,8 @@ var faults = []fault{
 	{"HAProxy killed", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -KILL $(pidof haproxy)") }, nothing, 8 * time.Second, 0, quick},
 }
 
-// TestFailover breaks one part after the other behind load balancers as a person sets them up and behind Quorate's, and
-// prints what clients met.
+// TestFailover breaks one part after the other behind manually configured load balancers and behind Quorate's, and prints the
+// outages of clients.
 func TestFailover(t *testing.T) {
 	s := newSite(t)
 	var table bytes.Buffer

@@ -23,7 +23,7 @@ func (w writer) Write(b []byte) (int, error) { w(b); return len(b), nil }
 
 func asExit(err error, exit **exec.ExitError) bool { return errors.As(err, exit) }
 
-// TestHAProxy looks at how HAProxy runs, what it logs, what it refuses, and what a reload costs.
+// TestHAProxy checks how HAProxy runs, what it logs, what it refuses, and what a reload costs.
 func TestHAProxy(t *testing.T) {
 	s := newSite(t)
 	// RHEL's unit has neither a runtime directory nor a mount for the log; its socket is elsewhere.
@@ -173,7 +173,7 @@ WantedBy=multi-user.target
 		if b := drained(); !b.Drained || b.Sessions > 0 {
 			t.Errorf("after a reload: %+v", b)
 		}
-		// Also while no server has an etcd leader, and another pool serves.
+		// Even while no server has an etcd leader and another pool serves.
 		for _, m := range s.apiServers() {
 			s.put(t, m, "/etc/api/etcd", "electing")
 		}

@@ -30,8 +30,8 @@ import (
 
 const program = "/usr/local/bin/balancers"
 
-// site is a lab with three API servers, three load balancers, of which the spec names two at first, a machine for clients,
-// and one that belongs to nobody.
+// site is a lab with three API servers, three load balancers, of which the spec names two at first, a machine for clients, and
+// a machine outside the cluster.
 type site struct {
 	*lab.Lab
 	cluster *spec.Cluster
@@ -119,7 +119,7 @@ func (s *site) startAPI(t *testing.T, machine string) {
 	s.run(t, machine, "systemctl reset-failed api 2>/dev/null; systemd-run --quiet --unit=api --property=CPUAccounting=yes --setenv=GOMAXPROCS=2 "+program+" serve /etc/api")
 }
 
-// run runs a script in a machine and returns what it prints.
+// run runs a script in a machine and returns its output.
 func (s *site) run(t *testing.T, machine, script string) string {
 	t.Helper()
 	out, err := s.try(t.Context(), machine, script)
@@ -200,13 +200,13 @@ func (s *site) whole(t *testing.T, lbs ...string) {
 	}
 }
 
-// timeline collects what clients meet.
+// timeline collects the results of clients.
 type timeline struct {
 	mu     sync.Mutex
 	events []event
 }
 
-// clients begin to ask, and stop with the test.
+// clients start sending requests, and stop with the test.
 func (s *site) clients(t *testing.T) *timeline {
 	t.Helper()
 	config, err := json.Marshal(clientsRequest{Address: s.vip + ":6443", Name: "api.site.internal", CA: s.ca})
@@ -234,7 +234,7 @@ func (s *site) clients(t *testing.T) *timeline {
 	return l
 }
 
-// outcome is what clients met within a time.
+// outcome is what clients experienced in an interval.
 type outcome struct {
 	newGap, http2Gap       time.Duration // the longest time without an answer: of all new connections, of the worst HTTP/2 client
 	newFailed, http2Failed int

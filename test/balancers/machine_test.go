@@ -154,7 +154,7 @@ func listenVRRP(ctx context.Context, address string) error {
 	return err
 }
 
-// hold opens connections to an address, without a word, until HAProxy refuses one or closes one, and says how many stayed.
+// hold opens idle connections to an address until HAProxy refuses or closes one, and returns how many stayed open.
 func hold(ctx context.Context, address string) error {
 	var conns []net.Conn
 	for len(conns) < 1000 {
@@ -180,7 +180,7 @@ func hold(ctx context.Context, address string) error {
 }
 
 // serveAPI behaves like kube-apiserver as far as load balancers and clients can see: TLS, HTTP/2, and /readyz with its two
-// checks of etcd, which are asked once a second at most and remember the last result. A file says how etcd is: ok, dead,
+// checks of etcd, which run once a second at most and remember the last result. A file contains the state of etcd: ok, dead,
 // or electing.
 func serveAPI(ctx context.Context, dir string) error {
 	etcd := &etcd{file: filepath.Join(dir, "etcd")}
@@ -213,7 +213,7 @@ func serveAPI(ctx context.Context, dir string) error {
 	return nil
 }
 
-// burn uses CPU time, not time: it takes longer when there is little of it.
+// burn uses a fixed amount of CPU time, so it takes longer on a busy machine.
 func burn(d time.Duration) {
 	var begin, now syscall.Rusage
 	const thread = 1 // RUSAGE_THREAD
@@ -245,7 +245,7 @@ func (e *etcd) wait(ctx context.Context, d time.Duration) bool {
 		if ctx.Err() != nil || time.Now().After(end) {
 			return false
 		}
-		time.Sleep(20 * time.Millisecond) // etcd itself is what is imitated
+		time.Sleep(20 * time.Millisecond) // imitates etcd itself
 	}
 	return true
 }
@@ -260,7 +260,7 @@ func (e *etcd) check() bool {
 	return ok
 }
 
-// event is one request of a client, or a connection that it made.
+// event is one request of a client, or one connection that it opened.
 type event struct {
 	At     time.Time
 	Client int // 0 opens a connection for each request
@@ -361,7 +361,7 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 			}
 		}
 	}
-	slots := make(chan struct{}, 40) // what a client leaves open while nobody answers
+	slots := make(chan struct{}, 40) // what a client leaves open while there is no answer
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {

@@ -18,8 +18,8 @@ import (
 	"quorate.dev/quorate/internal/vip"
 )
 
-// watchHolders looks at the kernels of all load balancers all the time, and returns the greatest number of holders that it
-// saw, and the number of changes.
+// watchHolders polls the kernels of all load balancers, and returns the greatest number of simultaneous holders and the number
+// of changes.
 func (s *site) watchHolders(t *testing.T) (stop func() (most int, history []string)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -41,7 +41,7 @@ func (s *site) watchHolders(t *testing.T) (stop func() (most int, history []stri
 	return func() (int, []string) { cancel(); <-done; return most, history }
 }
 
-// TestVirtualIP adds, removes, and forgets load balancers, and asks the network who has the virtual IP.
+// TestVirtualIP adds, removes, and forgets load balancers, and probes the network for the holders of the virtual IP.
 func TestVirtualIP(t *testing.T) {
 	s := newSite(t)
 	asks := func(t *testing.T, machine string) facts.AddressHolders {
@@ -56,7 +56,7 @@ func TestVirtualIP(t *testing.T) {
 		}
 		return seen
 	}
-	// who are the holders as the load balancers of the cluster find them, and as everybody would.
+	// who returns the holders that the load balancers of the cluster find, and those that any machine would find.
 	who := func(t *testing.T, c *spec.Cluster, askers ...string) (holders, strangers []string) {
 		t.Helper()
 		obs := &facts.Observation{Hosts: map[string]facts.Host{}}
@@ -154,7 +154,7 @@ func TestVirtualIP(t *testing.T) {
 		}
 	})
 	t.Run("the others do not know a load balancer that starts", func(t *testing.T) {
-		// What the order of the steps avoids: this is why WhoHas exists.
+		// The order of the steps avoids this. It is the reason for WhoHas.
 		for _, lb := range []string{"lb-a", "lb-b"} {
 			s.configure(t, s.cluster, lb, false)
 		}
@@ -188,7 +188,7 @@ func TestVirtualIP(t *testing.T) {
 	t.Run("a router between load balancers", func(t *testing.T) { routed(t, s) })
 }
 
-// routed asks a load balancer by VRRP, directly and through a router.
+// routed probes a load balancer with VRRP, directly and through a router.
 func routed(t *testing.T, s *site) {
 	for _, lb := range []string{"lb-a", "lb-b"} {
 		s.run(t, lb, "systemctl stop keepalived")

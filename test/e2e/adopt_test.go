@@ -29,7 +29,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// TestAdoption has an operator build a cluster with plain kubeadm, and Quorate take it on while people use it.
+// TestAdoption builds a cluster with plain kubeadm, as an operator would, and lets Quorate adopt it while it is in use.
 func TestAdoption(t *testing.T) {
 	ctx := testContext(t)
 	c := plainKubeadm(t, ctx, "e2e-adopt", spec.DefaultLab("e2e-adopt"))
@@ -59,8 +59,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// plainKubeadm is the operator: kubeadm as its documentation has it, with its defaults, on machines whose runtime is set up
-// in the operator's own way, and balancers that only connect.
+// plainKubeadm does what an operator would: it runs kubeadm as documented, with its defaults, on machines with a custom
+// runtime configuration, behind load balancers that only forward TCP.
 func plainKubeadm(t *testing.T, ctx context.Context, name string, shape *spec.Cluster) *cluster {
 	t.Helper()
 	c := newCluster(t, name)
@@ -138,7 +138,7 @@ conntrack: {maxPerCore: 0, min: 0}
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Under the name that the project itself gives it.
+	// Under the name that the project uses.
 	flannel := regexp.MustCompile(`(kind: DaemonSet\nmetadata:\n  name: kube-flannel)`).ReplaceAllString(string(manifests["flannel"].Objects), "$1-ds")
 	c.put(t, ctx, first.Name, "/root/flannel.yaml", flannel)
 	c.ssh(t, ctx, first.Name, "mkdir -p /root/.kube && cp /etc/kubernetes/admin.conf /root/.kube/config && kubectl apply -f /root/flannel.yaml")
@@ -158,7 +158,7 @@ conntrack: {maxPerCore: 0, min: 0}
 	return c
 }
 
-// decoded reads a plan.
+// decoded decodes a plan.
 func decoded(t *testing.T, r result) (p plan.Plan) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(r.stdout), &p); err != nil {
@@ -182,7 +182,7 @@ func beforeAdoption(t *testing.T, ctx context.Context, c *cluster, _ *spec.Clust
 		t.Errorf("status of a cluster of others: %s", r)
 	}
 	for _, problem := range s.Problems {
-		// kubeadm starts both replicas where there is only one node yet.
+		// kubeadm starts both replicas while there is only one node.
 		if problem.Severity != "info" && !strings.Contains(problem.Summary, "CoreDNS") {
 			t.Errorf("%+v", problem)
 		}
@@ -203,7 +203,7 @@ func beforeAdoption(t *testing.T, ctx context.Context, c *cluster, _ *spec.Clust
 	printArtifact(t, "adoption.txt", c.must(t, ctx, "plan", "-f", c.specFile()).stdout)
 }
 
-// adoptionRefused describes other clusters than the one that is there, and gives no word for the right one.
+// adoptionRefused tries to adopt with specs of other clusters, and without the flag for the right one.
 func adoptionRefused(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	before := fingerprint(t, ctx, c, s)
 	refused := func(change func(*spec.Cluster), words ...string) {
@@ -234,7 +234,7 @@ func adoptionRefused(t *testing.T, ctx context.Context, c *cluster, s *spec.Clus
 		o.Spec.Hosts = slices.DeleteFunc(o.Spec.Hosts, func(h spec.Host) bool { return h.Name == "worker-b" })
 	}, "worker-b", "is not in the spec")
 
-	// A host that has the authority of another cluster.
+	// A host with the CA of another cluster.
 	l := c.lab(t)
 	if err := l.AddMachines(ctx, []lab.Machine{{Name: "stranger", Zone: "c"}}, nil); err != nil {
 		t.Fatal(err)
@@ -276,7 +276,7 @@ func fingerprint(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster)
 	out["etcd"] = c.ssh(t, ctx, s.EtcdHosts()[0].Name, etcdctlAsAPIServer+"member list")
 	out["objects"] = c.ssh(t, ctx, "cp-a", "kubectl get nodes,services,daemonsets,deployments,secrets -A -o jsonpath='{range .items[*]}{.kind} {.metadata.namespace} {.metadata.name} {.metadata.uid}{\"\\n\"}{end}'")
 	out["configuration"] = c.ssh(t, ctx, "cp-a", "kubectl -n kube-system get cm kubeadm-config kubelet-config kube-proxy -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.resourceVersion}{\"\\n\"}{end}'")
-	// CoreDNS is what an adoption does move, one replica after the other.
+	// Adoption moves only CoreDNS, one replica after the other.
 	out["pods"] = c.ssh(t, ctx, "cp-a", "kubectl get pods -A -l k8s-app!=kube-dns -o jsonpath='{range .items[*]}{.metadata.name} {.metadata.uid} {.status.containerStatuses[*].restartCount} {.status.containerStatuses[*].state.running.startedAt}{\"\\n\"}{end}'")
 	return out
 }
@@ -330,7 +330,7 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	if p := decoded(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json", "--detailed-exitcode")); p.Adopts {
 		t.Error("it is to be adopted again")
 	}
-	c.must(t, ctx, "apply", "-f", c.specFile()) // without the word: it is Quorate's now
+	c.must(t, ctx, "apply", "-f", c.specFile()) // without the flag, because the cluster is adopted now
 	for _, n := range whole.Nodes {
 		node, err := api.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
 		if err != nil || node.Labels[corev1.LabelTopologyZone] != n.Zone {
@@ -344,7 +344,8 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	c.must(t, ctx, "drain", "-f", c.specFile(), "--undo", "cp-b")
 }
 
-// serveWeb runs two web pods and asks one node for them, all the time. What it returns ends that and says how it went.
+// serveWeb runs two web pods and sends requests to them through one node. The returned function stops the requests and reports
+// failures.
 func serveWeb(t *testing.T, ctx context.Context, c *cluster, api *kubernetes.Clientset, s *spec.Cluster) func() (asked, failed int64) {
 	t.Helper()
 	b, err := bundle.Open(bundle.DefaultDir(s.Spec.Kubernetes.Version))
@@ -394,7 +395,7 @@ func serveWeb(t *testing.T, ctx context.Context, c *cluster, api *kubernetes.Cli
 	return end
 }
 
-// adoptedGrows joins a control plane that is Quorate's from the beginning.
+// adoptedGrows joins a control plane that Quorate sets up from the beginning.
 func adoptedGrows(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	l := c.lab(t)
 	fresh := []lab.Machine{{Name: "cp-d", Zone: "a"}, {Name: "cp-e", Zone: "b"}}

@@ -16,8 +16,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// TestAirGapped carries a bundle all the way: from a mirror of published releases through a registry into a file, and
-// from the file alone onto machines that have nothing and no way out. Then it harms what arrived.
+// TestAirGapped moves a bundle from a mirror of published releases through a registry into a file, and from the file onto
+// machines without internet access. Then it damages the bundle on the hosts.
 func TestAirGapped(t *testing.T) {
 	warm, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
 	if err != nil {
@@ -57,7 +57,7 @@ func TestAirGapped(t *testing.T) {
 	c.must(t, ctx, "bundle", "export", carried)
 	m.Close()
 
-	// From here on there is the file, and nothing else.
+	// From here on, only the file is available.
 	emptyCache(t, base)
 	t.Setenv("GOPROXY", "off")
 	file := airGappedSpec(t, c, carried, mirrored)
@@ -72,7 +72,7 @@ func TestAirGapped(t *testing.T) {
 	}
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
 	c.must(t, ctx, "bundle", "verify", "-f", file)
-	// A kubelet that makes room must not remove what this host can get nowhere.
+	// A kubelet that frees space must not remove an image that this host cannot pull again.
 	if pinned := strings.TrimSpace(c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images ls | grep /coredns/ | grep -c io.cri-containerd.pinned=pinned || true")); pinned != "1" {
 		t.Errorf("the kubelet may remove an image that no container uses just now: %s", c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images ls"))
 	}
@@ -85,7 +85,7 @@ func TestAirGapped(t *testing.T) {
 	t.Run("harm here", func(t *testing.T) { harmedCaller(t, ctx, c, file, carried) })
 }
 
-// emptyCache gives commands a cache that holds the lab's Debian image and no bundle.
+// emptyCache gives commands a cache with the lab's Debian image but without a bundle.
 func emptyCache(t *testing.T, base string) {
 	t.Helper()
 	cache := t.TempDir()
@@ -116,14 +116,15 @@ func airGappedSpec(t *testing.T, c *cluster, file, digest string) string {
 	return path
 }
 
-// harmedHosts takes an image away from one host and changes a byte of another's, and sees both named and mended.
+// harmedHosts removes an image from one host and changes a byte of one on another host, and checks that both are reported and
+// repaired.
 func harmedHosts(t *testing.T, ctx context.Context, c *cluster, file string) {
 	pause := strings.TrimSpace(c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images ls -q | grep /pause:"))
 	c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images rm "+pause)
 	const flip = `f=$(ls -S %s | head -1); printf '\377' | dd of=%s/$f bs=1 seek=1000 conv=notrunc status=none; echo $f`
 	const content = "/var/lib/containerd/io.containerd.content.v1.content/blobs/sha256"
 	blob := c.ssh(t, ctx, "cp-c", strings.ReplaceAll(flip, "%s", content))
-	// The host's own copy, from which it could mend itself, is as bad.
+	// The host's own copy, which could be used for the repair, is damaged in the same way.
 	c.ssh(t, ctx, "cp-c", strings.ReplaceAll(flip, "%s", "/var/lib/quorate/bundle/blobs/sha256"))
 
 	r := c.exits(t, ctx, 1, "bundle", "verify", "-f", file)
@@ -147,7 +148,7 @@ func harmedHosts(t *testing.T, ctx context.Context, c *cluster, file string) {
 	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode")
 }
 
-// harmedCaller damages the bundle from which a host would be mended: nothing may begin.
+// harmedCaller damages the bundle from which a host would be repaired. Nothing may be changed then.
 func harmedCaller(t *testing.T, ctx context.Context, c *cluster, file, carried string) {
 	b, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
 	if err != nil {
@@ -161,7 +162,7 @@ func harmedCaller(t *testing.T, ctx context.Context, c *cluster, file, carried s
 	if err := os.Truncate(filepath.Join(b.Dir(), "blobs", layer), 1); err != nil {
 		t.Fatal(err)
 	}
-	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode") // a cluster that needs nothing is not kept from anything
+	c.must(t, ctx, "plan", "-f", file, "--detailed-exitcode") // a cluster that needs nothing is not affected
 	c.ssh(t, ctx, "cp-b", "ctr -n k8s.io images rm "+pause.Name)
 	r := c.exits(t, ctx, 3, "apply", "-f", file)
 	for _, words := range []string{pause.Name, "is damaged", "Nothing was changed"} {

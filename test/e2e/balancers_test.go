@@ -25,8 +25,8 @@ import (
 	"quorate.dev/quorate/internal/status"
 )
 
-// TestColocatedBalancer builds a cluster whose control planes balance themselves, drains one, and takes the holder of the
-// virtual IP away, which is a control plane, too.
+// TestColocatedBalancer builds a cluster with load balancers on the control planes, drains a control plane, and powers off the
+// one that has the virtual IP.
 func TestColocatedBalancer(t *testing.T) {
 	c := newCluster(t, "e2e-colocated")
 	before := traces(t, c.name)
@@ -65,12 +65,13 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		}
 		c.must(t, ctx, "drain", "-f", c.specFile(), name)
 		drained := time.Now()
-		for range 3 { // clients begin twenty new connections each second all the while
+		for range 3 { // clients open twenty new connections a second throughout
 			if left := connections(t, ctx, c, name); left > 0 {
 				t.Errorf("%d connections to a drained control plane", left)
 			}
 		}
-		// What stops now is missed by nobody, as far as the computer lets clients be served at all: that is printed, not judged.
+		// No client should notice what stops now. How well clients are served depends on the computer, so it is printed and
+		// not checked.
 		hung := c.hang("apiserver", "kube-apiserver", func(status.Status) string { return name })
 		hung.inject(t, ctx)
 		t.Cleanup(func() { hung.heal(t, testContext(t)) })
@@ -100,7 +101,7 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 	}
 }
 
-// connections counts those that go to a control plane through any balancer.
+// connections counts the connections to a control plane through any load balancer.
 func connections(t *testing.T, ctx context.Context, c *cluster, name string) (n int) {
 	t.Helper()
 	s, _, err := c.status(ctx)
@@ -117,9 +118,9 @@ func connections(t *testing.T, ctx context.Context, c *cluster, name string) (n 
 	return n
 }
 
-// TestExternalBalancer builds behind an HAProxy that a user has set up, once it is set up as it should be.
+// TestExternalBalancer builds a cluster behind a user's own HAProxy, after that has been configured correctly.
 func TestExternalBalancer(t *testing.T) {
-	const own = "worker-b" // the user's machine; it is in no spec that is applied
+	const own = "worker-b" // the user's machine, which is not in the spec
 	c := newCluster(t, "e2e-external")
 	ctx := testContext(t)
 	file := filepath.Join(c.dir, "lab.yaml")
@@ -192,7 +193,8 @@ func TestExternalBalancer(t *testing.T) {
 		t.FailNow()
 	}
 
-	// A pool without one of the control planes works, and looks whole from everywhere: only meeting them all shows it.
+	// A pool without one of the control planes works, and looks complete from every host. Only connecting to every control
+	// plane reveals it.
 	r := c.start(t, ctx, "apply", "-f", file, "--verbose")
 	if !r.reaches(ctx, "cp-c is not behind the endpoint") {
 		code, all := r.wait(t)
@@ -210,14 +212,14 @@ func TestExternalBalancer(t *testing.T) {
 	c.exits(t, ctx, 2, "drain", "-f", file, "cp-a")
 }
 
-// haproxy sets a user's own balancer up.
+// haproxy sets up a user's own load balancer.
 func (c *cluster) haproxy(t *testing.T, ctx context.Context, machine, config string) {
 	t.Helper()
 	c.put(t, ctx, machine, "/etc/haproxy/haproxy.cfg", "defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 1h\n    timeout server 1h\n"+config)
 	c.ssh(t, ctx, machine, "systemctl restart haproxy")
 }
 
-// selfSigned is a certificate and its key, in PEM.
+// selfSigned returns a self-signed certificate and its key, in PEM.
 func selfSigned(t *testing.T, name string) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -23,8 +23,8 @@ import (
 	"quorate.dev/quorate/test/guide"
 )
 
-// byHand makes the machines of a spec and runs on them what `quorate plan --by-hand` prints: an ordinary kubeadm cluster,
-// which no quorate has built.
+// byHand creates the machines of a spec and runs on them what `quorate plan --by-hand` prints. The result is an ordinary
+// kubeadm cluster that was not built by Quorate.
 func byHand(t *testing.T, ctx context.Context, name string, shape *spec.Cluster) *cluster {
 	t.Helper()
 	c := newCluster(t, name)
@@ -43,7 +43,7 @@ func byHand(t *testing.T, ctx context.Context, name string, shape *spec.Cluster)
 	return c
 }
 
-// shapeOf is a lab-sized spec.
+// shapeOf returns a lab-sized spec.
 func shapeOf(t *testing.T, o spec.InitOptions) *spec.Cluster {
 	t.Helper()
 	data, err := spec.Init(o)
@@ -82,7 +82,7 @@ func TestByHand(t *testing.T) {
 const etcdctlAsAPIServer = "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt " +
 	"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key "
 
-// adoptedByHand takes the cluster on: what is right stays as it is.
+// adoptedByHand adopts the cluster, which must leave unchanged what is right.
 func adoptedByHand(t *testing.T, ctx context.Context, c *cluster) {
 	t.Helper()
 	s, err := spec.Load(c.specFile())
@@ -100,7 +100,7 @@ func adoptedByHand(t *testing.T, ctx context.Context, c *cluster) {
 	c.whole(t, ctx)
 }
 
-// healthyByHand looks at everything that makes the cluster highly available, with an operator's tools.
+// healthyByHand checks everything that makes the cluster highly available, with an operator's tools.
 func healthyByHand(t *testing.T, ctx context.Context, c *cluster, shape *spec.Cluster) {
 	t.Helper()
 	_, api := c.client(t, ctx)
@@ -120,7 +120,7 @@ func healthyByHand(t *testing.T, ctx context.Context, c *cluster, shape *spec.Cl
 	}
 	behindEndpoint(t, ctx, c, len(cps))
 	eventually(t, ctx, "CoreDNS on different nodes", func() error { return dnsApart(ctx, api) })
-	// Without a serving certificate that the API server accepts there are no logs.
+	// Logs need a serving certificate that the API server accepts.
 	for _, h := range cps {
 		c.ssh(t, ctx, cps[0].Name, "kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system logs --tail 1 kube-apiserver-"+h.Name)
 	}
@@ -131,15 +131,15 @@ func healthyByHand(t *testing.T, ctx context.Context, c *cluster, shape *spec.Cl
 	}
 }
 
-// behindEndpoint meets every API server through the endpoint, by its certificate.
+// behindEndpoint reaches every API server through the endpoint, and identifies it by its certificate.
 func behindEndpoint(t *testing.T, ctx context.Context, c *cluster, want int) {
 	t.Helper()
 	config, _ := c.client(t, ctx)
 	address := strings.TrimPrefix(config.Host, "https://")
 	met := map[string]bool{}
 	eventually(t, ctx, "every API server behind the endpoint", func() error {
-		// Who answers is what is asked here, by the certificate alone; nothing is sent. That clients trust it, the client that
-		// everything else here goes through has seen.
+		// Only the server's certificate matters here, and nothing is sent. The client that the rest of the test uses verifies
+		// it.
 		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			return err
@@ -173,7 +173,7 @@ func dnsApart(ctx context.Context, api kubernetes.Interface) error {
 	return nil
 }
 
-// poolByHand finds what the spec says of the worker's pool on its node.
+// poolByHand checks the labels and taints of the worker's pool on its node.
 func poolByHand(t *testing.T, ctx context.Context, c *cluster) {
 	t.Helper()
 	_, api := c.client(t, ctx)

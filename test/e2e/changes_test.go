@@ -57,7 +57,7 @@ func edits(t *testing.T, c *cluster) {
 		"spec.failover.profile":        func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
 		"spec.hosts[worker-a].roles":   func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
 		"spec.hosts[worker-b] removed": func(s *spec.Cluster) { remove(s, "worker-b") },
-		// Replaced: a cluster with one managed load balancer is no valid spec.
+		// Replaced, because a spec with one managed load balancer is not valid.
 		"spec.hosts[lb-b] removed": func(s *spec.Cluster) { host(s, "lb-b").Name = "lb-d" },
 	} {
 		t.Run(field, func(t *testing.T) {
@@ -79,8 +79,8 @@ func remove(s *spec.Cluster, name string) {
 	s.Spec.Hosts = slices.DeleteFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
 }
 
-// lostParts are parts of a cluster that vanish while everything else works: status sees them, plan has a step for them, and apply
-// brings them back.
+// lostParts removes parts of a cluster while everything else works: status reports them, plan has a step for them, and apply
+// restores them.
 func lostParts(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	for name, tc := range map[string]struct {
@@ -136,7 +136,7 @@ func callers(t *testing.T, c *cluster) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// What this machine reaches is no problem of the cluster.
+		// What this machine reaches is not a problem of the cluster.
 		s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleEndpointFromHere })
 		if err := shortOf(s); err != nil {
 			t.Errorf("%v: %s", err, r)

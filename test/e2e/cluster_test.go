@@ -24,14 +24,14 @@ import (
 	"quorate.dev/quorate/internal/status"
 )
 
-// cluster is one on which tests work, by the commands that a user has.
+// cluster is a cluster that tests use through the user's commands.
 type cluster struct {
 	name string
 	dir  string // the commands' working directory: empty, so that no ./cluster.yaml is found by chance
 }
 
-// newCluster names a cluster, removes what an earlier run of that name left behind, and sees to it that nothing of this
-// one stays.
+// newCluster names a cluster, removes what an earlier run with that name left behind, and makes sure that this one is removed
+// in the end.
 func newCluster(t *testing.T, name string) *cluster {
 	t.Helper()
 	c := &cluster{name: name, dir: t.TempDir()}
@@ -49,7 +49,7 @@ func newCluster(t *testing.T, name string) *cluster {
 	return c
 }
 
-// result is what a command did.
+// result is the result of a command.
 type result struct {
 	args           []string
 	code           int
@@ -61,7 +61,7 @@ func (r result) String() string {
 	return fmt.Sprintf("quorate %s: exit status %d after %s\n%s%s", strings.Join(r.args, " "), r.code, r.took.Round(time.Millisecond), r.stdout, r.stderr)
 }
 
-// command prepares the binary under test. A cancelled ctx is its Ctrl-C.
+// command prepares the binary under test. Canceling ctx sends it an interrupt, like Ctrl-C.
 func (c *cluster) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, binary, args...)
 	cmd.Dir = c.dir
@@ -87,13 +87,13 @@ func (c *cluster) run(ctx context.Context, args ...string) result {
 	return r
 }
 
-// must is run for a command that has to succeed.
+// must is run for a command that must succeed.
 func (c *cluster) must(t *testing.T, ctx context.Context, args ...string) result {
 	t.Helper()
 	return c.exits(t, ctx, 0, args...)
 }
 
-// exits is run for a command that has to end with a status.
+// exits is run for a command that must end with the given status.
 func (c *cluster) exits(t *testing.T, ctx context.Context, code int, args ...string) result {
 	t.Helper()
 	r := c.run(ctx, args...)
@@ -113,7 +113,7 @@ func (c *cluster) put(t *testing.T, ctx context.Context, machine, path, content 
 	}
 }
 
-// ssh types a command on a machine.
+// ssh runs a command on a machine.
 func (c *cluster) ssh(t *testing.T, ctx context.Context, machine, command string) string {
 	t.Helper()
 	return strings.TrimSpace(c.must(t, ctx, "lab", "--lab", c.name, "ssh", machine, command).stdout)
@@ -145,7 +145,7 @@ func (c *cluster) statusOf(ctx context.Context, file string) (status.Status, res
 	return s, r, json.Unmarshal([]byte(r.stdout), &s)
 }
 
-// shortOf says what keeps a cluster from full margins.
+// shortOf returns what a cluster lacks for full margins.
 func shortOf(s status.Status) error {
 	m := s.Margins
 	whole := m.ControlPlanes == 1 && m.Etcd == 1 && m.Zones == 1
@@ -163,7 +163,7 @@ func shortOf(s status.Status) error {
 func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 	t.Helper()
 	var s status.Status
-	// Each look costs what is better spent on coming back.
+	// Polling uses CPU time that the cluster needs to recover.
 	poll(t, ctx, 2*time.Second, "full margins and no problems", func() (err error) {
 		if s, _, err = c.status(ctx); err == nil {
 			err = shortOf(s)
@@ -188,10 +188,10 @@ func (c *cluster) client(t *testing.T, ctx context.Context) (*rest.Config, *kube
 	return config, api
 }
 
-// patience is how long anything may take that happens by itself.
+// patience is how long anything that happens automatically may take.
 const patience = 4 * time.Minute
 
-// eventually tries until f finds nothing wrong, and fails the test when it never does.
+// eventually calls f until it succeeds, and fails the test if it never does.
 func eventually(t *testing.T, ctx context.Context, what string, f func() error) {
 	t.Helper()
 	poll(t, ctx, 300*time.Millisecond, what, f)
@@ -216,7 +216,7 @@ func poll(t *testing.T, ctx context.Context, pace time.Duration, what string, f 
 	}
 }
 
-// evidence is what a machine is asked for after a failure.
+// evidence is what is collected from a machine after a failure.
 var evidence = map[string]string{
 	"journal":    "journalctl --no-pager --boot --lines 4000",
 	"processes":  "ps -eo pid,ppid,stat,lstart,args",
@@ -230,7 +230,7 @@ var evidence = map[string]string{
 func (c *cluster) collect(t *testing.T, moment string) {
 	l, err := lab.Open(c.name)
 	if err != nil {
-		return // nothing was made, or all is gone
+		return // nothing was created, or everything is gone
 	}
 	dir := filepath.Join(artifacts, strings.ReplaceAll(t.Name(), "/", "-")+"-"+moment)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -253,7 +253,7 @@ func (c *cluster) collect(t *testing.T, moment string) {
 	t.Logf("what the machines say is in %s", dir)
 }
 
-// printArtifact shows a text and keeps it.
+// printArtifact prints a text and saves it.
 func printArtifact(t *testing.T, name, text string) {
 	t.Helper()
 	fmt.Printf("\n%s\n", text)

@@ -17,13 +17,13 @@ import (
 	"quorate.dev/quorate/internal/paths"
 )
 
-// down takes the cluster away and looks for anything that was not there before.
+// down deletes the cluster and looks for anything that did not exist before.
 func down(t *testing.T, c *cluster, before map[string][]string) {
 	ctx := testContext(t)
 	r := c.must(t, ctx, "down", "--name", c.name)
 	t.Logf("down: %s", r.took)
 	compare(t, ctx, c.name, before)
-	c.must(t, ctx, "down", "--name", c.name) // what is gone is no error
+	c.must(t, ctx, "down", "--name", c.name) // deleted objects are not an error
 	if r := c.run(ctx, "status"); r.code != 2 || !strings.Contains(r.stderr, "quorate up") {
 		t.Errorf("status without a cluster: %s", r)
 	}
@@ -45,7 +45,7 @@ func compare(t *testing.T, ctx context.Context, name string, before map[string][
 	})
 }
 
-// traces is all of this computer that a lab of the name may leave something in.
+// traces lists everything on this computer in which a lab with the name may leave something.
 func traces(t *testing.T, name string) map[string][]string {
 	t.Helper()
 	out := map[string][]string{}

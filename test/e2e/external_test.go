@@ -19,7 +19,7 @@ import (
 	"quorate.dev/quorate/internal/status"
 )
 
-// TestExternalEtcd builds the example with etcd on hosts of its own, kills the run on its way, and takes the leader away.
+// TestExternalEtcd builds the example with etcd on its own hosts, kills the run in between, and powers off the leader.
 func TestExternalEtcd(t *testing.T) {
 	c := newCluster(t, "e2e-etcd")
 	ctx := testContext(t)
@@ -65,7 +65,7 @@ func TestExternalEtcd(t *testing.T) {
 	}
 }
 
-// externalShape looks for what makes the topology: who has which keys, and who runs what.
+// externalShape checks the topology: which host has which keys, and which host runs what.
 func externalShape(t *testing.T, ctx context.Context, c *cluster, s status.Status) {
 	var names []string
 	for _, m := range s.Etcd.Members {
@@ -102,7 +102,7 @@ func externalShape(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 	}
 }
 
-// etcdLeaderOff pulls the plug of the leader while clients write.
+// etcdLeaderOff powers off the leader while clients write.
 func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Status) {
 	p := c.clients(t, ctx)
 	i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader })
@@ -113,7 +113,8 @@ func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 	powerOff := c.labDo("fault", "power-off", leader)
 	inject := func(t *testing.T, ctx context.Context) {
 		powerOff(t, ctx)
-		// Requests of an API server that went to the dead member wait for ten seconds. That is no reason to call it dead.
+		// Requests that an API server sent to the dead member wait for ten seconds. The API server must not count as dead
+		// because of that.
 		if s, r, err := c.status(ctx); err != nil || s.Version == "" || s.Margins.Etcd != 0 {
 			t.Errorf("status a moment after the power-off: %v: %s", err, r)
 		}
@@ -122,7 +123,8 @@ func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 	printArtifact(t, "outages-external-etcd.txt", table([]outcome{o}))
 }
 
-// etcdDataLost empties a member of a complete cluster: it must not begin anew, and the plan must not let it.
+// etcdDataLost deletes the data of a member of a complete cluster. The member must not start empty, and the plan must not
+// start it.
 func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 	c.ssh(t, ctx, "etcd-c", "systemctl stop etcd && mv /var/lib/etcd/member /var/lib/etcd/away")
 	if r := c.run(ctx, "lab", "--lab", c.name, "ssh", "etcd-c", "systemctl start etcd"); r.code == 0 {
@@ -132,10 +134,10 @@ func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status
 		t.Errorf("got %s", r)
 	}
 	c.ssh(t, ctx, "etcd-c", "mv /var/lib/etcd/away /var/lib/etcd/member")
-	c.whole(t, ctx) // the unit looks again every second: a disk may be mounted late
+	c.whole(t, ctx) // the unit tries again every second, because a disk may be mounted late
 }
 
-// TestExistingEtcd has an etcd that somebody else started, and builds a cluster on it, once there is nothing against it.
+// TestExistingEtcd builds a cluster on an existing etcd, after all problems with that etcd have been refused and fixed.
 func TestExistingEtcd(t *testing.T) {
 	c := newCluster(t, "e2e-theirs")
 	ctx := testContext(t)
@@ -232,7 +234,7 @@ func TestExistingEtcd(t *testing.T) {
 	})
 }
 
-// revisionOf is the revision in etcdctl's JSON, which every write raises.
+// revisionOf returns the revision in etcdctl's JSON, which every write increments.
 func revisionOf(answer string) string {
 	_, after, _ := strings.Cut(answer, `"revision":`)
 	revision, _, _ := strings.Cut(after, ",")

@@ -16,22 +16,22 @@ import (
 	"quorate.dev/quorate/internal/status"
 )
 
-// sane is more than any outage may take before writes cannot be said to continue. How long they really take is printed,
-// not judged: that depends on the computer.
+// sane is the longest outage after which writes still count as continuing. The real times depend on the computer, so they are
+// printed and not checked.
 const sane = time.Minute
 
-// calm is how long everything must go well before a fault counts as survived, or as healed.
+// calm is how long everything must work before a fault counts as survived, or as healed.
 const calm = 5 * time.Second
 
-// fault is something that breaks, and how it is mended.
+// fault is something that breaks, and how it is healed.
 type fault struct {
 	name         string
 	inject, heal func(t *testing.T, ctx context.Context)
-	// part is the machine or zone that is gone meanwhile; nothing may be asked of it.
+	// part is the machine or zone that is gone in the meantime and cannot be queried.
 	part string
 }
 
-// outcome is what clients met while a part was gone, and while it came back.
+// outcome is what clients experienced while a part was gone, and while it came back.
 type outcome struct {
 	Fault       string        `json:"fault"`
 	During      probe.Report  `json:"during"`
@@ -41,7 +41,7 @@ type outcome struct {
 	Healed      bool          `json:"healed"`
 }
 
-// faults takes away each part of the cluster in turn, while clients read and write.
+// faults breaks each part of the cluster in turn, while clients read and write.
 func faults(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	s := c.whole(t, ctx)
@@ -71,7 +71,7 @@ func faults(t *testing.T, c *cluster) {
 	printArtifact(t, "outages.json", string(data))
 }
 
-// clients begin to read and write, and stop with the test.
+// clients start to read and write, and stop with the test.
 func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
 	t.Helper()
 	config, _ := c.client(t, ctx)
@@ -146,7 +146,7 @@ func (c *cluster) labDo(args ...string) func(*testing.T, context.Context) {
 	}
 }
 
-// hang stops a program where it is, as a bug or a bad disk may: it accepts connections and answers nothing.
+// hang suspends a program, as a bug or a bad disk may: it accepts connections but does not answer.
 func (c *cluster) hang(what, program string, where func(status.Status) string) fault {
 	machine := ""
 	return fault{
@@ -162,7 +162,7 @@ func (c *cluster) hang(what, program string, where func(status.Status) string) f
 			}
 		},
 		heal: func(t *testing.T, ctx context.Context) {
-			// By then it may have been replaced by one that works.
+			// By then, a working one may have replaced it.
 			_ = c.lab(t).Exec(ctx, machine, []string{"sh", "-c", "kill -CONT $(pidof " + program + ")"}, nil, nil, nil)
 		},
 	}
@@ -242,7 +242,7 @@ func suffer(t *testing.T, ctx context.Context, c *cluster, p *probe.Prober, f fa
 	return o
 }
 
-// roles says what was special about a part.
+// roles describes the special roles of a part.
 func roles(s status.Status, part string) string {
 	var out []string
 	zone := map[string]bool{}

@@ -19,7 +19,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// TestInterrupted kills runs in the middle of everything that they do, and has the next one finish the job.
+// TestInterrupted kills runs at every kind of step, and lets the next run finish the work.
 func TestInterrupted(t *testing.T) {
 	c := newCluster(t, "e2e-kill")
 	before := traces(t, c.name)
@@ -54,7 +54,7 @@ func TestInterrupted(t *testing.T) {
 		return planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
 	}
 	hits := 0
-	// interrupt ends one run of apply at a step of the kind, if there is one left to do.
+	// interrupt interrupts one run of apply at a step of the kind, if there is one left.
 	interrupt := func(t *testing.T, kind plan.Kind, state string, delay time.Duration, by os.Signal) {
 		t.Helper()
 		steps := plannedNow(t)
@@ -119,7 +119,8 @@ func TestInterrupted(t *testing.T) {
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 
-// ownServers sees that the kubelet of each control plane goes to the API server beside it, as its file says and as it does.
+// ownServers checks that the kubelet of each control plane uses the local API server, by its kubeconfig and by its
+// connections.
 func ownServers(t *testing.T, ctx context.Context, c *cluster) {
 	t.Helper()
 	for _, machine := range []string{"cp-a", "cp-b", "cp-c"} {
@@ -135,7 +136,7 @@ func ownServers(t *testing.T, ctx context.Context, c *cluster) {
 	}
 }
 
-// title finds how the progress calls the steps of a kind.
+// title returns the title of the steps of a kind in the progress output.
 func title(t *testing.T, steps []plan.Step, kind plan.Kind) string {
 	t.Helper()
 	for _, s := range steps {
@@ -147,7 +148,7 @@ func title(t *testing.T, steps []plan.Step, kind plan.Kind) string {
 	return ""
 }
 
-// running is a command that has not ended.
+// running is a running command.
 type running struct {
 	pid   int
 	lines chan string
@@ -155,7 +156,7 @@ type running struct {
 	end   chan int
 }
 
-// start begins a command whose progress is read line by line.
+// start starts a command whose progress is read line by line.
 func (c *cluster) start(t *testing.T, ctx context.Context, args ...string) *running {
 	t.Helper()
 	cmd := c.command(ctx, args...)
@@ -173,13 +174,13 @@ func (c *cluster) start(t *testing.T, ctx context.Context, args ...string) *runn
 			r.lines <- lines.Text()
 		}
 		close(r.lines)
-		cmd.Wait() //nolint:errcheck // the status says it
+		cmd.Wait() //nolint:errcheck // the exit status shows it
 		r.end <- cmd.ProcessState.ExitCode()
 	}()
 	return r
 }
 
-// reaches waits for a line that contains the words. It is false when the command ends without.
+// reaches waits for a line that contains the words. It returns false if the command ends without printing them.
 func (r *running) reaches(ctx context.Context, words string) bool {
 	for {
 		select {
@@ -209,7 +210,7 @@ func (r *running) signal(t *testing.T, ctx context.Context, s os.Signal, after t
 	}
 }
 
-// wait returns the exit status, -1 for a killed command, and all that was said.
+// wait returns the exit status, -1 for a killed command, and the whole output.
 func (r *running) wait(t *testing.T) (int, string) {
 	t.Helper()
 	for line := range r.lines {

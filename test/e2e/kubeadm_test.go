@@ -21,8 +21,8 @@ import (
 // read, and cgroup v1 where this computer has it.
 const ignored = "SystemVerification"
 
-// kubeadmByHand does to the cluster what kubeadm's documentation tells operators to do: what Quorate built is an ordinary
-// kubeadm cluster.
+// kubeadmByHand runs kubeadm commands on the cluster as kubeadm's documentation describes, because what Quorate built is an
+// ordinary kubeadm cluster.
 func kubeadmByHand(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	_, api := c.client(t, ctx)
@@ -55,8 +55,8 @@ func kubeadmByHand(t *testing.T, c *cluster) {
 	if key == "" {
 		t.Fatal("kubeadm init phase upload-certs prints no key")
 	}
-	// kubeadm's own certificates come with the key. What Quorate's configuration of the apiserver refers to besides them is
-	// what the guide says to copy.
+	// kubeadm's own certificates are downloaded with the key. The other files to which Quorate's configuration of the API
+	// server refers are copied as the guide says.
 	files := c.ssh(t, ctx, first, "tar -C / -cz etc/kubernetes/apiserver etc/kubernetes/pki/encryption.yaml | base64 -w0")
 	c.ssh(t, ctx, cp.Name, "echo "+files+" | base64 -d | tar -C / -xz")
 	c.ssh(t, ctx, cp.Name, join+" --control-plane --certificate-key "+key)
@@ -72,7 +72,7 @@ func kubeadmByHand(t *testing.T, c *cluster) {
 		return nil
 	})
 
-	// And away again, as the documentation has it.
+	// And remove them again, as documented.
 	for _, name := range []string{cp.Name, worker.Name} {
 		c.ssh(t, ctx, first, "kubectl drain --ignore-daemonsets --delete-emptydir-data --timeout=2m "+name)
 		c.ssh(t, ctx, name, "kubeadm reset --force")
@@ -85,7 +85,7 @@ func kubeadmByHand(t *testing.T, c *cluster) {
 	c.must(t, ctx, "plan", "--detailed-exitcode")
 }
 
-// introduce gives new machines and the old ones each other's names, and the endpoint's: what an operator's DNS does.
+// introduce makes the names of all machines and of the endpoint resolve on new and old machines, as an operator's DNS does.
 func introduce(t *testing.T, ctx context.Context, c *cluster, l *lab.Lab, from string, names ...string) {
 	t.Helper()
 	known := c.ssh(t, ctx, from, "grep -v -e localhost -e ip6- -e '^#' -e '^$' /etc/hosts")

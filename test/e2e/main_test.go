@@ -1,7 +1,7 @@
 //go:build e2e
 
-// Package e2e builds whole clusters with the real binary and sees whether they keep what is promised. It needs root,
-// bin/quorate (or QUORATE_BIN) and a bundle; its clusters live in a state folder of their own.
+// Package e2e builds whole clusters with the real binary and checks what Quorate promises about them. It needs root,
+// bin/quorate (or QUORATE_BIN) and a bundle; its clusters have a separate state directory.
 package e2e
 
 import (
@@ -20,11 +20,11 @@ import (
 )
 
 var (
-	// binary is the quorate under test.
+	// binary is the quorate binary under test.
 	binary string
 	// artifacts is where a failure leaves what can explain it.
 	artifacts string
-	// interrupted is done when somebody wants the tests to end: what they have made is then still taken away.
+	// interrupted is done when the tests are interrupted. They still remove what they have created.
 	interrupted context.Context
 )
 
@@ -84,7 +84,7 @@ func alone(file string) (unlock func(), err error) {
 	}, nil
 }
 
-// cleaningUp is how long before the time limit tests give up: go test itself would leave everything lying about.
+// cleaningUp is how long before the time limit tests give up, because go test itself would not clean up.
 const cleaningUp = 3 * time.Minute
 
 // testContext ends with the test, with an interrupt, and in time for cleaning up.

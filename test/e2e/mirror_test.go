@@ -42,8 +42,8 @@ import (
 	"quorate.dev/quorate/internal/signature/sigtest"
 )
 
-// mirror is a file server and an OCI registry behind one TLS listener that wants a login. It holds the warm bundle's own
-// programs and images, in the places in which a mirror of the projects' releases has theirs.
+// mirror is a file server and an OCI registry behind one TLS listener that wants a login. It serves the programs and images of
+// the cached bundle, in the places where a mirror of the projects' releases has them.
 type mirror struct {
 	*httptest.Server
 	dir          string
@@ -89,7 +89,7 @@ func write(t *testing.T, file string, raw []byte) {
 	}
 }
 
-// cutOff breaks the connection after so many bytes.
+// cutOff breaks the connection after the given number of bytes.
 type cutOff struct {
 	http.ResponseWriter
 	left int
@@ -170,7 +170,7 @@ func (m *mirror) push(t *testing.T, index v1.ImageIndex, digest, at string) {
 	m.images = append(m.images, ref.Context().Digest(digest))
 }
 
-// key makes a key to sign with, and returns the file of its public half.
+// key generates a signing key, and returns the file with the public key.
 func (m *mirror) key(t *testing.T) string {
 	t.Helper()
 	m.signer = sigtest.Key(t)
@@ -179,7 +179,7 @@ func (m *mirror) key(t *testing.T) string {
 	return file
 }
 
-// seal signs every file and image that was published.
+// seal signs every published file and image.
 func (m *mirror) seal(t *testing.T) {
 	t.Helper()
 	sign := func(content []byte) []byte { return sigtest.Base64(sigtest.Sign(t, m.signer, content)) }
@@ -263,7 +263,7 @@ func (m *mirror) pack(t *testing.T, f components.PublishedFile, root, file strin
 	}
 }
 
-// unpackHost lays the bundle's programs out as on a host.
+// unpackHost unpacks the bundle's programs as on a host.
 func unpackHost(t *testing.T, b *bundle.Bundle) string {
 	t.Helper()
 	root := t.TempDir()

@@ -31,16 +31,16 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// A way on which only small packets of the overlay come to a machine, as with an MTU that is too large for it. Whoever only
-// pings finds nothing.
+// A path on which only small overlay packets reach a machine, as with an MTU that is too large. An ordinary ping does not
+// detect it.
 const (
 	breakOverlay = "nft 'add table inet broken; add chain inet broken in { type filter hook input priority -10; }; add rule inet broken in udp dport 8472 meta length > 1400 drop'"
 	healOverlay  = "nft delete table inet broken"
 )
 
-// TestNetwork builds a cluster on a pod network of the user's, to which a worker comes while the overlay to it is broken: that
-// worker must not become Ready before it is healed, and everybody who looks must learn why. Then the manifest changes while
-// it is broken again, and becomes a chart.
+// TestNetwork builds a cluster on the user's own pod network, which a worker joins while the overlay to it is broken. That
+// worker must not become Ready before the overlay is healed, and status and apply must say why. Then the manifest changes
+// while it is broken again, and becomes a chart.
 func TestNetwork(t *testing.T) {
 	c := newCluster(t, "e2e-net")
 	ctx := testContext(t)
@@ -84,7 +84,7 @@ func TestNetwork(t *testing.T) {
 	write("chart/Chart.yaml", "apiVersion: v2\nname: net\nversion: 1.0.0\n")
 	write("chart/values.yaml", "memory: 1Mi\n")
 	write("chart/templates/flannel.yaml", strings.Replace(flannel, "memory: 50Mi", "memory: {{ .Values.memory }}", 1))
-	// Charts make certificates while they are rendered: another one each time, and still the same chart.
+	// Charts generate certificates while they are rendered. The result differs each time, but it is the same chart.
 	write("chart/templates/secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: made}\nstringData: {key: {{ randAlphaNum 20 | quote }}}\n")
 	write("values.yaml", "memory: 52Mi\n")
 	c.writeSpec(t, file, "cni: chart\n    chart: {path: chart, values: values.yaml}")
@@ -101,7 +101,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// writeSpec is of a small cluster that has two kinds of nodes.
+// writeSpec writes the spec of a small cluster with control planes and a worker.
 func (c *cluster) writeSpec(t *testing.T, file, network string) {
 	t.Helper()
 	text := fmt.Sprintf(`apiVersion: quorate.dev/v1alpha1
@@ -143,7 +143,7 @@ func withoutWorker(t *testing.T, file string) string {
 	return before
 }
 
-// flannelManifest is what a user could have downloaded: flannel's objects, with an image that the nodes have.
+// flannelManifest is a manifest that a user could have downloaded: flannel's objects, with an image that the nodes have.
 func flannelManifest(t *testing.T, file string) string {
 	t.Helper()
 	data, err := os.ReadFile(file)
@@ -166,7 +166,7 @@ func flannelManifest(t *testing.T, file string) string {
 	return string(all[manifest.Flannel].Objects)
 }
 
-// said is what a command has written so far.
+// said is the output of a command so far.
 type said struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -184,8 +184,8 @@ func (s *said) String() string {
 	return s.b.String()
 }
 
-// applyHealing applies while the overlay to worker-a is broken, until that is said, and heals it: apply must then end well
-// by itself.
+// applyHealing runs apply while the overlay to worker-a is broken, and heals the overlay when apply reports it. The same apply
+// must then succeed.
 func (c *cluster) applyHealing(t *testing.T, ctx context.Context, file, want string, meanwhile func()) {
 	t.Helper()
 	c.ssh(t, ctx, "worker-a", breakOverlay)
@@ -215,7 +215,7 @@ func (c *cluster) applyHealing(t *testing.T, ctx context.Context, file, want str
 	}
 }
 
-// bootBroken has worker-a start again while the overlay to it is broken from the first moment.
+// bootBroken restarts worker-a while the overlay to it is broken from the beginning.
 func (c *cluster) bootBroken(t *testing.T, ctx context.Context, file string) {
 	t.Helper()
 	c.put(t, ctx, "worker-a", "/usr/local/sbin/break-overlay", "#!/bin/sh\n"+breakOverlay+"\n")
@@ -241,10 +241,10 @@ func (c *cluster) bootBroken(t *testing.T, ctx context.Context, file string) {
 	})
 }
 
-// noAnswer is how a node says that it is held back.
+// noAnswer is the message of a node that is held back.
 const noAnswer = "no answer over the pod network"
 
-// heldBack sees worker-a, and no other node, wait for its pod network, and status say why.
+// heldBack checks that worker-a, and no other node, waits for its pod network, and that status says why.
 func (c *cluster) heldBack(t *testing.T, ctx context.Context, file string) {
 	t.Helper()
 	s, r, err := c.statusOf(ctx, file)
@@ -265,7 +265,7 @@ func (c *cluster) heldBack(t *testing.T, ctx context.Context, file string) {
 	}
 }
 
-// policies closes a service but for one client, and opens it again.
+// policies closes a service for all clients but one, and opens it again.
 func policies(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, web, clients []corev1.Pod) {
 	t.Helper()
 	friend := clients[0]
@@ -315,8 +315,8 @@ func policies(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Inte
 	each(true)
 }
 
-// flushed removes what flannel has configured on the node of a pod, as a reloaded firewall or a network manager does, and sees the
-// pods there reach the others again.
+// flushed removes what flannel has configured on the node of a pod, as a reloaded firewall or a network manager does, and
+// checks that the pods there reach the others again.
 func flushed(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, to corev1.Pod, clients []corev1.Pod) {
 	t.Helper()
 	node := to.Spec.NodeName
@@ -340,7 +340,8 @@ func flushed(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Inter
 	}
 }
 
-// lose runs a command that removes something of flannel's on a node, and waits until flannel reports that it restored it.
+// lose runs a command that removes one of flannel's objects on a node, and waits until flannel reports that it has restored
+// it.
 func (c *cluster) lose(t *testing.T, ctx context.Context, node string, kind health.Kind, command string) {
 	t.Helper()
 	begun := c.ssh(t, ctx, node, "date +%s.%N")

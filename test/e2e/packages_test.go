@@ -15,8 +15,8 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// packages takes keepalived from a balancer and gives it back by apply, which installs it with the machine's own apt-get:
-// machines of the lab reach no mirror, so theirs is a folder.
+// packages removes keepalived from a load balancer and runs apply, which installs it with the machine's own apt-get. Lab
+// machines reach no mirror, so theirs is a directory.
 func packages(t *testing.T, c *cluster) {
 	const host, name = "lb-b", "keepalived"
 	ctx := testContext(t)

@@ -24,7 +24,7 @@ import (
 )
 
 // TestPowerCut builds a cluster on machines that lose what had not reached their disks, and cuts the power of all of them
-// again and again. Then it updates the programs of the cluster that came of it.
+// again and again. Then it updates the programs of the resulting cluster.
 func TestPowerCut(t *testing.T) {
 	c := newCluster(t, "e2e-cut")
 	before := traces(t, c.name)
@@ -84,7 +84,7 @@ func TestPowerCut(t *testing.T) {
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 
-// cutPower takes the power from all machines.
+// cutPower cuts the power of all machines.
 func cutPower(t *testing.T, ctx context.Context, c *cluster) {
 	t.Helper()
 	for _, zone := range c.lab(t).Zones() {
@@ -123,7 +123,7 @@ func acknowledged(t *testing.T, ctx context.Context, c *cluster) {
 	c.whole(t, ctx)
 }
 
-// damagedProgram empties a program, as a power cut did: status says so, and apply installs it again.
+// damagedProgram truncates a program, as a power cut may do: status reports it, and apply installs it again.
 func damagedProgram(t *testing.T, ctx context.Context, c *cluster, file string) {
 	c.ssh(t, ctx, "worker-a", "truncate -s 0 $(readlink -f /usr/local/bin/runc)")
 	s, _, err := c.status(ctx)
@@ -137,7 +137,7 @@ func damagedProgram(t *testing.T, ctx context.Context, c *cluster, file string) 
 	c.whole(t, ctx)
 }
 
-// anotherBundle updates all programs to a bundle with another digest, one after the other, and removes the former one.
+// anotherBundle updates all programs to a bundle with another digest, one after the other, and removes the previous bundle.
 func anotherBundle(t *testing.T, ctx context.Context, c *cluster, file string) {
 	have, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
 	if err != nil {

@@ -18,8 +18,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// TestPreflight looks at machines without a cluster: as they were made, and after things were done to them that real hosts
-// come with.
+// TestPreflight checks machines without a cluster, before and after it causes problems on them that real hosts have.
 func TestPreflight(t *testing.T) {
 	c := newCluster(t, "e2e-preflight")
 	ctx := testContext(t)
@@ -39,7 +38,7 @@ func preflightReport(t *testing.T, r result) preflight.Report {
 	return report
 }
 
-// preflightClean has nothing found, whatever the computer below is like: how full its disk is, is its own affair.
+// preflightClean expects no findings, whatever the computer below is like, except about its disk.
 func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
 	r := c.must(t, ctx, "preflight", "-f", c.specFile(), "-o", "json", "--ignore", "disk")
 	report := preflightReport(t, r)
@@ -47,7 +46,7 @@ func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
 		t.Errorf("found on new machines: %s", r)
 	}
 	for _, f := range report.Findings {
-		// The lab's names are its own: the computer below does not know them.
+		// The computer below the lab does not know the lab's names.
 		if f.Severity == model.Warning && (f.Rule != preflight.EndpointCheck || len(f.Subjects) > 0 || !strings.Contains(f.Summary, "does not resolve on this machine")) {
 			t.Errorf("found on new machines: %+v", f)
 		}
@@ -58,13 +57,14 @@ func preflightClean(t *testing.T, ctx context.Context, c *cluster) {
 	}
 }
 
-// preflightSources takes the bundle from a mirror that nobody runs: found here, on no host, and before anything is downloaded.
+// preflightSources uses a mirror that does not exist. The finding is about this machine, not about a host, and comes before
+// any download.
 func preflightSources(t *testing.T, ctx context.Context, c *cluster) {
 	parsed, err := spec.Load(c.specFile())
 	if err != nil {
 		t.Fatal(err)
 	}
-	parsed.Spec.Network.Policies = spec.PoliciesIgnored // as the default is with what their project publishes
+	parsed.Spec.Network.Policies = spec.PoliciesIgnored // as is the default with published components
 	parsed.Spec.Components = spec.Components{Source: spec.SourceMirror, Releases: "https://127.0.0.1:1/files", Registry: "127.0.0.1:1/mirror"}
 	text, err := spec.Marshal(parsed)
 	if err != nil {
@@ -143,7 +143,7 @@ func preflightFindings(t *testing.T, ctx context.Context, c *cluster) {
 			t.Errorf("not found: %+v", want)
 		}
 	}
-	// Nothing else was wrong with them, but for the disk of the computer below.
+	// Nothing else is wrong with them, except for the disk of the computer below.
 	for _, f := range report.Findings {
 		if f.Severity == model.Error && !slices.Contains([]string{"machine-id", "leftovers", "ports", "reach", "path-mtu", "disk"}, f.Rule) {
 			t.Errorf("found without a cause: %+v", f)
@@ -163,8 +163,8 @@ func preflightFindings(t *testing.T, ctx context.Context, c *cluster) {
 	}
 }
 
-// preflightUsers reaches one host as a user whose sudo asks for a password, on another port, through a jump host with a user
-// and port of its own, with a key that has a passphrase: through real sshd and sudo.
+// preflightUsers reaches one host as a user whose sudo asks for a password, on another port, through a jump host with its own
+// user and port, with a key that has a passphrase. It uses real sshd and sudo.
 func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 	const password, phrase = "correct horse battery", "staple"
 	dir := t.TempDir()
@@ -225,7 +225,7 @@ func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 		return stdout.String()
 	}
 	const sudoIs, phraseIs = "QUORATE_SUDO_PASSWORD=", "QUORATE_SSH_PASSPHRASE="
-	// Nobody has confirmed the key of worker-a, so its sudo gets no password, and nothing is recorded.
+	// The key of worker-a is not confirmed, so its sudo gets no password, and nothing is recorded.
 	if out := try(3, sudoIs+password, phraseIs+phrase); !strings.Contains(out, "nobody has confirmed it") || !strings.Contains(out, `"session"`) {
 		t.Errorf("a password was sent to a stranger: %s", out)
 	}

@@ -13,7 +13,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// refusals gives apply what it must not act on, and sees that it says why and changes nothing.
+// refusals runs apply with specs that it must refuse, and checks that it says why and changes nothing.
 func refusals(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	text, err := os.ReadFile(c.specFile())

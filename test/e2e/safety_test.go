@@ -21,8 +21,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// TestEmptyMember takes the data of a stacked etcd member away: while its host runs, and during a power cut of the whole site,
-// after which its host is the first to come back. It must not start empty, and must start when the data is there again.
+// TestEmptyMember removes the data of a stacked etcd member, while its host runs and during a power cut of the whole site,
+// after which its host is the first to come back. The member must not start empty, and must start when the data is back.
 func TestEmptyMember(t *testing.T) {
 	c := newCluster(t, "e2e-empty")
 	ctx := testContext(t)
@@ -85,8 +85,8 @@ func TestEmptyMember(t *testing.T) {
 	})
 }
 
-// TestInterruptedJoin kills apply, and the kubeadm join of a control plane that it runs, again and again at other moments, and
-// has the next apply finish the job.
+// TestInterruptedJoin kills apply, and the kubeadm join of a control plane that it runs, again and again at different moments,
+// and lets the next apply finish the work.
 func TestInterruptedJoin(t *testing.T) {
 	c := newCluster(t, "e2e-join")
 	ctx := testContext(t)
@@ -124,8 +124,8 @@ func TestInterruptedJoin(t *testing.T) {
 		r := c.start(t, ctx, "apply", "-f", c.specFile(), "--verbose")
 		if !reachesOn(r, ctx, "cp-d", steps[i].Title+" …") {
 			code, all := r.wait(t)
-			// kubeadm had started the kubelet, which got its certificate after apply had looked: nothing is undone then, and the
-			// next run goes on from there.
+			// kubeadm had started the kubelet, which got its certificate after apply had observed the host. Nothing is undone
+			// then, and the next run continues from there.
 			if strings.Contains(all, "run `quorate apply` again") {
 				t.Logf("the host joined while apply was looking, after %d interruptions", hits)
 				continue

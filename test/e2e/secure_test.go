@@ -34,7 +34,7 @@ const (
 	secretValue = "this-must-not-be-readable-anywhere"
 )
 
-// rotation is a rotation of the encryption key that goes on while other parts of the test use the cluster.
+// rotation is a rotation of the encryption key that runs while other parts of the test use the cluster.
 type rotation struct {
 	again  *exec.Cmd
 	output bytes.Buffer
@@ -45,7 +45,7 @@ type rotation struct {
 	failed atomic.Pointer[error]
 }
 
-// begin looks at what is secure from the start, starts a rotation, kills it half way, and starts it again.
+// begin checks what is secure from the start, starts a rotation, kills it halfway, and starts it again.
 func (r *rotation) begin(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	config, api := c.client(t, ctx)
@@ -59,7 +59,7 @@ func (r *rotation) begin(t *testing.T, c *cluster) {
 	}
 	encryptedWith(t, ctx, c, "key1")
 
-	// Every apiserver is read from, by way of the balancers, for as long as the rotation takes.
+	// Every API server is queried through the load balancers during the rotation.
 	watch, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop, r.done = stop, make(chan struct{})
 	go func() {
@@ -108,7 +108,7 @@ func (r *rotation) begin(t *testing.T, c *cluster) {
 	t.Run("benchmark", func(t *testing.T) { benchmark(t, ctx, c, "cis.txt") })
 }
 
-// end waits for the rotation. The API must have answered all the time, and nothing may need the old key any more.
+// end waits for the rotation. The API must have answered all the time, and nothing may need the old key afterwards.
 func (r *rotation) end(t *testing.T, c *cluster) {
 	if r.again == nil || r.again.Process == nil {
 		t.Skip("no rotation was begun")
@@ -151,7 +151,7 @@ func encryptedWith(t *testing.T, ctx context.Context, c *cluster, key string) {
 	}
 }
 
-// strangers have no credentials.
+// strangers sends requests without credentials.
 func strangers(t *testing.T, ctx context.Context, config *rest.Config) {
 	client, err := rest.HTTPClientFor(rest.AnonymousClientConfig(config))
 	if err != nil {
@@ -178,7 +178,7 @@ func strangers(t *testing.T, ctx context.Context, config *rest.Config) {
 	}
 }
 
-// auditLog looks for what was done a moment ago, and for what must not be there.
+// auditLog checks that recent requests are in the log, and that secrets are not.
 func auditLog(t *testing.T, ctx context.Context, c *cluster) {
 	var lines []string
 	for _, cp := range controlPlanes {
@@ -218,8 +218,8 @@ func auditLog(t *testing.T, ctx context.Context, c *cluster) {
 	}
 }
 
-// kubeletCertificates are the cluster's from the first moment; and a kubelet that asks for a new one gets it while
-// nobody runs quorate.
+// kubeletCertificates checks that kubelets have the cluster's certificates from the start, and that a kubelet gets a renewed
+// one while quorate is not running.
 func kubeletCertificates(t *testing.T, ctx context.Context, c *cluster, config *rest.Config) {
 	parsed, err := spec.Load(c.specFile())
 	if err != nil {
@@ -258,7 +258,7 @@ func kubeletCertificates(t *testing.T, ctx context.Context, c *cluster, config *
 		}
 		return err
 	})
-	// Whoever makes the approver do what he wants has little of it.
+	// An attacker who controls the approver gains little.
 	may := strings.Fields(c.ssh(t, ctx, "cp-c", "kubectl --kubeconfig /var/lib/quorate/approver.conf auth can-i --list --no-headers 2>/dev/null | grep certificates.k8s.io | sort"))
 	if want := strings.Fields(`certificatesigningrequests.certificates.k8s.io [] [] [get list watch]
 certificatesigningrequests.certificates.k8s.io/approval [] [] [update]
@@ -291,7 +291,7 @@ func benchmark(t *testing.T, ctx context.Context, c *cluster, artifact string) {
 	}
 	printArtifact(t, artifact, c.must(t, ctx, "audit", "cis").stdout)
 
-	// And it sees what is wrong.
+	// And it finds what is wrong.
 	c.ssh(t, ctx, "cp-b", "chmod 644 /etc/kubernetes/admin.conf")
 	defer c.ssh(t, ctx, "cp-b", "chmod 600 /etc/kubernetes/admin.conf")
 	if r := c.exits(t, ctx, 1, "audit", "cis"); !strings.Contains(r.stdout, "cp-b: /etc/kubernetes/admin.conf has 0644") {

@@ -23,7 +23,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// theirEtcd is an etcd on machines of a lab that Quorate knows nothing of: other places, another authority, another unit.
+// theirEtcd is an etcd on lab machines that Quorate does not know: with other paths, another CA, and another unit.
 type theirEtcd struct {
 	c         *cluster
 	dir       string
@@ -81,7 +81,7 @@ func (e *theirEtcd) spec(t *testing.T, endpoints []string) []byte {
 	return text
 }
 
-// start installs and starts the members, as somebody would by hand.
+// start installs and starts the members, as a person would.
 func (e *theirEtcd) start(t *testing.T, ctx context.Context) {
 	t.Helper()
 	addresses := map[string]string{}
@@ -136,7 +136,7 @@ func (e *theirEtcd) etcdctl(t *testing.T, ctx context.Context, args string) stri
 	return e.exec(t, ctx, e.machines[0], "", ctl(args))
 }
 
-// authority is a certificate authority of a test.
+// authority is a certificate authority for a test.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey

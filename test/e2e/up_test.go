@@ -26,7 +26,7 @@ func up(t *testing.T, c *cluster) {
 	c.whole(t, ctx)
 }
 
-// statusShape is the promise of `status -o json`: objects by their keys, lists by their first element.
+// statusShape is the documented shape of `status -o json`: objects by their keys, lists by their first element.
 var statusShape = map[string]any{
 	"cluster": "", "version": "", "stage": "",
 	"endpoint":      map[string]any{"address": "", "virtualIP": "", "reachable": true, "holder": ""},
@@ -62,7 +62,7 @@ func statusKeys(t *testing.T, c *cluster) {
 	}
 }
 
-// differ compares a JSON value with its promised shape. An empty list has any shape.
+// differ compares a JSON value with its documented shape. An empty list has any shape.
 func differ(path string, want, got any) (out []string) {
 	switch want := want.(type) {
 	case map[string]any:
@@ -93,7 +93,7 @@ func differ(path string, want, got any) (out []string) {
 	return out
 }
 
-// nothingToDo asks every command that changes a cluster to leave one alone that is as it should be.
+// nothingToDo checks that commands that change clusters leave a cluster alone that matches its spec.
 func nothingToDo(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	if steps := planned(t, c.must(t, ctx, "plan", "-o", "json")); len(steps) > 0 {
@@ -118,7 +118,7 @@ func planned(t *testing.T, r result) []plan.Step {
 	return p.Steps
 }
 
-// kubectl has to work for the caller and on every control plane, and CoreDNS must be no single point of failure.
+// kubectl must work for the caller and on every control plane, and CoreDNS must not be a single point of failure.
 func kubectl(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	_, api := c.client(t, ctx)

@@ -29,8 +29,8 @@ const (
 	webPort   = 8080
 )
 
-// workloads runs a service on both workers and a client on every node, and has every client reach every address that
-// the service has, and every other client.
+// workloads runs a service on both workers and a client on every node, and checks that every client reaches every address of
+// the service, and every other client.
 func workloads(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	_, api := c.client(t, ctx)
@@ -92,7 +92,7 @@ func workloads(t *testing.T, c *cluster) {
 	policies(t, ctx, c, api, web, clients)
 	flushed(t, ctx, c, api, web[0], clients)
 
-	// What people use to look into pods goes from the apiserver to the kubelet and stays open.
+	// kubectl logs and exec use a connection from the API server to the kubelet that stays open.
 	cp := c.whole(t, ctx).Etcd.Members[0].Name
 	if got := c.ssh(t, ctx, cp, fmt.Sprintf("kubectl -n %s exec %s -- agnhost connect web:80 && echo reached", namespace, clients[0].Name)); !strings.HasSuffix(got, "reached") {
 		t.Errorf("kubectl exec: %q", got)
@@ -127,7 +127,7 @@ func deployWeb(t *testing.T, ctx context.Context, api kubernetes.Interface, imag
 	return service
 }
 
-// deployClients puts one on every node, control planes included.
+// deployClients runs a client on every node, including control planes.
 func deployClients(t *testing.T, ctx context.Context, api kubernetes.Interface, image string) {
 	t.Helper()
 	labels := map[string]string{"app": "client"}
@@ -181,8 +181,8 @@ func pods(t *testing.T, ctx context.Context, api kubernetes.Interface, app strin
 	return ready
 }
 
-// dial has a pod ask for the host name behind an address, tries times, and returns who answered, sorted. The request to
-// the pod itself goes through the apiserver.
+// dial makes a pod request the host name from an address, tries times, and returns the answers, sorted. The request to the pod
+// itself goes through the API server.
 func dial(ctx context.Context, api kubernetes.Interface, from corev1.Pod, host string, port, tries int) ([]string, error) {
 	raw, err := api.CoreV1().RESTClient().Get().Namespace(namespace).Resource("pods").Name(fmt.Sprintf("%s:%d", from.Name, webPort)).
 		SubResource("proxy").Suffix("dial").Param("request", "hostname").Param("protocol", "http").
@@ -203,7 +203,7 @@ func dial(ctx context.Context, api kubernetes.Interface, from corev1.Pod, host s
 	return slices.Compact(answer.Responses), nil
 }
 
-// nodePort asks a node from outside the cluster until both replicas have answered.
+// nodePort sends requests to a node from outside the cluster until both replicas have answered.
 func nodePort(t *testing.T, ctx context.Context, node string, port int32, want []string) {
 	t.Helper()
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}

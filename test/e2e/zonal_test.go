@@ -17,8 +17,8 @@ import (
 	"quorate.dev/quorate/internal/status"
 )
 
-// TestZonal builds a cluster whose API lives in one zone, with a pool over two and a region. Every command that speaks
-// of margins says what that costs.
+// TestZonal builds a cluster whose API lives in one zone, with a pool over two and a region. Every command that reports
+// margins says what that costs.
 func TestZonal(t *testing.T) {
 	c := newCluster(t, "e2e-zonal")
 	ctx := testContext(t)
@@ -70,7 +70,7 @@ func TestZonal(t *testing.T) {
 	eventually(t, ctx, "web-2 is Ready", func() error { return ready(ctx, api, "web-2") })
 }
 
-// lost wants the API to answer with all that it had, and one worker less.
+// lost expects the API to answer with all objects, and with one worker less.
 func lost(s status.Status, r result) error {
 	m := s.Margins
 	if !s.Endpoint.Reachable || m.ControlPlanes != 1 || m.Etcd != 1 || m.Zones != 0 {

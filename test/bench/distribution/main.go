@@ -32,7 +32,7 @@ import (
 
 const name = "bench-distribution"
 
-// measurement is one distribution.
+// measurement is the result of one distribution.
 type measurement struct {
 	Hosts int `json:"hosts"`
 	// SentBytes is what left the caller's network device, SSH, TCP and Ethernet included.

@@ -70,7 +70,7 @@ func again(ctx context.Context, part string, hosts, runs int) *exec.Cmd {
 
 func address(i int) net.IP { return net.IPv4(198, 18, byte(1+i/250), byte(1+i%250)) }
 
-// shape is three control planes, two balancers and workers.
+// shape is three control planes, two load balancers, and workers.
 func shape(hosts int, keyFile, knownHosts string) (*spec.Cluster, error) {
 	c := spec.DefaultLab("many")
 	c.Spec.Hosts = nil
