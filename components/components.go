@@ -123,7 +123,7 @@ func (r Release) Component(name string) (Component, bool) {
 	return Component{}, false
 }
 
-// Own says whether a component contains Go programs of our own.
+// Own reports whether a component contains Go programs of our own.
 func (c Component) Own() bool {
 	if c.Go == nil {
 		return false

@@ -1,4 +1,4 @@
-// Package balancer takes control planes out of the managed balancers' pools for their maintenance, and puts them back.
+// Package balancer takes control planes out of the managed load balancers' pools for their maintenance, and puts them back.
 package balancer
 
 import (
@@ -16,9 +16,9 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Drain takes a control plane out of every balancer's pool and waits until its connections have ended. Watches never end
-// by themselves: after the patience what is left is closed, and its clients go on with another control plane at once.
-// It returns how many connections that were.
+// Drain takes a control plane out of every load balancer's pool and waits until its connections have ended. Watches never end
+// by themselves: after the patience what is left is closed, and its clients go on with another control plane at once. It
+// returns how many connections that were.
 func Drain(ctx context.Context, s *cluster.State, conns *host.Set, name string, patience time.Duration) (int, error) {
 	permit, refused := s.Allow(cluster.Change{Verb: cluster.Stop, Part: cluster.PoolServer, Subject: name})
 	if refused != nil {
@@ -27,7 +27,7 @@ func Drain(ctx context.Context, s *cluster.State, conns *host.Set, name string, 
 	return onEach(ctx, s.Spec, conns, permit, balancer.PoolRequest{Server: name, Drain: true, Patience: patience})
 }
 
-// Undrain lets the balancers send clients to it again.
+// Undrain lets the load balancers send clients to it again.
 func Undrain(ctx context.Context, s *cluster.State, conns *host.Set, name string) error {
 	permit, refused := s.Allow(cluster.Change{Verb: cluster.Start, Part: cluster.PoolServer, Subject: name})
 	if refused != nil {

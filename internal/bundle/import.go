@@ -123,7 +123,7 @@ func unpackSmall(r io.Reader, target string, size int64) error {
 	return os.WriteFile(target, buffer.Bytes(), 0o644)
 }
 
-// complete says whether all blobs are there with their sizes; their content was checked on the way in.
+// complete reports whether all blobs are there with their sizes; their content was checked on the way in.
 func (b *Bundle) complete() error {
 	var damages []Damage
 	for _, blob := range b.blobs {

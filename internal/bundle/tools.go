@@ -68,7 +68,7 @@ func (e *CommandError) Error() string {
 	return fmt.Sprintf("%s: %v:\n%s", e.What, e.Err, e.Output)
 }
 
-// Unwrap returns the cause, such as a cancelled context.
+// Unwrap returns the cause, such as a canceled context.
 func (e *CommandError) Unwrap() error { return e.Err }
 
 // toolchain is what compiles: its versions are part of every result's key.
@@ -140,8 +140,8 @@ func findC(ctx context.Context) (string, error) {
 	return strings.Join(versions, ", "), nil
 }
 
-// command runs tools. Each gets a process group of its own, which a cancelled context kills as a
-// whole: go build has children that would otherwise compile on.
+// command runs tools. Each gets a process group of its own, which a canceled context kills as a whole: go build has children
+// that would otherwise compile on.
 type command struct {
 	what   string
 	dir    string

@@ -105,7 +105,7 @@ func subcommand(at *cobra.Command, name string) *cobra.Command {
 	return nil
 }
 
-// hasFlag says whether the command has the flag, and whether it takes the next word.
+// hasFlag reports whether the command has the flag, and whether it takes the next word.
 func hasFlag(at *cobra.Command, word string) (takes bool, err error) {
 	name, _, given := strings.Cut(word, "=")
 	for _, flag := range strings.Split(name, "/") { // -o/--output

@@ -100,7 +100,7 @@ func inputsOf(c *chart.Chart, values []byte, options common.ReleaseOptions, kube
 	return json.Marshal([]any{files, values, options.Name, options.Namespace, kubernetes})
 }
 
-// installs says whether a hook belongs to an installation. Hooks are applied like all else, without waiting in between;
+// installs reports whether a hook belongs to an installation. Hooks are applied like all else, without waiting in between;
 // what is for tests, rollbacks and removal is left out.
 func installs(h *release.Hook) bool {
 	return slices.ContainsFunc(h.Events, func(e release.HookEvent) bool {
@@ -108,8 +108,8 @@ func installs(h *release.Hook) bool {
 	})
 }
 
-// follows says whether a hook comes after the chart's other objects. The chart is rendered as for an installation, so what a hook
-// says of upgrades counts only if it says nothing of installations: "post-install,pre-upgrade" comes after.
+// follows reports whether a hook comes after the chart's other objects. The chart is rendered as for an installation, so what
+// a hook says of upgrades counts only if it says nothing of installations: "post-install,pre-upgrade" comes after.
 func follows(h *release.Hook) bool {
 	has := func(e release.HookEvent) bool { return slices.Contains(h.Events, e) }
 	return !has(release.HookPreInstall) && (has(release.HookPostInstall) || !has(release.HookPreUpgrade))

@@ -1,4 +1,4 @@
-// Package encryption is the apiserver's file that says with which keys secrets are encrypted in etcd. It is pure.
+// Package encryption is the API server's file that says with which keys secrets are encrypted in etcd. It is pure.
 package encryption
 
 import (
@@ -101,8 +101,8 @@ func (k Keys) Select(names []string) (Keys, error) {
 	return out, nil
 }
 
-// Hash names a file's content as the apiserver does in its metric of the configuration that it uses.
+// Hash names a file's content as the API server does in its metric of the configuration that it uses.
 func Hash(file []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(file)) }
 
-// Metric is the apiserver's metric that has Hash as a label.
+// Metric is the API server's metric that has Hash as a label.
 const Metric = "apiserver_encryption_config_controller_last_config_info"

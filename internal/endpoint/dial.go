@@ -25,7 +25,7 @@ import (
 type Request struct {
 	Name string `json:"name"`
 	Port string `json:"port"`
-	// Address is dialled; when it is empty, what the name resolves to.
+	// Address is dialed; when it is empty, what the name resolves to.
 	Address string `json:"address,omitempty"`
 	// CA is the cluster's in PEM, once there is one.
 	CA      string        `json:"ca,omitempty"`
@@ -40,13 +40,13 @@ type Outcome string
 // What a connection may come to.
 const (
 	Refused  Outcome = "refused"  // nobody listens there
-	Closed   Outcome = "closed"   // taken, and closed at once: a balancer that has no server yet
+	Closed   Outcome = "closed"   // taken, and closed at once: a load balancer that has no server yet
 	Timeout  Outcome = "timeout"  // no answer at all
 	NoRoute  Outcome = "no-route" // the network says that there is no way
-	Silent   Outcome = "silent"   // taken, and then nothing: a balancer that waits for a server
+	Silent   Outcome = "silent"   // taken, and then nothing: a load balancer that waits for a server
 	Plain    Outcome = "plain"    // something answers, and not with TLS
 	Stranger Outcome = "stranger" // a certificate that the cluster's CA has not signed for this name
-	Trusted  Outcome = "trusted"  // an apiserver of this cluster
+	Trusted  Outcome = "trusted"  // an API server of this cluster
 	Failed   Outcome = "failed"   // anything else, in Detail
 )
 
@@ -154,7 +154,7 @@ func unanswered(err error) Outcome {
 	return Failed
 }
 
-// distrust says why the certificate is not one of this cluster's apiservers; empty when it is.
+// distrust says why the certificate is not one of this cluster's API servers; empty when it is.
 func distrust(chain []*x509.Certificate, r Request) string {
 	leaf := chain[0]
 	whose := "a certificate of " + cmp.Or(leaf.Subject.CommonName, "no name") + ", issued by " + cmp.Or(leaf.Issuer.CommonName, "no name")

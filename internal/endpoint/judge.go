@@ -134,8 +134,8 @@ func mostCommon(probes []Probe) string {
 	return best
 }
 
-// meets says whether one of the addresses is in the list. DNS returns the addresses of a load balancer that has several in any
-// order, and not always all of them.
+// meets reports whether one of the addresses is in the list. DNS returns the addresses of a load balancer that has several in
+// any order, and not always all of them.
 func meets(have []string, list string) bool {
 	return list == "" || slices.ContainsFunc(strings.Split(list, ", "), func(a string) bool { return slices.Contains(have, a) })
 }
@@ -181,7 +181,7 @@ func severityOf(o Outcome, from []string) cluster.Severity {
 	return cluster.Warning
 }
 
-// good says whether an outcome is what it should be.
+// good reports whether an outcome is what it should be.
 func (j *judge) good(o Outcome) bool {
 	if j.built {
 		return o == Trusted

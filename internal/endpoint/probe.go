@@ -84,8 +84,8 @@ type Meeting struct {
 	Places int
 }
 
-// Meet connects to the endpoint again and again, from every host and the caller, to see which apiservers are behind it:
-// each has a serving certificate of its own.
+// Meet connects to the endpoint again and again, from every host and the caller, to see which API servers are behind it: each
+// has a serving certificate of its own.
 func Meet(ctx context.Context, s *cluster.State, conns *host.Set) Meeting {
 	m := Meeting{Want: map[string]string{}, Met: map[string]int{}}
 	r := request(s, perPlace)

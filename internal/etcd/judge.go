@@ -184,8 +184,8 @@ func routesTo(m *pb.Member, answers []answer) (out []answer) {
 // alarm is an alarm as a member's status words it.
 var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
 
-// alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in
-// the list, because it was removed or is not named, holds for everybody.
+// alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in the
+// list, because it was removed or is not named, holds for everybody.
 func (v *view) alarms() map[uint64][]string {
 	found := map[uint64]map[string]bool{}
 	add := func(id uint64, name string) {

@@ -28,7 +28,7 @@ type Network struct {
 // Flannel says that it is some kind of flannel.
 func (n Network) Flannel() bool { return strings.Contains(n.Name, "flannel") }
 
-// EncryptionFlag is where the apiserver's static pod names its encryption keys.
+// EncryptionFlag is where the API server's static pod names its encryption keys.
 const EncryptionFlag = "kube-apiserver/encryption-provider-config"
 
 // ComparedFlags are the Flags that are read.
@@ -46,11 +46,11 @@ type OthersBalancing struct {
 	VirtualIPs []string `json:"virtualIPs,omitempty"`
 }
 
-// Service is something that a balancer offers.
+// Service is something that a load balancer offers.
 type Service struct {
 	Name string `json:"name"` // as its configuration has it, such as frontend web
 	Bind string `json:"bind,omitempty"`
-	// Statistics are about the balancer itself.
+	// Statistics are about the load balancer itself.
 	Statistics bool `json:"statistics,omitempty"`
 }
 

@@ -124,7 +124,7 @@ func (f Facts) Interface(ip string) (Address, bool) {
 	return Address{}, false
 }
 
-// OnLink says whether an address lies in the network of the interface that has ip, so that the host can take it over. It is
+// OnLink reports whether an address lies in the network of the interface that has ip, so that the host can take it over. It is
 // false for a host that does not have ip.
 func (f Facts) OnLink(ip, address string) bool {
 	at, ok := f.Interface(ip)
@@ -147,31 +147,31 @@ func (f Facts) OnLink(ip, address string) bool {
 type Kubernetes struct {
 	// CA is the cluster's CA certificate in PEM.
 	CA string `json:"ca,omitempty"`
-	// SharedPKI says whether every file of the request's SharedPKI is there, and MissingPKI names those that are not. The
+	// SharedPKI reports whether every file of the request's SharedPKI is there, and MissingPKI names those that are not. The
 	// private key of an authority may be kept elsewhere on purpose.
 	SharedPKI  bool     `json:"sharedPKI"`
 	MissingPKI []string `json:"missingPKI,omitempty"`
-	// KubeletConfig says whether the kubelet has its configuration and its identity, a client certificate that exists: the
-	// host was initialised or joined. A kubelet whose join was interrupted has a kubeconfig without the certificate.
+	// KubeletConfig reports whether the kubelet has its configuration and its identity, a client certificate that exists: the
+	// host was initialized or joined. A kubelet whose join was interrupted has a kubeconfig without the certificate.
 	KubeletConfig bool `json:"kubeletConfig"`
 	// KubeletAway says that a control plane's kubelet goes to the API through the endpoint and not to the API server beside
 	// it, as while that does not serve yet.
 	KubeletAway bool `json:"kubeletAway,omitempty"`
 	// Manifests are the static pods by file name without .yaml.
 	Manifests []string `json:"manifests,omitempty"`
-	// SharesPort says whether kube-apiserver lets HAProxy listen on its port beside it.
+	// SharesPort reports whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`
 	// SuperAdmin says that super-admin.conf is here, whose rights no role takes away. kubeadm leaves it on the control plane
-	// that initialised the cluster.
+	// that initialized the cluster.
 	SuperAdmin bool `json:"superAdmin,omitempty"`
 	// NodeName is the name by which the host's kubelet comes to the API, as its certificate says.
 	NodeName string `json:"nodeName,omitempty"`
 	// EncryptionKeys names the keys for secrets at rest, the one that encrypts first.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
-	// EtcdData says whether an etcd member has ever started here.
+	// EtcdData reports whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
 	// EtcdInitial are the members that the etcd on this host was told to begin with, each as name=peerURL, from its static
 	// pod or its environment file; EtcdToken is the token of that cluster. Both are empty where etcd never began.
@@ -231,7 +231,7 @@ var (
 	EtcdClientPKI = []string{"apiserver-etcd-client.crt", "apiserver-etcd-client.key"}
 )
 
-// AllContainers says whether there are hosts and each is a container: what limits the machine below is then not theirs.
+// AllContainers reports whether there are hosts and each is a container: what limits the machine below is then not theirs.
 func AllContainers(hosts []*Facts) bool {
 	return len(hosts) > 0 && !slices.ContainsFunc(hosts, func(f *Facts) bool { return f == nil || f.Container == "" })
 }

@@ -72,7 +72,7 @@ type Repository struct {
 	Error   string `json:"error,omitempty"`
 }
 
-// Feature says whether a kernel has a feature.
+// Feature reports whether a kernel has a feature.
 type Feature string
 
 // A feature is in use or built in, can be loaded, is not there, or cannot be seen.
@@ -94,7 +94,7 @@ type Listener struct {
 	Own bool `json:"own,omitempty"`
 }
 
-// Accepts says whether connections to an address of its host come to the program.
+// Accepts reports whether connections to an address of its host come to the program.
 func (l Listener) Accepts(address string) bool {
 	a, err := netip.ParseAddr(address)
 	return err == nil && slices.ContainsFunc(l.Addresses, func(own netip.Addr) bool { return own.IsUnspecified() || own == a })

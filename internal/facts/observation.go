@@ -15,7 +15,7 @@ type Answer struct {
 	Unknown string `json:"unknown,omitempty"`
 }
 
-// Known says whether the question could be asked.
+// Known reports whether the question could be asked.
 func (a Answer) Known() bool { return a.Unknown == "" }
 
 // Observation is the actual condition of a cluster, read from hosts, API and etcd in parallel at one moment. Each part is
@@ -108,10 +108,10 @@ type PodRoute struct {
 	Lacks string `json:"lacks,omitempty"`
 }
 
-// API is what the apiserver says.
+// API is what the API server says.
 type API struct {
 	Version string `json:"version"`
-	// Initialised says whether kubeadm's configuration is in the cluster: joins can work from then on.
+	// Initialised reports whether kubeadm's configuration is in the cluster: joins can work from then on.
 	Initialised bool   `json:"initialised"`
 	Nodes       []Node `json:"nodes"`
 	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
@@ -134,7 +134,7 @@ type API struct {
 	// DaemonSets are those of the cluster's own programs: kube-proxy and the pod network. A nil list means that the API has
 	// none of them.
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
-	// DNSSpread says whether CoreDNS replicas are kept on different nodes.
+	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
 	// DNSDesired is how many CoreDNS replicas there should be, DNSUpdated how many have the current configuration.
 	// DNSReady counts ready replicas, DNSNodes the nodes that they are on.
@@ -279,7 +279,7 @@ type AddressHolders struct {
 	Unknown string `json:"unknown,omitempty"`
 }
 
-// Backend is an apiserver as one balancer sees it.
+// Backend is an API server as one load balancer sees it.
 type Backend struct {
 	Name    string `json:"name"`
 	Healthy bool   `json:"healthy"`

@@ -7,7 +7,7 @@ type Security struct {
 	// Programs are the settings with which Kubernetes' programs run now, by program: arguments without their dashes, and for
 	// etcd the variables that mean the same (ETCD_CERT_FILE is cert-file).
 	Programs map[string]map[string]string `json:"programs"`
-	// AuditPolicy and Authentication are the apiserver's files.
+	// AuditPolicy and Authentication are the API server's files.
 	AuditPolicy    string `json:"auditPolicy,omitempty"`
 	Authentication string `json:"authentication,omitempty"`
 	// EncryptionProviders are the providers for secrets, the one that encrypts first.

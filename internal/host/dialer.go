@@ -225,7 +225,7 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 		return nil, j.err
 	case j.client != nil:
 		select {
-		case <-j.ended: // and is dialled again
+		case <-j.ended: // and is dialed again
 		default:
 			return j.client, nil
 		}

@@ -159,7 +159,7 @@ func TestServeWaitsForWhatRuns(t *testing.T) {
 	go works.On(t.Context(), c, struct{}{}) //nolint:errcheck // its session ends
 	<-working
 	c.Close()
-	<-told // the operation was cancelled, and is not done
+	<-told // the operation was canceled, and is not done
 	select {
 	case err := <-served:
 		t.Fatalf("the host side ended (%v) while an operation ran", err)
@@ -226,7 +226,7 @@ func TestALostSessionIsOpenedAgain(t *testing.T) {
 	if !errors.As(err, &session) || !strings.Contains(err.Error(), "somebody else has the lease") {
 		t.Fatalf("a session without the lease was used: %v", err)
 	}
-	// A host that cannot be reached again is not dialled by every call.
+	// A host that cannot be reached again is not dialed by every call.
 	before := dials
 	if _, err := sum.On(t.Context(), c, sumIn{1, 2}); err == nil || dials != before {
 		t.Errorf("%v, %d dials", err, dials-before)

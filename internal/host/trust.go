@@ -293,7 +293,7 @@ func (a *Access) admit(t Target, k *newKey) *UnconfirmedError {
 	return nil
 }
 
-// sendsSecrets says whether a secret will be sent in the session with a host.
+// sendsSecrets reports whether a secret will be sent in the session with a host.
 func (a *Access) sendsSecrets(t Target) bool {
 	// A jump host only forwards a stream that it cannot read.
 	return !t.relay && (a.NeedConfirmedKeys || t.User != "root" && a.SudoPassword != "")

@@ -43,7 +43,7 @@ func Parse(s string) (Pin, error) {
 	return Pin{key: key}, nil
 }
 
-// Matches says whether key is the key that the host must have.
+// Matches reports whether key is the key that the host must have.
 func (p Pin) Matches(key ssh.PublicKey) bool {
 	if cert, ok := key.(*ssh.Certificate); ok {
 		key = cert.Key

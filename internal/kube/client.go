@@ -20,7 +20,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 )
 
-// Server is one apiserver: the session to its host, and its address as seen from there.
+// Server is one API server: the session to its host, and its address as seen from there.
 type Server struct {
 	Conn    *host.Conn
 	Address string // host:port
@@ -116,8 +116,8 @@ func newClient(config *rest.Config) (*Client, error) {
 	return &Client{Interface: typed, Dynamic: dyn, Config: config}, nil
 }
 
-// dialer ignores the address that it is asked for, which is the endpoint's, and tries the apiservers in turn,
-// beginning with the one that worked last. TLS still verifies the endpoint's name.
+// dialer ignores the address that it is asked for, which is the endpoint's, and tries the API servers in turn, beginning with
+// the one that worked last. TLS still verifies the endpoint's name.
 func dialer(servers []Server) func(context.Context, string, string) (net.Conn, error) {
 	var last atomic.Int32
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {

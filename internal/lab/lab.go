@@ -144,9 +144,9 @@ func List() ([]*Lab, error) {
 	return labs, errors.Join(broken...)
 }
 
-// Create creates a lab and returns when every machine answers on its SSH port. If it fails or is
-// cancelled, it removes what it has created. If the lab already exists with the same zones and machines,
-// Create starts what is not running. It recreates an incomplete lab that a killed process left behind.
+// Create creates a lab and returns when every machine answers on its SSH port. If it fails or is canceled, it removes what it
+// has created. If the lab already exists with the same zones and machines, Create starts what is not running. It recreates an
+// incomplete lab that a killed process left behind.
 func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = progress.Discard

@@ -34,7 +34,7 @@ import (
 const (
 	hostTimeout = 5 * time.Second
 	apiTimeout  = 5 * time.Second
-	// currentTimeout, of it, is for the answers as of now; the rest is for those from an apiserver's memory.
+	// currentTimeout, of it, is for the answers as of now; the rest is for those from an API server's memory.
 	currentTimeout = 3 * time.Second
 )
 
@@ -129,7 +129,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	return seen
 }
 
-// controlPlanes are the reachable hosts on which an apiserver can be expected.
+// controlPlanes are the reachable hosts on which an API server can be expected.
 func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server) {
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		f := obs.Hosts[h.Name].Facts

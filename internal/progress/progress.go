@@ -42,7 +42,7 @@ type discard struct{}
 
 func (discard) Emit(Event) {}
 
-// Func makes a Sink of a function; calls are serialised.
+// Func makes a Sink of a function; calls are serialized.
 func Func(f func(Event)) Sink { return &funcSink{f: f} }
 
 type funcSink struct {

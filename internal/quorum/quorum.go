@@ -89,7 +89,7 @@ func Count(placements []Placement, part Part) (total, up int) {
 	return total, up
 }
 
-// Works says whether etcd has a majority, and whether one of every other kind of part that the cluster has works.
+// Works reports whether etcd has a majority, and whether one of every other kind of part that the cluster has works.
 func Works(placements []Placement) bool {
 	for _, k := range kinds {
 		if total, up := Count(placements, k.part); total > 0 && up < k.need(total) {
@@ -106,10 +106,9 @@ type Shortage struct {
 	Have, Need, Total int
 }
 
-// Short compares placements before and after an operation. It returns a shortage for every kind of part of which the
-// operation takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that
-// the operation leaves alone are not judged: a host without a load balancer may be stopped while all load balancers are
-// down.
+// Short compares placements before and after an operation. It returns a shortage for every kind of part of which the operation
+// takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that the operation
+// leaves alone are not judged: a host without a load balancer may be stopped while all load balancers are down.
 func Short(before, after []Placement) (out []Shortage) {
 	for _, k := range kinds {
 		wasTotal, wasUp := Count(before, k.part)

@@ -23,7 +23,7 @@ func silent(t *testing.T, c *spec.Cluster) *Engine {
 	cancel()
 	local := *c
 	local.Spec.Hosts = slices.Clone(c.Spec.Hosts)
-	for i := range local.Spec.Hosts { // nothing leaves this machine, whatever is dialled
+	for i := range local.Spec.Hosts { // nothing leaves this machine, whatever is dialed
 		local.Spec.Hosts[i].Address, local.Spec.Hosts[i].SSH.Port = "127.0.0.1", 1
 	}
 	e := Open(ctx, &local, progress.Discard)

@@ -74,7 +74,7 @@ func (e *Engine) evidence(ctx context.Context, h spec.Host, client *kube.Client)
 		return out, err
 	}
 	if client != nil && h.IsNode() {
-		// Through the apiserver, which verifies the kubelet's certificate on the way.
+		// Through the API server, which verifies the kubelet's certificate on the way.
 		raw, err := client.CoreV1().RESTClient().Get().Resource("nodes").Name(h.Name).SubResource("proxy").Suffix("configz").DoRaw(ctx)
 		var answer struct {
 			Kubeletconfig map[string]any `json:"kubeletconfig"`

@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// InitOptions says what [Init] writes. Zero values mean the default lab cluster: three control
-// planes in three zones, two workers, two balancers, and no addresses.
+// InitOptions says what [Init] writes. Zero values mean the default lab cluster: three control planes in three zones, two
+// workers, two load balancers, and no addresses.
 type InitOptions struct {
 	Name      string // default "quorate"
 	Version   string // default the newest of Versions
@@ -26,9 +26,8 @@ type InitOptions struct {
 	Balancer  string // managed or external
 	// Zones of the generated hosts. Default a, b, c.
 	Zones []string
-	// How many hosts to generate: 0 means the default of 3, 2 and 2, a negative number means none.
-	// Without workers, control planes run workloads too.
-	// Without balancers, the control planes balance themselves.
+	// How many hosts to generate: 0 means the default of 3, 2 and 2, a negative number means none. Without workers, control
+	// planes run workloads too. Without load balancers, the control planes balance themselves.
 	ControlPlanes, Workers, LoadBalancers int
 	// EtcdHosts is how many etcd hosts to generate for the topology external: 0 means 3.
 	EtcdHosts int

@@ -9,10 +9,9 @@ import (
 	"os"
 	"slices"
 
-	// go.yaml.in/yaml is go-yaml in the hands of the YAML organisation, the parser that Kubernetes
-	// itself uses. Its node tree keeps the line of every key and value, which is all that is
-	// needed here: decoding is our own, because a library's stops at the first problem of a value
-	// and can neither name the path nor the field that was meant.
+	// go.yaml.in/yaml is go-yaml in the hands of the YAML organization, the parser that Kubernetes itself uses. Its node tree
+	// keeps the line of every key and value, which is all that is needed here: decoding is our own, because a library's stops
+	// at the first problem of a value and can neither name the path nor the field that was meant.
 	"go.yaml.in/yaml/v4"
 )
 

@@ -20,8 +20,8 @@ func fold(s string) string {
 	return strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(s))
 }
 
-// distance counts the insertions, deletions, replacements and swaps of neighbours between a and b
-// (optimal string alignment): a swap is one slip of the fingers, not two.
+// distance counts the insertions, deletions, replacements and swaps of neighbors between a and b (optimal string alignment): a
+// swap is one slip of the fingers, not two.
 func distance(a, b string) int {
 	before, prev := make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range prev {

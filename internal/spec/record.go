@@ -78,7 +78,7 @@ func ParseRecord(data []byte) (*Record, error) {
 	return &Record{cluster: NewRecord(c).cluster, unknown: d.unknownFields}, nil
 }
 
-// newerFormat says whether an apiVersion is a later version of the same group.
+// newerFormat reports whether an apiVersion is a later version of the same group.
 func newerFormat(apiVersion string) bool {
 	group, own, _ := strings.Cut(APIVersion, "/")
 	v, ok := strings.CutPrefix(apiVersion, group+"/")

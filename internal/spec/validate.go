@@ -69,12 +69,12 @@ func (k *checker) refuse(path, fix, format string, args ...any) {
 	}
 }
 
-// sound says whether the decoder understood everything at, below and above the path.
+// sound reports whether the decoder understood everything at, below and above the path.
 func (k *checker) sound(path string) bool {
 	return !slices.ContainsFunc(k.spoiled, func(s string) bool { return within(s, path) || within(path, s) })
 }
 
-// within says whether path is at or below root.
+// within reports whether path is at or below root.
 func within(path, root string) bool {
 	rest, ok := strings.CutPrefix(path, root)
 	return ok && (rest == "" || root == "" || rest[0] == '.' || rest[0] == '[')

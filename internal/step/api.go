@@ -38,8 +38,8 @@ const fieldManager = "quorate"
 
 var force = metav1.ApplyOptions{FieldManager: fieldManager, Force: true}
 
-// retry calls f until it succeeds, for as long as ctx allows: an apiserver that is just starting, or an election,
-// is no reason to fail.
+// retry calls f until it succeeds, for as long as ctx allows: an API server that is just starting, or an election, is no
+// reason to fail.
 func retry(ctx context.Context, every time.Duration, f func(context.Context) error) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -68,7 +68,7 @@ func withDeadline(ctx context.Context, d time.Duration, what string) (context.Co
 const apiPatience = 4 * time.Minute
 
 // awaitAPI waits until the API's own roles are made, which is part of being ready, and until the administrator is let in:
-// kubeadm's initialisation, which runs at the same time, begins by making him one.
+// kubeadm's initialization, which runs at the same time, begins by making him one.
 func awaitAPI(ctx context.Context, e *Env, _ plan.Step) error {
 	ctx, cancel := withDeadline(ctx, apiPatience, "starting the API")
 	defer cancel()

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// reloadTimeout is several times what an apiserver takes: it looks at the file once a minute.
+	// reloadTimeout is several times what an API server takes: it looks at the file once a minute.
 	reloadTimeout = 4 * time.Minute
 	// reloadEach is how often it is asked. All its metrics are a lot to write for one line.
 	reloadEach = 3 * time.Second
@@ -41,7 +41,7 @@ func readEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 	return nil
 }
 
-// setEncryptionKeys is done when the apiserver itself says that it works with the new file.
+// setEncryptionKeys is done when the API server itself says that it works with the new file.
 func setEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 	h, c, err := e.target(s)
 	if err != nil {
@@ -75,7 +75,7 @@ func setEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-// uses says whether an apiserver's metrics name the encryption configuration of this hash as the one in use.
+// uses reports whether an API server's metrics name the encryption configuration of this hash as the one in use.
 func uses(metrics, hash string) bool {
 	for line := range strings.Lines(metrics) {
 		if strings.HasPrefix(line, encryption.Metric+"{") && strings.Contains(line, `hash="`+hash+`"`) {
@@ -85,8 +85,8 @@ func uses(metrics, hash string) bool {
 	return false
 }
 
-// rewriteSecrets updates every secret with what is in it. The apiserver leaves out writes that change nothing, but not
-// where the key that was used is not the first one any more.
+// rewriteSecrets updates every secret with what is in it. The API server leaves out writes that change nothing, but not where
+// the key that was used is not the first one any more.
 func rewriteSecrets(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
@@ -120,7 +120,7 @@ func rewriteSecrets(ctx context.Context, e *Env, s plan.Step) error {
 	}
 }
 
-// patiently outlives an election or a restarting apiserver, not a webhook that refuses.
+// patiently outlives an election or a restarting API server, not a webhook that refuses.
 func patiently(ctx context.Context, client *kube.Client, namespace, name string) error {
 	ctx, cancel := withDeadline(ctx, time.Minute, "rewriting it")
 	defer cancel()

@@ -53,10 +53,10 @@ func (e *Env) note(s plan.Step, detail string) {
 	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: detail})
 }
 
-// meetingTimeout is how long a balancer of the user's own may take to notice that its servers have come up.
+// meetingTimeout is how long a load balancer of the user's own may take to notice that its servers have come up.
 const meetingTimeout = 2 * time.Minute
 
-// meetAll proves that every control plane is behind a balancer whose pool cannot be read.
+// meetAll proves that every control plane is behind a load balancer whose pool cannot be read.
 func meetAll(ctx context.Context, e *Env, s plan.Step) error {
 	if e.Cluster.Spec.LoadBalancer.Type != spec.BalancerExternal {
 		return nil
@@ -80,7 +80,7 @@ const (
 	answerTimeout   = 500 * time.Millisecond
 )
 
-// testTakeover moves the virtual IP to every balancer in turn, and back to one that had it, and sees each time that the
+// testTakeover moves the virtual IP to every load balancer in turn, and back to one that had it, and sees each time that the
 // endpoint answers. Balancers that had it stand aside until the last one has it: priorities alone would never choose that.
 func testTakeover(ctx context.Context, e *Env, s plan.Step) error {
 	var balancers []string
@@ -177,7 +177,7 @@ func (t *takeover) answers(ctx context.Context, holder, ca string) error {
 	return nil
 }
 
-// holder waits until one balancer alone has the virtual IP, and another one than before.
+// holder waits until one load balancer alone has the virtual IP, and another one than before.
 func (t *takeover) holder(ctx context.Context, before string) (holder string, err error) {
 	ctx, cancel := withDeadline(ctx, takeoverTimeout, "the takeover")
 	defer cancel()

@@ -56,7 +56,7 @@ func TestEveryKindIsDone(t *testing.T) {
 // immutable is an object that the API does not let change, and that takes a moment to go.
 type immutable struct {
 	dynamic.ResourceInterface
-	there int // how often it can still be seen; at first as if for ever
+	there int // how often it can still be seen; at first as if forever
 	calls []string
 }
 

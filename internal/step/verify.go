@@ -19,8 +19,8 @@ const verifyTimeout = 5 * time.Minute
 func verify(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, verifyTimeout, "settling")
 	defer cancel()
-	// The API alone is cheap to ask. Asking every host for everything, again and again, would take processor time from the
-	// very programs that are waited for.
+	// The API alone is cheap to ask. Asking every host for everything, again and again, would take processor time from the very
+	// programs that are waited for.
 	err := retry(ctx, 500*time.Millisecond, func(ctx context.Context) error {
 		client, err := e.api(ctx)
 		if err != nil {

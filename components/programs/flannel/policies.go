@@ -193,8 +193,8 @@ type selection struct {
 	policies, pods cache.Store
 }
 
-// xtables queues packets on kernels that have only the older target for it. The judgement is the controller's all the same:
-// its own rules, which such a kernel refuses, differ in nothing else.
+// xtables queues packets on kernels that have only the older target for it. The judgment is the controller's all the same: its
+// own rules, which such a kernel refuses, differ in nothing else.
 type xtables struct {
 	selection
 	changed chan struct{}
@@ -235,7 +235,7 @@ func insist(ctx context.Context, f func() error) error {
 	return err
 }
 
-// concerns says whether the rules may depend on an object: on every policy, and on the pods of this node, which are few of
+// concerns reports whether the rules may depend on an object: on every policy, and on the pods of this node, which are few of
 // the cluster's.
 func (s selection) concerns(o any) bool {
 	if gone, ok := o.(cache.DeletedFinalStateUnknown); ok {

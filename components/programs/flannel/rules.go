@@ -104,7 +104,7 @@ func (c chain) read(conn *netlink.Conn, message uint16, flags netlink.HeaderFlag
 type ruleset struct {
 	chains []chain
 	set    func(context.Context) error
-	// needed says whether the chains have to exist at this time. Nil: always.
+	// needed reports whether the chains have to exist at this time. Nil: always.
 	needed func() bool
 
 	mu   sync.Mutex

@@ -128,7 +128,7 @@ func (t *trial) run(ctx context.Context) error {
 
 // peers asks for the nodes that should answer, at most a sample of them.
 func (t *trial) peers(ctx context.Context) ([]peer, error) {
-	// From the apiserver's memory: a node that came a moment ago tries this one.
+	// From the API server's memory: a node that came a moment ago tries this one.
 	list, err := t.nodes.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
 	if err != nil {
 		return nil, err

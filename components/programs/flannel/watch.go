@@ -62,7 +62,8 @@ func follow(c *netlink.Conn, concerns func(netlink.Message) bool, wake func()) {
 	}
 }
 
-// concernsRules says whether an event is about one of the tables. Each object of nftables names its table in the first attribute.
+// concernsRules reports whether an event is about one of the tables. Each object of nftables names its table in the first
+// attribute.
 func (w watched) concernsRules(m netlink.Message) bool {
 	const header = 4 // nfgenmsg
 	if m.Header.Type>>8 != unix.NFNL_SUBSYS_NFTABLES || m.Header.Type&0xff == unix.NFT_MSG_NEWGEN || len(m.Data) < header {
@@ -80,7 +81,7 @@ func (w watched) concernsRules(m netlink.Message) bool {
 	return false
 }
 
-// concernsOverlay says whether an event removes a route, or changes the overlay's interface or removes what belongs to it.
+// concernsOverlay reports whether an event removes a route, or changes the overlay's interface or removes what belongs to it.
 func (w watched) concernsOverlay(m netlink.Message) bool {
 	const index = 4 // offset in ifinfomsg, ifaddrmsg, and ndmsg
 	if w.link == nil {

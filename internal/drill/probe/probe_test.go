@@ -18,7 +18,7 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// store answers what the probe asks of an apiserver, and can be told to fail and to forget.
+// store answers what the probe asks of an API server, and can be told to fail and to forget.
 type store struct {
 	mu      sync.Mutex
 	down    bool

@@ -12,8 +12,8 @@ import (
 	"quorate.dev/quorate/internal/loopdisk"
 )
 
-// Disk is a mounted file system. Like that of any machine it is shared: another program on it writes and synchronises a
-// file of its own again and again, so that names reach the disk at any moment, whether or not the content behind them has.
+// Disk is a mounted file system. Like that of any machine it is shared: another program on it writes and synchronizes a file
+// of its own again and again, so that names reach the disk at any moment, whether or not the content behind them has.
 type Disk struct {
 	// Dir is where the file system is mounted.
 	Dir string

@@ -175,7 +175,7 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 	return out
 }
 
-// anotherSound says whether another server has been sound for long enough: it has a leader, so this is no election.
+// anotherSound reports whether another server has been sound for long enough: it has a leader, so this is no election.
 func (c *care) anotherSound(name string, seen []sighting, now time.Duration) bool {
 	return slices.ContainsFunc(seen, func(s sighting) bool {
 		at, ok := c.soundSince[s.name]
@@ -259,7 +259,7 @@ func lookCloser(ctx context.Context, c *care, seen []sighting) map[string]opinio
 	return out
 }
 
-// handshake says whether a server completes a TLS handshake in time. It proves that the process runs, and nothing else, so
+// handshake reports whether a server completes a TLS handshake in time. It proves that the process runs, and nothing else, so
 // the certificate does not matter.
 func handshake(ctx context.Context, address string) bool {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)

@@ -39,7 +39,7 @@ func version(text string) string {
 	return line
 }
 
-// UserExists says whether the user and the group that HAProxy runs as exist.
+// UserExists reports whether the user and the group that HAProxy runs as exist.
 func UserExists() bool {
 	_, userErr := user.Lookup(hostconfig.HAProxyUser)
 	_, groupErr := user.LookupGroup(hostconfig.HAProxyUser)

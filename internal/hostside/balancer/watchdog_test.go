@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// simulation runs the watchdog's judgement against a HAProxy that behaves in a given way at each moment.
+// simulation runs the watchdog's judgment against a HAProxy that behaves in a given way at each moment.
 type simulation struct {
 	w     *watchdog
 	now   time.Duration

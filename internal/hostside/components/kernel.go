@@ -143,7 +143,7 @@ func tunnelOf(config flannelConfig) (netlink.Link, facts.Answer) {
 	return link, facts.Answer{}
 }
 
-// neighbours map the addresses behind a tunnel to the hosts that packets for them are sent to. flannel enters each of them
+// neighbors map the addresses behind a tunnel to the hosts that packets for them are sent to. flannel enters each of them
 // twice: the hardware address of the next hop, and the host of that hardware address.
 func neighbours(link int) (map[string]string, error) {
 	hops, err := netlink.NeighList(link, unix.AF_INET)

@@ -25,7 +25,7 @@ func (a *attempt) inside(p process, name string) string {
 	return filepath.Join(a.proc, strconv.Itoa(p.pid), "root", name)
 }
 
-// inPodOf says whether a container with these labels is in kubeadm's or flannel's pod of a program.
+// inPodOf reports whether a container with these labels is in kubeadm's or flannel's pod of a program.
 func inPodOf(labels map[string]string, program string) bool {
 	pod, namespace := labels[containerd.PodLabel], labels[containerd.PodNamespaceLabel]
 	if program == flanneld {

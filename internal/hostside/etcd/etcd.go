@@ -141,13 +141,13 @@ func (m Member) Guard() error {
 	return m.Open()
 }
 
-// Armed says whether the guard is armed.
+// Armed reports whether the guard is armed.
 func (m Member) Armed() bool {
 	target, err := os.Readlink(m.path(hostconfig.EtcdGuard))
 	return err == nil && target != m.path(hostconfig.EtcdGuardOpen)
 }
 
-// PodGuarded says whether the static pod of a stacked member mounts the guard.
+// PodGuarded reports whether the static pod of a stacked member mounts the guard.
 func (m Member) PodGuarded() bool {
 	pod, err := staticpod.Read(m.path(hostconfig.EtcdManifest))
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-// same says whether the host has the content already.
+// same reports whether the host has the content already.
 func same(f facts.File) bool {
 	sum, err := Sum(f.Key())
 	return err == nil && sum == f.Sum()

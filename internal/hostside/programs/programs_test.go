@@ -143,7 +143,7 @@ func (s store) state(t testing.TB) State {
 	return state
 }
 
-// runs says whether a path on the host has the content of the bundle.
+// runs reports whether a path on the host has the content of the bundle.
 func (s store) runs(path string, b *testBundle) bool {
 	got, err := os.ReadFile(filepath.Join(s.root, path))
 	return err == nil && bytes.Equal(got, b.files[path])

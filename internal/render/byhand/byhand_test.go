@@ -147,7 +147,7 @@ func everyHost(t *testing.T, c *spec.Cluster, tr *Transcript, text string) {
 	}
 }
 
-// documentedOrder: balancers, init, pod network, control planes one after another, workers.
+// documentedOrder: load balancers, init, pod network, control planes one after another, workers.
 func documentedOrder(t *testing.T, c *spec.Cluster, text string) {
 	t.Helper()
 	var want []string

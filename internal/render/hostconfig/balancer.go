@@ -96,7 +96,7 @@ var watched = manner{
 	track:    "track_file {\n        haproxy weight -254\n    }",
 }
 
-// SharesAPIPort says whether HAProxy and kube-apiserver listen on the same port of one host: HAProxy on the virtual IP
+// SharesAPIPort reports whether HAProxy and kube-apiserver listen on the same port of one host: HAProxy on the virtual IP
 // only, kube-apiserver on all addresses. The kernel gives a connection to the listener with the more specific address. It
 // allows both listeners only if both set SO_REUSEPORT, as HAProxy does by default.
 func SharesAPIPort(c *spec.Cluster) bool {

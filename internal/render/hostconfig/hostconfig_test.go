@@ -361,7 +361,7 @@ func TestMissingClaimsNothingUnknown(t *testing.T) {
 }
 
 // TestRequestAsksForAllThatIsCompared would fail when a file was compared that no host is asked about: it would then be
-// missing for ever.
+// missing forever.
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
 	r := Request(c)

@@ -121,7 +121,7 @@ func gc(args *skel.CmdArgs, exec invoke.Exec) error {
 	return errors.Join(conf.prune(), forward(conf, exec, invoke.DelegateGC, "GC"))
 }
 
-// status says whether an ADD could work now: without a subnet it could not.
+// status reports whether an ADD could work now: without a subnet it could not.
 func status(args *skel.CmdArgs, exec invoke.Exec) error {
 	conf, err := parse(args.StdinData)
 	if err != nil {

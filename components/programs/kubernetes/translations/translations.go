@@ -1,8 +1,8 @@
-// Package translations keeps kubectl's translations out of the other programs. kubectl loads them
-// while its packages are initialised, which every start of every program in the binary would pay for.
+// Package translations keeps kubectl's translations out of the other programs. kubectl loads them while its packages are
+// initialized, which every start of every program in the binary would pay for.
 //
-// It has to be initialised before any package of kubectl's that holds a message. Go takes packages
-// that are ready in the order of their import paths: so this module's path sorts before k8s.io.
+// It has to be initialized before any package of kubectl's that holds a message. Go takes packages that are ready in the order
+// of their import paths: so this module's path sorts before k8s.io.
 package translations
 
 import (
