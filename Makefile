@@ -1,8 +1,8 @@
-# Everything is made from here; .ci/run calls `make test` and nothing else.
+# All targets of the project. The CI (.ci/run) only calls `make test`.
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 GO          ?= go
-# The Go module cache and the bundle cache outlive `make clean`.
+# `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 60m
 
 .PHONY: build up down check test test-lab test-e2e bench-bootstrap bench-hosts bench-distribution tools clean
@@ -13,10 +13,10 @@ build: ## bin/quorate
 up: build ## a highly available cluster on this machine
 	bin/quorate up
 
-down: build ## and away again
+down: build ## delete that cluster and its machines
 	bin/quorate down
 
-check: ## the quick half of the tests: format, vet, static analysis, unit tests
+check: ## quick checks: format, vet, static analysis, unit tests
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt'd:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) vet -tags lab,e2e ./...
@@ -24,14 +24,14 @@ check: ## the quick half of the tests: format, vet, static analysis, unit tests
 	$(GO) run ./components/check
 	$(GO) test -race ./...
 
-test: build check test-lab test-e2e ## all of it: what must be green
+test: build check test-lab test-e2e ## all tests
 
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
 	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
 
-test-e2e: build ## whole clusters
+test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
 	$(GO) run ./components/check kubernetes
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e/...
@@ -44,7 +44,7 @@ bench-hosts: ## plan and preflight against 200 SSH hosts: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts
 	bin/bench-hosts
 
-bench-distribution: build ## what the caller sends when 1, 4 and 8 hosts need the same bundle
+bench-distribution: build ## how much the caller sends when 1, 4, and 8 hosts need the same bundle
 	$(GO) build -o bin/bench-distribution ./test/bench/distribution
 	bin/bench-distribution
 

@@ -285,7 +285,7 @@ func syncPath(path string) error {
 	defer f.Close()
 	// Some network file systems cannot synchronize directories, and write names through instead.
 	if err := f.Sync(); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOTSUP) {
-		return fmt.Errorf("synchronising %s: %w", path, err)
+		return fmt.Errorf("syncing %s: %w", path, err)
 	}
 	return nil
 }

@@ -116,7 +116,7 @@ func TestNewExternalEtcd(t *testing.T) {
 	for _, s := range p.Steps {
 		switch s.Kind {
 		case StartEtcd:
-			// Members wait for a majority: one that waits for another's start would wait for ever.
+			// Members wait for a majority: one that waits for another's start would wait forever.
 			for _, n := range s.Needs {
 				if strings.HasSuffix(n, string(StartEtcd)) || strings.HasPrefix(n, "cp-") {
 					t.Errorf("%s waits for %s", s.ID, n)

@@ -132,7 +132,7 @@ func bootstrapTokens(ctx context.Context, client kubernetes.Interface, now time.
 		}
 		name, until := s.Name, string(s.Data["expiration"])
 		if until == "" {
-			out = append(out, name+", for ever")
+			out = append(out, name+", without expiration")
 			continue
 		}
 		end, err := time.Parse(time.RFC3339, until)

@@ -75,7 +75,7 @@ func TestAccess(t *testing.T) {
 	if !slices.Equal(got.People, []string{"group ops", "user jane"}) || !slices.Equal(got.Certificates, []string{"joe"}) || !slices.Equal(got.AccountTokens, []string{"default/jane"}) {
 		t.Errorf("%+v", got)
 	}
-	if len(got.BootstrapTokens) != 2 || got.BootstrapTokens[0] != "eternal, for ever" || !strings.HasPrefix(got.BootstrapTokens[1], "valid, until ") {
+	if len(got.BootstrapTokens) != 2 || got.BootstrapTokens[0] != "eternal, without expiration" || !strings.HasPrefix(got.BootstrapTokens[1], "valid, until ") {
 		t.Errorf("tokens %q", got.BootstrapTokens)
 	}
 	// What the API does not answer is unknown, and so is all of it: nobody is passed for want of an answer.

@@ -212,7 +212,7 @@ func TestSummary(t *testing.T) {
 	}
 }
 
-// The goldens of pages that no test writes any more would stay for ever.
+// The goldens of pages that no test writes any more would stay forever.
 func TestEveryGoldenIsUsed(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.golden")
 	if err != nil {

@@ -86,7 +86,7 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 			return answer, nil
 		}
 		if next, err = neighbours(link.Attrs().Index); err != nil {
-			return facts.Answer{Unknown: "reading the neighbours of " + link.Attrs().Name + ": " + err.Error()}, nil
+			return facts.Answer{Unknown: "reading the neighbors of " + link.Attrs().Name + ": " + err.Error()}, nil
 		}
 		if tunnel = link.Attrs().Index; !config.Backend.DirectRouting {
 			filter.LinkIndex, mask = tunnel, mask|netlink.RT_FILTER_OIF

@@ -50,7 +50,7 @@ func writeEncryption(path string, keys encryption.Keys) (string, error) {
 	}
 	// Secrets are currently written with the first key.
 	if kept, err := keys.Select([]string{have[0].Name}); err != nil || kept[0] != have[0] {
-		return "", fmt.Errorf("the key %s encrypts what is written now: without it %s could not be read any more", have[0].Name, path)
+		return "", fmt.Errorf("the key %s encrypts what is written now: without it, %s could no longer be read", have[0].Name, path)
 	}
 	file, err := keys.Marshal()
 	if err != nil {

@@ -17,6 +17,6 @@ func init() {
 		return
 	}
 	if err := i18n.SetLoadTranslationsFunc(func() error { return nil }); err != nil {
-		panic("kubectl's messages were initialised before this package: " + err.Error())
+		panic("kubectl's messages were initialized before this package: " + err.Error())
 	}
 }
