@@ -1,5 +1,5 @@
-// Package audit judges how secure a running cluster is, by the CIS Kubernetes Benchmark. It is pure: package inspect reads the
-// evidence on the hosts.
+// Package audit checks a running cluster against the CIS Kubernetes Benchmark. It is pure: package inspect reads the evidence
+// on the hosts.
 package audit
 
 import (
@@ -14,7 +14,7 @@ import (
 // plane, and nodes. The titles are not the benchmark's own.
 const Benchmark = "CIS Kubernetes Benchmark v1.12"
 
-// Host is what one host shows of itself.
+// Host is the evidence from one host.
 type Host struct {
 	Name         string
 	ControlPlane bool
@@ -54,7 +54,7 @@ type Access struct {
 // Outcome of a check.
 type Outcome string
 
-// Pass is what the benchmark wants. Explained is something else, for a reason that is given. Fail is everything else.
+// Pass meets the benchmark. Explained deviates from it for a stated reason. Fail is everything else.
 const (
 	Pass      Outcome = "pass"
 	Explained Outcome = "explained"
@@ -92,7 +92,7 @@ type Report struct {
 // OK says that nothing failed and that every host could be judged.
 func (r Report) OK() bool { return r.Fail == 0 && len(r.Unreachable) == 0 }
 
-// CIS judges the evidence.
+// CIS evaluates the evidence.
 func CIS(name string, c Cluster) Report {
 	r := Report{Benchmark: Benchmark, Cluster: name, Unreachable: c.Unreachable}
 	for _, rule := range rules {

@@ -1,5 +1,5 @@
-// Package distribute brings the same blobs to many hosts. The caller sends each blob to one of them; those that have it
-// pass it on, and every host that is finished serves the next ones.
+// Package distribute copies the same blobs to many hosts. The caller sends each blob to one of them; those that have it pass
+// it on, and every host that is finished serves the next ones.
 package distribute
 
 import (
@@ -27,7 +27,7 @@ type Offer struct {
 // Peer is a host in a distribution.
 type Peer interface {
 	Name() string
-	// Lacking tells which of the blobs the host does not hold intact.
+	// Lacking returns those of the blobs that the host does not have intact.
 	Lacking(ctx context.Context, all []digest.Digest) ([]digest.Digest, error)
 	// Offer makes the host listen; Serve then answers there until ctx ends.
 	Offer(ctx context.Context) (Offer, error)
@@ -38,14 +38,14 @@ type Peer interface {
 }
 
 const (
-	// slots is how many hosts one host serves at once. With two, the number of sources triples with each wave.
+	// slots is how many hosts one host serves in parallel. With two, the number of sources triples with each wave.
 	slots = 2
 	// maxBroken is after how many sources that cannot be reached a host takes everything from the caller: it is
 	// behind a firewall, and trying all others would only take time.
 	maxBroken = 2
 )
 
-// Stats is what went which way.
+// Stats is how much was sent in which way.
 type Stats struct {
 	UploadedBytes int64 `json:"uploadedBytes"` // by the caller
 	PassedBytes   int64 `json:"passedBytes"`   // from host to host
@@ -114,7 +114,7 @@ func (s *Swarm) Bring(ctx context.Context, p Peer, blobs []Blob, note func(strin
 		return err
 	}
 	s.mu.Lock()
-	s.source(p).all = false // whoever has to be asked may have lost something
+	s.source(p).all = false // a host that has to be asked may have lost something
 	s.mu.Unlock()
 	t := &taker{peer: p, note: note, broken: map[string]bool{}}
 	for _, b := range blobs {
@@ -146,7 +146,7 @@ func (s *Swarm) enter(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.active++; s.active == 1 {
-		// Hosts serve until nobody needs them any more, also those whose own part is done.
+		// Hosts serve until no other host needs them, even if they have everything themselves.
 		s.serving, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	}
 }
@@ -178,7 +178,7 @@ func (s *Swarm) wake() {
 	s.changed = make(chan struct{})
 }
 
-// taker is a host that still lacks something.
+// taker is a host that still lacks blobs.
 type taker struct {
 	peer    Peer
 	lacking []Blob
@@ -222,7 +222,7 @@ func (s *Swarm) pick(t *taker) (*job, <-chan struct{}) {
 		}
 	}
 	if best == nil {
-		// Of what nobody can give, the largest first: it takes longest to go round.
+		// Of the blobs that no host can pass on, the largest comes first, because it takes longest to distribute.
 		for _, b := range t.lacking {
 			if holders[b.Digest] == 0 && !s.uploading[b.Digest] && (best == nil || b.Size > best.blob.Size) {
 				best = &job{blob: b}
@@ -309,7 +309,7 @@ func (s *Swarm) open(ctx context.Context, c *source) (Offer, error) {
 	c.offer = &offer
 	s.mu.Unlock()
 	go func() {
-		_ = c.peer.Serve(serving, offer) // whoever asks in vain takes another way
+		_ = c.peer.Serve(serving, offer) // a host that fails here uses another source
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if c.offer == &offer {

@@ -34,23 +34,23 @@ type Request struct {
 	Connections int `json:"connections"`
 }
 
-// Outcome is what became of a connection.
+// Outcome is the result of a connection.
 type Outcome string
 
-// What a connection may come to.
+// The outcomes of connections.
 const (
 	Refused  Outcome = "refused"  // nobody listens there
-	Closed   Outcome = "closed"   // taken, and closed at once: a load balancer that has no server yet
+	Closed   Outcome = "closed"   // accepted, and closed immediately: a load balancer that has no server yet
 	Timeout  Outcome = "timeout"  // no answer at all
-	NoRoute  Outcome = "no-route" // the network says that there is no way
-	Silent   Outcome = "silent"   // taken, and then nothing: a load balancer that waits for a server
-	Plain    Outcome = "plain"    // something answers, and not with TLS
+	NoRoute  Outcome = "no-route" // the network reports that there is no route
+	Silent   Outcome = "silent"   // accepted, and then nothing: a load balancer that waits for a server
+	Plain    Outcome = "plain"    // something answers, but not with TLS
 	Stranger Outcome = "stranger" // a certificate that the cluster's CA has not signed for this name
 	Trusted  Outcome = "trusted"  // an API server of this cluster
 	Failed   Outcome = "failed"   // anything else, in Detail
 )
 
-// Answer is what one place found.
+// Answer is the result from one place.
 type Answer struct {
 	// Addresses are what the name resolves to there; without any, Unresolved says why.
 	Addresses  []string `json:"addresses,omitempty"`
@@ -63,10 +63,10 @@ type Answer struct {
 	Servers map[string]int `json:"servers,omitempty"`
 }
 
-// lookupTimeout is more than a healthy resolver takes, and less than the patience of the C library's.
+// lookupTimeout is longer than a healthy resolver takes, and shorter than the C library's timeout.
 const lookupTimeout = 3 * time.Second
 
-// Dial looks the name up and connects, from the host that it runs on.
+// Dial resolves the name and connects, from the host that it runs on.
 var Dial = host.Define("endpoint.dial", func(ctx context.Context, r Request) (Answer, error) { return dial(ctx, r), nil }, host.Reads)
 
 func dial(ctx context.Context, r Request) Answer {
@@ -103,7 +103,7 @@ func dial(ctx context.Context, r Request) Answer {
 
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
-// handshake makes one connection up to the server's certificate, and sends no request.
+// handshake connects and receives the server's certificate, but sends no request.
 func handshake(ctx context.Context, dial dialer, address string, r Request) (o Outcome, leaf, detail string) {
 	ctx, cancel := context.WithTimeout(ctx, r.Timeout)
 	defer cancel()
@@ -112,7 +112,7 @@ func handshake(ctx context.Context, dial dialer, address string, r Request) (o O
 		return unconnected(err), "", reason(err)
 	}
 	defer conn.Close()
-	// Whoever answers is to be seen, also with a wrong certificate; the judging is done below.
+	// Accept any certificate, so that a wrong one can be reported; it is checked below.
 	client := tls.Client(conn, &tls.Config{ServerName: r.Name, InsecureSkipVerify: true}) //nolint:gosec // nothing is sent
 	if err := client.HandshakeContext(ctx); err != nil {
 		return unanswered(err), "", reason(err)
@@ -177,7 +177,7 @@ func fingerprint(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// reason is the innermost part of an error: what went wrong, without where, which is said already.
+// reason is the innermost part of an error: what went wrong, without the address, which is already known.
 func reason(err error) string {
 	if err == nil {
 		return "no IPv4 address"

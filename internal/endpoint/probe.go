@@ -12,8 +12,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// How long a connection may take. An address that no machine has yet, as a virtual IP before the build, is met with
-// silence, and whoever has it already answers at once.
+// How long a connection may take. An address that no machine has yet, such as a virtual IP before the build, does not answer,
+// and a machine that already has it answers immediately.
 const (
 	patience        = 3 * time.Second
 	patienceManaged = time.Second
@@ -24,7 +24,7 @@ type Probe struct {
 	// Host is where from; empty for the caller.
 	Host   string
 	Answer Answer
-	// Err is why the host could not be asked.
+	// Err is why the host could not be queried.
 	Err error
 }
 
@@ -72,9 +72,9 @@ func everywhere(ctx context.Context, s *cluster.State, conns *host.Set, r Reques
 // perPlace is how many connections each place makes in a row to meet every server.
 const perPlace = 6
 
-// Meeting is whom connections to the endpoint met.
+// Meeting is which servers connections to the endpoint reached.
 type Meeting struct {
-	// Want are the control planes that can be asked, by the SHA-256 of the certificate that each serves.
+	// Want are the control planes that can be queried, by the SHA-256 of the certificate that each serves.
 	Want map[string]string
 	// Met counts connections by the certificate that answered.
 	Met map[string]int
@@ -84,8 +84,8 @@ type Meeting struct {
 	Places int
 }
 
-// Meet connects to the endpoint again and again, from every host and the caller, to see which API servers are behind it: each
-// has a serving certificate of its own.
+// Meet connects to the endpoint repeatedly, from every host and the caller, to find which API servers are behind it: each has
+// its own serving certificate.
 func Meet(ctx context.Context, s *cluster.State, conns *host.Set) Meeting {
 	m := Meeting{Want: map[string]string{}, Met: map[string]int{}}
 	r := request(s, perPlace)

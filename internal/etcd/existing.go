@@ -35,7 +35,7 @@ const (
 	useTimeout = 3 * time.Second
 )
 
-// Files reads the caller's files for an etcd that exists already, and sees whether they fit together.
+// Files reads the caller's files for an existing etcd, and checks that they match.
 func Files(e spec.Etcd) (kubeadm.EtcdClient, error) {
 	var out kubeadm.EtcdClient
 	for _, f := range []struct {
@@ -57,7 +57,7 @@ func Files(e spec.Etcd) (kubeadm.EtcdClient, error) {
 	return out, nil
 }
 
-// Describe is what a plan has to know of the caller's files.
+// Describe is what a plan needs to know about the caller's files.
 func Describe(e spec.Etcd) *facts.ExistingEtcd {
 	files, err := Files(e)
 	if err != nil {
@@ -66,14 +66,14 @@ func Describe(e spec.Etcd) *facts.ExistingEtcd {
 	return &facts.ExistingEtcd{CA: string(files.CA), Client: facts.Sum(files.Certificate)}
 }
 
-// ProbeRequest asks a control plane to try an existing etcd with the caller's certificate.
+// ProbeRequest asks a control plane to test an existing etcd with the caller's certificate.
 type ProbeRequest struct {
 	Endpoints []string
 	Client    kubeadm.EtcdClient
 }
 
-// Probe tries an existing etcd from the host that it runs on. It changes no key: the write that it times is a
-// transaction whose condition never holds, which etcd's members agree on and log like any other.
+// Probe tests an existing etcd from the host that it runs on. It changes no key: the write that it times is a transaction
+// whose condition never holds, which etcd's members agree on and log like any other.
 var Probe = host.Define("etcd.probe", func(ctx context.Context, in ProbeRequest) (facts.EtcdProbe, error) {
 	p := prober{client: in.Client, answers: map[string]answer{}}
 	out := facts.EtcdProbe{Endpoints: make([]facts.EtcdEndpoint, len(in.Endpoints))}
@@ -129,7 +129,7 @@ func (p *prober) ask(ctx context.Context, endpoint string) answer {
 	return a
 }
 
-// others asks the members that no endpoint led to, at the addresses that they tell their clients.
+// others queries the members that no endpoint led to, at the client URLs that they advertise.
 func (p *prober) others(ctx context.Context) {
 	urls := map[string]bool{}
 	for _, a := range p.answers {
@@ -183,14 +183,14 @@ func (p *prober) use(ctx context.Context, endpoints []string, out *facts.EtcdPro
 	return nil
 }
 
-// ClaimRequest is whose an existing etcd shall be.
+// ClaimRequest is the cluster that claims an existing etcd.
 type ClaimRequest struct {
 	Endpoints []string
 	Owner     string
 }
 
-// Claim signs an existing etcd for a cluster, in the same transaction that sees that it is nobody's and empty: of two
-// clusters that are built at once on one etcd, one is refused.
+// Claim marks an existing etcd as a cluster's, in the same transaction that checks that it is unclaimed and empty: of two
+// clusters that are built on one etcd at the same time, one is refused.
 var Claim = host.Define("etcd.claim", func(ctx context.Context, in ClaimRequest) (struct{}, error) {
 	pem, err := kubeadm.LocalEtcdClient()
 	if err != nil {

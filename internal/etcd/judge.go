@@ -17,7 +17,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 )
 
-// judge puts together what members say of each other and of themselves.
+// judge combines what members report about each other and about themselves.
 func judge(answers []answer) ([]facts.EtcdMember, error) {
 	clusters := map[uint64]*view{}
 	var errs []error
@@ -46,8 +46,8 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 	if len(views) == 0 {
 		return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(errs...))
 	}
-	// More than one cluster is a catastrophe, and somebody has to say so. Which one is meant cannot be told from here: the
-	// one with the most members that answer comes first, so that the answer does not depend on who was faster.
+	// More than one cluster is a catastrophe that must be reported. It is unknown which one is meant: the one with the most
+	// members that answer comes first, so that the result does not depend on timing.
 	slices.SortFunc(views, func(a, b *view) int {
 		return cmp.Or(len(b.seen)-len(a.seen), cmp.Compare(a.cluster, b.cluster))
 	})
@@ -107,7 +107,7 @@ func (v *view) members(answers []answer) []facts.EtcdMember {
 	return out
 }
 
-// describe takes over what a member says of itself.
+// describe adds what a member reports about itself.
 func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
 	m.ClusterID, m.Version = hex(s.Header.ClusterId), s.Version
 	m.Leader = s.Leader == s.Header.MemberId
@@ -128,7 +128,7 @@ func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
 	m.Healthy = m.Problem == ""
 }
 
-// silence is why a member has not described itself: it was asked and did not answer, or it could not be asked.
+// silence is why a member has not described itself: it was queried and did not answer, or it could not be queried.
 func silence(m facts.EtcdMember, routes []answer) (problem, unknown string) {
 	var asked, not []string
 	for _, r := range routes {
@@ -181,7 +181,7 @@ func routesTo(m *pb.Member, answers []answer) (out []answer) {
 	return out
 }
 
-// alarm is an alarm as a member's status words it.
+// alarm is an alarm in the format of a member's status.
 var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
 
 // alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in the

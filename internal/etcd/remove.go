@@ -15,7 +15,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 )
 
-// removeTimeout is for one way to etcd: a change of members needs a majority and its disks.
+// removeTimeout is for one route to etcd: a change of members needs a majority and its disks.
 const removeTimeout = 15 * time.Second
 
 // ErrOtherMember is in the error of RemoveMember if etcd's list of members is no longer the one that the removal was decided
@@ -57,7 +57,7 @@ func removeThrough(ctx context.Context, via Member, id uint64, m facts.EtcdMembe
 }
 
 func remove(ctx context.Context, cluster clientv3.Cluster, id uint64, m facts.EtcdMember) error {
-	list, err := cluster.MemberList(ctx) // linearizable: a member that lags behind does not answer from its own list
+	list, err := cluster.MemberList(ctx) // linearizable, so that a member that lags behind does not answer from its own list
 	if err != nil {
 		return err
 	}

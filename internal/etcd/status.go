@@ -1,4 +1,4 @@
-// Package etcd asks etcd members how they are, through the sessions to their hosts.
+// Package etcd queries the state of etcd members through the sessions to their hosts.
 package etcd
 
 import (
@@ -25,7 +25,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 )
 
-// Member is a route to a member: the host that asks it, and its address as seen from there.
+// Member is a route to a member: the host that queries it, and its address as seen from there.
 type Member struct {
 	Host string
 	// Conn is the session to the host; nil if there is none, for the reason in Err.
@@ -34,15 +34,15 @@ type Member struct {
 	Address string // host:port
 }
 
-// Nothing is decided on a single probe: a member that does not answer as it should is asked again after a pause.
+// Nothing is decided on a single probe: a member that does not answer as it should is queried again after a pause.
 const (
 	timeout = 2 * time.Second
 	pause   = 500 * time.Millisecond
 )
 
-// Observe asks every member for its own state, and takes the list of members from those that answer. Several routes may
-// lead to one member. Members that could not be asked, or did not answer, are in the list with the reason. Observe fails
-// only if no member answers; host.Unanswered then says whether some could not be asked.
+// Observe queries every member for its own state, and takes the list of members from those that answer. Several routes may
+// lead to one member. Members that could not be queried, or did not answer, are in the list with the reason. Observe fails
+// only if no member answers; host.Unanswered then reports whether some could not be queried.
 func Observe(ctx context.Context, members []Member) ([]facts.EtcdMember, error) {
 	return observe(ctx, members, func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
 		return kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
@@ -63,7 +63,7 @@ func observe(ctx context.Context, members []Member, read readClient) ([]facts.Et
 	return judge(answers)
 }
 
-// answer is what became of the question at the end of one route.
+// answer is the result of the query over one route.
 type answer struct {
 	host, address string
 	status        *pb.StatusResponse
@@ -71,12 +71,12 @@ type answer struct {
 	err           error
 }
 
-// sound says that there is no reason to ask again.
+// sound reports whether there is no reason to query again.
 func (a answer) sound() bool {
 	return a.err == nil && a.status.Leader != 0 && len(a.status.Errors) == 0
 }
 
-// twice asks again, after a pause, what did not answer as it should.
+// twice repeats, after a pause, the queries that were not answered as they should.
 func twice(ctx context.Context, ask func() answer) answer {
 	a := ask()
 	if a.sound() || unasked(a.err) {
@@ -111,7 +111,7 @@ func ask(ctx context.Context, m Member, read readClient) answer {
 	return a
 }
 
-// unaskedError says that a member could not be asked: nothing may be inferred about it.
+// unaskedError says that a member could not be queried: nothing may be inferred about it.
 type unaskedError struct{ err error }
 
 func (e *unaskedError) Error() string { return e.err.Error() }
@@ -122,14 +122,14 @@ func unasked(err error) bool {
 	return errors.As(err, &u) || host.Unanswered(err)
 }
 
-// exchange asks one member, below the level of etcd's client, which hides why a connection fails and tries again. An
-// *unaskedError says that the member could not be asked.
+// exchange queries one member, below the level of etcd's client, which hides why a connection fails and retries. An
+// *unaskedError says that the member could not be queried.
 func exchange(ctx context.Context, dial func(context.Context, string) (net.Conn, error), address string, pem kubeadm.EtcdClient) (*pb.StatusResponse, *pb.MemberListResponse, error) {
 	config, err := tlsConfig(pem)
 	if err != nil {
 		return nil, nil, &unaskedError{err}
 	}
-	// The connection comes first: if ctx ends, gRPC would not tell whether a host that was to connect has not answered.
+	// Connect first: if ctx ends, gRPC's error would not show whether the connecting host did not answer.
 	nc, err := dial(ctx, address)
 	if err != nil {
 		if ctx.Err() != nil && !host.Unanswered(err) {
@@ -150,7 +150,7 @@ func exchange(ctx context.Context, dial func(context.Context, string) (net.Conn,
 	if err != nil {
 		return nil, nil, why(ctx, err, failed.last())
 	}
-	// The member's own list, without asking the quorum: it must work if there is none.
+	// The member's own list, without the quorum: this must work if there is none.
 	list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{})
 	if err != nil {
 		return status, nil, nil //nolint:nilerr // its own state is known, and another member may give the list
@@ -158,7 +158,7 @@ func exchange(ctx context.Context, dial func(context.Context, string) (net.Conn,
 	return status, list, nil
 }
 
-// why finds the reason behind an error of gRPC, which only keeps the words.
+// why finds the cause of a gRPC error, which keeps only its text.
 func why(ctx context.Context, err, connecting error) error {
 	var certificate *tls.CertificateVerificationError
 	words := grpcstatus.Convert(err).Message()
@@ -182,7 +182,7 @@ func why(ctx context.Context, err, connecting error) error {
 	return errors.New(words)
 }
 
-// failures keeps the last reason why no connection came about.
+// failures keeps the last reason why a connection failed.
 type failures struct {
 	mu  sync.Mutex
 	err error
@@ -255,6 +255,6 @@ func connect(endpoints []string, pem kubeadm.EtcdClient, options ...grpc.DialOpt
 	return clientv3.New(clientv3.Config{
 		Endpoints: endpoints, TLS: config,
 		DialOptions: append([]grpc.DialOption{grpc.WithNoProxy()}, options...),
-		Logger:      zap.NewNop(), // errors come back from calls; retries are not the user's business
+		Logger:      zap.NewNop(), // calls return errors, and users need not see retries
 	})
 }

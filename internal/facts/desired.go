@@ -15,7 +15,7 @@ type File struct {
 	Block   string      `json:"block,omitempty"`
 	// ClusterCA says that the content is the cluster's CA certificate. It is empty in a plan that is made before there is one.
 	ClusterCA bool `json:"clusterCA,omitempty"`
-	// Keep saves what somebody else wrote there in a file beside it, with Kept behind its name.
+	// Keep saves a file that Quorate did not write next to the new one, with the suffix Kept.
 	Keep bool `json:"keep,omitempty"`
 	// Restart names the units that must be restarted when the file has changed, and Reload those for which reloading is
 	// enough. A unit in both is restarted.
@@ -26,10 +26,10 @@ type File struct {
 	Check []string `json:"check,omitempty"`
 }
 
-// Kept is behind the name of what was there before.
+// Kept is the suffix of the saved file.
 const Kept = ".before-quorate"
 
-// Key tells files, and blocks within one file, apart.
+// Key identifies a file, or a block within a file.
 func (f File) Key() string {
 	if f.Block != "" {
 		return f.Path + "#" + f.Block
@@ -51,7 +51,7 @@ type Desired struct {
 	Files []File `json:"files,omitempty"`
 	// Modules are kernel modules to load; one that is built in or absent is not an error here: preflight judges that.
 	Modules []string `json:"modules,omitempty"`
-	// Sysctls are applied at once; a file in Files keeps them over a reboot.
+	// Sysctls are applied immediately; a file in Files keeps them after a reboot.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	// Self is a path that becomes a copy of the quorate binary that runs on the host now, for units to use.
 	Self string `json:"self,omitempty"`

@@ -1,5 +1,5 @@
-// Package facts holds the words in which hosts describe themselves and in which they are told how to be.
-// It is data only: what observes, plans and applies shares it.
+// Package facts contains the types with which hosts describe themselves and with which their desired state is described. It is
+// data only, shared by the packages that observe, plan and apply.
 package facts
 
 import (
@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// Request says what a plan wants to know beyond the fixed facts.
+// Request says what a plan needs to know in addition to the fixed facts.
 type Request struct {
 	// Files are keys as of File.Key.
 	Files []string `json:"files,omitempty"`
 	Units []string `json:"units,omitempty"`
-	// SharedPKI are the files below /etc/kubernetes/pki that all control planes have in common.
+	// SharedPKI are the files below /etc/kubernetes/pki that all control planes share.
 	SharedPKI []string `json:"sharedPKI,omitempty"`
 	// Programs are names to look for in the usual folders.
 	Programs []string `json:"programs,omitempty"`
@@ -29,7 +29,7 @@ const (
 	ImagesPart = "images" // ImageProblems
 )
 
-// Facts is what a host says of itself at one moment.
+// Facts is what a host reports about itself at one moment.
 type Facts struct {
 	Hostname  string `json:"hostname"`
 	MachineID string `json:"machineID"`
@@ -143,7 +143,7 @@ func (f Facts) OnLink(ip, address string) bool {
 	return err == nil && network.Contains(a)
 }
 
-// Kubernetes is what a host holds of a cluster.
+// Kubernetes is the part of a cluster that is on a host.
 type Kubernetes struct {
 	// CA is the cluster's CA certificate in PEM.
 	CA string `json:"ca,omitempty"`
@@ -154,8 +154,8 @@ type Kubernetes struct {
 	// KubeletConfig reports whether the kubelet has its configuration and its identity, a client certificate that exists: the
 	// host was initialized or joined. A kubelet whose join was interrupted has a kubeconfig without the certificate.
 	KubeletConfig bool `json:"kubeletConfig"`
-	// KubeletAway says that a control plane's kubelet goes to the API through the endpoint and not to the API server beside
-	// it, as while that does not serve yet.
+	// KubeletAway says that a control plane's kubelet uses the endpoint and not the local API server, as it does while that
+	// does not serve yet.
 	KubeletAway bool `json:"kubeletAway,omitempty"`
 	// Manifests are the static pods by file name without .yaml.
 	Manifests []string `json:"manifests,omitempty"`
@@ -164,17 +164,17 @@ type Kubernetes struct {
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`
-	// SuperAdmin says that super-admin.conf is here, whose rights no role takes away. kubeadm leaves it on the control plane
-	// that initialized the cluster.
+	// SuperAdmin says that super-admin.conf is here, whose permissions no role can restrict. kubeadm leaves it on the control
+	// plane that initialized the cluster.
 	SuperAdmin bool `json:"superAdmin,omitempty"`
-	// NodeName is the name by which the host's kubelet comes to the API, as its certificate says.
+	// NodeName is the name of the host's kubelet in the API, according to its certificate.
 	NodeName string `json:"nodeName,omitempty"`
 	// EncryptionKeys names the keys for secrets at rest, the one that encrypts first.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	// EtcdData reports whether an etcd member has ever started here.
 	EtcdData bool `json:"etcdData"`
-	// EtcdInitial are the members that the etcd on this host was told to begin with, each as name=peerURL, from its static
-	// pod or its environment file; EtcdToken is the token of that cluster. Both are empty where etcd never began.
+	// EtcdInitial are the members that the etcd on this host was started with, each as name=peerURL, from its static pod or
+	// its environment file; EtcdToken is the token of that cluster. Both are empty if etcd was never started.
 	EtcdInitial []string `json:"etcdInitial,omitempty"`
 	EtcdToken   string   `json:"etcdToken,omitempty"`
 	// EtcdGuard says that the guard is armed which keeps a stacked etcd member from starting here without its data, and
@@ -187,11 +187,11 @@ type Kubernetes struct {
 	EtcdCAKey bool   `json:"etcdCAKey,omitempty"`
 	// EtcdClient is the SHA-256 of the API servers' client certificate for etcd, when its key is here too.
 	EtcdClient string `json:"etcdClient,omitempty"`
-	// Established says that this host's cluster was once complete: from then on an empty data directory
-	// is a loss, not a beginning.
+	// Established says that this host's cluster was once complete: from then on, an empty data directory is lost data, not a
+	// new member.
 	Established bool `json:"established"`
-	// Begun says that Quorate began to build on this host, and Adopted that what runs here was set up without Quorate and
-	// taken on as it was.
+	// Begun says that Quorate started to build on this host, and Adopted that the host was set up without Quorate and then
+	// adopted.
 	Begun   bool `json:"begun,omitempty"`
 	Adopted bool `json:"adopted,omitempty"`
 	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
@@ -213,7 +213,7 @@ const EstablishedFile = "/var/lib/quorate/established"
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"
 
-// Marks below kubeadm's own directory, so that they go away with kubeadm reset and with nothing else.
+// Marks below kubeadm's own directory, so that only kubeadm reset removes them.
 const (
 	// BegunFile is written before Quorate's kubeadm runs for the first time on a host.
 	BegunFile = "/etc/kubernetes/pki/begun-by-quorate"

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// Preflight is what only preflight asks of hosts, beside the observation: what they are, and whether they reach each other.
+// Preflight is what only preflight reads from hosts, in addition to the observation: what they are, and whether they reach
+// each other.
 type Preflight struct {
 	Hosts map[string]Inspection `json:"hosts"`
 	// Clocks are the hosts' clocks against the caller's.
 	Clocks map[string]Clock `json:"clocks,omitempty"`
 	// Reach is every path that was tried.
 	Reach []Reach `json:"reach,omitempty"`
-	// VirtualIP is who answers for the virtual IP, by the name of the load balancer that asked.
+	// VirtualIP is which machines answer for the virtual IP, by the name of the load balancer that probed.
 	VirtualIP map[string]AddressHolders `json:"virtualIP,omitempty"`
 	// Errors are hosts that answered the observation but not this, by name.
 	Errors map[string]string `json:"errors,omitempty"`
@@ -26,7 +27,7 @@ type Clock struct {
 	Uncertainty time.Duration `json:"uncertaintyNanoseconds"`
 }
 
-// InspectRequest says what of a host is looked at.
+// InspectRequest says what to inspect on a host.
 type InspectRequest struct {
 	Name    string `json:"name"`    // in the spec
 	Address string `json:"address"` // in the spec
@@ -38,7 +39,7 @@ type InspectRequest struct {
 	Quick bool `json:"quick,omitempty"`
 }
 
-// Inspection is what a host says of itself.
+// Inspection is what a host reports about itself.
 type Inspection struct {
 	BootID      string `json:"bootID"`                // of the kernel: hosts that have it in common are one machine
 	ProductUUID string `json:"productUUID,omitempty"` // of the firmware, where it has any
@@ -122,7 +123,7 @@ type Resolver struct {
 	Elapsed time.Duration `json:"elapsedNanoseconds"`
 }
 
-// Outcome is how an attempt to reach something ended.
+// Outcome is the result of an attempt to reach something.
 type Outcome string
 
 // The outcomes: what stands in the way differs between them.
@@ -130,7 +131,7 @@ const (
 	Reached     Outcome = "reached"
 	Refused     Outcome = "refused"     // the host answers, and the port is closed
 	TimedOut    Outcome = "timeout"     // nothing came back: packets are dropped
-	Unreachable Outcome = "unreachable" // a router or firewall says so
+	Unreachable Outcome = "unreachable" // a router or firewall rejects it
 	Impostor    Outcome = "impostor"    // another host answers at that address
 	Routed      Outcome = "routed"      // it is reached, but not on the same network segment
 	Failed      Outcome = "failed"
@@ -143,7 +144,7 @@ const (
 	VRRP = "vrrp"
 )
 
-// Path is a way between two hosts that the cluster will need.
+// Path is a network path between two hosts that the cluster will need.
 type Path struct {
 	From    string `json:"from"`
 	To      string `json:"to"`
@@ -153,7 +154,7 @@ type Path struct {
 	For     string `json:"for"` // what will use it
 }
 
-// Reach is a path that was tried.
+// Reach is a path that was tested.
 type Reach struct {
 	Path
 	Outcome Outcome       `json:"outcome"`

@@ -2,16 +2,16 @@ package facts
 
 import "time"
 
-// Answer is the result of one question to one program: it answered as it should, it answered something else, or it could
-// not be asked. Nothing may be inferred from an answer that is unknown.
+// Answer is the result of one query to one program: it answered as it should, it answered something else, or it could not be
+// queried. Nothing may be inferred from an answer that is unknown.
 type Answer struct {
 	// OK says that the program answered as it should.
 	OK bool `json:"ok"`
-	// Problem is what is wrong when the program was asked and is not right: what it said, that it refused the connection,
-	// or that it did not answer in time.
+	// Problem is what is wrong if the program was queried and does not work: its answer, that it refused the connection, or
+	// that it did not answer in time.
 	Problem string `json:"problem,omitempty"`
-	// Unknown is why the program could not be asked, for example because the session to its host ended. OK is false then
-	// and Problem is empty.
+	// Unknown is why the program could not be queried, for example because the session to its host ended. OK is false then and
+	// Problem is empty.
 	Unknown string `json:"unknown,omitempty"`
 }
 
@@ -23,7 +23,7 @@ func (a Answer) Known() bool { return a.Unknown == "" }
 type Observation struct {
 	Time  time.Time       `json:"time"`
 	Hosts map[string]Host `json:"hosts"`
-	// API is what the API says; nil when it could not be read, for the reason in APIError.
+	// API is what was read from the API; nil if it could not be read, for the reason in APIError.
 	API      *API   `json:"api,omitempty"`
 	APIError string `json:"apiError,omitempty"`
 	// Etcd is the member list as the members themselves agree on it; nil when no member could be asked, for the reason in
@@ -77,8 +77,8 @@ type Component struct {
 	Answer
 	// Version is the version of the running program, for example v1.37.2; empty when it could not be determined.
 	Version string `json:"version,omitempty"`
-	// Replaced says that the program's file was replaced or deleted since it was started: the former one runs until it is
-	// restarted.
+	// Replaced says that the program's file was replaced or deleted since it was started: the previous program runs until it
+	// is restarted.
 	Replaced bool `json:"replaced,omitempty"`
 }
 
@@ -196,7 +196,7 @@ type EtcdMember struct {
 	// Name is the member's name; the host name in its peer URL while it has never started.
 	Name string `json:"name"`
 	// Healthy says that the member itself answers, agrees with the others on the cluster, and has no alarm. A member that
-	// could not be asked is not healthy: Unknown says why then, otherwise Problem says what is wrong.
+	// could not be queried is not healthy: Unknown then says why, otherwise Problem says what is wrong.
 	Healthy bool   `json:"healthy"`
 	Problem string `json:"problem,omitempty"`
 	Unknown string `json:"unknown,omitempty"`

@@ -72,8 +72,8 @@ type Admin struct {
 	CA, Certificate, Key []byte // PEM
 }
 
-// ReadAdmin reads an admin.conf. It takes nothing from it but what kubeadm writes: a kubeconfig can also name programs to
-// run and files to read, and this one comes from a host.
+// ReadAdmin reads an admin.conf. It uses only what kubeadm writes: a kubeconfig can also name programs to run and files to
+// read, and this one comes from a host.
 func ReadAdmin(kubeconfig []byte) (Admin, error) {
 	config, err := clientcmd.Load(kubeconfig)
 	if err != nil {
@@ -116,8 +116,8 @@ func newClient(config *rest.Config) (*Client, error) {
 	return &Client{Interface: typed, Dynamic: dyn, Config: config}, nil
 }
 
-// dialer ignores the address that it is asked for, which is the endpoint's, and tries the API servers in turn, beginning with
-// the one that worked last. TLS still verifies the endpoint's name.
+// dialer ignores the requested address, which is the endpoint's, and tries the API servers in turn, starting with the one that
+// worked last. TLS still verifies the endpoint's name.
 func dialer(servers []Server) func(context.Context, string, string) (net.Conn, error) {
 	var last atomic.Int32
 	return func(ctx context.Context, network, _ string) (net.Conn, error) {

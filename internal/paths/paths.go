@@ -1,4 +1,4 @@
-// Package paths names the few places where Quorate keeps things on the caller's machine.
+// Package paths defines the directories that Quorate uses on the caller's machine.
 package paths
 
 import (
@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Cache is the folder for what can be made again: bundles, lab base images. It outlives `quorate down`.
-// QUORATE_CACHE overrides it.
+// Cache is the directory for what can be recreated: bundles and lab base images. `quorate down` keeps it. QUORATE_CACHE
+// overrides it.
 func Cache(elem ...string) string { return under("QUORATE_CACHE", "/var/cache/quorate", elem) }
 
-// State is the folder for what belongs to clusters that exist: labs, their keys, kubeconfigs.
-// It is empty when no lab exists. QUORATE_STATE overrides it.
+// State is the directory for what belongs to existing clusters: labs, their keys, kubeconfigs. It is empty if no lab exists.
+// QUORATE_STATE overrides it.
 func State(elem ...string) string { return under("QUORATE_STATE", "/var/lib/quorate", elem) }
 
 func under(env, fallback string, elem []string) string {
@@ -24,7 +24,7 @@ func under(env, fallback string, elem []string) string {
 	return filepath.Join(append([]string{root}, elem...)...)
 }
 
-// Expand puts the caller's home folder for a leading ~/.
+// Expand replaces a leading ~/ with the caller's home directory.
 func Expand(path string) string {
 	rest, ok := strings.CutPrefix(path, "~/")
 	if !ok {

@@ -11,7 +11,7 @@ import (
 // Kind says what an Event reports about its step.
 type Kind string
 
-// The life of a step: Start, any number of Notes, then Done or Fail. A Note may also stand alone.
+// The life of a step: Start, any number of Notes, then Done or Fail. A Note need not belong to a step.
 const (
 	Start Kind = "start"
 	Note  Kind = "note"

@@ -24,12 +24,13 @@ import (
 type Options struct {
 	// Ignore are the IDs of preflight checks whose findings do not stop the run.
 	Ignore []string
-	// Adopt allows to adopt a cluster that Quorate did not build.
+	// Adopt allows the run to adopt a cluster that Quorate did not build.
 	Adopt bool
 }
 
 // Apply makes the cluster match its spec. It takes the lease before it makes the plan, so that no other run can change what
-// the plan was made from. It ends only when the cluster was seen to match the spec, also when there was nothing to do.
+// the plan was made from. It returns only after it has verified that the cluster matches the spec, even if there was nothing
+// to do.
 func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
 	if err := e.takeLeases(ctx); err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func owner() string {
 	return fmt.Sprintf("%s, process %d, since %s", who, os.Getpid(), time.Now().UTC().Format(time.RFC3339))
 }
 
-// permitPatience is how long a step waits while its change is refused for something that may pass.
+// permitPatience is how long a step waits while its change is refused for a transient reason.
 const permitPatience = 5 * time.Minute
 
 // lookAgain is the time between two observations that a change must be allowed on.

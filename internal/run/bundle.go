@@ -13,8 +13,8 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// sound refuses to begin with a bundle of which something is missing or damaged: half of the hosts would have it before
-// the first one noticed. A plan that brings nothing to any host does not read it.
+// sound refuses to start with an incomplete or damaged bundle: half of the hosts would have it before the first one noticed. A
+// plan that brings nothing to any host does not read it.
 func (w *Work) sound(ctx context.Context) error {
 	if !slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.InstallBundle || s.Kind == plan.ImportImages }) {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// PlanRotation observes the cluster and says what it takes to replace the key that encrypts secrets.
+// PlanRotation observes the cluster and plans the replacement of the key that encrypts secrets.
 func (e *Engine) PlanRotation(ctx context.Context) (*Work, error) {
 	w := &Work{State: e.State(ctx)}
 	if ctx.Err() != nil {

@@ -25,7 +25,7 @@ func (e *StepError) Error() string {
 
 func (e *StepError) Unwrap() error { return e.Err }
 
-// check refuses a plan whose steps cannot all run: an unknown or circular need would wait forever.
+// check refuses a plan whose steps cannot all run, because an unknown or circular dependency would wait forever.
 func check(p *plan.Plan) error {
 	seen := map[string]bool{}
 	for _, s := range p.Steps {

@@ -66,7 +66,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Describe tells a plan what it has to know of a bundle, and renders the manifests that refer to its images.
+// Describe returns what a plan needs to know about a bundle, and renders the manifests that refer to its images.
 func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manifest.Manifest, error) {
 	if b.Version() != c.Spec.Kubernetes.Version {
 		return plan.Bundle{}, nil, fmt.Errorf("the bundle contains Kubernetes %s, but the spec says %s", b.Version(), c.Spec.Kubernetes.Version)

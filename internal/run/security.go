@@ -20,7 +20,7 @@ import (
 // evidenceTimeout is for one host, or one kubelet.
 const evidenceTimeout = 10 * time.Second
 
-// Evidence reads from hosts and kubelets what the audit judges; it changes nothing.
+// Evidence reads from hosts and kubelets what the audit evaluates; it changes nothing.
 func (e *Engine) Evidence(ctx context.Context) audit.Cluster {
 	out := audit.Cluster{Unreachable: map[string]string{}}
 	client, apiErr := e.client(ctx)

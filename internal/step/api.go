@@ -50,7 +50,7 @@ func retry(ctx context.Context, every time.Duration, f func(context.Context) err
 			return nil
 		}
 		if last == nil || ctx.Err() == nil {
-			last = err // what is wrong, rather than that this attempt was cut short
+			last = err // the actual problem, rather than that this attempt was interrupted
 		}
 		select {
 		case <-ctx.Done():
@@ -85,7 +85,7 @@ func awaitAPI(ctx context.Context, e *Env, _ plan.Step) error {
 	})
 }
 
-// awaitControllers waits for something that only a controller makes, and that every pod of the system needs.
+// awaitControllers waits for an object that only a controller creates, and that every system pod needs.
 func awaitControllers(ctx context.Context, e *Env, _ plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package step does what the steps of a plan say: one function for each kind.
+// Package step runs the steps of a plan, with one function for each kind.
 package step
 
 import (
@@ -42,7 +42,7 @@ type Env struct {
 
 	mu      sync.Mutex
 	pki     kubeadm.PKI
-	etcdPKI kubeadm.PKI // of an external etcd that is looked after
+	etcdPKI kubeadm.PKI // of a managed external etcd
 	keys    encryption.Keys
 	client  *kube.Client
 }

@@ -31,8 +31,8 @@ const (
 // pair is one way to try: from a pod on one node to a pod on another.
 type pair struct{ from, to string }
 
-// tryPodTraffic has pods on the nodes that are new reach pods on others, with packets of full size, and names the pair of
-// nodes between which it fails.
+// tryPodTraffic tests that pods on the new nodes reach pods on other nodes, with packets of full size, and names the pair of
+// nodes between which this fails.
 func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 	pairs := e.trafficPairs(s.Nodes)
 	if len(pairs) == 0 {
@@ -63,7 +63,7 @@ func tryPodTraffic(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-// wayForPods is what to look at when pods do not reach each other.
+// wayForPods is what to check if pods do not reach each other.
 func wayForPods(c *spec.Cluster) string {
 	if c.Spec.Network.CNI == spec.CNIFlannel {
 		return "Allow UDP port 8472 (VXLAN) between the nodes, with packets as large as the MTU of their interfaces"
@@ -94,7 +94,7 @@ func (e *Env) trafficPairs(joined []string) (out []pair) {
 	return out
 }
 
-// traffic is a trial with an open pod on each of its nodes.
+// traffic is a test with an open pod on each of its nodes.
 type traffic struct {
 	e *Env
 
@@ -225,7 +225,7 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 	return uids, err
 }
 
-// trialPod does nothing but have a network. It ends by itself if nobody takes it away.
+// trialPod only provides a network namespace. It ends automatically if it is not deleted.
 func trialPod(on, image string) *corev1.Pod {
 	return &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: "quorate-trial-" + on, Labels: map[string]string{trialLabel: "pod-traffic"}},
@@ -251,7 +251,7 @@ func deleteTrialPods(ctx context.Context, client *kube.Client) error {
 	return nil
 }
 
-// together does one thing for each at once and joins the errors.
+// together runs a function for each in parallel and joins the errors.
 func together[T any](all []T, f func(T) error) error {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
