@@ -477,7 +477,7 @@ func TestRulesThatDoNotCome(t *testing.T) {
 		}
 	}
 	left := readReport(t, file).Remaining()
-	if len(left) != 1 || left[0].Times != 1 || !strings.Contains(left[0].Error, "missing right after it was made") ||
+	if len(left) != 1 || left[0].Times != 1 || !strings.Contains(left[0].Error, "missing right after it was created") ||
 		!slices.Equal(left[0].Objects, []string{"chain forward of table ip flannel-ipv4: missing"}) {
 		t.Errorf("%+v", left)
 	}

@@ -139,7 +139,7 @@ func TestRefusals(t *testing.T) {
 		code            uint
 	}{
 		"no flanneld yet":      {"", ``, "flanneld is not ready", types.ErrTryAgainLater},
-		"delegate with a name": {singleStack, `,"delegate":{"name":"x"}`, "must not have a name", types.ErrInvalidNetworkConfig},
+		"delegate with a name": {singleStack, `,"delegate":{"name":"x"}`, "must not have its own name", types.ErrInvalidNetworkConfig},
 		"type is no string":    {singleStack, `,"delegate":{"type":3}`, "must be a string", types.ErrInvalidNetworkConfig},
 		"routes are no list":   {singleStack, `,"ipam":{"routes":3}`, "must be a list", types.ErrInvalidNetworkConfig},
 		"no MTU":               {"FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.3.1/24\nFLANNEL_IPMASQ=true\n", ``, "FLANNEL_MTU is missing", 0},
