@@ -302,7 +302,7 @@ func (f *findings) controlPlanes() {
 			a := f.program(h.Name, name)
 			switch {
 			case !slices.Contains(f.Facts(h.Name).Kubernetes.Manifests, name):
-				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s does not run on %s: its manifest is missing", name, h.Name), f.byApply("writes it again"), h.Name)
+				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s is not running on %s: its manifest is missing", name, h.Name), f.byApply("writes it again"), h.Name)
 			case a.OK, !a.Known():
 			default:
 				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s on %s does not work: %s", name, h.Name, a.Problem),

@@ -339,7 +339,7 @@ var findingCases = []struct {
 		"*critical: lb-a and lb-b have the virtual IP 10.0.0.100 at the same time"}},
 	{"virtual-ip-on-a-stranger", func(f fixture) {
 		f.Seen.Hosts["w-a"].Facts.Addresses = append(f.Seen.Hosts["w-a"].Facts.Addresses, facts.Address{IP: "10.0.0.100", Prefix: 32, Interface: "eth0"})
-	}, margins(1, 1, 1, 1), []string{"*critical: w-a has the virtual IP 10.0.0.100, and by the spec it is no load balancer"}},
+	}, margins(1, 1, 1, 1), []string{"*critical: w-a has the virtual IP 10.0.0.100, but the spec does not have it as a load balancer"}},
 	{"virtual-ip-outside-the-spec", func(f fixture) { f.AsksForVirtualIP("02:00:00:00:00:ff") }, margins(1, 1, 1, 1), []string{
 		"*critical: an unknown machine with the hardware address 02:00:00:00:00:ff, which is not in the spec, has the virtual IP 10.0.0.100"}},
 	{"virtual-ip-of-its-holder", func(f fixture) { f.AsksForVirtualIP() }, margins(1, 1, 1, 1), nil},
@@ -360,7 +360,7 @@ var findingCases = []struct {
 	{"virtual-ip-cannot-be-asked-for", func(f fixture) {
 		for _, lb := range []string{"lb-a", "lb-b"} {
 			f.Change(lb, func(h *facts.Host) {
-				h.VirtualIP = &facts.AddressHolders{Unknown: lb + ": interface ib0 has no Ethernet address, so ARP cannot be asked"}
+				h.VirtualIP = &facts.AddressHolders{Unknown: lb + ": interface ib0 has no Ethernet address, so ARP cannot be used"}
 			})
 		}
 	}, margins(1, 1, 1, 1), []string{"info: whether machines outside the spec have the virtual IP 10.0.0.100 too is unknown: lb-a: interface ib0"}},

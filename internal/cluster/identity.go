@@ -39,7 +39,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 		k := f.Kubernetes
 		for _, name := range k.Clusters {
 			if name != s.Spec.Metadata.Name {
-				out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, and this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost()})
+				out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is marked as a host of the cluster %s, but this is the spec of %s", h.Name, name, s.Spec.Metadata.Name), Fix: fixForeignHost()})
 			}
 		}
 		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && s.Spec.Balances(h) && b.WrittenFor != "" && b.WrittenFor != s.Spec.Metadata.Name {

@@ -79,7 +79,7 @@ func (m problems) refuse(rule, prefix, fix string) error {
 func (b *builder) wholeForAdoption() error {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if b.Facts(h.Name).Kubernetes.Flags["kube-apiserver/anonymous-auth"] == "false" {
-			return refused(RuleWhole, fmt.Sprintf("the API server of %s answers nobody without credentials (--anonymous-auth=false), and load balancers ask for /readyz without any", h.Name),
+			return refused(RuleWhole, fmt.Sprintf("the API server of %s rejects requests without credentials (--anonymous-auth=false), but load balancers check /readyz without any", h.Name),
 				"Allow anonymous requests for /livez, /readyz and /healthz (--authentication-config), on every control plane.")
 		}
 	}

@@ -36,7 +36,7 @@ func (b *builder) refuse() error {
 		}
 		if !b.Marked() {
 			r := refused(RuleAnswer, "there are control planes on these hosts that Quorate did not build, and their API does not answer",
-				"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: "+facts.HowToClear()+".")
+				"To adopt the cluster, bring it up first. If it is no longer needed, clear the hosts: "+facts.HowToClear()+".")
 			r.Transient = true
 			return r
 		}
@@ -70,7 +70,7 @@ func (b *builder) refuseCreation() error {
 		}
 		fix := "A new cluster is built on all of its hosts together. Bring these up, or take them out of the spec."
 		if b.Stage() == cluster.Partial {
-			fix = "An interrupted build is finished on all of its hosts together. Bring these up. Workers can be taken out of the spec, and so can load balancers on which keepalived does not run (`systemctl disable --now keepalived`); the members that etcd began with cannot."
+			fix = "An interrupted build is finished on all of its hosts together. Bring these up. Workers can be taken out of the spec, and so can load balancers on which keepalived does not run (`systemctl disable --now keepalived`); the members that etcd was started with cannot."
 		}
 		return refused(RuleAllHosts, "some hosts cannot be reached: "+strings.Join(lines, "; "), fix)
 	}
@@ -81,7 +81,7 @@ func (b *builder) refuseCreation() error {
 		for _, h := range b.c.Spec.Hosts {
 			if k := b.Facts(h.Name).Kubernetes; k.KubeletConfig || k.EtcdData {
 				return refused(cluster.RuleNewCluster, h.Name+" carries parts of a cluster that Quorate did not build (a kubelet's identity or etcd data), and its API does not answer",
-					"If the cluster is to be adopted, bring it up first. If nobody needs it any more, clear the hosts: "+facts.HowToClear()+".")
+					"To adopt the cluster, bring it up first. If it is no longer needed, clear the hosts: "+facts.HowToClear()+".")
 			}
 		}
 	}

@@ -39,7 +39,7 @@ func TestTheLeaseComesFirst(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	e := &Engine{Cluster: c, Conns: conns, Progress: progress.Discard}
-	if _, err := e.Apply(ctx, nil, Options{}); err == nil || !strings.Contains(err.Error(), "taking the lease") {
+	if _, err := e.Apply(ctx, nil, Options{}); err == nil || !strings.Contains(err.Error(), "acquiring the lease") {
 		t.Errorf("%v", err)
 	}
 }

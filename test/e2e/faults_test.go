@@ -138,7 +138,7 @@ func leader(s status.Status) string {
 	return ""
 }
 
-// labDo makes a step of a lab command.
+// labDo turns a lab command into a step.
 func (c *cluster) labDo(args ...string) func(*testing.T, context.Context) {
 	return func(t *testing.T, ctx context.Context) {
 		t.Helper()
@@ -185,7 +185,7 @@ func (c *cluster) kill(what, program string, where func(status.Status) string) f
 	}
 }
 
-// suffer injects one fault into a cluster of full margins, heals it when all clients have got over it, and waits for full
+// suffer injects one fault into a cluster with full margins, heals it after all clients have recovered, and waits for full
 // margins.
 func suffer(t *testing.T, ctx context.Context, c *cluster, p *probe.Prober, f fault) (o outcome) {
 	before := c.whole(t, ctx)

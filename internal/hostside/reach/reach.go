@@ -282,7 +282,7 @@ func answered(answer []byte, name string) (facts.Outcome, string) {
 	return outcome, detail
 }
 
-// vrrpTTL is with what keepalived sends adverts. Each router on the way takes one away.
+// vrrpTTL is the TTL of keepalived's advertisements. Each router on the path decrements it.
 const vrrpTTL = 255
 
 // option sets an option of the IP protocol on a socket.
