@@ -5,7 +5,7 @@ GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 60m
 
-.PHONY: build up down check test test-lab test-e2e bench-bootstrap bench-hosts bench-distribution tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole bench-bootstrap bench-hosts bench-distribution tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -34,7 +34,10 @@ test-lab: build ## machines, zones, faults, and power cuts
 test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
 	$(GO) run ./components/check kubernetes
-	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e/...
+	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e $(E2E_FLAGS)
+
+test-whole: ## test-e2e with every case of the tests that otherwise run a sample
+	$(MAKE) test-e2e E2E_FLAGS=-whole E2E_TIMEOUT=150m
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap

@@ -12,12 +12,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	model "quorate.dev/quorate/internal/cluster"
-	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -192,60 +189,5 @@ func nft(t *testing.T, ctx context.Context, rules string) {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {
 		t.Fatalf("nft %s: %v: %s", rules, err, out.String())
-	}
-}
-
-// grows adds two control planes to a stacked cluster, and kills the run at every stage of the first join. Every time the next
-// run finishes it, and no member is ever left over.
-func grows(t *testing.T, ctx context.Context, c *cluster) {
-	l := c.lab(t)
-	fresh := []lab.Machine{{Name: "cp-d", Zone: "a"}, {Name: "cp-e", Zone: "b"}}
-	if err := l.AddMachines(ctx, fresh, nil); err != nil {
-		t.Fatal(err)
-	}
-	s, err := spec.Load(c.specFile())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range fresh {
-		m, err := l.Machine(f.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Spec.Hosts = append(s.Spec.Hosts, spec.Host{Name: f.Name, Address: m.Address.String(), Zone: f.Zone, Roles: []string{spec.RoleControlPlane}, SSH: s.Spec.Hosts[0].SSH})
-	}
-	text, err := spec.Marshal(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	larger := filepath.Join(c.dir, "larger.yaml")
-	if err := os.WriteFile(larger, text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	killed := 0
-	for _, delay := range []time.Duration{1500 * time.Millisecond, 3 * time.Second, 6 * time.Second, 9 * time.Second} {
-		steps := planned(t, c.must(t, ctx, "plan", "-f", larger, "-o", "json"))
-		if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == plan.JoinControlPlane && s.Host == "cp-d" }) {
-			t.Logf("cp-d has joined already")
-			break
-		}
-		r := c.start(t, ctx, "apply", "-f", larger, "--verbose")
-		if !r.reaches(ctx, "join as a control plane …") {
-			code, all := r.wait(t)
-			t.Fatalf("apply ends before the join: exit status %d: %s", code, all)
-		}
-		r.signal(t, ctx, syscall.SIGKILL, delay)
-		if code, _ := r.wait(t); code == -1 {
-			killed++
-		}
-		t.Logf("killed %s after the join began; etcd's members:\n%s", delay, members(t, ctx, c, "cp-a"))
-	}
-	if killed < 2 {
-		t.Errorf("only %d joins were interrupted", killed)
-	}
-	c.must(t, ctx, "apply", "-f", larger)
-	c.must(t, ctx, "plan", "-f", larger, "--detailed-exitcode")
-	if out := members(t, ctx, c, "cp-a"); strings.Count(out, "started") != 5 || strings.Contains(out, "true") {
-		t.Errorf("members:\n%s", out)
 	}
 }

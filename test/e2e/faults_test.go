@@ -92,19 +92,19 @@ func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
 	return p
 }
 
-// allFaults begins with the parts that have a special role, so that no earlier fault moves it away from them.
+// allFaults are the faults, or a sample of them. It begins with the parts that have a special role, so that no earlier fault moves it away from them.
 func allFaults(c *cluster, s status.Status) (out []fault) {
 	powerOff := func(target string) fault {
 		return fault{name: "power-off " + target, part: strings.TrimPrefix(target, "zone/"), inject: c.labDo("fault", "power-off", target), heal: c.labDo("heal", "power-off", target)}
 	}
 	members := slices.Clone(s.Etcd.Members)
 	slices.SortStableFunc(members, func(a, b status.Member) int { return first(a.Leader) - first(b.Leader) })
-	for _, m := range members {
+	for _, m := range sample(members, 0) {
 		out = append(out, powerOff(m.Name))
 	}
 	balancers := slices.Clone(s.LoadBalancers)
 	slices.SortStableFunc(balancers, func(a, b status.LoadBalancer) int { return first(a.Active) - first(b.Active) })
-	for _, b := range balancers {
+	for _, b := range sample(balancers, 0) {
 		out = append(out, powerOff(b.Name))
 	}
 	var zones []string
@@ -113,7 +113,7 @@ func allFaults(c *cluster, s status.Status) (out []fault) {
 			zones = append(zones, n.Zone)
 		}
 	}
-	for _, z := range zones {
+	for _, z := range sample(zones, 1) {
 		out = append(out, powerOff("zone/"+z))
 	}
 	return append(out, c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", func(s status.Status) string { return s.Etcd.Members[0].Name }),

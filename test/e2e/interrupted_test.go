@@ -115,7 +115,6 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("after all there are steps: %+v", steps)
 	}
 	ownServers(t, ctx, c)
-	t.Run("while control planes join", func(t *testing.T) { grows(t, ctx, c) })
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 

@@ -6,10 +6,12 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -66,6 +68,19 @@ func runTests(m *testing.M) (code int, err error) {
 	interrupted, stop = signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	return m.Run(), nil
+}
+
+// whole has the tests run every case. Without it, those that take long run a sample.
+var whole = flag.Bool("whole", false, "run every case of the tests that otherwise run a sample")
+
+// sample returns the cases with these indexes, in their order; with -whole, all of them.
+func sample[T any](cases []T, indexes ...int) (out []T) {
+	for i, c := range cases {
+		if *whole || slices.Contains(indexes, i) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // alone keeps two runs of these tests from working on the same clusters.
