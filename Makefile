@@ -5,7 +5,7 @@ GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 60m
 
-.PHONY: build up down check test test-lab test-e2e test-whole bench-bootstrap bench-hosts bench-distribution tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole bench-bootstrap bench-failover bench-hosts bench-distribution tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -42,6 +42,9 @@ test-whole: ## test-e2e with every case of the tests that otherwise run a sample
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
+
+bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
+	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare
 
 bench-hosts: ## plan and preflight against 200 SSH hosts: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts
