@@ -208,7 +208,7 @@ func TestReceivedBytesAreBounded(t *testing.T) {
 		t.Errorf("%d bytes were taken for a blob of %d", n, len(content))
 	}
 	err = (Store{t.TempDir()}).fetch(t.Context(), FetchRequest{distribute.Blob{Digest: digest.FromBytes(content)}, o})
-	if err == nil || !strings.Contains(err.Error(), "without its size") {
+	if err == nil || !strings.Contains(err.Error(), "its size is not known") {
 		t.Errorf("a blob of which no size is known: %v", err)
 	}
 }
