@@ -1,0 +1,362 @@
+// Package evict empties a node of its workloads before the node is stopped: it cordons the node, and evicts its pods through
+// the eviction API, which respects disruption budgets. Nothing here deletes a pod past its budget.
+package evict
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/kubectl/pkg/drain"
+
+	"quorate.dev/quorate/internal/cluster"
+)
+
+// RuleUnmanaged refuses to evict pods that nothing creates again.
+const RuleUnmanaged = "unmanaged-pods"
+
+// Options say how a node is drained.
+type Options struct {
+	// Force evicts pods without a controller as well. Nothing creates them again.
+	Force bool
+	// Patience is how long a drain waits without any progress; Patience 0 is DefaultPatience.
+	Patience time.Duration
+	// Note is told what the drain does and what it waits for. It may be nil.
+	Note func(string)
+}
+
+// DefaultPatience is how long a drain waits without progress: a pod may need its grace period, and its replacement an image.
+const DefaultPatience = 5 * time.Minute
+
+// The pace of a drain; variables for tests.
+var (
+	pace = time.Second
+	// replacementPatience is how long a drain waits for the replacement of a pod before it evicts the next one of the same
+	// controller.
+	replacementPatience = time.Minute
+)
+
+// Cordon keeps the scheduler from placing new pods on a node.
+func Cordon(ctx context.Context, client kubernetes.Interface, node string) error {
+	return setCordon(ctx, client, node, true)
+}
+
+// Uncordon lets the scheduler place pods on a node again.
+func Uncordon(ctx context.Context, client kubernetes.Interface, node string) error {
+	return setCordon(ctx, client, node, false)
+}
+
+func setCordon(ctx context.Context, client kubernetes.Interface, node string, cordoned bool) error {
+	n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("reading node %s: %w", node, err)
+	}
+	c := drain.NewCordonHelper(n)
+	if !c.UpdateIfRequired(cordoned) {
+		return nil
+	}
+	if err, patchErr := c.PatchOrReplaceWithContext(ctx, client, false); err != nil || patchErr != nil {
+		return fmt.Errorf("setting spec.unschedulable of node %s: %w", node, errors.Join(err, patchErr))
+	}
+	return nil
+}
+
+// Check finds out what keeps a node from being drained, and changes nothing. It refuses pods that no controller would create
+// again, and disruption budgets that never allow an eviction, however long anybody waits.
+func Check(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
+	d := newDrainer(ctx, client, node, o)
+	pods, err := d.pods()
+	if err != nil {
+		return err
+	}
+	var why, fixes []string
+	for _, b := range d.budgetsOf(ctx, pods) {
+		if b.never() {
+			why, fixes = append(why, b.String()), append(fixes, b.fix())
+		}
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	slices.Sort(fixes)
+	return &cluster.Refusal{Rule: RuleBudget, Subjects: []string{node}, Why: "draining " + node + " would never end: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(fixes), " ")}
+}
+
+// Drain evicts the pods of a node and waits until they are gone. Pods of DaemonSets and mirror pods stay. The data of emptyDir
+// volumes is lost, which is noted. Of several pods of one controller, each is evicted when the replacement of the former is
+// ready. Drain does not cordon the node: without Cordon, new pods arrive.
+//
+// It can be interrupted and run again. If pods are left, the error is a *BlockedError, except that pods without a controller
+// are refused before anything is evicted.
+func Drain(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
+	d := newDrainer(ctx, client, node, o)
+	pods, err := d.pods()
+	if err != nil {
+		return err
+	}
+	if len(pods) == 0 {
+		return nil
+	}
+	d.note(lost(pods))
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var watch sync.WaitGroup
+	watch.Go(func() { d.watch(ctx, cancel) })
+	// Pods that arrived in the meantime, for example because they tolerate the cordon, are evicted in the next round.
+	for err == nil && len(pods) > 0 {
+		d.round(ctx, pods)
+		if ctx.Err() != nil {
+			err = d.blocked(context.WithoutCancel(ctx), context.Cause(ctx))
+			break
+		}
+		pods, err = d.pods()
+	}
+	cancel(nil)
+	watch.Wait()
+	return err
+}
+
+// drainer is one drain.
+type drainer struct {
+	client kubernetes.Interface
+	helper *drain.Helper
+	node   string
+	o      Options
+
+	mu       sync.Mutex
+	progress time.Time
+	waits    map[string]string // by namespace/name of the pod: what it waits for
+}
+
+func newDrainer(ctx context.Context, client kubernetes.Interface, node string, o Options) *drainer {
+	if o.Patience == 0 {
+		o.Patience = DefaultPatience
+	}
+	return &drainer{client: client, node: node, o: o, progress: time.Now(), waits: map[string]string{}, helper: &drain.Helper{
+		Ctx: ctx, Client: client, Force: o.Force, GracePeriodSeconds: -1, IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
+		ChunkSize: 500, Out: io.Discard, ErrOut: io.Discard,
+	}}
+}
+
+func (d *drainer) note(text string) {
+	if d.o.Note != nil && text != "" {
+		d.o.Note(text)
+	}
+}
+
+// pods are those that have to leave the node.
+func (d *drainer) pods() ([]corev1.Pod, error) {
+	for begin := time.Now(); ; {
+		list, errs := d.helper.GetPodsForDeletion(d.node)
+		if list == nil {
+			// The API could not be asked: an API server may have gone just now.
+			if d.helper.Ctx.Err() != nil || time.Since(begin) > d.o.Patience {
+				return nil, fmt.Errorf("listing the pods of node %s: %w", d.node, errors.Join(errs...))
+			}
+			sleep(d.helper.Ctx, pace)
+			continue
+		}
+		if len(errs) == 0 {
+			return list.Pods(), nil
+		}
+		unmanaged, err := d.unmanaged()
+		switch {
+		case err != nil:
+			return nil, err
+		case len(unmanaged) == 0:
+			return nil, fmt.Errorf("draining node %s: %w", d.node, errors.Join(errs...))
+		}
+		return nil, &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{d.node},
+			Why: fmt.Sprintf("draining %s would delete pods that no controller creates again: %s", d.node, strings.Join(unmanaged, ", ")),
+			Fix: "Delete these pods yourself, or pass --force to have them deleted."}
+	}
+}
+
+// unmanaged are the pods that no controller creates again: they have none, or it is a DaemonSet that is gone.
+func (d *drainer) unmanaged() (out []string, err error) {
+	list, err := d.client.CoreV1().Pods("").List(d.helper.Ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + d.node})
+	if err != nil {
+		return nil, fmt.Errorf("listing the pods of node %s: %w", d.node, err)
+	}
+	for _, p := range list.Items {
+		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
+		if mirror || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+			continue
+		}
+		owner := metav1.GetControllerOf(&p)
+		orphan := owner == nil
+		if owner != nil && owner.Kind == "DaemonSet" {
+			_, err := d.client.AppsV1().DaemonSets(p.Namespace).Get(d.helper.Ctx, owner.Name, metav1.GetOptions{})
+			orphan = apierrors.IsNotFound(err)
+		}
+		if orphan {
+			out = append(out, name(&p))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// lost says which pods lose data.
+func lost(pods []corev1.Pod) string {
+	var names []string
+	for _, p := range pods {
+		if slices.ContainsFunc(p.Spec.Volumes, func(v corev1.Volume) bool { return v.EmptyDir != nil }) {
+			names = append(names, name(&p))
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return "the data in the emptyDir volumes of these pods is deleted: " + strings.Join(names, ", ")
+}
+
+func name(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }
+
+// round evicts pods: those of different controllers in parallel, those of one controller one after the other.
+func (d *drainer) round(ctx context.Context, pods []corev1.Pod) {
+	groups := map[string][]corev1.Pod{}
+	for _, p := range pods {
+		key := string(p.UID)
+		if owner := metav1.GetControllerOf(&p); owner != nil {
+			key = string(owner.UID)
+		}
+		groups[key] = append(groups[key], p)
+	}
+	var wg sync.WaitGroup
+	for _, group := range groups {
+		wg.Go(func() {
+			for i, p := range group {
+				before := d.ready(ctx, &p)
+				d.evict(ctx, p)
+				if i < len(group)-1 {
+					d.awaitReplacement(ctx, &p, before)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// evict evicts one pod and waits until it is gone.
+func (d *drainer) evict(ctx context.Context, p corev1.Pod) {
+	defer d.waitFor(name(&p), "")
+	d.note("evict " + name(&p))
+	for evicted := false; ctx.Err() == nil; sleep(ctx, pace) {
+		if !evicted && p.DeletionTimestamp == nil {
+			err := d.helper.EvictPod(p, policyv1.SchemeGroupVersion)
+			switch {
+			case err == nil:
+				evicted = true
+				d.progressed()
+			case apierrors.IsNotFound(err):
+			case d.heldBy(ctx, p, err):
+				continue
+			default:
+				d.waitFor(name(&p), fmt.Sprintf("the eviction of %s fails: %v", name(&p), err))
+				continue
+			}
+		}
+		d.waitFor(name(&p), name(&p)+" is terminating")
+		now, err := d.client.CoreV1().Pods(p.Namespace).Get(ctx, p.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && now.UID != p.UID {
+			d.progressed()
+			return
+		}
+	}
+}
+
+// awaitReplacement waits until as many pods of a controller are ready as before one of them was evicted, but not forever:
+// there may be no room for the replacement.
+func (d *drainer) awaitReplacement(ctx context.Context, p *corev1.Pod, before int) {
+	defer d.waitFor(name(p), "")
+	d.waitFor(name(p), "the replacement of "+name(p)+" is not ready yet")
+	for end := time.Now().Add(replacementPatience); ctx.Err() == nil && time.Now().Before(end); sleep(ctx, pace) {
+		if d.ready(ctx, p) >= before {
+			d.progressed()
+			return
+		}
+	}
+}
+
+// ready counts the ready pods of a pod's controller.
+func (d *drainer) ready(ctx context.Context, p *corev1.Pod) (n int) {
+	owner := metav1.GetControllerOf(p)
+	if owner == nil {
+		return 0
+	}
+	list, err := d.client.CoreV1().Pods(p.Namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0
+	}
+	for _, other := range list.Items {
+		if o := metav1.GetControllerOf(&other); o != nil && o.UID == owner.UID && other.DeletionTimestamp == nil && isReady(&other) {
+			n++
+		}
+	}
+	return n
+}
+
+func isReady(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+func (d *drainer) waitFor(pod, what string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if what == "" {
+		delete(d.waits, pod)
+		return
+	}
+	d.waits[pod] = what
+}
+
+func (d *drainer) progressed() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.progress = time.Now()
+}
+
+// watch notes what the drain waits for, and ends it when it makes no progress.
+func (d *drainer) watch(ctx context.Context, stop context.CancelCauseFunc) {
+	noted := ""
+	for ctx.Err() == nil {
+		sleep(ctx, pace)
+		d.mu.Lock()
+		var waits []string
+		for _, w := range d.waits {
+			if !slices.Contains(waits, w) {
+				waits = append(waits, w)
+			}
+		}
+		stuck := time.Since(d.progress) > d.o.Patience
+		d.mu.Unlock()
+		slices.Sort(waits)
+		if text := strings.Join(waits, "; "); text != noted && ctx.Err() == nil {
+			noted = text
+			d.note(text)
+		}
+		if stuck {
+			stop(fmt.Errorf("no pod left within %s", d.o.Patience))
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
