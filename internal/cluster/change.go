@@ -30,7 +30,7 @@ const (
 	Reload Verb = "reload"
 	// Clear removes what an interrupted operation left on a host that is no part of the cluster.
 	Clear Verb = "clear"
-	// Move gives the virtual IP to another load balancer.
+	// Move gives the virtual IP to another load balancer, or leadership to another host.
 	Move Verb = "move"
 )
 
@@ -45,7 +45,8 @@ const (
 	ControlPlane Part = "control-plane"
 	// APIPrograms is the same without the etcd member.
 	APIPrograms Part = "api-programs"
-	// Node is the kubelet and containerd on a host. Containers survive a restart of both.
+	// Node is the kubelet and containerd on a host. Containers survive a restart of both. Stopping it drains the node: its
+	// workloads leave, and no new ones come.
 	Node Part = "node"
 	// LoadBalancer is HAProxy, keepalived and the watchdog on a host.
 	LoadBalancer Part = "load-balancer"
@@ -53,8 +54,10 @@ const (
 	PoolServer Part = "pool-server"
 	// PodNetwork is the pod network's agent on every node.
 	PodNetwork Part = "pod-network"
-	// VirtualIP is the address that the load balancers share.
+	// VirtualIP is the address that the load balancers share. With a subject, it moves away from that host.
 	VirtualIP Part = "virtual-ip"
+	// Leadership is what the host leads: etcd, the controller managers, the schedulers. Another host takes over what moves.
+	Leadership Part = "leadership"
 	// WholeHost and WholeZone are everything that runs there.
 	WholeHost Part = "host"
 	WholeZone Part = "zone"
@@ -71,11 +74,19 @@ type Change struct {
 
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
-		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", WholeHost: "host", WholeZone: "zone"}[c.Part]
+		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Leadership: "leadership", WholeHost: "host", WholeZone: "zone"}[c.Part]
 	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving"}[c.Verb]
+	switch {
+	case c.Part == Node && c.Verb == Stop:
+		ing = "draining"
+	case c.Part == Node && c.Verb == Start:
+		ing = "uncordoning"
+	}
 	switch {
 	case c.Subject == "":
 		return ing + " " + noun
+	case c.Verb == Move:
+		return ing + " " + noun + " away from " + c.Subject
 	case c.Part == WholeHost || c.Part == WholeZone:
 		return ing + " " + noun + " " + c.Subject
 	}
@@ -130,6 +141,7 @@ const (
 	RuleEnough       = "enough-left"           // enough of every part works, in the worst case
 	RuleOldData      = "old-data"              // a new member begins with an empty data directory
 	RuleSuccessor    = "virtual-ip-successor"  // another load balancer is ready to take the virtual IP
+	RuleLeader       = "leadership-successor"  // another host is ready to lead
 	RuleOneHolder    = "one-virtual-ip-holder" // the virtual IP never has two holders
 	RuleUnknown      = "nothing-unknown"       // nothing that matters is unknown
 	fixRepairMembers = "Repair or remove the failed members first; `quorate status` shows them."
@@ -183,11 +195,11 @@ func (s *State) effect(c Change) effect {
 		take := func(placements []quorum.Placement) {
 			for i := range placements {
 				p := &placements[i]
-				if c.Part == WholeZone && p.Zone != c.Subject || c.Part != WholeZone && p.Host != c.Subject {
+				if !c.concerns(p.Host, p.Zone) {
 					continue
 				}
 				for _, part := range parts {
-					if *part(p) == quorum.Up || *part(p) == quorum.Unknown {
+					if st := *part(p); st == quorum.Up || st == quorum.Unknown || st == quorum.Withdrawn {
 						*part(p) = quorum.Down
 					}
 				}
@@ -200,7 +212,7 @@ func (s *State) effect(c Change) effect {
 	case Start:
 		if p := at(done); p != nil {
 			for _, part := range parts {
-				if *part(p) == quorum.Down {
+				if st := *part(p); st == quorum.Down || st == quorum.Withdrawn {
 					*part(p) = quorum.Up
 				}
 			}
@@ -224,8 +236,12 @@ func (s *State) partsOf(c Change) []quorum.Part {
 		return programs
 	case LoadBalancer:
 		return []quorum.Part{quorum.Balancer}
+	case Node:
+		if c.Verb == Stop || c.Verb == Start || c.Verb == Remove {
+			return []quorum.Part{quorum.Worker}
+		}
 	case WholeHost, WholeZone:
-		return append(programs, quorum.Member, quorum.Balancer)
+		return append(programs, quorum.Member, quorum.Balancer, quorum.Worker)
 	}
 	return nil
 }
@@ -238,10 +254,25 @@ func (s *State) After(c Change) *State {
 	if c.Part == LoadBalancer {
 		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
 	}
+	if c.Part == WholeHost || c.Part == WholeZone {
+		for _, h := range s.Spec.Spec.Hosts {
+			if c.concerns(h.Name, h.Zone) && (c.Verb == Stop || c.Verb == Start) {
+				out.withdrawn = with(out.withdrawn, h.Name, c.Verb == Stop)
+			}
+		}
+	}
 	if c.Verb == Clear || c.Verb == Remove && c.Part == EtcdMember {
 		out.cleared = with(s.cleared, c.Subject, true)
 	}
 	return &out
+}
+
+// concerns says that the host is the change's subject, or in the zone that is.
+func (c Change) concerns(host, zone string) bool {
+	if c.Part == WholeZone {
+		return zone == c.Subject
+	}
+	return host == c.Subject
 }
 
 // with is a copy of a set with one more entry.
@@ -263,7 +294,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleOneHolder, s.ruleDrain} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}
@@ -372,19 +403,44 @@ func (s *State) ruleEnough(c Change) *Refusal {
 		return nil // nobody relies on a cluster that is not complete
 	}
 	worst := s.effect(c).worst
-	for _, short := range quorum.Short(s.placements, worst) {
+	before := slices.Clone(s.placements)
+	if c.Verb == Stop || c.Verb == Restart {
+		// A host that is in maintenance does not count, but as long as it works, stopping it takes something away.
+		for i := range before {
+			if c.concerns(before[i].Host, before[i].Zone) {
+				before[i] = working(before[i])
+			}
+		}
+	}
+	for _, short := range quorum.Short(before, worst) {
 		if c.Verb == Restart && short.Total == 1 {
 			continue // the spec chose a single one, so there is no redundancy to protect; the plan says what it costs
 		}
 		r := &Refusal{Rule: RuleEnough, Have: short.Have, Need: short.Need, Transient: s.anyNotUp(),
 			Why: fmt.Sprintf("%s leaves %d of %d working %ss in the worst case, and %d are needed", c, short.Have, short.Total, short.Part, short.Need),
 			Fix: "Bring the others back first; `quorate status` shows what is wrong with them."}
-		if short.Part == "etcd member" {
+		switch others := slices.DeleteFunc(s.InMaintenance(), func(name string) bool { h, _ := s.Spec.Host(name); return c.concerns(h.Name, h.Zone) }); {
+		case len(others) > 0:
+			r.Why += "; " + List(others) + plural(len(others), " is", " are") + " in maintenance"
+			r.Fix = "End that maintenance first: `quorate maintain --undo " + others[0] + "`."
+		case short.Part == "worker" && short.Total == 1:
+			r.Fix = "Add another worker to the spec first: with a single one, its workloads have no other place."
+		case short.Part == "etcd member":
 			r.Why, r.Fix = r.Why+s.membersText(), fixRepairMembers
 		}
 		return r
 	}
 	return nil
+}
+
+// working is a placement whose withdrawn parts count.
+func working(p quorum.Placement) quorum.Placement {
+	for _, part := range quorum.Parts {
+		if *part(&p) == quorum.Withdrawn {
+			*part(&p) = quorum.Up
+		}
+	}
+	return p
 }
 
 // ruleSuccessor keeps the virtual IP where clients use it until another load balancer is ready to take it.
@@ -400,10 +456,18 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 		var probe quorum.Placement
 		return p(&probe) == &probe.Balancer
 	})
-	if !takes || c.Part == WholeZone {
+	if !takes {
 		return nil
 	}
 	holders, unknown := s.Holders()
+	if c.Part == WholeZone {
+		for _, name := range holders {
+			if h, ok := s.Spec.Host(name); ok && h.Zone == c.Subject {
+				return s.successorOf(name, c)
+			}
+		}
+		return nil
+	}
 	switch {
 	case slices.Contains(unknown, c.Subject):
 		return &Refusal{Rule: RuleUnknown, Transient: true, Why: fmt.Sprintf("%s is not safe: whether %s has the virtual IP could not be queried", c, c.Subject), Fix: "`quorate status` shows why."}
@@ -418,7 +482,7 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 func (s *State) successorOf(holder string, c Change) *Refusal {
 	var why []string
 	for _, h := range s.Spec.BalancerHosts() {
-		if h.Name == holder {
+		if h.Name == holder || c.Part == WholeZone && c.concerns(h.Name, h.Zone) || s.leaving(h.Name) {
 			continue
 		}
 		a := s.Serves(h.Name)
@@ -432,6 +496,31 @@ func (s *State) successorOf(holder string, c Change) *Refusal {
 	}
 	return &Refusal{Rule: RuleSuccessor, Need: 1, Transient: true, Why: fmt.Sprintf("%s takes the virtual IP away, and no other load balancer is ready to take it over (%s)", c, strings.Join(why, "; ")),
 		Fix: "Bring another load balancer back first; `quorate status` shows what is wrong with it."}
+}
+
+// ruleLeader moves leadership only when another host can lead.
+func (s *State) ruleLeader(c Change) *Refusal {
+	if c.Part != Leadership {
+		return nil
+	}
+	own := slices.IndexFunc(s.placements, func(p quorum.Placement) bool { return p.Host == c.Subject })
+	for _, k := range []struct {
+		part quorum.Part
+		name string
+	}{{quorum.Member, "etcd member"}, {quorum.ControllerManager, "controller manager"}, {quorum.Scheduler, "scheduler"}} {
+		if own < 0 || *k.part(&s.placements[own]) == quorum.Absent {
+			continue
+		}
+		total, up := quorum.Count(s.placements, k.part)
+		if *k.part(&s.placements[own]) == quorum.Up {
+			up--
+		}
+		if up == 0 && total > 1 {
+			return &Refusal{Rule: RuleLeader, Need: 1, Transient: s.anyNotUp(), Why: fmt.Sprintf("%s is not possible: no other %s is known to work", c, k.name),
+				Fix: "Bring another one back first; `quorate status` shows what is wrong."}
+		}
+	}
+	return nil
 }
 
 // ruleOneHolder keeps a load balancer that the others do not know as a peer yet from taking the virtual IP as well.
@@ -471,10 +560,12 @@ func (s *State) ruleDrain(c Change) *Refusal {
 			continue
 		}
 		asked++
-		others := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool { return b.Name != c.Subject && b.Healthy && !b.Drained })
+		others := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool {
+			return b.Name != c.Subject && b.Healthy && !b.Drained && !s.leaving(b.Name)
+		})
 		if !others {
 			return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Transient: true, Why: "draining " + c.Subject + " leaves the load balancer on " + h.Name + " without an API server that it could send clients to",
-				Fix: "Bring another control plane back first, or undo its drain (`quorate drain --undo`)."}
+				Fix: "Bring another control plane back first, or end its maintenance (`quorate maintain --undo`)."}
 		}
 	}
 	if asked == 0 {

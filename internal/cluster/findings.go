@@ -636,7 +636,7 @@ func (f *findings) margins() {
 	if len(now) == 0 {
 		return
 	}
-	// What could not be queried may work: only what is at risk all the same is certain.
+	// What could not be queried may work: only what is at risk all the same is certain. What is withdrawn does not count.
 	best := slices.Clone(f.placements)
 	for i := range best {
 		for _, part := range quorum.Parts {
@@ -652,13 +652,26 @@ func (f *findings) margins() {
 		parts = append(parts, "does not survive the loss of "+strings.Join(certain, ", or "))
 	}
 	fix := "Repair what is listed here before anything else is stopped."
+	away := f.InMaintenance()
 	switch {
+	case len(away) > 0 && !f.anyNotUp():
+		parts[len(parts)-1] += " while " + List(away) + plural(len(away), " is", " are") + " in maintenance"
+		fix = "`quorate maintain --undo " + away[0] + "` ends the maintenance."
 	case len(possible) > 0:
 		parts = append(parts, "is not known to survive the loss of "+strings.Join(possible, ", or "))
 	case !f.anyNotUp():
 		fix = "Spread more hosts over more zones in the spec (three control planes in three zones, two load balancers in two), then run `quorate apply`."
 	}
 	f.add(RuleMargin, Warning, "the cluster "+strings.Join(parts, ", and "), fix)
+}
+
+// working are the placements as they are now: a part on a host that is in maintenance works, although nothing may rely on it.
+func (s *State) working() []quorum.Placement {
+	out := slices.Clone(s.placements)
+	for i := range out {
+		out[i] = working(out[i])
+	}
+	return out
 }
 
 // atRisk names what the cluster does not survive the loss of. A cluster that does not work survives nothing, which is said by

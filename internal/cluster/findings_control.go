@@ -35,7 +35,7 @@ func (s *State) program(host, name string) facts.Answer {
 
 // etcdMajority reports that etcd cannot decide anything, or that nobody can tell.
 func (f *findings) etcdMajority() {
-	voters, up := quorum.Count(f.placements, quorum.Member)
+	voters, up := quorum.Count(f.working(), quorum.Member)
 	need := quorum.Majority(voters)
 	if up >= need {
 		return
@@ -128,7 +128,7 @@ func (f *findings) controllers() {
 		{quorum.ControllerManager, "controller manager", "nothing that fails is replaced"},
 		{quorum.Scheduler, "scheduler", "new pods are not started"},
 	} {
-		total, up := quorum.Count(f.placements, k.part)
+		total, up := quorum.Count(f.working(), k.part)
 		if total == 0 || up > 0 {
 			continue
 		}

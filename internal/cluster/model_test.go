@@ -11,14 +11,14 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// The model check. It starts from every membership of up to seven members, each of them working, failed, unknown or a
-// learner, and follows every sequence of changes that Allow permits, with every outcome that a change can have: it takes
+// The model check. It starts from every membership of up to seven members, each of them working, failed, unknown, a
+// learner or withdrawn, and follows every sequence of changes that Allow permits, with every outcome that a change can have: it takes
 // effect, it fails halfway, or a new member never works. A member that is starting is one that failed and may come back.
 // Whatever the sequence, an etcd that had a majority of members that are known to work keeps it.
 
 const maxMembers = 7
 
-var memberStates = []quorum.State{quorum.Up, quorum.Down, quorum.Unknown, quorum.Learner}
+var memberStates = []quorum.State{quorum.Up, quorum.Down, quorum.Unknown, quorum.Learner, quorum.Withdrawn}
 
 // membership is a state of the model: one letter for each member, sorted, because names do not matter to etcd.
 type membership string
@@ -171,12 +171,12 @@ func TestAllowedChangesAreNotFewerThanNecessary(t *testing.T) {
 				want = m.majority() && (learner && learners == 1 || learners == 0 && want && voters > 0)
 			case Restart:
 				_, now := quorumCounts(m)
-				want = want || learner || now == 1 || s.placements[i].Member != quorum.Up && s.placements[i].Member != quorum.Unknown
+				want = want || learner || now == 1 || s.placements[i].Member != quorum.Up && s.placements[i].Member != quorum.Unknown && s.placements[i].Member != quorum.Withdrawn
 				if s.placements[i].Member == quorum.Unknown {
 					want = true // it did not count before, so nothing that counts is taken away
 				}
 			case Stop:
-				want = want || learner || s.placements[i].Member != quorum.Up
+				want = want || learner || s.placements[i].Member != quorum.Up && s.placements[i].Member != quorum.Withdrawn
 			}
 			if _, r := s.Allow(c); (r == nil) != want {
 				t.Fatalf("%s in %s: got %v, want allowed %t", c, m, r, want)

@@ -45,6 +45,8 @@ type State struct {
 	// What changes have done since the observation; only After adds to it. configured are load balancers that were
 	// configured and started, cleared are hosts from which old data was removed.
 	configured, cleared map[string]bool
+	// withdrawn are the hosts that are in maintenance, as they were observed and as changes have made it since.
+	withdrawn map[string]bool
 }
 
 // Evaluate derives the state from what was observed. The observation must be one of this spec.
@@ -52,6 +54,11 @@ func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
 	s := &State{Spec: c, Seen: seen}
 	s.ca = s.commonCA()
 	s.stage = s.evaluateStage()
+	if seen.API != nil {
+		for name := range seen.API.Maintenance {
+			s.withdrawn = with(s.withdrawn, name, true)
+		}
+	}
 	s.placements = s.place()
 	return s
 }
@@ -466,6 +473,12 @@ func (s *State) place() (out []quorum.Placement) {
 		if s.Spec.Balances(h) {
 			p.Balancer = min(partState(s.LoadBalancer(h.Name)), partState(s.keepalived(h.Name)))
 		}
+		if h.Has(spec.RoleWorker) {
+			p.Worker = s.worker(h.Name)
+		}
+		if s.withdrawn[h.Name] {
+			p = withdraw(p)
+		}
 		out = append(out, p)
 	}
 	for _, m := range s.Seen.Etcd { // members that the spec does not name vote all the same
@@ -475,6 +488,51 @@ func (s *State) place() (out []quorum.Placement) {
 	}
 	return out
 }
+
+// worker is the condition of a node as a place for workloads.
+func (s *State) worker(host string) quorum.State {
+	switch n := s.Node(host); {
+	case s.Seen.API == nil:
+		return quorum.Unknown
+	case n == nil:
+		return quorum.Absent // it has not joined yet
+	case n.Ready && !n.Unschedulable:
+		return quorum.Up
+	}
+	return quorum.Down
+}
+
+// withdraw marks what works on a host that is in maintenance.
+func withdraw(p quorum.Placement) quorum.Placement {
+	for _, part := range quorum.Parts {
+		if *part(&p) == quorum.Up {
+			*part(&p) = quorum.Withdrawn
+		}
+	}
+	return p
+}
+
+// Maintenance is what the cluster remembers of a host that is in maintenance.
+func (s *State) Maintenance(host string) (facts.Maintenance, bool) {
+	if s.Seen.API == nil {
+		return facts.Maintenance{}, false
+	}
+	m, in := s.Seen.API.Maintenance[host]
+	return m, in
+}
+
+// InMaintenance are the hosts that are in maintenance, in the spec's order. None is known while the API cannot be read.
+func (s *State) InMaintenance() (out []string) {
+	for _, h := range s.Spec.Spec.Hosts {
+		if _, in := s.Maintenance(h.Name); in {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+// leaving says that the host is in maintenance, or will be when the changes so far have been made.
+func (s *State) leaving(host string) bool { return s.withdrawn[host] }
 
 // memberStates maps the name of every etcd member to its condition. When no member could be asked, the members that the
 // spec expects are unknown.

@@ -131,6 +131,8 @@ type API struct {
 	TakeoverTested string `json:"takeoverTested,omitempty"`
 	// JoinTokens are bootstrap tokens that Quorate made and that are still there, by the names of their secrets.
 	JoinTokens []string `json:"joinTokens,omitempty"`
+	// Maintenance are the hosts that are in maintenance, by name.
+	Maintenance map[string]Maintenance `json:"maintenance,omitempty"`
 	// DaemonSets are those of the cluster's own programs: kube-proxy and the pod network. A nil list means that the API has
 	// none of them.
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
@@ -176,12 +178,28 @@ type Node struct {
 	NotReady string `json:"notReady,omitempty"`
 	// NoNetwork says that nothing but a pod network is missing.
 	NoNetwork bool `json:"noNetwork,omitempty"`
+	// Unschedulable says that the node is cordoned: it gets no new pods.
+	Unschedulable bool `json:"unschedulable,omitempty"`
+	// BootID identifies the start of the machine since which the kubelet runs.
+	BootID string `json:"bootID,omitempty"`
 	// Short is what the node is short of (disk, memory, process IDs), in the kubelet's words: it takes no new pods, and
 	// those that it has may be taken away.
 	Short   string            `json:"short,omitempty"`
 	Version string            `json:"version"`
 	Labels  map[string]string `json:"labels,omitempty"`
 	Taints  []Taint           `json:"taints,omitempty"`
+}
+
+// Maintenance is what the cluster remembers of a host that is in maintenance: it may be stopped at any moment, so nothing relies
+// on it.
+type Maintenance struct {
+	// Since is when the maintenance began.
+	Since time.Time `json:"since"`
+	// Ready says that the host can be powered off; false while the maintenance begins or ends, and after a run that was cut
+	// short.
+	Ready bool `json:"ready,omitempty"`
+	// Cordoned says that the node was cordoned before. It stays so afterwards.
+	Cordoned bool `json:"cordoned,omitempty"`
 }
 
 // Taint is a node taint.

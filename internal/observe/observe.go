@@ -5,6 +5,7 @@ package observe
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -48,6 +49,8 @@ const (
 	VerifiedKey = "verified"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
+	// MaintenanceKey, followed by the name of a host, holds what is remembered of its maintenance (see facts.Maintenance).
+	MaintenanceKey = "maintenance."
 )
 
 // Observe reads everything in the spec through the given sessions. Hosts without a session have the error of the connection.
@@ -225,13 +228,22 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 // remembered reads what Quorate stored in its ConfigMap.
 func remembered(data map[string]string, api *facts.API) {
 	for key, value := range data {
-		switch key {
-		case SpecKey:
+		name, maintenance := strings.CutPrefix(key, MaintenanceKey)
+		switch {
+		case key == SpecKey:
 			api.Record = value
-		case VerifiedKey:
+		case key == VerifiedKey:
 			api.Verified = value
-		case TakeoverKey:
+		case key == TakeoverKey:
 			api.TakeoverTested = value
+		case maintenance:
+			if api.Maintenance == nil {
+				api.Maintenance = map[string]facts.Maintenance{}
+			}
+			var m facts.Maintenance
+			// What cannot be read was written by another version: the host is in maintenance all the same.
+			_ = json.Unmarshal([]byte(value), &m)
+			api.Maintenance[name] = m
 		default:
 			if api.Applied == nil {
 				api.Applied = map[string]string{}
@@ -267,7 +279,7 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	}
 	for _, n := range list.Items {
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
-			PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
+			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
 		readiness(&out, n.Status.Conditions)
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP && out.Address == "" {

@@ -95,6 +95,18 @@ const (
 	SetEncryptionKeys Kind = "set-encryption-keys"
 	// RewriteSecrets has the API write every secret again, with the key that now comes first.
 	RewriteSecrets Kind = "rewrite-secrets"
+	// CheckDrain refuses to begin a drain that would never end, and changes nothing.
+	CheckDrain Kind = "check-drain"
+	// DrainNode cordons a node and evicts its pods, within their disruption budgets; UncordonNode lets pods be placed on it again.
+	DrainNode    Kind = "drain-node"
+	UncordonNode Kind = "uncordon-node"
+	// LeavePools takes a control plane out of the pools of the managed load balancers; JoinPools puts it back.
+	LeavePools Kind = "leave-pools"
+	JoinPools  Kind = "join-pools"
+	// MoveLeadership has others lead what a host leads: etcd, the controller managers, the schedulers.
+	MoveLeadership Kind = "move-leadership"
+	// MoveVirtualIP has another load balancer take the virtual IP from a host that has it.
+	MoveVirtualIP Kind = "move-virtual-ip"
 	// RecordSpec stores the spec in the cluster, so that later edits can be recognised.
 	RecordSpec Kind = "record-spec"
 	// Verify waits until everything that the spec says has been observed.
@@ -121,6 +133,7 @@ var effects = map[Kind]effect{
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
+	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
 
@@ -178,6 +191,8 @@ type Step struct {
 	Pods []string `json:"pods,omitempty"`
 	// MemberID belongs to UndoJoin: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
+	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
+	Force bool `json:"force,omitempty"`
 	// Record belongs to RecordSpec and RecordVerified: what is stored.
 	Record string `json:"record,omitempty"`
 	// Nodes belongs to Verify: the new nodes, whose pod traffic to and from the others is tried.

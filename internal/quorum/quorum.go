@@ -25,6 +25,8 @@ const (
 	Unknown
 	// Learner is a member of etcd that has no vote yet. Only Placement.Member can have this state.
 	Learner
+	// Withdrawn means that the part works, on a host that is in maintenance: it may be stopped at any moment.
+	Withdrawn
 	// Up means that the part works.
 	Up
 )
@@ -39,6 +41,9 @@ type Placement struct {
 	APIServer, ControllerManager, Scheduler State
 	// Balancer is a load balancer that Quorate manages.
 	Balancer State
+	// Worker is the node as a place for workloads. A control plane that takes none does not have this part, and a node that
+	// is cordoned or not Ready is Down.
+	Worker State
 }
 
 // Part selects one kind of part of a placement.
@@ -51,23 +56,30 @@ var (
 	ControllerManager Part = func(p *Placement) *State { return &p.ControllerManager }
 	Scheduler         Part = func(p *Placement) *State { return &p.Scheduler }
 	Balancer          Part = func(p *Placement) *State { return &p.Balancer }
+	Worker            Part = func(p *Placement) *State { return &p.Worker }
 )
 
 // Parts are all parts of a placement.
-var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer}
+var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer, Worker}
 
-// kinds are all kinds of parts, and how many of each must work.
-var kinds = []struct {
+type kind struct {
 	name string
 	part Part
 	need func(total int) int
-}{
+}
+
+// kinds are the kinds of parts without which the cluster does not work, and how many of each must.
+var kinds = []kind{
 	{"etcd member", Member, Majority},
 	{"API server", APIServer, one},
 	{"controller manager", ControllerManager, one},
 	{"scheduler", Scheduler, one},
 	{"load balancer", Balancer, one},
 }
+
+// guarded are the kinds of parts that no operation may take away entirely. A cluster without a place for workloads works, and
+// its users would notice.
+var guarded = append(slices.Clone(kinds), kind{"worker", Worker, func(total int) int { return min(total, 1) }})
 
 func one(int) int { return 1 }
 
@@ -101,7 +113,7 @@ func Works(placements []Placement) bool {
 
 // Shortage says that too few parts of one kind would work.
 type Shortage struct {
-	Part string // etcd member, API server, controller manager, scheduler, load balancer
+	Part string // etcd member, API server, controller manager, scheduler, load balancer, worker
 	// Have parts of Total would work, and Need of them must.
 	Have, Need, Total int
 }
@@ -110,7 +122,7 @@ type Shortage struct {
 // takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that the operation
 // leaves alone are not judged: a host without a load balancer may be stopped while all load balancers are down.
 func Short(before, after []Placement) (out []Shortage) {
-	for _, k := range kinds {
+	for _, k := range guarded {
 		wasTotal, wasUp := Count(before, k.part)
 		total, up := Count(after, k.part)
 		if need := k.need(total); (total != wasTotal || up < wasUp) && up < need {

@@ -95,6 +95,14 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.RecordSpec:          recordSpec,
 	plan.RecordVerified:      recordVerified,
 
+	plan.CheckDrain:     checkDrain,
+	plan.DrainNode:      drainNode,
+	plan.UncordonNode:   uncordonNode,
+	plan.LeavePools:     leavePools,
+	plan.JoinPools:      joinPools,
+	plan.MoveLeadership: moveLeadership,
+	plan.MoveVirtualIP:  moveVirtualIP,
+
 	plan.AwaitAPI:         awaitAPI,
 	plan.AwaitControllers: awaitControllers,
 	plan.InitCluster:      initCluster,
@@ -121,6 +129,12 @@ func (e *Env) permit(ctx context.Context, s plan.Step) (cluster.Permit, error) {
 		return cluster.Permit{}, fmt.Errorf("the step %s changes what runs and carries no change", s.ID)
 	}
 	return e.Permit(ctx, s)
+}
+
+// permitFor evaluates another change of the same step.
+func (e *Env) permitFor(ctx context.Context, s plan.Step, c cluster.Change) (cluster.Permit, error) {
+	s.Change = &c
+	return e.permit(ctx, s)
 }
 
 // Run does one step.

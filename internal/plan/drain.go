@@ -1,0 +1,46 @@
+package plan
+
+import (
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// The steps of taking a host out of service, for every operation that stops or removes one. Their order is: drain, leave the
+// load balancers, move leadership, then stop.
+
+// drainNode plans that a node's workloads leave.
+func (b *builder) drainNode(host, reason string, force bool, after ...*Step) *Step {
+	return b.addInTurn(Step{Kind: DrainNode, Host: host, Title: "drain the node", Reason: reason, Force: force, Change: change(cluster.Stop, cluster.Node, host)}, after...)
+}
+
+// uncordonNode plans that a node takes workloads again.
+func (b *builder) uncordonNode(host, reason string, after ...*Step) *Step {
+	return b.addInTurn(Step{Kind: UncordonNode, Host: host, Title: "uncordon the node", Reason: reason, Change: change(cluster.Start, cluster.Node, host)}, after...)
+}
+
+// leavePools plans that the load balancers send no clients to a control plane; nil for a load balancer that Quorate does not
+// manage.
+func (b *builder) leavePools(host, reason string, after ...*Step) *Step {
+	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return nil
+	}
+	return b.addInTurn(Step{Kind: LeavePools, Host: host, Title: "leave the load balancers' pools", Reason: reason, Change: change(cluster.Stop, cluster.PoolServer, host)}, after...)
+}
+
+// joinPools plans that they do again.
+func (b *builder) joinPools(host, reason string, after ...*Step) *Step {
+	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return nil
+	}
+	return b.addInTurn(Step{Kind: JoinPools, Host: host, Title: "join the load balancers' pools", Reason: reason, Change: change(cluster.Start, cluster.PoolServer, host)}, after...)
+}
+
+// moveLeadership plans that others lead what the host leads.
+func (b *builder) moveLeadership(host, reason string, after ...*Step) *Step {
+	return b.addInTurn(Step{Kind: MoveLeadership, Host: host, Title: "move leadership to other hosts", Reason: reason, Change: change(cluster.Move, cluster.Leadership, host)}, after...)
+}
+
+// moveVirtualIP plans that another load balancer takes the virtual IP.
+func (b *builder) moveVirtualIP(host, reason string, after ...*Step) *Step {
+	return b.addInTurn(Step{Kind: MoveVirtualIP, Host: host, Title: "move the virtual IP to another load balancer", Reason: reason, Change: change(cluster.Move, cluster.VirtualIP, host)}, after...)
+}

@@ -1,0 +1,146 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quorate.dev/quorate/internal/evict"
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/plan"
+)
+
+// nodeTimeout is for a change of a Node object: an election or an API server that restarts must not end a run.
+const nodeTimeout = time.Minute
+
+func (e *Env) evictOptions(s plan.Step) evict.Options {
+	return evict.Options{Force: s.Force, Note: func(text string) { e.note(s, text) }}
+}
+
+// checkDrain refuses what would never end, before anything is changed.
+func checkDrain(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	return evict.Check(ctx, client, s.Host, e.evictOptions(s))
+}
+
+// drainNode cordons a node and evicts its pods. The conditions of the node say how far it is.
+func drainNode(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
+	if err := e.onNode(ctx, "cordoning node "+s.Host, func(ctx context.Context) error { return evict.Cordon(ctx, client, s.Host) }); err != nil {
+		return err
+	}
+	if err := e.setConditions(ctx, client, s.Host, condition{corev1.NodeDrainInProgress, true, "Draining", "its pods are being evicted"}, condition{kind: corev1.NodeDrained, status: false, reason: "Draining", message: "pods are left"}); err != nil {
+		return err
+	}
+	if err := evict.Drain(ctx, client, s.Host, e.evictOptions(s)); err != nil {
+		stopped := condition{corev1.NodeDrainInProgress, false, "Interrupted", err.Error()}
+		_ = e.setConditions(context.WithoutCancel(ctx), client, s.Host, stopped) // the drain itself is what failed
+		return err
+	}
+	return e.setConditions(ctx, client, s.Host, condition{corev1.NodeDrainInProgress, false, "Drained", "all pods but those of DaemonSets and static pods have left"},
+		condition{corev1.NodeDrained, true, "Drained", "all pods but those of DaemonSets and static pods have left"})
+}
+
+// uncordonNode lets pods be placed on a node again.
+func uncordonNode(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
+	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {
+		return err
+	}
+	return e.onNode(ctx, "uncordoning node "+s.Host, func(ctx context.Context) error { return evict.Uncordon(ctx, client, s.Host) })
+}
+
+func (e *Env) onNode(ctx context.Context, what string, f func(context.Context) error) error {
+	ctx, cancel := withDeadline(ctx, nodeTimeout, what)
+	defer cancel()
+	return retry(ctx, 500*time.Millisecond, f)
+}
+
+// condition is a node condition. Those of drains and maintenance belong to whoever administers the node: no controller sets
+// them.
+type condition struct {
+	kind            corev1.NodeConditionType
+	status          bool
+	reason, message string
+}
+
+// maxMessage keeps the message of a condition readable.
+const maxMessage = 1024
+
+func (e *Env) setConditions(ctx context.Context, client *kube.Client, node string, conditions ...condition) error {
+	return e.patchConditions(ctx, client, node, func(now metav1.Time, have map[corev1.NodeConditionType]corev1.NodeCondition) (out []any) {
+		for _, c := range conditions {
+			status := corev1.ConditionFalse
+			if c.status {
+				status = corev1.ConditionTrue
+			}
+			next := corev1.NodeCondition{Type: c.kind, Status: status, Reason: c.reason, Message: c.message[:min(len(c.message), maxMessage)], LastHeartbeatTime: now, LastTransitionTime: now}
+			if old, has := have[c.kind]; has && old.Status == status {
+				next.LastTransitionTime = old.LastTransitionTime
+			}
+			out = append(out, next)
+		}
+		return out
+	})
+}
+
+func (e *Env) removeConditions(ctx context.Context, client *kube.Client, node string, kinds ...corev1.NodeConditionType) error {
+	return e.patchConditions(ctx, client, node, func(_ metav1.Time, have map[corev1.NodeConditionType]corev1.NodeCondition) (out []any) {
+		for _, k := range kinds {
+			if _, has := have[k]; has {
+				out = append(out, map[string]any{"$patch": "delete", "type": k})
+			}
+		}
+		return out
+	})
+}
+
+// patchConditions changes some conditions of a node through its status, and leaves those of others alone.
+func (e *Env) patchConditions(ctx context.Context, client *kube.Client, node string, change func(metav1.Time, map[corev1.NodeConditionType]corev1.NodeCondition) []any) error {
+	return e.onNode(ctx, "setting the conditions of node "+node, func(ctx context.Context) error {
+		n, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		have := map[corev1.NodeConditionType]corev1.NodeCondition{}
+		for _, c := range n.Status.Conditions {
+			have[c.Type] = c
+		}
+		list := change(metav1.Now(), have)
+		if len(list) == 0 {
+			return nil
+		}
+		patch, err := json.Marshal(map[string]any{"status": map[string]any{"conditions": list}})
+		if err != nil {
+			return err
+		}
+		if _, err = client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager}, "status"); err != nil {
+			return fmt.Errorf("node %s: %w", node, err)
+		}
+		return nil
+	})
+}
