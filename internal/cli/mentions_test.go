@@ -31,7 +31,7 @@ type mention struct {
 const unset = "\x00"
 
 // planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"backup", "dashboard", "drill", "maintain", "recover", "repair", "reset", "restore", "rotate", "size", "upgrade", "watch"}
+var planned = []string{"backup", "dashboard", "drill", "recover", "repair", "reset", "restore", "rotate", "size", "upgrade", "watch"}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
 	root := (&app{}).root()
@@ -307,7 +307,7 @@ func TestMentionsAreUnderstood(t *testing.T) {
 		"-f prod.yaml status":                  "",
 		"status|plan":                          "",
 		"lab exec cp-a -- ls -l":               "",
-		"drain --undo " + unset:                "",
+		"maintain --undo " + unset:             "",
 		"lab " + unset:                         "",
 		"reset":                                `has no command "reset"`,
 		"lab reset cp-a":                       `has no command "reset"`,

@@ -423,8 +423,8 @@ func (s *State) ruleEnough(c Change) *Refusal {
 		case len(others) > 0:
 			r.Why += "; " + List(others) + plural(len(others), " is", " are") + " in maintenance"
 			r.Fix = "End that maintenance first: `quorate maintain --undo " + others[0] + "`."
-		case short.Part == "worker" && short.Total == 1:
-			r.Fix = "Add another worker to the spec first: with a single one, its workloads have no other place."
+		case short.Total == 1:
+			r.Fix = "Add another " + short.Part + " to the spec first: there is only this one."
 		case short.Part == "etcd member":
 			r.Why, r.Fix = r.Why+s.membersText(), fixRepairMembers
 		}

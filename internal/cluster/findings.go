@@ -40,6 +40,7 @@ const (
 	RuleLoadBalancer     = "load-balancer"
 	RuleBalancerServer   = "load-balancer-server"
 	RuleDrained          = "drained"
+	RuleMaintenance      = "maintenance"
 	RuleDNS              = "dns"
 	RuleComponent        = "component"
 	RuleNotQueried       = "not-queried"
@@ -100,6 +101,7 @@ var Rules = []Rule{
 	{RuleControlPlane, []Severity{Warning}, "the API server, the controller manager and the scheduler work on every control plane"},
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
+	{RuleMaintenance, []Severity{Warning, Info}, "no host is in maintenance"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
 	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate set up on a host are unchanged"},
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
@@ -165,6 +167,7 @@ func (s *State) Findings() []Finding {
 	f.superAdmins()
 	f.skews()
 	f.swap()
+	f.out = f.besidesMaintenance()
 	slices.SortStableFunc(f.out, func(a, b Finding) int { return cmp.Compare(a.Severity.Rank(), b.Severity.Rank()) })
 	return f.out
 }
@@ -196,6 +199,7 @@ func (f *findings) all() {
 	f.programs()
 	f.dns()
 	f.drained()
+	f.maintenance()
 	f.versions()
 	f.margins()
 }
@@ -243,7 +247,7 @@ func (s *State) UnmetInAPI() (out []Finding) {
 	}
 	f.nodes()
 	f.dns()
-	for _, x := range f.out {
+	for _, x := range f.besidesMaintenance() {
 		if x.Unmet {
 			out = append(out, x)
 		}
@@ -390,7 +394,8 @@ func plural(n int, one, many string) string {
 
 // hosts reports what cannot be reached, by zone or by host.
 func (f *findings) hosts() {
-	all := f.Spec.Spec.Hosts
+	// What is in maintenance may be powered off.
+	all := slices.DeleteFunc(slices.Clone(f.Spec.Spec.Hosts), func(h spec.Host) bool { return f.leaving(h.Name) })
 	dead := map[string]int{}
 	for _, h := range all {
 		if !f.Reachable(h.Name) {

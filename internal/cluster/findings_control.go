@@ -288,7 +288,7 @@ func (s *State) wasControlPlane(host string) bool {
 		return false
 	}
 	k := f.Kubernetes
-	return k.EtcdData && s.Spec.StackedEtcd() || slices.ContainsFunc(controlPlanePrograms, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
+	return k.EtcdData && s.Spec.StackedEtcd() || len(k.Withdrawn) > 0 || slices.ContainsFunc(controlPlanePrograms, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
 }
 
 // controlPlanes reports the programs of control planes that do not work. A host that has not joined yet has a finding as a

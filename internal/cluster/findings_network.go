@@ -172,7 +172,7 @@ func (f *findings) drained() {
 			}
 		}
 		if len(on) > 0 {
-			f.add(RuleDrained, Info, fmt.Sprintf("control plane %s is drained: the load balancers on %s send it no new clients", h.Name, List(on)), "Run `quorate drain --undo "+h.Name+"` when its maintenance is over.", h.Name)
+			f.add(RuleDrained, Info, fmt.Sprintf("control plane %s is drained: the load balancers on %s send it no new clients", h.Name, List(on)), "`quorate maintain --undo "+h.Name+"` puts it back.", h.Name)
 		}
 	}
 }

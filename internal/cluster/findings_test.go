@@ -377,6 +377,24 @@ var findingCases = []struct {
 	{"endpoint-unknown", func(f fixture) {
 		f.Seen.Endpoint = facts.Endpoint{Unknown: "no host could open a stream", Caller: new(bad("no route to host"))}
 	}, margins(1, 1, 1, 1), []string{"*warning: it is unknown whether the endpoint api.lab.internal:6443 answers: no host could open a stream"}},
+	{"maintenance", func(f fixture) {
+		f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Since: now.Add(-time.Hour), Ready: true}, "lb-b": {Ready: true}}
+		f.Dies("cp-b", "lb-b")
+	}, margins(0, 0, 0, 0), []string{
+		"warning: the cluster does not survive the loss of a control plane, or an etcd member, or a load balancer, or zone a while cp-b and lb-b are in maintenance",
+		"info: host cp-b is in maintenance since 2026-08-03 11:00 UTC and can be powered off", "info: host lb-b is in maintenance and can be powered off"}},
+	{"maintenance-of-a-zone", func(f fixture) {
+		f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}, "lb-b": {Ready: true}, "w-b": {Ready: true}}
+		f.Dies("cp-b", "lb-b", "w-b")
+	}, margins(0, 0, 0, 0), []string{"warning: the cluster does not survive", "info: host cp-b is in", "info: host w-b is in", "info: host lb-b is in"}},
+	{"maintenance-and-a-failure", func(f fixture) {
+		f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+		f.Dies("cp-a")
+	}, margins(-1, -1, 1, -1), []string{"warning: host cp-a cannot be reached", "info: host cp-b is in"}},
+	{"maintenance-cut-short", func(f fixture) {
+		f.Seen.API.Maintenance = map[string]facts.Maintenance{"w-b": {}}
+		f.Seen.API.Nodes[4].Ready = false
+	}, margins(1, 1, 1, 1), []string{"warning: host w-b is in maintenance, and not all of it was done: it cannot be powered off yet"}},
 	{"drained", func(f fixture) {
 		for _, name := range []string{"lb-a", "lb-b"} {
 			b := f.Seen.Hosts[name].Balancer.Backends

@@ -175,13 +175,11 @@ func (d *drainer) blocked(ctx context.Context, cause error) error {
 	e := &BlockedError{Node: d.node, Cause: cause}
 	ctx, cancel := context.WithTimeout(ctx, 5*pace)
 	defer cancel()
-	again := *d.helper
-	again.Ctx = ctx
-	if list, errs := again.GetPodsForDeletion(d.node); list != nil && len(errs) == 0 {
-		for _, p := range list.Pods() {
+	if pods, _, err := d.list(ctx); err == nil {
+		for _, p := range pods {
 			e.Left = append(e.Left, name(&p))
 		}
-		e.Budgets = d.budgetsOf(ctx, list.Pods())
+		e.Budgets = d.budgetsOf(ctx, pods)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

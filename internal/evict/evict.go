@@ -4,9 +4,7 @@ package evict
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -16,8 +14,8 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/kubectl/pkg/drain"
 
 	"quorate.dev/quorate/internal/cluster"
 )
@@ -61,12 +59,12 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 	if err != nil {
 		return fmt.Errorf("reading node %s: %w", node, err)
 	}
-	c := drain.NewCordonHelper(n)
-	if !c.UpdateIfRequired(cordoned) {
+	if n.Spec.Unschedulable == cordoned {
 		return nil
 	}
-	if err, patchErr := c.PatchOrReplaceWithContext(ctx, client, false); err != nil || patchErr != nil {
-		return fmt.Errorf("setting spec.unschedulable of node %s: %w", node, errors.Join(err, patchErr))
+	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, cordoned)
+	if _, err := client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("setting spec.unschedulable of node %s: %w", node, err)
 	}
 	return nil
 }
@@ -74,8 +72,8 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 // Check finds out what keeps a node from being drained, and changes nothing. It refuses pods that no controller would create
 // again, and disruption budgets that never allow an eviction, however long anybody waits.
 func Check(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
-	d := newDrainer(ctx, client, node, o)
-	pods, err := d.pods()
+	d := newDrainer(client, node, o)
+	pods, err := d.pods(ctx)
 	if err != nil {
 		return err
 	}
@@ -99,8 +97,8 @@ func Check(ctx context.Context, client kubernetes.Interface, node string, o Opti
 // It can be interrupted and run again. If pods are left, the error is a *BlockedError, except that pods without a controller
 // are refused before anything is evicted.
 func Drain(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
-	d := newDrainer(ctx, client, node, o)
-	pods, err := d.pods()
+	d := newDrainer(client, node, o)
+	pods, err := d.pods(ctx)
 	if err != nil {
 		return err
 	}
@@ -119,7 +117,7 @@ func Drain(ctx context.Context, client kubernetes.Interface, node string, o Opti
 			err = d.blocked(context.WithoutCancel(ctx), context.Cause(ctx))
 			break
 		}
-		pods, err = d.pods()
+		pods, err = d.pods(ctx)
 	}
 	cancel(nil)
 	watch.Wait()
@@ -129,7 +127,6 @@ func Drain(ctx context.Context, client kubernetes.Interface, node string, o Opti
 // drainer is one drain.
 type drainer struct {
 	client kubernetes.Interface
-	helper *drain.Helper
 	node   string
 	o      Options
 
@@ -138,14 +135,11 @@ type drainer struct {
 	waits    map[string]string // by namespace/name of the pod: what it waits for
 }
 
-func newDrainer(ctx context.Context, client kubernetes.Interface, node string, o Options) *drainer {
+func newDrainer(client kubernetes.Interface, node string, o Options) *drainer {
 	if o.Patience == 0 {
 		o.Patience = DefaultPatience
 	}
-	return &drainer{client: client, node: node, o: o, progress: time.Now(), waits: map[string]string{}, helper: &drain.Helper{
-		Ctx: ctx, Client: client, Force: o.Force, GracePeriodSeconds: -1, IgnoreAllDaemonSets: true, DeleteEmptyDirData: true,
-		ChunkSize: 500, Out: io.Discard, ErrOut: io.Discard,
-	}}
+	return &drainer{client: client, node: node, o: o, progress: time.Now(), waits: map[string]string{}}
 }
 
 func (d *drainer) note(text string) {
@@ -154,57 +148,55 @@ func (d *drainer) note(text string) {
 	}
 }
 
-// pods are those that have to leave the node.
-func (d *drainer) pods() ([]corev1.Pod, error) {
-	for begin := time.Now(); ; {
-		list, errs := d.helper.GetPodsForDeletion(d.node)
-		if list == nil {
-			// The API could not be asked: an API server may have gone just now.
-			if d.helper.Ctx.Err() != nil || time.Since(begin) > d.o.Patience {
-				return nil, fmt.Errorf("listing the pods of node %s: %w", d.node, errors.Join(errs...))
-			}
-			sleep(d.helper.Ctx, pace)
-			continue
-		}
-		if len(errs) == 0 {
-			return list.Pods(), nil
-		}
-		unmanaged, err := d.unmanaged()
+// pods are those that have to leave the node. An API server that went away just now is no reason to give up.
+func (d *drainer) pods(ctx context.Context) ([]corev1.Pod, error) {
+	for begin := time.Now(); ; sleep(ctx, pace) {
+		pods, unmanaged, err := d.list(ctx)
 		switch {
+		case err != nil && ctx.Err() == nil && time.Since(begin) < d.o.Patience:
+			continue
 		case err != nil:
-			return nil, err
-		case len(unmanaged) == 0:
-			return nil, fmt.Errorf("draining node %s: %w", d.node, errors.Join(errs...))
+			return nil, fmt.Errorf("listing the pods of node %s: %w", d.node, err)
+		case len(unmanaged) > 0 && !d.o.Force:
+			return nil, &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{d.node},
+				Why: fmt.Sprintf("draining %s would delete pods that no controller creates again: %s", d.node, strings.Join(unmanaged, ", ")),
+				Fix: "Delete these pods yourself, or pass --force to have them deleted."}
 		}
-		return nil, &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{d.node},
-			Why: fmt.Sprintf("draining %s would delete pods that no controller creates again: %s", d.node, strings.Join(unmanaged, ", ")),
-			Fix: "Delete these pods yourself, or pass --force to have them deleted."}
+		return pods, nil
 	}
 }
 
-// unmanaged are the pods that no controller creates again: they have none, or it is a DaemonSet that is gone.
-func (d *drainer) unmanaged() (out []string, err error) {
-	list, err := d.client.CoreV1().Pods("").List(d.helper.Ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + d.node})
+// list reads the pods that have to leave, and names those among them that no controller creates again: they have none, or it is a
+// DaemonSet that is gone. Mirror pods of static pods, and the pods of DaemonSets, which ignore that a node is cordoned, stay.
+func (d *drainer) list(ctx context.Context) (pods []corev1.Pod, unmanaged []string, err error) {
+	list, err := d.client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + d.node})
 	if err != nil {
-		return nil, fmt.Errorf("listing the pods of node %s: %w", d.node, err)
+		return nil, nil, err
 	}
 	for _, p := range list.Items {
-		_, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]
-		if mirror || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+		if _, mirror := p.Annotations[corev1.MirrorPodAnnotationKey]; mirror {
 			continue
 		}
 		owner := metav1.GetControllerOf(&p)
 		orphan := owner == nil
-		if owner != nil && owner.Kind == "DaemonSet" {
-			_, err := d.client.AppsV1().DaemonSets(p.Namespace).Get(d.helper.Ctx, owner.Name, metav1.GetOptions{})
-			orphan = apierrors.IsNotFound(err)
+		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+		if owner != nil && owner.Kind == "DaemonSet" && !ended {
+			_, err := d.client.AppsV1().DaemonSets(p.Namespace).Get(ctx, owner.Name, metav1.GetOptions{})
+			if err != nil && !apierrors.IsNotFound(err) {
+				return nil, nil, err
+			}
+			if err == nil {
+				continue
+			}
+			orphan = true
 		}
-		if orphan {
-			out = append(out, name(&p))
+		if orphan && !ended {
+			unmanaged = append(unmanaged, name(&p))
 		}
+		pods = append(pods, p)
 	}
-	slices.Sort(out)
-	return out, nil
+	slices.Sort(unmanaged)
+	return pods, unmanaged, nil
 }
 
 // lost says which pods lose data.
@@ -254,12 +246,14 @@ func (d *drainer) evict(ctx context.Context, p corev1.Pod) {
 	d.note("evict " + name(&p))
 	for evicted := false; ctx.Err() == nil; sleep(ctx, pace) {
 		if !evicted && p.DeletionTimestamp == nil {
-			err := d.helper.EvictPod(p, policyv1.SchemeGroupVersion)
+			// The pod's own grace period, and this very pod: another one of its name is not meant.
+			err := d.client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
+				DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))}})
 			switch {
 			case err == nil:
 				evicted = true
 				d.progressed()
-			case apierrors.IsNotFound(err):
+			case apierrors.IsNotFound(err), apierrors.IsConflict(err):
 			case d.heldBy(ctx, p, err):
 				continue
 			default:

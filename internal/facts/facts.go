@@ -33,7 +33,9 @@ const (
 type Facts struct {
 	Hostname  string `json:"hostname"`
 	MachineID string `json:"machineID"`
-	OS        string `json:"os"` // PRETTY_NAME of os-release
+	// BootID changes each time that the host starts.
+	BootID string `json:"bootID,omitempty"`
+	OS     string `json:"os"` // PRETTY_NAME of os-release
 	// Family is what the system descends from, and with it which package manager it has.
 	Family Family `json:"family,omitempty"`
 	// Container is what kind of container the host is, in systemd's words; empty for a machine with a kernel of its own.
@@ -159,6 +161,8 @@ type Kubernetes struct {
 	KubeletAway bool `json:"kubeletAway,omitempty"`
 	// Manifests are the static pods by file name without .yaml.
 	Manifests []string `json:"manifests,omitempty"`
+	// Withdrawn are the static pods whose manifests were set aside for a maintenance of the host.
+	Withdrawn []string `json:"withdrawn,omitempty"`
 	// SharesPort reports whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as

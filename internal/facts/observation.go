@@ -200,6 +200,8 @@ type Maintenance struct {
 	Ready bool `json:"ready,omitempty"`
 	// Cordoned says that the node was cordoned before. It stays so afterwards.
 	Cordoned bool `json:"cordoned,omitempty"`
+	// Reboot is the boot ID of the host when it was told to reboot; empty if it was not.
+	Reboot string `json:"reboot,omitempty"`
 }
 
 // Taint is a node taint.

@@ -13,6 +13,7 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/inspect"
 	_ "quorate.dev/quorate/internal/hostside/kubeadm"
 	_ "quorate.dev/quorate/internal/hostside/lease"
+	_ "quorate.dev/quorate/internal/hostside/machine"
 	_ "quorate.dev/quorate/internal/hostside/packages"
 	_ "quorate.dev/quorate/internal/hostside/pods"
 	_ "quorate.dev/quorate/internal/hostside/programs"

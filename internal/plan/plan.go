@@ -107,6 +107,19 @@ const (
 	MoveLeadership Kind = "move-leadership"
 	// MoveVirtualIP has another load balancer take the virtual IP from a host that has it.
 	MoveVirtualIP Kind = "move-virtual-ip"
+	// BeginMaintenance notes in the cluster that hosts are in maintenance: from then on nothing relies on them.
+	// ConfirmMaintenance notes that they can be powered off, and LeaveMaintenance that one takes part again.
+	BeginMaintenance   Kind = "begin-maintenance"
+	ConfirmMaintenance Kind = "confirm-maintenance"
+	LeaveMaintenance   Kind = "leave-maintenance"
+	// StopPrograms ends those programs of a host gracefully that clients would miss if the host vanished: the static pods of a
+	// control plane without etcd, or the member of an etcd host. StartPrograms starts them again.
+	StopPrograms  Kind = "stop-programs"
+	StartPrograms Kind = "start-programs"
+	// AwaitHost waits until everything on a host works, and until pods on it reach those on others.
+	AwaitHost Kind = "await-host"
+	// RebootHost reboots a host and waits until it has booted.
+	RebootHost Kind = "reboot-host"
 	// RecordSpec stores the spec in the cluster, so that later edits can be recognised.
 	RecordSpec Kind = "record-spec"
 	// Verify waits until everything that the spec says has been observed.
@@ -134,6 +147,7 @@ var effects = map[Kind]effect{
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
+	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: harmless, RebootHost: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
 
@@ -187,7 +201,10 @@ type Step struct {
 	NewKey         string   `json:"newKey,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
-	// Pods belongs to RestoreControlPlane (static pods) and RestartAgent (the DaemonSet, as namespace/name).
+	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
+	Hosts []string `json:"hosts,omitempty"`
+	// Pods belongs to RestoreControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent (the DaemonSet, as
+	// namespace/name).
 	Pods []string `json:"pods,omitempty"`
 	// MemberID belongs to UndoJoin: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
@@ -260,6 +277,10 @@ const (
 func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}}
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Unreachable: s.Unreachable()}
+	for _, name := range s.InMaintenance() {
+		delete(b.out.Unreachable, name)
+		b.out.Warnings = append(b.out.Warnings, name+" is in maintenance and is left as it is; `quorate maintain --undo "+name+"` ends that")
+	}
 	for _, h := range s.Spec.Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
@@ -317,6 +338,26 @@ type builder struct {
 	at     map[string]*hostSteps
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
+}
+
+// Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached.
+func (b *builder) Facts(host string) *facts.Facts {
+	if _, in := b.Maintenance(host); in {
+		return nil
+	}
+	return b.State.Facts(host)
+}
+
+// Reachable says whether the host can be changed.
+func (b *builder) Reachable(host string) bool { return b.Facts(host) != nil }
+
+// Unreachable maps the hosts that cannot be changed to the reason.
+func (b *builder) Unreachable() map[string]string {
+	out := b.State.Unreachable()
+	for _, name := range b.InMaintenance() {
+		out[name] = "it is in maintenance"
+	}
+	return out
 }
 
 // hostSteps are references to the steps of one host.

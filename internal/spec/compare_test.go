@@ -335,7 +335,7 @@ func TestEdits(t *testing.T) {
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
 			{"spec.hosts[lb-a]", Removed, Fixed, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
-			{"spec.hosts[cp-c]", Removed, Fixed, []string{"`quorate drain cp-c`", "`kubeadm reset` on cp-c", "kubectl delete node cp-c"}}}},
+			{"spec.hosts[cp-c]", Removed, Fixed, []string{"`quorate maintain cp-c`", "`kubeadm reset` on cp-c", "kubectl delete node cp-c"}}}},
 		"a control plane that balances less": {colocated, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
 			{"spec.hosts[cp-c]", Removed, Fixed, []string{"cp-c is also a load balancer"}}}},
 		"an etcd host less": {edit(t, real, managedEtcd...), []string{"    - {name: etcd-c, address: 10.0.0.43, roles: [etcd], zone: c}\n", ""}, []want{

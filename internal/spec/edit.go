@@ -169,7 +169,7 @@ type roleEdit struct {
 var roleEdits = map[string]roleEdit{
 	RoleControlPlane: {Rolling, Fixed,
 		"It joins, one control plane at a time",
-		"To remove a control plane by hand, wait until `quorate status` is healthy; take it out of the load balancers (`quorate drain HOST`, if Quorate manages them); run " + drainNode +
+		"To remove a control plane by hand, wait until `quorate status` is healthy; run `quorate maintain HOST`; run " + drainNode +
 			"; run `kubeadm reset` on HOST, which also removes its member from a stacked etcd (if HOST is lost, use `etcdctl member remove`); and run `kubectl delete node HOST`"},
 	RoleWorker: {Rolling, Fixed,
 		"It joins",

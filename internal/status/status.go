@@ -60,6 +60,8 @@ type Node struct {
 	Unknown string `json:"unknown,omitempty"`
 	// Version is the kubelet's; empty when the API does not know the node.
 	Version string `json:"version"`
+	// Cordoned says that it gets no new pods.
+	Cordoned bool `json:"cordoned,omitempty"`
 }
 
 // Etcd is the etcd cluster.
@@ -117,6 +119,8 @@ type Host struct {
 	// Reachable says that the host could be queried; Unknown is why not.
 	Reachable bool   `json:"reachable"`
 	Unknown   string `json:"unknown,omitempty"`
+	// Maintenance is set while the host is in maintenance: since when, and whether it can be powered off (ready).
+	Maintenance *facts.Maintenance `json:"maintenance,omitempty"`
 	// Programs are the programs of the cluster on this host, by name: whether each works (ok), what is wrong (problem) or
 	// why it could not be asked (unknown), and the version that runs.
 	Programs map[string]facts.Component `json:"programs"`
@@ -165,7 +169,7 @@ func nodes(s *cluster.State) []Node {
 		n := Node{Name: h.Name, Roles: append([]string{}, h.Roles...), Zone: h.Zone, Address: h.Address}
 		switch seen := s.Node(h.Name); {
 		case seen != nil:
-			n.Ready, n.Problem, n.Version = seen.Ready, seen.NotReady, seen.Version
+			n.Ready, n.Problem, n.Version, n.Cordoned = seen.Ready, seen.NotReady, seen.Version, seen.Unschedulable
 		case s.Stage() == cluster.Absent:
 			n.Problem = "there is no cluster yet"
 		case s.Seen.API != nil:
@@ -236,6 +240,9 @@ func hosts(s *cluster.State) []Host {
 	for _, h := range s.Spec.Spec.Hosts {
 		x := Host{Name: h.Name, Reachable: s.Reachable(h.Name), Unknown: unreachable[h.Name], Programs: map[string]facts.Component{}}
 		seen := s.Seen.Hosts[h.Name]
+		if m, in := s.Maintenance(h.Name); in {
+			x.Maintenance = &m
+		}
 		for name, c := range seen.Components {
 			x.Programs[name] = c
 		}

@@ -168,6 +168,10 @@ func (p *page) nodes(s Status) {
 	for _, n := range s.Nodes {
 		ready := ui.Span{Text: "no", Style: ui.Red}
 		switch {
+		case s.inMaintenance(n.Name):
+			ready = maintenance
+		case n.Ready && n.Cordoned:
+			ready = ui.Span{Text: "cordoned", Style: ui.Yellow}
 		case n.Ready:
 			ready = ui.Span{Text: "yes", Style: ui.Green}
 		case n.Unknown != "":
@@ -185,6 +189,8 @@ func (p *page) etcd(s Status) {
 	for _, m := range s.Etcd.Members {
 		state := ui.Span{Text: "voter", Style: ui.Green}
 		switch {
+		case s.inMaintenance(m.Name):
+			state = maintenance
 		case m.Unknown != "":
 			state = unknown
 		case !m.Started:
@@ -210,6 +216,8 @@ func (p *page) loadBalancers(s Status) {
 	for _, b := range s.LoadBalancers {
 		state, holds := ui.Span{Text: "healthy", Style: ui.Green}, ""
 		switch {
+		case s.inMaintenance(b.Name):
+			state = maintenance
 		case b.Unknown != "":
 			state = unknown
 		case !b.Configured:
@@ -223,6 +231,13 @@ func (p *page) loadBalancers(s Status) {
 		rows = append(rows, []ui.Span{{Text: b.Name, Style: ui.Bold}, state, dash(holds), b.backends()})
 	}
 	p.table([]string{"LOAD BALANCER", "STATE", "VIRTUAL IP", "API SERVERS"}, rows)
+}
+
+// maintenance is the state of what may be powered off at any moment.
+var maintenance = ui.Span{Text: "maintenance", Style: ui.Yellow}
+
+func (s Status) inMaintenance(host string) bool {
+	return slices.ContainsFunc(s.Hosts, func(h Host) bool { return h.Name == host && h.Maintenance != nil })
 }
 
 // unknown is the state of what could not be queried.

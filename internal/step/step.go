@@ -103,6 +103,14 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.MoveLeadership: moveLeadership,
 	plan.MoveVirtualIP:  moveVirtualIP,
 
+	plan.BeginMaintenance:   beginMaintenance,
+	plan.ConfirmMaintenance: confirmMaintenance,
+	plan.LeaveMaintenance:   leaveMaintenance,
+	plan.StopPrograms:       stopPrograms,
+	plan.StartPrograms:      startPrograms,
+	plan.AwaitHost:          awaitHost,
+	plan.RebootHost:         rebootHost,
+
 	plan.AwaitAPI:         awaitAPI,
 	plan.AwaitControllers: awaitControllers,
 	plan.InitCluster:      initCluster,

@@ -30,18 +30,37 @@ func stopContainers(ctx context.Context, in StopRequest) (int, error) {
 	}
 	defer conn.Close()
 	client := runtimeapi.NewRuntimeServiceClient(conn)
-	list, err := client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
-		State:         &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
-		LabelSelector: map[string]string{"io.kubernetes.container.name": in.Container, PodNamespaceLabel: "kube-system"},
-	}})
+	containers, err := runningContainers(ctx, client, in.Container)
 	if err != nil {
-		return 0, fmt.Errorf("asking containerd for the container %s: %w", in.Container, err)
+		return 0, err
 	}
 	var errs []error
-	for _, c := range list.Containers {
+	for _, c := range containers {
 		if _, err := client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: c.Id, Timeout: in.GraceSeconds}); err != nil {
 			errs = append(errs, fmt.Errorf("stopping the container %s: %w", in.Container, err))
 		}
 	}
-	return len(list.Containers), errors.Join(errs...)
+	return len(containers), errors.Join(errs...)
+}
+
+// Running counts the running containers of a name in kube-system.
+func Running(ctx context.Context, name string) (int, error) {
+	conn, err := containerd()
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	containers, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), name)
+	return len(containers), err
+}
+
+func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClient, name string) ([]*runtimeapi.Container, error) {
+	list, err := client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
+		State:         &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
+		LabelSelector: map[string]string{"io.kubernetes.container.name": name, PodNamespaceLabel: "kube-system"},
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("asking containerd for the container %s: %w", name, err)
+	}
+	return list.Containers, nil
 }

@@ -47,6 +47,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		return f, err
 	}
 	f.MachineID = system.ReadTrimmed("/etc/machine-id")
+	f.BootID = system.BootID()
 	release := osRelease()
 	f.OS, f.Family = release["PRETTY_NAME"], facts.FamilyOf(release)
 	f.Container = container()
@@ -135,6 +136,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 			k.SharesPort = staticpod.Arguments(pod)["permit-port-sharing"] == "true"
 		}
 	}
+	k.Withdrawn = staticpod.Host{Root: root}.Withdrawn()
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {

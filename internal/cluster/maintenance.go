@@ -1,0 +1,55 @@
+package cluster
+
+import (
+	"maps"
+	"slices"
+)
+
+// maintenance reports hosts that are in maintenance, and those whose maintenance was cut short.
+func (f *findings) maintenance() {
+	for _, name := range f.InMaintenance() {
+		m, _ := f.Maintenance(name)
+		since := ""
+		if !m.Since.IsZero() {
+			since = " since " + m.Since.UTC().Format("2006-01-02 15:04 MST")
+		}
+		if m.Ready {
+			f.add(RuleMaintenance, Info, "host "+name+" is in maintenance"+since+" and can be powered off", "`quorate maintain --undo "+name+"` brings it back.", name)
+			continue
+		}
+		f.add(RuleMaintenance, Warning, "host "+name+" is in maintenance"+since+", and not all of it was done: it cannot be powered off yet",
+			"`quorate maintain "+name+"` finishes it; `quorate maintain --undo "+name+"` brings the host back.", name)
+	}
+}
+
+// besidesMaintenance leaves out what is wrong with nothing but hosts that are in maintenance: whoever works on them knows.
+func (f *findings) besidesMaintenance() []Finding {
+	keep := []string{RuleMaintenance, RuleCertificate, RuleStranger}
+	return slices.DeleteFunc(f.out, func(x Finding) bool {
+		return len(x.Subjects) > 0 && x.Severity != Critical && !slices.Contains(keep, x.Rule) &&
+			!slices.ContainsFunc(x.Subjects, func(name string) bool { return !f.leaving(name) })
+	})
+}
+
+// serving are the rules of findings because of which a host cannot serve. Others, such as those about files, are for apply.
+var serving = []string{RuleHost, RuleZone, RuleNotQueried, RuleComponent, RuleNode, RuleEtcdMember, RuleEtcdLearner, RuleControlPlane, RuleLoadBalancer, RuleBalancerServer, RuleAPI}
+
+// Lacking are the findings that keep a host in maintenance from serving again.
+func (s *State) Lacking(host string) (out []Finding) {
+	seen := *s.Seen
+	if seen.API != nil {
+		api := *seen.API
+		api.Maintenance = maps.Clone(api.Maintenance)
+		delete(api.Maintenance, host)
+		seen.API = &api
+	}
+	for _, f := range Evaluate(s.Spec, &seen).Findings() {
+		if slices.Contains(serving, f.Rule) && (slices.Contains(f.Subjects, host) || len(f.Subjects) == 0) {
+			out = append(out, f)
+		}
+	}
+	if !s.Reachable(host) && len(out) == 0 {
+		out = append(out, Finding{Rule: RuleHost, Severity: Warning, Subjects: []string{host}, Summary: "host " + host + " cannot be reached: " + s.whyUnreachable(host), Fix: fixPower})
+	}
+	return out
+}

@@ -1,0 +1,89 @@
+package run
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// bootPatience is how long a host that was powered on may take until it can be reached.
+const bootPatience = 5 * time.Minute
+
+// OpenAwaiting is Open, and waits for hosts that cannot be reached yet, as after they were powered on. It gives up waiting after
+// some minutes: then they are observed as unreachable.
+func OpenAwaiting(ctx context.Context, c *spec.Cluster, sink progress.Sink, hosts []string) *Engine {
+	begin := time.Now()
+	for {
+		e := Open(ctx, c, sink)
+		var missing []string
+		for _, name := range hosts {
+			if _, err := e.Conns.Get(name); err != nil {
+				missing = append(missing, name)
+			}
+		}
+		if len(missing) == 0 || time.Since(begin) > bootPatience {
+			return e
+		}
+		sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the hosts", Detail: strings.Join(missing, ", ") + " cannot be reached yet"})
+		if pause(ctx, lookEach) != nil {
+			return e
+		}
+		e.Close()
+	}
+}
+
+// Maintain takes hosts out of service.
+func (e *Engine) Maintain(ctx context.Context, t plan.Target, o plan.MaintainOptions) (*Work, error) {
+	return e.Operate(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Maintain(s, t, o) })
+}
+
+// EndMaintenance brings hosts back into service.
+func (e *Engine) EndMaintenance(ctx context.Context, t plan.Target) (*Work, error) {
+	return e.Operate(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.EndMaintenance(s, t) })
+}
+
+// Reboot reboots hosts one after the other. Each of them is back, and the margins are what they were, before the next one goes.
+// It returns the hosts that were rebooted. Hosts that an earlier run was rebooting come first.
+func (e *Engine) Reboot(ctx context.Context, hosts []spec.Host, o plan.MaintainOptions) (done []string, err error) {
+	if err := e.takeLeases(ctx); err != nil {
+		return nil, err
+	}
+	first := e.State(ctx)
+	slices.SortStableFunc(hosts, func(a, b spec.Host) int { return begun(first, b) - begun(first, a) })
+	for _, h := range hosts {
+		if _, err := e.operate(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Reboot(s, h, o) }); err != nil {
+			if len(done) > 0 && ctx.Err() == nil {
+				return done, &RebootError{done, h.Name, err}
+			}
+			return done, err
+		}
+		done = append(done, h.Name)
+	}
+	return done, nil
+}
+
+func begun(s *cluster.State, h spec.Host) int {
+	if _, in := s.Maintenance(h.Name); in {
+		return 1
+	}
+	return 0
+}
+
+// RebootError says at which host a rolling reboot ended.
+type RebootError struct {
+	Done []string
+	Host string
+	Err  error
+}
+
+func (e *RebootError) Error() string {
+	return e.Err.Error() + "\nRebooted before that: " + strings.Join(e.Done, ", ") + "."
+}
+
+func (e *RebootError) Unwrap() error { return e.Err }

@@ -1,0 +1,239 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/machine"
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+)
+
+const (
+	// returnTimeout is how long the programs of a host may take to work again.
+	returnTimeout = 10 * time.Minute
+	// bootTimeout is how long a machine may take to boot: large servers test their memory first.
+	bootTimeout = 20 * time.Minute
+)
+
+// maintained changes what the cluster remembers of a host in maintenance.
+func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, change func(*facts.Maintenance, bool)) error {
+	return e.onNode(ctx, "noting the maintenance of "+host, func(ctx context.Context) error {
+		var m facts.Maintenance
+		key := observe.MaintenanceKey + host
+		have, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		text, in := "", false
+		if err == nil {
+			text, in = have.Data[key]
+		}
+		_ = json.Unmarshal([]byte(text), &m) // what cannot be read is written anew
+		change(&m, in)
+		value, err := json.Marshal(m)
+		if err != nil || in && string(value) == text {
+			return err
+		}
+		return note(ctx, client, key, string(value))
+	})
+}
+
+// beginMaintenance remembers which hosts are in maintenance. What is remembered of a host that is already stays.
+func beginMaintenance(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
+	now, err := e.clusterTime(ctx)
+	if err != nil {
+		return err
+	}
+	for _, host := range s.Hosts {
+		cordoned := false
+		err := e.onNode(ctx, "reading node "+host, func(ctx context.Context) error {
+			n, err := client.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
+			if apierrors.IsNotFound(err) {
+				return nil // a host without a node
+			}
+			cordoned = err == nil && n.Spec.Unschedulable
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		err = e.maintained(ctx, client, host, func(m *facts.Maintenance, in bool) {
+			m.Ready = false
+			if !in {
+				m.Since, m.Cordoned = now.UTC().Truncate(time.Second), cordoned
+			}
+		})
+		if err != nil {
+			return err
+		}
+		if err := e.setConditions(ctx, client, host, condition{corev1.NodeMaintenancePlanned, true, "QuorateMaintain", "the host is being taken out of service"}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// confirmMaintenance evaluates the cluster without the hosts once more.
+func confirmMaintenance(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
+	for _, host := range s.Hosts {
+		if err := e.setConditions(ctx, client, host, condition{corev1.NodeMaintenanceInProgress, true, "QuorateMaintain", "the host can be powered off"}); err != nil {
+			return err
+		}
+		if err := e.removeConditions(ctx, client, host, corev1.NodeMaintenancePlanned); err != nil {
+			return err
+		}
+		if err := e.maintained(ctx, client, host, func(m *facts.Maintenance, _ bool) { m.Ready = true }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaveMaintenance forgets the maintenance of a host: from then on the cluster relies on it again.
+func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
+	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeMaintenancePlanned, corev1.NodeMaintenanceInProgress, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"data": map[string]any{observe.MaintenanceKey + s.Host: nil}})
+	if err != nil {
+		return err
+	}
+	return e.onNode(ctx, "ending the maintenance of "+s.Host, func(ctx context.Context) error {
+		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Patch(ctx, observe.ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return err
+	})
+}
+
+// programsOf are the programs of the step.
+func programsOf(s plan.Step) machine.Programs {
+	return machine.Programs{Pods: s.Pods, Etcd: len(s.Pods) == 0}
+}
+
+func stopPrograms(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = machine.Stop.Make(ctx, c, permit, programsOf(s))
+	return err
+}
+
+func startPrograms(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	_, err = machine.Start.Make(ctx, c, permit, programsOf(s))
+	return err
+}
+
+// awaitHost waits until nothing keeps a host from serving, and until pods on it reach those on other nodes.
+func awaitHost(ctx context.Context, e *Env, s plan.Step) error {
+	ctx, cancel := withDeadline(ctx, returnTimeout, "the return of "+s.Host)
+	defer cancel()
+	err := retry(ctx, time.Second, func(ctx context.Context) error {
+		var lacks []string
+		for _, f := range e.observe(ctx).Lacking(s.Host) {
+			lacks = append(lacks, f.Summary)
+		}
+		return e.waiting(s, lacks)
+	})
+	h, _ := e.Cluster.Host(s.Host)
+	if err != nil || !h.IsNode() {
+		return err
+	}
+	return tryPodTraffic(ctx, e, s)
+}
+
+// rebootHost reboots a host that is in maintenance. Which boot it was is noted before, so that a run that goes on later knows
+// whether the host has booted since.
+func rebootHost(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	before, err := machine.BootID.On(ctx, c, struct{}{})
+	if err != nil {
+		return err
+	}
+	if err := e.maintained(ctx, client, s.Host, func(m *facts.Maintenance, _ bool) { m.Reboot = before }); err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	if _, err := machine.Reboot.Make(ctx, c, permit, before); err != nil && c.Err() == nil {
+		return err // otherwise its session ended, as it should
+	}
+	ctx, cancel := withDeadline(ctx, bootTimeout, "the reboot of "+s.Host)
+	defer cancel()
+	said := ""
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
+		now, err := machine.BootID.On(ctx, c, struct{}{})
+		if err == nil && now == before {
+			err = errors.New("it has not gone down yet")
+		}
+		if err != nil {
+			if text := firstLine(err.Error()); text != said {
+				said = text
+				e.note(s, text)
+			}
+			return fmt.Errorf("%s has not booted: %w", s.Host, err)
+		}
+		return nil
+	})
+}
+
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
+}
