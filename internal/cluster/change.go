@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -450,7 +451,10 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 	}
 	if c.Part == VirtualIP {
 		holders, _ := s.Holders()
-		return s.successorOf(strings.Join(holders, ","), c)
+		if c.Subject != "" && !slices.Contains(holders, c.Subject) {
+			return nil // it has no virtual IP to move
+		}
+		return s.successorOf(cmp.Or(c.Subject, strings.Join(holders, ",")), c)
 	}
 	takes := (c.Verb == Restart || c.Verb == Stop || c.Verb == Remove) && slices.ContainsFunc(s.partsOf(c), func(p quorum.Part) bool {
 		var probe quorum.Placement
@@ -580,10 +584,13 @@ func (s *State) anyUnknownMember() bool {
 	return slices.ContainsFunc(s.placements, func(p quorum.Placement) bool { return p.Member == quorum.Unknown })
 }
 
-// anyNotUp says that something may come back if the caller waits.
+// anyNotUp says that something may come back if the caller waits. What is in maintenance does not.
 func (s *State) anyNotUp() bool {
 	for i := range s.placements {
 		p := &s.placements[i]
+		if s.leaving(p.Host) {
+			continue
+		}
 		for _, st := range []quorum.State{p.Member, p.APIServer, p.ControllerManager, p.Scheduler, p.Balancer} {
 			if st == quorum.Down || st == quorum.Unknown || st == quorum.Learner {
 				return true

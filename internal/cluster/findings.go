@@ -645,7 +645,7 @@ func (f *findings) margins() {
 	best := slices.Clone(f.placements)
 	for i := range best {
 		for _, part := range quorum.Parts {
-			if *part(&best[i]) == quorum.Unknown {
+			if *part(&best[i]) == quorum.Unknown && !f.leaving(best[i].Host) {
 				*part(&best[i]) = quorum.Up
 			}
 		}

@@ -25,24 +25,24 @@ func TestNothingReliesOnAHostInMaintenance(t *testing.T) {
 		change Change
 		rule   string // that refuses; empty if the change is allowed
 	}{
-		"the first control plane":                   {nil, Change{Stop, WholeHost, "cp-a"}, ""},
-		"a second one":                              {[]string{"cp-a"}, Change{Stop, WholeHost, "cp-b"}, RuleEnough},
-		"restarting an API server elsewhere":        {[]string{"cp-a"}, Change{Restart, APIPrograms, "cp-b"}, ""},
-		"restarting an etcd member elsewhere":       {[]string{"cp-a"}, Change{Restart, EtcdMember, "cp-b"}, RuleEnough},
-		"the same one again":                        {[]string{"cp-a"}, Change{Stop, WholeHost, "cp-a"}, ""},
-		"restarting the host itself":                {[]string{"cp-a"}, Change{Restart, WholeHost, "cp-a"}, ""},
-		"ending it":                                 {[]string{"cp-a"}, Change{Start, WholeHost, "cp-a"}, ""},
-		"a load balancer":                           {nil, Change{Stop, WholeHost, "lb-a"}, ""},
-		"the other load balancer":                   {[]string{"lb-a"}, Change{Stop, WholeHost, "lb-b"}, RuleEnough},
-		"moving the virtual IP away":                {nil, Change{Move, VirtualIP, "lb-a"}, ""},
-		"moving it to one in maintenance":           {[]string{"lb-b"}, Change{Move, VirtualIP, "lb-a"}, RuleSuccessor},
-		"draining a worker":                         {nil, Change{Stop, Node, "w-a"}, ""},
-		"draining the last worker":                  {[]string{"w-b"}, Change{Stop, Node, "w-a"}, RuleEnough},
-		"stopping the last worker's host":           {[]string{"w-b"}, Change{Stop, WholeHost, "w-a"}, RuleEnough},
-		"moving leadership":                         {nil, Change{Move, Leadership, "cp-a"}, ""},
-		"a zone":                                    {nil, Change{Stop, WholeZone, "a"}, ""},
-		"a zone while a host elsewhere is away":     {[]string{"cp-b"}, Change{Stop, WholeZone, "a"}, RuleEnough},
-		"a zone while one of its own hosts is away": {[]string{"cp-a"}, Change{Stop, WholeZone, "a"}, ""},
+		"the first control plane":                   {nil, Change{Verb: Stop, Part: WholeHost, Subject: "cp-a"}, ""},
+		"a second one":                              {[]string{"cp-a"}, Change{Verb: Stop, Part: WholeHost, Subject: "cp-b"}, RuleEnough},
+		"restarting an API server elsewhere":        {[]string{"cp-a"}, Change{Verb: Restart, Part: APIPrograms, Subject: "cp-b"}, ""},
+		"restarting an etcd member elsewhere":       {[]string{"cp-a"}, Change{Verb: Restart, Part: EtcdMember, Subject: "cp-b"}, RuleEnough},
+		"the same one again":                        {[]string{"cp-a"}, Change{Verb: Stop, Part: WholeHost, Subject: "cp-a"}, ""},
+		"restarting the host itself":                {[]string{"cp-a"}, Change{Verb: Restart, Part: WholeHost, Subject: "cp-a"}, ""},
+		"ending it":                                 {[]string{"cp-a"}, Change{Verb: Start, Part: WholeHost, Subject: "cp-a"}, ""},
+		"a load balancer":                           {nil, Change{Verb: Stop, Part: WholeHost, Subject: "lb-a"}, ""},
+		"the other load balancer":                   {[]string{"lb-a"}, Change{Verb: Stop, Part: WholeHost, Subject: "lb-b"}, RuleEnough},
+		"moving the virtual IP away":                {nil, Change{Verb: Move, Part: VirtualIP, Subject: "lb-a"}, ""},
+		"moving it to one in maintenance":           {[]string{"lb-b"}, Change{Verb: Move, Part: VirtualIP, Subject: "lb-a"}, RuleSuccessor},
+		"draining a worker":                         {nil, Change{Verb: Stop, Part: Node, Subject: "w-a"}, ""},
+		"draining the last worker":                  {[]string{"w-b"}, Change{Verb: Stop, Part: Node, Subject: "w-a"}, RuleEnough},
+		"stopping the last worker's host":           {[]string{"w-b"}, Change{Verb: Stop, Part: WholeHost, Subject: "w-a"}, RuleEnough},
+		"moving leadership":                         {nil, Change{Verb: Move, Part: Leadership, Subject: "cp-a"}, ""},
+		"a zone":                                    {nil, Change{Verb: Stop, Part: WholeZone, Subject: "a"}, ""},
+		"a zone while a host elsewhere is away":     {[]string{"cp-b"}, Change{Verb: Stop, Part: WholeZone, Subject: "a"}, RuleEnough},
+		"a zone while one of its own hosts is away": {[]string{"cp-a"}, Change{Verb: Stop, Part: WholeZone, Subject: "a"}, ""},
 	} {
 		f := maintained(tc.in...)
 		s := Evaluate(f.Spec, f.Seen)
@@ -62,12 +62,12 @@ func TestAFailureDuringMaintenanceIsNoticed(t *testing.T) {
 	f := maintained("cp-a")
 	f.Dies("cp-b")
 	s := Evaluate(f.Spec, f.Seen)
-	for _, c := range []Change{{Stop, WholeHost, "cp-a"}, {Restart, WholeHost, "cp-a"}, {Stop, EtcdMember, "cp-a"}} {
+	for _, c := range []Change{{Verb: Stop, Part: WholeHost, Subject: "cp-a"}, {Verb: Restart, Part: WholeHost, Subject: "cp-a"}, {Verb: Stop, Part: EtcdMember, Subject: "cp-a"}} {
 		if _, r := s.Allow(c); r == nil || r.Rule != RuleEnough {
 			t.Errorf("%s with cp-b dead: %v", c, r)
 		}
 	}
-	if _, r := s.Allow(Change{Start, WholeHost, "cp-a"}); r != nil {
+	if _, r := s.Allow(Change{Verb: Start, Part: WholeHost, Subject: "cp-a"}); r != nil {
 		t.Errorf("the maintenance cannot be ended: %v", r)
 	}
 	if got := s.Margins(); got.Etcd != -1 {
@@ -89,7 +89,7 @@ func TestMaintenanceTakesFromTheMargins(t *testing.T) {
 	if got := s.InMaintenance(); !slices.Equal(got, []string{"cp-a", "lb-b"}) {
 		t.Error(got)
 	}
-	after := s.After(Change{Start, WholeHost, "cp-a"}).After(Change{Start, WholeHost, "lb-b"})
+	after := s.After(Change{Verb: Start, Part: WholeHost, Subject: "cp-a"}).After(Change{Verb: Start, Part: WholeHost, Subject: "lb-b"})
 	if m := after.Margins(); m.ControlPlanes != 1 || m.Etcd != 1 || *m.LoadBalancers != 1 {
 		t.Errorf("afterwards %+v", m)
 	}
