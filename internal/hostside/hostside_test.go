@@ -27,6 +27,7 @@ var withoutSecrets = []string{
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",
+	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial
 	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.reboot", "node.security", "node.set-pool", "node.stand-aside",
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",

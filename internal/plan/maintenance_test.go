@@ -251,7 +251,9 @@ func TestRebootGoesOnWhereItWasCutShort(t *testing.T) {
 			obs.Hosts[name].Facts.BootID = "1"
 			p := must(t)(Reboot(cluster.Evaluate(c, obs), h, MaintainOptions{}))
 			steps = len(p.Steps)
-			reboots := func(p *Plan) bool { return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == RebootHost }) }
+			reboots := func(p *Plan) bool {
+				return slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == RebootHost })
+			}
 			if !reboots(p) {
 				t.Fatal("it does not reboot")
 			}
@@ -295,7 +297,7 @@ func TestMaintenanceIsRefused(t *testing.T) {
 			}
 		}, cluster.RuleEnough},
 		"the other load balancer has no server": {"lb-a", func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["lb-b"].Balancer.Backends = nil }, cluster.RuleSuccessor},
-		"there is no cluster": {"cp-a", func(c *spec.Cluster, o *facts.Observation) { *o = *empty(c) }, RuleAnswer},
+		"there is no cluster":                   {"cp-a", func(c *spec.Cluster, o *facts.Observation) { *o = *empty(c) }, RuleAnswer},
 	} {
 		c := testCluster()
 		obs := finished(t, c)

@@ -116,6 +116,8 @@ type takeover struct {
 	permit cluster.Permit
 	aside  []string
 	said   []string
+	// handOver has connections through the holder end between two requests before the address moves.
+	handOver bool
 }
 
 // move lets the holder stand aside and waits until the endpoint answers through another balancer.
@@ -131,7 +133,13 @@ func (t *takeover) move(ctx context.Context, s plan.Step, from string) (string, 
 	if t.permit, err = t.e.permit(ctx, s); err != nil {
 		return "", err
 	}
-	if err := t.standAside(ctx, from, true); err != nil {
+	if t.handOver {
+		err = t.handTheAddressOver(ctx, s, from)
+		begin = time.Now()
+	} else {
+		err = t.standAside(ctx, from, true)
+	}
+	if err != nil {
 		return "", err
 	}
 	to, err := t.holder(ctx, from)
@@ -226,6 +234,18 @@ func (t *takeover) standAside(ctx context.Context, name string, aside bool) erro
 		return err
 	}
 	_, err = balancer.StandAside.Make(ctx, conn, t.permit, aside)
+	return err
+}
+
+func (t *takeover) handTheAddressOver(ctx context.Context, s plan.Step, name string) error {
+	conn, err := t.e.Conns.Get(name)
+	if err != nil {
+		return err
+	}
+	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.e.Cluster.Spec.LoadBalancer.Address)
+	if err == nil {
+		t.e.note(s, fmt.Sprintf("%d connections were closed between two requests", closed))
+	}
 	return err
 }
 

@@ -175,7 +175,7 @@ func moveVirtualIP(ctx context.Context, e *Env, s plan.Step) error {
 	if holders, _ := state.Holders(); !slices.Contains(holders, s.Host) {
 		return nil
 	}
-	t := takeover{e: e}
+	t := takeover{e: e, handOver: true}
 	for _, h := range e.Cluster.BalancerHosts() {
 		if state.Seen.Hosts[h.Name].Facts != nil {
 			t.balancers = append(t.balancers, h.Name)

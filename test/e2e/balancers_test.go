@@ -56,14 +56,14 @@ func TestColocatedBalancer(t *testing.T) {
 // colocatedFaults drains a control plane and breaks the holder of the virtual IP while clients read and write.
 func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 	p := c.clients(t, testContext(t))
-	t.Run("drain", func(t *testing.T) {
+	t.Run("maintenance", func(t *testing.T) {
 		ctx := testContext(t)
 		i := slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Name != s.Endpoint.Holder })
 		name := s.Etcd.Members[i].Name
 		if before := connections(t, ctx, c, name); before == 0 {
 			t.Error("nobody was connected before")
 		}
-		c.must(t, ctx, "drain", "-f", c.specFile(), name)
+		c.must(t, ctx, "maintain", "-f", c.specFile(), name)
 		drained := time.Now()
 		for range 3 { // clients open twenty new connections a second throughout
 			if left := connections(t, ctx, c, name); left > 0 {
@@ -72,9 +72,7 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		}
 		// No client should notice what stops now. How well clients are served depends on the computer, so it is printed and
 		// not checked.
-		hung := c.hang("apiserver", "kube-apiserver", func(status.Status) string { return name })
-		hung.inject(t, ctx)
-		t.Cleanup(func() { hung.heal(t, testContext(t)) })
+		c.labDo("fault", "power-off", name)(t, ctx)
 		if err := p.Calm(ctx, calm); err != nil {
 			t.Fatal(err)
 		}
@@ -82,13 +80,13 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("%-40s %s\n", "hang a drained apiserver", row(outcome{During: during, Return: during}))
-		hung.heal(t, ctx)
+		fmt.Printf("%-40s %s\n", "power-off in maintenance", row(outcome{During: during, Return: during}))
 		now, _, err := c.status(ctx)
-		if err != nil || !slices.ContainsFunc(now.Problems, func(p model.Finding) bool { return strings.Contains(p.Summary, name+" is drained") }) {
-			t.Errorf("status does not say that %s is drained: %+v, %v", name, now.Problems, err)
+		if err != nil || !slices.ContainsFunc(now.Problems, func(p model.Finding) bool { return strings.Contains(p.Summary, name+" is in maintenance") }) {
+			t.Errorf("status does not say that %s is in maintenance: %+v, %v", name, now.Problems, err)
 		}
-		c.must(t, ctx, "drain", "-f", c.specFile(), "--undo", name)
+		c.labDo("heal", "power-off", name)(t, ctx)
+		c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", name)
 		c.whole(t, ctx)
 	})
 	t.Run("power-off of the holder", func(t *testing.T) {
@@ -209,7 +207,6 @@ func TestExternalBalancer(t *testing.T) {
 	if flat := strings.Join(strings.Fields(out), ""); !strings.Contains(flat, `"loadBalancers":null`) || !strings.Contains(flat, `"problems":[]`) || !strings.Contains(flat, `"reachable":true`) {
 		t.Errorf("status: %s", out)
 	}
-	c.exits(t, ctx, 2, "drain", "-f", file, "cp-a")
 }
 
 // haproxy sets up a user's own load balancer.

@@ -27,6 +27,7 @@ func TestCluster(t *testing.T) {
 		{"key", key.end},
 		{"kubeadm", kubeadmByHand},
 		{"refusals", refusals},
+		{"maintenance", maintenance},
 		{"packages", packages},
 		{"faults", faults},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},

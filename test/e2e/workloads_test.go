@@ -104,8 +104,14 @@ func workloads(t *testing.T, c *cluster) {
 
 func deployWeb(t *testing.T, ctx context.Context, api kubernetes.Interface, image string) *corev1.Service {
 	t.Helper()
+	return deployWebIn(t, ctx, api, namespace, func(*corev1.PodTemplateSpec) {}, image)
+}
+
+func deployWebIn(t *testing.T, ctx context.Context, api kubernetes.Interface, namespace string, edit func(*corev1.PodTemplateSpec), image string) *corev1.Service {
+	t.Helper()
 	labels := map[string]string{"app": "web"}
 	template := netexec(labels, image)
+	edit(&template)
 	template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
 		MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: labels},
 	}}
@@ -158,6 +164,11 @@ func netexec(labels map[string]string, image string) corev1.PodTemplateSpec {
 
 // pods waits for the ready pods of an app.
 func pods(t *testing.T, ctx context.Context, api kubernetes.Interface, app string, n int) []corev1.Pod {
+	t.Helper()
+	return podsIn(t, ctx, api, namespace, app, n)
+}
+
+func podsIn(t *testing.T, ctx context.Context, api kubernetes.Interface, namespace, app string, n int) []corev1.Pod {
 	t.Helper()
 	var ready []corev1.Pod
 	eventually(t, ctx, fmt.Sprintf("%d ready pods of %s", n, app), func() error {

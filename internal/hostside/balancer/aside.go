@@ -22,7 +22,7 @@ const asideFor = 15 * time.Second
 // hung.
 var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, aside bool) (struct{}, error) {
 	if aside {
-		return struct{}{}, durable.WriteFile(hostconfig.AsideFile, asideUntil(bootID(), monotonic()+asideFor), 0o644)
+		return struct{}{}, stepAside()
 	}
 	err := os.Remove(hostconfig.AsideFile)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -30,6 +30,10 @@ var StandAside = host.DefineChange("node.stand-aside", func(_ context.Context, a
 	}
 	return struct{}{}, err
 })
+
+func stepAside() error {
+	return durable.WriteFile(hostconfig.AsideFile, asideUntil(bootID(), monotonic()+asideFor), 0o644)
+}
 
 // asideUntil is the content of the file: which start of the machine it belongs to, and until when on a clock that counts from
 // that start. The wall clock is not suitable, because it can be set back.

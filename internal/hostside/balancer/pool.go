@@ -10,6 +10,9 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
+// poolPace is how often HAProxy is asked whether connections are left.
+const poolPace = 100 * time.Millisecond
+
 // PoolRequest takes an API server out of the pools of this host's HAProxy, or puts it back.
 type PoolRequest struct {
 	Server   string        `json:"server"`
@@ -17,14 +20,12 @@ type PoolRequest struct {
 	Patience time.Duration `json:"patience"` // after this time, the remaining connections are closed
 }
 
-// poolPace is how often HAProxy is queried for remaining connections.
-const poolPace = 100 * time.Millisecond
-
 // drainedPools are those that a drained server leaves. It stays in the unchecked pool, which serves only when every other
 // server has failed.
 var drainedPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd, hostconfig.PoolListening}
 
-// SetPool changes the pools and returns the number of connections that it closed. A drain outlives starts and reloads of
+// SetPool changes the pools and returns the number of connections that it closed. Connections are closed between two requests; after
+// the patience, the others as well. A drain outlives starts and reloads of
 // HAProxy, but not of the host.
 var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r PoolRequest) (closed int, err error) {
 	state := "ready"
@@ -44,23 +45,27 @@ var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r Poo
 	if err := setState(ctx, rows, r.Server, state); err != nil || !r.Drain {
 		return 0, err
 	}
-	deadline := time.After(r.Patience)
-	tick := time.NewTicker(poolPace)
-	defer tick.Stop()
+	deadline := time.Now().Add(r.Patience)
+	closed, _, err = closeBetweenRequests(ctx, sessionWatch{}, deadline, func(s session) bool { return s.server == r.Server })
+	if err != nil {
+		return closed, fmt.Errorf("closing the connections to %s: %w", r.Server, err)
+	}
+	// What is left was never silent, or its sessions could not be read.
 	for {
 		if rows, err = haproxyStats(ctx); err != nil {
-			return 0, fmt.Errorf("asking HAProxy for the connections to %s: %w", r.Server, err)
+			return closed, fmt.Errorf("asking HAProxy for the connections to %s: %w", r.Server, err)
 		}
 		left := sessions(rows, r.Server)
-		if left == 0 {
-			return 0, nil
+		switch {
+		case left == 0:
+			return closed, nil
+		case time.Now().After(deadline):
+			return closed + left, shutdown(ctx, rows, r.Server)
 		}
 		select {
 		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		case <-deadline:
-			return left, shutdown(ctx, rows, r.Server)
-		case <-tick.C:
+			return closed, context.Cause(ctx)
+		case <-time.After(poolPace):
 		}
 	}
 })

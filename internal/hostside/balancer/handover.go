@@ -1,0 +1,117 @@
+package balancer
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// Connections do not move with an address. Those through this host are closed between two requests, before the virtual IP leaves, and
+// new ones are kept waiting for that moment: their first packet is dropped, and the client's kernel sends it again, after a second,
+// to whoever has the address then.
+const (
+	// learnFor is how long connections are watched before any is closed.
+	learnFor = longLived + 100*time.Millisecond
+	// closeFor is how long connections are closed while new ones wait.
+	closeFor = 500 * time.Millisecond
+	// holdFor is after how long the kernel lets new connections in again, whatever becomes of this program.
+	holdFor = 3 * time.Second
+	// goneWithin is how long keepalived may take to give the address away.
+	goneWithin = 2 * time.Second
+)
+
+// holdTable is the nftables table that exists during a handover.
+const holdTable = "quorate-handover"
+
+// HandOver gives the virtual IP away, and closes the connections through this host before that without breaking requests. It
+// returns how many were closed. The address stays away for as long as after StandAside. If new connections cannot be kept waiting,
+// for example because the kernel has no nftables, the address moves all the same.
+var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, virtualIP string) (closed int, err error) {
+	any := func(session) bool { return true }
+	w := sessionWatch{}
+	if err := learn(ctx, w); err != nil {
+		return 0, stepAside() // a HAProxy that does not answer has no connections that could be saved
+	}
+	release, err := hold(virtualIP)
+	if err == nil {
+		defer release()
+		if closed, _, err = closeBetweenRequests(ctx, w, time.Now().Add(closeFor), any); err != nil {
+			return closed, err
+		}
+	}
+	if err := stepAside(); err != nil {
+		return closed, err
+	}
+	for end := time.Now().Add(goneWithin); time.Now().Before(end) && ctx.Err() == nil; {
+		if _, has := (facts.Facts{Addresses: system.Addresses()}).Interface(virtualIP); !has {
+			break
+		}
+		time.Sleep(sessionPace)
+	}
+	return closed, nil
+})
+
+// learn watches the connections for a while and closes none.
+func learn(ctx context.Context, w sessionWatch) error {
+	for end := time.Now().Add(learnFor); time.Now().Before(end); {
+		begin := time.Now()
+		text, err := haproxyCommand(ctx, "show sess all")
+		if err != nil {
+			return err
+		}
+		w.see(begin, parseSessions(text))
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(max(sessionPace, 4*time.Since(begin))):
+		}
+	}
+	return nil
+}
+
+// hold drops the first packets of new connections to the address. It ends with release, or by itself.
+func hold(address string) (release func(), err error) {
+	ip, err := netip.ParseAddr(address)
+	if err != nil || !ip.Is4() {
+		return nil, fmt.Errorf("the virtual IP %q is no IPv4 address", address)
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	table := conn.AddTable(&nftables.Table{Name: holdTable, Family: nftables.TableFamilyIPv4})
+	conn.FlushTable(table)
+	set := &nftables.Set{Table: table, Name: "held", KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: holdFor}
+	if err := conn.AddSet(set, []nftables.SetElement{{Key: ip.AsSlice(), Timeout: holdFor}}); err != nil {
+		return nil, err
+	}
+	chain := conn.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityMangle})
+	const destination, flags = 16, 13 // offsets in the headers of IPv4 and TCP
+	const syn, ofThese = 0x02, 0x17   // SYN, of FIN, SYN, RST and ACK
+	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: 4},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{ofThese}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
+		&expr.Verdict{Kind: expr.VerdictDrop},
+	}})
+	if err := conn.Flush(); err != nil {
+		return nil, fmt.Errorf("keeping new connections to %s waiting: %w", address, err)
+	}
+	return func() {
+		conn.DelTable(table)
+		conn.Flush() //nolint:errcheck // it ends by itself
+	}, nil
+}

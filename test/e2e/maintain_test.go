@@ -1,0 +1,301 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+)
+
+// maintenance takes the etcd leader, the holder of the virtual IP, and a worker out of service one after another, powers each off and on,
+// and brings it back, while clients read and write through the endpoint and use a workload. None of them may fail.
+func maintenance(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	s := c.whole(t, ctx)
+	_, api := c.client(t, ctx)
+	web, pdb := deployServed(t, ctx, api)
+	node := worker(s, 1).Address
+	users := useWorkload(fmt.Sprintf("http://%s/hostname", net.JoinHostPort(node, fmt.Sprint(web.Spec.Ports[0].NodePort))))
+	defer users.stop()
+	p := c.clients(t, ctx)
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Fatal(err)
+	}
+	leader := s.Etcd.Members[slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader })].Name
+	w := worker(s, 0).Name
+
+	t.Run("a budget that blocks is named", func(t *testing.T) {
+		never := pdb.DeepCopy()
+		never.ResourceVersion, never.Name = "", "never"
+		never.Spec.MinAvailable = new(intstr.FromInt32(2))
+		if err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Delete(ctx, pdb.Name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Create(ctx, never, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, ctx, "the budget is judged", func() error {
+			r := c.run(ctx, "maintain", "-f", c.specFile(), w)
+			if r.code != 3 || !strings.Contains(r.stderr, maintainNamespace+"/never") || !strings.Contains(r.stderr, "2 of 2 pods are healthy") {
+				if r.code == 0 {
+					c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", w)
+				}
+				return fmt.Errorf("%s", r)
+			}
+			return nil
+		})
+		if err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Delete(ctx, "never", metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		pdb.ResourceVersion = ""
+		if _, err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Create(ctx, pdb, metav1.CreateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+
+	rows := []maintenanceRow{}
+	for _, host := range []string{leader, s.Endpoint.Holder, w} {
+		t.Run(host, func(t *testing.T) {
+			ctx := testContext(t)
+			before := c.whole(t, ctx)
+			if err := p.Calm(ctx, calm); err != nil {
+				t.Fatal(err)
+			}
+			begin := time.Now()
+			r := maintenanceRow{Host: host + roles(before, host)}
+			if host == w {
+				// A run that is killed in the middle is finished by the next one.
+				first := c.start(t, ctx, "maintain", "-f", c.specFile(), host)
+				if !first.reaches(ctx, "drain the node") {
+					code, all := first.wait(t)
+					t.Fatalf("exit status %d: %s", code, all)
+				}
+				if err := syscall.Kill(first.pid, syscall.SIGKILL); err != nil {
+					t.Fatal(err)
+				}
+				first.wait(t)
+			}
+			r.Out = c.must(t, ctx, "maintain", "-f", c.specFile(), host).took
+			inMaintenance(t, ctx, c, api, host)
+			if i := slices.IndexFunc(before.Etcd.Members, func(m status.Member) bool { return m.Name != host }); host == leader {
+				c.exits(t, ctx, 3, "maintain", "-f", c.specFile(), before.Etcd.Members[i].Name)
+			}
+			c.labDo("fault", "power-off", host)(t, ctx)
+			time.Sleep(calm)
+			c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode") // apply would leave it alone
+			c.labDo("heal", "power-off", host)(t, ctx)
+			r.Back = c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", host).took
+			c.whole(t, ctx)
+			end := time.Now()
+			report, err := p.Between(ctx, begin, end)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Failed = report.New.Failed + report.Writes.Failed + report.HTTP2.Failed
+			r.Requests = report.New.Requests + report.Writes.Requests + report.HTTP2.Requests
+			r.WorkloadRequests, r.WorkloadFailed = users.between(begin, end)
+			rows = append(rows, r)
+			if r.Failed > 0 {
+				text, _ := json.Marshal(report)
+				t.Errorf("%d of %d API requests failed: %s", r.Failed, r.Requests, text)
+			}
+			if len(r.WorkloadFailed) > 0 {
+				t.Errorf("%d of %d workload requests failed: %v", len(r.WorkloadFailed), r.WorkloadRequests, r.WorkloadFailed)
+			}
+			n, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range n.Items {
+				if n.Spec.Unschedulable || slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+					return strings.Contains(string(c.Type), "Drain") || strings.Contains(string(c.Type), "Maintenance")
+				}) {
+					t.Errorf("node %s still has traces of the maintenance: %+v", n.Name, n.Status.Conditions)
+				}
+			}
+		})
+	}
+	if lost, acked, err := p.Lost(ctx); err != nil || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
+	}
+	data, _ := json.MarshalIndent(rows, "", "  ")
+	printArtifact(t, "maintenance.json", string(data))
+}
+
+// maintenanceRow is what clients met while one host was out of service, from before it was taken out until the margins were back.
+type maintenanceRow struct {
+	Host             string        `json:"host"`
+	Requests         int           `json:"apiRequests"`
+	Failed           int           `json:"failedApiRequests"`
+	WorkloadRequests int           `json:"workloadRequests"`
+	WorkloadFailed   []string      `json:"failedWorkloadRequests"`
+	Out              time.Duration `json:"outNanoseconds"`
+	Back             time.Duration `json:"backNanoseconds"`
+}
+
+const maintainNamespace = "e2e-maintain"
+
+func worker(s status.Status, n int) status.Node {
+	workers := slices.DeleteFunc(slices.Clone(s.Nodes), func(n status.Node) bool { return !slices.Contains(n.Roles, spec.RoleWorker) })
+	return workers[n]
+}
+
+func inMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, host string) {
+	t.Helper()
+	s, _, err := c.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(s.Hosts, func(h status.Host) bool { return h.Name == host }); s.Hosts[i].Maintenance == nil || !s.Hosts[i].Maintenance.Ready {
+		t.Errorf("status does not say that %s can be powered off: %+v", host, s.Hosts[i])
+	}
+	for _, m := range s.Etcd.Members {
+		if m.Leader && m.Name == host {
+			t.Errorf("%s still leads etcd", host)
+		}
+	}
+	if s.Endpoint.Holder == host {
+		t.Errorf("%s still has the virtual IP", host)
+	}
+	n, err := api.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
+	if err != nil {
+		return // a load balancer
+	}
+	for _, kind := range []corev1.NodeConditionType{corev1.NodeDrained, corev1.NodeMaintenanceInProgress} {
+		if !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind && c.Status == corev1.ConditionTrue }) {
+			t.Errorf("node %s has no condition %s: %+v", host, kind, n.Status.Conditions)
+		}
+	}
+	pods, err := api.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + host})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pods.Items {
+		owner := metav1.GetControllerOf(&p)
+		if owner != nil && owner.Kind != "DaemonSet" && owner.Kind != "Node" {
+			t.Errorf("%s/%s still runs on %s", p.Namespace, p.Name, host)
+		}
+	}
+}
+
+// deployServed runs two replicas that serve until nobody is sent to them any more, with a budget that lets one of them go.
+func deployServed(t *testing.T, ctx context.Context, api kubernetes.Interface) (*corev1.Service, *policyv1.PodDisruptionBudget) {
+	t.Helper()
+	b, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
+	if err != nil {
+		t.Fatal(err)
+	}
+	agnhost, ok := b.Image("agnhost")
+	if !ok {
+		t.Fatal("the bundle has no agnhost")
+	}
+	if _, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: maintainNamespace}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := api.CoreV1().Namespaces().Delete(ctx, maintainNamespace, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	service := deployWebIn(t, ctx, api, maintainNamespace, func(p *corev1.PodTemplateSpec) {
+		p.Spec.TerminationGracePeriodSeconds = new(int64(20))
+		p.Spec.Containers[0].Args = append(p.Spec.Containers[0].Args, "--delay-shutdown=5")
+	}, agnhost.Name)
+	pdb, err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Create(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	podsIn(t, ctx, api, maintainNamespace, "web", 2)
+	return service, pdb
+}
+
+// workloadUsers ask a workload twenty times a second, each time over a new connection.
+type workloadUsers struct {
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu   sync.Mutex
+	sent []workloadRequest
+}
+
+type workloadRequest struct {
+	at  time.Time
+	err string
+}
+
+func useWorkload(url string) *workloadUsers {
+	ctx, cancel := context.WithCancel(context.Background())
+	u := &workloadUsers{cancel: cancel}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	u.wg.Go(func() {
+		tick := time.NewTicker(50 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case at := <-tick.C:
+				u.wg.Go(func() {
+					r := workloadRequest{at: at}
+					resp, err := client.Get(url)
+					if err == nil {
+						_, err = io.Copy(io.Discard, resp.Body)
+						resp.Body.Close()
+						if err == nil && resp.StatusCode != http.StatusOK {
+							err = fmt.Errorf("HTTP %d", resp.StatusCode)
+						}
+					}
+					if err != nil {
+						r.err = err.Error()
+					}
+					u.mu.Lock()
+					defer u.mu.Unlock()
+					u.sent = append(u.sent, r)
+				})
+			}
+		}
+	})
+	return u
+}
+
+func (u *workloadUsers) stop() {
+	u.cancel()
+	u.wg.Wait()
+}
+
+func (u *workloadUsers) between(from, to time.Time) (n int, failed []string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, r := range u.sent {
+		if r.at.Before(from) || r.at.After(to) {
+			continue
+		}
+		if n++; r.err != "" {
+			failed = append(failed, r.at.Sub(from).Round(time.Millisecond).String()+": "+r.err)
+		}
+	}
+	return n, failed
+}
