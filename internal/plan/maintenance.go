@@ -60,7 +60,17 @@ func Maintain(s *cluster.State, t Target, o MaintainOptions) (*Plan, error) {
 		return b.out, nil
 	}
 	b.leave(t, o)
+	b.ownBalancer(t, "take %s out of its pool there before the host is powered off")
 	return b.folded()
+}
+
+// ownBalancer says what is left to do at a load balancer of the user's own.
+func (b *builder) ownBalancer(t Target, what string) {
+	for _, h := range t.Hosts {
+		if h.Has(spec.RoleControlPlane) && b.c.Spec.LoadBalancer.Type == spec.BalancerExternal {
+			b.out.Notes = append(b.out.Notes, "the load balancer is not managed by Quorate: "+fmt.Sprintf(what, h.Name))
+		}
+	}
 }
 
 // EndMaintenance makes the plan that brings hosts back into service, from any point of a maintenance. The plan is empty when
@@ -92,6 +102,7 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 			return nil, err
 		}
 	}
+	b.ownBalancer(t, "put %s back into its pool there, if you took it out")
 	return b.folded()
 }
 

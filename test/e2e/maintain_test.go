@@ -135,6 +135,36 @@ func maintenance(t *testing.T, c *cluster) {
 			}
 		})
 	}
+	t.Run("reboot", func(t *testing.T) {
+		ctx := testContext(t)
+		begin := time.Now()
+		booted := func() string { return c.ssh(t, ctx, w, "stat -c %Y /proc/1") }
+		before := booted()
+		r := c.start(t, ctx, "maintain", "-f", c.specFile(), "--reboot", w)
+		ended := make(chan struct{})
+		go func() { // a machine of a lab stays off when its system ends
+			defer close(ended)
+			code, all := r.wait(t)
+			if code != 0 {
+				t.Errorf("exit status %d: %s", code, all)
+			}
+		}()
+		for waiting := true; waiting; {
+			select {
+			case <-ended:
+				waiting = false
+			case <-time.After(time.Second):
+				_ = c.lab(t).PowerOn(ctx, w) // while it is going down, this fails
+			}
+		}
+		if after := booted(); after == before {
+			t.Errorf("%s did not boot", w)
+		}
+		c.whole(t, ctx)
+		if n, failed := users.between(begin, time.Now()); len(failed) > 0 {
+			t.Errorf("%d of %d workload requests failed: %v", len(failed), n, failed)
+		}
+	})
 	if lost, acked, err := p.Lost(ctx); err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
@@ -176,6 +206,12 @@ func inMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes
 	}
 	if s.Endpoint.Holder == host {
 		t.Errorf("%s still has the virtual IP", host)
+	}
+	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
+		lease, err := api.CoordinationV1().Leases("kube-system").Get(ctx, name, metav1.GetOptions{})
+		if err != nil || lease.Spec.HolderIdentity == nil || strings.HasPrefix(*lease.Spec.HolderIdentity, host+"_") {
+			t.Errorf("%s leads the %ss: %+v, %v", host, name, lease, err)
+		}
 	}
 	n, err := api.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
 	if err != nil {
