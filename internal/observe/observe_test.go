@@ -66,3 +66,17 @@ func TestWhyNotReady(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsRememberedOfMaintenance(t *testing.T) {
+	var api facts.API
+	remembered(map[string]string{SpecKey: "s", "flannel": "sha256:f", MaintenanceKey + "cp-b": `{"since":"2026-08-03T11:00:00Z","ready":true,"cordoned":true}`, MaintenanceKey + "lb-a": "of a later version"}, &api)
+	if m := api.Maintenance["cp-b"]; !m.Ready || !m.Cordoned || m.Since.IsZero() {
+		t.Errorf("%+v", m)
+	}
+	if m, in := api.Maintenance["lb-a"]; !in || m.Ready {
+		t.Errorf("what cannot be read is not in maintenance: %+v, %t", m, in)
+	}
+	if len(api.Maintenance) != 2 || len(api.Applied) != 1 || api.Record != "s" {
+		t.Errorf("%+v", api)
+	}
+}

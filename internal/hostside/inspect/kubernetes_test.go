@@ -57,8 +57,9 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false]}]}",
 		hostconfig.EtcdManifest: "spec: {containers: [{command: [etcd, '--initial-cluster=cp-a=https://10.0.0.11:2380', --initial-cluster-token=prod-1]}], " +
 			"volumes: [{name: g, hostPath: {path: " + hostconfig.EtcdGuard + "}}]}",
-		hostconfig.EtcdMembersFile:    "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
-		hostconfig.EtcdWAL + "/0.wal": "x",
+		facts.WithdrawnDir + "/kube-scheduler.yaml": "x",
+		hostconfig.EtcdMembersFile:                  "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
+		hostconfig.EtcdWAL + "/0.wal":               "x",
 	}
 	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, facts.EtcdClientPKI) {
 		if path := "/etc/kubernetes/pki/" + name; files[path] == "" {

@@ -12,11 +12,9 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
 )
-
-// withdrawnDir is where manifests are kept while their pods are withdrawn.
-const withdrawnDir = "/var/lib/quorate/withdrawn"
 
 // endPace is how often is asked whether a pod has ended.
 const endPace = 200 * time.Millisecond
@@ -25,7 +23,9 @@ const endPace = 200 * time.Millisecond
 type Host struct{ Root string }
 
 func (h Host) manifest(name string) string { return filepath.Join(h.Root, Dir, name+".yaml") }
-func (h Host) aside(name string) string    { return filepath.Join(h.Root, withdrawnDir, name+".yaml") }
+func (h Host) aside(name string) string {
+	return filepath.Join(h.Root, facts.WithdrawnDir, name+".yaml")
+}
 
 // Withdrawn are the pods whose manifests are set aside.
 func (h Host) Withdrawn() (out []string) {
