@@ -1,6 +1,7 @@
 package step
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,6 +26,8 @@ const (
 	returnTimeout = 10 * time.Minute
 	// bootTimeout is how long a machine may take to boot: large servers test their memory first.
 	bootTimeout = 20 * time.Minute
+	// rebootAgain is after how long a host that still runs is told to reboot again.
+	rebootAgain = 2 * time.Minute
 )
 
 // maintained changes what the cluster remembers of a host in maintenance.
@@ -214,13 +217,18 @@ func rebootHost(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := machine.Reboot.Make(ctx, c, permit, before); err != nil && c.Err() == nil {
 		return err // otherwise its session ended, as it should
 	}
+	told := time.Now()
 	ctx, cancel := withDeadline(ctx, bootTimeout, "the reboot of "+s.Host)
 	defer cancel()
 	said := ""
 	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
 		now, err := machine.BootID.On(ctx, c, struct{}{})
 		if err == nil && now == before {
-			err = errors.New("it has not gone down yet")
+			if time.Since(told) > rebootAgain { // the session may have ended before the host was told
+				told = time.Now()
+				_, err = machine.Reboot.Make(ctx, c, permit, before)
+			}
+			err = cmp.Or(err, errors.New("it has not gone down yet"))
 		}
 		if err != nil {
 			if text := firstLine(err.Error()); text != said {
