@@ -37,6 +37,7 @@ func maintenance(t *testing.T, c *cluster) {
 	node := worker(s, 1).Address
 	users := useWorkload(fmt.Sprintf("http://%s/hostname", net.JoinHostPort(node, fmt.Sprint(web.Spec.Ports[0].NodePort))))
 	defer users.stop()
+	inside := c.dialService(t, ctx, worker(s, 1).Name)
 	p := c.clients(t, ctx)
 	if err := p.Calm(ctx, calm); err != nil {
 		t.Fatal(err)
@@ -168,6 +169,11 @@ func maintenance(t *testing.T, c *cluster) {
 	if lost, acked, err := p.Lost(ctx); err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
+	if dials, failed := inside(); dials < 100 || len(failed) > 0 {
+		t.Errorf("of %d connections to the Service kubernetes.default from a node, %d failed: %v", dials, len(failed), failed)
+	} else {
+		fmt.Printf("%d connections to the Service kubernetes.default from a node, none failed\n", dials)
+	}
 	data, _ := json.MarshalIndent(rows, "", "  ")
 	printArtifact(t, "maintenance.json", string(data))
 }
@@ -266,6 +272,33 @@ func deployServed(t *testing.T, ctx context.Context, api kubernetes.Interface) (
 	}
 	podsIn(t, ctx, api, maintainNamespace, "web", 2)
 	return service, pdb
+}
+
+// dialService connects from a node to the API's Service, as clients in pods do, until the returned function is called. That returns how
+// many connections were tried, and what became of those that failed.
+func (c *cluster) dialService(t *testing.T, ctx context.Context, node string) func() (int, []string) {
+	t.Helper()
+	const script = `rm -f /run/e2e-stop; n=0
+while [ ! -e /run/e2e-stop ]; do
+	n=$((n+1)); timeout 2 bash -c 'exec 3<>/dev/tcp/10.96.0.1/443' 2>/dev/null || echo "failed $(date +%T.%3N) status $?"; sleep 0.05
+done; echo "tried $n"`
+	var out strings.Builder
+	done := make(chan error, 1)
+	go func() { done <- c.lab(t).Exec(ctx, node, []string{"bash", "-c", script}, nil, &out, &out) }()
+	return func() (tried int, failed []string) {
+		c.ssh(t, ctx, node, "touch /run/e2e-stop")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if what, is := strings.CutPrefix(strings.TrimSpace(line), "failed "); is {
+				failed = append(failed, what)
+			} else {
+				fmt.Sscanf(line, "tried %d", &tried) //nolint:errcheck // then it is zero, which fails the test
+			}
+		}
+		return tried, failed
+	}
 }
 
 // workloadUsers ask a workload twenty times a second, each time over a new connection.
