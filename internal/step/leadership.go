@@ -57,6 +57,9 @@ func (e *Env) moveEtcdLeader(ctx context.Context, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
 	return retry(ctx, time.Second, func(ctx context.Context) error {
 		state := e.observe(ctx)
 		var to []facts.EtcdMember
@@ -64,9 +67,6 @@ func (e *Env) moveEtcdLeader(ctx context.Context, s plan.Step) error {
 			if _, away := state.Maintenance(state.MemberHost(m)); state.MemberHost(m) != s.Host && m.Healthy && !m.Learner && !away {
 				to = append(to, m)
 			}
-		}
-		if _, err := e.permit(ctx, s); err != nil {
-			return err
 		}
 		leader, err := etcd.MoveLeader(ctx, etcd.Member{Host: s.Host, Conn: c, Address: h.Address + ":2379"}, to)
 		if err == nil && leader != "" {
