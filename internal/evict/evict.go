@@ -29,7 +29,7 @@ type Options struct {
 	Force bool
 	// Patience is how long a drain waits without any progress; Patience 0 is DefaultPatience.
 	Patience time.Duration
-	// Note is told what the drain does and what it waits for. It may be nil.
+	// Note is told what the drain does and what it waits for, by one call at a time. It may be nil.
 	Note func(string)
 }
 
@@ -130,6 +130,8 @@ type drainer struct {
 	node   string
 	o      Options
 
+	noting sync.Mutex // held while Note is called
+
 	mu       sync.Mutex
 	progress time.Time
 	waits    map[string]string // by namespace/name of the pod: what it waits for
@@ -143,6 +145,8 @@ func newDrainer(client kubernetes.Interface, node string, o Options) *drainer {
 }
 
 func (d *drainer) note(text string) {
+	d.noting.Lock()
+	defer d.noting.Unlock()
 	if d.o.Note != nil && text != "" {
 		d.o.Note(text)
 	}
