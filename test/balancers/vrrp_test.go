@@ -165,7 +165,8 @@ func TestVirtualIP(t *testing.T) {
 		if len(holders) != 2 || len(strangers) != 1 || !strings.Contains(strangers[0], mac) {
 			t.Errorf("holders %v, strangers %v; want %s and %s", holders, strangers, holder, mac)
 		}
-		if holders, strangers := who(t, wider, "lb-a", "lb-b", "lb-c"); len(holders) != 2 || len(strangers) != 0 {
+		// They are asked one after the other: if the address moves in the meantime, the old and the new holder are both found.
+		if holders, strangers := who(t, wider, "lb-a", "lb-b", "lb-c"); len(holders) < 2 || len(strangers) != 0 {
 			t.Errorf("as a load balancer of the spec: holders %v, strangers %v", holders, strangers)
 		}
 		s.run(t, "lb-c", "systemctl stop keepalived")
