@@ -340,8 +340,8 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 	if r := c.run(ctx, "audit", "cis", "-f", c.specFile(), "-o", "json"); r.code != 0 && r.code != 1 || !strings.Contains(r.stdout, `"checks"`) {
 		t.Errorf("audit cis: %s", r)
 	}
-	c.must(t, ctx, "drain", "-f", c.specFile(), "cp-b")
-	c.must(t, ctx, "drain", "-f", c.specFile(), "--undo", "cp-b")
+	c.must(t, ctx, "maintain", "-f", c.specFile(), "cp-b")
+	c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", "cp-b")
 }
 
 // serveWeb runs two web pods and sends requests to them through one node. The returned function stops the requests and reports
