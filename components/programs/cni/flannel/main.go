@@ -36,14 +36,7 @@ func add(args *skel.CmdArgs, exec invoke.Exec) error {
 	if err != nil {
 		return err
 	}
-	node, err := readSubnet(conf.SubnetFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return types.NewError(types.ErrTryAgainLater, "flanneld is not ready on this node", err.Error())
-	}
-	if err != nil {
-		return err
-	}
-	delegate, err := conf.delegate(node)
+	delegate, err := conf.present()
 	if err != nil {
 		return err
 	}
@@ -61,6 +54,18 @@ func add(args *skel.CmdArgs, exec invoke.Exec) error {
 	return result.Print()
 }
 
+// present is the delegate's configuration with the node's subnet as it is now.
+func (c *config) present() (delegate, error) {
+	node, err := readSubnet(c.SubnetFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, types.NewError(types.ErrTryAgainLater, "flanneld is not ready on this node", err.Error())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.delegate(node)
+}
+
 // del succeeds when nothing is recorded: the runtime repeats DEL until it succeeds, and calls it for
 // containers whose ADD never ran.
 func del(args *skel.CmdArgs, exec invoke.Exec) error {
@@ -70,8 +75,12 @@ func del(args *skel.CmdArgs, exec invoke.Exec) error {
 	}
 	record := conf.record(args)
 	delegate, err := record.load()
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, errDamaged):
+		// Without DEL, the container would never start again. The present configuration differs at most in the subnet.
+		delegate, err = conf.present()
 	}
 	if err != nil {
 		return err

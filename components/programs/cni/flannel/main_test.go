@@ -204,6 +204,27 @@ func TestDeleteUsesWhatAddUsed(t *testing.T) {
 	}
 }
 
+// TestDeleteAfterAPowerCut: a record that was not on the disk yet is an empty file. Its container must be deletable.
+func TestDeleteAfterAPowerCut(t *testing.T) {
+	for _, left := range []string{"", "\x00\x00", "{}"} {
+		n := newNode(t, singleStack)
+		args := n.args(``)
+		if err := add(args, n.delegate); err != nil {
+			t.Fatal(err)
+		}
+		conf, err := parse(args.StdinData)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(string(conf.record(args)), []byte(left), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := del(args, n.delegate); err != nil || n.delegate.verb != "DEL" || n.delegate.plugin != "bridge" || len(n.records()) != 0 {
+			t.Errorf("%q: %v, called %s %s, records %v", left, err, n.delegate.plugin, n.delegate.verb, n.records())
+		}
+	}
+}
+
 func TestGCForgetsWhatIsGone(t *testing.T) {
 	n := newNode(t, singleStack)
 	for _, id := range []string{"c1", "c2"} {

@@ -42,6 +42,9 @@ func (r record) save(raw []byte) error {
 	return nil
 }
 
+// errDamaged is in load's error for a record that is not what was saved: a power cut can leave an empty file.
+var errDamaged = errors.New("the file is damaged")
+
 func (r record) load() (delegate, error) {
 	raw, err := os.ReadFile(string(r))
 	if err != nil {
@@ -49,10 +52,10 @@ func (r record) load() (delegate, error) {
 	}
 	var d delegate
 	if err := json.Unmarshal(raw, &d); err != nil {
-		return nil, fmt.Errorf("read the delegate's configuration in %s: %w", r, err)
+		return nil, fmt.Errorf("read the delegate's configuration in %s: %w: %w", r, errDamaged, err)
 	}
 	if _, ok := d["type"].(string); !ok {
-		return nil, fmt.Errorf("read the delegate's configuration in %s: it names no plugin", r)
+		return nil, fmt.Errorf("read the delegate's configuration in %s: %w: it names no plugin", r, errDamaged)
 	}
 	return d, nil
 }
