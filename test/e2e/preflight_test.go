@@ -226,7 +226,7 @@ func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 	}
 	const sudoIs, phraseIs = "QUORATE_SUDO_PASSWORD=", "QUORATE_SSH_PASSPHRASE="
 	// The key of worker-a is not confirmed, so its sudo gets no password, and nothing is recorded.
-	if out := try(3, sudoIs+password, phraseIs+phrase); !strings.Contains(out, "nobody has confirmed it") || !strings.Contains(out, `"session"`) {
+	if out := try(3, sudoIs+password, phraseIs+phrase); !strings.Contains(out, "is new and not confirmed") || !strings.Contains(out, `"session"`) {
 		t.Errorf("a password was sent to a stranger: %s", out)
 	}
 	if recorded, _ := os.ReadFile(known); strings.Contains(string(recorded), ":2222 ") {
@@ -234,7 +234,7 @@ func preflightUsers(t *testing.T, ctx context.Context, c *cluster) {
 	}
 	accept = "--accept-new-host-keys"
 	for want, env := range map[string][]string{
-		"not its passphrase":                       {sudoIs + password, phraseIs + "nonsense"},
+		"wrong passphrase":                         {sudoIs + password, phraseIs + "nonsense"},
 		"--ask-sudo-password":                      {phraseIs + phrase},
 		"sudo does not accept the password of ops": {sudoIs + "wrong", phraseIs + phrase},
 	} {
