@@ -115,7 +115,12 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
 	defer cancel()
+	begin := time.Now()
 	nc, err := dial(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EHOSTUNREACH) && time.Since(begin) < time.Second {
+		// The kernel has asked for the host's hardware address before, perhaps while the host was still down. It asks again now.
+		nc, err = dial(ctx, "tcp", addr)
+	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
