@@ -30,6 +30,7 @@ test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
 	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
+	$(GO) test -count=1 -run TestPrograms ./components # with nft, which the requirements have installed
 
 test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build

@@ -31,7 +31,7 @@ func TestPrograms(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				cmd := exec.CommandContext(t.Context(), "go", "test", m.Tags, "./...")
+				cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", m.Tags, "./...")
 				cmd.Dir, cmd.Env = m.Dir, m.Env
 				if out, err := cmd.CombinedOutput(); err != nil {
 					t.Errorf("%v\n%s", err, out)

@@ -91,21 +91,8 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
 			defer e.Close()
 			if reboot {
 				_, err = e.Reboot(ctx, hosts, o)
-			}
-			for _, t := range targets {
-				if err != nil || reboot {
-					break
-				}
-				var w *run.Work
-				if undo {
-					w, err = e.EndMaintenance(ctx, t)
-				} else {
-					w, err = e.Maintain(ctx, t, o)
-				}
-				if err == nil {
-					out.Steps += len(w.Plan.Steps)
-					out.Notes = append(out.Notes, w.Plan.Notes...)
-				}
+			} else {
+				err = out.make(ctx, e, targets, undo, o)
 			}
 			done()
 			if err != nil {
@@ -121,6 +108,25 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
 	flags.BoolVar(&o.Force, "force", false, "also evict pods that no controller creates again")
 	flags.BoolVar(&dry, "dry-run", false, "print the steps and change nothing")
 	return cmd
+}
+
+// make takes targets out of service, or brings them back, one after the other.
+func (m *maintained) make(ctx context.Context, e *run.Engine, targets []plan.Target, undo bool, o plan.MaintainOptions) error {
+	for _, t := range targets {
+		var w *run.Work
+		var err error
+		if undo {
+			w, err = e.EndMaintenance(ctx, t)
+		} else {
+			w, err = e.Maintain(ctx, t, o)
+		}
+		if err != nil {
+			return err
+		}
+		m.Steps += len(w.Plan.Steps)
+		m.Notes = append(m.Notes, w.Plan.Notes...)
+	}
+	return nil
 }
 
 // targetsOf reads hosts and zones from the command line. Only what is brought back or rebooted can be more than one.
@@ -178,8 +184,11 @@ func (a *app) planMaintenance(ctx context.Context, c *spec.Cluster, targets []pl
 	done()
 	var whole *plan.Plan
 	for _, t := range targets {
-		p, err := plan.EndMaintenance(state, t)
-		if !undo {
+		var p *plan.Plan
+		var err error
+		if undo {
+			p, err = plan.EndMaintenance(state, t)
+		} else {
 			p, err = plan.Maintain(state, t, o)
 		}
 		if err != nil {

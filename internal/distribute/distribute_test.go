@@ -72,7 +72,7 @@ func (h *fakeHost) store(d digest.Digest) {
 
 func (h *fakeHost) Fetch(_ context.Context, b Blob, from Offer) error {
 	if h.w.unreach[h.name+"<"+from.Address] {
-		time.Sleep(5 * time.Second)
+		time.Sleep(5 * time.Second) // of synctest's clock, like every wait here
 		return errors.New("no route")
 	}
 	h.w.mu.Lock()

@@ -36,7 +36,7 @@ var talks = Define("test.talks", func(ctx context.Context, folder string) (struc
 	return struct{}{}, os.WriteFile(filepath.Join(folder, "ended"), []byte("in order"), 0o600)
 })
 
-// TestASessionThatBreaks: both pipes break at once, as when sshd drops the session. What runs is canceled and comes to its end
+// TestASessionThatBreaks: both pipes break at the same time, as when sshd drops the session. What runs is canceled and comes to its end
 // before the process does.
 func TestASessionThatBreaks(t *testing.T) {
 	dir := t.TempDir()

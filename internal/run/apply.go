@@ -13,6 +13,7 @@ import (
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/plan"
@@ -107,17 +108,26 @@ func (e *Engine) takeLeases(ctx context.Context) error {
 			continue // it is observed as unreachable, and left alone
 		}
 		// In the spec's order everywhere, so that of two runs one gets the first host and the other stops there.
-		for err = lease.Take(ctx, c, owner); errors.Is(err, lease.ErrLeased) && time.Now().Before(deadline); err = lease.Take(ctx, c, owner) {
-			e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: h.Name, ID: h.Name + "/lease", Title: "wait for the lease", Detail: err.Error()})
-			if err := pause(ctx, time.Second/2); err != nil {
-				return err
-			}
-		}
-		if err != nil {
+		if err := e.takeLease(ctx, c, owner, deadline); err != nil {
 			return fmt.Errorf("acquiring the lease: %w", err)
 		}
 	}
 	return nil
+}
+
+func (e *Engine) takeLease(ctx context.Context, c *host.Conn, owner string, deadline time.Time) error {
+	for noted := false; ; noted = true {
+		err := lease.Take(ctx, c, owner)
+		if !errors.Is(err, lease.ErrLeased) || time.Now().After(deadline) {
+			return err
+		}
+		if !noted {
+			e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: c.Name(), ID: c.Name() + "/lease", Title: "wait for the lease", Detail: err.Error()})
+		}
+		if err := pause(ctx, time.Second/2); err != nil {
+			return err
+		}
+	}
 }
 
 func owner() string {

@@ -34,11 +34,8 @@ func checkDrain(ctx context.Context, e *Env, s plan.Step) error {
 
 // drainNode cordons a node and evicts its pods. The conditions of the node say how far it is.
 func drainNode(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.api(ctx)
+	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
-		return err
-	}
-	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
 	if err := e.onNode(ctx, "cordoning node "+s.Host, func(ctx context.Context) error { return evict.Cordon(ctx, client, s.Host) }); err != nil {
@@ -58,11 +55,8 @@ func drainNode(ctx context.Context, e *Env, s plan.Step) error {
 
 // uncordonNode lets pods be placed on a node again.
 func uncordonNode(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.api(ctx)
+	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
-		return err
-	}
-	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
 	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {

@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/machine"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
@@ -43,7 +44,7 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, 
 		if err == nil {
 			text, in = have.Data[key]
 		}
-		_ = json.Unmarshal([]byte(text), &m) // what cannot be read is written anew
+		_ = json.Unmarshal([]byte(text), &m) // what cannot be read is overwritten
 		change(&m, in)
 		value, err := json.Marshal(m)
 		if err != nil || in && string(value) == text {
@@ -55,11 +56,8 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, 
 
 // beginMaintenance remembers which hosts are in maintenance. What is remembered of a host that is already stays.
 func beginMaintenance(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.api(ctx)
+	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
-		return err
-	}
-	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
 	now, err := e.clusterTime(ctx)
@@ -97,11 +95,8 @@ func beginMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 
 // confirmMaintenance evaluates the cluster without the hosts once more.
 func confirmMaintenance(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.api(ctx)
+	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
-		return err
-	}
-	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
 	for _, host := range s.Hosts {
@@ -120,11 +115,8 @@ func confirmMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 
 // leaveMaintenance forgets the maintenance of a host: from then on the cluster relies on it again.
 func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.api(ctx)
+	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
-		return err
-	}
-	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
 	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeMaintenancePlanned, corev1.NodeMaintenanceInProgress, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {
@@ -143,25 +135,16 @@ func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-// programsOf are the programs of the step.
-func programsOf(s plan.Step) machine.Programs {
-	return machine.Programs{Pods: s.Pods, Etcd: len(s.Pods) == 0}
-}
-
 func stopPrograms(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
-	if err != nil {
-		return err
-	}
-	_, err = machine.Stop.Make(ctx, c, permit, programsOf(s))
-	return err
+	return e.changePrograms(ctx, s, machine.Stop)
 }
 
 func startPrograms(ctx context.Context, e *Env, s plan.Step) error {
+	return e.changePrograms(ctx, s, machine.Start)
+}
+
+// changePrograms stops or starts the static pods that the step names, or the host's etcd if it names none.
+func (e *Env) changePrograms(ctx context.Context, s plan.Step, change host.Change[machine.Programs, struct{}]) error {
 	_, c, err := e.target(s)
 	if err != nil {
 		return err
@@ -170,7 +153,7 @@ func startPrograms(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = machine.Start.Make(ctx, c, permit, programsOf(s))
+	_, err = change.Make(ctx, c, permit, machine.Programs{Pods: s.Pods, Etcd: len(s.Pods) == 0})
 	return err
 }
 

@@ -14,8 +14,8 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// drainPatience is how long connections to a control plane may take to end. Watches never end by themselves: what is left is
-// closed, and its clients go on with another control plane.
+// drainPatience is how long connections to a control plane may take to end. Watches do not end on their own: what is left is
+// closed, and its clients continue with another control plane.
 const drainPatience = 5 * time.Second
 
 // leavePools takes a control plane out of the pools of the managed load balancers, and waits until nobody is connected to it.

@@ -145,6 +145,18 @@ func (e *Env) permitFor(ctx context.Context, s plan.Step, c cluster.Change) (clu
 	return e.permit(ctx, s)
 }
 
+// permittedAPI is the client for a step whose change is made through the API. Call it on the lines before the change is made.
+func (e *Env) permittedAPI(ctx context.Context, s plan.Step) (*kube.Client, error) {
+	client, err := e.api(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
 // Run does one step.
 func Run(ctx context.Context, e *Env, s plan.Step) error {
 	run, ok := kinds[s.Kind]

@@ -22,8 +22,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
-	"quorate.dev/quorate/internal/bundle"
-	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 )
@@ -117,15 +115,7 @@ func maintenance(t *testing.T, c *cluster) {
 			r.Requests = report.New.Requests + report.Writes.Requests + report.HTTP2.Requests
 			r.WorkloadRequests, r.WorkloadFailed = users.between(begin, end)
 			rows = append(rows, r)
-			// While the virtual IP moves, load balancers that forward packets can send one for it back and forth until its time to
-			// live ends. That ends the attempt to connect.
-			lost := 0
-			if host == s.Endpoint.Holder {
-				for _, o := range []probe.Outage{report.New, report.Writes, report.HTTP2} {
-					lost += o.Errors["dial: connect: no route to host"]
-				}
-			}
-			if r.Failed > lost || lost > 10 {
+			if r.Failed > 0 {
 				text, _ := json.Marshal(report)
 				t.Errorf("%d of %d API requests failed: %s", r.Failed, r.Requests, text)
 			}
@@ -252,28 +242,11 @@ func inMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes
 // deployServed runs two replicas that serve until nobody is sent to them any more, with a budget that lets one of them go.
 func deployServed(t *testing.T, ctx context.Context, api kubernetes.Interface) (*corev1.Service, *policyv1.PodDisruptionBudget) {
 	t.Helper()
-	b, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
-	if err != nil {
-		t.Fatal(err)
-	}
-	agnhost, ok := b.Image("agnhost")
-	if !ok {
-		t.Fatal("the bundle has no agnhost")
-	}
-	if _, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: maintainNamespace}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := api.CoreV1().Namespaces().Delete(ctx, maintainNamespace, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
+	image := workloadsIn(t, ctx, api, maintainNamespace)
 	service := deployWebIn(t, ctx, api, maintainNamespace, func(p *corev1.PodTemplateSpec) {
 		p.Spec.TerminationGracePeriodSeconds = new(int64(20))
 		p.Spec.Containers[0].Args = append(p.Spec.Containers[0].Args, "--delay-shutdown=5")
-	}, agnhost.Name)
+	}, image)
 	pdb, err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Create(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "web"},
 		Spec: policyv1.PodDisruptionBudgetSpec{MinAvailable: new(intstr.FromInt32(1)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}, metav1.CreateOptions{})
 	if err != nil {

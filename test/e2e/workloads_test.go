@@ -29,11 +29,9 @@ const (
 	webPort   = 8080
 )
 
-// workloads runs a service on both workers and a client on every node, and checks that every client reaches every address of
-// the service, and every other client.
-func workloads(t *testing.T, c *cluster) {
-	ctx := testContext(t)
-	_, api := c.client(t, ctx)
+// workloadsIn creates a namespace for the time of the test, and returns the image of the programs that run in it.
+func workloadsIn(t *testing.T, ctx context.Context, api kubernetes.Interface, namespace string) (image string) {
+	t.Helper()
 	b, err := bundle.Open(bundle.DefaultDir(spec.DefaultVersion))
 	if err != nil {
 		t.Fatal(err)
@@ -52,8 +50,17 @@ func workloads(t *testing.T, c *cluster) {
 			t.Error(err)
 		}
 	})
-	service := deployWeb(t, ctx, api, agnhost.Name)
-	deployClients(t, ctx, api, agnhost.Name)
+	return agnhost.Name
+}
+
+// workloads runs a service on both workers and a client on every node, and checks that every client reaches every address of
+// the service, and every other client.
+func workloads(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	_, api := c.client(t, ctx)
+	image := workloadsIn(t, ctx, api, namespace)
+	service := deployWeb(t, ctx, api, image)
+	deployClients(t, ctx, api, image)
 
 	web := pods(t, ctx, api, "web", 2)
 	clients := pods(t, ctx, api, "client", 5)

@@ -306,7 +306,7 @@ func TestLeaseBook(t *testing.T) {
 		if got := book.settled(); got != nil {
 			t.Errorf("expected before the backend acted: %v", got)
 		}
-		time.Sleep(settling)
+		time.Sleep(settling) // of the test's own clock, as below
 		event(lease.EventAdded, "10.244.3.0/24")
 		if got := book.settled(); len(got) != 1 || got[0].Subnet.String() != "10.244.2.0/24" {
 			t.Errorf("got %v", got)
@@ -423,7 +423,7 @@ func (network) Run(context.Context)   {}
 func TestFlannelRulesComeBack(t *testing.T) {
 	start := namespace(t)
 	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("flannel makes its rules with the program nft, which is not installed")
+		t.Skip("flannel makes its rules with the program nft, which is not installed") // `make test-lab` installs it and runs this
 	}
 	_, pods, _ := net.ParseCIDR("10.244.0.0/16")
 	own := vxlanLease(t, "10.244.1.0/24", "192.0.2.1", "02:00:00:00:00:01")
@@ -512,7 +512,7 @@ func TestUnknownIsNotRestored(t *testing.T) {
 		faults = []fault{gone}
 		k.sync(t.Context())
 		first := time.Now()
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of the test's own clock, as below
 		faults, unknown = nil, errors.New("netlink is ill")
 		if k.sync(t.Context()) {
 			t.Error("all is well")

@@ -55,7 +55,7 @@ func follow(c *netlink.Conn, concerns func(netlink.Message) bool, wake func()) {
 			wake()
 		case err != nil:
 			klog.Errorf("watch the kernel's network configuration: %v", err)
-			time.Sleep(pause) // the resync does without
+			time.Sleep(pause) // so that a lasting error does not fill the log; the resync finds what was missed
 		case slices.ContainsFunc(events, concerns):
 			wake()
 		}

@@ -23,7 +23,7 @@ const (
 	// takes long.
 	silentAnyway = time.Second
 	// longLived is how long a connection must have been open: a younger one may be of a client that makes one for each request, and
-	// ends by itself.
+	// ends on its own.
 	longLived = 700 * time.Millisecond
 )
 
@@ -110,7 +110,7 @@ func closeBetweenRequests(ctx context.Context, w sessionWatch, until time.Time, 
 		}
 		sessions := slices.DeleteFunc(parseSessions(text), func(s session) bool { return !which(s) })
 		for _, id := range w.see(begin, sessions) {
-			// It may have ended by itself.
+			// It may have ended in the meantime.
 			if _, err := haproxyCommand(ctx, "shutdown session "+id); err != nil {
 				return closed, left, err
 			}

@@ -139,7 +139,7 @@ func (p *patient) Write(b []byte) (int, error) {
 	return p.ResponseWriter.Write(b)
 }
 
-// Connections that a host accepts at once, from all and from one address. A source serves a few hosts at a time, each with one
+// Connections that a host accepts at the same time, from all addresses and from one. A source serves a few hosts at a time, each with one
 // connection; all other clients are strangers.
 const (
 	maxConnections = 64
