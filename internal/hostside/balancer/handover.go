@@ -23,10 +23,13 @@ const (
 	learnFor = longLived + 100*time.Millisecond
 	// closeFor is how long connections are closed while new ones wait.
 	closeFor = 500 * time.Millisecond
-	// holdFor is after how long the kernel lets new connections in again, whatever becomes of this program.
-	holdFor = 3 * time.Second
+	// holdFor is after how long the kernel lets new connections in again, even if this program is killed.
+	holdFor = closeFor + goneWithin + takenWithin + time.Second
 	// goneWithin is how long keepalived may take to give the address away.
 	goneWithin = 2 * time.Second
+	// takenWithin is how long the successor may take to announce the address. Until then, packets for it still arrive here. A host
+	// that forwards packets would send them to the successor, which would send them back.
+	takenWithin = time.Second
 )
 
 // holdTable is the nftables table that exists during a handover.
@@ -57,6 +60,9 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 		}
 		time.Sleep(sessionPace)
 	}
+	if release != nil {
+		time.Sleep(takenWithin)
+	}
 	return closed, nil
 })
 
@@ -78,7 +84,8 @@ func learn(ctx context.Context, w sessionWatch) error {
 	return nil
 }
 
-// hold drops the first packets of new connections to the address. It ends with release, or by itself.
+// hold drops the first packets of new connections to the address, whether or not this host has it. It ends with release, or after
+// holdFor.
 func hold(address string) (release func(), err error) {
 	ip, err := netip.ParseAddr(address)
 	if err != nil || !ip.Is4() {
@@ -94,7 +101,7 @@ func hold(address string) (release func(), err error) {
 	if err := conn.AddSet(set, []nftables.SetElement{{Key: ip.AsSlice(), Timeout: holdFor}}); err != nil {
 		return nil, err
 	}
-	chain := conn.AddChain(&nftables.Chain{Name: "input", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityMangle})
+	chain := conn.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle})
 	const destination, flags = 16, 13 // offsets in the headers of IPv4 and TCP
 	const syn, ofThese = 0x02, 0x17   // SYN, of FIN, SYN, RST and ACK
 	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
@@ -112,6 +119,6 @@ func hold(address string) (release func(), err error) {
 	}
 	return func() {
 		conn.DelTable(table)
-		conn.Flush() //nolint:errcheck // it ends by itself
+		conn.Flush() //nolint:errcheck // the set's timeout ends it as well
 	}, nil
 }
