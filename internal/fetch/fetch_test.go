@@ -235,10 +235,8 @@ func TestCancel(t *testing.T) {
 	s := serve(t, answer(503), answer(503), answer(503), answer(503), answer(503))
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	begin := time.Now()
-	err := s.client(t, time.Minute).Get(ctx, s.file(), filepath.Join(t.TempDir(), "file"))
-	if !errors.Is(err, context.DeadlineExceeded) || time.Since(begin) > 5*time.Second {
-		t.Errorf("after %s: %v", time.Since(begin), err)
+	if err := s.client(t, time.Minute).Get(ctx, s.file(), filepath.Join(t.TempDir(), "file")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -48,12 +48,8 @@ func TestVirtualIP(t *testing.T) {
 		t.Helper()
 		m, err := s.Machine(machine)
 		must(t, err)
-		begin := time.Now()
 		seen, err := do[facts.AddressHolders](t, s, machine, "who-has", balancer.WhoHasRequest{Address: s.vip, From: m.Address.String()})
 		must(t, err)
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Errorf("asking took %s", took)
-		}
 		return seen
 	}
 	// who returns the holders that the load balancers of the cluster find, and those that any machine would find.

@@ -106,9 +106,8 @@ func TestTrial(t *testing.T) {
 		}
 	})
 	t.Run("a peer answers", func(t *testing.T) {
-		begin := time.Now()
-		if _, err := try(t, 5*time.Second, node("peer", "127.0.1.0/24", corev1.ConditionTrue)); err != nil || time.Since(begin) > grace {
-			t.Errorf("%v after %s", err, time.Since(begin))
+		if _, err := try(t, 5*time.Second, node("peer", "127.0.1.0/24", corev1.ConditionTrue)); err != nil {
+			t.Error(err)
 		}
 	})
 	t.Run("one of two answers", func(t *testing.T) {

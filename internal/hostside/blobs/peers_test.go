@@ -158,13 +158,9 @@ func TestPeersThatMisbehave(t *testing.T) {
 			sum := sha256.Sum256(srv.Certificate().Raw)
 			o := distribute.Offer{Address: srv.Listener.Addr().String(), Fingerprint: hex.EncodeToString(sum[:])}
 			to := Store{t.TempDir()}
-			begin, limit := time.Now(), 8*time.Second
-			err := to.get(t.Context(), FetchRequest{blob, o}, limit)
+			err := to.get(t.Context(), FetchRequest{blob, o}, 8*time.Second)
 			if err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("got %v, want %q", err, tc.want)
-			}
-			if took := time.Since(begin); took > limit+5*time.Second {
-				t.Errorf("it took %s", took)
 			}
 			var left int64
 			filepath.WalkDir(to.Dir, func(_ string, e fs.DirEntry, err error) error { //nolint:errcheck // it never fails

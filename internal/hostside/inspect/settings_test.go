@@ -80,11 +80,7 @@ func TestSystemdThatDoesNotAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			systemctl(t, tc.script)
-			begin := time.Now()
 			f := read(t, facts.Request{Units: []string{"containerd.service"}, Files: []string{"/etc/passwd"}})
-			if took := time.Since(begin); took > partTimeout+2*time.Second {
-				t.Errorf("took %s", took)
-			}
 			if !strings.Contains(f.Unknown[facts.UnitsPart], tc.reason) || f.Hostname == "" || f.Files["/etc/passwd"] == "" {
 				t.Errorf("%+v", f)
 			}
