@@ -25,7 +25,7 @@ func (g *graph) add(s Step, after ...*Step) *Step {
 		panic(fmt.Sprintf("plan: the kind %s does not declare its effect", s.Kind))
 	case effect == changes && s.Change == nil:
 		panic("plan: the step " + s.ID + " changes what runs and carries no change")
-	case effect == harmless && s.Change != nil:
+	case (effect == harmless || effect == waits) && s.Change != nil:
 		panic("plan: the step " + s.ID + " is of a harmless kind and carries a change")
 	}
 	after = slices.DeleteFunc(slices.Clone(after), func(o *Step) bool { return o == nil })

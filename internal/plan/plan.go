@@ -133,6 +133,7 @@ type effect uint8
 
 const (
 	harmless effect = iota + 1 // never: they carry no change
+	waits                      // never: they only wait until other steps, or the cluster itself, have done something
 	either                     // some do, and those carry a change
 	changes                    // always: they carry a change
 )
@@ -142,14 +143,17 @@ var effects = map[Kind]effect{
 	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
 	MakePKI: harmless, SharePKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
-	AwaitAPI: harmless, AwaitControllers: harmless, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
+	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
-	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: harmless, RebootHost: changes,
+	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
+
+// Waits says that a step of this kind only waits. There is nothing left to wait for when another step fails.
+func (k Kind) Waits() bool { return effects[k] == waits }
 
 // Kinds are all kinds of steps.
 func Kinds() (out []Kind) {

@@ -59,7 +59,10 @@ func check(p *plan.Plan) error {
 	return nil
 }
 
-// graph runs every step as soon as its needs are done.
+var errNothingToWaitFor = errors.New("another step failed")
+
+// graph runs every step as soon as its needs are done. When one fails, no other begins; those that run are finished, except
+// those that only wait.
 func graph(ctx context.Context, steps []plan.Step, run func(context.Context, plan.Step) error) error {
 	var (
 		wg   sync.WaitGroup
@@ -67,8 +70,8 @@ func graph(ctx context.Context, steps []plan.Step, run func(context.Context, pla
 		errs []error
 		done = map[string]chan struct{}{}
 	)
-	begin, stop := context.WithCancel(ctx)
-	defer stop()
+	begin, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
 	for _, s := range steps {
 		done[s.ID] = make(chan struct{})
 	}
@@ -84,11 +87,17 @@ func graph(ctx context.Context, steps []plan.Step, run func(context.Context, pla
 			if begin.Err() != nil {
 				return
 			}
+			ctx := ctx
+			if s.Kind.Waits() {
+				ctx = begin
+			}
 			if err := run(ctx, s); err != nil {
 				mu.Lock()
-				errs = append(errs, err)
-				mu.Unlock()
-				stop()
+				defer mu.Unlock()
+				if !s.Kind.Waits() || begin.Err() == nil {
+					errs = append(errs, err)
+				}
+				stop(errNothingToWaitFor)
 				return
 			}
 			close(done[s.ID])

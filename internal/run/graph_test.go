@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"quorate.dev/quorate/internal/plan"
@@ -73,6 +74,36 @@ func TestGraphStopsAfterAFailure(t *testing.T) {
 	})
 	if !errors.Is(err, boom) || strings.Join(ran, "") != "a" {
 		t.Fatalf("ran %v, %v", ran, err)
+	}
+}
+
+// TestNothingWaitsAfterAFailure: what only waits ends when another step has failed, and is no failure of its own. What changes
+// something is finished.
+func TestNothingWaitsAfterAFailure(t *testing.T) {
+	boom := errors.New("boom")
+	var finished atomic.Bool
+	begun := sync.WaitGroup{}
+	begun.Add(2)
+	steps := []plan.Step{{ID: "fails", Kind: plan.StartEtcd}, {ID: "waits", Kind: plan.AwaitControllers}, {ID: "changes", Kind: plan.StartKubelet}}
+	ended := make(chan struct{})
+	err := graph(t.Context(), steps, func(ctx context.Context, s plan.Step) error {
+		switch s.ID {
+		case "fails":
+			begun.Wait()
+			return boom
+		case "waits":
+			begun.Done()
+			<-ctx.Done()
+			close(ended)
+			return context.Cause(ctx)
+		}
+		begun.Done()
+		<-ended
+		finished.Store(ctx.Err() == nil)
+		return nil
+	})
+	if err == nil || err.Error() != "boom" || !finished.Load() {
+		t.Errorf("%v, finished %t", err, finished.Load())
 	}
 }
 
