@@ -62,6 +62,8 @@ const (
 	// WholeHost and WholeZone are everything that runs there.
 	WholeHost Part = "host"
 	WholeZone Part = "zone"
+	// WholeCluster is everything, on all hosts. Removing it is the end of the cluster.
+	WholeCluster Part = "cluster"
 )
 
 // Change is the effect of an operation on the cluster's ability to survive failures. Every step that stops, restarts, adds
@@ -75,7 +77,7 @@ type Change struct {
 
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
-		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Leadership: "leadership", WholeHost: "host", WholeZone: "zone"}[c.Part]
+		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Leadership: "leadership", WholeHost: "host", WholeZone: "zone", WholeCluster: "the whole cluster"}[c.Part]
 	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving"}[c.Verb]
 	switch {
 	case c.Part == Node && c.Verb == Stop:
@@ -95,8 +97,11 @@ func (c Change) String() string {
 }
 
 // Disruptive says that the change takes something away, for a moment or for good. Only one disruptive change is made at a
-// time.
+// time. When the whole cluster goes, nothing is left to protect, and its hosts go together.
 func (c Change) Disruptive() bool {
+	if c.Part == WholeCluster {
+		return false
+	}
 	return c.Verb == Remove || c.Verb == Restart || c.Verb == Stop || c.Verb == Move
 }
 
@@ -144,6 +149,7 @@ const (
 	RuleSuccessor    = "virtual-ip-successor"  // another load balancer is ready to take the virtual IP
 	RuleLeader       = "leadership-successor"  // another host is ready to lead
 	RuleOneHolder    = "one-virtual-ip-holder" // the virtual IP never has two holders
+	RuleNoPart       = "no-part-of-it"         // what is cleared is no part of a cluster
 	RuleUnknown      = "nothing-unknown"       // nothing that matters is unknown
 	fixRepairMembers = "Repair or remove the failed members first; `quorate status` shows them."
 )
@@ -295,7 +301,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}

@@ -198,6 +198,8 @@ type Kubernetes struct {
 	// adopted.
 	Begun   bool `json:"begun,omitempty"`
 	Adopted bool `json:"adopted,omitempty"`
+	// Resetting says that a reset of the host began and did not end.
+	Resetting bool `json:"resetting,omitempty"`
 	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
 	Clusters     []string      `json:"clusters,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
@@ -213,6 +215,13 @@ type Certificate struct {
 
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"
+
+// FoundFile says how the host was before Quorate changed it. ResettingFile exists on a host from the beginning of a reset to its
+// end.
+const (
+	FoundFile     = "/var/lib/quorate/found.json"
+	ResettingFile = "/var/lib/quorate/resetting"
+)
 
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"

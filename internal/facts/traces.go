@@ -15,7 +15,7 @@ const (
 // Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
 // Programs, units and settings stay: a new build brings them into shape.
 var Traces = []string{
-	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir,
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, ResettingFile,
 }
 
 // HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.
@@ -26,7 +26,7 @@ func HowToClear() string {
 // OnlyMark says that the mark of a complete cluster is all that the host has of it: no identity, no etcd, no keys, and
 // nothing that would start. Such a mark was forgotten when the host was cleared.
 func (k Kubernetes) OnlyMark() bool {
-	return k.Established && !k.Begun && !k.Adopted && !k.KubeletConfig && k.NodeName == "" && len(k.Manifests) == 0 && len(k.Withdrawn) == 0 &&
+	return k.Established && !k.Begun && !k.Adopted && !k.Resetting && !k.KubeletConfig && k.NodeName == "" && len(k.Manifests) == 0 && len(k.Withdrawn) == 0 &&
 		!k.EtcdData && len(k.EtcdInitial) == 0 && k.EtcdCA == "" && k.EtcdClient == "" &&
 		k.CA == "" && len(k.Certificates) == 0 && len(k.EncryptionKeys) == 0
 }

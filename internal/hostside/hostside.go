@@ -18,4 +18,5 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/pods"
 	_ "quorate.dev/quorate/internal/hostside/programs"
 	_ "quorate.dev/quorate/internal/hostside/reach"
+	_ "quorate.dev/quorate/internal/hostside/reset"
 )

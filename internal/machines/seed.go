@@ -30,7 +30,7 @@ func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.
 }
 
 // seedFormat is incremented when the host side changes how it stores the content of a seed on a host's disk.
-const seedFormat = 2
+const seedFormat = 3
 
 // ensureSeed creates the initial disk of lab machines, from a machine on which the same steps as on a real host have installed
 // the bundle. Machines share its files, so that none of them has to unpack the bundle.

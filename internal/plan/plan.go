@@ -120,6 +120,9 @@ const (
 	AwaitHost Kind = "await-host"
 	// RebootHost reboots a host and waits until it has booted.
 	RebootHost Kind = "reboot-host"
+	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
+	// steps before and after it do.
+	ResetHost Kind = "reset-host"
 	// RecordSpec stores the spec in the cluster, so that later edits can be recognised.
 	RecordSpec Kind = "record-spec"
 	// Verify waits until everything that the spec says has been observed.
@@ -149,7 +152,7 @@ var effects = map[Kind]effect{
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
-	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
+	ResetHost: changes, RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
 
 // Waits says that a step of this kind only waits. There is nothing left to wait for when another step fails.

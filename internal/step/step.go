@@ -125,6 +125,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ProbeEndpoint:    probeEndpoint,
 	plan.TestTakeover:     testTakeover,
 	plan.Verify:           verify,
+	plan.ResetHost:        resetHost,
 
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,

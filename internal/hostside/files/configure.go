@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcd"
+	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -31,6 +32,9 @@ var Configure = host.Define("node.configure", func(ctx context.Context, d facts.
 var Reconfigure = host.DefineChange("node.reconfigure", func(ctx context.Context, d facts.Desired) ([]string, error) {
 	return configure(ctx, d, true)
 })
+
+// noteFound remembers how the host was; a variable for tests.
+var noteFound = found.Local.NoteDesired
 
 // restartsNothing fails if a file that differs would restart a unit that runs.
 func restartsNothing(ctx context.Context, d facts.Desired) error {
@@ -55,6 +59,9 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	var changed []string
 	owed, err := readPending()
 	if err != nil {
+		return nil, err
+	}
+	if err := noteFound(ctx, d); err != nil {
 		return nil, err
 	}
 	err = checked(ctx, d.Files, func(f facts.File) error {

@@ -1,6 +1,7 @@
 package files
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,9 @@ func newWorld(t *testing.T) world {
 	w := world{t, t.TempDir()}
 	w.put("bin/systemctl", "#!/bin/sh\necho \"$@\" >>"+w.dir+"/log\n[ ! -e "+w.dir+"/broken ]\n")
 	t.Setenv("PATH", filepath.Join(w.dir, "bin")+":"+os.Getenv("PATH"))
+	noted := noteFound
+	noteFound = func(context.Context, facts.Desired) error { return nil }
+	t.Cleanup(func() { noteFound = noted })
 	before := pendingFile
 	pendingFile = filepath.Join(w.dir, "pending")
 	t.Cleanup(func() { pendingFile = before })

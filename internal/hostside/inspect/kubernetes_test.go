@@ -47,7 +47,7 @@ func built(t *testing.T) (root string) {
 	root = t.TempDir()
 	pair := identity(t)
 	files := map[string]string{
-		facts.EstablishedFile: "prod\n", facts.BegunFile: "prod\n", facts.AdoptedFile: "prod\n",
+		facts.EstablishedFile: "prod\n", facts.BegunFile: "prod\n", facts.AdoptedFile: "prod\n", facts.ResettingFile: "{}",
 		"/etc/kubernetes/kubelet.conf": `{clusters: [{name: c, cluster: {server: "https://10.0.0.11:6443"}}], contexts: [{name: x, context: {cluster: c, user: u}}], current-context: x,
 users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` + currentPair + `}}]}`,
 		"/etc/kubernetes/controller-manager.conf": "clusters:\n- cluster:\n    server: https://10.0.0.100:6443\n",

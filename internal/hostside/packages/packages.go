@@ -10,6 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -18,6 +19,9 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 	commands := managers[p.Family]
 	if commands.install == nil {
 		return struct{}{}, fmt.Errorf("this system has no package manager that Quorate knows: install %v yourself", p.Names)
+	}
+	if err := found.Local.NotePrograms(p.Programs); err != nil {
+		return struct{}{}, err
 	}
 	if err := install(ctx, commands, p.Names); err != nil {
 		return struct{}{}, fmt.Errorf("%w; fix this, or install it there yourself: %s", err, p.Family.Command(p.Names))

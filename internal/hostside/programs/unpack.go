@@ -20,11 +20,15 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/found"
 )
 
 // Unpack unpacks the programs of a bundle, whose blobs the host has, next to those that run. It changes nothing that runs. If
 // the bundle is already unpacked, Unpack replaces its damaged files.
 var Unpack = host.Define("programs.unpack", func(ctx context.Context, index []byte) (struct{}, error) {
+	if err := found.Local.NoteDirectories(); err != nil {
+		return struct{}{}, err
+	}
 	return struct{}{}, local.unpack(ctx, index)
 })
 

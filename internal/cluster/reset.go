@@ -1,0 +1,91 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// ruleEnd lets a cluster be removed as a whole only if it is the one of the spec: Quorate built or adopted it, or began to.
+// Nothing else matters then, in whatever condition it is.
+func (s *State) ruleEnd(c Change) *Refusal {
+	if c.Part != WholeCluster {
+		return nil
+	}
+	if c.Verb != Remove {
+		return &Refusal{Rule: RuleOneCluster, Why: c.String() + " is not a change that Quorate makes", Fix: "`quorate plan` shows what it does."}
+	}
+	if conflicts := s.Conflicts(); len(conflicts) > 0 {
+		return conflicts[0]
+	}
+	if !s.Marked() && !s.Resetting() && (s.stage == Foreign || s.anyHost(carriesCluster)) {
+		return &Refusal{Rule: RuleOneCluster, Why: "the cluster on these hosts was not built by Quorate, and it is not adopted",
+			Fix: "To remove it, use what it was built with, such as `kubeadm reset` on every host."}
+	}
+	return nil
+}
+
+// Resetting says that a reset of some host began and did not end.
+func (s *State) Resetting() bool { return s.anyHost(func(k facts.Kubernetes) bool { return k.Resetting }) }
+
+// ruleNoPart lets a host be cleared only if no cluster counts on it.
+func (s *State) ruleNoPart(c Change) *Refusal {
+	if c.Verb != Clear || c.Part != WholeHost {
+		return nil
+	}
+	if conflicts := s.Conflicts(); len(conflicts) > 0 {
+		return conflicts[0]
+	}
+	h, known := s.Spec.Host(c.Subject)
+	if !known {
+		return nil // the caller has a session to it, and its marks were compared
+	}
+	refuse := func(transient bool, fix, format string, args ...any) *Refusal {
+		return &Refusal{Rule: RuleNoPart, Subjects: []string{h.Name}, Transient: transient, Why: fmt.Sprintf("%s is not reset: ", h.Name) + fmt.Sprintf(format, args...), Fix: fix}
+	}
+	const all = "To start over, reset the whole cluster: `quorate reset --all`."
+	k := facts.Kubernetes{}
+	if f := s.Facts(h.Name); f != nil {
+		k = f.Kubernetes
+	}
+	if k.Resetting && s.stage != Foreign {
+		return nil // it left the cluster before its reset began
+	}
+	switch s.stage {
+	case Absent:
+		return nil
+	case Foreign:
+		return refuse(false, "To remove a host from it, use what it was built with.", "the cluster on these hosts was not built by Quorate, and it is not adopted")
+	case Partial:
+		if k.EtcdData || len(k.EtcdInitial) > 0 {
+			return refuse(false, all+" Or finish the build: `quorate apply`.", "etcd of an unfinished cluster began with its member, and a member that starts empty under the same name can lose what others have stored")
+		}
+		return nil
+	case Undetermined:
+		return refuse(true, "Bring these hosts up, or take them out of the spec. "+all, "whether a cluster counts on it cannot be told, because some hosts could not be queried: %s", s.unreachableText())
+	case Unresponsive:
+		if carriesCluster(k) || s.Spec.Balances(h) {
+			return refuse(true, "`quorate status` shows what is wrong. "+all, "the cluster's API does not answer, so it cannot leave the cluster in order")
+		}
+		return nil
+	}
+	var parts []string
+	if h.IsNode() && s.Node(h.Name) != nil && k.KubeletConfig {
+		parts = append(parts, "it is a node")
+	}
+	if _, member := s.Member(h.Name); member {
+		parts = append(parts, "etcd has a member for it")
+	}
+	if b := s.Seen.Hosts[h.Name].Balancer; s.Spec.Balances(h) && b != nil && b.Healthy && b.WrittenFor == s.Spec.Metadata.Name {
+		parts = append(parts, "its load balancer works")
+	}
+	if h.Has(spec.RoleEtcd) && s.Seen.Etcd == nil && !s.Spec.ExistingEtcd() {
+		parts = append(parts, "whether etcd has a member for it could not be queried")
+	}
+	if len(parts) > 0 {
+		return refuse(s.anyNotUp(), "`quorate reset "+h.Name+"` makes it leave first.", "it is a part of the cluster: %s", strings.Join(parts, ", "))
+	}
+	return nil
+}
