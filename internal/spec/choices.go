@@ -12,7 +12,7 @@ var choices = map[string][]string{
 	"Cluster.apiVersion":     {APIVersion},
 	"Cluster.kind":           {Kind},
 	"ControlPlane.topology":  {TopologyStacked, TopologyExternal},
-	"ControlPlane.placement": {PlacementRegional, PlacementZonal},
+	"ControlPlane.placement": {PlacementRegional, PlacementZonal, PlacementSingle},
 	"LoadBalancer.type":      {BalancerManaged, BalancerExternal},
 	"Network.cni":            {CNIFlannel, CNIManifest, CNIChart, CNINone},
 	"Network.policies":       {PoliciesEnforced, PoliciesIgnored},

@@ -82,6 +82,11 @@ func Warnings(c *Cluster) []Problem {
 			fmt.Sprintf("zonal placement: all %d control planes are in zone %s; while that zone is down, the API is down, too; workloads elsewhere keep running, but nothing that fails is replaced", len(cps), cps[0].Zone),
 			"to survive the loss of a zone, spread the control planes over three zones and use `placement: regional`"))
 	}
+	if cps := c.HostsWith(RoleControlPlane); c.Spec.ControlPlane.Placement == PlacementSingle && len(cps) > 0 {
+		out = append(out, c.src.problem("spec.controlPlane.placement",
+			fmt.Sprintf("single placement: %s is the only control plane; while it is down or restarts, the API is down and nothing that fails is replaced, and if its disk is lost, the cluster is lost, except for backups of etcd", cps[0].Name),
+			"to survive the loss of a control plane, add two more and use `placement: regional` or `placement: zonal`"))
+	}
 	for i, p := range c.Spec.NodePools {
 		if w, uneven := balance(c, p); uneven {
 			out = append(out, c.src.problem(fmt.Sprintf("spec.nodePools[%d]", i), w, "move hosts, or add some in the smaller zones: losing the largest zone costs more than its share of the pool"))

@@ -71,10 +71,11 @@ const (
 	TopologyExternal = "external"
 )
 
-// Placements: spread over zones so that no zone holds a majority, or all in one zone.
+// Placements: spread over zones so that no zone holds a majority, all in one zone, or a single control plane.
 const (
 	PlacementRegional = "regional"
 	PlacementZonal    = "zonal"
+	PlacementSingle   = "single"
 )
 
 // ControlPlane describes the replicated API servers and the name that clients use.
@@ -84,7 +85,8 @@ type ControlPlane struct {
 	// Topology is stacked (etcd runs next to each API server) or external (etcd runs on its own hosts, or already exists).
 	Topology string `yaml:"topology,omitempty" json:"topology,omitempty" edit:"fixed"`
 	// Placement is regional (the etcd members are in at least three zones, none of which holds a majority, and the control
-	// planes are in at least two zones) or zonal (all are in one zone).
+	// planes are in at least two zones), zonal (all are in one zone), or single (there is one control plane, and the API is
+	// down whenever it is).
 	Placement string `yaml:"placement,omitempty" json:"placement,omitempty" edit:"free"`
 }
 

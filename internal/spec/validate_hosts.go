@@ -160,13 +160,18 @@ func (k *checker) shape() {
 // controlPlaneCount refuses counts that are not highly available or pay for members that add nothing.
 func (k *checker) controlPlaneCount() bool {
 	const path = "spec.hosts"
+	single := k.c.Spec.ControlPlane.Placement == PlacementSingle
 	switch n := len(k.c.HostsWith(RoleControlPlane)); {
+	case n == 1 && single:
+		return true
+	case n > 1 && single:
+		k.refuse("spec.controlPlane.placement", "use regional with three zones, or zonal", "single placement is for one control plane, and %d hosts have the role", n)
 	case n == 0:
 		k.refuse(path, "give the role to three hosts, each in its own zone", "no host has the role control-plane")
 	case n == 1 && !k.c.StackedEtcd():
-		k.refuse(path, "use 2, which survive the loss of one, or 3, which survive two", "one control plane is not highly available: if it fails, the API fails")
+		k.refuse(path, "use 2, which survive the loss of one, or 3, which survive two; or accept it with `placement: single`", "one control plane is not highly available: if it fails, the API fails")
 	case n == 1:
-		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two", "one control plane is not highly available: if it fails, the API fails")
+		k.refuse(path, "use 3, which survive the loss of one, or 5, which survive two; or accept it with `placement: single`", "one control plane is not highly available: if it fails, the API fails")
 	case !k.c.StackedEtcd():
 		return true // the quorum is etcd's alone: one control plane of any number is enough
 	default:
@@ -246,6 +251,7 @@ func (k *checker) balancerHosts() {
 	case k.c.Spec.LoadBalancer.Type == BalancerExternal && len(lbs) > 0:
 		k.refuse("spec.loadBalancer.type", "use managed, or remove the role", "an external load balancer needs no hosts, but `%s` has the role load-balancer", lbs[0].Name)
 	case k.c.Spec.LoadBalancer.Type != BalancerManaged || len(lbs) == 0: // the control planes' own rules cover theirs
+	case len(lbs) == 1 && k.c.Spec.ControlPlane.Placement == PlacementSingle:
 	case len(lbs) == 1:
 		k.refuse("spec.hosts", "add a second one in another zone, or remove the role, so that the load balancers run on the control planes",
 			"one load balancer, `%s`, is a single point of failure", lbs[0].Name)
