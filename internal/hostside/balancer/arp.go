@@ -46,7 +46,9 @@ var (
 // WhoHas sends ARP probes for an address, as RFC 5227 describes for the detection of duplicate addresses, and returns who
 // answered or announced it within three quarters of a second (quickly: 0.3 seconds). No cache changes because of a probe.
 // The host's own kernel does not answer: AddressHolders.Has says whether this host has the address.
-var WhoHas = host.Define("node.who-has", func(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) {
+var WhoHas = host.Define("node.who-has", whoHas)
+
+func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) {
 	var out facts.AddressHolders
 	address, err := netip.ParseAddr(r.Address)
 	if err != nil || !address.Is4() {
@@ -75,7 +77,7 @@ var WhoHas = host.Define("node.who-has", func(ctx context.Context, r WhoHasReque
 		out.Peers = neighbors(string(table), link.Name, r.Peers)
 	}
 	return out, err
-})
+}
 
 // neighbors finds the hardware addresses of some IP addresses in the kernel's table, which has a head line and the columns IP
 // address, type, flags, hardware address, mask and device.

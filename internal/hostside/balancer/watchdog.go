@@ -54,15 +54,17 @@ func Watchdog(ctx context.Context) error {
 		return err
 	}
 	go careForServers(ctx, logger)
-	return watch(ctx, logger, w)
+	others := &strangers{looked: make(chan struct{})}
+	go others.watch(ctx, logger, stranger)
+	return watch(ctx, logger, w, others)
 }
 
-func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
+func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strangers) error {
 	answers := make(chan error, inFlight)
 	asking := 0
 	client := &http.Client{Timeout: slowPatience, Transport: &http.Transport{DisableKeepAlives: true}}
 	boot := bootID()
-	ready := false
+	ready, looked, begun := false, false, monotonic()
 	var last *sample
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -98,7 +100,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
 			last = sampleHAProxy()
 		}
 		content, _ := os.ReadFile(hostconfig.AsideFile)
-		d := w.judge(now, why, last, standsAside(content, boot, now))
+		d := w.judge(now, why, last, standsAside(content, boot, now) || others.present.Load())
 		for _, line := range d.say {
 			logger.Print(line)
 		}
@@ -112,8 +114,15 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog) error {
 				logger.Printf("killing HAProxy: %v", err)
 			}
 		}
-		if !ready && (w.alive || d.fault) {
-			// keepalived starts only now, so that it does not take the virtual IP before HAProxy works.
+		select {
+		case <-others.looked:
+			looked = true
+		default:
+			looked = looked || now-begun > strangerWait
+		}
+		if !ready && looked && (w.alive || d.fault) {
+			// keepalived starts only now. It does not take the virtual IP for a HAProxy that is not there, or from a machine that
+			// does not send it advertisements.
 			ready = true
 			notify("READY=1")
 		}

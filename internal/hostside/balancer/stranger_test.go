@@ -1,0 +1,83 @@
+package balancer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func TestStrange(t *testing.T) {
+	for _, tc := range []struct {
+		holders, known []string
+		want           string
+	}{
+		{nil, nil, ""},
+		{[]string{"aa"}, []string{"aa", "bb"}, ""},
+		{[]string{"cc"}, []string{"aa", "bb"}, "cc"},
+		{[]string{"aa", "cc"}, []string{"aa", "bb"}, "cc"},
+		{[]string{"cc"}, nil, "cc"},
+	} {
+		if got := strange(tc.holders, tc.known); got != tc.want {
+			t.Errorf("%v have the address and %v are known: %q", tc.holders, tc.known, got)
+		}
+	}
+}
+
+// TestAStrangerKeepsTheAddressAway follows what one look after the other finds.
+func TestAStrangerKeepsTheAddressAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		type look struct {
+			mac string
+			err error
+		}
+		looks := []look{{"cc", nil}, {"", nil}, {"cc", nil}, {"cc", nil}, {"", errors.New("no answer")}, {"", nil}}
+		var now look
+		s := &strangers{looked: make(chan struct{})}
+		var said bytes.Buffer
+		n := 0
+		go s.watch(ctx, log.New(&said, "", 0), func(context.Context) (string, error) {
+			now = looks[min(n, len(looks)-1)]
+			n++
+			return now.mac, now.err
+		})
+		for i, want := range []bool{false, true, true, false, false} {
+			if i > 0 {
+				time.Sleep(strangerPace)
+			}
+			time.Sleep(strangerAgain)
+			synctest.Wait()
+			if s.present.Load() != want {
+				t.Errorf("after round %d and %d looks: %t", i, n, s.present.Load())
+			}
+		}
+		cancel()
+		synctest.Wait()
+		if text := said.String(); strings.Count(text, "no peer") != 1 || strings.Count(text, "any more") != 1 {
+			t.Errorf("said: %s", text)
+		}
+	})
+}
+
+func TestSourceOfOurOwnConfiguration(t *testing.T) {
+	c := spec.DefaultLab("test")
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = "10.0.0.1" + string(rune('0'+i))
+	}
+	c.Spec.LoadBalancer.Address = "10.0.0.100"
+	h := c.BalancerHosts()[0]
+	for _, f := range hostconfig.Balancer(c, h, &facts.Facts{Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}}}, "CA").Files {
+		if f.Path == hostconfig.KeepalivedFile && sourceOf(f.Content) != h.Address {
+			t.Errorf("advertisements come from %q", sourceOf(f.Content))
+		}
+	}
+}
