@@ -6,14 +6,17 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/byhand"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/ui"
 )
 
 func (a *app) plan() *cobra.Command {
@@ -23,6 +26,8 @@ func (a *app) plan() *cobra.Command {
 		Short: "Show what apply would do, and why",
 		Long: `Observes the hosts and prints the steps from there to the spec, each with its reason. Changes nothing on them,
 and compiles no bundle.
+
+Steps that add, stop or remove something say what the cluster survives meanwhile, in the worst case.
 
 For a kubeadm cluster that was built without Quorate, it shows what adoption would change, and what would stay as it is
 although Quorate would have built it differently.
@@ -119,9 +124,21 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 		if host == "" {
 			host = "(cluster)"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason)
+		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason+meanwhile(s.Margins))
 	}
 	return t.Flush()
+}
+
+// meanwhile says what the cluster survives while a step is made.
+func meanwhile(m *quorum.Margins) string {
+	if m == nil {
+		return ""
+	}
+	parts := []string{ui.Plural(max(m.ControlPlanes, 0), "control plane"), ui.Plural(max(m.Etcd, 0), "etcd member")}
+	if m.LoadBalancers != nil {
+		parts = append(parts, ui.Plural(max(*m.LoadBalancers, 0), "load balancer"))
+	}
+	return " (meanwhile, the cluster survives the loss of " + strings.Join(parts, ", ") + ")"
 }
 
 // printEmpty claims that there is nothing to do only if the cluster was observed to match its spec.

@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Verb is what a change does to its part.
@@ -173,7 +174,7 @@ func (s *State) effect(c Change) effect {
 			return p
 		}
 		zone := ""
-		if h, ok := s.Spec.Host(c.Subject); ok {
+		if h, ok := s.present.Host(c.Subject); ok {
 			zone = h.Zone
 		}
 		*placements = append(*placements, quorum.Placement{Host: c.Subject, Zone: zone})
@@ -238,17 +239,26 @@ func (s *State) partsOf(c Change) []quorum.Part {
 		return programs
 	case ControlPlane:
 		if s.Spec.StackedEtcd() {
-			return append(programs, quorum.Member)
+			programs = append(programs, quorum.Member)
 		}
-		return programs
+		return append(programs, s.joinedWorker(c)...)
 	case LoadBalancer:
 		return []quorum.Part{quorum.Balancer}
 	case Node:
 		if c.Verb == Stop || c.Verb == Start || c.Verb == Remove {
 			return []quorum.Part{quorum.Worker}
 		}
+		return s.joinedWorker(c)
 	case WholeHost, WholeZone:
 		return append(programs, quorum.Member, quorum.Balancer, quorum.Worker)
+	}
+	return nil
+}
+
+// joinedWorker is the place for workloads that a new node of the spec brings.
+func (s *State) joinedWorker(c Change) []quorum.Part {
+	if h, _ := s.present.Host(c.Subject); c.Verb == Add && h.Has(spec.RoleWorker) {
+		return []quorum.Part{quorum.Worker}
 	}
 	return nil
 }
@@ -262,7 +272,7 @@ func (s *State) After(c Change) *State {
 		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
 	}
 	if c.Part == WholeHost || c.Part == WholeZone {
-		for _, h := range s.Spec.Spec.Hosts {
+		for _, h := range s.present.Spec.Hosts {
 			if c.concerns(h.Name, h.Zone) && (c.Verb == Stop || c.Verb == Start) {
 				out.withdrawn = with(out.withdrawn, h.Name, c.Verb == Stop)
 			}
@@ -301,7 +311,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}
@@ -355,6 +365,16 @@ func (s *State) InitialMembers() *Refusal {
 	return nil
 }
 
+// ruleDead keeps a host that may work from being removed as if it were dead.
+func (s *State) ruleDead(c Change) *Refusal {
+	parts := []Part{EtcdMember, ControlPlane, Node, LoadBalancer, WholeHost}
+	h, known := s.present.Host(c.Subject)
+	if c.Verb != Remove || !slices.Contains(parts, c.Part) || !known || s.Reachable(c.Subject) {
+		return nil
+	}
+	return s.Dead(h)
+}
+
 // ruleOldData keeps a member from joining with the data of an earlier one: etcd would refuse it after the cluster has
 // counted on it.
 func (s *State) ruleOldData(c Change) *Refusal {
@@ -383,6 +403,12 @@ func (s *State) ruleMembership(c Change) *Refusal {
 		return nil
 	}
 	own := slices.IndexFunc(s.placements, func(p quorum.Placement) bool { return p.Host == c.Subject })
+	if c.Part == WholeHost {
+		if own < 0 || s.placements[own].Member == quorum.Absent {
+			return nil // it left etcd before
+		}
+		return &Refusal{Rule: RuleKnownMember, Why: c.String() + " is not possible while etcd counts its member", Fix: "Take the host out of the spec and run `quorate apply`: its member leaves etcd first."}
+	}
 	if c.Verb == Remove && (own < 0 || s.placements[own].Member == quorum.Absent) {
 		return &Refusal{Rule: RuleKnownMember, Why: c.String() + " is not possible: etcd has no member of that name", Fix: "`quorate status` shows the members."}
 	}
@@ -426,7 +452,7 @@ func (s *State) ruleEnough(c Change) *Refusal {
 		r := &Refusal{Rule: RuleEnough, Have: short.Have, Need: short.Need, Transient: s.anyNotUp(),
 			Why: fmt.Sprintf("%s leaves %d of %d working %ss in the worst case, and %d are needed", c, short.Have, short.Total, short.Part, short.Need),
 			Fix: "Bring the others back first; `quorate status` shows what is wrong with them."}
-		switch others := slices.DeleteFunc(s.InMaintenance(), func(name string) bool { h, _ := s.Spec.Host(name); return c.concerns(h.Name, h.Zone) }); {
+		switch others := slices.DeleteFunc(s.InMaintenance(), func(name string) bool { h, _ := s.present.Host(name); return c.concerns(h.Name, h.Zone) }); {
 		case len(others) > 0:
 			r.Why += "; " + List(others) + plural(len(others), " is", " are") + " in maintenance"
 			r.Fix = "End that maintenance first: `quorate maintain --undo " + others[0] + "`."
@@ -472,7 +498,7 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 	holders, unknown := s.Holders()
 	if c.Part == WholeZone {
 		for _, name := range holders {
-			if h, ok := s.Spec.Host(name); ok && h.Zone == c.Subject {
+			if h, ok := s.present.Host(name); ok && h.Zone == c.Subject {
 				return s.successorOf(name, c)
 			}
 		}
@@ -538,9 +564,9 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 	if c.Verb != Add && c.Verb != Start || c.Part != LoadBalancer {
 		return nil
 	}
-	for _, h := range s.Spec.BalancerHosts() {
-		if h.Name == c.Subject {
-			continue
+	for _, h := range s.present.BalancerHosts() {
+		if h.Name == c.Subject || s.Departs(h.Name) && s.Dead(h) == nil {
+			continue // a dead one that leaves is kept from the address when it comes back: see package hostside/balancer
 		}
 		b := s.Seen.Hosts[h.Name].Balancer
 		switch {
@@ -563,7 +589,7 @@ func (s *State) ruleDrain(c Change) *Refusal {
 	}
 	asked := 0
 	var unknown []string
-	for _, h := range s.Spec.BalancerHosts() {
+	for _, h := range s.present.BalancerHosts() {
 		a := s.LoadBalancer(h.Name)
 		if !a.OK {
 			unknown = append(unknown, h.Name+": "+a.Problem+a.Unknown)
@@ -584,7 +610,7 @@ func (s *State) ruleDrain(c Change) *Refusal {
 	return nil
 }
 
-func (s *State) address(host string) string { h, _ := s.Spec.Host(host); return h.Address }
+func (s *State) address(host string) string { h, _ := s.present.Host(host); return h.Address }
 
 func (s *State) anyUnknownMember() bool {
 	return slices.ContainsFunc(s.placements, func(p quorum.Placement) bool { return p.Member == quorum.Unknown })

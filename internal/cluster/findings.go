@@ -26,6 +26,8 @@ const (
 	RuleNode             = "node"
 	RuleNodePressure     = "node-pressure"
 	RuleStranger         = "stranger"
+	RuleDeparting        = "departing"
+	RuleRemoved          = "removed-host"
 	RuleEtcdMajority     = "etcd-majority"
 	RuleEtcdMember       = "etcd-member"
 	RuleEtcdLearner      = "etcd-learner"
@@ -94,6 +96,8 @@ var Rules = []Rule{
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
 	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
+	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
+	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
 	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
 	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
@@ -190,6 +194,7 @@ func (f *findings) all() {
 	f.components(facts.Containerd, facts.Kubelet)
 	f.nodes()
 	f.strangers()
+	f.departures()
 	f.etcd()
 	f.controlPlanes()
 	f.components(facts.KubeProxy, facts.Flannel)
@@ -435,7 +440,7 @@ func (f *findings) notQueried() {
 		if !f.Reachable(h.Name) {
 			continue
 		}
-		if f.Spec.Balances(h) {
+		if f.present.Balances(h) {
 			all = append(all, answer{h.Name, facts.HAProxy, f.LoadBalancer(h.Name)}, answer{h.Name, facts.Keepalived, f.keepalived(h.Name)})
 		}
 		for _, name := range f.componentsOf(h) {
@@ -467,7 +472,7 @@ func (f *findings) controlPlaneAnswers() (all []answer) {
 func (f *findings) etcdAnswers() (all []answer) {
 	for _, m := range f.Seen.Etcd {
 		name := f.MemberHost(m)
-		if _, ours := f.Spec.Host(name); !ours || f.Reachable(name) {
+		if _, ours := f.present.Host(name); !ours || f.Reachable(name) {
 			all = append(all, answer{name, "etcd", facts.Answer{Unknown: m.Unknown}})
 		}
 	}
@@ -546,7 +551,7 @@ func (f *findings) strangers() {
 	}
 	for _, m := range f.Seen.Etcd {
 		name := f.MemberHost(m)
-		if nodes[name] || slices.Contains(Names(f.Spec.EtcdHosts()), name) {
+		if nodes[name] || slices.Contains(Names(f.present.EtcdHosts()), name) {
 			continue
 		}
 		f.unmet(RuleStranger, Warning, "etcd has the member "+name+", for which the spec has no host",
@@ -683,16 +688,17 @@ func (s *State) working() []quorum.Placement {
 // other findings.
 func (f *findings) atRisk(placements []quorum.Placement) (out []string) {
 	m := quorum.Survives(placements)
-	if m.ControlPlanes == 0 {
+	single := f.Spec.Spec.ControlPlane.Placement == spec.PlacementSingle // the spec chose it, which is said elsewhere
+	if m.ControlPlanes == 0 && !single {
 		out = append(out, "a control plane")
 	}
-	if m.Etcd == 0 {
+	if m.Etcd == 0 && !(single && f.Spec.StackedEtcd()) {
 		out = append(out, "an etcd member")
 	}
-	if m.LoadBalancers != nil && *m.LoadBalancers == 0 {
+	if m.LoadBalancers != nil && *m.LoadBalancers == 0 && !(single && len(f.Spec.BalancerHosts()) == 1) {
 		out = append(out, "a load balancer")
 	}
-	if m.Zones == 0 && f.Spec.Spec.ControlPlane.Placement != spec.PlacementZonal {
+	if m.Zones == 0 && f.Spec.Spec.ControlPlane.Placement != spec.PlacementZonal && !single {
 		_, worst := quorum.ZoneMargin(placements)
 		out = append(out, "zone "+strings.Join(worst, ", zone "))
 	}

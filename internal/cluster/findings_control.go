@@ -85,7 +85,7 @@ func (f *findings) api() {
 		return
 	}
 	down, unknown := 0, 0
-	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+	for _, h := range f.present.HostsWith(spec.RoleControlPlane) {
 		switch a := f.APIServer(h.Name); {
 		case a.OK:
 			// It is ready, so whatever kept the API from being read is not the server.
@@ -163,7 +163,7 @@ func (f *findings) etcd() {
 		if m.DBSizeBytes > 0 {
 			members = append(members, m)
 		}
-		if _, ours := f.Spec.Host(name); ours && !f.Reachable(name) {
+		if _, ours := f.present.Host(name); ours && !f.Reachable(name) {
 			continue
 		}
 		switch {

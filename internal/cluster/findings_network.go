@@ -61,7 +61,7 @@ func (f *findings) endpoint() {
 
 // virtualIP reports who has the virtual IP, unless it is exactly one load balancer.
 func (f *findings) virtualIP() {
-	all := f.Spec.BalancerHosts()
+	all := f.present.BalancerHosts()
 	if !f.managed() || len(all) == 0 {
 		return
 	}

@@ -237,7 +237,17 @@ var findingCases = []struct {
 	{"stranger-that-was-removed-from-the-spec", func(f fixture) {
 		f.Record()
 		f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "w-b" })
-	}, margins(1, 1, 1, 1), []string{"*warning: node w-b is in the cluster, but not in the spec"}},
+	}, margins(1, 1, 1, 1), []string{"*warning: host w-b is not in the spec any more, and still is part of the cluster (worker)"}},
+	{"departing-and-dead", func(f fixture) {
+		f.Record()
+		f.Dies("w-b")
+		f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "w-b" })
+	}, margins(1, 1, 1, 1), []string{"*warning: host w-b is not in the spec any more, and still is part of the cluster (worker); it cannot be reached"}},
+	{"removed-and-down", func(f fixture) { f.Removed("w-z", nil) }, margins(1, 1, 1, 1), []string{"info: host w-z (10.0.0.99) was removed from the cluster while it was down"}},
+	{"removed-and-back", func(f fixture) {
+		f.Removed("w-z", &facts.Facts{Kubernetes: facts.Kubernetes{CA: "PEM", KubeletConfig: true}})
+	}, margins(1, 1, 1, 1), []string{"warning: host w-z (10.0.0.99) is back. It was removed from the cluster while it was down, and is locked out: the API does not let its kubelet register"}},
+	{"removed-and-cleared", func(f fixture) { f.Removed("w-z", &facts.Facts{}) }, margins(1, 1, 1, 1), []string{"info: host w-z (10.0.0.99), which was removed while it was down, was reset"}},
 	{"kube-proxy", func(f fixture) { f.Component("w-a", facts.KubeProxy, bad("/healthz: 503")) }, margins(1, 1, 1, 1), []string{"*warning: kube-proxy on w-a does not work: /healthz: 503"}},
 	{"flannel", func(f fixture) {
 		f.Component("w-b", facts.Flannel, bad("its rules are missing in the kernel: FLANNEL-POSTRTG"))

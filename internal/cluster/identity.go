@@ -87,10 +87,14 @@ func (s *State) etcdCAs() (out []*Refusal) {
 
 // Record is the spec by which the cluster was last built or changed, as the cluster itself has it; nil if it has none.
 func (s *State) Record() (*spec.Record, error) {
-	if s.Seen.API == nil || s.Seen.API.Record == "" {
+	text := s.Seen.LastRecord
+	if s.Seen.API != nil {
+		text = s.Seen.API.Record
+	}
+	if text == "" {
 		return nil, nil
 	}
-	return spec.ParseRecord([]byte(s.Seen.API.Record))
+	return spec.ParseRecord([]byte(text))
 }
 
 // Edits are the differences between the spec and the one that the cluster recorded; none if it recorded none.
@@ -223,7 +227,7 @@ func sameRange(a, b string) bool {
 // nodes expects that every node in the API is a host of the spec, at its address, in its role.
 func (d *differences) nodes() {
 	for _, n := range d.Seen.API.Nodes {
-		h, known := d.Spec.Host(n.Name)
+		h, known := d.present.Host(n.Name)
 		if !known || !h.IsNode() {
 			how := "This version of Quorate does not remove nodes. Put it back into the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
 			d.add(how, "the cluster has the node %s%s, which is not in the spec", n.Name, after(" at ", n.Address))
@@ -312,7 +316,7 @@ func (d *differences) etcd() {
 		}
 	}
 	for _, m := range d.Seen.Etcd {
-		if name := d.MemberHost(m); !slices.ContainsFunc(d.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
+		if name := d.MemberHost(m); !slices.ContainsFunc(d.present.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
 			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
 			d.out[len(d.out)-1].extra = true
 		}

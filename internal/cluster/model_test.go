@@ -25,6 +25,7 @@ type membership string
 
 func (m membership) state() *State {
 	s := &State{Spec: stackedSpec(), Seen: &facts.Observation{}, stage: Complete}
+	s.present = s.Spec
 	for i, letter := range m {
 		st := memberStates[letter-'0']
 		s.placements = append(s.placements, quorum.Placement{Host: fmt.Sprint("m", i), Member: st})
@@ -109,6 +110,61 @@ func changesOf(s *State) (out []Change) {
 	return out
 }
 
+// departuresOf are the changes by which hosts leave as a whole.
+func departuresOf(s *State) (out []Change) {
+	for _, p := range s.placements {
+		out = append(out, Change{Remove, ControlPlane, p.Host}, Change{Remove, WholeHost, p.Host})
+	}
+	return out
+}
+
+// A host is never reset while etcd counts its member, whatever the members are.
+func TestNoHostIsResetWhileItIsAMember(t *testing.T) {
+	for _, m := range memberships() {
+		s := m.state()
+		for _, p := range s.placements {
+			if _, r := s.Allow(Change{Remove, WholeHost, p.Host}); r == nil {
+				t.Fatalf("%s may be reset in %s", p.Host, m)
+			}
+		}
+	}
+}
+
+// Every control plane can be replaced, the dead ones first: for every number of members, of which a minority is dead, any number
+// of those that work can be exchanged for new ones, and the dead ones can go.
+func TestEveryReplacementIsAllowed(t *testing.T) {
+	for n := 1; n <= maxMembers; n++ {
+		for dead := range (n + 1) / 2 {
+			for replaced := range n - dead + 1 {
+				s := membership(strings.Repeat("0", n-dead) + strings.Repeat("1", dead)).state()
+				for i := range s.placements {
+					p := &s.placements[i]
+					p.APIServer, p.ControllerManager, p.Scheduler = p.Member, p.Member, p.Member
+				}
+				var changes []Change
+				for i := range dead {
+					changes = append(changes, Change{Remove, ControlPlane, fmt.Sprint("m", n-dead+i)})
+				}
+				for i := range replaced {
+					changes = append(changes, Change{Add, ControlPlane, fmt.Sprint("new", i)})
+				}
+				for i := range replaced {
+					changes = append(changes, Change{Stop, APIPrograms, fmt.Sprint("m", i)}, Change{Remove, ControlPlane, fmt.Sprint("m", i)}, Change{Remove, WholeHost, fmt.Sprint("m", i)})
+				}
+				for _, c := range changes {
+					if _, r := s.Allow(c); r != nil {
+						t.Fatalf("%d members, %d of them dead, %d replaced: %v", n, dead, replaced, r)
+					}
+					if worst := membershipOf(s.effect(c).worst); !worst.majority() {
+						t.Fatalf("%d members, %d of them dead, %d replaced: %s can lead to %s", n, dead, replaced, c, worst)
+					}
+					s = s.After(c)
+				}
+			}
+		}
+	}
+}
+
 func TestNoAllowedSequenceOfChangesLosesTheMajority(t *testing.T) {
 	safe := map[membership]bool{} // reached from a majority
 	var queue []membership
@@ -125,7 +181,7 @@ func TestNoAllowedSequenceOfChangesLosesTheMajority(t *testing.T) {
 		m := queue[0]
 		queue = queue[1:]
 		s := m.state()
-		for _, c := range changesOf(s) {
+		for _, c := range append(changesOf(s), departuresOf(s)...) {
 			if _, r := s.Allow(c); r != nil {
 				refused++
 				if r.Rule == "" || r.Why == "" || r.Fix == "" {

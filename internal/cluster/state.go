@@ -39,9 +39,13 @@ type State struct {
 	Spec *spec.Cluster
 	Seen *facts.Observation
 
-	stage      Stage
-	ca         string // PEM
-	placements []quorum.Placement
+	// present is the spec with the departing hosts.
+	present         *spec.Cluster
+	departing       []spec.Host
+	removed, listed []spec.Host
+	stage           Stage
+	ca              string // PEM
+	placements      []quorum.Placement
 	// What changes have done since the observation; only After adds to it. configured are load balancers that were
 	// configured and started, cleared are hosts from which old data was removed.
 	configured, cleared map[string]bool
@@ -52,6 +56,7 @@ type State struct {
 // Evaluate derives the state from what was observed. The observation must be one of this spec.
 func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
 	s := &State{Spec: c, Seen: seen}
+	s.depart()
 	s.ca = s.commonCA()
 	s.stage = s.evaluateStage()
 	if seen.API != nil {
@@ -104,7 +109,7 @@ func (s *State) commonCA() string {
 	type holders struct{ established, hosts int }
 	count := map[string]holders{}
 	best, text := "", ""
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.present.Spec.Hosts {
 		f := s.Facts(h.Name)
 		if f == nil || f.Kubernetes.CA == "" {
 			continue
@@ -141,7 +146,7 @@ func fingerprint(text string) string {
 
 // anyHost says whether a host that could be queried has the property.
 func (s *State) anyHost(has func(facts.Kubernetes) bool) bool {
-	return slices.ContainsFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+	return slices.ContainsFunc(s.present.Spec.Hosts, func(h spec.Host) bool {
 		f := s.Facts(h.Name)
 		return f != nil && has(f.Kubernetes)
 	})
@@ -187,7 +192,7 @@ func (s *State) evaluateStage() Stage {
 
 // marksUnknown says that a host that would be marked in a complete cluster could not be queried.
 func (s *State) marksUnknown() bool {
-	return slices.ContainsFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
+	return slices.ContainsFunc(s.present.Spec.Hosts, func(h spec.Host) bool {
 		return (h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd)) && !s.Reachable(h.Name)
 	})
 }
@@ -200,13 +205,13 @@ func carriesCluster(k facts.Kubernetes) bool {
 // hasStrangers says that the API knows nodes that the spec does not.
 func (s *State) hasStrangers() bool { return len(s.Strangers()) > 0 }
 
-// Strangers are nodes of the cluster that the spec does not name as nodes.
+// Strangers are nodes of the cluster that neither the spec nor the recorded one names as nodes.
 func (s *State) Strangers() (out []facts.Node) {
 	if s.Seen.API == nil {
 		return nil
 	}
 	for _, n := range s.Seen.API.Nodes {
-		if h, ok := s.Spec.Host(n.Name); !ok || !h.IsNode() {
+		if h, ok := s.present.Host(n.Name); !ok || !h.IsNode() {
 			out = append(out, n)
 		}
 	}
@@ -270,7 +275,7 @@ func (s *State) Member(host string) (facts.EtcdMember, bool) {
 
 // MemberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
 func (s *State) MemberHost(m facts.EtcdMember) string {
-	for _, h := range s.Spec.EtcdHosts() {
+	for _, h := range s.present.EtcdHosts() {
 		if !m.Started && m.PeerURL == "https://"+h.Address+":2380" {
 			return h.Name
 		}
@@ -360,14 +365,14 @@ func (s *State) keepalived(host string) facts.Answer {
 // Holders are the hosts of the spec that have the virtual IP, and unknown those load balancers of which nobody can tell.
 func (s *State) Holders() (holders, unknown []string) {
 	answers := s.answersForVirtualIP()
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range slices.Concat(s.present.Spec.Hosts, s.removed) {
 		seen := s.Seen.Hosts[h.Name]
 		switch {
 		case seen.Facts != nil && (seen.Balancer != nil && seen.Balancer.Active || s.hasAddress(seen.Facts)):
 			holders = append(holders, h.Name)
 		case seen.Facts == nil && slices.ContainsFunc(answers, func(a vip.Holder) bool { return a.Host == h.Name }):
 			holders = append(holders, h.Name) // it cannot be asked, and it answers for the address all the same
-		case s.Spec.Balances(h) && (seen.Facts == nil || seen.Balancer == nil && seen.BalancerError != ""):
+		case s.present.Balances(h) && (seen.Facts == nil || seen.Balancer == nil && seen.BalancerError != ""):
 			unknown = append(unknown, h.Name)
 		}
 	}
@@ -376,7 +381,7 @@ func (s *State) Holders() (holders, unknown []string) {
 
 // answersForVirtualIP are the machines that answer for the virtual IP in the networks of the load balancers.
 func (s *State) answersForVirtualIP() []vip.Holder {
-	return vip.Holders(s.Spec, s.Seen, s.virtualIPAnswers())
+	return vip.Holders(s.present, s.Seen, s.virtualIPAnswers())
 }
 
 func (s *State) virtualIPAnswers() map[string]facts.AddressHolders {
@@ -397,8 +402,8 @@ func (s *State) StrangersWithVirtualIP() []vip.Holder {
 	if holders, _ := s.Holders(); len(holders) > 0 {
 		return strangers
 	}
-	known := vip.Names(s.Spec, s.Seen, s.virtualIPAnswers())
-	unidentified := slices.DeleteFunc(s.Spec.BalancerHosts(), func(h spec.Host) bool {
+	known := vip.Names(s.present, s.Seen, s.virtualIPAnswers())
+	unidentified := slices.DeleteFunc(s.present.BalancerHosts(), func(h spec.Host) bool {
 		return slices.Contains(slices.Collect(maps.Values(known)), h.Name)
 	})
 	if len(strangers) <= len(unidentified) {
@@ -427,7 +432,7 @@ func (s *State) Endpoint() facts.Answer {
 		return facts.Answer{Unknown: why}
 	}
 	var problem, unknown string
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.present.Spec.Hosts {
 		a, asked := e.Hosts[h.Name]
 		switch {
 		case !asked:
@@ -462,7 +467,7 @@ func (s *State) place() (out []quorum.Placement) {
 		return nil
 	}
 	member := s.memberStates()
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.present.Spec.Hosts {
 		p := quorum.Placement{Host: h.Name, Zone: h.Zone, Member: member[h.Name]}
 		delete(member, h.Name)
 		if h.Has(spec.RoleControlPlane) && (s.wasControlPlane(h.Name) || !s.Reachable(h.Name) || s.stage == Partial) {
@@ -470,7 +475,7 @@ func (s *State) place() (out []quorum.Placement) {
 			p.ControllerManager = partState(s.component(h.Name, facts.ControllerManager))
 			p.Scheduler = partState(s.component(h.Name, facts.Scheduler))
 		}
-		if s.Spec.Balances(h) {
+		if s.present.Balances(h) {
 			p.Balancer = min(partState(s.LoadBalancer(h.Name)), partState(s.keepalived(h.Name)))
 		}
 		if h.Has(spec.RoleWorker) {
@@ -523,7 +528,7 @@ func (s *State) Maintenance(host string) (facts.Maintenance, bool) {
 
 // InMaintenance are the hosts that are in maintenance, in the spec's order. None is known while the API cannot be read.
 func (s *State) InMaintenance() (out []string) {
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.present.Spec.Hosts {
 		if _, in := s.Maintenance(h.Name); in {
 			out = append(out, h.Name)
 		}
@@ -551,7 +556,7 @@ func (s *State) memberStates() map[string]quorum.State {
 		}
 	}
 	if s.Seen.Etcd == nil {
-		for _, h := range s.Spec.EtcdHosts() {
+		for _, h := range s.present.EtcdHosts() {
 			if f := s.Facts(h.Name); f == nil || f.Kubernetes.EtcdData || s.stage != Partial {
 				out[h.Name] = quorum.Unknown
 			}

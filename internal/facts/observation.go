@@ -34,6 +34,10 @@ type Observation struct {
 	ExistingEtcd *ExistingEtcd `json:"existingEtcd,omitempty"`
 	// Endpoint is how the endpoint answers.
 	Endpoint Endpoint `json:"endpoint"`
+	// LastRecord and LastRemoved are what the caller last read of API.Record and API.Removed. They count while the API does
+	// not answer.
+	LastRecord  string `json:"lastRecord,omitempty"`
+	LastRemoved string `json:"lastRemoved,omitempty"`
 }
 
 // Host is one host, or why it could not be asked.
@@ -41,6 +45,9 @@ type Host struct {
 	Error    string    `json:"error,omitempty"`
 	Facts    *Facts    `json:"facts,omitempty"`
 	Balancer *Balancer `json:"balancer,omitempty"`
+	// SeenBy is, for a host that is to leave the cluster and could not be asked, what other hosts find at its address: OK
+	// means that something answers there, a Problem that nothing does.
+	SeenBy map[string]Answer `json:"seenBy,omitempty"`
 	// BalancerError is why the load balancer of the host could not be asked; Balancer is nil then.
 	BalancerError string `json:"balancerError,omitempty"`
 	// VirtualIP is which machines have the virtual IP, as this load balancer finds them; nil where it was not asked.
@@ -124,6 +131,9 @@ type API struct {
 	// Record is the spec by which the cluster was last built or changed, as Quorate stored it in the cluster (see
 	// spec.Record); empty if it stored none.
 	Record string `json:"record,omitempty"`
+	// Removed lists the hosts that were removed from the cluster while they were down, as Quorate stored it in the cluster
+	// (see spec.ParseHosts); empty if there are none.
+	Removed string `json:"removed,omitempty"`
 	// Verified is what Quorate noted when it last saw the cluster match its spec; empty if it never did.
 	Verified string `json:"verified,omitempty"`
 	// TakeoverTested are the load balancers among which the takeover of the virtual IP was tested, sorted and joined by

@@ -19,8 +19,17 @@ type Set struct {
 // for each.
 func DialAll(ctx context.Context, targets []Target) *Set {
 	s := &Set{dialer: newDialer(accessOf(ctx)), conns: map[string]*Conn{}, errs: map[string]error{}}
+	s.Add(ctx, targets)
+	return s
+}
+
+// Add connects to more hosts. One that the set knows already stays as it is.
+func (s *Set) Add(ctx context.Context, targets []Target) {
 	var wg sync.WaitGroup
 	for _, t := range targets {
+		if s.knows(t.Name) {
+			continue
+		}
 		wg.Go(func() {
 			session, err := s.dialer.session(ctx, t)
 			s.mu.Lock()
@@ -33,7 +42,12 @@ func DialAll(ctx context.Context, targets []Target) *Set {
 		})
 	}
 	wg.Wait()
-	return s
+}
+
+func (s *Set) knows(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[name] != nil || s.errs[name] != nil
 }
 
 // Get returns the session to a host, or why there is no connection.

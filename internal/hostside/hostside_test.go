@@ -23,13 +23,13 @@ var withoutSecrets = []string{
 	"kubeadm.admin",               // returns a secret of the host, which goes nowhere else
 	"kubeadm.etcd-client",         // the same
 	"kubeadm.install-certificate", // a certificate; its key never leaves the host
-	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-node-labels", "kubeadm.use-local-api",
+	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial
-	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.reboot", "node.reset", "node.security", "node.set-pool", "node.stand-aside",
+	"node.inspect", "node.install-packages", "node.lease", "node.listen", "node.reboot", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",
 	"programs.prune", "programs.switch", "programs.switch-running", "programs.tidy", "programs.unpack",

@@ -45,6 +45,8 @@ const (
 	ConfigMap = "quorate"
 	// SpecKey holds the recorded spec (see spec.Record).
 	SpecKey = "spec"
+	// RemovedKey lists the hosts that were removed while they were down (see spec.MarshalHosts).
+	RemovedKey = "removed-hosts"
 	// VerifiedKey holds the spec and bundle that the cluster was last verified to match.
 	VerifiedKey = "verified"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
@@ -53,8 +55,19 @@ const (
 	MaintenanceKey = "maintenance."
 )
 
-// Observe reads everything in the spec through the given sessions. Hosts without a session have the error of the connection.
-func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Observation {
+// Hosts are the hosts of an observation besides those of the spec.
+type Hosts struct {
+	// Departing are still part of the cluster, and the spec does not name them any more.
+	Departing []spec.Host
+	// Removed were removed while they were down. Only the hosts themselves are read: what they say of the cluster does not
+	// count.
+	Removed []spec.Host
+}
+
+// Observe reads everything in the spec, and more hosts, through the given sessions. Hosts without a session have the error of the
+// connection.
+func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) *facts.Observation {
+	c = c.With(more.Departing...)
 	obs := &facts.Observation{Time: time.Now(), Hosts: map[string]facts.Host{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -63,6 +76,14 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 	for _, h := range c.Spec.Hosts {
 		wg.Go(func() {
 			seen := observeHost(ctx, c, h, conns, request)
+			mu.Lock()
+			defer mu.Unlock()
+			obs.Hosts[h.Name] = seen
+		})
+	}
+	for _, h := range more.Removed {
+		wg.Go(func() {
+			seen := observeHost(ctx, c, spec.Host{Name: h.Name, Address: h.Address}, conns, request)
 			mu.Lock()
 			defer mu.Unlock()
 			obs.Hosts[h.Name] = seen
@@ -81,6 +102,17 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 			}
 		})
 	}
+	silent := map[string]map[string]facts.Answer{}
+	for _, h := range more.Departing {
+		if obs.Hosts[h.Name].Facts == nil {
+			wg.Go(func() {
+				by := seenBy(ctx, c, h, conns, obs)
+				mu.Lock()
+				defer mu.Unlock()
+				silent[h.Name] = by
+			})
+		}
+	}
 	if len(servers) > 0 {
 		wg.Go(func() {
 			var err error
@@ -94,6 +126,11 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set) *facts.Obser
 		obs.Endpoint.Unknown = obs.APIError
 	}
 	wg.Wait()
+	for name, by := range silent {
+		seen := obs.Hosts[name]
+		seen.SeenBy = by
+		obs.Hosts[name] = seen
+	}
 	if c.ExistingEtcd() {
 		existingEtcd(ctx, c, conns, obs)
 	}
@@ -232,6 +269,8 @@ func remembered(data map[string]string, api *facts.API) {
 		switch {
 		case key == SpecKey:
 			api.Record = value
+		case key == RemovedKey:
+			api.Removed = value
 		case key == VerifiedKey:
 			api.Verified = value
 		case key == TakeoverKey:

@@ -69,7 +69,7 @@ func TestLoadBalancersAreAskedForTheVirtualIP(t *testing.T) {
 		c.Spec.Hosts[i].Address = "127.0.0." + strconv.Itoa(i+1)
 	}
 	conns := sessions(t, c)
-	obs := Observe(t.Context(), c, conns)
+	obs := Observe(t.Context(), c, conns, Hosts{})
 	for _, h := range c.Spec.Hosts {
 		seen := obs.Hosts[h.Name]
 		if seen.Facts == nil {

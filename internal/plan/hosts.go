@@ -111,9 +111,9 @@ func (b *builder) startedPart(h spec.Host) cluster.Part {
 // configureBalancer is HAProxy, keepalived and the watchdog.
 func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	d := hostconfig.Balancer(b.c, h, f, b.CA())
+	d := hostconfig.Balancer(b.Present(), h, f, b.CA(), b.balancersAmong(b.Removed())...)
 	missing := hostconfig.Missing(d, f)
-	if len(missing) == 0 {
+	if len(missing) == 0 || b.unknownPeers(h) {
 		return
 	}
 	s := Step{Kind: Configure, Host: h.Name, Detail: "load-balancer", Title: "configure the load balancer", Reason: reasons(missing), Desired: &d}
@@ -144,6 +144,18 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	}
 }
 
+// unknownPeers says that a load balancer has peers that the spec does not name, while nobody can read which hosts the cluster
+// recorded. It must not forget them: a peer that works and is forgotten would share the virtual IP with another holder.
+func (b *builder) unknownPeers(h spec.Host) bool {
+	seen := b.Seen.Hosts[h.Name].Balancer
+	if record, err := b.Record(); seen == nil || record != nil || err != nil || !b.exists() || b.Seen.API != nil {
+		return false
+	}
+	return slices.ContainsFunc(seen.Peers, func(address string) bool {
+		return !slices.ContainsFunc(b.c.Spec.Hosts, func(o spec.Host) bool { return o.Address == address })
+	})
+}
+
 // balances says that the host is a load balancer already, whoever set it up.
 func (b *builder) balances(h spec.Host) bool {
 	seen := b.Seen.Hosts[h.Name].Balancer
@@ -164,7 +176,7 @@ func (b *builder) balancersInTurn() []spec.Host {
 		}
 		return 0
 	}
-	hosts := slices.Clone(b.c.BalancerHosts())
+	hosts := slices.Clone(b.Present().BalancerHosts())
 	slices.SortStableFunc(hosts, func(x, y spec.Host) int { return cmp.Compare(rank(x), rank(y)) })
 	return hosts
 }

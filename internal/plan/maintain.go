@@ -15,7 +15,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseEtcdChanges, b.refusePKI, b.refuseNetwork} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refuseEtcdChanges, b.refusePKI, b.refuseNetwork} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -43,7 +43,8 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign {
 		b.markEstablished()
 	}
-	token := b.makeToken()
+	remembered := b.removeDead()
+	token := b.makeToken(remembered)
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if err := b.joinControlPlane(h, pki, token); err != nil {
 			return err
@@ -58,6 +59,8 @@ func (b *builder) maintain() error {
 		b.relabel(h)
 	}
 	b.removeTokens(token)
+	b.depart()
+	b.forget()
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -164,24 +167,32 @@ func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
 	case interrupted:
 		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", MemberID: member.ID, Change: change(cluster.Remove, cluster.EtcdMember, h.Name),
 			Reason: "etcd has a member for it, and the host did not finish joining"}, at.configure)
-	case has && b.c.StackedEtcd():
-		return refused(RuleOldMember, fmt.Sprintf("%s has no control plane, but etcd still has a member of that name (%s)", h.Name, memberState(member)),
-			fmt.Sprintf("If its data is lost for good, remove the dead member first, on a healthy control plane: `etcdctl member remove %s`. Then run `quorate apply`.", member.ID))
+	case has && b.c.StackedEtcd() && member.Healthy:
+		return refused(RuleOldMember, fmt.Sprintf("%s has no control plane, but etcd has a member of that name, and %s", h.Name, memberState(member)),
+			"Look on which machine it runs: "+member.PeerURL+". If that is another machine, give this one another name.")
+	case has && b.c.StackedEtcd() && member.Unknown != "":
+		r := refused(RuleOldMember, fmt.Sprintf("%s has no control plane, but etcd has a member of that name, and %s", h.Name, memberState(member)), "Run it again in a moment.")
+		r.Transient = true
+		return r
 	case f.Kubernetes.Begun && f.Kubernetes.EtcdData && b.c.StackedEtcd():
 		undo = b.addInTurn(Step{Kind: UndoJoin, Host: h.Name, Title: "undo an interrupted join", Change: change(cluster.Clear, cluster.Node, h.Name),
 			Reason: "an earlier run of Quorate left etcd data, and etcd has no member for it"}, at.configure)
+	}
+	replaced := undo
+	if undo == nil {
+		replaced = b.replaceMachine(h)
 	}
 	reason := "it is in the spec but not in the cluster"
 	if b.c.StackedEtcd() {
 		reason += "; etcd takes one learner at a time"
 	}
 	at.join = b.addInTurn(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Reason: reason, Change: change(cluster.Add, cluster.ControlPlane, h.Name)},
-		undo, at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki, token)
+		replaced, at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki, token)
 	b.markEstablishedOn(h, at.join)
 	return nil
 }
 
-// RuleOldMember refuses to join a host whose dead member etcd still counts.
+// RuleOldMember refuses to join a host while a member of its name works elsewhere.
 const RuleOldMember = "old-member"
 
 func memberState(m facts.EtcdMember) string {
@@ -202,14 +213,14 @@ func (b *builder) joinWorker(h spec.Host, token *Step) {
 		return
 	}
 	at.join = b.add(Step{Kind: JoinWorker, Host: h.Name, Title: "join as a worker", Reason: "it is in the spec but not in the cluster", Change: change(cluster.Add, cluster.Node, h.Name)},
-		at.images, at.configure, at.balancer, token)
+		b.replaceMachine(h), at.images, at.configure, at.balancer, token)
 	b.labelWorker(h, at.join)
 }
 
-func (b *builder) makeToken() *Step {
+func (b *builder) makeToken(after ...*Step) *Step {
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && h.IsNode() && !f.Kubernetes.KubeletConfig {
-			return b.add(Step{Kind: MakeToken, Title: "create a bootstrap token", Reason: "hosts are waiting to join"})
+			return b.add(Step{Kind: MakeToken, Title: "create a bootstrap token", Reason: "hosts are waiting to join"}, after...)
 		}
 	}
 	return nil

@@ -8,10 +8,12 @@
 package plan
 
 import (
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -77,6 +79,17 @@ const (
 	JoinWorker       Kind = "join-worker"
 	JoinControlPlane Kind = "join-control-plane"
 	UndoJoin         Kind = "undo-join"
+	// StopControlPlane stops the API server, controller manager and scheduler of a control plane that leaves, and StopBalancer
+	// a load balancer, for good.
+	StopControlPlane Kind = "stop-control-plane"
+	StopBalancer     Kind = "stop-balancer"
+	// RemoveMember removes the etcd member of a host that leaves, or that is lost, and DeleteNode its node.
+	RemoveMember Kind = "remove-member"
+	DeleteNode   Kind = "delete-node"
+	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
+	RememberHosts Kind = "remember-hosts"
+	// AwaitNodes waits until new nodes are Ready.
+	AwaitNodes Kind = "await-nodes"
 	// LabelNode sets labels and taints of a node, and removes those that left the spec.
 	LabelNode Kind = "label-node"
 	// ApplyManifest updates API objects that Quorate owns.
@@ -148,6 +161,7 @@ var effects = map[Kind]effect{
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
+	StopControlPlane: changes, StopBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: harmless,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
@@ -210,16 +224,19 @@ type Step struct {
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`
-	// Pods belongs to RestoreControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent (the DaemonSet, as
-	// namespace/name).
+	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent (the
+	// DaemonSet, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
-	// MemberID belongs to UndoJoin: the etcd member, in hexadecimal.
+	// MemberID belongs to UndoJoin and RemoveMember: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
 	Force bool `json:"force,omitempty"`
-	// Record belongs to RecordSpec and RecordVerified: what is stored.
+	// Record belongs to RecordSpec, RecordVerified and RememberHosts: what is stored.
 	Record string `json:"record,omitempty"`
-	// Nodes belongs to Verify: the new nodes, whose pod traffic to and from the others is tried.
+	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
+	Margins *quorum.Margins `json:"margins,omitempty"`
+	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, and to
+	// RememberHosts (the nodes that must not register).
 	Nodes []string `json:"nodes,omitempty"`
 }
 
@@ -288,7 +305,7 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 		delete(b.out.Unreachable, name)
 		b.out.Warnings = append(b.out.Warnings, name+" is in maintenance and is left as it is; `quorate maintain --undo "+name+"` ends that")
 	}
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
 	if err := b.refuse(); err != nil {
@@ -397,6 +414,9 @@ func (b *builder) fold() error {
 			out := *r
 			out.Why = "the plan's step \"" + step.Title + after(" on ", step.Host) + "\": " + r.Why
 			return &out
+		}
+		if worst := s.Worst(*step.Change); b.exists() && !slices.Equal(worst.Placements(), s.Placements()) {
+			step.Margins = new(worst.Margins())
 		}
 		s = s.After(*step.Change)
 	}

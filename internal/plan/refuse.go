@@ -77,6 +77,9 @@ func (b *builder) refuseCreation() error {
 	if r := b.InitialMembers(); r != nil {
 		return r
 	}
+	if err := b.refuseSecondCluster(); err != nil {
+		return err
+	}
 	if b.Stage() == cluster.Partial && !b.Marked() {
 		for _, h := range b.c.Spec.Hosts {
 			if k := b.Facts(h.Name).Kubernetes; k.KubeletConfig || k.EtcdData {
@@ -86,6 +89,27 @@ func (b *builder) refuseCreation() error {
 		}
 	}
 	return nil
+}
+
+// refuseSecondCluster refuses to build control planes anew for workers that have joined: a worker starts only when the API of its
+// cluster answers, so the spec names none of the control planes that they belong to.
+func (b *builder) refuseSecondCluster() error {
+	if b.anyOf(b.c.HostsWith(spec.RoleControlPlane), func(k facts.Kubernetes) bool {
+		return k.KubeletConfig || k.EtcdData || k.CA != "" || len(k.Manifests) > 0
+	}) {
+		return nil
+	}
+	for _, h := range b.c.HostsWith(spec.RoleWorker) {
+		if f := b.Facts(h.Name); f != nil && f.Kubernetes.KubeletConfig {
+			return refused(cluster.RuleNewCluster, h.Name+" is a worker of a cluster, and the spec names none of its control planes",
+				"Keep at least one control plane of the cluster in the spec until the new ones have joined, then remove it. If that cluster is gone for good, clear "+h.Name+": `kubeadm reset`.")
+		}
+	}
+	return nil
+}
+
+func (b *builder) anyOf(hosts []spec.Host, is func(facts.Kubernetes) bool) bool {
+	return slices.ContainsFunc(hosts, func(h spec.Host) bool { f := b.Facts(h.Name); return f != nil && is(f.Kubernetes) })
 }
 
 func (b *builder) refuseVersion() error {

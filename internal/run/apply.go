@@ -18,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/step"
 )
 
@@ -33,10 +34,18 @@ type Options struct {
 // the plan was made from. It returns only after it has verified that the cluster matches the spec, even if there was nothing
 // to do.
 func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
-	if err := e.takeLeases(ctx); err != nil {
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	w, err := e.Plan(ctx, b)
+	if more := e.others(); len(more.Departing)+len(more.Removed) > 0 {
+		// Only the cluster could tell that these hosts are part of it. What the plan was made from may have changed before they
+		// were held.
+		if err := e.takeLeases(ctx, slices.Concat(more.Departing, more.Removed)); err != nil {
+			return nil, err
+		}
+		w, err = e.Plan(ctx, b)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +108,10 @@ func (e *UnreachableError) Error() string {
 // leasePatience is how long a run waits for leases: programs of a run that was ended a moment ago may still be ending on a host.
 const leasePatience = 15 * time.Second
 
-// takeLeases takes the lease of every host that can be reached. It ends with the session.
-func (e *Engine) takeLeases(ctx context.Context) error {
+// takeLeases takes the lease of each of the hosts that can be reached. It ends with the session.
+func (e *Engine) takeLeases(ctx context.Context, hosts []spec.Host) error {
 	owner, deadline := owner(), time.Now().Add(leasePatience)
-	for _, h := range e.Cluster.Spec.Hosts {
+	for _, h := range hosts {
 		c, err := e.Conns.Get(h.Name)
 		if err != nil {
 			continue // it is observed as unreachable, and left alone
@@ -165,7 +174,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
 		return err
 	}
 	r := &runner{Engine: e, work: w, look: e.State}
-	env := step.NewEnv(e.Cluster, e.Conns, w.State.Seen, w.bundle, w.manifests, e.Progress, r.permit)
+	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
 	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
 		if s.Change != nil && s.Change.Disruptive() {
 			r.turn.Lock()

@@ -19,7 +19,7 @@ func (e *Engine) PlanRotation(ctx context.Context) (*Work, error) {
 
 // Rotate replaces the key that encrypts secrets. Hosts that it does not concern may be down.
 func (e *Engine) Rotate(ctx context.Context) (*Work, error) {
-	if err := e.takeLeases(ctx); err != nil {
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	w, err := e.PlanRotation(ctx)

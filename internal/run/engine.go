@@ -7,6 +7,8 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
+	"sync"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -22,24 +24,37 @@ type Engine struct {
 	Cluster  *spec.Cluster
 	Conns    *host.Set
 	Progress progress.Sink
+
+	mu sync.Mutex
+	// more are the hosts that the cluster remembers and the spec does not name: see cluster.State.Departing and Removed.
+	more observe.Hosts
+	// record and removed are what was last read of them.
+	record, removed string
 }
 
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
 func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
-	targets := Targets(c)
+	return &Engine{Cluster: c, Conns: host.DialAll(ctx, noticed(Targets(c), sink)), Progress: sink}
+}
+
+// noticed shows the keys of hosts that are seen for the first time.
+func noticed(targets []host.Target, sink progress.Sink) []host.Target {
 	for i := range targets {
 		name := targets[i].Name
 		targets[i].Notice = func(s string) {
 			sink.Emit(progress.Event{Kind: progress.Note, Host: name, ID: name + "/ssh", Detail: s})
 		}
 	}
-	return &Engine{Cluster: c, Conns: host.DialAll(ctx, targets), Progress: sink}
+	return targets
 }
 
 // Targets says how the hosts of a spec are reached.
-func Targets(c *spec.Cluster) []host.Target {
+func Targets(c *spec.Cluster) []host.Target { return TargetsOf(c.Spec.Hosts) }
+
+// TargetsOf says how hosts are reached.
+func TargetsOf(hosts []spec.Host) []host.Target {
 	var out []host.Target
-	for _, h := range c.Spec.Hosts {
+	for _, h := range hosts {
 		out = append(out, host.Target{
 			Name: h.Name, Address: h.Address, Port: h.SSH.Port, User: h.SSH.User, KeyFile: h.SSH.KeyFile,
 			KnownHostsFile: h.SSH.KnownHostsFile, HostKey: h.SSH.HostKey, Jump: h.SSH.Jump,
@@ -51,9 +66,40 @@ func Targets(c *spec.Cluster) []host.Target {
 // Close ends all sessions, and with them the lease.
 func (e *Engine) Close() { e.Conns.Close() }
 
-// Observe reads the actual condition of the cluster.
+// Observe reads the actual condition of the cluster. The first time that it learns of hosts that the cluster remembers and the
+// spec does not name, it opens sessions to them and looks again.
 func (e *Engine) Observe(ctx context.Context) *facts.Observation {
-	return observe.Observe(ctx, e.Cluster, e.Conns)
+	for {
+		obs := observe.Observe(ctx, e.Cluster, e.Conns, e.others())
+		if !e.learn(ctx, obs) || ctx.Err() != nil {
+			return obs
+		}
+	}
+}
+
+func (e *Engine) others() observe.Hosts {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.more
+}
+
+// learn remembers what the cluster recorded, for observations in which the API does not answer. It says whether there are hosts
+// that were not observed.
+func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if obs.API != nil {
+		e.record, e.removed = obs.API.Record, obs.API.Removed
+	}
+	obs.LastRecord, obs.LastRemoved = e.record, e.removed
+	s := cluster.Evaluate(e.Cluster, obs)
+	e.more = observe.Hosts{Departing: s.Departing(), Removed: s.Removed()}
+	others := slices.DeleteFunc(slices.Concat(e.more.Departing, e.more.Removed), func(h spec.Host) bool { _, seen := obs.Hosts[h.Name]; return seen })
+	if len(others) == 0 {
+		return false
+	}
+	e.Conns.Add(ctx, noticed(TargetsOf(others), e.Progress))
+	return true
 }
 
 // State observes the cluster and evaluates it.

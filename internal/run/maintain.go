@@ -51,7 +51,7 @@ func (e *Engine) EndMaintenance(ctx context.Context, t plan.Target) (*Work, erro
 // Reboot reboots hosts one after the other. Each of them is back, and the margins are what they were, before the next one goes.
 // It returns the hosts that were rebooted. Hosts that an earlier run was rebooting come first.
 func (e *Engine) Reboot(ctx context.Context, hosts []spec.Host, o plan.MaintainOptions) (done []string, err error) {
-	if err := e.takeLeases(ctx); err != nil {
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	first := e.State(ctx)

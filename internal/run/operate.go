@@ -13,7 +13,7 @@ import (
 // Operate carries out an operation that is not "make the cluster match its spec", such as a maintenance. It takes the lease,
 // observes, has decide make the plan, and runs it. It waits for a while if the plan is refused for something that may pass.
 func (e *Engine) Operate(ctx context.Context, decide func(*cluster.State) (*plan.Plan, error)) (*Work, error) {
-	if err := e.takeLeases(ctx); err != nil {
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	return e.operate(ctx, decide)

@@ -330,14 +330,16 @@ func TestEdits(t *testing.T) {
 		"another balancer":   {real, []string{balancers, "    - {name: lb-c, address: 10.0.0.33, roles: [load-balancer], zone: c}\n" + balancers}, []want{{"spec.hosts[lb-c]", Added, Rolling, nil}}},
 		"another etcd host": {edit(t, real, managedEtcd...), []string{balancers, "    - {name: etcd-d, address: 10.0.0.44, roles: [load-balancer, etcd], zone: c}\n" + balancers}, []want{
 			{"spec.hosts[etcd-d]", Added, Fixed, []string{"Take etcd-d out of the spec", "does not add members"}}}},
-		"balancers of their own": {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Fixed, []string{"The control planes are the load balancers"}}}},
-		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Fixed, []string{"Put lb-a back", "run `systemctl disable --now keepalived haproxy quorate-watchdog` on lb-a", "edit configmap quorate"}}}},
+		"balancers of their own": {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Fixed, []string{"Take lb-a out of the spec again", "does not move them"}}}},
+		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
+		"the last balancers": {real, []string{balancers, "", "    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}\n", ""}, []want{
+			{"spec.hosts[lb-a]", Removed, Fixed, []string{"Put lb-a back", "does not move them"}}, {"spec.hosts[lb-b]", Removed, Fixed, nil}}},
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
-			{"spec.hosts[lb-a]", Removed, Fixed, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
+			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
-			{"spec.hosts[cp-c]", Removed, Fixed, []string{"`quorate maintain cp-c`", "`kubeadm reset` on cp-c", "kubectl delete node cp-c"}}}},
+			{"spec.hosts[cp-c]", Removed, Rolling, nil}}},
 		"a control plane that balances less": {colocated, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
-			{"spec.hosts[cp-c]", Removed, Fixed, []string{"cp-c is also a load balancer"}}}},
+			{"spec.hosts[cp-c]", Removed, Rolling, nil}}},
 		"an etcd host less": {edit(t, real, managedEtcd...), []string{"    - {name: etcd-c, address: 10.0.0.43, roles: [etcd], zone: c}\n", ""}, []want{
 			{"spec.hosts[etcd-c]", Removed, Fixed, []string{"does not remove members from an external etcd"}}}},
 		"labels": {real, []string{"{example.com/tier: web}", "{example.com/disk: ssd}"}, []want{

@@ -62,9 +62,8 @@ const (
 	newCluster = "To change it, build a new cluster and move the workloads"
 	// recorded: the change was made by hand, and Quorate does not know it yet.
 	recorded = "Then make the same change in the recorded spec (" + editRecord + ") and in your own"
-	// forgetHost and joinAgain: the host was removed by hand.
-	forgetHost = "Then remove its entry from the recorded spec (" + editRecord + ")"
-	joinAgain  = "remove it from the cluster by hand, remove its entry from the recorded spec (" + editRecord + "), and run `quorate apply`, which adds it again"
+	// joinAgain takes two runs: in one run, a host cannot leave and come back as another one.
+	joinAgain = "remove HOST from the spec and run `quorate apply`; then add it again as it is to be, and run `quorate apply` once more"
 
 	sameBundle = "If the result is another bundle, it is installed on the hosts"
 	relabel    = ". Pods that run stay where they are"
@@ -165,29 +164,28 @@ type roleEdit struct {
 	howAdded, howRemoved string
 }
 
-// roleEdits has an entry for every role. Removing any host is fixed in this version.
+// roleEdits has an entry for every role.
 var roleEdits = map[string]roleEdit{
-	RoleControlPlane: {Rolling, Fixed,
+	RoleControlPlane: {Rolling, Rolling,
 		"It joins, one control plane at a time",
-		"To remove a control plane by hand, wait until `quorate status` is healthy; run `quorate maintain HOST`; run " + drainNode +
-			"; run `kubeadm reset` on HOST, which also removes its member from a stacked etcd (if HOST is lost, use `etcdctl member remove`); and run `kubectl delete node HOST`"},
-	RoleWorker: {Rolling, Fixed,
+		"When the new control planes have joined, it is drained, leaves the load balancers' pools and etcd, and is reset, one control plane at a time"},
+	RoleWorker: {Rolling, Rolling,
 		"It joins",
-		"To remove a worker by hand, run " + drainNode + ", `kubeadm reset` on HOST, and `kubectl delete node HOST`"},
+		"When the new workers have joined, it is drained and reset, one worker at a time"},
 	RoleEtcd: {Fixed, Fixed,
 		"This version of Quorate does not add members to an external etcd",
 		"This version of Quorate does not remove members from an external etcd"},
-	RoleLoadBalancer: {Rolling, Fixed,
+	RoleLoadBalancer: {Rolling, Rolling,
 		"It becomes a standby; the existing load balancers learn about it first",
-		"To remove a load balancer by hand, make sure that another one is ready to take over (`quorate status`), and run " + stopBalancer + " on HOST"},
+		"When the new load balancers are ready, the virtual IP moves to another one, and it is stopped and reset"},
 }
 
 const (
-	drainNode    = "`kubectl drain HOST --ignore-daemonsets --delete-emptydir-data`"
 	stopBalancer = "`systemctl disable --now keepalived haproxy quorate-watchdog`"
 
-	// balancersMove explains why the first load balancer of its own cannot be added where the control planes balance.
-	balancersMove = "The control planes are the load balancers of this cluster, and this version of Quorate does not move them to other hosts"
+	// balancersMove explains why load balancers do not move between hosts of their own and the control planes.
+	balancersMove = "The load balancers run on hosts of their own, or on the control planes, and this version of Quorate does not move them from one to the other: " +
+		"on a control plane, HAProxy and kube-apiserver share a port, and kube-apiserver must have been started for that"
 	// etcdStays explains why a member of an external etcd keeps its address and its role.
 	etcdStays = "This version of Quorate does not replace members of an external etcd"
 )
@@ -207,20 +205,15 @@ func (d *comparison) added(h Host) (Meaning, string) {
 
 // removed is what removing the host from the cluster means.
 func (d *comparison) removed(h Host) (Meaning, string) {
-	how := []string{"Put HOST back into the spec", "This version of Quorate does not remove hosts"}
 	for _, role := range sortedRoles(h) {
-		if role == RoleWorker && h.Has(RoleControlPlane) {
-			continue // the procedure is the control plane's
+		switch r := roleEdits[role]; {
+		case role == RoleLoadBalancer && d.after.balanceOnControlPlanes():
+			return Fixed, sentences("Put HOST back into the spec, or add another host with the role load-balancer", balancersMove)
+		case r.removed != Rolling:
+			return Fixed, sentences("Put HOST back into the spec", r.howRemoved)
 		}
-		how = append(how, roleEdits[role].howRemoved)
 	}
-	if d.before.Balances(h) && !h.Has(RoleLoadBalancer) {
-		how = append(how, "HOST is also a load balancer; before anything else, run "+stopBalancer+" there")
-	}
-	if !h.Has(RoleEtcd) {
-		how = append(how, forgetHost)
-	}
-	return Fixed, sentences(how...)
+	return Rolling, ""
 }
 
 // how explains a change of a fixed field.

@@ -136,6 +136,11 @@ on the machine that runs Quorate are not recorded: the files that they name are 
 
 `
 
+const editingRemoved = `
+Hosts that are added join before hosts leave, and hosts leave one at a time. [Changing hosts](changing-hosts.md) describes what
+happens in each case: a host that is dead, a new machine with the name and address of an old one, and the first control plane.
+`
+
 const editingByHand = `
 ## After a change by hand
 
@@ -173,13 +178,12 @@ func editingPage() []byte {
 	for _, role := range choices["Host.roles"] {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].added, sentences(roleEdits[role].howAdded))
 	}
-	fmt.Fprintf(&b, "\nAdding the first host with the role `load-balancer` is fixed. %s\n", sentences(balancersMove))
+	fmt.Fprintf(&b, "\nAdding the first host with the role `load-balancer`, and removing the last one, is fixed. %s\n", sentences(balancersMove))
 	b.WriteString("\n| role | removed | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].removed, sentences(roleEdits[role].howRemoved))
 	}
-	fmt.Fprintf(&b, "\nWhere the control planes are the load balancers, run %s on HOST first. After each removal by hand, "+
-		"remove the host's entry from the recorded spec (%s).\n", stopBalancer, editRecord)
+	b.WriteString(editingRemoved)
 	b.WriteString(editingByHand)
 	return []byte(b.String())
 }

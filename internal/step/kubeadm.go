@@ -23,10 +23,13 @@ func (e *Env) kubeadm() kubeadmconfig.Config {
 	return cfg
 }
 
-// target is a step's host, in the spec and as a session.
+// present is the spec with the departing hosts.
+func (e *Env) present() *spec.Cluster { return e.Cluster.With(e.Departing...) }
+
+// target is a step's host, in the spec or as it is recorded, and as a session.
 func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {
 	c, err := e.Conns.Get(s.Host)
-	h, _ := e.Cluster.Host(s.Host)
+	h, _ := e.present().Host(s.Host)
 	return h, c, err
 }
 

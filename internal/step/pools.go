@@ -51,7 +51,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 		failed []error
 		absent []error
 	)
-	for _, h := range e.Cluster.BalancerHosts() {
+	for _, h := range e.present().BalancerHosts() {
 		wg.Go(func() {
 			conn, err := e.Conns.Get(h.Name)
 			if err == nil {
@@ -79,7 +79,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 		failed = append(failed, absent...)
 	}
 	if err := errors.Join(failed...); err != nil {
-		return closed, fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.Cluster.BalancerHosts()), strings.Join(told, ", "), err)
+		return closed, fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.present().BalancerHosts()), strings.Join(told, ", "), err)
 	}
 	if len(absent) > 0 {
 		e.note(s, "load balancers that cannot be reached were left out: "+errors.Join(absent...).Error())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -13,13 +12,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"quorate.dev/quorate/internal/etcd"
-	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/manifest"
-	"quorate.dev/quorate/internal/spec"
 
 	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 )
@@ -149,22 +145,12 @@ func undoJoin(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	var others []etcd.Member
-	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != s.Host && e.Seen.Hosts[h.Name].Facts != nil && e.Seen.Hosts[h.Name].Facts.Kubernetes.EtcdData {
-			others = append(others, etcd.Member{Conn: conn, Address: h.Address + ":2379"})
-		}
-	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
 	}
 	if s.MemberID != "" {
-		i := slices.IndexFunc(e.Seen.Etcd, func(m facts.EtcdMember) bool { return m.ID == s.MemberID })
-		if i < 0 {
-			return fmt.Errorf("the etcd member %s is not one of those for which the plan was made", s.MemberID)
-		}
-		if err := etcd.RemoveMember(ctx, others, e.Seen.Etcd[i]); err != nil {
+		if err := e.leaveEtcd(ctx, s); err != nil {
 			return err
 		}
 	}

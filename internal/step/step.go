@@ -27,7 +27,9 @@ import (
 
 // Env is what steps share in one run of apply.
 type Env struct {
-	Cluster   *spec.Cluster
+	Cluster *spec.Cluster
+	// Departing are hosts of the cluster that the spec does not name any more.
+	Departing []spec.Host
 	Conns     *host.Set
 	Seen      *facts.Observation
 	Bundle    *bundle.Bundle
@@ -48,8 +50,8 @@ type Env struct {
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
-func NewEnv(c *spec.Cluster, conns *host.Set, seen *facts.Observation, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
-	e := &Env{Cluster: c, Conns: conns, Seen: seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken()}
+func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
+	e := &Env{Cluster: s.Spec, Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken()}
 	e.enlistDonors()
 	return e
 }
@@ -92,6 +94,12 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.RestoreControlPlane: restoreControlPlane,
 	plan.RestartAgent:        restartAgent,
 	plan.UndoJoin:            undoJoin,
+	plan.StopControlPlane:    stopControlPlane,
+	plan.StopBalancer:        stopBalancer,
+	plan.RemoveMember:        removeMember,
+	plan.DeleteNode:          deleteNode,
+	plan.RememberHosts:       rememberHosts,
+	plan.AwaitNodes:          awaitNodes,
 	plan.RecordSpec:          recordSpec,
 	plan.RecordVerified:      recordVerified,
 

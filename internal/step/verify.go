@@ -51,7 +51,7 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 
 // observe evaluates the cluster as it is now.
 func (e *Env) observe(ctx context.Context) *cluster.State {
-	return cluster.Evaluate(e.Cluster, observe.Observe(ctx, e.Cluster, e.Conns))
+	return cluster.Evaluate(e.Cluster, observe.Observe(ctx, e.Cluster, e.Conns, observe.Hosts{Departing: e.Departing}))
 }
 
 // lacking shows what is still unmet, and is an error as long as anything is.

@@ -263,6 +263,20 @@ func (f Fixture) Record() {
 	f.Seen.API.Record = string(text)
 }
 
+// Removed remembers a host as removed while it was down. With facts it is back.
+func (f Fixture) Removed(name string, seen *facts.Facts) {
+	text, err := spec.MarshalHosts([]spec.Host{{Name: name, Address: "10.0.0.99", Zone: "a", Roles: []string{spec.RoleWorker}, SSH: spec.SSH{User: "root", Port: 22}}})
+	if err != nil {
+		panic(err)
+	}
+	f.Seen.API.Removed = text
+	h := facts.Host{Facts: seen}
+	if seen == nil {
+		h.Error = name + ": no SSH connection"
+	}
+	f.Seen.Hosts[name] = h
+}
+
 // AllUnknown is a cluster of which only the hosts themselves can be asked, as when no stream can be opened.
 func (f Fixture) AllUnknown() {
 	f.Seen.API, f.Seen.APIError = nil, NoStream

@@ -49,7 +49,10 @@ const (
 
 // Balancer configures HAProxy, keepalived, and the watchdog on a load balancer. docs/failover.md explains the settings.
 // Both programs reload a changed configuration: HAProxy keeps accepting connections, and keepalived keeps the virtual IP.
-func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Desired {
+//
+// Standbys are load balancers that were removed while they were down. They stay peers, so that one that comes back as it was
+// receives the holder's advertisements and remains a standby.
+func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys ...spec.Host) facts.Desired {
 	link, _ := f.Interface(h.Address)
 	d := facts.Desired{
 		Files: []facts.File{
@@ -57,7 +60,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string) facts.Des
 			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-f"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{"keepalived", "-t", "-f"}},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, standbys, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{"keepalived", "-t", "-f"}},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn(true), Restart: []string{keepalivedUnit}},
 		},
 		Self:   SelfPath,

@@ -34,7 +34,7 @@ func PlainBalancer(c *spec.Cluster, h spec.Host) facts.Desired {
 			{Path: HAProxyFile, Content: haproxyConfig(c, h, plain)},
 			{Path: haproxyDropInFile, Content: haproxyDropIn},
 			{Path: haproxyScript, Mode: 0o755, Content: askHAProxy},
-			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, plain, InterfacePlaceholder, PrefixPlaceholder)},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, nil, plain, InterfacePlaceholder, PrefixPlaceholder)},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn(false)},
 		},
 		Enable: []string{haproxyUnit, keepalivedUnit},

@@ -3,6 +3,7 @@ package hostconfig
 import (
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/spec"
@@ -27,9 +28,10 @@ ExecReload=/bin/kill -HUP $MAINPID
 
 // keepalivedConfig lets the load balancers share the virtual IP. keepalived never asks an API server, so that no failure
 // of API servers moves the address. The watchdog's file moves it when this host's HAProxy hangs or is gone.
-func keepalivedConfig(c *spec.Cluster, h spec.Host, m manner, link, prefix string) string {
+func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m manner, link, prefix string) string {
 	var peers strings.Builder
-	for _, lb := range byName(c.BalancerHosts()) {
+	all := slices.Concat(c.BalancerHosts(), standbys)
+	for _, lb := range byName(all) {
 		if lb.Name != h.Name {
 			fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
 		}
@@ -65,7 +67,7 @@ vrrp_instance api {
         %[9]s/%[10]s dev %[4]s
     }
 }
-`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(c.BalancerHosts(), h.Name), h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
+`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(all, h.Name), h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
 }
 
 // vrrpPriority derives the priority of a load balancer from its name, because neither the order of the hosts nor their

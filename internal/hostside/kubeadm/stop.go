@@ -1,0 +1,51 @@
+package kubeadm
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/staticpod"
+)
+
+// stopPatience is how long static pods may take to end: the kubelet gives them 30 seconds, and notices late when it is busy.
+const stopPatience = 90 * time.Second
+
+// StopStaticPods takes the manifests of static pods away, and returns when the kubelet has ended them.
+var StopStaticPods = host.DefineChange("kubeadm.stop-static-pods", func(ctx context.Context, pods []string) (struct{}, error) {
+	for _, pod := range pods {
+		if _, known := restorePhases[pod]; !known {
+			return struct{}{}, fmt.Errorf("%s is not a static pod of a control plane", pod)
+		}
+		if err := durable.Remove(filepath.Join(staticpod.Dir, pod+".yaml")); err != nil {
+			return struct{}{}, err
+		}
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("it did not end within %s", stopPatience))
+	defer cancel()
+	for {
+		var left []string
+		for _, pod := range pods {
+			n, err := containerd.Running(ctx, pod)
+			if err != nil {
+				return struct{}{}, err
+			}
+			if n > 0 {
+				left = append(left, pod)
+			}
+		}
+		if len(left) == 0 {
+			return struct{}{}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return struct{}{}, fmt.Errorf("stopping %s: %w", strings.Join(left, " and "), context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+})

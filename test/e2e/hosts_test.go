@@ -1,0 +1,261 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
+)
+
+// TestHosts changes the hosts of a cluster by editing its spec, under load: what is planned costs no request, and nothing loses a
+// write that was acknowledged.
+func TestHosts(t *testing.T) {
+	c := newCluster(t, "hosts")
+	before := traces(t, c.name)
+	up(t, c)
+	h := &changingHosts{c: c, spec: c.specFile()}
+	h.p = c.clients(t, testContext(t))
+	for _, part := range []struct {
+		name string
+		test func(*testing.T, context.Context)
+	}{
+		{"a worker leaves", h.workerLeaves},
+		{"the first control plane is replaced", h.firstControlPlane},
+		{"a load balancer is replaced", h.balancer},
+		{"a dead control plane leaves", h.deadLeaves},
+		{"it comes back", h.deadComesBack},
+		{"a new machine has its name and address", h.sameName},
+	} {
+		t.Run(part.name, func(t *testing.T) {
+			part.test(t, testContext(t))
+			if t.Failed() {
+				c.collect(t, "failed")
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+	t.Run("down", func(t *testing.T) { down(t, c, before) })
+}
+
+// changingHosts is a cluster whose spec is edited again and again.
+type changingHosts struct {
+	c    *cluster
+	p    *probe.Prober
+	spec string
+}
+
+// edit writes the spec with a change, in place.
+func (h *changingHosts) edit(t *testing.T, change func(*spec.Cluster)) {
+	t.Helper()
+	s, err := spec.Load(h.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change(s)
+	text, err := spec.Marshal(s)
+	if err == nil {
+		err = os.WriteFile(h.spec, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// machine makes an empty machine, and returns the host that it can become.
+func (h *changingHosts) machine(t *testing.T, ctx context.Context, name, zone string, roles ...string) spec.Host {
+	t.Helper()
+	l := h.c.lab(t)
+	if err := l.AddMachines(ctx, []lab.Machine{{Name: name, Zone: zone}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	m, err := l.Machine(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := spec.Load(h.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec.Host{Name: name, Address: m.Address.String(), Zone: zone, Roles: roles, SSH: s.Spec.Hosts[0].SSH}
+}
+
+// apply makes the edit, and expects that no request failed meanwhile, if it was planned, and that no acknowledged write is lost.
+func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool) {
+	t.Helper()
+	fmt.Println(h.c.must(t, ctx, "plan", "-f", h.spec).stdout)
+	begin := time.Now()
+	r := h.c.must(t, ctx, "apply", "-f", h.spec, "-v")
+	fmt.Println(r.stderr)
+	took := time.Since(begin)
+	if err := h.p.Calm(ctx, calm); err != nil {
+		t.Fatal(err)
+	}
+	report, err := h.p.Between(ctx, begin, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := json.Marshal(report)
+	fmt.Printf("%s took %s: %s\n", t.Name(), took.Round(time.Second), text)
+	if failed := report.New.Failed + report.Writes.Failed + report.HTTP2.Failed; planned && failed > 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	lost, acked, err := h.p.Lost(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v", len(lost), acked, lost)
+	}
+	h.c.must(t, ctx, "plan", "-f", h.spec, "--detailed-exitcode")
+}
+
+func (h *changingHosts) status(t *testing.T, ctx context.Context) status.Status {
+	t.Helper()
+	s, _, err := h.c.statusOf(ctx, h.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// gone expects that a host left no trace in the cluster, and the cluster none on the host.
+func (h *changingHosts) gone(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	s := h.status(t, ctx)
+	for _, n := range s.Nodes {
+		if n.Name == name {
+			t.Errorf("%s is still a node", name)
+		}
+	}
+	for _, m := range s.Etcd.Members {
+		if m.Name == name {
+			t.Errorf("%s still is a member", name)
+		}
+	}
+	for _, m := range s.LoadBalancers {
+		for _, b := range m.Backends {
+			if b.Name == name || m.Name == name {
+				t.Errorf("the load balancer %s still knows %s", m.Name, name)
+			}
+		}
+	}
+	if left := h.c.ssh(t, ctx, name, "ls -d /etc/kubernetes /var/lib/etcd /var/lib/kubelet /etc/haproxy/haproxy.cfg.quorate /var/lib/quorate 2>/dev/null || true"); left != "" {
+		t.Errorf("%s was not reset: %s", name, left)
+	}
+}
+
+func (h *changingHosts) workerLeaves(t *testing.T, ctx context.Context) {
+	fresh := h.machine(t, ctx, "worker-c", "c", spec.RoleWorker)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, "worker-b")
+		for i := range s.Spec.NodePools {
+			s.Spec.NodePools[i].Hosts = slices.DeleteFunc(s.Spec.NodePools[i].Hosts, func(n string) bool { return n == "worker-b" })
+		}
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, true)
+	h.gone(t, ctx, "worker-b")
+}
+
+func (h *changingHosts) firstControlPlane(t *testing.T, ctx context.Context) {
+	fresh := h.machine(t, ctx, "cp-d", "a", spec.RoleControlPlane)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, "cp-a")
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, true)
+	h.gone(t, ctx, "cp-a")
+}
+
+func (h *changingHosts) balancer(t *testing.T, ctx context.Context) {
+	old := h.status(t, ctx).Endpoint.Holder
+	fresh := h.machine(t, ctx, "lb-d", strings.TrimPrefix(old, "lb-"), spec.RoleLoadBalancer)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, old)
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, false)
+	h.gone(t, ctx, old)
+	if now := h.status(t, ctx).Endpoint.Holder; now == old || now == "" {
+		t.Errorf("the virtual IP is on %q", now)
+	}
+}
+
+// deadLeaves powers a control plane off, adds another one for it, and expects that it is removed without being asked.
+func (h *changingHosts) deadLeaves(t *testing.T, ctx context.Context) {
+	h.c.must(t, ctx, "lab", "--lab", h.c.name, "fault", "power-off", "cp-b")
+	fresh := h.machine(t, ctx, "cp-e", "b", spec.RoleControlPlane)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, "cp-b")
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, false)
+}
+
+// deadComesBack powers the machine on again: it is locked out, status says so, and the next apply resets it.
+func (h *changingHosts) deadComesBack(t *testing.T, ctx context.Context) {
+	h.c.must(t, ctx, "lab", "--lab", h.c.name, "heal", "power-off", "cp-b")
+	eventually(t, ctx, "status says that cp-b is back and locked out", func() error {
+		s, r, err := h.c.statusOf(ctx, h.spec)
+		if err != nil {
+			return err
+		}
+		for _, p := range s.Problems {
+			if strings.Contains(p.Summary, "cp-b") && strings.Contains(p.Summary, "locked out") {
+				return nil
+			}
+		}
+		return errors.New(r.stdout)
+	})
+	_, api := h.c.client(t, ctx)
+	if _, err := api.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "cp-b"}}, metav1.CreateOptions{}); err == nil || !strings.Contains(err.Error(), "was removed from the cluster") {
+		t.Errorf("a node of the removed host can register: %v", err)
+	}
+	h.apply(t, ctx, true)
+	h.gone(t, ctx, "cp-b")
+}
+
+// sameName loses a control plane, and gets an empty machine with its name and address.
+func (h *changingHosts) sameName(t *testing.T, ctx context.Context) {
+	l := h.c.lab(t)
+	old, err := l.Machine("cp-c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.RemoveMachine(ctx, "cp-c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.AddMachines(ctx, []lab.Machine{{Name: "cp-c", Zone: "c", Address: old.Address}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := l.Machine("cp-c"); err != nil || m.Address != old.Address {
+		t.Fatalf("the new machine is at %s, and the old one was at %s: %v", m.Address, old.Address, err)
+	}
+	steps := planned(t, h.c.must(t, ctx, "plan", "-f", h.spec, "-o", "json"))
+	if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == plan.RemoveMember && s.Host == "cp-c" }) {
+		t.Errorf("the lost member stays: %+v", steps)
+	}
+	h.apply(t, ctx, false)
+	h.c.must(t, ctx, "status", "-f", h.spec)
+	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
+		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
+	}
+}
