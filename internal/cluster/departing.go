@@ -68,7 +68,7 @@ func (s *State) Cleared(host string) bool {
 		return false
 	}
 	k := f.Kubernetes
-	return !carriesCluster(k) && k.CA == "" && !k.Established && !k.Begun && len(k.Clusters) == 0
+	return !carriesCluster(k) && k.CA == "" && !k.Established && !k.Begun && !k.Resetting && len(k.Clusters) == 0
 }
 
 // Ours says that a host that was removed carries this very cluster: it came back as it was.

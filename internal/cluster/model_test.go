@@ -101,11 +101,11 @@ func outcomes(s *State, c Change) (out []membership) {
 func changesOf(s *State) (out []Change) {
 	for _, p := range s.placements {
 		for _, v := range []Verb{Remove, Restart, Stop, Start} {
-			out = append(out, Change{v, EtcdMember, p.Host})
+			out = append(out, Change{Verb: v, Part: EtcdMember, Subject: p.Host})
 		}
 	}
 	if len(s.placements) < maxMembers {
-		out = append(out, Change{Add, EtcdMember, "new"})
+		out = append(out, Change{Verb: Add, Part: EtcdMember, Subject: "new"})
 	}
 	return out
 }
@@ -113,7 +113,7 @@ func changesOf(s *State) (out []Change) {
 // departuresOf are the changes by which hosts leave as a whole.
 func departuresOf(s *State) (out []Change) {
 	for _, p := range s.placements {
-		out = append(out, Change{Remove, ControlPlane, p.Host}, Change{Remove, WholeHost, p.Host})
+		out = append(out, Change{Verb: Remove, Part: ControlPlane, Subject: p.Host}, Change{Verb: Remove, Part: WholeHost, Subject: p.Host})
 	}
 	return out
 }
@@ -123,7 +123,7 @@ func TestNoHostIsResetWhileItIsAMember(t *testing.T) {
 	for _, m := range memberships() {
 		s := m.state()
 		for _, p := range s.placements {
-			if _, r := s.Allow(Change{Remove, WholeHost, p.Host}); r == nil {
+			if _, r := s.Allow(Change{Verb: Remove, Part: WholeHost, Subject: p.Host}); r == nil {
 				t.Fatalf("%s may be reset in %s", p.Host, m)
 			}
 		}
@@ -143,13 +143,13 @@ func TestEveryReplacementIsAllowed(t *testing.T) {
 				}
 				var changes []Change
 				for i := range dead {
-					changes = append(changes, Change{Remove, ControlPlane, fmt.Sprint("m", n-dead+i)})
+					changes = append(changes, Change{Verb: Remove, Part: ControlPlane, Subject: fmt.Sprint("m", n-dead+i)})
 				}
 				for i := range replaced {
-					changes = append(changes, Change{Add, ControlPlane, fmt.Sprint("new", i)})
+					changes = append(changes, Change{Verb: Add, Part: ControlPlane, Subject: fmt.Sprint("new", i)})
 				}
 				for i := range replaced {
-					changes = append(changes, Change{Stop, APIPrograms, fmt.Sprint("m", i)}, Change{Remove, ControlPlane, fmt.Sprint("m", i)}, Change{Remove, WholeHost, fmt.Sprint("m", i)})
+					changes = append(changes, Change{Verb: Stop, Part: APIPrograms, Subject: fmt.Sprint("m", i)}, Change{Verb: Remove, Part: ControlPlane, Subject: fmt.Sprint("m", i)}, Change{Verb: Remove, Part: WholeHost, Subject: fmt.Sprint("m", i)})
 				}
 				for _, c := range changes {
 					if _, r := s.Allow(c); r != nil {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,7 +114,8 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 		}
 		dial = via.DialContext
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("no answer within %s", connectTimeout))
+	timeout := cmp.Or(t.ConnectTimeout, connectTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
 	begin := time.Now()
 	nc, err := dial(ctx, "tcp", addr)

@@ -22,6 +22,8 @@ type Target struct {
 	// decides.
 	HostKey string
 	Jump    string // user@address:port
+	// ConnectTimeout is how long the host may take to accept a connection; 0 means ten seconds.
+	ConnectTimeout time.Duration
 	// Notice is told about a host key that was recorded because it was seen for the first time.
 	Notice func(string)
 

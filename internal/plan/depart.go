@@ -181,18 +181,18 @@ func (b *builder) leaveCluster(h spec.Host, before []*Step) {
 	member, has := b.Member(h.Name)
 	has = has && !b.c.ExistingEtcd()
 	serves := h.Has(spec.RoleControlPlane) && slices.ContainsFunc(controlPlanePods, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
-	if node {
+	if n := b.Node(h.Name); node && n.Ready { // the pods of one that is not ready do not work, and nobody would end them
 		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, before...)
 	}
-	if b.balancerRuns(h) {
-		if holders, _ := b.Holders(); slices.Contains(holders, h.Name) {
-			b.moveVirtualIP(h.Name, "the load balancer leaves; connections through it are opened again", before...)
-		}
-		b.addInTurn(Step{Kind: StopBalancer, Host: h.Name, Title: "stop the load balancer", Reason: "it leaves the cluster: it announces that, so that no other load balancer waits for it",
-			Change: change(cluster.Remove, cluster.LoadBalancer, h.Name)}, before...)
+	if holders, _ := b.Holders(); b.balancerRuns(h) && slices.Contains(holders, h.Name) {
+		b.moveVirtualIP(h.Name, "the load balancer leaves; connections through it are opened again", before...)
 	}
 	if serves {
 		b.leavePools(h.Name, "clients go to other control planes before its API server stops", before...)
+	}
+	if b.balancerRuns(h) {
+		b.addInTurn(Step{Kind: StopBalancer, Host: h.Name, Title: "stop the load balancer", Reason: "it leaves the cluster: it announces that, so that no other load balancer waits for it",
+			Change: change(cluster.Remove, cluster.LoadBalancer, h.Name)}, before...)
 	}
 	if serves || has {
 		b.moveLeadership(h.Name, "a leader that stops without notice costs an election", before...)

@@ -120,11 +120,15 @@ type Shortage struct {
 
 // Short compares placements before and after an operation. It returns a shortage for every kind of part of which the operation
 // takes something away, or to which it adds something, and of which too few would work afterwards. Kinds that the operation
-// leaves alone are not judged: a host without a load balancer may be stopped while all load balancers are down.
+// leaves alone, or of which it removes only what does not work, are not judged: a host without a load balancer may be stopped
+// while all load balancers are down.
 func Short(before, after []Placement) (out []Shortage) {
 	for _, k := range guarded {
 		wasTotal, wasUp := Count(before, k.part)
 		total, up := Count(after, k.part)
+		if total < wasTotal && up == wasUp {
+			continue // a part that does not work is no loss
+		}
 		if need := k.need(total); (total != wasTotal || up < wasUp) && up < need {
 			out = append(out, Shortage{Part: k.name, Have: up, Need: need, Total: total})
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -77,6 +78,9 @@ func (e *Engine) Observe(ctx context.Context) *facts.Observation {
 	}
 }
 
+// removedTimeout is how long a host that was removed while it was down may take to accept a connection.
+const removedTimeout = 2 * time.Second
+
 func (e *Engine) others() observe.Hosts {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -98,7 +102,13 @@ func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	if len(others) == 0 {
 		return false
 	}
-	e.Conns.Add(ctx, noticed(TargetsOf(others), e.Progress))
+	targets := TargetsOf(others)
+	for i := range targets {
+		if slices.ContainsFunc(e.more.Removed, func(h spec.Host) bool { return h.Name == targets[i].Name }) {
+			targets[i].ConnectTimeout = removedTimeout // it was down when it was removed, and every command waits for it
+		}
+	}
+	e.Conns.Add(ctx, noticed(targets, e.Progress))
 	return true
 }
 

@@ -20,7 +20,7 @@ type InitOptions struct {
 	Name      string // default "quorate"
 	Version   string // default the newest of Versions
 	Topology  string // default stacked
-	Placement string // default regional, or zonal if there is one zone
+	Placement string // default regional, zonal if there is one zone, or single if there is one control plane
 	Endpoint  string // default api.NAME.internal:6443
 	VirtualIP string // needed as soon as the hosts have addresses
 	Balancer  string // managed or external
@@ -109,7 +109,10 @@ func (o InitOptions) cluster() *Cluster {
 	}
 	if o.Placement == "" {
 		o.Placement = PlacementRegional
-		if len(zonesOf((&Cluster{Spec: Spec{Hosts: o.Hosts}}).HostsWith(RoleControlPlane))) == 1 {
+		switch cps := (&Cluster{Spec: Spec{Hosts: o.Hosts}}).HostsWith(RoleControlPlane); {
+		case len(cps) == 1:
+			o.Placement = PlacementSingle
+		case len(zonesOf(cps)) == 1:
 			o.Placement = PlacementZonal
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/host"
@@ -25,6 +26,10 @@ func (e *Env) kubeadm() kubeadmconfig.Config {
 
 // present is the spec with the departing hosts.
 func (e *Env) present() *spec.Cluster { return e.Cluster.With(e.Departing...) }
+
+func (e *Env) departs(host string) bool {
+	return slices.ContainsFunc(e.Departing, func(h spec.Host) bool { return h.Name == host })
+}
 
 // target is a step's host, in the spec or as it is recorded, and as a session.
 func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {

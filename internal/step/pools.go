@@ -57,6 +57,9 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 			if err == nil {
 				err = conn.Err()
 			}
+			if seen := e.Seen.Hosts[h.Name].Balancer; err == nil && e.departs(h.Name) && (seen == nil || !seen.Healthy) {
+				err = fmt.Errorf("%s: its load balancer was stopped, because it leaves", h.Name)
+			}
 			if err != nil {
 				mu.Lock()
 				defer mu.Unlock()
