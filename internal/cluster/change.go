@@ -381,7 +381,9 @@ func (s *State) ruleOldData(c Change) *Refusal {
 	if c.Verb != Add || c.Part != EtcdMember && (c.Part != ControlPlane || !s.Spec.StackedEtcd()) {
 		return nil
 	}
-	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] {
+	m, has := s.Member(c.Subject)
+	unfinished := has && m.Learner && c.Part == EtcdMember // its own join goes on
+	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] && !unfinished {
 		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
 			Fix: "If nobody needs this data any more, clear " + c.Subject + ": " + facts.HowToClear() + ". Then run it again."}
 	}
@@ -407,7 +409,7 @@ func (s *State) ruleMembership(c Change) *Refusal {
 		if own < 0 || s.placements[own].Member == quorum.Absent {
 			return nil // it left etcd before
 		}
-		return &Refusal{Rule: RuleKnownMember, Why: c.String() + " is not possible while etcd counts its member", Fix: "Take the host out of the spec and run `quorate apply`: its member leaves etcd first."}
+		return &Refusal{Rule: RuleKnownMember, Transient: s.placements[own].Member == quorum.Unknown, Why: c.String() + " is not possible while etcd counts its member", Fix: "Take the host out of the spec and run `quorate apply`: its member leaves etcd first."}
 	}
 	if c.Verb == Remove && (own < 0 || s.placements[own].Member == quorum.Absent) {
 		return &Refusal{Rule: RuleKnownMember, Why: c.String() + " is not possible: etcd has no member of that name", Fix: "`quorate status` shows the members."}

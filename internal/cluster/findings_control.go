@@ -219,7 +219,7 @@ func (f *findings) etcd() {
 			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
 				"Remove the host from the cluster and let it join again: `kubectl drain "+h.Name+" --ignore-daemonsets --delete-emptydir-data`, `kubeadm reset` on it, `kubectl delete node "+h.Name+"`, `quorate apply`.", h.Name)
 		default:
-			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "This version of Quorate does not add members to an external etcd. Take the host out of the spec.", h.Name)
+			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it.", h.Name)
 		}
 	}
 }
@@ -275,7 +275,7 @@ func (f *findings) etcdFix(host string) string {
 func (f *findings) missingDataFix(host string, m facts.EtcdMember) string {
 	fix := "If the data is on a disk that is not mounted, mount it: the member then starts. If it is lost, "
 	if !f.Spec.StackedEtcd() {
-		return fix + "this version of Quorate does not replace the member."
+		return fix + "take the host out of the spec, run `quorate apply`, add it again, and run `quorate apply` once more."
 	}
 	return fix + "remove the host from the cluster and let it join again: on a host with a working member, " + f.removeMember(m) + "; `kubeadm reset` on " + host +
 		", `kubectl delete node " + host + "`, `quorate apply`."

@@ -202,7 +202,10 @@ func (d *differences) config() {
 	if !d.Spec.StackedEtcd() {
 		should = slices.Sorted(slices.Values(hostconfig.EtcdEndpoints(d.Spec)))
 	}
-	if have := slices.Sorted(slices.Values(k.EtcdEndpoints)); !slices.Equal(have, should) {
+	have := slices.Sorted(slices.Values(k.EtcdEndpoints))
+	// The members of an etcd that Quorate manages may change, but not all of them in one edit.
+	changing := d.Spec.ManagedEtcd() && d.stage != Foreign && slices.ContainsFunc(have, func(e string) bool { return slices.Contains(hostconfig.EtcdEndpoints(d.present), e) })
+	if !slices.Equal(have, should) && !changing {
 		d.add("", "the cluster's etcd is at %s, but the spec's is at %s", onControlPlanes(have), onControlPlanes(should))
 	}
 	if e := d.Seen.ExistingEtcd; e != nil && e.Error == "" {

@@ -31,10 +31,13 @@ func (n Network) Flannel() bool { return strings.Contains(n.Name, "flannel") }
 // EncryptionFlag is where the API server's static pod names its encryption keys.
 const EncryptionFlag = "kube-apiserver/encryption-provider-config"
 
+// EtcdServersFlag lists the client URLs of an external etcd.
+const EtcdServersFlag = "kube-apiserver/etcd-servers"
+
 // ComparedFlags are the Flags that are read.
 var ComparedFlags = []string{
 	EncryptionFlag, "kube-apiserver/audit-policy-file", "kube-apiserver/authentication-config", "kube-apiserver/anonymous-auth",
-	"kube-apiserver/kubelet-certificate-authority", "kube-controller-manager/node-monitor-grace-period",
+	"kube-apiserver/kubelet-certificate-authority", EtcdServersFlag, "kube-controller-manager/node-monitor-grace-period",
 }
 
 // OthersBalancing is what a HAProxy and a keepalived do that somebody else configured.

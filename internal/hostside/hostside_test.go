@@ -19,11 +19,11 @@ var withoutSecrets = []string{
 	"bundle.import-images", "bundle.lacking", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
 	"etcd.claim", // uses the certificate that the host has
-	"kubeadm.abandon-join",
+	"kubeadm.abandon-join", "kubeadm.await-etcd",
 	"kubeadm.admin",               // returns a secret of the host, which goes nowhere else
 	"kubeadm.etcd-client",         // the same
 	"kubeadm.install-certificate", // a certificate; its key never leaves the host
-	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
+	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",

@@ -501,3 +501,55 @@ func TestADepartureThatWasKilledIsFinished(t *testing.T) {
 		})
 	}
 }
+
+// TestAnEtcdHostIsReplaced: the new member joins and API servers learn of it before the old one leaves.
+func TestAnEtcdHostIsReplaced(t *testing.T) {
+	shape := func(t *testing.T) (*spec.Cluster, *facts.Observation) {
+		c := external()
+		obs := finishedExternal(t, c)
+		remembered(c, obs)
+		for _, name := range []string{"cp-a", "cp-b"} {
+			obs.Hosts[name].Facts.Kubernetes.Flags = map[string]string{facts.EtcdServersFlag: "https://10.0.0.41:2379,https://10.0.0.42:2379,https://10.0.0.43:2379"}
+		}
+		return c, obs
+	}
+	t.Run("while it works", func(t *testing.T) {
+		c, obs := shape(t)
+		obs.Etcd[0].Leader = true
+		without(c, "etcd-a")
+		added(c, obs, "etcd-d", spec.RoleEtcd)
+		p := build(t, c, obs)
+		inOrder(t, p, "etcd-d/join-etcd", "cluster/store-etcd-servers", "cp-a/leave-pools", "cp-a/set-etcd-servers", "cp-a/join-pools", "cp-b/set-etcd-servers",
+			"etcd-a/move-leadership", "etcd-a/remove-member", "etcd-a/reset-host", "cluster/record-spec")
+		for _, s := range p.Steps {
+			if s.Kind == SetEtcdServers && (slices.Contains(s.Servers, "https://10.0.0.41:2379") || len(s.Servers) != 3) {
+				t.Errorf("%s: %v", s.ID, s.Servers)
+			}
+		}
+	})
+	t.Run("when it is dead", func(t *testing.T) {
+		c, obs := shape(t)
+		dies(obs, "etcd-a")
+		without(c, "etcd-a")
+		added(c, obs, "etcd-d", spec.RoleEtcd)
+		p := build(t, c, obs)
+		inOrder(t, p, "etcd-a/remove-member", "etcd-d/join-etcd", "cp-a/set-etcd-servers", "cluster/record-spec")
+		noneOn(t, p, "etcd-a", ResetHost, MoveLeadership)
+	})
+	t.Run("by a machine of the same name", func(t *testing.T) {
+		c, obs := shape(t)
+		dies(obs, "etcd-b")
+		obs.Hosts["etcd-b"] = facts.Host{Facts: empty(c).Hosts["etcd-b"].Facts}
+		obs.Etcd[1].Unknown, obs.Etcd[1].Problem = "", "connection refused"
+		inOrder(t, build(t, c, obs), "etcd-b/remove-member", "etcd-b/join-etcd")
+	})
+	t.Run("after a join that was killed", func(t *testing.T) {
+		for _, m := range []facts.EtcdMember{{Name: "etcd-d", ID: "dd", Learner: true}, {Name: "etcd-d", ID: "dd", Learner: true, Started: true, Healthy: true}} {
+			c, obs := shape(t)
+			added(c, obs, "etcd-d", spec.RoleEtcd)
+			obs.Etcd = append(obs.Etcd, m)
+			obs.Hosts["etcd-d"].Facts.Kubernetes.EtcdData = m.Started
+			inOrder(t, build(t, c, obs), "etcd-d/join-etcd", "cp-a/set-etcd-servers")
+		}
+	})
+}

@@ -138,26 +138,6 @@ func (b *builder) claimEtcd() *Step {
 		append(b.ofKind(MakePKI), at.etcdClient, at.pki)...)
 }
 
-// refuseEtcdChanges refuses to change the members of an external etcd.
-func (b *builder) refuseEtcdChanges() error {
-	if !b.c.ManagedEtcd() || b.Seen.Etcd == nil {
-		return nil
-	}
-	for _, h := range b.c.EtcdHosts() {
-		f := b.Facts(h.Name)
-		if f == nil || f.Kubernetes.EtcdData {
-			continue
-		}
-		if m, has := b.Member(h.Name); has {
-			return refused(RuleOldMember, fmt.Sprintf("%s is empty, but etcd still has a member of that name (%s)", h.Name, memberState(m)),
-				"This version of Quorate does not replace a member of an external etcd. Bring its disk back, or replace the member by hand (`etcdctl member remove`, then `etcdctl member add --learner`).")
-		}
-		return refused(cluster.RuleFixed, fmt.Sprintf("%s is an etcd host in the spec, and the etcd of this cluster has the members %s", h.Name, memberNames(b.Seen.Etcd)),
-			"This version of Quorate does not add members to an external etcd. Take the host out of the spec.")
-	}
-	return nil
-}
-
 func memberNames(all []facts.EtcdMember) string {
 	var names []string
 	for _, m := range all {

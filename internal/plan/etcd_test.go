@@ -308,9 +308,6 @@ func TestEtcdRefusals(t *testing.T) {
 		"an empty member": {external(), false, func(o *facts.Observation) {
 			o.Hosts["etcd-b"].Facts.Kubernetes.EtcdData = false
 		}, RuleOldMember, "etcd-b is empty"},
-		"a new member": {external(), false, func(o *facts.Observation) {
-			o.Hosts["etcd-c"].Facts.Kubernetes.EtcdData, o.Etcd = false, o.Etcd[:2]
-		}, cluster.RuleFixed, "etcd-c"},
 		"unreadable files": {existing(), true, func(o *facts.Observation) {
 			*o.ExistingEtcd = facts.ExistingEtcd{Error: "no such file"}
 		}, RuleSoundEtcd, "no such file"},

@@ -251,7 +251,8 @@ func (b *builder) markEstablished(after ...*Step) (marks []*Step) {
 		if f == nil || f.Kubernetes.Established {
 			continue
 		}
-		member := h.Has(spec.RoleEtcd) && (!b.exists() || f.Kubernetes.EtcdData)
+		m, has := b.Member(h.Name)
+		member := h.Has(spec.RoleEtcd) && (!b.exists() || f.Kubernetes.EtcdData && !(has && m.Learner))
 		controlPlane := h.Has(spec.RoleControlPlane) && (!b.exists() || f.Kubernetes.KubeletConfig)
 		if member || controlPlane {
 			marks = append(marks, b.markEstablishedOn(h, after...))

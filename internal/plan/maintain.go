@@ -15,7 +15,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refuseEtcdChanges, b.refusePKI, b.refuseNetwork} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refusePKI, b.refuseNetwork} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -44,6 +44,10 @@ func (b *builder) maintain() error {
 		b.markEstablished()
 	}
 	remembered := b.removeDead()
+	if err := b.joinEtcd(); err != nil {
+		return err
+	}
+	b.setEtcdServers()
 	token := b.makeToken(remembered)
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if err := b.joinControlPlane(h, pki, token); err != nil {

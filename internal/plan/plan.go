@@ -86,6 +86,11 @@ const (
 	// RemoveMember removes the etcd member of a host that leaves, or that is lost, and DeleteNode its node.
 	RemoveMember Kind = "remove-member"
 	DeleteNode   Kind = "delete-node"
+	// JoinEtcd adds a member to an external etcd. StoreEtcdServers stores the members in kubeadm's configuration, and
+	// SetEtcdServers gives them to the API server of a control plane.
+	JoinEtcd         Kind = "join-etcd"
+	StoreEtcdServers Kind = "store-etcd-servers"
+	SetEtcdServers   Kind = "set-etcd-servers"
 	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
 	RememberHosts Kind = "remember-hosts"
 	// AwaitNodes waits until new nodes are Ready.
@@ -162,6 +167,7 @@ var effects = map[Kind]effect{
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	StopControlPlane: changes, StopBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: harmless,
+	JoinEtcd: changes, StoreEtcdServers: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
@@ -231,6 +237,8 @@ type Step struct {
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
 	Force bool `json:"force,omitempty"`
+	// Servers belongs to StoreEtcdServers and SetEtcdServers: client URLs.
+	Servers []string `json:"servers,omitempty"`
 	// Record belongs to RecordSpec, RecordVerified and RememberHosts: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
@@ -415,12 +423,18 @@ func (b *builder) fold() error {
 			out.Why = "the plan's step \"" + step.Title + after(" on ", step.Host) + "\": " + r.Why
 			return &out
 		}
-		if worst := s.Worst(*step.Change); b.exists() && !slices.Equal(worst.Placements(), s.Placements()) {
+		if worst := s.Worst(*step.Change); b.exists() && !slices.EqualFunc(worst.Placements(), s.Placements(), sameButWorkers) {
 			step.Margins = new(worst.Margins())
 		}
 		s = s.After(*step.Change)
 	}
 	return nil
+}
+
+// sameButWorkers says that a change does not touch what margins count.
+func sameButWorkers(x, y quorum.Placement) bool {
+	x.Worker, y.Worker = quorum.Absent, quorum.Absent
+	return x == y
 }
 
 func refused(rule, why, fix string) *cluster.Refusal {

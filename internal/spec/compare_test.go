@@ -319,7 +319,7 @@ func TestEdits(t *testing.T) {
 		"workloads on a control plane": {real, []string{"[control-plane], zone: c", "[worker, control-plane], zone: c"}, []want{
 			{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back", "kubectl taint nodes cp-c"}}}},
 		"host address":            {real, []string{"10.0.0.21", "10.0.0.29"}, []want{{"spec.hosts[worker-a].address", Changed, Fixed, []string{"Put `10.0.0.21` back"}}}},
-		"address of an etcd host": {edit(t, real, managedEtcd...), []string{"10.0.0.41", "10.0.0.49"}, []want{{"spec.hosts[etcd-a].address", Changed, Fixed, []string{"Put `10.0.0.41` back", "does not replace members"}}}},
+		"address of an etcd host": {edit(t, real, managedEtcd...), []string{"10.0.0.41", "10.0.0.49"}, []want{{"spec.hosts[etcd-a].address", Changed, Fixed, []string{"Put `10.0.0.41` back", "remove etcd-a from the spec"}}}},
 		"zone of a node": {real, []string{"[worker], zone: a", "[worker], zone: b", "zones: [a, b]", "zones: [b]"}, []want{
 			{"spec.hosts[worker-a].zone", Changed, Rolling, nil}, {"spec.nodePools[web].zones", Changed, Free, nil}}},
 		"zone of a balancer": {real, []string{"[load-balancer], zone: b", "[load-balancer], zone: c"}, []want{{"spec.hosts[lb-b].zone", Changed, Free, nil}}},
@@ -329,7 +329,7 @@ func TestEdits(t *testing.T) {
 		"another worker":     {real, []string{balancers, "    - {name: worker-c, address: 10.0.0.23, roles: [worker], zone: c}\n" + balancers}, []want{{"spec.hosts[worker-c]", Added, Rolling, nil}}},
 		"another balancer":   {real, []string{balancers, "    - {name: lb-c, address: 10.0.0.33, roles: [load-balancer], zone: c}\n" + balancers}, []want{{"spec.hosts[lb-c]", Added, Rolling, nil}}},
 		"another etcd host": {edit(t, real, managedEtcd...), []string{balancers, "    - {name: etcd-d, address: 10.0.0.44, roles: [load-balancer, etcd], zone: c}\n" + balancers}, []want{
-			{"spec.hosts[etcd-d]", Added, Fixed, []string{"Take etcd-d out of the spec", "does not add members"}}}},
+			{"spec.hosts[etcd-d]", Added, Rolling, nil}}},
 		"balancers of their own": {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Fixed, []string{"Take lb-a out of the spec again", "does not move them"}}}},
 		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
 		"the last balancers": {real, []string{balancers, "", "    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}\n", ""}, []want{
@@ -341,7 +341,7 @@ func TestEdits(t *testing.T) {
 		"a control plane that balances less": {colocated, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{
 			{"spec.hosts[cp-c]", Removed, Rolling, nil}}},
 		"an etcd host less": {edit(t, real, managedEtcd...), []string{"    - {name: etcd-c, address: 10.0.0.43, roles: [etcd], zone: c}\n", ""}, []want{
-			{"spec.hosts[etcd-c]", Removed, Fixed, []string{"does not remove members from an external etcd"}}}},
+			{"spec.hosts[etcd-c]", Removed, Rolling, nil}}},
 		"labels": {real, []string{"{example.com/tier: web}", "{example.com/disk: ssd}"}, []want{
 			{"spec.nodePools[web].labels[example.com/disk]", Added, Rolling, nil}, {"spec.nodePools[web].labels[example.com/tier]", Removed, Rolling, nil}}},
 		"taint": {real, []string{"value: web, effect", "value: www, effect"}, []want{{"spec.nodePools[web].taints[dedicated:NoSchedule].value", Changed, Rolling, nil}}},

@@ -172,9 +172,9 @@ var roleEdits = map[string]roleEdit{
 	RoleWorker: {Rolling, Rolling,
 		"It joins",
 		"When the new workers have joined, it is drained and reset, one worker at a time"},
-	RoleEtcd: {Fixed, Fixed,
-		"This version of Quorate does not add members to an external etcd",
-		"This version of Quorate does not remove members from an external etcd"},
+	RoleEtcd: {Rolling, Rolling,
+		"It joins etcd as a learner, one host at a time. The API servers restart one after another with the new list of members",
+		"When the new members have joined and no API server uses it any more, it leaves etcd and is reset"},
 	RoleLoadBalancer: {Rolling, Rolling,
 		"It becomes a standby; the existing load balancers learn about it first",
 		"When the new load balancers are ready, the virtual IP moves to another one, and it is stopped and reset"},
@@ -186,8 +186,6 @@ const (
 	// balancersMove explains why load balancers do not move between hosts of their own and the control planes.
 	balancersMove = "The load balancers run on hosts of their own, or on the control planes, and this version of Quorate does not move them from one to the other: " +
 		"on a control plane, HAProxy and kube-apiserver share a port, and kube-apiserver must have been started for that"
-	// etcdStays explains why a member of an external etcd keeps its address and its role.
-	etcdStays = "This version of Quorate does not replace members of an external etcd"
 )
 
 // added is what adding the host to the cluster means.
@@ -226,8 +224,6 @@ func (d *comparison) how(field, before string) string {
 	switch {
 	case field == "Host.roles" && onlyWorkerDiffers(d.hostBefore, d.hostAfter):
 		why = workerOnControlPlane
-	case d.hostBefore.Has(RoleEtcd) || d.hostAfter.Has(RoleEtcd):
-		why = etcdStays
 	}
 	return sentences(back, why)
 }

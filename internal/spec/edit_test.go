@@ -171,8 +171,7 @@ func editingPage() []byte {
 			fmt.Fprintf(&b, "| `%s` | %s | %s |\n", path, d.meaning, sentences(editing[field]))
 		}
 	})
-	fmt.Fprintf(&b, "\nThe zone and the region of a host that is not a node (an etcd host or a load balancer) are free. The address and the roles of an "+
-		"etcd host are fixed without exception. %s\n", sentences(etcdStays))
+	b.WriteString("\nThe zone and the region of a host that is not a node (an etcd host or a load balancer) are free.\n")
 	fmt.Fprintf(&b, "\n**Adding the role `worker` to a control plane, or removing it,** is fixed as well. %s\n", sentences(workerOnControlPlane))
 	b.WriteString("\n## Adding and removing hosts\n\n| role | added | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {

@@ -65,14 +65,18 @@ func (e *Env) leaveEtcd(ctx context.Context, s plan.Step) error {
 	if i < 0 {
 		return fmt.Errorf("the etcd member %s was not among those that the plan was made for", s.MemberID)
 	}
-	var others []etcd.Member
+	return etcd.RemoveMember(ctx, e.otherMembers(s.Host), e.Seen.Etcd[i])
+}
+
+// otherMembers are the routes to the members on other hosts than one.
+func (e *Env) otherMembers(than string) (out []etcd.Member) {
 	for _, h := range e.present().EtcdHosts() {
 		seen := e.Seen.Hosts[h.Name].Facts
-		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != s.Host && seen != nil && seen.Kubernetes.EtcdData {
-			others = append(others, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379"})
+		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != than && seen != nil && seen.Kubernetes.EtcdData {
+			out = append(out, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379"})
 		}
 	}
-	return etcd.RemoveMember(ctx, others, e.Seen.Etcd[i])
+	return out
 }
 
 // deleteNode removes a node. Its pods are replaced where they have a controller.

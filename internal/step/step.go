@@ -100,6 +100,9 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.DeleteNode:          deleteNode,
 	plan.RememberHosts:       rememberHosts,
 	plan.AwaitNodes:          awaitNodes,
+	plan.JoinEtcd:            joinEtcd,
+	plan.StoreEtcdServers:    storeEtcdServers,
+	plan.SetEtcdServers:      setEtcdServers,
 	plan.RecordSpec:          recordSpec,
 	plan.RecordVerified:      recordVerified,
 

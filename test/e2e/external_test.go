@@ -55,6 +55,7 @@ func TestExternalEtcd(t *testing.T) {
 		}},
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
+		{"an etcd host is replaced", etcdHostReplaced},
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
@@ -135,6 +136,32 @@ func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status
 	}
 	c.ssh(t, ctx, "etcd-c", "mv /var/lib/etcd/away /var/lib/etcd/member")
 	c.whole(t, ctx) // the unit tries again every second, because a disk may be mounted late
+}
+
+// etcdHostReplaced replaces the leader's host by a new one, under load.
+func etcdHostReplaced(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	leader := ""
+	for _, m := range c.whole(t, ctx).Etcd.Members {
+		if m.Leader {
+			leader = m.Name
+		}
+	}
+	h := &changingHosts{c: c, spec: c.specFile(), p: c.clients(t, ctx)}
+	fresh := h.machine(t, ctx, "etcd-d", strings.TrimPrefix(leader, "etcd-"), spec.RoleEtcd)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, leader)
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, true)
+	h.gone(t, ctx, leader)
+	for _, cp := range []string{"cp-a", "cp-b"} {
+		if flags := c.ssh(t, ctx, cp, "tr '\\0' '\\n' </proc/$(pidof kube-apiserver)/cmdline | grep etcd-servers"); !strings.Contains(flags, fresh.Address) {
+			t.Errorf("the API server on %s uses %s", cp, flags)
+		}
+	}
+	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
+		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
+	}
 }
 
 // TestExistingEtcd builds a cluster on an existing etcd, after all problems with that etcd have been refused and fixed.

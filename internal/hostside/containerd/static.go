@@ -64,3 +64,17 @@ func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClie
 	}
 	return list.Containers, nil
 }
+
+// IDs are the containers of a static pod that run on this host.
+func IDs(ctx context.Context, name string) (out []string, _ error) {
+	conn, err := containerd()
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	list, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), name)
+	for _, c := range list {
+		out = append(out, c.Id)
+	}
+	return out, err
+}

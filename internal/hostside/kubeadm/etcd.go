@@ -63,6 +63,29 @@ var StartEtcd = host.DefineChange("kubeadm.start-etcd", func(ctx context.Context
 	return struct{}{}, awaitEtcd(ctx)
 }, host.Secret, host.Secret)
 
+// JoinEtcd creates the certificates of a member that was added to an etcd that exists, as a learner, and starts it. It returns when
+// the member runs; the caller promotes it.
+var JoinEtcd = host.DefineChange("kubeadm.join-etcd", func(ctx context.Context, in EtcdStart) (struct{}, error) {
+	if err := etcdCertificates(ctx, in.Config); err != nil {
+		return struct{}{}, err
+	}
+	if !etcd.Local.HasData() {
+		// If the host was part of a complete cluster and was cleared, it is not any more.
+		if err := durable.Remove(facts.EstablishedFile); err != nil {
+			return struct{}{}, err
+		}
+		if err := durable.WriteFile(hostconfig.EtcdMembersFile, []byte(in.Etcd.Environment()), 0o600); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, system.Run(ctx, "systemctl", "enable", "--now", hostconfig.EtcdUnit)
+}, host.Secret, host.Secret)
+
+// AwaitEtcd returns when the member on this host can read through a leader, which a learner cannot.
+var AwaitEtcd = host.Define("kubeadm.await-etcd", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	return struct{}{}, awaitEtcd(ctx)
+})
+
 func awaitEtcd(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, etcdPatience, fmt.Errorf("etcd has no leader after %s", etcdPatience))
 	defer cancel()

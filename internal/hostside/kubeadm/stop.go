@@ -1,9 +1,13 @@
 package kubeadm
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,6 +49,51 @@ var StopStaticPods = host.DefineChange("kubeadm.stop-static-pods", func(ctx cont
 		select {
 		case <-ctx.Done():
 			return struct{}{}, fmt.Errorf("stopping %s: %w", strings.Join(left, " and "), context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+})
+
+// etcdServers is the flag in the manifest of kube-apiserver.
+var etcdServers = regexp.MustCompile(`--etcd-servers=\S+`)
+
+// SetEtcdServers changes which members of an external etcd the API server on this host uses. The API server restarts; it returns
+// when the former one has ended and another one runs.
+var SetEtcdServers = host.DefineChange("kubeadm.set-etcd-servers", func(ctx context.Context, servers []string) (struct{}, error) {
+	const pod = "kube-apiserver"
+	path := filepath.Join(staticpod.Dir, pod+".yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return struct{}{}, err
+	}
+	want := []byte("--etcd-servers=" + strings.Join(servers, ","))
+	changed := etcdServers.ReplaceAllLiteral(text, want)
+	switch {
+	case len(servers) == 0 || !bytes.Contains(changed, want):
+		return struct{}{}, fmt.Errorf("%s has no flag --etcd-servers", path)
+	case bytes.Equal(text, changed):
+		return struct{}{}, nil
+	}
+	before, err := containerd.IDs(ctx, pod)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.WriteFile(path, changed, 0o600); err != nil {
+		return struct{}{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
+	defer cancel()
+	for {
+		now, err := containerd.IDs(ctx, pod)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if len(now) > 0 && !slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }) {
+			return struct{}{}, nil
+		}
+		select {
+		case <-ctx.Done():
+			return struct{}{}, fmt.Errorf("restarting %s: %w", pod, context.Cause(ctx))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}

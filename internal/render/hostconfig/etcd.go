@@ -97,6 +97,8 @@ func Etcd(h spec.Host, f *facts.Facts) facts.Desired {
 type EtcdCluster struct {
 	Members []string `json:"members"` // each as name=peerURL
 	Token   string   `json:"token"`
+	// Exists says that the member joins a cluster that exists, and was added to it before.
+	Exists bool `json:"exists,omitempty"`
 }
 
 // EtcdMember is a member of an EtcdCluster.
@@ -124,11 +126,15 @@ func (e EtcdCluster) String() string {
 
 // Environment is the content of EtcdMembersFile.
 func (e EtcdCluster) Environment() string {
+	state := "new"
+	if e.Exists {
+		state = "existing"
+	}
 	return fmt.Sprintf(`# Written by quorate for the first start of this member; etcd ignores it where data exists.
 ETCD_INITIAL_CLUSTER=%s
-ETCD_INITIAL_CLUSTER_STATE=new
+ETCD_INITIAL_CLUSTER_STATE=%s
 ETCD_INITIAL_CLUSTER_TOKEN=%s
-`, strings.Join(e.Members, ","), e.Token)
+`, strings.Join(e.Members, ","), state, e.Token)
 }
 
 // etcdEnvironment is the configuration that kubeadm gives a stacked member, with a larger quota.

@@ -3,6 +3,7 @@ package kubeadm
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"sort"
@@ -309,4 +310,20 @@ func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
 		init["patches"] = object{"directory": hostconfig.PatchesDir}
 	}
 	return documents(init, cluster)
+}
+
+// WithEtcdServers is a stored ClusterConfiguration with other members of an external etcd.
+func WithEtcdServers(stored string, servers []string) (string, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return "", fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	etcd, _ := cluster["etcd"].(object)
+	external, _ := etcd["external"].(object)
+	if external == nil {
+		return "", errors.New("the etcd of the stored ClusterConfiguration is not external")
+	}
+	external["endpoints"] = servers
+	text, err := yaml.Marshal(cluster)
+	return string(text), err
 }

@@ -1,0 +1,116 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
+)
+
+// joinTimeout is how long a learner may take to get etcd's data and to catch up.
+const joinTimeout = 10 * time.Minute
+
+// joinEtcd adds a member to an external etcd: as a learner, which is promoted when it has caught up. Each part is skipped if it was
+// done before.
+func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	config, err := e.kubeadm().EtcdHost(h)
+	if err != nil {
+		return err
+	}
+	ca, err := e.etcdCA()
+	if err != nil {
+		return err
+	}
+	as := hostconfig.EtcdCluster{Exists: true}
+	if as.Token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca); err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, joinTimeout, "joining etcd")
+	defer cancel()
+	via := e.otherMembers(s.Host)
+	if as.Members, err = etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380"); err != nil {
+		return err
+	}
+	if _, err := kubeadm.JoinEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Etcd: as}); err != nil {
+		return err
+	}
+	if err := etcd.Promote(ctx, via, h.Name, h.Address, func(text string) { e.note(s, text) }); err != nil {
+		return err
+	}
+	_, err = kubeadm.AwaitEtcd.On(ctx, c, struct{}{})
+	return err
+}
+
+// storeEtcdServers changes the members in kubeadm's configuration of the cluster, and nothing else of it.
+func storeEtcdServers(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, time.Minute, "storing etcd's members")
+	defer cancel()
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		var have *corev1.ConfigMap
+		if have, err = maps.Get(ctx, "kubeadm-config", metav1.GetOptions{}); err != nil {
+			return err
+		}
+		const key = "ClusterConfiguration"
+		text, err := kubeadmconfig.WithEtcdServers(have.Data[key], s.Servers)
+		if err != nil {
+			return err
+		}
+		// The resource version makes a concurrent change a conflict.
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "data": map[string]string{key: text}})
+		if err != nil {
+			return err
+		}
+		_, err = maps.Patch(ctx, "kubeadm-config", types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		return err
+	})
+}
+
+// serveTimeout is how long an API server may take to serve after a restart.
+const serveTimeout = 3 * time.Minute
+
+// setEtcdServers restarts a control plane's API server with other members of etcd, and waits until it serves.
+func setEtcdServers(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.SetEtcdServers.Make(ctx, c, permit, s.Servers); err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, serveTimeout, "restarting the API server")
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		if a := e.observe(ctx).APIServer(s.Host); !a.OK {
+			return fmt.Errorf("the API server on %s does not serve yet: %w", s.Host, errors.New(a.Problem+a.Unknown))
+		}
+		return nil
+	})
+}
