@@ -251,7 +251,7 @@ func (s *State) Joined(h spec.Host) bool {
 		return f.Kubernetes.EtcdData
 	}
 	b := s.Seen.Hosts[h.Name].Balancer
-	return b != nil && (b.WrittenFor == s.Spec.Metadata.Name || b.Others != nil && s.Exists())
+	return b != nil && (b.WrittenFor == s.Spec.Metadata.Name || b.Others != nil && b.Balances() && s.Exists())
 }
 
 // InterruptedJoin says that a run was cut short while the host joined a complete cluster as a control plane with stacked

@@ -296,6 +296,12 @@ type Balancer struct {
 	Others     *OthersBalancing `json:"others,omitempty"`
 }
 
+// Balances says that the host is a load balancer already, whoever set it up. A distribution's package brings a configuration that
+// balances nothing.
+func (b *Balancer) Balances() bool {
+	return b != nil && (b.WrittenFor != "" || b.Others != nil && len(b.Others.Services)+len(b.Others.VirtualIPs) > 0)
+}
+
 // AddressHolders are the machines that have an address, as one host finds them on its own network segment.
 type AddressHolders struct {
 	Interface string `json:"interface"`     // on which the host asked

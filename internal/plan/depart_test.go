@@ -209,6 +209,22 @@ func TestALoadBalancerWithTheVirtualIPIsReplaced(t *testing.T) {
 	}
 }
 
+// TestAPackagedConfigurationIsNoLoadBalancer: a new host has HAProxy's configuration as its distribution brings it. It comes last all
+// the same.
+func TestAPackagedConfigurationIsNoLoadBalancer(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	added(c, obs, "lb-0", spec.RoleLoadBalancer)
+	obs.Hosts["lb-0"].Balancer.Others = &facts.OthersBalancing{}
+	p := build(t, c, obs)
+	inOrder(t, p, "lb-a/configure/load-balancer", "lb-0/configure/load-balancer")
+	for _, s := range p.Steps {
+		if s.Host == "lb-0" && s.Kind == Configure && s.Change != nil && s.Change.Verb != cluster.Add {
+			t.Errorf("%s: %s", s.ID, s.Change)
+		}
+	}
+}
+
 func TestADeadLoadBalancerStaysAPeer(t *testing.T) {
 	c := testCluster()
 	obs := finished(t, c)

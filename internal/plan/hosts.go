@@ -117,7 +117,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 		return
 	}
 	s := Step{Kind: Configure, Host: h.Name, Detail: "load-balancer", Title: "configure the load balancer", Reason: reasons(missing), Desired: &d}
-	if seen := b.Seen.Hosts[h.Name].Balancer; seen != nil && seen.Others != nil {
+	if seen := b.Seen.Hosts[h.Name].Balancer; seen.Balances() && seen.Others != nil {
 		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
 	}
 	needs := []*Step{at.packages, at.configure}
@@ -158,8 +158,7 @@ func (b *builder) unknownPeers(h spec.Host) bool {
 
 // balances says that the host is a load balancer already, whoever set it up.
 func (b *builder) balances(h spec.Host) bool {
-	seen := b.Seen.Hosts[h.Name].Balancer
-	return seen != nil && (seen.WrittenFor != "" || seen.Others != nil)
+	return b.Seen.Hosts[h.Name].Balancer.Balances()
 }
 
 // balancersInTurn are the load balancers in the order in which they are configured: those that work without the virtual IP,
