@@ -121,12 +121,6 @@ func (s *State) Dead(h spec.Host) *Refusal {
 	return nil
 }
 
-// stillThere says whether a departing host has a part of the cluster left, as far as the others know.
-func (s *State) stillThere(h spec.Host) bool {
-	_, member := s.Member(h.Name)
-	return member || s.Node(h.Name) != nil
-}
-
 // departures reports the hosts that are about to leave, and those that left while they were down.
 func (f *findings) departures() {
 	for _, h := range f.departing {
