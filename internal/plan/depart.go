@@ -235,6 +235,12 @@ func (b *builder) forget() {
 			b.addInTurn(b.resetHost(h, "it was removed while it was down, and it is back"))
 		}
 	}
+	for _, h := range b.Departing() {
+		if _, in := b.Maintenance(h.Name); in {
+			b.addInTurn(Step{Kind: LeaveMaintenance, Host: h.Name, Title: "end the maintenance", Reason: "the host leaves; another one of its name must not begin in maintenance",
+				Change: change(cluster.Start, cluster.WholeHost, h.Name)}, b.all()...)
+		}
+	}
 	done := b.all()
 	b.remember("reset-hosts", keep, slices.Concat(b.Removed(), b.dead()), "they were reset, or installed again", done...)
 	for _, h := range b.balancersInTurn() {

@@ -209,6 +209,17 @@ func TestALoadBalancerWithTheVirtualIPIsReplaced(t *testing.T) {
 	}
 }
 
+// TestAHostInMaintenanceLeaves: what the cluster remembers of its maintenance must not stay for another host of its name.
+func TestAHostInMaintenanceLeaves(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	obs.API.Maintenance = map[string]facts.Maintenance{"cp-b": {}}
+	dies(obs, "cp-b")
+	without(c, "cp-b")
+	added(c, obs, "cp-d", spec.RoleControlPlane)
+	inOrder(t, build(t, c, obs), "cp-b/remove-member", "cp-d/join-control-plane", "cp-b/leave-maintenance", "cluster/record-spec")
+}
+
 // TestAPackagedConfigurationIsNoLoadBalancer: a new host has HAProxy's configuration as its distribution brings it. It comes last all
 // the same.
 func TestAPackagedConfigurationIsNoLoadBalancer(t *testing.T) {
