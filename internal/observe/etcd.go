@@ -11,6 +11,7 @@ import (
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -43,6 +44,22 @@ func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (memb
 		}
 	}
 	return members
+}
+
+// emptyHosts tells what is known of members whose host has nothing of etcd: a machine that was replaced, or a disk. Nobody could be
+// asked there, and still it is certain that the member does not work.
+func emptyHosts(c *spec.Cluster, obs *facts.Observation) {
+	for i := range obs.Etcd {
+		m := &obs.Etcd[i]
+		h, known := c.Host(m.Name)
+		f := obs.Hosts[m.Name].Facts
+		if !known || m.Unknown == "" || f == nil || m.PeerURL != "https://"+h.Address+":2380" {
+			continue
+		}
+		if k := f.Kubernetes; !k.EtcdData && !slices.Contains(k.Manifests, "etcd") && f.Units[hostconfig.EtcdUnit] != "active" {
+			m.Unknown, m.Problem = "", "its host has nothing of etcd"
+		}
+	}
 }
 
 // session returns the session to a host that has answered, or why there is none.

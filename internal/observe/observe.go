@@ -126,6 +126,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 		obs.Endpoint.Unknown = obs.APIError
 	}
 	wg.Wait()
+	emptyHosts(c, obs)
 	for name, by := range silent {
 		seen := obs.Hosts[name]
 		seen.SeenBy = by
