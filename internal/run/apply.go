@@ -63,7 +63,7 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	}
 	e.tidy(ctx)
 	if len(w.Plan.Unreachable) > 0 {
-		return w, &UnreachableError{w.Plan.Unreachable}
+		return w, &UnreachableError{w.Plan.Unreachable, "quorate apply"}
 	}
 	return w, nil
 }
@@ -95,10 +95,14 @@ func (e *Engine) tidy(ctx context.Context) {
 }
 
 // UnreachableError says which hosts an otherwise finished run had to leave alone.
-type UnreachableError struct{ Hosts map[string]string }
+type UnreachableError struct {
+	Hosts map[string]string
+	// Command is what to run when they are back.
+	Command string
+}
 
 func (e *UnreachableError) Error() string {
-	msg := "these hosts could not be reached and were left as they are; run apply again when they are back:"
+	msg := "these hosts could not be reached and were left as they are; run " + e.Command + " again when they are back:"
 	for _, h := range slices.Sorted(maps.Keys(e.Hosts)) {
 		msg += "\n  " + h + ": " + e.Hosts[h]
 	}
@@ -192,11 +196,12 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
 // elsewhere (see cluster.Change.Looks). While the change is refused for something that may pass, such as a member that is still
 // starting, it observes again.
 //
-// What creates a new cluster is evaluated on the observation that was made under the lease: nobody uses the cluster, no other
+// What creates a new cluster, or removes one as a whole, is evaluated on the observation that was made under the lease: no other
 // run can change its hosts, and each host checks again that it begins with nothing.
 func (r *runner) permit(ctx context.Context, s plan.Step) (cluster.Permit, error) {
 	c := *s.Change
-	if c.Verb == cluster.Create {
+	// Nobody relies on a cluster that is not complete, or that is removed as a whole.
+	if c.Verb == cluster.Create || c.Part == cluster.WholeCluster {
 		permit, refused := r.work.State.Allow(c)
 		if refused != nil {
 			return cluster.Permit{}, refused

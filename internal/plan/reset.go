@@ -1,0 +1,94 @@
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// RuleReachable refuses to reset a host to which there is no session.
+const RuleReachable = "reachable-host"
+
+// Reset plans the reset of hosts: each leaves the cluster in order, and is then left as it was found before Quorate came. It
+// refuses what the cluster cannot do without.
+func Reset(s *cluster.State, hosts []string) (*Plan, error) {
+	b := resetBuilder(s)
+	for _, name := range hosts {
+		h, known := s.Spec.Host(name)
+		if !known {
+			return nil, refused(RuleReachable, name+" is not a host of the spec, so it is not known how to reach it", "Put it into the spec, and run it again.")
+		}
+		if why, dead := s.Unreachable()[name]; dead {
+			return nil, refused(RuleReachable, name+" cannot be reached: "+why, "A host is reset by a program that runs on it. Bring it up.")
+		}
+		b.resetHost(h)
+	}
+	b.out.Unreachable = nil // the other hosts are left alone anyway
+	if err := b.fold(); err != nil {
+		return nil, err
+	}
+	b.out.Steps = b.list()
+	return b.out, nil
+}
+
+// ResetAll plans the end of the whole cluster, in whatever condition it is. Hosts that cannot be reached are left as they are.
+func ResetAll(s *cluster.State) (*Plan, error) {
+	b := resetBuilder(s)
+	var before []*Step
+	for _, group := range resetOrder(s.Spec) {
+		var now []*Step
+		for _, h := range group {
+			if s.Reachable(h.Name) {
+				now = append(now, b.add(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "the whole cluster is removed: " + strings.Join(h.Roles, ", "),
+					Change: change(cluster.Remove, cluster.WholeCluster, "")}, before...))
+			}
+		}
+		if len(now) > 0 {
+			before = now
+		}
+	}
+	if s.Spec.ExistingEtcd() {
+		b.out.Notes = append(b.out.Notes, "the existing etcd keeps what the cluster stored there, because it is not Quorate's: `etcdctl del --prefix /registry/` and `etcdctl del /quorate.dev/owner` empty it for another cluster")
+	}
+	if err := b.fold(); err != nil {
+		return nil, err
+	}
+	b.out.Steps = b.list()
+	return b.out, nil
+}
+
+func resetBuilder(s *cluster.State) *builder {
+	b := &builder{State: s, c: s.Spec, at: map[string]*hostSteps{}}
+	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Unreachable: s.Unreachable()}
+	for _, h := range s.Spec.Spec.Hosts {
+		b.at[h.Name] = &hostSteps{}
+	}
+	return b
+}
+
+// resetOrder groups the hosts of a cluster: those of one group are reset together, one group after the other. Workers go first,
+// because their pods use everything else, and hosts that are only load balancers last: until then, the API is where it was.
+func resetOrder(c *spec.Cluster) [][]spec.Host {
+	var workers, controlPlanes, etcd, balancers []spec.Host
+	for _, h := range c.Spec.Hosts {
+		switch {
+		case h.Has(spec.RoleControlPlane):
+			controlPlanes = append(controlPlanes, h)
+		case h.Has(spec.RoleEtcd):
+			etcd = append(etcd, h)
+		case h.Has(spec.RoleWorker):
+			workers = append(workers, h)
+		default:
+			balancers = append(balancers, h)
+		}
+	}
+	return slices.DeleteFunc([][]spec.Host{workers, controlPlanes, etcd, balancers}, func(g []spec.Host) bool { return len(g) == 0 })
+}
+
+// resetHost plans the reset of one host.
+func (b *builder) resetHost(h spec.Host) {
+	b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "it is no part of the cluster (" + fmt.Sprint(b.Stage()) + ")", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
+}
