@@ -17,12 +17,17 @@ func (s *State) ruleEnd(c Change) *Refusal {
 	if c.Verb != Remove {
 		return &Refusal{Rule: RuleOneCluster, Why: c.String() + " is not a change that Quorate makes", Fix: "`quorate plan` shows what it does."}
 	}
+	return s.notOurs()
+}
+
+// notOurs refuses to reset hosts of a cluster that is not the one of the spec, or that Quorate has nothing to do with.
+func (s *State) notOurs() *Refusal {
 	if conflicts := s.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}
 	if !s.Marked() && !s.Resetting() && (s.stage == Foreign || s.anyHost(carriesCluster)) {
 		return &Refusal{Rule: RuleOneCluster, Why: "the cluster on these hosts was not built by Quorate, and it is not adopted",
-			Fix: "To remove it, use what it was built with, such as `kubeadm reset` on every host."}
+			Fix: "To remove hosts from it, or all of it, use what it was built with, such as `kubeadm reset` on a host."}
 	}
 	return nil
 }
@@ -35,8 +40,8 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	if c.Verb != Clear || c.Part != WholeHost {
 		return nil
 	}
-	if conflicts := s.Conflicts(); len(conflicts) > 0 {
-		return conflicts[0]
+	if r := s.notOurs(); r != nil {
+		return r
 	}
 	h, known := s.Spec.Host(c.Subject)
 	if !known {
@@ -50,14 +55,12 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	if f := s.Facts(h.Name); f != nil {
 		k = f.Kubernetes
 	}
-	if k.Resetting && s.stage != Foreign {
+	if k.Resetting {
 		return nil // it left the cluster before its reset began
 	}
 	switch s.stage {
 	case Absent:
 		return nil
-	case Foreign:
-		return refuse(false, "To remove a host from it, use what it was built with.", "the cluster on these hosts was not built by Quorate, and it is not adopted")
 	case Partial:
 		if k.EtcdData || len(k.EtcdInitial) > 0 {
 			return refuse(false, all+" Or finish the build: `quorate apply`.", "etcd of an unfinished cluster began with its member, and a member that starts empty under the same name can lose what others have stored")
