@@ -33,7 +33,9 @@ func (s *State) notOurs() *Refusal {
 }
 
 // Resetting says that a reset of some host began and did not end.
-func (s *State) Resetting() bool { return s.anyHost(func(k facts.Kubernetes) bool { return k.Resetting }) }
+func (s *State) Resetting() bool {
+	return s.anyHost(func(k facts.Kubernetes) bool { return k.Resetting })
+}
 
 // ruleNoPart lets a host be cleared only if no cluster counts on it.
 func (s *State) ruleNoPart(c Change) *Refusal {

@@ -86,6 +86,9 @@ type Facts struct {
 
 	// Bundles are the digests of the bundles whose programs are unpacked on the host and intact.
 	Bundles []string `json:"bundles,omitempty"`
+	// Remains are the digests of bundles of which something is on the host although they are not among Bundles: an installation
+	// that was interrupted, or blobs that nothing uses.
+	Remains []string `json:"remains,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
 	// program that is not intact, or not in its place, maps to "", and ProgramProblems says why.
 	Programs map[string]string `json:"programs,omitempty"`

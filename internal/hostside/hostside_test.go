@@ -16,7 +16,7 @@ import (
 // other host relies on what they return. An operation that is in neither list, or has a secret in its request, fails the
 // test: it must be defined with host.Secret, so that nothing secret is sent to a host whose key nobody confirmed.
 var withoutSecrets = []string{
-	"bundle.import-images", "bundle.lacking", "bundle.put", "bundle.verify-images",
+	"bundle.import-images", "bundle.lacking", "bundle.prune-images", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
 	"etcd.claim", // uses the certificate that the host has
 	"kubeadm.abandon-join", "kubeadm.await-etcd",

@@ -93,7 +93,7 @@ func installReason(f *facts.Facts) string {
 	return otherBundle(f.Binaries, f.Bundles...)
 }
 
-// superseded are the hosts that have a bundle besides the plan's. The former bundle stays until every host runs the new one,
+// superseded are the hosts that have a bundle besides the plan's, or the remains of one. The former bundle stays until every host runs the new one,
 // so that going back is only a switch.
 func (b *builder) superseded() (hosts []spec.Host) {
 	if len(b.Unreachable()) > 0 {
@@ -104,7 +104,7 @@ func (b *builder) superseded() (hosts []spec.Host) {
 		if b.leftAsItIs(h) {
 			continue
 		}
-		if slices.ContainsFunc(f.Bundles, func(d string) bool { return d != b.bundle.Digest }) {
+		if slices.ContainsFunc(slices.Concat(f.Bundles, f.Remains), func(d string) bool { return d != b.bundle.Digest }) {
 			hosts = append(hosts, h)
 		}
 	}

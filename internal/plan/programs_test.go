@@ -166,3 +166,15 @@ func TestAnInterruptedFirstBuildWithAnotherBundle(t *testing.T) {
 		}
 	}
 }
+
+// TestTheRemainsOfABundleAreRemoved: an installation that was interrupted, and that another bundle replaced, leaves half of one.
+func TestTheRemainsOfABundleAreRemoved(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	obs.Hosts["cp-b"].Facts.Remains = []string{"sha256:half"}
+	obs.Hosts["cp-a"].Facts.Remains = []string{testBundle.Digest} // it is about to be installed again
+	p := build(t, c, obs)
+	if len(stepsOf(p, "cp-b", PruneBundles)) != 1 || len(stepsOf(p, "cp-a", PruneBundles)) != 0 {
+		t.Errorf("%v", kindsOf(p)[PruneBundles])
+	}
+}

@@ -53,7 +53,13 @@ func pruneBundles(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = programs.Prune.On(ctx, c, []string{e.Bundle.Digest()})
+	keep := []string{e.Bundle.Digest()}
+	if h, _ := e.Cluster.Host(s.Host); h.IsNode() {
+		if _, err := containerd.PruneImages.On(ctx, c, keep); err != nil {
+			return err
+		}
+	}
+	_, err = programs.Prune.On(ctx, c, keep)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go/v1"
@@ -46,6 +47,20 @@ func (s Store) Open(bundleDigest string) (*bundle.Bundle, error) {
 		return nil, fmt.Errorf("the index of bundle %s is damaged: its content is %s", d, got)
 	}
 	return bundle.OpenIndex(s.Dir, index)
+}
+
+// Bundles are the digests of those whose index was accepted.
+func (s Store) Bundles() (out []string) {
+	entries, err := os.ReadDir(s.indexes())
+	if err != nil {
+		return nil
+	}
+	for _, e := range entries {
+		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json")); d.Validate() == nil {
+			out = append(out, d.String())
+		}
+	}
+	return out
 }
 
 // Prune removes every blob that none of these bundles needs. A bundle that cannot be opened is an error, because the blobs

@@ -263,7 +263,8 @@ const (
 )
 
 // pinImages pins the bundle's images and unpins those of the previous bundle. The host may be unable to pull images: one that
-// no container uses at the moment would be missing when a pod is scheduled there.
+// no container uses at the moment would be missing when a pod is scheduled there. Those of the previous bundle keep its label until
+// PruneImages removes them.
 func pinImages(ctx context.Context, b *bundle.Bundle) error {
 	conn, err := containerd()
 	if err != nil {
@@ -284,8 +285,8 @@ func pinImages(ctx context.Context, b *bundle.Bundle) error {
 		switch pinnedBy := image.Labels[bundleLabel]; {
 		case ours[image.Name] && pinnedBy != b.Digest():
 			labels = map[string]string{pinLabel: pinned, bundleLabel: b.Digest()}
-		case !ours[image.Name] && pinnedBy != "":
-			labels = map[string]string{}
+		case !ours[image.Name] && pinnedBy != "" && image.Labels[pinLabel] != "":
+			labels = map[string]string{bundleLabel: pinnedBy}
 		default:
 			continue
 		}

@@ -81,6 +81,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	}
 	f.Bundles, f.Programs, f.ProgramProblems, f.Binaries = installed.Bundles, installed.Programs, installed.Problems, installed.Binaries
 	f.Images = blobs.Imported()
+	f.Remains = remains(installed)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	return f, ctx.Err()

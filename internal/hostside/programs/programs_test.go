@@ -617,3 +617,49 @@ func TestBinariesThatRunStay(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestWhatKilledWritersLeftIsRemoved, once nobody can be writing it any more.
+func TestWhatKilledWritersLeftIsRemoved(t *testing.T) {
+	root, sum := t.TempDir(), strings.Repeat("a", 64)
+	now := time.Now()
+	for path, old := range map[string]bool{
+		"usr/local/bin/.quorate-OLD": true, "usr/local/bin/.quorate-NEW": false, "usr/local/bin/kubelet": true,
+		"var/lib/quorate/bin/" + sum + "/.upload.OLD": true, "var/lib/quorate/bin/" + sum + "/quorate": true,
+	} {
+		file := filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if old {
+			if err := os.Chtimes(file, now.Add(-2*binaryLife), now.Add(-2*binaryLife)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := pruneTemporary(root, now.Add(-binaryLife)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]bool{
+		"usr/local/bin/.quorate-OLD": false, "usr/local/bin/.quorate-NEW": true, "usr/local/bin/kubelet": true,
+		"var/lib/quorate/bin/" + sum + "/.upload.OLD": false, "var/lib/quorate/bin/" + sum + "/quorate": true,
+	} {
+		if _, err := os.Stat(filepath.Join(root, path)); (err == nil) != want {
+			t.Errorf("%s is there: %t", path, err == nil)
+		}
+	}
+	seen := t.TempDir()
+	for _, name := range []string{sum, strings.Repeat("b", 64)} {
+		if err := os.WriteFile(filepath.Join(seen, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := pruneVerified(filepath.Join(root, "var/lib/quorate/bin", sum, "quorate"), seen); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(seen); len(left) != 1 || left[0].Name() != sum {
+		t.Errorf("verified binaries: %v", left)
+	}
+}

@@ -24,13 +24,15 @@ var Prune = host.Define("programs.prune", func(_ context.Context, keep []string)
 	return struct{}{}, local.prune(append(slices.Clone(keep), blobs.Imported()))
 })
 
-// Tidy removes the binaries of other versions of quorate that nothing on the host uses.
+// Tidy removes the binaries of other versions of quorate that nothing on the host uses, and what uploads and writers left that
+// were killed.
 var Tidy = host.Define("programs.tidy", func(context.Context, struct{}) (struct{}, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, pruneBinaries(self, time.Now().Add(-binaryLife))
+	before := time.Now().Add(-binaryLife)
+	return struct{}{}, errors.Join(pruneBinaries(self, before), pruneTemporary("/", before), pruneVerified(self, verified))
 })
 
 func (s store) prune(keep []string) error {
@@ -117,6 +119,45 @@ func pruneBinaries(self string, before time.Time) error {
 			continue
 		}
 		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// temporary are where writers work that may be killed: package durable and the upload of the binary.
+var temporary = []string{"usr/local/bin/.quorate-*", "opt/cni/bin/.quorate-*", "opt/quorate/programs/.quorate-*", "var/lib/quorate/.quorate-*", "var/lib/quorate/bin/*/.upload.*"}
+
+// pruneTemporary removes files that nobody has finished since a time.
+func pruneTemporary(root string, before time.Time) error {
+	var errs []error
+	for _, pattern := range temporary {
+		found, err := filepath.Glob(filepath.Join(root, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			if info, err := os.Lstat(path); err == nil && info.ModTime().Before(before) {
+				errs = append(errs, os.RemoveAll(path))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// verified has a file for each binary that was compared with its digest since the host was started.
+const verified = "/run/quorate/verified"
+
+// pruneVerified forgets binaries that are gone.
+func pruneVerified(self, dir string) error {
+	all := filepath.Dir(filepath.Dir(self))
+	entries, err := os.ReadDir(dir)
+	if err != nil || !binaryName.MatchString(filepath.Base(filepath.Dir(self))) {
+		return nil //nolint:nilerr // nothing was verified
+	}
+	var errs []error
+	for _, e := range entries {
+		if _, err := os.Stat(filepath.Join(all, e.Name())); errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
 	}
 	return errors.Join(errs...)
 }

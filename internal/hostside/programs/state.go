@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -23,6 +24,8 @@ type State struct {
 	Programs map[string]string
 	Problems []string
 	Binaries string
+	// Remains are the bundles of which a part is unpacked that nobody can rely on.
+	Remains []string
 }
 
 // Read reads the state and changes nothing. The content of files that were written since they were last compared with their
@@ -57,6 +60,9 @@ func (s store) read(ctx context.Context) (State, error) {
 		if len(wrong[encoded]) == 0 {
 			out.Bundles = append(out.Bundles, m.Bundle)
 		}
+	}
+	if out.Remains, err = s.remains(out.Bundles); err != nil {
+		return out, err
 	}
 	links, err := os.ReadDir(s.dir(current))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -148,4 +154,19 @@ func (s store) misplaced(ctx context.Context, program string, e entry, marks map
 		}
 	}
 	return "", nil
+}
+
+// remains are the bundles that have a directory or a mark and are not intact.
+func (s store) remains(intact []string) (out []string, err error) {
+	entries, err := os.ReadDir(s.dir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json"))
+		if d.Validate() == nil && !slices.Contains(intact, d.String()) && !slices.Contains(out, d.String()) {
+			out = append(out, d.String())
+		}
+	}
+	return out, nil
 }
