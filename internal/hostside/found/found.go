@@ -24,6 +24,9 @@ import (
 
 // Record is how a host was found.
 type Record struct {
+	// Whole says that the record was begun before Quorate changed anything. Without it, an earlier version of Quorate set the host
+	// up and noted nothing: what is there may be its own.
+	Whole bool `json:"whole"`
 	// Files are those that Quorate replaced; nil for a path at which there was none.
 	Files map[string]*File `json:"files,omitempty"`
 	// Directories are the names in each of Directories; nil for one that did not exist.
@@ -113,6 +116,7 @@ func (h Host) note(add func(*Record) error) error {
 	if err != nil {
 		return err
 	}
+	r.Whole = r.Whole || !system.Exists(h.at(facts.FoundFile)) && !h.touched()
 	if err := add(&r); err != nil {
 		return fmt.Errorf("noting how this host was found: %w", err)
 	}
@@ -142,7 +146,7 @@ func (h Host) NoteDirectories() error {
 
 func (h Host) directories(r *Record) {
 	for _, d := range Directories {
-		if !has(r.Directories, d) && !h.touched() {
+		if !has(r.Directories, d) && r.Whole {
 			r.Directories[d] = h.names(d)
 		}
 	}
@@ -176,7 +180,7 @@ func (h Host) NoteDesired(ctx context.Context, d facts.Desired) error {
 			if f.Block != "" || has(r.Files, f.Path) {
 				continue
 			}
-			before, err := h.file(f.Path)
+			before, err := h.file(r, f.Path)
 			if err != nil {
 				return err
 			}
@@ -191,17 +195,17 @@ func (h Host) NoteDesired(ctx context.Context, d facts.Desired) error {
 		}
 		for _, name := range names {
 			value, err := os.ReadFile(h.at("/proc/sys/" + strings.ReplaceAll(name, ".", "/")))
-			if err == nil && !has(r.Sysctls, name) && !h.touched() {
+			if err == nil && !has(r.Sysctls, name) && r.Whole {
 				r.Sysctls[name] = strings.Join(strings.Fields(string(value)), " ")
 			}
 		}
 		for _, m := range d.Modules {
-			if !has(r.Modules, m) && !h.touched() {
+			if !has(r.Modules, m) && r.Whole {
 				r.Modules[m] = system.Exists(h.at("/sys/module/" + m))
 			}
 		}
 		for name, u := range units {
-			if !has(r.Units, name) && !h.touched() && !h.ours(name) {
+			if !has(r.Units, name) && r.Whole && !h.ours(name) {
 				r.Units[name] = Unit{Exists: u.Exists, Enabled: u.Enabled == "enabled", Active: u.Active == "active"}
 			}
 		}
@@ -227,7 +231,7 @@ func (h Host) ours(unit string) bool {
 }
 
 // file is what is at a path; nil if there is nothing, or what Quorate wrote.
-func (h Host) file(path string) (*File, error) {
+func (h Host) file(r *Record, path string) (*File, error) {
 	info, err := os.Lstat(h.at(path))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
 		return nil, nil
@@ -239,7 +243,7 @@ func (h Host) file(path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Contains(bytes.ToLower(append([]byte(path), content...)), []byte("quorate")) || h.touched() {
+	if bytes.Contains(bytes.ToLower(append([]byte(path), content...)), []byte("quorate")) || !r.Whole {
 		return nil, nil
 	}
 	f := &File{Content: content, Mode: info.Mode().Perm()}

@@ -69,7 +69,9 @@ type target struct {
 	network func(in Request) (removed []string, err error)
 	// unload removes a kernel module, unless it is in use.
 	unload func(ctx context.Context, module string) error
-	remove func(path string) error
+	// recreate makes a directory below /run as the packages of the system want it.
+	recreate func(ctx context.Context, dir string) error
+	remove   func(path string) error
 	// next is called between any two actions; an error ends the reset there.
 	next func() error
 }
@@ -80,8 +82,8 @@ var local = target{
 		return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
 	},
 	stopPods: containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork,
-	unload: func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
-	remove: os.RemoveAll, next: func() error { return nil },
+	unload:   func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
+	recreate: recreate, remove: os.RemoveAll, next: func() error { return nil },
 }
 
 // begun is what a reset found when it began. It is stored until the reset has ended: later runs cannot see it any more.
@@ -641,6 +643,9 @@ func (w work) restoreUnits(ctx context.Context) error {
 	if err := w.systemctl(ctx, "daemon-reload"); err != nil {
 		return err
 	}
+	if err := w.recreate(ctx, "/run/haproxy"); err != nil {
+		w.note("/run/haproxy is not as its package makes it: %v", err)
+	}
 	for _, name := range slices.Concat(names(units), []string{containerdUnit}) {
 		if name == containerdUnit && !w.Containerd {
 			continue
@@ -696,3 +701,18 @@ func (w work) clearPrograms() error {
 }
 
 func has[V any](m map[string]V, key string) bool { _, ok := m[key]; return ok }
+
+// recreate has systemd-tmpfiles make a directory again. Quorate's configuration of a unit made it differently.
+func recreate(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(entries) == 0 {
+		err = os.Remove(dir)
+	}
+	if err != nil {
+		return err
+	}
+	return system.Run(ctx, "systemd-tmpfiles", "--create", "--prefix="+dir)
+}

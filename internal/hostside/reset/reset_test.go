@@ -44,6 +44,7 @@ func newMachine(t *testing.T) *machine {
 	m.put("/etc/containerd/config.toml", "# mine\n")
 	m.put("/etc/haproxy/haproxy.cfg", "global\n")
 	m.put("/proc/sys/net/ipv4/ip_forward", "0")
+	m.put("/proc/sys/net/ipv4/ip_nonlocal_bind", "0")
 	m.put("/opt/cni/bin/mine", "x")
 	m.put("/opt/cni/bin/.keep", "x")
 	m.put("/usr/local/bin/other", "x")
@@ -170,8 +171,9 @@ func (m *machine) target() target {
 			m.mounted = slices.DeleteFunc(m.mounted, func(p string) bool { return p == path })
 			return nil
 		},
-		network: func(Request) ([]string, error) { return nil, act("network") },
-		unload:  func(context.Context, string) error { return nil },
+		network:  func(Request) ([]string, error) { return nil, act("network") },
+		recreate: func(context.Context, string) error { return nil },
+		unload:   func(context.Context, string) error { return nil },
 		remove: func(path string) error {
 			if err := m.next(); err != nil {
 				return err
@@ -186,12 +188,11 @@ func desired() (all []facts.Desired) {
 	f := clustertest.Whole()
 	cp := spec.Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{spec.RoleControlPlane}}
 	seen := &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}, Addresses: []facts.Address{{IP: cp.Address, Prefix: 24, Interface: "eth0"}}}
-	all = append(all, hostconfig.Hosts(f.Spec), hostconfig.Runtime(seen, "pause"), hostconfig.ControlPlane(f.Spec), hostconfig.Balancer(f.Spec, cp, seen, "PEM"),
-		hostconfig.Adopted(f.Spec, cp), hostconfig.Etcd(cp, seen))
-	for _, mark := range marks {
+	all = append(all, hostconfig.Hosts(f.Spec), hostconfig.Runtime(seen, "pause"))
+	for _, mark := range marks { // The load balancer is configured after them.
 		all = append(all, facts.Desired{Files: []facts.File{{Path: mark, Content: "lab\n"}}})
 	}
-	return all
+	return append(all, hostconfig.ControlPlane(f.Spec), hostconfig.Balancer(f.Spec, cp, seen, "PEM"), hostconfig.Adopted(f.Spec, cp), hostconfig.Etcd(cp, seen))
 }
 
 // TestEverythingWrittenIsRemoved fails when hostconfig writes a new file, or enables a new unit, and a reset leaves it.
@@ -271,6 +272,7 @@ func (m *machine) build(adopted bool) {
 		m.put("/var/lib/quorate/bundle/blobs/sha256/x", "x")
 	}
 	m.put("/proc/sys/net/ipv4/ip_forward", "1")
+	m.put("/proc/sys/net/ipv4/ip_nonlocal_bind", "1")
 	m.put("/etc/kubernetes/manifests/etcd.yaml", "x")
 	m.put("/etc/kubernetes/admin.conf", "x")
 	m.put("/var/lib/etcd/member/wal/0.wal", "x")
