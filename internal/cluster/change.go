@@ -359,7 +359,7 @@ func (s *State) InitialMembers() *Refusal {
 		if !slices.Equal(have, want) {
 			return &Refusal{Rule: RuleInitial, Why: fmt.Sprintf("etcd on %s was started with the members %s, but the spec now has %s: starting others would create a second etcd with the same keys",
 				h.Name, strings.Join(have, ", "), strings.Join(want, ", ")),
-				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or begin again: on every host, run " + facts.HowToClear() + "."}
+				Fix: "Put the hosts that etcd began with back into the spec and run `quorate apply` until the cluster is complete. Or start over: `quorate reset --all`, and then `quorate apply`."}
 		}
 	}
 	return nil
@@ -384,8 +384,12 @@ func (s *State) ruleOldData(c Change) *Refusal {
 	m, has := s.Member(c.Subject)
 	unfinished := has && m.Learner && c.Part == EtcdMember // its own join goes on
 	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] && !unfinished {
+		fix := "clear " + c.Subject + ": " + facts.HowToClear()
+		if k := f.Kubernetes; k.Begun || k.Established || k.Adopted || f.HasBundle() {
+			fix = "run `quorate reset " + c.Subject + "`"
+		}
 		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
-			Fix: "If nobody needs this data any more, clear " + c.Subject + ": " + facts.HowToClear() + ". Then run it again."}
+			Fix: "If nobody needs this data any more, " + fix + ". Then run it again."}
 	}
 	return nil
 }

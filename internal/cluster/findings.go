@@ -18,6 +18,7 @@ const (
 	RuleNoCluster        = "no-cluster"
 	RuleClusterUnknown   = "cluster-unknown"
 	RuleIncomplete       = "incomplete"
+	RuleUnfinishedReset  = "unfinished-reset"
 	RuleUnownedParts     = "unowned-parts"
 	RuleLostCluster      = "lost-cluster"
 	RuleForeignCluster   = "foreign-cluster"
@@ -78,6 +79,7 @@ var Rules = []Rule{
 	{RuleNoCluster, []Severity{Info}, "there is a cluster"},
 	{RuleClusterUnknown, []Severity{Critical, Warning}, "it is known whether there is a cluster"},
 	{RuleIncomplete, []Severity{Warning}, "the first build was not interrupted"},
+	{RuleUnfinishedReset, []Severity{Warning}, "every reset of a host was finished"},
 	{RuleUnownedParts, []Severity{Warning}, "hosts outside a cluster carry no parts of one that Quorate did not build"},
 	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as part of a cluster still carry parts of it"},
 	{RuleForeignCluster, []Severity{Info}, "Quorate built or adopted the cluster"},
@@ -164,6 +166,7 @@ func (s *State) Findings() []Finding {
 		}
 		f.all()
 	}
+	f.resets()
 	for _, w := range spec.Warnings(s.Spec) {
 		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
@@ -366,7 +369,7 @@ func (s *State) Vanished() *Refusal {
 		}
 	}
 	return &Refusal{Rule: RuleLostCluster, Subjects: on, Why: List(on) + plural(len(on), " is", " are") + " marked as part of a cluster that was once complete, but no host carries any part of it now",
-		Fix: "If its disks can be brought back, do that first. If the cluster is gone for good, run `rm " + facts.EstablishedFile + "` on " + List(on) + "; `quorate apply` then builds a new one."}
+		Fix: "If its disks can be brought back, do that first. If the cluster is gone for good, run `quorate reset --all`; `quorate apply` then builds a new one."}
 }
 
 // partial reports a cluster whose first build did not end.

@@ -44,7 +44,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 		}
 		if b := s.Seen.Hosts[h.Name].Balancer; b != nil && s.Spec.Balances(h) && b.WrittenFor != "" && b.WrittenFor != s.Spec.Metadata.Name {
 			out = append(out, &Refusal{Rule: RuleBalancersOf, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is a load balancer of the cluster %s; configuring it for %s would take that cluster's endpoint away", h.Name, b.WrittenFor, s.Spec.Metadata.Name),
-				Fix: "Use other hosts as load balancers. If that cluster is gone for good, remove /etc/haproxy/haproxy.cfg and /etc/keepalived/keepalived.conf on " + h.Name + "."})
+				Fix: "Use other hosts as load balancers. If nobody needs that cluster, reset the host with its spec (`quorate reset`)."})
 		}
 		if k.CA != "" && !SameCertificate(s.ca, k.CA) {
 			owner := s.hostWithCA()

@@ -37,6 +37,42 @@ func (s *State) Resetting() bool {
 	return s.anyHost(func(k facts.Kubernetes) bool { return k.Resetting })
 }
 
+// UnfinishedReset refuses to build on hosts of the spec of which a reset began and did not end; nil if there are none. What is
+// left on such a host is half of something.
+func (s *State) UnfinishedReset() *Refusal {
+	on := s.beingReset()
+	if len(on) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleUnfinishedReset, Subjects: on, Why: unfinishedReset(on), Fix: s.fixUnfinishedReset(on)}
+}
+
+func (s *State) beingReset() (on []string) {
+	for _, h := range s.Spec.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil && f.Kubernetes.Resetting {
+			on = append(on, h.Name)
+		}
+	}
+	return on
+}
+
+func unfinishedReset(on []string) string { return "a reset of " + List(on) + " began and did not end" }
+
+// fixUnfinishedReset names the command that was interrupted.
+func (s *State) fixUnfinishedReset(on []string) string {
+	if s.stage == Complete {
+		return "Finish it: `quorate reset " + strings.Join(on, " ") + "`."
+	}
+	return "Finish it: `quorate reset --all`."
+}
+
+// resets reports hosts of which a reset did not end.
+func (f *findings) resets() {
+	if on := f.beingReset(); len(on) > 0 {
+		f.unmet(RuleUnfinishedReset, Warning, unfinishedReset(on), f.fixUnfinishedReset(on), on...)
+	}
+}
+
 // ruleNoPart lets a host be cleared only if no cluster counts on it.
 func (s *State) ruleNoPart(c Change) *Refusal {
 	if c.Verb != Clear || c.Part != WholeHost {

@@ -27,6 +27,9 @@ func (b *builder) refuse() error {
 	if conflicts := b.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}
+	if r := b.UnfinishedReset(); r != nil {
+		return r
+	}
 	switch b.Stage() {
 	case cluster.Foreign:
 		return b.refuseAdoption()
