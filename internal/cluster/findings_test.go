@@ -70,6 +70,9 @@ var findingCases = []struct {
 		f.Empty()
 		f.Kubernetes("cp-a").Begun, f.Kubernetes("cp-a").KubeletConfig, f.Kubernetes("cp-a").EtcdData = true, true, true
 	}, margins(-1, -1, -1, -1), []string{"*warning: the cluster is not complete: the run that built it was interrupted"}},
+	{"interrupted-reset", func(f fixture) {
+		f.Kubernetes("w-b").Resetting = true
+	}, margins(1, 1, 1, 1), []string{"*warning: a reset of w-b began and did not end"}},
 	{"interrupted-build-with-other-members", func(f fixture) {
 		f.Empty()
 		k := f.Kubernetes("cp-a")
