@@ -17,11 +17,11 @@ func (s *State) ruleEnd(c Change) *Refusal {
 	if c.Verb != Remove {
 		return &Refusal{Rule: RuleOneCluster, Why: c.String() + " is not a change that Quorate makes", Fix: "`quorate plan` shows what it does."}
 	}
-	return s.notOurs()
+	return s.NotOurs()
 }
 
-// notOurs refuses to reset hosts of a cluster that is not the one of the spec, or that Quorate has nothing to do with.
-func (s *State) notOurs() *Refusal {
+// NotOurs refuses to reset hosts of a cluster that is not the one of the spec, or that Quorate has nothing to do with; nil if they are ours.
+func (s *State) NotOurs() *Refusal {
 	if conflicts := s.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}
@@ -78,7 +78,7 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	if c.Verb != Clear || c.Part != WholeHost {
 		return nil
 	}
-	if r := s.notOurs(); r != nil {
+	if r := s.NotOurs(); r != nil {
 		return r
 	}
 	h, known := s.Spec.Host(c.Subject)

@@ -193,7 +193,18 @@ func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
 	at.join = b.addInTurn(Step{Kind: JoinControlPlane, Host: h.Name, Title: "join as a control plane", Reason: reason, Change: change(cluster.Add, cluster.ControlPlane, h.Name)},
 		replaced, at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki, token)
 	b.markEstablishedOn(h, at.join)
+	if b.drained(h.Name) {
+		b.joinPools(h.Name, "the load balancers still send it no clients, as before it was reset", at.join)
+	}
 	return nil
+}
+
+// drained says that a load balancer sends no clients to a control plane.
+func (b *builder) drained(host string) bool {
+	return slices.ContainsFunc(b.c.BalancerHosts(), func(h spec.Host) bool {
+		seen := b.Seen.Hosts[h.Name].Balancer
+		return seen != nil && slices.ContainsFunc(seen.Backends, func(s facts.Backend) bool { return s.Name == host && s.Drained })
+	})
 }
 
 // RuleOldMember refuses to join a host while a member of its name works elsewhere.

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 
@@ -16,17 +15,34 @@ const RuleReachable = "reachable-host"
 // refuses what the cluster cannot do without.
 func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	b := resetBuilder(s)
+	b.out.Unreachable = nil // the other hosts are left alone anyway
+	if r := s.NotOurs(); r != nil {
+		return nil, r
+	}
+	var all []spec.Host
 	for _, name := range hosts {
 		h, known := s.Spec.Host(name)
 		if !known {
-			return nil, refused(RuleReachable, name+" is not a host of the spec, so it is not known how to reach it", "Put it into the spec, and run it again.")
+			return nil, refused(RuleReachable, name+" is not in the spec", "A host that left the spec is reset by `quorate apply` when it leaves the cluster.")
 		}
 		if why, dead := s.Unreachable()[name]; dead {
-			return nil, refused(RuleReachable, name+" cannot be reached: "+why, "A host is reset by a program that runs on it. Bring it up.")
+			return nil, refused(RuleReachable, name+" cannot be reached: "+why, "A host is reset by a program that runs on it: bring it up. If it is lost for good, take it out of the spec and run `quorate apply`.")
 		}
-		b.resetHost(h)
+		if !slices.ContainsFunc(all, func(o spec.Host) bool { return o.Name == name }) {
+			all = append(all, h)
+		}
 	}
-	b.out.Unreachable = nil // the other hosts are left alone anyway
+	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
+	for _, h := range all {
+		if b.takesPart(h) {
+			b.leave(h, nil)
+			continue
+		}
+		b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
+		if b.Node(h.Name) != nil { // its reset was interrupted
+			b.addInTurn(b.deleteNode(h, "the host has left the cluster"))
+		}
+	}
 	if err := b.fold(); err != nil {
 		return nil, err
 	}
@@ -34,11 +50,27 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	return b.out, nil
 }
 
+// takesPart says that a cluster that was complete once counts on a host. One whose reset began left it before.
+func (b *builder) takesPart(h spec.Host) bool {
+	k := b.Facts(h.Name).Kubernetes
+	if b.Stage() != cluster.Complete {
+		return false
+	}
+	_, member := b.Member(h.Name)
+	return member && !b.c.ExistingEtcd() || !k.Resetting && (b.Node(h.Name) != nil && k.KubeletConfig || b.balancerRuns(h))
+}
+
 // ResetAll plans the end of the whole cluster, in whatever condition it is. Hosts that cannot be reached are left as they are.
 func ResetAll(s *cluster.State) (*Plan, error) {
 	b := resetBuilder(s)
 	var before []*Step
-	for _, group := range resetOrder(s.Spec) {
+	all := s.Present().Spec.Hosts
+	for _, h := range s.Removed() { // they were removed while they were down
+		if s.Ours(h.Name) {
+			all = append(slices.Clone(all), h)
+		}
+	}
+	for _, group := range resetOrder(all) {
 		var now []*Step
 		for _, h := range group {
 			if s.Reachable(h.Name) {
@@ -63,7 +95,7 @@ func ResetAll(s *cluster.State) (*Plan, error) {
 func resetBuilder(s *cluster.State) *builder {
 	b := &builder{State: s, c: s.Spec, at: map[string]*hostSteps{}}
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Unreachable: s.Unreachable()}
-	for _, h := range s.Spec.Spec.Hosts {
+	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
 	return b
@@ -71,9 +103,9 @@ func resetBuilder(s *cluster.State) *builder {
 
 // resetOrder groups the hosts of a cluster: those of one group are reset together, one group after the other. Workers go first,
 // because their pods use everything else, and hosts that are only load balancers last: until then, the API is where it was.
-func resetOrder(c *spec.Cluster) [][]spec.Host {
+func resetOrder(all []spec.Host) [][]spec.Host {
 	var workers, controlPlanes, etcd, balancers []spec.Host
-	for _, h := range c.Spec.Hosts {
+	for _, h := range all {
 		switch {
 		case h.Has(spec.RoleControlPlane):
 			controlPlanes = append(controlPlanes, h)
@@ -86,9 +118,4 @@ func resetOrder(c *spec.Cluster) [][]spec.Host {
 		}
 	}
 	return slices.DeleteFunc([][]spec.Host{workers, controlPlanes, etcd, balancers}, func(g []spec.Host) bool { return len(g) == 0 })
-}
-
-// resetHost plans the reset of one host.
-func (b *builder) resetHost(h spec.Host) {
-	b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "it is no part of the cluster (" + fmt.Sprint(b.Stage()) + ")", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
 }

@@ -21,6 +21,15 @@ func (e *Engine) Operate(ctx context.Context, decide func(*cluster.State) (*plan
 
 // operate is Operate for a run that has the lease.
 func (e *Engine) operate(ctx context.Context, decide func(*cluster.State) (*plan.Plan, error)) (*Work, error) {
+	w, err := e.decide(ctx, decide)
+	if err != nil {
+		return w, err
+	}
+	return w, e.execute(ctx, w.Plan, w)
+}
+
+// decide observes the cluster and makes a plan. It waits for a while if the plan is refused for something that may pass.
+func (e *Engine) decide(ctx context.Context, decide func(*cluster.State) (*plan.Plan, error)) (*Work, error) {
 	w := &Work{}
 	for begin := time.Now(); ; {
 		w.State = e.State(ctx)
@@ -32,7 +41,7 @@ func (e *Engine) operate(ctx context.Context, decide func(*cluster.State) (*plan
 			refused *cluster.Refusal
 		)
 		if w.Plan, err = decide(w.State); err == nil {
-			return w, e.execute(ctx, w.Plan, w)
+			return w, nil
 		}
 		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > patience {
 			return w, err

@@ -2,7 +2,9 @@ package run
 
 import (
 	"context"
+	"slices"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 )
 
@@ -20,19 +22,21 @@ type ResetOptions struct {
 // lease while the plan is confirmed, so that what was confirmed is what is done.
 func (e *Engine) Reset(ctx context.Context, o ResetOptions) (*Work, error) {
 	if !o.DryRun {
-		if err := e.takeLeases(ctx); err != nil {
+		if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 			return nil, err
 		}
 	}
-	w := &Work{State: e.State(ctx)}
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	var err error
+	decide := func(s *cluster.State) (*plan.Plan, error) { return plan.Reset(s, o.Hosts) }
 	if len(o.Hosts) == 0 {
-		w.Plan, err = plan.ResetAll(w.State)
-	} else {
-		w.Plan, err = plan.Reset(w.State, o.Hosts)
+		decide = plan.ResetAll
+	}
+	w, err := e.decide(ctx, decide)
+	if more := e.others(); err == nil && !o.DryRun && len(o.Hosts) == 0 && len(more.Departing)+len(more.Removed) > 0 {
+		// Only the cluster could tell that these hosts are part of it.
+		if err := e.takeLeases(ctx, slices.Concat(more.Departing, more.Removed)); err != nil {
+			return nil, err
+		}
+		w, err = e.decide(ctx, decide)
 	}
 	if err != nil || o.DryRun {
 		return w, err

@@ -1,0 +1,257 @@
+package plan
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// resetPlan plans a reset of hosts, or of the whole cluster if none is named, and returns the refusal if there is one.
+func resetPlan(t *testing.T, f clustertest.Fixture, hosts ...string) (*Plan, *cluster.Refusal) {
+	t.Helper()
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	var p *Plan
+	var err error
+	if len(hosts) == 0 {
+		p, err = ResetAll(s)
+	} else {
+		p, err = Reset(s, hosts)
+	}
+	var r *cluster.Refusal
+	if errors.As(err, &r) {
+		if r.Why == "" || r.Fix == "" {
+			t.Errorf("a refusal that helps nobody: %+v", r)
+		}
+		return nil, r
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkOrder(t, p)
+	return p, nil
+}
+
+// position is where a step of a host comes in a plan; -1 if it is not there.
+func position(p *Plan, kind Kind, host string) int {
+	return slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == kind && s.Host == host })
+}
+
+// TestAWholeClusterIsResetInAnyCondition: this is how a user starts over.
+func TestAWholeClusterIsResetInAnyCondition(t *testing.T) {
+	for name, damage := range map[string]func(clustertest.Fixture){
+		"whole":                func(clustertest.Fixture) {},
+		"empty":                func(f clustertest.Fixture) { f.Empty() },
+		"without an API":       func(f clustertest.Fixture) { f.Silent() },
+		"without a majority":   func(f clustertest.Fixture) { f.Dies("cp-a", "cp-b") },
+		"nothing can be asked": func(f clustertest.Fixture) { f.AllUnknown() },
+		"partially built":      func(f clustertest.Fixture) { f.Silent(); f.Marks(false); f.Kubernetes("cp-a").Begun = true },
+		"built with other etcd": func(f clustertest.Fixture) {
+			f.Silent()
+			f.Marks(false)
+			f.Kubernetes("cp-a").Begun = true
+			f.Kubernetes("cp-a").EtcdInitial = []string{"x=https://10.9.9.9:2380"}
+		},
+		"half reset": func(f clustertest.Fixture) {
+			f.Empty()
+			f.Kubernetes("cp-b").Resetting, f.Kubernetes("cp-b").EtcdData = true, true
+		},
+		"external etcd": func(f clustertest.Fixture) { f.External() },
+		"existing etcd": func(f clustertest.Fixture) { f.Existing() },
+		"adopted":       func(f clustertest.Fixture) { f.Kubernetes("cp-a").Adopted = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			damage(f)
+			p, r := resetPlan(t, f)
+			if r != nil {
+				t.Fatal(r)
+			}
+			for _, h := range f.Spec.Spec.Hosts {
+				_, dead := p.Unreachable[h.Name]
+				if at := position(p, ResetHost, h.Name); (at < 0) != dead {
+					t.Errorf("%s: reset at %d, unreachable %t", h.Name, at, dead)
+				}
+			}
+			if worker, lb := position(p, ResetHost, "w-a"), position(p, ResetHost, "lb-a"); lb < worker {
+				t.Error("load balancers are not reset last")
+			}
+			if p.Empty() || f.Spec.ExistingEtcd() && !strings.Contains(strings.Join(p.Notes, ""), "/registry/") {
+				t.Errorf("steps %d, notes %q", len(p.Steps), p.Notes)
+			}
+		})
+	}
+}
+
+// TestOthersClustersAreNotReset.
+func TestOthersClustersAreNotReset(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		want   string
+	}{
+		"a kubeadm cluster": {func(f clustertest.Fixture) { f.Marks(false) }, "not built by Quorate"},
+		"a kubeadm cluster whose API is down": {func(f clustertest.Fixture) {
+			f.Marks(false)
+			f.Silent()
+		}, "not built by Quorate"},
+		"a mark of another name": {func(f clustertest.Fixture) { f.Kubernetes("w-a").Clusters = []string{"other"} }, "the cluster other"},
+		"another CA":             {func(f clustertest.Fixture) { f.Kubernetes("w-a").CA = "OTHER" }, "different clusters"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			tc.change(f)
+			for _, hosts := range [][]string{nil, {"w-a"}} {
+				if _, r := resetPlan(t, f, hosts...); r == nil || !strings.Contains(r.Why, tc.want) {
+					t.Errorf("%v: %v", hosts, r)
+				}
+			}
+		})
+	}
+}
+
+// TestHostsThatAreNoPartAreCleared, and those on which the others count are not.
+func TestHostsThatAreNoPartAreCleared(t *testing.T) {
+	partial := func(f clustertest.Fixture) {
+		f.Silent()
+		f.Marks(false)
+		for _, h := range f.Spec.Spec.Hosts {
+			if h.IsNode() {
+				f.Kubernetes(h.Name).Begun = true
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		host   string
+		want   string // in the reason; empty if it is allowed
+	}{
+		"no cluster":                              {func(f clustertest.Fixture) { f.Empty() }, "cp-a", ""},
+		"a worker of an unfinished cluster":       {partial, "w-a", ""},
+		"an etcd member of an unfinished cluster": {partial, "cp-a", "starts empty under the same name"},
+		"a host that never joined": {func(f clustertest.Fixture) {
+			f.Seen.API.Nodes = slices.DeleteFunc(f.Seen.API.Nodes, func(n facts.Node) bool { return n.Name == "w-b" })
+			*f.Kubernetes("w-b") = facts.Kubernetes{Begun: true}
+		}, "w-b", ""},
+		"nobody can tell":              {func(f clustertest.Fixture) { f.Empty(); f.Dies("cp-b") }, "cp-a", "could not be queried"},
+		"no API":                       {func(f clustertest.Fixture) { f.Silent() }, "w-a", "API does not answer"},
+		"a reset that was interrupted": {func(f clustertest.Fixture) { f.Silent(); f.Kubernetes("w-a").Resetting = true }, "w-a", ""},
+		"not in the spec":              {func(clustertest.Fixture) {}, "w-z", "not in the spec"},
+		"unreachable":                  {func(f clustertest.Fixture) { f.Dies("w-a") }, "w-a", "cannot be reached"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			tc.change(f)
+			p, r := resetPlan(t, f, tc.host)
+			switch {
+			case tc.want == "" && r != nil:
+				t.Error(r)
+			case tc.want != "" && (r == nil || !strings.Contains(r.Why, tc.want)):
+				t.Errorf("%v", r)
+			case tc.want == "" && position(p, ResetHost, tc.host) < 0:
+				t.Errorf("no reset in %v", p.Steps)
+			}
+		})
+	}
+}
+
+// TestNoHostIsForgotten: every host of a spec is in one group.
+func TestNoHostIsForgotten(t *testing.T) {
+	f := clustertest.Whole()
+	f.External()
+	f.Spec.Spec.Hosts[0].Roles = append(f.Spec.Spec.Hosts[0].Roles, spec.RoleLoadBalancer, spec.RoleWorker)
+	n := 0
+	for _, g := range resetOrder(f.Spec.Spec.Hosts) {
+		n += len(g)
+	}
+	if n != len(f.Spec.Spec.Hosts) {
+		t.Errorf("%d of %d hosts", n, len(f.Spec.Spec.Hosts))
+	}
+}
+
+// TestHostsLeaveBeforeTheyAreReset, in the order in which any host leaves, and not if the cluster cannot do without them.
+func TestHostsLeaveBeforeTheyAreReset(t *testing.T) {
+	order := func(t *testing.T, p *Plan, host string, kinds ...Kind) {
+		t.Helper()
+		at := -1
+		for _, k := range kinds {
+			i := position(p, k, host)
+			if i <= at {
+				t.Errorf("%s on %s is at %d, after %d", k, host, i, at)
+			}
+			at = i
+		}
+		for _, s := range p.Steps {
+			if s.Host == host && !slices.Contains(kinds, s.Kind) {
+				t.Errorf("unexpected: %s", s.ID)
+			}
+		}
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		host   string
+		kinds  []Kind
+	}{
+		"a worker":                             {func(clustertest.Fixture) {}, "w-a", []Kind{DrainNode, ResetHost, DeleteNode}},
+		"a control plane":                      {func(clustertest.Fixture) {}, "cp-b", []Kind{DrainNode, LeavePools, MoveLeadership, StopControlPlane, RemoveMember, ResetHost, DeleteNode}},
+		"a load balancer":                      {func(clustertest.Fixture) {}, "lb-a", []Kind{MoveVirtualIP, StopBalancer, ResetHost}},
+		"interrupted after the host was reset": {func(f clustertest.Fixture) { *f.Kubernetes("w-a") = facts.Kubernetes{} }, "w-a", []Kind{ResetHost, DeleteNode}},
+		"interrupted while it was reset":       {func(f clustertest.Fixture) { f.Kubernetes("w-a").Resetting = true }, "w-a", []Kind{ResetHost, DeleteNode}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			tc.change(f)
+			p, r := resetPlan(t, f, tc.host, tc.host)
+			if r != nil {
+				t.Fatal(r)
+			}
+			order(t, p, tc.host, tc.kinds...)
+		})
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		hosts  []string
+		want   string
+	}{
+		"two of three control planes":       {func(f clustertest.Fixture) { f.Dies("cp-a") }, []string{"cp-b"}, "etcd member"},
+		"all load balancers":                {func(clustertest.Fixture) {}, []string{"lb-a", "lb-b"}, "load balancer"},
+		"the only one that can take the IP": {func(f clustertest.Fixture) { f.Seen.Hosts["lb-b"].Balancer.Healthy = false }, []string{"lb-a"}, "load balancer"},
+		"all workers":                       {func(clustertest.Fixture) {}, []string{"w-a", "w-b"}, "worker"},
+		"all control planes":                {func(clustertest.Fixture) {}, []string{"cp-a", "cp-b", "cp-c"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			tc.change(f)
+			if _, r := resetPlan(t, f, tc.hosts...); r == nil || !strings.Contains(r.Why, tc.want) {
+				t.Errorf("%v", r)
+			}
+		})
+	}
+}
+
+// TestAControlPlaneThatWasResetJoinsThePoolsAgain: the load balancers remember that it left them.
+func TestAControlPlaneThatWasResetJoinsThePoolsAgain(t *testing.T) {
+	for _, drained := range []bool{false, true} {
+		c := testCluster()
+		obs := finished(t, c)
+		blank := empty(c)
+		obs.Hosts["cp-b"] = blank.Hosts["cp-b"]
+		obs.Etcd = slices.DeleteFunc(obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == "cp-b" })
+		obs.API.Nodes = slices.DeleteFunc(obs.API.Nodes, func(n facts.Node) bool { return n.Name == "cp-b" })
+		for _, lb := range c.BalancerHosts() {
+			for i, s := range obs.Hosts[lb.Name].Balancer.Backends {
+				if s.Name == "cp-b" {
+					obs.Hosts[lb.Name].Balancer.Backends[i] = facts.Backend{Name: "cp-b", Drained: drained}
+				}
+			}
+		}
+		p := build(t, c, obs)
+		if joins, again := position(p, JoinControlPlane, "cp-b"), position(p, JoinPools, "cp-b"); joins < 0 || (again > joins) != drained {
+			t.Errorf("drained %t: it joins at %d, and the pools at %d", drained, joins, again)
+		}
+	}
+}
