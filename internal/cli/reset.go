@@ -93,7 +93,7 @@ func (a *app) confirmReset(p *plan.Plan, all bool) error {
 	if err := printPlan(&text, p); err != nil {
 		return err
 	}
-	what := "These hosts leave the cluster, and what they store is removed."
+	what := "These hosts leave the cluster, and what they store is removed. As long as they are in the spec, quorate apply adds them again."
 	if all {
 		what = "The cluster and everything that is stored in it will be gone."
 	}

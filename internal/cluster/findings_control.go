@@ -217,7 +217,7 @@ func (f *findings) etcd() {
 		case f.Spec.StackedEtcd() && !f.wasControlPlane(h.Name): // it joins with its node, which is reported as missing, or cannot become a control plane
 		case f.Spec.StackedEtcd():
 			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
-				"Remove the host from the cluster and let it join again: `kubectl drain "+h.Name+" --ignore-daemonsets --delete-emptydir-data`, `kubeadm reset` on it, `kubectl delete node "+h.Name+"`, `quorate apply`.", h.Name)
+				"Have the host leave the cluster and join again: `quorate reset "+h.Name+"`, then `quorate apply`.", h.Name)
 		default:
 			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it.", h.Name)
 		}
@@ -277,8 +277,7 @@ func (f *findings) missingDataFix(host string, m facts.EtcdMember) string {
 	if !f.Spec.StackedEtcd() {
 		return fix + "take the host out of the spec, run `quorate apply`, add it again, and run `quorate apply` once more."
 	}
-	return fix + "remove the host from the cluster and let it join again: on a host with a working member, " + f.removeMember(m) + "; `kubeadm reset` on " + host +
-		", `kubectl delete node " + host + "`, `quorate apply`."
+	return fix + "have the host leave the cluster and join again: `quorate reset " + host + "`, then `quorate apply`."
 }
 
 // wasControlPlane says that the host joined as a control plane: parts of one are still there.

@@ -25,7 +25,7 @@ const (
 
 // fixForeignHost is what to do with a host that belongs to another cluster.
 func fixForeignHost() string {
-	return "Take the host out of the spec. Or clear it: " + facts.HowToClear() + "."
+	return "Take the host out of the spec. Or clear it, with the spec of its own cluster: `quorate reset`. If Quorate did not build that cluster: " + facts.HowToClear() + "."
 }
 
 // Conflicts are the reasons why these hosts cannot be one cluster: some belong to another one. They stand in the way of
@@ -301,7 +301,7 @@ func (d *differences) hosts() {
 }
 
 func roleHow(host string) string {
-	return "The role of a joined host cannot be changed. Put the role back into the spec. Or remove " + host + " from the cluster by hand (`kubectl drain " + host + " --ignore-daemonsets`, `kubeadm reset` on it, `kubectl delete node " + host + "`) and run `quorate apply`, which adds it in its new role."
+	return "The role of a joined host cannot be changed. Put the role back into the spec. Or, with the old role in the spec, have it leave the cluster (`quorate reset " + host + "`), and then change the role and run `quorate apply`."
 }
 
 func (d *differences) etcd() {

@@ -194,10 +194,10 @@ func (b *builder) leaveCluster(h spec.Host, before []*Step) {
 		b.addInTurn(Step{Kind: StopBalancer, Host: h.Name, Title: "stop the load balancer", Reason: "it leaves the cluster: it announces that, so that no other load balancer waits for it",
 			Change: change(cluster.Remove, cluster.LoadBalancer, h.Name)}, before...)
 	}
-	if serves || has {
+	if has && member.Healthy || serves && b.APIServer(h.Name).OK { // what does not work leads nothing
 		b.moveLeadership(h.Name, "a leader that stops without notice costs an election", before...)
 	}
-	if serves {
+	if kubelet, asked := b.Seen.Hosts[h.Name].Components[facts.Kubelet]; serves && (!asked || kubelet.OK || !kubelet.Known()) { // otherwise nobody ends static pods before the reset
 		b.addInTurn(Step{Kind: StopControlPlane, Host: h.Name, Title: "stop the control plane", Pods: controlPlanePods, Change: change(cluster.Stop, cluster.APIPrograms, h.Name),
 			Reason: "its API server ends its connections in order, while its etcd member still answers"}, before...)
 	}

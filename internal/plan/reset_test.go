@@ -196,8 +196,18 @@ func TestHostsLeaveBeforeTheyAreReset(t *testing.T) {
 		host   string
 		kinds  []Kind
 	}{
-		"a worker":                             {func(clustertest.Fixture) {}, "w-a", []Kind{DrainNode, ResetHost, DeleteNode}},
-		"a control plane":                      {func(clustertest.Fixture) {}, "cp-b", []Kind{DrainNode, LeavePools, MoveLeadership, StopControlPlane, RemoveMember, ResetHost, DeleteNode}},
+		"a worker":        {func(clustertest.Fixture) {}, "w-a", []Kind{DrainNode, ResetHost, DeleteNode}},
+		"a control plane": {func(clustertest.Fixture) {}, "cp-b", []Kind{DrainNode, LeavePools, MoveLeadership, StopControlPlane, RemoveMember, ResetHost, DeleteNode}},
+		"a control plane that lost its data": {func(f clustertest.Fixture) {
+			f.Kubernetes("cp-b").EtcdData = false
+			f.Seen.Etcd[1].Healthy, f.Seen.Etcd[1].Leader, f.Seen.Etcd[1].Problem = false, false, "connection refused"
+			f.Seen.Etcd[0].Leader = true
+			f.Seen.API.Nodes[1].Ready = false
+			f.Change("cp-b", func(h *facts.Host) { h.APIServer = new(clustertest.Problem("connection refused")) })
+			for _, p := range []string{facts.Kubelet, facts.ControllerManager, facts.Scheduler} {
+				f.Component("cp-b", p, clustertest.Problem("its unit is activating"))
+			}
+		}, "cp-b", []Kind{LeavePools, RemoveMember, ResetHost, DeleteNode}},
 		"a load balancer":                      {func(clustertest.Fixture) {}, "lb-a", []Kind{MoveVirtualIP, StopBalancer, ResetHost}},
 		"interrupted after the host was reset": {func(f clustertest.Fixture) { *f.Kubernetes("w-a") = facts.Kubernetes{} }, "w-a", []Kind{ResetHost, DeleteNode}},
 		"interrupted while it was reset":       {func(f clustertest.Fixture) { f.Kubernetes("w-a").Resetting = true }, "w-a", []Kind{ResetHost, DeleteNode}},

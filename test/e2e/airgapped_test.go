@@ -65,6 +65,7 @@ func TestAirGapped(t *testing.T) {
 		t.Errorf("the cache is not empty: %s", r)
 	}
 	c.must(t, ctx, "lab", "create", "--empty", "-f", file)
+	found := c.found(t, ctx, []string{"cp-a", "cp-b", "cp-c"})
 	r := c.must(t, ctx, "apply", "-f", file, "--verbose")
 	t.Logf("apply on machines that had nothing: %s", r.took)
 	if !strings.Contains(r.stderr, "from cp-") {
@@ -83,6 +84,7 @@ func TestAirGapped(t *testing.T) {
 	}
 	t.Run("harm on hosts", func(t *testing.T) { harmedHosts(t, ctx, c, file) })
 	t.Run("harm here", func(t *testing.T) { harmedCaller(t, ctx, c, file, carried) })
+	t.Run("reset", func(t *testing.T) { resetsAll(t, ctx, c, file, found) })
 }
 
 // emptyCache gives commands a cache with the lab's Debian image but without a bundle.

@@ -12,6 +12,10 @@ import (
 	"testing"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
 	"quorate.dev/quorate/internal/plan"
 )
 
@@ -112,4 +116,31 @@ func resetsAll(t *testing.T, ctx context.Context, c *cluster, file string, befor
 	if names := c.ssh(t, ctx, slices.Sorted(maps.Keys(before))[0], "ls /var/lib/quorate"); !strings.Contains(names, "established") {
 		t.Error(fmt.Sprint("the cluster is not complete: ", names))
 	}
+}
+
+// resetsHosts takes single hosts out of a cluster that is in use, and has them built again.
+func resetsHosts(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface) {
+	if r := c.exits(t, ctx, 3, "reset", "cp-1", "cp-2", "--yes", "-f", c.specFile()); !strings.Contains(r.stderr, "etcd member") {
+		t.Errorf("two of three control planes: %s", r)
+	}
+	if r := c.exits(t, ctx, 2, "reset", "cp-9", "--yes", "-f", c.specFile()); !strings.Contains(r.stderr, "no host cp-9") {
+		t.Errorf("a host that does not exist: %s", r)
+	}
+	for _, host := range []string{"web-2", "cp-2"} {
+		r := c.must(t, ctx, "reset", host, "--yes", "-f", c.specFile())
+		t.Logf("reset of %s: %s", host, r.took)
+		if !strings.Contains(r.stdout, "adds it again") {
+			t.Errorf("it does not say that the host is still in the spec: %s", r)
+		}
+		if _, err := api.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("the node %s: %v", host, err)
+		}
+		if left := c.ssh(t, ctx, host, "ls -d /etc/kubernetes /var/lib/etcd /var/lib/kubelet /opt/quorate /var/lib/quorate/established 2>/dev/null || true"); left != "" {
+			t.Errorf("on %s is left: %s", host, left)
+		}
+		r = c.must(t, ctx, "apply", "-f", c.specFile())
+		t.Logf("%s was built again: %s", host, r.took)
+		eventually(t, ctx, host+" is Ready", func() error { return ready(ctx, api, host) })
+	}
+	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
 }

@@ -68,6 +68,7 @@ func TestZonal(t *testing.T) {
 	})
 	c.must(t, ctx, "lab", "--lab", c.name, "heal")
 	eventually(t, ctx, "web-2 is Ready", func() error { return ready(ctx, api, "web-2") })
+	t.Run("reset", func(t *testing.T) { resetsHosts(t, ctx, c, api) })
 }
 
 // lost expects the API to answer with all objects, and with one worker less.
