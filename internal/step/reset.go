@@ -2,12 +2,10 @@ package step
 
 import (
 	"context"
-	"strings"
-	"time"
+	"fmt"
 
 	"quorate.dev/quorate/internal/hostside/reset"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -26,8 +24,12 @@ func resetHost(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	report, err := reset.Reset.Make(ctx, c, permit, request)
-	if len(report.Notes) > 0 {
-		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: s.Host, ID: s.ID, Title: s.Title, Detail: strings.Join(report.Notes, "; ")})
+	if err != nil {
+		return err
 	}
-	return err
+	e.note(s, fmt.Sprintf("%d files, directories, units, interfaces and rules were removed, and %d were restored", len(report.Removed), len(report.Restored)))
+	for _, n := range report.Notes {
+		e.note(s, n)
+	}
+	return nil
 }

@@ -19,7 +19,7 @@ func TestDevReset(t *testing.T) {
 	file := filepath.Join(c.dir, "spec.yaml")
 	write(t, file, text)
 	c.must(t, ctx, "lab", "create", "--empty", "-f", file)
-	before := c.found(t, ctx, []string{"cp-a", "cp-b", "cp-c", "worker-1"})
+	before := c.found(t, ctx, []string{"cp-a", "cp-b", "cp-c", "worker-a", "lb-a", "lb-b"})
 	c.must(t, ctx, "apply", "-f", file)
 	resetsAll(t, ctx, c, file, before)
 }
