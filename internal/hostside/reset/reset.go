@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
@@ -304,6 +305,10 @@ func (w work) note(format string, args ...any) {
 	w.report.Notes = append(w.report.Notes, fmt.Sprintf(format, args...))
 }
 
+// podsPatience is how long all pods of a host may take to end. A CNI plugin that wants to tell an API which does not answer that a
+// pod is gone keeps the pod until then.
+const podsPatience = 2 * time.Minute
+
 // stopContainers ends all pods. Where containerd is Quorate's, whatever does not end through it is killed. Where it is not, it
 // has to work: other containers may run in it.
 func (w work) stopContainers(ctx context.Context) error {
@@ -316,7 +321,9 @@ func (w work) stopContainers(ctx context.Context) error {
 	}
 	running := all[containerdUnit].Active == "active"
 	if running {
+		ctx, cancel := context.WithTimeoutCause(ctx, podsPatience, fmt.Errorf("they did not end within %s", podsPatience))
 		err = w.stopPods(ctx)
+		cancel()
 	}
 	switch {
 	case !w.Containerd:
