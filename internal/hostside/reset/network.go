@@ -204,7 +204,37 @@ func clearChains(conn *nftables.Conn, t *nftables.Table) (removed []string, err 
 		conn.DelChain(c)
 		removed = append(removed, "chain "+t.Name+" "+c.Name)
 	}
-	return removed, conn.Flush()
+	if err := conn.Flush(); err != nil {
+		return nil, err
+	}
+	idle, err := doesNothing(conn, t)
+	if err == nil && idle { // it was made for these chains
+		conn.DelTable(t)
+		removed, err = append(removed, "table "+t.Name), conn.Flush()
+	}
+	return removed, err
+}
+
+// doesNothing says that a table has no rules and accepts everything.
+func doesNothing(conn *nftables.Conn, t *nftables.Table) (bool, error) {
+	all, err := conn.ListChainsOfTableFamily(t.Family)
+	if err != nil {
+		return false, err
+	}
+	for _, c := range all {
+		if c.Table.Name != t.Name {
+			continue
+		}
+		rules, err := conn.GetRules(t, c)
+		if err != nil {
+			return false, err
+		}
+		if len(rules) > 0 || c.Policy != nil && *c.Policy != nftables.ChainPolicyAccept {
+			return false, nil
+		}
+	}
+	sets, err := conn.GetSets(t)
+	return len(sets) == 0, err
 }
 
 func leadsToCluster(e expr.Any) bool {

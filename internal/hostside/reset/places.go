@@ -66,8 +66,8 @@ var configuration = []place{
 	{path: "/run/haproxy/quorate.sock"}, {path: "/run/haproxy.pid"},
 }
 
-// runtime is the state of the containerd that Quorate installed, with its images.
-var runtime = []place{
+// containers is the state of the containerd that Quorate installed, with its images.
+var containers = []place{
 	{path: "/var/lib/containerd", kind: tree, own: true}, {path: "/run/containerd", kind: tree, own: true}, {path: "/run/nri", kind: tree, own: true},
 	{path: "/opt/containerd/bin", kind: empty, own: true}, {path: "/opt/containerd/lib", kind: empty, own: true}, {path: "/opt/containerd", kind: empty, own: true},
 	{path: "/opt/nri/plugins", kind: empty, own: true}, {path: "/opt/nri", kind: empty, own: true}, {path: "/etc/nri/conf.d", kind: empty, own: true}, {path: "/etc/nri", kind: empty, own: true},
@@ -129,7 +129,7 @@ type unit struct {
 
 // allPlaces are all of them, in the order in which they are cleared.
 func allPlaces() []place {
-	return slices.Concat(stateOf, configuration, runtime, bundles, ownState, last)
+	return slices.Concat(stateOf, configuration, containers, bundles, ownState, last)
 }
 
 // covers says whether a path is removed or restored by a reset.

@@ -244,7 +244,7 @@ func (w work) stages() []stage {
 			if !w.Containerd {
 				return nil
 			}
-			return w.places(runtime)
+			return w.places(containers)
 		}},
 		{"removing programs", func(context.Context) error { return w.clearPrograms() }},
 		{"removing what Quorate kept", func(context.Context) error { return w.places(ownState) }},
