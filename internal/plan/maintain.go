@@ -199,14 +199,6 @@ func (b *builder) joinControlPlane(h spec.Host, pki, token *Step) error {
 	return nil
 }
 
-// drained says that a load balancer sends no clients to a control plane.
-func (b *builder) drained(host string) bool {
-	return slices.ContainsFunc(b.c.BalancerHosts(), func(h spec.Host) bool {
-		seen := b.Seen.Hosts[h.Name].Balancer
-		return seen != nil && slices.ContainsFunc(seen.Backends, func(s facts.Backend) bool { return s.Name == host && s.Drained })
-	})
-}
-
 // RuleOldMember refuses to join a host while a member of its name works elsewhere.
 const RuleOldMember = "old-member"
 

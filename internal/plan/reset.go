@@ -8,9 +8,6 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// RuleReachable refuses to reset a host to which there is no session.
-const RuleReachable = "reachable-host"
-
 // Reset plans the reset of hosts: each leaves the cluster in order, and is then left as it was found before Quorate came. It
 // refuses what the cluster cannot do without.
 func Reset(s *cluster.State, hosts []string) (*Plan, error) {
@@ -35,7 +32,7 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
 	for _, h := range all {
 		if b.takesPart(h) {
-			b.leave(h, nil)
+			b.leaveCluster(h, nil)
 			continue
 		}
 		b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})
