@@ -50,12 +50,9 @@ func edits(t *testing.T, c *cluster) {
 			s.Spec.Network.PodCIDR = "10.77.0.0/16"
 			s.Spec.Network.ServiceCIDR = "10.96.0.0/16"
 		},
-		"spec.network.serviceCIDR":     func(s *spec.Cluster) { s.Spec.Network.ServiceCIDR = "10.112.0.0/12" },
-		"spec.failover.profile":        func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
-		"spec.hosts[worker-a].roles":   func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
-		"spec.hosts[worker-b] removed": func(s *spec.Cluster) { remove(s, "worker-b") },
-		// Replaced, because a spec with one managed load balancer is not valid.
-		"spec.hosts[lb-b] removed": func(s *spec.Cluster) { host(s, "lb-b").Name = "lb-d" },
+		"spec.network.serviceCIDR":   func(s *spec.Cluster) { s.Spec.Network.ServiceCIDR = "10.112.0.0/12" },
+		"spec.failover.profile":      func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
+		"spec.hosts[worker-a].roles": func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
 	} {
 		t.Run(field, func(t *testing.T) {
 			file := c.edited(t, change)
