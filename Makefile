@@ -34,6 +34,7 @@ test-lab: build ## machines, zones, faults, and power cuts
 
 test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
+	bin/quorate bundle build --kubernetes-version v1.36.3
 	$(GO) run ./components/check kubernetes
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e $(E2E_FLAGS)
 

@@ -122,4 +122,7 @@ require (
 
 tool honnef.co/go/tools/cmd/staticcheck
 
-ignore ./components/programs
+ignore (
+	./components/programs
+	./components/variants
+)

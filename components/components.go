@@ -7,6 +7,9 @@
 // Releases with the same version of a component share them. They are not in the folders of the programs, because the files
 // of a nested module cannot be embedded, and because a program can have several.
 //
+// variants/<component>/<variant> has the files that take the place of those with the same names where a release needs other
+// code. They are apart from the programs, so that a new one does not compile the component again for the other releases.
+//
 // After a change in a release's versions, `go run ./components/tidy` brings the modules in line. `go run ./components/check`
 // runs go vet and staticcheck on the programs, each in its own module.
 package components
@@ -19,10 +22,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
-//go:embed modules programs
+//go:embed modules programs variants
 var sources embed.FS
 
 // Release is everything that clusters of one Kubernetes version are made of.
@@ -48,6 +52,7 @@ type Component struct {
 	Links    map[string]string `json:",omitempty"` // path in the layer: target
 	Texts    map[string]string `json:",omitempty"` // path in the layer: content of a small file
 	Kubeadm  []string          `json:",omitempty"` // how to call the kubeadm in it: path in the layer, arguments
+	Variant  string            `json:",omitempty"` // of its sources
 }
 
 // GoBuild compiles packages of one pinned module.
@@ -98,7 +103,24 @@ type Image struct {
 }
 
 // releases are all that can be built, oldest first.
-var releases = []Release{v1_37.release()}
+var releases = []Release{v1_36.release(), v1_37.release()}
+
+// oldestManaged is the oldest minor release of clusters that Quorate can work with, whether or not it can build their bundle:
+// since then, kubeadm's configuration and the parts of the API that Quorate reads are as they are now.
+const oldestManaged = 33
+
+// Managed are the minor releases of clusters that Quorate can work with, such as v1.36, oldest first. They are more than those
+// that can be built: a newer quorate never refuses to look at an older cluster.
+func Managed() (out []string) {
+	newest, err := strconv.Atoi(releases[len(releases)-1].versions.minor())
+	if err != nil {
+		panic("components: " + err.Error()) // a test lists them
+	}
+	for minor := oldestManaged; minor <= newest; minor++ {
+		out = append(out, fmt.Sprintf("v1.%d", minor))
+	}
+	return out
+}
 
 // Releases are all versions that can be built, oldest first.
 func Releases() []Release { return append([]Release(nil), releases...) }
@@ -134,6 +156,7 @@ func (c Component) Own() bool {
 
 const (
 	programs = "programs"
+	variants = "variants"
 	modules  = "modules"
 )
 
@@ -150,17 +173,23 @@ func (c Component) FilesWithTests() (map[string][]byte, error) {
 
 func (c Component) files(keep func(string) bool) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	root := path.Join(programs, c.Name)
-	err := fs.WalkDir(sources, root, func(name string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && name == root {
-			return nil
-		}
-		if err != nil || e.IsDir() || !keep(name) {
+	roots := []string{path.Join(programs, c.Name)}
+	if c.Variant != "" {
+		roots = append(roots, path.Join(variants, c.Name, c.Variant))
+	}
+	var err error
+	for _, root := range roots {
+		err = errors.Join(err, fs.WalkDir(sources, root, func(name string, e fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) && name == root && c.Variant == "" {
+				return nil
+			}
+			if err != nil || e.IsDir() || !keep(name) {
+				return err
+			}
+			files[strings.TrimPrefix(name, root+"/")], err = sources.ReadFile(name)
 			return err
-		}
-		files[strings.TrimPrefix(name, root+"/")], err = sources.ReadFile(name)
-		return err
-	})
+		}))
+	}
 	for name, pinned := range c.ModuleFiles() {
 		if err == nil {
 			files[name], err = sources.ReadFile(filepath.ToSlash(pinned))

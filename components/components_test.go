@@ -3,7 +3,6 @@ package components
 import (
 	"io/fs"
 	"maps"
-
 	"path"
 	"path/filepath"
 	"reflect"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/semver"
 )
 
 func TestReleasesAreWhole(t *testing.T) {
@@ -55,8 +55,34 @@ func TestReleasesAreWhole(t *testing.T) {
 	}
 }
 
-// A minor that differs in Kubernetes only shares everything else.
+// TestManaged: clusters of minor releases that cannot be built can be looked at, and those that can be built are among them.
+func TestManaged(t *testing.T) {
+	managed := Managed()
+	if managed[0] != "v1.33" {
+		t.Errorf("the oldest is %s", managed[0])
+	}
+	for _, r := range Releases() {
+		if !slices.Contains(managed, "v1."+r.versions.minor()) {
+			t.Errorf("clusters of %s can be built and not managed: %v", r.Kubernetes, managed)
+		}
+	}
+}
+
+// TestEtcdCanBeUpgraded: members below 3.6.11 cannot be in one cluster with 3.7.
+func TestEtcdCanBeUpgraded(t *testing.T) {
+	if semver.Compare(v1_36.Etcd, "v3.6.11") < 0 {
+		t.Errorf("etcd %s cannot be upgraded to 3.7", v1_36.Etcd)
+	}
+}
+
+// A minor that differs in Kubernetes only shares everything else, and so do those that exist.
 func TestMinorsShareComponents(t *testing.T) {
+	for _, c := range v1_36.release().Components {
+		same, _ := v1_37.release().Component(c.Name)
+		if shared := reflect.DeepEqual(c, same); shared != (c.Name != "kubernetes") {
+			t.Errorf("1.36 and 1.37: %s: the same %v", c.Name, shared)
+		}
+	}
 	other := v1_37
 	other.Kubernetes = "v1.36.9"
 	for _, c := range other.release().Components {
@@ -114,5 +140,50 @@ func checkComponent(t *testing.T, c Component) {
 		if m.New.Path != m.Old.Path || m.New.Version != c.Go.Staging {
 			t.Errorf("%s: %s is replaced by %s, staging is at %s", c.Name, m.Old.Path, m.New, c.Go.Staging)
 		}
+	}
+}
+
+// TestVariants: a variant replaces files that exist, and every one is used.
+func TestVariants(t *testing.T) {
+	used := map[string]bool{}
+	for _, r := range Releases() {
+		for _, c := range r.Components {
+			if c.Variant == "" {
+				continue
+			}
+			used[c.Name+"/"+c.Variant] = true
+			files, err := c.Files()
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Variant = ""
+			common, err := c.Files()
+			if err != nil {
+				t.Fatal(err)
+			}
+			differ := 0
+			for name := range files {
+				if common[name] == nil {
+					t.Errorf("%s has %s, which takes the place of nothing", c.Name, name)
+				} else if string(common[name]) != string(files[name]) {
+					differ++
+				}
+			}
+			if differ == 0 {
+				t.Errorf("the variant of %s for %s is what all have in common", c.Name, r.Kubernetes)
+			}
+		}
+	}
+	found, err := fs.Glob(sources, "variants/*/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range found {
+		if !used[strings.TrimPrefix(name, "variants/")] {
+			t.Errorf("no release uses %s", name)
+		}
+	}
+	if _, err := (Component{Name: "kubernetes", Variant: "none"}).Files(); err == nil {
+		t.Error("a variant that does not exist is taken for no variant")
 	}
 }

@@ -8,6 +8,7 @@ type versions struct {
 	Kubernetes string
 	BuildDate  string // of the module k8s.io/kubernetes at that version: its commit's
 	Etcd       string
+	Variant    string // of the sources of the program that contains Kubernetes; empty for those that the newest release has
 	Containerd string
 	CoreDNS    string
 	Flannel    string
@@ -55,6 +56,7 @@ func (v versions) kubernetes() Component {
 	return Component{
 		Name:     "kubernetes",
 		Version:  v.Kubernetes,
+		Variant:  v.Variant,
 		Contents: map[string]string{"etcd": v.Etcd},
 		Go: &GoBuild{
 			Require: map[string]string{

@@ -24,7 +24,7 @@ compares them with the ` + audit.Benchmark + `. It changes nothing.
 Every check has one of three results: pass; explained (the cluster deviates from the benchmark, for a stated reason); or
 fail. The exit status is 0 if no check fails, and 1 if a check fails or a host could not be checked.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster(cmd.Context())
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}

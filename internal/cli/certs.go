@@ -29,7 +29,7 @@ API servers report that they have. The rotation takes about three minutes. If it
 
 Earlier backups of etcd can be read only with the old key. Keep it with them, or make a new backup.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster(cmd.Context())
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}

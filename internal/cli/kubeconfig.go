@@ -27,7 +27,7 @@ func (a *app) kubeconfig() *cobra.Command {
 		Short: "Write or merge an administrator's kubeconfig",
 		Long:  "Prints an administrator's kubeconfig, writes it with --to, or adds it to an existing one with --to FILE --merge.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster(cmd.Context())
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}

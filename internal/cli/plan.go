@@ -11,11 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/byhand"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -68,7 +70,7 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
 func differs(p *plan.Plan) bool { return !p.Empty() || len(p.Unmet) > 0 }
 
 func (a *app) planByHand() error {
-	c, err := a.addressed()
+	c, err := a.addressed(spec.Options{Versions: bundle.Versions()})
 	if err != nil {
 		return err
 	}

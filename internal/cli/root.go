@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
 
+	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/host"
@@ -185,11 +186,15 @@ func (a *app) specPath() (string, error) {
 
 // load reads and checks the spec. If lab is true, hosts may lack an address.
 func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
+	return a.check(path, spec.Options{Versions: bundle.Versions(), Lab: lab})
+}
+
+func (a *app) check(path string, o spec.Options) (*spec.Cluster, error) {
 	data, err := spec.Read(path)
 	if err != nil {
 		return nil, usageError{err}
 	}
-	c, err := spec.Check(data, path, spec.Options{Versions: bundle.Versions(), Lab: lab})
+	c, err := spec.Check(data, path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +208,16 @@ func (a *app) load(path string, lab bool) (*spec.Cluster, error) {
 
 // cluster reads the spec of a cluster whose hosts the command will connect to.
 func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
-	c, err := a.addressed()
+	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions()})
+}
+
+// running is cluster for commands that need no bundle: the cluster can be older than every version that can be built.
+func (a *app) running(ctx context.Context) (*spec.Cluster, error) {
+	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions(), Managed: components.Managed()})
+}
+
+func (a *app) unlocked(ctx context.Context, o spec.Options) (*spec.Cluster, error) {
+	c, err := a.addressed(o)
 	if err == nil {
 		a.unlock(ctx, c)
 	}
@@ -211,17 +225,19 @@ func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 }
 
 // addressed reads the spec of a cluster whose hosts exist. The hosts of a spec without addresses are those of its lab.
-func (a *app) addressed() (*spec.Cluster, error) {
+func (a *app) addressed(o spec.Options) (*spec.Cluster, error) {
 	path, err := a.specPath()
 	if err != nil {
 		return nil, err
 	}
-	c, err := a.load(path, true)
+	o.Lab = true
+	c, err := a.check(path, o)
 	if err != nil {
 		return nil, err
 	}
 	if !c.NeedsLab() {
-		return a.load(path, false)
+		o.Lab = false
+		return a.check(path, o)
 	}
 	return machines.Open(c)
 }

@@ -26,7 +26,7 @@ func (a *app) status() *cobra.Command {
 		Use:   "status",
 		Short: "Show nodes, etcd, load balancers, certificates, and margins",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := a.cluster(cmd.Context())
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}

@@ -14,6 +14,9 @@ import (
 type Options struct {
 	// Versions are the Kubernetes versions that bundles can be built of. Nil means [DefaultVersion] alone.
 	Versions []string
+	// Managed are the minor releases (such as v1.36) of clusters that a command can work with that needs no bundle. For such a
+	// command a version is valid if it is one of Versions or belongs to one of these.
+	Managed []string
 	// Lab says that the hosts will be lab machines, so that addresses and the virtual IP may be missing.
 	Lab bool
 }
@@ -122,6 +125,9 @@ func (k *checker) version() {
 	parsed, err := version.ParseSemantic(v)
 	if err != nil {
 		k.refuse(path, "write the full version, such as "+newest(known), "`%s` is not a Kubernetes release", v)
+		return
+	}
+	if slices.Contains(k.opts.Managed, fmt.Sprintf("v%d.%d", parsed.Major(), parsed.Minor())) && strings.HasPrefix(v, "v") {
 		return
 	}
 	near := nearestVersion(parsed, known)

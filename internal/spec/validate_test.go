@@ -135,6 +135,17 @@ func TestSpecsThatAreFine(t *testing.T) {
 	}
 }
 
+// TestManagedVersions: clusters that this quorate cannot build can be looked at, but not those of every version.
+func TestManagedVersions(t *testing.T) {
+	opts := Options{Versions: []string{"v1.37.2"}, Managed: []string{"v1.33", "v1.34"}}
+	for version, valid := range map[string]bool{"v1.37.2": true, "v1.34.8": true, "v1.33.0": true, "v1.32.9": false, "v1.35.1": false, "1.34.8": false, "v1.34": false} {
+		_, err := Check([]byte(edit(t, real, "v1.37.2", version)), "cluster.yaml", opts)
+		if (err == nil) != valid {
+			t.Errorf("%s: %v", version, err)
+		}
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	type refusal struct {
 		edits []string // pairs of old and new text
