@@ -34,6 +34,8 @@ const (
 	Clear Verb = "clear"
 	// Move gives the virtual IP to another load balancer, or leadership to another host.
 	Move Verb = "move"
+	// Downgrade has etcd bring its data to an older version, so that older members can take over.
+	Downgrade Verb = "downgrade"
 )
 
 // Part is what a change is made to.
@@ -74,12 +76,15 @@ type Change struct {
 	Part Part `json:"part"`
 	// Subject is the host, or the zone of WholeZone; empty for parts that are not on one host.
 	Subject string `json:"subject,omitempty"`
+	// Kubernetes and Etcd are the versions that the part runs afterwards; empty if it keeps the one that it runs.
+	Kubernetes string `json:"kubernetes,omitempty"`
+	Etcd       string `json:"etcd,omitempty"`
 }
 
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
 		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Leadership: "leadership", WholeHost: "host", WholeZone: "zone", WholeCluster: "the whole cluster"}[c.Part]
-	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving"}[c.Verb]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving", Downgrade: "downgrading"}[c.Verb]
 	switch {
 	case c.Part == Node && c.Verb == Stop:
 		ing = "draining"
@@ -268,6 +273,7 @@ func (s *State) joinedWorker(c Change) []quorum.Part {
 func (s *State) After(c Change) *State {
 	out := *s
 	out.placements = s.effect(c).done
+	out.moved = s.move(c)
 	if c.Part == LoadBalancer {
 		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
 	}
@@ -311,7 +317,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}

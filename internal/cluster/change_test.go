@@ -45,11 +45,11 @@ func TestDrain(t *testing.T) {
 		"it is down itself":                 {backends(down, up, down), backends(down, up, down), ""},
 	} {
 		s := lab(map[string]*facts.Balancer{"lb-a": tc.one, "lb-b": tc.other})
-		_, r := s.Allow(Change{Stop, PoolServer, "cp-a"})
+		_, r := s.Allow(Change{Verb: Stop, Part: PoolServer, Subject: "cp-a"})
 		if tc.rule == "" && r != nil || tc.rule != "" && (r == nil || r.Rule != tc.rule) {
 			t.Errorf("%s: %v", name, r)
 		}
-		if _, r := s.Allow(Change{Start, PoolServer, "cp-a"}); r != nil {
+		if _, r := s.Allow(Change{Verb: Start, Part: PoolServer, Subject: "cp-a"}); r != nil {
 			t.Errorf("%s: its drain cannot be ended: %v", name, r)
 		}
 	}
@@ -77,7 +77,7 @@ func TestTheVirtualIPIsNotTakenAwayWithoutASuccessor(t *testing.T) {
 		if tc.silent {
 			s.Seen.Endpoint = facts.Endpoint{Hosts: map[string]facts.Answer{"worker-a": {Problem: "connection refused"}}}
 		}
-		_, r := s.Allow(Change{Restart, LoadBalancer, "lb-a"})
+		_, r := s.Allow(Change{Verb: Restart, Part: LoadBalancer, Subject: "lb-a"})
 		if tc.rule == "" && r != nil || tc.rule != "" && (r == nil || r.Rule != tc.rule) {
 			t.Errorf("%s: %v", name, r)
 		}
@@ -98,7 +98,7 @@ func TestAnUnknownLoadBalancerIsNoSuccessor(t *testing.T) {
 		"no server": {&facts.Balancer{Healthy: true}, RuleSuccessor},
 	} {
 		s := lab(map[string]*facts.Balancer{"lb-a": holder, "lb-b": tc.other})
-		_, r := s.Allow(Change{Move, VirtualIP, ""})
+		_, r := s.Allow(Change{Verb: Move, Part: VirtualIP, Subject: ""})
 		if tc.rule == "" && r != nil || tc.rule != "" && (r == nil || r.Rule != tc.rule) {
 			t.Errorf("%s: %v", name, r)
 		}
@@ -119,22 +119,22 @@ func TestStoppingHostsAndZones(t *testing.T) {
 			t.Errorf("%s: %v", c, r)
 		}
 	}
-	allowed(Change{Stop, WholeHost, "cp-a"}, true)
-	allowed(Change{Stop, WholeZone, "a"}, true)
-	allowed(Change{Restart, APIPrograms, "cp-b"}, true)
+	allowed(Change{Verb: Stop, Part: WholeHost, Subject: "cp-a"}, true)
+	allowed(Change{Verb: Stop, Part: WholeZone, Subject: "a"}, true)
+	allowed(Change{Verb: Restart, Part: APIPrograms, Subject: "cp-b"}, true)
 	// Each kind of part is judged by itself: two schedulers gone, and the third host may not stop, whatever else works.
 	s.placements[0].Scheduler, s.placements[1].Scheduler = quorum.Down, quorum.Unknown
-	allowed(Change{Stop, WholeHost, "cp-c"}, false)
-	allowed(Change{Restart, EtcdMember, "cp-c"}, true)
-	allowed(Change{Restart, APIPrograms, "cp-a"}, true)
+	allowed(Change{Verb: Stop, Part: WholeHost, Subject: "cp-c"}, false)
+	allowed(Change{Verb: Restart, Part: EtcdMember, Subject: "cp-c"}, true)
+	allowed(Change{Verb: Restart, Part: APIPrograms, Subject: "cp-a"}, true)
 	s.placements[0].Scheduler, s.placements[1].Scheduler = quorum.Up, quorum.Up
 	s.placements[2].Member = quorum.Unknown
-	allowed(Change{Stop, WholeHost, "cp-a"}, false)
-	allowed(Change{Stop, WholeZone, "b"}, false)
-	allowed(Change{Stop, WholeZone, "c"}, true)
+	allowed(Change{Verb: Stop, Part: WholeHost, Subject: "cp-a"}, false)
+	allowed(Change{Verb: Stop, Part: WholeZone, Subject: "b"}, false)
+	allowed(Change{Verb: Stop, Part: WholeZone, Subject: "c"}, true)
 	s.placements[2].Member, s.placements[4].Balancer = quorum.Up, quorum.Down
-	allowed(Change{Stop, WholeZone, "a"}, false) // the last load balancer
-	allowed(Change{Stop, WholeZone, "b"}, true)
+	allowed(Change{Verb: Stop, Part: WholeZone, Subject: "a"}, false) // the last load balancer
+	allowed(Change{Verb: Stop, Part: WholeZone, Subject: "b"}, true)
 }
 
 func TestPermitsCoverOnlyTheirHost(t *testing.T) {
@@ -142,7 +142,7 @@ func TestPermitsCoverOnlyTheirHost(t *testing.T) {
 	if err := (Permit{}).Covers("lb-b"); err == nil {
 		t.Error("nothing was permitted, and everything is covered")
 	}
-	permit, r := s.Allow(Change{Restart, LoadBalancer, "lb-b"})
+	permit, r := s.Allow(Change{Verb: Restart, Part: LoadBalancer, Subject: "lb-b"})
 	if r != nil {
 		t.Fatal(r)
 	}
@@ -166,7 +166,7 @@ func TestUnknownIsNeitherAbsentNorDown(t *testing.T) {
 	}
 	obs.Hosts["cp-b"] = facts.Host{Error: "no SSH connection"}
 	s := Evaluate(c, obs)
-	if _, r := s.Allow(Change{Create, ControlPlane, "cp-a"}); s.Stage() != Undetermined || r == nil || r.Rule != RuleNewCluster {
+	if _, r := s.Allow(Change{Verb: Create, Part: ControlPlane, Subject: "cp-a"}); s.Stage() != Undetermined || r == nil || r.Rule != RuleNewCluster {
 		t.Errorf("%s, %v", s.Stage(), r)
 	}
 	// A cluster whose etcd and API nobody could ask has not lost anything that is known.

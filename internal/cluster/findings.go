@@ -48,6 +48,7 @@ const (
 	RuleComponent        = "component"
 	RuleNotQueried       = "not-queried"
 	RuleVersions         = "versions"
+	RuleWrongVersion     = "kubernetes-version"
 	RuleSettings         = "host-settings"
 	RulePrograms         = "programs"
 	RuleMargin           = "margin"
@@ -108,6 +109,7 @@ var Rules = []Rule{
 	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleMaintenance, []Severity{Warning, Info}, "no host is in maintenance"},
+	{RuleWrongVersion, []Severity{Warning}, "every node and control plane runs the Kubernetes version of the spec"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
 	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate set up on a host are unchanged"},
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
@@ -612,6 +614,10 @@ func componentFix(name, host string) string {
 
 // versions reports programs that run in different versions.
 func (f *findings) versions() {
+	for _, v := range f.wrongVersion() {
+		f.unmet(RuleWrongVersion, Warning, fmt.Sprintf("%s runs %s on %s, and the spec says %s", v.Program, v.Version, List(v.Hosts), f.Spec.Spec.Kubernetes.Version),
+			"`quorate plan` shows how it gets there; `quorate apply` does it.", v.Hosts...)
+	}
 	for all := f.Versions(); len(all) > 0; {
 		n := slices.IndexFunc(all, func(v Version) bool { return v.Program != all[0].Program })
 		if n < 0 {

@@ -281,6 +281,13 @@ var findingCases = []struct {
 	{"versions", func(f fixture) {
 		f.Seen.Hosts["w-a"].Components[facts.Containerd] = facts.Component{Answer: ok(), Version: "v2.4.1"}
 	}, margins(1, 1, 1, 1), []string{"info: containerd runs in different versions: v2.4.1 on w-a, v2.4.2 on cp-a, cp-b, cp-c and w-b"}},
+	{"half-upgraded", func(f fixture) {
+		f.Seen.Hosts["w-a"].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.36.3"}
+	}, margins(1, 1, 1, 1), []string{"*warning: kubelet runs v1.36.3 on w-a, and the spec says v1.37.2", "info: kubelet runs in different versions: v1.36.3 on w-a, v1.37.2 on cp-a, cp-b, cp-c and w-b"}},
+	{"other-version-adopted", func(f fixture) {
+		f.Seen.Hosts["w-a"].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.36.3"}
+		f.Kubernetes("w-a").Adopted = true
+	}, margins(1, 1, 1, 1), []string{"info: kubelet runs in different versions: v1.36.3 on w-a, v1.37.2 on cp-a, cp-b, cp-c and w-b"}},
 	{"replaced", func(f fixture) {
 		for _, h := range []string{"w-a", "w-b"} {
 			f.Seen.Hosts[h].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.37.2", Replaced: true}

@@ -50,7 +50,7 @@ func TestStage(t *testing.T) {
 		if s.Stage() != c.want {
 			t.Errorf("%s: %s, want %s", name, s.Stage(), c.want)
 		}
-		if _, r := s.Allow(Change{Create, ControlPlane, "cp-a"}); (r == nil) != (c.want == Absent || c.want == Partial) {
+		if _, r := s.Allow(Change{Verb: Create, Part: ControlPlane, Subject: "cp-a"}); (r == nil) != (c.want == Absent || c.want == Partial) {
 			t.Errorf("%s: creating a control plane: %v", name, r)
 		}
 	}

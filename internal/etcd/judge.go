@@ -112,6 +112,10 @@ func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
 	m.ClusterID, m.Version = hex(s.Header.ClusterId), s.Version
 	m.Leader = s.Leader == s.Header.MemberId
 	m.DBSizeBytes, m.InUseBytes, m.QuotaBytes = s.DbSize, s.DbSizeInUse, s.DbSizeQuota
+	m.StorageVersion = s.StorageVersion
+	if s.DowngradeInfo.GetEnabled() {
+		m.DowngradeTo = s.DowngradeInfo.GetTargetVersion()
+	}
 	var problems []string
 	if s.Leader == 0 {
 		problems = append(problems, "it has no leader")

@@ -9,6 +9,8 @@ import (
 
 // Kubeadm is what kubeadm's ClusterConfiguration in the API says.
 type Kubeadm struct {
+	// Version is the Kubernetes version with which control planes join.
+	Version     string `json:"version,omitempty"`
 	Endpoint    string `json:"endpoint"`
 	PodCIDR     string `json:"podCIDR"`
 	ServiceCIDR string `json:"serviceCIDR"`

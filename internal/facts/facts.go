@@ -166,6 +166,8 @@ type Kubernetes struct {
 	Manifests []string `json:"manifests,omitempty"`
 	// Withdrawn are the static pods whose manifests were set aside for a maintenance of the host.
 	Withdrawn []string `json:"withdrawn,omitempty"`
+	// PodImages are the images of these static pods, by the pod's name: what the kubelet runs, or is about to run.
+	PodImages map[string]string `json:"podImages,omitempty"`
 	// SharesPort reports whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as

@@ -239,6 +239,11 @@ type EtcdMember struct {
 	// PeerURL is where the other members reach it.
 	PeerURL string `json:"peerURL,omitempty"`
 	Version string `json:"version,omitempty"`
+	// StorageVersion is that of the member's data, such as 3.7.0; empty where the member does not tell. A member can be
+	// replaced by an older one only after its data was brought to that version.
+	StorageVersion string `json:"storageVersion,omitempty"`
+	// DowngradeTo is the version to which etcd is being downgraded; empty if it is not.
+	DowngradeTo string `json:"downgradeTo,omitempty"`
 
 	DBSizeBytes int64 `json:"dbSizeBytes"`
 	// InUseBytes is the part of the database that holds data; the rest is freed by defragmentation.

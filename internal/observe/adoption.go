@@ -23,6 +23,7 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	}
 	var c struct {
 		Kind       string `json:"kind"`
+		Version    string `json:"kubernetesVersion"`
 		Endpoint   string `json:"controlPlaneEndpoint"`
 		Networking struct {
 			PodSubnet     string `json:"podSubnet"`
@@ -41,7 +42,7 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	if yaml.Unmarshal([]byte(text), &c) != nil || c.Kind != "ClusterConfiguration" {
 		return nil
 	}
-	out := &facts.Kubeadm{Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet}
+	out := &facts.Kubeadm{Version: c.Version, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet}
 	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
 		out.Endpoint += ":6443" // kubeadm's default
 	}

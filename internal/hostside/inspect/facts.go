@@ -133,6 +133,10 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		}
 		name := strings.TrimSuffix(filepath.Base(m), ".yaml")
 		k.Manifests = append(k.Manifests, name)
+		if k.PodImages == nil {
+			k.PodImages = map[string]string{}
+		}
+		k.PodImages[name] = pod.Spec.Containers[0].Image
 		if name == "kube-apiserver" {
 			k.SharesPort = staticpod.Arguments(pod)["permit-port-sharing"] == "true"
 		}

@@ -129,7 +129,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a mark alone is not told from none")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "SharesPort", "Flags", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}
 		reflect.ValueOf(&k).Elem().Field(i).Set(v.Field(i))
