@@ -322,3 +322,16 @@ func blobPath(dir, d string) string {
 	algorithm, hex, _ := strings.Cut(d, ":")
 	return filepath.Join(dir, specs.ImageBlobsDir, algorithm, hex)
 }
+
+// Etcd is the version of etcd in the bundle, such as v3.7.3; empty if the bundle does not tell.
+func (b *Bundle) Etcd() string {
+	for _, c := range b.components {
+		if c.Name == "etcd" {
+			return c.Version
+		}
+		if v := c.Contents["etcd"]; v != "" {
+			return v
+		}
+	}
+	return ""
+}

@@ -21,6 +21,9 @@ It is safe to interrupt: run it again to finish the work.
 While it runs, no other run can change the hosts. Every change is evaluated again right before it is made, on the current
 state of the cluster. An unsafe change is refused with exit status 3.
 
+To upgrade Kubernetes, change kubernetes.version in the spec, one minor release at a time; to go back, write the former
+version. Control planes are replaced one after another, while the API and the workloads stay up (docs/upgrade.md).
+
 To adopt a kubeadm cluster that was built without Quorate, pass --adopt. quorate plan shows what adoption would change.
 Adoption is refused unless the spec describes exactly that cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -186,6 +186,13 @@ func (s *State) effect(c Change) effect {
 		return at(*placements)
 	}
 	parts := s.partsOf(c)
+	start := func(p *quorum.Placement) {
+		for _, part := range parts {
+			if st := *part(p); st == quorum.Down || st == quorum.Withdrawn {
+				*part(p) = quorum.Up
+			}
+		}
+	}
 	switch c.Verb {
 	case Add, Create:
 		voters, _ := quorum.Count(s.placements, quorum.Member)
@@ -222,13 +229,12 @@ func (s *State) effect(c Change) effect {
 		if c.Verb == Stop {
 			take(done)
 		}
+		if p := at(done); p != nil && (c.Kubernetes != "" || c.Etcd != "") {
+			start(p) // what is replaced runs afterwards, also if it did not before
+		}
 	case Start:
 		if p := at(done); p != nil {
-			for _, part := range parts {
-				if st := *part(p); st == quorum.Down || st == quorum.Withdrawn {
-					*part(p) = quorum.Up
-				}
-			}
+			start(p)
 		}
 	}
 	return effect{worst, done}
@@ -274,6 +280,9 @@ func (s *State) After(c Change) *State {
 	out := *s
 	out.placements = s.effect(c).done
 	out.moved = s.move(c)
+	if c.Part == PoolServer {
+		out.pooled = with(s.pooled, c.Subject, c.Verb == Start)
+	}
 	if c.Part == LoadBalancer {
 		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
 	}
@@ -609,7 +618,11 @@ func (s *State) ruleDrain(c Change) *Refusal {
 		}
 		asked++
 		others := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool {
-			return b.Name != c.Subject && b.Healthy && !b.Drained && !s.leaving(b.Name)
+			serves := b.Healthy && !b.Drained
+			if in, moved := s.pooled[b.Name]; moved {
+				serves = in
+			}
+			return b.Name != c.Subject && serves && !s.leaving(b.Name)
 		})
 		if !others {
 			return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Transient: true, Why: "draining " + c.Subject + " leaves the load balancer on " + h.Name + " without an API server that it could send clients to",

@@ -84,13 +84,13 @@ func (s *State) Runs(host, program string) string {
 			v = n.Version
 		}
 	case seen.Facts != nil:
-		v = imageTag(seen.Facts.Kubernetes.PodImages[program])
+		v = ImageTag(seen.Facts.Kubernetes.PodImages[program])
 	}
 	return v
 }
 
-// imageTag is the tag of an image's name; empty if it has none.
-func imageTag(image string) string {
+// ImageTag is the tag of an image's name; empty if it has none.
+func ImageTag(image string) string {
 	image, _, _ = strings.Cut(image, "@")
 	i := strings.LastIndex(image, ":")
 	if i < 0 || strings.Contains(image[i:], "/") {
@@ -197,8 +197,8 @@ func (s *State) skewOfAPIServer(c Change, to *version.Version) *Refusal {
 	kubelets := s.kubelets()
 	for _, node := range slices.Sorted(maps.Keys(kubelets)) {
 		n, ok := number(kubelets[node])
-		if h, known := s.Spec.Host(node); !ok || known && h.Has(spec.RoleControlPlane) && node != c.Subject {
-			continue // it uses the API server of its own host
+		if h, known := s.Spec.Host(node); !ok || known && h.Has(spec.RoleControlPlane) {
+			continue // it uses the API server of its own host, and moves with it
 		}
 		switch behind := apart(to, n); {
 		case behind < 0:
@@ -257,6 +257,8 @@ func (s *State) skewOfEtcd(c Change) *Refusal {
 		data := m.StorageVersion
 		if d, moved := s.moved["data/"+etcdProgram]; moved {
 			data = d
+		} else if !s.staysBehind(to) {
+			data = have // if not yet, then within seconds: every member has the newer version
 		}
 		if d, ok := number(data); !ok || apart(d, to) > 0 {
 			r := c.skew(fmt.Sprintf("the data of the etcd member on %s has the version %s, which etcd %s cannot read", host, orUnknown(data), c.Etcd))
@@ -265,6 +267,15 @@ func (s *State) skewOfEtcd(c Change) *Refusal {
 		}
 	}
 	return nil
+}
+
+// staysBehind says that the data of etcd keeps the older version: a member still runs it, or etcd was told to downgrade to it.
+func (s *State) staysBehind(to *version.Version) bool {
+	return slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool {
+		runs, okRuns := number(s.Runs(s.MemberHost(m), etcdProgram))
+		under, okUnder := number(m.DowngradeTo)
+		return okRuns && apart(runs, to) == 0 || okUnder && apart(under, to) == 0
+	})
 }
 
 func orUnknown(v string) string {
@@ -294,7 +305,7 @@ func (s *State) move(c Change) map[string]string {
 	case c.Verb == Downgrade:
 		out["data/"+etcdProgram] = c.Etcd
 	case c.Part == ControlPlane || c.Part == APIPrograms:
-		set(c.Kubernetes, apiServer, facts.ControllerManager, facts.Scheduler)
+		set(c.Kubernetes, apiServer, facts.ControllerManager, facts.Scheduler, facts.Kubelet)
 		if c.Part == ControlPlane {
 			set(c.Etcd, etcdProgram)
 		}
@@ -305,6 +316,9 @@ func (s *State) move(c Change) map[string]string {
 	}
 	return out
 }
+
+// VersionChanges says that something runs another version of Kubernetes than the spec's, and that apply would change that.
+func (s *State) VersionChanges() bool { return len(s.wrongVersion()) > 0 }
 
 // wrongVersion are the hosts on which a program of the control plane, or the kubelet, runs another version of Kubernetes than the
 // spec's. Hosts whose programs Quorate does not manage are not among them.

@@ -65,35 +65,36 @@ func TestSkew(t *testing.T) {
 		change                     cluster.Change
 		refused                    string // part of the reason; empty if it is allowed
 	}{
-		"the first control plane":                  {only("v1.36.3", cps...), all("v1.36.3"), only("3.6.16/3.6.0", cps...), controlPlane("cp-a", "v1.37.2", "v3.7.3"), ""},
-		"the second":                               {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), with(all("v1.36.3"), "v1.37.2", "cp-a"), with(only("3.6.16/3.6.0", cps...), "3.7.3/3.6.0", "cp-a"), controlPlane("cp-b", "v1.37.2", "v3.7.3"), ""},
-		"two minors":                               {only("v1.35.3", cps...), all("v1.35.3"), only("3.6.16/3.6.0", cps...), controlPlane("cp-a", "v1.37.2", ""), "at most one minor release apart"},
-		"two minors down":                          {only("v1.37.2", cps...), all("v1.35.3"), nil, controlPlane("cp-a", "v1.35.2", ""), "at most one minor release apart"},
-		"a patch":                                  {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
-		"another major":                            {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "v2.0.0", ""), "at most one minor release apart"},
-		"no version":                               {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "latest", ""), "is not a version"},
-		"a kubelet three older":                    {only("v1.36.3", cps...), with(all("v1.36.3"), "v1.34.9", "w-a"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
-		"a kubelet four older":                     {only("v1.36.3", cps...), with(all("v1.36.3"), "v1.33.9", "w-a"), nil, controlPlane("cp-a", "v1.37.2", ""), "at most 3 minor releases older"},
-		"a newer kubelet of a worker":              {only("v1.37.2", cps...), all("v1.37.2"), nil, controlPlane("cp-a", "v1.36.3", ""), "never be newer than its API server"},
-		"newer kubelets of other control planes":   {only("v1.37.2", cps...), with(all("v1.36.3"), "v1.37.2", "cp-b", "cp-c"), only("3.7.3/3.6.0", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), ""},
-		"a newer kubelet beside it":                {only("v1.37.2", cps...), with(all("v1.36.3"), "v1.37.2", "cp-a"), nil, controlPlane("cp-a", "v1.36.3", ""), "the kubelet of cp-a"},
-		"a control plane's kubelet":                {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), all("v1.36.3"), nil, node("cp-a", "v1.37.2"), ""},
-		"a control plane's kubelet before it":      {with(only("v1.36.3", cps...), "v1.37.2", "cp-b"), all("v1.36.3"), nil, node("cp-a", "v1.37.2"), "the API server on cp-a runs v1.36.3"},
-		"a worker's kubelet":                       {only("v1.37.2", cps...), all("v1.36.3"), nil, node("w-a", "v1.37.2"), ""},
-		"a worker's kubelet too early":             {with(only("v1.37.2", cps...), "v1.36.3", "cp-c"), all("v1.36.3"), nil, node("w-a", "v1.37.2"), "the API server on cp-c runs v1.36.3"},
-		"a kubelet back":                           {only("v1.37.2", cps...), all("v1.37.2"), nil, node("w-a", "v1.36.3"), ""},
-		"a kubelet too far back":                   {only("v1.37.2", cps...), all("v1.37.2"), nil, node("w-a", "v1.33.3"), "at most 3 minor releases older"},
-		"etcd too old":                             {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "3.6.8/3.6.0", "cp-b"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "every member must run 3.6.11 or later"},
-		"etcd two minors":                          {only("v1.36.3", cps...), all("v1.36.3"), only("3.5.24/3.5.0", cps...), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "at most one minor release apart"},
-		"etcd unknown":                             {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "/", "cp-b"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "the version of the etcd member on cp-b is not known"},
-		"etcd down where it is started":            {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "/", "cp-a"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), ""},
-		"etcd back, cluster never upgraded":        {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "3.7.3/3.6.0", "cp-a"), controlPlane("cp-a", "v1.36.3", "v3.6.16"), ""},
-		"etcd back with newer data":                {only("v1.37.2", cps...), all("v1.36.3"), only("3.7.3/3.7.0", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), "which etcd v3.6.16 cannot read"},
-		"etcd back with data that nobody tells":    {only("v1.37.2", cps...), all("v1.36.3"), only("3.7.3/", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), "which etcd v3.6.16 cannot read"},
-		"external etcd":                            {nil, nil, only("3.6.16/3.6.0", cps...), cluster.Change{Verb: cluster.Restart, Part: cluster.EtcdMember, Subject: "cp-b", Etcd: "v3.7.3"}, ""},
-		"a downgrade of etcd":                      {nil, nil, only("3.7.3/3.7.0", cps...), cluster.Change{Verb: cluster.Downgrade, Part: cluster.EtcdMember, Etcd: "v3.6.16"}, ""},
-		"a downgrade of etcd by two":               {nil, nil, only("3.7.3/3.7.0", cps...), cluster.Change{Verb: cluster.Downgrade, Part: cluster.EtcdMember, Etcd: "v3.5.24"}, "at most one minor release apart"},
-		"an API server that does not run any more": {map[string]string{"cp-a": "", "cp-b": "v1.36.3", "cp-c": "v1.36.3"}, all("v1.36.3"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
+		"the first control plane":                {only("v1.36.3", cps...), all("v1.36.3"), only("3.6.16/3.6.0", cps...), controlPlane("cp-a", "v1.37.2", "v3.7.3"), ""},
+		"the second":                             {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), with(all("v1.36.3"), "v1.37.2", "cp-a"), with(only("3.6.16/3.6.0", cps...), "3.7.3/3.6.0", "cp-a"), controlPlane("cp-b", "v1.37.2", "v3.7.3"), ""},
+		"two minors":                             {only("v1.35.3", cps...), all("v1.35.3"), only("3.6.16/3.6.0", cps...), controlPlane("cp-a", "v1.37.2", ""), "at most one minor release apart"},
+		"two minors down":                        {only("v1.37.2", cps...), all("v1.35.3"), nil, controlPlane("cp-a", "v1.35.2", ""), "at most one minor release apart"},
+		"a patch":                                {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
+		"another major":                          {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "v2.0.0", ""), "at most one minor release apart"},
+		"no version":                             {only("v1.37.1", cps...), all("v1.37.1"), nil, controlPlane("cp-a", "latest", ""), "is not a version"},
+		"a kubelet three older":                  {only("v1.36.3", cps...), with(all("v1.36.3"), "v1.34.9", "w-a"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
+		"a kubelet four older":                   {only("v1.36.3", cps...), with(all("v1.36.3"), "v1.33.9", "w-a"), nil, controlPlane("cp-a", "v1.37.2", ""), "at most 3 minor releases older"},
+		"a newer kubelet of a worker":            {only("v1.37.2", cps...), all("v1.37.2"), nil, controlPlane("cp-a", "v1.36.3", ""), "never be newer than its API server"},
+		"newer kubelets of other control planes": {only("v1.37.2", cps...), with(all("v1.36.3"), "v1.37.2", "cp-b", "cp-c"), with(only("3.7.3/3.6.0", cps...), "3.6.16/3.6.0", "cp-b"), controlPlane("cp-a", "v1.36.3", "v3.6.16"), ""},
+		"a newer kubelet beside it, which moves along": {only("v1.37.2", cps...), with(all("v1.36.3"), "v1.37.2", "cp-a"), nil, controlPlane("cp-a", "v1.36.3", ""), ""},
+		"a control plane's kubelet":                    {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), all("v1.36.3"), nil, node("cp-a", "v1.37.2"), ""},
+		"a control plane's kubelet before it":          {with(only("v1.36.3", cps...), "v1.37.2", "cp-b"), all("v1.36.3"), nil, node("cp-a", "v1.37.2"), "the API server on cp-a runs v1.36.3"},
+		"a worker's kubelet":                           {only("v1.37.2", cps...), all("v1.36.3"), nil, node("w-a", "v1.37.2"), ""},
+		"a worker's kubelet too early":                 {with(only("v1.37.2", cps...), "v1.36.3", "cp-c"), all("v1.36.3"), nil, node("w-a", "v1.37.2"), "the API server on cp-c runs v1.36.3"},
+		"a kubelet back":                               {only("v1.37.2", cps...), all("v1.37.2"), nil, node("w-a", "v1.36.3"), ""},
+		"a kubelet too far back":                       {only("v1.37.2", cps...), all("v1.37.2"), nil, node("w-a", "v1.33.3"), "at most 3 minor releases older"},
+		"etcd too old":                                 {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "3.6.8/3.6.0", "cp-b"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "every member must run 3.6.11 or later"},
+		"etcd two minors":                              {only("v1.36.3", cps...), all("v1.36.3"), only("3.5.24/3.5.0", cps...), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "at most one minor release apart"},
+		"etcd unknown":                                 {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "/", "cp-b"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), "the version of the etcd member on cp-b is not known"},
+		"etcd down where it is started":                {only("v1.36.3", cps...), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "/", "cp-a"), controlPlane("cp-a", "v1.37.2", "v3.7.3"), ""},
+		"etcd back, cluster never upgraded":            {with(only("v1.36.3", cps...), "v1.37.2", "cp-a"), all("v1.36.3"), with(only("3.6.16/3.6.0", cps...), "3.7.3/3.6.0", "cp-a"), controlPlane("cp-a", "v1.36.3", "v3.6.16"), ""},
+		"etcd back with newer data":                    {only("v1.37.2", cps...), all("v1.36.3"), only("3.7.3/3.7.0", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), "which etcd v3.6.16 cannot read"},
+		"etcd back with data that nobody tells":        {only("v1.37.2", cps...), all("v1.36.3"), only("3.7.3/", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), "which etcd v3.6.16 cannot read"},
+		"etcd back, all upgraded a moment ago":         {only("v1.37.2", cps...), all("v1.36.3"), only("3.7.3/3.6.0", cps...), controlPlane("cp-a", "v1.36.3", "v3.6.16"), "which etcd v3.6.16 cannot read"},
+		"external etcd":                                {nil, nil, only("3.6.16/3.6.0", cps...), cluster.Change{Verb: cluster.Restart, Part: cluster.EtcdMember, Subject: "cp-b", Etcd: "v3.7.3"}, ""},
+		"a downgrade of etcd":                          {nil, nil, only("3.7.3/3.7.0", cps...), cluster.Change{Verb: cluster.Downgrade, Part: cluster.EtcdMember, Etcd: "v3.6.16"}, ""},
+		"a downgrade of etcd by two":                   {nil, nil, only("3.7.3/3.7.0", cps...), cluster.Change{Verb: cluster.Downgrade, Part: cluster.EtcdMember, Etcd: "v3.5.24"}, "at most one minor release apart"},
+		"an API server that does not run any more":     {map[string]string{"cp-a": "", "cp-b": "v1.36.3", "cp-c": "v1.36.3"}, all("v1.36.3"), nil, controlPlane("cp-a", "v1.37.2", ""), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := clustertest.Whole()
@@ -178,6 +179,30 @@ func TestRuns(t *testing.T) {
 	} {
 		if got := s.Runs(c.host, c.program); got != c.want {
 			t.Errorf("%s on %s: %q instead of %q", c.program, c.host, got, c.want)
+		}
+	}
+}
+
+// TestUnreadable: what appeared in a minor release is not known to the one before it, and what is gone not to the release itself.
+func TestUnreadable(t *testing.T) {
+	has := func(version, apiVersion string) bool {
+		for _, x := range cluster.Unreadable(version) {
+			if x.APIVersion == apiVersion {
+				return true
+			}
+		}
+		return false
+	}
+	for _, c := range []struct {
+		version, apiVersion string
+		want                bool
+	}{
+		{"v1.36.3", "scheduling.k8s.io/v1beta1", true}, {"v1.37.2", "scheduling.k8s.io/v1beta1", false},
+		{"v1.37.2", "scheduling.k8s.io/v1alpha2", true}, {"v1.36.3", "scheduling.k8s.io/v1alpha2", false},
+		{"v1.36.3", "certificates.k8s.io/v1", true}, {"v1.38.0", "scheduling.k8s.io/v1beta1", false}, {"latest", "certificates.k8s.io/v1", false},
+	} {
+		if got := has(c.version, c.apiVersion); got != c.want {
+			t.Errorf("%s knows no %s: %t", c.version, c.apiVersion, got)
 		}
 	}
 }

@@ -51,6 +51,8 @@ type State struct {
 	configured, cleared map[string]bool
 	// withdrawn are the hosts that are in maintenance, as they were observed and as changes have made it since.
 	withdrawn map[string]bool
+	// pooled says of control planes whether changes have put them into the load balancers' pools or taken them out.
+	pooled map[string]bool
 	// moved are the versions that changes have brought, by host/program.
 	moved map[string]string
 }

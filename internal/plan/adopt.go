@@ -26,7 +26,7 @@ func (p *Plan) Allowed(adopt bool) error {
 // refuseAdoption refuses a cluster of somebody else that cannot be taken over safely.
 func (b *builder) refuseAdoption() error {
 	b.out.Adopts = true
-	for _, check := range []func() error{b.allReachable, b.described, b.wholeForAdoption, b.balancersForAdoption, b.networkForAdoption, b.refuseVersion} {
+	for _, check := range []func() error{b.allReachable, b.described, b.wholeForAdoption, b.balancersForAdoption, b.networkForAdoption, b.adoptedVersion} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -249,4 +249,16 @@ func (b *builder) knownPaths(h spec.Host) error {
 	}
 	return refused(RuleOwnFiles, fmt.Sprintf("%s would join, but kubeadm's configuration of this cluster needs %s on every control plane, which only you can provide", h.Name, strings.Join(own, ", ")),
 		"Copy them to the host and join it by hand (`kubeadm join --control-plane`), then run it again.")
+}
+
+// adoptedVersion refuses to adopt a cluster of another version: to change the version is an operation of its own.
+func (b *builder) adoptedVersion() error {
+	return b.refuseVersion("Write the version that runs into the spec (kubernetes.version) and adopt the cluster with it.")
+}
+
+func (b *builder) refuseVersion(fix string) error {
+	if api := b.Seen.API; api != nil && api.Version != "" && api.Version != b.bundle.Version {
+		return refused(RuleVersion, fmt.Sprintf("the cluster runs %s, and the spec says %s", api.Version, b.bundle.Version), fix)
+	}
+	return nil
 }

@@ -22,6 +22,9 @@ func (b *builder) maintain() error {
 	}
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
+	if b.Stage() != cluster.Foreign && b.changesVersion() {
+		return b.upgrade(hosts)
+	}
 	for _, h := range hosts {
 		b.installPackages(h)
 		b.installBundle(h)
@@ -75,7 +78,9 @@ func (b *builder) revive() {
 	for _, h := range b.c.Spec.Hosts {
 		if b.Reachable(h.Name) {
 			b.installPackages(h)
-			b.installBundle(h)
+			if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
+				b.installBundle(h)
+			}
 			b.configureNode(h)
 			b.importImages(h)
 			b.restore(h)

@@ -68,6 +68,20 @@ const (
 	AwaitControllers Kind = "await-controllers"
 	// InitCluster puts kubeadm's configuration, roles and token into the new API.
 	InitCluster Kind = "init-cluster"
+	// SnapshotEtcd saves a snapshot of etcd on a host, and reads it again.
+	SnapshotEtcd Kind = "snapshot-etcd"
+	// CheckStored refuses to go on if etcd holds objects in versions that the bundle's API servers do not know.
+	CheckStored Kind = "check-stored-objects"
+	// UpgradeControlPlane replaces the static pods, containerd and the kubelet of a control plane by those of the bundle, and
+	// UpgradeNode containerd and the kubelet of a worker.
+	UpgradeControlPlane Kind = "upgrade-control-plane"
+	UpgradeNode         Kind = "upgrade-node"
+	// ConvertEtcd has etcd prepare its data for older members, or ends that.
+	ConvertEtcd Kind = "convert-etcd"
+	// SwitchAddons gives kube-proxy and CoreDNS the bundle's images, and UpgradeCluster runs what kubeadm does once for a
+	// whole cluster when its control planes are upgraded.
+	SwitchAddons   Kind = "switch-addons"
+	UpgradeCluster Kind = "upgrade-cluster"
 	// InstallAddons installs kube-proxy and CoreDNS.
 	InstallAddons Kind = "install-addons"
 	// MakeToken creates a short-lived bootstrap token in an existing cluster, and RemoveTokens deletes those that Quorate
@@ -172,7 +186,9 @@ var effects = map[Kind]effect{
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
-	ResetHost: changes, RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
+	ResetHost:    changes,
+	SnapshotEtcd: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
+	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
 
 // Waits says that a step of this kind only waits. There is nothing left to wait for when another step fails.
@@ -237,6 +253,8 @@ type Step struct {
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
 	Force bool `json:"force,omitempty"`
+	// Etcd belongs to ConvertEtcd: the version of the members that are to take over; empty to end that.
+	Etcd string `json:"etcd,omitempty"`
 	// Servers belongs to StoreEtcdServers and SetEtcdServers: client URLs.
 	Servers []string `json:"servers,omitempty"`
 	// Record belongs to RecordSpec, RecordVerified and RememberHosts: what is stored.
@@ -282,6 +300,11 @@ type Bundle struct {
 	Version string // Kubernetes release
 	Pause   string // image name
 	Flannel string // image name
+	Etcd    string // version of etcd
+	// Images are the names of the images of the control plane and its addons, by their short names.
+	Images map[string]string
+	// Versions are the Kubernetes versions that can be built instead.
+	Versions []string
 	// Manifests maps the name of each manifest to the digest of what would be applied.
 	Manifests map[string]string
 	// Warnings are what the manifests need and the bundle does not have.

@@ -406,8 +406,14 @@ func TestRefusals(t *testing.T) {
 		fresh  bool
 		want   string
 	}{
-		"another version": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Version = "v1.36.0" }, false, RuleVersion},
-		"two clusters":    {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.CA = "other" }, false, cluster.RuleOneCluster},
+		"another version in a cluster that is not complete": {func(_ *spec.Cluster, o *facts.Observation) {
+			for name, h := range o.Hosts {
+				h.Facts.Kubernetes.Established, h.Facts.Kubernetes.Begun = false, true
+				o.Hosts[name] = h
+			}
+			o.API.Verified, o.API.Version = "", "v1.36.0"
+		}, false, RuleVersion},
+		"two clusters": {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.CA = "other" }, false, cluster.RuleOneCluster},
 		"a node too many": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Nodes = append(o.API.Nodes, facts.Node{Name: "old"})
 		}, false, cluster.RuleFixed},

@@ -47,6 +47,9 @@ func (b *builder) refuse() error {
 		if err := b.refuseCreation(); err != nil {
 			return err
 		}
+		if err := b.refuseVersion("Write that version into the spec (kubernetes.version) until the cluster is complete; then change it."); err != nil {
+			return err
+		}
 	}
 	if r := b.Fixed(); r != nil {
 		return r
@@ -56,7 +59,7 @@ func (b *builder) refuse() error {
 			return err
 		}
 	}
-	return b.refuseVersion()
+	return nil
 }
 
 func (b *builder) any(is func(facts.Kubernetes) bool) bool {
@@ -113,14 +116,6 @@ func (b *builder) refuseSecondCluster() error {
 
 func (b *builder) anyOf(hosts []spec.Host, is func(facts.Kubernetes) bool) bool {
 	return slices.ContainsFunc(hosts, func(h spec.Host) bool { f := b.Facts(h.Name); return f != nil && is(f.Kubernetes) })
-}
-
-func (b *builder) refuseVersion() error {
-	if api := b.Seen.API; api != nil && api.Version != "" && api.Version != b.bundle.Version {
-		return refused(RuleVersion, fmt.Sprintf("the cluster runs %s, but the spec says %s", api.Version, b.bundle.Version),
-			"This version of Quorate does not upgrade clusters. Put the version that runs back into the spec (kubernetes.version).")
-	}
-	return nil
 }
 
 // etcdHosts names the hosts that etcd needs, in a sentence.

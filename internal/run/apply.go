@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/user"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/hostside/programs"
@@ -167,28 +169,46 @@ type runner struct {
 	// look observes the cluster and evaluates it.
 	look func(context.Context) *cluster.State
 	// turn is held by the disruptive step that is being made. The plan orders such steps already; this holds whatever a plan
-	// says.
-	turn sync.Mutex
+	// says. Workers whose kubelets restart share it: the plan says how many do so at the same time.
+	turn sync.RWMutex
 }
 
 // execute runs the plan. After the first failure no new step begins; those that run are waited for, so that the error names
 // the cause and nothing is left half done without need. The plan can be made and run again.
-func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) error {
+func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error) {
 	if err := check(p); err != nil {
 		return err
 	}
 	r := &runner{Engine: e, work: w, look: e.State}
 	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
+	if slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Change != nil && s.Change.Kubernetes != "" }) {
+		defer func() {
+			if failed, ok := errors.AsType[*StepError](err); ok && ctx.Err() == nil {
+				failed.Versions = e.versions(ctx)
+			}
+		}()
+	}
 	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
 		if s.Change != nil && s.Change.Disruptive() {
-			r.turn.Lock()
-			defer r.turn.Unlock()
+			turn := sync.Locker(&r.turn)
+			if h, known := e.Cluster.Host(s.Host); known && s.Kind == plan.UpgradeNode && !h.Has(spec.RoleControlPlane) {
+				turn = r.turn.RLocker()
+			}
+			turn.Lock()
+			defer turn.Unlock()
 		}
 		err := progress.Track(ctx, e.Progress, s.Host, s.ID, s.Title, func(ctx context.Context) error { return step.Run(ctx, env, s) })
 		if err != nil {
 			return &StepError{Step: s, Err: err}
 		}
 		return nil
+	})
+}
+
+// versions are what the programs of Kubernetes and etcd run now.
+func (e *Engine) versions(ctx context.Context) []cluster.Version {
+	return slices.DeleteFunc(e.State(ctx).Versions(), func(v cluster.Version) bool {
+		return v.Program != "etcd" && v.Program != facts.Kubelet && !strings.HasPrefix(v.Program, "kube-")
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 )
 
@@ -13,6 +14,8 @@ import (
 type StepError struct {
 	Step plan.Step
 	Err  error
+	// Versions are what runs now, if the plan was to change that.
+	Versions []cluster.Version
 }
 
 func (e *StepError) Error() string {
@@ -20,7 +23,15 @@ func (e *StepError) Error() string {
 	if e.Step.Host != "" {
 		where = " on " + e.Step.Host
 	}
-	return fmt.Sprintf("could not %s%s: %v", e.Step.Title, where, e.Err)
+	text := fmt.Sprintf("could not %s%s: %v", e.Step.Title, where, e.Err)
+	if len(e.Versions) == 0 {
+		return text
+	}
+	text += "\nNothing was changed on the hosts that were to follow. These versions run now:"
+	for _, v := range e.Versions {
+		text += fmt.Sprintf("\n  %s %s on %s", v.Program, v.Version, cluster.List(v.Hosts))
+	}
+	return text + "\nRun `quorate apply` again to go on, or with the former version in the spec to go back."
 }
 
 func (e *StepError) Unwrap() error { return e.Err }

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 )
 
@@ -127,5 +128,20 @@ func TestCheckRefusesPlansThatCannotEnd(t *testing.T) {
 		if err := check(&plan.Plan{Steps: steps}); err == nil || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestAFailedUpgradeSaysWhatRuns: whoever reads the error knows which versions there are, and that both ways are open.
+func TestAFailedUpgradeSaysWhatRuns(t *testing.T) {
+	failed := &StepError{Step: plan.Step{Title: "bring the kubelet to v1.37.2", Host: "cp-b"}, Err: errors.New("it does not start"),
+		Versions: []cluster.Version{{Program: "kube-apiserver", Version: "v1.36.3", Hosts: []string{"cp-b", "cp-c"}}, {Program: "kube-apiserver", Version: "v1.37.2", Hosts: []string{"cp-a"}}}}
+	for _, part := range []string{"could not bring the kubelet to v1.37.2 on cp-b: it does not start", "kube-apiserver v1.36.3 on cp-b and cp-c", "kube-apiserver v1.37.2 on cp-a", "go back"} {
+		if !strings.Contains(failed.Error(), part) {
+			t.Errorf("no %q in\n%v", part, failed)
+		}
+	}
+	failed.Versions = nil
+	if failed.Error() != "could not bring the kubelet to v1.37.2 on cp-b: it does not start" {
+		t.Error(failed)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cni"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/render/manifest"
@@ -76,7 +77,15 @@ func Describe(c *spec.Cluster, b *bundle.Bundle) (plan.Bundle, map[string]manife
 	if err != nil {
 		return plan.Bundle{}, nil, err
 	}
-	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{}}
+	out := plan.Bundle{Digest: b.Digest(), Version: b.Version(), Pause: image("pause"), Flannel: image("flannel"), Manifests: map[string]string{},
+		Etcd: b.Etcd(), Images: map[string]string{}, Versions: bundle.Versions()}
+	for _, short := range []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler, "kube-proxy", "coredns"} {
+		out.Images[short] = image(short)
+	}
+	if b.IsPublished() && c.StackedEtcd() { // its members run from the image, which is kubeadm's choice and not the bundle's
+		version, _, _ := strings.Cut(cluster.ImageTag(out.Images["etcd"]), "-")
+		out.Etcd = "v" + version
+	}
 	own, given, err := cni.Read(c)
 	if err != nil {
 		return plan.Bundle{}, nil, err

@@ -305,7 +305,7 @@ func TestEdits(t *testing.T) {
 		"pod range":    {real, []string{"10.244.0.0", "10.245.0.0"}, []want{{"spec.network.podCIDR", Changed, Fixed, nil}}},
 		"services":     {real, []string{"10.96.0.0", "10.112.0.0"}, []want{{"spec.network.serviceCIDR", Changed, Fixed, []string{"ServiceCIDR object"}}}},
 		"profile":      {real, []string{"profile: fast", "profile: standard"}, []want{{"spec.failover.profile", Changed, Fixed, []string{"plan --by-hand"}}}},
-		"version":      {real, []string{"v1.37.2", "v1.38.0"}, []want{{"spec.kubernetes.version", Changed, Fixed, []string{"Put `v1.37.2` back", "does not upgrade"}}}},
+		"version":      {real, []string{"v1.37.2", "v1.38.0"}, []want{{"spec.kubernetes.version", Changed, Rolling, nil}}},
 		"cluster name": {real, []string{"{name: prod}", "{name: other}"}, []want{{"metadata.name", Changed, Fixed, nil}}},
 		"topology":     {real, []string{"topology: stacked", "topology: external"}, []want{{"spec.controlPlane.topology", Changed, Fixed, nil}}},
 		"policies":     {real, []string{"cni: flannel", "cni: flannel\n    policies: ignored"}, []want{{"spec.network.policies", Changed, Rolling, nil}}},

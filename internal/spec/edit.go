@@ -78,7 +78,7 @@ var editing = map[string]string{
 	"Metadata.name": "The hosts of a cluster are marked with its name, and so is an existing etcd. " + newCluster +
 		". The name of a kubeconfig context can be changed at any time (`kubectl config rename-context`)",
 
-	"Kubernetes.version": "This version of Quorate does not upgrade clusters",
+	"Kubernetes.version": "The control planes move to the version one after another, then the addons and the workers; an older version goes back. One minor release at a time. See upgrade.md",
 	"ControlPlane.endpoint": "Certificates, kubeconfigs, kubelets, and the pod network contain the endpoint's name and port. " +
 		newCluster,
 	"ControlPlane.topology":  "A cluster keeps the etcd that it was built on. " + newCluster,

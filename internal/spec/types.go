@@ -62,7 +62,7 @@ type Spec struct {
 // Kubernetes selects the Kubernetes version.
 type Kubernetes struct {
 	// Version is a full version such as v1.37.2. The default is the newest version that Quorate can build a bundle of.
-	Version string `yaml:"version,omitempty" json:"version,omitempty" edit:"fixed"`
+	Version string `yaml:"version,omitempty" json:"version,omitempty" edit:"rolling"`
 }
 
 // Topologies: etcd next to each API server, or on its own hosts.

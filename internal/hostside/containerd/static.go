@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"quorate.dev/quorate/internal/host"
@@ -77,4 +80,22 @@ func IDs(ctx context.Context, name string) (out []string, _ error) {
 		out = append(out, c.Id)
 	}
 	return out, err
+}
+
+// Stop ends containers, within a time after which they are killed. One that has ended already is no error.
+func Stop(ctx context.Context, ids []string, grace time.Duration) error {
+	conn, err := containerd()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	client := runtimeapi.NewRuntimeServiceClient(conn)
+	var errs []error
+	for _, id := range ids {
+		_, err := client.StopContainer(ctx, &runtimeapi.StopContainerRequest{ContainerId: id, Timeout: int64(grace.Seconds())})
+		if err != nil && status.Code(err) != codes.NotFound {
+			errs = append(errs, fmt.Errorf("stopping the container %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -51,6 +51,11 @@ var SwitchRunning = host.DefineChange("programs.switch-running", func(ctx contex
 	})
 })
 
+// SwitchWith is SwitchRunning for operations that are on the host already and start the units themselves.
+func SwitchWith(ctx context.Context, r SwitchRequest, restart func() error) error {
+	return local.switchRunning(ctx, r, restart)
+}
+
 // switchRunning records first what it is about to do, so that another run finishes it if this one is killed before the
 // restart.
 func (s store) switchRunning(ctx context.Context, r SwitchRequest, restart func() error) error {

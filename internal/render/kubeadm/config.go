@@ -186,11 +186,8 @@ func (c Config) clusterConfiguration() object {
 		// HTTP/2 clients stay with one API server until it sends GOAWAY. A few are moved all the time, so that a control plane
 		// that has rejoined gets its share again.
 		"goaway-chance": "0.001",
-		// An API server that is told to stop leaves the Service kubernetes.default immediately, and every node needs a moment to
-		// know. Until then it serves; after that it ends its watches, which would keep it running until it is killed. Both
-		// fit into the half minute that the kubelet gives it.
-		"shutdown-delay-duration": "5s", "shutdown-watch-termination-grace-period": "10s",
 	})
+	maps.Copy(apiServer, replaceable())
 	if hostconfig.SharesAPIPort(c.Cluster) {
 		apiServer["permit-port-sharing"] = "true"
 	}

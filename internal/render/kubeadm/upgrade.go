@@ -1,0 +1,65 @@
+package kubeadm
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// replaceable are the API server's arguments that let it be replaced without anybody noticing.
+func replaceable() map[string]string {
+	return map[string]string{
+		// API servers of two versions ask each other for what one of them does not know, and know each other by this.
+		"peer-ca-file": filepath.Join(PKIDir, "ca.crt"),
+		// An API server that is told to stop leaves the Service kubernetes.default immediately, and every node needs a moment to
+		// know. Until then it serves; after that it ends its watches, which would keep it running until it is killed. Both
+		// fit into the half minute that the kubelet gives it.
+		"shutdown-delay-duration": "5s", "shutdown-watch-termination-grace-period": "10s",
+	}
+}
+
+// Upgraded renders the configuration of kubeadm init for a control plane that gets another version: its own InitConfiguration,
+// and the ClusterConfiguration as the cluster has stored it, with the version.
+func Upgraded(h spec.Host, stored, version string) ([]byte, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return nil, fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	cluster["kubernetesVersion"] = version
+	server, _ := cluster["apiServer"].(object)
+	if server == nil {
+		server = object{}
+	}
+	given, _ := server["extraArgs"].([]any)
+	for _, a := range args(replaceable()) {
+		if !hasArg(given, a.Name) {
+			given = append(given, object{"name": a.Name, "value": a.Value})
+		}
+	}
+	server["extraArgs"], cluster["apiServer"] = given, server
+	init := initConfiguration(h, nodeRegistration(h))
+	if etcd, _ := cluster["etcd"].(object); etcd["local"] != nil {
+		init["patches"] = object{"directory": hostconfig.PatchesDir}
+	}
+	return documents(init, cluster)
+}
+
+func hasArg(list []any, name string) bool {
+	for _, x := range list {
+		if a, _ := x.(object); a["name"] == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Upgrade renders the configuration of kubeadm upgrade. Certificates are not renewed: that would restart etcd for nothing.
+func Upgrade(version string) ([]byte, error) {
+	return documents(object{"apiVersion": apiVersion, "kind": "UpgradeConfiguration",
+		"apply": object{"kubernetesVersion": version, "certificateRenewal": false, "etcdUpgrade": false},
+		"node":  object{"certificateRenewal": false, "etcdUpgrade": false}})
+}

@@ -1,0 +1,155 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	formerVersion = "v1.36.3"
+	upgradeSpec   = `apiVersion: quorate.dev/v1alpha1
+kind: Cluster
+metadata: {name: e2e-upgrade}
+spec:
+  kubernetes: {version: ` + formerVersion + `}
+  controlPlane: {endpoint: "api.e2e-upgrade.internal:6443"}
+  hosts:
+    - {name: cp-a, roles: [control-plane], zone: a}
+    - {name: cp-b, roles: [control-plane], zone: b}
+    - {name: cp-c, roles: [control-plane], zone: c}
+    - {name: worker-a, roles: [worker], zone: a}
+`
+)
+
+// TestUpgrade takes a small cluster from one minor release to the next and back, while clients read and write.
+func TestUpgrade(t *testing.T) {
+	c := newCluster(t, "e2e-upgrade")
+	ctx := testContext(t)
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, []byte(upgradeSpec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.must(t, ctx, "up", "-f", file, "--name", c.name)
+	former := c.edited(t, func(*spec.Cluster) {})
+	next := c.edited(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = spec.DefaultVersion })
+	_, api := c.client(t, ctx)
+	containers := runningContainers(t, ctx, api)
+
+	p := c.clients(t, ctx)
+	for _, way := range []struct{ name, file, version, etcd string }{{"upgrade", next, spec.DefaultVersion, "3.7."}, {"rollback", former, formerVersion, "3.6."}} {
+		begin := time.Now()
+		r := c.must(t, ctx, "apply", "-f", way.file)
+		end := time.Now()
+		met, err := p.Between(ctx, begin, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		printMet(t, way.name, end.Sub(begin), met)
+		runs(t, ctx, c, api, way.file, way.version, way.etcd)
+		if n := met.New.Failed + met.Writes.Failed + met.HTTP2.Failed; n > 0 {
+			t.Errorf("%s: %d requests failed", way.name, n)
+		}
+		lost, acked, err := p.Lost(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(lost) > 0 {
+			t.Errorf("%s: %d of %d acknowledged writes are lost: %v", way.name, len(lost), acked, lost)
+		}
+		if !strings.Contains(r.stderr, "snapshot") {
+			t.Errorf("%s: no snapshot was saved: %s", way.name, r)
+		}
+		if again := c.must(t, ctx, "plan", "-f", way.file, "-o", "json"); len(planned(t, again)) > 0 {
+			t.Errorf("%s: something is left to do: %s", way.name, again)
+		}
+	}
+	for name, n := range runningContainers(t, ctx, api) {
+		if before, was := containers[name]; was && n != before {
+			t.Errorf("the container of %s was restarted", name)
+		}
+	}
+}
+
+// printMet prints what clients met, by kind, and why requests failed.
+func printMet(t *testing.T, name string, took time.Duration, met probe.Report) {
+	t.Helper()
+	kinds := map[string]probe.Outage{"new connections": met.New, "writes": met.Writes, "HTTP/2, the worst": met.HTTP2}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s in %s\n", name, took.Round(time.Second))
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		o := kinds[kind]
+		errors, _ := json.Marshal(o.Errors)
+		fmt.Fprintf(&b, "  %-18s %5d requests, %d failed, longest gap %.2f s %s\n", kind, o.Requests, o.Failed, o.Longest.Seconds(), errors)
+	}
+	fmt.Print(b.String())
+	printArtifact(t, name+".txt", b.String())
+}
+
+// runs checks that everything runs the version.
+func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, file, version, etcd string) {
+	t.Helper()
+	s, r, err := c.statusOf(ctx, file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := shortOf(s); err != nil {
+		t.Errorf("%v: %s", err, r)
+	}
+	for _, n := range s.Nodes {
+		if n.Version != version {
+			t.Errorf("the kubelet of %s runs %s instead of %s", n.Name, n.Version, version)
+		}
+	}
+	for _, m := range s.Etcd.Members {
+		if !strings.HasPrefix(m.Version, etcd) {
+			t.Errorf("the etcd member on %s runs %s instead of %s", m.Name, m.Version, etcd)
+		}
+	}
+	for _, v := range s.Versions {
+		if strings.HasPrefix(v.Program, "kube-") && v.Program != "kube-proxy" && v.Version != version {
+			t.Errorf("%s runs %s on %v", v.Program, v.Version, v.Hosts)
+		}
+	}
+	proxy, err := api.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})
+	if err != nil || !strings.HasSuffix(proxy.Spec.Template.Spec.Containers[0].Image, ":"+version) {
+		t.Errorf("kube-proxy runs another version, or cannot be found: %v", err)
+	}
+}
+
+// runningContainers are those of the pods that an upgrade has no reason to touch, by pod, with the time of their start.
+func runningContainers(t *testing.T, ctx context.Context, api kubernetes.Interface) map[string]string {
+	t.Helper()
+	pods, err := api.CoreV1().Pods("kube-flannel").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]string{}
+	for _, p := range pods.Items {
+		for _, s := range p.Status.ContainerStatuses {
+			if s.State.Running != nil && p.Status.Phase == corev1.PodRunning {
+				out[p.Name+"/"+s.Name] = s.ContainerID
+			}
+		}
+	}
+	if len(out) == 0 {
+		t.Fatal("no container runs that could be watched")
+	}
+	return out
+}
