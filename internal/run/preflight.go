@@ -2,8 +2,10 @@ package run
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/endpoint"
@@ -50,6 +52,9 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 	}
 	if !quick {
 		findings = append(findings, sources.Check(ctx, e.Cluster)...)
+		if s.Exists() && s.VersionChanges() {
+			findings = append(findings, preflight.JudgeUpgrade(s, observe.Upgrade(ctx, s, e.Conns))...)
+		}
 	}
 	return preflight.NewReport(e.Cluster, findings, ignore, only), nil
 }
@@ -57,6 +62,9 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 // Check refuses to build a cluster on hosts that cannot become it, and to add hosts to a cluster that cannot join it. Hosts
 // that joined are not checked again: they have grown beyond what is asked of empty hosts.
 func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
+	if slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.UpgradeControlPlane }) {
+		return e.checkUpgrade(ctx, w, ignore)
+	}
 	joining := preflight.Joining(w.State)
 	if w.State.Exists() {
 		joining = slices.DeleteFunc(joining, func(name string) bool { return !planned(w.Plan, name) })
@@ -70,6 +78,24 @@ func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
 			return err
 		}
 		if refused := r.Refusal(); refused != nil {
+			return refused
+		}
+		return nil
+	})
+}
+
+// checkUpgrade refuses to change the version of a cluster where its users would notice.
+func (e *Engine) checkUpgrade(ctx context.Context, w *Work, ignore []string) error {
+	const id, title = "upgrade/check", "check the cluster before its version changes"
+	return progress.Track(ctx, e.Progress, "", id, title, func(ctx context.Context) error {
+		r := preflight.NewReport(e.Cluster, preflight.JudgeUpgrade(w.State, observe.Upgrade(ctx, w.State, e.Conns)), ignore, nil)
+		for _, f := range r.Findings {
+			if f.Severity == cluster.Warning {
+				e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Title: title, Detail: f.Summary})
+			}
+		}
+		if refused := cluster.Refuse(preflight.RulePreflight, fmt.Sprintf("%s cannot move to %s now; nothing was changed:", e.Cluster.Metadata.Name, e.Cluster.Spec.Kubernetes.Version),
+			"`quorate preflight` shows everything that was found. `quorate apply --ignore CHECK` ignores one check, by its name.", r.Findings); refused != nil {
 			return refused
 		}
 		return nil
