@@ -143,9 +143,13 @@ func (b *builder) refuseUpgrade() error {
 }
 
 // changesVersion says that a program of the cluster runs another version of Kubernetes, or of etcd, than the bundle has, or
-// that a run was interrupted while it changed that: a control plane that is in no maintenance has left the pools.
+// that a run was interrupted while it changed that: a control plane that is in no maintenance, and was not reset, has left the
+// pools.
 func (b *builder) changesVersion() bool {
-	if slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool { return b.drained(h.Name) && !b.inMaintenance(h.Name) }) {
+	if slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool {
+		f := b.Facts(h.Name)
+		return f != nil && f.Kubernetes.KubeletConfig && b.drained(h.Name) && !b.inMaintenance(h.Name)
+	}) {
 		return true
 	}
 	if k := b.Seen.API.Kubeadm; k != nil && differs(k.Version, b.bundle.Version) || len(b.staleAddons()) > 0 {
