@@ -232,7 +232,7 @@ func (d *differences) nodes() {
 	for _, n := range d.Seen.API.Nodes {
 		h, known := d.present.Host(n.Name)
 		if !known || !h.IsNode() {
-			how := "This version of Quorate does not remove nodes. Put it back into the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
+			how := "Neither your spec nor the one that the cluster has recorded has it, so Quorate does not remove it. Add it to the spec, or remove it by hand: `kubectl drain " + n.Name + " --ignore-daemonsets`, `kubeadm reset` on the host, `kubectl delete node " + n.Name + "`."
 			d.add(how, "the cluster has the node %s%s, which is not in the spec", n.Name, after(" at ", n.Address))
 			d.out[len(d.out)-1].extra = true
 			continue
@@ -320,7 +320,7 @@ func (d *differences) etcd() {
 	}
 	for _, m := range d.Seen.Etcd {
 		if name := d.MemberHost(m); !slices.ContainsFunc(d.present.EtcdHosts(), func(h spec.Host) bool { return h.Name == name }) {
-			d.add("This version of Quorate does not remove etcd members. Put it back into the spec.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
+			d.add("Neither your spec nor the one that the cluster has recorded has such a host, so Quorate does not remove the member. Add its host to the spec, or remove the member by hand: `etcdctl member remove "+m.ID+"`.", "etcd has the member %s, for which the spec has no host", cmp.Or(name, m.PeerURL))
 			d.out[len(d.out)-1].extra = true
 		}
 	}

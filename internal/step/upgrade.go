@@ -221,7 +221,7 @@ func switchAddons(ctx context.Context, e *Env, s plan.Step) error {
 			return err
 		}
 	}
-	return addonsRolledOut(ctx, client, s.Pods)
+	return e.addonsRolledOut(ctx, client, s.Pods)
 }
 
 // upgradeCluster runs on one control plane what kubeadm does once.
@@ -234,6 +234,13 @@ func upgradeCluster(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.apiServersReported(ctx, client); err != nil {
+		return err
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
@@ -241,11 +248,40 @@ func upgradeCluster(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := kubeadm.UpgradeCluster.Make(ctx, c, permit, kubeadm.ClusterUpgrade{Config: config, Upgrade: string(upgrade)}); err != nil {
 		return err
 	}
-	client, err := e.api(ctx)
-	if err != nil {
-		return err
+	return e.addonsRolledOut(ctx, client, []string{"kube-proxy"}) // CoreDNS is changed once more right after this
+}
+
+// apiServersReported waits until the API shows what image the API server of every control plane runs. The kubelet reports it
+// some seconds after it has started the pod. As long as it has not done so, kubeadm skips the addons, and succeeds.
+func (e *Env) apiServersReported(ctx context.Context, client *kube.Client) error {
+	const name = "kube-apiserver"
+	want, ok := e.Bundle.Image(name)
+	if !ok {
+		return fmt.Errorf("the bundle has no image %s", name)
 	}
-	return addonsRolledOut(ctx, client, []string{"kube-proxy"}) // CoreDNS is changed once more right after this
+	ctx, cancel := withDeadline(ctx, 2*time.Minute, "waiting until the kubelets have reported their new API servers")
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+			pod, err := client.CoreV1().Pods(metav1.NamespaceSystem).Get(ctx, name+"-"+h.Name, metav1.GetOptions{})
+			if err != nil {
+				return err
+			}
+			if have := containerImage(pod.Spec.Containers, name); have != want.Name {
+				return fmt.Errorf("the API says that the API server of %s runs %s instead of %s", h.Name, have, want.Name)
+			}
+		}
+		return nil
+	})
+}
+
+func containerImage(containers []corev1.Container, name string) string {
+	for _, c := range containers {
+		if c.Name == name {
+			return c.Image
+		}
+	}
+	return ""
 }
 
 // onAPI does something that an election or an API server that restarts must not end.
@@ -255,8 +291,8 @@ func (e *Env) onAPI(ctx context.Context, what string, f func(context.Context) er
 	return retry(ctx, time.Second, f)
 }
 
-// addonsRolledOut waits until the pods of addons run their new images. An addon that is not there is none to wait for.
-func addonsRolledOut(ctx context.Context, client *kube.Client, names []string) error {
+// addonsRolledOut waits until the pods of addons run the bundle's images. An addon that is not there is none to wait for.
+func (e *Env) addonsRolledOut(ctx context.Context, client *kube.Client, names []string) error {
 	ctx, cancel := withDeadline(ctx, rolloutTimeout, "replacing "+strings.Join(names, " and "))
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
@@ -264,6 +300,9 @@ func addonsRolledOut(ctx context.Context, client *kube.Client, names []string) e
 			set, err := client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})
 			if ignoreAbsent(err) != nil {
 				return err
+			}
+			if err == nil && !e.runsOurs(set.Spec.Template, "kube-proxy") {
+				return errors.New("kube-proxy still has another image")
 			}
 			if err == nil && !setRolledOut(set) {
 				return fmt.Errorf("kube-proxy runs its new version on %d of %d nodes", set.Status.UpdatedNumberScheduled, set.Status.DesiredNumberScheduled)
@@ -274,12 +313,21 @@ func addonsRolledOut(ctx context.Context, client *kube.Client, names []string) e
 			if ignoreAbsent(err) != nil {
 				return err
 			}
+			if err == nil && !e.runsOurs(d.Spec.Template, "coredns") {
+				return errors.New("CoreDNS still has another image")
+			}
 			if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas || d.Status.UnavailableReplicas > 0) {
 				return fmt.Errorf("CoreDNS runs its new version in %d of %d replicas", d.Status.UpdatedReplicas, d.Status.Replicas)
 			}
 		}
 		return nil
 	})
+}
+
+// runsOurs says that a container of a pod has the bundle's image.
+func (e *Env) runsOurs(pod corev1.PodTemplateSpec, container string) bool {
+	want, ok := e.Bundle.Image(container)
+	return ok && containerImage(pod.Spec.Containers, container) == want.Name
 }
 
 func setRolledOut(set *appsv1.DaemonSet) bool {

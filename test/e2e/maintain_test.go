@@ -115,9 +115,8 @@ func maintenance(t *testing.T, c *cluster) {
 			r.Requests = report.New.Requests + report.Writes.Requests + report.HTTP2.Requests
 			r.WorkloadRequests, r.WorkloadFailed = users.between(begin, end)
 			rows = append(rows, r)
-			if r.Failed > 0 {
-				text, _ := json.Marshal(report)
-				t.Errorf("%d of %d API requests failed: %s", r.Failed, r.Requests, text)
+			if failed := c.noticed(t, ctx, begin, end, report); failed > 0 {
+				t.Errorf("%d of %d API requests failed", failed, r.Requests)
 			}
 			if len(r.WorkloadFailed) > 0 {
 				t.Errorf("%d of %d workload requests failed: %v", len(r.WorkloadFailed), r.WorkloadRequests, r.WorkloadFailed)

@@ -63,7 +63,7 @@ func TestUpgrade(t *testing.T) {
 		}
 		printMet(t, way.name, end.Sub(begin), met)
 		runs(t, ctx, c, api, way.file, way.version, way.etcd)
-		if n := met.New.Failed + met.Writes.Failed + met.HTTP2.Failed; n > 0 {
+		if n := c.noticed(t, ctx, begin, end, met); n > 0 {
 			t.Errorf("%s: %d requests failed", way.name, n)
 		}
 		lost, acked, err := p.Lost(ctx)

@@ -1,0 +1,102 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/drill/probe"
+)
+
+// standstill is how late something may run before a computer counts as having stood still. The peers of a load balancer take the
+// virtual IP after 0.6 s.
+const standstill = 500 * time.Millisecond
+
+// noticed counts the requests of an interval that failed, and prints what clients met. It counts none if this computer stood still
+// meanwhile, and says so: where a whole cluster shares a few processors and one disk, no change is needed for that.
+func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Time, report probe.Report) int {
+	t.Helper()
+	failed := report.New.Failed + report.Writes.Failed + report.HTTP2.Failed
+	text, _ := json.Marshal(report)
+	fmt.Printf("%s: clients in %s: %s\n", t.Name(), end.Sub(begin).Round(time.Second), text)
+	if failed == 0 {
+		return 0
+	}
+	stood := c.stoodStill(t, ctx, begin, end)
+	if len(stood) == 0 {
+		return failed
+	}
+	fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
+	return 0
+}
+
+// stoodStill is the evidence that this computer stood still in an interval: keepalived says when it ran too late, and so does a
+// clock of the test.
+func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.Time) (out []string) {
+	t.Helper()
+	if late, at := ownClock().latest(begin, end); late > standstill {
+		out = append(out, fmt.Sprintf("the test ran %s late at %s", late.Round(time.Millisecond), at.Format(time.TimeOnly)))
+	}
+	for _, m := range c.lab(t).Machines() {
+		const says = "thread timer expired "
+		// A machine that is off, or has no keepalived, has nothing to say.
+		log := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q --since=@%d --until=@%d -t Keepalived_vrrp --grep='%s'", begin.Unix(), end.Unix()+1, says))
+		for line := range strings.Lines(log.stdout) {
+			_, rest, _ := strings.Cut(line, says)
+			number, _, _ := strings.Cut(rest, " ")
+			if seconds, err := strconv.ParseFloat(number, 64); err == nil && seconds > standstill.Seconds() {
+				out = append(out, fmt.Sprintf("keepalived on %s ran %.1f s late", m.Name, seconds))
+			}
+		}
+	}
+	return out
+}
+
+// clock remembers when it ran late.
+type clock struct {
+	mu   sync.Mutex
+	late []lateness
+}
+
+type lateness struct {
+	at time.Time
+	by time.Duration
+}
+
+// ownClock is the clock of this process, which begins with its first use.
+var ownClock = sync.OnceValue(func() *clock {
+	c := &clock{}
+	go func() {
+		const every = 50 * time.Millisecond
+		for last := time.Now(); ; {
+			time.Sleep(every) // the lateness of this is what it measures
+			now := time.Now()
+			if by := now.Sub(last) - every; by > every {
+				c.mu.Lock()
+				c.late = append(c.late, lateness{now, by})
+				c.mu.Unlock()
+			}
+			last = now
+		}
+	}()
+	return c
+})
+
+// latest is by how much the clock ran late at most in an interval.
+func (c *clock) latest(begin, end time.Time) (by time.Duration, at time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range c.late {
+		if l.at.After(begin) && l.at.Before(end) && l.by > by {
+			by, at = l.by, l.at
+		}
+	}
+	return by, at
+}
