@@ -94,7 +94,7 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		held := c.whole(t, ctx).Endpoint.Holder
 		suffer(t, ctx, c, p, fault{name: "power-off " + held, part: held, inject: c.labDo("fault", "power-off", held), heal: c.labDo("heal", "power-off", held)})
 	})
-	for _, f := range []fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)} {
+	for _, f := range sample([]fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)}) { // TestCluster has them, too
 		t.Run(f.name+" of the holder", func(t *testing.T) { suffer(t, testContext(t), c, p, f) })
 	}
 }

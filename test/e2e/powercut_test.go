@@ -52,7 +52,7 @@ func TestPowerCut(t *testing.T) {
 		{plan.StartKubelet, "… done", 0},
 		{plan.StartControlPlane, "… done", 0},
 		{plan.InitCluster, "… done", 0},
-	}, 0, 2, 4, 6) {
+	}, 0, 4, 6) {
 		steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json"))
 		if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == cut.at }) {
 			t.Logf("nothing is left of %s", cut.at)
