@@ -245,6 +245,9 @@ func upgradeCluster(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	if err := e.onAPI(ctx, "enabling the addons in kubeadm's configuration", func(ctx context.Context) error { return enableAddons(ctx, client) }); err != nil {
+		return err
+	}
 	if _, err := kubeadm.UpgradeCluster.Make(ctx, c, permit, kubeadm.ClusterUpgrade{Config: config, Upgrade: string(upgrade)}); err != nil {
 		return err
 	}
@@ -282,6 +285,31 @@ func containerImage(containers []corev1.Container, name string) string {
 		}
 	}
 	return ""
+}
+
+// enableAddons takes back that kubeadm's configuration calls addons disabled that the cluster has.
+func enableAddons(ctx context.Context, client *kube.Client) error {
+	_, err := client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})
+	if ignoreAbsent(err) != nil {
+		return err
+	}
+	proxy := err == nil
+	_, err = client.AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "coredns", metav1.GetOptions{})
+	if ignoreAbsent(err) != nil {
+		return err
+	}
+	dns := err == nil
+	stored, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	enabled, err := kubeadmconfig.WithAddons(stored.Data["ClusterConfiguration"], proxy, dns)
+	if err != nil || enabled == "" {
+		return err
+	}
+	stored.Data["ClusterConfiguration"] = enabled
+	_, err = client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Update(ctx, stored, metav1.UpdateOptions{FieldManager: fieldManager})
+	return err
 }
 
 // onAPI does something that an election or an API server that restarts must not end.

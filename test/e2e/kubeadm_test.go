@@ -35,6 +35,11 @@ func kubeadmByHand(t *testing.T, c *cluster) {
 		t.Errorf("kubeadm upgrade plan:\n%s", out)
 	}
 
+	config, err := api.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
+	if err != nil || strings.Contains(config.Data["ClusterConfiguration"], "disabled") {
+		t.Errorf("kubeadm would not upgrade the addons: %v\n%v", err, config)
+	}
+
 	l := c.lab(t)
 	worker, cp := lab.Machine{Name: "hand-worker", Zone: "c"}, lab.Machine{Name: "hand-cp", Zone: "b"}
 	if err := l.AddMachines(ctx, []lab.Machine{worker, cp}, nil); err != nil {

@@ -122,7 +122,7 @@ func askARP(ctx context.Context, address, from string) ([]string, error) {
 // sourceOf is the address from which keepalived sends advertisements.
 func sourceOf(keepalived string) string {
 	for line := range strings.Lines(keepalived) {
-		if f := strings.Fields(line); len(f) == 2 && f[0] == "unicast_src_ip" {
+		if f := strings.Fields(line); len(f) == 2 && (f[0] == "unicast_src_ip" || f[0] == "mcast_src_ip") {
 			if _, err := netip.ParseAddr(f[1]); err == nil {
 				return f[1]
 			}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -68,16 +70,35 @@ func TestAStrangerKeepsTheAddressAway(t *testing.T) {
 	})
 }
 
-func TestSourceOfOurOwnConfiguration(t *testing.T) {
-	c := spec.DefaultLab("test")
-	for i := range c.Spec.Hosts {
-		c.Spec.Hosts[i].Address = "10.0.0.1" + string(rune('0'+i))
-	}
-	c.Spec.LoadBalancer.Address = "10.0.0.100"
-	h := c.BalancerHosts()[0]
-	for _, f := range hostconfig.Balancer(c, h, &facts.Facts{Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}}}, "CA").Files {
-		if f.Path == hostconfig.KeepalivedFile && sourceOf(f.Content) != h.Address {
-			t.Errorf("advertisements come from %q", sourceOf(f.Content))
+// TestOurOwnConfiguration reads what the spec is rendered to. keepalived rejects unicast without peers, so the only load balancer
+// of a cluster must not be configured for it.
+func TestOurOwnConfiguration(t *testing.T) {
+	for _, balancers := range []int{1, 3} {
+		c := spec.DefaultLab("test")
+		c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+		for i := range balancers {
+			c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: fmt.Sprint("lb-", i), Address: fmt.Sprint("10.0.0.1", i), Roles: []string{spec.RoleLoadBalancer}})
+		}
+		c.Spec.LoadBalancer.Address = "10.0.0.100"
+		h := c.BalancerHosts()[0]
+		read := false
+		for _, f := range hostconfig.Balancer(c, h, &facts.Facts{Addresses: []facts.Address{{IP: h.Address, Prefix: 24, Interface: "eth0"}}}, "CA").Files {
+			if f.Path != hostconfig.KeepalivedFile {
+				continue
+			}
+			read = true
+			if sourceOf(f.Content) != h.Address {
+				t.Errorf("%d: advertisements come from %q", balancers, sourceOf(f.Content))
+			}
+			if known := peers(f.Content); len(known) != balancers-1 {
+				t.Errorf("%d: peers %v", balancers, known)
+			}
+			if strings.Contains(f.Content, "unicast_peer") != (balancers > 1) || strings.Contains(f.Content, "unicast_src_ip") != (balancers > 1) {
+				t.Errorf("%d: unicast without peers, or none with them: %s", balancers, f.Content)
+			}
+		}
+		if !read {
+			t.Error("keepalived has no configuration")
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
@@ -155,8 +156,13 @@ var InitCluster = host.Define("kubeadm.init-cluster", func(ctx context.Context, 
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, runKubeadm(ctx, config, "init",
-		"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-certs,addon,show-join-command")
+	err := runKubeadm(ctx, config, "init",
+		"--skip-phases=preflight,certs,kubeconfig,etcd,control-plane,kubelet-start,kubelet-finalize,upload-config/kubeadm,upload-certs,addon,show-join-command")
+	if err != nil {
+		return struct{}{}, err
+	}
+	// Not with the others: what kubeadm uploads while it skips the addons says that they are disabled, and no upgrade would change them.
+	return struct{}{}, runKubeadm(ctx, config, strings.Fields("init phase upload-config kubeadm")...)
 }, host.Secret, host.Secret)
 
 // InstallAddons installs kube-proxy and CoreDNS.

@@ -36,6 +36,11 @@ func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m mann
 			fmt.Fprintf(&peers, "        %s min_ttl 255\n", lb.Address)
 		}
 	}
+	// keepalived rejects unicast without peers. The only load balancer of a cluster announces itself to nobody by multicast.
+	between := "mcast_src_ip " + h.Address
+	if peers.Len() > 0 {
+		between = fmt.Sprintf("unicast_src_ip %s\n    unicast_peer {\n%s    }", h.Address, peers.String())
+	}
 	return fmt.Sprintf(`# %[1]s
 global_defs {
     router_id %[2]s
@@ -59,15 +64,13 @@ vrrp_instance api {
     advert_int 0.1
     # A holder that pauses for a moment is not gone, and every move of the address closes all connections.
     down_timer_adverts 6
-    unicast_src_ip %[7]s
-    unicast_peer {
-%[8]s    }
-    %[11]s
+    %[7]s
+    %[10]s
     virtual_ipaddress {
-        %[9]s/%[10]s dev %[4]s
+        %[8]s/%[9]s dev %[4]s
     }
 }
-`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(all, h.Name), h.Address, peers.String(), c.Spec.LoadBalancer.Address, prefix, m.track)
+`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(all, h.Name), between, c.Spec.LoadBalancer.Address, prefix, m.track)
 }
 
 // vrrpPriority derives the priority of a load balancer from its name, because neither the order of the hosts nor their

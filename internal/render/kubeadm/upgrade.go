@@ -48,6 +48,27 @@ func Upgraded(h spec.Host, stored, version string) ([]byte, error) {
 	return documents(init, cluster)
 }
 
+// WithAddons takes back that addons are disabled in the ClusterConfiguration that a cluster has stored. Clusters that an older
+// quorate built say so of addons that they have. The result is empty if there is nothing to take back.
+func WithAddons(stored string, proxy, dns bool) (string, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return "", fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	changed := false
+	for name, installed := range map[string]bool{"proxy": proxy, "dns": dns} {
+		if addon, _ := cluster[name].(object); installed && addon["disabled"] == true {
+			delete(addon, "disabled")
+			changed = true
+		}
+	}
+	if !changed {
+		return "", nil
+	}
+	out, err := yaml.Marshal(cluster)
+	return string(out), err
+}
+
 func hasArg(list []any, name string) bool {
 	for _, x := range list {
 		if a, _ := x.(object); a["name"] == name {

@@ -37,6 +37,26 @@ etcd: {local: {dataDir: /var/lib/etcd}}
 	}
 }
 
+func TestAddonsThatAreInstalledAreNotDisabled(t *testing.T) {
+	const stored = "kind: ClusterConfiguration\ndns: {disabled: true, imageTag: v1}\nproxy: {disabled: true}\nkubernetesVersion: v1.36.3\n"
+	out, err := WithAddons(stored, true, true)
+	if err != nil || strings.Contains(out, "disabled") || !strings.Contains(out, "imageTag: v1") || !strings.Contains(out, "kubernetesVersion: v1.36.3") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	out, err = WithAddons(stored, false, true) // without kube-proxy, as its administrator wants it
+	if err != nil || !strings.Contains(out, "proxy:\n  disabled: true") || strings.Count(out, "disabled") != 1 {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, same := range []string{"kind: ClusterConfiguration\n", "kind: ClusterConfiguration\ndns: {}\nproxy: {disabled: false}\n"} {
+		if out, err := WithAddons(same, true, true); err != nil || out != "" {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+	if _, err := WithAddons("kind: Other", true, true); err == nil {
+		t.Error("anything is a configuration")
+	}
+}
+
 func TestUpgradeRenewsNothing(t *testing.T) {
 	out, err := Upgrade("v1.37.2")
 	if err != nil {
