@@ -5,7 +5,7 @@ GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 60m
 
-.PHONY: build up down check test test-lab test-e2e test-whole bench-bootstrap bench-failover bench-hosts bench-distribution tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-failover bench-hosts bench-distribution tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -40,6 +40,13 @@ test-e2e: build ## build, break, and heal whole clusters
 
 test-whole: ## test-e2e with every case of the tests that otherwise run a sample
 	$(MAKE) test-e2e E2E_FLAGS=-whole E2E_TIMEOUT=150m
+
+test-crash: build ## kill every operation at every step, and cut the power of hosts meanwhile; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	bin/quorate bundle build --kubernetes-version v1.36.3
+	$(GO) test -tags e2e -count=1 -timeout 12h -v -run 'TestCrash$$' ./test/e2e -whole
+	@cat artifacts/crash.json
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
