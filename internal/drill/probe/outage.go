@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// TimedOut describes in Outage.Errors a request that was not answered within the timeout.
+const TimedOut = "timeout"
+
 // Outage is what one kind of client experienced in an interval.
 type Outage struct {
 	// Requests were sent in that interval, and Failed of them failed.
