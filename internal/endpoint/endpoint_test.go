@@ -231,6 +231,14 @@ func TestJudge(t *testing.T) {
 			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.100"})
 			o.Hosts["lb-a"] = facts.Host{Facts: f, Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test"}}
 		}, usual: found(Closed), one: "-"},
+		"a virtual IP that one of ours takes at this moment": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
+			o.Hosts["lb-a"] = facts.Host{Facts: o.Hosts["lb-a"].Facts, Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test"}}
+		}, usual: found(Closed), one: "-"},
+		"a virtual IP on an interface, while ours begin": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
+			f := o.Hosts["worker-a"].Facts
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.100"})
+			o.Hosts["lb-a"] = facts.Host{Facts: o.Hosts["lb-a"].Facts, Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test"}}
+		}, usual: found(Closed), one: "-", want: []want{{cluster.Error, "worker-a", []string{"on an interface of worker-a already"}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, obs := world(tc.kind)

@@ -4,16 +4,20 @@ import (
 	"slices"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // ownsVirtualIP says that the virtual IP is on a load balancer that Quorate configured for this cluster: an interrupted build
 // is being finished.
 func ownsVirtualIP(s *cluster.State) bool {
 	holders, _ := s.Holders()
-	return slices.ContainsFunc(holders, func(name string) bool {
-		b := s.Seen.Hosts[name].Balancer
-		return b != nil && b.WrittenFor == s.Spec.Metadata.Name
-	})
+	return slices.ContainsFunc(holders, func(name string) bool { return configured(s, name) })
+}
+
+// configured says that Quorate configured the load balancer for this cluster.
+func configured(s *cluster.State, name string) bool {
+	b := s.Seen.Hosts[name].Balancer
+	return b != nil && b.WrittenFor == s.Spec.Metadata.Name
 }
 
 // virtualIP judges the address of a managed load balancer before the build, when nobody may have it yet: keepalived takes it
@@ -25,6 +29,9 @@ func (j *judge) virtualIP(s *cluster.State, probes []Probe) {
 		j.add(cluster.Error, cluster.RuleVirtualIP, holders, "Remove it there (`ip address del`, and the network configuration of the host), or choose another address.",
 			"the virtual IP %s is on an interface of %s already, and keepalived would give it to a load balancer as well", vip, cluster.List(holders))
 		return
+	}
+	if slices.ContainsFunc(s.Spec.BalancerHosts(), func(h spec.Host) bool { return configured(s, h.Name) }) {
+		return // a build was interrupted a moment ago: one of its load balancers may have taken the address since it was looked at
 	}
 	var used, failed grouped[result]
 	for _, p := range probes {

@@ -47,8 +47,13 @@ func stopBalancer(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = balancer.Retire.Make(ctx, c, permit, struct{}{})
-	return err
+	if _, err = balancer.Retire.Make(ctx, c, permit, struct{}{}); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.retired = append(e.retired, s.Host)
+	return nil
 }
 
 // removeMember removes the etcd member of a host that leaves or is lost.

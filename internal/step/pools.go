@@ -57,7 +57,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 			if err == nil {
 				err = conn.Err()
 			}
-			if seen := e.Seen.Hosts[h.Name].Balancer; err == nil && e.departs(h.Name) && (seen == nil || !seen.Healthy) {
+			if err == nil && e.hasRetired(h.Name) {
 				err = fmt.Errorf("%s: its load balancer was stopped, because it leaves", h.Name)
 			}
 			if err != nil {
@@ -88,4 +88,12 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 		e.note(s, "load balancers that cannot be reached were left out: "+errors.Join(absent...).Error())
 	}
 	return closed, nil
+}
+
+// hasRetired says that a load balancer that leaves the cluster has stopped, in this run or in an earlier one.
+func (e *Env) hasRetired(host string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen := e.Seen.Hosts[host].Balancer
+	return slices.Contains(e.retired, host) || e.departs(host) && (seen == nil || !seen.Healthy)
 }

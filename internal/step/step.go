@@ -47,6 +47,7 @@ type Env struct {
 	etcdPKI kubeadm.PKI // of a managed external etcd
 	keys    encryption.Keys
 	client  *kube.Client
+	retired []string // load balancers that this run has stopped for good
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.

@@ -176,13 +176,7 @@ func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 // client uses the kubeconfig that quorate gives to the caller.
 func (c *cluster) client(t *testing.T, ctx context.Context) (*rest.Config, *kubernetes.Clientset) {
 	t.Helper()
-	return c.clientOf(t, ctx, c.specFile())
-}
-
-// clientOf is client for a spec that was not made by up.
-func (c *cluster) clientOf(t *testing.T, ctx context.Context, file string) (*rest.Config, *kubernetes.Clientset) {
-	t.Helper()
-	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(c.must(t, ctx, "kubeconfig", "-f", file).stdout))
+	config, err := clientcmd.RESTConfigFromKubeConfig([]byte(c.must(t, ctx, "kubeconfig", "-f", c.specFile()).stdout))
 	if err != nil {
 		t.Fatal(err)
 	}

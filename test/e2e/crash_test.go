@@ -54,6 +54,7 @@ func TestCrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.must(t, ctx, "lab", "create", "--empty", "-f", file)
+	file = c.specFile() // with the machines' addresses
 	k := &crash{c: c, h: &changingHosts{c: c, spec: file}}
 	t.Run("build", func(t *testing.T) { k.operation(t, []string{"apply", "-f", file}) })
 	if t.Failed() {
@@ -83,9 +84,9 @@ func TestCrash(t *testing.T) {
 func (k *crash) inUse(t *testing.T) {
 	ctx := testContext(t)
 	c, file := k.c, k.h.spec
-	_, api := c.clientOf(t, ctx, file)
+	_, api := c.client(t, ctx)
 	k.api, k.uid = api, clusterUID(t, ctx, api)
-	k.h.p = c.clientsOf(t, ctx, file)
+	k.h.p = c.clients(t, ctx)
 	add := func(t *testing.T) {
 		fresh := k.h.machine(t, ctx, "worker-z", "c", spec.RoleWorker)
 		k.h.edit(t, func(s *spec.Cluster) { s.Spec.Hosts = append(s.Spec.Hosts, fresh) })

@@ -74,13 +74,7 @@ func faults(t *testing.T, c *cluster) {
 // clients start to read and write, and stop with the test.
 func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
 	t.Helper()
-	return c.clientsOf(t, ctx, c.specFile())
-}
-
-// clientsOf are clients of the cluster of a spec that was not made by up.
-func (c *cluster) clientsOf(t *testing.T, ctx context.Context, file string) *probe.Prober {
-	t.Helper()
-	config, _ := c.clientOf(t, ctx, file)
+	config, _ := c.client(t, ctx)
 	ownClock()
 	p, err := probe.Start(ctx, config, probe.Options{})
 	if err != nil {
