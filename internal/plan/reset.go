@@ -1,10 +1,12 @@
 package plan
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -29,6 +31,9 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 			all = append(all, h)
 		}
 	}
+	if r := b.tooManyMembers(all); r != nil {
+		return nil, r
+	}
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
 	for _, h := range all {
 		if b.takesPart(h) {
@@ -45,6 +50,30 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	}
 	b.out.Steps = b.list()
 	return b.out, nil
+}
+
+// tooManyMembers refuses to reset hosts together if fewer etcd members were left than a majority of those that the spec has. Members
+// leave one after another, so etcd would go on. But the hosts stay in the spec, and until they have joined again the data would be
+// on so few hosts that the loss of one may be the loss of all.
+func (b *builder) tooManyMembers(hosts []spec.Host) *cluster.Refusal {
+	var left, leave []string
+	for _, h := range b.c.EtcdHosts() {
+		switch _, member := b.Member(h.Name); {
+		case !member:
+		case slices.ContainsFunc(hosts, func(o spec.Host) bool { return o.Name == h.Name }):
+			leave = append(leave, h.Name)
+		default:
+			left = append(left, h.Name)
+		}
+	}
+	all := len(b.c.EtcdHosts())
+	if need := quorum.Majority(all); len(leave) > 0 && len(left) < need {
+		r := refused(cluster.RuleEnough, fmt.Sprintf("resetting %s would leave %d of %d etcd members", cluster.List(leave), len(left), all),
+			"Reset one of them, run `quorate apply`, which adds it again, and then the next. To remove the whole cluster, use `quorate reset --all`. To make the cluster smaller, take hosts out of the spec.")
+		r.Have, r.Need, r.Subjects = len(left), need, leave
+		return r
+	}
+	return nil
 }
 
 // takesPart says that a cluster that was complete once counts on a host. One whose reset began left it before.

@@ -227,11 +227,12 @@ func TestHostsLeaveBeforeTheyAreReset(t *testing.T) {
 		hosts  []string
 		want   string
 	}{
-		"two of three control planes":       {func(f clustertest.Fixture) { f.Dies("cp-a") }, []string{"cp-b"}, "etcd member"},
-		"all load balancers":                {func(clustertest.Fixture) {}, []string{"lb-a", "lb-b"}, "load balancer"},
-		"the only one that can take the IP": {func(f clustertest.Fixture) { f.Seen.Hosts["lb-b"].Balancer.Healthy = false }, []string{"lb-a"}, "load balancer"},
-		"all workers":                       {func(clustertest.Fixture) {}, []string{"w-a", "w-b"}, "worker"},
-		"all control planes":                {func(clustertest.Fixture) {}, []string{"cp-a", "cp-b", "cp-c"}, ""},
+		"one more control plane than may be": {func(f clustertest.Fixture) { f.Dies("cp-a") }, []string{"cp-b"}, "etcd member"},
+		"two of three control planes":        {func(clustertest.Fixture) {}, []string{"cp-a", "cp-b"}, "would leave 1 of 3 etcd members"},
+		"all load balancers":                 {func(clustertest.Fixture) {}, []string{"lb-a", "lb-b"}, "load balancer"},
+		"the only one that can take the IP":  {func(f clustertest.Fixture) { f.Seen.Hosts["lb-b"].Balancer.Healthy = false }, []string{"lb-a"}, "load balancer"},
+		"all workers":                        {func(clustertest.Fixture) {}, []string{"w-a", "w-b"}, "worker"},
+		"all control planes":                 {func(clustertest.Fixture) {}, []string{"cp-a", "cp-b", "cp-c"}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := clustertest.Whole()
