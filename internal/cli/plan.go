@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -22,7 +23,7 @@ import (
 )
 
 func (a *app) plan() *cobra.Command {
-	var detailed, byHand bool
+	var detailed, byHand, diff bool
 	cmd := &cobra.Command{
 		Use:   "plan",
 		Short: "Show what apply would do, and why",
@@ -34,16 +35,21 @@ Steps that add, stop or remove something say what the cluster survives meanwhile
 For a kubeadm cluster that was built without Quorate, it shows what adoption would change, and what would stay as it is
 although Quorate would have built it differently.
 
+Files whose content would change are listed with the hosts, and the number of lines that are added and removed. --diff shows
+the lines: what the hosts have, and what they will have. Files that may contain a key or a password are only named, and
+their content stays on the host.
+
 With --by-hand, it connects to no host and prints a guide for exactly this spec: what an operator would do without
 Quorate, host by host, in the order of kubeadm's documentation, with configuration files, commands, and reasons. The guide
 is a shell script. Run it on a machine that can reach the hosts, or paste parts of it. -o json prints the same as data.`,
 		Example: `  quorate plan
+  quorate plan --diff
   quorate plan -o json --detailed-exitcode
   quorate plan --by-hand > guide.sh`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if byHand {
-				if detailed {
-					return usageError{errors.New("--by-hand cannot be combined with --detailed-exitcode: it connects to no host, so it cannot tell whether there are changes")}
+				if detailed || diff {
+					return usageError{errors.New("--by-hand cannot be combined with --detailed-exitcode or --diff: it connects to no host, so it cannot tell whether there are changes")}
 				}
 				return a.planByHand()
 			}
@@ -52,7 +58,18 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
 				return explain(cmd.Context(), err)
 			}
 			defer e.Close()
-			if err := a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) }); err != nil {
+			if err := e.CompareFiles(cmd.Context(), w); err != nil {
+				return explain(cmd.Context(), err)
+			}
+			if !diff {
+				w.Plan.Summarize()
+			}
+			if err := a.print(w.Plan, func(out io.Writer) error {
+				if err := printPlan(out, w.Plan); err != nil {
+					return err
+				}
+				return printFiles(out, w.Plan.Files, diff)
+			}); err != nil {
 				return err
 			}
 			if detailed && differs(w.Plan) {
@@ -62,6 +79,7 @@ is a shell script. Run it on a machine that can reach the hosts, or paste parts 
 		},
 	}
 	cmd.Flags().BoolVar(&detailed, "detailed-exitcode", false, "exit with status 5 if there are changes")
+	cmd.Flags().BoolVar(&diff, "diff", false, "show which lines of files on hosts would change")
 	cmd.Flags().BoolVar(&byHand, "by-hand", false, "print what an operator would do without Quorate, host by host, without connecting to any host")
 	return cmd
 }
@@ -129,6 +147,58 @@ func printPlan(out io.Writer, p *plan.Plan) error {
 		fmt.Fprintf(t, "%s\t%s\t%s\n", host, s.Title, s.Reason+meanwhile(s.Margins))
 	}
 	return t.Flush()
+}
+
+// printFiles shows which files change or, with diff, the lines that change, once for all hosts on which they are the same.
+func printFiles(out io.Writer, files []plan.FileChange, diff bool) error {
+	if diff {
+		for _, c := range files {
+			heading := fileName(c) + " on " + strings.Join(c.Hosts, ", ")
+			if note := fileNote(c); note != "" {
+				heading += " " + note
+			}
+			fmt.Fprintf(out, "\n%s\n%s", heading, c.Diff)
+		}
+		return nil
+	}
+	changed, created := 0, map[string]bool{}
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, c := range files {
+		if c.New {
+			created[fileName(c)] = true
+			continue
+		}
+		if changed++; changed == 1 {
+			fmt.Fprint(out, "\nFiles whose content changes (--diff shows the lines):\n\n")
+			fmt.Fprintln(t, "FILE\tHOSTS\tLINES")
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", fileName(c), strings.Join(c.Hosts, ", "), cmp.Or(fileNote(c), fmt.Sprintf("+%d -%d", c.Added, c.Removed)))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	if len(created) > 0 {
+		fmt.Fprintf(out, "\nNew files (--diff shows them): %d\n", len(created))
+	}
+	return nil
+}
+
+func fileName(c plan.FileChange) string {
+	if c.Block != "" {
+		return fmt.Sprintf("%s (block %q)", c.Path, c.Block)
+	}
+	return c.Path
+}
+
+// fileNote is what there is to say of a file whose lines are not shown.
+func fileNote(c plan.FileChange) string {
+	switch {
+	case c.Withheld != "" && c.New:
+		return "is created; not shown: " + c.Withheld
+	case c.Withheld != "":
+		return "differs; not shown: " + c.Withheld
+	}
+	return ""
 }
 
 // meanwhile says what the cluster survives while a step is made.

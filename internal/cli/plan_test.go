@@ -34,3 +34,56 @@ func TestAnEmptyPlanClaimsWhatWasSeen(t *testing.T) {
 		}
 	}
 }
+
+// TestFilesThatChange: a summary by default, and every line with --diff.
+func TestFilesThatChange(t *testing.T) {
+	files := []plan.FileChange{
+		{Path: "/etc/haproxy/haproxy.cfg", Hosts: []string{"lb-a", "lb-b"}, Added: 1, Removed: 2, Diff: "--- a\n+++ b\n-x\n-y\n+z\n"},
+		{Path: "/etc/hosts", Block: "cluster prod", Hosts: []string{"lb-a"}, Added: 1, Diff: "--- a\n+++ b\n+1.1.1.1 a\n"},
+		{Path: "/etc/keepalived/keepalived.conf", Hosts: []string{"lb-b"}, Withheld: "it may contain a credential"},
+		{Path: "/etc/new", Hosts: []string{"lb-a"}, New: true, Added: 1, Diff: "--- /dev/null\n+++ b\n+n\n"},
+	}
+	for _, tc := range []struct {
+		diff bool
+		want string
+	}{
+		{false, `
+Files whose content changes (--diff shows the lines):
+
+FILE                               HOSTS       LINES
+/etc/haproxy/haproxy.cfg           lb-a, lb-b  +1 -2
+/etc/hosts (block "cluster prod")  lb-a        +1 -0
+/etc/keepalived/keepalived.conf    lb-b        differs; not shown: it may contain a credential
+
+New files (--diff shows them): 1
+`},
+		{true, `
+/etc/haproxy/haproxy.cfg on lb-a, lb-b
+--- a
++++ b
+-x
+-y
++z
+
+/etc/hosts (block "cluster prod") on lb-a
+--- a
++++ b
++1.1.1.1 a
+
+/etc/keepalived/keepalived.conf on lb-b differs; not shown: it may contain a credential
+
+/etc/new on lb-a
+--- /dev/null
++++ b
++n
+`},
+	} {
+		var out bytes.Buffer
+		if err := printFiles(&out, files, tc.diff); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != tc.want {
+			t.Errorf("diff %t:\n%s", tc.diff, &out)
+		}
+	}
+}

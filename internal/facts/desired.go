@@ -61,3 +61,13 @@ type Desired struct {
 	// Enable names units to enable and start.
 	Enable []string `json:"enable,omitempty"`
 }
+
+// MaxShown is the size of the largest file that a host shows for a diff.
+const MaxShown = 128 << 10
+
+// Shown is a file, or a block in one, as a host has it.
+type Shown struct {
+	Content string `json:"content,omitempty"`
+	// Withheld is why the content is not shown: it may contain a secret, it is too large, or it is not text.
+	Withheld string `json:"withheld,omitempty"`
+}

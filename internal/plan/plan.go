@@ -289,6 +289,8 @@ type Plan struct {
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 	// Unmet is what does not match the spec although no step of the plan changes it.
 	Unmet []cluster.Finding `json:"unmet,omitempty"`
+	// Files are the files whose content the plan changes, as far as hosts were asked for what they have: see Compare.
+	Files []FileChange `json:"files,omitempty"`
 }
 
 // Empty says that there is nothing to do.

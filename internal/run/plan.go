@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cni"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/render/manifest"
@@ -56,6 +60,47 @@ func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
 			return nil, err
 		}
 	}
+}
+
+// showTimeout is how long hosts may take to show their files. A plan is of use without them.
+const showTimeout = 15 * time.Second
+
+// CompareFiles adds to the plan how the contents of files would change: it reads those that differ from the hosts.
+func (e *Engine) CompareFiles(ctx context.Context, w *Work) error {
+	limited, cancel := context.WithTimeoutCause(ctx, showTimeout, fmt.Errorf("no answer within %s", showTimeout))
+	defer cancel()
+	writes := w.Plan.Writes(w.State)
+	have := map[string]map[string]facts.Shown{}
+	var (
+		mu sync.Mutex
+		wg sync.WaitGroup
+	)
+	for host, changed := range writes {
+		wg.Go(func() {
+			keys := slices.Sorted(maps.Keys(changed))
+			shown, err := e.shown(limited, host, keys)
+			if err != nil {
+				shown = map[string]facts.Shown{}
+				for _, key := range keys {
+					shown[key] = facts.Shown{Withheld: "it could not be read: " + err.Error()}
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			have[host] = shown
+		})
+	}
+	wg.Wait()
+	w.Plan.Compare(writes, have)
+	return ctx.Err()
+}
+
+func (e *Engine) shown(ctx context.Context, host string, keys []string) (map[string]facts.Shown, error) {
+	c, err := e.Conns.Get(host)
+	if err != nil {
+		return nil, err
+	}
+	return files.Show.On(ctx, c, keys)
 }
 
 func pause(ctx context.Context, d time.Duration) error {
