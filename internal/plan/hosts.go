@@ -89,7 +89,7 @@ func (b *builder) configureNode(h spec.Host) {
 		}
 		at.configure = b.add(s, at.packages, at.bundle)
 	case len(restarts) > 0:
-		s.Reason += "; " + strings.Join(restarts, " and ") + " restarts"
+		s.Reason += loads(restarts, nil)
 		s.Change = change(cluster.Restart, cluster.Node, h.Name)
 		at.configure = b.addInTurn(s, at.packages, at.bundle)
 	default:
@@ -98,6 +98,24 @@ func (b *builder) configureNode(h spec.Host) {
 		}
 		at.configure = b.add(s, at.packages, at.bundle)
 	}
+}
+
+// loads says in the reason of a step which units load their files, and how.
+func loads(restarts, reloads []string) string {
+	var out string
+	for _, units := range []struct {
+		names     []string
+		one, more string
+	}{{restarts, "restarts", "restart"}, {reloads, "reloads", "reload"}} {
+		switch len(units.names) {
+		case 0:
+		case 1:
+			out += "; " + units.names[0] + " " + units.one
+		default:
+			out += "; " + cluster.List(units.names) + " " + units.more
+		}
+	}
+	return out
 }
 
 // startedPart is what starting the units of a host brings back.
@@ -117,14 +135,17 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 		return
 	}
 	s := Step{Kind: Configure, Host: h.Name, Detail: "load-balancer", Title: "configure the load balancer", Reason: reasons(missing), Desired: &d}
-	if seen := b.Seen.Hosts[h.Name].Balancer; seen.Balances() && seen.Others != nil {
-		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
-	}
 	needs := []*Step{at.packages, at.configure}
 	if b.CA() == "" {
 		needs = append(needs, pki)
 	}
 	restarts, starts := hostconfig.Restarts(d, f)
+	switch seen := b.Seen.Hosts[h.Name].Balancer; {
+	case seen.Balances() && seen.Others != nil:
+		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
+	case b.exists() && seen.Balances():
+		s.Reason += loads(restarts, hostconfig.Reloads(d, f))
+	}
 	switch {
 	case !b.exists():
 		s.Change = change(cluster.Create, cluster.LoadBalancer, h.Name)

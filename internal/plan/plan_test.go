@@ -561,6 +561,42 @@ func TestBalancersRestartOneByOne(t *testing.T) {
 	}
 }
 
+// TestConnectionsChangeWithReloads: a new limit reloads HAProxy on one load balancer after another, the holder of the virtual IP
+// last, and restarts nothing.
+func TestConnectionsChangeWithReloads(t *testing.T) {
+	for name, c := range map[string]*spec.Cluster{"own hosts": testCluster(), "control planes": withoutBalancers(testCluster())} {
+		t.Run(name, func(t *testing.T) {
+			obs := finished(t, c)
+			for _, h := range c.BalancerHosts() {
+				for _, unit := range []string{"haproxy.service", "keepalived.service", hostconfig.WatchdogUnit} {
+					obs.Hosts[h.Name].Facts.Units[unit] = "active"
+				}
+			}
+			c.Spec.LoadBalancer.MaxConnections = 20000
+			p := build(t, c, obs)
+			var reloaded []string
+			for _, s := range p.Steps {
+				switch {
+				case s.Kind == Configure:
+					if s.Change == nil || s.Change.Verb != cluster.Reload || s.Reason != "/etc/haproxy/haproxy.cfg differs; haproxy.service reloads" {
+						t.Errorf("%s: %q, change %v", s.ID, s.Reason, s.Change)
+					}
+					if n := len(reloaded); n > 0 && !slices.Contains(s.Needs, stepID(reloaded[n-1], Configure)+"/load-balancer") {
+						t.Errorf("%s needs %v", s.ID, s.Needs)
+					}
+					reloaded = append(reloaded, s.Host)
+				case s.Change != nil:
+					t.Errorf("%s changes %v", s.ID, s.Change)
+				}
+			}
+			holder := c.BalancerHosts()[0].Name
+			if len(reloaded) != len(c.BalancerHosts()) || reloaded[len(reloaded)-1] != holder {
+				t.Errorf("reloaded: %v, the holder is %s", reloaded, holder)
+			}
+		})
+	}
+}
+
 // TestOnlyANewClusterIsShaken: a build that was killed shortly before its end is still that of a new cluster.
 func TestOnlyANewClusterIsShaken(t *testing.T) {
 	for begun, want := range map[bool]int{true: 1, false: 0} {

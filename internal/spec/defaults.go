@@ -14,6 +14,9 @@ const (
 	DefaultSSHUser     = "root"
 	DefaultSSHPort     = 22
 
+	// DefaultMaxConnections are the connections of several hundred nodes, even if one load balancer serves them all.
+	DefaultMaxConnections = 8000
+
 	DefaultChartNamespace = "kube-system"
 )
 
@@ -24,6 +27,9 @@ func (c *Cluster) Default() {
 	fill(&s.ControlPlane.Topology, TopologyStacked)
 	fill(&s.ControlPlane.Placement, PlacementRegional)
 	fill(&s.LoadBalancer.Type, BalancerManaged)
+	if s.LoadBalancer.Type == BalancerManaged {
+		fill(&s.LoadBalancer.MaxConnections, DefaultMaxConnections)
+	}
 	fill(&s.Components.Source, SourceModules)
 	fill(&s.Network.CNI, CNIFlannel)
 	if s.Network.CNI == CNIFlannel {

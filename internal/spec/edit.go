@@ -97,6 +97,9 @@ var editing = map[string]string{
 	"LoadBalancer.address": "The endpoint's name resolves to this address on every host. The virtual IP of managed load balancers stays for the life of the cluster. " +
 		"To move a load balancer of your own by hand, let the old and the new address both reach the API servers until `quorate apply` is done. " + recorded,
 
+	"LoadBalancer.maxConnections": "HAProxy reloads its configuration on one load balancer after another, the holder of the virtual IP last. The address does not move. " +
+		"HAProxy keeps accepting connections, and closes those that are older than the reload within 30 s",
+
 	"Network.cni": "`manifest` and `chart` can replace each other: the objects are applied, and those that are no longer part of it stay in the cluster. Any other change in place would cut pods off from each other. To change it by hand, move the nodes as the documentation of the new plugin says. " +
 		recorded + ", and remove the key of the old plugin (`flannel` or `cni`) from that ConfigMap",
 	"Network.policies":  "flannel is rolled out with or without the enforcement of network policies",

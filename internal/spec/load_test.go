@@ -110,7 +110,7 @@ func TestDefault(t *testing.T) {
 	want := &Cluster{Spec: Spec{
 		Kubernetes:   Kubernetes{Version: "v1.37.2"},
 		ControlPlane: ControlPlane{Endpoint: "api.example.com:6443", Topology: "stacked", Placement: "regional"},
-		LoadBalancer: LoadBalancer{Type: "managed"},
+		LoadBalancer: LoadBalancer{Type: "managed", MaxConnections: 8000},
 		Network:      Network{CNI: "flannel", Policies: "enforced", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"},
 		Components:   Components{Source: "modules"},
 		Failover:     Failover{Profile: "fast"},

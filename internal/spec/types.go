@@ -117,7 +117,17 @@ type LoadBalancer struct {
 	// resolves to it on every host. In a lab, the virtual IP can be left out and is then taken from the lab's subnet.
 	// The address of an external load balancer can be left out if the name resolves through DNS.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
+	// MaxConnections is how many connections each managed load balancer accepts. Default 8000. A sixteenth of them can come
+	// from one address, and a quarter is kept for the networks of the cluster's hosts.
+	MaxConnections int `yaml:"maxConnections,omitempty" json:"maxConnections,omitempty" jsonschema:"minimum=1000,maximum=100000" edit:"rolling"`
 }
+
+// Limits of LoadBalancer.MaxConnections. A node holds about ten connections. Each connection costs HAProxy two file descriptors
+// and, while it is idle, 3.4 KiB.
+const (
+	MinConnections = 1000
+	MaxConnections = 100_000
+)
 
 // CNI plugins that Quorate installs, that it installs from what the user gives, or not.
 const (

@@ -118,6 +118,14 @@ func (k *checker) balancer() {
 		k.refuse(path, "choose a free address in the subnet of "+balancers+", which it moves between",
 			"the managed load balancer has no virtual IP")
 	}
+	const most = "spec.loadBalancer.maxConnections"
+	switch n := lb.MaxConnections; {
+	case n == 0:
+	case lb.Type == BalancerExternal:
+		k.refuse(most, "remove it, and set the limit in your load balancer", "it belongs to managed load balancers, and yours is external")
+	case n < MinConnections || n > MaxConnections:
+		k.refuse(most, fmt.Sprintf("use a number from %d to %d; the default is %d", MinConnections, MaxConnections, DefaultMaxConnections), "a load balancer cannot accept %d connections", n)
+	}
 }
 
 // address refuses what cannot be a machine's IPv4 address.

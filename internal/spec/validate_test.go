@@ -222,6 +222,10 @@ func TestRefusals(t *testing.T) {
 		"endpoint NodePort":        {edits: []string{":6443", ":30443", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"NodePort range"}},
 		"endpoint kubelet":         {edits: []string{":6443", ":10250", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"belongs to kubelet"}},
 
+		"few connections":       {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 999"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 999", "from 1000 to 100000"}},
+		"many connections":      {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 100001"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 100001"}},
+		"negative connections":  {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: -1"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept -1"}},
+		"connections of yours":  {edits: []string{"type: managed", "type: external\n    maxConnections: 5000", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"belongs to managed load balancers"}},
 		"no VIP":                {edits: []string{"    address: 10.0.0.100\n", ""}, path: "spec.loadBalancer.address", at: "loadBalancer:", want: []string{"no virtual IP", "free address"}},
 		"external with hosts":   {edits: []string{"type: managed", "type: external"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"needs no hosts", "`lb-a`"}},
 		"unknown balancer":      {edits: []string{"type: managed", "type: manged"}, path: "spec.loadBalancer.type", at: "type:", want: []string{"did you mean `managed`?"}},

@@ -331,3 +331,19 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 	}
 	return restarts, starts
 }
+
+// Reloads returns the units that run and would reload a file, and would not restart, if the host got the desired configuration.
+func Reloads(d facts.Desired, f *facts.Facts) (out []string) {
+	restarts, starts := Restarts(d, f)
+	for _, file := range d.Files {
+		if f.Files[file.Key()] == file.Sum() || f.Unknown[file.Key()] != "" {
+			continue
+		}
+		for _, unit := range file.Reload {
+			if !slices.Contains(slices.Concat(restarts, starts, out), unit) {
+				out = append(out, unit)
+			}
+		}
+	}
+	return out
+}

@@ -1,9 +1,11 @@
 package hostconfig
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"quorate.dev/quorate/internal/spec"
@@ -26,24 +28,34 @@ const (
 // Pools are HAProxy's backends, in the order of choice.
 var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked}
 
-// Limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network), so
-// that maxConnections is enough for the connections of several hundred nodes even when one load balancer serves them all.
-// An idle connection costs HAProxy 3.4 KiB and two file descriptors.
+// limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network). An idle
+// connection costs HAProxy 3.4 KiB and two file descriptors.
+type limits struct {
+	connections int
+	// perSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is a
+	// sixteenth of all connections: no single client can use them up.
+	perSource int
+	// others is how many connections are left to sources outside of the networks of the cluster's hosts.
+	others int
+}
+
+func limitsOf(c *spec.Cluster) limits {
+	n := cmp.Or(c.Spec.LoadBalancer.MaxConnections, spec.DefaultMaxConnections)
+	return limits{connections: n, perSource: n / 16, others: n - n/4}
+}
+
 const (
-	maxConnections = 8000
-	// maxPerSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is
-	// a sixteenth of maxConnections: no single client can use them up.
-	maxPerSource = 500
-	// reserved is how many connections only the cluster's own hosts can use.
-	reserved = 2000
 	// refusalsLogged is how many refusals of one source are logged within ten seconds.
 	refusalsLogged = 5
+	// openFiles are two sockets for each of as many connections as a spec can ask for, and those for checks and listeners. It
+	// does not depend on the spec: a limit of systemd changes only with a restart.
+	openFiles = 2*spec.MaxConnections + 4000
 )
 
 // haproxyDropIn makes the unit the same on every distribution: RHEL's has no runtime directory and reads further files, and
 // Debian's mounts a log socket that need not exist. The master process is root, but it neither talks to clients nor sees
 // the cluster's keys.
-const haproxyDropIn = `[Unit]
+var haproxyDropIn = `[Unit]
 StartLimitIntervalSec=0
 
 [Service]
@@ -56,8 +68,8 @@ ExecStart=/usr/sbin/haproxy -Ws -f ` + HAProxyFile + ` -p /run/haproxy.pid
 ExecReload=
 ExecReload=/usr/sbin/haproxy -c -f ` + HAProxyFile + `
 ExecReload=/bin/kill -USR2 $MAINPID
-# Two sockets for each of maxconn connections, and those for checks and listeners.
-LimitNOFILE=20000
+# More than the largest maxconn needs, so that it can be changed without a restart.
+LimitNOFILE=` + strconv.Itoa(openFiles) + `
 CapabilityBoundingSet=CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_SYS_CHROOT CAP_KILL
 InaccessiblePaths=-/etc/kubernetes -/var/lib/etcd -/var/lib/kubelet
 ProtectSystem=full
@@ -86,6 +98,7 @@ func (p pool) list() string {
 
 func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
 	p := pool{endpoint: EndpointHost(c), check: fmt.Sprintf(m.check, EndpointHost(c)), servers: byName(c.HostsWith(spec.RoleControlPlane))}
+	most := limitsOf(c)
 	return fmt.Sprintf(`# %[1]s
 global
     # Clients talk to a process that is not root and has an empty root directory.
@@ -133,7 +146,7 @@ frontend alive
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, maxConnections, HAProxySocket, listenOn(c, h), clusterACL(c), maxPerSource, maxConnections-reserved, refusalsLogged, m.backends(p))
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, listenOn(c, h), clusterACL(c), most.perSource, most.others, refusalsLogged, m.backends(p))
 }
 
 // clusterACL names the networks of the cluster's hosts. It uses networks instead of addresses, because a new host is usually

@@ -255,6 +255,28 @@ func TestNoClientUsesUpAllConnections(t *testing.T) {
 	}
 }
 
+// TestConnectionsAreConfigurable: all limits follow, and the unit allows as many files as the largest number needs, because
+// systemd would have to restart HAProxy for more.
+func TestConnectionsAreConfigurable(t *testing.T) {
+	c := cluster()
+	for n, want := range map[int][]string{
+		0:                   {"maxconn 8000\n", "sc0_conn_cur gt 500\n", "fe_conn gt 6000\n"},
+		spec.MinConnections: {"maxconn 1000\n", "sc0_conn_cur gt 62\n", "fe_conn gt 750\n"},
+		spec.MaxConnections: {"maxconn 100000\n", "sc0_conn_cur gt 6250\n", "fe_conn gt 75000\n"},
+	} {
+		c.Spec.LoadBalancer.MaxConnections = n
+		d := Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA")
+		for _, w := range want {
+			if config := file(t, d, HAProxyFile); !strings.Contains(config, w) {
+				t.Errorf("%d: no %q in\n%s", n, w, config)
+			}
+		}
+		if unit := file(t, d, haproxyDropInFile); !strings.Contains(unit, "\nLimitNOFILE=204000\n") {
+			t.Errorf("%s", unit)
+		}
+	}
+}
+
 // TestHAProxyAndAPIServerShareAPort: on a control plane HAProxy takes the virtual IP's connections and leaves the rest.
 func TestHAProxyAndAPIServerShareAPort(t *testing.T) {
 	c := cluster()
