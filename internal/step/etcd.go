@@ -6,9 +6,11 @@ import (
 
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 func makeEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
@@ -43,19 +45,7 @@ func shareEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
 }
 
 func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	config, err := e.kubeadm().EtcdHost(h)
-	if err != nil {
-		return err
-	}
-	ca, err := e.etcdCA()
-	if err != nil {
-		return err
-	}
-	token, err := hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca)
+	_, c, config, token, err := e.etcdHost(s)
 	if err != nil {
 		return err
 	}
@@ -63,8 +53,25 @@ func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Etcd: hostconfig.ExternalEtcd(e.Cluster, token)})
+	_, err = kubeadm.StartEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: config, Etcd: hostconfig.ExternalEtcd(e.Cluster, token)})
 	return err
+}
+
+// etcdHost is what an etcd host starts its member with: kubeadm's configuration, and the token of this external etcd.
+func (e *Env) etcdHost(s plan.Step) (h spec.Host, c *host.Conn, config, token string, err error) {
+	if h, c, err = e.target(s); err != nil {
+		return h, c, "", "", err
+	}
+	raw, err := e.kubeadm().EtcdHost(h)
+	if err != nil {
+		return h, c, "", "", err
+	}
+	ca, err := e.etcdCA()
+	if err != nil {
+		return h, c, "", "", err
+	}
+	token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca)
+	return h, c, string(raw), token, err
 }
 
 // etcdCA is the certificate of an external etcd's authority, from this run or from an etcd host that has it.

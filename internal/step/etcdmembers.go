@@ -24,22 +24,11 @@ const joinTimeout = 10 * time.Minute
 // joinEtcd adds a member to an external etcd: as a learner, which is promoted when it has caught up. Each part is skipped if it was
 // done before.
 func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, err := e.target(s)
+	h, c, config, token, err := e.etcdHost(s)
 	if err != nil {
 		return err
 	}
-	config, err := e.kubeadm().EtcdHost(h)
-	if err != nil {
-		return err
-	}
-	ca, err := e.etcdCA()
-	if err != nil {
-		return err
-	}
-	as := hostconfig.EtcdCluster{Exists: true}
-	if as.Token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca); err != nil {
-		return err
-	}
+	as := hostconfig.EtcdCluster{Exists: true, Token: token}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
@@ -50,7 +39,7 @@ func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if as.Members, err = etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380"); err != nil {
 		return err
 	}
-	if _, err := kubeadm.JoinEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: string(config), Etcd: as}); err != nil {
+	if _, err := kubeadm.JoinEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: config, Etcd: as}); err != nil {
 		return err
 	}
 	if err := etcd.Promote(ctx, via, h.Name, h.Address, func(text string) { e.note(s, text) }); err != nil {
