@@ -337,7 +337,8 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 			t.Errorf("the zone of %s is %q, %v", n.Name, node.Labels[corev1.LabelTopologyZone], err)
 		}
 	}
-	if r := c.run(ctx, "audit", "cis", "-f", c.specFile(), "-o", "json"); r.code != 0 && r.code != 1 || !strings.Contains(r.stdout, `"checks"`) {
+	// kubeadm alone does not do what the benchmark asks for, and adoption does not change that: the audit names it.
+	if r := c.exits(t, ctx, 1, "audit", "cis", "-f", c.specFile(), "-o", "json"); !strings.Contains(r.stdout, `"outcome": "fail"`) || !strings.Contains(r.stdout, `"outcome": "pass"`) {
 		t.Errorf("audit cis: %s", r)
 	}
 	c.must(t, ctx, "maintain", "-f", c.specFile(), "cp-b")

@@ -68,8 +68,8 @@ func refusals(t *testing.T, c *cluster) {
 			t.Fatalf("ssh-keygen: %v: %s", err, out)
 		}
 		file := write(regexp.MustCompile(`keyFile: .*`).ReplaceAllString(original, "keyFile: "+key))
-		r := c.run(ctx, "apply", "-f", file)
-		if r.code != 1 && r.code != 3 || !strings.Contains(r.stderr, "no key was accepted") || !strings.Contains(r.stderr, "authorized_keys") {
+		r := c.exits(t, ctx, 3, "apply", "-f", file)
+		if !strings.Contains(r.stderr, "no key was accepted") || !strings.Contains(r.stderr, "authorized_keys") {
 			t.Errorf("got %s", r)
 		}
 	})
