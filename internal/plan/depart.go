@@ -129,7 +129,7 @@ func (b *builder) depart() {
 			Reason: "the pods of the hosts that leave need a place: " + strings.Join(cluster.Names(leaving), ", ")}, before...))
 	}
 	for _, h := range leaving {
-		b.leaveCluster(h, before)
+		b.leaveCluster(h, leaving, before)
 	}
 }
 
@@ -174,15 +174,15 @@ func (b *builder) carries(h spec.Host) bool {
 	return !b.Cleared(h.Name) || seen != nil && seen.WrittenFor != ""
 }
 
-// leaveCluster plans how one host leaves. A run that was killed left some of it done.
-func (b *builder) leaveCluster(h spec.Host, before []*Step) {
+// leaveCluster plans how one of several hosts leaves. A run that was killed left some of it done.
+func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step) {
 	k := b.Facts(h.Name).Kubernetes
 	node := b.Node(h.Name) != nil
 	member, has := b.Member(h.Name)
 	has = has && !b.c.ExistingEtcd()
 	serves := h.Has(spec.RoleControlPlane) && slices.ContainsFunc(controlPlanePods, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
 	if n := b.Node(h.Name); node && n.Ready { // the pods of one that is not ready do not work, and nobody would end them
-		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, before...)
+		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, together, before...)
 	}
 	if holders, _ := b.Holders(); b.balancerRuns(h) && slices.Contains(holders, h.Name) {
 		b.moveVirtualIP(h.Name, "the load balancer leaves; connections through it are opened again", before...)

@@ -8,9 +8,15 @@ import (
 // The steps of taking a host out of service, for every operation that stops or removes one. Their order is: drain, leave the
 // load balancers, move leadership, then stop.
 
-// drainNode plans that a node's workloads leave.
-func (b *builder) drainNode(host, reason string, force bool, after ...*Step) *Step {
-	return b.addInTurn(Step{Kind: DrainNode, Host: host, Title: "drain the node", Reason: reason, Force: force, Change: change(cluster.Stop, cluster.Node, host)}, after...)
+// drainNode plans that a node's workloads leave. None of them may move to one of the hosts that are drained together with it.
+func (b *builder) drainNode(host, reason string, force bool, together []spec.Host, after ...*Step) *Step {
+	s := Step{Kind: DrainNode, Host: host, Title: "drain the node", Reason: reason, Force: force, Change: change(cluster.Stop, cluster.Node, host)}
+	for _, h := range together {
+		if h.Name != host && b.Node(h.Name) != nil {
+			s.Nodes = append(s.Nodes, h.Name)
+		}
+	}
+	return b.addInTurn(s, after...)
 }
 
 // uncordonNode plans that a node takes workloads again.

@@ -192,7 +192,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 	for _, h := range t.Hosts {
 		last := began
 		if h.IsNode() {
-			last = b.drainNode(h.Name, "its workloads run on elsewhere", o.Force, last)
+			last = b.drainNode(h.Name, "its workloads run on elsewhere", o.Force, t.Hosts, last)
 		}
 		if b.c.Balances(h) && len(b.c.BalancerHosts()) > 1 {
 			last = b.moveVirtualIP(h.Name, "clients are sent to another load balancer before this one is stopped", last)

@@ -261,8 +261,9 @@ type Step struct {
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
-	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, and to
-	// RememberHosts (the nodes that must not register).
+	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, to
+	// RememberHosts (the nodes that must not register), and to DrainNode (the nodes that are drained as well: no pod may be
+	// placed on one of them meanwhile).
 	Nodes []string `json:"nodes,omitempty"`
 }
 

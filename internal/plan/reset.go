@@ -37,7 +37,7 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
 	for _, h := range all {
 		if b.takesPart(h) {
-			b.leaveCluster(h, nil)
+			b.leaveCluster(h, all, nil)
 			continue
 		}
 		b.addInTurn(Step{Kind: ResetHost, Host: h.Name, Title: "reset the host", Reason: "no cluster counts on it", Change: change(cluster.Clear, cluster.WholeHost, h.Name)})

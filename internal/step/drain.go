@@ -38,8 +38,16 @@ func drainNode(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := e.onNode(ctx, "cordoning node "+s.Host, func(ctx context.Context) error { return evict.Cordon(ctx, client, s.Host) }); err != nil {
-		return err
+	for _, node := range append([]string{s.Host}, s.Nodes...) {
+		err := e.onNode(ctx, "cordoning node "+node, func(ctx context.Context) error {
+			if err := evict.Cordon(ctx, client, node); node == s.Host || !apierrors.IsNotFound(err) {
+				return err
+			}
+			return nil // it has left the cluster by now
+		})
+		if err != nil {
+			return err
+		}
 	}
 	if err := e.setConditions(ctx, client, s.Host, condition{corev1.NodeDrainInProgress, true, "Draining", "its pods are being evicted"}, condition{kind: corev1.NodeDrained, status: false, reason: "Draining", message: "pods are left"}); err != nil {
 		return err
