@@ -77,7 +77,7 @@ func refusals(t *testing.T, c *cluster) {
 		c.must(t, ctx, "lab", "--lab", c.name, "fault", "power-off", "worker-b")
 		t.Cleanup(func() { c.must(t, testContext(t), "lab", "--lab", c.name, "heal") })
 		r := c.exits(t, ctx, 1, "apply")
-		if !strings.Contains(r.stderr, "worker-b") || !strings.Contains(r.stderr, "run apply again") {
+		if !strings.Contains(r.stderr, "worker-b") || !strings.Contains(r.stderr, "run quorate apply again") {
 			t.Errorf("got %s", r)
 		}
 	})
