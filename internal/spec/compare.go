@@ -72,6 +72,7 @@ func (c *Cluster) completed() *Cluster {
 	out := *c
 	out.Spec.Hosts = slices.Clone(c.Spec.Hosts)
 	out.Spec.NodePools = slices.Clone(c.Spec.NodePools)
+	out.Spec.Settings.Registries = slices.Clone(c.Spec.Settings.Registries)
 	out.Default()
 	return &out
 }
@@ -144,9 +145,9 @@ func hostOf(v reflect.Value) Host {
 	return v.Interface().(Host)
 }
 
-// entries compares maps of strings.
+// entries compares maps of plain values.
 func (d *comparison) entries(path, field string, decl declaration, before, after reflect.Value) {
-	b, a := before.Interface().(map[string]string), after.Interface().(map[string]string)
+	b, a := texts(before), texts(after)
 	keys := slices.AppendSeq(slices.Collect(maps.Keys(b)), maps.Keys(a))
 	slices.Sort(keys)
 	for _, key := range slices.Compact(keys) {
@@ -163,6 +164,15 @@ func (d *comparison) entries(path, field string, decl declaration, before, after
 		}
 		d.note(field, e)
 	}
+}
+
+// texts renders the values of a map.
+func texts(m reflect.Value) map[string]string {
+	out := map[string]string{}
+	for _, key := range m.MapKeys() {
+		out[key.String()] = fmt.Sprint(m.MapIndex(key).Interface())
+	}
+	return out
 }
 
 // note adds an edit. What its meaning depends on beyond the field is decided here.
@@ -223,6 +233,8 @@ func summary(element reflect.Value) string {
 		return strings.Join(slices.Sorted(slices.Values(e.Hosts)), ", ")
 	case Taint:
 		return e.Value
+	case Registry:
+		return strings.Join(e.Mirrors, ", ")
 	}
 	return ""
 }

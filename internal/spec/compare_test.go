@@ -34,7 +34,11 @@ func (f *filler) fill(v reflect.Value) {
 		v.Set(reflect.MakeMap(v.Type()))
 		for range 2 {
 			f.n++
-			v.SetMapIndex(reflect.ValueOf(fmt.Sprintf("k%03d", f.n)), reflect.ValueOf(fmt.Sprintf("v%03d", f.n)))
+			value := reflect.ValueOf(fmt.Sprintf("v%03d", f.n))
+			if v.Type().Elem().Kind() == reflect.Bool {
+				value = reflect.ValueOf(true)
+			}
+			v.SetMapIndex(reflect.ValueOf(fmt.Sprintf("k%03d", f.n)), value)
 		}
 	default:
 		panic("the spec has a kind of field that this test does not know: " + v.Type().String())
@@ -91,6 +95,8 @@ func places(c *Cluster) (out []place) {
 						key = e.Name
 					case Taint:
 						key = e.Key + ":" + e.Effect
+					case Registry:
+						key = e.Name
 					default:
 						panic("how are elements of " + p.path + " named?")
 					}
@@ -98,17 +104,21 @@ func places(c *Cluster) (out []place) {
 					walk(v.Index(j), at, at, func(c *Cluster) reflect.Value { return p.at(c).Index(j) })
 				}
 			case v.Kind() == reflect.Map:
+				other, added := reflect.ValueOf("other"), reflect.ValueOf("x")
+				if v.Type().Elem().Kind() == reflect.Bool {
+					other, added = reflect.ValueOf(false), reflect.ValueOf(true)
+				}
 				for _, k := range v.MapKeys() {
 					q := p
 					q.path += "[" + k.String() + "]"
-					q.change = func(m reflect.Value) { m.SetMapIndex(k, reflect.ValueOf("other")) }
+					q.change = func(m reflect.Value) { m.SetMapIndex(k, other) }
 					out = append(out, q)
 					q.change = func(m reflect.Value) { m.SetMapIndex(k, reflect.Value{}) }
 					out = append(out, q)
 				}
 				q := p
 				q.path += "[another]"
-				q.change = func(m reflect.Value) { m.SetMapIndex(reflect.ValueOf("another"), reflect.ValueOf("x")) }
+				q.change = func(m reflect.Value) { m.SetMapIndex(reflect.ValueOf("another"), added) }
 				out = append(out, q)
 			case v.Kind() == reflect.Slice:
 				for j := range v.Len() {

@@ -67,6 +67,13 @@ func (d *decoder) value(n *yaml.Node, into reflect.Value, path string) {
 			return
 		}
 		into.SetInt(int64(i))
+	case t.Kind() == reflect.Bool && n.Kind == yaml.ScalarNode && n.Tag == "!!bool":
+		b, err := strconv.ParseBool(n.Value)
+		if err != nil {
+			d.mismatch(n, t, path)
+			return
+		}
+		into.SetBool(b)
 	default:
 		d.mismatch(n, t, path)
 	}
@@ -198,6 +205,8 @@ func (d *decoder) mismatch(n *yaml.Node, want reflect.Type, path string) {
 		fix = "start each item with `- `"
 	case want.Kind() == reflect.Int:
 		fix = "write it in digits, without quotes"
+	case want.Kind() == reflect.Bool:
+		fix = "write true or false, without quotes"
 	case want.Kind() == reflect.String:
 		fix = "give one value"
 	case want.Kind() == reflect.Struct:
@@ -217,6 +226,8 @@ func wanted(t reflect.Type) string {
 		return "a string"
 	case reflect.Int:
 		return "a whole number"
+	case reflect.Bool:
+		return "true or false"
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.String {
 			return "a list of strings"

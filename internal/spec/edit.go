@@ -67,7 +67,11 @@ const (
 
 	sameBundle = "If the result is another bundle, it is installed on the hosts"
 	relabel    = ". Pods that run stay where they are"
-	signatures = "Signatures are verified when a bundle is built or pulled"
+	// inTurn ends with what restarts.
+	inTurn          = "One control plane at a time leaves the load balancers' pools and replaces its "
+	restartKubelets = "The kubelets restart, one control plane at a time, and then several workers at the same time. Containers go on"
+	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
+	signatures      = "Signatures are verified when a bundle is built or pulled"
 )
 
 // editing explains every field. If the field is fixed, the text says how to make the change; if it is rolling, what apply
@@ -144,7 +148,32 @@ var editing = map[string]string{
 	"SSH.hostKey":        "How Quorate recognizes the host",
 	"SSH.jump":           "How Quorate reaches the host",
 
-	"Spec.nodePools":  "A new pool's labels and taints are set on its nodes; a removed pool's are removed",
+	"Spec.nodePools":                             "A new pool's labels and taints are set on its nodes; a removed pool's are removed",
+	"Settings.featureGates":                      "The control planes leave the load balancers' pools and replace their API server, controller manager, and scheduler, one control plane at a time; then the kubelets restart. Containers go on",
+	"APIServerSettings.extraArgs":                inTurn + "API server",
+	"APIServerSettings.auditPolicyFile":          "The policy is compared by content. " + inTurn + "API server",
+	"APIServerSettings.authenticationConfigFile": "The file is compared by content. " + inTurn + "API server",
+	"ProgramSettings.extraArgs":                  inTurn + "controller manager or scheduler",
+	"KubeletSettings.maxPods":                    restartKubelets,
+	"KubeletSettings.podPidsLimit":               restartKubelets,
+	"KubeletSettings.systemReserved":             restartKubelets,
+	"KubeletSettings.kubeReserved":               restartKubelets,
+	"KubeletSettings.evictionHard":               restartKubelets,
+
+	"KubeletSettings.imageGCHighThresholdPercent":     restartKubelets,
+	"KubeletSettings.imageGCLowThresholdPercent":      restartKubelets,
+	"KubeletSettings.containerLogMaxSize":             restartKubelets,
+	"KubeletSettings.containerLogMaxFiles":            restartKubelets,
+	"KubeletSettings.shutdownGracePeriod":             restartKubelets,
+	"KubeletSettings.shutdownGracePeriodCriticalPods": restartKubelets,
+	"KubeletSettings.allowedUnsafeSysctls":            restartKubelets,
+
+	"Settings.registries": noRestart,
+	"Registry.name":       noRestart,
+	"Registry.mirrors":    noRestart,
+	"Registry.caFile":     "The certificates are compared by content. " + noRestart,
+	"Settings.sysctls":    "The values are set on all nodes. Nothing restarts. A setting that is removed gets the value that it had before Quorate changed it",
+
 	"NodePool.name":   "The label quorate.dev/pool is changed on the pool's nodes",
 	"NodePool.size":   "How many machines a lab creates; on real hosts, the list of hosts counts",
 	"NodePool.zones":  "What the zones of the pool's hosts are checked against",

@@ -23,6 +23,13 @@ func (c *Cluster) RelativeTo(dir string) {
 	n.Chart.Path, n.Chart.Values = below(dir, n.Chart.Path), below(dir, n.Chart.Values)
 	s := &c.Spec.Components.Signatures
 	s.PublicKeyFile, s.TrustedRootFile = below(dir, s.PublicKeyFile), below(dir, s.TrustedRootFile)
+	a := &c.Spec.Settings.APIServer
+	a.AuditPolicyFile, a.AuthenticationConfigFile = below(dir, a.AuditPolicyFile), below(dir, a.AuthenticationConfigFile)
+	c.Spec.Settings.Registries = slices.Clone(c.Spec.Settings.Registries)
+	for i := range c.Spec.Settings.Registries {
+		r := &c.Spec.Settings.Registries[i]
+		r.CAFile = below(dir, r.CAFile)
+	}
 }
 
 func below(dir, path string) string {

@@ -24,7 +24,7 @@ var ErrNewerRecord = errors.New("the recorded spec was written by a newer versio
 // NewRecord makes the record of a spec.
 func NewRecord(c *Cluster) *Record {
 	out := c.completed()
-	out.src = nil
+	out.src, out.files = nil, nil
 	strip(reflect.ValueOf(out).Elem())
 	return &Record{cluster: out}
 }

@@ -27,6 +27,8 @@ type Cluster struct {
 	// src remembers where each field was written, so that [Validate] can name the line.
 	// It is nil for a Cluster made in code.
 	src *source
+	// files are the contents of the files that settings name, by path.
+	files map[string]string
 }
 
 // Metadata names the cluster.
@@ -53,6 +55,8 @@ type Spec struct {
 	Components Components `yaml:"components,omitempty" json:"components,omitempty"`
 	// Failover selects how quickly failures are detected.
 	Failover Failover `yaml:"failover,omitempty" json:"failover,omitempty"`
+	// Settings change how the cluster's programs and its nodes run.
+	Settings Settings `yaml:"settings,omitempty" json:"settings,omitempty"`
 	// Hosts are all hosts of the cluster.
 	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.
@@ -383,6 +387,6 @@ func (c *Cluster) NeedsLab() bool {
 // Equal says whether both ask for the same cluster, wherever each was written.
 func (c *Cluster) Equal(o *Cluster) bool {
 	a, b := *c, *o
-	a.src, b.src = nil, nil
+	a.src, b.src, a.files, b.files = nil, nil, nil, nil
 	return reflect.DeepEqual(a, b)
 }

@@ -1,0 +1,111 @@
+package spec
+
+import (
+	"strings"
+	"testing"
+)
+
+const auditPolicy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules:\n- level: Metadata\n"
+
+// withSettings is a spec that can be built, with settings.
+func withSettings(t *testing.T, settings string) (*Cluster, error) {
+	t.Helper()
+	text := strings.Replace(real, "\n  hosts:", "\n  settings:\n    "+strings.ReplaceAll(strings.TrimSpace(settings), "\n", "\n    ")+"\n  hosts:", 1)
+	if text == real {
+		t.Fatal("the settings have no place")
+	}
+	return Check([]byte(text), "cluster.yaml", Options{})
+}
+
+func TestSettings(t *testing.T) {
+	c, err := withSettings(t, `
+featureGates: {B: false, A: true}
+apiServer:
+  extraArgs: {max-requests-inflight: "800", audit-log-maxage: "7"}
+controllerManager: {extraArgs: {bind-address: 0.0.0.0}}
+scheduler: {extraArgs: {v: "4"}}
+kubelet:
+  maxPods: 200
+  systemReserved: {cpu: 500m, memory: 1Gi}
+  evictionHard: {memory.available: 5%}
+  shutdownGracePeriod: 60s
+  shutdownGracePeriodCriticalPods: 20s
+  allowedUnsafeSysctls: [net.core.somaxconn]
+registries:
+- {name: docker.io, mirrors: [https://mirror.example.com, "https://harbor.example.com/hub"], caFile: ca.pem}
+- {name: "*", mirrors: ["http://10.0.0.5:5000"]}
+sysctls: {vm.max_map_count: "262144"}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Spec.Settings.Gates(); got != "A=true,B=false" {
+		t.Error(got)
+	}
+	if got := c.SettingsFiles(); len(got) != 1 || got[0].Field != "spec.settings.registries[0].caFile" || got[0].Path != "ca.pem" {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestWrongSettings: each message says what is wrong, where, and what to do.
+func TestWrongSettings(t *testing.T) {
+	for settings, want := range map[string][]string{
+		`apiServer: {extraArgs: {--v: "4"}}`:                                                    {"without leading dashes", "write `v`"},
+		`apiServer: {extraArgs: {v: 4}}`:                                                        {"expected a string", `"4"`},
+		`apiServer: {extraArgs: {v: ""}}`:                                                       {"no value"},
+		`apiServer: {extraArgs: {etcd-servers: "https://x"}}`:                                   {"`etcd-servers` cannot be set here", "kubeadm sets it"},
+		`apiServer: {extraArgs: {oidc-issuer-url: "https://x"}}`:                                {"authenticationConfigFile"},
+		`apiServer: {extraArgs: {audit-policy-file: /x}}`:                                       {"auditPolicyFile"},
+		`apiServer: {extraArgs: {feature-gates: A=true}}`:                                       {"featureGates"},
+		`controllerManager: {extraArgs: {leader-elect: "false"}}`:                               {"leader-elect"},
+		`scheduler: {extraArgs: {bind-address: 10.0.0.1}}`:                                      {"0.0.0.0"},
+		`scheduler: {extraArgs: {config: /x}}`:                                                  {"names a file"},
+		`featureGates: {someGate: true}`:                                                        {"someGate"},
+		`featureGates: {SomeGate: "true"}`:                                                      {"true or false"},
+		`kubelet: {maxPods: 300}`:                                                               {"/24", "250"},
+		`kubelet: {systemReserved: {cpus: 1m}}`:                                                 {"did you mean `cpu`"},
+		`kubelet: {kubeReserved: {memory: lots}}`:                                               {"`lots` is not a quantity"},
+		`kubelet: {evictionHard: {memory.available: 5x%}}`:                                      {"not a quantity"},
+		`kubelet: {imageGCHighThresholdPercent: 70}`:                                            {"imageGCLowThresholdPercent"},
+		`kubelet: {shutdownGracePeriod: 60}`:                                                    {"60"},
+		`kubelet: {shutdownGracePeriod: 10s, shutdownGracePeriodCriticalPods: 20s}`:             {"longer"},
+		`kubelet: {allowedUnsafeSysctls: ["*"]}`:                                                {"name each"},
+		`registries: [{name: docker.io, mirrors: []}]`:                                          {"no mirror"},
+		`registries: [{name: docker.io, mirrors: [mirror.example.com]}]`:                        {"not the URL of a mirror"},
+		`registries: [{name: "https://docker.io", mirrors: ["https://x"]}]`:                     {"not the name of a registry"},
+		`registries: [{name: a.b, mirrors: ["https://x"]}, {name: a.b, mirrors: ["http://y"]}]`: {"listed twice"},
+		`registries: [{name: a.b, mirrors: ["http://x"], caFile: ca.pem}]`:                      {"uses https"},
+		`sysctls: {vm/max_map_count: "1"}`:                                                      {"vm.max_map_count"},
+		`sysctls: {kernel.panic: "1"}`:                                                          {"the kubelet sets"},
+		`sysctls: {vm.swappiness: 1}`:                                                           {`"1"`},
+	} {
+		_, err := withSettings(t, settings)
+		for _, part := range append(want, "spec.settings.") {
+			if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), "cluster.yaml:") {
+				t.Errorf("%s: want %q, got %v", settings, part, err)
+			}
+		}
+	}
+}
+
+func TestAttachedFiles(t *testing.T) {
+	for name, tc := range map[string]struct{ field, content, want string }{
+		"a policy":              {"apiServer.auditPolicyFile", auditPolicy, ""},
+		"no YAML":               {"apiServer.auditPolicyFile", "a: [", "not one YAML document"},
+		"another kind":          {"apiServer.auditPolicyFile", "apiVersion: v1\nkind: Pod\n", "begin it with"},
+		"no rules":              {"apiServer.auditPolicyFile", "apiVersion: audit.k8s.io/v1\nkind: Policy\n", "has no rules"},
+		"issuers":               {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwt:\n- issuer: {url: https://x}\n", ""},
+		"anonymous requests":    {"apiServer.authenticationConfigFile", "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {enabled: true}\njwt: [{}]\n", "anonymous"},
+		"no certificate":        {"registries[0].caFile", "x", "no certificate"},
+		"a key instead of a CA": {"registries[0].caFile", "-----BEGIN PRIVATE KEY-----\nAQID\n-----END PRIVATE KEY-----\n", "no certificate"},
+	} {
+		c := &Cluster{}
+		err := c.Attach(SettingsFile{"spec.settings." + tc.field, "file"}, []byte(tc.content))
+		switch {
+		case tc.want == "" && (err != nil || c.Content("file") != tc.content):
+			t.Errorf("%s: %v, %q", name, err, c.Content("file"))
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
