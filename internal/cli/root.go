@@ -203,6 +203,15 @@ func (a *app) check(path string, o spec.Options) (*spec.Cluster, error) {
 		return nil, err
 	}
 	c.RelativeTo(dir)
+	for _, f := range c.SettingsFiles() {
+		content, err := os.ReadFile(f.Path)
+		if err != nil {
+			return nil, c.Wrong(f.Field, err.Error(), "correct the path, which is relative to the spec")
+		}
+		if err := c.Attach(f, content); err != nil {
+			return nil, err
+		}
+	}
 	return c, nil
 }
 

@@ -127,7 +127,7 @@ func (s *State) configuredBy(h spec.Host) (out []facts.Desired) {
 	case f.Kubernetes.Adopted:
 		out = append(out, hostconfig.Adopted(s.Spec, h))
 	case h.IsNode():
-		out = append(out, hostconfig.Runtime(f, ""))
+		out = append(out, hostconfig.Runtime(f, ""), hostconfig.Settings(s.Spec, f))
 		if h.Has(spec.RoleControlPlane) && s.wasControlPlane(h.Name) {
 			out = append(out, hostconfig.ControlPlane(s.Spec))
 		}

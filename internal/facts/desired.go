@@ -53,6 +53,8 @@ type Desired struct {
 	Modules []string `json:"modules,omitempty"`
 	// Sysctls are applied immediately; a file in Files keeps them after a reboot.
 	Sysctls map[string]string `json:"sysctls,omitempty"`
+	// Absent are paths of files that were desired once. A directory that is empty without them goes with them.
+	Absent []string `json:"absent,omitempty"`
 	// Self is a path that becomes a copy of the quorate binary that runs on the host now, for units to use.
 	Self string `json:"self,omitempty"`
 	// EtcdGuard arms the guard that keeps a stacked etcd member from starting without its data, on a host that carries

@@ -69,6 +69,8 @@ type Facts struct {
 	Sysctls map[string]string `json:"sysctls,omitempty"`
 	// Modules says which of the requested kernel modules are in use or built in.
 	Modules map[string]Feature `json:"modules,omitempty"`
+	// Registries are the files that Quorate wrote for containerd's registries, by path.
+	Registries []string `json:"registries,omitempty"`
 
 	// Unknown maps parts of the facts that could not be read to the reason. Such a part is empty, and nothing may be
 	// inferred from that.
@@ -173,6 +175,12 @@ type Kubernetes struct {
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`
+	// Arguments are all arguments of these static pods, by pod and argument.
+	Arguments map[string]map[string]string `json:"arguments,omitempty"`
+	// Kubelet are the fields of the kubelet's configuration file.
+	Kubelet map[string]any `json:"kubelet,omitempty"`
+	// KubeletDue says that this file was changed, and the kubelet did not restart since.
+	KubeletDue bool `json:"kubeletDue,omitempty"`
 	// SuperAdmin says that super-admin.conf is here, whose permissions no role can restrict. kubeadm leaves it on the control
 	// plane that initialized the cluster.
 	SuperAdmin bool `json:"superAdmin,omitempty"`
@@ -230,6 +238,10 @@ const (
 
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"
+
+// KubeletSettingsDue exists from the change of a kubelet's configuration file until the kubelet has restarted. It is gone when
+// the host has restarted, and the kubelet with it.
+const KubeletSettingsDue = "/run/quorate/kubelet-settings-due"
 
 // Marks below kubeadm's own directory, so that only kubeadm reset removes them.
 const (

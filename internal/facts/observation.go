@@ -67,6 +67,7 @@ type Host struct {
 
 // The names of components in Host.Components.
 const (
+	APIServer         = "kube-apiserver" // not among Host.Components: see Host.APIServer
 	ControllerManager = "kube-controller-manager"
 	Scheduler         = "kube-scheduler"
 	KubeProxy         = "kube-proxy"
@@ -123,6 +124,10 @@ type API struct {
 	Nodes       []Node `json:"nodes"`
 	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
 	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
+	// KubeletConfig are the fields of the kubelets' configuration in the cluster: nodes that join get it.
+	KubeletConfig map[string]any `json:"kubeletConfig,omitempty"`
+	// Settings are those that the spec made, as Quorate stored it in the cluster (see plan.Managed); empty if there are none.
+	Settings string `json:"settings,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`

@@ -2,6 +2,7 @@ package observe
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -17,6 +18,7 @@ import (
 // kubeadmConfig reads kubeadm's ClusterConfiguration; nil if there is none.
 func kubeadmConfig(text string) *facts.Kubeadm {
 	type part struct {
+		ExtraArgs    any `json:"extraArgs"` // a map until v1beta3, and a list since v1beta4
 		ExtraVolumes []struct {
 			HostPath string `json:"hostPath"`
 		} `json:"extraVolumes"`
@@ -46,7 +48,13 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
 		out.Endpoint += ":6443" // kubeadm's default
 	}
-	for _, p := range []part{c.APIServer, c.ControllerManager, c.Scheduler} {
+	for program, p := range map[string]part{facts.APIServer: c.APIServer, facts.ControllerManager: c.ControllerManager, facts.Scheduler: c.Scheduler} {
+		if given := extraArgs(p.ExtraArgs); len(given) > 0 {
+			if out.Arguments == nil {
+				out.Arguments = map[string]map[string]string{}
+			}
+			out.Arguments[program] = given
+		}
 		for _, v := range p.ExtraVolumes {
 			out.Paths = append(out.Paths, v.HostPath)
 		}
@@ -57,6 +65,34 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	}
 	slices.Sort(out.Paths)
 	out.Paths = slices.Compact(out.Paths)
+	return out
+}
+
+// extraArgs reads arguments in either format.
+func extraArgs(v any) map[string]string {
+	out := map[string]string{}
+	switch list := v.(type) {
+	case map[string]any:
+		for name, value := range list {
+			out[name] = fmt.Sprint(value)
+		}
+	case []any:
+		for _, x := range list {
+			a, _ := x.(map[string]any)
+			name, _ := a["name"].(string)
+			value, _ := a["value"].(string)
+			out[name] = value
+		}
+	}
+	return out
+}
+
+// kubeletFields reads a KubeletConfiguration; nil for anything else.
+func kubeletFields(text string) map[string]any {
+	var out map[string]any
+	if yaml.Unmarshal([]byte(text), &out) != nil || out["kind"] != "KubeletConfiguration" {
+		return nil
+	}
 	return out
 }
 

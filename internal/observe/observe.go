@@ -49,6 +49,8 @@ const (
 	RemovedKey = "removed-hosts"
 	// VerifiedKey holds the spec and bundle that the cluster was last verified to match.
 	VerifiedKey = "verified"
+	// SettingsKey holds which settings the spec made (see plan.Managed).
+	SettingsKey = "settings"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
 	// MaintenanceKey, followed by the name of a host, holds what is remembered of its maintenance (see facts.Maintenance).
@@ -238,6 +240,10 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		config, err := maps.Get(ctx, "kubeadm-config", metav1.GetOptions{ResourceVersion: version})
 		if api.Initialised = err == nil; err == nil {
 			api.Kubeadm = kubeadmConfig(config.Data["ClusterConfiguration"])
+			var kubelet *corev1.ConfigMap
+			if kubelet, err = maps.Get(ctx, "kubelet-config", metav1.GetOptions{ResourceVersion: version}); err == nil {
+				api.KubeletConfig = kubeletFields(kubelet.Data["kubelet"])
+			}
 		}
 		if err == nil || apierrors.IsNotFound(err) {
 			var own *corev1.ConfigMap
@@ -274,6 +280,8 @@ func remembered(data map[string]string, api *facts.API) {
 			api.Removed = value
 		case key == VerifiedKey:
 			api.Verified = value
+		case key == SettingsKey:
+			api.Settings = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
 		case maintenance:

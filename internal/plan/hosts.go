@@ -206,6 +206,7 @@ func (b *builder) own(h spec.Host, f *facts.Facts) facts.Desired {
 	d := facts.Desired{}
 	if h.IsNode() {
 		d = merge(d, hostconfig.Runtime(f, b.bundle.Pause))
+		d = merge(d, hostconfig.Settings(b.c, f))
 	}
 	if h.Has(spec.RoleEtcd) {
 		d = merge(d, hostconfig.Etcd(h, f))
@@ -236,7 +237,7 @@ func merge(a, b facts.Desired) facts.Desired {
 		sysctls = map[string]string{}
 	}
 	maps.Copy(sysctls, b.Sysctls)
-	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls,
+	return facts.Desired{Files: append(a.Files, b.Files...), Modules: append(a.Modules, b.Modules...), Sysctls: sysctls, Absent: append(a.Absent, b.Absent...),
 		Self: cmp.Or(a.Self, b.Self), EtcdGuard: a.EtcdGuard || b.EtcdGuard, Enable: append(a.Enable, b.Enable...)}
 }
 

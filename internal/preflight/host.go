@@ -40,7 +40,7 @@ const (
 	// minKernel is what kube-proxy needs in its nftables mode.
 	minKernel = "5.13"
 	// Below these parts of the disk the kubelet evicts pods: its defaults for images and for inodes. Where all nodes are
-	// containers it goes by less space than any node needs here (kubeadm.InContainers).
+	// containers it goes by less space than any node needs here (hostconfig.InContainers).
 	evictSpace, evictInodes = 0.15, 0.05
 	warnSpace               = 0.20
 

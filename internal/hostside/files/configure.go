@@ -64,6 +64,9 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	if err := noteFound(ctx, d); err != nil {
 		return nil, err
 	}
+	if err := restoreSysctls(d); err != nil {
+		return nil, err
+	}
 	err = checked(ctx, d.Files, func(f facts.File) error {
 		if len(f.Restart)+len(f.Reload) > 0 && !same(f) {
 			owed.need(f)
@@ -79,6 +82,12 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	})
 	if err != nil {
 		return changed, err
+	}
+	for _, path := range d.Absent {
+		if err := removeFile(path); err != nil {
+			return changed, err
+		}
+		changed = append(changed, path)
 	}
 	if d.EtcdGuard {
 		if err := etcd.Local.Guard(); err != nil {
@@ -153,7 +162,7 @@ func setSysctl(key, value string) error {
 	if err != nil {
 		return fmt.Errorf("sysctl %s: %w", key, err)
 	}
-	if strings.TrimSpace(string(have)) == value {
+	if slices.Equal(strings.Fields(string(have)), strings.Fields(value)) {
 		return nil
 	}
 	if err := os.WriteFile(path, []byte(value), 0o644); err != nil {

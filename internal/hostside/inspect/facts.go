@@ -65,6 +65,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	readFiles(req.Files, &f)
 	f.Sysctls = sysctls(req.Sysctls)
 	f.Modules = modules(req.Modules, f.Kernel)
+	f.Registries = registryFiles("")
 	for _, p := range req.Programs {
 		if _, err := exec.LookPath(p); err != nil {
 			f.Lacks = append(f.Lacks, p)
@@ -107,6 +108,8 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		}
 	}
 	k.Flags = staticPodFlags(dir + "/manifests")
+	k.Arguments = staticPodArguments(dir + "/manifests")
+	k.Kubelet, k.KubeletDue = kubeletFields(at("/var/lib/kubelet/config.yaml")), k.KubeletConfig && system.Exists(at(facts.KubeletSettingsDue))
 	for _, f := range shared {
 		// An API server that was set up without encryption at rest needs no key.
 		unused := f == encryption.File && system.Exists(dir+"/manifests/kube-apiserver.yaml") && k.Flags[facts.EncryptionFlag] != hostconfig.EncryptionFile

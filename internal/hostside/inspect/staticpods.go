@@ -1,11 +1,16 @@
 package inspect
 
 import (
+	"bytes"
+	"os"
 	"path/filepath"
 	"strings"
 
+	"sigs.k8s.io/yaml"
+
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // staticPodFlags reads those arguments of static pods that are compared.
@@ -23,6 +28,41 @@ func staticPodFlags(dir string) map[string]string {
 		}
 		if value, ok := args[flag]; ok {
 			out[key] = value
+		}
+	}
+	return out
+}
+
+// staticPodArguments reads all arguments of the programs of a control plane, by program.
+func staticPodArguments(dir string) map[string]map[string]string {
+	var out map[string]map[string]string
+	for _, pod := range []string{facts.APIServer, facts.ControllerManager, facts.Scheduler} {
+		if p, err := staticpod.Read(filepath.Join(dir, pod+".yaml")); err == nil {
+			if out == nil {
+				out = map[string]map[string]string{}
+			}
+			out[pod] = staticpod.Arguments(p)
+		}
+	}
+	return out
+}
+
+// kubeletFields reads a kubelet's configuration file; nil if there is none.
+func kubeletFields(path string) map[string]any {
+	var out map[string]any
+	if content, err := os.ReadFile(path); err != nil || yaml.Unmarshal(content, &out) != nil {
+		return nil
+	}
+	return out
+}
+
+// registryFiles are the files of containerd's registries that Quorate wrote.
+func registryFiles(root string) (out []string) {
+	found, _ := filepath.Glob(filepath.Join(root, hostconfig.RegistriesDir, "*", "*"))
+	for _, path := range found {
+		content, err := os.ReadFile(path)
+		if first, _, _ := bytes.Cut(content, []byte("\n")); err == nil && string(first) == hostconfig.WrittenRegistry {
+			out = append(out, strings.TrimPrefix(path, root))
 		}
 	}
 	return out

@@ -55,9 +55,10 @@ var configuration = []place{
 	{path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", own: true},
 	{path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf"}, {path: "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"},
 	{path: "/etc/systemd/system/kubelet.service.d", kind: empty}, {path: "/etc/systemd/system/kubelet.service", own: true},
-	{path: "/etc/systemd/system/containerd.service", own: true}, {path: "/etc/containerd/config.toml", own: true}, {path: "/etc/containerd", kind: empty, own: true},
+	{path: "/etc/systemd/system/containerd.service", own: true}, {path: "/etc/containerd/config.toml", own: true},
+	{path: hostconfig.RegistriesDir, kind: tree, own: true}, {path: "/etc/containerd", kind: empty, own: true},
 	{path: "/etc/systemd/system/etcd.service", own: true}, {path: hostconfig.EtcdMembersFile, own: true}, {path: hostconfig.EtcdEnvFile, own: true}, {path: "/etc/etcd", kind: empty, own: true},
-	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: "/etc/sysctl.d/91-quorate-balancer.conf"},
+	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: "/etc/sysctl.d/91-quorate-balancer.conf"}, {path: hostconfig.SettingsSysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},
 	{path: "/etc/systemd/system/" + hostconfig.WatchdogUnit},
 	{path: "/etc/systemd/system/haproxy.service.d/quorate.conf"}, {path: "/etc/systemd/system/haproxy.service.d", kind: empty},
@@ -86,7 +87,7 @@ var ownState = []place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
 	{path: facts.EstablishedFile},
 	{path: hostconfig.FaultFile}, {path: hostconfig.AsideFile}, {path: hostconfig.DrainedFile}, {path: hostconfig.KeepalivedRunning}, {path: "/run/quorate/pki", kind: tree},
-	{path: facts.KubeletRestartDue},
+	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
 }
 
 // last is what a reset itself needs. How the host was found goes when the mark of the reset is gone: it is true as long as

@@ -142,7 +142,12 @@ func (w *writer) balancer(h spec.Host) []Action {
 }
 
 func (w *writer) runtime() []Action {
-	d := hostconfig.Runtime(ordinary, w.images.Pause)
+	d, settings := hostconfig.Runtime(ordinary, w.images.Pause), hostconfig.Settings(w.c, ordinary)
+	load := "sysctl -q -p /etc/sysctl.d/90-quorate.conf"
+	if len(settings.Sysctls) > 0 {
+		load += " " + hostconfig.SettingsSysctlFile
+	}
+	d.Files = append(d.Files, settings.Files...)
 	var watched []string
 	for _, f := range d.Files {
 		if strings.HasPrefix(f.Path, "/etc/systemd/") || f.Path == containerd {
@@ -159,7 +164,7 @@ func (w *writer) runtime() []Action {
 		Files: files(d),
 		Commands: []string{
 			"modprobe --all " + strings.Join(d.Modules, " ") + " 2>/dev/null || true # they may be built into the kernel",
-			"sysctl -q -p /etc/sysctl.d/90-quorate.conf",
+			load,
 		},
 	}, {
 		Reason: "Only for unusual machines: with cgroup v1, the systemd cgroup driver is not used, and in a container without CAP_SYS_RESOURCE, pods cannot start if they ask for a lower OOM score.",
@@ -276,7 +281,7 @@ var adapt = Action{
 // inContainers are the kubelet's settings where nodes are containers, a line each, for sed.
 func inContainers() string {
 	lines := []string{"failSwapOn: false"}
-	for k, v := range kubeadm.InContainers() {
+	for k, v := range hostconfig.InContainers() {
 		text, err := json.Marshal(v)
 		if err != nil {
 			panic(err) // of strings, numbers and maps of them

@@ -195,7 +195,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 // Request is everything that a plan needs to know about the hosts of this cluster.
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{Sysctls: map[string]string{}}
-	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), ControlPlane(c),
+	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Settings(c, &facts.Facts{}), ControlPlane(c),
 		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{})} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
@@ -204,7 +204,7 @@ func Request(c *spec.Cluster) facts.Request {
 	}
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
 		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
-	r.Files = append(r.Files, facts.BegunFile)
+	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
@@ -235,8 +235,11 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 			out = append(out, wrongAccess(file, f.Modes)...)
 		}
 	}
+	for _, path := range d.Absent {
+		out = append(out, path+" left the spec")
+	}
 	for _, name := range slices.Sorted(maps.Keys(d.Sysctls)) {
-		if have, ok := f.Sysctls[name]; ok && have != d.Sysctls[name] {
+		if have, ok := f.Sysctls[name]; ok && !slices.Equal(strings.Fields(have), strings.Fields(d.Sysctls[name])) {
 			out = append(out, fmt.Sprintf("%s is %s instead of %s", name, have, d.Sysctls[name]))
 		}
 	}

@@ -47,7 +47,7 @@ func ControlPlane(c *spec.Cluster) facts.Desired {
 	d.Files = append([]facts.File{
 		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
 		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
-	}, d.Files...)
+	}, append(settingFiles(c), d.Files...)...)
 	if c.StackedEtcd() {
 		d.Files = append(d.Files, etcdGuard()...)
 		d.EtcdGuard = true

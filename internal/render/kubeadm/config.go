@@ -199,6 +199,10 @@ func (c Config) clusterConfiguration() object {
 		apiServer["default-not-ready-toleration-seconds"] = fast.toleration
 		apiServer["default-unreachable-toleration-seconds"] = fast.toleration
 	}
+	settings := hostconfig.Arguments(c.Cluster)
+	maps.Copy(apiServer, settings[facts.APIServer])
+	maps.Copy(controllerManager, settings[facts.ControllerManager])
+	maps.Copy(scheduler, settings[facts.Scheduler])
 	sans := []string{hostconfig.EndpointHost(c.Cluster)}
 	if s.LoadBalancer.Address != "" {
 		sans = append(sans, s.LoadBalancer.Address)
@@ -249,25 +253,13 @@ func (c Config) kubeletConfiguration() object {
 		}
 	}
 	if facts.AllContainers(c.Facts) {
-		maps.Copy(k, InContainers())
+		maps.Copy(k, hostconfig.InContainers())
 	}
 	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
 		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency
 	}
+	maps.Copy(k, hostconfig.KubeletFields(c.Cluster, c.Facts))
 	return k
-}
-
-// InContainers are the kubelets' settings, apart from failSwapOn, if all nodes are containers. A container's disk is that of
-// the machine below it, and other programs may have filled most of it, so the kubelet frees space only when very little is
-// left.
-func InContainers() map[string]any {
-	return map[string]any{
-		"imageGCHighThresholdPercent": 100, // never for a part of the disk
-		"evictionHard": map[string]string{
-			"memory.available": "100Mi", "nodefs.inodesFree": "5%", "imagefs.inodesFree": "5%", // the defaults
-			"nodefs.available": "1Gi", "imagefs.available": "1Gi", // instead of 10 % and 15 %
-		},
-	}
 }
 
 func (c Config) proxyConfiguration() object {

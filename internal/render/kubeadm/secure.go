@@ -28,12 +28,7 @@ func secureAPIServer() map[string]string {
 		"encryption-provider-config": filepath.Join(PKIDir, encryption.File),
 		// A rotation of the keys then needs no restart.
 		"encryption-provider-config-automatic-reload": "true",
-		"authentication-config":                       hostconfig.AuthenticationFile,
-		"audit-policy-file":                           hostconfig.AuditPolicyFile,
-		"audit-log-path":                              hostconfig.AuditLog,
-		"audit-log-maxage":                            "30",  // days
-		"audit-log-maxbackup":                         "10",  // files
-		"audit-log-maxsize":                           "100", // MiB
+		"audit-log-path": hostconfig.AuditLog,
 		// Without it, the API server would pass an administrator's session to any server that answers in place of a kubelet.
 		"kubelet-certificate-authority": filepath.Join(PKIDir, "ca.crt"),
 		// A Service's owner must not be able to take over any address (CVE-2020-8554).
@@ -41,6 +36,7 @@ func secureAPIServer() map[string]string {
 		// Service account tokens expire after an hour, as they state; clients have re-read them since 2019.
 		"service-account-extend-token-expiration": "false",
 	})
+	maps.Copy(args, hostconfig.OwnArguments)
 	return args
 }
 
@@ -67,7 +63,7 @@ var secureKubelet = object{
 	"tlsCipherSuites":    hostconfig.CipherSuites,
 	"seccompDefault":     true,
 	// No pod can use up the processes of its node.
-	"podPidsLimit": 4096,
+	"podPidsLimit": hostconfig.PodPidsLimit,
 	// The defaults, written explicitly, because kubeadm writes zeros, which look like "never" and "unlimited".
 	"streamingConnectionIdleTimeout": "4h0m0s",
 	"eventRecordQPS":                 50,

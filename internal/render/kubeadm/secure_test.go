@@ -1,11 +1,14 @@
 package kubeadm
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -73,5 +76,41 @@ func TestTokensEndSoon(t *testing.T) {
 	}
 	if mustContain(t, out, "ttl: 10m0s"); TokenLifetime > 15*time.Minute {
 		t.Errorf("a token is valid for %s", TokenLifetime)
+	}
+}
+
+// TestWhatIsSetHereIsRefusedInTheSpec: whoever could set an argument that Quorate sets would replace it unnoticed.
+func TestWhatIsSetHereIsRefusedInTheSpec(t *testing.T) {
+	c := config()
+	for _, balancers := range []bool{true, false} {
+		if !balancers {
+			c.Cluster.Spec.Hosts = slices.DeleteFunc(c.Cluster.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+		}
+		cluster := c.clusterConfiguration()
+		for section, program := range map[string]string{"apiServer": facts.APIServer, "controllerManager": facts.ControllerManager, "scheduler": facts.Scheduler} {
+			for _, a := range cluster[section].(object)["extraArgs"].([]arg) {
+				own, _ := hostconfig.WithoutSetting(program, a.Name)
+				if spec.Reserved(program, a.Name) == "" && own != a.Value {
+					t.Errorf("the spec can set --%s of %s", a.Name, program)
+				}
+			}
+		}
+	}
+}
+
+func TestSettingsAreInEveryConfiguration(t *testing.T) {
+	c := config()
+	c.Cluster.Spec.Settings = spec.Settings{FeatureGates: map[string]bool{"Gate": true}, Kubelet: spec.KubeletSettings{MaxPods: 77, PodPidsLimit: 99},
+		APIServer: spec.APIServerSettings{ExtraArgs: map[string]string{"audit-log-maxage": "7"}}, Scheduler: spec.ProgramSettings{ExtraArgs: map[string]string{"v": "4"}}}
+	text, err := c.Init(c.Cluster.HostsWith(spec.RoleControlPlane)[0], nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustContain(t, text, "maxPods: 77", "podPidsLimit: 99", "- name: audit-log-maxage\n    value: \"7\"\n", "- name: v\n    value: \"4\"\n", "featureGates:\n  Gate: true")
+	if n := strings.Count(string(text), "value: Gate=true"); n != 3 {
+		t.Errorf("%d programs have the feature gate\n%s", n, text)
+	}
+	if strings.Contains(string(text), `"30"`) {
+		t.Errorf("an argument that the spec replaces is there as well\n%s", text)
 	}
 }

@@ -1,0 +1,67 @@
+package kubeadm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// sections are where a ClusterConfiguration has the arguments of a program.
+var sections = map[string]string{facts.APIServer: "apiServer", facts.ControllerManager: "controllerManager", facts.Scheduler: "scheduler"}
+
+// WithArguments is a stored ClusterConfiguration with other arguments, by program and name. One without a value is removed. All
+// other arguments stay as they are.
+func WithArguments(stored string, changed map[string]map[string]string) (string, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return "", fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	for program, section := range sections {
+		part, _ := cluster[section].(object)
+		if part == nil {
+			part = object{}
+		}
+		if _, old := part["extraArgs"].(object); old {
+			return "", errors.New("kubeadm's configuration in the cluster has the format v1beta3 or an older one; `kubeadm config migrate` converts it")
+		}
+		given, _ := part["extraArgs"].([]any)
+		given = slices.DeleteFunc(given, func(x any) bool {
+			a, _ := x.(object)
+			name, _ := a["name"].(string)
+			_, other := changed[program][name]
+			return other
+		})
+		for _, a := range args(changed[program]) {
+			if a.Value != "" {
+				given = append(given, object{"name": a.Name, "value": a.Value})
+			}
+		}
+		if delete(part, "extraArgs"); len(given) > 0 {
+			part["extraArgs"] = given
+		}
+		cluster[section] = part
+	}
+	text, err := yaml.Marshal(cluster)
+	return string(text), err
+}
+
+// WithKubeletFields is a stored KubeletConfiguration with other fields. One without a value is removed.
+func WithKubeletFields(stored string, changed map[string]any) (string, error) {
+	var kubelet object
+	if err := yaml.Unmarshal([]byte(stored), &kubelet); err != nil || kubelet["kind"] != "KubeletConfiguration" {
+		return "", fmt.Errorf("the ConfigMap kubelet-config holds no KubeletConfiguration: %w", err)
+	}
+	for name, value := range changed {
+		if value == nil {
+			delete(kubelet, name)
+		} else {
+			kubelet[name] = value
+		}
+	}
+	text, err := yaml.Marshal(kubelet)
+	return string(text), err
+}
