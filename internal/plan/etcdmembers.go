@@ -95,6 +95,9 @@ func (b *builder) setEtcdServers() {
 		if have == "" || slices.Equal(sorted(strings.Split(have, ",")), want) {
 			continue
 		}
+		if b.replacesSettings(h) {
+			continue // its static pods get them from kubeadm's configuration as well
+		}
 		const reason = "its API server restarts with etcd's members of today"
 		b.leavePools(h.Name, reason, stored)
 		b.addInTurn(Step{Kind: SetEtcdServers, Host: h.Name, Title: "set etcd's members", Reason: "its API server was started with " + have, Servers: want,

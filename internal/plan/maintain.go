@@ -15,7 +15,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refusePKI, b.refuseNetwork} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refusePKI, b.refuseNetwork, b.refuseSettings} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -51,7 +51,11 @@ func (b *builder) maintain() error {
 		return err
 	}
 	b.setEtcdServers()
-	token := b.makeToken(remembered)
+	var stored *Step
+	if b.Stage() != cluster.Foreign {
+		stored = b.changeSettings(hosts)
+	}
+	token := b.makeToken(remembered, stored)
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if err := b.joinControlPlane(h, pki, token); err != nil {
 			return err
@@ -68,6 +72,7 @@ func (b *builder) maintain() error {
 	b.removeTokens(token)
 	b.depart()
 	b.forget()
+	b.forgetSettings(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -119,6 +124,8 @@ func (b *builder) restore(h spec.Host) {
 		}
 		switch {
 		case len(missing) == 0:
+		case b.interrupted(h) && b.Seen.API != nil:
+			// They are replaced in turn: see changeSettings.
 		case slices.Contains(missing, "etcd") && !k.EtcdData:
 			// Without data it would have to join again, which is a change of etcd's members.
 		default:

@@ -76,6 +76,11 @@ const (
 	// UpgradeNode containerd and the kubelet of a worker.
 	UpgradeControlPlane Kind = "upgrade-control-plane"
 	UpgradeNode         Kind = "upgrade-node"
+	// CheckFit refuses settings with which nodes could not run all of their pods. StoreSettings puts settings into kubeadm's
+	// configuration in the cluster, and RestartKubelet restarts a kubelet with them.
+	CheckFit       Kind = "check-fit"
+	StoreSettings  Kind = "store-settings"
+	RestartKubelet Kind = "restart-kubelet"
 	// ConvertEtcd has etcd prepare its data for older members, or ends that.
 	ConvertEtcd Kind = "convert-etcd"
 	// SwitchAddons gives kube-proxy and CoreDNS the bundle's images, and UpgradeCluster runs what kubeadm does once for a
@@ -188,6 +193,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:    changes,
 	SnapshotEtcd: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
+	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
 
@@ -257,13 +263,15 @@ type Step struct {
 	Etcd string `json:"etcd,omitempty"`
 	// Servers belongs to StoreEtcdServers and SetEtcdServers: client URLs.
 	Servers []string `json:"servers,omitempty"`
-	// Record belongs to RecordSpec, RecordVerified and RememberHosts: what is stored.
+	// Settings belongs to StoreSettings.
+	Settings *SettingsChange `json:"settings,omitempty"`
+	// Record belongs to RecordSpec, RecordVerified, RememberHosts and StoreSettings: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
 	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, to
-	// RememberHosts (the nodes that must not register), and to DrainNode (the nodes that are drained as well: no pod may be
-	// placed on one of them meanwhile).
+	// RememberHosts (the nodes that must not register), to CheckFit, and to DrainNode (the nodes that are drained as well: no
+	// pod may be placed on one of them meanwhile).
 	Nodes []string `json:"nodes,omitempty"`
 }
 
@@ -394,6 +402,8 @@ type builder struct {
 	bundle Bundle
 	out    *Plan
 	at     map[string]*hostSteps
+	// want is what settings returns.
+	want *wanted
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
 }

@@ -42,6 +42,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		}
 	}
 	prepared := b.all()
+	prepared = append(prepared, b.storeSettings(prepared...))
 	cps := b.controlPlanesInTurn()
 	if back {
 		addons := b.switchAddons(prepared)
@@ -61,10 +62,12 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		b.upgradeCluster(cps[0], b.all())
 		b.upgradeNodes(hosts, b.all())
 	}
+	b.restartKubelets(hosts, b.all()...)
 	b.applyManifests(b.all()...)
 	for _, h := range hosts {
 		b.relabel(h)
 	}
+	b.forgetSettings(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -78,30 +81,43 @@ func (b *builder) controlPlaneInTurn(h spec.Host, after []*Step) {
 	if len(stale)+len(programs) == 0 && !b.APIServer(h.Name).OK { // an earlier run was interrupted when it had stopped
 		stale, reason = controlPlanePods, "its API server does not work: "+b.APIServer(h.Name).Problem
 	}
-	drained := b.drained(h.Name) && !b.inMaintenance(h.Name)
-	replaced, several := len(stale)+len(programs) > 0, len(b.c.HostsWith(spec.RoleControlPlane)) > 1
-	if !replaced && !drained {
+	if len(stale)+len(programs) == 0 { // it runs the version, perhaps with other settings
+		if b.interrupted(h) && b.Facts(h.Name).Kubernetes.KubeletAway {
+			b.useLocalAPI(h)
+		}
+		b.settingsInTurn(h, after)
 		return
 	}
 	b.last = b.addAfter(b.last, after)
-	if replaced {
-		if several && b.APIServer(h.Name).OK {
-			b.leavePools(h.Name, "its API server is about to be replaced", after...)
-			b.moveLeadership(h.Name, "whoever leads is not stopped", after...)
-		}
-		b.switchTools(h, append(after, b.last)...)
-		s := Step{Kind: UpgradeControlPlane, Host: h.Name, Title: "bring the control plane to " + b.bundle.Version, Pods: stale, Programs: programs,
-			Reason: reason, Change: change(cluster.Restart, cluster.APIPrograms, h.Name)}
-		s.Change.Kubernetes = b.bundle.Version
-		if b.c.StackedEtcd() {
-			s.Change.Part, s.Change.Etcd = cluster.ControlPlane, b.bundle.Etcd
-		}
-		at := b.at[h.Name]
-		at.controlPlane = b.addInTurn(s, append(after, at.bundle, at.images, at.configure)...)
-	} else if b.Facts(h.Name).Kubernetes.KubeletAway {
-		b.useLocalAPI(h)
+	b.replaceControlPlane(h, stale, programs, reason, after)
+	b.returnFromReplacement(h, after)
+}
+
+// replaceControlPlane replaces everything that runs on a control plane, after nobody uses it and it leads nothing.
+func (b *builder) replaceControlPlane(h spec.Host, stale, programs []string, reason string, after []*Step) {
+	b.leaveForReplacement(h, after)
+	b.switchTools(h, append(after, b.last)...)
+	s := Step{Kind: UpgradeControlPlane, Host: h.Name, Title: "bring the control plane to " + b.bundle.Version, Pods: stale, Programs: programs,
+		Reason: reason, Change: change(cluster.Restart, cluster.APIPrograms, h.Name)}
+	s.Change.Kubernetes = b.bundle.Version
+	if b.c.StackedEtcd() {
+		s.Change.Part, s.Change.Etcd = cluster.ControlPlane, b.bundle.Etcd
 	}
-	if several {
+	at := b.at[h.Name]
+	at.controlPlane = b.addInTurn(s, append(after, at.bundle, at.images, at.configure)...)
+}
+
+// leaveForReplacement has nobody use a control plane that works, and others lead, unless it is the only one.
+func (b *builder) leaveForReplacement(h spec.Host, after []*Step) {
+	if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
+		b.leavePools(h.Name, "its API server is about to be replaced", after...)
+		b.moveLeadership(h.Name, "whoever leads is not stopped", after...)
+	}
+}
+
+func (b *builder) returnFromReplacement(h spec.Host, after []*Step) {
+	returns := slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == JoinPools && s.Host == h.Name })
+	if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && !returns {
 		b.joinPools(h.Name, "it serves again", after...)
 	}
 }
@@ -142,16 +158,8 @@ func (b *builder) refuseUpgrade() error {
 	return nil
 }
 
-// changesVersion says that a program of the cluster runs another version of Kubernetes, or of etcd, than the bundle has, or
-// that a run was interrupted while it changed that: a control plane that is in no maintenance, and was not reset, has left the
-// pools.
+// changesVersion says that a program of the cluster runs another version of Kubernetes, or of etcd, than the bundle has.
 func (b *builder) changesVersion() bool {
-	if slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool {
-		f := b.Facts(h.Name)
-		return f != nil && f.Kubernetes.KubeletConfig && b.drained(h.Name) && !b.inMaintenance(h.Name)
-	}) {
-		return true
-	}
 	if k := b.Seen.API.Kubeadm; k != nil && differs(k.Version, b.bundle.Version) || len(b.staleAddons()) > 0 {
 		return true
 	}
@@ -307,14 +315,19 @@ func (b *builder) upgradeNodes(hosts []spec.Host, after []*Step) {
 	workers := slices.DeleteFunc(slices.Clone(hosts), func(h spec.Host) bool {
 		return !h.IsNode() || h.Has(spec.RoleControlPlane) || len(b.staleNode(h)) == 0
 	})
-	lanes := make([]*Step, nodesAtOnce(len(workers)))
-	begin := append(after, b.last)
-	for i, h := range workers {
+	b.inLanes(workers, after, func(h spec.Host, after ...*Step) *Step { return b.upgradeNode(h, b.staleNode(h), after...) })
+}
+
+// inLanes adds a step for each of the hosts, in as many lanes as nodesAtOnce says.
+func (b *builder) inLanes(hosts []spec.Host, after []*Step, add func(spec.Host, ...*Step) *Step) {
+	lanes := make([]*Step, nodesAtOnce(len(hosts)))
+	begin := append(slices.Clone(after), b.last)
+	for i, h := range hosts {
 		lane := i % len(lanes)
-		lanes[lane] = b.upgradeNode(h, b.staleNode(h), append(begin, lanes[lane])...)
+		lanes[lane] = add(h, append(slices.Clone(begin), lanes[lane])...)
 	}
-	if len(workers) > 0 {
-		b.last = lanes[(len(workers)-1)%len(lanes)]
+	if len(hosts) > 0 {
+		b.last = lanes[(len(hosts)-1)%len(lanes)]
 	}
 }
 

@@ -62,7 +62,9 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 // Check refuses to build a cluster on hosts that cannot become it, and to add hosts to a cluster that cannot join it. Hosts
 // that joined are not checked again: they have grown beyond what is asked of empty hosts.
 func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
-	if slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.UpgradeControlPlane }) {
+	if slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool {
+		return s.Kind == plan.CheckStored || s.Kind == plan.UpgradeControlPlane && w.State.VersionChanges()
+	}) {
 		return e.checkUpgrade(ctx, w, ignore)
 	}
 	joining := preflight.Joining(w.State)

@@ -127,6 +127,9 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.UpgradeControlPlane: upgradeControlPlane,
 	plan.UpgradeNode:         upgradeNode,
 	plan.ConvertEtcd:         convertEtcd,
+	plan.CheckFit:            checkFit,
+	plan.StoreSettings:       storeSettings,
+	plan.RestartKubelet:      restartKubelet,
 	plan.SwitchAddons:        switchAddons,
 	plan.UpgradeCluster:      upgradeCluster,
 

@@ -75,7 +75,7 @@ var UpgradeControlPlane = host.DefineChange("kubeadm.upgrade-control-plane", fun
 	if err := system.Run(ctx, "systemctl", "stop", kubeletUnit); err != nil {
 		return struct{}{}, err
 	}
-	if err := stopStaticPods(ctx); err != nil {
+	if err := stopStaticPods(ctx, in.Etcd != ""); err != nil {
 		return struct{}{}, err
 	}
 	if in.Etcd != "" {
@@ -118,7 +118,10 @@ var UpgradeControlPlane = host.DefineChange("kubeadm.upgrade-control-plane", fun
 	if err := durable.Remove(facts.KubeletRestartDue); err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, serves(ctx, in)
+	if err := serves(ctx, in); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, pruneVariants()
 }, host.Secret)
 
 // serves waits until everything on the control plane works.
@@ -143,12 +146,16 @@ func serves(ctx context.Context, in UpgradeRequest) error {
 }
 
 // stopStaticPods ends the containers of the static pods while their kubelet is stopped: the API server first, and then what it uses
-// and what uses it.
-func stopStaticPods(ctx context.Context) error {
+// and what uses it. A member of etcd that is not replaced goes on.
+func stopStaticPods(ctx context.Context, member bool) error {
+	others := []string{facts.ControllerManager, facts.Scheduler}
+	if member {
+		others = append(others, "etcd")
+	}
 	for _, group := range []struct {
 		grace time.Duration
 		pods  []string
-	}{{apiStopGrace, []string{"kube-apiserver"}}, {stopGrace, []string{facts.ControllerManager, facts.Scheduler, "etcd"}}} {
+	}{{apiStopGrace, []string{"kube-apiserver"}}, {stopGrace, others}} {
 		var ids []string
 		for _, pod := range group.pods {
 			running, err := containerd.IDs(ctx, pod)

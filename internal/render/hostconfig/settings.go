@@ -232,13 +232,18 @@ func KubeletFields(c *spec.Cluster, nodes []*facts.Facts) map[string]any {
 		}
 	}
 	if len(s.Kubelet.EvictionHard) > 0 {
-		merged := maps.Clone(evictionDefaults)
-		if own, ok := KubeletWithoutSetting("evictionHard", nodes).(map[string]string); ok {
-			merged = maps.Clone(own)
-		}
-		maps.Copy(merged, s.Kubelet.EvictionHard)
-		out["evictionHard"] = merged
+		out["evictionHard"] = EvictionHard(c, nodes)
 	}
+	return out
+}
+
+// EvictionHard are the limits at which kubelets evict pods, those of the settings and those that have none.
+func EvictionHard(c *spec.Cluster, nodes []*facts.Facts) map[string]string {
+	out := maps.Clone(evictionDefaults)
+	if own, ok := KubeletWithoutSetting("evictionHard", nodes).(map[string]string); ok {
+		out = maps.Clone(own)
+	}
+	maps.Copy(out, c.Spec.Settings.Kubelet.EvictionHard)
 	return out
 }
 

@@ -17,8 +17,8 @@ var sections = map[string]string{facts.APIServer: "apiServer", facts.ControllerM
 // other arguments stay as they are.
 func WithArguments(stored string, changed map[string]map[string]string) (string, error) {
 	var cluster object
-	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
-		return "", fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	if err := read(stored, "kubeadm-config", "ClusterConfiguration", &cluster); err != nil {
+		return "", err
 	}
 	for program, section := range sections {
 		part, _ := cluster[section].(object)
@@ -49,11 +49,22 @@ func WithArguments(stored string, changed map[string]map[string]string) (string,
 	return string(text), err
 }
 
+// read reads what a ConfigMap stores.
+func read(stored, name, kind string, into *object) error {
+	if err := yaml.Unmarshal([]byte(stored), into); err != nil {
+		return fmt.Errorf("reading the %s in the ConfigMap %s: %w", kind, name, err)
+	}
+	if (*into)["kind"] != kind {
+		return fmt.Errorf("the ConfigMap %s holds no %s", name, kind)
+	}
+	return nil
+}
+
 // WithKubeletFields is a stored KubeletConfiguration with other fields. One without a value is removed.
 func WithKubeletFields(stored string, changed map[string]any) (string, error) {
 	var kubelet object
-	if err := yaml.Unmarshal([]byte(stored), &kubelet); err != nil || kubelet["kind"] != "KubeletConfiguration" {
-		return "", fmt.Errorf("the ConfigMap kubelet-config holds no KubeletConfiguration: %w", err)
+	if err := read(stored, "kubelet-config", "KubeletConfiguration", &kubelet); err != nil {
+		return "", err
 	}
 	for name, value := range changed {
 		if value == nil {

@@ -1,0 +1,351 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// This file plans how settings reach a cluster that exists. Kubeadm's configuration in the cluster is first, so that whoever joins
+// or is upgraded takes them from there. Then control planes replace their static pods, one at a time and as in an upgrade, and
+// kubelets restart. There is no record of how far it got: what is left to do follows from the arguments and the fields that every
+// host runs with. Files and kernel settings, for which nothing restarts, are part of configureNode.
+
+// Managed names what the spec sets, or has set. The cluster remembers it, so that a setting that leaves the spec is removed, and
+// what others have set stays.
+type Managed struct {
+	// Arguments are names by program, and Kubelet are fields.
+	Arguments map[string][]string `json:"arguments,omitempty"`
+	Kubelet   []string            `json:"kubelet,omitempty"`
+}
+
+// SettingsChange is what becomes different in kubeadm's configuration in the cluster.
+type SettingsChange struct {
+	// Arguments are values by program and name; an empty one is removed.
+	Arguments map[string]map[string]string `json:"arguments,omitempty"`
+	// Kubelet are fields of the kubelets' configuration; one that is null is removed.
+	Kubelet map[string]any `json:"kubelet,omitempty"`
+}
+
+func (m Managed) empty() bool { return m.equal(Managed{}) }
+
+func (m Managed) equal(o Managed) bool {
+	return slices.Equal(sorted(m.Kubelet), sorted(o.Kubelet)) && !slices.ContainsFunc(hostconfig.Programs, func(p string) bool {
+		return !slices.Equal(sorted(m.Arguments[p]), sorted(o.Arguments[p]))
+	})
+}
+
+func (m Managed) with(o Managed) Managed {
+	out := Managed{Kubelet: sorted(append(slices.Clone(m.Kubelet), o.Kubelet...))}
+	for _, p := range hostconfig.Programs {
+		if names := sorted(append(slices.Clone(m.Arguments[p]), o.Arguments[p]...)); len(names) > 0 {
+			if out.Arguments == nil {
+				out.Arguments = map[string][]string{}
+			}
+			out.Arguments[p] = names
+		}
+	}
+	return out
+}
+
+func (m Managed) String() string {
+	text, err := json.Marshal(m)
+	if err != nil {
+		panic(fmt.Sprintf("plan: names of settings cannot be written: %v", err)) // they are text
+	}
+	return string(text)
+}
+
+func sorted(list []string) []string { return slices.Compact(slices.Sorted(slices.Values(list))) }
+
+// wanted are the settings as every host must have them.
+type wanted struct {
+	given, managed Managed
+	// configured and runs are values by program and argument, in kubeadm's configuration and in manifests. An empty one must not
+	// be there.
+	configured, runs map[string]map[string]string
+	// kubelet are fields; one that is nil must not be there.
+	kubelet map[string]any
+}
+
+// settings evaluates the spec and what the cluster remembers.
+func (b *builder) settings() wanted {
+	if b.want != nil {
+		return *b.want
+	}
+	w := wanted{configured: map[string]map[string]string{}, runs: map[string]map[string]string{}, kubelet: map[string]any{}}
+	arguments, nodes := hostconfig.Arguments(b.c), b.nodes()
+	fields := hostconfig.KubeletFields(b.c, nodes)
+	for _, p := range hostconfig.Programs {
+		if names := slices.Sorted(maps.Keys(arguments[p])); len(names) > 0 {
+			if w.given.Arguments == nil {
+				w.given.Arguments = map[string][]string{}
+			}
+			w.given.Arguments[p] = names
+		}
+	}
+	w.given.Kubelet = slices.Sorted(maps.Keys(fields))
+	var former Managed
+	if b.Seen.API != nil && b.Seen.API.Settings != "" {
+		// What cannot be read was written by a newer version, which remembers more than this one.
+		_ = json.Unmarshal([]byte(b.Seen.API.Settings), &former)
+	}
+	w.managed = w.given.with(former)
+	for _, p := range hostconfig.Programs {
+		w.configured[p], w.runs[p] = map[string]string{}, map[string]string{}
+		for _, name := range w.managed.Arguments[p] {
+			if value, given := arguments[p][name]; given {
+				w.configured[p][name], w.runs[p][name] = value, value
+			} else {
+				w.configured[p][name], w.runs[p][name] = hostconfig.WithoutSetting(p, name)
+			}
+		}
+	}
+	for _, field := range w.managed.Kubelet {
+		if value, given := fields[field]; given {
+			w.kubelet[field] = value
+		} else {
+			w.kubelet[field] = hostconfig.KubeletWithoutSetting(field, nodes)
+		}
+	}
+	b.want = &w
+	return w
+}
+
+// nodes are the facts of all nodes that can be reached.
+func (b *builder) nodes() (out []*facts.Facts) {
+	for _, h := range b.c.Spec.Hosts {
+		if f := b.Facts(h.Name); f != nil && h.IsNode() {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// refuseSettings: the programs of adopted hosts are not Quorate's to restart.
+func (b *builder) refuseSettings() error {
+	s := b.c.Spec.Settings
+	if b.settings().managed.empty() && len(s.Registries)+len(s.Sysctls) == 0 {
+		return nil
+	}
+	for _, h := range b.c.Spec.Hosts {
+		if b.Reachable(h.Name) && h.IsNode() && b.leftAsItIs(h) {
+			return refused(RuleOwnProgram, fmt.Sprintf("the spec has settings, and the programs on %s were installed without Quorate", h.Name),
+				"Remove spec.settings, and change the settings of this cluster as it was installed: the ConfigMaps kubeadm-config and kubelet-config, and the files of each host.")
+		}
+	}
+	return nil
+}
+
+// joined says that the settings of a host can be compared: it is a node of the cluster, and can be reached.
+func (b *builder) joined(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	return f != nil && h.IsNode() && f.Kubernetes.KubeletConfig && !b.leftAsItIs(h)
+}
+
+// replacesSettings says that the static pods of a control plane are replaced because of settings.
+func (b *builder) replacesSettings(h spec.Host) bool {
+	if !b.joined(h) {
+		return false
+	}
+	pods, _ := b.staleSettings(h)
+	return len(pods) > 0 || b.interrupted(h) && !b.APIServer(h.Name).OK
+}
+
+// changeSettings is the order in which settings reach a cluster. It returns the step after which hosts join with them.
+func (b *builder) changeSettings(hosts []spec.Host) *Step {
+	ready := b.all()
+	stored := b.storeSettings(ready...)
+	for _, h := range b.controlPlanesInTurn() {
+		if b.joined(h) {
+			b.settingsInTurn(h, append(ready, stored))
+		}
+	}
+	b.restartKubelets(hosts, stored)
+	return stored
+}
+
+// storeSettings puts them into kubeadm's configuration, when it is known that every node can take them.
+func (b *builder) storeSettings(after ...*Step) *Step {
+	api, w := b.Seen.API, b.settings()
+	if api == nil || w.managed.empty() {
+		return nil
+	}
+	change := &SettingsChange{Arguments: map[string]map[string]string{}, Kubelet: map[string]any{}}
+	var why []string
+	for _, p := range hostconfig.Programs {
+		have := map[string]string{}
+		if api.Kubeadm != nil && api.Kubeadm.Arguments[p] != nil {
+			have = api.Kubeadm.Arguments[p]
+		}
+		change.Arguments[p] = w.configured[p]
+		why = append(why, differences(p, have, w.configured[p])...)
+	}
+	for _, field := range w.managed.Kubelet {
+		change.Kubelet[field] = w.kubelet[field]
+		if !hostconfig.SameField(api.KubeletConfig[field], w.kubelet[field]) {
+			why = append(why, different("the kubelets' "+field, api.KubeletConfig[field], w.kubelet[field]))
+		}
+	}
+	var former Managed
+	if api.Settings != "" {
+		_ = json.Unmarshal([]byte(api.Settings), &former)
+	}
+	if len(why) == 0 && former.equal(w.managed) {
+		return nil
+	}
+	if len(why) == 0 {
+		why = append(why, "when settings leave the spec, they are removed")
+	}
+	return b.add(Step{Kind: StoreSettings, Title: "store the settings in kubeadm's configuration", Settings: change, Record: w.managed.String(),
+		Reason: reasons(why) + "; hosts that join or are upgraded take them from there. Nothing restarts"}, append(after, b.checkFit())...)
+}
+
+// forgetSettings ends that the cluster remembers settings that left the spec, when no host has them any more.
+func (b *builder) forgetSettings(after ...*Step) {
+	w := b.settings()
+	if b.Seen.API == nil || w.given.equal(w.managed) || len(b.Unreachable()) > 0 {
+		return
+	}
+	b.add(Step{Kind: StoreSettings, Detail: "forget", Title: "forget the settings that left the spec", Record: w.given.String(), Reason: "no host has them any more"}, after...)
+}
+
+// differences describes in words how arguments differ from those that are wanted.
+func differences(program string, have, want map[string]string) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if have[name] != want[name] {
+			out = append(out, different("--"+name+" of "+program, have[name], want[name]))
+		}
+	}
+	return out
+}
+
+func different(what string, have, want any) string {
+	switch {
+	case hostconfig.SameField(have, nil):
+		return fmt.Sprintf("%s becomes %s", what, inWords(want))
+	case hostconfig.SameField(want, nil):
+		return fmt.Sprintf("%s left the spec", what)
+	}
+	return fmt.Sprintf("%s is %s instead of %s", what, inWords(have), inWords(want))
+}
+
+func inWords(v any) string {
+	if s, ok := v.(string); ok {
+		return s
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Sprint(v)
+	}
+	return strings.ReplaceAll(string(text), `"`, "")
+}
+
+// staleSettings are the programs of a control plane that run with other arguments, with the reasons.
+func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
+	for _, p := range hostconfig.Programs {
+		have := b.Facts(h.Name).Kubernetes.Arguments[p]
+		if have == nil {
+			continue // it has no manifest, which is restored with the settings
+		}
+		if d := differences(p, have, b.settings().runs[p]); len(d) > 0 {
+			pods, why = append(pods, p), append(why, d...)
+		}
+	}
+	return pods, why
+}
+
+// staleKubelet is why a kubelet has to restart.
+func (b *builder) staleKubelet(h spec.Host) (why []string) {
+	k := b.Facts(h.Name).Kubernetes
+	for _, field := range b.settings().managed.Kubelet {
+		if k.Kubelet != nil && !hostconfig.SameField(k.Kubelet[field], b.settings().kubelet[field]) {
+			why = append(why, different(field, k.Kubelet[field], b.settings().kubelet[field]))
+		}
+	}
+	if len(why) == 0 && k.KubeletDue {
+		why = append(why, "its configuration was changed after it had started")
+	}
+	return why
+}
+
+// interrupted says that an earlier run ended while the static pods of a control plane were being replaced, or right after that:
+// the host is in no maintenance, was not reset, and has left the pools.
+func (b *builder) interrupted(h spec.Host) bool {
+	return b.joined(h) && b.drained(h.Name) && !b.inMaintenance(h.Name)
+}
+
+// settingsInTurn is how one control plane gets other settings.
+func (b *builder) settingsInTurn(h spec.Host, after []*Step) {
+	pods, why := b.staleSettings(h)
+	switch {
+	case b.interrupted(h) && !b.APIServer(h.Name).OK:
+		b.replaceControlPlane(h, controlPlanePods, nil, "its API server does not work: "+b.APIServer(h.Name).Problem+b.APIServer(h.Name).Unknown, after)
+	case len(pods) > 0:
+		b.leaveForReplacement(h, after)
+		s := Step{Kind: UpgradeControlPlane, Host: h.Name, Title: "replace the control plane's static pods", Pods: pods, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
+			Reason: reasons(why) + "; its API server, controller manager, scheduler, and kubelet restart, and other containers go on"}
+		s.Change.Kubernetes = b.bundle.Version
+		at := b.at[h.Name]
+		at.controlPlane = b.addInTurn(s, append(after, at.bundle, at.images, at.configure)...)
+	default:
+		if stale := b.staleKubelet(h); len(stale) > 0 {
+			b.last = b.restartKubelet(h, stale, append(after, b.last)...)
+		}
+		if !b.interrupted(h) {
+			return
+		}
+	}
+	b.returnFromReplacement(h, after)
+}
+
+// restartKubelet restarts a kubelet with the configuration that the cluster has.
+func (b *builder) restartKubelet(h spec.Host, why []string, after ...*Step) *Step {
+	at := b.at[h.Name]
+	return b.add(Step{Kind: RestartKubelet, Host: h.Name, Title: "restart the kubelet with its new settings", Restart: []string{"kubelet.service"},
+		Reason: reasons(why) + "; the kubelet restarts, and containers go on", Change: change(cluster.Restart, cluster.Node, h.Name)}, append(after, at.bundle, at.configure)...)
+}
+
+// restartKubelets restarts those of the workers, several at the same time.
+func (b *builder) restartKubelets(hosts []spec.Host, after ...*Step) {
+	b.inLanes(slices.DeleteFunc(slices.Clone(hosts), func(h spec.Host) bool {
+		return h.Has(spec.RoleControlPlane) || !b.joined(h) || len(b.staleKubelet(h)) == 0 || b.plansNode(h)
+	}), after, func(h spec.Host, after ...*Step) *Step { return b.restartKubelet(h, b.staleKubelet(h), after...) })
+}
+
+// plansNode says that the node gets its configuration in another step already.
+func (b *builder) plansNode(h spec.Host) bool {
+	return slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == UpgradeNode && s.Host == h.Name })
+}
+
+// capacity are the fields of a kubelet's configuration that decide how many pods a node can run.
+var capacity = []string{"maxPods", "systemReserved", "kubeReserved", "evictionHard"}
+
+// checkFit finds nodes that would not run all of their pods with the settings, before anything is changed: a kubelet that starts
+// ends the pods that do not fit.
+func (b *builder) checkFit() *Step {
+	var nodes []string
+	for _, h := range b.c.Spec.Hosts {
+		if !b.joined(h) {
+			continue
+		}
+		have := b.Facts(h.Name).Kubernetes.Kubelet
+		if slices.ContainsFunc(capacity, func(field string) bool {
+			return slices.Contains(b.settings().managed.Kubelet, field) && !hostconfig.SameField(have[field], b.settings().kubelet[field])
+		}) {
+			nodes = append(nodes, h.Name)
+		}
+	}
+	if len(nodes) == 0 {
+		return nil
+	}
+	return b.add(Step{Kind: CheckFit, Title: "check whether the pods still fit on their nodes", Nodes: nodes,
+		Reason: "a kubelet that starts ends the pods for which its node has no room any more"})
+}
