@@ -49,8 +49,8 @@ func (b *builder) create() {
 		b.admitNode(h, pki, api)
 	}
 	b.removeTokens(initialised)
-	record := b.recordSpec(initialised, api)
-	b.markEstablished(append(b.ofKind(StartControlPlane, StartEtcd), addons, initialised, record)...)
+	record, remembered := b.recordSpec(initialised, api), b.rememberSettings(initialised, api)
+	b.markEstablished(append(b.ofKind(StartControlPlane, StartEtcd), addons, initialised, record, remembered)...)
 	b.finish()
 }
 

@@ -93,8 +93,11 @@ func (b *builder) configureNode(h spec.Host) {
 		s.Change = change(cluster.Restart, cluster.Node, h.Name)
 		at.configure = b.addInTurn(s, at.packages, at.bundle)
 	default:
-		if len(starts) > 0 {
+		switch settings := hostconfig.Settings(b.c, f); {
+		case len(starts) > 0:
 			s.Change = change(cluster.Start, b.startedPart(h), h.Name)
+		case h.IsNode() && !b.leftAsItIs(h) && len(hostconfig.Missing(settings, f)) > 0:
+			s.Reason += "; nothing restarts"
 		}
 		at.configure = b.add(s, at.packages, at.bundle)
 	}

@@ -208,6 +208,15 @@ func (b *builder) storeSettings(after ...*Step) *Step {
 		Reason: reasons(why) + "; hosts that join or are upgraded take them from there. Nothing restarts"}, append(after, b.checkFit())...)
 }
 
+// rememberSettings notes in a new cluster which settings it was built with.
+func (b *builder) rememberSettings(after ...*Step) *Step {
+	w := b.settings()
+	if w.managed.empty() || b.Seen.API != nil && b.Seen.API.Settings == w.managed.String() {
+		return nil
+	}
+	return b.add(Step{Kind: StoreSettings, Title: "remember the settings in the cluster", Record: w.managed.String(), Reason: "when settings leave the spec, they are removed"}, after...)
+}
+
 // forgetSettings ends that the cluster remembers settings that left the spec, when no host has them any more.
 func (b *builder) forgetSettings(after ...*Step) {
 	w := b.settings()

@@ -3,6 +3,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -167,6 +168,7 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		}
 		seen.APIServer, seen.APIServerVersion = &facts.Answer{OK: true}, r.Version
 		obs.Hosts[s.Host] = seen
+		startedWith(obs, f)
 		for i := range obs.Etcd {
 			if m := &obs.Etcd[i]; m.Name == s.Host && s.Change.Etcd != "" {
 				*m = facts.EtcdMember{Name: m.Name, Healthy: true, Started: true, Version: strings.TrimPrefix(s.Change.Etcd, "v"), StorageVersion: m.StorageVersion, DowngradeTo: m.DowngradeTo}
@@ -182,9 +184,24 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		}
 	case Configure:
 		f.Units["kubelet.service"] = "active"
+		for _, file := range s.Desired.Files {
+			f.Files[file.Key()] = file.Sum()
+		}
+		for _, path := range s.Desired.Absent {
+			delete(f.Files, path)
+		}
+		if f.Sysctls != nil {
+			maps.Copy(f.Sysctls, s.Desired.Sysctls)
+		}
+		f.Registries = registriesOf(f)
+	case StoreSettings:
+		store(obs, s)
+	case RestartKubelet:
+		f.Kubernetes.Kubelet, f.Kubernetes.KubeletDue = maps.Clone(obs.API.KubeletConfig), false
 	case UpgradeNode:
 		switchTo(s.Programs)
 		kubelet()
+		f.Kubernetes.Kubelet = maps.Clone(obs.API.KubeletConfig)
 	case ConvertEtcd:
 		for i := range obs.Etcd {
 			if m := &obs.Etcd[i]; s.Etcd == "" {
@@ -209,7 +226,7 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		obs.API.Record = s.Record
 	case RecordVerified:
 		obs.API.Verified = s.Record
-	case SnapshotEtcd, CheckStored, MoveLeadership, Verify:
+	case SnapshotEtcd, CheckStored, CheckFit, MoveLeadership, Verify:
 	default:
 		t.Fatalf("an upgrade has the step %s", s.ID)
 	}
@@ -226,6 +243,7 @@ func interrupt(c *spec.Cluster, obs *facts.Observation, s Step, half bool) bool 
 		k := &seen.Facts.Kubernetes
 		k.Manifests = slices.DeleteFunc(slices.Clone(k.Manifests), func(pod string) bool { return pod == "kube-apiserver" })
 		delete(k.PodImages, "kube-apiserver")
+		delete(k.Arguments, "kube-apiserver")
 	}
 	seen.APIServer, seen.APIServerVersion = &facts.Answer{Problem: "connection refused"}, ""
 	obs.Hosts[s.Host] = seen
