@@ -3,6 +3,7 @@ package audit
 import (
 	"cmp"
 	"fmt"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -217,7 +218,7 @@ func anonymous(h Host) verdict {
 		return found("%s is not running", apiserver)
 	case args["anonymous-auth"] == "false":
 		return verdict{}
-	case args["authentication-config"] != hostconfig.AuthenticationFile:
+	case args["authentication-config"] != hostconfig.AuthenticationFile && !hostconfig.IsVariant(path.Base(args["authentication-config"])):
 		return found("requests without credentials are served as system:anonymous")
 	}
 	var c struct {

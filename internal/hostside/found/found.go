@@ -55,7 +55,7 @@ type Unit struct {
 }
 
 // Directories may exist before Quorate comes, and hold what is not Quorate's.
-var Directories = []string{"/opt/cni/bin", "/etc/cni/net.d", "/var/lib/cni", "/etc/containerd", "/etc/etcd", "/var/log/pods", "/var/log/containers", "/var/log/kubernetes",
+var Directories = []string{"/opt/cni/bin", "/etc/cni/net.d", "/var/lib/cni", "/etc/containerd", "/etc/containerd/certs.d", "/etc/etcd", "/var/log/pods", "/var/log/containers", "/var/log/kubernetes",
 	"/var/lib/etcd", "/var/lib/kubelet", "/var/lib/containerd", "/etc/kubernetes"}
 
 // Sysctls are kernel settings that the programs of a node change when they start: the kubelet and kube-proxy.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"os/user"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -73,8 +74,9 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 			s.Files[dir] = m
 		}
 	}
-	s.AuditPolicy = system.ReadTrimmed(hostconfig.AuditPolicyFile)
-	s.Authentication = system.ReadTrimmed(hostconfig.AuthenticationFile)
+	args := s.Programs[facts.APIServer]
+	s.AuditPolicy = system.ReadTrimmed(apiServerFile(args["audit-policy-file"], hostconfig.AuditPolicyFile))
+	s.Authentication = system.ReadTrimmed(apiServerFile(args["authentication-config"], hostconfig.AuthenticationFile))
 	if path := s.Programs["kube-apiserver"]["encryption-provider-config"]; path != "" {
 		s.EncryptionProviders = providers(path)
 	}
@@ -163,4 +165,12 @@ func servingIssuer(certificatePath, caPath string) string {
 		return "other"
 	}
 	return "cluster"
+}
+
+// apiServerFile is the file that an API server reads: Quorate's own, or the one of a setting.
+func apiServerFile(given, own string) string {
+	if path.Dir(given) == hostconfig.APIServerDir && hostconfig.IsVariant(path.Base(given)) {
+		return given
+	}
+	return own
 }

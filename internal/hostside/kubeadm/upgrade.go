@@ -115,8 +115,10 @@ var UpgradeControlPlane = host.DefineChange("kubeadm.upgrade-control-plane", fun
 	if err != nil {
 		return struct{}{}, err
 	}
-	if err := durable.Remove(facts.KubeletRestartDue); err != nil {
-		return struct{}{}, err
+	for _, due := range []string{facts.KubeletRestartDue, facts.KubeletSettingsDue} {
+		if err := durable.Remove(due); err != nil {
+			return struct{}{}, err
+		}
 	}
 	if err := serves(ctx, in); err != nil {
 		return struct{}{}, err
@@ -312,7 +314,10 @@ var PrepareKubelet = host.DefineChange("kubeadm.prepare-kubelet", func(ctx conte
 
 // KubeletRestarted waits until a kubelet that was restarted works.
 var KubeletRestarted = host.Define("kubeadm.kubelet-restarted", func(ctx context.Context, _ struct{}) (struct{}, error) {
-	return struct{}{}, AwaitKubelet(ctx)
+	if err := AwaitKubelet(ctx); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, durable.Remove(facts.KubeletSettingsDue)
 })
 
 // ClusterUpgrade is what kubeadm does once for a whole cluster.

@@ -56,7 +56,7 @@ var configuration = []place{
 	{path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf"}, {path: "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"},
 	{path: "/etc/systemd/system/kubelet.service.d", kind: empty}, {path: "/etc/systemd/system/kubelet.service", own: true},
 	{path: "/etc/systemd/system/containerd.service", own: true}, {path: "/etc/containerd/config.toml", own: true},
-	{path: hostconfig.RegistriesDir, kind: tree, own: true}, {path: "/etc/containerd", kind: empty, own: true},
+	{path: hostconfig.RegistriesDir, kind: shared, own: true}, {path: "/etc/containerd", kind: empty, own: true},
 	{path: "/etc/systemd/system/etcd.service", own: true}, {path: hostconfig.EtcdMembersFile, own: true}, {path: hostconfig.EtcdEnvFile, own: true}, {path: "/etc/etcd", kind: empty, own: true},
 	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: "/etc/sysctl.d/91-quorate-balancer.conf"}, {path: hostconfig.SettingsSysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},

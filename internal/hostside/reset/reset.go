@@ -24,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Request says which host is reset.
@@ -520,6 +521,8 @@ func (w work) leftByCluster(dir, name string) bool {
 		return strings.Contains(name, "flannel")
 	case "/opt/cni/bin":
 		return name == "flannel"
+	case hostconfig.RegistriesDir:
+		return bytes.HasPrefix(system.ReadAll(w.at(filepath.Join(dir, name, "hosts.toml"))), []byte(hostconfig.WrittenRegistry+"\n"))
 	}
 	return false
 }

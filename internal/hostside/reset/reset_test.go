@@ -188,7 +188,9 @@ func desired() (all []facts.Desired) {
 	f := clustertest.Whole()
 	cp := spec.Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{spec.RoleControlPlane}}
 	seen := &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}, Addresses: []facts.Address{{IP: cp.Address, Prefix: 24, Interface: "eth0"}}}
-	all = append(all, hostconfig.Hosts(f.Spec), hostconfig.Runtime(seen, "pause"))
+	settings := spec.DefaultLab("lab")
+	settings.Spec.Settings = spec.Settings{Sysctls: map[string]string{"vm.max_map_count": "262144"}, Registries: []spec.Registry{{Name: "docker.io", Mirrors: []string{"https://mirror.example.com"}}}}
+	all = append(all, hostconfig.Hosts(f.Spec), hostconfig.Runtime(seen, "pause"), hostconfig.Settings(settings, seen))
 	for _, mark := range marks { // The load balancer is configured after them.
 		all = append(all, facts.Desired{Files: []facts.File{{Path: mark, Content: "lab\n"}}})
 	}
