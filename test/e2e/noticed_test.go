@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,27 +43,33 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	return 0
 }
 
-// stoodStill is the evidence that this computer stood still in an interval: keepalived says when it ran too late, and so does a
-// clock of the test.
+// stoodStill is the evidence that this computer, or a part of the cluster on it, stood still in an interval: what load balancers say, and
+// a clock of the test.
 func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.Time) (out []string) {
 	t.Helper()
 	if late, at := ownClock().latest(begin, end); late > standstill {
 		out = append(out, fmt.Sprintf("the test ran %s late at %s", late.Round(time.Millisecond), at.Format(time.TimeOnly)))
 	}
 	for _, m := range c.lab(t).Machines() {
-		const says = "thread timer expired "
-		// A machine that is off, or has no keepalived, has nothing to say.
-		log := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q --since=@%d --until=@%d -t Keepalived_vrrp --grep='%s'", begin.Unix(), end.Unix()+1, says))
-		for line := range strings.Lines(log.stdout) {
-			_, rest, _ := strings.Cut(line, says)
-			number, _, _ := strings.Cut(rest, " ")
-			if seconds, err := strconv.ParseFloat(number, 64); err == nil && seconds > standstill.Seconds() {
-				out = append(out, fmt.Sprintf("keepalived on %s ran %.1f s late", m.Name, seconds))
+		// A machine that is off, or has no load balancer, has nothing to say.
+		r := c.run(ctx, "lab", "--lab", c.name, "ssh", m.Name, fmt.Sprintf("journalctl -q -o cat --since=@%d --until=@%d --grep='%s'", begin.Unix(), end.Unix()+1, late.String()))
+		for line := range strings.Lines(r.stdout) {
+			said := late.FindStringSubmatch(line)
+			if said == nil {
+				continue
 			}
+			if seconds, err := strconv.ParseFloat(said[1], 64); err == nil && seconds < standstill.Seconds() {
+				continue
+			}
+			out = append(out, m.Name+" says: "+strings.TrimSpace(line))
 		}
 	}
-	return out
+	return out[:min(len(out), 5)]
 }
+
+// late is what load balancers say when programs do not run in time: keepalived of itself, the watchdog of HAProxy, and HAProxy of an
+// API server whose connection is accepted and whose answer does not come.
+var late = regexp.MustCompile(`thread timer expired ([0-9.]+) seconds ago|gets too little CPU time|Server control-planes/\S+ is DOWN, reason: Layer7 timeout`)
 
 // clock remembers when it ran late.
 type clock struct {
