@@ -21,10 +21,10 @@ var withoutSecrets = []string{
 	"etcd.claim",                   // uses the certificate that the host has
 	"etcd.snapshot", "etcd.stored", // the same; a snapshot stays on the host, and of stored objects only the keys leave it
 	"kubeadm.abandon-join", "kubeadm.await-etcd",
-	"kubeadm.admin",                                        // returns a secret of the host, which goes nowhere else
-	"kubeadm.etcd-client",                                  // the same
-	"kubeadm.install-certificate",                          // a certificate; its key never leaves the host
-	"kubeadm.kubelet-restarted", "kubeadm.prepare-kubelet", // a version
+	"kubeadm.admin",                                                                         // returns a secret of the host, which goes nowhere else
+	"kubeadm.etcd-client",                                                                   // the same
+	"kubeadm.install-certificate",                                                           // a certificate; its key never leaves the host
+	"kubeadm.kubelet-restarted", "kubeadm.prepare-kubelet", "kubeadm.restart-with-settings", // a version
 	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate

@@ -334,8 +334,8 @@ func (b *builder) plansNode(h spec.Host) bool {
 	return slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == UpgradeNode && s.Host == h.Name })
 }
 
-// capacity are the fields of a kubelet's configuration that decide how many pods a node can run.
-var capacity = []string{"maxPods", "systemReserved", "kubeReserved", "evictionHard"}
+// admission are the fields of a kubelet's configuration that decide which pods a node can run.
+var admission = []string{"maxPods", "systemReserved", "kubeReserved", "evictionHard", "allowedUnsafeSysctls"}
 
 // checkFit finds nodes that would not run all of their pods with the settings, before anything is changed: a kubelet that starts
 // ends the pods that do not fit.
@@ -346,7 +346,7 @@ func (b *builder) checkFit() *Step {
 			continue
 		}
 		have := b.Facts(h.Name).Kubernetes.Kubelet
-		if slices.ContainsFunc(capacity, func(field string) bool {
+		if slices.ContainsFunc(admission, func(field string) bool {
 			return slices.Contains(b.settings().managed.Kubelet, field) && !hostconfig.SameField(have[field], b.settings().kubelet[field])
 		}) {
 			nodes = append(nodes, h.Name)
@@ -356,5 +356,5 @@ func (b *builder) checkFit() *Step {
 		return nil
 	}
 	return b.add(Step{Kind: CheckFit, Title: "check whether the pods still fit on their nodes", Nodes: nodes,
-		Reason: "a kubelet that starts ends the pods for which its node has no room any more"})
+		Reason: "a kubelet that starts ends the pods that it would not admit any more"})
 }

@@ -75,11 +75,40 @@ func judgeFit(c *spec.Cluster, nodes []*facts.Facts, node *corev1.Node, pods []c
 			lacks = append(lacks, fmt.Sprintf("its pods request %s of %s, and %s are left for them", used.String(), kind, left.String()))
 		}
 	}
+	for _, p := range pods {
+		if name := forbiddenSysctl(c.Spec.Settings.Kubelet.AllowedUnsafeSysctls, p); name != "" {
+			lacks = append(lacks, fmt.Sprintf("the pod %s/%s sets %s, which is not among allowedUnsafeSysctls", p.Namespace, p.Name, name))
+		}
+	}
 	if len(lacks) == 0 {
 		return nil
 	}
-	return &cluster.Refusal{Rule: RuleFit, Why: "with spec.settings.kubelet, " + node.Name + " has no room for its pods: " + strings.Join(lacks, "; ") + ". Its kubelet would end some of them when it restarts",
+	return &cluster.Refusal{Rule: RuleFit, Why: "with spec.settings.kubelet, " + node.Name + " could not run all of its pods: " + strings.Join(lacks, "; ") + ". Its kubelet would end some of them when it restarts",
 		Fix: "Choose other limits, or move pods away first: `kubectl drain " + node.Name + " --ignore-daemonsets`, and `kubectl uncordon " + node.Name + "` afterwards."}
+}
+
+// safeSysctls are those that every pod can set.
+var safeSysctls = []string{"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_unprivileged_port_start", "net.ipv4.ping_group_range",
+	"net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes", "net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem"}
+
+// forbiddenSysctl is a kernel setting of a pod that runs and that its kubelet would not admit any more; empty if there is none.
+func forbiddenSysctl(allowed []string, p corev1.Pod) string {
+	if p.Status.Phase != corev1.PodRunning || p.Spec.SecurityContext == nil {
+		return ""
+	}
+	for _, s := range p.Spec.SecurityContext.Sysctls {
+		name := strings.ReplaceAll(s.Name, "/", ".")
+		if slices.Contains(safeSysctls, name) {
+			continue
+		}
+		if !slices.ContainsFunc(allowed, func(pattern string) bool {
+			prefix, all := strings.CutSuffix(pattern, "*")
+			return pattern == name || all && strings.HasPrefix(name, prefix)
+		}) {
+			return name
+		}
+	}
+	return ""
 }
 
 // reservedOf is what pods do not get of a resource.
