@@ -3,7 +3,7 @@ SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
-E2E_TIMEOUT ?= 60m
+E2E_TIMEOUT ?= 70m
 
 .PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-failover bench-hosts bench-distribution tools clean
 

@@ -115,7 +115,7 @@ func (k *crash) inUse(t *testing.T) {
 		{"end the maintenance", nothing, []string{"maintain", "-f", file, "--undo", "cp-b"}},
 		{"upgrade", version(spec.DefaultVersion), apply},
 		{"roll back", version(formerVersion), apply},
-	}, 2, 3, 4) {
+	}, 2) {
 		t.Run(o.name, func(t *testing.T) {
 			o.prepare(t)
 			k.operation(t, o.args)

@@ -40,7 +40,7 @@ func TestExternalEtcd(t *testing.T) {
 	c.must(t, ctx, up...)
 	s := c.whole(t, ctx)
 
-	for _, part := range []struct {
+	for _, part := range sample([]struct {
 		name string
 		test func(*testing.T, context.Context, *cluster, status.Status)
 	}{
@@ -56,7 +56,7 @@ func TestExternalEtcd(t *testing.T) {
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
 		{"an etcd host is replaced", etcdHostReplaced},
-	} {
+	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
 			if t.Failed() {

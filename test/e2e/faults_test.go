@@ -117,8 +117,8 @@ func allFaults(c *cluster, s status.Status) (out []fault) {
 	for _, z := range sample(zones, 1) {
 		out = append(out, powerOff("zone/"+z))
 	}
-	return append(out, c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", func(s status.Status) string { return s.Etcd.Members[0].Name }),
-		c.hang("etcd", "etcd", leader), c.kill("etcd", "etcd", leader))
+	return append(out, sample([]fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", func(s status.Status) string { return s.Etcd.Members[0].Name }),
+		c.hang("etcd", "etcd", leader), c.kill("etcd", "etcd", leader)}, 0, 1, 2)...)
 }
 
 func first(yes bool) int {
