@@ -45,7 +45,7 @@ const (
 // mirror is a file server and a registry on one TLS listener, with a login, and with faults to be switched on.
 type mirror struct {
 	*httptest.Server
-	files  map[string][]byte
+	files  sync.Map // contents by name: a request that its client has given up may still be served while a test changes them
 	access fetch.Access
 
 	mu sync.Mutex
@@ -56,7 +56,7 @@ type mirror struct {
 
 func startMirror(t *testing.T) *mirror {
 	t.Helper()
-	m := &mirror{files: map[string][]byte{}}
+	m := &mirror{}
 	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	m.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
@@ -75,8 +75,8 @@ func startMirror(t *testing.T) *mirror {
 			images.ServeHTTP(counted, r)
 			return
 		}
-		content, ok := m.files[strings.TrimPrefix(r.URL.Path, "/files/")]
-		if !ok {
+		content := m.file(strings.TrimPrefix(r.URL.Path, "/files/"))
+		if content == nil {
 			http.NotFound(w, r)
 			return
 		}
@@ -109,6 +109,13 @@ func password(t *testing.T, text string) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// file is the content of a file; nil if there is none.
+func (m *mirror) file(name string) []byte {
+	content, _ := m.files.Load(name)
+	data, _ := content.([]byte)
+	return data
 }
 
 func (m *mirror) host() string { return m.Listener.Addr().String() }
@@ -154,11 +161,12 @@ func (m *mirror) publish(t *testing.T) {
 	t.Helper()
 	kubeadm := []byte(programs["kubeadm"])
 	sum512 := sha512.Sum512(kubeadm)
-	m.files["one.test/v1/kubeadm"], m.files["one.test/v1/kubeadm.sha512"] = kubeadm, []byte(hex.EncodeToString(sum512[:]))
+	m.files.Store("one.test/v1/kubeadm", kubeadm)
+	m.files.Store("one.test/v1/kubeadm.sha512", []byte(hex.EncodeToString(sum512[:])))
 	archive := tgz(t, map[string]string{"./helper": programs["helper"], "dist/runtime": programs["runtime"], "README": "not wanted"})
 	sum256 := sha256.Sum256(archive)
-	m.files["two.test/get/runtime.tgz"] = archive
-	m.files["two.test/get/SHA256SUMS"] = fmt.Appendf(nil, "%064d  other.tgz\n%s  runtime.tgz\n", 0, hex.EncodeToString(sum256[:]))
+	m.files.Store("two.test/get/runtime.tgz", archive)
+	m.files.Store("two.test/get/SHA256SUMS", fmt.Appendf(nil, "%064d  other.tgz\n%s  runtime.tgz\n", 0, hex.EncodeToString(sum256[:])))
 	m.pushImage(t, "mirrored/group/server:v1.0.0", "linux", archOfHere, "server", "shared")
 	m.pushImage(t, "mirrored/net/proxy:v2.0", "linux", archOfHere, "proxy", "shared")
 }
@@ -283,21 +291,22 @@ func TestMirrorRefuses(t *testing.T) {
 		want   []string
 	}{
 		"a wrong checksum": {harm: func(_ *testing.T, m *mirror) {
-			m.files["one.test/v1/kubeadm.sha512"] = []byte(strings.Repeat("0", 128))
+			m.files.Store("one.test/v1/kubeadm.sha512", []byte(strings.Repeat("0", 128)))
 		}, want: []string{"kubeadm", "/files/one.test/v1/kubeadm", "sha512:" + strings.Repeat("0", 128), "kubeadm.sha512 says", "do not use it"}},
 		"a truncated file": {harm: func(_ *testing.T, m *mirror) {
-			m.files["two.test/get/runtime.tgz"] = m.files["two.test/get/runtime.tgz"][:100]
+			m.files.Store("two.test/get/runtime.tgz", m.file("two.test/get/runtime.tgz")[:100])
 		}, want: []string{"runtime.tgz", "100 bytes", "truncated"}},
 		"no checksum": {harm: func(_ *testing.T, m *mirror) {
-			m.files["two.test/get/SHA256SUMS"] = []byte("nothing\nof use\n")
+			m.files.Store("two.test/get/SHA256SUMS", []byte("nothing\nof use\n"))
 		}, want: []string{"SHA256SUMS", "no checksum of runtime.tgz"}},
 		"a missing file": {harm: func(_ *testing.T, m *mirror) {
-			delete(m.files, "one.test/v1/kubeadm")
+			m.files.Delete("one.test/v1/kubeadm")
 		}, want: []string{"404", "quorate bundle sources"}},
 		"an archive without the program": {harm: func(t *testing.T, m *mirror) {
 			archive := tgz(t, map[string]string{"helper": "x"})
 			sum := sha256.Sum256(archive)
-			m.files["two.test/get/runtime.tgz"], m.files["two.test/get/SHA256SUMS"] = archive, fmt.Appendf(nil, "%x  runtime.tgz\n", sum)
+			m.files.Store("two.test/get/runtime.tgz", archive)
+			m.files.Store("two.test/get/SHA256SUMS", fmt.Appendf(nil, "%x  runtime.tgz\n", sum))
 		}, want: []string{"runtime.tgz", "lacks dist/runtime"}},
 		"a missing image": {harm: func(_ *testing.T, m *mirror) {
 			m.breaks(func(w http.ResponseWriter, r *http.Request) bool {
@@ -375,14 +384,14 @@ func TestMirrorGoesAway(t *testing.T) {
 		mu.Unlock()
 		switch {
 		case n == 1 && !blob:
-			whole := m.files["two.test/get/runtime.tgz"]
+			whole := m.file("two.test/get/runtime.tgz")
 			w.Header().Set("Content-Length", fmt.Sprint(len(whole)))
 			w.Write(whole[:len(whole)/2])
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		case n <= 2:
 			panic(http.ErrAbortHandler)
-		case n == 3 && !blob && r.Header.Get("Range") != fmt.Sprintf("bytes=%d-", len(m.files["two.test/get/runtime.tgz"])/2):
+		case n == 3 && !blob && r.Header.Get("Range") != fmt.Sprintf("bytes=%d-", len(m.file("two.test/get/runtime.tgz"))/2):
 			t.Errorf("after the pause it asks for %q", r.Header.Get("Range"))
 		}
 		return false

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,10 +32,10 @@ const (
 func (m *mirror) seal(t *testing.T, file func(content []byte) (sig, cert []byte), image func(payload []byte) map[string]string) {
 	t.Helper()
 	for _, at := range []string{"one.test/v1/kubeadm", "two.test/get/runtime.tgz"} {
-		sig, cert := file(m.files[at])
-		m.files[at+".sig"] = sig
+		sig, cert := file(m.file(at))
+		m.files.Store(at+".sig", sig)
 		if cert != nil {
-			m.files[at+".cert"] = cert
+			m.files.Store(at+".cert", cert)
 		}
 	}
 	for _, at := range []string{"mirrored/group/server:v1.0.0", "mirrored/net/proxy:v2.0"} {
@@ -149,15 +150,18 @@ func TestSignaturesRefuse(t *testing.T) {
 		harm func(t *testing.T, m *mirror)
 		want []string
 	}{
-		"a file without": {func(_ *testing.T, m *mirror) { delete(m.files, "two.test/get/runtime.tgz.sig") },
+		"a file without": {func(_ *testing.T, m *mirror) { m.files.Delete("two.test/get/runtime.tgz.sig") },
 			[]string{"runtime.tgz v3", "/files/two.test/get/runtime.tgz", "the signature is missing: there is no runtime.tgz.sig"}},
-		"a file without its certificate": {func(_ *testing.T, m *mirror) { delete(m.files, "one.test/v1/kubeadm.cert") }, []string{"there is no kubeadm.cert"}},
+		"a file without its certificate": {func(_ *testing.T, m *mirror) { m.files.Delete("one.test/v1/kubeadm.cert") }, []string{"there is no kubeadm.cert"}},
 		"a file and its checksum changed": {func(_ *testing.T, m *mirror) {
-			other := append(m.files["one.test/v1/kubeadm"], "# and more\n"...)
-			m.files["one.test/v1/kubeadm"], m.files["one.test/v1/kubeadm.sha512"] = other, fmt.Appendf(nil, "%x", sha512.Sum512(other))
+			other := append(slices.Clone(m.file("one.test/v1/kubeadm")), "# and more\n"...)
+			m.files.Store("one.test/v1/kubeadm", other)
+			m.files.Store("one.test/v1/kubeadm.sha512", fmt.Appendf(nil, "%x", sha512.Sum512(other)))
 		}, []string{"kubeadm v1.0.0", "does not match this content"}},
 		"a file by somebody else": {func(_ *testing.T, m *mirror) {
-			m.files["one.test/v1/kubeadm.sig"], m.files["one.test/v1/kubeadm.cert"] = store.File("me@example.test", issuedBy, m.files["one.test/v1/kubeadm"])
+			sig, cert := store.File("me@example.test", issuedBy, m.file("one.test/v1/kubeadm"))
+			m.files.Store("one.test/v1/kubeadm.sig", sig)
+			m.files.Store("one.test/v1/kubeadm.cert", cert)
 		}, []string{"signed by [me@example.test], not by " + signedBy}},
 		"an image without": {func(t *testing.T, m *mirror) {
 			m.pushImage(t, "mirrored/net/proxy:v2.0", "linux", archOfHere, "another")
