@@ -30,7 +30,7 @@ var looks = map[string]string{
 	"unit file": "systemctl list-unit-files --no-legend --no-pager --plain",
 	"link":      "ip -o link | sed 's/^[0-9]*: //; s/[@:].*//'",
 	"address":   "ip -o address show scope global | awk '{print $2, $4}'",
-	"route":     "ip route show table all",
+	"route":     "ip route show table all | grep -v fe80:", // a link gets these addresses when nobody has answered for them
 	"nftables":  "nft list ruleset",
 	"sysctl": "for s in net.ipv4.ip_forward net.ipv4.ip_nonlocal_bind net.ipv4.conf.all.route_localnet net.bridge.bridge-nf-call-iptables net.ipv6.conf.all.forwarding " +
 		"net.netfilter.nf_conntrack_max vm.overcommit_memory kernel.panic kernel.panic_on_oops; do echo $s $(sysctl -n $s 2>/dev/null); done",
@@ -82,8 +82,10 @@ func resetsAll(t *testing.T, ctx context.Context, c *cluster, file string, befor
 		t.Errorf("without a confirmation: %s", r)
 	}
 	r := c.must(t, ctx, "reset", "--all", "--dry-run", "-f", file, "-o", "json")
-	if len(planned(t, r)) != len(before) {
-		t.Errorf("the plan of a reset: %s", r)
+	for m := range before {
+		if !slices.ContainsFunc(planned(t, r), func(s plan.Step) bool { return s.Kind == plan.ResetHost && s.Host == m }) {
+			t.Errorf("%s is not in the plan of a reset: %s", m, r)
+		}
 	}
 	killed := c.start(t, ctx, "reset", "--all", "--yes", "-f", file, "--verbose")
 	if !killed.reaches(ctx, "reset the host …") {
