@@ -138,7 +138,7 @@ func (f *findings) departures() {
 	for _, h := range f.removed {
 		switch {
 		case !f.Reachable(h.Name):
-			f.add(RuleRemoved, Info, "host "+h.Name+" ("+h.Address+") was removed from the cluster while it was down, and was not reset", "If it comes back, run `quorate apply`, which resets it. It cannot join by itself.", h.Name)
+			f.add(RuleRemoved, Info, "host "+h.Name+" ("+h.Address+") was removed from the cluster while it was down, and was not reset", "If it comes back, run `quorate apply` to reset it. It cannot join by itself.", h.Name)
 		case f.Cleared(h.Name):
 			f.add(RuleRemoved, Info, "host "+h.Name+" ("+h.Address+"), which was removed while it was down, was reset or installed again", "`quorate apply` forgets it.", h.Name)
 		case f.Ours(h.Name):

@@ -39,7 +39,7 @@ type StoredObject struct {
 
 const registry = "/registry/"
 
-// page is how many keys are read at once.
+// page is the number of keys per request.
 const page = 1000
 
 // Stored lists the objects that are stored in one of the versions. Of every object it reads no more than its key, unless the key

@@ -97,8 +97,8 @@ func (b *builder) refuseCreation() error {
 	return nil
 }
 
-// refuseSecondCluster refuses to build control planes anew for workers that have joined: a worker starts only when the API of its
-// cluster answers, so the spec names none of the control planes that they belong to.
+// refuseSecondCluster refuses to build new control planes for workers that have joined a cluster already. A worker starts only when the
+// API of its cluster answers, so the spec names none of the control planes that the workers belong to.
 func (b *builder) refuseSecondCluster() error {
 	if b.anyOf(b.c.HostsWith(spec.RoleControlPlane), func(k facts.Kubernetes) bool {
 		return k.KubeletConfig || k.EtcdData || k.CA != "" || len(k.Manifests) > 0
@@ -108,7 +108,7 @@ func (b *builder) refuseSecondCluster() error {
 	for _, h := range b.c.HostsWith(spec.RoleWorker) {
 		if f := b.Facts(h.Name); f != nil && f.Kubernetes.KubeletConfig {
 			return refused(cluster.RuleNewCluster, h.Name+" is a worker of a cluster, and the spec names none of its control planes",
-				"Keep at least one control plane of the cluster in the spec until the new ones have joined, then remove it. If that cluster is gone for good, clear "+h.Name+": `kubeadm reset`.")
+				"Keep at least one control plane of the cluster in the spec until the new ones have joined, then remove it. If that cluster is gone for good, clear "+h.Name+": "+facts.HowToClear()+".")
 		}
 	}
 	return nil

@@ -72,7 +72,7 @@ func upgraded(t *testing.T, c *spec.Cluster, r Bundle) *facts.Observation {
 	return obs
 }
 
-// settleEtcd is what etcd does by itself: its data has the version of the oldest member, and a downgrade ends when all members
+// settleEtcd applies what etcd does on its own: its data has the version of the oldest member, and a downgrade ends when all members
 // are old.
 func settleEtcd(obs *facts.Observation) {
 	oldest := ""

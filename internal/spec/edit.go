@@ -63,7 +63,7 @@ const (
 	// recorded: the change was made by hand, and Quorate does not know it yet.
 	recorded = "Then make the same change in the recorded spec (" + editRecord + ") and in your own"
 	// joinAgain takes two runs: in one run, a host cannot leave and come back as another one.
-	joinAgain = "remove HOST from the spec and run `quorate apply`; then add it again as it is to be, and run `quorate apply` once more"
+	joinAgain = "remove HOST from the spec and run `quorate apply`; then add it with the new value, and run `quorate apply` again"
 
 	sameBundle = "If the result is another bundle, it is installed on the hosts"
 	relabel    = ". Pods that run stay where they are"

@@ -2,14 +2,9 @@ package step
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
@@ -55,26 +50,8 @@ func storeEtcdServers(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, time.Minute, "storing etcd's members")
-	defer cancel()
-	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	return retry(ctx, time.Second, func(ctx context.Context) error {
-		var have *corev1.ConfigMap
-		if have, err = maps.Get(ctx, "kubeadm-config", metav1.GetOptions{}); err != nil {
-			return err
-		}
-		const key = "ClusterConfiguration"
-		text, err := kubeadmconfig.WithEtcdServers(have.Data[key], s.Servers)
-		if err != nil {
-			return err
-		}
-		// The resource version makes a concurrent change a conflict.
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "data": map[string]string{key: text}})
-		if err != nil {
-			return err
-		}
-		_, err = maps.Patch(ctx, "kubeadm-config", types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		return err
+	return changeStored(ctx, client, "kubeadm-config", "ClusterConfiguration", func(text string) (string, error) {
+		return kubeadmconfig.WithEtcdServers(text, s.Servers)
 	})
 }
 

@@ -37,9 +37,9 @@ func storeSettings(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-// changeStored changes what a ConfigMap of kubeadm's has under a key.
+// changeStored changes what a ConfigMap of kubeadm's has under a key. It repeats that while the API does not answer.
 func changeStored(ctx context.Context, client *kube.Client, name, key string, change func(string) (string, error)) error {
-	ctx, cancel := withDeadline(ctx, time.Minute, "storing the settings in the ConfigMap "+name)
+	ctx, cancel := withDeadline(ctx, time.Minute, "changing the ConfigMap "+name)
 	defer cancel()
 	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	return retry(ctx, time.Second, func(ctx context.Context) error {
@@ -50,6 +50,9 @@ func changeStored(ctx context.Context, client *kube.Client, name, key string, ch
 		text, err := change(have.Data[key])
 		if err != nil {
 			return err
+		}
+		if text == have.Data[key] {
+			return nil
 		}
 		// The resource version makes a concurrent change a conflict.
 		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "data": map[string]string{key: text}})

@@ -299,17 +299,9 @@ func enableAddons(ctx context.Context, client *kube.Client) error {
 		return err
 	}
 	dns := err == nil
-	stored, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
-	if err != nil {
-		return err
-	}
-	enabled, err := kubeadmconfig.WithAddons(stored.Data["ClusterConfiguration"], proxy, dns)
-	if err != nil || enabled == "" {
-		return err
-	}
-	stored.Data["ClusterConfiguration"] = enabled
-	_, err = client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Update(ctx, stored, metav1.UpdateOptions{FieldManager: fieldManager})
-	return err
+	return changeStored(ctx, client, "kubeadm-config", "ClusterConfiguration", func(text string) (string, error) {
+		return kubeadmconfig.WithAddons(text, proxy, dns)
+	})
 }
 
 // onAPI does something that an election or an API server that restarts must not end.

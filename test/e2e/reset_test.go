@@ -19,8 +19,8 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// looks print what a cluster changes on a machine, a line for each thing. What differs by itself is left out: logs, the state of
-// systemd, what its session needs, and files in /run that any program makes that looks at mounts or at iptables' lock.
+// looks are commands that print what a cluster changes on a machine, one item per line. They leave out what changes on its own: logs,
+// the state of systemd, what its session needs, and files in /run that any program makes that looks at mounts or at iptables' lock.
 var looks = map[string]string{
 	"file": `find /etc /opt /root /usr /var /run /home /srv /mnt -xdev \( -path /var/log/journal -o -path /var/lib/systemd -o -path /run/systemd -o -path /run/udev -o -path /run/log ` +
 		`-o -path /run/lock -o -path /run/user -o -path /run/mount -o -path /run/xtables.lock -o -path '/run/credentials*' -o -path '/etc/rc?.d' -o -path /var/lib/quorate/bin -o -path /run/quorate \) -prune ` +

@@ -34,7 +34,7 @@ func TestStrange(t *testing.T) {
 	}
 }
 
-// TestAStrangerKeepsTheAddressAway follows what one look after the other finds.
+// TestAStrangerKeepsTheAddressAway gives the watchdog the results of consecutive looks.
 func TestAStrangerKeepsTheAddressAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

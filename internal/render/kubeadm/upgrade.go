@@ -49,7 +49,7 @@ func Upgraded(h spec.Host, stored, version string) ([]byte, error) {
 }
 
 // WithAddons takes back that addons are disabled in the ClusterConfiguration that a cluster has stored. Clusters that an older
-// quorate built say so of addons that they have. The result is empty if there is nothing to take back.
+// quorate built say so of addons that they have. If there is nothing to take back, the text stays as it is.
 func WithAddons(stored string, proxy, dns bool) (string, error) {
 	var cluster object
 	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
@@ -63,7 +63,7 @@ func WithAddons(stored string, proxy, dns bool) (string, error) {
 		}
 	}
 	if !changed {
-		return "", nil
+		return stored, nil
 	}
 	out, err := yaml.Marshal(cluster)
 	return string(out), err
