@@ -249,7 +249,8 @@ func (s *State) Unmet() (out []Finding) {
 	return out
 }
 
-// UnmetInAPI is the part of Unmet that the API alone tells: nodes and CoreDNS.
+// UnmetInAPI is what the API alone tells of Unmet: nodes, CoreDNS, and whether as many API servers are ready as there must be.
+// Which of them is not, its host tells.
 func (s *State) UnmetInAPI() (out []Finding) {
 	f := &findings{State: s}
 	if s.Seen.API == nil {
@@ -257,6 +258,7 @@ func (s *State) UnmetInAPI() (out []Finding) {
 	}
 	f.nodes()
 	f.dns()
+	f.registered()
 	for _, x := range f.besidesMaintenance() {
 		if x.Unmet {
 			out = append(out, x)
@@ -537,6 +539,22 @@ func (f *findings) nodes() {
 			f.unmet(RuleNodePressure, Warning, "node "+h.Name+" accepts no new pods and may evict those that it has: "+n.Short,
 				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it.", h.Name)
 		}
+	}
+}
+
+// registered reports that fewer API servers than there must be have registered with the API's own Service.
+func (f *findings) registered() {
+	if f.Seen.API == nil || f.Seen.API.APIServers == nil {
+		return
+	}
+	want := 0
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if f.Reachable(h.Name) && !f.leaving(h.Name) {
+			want++
+		}
+	}
+	if n := *f.Seen.API.APIServers; n < want {
+		f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%d of %d API servers are ready", n, want), "`quorate status` says why an API server is not ready.")
 	}
 }
 

@@ -37,3 +37,35 @@ func TestNodesWithoutANetwork(t *testing.T) {
 		t.Errorf("a kubelet that does not work is excused: %s", got)
 	}
 }
+
+// TestAPIServersThatAreNotReady: the API says how many of them are, without a question to every host.
+func TestAPIServersThatAreNotReady(t *testing.T) {
+	c := spec.DefaultLab("test")
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}, API: &facts.API{Initialised: true}}
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{}}
+	}
+	unmet := func(n int) string {
+		obs.API.APIServers = &n
+		for _, f := range Evaluate(c, obs).UnmetInAPI() {
+			if strings.Contains(f.Summary, "API servers") {
+				return f.Summary
+			}
+		}
+		return ""
+	}
+	if got, want := unmet(1), "1 of 3 API servers are ready"; got != want {
+		t.Errorf("with one of three: %q, want %q", got, want)
+	}
+	if got := unmet(3); got != "" {
+		t.Errorf("with all of them: %q", got)
+	}
+	delete(obs.Hosts, "cp-c")
+	if got := unmet(2); got != "" {
+		t.Errorf("a host that cannot be reached is waited for: %q", got)
+	}
+	obs.API.Maintenance = map[string]facts.Maintenance{"cp-b": {}}
+	if got := unmet(1); got != "" {
+		t.Errorf("a control plane in maintenance is waited for: %q", got)
+	}
+}

@@ -122,6 +122,9 @@ type API struct {
 	// Initialised reports whether kubeadm's configuration is in the cluster: joins can work from then on.
 	Initialised bool   `json:"initialised"`
 	Nodes       []Node `json:"nodes"`
+	// APIServers is how many API servers have registered with the Service through which pods reach the API. An API server does
+	// so when it is ready. Nil if the cluster keeps no list of them.
+	APIServers *int `json:"apiServers,omitempty"`
 	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
 	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
 	// KubeletConfig are the fields of the kubelets' configuration in the cluster: nodes that join get it.

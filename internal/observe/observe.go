@@ -223,7 +223,7 @@ const cached = "0"
 func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
 	var (
 		api  facts.API
-		errs [6]error
+		errs [7]error
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
@@ -258,6 +258,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
 	var sets []appsv1.DaemonSet
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
+	wg.Go(func() { api.APIServers, errs[6] = registeredAPIServers(ctx, client, version) })
 	wg.Wait()
 	api.DaemonSets = counts(sets)
 	if api.Initialised && api.Applied[manifest.Flannel] == "" && api.Applied[manifest.CNI] == "" {
@@ -267,6 +268,20 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		return nil, err
 	}
 	return &api, nil
+}
+
+// registeredAPIServers counts the endpoints of the API's own Service. The list is called like the Service; an API server keeps
+// none if it was told so (--endpoint-reconciler-type=none).
+func registeredAPIServers(ctx context.Context, client *kube.Client, version string) (*int, error) {
+	list, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{ResourceVersion: version})
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	n := len(list.Endpoints)
+	return &n, nil
 }
 
 // remembered reads what Quorate stored in its ConfigMap.

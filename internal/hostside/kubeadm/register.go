@@ -47,7 +47,7 @@ func (r NodeRequest) limit(ctx context.Context) (context.Context, context.Cancel
 var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	ctx, cancel := in.limit(ctx)
 	defer cancel()
-	look, err := ownNode("", in.Name)
+	look, err := ownNode(in.Name)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -62,7 +62,9 @@ var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.C
 	return struct{}{}, nil
 })
 
-// UseLocalAPI waits until the local API server of a control plane serves, and switches the kubelet to it.
+// UseLocalAPI waits until the local API server of a control plane is ready, and switches the kubelet to it. A kubelet that
+// turned to one that only listens would be refused what it asks, and its restart would take processor time from the start of
+// that API server.
 var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
 	limited, cancel := in.limit(ctx)
 	defer cancel()
@@ -70,14 +72,11 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 	if err != nil {
 		return struct{}{}, err
 	}
-	look, err := ownNode(server, in.Name)
+	client, err := asKubelet(server)
 	if err != nil {
 		return struct{}{}, err
 	}
-	if err := poll(limited, func() (bool, error) {
-		_, err := look(limited)
-		return err == nil || apierrors.IsNotFound(err), err // a kubelet without another path to the API registers there
-	}); err != nil && !apierrors.IsNotFound(err) {
+	if err := poll(limited, func() (bool, error) { err := ready(limited, client, in.Name); return err == nil, err }); err != nil {
 		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
 	}
 	return struct{}{}, turnKubelet(facts.KubeletRestartDue, func() error { return setServer(server) }, func() error {
@@ -104,7 +103,7 @@ func turnKubelet(due string, setServer, restart func() error) error {
 
 // awaitReady gives a node some time to become Ready. One that has no pod network does not, and that is no reason to fail.
 func awaitReady(ctx context.Context, name string, patience time.Duration) error {
-	look, err := ownNode("", name)
+	look, err := ownNode(name)
 	if err != nil {
 		return err
 	}
@@ -122,20 +121,39 @@ func awaitReady(ctx context.Context, name string, patience time.Duration) error 
 	return nil
 }
 
-// ownNode gets a node with the credentials of its kubelet, from a given server or from the one that the kubelet uses.
-func ownNode(server, name string) (look func(context.Context) (*corev1.Node, error), err error) {
-	config, err := clientcmd.BuildConfigFromFlags(server, kubeletKubeconfig)
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
+// ready asks an API server as the kubelet of a node whether it is ready. A cluster may allow its nodes no look at that; then it
+// is enough that the kubelet gets an answer about its node. That there is no such node yet is one: a kubelet without another
+// path to the API registers there.
+func ready(ctx context.Context, client kubernetes.Interface, node string) error {
+	if _, err := client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		return err
 	}
-	config.Timeout, config.Proxy = 5*time.Second, host.Direct
-	client, err := kubernetes.NewForConfig(config)
+	err := client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
+	if apierrors.IsForbidden(err) {
+		return nil
+	}
+	return err
+}
+
+// ownNode gets a node with the credentials of its kubelet, from the server that the kubelet uses.
+func ownNode(name string) (look func(context.Context) (*corev1.Node, error), err error) {
+	client, err := asKubelet("")
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context) (*corev1.Node, error) {
 		return client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	}, nil
+}
+
+// asKubelet makes a client with the credentials of the kubelet, for a given server or for the one that the kubelet uses.
+func asKubelet(server string) (*kubernetes.Clientset, error) {
+	config, err := clientcmd.BuildConfigFromFlags(server, kubeletKubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
+	}
+	config.Timeout, config.Proxy = 5*time.Second, host.Direct
+	return kubernetes.NewForConfig(config)
 }
 
 // beside is the URL of a control plane's local API server, which kubeadm also configures for the controllers.
