@@ -15,10 +15,14 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refusePKI, b.refuseNetwork, b.refuseSettings} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refusePKI, b.refuseNetwork, b.refuseProfile, b.refuseSettings} {
 		if err := refuse(); err != nil {
 			return err
 		}
+	}
+	if b.onlyServes {
+		b.serveAgain()
+		return nil
 	}
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })

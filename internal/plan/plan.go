@@ -263,7 +263,7 @@ type Step struct {
 	Etcd string `json:"etcd,omitempty"`
 	// Servers belongs to StoreEtcdServers and SetEtcdServers: client URLs.
 	Servers []string `json:"servers,omitempty"`
-	// Settings belongs to StoreSettings.
+	// Settings belongs to StoreSettings; nil if it only remembers them.
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Record belongs to RecordSpec, RecordVerified, RememberHosts and StoreSettings: what is stored.
 	Record string `json:"record,omitempty"`
@@ -372,6 +372,9 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 	b.out.Warnings = append(b.out.Warnings, bundle.Warnings...)
 	b.out.Steps = b.list()
 	if b.out.Empty() {
+		if b.blocked != nil {
+			return nil, b.blocked // the cluster does not match its spec
+		}
 		if s.Stage() == cluster.Unresponsive {
 			r := refused(RuleAnswer, "the cluster exists, but no API server answers, and nothing in the hosts' configuration explains it"+after(": ", s.Seen.APIError),
 				"Bring back enough "+b.etcdHosts()+" for etcd's majority and run it again; `quorate status` shows which are missing.")
@@ -404,6 +407,10 @@ type builder struct {
 	at     map[string]*hostSteps
 	// want is what settings returns.
 	want *wanted
+	// blocked is why the failover profile is not changed in this run; nil if it is, or need not be. onlyServes says that nothing else
+	// is done than to start what an earlier run stopped.
+	blocked    *cluster.Refusal
+	onlyServes bool
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
 }

@@ -75,6 +75,12 @@ type wanted struct {
 	kubelet map[string]any
 }
 
+// What of kubeadm's configuration a step stores, where it is not all of it.
+const (
+	storeKubelets = "kubelets"
+	storePrograms = "programs"
+)
+
 // settings evaluates the spec and what the cluster remembers.
 func (b *builder) settings() wanted {
 	if b.want != nil {
@@ -114,6 +120,14 @@ func (b *builder) settings() wanted {
 		} else {
 			w.kubelet[field] = hostconfig.KubeletWithoutSetting(field, nodes)
 		}
+	}
+	if b.changesProfile() {
+		arguments, kubelet := hostconfig.Profile(b.c)
+		for p, all := range arguments {
+			maps.Copy(w.configured[p], all)
+			maps.Copy(w.runs[p], all)
+		}
+		maps.Copy(w.kubelet, kubelet)
 	}
 	b.want = &w
 	return w
@@ -156,13 +170,16 @@ func (b *builder) replacesSettings(h spec.Host) bool {
 		return false
 	}
 	pods, _ := b.staleSettings(h)
-	return len(pods) > 0 || b.interrupted(h) && !b.APIServer(h.Name).OK
+	return len(pods) > 0 || b.stopped(h)
 }
 
 // changeSettings is the order in which settings reach a cluster. It returns the step after which hosts join with them.
 func (b *builder) changeSettings(hosts []spec.Host) *Step {
+	if b.changesProfile() {
+		return b.changeProfile(hosts)
+	}
 	ready := b.all()
-	stored := b.storeSettings(ready...)
+	stored := b.storeSettings("", ready...)
 	for _, h := range b.controlPlanesInTurn() {
 		if b.joined(h) {
 			b.settingsInTurn(h, append(ready, stored))
@@ -172,40 +189,49 @@ func (b *builder) changeSettings(hosts []spec.Host) *Step {
 	return stored
 }
 
-// storeSettings puts them into kubeadm's configuration, when it is known that every node can take them.
-func (b *builder) storeSettings(after ...*Step) *Step {
+// storeSettings puts them into kubeadm's configuration, when it is known that every node can take them: all of them, or one part.
+func (b *builder) storeSettings(part string, after ...*Step) *Step {
 	api, w := b.Seen.API, b.settings()
-	if api == nil || w.managed.empty() {
+	if api == nil || w.managed.empty() && !b.changesProfile() {
 		return nil
 	}
-	change := &SettingsChange{Arguments: map[string]map[string]string{}, Kubelet: map[string]any{}}
+	change := &SettingsChange{}
 	var why []string
-	for _, p := range hostconfig.Programs {
-		have := map[string]string{}
-		if api.Kubeadm != nil && api.Kubeadm.Arguments[p] != nil {
-			have = api.Kubeadm.Arguments[p]
+	if part != storeKubelets {
+		change.Arguments = map[string]map[string]string{}
+		for _, p := range hostconfig.Programs {
+			have := map[string]string{}
+			if api.Kubeadm != nil && api.Kubeadm.Arguments[p] != nil {
+				have = api.Kubeadm.Arguments[p]
+			}
+			change.Arguments[p] = w.configured[p]
+			why = append(why, differences(p, have, w.configured[p])...)
 		}
-		change.Arguments[p] = w.configured[p]
-		why = append(why, differences(p, have, w.configured[p])...)
 	}
-	for _, field := range w.managed.Kubelet {
-		change.Kubelet[field] = w.kubelet[field]
-		if !hostconfig.SameField(api.KubeletConfig[field], w.kubelet[field]) {
-			why = append(why, different("the kubelets' "+field, api.KubeletConfig[field], w.kubelet[field]))
+	if part != storePrograms {
+		change.Kubelet = w.kubelet
+		for _, other := range otherFields(api.KubeletConfig, w.kubelet) {
+			why = append(why, "the kubelets' "+other)
 		}
 	}
 	var former Managed
 	if api.Settings != "" {
 		_ = json.Unmarshal([]byte(api.Settings), &former)
 	}
-	if len(why) == 0 && former.equal(w.managed) {
+	remembers := former.equal(w.managed) || len(b.ofKind(StoreSettings)) > 0
+	if len(why) == 0 && remembers {
 		return nil
 	}
 	if len(why) == 0 {
 		why = append(why, "when settings leave the spec, they are removed")
 	}
-	return b.add(Step{Kind: StoreSettings, Title: "store the settings in kubeadm's configuration", Settings: change, Record: w.managed.String(),
-		Reason: reasons(why) + "; hosts that join or are upgraded take them from there. Nothing restarts"}, append(after, b.checkFit())...)
+	title := map[string]string{"": "store the settings in kubeadm's configuration", storeKubelets: "store the kubelets' settings in kubeadm's configuration",
+		storePrograms: "store the control planes' arguments in kubeadm's configuration"}[part]
+	s := Step{Kind: StoreSettings, Detail: part, Title: title, Settings: change, Reason: reasons(why) + "; hosts that join or are upgraded take them from there. Nothing restarts"}
+	if !remembers {
+		s.Record = w.managed.String()
+	}
+	return b.add(s, append(after, b.checkFit())...)
 }
 
 // rememberSettings notes in a new cluster which settings it was built with.
@@ -236,12 +262,22 @@ func differences(program string, have, want map[string]string) (out []string) {
 	return out
 }
 
+// otherFields does the same for fields of a kubelet's configuration.
+func otherFields(have, want map[string]any) (out []string) {
+	for _, field := range slices.Sorted(maps.Keys(want)) {
+		if !hostconfig.SameField(have[field], want[field]) {
+			out = append(out, different(field, have[field], want[field]))
+		}
+	}
+	return out
+}
+
 func different(what string, have, want any) string {
 	switch {
 	case hostconfig.SameField(have, nil):
 		return fmt.Sprintf("%s becomes %s", what, inWords(want))
 	case hostconfig.SameField(want, nil):
-		return fmt.Sprintf("%s left the spec", what)
+		return fmt.Sprintf("%s is %s instead of the default", what, inWords(have))
 	}
 	return fmt.Sprintf("%s is %s instead of %s", what, inWords(have), inWords(want))
 }
@@ -274,10 +310,8 @@ func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
 // staleKubelet is why a kubelet has to restart.
 func (b *builder) staleKubelet(h spec.Host) (why []string) {
 	k := b.Facts(h.Name).Kubernetes
-	for _, field := range b.settings().managed.Kubelet {
-		if k.Kubelet != nil && !hostconfig.SameField(k.Kubelet[field], b.settings().kubelet[field]) {
-			why = append(why, different(field, k.Kubelet[field], b.settings().kubelet[field]))
-		}
+	if k.Kubelet != nil {
+		why = otherFields(k.Kubelet, b.settings().kubelet)
 	}
 	if len(why) == 0 && k.KubeletDue {
 		why = append(why, "its configuration was changed after it had started")
@@ -293,9 +327,28 @@ func (b *builder) interrupted(h spec.Host) bool {
 
 // settingsInTurn is how one control plane gets other settings.
 func (b *builder) settingsInTurn(h spec.Host, after []*Step) {
+	if b.programsInTurn(h, after) {
+		return
+	}
+	b.kubeletInTurn(h, after)
+	if b.interrupted(h) {
+		b.returnFromReplacement(h, after)
+	}
+}
+
+// kubeletInTurn restarts the kubelet of a control plane if it has other settings.
+func (b *builder) kubeletInTurn(h spec.Host, after []*Step) {
+	if stale := b.staleKubelet(h); len(stale) > 0 {
+		b.last = b.restartKubelet(h, stale, append(after, b.last)...)
+	}
+}
+
+// programsInTurn replaces the static pods of a control plane, and its kubelet, if they have other arguments or were stopped by a
+// run that was interrupted. It says whether it does.
+func (b *builder) programsInTurn(h spec.Host, after []*Step) bool {
 	pods, why := b.staleSettings(h)
 	switch {
-	case b.interrupted(h) && !b.APIServer(h.Name).OK:
+	case b.stopped(h):
 		b.replaceControlPlane(h, controlPlanePods, nil, "its API server does not work: "+b.APIServer(h.Name).Problem+b.APIServer(h.Name).Unknown, after)
 	case len(pods) > 0:
 		b.leaveForReplacement(h, after)
@@ -305,14 +358,10 @@ func (b *builder) settingsInTurn(h spec.Host, after []*Step) {
 		at := b.at[h.Name]
 		at.controlPlane = b.addInTurn(s, append(after, at.bundle, at.images, at.configure)...)
 	default:
-		if stale := b.staleKubelet(h); len(stale) > 0 {
-			b.last = b.restartKubelet(h, stale, append(after, b.last)...)
-		}
-		if !b.interrupted(h) {
-			return
-		}
+		return false
 	}
 	b.returnFromReplacement(h, after)
+	return true
 }
 
 // restartKubelet restarts a kubelet with the configuration that the cluster has.
@@ -347,12 +396,13 @@ func (b *builder) checkFit() *Step {
 		}
 		have := b.Facts(h.Name).Kubernetes.Kubelet
 		if slices.ContainsFunc(admission, func(field string) bool {
-			return slices.Contains(b.settings().managed.Kubelet, field) && !hostconfig.SameField(have[field], b.settings().kubelet[field])
+			want, set := b.settings().kubelet[field]
+			return set && !hostconfig.SameField(have[field], want)
 		}) {
 			nodes = append(nodes, h.Name)
 		}
 	}
-	if len(nodes) == 0 {
+	if len(nodes) == 0 || len(b.ofKind(CheckFit)) > 0 {
 		return nil
 	}
 	return b.add(Step{Kind: CheckFit, Title: "check whether the pods still fit on their nodes", Nodes: nodes,

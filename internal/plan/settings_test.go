@@ -37,7 +37,9 @@ func startedWith(obs *facts.Observation, f *facts.Facts) {
 
 // store does what the step StoreSettings does.
 func store(obs *facts.Observation, s Step) {
-	obs.API.Settings = s.Record
+	if s.Record != "" {
+		obs.API.Settings = s.Record
+	}
 	if s.Settings == nil {
 		return
 	}
@@ -68,12 +70,19 @@ func registriesOf(f *facts.Facts) (out []string) {
 	return out
 }
 
+// withProfile stores what the failover profile of the spec sets.
+func withProfile(c *spec.Cluster, obs *facts.Observation) {
+	arguments, kubelet := hostconfig.Profile(c)
+	store(obs, Step{Settings: &SettingsChange{Arguments: arguments, Kubelet: kubelet}})
+}
+
 // running observes a finished cluster without settings.
 func running(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	obs := upgraded(t, c, newer)
 	obs.API.Kubeadm.Arguments = map[string]map[string]string{facts.APIServer: maps.Clone(hostconfig.OwnArguments), facts.ControllerManager: {}, facts.Scheduler: {}}
 	obs.API.KubeletConfig = map[string]any{"kind": "KubeletConfiguration", "podPidsLimit": hostconfig.PodPidsLimit, "shutdownGracePeriod": "0s"}
+	withProfile(c, obs)
 	for _, h := range c.Spec.Hosts {
 		f := obs.Hosts[h.Name].Facts
 		f.Sysctls = map[string]string{"net.ipv4.ip_forward": "1", "net.bridge.bridge-nf-call-iptables": "1", "vm.max_map_count": "65530"}
@@ -297,7 +306,7 @@ func TestOthersSettingsStay(t *testing.T) {
 	finish(t, c, obs, newer, "on")
 	c.Spec.Settings = spec.Settings{}
 	finish(t, c, obs, newer, "back")
-	if got := obs.API.Kubeadm.Arguments[facts.Scheduler]; !reflect.DeepEqual(got, map[string]string{"v": "9"}) || obs.API.KubeletConfig["maxParallelImagePulls"] == nil {
+	if got := obs.API.Kubeadm.Arguments[facts.Scheduler]; !reflect.DeepEqual(got, map[string]string{"leader-elect-retry-period": "1s", "v": "9"}) || obs.API.KubeletConfig["maxParallelImagePulls"] == nil {
 		t.Errorf("%v, %v", got, obs.API.KubeletConfig)
 	}
 }

@@ -42,7 +42,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		}
 	}
 	prepared := b.all()
-	prepared = append(prepared, b.storeSettings(prepared...))
+	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
 	if back {
 		addons := b.switchAddons(prepared)

@@ -38,6 +38,8 @@ func upgraded(t *testing.T, c *spec.Cluster, r Bundle) *facts.Observation {
 		obs = finishedExternal(t, c)
 	}
 	obs.API.Version, obs.API.Kubeadm.Version, obs.API.DNSVersion = r.Version, r.Version, cluster.ImageTag(r.Images[dnsAddon])
+	obs.API.Kubeadm.Arguments, obs.API.KubeletConfig = map[string]map[string]string{facts.APIServer: {}, facts.ControllerManager: {}, facts.Scheduler: {}}, map[string]any{}
+	withProfile(c, obs)
 	obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: proxyAddon, Version: r.Version}}
 	for i := range obs.API.Nodes {
 		obs.API.Nodes[i].Version = r.Version

@@ -131,8 +131,8 @@ var editing = map[string]string{
 	"Signatures.issuer":          signatures,
 	"Signatures.trustedRootFile": signatures,
 
-	"Failover.profile": "The profile is a set of flags of the API servers, controller managers, and schedulers, and of fields in each kubelet's configuration. Quorate sets them when it builds the cluster. " +
-		"To change it by hand, compare what `quorate plan --by-hand` prints for both profiles. To become faster, change the kubelets first and the controller managers last; to become slower, the reverse. " + recorded,
+	"Failover.profile": "To become faster, kubelets restart first, and then the API server, controller manager, scheduler, and kubelet of one control plane after another; to become slower, the reverse. " +
+		"A control plane leaves the load balancers' pools before its API server restarts. Containers and etcd go on. Pods that exist keep their tolerations for dead nodes. See failover.md",
 
 	"Host.name":    "Renaming a host removes one host and adds another",
 	"Host.address": "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,

@@ -241,7 +241,7 @@ const (
 // Failover selects how quickly failures are detected.
 type Failover struct {
 	// Profile is fast (timings tuned to detect failures within seconds) or standard (the upstream defaults).
-	Profile string `yaml:"profile,omitempty" json:"profile,omitempty" edit:"fixed"`
+	Profile string `yaml:"profile,omitempty" json:"profile,omitempty" edit:"rolling"`
 }
 
 // Roles of a host.

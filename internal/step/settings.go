@@ -20,16 +20,24 @@ import (
 // storeSettings puts settings into kubeadm's configuration in the cluster. What the cluster remembers of them is first, so that
 // no setting is there that a later run would not remove.
 func storeSettings(ctx context.Context, e *Env, s plan.Step) error {
-	if err := e.record(ctx, observe.SettingsKey, s.Record); err != nil || s.Settings == nil {
-		return err
+	if s.Record != "" {
+		if err := e.record(ctx, observe.SettingsKey, s.Record); err != nil {
+			return err
+		}
+	}
+	if s.Settings == nil {
+		return nil
 	}
 	client, err := e.api(ctx)
 	if err != nil {
 		return err
 	}
-	if err := changeStored(ctx, client, "kubeadm-config", "ClusterConfiguration", func(text string) (string, error) {
-		return kubeadmconfig.WithArguments(text, s.Settings.Arguments)
-	}); err != nil {
+	if len(s.Settings.Arguments) > 0 {
+		err = changeStored(ctx, client, "kubeadm-config", "ClusterConfiguration", func(text string) (string, error) {
+			return kubeadmconfig.WithArguments(text, s.Settings.Arguments)
+		})
+	}
+	if err != nil || len(s.Settings.Kubelet) == 0 {
 		return err
 	}
 	return changeStored(ctx, client, "kubelet-config", "kubelet", func(text string) (string, error) {

@@ -51,7 +51,6 @@ func edits(t *testing.T, c *cluster) {
 			s.Spec.Network.ServiceCIDR = "10.96.0.0/16"
 		},
 		"spec.network.serviceCIDR":   func(s *spec.Cluster) { s.Spec.Network.ServiceCIDR = "10.112.0.0/12" },
-		"spec.failover.profile":      func(s *spec.Cluster) { s.Spec.Failover.Profile = spec.ProfileStandard },
 		"spec.hosts[worker-a].roles": func(s *spec.Cluster) { promote(host(s, "worker-a")); promote(host(s, "worker-b")) },
 	} {
 		t.Run(field, func(t *testing.T) {

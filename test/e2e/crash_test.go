@@ -102,6 +102,9 @@ func (k *crash) inUse(t *testing.T) {
 	version := func(v string) func(*testing.T) {
 		return func(t *testing.T) { k.h.edit(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = v }) }
 	}
+	profile := func(name string) func(*testing.T) {
+		return func(t *testing.T) { k.h.edit(t, func(s *spec.Cluster) { s.Spec.Failover.Profile = name }) }
+	}
 	apply, nothing := []string{"apply", "-f", file}, func(*testing.T) {}
 	for _, o := range sample([]struct {
 		name    string
@@ -115,6 +118,8 @@ func (k *crash) inUse(t *testing.T) {
 		{"end the maintenance", nothing, []string{"maintain", "-f", file, "--undo", "cp-b"}},
 		{"upgrade", version(spec.DefaultVersion), apply},
 		{"roll back", version(formerVersion), apply},
+		{"slower", profile(spec.ProfileStandard), apply},
+		{"faster", profile(spec.ProfileFast), apply},
 	}, 2) {
 		t.Run(o.name, func(t *testing.T) {
 			o.prepare(t)

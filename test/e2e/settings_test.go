@@ -7,13 +7,17 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -38,8 +42,8 @@ const (
 		"  claimMappings: {username: {claim: sub, prefix: \"oidc:\"}}\n"
 )
 
-// TestSettings changes the settings of a cluster while clients read and write, makes a mistake and corrects it, and takes
-// everything back.
+// TestSettings changes the settings and the failover profile of a cluster while clients read and write, makes a mistake and corrects
+// it, and takes everything back.
 func TestSettings(t *testing.T) {
 	c := newCluster(t, "e2e-settings")
 	ctx := testContext(t)
@@ -58,6 +62,7 @@ func TestSettings(t *testing.T) {
 		t.Errorf("something is left to do in a new cluster: %s", again)
 	}
 	c.runsWith(t, ctx, "cp-b", "--max-requests-inflight=801", "maxPods: 101")
+	c.hasProfile(t, ctx, spec.ProfileFast)
 
 	policy, oidc := write("audit.yaml", settingsPolicy), write("oidc.yaml", settingsOIDC)
 	settings := spec.Settings{
@@ -70,7 +75,7 @@ func TestSettings(t *testing.T) {
 	former := c.ssh(t, ctx, "worker-a", "sysctl -n net.ipv4.tcp_keepalive_time")
 	_, api := c.client(t, ctx)
 	containers := runningContainers(t, ctx, api)
-	etcds := c.ssh(t, ctx, "cp-a", "grep -lsx etcd /proc/[0-9]*/comm")
+	etcds, ready := c.ssh(t, ctx, "cp-a", "grep -lsx etcd /proc/[0-9]*/comm"), readySince(t, ctx, api)
 
 	p := c.clients(t, ctx)
 	quietly := func(name, file string) {
@@ -89,16 +94,29 @@ func TestSettings(t *testing.T) {
 		if again := c.must(t, ctx, "plan", "-f", file, "-o", "json"); len(planned(t, again)) > 0 {
 			t.Errorf("%s: something is left to do: %s", name, again)
 		}
+		if now := readySince(t, ctx, api); fmt.Sprint(now) != fmt.Sprint(ready) {
+			t.Errorf("%s: a node was taken for dead: %v, %v", name, ready, now)
+		}
+	}
+	slower := func(change func(*spec.Settings)) string {
+		return c.edited(t, func(s *spec.Cluster) {
+			s.Spec.Settings, s.Spec.Failover.Profile = settings, spec.ProfileStandard
+			change(&s.Spec.Settings)
+		})
 	}
 
-	all := c.edited(t, func(s *spec.Cluster) { s.Spec.Settings = settings })
+	all := slower(func(*spec.Settings) {})
 	steps := planned(t, c.must(t, ctx, "plan", "-f", all, "-o", "json"))
 	for _, s := range steps {
 		if (s.Kind == plan.UpgradeControlPlane || s.Kind == plan.RestartKubelet) && !strings.Contains(s.Reason, "restart") {
 			t.Errorf("%s does not say what restarts: %s", s.ID, s.Reason)
 		}
 	}
+	if at := func(id string) int { return slices.IndexFunc(steps, func(s plan.Step) bool { return s.ID == id }) }; at("cp-c/upgrade-control-plane") > at("cp-a/restart-kubelet") {
+		t.Error("a kubelet becomes slower before a controller manager is")
+	}
 	quietly("settings", all)
+	c.hasProfile(t, ctx, spec.ProfileStandard)
 	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
 		c.runsWith(t, ctx, host, "--max-requests-inflight=802", "--v=3", "--audit-policy-file=/etc/kubernetes/apiserver/audit-policy-", "--authentication-config=/etc/kubernetes/apiserver/authentication-",
 			"--bind-address=0.0.0.0", "maxPods: 102", "containerLogMaxFiles: 3", "tcp_keepalive_time = 601", "/v2/hub")
@@ -113,19 +131,15 @@ func TestSettings(t *testing.T) {
 	}
 
 	// An edit that leaves no room is refused before anything is changed.
-	if r := c.exits(t, ctx, 3, "apply", "-f", c.edited(t, func(s *spec.Cluster) {
-		s.Spec.Settings = settings
-		s.Spec.Settings.Kubelet.MaxPods = 1
-	})); !strings.Contains(r.stderr, "could not run all of its pods") {
+	if r := c.exits(t, ctx, 3, "apply", "-f", slower(func(s *spec.Settings) { s.Kubelet.MaxPods = 1 })); !strings.Contains(r.stderr, "could not run all of its pods") {
 		t.Errorf("%s", r)
 	}
 	c.runsWith(t, ctx, "worker-a", "maxPods: 102")
 
 	// A mistake that only the API server can find stops at the first control plane. The others serve.
 	begin := time.Now()
-	wrong := settings
-	wrong.FeatureGates = map[string]bool{"NoSuchFeature": true}
-	if r := c.run(ctx, "apply", "-f", c.edited(t, func(s *spec.Cluster) { s.Spec.Settings = wrong })); r.code != 1 || !strings.Contains(r.stderr, "kube-apiserver") {
+	wrong := slower(func(s *spec.Settings) { s.FeatureGates = map[string]bool{"NoSuchFeature": true} })
+	if r := c.run(ctx, "apply", "-f", wrong); r.code != 1 || !strings.Contains(r.stderr, "kube-apiserver") {
 		t.Errorf("%s", r)
 	}
 	met, err := p.Between(ctx, begin, time.Now())
@@ -139,6 +153,7 @@ func TestSettings(t *testing.T) {
 
 	none := c.edited(t, func(s *spec.Cluster) { s.Spec.Settings = spec.Settings{} })
 	quietly("no settings", none)
+	c.hasProfile(t, ctx, spec.ProfileFast)
 	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
 		have := c.settingsOf(t, ctx, host)
 		for _, gone := range []string{"max-requests-inflight", "--v=3", "apiserver/audit-policy-", "apiserver/authentication-", "--bind-address=0.0.0.0", "maxPods", "containerLogMaxFiles", "/v2/hub", "tcp_keepalive_time = 601", "NoSuchFeature"} {
@@ -159,6 +174,45 @@ func TestSettings(t *testing.T) {
 	if err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
+}
+
+// hasProfile checks that every controller manager and every kubelet runs with the timings of a failover profile.
+func (c *cluster) hasProfile(t *testing.T, ctx context.Context, profile string) {
+	t.Helper()
+	_, api := c.client(t, ctx)
+	for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+		running := c.ssh(t, ctx, cp, "tr '\\0' '\\n' </proc/$(pidof kube-controller-manager)/cmdline")
+		if fast := strings.Contains(running, "--node-monitor-grace-period="+hostconfig.FastGracePeriod); fast != (profile == spec.ProfileFast) {
+			t.Errorf("%s: the controller manager of %s runs with\n%s", profile, cp, running)
+		}
+	}
+	for node := range readySince(t, ctx, api) {
+		loaded, err := api.CoreV1().RESTClient().Get().Resource("nodes").Name(node).SubResource("proxy").Suffix("configz").DoRaw(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fast := strings.Contains(string(loaded), `"nodeLeaseDurationSeconds":6,`); fast != (profile == spec.ProfileFast) {
+			t.Errorf("%s: the kubelet of %s runs with %s", profile, node, loaded)
+		}
+	}
+}
+
+// readySince is when each node became Ready.
+func readySince(t *testing.T, ctx context.Context, api kubernetes.Interface) map[string]time.Time {
+	t.Helper()
+	nodes, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]time.Time{}
+	for _, n := range nodes.Items {
+		for _, condition := range n.Status.Conditions {
+			if condition.Type == corev1.NodeReady && condition.Status == corev1.ConditionTrue {
+				out[n.Name] = condition.LastTransitionTime.UTC()
+			}
+		}
+	}
+	return out
 }
 
 // settingsOf is what a host has of settings: manifests and running programs, the kubelet's file, the API server's files, mirrors,

@@ -14,9 +14,6 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// FastGracePeriod is how long a node may be silent with the failover profile fast.
-const FastGracePeriod = "6s"
-
 // EncryptionFile is where a control plane's encryption keys are.
 const EncryptionFile = "/etc/kubernetes/pki/" + encryption.File
 

@@ -55,22 +55,6 @@ func args(m map[string]string) []arg {
 	return out
 }
 
-// timings determine how soon a dead node is detected and its pods run elsewhere.
-type timings struct {
-	gracePeriod, monitorPeriod, toleration string
-	leaseSeconds                           int
-	statusFrequency                        string
-	// A controller manager sends about eighty requests to the API before its controllers run. With upstream's limit of 20
-	// requests a second, this takes several seconds, in a new cluster and each time that another one takes over.
-	managerQPS, managerBurst string
-	// electionRetry is how often standbys check whether the leader's lease is free.
-	electionRetry string
-}
-
-// fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is for.
-var fast = timings{gracePeriod: hostconfig.FastGracePeriod, monitorPeriod: "1s", toleration: "5", leaseSeconds: 6, statusFrequency: "4s",
-	managerQPS: "100", managerBurst: "200", electionRetry: "1s"}
-
 // Config is everything from which kubeadm's files are rendered. Each run of apply generates the secrets.
 type Config struct {
 	Cluster *spec.Cluster
@@ -191,13 +175,13 @@ func (c Config) clusterConfiguration() object {
 	if hostconfig.SharesAPIPort(c.Cluster) {
 		apiServer["permit-port-sharing"] = "true"
 	}
-	if s.Failover.Profile == spec.ProfileFast {
-		controllerManager["node-monitor-grace-period"] = fast.gracePeriod
-		controllerManager["node-monitor-period"] = fast.monitorPeriod
-		controllerManager["kube-api-qps"], controllerManager["kube-api-burst"] = fast.managerQPS, fast.managerBurst
-		controllerManager["leader-elect-retry-period"], scheduler["leader-elect-retry-period"] = fast.electionRetry, fast.electionRetry
-		apiServer["default-not-ready-toleration-seconds"] = fast.toleration
-		apiServer["default-unreachable-toleration-seconds"] = fast.toleration
+	profile, _ := hostconfig.Profile(c.Cluster)
+	for program, arguments := range map[string]map[string]string{facts.APIServer: apiServer, facts.ControllerManager: controllerManager, facts.Scheduler: scheduler} {
+		for name, value := range profile[program] {
+			if value != "" {
+				arguments[name] = value
+			}
+		}
 	}
 	settings := hostconfig.Arguments(c.Cluster)
 	maps.Copy(apiServer, settings[facts.APIServer])
@@ -255,8 +239,11 @@ func (c Config) kubeletConfiguration() object {
 	if facts.AllContainers(c.Facts) {
 		maps.Copy(k, hostconfig.InContainers())
 	}
-	if c.Cluster.Spec.Failover.Profile == spec.ProfileFast {
-		k["nodeLeaseDurationSeconds"], k["nodeStatusUpdateFrequency"] = fast.leaseSeconds, fast.statusFrequency
+	_, profile := hostconfig.Profile(c.Cluster)
+	for field, value := range profile {
+		if value != nil {
+			k[field] = value
+		}
 	}
 	maps.Copy(k, hostconfig.KubeletFields(c.Cluster, c.Facts))
 	return k

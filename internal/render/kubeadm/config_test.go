@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"encoding/base64"
 	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -100,6 +101,11 @@ func TestProfiles(t *testing.T) {
 		if strings.Contains(string(standard), no) {
 			t.Errorf("the standard profile sets %s", no)
 		}
+	}
+	etcd := c.clusterConfiguration()["etcd"]
+	c.Cluster.Spec.Failover.Profile = spec.ProfileFast
+	if now := c.clusterConfiguration()["etcd"]; !reflect.DeepEqual(now, etcd) {
+		t.Errorf("etcd depends on the profile: %v, %v", now, etcd)
 	}
 }
 
