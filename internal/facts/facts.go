@@ -79,10 +79,6 @@ type Facts struct {
 	// Lacks are those of the requested programs that are not installed.
 	Lacks []string `json:"lacks,omitempty"`
 
-	// Versions are those of HAProxy and keepalived by name, as the programs print them, where they are installed.
-	Versions map[string]string `json:"versions,omitempty"`
-	// NoHAProxyUser says that HAProxy is installed, and the user or group that it runs as does not exist.
-	NoHAProxyUser bool `json:"noHAProxyUser,omitempty"`
 	// Pending are units that may run with older files than the host has, because a step ended before it restarted them.
 	Pending []string `json:"pending,omitempty"`
 

@@ -32,6 +32,8 @@ type InspectRequest struct {
 	Name    string `json:"name"`    // in the spec
 	Address string `json:"address"` // in the spec
 	Ports   []int  `json:"ports"`   // that must be free, or be held by Kubernetes
+	// Balances asks for the programs of a load balancer, too.
+	Balances bool `json:"balances,omitempty"`
 	// Repositories are looked at where packages are to be installed.
 	Repositories bool `json:"repositories,omitempty"`
 	// Quick leaves out what takes time and is never an error: names and their servers. Nor are repositories tried then:
@@ -60,6 +62,11 @@ type Inspection struct {
 	SELinux         string     `json:"seLinux,omitempty"` // enforcing, permissive, or empty
 	// HAProxyConfined says that SELinux keeps HAProxy from ports other than the web's.
 	HAProxyConfined bool `json:"haproxyConfined,omitempty"`
+	// Versions are those of HAProxy and keepalived by name, as the programs print them, where they are installed. They are
+	// known only of load balancers.
+	Versions map[string]string `json:"versions,omitempty"`
+	// NoHAProxyUser says that HAProxy is installed, and the user or group that it runs as does not exist.
+	NoHAProxyUser bool `json:"noHAProxyUser,omitempty"`
 
 	Resolvers []Resolver `json:"resolvers,omitempty"`
 	OwnName   Lookup     `json:"ownName"`

@@ -14,13 +14,13 @@ import (
 )
 
 // balancer checks what only a load balancer needs.
-func (j *judge) balancer(h spec.Host, f *facts.Facts) {
+func (j *judge) balancer(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if !j.c.Balances(h) {
 		return
 	}
 	on := []string{h.Name}
 	for _, need := range hostconfig.BalancerVersions {
-		have, installed := f.Versions[need.Program]
+		have, installed := in.Versions[need.Program]
 		if !installed {
 			continue
 		}
@@ -33,7 +33,7 @@ func (j *judge) balancer(h spec.Host, f *facts.Facts) {
 				"%s %s on HOSTS is too old: the load balancer needs %s or newer", need.Program, have, need.Version)
 		}
 	}
-	if f.NoHAProxyUser {
+	if in.NoHAProxyUser {
 		j.add(failure, "versions", on, fmt.Sprintf("Create it: `useradd --system --user-group --home-dir /var/lib/haproxy --shell /usr/sbin/nologin %s`.", hostconfig.HAProxyUser),
 			"HAProxy is installed on HOSTS without the user %s, which the distributions' packages create", hostconfig.HAProxyUser)
 	}

@@ -68,8 +68,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.leftovers(h, f, in)
 	j.ports(h, f, in)
 	j.security(h, in)
-	j.balancer(h, f)
-	j.balancer(h, f)
+	j.balancer(h, f, in)
 	j.names(h, f, in)
 	if !in.ClockKept && f.Container == "" {
 		j.add(warning, "clock", on, "Run `timedatectl set-ntp true`, or install chrony.", "no time service sets the clock of HOSTS: it will drift")

@@ -252,13 +252,19 @@ func TestFindings(t *testing.T) {
 		{"a firewall", func(w world) { w.in("cp-a", func(i *facts.Inspection) { i.Firewalls = []string{"firewalld"} }) }, warning, "firewall", "cp-a", "firewalld is active on cp-a", `for a in 10.0.0.12 10.0.0.13; do firewall-cmd --permanent --add-rich-rule="rule family=ipv4 source address=$a port port=2380 protocol=tcp accept"; done`},
 		{"ufw", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.Firewalls = []string{"ufw"} }) }, warning, "firewall", "worker-a", "ufw is active on worker-a", "for a in 10.0.0.11 10.0.0.12 10.0.0.13; do ufw allow proto tcp from $a to any port 10250; done"},
 		{"an old HAProxy", func(w world) {
-			w.facts("lb-a").Versions = map[string]string{"haproxy": "1.8.27", "keepalived": "2.2.7"}
+			w.in("lb-a", func(in *facts.Inspection) {
+				in.Versions = map[string]string{"haproxy": "1.8.27", "keepalived": "2.2.7"}
+			})
 		}, failure, "versions", "lb-a", "haproxy 1.8.27 on lb-a is too old: the load balancer needs 2.4 or newer", "RHEL 9"},
 		{"an old keepalived", func(w world) {
-			w.facts("lb-b").Versions = map[string]string{"haproxy": "2.6.12", "keepalived": "2.1.5"}
+			w.in("lb-b", func(in *facts.Inspection) {
+				in.Versions = map[string]string{"haproxy": "2.6.12", "keepalived": "2.1.5"}
+			})
 		}, failure, "versions", "lb-b", "keepalived 2.1.5 on lb-b is too old", "newer release"},
-		{"a HAProxy that does not say", func(w world) { w.facts("lb-a").Versions = map[string]string{"haproxy": "exec format error"} }, warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
-		{"HAProxy without a user", func(w world) { w.facts("lb-a").NoHAProxyUser = true }, failure, "versions", "lb-a", "without the user haproxy", "useradd --system"},
+		{"a HAProxy that does not say", func(w world) {
+			w.in("lb-a", func(in *facts.Inspection) { in.Versions = map[string]string{"haproxy": "exec format error"} })
+		}, warning, "versions", "lb-a", "cannot be determined (exec format error)", "haproxy -v"},
+		{"HAProxy without a user", func(w world) { w.in("lb-a", func(in *facts.Inspection) { in.NoHAProxyUser = true }) }, failure, "versions", "lb-a", "without the user haproxy", "useradd --system"},
 		{"a virtual IP elsewhere", func(w world) { w.facts("lb-a").Addresses[0].Prefix = 27 }, failure, "virtual-ip", "lb-a", "10.0.0.100 is not in the network of the load balancer lb-a (10.0.0.16/27 on eth0)", "of that network"},
 		{"a virtual IP that a printer has", func(w world) {
 			w.seen.VirtualIP = map[string]facts.AddressHolders{"lb-a": {MAC: "52:54:00:00:00:05", Answers: []string{"00:1b:a9:00:00:01"}}, "lb-b": {MAC: "52:54:00:00:00:06", Answers: []string{"00:1b:a9:00:00:01"}}}

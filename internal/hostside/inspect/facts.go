@@ -24,7 +24,6 @@ import (
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/blobs"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/files"
@@ -71,8 +70,6 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}
-	f.Versions = balancer.Versions(ctx)
-	f.NoHAProxyUser = f.Versions["haproxy"] != "" && !balancer.UserExists()
 	if f.Pending, err = files.Pending(); err != nil {
 		return f, err
 	}

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"compress/gzip"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +24,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -47,6 +50,10 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 		out.DiskBytes, out.InodesFree = d.SizeBytes, d.InodesFree
 	}
 	out.Listeners = listeners(in.Ports)
+	if in.Balances {
+		out.Versions = balancer.Versions(ctx)
+		out.NoHAProxyUser = out.Versions["haproxy"] != "" && !balancer.UserExists()
+	}
 	if in.Quick {
 		return out, ctx.Err()
 	}
@@ -224,8 +231,11 @@ func otherContainerd() bool {
 
 func firewalls(ctx context.Context) []string {
 	var out []string
-	if units, err := system.Units(ctx, "firewalld.service"); err == nil && units["firewalld.service"].Active == "active" {
-		out = append(out, "firewalld")
+	// Most hosts do not have firewalld, and starting a program costs more than looking for one.
+	if _, err := exec.LookPath("firewalld"); err == nil {
+		if units, err := system.Units(ctx, "firewalld.service"); err == nil && units["firewalld.service"].Active == "active" {
+			out = append(out, "firewalld")
+		}
 	}
 	// The unit of ufw is active on every Ubuntu; its own configuration says whether it filters anything.
 	for line := range strings.Lines(system.ReadTrimmed("/etc/ufw/ufw.conf")) {
@@ -251,11 +261,16 @@ func selinux() (mode string, haproxyConfined bool) {
 func listeners(ports []int) []facts.Listener {
 	inodes, sockets := map[string]int{}, map[string]socket{}
 	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		for _, s := range listening(string(system.ReadAll(file))) {
+		table, err := os.Open(file)
+		if err != nil {
+			continue
+		}
+		for _, s := range listening(table) {
 			if slices.Contains(ports, s.port) {
 				inodes[s.inode], sockets[s.inode] = s.port, s
 			}
 		}
+		table.Close()
 	}
 	var out []facts.Listener
 	if len(inodes) == 0 {
@@ -289,13 +304,16 @@ type socket struct {
 	inode   string
 }
 
-// listening reads the sockets in state LISTEN from a table of /proc/net.
-func listening(table string) []socket {
+// listening reads the sockets in state LISTEN from a table of /proc/net. The kernel lists them before all others. It creates the
+// table while it is read, and the rest of it takes long: it has every connection of the host.
+func listening(table io.Reader) []socket {
 	var out []socket
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
+	lines := bufio.NewScanner(table)
+	lines.Scan() // the names of the columns
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
 		if len(f) < 10 || f[3] != "0A" {
-			continue
+			break
 		}
 		hexAddress, hexPort, _ := strings.Cut(f[1], ":")
 		address, ok := procAddress(hexAddress)

@@ -23,10 +23,14 @@ const repositoryPatience = 5 * time.Second
 // repositoryPause is the pause before the second attempt, because an immediate one would fail again.
 const repositoryPause = time.Second
 
-// repositories tests the servers from which the host's package manager downloads. Only apt-get can list them.
+// repositories tests the servers from which the host's package manager downloads. Only apt-get can list them. It lists what
+// an update would download, which it reads from its configuration alone. `apt-get indextargets` would build its whole cache of
+// packages first where none is stored, and list only what was downloaded before.
 func repositories(ctx context.Context) []facts.Repository {
-	list, err := system.Output(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)")
-	if err != nil {
+	// If one entry cannot be used, the command fails, and the others are in its output nevertheless.
+	list, _ := system.Output(ctx, "apt-get", "update", "--print-uris")
+	addresses := repositoryAddresses(string(list))
+	if len(addresses) == 0 {
 		return nil
 	}
 	proxies, _ := system.Output(ctx, "apt-config", "dump", "--format", "%f=%v%n", "Acquire")
@@ -34,9 +38,26 @@ func repositories(ctx context.Context) []facts.Repository {
 	if detectsProxy(settings) {
 		return nil // a program on the host selects the proxy, perhaps another one for each address
 	}
-	addresses := strings.Fields(string(list))
-	slices.Sort(addresses)
-	return tryRepositories(ctx, slices.Compact(addresses), aptProxy(settings, system.Proxies()), repositoryPatience)
+	return tryRepositories(ctx, addresses, aptProxy(settings, system.Proxies()), repositoryPatience)
+}
+
+// repositoryAddresses reads the repositories from apt's list of the files of an update. Each line starts with the quoted
+// address of a file. Every repository has one named InRelease: in dists/SUITE, or next to the packages if there are no suites.
+func repositoryAddresses(list string) []string {
+	var out []string
+	for line := range strings.Lines(list) {
+		quoted, _, _ := strings.Cut(line, " ")
+		release, isRelease := strings.CutSuffix(strings.Trim(quoted, "'"), "/InRelease")
+		if !isRelease {
+			continue
+		}
+		if i := strings.LastIndex(release, "/dists/"); i >= 0 {
+			release = release[:i]
+		}
+		out = append(out, release+"/")
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // aptSettings reads apt's configuration as it prints it. The names of its settings are in lower case.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -40,6 +41,26 @@ func TestRepositories(t *testing.T) {
 		if r := found[i]; r.Address != addresses[i] || (want == "") != (r.Error == "") || !strings.Contains(r.Error, want) {
 			t.Errorf("found %+v, want %q", r, want)
 		}
+	}
+}
+
+// TestRepositoryAddresses reads what apt prints for repositories with and without suites, for sources, and for places that are
+// not on the network.
+func TestRepositoryAddresses(t *testing.T) {
+	const list = `'http://deb.debian.org/debian/dists/bookworm/InRelease' deb.debian.org_debian_dists_bookworm_InRelease 0 
+'http://deb.debian.org/debian/dists/bookworm-updates/InRelease' deb.debian.org_debian_dists_bookworm-updates_InRelease 0 
+'http://deb.debian.org/debian/dists/bookworm/main/binary-amd64/Packages.xz' deb.debian.org_debian_dists_bookworm_main_binary-amd64_Packages 0 
+'https://user:password@mirror.example.com/dists/deb/dists/stable/updates/InRelease' mirror.example.com_dists_deb_dists_stable_updates_InRelease 0 
+'http://flat.example.com/repo/./InRelease' flat.example.com_repo_._InRelease 0 
+'http://flat.example.com/repo/./Packages.xz' flat.example.com_repo_._Packages 0 
+'file:/var/repo/./InRelease' _var_repo_._InRelease 0 
+`
+	want := []string{"file:/var/repo/./", "http://deb.debian.org/debian/", "http://flat.example.com/repo/./", "https://user:password@mirror.example.com/dists/deb/"}
+	if got := repositoryAddresses(list); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got := repositoryAddresses(""); len(got) != 0 {
+		t.Errorf("without any: %q", got)
 	}
 }
 
