@@ -55,7 +55,7 @@ bench-bootstrap: build ## the documented kubeadm sequence against quorate apply,
 bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
 	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare
 
-bench-hosts: ## plan and preflight against 200 SSH hosts: seconds and memory
+bench-hosts: ## plan and preflight against 200 SSH hosts, without and with missing packages: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts
 	bin/bench-hosts
 

@@ -1,5 +1,7 @@
 // Command hosts measures plan and preflight against many hosts: real SSH servers with the real host side, all in one other
-// process, each at its own address in a separate network namespace. The memory is that of the caller alone.
+// process, each at its own address in a separate network namespace. Once the hosts have all programs that they need, and once
+// they have none of them, so that each also looks at its package repositories. The memory is that of the caller alone. The CPU
+// time is that of the caller and of all hosts together: on this machine they share its CPUs, and would not elsewhere.
 package main
 
 import (
@@ -14,8 +16,10 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +30,7 @@ import (
 	"quorate.dev/quorate/internal/host/sshtest"
 	"quorate.dev/quorate/internal/preflight"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
@@ -71,7 +76,7 @@ func again(ctx context.Context, part string, hosts, runs int) *exec.Cmd {
 func address(i int) net.IP { return net.IPv4(198, 18, byte(1+i/250), byte(1+i%250)) }
 
 // shape is three control planes, two load balancers, and workers.
-func shape(hosts int, keyFile, knownHosts string) (*spec.Cluster, error) {
+func shape(hosts int, keyFile, knownHostsFile string) (*spec.Cluster, error) {
 	c := spec.DefaultLab("many")
 	c.Spec.Hosts = nil
 	c.Spec.LoadBalancer.Address = "198.18.200.1"
@@ -84,7 +89,7 @@ func shape(hosts int, keyFile, knownHosts string) (*spec.Cluster, error) {
 			h = spec.Host{Name: fmt.Sprintf("lb-%d", i), Roles: []string{spec.RoleLoadBalancer}}
 		}
 		h.Address, h.Zone = address(i).String(), string(rune('a'+i%3))
-		h.SSH = spec.SSH{User: "root", Port: sshPort, KeyFile: keyFile, KnownHostsFile: knownHosts}
+		h.SSH = spec.SSH{User: "root", Port: sshPort, KeyFile: keyFile, KnownHostsFile: knownHostsFile}
 		c.Spec.Hosts = append(c.Spec.Hosts, h)
 	}
 	data, err := spec.Marshal(c)
@@ -94,7 +99,10 @@ func shape(hosts int, keyFile, knownHosts string) (*spec.Cluster, error) {
 	return spec.Check(data, "the benchmark's cluster", spec.Options{Versions: bundle.Versions()})
 }
 
-const keyVariable = "BENCH_HOSTS_KEY"
+const (
+	keyVariable = "BENCH_HOSTS_KEY"
+	knownHosts  = "known_hosts"
+)
 
 func servers(ctx context.Context, hosts int) error {
 	line, err := os.ReadFile(os.Getenv(keyVariable))
@@ -151,12 +159,85 @@ func caller(ctx context.Context, hosts, runs int) error {
 	if err := os.WriteFile(keyFile+".pub", ssh.MarshalAuthorizedKey(public), 0o600); err != nil {
 		return err
 	}
-	c, err := shape(hosts, keyFile, filepath.Join(dir, "known_hosts"))
+	c, err := shape(hosts, keyFile, filepath.Join(dir, knownHosts))
 	if err != nil {
 		return err
 	}
-	cmd := again(ctx, "servers", hosts, runs)
-	cmd.Env = append(os.Environ(), keyVariable+"="+keyFile+".pub")
+	b, err := sources.Bundle(ctx, c, progress.Discard)
+	if err != nil {
+		return err
+	}
+	before, err := peak()
+	if err != nil {
+		return err
+	}
+	result := map[string]any{"hosts": len(c.Spec.Hosts), "cpus": runtime.NumCPU()}
+	for _, equipped := range []bool{true, false} {
+		if err := measure(ctx, c, b, equipped, keyFile, runs, result); err != nil {
+			return err
+		}
+	}
+	after, err := peak()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("peak memory of the caller: %d MiB, %d MiB before it began\n", after>>20, before>>20)
+	result["peakMiB"] = after >> 20
+	data, err := json.Marshal(result)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", data)
+	return nil
+}
+
+// helpers are the programs that hosts run in this benchmark.
+var helpers = []string{"apt-get", "apt-config", "dpkg", "systemctl"}
+
+// programs creates a directory of the programs that hosts have: the helpers as far as this machine has them, and on equipped
+// hosts all that plan and preflight look for. They do no more than look for them, so that others may stand for those that this
+// machine lacks.
+func programs(c *spec.Cluster, equipped bool) (string, error) {
+	dir, err := os.MkdirTemp("", "quorate-bench-hosts-")
+	if err != nil {
+		return "", err
+	}
+	names, needed := slices.Clone(helpers), hostconfig.Request(c).Programs
+	if equipped {
+		names = append(names, needed...)
+	}
+	for _, name := range names {
+		program, err := exec.LookPath(name)
+		if err != nil && slices.Contains(needed, name) {
+			program, err = exec.LookPath("true")
+		}
+		if err == nil {
+			err = os.Symlink(program, filepath.Join(dir, name))
+		}
+		if err != nil && !errors.Is(err, exec.ErrNotFound) {
+			return dir, err
+		}
+	}
+	return dir, nil
+}
+
+// measure runs everything against hosts that have what they need, or that lack it.
+func measure(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, equipped bool, keyFile string, runs int, result map[string]any) error {
+	suffix, condition := "", "nothing missing"
+	if !equipped {
+		suffix, condition = "Missing", "packages missing"
+	}
+	// The servers of each condition have new host keys.
+	if err := os.Remove(filepath.Join(filepath.Dir(keyFile), knownHosts)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	path, err := programs(c, equipped)
+	defer os.RemoveAll(path)
+	if err != nil {
+		return err
+	}
+	cmd := again(ctx, "servers", len(c.Spec.Hosts), runs)
+	cmd.Env = append(os.Environ(), keyVariable+"="+keyFile+".pub", "PATH="+path)
 	cmd.Stdout = nil
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -165,23 +246,15 @@ func caller(ctx context.Context, hosts, runs int) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	defer func() {
+	end := sync.OnceFunc(func() {
 		cmd.Cancel() //nolint:errcheck // it may have ended
 		cmd.Wait()   //nolint:errcheck // ended by a signal
-	}()
+	})
+	defer end()
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		return errors.New("the servers did not start")
 	}
-	return measure(ctx, c, runs)
-}
-
-func measure(ctx context.Context, c *spec.Cluster, runs int) error {
-	b, err := sources.Bundle(ctx, c, progress.Discard)
-	if err != nil {
-		return err
-	}
-	result := map[string]any{"hosts": len(c.Spec.Hosts), "cpus": runtime.NumCPU()}
-	before, err := peak()
+	own, err := used()
 	if err != nil {
 		return err
 	}
@@ -221,25 +294,30 @@ func measure(ctx context.Context, c *spec.Cluster, runs int) error {
 				return err
 			}
 			took := time.Since(begin).Seconds()
-			fmt.Printf("%s of %d hosts, run %d: %.2f s, of which %.2f s for the SSH sessions (%s)\n", job.name, len(c.Spec.Hosts), i+1, took, dialled, what)
+			fmt.Printf("%s of %d hosts, %s, run %d: %.2f s, of which %.2f s for the SSH sessions (%s)\n", job.name, len(c.Spec.Hosts), condition, i+1, took, dialled, what)
 			if i == 0 || took < best {
 				best, bestDial = took, dialled
 			}
 		}
-		result[job.name+"Seconds"], result[job.name+"DialSeconds"] = round(best), round(bestDial)
+		result[job.name+suffix+"Seconds"], result[job.name+suffix+"DialSeconds"] = round(best), round(bestDial)
 	}
-	after, err := peak()
+	after, err := used()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("peak memory of the caller: %d MiB, %d MiB before it began\n", after>>20, before>>20)
-	result["peakMiB"] = after >> 20
-	data, err := json.Marshal(result)
-	if err != nil {
-		return err
-	}
-	fmt.Printf("%s\n", data)
+	end()
+	theirs := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() // with the programs that they ran
+	here, there := (after-own).Seconds()/float64(runs), theirs.Seconds()/float64(runs)
+	fmt.Printf("CPU time of a plan and a preflight, %s: %.2f s of the caller, %.2f s of all hosts\n", condition, here, there)
+	result["caller"+suffix+"CPUSeconds"], result["hosts"+suffix+"CPUSeconds"] = round(here), round(there)
 	return nil
+}
+
+// used is the CPU time of this process.
+func used() (time.Duration, error) {
+	var u syscall.Rusage
+	err := syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano()), err
 }
 
 func round(f float64) float64 { return float64(int(f*100+0.5)) / 100 }
