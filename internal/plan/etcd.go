@@ -11,43 +11,6 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// shareEtcdPKI plans how the certificate authority of an external etcd reaches every etcd host that lacks it, and this run,
-// when control planes need a client certificate of it.
-func (b *builder) shareEtcdPKI() *Step {
-	if !b.c.ManagedEtcd() {
-		return nil
-	}
-	source, reason := "", "etcd has its own CA, which does not exist yet"
-	var lacking []spec.Host
-	for _, h := range b.c.EtcdHosts() {
-		switch f := b.Facts(h.Name); {
-		case f == nil:
-		case !f.Kubernetes.EtcdCAKey && f.Kubernetes.EtcdData && b.exists():
-			// kubeadm's documentation keeps the authority's key on one host alone, and others keep it offline.
-		case f.Kubernetes.EtcdCA == "" || !f.Kubernetes.EtcdCAKey:
-			lacking = append(lacking, h)
-		case source == "":
-			source, reason = h.Name, "other hosts need the keys that it has"
-		}
-	}
-	if len(lacking) == 0 && len(b.withoutEtcdClient()) == 0 {
-		return nil
-	}
-	if source == "" {
-		if len(lacking) == 0 {
-			return nil // no etcd host that can be reached has the key
-		}
-		source = lacking[0].Name
-	}
-	made := b.add(Step{Kind: MakeEtcdPKI, Host: source, Title: "create etcd's keys", Reason: reason}, b.at[source].bundle)
-	for _, h := range lacking {
-		if h.Name != source {
-			b.at[h.Name].etcdPKI = b.add(Step{Kind: ShareEtcdPKI, Host: h.Name, Title: "copy etcd's CA", Reason: "etcd's members trust one CA, whose key stays on their hosts"}, made)
-		}
-	}
-	return made
-}
-
 // startEtcd plans the first start of the members of an external etcd: all together, because each waits for a majority.
 func (b *builder) startEtcd(pki *Step) (started []*Step) {
 	if !b.c.ManagedEtcd() {
@@ -86,7 +49,8 @@ func (b *builder) withoutEtcdClient() (out []spec.Host) {
 	return out
 }
 
-// etcdClients are the client certificates that control planes may have, and whether these are all that exist.
+// etcdClients are the client certificates that control planes may have, and whether these are all that exist. Each etcd host issues one.
+// That of a host that leaves is not among them, because nobody renews it any more, and a host that has not joined has none yet.
 func (b *builder) etcdClients() (ca string, clients []string, all bool) {
 	if b.c.ExistingEtcd() {
 		e := b.Seen.ExistingEtcd
@@ -98,14 +62,17 @@ func (b *builder) etcdClients() (ca string, clients []string, all bool) {
 	all = true
 	for _, h := range b.c.EtcdHosts() {
 		f := b.Facts(h.Name)
-		if f == nil || f.Kubernetes.EtcdClient == "" {
+		switch {
+		case f == nil:
 			all = false
-			continue
+		case f.Kubernetes.EtcdClient != "":
+			ca = f.Kubernetes.EtcdCA
+			clients = append(clients, f.Kubernetes.EtcdClient)
+		case f.Kubernetes.EtcdData:
+			all = false
 		}
-		ca = f.Kubernetes.EtcdCA
-		clients = append(clients, f.Kubernetes.EtcdClient)
 	}
-	return ca, clients, all
+	return ca, clients, all && len(clients) > 0
 }
 
 // shareEtcdClient plans how the client certificate reaches the control planes. It comes after the shared keys: until a host

@@ -38,12 +38,15 @@ const (
 	Mark Kind = "mark"
 	// MakePKI makes the keys that all control planes share on one of them, or reads those that it has.
 	MakePKI Kind = "make-pki"
-	// SharePKI hands them to another control plane inside the SSH session.
+	// SharePKI hands them to another control plane inside the SSH session. KeepPKI hands them to one that joined without them, when the
+	// only control plane that has them leaves.
 	SharePKI Kind = "share-pki"
+	KeepPKI  Kind = "keep-pki"
 	// MakeEtcdPKI makes the certificate authority of an external etcd on one of its hosts, or reads the one that it has, and
-	// ShareEtcdPKI hands it to another etcd host inside the SSH session.
+	// ShareEtcdPKI hands it to another etcd host inside the SSH session. KeepEtcdPKI is to it what KeepPKI is to SharePKI.
 	MakeEtcdPKI  Kind = "make-etcd-pki"
 	ShareEtcdPKI Kind = "share-etcd-pki"
+	KeepEtcdPKI  Kind = "keep-etcd-pki"
 	// StartEtcd starts a member of an external etcd for the first time.
 	StartEtcd Kind = "start-etcd"
 	// ShareEtcdClient hands a client certificate of an external etcd to a control plane.
@@ -181,7 +184,7 @@ const (
 // effects declare the effect of every kind. A kind that is not listed cannot be part of a plan.
 var effects = map[Kind]effect{
 	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
-	MakePKI: harmless, SharePKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
+	MakePKI: harmless, SharePKI: harmless, KeepPKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, KeepEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
@@ -337,6 +340,7 @@ const (
 	RuleAdoptFlag  = "adopt-flag"
 	RuleAPIServers = "every-api-server"
 	RulePKI        = "shared-keys"
+	RuleEtcdPKI    = "etcd-keys"
 )
 
 // Build makes the plan that takes the cluster from its state to its spec.

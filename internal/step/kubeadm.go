@@ -81,6 +81,19 @@ func sharePKI(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
+// keepPKI gives a control plane that stays the shared keys that otherwise leave the cluster.
+func keepPKI(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	pki := e.pki
+	e.mu.Unlock()
+	_, err = kubeadm.KeepPKI.On(ctx, c, pki)
+	return err
+}
+
 // startKubelet starts a node of a new cluster. A control plane has the keys to make its own identity; a worker gets one.
 func startKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	h, c, err := e.target(s)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -138,30 +139,52 @@ func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status
 	c.whole(t, ctx) // the unit tries again every second, because a disk may be mounted late
 }
 
-// etcdHostReplaced replaces the leader's host by a new one, under load.
+// etcdHostReplaced replaces the first etcd host by a new one, under load, while it is the leader. The first one also issued the API
+// servers' client certificate.
 func etcdHostReplaced(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
-	leader := ""
-	for _, m := range c.whole(t, ctx).Etcd.Members {
-		if m.Leader {
-			leader = m.Name
-		}
+	const old = "etcd-a"
+	c.lead(t, ctx, old)
+	client := func(host string) string {
+		return c.ssh(t, ctx, host, "sha256sum </etc/kubernetes/pki/apiserver-etcd-client.crt")
+	}
+	if client("cp-a") != client(old) {
+		t.Errorf("the API server on cp-a has no client certificate of %s", old)
 	}
 	h := &changingHosts{c: c, spec: c.specFile(), p: c.clients(t, ctx)}
-	fresh := h.machine(t, ctx, "etcd-d", strings.TrimPrefix(leader, "etcd-"), spec.RoleEtcd)
+	fresh := h.machine(t, ctx, "etcd-d", "a", spec.RoleEtcd)
 	h.edit(t, func(s *spec.Cluster) {
-		remove(s, leader)
+		remove(s, old)
 		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
 	})
 	h.apply(t, ctx, true)
-	h.gone(t, ctx, leader)
+	h.gone(t, ctx, old)
 	for _, cp := range []string{"cp-a", "cp-b"} {
 		if flags := c.ssh(t, ctx, cp, "tr '\\0' '\\n' </proc/$(pidof kube-apiserver)/cmdline | grep etcd-servers"); !strings.Contains(flags, fresh.Address) {
 			t.Errorf("the API server on %s uses %s", cp, flags)
+		}
+		if client(cp) != client("etcd-b") {
+			t.Errorf("the API server on %s has no client certificate of the first etcd host that stays", cp)
 		}
 	}
 	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
 		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
 	}
+}
+
+// lead has an etcd member become the leader.
+func (c *cluster) lead(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	members := c.whole(t, ctx).Etcd.Members
+	if i := slices.IndexFunc(members, func(m status.Member) bool { return m.Leader }); i >= 0 && members[i].Name != name {
+		c.ssh(t, ctx, members[i].Name, etcdctlAsAPIServer+"move-leader $("+etcdctlAsAPIServer+"member list | awk -F', ' '$3 == \""+name+"\" {print $1}')")
+	}
+	eventually(t, ctx, name+" leads", func() error {
+		s, r, err := c.status(ctx)
+		if err == nil && !slices.ContainsFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader && m.Name == name }) {
+			err = errors.New(r.String())
+		}
+		return err
+	})
 }
 
 // TestExistingEtcd builds a cluster on an existing etcd, after all problems with that etcd have been refused and fixed.

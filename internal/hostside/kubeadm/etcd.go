@@ -17,12 +17,16 @@ import (
 )
 
 // MakeEtcdPKI creates the CA of an external etcd on one of its hosts, unless it exists, and returns it with the client
-// certificate for API servers.
+// certificate for API servers. On a host with a member that has all of these files, it only reads them.
 var MakeEtcdPKI = host.Define("kubeadm.make-etcd-pki", func(ctx context.Context, config string) (PKI, error) {
+	names := slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI)
+	if pki, err := readPKI(names); err == nil && etcd.Local.HasData() {
+		return pki, nil
+	}
 	if err := etcdCertificates(ctx, config); err != nil {
 		return nil, err
 	}
-	return readPKI(slices.Concat(facts.EtcdPKI, facts.EtcdClientPKI))
+	return readPKI(names)
 }, host.Secret, host.Secret)
 
 // etcdCertificates runs kubeadm's phases for an etcd host in one process. Existing files are kept.

@@ -94,6 +94,12 @@ var WritePKI = host.Define("kubeadm.write-pki", func(_ context.Context, pki PKI)
 	return struct{}{}, pki.write(pkiDir, joined("") || etcd.Local.HasData())
 }, host.Secret, host.Secret)
 
+// KeepPKI is WritePKI for a host that has joined and is to have the keys of authorities from now on, because the only host that has them
+// leaves the cluster.
+var KeepPKI = host.Define("kubeadm.keep-pki", func(_ context.Context, pki PKI) (struct{}, error) {
+	return struct{}{}, pki.write(pkiDir, false)
+}, host.Secret, host.Secret)
+
 func (p PKI) write(dir string, joined bool) error {
 	names := slices.Sorted(maps.Keys(p))
 	for _, name := range names {
