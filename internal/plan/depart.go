@@ -188,7 +188,7 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 		b.moveVirtualIP(h.Name, "the load balancer leaves; connections through it are opened again", before...)
 	}
 	if serves {
-		b.leavePools(h.Name, "clients go to other control planes before its API server stops", before...)
+		b.leavePools(h.Name, "new clients go to other control planes; those that it has follow when its API server stops", before...)
 	}
 	if b.balancerRuns(h) {
 		b.addInTurn(Step{Kind: StopBalancer, Host: h.Name, Title: "stop the load balancer", Reason: "it leaves the cluster: it announces that, so that no other load balancer waits for it",

@@ -202,7 +202,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 			last = b.moveLeadership(h.Name, "no election has to wait for a leader that vanished", last)
 		}
 		if h.Has(spec.RoleControlPlane) {
-			if pools := b.leavePools(h.Name, "clients go to other API servers, and their connections end before this one does", last); pools != nil {
+			if pools := b.leavePools(h.Name, "new clients go to other API servers; those that it has follow when this one stops", last); pools != nil {
 				last = pools
 			}
 			last = b.addInTurn(Step{Kind: StopPrograms, Host: h.Name, Title: "stop the API server, controller manager and scheduler", Pods: controlPrograms,

@@ -7,43 +7,28 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
-	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/plan"
 )
 
-// drainPatience is how long connections to a control plane may take to end. Watches do not end on their own: what is left is
-// closed, and its clients continue with another control plane.
-const drainPatience = 5 * time.Second
-
-// leavePools takes a control plane out of the pools of the managed load balancers, and waits until nobody is connected to it.
+// leavePools takes a control plane out of the pools of the managed load balancers. Its clients stay until its API server stops.
 func leavePools(ctx context.Context, e *Env, s plan.Step) error {
-	permit, err := e.permit(ctx, s)
-	if err != nil {
-		return err
-	}
-	closed, err := e.setPools(ctx, s, permit, balancer.PoolRequest{Server: s.Host, Drain: true, Patience: drainPatience})
-	if err == nil && closed > 0 {
-		e.note(s, fmt.Sprintf("%d connections were closed", closed))
-	}
-	return err
+	return e.setPools(ctx, s, balancer.PoolRequest{Server: s.Host, Drain: true})
 }
 
 // joinPools lets the load balancers send clients to it again.
 func joinPools(ctx context.Context, e *Env, s plan.Step) error {
-	permit, err := e.permit(ctx, s)
-	if err != nil {
-		return err
-	}
-	_, err = e.setPools(ctx, s, permit, balancer.PoolRequest{Server: s.Host})
-	return err
+	return e.setPools(ctx, s, balancer.PoolRequest{Server: s.Host})
 }
 
 // setPools tells every load balancer that can be reached. One that cannot be reached is left out: it forgets the pools that it
 // had when its host starts.
-func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, r balancer.PoolRequest) (closed int, err error) {
+func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest) error {
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
 	var (
 		mu     sync.Mutex
 		wg     sync.WaitGroup
@@ -66,10 +51,10 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 				absent = append(absent, err)
 				return
 			}
-			n, err := balancer.SetPool.Make(ctx, conn, permit, r)
+			_, err = balancer.SetPool.Make(ctx, conn, permit, r)
 			mu.Lock()
 			defer mu.Unlock()
-			if closed += n; err != nil {
+			if err != nil {
 				failed = append(failed, err)
 				return
 			}
@@ -82,12 +67,12 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, permit cluster.Permit, 
 		failed = append(failed, absent...)
 	}
 	if err := errors.Join(failed...); err != nil {
-		return closed, fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.present().BalancerHosts()), strings.Join(told, ", "), err)
+		return fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.present().BalancerHosts()), strings.Join(told, ", "), err)
 	}
 	if len(absent) > 0 {
 		e.note(s, "load balancers that cannot be reached were left out: "+errors.Join(absent...).Error())
 	}
-	return closed, nil
+	return nil
 }
 
 // hasRetired says that a load balancer that leaves the cluster has stopped, in this run or in an earlier one.

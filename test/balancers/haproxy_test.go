@@ -153,19 +153,36 @@ WantedBy=multi-user.target
 	t.Run("drain", func(t *testing.T) {
 		l := s.clients(t)
 		l.calm(t, 3*time.Second)
-		for _, lb := range []string{"lb-a", "lb-b"} {
-			_, err := do[int](t, s, lb, "set-pool", balancer.PoolRequest{Server: "api-b", Drain: true, Patience: time.Second})
-			must(t, err)
-		}
 		drained := func() facts.Backend {
 			b := s.read(t, s.holder(t)).Backends
 			return b[slices.IndexFunc(b, func(x facts.Backend) bool { return x.Name == "api-b" })]
 		}
+		had := drained().Sessions
+		if had == 0 {
+			t.Fatal("api-b has no connections that could be cut")
+		}
 		from := time.Now()
-		after(t, 3*time.Second)
+		for _, lb := range []string{"lb-a", "lb-b"} {
+			_, err := do[struct{}](t, s, lb, "set-pool", balancer.PoolRequest{Server: "api-b", Drain: true})
+			must(t, err)
+		}
+		after(t, 2*time.Second)
+		if b := drained(); !b.Drained || b.Sessions == 0 || b.Sessions > had {
+			t.Errorf("it had %d connections: %+v", had, b)
+		}
+		s.run(t, "api-b", "systemctl stop api") // it is not ready for 5 seconds, and then sends GOAWAY
 		if b := drained(); !b.Drained || b.Sessions > 0 {
 			t.Errorf("%+v", b)
 		}
+		after(t, 2*time.Second)
+		o := l.between(from, time.Now())
+		if o.newFailed+o.http2Failed > 0 || o.moved == 0 {
+			t.Errorf("%+v: %v", o, l.reasons(from))
+		}
+		fmt.Printf("drain: %d clients connected again, no request failed, worst gap %s\n", o.moved, o.http2Gap)
+		s.startAPI(t, "api-b") // as after a maintenance: it works before it joins the pools
+		after(t, 3*time.Second)
+		from = time.Now()
 		for _, lb := range []string{"lb-a", "lb-b"} {
 			s.run(t, lb, "systemctl reload haproxy")
 		}

@@ -181,11 +181,15 @@ func hold(ctx context.Context, address string) error {
 
 // serveAPI behaves like kube-apiserver as far as load balancers and clients can see: TLS, HTTP/2, and /readyz with its two
 // checks of etcd, which run once a second at most and remember the last result. A file contains the state of etcd: ok, dead,
-// or electing.
+// or electing. When it is told to stop, it is not ready for a while, and then ends its connections with GOAWAY.
 func serveAPI(ctx context.Context, dir string) error {
 	etcd := &etcd{file: filepath.Join(dir, "etcd")}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
+		if ctx.Err() != nil {
+			http.Error(w, "[-]shutdown failed: reason withheld", http.StatusInternalServerError)
+			return
+		}
 		if len(r.URL.Query()["exclude"]) < 2 && !etcd.check() {
 			http.Error(w, "[-]etcd failed: reason withheld", http.StatusInternalServerError)
 			return
@@ -205,12 +209,16 @@ func serveAPI(ctx context.Context, dir string) error {
 		host, _ := os.Hostname()
 		io.WriteString(w, host)
 	})
-	srv := &http.Server{Addr: ":6443", Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
-	context.AfterFunc(ctx, func() { srv.Close() })
+	srv := &http.Server{Addr: ":6443", Handler: mux}
+	ended := make(chan error, 1)
+	context.AfterFunc(ctx, func() {
+		time.Sleep(5 * time.Second) // --shutdown-delay-duration
+		ended <- srv.Shutdown(context.Background())
+	})
 	if err := srv.ListenAndServeTLS(filepath.Join(dir, "cert"), filepath.Join(dir, "key")); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return nil
+	return <-ended
 }
 
 // burn uses a fixed amount of CPU time, so it takes longer on a busy machine.

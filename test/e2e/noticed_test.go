@@ -30,8 +30,8 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	for _, o := range []probe.Outage{report.New, report.Writes, report.HTTP2} {
 		failed += o.Failed - o.Errors[probe.TimedOut]
 	}
-	// Connections that stay open are closed when they have been silent for a moment. A request that begins in that moment fails:
-	// nothing between the client and the API server can know of it.
+	// When the virtual IP moves, connections that stay open are closed when they have been silent for a moment. A request that begins in
+	// that moment fails: nothing between the client and the API server can know of it.
 	failed = max(0, failed-min(report.HTTP2.Failed-report.HTTP2.Errors[probe.TimedOut], report.HTTP2.Requests/1000))
 	text, _ := json.Marshal(report)
 	fmt.Printf("%s: clients in %s: %s\n", t.Name(), end.Sub(begin).Round(time.Second), text)

@@ -38,14 +38,10 @@ func forgotten(rows []stats, drained []string) []string {
 	})
 }
 
-// drainAgain drains them, and closes the connections that they got in the meantime.
-func drainAgain(ctx context.Context, logger *log.Logger, rows []stats) {
-	for _, server := range forgotten(rows, remembered()) {
-		err := setState(ctx, rows, server, "drain")
-		if err == nil {
-			err = shutdown(ctx, rows, server)
-		}
-		if err != nil {
+// drainAgain drains them. The connections that they got in the meantime stay, as in SetPool.
+func drainAgain(ctx context.Context, logger *log.Logger, rows []stats, drained []string) {
+	for _, server := range forgotten(rows, drained) {
+		if err := setState(ctx, rows, server, "drain"); err != nil {
 			logger.Printf("draining API server %s again after a start of HAProxy: %v", server, err)
 			continue
 		}

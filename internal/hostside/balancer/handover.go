@@ -39,7 +39,6 @@ const holdTable = "quorate-handover"
 // returns how many were closed. The address stays away for as long as after StandAside. If new connections cannot be kept waiting,
 // for example because the kernel has no nftables, the address moves all the same.
 var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, virtualIP string) (closed int, err error) {
-	any := func(session) bool { return true }
 	w := sessionWatch{}
 	if err := learn(ctx, w); err != nil {
 		return 0, stepAside() // a HAProxy that does not answer has no connections that could be saved
@@ -47,7 +46,7 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	release, err := hold(virtualIP)
 	if err == nil {
 		defer release()
-		if closed, _, err = closeBetweenRequests(ctx, w, time.Now().Add(closeFor), any); err != nil {
+		if closed, err = closeBetweenRequests(ctx, w, time.Now().Add(closeFor)); err != nil {
 			return closed, err
 		}
 	}

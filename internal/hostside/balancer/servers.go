@@ -37,6 +37,9 @@ const (
 	// notReadyAfter is how long a server may say that it is not ready, and another one that it is, before its connections
 	// are closed. During an election the servers lose and regain their etcd up to two seconds apart.
 	notReadyAfter = 3 * time.Second
+	// endsWithin is the same for a server that is drained. It is not ready because it stops, and ends its connections itself: within
+	// the half minute that the kubelet gives it.
+	endsWithin = 35 * time.Second
 	// closeAgain is how soon the connections of one server are closed a second time.
 	closeAgain = time.Second
 )
@@ -49,6 +52,7 @@ type sighting struct {
 	check         string // the last one that ended, in HAProxy's code
 	blind         string // the last check that excludes etcd
 	sessions      int    // over all pools
+	drained       bool   // it is about to stop, or has not started again
 }
 
 // The outcomes of checks that say that a server may hang or be gone. A timeout after the TLS handshake (L7TOUT) counts only
@@ -66,14 +70,23 @@ func (s sighting) suspicious() bool {
 // sound says that HAProxy gives the server new connections, and that its last check succeeded.
 func (s sighting) sound() bool { return s.up && slices.Contains(answered, s.check) }
 
+// notReadyAfter is how long it may say that it is not ready.
+func (s sighting) notReadyAfter() time.Duration {
+	if s.drained {
+		return endsWithin
+	}
+	return notReadyAfter
+}
+
 // sightings reads what HAProxy's statistics say about each API server.
-func sightings(rows []stats) []sighting {
+func sightings(rows []stats, drained []string) []sighting {
 	var out []sighting
 	for _, row := range rows {
 		if row["pxname"] != hostconfig.PoolWithEtcd || row["svname"] == "BACKEND" {
 			continue
 		}
-		s := sighting{name: row["svname"], address: row["addr"], up: row.up(), waits: strings.HasPrefix(row["check_status"], "*"), check: row.check(), sessions: sessions(rows, row["svname"])}
+		s := sighting{name: row["svname"], address: row["addr"], up: row.up(), waits: strings.HasPrefix(row["check_status"], "*"), check: row.check(), sessions: sessions(rows, row["svname"]),
+			drained: slices.Contains(drained, row["svname"])}
 		for _, other := range rows {
 			if other["pxname"] == hostconfig.PoolWithoutEtcd && other["svname"] == s.name {
 				s.blind = other.check()
@@ -165,7 +178,7 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 		}
 		down, isDown := c.downSince[s.name]
 		no, said := c.saidNo[s.name]
-		if isDown && said && no >= down && now-down >= notReadyAfter && c.anotherSound(s.name, seen, now) {
+		if isDown && said && no >= down && now-down >= s.notReadyAfter() && c.anotherSound(s.name, seen, now) {
 			out = append(out, verdict{s.name, "it has not been ready for " + ui.Duration(now-down) + ", and others are", false})
 		}
 	}
@@ -207,8 +220,9 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 		if err != nil {
 			continue // whether HAProxy works is judged elsewhere
 		}
-		drainAgain(ctx, logger, rows)
-		seen := sightings(rows)
+		drained := remembered()
+		drainAgain(ctx, logger, rows, drained)
+		seen := sightings(rows, drained)
 		opinions := lookCloser(ctx, c, seen)
 		for _, v := range c.judge(monotonic(), seen, opinions) {
 			act(ctx, logger, v, rows)

@@ -33,6 +33,7 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 	}
 	electing := func(s sighting) sighting { s.up, s.check = false, "L7TOUT"; return s }
 	said := func(s sighting) sighting { s.up, s.check = false, "L7STS"; return s }
+	drained := func(s sighting) sighting { s.drained = true; return s }
 	wait := func(s sighting) sighting { s.waits = true; return s }
 	for name, tc := range map[string]struct {
 		looks []look
@@ -48,6 +49,9 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 		"it waits for etcd":                {always(a(false, "L7TOUT", "L7OK"), hung), nil},
 		"no connections":                   {always(sighting{name: "cp-a", check: "L6TOUT"}, hung), nil},
 		"an election":                      {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), electing(ok), electing(okay)), nil},
+		"drained, and about to stop":       {repeat(time.Minute, time.Minute+30*time.Second, drained(said(a(false, "", "L7OK"))), ok, okay), nil},
+		"drained, and its etcd is dead":    {repeat(time.Minute, time.Minute+endsWithin+400*ms, drained(said(a(false, "", "L7OK"))), ok, okay), []string{"cp-a"}},
+		"drained, and hung":                {always(drained(a(true, "L6TOUT", "L7OK")), hung), []string{"cp-a"}},
 		"its etcd is dead":                 {repeat(time.Minute, time.Minute+3400*ms, said(a(false, "", "L7OK")), ok, okay), []string{"cp-a"}},
 		"not for long":                     {repeat(time.Minute, time.Minute+2800*ms, said(a(false, "", "L7OK")), ok, okay), nil},
 		"its etcd hangs, and it says so":   {append(repeat(time.Minute, time.Minute+2*time.Second, said(a(false, "", "L7OK")), ok), repeat(time.Minute+2*time.Second, time.Minute+3400*ms, electing(a(false, "", "L7OK")), ok)...), []string{"cp-a"}},
@@ -133,8 +137,8 @@ func TestSightings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := sightings(rows)
-	want := []sighting{{"cp-a", "10.0.0.11:6443", true, true, "L6TOUT", "L7OK", 6}, {"cp-b", "10.0.0.12:6443", false, false, "L7STS", "", 0}}
+	got := sightings(rows, []string{"cp-b"})
+	want := []sighting{{"cp-a", "10.0.0.11:6443", true, true, "L6TOUT", "L7OK", 6, false}, {"cp-b", "10.0.0.12:6443", false, false, "L7STS", "", 0, true}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v", got)
 	}

@@ -11,9 +11,12 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// A connection that is closed while a request is under way costs its client that request. HAProxy does not look into the
-// connections, so they are watched: one whose last bytes came from the API server, and that has been silent since, is between
-// two requests. A client that sees the end of such a connection opens another one, and nothing has failed.
+// Only a handover of the virtual IP closes connections to API servers that go on: nobody sends GOAWAY then, and HAProxy cannot, because it
+// does not look into the connections. A connection that is closed while a request is under way costs its client that request. So the
+// connections are watched: one whose last bytes came from the API server, and that has been silent since, is between two requests. A
+// client that sees the end of such a connection opens another one, and nothing has failed. What remains is a request that the client sends
+// after HAProxy has listed the connection as silent and before the end of the connection has reached the client: staleAfter, and the time
+// of one packet.
 const (
 	// sessionPace is how often HAProxy is asked for its sessions, unless that takes long.
 	sessionPace = 20 * time.Millisecond
@@ -25,6 +28,11 @@ const (
 	// longLived is how long a connection must have been open: a younger one may be of a client that makes one for each request, and
 	// ends on its own.
 	longLived = 700 * time.Millisecond
+	// staleAfter is how old what HAProxy says of its sessions may be when connections are closed because of it: a request that comes in
+	// this time fails.
+	staleAfter = 15 * time.Millisecond
+	// closedTogether is how many sessions one call of HAProxy closes. A call may have 16 KiB.
+	closedTogether = 100
 )
 
 // session is a connection through HAProxy.
@@ -99,31 +107,36 @@ func (w sessionWatch) see(now time.Time, sessions []session) (idle []string) {
 	return idle
 }
 
-// closeBetweenRequests closes the connections of some servers as soon as they are between two requests, until none is left or the
-// time is over. It returns how many it closed, and how many are left.
-func closeBetweenRequests(ctx context.Context, w sessionWatch, until time.Time, which func(session) bool) (closed, left int, err error) {
+// closeBetweenRequests closes all connections as soon as they are between two requests, until none is left or the time is over. It
+// returns how many it closed.
+func closeBetweenRequests(ctx context.Context, w sessionWatch, until time.Time) (closed int, err error) {
 	for {
 		begin := time.Now()
 		text, err := haproxyCommand(ctx, "show sess all")
 		if err != nil {
-			return closed, left, err
+			return closed, err
 		}
-		sessions := slices.DeleteFunc(parseSessions(text), func(s session) bool { return !which(s) })
-		for _, id := range w.see(begin, sessions) {
-			// It may have ended in the meantime.
-			if _, err := haproxyCommand(ctx, "shutdown session "+id); err != nil {
-				return closed, left, err
+		sessions := parseSessions(text)
+		idle := w.see(begin, sessions)
+		if took := time.Since(begin); took > staleAfter && begin.Add(3*took).Before(until) {
+			idle = nil // a request may have come since HAProxy looked, and there is time for another look
+		}
+		// Together, because each call takes time in which a request may come. Some may have ended in the meantime.
+		for some := range slices.Chunk(idle, closedTogether) {
+			if _, err := haproxyCommand(ctx, "shutdown session "+strings.Join(some, ";shutdown session ")); err != nil {
+				return closed, err
 			}
-			delete(w, id)
-			closed++
-			sessions = slices.DeleteFunc(sessions, func(s session) bool { return s.id == id })
+			closed += len(some)
+			for _, id := range some {
+				delete(w, id)
+			}
 		}
-		if left = len(sessions); left == 0 || time.Now().After(until) {
-			return closed, left, nil
+		if len(idle) == len(sessions) || time.Now().After(until) {
+			return closed, nil
 		}
 		select {
 		case <-ctx.Done():
-			return closed, left, context.Cause(ctx)
+			return closed, context.Cause(ctx)
 		case <-time.After(max(sessionPace, 4*time.Since(begin))):
 		}
 	}
