@@ -29,7 +29,7 @@ const (
 	// ends on its own.
 	longLived = 700 * time.Millisecond
 	// staleAfter is how old what HAProxy says of its sessions may be when connections are closed because of it: a request that comes in
-	// this time fails.
+	// this time fails. Near the end of the time for closing, an older list is used as well.
 	staleAfter = 15 * time.Millisecond
 	// closedTogether is how many sessions one call of HAProxy closes. A call may have 16 KiB.
 	closedTogether = 100
