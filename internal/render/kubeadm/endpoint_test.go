@@ -1,0 +1,22 @@
+package kubeadm
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestWithEndpoint keeps everything that the endpoint has nothing to do with.
+func TestWithEndpoint(t *testing.T) {
+	stored := "kind: ClusterConfiguration\napiServer:\n  certSANs: [api.old.internal, 10.0.0.100, mine.internal]\n  extraArgs: [{name: v, value: \"2\"}]\ncontrolPlaneEndpoint: api.old.internal:6443\n"
+	out, err := WithEndpoint(stored, "", []string{"api.new.internal", "10.0.0.100"}, nil)
+	if err != nil || !strings.Contains(out, "controlPlaneEndpoint: api.old.internal:6443") || !strings.Contains(out, "- api.old.internal\n  - 10.0.0.100\n  - mine.internal\n  - api.new.internal\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err = WithEndpoint(out, "api.new.internal:443", nil, []string{"api.old.internal"}); err != nil || strings.Contains(out, "old") || !strings.Contains(out, "mine.internal") ||
+		!strings.Contains(out, "controlPlaneEndpoint: api.new.internal:443") || !strings.Contains(out, "name: v") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if _, err := WithEndpoint("kind: Other\n", "", nil, nil); err == nil {
+		t.Error("another object is changed")
+	}
+}
