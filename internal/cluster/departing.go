@@ -24,6 +24,9 @@ func (s *State) depart() {
 			}
 		}
 		s.present = s.Spec.With(s.departing...)
+		if now := record.Cluster().Endpoint(); now != s.Spec.Endpoint() {
+			s.present = s.present.WithEndpoint(now)
+		}
 	}
 	text := s.Seen.LastRemoved
 	if s.Seen.API != nil {
@@ -51,8 +54,17 @@ func (s *State) Departs(host string) bool {
 	return slices.ContainsFunc(s.departing, func(h spec.Host) bool { return h.Name == host })
 }
 
-// Present is the spec with the departing hosts: every host that is part of the cluster, or will be.
+// Present is the spec with the departing hosts, every host that is part of the cluster, or will be, and with the endpoint that the
+// cluster recorded: as long as the endpoint changes, that is the one that certainly answers.
 func (s *State) Present() *spec.Cluster { return s.present }
+
+// Reached is the spec with the endpoint that the cluster recorded. It is the spec itself unless the endpoint is to change.
+func (s *State) Reached() *spec.Cluster {
+	if now := s.present.Endpoint(); now != s.Spec.Endpoint() {
+		return s.Spec.WithEndpoint(now)
+	}
+	return s.Spec
+}
 
 // Removed are the hosts that were removed while they were down, and that nobody has reset since. A host whose name or address
 // the spec uses again is not among them.

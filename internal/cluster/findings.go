@@ -226,7 +226,7 @@ func (s *State) NotWhole() (out []Finding) {
 	if holders, _ := s.Holders(); len(holders) > 0 {
 		f.virtualIP()
 	} else {
-		f.othersWithVirtualIP(s.Spec.Spec.LoadBalancer.Address)
+		f.othersWithVirtualIP(s.present.Spec.LoadBalancer.Address)
 	}
 	f.couldNotBeQueried(append(f.controlPlaneAnswers(), f.etcdAnswers()...))
 	f.nodes()

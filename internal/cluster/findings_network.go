@@ -38,7 +38,7 @@ func (f *findings) noLoadBalancer() {
 
 // endpoint reports how the endpoint answers. Only the hosts' view matters to the cluster.
 func (f *findings) endpoint() {
-	address, vip := f.Spec.Spec.ControlPlane.Endpoint, f.Spec.Spec.LoadBalancer.Address
+	address, vip := f.present.Spec.ControlPlane.Endpoint, f.present.Spec.LoadBalancer.Address
 	e := f.Endpoint()
 	switch {
 	case e.OK:
@@ -65,7 +65,7 @@ func (f *findings) virtualIP() {
 	if !f.managed() || len(all) == 0 {
 		return
 	}
-	vip := f.Spec.Spec.LoadBalancer.Address
+	vip := f.present.Spec.LoadBalancer.Address
 	f.othersWithVirtualIP(vip)
 	holders, unknown := f.Holders()
 	strange := slices.DeleteFunc(slices.Clone(holders), func(name string) bool { return slices.Contains(Names(all), name) })

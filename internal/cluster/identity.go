@@ -189,7 +189,7 @@ func (d *differences) config() {
 	switch {
 	case k.Endpoint == "":
 		d.add("", "it was built without a controlPlaneEndpoint (kubeadm init --control-plane-endpoint): its clients know one control plane only")
-	case k.Endpoint != want:
+	case k.Endpoint != want && !slices.ContainsFunc(d.FormerEndpoints(), func(e spec.Endpoint) bool { return e.HostPort() == k.Endpoint }):
 		d.add("", "the cluster's endpoint is %s, but the spec says %s (controlPlane.endpoint)", k.Endpoint, want)
 	}
 	if (k.PodCIDR != "" || network.CNI == spec.CNIFlannel) && !sameRange(k.PodCIDR, network.PodCIDR) {

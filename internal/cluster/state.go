@@ -418,10 +418,10 @@ func (s *State) StrangersWithVirtualIP() []vip.Holder {
 
 // hasAddress says that one of the host's interfaces has the virtual IP, whether or not the host is a load balancer.
 func (s *State) hasAddress(f *facts.Facts) bool {
-	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerManaged || s.Spec.Spec.LoadBalancer.Address == "" {
+	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerManaged || s.present.Spec.LoadBalancer.Address == "" {
 		return false
 	}
-	_, has := f.Interface(s.Spec.Spec.LoadBalancer.Address)
+	_, has := f.Interface(s.present.Spec.LoadBalancer.Address)
 	return has
 }
 

@@ -17,7 +17,7 @@ import (
 // connection shows that the path works. A virtual IP must not be in use before the build. Errors keep the cluster from
 // working; what the machine that runs the command finds never does.
 func Judge(s *cluster.State, probes []Probe) []cluster.Finding {
-	j := newJudge(s.Spec)
+	j := newJudge(s.Reached())
 	j.built = s.Exists()
 	j.names(probes)
 	if j.external || j.built || ownsVirtualIP(s) {

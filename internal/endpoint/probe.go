@@ -38,7 +38,8 @@ func Everywhere(ctx context.Context, s *cluster.State, conns *host.Set) []Probe 
 }
 
 func request(s *cluster.State, connections int) Request {
-	return Request{Name: hostconfig.EndpointHost(s.Spec), Port: hostconfig.EndpointPort(s.Spec), Address: s.Spec.Spec.LoadBalancer.Address,
+	at := s.Reached().Endpoint()
+	return Request{Name: at.Name, Port: at.Port, Address: at.Address,
 		CA: s.CA(), Timeout: patience, Connections: connections}
 }
 

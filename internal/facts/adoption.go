@@ -10,10 +10,12 @@ import (
 // Kubeadm is what kubeadm's ClusterConfiguration in the API says.
 type Kubeadm struct {
 	// Version is the Kubernetes version with which control planes join.
-	Version     string `json:"version,omitempty"`
-	Endpoint    string `json:"endpoint"`
-	PodCIDR     string `json:"podCIDR"`
-	ServiceCIDR string `json:"serviceCIDR"`
+	Version  string `json:"version,omitempty"`
+	Endpoint string `json:"endpoint"`
+	// ServingNames are the names and addresses for which the API servers' certificates are made, besides those that kubeadm adds.
+	ServingNames []string `json:"servingNames,omitempty"`
+	PodCIDR      string   `json:"podCIDR"`
+	ServiceCIDR  string   `json:"serviceCIDR"`
 	// EtcdEndpoints are those of an external etcd.
 	EtcdEndpoints []string `json:"etcdEndpoints,omitempty"`
 	// Arguments are the extra arguments with which the programs of a control plane are started, by program and argument.

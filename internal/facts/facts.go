@@ -175,8 +175,12 @@ type Kubernetes struct {
 	Arguments map[string]map[string]string `json:"arguments,omitempty"`
 	// Kubelet are the fields of the kubelet's configuration file.
 	Kubelet map[string]any `json:"kubelet,omitempty"`
-	// KubeletDue says that this file was changed, and the kubelet did not restart since.
+	// KubeletDue says that this file, or the endpoint that the kubelet uses, was changed, and the kubelet did not restart since.
 	KubeletDue bool `json:"kubeletDue,omitempty"`
+	// Servers are the API servers that the kubeconfigs below /etc/kubernetes name, by file.
+	Servers map[string]string `json:"servers,omitempty"`
+	// ServingNames are the names and addresses for which the API server's certificate is valid.
+	ServingNames []string `json:"servingNames,omitempty"`
 	// SuperAdmin says that super-admin.conf is here, whose permissions no role can restrict. kubeadm leaves it on the control
 	// plane that initialized the cluster.
 	SuperAdmin bool `json:"superAdmin,omitempty"`
@@ -235,7 +239,8 @@ const (
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"
 
-// KubeletSettingsDue exists from the change of a kubelet's configuration file until the kubelet has restarted. It is gone when
+// KubeletSettingsDue exists from the change of a kubelet's configuration file, or of the endpoint that it uses, until the kubelet has
+// restarted. It is gone when
 // the host has restarted, and the kubelet with it.
 const KubeletSettingsDue = "/run/quorate/kubelet-settings-due"
 

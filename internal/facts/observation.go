@@ -131,6 +131,11 @@ type API struct {
 	KubeletConfig map[string]any `json:"kubeletConfig,omitempty"`
 	// Settings are those that the spec made, as Quorate stored it in the cluster (see plan.Managed); empty if there are none.
 	Settings string `json:"settings,omitempty"`
+	// Endpoints are those that clients may use while the endpoint changes, as Quorate stored it in the cluster (see
+	// cluster.State.FormerEndpoints); empty otherwise.
+	Endpoints string `json:"endpoints,omitempty"`
+	// Servers are the URLs at which the ConfigMaps cluster-info and kube-proxy say that the API is, by the name of the ConfigMap.
+	Servers map[string]string `json:"servers,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`
@@ -168,6 +173,9 @@ type API struct {
 	DNSNotReady string `json:"dnsNotReady,omitempty"`
 }
 
+// EndpointAnnotation is in the template of a DaemonSet's pods that were restarted to use another endpoint.
+const EndpointAnnotation = "quorate.dev/endpoint"
+
 // DaemonSet is how many pods of a DaemonSet there are.
 type DaemonSet struct {
 	Namespace string `json:"namespace"`
@@ -178,6 +186,8 @@ type DaemonSet struct {
 	Current int `json:"current"`
 	Ready   int `json:"ready"`
 	Updated int `json:"updated"`
+	// Endpoint is the one for which its pods were restarted last, while Quorate changed the endpoint (see EndpointAnnotation).
+	Endpoint string `json:"endpoint,omitempty"`
 	// Stale says that no controller manager has counted since the DaemonSet was changed.
 	Stale bool `json:"stale,omitempty"`
 	// Version is the tag of the image of its first container.
@@ -301,6 +311,8 @@ type Balancer struct {
 	Healthy  bool      `json:"healthy"` // HAProxy answers
 	Active   bool      `json:"active"`  // it holds the virtual IP
 	Backends []Backend `json:"backends,omitempty"`
+	// Endpoints are those that HAProxy's configuration says it serves (see hostconfig.Served).
+	Endpoints []string `json:"endpoints,omitempty"`
 	// Peers are the addresses of the other load balancers from which keepalived accepts advertisements.
 	Peers []string `json:"peers,omitempty"`
 	// WrittenFor names the cluster for which Quorate wrote HAProxy's configuration; Others is what is there when

@@ -18,7 +18,8 @@ import (
 // kubeadmConfig reads kubeadm's ClusterConfiguration; nil if there is none.
 func kubeadmConfig(text string) *facts.Kubeadm {
 	type part struct {
-		ExtraArgs    any `json:"extraArgs"` // a map until v1beta3, and a list since v1beta4
+		CertSANs     []string `json:"certSANs"`
+		ExtraArgs    any      `json:"extraArgs"` // a map until v1beta3, and a list since v1beta4
 		ExtraVolumes []struct {
 			HostPath string `json:"hostPath"`
 		} `json:"extraVolumes"`
@@ -44,7 +45,7 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	if yaml.Unmarshal([]byte(text), &c) != nil || c.Kind != "ClusterConfiguration" {
 		return nil
 	}
-	out := &facts.Kubeadm{Version: c.Version, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet}
+	out := &facts.Kubeadm{Version: c.Version, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet, ServingNames: c.APIServer.CertSANs}
 	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
 		out.Endpoint += ":6443" // kubeadm's default
 	}
@@ -114,7 +115,7 @@ func counts(sets []appsv1.DaemonSet) (out []facts.DaemonSet) {
 			continue
 		}
 		n := facts.DaemonSet{Namespace: d.Namespace, Name: d.Name, Desired: int(d.Status.DesiredNumberScheduled), Current: int(d.Status.CurrentNumberScheduled),
-			Ready: int(d.Status.NumberReady), Updated: int(d.Status.UpdatedNumberScheduled), Stale: d.Status.ObservedGeneration < d.Generation}
+			Ready: int(d.Status.NumberReady), Updated: int(d.Status.UpdatedNumberScheduled), Stale: d.Status.ObservedGeneration < d.Generation, Endpoint: d.Spec.Template.Annotations[facts.EndpointAnnotation]}
 		if c := d.Spec.Template.Spec.Containers; len(c) > 0 {
 			n.Version = components.Tag(c[0].Image)
 		}

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +50,8 @@ const (
 	VerifiedKey = "verified"
 	// SettingsKey holds which settings the spec made (see plan.Managed).
 	SettingsKey = "settings"
+	// EndpointsKey holds the endpoints that clients may use while the endpoint changes (see cluster.State.FormerEndpoints).
+	EndpointsKey = "endpoints"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
 	// MaintenanceKey, followed by the name of a host, holds what is remembered of its maintenance (see facts.Maintenance).
@@ -166,7 +167,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 		}
 	}
 	if h.Has(spec.RoleControlPlane) && f.Kubernetes.CA != "" {
-		a := askReady(ctx, conn, net.JoinHostPort(h.Address, hostconfig.APIPort), hostconfig.EndpointHost(c), f.Kubernetes.CA)
+		a := APIServer(ctx, conn, h, hostconfig.EndpointHost(c), f.Kubernetes.CA)
 		seen.APIServer = &a
 	}
 	return seen
@@ -223,7 +224,7 @@ const cached = "0"
 func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
 	var (
 		api  facts.API
-		errs [7]error
+		errs [8]error
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
@@ -256,9 +257,10 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		}
 	})
 	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
+	wg.Go(func() { api.Servers, errs[6] = clientServers(ctx, client, version) })
 	var sets []appsv1.DaemonSet
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
-	wg.Go(func() { api.APIServers, errs[6] = registeredAPIServers(ctx, client, version) })
+	wg.Go(func() { api.APIServers, errs[7] = registeredAPIServers(ctx, client, version) })
 	wg.Wait()
 	api.DaemonSets = counts(sets)
 	if api.Initialised && api.Applied[manifest.Flannel] == "" && api.Applied[manifest.CNI] == "" {
@@ -284,6 +286,30 @@ func registeredAPIServers(ctx context.Context, client *kube.Client, version stri
 	return &n, nil
 }
 
+// StoredKubeconfigs are the ConfigMaps that hold a kubeconfig for clients of the API, with the namespace and the key.
+var StoredKubeconfigs = []struct{ Namespace, Name, Key string }{
+	{metav1.NamespacePublic, "cluster-info", "kubeconfig"},
+	{metav1.NamespaceSystem, facts.KubeProxy, "kubeconfig.conf"},
+}
+
+// clientServers reads where they say that the API is.
+func clientServers(ctx context.Context, client *kube.Client, version string) (map[string]string, error) {
+	out := map[string]string{}
+	for _, m := range StoredKubeconfigs {
+		stored, err := client.CoreV1().ConfigMaps(m.Namespace).Get(ctx, m.Name, metav1.GetOptions{ResourceVersion: version})
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if server := kubeadm.ServerOf(stored.Data[m.Key]); server != "" {
+			out[m.Name] = server
+		}
+	}
+	return out, nil
+}
+
 // remembered reads what Quorate stored in its ConfigMap.
 func remembered(data map[string]string, api *facts.API) {
 	for key, value := range data {
@@ -297,6 +323,8 @@ func remembered(data map[string]string, api *facts.API) {
 			api.Verified = value
 		case key == SettingsKey:
 			api.Settings = value
+		case key == EndpointsKey:
+			api.Endpoints = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
 		case maintenance:

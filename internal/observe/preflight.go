@@ -105,7 +105,7 @@ func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *fa
 
 // virtualIP asks a load balancer which machines have the virtual IP.
 func (p *probe) virtualIP(ctx context.Context, h spec.Host, conn *host.Conn) {
-	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.c.Spec.LoadBalancer.Address, From: h.Address})
+	seen, err := balancer.WhoHas.On(ctx, conn, balancer.WhoHasRequest{Address: p.s.Reached().Endpoint().Address, From: h.Address})
 	if err != nil {
 		seen.Unknown = err.Error()
 	}

@@ -119,6 +119,11 @@ func Endpoint(ctx context.Context, c *spec.Cluster, conns *host.Set, from []stri
 	return out
 }
 
+// APIServer queries the readiness of an API server from its own host, and verifies its certificate for a name.
+func APIServer(ctx context.Context, conn *host.Conn, h spec.Host, name, ca string) facts.Answer {
+	return askReady(ctx, conn, net.JoinHostPort(h.Address, hostconfig.APIPort), name, ca)
+}
+
 // askReady asks one address for /readyz, from a host.
 func askReady(ctx context.Context, conn *host.Conn, address, name, ca string) facts.Answer {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("no answer within %s", readyTimeout))

@@ -38,11 +38,8 @@ func TestEditsOfWhatIsFixed(t *testing.T) {
 		edit func(*spec.Cluster)
 		want string // in the reason
 	}{
-		"endpoint port":       {func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "api.quorate.internal:443" }, "spec.controlPlane.endpoint"},
-		"endpoint name":       {func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "other.quorate.internal:6443" }, "spec.controlPlane.endpoint"},
 		"pod range":           {func(c *spec.Cluster) { c.Spec.Network.PodCIDR = "10.99.0.0/16" }, "spec.network.podCIDR"},
 		"Service range":       {func(c *spec.Cluster) { c.Spec.Network.ServiceCIDR = "10.98.0.0/16" }, "spec.network.serviceCIDR"},
-		"virtual IP":          {func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "10.0.0.101" }, "spec.loadBalancer.address"},
 		"address of a host":   {func(c *spec.Cluster) { host(c, "worker-a").Address = "10.0.0.77" }, "spec.hosts[worker-a].address"},
 		"workers promoted":    {func(c *spec.Cluster) { host(c, "worker-a").Roles = []string{spec.RoleControlPlane, spec.RoleWorker} }, "spec.hosts[worker-a].roles"},
 		"control plane taken": {func(c *spec.Cluster) { host(c, "cp-c").Roles = []string{spec.RoleWorker} }, "spec.hosts[cp-c].roles"},

@@ -77,6 +77,9 @@ func (b *builder) configureNode(h spec.Host) {
 		d = merge(d, b.own(h, f))
 	}
 	missing := hostconfig.Missing(d, f)
+	if len(missing) == 0 && b.plans(MoveClients, h) {
+		missing = []string{"/etc/hosts has the former endpoint as well"}
+	}
 	if len(missing) == 0 {
 		return
 	}
@@ -132,8 +135,11 @@ func (b *builder) startedPart(h spec.Host) cluster.Part {
 // configureBalancer is HAProxy, keepalived and the watchdog.
 func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	d := hostconfig.Balancer(b.Present(), h, f, b.CA(), b.balancersAmong(b.Removed())...)
+	d := hostconfig.Balancer(b.Present().WithEndpoint(b.c.Endpoint()).AlsoServing(b.c.Endpoints()...), h, f, b.CA(), b.balancersAmong(b.Removed())...)
 	missing := hostconfig.Missing(d, f)
+	if len(missing) == 0 && at.both != nil {
+		missing = []string{"it serves the former endpoint as well"}
+	}
 	if len(missing) == 0 || b.unknownPeers(h) {
 		return
 	}

@@ -15,7 +15,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseSettings} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseSettings, b.refuseEndpoint} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -29,6 +29,7 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign && b.changesVersion() {
 		return b.upgrade(hosts)
 	}
+	b.moveEndpoint(hosts)
 	for _, h := range hosts {
 		b.installPackages(h)
 		b.installBundle(h)
@@ -77,6 +78,7 @@ func (b *builder) maintain() error {
 	b.depart()
 	b.forget()
 	b.forgetSettings(b.all()...)
+	b.forgetEndpoints(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -84,6 +86,7 @@ func (b *builder) maintain() error {
 
 // revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
 func (b *builder) revive() {
+	b.keepEndpoints()
 	for _, h := range b.c.Spec.Hosts {
 		if b.Reachable(h.Name) {
 			b.installPackages(h)
@@ -265,7 +268,8 @@ func (b *builder) applyManifests(after ...*Step) {
 		if b.Seen.API != nil {
 			applied = b.Seen.API.Applied[name]
 		}
-		if applied == b.bundle.Manifests[name] || applied == "" && manifest.IsNetwork(name) && b.keepsNetwork() {
+		planned := slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == ApplyManifest && s.Manifest == name })
+		if planned || applied == b.bundle.Manifests[name] || applied == "" && manifest.IsNetwork(name) && b.keepsNetwork() {
 			continue
 		}
 		s := Step{Kind: ApplyManifest, Detail: name, Manifest: name, Title: "apply " + name, Reason: "it is not applied yet"}

@@ -84,6 +84,17 @@ const (
 	CheckFit       Kind = "check-fit"
 	StoreSettings  Kind = "store-settings"
 	RestartKubelet Kind = "restart-kubelet"
+	// CheckAddress refuses a new virtual IP that a machine has, and TryEndpoint waits until the API answers at a new endpoint.
+	CheckAddress Kind = "check-address"
+	TryEndpoint  Kind = "try-endpoint"
+	// RememberEndpoints notes in the cluster which endpoints clients may use while the endpoint changes. WidenCertificate makes an
+	// API server's certificate valid for a new endpoint. StoreEndpoint puts an endpoint into kubeadm's configuration in the cluster.
+	RememberEndpoints Kind = "remember-endpoints"
+	WidenCertificate  Kind = "widen-certificate"
+	StoreEndpoint     Kind = "store-endpoint"
+	// MoveClients has a host use a new endpoint, and MoveAgents kube-proxy and the pod network.
+	MoveClients Kind = "move-clients"
+	MoveAgents  Kind = "move-agents"
 	// ConvertEtcd has etcd prepare its data for older members, or ends that.
 	ConvertEtcd Kind = "convert-etcd"
 	// SwitchAddons gives kube-proxy and CoreDNS the bundle's images, and UpgradeCluster runs what kubeadm does once for a
@@ -196,6 +207,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:    changes,
 	SnapshotEtcd: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
+	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
@@ -234,7 +246,7 @@ type Step struct {
 	// the units that run them; a step that has any carries a change.
 	Programs []string `json:"programs,omitempty"`
 	Restart  []string `json:"restart,omitempty"`
-	// Desired belongs to Configure and Mark.
+	// Desired belongs to Configure, Mark and MoveClients.
 	Desired *facts.Desired `json:"desired,omitempty"`
 	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
@@ -255,8 +267,8 @@ type Step struct {
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`
-	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent (the
-	// DaemonSet, as namespace/name).
+	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
+	// (DaemonSets, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
 	// MemberID belongs to UndoJoin and RemoveMember: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
@@ -268,7 +280,9 @@ type Step struct {
 	Servers []string `json:"servers,omitempty"`
 	// Settings belongs to StoreSettings; nil if it only remembers them.
 	Settings *SettingsChange `json:"settings,omitempty"`
-	// Record belongs to RecordSpec, RecordVerified, RememberHosts and StoreSettings: what is stored.
+	// Endpoint belongs to the steps that change the endpoint.
+	Endpoint *EndpointChange `json:"endpoint,omitempty"`
+	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints and StoreSettings: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
@@ -441,9 +455,9 @@ func (b *builder) Unreachable() map[string]string {
 
 // hostSteps are references to the steps of one host.
 type hostSteps struct {
-	packages, bundle, configure, balancer, images *Step
-	pki, etcdPKI, etcdClient                      *Step
-	kubelet, controlPlane, register, join         *Step
+	packages, bundle, configure, balancer, both, images *Step
+	pki, etcdPKI, etcdClient                            *Step
+	kubelet, controlPlane, register, join               *Step
 }
 
 // change makes the field of a step.

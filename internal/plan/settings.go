@@ -378,9 +378,14 @@ func (b *builder) restartKubelets(hosts []spec.Host, after ...*Step) {
 	}), after, func(h spec.Host, after ...*Step) *Step { return b.restartKubelet(h, b.staleKubelet(h), after...) })
 }
 
+// plans says that the plan has a step of a kind on the host.
+func (b *builder) plans(kind Kind, h spec.Host) bool {
+	return slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == kind && s.Host == h.Name })
+}
+
 // plansNode says that the node gets its configuration in another step already.
 func (b *builder) plansNode(h spec.Host) bool {
-	return slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == UpgradeNode && s.Host == h.Name })
+	return b.plans(UpgradeNode, h)
 }
 
 // admission are the fields of a kubelet's configuration that decide which pods a node can run.

@@ -46,7 +46,7 @@ func (j *judge) balancer(h spec.Host, f *facts.Facts, in facts.Inspection) {
 // virtualIP looks for machines that have the virtual IP already. Before the build only a load balancer that an earlier run
 // has set up may have it.
 func (j *judge) virtualIP() {
-	address := j.c.Spec.LoadBalancer.Address
+	address := j.Reached().Endpoint().Address
 	for _, h := range j.c.BalancerHosts() {
 		f := j.Facts(h.Name)
 		if f == nil {

@@ -31,6 +31,8 @@ type Engine struct {
 	more observe.Hosts
 	// record and removed are what was last read of them.
 	record, removed string
+	// reached is the endpoint at which the cluster is reached, while another one is in the spec.
+	reached spec.Endpoint
 }
 
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
@@ -68,10 +70,10 @@ func TargetsOf(hosts []spec.Host) []host.Target {
 func (e *Engine) Close() { e.Conns.Close() }
 
 // Observe reads the actual condition of the cluster. The first time that it learns of hosts that the cluster remembers and the
-// spec does not name, it opens sessions to them and looks again.
+// spec does not name, it opens sessions to them and looks again. So it does when it learns that the endpoint is still another one.
 func (e *Engine) Observe(ctx context.Context) *facts.Observation {
 	for {
-		obs := observe.Observe(ctx, e.Cluster, e.Conns, e.others())
+		obs := observe.Observe(ctx, e.at(), e.Conns, e.others())
 		if !e.learn(ctx, obs) || ctx.Err() != nil {
 			return obs
 		}
@@ -81,6 +83,16 @@ func (e *Engine) Observe(ctx context.Context) *facts.Observation {
 // removedTimeout is how long a host that was removed while it was down may take to accept a connection.
 const removedTimeout = 2 * time.Second
 
+// at is the spec with the endpoint at which the cluster is reached.
+func (e *Engine) at() *spec.Cluster {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.reached == (spec.Endpoint{}) || e.reached == e.Cluster.Endpoint() {
+		return e.Cluster
+	}
+	return e.Cluster.WithEndpoint(e.reached)
+}
+
 func (e *Engine) others() observe.Hosts {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -88,7 +100,7 @@ func (e *Engine) others() observe.Hosts {
 }
 
 // learn remembers what the cluster recorded, for observations in which the API does not answer. It says whether there are hosts
-// that were not observed.
+// that were not observed, or whether the observation used an endpoint that is not that of the cluster.
 func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -98,9 +110,14 @@ func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	obs.LastRecord, obs.LastRemoved = e.record, e.removed
 	s := cluster.Evaluate(e.Cluster, obs)
 	e.more = observe.Hosts{Departing: s.Departing(), Removed: s.Removed()}
+	reached, asked := s.Reached().Endpoint(), e.reached
+	if asked == (spec.Endpoint{}) {
+		asked = e.Cluster.Endpoint()
+	}
+	e.reached = reached
 	others := slices.DeleteFunc(slices.Concat(e.more.Departing, e.more.Removed), func(h spec.Host) bool { _, seen := obs.Hosts[h.Name]; return seen })
 	if len(others) == 0 {
-		return false
+		return reached != asked
 	}
 	targets := TargetsOf(others)
 	for i := range targets {

@@ -309,9 +309,9 @@ func TestEdits(t *testing.T) {
 		edits  []string
 		want   []want
 	}{
-		"port":         {real, []string{":6443", ":443"}, []want{{"spec.controlPlane.endpoint", Changed, Fixed, []string{"Put `api.prod.example.com:6443` back", "kubelets", "new cluster"}}}},
-		"name":         {real, []string{"api.prod", "api.test"}, []want{{"spec.controlPlane.endpoint", Changed, Fixed, nil}}},
-		"virtual IP":   {real, []string{"10.0.0.100", "10.0.0.101"}, []want{{"spec.loadBalancer.address", Changed, Fixed, []string{"Put `10.0.0.100` back"}}}},
+		"port":         {real, []string{":6443", ":443"}, []want{{"spec.controlPlane.endpoint", Changed, Rolling, nil}}},
+		"name":         {real, []string{"api.prod", "api.test"}, []want{{"spec.controlPlane.endpoint", Changed, Rolling, nil}}},
+		"virtual IP":   {real, []string{"10.0.0.100", "10.0.0.101"}, []want{{"spec.loadBalancer.address", Changed, Rolling, nil}}},
 		"pod range":    {real, []string{"10.244.0.0", "10.245.0.0"}, []want{{"spec.network.podCIDR", Changed, Fixed, nil}}},
 		"services":     {real, []string{"10.96.0.0", "10.112.0.0"}, []want{{"spec.network.serviceCIDR", Changed, Fixed, []string{"ServiceCIDR object"}}}},
 		"profile":      {real, []string{"profile: fast", "profile: standard"}, []want{{"spec.failover.profile", Changed, Rolling, nil}}},

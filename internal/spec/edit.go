@@ -83,8 +83,8 @@ var editing = map[string]string{
 		". The name of a kubeconfig context can be changed at any time (`kubectl config rename-context`)",
 
 	"Kubernetes.version": "The control planes move to the version one after another, then the addons and the workers; an older version goes back. One minor release at a time. See upgrade.md",
-	"ControlPlane.endpoint": "Certificates, kubeconfigs, kubelets, and the pod network contain the endpoint's name and port. " +
-		newCluster,
+	"ControlPlane.endpoint": "The API servers' certificates get the new name, the load balancers serve both endpoints, and everything in the cluster moves to the new one. " +
+		"Then the old one ends. Clients outside of the cluster must have moved by then: see endpoint.md",
 	"ControlPlane.topology":  "A cluster keeps the etcd that it was built on. " + newCluster,
 	"ControlPlane.placement": "What the zones of the hosts are checked against",
 
@@ -98,8 +98,8 @@ var editing = map[string]string{
 	"LoadBalancer.type": "Two load balancers must not hold one address. To replace Quorate's load balancers with your own by hand, prepare yours for the same address, stop Quorate's on every host that has one " +
 		"(" + stopBalancer + "), and let yours take the address. To replace your own with Quorate's, take the address away from yours. " +
 		"The endpoint does not answer in between. " + recorded,
-	"LoadBalancer.address": "The endpoint's name resolves to this address on every host. The virtual IP of managed load balancers stays for the life of the cluster. " +
-		"To move a load balancer of your own by hand, let the old and the new address both reach the API servers until `quorate apply` is done. " + recorded,
+	"LoadBalancer.address": "The load balancers serve the old and the new virtual IP until everything in the cluster has moved to the new one. " +
+		"Your own load balancer must serve both: see endpoint.md",
 
 	"LoadBalancer.maxConnections": "HAProxy reloads its configuration on one load balancer after another, the holder of the virtual IP last. The address does not move. " +
 		"HAProxy keeps accepting connections, and closes those that are older than the reload within 30 s",

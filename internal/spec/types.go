@@ -29,6 +29,8 @@ type Cluster struct {
 	src *source
 	// files are the contents of the files that settings name, by path.
 	files map[string]string
+	// also are endpoints that are served beside the spec's own: see AlsoServing.
+	also []Endpoint
 }
 
 // Metadata names the cluster.
@@ -85,7 +87,7 @@ const (
 // ControlPlane describes the replicated API servers and the name that clients use.
 type ControlPlane struct {
 	// Endpoint is the DNS name and port that every client uses for the API (kubeadm's controlPlaneEndpoint).
-	Endpoint string `yaml:"endpoint" json:"endpoint" edit:"fixed"`
+	Endpoint string `yaml:"endpoint" json:"endpoint" edit:"rolling"`
 	// Topology is stacked (etcd runs next to each API server) or external (etcd runs on its own hosts, or already exists).
 	Topology string `yaml:"topology,omitempty" json:"topology,omitempty" edit:"fixed"`
 	// Placement is regional (the etcd members are in at least three zones, none of which holds a majority, and the control
@@ -120,7 +122,7 @@ type LoadBalancer struct {
 	// Address is the virtual IP of the managed load balancers, or the address of the external one. The endpoint's name
 	// resolves to it on every host. In a lab, the virtual IP can be left out and is then taken from the lab's subnet.
 	// The address of an external load balancer can be left out if the name resolves through DNS.
-	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"rolling"`
 	// MaxConnections is how many connections each managed load balancer accepts. Default 8000. A sixteenth of them can come
 	// from one address, and a quarter is kept for the networks of the cluster's hosts.
 	MaxConnections int `yaml:"maxConnections,omitempty" json:"maxConnections,omitempty" jsonschema:"minimum=1000,maximum=100000" edit:"rolling"`

@@ -55,7 +55,7 @@ func (k *checker) endpoint() {
 	switch {
 	case notAddr == nil:
 		k.refuse(path, fmt.Sprintf("%s, which resolves to %s", example, host),
-			"the endpoint is an IP address; certificates and kubeconfigs contain it permanently, and only a name can be moved")
+			"the endpoint is an IP address; certificates and kubeconfigs contain it, and only a name can be moved")
 	case strings.HasSuffix(host, ".") && len(validation.IsDNS1123Subdomain(strings.TrimSuffix(host, "."))) == 0:
 		k.refuse(path, fmt.Sprintf("write `%s`", net.JoinHostPort(strings.TrimSuffix(host, "."), port)),
 			"the endpoint's name ends with a dot, but certificates contain the name without it")

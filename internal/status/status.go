@@ -153,7 +153,8 @@ func Of(s *cluster.State) Status {
 
 func endpoint(s *cluster.State) Endpoint {
 	a := s.Endpoint()
-	e := Endpoint{Address: s.Spec.Spec.ControlPlane.Endpoint, VirtualIP: s.Spec.Spec.LoadBalancer.Address, Reachable: a.OK, Problem: a.Problem, Unknown: a.Unknown, FromHere: s.Seen.Endpoint.Caller}
+	at := s.Reached().Endpoint()
+	e := Endpoint{Address: at.HostPort(), VirtualIP: at.Address, Reachable: a.OK, Problem: a.Problem, Unknown: a.Unknown, FromHere: s.Seen.Endpoint.Caller}
 	if holders, _ := s.Holders(); len(holders) > 0 {
 		e.Holder = holders[0]
 	}

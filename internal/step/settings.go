@@ -47,9 +47,13 @@ func storeSettings(ctx context.Context, e *Env, s plan.Step) error {
 
 // changeStored changes what a ConfigMap of kubeadm's has under a key. It repeats that while the API does not answer.
 func changeStored(ctx context.Context, client *kube.Client, name, key string, change func(string) (string, error)) error {
+	return changeStoredIn(ctx, client, metav1.NamespaceSystem, name, key, change)
+}
+
+func changeStoredIn(ctx context.Context, client *kube.Client, namespace, name, key string, change func(string) (string, error)) error {
 	ctx, cancel := withDeadline(ctx, time.Minute, "changing the ConfigMap "+name)
 	defer cancel()
-	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	maps := client.CoreV1().ConfigMaps(namespace)
 	return retry(ctx, time.Second, func(ctx context.Context) error {
 		have, err := maps.Get(ctx, name, metav1.GetOptions{})
 		if err != nil {
@@ -96,10 +100,19 @@ func restartKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := kubeadm.RestartWithSettings.Make(ctx, c, permit, string(config)); err != nil {
 		return err
 	}
-	ctx, cancel := withDeadline(ctx, 2*time.Minute, "restarting the kubelet of "+s.Host)
+	return e.nodeIsReady(ctx, s.Host)
+}
+
+// nodeIsReady waits until the node of a kubelet that restarted is Ready.
+func (e *Env) nodeIsReady(ctx context.Context, host string) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, 2*time.Minute, "restarting the kubelet of "+host)
 	defer cancel()
 	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error {
-		n, err := client.CoreV1().Nodes().Get(ctx, s.Host, metav1.GetOptions{})
+		n, err := client.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}

@@ -21,7 +21,9 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	var b facts.Balancer
 	_, b.Active = facts.Facts{Addresses: system.Addresses()}.Interface(virtualIP)
 	keepalived := system.ReadTrimmed(hostconfig.KeepalivedFile)
-	b.WrittenFor, b.Others = whoBalances(system.ReadTrimmed(hostconfig.HAProxyFile), keepalived)
+	haproxy := system.ReadTrimmed(hostconfig.HAProxyFile)
+	b.WrittenFor, b.Others = whoBalances(haproxy, keepalived)
+	b.Endpoints = hostconfig.Served(haproxy)
 	if running := system.ReadTrimmed(hostconfig.KeepalivedRunning); running != "" {
 		keepalived = running
 	}

@@ -112,7 +112,7 @@ func peers(keepalived string) (out []string) {
 				inside = true
 			case word == "}":
 				inside = false
-			case inside && err == nil:
+			case inside && err == nil && !slices.Contains(out, word): // each virtual IP has the same peers
 				out = append(out, word)
 			}
 		}

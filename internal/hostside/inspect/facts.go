@@ -123,6 +123,21 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	if client, err := os.ReadFile(pki + facts.EtcdClientPKI[0]); err == nil && len(client) > 0 && system.Filled(pki+facts.EtcdClientPKI[1]) {
 		k.EtcdClient = facts.Sum(client)
 	}
+	confs, _ := filepath.Glob(dir + "/*.conf")
+	for _, conf := range confs {
+		if server := apiServer(conf); server != "" {
+			if k.Servers == nil {
+				k.Servers = map[string]string{}
+			}
+			k.Servers[filepath.Base(conf)] = server
+		}
+	}
+	if c, ok := certificate(pki + "apiserver.crt"); ok {
+		k.ServingNames = c.DNSNames
+		for _, ip := range c.IPAddresses {
+			k.ServingNames = append(k.ServingNames, ip.String())
+		}
+	}
 	beside := apiServer(dir + "/controller-manager.conf")
 	k.KubeletAway = beside != "" && k.KubeletConfig && (apiServer(dir+"/kubelet.conf") != beside || system.Exists(at(facts.KubeletRestartDue)))
 	manifests, _ := filepath.Glob(dir + "/manifests/*.yaml")

@@ -27,7 +27,7 @@ func identity(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "system:node:cp-a"}, NotAfter: time.Now().Add(time.Hour)}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "system:node:cp-a"}, DNSNames: []string{"cp-a"}, NotAfter: time.Now().Add(time.Hour)}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		t.Fatal(err)
@@ -52,6 +52,7 @@ func built(t *testing.T) (root string) {
 users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` + currentPair + `}}]}`,
 		"/etc/kubernetes/controller-manager.conf": "clusters:\n- cluster:\n    server: https://10.0.0.100:6443\n",
 		"/etc/kubernetes/super-admin.conf":        "x",
+		"/etc/kubernetes/pki/apiserver.crt":       pair,
 		"/var/lib/kubelet/config.yaml":            "maxPods: 110", facts.KubeletSettingsDue: "", currentPair: pair, "/var/lib/kubelet/pki/kubelet-server-current.pem": pair,
 		"/etc/kubernetes/pki/encryption.yaml":           "resources: [{resources: [secrets], providers: [{secretbox: {keys: [{name: key1, secret: c2VjcmV0}]}}]}]",
 		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false]}]}",
@@ -129,7 +130,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a mark alone is not told from none")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Kubelet", "KubeletDue", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}
 		reflect.ValueOf(&k).Elem().Field(i).Set(v.Field(i))

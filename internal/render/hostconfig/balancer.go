@@ -106,12 +106,19 @@ func SharesAPIPort(c *spec.Cluster) bool {
 	return EndpointPort(c) == APIPort && slices.ContainsFunc(c.BalancerHosts(), func(h spec.Host) bool { return h.Has(spec.RoleControlPlane) })
 }
 
-// listenOn is the address on which HAProxy accepts the endpoint's connections: on a control plane, the virtual IP only.
-func listenOn(c *spec.Cluster, h spec.Host) string {
-	if h.Has(spec.RoleControlPlane) {
-		return c.Spec.LoadBalancer.Address + ":" + EndpointPort(c)
+// listenOn are the addresses on which HAProxy accepts the endpoint's connections: on a control plane, the virtual IP only. There
+// are several while the endpoint changes.
+func listenOn(c *spec.Cluster, h spec.Host) (out []string) {
+	for _, e := range c.Endpoints() {
+		address := ":" + e.Port
+		if h.Has(spec.RoleControlPlane) {
+			address = e.Address + address
+		}
+		if !slices.Contains(out, address) {
+			out = append(out, address)
+		}
 	}
-	return ":" + EndpointPort(c)
+	return out
 }
 
 // priority gives the programs of the endpoint precedence over everything else on their host, because a load balancer that

@@ -5,7 +5,6 @@ package hostconfig
 import (
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 
@@ -18,30 +17,22 @@ import (
 const EncryptionFile = "/etc/kubernetes/pki/" + encryption.File
 
 // EndpointHost is the endpoint's name without its port.
-func EndpointHost(c *spec.Cluster) string {
-	name, _, err := net.SplitHostPort(c.Spec.ControlPlane.Endpoint)
-	if err != nil {
-		return c.Spec.ControlPlane.Endpoint
-	}
-	return name
-}
+func EndpointHost(c *spec.Cluster) string { return c.Endpoint().Name }
 
 // EndpointPort is the endpoint's port.
-func EndpointPort(c *spec.Cluster) string {
-	_, port, err := net.SplitHostPort(c.Spec.ControlPlane.Endpoint)
-	if err != nil {
-		return APIPort
-	}
-	return port
-}
+func EndpointPort(c *spec.Cluster) string { return c.Endpoint().Port }
 
 // Hosts makes the endpoint's name and every host's name resolve without a DNS server. Kubelets look up their own name at
 // start, at the admission of each static pod, and at each registration, and a DNS server that does not answer costs ten
 // seconds each time. An external load balancer whose address is not in the spec is left to DNS.
 func Hosts(c *spec.Cluster) facts.Desired {
 	var b strings.Builder
-	if c.Spec.LoadBalancer.Address != "" {
-		fmt.Fprintf(&b, "%s %s\n", c.Spec.LoadBalancer.Address, EndpointHost(c))
+	var named []string
+	for _, e := range c.Endpoints() { // one address for each name: with two, a client might try the one that goes away
+		if e.Address != "" && !slices.Contains(named, e.Name) {
+			named = append(named, e.Name)
+			fmt.Fprintf(&b, "%s %s\n", e.Address, e.Name)
+		}
 	}
 	for _, h := range byName(c.Spec.Hosts) {
 		fmt.Fprintf(&b, "%s %s\n", h.Address, h.Name)

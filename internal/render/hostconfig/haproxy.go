@@ -3,6 +3,7 @@ package hostconfig
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -125,8 +126,7 @@ defaults
     option srvtcpka
 
 frontend api
-    bind %[5]s tcp-ut 5s
-    # Only connections that did not end normally: refused, timed out, without a server, closed because of one.
+%[5]s    # Only connections that did not end normally: refused, timed out, without a server, closed because of one.
     log global
     option tcplog
     option dontlog-normal
@@ -146,7 +146,40 @@ frontend alive
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, listenOn(c, h), clusterACL(c), most.perSource, most.others, refusalsLogged, m.backends(p))
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, binds(c, h), clusterACL(c), most.perSource, most.others, refusalsLogged, m.backends(p))
+}
+
+// servedPrefix begins the comment that says which endpoints a load balancer serves: while the API does not answer, nothing else does.
+const servedPrefix = "# Endpoints:"
+
+// Served are the endpoints that HAProxy's configuration says it serves, for ParseServed.
+func Served(haproxy string) []string {
+	for line := range strings.Lines(haproxy) {
+		if rest, ok := strings.CutPrefix(strings.TrimSpace(line), servedPrefix); ok {
+			return strings.Fields(rest)
+		}
+	}
+	return nil
+}
+
+// ParseServed reads one of Served.
+func ParseServed(text string) (spec.Endpoint, error) {
+	at, address, _ := strings.Cut(text, "@")
+	name, port, err := net.SplitHostPort(at)
+	return spec.Endpoint{Name: name, Port: port, Address: address}, err
+}
+
+func binds(c *spec.Cluster, h spec.Host) string {
+	var b strings.Builder
+	b.WriteString("    " + servedPrefix)
+	for _, e := range c.Endpoints() {
+		b.WriteString(" " + e.HostPort() + "@" + e.Address)
+	}
+	b.WriteString("\n")
+	for _, address := range listenOn(c, h) {
+		fmt.Fprintf(&b, "    bind %s tcp-ut 5s\n", address)
+	}
+	return b.String()
 }
 
 // clusterACL names the networks of the cluster's hosts. It uses networks instead of addresses, because a new host is usually

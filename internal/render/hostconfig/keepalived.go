@@ -41,6 +41,14 @@ func keepalivedConfig(c *spec.Cluster, h spec.Host, standbys []spec.Host, m mann
 	if peers.Len() > 0 {
 		between = fmt.Sprintf("unicast_src_ip %s\n    unicast_peer {\n%s    }", h.Address, peers.String())
 	}
+	var instances strings.Builder
+	var held []string
+	for _, e := range c.Endpoints() {
+		if !slices.Contains(held, e.Address) {
+			held = append(held, e.Address)
+			instances.WriteString(vrrpInstance(e.Address, prefix, link, between, m.track, vrrpPriority(all, h.Name)))
+		}
+	}
 	return fmt.Sprintf(`# %[1]s
 global_defs {
     router_id %[2]s
@@ -53,24 +61,31 @@ global_defs {
 }
 
 %[3]s
+%[4]s`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, instances.String())
+}
 
-vrrp_instance api {
+// vrrpInstance is one virtual IP. While the endpoint changes there are two, each with a holder of its own: load balancers reject
+// advertisements that name other addresses than their own configuration, so that the addresses of an instance cannot be changed on
+// one load balancer after another. The name is that of the address, and stays when the other one goes.
+func vrrpInstance(address, prefix, link, between, track string, priority int) string {
+	return fmt.Sprintf(`
+vrrp_instance api-%[1]s {
     # All start as BACKUP, and a host that returns does not take the address back: every move is an outage.
     state BACKUP
     nopreempt
-    interface %[4]s
-    virtual_router_id %[5]d
-    priority %[6]d
+    interface %[2]s
+    virtual_router_id %[3]d
+    priority %[4]d
     advert_int 0.1
     # A holder that pauses for a moment is not gone, and every move of the address closes all connections.
     down_timer_adverts 6
-    %[7]s
-    %[10]s
+    %[5]s
+    %[6]s
     virtual_ipaddress {
-        %[8]s/%[9]s dev %[4]s
+        %[1]s/%[7]s dev %[2]s
     }
 }
-`, fmt.Sprintf(m.head, c.Metadata.Name), h.Name, m.define, link, routerID(c), vrrpPriority(all, h.Name), between, c.Spec.LoadBalancer.Address, prefix, m.track)
+`, address, link, RouterID(address), priority, between, track, prefix)
 }
 
 // vrrpPriority derives the priority of a load balancer from its name, because neither the order of the hosts nor their
@@ -91,8 +106,8 @@ func vrrpPriority(hosts []spec.Host, name string) int {
 	return lowest
 }
 
-// routerID separates clusters on one network; VRRP has room for 1 to 255.
-func routerID(c *spec.Cluster) int { return int(sum32(c.Spec.LoadBalancer.Address)%255) + 1 }
+// RouterID is the identifier of a virtual IP in VRRP, which separates clusters on one network. VRRP has room for 1 to 255.
+func RouterID(address string) int { return int(sum32(address)%255) + 1 }
 
 func sum32(s string) uint32 {
 	h := fnv.New32a()

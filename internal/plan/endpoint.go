@@ -1,0 +1,364 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// This file plans how a cluster gets another endpoint: name, port, virtual IP, or several of them. Certificates come first, then the
+// load balancers serve both endpoints, then clients move, and the old endpoint ends last. What is left to do follows from what
+// certificates, kubeconfigs, and load balancers are. The cluster remembers every endpoint that a client may have, so that an edit in
+// the middle of a change, or one that takes it back, leaves no client behind.
+
+// RuleEndpoint says what an endpoint must be to take over from another one.
+const RuleEndpoint = "new-endpoint"
+
+// EndpointChange is a part of the change of an endpoint.
+type EndpointChange struct {
+	// To is the new endpoint, and From are those that clients may still use.
+	To   spec.Endpoint   `json:"to,omitzero"`
+	From []spec.Endpoint `json:"from,omitempty"`
+	// Names get into the API servers' certificates, and FormerNames are no longer part of new ones.
+	Names       []string `json:"names,omitempty"`
+	FormerNames []string `json:"formerNames,omitempty"`
+}
+
+// endpointMoves says that a client may still use an endpoint that is not that of the spec.
+func (b *builder) endpointMoves() bool {
+	former := b.FormerEndpoints()
+	if record, err := b.Record(); err == nil && record != nil && slices.Contains(former, record.Cluster().Endpoint()) {
+		return true
+	}
+	used := func(server string) bool {
+		return slices.ContainsFunc(former, func(e spec.Endpoint) bool { return e.HostPort() != b.c.Endpoint().HostPort() && e.Server() == server })
+	}
+	api := b.Seen.API
+	if api != nil && (slices.ContainsFunc(slices.Collect(maps.Values(api.Servers)), used) || api.Kubeadm != nil && used("https://"+api.Kubeadm.Endpoint)) {
+		return true
+	}
+	return b.any(func(k facts.Kubernetes) bool {
+		return slices.ContainsFunc(slices.Collect(maps.Values(k.Servers)), used)
+	})
+}
+
+// refuseEndpoint is everything because of which no endpoint is changed.
+func (b *builder) refuseEndpoint() error {
+	if !b.endpointMoves() {
+		return nil
+	}
+	if b.changesVersion() {
+		return refused(RuleOneThing, "the endpoint is to change, and so is the version", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	}
+	if len(b.Departing()) > 0 {
+		return refused(RuleOneThing, "the endpoint is to change, and "+b.Departing()[0].Name+" is to leave the cluster", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	}
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		switch {
+		case f == nil:
+			r := refused(RuleEndpoint, fmt.Sprintf("the endpoint is to change, and %s cannot be changed: %s", h.Name, b.Unreachable()[h.Name]),
+				"Bring it up, or end its maintenance: a host that stays behind would lose the API when the old endpoint ends. A host that is gone for good can be removed from the spec first.")
+			r.Transient = true
+			return r
+		case h.IsNode() && !f.Kubernetes.KubeletConfig, b.c.Balances(h) && !b.balances(h):
+			return refused(RuleOneThing, "the endpoint is to change, and "+h.Name+" is to join", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+		case h.Has(spec.RoleControlPlane) && slices.Contains(f.Kubernetes.MissingPKI, "ca.key") && len(b.missingNames(h)) > 0:
+			return refused(RuleEndpoint, fmt.Sprintf("the API server on %s needs a certificate for %s, and the key of the cluster's CA is not there", h.Name, cluster.List(b.missingNames(h))),
+				"Put the key there until `quorate apply` is done (/etc/kubernetes/pki/ca.key). Or have your CA sign /etc/kubernetes/pki/apiserver.crt on each control plane with these names in addition to those that it has.")
+		}
+		for _, conf := range []string{"controller-manager.conf", "scheduler.conf"} {
+			if server := f.Kubernetes.Servers[conf]; slices.ContainsFunc(b.FormerEndpoints(), func(e spec.Endpoint) bool { return e.Server() == server }) {
+				return refused(RuleEndpoint, fmt.Sprintf("/etc/kubernetes/%s on %s uses the endpoint, and its program reads it only when it starts", conf, h.Name),
+					"Let it use its local API server, as kubeadm configures it: write `server: https://"+h.Address+":"+hostconfig.APIPort+"` into the file, and restart the program by moving its manifest out of /etc/kubernetes/manifests and back, on one control plane at a time.")
+			}
+		}
+	}
+	return b.refuseAddress(b.c.Endpoint())
+}
+
+// refuseAddress refuses a virtual IP that the load balancers cannot have.
+func (b *builder) refuseAddress(to spec.Endpoint) error {
+	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return nil
+	}
+	const choose = "Choose another address (loadBalancer.address)."
+	for _, e := range b.FormerEndpoints() {
+		if e.Address != to.Address && hostconfig.RouterID(e.Address) == hostconfig.RouterID(to.Address) {
+			return refused(RuleEndpoint, fmt.Sprintf("%s and %s have the same identifier in VRRP (%d), and the load balancers must have both for a while", e.Address, to.Address, hostconfig.RouterID(to.Address)), choose)
+		}
+	}
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		if _, has := f.Interface(to.Address); has && !b.c.Balances(h) {
+			return refused(RuleEndpoint, h.Name+" has the address "+to.Address+", and is no load balancer", choose)
+		}
+		if b.c.Balances(h) && !f.OnLink(h.Address, to.Address) {
+			return refused(RuleEndpoint, fmt.Sprintf("the address %s is not in the network of the load balancer %s (%s)", to.Address, h.Name, h.Address),
+				"Choose a free address of that network (loadBalancer.address). All load balancers must be in it.")
+		}
+	}
+	return nil
+}
+
+// moveEndpoint is the order in which a cluster gets another endpoint, up to the moment from which nothing in it uses the old one.
+// After that, the ordinary configuration of hosts and load balancers ends the old one.
+func (b *builder) moveEndpoint(hosts []spec.Host) {
+	if !b.endpointMoves() {
+		return
+	}
+	to, from := b.c.Endpoint(), b.FormerEndpoints()
+	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("%s ends at the end of this plan. Before that, let DNS and the clients outside of the cluster use %s: `quorate kubeconfig` writes a kubeconfig for it", endpointList(from), to))
+	b.beginWith(b.checkAddress(to))
+	b.beginWith(b.rememberEndpoints(from))
+	for _, h := range b.controlPlanesInTurn() { // certificates first
+		b.widenCertificate(h)
+	}
+	b.beginWith(b.storeNames(b.all()...))
+	for _, h := range b.balancersInTurn() { // then both endpoints
+		b.serveBoth(h, b.all()...)
+	}
+	b.beginWith(b.add(Step{Kind: TryEndpoint, Title: "try the new endpoint from every host", Endpoint: &EndpointChange{To: to},
+		Reason: "no client moves to " + to.String() + " before the API answers there"}, b.all()...))
+	b.beginWith(b.storeEndpoint())
+	for _, h := range b.controlPlanesInTurn() { // then clients
+		if s := b.moveClients(h, b.last); s != nil {
+			b.last = s
+		}
+	}
+	b.inLanes(slices.DeleteFunc(slices.Clone(hosts), func(h spec.Host) bool { return !h.IsNode() || h.Has(spec.RoleControlPlane) || !b.clientsStale(h) }), b.all(),
+		func(h spec.Host, after ...*Step) *Step { return b.moveClients(h, after...) })
+	b.applyManifests(b.all()...)
+	b.moveAgents(b.all()...)
+	if s := b.recordEndpoint(b.all()...); s != nil { // from here on, the cluster is reached at the new endpoint
+		b.beginWith(s)
+		b.last = s
+	} else {
+		b.beginWith(b.all()...)
+	}
+}
+
+func endpointList(all []spec.Endpoint) string {
+	var out []string
+	for _, e := range all {
+		out = append(out, e.String())
+	}
+	return strings.Join(out, ", ")
+}
+
+// checkAddress makes sure that nobody outside of the cluster has the new virtual IP: keepalived would take it away.
+func (b *builder) checkAddress(to spec.Endpoint) *Step {
+	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged || !slices.ContainsFunc(b.FormerEndpoints(), func(e spec.Endpoint) bool { return e.Address != to.Address }) {
+		return nil
+	}
+	return b.add(Step{Kind: CheckAddress, Title: "check that the address " + to.Address + " is free", Endpoint: &EndpointChange{To: to},
+		Reason: "the load balancers would take it away from a machine that has it"})
+}
+
+// rememberEndpoints notes in the cluster which endpoints clients may have from now on.
+func (b *builder) rememberEndpoints(from []spec.Endpoint) *Step {
+	text, err := json.Marshal(append([]spec.Endpoint{b.c.Endpoint()}, from...))
+	if err != nil {
+		panic(fmt.Sprintf("plan: endpoints cannot be written: %v", err)) // they are text
+	}
+	if b.Seen.API.Endpoints == string(text) {
+		return nil
+	}
+	return b.add(Step{Kind: RememberEndpoints, Title: "remember both endpoints in the cluster", Record: string(text),
+		Reason: "as long as a client may use " + endpointList(from) + ", it is served"})
+}
+
+// forgetEndpoints ends the change of an endpoint.
+func (b *builder) forgetEndpoints(after ...*Step) {
+	if b.Seen.API == nil || b.Seen.API.Endpoints == "" && !b.endpointMoves() {
+		return
+	}
+	keep := b.c.Endpoint().Names()
+	var less []string
+	for _, e := range b.FormerEndpoints() {
+		for _, name := range e.Names() {
+			if !slices.Contains(keep, name) && !slices.Contains(less, name) {
+				less = append(less, name)
+			}
+		}
+	}
+	var stored *Step
+	if len(less) > 0 {
+		stored = b.add(Step{Kind: StoreEndpoint, Detail: "former-names", Title: "remove the old endpoint from kubeadm's configuration", Endpoint: &EndpointChange{FormerNames: less},
+			Reason: "certificates that are made from now on are not for it; those that exist keep its name, which harms nobody"}, after...)
+	}
+	b.add(Step{Kind: RememberEndpoints, Detail: "forget", Title: "forget the old endpoint", Reason: "nothing uses it, and no load balancer serves it"}, append(after, stored)...)
+}
+
+// missingNames are the names of the new endpoint that the certificate of an API server lacks.
+func (b *builder) missingNames(h spec.Host) []string {
+	have := b.Facts(h.Name).Kubernetes.ServingNames
+	return slices.DeleteFunc(b.c.Endpoint().Names(), func(name string) bool { return slices.Contains(have, name) })
+}
+
+// widenCertificate gives an API server a certificate for the new endpoint as well. Nothing restarts: an API server reads its
+// certificate again when the file changes.
+func (b *builder) widenCertificate(h spec.Host) {
+	missing := b.missingNames(h)
+	if len(missing) == 0 {
+		return
+	}
+	s := b.add(Step{Kind: WidenCertificate, Host: h.Name, Title: "add the new endpoint to the API server's certificate", Endpoint: &EndpointChange{To: b.c.Endpoint(), Names: missing},
+		Reason: "it is not valid for " + cluster.List(missing) + "; the API server reads it again without a restart"})
+	b.beginWith(s) // one at a time: a certificate that does not work stays the only one
+}
+
+// storeNames has control planes that are restored get certificates for both endpoints.
+func (b *builder) storeNames(after ...*Step) *Step {
+	k := b.Seen.API.Kubeadm
+	names := b.c.Endpoint().Names()
+	if k == nil || !slices.ContainsFunc(names, func(name string) bool { return !slices.Contains(k.ServingNames, name) }) {
+		return nil
+	}
+	return b.add(Step{Kind: StoreEndpoint, Detail: "names", Title: "add the new endpoint to kubeadm's configuration", Endpoint: &EndpointChange{Names: names},
+		Reason: "certificates that are made from now on are for " + cluster.List(names) + " as well"}, after...)
+}
+
+// both is the spec while load balancers serve all endpoints. It has the endpoint that the cluster recorded, for which every API
+// server certainly has a certificate.
+func (b *builder) both() *spec.Cluster {
+	return b.Present().AlsoServing(append([]spec.Endpoint{b.c.Endpoint()}, b.FormerEndpoints()...)...)
+}
+
+// serveBoth lets a load balancer serve all endpoints.
+func (b *builder) serveBoth(h spec.Host, after ...*Step) {
+	f := b.Facts(h.Name)
+	d := hostconfig.Balancer(b.both(), h, f, b.CA(), b.balancersAmong(b.Removed())...)
+	missing := hostconfig.Missing(d, f)
+	if len(missing) == 0 {
+		return
+	}
+	restarts, _ := hostconfig.Restarts(d, f)
+	s := Step{Kind: Configure, Host: h.Name, Detail: "both-endpoints", Title: "serve both endpoints", Desired: &d,
+		Reason: reasons(missing) + loads(restarts, hostconfig.Reloads(d, f)), Change: change(cluster.Reload, cluster.LoadBalancer, h.Name)}
+	if len(restarts) > 0 {
+		s.Change.Verb = cluster.Restart
+	}
+	b.at[h.Name].both = b.addInTurn(s, after...)
+}
+
+// storeEndpoint has hosts that join, and clients that discover the cluster, use the new endpoint.
+func (b *builder) storeEndpoint() *Step {
+	to, api := b.c.Endpoint(), b.Seen.API
+	info := api.Servers["cluster-info"]
+	if (api.Kubeadm == nil || api.Kubeadm.Endpoint == to.HostPort()) && (info == "" || info == to.Server()) {
+		return nil
+	}
+	return b.add(Step{Kind: StoreEndpoint, Detail: "endpoint", Title: "store the new endpoint in the cluster", Endpoint: &EndpointChange{To: to, From: b.FormerEndpoints()},
+		Reason: "the ConfigMaps kubeadm-config and cluster-info name another one"})
+}
+
+// endpointHosts is the part of /etc/hosts that Quorate writes while clients move: new connections go to the new endpoint.
+func (b *builder) endpointHosts() facts.Desired {
+	return hostconfig.Hosts(b.c.AlsoServing(b.FormerEndpoints()...))
+}
+
+// usesEndpoint says that the host's kubelet reaches the API through an endpoint: that of a control plane uses its local API server.
+func (b *builder) usesEndpoint(h spec.Host) bool {
+	server := b.Facts(h.Name).Kubernetes.Servers["kubelet.conf"]
+	return slices.ContainsFunc(append(b.FormerEndpoints(), b.c.Endpoint()), func(e spec.Endpoint) bool { return e.Server() == server })
+}
+
+// staleConfs are the kubeconfigs of a host that name an endpoint of which clients move away.
+func (b *builder) staleConfs(h spec.Host) (out []string) {
+	for _, name := range slices.Sorted(maps.Keys(b.Facts(h.Name).Kubernetes.Servers)) {
+		server := b.Facts(h.Name).Kubernetes.Servers[name]
+		if server != b.c.Endpoint().Server() && slices.ContainsFunc(b.FormerEndpoints(), func(e spec.Endpoint) bool { return e.Server() == server }) {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+func (b *builder) clientsStale(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	return len(b.staleConfs(h)) > 0 || len(hostconfig.Missing(b.endpointHosts(), f)) > 0 || f.Kubernetes.KubeletDue && b.usesEndpoint(h)
+}
+
+// moveClients has a host use the new endpoint.
+func (b *builder) moveClients(h spec.Host, after ...*Step) *Step {
+	if !b.clientsStale(h) {
+		return nil
+	}
+	d := b.endpointHosts()
+	var why []string
+	if confs := b.staleConfs(h); len(confs) > 0 {
+		why = append(why, cluster.List(confs)+" must name the new endpoint")
+	}
+	why = append(why, hostconfig.Missing(d, b.Facts(h.Name))...)
+	s := Step{Kind: MoveClients, Host: h.Name, Title: "move to the new endpoint", Desired: &d, Endpoint: &EndpointChange{To: b.c.Endpoint(), From: b.FormerEndpoints()}}
+	if len(why) == 0 {
+		why = append(why, "the kubelet did not restart since its endpoint was changed")
+	}
+	if s.Reason = reasons(why) + "; nothing restarts"; b.usesEndpoint(h) {
+		s.Restart, s.Change = []string{"kubelet.service"}, change(cluster.Restart, cluster.Node, h.Name)
+		s.Reason = reasons(why) + "; the kubelet restarts, and containers go on"
+	}
+	return b.add(s, append(after, b.ofKind(TryEndpoint, StoreEndpoint)...)...)
+}
+
+// moveAgents restarts the pods on all nodes that use the endpoint: kube-proxy, whose kubeconfig is in the cluster, and flannel, unless
+// it restarts because its manifest names the endpoint. Both read the addresses of names only when they start.
+func (b *builder) moveAgents(after ...*Step) {
+	to, api := b.c.Endpoint(), b.Seen.API
+	var pods []string
+	for _, agent := range agents {
+		i := slices.IndexFunc(api.DaemonSets, func(d facts.DaemonSet) bool { return d.Namespace+"/"+d.Name == agent.daemonSet })
+		restarted := slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Kind == ApplyManifest && s.Manifest == agent.component })
+		if i >= 0 && api.DaemonSets[i].Endpoint != to.String() && !restarted {
+			pods = append(pods, agent.daemonSet)
+		}
+	}
+	proxy := api.Servers[facts.KubeProxy]
+	if len(pods) == 0 && (proxy == "" || proxy == to.Server()) {
+		return
+	}
+	b.addInTurn(Step{Kind: MoveAgents, Title: "move kube-proxy and the pod network to the new endpoint", Pods: pods, Endpoint: &EndpointChange{To: to, From: b.FormerEndpoints()},
+		Reason: "they use the endpoint; their pods are replaced one after another", Change: change(cluster.Restart, cluster.PodNetwork, "")}, after...)
+}
+
+// recordEndpoint stores the new endpoint in the cluster, with everything else as it was recorded.
+func (b *builder) recordEndpoint(after ...*Step) *Step {
+	record, err := b.Record()
+	if err != nil || record == nil || record.Cluster().Endpoint() == b.c.Endpoint() {
+		return nil
+	}
+	text, err := spec.NewRecord(record.Cluster().WithEndpoint(b.c.Endpoint())).Marshal()
+	if err != nil {
+		panic(fmt.Sprintf("plan: the spec cannot be recorded: %v", err)) // it was read from the same format
+	}
+	return b.add(Step{Kind: RecordSpec, Detail: "endpoint", Title: "record the new endpoint in the cluster", Record: string(text),
+		Reason: "everything in the cluster uses it: from now on, so does Quorate, and the old one can end"}, after...)
+}
+
+// keepEndpoints keeps what load balancers serve, as long as nobody can read which endpoints clients use.
+func (b *builder) keepEndpoints() {
+	for _, h := range b.c.BalancerHosts() {
+		seen := b.Seen.Hosts[h.Name].Balancer
+		if seen == nil || len(seen.Endpoints) == 0 {
+			continue
+		}
+		var served []spec.Endpoint
+		for _, text := range seen.Endpoints {
+			if e, err := hostconfig.ParseServed(text); err == nil {
+				served = append(served, e)
+			}
+		}
+		if len(served) > 0 && (len(served) > 1 || served[0] != b.c.Endpoint()) {
+			b.c = b.c.WithEndpoint(served[0]).AlsoServing(served[1:]...)
+			return
+		}
+	}
+}

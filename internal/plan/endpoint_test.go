@@ -1,0 +1,340 @@
+package plan
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// reachable completes a finished cluster with everything that names its endpoint.
+func reachable(t *testing.T, c *spec.Cluster) *facts.Observation {
+	t.Helper()
+	obs := finished(t, c)
+	at := c.Endpoint()
+	obs.API.Kubeadm.ServingNames = sorted(at.Names())
+	obs.API.Servers = map[string]string{"cluster-info": at.Server(), facts.KubeProxy: at.Server()}
+	for _, agent := range agents {
+		namespace, name, _ := strings.Cut(agent.daemonSet, "/")
+		obs.API.DaemonSets = append(obs.API.DaemonSets, facts.DaemonSet{Namespace: namespace, Name: name, Desired: 5, Current: 5, Ready: 5, Updated: 5})
+	}
+	for _, h := range c.Spec.Hosts {
+		k := &obs.Hosts[h.Name].Facts.Kubernetes
+		switch {
+		case h.Has(spec.RoleControlPlane):
+			k.ServingNames = append([]string{h.Name, h.Address}, at.Names()...)
+			local := "https://" + h.Address + ":6443"
+			k.Servers = map[string]string{"admin.conf": at.Server(), "controller-manager.conf": local, "scheduler.conf": local, "kubelet.conf": local}
+		case h.IsNode():
+			k.Servers = map[string]string{"kubelet.conf": at.Server()}
+		}
+	}
+	return obs
+}
+
+// served are the endpoints of a load balancer's desired configuration.
+func served(d *facts.Desired) []string {
+	for _, f := range d.Files {
+		if f.Path == hostconfig.HAProxyFile {
+			return hostconfig.Served(f.Content)
+		}
+	}
+	return nil
+}
+
+// applyStep changes an observation as a step of a plan changes the cluster.
+func applyStep(t *testing.T, c *spec.Cluster, obs *facts.Observation, s Step) {
+	t.Helper()
+	moved := func(server string) string {
+		for _, from := range s.Endpoint.From {
+			if server == from.Server() {
+				return s.Endpoint.To.Server()
+			}
+		}
+		return server
+	}
+	seen := obs.Hosts[s.Host]
+	if s.Desired != nil {
+		for _, f := range s.Desired.Files {
+			seen.Facts.Files[f.Key()] = f.Sum()
+		}
+		if names := served(s.Desired); names != nil {
+			seen.Balancer.Endpoints = names
+		}
+	}
+	switch s.Kind {
+	case RememberEndpoints:
+		obs.API.Endpoints = s.Record
+	case RecordSpec:
+		obs.API.Record = s.Record
+	case RecordVerified:
+		obs.API.Verified = s.Record
+	case WidenCertificate:
+		seen.Facts.Kubernetes.ServingNames = append(seen.Facts.Kubernetes.ServingNames, s.Endpoint.Names...)
+	case StoreEndpoint:
+		k := obs.API.Kubeadm
+		k.ServingNames = append(slices.DeleteFunc(k.ServingNames, func(n string) bool { return slices.Contains(s.Endpoint.FormerNames, n) }), s.Endpoint.Names...)
+		k.ServingNames = sorted(k.ServingNames)
+		if s.Endpoint.To.Name != "" {
+			k.Endpoint, obs.API.Servers["cluster-info"] = s.Endpoint.To.HostPort(), moved(obs.API.Servers["cluster-info"])
+		}
+	case MoveClients:
+		for conf, server := range seen.Facts.Kubernetes.Servers {
+			seen.Facts.Kubernetes.Servers[conf] = moved(server)
+		}
+	case MoveAgents:
+		obs.API.Servers[facts.KubeProxy] = moved(obs.API.Servers[facts.KubeProxy])
+		for i := range obs.API.DaemonSets {
+			obs.API.DaemonSets[i].Endpoint = s.Endpoint.To.String()
+		}
+	}
+	obs.Hosts[s.Host] = seen
+	if s.Host == "" {
+		delete(obs.Hosts, "")
+	}
+	alwaysServed(t, c, obs)
+}
+
+// alwaysServed is the property of every change of an endpoint: whatever a client has been told is served by all load balancers, and
+// every API server has a certificate for it.
+func alwaysServed(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
+	t.Helper()
+	record, err := spec.ParseRecord([]byte(obs.API.Record))
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := []string{record.Cluster().Endpoint().Server(), obs.API.Servers["cluster-info"], obs.API.Servers[facts.KubeProxy], "https://" + obs.API.Kubeadm.Endpoint}
+	for _, h := range c.Spec.Hosts {
+		for _, server := range obs.Hosts[h.Name].Facts.Kubernetes.Servers {
+			used = append(used, server)
+		}
+	}
+	for _, server := range used {
+		at := strings.TrimPrefix(server, "https://")
+		name, _, _ := strings.Cut(at, ":")
+		for _, h := range c.Spec.Hosts {
+			names := obs.Hosts[h.Name].Facts.Kubernetes.ServingNames
+			if h.Has(spec.RoleControlPlane) && !slices.Contains(names, name) {
+				t.Fatalf("a client uses %s, and the certificate of %s is for %v", at, h.Name, names)
+			}
+			if b := obs.Hosts[h.Name].Balancer; b != nil && !strings.HasSuffix(name, h.Address) && !local(c, name) &&
+				!slices.ContainsFunc(b.Endpoints, func(e string) bool { return strings.HasPrefix(e, at+"@") }) {
+				t.Fatalf("a client uses %s, and %s serves %v", at, h.Name, b.Endpoints)
+			}
+		}
+	}
+}
+
+// local says that the name is the address of a host.
+func local(c *spec.Cluster, name string) bool {
+	return slices.ContainsFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Address == name })
+}
+
+var endpointEdits = map[string]func(*spec.Cluster){
+	"port":    func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "api.test.internal:443" },
+	"name":    func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "kube.test.internal:6443" },
+	"address": func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "10.0.0.101" },
+	"all": func(c *spec.Cluster) {
+		c.Spec.ControlPlane.Endpoint, c.Spec.LoadBalancer.Address = "kube.test.internal:443", "10.0.0.101"
+	},
+}
+
+// started is a cluster before a change of its endpoint.
+func started(t *testing.T) *facts.Observation {
+	c := testCluster()
+	obs := reachable(t, c)
+	for _, h := range c.BalancerHosts() {
+		d := hostconfig.Balancer(c, h, obs.Hosts[h.Name].Facts, "CA")
+		obs.Hosts[h.Name].Balancer.Endpoints = served(&d)
+	}
+	// Every API server has a certificate for its own address.
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		k := &obs.Hosts[h.Name].Facts.Kubernetes
+		for _, o := range c.HostsWith(spec.RoleControlPlane) {
+			k.ServingNames = append(k.ServingNames, o.Address)
+		}
+	}
+	return obs
+}
+
+// makeSteps makes the first steps of the plan for a spec: all of them for a negative number.
+func makeSteps(t *testing.T, c *spec.Cluster, obs *facts.Observation, steps int) (left int) {
+	t.Helper()
+	p := build(t, c, obs)
+	for i, s := range p.Steps {
+		if i == steps {
+			return len(p.Steps) - i
+		}
+		applyStep(t, c, obs, s)
+	}
+	return 0
+}
+
+// TestEndpointChange ends every change with nothing left to do, and with nothing that refers to the former endpoint, wherever a run
+// is interrupted.
+func TestEndpointChange(t *testing.T) {
+	for name, edit := range endpointEdits {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			edit(c)
+			stride := 3 // the changes of one part are parts of the change of all
+			if name == "all" {
+				stride = 1
+			}
+			for killed := 0; ; killed += stride {
+				obs := started(t)
+				left := makeSteps(t, c, obs, killed)
+				makeSteps(t, c, obs, -1)
+				ended(t, c, obs)
+				if left == 0 {
+					break
+				}
+			}
+		})
+	}
+}
+
+func ended(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
+	t.Helper()
+	if p := build(t, c, obs); !p.Empty() {
+		t.Fatalf("something is left to do: %v", kindsOf(p))
+	}
+	want := c.Endpoint().HostPort() + "@" + c.Endpoint().Address
+	for _, h := range c.BalancerHosts() {
+		if got := obs.Hosts[h.Name].Balancer.Endpoints; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s serves %v", h.Name, got)
+		}
+	}
+	if obs.API.Endpoints != "" || !slices.Equal(obs.API.Kubeadm.ServingNames, sorted(c.Endpoint().Names())) {
+		t.Errorf("the cluster remembers %s, certificates are for %v", obs.API.Endpoints, obs.API.Kubeadm.ServingNames)
+	}
+}
+
+// TestEndpointEditedWhileItChanges takes a change back, or edits it again, wherever it is.
+func TestEndpointEditedWhileItChanges(t *testing.T) {
+	for name, again := range map[string]func(*spec.Cluster){
+		"back":  func(*spec.Cluster) {},
+		"other": func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "third.test.internal:8443" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, second := testCluster(), testCluster()
+			endpointEdits["all"](first)
+			again(second)
+			for killed := 0; ; killed += 2 {
+				obs := started(t)
+				left := makeSteps(t, first, obs, killed)
+				makeSteps(t, second, obs, -1)
+				ended(t, second, obs)
+				if left == 0 {
+					break
+				}
+			}
+		})
+	}
+}
+
+// TestEndpointOrder has certificates first, then both endpoints, then clients, and the end of the old one last.
+func TestEndpointOrder(t *testing.T) {
+	c := testCluster()
+	endpointEdits["all"](c)
+	p := build(t, c, started(t))
+	at := func(kind Kind, detail string) (first, last int) {
+		first = -1
+		for i, s := range p.Steps {
+			if s.Kind == kind && (detail == "" || s.Detail == detail) {
+				if last = i; first < 0 {
+					first = i
+				}
+			}
+		}
+		if first < 0 {
+			t.Fatalf("no step %s %s in %v", kind, detail, kindsOf(p))
+		}
+		return first, last
+	}
+	order := []struct {
+		kind   Kind
+		detail string
+	}{{CheckAddress, ""}, {RememberEndpoints, ""}, {WidenCertificate, ""}, {Configure, "both-endpoints"}, {TryEndpoint, ""}, {StoreEndpoint, "endpoint"}, {MoveClients, ""}, {MoveAgents, ""}, {RecordSpec, "endpoint"}, {Configure, "load-balancer"}}
+	for i := range order[1:] {
+		_, before := at(order[i].kind, order[i].detail)
+		after, _ := at(order[i+1].kind, order[i+1].detail)
+		if order[i].kind == RememberEndpoints {
+			before, _ = at(RememberEndpoints, "")
+		}
+		if before > after {
+			t.Errorf("%s comes after %s", order[i].kind, order[i+1].kind)
+		}
+	}
+	for _, s := range p.Steps {
+		worker := strings.HasPrefix(s.Host, "worker")
+		if s.Kind == MoveClients && (s.Change != nil) != worker {
+			t.Errorf("%s: the kubelet of a control plane uses its local API server, and only the others restart", s.ID)
+		}
+	}
+	_, drop := at(Configure, "load-balancer")
+	if step := p.Steps[drop]; step.Host != "lb-a" {
+		t.Errorf("the holder of the virtual IP is not the last one: %s", step.Host)
+	}
+}
+
+// TestEndpointRefusals refuses what would leave a client behind or take an address away.
+func TestEndpointRefusals(t *testing.T) {
+	for name, tc := range map[string]struct {
+		edit   func(*spec.Cluster)
+		break_ func(*facts.Observation)
+		want   string
+	}{
+		"another network": {func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "10.9.0.1" }, nil, "not in the network"},
+		"a host's address": {func(c *spec.Cluster) { c.Spec.LoadBalancer.Address = "10.0.0.101" }, func(o *facts.Observation) {
+			f := o.Hosts["worker-a"].Facts
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.101"})
+		}, "worker-a has the address"},
+		"a host that is down":          {endpointEdits["port"], func(o *facts.Observation) { o.Hosts["worker-b"] = facts.Host{Error: "no route"} }, "worker-b cannot be changed"},
+		"a key that is kept elsewhere": {endpointEdits["name"], func(o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.MissingPKI = []string{"ca.key"} }, "key of the cluster's CA"},
+		"a controller manager": {endpointEdits["port"], func(o *facts.Observation) {
+			o.Hosts["cp-b"].Facts.Kubernetes.Servers["controller-manager.conf"] = "https://api.test.internal:6443"
+		}, "controller-manager.conf"},
+		"a host that joins": {func(c *spec.Cluster) {
+			endpointEdits["port"](c)
+			c.Spec.Hosts = append(c.Spec.Hosts, spec.Host{Name: "worker-z", Address: "10.0.0.80", Zone: "a", Roles: []string{spec.RoleWorker}})
+		}, func(o *facts.Observation) {
+			o.Hosts["worker-z"] = facts.Host{Facts: &facts.Facts{Files: map[string]string{}, Units: map[string]string{}}}
+		}, "worker-z is to join"},
+		"a host that leaves": {func(c *spec.Cluster) {
+			endpointEdits["port"](c)
+			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "worker-b" })
+		}, nil, "worker-b is to leave"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			tc.edit(c)
+			obs := started(t)
+			if tc.break_ != nil {
+				tc.break_(obs)
+			}
+			if r := refusalOf(t, c, obs); !strings.Contains(r.Why, tc.want) {
+				t.Errorf("refused by %s: %s", r.Rule, r.Why)
+			}
+		})
+	}
+}
+
+// TestEndpointsAreKeptWithoutTheAPI: nobody can read which endpoints clients use, so load balancers and hosts keep those that are
+// served.
+func TestEndpointsAreKeptWithoutTheAPI(t *testing.T) {
+	c := testCluster()
+	endpointEdits["all"](c)
+	obs := started(t)
+	obs.API, obs.APIError = nil, "down"
+	s := cluster.Evaluate(c, obs)
+	b := &builder{State: s, c: c, bundle: testBundle}
+	b.keepEndpoints()
+	if got := b.c.Endpoint(); got != testCluster().Endpoint() {
+		t.Errorf("%v", got)
+	}
+}
