@@ -45,7 +45,6 @@ func edits(t *testing.T, c *cluster) {
 		return &s.Spec.Hosts[slices.IndexFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })]
 	}
 	for field, change := range map[string]func(*spec.Cluster){
-		"spec.controlPlane.endpoint": func(s *spec.Cluster) { s.Spec.ControlPlane.Endpoint = "api.quorate.internal:443" },
 		"spec.network.podCIDR": func(s *spec.Cluster) {
 			s.Spec.Network.PodCIDR = "10.77.0.0/16"
 			s.Spec.Network.ServiceCIDR = "10.96.0.0/16"

@@ -63,6 +63,7 @@ func TestSettings(t *testing.T) {
 	}
 	c.runsWith(t, ctx, "cp-b", "--max-requests-inflight=801", "maxPods: 101")
 	c.hasProfile(t, ctx, spec.ProfileFast)
+	t.Run("endpoint", func(t *testing.T) { endpointChange(t, c) }) // the rest of the test is at the new one
 
 	policy, oidc := write("audit.yaml", settingsPolicy), write("oidc.yaml", settingsOIDC)
 	settings := spec.Settings{
