@@ -167,7 +167,7 @@ func (t *takeover) answers(ctx context.Context, holder, ca string) error {
 			from = append(from, name)
 		}
 	}
-	asked := observe.Endpoint(ctx, t.e.Cluster, t.e.Conns, from, ca)
+	asked := observe.Endpoint(ctx, t.e.at(), t.e.Conns, from, ca)
 	answered, unknown := false, "no other host can query it"
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		switch a := asked[name]; {
@@ -225,7 +225,7 @@ func (t *takeover) read(ctx context.Context, name string) (facts.Balancer, error
 	if err != nil {
 		return facts.Balancer{}, err
 	}
-	return balancer.Read.On(ctx, conn, t.e.Cluster.Spec.LoadBalancer.Address)
+	return balancer.Read.On(ctx, conn, t.e.at().Spec.LoadBalancer.Address)
 }
 
 func (t *takeover) standAside(ctx context.Context, name string, aside bool) error {
@@ -242,7 +242,7 @@ func (t *takeover) handTheAddressOver(ctx context.Context, s plan.Step, name str
 	if err != nil {
 		return err
 	}
-	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.e.Cluster.Spec.LoadBalancer.Address)
+	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.e.at().Spec.LoadBalancer.Address)
 	if err == nil {
 		t.e.note(s, fmt.Sprintf("%d connections were closed between two requests", closed))
 	}

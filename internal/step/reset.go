@@ -17,7 +17,7 @@ func resetHost(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR}
 	if e.Cluster.Spec.LoadBalancer.Type == spec.BalancerManaged {
-		request.VirtualIP = e.Cluster.Spec.LoadBalancer.Address
+		request.VirtualIP = e.at().Spec.LoadBalancer.Address
 	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {

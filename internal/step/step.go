@@ -41,6 +41,8 @@ type Env struct {
 
 	token string
 	swarm distribute.Swarm
+	// reached is what at returns.
+	reached *spec.Cluster
 
 	mu      sync.Mutex
 	pki     kubeadm.PKI
@@ -52,7 +54,7 @@ type Env struct {
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
 func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
-	e := &Env{Cluster: s.Spec, Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken()}
+	e := &Env{Cluster: s.Spec, Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached()}
 	e.enlistDonors()
 	return e
 }
@@ -161,6 +163,13 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,
+}
+
+// at is the spec with the endpoint at which the cluster is reached, which is another one while the endpoint is to change.
+func (e *Env) at() *spec.Cluster {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reached
 }
 
 // permit evaluates the change of the step. Call it on the line before the change is made.

@@ -51,7 +51,17 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 
 // observe evaluates the cluster as it is now.
 func (e *Env) observe(ctx context.Context) *cluster.State {
-	return cluster.Evaluate(e.Cluster, observe.Observe(ctx, e.Cluster, e.Conns, observe.Hosts{Departing: e.Departing}))
+	for {
+		at := e.at()
+		s := cluster.Evaluate(e.Cluster, observe.Observe(ctx, at, e.Conns, observe.Hosts{Departing: e.Departing}))
+		reached := s.Reached()
+		if s.Seen.API == nil || reached.Endpoint() == at.Endpoint() || ctx.Err() != nil {
+			return s
+		}
+		e.mu.Lock()
+		e.reached = reached
+		e.mu.Unlock()
+	}
 }
 
 // lacking shows what is still unmet, and is an error as long as anything is.
