@@ -85,8 +85,11 @@ func (s *State) etcdCAs() (out []*Refusal) {
 	return out
 }
 
-// Record is the spec by which the cluster was last built or changed, as the cluster itself has it; nil if it has none.
-func (s *State) Record() (*spec.Record, error) {
+// Record is the spec by which the cluster was last built or changed, as the cluster itself has it; nil if it has none. It must not
+// be modified.
+func (s *State) Record() (*spec.Record, error) { return s.record, s.recordErr }
+
+func (s *State) readRecord() (*spec.Record, error) {
 	text := s.Seen.LastRecord
 	if s.Seen.API != nil {
 		text = s.Seen.API.Record

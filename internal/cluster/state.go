@@ -39,6 +39,8 @@ type State struct {
 	Spec *spec.Cluster
 	Seen *facts.Observation
 
+	record    *spec.Record
+	recordErr error
 	// present is the spec with the departing hosts.
 	present         *spec.Cluster
 	departing       []spec.Host
@@ -60,6 +62,7 @@ type State struct {
 // Evaluate derives the state from what was observed. The observation must be one of this spec.
 func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
 	s := &State{Spec: c, Seen: seen}
+	s.record, s.recordErr = s.readRecord()
 	s.depart()
 	s.ca = s.commonCA()
 	s.stage = s.evaluateStage()
