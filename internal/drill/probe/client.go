@@ -8,8 +8,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
@@ -17,29 +19,50 @@ import (
 	"quorate.dev/quorate/internal/host"
 )
 
-// client sends single requests to one endpoint.
+// Connection is how a client uses its connections.
+type Connection string
+
+const (
+	// New opens a connection for each request. No request is ever sent twice, because Go silently repeats requests only on reused
+	// connections.
+	New Connection = "new"
+	// Kept keeps HTTP/1.1 connections, or the one TCP connection of an Echo, open between requests.
+	Kept Connection = "kept"
+	// HTTP2 holds one HTTP/2 connection, with the health checks of client-go, and opens another one only when the connection is
+	// lost.
+	HTTP2 Connection = "http2"
+)
+
+// Phase is the part of a request in which it failed.
+type Phase string
+
+const (
+	// Dial is the TCP connection.
+	Dial Phase = "dial"
+	// TLS is the handshake.
+	TLS Phase = "tls"
+	// Header is everything from the request to the header of its response: the server had the connection and did not answer.
+	Header Phase = "header"
+	// Body is the rest of the response, or a stream that has begun.
+	Body Phase = "body"
+	// Status is a complete response that is an error.
+	Status Phase = "status"
+)
+
+// failure is how a request failed. It is zero if the request succeeded.
+type failure struct {
+	phase Phase
+	text  string
+}
+
+// client sends single requests to one address.
 type client struct {
 	base *url.URL
 	http http.RoundTripper
 	free func() // closes its connections
 }
 
-// newConnections makes a client that opens a connection for each request. No request is ever sent twice, because Go silently
-// repeats requests only on reused connections.
-func newConnections(config *rest.Config) (*client, error) {
-	return newClient(config, func(t *http.Transport) {
-		t.DisableKeepAlives = true
-		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{} // HTTP/2 would share one
-	})
-}
-
-// oneConnection makes a client that holds one HTTP/2 connection, with the health checks of client-go, and opens another one
-// only when the connection is lost.
-func oneConnection(config *rest.Config) (*client, error) {
-	return newClient(config, func(t *http.Transport) { utilnet.SetTransportDefaults(t) })
-}
-
-func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, error) {
+func newClient(config *rest.Config, connection Connection) (*client, error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
 		return nil, err
@@ -48,9 +71,17 @@ func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, err
 	if err != nil {
 		return nil, err
 	}
-	// The endpoint is measured, never a proxy.
+	// The address is measured, never a proxy.
 	t := &http.Transport{TLSClientConfig: trust, DialContext: config.Dial, Proxy: host.Direct}
-	prepare(t)
+	switch connection {
+	case New, Kept:
+		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{} // HTTP/2 would share one
+		t.DisableKeepAlives = connection == New
+	case HTTP2:
+		utilnet.SetTransportDefaults(t)
+	default:
+		return nil, fmt.Errorf("a client over HTTP has no connections of the kind %q", connection)
+	}
 	wrapped, err := rest.HTTPWrappersForConfig(config, t)
 	if err != nil {
 		return nil, err
@@ -59,14 +90,32 @@ func newClient(config *rest.Config, prepare func(*http.Transport)) (*client, err
 }
 
 // send sends one request and returns how it failed, if it did.
-func (c *client) send(ctx context.Context, method, path, contentType, body string) (failure string) {
+func (c *client) send(ctx context.Context, method, path, contentType, body string) failure {
+	resp, failed := c.open(ctx, method, path, contentType, body)
+	if failed.text != "" {
+		return failed
+	}
+	defer resp.Body.Close()
+	// An incomplete response is a failure.
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return failure{Body, describe(err)}
+	}
+	return failure{}
+}
+
+// open sends one request and returns its response, whose body the caller closes.
+func (c *client) open(ctx context.Context, method, path, contentType, body string) (*http.Response, failure) {
 	var content io.Reader
 	if body != "" {
 		content = strings.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), content)
+	path, query, _ := strings.Cut(path, "?")
+	to := c.base.JoinPath(path)
+	to.RawQuery = query
+	progress := &trace{}
+	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, progress.hooks()), method, to.String(), content)
 	if err != nil {
-		return err.Error()
+		return nil, failure{Dial, err.Error()}
 	}
 	req.Header.Set("Accept", "application/json")
 	if contentType != "" {
@@ -74,27 +123,48 @@ func (c *client) send(ctx context.Context, method, path, contentType, body strin
 	}
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
-		return describe(err)
-	}
-	defer resp.Body.Close()
-	// An incomplete response is a failure.
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return describe(err)
+		return nil, failure{progress.phase(), describe(err)}
 	}
 	if resp.StatusCode/100 != 2 {
-		return fmt.Sprintf("HTTP %d", resp.StatusCode)
+		resp.Body.Close()
+		return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}
 	}
-	return ""
+	return resp, failure{}
+}
+
+// trace remembers how far a request came. A transport calls its hooks from several goroutines.
+type trace struct {
+	handshake, connected atomic.Bool
+}
+
+func (t *trace) hooks() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		TLSHandshakeStart: func() { t.handshake.Store(true) },
+		GotConn:           func(httptrace.GotConnInfo) { t.connected.Store(true) },
+	}
+}
+
+func (t *trace) phase() Phase {
+	switch {
+	case t.connected.Load():
+		return Header
+	case t.handshake.Load():
+		return TLS
+	}
+	return Dial
 }
 
 // describe describes a failure without the addresses and ports that would make each one unique.
 func describe(err error) string {
 	var op *net.OpError
+	var lookup *net.DNSError
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return TimedOut
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "connection closed"
+	case errors.As(err, &lookup):
+		return lookup.Err
 	case errors.As(err, &op) && op.Err != nil:
 		return op.Op + ": " + op.Err.Error()
 	}

@@ -17,33 +17,42 @@ type Outage struct {
 	// requests. It began at Since.
 	Longest time.Duration `json:"longestNanoseconds"`
 	Since   time.Time     `json:"since"`
-	// Errors counts the failures by their description.
+	// Errors counts the failures by their description, and Phases by the part of the request in which they happened.
 	Errors map[string]int `json:"errors,omitempty"`
+	Phases map[Phase]int  `json:"phases,omitempty"`
+	// Disruption is the number of seconds in which a request failed that was sent once a second. With a timeout of 10 s, it can be
+	// compared with what OpenShift publishes of its upgrades.
+	Disruption int `json:"disruptionSeconds"`
 }
 
-// request is a finished request. Its failure is empty if it succeeded.
+// request is a finished request.
 type request struct {
 	sent, ended time.Time
-	failure     string
+	failure     failure
+	sample      bool // it is the one of its second
 }
 
 // judge evaluates the requests of an interval. A success proves that the service works at the moment of its answer. The first
 // gap starts at the last success before the interval; a gap that is still open when the interval ends counts up to that
 // moment.
 func judge(requests []request, from, to time.Time) Outage {
-	out := Outage{Errors: map[string]int{}}
+	out := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}}
 	var answers []time.Time
 	last := from
 	for _, r := range requests {
-		if !r.sent.Before(from) && !r.sent.After(to) {
+		if !r.sent.Before(from) && r.sent.Before(to) {
 			out.Requests++
-			if r.failure != "" {
+			if r.failure.text != "" {
 				out.Failed++
-				out.Errors[r.failure]++
+				out.Errors[r.failure.text]++
+				out.Phases[r.failure.phase]++
+				if r.sample {
+					out.Disruption++
+				}
 			}
 		}
 		switch {
-		case r.failure != "" || r.ended.After(to):
+		case r.failure.text != "" || r.ended.After(to):
 		case r.ended.After(from):
 			answers = append(answers, r.ended)
 		case last == from || r.ended.After(last):
@@ -63,12 +72,16 @@ func judge(requests []request, from, to time.Time) Outage {
 
 // worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
 func worst(outages []Outage) Outage {
-	all := Outage{Errors: map[string]int{}}
+	all := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}}
 	for _, o := range outages {
 		all.Requests += o.Requests
 		all.Failed += o.Failed
-		for failure, n := range o.Errors {
-			all.Errors[failure] += n
+		all.Disruption += o.Disruption
+		for text, n := range o.Errors {
+			all.Errors[text] += n
+		}
+		for phase, n := range o.Phases {
+			all.Phases[phase] += n
 		}
 		if o.Longest > all.Longest {
 			all.Longest, all.Since = o.Longest, o.Since

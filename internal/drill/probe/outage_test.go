@@ -10,9 +10,11 @@ var zero = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 func at(ms int) time.Time { return zero.Add(time.Duration(ms) * time.Millisecond) }
 
-func ok(sent, ended int) request { return request{at(sent), at(ended), ""} }
+func ok(sent, ended int) request { return request{sent: at(sent), ended: at(ended)} }
 
-func failed(sent, ended int) request { return request{at(sent), at(ended), "timeout"} }
+func failed(sent, ended int) request {
+	return request{sent: at(sent), ended: at(ended), failure: failure{Header, TimedOut}}
+}
 
 func TestJudge(t *testing.T) {
 	for name, c := range map[string]struct {

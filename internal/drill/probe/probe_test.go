@@ -50,8 +50,8 @@ func (s *store) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			s.objects[name][k] = v
 		}
 	case name == "configmaps":
-		for _, data := range s.objects {
-			list.Items = append(list.Items, corev1.ConfigMap{Data: data})
+		for name, data := range s.objects {
+			list.Items = append(list.Items, corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data})
 		}
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(list)
@@ -125,7 +125,7 @@ func TestProber(t *testing.T) {
 	if lost, acked, err := p.Lost(ctx); err != nil || len(lost) > 0 || acked == 0 {
 		t.Errorf("lost %v of %d, %v", lost, acked, err)
 	}
-	p.stopClients()
+	p.set.Stop()
 	forgotten := s.forget()
 	if lost, _, err := p.Lost(ctx); err != nil || len(lost) != 1 || fmt.Sprint(lost[0]) != forgotten {
 		t.Errorf("lost %v, want %s; %v", lost, forgotten, err)

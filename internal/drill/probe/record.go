@@ -13,10 +13,12 @@ type record struct {
 	ended   []request
 	pending map[int]time.Time // send times of the requests that have no answer yet
 	next    int
+	// perSecond is how many requests are sent per second. One of them is the sample that counts for seconds of disruption.
+	perSecond int
 }
 
 // do sends a request and records its result.
-func (r *record) do(send func() (failure string)) {
+func (r *record) do(send func() failure) {
 	r.mu.Lock()
 	sent, id := time.Now(), r.next
 	if r.pending == nil {
@@ -26,12 +28,26 @@ func (r *record) do(send func() (failure string)) {
 	r.next++
 	r.mu.Unlock()
 
-	failure := send()
+	failed := send()
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pending, id)
-	r.ended = append(r.ended, request{sent, time.Now(), failure})
+	r.ended = append(r.ended, request{sent: sent, ended: time.Now(), failure: failed, sample: id%max(1, r.perSecond) == 0})
+}
+
+// add records a result that has no request of its own.
+func (r *record) add(sent, ended time.Time, failed failure) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = append(r.ended, request{sent: sent, ended: ended, failure: failed})
+}
+
+// forget drops what no longer matters for intervals that begin later.
+func (r *record) forget(before time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ended = slices.Clone(r.since(before))
 }
 
 // settled reports whether all requests that were sent up to a moment have ended.
@@ -56,7 +72,7 @@ func (r *record) between(from, to time.Time) Outage {
 // in which they ended.
 func (r *record) since(from time.Time) []request {
 	first, _ := slices.BinarySearchFunc(r.ended, from, func(r request, t time.Time) int { return r.ended.Compare(t) })
-	for first--; first > 0 && r.ended[first].failure != ""; {
+	for first--; first > 0 && r.ended[first].failure.text != ""; {
 		first--
 	}
 	return r.ended[max(first, 0):]

@@ -3,10 +3,10 @@ package probe
 import (
 	"context"
 	"fmt"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,48 +20,91 @@ import (
 type writer struct {
 	client    *client
 	namespace string
+	ledger    string
 	objects   int
 
 	mu    sync.Mutex
 	next  int
-	acked map[int]bool
+	acked map[int]time.Time // when they were sent
 }
 
-func objectName(n int) string { return fmt.Sprintf("writes-%02d", n) }
+// newLedger names a ledger that no other process and no other client of this one writes to.
+func newLedger(index int) string {
+	return fmt.Sprintf("writes-%s-%d", strconv.FormatInt(time.Now().UnixNano(), 36), index)
+}
 
-func (w *writer) write(ctx context.Context) (failure string) {
+func (w *writer) name(n int) string { return fmt.Sprintf("%s.%d", w.ledger, n) }
+
+func (w *writer) names() (out []string) {
+	for n := range w.objects {
+		out = append(out, w.name(n))
+	}
+	return out
+}
+
+func (w *writer) write(ctx context.Context) failure {
 	w.mu.Lock()
-	n := w.next
+	n, sent := w.next, time.Now()
 	w.next++
 	w.mu.Unlock()
-	failure = w.client.send(ctx, http.MethodPatch, configMapPath(w.namespace, objectName(n%w.objects)), "application/merge-patch+json",
-		fmt.Sprintf(`{"data":{"%d":"%s"}}`, n, time.Now().Format(time.RFC3339Nano)))
-	if failure == "" {
+	failed := w.client.send(ctx, http.MethodPatch, configMapPath(w.namespace, w.name(n%w.objects)), "application/merge-patch+json",
+		fmt.Sprintf(`{"data":{"%d":"%s"}}`, n, sent.Format(time.RFC3339Nano)))
+	if failed.text == "" {
 		w.mu.Lock()
-		w.acked[n] = true
+		w.acked[n] = sent
 		w.mu.Unlock()
 	}
-	return failure
+	return failed
 }
 
-// lost compares what was acknowledged with what a consistent read finds.
-func (w *writer) lost(ctx context.Context, api kubernetes.Interface) (lost []int, acked int, err error) {
+// acknowledged lists the writes that were sent in an interval.
+func (w *writer) acknowledged(from, to time.Time) (out []int) {
 	w.mu.Lock()
-	want := slices.Sorted(maps.Keys(w.acked)) // before the read, which need not include later writes
-	w.mu.Unlock()
-	list, err := api.CoreV1().ConfigMaps(w.namespace).List(ctx, metav1.ListOptions{})
+	defer w.mu.Unlock()
+	for n, sent := range w.acked {
+		if !sent.Before(from) && sent.Before(to) {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (w *writer) forget(before time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n, sent := range w.acked {
+		if sent.Before(before) {
+			delete(w.acked, n)
+		}
+	}
+}
+
+// Ledgers are acknowledged writes, by ledger.
+type Ledgers map[string][]int
+
+// Lost compares what was acknowledged with what a consistent read finds.
+func (l Ledgers) Lost(ctx context.Context, api kubernetes.Interface, namespace string) (lost []int, acknowledged int, err error) {
+	list, err := api.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, 0, fmt.Errorf("reading the writes back: %w", err)
 	}
-	return missing(want, func(yield func(string) bool) {
-		for _, o := range list.Items {
-			for key := range o.Data {
-				if !yield(key) {
-					return
+	for ledger, want := range l {
+		acknowledged += len(want)
+		lost = append(lost, missing(want, func(yield func(string) bool) {
+			for _, o := range list.Items {
+				if name, _, _ := strings.Cut(o.Name, "."); name != ledger {
+					continue
+				}
+				for key := range o.Data {
+					if !yield(key) {
+						return
+					}
 				}
 			}
-		}
-	}), len(want), nil
+		})...)
+	}
+	return lost, acknowledged, nil
 }
 
 // missing lists the numbers that have no key.

@@ -1,0 +1,326 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+
+	"quorate.dev/quorate/internal/host"
+)
+
+// Set is a set of running clients in one process.
+type Set struct {
+	options Options
+	api     kubernetes.Interface
+	stop    context.CancelFunc
+	wg      sync.WaitGroup
+	free    []func()
+	members []*member
+}
+
+// member is one client of a set.
+type member struct {
+	Client
+	record record
+	writer *writer // of Write only
+}
+
+const (
+	// read is the object that reading clients request.
+	read = "read"
+	// beat is the object that is counted up, and watched.
+	beat     = "beat"
+	beatPace = 500 * time.Millisecond
+)
+
+func configMapPath(namespace, name string) string {
+	return path.Join("/api/v1/namespaces", namespace, "configmaps", name)
+}
+
+// Prepare creates the namespace and the objects that all clients share. It can be called again.
+func Prepare(ctx context.Context, api kubernetes.Interface, namespace string) error {
+	_, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		return err
+	}
+	return createConfigMaps(ctx, api, namespace, read, beat)
+}
+
+func createConfigMaps(ctx context.Context, api kubernetes.Interface, namespace string, names ...string) error {
+	for _, name := range names {
+		_, err := api.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove deletes the namespace with everything that clients wrote.
+func Remove(ctx context.Context, api kubernetes.Interface, namespace string) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		// A cluster that has just recovered from a fault may still fail a request.
+		err := api.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+		if err == nil || apierrors.IsNotFound(err) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("removing what the probe wrote: %w", err)
+		case <-tick.C:
+		}
+	}
+}
+
+// Run runs clients until Stop. Prepare has created what they share. The configuration is that of the API, for the clients that use
+// it.
+func Run(ctx context.Context, config *rest.Config, clients []Client, options Options) (*Set, error) {
+	options.fill()
+	config = rest.CopyConfig(config)
+	config.Proxy = host.Direct
+	api, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("starting the probe: %w", err)
+	}
+	running, cancel := context.WithCancel(context.Background())
+	s := &Set{options: options, api: api, stop: cancel}
+	for i, c := range clients {
+		if err := s.start(ctx, running, config, i, c); err != nil {
+			s.Stop()
+			return nil, fmt.Errorf("starting the probe: %s: %w", c, err)
+		}
+	}
+	return s, nil
+}
+
+// start starts one client. ctx is that of the caller, and running that of the client.
+func (s *Set) start(ctx, running context.Context, config *rest.Config, index int, c Client) error {
+	m := &member{Client: c}
+	pace := c.Pace
+	if pace == 0 {
+		pace = s.options.Pace
+		if c.Operation == Beat {
+			pace = beatPace
+		}
+	}
+	m.record.perSecond = max(1, int(time.Second/pace))
+
+	var send func(context.Context) failure
+	switch c.Operation {
+	case Lookup:
+		send = func(ctx context.Context) failure { return lookup(ctx, c.Address) }
+	case Echo:
+		e := &echo{address: c.Address, record: &m.record}
+		send = e.send
+		s.free = append(s.free, e.close)
+	default:
+		target := rest.CopyConfig(config)
+		if !c.Operation.onAPI() {
+			target = &rest.Config{} // a workload gets no credentials
+		}
+		if c.Address != "" {
+			target.Host = c.Address
+		}
+		sender, err := newClient(target, c.Connection)
+		if err != nil {
+			return err
+		}
+		s.free = append(s.free, sender.free)
+		get := func(path string) func(context.Context) failure {
+			return func(ctx context.Context) failure { return sender.send(ctx, "GET", path, "", "") }
+		}
+		switch c.Operation {
+		case Read:
+			send = get(configMapPath(s.options.Namespace, read))
+		case CachedRead:
+			send = get(configMapPath(s.options.Namespace, read) + "?resourceVersion=0")
+		case Get:
+			send = get("/")
+		case Beat:
+			send = newCounter(sender, s.options.Namespace).count
+		case Write:
+			m.writer = &writer{client: sender, namespace: s.options.Namespace, ledger: newLedger(index), acked: map[int]time.Time{},
+				// One object more than there can be parallel writes.
+				objects: int(s.options.Timeout/pace) + 1}
+			if err := createConfigMaps(ctx, s.api, s.options.Namespace, m.writer.names()...); err != nil {
+				return err
+			}
+			send = m.writer.write
+		case Watch:
+			w := &watcher{client: sender, namespace: s.options.Namespace, timeout: s.options.Timeout, record: &m.record}
+			s.members = append(s.members, m)
+			s.wg.Go(func() { w.run(running) })
+			return nil
+		default:
+			return fmt.Errorf("no client does %q", c.Operation)
+		}
+	}
+	s.members = append(s.members, m)
+	timeout := s.options.Timeout
+	if c.Operation == Lookup {
+		timeout = min(timeout, lookupTimeout)
+	}
+	s.wg.Go(func() {
+		every(running, pace, func() {
+			// Not derived from running, so that requests finish when the clients are stopped.
+			request, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			m.record.do(func() failure { return send(request) })
+		})
+	})
+	return nil
+}
+
+// Stop ends the clients.
+func (s *Set) Stop() {
+	s.stop()
+	s.wg.Wait()
+	for _, free := range s.free {
+		free()
+	}
+}
+
+func (s *Set) settled(to time.Time) bool {
+	for _, m := range s.members {
+		if !m.record.settled(to) {
+			return false
+		}
+	}
+	return true
+}
+
+// Between reports what each client experienced in an interval. It waits for the answers to requests that were sent in it.
+func (s *Set) Between(ctx context.Context, from, to time.Time) ([]Result, error) {
+	err := until(ctx, func() bool { return s.settled(to) })
+	return s.between(from, to), err
+}
+
+func (s *Set) between(from, to time.Time) (out []Result) {
+	for _, m := range s.members {
+		out = append(out, Result{m.Client, m.record.between(from, to)})
+	}
+	return out
+}
+
+// Lost reads back everything that was acknowledged, and counts what is missing. It also returns how many writes it checked.
+func (s *Set) Lost(ctx context.Context) (lost []int, acknowledged int, err error) {
+	want := Ledgers{}
+	for _, m := range s.members {
+		if m.writer != nil {
+			want[m.writer.ledger] = m.writer.acknowledged(time.Time{}, time.Now())
+		}
+	}
+	return want.Lost(ctx, s.api, s.options.Namespace)
+}
+
+// Second is what one client experienced in one second: a line of the log.
+type Second struct {
+	// At is when the second began, in seconds since 1970.
+	At int64 `json:"at"`
+	Result
+	// Ledger and Acknowledged are the writes that were sent in this second and acknowledged.
+	Ledger       string `json:"ledger,omitempty"`
+	Acknowledged []int  `json:"acknowledged,omitempty"`
+}
+
+// Log writes a line for each client and second, until ctx is done. A line is written when all requests of its second have ended. What is
+// logged is forgotten, so that clients can run for days: Between knows only the last few seconds.
+func (s *Set) Log(ctx context.Context, w io.Writer) error {
+	out := json.NewEncoder(w)
+	for from := time.Now().Truncate(time.Second); ; from = from.Add(time.Second) {
+		to := from.Add(time.Second)
+		if err := until(ctx, func() bool { return !time.Now().Before(to) && s.settled(to) }); err != nil {
+			return nil
+		}
+		for _, m := range s.members {
+			line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)}}
+			if m.writer != nil {
+				line.Ledger, line.Acknowledged = m.writer.ledger, m.writer.acknowledged(from, to)
+				m.writer.forget(to)
+			}
+			m.record.forget(to)
+			if err := out.Encode(line); err != nil {
+				return fmt.Errorf("logging what clients experienced: %w", err)
+			}
+		}
+	}
+}
+
+// Summary adds up the lines of logs. Seconds outside the interval do not count, except for the writes, which must never get lost.
+type Summary struct {
+	from, to int64
+	results  map[string]*Result
+	order    []string
+	seconds  map[string]int
+	// Ledgers are all acknowledged writes.
+	Ledgers Ledgers
+}
+
+// NewSummary makes a summary of the whole seconds of an interval.
+func NewSummary(from, to time.Time) *Summary {
+	return &Summary{from: from.Unix(), to: to.Unix(), results: map[string]*Result{}, seconds: map[string]int{}, Ledgers: Ledgers{}}
+}
+
+// Read adds a log. The last line may be incomplete, because its process was killed.
+func (s *Summary) Read(r io.Reader) error {
+	for in := json.NewDecoder(r); ; {
+		var line Second
+		if err := in.Decode(&line); errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("reading what clients experienced: %w", err)
+		}
+		s.Add(line)
+	}
+}
+
+// Add adds one line.
+func (s *Summary) Add(line Second) {
+	if line.Ledger != "" {
+		s.Ledgers[line.Ledger] = append(s.Ledgers[line.Ledger], line.Acknowledged...)
+	}
+	if line.At < s.from || line.At >= s.to {
+		return
+	}
+	name := line.Client.String()
+	if s.results[name] == nil {
+		s.results[name] = &Result{Client: line.Client}
+		s.order = append(s.order, name)
+	}
+	r := s.results[name]
+	r.Outage = worst([]Outage{r.Outage, line.Outage})
+	s.seconds[name]++
+}
+
+// Results are the clients in the order in which they were read.
+func (s *Summary) Results() (out []Result) {
+	for _, name := range s.order {
+		out = append(out, *s.results[name])
+	}
+	return out
+}
+
+// Silent names the clients that did not run for a tenth of the interval or more: nothing that they report is the whole truth. A client
+// that did not run at all is not known here.
+func (s *Summary) Silent() (out []string) {
+	for _, name := range s.order {
+		if n := s.seconds[name]; int64(n)*10 <= (s.to-s.from)*9 {
+			out = append(out, fmt.Sprintf("%s ran in %d of %d seconds", strings.TrimSpace(name), n, s.to-s.from))
+		}
+	}
+	return out
+}

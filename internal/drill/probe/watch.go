@@ -1,0 +1,160 @@
+package probe
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// beatKey is the key of the number in the object that is counted up.
+const beatKey = "n"
+
+// counter writes the numbers 1, 2, 3 … to one object, each until it is acknowledged. So the object has every number, and who
+// watches it can tell whether an event is missing.
+type counter struct {
+	client    *client
+	namespace string
+	turn      chan struct{} // holds one token: a former write that arrives late must not overtake
+	next      int
+}
+
+func newCounter(c *client, namespace string) *counter {
+	return &counter{client: c, namespace: namespace, turn: make(chan struct{}, 1), next: 1}
+}
+
+func (c *counter) count(ctx context.Context) failure {
+	select {
+	case c.turn <- struct{}{}:
+	case <-ctx.Done():
+		return failure{Header, TimedOut}
+	}
+	defer func() { <-c.turn }()
+	failed := c.client.send(ctx, http.MethodPatch, configMapPath(c.namespace, beat), "application/merge-patch+json", fmt.Sprintf(`{"data":{%q:"%d"}}`, beatKey, c.next))
+	if failed.text == "" {
+		c.next++
+	}
+	return failed
+}
+
+// watcher watches the object that is counted up, like an informer: it resumes from the last version that it has seen.
+type watcher struct {
+	client    *client
+	namespace string
+	timeout   time.Duration
+	record    *record
+
+	version string // of the last event; empty before the first read
+	number  int
+	last    time.Time // of the last event or failure
+}
+
+// retry is the pause before a watch is resumed. Informers begin with 0.8 s; this is shorter, so that what is measured is the cluster.
+const retry = 100 * time.Millisecond
+
+func (w *watcher) run(ctx context.Context) {
+	w.last = time.Now()
+	for ctx.Err() == nil {
+		failed := w.once(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		// Losing the connection is no failure; not getting events again in time is.
+		w.late(failed)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retry):
+		}
+	}
+}
+
+// late records a failure if nothing was received within the timeout, and starts the time again.
+func (w *watcher) late(why failure) {
+	now := time.Now()
+	if now.Sub(w.last) < w.timeout {
+		return
+	}
+	if why.text == "" {
+		why = failure{Body, "no event"}
+	}
+	w.record.add(w.last, now, why)
+	w.last = now
+}
+
+// once reads or watches until the stream ends.
+func (w *watcher) once(ctx context.Context) failure {
+	path := configMapPath(w.namespace, beat)
+	if w.version == "" {
+		request, cancel := context.WithTimeout(ctx, w.timeout)
+		defer cancel()
+		var now corev1.ConfigMap
+		resp, failed := w.client.open(request, "GET", path, "", "")
+		if failed.text != "" {
+			return failed
+		}
+		defer resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&now); err != nil {
+			return failure{Body, describe(err)}
+		}
+		w.version, w.number = now.ResourceVersion, number(now)
+		return failure{}
+	}
+	query := url.Values{"watch": {"1"}, "fieldSelector": {"metadata.name=" + beat}, "resourceVersion": {w.version}, "allowWatchBookmarks": {"true"}}
+	// The stream itself has no time limit. Silence ends it.
+	stream, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(w.timeout, func() { cancel(context.DeadlineExceeded) })
+	defer silence.Stop()
+	resp, failed := w.client.open(stream, "GET", configMapPath(w.namespace, "")+"?"+query.Encode(), "", "")
+	if failed.text != "" {
+		return failed
+	}
+	defer resp.Body.Close()
+	for in := json.NewDecoder(resp.Body); ; {
+		var event struct {
+			Type   string
+			Object corev1.ConfigMap
+		}
+		if err := in.Decode(&event); errors.Is(err, io.EOF) {
+			return failure{Body, "connection closed"}
+		} else if err != nil {
+			return failure{Body, describe(err)}
+		}
+		silence.Reset(w.timeout)
+		switch event.Type {
+		case "BOOKMARK":
+			w.version = event.Object.ResourceVersion
+		case "ERROR":
+			// Such as 410 Gone: the watch cannot be resumed, and events are lost.
+			now := time.Now()
+			w.record.add(now, now, failure{Status, "the watch cannot be resumed"})
+			w.version, w.last = "", now
+			return failure{}
+		default:
+			w.event(event.Object)
+		}
+	}
+}
+
+func (w *watcher) event(o corev1.ConfigMap) {
+	now, n := time.Now(), number(o)
+	missed := failure{}
+	// A counter that begins again is another process's.
+	if n > w.number+1 {
+		missed = failure{Body, "an event is missing"}
+	}
+	w.record.add(now, now, missed)
+	w.version, w.number, w.last = o.ResourceVersion, n, now
+}
+
+func number(o corev1.ConfigMap) int {
+	n, _ := strconv.Atoi(o.Data[beatKey]) // before the first beat there is none
+	return n
+}
