@@ -5,7 +5,7 @@ GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 70m
 
-.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-failover bench-hosts bench-distribution tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -51,6 +51,11 @@ test-crash: build ## kill every operation at every step, and cut the power of ho
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
+
+# Static, because the same program runs in pods as the clients.
+bench-upgrade: build ## what clients notice of a minor upgrade: quorate apply and kubeadm's documented procedure; the last line is JSON
+	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
+	bin/bench-upgrade
 
 bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
 	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare

@@ -33,6 +33,7 @@ import (
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/test/guide"
 )
 
 const name = "bench"
@@ -266,6 +267,10 @@ func runQuorate(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 	defer e.Close()
 	_, err := e.Apply(ctx, b, run.Options{}) // apply runs preflight first, as kubeadm does on the other side
 	return err
+}
+
+func runDocumented(ctx context.Context, c *spec.Cluster, _ *bundle.Bundle, _ progress.Sink) error {
+	return guide.Build(ctx, c)
 }
 
 func printSteps(steps []progress.Event) {

@@ -1,0 +1,454 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	namespace = "quorate-bench"
+	// timeout is that of OpenShift's disruption monitor, so that the seconds of disruption can be compared.
+	timeout = 10 * time.Second
+	// patience is how long the workload and the clients may take to start.
+	patience = 5 * time.Minute
+)
+
+// bench is one cluster with its clients.
+type bench struct {
+	name    string
+	cluster *spec.Cluster
+	lab     *lab.Lab
+	config  *rest.Config // through the endpoint
+	api     kubernetes.Interface
+	options probe.Options
+	dir     string // for what clients log
+
+	expected []probe.Client // in all processes
+	set      *probe.Set     // of this process
+	enough   context.CancelFunc
+	logged   chan error
+}
+
+func newBench(ctx context.Context, name string, c *spec.Cluster, pace time.Duration) (*bench, error) {
+	l, err := lab.Open(c.Metadata.Name)
+	if err != nil {
+		return nil, err
+	}
+	e := run.Open(ctx, c, progress.Discard)
+	defer e.Close()
+	admin, err := e.Kubeconfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	config, err := run.ForCaller(c, admin, true)
+	if err != nil {
+		return nil, err
+	}
+	through, err := clientcmd.NewDefaultClientConfig(*config, nil).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	through.QPS = -1
+	api, err := kubernetes.NewForConfig(through)
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{name: name, cluster: c, lab: l, config: through, api: api, dir: filepath.Join("artifacts", "bench-upgrade", name),
+		options: probe.Options{Pace: pace, Timeout: timeout, Namespace: namespace}}
+	if err := os.RemoveAll(b.dir); err != nil {
+		return nil, err
+	}
+	return b, os.MkdirAll(b.dir, 0o755)
+}
+
+func (b *bench) nodes() (out []spec.Host) {
+	for _, h := range b.cluster.Spec.Hosts {
+		if h.IsNode() {
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// start runs the workload and all clients, and returns when they run.
+func (b *bench) start(ctx context.Context) error {
+	if err := probe.Prepare(ctx, b.api, namespace); err != nil {
+		return err
+	}
+	// Pods with files of their host.
+	privileged := []byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"privileged"}}}`)
+	if _, err := b.api.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, privileged, metav1.PatchOptions{}); err != nil {
+		return err
+	}
+	service, err := b.deployWorkload(ctx)
+	if err != nil {
+		return fmt.Errorf("starting the workload: %w", err)
+	}
+	for _, h := range b.nodes() {
+		if err := b.equip(ctx, h, service.Spec.ClusterIP); err != nil {
+			return fmt.Errorf("bringing the clients to %s: %w", h.Name, err)
+		}
+	}
+	if err := b.ready(ctx, "web", 2); err != nil {
+		return err
+	}
+	if err := b.deployClients(ctx); err != nil {
+		return fmt.Errorf("starting the clients: %w", err)
+	}
+	if err := b.ready(ctx, "clients", len(b.nodes())); err != nil {
+		return err
+	}
+
+	log, err := os.Create(filepath.Join(b.dir, "outside.jsonl"))
+	if err != nil {
+		return err
+	}
+	outside := outsideClients(b.nodes(), service.Spec.Ports[0].NodePort)
+	b.expected = append(b.expected, outside...)
+	if b.set, err = probe.Run(ctx, b.config, outside, b.options); err != nil {
+		return errors.Join(err, log.Close())
+	}
+	logging, enough := context.WithCancel(context.Background())
+	b.enough, b.logged = enough, make(chan error, 1)
+	go func() { b.logged <- errors.Join(b.set.Log(logging, log), log.Close()) }()
+	// Those in the pods create their ledgers first.
+	return b.allRun(ctx)
+}
+
+// outsideClients use the endpoint, and the NodePort of every node.
+func outsideClients(nodes []spec.Host, port int32) []probe.Client {
+	endpoint := func(o probe.Operation, c probe.Connection) probe.Client {
+		return probe.Client{Path: "endpoint", Connection: c, Operation: o}
+	}
+	out := []probe.Client{
+		endpoint(probe.Read, probe.New), endpoint(probe.Read, probe.Kept), endpoint(probe.Read, probe.HTTP2), endpoint(probe.CachedRead, probe.HTTP2),
+		endpoint(probe.Write, probe.New), endpoint(probe.Write, probe.HTTP2), endpoint(probe.Beat, probe.HTTP2),
+		endpoint(probe.Watch, probe.Kept), endpoint(probe.Watch, probe.HTTP2),
+	}
+	for _, h := range nodes {
+		out = append(out, probe.Client{Path: "NodePort of " + h.Name, Connection: probe.New, Operation: probe.Get,
+			Address: "http://" + net.JoinHostPort(h.Address, strconv.Itoa(int(port)))})
+	}
+	return out
+}
+
+// ownServer begins the names of clients that use one API server and no other.
+const ownServer = "API server of "
+
+// podClients are the clients in the pod of a node.
+func podClients(h spec.Host, service string) (out []probe.Client) {
+	add := func(path string, o probe.Operation, c probe.Connection, address string) {
+		out = append(out, probe.Client{Path: path + h.Name, Connection: c, Operation: o, Address: address})
+	}
+	const api = "Service kubernetes, pod on "
+	add(api, probe.Read, probe.New, "")
+	add(api, probe.Read, probe.HTTP2, "")
+	add(api, probe.Watch, probe.HTTP2, "")
+	if h.Has(spec.RoleControlPlane) {
+		add(ownServer, probe.Read, probe.Kept, "https://"+net.JoinHostPort(h.Address, "6443"))
+	} else {
+		add(api, probe.Write, probe.HTTP2, "")
+	}
+	const web = "Service web, pod on "
+	add(web, probe.Get, probe.New, "http://"+service)
+	add(web, probe.Echo, probe.Kept, net.JoinHostPort(service, strconv.Itoa(echoPort)))
+	add("DNS, pod on ", probe.Lookup, "", "kubernetes.default.svc.cluster.local.")
+	return out
+}
+
+// equip puts on a node what its pods run.
+func (b *bench) equip(ctx context.Context, h spec.Host, service string) error {
+	own, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(own)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := b.on(ctx, h.Name, f, "mkdir -p "+logs+"; cat >"+program+".new; chmod 755 "+program+".new; mv "+program+".new "+program); err != nil {
+		return err
+	}
+	mine := podClients(h, service)
+	b.expected = append(b.expected, mine...)
+	text, err := json.Marshal(clients{b.options, mine})
+	if err != nil {
+		return err
+	}
+	_, err = b.on(ctx, h.Name, bytes.NewReader(text), "cat >"+clientsFile)
+	return err
+}
+
+// pod is a pod whose program is this one, from its host. The image only has to exist on every node, with both versions.
+func (b *bench) pod(app, command string) (corev1.PodTemplateSpec, error) {
+	have, err := bundle.Open(bundle.DefaultDir(from))
+	if err != nil {
+		return corev1.PodTemplateSpec{}, err
+	}
+	pause, ok := have.Image("pause")
+	if !ok {
+		return corev1.PodTemplateSpec{}, fmt.Errorf("the bundle of %s has no image pause", from)
+	}
+	return corev1.PodTemplateSpec{
+		ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": app}},
+		Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: new(int64(30)),
+			Containers: []corev1.Container{{
+				Name: app, Image: pause.Name, Command: []string{program, command},
+				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(0))},
+				VolumeMounts:    []corev1.VolumeMount{{Name: "bench", MountPath: dir}},
+			}},
+			Volumes: []corev1.Volume{{Name: "bench", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}}}},
+		},
+	}, nil
+}
+
+// deployWorkload creates two replicas on different workers, a budget that keeps one of them, and a Service.
+func (b *bench) deployWorkload(ctx context.Context) (*corev1.Service, error) {
+	template, err := b.pod("web", "workload")
+	if err != nil {
+		return nil, err
+	}
+	labels := template.Labels
+	template.Spec.Containers[0].ReadinessProbe = &corev1.Probe{PeriodSeconds: 1, FailureThreshold: 2, TimeoutSeconds: 5, ProbeHandler: corev1.ProbeHandler{
+		HTTPGet: &corev1.HTTPGetAction{Path: "/ready", Port: intstr.FromInt32(webPort)}}}
+	// Not DoNotSchedule: while a worker is drained, both replicas run on the other one.
+	template.Spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
+		WhenUnsatisfiable: corev1.ScheduleAnyway, LabelSelector: &metav1.LabelSelector{MatchLabels: labels}}}
+	if _, err := b.api.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       appsv1.DeploymentSpec{Replicas: new(int32(2)), Selector: &metav1.LabelSelector{MatchLabels: labels}, Template: template},
+	}, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	one := intstr.FromInt32(1)
+	if _, err := b.api.PolicyV1().PodDisruptionBudgets(namespace).Create(ctx, &policyv1.PodDisruptionBudget{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       policyv1.PodDisruptionBudgetSpec{MinAvailable: &one, Selector: &metav1.LabelSelector{MatchLabels: labels}},
+	}, metav1.CreateOptions{}); err != nil {
+		return nil, err
+	}
+	return b.api.CoreV1().Services(namespace).Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, Selector: labels, Ports: []corev1.ServicePort{
+			{Name: "http", Port: 80, TargetPort: intstr.FromInt32(webPort)}, {Name: "echo", Port: echoPort, TargetPort: intstr.FromInt32(echoPort)}}},
+	}, metav1.CreateOptions{})
+}
+
+// deployClients runs the clients of every node in a pod there. Their account may use the objects of the probe, and nothing else.
+func (b *bench) deployClients(ctx context.Context) error {
+	meta := metav1.ObjectMeta{Name: "clients"}
+	if _, err := b.api.CoreV1().ServiceAccounts(namespace).Create(ctx, &corev1.ServiceAccount{ObjectMeta: meta}, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	if _, err := b.api.RbacV1().Roles(namespace).Create(ctx, &rbacv1.Role{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"configmaps"}, Verbs: []string{"get", "watch", "create", "patch"}}}}, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	if _, err := b.api.RbacV1().RoleBindings(namespace).Create(ctx, &rbacv1.RoleBinding{ObjectMeta: meta,
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Name: meta.Name, Namespace: namespace}}}, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	template, err := b.pod("clients", "clients")
+	if err != nil {
+		return err
+	}
+	template.Spec.ServiceAccountName = meta.Name
+	template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	_, err = b.api.AppsV1().DaemonSets(namespace).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta,
+		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: template.Labels}, Template: template}}, metav1.CreateOptions{})
+	return err
+}
+
+// ready waits until n pods of an app are ready.
+func (b *bench) ready(ctx context.Context, app string, n int) error {
+	return b.eventually(ctx, fmt.Sprintf("%d ready pods of %s", n, app), func() error {
+		list, err := b.api.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+		if err != nil {
+			return err
+		}
+		ready, states := 0, ""
+		for _, p := range list.Items {
+			states += fmt.Sprintf(" %s on %s: %s;", p.Name, p.Spec.NodeName, p.Status.Phase)
+			for _, c := range p.Status.Conditions {
+				if c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue {
+					ready++
+				}
+			}
+		}
+		if ready != n {
+			return fmt.Errorf("%d are:%s", ready, states)
+		}
+		return nil
+	})
+}
+
+// allRun waits until every client has logged a second without a failure.
+func (b *bench) allRun(ctx context.Context) error {
+	return b.eventually(ctx, "all clients succeed", func() error {
+		now := time.Now()
+		s, err := b.summary(ctx, now.Add(-15*time.Second), now)
+		if err != nil {
+			return err
+		}
+		good := map[string]bool{}
+		for _, r := range s.Results() {
+			good[r.Client.String()] = r.Requests > 0 && r.Failed == 0
+		}
+		for _, c := range b.expected {
+			if !good[c.String()] {
+				return fmt.Errorf("%s does not", c)
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bench) eventually(ctx context.Context, what string, f func() error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not within %s", patience))
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		if serr := sleep(ctx, 2*time.Second); serr != nil {
+			return fmt.Errorf("%s: %w; last: %w", what, serr, err)
+		}
+	}
+}
+
+// summary reads what all clients have logged.
+func (b *bench) summary(ctx context.Context, from, to time.Time) (*probe.Summary, error) {
+	s := probe.NewSummary(from, to)
+	outside, err := os.Open(filepath.Join(b.dir, "outside.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	defer outside.Close()
+	if err := s.Read(outside); err != nil {
+		return nil, err
+	}
+	for _, h := range b.nodes() {
+		// One file per process: the last line of one that was killed may be incomplete.
+		files, err := b.on(ctx, h.Name, nil, "cd "+logs+"; ls")
+		if err != nil {
+			return nil, err
+		}
+		for file := range strings.FieldsSeq(files) {
+			text, err := b.on(ctx, h.Name, nil, "cat "+logs+"/"+file)
+			if err != nil {
+				return nil, err
+			}
+			if err := os.WriteFile(filepath.Join(b.dir, h.Name+"-"+file), []byte(text), 0o644); err != nil {
+				return nil, err
+			}
+			if err := s.Read(bytes.NewReader([]byte(text))); err != nil {
+				return nil, fmt.Errorf("%s: %w", h.Name, err)
+			}
+		}
+	}
+	return s, nil
+}
+
+// measure does something and reports what clients experienced meanwhile.
+func (b *bench) measure(ctx context.Context, way string, do func(context.Context) error) (outcome, error) {
+	before, err := b.term(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	begin := time.Now()
+	err = do(ctx)
+	end := time.Now()
+	if err != nil {
+		return outcome{}, err
+	}
+	// Requests of the last second may still be under way, and are logged when they have ended.
+	if err := sleep(ctx, timeout+5*time.Second); err != nil {
+		return outcome{}, err
+	}
+	after, err := b.term(ctx)
+	if err != nil {
+		return outcome{}, err
+	}
+	s, err := b.summary(ctx, begin, end)
+	if err != nil {
+		return outcome{}, err
+	}
+	o := outcome{Contender: b.name, Way: way, Seconds: end.Sub(begin).Seconds(), Results: s.Results(), Elections: after - before,
+		ControlPlanes: len(b.cluster.HostsWith(spec.RoleControlPlane))}
+	o.Invalid = invalid(o.Results, b.expected, end.Sub(begin), b.options.Pace)
+	o.Invalid = append(o.Invalid, s.Silent()...)
+	lost, acknowledged, err := s.Ledgers.Lost(ctx, b.api, namespace)
+	if err != nil {
+		return outcome{}, err
+	}
+	o.LostWrites, o.Writes = len(lost), acknowledged
+	return o, b.save(o)
+}
+
+func (b *bench) save(o outcome) error {
+	text, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(b.dir, o.Way+".json"), text, 0o644)
+}
+
+// term is the number of etcd's elections so far: every election has a term of its own.
+func (b *bench) term(ctx context.Context) (int, error) {
+	text, err := b.on(ctx, b.cluster.HostsWith(spec.RoleControlPlane)[0].Name, nil, "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
+		"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint status -w json")
+	if err != nil {
+		return 0, err
+	}
+	var members []struct {
+		Status struct {
+			RaftTerm int `json:"raftTerm"`
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &members); err != nil || len(members) == 0 {
+		return 0, fmt.Errorf("etcdctl endpoint status printed %q: %w", text, err)
+	}
+	return members[0].Status.RaftTerm, nil
+}
+
+// stop ends the clients of this process. Those in pods end with their machines.
+func (b *bench) stop() error {
+	if b.enough == nil {
+		return nil
+	}
+	b.enough()
+	err := <-b.logged
+	b.set.Stop()
+	return err
+}

@@ -1,0 +1,226 @@
+// Command upgrade compares what clients notice of a minor upgrade made with quorate apply, and with kubeadm's documented procedure
+// (once as it is, and once with the documented SIGTERM workaround). Every contender gets its own cluster: the same lab machines, load
+// balancers on the control planes, the same workload, and the same clients. quorate apply also goes back to the former version,
+// which kubeadm cannot do.
+//
+// The clients of a node are one process in a pod of that node: a pod of the image pause, whose command is this program, mounted
+// from the host. It is in the pod's network, and uses its ServiceAccount. The clients of the endpoint and of NodePorts run outside the
+// cluster, in this process.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cli"
+	"quorate.dev/quorate/internal/machines"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/test/guide"
+)
+
+const (
+	name = "bench-upgrade"
+	from = "v1.36.3"
+	to   = spec.DefaultVersion
+	// quietTime is how long the clients run before the upgrade, and must not fail.
+	quietTime = 30 * time.Second
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case "host":
+			// This binary is its own host side, including the watchdog of the load balancers.
+			stop()
+			os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+		case "clients":
+			exit(runClients(ctx))
+		case "workload":
+			exit(runWorkload(ctx))
+		}
+	}
+	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
+	pace := flag.Duration("pace", 50*time.Millisecond, "time between two requests of a client; the clients of a small machine can be slower")
+	flag.Parse()
+	exit(race(ctx, *only, *pace))
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "upgrade:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// contender is one way to build and upgrade a cluster.
+type contender struct {
+	name    string
+	build   func(context.Context, *spec.Cluster) error
+	prepare func(context.Context, *bench) error // before the clock starts
+	ways    []way
+}
+
+// way is one upgrade or rollback.
+type way struct {
+	name string
+	do   func(context.Context, *bench) error
+}
+
+func contenders() []contender {
+	return []contender{
+		{name: "quorate", build: applied, ways: []way{
+			{"upgrade", func(ctx context.Context, b *bench) error { return applied(ctx, at(b.cluster, to)) }},
+			{"rollback", func(ctx context.Context, b *bench) error { return applied(ctx, at(b.cluster, from)) }},
+		}},
+		{name: "documented", build: guide.Build, prepare: install, ways: []way{
+			{"upgrade", func(ctx context.Context, b *bench) error { return documented(ctx, b, false) }},
+		}},
+		{name: "documented-sigterm", build: guide.Build, prepare: install, ways: []way{
+			{"upgrade", func(ctx context.Context, b *bench) error { return documented(ctx, b, true) }},
+		}},
+	}
+}
+
+func names() (out []string) {
+	for _, c := range contenders() {
+		out = append(out, c.name)
+	}
+	return out
+}
+
+func race(ctx context.Context, only string, pace time.Duration) error {
+	if only != "" && !slices.Contains(names(), only) {
+		return fmt.Errorf("-only %s: there are %s", only, strings.Join(names(), ", "))
+	}
+	var all []outcome
+	for _, c := range contenders() {
+		if only != "" && c.name != only {
+			continue
+		}
+		outcomes, err := compete(ctx, c, pace)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		all = append(all, outcomes...)
+	}
+	line, err := json.Marshal(lastLine(all))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n", line)
+	return nil
+}
+
+// at is the cluster with another version.
+func at(c *spec.Cluster, version string) *spec.Cluster {
+	out := *c
+	out.Spec.Kubernetes.Version = version
+	return &out
+}
+
+func shape() (*spec.Cluster, error) {
+	data, err := spec.Init(spec.InitOptions{Name: name, Version: from, Workers: 2, LoadBalancers: -1, Versions: bundle.Versions()})
+	if err != nil {
+		return nil, err
+	}
+	return spec.Check(data, "the benchmark's cluster", spec.Options{Versions: bundle.Versions(), Lab: true})
+}
+
+// compete builds a cluster, runs its clients, and upgrades it.
+func compete(ctx context.Context, c contender, pace time.Duration) (out []outcome, err error) {
+	cluster, err := shape()
+	if err != nil {
+		return nil, err
+	}
+	// Both bundles, before anything is measured.
+	for _, version := range []string{to, from} {
+		if _, err := sources.Bundle(ctx, at(cluster, version), progress.Discard); err != nil {
+			return nil, err
+		}
+	}
+	if err := machines.Delete(ctx, name); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, machines.Delete(context.WithoutCancel(ctx), name)) }()
+	said("%s: building a cluster with %s", c.name, from)
+	resolved, err := machines.Create(ctx, cluster, machines.Options{Bundle: true}, progress.Discard)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.build(ctx, resolved); err != nil {
+		return nil, fmt.Errorf("building the cluster: %w", err)
+	}
+	b, err := newBench(ctx, c.name, resolved, pace)
+	if err != nil {
+		return nil, err
+	}
+	if c.prepare != nil {
+		said("%s: bringing %s to the machines", c.name, to)
+		if err := c.prepare(ctx, b); err != nil {
+			return nil, err
+		}
+	}
+	said("%s: starting the clients", c.name)
+	if err := b.start(ctx); err != nil {
+		return nil, errors.Join(err, b.stop())
+	}
+	defer func() { err = errors.Join(err, b.stop()) }()
+	quiet, err := b.measure(ctx, "rest", func(ctx context.Context) error { return sleep(ctx, quietTime) })
+	if err != nil {
+		return nil, err
+	}
+	quiet.print()
+	for _, w := range c.ways {
+		said("%s: %s", c.name, w.name)
+		o, err := b.measure(ctx, w.name, func(ctx context.Context) error { return w.do(ctx, b) })
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.name, err)
+		}
+		if n := quiet.failedAPI() + quiet.failedWorkload(); n > 0 {
+			o.Invalid = append(o.Invalid, fmt.Sprintf("%d requests failed before it began", n))
+		}
+		o.print()
+		out = append(out, o)
+	}
+	return out, nil
+}
+
+// applied makes the cluster match its spec.
+func applied(ctx context.Context, c *spec.Cluster) error {
+	b, err := sources.Bundle(ctx, c, progress.Discard)
+	if err != nil {
+		return err
+	}
+	e := run.Open(ctx, c, progress.Discard)
+	defer e.Close()
+	_, err = e.Apply(ctx, b, run.Options{})
+	return err
+}
+
+func said(format string, a ...any) {
+	fmt.Fprintf(os.Stderr, "%s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, a...))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
