@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -60,6 +61,9 @@ type client struct {
 	base *url.URL
 	http http.RoundTripper
 	free func() // closes its connections
+	// met is told of every TLS connection: the serial number of the server's certificate, which tells API servers behind one address
+	// apart. It may be nil.
+	met func(serial string)
 }
 
 func newClient(config *rest.Config, connection Connection) (*client, error) {
@@ -112,7 +116,7 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 	path, query, _ := strings.Cut(path, "?")
 	to := c.base.JoinPath(path)
 	to.RawQuery = query
-	progress := &trace{}
+	progress := &trace{met: c.met}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, progress.hooks()), method, to.String(), content)
 	if err != nil {
 		return nil, failure{Dial, err.Error()}
@@ -126,7 +130,12 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 		return nil, failure{progress.phase(), describe(err)}
 	}
 	if resp.StatusCode/100 != 2 {
-		resp.Body.Close()
+		defer resp.Body.Close()
+		// Only the beginning of the body matters: the list of an API server's checks is short.
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 8192))
+		if bytes.Contains(text, []byte("[-]shutdown failed")) {
+			return nil, failure{Status, ShuttingDown}
+		}
 		return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}
 	}
 	return resp, failure{}
@@ -135,12 +144,18 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 // trace remembers how far a request came. A transport calls its hooks from several goroutines.
 type trace struct {
 	handshake, connected atomic.Bool
+	met                  func(string)
 }
 
 func (t *trace) hooks() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		TLSHandshakeStart: func() { t.handshake.Store(true) },
-		GotConn:           func(httptrace.GotConnInfo) { t.connected.Store(true) },
+		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
+			if err == nil && t.met != nil && len(s.PeerCertificates) > 0 {
+				t.met(s.PeerCertificates[0].SerialNumber.String())
+			}
+		},
+		GotConn: func(httptrace.GotConnInfo) { t.connected.Store(true) },
 	}
 }
 

@@ -14,6 +14,8 @@ const (
 	// CachedRead reads an object of the API from the API server's watch cache. If it succeeds where Read fails, then etcd is to
 	// blame and not the API server.
 	CachedRead Operation = "cached-read"
+	// Ready asks an API server whether it is ready. It is how others learn when one is told to stop.
+	Ready Operation = "ready"
 	// Write adds an entry to a ledger. Set.Lost and Ledgers.Lost find out whether every acknowledged entry is still there.
 	Write Operation = "write"
 	// Beat counts up in the object that Watch watches. Its pace is slower: twice a second.
@@ -33,7 +35,7 @@ const (
 // onAPI reports whether the operation is a request to the API.
 func (o Operation) onAPI() bool {
 	switch o {
-	case Read, CachedRead, Write, Beat, Watch:
+	case Read, CachedRead, Ready, Write, Beat, Watch:
 		return true
 	}
 	return false

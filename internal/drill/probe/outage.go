@@ -8,6 +8,9 @@ import (
 // TimedOut describes in Outage.Errors a request that was not answered within the timeout.
 const TimedOut = "timeout"
 
+// ShuttingDown describes in Outage.Errors what an API server says at /readyz after it was told to stop and while it still serves.
+const ShuttingDown = "shutting down"
+
 // Outage is what one kind of client experienced in an interval.
 type Outage struct {
 	// Requests were sent in that interval, and Failed of them failed.

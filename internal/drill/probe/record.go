@@ -15,6 +15,49 @@ type record struct {
 	next    int
 	// perSecond is how many requests are sent per second. One of them is the sample that counts for seconds of disruption.
 	perSecond int
+	met       []meeting
+}
+
+// meeting is a TLS connection to a server.
+type meeting struct {
+	serial string
+	at     time.Time
+}
+
+// meet records a connection.
+func (r *record) meet(serial string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.met = append(r.met, meeting{serial, time.Now()})
+}
+
+// connected lists the connections of an interval, in milliseconds since 1970, by the server's certificate.
+func (r *record) connected(from, to time.Time) map[string][]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string][]int64{}
+	for _, m := range r.met {
+		if !m.at.Before(from) && m.at.Before(to) {
+			out[m.serial] = append(out[m.serial], m.at.UnixMilli())
+		}
+	}
+	return out
+}
+
+// failed lists when each failure first ended among the requests that were sent in an interval, in milliseconds since 1970.
+func (r *record) failed(from, to time.Time) map[string]int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]int64{}
+	for _, e := range r.ended { // in the order in which they ended
+		if e.failure.text == "" || e.sent.Before(from) || !e.sent.Before(to) {
+			continue
+		}
+		if _, known := out[e.failure.text]; !known {
+			out[e.failure.text] = e.ended.UnixMilli()
+		}
+	}
+	return out
 }
 
 // do sends a request and records its result.
@@ -48,6 +91,7 @@ func (r *record) forget(before time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ended = slices.Clone(r.since(before))
+	r.met = slices.DeleteFunc(r.met, func(m meeting) bool { return m.at.Before(before) })
 }
 
 // settled reports whether all requests that were sent up to a moment have ended.

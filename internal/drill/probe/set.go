@@ -140,6 +140,9 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 			return err
 		}
 		s.free = append(s.free, sender.free)
+		if c.Operation.onAPI() {
+			sender.met = m.record.meet
+		}
 		get := func(path string) func(context.Context) failure {
 			return func(ctx context.Context) failure { return sender.send(ctx, "GET", path, "", "") }
 		}
@@ -148,6 +151,8 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 			send = get(configMapPath(s.options.Namespace, read))
 		case CachedRead:
 			send = get(configMapPath(s.options.Namespace, read) + "?resourceVersion=0")
+		case Ready:
+			send = get("/readyz")
 		case Get:
 			send = get("/")
 		case Beat:
@@ -235,6 +240,10 @@ type Second struct {
 	// Ledger and Acknowledged are the writes that were sent in this second and acknowledged.
 	Ledger       string `json:"ledger,omitempty"`
 	Acknowledged []int  `json:"acknowledged,omitempty"`
+	// Connected says when API servers were connected to, by the serial numbers of their certificates, and FailedAt when each failure
+	// happened first: in milliseconds since 1970.
+	Connected map[string][]int64 `json:"connected,omitempty"`
+	FailedAt  map[string]int64   `json:"failedAt,omitempty"`
 }
 
 // Log writes a line for each client and second, until ctx is done. A line is written when all requests of its second have ended. What is
@@ -247,7 +256,8 @@ func (s *Set) Log(ctx context.Context, w io.Writer) error {
 			return nil
 		}
 		for _, m := range s.members {
-			line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)}}
+			line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)},
+				Connected: m.record.connected(from, to), FailedAt: m.record.failed(from, to)}
 			if m.writer != nil {
 				line.Ledger, line.Acknowledged = m.writer.ledger, m.writer.acknowledged(from, to)
 				m.writer.forget(to)
@@ -266,13 +276,14 @@ type Summary struct {
 	results  map[string]*Result
 	order    []string
 	seconds  map[string]int
+	stops    stops
 	// Ledgers are all acknowledged writes.
 	Ledgers Ledgers
 }
 
 // NewSummary makes a summary of the whole seconds of an interval.
 func NewSummary(from, to time.Time) *Summary {
-	return &Summary{from: from.Unix(), to: to.Unix(), results: map[string]*Result{}, seconds: map[string]int{}, Ledgers: Ledgers{}}
+	return &Summary{from: from.Unix(), to: to.Unix(), results: map[string]*Result{}, seconds: map[string]int{}, stops: newStops(), Ledgers: Ledgers{}}
 }
 
 // Read adds a log. The last line may be incomplete, because its process was killed.
@@ -296,6 +307,7 @@ func (s *Summary) Add(line Second) {
 	if line.At < s.from || line.At >= s.to {
 		return
 	}
+	s.stops.add(line)
 	name := line.Client.String()
 	if s.results[name] == nil {
 		s.results[name] = &Result{Client: line.Client}
@@ -313,6 +325,11 @@ func (s *Summary) Results() (out []Result) {
 	}
 	return out
 }
+
+// Late counts the connections that reached an API server which had said for at least some time that it is shutting down, made by
+// clients that leave the choice of the server to the cluster. It also returns how many shutdowns Ready clients have seen:
+// those of servers that stop without saying so are not seen, and have no late connections, because they no longer listen.
+func (s *Summary) Late(grace time.Duration) (late, shutdowns int) { return s.stops.late(grace) }
 
 // Silent names the clients that did not run for a tenth of the interval or more: nothing that they report is the whole truth. A client
 // that did not run at all is not known here.

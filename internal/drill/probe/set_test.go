@@ -35,6 +35,8 @@ func TestPhases(t *testing.T) {
 			fmt.Fprint(w, "half")
 		case "/reset":
 			panic(http.ErrAbortHandler)
+		case "/readyz":
+			http.Error(w, "[+]ping ok\n[-]shutdown failed: reason withheld\nreadyz check failed", http.StatusInternalServerError)
 		case "/error":
 			http.Error(w, "no", http.StatusTooManyRequests)
 		}
@@ -55,6 +57,7 @@ func TestPhases(t *testing.T) {
 			{web.URL, "/reset", failure{Header, "connection closed"}},
 			{web.URL, "/half", failure{Body, "connection closed"}},
 			{web.URL, "/error", failure{Status, "HTTP 429"}},
+			{web.URL, "/readyz", failure{Status, ShuttingDown}},
 			{"http://" + closed.Addr().String(), "/", failure{Dial, "dial: connect: connection refused"}},
 			{strings.Replace(web.URL, "http:", "https:", 1), "/", failure{TLS, "tls: first record does not look like a TLS handshake"}},
 		} {
@@ -328,6 +331,46 @@ func TestSummary(t *testing.T) {
 	}
 	if n := len(s.Ledgers["l"]); n != 18 {
 		t.Errorf("%d writes are remembered; those outside the interval must not get lost either", n)
+	}
+}
+
+func TestLate(t *testing.T) {
+	own := Client{Path: "server a", Operation: Ready, Connection: Kept, Address: "https://a"}
+	second := func(c Client, at int64, failed map[string]int64, connected ...int64) Second {
+		return Second{At: at, Result: Result{Client: c}, FailedAt: failed, Connected: map[string][]int64{"1": connected, "2": connected}}
+	}
+	for name, c := range map[string]struct {
+		client  Client
+		at      []int64 // milliseconds
+		want    int
+		unaware bool // the server does not announce its shutdown
+	}{
+		"early":             {client: Client{Path: "endpoint", Operation: Read}, at: []int64{20500, 23999}},
+		"late":              {client: Client{Path: "endpoint", Operation: Read}, at: []int64{24600, 24900}, want: 2},
+		"before":            {client: Client{Path: "endpoint", Operation: Read}, at: []int64{15000}},
+		"the next process":  {client: Client{Path: "endpoint", Operation: Read}, at: []int64{25700, 40000}},
+		"by its address":    {client: Client{Path: "server a", Operation: Read, Address: "https://a"}, at: []int64{24600}},
+		"nothing announced": {client: Client{Path: "endpoint", Operation: Read}, at: []int64{24600}, unaware: true},
+	} {
+		s := NewSummary(time.Unix(10, 0), time.Unix(60, 0))
+		first := second(own, 11, nil)
+		first.Connected = map[string][]int64{"1": {11000}} // certificate 2 is another server's
+		s.Add(first)
+		if !c.unaware {
+			for at := int64(20); at < 25; at++ {
+				s.Add(second(own, at, map[string]int64{ShuttingDown: at*1000 + 500}))
+			}
+		}
+		gone := second(own, 25, map[string]int64{"dial: connect: connection refused": 25600})
+		gone.Connected = nil
+		s.Add(gone)
+		line := second(c.client, 24, nil, c.at...)
+		line.Connected = map[string][]int64{"1": c.at, "3": {24700}}
+		s.Add(line)
+		late, shutdowns := s.Late(4 * time.Second)
+		if c.unaware == (shutdowns == 1) || late != c.want {
+			t.Errorf("%s: %d late connections in %d shutdowns, want %d", name, late, shutdowns, c.want)
+		}
 	}
 }
 

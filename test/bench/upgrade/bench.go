@@ -36,6 +36,8 @@ const (
 	namespace = "quorate-bench"
 	// timeout is that of OpenShift's disruption monitor, so that the seconds of disruption can be compared.
 	timeout = 10 * time.Second
+	// late is four fifths of the shutdown delay of Quorate's API servers: load balancers and Services have had that long.
+	late = 4 * time.Second
 	// patience is how long the workload and the clients may take to start.
 	patience = 5 * time.Minute
 )
@@ -172,7 +174,9 @@ func podClients(h spec.Host, service string) (out []probe.Client) {
 	add(api, probe.Read, probe.HTTP2, "")
 	add(api, probe.Watch, probe.HTTP2, "")
 	if h.Has(spec.RoleControlPlane) {
-		add(ownServer, probe.Read, probe.Kept, "https://"+net.JoinHostPort(h.Address, "6443"))
+		own := "https://" + net.JoinHostPort(h.Address, "6443")
+		add(ownServer, probe.Read, probe.Kept, own)
+		add(ownServer, probe.Ready, probe.Kept, own)
 	} else {
 		add(api, probe.Write, probe.HTTP2, "")
 	}
@@ -412,6 +416,7 @@ func (b *bench) measure(ctx context.Context, way string, do func(context.Context
 	if err != nil {
 		return outcome{}, err
 	}
+	o.LateConnections, o.Shutdowns = s.Late(late)
 	o.LostWrites, o.Writes = len(lost), acknowledged
 	return o, b.save(o)
 }

@@ -22,6 +22,9 @@ type outcome struct {
 	// Elections is how many terms etcd went through.
 	Elections     int `json:"elections"`
 	ControlPlanes int `json:"controlPlanes"`
+	// LateConnections reached API servers late in their shutdown. Shutdowns is how many announced ones there were.
+	LateConnections int `json:"lateConnections"`
+	Shutdowns       int `json:"shutdowns"`
 	// LostWrites of the acknowledged Writes are missing.
 	LostWrites int `json:"lostWrites"`
 	Writes     int `json:"writes"`
@@ -33,7 +36,7 @@ type outcome struct {
 // its failures, those count whose connection had been accepted.
 func (o outcome) failedAPI() (n int) {
 	for _, r := range o.Results {
-		if r.Client.API() && r.Client.Operation != probe.Watch {
+		if r.Client.API() && r.Client.Operation != probe.Watch && r.Client.Operation != probe.Ready {
 			n += r.Failed
 			if strings.HasPrefix(r.Client.Path, ownServer) {
 				n -= r.Phases[probe.Dial]
@@ -75,7 +78,7 @@ func (o outcome) disruption() (n int) {
 
 // unnoticed reports whether users noticed nothing.
 func (o outcome) unnoticed() bool {
-	return len(o.Invalid) == 0 && o.failedAPI()+o.failedWorkload()+o.brokenWatches()+o.LostWrites == 0 && o.Elections <= o.ControlPlanes
+	return len(o.Invalid) == 0 && o.failedAPI()+o.failedWorkload()+o.brokenWatches()+o.LateConnections+o.LostWrites == 0 && o.Elections <= o.ControlPlanes
 }
 
 // invalid says which clients did not run, or sent too little: a tick is skipped when this computer is too busy.
@@ -98,8 +101,8 @@ func invalid(results []probe.Result, expected []probe.Client, took, pace time.Du
 }
 
 func (o outcome) print() {
-	fmt.Printf("\n%s, %s: %.1f s; failed: %d API requests, %d workload requests; %d broken watches; %d of %d acknowledged writes lost; %d elections; %d s of disruption at 1 Hz\n",
-		o.Contender, o.Way, o.Seconds, o.failedAPI(), o.failedWorkload(), o.brokenWatches(), o.LostWrites, o.Writes, o.Elections, o.disruption())
+	fmt.Printf("\n%s, %s: %.1f s; failed: %d API requests, %d workload requests; %d broken watches; %d late connections in %d announced shutdowns; %d of %d acknowledged writes lost; %d elections; %d s of disruption at 1 Hz\n",
+		o.Contender, o.Way, o.Seconds, o.failedAPI(), o.failedWorkload(), o.brokenWatches(), o.LateConnections, o.Shutdowns, o.LostWrites, o.Writes, o.Elections, o.disruption())
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  client\trequests\tfailed\tdial\tTLS\theader\tbody\tstatus\tlongest gap\tdisruption\terrors")
 	for _, r := range o.Results {
@@ -145,6 +148,7 @@ func lastLine(all []outcome) map[string]any {
 			add(out, "failedWorkloadRequests", o.failedWorkload())
 			add(out, "disruptionSeconds1Hz", o.disruption())
 			add(out, "brokenWatches", o.brokenWatches())
+			add(out, "lateConnections", o.LateConnections)
 			add(out, "lostWrites", o.LostWrites)
 			noticed, _ := out["unnoticed"].(bool)
 			out["unnoticed"] = o.unnoticed() && (noticed || out["unnoticed"] == nil)

@@ -97,6 +97,7 @@ func TestOutcome(t *testing.T) {
 		result(ownServer+"cp-a", probe.Read, 400, probe.Dial),
 		result("endpoint", probe.Watch, 0, probe.Body),
 		result("DNS", probe.Lookup, 0, probe.Header),
+		result(ownServer+"cp-a", probe.Ready, 40, probe.Status), // only tells of the shutdown
 	}}
 	if !o.unnoticed() || o.disruption() != 0 {
 		t.Errorf("a server that is replaced is not there meanwhile: %+v", o)
@@ -106,6 +107,7 @@ func TestOutcome(t *testing.T) {
 		"a request that was begun":   func(o *outcome) { o.Results[1] = result(ownServer+"cp-a", probe.Read, 1, probe.Header) },
 		"a watch":                    func(o *outcome) { o.Results[2].Failed = 1 },
 		"a lookup":                   func(o *outcome) { o.Results[3].Failed = 1 },
+		"a late connection":          func(o *outcome) { o.LateConnections = 1 },
 		"a write":                    func(o *outcome) { o.LostWrites = 1 },
 		"too many elections":         func(o *outcome) { o.Elections = 4 },
 		"a client that did not work": func(o *outcome) { o.Invalid = []string{"x"} },
