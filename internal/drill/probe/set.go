@@ -60,9 +60,20 @@ func Prepare(ctx context.Context, api kubernetes.Interface, namespace string) er
 
 func createConfigMaps(ctx context.Context, api kubernetes.Interface, namespace string, names ...string) error {
 	for _, name := range names {
-		_, err := api.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-		if err != nil && !apierrors.IsAlreadyExists(err) {
-			return err
+		for tries := 0; ; tries++ {
+			_, err := api.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+			if err == nil || apierrors.IsAlreadyExists(err) {
+				break
+			}
+			// A busy cluster may fail one of hundreds of requests. That is not what is measured here.
+			if refused := apierrors.APIStatus(nil); tries == 9 || errors.As(err, &refused) && refused.Status().Code/100 == 4 && !apierrors.IsTooManyRequests(err) {
+				return err
+			}
+			select {
+			case <-ctx.Done():
+				return errors.Join(err, context.Cause(ctx))
+			case <-time.After(time.Second):
+			}
 		}
 	}
 	return nil

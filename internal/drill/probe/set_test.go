@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
 
@@ -331,6 +332,37 @@ func TestSummary(t *testing.T) {
 	}
 	if n := len(s.Ledgers["l"]); n != 18 {
 		t.Errorf("%d writes are remembered; those outside the interval must not get lost either", n)
+	}
+}
+
+// TestCreateAgain lets the first requests fail, and then refuses.
+func TestCreateAgain(t *testing.T) {
+	var requests int
+	status := http.StatusServiceUnavailable
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case requests == 1:
+			panic(http.ErrAbortHandler)
+		case requests == 2 || status/100 == 4:
+			w.WriteHeader(status)
+			fmt.Fprintf(w, `{"apiVersion":"v1","kind":"Status","status":"Failure","code":%d}`, status)
+		default:
+			fmt.Fprint(w, `{"apiVersion":"v1","kind":"ConfigMap"}`)
+		}
+	}))
+	defer server.Close()
+	api, err := kubernetes.NewForConfig(&rest.Config{Host: server.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := createConfigMaps(t.Context(), api, "x", "one", "two"); err != nil || requests != 4 {
+		t.Errorf("after %d requests: %v", requests, err)
+	}
+	status = http.StatusForbidden
+	if err := createConfigMaps(t.Context(), api, "x", "three"); err == nil || requests != 5 {
+		t.Errorf("what is refused is tried again: %d requests, %v", requests, err)
 	}
 }
 
