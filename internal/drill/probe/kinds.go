@@ -21,7 +21,7 @@ const (
 	// Beat counts up in the object that Watch watches. Its pace is slower: twice a second.
 	Beat Operation = "beat"
 	// Watch holds a watch and resumes it when it ends. Its requests are the events that it receives; its failures are the
-	// times that it could not resume, missed an event, or received none within the timeout.
+	// times that it could not resume, missed an event, or received none within the timeout although there was one.
 	Watch Operation = "watch"
 	// Get gets the address over HTTP: a workload, not the API.
 	Get Operation = "get"

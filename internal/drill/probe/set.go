@@ -167,7 +167,10 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 		case Get:
 			send = get("/")
 		case Beat:
-			send = newCounter(sender, s.options.Namespace).count
+			n := &counter{client: sender, namespace: s.options.Namespace}
+			s.members = append(s.members, m)
+			s.wg.Go(func() { n.run(running, pace, &m.record) })
+			return nil
 		case Write:
 			m.writer = &writer{client: sender, namespace: s.options.Namespace, ledger: newLedger(index), acked: map[int]time.Time{},
 				// One object more than there can be parallel writes.

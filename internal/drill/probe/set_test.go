@@ -106,6 +106,7 @@ type watched struct {
 	watchers map[chan string]bool
 	from     []string // the versions from which watches began
 	gone     bool     // answer the next watch with 410
+	mute     bool     // send no events
 }
 
 func (s *watched) object() string {
@@ -128,7 +129,7 @@ func (s *watched) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		events <- `{"type":"ERROR","object":{"kind":"Status","code":410}}`
 		close(events)
 	default:
-		if from != fmt.Sprint(100+s.number) {
+		if from != fmt.Sprint(100+s.number) && !s.mute {
 			events <- fmt.Sprintf(`{"type":"MODIFIED","object":%s}`, s.object())
 		}
 		s.watchers[events] = true
@@ -207,7 +208,9 @@ func TestWatch(t *testing.T) {
 	step("a watch cannot be resumed", func() { s.mu.Lock(); s.gone = true; s.mu.Unlock(); s.close() },
 		func(o Outage) bool { return o.Errors["the watch cannot be resumed"] == 1 })
 	step("and begins again", func() { s.beat(1) }, func(o Outage) bool { return o.Failed == 2 && o.Requests == 5 })
-	step("silence", func() {}, func(o Outage) bool { return o.Failed == 3 })
+	step("silence while nothing happens is no failure", func() { time.Sleep(2500 * time.Millisecond) }, func(o Outage) bool { return o.Failed == 2 })
+	step("silence while something happens is one", func() { s.mu.Lock(); s.mute = true; s.number++; s.mu.Unlock() },
+		func(o Outage) bool { return o.Failed == 3 && o.Errors["no event within the timeout"] == 1 })
 }
 
 // echoServer echoes lines. close closes all its connections.

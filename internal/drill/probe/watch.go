@@ -22,22 +22,31 @@ const beatKey = "n"
 type counter struct {
 	client    *client
 	namespace string
-	turn      chan struct{} // holds one token: a former write that arrives late must not overtake
 	next      int
 }
 
-func newCounter(c *client, namespace string) *counter {
-	return &counter{client: c, namespace: namespace, turn: make(chan struct{}, 1), next: 1}
+// beatTimeout is shorter than that of other requests: a number that is written late must not look like a watch that is silent.
+const beatTimeout = 2 * time.Second
+
+// run counts until ctx is done. One write follows the other, so that a former one that arrives late does not overtake, and none
+// spends its time waiting for another.
+func (c *counter) run(ctx context.Context, pace time.Duration, r *record) {
+	tick := time.NewTicker(pace)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			r.do(c.count)
+		}
+	}
 }
 
-func (c *counter) count(ctx context.Context) failure {
-	select {
-	case c.turn <- struct{}{}:
-	case <-ctx.Done():
-		return failure{Header, TimedOut}
-	}
-	defer func() { <-c.turn }()
-	failed := c.client.send(ctx, http.MethodPatch, configMapPath(c.namespace, beat), "application/merge-patch+json", fmt.Sprintf(`{"data":{%q:"%d"}}`, beatKey, c.next))
+func (c *counter) count() failure {
+	ctx, cancel := context.WithTimeout(context.Background(), beatTimeout)
+	defer cancel()
+	failed := c.client.send(ctx, http.MethodPatch, configMapPath(c.namespace, beat), "application/merge-patch+json", fmt.Sprintf(`{"data":{%q:"%d"}}`, beatKey, c.next+1))
 	if failed.text == "" {
 		c.next++
 	}
@@ -67,7 +76,7 @@ func (w *watcher) run(ctx context.Context) {
 			return
 		}
 		// Losing the connection is no failure; not getting events again in time is.
-		w.late(failed)
+		w.late(ctx, failed)
 		select {
 		case <-ctx.Done():
 		case <-time.After(retry):
@@ -75,46 +84,62 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// late records a failure if nothing was received within the timeout, and starts the time again.
-func (w *watcher) late(why failure) {
+// late records a failure if nothing was received within the timeout although there was something, and starts the time again. Whether
+// there was something, a read says.
+func (w *watcher) late(ctx context.Context, why failure) {
 	now := time.Now()
 	if now.Sub(w.last) < w.timeout {
 		return
 	}
-	if why.text == "" {
+	latest, failed := w.read(ctx)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case failed.text != "":
+		why = failed
+	case number(latest) == w.number:
+		w.last = now // the object was not changed
+		return
+	case why.text == "":
 		why = failure{Body, "no event"}
 	}
 	w.record.add(w.last, now, why)
 	w.last = now
 }
 
+// read reads the object.
+func (w *watcher) read(ctx context.Context) (o corev1.ConfigMap, failed failure) {
+	request, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	resp, failed := w.client.open(request, "GET", configMapPath(w.namespace, beat), "", "")
+	if failed.text != "" {
+		return o, failed
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&o); err != nil {
+		return o, failure{Body, describe(err)}
+	}
+	return o, failure{}
+}
+
 // once reads or watches until the stream ends.
 func (w *watcher) once(ctx context.Context) failure {
-	path := configMapPath(w.namespace, beat)
 	if w.version == "" {
-		request, cancel := context.WithTimeout(ctx, w.timeout)
-		defer cancel()
-		var now corev1.ConfigMap
-		resp, failed := w.client.open(request, "GET", path, "", "")
-		if failed.text != "" {
-			return failed
+		now, failed := w.read(ctx)
+		if failed.text == "" {
+			w.version, w.number = now.ResourceVersion, number(now)
 		}
-		defer resp.Body.Close()
-		if err := json.NewDecoder(resp.Body).Decode(&now); err != nil {
-			return failure{Body, describe(err)}
-		}
-		w.version, w.number = now.ResourceVersion, number(now)
-		return failure{}
+		return failed
 	}
 	query := url.Values{"watch": {"1"}, "fieldSelector": {"metadata.name=" + beat}, "resourceVersion": {w.version}, "allowWatchBookmarks": {"true"}}
 	// The stream itself has no time limit. Silence ends it.
 	stream, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	silence := time.AfterFunc(w.timeout, func() { cancel(context.DeadlineExceeded) })
+	silence := time.AfterFunc(w.timeout, func() { cancel(errSilent) })
 	defer silence.Stop()
 	resp, failed := w.client.open(stream, "GET", configMapPath(w.namespace, "")+"?"+query.Encode(), "", "")
 	if failed.text != "" {
-		return failed
+		return unlessSilent(stream, failed)
 	}
 	defer resp.Body.Close()
 	for in := json.NewDecoder(resp.Body); ; {
@@ -125,7 +150,7 @@ func (w *watcher) once(ctx context.Context) failure {
 		if err := in.Decode(&event); errors.Is(err, io.EOF) {
 			return failure{Body, "connection closed"}
 		} else if err != nil {
-			return failure{Body, describe(err)}
+			return unlessSilent(stream, failure{Body, describe(err)})
 		}
 		silence.Reset(w.timeout)
 		switch event.Type {
@@ -141,6 +166,17 @@ func (w *watcher) once(ctx context.Context) failure {
 			w.event(event.Object)
 		}
 	}
+}
+
+// errSilent ends a stream on which nothing arrives.
+var errSilent = errors.New("no event within the timeout")
+
+// unlessSilent is how a stream failed, or that it was ended because it was silent.
+func unlessSilent(stream context.Context, failed failure) failure {
+	if errors.Is(context.Cause(stream), errSilent) {
+		failed.text = errSilent.Error()
+	}
+	return failed
 }
 
 func (w *watcher) event(o corev1.ConfigMap) {

@@ -152,7 +152,7 @@ func outsideClients(nodes []spec.Host, port int32) []probe.Client {
 	}
 	out := []probe.Client{
 		endpoint(probe.Read, probe.New), endpoint(probe.Read, probe.Kept), endpoint(probe.Read, probe.HTTP2), endpoint(probe.CachedRead, probe.HTTP2),
-		endpoint(probe.Write, probe.New), endpoint(probe.Write, probe.HTTP2), endpoint(probe.Beat, probe.HTTP2),
+		endpoint(probe.Write, probe.New), endpoint(probe.Write, probe.HTTP2), endpoint(probe.Beat, probe.New),
 		endpoint(probe.Watch, probe.Kept), endpoint(probe.Watch, probe.HTTP2),
 	}
 	for _, h := range nodes {
@@ -230,8 +230,8 @@ func (b *bench) pod(app, command string) (corev1.PodTemplateSpec, error) {
 				Name: app, Image: pause.Name, Command: []string{program, command},
 				SecurityContext: &corev1.SecurityContext{RunAsUser: new(int64(0))},
 				// Without a request, whatever else runs on a busy computer goes first, and that is what the clients would measure.
-				Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("200m")}},
-				VolumeMounts:    []corev1.VolumeMount{{Name: "bench", MountPath: dir}},
+				Resources:    corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("200m")}},
+				VolumeMounts: []corev1.VolumeMount{{Name: "bench", MountPath: dir}},
 			}},
 			Volumes: []corev1.Volume{{Name: "bench", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: dir}}}},
 		},
