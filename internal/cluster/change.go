@@ -594,7 +594,7 @@ func (s *State) ruleOneHolder(c Change) *Refusal {
 		case s.configured[h.Name]:
 		case b == nil && s.Seen.Hosts[h.Name].BalancerError != "", !s.Reachable(h.Name):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s could make it a second holder of the virtual IP: whether %s knows %s as a peer could not be queried", c, h.Name, c.Subject),
-				Fix: "Bring " + h.Name + " back first."}
+				Fix: "Bring " + h.Name + " back first. If it is lost for good, take it out of the spec."}
 		case b != nil && b.Healthy && !slices.Contains(b.Peers, s.address(c.Subject)):
 			return &Refusal{Rule: RuleOneHolder, Transient: true, Why: fmt.Sprintf("%s would make it a second holder of the virtual IP: %s does not know %s as a peer yet", c, h.Name, c.Subject),
 				Fix: "Run `quorate apply`: it configures " + h.Name + " first."}

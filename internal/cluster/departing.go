@@ -23,7 +23,10 @@ func (s *State) depart() {
 				s.departing = append(s.departing, s.Spec.Reachable(h))
 			}
 		}
-		s.present = s.Spec.With(s.departing...)
+		s.present = s.Spec.With(s.departing...).Balancing(s.Spec, record.Cluster())
+		for i, h := range s.departing {
+			s.departing[i], _ = s.present.Host(h.Name)
+		}
 		if now := record.Cluster().Endpoint(); now != s.Spec.Endpoint() {
 			s.present = s.present.WithEndpoint(now)
 		}
@@ -54,8 +57,21 @@ func (s *State) Departs(host string) bool {
 	return slices.ContainsFunc(s.departing, func(h spec.Host) bool { return h.Name == host })
 }
 
-// Present is the spec with the departing hosts, every host that is part of the cluster, or will be, and with the endpoint that the
-// cluster recorded: as long as the endpoint changes, that is the one that certainly answers.
+// Retiring are the hosts of the spec that are load balancers of the cluster, as it recorded them, and that the spec does not have as
+// load balancers any more. They are part of the load balancers until they have been stopped.
+func (s *State) Retiring() []spec.Host {
+	return slices.DeleteFunc(s.present.BalancerHosts(), func(h spec.Host) bool { return s.Departs(h.Name) || s.Spec.Balances(h) })
+}
+
+// Gains says that the host carries its other parts of the cluster already, and is to become a load balancer.
+func (s *State) Gains(h spec.Host) bool {
+	seen := s.Seen.Hosts[h.Name]
+	configured := seen.Balancer != nil && (seen.Balancer.WrittenFor == s.Spec.Metadata.Name || seen.Balancer.Others != nil && seen.Balancer.Balances())
+	return s.Exists() && s.Joined(h) && s.Spec.Balances(h) && !configured && seen.BalancerError == ""
+}
+
+// Present is the spec with the departing hosts and the retiring load balancers, everything that is part of the cluster, or will be, and
+// with the endpoint that the cluster recorded: as long as the endpoint changes, that is the one that certainly answers.
 func (s *State) Present() *spec.Cluster { return s.present }
 
 // Reached is the spec with the endpoint that the cluster recorded. It is the spec itself unless the endpoint is to change.
@@ -146,6 +162,9 @@ func (f *findings) departures() {
 			continue
 		}
 		f.unmet(RuleDeparting, Warning, what, "`quorate apply` removes it. Or put it back into the spec.", h.Name)
+	}
+	for _, h := range f.Retiring() {
+		f.unmet(RuleDeparting, Warning, "the spec does not have "+h.Name+" as a load balancer any more, and its load balancer is still part of the cluster", "`quorate apply` removes the load balancer from it. Or undo the edit.", h.Name)
 	}
 	for _, h := range f.removed {
 		switch {

@@ -272,11 +272,13 @@ func (d *differences) hosts() {
 			continue
 		}
 		k := f.Kubernetes
-		if !d.Spec.Balances(h) && f.Units[hostconfig.WatchdogUnit] == "active" {
+		retires := d.stage == Complete && d.present.Balances(h) // apply stops it
+		if !d.Spec.Balances(h) && !retires && f.Units[hostconfig.WatchdogUnit] == "active" {
 			d.add("Give it the role back. Or, when other load balancers or one of your own can take over, stop it there: `systemctl disable --now keepalived haproxy "+hostconfig.WatchdogUnit+"`.",
 				"%s is still a load balancer of this cluster, but no longer in the spec: it would contend for the virtual IP", h.Name)
 		}
-		if h.Has(spec.RoleControlPlane) && d.Spec.Balances(h) && hostconfig.SharesAPIPort(d.Spec) && k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver") && !k.SharesPort && d.stage != Foreign {
+		if h.Has(spec.RoleControlPlane) && d.Spec.Balances(h) && hostconfig.SharesAPIPort(d.Spec) && k.KubeletConfig && slices.Contains(k.Manifests, "kube-apiserver") && !k.SharesPort && d.stage != Foreign &&
+			(d.stage != Complete || k.Adopted) { // otherwise apply restarts it with that setting
 			d.add("Use separate hosts for the role load-balancer. Or let the API servers share the port first: add permit-port-sharing=true to apiServer.extraArgs in the ConfigMap kubeadm-config, and "+
 				"--permit-port-sharing=true to /etc/kubernetes/manifests/kube-apiserver.yaml on one control plane at a time; wait each time until `quorate status` is healthy.",
 				"kube-apiserver on %s was not set up to share port %s with HAProxy, which could not start next to it", h.Name, hostconfig.APIPort)

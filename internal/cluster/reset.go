@@ -107,7 +107,7 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	case Undetermined:
 		return refuse(true, "Bring these hosts up, or take them out of the spec. "+all, "whether a cluster counts on it cannot be told, because some hosts could not be queried: %s", s.unreachableText())
 	case Unresponsive:
-		if carriesCluster(k) || s.Spec.Balances(h) {
+		if carriesCluster(k) || s.present.Balances(h) {
 			return refuse(true, "`quorate status` shows what is wrong. "+all, "the cluster's API does not answer, so it cannot leave the cluster in order")
 		}
 		return nil
@@ -119,7 +119,7 @@ func (s *State) ruleNoPart(c Change) *Refusal {
 	if _, member := s.Member(h.Name); member {
 		parts = append(parts, "etcd has a member for it")
 	}
-	if b := s.Seen.Hosts[h.Name].Balancer; s.Spec.Balances(h) && b != nil && b.Healthy && b.WrittenFor == s.Spec.Metadata.Name {
+	if b := s.Seen.Hosts[h.Name].Balancer; s.present.Balances(h) && b != nil && b.Healthy && b.WrittenFor == s.Spec.Metadata.Name {
 		parts = append(parts, "its load balancer works")
 	}
 	if h.Has(spec.RoleEtcd) && s.Seen.Etcd == nil && !s.Spec.ExistingEtcd() {

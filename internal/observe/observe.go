@@ -60,6 +60,9 @@ const (
 
 // Hosts are the hosts of an observation besides those of the spec.
 type Hosts struct {
+	// Present is the spec with everything that is still part of the cluster (see cluster.State.Present); nil as long as the cluster was
+	// not asked.
+	Present *spec.Cluster
 	// Departing are still part of the cluster, and the spec does not name them any more.
 	Departing []spec.Host
 	// Removed were removed while they were down. Only the hosts themselves are read: what they say of the cluster does not
@@ -67,10 +70,12 @@ type Hosts struct {
 	Removed []spec.Host
 }
 
-// Observe reads everything in the spec, and more hosts, through the given sessions. Hosts without a session have the error of the
-// connection.
+// Observe reads everything in the spec, and more hosts, through the given sessions, at the endpoint of the spec that is given. Hosts
+// without a session have the error of the connection.
 func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) *facts.Observation {
-	c = c.With(more.Departing...)
+	if more.Present != nil {
+		c = more.Present.WithEndpoint(c.Endpoint())
+	}
 	obs := &facts.Observation{Time: time.Now(), Hosts: map[string]facts.Host{}}
 	var mu sync.Mutex
 	var wg sync.WaitGroup

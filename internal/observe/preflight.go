@@ -141,7 +141,10 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
 		request := reach.ListenRequest{Name: h.Name, Address: h.Address}
 		// If a cluster's programs may be about to start, their ports must not be used even if they are free at this moment.
-		if !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun {
+		switch {
+		case p.s.Gains(h):
+			request.TCP, request.VRRP = preflight.BalancerListeners(p.c, h)
+		case !p.s.Joined(h) && !p.s.Facts(h.Name).Kubernetes.Begun:
 			request.TCP, request.UDP, request.VRRP = preflight.Listeners(p.c, h)
 		}
 		l, err := reach.Listen.On(ctx, conn, request)
@@ -154,7 +157,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		return nil
 	})
 	targets, paths := map[string][]reach.DialTarget{}, map[facts.Path]reach.DialTarget{}
-	for _, path := range preflight.Paths(p.c, only) {
+	for _, path := range slices.Concat(preflight.Paths(p.c, only), p.fromFormer(only)) {
 		l, asked := listening[path.To]
 		target := reach.DialTarget{Path: path}
 		switch path.Proto {
@@ -174,6 +177,7 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 		}
 	}
 	// Nothing is decided on a single attempt: a failed path is tried again after the others.
+	hosts = slices.Concat(hosts, slices.DeleteFunc(p.s.Departing(), func(h spec.Host) bool { return !p.s.Reachable(h.Name) }))
 	for _, r := range p.dial(hosts, targets) {
 		if r.Outcome == facts.Reached && (r.Size == 0 || r.Fits) {
 			p.seen.Reach = append(p.seen.Reach, r)
@@ -191,6 +195,15 @@ func (p *probe) reach(hosts []spec.Host, only []string) {
 			return err
 		}
 		return nil
+	})
+}
+
+// fromFormer are the paths of VRRP from load balancers that the spec does not have any more. Until they stop, the new ones must hear
+// them: one that does not would take the virtual IP, too.
+func (p *probe) fromFormer(only []string) []facts.Path {
+	return slices.DeleteFunc(preflight.Paths(p.s.Present(), only), func(path facts.Path) bool {
+		from, stays := p.c.Host(path.From)
+		return path.Proto != facts.VRRP || stays && p.c.Balances(from)
 	})
 }
 

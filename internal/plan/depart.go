@@ -16,6 +16,7 @@ import (
 //   - A dead host first, so that the new ones join a sound etcd: its etcd member and its node are removed, and the cluster
 //     remembers it.
 //   - Then new hosts join (see maintain).
+//   - Then the load balancers of hosts that stay are removed, where the spec does not have them any more (see retire).
 //   - Then the hosts that work leave: drain, hand the virtual IP over, leave the load balancers' pools, move leaderships, stop
 //     the API server, leave etcd, reset, delete the node.
 //   - Then the load balancers forget them, and the spec is recorded. Until then the record names them, so that a run that was
@@ -191,8 +192,7 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 		b.leavePools(h.Name, "new clients go to other control planes; those that it has follow when its API server stops", before...)
 	}
 	if b.balancerRuns(h) {
-		b.addInTurn(Step{Kind: StopBalancer, Host: h.Name, Title: "stop the load balancer", Reason: "it leaves the cluster: it announces that, so that no other load balancer waits for it",
-			Change: change(cluster.Remove, cluster.LoadBalancer, h.Name)}, before...)
+		b.stopBalancer(h, before...)
 	}
 	if has && member.Healthy || serves && b.APIServer(h.Name).OK { // what does not work leads nothing
 		b.moveLeadership(h.Name, "a leader that stops without notice costs an election", before...)
@@ -244,20 +244,20 @@ func (b *builder) forget() {
 	done := b.all()
 	b.remember("reset-hosts", keep, slices.Concat(b.Removed(), b.dead()), "they were reset, or installed again", done...)
 	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) && !b.Departs(h.Name) {
+		if b.Reachable(h.Name) && !b.retires(h) {
 			b.balancerForgets(h, keep, done)
 		}
 	}
 }
 
-// balancersAmong are the hosts that were load balancers.
+// balancersAmong are the hosts that were load balancers. Those that were removed while load balancers moved have the role.
 func (b *builder) balancersAmong(hosts []spec.Host) []spec.Host {
 	if b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return nil
 	}
 	own := len(b.c.HostsWith(spec.RoleLoadBalancer)) > 0
 	return slices.DeleteFunc(slices.Clone(hosts), func(h spec.Host) bool {
-		return own && !h.Has(spec.RoleLoadBalancer) || !own && !h.Has(spec.RoleControlPlane)
+		return !h.Has(spec.RoleLoadBalancer) && (own || !h.Has(spec.RoleControlPlane))
 	})
 }
 

@@ -140,7 +140,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	if len(missing) == 0 && at.both != nil {
 		missing = []string{"it serves the former endpoint as well"}
 	}
-	if len(missing) == 0 || b.unknownPeers(h) {
+	if len(missing) == 0 || b.unknownPeers(h) || b.retires(h) && !b.balancerRuns(h) { // it was stopped for good
 		return
 	}
 	s := Step{Kind: Configure, Host: h.Name, Detail: "load-balancer", Title: "configure the load balancer", Reason: reasons(missing), Desired: &d}

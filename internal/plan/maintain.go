@@ -15,7 +15,7 @@ import (
 // maintain brings a cluster that exists to its spec. This function is the order of everything after the first build. Steps
 // that take something away carry a change and are made one at a time (addInTurn).
 func (b *builder) maintain() error {
-	for _, refuse := range []func() error{b.refuseDepartures, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseSettings, b.refuseEndpoint} {
+	for _, refuse := range []func() error{b.refuseDepartures, b.refuseRetiring, b.refuseLostKeys, b.refuseNetwork, b.refuseProfile, b.refuseSettings, b.refuseEndpoint} {
 		if err := refuse(); err != nil {
 			return err
 		}
@@ -40,7 +40,7 @@ func (b *builder) maintain() error {
 		b.importImages(h)
 	}
 	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) {
 			b.configureBalancer(h, pki)
 		}
 	}
@@ -60,6 +60,11 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign {
 		stored = b.changeSettings(hosts)
 	}
+	for _, h := range b.balancersInTurn() {
+		if b.waitsForPort(h) { // its API server shares the port by now
+			b.configureBalancer(h, pki)
+		}
+	}
 	token := b.makeToken(remembered, stored)
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if err := b.joinControlPlane(h, pki, token); err != nil {
@@ -75,7 +80,9 @@ func (b *builder) maintain() error {
 		b.relabel(h)
 	}
 	b.removeTokens(token)
+	b.retire(false)
 	b.depart()
+	b.retire(true)
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
@@ -99,7 +106,7 @@ func (b *builder) revive() {
 		}
 	}
 	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) {
 			b.configureBalancer(h, nil)
 		}
 	}

@@ -169,7 +169,7 @@ func (b *builder) reachable(t Target, fix string) error {
 
 // drained says that a load balancer was told to send no clients to the control plane.
 func (b *builder) drained(host string) bool {
-	return slices.ContainsFunc(b.c.BalancerHosts(), func(lb spec.Host) bool {
+	return slices.ContainsFunc(b.Present().BalancerHosts(), func(lb spec.Host) bool {
 		seen := b.Seen.Hosts[lb.Name].Balancer
 		return seen != nil && slices.ContainsFunc(seen.Backends, func(x facts.Backend) bool { return x.Name == host && x.Drained })
 	})
@@ -194,7 +194,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 		if h.IsNode() {
 			last = b.drainNode(h.Name, "its workloads run on elsewhere", o.Force, t.Hosts, last)
 		}
-		if b.c.Balances(h) && len(b.c.BalancerHosts()) > 1 {
+		if b.Present().Balances(h) && len(b.Present().BalancerHosts()) > 1 {
 			last = b.moveVirtualIP(h.Name, "clients are sent to another load balancer before this one is stopped", last)
 		}
 		member := slices.ContainsFunc(b.c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name })

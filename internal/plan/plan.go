@@ -113,9 +113,10 @@ const (
 	JoinControlPlane Kind = "join-control-plane"
 	UndoJoin         Kind = "undo-join"
 	// StopControlPlane stops the API server, controller manager and scheduler of a control plane that leaves, and StopBalancer
-	// a load balancer, for good.
+	// a load balancer, for good. RemoveBalancer then leaves a host that stays as it was before it became a load balancer.
 	StopControlPlane Kind = "stop-control-plane"
 	StopBalancer     Kind = "stop-balancer"
+	RemoveBalancer   Kind = "remove-balancer"
 	// RemoveMember removes the etcd member of a host that leaves, or that is lost, and DeleteNode its node.
 	RemoveMember Kind = "remove-member"
 	DeleteNode   Kind = "delete-node"
@@ -199,7 +200,7 @@ var effects = map[Kind]effect{
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
-	StopControlPlane: changes, StopBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
+	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
 	JoinEtcd: changes, StoreEtcdServers: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,

@@ -129,6 +129,9 @@ func (b *builder) settings() wanted {
 		}
 		maps.Copy(w.kubelet, kubelet)
 	}
+	if b.sharesPort() {
+		w.configured[facts.APIServer][hostconfig.PortSharing], w.runs[facts.APIServer][hostconfig.PortSharing] = "true", "true"
+	}
 	b.want = &w
 	return w
 }
@@ -192,7 +195,7 @@ func (b *builder) changeSettings(hosts []spec.Host) *Step {
 // storeSettings puts them into kubeadm's configuration, when it is known that every node can take them: all of them, or one part.
 func (b *builder) storeSettings(part string, after ...*Step) *Step {
 	api, w := b.Seen.API, b.settings()
-	if api == nil || w.managed.empty() && !b.changesProfile() {
+	if api == nil || w.managed.empty() && !b.changesProfile() && !b.sharesPort() {
 		return nil
 	}
 	change := &SettingsChange{}

@@ -138,6 +138,10 @@ func (b *builder) refuseUpgrade() error {
 	if away := b.InMaintenance(); len(away) > 0 {
 		return refused(RuleOneThing, "the version is to change, and these hosts are in maintenance: "+strings.Join(away, ", "), "End the maintenance first: `quorate maintain --undo "+away[0]+"`.")
 	}
+	if moving := b.movingBalancers(); len(moving) > 0 {
+		return refused(RuleOneThing, "the version is to change, and load balancers are to come to hosts of the cluster, or to leave them: "+strings.Join(moving, ", "),
+			"Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	}
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
 		switch {

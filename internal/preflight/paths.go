@@ -109,6 +109,14 @@ func neighbours(c *spec.Cluster) map[[2]string]bool {
 	return pairs
 }
 
+// BalancerListeners are what a host of the cluster has to listen on that becomes a load balancer, so that the paths to that can be tried.
+func BalancerListeners(c *spec.Cluster, h spec.Host) (tcp []int, vrrp bool) {
+	if !sharesPort(c, h) {
+		tcp = []int{endpointPort(c)}
+	}
+	return tcp, true
+}
+
 // Listeners are what a host has to listen on so that the paths to it can be tried.
 func Listeners(c *spec.Cluster, h spec.Host) (tcp, udp []int, vrrp bool) {
 	for _, in := range inbound(c, h) {

@@ -100,14 +100,14 @@ func (j *judge) add(s cluster.Severity, check string, hosts []string, fix, forma
 	j.out = append(j.out, cluster.Finding{Severity: s, Rule: check, Subjects: hosts, Summary: fmt.Sprintf(format, args...), Fix: fix})
 }
 
-// Joining are the hosts that apply would add to the cluster: they could be queried, and carry no part of it yet. There are none
-// without a cluster, and none while its API does not answer.
+// Joining are the hosts that apply would add to the cluster: they could be queried, and carry no part of it yet, or no load balancer
+// although they are to be one. There are none without a cluster, and none while its API does not answer.
 func Joining(s *cluster.State) (out []string) {
 	if s.Stage() != cluster.Complete && s.Stage() != cluster.Foreign {
 		return nil
 	}
 	for _, h := range s.Spec.Spec.Hosts {
-		if s.Reachable(h.Name) && !s.Joined(h) {
+		if s.Reachable(h.Name) && (!s.Joined(h) || s.Gains(h)) {
 			out = append(out, h.Name)
 		}
 	}
@@ -193,9 +193,16 @@ func (j *judge) finish(only []string) []cluster.Finding {
 		return out
 	}
 	return slices.DeleteFunc(out, func(f cluster.Finding) bool {
-		return !slices.ContainsFunc(f.Subjects, func(h string) bool { return slices.Contains(only, h) })
+		return !slices.ContainsFunc(f.Subjects, func(name string) bool {
+			h, _ := j.c.Host(name)
+			return slices.Contains(only, name) && (!j.Gains(h) || slices.Contains(ofBalancers, f.Rule))
+		})
 	})
 }
+
+// ofBalancers are the checks of what a load balancer needs. A host of the cluster that becomes one is not held to the others: it has
+// grown beyond what is asked of empty hosts.
+var ofBalancers = []string{"session", "packages", "ports", "versions", "virtual-ip", "selinux", "firewall", "reach"}
 
 // few lists the first names and counts the rest.
 func few(names []string) string {

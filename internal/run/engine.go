@@ -27,7 +27,7 @@ type Engine struct {
 	Progress progress.Sink
 
 	mu sync.Mutex
-	// more are the hosts that the cluster remembers and the spec does not name: see cluster.State.Departing and Removed.
+	// more is what the cluster remembers and the spec does not name: see cluster.State.Present and Removed.
 	more observe.Hosts
 	// record and removed are what was last read of them.
 	record, removed string
@@ -99,8 +99,8 @@ func (e *Engine) others() observe.Hosts {
 	return e.more
 }
 
-// learn remembers what the cluster recorded, for observations in which the API does not answer. It says whether there are hosts
-// that were not observed, or whether the observation used an endpoint that is not that of the cluster.
+// learn remembers what the cluster recorded, for observations in which the API does not answer. It says whether there are hosts or
+// load balancers that were not observed, or whether the observation used an endpoint that is not that of the cluster.
 func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -109,15 +109,17 @@ func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	}
 	obs.LastRecord, obs.LastRemoved = e.record, e.removed
 	s := cluster.Evaluate(e.Cluster, obs)
-	e.more = observe.Hosts{Departing: s.Departing(), Removed: s.Removed()}
+	before := e.more.Present
+	e.more = observe.Hosts{Present: s.Present(), Departing: s.Departing(), Removed: s.Removed()}
 	reached, asked := s.Reached().Endpoint(), e.reached
 	if asked == (spec.Endpoint{}) {
 		asked = e.Cluster.Endpoint()
 	}
 	e.reached = reached
+	again := reached != asked || slices.ContainsFunc(s.Retiring(), func(h spec.Host) bool { return before == nil || !before.Balances(h) })
 	others := slices.DeleteFunc(slices.Concat(e.more.Departing, e.more.Removed), func(h spec.Host) bool { _, seen := obs.Hosts[h.Name]; return seen })
 	if len(others) == 0 {
-		return reached != asked
+		return again
 	}
 	targets := TargetsOf(others)
 	for i := range targets {

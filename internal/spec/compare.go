@@ -182,14 +182,16 @@ func (d *comparison) note(field string, e Edit) {
 	switch {
 	case e.Meaning == perRole && e.Kind == Added:
 		e.Roles = sortedRoles(after)
-		e.Meaning, e.How = d.added(after)
+		e.Meaning, e.How = added(after)
 	case e.Meaning == perRole:
 		e.Roles = sortedRoles(before)
-		e.Meaning, e.How = d.removed(before)
+		e.Meaning, e.How = removed(before)
 	case field == "Host.region" && before.Region == d.before.Spec.Region && after.Region == d.after.Spec.Region:
 		return // it follows spec.region, which is an edit of its own
 	case (field == "Host.zone" || field == "Host.region") && !before.IsNode():
 		e.Meaning = Free // both are labels of nodes, and this host is none
+	case field == "Host.roles" && onlyDiffer(before, after, RoleLoadBalancer):
+		e.Meaning = Rolling // load balancers come to hosts that stay, and leave them
 	case field == "Network.cni" && ownNetwork(e.Before) && ownNetwork(e.After):
 		e.Meaning = Rolling // another source of the user's own pod network, whose objects are applied
 	case e.Meaning == Fixed:

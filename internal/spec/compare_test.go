@@ -340,10 +340,14 @@ func TestEdits(t *testing.T) {
 		"another balancer":   {real, []string{balancers, "    - {name: lb-c, address: 10.0.0.33, roles: [load-balancer], zone: c}\n" + balancers}, []want{{"spec.hosts[lb-c]", Added, Rolling, nil}}},
 		"another etcd host": {edit(t, real, managedEtcd...), []string{balancers, "    - {name: etcd-d, address: 10.0.0.44, roles: [load-balancer, etcd], zone: c}\n" + balancers}, []want{
 			{"spec.hosts[etcd-d]", Added, Rolling, nil}}},
-		"balancers of their own": {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Fixed, []string{"Take lb-a out of the spec again", "does not move them"}}}},
-		"a balancer less":        {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
+		"balancers of their own":           {colocated, []string{"  nodePools", balancers + "  nodePools"}, []want{{"spec.hosts[lb-a]", Added, Rolling, nil}}},
+		"a control plane balances, too":    {real, []string{"[control-plane], zone: c", "[load-balancer, control-plane], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Rolling, nil}}},
+		"a control plane balances no more": {edit(t, real, "[control-plane], zone: c", "[control-plane, load-balancer], zone: c"), []string{"[control-plane, load-balancer], zone: c", "[control-plane], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Rolling, nil}}},
+		"two roles change":                 {real, []string{"[control-plane], zone: c", "[control-plane, load-balancer, worker], zone: c"}, []want{{"spec.hosts[cp-c].roles", Changed, Fixed, []string{"Put `control-plane` back"}}}},
+		"a load balancer becomes a worker": {real, []string{"[load-balancer], zone: b", "[worker], zone: b"}, []want{{"spec.hosts[lb-b].roles", Changed, Fixed, []string{"Put `load-balancer` back"}}}},
+		"a balancer less":                  {real, []string{balancers, ""}, []want{{"spec.hosts[lb-a]", Removed, Rolling, nil}}},
 		"the last balancers": {real, []string{balancers, "", "    - {name: lb-b, address: 10.0.0.32, roles: [load-balancer], zone: b}\n", ""}, []want{
-			{"spec.hosts[lb-a]", Removed, Fixed, []string{"Put lb-a back", "does not move them"}}, {"spec.hosts[lb-b]", Removed, Fixed, nil}}},
+			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-b]", Removed, Rolling, nil}}},
 		"a balancer replaced": {real, []string{"lb-a, address: 10.0.0.31", "lb-d, address: 10.0.0.34"}, []want{
 			{"spec.hosts[lb-a]", Removed, Rolling, nil}, {"spec.hosts[lb-d]", Added, Rolling, nil}}},
 		"a control plane less": {real, []string{"    - {name: cp-c, address: 10.0.0.13, roles: [control-plane], zone: c}\n", ""}, []want{

@@ -136,7 +136,7 @@ var editing = map[string]string{
 
 	"Host.name":    "Renaming a host removes one host and adds another",
 	"Host.address": "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
-	"Host.roles":   "Roles are set up when a host joins. To have a role on another machine, add a host. To change the roles of HOST, " + joinAgain,
+	"Host.roles":   "Roles are set up when a host joins; only the role load-balancer can be added to a host that stays, or be removed. To have another role on another machine, add a host. To change the roles of HOST, " + joinAgain,
 	"Host.zone":    "The node's label topology.kubernetes.io/zone is changed" + relabel,
 	"Host.region":  "The node's label topology.kubernetes.io/region is changed" + relabel,
 	"Spec.region":  "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
@@ -215,18 +215,15 @@ var roleEdits = map[string]roleEdit{
 const (
 	stopBalancer = "`systemctl disable --now keepalived haproxy quorate-watchdog`"
 
-	// balancersMove explains why load balancers do not move between hosts of their own and the control planes.
-	balancersMove = "The load balancers run on hosts of their own, or on the control planes, and this version of Quorate does not move them from one to the other: " +
-		"on a control plane, HAProxy and kube-apiserver share a port, and kube-apiserver must have been started for that"
+	// balancersMove explains what happens when load balancers move between hosts.
+	balancersMove = "New load balancers become standbys first. Then the others stop, and the one that has the virtual IP hands it over before it stops. " +
+		"Where HAProxy and kube-apiserver are to share a port, the API servers restart before that, one control plane at a time"
 )
 
 // added is what adding the host to the cluster means.
-func (d *comparison) added(h Host) (Meaning, string) {
+func added(h Host) (Meaning, string) {
 	for _, role := range sortedRoles(h) {
-		switch r := roleEdits[role]; {
-		case role == RoleLoadBalancer && d.before.balanceOnControlPlanes():
-			return Fixed, sentences("Take HOST out of the spec again, or its role load-balancer", balancersMove)
-		case r.added != Rolling:
+		if r := roleEdits[role]; r.added != Rolling {
 			return Fixed, sentences("Take HOST out of the spec again", r.howAdded)
 		}
 	}
@@ -234,12 +231,9 @@ func (d *comparison) added(h Host) (Meaning, string) {
 }
 
 // removed is what removing the host from the cluster means.
-func (d *comparison) removed(h Host) (Meaning, string) {
+func removed(h Host) (Meaning, string) {
 	for _, role := range sortedRoles(h) {
-		switch r := roleEdits[role]; {
-		case role == RoleLoadBalancer && d.after.balanceOnControlPlanes():
-			return Fixed, sentences("Put HOST back into the spec, or add another host with the role load-balancer", balancersMove)
-		case r.removed != Rolling:
+		if r := roleEdits[role]; r.removed != Rolling {
 			return Fixed, sentences("Put HOST back into the spec", r.howRemoved)
 		}
 	}
@@ -254,18 +248,18 @@ func (d *comparison) how(field, before string) string {
 	}
 	why := editing[field]
 	switch {
-	case field == "Host.roles" && onlyWorkerDiffers(d.hostBefore, d.hostAfter):
+	case field == "Host.roles" && d.hostBefore.Has(RoleControlPlane) && onlyDiffer(d.hostBefore, d.hostAfter, RoleWorker):
 		why = workerOnControlPlane
 	}
 	return sentences(back, why)
 }
 
-// onlyWorkerDiffers says that the roles of a control plane differ in nothing but worker.
-func onlyWorkerDiffers(before, after Host) bool {
+// onlyDiffer says that the roles of a host differ in nothing but one role.
+func onlyDiffer(before, after Host, role string) bool {
 	others := func(h Host) []string {
-		return slices.DeleteFunc(sortedRoles(h), func(r string) bool { return r == RoleWorker })
+		return slices.DeleteFunc(sortedRoles(h), func(r string) bool { return r == role })
 	}
-	return before.Has(RoleControlPlane) && slices.Equal(others(before), others(after))
+	return slices.Equal(others(before), others(after))
 }
 
 // sentences joins those parts that are not empty, each with a full stop.
@@ -280,8 +274,3 @@ func sentences(parts ...string) string {
 }
 
 func sortedRoles(h Host) []string { return slices.Sorted(slices.Values(h.Roles)) }
-
-// balanceOnControlPlanes says that the managed load balancers have no hosts of their own.
-func (c *Cluster) balanceOnControlPlanes() bool {
-	return c.Spec.LoadBalancer.Type == BalancerManaged && len(c.HostsWith(RoleLoadBalancer)) == 0
-}

@@ -173,11 +173,12 @@ func editingPage() []byte {
 	})
 	b.WriteString("\nThe zone and the region of a host that is not a node (an etcd host or a load balancer) are free.\n")
 	fmt.Fprintf(&b, "\n**Adding the role `worker` to a control plane, or removing it,** is fixed as well. %s\n", sentences(workerOnControlPlane))
+	fmt.Fprintf(&b, "\n**Adding the role `load-balancer` to a host that stays, or removing it,** is rolling. Without any host that has the role, the load balancers run on the control planes, "+
+		"so adding the first such host moves them away from there, and removing the last one moves them back. %s\n", sentences(balancersMove))
 	b.WriteString("\n## Adding and removing hosts\n\n| role | added | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].added, sentences(roleEdits[role].howAdded))
 	}
-	fmt.Fprintf(&b, "\nAdding the first host with the role `load-balancer`, and removing the last one, is fixed. %s\n", sentences(balancersMove))
 	b.WriteString("\n| role | removed | |\n|---|---|---|\n")
 	for _, role := range choices["Host.roles"] {
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", role, roleEdits[role].removed, sentences(roleEdits[role].howRemoved))

@@ -16,6 +16,23 @@ func (c *Cluster) With(hosts ...Host) *Cluster {
 	return &out
 }
 
+// Balancing returns the spec with the load balancers of before as well, as far as it has their hosts: while load balancers move, the
+// old and the new ones exist. Where both specs agree, nothing changes. Otherwise every load balancer has the role in the result,
+// because the control planes balance only as long as no host has it.
+func (c *Cluster) Balancing(spec, before *Cluster) *Cluster {
+	balances := func(h Host) bool { return spec.Balances(h) || before.Balances(h) }
+	if !slices.ContainsFunc(c.Spec.Hosts, func(h Host) bool { return balances(h) != c.Balances(h) }) {
+		return c
+	}
+	out := c.With()
+	for i, h := range out.Spec.Hosts {
+		if balances(h) && !h.Has(RoleLoadBalancer) {
+			out.Spec.Hosts[i].Roles = append(slices.Clone(h.Roles), RoleLoadBalancer)
+		}
+	}
+	return out
+}
+
 // MarshalHosts writes a list of hosts without what makes sense only on the caller's machine. The cluster remembers hosts in
 // this form that were removed while they were down.
 func MarshalHosts(hosts []Host) (string, error) {

@@ -24,9 +24,6 @@ func (e *Env) kubeadm() kubeadmconfig.Config {
 	return cfg
 }
 
-// present is the spec with the departing hosts.
-func (e *Env) present() *spec.Cluster { return e.Cluster.With(e.Departing...) }
-
 func (e *Env) departs(host string) bool {
 	return slices.ContainsFunc(e.Departing, func(h spec.Host) bool { return h.Name == host })
 }
@@ -34,7 +31,7 @@ func (e *Env) departs(host string) bool {
 // target is a step's host, in the spec or as it is recorded, and as a session.
 func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {
 	c, err := e.Conns.Get(s.Host)
-	h, _ := e.present().Host(s.Host)
+	h, _ := e.Present.Host(s.Host)
 	return h, c, err
 }
 

@@ -35,8 +35,8 @@ const (
 func moveLeadership(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, leadershipTimeout, "moving leadership away from "+s.Host)
 	defer cancel()
-	h, _ := e.present().Host(s.Host)
-	if slices.ContainsFunc(e.present().EtcdHosts(), func(m spec.Host) bool { return m.Name == s.Host }) {
+	h, _ := e.Present.Host(s.Host)
+	if slices.ContainsFunc(e.Present.EtcdHosts(), func(m spec.Host) bool { return m.Name == s.Host }) {
 		if err := e.moveEtcdLeader(ctx, s); err != nil {
 			return err
 		}
@@ -176,7 +176,7 @@ func moveVirtualIP(ctx context.Context, e *Env, s plan.Step) error {
 		return nil
 	}
 	t := takeover{e: e, handOver: true}
-	for _, h := range e.present().BalancerHosts() {
+	for _, h := range e.Present.BalancerHosts() {
 		if state.Seen.Hosts[h.Name].Facts != nil {
 			t.balancers = append(t.balancers, h.Name)
 		}

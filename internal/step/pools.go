@@ -36,14 +36,14 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 		failed []error
 		absent []error
 	)
-	for _, h := range e.present().BalancerHosts() {
+	for _, h := range e.Present.BalancerHosts() {
 		wg.Go(func() {
 			conn, err := e.Conns.Get(h.Name)
 			if err == nil {
 				err = conn.Err()
 			}
 			if err == nil && e.hasRetired(h.Name) {
-				err = fmt.Errorf("%s: its load balancer was stopped, because it leaves", h.Name)
+				err = fmt.Errorf("%s: its load balancer was stopped for good", h.Name)
 			}
 			if err != nil {
 				mu.Lock()
@@ -67,7 +67,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 		failed = append(failed, absent...)
 	}
 	if err := errors.Join(failed...); err != nil {
-		return fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.present().BalancerHosts()), strings.Join(told, ", "), err)
+		return fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.Present.BalancerHosts()), strings.Join(told, ", "), err)
 	}
 	if len(absent) > 0 {
 		e.note(s, "load balancers that cannot be reached were left out: "+errors.Join(absent...).Error())
@@ -75,10 +75,11 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 	return nil
 }
 
-// hasRetired says that a load balancer that leaves the cluster has stopped, in this run or in an earlier one.
+// hasRetired says that a load balancer that the spec does not have any more has stopped, in this run or in an earlier one.
 func (e *Env) hasRetired(host string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	seen := e.Seen.Hosts[host].Balancer
-	return slices.Contains(e.retired, host) || e.departs(host) && (seen == nil || !seen.Healthy)
+	h, stays := e.Cluster.Host(host)
+	return slices.Contains(e.retired, host) || !(stays && e.Cluster.Balances(h)) && (seen == nil || !seen.Healthy)
 }

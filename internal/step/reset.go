@@ -15,15 +15,38 @@ func resetHost(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR}
-	if e.Cluster.Spec.LoadBalancer.Type == spec.BalancerManaged {
-		request.VirtualIP = e.at().Spec.LoadBalancer.Address
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	report, err := reset.Reset.Make(ctx, c, permit, e.resetRequest())
+	return e.cleared(s, report, err)
+}
+
+// removeBalancer leaves a host as it was before it became a load balancer. The rest of the cluster on it goes on.
+func removeBalancer(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
 	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
 	}
-	report, err := reset.Reset.Make(ctx, c, permit, request)
+	report, err := reset.RemoveBalancer.Make(ctx, c, permit, e.resetRequest())
+	return e.cleared(s, report, err)
+}
+
+func (e *Env) resetRequest() reset.Request {
+	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR}
+	if e.Cluster.Spec.LoadBalancer.Type == spec.BalancerManaged {
+		request.VirtualIP = e.at().Spec.LoadBalancer.Address
+	}
+	return request
+}
+
+// cleared shows what a reset did.
+func (e *Env) cleared(s plan.Step, report reset.Report, err error) error {
 	if err != nil {
 		return err
 	}

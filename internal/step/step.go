@@ -28,7 +28,9 @@ import (
 // Env is what steps share in one run of apply.
 type Env struct {
 	Cluster *spec.Cluster
-	// Departing are hosts of the cluster that the spec does not name any more.
+	// Present is the spec with everything that is still part of the cluster, and Departing are its hosts that the spec does not name
+	// any more.
+	Present   *spec.Cluster
 	Departing []spec.Host
 	Conns     *host.Set
 	Seen      *facts.Observation
@@ -54,7 +56,7 @@ type Env struct {
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
 func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
-	e := &Env{Cluster: s.Spec, Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached()}
+	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached()}
 	e.enlistDonors()
 	return e
 }
@@ -101,6 +103,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.UndoJoin:            undoJoin,
 	plan.StopControlPlane:    stopControlPlane,
 	plan.StopBalancer:        stopBalancer,
+	plan.RemoveBalancer:      removeBalancer,
 	plan.RemoveMember:        removeMember,
 	plan.DeleteNode:          deleteNode,
 	plan.RememberHosts:       rememberHosts,

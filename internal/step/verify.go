@@ -53,7 +53,7 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 func (e *Env) observe(ctx context.Context) *cluster.State {
 	for {
 		at := e.at()
-		s := cluster.Evaluate(e.Cluster, observe.Observe(ctx, at, e.Conns, observe.Hosts{Departing: e.Departing}))
+		s := cluster.Evaluate(e.Cluster, observe.Observe(ctx, at, e.Conns, observe.Hosts{Present: e.Present, Departing: e.Departing}))
 		reached := s.Reached()
 		if s.Seen.API == nil || reached.Endpoint() == at.Endpoint() || ctx.Err() != nil {
 			return s

@@ -253,6 +253,22 @@ func (h Host) file(r *Record, path string) (*File, error) {
 	return f, nil
 }
 
+// Forget removes what a record has from what is stored: it was restored, and may become different before Quorate changes it again.
+func (h Host) Forget(what Record) error {
+	return h.note(func(r *Record) error {
+		for path := range what.Files {
+			delete(r.Files, path)
+		}
+		for name := range what.Sysctls {
+			delete(r.Sysctls, name)
+		}
+		for name := range what.Units {
+			delete(r.Units, name)
+		}
+		return nil
+	})
+}
+
 // NoteFile records that the file at path was like the one at kept, unless something else is recorded.
 func (h Host) NoteFile(path, kept string) error {
 	return h.note(func(r *Record) error {

@@ -153,7 +153,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		}
 		k.PodImages[name] = pod.Spec.Containers[0].Image
 		if name == "kube-apiserver" {
-			k.SharesPort = staticpod.Arguments(pod)["permit-port-sharing"] == "true"
+			k.SharesPort = staticpod.Arguments(pod)[hostconfig.PortSharing] == "true"
 		}
 	}
 	k.Withdrawn = staticpod.Host{Root: root}.Withdrawn()

@@ -51,21 +51,34 @@ var stateOf = []place{
 }
 
 // configuration is what Quorate writes for the programs of a host.
-var configuration = []place{
+var configuration = slices.Concat(ofNode, ofBalancer, markOfBalancer)
+
+// ofNode is what Quorate writes for a node and an etcd member.
+var ofNode = []place{
 	{path: "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf", own: true},
 	{path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf"}, {path: "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"},
 	{path: "/etc/systemd/system/kubelet.service.d", kind: empty}, {path: "/etc/systemd/system/kubelet.service", own: true},
 	{path: "/etc/systemd/system/containerd.service", own: true}, {path: "/etc/containerd/config.toml", own: true},
 	{path: hostconfig.RegistriesDir, kind: shared, own: true}, {path: "/etc/containerd", kind: empty, own: true},
 	{path: "/etc/systemd/system/etcd.service", own: true}, {path: hostconfig.EtcdMembersFile, own: true}, {path: hostconfig.EtcdEnvFile, own: true}, {path: "/etc/etcd", kind: empty, own: true},
-	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: "/etc/sysctl.d/91-quorate-balancer.conf"}, {path: hostconfig.SettingsSysctlFile},
+	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},
-	{path: "/etc/systemd/system/" + hostconfig.WatchdogUnit},
+}
+
+// ofBalancer is what it writes for a load balancer.
+var ofBalancer = []place{
+	{path: "/etc/sysctl.d/91-quorate-balancer.conf"},
 	{path: "/etc/systemd/system/haproxy.service.d/quorate.conf"}, {path: "/etc/systemd/system/haproxy.service.d", kind: empty},
 	{path: "/etc/systemd/system/keepalived.service.d/quorate.conf"}, {path: "/etc/systemd/system/keepalived.service.d", kind: empty},
 	{path: hostconfig.KeepalivedFile}, {path: hostconfig.HAProxyFile}, {path: "/etc/haproxy/quorate-ca.crt"},
 	{path: "/run/haproxy/quorate.sock"}, {path: "/run/haproxy.pid"},
 }
+
+// markOfBalancer is the last that goes when a load balancer is removed: as long as it is there, the next plan finishes that.
+var markOfBalancer = []place{{path: "/etc/systemd/system/" + hostconfig.WatchdogUnit}}
+
+// stateOfBalancer is what the programs of a load balancer leave while they run.
+var stateOfBalancer = []place{{path: hostconfig.FaultFile}, {path: hostconfig.AsideFile}, {path: hostconfig.DrainedFile}, {path: hostconfig.KeepalivedRunning}}
 
 // containers is the state of the containerd that Quorate installed, with its images.
 var containers = []place{
@@ -83,12 +96,12 @@ var bundles = []place{
 
 // ownState is what Quorate keeps on a host for itself. The mark of a complete cluster comes after everything that it
 // protects.
-var ownState = []place{
+var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
 	{path: facts.EstablishedFile},
-	{path: hostconfig.FaultFile}, {path: hostconfig.AsideFile}, {path: hostconfig.DrainedFile}, {path: hostconfig.KeepalivedRunning}, {path: "/run/quorate/pki", kind: tree},
+	{path: "/run/quorate/pki", kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
-}
+}, stateOfBalancer...)
 
 // last is what a reset itself needs. How the host was found goes when the mark of the reset is gone: it is true as long as
 // it exists. The binary goes at the end: this session runs it.
@@ -106,12 +119,15 @@ var links = map[string]string{"/root/.kube/config": "/etc/kubernetes/admin.conf"
 
 // units are those that Quorate starts or configures, in the order in which they are stopped: what would restart others comes
 // first, and keepalived gives the virtual IP away before HAProxy ends.
-var units = []unit{
-	{name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.WatchdogUnit},
-	{name: "keepalived.service", marker: "/etc/systemd/system/keepalived.service.d/quorate.conf"},
-	{name: "haproxy.service", marker: "/etc/systemd/system/haproxy.service.d/quorate.conf"},
+var units = slices.Concat([]unit{{name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}}, unitsOfBalancer, []unit{
 	{name: "kubelet.service"},
 	{name: hostconfig.EtcdUnit, own: true, marker: "/etc/systemd/system/" + hostconfig.EtcdUnit},
+})
+
+var unitsOfBalancer = []unit{
+	{name: hostconfig.WatchdogUnit},
+	{name: "keepalived.service", marker: "/etc/systemd/system/keepalived.service.d/quorate.conf"},
+	{name: "haproxy.service", marker: "/etc/systemd/system/haproxy.service.d/quorate.conf"},
 }
 
 // containerdUnit is stopped when its pods are, and only if it runs from Quorate's bundle.

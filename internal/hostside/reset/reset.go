@@ -69,6 +69,8 @@ type target struct {
 	unmount func(path string) error
 	// network removes interfaces, addresses, routes, and rules.
 	network func(in Request) (removed []string, err error)
+	// addresses removes the virtual IP alone.
+	addresses func(virtualIP string) (removed []string, err error)
 	// unload removes a kernel module, unless it is in use.
 	unload func(ctx context.Context, module string) error
 	// recreate makes a directory below /run as the packages of the system want it.
@@ -83,7 +85,7 @@ var local = target{
 	systemctl: func(ctx context.Context, args ...string) error {
 		return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
 	},
-	stopPods: containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork,
+	stopPods: containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
 	unload:   func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
 	recreate: recreate, remove: os.RemoveAll, next: func() error { return nil },
 }
@@ -125,17 +127,8 @@ func (h target) reset(ctx context.Context, in Request) (Report, error) {
 			return r, err
 		}
 		w := work{target: h, begun: b, in: in, record: record, report: &r}
-		for _, stage := range w.stages() {
-			if ctx.Err() != nil {
-				return r, context.Cause(ctx)
-			}
-			err := h.next()
-			if err == nil {
-				err = stage.do(ctx)
-			}
-			if err != nil {
-				return r, fmt.Errorf("resetting this host: %s: %w; run it again", stage.what, err)
-			}
+		if err := w.run(ctx, "resetting this host", w.stages()); err != nil {
+			return r, err
 		}
 	}
 	w := work{target: h, report: &r}
@@ -162,15 +155,8 @@ func (h target) begin(in Request) (b begun, known bool, err error) {
 	}
 	b = begun{Cluster: in.Cluster, Adopted: system.Exists(h.at(facts.AdoptedFile)), Containerd: programs.Linked(h.root, "containerd"),
 		EtcdData: h.shown(etcd.Member{Root: h.root}.DataDir())}
-	for _, m := range marks {
-		content, err := os.ReadFile(h.at(m))
-		if err != nil {
-			continue
-		}
-		b.Node = true
-		if name := strings.TrimSpace(string(content)); name != "" && name != in.Cluster {
-			return b, false, fmt.Errorf("this host is marked as a host of the cluster %s (%s), and not of %s: it is not reset", name, m, in.Cluster)
-		}
+	if b.Node, err = h.marked(in.Cluster); err != nil {
+		return b, false, err
 	}
 	unpacked := system.Exists(h.at("/opt/quorate"))
 	b.Node = b.Node || unpacked
@@ -188,6 +174,21 @@ func (h target) begin(in Request) (b begun, known bool, err error) {
 		return b, false, err
 	}
 	return b, true, durable.WriteFile(h.at(facts.ResettingFile), data, 0o600)
+}
+
+// marked says whether the host is marked as one of the cluster. It is an error if it is marked as another one's.
+func (h target) marked(cluster string) (is bool, err error) {
+	for _, m := range marks {
+		content, err := os.ReadFile(h.at(m))
+		if err != nil {
+			continue
+		}
+		is = true
+		if name := strings.TrimSpace(string(content)); name != "" && name != cluster {
+			return false, fmt.Errorf("this host is marked as a host of the cluster %s (%s), and not of %s: it is not reset", name, m, cluster)
+		}
+	}
+	return is, nil
 }
 
 // ours says that there is a file at the path that Quorate wrote, by its name or its content.
@@ -223,11 +224,28 @@ type stage struct {
 	do   func(context.Context) error
 }
 
+// run does one stage after the other.
+func (w work) run(ctx context.Context, doing string, stages []stage) error {
+	for _, s := range stages {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		err := w.next()
+		if err == nil {
+			err = s.do(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w; run it again", doing, s.what, err)
+		}
+	}
+	return nil
+}
+
 // stages are the order of a reset: first what would start other things again, then what runs, then what it leaves, then how
 // it was configured, and last the marks by which others see that this host is part of something.
 func (w work) stages() []stage {
 	return []stage{
-		{"stopping the services", w.stopUnits},
+		{"stopping the services", func(ctx context.Context) error { return w.stopUnits(ctx, units) }},
 		{"stopping the pods", w.stopContainers},
 		{"unmounting volumes", w.unmountAll},
 		{"removing the cluster's state", func(context.Context) error { return w.clearState() }},
@@ -240,7 +258,9 @@ func (w work) stages() []stage {
 			return errors.Join(w.places(configuration), w.clearHosts(), w.clearLinks())
 		}},
 		{"restoring kernel settings", w.restoreKernel},
-		{"restoring units", w.restoreUnits},
+		{"restoring units", func(ctx context.Context) error {
+			return w.restoreUnits(ctx, slices.Concat(names(units), []string{containerdUnit}))
+		}},
 		{"removing containerd's state", func(context.Context) error {
 			if !w.Containerd {
 				return nil
@@ -258,8 +278,8 @@ func (w work) mine(u unit) bool {
 	return !(u.own && w.Adopted) && (u.marker == "" || system.Exists(w.at(u.marker)) || len(w.record.Units) > 0 && has(w.record.Units, u.name))
 }
 
-func (w work) stopUnits(ctx context.Context) error {
-	for _, u := range units {
+func (w work) stopUnits(ctx context.Context, all []unit) error {
+	for _, u := range all {
 		if !w.mine(u) || u.name == "kubelet.service" && !w.Node {
 			continue
 		}
@@ -649,14 +669,14 @@ func (w work) restoreKernel(ctx context.Context) error {
 
 // restoreUnits has systemd read what is left, and starts the units that ran before Quorate came. A keepalived is not started:
 // its former configuration may claim an address that others use.
-func (w work) restoreUnits(ctx context.Context) error {
+func (w work) restoreUnits(ctx context.Context, of []string) error {
 	if err := w.systemctl(ctx, "daemon-reload"); err != nil {
 		return err
 	}
 	if err := w.recreate(ctx, "/run/haproxy"); err != nil {
 		w.note("/run/haproxy is not as its package makes it: %v", err)
 	}
-	for _, name := range slices.Concat(names(units), []string{containerdUnit}) {
+	for _, name := range of {
 		if name == containerdUnit && !w.Containerd {
 			continue
 		}

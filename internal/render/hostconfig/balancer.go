@@ -99,6 +99,9 @@ var watched = manner{
 	track:    "track_file {\n        haproxy weight -254\n    }",
 }
 
+// PortSharing is the argument of kube-apiserver that lets HAProxy listen on its port as well.
+const PortSharing = "permit-port-sharing"
+
 // SharesAPIPort reports whether HAProxy and kube-apiserver listen on the same port of one host: HAProxy on the virtual IP
 // only, kube-apiserver on all addresses. The kernel gives a connection to the listener with the more specific address. It
 // allows both listeners only if both set SO_REUSEPORT, as HAProxy does by default.

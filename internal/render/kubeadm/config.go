@@ -173,7 +173,7 @@ func (c Config) clusterConfiguration() object {
 	})
 	maps.Copy(apiServer, replaceable())
 	if hostconfig.SharesAPIPort(c.Cluster) {
-		apiServer["permit-port-sharing"] = "true"
+		apiServer[hostconfig.PortSharing] = "true"
 	}
 	profile, _ := hostconfig.Profile(c.Cluster)
 	for program, arguments := range map[string]map[string]string{facts.APIServer: apiServer, facts.ControllerManager: controllerManager, facts.Scheduler: scheduler} {
