@@ -31,9 +31,6 @@ func TestEditsOfWhatIsFixed(t *testing.T) {
 	host := func(c *spec.Cluster, name string) *spec.Host {
 		return &c.Spec.Hosts[slices.IndexFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })]
 	}
-	remove := func(c *spec.Cluster, name string) {
-		c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
-	}
 	for name, tc := range map[string]struct {
 		edit func(*spec.Cluster)
 		want string // in the reason
@@ -43,10 +40,7 @@ func TestEditsOfWhatIsFixed(t *testing.T) {
 		"address of a host":   {func(c *spec.Cluster) { host(c, "worker-a").Address = "10.0.0.77" }, "spec.hosts[worker-a].address"},
 		"workers promoted":    {func(c *spec.Cluster) { host(c, "worker-a").Roles = []string{spec.RoleControlPlane, spec.RoleWorker} }, "spec.hosts[worker-a].roles"},
 		"control plane taken": {func(c *spec.Cluster) { host(c, "cp-c").Roles = []string{spec.RoleWorker} }, "spec.hosts[cp-c].roles"},
-		"load balancers moved": {func(c *spec.Cluster) {
-			remove(c, "lb-a")
-			remove(c, "lb-b")
-		}, "spec.hosts[lb-b] removed (load-balancer)"},
+		"load balancer joins": {func(c *spec.Cluster) { host(c, "lb-b").Roles = []string{spec.RoleLoadBalancer, spec.RoleWorker} }, "spec.hosts[lb-b].roles"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := testCluster()

@@ -462,6 +462,13 @@ func took(c *spec.Cluster, obs *facts.Observation, s Step) {
 		}
 	case StopBalancer:
 		seen.Balancer, seen.Facts.Units = &facts.Balancer{WrittenFor: seen.Balancer.WrittenFor}, map[string]string{}
+	case RemoveBalancer:
+		seen.Balancer = &facts.Balancer{}
+		for path := range seen.Facts.Files {
+			if strings.Contains(path, "haproxy") || strings.Contains(path, "keepalived") || strings.Contains(path, "watchdog") {
+				delete(seen.Facts.Files, path)
+			}
+		}
 	case ResetHost:
 		seen = facts.Host{Facts: &facts.Facts{Files: map[string]string{}, Units: map[string]string{}, Addresses: seen.Facts.Addresses}}
 		if h, _ := cluster.Evaluate(c, obs).Present().Host(s.Host); h.Has(spec.RoleLoadBalancer) {

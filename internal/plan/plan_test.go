@@ -431,10 +431,9 @@ func TestRefusals(t *testing.T) {
 		"a balancer that is none any more": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Units[hostconfig.WatchdogUnit] = "active"
 		}, false, cluster.RuleFixed},
-		"balancers beside API servers that do not share": {func(c *spec.Cluster, o *facts.Observation) {
+		"balancers beside adopted API servers that do not share": {func(c *spec.Cluster, o *facts.Observation) {
 			withoutBalancers(c)
-			delete(o.Hosts, "lb-a")
-			delete(o.Hosts, "lb-b")
+			o.Hosts["cp-a"].Facts.Kubernetes.Adopted = true
 		}, false, cluster.RuleFixed},
 		"no quorum": {func(_ *spec.Cluster, o *facts.Observation) { o.API = nil }, false, RuleAnswer},
 		"marks of a cluster that is gone": {func(_ *spec.Cluster, o *facts.Observation) {

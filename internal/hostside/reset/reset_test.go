@@ -171,9 +171,10 @@ func (m *machine) target() target {
 			m.mounted = slices.DeleteFunc(m.mounted, func(p string) bool { return p == path })
 			return nil
 		},
-		network:  func(Request) ([]string, error) { return nil, act("network") },
-		recreate: func(context.Context, string) error { return nil },
-		unload:   func(context.Context, string) error { return nil },
+		network:   func(Request) ([]string, error) { return nil, act("network") },
+		addresses: func(string) ([]string, error) { return nil, act("address") },
+		recreate:  func(context.Context, string) error { return nil },
+		unload:    func(context.Context, string) error { return nil },
 		remove: func(path string) error {
 			if err := m.next(); err != nil {
 				return err
