@@ -97,6 +97,9 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 	for _, f := range sample([]fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)}) { // TestCluster has them, too
 		t.Run(f.name+" of the holder", func(t *testing.T) { suffer(t, testContext(t), c, p, f) })
 	}
+	h := &changingHosts{c: c, spec: c.specFile(), p: p}
+	t.Run("they move to hosts of their own", func(t *testing.T) { h.balancersMoveAway(t, testContext(t)) })
+	t.Run("and back", func(t *testing.T) { h.balancersMoveBack(t, testContext(t)) })
 }
 
 // connections counts the connections to a control plane through any load balancer.

@@ -42,6 +42,9 @@ func TestHosts(t *testing.T) {
 			{"a dead control plane leaves", h.deadLeaves},
 			{"it comes back", h.deadComesBack},
 			{"a new machine has its name and address", h.sameName},
+			// These API servers do not share their port yet.
+			{"load balancers move to the control planes", h.balancersMoveBack},
+			{"and back", h.balancersMoveAway},
 		}, 1, 3, 4) {
 			t.Run(part.name, func(t *testing.T) {
 				part.test(t, testContext(t))
@@ -304,5 +307,113 @@ func (h *changingHosts) sameName(t *testing.T, ctx context.Context) {
 	h.c.must(t, ctx, "status", "-f", h.spec)
 	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
 		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
+	}
+}
+
+// balancersMoveAway moves the load balancers from the control planes to new hosts.
+func (h *changingHosts) balancersMoveAway(t *testing.T, ctx context.Context) {
+	own := []spec.Host{h.machine(t, ctx, "lb-x", "a", spec.RoleLoadBalancer), h.machine(t, ctx, "lb-y", "b", spec.RoleLoadBalancer)}
+	var control []string
+	h.edit(t, func(s *spec.Cluster) {
+		for _, cp := range s.HostsWith(spec.RoleControlPlane) {
+			control = append(control, cp.Name)
+		}
+		s.Spec.Hosts = append(s.Spec.Hosts, own...)
+	})
+	one := h.watchAddress(t, ctx, append([]string{"lb-x", "lb-y"}, control...))
+	h.apply(t, ctx, false)
+	one(t, ctx)
+	s := h.status(t, ctx)
+	if len(s.LoadBalancers) != 2 || !strings.HasPrefix(s.Endpoint.Holder, "lb-") {
+		t.Errorf("load balancers %+v, and %s has the virtual IP", s.LoadBalancers, s.Endpoint.Holder)
+	}
+	for _, name := range control {
+		left := h.c.ssh(t, ctx, name, "ls -d /etc/systemd/system/quorate-watchdog.service /etc/systemd/system/*.d/quorate.conf /etc/sysctl.d/91-quorate-balancer.conf 2>/dev/null | grep -v kubelet; systemctl is-active keepalived quorate-watchdog | grep -x active; cat /proc/sys/net/ipv4/ip_nonlocal_bind; true")
+		if left != "0" {
+			t.Errorf("%s has something of a load balancer left: %s", name, left)
+		}
+	}
+}
+
+// balancersMoveBack moves them from hosts of their own to the control planes.
+func (h *changingHosts) balancersMoveBack(t *testing.T, ctx context.Context) {
+	var all, own []string
+	h.edit(t, func(s *spec.Cluster) {
+		for _, o := range s.Spec.Hosts {
+			if o.Has(spec.RoleLoadBalancer) {
+				own = append(own, o.Name)
+			}
+			if o.Has(spec.RoleLoadBalancer) || o.Has(spec.RoleControlPlane) {
+				all = append(all, o.Name)
+			}
+		}
+		for _, name := range own {
+			remove(s, name)
+		}
+	})
+	one := h.watchAddress(t, ctx, all)
+	h.apply(t, ctx, false)
+	one(t, ctx)
+	if s := h.status(t, ctx); len(s.LoadBalancers) != 3 || slices.Contains(own, s.Endpoint.Holder) || s.Endpoint.Holder == "" {
+		t.Errorf("load balancers %+v, and %s has the virtual IP", s.LoadBalancers, s.Endpoint.Holder)
+	}
+	for _, name := range own {
+		h.gone(t, ctx, name)
+	}
+}
+
+// watchAddress has machines note when they get and lose the virtual IP. What it returns expects that never two had it, and never
+// none, for longer than keepalived needs to move it.
+func (h *changingHosts) watchAddress(t *testing.T, ctx context.Context, machines []string) func(*testing.T, context.Context) {
+	t.Helper()
+	const log = "/run/address.log"
+	s := h.status(t, ctx)
+	vip, begin := s.Endpoint.VirtualIP, time.Now()
+	for _, name := range machines {
+		h.c.ssh(t, ctx, name, "systemctl stop address-log 2>/dev/null; rm -f "+log+"; systemd-run --quiet --collect --unit=address-log --property=StandardOutput=file:"+log+" --setenv=TZ=UTC ip -o -ts monitor address")
+	}
+	return func(t *testing.T, ctx context.Context) {
+		t.Helper()
+		type move struct {
+			at   time.Time
+			name string
+			more int
+		}
+		moves := []move{{begin, s.Endpoint.Holder, 1}}
+		for _, name := range machines {
+			text := h.c.ssh(t, ctx, name, "systemctl stop address-log; cat "+log)
+			for line := range strings.Lines(text) {
+				stamp, rest, ok := strings.Cut(strings.TrimPrefix(line, "["), "]")
+				at, err := time.Parse("2006-01-02T15:04:05.999999", stamp)
+				if !ok || err != nil || !strings.Contains(rest, " "+vip+"/") {
+					continue
+				}
+				more := 1
+				if strings.Contains(rest, "Deleted") {
+					more = -1
+				}
+				moves = append(moves, move{at, name, more})
+			}
+		}
+		slices.SortStableFunc(moves, func(a, b move) int { return a.at.Compare(b.at) })
+		fmt.Printf("%s: holders of the virtual IP: %v\n", t.Name(), moves)
+		if len(moves) < 3 {
+			t.Fatalf("the virtual IP did not move: %v", moves)
+		}
+		has := map[string]bool{}
+		for i, m := range moves {
+			if has[m.name] = m.more > 0; !has[m.name] {
+				delete(has, m.name)
+			}
+			if i == len(moves)-1 || len(has) == 1 {
+				continue
+			}
+			if took := moves[i+1].at.Sub(m.at); took > standstill && len(h.c.stoodStill(t, ctx, begin, time.Now())) == 0 {
+				t.Errorf("%d machines had the virtual IP for %s: %v", len(has), took, moves)
+			}
+		}
+		if len(has) != 1 {
+			t.Errorf("%d machines have the virtual IP at the end: %v", len(has), moves)
+		}
 	}
 }
