@@ -446,6 +446,14 @@ func TestUpgradeRefusals(t *testing.T) {
 		"a host in maintenance": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Maintenance = map[string]facts.Maintenance{"worker-b": {}}
 		}, RuleOneThing},
+		"load balancers that move": {func(c *spec.Cluster, o *facts.Observation) {
+			unshared(o, "cp-a", "cp-b", "cp-c")
+			for i, h := range c.Spec.Hosts {
+				if h.Has(spec.RoleControlPlane) {
+					c.Spec.Hosts[i].Roles = []string{spec.RoleControlPlane, spec.RoleLoadBalancer}
+				}
+			}
+		}, RuleOneThing},
 		"an adopted host": {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["worker-b"].Facts.Kubernetes.Adopted = true }, RuleOwnProgram},
 		"etcd too old":    {func(_ *spec.Cluster, o *facts.Observation) { o.Etcd[1].Version = "3.6.8" }, cluster.RuleSkew},
 		"a kubelet too old": {func(_ *spec.Cluster, o *facts.Observation) {

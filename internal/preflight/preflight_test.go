@@ -532,6 +532,42 @@ func TestJoiningHostsAreChecked(t *testing.T) {
 	}
 }
 
+// TestAControlPlaneBecomesALoadBalancer: it is held to what a load balancer needs, and to nothing that only an empty host has.
+func TestAControlPlaneBecomesALoadBalancer(t *testing.T) {
+	c := labSpec()
+	i := slices.IndexFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "cp-a" })
+	c.Spec.Hosts[i].Roles = []string{spec.RoleControlPlane, spec.RoleLoadBalancer}
+	obs, seen := healthy(c)
+	obs.API = &facts.API{Initialised: true}
+	for name, h := range obs.Hosts {
+		if host, _ := c.Host(name); host.IsNode() {
+			h.Facts.Kubernetes = facts.Kubernetes{CA: "CA", KubeletConfig: true, Established: host.Has(spec.RoleControlPlane)}
+		} else {
+			h.Balancer = &facts.Balancer{WrittenFor: "test"}
+		}
+		obs.Hosts[name] = h
+	}
+	w := world{c, obs, seen}
+	judged := func() []cluster.Finding {
+		s := cluster.Evaluate(w.c, w.obs)
+		if joining := Joining(s); !slices.Equal(joining, []string{"cp-a"}) {
+			t.Fatalf("joining are %v", joining)
+		}
+		return Judge(s, w.seen, []string{"cp-a"})
+	}
+	w.facts("cp-a").SwapBytes, w.facts("cp-a").MemoryBytes = gib, 0
+	if found := judged(); len(found) > 0 {
+		t.Errorf("it is no empty host: %+v", found)
+	}
+	w.in("cp-a", func(i *facts.Inspection) { i.Listeners = append(i.Listeners, facts.Listener{Port: 8404, Program: "other", PID: 1}) })
+	if found := judged(); len(found) != 1 || found[0].Rule != "ports" {
+		t.Errorf("port 8404 is taken: %+v", found)
+	}
+	if tcp, vrrp := BalancerListeners(c, c.Spec.Hosts[i]); len(tcp) > 0 || !vrrp {
+		t.Errorf("it listens on %v, VRRP %t", tcp, vrrp)
+	}
+}
+
 // TestFirewallsAreOpenedForPeersOnly: whoever follows the advice opens nothing but the endpoint for hosts that do not need it.
 func TestFirewallsAreOpenedForPeersOnly(t *testing.T) {
 	c := labSpec()
