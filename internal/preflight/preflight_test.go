@@ -559,7 +559,9 @@ func TestAControlPlaneBecomesALoadBalancer(t *testing.T) {
 	if found := judged(); len(found) > 0 {
 		t.Errorf("it is no empty host: %+v", found)
 	}
-	w.in("cp-a", func(i *facts.Inspection) { i.Listeners = append(i.Listeners, facts.Listener{Port: 8404, Program: "other", PID: 1}) })
+	w.in("cp-a", func(i *facts.Inspection) {
+		i.Listeners = append(i.Listeners, facts.Listener{Port: 8404, Program: "other", PID: 1})
+	})
 	if found := judged(); len(found) != 1 || found[0].Rule != "ports" {
 		t.Errorf("port 8404 is taken: %+v", found)
 	}
