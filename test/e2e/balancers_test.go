@@ -99,7 +99,9 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 	}
 	h := &changingHosts{c: c, spec: c.specFile(), p: p}
 	t.Run("they move to hosts of their own", func(t *testing.T) { h.balancersMoveAway(t, testContext(t)) })
-	t.Run("and back", func(t *testing.T) { h.balancersMoveBack(t, testContext(t)) })
+	if *whole {
+		t.Run("and back", func(t *testing.T) { h.balancersMoveBack(t, testContext(t)) })
+	}
 }
 
 // connections counts the connections to a control plane through any load balancer.

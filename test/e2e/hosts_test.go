@@ -328,7 +328,7 @@ func (h *changingHosts) balancersMoveAway(t *testing.T, ctx context.Context) {
 		t.Errorf("load balancers %+v, and %s has the virtual IP", s.LoadBalancers, s.Endpoint.Holder)
 	}
 	for _, name := range control {
-		left := h.c.ssh(t, ctx, name, "ls -d /etc/systemd/system/quorate-watchdog.service /etc/systemd/system/*.d/quorate.conf /etc/sysctl.d/91-quorate-balancer.conf 2>/dev/null | grep -v kubelet; systemctl is-active keepalived quorate-watchdog | grep -x active; cat /proc/sys/net/ipv4/ip_nonlocal_bind; true")
+		left := h.c.ssh(t, ctx, name, "ls -d /etc/systemd/system/quorate-watchdog.service /etc/systemd/system/haproxy.service.d /etc/systemd/system/keepalived.service.d /etc/sysctl.d/91-quorate-balancer.conf 2>/dev/null; systemctl is-active keepalived quorate-watchdog | grep -x active; cat /proc/sys/net/ipv4/ip_nonlocal_bind; true")
 		if left != "0" {
 			t.Errorf("%s has something of a load balancer left: %s", name, left)
 		}
