@@ -60,6 +60,9 @@ func (b *builder) refuseEndpoint() error {
 	if len(b.Departing()) > 0 {
 		return refused(RuleOneThing, "the endpoint is to change, and "+b.Departing()[0].Name+" is to leave the cluster", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
 	}
+	if len(b.Retiring()) > 0 {
+		return refused(RuleOneThing, "the endpoint is to change, and "+b.Retiring()[0].Name+" is to be a load balancer no more", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	}
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
 		switch {

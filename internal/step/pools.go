@@ -22,8 +22,8 @@ func joinPools(ctx context.Context, e *Env, s plan.Step) error {
 	return e.setPools(ctx, s, balancer.PoolRequest{Server: s.Host})
 }
 
-// setPools tells every load balancer that can be reached. One that cannot be reached is left out: it forgets the pools that it
-// had when its host starts.
+// setPools tells every load balancer that can be reached and runs. One that cannot be reached is left out: it forgets the pools that
+// it had when its host starts.
 func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest) error {
 	permit, err := e.permit(ctx, s)
 	if err != nil {
@@ -44,6 +44,9 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 			}
 			if err == nil && e.hasRetired(h.Name) {
 				err = fmt.Errorf("%s: its load balancer was stopped for good", h.Name)
+			}
+			if err == nil && !e.hasStarted(h.Name) {
+				err = fmt.Errorf("%s: its load balancer does not run yet", h.Name)
 			}
 			if err != nil {
 				mu.Lock()
@@ -70,7 +73,7 @@ func (e *Env) setPools(ctx context.Context, s plan.Step, r balancer.PoolRequest)
 		return fmt.Errorf("told %d of %d load balancers (%s): %w", len(told), len(e.Present.BalancerHosts()), strings.Join(told, ", "), err)
 	}
 	if len(absent) > 0 {
-		e.note(s, "load balancers that cannot be reached were left out: "+errors.Join(absent...).Error())
+		e.note(s, "load balancers were left out: "+errors.Join(absent...).Error())
 	}
 	return nil
 }
@@ -82,4 +85,12 @@ func (e *Env) hasRetired(host string) bool {
 	seen := e.Seen.Hosts[host].Balancer
 	h, stays := e.Cluster.Host(host)
 	return slices.Contains(e.retired, host) || !(stays && e.Cluster.Balances(h)) && (seen == nil || !seen.Healthy)
+}
+
+// hasStarted says that a load balancer was set up before this run, or by it. Others wait for API servers that let them share a port.
+func (e *Env) hasStarted(host string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	seen := e.Seen.Hosts[host].Balancer
+	return slices.Contains(e.started, host) || seen == nil || seen.Healthy || seen.Balances()
 }

@@ -18,4 +18,14 @@ func TestWhoIsToldOfPools(t *testing.T) {
 			t.Errorf("%s: %t", host, !want)
 		}
 	}
+	// A control plane that becomes a load balancer waits for an API server that shares its port.
+	for _, name := range []string{"cp-a", "cp-b"} {
+		e.Seen.Hosts[name] = facts.Host{Balancer: &facts.Balancer{Others: &facts.OthersBalancing{}}}
+	}
+	e.started = []string{"cp-b"}
+	for host, want := range map[string]bool{"lb-b": true, "cp-a": false, "cp-b": true} {
+		if e.hasStarted(host) != want {
+			t.Errorf("%s has started: %t", host, !want)
+		}
+	}
 }

@@ -51,7 +51,8 @@ type Env struct {
 	etcdPKI kubeadm.PKI // of a managed external etcd
 	keys    encryption.Keys
 	client  *kube.Client
-	retired []string // load balancers that this run has stopped for good
+	started []string // load balancers that this run has set up
+	retired []string // load balancers that it has stopped for good
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
@@ -236,8 +237,15 @@ func configure(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = files.Reconfigure.Make(ctx, c, permit, d)
-	return err
+	if _, err = files.Reconfigure.Make(ctx, c, permit, d); err != nil {
+		return err
+	}
+	if s.Change.Part == cluster.LoadBalancer {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.started = append(e.started, s.Host)
+	}
+	return nil
 }
 
 // withCA gives the files that hold the cluster's CA certificate their content, if it was not known when the plan was made.
