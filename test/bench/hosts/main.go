@@ -1,6 +1,7 @@
 // Command hosts measures plan and preflight against many hosts: real SSH servers with the real host side, all in one other
 // process, each at its own address in a separate network namespace. Once the hosts have all programs that they need, and once
-// they have none of them, so that each also looks at its package repositories. The memory is that of the caller alone. The CPU
+// they have none of them, so that each also looks at its package repositories. Each plan and each preflight is a process of its own, as
+// for a user; the memory is that of the process which needs most. The CPU
 // time is that of the caller and of all hosts together: on this machine they share its CPUs, and would not elsewhere.
 package main
 
@@ -50,7 +51,7 @@ func main() {
 	}
 }
 
-// start is three programs in one: the command, which creates the namespace; the caller in it; and the servers.
+// start is four programs in one: the command, which creates the namespace; the caller in it; the servers; and each plan and preflight.
 func start(ctx context.Context, part string, hosts, runs int) error {
 	switch part {
 	case "":
@@ -61,6 +62,8 @@ func start(ctx context.Context, part string, hosts, runs int) error {
 		return servers(ctx, hosts)
 	case "caller":
 		return caller(ctx, hosts, runs)
+	case planJob, preflightJob:
+		return job(ctx, part, hosts)
 	}
 	return fmt.Errorf("no such part: %s", part)
 }
@@ -163,26 +166,13 @@ func caller(ctx context.Context, hosts, runs int) error {
 	if err != nil {
 		return err
 	}
-	b, err := sources.Bundle(ctx, c, progress.Discard)
-	if err != nil {
-		return err
-	}
-	before, err := peak()
-	if err != nil {
-		return err
-	}
-	result := map[string]any{"hosts": len(c.Spec.Hosts), "cpus": runtime.NumCPU()}
+	result := map[string]any{"hosts": len(c.Spec.Hosts), "cpus": runtime.NumCPU(), "peakMiB": int64(0)}
 	for _, equipped := range []bool{true, false} {
-		if err := measure(ctx, c, b, equipped, keyFile, runs, result); err != nil {
+		if err := measure(ctx, c, equipped, keyFile, runs, result); err != nil {
 			return err
 		}
 	}
-	after, err := peak()
-	if err != nil {
-		return err
-	}
-	fmt.Printf("peak memory of the caller: %d MiB, %d MiB before it began\n", after>>20, before>>20)
-	result["peakMiB"] = after >> 20
+	fmt.Printf("peak memory of the caller: %d MiB\n", result["peakMiB"])
 	data, err := json.Marshal(result)
 	if err != nil {
 		return err
@@ -222,7 +212,7 @@ func programs(c *spec.Cluster, equipped bool) (string, error) {
 }
 
 // measure runs everything against hosts that have what they need, or that lack it.
-func measure(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, equipped bool, keyFile string, runs int, result map[string]any) error {
+func measure(ctx context.Context, c *spec.Cluster, equipped bool, keyFile string, runs int, result map[string]any) error {
 	suffix, condition := "", "nothing missing"
 	if !equipped {
 		suffix, condition = "Missing", "packages missing"
@@ -254,63 +244,98 @@ func measure(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, equipped bo
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		return errors.New("the servers did not start")
 	}
-	own, err := used()
-	if err != nil {
-		return err
-	}
-	for _, job := range []struct {
-		name string
-		run  func(*run.Engine) (string, error)
-	}{
-		{"plan", func(e *run.Engine) (string, error) {
-			w, err := e.Plan(ctx, b)
-			if err != nil {
-				return "", err
-			}
-			return fmt.Sprintf("%d steps", len(w.Plan.Steps)), nil
-		}},
-		{"preflight", func(e *run.Engine) (string, error) {
-			r, err := e.Preflight(ctx, e.State(ctx), nil)
-			if err != nil {
-				return "", err
-			}
-			return fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c, nil))), nil
-		}},
-	} {
-		best, bestDial := 0.0, 0.0
+	var own time.Duration
+	for _, name := range []string{planJob, preflightJob} {
+		best := outcome{}
 		for i := range runs {
-			begin := time.Now()
-			e := run.Open(ctx, c, progress.Discard)
-			dialled := time.Since(begin).Seconds()
-			for _, h := range c.Spec.Hosts {
-				if _, err := e.Conns.Get(h.Name); err != nil {
-					e.Close()
-					return err
-				}
-			}
-			what, err := job.run(e)
-			e.Close()
+			one, err := ask(ctx, c, name, keyFile, runs)
 			if err != nil {
 				return err
 			}
-			took := time.Since(begin).Seconds()
-			fmt.Printf("%s of %d hosts, %s, run %d: %.2f s, of which %.2f s for the SSH sessions (%s)\n", job.name, len(c.Spec.Hosts), condition, i+1, took, dialled, what)
-			if i == 0 || took < best {
-				best, bestDial = took, dialled
+			own += one.CPU
+			fmt.Printf("%s of %d hosts, %s, run %d: %.2f s, of which %.2f s for the SSH sessions (%s)\n", name, len(c.Spec.Hosts), condition, i+1, one.Seconds, one.Dial, one.What)
+			if i == 0 || one.Seconds < best.Seconds {
+				best = one
 			}
+			result["peakMiB"] = max(result["peakMiB"].(int64), one.Peak>>20)
 		}
-		result[job.name+suffix+"Seconds"], result[job.name+suffix+"DialSeconds"] = round(best), round(bestDial)
-	}
-	after, err := used()
-	if err != nil {
-		return err
+		result[name+suffix+"Seconds"], result[name+suffix+"DialSeconds"] = round(best.Seconds), round(best.Dial)
 	}
 	end()
 	theirs := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime() // with the programs that they ran
-	here, there := (after-own).Seconds()/float64(runs), theirs.Seconds()/float64(runs)
+	here, there := own.Seconds()/float64(runs), theirs.Seconds()/float64(runs)
 	fmt.Printf("CPU time of a plan and a preflight, %s: %.2f s of the caller, %.2f s of all hosts\n", condition, here, there)
 	result["caller"+suffix+"CPUSeconds"], result["hosts"+suffix+"CPUSeconds"] = round(here), round(there)
 	return nil
+}
+
+const (
+	planJob      = "plan"
+	preflightJob = "preflight"
+)
+
+// outcome is what one plan or preflight took.
+type outcome struct {
+	Seconds, Dial float64 // in all, and until every SSH session was open
+	What          string
+	CPU           time.Duration
+	Peak          int64 // bytes of memory
+}
+
+// ask runs a plan or a preflight in a process of its own.
+func ask(ctx context.Context, c *spec.Cluster, name, keyFile string, runs int) (o outcome, err error) {
+	cmd := again(ctx, name, len(c.Spec.Hosts), runs)
+	cmd.Env, cmd.Stdout = append(os.Environ(), keyVariable+"="+keyFile), nil
+	out, err := cmd.Output()
+	if err != nil {
+		return o, fmt.Errorf("%s: %w", name, err)
+	}
+	return o, json.Unmarshal(out, &o)
+}
+
+// job is the process of ask.
+func job(ctx context.Context, name string, hosts int) error {
+	keyFile := os.Getenv(keyVariable)
+	c, err := shape(hosts, keyFile, filepath.Join(filepath.Dir(keyFile), knownHosts))
+	if err != nil {
+		return err
+	}
+	b, err := sources.Bundle(ctx, c, progress.Discard)
+	if err != nil {
+		return err
+	}
+	var o outcome
+	begin := time.Now()
+	e := run.Open(ctx, c, progress.Discard)
+	defer e.Close()
+	for _, h := range c.Spec.Hosts {
+		if _, err := e.Conns.Get(h.Name); err != nil {
+			return err
+		}
+	}
+	o.Dial = time.Since(begin).Seconds()
+	switch name {
+	case planJob:
+		w, err := e.Plan(ctx, b)
+		if err != nil {
+			return err
+		}
+		o.What = fmt.Sprintf("%d steps", len(w.Plan.Steps))
+	case preflightJob:
+		r, err := e.Preflight(ctx, e.State(ctx), nil)
+		if err != nil {
+			return err
+		}
+		o.What = fmt.Sprintf("%d findings over %d paths", len(r.Findings), len(preflight.Paths(c, nil)))
+	}
+	o.Seconds = time.Since(begin).Seconds()
+	if o.CPU, err = used(); err != nil {
+		return err
+	}
+	if o.Peak, err = peak(); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(o)
 }
 
 // used is the CPU time of this process.
