@@ -41,6 +41,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 			b.configureBalancer(h, nil)
 		}
 	}
+	b.removeDead()
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
@@ -67,6 +68,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	for _, h := range hosts {
 		b.relabel(h)
 	}
+	b.forget()
 	b.forgetSettings(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
@@ -141,6 +143,12 @@ func (b *builder) refuseUpgrade() error {
 	if moving := b.movingBalancers(); len(moving) > 0 {
 		return refused(RuleOneThing, "the version is to change, and load balancers are to come to hosts of the cluster, or to leave them: "+strings.Join(moving, ", "),
 			"Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	}
+	for _, h := range b.Departing() { // one that is down is removed first: an upgrade may be interrupted because it died
+		if b.Reachable(h.Name) {
+			return refused(RuleOneThing, fmt.Sprintf("the version is to change from %s, and %s is to leave", b.Seen.API.Version, h.Name),
+				"Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+		}
 	}
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)

@@ -443,6 +443,9 @@ func TestUpgradeRefusals(t *testing.T) {
 		"a host that is to join": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-b"].Facts.Kubernetes = facts.Kubernetes{}
 		}, RuleOneThing},
+		"a host that is to leave": {func(c *spec.Cluster, _ *facts.Observation) {
+			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Name == "worker-b" })
+		}, RuleOneThing},
 		"a host in maintenance": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Maintenance = map[string]facts.Maintenance{"worker-b": {}}
 		}, RuleOneThing},
@@ -477,6 +480,22 @@ func TestUpgradeRefusals(t *testing.T) {
 				t.Errorf("plan %v, error %v", p, err)
 			}
 		})
+	}
+}
+
+// TestADeadHostIsRemovedBeforeAnUpgrade: an upgrade may have been interrupted because a host died, so it must be possible to go on
+// without it. Its node is removed, and the cluster remembers it.
+func TestADeadHostIsRemovedBeforeAnUpgrade(t *testing.T) {
+	c := stackedLab()
+	obs := upgraded(t, c, older)
+	dies(obs, "worker-b")
+	without(c, "worker-b")
+	p := mustPlan(t, c, obs, newer)
+	first := func(kind Kind) int {
+		return slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == kind })
+	}
+	if gone := first(DeleteNode); gone < 0 || first(UpgradeControlPlane) < gone || first(RememberHosts) < 0 || first(ResetHost) >= 0 {
+		t.Error(outline(p))
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/host"
@@ -22,10 +21,6 @@ func (e *Env) kubeadm() kubeadmconfig.Config {
 		}
 	}
 	return cfg
-}
-
-func (e *Env) departs(host string) bool {
-	return slices.ContainsFunc(e.Departing, func(h spec.Host) bool { return h.Name == host })
 }
 
 // target is a step's host, in the spec or as it is recorded, and as a session.
