@@ -82,7 +82,8 @@ func (b *builder) sharePKI() *Step {
 	made := b.add(from, b.at[from.Host].bundle, kept)
 	for _, h := range k.lacking {
 		if h.Name != from.Host {
-			b.at[h.Name].pki = b.add(Step{Kind: SharePKI, Host: h.Name, Title: "copy the shared keys", Reason: "control planes share one set of certificate authorities"}, made)
+			// Until a host has Quorate's bundle, a cluster's CA on it would be taken for what another cluster left.
+			b.at[h.Name].pki = b.add(Step{Kind: SharePKI, Host: h.Name, Title: "copy the shared keys", Reason: "control planes share one set of certificate authorities"}, made, b.at[h.Name].bundle)
 		}
 	}
 	return made

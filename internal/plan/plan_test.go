@@ -270,6 +270,8 @@ func TestNewCluster(t *testing.T) {
 		case s.Kind == RegisterNode && slices.Contains(s.Needs, stepID(s.Host, StartControlPlane)) != (s.Host == "cp-a"),
 			s.Kind == UseLocalAPI && !slices.Equal(s.Needs, []string{stepID(s.Host, StartControlPlane)}):
 			t.Errorf("%s waits for %v", s.ID, s.Needs)
+		case s.Kind == SharePKI && !before(p, stepID(s.Host, InstallBundle), s.ID):
+			t.Errorf("%s has the CA before the bundle: if the run ends in between, the CA is taken for that of another cluster", s.Host)
 		case s.Kind == InitCluster && slices.Contains(s.Needs, stepID("cp-a", AwaitAPI)):
 			t.Error("the API waits for the administrator's role, and the role for the API")
 		}
