@@ -41,7 +41,7 @@ type State struct {
 
 	record    *spec.Record
 	recordErr error
-	// present is the spec with the departing hosts.
+	// present is what Present returns.
 	present         *spec.Cluster
 	departing       []spec.Host
 	removed, listed []spec.Host

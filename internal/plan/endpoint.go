@@ -44,8 +44,27 @@ func (b *builder) endpointMoves() bool {
 	if api != nil && (slices.ContainsFunc(slices.Collect(maps.Values(api.Servers)), used) || api.Kubeadm != nil && used("https://"+api.Kubeadm.Endpoint)) {
 		return true
 	}
-	return b.any(func(k facts.Kubernetes) bool {
+	if b.any(func(k facts.Kubernetes) bool {
 		return slices.ContainsFunc(slices.Collect(maps.Values(k.Servers)), used)
+	}) {
+		return true
+	}
+	return slices.ContainsFunc(former, b.addressUsed)
+}
+
+// addressUsed says that clients may use the address of a former endpoint although they use the name of the spec's: the names resolve to
+// it on a node, or pods were restarted because of it. Only the change of an endpoint that is taken back leaves that behind.
+func (b *builder) addressUsed(former spec.Endpoint) bool {
+	to := b.c.Endpoint()
+	if former.Name != to.Name || former.Address == to.Address {
+		return false
+	}
+	if b.Seen.API != nil && slices.ContainsFunc(b.Seen.API.DaemonSets, func(d facts.DaemonSet) bool { return d.Endpoint == former.String() }) {
+		return true
+	}
+	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
+		f := b.Facts(h.Name)
+		return f != nil && h.IsNode() && len(hostconfig.Missing(b.endpointHosts(), f)) > 0
 	})
 }
 
@@ -55,13 +74,19 @@ func (b *builder) refuseEndpoint() error {
 		return nil
 	}
 	if b.changesVersion() {
-		return refused(RuleOneThing, "the endpoint is to change, and so is the version", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+		return oneThing("the endpoint is to change, and so is the version")
 	}
-	if len(b.Departing()) > 0 {
-		return refused(RuleOneThing, "the endpoint is to change, and "+b.Departing()[0].Name+" is to leave the cluster", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+	for _, h := range b.Departing() { // one that is dead is removed first: nothing on it can be moved
+		if b.Reachable(h.Name) {
+			return oneThing("the endpoint is to change, and " + h.Name + " is to leave the cluster")
+		}
 	}
 	if len(b.Retiring()) > 0 {
-		return refused(RuleOneThing, "the endpoint is to change, and "+b.Retiring()[0].Name+" is to be a load balancer no more", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+		return oneThing("the endpoint is to change, and " + b.Retiring()[0].Name + " is to be a load balancer no more")
+	}
+	if b.sharesPort() {
+		return refused(RuleEndpoint, "the new endpoint has port "+hostconfig.APIPort+", load balancers run on the control planes, and their API servers were not set up to share that port",
+			"Let the API servers share it first: keep the former endpoint, set `permit-port-sharing: \"true\"` in spec.settings.apiServer.extraArgs, and run `quorate apply`. Then change the endpoint. Or choose another port.")
 	}
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
@@ -72,7 +97,12 @@ func (b *builder) refuseEndpoint() error {
 			r.Transient = true
 			return r
 		case h.IsNode() && !f.Kubernetes.KubeletConfig, b.c.Balances(h) && !b.balances(h):
-			return refused(RuleOneThing, "the endpoint is to change, and "+h.Name+" is to join", "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+			return oneThing("the endpoint is to change, and " + h.Name + " is to join")
+		case h.Has(spec.RoleControlPlane) && len(b.missingNames(h)) > 0 && !b.APIServer(h.Name).OK:
+			r := refused(RuleEndpoint, fmt.Sprintf("the endpoint is to change, and the API server on %s, which needs a certificate for it, does not work", h.Name),
+				"Run `quorate apply` with the former endpoint first: it starts what is stopped. Then change the endpoint.")
+			r.Transient = true
+			return r
 		case h.Has(spec.RoleControlPlane) && slices.Contains(f.Kubernetes.MissingPKI, "ca.key") && len(b.missingNames(h)) > 0:
 			return refused(RuleEndpoint, fmt.Sprintf("the API server on %s needs a certificate for %s, and the key of the cluster's CA is not there", h.Name, cluster.List(b.missingNames(h))),
 				"Put the key there until `quorate apply` is done (/etc/kubernetes/pki/ca.key). Or have your CA sign /etc/kubernetes/pki/apiserver.crt on each control plane with these names in addition to those that it has.")
@@ -111,12 +141,9 @@ func (b *builder) refuseAddress(to spec.Endpoint) error {
 	return nil
 }
 
-// moveEndpoint is the order in which a cluster gets another endpoint, up to the moment from which nothing in it uses the old one.
+// moveEndpoint is the order in which a cluster gets another endpoint, if clients may use one that is not that of the spec, up to the moment from which nothing in it uses the old one.
 // After that, the ordinary configuration of hosts and load balancers ends the old one.
 func (b *builder) moveEndpoint(hosts []spec.Host) {
-	if !b.endpointMoves() {
-		return
-	}
 	to, from := b.c.Endpoint(), b.FormerEndpoints()
 	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("%s ends at the end of this plan. Before that, let DNS and the clients outside of the cluster use %s: `quorate kubeconfig` writes a kubeconfig for it", endpointList(from), to))
 	b.beginWith(b.checkAddress(to))

@@ -209,6 +209,11 @@ func ended(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
 			t.Errorf("%s serves %v", h.Name, got)
 		}
 	}
+	for _, d := range obs.API.DaemonSets { // its pods have the addresses that names had when they started
+		if d.Endpoint != "" && d.Endpoint != c.Endpoint().String() {
+			t.Errorf("the pods of %s were restarted for %s", d.Name, d.Endpoint)
+		}
+	}
 	if obs.API.Endpoints != "" || !slices.Equal(obs.API.Kubeadm.ServingNames, sorted(c.Endpoint().Names())) {
 		t.Errorf("the cluster remembers %s, certificates are for %v", obs.API.Endpoints, obs.API.Kubeadm.ServingNames)
 	}
@@ -216,14 +221,24 @@ func ended(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
 
 // TestEndpointEditedWhileItChanges takes a change back, or edits it again, wherever it is.
 func TestEndpointEditedWhileItChanges(t *testing.T) {
-	for name, again := range map[string]func(*spec.Cluster){
-		"back":  func(*spec.Cluster) {},
-		"other": func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "third.test.internal:8443" },
+	other := func(c *spec.Cluster) { c.Spec.ControlPlane.Endpoint = "third.test.internal:8443" }
+	for name, edits := range map[string][]func(*spec.Cluster){
+		"all, and back":      {endpointEdits["all"]},
+		"all, and another":   {endpointEdits["all"], other},
+		"address, and back":  {endpointEdits["address"]},
+		"port, and back":     {endpointEdits["port"]},
+		"both, and back":     {endpointEdits["address"], endpointEdits["port"]},
+		"address, then port": {endpointEdits["address"], endpointEdits["port"]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			first, second := testCluster(), testCluster()
-			endpointEdits["all"](first)
-			again(second)
+			edits[0](first)
+			switch {
+			case !strings.HasSuffix(name, "back"):
+				edits[1](second)
+			case len(edits) > 1:
+				edits[1](first)
+			}
 			for killed := 0; ; killed += 2 {
 				obs := started(t)
 				left := makeSteps(t, first, obs, killed)
@@ -234,6 +249,47 @@ func TestEndpointEditedWhileItChanges(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAHostDiesWhileTheEndpointChanges: it can be removed, before anything else, and the change goes on without it.
+func TestAHostDiesWhileTheEndpointChanges(t *testing.T) {
+	c := testCluster()
+	endpointEdits["all"](c)
+	for killed := 0; ; killed++ {
+		obs := started(t)
+		left := makeSteps(t, c, obs, killed)
+		dies(obs, "worker-b")
+		smaller := testCluster()
+		endpointEdits["all"](smaller)
+		without(smaller, "worker-b")
+		p := build(t, smaller, obs)
+		gone := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == DeleteNode })
+		moves := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == TryEndpoint || s.Kind == MoveClients })
+		if gone < 0 || moves >= 0 && moves < gone {
+			t.Fatalf("after %d steps: %v", killed, outline(p))
+		}
+		if left == 0 {
+			break
+		}
+	}
+}
+
+// TestAPIServersThatDoNotShareTheirPort: HAProxy could not listen next to them.
+func TestAPIServersThatDoNotShareTheirPort(t *testing.T) {
+	c := testCluster()
+	c.Spec.ControlPlane.Endpoint = "api.test.internal:8443"
+	for i, h := range c.Spec.Hosts {
+		if h.Has(spec.RoleControlPlane) {
+			c.Spec.Hosts[i].Roles = append(slices.Clone(h.Roles), spec.RoleLoadBalancer)
+		}
+	}
+	obs := reachable(t, c)
+	c.Spec.ControlPlane.Endpoint = "api.test.internal:6443"
+	unshared(obs, "cp-a", "cp-b", "cp-c")
+	p, err := Build(cluster.Evaluate(c, obs), testBundle)
+	if r, ok := err.(*cluster.Refusal); !ok || r.Rule != RuleEndpoint || !strings.Contains(r.Fix, "permit-port-sharing") {
+		t.Errorf("plan %v, error %v", p, err)
 	}
 }
 

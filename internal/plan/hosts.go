@@ -174,7 +174,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	}
 }
 
-// unknownPeers says that a load balancer has peers that the spec does not name, while nobody can read which hosts the cluster
+// unknownPeers says that a load balancer has peers that are no load balancers in the spec, while nobody can read which hosts the cluster
 // recorded. It must not forget them: a peer that works and is forgotten would share the virtual IP with another holder.
 func (b *builder) unknownPeers(h spec.Host) bool {
 	seen := b.Seen.Hosts[h.Name].Balancer
@@ -182,7 +182,7 @@ func (b *builder) unknownPeers(h spec.Host) bool {
 		return false
 	}
 	return slices.ContainsFunc(seen.Peers, func(address string) bool {
-		return !slices.ContainsFunc(b.c.Spec.Hosts, func(o spec.Host) bool { return o.Address == address })
+		return !slices.ContainsFunc(b.c.BalancerHosts(), func(o spec.Host) bool { return o.Address == address })
 	})
 }
 

@@ -29,7 +29,12 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign && b.changesVersion() {
 		return b.upgrade(hosts)
 	}
-	b.moveEndpoint(hosts)
+	var remembered *Step
+	moves := b.endpointMoves()
+	if moves {
+		remembered = b.removeDead()
+		b.moveEndpoint(hosts)
+	}
 	for _, h := range hosts {
 		b.installPackages(h)
 		b.installBundle(h)
@@ -51,7 +56,9 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign {
 		b.markEstablished()
 	}
-	remembered := b.removeDead()
+	if !moves {
+		remembered = b.removeDead()
+	}
 	if err := b.joinEtcd(); err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		}
 	}
 	b.removeDead()
+	b.setEtcdServers()
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
@@ -70,6 +71,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	}
 	b.forget()
 	b.forgetSettings(b.all()...)
+	b.forgetEndpoints(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -132,6 +134,11 @@ func (b *builder) addAfter(last *Step, after []*Step) *Step {
 	return last
 }
 
+// oneThing refuses two changes at the same time that work one after the other.
+func oneThing(both string) *cluster.Refusal {
+	return refused(RuleOneThing, both, "Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+}
+
 // refuseUpgrade is everything because of which no upgrade begins.
 func (b *builder) refuseUpgrade() error {
 	if r := b.Path(b.bundle.Version, b.bundle.Versions); r != nil {
@@ -141,13 +148,11 @@ func (b *builder) refuseUpgrade() error {
 		return refused(RuleOneThing, "the version is to change, and these hosts are in maintenance: "+strings.Join(away, ", "), "End the maintenance first: `quorate maintain --undo "+away[0]+"`.")
 	}
 	if moving := b.movingBalancers(); len(moving) > 0 {
-		return refused(RuleOneThing, "the version is to change, and load balancers are to come to hosts of the cluster, or to leave them: "+strings.Join(moving, ", "),
-			"Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+		return oneThing("the version is to change, and load balancers are to come to hosts of the cluster, or to leave them: " + strings.Join(moving, ", "))
 	}
 	for _, h := range b.Departing() { // one that is down is removed first: an upgrade may be interrupted because it died
 		if b.Reachable(h.Name) {
-			return refused(RuleOneThing, fmt.Sprintf("the version is to change from %s, and %s is to leave", b.Seen.API.Version, h.Name),
-				"Do one thing at a time: run `quorate apply` with one of the two changes, then with both.")
+			return oneThing(fmt.Sprintf("the version is to change from %s, and %s is to leave", b.Seen.API.Version, h.Name))
 		}
 	}
 	for _, h := range b.c.Spec.Hosts {
@@ -163,8 +168,7 @@ func (b *builder) refuseUpgrade() error {
 			return refused(RuleOwnProgram, fmt.Sprintf("the version is to change, and the programs on %s were installed without Quorate", h.Name),
 				"Upgrade this cluster as it was installed (`kubeadm upgrade`). Then write the version that it runs into the spec.")
 		case h.IsNode() && !f.Kubernetes.KubeletConfig:
-			return refused(RuleOneThing, fmt.Sprintf("the version is to change from %s, and %s is to join", b.Seen.API.Version, h.Name),
-				fmt.Sprintf("Do one thing at a time: run `quorate apply` with one of the two changes, then with both. A host joins with the version that the cluster runs (%s).", b.Seen.API.Version))
+			return oneThing(fmt.Sprintf("the version is to change from %s, and %s is to join: a host joins with the version that the cluster runs", b.Seen.API.Version, h.Name))
 		}
 	}
 	return nil

@@ -53,11 +53,17 @@ type Env struct {
 	client  *kube.Client
 	started []string // load balancers that this run has set up
 	retired []string // load balancers that it has stopped for good
+	// lastRecord and lastRemoved are what the cluster recorded when the API last answered.
+	lastRecord, lastRemoved string
 }
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
 func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
 	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached()}
+	e.lastRecord, e.lastRemoved = s.Seen.LastRecord, s.Seen.LastRemoved
+	if api := s.Seen.API; api != nil {
+		e.lastRecord, e.lastRemoved = api.Record, api.Removed
+	}
 	e.enlistDonors()
 	return e
 }

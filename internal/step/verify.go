@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
@@ -53,7 +54,9 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 func (e *Env) observe(ctx context.Context) *cluster.State {
 	for {
 		at := e.at()
-		s := cluster.Evaluate(e.Cluster, observe.Observe(ctx, at, e.Conns, observe.Hosts{Present: e.Present, Departing: e.Departing}))
+		seen := observe.Observe(ctx, at, e.Conns, observe.Hosts{Present: e.Present, Departing: e.Departing})
+		e.remember(seen)
+		s := cluster.Evaluate(e.Cluster, seen)
 		reached := s.Reached()
 		if s.Seen.API == nil || reached.Endpoint() == at.Endpoint() || ctx.Err() != nil {
 			return s
@@ -62,6 +65,16 @@ func (e *Env) observe(ctx context.Context) *cluster.State {
 		e.reached = reached
 		e.mu.Unlock()
 	}
+}
+
+// remember gives an observation in which the API did not answer what the cluster recorded when it last did.
+func (e *Env) remember(seen *facts.Observation) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if seen.API != nil {
+		e.lastRecord, e.lastRemoved = seen.API.Record, seen.API.Removed
+	}
+	seen.LastRecord, seen.LastRemoved = e.lastRecord, e.lastRemoved
 }
 
 // lacking shows what is still unmet, and is an error as long as anything is.

@@ -70,7 +70,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// stranger is the hardware address of a machine that has the virtual IP and is none of the peers; empty if there is none.
+// stranger is the hardware address of a machine that has a virtual IP and is none of the peers; empty if there is none.
 func stranger(ctx context.Context) (string, error) {
 	text := cmp.Or(system.ReadTrimmed(hostconfig.KeepalivedRunning), system.ReadTrimmed(hostconfig.KeepalivedFile))
 	var config facts.OthersBalancing
@@ -79,9 +79,16 @@ func stranger(ctx context.Context) (string, error) {
 	if len(config.VirtualIPs) == 0 || from == "" {
 		return "", nil
 	}
-	holders, err := askARP(ctx, config.VirtualIPs[0], from)
-	if err != nil || len(holders) == 0 {
-		return "", err
+	var holders []string
+	for _, address := range config.VirtualIPs { // two while the endpoint changes
+		macs, err := askARP(ctx, address, from)
+		if err != nil {
+			return "", err
+		}
+		holders = append(holders, macs...)
+	}
+	if len(holders) == 0 {
+		return "", nil
 	}
 	var mu sync.Mutex
 	var known []string

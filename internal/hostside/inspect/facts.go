@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -32,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
 const kubernetesDir = "/etc/kubernetes"
@@ -182,15 +182,13 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	return k
 }
 
-var serverLine = regexp.MustCompile(`(?m)^\s*server:\s*(\S+)\s*$`)
-
 // apiServer is the server of a kubeconfig; empty without one.
 func apiServer(path string) string {
 	content, err := os.ReadFile(path)
-	if found := serverLine.FindSubmatch(content); err == nil && found != nil {
-		return string(found[1])
+	if err != nil {
+		return ""
 	}
-	return ""
+	return kubeadm.ServerOf(string(content))
 }
 
 func certificate(path string) (*x509.Certificate, bool) {

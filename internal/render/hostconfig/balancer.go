@@ -110,15 +110,18 @@ func SharesAPIPort(c *spec.Cluster) bool {
 }
 
 // listenOn are the addresses on which HAProxy accepts the endpoint's connections: on a control plane, the virtual IP only. There
-// are several while the endpoint changes.
+// are several while the endpoint changes. Then every address has every port, because a client with the old port may already
+// resolve the name to the new address.
 func listenOn(c *spec.Cluster, h spec.Host) (out []string) {
 	for _, e := range c.Endpoints() {
-		address := ":" + e.Port
-		if h.Has(spec.RoleControlPlane) {
-			address = e.Address + address
-		}
-		if !slices.Contains(out, address) {
-			out = append(out, address)
+		for _, other := range c.Endpoints() {
+			address := ":" + e.Port
+			if h.Has(spec.RoleControlPlane) {
+				address = other.Address + address
+			}
+			if !slices.Contains(out, address) {
+				out = append(out, address)
+			}
 		}
 	}
 	return out
