@@ -239,7 +239,7 @@ func TestEndpointEditedWhileItChanges(t *testing.T) {
 			case len(edits) > 1:
 				edits[1](first)
 			}
-			for killed := 0; ; killed += 2 {
+			for killed := 0; ; killed++ {
 				obs := started(t)
 				left := makeSteps(t, first, obs, killed)
 				makeSteps(t, second, obs, -1)
