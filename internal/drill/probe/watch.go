@@ -103,7 +103,7 @@ func (w *watcher) late(ctx context.Context, why failure) {
 	case why.text == "":
 		why = failure{Body, "no event"}
 	}
-	w.record.add(w.last, now, why)
+	w.record.add(now, now, why) // in the present second: the one in which it fell silent was reported long ago
 	w.last = now
 }
 

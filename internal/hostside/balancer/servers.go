@@ -62,9 +62,13 @@ var (
 	answered   = []string{"L7OK", "L7OKC", "L6OK", "L4OK"}
 )
 
-// suspicious says that a check found the server not to answer at all.
+// suspicious says that a check found the server not to answer at all. One that is drained and refuses connections stops: it has closed
+// its listener, and finishes what is under way on the connections that it has.
 func (s sighting) suspicious() bool {
-	return slices.Contains(unanswered, s.check) || slices.Contains(unanswered, s.blind) || s.blind == "L7TOUT"
+	silent := func(check string) bool {
+		return slices.Contains(unanswered, check) && !(s.drained && check == "L4CON")
+	}
+	return silent(s.check) || silent(s.blind) || s.blind == "L7TOUT"
 }
 
 // sound says that HAProxy gives the server new connections, and that its last check succeeded.

@@ -50,6 +50,8 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 		"no connections":                   {always(sighting{name: "cp-a", check: "L6TOUT"}, hung), nil},
 		"an election":                      {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), electing(ok), electing(okay)), nil},
 		"drained, and about to stop":       {repeat(time.Minute, time.Minute+30*time.Second, drained(said(a(false, "", "L7OK"))), ok, okay), nil},
+		"drained, and finishes requests":   {always(drained(a(false, "L4CON", "L4CON")), hung), nil},
+		"gone":                             {always(a(false, "L4CON", "L4CON"), hung), []string{"cp-a"}},
 		"drained, and its etcd is dead":    {repeat(time.Minute, time.Minute+endsWithin+400*ms, drained(said(a(false, "", "L7OK"))), ok, okay), []string{"cp-a"}},
 		"drained, and hung":                {always(drained(a(true, "L6TOUT", "L7OK")), hung), []string{"cp-a"}},
 		"its etcd is dead":                 {repeat(time.Minute, time.Minute+3400*ms, said(a(false, "", "L7OK")), ok, okay), []string{"cp-a"}},
