@@ -22,17 +22,17 @@ const standstill = 500 * time.Millisecond
 
 // noticed counts the requests of an interval that were refused, closed, reset, or answered with an error, and prints all that
 // clients met. A client that is not given a processor for two seconds times out, whatever the cluster does: timeouts are only
-// printed. It counts nothing if this computer stood still meanwhile, and says so: where a whole cluster shares a few processors and
+// printed. So are requests that an API server which stops asked to repeat: every client of Kubernetes does that (decision 42). It counts nothing if this computer stood still meanwhile, and says so: where a whole cluster shares a few processors and
 // one disk, no change is needed for that.
 func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Time, report probe.Report) int {
 	t.Helper()
 	failed := 0
 	for _, o := range []probe.Outage{report.New, report.Writes, report.HTTP2} {
-		failed += o.Failed - o.Errors[probe.TimedOut]
+		failed += counted(o)
 	}
 	// When the virtual IP moves, connections that stay open are closed when they have been silent for a moment. A request that begins in
 	// that moment fails: nothing between the client and the API server can know of it.
-	failed = max(0, failed-min(report.HTTP2.Failed-report.HTTP2.Errors[probe.TimedOut], report.HTTP2.Requests/1000))
+	failed = max(0, failed-min(counted(report.HTTP2), report.HTTP2.Requests/1000))
 	text, _ := json.Marshal(report)
 	fmt.Printf("%s: clients in %s: %s\n", t.Name(), end.Sub(begin).Round(time.Second), text)
 	if failed == 0 {
@@ -44,6 +44,11 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 	}
 	fmt.Printf("%s: the %d failed requests do not count, because this computer stood still: %s\n", t.Name(), failed, strings.Join(stood, "; "))
 	return 0
+}
+
+// counted are the failures of one kind of client that a user would notice.
+func counted(o probe.Outage) int {
+	return o.Failed - o.Errors[probe.TimedOut] - o.Errors[probe.ComeAgain]
 }
 
 // stoodStill is the evidence that this computer, or a part of the cluster on it, stood still in an interval: what load balancers say, and

@@ -136,6 +136,9 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 		if bytes.Contains(text, []byte("[-]shutdown failed")) {
 			return nil, failure{Status, ShuttingDown}
 		}
+		if resp.Header.Get("Retry-After") != "" {
+			return nil, failure{Status, ComeAgain}
+		}
 		return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}
 	}
 	return resp, failure{}

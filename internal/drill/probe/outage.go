@@ -11,6 +11,11 @@ const TimedOut = "timeout"
 // ShuttingDown describes in Outage.Errors what an API server says at /readyz after it was told to stop and while it still serves.
 const ShuttingDown = "shutting down"
 
+// ComeAgain describes in Outage.Errors an answer that asks for the request to be repeated after some time (Retry-After): an API server
+// that stops gives it to requests on connections that are still open. client-go, and so kubectl and every controller, repeats
+// such requests by itself, up to ten times. The clients here do not: each of their requests is made once.
+const ComeAgain = "asked to repeat it"
+
 // Outage is what one kind of client experienced in an interval.
 type Outage struct {
 	// Requests were sent in that interval, and Failed of them failed.

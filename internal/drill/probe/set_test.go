@@ -38,6 +38,9 @@ func TestPhases(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		case "/readyz":
 			http.Error(w, "[+]ping ok\n[-]shutdown failed: reason withheld\nreadyz check failed", http.StatusInternalServerError)
+		case "/stops":
+			w.Header().Set("Retry-After", "1")
+			http.Error(w, "Apiserver is shutting down.", http.StatusServiceUnavailable)
 		case "/error":
 			http.Error(w, "no", http.StatusTooManyRequests)
 		}
@@ -59,6 +62,7 @@ func TestPhases(t *testing.T) {
 			{web.URL, "/half", failure{Body, "connection closed"}},
 			{web.URL, "/error", failure{Status, "HTTP 429"}},
 			{web.URL, "/readyz", failure{Status, ShuttingDown}},
+			{web.URL, "/stops", failure{Status, ComeAgain}},
 			{"http://" + closed.Addr().String(), "/", failure{Dial, "dial: connect: connection refused"}},
 			{strings.Replace(web.URL, "http:", "https:", 1), "/", failure{TLS, "tls: first record does not look like a TLS handshake"}},
 		} {
