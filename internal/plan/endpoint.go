@@ -82,7 +82,7 @@ func (b *builder) refuseEndpoint() error {
 		}
 	}
 	if len(b.Retiring()) > 0 {
-		return oneThing("the endpoint is to change, and " + b.Retiring()[0].Name + " is to be a load balancer no more")
+		return oneThing("the endpoint is to change, and " + b.Retiring()[0].Name + " is no longer to be a load balancer")
 	}
 	if b.sharesPort() {
 		return refused(RuleEndpoint, "the new endpoint has port "+hostconfig.APIPort+", load balancers run on the control planes, and their API servers were not set up to share that port",

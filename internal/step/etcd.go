@@ -32,31 +32,6 @@ func makeEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
 	return nil
 }
 
-func shareEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	pki := e.etcdPKI.Only(facts.EtcdPKI)
-	e.mu.Unlock()
-	_, err = kubeadm.WritePKI.On(ctx, c, pki)
-	return err
-}
-
-// keepEtcdPKI gives an etcd host that stays the key of etcd's CA, which otherwise leaves the cluster.
-func keepEtcdPKI(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	pki := e.etcdPKI.Only(facts.EtcdPKI)
-	e.mu.Unlock()
-	_, err = kubeadm.KeepPKI.On(ctx, c, pki)
-	return err
-}
-
 func startEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	_, c, config, token, err := e.etcdHost(s)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
@@ -61,30 +62,25 @@ func makePKI(ctx context.Context, e *Env, s plan.Step) error {
 	return nil
 }
 
-func sharePKI(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
+// handOver gives a host keys that an earlier step of the run has read or made.
+func handOver(write host.Op[kubeadm.PKI, struct{}], keys func(*Env) kubeadm.PKI) func(context.Context, *Env, plan.Step) error {
+	return func(ctx context.Context, e *Env, s plan.Step) error {
+		_, c, err := e.target(s)
+		if err != nil {
+			return err
+		}
+		e.mu.Lock()
+		pki := keys(e)
+		e.mu.Unlock()
+		_, err = write.On(ctx, c, pki)
 		return err
 	}
-	e.mu.Lock()
-	pki := e.pki
-	e.mu.Unlock()
-	_, err = kubeadm.WritePKI.On(ctx, c, pki)
-	return err
 }
 
-// keepPKI gives a control plane that stays the shared keys that otherwise leave the cluster.
-func keepPKI(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	e.mu.Lock()
-	pki := e.pki
-	e.mu.Unlock()
-	_, err = kubeadm.KeepPKI.On(ctx, c, pki)
-	return err
-}
+// sharedPKI are the keys that all control planes share, and etcdCA is the authority of a managed external etcd. The caller holds mu.
+func sharedPKI(e *Env) kubeadm.PKI { return e.pki }
+
+func etcdCA(e *Env) kubeadm.PKI { return e.etcdPKI.Only(facts.EtcdPKI) }
 
 // startKubelet starts a node of a new cluster. A control plane has the keys to make its own identity; a worker gets one.
 func startKubelet(ctx context.Context, e *Env, s plan.Step) error {

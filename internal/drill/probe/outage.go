@@ -12,8 +12,8 @@ const TimedOut = "timeout"
 const ShuttingDown = "shutting down"
 
 // ComeAgain describes in Outage.Errors an answer that asks for the request to be repeated after some time (Retry-After): an API server
-// that stops gives it to requests on connections that are still open. client-go, and so kubectl and every controller, repeats
-// such requests by itself, up to ten times. The clients here do not: each of their requests is made once.
+// that stops gives it to requests on connections that are still open. client-go, and with it kubectl and all controllers, repeats
+// such requests automatically, up to ten times. The clients of this package send each request once.
 const ComeAgain = "asked to repeat it"
 
 // Outage is what one kind of client experienced in an interval.

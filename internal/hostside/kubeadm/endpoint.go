@@ -24,7 +24,7 @@ import (
 )
 
 // WidenCertificate makes the API server's certificate valid for more names and addresses. It keeps the key, so that the certificate's
-// file is replaced in one moment and always belongs to it. The API server reads it again by itself.
+// file is replaced in one moment and always belongs to it. The API server reloads it without a restart.
 var WidenCertificate = host.Define("kubeadm.widen-certificate", func(_ context.Context, names []string) (struct{}, error) {
 	return struct{}{}, widenCertificate(pkiDir, names, time.Now())
 })

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// signedPair writes a certificate and its key, signed by a parent or by itself.
+// signedPair writes a certificate and its key, signed by a parent, or self-signed without one.
 func signedPair(t *testing.T, dir, stem string, template *x509.Certificate, parent *tls.Certificate) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
