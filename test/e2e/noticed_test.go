@@ -22,7 +22,7 @@ const standstill = 500 * time.Millisecond
 
 // noticed counts the requests of an interval that were refused, closed, reset, or answered with an error, and prints all that
 // clients met. A client that is not given a processor for two seconds times out, whatever the cluster does: timeouts are only
-// printed. So are requests that an API server which stops asked to repeat: every client of Kubernetes does that (decision 42). It counts nothing if this computer stood still meanwhile, and says so: where a whole cluster shares a few processors and
+// printed. It counts nothing if this computer stood still meanwhile, and says so: where a whole cluster shares a few processors and
 // one disk, no change is needed for that.
 func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Time, report probe.Report) int {
 	t.Helper()
@@ -48,7 +48,7 @@ func (c *cluster) noticed(t *testing.T, ctx context.Context, begin, end time.Tim
 
 // counted are the failures of one kind of client that a user would notice.
 func counted(o probe.Outage) int {
-	return o.Failed - o.Errors[probe.TimedOut] - o.Errors[probe.ComeAgain]
+	return o.Failed - o.Errors[probe.TimedOut]
 }
 
 // stoodStill is the evidence that this computer, or a part of the cluster on it, stood still in an interval: what load balancers say, and

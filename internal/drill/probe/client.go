@@ -11,8 +11,10 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
@@ -64,7 +66,12 @@ type client struct {
 	// met is told of every TLS connection: the serial number of the server's certificate, which tells API servers behind one address
 	// apart. It may be nil.
 	met func(serial string)
+	// again is told of every request that is repeated because the server asked for it. Without it, none is repeated.
+	again func()
 }
+
+// repeats is how often client-go repeats a request that an API server asks to repeat.
+const repeats = 10
 
 func newClient(config *rest.Config, connection Connection) (*client, error) {
 	base, _, err := rest.DefaultServerUrlFor(config)
@@ -107,8 +114,27 @@ func (c *client) send(ctx context.Context, method, path, contentType, body strin
 	return failure{}
 }
 
-// open sends one request and returns its response, whose body the caller closes.
+// open sends one request and returns its response, whose body the caller closes. As client-go does, it repeats what the server asks to
+// repeat: such a request was not processed.
 func (c *client) open(ctx context.Context, method, path, contentType, body string) (*http.Response, failure) {
+	for n := 0; ; n++ {
+		resp, failed, wait := c.once(ctx, method, path, contentType, body)
+		if failed.text != ComeAgain || c.again == nil || n == repeats {
+			return resp, failed
+		}
+		if n == 0 {
+			c.again()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, failed
+		case <-time.After(wait):
+		}
+	}
+}
+
+// once sends one request. If the server asks to repeat it, it also returns after which time.
+func (c *client) once(ctx context.Context, method, path, contentType, body string) (*http.Response, failure, time.Duration) {
 	var content io.Reader
 	if body != "" {
 		content = strings.NewReader(body)
@@ -119,7 +145,7 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 	progress := &trace{met: c.met}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, progress.hooks()), method, to.String(), content)
 	if err != nil {
-		return nil, failure{Dial, err.Error()}
+		return nil, failure{Dial, err.Error()}, 0
 	}
 	req.Header.Set("Accept", "application/json")
 	if contentType != "" {
@@ -127,21 +153,24 @@ func (c *client) open(ctx context.Context, method, path, contentType, body strin
 	}
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
-		return nil, failure{progress.phase(), describe(err)}
+		return nil, failure{progress.phase(), describe(err)}, 0
 	}
-	if resp.StatusCode/100 != 2 {
-		defer resp.Body.Close()
-		// Only the beginning of the body matters: the list of an API server's checks is short.
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 8192))
-		if bytes.Contains(text, []byte("[-]shutdown failed")) {
-			return nil, failure{Status, ShuttingDown}
-		}
-		if resp.Header.Get("Retry-After") != "" {
-			return nil, failure{Status, ComeAgain}
-		}
-		return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}
+	if resp.StatusCode/100 == 2 {
+		return resp, failure{}, 0
 	}
-	return resp, failure{}
+	defer resp.Body.Close()
+	// Only the beginning of the body matters: the list of an API server's checks is short.
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8192))
+	if bytes.Contains(text, []byte("[-]shutdown failed")) {
+		return nil, failure{Status, ShuttingDown}, 0
+	}
+	// The conditions of client-go.
+	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode/100 == 5 {
+		if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+			return nil, failure{Status, ComeAgain}, time.Duration(seconds) * time.Second
+		}
+	}
+	return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}, 0
 }
 
 // trace remembers how far a request came. A transport calls its hooks from several goroutines.

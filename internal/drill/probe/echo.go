@@ -3,22 +3,105 @@ package probe
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // lookupTimeout is less than the five seconds after which resolvers repeat a query: a lost one is a failure.
 const lookupTimeout = 4 * time.Second
 
-// lookup looks a name up as programs in pods do.
-func lookup(ctx context.Context, name string) failure {
-	if _, err := (&net.Resolver{PreferGo: true}).LookupHost(ctx, name); err != nil {
-		return failure{Header, describe(err)}
+// lookup looks a name up as programs in pods do: both kinds of addresses at the same time. A query that is not answered is a failure,
+// even if the other one is. Go's resolver alone would say "no such host" if the query for an IPv4 address gets lost, because
+// the one for an IPv6 address was answered, and has no record.
+func lookup(ctx context.Context, resolve func(ctx context.Context, network, name string) error, name string) failure {
+	answers := make(chan error, 2)
+	for _, network := range []string{"ip4", "ip6"} {
+		go func() { answers <- resolve(ctx, network, name) }()
 	}
-	return failure{}
+	var none failure
+	found := false
+	for range 2 {
+		err := <-answers
+		var why *net.DNSError
+		switch {
+		case err == nil:
+			found = true
+		case errors.As(err, &why) && why.IsNotFound:
+			none = failure{Header, described(why)}
+		case errors.As(err, &why) && !why.IsTimeout:
+			return failure{Header, described(why)}
+		default:
+			return failure{Header, TimedOut}
+		}
+	}
+	if found {
+		return failure{}
+	}
+	return none
+}
+
+// described says which server gave an answer, which in pods is the address of a Service, and leaves out the port of the query.
+func described(why *net.DNSError) string {
+	text := why.Err
+	if i := strings.LastIndex(text, ": "); i >= 0 {
+		text = text[i+2:]
+	}
+	if why.Server == "" {
+		return text
+	}
+	return text + ", says " + why.Server
+}
+
+// query sends one query of one kind.
+func query(ctx context.Context, network, name string) error {
+	last := &rcode{}
+	// A resolver of its own: lookups of the same name with the same resolver share one query.
+	_, err := (&net.Resolver{PreferGo: true, Dial: last.dial}).LookupNetIP(ctx, network, name)
+	var why *net.DNSError
+	if errors.As(err, &why) && why.IsNotFound {
+		why.Err = last.String()
+	}
+	return err
+}
+
+// rcode remembers what the last answer said: Go does not tell a name that does not exist from one without an address.
+type rcode struct{ last atomic.Int32 }
+
+func (r *rcode) String() string {
+	switch r.last.Load() {
+	case 0:
+		return "no address"
+	case 3:
+		return "NXDOMAIN"
+	}
+	return "no such host"
+}
+
+func (r *rcode) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if udp, ok := c.(*net.UDPConn); ok && err == nil {
+		return answered{udp, r}, nil
+	}
+	return c, err
+}
+
+// answered reads the response code of each answer.
+type answered struct {
+	*net.UDPConn
+	code *rcode
+}
+
+func (a answered) Read(b []byte) (int, error) {
+	n, err := a.UDPConn.Read(b)
+	if n > 3 {
+		a.code.last.Store(int32(b[3] & 0xf))
+	}
+	return n, err
 }
 
 // echo holds one TCP connection, and sends lines that are to come back.

@@ -2,71 +2,141 @@ package probe
 
 import (
 	"slices"
+	"strings"
 	"time"
 )
 
-// stops are the shutdowns that Ready clients have seen, and the connections that the other clients have made meanwhile.
+const (
+	// serving is longer than any API server serves after it was told to stop.
+	serving = time.Minute
+	// stopped is how long an API server may be gone after it was told to stop. Whoever uses no other server expects it back by then.
+	stopped = 2 * time.Minute
+)
+
+// stops are what Ready clients have seen of the shutdowns of their servers, and what the other clients did meanwhile. Times are
+// milliseconds since 1970.
 type stops struct {
 	serials   map[string]map[string]bool // the certificates of a Ready client's server, by the client's path
 	told      map[string][]int64         // when that server said that it is shutting down
 	gone      map[string][]int64         // when it failed otherwise: nobody can connect to it any more
+	refused   map[string][]int64         // when it accepted no connection
+	ready     map[string][]int64         // the beginnings of the seconds in which it said that it is ready
 	connected map[string][]int64         // when clients that leave the choice to the cluster connected, by the server's certificate
+	undialed  map[Client]map[int64]int   // how many connections to the only server that a client uses failed, by second
 }
 
 func newStops() stops {
-	return stops{serials: map[string]map[string]bool{}, told: map[string][]int64{}, gone: map[string][]int64{}, connected: map[string][]int64{}}
+	return stops{serials: map[string]map[string]bool{}, told: map[string][]int64{}, gone: map[string][]int64{}, refused: map[string][]int64{},
+		ready: map[string][]int64{}, connected: map[string][]int64{}, undialed: map[Client]map[int64]int{}}
 }
 
-func (s stops) add(line Second) {
-	path := line.Client.Path
+// learn remembers the certificate of a Ready client's server. A connection that is kept may be older than the interval, and a server
+// that starts again may have another certificate, so all lines count.
+func (s stops) learn(line Second) {
 	if line.Client.Operation != Ready {
-		// A client with an address of its own connects to this server whatever it says.
-		if line.Client.Address == "" {
-			for serial, at := range line.Connected {
-				s.connected[serial] = append(s.connected[serial], at...)
-			}
-		}
 		return
 	}
 	for serial := range line.Connected {
-		if s.serials[path] == nil {
-			s.serials[path] = map[string]bool{}
+		if s.serials[line.Client.Path] == nil {
+			s.serials[line.Client.Path] = map[string]bool{}
 		}
-		s.serials[path][serial] = true
-	}
-	for text, at := range line.FailedAt {
-		if text == ShuttingDown {
-			s.told[path] = append(s.told[path], at)
-		} else {
-			s.gone[path] = append(s.gone[path], at)
-		}
+		s.serials[line.Client.Path][serial] = true
 	}
 }
 
-// late counts the connections to servers that had said for at least some time that they are shutting down. It also returns
-// how many shutdowns were seen.
-func (s stops) late(grace time.Duration) (late, shutdowns int) {
-	for path, told := range s.told {
-		slices.Sort(told)
-		gone := slices.Sorted(slices.Values(s.gone[path]))
-		end := int64(0)
-		for _, begin := range told {
-			if begin <= end {
-				continue // it says so more than once
+// add adds a line of the interval.
+func (s stops) add(line Second) {
+	path, second := line.Client.Path, line.At*1000
+	switch {
+	case line.Client.Operation == Ready:
+		if line.Requests > line.Failed {
+			s.ready[path] = append(s.ready[path], second)
+		}
+		for text, at := range line.FailedAt {
+			if text == ShuttingDown {
+				s.told[path] = append(s.told[path], at)
+				continue
 			}
-			end = begin + time.Minute.Milliseconds() // no server serves so long after it was told to stop
-			if i, _ := slices.BinarySearch(gone, begin); i < len(gone) {
+			s.gone[path] = append(s.gone[path], at)
+			if strings.HasPrefix(text, "dial:") {
+				s.refused[path] = append(s.refused[path], at)
+			}
+		}
+	case line.Client.Address == "":
+		for serial, at := range line.Connected {
+			s.connected[serial] = append(s.connected[serial], at...)
+		}
+	case line.Client.API() && line.Phases[Dial] > 0:
+		// It connects to this server whatever it says.
+		if s.undialed[line.Client] == nil {
+			s.undialed[line.Client] = map[int64]int{}
+		}
+		s.undialed[line.Client][second] += line.Phases[Dial]
+	}
+}
+
+// shutdown is one shutdown of a server: when it began, when the server said so last, and the second in which it was ready again.
+type shutdown struct{ begin, last, back int64 }
+
+// shutdowns are those of one Ready client's server. One that does not announce them stops when it accepts no connection.
+func (s stops) shutdowns(path string, announced bool) (out []shutdown) {
+	begins := s.told[path]
+	if !announced {
+		begins = s.refused[path]
+	}
+	ready := slices.Sorted(slices.Values(s.ready[path]))
+	for _, at := range slices.Sorted(slices.Values(begins)) {
+		if n := len(out); n > 0 && at < out[n-1].back {
+			out[n-1].last = at
+			continue
+		}
+		back := at + stopped.Milliseconds()
+		// In the second in which it stops, it was ready too.
+		if i, _ := slices.BinarySearch(ready, at); i < len(ready) {
+			back = min(back, ready[i])
+		}
+		out = append(out, shutdown{at, at, back})
+	}
+	return out
+}
+
+// late counts the connections to servers that had said for at least some time that they are shutting down.
+func (s stops) late(grace time.Duration) (late int, announced map[string]int, unknown []string) {
+	announced = map[string]int{}
+	for path := range s.told {
+		gone := slices.Sorted(slices.Values(s.gone[path]))
+		for _, stop := range s.shutdowns(path, true) {
+			announced[path]++
+			end := min(stop.back, stop.begin+serving.Milliseconds())
+			if i, _ := slices.BinarySearch(gone, stop.last); i < len(gone) {
 				end = min(end, gone[i])
 			}
-			shutdowns++
 			for serial := range s.serials[path] {
 				for _, at := range s.connected[serial] {
-					if at >= begin+grace.Milliseconds() && at < end {
+					if at >= stop.begin+grace.Milliseconds() && at < end {
 						late++
 					}
 				}
 			}
 		}
+		if len(s.serials[path]) == 0 {
+			unknown = append(unknown, path)
+		}
 	}
-	return late, shutdowns
+	slices.Sort(unknown)
+	return late, announced, unknown
+}
+
+// excused counts the failed connections to servers that were known to be stopped, by client.
+func (s stops) excused(announced bool) map[string]int {
+	out := map[string]int{}
+	for c, seconds := range s.undialed {
+		stops := s.shutdowns(c.Path, announced)
+		for second, n := range seconds {
+			if slices.ContainsFunc(stops, func(stop shutdown) bool { return second+1000 > stop.begin && second <= stop.back }) {
+				out[c.String()] += n
+			}
+		}
+	}
+	return out
 }

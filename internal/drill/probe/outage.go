@@ -11,9 +11,8 @@ const TimedOut = "timeout"
 // ShuttingDown describes in Outage.Errors what an API server says at /readyz after it was told to stop and while it still serves.
 const ShuttingDown = "shutting down"
 
-// ComeAgain describes in Outage.Errors an answer that asks for the request to be repeated after some time (Retry-After): an API server
-// that stops gives it to requests on connections that are still open. client-go, and with it kubectl and all controllers, repeats
-// such requests automatically, up to ten times. The clients of this package send each request once.
+// ComeAgain describes in Outage.Errors a request that was repeated as often as client-go repeats it, or until its time was over, and was
+// still answered with 429 or 5xx and Retry-After: an API server that stops asks so for requests on connections that are still open.
 const ComeAgain = "asked to repeat it"
 
 // Outage is what one kind of client experienced in an interval.
@@ -21,6 +20,8 @@ type Outage struct {
 	// Requests were sent in that interval, and Failed of them failed.
 	Requests int `json:"requests"`
 	Failed   int `json:"failed"`
+	// Repeated were repeated because the API server asked for it, as client-go does without telling its user.
+	Repeated int `json:"repeated,omitempty"`
 	// Longest is the longest time between two successes, which is the length of an outage and never less than the pace of the
 	// requests. It began at Since.
 	Longest time.Duration `json:"longestNanoseconds"`
@@ -31,6 +32,9 @@ type Outage struct {
 	// Disruption is the number of seconds in which a request failed that was sent once a second. With a timeout of 10 s, it can be
 	// compared with what OpenShift publishes of its upgrades.
 	Disruption int `json:"disruptionSeconds"`
+	// Latencies are how long successful requests took, from the first attempt to the end of the answer. Slowest is the longest.
+	Latencies Latencies     `json:"latencies,omitempty"`
+	Slowest   time.Duration `json:"slowestNanoseconds,omitempty"`
 }
 
 // request is a finished request.
@@ -44,7 +48,7 @@ type request struct {
 // gap starts at the last success before the interval; a gap that is still open when the interval ends counts up to that
 // moment.
 func judge(requests []request, from, to time.Time) Outage {
-	out := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}}
+	out := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}, Latencies: Latencies{}}
 	var answers []time.Time
 	last := from
 	for _, r := range requests {
@@ -57,6 +61,9 @@ func judge(requests []request, from, to time.Time) Outage {
 				if r.sample {
 					out.Disruption++
 				}
+			} else if took := r.ended.Sub(r.sent); took > 0 { // an event of a watch has no request of its own
+				out.Latencies.add(took)
+				out.Slowest = max(out.Slowest, took)
 			}
 		}
 		switch {
@@ -80,11 +87,14 @@ func judge(requests []request, from, to time.Time) Outage {
 
 // worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
 func worst(outages []Outage) Outage {
-	all := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}}
+	all := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}, Latencies: Latencies{}}
 	for _, o := range outages {
 		all.Requests += o.Requests
 		all.Failed += o.Failed
 		all.Disruption += o.Disruption
+		all.Repeated += o.Repeated
+		all.Slowest = max(all.Slowest, o.Slowest)
+		all.Latencies.Add(o.Latencies)
 		for text, n := range o.Errors {
 			all.Errors[text] += n
 		}

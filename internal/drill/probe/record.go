@@ -16,6 +16,7 @@ type record struct {
 	// perSecond is how many requests are sent per second. One of them is the sample that counts for seconds of disruption.
 	perSecond int
 	met       []meeting
+	again     []time.Time // when requests were repeated
 }
 
 // meeting is a TLS connection to a server.
@@ -29,6 +30,13 @@ func (r *record) meet(serial string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.met = append(r.met, meeting{serial, time.Now()})
+}
+
+// repeat records that a request is repeated.
+func (r *record) repeat() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = append(r.again, time.Now())
 }
 
 // connected lists the connections of an interval, in milliseconds since 1970, by the server's certificate.
@@ -92,6 +100,7 @@ func (r *record) forget(before time.Time) {
 	defer r.mu.Unlock()
 	r.ended = slices.Clone(r.since(before))
 	r.met = slices.DeleteFunc(r.met, func(m meeting) bool { return m.at.Before(before) })
+	r.again = slices.DeleteFunc(r.again, func(t time.Time) bool { return t.Before(before) })
 }
 
 // settled reports whether all requests that were sent up to a moment have ended.
@@ -109,7 +118,13 @@ func (r *record) settled(to time.Time) bool {
 func (r *record) between(from, to time.Time) Outage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return judge(r.since(from), from, to)
+	out := judge(r.since(from), from, to)
+	for _, at := range r.again {
+		if !at.Before(from) && at.Before(to) {
+			out.Repeated++
+		}
+	}
+	return out
 }
 
 // since omits requests that no longer matter: those before the last success that ended before from. Requests are in the order

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,9 +43,11 @@ const (
 	// read is the object that reading clients request.
 	read = "read"
 	// beat is the object that is counted up, and watched.
-	beat     = "beat"
-	beatPace = 500 * time.Millisecond
+	beat = "beat"
 )
+
+// BeatPace is the time between two changes of the object that is watched.
+const BeatPace = 500 * time.Millisecond
 
 func configMapPath(namespace, name string) string {
 	return path.Join("/api/v1/namespaces", namespace, "configmaps", name)
@@ -125,7 +129,7 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 	if pace == 0 {
 		pace = s.options.Pace
 		if c.Operation == Beat {
-			pace = beatPace
+			pace = BeatPace
 		}
 	}
 	m.record.perSecond = max(1, int(time.Second/pace))
@@ -133,7 +137,7 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 	var send func(context.Context) failure
 	switch c.Operation {
 	case Lookup:
-		send = func(ctx context.Context) failure { return lookup(ctx, c.Address) }
+		send = func(ctx context.Context) failure { return lookup(ctx, query, c.Address) }
 	case Echo:
 		e := &echo{address: c.Address, record: &m.record}
 		send = e.send
@@ -153,6 +157,9 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 		s.free = append(s.free, sender.free)
 		if c.Operation.onAPI() {
 			sender.met = m.record.meet
+			if c.Operation != Ready { // what it asks for is this very answer
+				sender.again = m.record.repeat
+			}
 		}
 		get := func(path string) func(context.Context) failure {
 			return func(ctx context.Context) failure { return sender.send(ctx, "GET", path, "", "") }
@@ -261,27 +268,52 @@ type Second struct {
 }
 
 // Log writes a line for each client and second, until ctx is done. A line is written when all requests of its second have ended. What is
-// logged is forgotten, so that clients can run for days: Between knows only the last few seconds.
+// logged is forgotten, so that clients can run for days: Between knows only the last few seconds. When ctx is done, the clients
+// end, and what they have experienced until then is logged as well.
 func (s *Set) Log(ctx context.Context, w io.Writer) error {
 	out := json.NewEncoder(w)
 	for from := time.Now().Truncate(time.Second); ; from = from.Add(time.Second) {
 		to := from.Add(time.Second)
 		if err := until(ctx, func() bool { return !time.Now().Before(to) && s.settled(to) }); err != nil {
-			return nil
+			return s.logRest(out, from)
 		}
-		for _, m := range s.members {
-			line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)},
-				Connected: m.record.connected(from, to), FailedAt: m.record.failed(from, to)}
-			if m.writer != nil {
-				line.Ledger, line.Acknowledged = m.writer.ledger, m.writer.acknowledged(from, to)
-				m.writer.forget(to)
-			}
-			m.record.forget(to)
-			if err := out.Encode(line); err != nil {
-				return fmt.Errorf("logging what clients experienced: %w", err)
-			}
+		if err := s.log(out, from, to); err != nil {
+			return err
 		}
 	}
+}
+
+// logRest ends the clients, and logs the seconds that have no line yet. Requests that are under way may still fail: they get the time
+// that a request may take. Those that have no answer then are cut by the end of the clients, and have not failed.
+func (s *Set) logRest(out *json.Encoder, from time.Time) error {
+	s.stop()
+	end := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout+time.Second)
+	defer cancel()
+	_ = until(ctx, func() bool { return s.settled(end) }) // as the comment says
+	for ; from.Before(end); from = from.Add(time.Second) {
+		if err := s.log(out, from, from.Add(time.Second)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// log writes the lines of one second.
+func (s *Set) log(out *json.Encoder, from, to time.Time) error {
+	for _, m := range s.members {
+		line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)},
+			Connected: m.record.connected(from, to), FailedAt: m.record.failed(from, to)}
+		if m.writer != nil {
+			line.Ledger, line.Acknowledged = m.writer.ledger, m.writer.acknowledged(from, to)
+			m.writer.forget(to)
+		}
+		m.record.forget(to)
+		if err := out.Encode(line); err != nil {
+			return fmt.Errorf("logging what clients experienced: %w", err)
+		}
+	}
+	return nil
 }
 
 // Summary adds up the lines of logs. Seconds outside the interval do not count, except for the writes, which must never get lost.
@@ -289,7 +321,7 @@ type Summary struct {
 	from, to int64
 	results  map[string]*Result
 	order    []string
-	seconds  map[string]int
+	sent     map[string]map[int64]int // by client and second
 	stops    stops
 	// Ledgers are all acknowledged writes.
 	Ledgers Ledgers
@@ -297,7 +329,7 @@ type Summary struct {
 
 // NewSummary makes a summary of the whole seconds of an interval.
 func NewSummary(from, to time.Time) *Summary {
-	return &Summary{from: from.Unix(), to: to.Unix(), results: map[string]*Result{}, seconds: map[string]int{}, stops: newStops(), Ledgers: Ledgers{}}
+	return &Summary{from: from.Unix(), to: to.Unix(), results: map[string]*Result{}, sent: map[string]map[int64]int{}, stops: newStops(), Ledgers: Ledgers{}}
 }
 
 // Read adds a log. The last line may be incomplete, because its process was killed.
@@ -318,6 +350,7 @@ func (s *Summary) Add(line Second) {
 	if line.Ledger != "" {
 		s.Ledgers[line.Ledger] = append(s.Ledgers[line.Ledger], line.Acknowledged...)
 	}
+	s.stops.learn(line)
 	if line.At < s.from || line.At >= s.to {
 		return
 	}
@@ -326,10 +359,11 @@ func (s *Summary) Add(line Second) {
 	if s.results[name] == nil {
 		s.results[name] = &Result{Client: line.Client}
 		s.order = append(s.order, name)
+		s.sent[name] = map[int64]int{}
 	}
 	r := s.results[name]
 	r.Outage = worst([]Outage{r.Outage, line.Outage})
-	s.seconds[name]++
+	s.sent[name][line.At] += line.Requests
 }
 
 // Results are the clients in the order in which they were read.
@@ -341,17 +375,76 @@ func (s *Summary) Results() (out []Result) {
 }
 
 // Late counts the connections that reached an API server which had said for at least some time that it is shutting down, made by
-// clients that leave the choice of the server to the cluster. It also returns how many shutdowns Ready clients have seen:
+// clients that leave the choice of the server to the cluster. announced is how many shutdowns each Ready client has seen, by its path:
 // those of servers that stop without saying so are not seen, and have no late connections, because they no longer listen.
-func (s *Summary) Late(grace time.Duration) (late, shutdowns int) { return s.stops.late(grace) }
+// unknown are the paths whose servers announced one, and whose certificates nobody has seen: nothing is known of connections to them.
+func (s *Summary) Late(grace time.Duration) (late int, announced map[string]int, unknown []string) {
+	return s.stops.late(grace)
+}
 
-// Silent names the clients that did not run for a tenth of the interval or more: nothing that they report is the whole truth. A client
-// that did not run at all is not known here.
-func (s *Summary) Silent() (out []string) {
-	for _, name := range s.order {
-		if n := s.seconds[name]; int64(n)*10 <= (s.to-s.from)*9 {
-			out = append(out, fmt.Sprintf("%s ran in %d of %d seconds", strings.TrimSpace(name), n, s.to-s.from))
+// Excused counts, by client, the connections that failed because the only API server that a client uses was stopped: from the moment in
+// which a Ready client of the same path learned that it stops until it is ready again, and two minutes at most. A server that does
+// not announce its shutdown stops when it accepts no connection.
+func (s *Summary) Excused(announced bool) map[string]int { return s.stops.excused(announced) }
+
+// inARow is how many seconds in a row a client may not be without its requests.
+const inARow = 3
+
+// Starved says when a client did not run, or sent less than half of its requests, for three seconds in a row, for a tenth of its time, or sent
+// less than four fifths of them in all: what it reports is not the whole truth. Requests that were sent and hang are not missing. The
+// client ran from one moment to another; if from is zero, since the first second that it logged.
+func (s *Summary) Starved(c Client, pace time.Duration, from, to time.Time) (out []string) {
+	name := strings.TrimSpace(c.String())
+	sent := s.sent[c.String()]
+	begin, end := s.from, s.to
+	switch {
+	case !from.IsZero():
+		begin = max(begin, from.Add(time.Second-1).Unix())
+	case len(sent) > 0:
+		begin = slices.Min(slices.Collect(maps.Keys(sent))) + 1 // it may have begun in the middle of it
+	}
+	if !to.IsZero() {
+		end = min(end, to.Unix())
+	}
+	if begin >= end {
+		if len(sent) == 0 && from.IsZero() {
+			out = append(out, name+" logged nothing")
 		}
+		return out
+	}
+	if len(sent) == 0 {
+		return []string{name + " logged nothing"}
+	}
+	if c.Pace != 0 {
+		pace = c.Pace
+	}
+	perSecond := int(time.Second / pace)
+	if c.Operation == Watch || c.Operation == Beat { // at their own pace
+		perSecond = 0
+	}
+	missing, row, inRow, total := 0, 0, 0, 0
+	report := func(at int64) {
+		if row >= inARow {
+			out = append(out, fmt.Sprintf("%s sent %d requests instead of %d in %d seconds from %s", name, inRow, row*perSecond, row, time.Unix(at-int64(row), 0).UTC().Format(time.TimeOnly)))
+		}
+		row, inRow = 0, 0
+	}
+	for at := begin; at < end; at++ {
+		n, logged := sent[at]
+		total += n
+		if logged && n*2 >= perSecond {
+			report(at)
+			continue
+		}
+		missing, row, inRow = missing+1, row+1, inRow+n
+	}
+	report(end)
+	all := int(end - begin)
+	switch {
+	case missing*10 >= all:
+		out = append(out, fmt.Sprintf("%s ran in %d of %d seconds", name, all-missing, all))
+	case total*10 < all*perSecond*8:
+		out = append(out, fmt.Sprintf("%s sent %d requests instead of %d", name, total, all*perSecond))
 	}
 	return out
 }

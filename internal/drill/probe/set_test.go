@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -334,8 +336,8 @@ func TestSummary(t *testing.T) {
 	if len(got) != 1 || got[0].Requests != 160 || got[0].Failed != 1+2+0+1+1+2+0+1 || got[0].Longest != 2*time.Second {
 		t.Errorf("got %+v", got)
 	}
-	if silent := s.Silent(); !slices.Equal(silent, []string{"endpoint: write, new ran in 8 of 10 seconds"}) {
-		t.Errorf("silent: %v", silent)
+	if starved := s.Starved(c, 50*time.Millisecond, time.Unix(90, 0), time.Time{}); !slices.Equal(starved, []string{"endpoint: write, new ran in 8 of 10 seconds"}) {
+		t.Errorf("starved: %v", starved)
 	}
 	if n := len(s.Ledgers["l"]); n != 18 {
 		t.Errorf("%d writes are remembered; those outside the interval must not get lost either", n)
@@ -375,41 +377,364 @@ func TestCreateAgain(t *testing.T) {
 
 func TestLate(t *testing.T) {
 	own := Client{Path: "server a", Operation: Ready, Connection: Kept, Address: "https://a"}
-	second := func(c Client, at int64, failed map[string]int64, connected ...int64) Second {
-		return Second{At: at, Result: Result{Client: c}, FailedAt: failed, Connected: map[string][]int64{"1": connected, "2": connected}}
-	}
+	endpoint := Client{Path: "endpoint", Operation: Read}
 	for name, c := range map[string]struct {
 		client  Client
 		at      []int64 // milliseconds
 		want    int
 		unaware bool // the server does not announce its shutdown
+		learned int64
+		unknown bool
+		hiccup  bool // a request to the server times out while it is shutting down
 	}{
-		"early":             {client: Client{Path: "endpoint", Operation: Read}, at: []int64{20500, 23999}},
-		"late":              {client: Client{Path: "endpoint", Operation: Read}, at: []int64{24600, 24900}, want: 2},
-		"before":            {client: Client{Path: "endpoint", Operation: Read}, at: []int64{15000}},
-		"the next process":  {client: Client{Path: "endpoint", Operation: Read}, at: []int64{25700, 40000}},
+		"early":             {client: endpoint, at: []int64{20500, 23999}},
+		"late":              {client: endpoint, at: []int64{24600, 24900}, want: 2},
+		"before":            {client: endpoint, at: []int64{15000}},
+		"the next process":  {client: endpoint, at: []int64{25700, 40000}},
 		"by its address":    {client: Client{Path: "server a", Operation: Read, Address: "https://a"}, at: []int64{24600}},
-		"nothing announced": {client: Client{Path: "endpoint", Operation: Read}, at: []int64{24600}, unaware: true},
+		"nothing announced": {client: endpoint, at: []int64{24600}, unaware: true},
+		// The connection over which the server is asked is older than the interval.
+		"learned before":       {client: endpoint, at: []int64{24600}, want: 1, learned: 3},
+		"learned afterwards":   {client: endpoint, at: []int64{24600}, want: 1, learned: 70},
+		"never learned":        {client: endpoint, at: []int64{24600}, learned: -1, unknown: true},
+		"it is not gone, late": {client: endpoint, at: []int64{24600}, want: 1, hiccup: true},
 	} {
 		s := NewSummary(time.Unix(10, 0), time.Unix(60, 0))
-		first := second(own, 11, nil)
-		first.Connected = map[string][]int64{"1": {11000}} // certificate 2 is another server's
-		s.Add(first)
+		line := func(c Client, at int64, failed map[string]int64, connected map[string][]int64) {
+			l := Second{At: at, Result: Result{Client: c}, FailedAt: failed, Connected: connected}
+			l.Requests, l.Failed = 20, len(failed)*20
+			s.Add(l)
+		}
+		if c.learned == 0 {
+			c.learned = 11
+		}
+		line(own, 11, nil, nil)
+		if c.learned > 0 {
+			line(own, c.learned, nil, map[string][]int64{"1": {c.learned * 1000}}) // certificate 3 is another server's
+		}
 		if !c.unaware {
 			for at := int64(20); at < 25; at++ {
-				s.Add(second(own, at, map[string]int64{ShuttingDown: at*1000 + 500}))
+				line(own, at, map[string]int64{ShuttingDown: at*1000 + 500}, nil)
 			}
 		}
-		gone := second(own, 25, map[string]int64{"dial: connect: connection refused": 25600})
-		gone.Connected = nil
-		s.Add(gone)
-		line := second(c.client, 24, nil, c.at...)
-		line.Connected = map[string][]int64{"1": c.at, "3": {24700}}
-		s.Add(line)
-		late, shutdowns := s.Late(4 * time.Second)
-		if c.unaware == (shutdowns == 1) || late != c.want {
-			t.Errorf("%s: %d late connections in %d shutdowns, want %d", name, late, shutdowns, c.want)
+		if c.hiccup {
+			line(own, 22, map[string]int64{TimedOut: 22900}, nil)
 		}
+		line(own, 25, map[string]int64{"dial: connect: connection refused": 25600}, nil)
+		line(own, 35, nil, nil)
+		line(c.client, 24, nil, map[string][]int64{"1": c.at, "3": {24700}})
+		late, announced, unknown := s.Late(4 * time.Second)
+		if wantSeen := 1; c.unaware && announced["server a"] != 0 || !c.unaware && announced["server a"] != wantSeen || late != c.want {
+			t.Errorf("%s: %d late connections in %v shutdowns, want %d", name, late, announced, c.want)
+		}
+		if c.unknown != slices.Contains(unknown, "server a") {
+			t.Errorf("%s: the certificates of %v are unknown", name, unknown)
+		}
+	}
+}
+
+// TestExcused cuts a server off from a client that uses no other: before it stops, while it is stopped, too long, and afterwards.
+func TestExcused(t *testing.T) {
+	ready, own := Client{Path: "server a", Operation: Ready, Address: "https://a"}, Client{Path: "server a", Operation: Read, Address: "https://a"}
+	other := Client{Path: "server b", Operation: Read, Address: "https://b"}
+	for name, c := range map[string]struct {
+		told, gone, back int64 // seconds; 0: never
+		unannounced      bool
+		fails            []int64
+		want             int
+	}{
+		"while it is stopped":         {told: 100, gone: 105, back: 120, fails: []int64{105, 110, 119, 120}, want: 4},
+		"before it said so":           {told: 100, gone: 105, back: 120, fails: []int64{50, 99}},
+		"after it was back":           {told: 100, gone: 105, back: 120, fails: []int64{121, 130}},
+		"it does not come back":       {told: 100, gone: 105, fails: []int64{219, 220, 221, 250}, want: 2},
+		"it crashes":                  {gone: 105, back: 120, fails: []int64{105, 110}},
+		"it never says so":            {gone: 105, back: 120, unannounced: true, fails: []int64{105, 110, 121}, want: 2},
+		"it never says so, for long":  {gone: 105, unannounced: true, fails: []int64{110, 226}, want: 1},
+		"it never says so, and hangs": {back: 120, unannounced: true, fails: []int64{110}},
+	} {
+		s := NewSummary(time.Unix(10, 0), time.Unix(300, 0))
+		line := func(c Client, at int64, o Outage, failed map[string]int64) {
+			s.Add(Second{At: at, Result: Result{c, o}, FailedAt: failed})
+		}
+		line(ready, 20, Outage{Requests: 20}, nil)
+		if c.told > 0 {
+			line(ready, c.told, Outage{Requests: 20, Failed: 10}, map[string]int64{ShuttingDown: c.told*1000 + 300})
+		}
+		if c.gone > 0 {
+			line(ready, c.gone, Outage{Requests: 20, Failed: 20}, map[string]int64{"dial: connect: connection refused": c.gone*1000 + 300})
+		} else {
+			line(ready, 105, Outage{Requests: 20, Failed: 20}, map[string]int64{TimedOut: 105300})
+		}
+		if c.back > 0 {
+			line(ready, c.back, Outage{Requests: 20, Failed: 5}, map[string]int64{"dial: connect: connection refused": c.back * 1000})
+		}
+		for _, at := range c.fails {
+			line(own, at, Outage{Requests: 20, Failed: 3, Phases: map[Phase]int{Dial: 1, Header: 2}}, nil)
+			line(other, at, Outage{Requests: 20, Failed: 1, Phases: map[Phase]int{Dial: 1}}, nil)
+		}
+		if got := s.Excused(!c.unannounced); got[own.String()] != c.want || got[other.String()] != 0 {
+			t.Errorf("%s: %v, want %d", name, got, c.want)
+		}
+	}
+}
+
+func TestStarved(t *testing.T) {
+	c, watch := Client{Path: "endpoint", Operation: Read, Connection: New}, Client{Path: "endpoint", Operation: Watch, Connection: Kept}
+	none := func(int64) bool { return false }
+	between := func(from, to int64) func(int64) bool { return func(at int64) bool { return at >= from && at < to } }
+	for name, test := range map[string]struct {
+		client   Client
+		missing  func(int64) bool // no line
+		weak     func(int64) bool // a line with few requests
+		from, to time.Time
+		want     []string
+	}{
+		"it ran":                       {},
+		"two seconds":                  {missing: between(150, 152)},
+		"three seconds":                {missing: between(150, 153), want: []string{"endpoint: read, new sent 0 requests instead of 60 in 3 seconds from 00:02:30"}},
+		"three weak seconds":           {weak: between(150, 153), want: []string{"endpoint: read, new sent 27 requests instead of 60 in 3 seconds from 00:02:30"}},
+		"the last three":               {missing: between(197, 200), want: []string{"endpoint: read, new sent 0 requests instead of 60 in 3 seconds from 00:03:17"}},
+		"now and then":                 {weak: func(at int64) bool { return at%8 == 0 }, want: []string{"endpoint: read, new ran in 88 of 100 seconds"}},
+		"nothing":                      {missing: between(0, 300), want: []string{"endpoint: read, new logged nothing"}},
+		"a watch has its own pace":     {client: watch, weak: between(0, 300)},
+		"a watch is not there":         {client: watch, missing: between(150, 153), want: []string{"endpoint: watch, kept sent 0 requests instead of 0 in 3 seconds from 00:02:30"}},
+		"it ended with its node":       {to: time.Unix(150, 5e8), missing: between(150, 300)},
+		"it ended before its node":     {to: time.Unix(150, 5e8), missing: between(147, 300), want: []string{"endpoint: read, new sent 0 requests instead of 60 in 3 seconds from 00:02:27"}},
+		"it came with a node":          {from: time.Unix(0, 1), missing: between(0, 150)},
+		"it came with a node and fell": {from: time.Unix(0, 1), missing: func(at int64) bool { return at < 150 || at > 180 && at < 185 }, want: []string{"endpoint: read, new sent 0 requests instead of 80 in 4 seconds from 00:03:01"}},
+		"it never came":                {from: time.Unix(0, 1), missing: between(0, 300), want: []string{"endpoint: read, new logged nothing"}},
+	} {
+		if test.missing == nil {
+			test.missing = none
+		}
+		if test.weak == nil {
+			test.weak = none
+		}
+		if test.client == (Client{}) {
+			test.client = c
+		}
+		begin := time.Unix(90, 0)
+		if !test.from.IsZero() {
+			begin = time.Time{} // not known
+		}
+		s := NewSummary(time.Unix(100, 0), time.Unix(200, 0))
+		for at := int64(90); at < 210; at++ {
+			l := Second{At: at, Result: Result{test.client, Outage{Requests: 20, Failed: 20}}} // those that hang or fail were sent
+			if test.weak(at) {
+				l.Requests = 9
+			}
+			if !test.missing(at) {
+				s.Add(l)
+			}
+		}
+		got := s.Starved(test.client, 50*time.Millisecond, begin, test.to)
+		if len(test.want) > 0 && len(got) > len(test.want) {
+			got = got[:len(test.want)] // a tenth of the time as well
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+// TestLogRest ends clients while requests hang: what has failed before is not lost, and neither is what fails meanwhile.
+func TestLogRest(t *testing.T) {
+	var n atomic.Int32
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1) == 1 {
+			<-r.Context().Done() // until it times out
+		}
+		http.Error(w, "no", http.StatusInternalServerError)
+	}))
+	defer web.Close()
+	set, err := Run(t.Context(), &rest.Config{Host: web.URL}, []Client{{Path: "x", Operation: Get, Connection: New, Address: web.URL}}, Options{Timeout: 6 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer set.Stop()
+	begin := time.Now()
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+	defer stop()
+	var log bytes.Buffer
+	if err := set.Log(ctx, &log); err != nil {
+		t.Fatal(err)
+	}
+	s := NewSummary(begin.Add(-time.Second), time.Now())
+	if err := s.Read(&log); err != nil {
+		t.Fatal(err)
+	}
+	r := s.Results()
+	if len(r) != 1 || r[0].Errors["HTTP 500"] < 20 || r[0].Errors[TimedOut] != 1 || r[0].Failed != r[0].Requests {
+		t.Errorf("logged: %+v", r)
+	}
+	if sent := int(n.Load()); len(r) == 1 && r[0].Requests != sent {
+		t.Errorf("%d of %d requests were logged", r[0].Requests, sent)
+	}
+}
+
+// TestRepeat has an API server ask for requests to be repeated.
+func TestRepeat(t *testing.T) {
+	for name, c := range map[string]struct {
+		operation     Operation
+		path          string // of a workload
+		status        int
+		after         string
+		times         int32
+		timeout       time.Duration
+		text          string
+		repeated, min int
+	}{
+		"a read":                      {operation: Read, status: 503, after: "1", times: 1, repeated: 1},
+		"a write":                     {operation: Write, status: 429, after: "1", times: 1, repeated: 1},
+		"as often as client-go":       {operation: Read, status: 503, after: "0", times: 10, repeated: 1},
+		"and no more":                 {operation: Read, status: 503, after: "0", times: 11, repeated: 1, text: ComeAgain},
+		"until the time is over":      {operation: Read, status: 503, after: "5", times: 1, timeout: time.Second, repeated: 1, text: ComeAgain},
+		"without a time":              {operation: Read, status: 503, times: 1, text: "HTTP 503"},
+		"a status that is not for it": {operation: Read, status: 404, after: "1", times: 1, text: "HTTP 404"},
+		"how ready it is":             {operation: Ready, status: 503, after: "1", times: 1, text: ComeAgain},
+		"a workload":                  {operation: Get, status: 503, after: "1", times: 1, text: ComeAgain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var requests atomic.Int32
+			var mu sync.Mutex
+			bodies := map[string]int{}
+			api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				if r.Method == http.MethodPost { // the ledger
+					fmt.Fprint(w, `{"apiVersion":"v1","kind":"ConfigMap"}`)
+					return
+				}
+				body, _ := io.ReadAll(r.Body)
+				mu.Lock()
+				bodies[string(body)]++
+				mu.Unlock()
+				if requests.Add(1) <= c.times {
+					if c.after != "" {
+						w.Header().Set("Retry-After", c.after)
+					}
+					w.WriteHeader(c.status)
+				}
+			}))
+			defer api.Close()
+			begin := time.Now()
+			client := Client{Path: "x", Operation: c.operation, Connection: New, Pace: 2 * time.Second}
+			if c.operation == Get {
+				client.Address = api.URL
+			}
+			if c.timeout == 0 {
+				c.timeout = 5 * time.Second
+			}
+			set, err := Run(t.Context(), &rest.Config{Host: api.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}}, []Client{client}, Options{Timeout: c.timeout})
+			if err != nil {
+				t.Fatal(err)
+			}
+			m := set.members[0]
+			if err := until(t.Context(), func() bool { return requests.Load() > 0 }); err != nil {
+				t.Fatal(err)
+			}
+			set.Stop() // no second request, and the first one ends
+			o := m.record.between(begin, time.Now())
+			if o.Requests != 1 || o.Repeated != c.repeated || (o.Failed == 1) != (c.text != "") || c.text != "" && o.Errors[c.text] != 1 {
+				t.Errorf("%+v, want %d repeated, and %q", o, c.repeated, c.text)
+			}
+			if c.after == "1" && c.repeated > 0 && o.Slowest < time.Second {
+				t.Errorf("it took %s, without the time before it was repeated", o.Slowest)
+			}
+			if len(bodies) != 1 {
+				t.Errorf("what is repeated differs: %v", bodies)
+			}
+			if m.writer != nil && !slices.Equal(m.writer.acknowledged(begin, time.Now()), []int{0}) {
+				t.Error("the write is not in the ledger")
+			}
+		})
+	}
+}
+
+func TestLatencies(t *testing.T) {
+	l := Latencies{}
+	for ms := range 1000 {
+		l.add(time.Duration(ms+1) * time.Millisecond)
+	}
+	l.Add(Latencies{})
+	for part, want := range map[float64]time.Duration{0.5: 500 * time.Millisecond, 0.99: 990 * time.Millisecond, 1: time.Second} {
+		if got := l.Quantile(part); got < want || got > want*112/100 {
+			t.Errorf("the %v quantile is %s, and not at most a tenth more than %s", part, got, want)
+		}
+	}
+	if (Latencies{}).Quantile(0.5) != 0 {
+		t.Error("without a request there is no latency")
+	}
+	l = Latencies{}
+	l.add(20 * time.Microsecond)
+	if got := l.Quantile(0.5); got != time.Millisecond {
+		t.Errorf("a very short one is %s", got)
+	}
+}
+
+func TestLookup(t *testing.T) {
+	none := &net.DNSError{Err: "no address", IsNotFound: true, Server: "10.96.0.10:53"}
+	gone := &net.DNSError{Err: "NXDOMAIN", IsNotFound: true, Server: "10.96.0.10:53"}
+	lost := &net.DNSError{Err: "i/o timeout", IsTimeout: true}
+	for name, c := range map[string]struct {
+		four, six error
+		want      failure
+	}{
+		"IPv4 only":            {six: none},
+		"IPv6 only":            {four: none},
+		"both":                 {},
+		"no such name":         {gone, gone, failure{Header, "NXDOMAIN, says 10.96.0.10:53"}},
+		"the query is lost":    {lost, none, failure{Header, TimedOut}},
+		"the other one is":     {nil, lost, failure{Header, TimedOut}},
+		"the server fails":     {&net.DNSError{Err: "server misbehaving", IsTemporary: true, Server: "10.96.0.10:53"}, none, failure{Header, "server misbehaving, says 10.96.0.10:53"}},
+		"nobody listens there": {&net.DNSError{Err: "read udp 10.244.1.2:4711->10.96.0.10:53: read: connection refused", IsTemporary: true, Server: "10.96.0.10:53"}, none, failure{Header, "connection refused, says 10.96.0.10:53"}},
+	} {
+		got := lookup(t.Context(), func(_ context.Context, network, _ string) error {
+			if network == "ip4" {
+				return c.four
+			}
+			return c.six
+		}, "x")
+		if got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+	}
+}
+
+// TestResponseCode tells a name that does not exist from one without an address.
+func TestResponseCode(t *testing.T) {
+	server, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	go func() {
+		for b := make([]byte, 512); ; {
+			n, from, err := server.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			b[2], b[3] = 0x84, 3 // an answer with authority: there is no such name
+			server.WriteTo(b[:n], from)
+		}
+	}()
+	r := &rcode{}
+	c, err := r.dial(t.Context(), "udp", server.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if r.String() != "no address" {
+		t.Errorf("before an answer: %s", r)
+	}
+	if _, err := c.Write(make([]byte, 12)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Read(make([]byte, 512)); err != nil || r.String() != "NXDOMAIN" {
+		t.Errorf("%s, %v", r, err)
+	}
+	if _, packets := c.(net.PacketConn); !packets {
+		t.Error("Go's resolver would take it for a stream")
 	}
 }
 

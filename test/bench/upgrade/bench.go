@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -52,14 +54,29 @@ type bench struct {
 	api     kubernetes.Interface
 	options probe.Options
 	dir     string // for what clients log
+	// announces says that its API servers announce at /readyz that they stop.
+	announces bool
 
-	expected []probe.Client // in all processes
-	set      *probe.Set     // of this process
-	enough   context.CancelFunc
-	logged   chan error
+	service   *corev1.Service // of the workload
+	hired     []*hired        // all clients of all processes
+	processes map[string]*process
 }
 
-func newBench(ctx context.Context, name string, c *spec.Cluster, pace time.Duration) (*bench, error) {
+// hired is a client, and since when and until when it is to run. It ends with its node. One that came with a new node runs since its
+// first log line, until the next change begins.
+type hired struct {
+	probe.Client
+	from, to time.Time
+}
+
+// process is a set of clients in this process, with a log of its own.
+type process struct {
+	set    *probe.Set
+	enough context.CancelFunc
+	logged chan error
+}
+
+func newBench(ctx context.Context, name string, announces bool, c *spec.Cluster, pace time.Duration) (*bench, error) {
 	l, err := lab.Open(c.Metadata.Name)
 	if err != nil {
 		return nil, err
@@ -83,7 +100,7 @@ func newBench(ctx context.Context, name string, c *spec.Cluster, pace time.Durat
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{name: name, cluster: c, lab: l, config: through, api: api, dir: filepath.Join("artifacts", "bench-upgrade", name),
+	b := &bench{name: name, announces: announces, cluster: c, lab: l, config: through, api: api, processes: map[string]*process{}, dir: filepath.Join("artifacts", "bench-upgrade", name),
 		options: probe.Options{Pace: pace, Timeout: timeout, Namespace: namespace}}
 	if err := os.RemoveAll(b.dir); err != nil {
 		return nil, err
@@ -100,7 +117,7 @@ func (b *bench) nodes() (out []spec.Host) {
 	return out
 }
 
-// start runs the workload and all clients, and returns when they run.
+// start starts the workload and all clients.
 func (b *bench) start(ctx context.Context) error {
 	if err := probe.Prepare(ctx, b.api, namespace); err != nil {
 		return err
@@ -110,14 +127,15 @@ func (b *bench) start(ctx context.Context) error {
 	if _, err := b.api.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType, privileged, metav1.PatchOptions{}); err != nil {
 		return err
 	}
-	service, err := b.deployWorkload(ctx)
-	if err != nil {
+	var err error
+	if b.service, err = b.deployWorkload(ctx); err != nil {
 		return fmt.Errorf("starting the workload: %w", err)
 	}
 	for _, h := range b.nodes() {
-		if err := b.equip(ctx, h, service.Spec.ClusterIP); err != nil {
-			return fmt.Errorf("bringing the clients to %s: %w", h.Name, err)
+		if err := b.equip(ctx, h); err != nil {
+			return err
 		}
+		b.hire(b.podClients(h))
 	}
 	if err := b.ready(ctx, "web", 2); err != nil {
 		return err
@@ -129,38 +147,115 @@ func (b *bench) start(ctx context.Context) error {
 		return err
 	}
 
-	log, err := os.Create(filepath.Join(b.dir, "outside.jsonl"))
+	if err := b.run(ctx, "endpoint", endpointClients()); err != nil {
+		return err
+	}
+	for _, h := range b.nodes() {
+		if err := b.runFor(ctx, h); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) podClients(h spec.Host) []probe.Client {
+	return podClients(h, b.service.Spec.ClusterIP)
+}
+
+func (b *bench) nodePort() int32 { return b.service.Spec.Ports[0].NodePort }
+
+// hire expects clients to run from now on.
+func (b *bench) hire(clients []probe.Client) {
+	for _, c := range clients {
+		b.hired = append(b.hired, &hired{Client: c})
+	}
+}
+
+// dismiss expects clients to end at a moment.
+func (b *bench) dismiss(clients []probe.Client, at time.Time) {
+	for _, h := range b.hired {
+		if h.to.IsZero() && slices.Contains(clients, h.Client) {
+			h.to = at
+		}
+	}
+}
+
+// run starts clients in this process. Each process has its own log.
+func (b *bench) run(ctx context.Context, name string, clients []probe.Client) error {
+	log, err := os.Create(filepath.Join(b.dir, "outside-"+name+".jsonl"))
 	if err != nil {
 		return err
 	}
-	outside := outsideClients(b.nodes(), service.Spec.Ports[0].NodePort)
-	b.expected = append(b.expected, outside...)
-	if b.set, err = probe.Run(ctx, b.config, outside, b.options); err != nil {
+	set, err := probe.Run(ctx, b.config, clients, b.options)
+	if err != nil {
 		return errors.Join(err, log.Close())
 	}
 	logging, enough := context.WithCancel(context.Background())
-	b.enough, b.logged = enough, make(chan error, 1)
-	go func() { b.logged <- errors.Join(b.set.Log(logging, log), log.Close()) }()
-	// Those in the pods create their ledgers first.
-	return b.allRun(ctx)
+	p := &process{set: set, enough: enough, logged: make(chan error, 1)}
+	go func() { p.logged <- errors.Join(set.Log(logging, log), log.Close()) }()
+	b.processes[name] = p
+	b.hire(clients)
+	return nil
 }
 
-// outsideClients use the endpoint, and the NodePort of every node.
-func outsideClients(nodes []spec.Host, port int32) []probe.Client {
+const (
+	nodePortOf = "nodeport-"
+	readyzOf   = "readyz-"
+)
+
+// runFor starts the clients in this process that use one host. The one that learns when an API server stops is not on its host: it goes
+// on until that server has stopped, also if the host leaves.
+func (b *bench) runFor(ctx context.Context, h spec.Host) error {
+	if err := b.run(ctx, nodePortOf+h.Name, nodePortClients(h, b.nodePort())); err != nil || !h.Has(spec.RoleControlPlane) {
+		return err
+	}
+	return b.run(ctx, readyzOf+h.Name, readyClients(h))
+}
+
+// end ends clients of this process, by the names of their processes.
+func (b *bench) end(names ...string) (err error) {
+	for _, name := range names {
+		if p := b.processes[name]; p != nil {
+			p.enough()
+		}
+	}
+	for _, name := range names {
+		if p := b.processes[name]; p != nil {
+			err = errors.Join(err, <-p.logged)
+			p.set.Stop()
+			delete(b.processes, name)
+		}
+	}
+	return err
+}
+
+// stop ends the clients of this process. Those in pods end with their machines.
+func (b *bench) stop() error { return b.end(slices.Collect(maps.Keys(b.processes))...) }
+
+// endpointClients use the endpoint.
+func endpointClients() []probe.Client {
 	endpoint := func(o probe.Operation, c probe.Connection) probe.Client {
 		return probe.Client{Path: "endpoint", Connection: c, Operation: o}
 	}
-	out := []probe.Client{
+	return []probe.Client{
 		endpoint(probe.Read, probe.New), endpoint(probe.Read, probe.Kept), endpoint(probe.Read, probe.HTTP2), endpoint(probe.CachedRead, probe.HTTP2),
 		endpoint(probe.Write, probe.New), endpoint(probe.Write, probe.HTTP2), endpoint(probe.Beat, probe.New),
 		endpoint(probe.Watch, probe.Kept), endpoint(probe.Watch, probe.HTTP2),
 	}
-	for _, h := range nodes {
-		out = append(out, probe.Client{Path: "NodePort of " + h.Name, Connection: probe.New, Operation: probe.Get,
-			Address: "http://" + net.JoinHostPort(h.Address, strconv.Itoa(int(port)))})
-	}
-	return out
 }
+
+// nodePortClients use the NodePort of a node, from outside.
+func nodePortClients(h spec.Host, port int32) []probe.Client {
+	return []probe.Client{{Path: "NodePort of " + h.Name, Connection: probe.New, Operation: probe.Get,
+		Address: "http://" + net.JoinHostPort(h.Address, strconv.Itoa(int(port)))}}
+}
+
+// readyClients learn when the API server of a control plane stops.
+func readyClients(h spec.Host) []probe.Client {
+	return []probe.Client{{Path: ownServer + h.Name, Connection: probe.Kept, Operation: probe.Ready, Address: serverOf(h)}}
+}
+
+func serverOf(h spec.Host) string { return "https://" + net.JoinHostPort(h.Address, "6443") }
 
 // ownServer begins the names of clients that use one API server and no other.
 const ownServer = "API server of "
@@ -175,9 +270,7 @@ func podClients(h spec.Host, service string) (out []probe.Client) {
 	add(api, probe.Read, probe.HTTP2, "")
 	add(api, probe.Watch, probe.HTTP2, "")
 	if h.Has(spec.RoleControlPlane) {
-		own := "https://" + net.JoinHostPort(h.Address, "6443")
-		add(ownServer, probe.Read, probe.Kept, own)
-		add(ownServer, probe.Ready, probe.Kept, own)
+		add(ownServer, probe.Read, probe.Kept, serverOf(h))
 	} else {
 		add(api, probe.Write, probe.HTTP2, "")
 	}
@@ -188,8 +281,13 @@ func podClients(h spec.Host, service string) (out []probe.Client) {
 	return out
 }
 
-// equip puts on a node what its pods run.
-func (b *bench) equip(ctx context.Context, h spec.Host, service string) error {
+// equip puts on a host what its pods run. It need not be a node yet.
+func (b *bench) equip(ctx context.Context, h spec.Host) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("bringing the clients to %s: %w", h.Name, err)
+		}
+	}()
 	own, err := os.Executable()
 	if err != nil {
 		return err
@@ -202,9 +300,7 @@ func (b *bench) equip(ctx context.Context, h spec.Host, service string) error {
 	if _, err := b.on(ctx, h.Name, f, "mkdir -p "+logs+"; cat >"+program+".new; chmod 755 "+program+".new; mv "+program+".new "+program); err != nil {
 		return err
 	}
-	mine := podClients(h, service)
-	b.expected = append(b.expected, mine...)
-	text, err := json.Marshal(clients{b.options, mine})
+	text, err := json.Marshal(clients{b.options, b.podClients(h)})
 	if err != nil {
 		return err
 	}
@@ -290,7 +386,10 @@ func (b *bench) deployClients(ctx context.Context) error {
 		return err
 	}
 	template.Spec.ServiceAccountName = meta.Name
-	template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists}}
+	// Kubernetes adds what lets pods of a DaemonSet stay on a node that is drained. None comes to a node before it is Ready.
+	template.Spec.Tolerations = []corev1.Toleration{{Key: "node-role.kubernetes.io/control-plane", Operator: corev1.TolerationOpExists}}
+	template.Spec.Affinity = &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
+		NodeSelectorTerms: []corev1.NodeSelectorTerm{{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: leavingLabel, Operator: corev1.NodeSelectorOpDoesNotExist}}}}}}}
 	_, err = b.api.AppsV1().DaemonSets(namespace).Create(ctx, &appsv1.DaemonSet{ObjectMeta: meta,
 		Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: template.Labels}, Template: template}}, metav1.CreateOptions{})
 	return err
@@ -319,9 +418,9 @@ func (b *bench) ready(ctx context.Context, app string, n int) error {
 	})
 }
 
-// allRun waits until every client has logged a second without a failure.
+// allRun waits until every client has logged some seconds without a failure: those in pods create their ledgers first. From then on, all of them are to run.
 func (b *bench) allRun(ctx context.Context) error {
-	return b.eventually(ctx, "all clients succeed", func() error {
+	err := b.eventually(ctx, "all clients succeed", func() error {
 		now := time.Now()
 		s, err := b.summary(ctx, now.Add(-15*time.Second), now)
 		if err != nil {
@@ -331,13 +430,19 @@ func (b *bench) allRun(ctx context.Context) error {
 		for _, r := range s.Results() {
 			good[r.Client.String()] = r.Requests > 0 && r.Failed == 0
 		}
-		for _, c := range b.expected {
-			if !good[c.String()] {
-				return fmt.Errorf("%s does not", c)
+		for _, h := range b.hired {
+			if h.to.IsZero() && !good[h.String()] {
+				return fmt.Errorf("%s does not", h)
 			}
 		}
 		return nil
 	})
+	for _, h := range b.hired {
+		if h.from.IsZero() {
+			h.from = time.Now()
+		}
+	}
+	return err
 }
 
 func (b *bench) eventually(ctx context.Context, what string, f func() error) error {
@@ -354,41 +459,56 @@ func (b *bench) eventually(ctx context.Context, what string, f func() error) err
 	}
 }
 
-// summary reads what all clients have logged.
+// collect brings what the pods of a host have logged to this computer.
+func (b *bench) collect(ctx context.Context, name string) error {
+	// One file per process: the last line of one that was killed may be incomplete.
+	files, err := b.on(ctx, name, nil, "cd "+logs+"; ls")
+	if err != nil {
+		return err
+	}
+	for file := range strings.FieldsSeq(files) {
+		text, err := b.on(ctx, name, nil, "cat "+logs+"/"+file)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(b.dir, name+"-"+file), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// summary reads what all clients have logged, also those on hosts that have left.
 func (b *bench) summary(ctx context.Context, from, to time.Time) (*probe.Summary, error) {
-	s := probe.NewSummary(from, to)
-	outside, err := os.Open(filepath.Join(b.dir, "outside.jsonl"))
+	for _, h := range b.nodes() {
+		if err := b.collect(ctx, h.Name); err != nil {
+			return nil, err
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(b.dir, "*.jsonl"))
 	if err != nil {
 		return nil, err
 	}
-	defer outside.Close()
-	if err := s.Read(outside); err != nil {
-		return nil, err
-	}
-	for _, h := range b.nodes() {
-		// One file per process: the last line of one that was killed may be incomplete.
-		files, err := b.on(ctx, h.Name, nil, "cd "+logs+"; ls")
-		if err != nil {
-			return nil, err
-		}
-		for file := range strings.FieldsSeq(files) {
-			text, err := b.on(ctx, h.Name, nil, "cat "+logs+"/"+file)
-			if err != nil {
-				return nil, err
-			}
-			if err := os.WriteFile(filepath.Join(b.dir, h.Name+"-"+file), []byte(text), 0o644); err != nil {
-				return nil, err
-			}
-			if err := s.Read(bytes.NewReader([]byte(text))); err != nil {
-				return nil, fmt.Errorf("%s: %w", h.Name, err)
-			}
+	s := probe.NewSummary(from, to)
+	for _, file := range files {
+		if err := readLog(s, file); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	return s, nil
 }
 
-// measure does something and reports what clients experienced meanwhile.
-func (b *bench) measure(ctx context.Context, way string, do func(context.Context) error) (outcome, error) {
+func readLog(s *probe.Summary, file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return s.Read(f)
+}
+
+// measure does something and reports what clients experienced meanwhile. stops are the control planes whose API servers stop.
+func (b *bench) measure(ctx context.Context, way string, stops []spec.Host, do func(context.Context) error) (outcome, error) {
 	before, err := b.term(ctx)
 	if err != nil {
 		return outcome{}, err
@@ -411,17 +531,35 @@ func (b *bench) measure(ctx context.Context, way string, do func(context.Context
 	if err != nil {
 		return outcome{}, err
 	}
-	o := outcome{Contender: b.name, Way: way, Seconds: end.Sub(begin).Seconds(), Results: s.Results(), Elections: after - before,
-		ControlPlanes: len(b.cluster.HostsWith(spec.RoleControlPlane))}
-	o.Invalid = invalid(o.Results, b.expected, end.Sub(begin), b.options.Pace)
-	o.Invalid = append(o.Invalid, s.Silent()...)
+	o := outcome{Contender: b.name, Way: way, Seconds: end.Sub(begin).Seconds(), Elections: after - before, AllowedElections: len(stops)}
+	o.judge(s, b.hired, stops, b.announces, b.options.Pace)
 	lost, acknowledged, err := s.Ledgers.Lost(ctx, b.api, namespace)
 	if err != nil {
 		return outcome{}, err
 	}
-	o.LateConnections, o.Shutdowns = s.Late(late)
 	o.LostWrites, o.Writes = len(lost), acknowledged
 	return o, b.save(o)
+}
+
+// judge takes from the logs what clients experienced, and finds out whether they tell the whole truth.
+func (o *outcome) judge(s *probe.Summary, clients []*hired, stops []spec.Host, announces bool, pace time.Duration) {
+	o.Results, o.Excused = s.Results(), s.Excused(announces)
+	for _, h := range clients {
+		o.Invalid = append(o.Invalid, s.Starved(h.Client, pace, h.from, h.to)...)
+	}
+	connections, announced, unknown := s.Late(late)
+	o.LateConnections = connections
+	for _, n := range announced {
+		o.Shutdowns += n
+	}
+	for _, h := range stops {
+		if announces && announced[ownServer+h.Name] == 0 {
+			o.Invalid = append(o.Invalid, ownServer+h.Name+" did not announce that it stops, so late connections to it are not known")
+		}
+	}
+	for _, path := range unknown {
+		o.Invalid = append(o.Invalid, path+" announced that it stops, and its certificate is not known, so late connections to it are not known")
+	}
 }
 
 func (b *bench) save(o outcome) error {
@@ -448,15 +586,4 @@ func (b *bench) term(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("etcdctl endpoint status printed %q: %w", text, err)
 	}
 	return members[0].Status.RaftTerm, nil
-}
-
-// stop ends the clients of this process. Those in pods end with their machines.
-func (b *bench) stop() error {
-	if b.enough == nil {
-		return nil
-	}
-	b.enough()
-	err := <-b.logged
-	b.set.Stop()
-	return err
 }

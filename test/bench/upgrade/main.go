@@ -1,7 +1,7 @@
 // Command upgrade compares what clients notice of a minor upgrade made with quorate apply, and with kubeadm's documented procedure
 // (once as it is, and once with the documented SIGTERM workaround). Every contender gets its own cluster: the same lab machines, load
-// balancers on the control planes, the same workload, and the same clients. quorate apply also goes back to the former version,
-// which kubeadm cannot do.
+// balancers on the control planes, the same workload, and the same clients. Quorate also goes back to the former version, which kubeadm
+// cannot do, takes every host out of service and back, and replaces every control plane.
 //
 // The clients of a node are one process in a pod of that node: a pod of the image pause, whose command is this program, mounted
 // from the host. It is in the pod's network, and uses its ServiceAccount. The clients of the endpoint and of NodePorts run outside the
@@ -55,8 +55,14 @@ func main() {
 	}
 	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
 	pace := flag.Duration("pace", 50*time.Millisecond, "time between two requests of a client; the clients of a small machine can be slower")
+	ways := flag.String("ways", "", "with these changes only, separated by commas: "+strings.Join(wayNames(), ", ")+"; kubeadm's procedure is an upgrade")
 	flag.Parse()
-	exit(race(ctx, *only, *pace))
+	chosen, err := choose(*only, *ways)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "upgrade:", err)
+		os.Exit(2)
+	}
+	exit(race(ctx, chosen, *pace))
 }
 
 func exit(err error) {
@@ -67,31 +73,36 @@ func exit(err error) {
 	os.Exit(0)
 }
 
-// contender is one way to build and upgrade a cluster.
+// contender is one way to build and change a cluster.
 type contender struct {
 	name    string
 	build   func(context.Context, *spec.Cluster) error
 	prepare func(context.Context, *bench) error // before the clock starts
-	ways    []way
+	// announces says that its API servers announce that they stop.
+	announces bool
+	ways      []way
 }
 
-// way is one upgrade or rollback.
+// way is one change of a cluster.
 type way struct {
-	name string
-	do   func(context.Context, *bench) error
+	name    string
+	prepare func(context.Context, *bench) error // before its clock starts
+	do      func(context.Context, *bench) error
 }
 
 func contenders() []contender {
 	return []contender{
-		{name: "quorate", build: applied, ways: []way{
-			{"upgrade", func(ctx context.Context, b *bench) error { return applied(ctx, at(b.cluster, to)) }},
-			{"rollback", func(ctx context.Context, b *bench) error { return applied(ctx, at(b.cluster, from)) }},
+		{name: "quorate", build: applied, announces: true, ways: []way{
+			{name: "upgrade", do: toVersion(to)},
+			{name: "rollback", do: toVersion(from)},
+			{name: "maintain", do: maintain},
+			{name: "replace", prepare: makeSuccessors, do: replaceControlPlanes},
 		}},
 		{name: "documented", build: guide.Build, prepare: install, ways: []way{
-			{"upgrade", func(ctx context.Context, b *bench) error { return documented(ctx, b, false) }},
+			{name: "upgrade", do: func(ctx context.Context, b *bench) error { return documented(ctx, b, false) }},
 		}},
 		{name: "documented-sigterm", build: guide.Build, prepare: install, ways: []way{
-			{"upgrade", func(ctx context.Context, b *bench) error { return documented(ctx, b, true) }},
+			{name: "upgrade", do: func(ctx context.Context, b *bench) error { return documented(ctx, b, true) }},
 		}},
 	}
 }
@@ -103,15 +114,45 @@ func names() (out []string) {
 	return out
 }
 
-func race(ctx context.Context, only string, pace time.Duration) error {
-	if only != "" && !slices.Contains(names(), only) {
-		return fmt.Errorf("-only %s: there are %s", only, strings.Join(names(), ", "))
+func wayNames() (out []string) {
+	for _, w := range contenders()[0].ways {
+		out = append(out, w.name)
 	}
-	var all []outcome
-	for _, c := range contenders() {
-		if only != "" && c.name != only {
-			continue
+	return out
+}
+
+// choose are the contenders that are to run, with the ways that are to be measured, in their order.
+func choose(only, ways string) (out []contender, err error) {
+	if only != "" && !slices.Contains(names(), only) {
+		return nil, fmt.Errorf("-only %s: there are %s", only, strings.Join(names(), ", "))
+	}
+	wanted := wayNames()
+	if ways != "" {
+		wanted = strings.Split(ways, ",")
+	}
+	for _, name := range wanted {
+		if !slices.Contains(wayNames(), name) {
+			return nil, fmt.Errorf("-ways %s: there are %s", ways, strings.Join(wayNames(), ", "))
 		}
+	}
+	if slices.Contains(wanted, "rollback") && !slices.Contains(wanted, "upgrade") {
+		return nil, fmt.Errorf("-ways %s: a rollback needs an upgrade before it", ways)
+	}
+	for _, c := range contenders() {
+		c.ways = slices.DeleteFunc(c.ways, func(w way) bool { return !slices.Contains(wanted, w.name) })
+		if len(c.ways) > 0 && (only == "" || c.name == only) {
+			out = append(out, c)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("-only %s -ways %s: %s does none of that", only, ways, only)
+	}
+	return out, nil
+}
+
+func race(ctx context.Context, chosen []contender, pace time.Duration) error {
+	var all []outcome
+	for _, c := range chosen {
 		outcomes, err := compete(ctx, c, pace)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -141,7 +182,7 @@ func shape() (*spec.Cluster, error) {
 	return spec.Check(data, "the benchmark's cluster", spec.Options{Versions: bundle.Versions(), Lab: true})
 }
 
-// compete builds a cluster, runs its clients, and upgrades it.
+// compete builds a cluster, runs its clients, and changes it. Whatever happens, the machines are deleted in the end.
 func compete(ctx context.Context, c contender, pace time.Duration) (out []outcome, err error) {
 	cluster, err := shape()
 	if err != nil {
@@ -165,7 +206,7 @@ func compete(ctx context.Context, c contender, pace time.Duration) (out []outcom
 	if err := c.build(ctx, resolved); err != nil {
 		return nil, fmt.Errorf("building the cluster: %w", err)
 	}
-	b, err := newBench(ctx, c.name, resolved, pace)
+	b, err := newBench(ctx, c.name, c.announces, resolved, pace)
 	if err != nil {
 		return nil, err
 	}
@@ -180,24 +221,40 @@ func compete(ctx context.Context, c contender, pace time.Duration) (out []outcom
 		return nil, errors.Join(err, b.stop())
 	}
 	defer func() { err = errors.Join(err, b.stop()) }()
-	quiet, err := b.measure(ctx, "rest", func(ctx context.Context) error { return sleep(ctx, quietTime) })
-	if err != nil {
-		return nil, err
-	}
-	quiet.print()
 	for _, w := range c.ways {
-		said("%s: %s", c.name, w.name)
-		o, err := b.measure(ctx, w.name, func(ctx context.Context) error { return w.do(ctx, b) })
+		o, err := b.compete(ctx, w)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", w.name, err)
-		}
-		if n := quiet.failedAPI() + quiet.failedWorkload(); n > 0 {
-			o.Invalid = append(o.Invalid, fmt.Sprintf("%d requests failed before it began", n))
 		}
 		o.print()
 		out = append(out, o)
 	}
 	return out, nil
+}
+
+// compete measures one way, and before it a time in which nothing happens.
+func (b *bench) compete(ctx context.Context, w way) (outcome, error) {
+	if w.prepare != nil {
+		said("%s: preparing %s", b.name, w.name)
+		if err := w.prepare(ctx, b); err != nil {
+			return outcome{}, err
+		}
+	}
+	if err := b.allRun(ctx); err != nil {
+		return outcome{}, err
+	}
+	quiet, err := b.measure(ctx, "before-"+w.name, nil, func(ctx context.Context) error { return sleep(ctx, quietTime) })
+	if err != nil {
+		return outcome{}, err
+	}
+	quiet.print()
+	said("%s: %s", b.name, w.name)
+	o, err := b.measure(ctx, w.name, b.cluster.HostsWith(spec.RoleControlPlane), func(ctx context.Context) error { return w.do(ctx, b) })
+	if err != nil {
+		return outcome{}, err
+	}
+	o.after(quiet)
+	return o, b.save(o)
 }
 
 // applied makes the cluster match its spec.

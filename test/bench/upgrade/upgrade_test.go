@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -73,8 +75,12 @@ func TestClients(t *testing.T) {
 			t.Errorf("%s: %v", h.Name, mine)
 		}
 		all = append(all, mine...)
+		all = append(all, nodePortClients(h, 30000)...)
+		if h.Has(spec.RoleControlPlane) {
+			all = append(all, readyClients(h)...)
+		}
 	}
-	all = append(all, outsideClients(c.Spec.Hosts, 30000)...)
+	all = append(all, endpointClients()...)
 	// What clients log is found by their name.
 	known := map[string]bool{}
 	for _, c := range all {
@@ -88,63 +94,203 @@ func TestClients(t *testing.T) {
 func result(path string, o probe.Operation, failed int, phase probe.Phase) probe.Result {
 	r := probe.Result{Client: probe.Client{Path: path, Operation: o, Connection: probe.New}}
 	r.Requests, r.Failed, r.Phases, r.Disruption = 2000, failed, map[probe.Phase]int{phase: failed}, failed/20
+	r.Latencies, r.Slowest, r.Longest = probe.Latencies{20: 2000}, 7*time.Millisecond, 60*time.Millisecond
 	return r
 }
 
 func TestOutcome(t *testing.T) {
-	o := outcome{ControlPlanes: 3, Elections: 3, Results: []probe.Result{
-		result("endpoint", probe.Read, 0, probe.Dial),
-		result(ownServer+"cp-a", probe.Read, 400, probe.Dial),
+	own := result(ownServer+"cp-a", probe.Read, 400, probe.Dial)
+	own.Longest = 20 * time.Second
+	o := outcome{AllowedElections: 3, Elections: 3, Excused: map[string]int{own.Client.String(): 400}, Results: []probe.Result{
+		result("endpoint", probe.Read, 0, probe.Dial), own,
 		result("endpoint", probe.Watch, 0, probe.Body),
 		result("DNS", probe.Lookup, 0, probe.Header),
 		result(ownServer+"cp-a", probe.Ready, 40, probe.Status), // only tells of the shutdown
 	}}
-	if !o.unnoticed() || o.disruption() != 0 {
-		t.Errorf("a server that is replaced is not there meanwhile: %+v", o)
+	o.Results[0].Repeated, o.Results[0].Slowest = 3, 1200*time.Millisecond // a second, as the API server asked
+	o.Results[2].Longest, o.Results[4].Longest = 1900*time.Millisecond, time.Minute
+	if what := o.noticed(); !o.unnoticed() || o.disruption() != 0 || len(what) > 0 {
+		t.Errorf("a server that is replaced is not there meanwhile: %q", what)
 	}
 	for name, edit := range map[string]func(*outcome){
 		"an API request":             func(o *outcome) { o.Results[0].Failed = 1 },
-		"a request that was begun":   func(o *outcome) { o.Results[1] = result(ownServer+"cp-a", probe.Read, 1, probe.Header) },
+		"a request that was begun":   func(o *outcome) { o.Results[1].Failed++; o.Results[1].Phases[probe.Header] = 1 },
+		"a server that was not told": func(o *outcome) { o.Excused = map[string]int{own.Client.String(): 399} },
 		"a watch":                    func(o *outcome) { o.Results[2].Failed = 1 },
 		"a lookup":                   func(o *outcome) { o.Results[3].Failed = 1 },
 		"a late connection":          func(o *outcome) { o.LateConnections = 1 },
 		"a write":                    func(o *outcome) { o.LostWrites = 1 },
 		"too many elections":         func(o *outcome) { o.Elections = 4 },
 		"a client that did not work": func(o *outcome) { o.Invalid = []string{"x"} },
+		"a slow request":             func(o *outcome) { o.Results[0].Slowest = 1900 * time.Millisecond },
+		"a slow lookup":              func(o *outcome) { o.Results[3].Slowest = 3 * time.Second },
+		"a gap":                      func(o *outcome) { o.Results[0].Longest = 1600 * time.Millisecond },
+		"a gap of a watch":           func(o *outcome) { o.Results[2].Longest = 2100 * time.Millisecond },
 	} {
 		other := o
 		other.Results = slices.Clone(o.Results)
 		if edit(&other); other.unnoticed() {
 			t.Errorf("%s fails, and nobody notices", name)
 		}
+		// What is not quiet before a change invalidates its outcome.
+		after := outcome{AllowedElections: 3}
+		if after.after(other); len(after.Invalid) == 0 || after.unnoticed() {
+			t.Errorf("%s fails before the change, and the outcome is valid", name)
+		}
+	}
+	quiet := o
+	quiet.Elections = 0
+	var after outcome
+	if after.after(quiet); len(after.Invalid) > 0 {
+		t.Errorf("it was quiet, and the outcome is not valid: %q", after.Invalid)
 	}
 }
 
-func TestInvalid(t *testing.T) {
-	read, watch := result("endpoint", probe.Read, 0, probe.Dial), result("endpoint", probe.Watch, 0, probe.Dial)
-	expected := []probe.Client{read.Client, watch.Client, {Path: "endpoint", Operation: probe.Write, Connection: probe.New}}
-	if got := invalid([]probe.Result{read, watch}, expected[:2], 4*time.Minute, 50*time.Millisecond); !slices.Equal(got, []string{"endpoint: read, new sent 2000 requests instead of 4800"}) {
-		t.Errorf("half of the requests: %q", got)
+// log is what a summary is made from: lines of some seconds.
+func log(s *probe.Summary, c probe.Client, from, to int64, edit func(*probe.Second)) {
+	for at := from; at < to; at++ {
+		l := probe.Second{At: at, Result: probe.Result{Client: c}}
+		l.Requests = 20
+		if edit != nil {
+			edit(&l)
+		}
+		s.Add(l)
 	}
-	if got := invalid([]probe.Result{read, watch}, expected, 100*time.Second, 50*time.Millisecond); !slices.Equal(got, []string{"endpoint: write, new logged nothing"}) {
-		t.Errorf("a client is missing: %q", got)
+}
+
+func TestJudge(t *testing.T) {
+	a, b := spec.Host{Name: "cp-a", Address: "10.0.0.1"}, spec.Host{Name: "cp-b", Address: "10.0.0.2"}
+	readyA, readyB, endpoint := readyClients(a)[0], readyClients(b)[0], endpointClients()[0]
+	for name, c := range map[string]struct {
+		serials, tells []probe.Client
+		silent         bool // contender
+		read           [2]int64
+		late           int
+		invalid        []string
+	}{
+		"all is known": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 200}, late: 1},
+		"one says nothing": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA}, read: [2]int64{100, 200}, late: 1,
+			invalid: []string{"API server of cp-b did not announce that it stops, so late connections to it are not known"}},
+		"one is not known": {serials: []probe.Client{readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 200},
+			invalid: []string{"API server of cp-a announced that it stops, and its certificate is not known, so late connections to it are not known"}},
+		"kubeadm's say nothing": {serials: []probe.Client{readyA, readyB}, silent: true, read: [2]int64{100, 200}},
+		"a client is not there": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, late: 1,
+			invalid: []string{"endpoint: read, new logged nothing"}},
+		"a client stood still": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 196}, late: 1,
+			invalid: []string{"endpoint: read, new sent 0 requests instead of 80 in 4 seconds from 00:03:16"}},
+	} {
+		s := probe.NewSummary(time.Unix(100, 0), time.Unix(200, 0))
+		for _, r := range []probe.Client{readyA, readyB} {
+			log(s, r, 90, 200, func(l *probe.Second) {
+				if l.At == 90 && slices.Contains(c.serials, r) { // long before the change
+					l.Connected = map[string][]int64{r.Path: {90100}}
+				}
+				if l.At >= 150 && l.At < 155 && slices.Contains(c.tells, r) {
+					l.Failed, l.FailedAt = 20, map[string]int64{probe.ShuttingDown: l.At * 1000}
+				}
+			})
+		}
+		log(s, endpoint, c.read[0], c.read[1], nil)
+		log(s, endpointClients()[1], 154, 155, func(l *probe.Second) { l.Connected = map[string][]int64{readyA.Path: {154500}} })
+		var o outcome
+		clients := []*hired{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)}}
+		o.judge(s, clients, []spec.Host{a, b}, !c.silent, 50*time.Millisecond)
+		if o.LateConnections != c.late || !slices.Equal(o.Invalid, c.invalid) {
+			t.Errorf("%s: %d late connections, not valid: %q", name, o.LateConnections, o.Invalid)
+		}
+	}
+}
+
+// TestReplaced follows the clients of a host that leaves, and those of the one that replaces it.
+func TestReplaced(t *testing.T) {
+	c, err := shape()
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := c.HostsWith(spec.RoleControlPlane)[0]
+	next := old
+	next.Name = successor(old.Name)
+	after := exchanged(c, old.Name, next)
+	if _, left := after.Host(old.Name); left || len(after.Spec.Hosts) != len(c.Spec.Hosts) {
+		t.Errorf("hosts afterwards: %v", after.Spec.Hosts)
+	}
+	if _, still := c.Host(old.Name); !still {
+		t.Error("the former cluster has changed too")
+	}
+	text, err := spec.Marshal(after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spec.Check(text, "the cluster afterwards", spec.Options{Versions: []string{from, to}, Lab: true}); err != nil {
+		t.Error(err)
+	}
+	b := &bench{cluster: c, service: &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{NodePort: 30000}}}}}
+	mine := append(b.podClients(old), nodePortClients(old, b.nodePort())...)
+	b.hire(endpointClients())
+	b.hire(mine)
+	b.dismiss(mine, time.Unix(150, 0))
+	b.hire(b.podClients(next))
+	for _, h := range b.hired {
+		if leaves := slices.Contains(mine, h.Client); leaves == h.to.IsZero() {
+			t.Errorf("%s runs until %s", h, h.to)
+		}
+		if h.to.IsZero() && strings.HasSuffix(h.Path, old.Name) {
+			t.Errorf("%s has no node any more", h)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for flags, want := range map[[2]string]string{
+		{"", ""}:                           "quorate: upgrade rollback maintain replace; documented: upgrade; documented-sigterm: upgrade; ",
+		{"quorate", ""}:                    "quorate: upgrade rollback maintain replace; ",
+		{"documented", ""}:                 "documented: upgrade; ",
+		{"", "maintain,replace"}:           "quorate: maintain replace; ",
+		{"quorate", "replace,upgrade"}:     "quorate: upgrade replace; ",
+		{"quorate", "rollback"}:            "error: -ways rollback: a rollback needs an upgrade before it",
+		{"", "drill"}:                      "error: -ways drill: there are upgrade, rollback, maintain, replace",
+		{"other", ""}:                      "error: -only other: there are quorate, documented, documented-sigterm",
+		{"documented-sigterm", "maintain"}: "error: -only documented-sigterm -ways maintain: documented-sigterm does none of that",
+	} {
+		chosen, err := choose(flags[0], flags[1])
+		got := ""
+		for _, c := range chosen {
+			got += c.name + ":"
+			for _, w := range c.ways {
+				got += " " + w.name
+			}
+			got += "; "
+		}
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if got != want {
+			t.Errorf("%q: %s, want %s", flags, got, want)
+		}
 	}
 }
 
 func TestLastLine(t *testing.T) {
 	fails := func(contender, way string, seconds float64, failed int) outcome {
-		return outcome{Contender: contender, Way: way, Seconds: seconds, ControlPlanes: 3, Elections: 3, Results: []probe.Result{result("endpoint", probe.Read, failed, probe.Dial)}}
+		return outcome{Contender: contender, Way: way, Seconds: seconds, AllowedElections: 3, Elections: 3, Results: []probe.Result{result("endpoint", probe.Read, failed, probe.Dial)}}
 	}
-	line := lastLine([]outcome{fails("quorate", "upgrade", 150, 0), fails("quorate", "rollback", 140, 1), fails("documented", "upgrade", 300, 70), fails("documented-sigterm", "upgrade", 370, 30)})
+	kept, replaced := fails("quorate", "maintain", 200, 0), fails("quorate", "replace", 400, 0)
+	kept.Results[0].Repeated, kept.Results[0].Slowest, kept.LateConnections = 4, 1200*time.Millisecond, 2
+	replaced.Elections, replaced.LostWrites = 2, 1
+	line := lastLine([]outcome{fails("quorate", "upgrade", 150, 0), fails("quorate", "rollback", 140, 1), kept, replaced, fails("documented", "upgrade", 300, 70), fails("documented-sigterm", "upgrade", 370, 30)})
 	text, err := json.Marshal(line)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for key, want := range map[string]any{"failedApiRequests": 1, "failedWorkloadRequests": 0, "disruptionSeconds1Hz": 0, "seconds": 150.0, "documentedSeconds": 300.0,
-		"documentedFailedApiRequests": 70, "ratio": 0.5, "unnoticed": false, "sigtermSeconds": 370.0, "sigtermFailedApiRequests": 30, "elections": 3} {
+		"documentedFailedApiRequests": 70, "ratio": 0.5, "unnoticed": false, "sigtermSeconds": 370.0, "sigtermFailedApiRequests": 30,
+		"rollbackSeconds": 140.0, "maintainSeconds": 200.0, "replaceSeconds": 400.0, "repeatedApiRequests": 4, "lateConnections": 2, "lostWrites": 1, "longestGapSeconds": 0.06, "slowestApiRequestSeconds": 1.2} {
 		if line[key] != want {
 			t.Errorf("%s is %v, want %v, in %s", key, line[key], want, text)
 		}
+	}
+	if !strings.Contains(string(text), `"elections":{"maintain":3,"replace":2,"rollback":3,"upgrade":3}`) || !strings.Contains(string(text), `"allowedElections":{"maintain":3,`) {
+		t.Errorf("elections of each way: %s", text)
 	}
 	if line := lastLine([]outcome{fails("documented", "upgrade", 300, 70)}); line["ratio"] != nil || line["seconds"] != nil {
 		t.Errorf("without Quorate: %v", line)
