@@ -53,7 +53,7 @@ bench-bootstrap: build ## the documented kubeadm sequence against quorate apply,
 	bin/bench-bootstrap
 
 # Static, because the same program runs in pods as the clients.
-bench-upgrade: build ## what clients notice of a minor upgrade: quorate apply and kubeadm's documented procedure; the last line is JSON
+bench-upgrade: build ## what clients notice of a minor upgrade, with quorate apply and with kubeadm's documented procedure, and of maintenances and replacements; the last line is JSON
 	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
 	bin/bench-upgrade
 

@@ -57,11 +57,14 @@ func described(why *net.DNSError) string {
 	return text + ", says " + why.Server
 }
 
+// dialer opens the connection of a query.
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
 // query sends one query of one kind.
-func query(ctx context.Context, network, name string) error {
-	last := &rcode{}
+func (d dialer) query(ctx context.Context, network, name string) error {
+	last := &rcode{dial: d}
 	// A resolver of its own: lookups of the same name with the same resolver share one query.
-	_, err := (&net.Resolver{PreferGo: true, Dial: last.dial}).LookupNetIP(ctx, network, name)
+	_, err := (&net.Resolver{PreferGo: true, Dial: last.open}).LookupNetIP(ctx, network, name)
 	var why *net.DNSError
 	if errors.As(err, &why) && why.IsNotFound {
 		why.Err = last.String()
@@ -70,7 +73,10 @@ func query(ctx context.Context, network, name string) error {
 }
 
 // rcode remembers what the last answer said: Go does not tell a name that does not exist from one without an address.
-type rcode struct{ last atomic.Int32 }
+type rcode struct {
+	dial dialer
+	last atomic.Int32
+}
 
 func (r *rcode) String() string {
 	switch r.last.Load() {
@@ -82,8 +88,8 @@ func (r *rcode) String() string {
 	return "no such host"
 }
 
-func (r *rcode) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{}).DialContext(ctx, network, address)
+func (r *rcode) open(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := r.dial(ctx, network, address)
 	if udp, ok := c.(*net.UDPConn); ok && err == nil {
 		return answered{udp, r}, nil
 	}

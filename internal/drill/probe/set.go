@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"path"
 	"slices"
 	"strings"
@@ -137,7 +138,9 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 	var send func(context.Context) failure
 	switch c.Operation {
 	case Lookup:
-		send = func(ctx context.Context) failure { return lookup(ctx, query, c.Address) }
+		send = func(ctx context.Context) failure {
+			return lookup(ctx, dialer((&net.Dialer{}).DialContext).query, c.Address)
+		}
 	case Echo:
 		e := &echo{address: c.Address, record: &m.record}
 		send = e.send
@@ -424,7 +427,11 @@ func (s *Summary) Starved(c Client, pace time.Duration, from, to time.Time) (out
 	}
 	missing, row, inRow, total := 0, 0, 0, 0
 	report := func(at int64) {
-		if row >= inARow {
+		switch {
+		case row < inARow:
+		case perSecond == 0:
+			out = append(out, fmt.Sprintf("%s did not run for %d seconds from %s", name, row, time.Unix(at-int64(row), 0).UTC().Format(time.TimeOnly)))
+		default:
 			out = append(out, fmt.Sprintf("%s sent %d requests instead of %d in %d seconds from %s", name, inRow, row*perSecond, row, time.Unix(at-int64(row), 0).UTC().Format(time.TimeOnly)))
 		}
 		row, inRow = 0, 0

@@ -497,7 +497,7 @@ func TestStarved(t *testing.T) {
 		"now and then":                 {weak: func(at int64) bool { return at%8 == 0 }, want: []string{"endpoint: read, new ran in 88 of 100 seconds"}},
 		"nothing":                      {missing: between(0, 300), want: []string{"endpoint: read, new logged nothing"}},
 		"a watch has its own pace":     {client: watch, weak: between(0, 300)},
-		"a watch is not there":         {client: watch, missing: between(150, 153), want: []string{"endpoint: watch, kept sent 0 requests instead of 0 in 3 seconds from 00:02:30"}},
+		"a watch is not there":         {client: watch, missing: between(150, 153), want: []string{"endpoint: watch, kept did not run for 3 seconds from 00:02:30"}},
 		"it ended with its node":       {to: time.Unix(150, 5e8), missing: between(150, 300)},
 		"it ended before its node":     {to: time.Unix(150, 5e8), missing: between(147, 300), want: []string{"endpoint: read, new sent 0 requests instead of 60 in 3 seconds from 00:02:27"}},
 		"it came with a node":          {from: time.Unix(0, 1), missing: between(0, 150)},
@@ -701,40 +701,52 @@ func TestLookup(t *testing.T) {
 	}
 }
 
-// TestResponseCode tells a name that does not exist from one without an address.
-func TestResponseCode(t *testing.T) {
-	server, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer server.Close()
-	go func() {
-		for b := make([]byte, 512); ; {
-			n, from, err := server.ReadFrom(b)
-			if err != nil {
-				return
-			}
-			b[2], b[3] = 0x84, 3 // an answer with authority: there is no such name
-			server.WriteTo(b[:n], from)
+// TestQuery asks a server that answers one kind of query and drops the other.
+func TestQuery(t *testing.T) {
+	const typeA, typeAAAA = 1, 28
+	for name, c := range map[string]struct {
+		dropped byte
+		code    byte
+		want    failure
+	}{
+		"IPv4 is lost": {dropped: typeA, want: failure{Header, TimedOut}},
+		"IPv6 is lost": {dropped: typeAAAA, want: failure{Header, TimedOut}},
+		"no address":   {want: failure{Header, "no address"}},
+		"no such name": {code: 3, want: failure{Header, "NXDOMAIN"}},
+		"SERVFAIL":     {code: 2, want: failure{Header, "server misbehaving"}},
+	} {
+		server, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
 		}
-	}()
-	r := &rcode{}
-	c, err := r.dial(t.Context(), "udp", server.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if r.String() != "no address" {
-		t.Errorf("before an answer: %s", r)
-	}
-	if _, err := c.Write(make([]byte, 12)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := c.Read(make([]byte, 512)); err != nil || r.String() != "NXDOMAIN" {
-		t.Errorf("%s, %v", r, err)
-	}
-	if _, packets := c.(net.PacketConn); !packets {
-		t.Error("Go's resolver would take it for a stream")
+		defer server.Close()
+		go func() {
+			for b := make([]byte, 1500); ; {
+				_, from, err := server.ReadFrom(b)
+				if err != nil {
+					return
+				}
+				end := 12 // of the name in the question
+				for b[end] != 0 {
+					end += int(b[end]) + 1
+				}
+				if b[end+2] == c.dropped {
+					continue
+				}
+				b[2], b[3], b[11] = 0x85, c.code, 0 // an answer with authority, and nothing else in it
+				server.WriteTo(b[:end+5], from)
+			}
+		}()
+		d := dialer(func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, network, server.LocalAddr().String())
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		defer cancel()
+		got := lookup(ctx, d.query, "kubernetes.default.svc.cluster.local.")
+		got.text, _, _ = strings.Cut(got.text, ", says ") // the server of this computer
+		if got != c.want {
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
 	}
 }
 
