@@ -79,7 +79,8 @@ func (b *builder) startKubelet(h spec.Host, pki *Step, etcd []*Step) {
 // startControlPlane starts the first control plane immediately. It starts every other one when the first one's controllers
 // run and its own node is Ready or has had time to become so. Each API server first creates about 130 roles and bindings, one
 // after another, and each controller manager makes 80 discovery requests: on shared processors, all of them together would
-// take much longer, and would keep every node from starting its first pods.
+// take much longer, and would keep every node from starting its first pods. For the same reason, the controller managers and
+// schedulers of these hosts start only when their API server serves: those of the first control plane lead.
 //
 // No API server waits for its node to be registered: where the endpoint leads a kubelet to its own host, the kubelet waits
 // for that API server.
@@ -96,6 +97,7 @@ func (b *builder) startControlPlane(h spec.Host, await, etcd []*Step) {
 		register := Step{Kind: RegisterNode, Host: h.Name, Title: "register the node", Reason: "a kubelet that has waited long for the API backs off", Change: change(cluster.Create, cluster.Node, h.Name)}
 		needs := append([]*Step{at.etcdClient, at.configure, at.balancer, at.kubelet}, etcd...)
 		if len(await) > 0 {
+			start.ServerFirst = true
 			start.Reason = "the first controllers run: the other control planes start together, each when its node is Ready or has had time to become so"
 			if b.c.Spec.Network.CNI != spec.CNINone {
 				start.AwaitReadySeconds = firstPodsSeconds

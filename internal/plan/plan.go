@@ -256,6 +256,8 @@ type Step struct {
 	ThroughEndpoint bool `json:"throughEndpoint,omitempty"`
 	// AwaitReadySeconds belongs to StartControlPlane: how long the host's node may take to become Ready before it.
 	AwaitReadySeconds int `json:"awaitReadySeconds,omitempty"`
+	// ServerFirst belongs to StartControlPlane: the controller manager and the scheduler start when the API server serves.
+	ServerFirst bool `json:"serverFirst,omitempty"`
 	// Labels and Taints belong to LabelNode, and so do the keys of labels and the taints that are removed.
 	Labels       map[string]string `json:"labels,omitempty"`
 	Taints       []facts.Taint     `json:"taints,omitempty"`

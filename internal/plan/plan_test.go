@@ -263,6 +263,9 @@ func TestNewCluster(t *testing.T) {
 			if s.AwaitReadySeconds > 0 != (s.Host != "cp-a") {
 				t.Errorf("%s gives its node %d s", s.ID, s.AwaitReadySeconds)
 			}
+			if s.ServerFirst != (s.Host != "cp-a") {
+				t.Errorf("%s starts the API server first: %v", s.ID, s.ServerFirst)
+			}
 			// A kubelet may have no way to the API but this one.
 			if slices.Contains(s.Needs, stepID(s.Host, RegisterNode)) {
 				t.Errorf("%s waits for its node", s.ID)

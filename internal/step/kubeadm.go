@@ -152,8 +152,11 @@ func startControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.StartControlPlane.Make(ctx, c, permit, kubeadm.ControlPlaneRequest{
-		Config: config, Node: h.Name, Patience: time.Duration(s.AwaitReadySeconds) * time.Second})
+	in := kubeadm.ControlPlaneRequest{Config: config, Node: h.Name, Patience: time.Duration(s.AwaitReadySeconds) * time.Second}
+	if s.ServerFirst {
+		in.ServerFirst = apiPatience
+	}
+	_, err = kubeadm.StartControlPlane.Make(ctx, c, permit, in)
 	return err
 }
 

@@ -66,23 +66,31 @@ var RegisterNode = host.DefineChange("kubeadm.register-node", func(ctx context.C
 // turned to one that only listens would be refused what it asks, and its restart would take processor time from the start of
 // that API server.
 var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Context, in NodeRequest) (struct{}, error) {
-	limited, cancel := in.limit(ctx)
-	defer cancel()
-	server, err := beside()
+	server, err := awaitLocalAPI(ctx, in)
 	if err != nil {
 		return struct{}{}, err
-	}
-	client, err := asKubelet(server)
-	if err != nil {
-		return struct{}{}, err
-	}
-	if err := poll(limited, func() (bool, error) { err := ready(limited, client, in.Name); return err == nil, err }); err != nil {
-		return struct{}{}, fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
 	}
 	return struct{}{}, turnKubelet(facts.KubeletRestartDue, func() error { return setServer(server) }, func() error {
 		return system.Command{Name: "systemctl", Args: []string{"restart", kubeletUnit}, Finish: true}.Run(context.WithoutCancel(ctx))
 	})
 })
+
+// awaitLocalAPI waits until the local API server of a control plane is ready for the kubelet, and returns its URL.
+func awaitLocalAPI(ctx context.Context, in NodeRequest) (server string, err error) {
+	ctx, cancel := in.limit(ctx)
+	defer cancel()
+	if server, err = beside(); err != nil {
+		return "", err
+	}
+	client, err := asKubelet(server)
+	if err != nil {
+		return "", err
+	}
+	if err := poll(ctx, func() (bool, error) { err := ready(ctx, client, in.Name); return err == nil, err }); err != nil {
+		return "", fmt.Errorf("the API server of this host does not serve: %w: see /var/log/pods/kube-system_kube-apiserver-*", err)
+	}
+	return server, nil
+}
 
 // turnKubelet sets the server of the kubelet and restarts the kubelet. It can be killed anywhere: while the kubelet may run
 // with another server than its kubeconfig names, the file due exists, and a plan repeats the step. The restart is a single

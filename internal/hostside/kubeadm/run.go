@@ -99,6 +99,9 @@ type ControlPlaneRequest struct {
 	// Node is the name of the host's node, which should be Ready first if it is within Patience; 0 means not to wait.
 	Node     string
 	Patience time.Duration
+	// ServerFirst is how long the API server may take until it serves. Only then do the controller manager and the scheduler
+	// start. If it is 0, they start with it.
+	ServerFirst time.Duration
 }
 
 // StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
@@ -111,6 +114,14 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 	}
 	if err := prepareAuditLog(); err != nil {
 		return struct{}{}, err
+	}
+	if in.ServerFirst > 0 {
+		if err := runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "apiserver"); err != nil {
+			return struct{}{}, err
+		}
+		if _, err := awaitLocalAPI(ctx, NodeRequest{Name: in.Node, Patience: in.ServerFirst}); err != nil {
+			return struct{}{}, err
+		}
 	}
 	return struct{}{}, runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "all")
 }, host.Secret, host.Secret)
