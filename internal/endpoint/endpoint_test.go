@@ -200,8 +200,12 @@ func TestJudge(t *testing.T) {
 		"one host has no route":         {kind: spec.BalancerExternal, usual: found(Refused), one: "cp-c", other: found(NoRoute), want: []want{{cluster.Error, "cp-c", []string{"cannot be reached from cp-c", "ip route get 10.0.0.100"}}}},
 		"the balancer is off":           {kind: spec.BalancerExternal, usual: found(Timeout), one: "-", want: []want{{cluster.Error, everyHost, []string{"from cp-a, cp-b, cp-c, worker-a, worker-b and this machine"}}}},
 		"the balancer has no way on":    {kind: spec.BalancerExternal, usual: found(Silent), one: "-", want: []want{{cluster.Error, everyHost, []string{"it cannot reach the control planes", "6443", "cp-a (10.0.0.11), cp-b (10.0.0.12) and cp-c (10.0.0.13)"}}}},
-		"another cluster's API":         {kind: spec.BalancerExternal, usual: found(Stranger), one: "-", want: []want{{cluster.Error, everyHost, []string{"another cluster's API", "to nothing else"}}}},
-		"a web server":                  {kind: spec.BalancerExternal, usual: found(Plain), one: "-", want: []want{{cluster.Error, everyHost, []string{"without TLS"}}}},
+		"a build that goes on while API servers start": {kind: spec.BalancerExternal, change: func(_ *spec.Cluster, o *facts.Observation) {
+			k := &o.Hosts["cp-b"].Facts.Kubernetes
+			k.Begun, k.KubeletConfig, k.Manifests = true, true, []string{"etcd", "kube-apiserver"}
+		}, usual: found(Silent), one: "cp-b", other: found(Refused)},
+		"another cluster's API": {kind: spec.BalancerExternal, usual: found(Stranger), one: "-", want: []want{{cluster.Error, everyHost, []string{"another cluster's API", "to nothing else"}}}},
+		"a web server":          {kind: spec.BalancerExternal, usual: found(Plain), one: "-", want: []want{{cluster.Error, everyHost, []string{"without TLS"}}}},
 		"only DNS knows, and not here": {kind: spec.BalancerExternal, change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.LoadBalancer.Address = "" },
 			usual: found(Refused), one: "worker-b", other: Answer{Unresolved: "no such host"}, want: []want{{cluster.Error, "worker-b", []string{"does not resolve on worker-b", "Add the name to DNS"}}}},
 		"only DNS knows, and here otherwise": {kind: spec.BalancerExternal, change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.LoadBalancer.Address = "" },

@@ -19,6 +19,7 @@ import (
 func Judge(s *cluster.State, probes []Probe) []cluster.Finding {
 	j := newJudge(s.Reached())
 	j.built = s.Exists()
+	j.begun = slices.ContainsFunc(s.Spec.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool { return s.JoinedControlPlane(h.Name) })
 	j.names(probes)
 	if j.external || j.built || ownsVirtualIP(s) {
 		j.paths(probes)
@@ -30,8 +31,9 @@ func Judge(s *cluster.State, probes []Probe) []cluster.Finding {
 
 type judge struct {
 	c *spec.Cluster
-	// external says that the load balancer is the user's own, and built that API servers should be behind it.
-	external, built bool
+	// external says that the load balancer is the user's own, built that API servers should be behind it, and begun that an
+	// interrupted build has started some.
+	external, built, begun bool
 
 	out []cluster.Finding
 }
@@ -186,7 +188,8 @@ func (j *judge) good(o Outcome) bool {
 	if j.built {
 		return o == Trusted
 	}
-	return o == Refused || o == Closed || o == Trusted
+	// An API server listens for seconds before it answers.
+	return o == Refused || o == Closed || o == Trusted || o == Silent && j.begun
 }
 
 func (j *judge) path(r result, from []string) (summary, fix string) {
