@@ -170,18 +170,20 @@ func (k *crash) operation(t *testing.T, args []string) {
 	visits, chosen := map[string]int{}, map[string]bool{}
 	failures, points := 0, 0
 	machines := k.c.lab(t).Machines()
+	isMachine := func(name string) bool {
+		return slices.ContainsFunc(machines, func(m lab.Machine) bool { return m.Name == name })
+	}
 	for {
 		r := k.c.start(t, ctx, append(args, "--verbose")...)
-		step, first := r.atStep(ctx, func(step string) bool {
+		step, first := r.atStep(ctx, func(step, first string) bool {
+			if k.byPower && !isMachine(first) {
+				return false
+			}
 			if visits[step]++; visits[step] == 1 {
 				chosen[step] = *whole || len(visits)%5 == 2 // the second step, the seventh, and so on
 			}
 			return chosen[step] && visits[step] <= k.visits()
 		})
-		host := ""
-		if slices.ContainsFunc(machines, func(m lab.Machine) bool { return m.Name == first }) {
-			host = first
-		}
 		if step != "" {
 			delay := time.Duration(0)
 			if visits[step] > 1 || k.byPower {
@@ -189,15 +191,16 @@ func (k *crash) operation(t *testing.T, args []string) {
 			}
 			if !k.byPower {
 				r.signal(t, ctx, syscall.SIGKILL, delay)
-			} else if host != "" {
-				k.loseHost(t, ctx, host, delay)
+			} else {
+				k.loseHost(t, ctx, first, delay)
 			}
 			points++
+			failures = 0 // it got further
 		}
 		code, all := r.wait(t)
-		if step != "" && k.byPower && host != "" {
+		if step != "" && k.byPower {
 			k.PowerOffs++
-			k.c.must(t, ctx, "lab", "--lab", k.c.name, "heal", "power-off", host)
+			k.c.must(t, ctx, "lab", "--lab", k.c.name, "heal", "power-off", first)
 			continue
 		}
 		if code == -1 {
@@ -253,7 +256,7 @@ func (k *crash) loseHost(t *testing.T, ctx context.Context, host string, delay t
 
 // atStep reads what a command says until it begins a step that is wanted. It returns the step and its first word, which is its
 // host if it has one; both are empty if the command ended before.
-func (r *running) atStep(ctx context.Context, wanted func(step string) bool) (step, first string) {
+func (r *running) atStep(ctx context.Context, wanted func(step, first string) bool) (step, first string) {
 	for {
 		select {
 		case line, ok := <-r.lines:
@@ -267,7 +270,7 @@ func (r *running) atStep(ctx context.Context, wanted func(step string) bool) (st
 				continue
 			}
 			step := strings.Join(words[1:], " ")
-			if !wanted(step) {
+			if !wanted(step, words[1]) {
 				continue
 			}
 			return step, words[1]
