@@ -203,6 +203,13 @@ func TestJudge(t *testing.T) {
 		"a build that goes on while API servers start": {kind: spec.BalancerExternal, change: func(_ *spec.Cluster, o *facts.Observation) {
 			k := &o.Hosts["cp-b"].Facts.Kubernetes
 			k.Begun, k.KubeletConfig, k.Manifests = true, true, []string{"etcd", "kube-apiserver"}
+		}, usual: found(Silent), one: "cp-b", other: found(Refused), want: []want{{cluster.Warning, "cp-a cp-c worker-a worker-b", []string{"sends nothing"}}}},
+		"our own balancer while API servers start": {kind: spec.BalancerManaged, change: func(_ *spec.Cluster, o *facts.Observation) {
+			k := &o.Hosts["cp-b"].Facts.Kubernetes
+			k.Begun, k.KubeletConfig, k.Manifests = true, true, []string{"etcd", "kube-apiserver"}
+			f := o.Hosts["lb-a"].Facts
+			f.Addresses = append(f.Addresses, facts.Address{IP: "10.0.0.100"})
+			o.Hosts["lb-a"] = facts.Host{Facts: f, Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test"}}
 		}, usual: found(Silent), one: "cp-b", other: found(Refused)},
 		"another cluster's API": {kind: spec.BalancerExternal, usual: found(Stranger), one: "-", want: []want{{cluster.Error, everyHost, []string{"another cluster's API", "to nothing else"}}}},
 		"a web server":          {kind: spec.BalancerExternal, usual: found(Plain), one: "-", want: []want{{cluster.Error, everyHost, []string{"without TLS"}}}},

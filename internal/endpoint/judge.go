@@ -30,10 +30,10 @@ func Judge(s *cluster.State, probes []Probe) []cluster.Finding {
 }
 
 type judge struct {
-	c *spec.Cluster
-	// external says that the load balancer is the user's own, built that API servers should be behind it, and begun that an
-	// interrupted build has started some.
-	external, built, begun bool
+	c        *spec.Cluster
+	external bool // the load balancer is the user's own
+	built    bool // API servers should be behind it
+	begun    bool // an interrupted build has started API servers
 
 	out []cluster.Finding
 }
@@ -167,7 +167,11 @@ func (j *judge) paths(probes []Probe) {
 	for _, r := range all.order {
 		from := all.from[r]
 		summary, fix := j.path(r, from)
-		j.add(severityOf(r.outcome, from), cluster.RuleEndpoint, from, fix, "%s", summary)
+		severity := severityOf(r.outcome, from)
+		if r.outcome == Silent && j.begun {
+			severity = cluster.Warning // it may also be an API server that starts
+		}
+		j.add(severity, cluster.RuleEndpoint, from, fix, "%s", summary)
 	}
 }
 
@@ -189,7 +193,7 @@ func (j *judge) good(o Outcome) bool {
 		return o == Trusted
 	}
 	// An API server listens for seconds before it answers.
-	return o == Refused || o == Closed || o == Trusted || o == Silent && j.begun
+	return o == Refused || o == Closed || o == Trusted || o == Silent && j.begun && !j.external
 }
 
 func (j *judge) path(r result, from []string) (summary, fix string) {

@@ -80,7 +80,7 @@ func (b *builder) startKubelet(h spec.Host, pki *Step, etcd []*Step) {
 // run and its own node is Ready or has had time to become so. Each API server first creates about 130 roles and bindings, one
 // after another, and each controller manager makes 80 discovery requests: on shared processors, all of them together would
 // take much longer, and would keep every node from starting its first pods. For the same reason, the controller managers and
-// schedulers of these hosts start only when their API server serves: those of the first control plane lead.
+// schedulers of these hosts start only when their API server serves. Until then, those of the first control plane are the leaders.
 //
 // No API server waits for its node to be registered: where the endpoint leads a kubelet to its own host, the kubelet waits
 // for that API server.

@@ -64,7 +64,7 @@ func withDeadline(ctx context.Context, d time.Duration, what string) (context.Co
 	return context.WithTimeoutCause(ctx, d, fmt.Errorf("%s took longer than %s", what, d))
 }
 
-// apiPatience is how long a new cluster's first API server may take, as in kubeadm's configuration.
+// apiPatience is how long an API server of a new cluster may take to start, as in kubeadm's configuration.
 const apiPatience = 4 * time.Minute
 
 // awaitAPI waits until the API's own roles are made, which is part of being ready, and until the administrator is let in:

@@ -105,7 +105,7 @@ type ControlPlaneRequest struct {
 }
 
 // StartControlPlane writes the manifests of a control plane's API server, controller manager and scheduler for the kubelet
-// that runs there.
+// that runs there: all of them together, or the API server's first.
 var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ctx context.Context, in ControlPlaneRequest) (struct{}, error) {
 	if in.Patience > 0 {
 		if err := awaitReady(ctx, in.Node, in.Patience); err != nil {
@@ -122,6 +122,11 @@ var StartControlPlane = host.DefineChange("kubeadm.start-control-plane", func(ct
 		if _, err := awaitLocalAPI(ctx, NodeRequest{Name: in.Node, Patience: in.ServerFirst}); err != nil {
 			return struct{}{}, err
 		}
+		// Not "all": the manifest of an API server that serves is not written again.
+		if err := runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "controller-manager"); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "scheduler")
 	}
 	return struct{}{}, runKubeadm(ctx, in.Config, "init", "phase", "control-plane", "all")
 }, host.Secret, host.Secret)
