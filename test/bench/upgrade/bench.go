@@ -135,7 +135,7 @@ func (b *bench) start(ctx context.Context) error {
 		if err := b.equip(ctx, h); err != nil {
 			return err
 		}
-		b.hire(b.podClients(h))
+		b.hire(b.podClients(h), time.Time{})
 	}
 	if err := b.ready(ctx, "web", 2); err != nil {
 		return err
@@ -164,10 +164,10 @@ func (b *bench) podClients(h spec.Host) []probe.Client {
 
 func (b *bench) nodePort() int32 { return b.service.Spec.Ports[0].NodePort }
 
-// hire expects clients to run from now on.
-func (b *bench) hire(clients []probe.Client) {
+// hire expects clients to run from a moment on, or, if that is not known, from their first request.
+func (b *bench) hire(clients []probe.Client, from time.Time) {
 	for _, c := range clients {
-		b.hired = append(b.hired, &hired{Client: c})
+		b.hired = append(b.hired, &hired{Client: c, from: from})
 	}
 }
 
@@ -194,7 +194,7 @@ func (b *bench) run(ctx context.Context, name string, clients []probe.Client) er
 	p := &process{set: set, enough: enough, logged: make(chan error, 1)}
 	go func() { p.logged <- errors.Join(set.Log(logging, log), log.Close()) }()
 	b.processes[name] = p
-	b.hire(clients)
+	b.hire(clients, time.Now())
 	return nil
 }
 

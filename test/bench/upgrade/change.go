@@ -134,7 +134,7 @@ func (b *bench) replace(ctx context.Context, old, next spec.Host) error {
 	if err := b.end(readyzOf + old.Name); err != nil {
 		return err
 	}
-	b.hire(b.podClients(next))
+	b.hire(b.podClients(next), time.Time{})
 	if err := b.runFor(ctx, next); err != nil {
 		return err
 	}

@@ -193,7 +193,8 @@ func TestJudge(t *testing.T) {
 		log(s, endpoint, c.read[0], c.read[1], nil)
 		log(s, endpointClients()[1], 154, 155, func(l *probe.Second) { l.Connected = map[string][]int64{readyA.Path: {154500}} })
 		var o outcome
-		clients := []*hired{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)}}
+		clients := []*hired{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)},
+			{Client: endpointClients()[2], from: time.Unix(199, 900e6)}} // too late to be missed
 		o.judge(s, clients, []spec.Host{a, b}, !c.silent, 50*time.Millisecond)
 		if o.LateConnections != c.late || !slices.Equal(o.Invalid, c.invalid) {
 			t.Errorf("%s: %d late connections, not valid: %q", name, o.LateConnections, o.Invalid)
@@ -226,10 +227,10 @@ func TestReplaced(t *testing.T) {
 	}
 	b := &bench{cluster: c, service: &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{NodePort: 30000}}}}}
 	mine := append(b.podClients(old), nodePortClients(old, b.nodePort())...)
-	b.hire(endpointClients())
-	b.hire(mine)
+	b.hire(endpointClients(), time.Time{})
+	b.hire(mine, time.Time{})
 	b.dismiss(mine, time.Unix(150, 0))
-	b.hire(b.podClients(next))
+	b.hire(b.podClients(next), time.Time{})
 	for _, h := range b.hired {
 		if leaves := slices.Contains(mine, h.Client); leaves == h.to.IsZero() {
 			t.Errorf("%s runs until %s", h, h.to)
