@@ -12,14 +12,13 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
 const (
-	// SnapshotDir is where hosts keep the snapshots that Quorate saved before it changed a cluster's version.
-	SnapshotDir = "/var/lib/quorate/snapshots"
 	// snapshotsKept are the last ones; older ones are removed.
 	snapshotsKept = 3
 
@@ -49,7 +48,7 @@ var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label stri
 		return SavedSnapshot{}, fmt.Errorf("saving a snapshot: %w", err)
 	}
 	defer snapshot.Close()
-	out, err := save(ctx, SnapshotDir, time.Now().UTC().Format("20060102T150405Z")+"-before-"+label+".db", snapshot)
+	out, err := save(ctx, facts.SnapshotDir, time.Now().UTC().Format("20060102T150405Z")+"-before-"+label+".db", snapshot)
 	if err != nil {
 		return SavedSnapshot{}, err
 	}

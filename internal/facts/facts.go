@@ -236,6 +236,9 @@ const (
 	ResettingFile = "/var/lib/quorate/resetting"
 )
 
+// SnapshotDir is where hosts keep the snapshots of etcd that Quorate saved before it changed a cluster's version.
+const SnapshotDir = "/var/lib/quorate/snapshots"
+
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"
 

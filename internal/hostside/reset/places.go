@@ -97,7 +97,7 @@ var bundles = []place{
 // ownState is what Quorate keeps on a host for itself. The mark of a complete cluster comes after everything that it
 // protects.
 var ownState = append([]place{
-	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: "/var/lib/quorate/snapshots", kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
+	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
 	{path: facts.EstablishedFile},
 	{path: "/run/quorate/pki", kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},

@@ -62,8 +62,8 @@ type bench struct {
 	processes map[string]*process
 }
 
-// hired is a client, and since when and until when it is to run. It ends with its node. One that came with a new node runs since its
-// first log line, until the next change begins.
+// hired is a client and the interval in which it must run. It ends with its node. The interval of one that came with a new node
+// begins with its first log line.
 type hired struct {
 	probe.Client
 	from, to time.Time
@@ -418,7 +418,8 @@ func (b *bench) ready(ctx context.Context, app string, n int) error {
 	})
 }
 
-// allRun waits until every client has logged some seconds without a failure: those in pods create their ledgers first. From then on, all of them are to run.
+// allRun waits until every client has logged some seconds without a failure: those in pods create their ledgers first. From then
+// on, all of them must run.
 func (b *bench) allRun(ctx context.Context) error {
 	err := b.eventually(ctx, "all clients succeed", func() error {
 		now := time.Now()

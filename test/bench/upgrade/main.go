@@ -121,7 +121,7 @@ func wayNames() (out []string) {
 	return out
 }
 
-// choose are the contenders that are to run, with the ways that are to be measured, in their order.
+// choose returns the contenders to run, each with the ways to measure, in order.
 func choose(only, ways string) (out []contender, err error) {
 	if only != "" && !slices.Contains(names(), only) {
 		return nil, fmt.Errorf("-only %s: there are %s", only, strings.Join(names(), ", "))
