@@ -16,18 +16,25 @@ const (
 // stops are what Ready clients have seen of the shutdowns of their servers, and what the other clients did meanwhile. Times are
 // milliseconds since 1970.
 type stops struct {
-	serials   map[string]map[string]bool // the certificates of a Ready client's server, by the client's path
-	told      map[string][]int64         // when that server said that it is shutting down
-	gone      map[string][]int64         // when it failed otherwise: nobody can connect to it any more
-	refused   map[string][]int64         // when it accepted no connection
-	ready     map[string][]int64         // the beginnings of the seconds in which it said that it is ready
-	connected map[string][]int64         // when clients that leave the choice to the cluster connected, by the server's certificate
-	undialed  map[Client]map[int64]int   // how many connections to the only server that a client uses failed, by second
+	serials   map[string]map[string]bool    // the certificates of a Ready client's server, by the client's path
+	told      map[string][]int64            // when that server said that it is shutting down
+	gone      map[string][]int64            // when it failed otherwise: nobody can connect to it any more
+	refused   map[string][]int64            // when it accepted no connection
+	ready     map[string][]int64            // the beginnings of the seconds in which it said that it is ready
+	connected map[string][]int64            // when clients that leave the choice to the cluster connected, by the server's certificate
+	single    map[Client]map[int64]attempts // what clients experienced that use one server and no other, by second
+}
+
+// attempts are those of one second to connect to a server and to use it.
+type attempts struct {
+	unconnected int           // connections that failed
+	rejected    int           // complete answers that are errors
+	slowest     time.Duration // of the requests that were answered
 }
 
 func newStops() stops {
 	return stops{serials: map[string]map[string]bool{}, told: map[string][]int64{}, gone: map[string][]int64{}, refused: map[string][]int64{},
-		ready: map[string][]int64{}, connected: map[string][]int64{}, undialed: map[Client]map[int64]int{}}
+		ready: map[string][]int64{}, connected: map[string][]int64{}, single: map[Client]map[int64]attempts{}}
 }
 
 // learn remembers the certificate of a Ready client's server. A connection that is kept may be older than the interval, and a server
@@ -66,19 +73,21 @@ func (s stops) add(line Second) {
 		for serial, at := range line.Connected {
 			s.connected[serial] = append(s.connected[serial], at...)
 		}
-	case line.Client.API() && line.Phases[Dial] > 0:
+	case line.Client.API():
 		// It connects to this server whatever it says.
-		if s.undialed[line.Client] == nil {
-			s.undialed[line.Client] = map[int64]int{}
+		if s.single[line.Client] == nil {
+			s.single[line.Client] = map[int64]attempts{}
 		}
-		s.undialed[line.Client][second] += line.Phases[Dial]
+		a := s.single[line.Client][second]
+		s.single[line.Client][second] = attempts{a.unconnected + line.Phases[Dial] + line.Phases[TLS], a.rejected + line.Phases[Status], max(a.slowest, line.Slowest)}
 	}
 }
 
 // shutdown is one shutdown of a server: when it began, when the server said so last, and the second in which it was ready again.
 type shutdown struct{ begin, last, back int64 }
 
-// shutdowns are those of one Ready client's server. One that does not announce them stops when it accepts no connection.
+// shutdowns are those of one Ready client's server. One that does not announce them stops when it accepts no connection. However long
+// a server is gone, that is one shutdown: before the next one, it was ready.
 func (s stops) shutdowns(path string, announced bool) (out []shutdown) {
 	begins := s.told[path]
 	if !announced {
@@ -86,13 +95,19 @@ func (s stops) shutdowns(path string, announced bool) (out []shutdown) {
 	}
 	ready := slices.Sorted(slices.Values(s.ready[path]))
 	for _, at := range slices.Sorted(slices.Values(begins)) {
-		if n := len(out); n > 0 && at < out[n-1].back {
-			out[n-1].last = at
-			continue
+		// In the second in which it stops, it was ready too.
+		i, _ := slices.BinarySearch(ready, at)
+		if n := len(out); n > 0 {
+			switch {
+			case at < out[n-1].back:
+				out[n-1].last = at
+				continue
+			case i == 0 || ready[i-1] < out[n-1].begin:
+				continue
+			}
 		}
 		back := at + stopped.Milliseconds()
-		// In the second in which it stops, it was ready too.
-		if i, _ := slices.BinarySearch(ready, at); i < len(ready) {
+		if i < len(ready) {
 			back = min(back, ready[i])
 		}
 		out = append(out, shutdown{at, at, back})
@@ -127,16 +142,34 @@ func (s stops) late(grace time.Duration) (late int, announced map[string]int, un
 	return late, announced, unknown
 }
 
-// excused counts the failed connections to servers that were known to be stopped, by client.
-func (s stops) excused(announced bool) map[string]int {
-	out := map[string]int{}
-	for c, seconds := range s.undialed {
+// Excuse is what the shutdowns of the only API server that a client uses explain.
+type Excuse struct {
+	// Requests that failed while the server was stopped: those without a connection, and those that it rejected although it was not
+	// ready yet, since a server that starts listens before it knows who may do what.
+	Requests int `json:"requests"`
+	// Slowest is the longest successful request of all other times: a connection may wait for a server that is starting.
+	Slowest time.Duration `json:"slowestNanoseconds"`
+}
+
+// excused says, by client, what is explained by the shutdowns of the only server that it uses.
+func (s stops) excused(announced bool) map[string]Excuse {
+	out := map[string]Excuse{}
+	for c, seconds := range s.single {
 		stops := s.shutdowns(c.Path, announced)
-		for second, n := range seconds {
-			if slices.ContainsFunc(stops, func(stop shutdown) bool { return second+1000 > stop.begin && second <= stop.back }) {
-				out[c.String()] += n
+		var e Excuse
+		for second, a := range seconds {
+			during := func(from, to int64) bool { return second+1000 > from && second <= to }
+			if slices.ContainsFunc(stops, func(stop shutdown) bool { return during(stop.begin, stop.back) }) {
+				e.Requests += a.unconnected
+			}
+			// Until it is gone, it serves.
+			if slices.ContainsFunc(stops, func(stop shutdown) bool { return during(stop.last, stop.back) }) {
+				e.Requests += a.rejected
+			} else {
+				e.Slowest = max(e.Slowest, a.slowest)
 			}
 		}
+		out[c.String()] = e
 	}
 	return out
 }

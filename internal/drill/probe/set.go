@@ -290,12 +290,16 @@ func (s *Set) Log(ctx context.Context, w io.Writer) error {
 // that a request may take. Those that have no answer then are cut by the end of the clients, and have not failed.
 func (s *Set) logRest(out *json.Encoder, from time.Time) error {
 	s.stop()
-	end := time.Now()
+	end := time.Now().Add(100 * time.Millisecond) // a request that was begun just now is recorded a moment later
 	ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout+time.Second)
 	defer cancel()
-	_ = until(ctx, func() bool { return s.settled(end) }) // as the comment says
+	_ = until(ctx, func() bool { return !time.Now().Before(end) && s.settled(end) }) // as the comment says
 	for ; from.Before(end); from = from.Add(time.Second) {
-		if err := s.log(out, from, from.Add(time.Second)); err != nil {
+		to := from.Add(time.Second)
+		if to.After(end) {
+			to = end // the time after that is no gap
+		}
+		if err := s.log(out, from, to); err != nil {
 			return err
 		}
 	}
@@ -385,10 +389,10 @@ func (s *Summary) Late(grace time.Duration) (late int, announced map[string]int,
 	return s.stops.late(grace)
 }
 
-// Excused counts, by client, the connections that failed because the only API server that a client uses was stopped: from the moment in
-// which a Ready client of the same path learned that it stops until it is ready again, and two minutes at most. A server that does
-// not announce its shutdown stops when it accepts no connection.
-func (s *Summary) Excused(announced bool) map[string]int { return s.stops.excused(announced) }
+// Excused says of each client that uses one API server and no other, by its name, what the shutdowns of that server explain: from the
+// moment in which a Ready client of the same path learned that it stops until it is ready again, and two minutes at most. A server
+// that does not announce its shutdown stops when it accepts no connection.
+func (s *Summary) Excused(announced bool) map[string]Excuse { return s.stops.excused(announced) }
 
 // inARow is how many seconds in a row a client may not be without its requests.
 const inARow = 3

@@ -439,6 +439,8 @@ func TestExcused(t *testing.T) {
 	other := Client{Path: "server b", Operation: Read, Address: "https://b"}
 	for name, c := range map[string]struct {
 		told, gone, back int64 // seconds; 0: never
+		again            int64 // when it refuses a connection without having been ready
+		rejects          int64 // when it rejects a request
 		unannounced      bool
 		fails            []int64
 		want             int
@@ -451,14 +453,19 @@ func TestExcused(t *testing.T) {
 		"it never says so":            {gone: 105, back: 120, unannounced: true, fails: []int64{105, 110, 121}, want: 2},
 		"it never says so, for long":  {gone: 105, unannounced: true, fails: []int64{110, 226}, want: 1},
 		"it never says so, and hangs": {back: 120, unannounced: true, fails: []int64{110}},
+		"it does not know anybody":    {told: 100, gone: 105, back: 120, rejects: 119, want: 1},
+		"it rejects, and is ready":    {told: 100, gone: 105, back: 120, rejects: 121},
+		"it is refused again":         {gone: 105, unannounced: true, again: 230, fails: []int64{110, 231}, want: 1},
 	} {
 		s := NewSummary(time.Unix(10, 0), time.Unix(300, 0))
 		line := func(c Client, at int64, o Outage, failed map[string]int64) {
 			s.Add(Second{At: at, Result: Result{c, o}, FailedAt: failed})
 		}
 		line(ready, 20, Outage{Requests: 20}, nil)
+		line(own, 102, Outage{Requests: 20, Failed: 1, Phases: map[Phase]int{Status: 1}}, nil) // while it still serves
 		if c.told > 0 {
 			line(ready, c.told, Outage{Requests: 20, Failed: 10}, map[string]int64{ShuttingDown: c.told*1000 + 300})
+			line(ready, c.told+4, Outage{Requests: 20, Failed: 20}, map[string]int64{ShuttingDown: c.told*1000 + 4300})
 		}
 		if c.gone > 0 {
 			line(ready, c.gone, Outage{Requests: 20, Failed: 20}, map[string]int64{"dial: connect: connection refused": c.gone*1000 + 300})
@@ -468,12 +475,54 @@ func TestExcused(t *testing.T) {
 		if c.back > 0 {
 			line(ready, c.back, Outage{Requests: 20, Failed: 5}, map[string]int64{"dial: connect: connection refused": c.back * 1000})
 		}
-		for _, at := range c.fails {
-			line(own, at, Outage{Requests: 20, Failed: 3, Phases: map[Phase]int{Dial: 1, Header: 2}}, nil)
+		if c.again > 0 {
+			line(ready, c.again, Outage{Requests: 20, Failed: 20}, map[string]int64{"dial: connect: connection refused": c.again * 1000})
+		}
+		if c.rejects > 0 {
+			line(own, c.rejects, Outage{Requests: 20, Failed: 1, Phases: map[Phase]int{Status: 1}}, nil)
+		}
+		for i, at := range c.fails {
+			connecting := []Phase{Dial, TLS}[i%2]
+			line(own, at, Outage{Requests: 20, Failed: 3, Phases: map[Phase]int{connecting: 1, Header: 2}}, nil)
 			line(other, at, Outage{Requests: 20, Failed: 1, Phases: map[Phase]int{Dial: 1}}, nil)
 		}
-		if got := s.Excused(!c.unannounced); got[own.String()] != c.want || got[other.String()] != 0 {
+		if got := s.Excused(!c.unannounced); got[own.String()].Requests != c.want || got[other.String()].Requests != 0 {
 			t.Errorf("%s: %v, want %d", name, got, c.want)
+		}
+	}
+}
+
+// TestSlowWhileItStarts has a client wait for the only server that it uses: while it serves, while it is gone, and when it is back.
+func TestSlowWhileItStarts(t *testing.T) {
+	ready, own := Client{Path: "server a", Operation: Ready, Address: "https://a"}, Client{Path: "server a", Operation: Read, Address: "https://a"}
+	for name, c := range map[string]struct {
+		at   int64
+		want time.Duration
+	}{
+		"before":                {99, 3 * time.Second},
+		"while it still serves": {102, 3 * time.Second},
+		"while it is gone":      {110, 10 * time.Millisecond},
+		"when it is back":       {120, 10 * time.Millisecond},
+		"afterwards":            {121, 3 * time.Second},
+	} {
+		s := NewSummary(time.Unix(10, 0), time.Unix(300, 0))
+		for at := int64(95); at < 130; at++ {
+			line := Second{At: at, Result: Result{ready, Outage{Requests: 20}}}
+			switch {
+			case at >= 100 && at < 105:
+				line.Failed, line.FailedAt = 20, map[string]int64{ShuttingDown: at*1000 + 900}
+			case at >= 105 && at < 120:
+				line.Failed, line.FailedAt = 20, map[string]int64{"dial: connect: connection refused": at*1000 + 300}
+			}
+			s.Add(line)
+			slowest := 10 * time.Millisecond
+			if at == c.at {
+				slowest = 3 * time.Second
+			}
+			s.Add(Second{At: at, Result: Result{own, Outage{Requests: 20, Slowest: slowest}}})
+		}
+		if got := s.Excused(true)[own.String()]; got.Slowest != c.want {
+			t.Errorf("%s: %s, want %s", name, got.Slowest, c.want)
 		}
 	}
 }
@@ -566,6 +615,9 @@ func TestLogRest(t *testing.T) {
 	r := s.Results()
 	if len(r) != 1 || r[0].Errors["HTTP 500"] < 20 || r[0].Errors[TimedOut] != 1 || r[0].Failed != r[0].Requests {
 		t.Errorf("logged: %+v", r)
+	}
+	if len(r) == 1 && r[0].Longest > time.Second {
+		t.Errorf("a gap of %s, and no line is longer than what the client ran of it", r[0].Longest)
 	}
 	if sent := int(n.Load()); len(r) == 1 && r[0].Requests != sent {
 		t.Errorf("%d of %d requests were logged", r[0].Requests, sent)

@@ -41,6 +41,8 @@ const (
 	timeout = 10 * time.Second
 	// late is four fifths of the shutdown delay of Quorate's API servers: load balancers and Services have had that long.
 	late = 4 * time.Second
+	// aftermath is how long after a change its failures still count.
+	aftermath = 10 * time.Second
 	// patience is how long the workload and the clients may take to start.
 	patience = 5 * time.Minute
 )
@@ -58,13 +60,15 @@ type bench struct {
 	announces bool
 
 	service   *corev1.Service // of the workload
-	hired     []*hired        // all clients of all processes
+	expected  []*expected     // all clients of all processes
 	processes map[string]*process
+	// unseen says what of the present change is not known.
+	unseen []string
 }
 
-// hired is a client and the interval in which it must run. It ends with its node. The interval of one that came with a new node
+// expected is a client and the interval in which it must run. It ends with its node. The interval of one that came with a new node
 // begins with its first log line.
-type hired struct {
+type expected struct {
 	probe.Client
 	from, to time.Time
 }
@@ -135,7 +139,7 @@ func (b *bench) start(ctx context.Context) error {
 		if err := b.equip(ctx, h); err != nil {
 			return err
 		}
-		b.hire(b.podClients(h), time.Time{})
+		b.expect(b.podClients(h), time.Time{})
 	}
 	if err := b.ready(ctx, "web", 2); err != nil {
 		return err
@@ -164,16 +168,16 @@ func (b *bench) podClients(h spec.Host) []probe.Client {
 
 func (b *bench) nodePort() int32 { return b.service.Spec.Ports[0].NodePort }
 
-// hire expects clients to run from a moment on, or, if that is not known, from their first request.
-func (b *bench) hire(clients []probe.Client, from time.Time) {
+// expect expects clients to run from a moment on, or, if that is not known, from their first request.
+func (b *bench) expect(clients []probe.Client, from time.Time) {
 	for _, c := range clients {
-		b.hired = append(b.hired, &hired{Client: c, from: from})
+		b.expected = append(b.expected, &expected{Client: c, from: from})
 	}
 }
 
-// dismiss expects clients to end at a moment.
-func (b *bench) dismiss(clients []probe.Client, at time.Time) {
-	for _, h := range b.hired {
+// expectEnd expects clients to end at a moment.
+func (b *bench) expectEnd(clients []probe.Client, at time.Time) {
+	for _, h := range b.expected {
 		if h.to.IsZero() && slices.Contains(clients, h.Client) {
 			h.to = at
 		}
@@ -194,7 +198,7 @@ func (b *bench) run(ctx context.Context, name string, clients []probe.Client) er
 	p := &process{set: set, enough: enough, logged: make(chan error, 1)}
 	go func() { p.logged <- errors.Join(set.Log(logging, log), log.Close()) }()
 	b.processes[name] = p
-	b.hire(clients, time.Now())
+	b.expect(clients, time.Now())
 	return nil
 }
 
@@ -431,14 +435,14 @@ func (b *bench) allRun(ctx context.Context) error {
 		for _, r := range s.Results() {
 			good[r.Client.String()] = r.Requests > 0 && r.Failed == 0
 		}
-		for _, h := range b.hired {
+		for _, h := range b.expected {
 			if h.to.IsZero() && !good[h.String()] {
 				return fmt.Errorf("%s does not", h)
 			}
 		}
 		return nil
 	})
-	for _, h := range b.hired {
+	for _, h := range b.expected {
 		if h.from.IsZero() {
 			h.from = time.Now()
 		}
@@ -516,12 +520,16 @@ func (b *bench) measure(ctx context.Context, way string, stops []spec.Host, do f
 	}
 	begin := time.Now()
 	err = do(ctx)
-	end := time.Now()
+	took := time.Since(begin)
 	if err != nil {
 		return outcome{}, err
 	}
+	end := time.Now()
+	if stops != nil {
+		end = end.Add(aftermath)
+	}
 	// Requests of the last second may still be under way, and are logged when they have ended.
-	if err := sleep(ctx, timeout+5*time.Second); err != nil {
+	if err := sleep(ctx, time.Until(end)+timeout+5*time.Second); err != nil {
 		return outcome{}, err
 	}
 	after, err := b.term(ctx)
@@ -532,8 +540,10 @@ func (b *bench) measure(ctx context.Context, way string, stops []spec.Host, do f
 	if err != nil {
 		return outcome{}, err
 	}
-	o := outcome{Contender: b.name, Way: way, Seconds: end.Sub(begin).Seconds(), Elections: after - before, AllowedElections: len(stops)}
-	o.judge(s, b.hired, stops, b.announces, b.options.Pace)
+	o := outcome{Contender: b.name, Way: way, Seconds: took.Seconds(), Elections: after - before, AllowedElections: len(stops)}
+	o.Invalid = b.unseen
+	b.unseen = nil
+	o.judge(s, b.expected, stops, b.announces, b.options.Pace)
 	lost, acknowledged, err := s.Ledgers.Lost(ctx, b.api, namespace)
 	if err != nil {
 		return outcome{}, err
@@ -543,7 +553,7 @@ func (b *bench) measure(ctx context.Context, way string, stops []spec.Host, do f
 }
 
 // judge takes from the logs what clients experienced, and finds out whether they tell the whole truth.
-func (o *outcome) judge(s *probe.Summary, clients []*hired, stops []spec.Host, announces bool, pace time.Duration) {
+func (o *outcome) judge(s *probe.Summary, clients []*expected, stops []spec.Host, announces bool, pace time.Duration) {
 	o.Results, o.Excused = s.Results(), s.Excused(announces)
 	for _, h := range clients {
 		o.Invalid = append(o.Invalid, s.Starved(h.Client, pace, h.from, h.to)...)

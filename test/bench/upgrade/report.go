@@ -30,8 +30,8 @@ type outcome struct {
 	// LateConnections reached API servers late in their shutdown. Shutdowns is how many announced ones there were.
 	LateConnections int `json:"lateConnections"`
 	Shutdowns       int `json:"shutdowns"`
-	// Excused are connections, by client, that failed while the only API server that a client uses was known to be stopped.
-	Excused map[string]int `json:"excused,omitempty"`
+	// Excused is, by client, what the shutdowns of the only API server that a client uses explain.
+	Excused map[string]probe.Excuse `json:"excused,omitempty"`
 	// LostWrites of the acknowledged Writes are missing.
 	LostWrites int `json:"lostWrites"`
 	Writes     int `json:"writes"`
@@ -48,7 +48,7 @@ func isRequest(c probe.Client) bool {
 func (o outcome) failedAPI() (n int) {
 	for _, r := range o.Results {
 		if isRequest(r.Client) {
-			n += r.Failed - o.Excused[r.Client.String()]
+			n += r.Failed - o.Excused[r.Client.String()].Requests
 		}
 	}
 	return n
@@ -98,10 +98,18 @@ func (o outcome) latency(of func(probe.Client) bool) probe.Outage {
 	for _, r := range o.Results {
 		if of(r.Client) {
 			out.Latencies.Add(r.Latencies)
-			out.Slowest = max(out.Slowest, r.Slowest)
+			out.Slowest = max(out.Slowest, o.slowest(r))
 		}
 	}
 	return out
+}
+
+// slowest is a client's slowest request, apart from those to the only API server that it uses while that is known to be stopped.
+func (o outcome) slowest(r probe.Result) time.Duration {
+	if e, single := o.Excused[r.Client.String()]; single {
+		return e.Slowest
+	}
+	return r.Slowest
 }
 
 func isWorkload(c probe.Client) bool { return !c.API() }
@@ -120,14 +128,14 @@ func (o outcome) noticed() (out []string) {
 		}
 	}
 	if o.Elections > o.AllowedElections {
-		out = append(out, fmt.Sprintf("%d elections instead of %d at most", o.Elections, o.AllowedElections))
+		out = append(out, fmt.Sprintf("%d elections, and no more than %d are needed", o.Elections, o.AllowedElections))
 	}
 	for _, r := range o.Results {
 		if r.Client.Operation == probe.Ready {
 			continue
 		}
-		if r.Slowest > objective {
-			out = append(out, fmt.Sprintf("%s: a request took %.2f s", r.Client, r.Slowest.Seconds()))
+		if slowest := o.slowest(r); slowest > objective {
+			out = append(out, fmt.Sprintf("%s: a request took %.2f s", r.Client, slowest.Seconds()))
 		}
 		// An object is counted up, and watched, at its own pace. A client's only API server is away while it is replaced.
 		most := objective
@@ -144,7 +152,7 @@ func (o outcome) noticed() (out []string) {
 // unnoticed reports whether users noticed nothing.
 func (o outcome) unnoticed() bool { return len(o.Invalid) == 0 && len(o.noticed()) == 0 }
 
-// after invalidates an outcome if the time before it was not quiet: what clients met then, the change is not to blame for.
+// after invalidates an outcome if clients noticed something in the time before it: the change is not the cause of that.
 func (o *outcome) after(quiet outcome) {
 	for _, why := range slices.Concat(quiet.Invalid, quiet.noticed()) {
 		o.Invalid = append(o.Invalid, "before it began: "+why)
@@ -164,7 +172,7 @@ func (o outcome) print() {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "  client\trequests\trepeated\tfailed\texcused\tdial\tTLS\theader\tbody\tstatus\tlongest gap\tp50\tp99\tslowest\tdisruption\terrors")
 	for _, r := range o.Results {
-		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%s\t%s\t%s\t%d s\t%s\n", r.Client, r.Requests, r.Repeated, r.Failed, o.Excused[r.Client.String()],
+		fmt.Fprintf(w, "  %s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%.2f s\t%s\t%s\t%s\t%d s\t%s\n", r.Client, r.Requests, r.Repeated, r.Failed, o.Excused[r.Client.String()].Requests,
 			r.Phases[probe.Dial], r.Phases[probe.TLS], r.Phases[probe.Header], r.Phases[probe.Body], r.Phases[probe.Status], r.Longest.Seconds(),
 			quantile(r.Outage, 0.5), quantile(r.Outage, 0.99), quantile(r.Outage, 1), r.Disruption, counts(r.Errors))
 	}

@@ -100,8 +100,8 @@ func result(path string, o probe.Operation, failed int, phase probe.Phase) probe
 
 func TestOutcome(t *testing.T) {
 	own := result(ownServer+"cp-a", probe.Read, 400, probe.Dial)
-	own.Longest = 20 * time.Second
-	o := outcome{AllowedElections: 3, Elections: 3, Excused: map[string]int{own.Client.String(): 400}, Results: []probe.Result{
+	own.Longest, own.Slowest = 20*time.Second, 3*time.Second // it waited for a server that started
+	o := outcome{AllowedElections: 3, Elections: 3, Excused: map[string]probe.Excuse{own.Client.String(): {Requests: 400, Slowest: time.Second}}, Results: []probe.Result{
 		result("endpoint", probe.Read, 0, probe.Dial), own,
 		result("endpoint", probe.Watch, 0, probe.Body),
 		result("DNS", probe.Lookup, 0, probe.Header),
@@ -115,7 +115,7 @@ func TestOutcome(t *testing.T) {
 	for name, edit := range map[string]func(*outcome){
 		"an API request":             func(o *outcome) { o.Results[0].Failed = 1 },
 		"a request that was begun":   func(o *outcome) { o.Results[1].Failed++; o.Results[1].Phases[probe.Header] = 1 },
-		"a server that was not told": func(o *outcome) { o.Excused = map[string]int{own.Client.String(): 399} },
+		"a server that was not told": func(o *outcome) { o.Excused = map[string]probe.Excuse{own.Client.String(): {Requests: 399}} },
 		"a watch":                    func(o *outcome) { o.Results[2].Failed = 1 },
 		"a lookup":                   func(o *outcome) { o.Results[3].Failed = 1 },
 		"a late connection":          func(o *outcome) { o.LateConnections = 1 },
@@ -123,9 +123,12 @@ func TestOutcome(t *testing.T) {
 		"too many elections":         func(o *outcome) { o.Elections = 4 },
 		"a client that did not work": func(o *outcome) { o.Invalid = []string{"x"} },
 		"a slow request":             func(o *outcome) { o.Results[0].Slowest = 1900 * time.Millisecond },
-		"a slow lookup":              func(o *outcome) { o.Results[3].Slowest = 3 * time.Second },
-		"a gap":                      func(o *outcome) { o.Results[0].Longest = 1600 * time.Millisecond },
-		"a gap of a watch":           func(o *outcome) { o.Results[2].Longest = 2100 * time.Millisecond },
+		"its only server is slow": func(o *outcome) {
+			o.Excused = map[string]probe.Excuse{own.Client.String(): {Requests: 400, Slowest: 2 * time.Second}}
+		},
+		"a slow lookup":    func(o *outcome) { o.Results[3].Slowest = 3 * time.Second },
+		"a gap":            func(o *outcome) { o.Results[0].Longest = 1600 * time.Millisecond },
+		"a gap of a watch": func(o *outcome) { o.Results[2].Longest = 2100 * time.Millisecond },
 	} {
 		other := o
 		other.Results = slices.Clone(o.Results)
@@ -193,7 +196,7 @@ func TestJudge(t *testing.T) {
 		log(s, endpoint, c.read[0], c.read[1], nil)
 		log(s, endpointClients()[1], 154, 155, func(l *probe.Second) { l.Connected = map[string][]int64{readyA.Path: {154500}} })
 		var o outcome
-		clients := []*hired{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)},
+		clients := []*expected{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)},
 			{Client: endpointClients()[2], from: time.Unix(199, 900e6)}} // too late to be missed
 		o.judge(s, clients, []spec.Host{a, b}, !c.silent, 50*time.Millisecond)
 		if o.LateConnections != c.late || !slices.Equal(o.Invalid, c.invalid) {
@@ -227,11 +230,11 @@ func TestReplaced(t *testing.T) {
 	}
 	b := &bench{cluster: c, service: &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{NodePort: 30000}}}}}
 	mine := append(b.podClients(old), nodePortClients(old, b.nodePort())...)
-	b.hire(endpointClients(), time.Time{})
-	b.hire(mine, time.Time{})
-	b.dismiss(mine, time.Unix(150, 0))
-	b.hire(b.podClients(next), time.Time{})
-	for _, h := range b.hired {
+	b.expect(endpointClients(), time.Time{})
+	b.expect(mine, time.Time{})
+	b.expectEnd(mine, time.Unix(150, 0))
+	b.expect(b.podClients(next), time.Time{})
+	for _, h := range b.expected {
 		if leaves := slices.Contains(mine, h.Client); leaves == h.to.IsZero() {
 			t.Errorf("%s runs until %s", h, h.to)
 		}
