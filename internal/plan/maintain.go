@@ -26,6 +26,15 @@ func (b *builder) maintain() error {
 	}
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
+	slices.SortStableFunc(hosts, func(x, y spec.Host) int { // a worker's steps can wait for those of the others
+		switch {
+		case serves(x) == serves(y):
+			return 0
+		case serves(x):
+			return -1
+		}
+		return 1
+	})
 	if b.Stage() != cluster.Foreign && b.changesVersion() {
 		return b.upgrade(hosts)
 	}

@@ -384,6 +384,9 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 			return nil, err
 		}
 	}
+	if b.exists() {
+		b.unpackInTurn()
+	}
 	if err := b.fold(); err != nil {
 		return nil, err
 	}

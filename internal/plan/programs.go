@@ -17,7 +17,7 @@ func (b *builder) installBundle(h spec.Host) {
 	if b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
 		return
 	}
-	idle := !slices.ContainsFunc(programsOf(h), func(p program) bool { return p.runs(f) })
+	idle := !b.runsSomething(h)
 	if idle || !slices.Contains(f.Bundles, b.bundle.Digest) {
 		at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: installReason(f), Switch: idle})
 	}
@@ -49,6 +49,48 @@ func (b *builder) installBundle(h spec.Host) {
 		s.Change = change(cluster.Create, p.part, h.Name)
 		at.bundle = b.add(s, at.bundle)
 	}
+}
+
+// unpackInTurn orders what brings a bundle to hosts that already run something. Unpacking it and importing its images takes processor time
+// and disk from what runs there. So one control plane or member of etcd comes after another, and the others answer without delay. The workers
+// follow, as many at the same time as restart their kubelets at the same time. A step depends only on those that were planned before it.
+func (b *builder) unpackInTurn() {
+	lanes := map[string]int{} // of workers
+	for _, h := range b.c.Spec.Hosts {
+		if b.runsSomething(h) && !serves(h) {
+			lanes[h.Name] = len(lanes)
+		}
+	}
+	n := nodesAtOnce(len(lanes))
+	var served *Step
+	ends := make([]*Step, n)
+	for _, s := range b.ofKind(InstallBundle, ImportImages) {
+		h, _ := b.c.Host(s.Host)
+		before := []*Step{served}
+		lane, works := lanes[s.Host]
+		switch {
+		case works:
+			before = append(before, ends[lane%n])
+			ends[lane%n] = s
+		case b.runsSomething(h):
+			served = s
+		default:
+			continue
+		}
+		for _, o := range before {
+			if o != nil && !slices.Contains(s.Needs, o.ID) {
+				s.Needs = append(s.Needs, o.ID)
+			}
+		}
+	}
+}
+
+// serves says that others cannot do without what a host runs.
+func serves(h spec.Host) bool { return h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd) }
+
+func (b *builder) runsSomething(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	return f != nil && slices.ContainsFunc(programsOf(h), func(p program) bool { return p.runs(f) })
 }
 
 // program is what is switched together.

@@ -429,6 +429,45 @@ func TestWorkersAreUpgradedSeveralAtATime(t *testing.T) {
 	}
 }
 
+// TestBundlesComeToHostsInTurn: unpacking on all control planes at the same time would slow all of them down, and with them everybody.
+func TestBundlesComeToHostsInTurn(t *testing.T) {
+	c := stackedLab()
+	updated := finished(t, c)
+	runningFrom(c, updated, "sha256:old")
+	external, older36 := externalAt(t, older)
+	for name, p := range map[string]*Plan{
+		"upgrade":          mustPlan(t, c, upgraded(t, c, older), newer),
+		"update":           build(t, c, updated),
+		"of external etcd": mustPlan(t, external, older36, newer),
+	} {
+		of := c
+		if name == "of external etcd" {
+			of = external
+		}
+		var hosts []spec.Host // that serve
+		for _, h := range of.Spec.Hosts {
+			if serves(h) {
+				hosts = append(hosts, h)
+			}
+		}
+		for i, h := range hosts {
+			for _, s := range stepsOf(p, h.Name, InstallBundle) {
+				for _, o := range hosts[:i] {
+					if first := stepID(o.Name, InstallBundle); !before(p, first, s.ID) {
+						t.Errorf("%s: %s does not come before %s", name, first, s.ID)
+					}
+				}
+				if !before(p, s.ID, stepID("worker-a", InstallBundle)) {
+					t.Errorf("%s: the worker does not wait for %s", name, s.ID)
+				}
+			}
+		}
+		if a, b := stepID("worker-a", InstallBundle), stepID("worker-b", InstallBundle); before(p, a, b) || before(p, b, a) {
+			t.Errorf("%s: two workers wait for each other", name)
+		}
+	}
+}
+
 func TestUpgradeRefusals(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change func(*spec.Cluster, *facts.Observation)
