@@ -181,6 +181,11 @@ type trace struct {
 
 func (t *trace) hooks() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
+		// If a connection that was kept is lost, Go begins again with another one.
+		GetConn: func(string) {
+			t.handshake.Store(false)
+			t.connected.Store(false)
+		},
 		TLSHandshakeStart: func() { t.handshake.Store(true) },
 		TLSHandshakeDone: func(s tls.ConnectionState, err error) {
 			if err == nil && t.met != nil && len(s.PeerCertificates) > 0 {

@@ -88,6 +88,31 @@ func TestPhases(t *testing.T) {
 	}
 }
 
+// TestPhaseAfterALostConnection: a connection that was kept ends, and nobody listens any more.
+func TestPhaseAfterALostConnection(t *testing.T) {
+	var requests atomic.Int32
+	var web *httptest.Server
+	web = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 1 {
+			return
+		}
+		web.Listener.Close()
+		panic(http.ErrAbortHandler)
+	}))
+	defer web.Close()
+	sender, err := newClient(&rest.Config{Host: web.URL}, Kept)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sender.free()
+	if got := sender.send(t.Context(), "GET", "/", "", ""); got != (failure{}) {
+		t.Fatal(got)
+	}
+	if got, want := sender.send(t.Context(), "GET", "/", "", ""), (failure{Dial, "dial: connect: connection refused"}); got != want || requests.Load() != 2 {
+		t.Errorf("%+v after %d requests, want %+v", got, requests.Load(), want)
+	}
+}
+
 func TestDisruption(t *testing.T) {
 	r := record{perSecond: 20}
 	from := time.Now()

@@ -62,6 +62,7 @@ type bench struct {
 	service   *corev1.Service // of the workload
 	expected  []*expected     // all clients of all processes
 	processes map[string]*process
+	steps     *os.File // what Quorate does, and when
 	// unseen says what of the present change is not known.
 	unseen []string
 }
@@ -109,7 +110,17 @@ func newBench(ctx context.Context, name string, announces bool, c *spec.Cluster,
 	if err := os.RemoveAll(b.dir); err != nil {
 		return nil, err
 	}
-	return b, os.MkdirAll(b.dir, 0o755)
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	b.steps, err = os.Create(filepath.Join(b.dir, "steps.json"))
+	return b, err
+}
+
+// progress writes what Quorate does to a file next to what clients log: one JSON object per line.
+func (b *bench) progress() progress.Sink {
+	out := json.NewEncoder(b.steps)
+	return progress.Func(func(e progress.Event) { _ = out.Encode(e) }) // for people; nothing is judged by it
 }
 
 func (b *bench) nodes() (out []spec.Host) {
@@ -234,7 +245,9 @@ func (b *bench) end(names ...string) (err error) {
 }
 
 // stop ends the clients of this process. Those in pods end with their machines.
-func (b *bench) stop() error { return b.end(slices.Collect(maps.Keys(b.processes))...) }
+func (b *bench) stop() error {
+	return errors.Join(b.end(slices.Collect(maps.Keys(b.processes))...), b.steps.Close())
+}
 
 // endpointClients use the endpoint.
 func endpointClients() []probe.Client {

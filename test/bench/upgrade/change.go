@@ -13,7 +13,6 @@ import (
 
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -25,7 +24,7 @@ const leavingLabel = "quorate-bench/leaving"
 func toVersion(version string) func(context.Context, *bench) error {
 	return func(ctx context.Context, b *bench) error {
 		next := at(b.cluster, version)
-		if err := applied(ctx, next); err != nil {
+		if err := applied(ctx, next, b.progress()); err != nil {
 			return err
 		}
 		b.cluster = next
@@ -38,14 +37,14 @@ func maintain(ctx context.Context, b *bench) error {
 	for _, h := range b.cluster.Spec.Hosts {
 		target := plan.Target{Hosts: []spec.Host{h}}
 		said("%s: maintain %s", b.name, h.Name)
-		e := run.Open(ctx, b.cluster, progress.Discard)
+		e := run.Open(ctx, b.cluster, b.progress())
 		_, err := e.Maintain(ctx, target, plan.MaintainOptions{})
 		e.Close()
 		if err != nil {
 			return fmt.Errorf("taking %s out of service: %w", h.Name, err)
 		}
 		said("%s: maintain --undo %s", b.name, h.Name)
-		e = run.OpenAwaiting(ctx, b.cluster, progress.Discard, []string{h.Name})
+		e = run.OpenAwaiting(ctx, b.cluster, b.progress(), []string{h.Name})
 		_, err = e.EndMaintenance(ctx, target)
 		e.Close()
 		if err != nil {
@@ -124,7 +123,7 @@ func (b *bench) replace(ctx context.Context, old, next spec.Host) error {
 	left := make(chan error, 1)
 	go func() { left <- b.leave(applying, old) }()
 	target := exchanged(b.cluster, old.Name, next)
-	err := applied(ctx, target)
+	err := applied(ctx, target, b.progress())
 	done()
 	if unseen := <-left; unseen != nil {
 		b.unseen = append(b.unseen, fmt.Sprintf("what the clients on %s met in the end is not known: %v", old.Name, unseen))

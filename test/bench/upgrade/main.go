@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -54,7 +55,7 @@ func main() {
 		}
 	}
 	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
-	pace := flag.Duration("pace", 50*time.Millisecond, "time between two requests of a client; the clients of a small machine can be slower")
+	pace := flag.Duration("pace", fitting(runtime.NumCPU()), "time between two requests of a client; the default depends on the number of processors")
 	ways := flag.String("ways", "", "with these changes only, separated by commas: "+strings.Join(wayNames(), ", ")+"; kubeadm's procedure is an upgrade")
 	flag.Parse()
 	chosen, err := choose(*only, *ways)
@@ -63,6 +64,12 @@ func main() {
 		os.Exit(2)
 	}
 	exit(race(ctx, chosen, *pace))
+}
+
+// fitting is the pace that this many processors can stand: 50 ms with eight or more. The clients need about one processor per 200 requests
+// per second, with everything that answers them. If they leave nothing to the changes, then their own load is what they measure.
+func fitting(processors int) time.Duration {
+	return 50 * time.Millisecond * time.Duration(max(1, 8/processors))
 }
 
 func exit(err error) {
@@ -92,7 +99,7 @@ type way struct {
 
 func contenders() []contender {
 	return []contender{
-		{name: "quorate", build: applied, announces: true, ways: []way{
+		{name: "quorate", build: func(ctx context.Context, c *spec.Cluster) error { return applied(ctx, c, progress.Discard) }, announces: true, ways: []way{
 			{name: "upgrade", do: toVersion(to)},
 			{name: "rollback", do: toVersion(from)},
 			{name: "maintain", do: maintain},
@@ -159,7 +166,9 @@ func race(ctx context.Context, chosen []contender, pace time.Duration) error {
 		}
 		all = append(all, outcomes...)
 	}
-	line, err := json.Marshal(lastLine(all))
+	summary := lastLine(all)
+	summary["paceMilliseconds"] = pace.Milliseconds()
+	line, err := json.Marshal(summary)
 	if err != nil {
 		return err
 	}
@@ -258,12 +267,12 @@ func (b *bench) compete(ctx context.Context, w way) (outcome, error) {
 }
 
 // applied makes the cluster match its spec.
-func applied(ctx context.Context, c *spec.Cluster) error {
+func applied(ctx context.Context, c *spec.Cluster, sink progress.Sink) error {
 	b, err := sources.Bundle(ctx, c, progress.Discard)
 	if err != nil {
 		return err
 	}
-	e := run.Open(ctx, c, progress.Discard)
+	e := run.Open(ctx, c, sink)
 	defer e.Close()
 	_, err = e.Apply(ctx, b, run.Options{})
 	return err
