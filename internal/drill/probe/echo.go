@@ -110,6 +110,11 @@ func (a answered) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Bye is the line with which the server of an Echo client says that it is about to stop: the client opens another connection, and ends this one
+// when everything that it sent has come back. Long-lived connections end with the pod that serves them, and protocols that are made for them
+// say so before, such as HTTP/2 with GOAWAY.
+const Bye = "bye"
+
 // echo holds one TCP connection, and sends lines that are to come back.
 type echo struct {
 	address string
@@ -162,7 +167,7 @@ func (e *echo) write(ctx context.Context) (line string, answer chan failure, fai
 	return line, answer, failure{}
 }
 
-// read answers the lines that wait, until the connection is lost. That is a failure of its own.
+// read answers the lines that wait, until the connection ends. If the server did not say so before, that is a failure of its own.
 func (e *echo) read(conn net.Conn, waiting map[string]chan failure) {
 	in := bufio.NewReader(conn)
 	for {
@@ -174,14 +179,22 @@ func (e *echo) read(conn net.Conn, waiting map[string]chan failure) {
 				answer <- failure{}
 				delete(waiting, line)
 			}
+			if line == Bye && e.conn == conn {
+				e.conn = nil // the next line opens another one
+			}
+			over := e.conn != conn && len(waiting) == 0
 			e.mu.Unlock()
+			if over {
+				conn.Close()
+				return
+			}
 			continue
 		}
 		lost := failure{Body, describe(err)}
 		for _, answer := range waiting {
 			answer <- lost
 		}
-		closed := e.conn != conn // by us
+		closed := e.conn != conn // by us, or the server said so
 		if !closed {
 			e.conn = nil
 		}

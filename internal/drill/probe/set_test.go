@@ -306,6 +306,61 @@ func TestEcho(t *testing.T) {
 	}
 }
 
+// TestEchoMoves has servers say that they are about to stop, while lines are under way: no line is lost, and no end is a failure.
+func TestEchoMoves(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var connections, open atomic.Int32
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			connections.Add(1)
+			open.Add(1)
+			go func() {
+				defer open.Add(-1)
+				defer conn.Close()
+				var late []string // echoed after the server said bye
+				n := 0
+				for in := bufio.NewScanner(conn); in.Scan(); n++ {
+					switch {
+					case n < 5, n > 7:
+						fmt.Fprintln(conn, in.Text())
+					case n < 7:
+						late = append(late, in.Text())
+					default:
+						fmt.Fprintln(conn, Bye)
+						text := strings.Join(append(late, in.Text()), "\n")
+						time.AfterFunc(100*time.Millisecond, func() { fmt.Fprintln(conn, text) })
+					}
+				}
+			}()
+		}
+	}()
+	begin := time.Now()
+	set, err := Run(t.Context(), &rest.Config{Host: "http://127.0.0.1:1"}, []Client{{Path: "x", Operation: Echo, Connection: Kept, Address: l.Addr().String()}}, Options{Pace: 20 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := until(ctx, func() bool { return connections.Load() >= 4 }); err != nil {
+		t.Error("the client does not open another connection")
+	}
+	set.Stop()
+	if o := set.between(begin, time.Now())[0].Outage; o.Failed > 0 || o.Requests < 20 {
+		t.Errorf("%+v", o)
+	}
+	if err := until(ctx, func() bool { return open.Load() == 0 }); err != nil {
+		t.Errorf("%d connections stay open", open.Load())
+	}
+}
+
 func TestLogAndSummary(t *testing.T) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "/bad") {

@@ -31,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -490,6 +491,20 @@ func (b *bench) collect(ctx context.Context, name string) error {
 			return err
 		}
 		if err := os.WriteFile(filepath.Join(b.dir, name+"-"+file), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepLogs keeps what the load balancers said: why one closed a connection is known to nobody else. A machine without any says nothing.
+func (b *bench) keepLogs(ctx context.Context) error {
+	for _, m := range b.lab.Machines() {
+		text, err := b.on(ctx, m.Name, nil, "journalctl -q -o short-iso-precise -u haproxy -u keepalived -u "+hostconfig.WatchdogUnit+" || true")
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.dir, m.Name+"-balancer.log"), []byte(text), 0o644)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -229,7 +229,7 @@ func compete(ctx context.Context, c contender, pace time.Duration) (out []outcom
 	if err := b.start(ctx); err != nil {
 		return nil, errors.Join(err, b.stop())
 	}
-	defer func() { err = errors.Join(err, b.stop()) }()
+	defer func() { err = errors.Join(err, b.stop(), b.keepLogs(context.WithoutCancel(ctx))) }()
 	for _, w := range c.ways {
 		o, err := b.compete(ctx, w)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -90,6 +91,9 @@ func runWorkload(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	bye, sayBye := context.WithCancel(context.Background())
+	defer sayBye()
+	var echoing sync.WaitGroup
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -97,8 +101,12 @@ func runWorkload(ctx context.Context) error {
 				failed <- err
 				return
 			}
+			echoing.Add(1)
 			go func() {
+				defer echoing.Done()
 				defer conn.Close()
+				ended := context.AfterFunc(bye, func() { _, _ = fmt.Fprintln(conn, probe.Bye) }) // whoever does not read it notices the end
+				defer ended()
 				for in := bufio.NewScanner(conn); in.Scan(); {
 					if _, err := fmt.Fprintln(conn, in.Text()); err != nil {
 						return
@@ -114,7 +122,17 @@ func runWorkload(ctx context.Context) error {
 	}
 	stopping.Store(true)
 	time.Sleep(leaving)
+	sayBye()
 	last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	echoed := make(chan struct{})
+	go func() {
+		echoing.Wait()
+		close(echoed)
+	}()
+	select {
+	case <-echoed:
+	case <-last.Done():
+	}
 	return web.Shutdown(last)
 }
