@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -33,10 +34,29 @@ type crashes struct {
 	LostWrites  int `json:"lostWrites"`
 }
 
+// What of TestCrash is run, if not all of it: the whole of it takes hours.
+var (
+	series     = flag.String("series", "", "kills or power-offs; both if it is empty")
+	operations = flag.String("operations", "", "the operations to interrupt, separated by commas; the others are only made. All if it is empty")
+)
+
 // TestCrash makes every operation while its caller is killed again and again: once when a step begins, and once in the middle of
 // it. The next run goes on from there, and is killed at the step after that. In a second series, a host loses its power in the
-// middle of each of its steps. Without -whole, it is a sample of the steps of some operations.
+// middle of each step: the host of the step, or any one. Its disk keeps only what had reached it. Without -whole, it is a sample of the kills at
+// the steps of some operations.
 func TestCrash(t *testing.T) {
+	var n crashes
+	if *series != "power-offs" {
+		t.Run("kills", func(t *testing.T) { crashSeries(t, &n, false) })
+	}
+	if *whole && *series != "kills" && !t.Failed() {
+		t.Run("power-offs", func(t *testing.T) { crashSeries(t, &n, true) })
+	}
+	data, _ := json.Marshal(n)
+	printArtifact(t, "crash.json", string(data)+"\n")
+}
+
+func crashSeries(t *testing.T, n *crashes, byPower bool) {
 	c := newCluster(t, "e2e-crash")
 	before := traces(t, c.name)
 	ctx := testContext(t)
@@ -52,10 +72,14 @@ func TestCrash(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.must(t, ctx, "lab", "create", "--empty", "-f", file)
+	create := []string{"lab", "create", "--empty", "-f", file}
+	if byPower {
+		create = append(create, "--own-disks")
+	}
+	c.must(t, ctx, create...)
 	file = c.specFile() // with the machines' addresses
-	k := &crash{c: c, h: &changingHosts{c: c, spec: file}}
-	t.Run("build", func(t *testing.T) { k.operation(t, []string{"apply", "-f", file}) })
+	k := &crash{crashes: n, c: c, h: &changingHosts{c: c, spec: file}, byPower: byPower}
+	t.Run("build", func(t *testing.T) { k.operation(t, "build", []string{"apply", "-f", file}) })
 	if t.Failed() {
 		t.FailNow()
 	}
@@ -72,10 +96,8 @@ func TestCrash(t *testing.T) {
 			}
 			return nil
 		}
-		k.operation(t, []string{"reset", "--all", "--yes", "-f", file})
+		k.operation(t, "reset", []string{"reset", "--all", "--yes", "-f", file})
 	})
-	data, _ := json.Marshal(k.crashes)
-	printArtifact(t, "crash.json", string(data)+"\n")
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 
@@ -123,35 +145,23 @@ func (k *crash) inUse(t *testing.T) {
 	}, 2) {
 		t.Run(o.name, func(t *testing.T) {
 			o.prepare(t)
-			k.operation(t, o.args)
+			k.operation(t, o.name, o.args)
 		})
 		if t.Failed() {
 			t.FailNow()
 		}
 	}
-	if *whole {
-		for _, o := range []struct {
-			name    string
-			prepare func(*testing.T)
-		}{{"replace, and a host dies", replace("cp-x", "cp-y", "a")}, {"upgrade, and a host dies", version(spec.DefaultVersion)}} {
-			t.Run(o.name, func(t *testing.T) {
-				o.prepare(t)
-				k.byPower = true
-				k.operation(t, apply)
-			})
-		}
-		k.byPower = false
-	}
 	lost, acked, err := k.h.p.Lost(ctx)
 	if err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
-	k.AckedWrites, k.LostWrites = acked, len(lost)
+	k.AckedWrites += acked
+	k.LostWrites += len(lost)
 }
 
 // crash counts, and is what one operation after another is made with.
 type crash struct {
-	crashes
+	*crashes
 	c   *cluster
 	h   *changingHosts
 	api kubernetes.Interface
@@ -161,22 +171,29 @@ type crash struct {
 	nothingLeft func(context.Context) error // after the operation; nil: the plan has no steps
 }
 
-// operation makes one, and kills it at each of its steps. It fails the test if the operation does not end well when nothing more
+const (
+	// convergence is how long an operation may make no progress: what a kill has left behind may need some time, such as a lease, an election, or a machine
+	// that starts. The user is told to run it again.
+	convergence = 5 * time.Minute
+	// callerWaits is how long the caller may go on after a host has lost its power. Then the user ends it.
+	callerWaits = 20 * time.Second
+)
+
+// operation makes one, and interrupts it at each of its steps. It fails the test if the operation does not end well when nothing more
 // is done to it.
-func (k *crash) operation(t *testing.T, args []string) {
+func (k *crash) operation(t *testing.T, name string, args []string) {
 	t.Helper()
 	ctx := testContext(t)
-	k.Operations++
 	visits, chosen := map[string]int{}, map[string]bool{}
-	failures, points := 0, 0
-	machines := k.c.lab(t).Machines()
-	isMachine := func(name string) bool {
-		return slices.ContainsFunc(machines, func(m lab.Machine) bool { return m.Name == name })
+	points, progress := 0, time.Now()
+	undisturbed := *operations != "" && !slices.Contains(strings.Split(*operations, ","), name)
+	if !undisturbed {
+		k.Operations++
 	}
 	for {
 		r := k.c.start(t, ctx, append(args, "--verbose")...)
 		step, first := r.atStep(ctx, func(step, first string) bool {
-			if k.byPower && !isMachine(first) {
+			if undisturbed {
 				return false
 			}
 			if visits[step]++; visits[step] == 1 {
@@ -184,23 +201,27 @@ func (k *crash) operation(t *testing.T, args []string) {
 			}
 			return chosen[step] && visits[step] <= k.visits()
 		})
+		lost, impatient := "", (*time.Timer)(nil)
 		if step != "" {
 			delay := time.Duration(0)
 			if visits[step] > 1 || k.byPower {
 				delay = rand.N(1500 * time.Millisecond) // the moment is the test's parameter
 			}
-			if !k.byPower {
-				r.signal(t, ctx, syscall.SIGKILL, delay)
+			if k.byPower {
+				lost = k.loseHost(t, ctx, first, delay)
+				impatient = time.AfterFunc(callerWaits, func() { _ = syscall.Kill(r.pid, syscall.SIGKILL) })
 			} else {
-				k.loseHost(t, ctx, first, delay)
+				r.signal(t, ctx, syscall.SIGKILL, delay)
 			}
 			points++
-			failures = 0 // it got further
+			progress = time.Now()
 		}
 		code, all := r.wait(t)
-		if step != "" && k.byPower {
+		if lost != "" {
+			impatient.Stop()
 			k.PowerOffs++
-			k.c.must(t, ctx, "lab", "--lab", k.c.name, "heal", "power-off", first)
+			t.Logf("%s: %s lost its power: exit status %d: %s", step, lost, code, tail(all, 300))
+			k.c.must(t, ctx, "lab", "--lab", k.c.name, "heal", "power-off", lost)
 			continue
 		}
 		if code == -1 {
@@ -210,15 +231,14 @@ func (k *crash) operation(t *testing.T, args []string) {
 		if code == 0 {
 			break
 		}
-		// What a kill has left behind may need some time, such as a lease or an election: the user is told to run it again.
-		if failures++; failures > 5 {
+		if time.Since(progress) > convergence {
 			t.Fatalf("it does not converge: exit status %d: %s", code, all)
 		}
 		t.Logf("after %d points: exit status %d: %s", points, code, tail(all, 600))
 		pause(ctx, 5*time.Second)
 	}
 	t.Logf("%d points", points)
-	if points == 0 {
+	if points == 0 && !undisturbed {
 		t.Error("no step was reached")
 	}
 	done := k.nothingLeft
@@ -236,7 +256,9 @@ func (k *crash) operation(t *testing.T, args []string) {
 			t.Errorf("it is another cluster: %s instead of %s", now, k.uid)
 		}
 	}
-	k.Converged++
+	if !undisturbed {
+		k.Converged++
+	}
 }
 
 // visits is how often one step is the end of a run.
@@ -247,11 +269,16 @@ func (k *crash) visits() int {
 	return 2
 }
 
-// loseHost cuts the power of a host after a delay.
-func (k *crash) loseHost(t *testing.T, ctx context.Context, host string, delay time.Duration) {
+// loseHost cuts the power of a host after a delay: the one that is named, or any one if there is none of that name.
+func (k *crash) loseHost(t *testing.T, ctx context.Context, name string, delay time.Duration) string {
 	t.Helper()
+	machines := k.c.lab(t).Machines()
+	if !slices.ContainsFunc(machines, func(m lab.Machine) bool { return m.Name == name }) {
+		name = machines[rand.N(len(machines))].Name
+	}
 	pause(ctx, delay)
-	k.c.must(t, ctx, "lab", "--lab", k.c.name, "fault", "power-off", host)
+	k.c.must(t, ctx, "lab", "--lab", k.c.name, "fault", "power-off", name)
+	return name
 }
 
 // atStep reads what a command says until it begins a step that is wanted. It returns the step and its first word, which is its
