@@ -190,6 +190,8 @@ func (f *findings) dns() {
 	case len(api.Nodes) < 2: // there is no second node for another replica
 	case api.DNSReady == 1:
 		f.unmet(RuleDNS, Warning, "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), describe)
+	case api.DNSReplacing: // for a moment, both may be ready
+		f.unmet(RuleDNS, Warning, "replicas of CoreDNS with a former configuration are being replaced"+after(": ", api.DNSNotReady), describe)
 	case api.DNSNodes < 2 && !api.DNSSpread:
 		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`quorate apply` spreads them.")
 	case api.DNSNodes < 2:

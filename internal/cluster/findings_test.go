@@ -298,6 +298,7 @@ var findingCases = []struct {
 	{"dns-one-replica", func(f fixture) {
 		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSNotReady = 1, 1, "dns on cp-b: CrashLoopBackOff"
 	}, margins(1, 1, 1, 1), []string{"*warning: only one CoreDNS replica is ready: dns on cp-b: CrashLoopBackOff"}},
+	{"dns-replacing", func(f fixture) { f.Seen.API.DNSReplacing = true }, margins(1, 1, 1, 1), []string{"*warning: replicas of CoreDNS with a former configuration"}},
 	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0 }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
 
 	// Load balancers and the endpoint.

@@ -161,12 +161,11 @@ type API struct {
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
-	// DNSDesired is how many CoreDNS replicas there should be, DNSUpdated how many have the current configuration.
-	// DNSReady counts ready replicas, DNSNodes the nodes that they are on.
-	DNSDesired int `json:"dnsDesired"`
-	DNSUpdated int `json:"dnsUpdated"`
-	DNSReady   int `json:"dnsReady"`
-	DNSNodes   int `json:"dnsNodes"`
+	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
+	DNSReady int `json:"dnsReady"`
+	DNSNodes int `json:"dnsNodes"`
+	// DNSReplacing says that replicas of a former configuration are still being replaced.
+	DNSReplacing bool `json:"dnsReplacing,omitempty"`
 	// DNSVersion is CoreDNS's version, as the tag of its image says.
 	DNSVersion string `json:"dnsVersion,omitempty"`
 	// DNSNotReady is why a CoreDNS replica is not ready, in the words of whoever keeps it from that.

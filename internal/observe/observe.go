@@ -421,10 +421,7 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	if err != nil {
 		return err
 	}
-	api.DNSDesired, api.DNSUpdated = 1, int(d.Status.UpdatedReplicas)
-	if d.Spec.Replicas != nil {
-		api.DNSDesired = int(*d.Spec.Replicas)
-	}
+	api.DNSReplacing = d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas
 	for _, c := range d.Spec.Template.Spec.Containers {
 		api.DNSVersion = cmp.Or(api.DNSVersion, components.Tag(c.Image))
 	}
