@@ -283,6 +283,9 @@ func (s *State) After(c Change) *State {
 	if c.Part == PoolServer {
 		out.pooled = with(s.pooled, c.Subject, c.Verb == Start)
 	}
+	if c.Part == ControlPlane && c.Verb == Add {
+		out.pooled = with(s.pooled, c.Subject, true) // load balancers find it when it serves
+	}
 	if c.Part == LoadBalancer {
 		out.configured = with(s.configured, c.Subject, c.Verb != Remove && c.Verb != Stop)
 	}
@@ -292,6 +295,15 @@ func (s *State) After(c Change) *State {
 				out.withdrawn = with(out.withdrawn, h.Name, c.Verb == Stop)
 			}
 		}
+	}
+	if c.Verb == Remove && s.changesMembers(c) {
+		out.gone = with(out.gone, c.Subject+"/"+etcdProgram, true)
+	}
+	if c.Verb == Remove && (c.Part == Node || c.Part == WholeHost) {
+		out.gone = with(out.gone, c.Subject+"/"+facts.Kubelet, true)
+	}
+	if c.Verb == Add {
+		out.gone = with(with(out.gone, c.Subject+"/"+etcdProgram, false), c.Subject+"/"+facts.Kubelet, false)
 	}
 	if c.Verb == Clear || c.Verb == Remove && c.Part == EtcdMember {
 		out.cleared = with(s.cleared, c.Subject, true)
@@ -481,6 +493,9 @@ func (s *State) ruleEnough(c Change) *Refusal {
 			r.Fix = "Add another " + short.Part + " to the spec first: there is only this one."
 		case short.Part == "etcd member":
 			r.Why, r.Fix = r.Why+s.membersText(), fixRepairMembers
+			if voters, up := quorum.Count(s.placements, quorum.Member); voters == up {
+				r.Fix, r.Transient = "No member is failed, and none can be spared: add a host with another member to the spec and run `quorate apply`.", false
+			}
 		}
 		return r
 	}
@@ -624,6 +639,10 @@ func (s *State) ruleDrain(c Change) *Refusal {
 			}
 			return b.Name != c.Subject && serves && !s.leaving(b.Name)
 		})
+		for name, in := range s.pooled { // one that has joined since is not among those that were observed
+			known := slices.ContainsFunc(s.Seen.Hosts[h.Name].Balancer.Backends, func(b facts.Backend) bool { return b.Name == name })
+			others = others || in && !known && name != c.Subject && !s.leaving(name)
+		}
 		if !others {
 			return &Refusal{Rule: RuleEnough, Have: 0, Need: 1, Transient: true, Why: "draining " + c.Subject + " leaves the load balancer on " + h.Name + " without an API server that it could send clients to",
 				Fix: "Bring another control plane back first, or end its maintenance (`quorate maintain --undo`)."}

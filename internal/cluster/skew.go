@@ -112,7 +112,13 @@ func (s *State) kubelets() map[string]string {
 			out[h.Name] = v
 		}
 	}
+	maps.DeleteFunc(out, func(node, _ string) bool { return s.gone[node+"/"+facts.Kubelet] })
 	return out
+}
+
+// members are those of etcd, without those that changes have removed.
+func (s *State) members() []facts.EtcdMember {
+	return slices.DeleteFunc(slices.Clone(s.Seen.Etcd), func(m facts.EtcdMember) bool { return s.gone[s.MemberHost(m)+"/"+etcdProgram] })
 }
 
 // apiServers are the versions of the API servers by host.
@@ -197,7 +203,7 @@ func (s *State) skewOfAPIServer(c Change, to *version.Version) *Refusal {
 	kubelets := s.kubelets()
 	for _, node := range slices.Sorted(maps.Keys(kubelets)) {
 		n, ok := number(kubelets[node])
-		if h, known := s.Spec.Host(node); !ok || known && h.Has(spec.RoleControlPlane) {
+		if h, known := s.present.Host(node); !ok || known && h.Has(spec.RoleControlPlane) {
 			continue // it uses the API server of its own host, and moves with it
 		}
 		switch behind := apart(to, n); {
@@ -229,13 +235,13 @@ func (s *State) skewOfKubelet(c Change, to *version.Version) *Refusal {
 }
 
 // skewOfEtcd: members move one minor at a time, upwards when all are recent enough, and downwards when their data was brought
-// to that version before.
+// to that version before. One that joins with an older version gets the data of the others, so that it must be able to read it.
 func (s *State) skewOfEtcd(c Change) *Refusal {
 	to, ok := number(c.Etcd)
 	if !ok {
 		return c.skew(fmt.Sprintf("%q is not a version of etcd", c.Etcd))
 	}
-	for _, m := range s.Seen.Etcd {
+	for _, m := range s.members() {
 		host := s.MemberHost(m)
 		have := s.Runs(host, etcdProgram)
 		n, ok := number(have)
@@ -251,7 +257,7 @@ func (s *State) skewOfEtcd(c Change) *Refusal {
 		case apart(to, n) == 1 && least != "" && Older(have, least):
 			return c.skew(fmt.Sprintf("the etcd member on %s runs %s, and every member must run %s or later before one runs %s", host, have, least, c.Etcd))
 		}
-		if c.Verb == Downgrade || host != c.Subject || apart(to, n) >= 0 {
+		if c.Verb == Downgrade || c.Verb != Add && host != c.Subject || apart(to, n) >= 0 {
 			continue
 		}
 		data := m.StorageVersion
@@ -271,7 +277,7 @@ func (s *State) skewOfEtcd(c Change) *Refusal {
 
 // staysBehind says that the data of etcd keeps the older version: a member still runs it, or etcd was told to downgrade to it.
 func (s *State) staysBehind(to *version.Version) bool {
-	return slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool {
+	return slices.ContainsFunc(s.members(), func(m facts.EtcdMember) bool {
 		runs, okRuns := number(s.Runs(s.MemberHost(m), etcdProgram))
 		under, okUnder := number(m.DowngradeTo)
 		return okRuns && apart(runs, to) == 0 || okUnder && apart(under, to) == 0

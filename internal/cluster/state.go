@@ -57,6 +57,8 @@ type State struct {
 	pooled map[string]bool
 	// moved are the versions that changes have brought, by host/program.
 	moved map[string]string
+	// gone are the members (host/etcd) and nodes (host/kubelet) that changes have removed: what they run counts no longer.
+	gone map[string]bool
 }
 
 // Evaluate derives the state from what was observed. The observation must be one of this spec.

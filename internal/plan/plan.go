@@ -124,7 +124,9 @@ const (
 	// SetEtcdServers gives them to the API server of a control plane.
 	JoinEtcd         Kind = "join-etcd"
 	StoreEtcdServers Kind = "store-etcd-servers"
-	SetEtcdServers   Kind = "set-etcd-servers"
+	// StoreVersion stores the version in kubeadm's configuration with which a control plane joins while the version changes.
+	StoreVersion   Kind = "store-version"
+	SetEtcdServers Kind = "set-etcd-servers"
 	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
 	RememberHosts Kind = "remember-hosts"
 	// AwaitNodes waits until new nodes are Ready.
@@ -201,7 +203,7 @@ var effects = map[Kind]effect{
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
-	JoinEtcd: changes, StoreEtcdServers: harmless, SetEtcdServers: changes,
+	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
@@ -285,7 +287,7 @@ type Step struct {
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Endpoint belongs to the steps that change the endpoint.
 	Endpoint *EndpointChange `json:"endpoint,omitempty"`
-	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints and StoreSettings: what is stored.
+	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings and StoreVersion: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`

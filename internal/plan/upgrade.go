@@ -32,17 +32,26 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	b.beginWith(snapshot, b.checkStored(snapshot))
 	for _, h := range hosts {
 		b.installPackages(h)
-		b.unpack(h) // next to the one that runs
+		if b.comes(h) {
+			b.installBundle(h)
+		} else {
+			b.unpack(h) // next to the one that runs
+		}
+	}
+	pki, etcdPKI := b.sharePKI(), b.shareEtcdPKI()
+	for _, h := range hosts {
 		b.configureNode(h)
 		b.importImages(h)
 	}
 	for _, h := range b.balancersInTurn() {
 		if b.Reachable(h.Name) {
-			b.configureBalancer(h, nil)
+			b.configureBalancer(h, pki)
 		}
 	}
-	b.removeDead()
-	b.setEtcdServers()
+	remembered := b.removeDead()
+	if !slices.ContainsFunc(b.c.EtcdHosts(), b.comes) {
+		b.setEtcdServers()
+	}
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
@@ -50,6 +59,9 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		addons := b.switchAddons(prepared)
 		b.upgradeNodes(hosts, append(prepared, addons))
 		b.convertEtcd(b.all())
+		if err := b.heal(pki, etcdPKI, remembered); err != nil {
+			return err
+		}
 		for _, h := range cps {
 			b.controlPlaneInTurn(h, b.all())
 		}
@@ -57,6 +69,9 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		b.upgradeCluster(cps[0], b.all())
 	} else {
 		b.convertEtcd(prepared)
+		if err := b.heal(pki, etcdPKI, remembered); err != nil {
+			return err
+		}
 		b.etcdHostsInTurn(b.all())
 		for _, h := range cps {
 			b.controlPlaneInTurn(h, b.all())
@@ -69,6 +84,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	for _, h := range hosts {
 		b.relabel(h)
 	}
+	b.depart()
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
@@ -151,7 +167,7 @@ func (b *builder) refuseUpgrade() error {
 		return oneThing("the version is to change, and load balancers are to come to hosts of the cluster, or to leave them: " + strings.Join(moving, ", "))
 	}
 	for _, h := range b.Departing() { // one that is down is removed first: an upgrade may be interrupted because it died
-		if b.Reachable(h.Name) {
+		if b.Reachable(h.Name) && !b.hasLeft(h) {
 			return oneThing(fmt.Sprintf("the version is to change from %s, and %s is to leave", b.Seen.API.Version, h.Name))
 		}
 	}
@@ -159,15 +175,21 @@ func (b *builder) refuseUpgrade() error {
 		f := b.Facts(h.Name)
 		switch {
 		case f == nil && (h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd)):
+			fix := "Bring it up: an API server or etcd member that stays behind would soon be too old for the others. "
+			if b.Dead(h) == nil {
+				fix += "If it is lost for good"
+			} else {
+				fix += "If it is lost for good, power it off"
+			}
 			r := refused(RuleAPIServers, fmt.Sprintf("the version is to change, and %s cannot be reached: %s", h.Name, b.Unreachable()[h.Name]),
-				"Bring it up first: an API server or etcd member that stays behind would soon be too old for the others.")
+				fix+", put a new host into the spec in its place, and run `quorate apply`: the new one joins first, and then the version changes. If the others can be spared one at a time without it, it is enough to take it out of the spec.")
 			r.Transient = true
 			return r
 		case f == nil:
 		case b.leftAsItIs(h):
 			return refused(RuleOwnProgram, fmt.Sprintf("the version is to change, and the programs on %s were installed without Quorate", h.Name),
 				"Upgrade this cluster as it was installed (`kubeadm upgrade`). Then write the version that it runs into the spec.")
-		case h.IsNode() && !f.Kubernetes.KubeletConfig:
+		case (h.IsNode() && !f.Kubernetes.KubeletConfig || b.comes(h)) && !(b.comes(h) && b.heals(h)):
 			return oneThing(fmt.Sprintf("the version is to change from %s, and %s is to join: a host joins with the version that the cluster runs", b.Seen.API.Version, h.Name))
 		}
 	}
@@ -268,7 +290,7 @@ func (b *builder) inMaintenance(host string) bool { return slices.Contains(b.InM
 // controlPlanesInTurn are the control planes in the order in which they are upgraded: those that do not serve come first, such
 // as the one at which an earlier run was interrupted. As long as it is away, no other one may be.
 func (b *builder) controlPlanesInTurn() []spec.Host {
-	hosts := slices.Clone(b.c.HostsWith(spec.RoleControlPlane))
+	hosts := slices.DeleteFunc(b.c.HostsWith(spec.RoleControlPlane), b.comes) // a new one joins with the version
 	rank := func(h spec.Host) int {
 		switch {
 		case !b.APIServer(h.Name).OK:
@@ -354,6 +376,9 @@ func (b *builder) etcdHostsInTurn(after []*Step) {
 	}
 	for _, h := range b.c.EtcdHosts() {
 		f := b.Facts(h.Name)
+		if b.comes(h) { // it joins with the version
+			continue
+		}
 		if f.Programs[facts.EtcdProgram] == b.bundle.Digest && !b.staleMember(h) {
 			continue
 		}
@@ -405,12 +430,15 @@ func (b *builder) convertEtcd(after []*Step) {
 		return
 	}
 	newer, under := "", ""
-	if all := b.Seen.Etcd; len(all) > 0 && !slices.ContainsFunc(all, func(m facts.EtcdMember) bool {
+	members := slices.DeleteFunc(slices.Clone(b.Seen.Etcd), func(m facts.EtcdMember) bool { // without those that are removed before
+		return slices.ContainsFunc(b.ofKind(RemoveMember), func(s *Step) bool { return s.MemberID == m.ID })
+	})
+	if all := members; len(all) > 0 && !slices.ContainsFunc(all, func(m facts.EtcdMember) bool {
 		return m.Version == "" || !cluster.Older(b.bundle.Etcd, m.Version) || cluster.SameMinor(b.bundle.Etcd, m.Version)
 	}) {
 		newer = all[0].Version // if not yet, then within seconds
 	}
-	for _, m := range b.Seen.Etcd {
+	for _, m := range members {
 		if m.StorageVersion != "" && cluster.Older(b.bundle.Etcd, m.StorageVersion) && !cluster.SameMinor(b.bundle.Etcd, m.StorageVersion) {
 			newer = m.StorageVersion
 		}
@@ -447,6 +475,9 @@ func (b *builder) upgradeCluster(h spec.Host, after []*Step) {
 	var why []string
 	if k := b.Seen.API.Kubeadm; k != nil && differs(k.Version, b.bundle.Version) {
 		why = append(why, "kubeadm's configuration in the cluster says "+k.Version)
+	} else if record, err := b.Record(); err == nil && record != nil && b.goesBack() && differs(record.Cluster().Spec.Kubernetes.Version, b.bundle.Version) {
+		// A host that joined in between needed the version there, and nothing else was done.
+		why = append(why, "kubeadm's configuration in the cluster was made by "+record.Cluster().Spec.Kubernetes.Version)
 	}
 	if len(stale) > 0 {
 		why = append(why, "of another version: "+strings.Join(stale, ", "))

@@ -117,6 +117,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.AwaitNodes:          awaitNodes,
 	plan.JoinEtcd:            joinEtcd,
 	plan.StoreEtcdServers:    storeEtcdServers,
+	plan.StoreVersion:        storeVersion,
 	plan.SetEtcdServers:      setEtcdServers,
 	plan.RecordSpec:          recordSpec,
 	plan.RecordVerified:      recordVerified,

@@ -287,6 +287,17 @@ func containerImage(containers []corev1.Container, name string) string {
 	return ""
 }
 
+// storeVersion has kubeadm's configuration in the cluster name the version with which a control plane joins.
+func storeVersion(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	return changeStored(ctx, client, "kubeadm-config", "ClusterConfiguration", func(text string) (string, error) {
+		return kubeadmconfig.WithVersion(text, s.Record)
+	})
+}
+
 // enableAddons takes back that kubeadm's configuration calls addons disabled that the cluster has.
 func enableAddons(ctx context.Context, client *kube.Client) error {
 	_, err := client.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})

@@ -22,6 +22,17 @@ func replaceable() map[string]string {
 	}
 }
 
+// WithVersion is a stored ClusterConfiguration with another version.
+func WithVersion(stored, version string) (string, error) {
+	var cluster object
+	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
+		return "", fmt.Errorf("the ConfigMap kubeadm-config holds no ClusterConfiguration: %w", err)
+	}
+	cluster["kubernetesVersion"] = version
+	text, err := yaml.Marshal(cluster)
+	return string(text), err
+}
+
 // Upgraded renders the configuration of kubeadm init for a control plane that gets another version: its own InitConfiguration,
 // and the ClusterConfiguration as the cluster has stored it, with the version.
 func Upgraded(h spec.Host, stored, version string) ([]byte, error) {
