@@ -373,8 +373,10 @@ func (b *builder) recordEndpoint(after ...*Step) *Step {
 		Reason: "everything in the cluster uses it: from now on, so does Quorate, and the old one can end"}, after...)
 }
 
-// keepEndpoints keeps what load balancers serve, as long as nobody can read which endpoints clients use.
+// keepEndpoints keeps the endpoints that there are, as long as nobody can read which ones clients use. A load balancer says what it
+// serves. Without one, or with one that an older version of Quorate configured, hosts keep what their /etc/hosts says.
 func (b *builder) keepEndpoints() {
+	b.keepsEndpoint = true
 	for _, h := range b.c.BalancerHosts() {
 		seen := b.Seen.Hosts[h.Name].Balancer
 		if seen == nil || len(seen.Endpoints) == 0 {
@@ -386,9 +388,29 @@ func (b *builder) keepEndpoints() {
 				served = append(served, e)
 			}
 		}
-		if len(served) > 0 && (len(served) > 1 || served[0] != b.c.Endpoint()) {
-			b.c = b.c.WithEndpoint(served[0]).AlsoServing(served[1:]...)
+		if len(served) > 0 {
+			b.keepsEndpoint = false
+			if len(served) > 1 || served[0] != b.c.Endpoint() {
+				b.c = b.c.WithEndpoint(served[0]).AlsoServing(served[1:]...)
+			}
 			return
 		}
 	}
+}
+
+// usesAnother says that a kubeconfig on a host that can be queried names neither the spec's endpoint nor the API server of a control
+// plane: clients use another endpoint.
+func (b *builder) usesAnother() bool {
+	local := []string{b.c.Endpoint().Server()}
+	for _, h := range b.Present().HostsWith(spec.RoleControlPlane) {
+		local = append(local, "https://"+h.Address+":"+hostconfig.APIPort)
+	}
+	return b.any(func(k facts.Kubernetes) bool {
+		return slices.ContainsFunc(slices.Collect(maps.Values(k.Servers)), func(server string) bool { return server != "" && !slices.Contains(local, server) })
+	})
+}
+
+// keepsServing says that a load balancer may serve another endpoint than the spec's, and must go on with it.
+func (b *builder) keepsServing(h spec.Host) bool {
+	return b.keepsEndpoint && b.balances(h) && b.usesAnother()
 }

@@ -394,3 +394,47 @@ func TestEndpointsAreKeptWithoutTheAPI(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 }
+
+// TestHostsKeepTheirEndpointWithoutTheAPI: with an external load balancer, or one that an older version of Quorate configured, nothing
+// says which endpoint clients use but the hosts themselves.
+func TestHostsKeepTheirEndpointWithoutTheAPI(t *testing.T) {
+	for name, prepare := range map[string]func(*spec.Cluster, *facts.Observation){
+		"external": func(c *spec.Cluster, obs *facts.Observation) {
+			c.Spec.LoadBalancer.Type = spec.BalancerExternal
+			c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+		},
+		"an older HAProxy": func(c *spec.Cluster, obs *facts.Observation) {
+			for _, h := range c.BalancerHosts() {
+				obs.Hosts[h.Name].Balancer.Endpoints = nil
+			}
+		},
+	} {
+		for edit, change := range endpointEdits {
+			t.Run(name+", "+edit, func(t *testing.T) {
+				c := testCluster()
+				obs := reachable(t, c)
+				prepare(c, obs)
+				change(c)
+				obs.API, obs.APIError = nil, "down"
+				obs.Hosts["cp-b"].Facts.Units["kubelet.service"] = "inactive"
+				p := build(t, c, obs)
+				for _, s := range p.Steps {
+					if s.Desired == nil {
+						continue
+					}
+					if s.Detail == "load-balancer" && edit != "address" {
+						t.Errorf("%s serves %v", s.ID, served(s.Desired))
+					}
+					for _, f := range s.Desired.Files {
+						if f.Path == "/etc/hosts" {
+							t.Errorf("%s writes %s", s.ID, f.Content)
+						}
+					}
+				}
+				if len(p.Steps) == 0 {
+					t.Error("the kubelet is not started")
+				}
+			})
+		}
+	}
+}

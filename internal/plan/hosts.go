@@ -71,6 +71,9 @@ func (b *builder) configureHost(h spec.Host, pki *Step) {
 func (b *builder) configureNode(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
 	d := hostconfig.Hosts(b.c)
+	if b.keepsEndpoint {
+		d.Files = slices.DeleteFunc(d.Files, func(file facts.File) bool { _, has := f.Files[file.Key()]; return has })
+	}
 	if b.leftAsItIs(h) {
 		d = merge(d, hostconfig.Adopted(b.c, h))
 	} else {

@@ -122,7 +122,7 @@ func (b *builder) revive() {
 		}
 	}
 	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) && !b.waitsForPort(h) {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) {
 			b.configureBalancer(h, nil)
 		}
 	}

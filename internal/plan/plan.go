@@ -437,6 +437,8 @@ type builder struct {
 	// is done than to start what an earlier run stopped.
 	blocked    *cluster.Refusal
 	onlyServes bool
+	// keepsEndpoint says that nobody can tell which endpoint clients use: hosts keep the one that they have.
+	keepsEndpoint bool
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
 }
