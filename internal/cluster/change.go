@@ -519,7 +519,7 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 	}
 	if c.Part == VirtualIP {
 		holders, _ := s.Holders()
-		if c.Subject != "" && !slices.Contains(holders, c.Subject) {
+		if c.Subject != "" && !s.Holds(c.Subject) {
 			return nil // it has no virtual IP to move
 		}
 		return s.successorOf(cmp.Or(c.Subject, strings.Join(holders, ",")), c)
@@ -531,11 +531,11 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 	if !takes {
 		return nil
 	}
-	holders, unknown := s.Holders()
+	_, unknown := s.Holders()
 	if c.Part == WholeZone {
-		for _, name := range holders {
-			if h, ok := s.present.Host(name); ok && h.Zone == c.Subject {
-				return s.successorOf(name, c)
+		for _, h := range s.present.Spec.Hosts {
+			if r := s.successorOf(h.Name, c); h.Zone == c.Subject && s.Holds(h.Name) && r != nil {
+				return r
 			}
 		}
 		return nil
@@ -543,7 +543,7 @@ func (s *State) ruleSuccessor(c Change) *Refusal {
 	switch {
 	case slices.Contains(unknown, c.Subject):
 		return &Refusal{Rule: RuleUnknown, Transient: true, Why: fmt.Sprintf("%s is not safe: whether %s has the virtual IP could not be queried", c, c.Subject), Fix: "`quorate status` shows why."}
-	case !slices.Contains(holders, c.Subject):
+	case !s.Holds(c.Subject):
 		return nil
 	case !s.Endpoint().OK && s.Endpoint().Known() && !s.Serves(c.Subject).OK:
 		return nil // nobody is served there, so nothing is lost

@@ -11,6 +11,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/vip"
 )
@@ -386,6 +387,54 @@ func (s *State) Holders() (holders, unknown []string) {
 		}
 	}
 	return holders, unknown
+}
+
+// VirtualIPs are the addresses that load balancers may have: one, or several while the endpoint changes.
+func (s *State) VirtualIPs() (out []string) {
+	if s.Spec.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return nil
+	}
+	add := func(address string) {
+		if address != "" && !slices.Contains(out, address) {
+			out = append(out, address)
+		}
+	}
+	add(s.present.Endpoint().Address)
+	add(s.Spec.Endpoint().Address)
+	for _, e := range s.FormerEndpoints() {
+		add(e.Address)
+	}
+	for _, h := range slices.Concat(s.present.Spec.Hosts, s.removed) {
+		seen := s.Seen.Hosts[h.Name].Balancer
+		if seen == nil || seen.WrittenFor != s.Spec.Metadata.Name {
+			continue
+		}
+		for _, text := range seen.Endpoints {
+			if e, err := hostconfig.ParseServed(text); err == nil {
+				add(e.Address)
+			}
+		}
+	}
+	return out
+}
+
+// HeldBy are those of the virtual IPs that a host has, as far as it can be queried.
+func (s *State) HeldBy(host string) []string {
+	f := s.Facts(host)
+	return slices.DeleteFunc(s.VirtualIPs(), func(address string) bool {
+		if f == nil {
+			return true
+		}
+		_, has := f.Interface(address)
+		b := s.Seen.Hosts[host].Balancer
+		return !has && !(b != nil && b.Active && address == s.present.Endpoint().Address)
+	})
+}
+
+// Holds says that the host has a virtual IP, that of the endpoint or another one while the endpoint changes.
+func (s *State) Holds(host string) bool {
+	holders, _ := s.Holders()
+	return slices.Contains(holders, host) || len(s.HeldBy(host)) > 0
 }
 
 // answersForVirtualIP are the machines that answer for the virtual IP in the networks of the load balancers.

@@ -70,10 +70,9 @@ func (b *builder) waitsForPort(h spec.Host) bool { return b.c.Balances(h) && b.l
 
 // retire plans how the load balancers of hosts that stay leave: those that have the virtual IP, or those that do not.
 func (b *builder) retire(holding bool) {
-	holders, _ := b.Holders()
 	ready := b.all()
 	for _, h := range b.Retiring() {
-		if slices.Contains(holders, h.Name) != holding {
+		if b.Holds(h.Name) != holding {
 			continue
 		}
 		if b.balancerRuns(h) {

@@ -138,7 +138,6 @@ func (b *builder) depart() {
 // the leader of etcd go last, so that each moves once.
 func (b *builder) departureRank(h spec.Host) int {
 	rank := 0
-	holders, _ := b.Holders()
 	member, has := b.Member(h.Name)
 	switch {
 	case h.Has(spec.RoleControlPlane):
@@ -151,7 +150,7 @@ func (b *builder) departureRank(h spec.Host) int {
 	if has && member.Leader {
 		rank++
 	}
-	if slices.Contains(holders, h.Name) {
+	if b.Holds(h.Name) {
 		rank += 2
 	}
 	return rank
@@ -185,7 +184,7 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 	if n := b.Node(h.Name); node && n.Ready { // the pods of one that is not ready do not work, and nobody would end them
 		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, together, before...)
 	}
-	if holders, _ := b.Holders(); b.balancerRuns(h) && slices.Contains(holders, h.Name) {
+	if b.balancerRuns(h) && b.Holds(h.Name) {
 		b.moveVirtualIP(h.Name, "the load balancer leaves; connections through it are opened again", before...)
 	}
 	if serves {

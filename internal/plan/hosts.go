@@ -198,12 +198,11 @@ func (b *builder) balances(h spec.Host) bool {
 // then the one that has it, so that the address moves once and to one that is ready; then the new ones, when the others know
 // them as peers.
 func (b *builder) balancersInTurn() []spec.Host {
-	holders, _ := b.Holders()
 	rank := func(h spec.Host) int {
 		switch {
 		case !b.balances(h):
 			return 2
-		case slices.Contains(holders, h.Name):
+		case b.Holds(h.Name):
 			return 1
 		}
 		return 0

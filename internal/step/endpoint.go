@@ -89,7 +89,7 @@ func testTakeover(ctx context.Context, e *Env, s plan.Step) error {
 			balancers = append(balancers, h.Name)
 		}
 	}
-	t := takeover{e: e, balancers: balancers}
+	t := takeover{e: e, addresses: []string{e.at().Spec.LoadBalancer.Address}, balancers: balancers}
 	defer t.returnAll(ctx)
 	first, err := t.holder(ctx, "")
 	if err != nil {
@@ -112,6 +112,8 @@ func testTakeover(ctx context.Context, e *Env, s plan.Step) error {
 type takeover struct {
 	e         *Env
 	balancers []string
+	// addresses are the virtual IPs that move.
+	addresses []string
 	// permit is the last one: it also covers that everybody takes part again.
 	permit cluster.Permit
 	aside  []string
@@ -190,24 +192,26 @@ func (t *takeover) holder(ctx context.Context, before string) (holder string, er
 	ctx, cancel := withDeadline(ctx, takeoverTimeout, "the takeover")
 	defer cancel()
 	err = retry(ctx, takeoverPace, func(ctx context.Context) error {
-		active := t.active(ctx)
-		if len(active) != 1 || active[0] == before {
-			return fmt.Errorf("%d load balancers have the virtual IP (%s)", len(active), strings.Join(active, ", "))
+		for _, address := range t.addresses {
+			active := t.active(ctx, address)
+			if len(active) != 1 || active[0] == before {
+				return fmt.Errorf("%d load balancers have the virtual IP %s (%s)", len(active), address, strings.Join(active, ", "))
+			}
+			holder = active[0]
 		}
-		holder = active[0]
 		return nil
 	})
 	return holder, err
 }
 
-func (t *takeover) active(ctx context.Context) (out []string) {
+func (t *takeover) active(ctx context.Context, address string) (out []string) {
 	var (
 		mu sync.Mutex
 		wg sync.WaitGroup
 	)
 	for _, name := range t.balancers {
 		wg.Go(func() {
-			b, err := t.read(ctx, name)
+			b, err := t.read(ctx, name, address)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil && b.Active {
@@ -220,12 +224,12 @@ func (t *takeover) active(ctx context.Context) (out []string) {
 	return out
 }
 
-func (t *takeover) read(ctx context.Context, name string) (facts.Balancer, error) {
+func (t *takeover) read(ctx context.Context, name, address string) (facts.Balancer, error) {
 	conn, err := t.e.Conns.Get(name)
 	if err != nil {
 		return facts.Balancer{}, err
 	}
-	return balancer.Read.On(ctx, conn, t.e.at().Spec.LoadBalancer.Address)
+	return balancer.Read.On(ctx, conn, address)
 }
 
 func (t *takeover) standAside(ctx context.Context, name string, aside bool) error {
@@ -242,7 +246,7 @@ func (t *takeover) handTheAddressOver(ctx context.Context, s plan.Step, name str
 	if err != nil {
 		return err
 	}
-	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.e.at().Spec.LoadBalancer.Address)
+	closed, err := balancer.HandOver.Make(ctx, conn, t.permit, t.addresses)
 	if err == nil {
 		t.e.note(s, fmt.Sprintf("%d connections were closed between two requests", closed))
 	}

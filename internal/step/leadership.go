@@ -172,10 +172,13 @@ func (e *Env) holds(host string, l *coordinationv1.Lease) bool {
 // moveVirtualIP has another load balancer take the virtual IP from the host. Once it has, nothing gives it back.
 func moveVirtualIP(ctx context.Context, e *Env, s plan.Step) error {
 	state := e.observe(ctx)
-	if holders, _ := state.Holders(); !slices.Contains(holders, s.Host) {
+	if !state.Holds(s.Host) {
 		return nil
 	}
-	t := takeover{e: e, handOver: true}
+	t := takeover{e: e, addresses: state.HeldBy(s.Host), handOver: true}
+	if len(t.addresses) == 0 { // what it has could not be read
+		t.addresses = []string{e.at().Spec.LoadBalancer.Address}
+	}
 	for _, h := range e.Present.BalancerHosts() {
 		if state.Seen.Hosts[h.Name].Facts != nil {
 			t.balancers = append(t.balancers, h.Name)

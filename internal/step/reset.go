@@ -6,7 +6,6 @@ import (
 
 	"quorate.dev/quorate/internal/hostside/reset"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/spec"
 )
 
 // resetHost removes everything of the cluster, and of Quorate, from a host.
@@ -39,9 +38,7 @@ func removeBalancer(ctx context.Context, e *Env, s plan.Step) error {
 
 func (e *Env) resetRequest() reset.Request {
 	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR}
-	if e.Cluster.Spec.LoadBalancer.Type == spec.BalancerManaged {
-		request.VirtualIP = e.at().Spec.LoadBalancer.Address
-	}
+	request.VirtualIPs = e.virtualIPs
 	return request
 }
 

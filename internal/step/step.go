@@ -45,6 +45,8 @@ type Env struct {
 	swarm distribute.Swarm
 	// reached is what at returns.
 	reached *spec.Cluster
+	// virtualIPs are those that load balancers may have.
+	virtualIPs []string
 
 	mu      sync.Mutex
 	pki     kubeadm.PKI
@@ -59,7 +61,7 @@ type Env struct {
 
 // NewEnv prepares a run: its bootstrap token exists only in memory until the cluster has it.
 func NewEnv(s *cluster.State, conns *host.Set, b *bundle.Bundle, m map[string]manifest.Manifest, sink progress.Sink, permit func(context.Context, plan.Step) (cluster.Permit, error)) *Env {
-	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached()}
+	e := &Env{Cluster: s.Spec, Present: s.Present(), Departing: s.Departing(), Conns: conns, Seen: s.Seen, Bundle: b, Manifests: m, Progress: sink, Permit: permit, token: newToken(), reached: s.Reached(), virtualIPs: s.VirtualIPs()}
 	e.lastRecord, e.lastRemoved = s.Seen.LastRecord, s.Seen.LastRemoved
 	if api := s.Seen.API; api != nil {
 		e.lastRecord, e.lastRemoved = api.Record, api.Removed

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/nftables"
@@ -35,15 +37,15 @@ const (
 // holdTable is the nftables table that exists during a handover.
 const holdTable = "quorate-handover"
 
-// HandOver gives the virtual IP away, and closes the connections through this host before that without breaking requests. It
+// HandOver gives the virtual IPs away, and closes the connections through this host before that without breaking requests. It
 // returns how many were closed. The address stays away for as long as after StandAside. If new connections cannot be kept waiting,
 // for example because the kernel has no nftables, the address moves all the same.
-var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, virtualIP string) (closed int, err error) {
+var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, virtualIPs []string) (closed int, err error) {
 	w := sessionWatch{}
 	if err := learn(ctx, w); err != nil {
 		return 0, stepAside() // a HAProxy that does not answer has no connections that could be saved
 	}
-	release, err := hold(virtualIP)
+	release, err := hold(virtualIPs)
 	if err == nil {
 		defer release()
 		if closed, err = closeBetweenRequests(ctx, w, time.Now().Add(closeFor)); err != nil {
@@ -54,7 +56,8 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 		return closed, err
 	}
 	for end := time.Now().Add(goneWithin); time.Now().Before(end) && ctx.Err() == nil; {
-		if _, has := (facts.Facts{Addresses: system.Addresses()}).Interface(virtualIP); !has {
+		have := facts.Facts{Addresses: system.Addresses()}
+		if !slices.ContainsFunc(virtualIPs, func(address string) bool { _, has := have.Interface(address); return has }) {
 			break
 		}
 		time.Sleep(sessionPace)
@@ -83,12 +86,16 @@ func learn(ctx context.Context, w sessionWatch) error {
 	return nil
 }
 
-// hold drops the first packets of new connections to the address, whether or not this host has it. It ends with release, or after
+// hold drops the first packets of new connections to the addresses, whether or not this host has them. It ends with release, or after
 // holdFor.
-func hold(address string) (release func(), err error) {
-	ip, err := netip.ParseAddr(address)
-	if err != nil || !ip.Is4() {
-		return nil, fmt.Errorf("the virtual IP %q is no IPv4 address", address)
+func hold(virtualIPs []string) (release func(), err error) {
+	var held []nftables.SetElement
+	for _, address := range virtualIPs {
+		ip, err := netip.ParseAddr(address)
+		if err != nil || !ip.Is4() {
+			return nil, fmt.Errorf("the virtual IP %q is no IPv4 address", address)
+		}
+		held = append(held, nftables.SetElement{Key: ip.AsSlice(), Timeout: holdFor})
 	}
 	conn, err := nftables.New()
 	if err != nil {
@@ -97,7 +104,7 @@ func hold(address string) (release func(), err error) {
 	table := conn.AddTable(&nftables.Table{Name: holdTable, Family: nftables.TableFamilyIPv4})
 	conn.FlushTable(table)
 	set := &nftables.Set{Table: table, Name: "held", KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: holdFor}
-	if err := conn.AddSet(set, []nftables.SetElement{{Key: ip.AsSlice(), Timeout: holdFor}}); err != nil {
+	if err := conn.AddSet(set, held); err != nil {
 		return nil, err
 	}
 	chain := conn.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle})
@@ -114,7 +121,7 @@ func hold(address string) (release func(), err error) {
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
 	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("keeping new connections to %s waiting: %w", address, err)
+		return nil, fmt.Errorf("keeping new connections to %s waiting: %w", strings.Join(virtualIPs, " and "), err)
 	}
 	return func() {
 		conn.DelTable(table)

@@ -44,7 +44,7 @@ func (h target) removeBalancer(ctx context.Context, in Request) (Report, error) 
 	return r, w.run(ctx, "removing the load balancer", []stage{
 		{"stopping the services", func(ctx context.Context) error { return w.stopUnits(ctx, unitsOfBalancer) }},
 		{"removing the virtual IP", func(context.Context) error {
-			removed, err := w.addresses(in.VirtualIP)
+			removed, err := w.addresses(in.VirtualIPs)
 			r.Removed = append(r.Removed, removed...)
 			return err
 		}},

@@ -31,7 +31,7 @@ func clearNetwork(in Request) (removed []string, err error) {
 	if err != nil {
 		return links, err
 	}
-	addresses, err := clearAddresses(in.VirtualIP)
+	addresses, err := clearAddresses(in.VirtualIPs)
 	removed = append(links, addresses...)
 	if err != nil {
 		return removed, err
@@ -77,9 +77,8 @@ func clearLinks() (removed []string, err error) {
 }
 
 // clearAddresses removes the virtual IP, which a keepalived that was killed leaves behind.
-func clearAddresses(virtualIP string) (removed []string, err error) {
-	want := net.ParseIP(virtualIP)
-	if want == nil {
+func clearAddresses(virtualIPs []string) (removed []string, err error) {
+	if len(virtualIPs) == 0 {
 		return nil, nil
 	}
 	links, err := netlink.LinkList()
@@ -92,13 +91,13 @@ func clearAddresses(virtualIP string) (removed []string, err error) {
 			return removed, fmt.Errorf("listing the addresses of %s: %w", l.Attrs().Name, err)
 		}
 		for _, a := range addresses {
-			if !a.IP.Equal(want) {
+			if !slices.ContainsFunc(virtualIPs, func(address string) bool { return a.IP.Equal(net.ParseIP(address)) }) {
 				continue
 			}
 			if err := netlink.AddrDel(l, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return removed, fmt.Errorf("removing the address %s: %w", virtualIP, err)
+				return removed, fmt.Errorf("removing the address %s: %w", a.IP, err)
 			}
-			removed = append(removed, "address "+virtualIP)
+			removed = append(removed, "address "+a.IP.String())
 		}
 	}
 	return removed, nil

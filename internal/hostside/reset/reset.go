@@ -31,9 +31,9 @@ import (
 type Request struct {
 	// Cluster is the name of the cluster that the host belongs to. A host that is marked as another one's is refused.
 	Cluster string
-	// VirtualIP is removed from the host's interfaces if it has it, and PodCIDR is the range of pods, whose routes are removed.
-	VirtualIP string
-	PodCIDR   string
+	// VirtualIPs are removed from the host's interfaces if it has them, and PodCIDR is the range of pods, whose routes are removed.
+	VirtualIPs []string
+	PodCIDR    string
 }
 
 // Report is what a reset did.
@@ -69,8 +69,8 @@ type target struct {
 	unmount func(path string) error
 	// network removes interfaces, addresses, routes, and rules.
 	network func(in Request) (removed []string, err error)
-	// addresses removes the virtual IP alone.
-	addresses func(virtualIP string) (removed []string, err error)
+	// addresses removes the virtual IPs alone.
+	addresses func(virtualIPs []string) (removed []string, err error)
 	// unload removes a kernel module, unless it is in use.
 	unload func(ctx context.Context, module string) error
 	// recreate makes a directory below /run as the packages of the system want it.

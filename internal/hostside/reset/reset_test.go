@@ -316,7 +316,7 @@ func (m *machine) skeleton() {
 	}
 }
 
-var request = Request{Cluster: "lab", VirtualIP: "10.0.0.100", PodCIDR: "10.244.0.0/16"}
+var request = Request{Cluster: "lab", VirtualIPs: []string{"10.0.0.100"}, PodCIDR: "10.244.0.0/16"}
 
 func TestAHostIsLeftAsItWasFound(t *testing.T) {
 	m := newMachine(t)

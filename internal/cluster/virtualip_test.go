@@ -1,0 +1,38 @@
+package cluster_test
+
+import (
+	"slices"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// TestEveryVirtualIPCounts: while the virtual IP changes, one load balancer may have the old address and another one the new. Both are
+// taken away only when another load balancer is ready.
+func TestEveryVirtualIPCounts(t *testing.T) {
+	f := clustertest.Whole()
+	text, err := spec.NewRecord(f.Spec).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Seen.API.Record = string(text)
+	f.Spec.Spec.LoadBalancer.Address = "10.0.0.200"
+	lb := f.Seen.Hosts["lb-b"].Facts
+	lb.Addresses = append(lb.Addresses, facts.Address{IP: "10.0.0.200", Prefix: 32, Interface: "eth0"})
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	if got := s.HeldBy("lb-b"); !slices.Equal(got, []string{"10.0.0.200"}) || !s.Holds("lb-b") || !slices.Equal(s.HeldBy("lb-a"), []string{"10.0.0.100"}) {
+		t.Errorf("lb-a has %v, lb-b has %v", s.HeldBy("lb-a"), got)
+	}
+	seen := f.Seen.Hosts["lb-a"]
+	seen.Balancer.Healthy = false
+	f.Seen.Hosts["lb-a"] = seen
+	s = cluster.Evaluate(f.Spec, f.Seen)
+	for _, c := range []cluster.Change{{Verb: cluster.Move, Part: cluster.VirtualIP, Subject: "lb-b"}, {Verb: cluster.Restart, Part: cluster.LoadBalancer, Subject: "lb-b"}} {
+		if _, r := s.Allow(c); r == nil {
+			t.Errorf("%s is allowed", c)
+		}
+	}
+}
