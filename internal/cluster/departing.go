@@ -96,7 +96,8 @@ func (s *State) Cleared(host string) bool {
 		return false
 	}
 	k := f.Kubernetes
-	return !carriesCluster(k) && k.CA == "" && !k.Established && !k.Begun && !k.Resetting && len(k.Clusters) == 0
+	lb := s.Seen.Hosts[host].Balancer
+	return (lb == nil || lb.WrittenFor == "") && !carriesCluster(k) && k.CA == "" && !k.Established && !k.Begun && !k.Resetting && len(k.Clusters) == 0
 }
 
 // Ours says that a host that was removed carries this very cluster: it came back as it was.
@@ -106,7 +107,8 @@ func (s *State) Ours(host string) bool {
 		return false
 	}
 	k := f.Kubernetes
-	return k.CA != "" && SameCertificate(k.CA, s.ca) || k.CA == "" && slices.Contains(k.Clusters, s.Spec.Metadata.Name)
+	lb := s.Seen.Hosts[host].Balancer // a host that is only a load balancer has no other marks
+	return k.CA != "" && SameCertificate(k.CA, s.ca) || k.CA == "" && (slices.Contains(k.Clusters, s.Spec.Metadata.Name) || lb != nil && lb.WrittenFor == s.Spec.Metadata.Name)
 }
 
 // Dead refuses to take a host for dead that cannot be reached: nil if everything that the others can see of it is down. An
@@ -172,6 +174,9 @@ func (f *findings) departures() {
 			f.add(RuleRemoved, Info, "host "+h.Name+" ("+h.Address+") was removed from the cluster while it was down, and was not reset", "If it comes back, run `quorate apply` to reset it. It cannot join by itself.", h.Name)
 		case f.Cleared(h.Name):
 			f.add(RuleRemoved, Info, "host "+h.Name+" ("+h.Address+"), which was removed while it was down, was reset or installed again", "`quorate apply` forgets it.", h.Name)
+		case f.Ours(h.Name) && len(f.HeldBy(h.Name)) > 0:
+			f.add(RuleRemoved, Critical, "host "+h.Name+" ("+h.Address+") is back, and has the virtual IP "+List(f.HeldBy(h.Name))+". It was removed from the cluster while it was down",
+				"`quorate apply` resets it. Until then, clients that use this address reach a load balancer that nobody maintains.", h.Name)
 		case f.Ours(h.Name):
 			f.add(RuleRemoved, Warning, "host "+h.Name+" ("+h.Address+") is back. It was removed from the cluster while it was down, and is locked out: "+f.lockedOut(h), "`quorate apply` resets it.", h.Name)
 		default:

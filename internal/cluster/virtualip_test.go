@@ -36,3 +36,23 @@ func TestEveryVirtualIPCounts(t *testing.T) {
 		}
 	}
 }
+
+// TestARemovedLoadBalancerWithAFormerAddressIsFound: the virtual IP changed while it was down, so none of the others keeps it from
+// taking the old one.
+func TestARemovedLoadBalancerWithAFormerAddressIsFound(t *testing.T) {
+	f := clustertest.Whole()
+	gone := spec.Host{Name: "lb-z", Address: "10.0.0.99", Zone: "z", Roles: []string{spec.RoleLoadBalancer}}
+	text, err := spec.MarshalHosts([]spec.Host{gone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Seen.API.Removed = text
+	f.Seen.Hosts["lb-z"] = facts.Host{Facts: &facts.Facts{Addresses: []facts.Address{{IP: "10.0.0.99", Interface: "eth0"}, {IP: "10.0.0.50", Interface: "eth0"}}},
+		Balancer: &facts.Balancer{Healthy: true, WrittenFor: "lab", Endpoints: []string{"api.lab.internal:6443@10.0.0.50"}}}
+	for _, x := range cluster.Evaluate(f.Spec, f.Seen).Findings() {
+		if x.Rule == cluster.RuleRemoved && x.Severity == cluster.Critical {
+			return
+		}
+	}
+	t.Error("nothing is found")
+}

@@ -83,7 +83,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 	holders := virtualIP(ctx, c, conns)
 	for _, h := range c.Spec.Hosts {
 		wg.Go(func() {
-			seen := observeHost(ctx, c, h, conns, request)
+			seen := observeHost(ctx, c, h, c.Balances(h), conns, request)
 			mu.Lock()
 			defer mu.Unlock()
 			obs.Hosts[h.Name] = seen
@@ -91,7 +91,8 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 	}
 	for _, h := range more.Removed {
 		wg.Go(func() {
-			seen := observeHost(ctx, c, spec.Host{Name: h.Name, Address: h.Address}, conns, request)
+			// Its load balancer may have come back, with an address that the others do not know any more.
+			seen := observeHost(ctx, c, spec.Host{Name: h.Name, Address: h.Address}, c.Spec.LoadBalancer.Type == spec.BalancerManaged, conns, request)
 			mu.Lock()
 			defer mu.Unlock()
 			obs.Hosts[h.Name] = seen
@@ -148,7 +149,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 	return obs
 }
 
-func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.Set, request facts.Request) facts.Host {
+func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, balances bool, conns *host.Set, request facts.Request) facts.Host {
 	conn, err := conns.Get(h.Name)
 	if err != nil {
 		return facts.Host{Error: err.Error()}
@@ -160,7 +161,7 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, conns *host.
 	ctx, cancel := context.WithTimeoutCause(ctx, hostTimeout, fmt.Errorf("no answer within %s", hostTimeout))
 	defer cancel()
 	seen := facts.Host{Facts: &f}
-	if c.Balances(h) {
+	if balances {
 		b, err := balancer.Read.On(ctx, conn, c.Spec.LoadBalancer.Address)
 		if err != nil {
 			seen.BalancerError = err.Error()

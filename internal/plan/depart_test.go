@@ -296,6 +296,17 @@ func TestARemovedHostThatComesBack(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a load balancer with a former virtual IP", func(t *testing.T) {
+		c := testCluster()
+		obs := finished(t, c)
+		h := spec.Host{Name: "lb-z", Address: "10.0.0.99", Zone: "a", Roles: []string{spec.RoleLoadBalancer}}
+		obs.API.Removed, _ = spec.MarshalHosts([]spec.Host{h})
+		obs.Hosts["lb-z"] = facts.Host{Facts: &facts.Facts{Addresses: []facts.Address{{IP: "10.0.0.99"}, {IP: "10.0.0.50"}}},
+			Balancer: &facts.Balancer{Healthy: true, WrittenFor: "test", Endpoints: []string{"api.test.internal:6443@10.0.0.50"}}}
+		if p := build(t, c, obs); len(stepsOf(p, "lb-z", ResetHost)) != 1 {
+			t.Error(kindsOf(p))
+		}
+	})
 	t.Run("before a host of its name joins", func(t *testing.T) {
 		c := testCluster()
 		obs := finished(t, c)
