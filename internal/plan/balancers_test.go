@@ -251,3 +251,24 @@ func TestALoadBalancerThatCannotBeStopped(t *testing.T) {
 		noneOn(t, p, "lb-b")
 	})
 }
+
+// TestANewLoadBalancerKnowsWhatIsDrained: it must send no clients to a control plane that is in maintenance.
+func TestANewLoadBalancerKnowsWhatIsDrained(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	obs.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+	added(c, obs, "lb-z", spec.RoleLoadBalancer)
+	steps := stepsOf(build(t, c, obs), "lb-z", Configure)
+	i := slices.IndexFunc(steps, func(s Step) bool { return s.Detail == "load-balancer" })
+	if i < 0 {
+		t.Fatal("it is not configured")
+	}
+	if f := steps[i].Desired.Files[0]; f.Path != hostconfig.DrainedFile || f.Content != "cp-b\n" {
+		t.Errorf("%s has %q", f.Path, f.Content)
+	}
+	for _, s := range stepsOf(build(t, c, obs), "lb-a", Configure) {
+		if slices.ContainsFunc(s.Desired.Files, func(f facts.File) bool { return f.Path == hostconfig.DrainedFile }) {
+			t.Error("one that runs knows it already")
+		}
+	}
+}

@@ -163,6 +163,10 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 		s.Change = change(cluster.Create, cluster.LoadBalancer, h.Name)
 		at.balancer = b.add(s, needs...)
 	case !b.balances(h):
+		if drained := b.drainedServers(); len(drained) > 0 { // before HAProxy starts
+			d.Files = append([]facts.File{hostconfig.Drained(drained)}, d.Files...)
+			s.Reason += "; it sends no clients to " + cluster.List(drained)
+		}
 		s.Change = change(cluster.Add, cluster.LoadBalancer, h.Name)
 		at.balancer = b.addInTurn(s, needs...)
 	case len(restarts) > 0:
@@ -175,6 +179,18 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 		s.Change = change(cluster.Reload, cluster.LoadBalancer, h.Name)
 		at.balancer = b.addInTurn(s, needs...)
 	}
+}
+
+// drainedServers are the control planes to which load balancers send no clients: those in maintenance, and those at which an earlier
+// run was interrupted.
+func (b *builder) drainedServers() (out []string) {
+	for _, h := range b.Present().HostsWith(spec.RoleControlPlane) {
+		if b.inMaintenance(h.Name) || b.drained(h.Name) {
+			out = append(out, h.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // unknownPeers says that a load balancer has peers that are no load balancers in the spec, while nobody can read which hosts the cluster

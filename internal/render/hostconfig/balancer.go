@@ -3,6 +3,7 @@ package hostconfig
 import (
 	"slices"
 	"strconv"
+	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
@@ -68,6 +69,11 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 	}
 	bindNonlocal(&d, h)
 	return d
+}
+
+// Drained has the watchdog of a new load balancer drain servers as soon as HAProxy has started.
+func Drained(servers []string) facts.File {
+	return facts.File{Path: DrainedFile, Content: strings.Join(servers, "\n") + "\n"}
 }
 
 // bindNonlocal lets HAProxy listen on the virtual IP while another host has it. HAProxy on a control plane listens on
