@@ -54,6 +54,10 @@ func repositoryAddresses(list string) []string {
 		if i := strings.LastIndex(release, "/dists/"); i >= 0 {
 			release = release[:i]
 		}
+		if u, err := url.Parse(release); err == nil && u.User != nil { // a login
+			u.User = nil
+			release = u.String()
+		}
 		out = append(out, release+"/")
 	}
 	slices.Sort(out)

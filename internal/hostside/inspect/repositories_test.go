@@ -55,7 +55,7 @@ func TestRepositoryAddresses(t *testing.T) {
 'http://flat.example.com/repo/./Packages.xz' flat.example.com_repo_._Packages 0 
 'file:/var/repo/./InRelease' _var_repo_._InRelease 0 
 `
-	want := []string{"file:/var/repo/./", "http://deb.debian.org/debian/", "http://flat.example.com/repo/./", "https://user:password@mirror.example.com/dists/deb/"}
+	want := []string{"file:/var/repo/./", "http://deb.debian.org/debian/", "http://flat.example.com/repo/./", "https://mirror.example.com/dists/deb/"}
 	if got := repositoryAddresses(list); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
