@@ -59,13 +59,29 @@ func restoreSysctls(d facts.Desired) error {
 	return nil
 }
 
-// removeFile removes a file, and its directory if nothing else is in it.
+// foundHost is a variable for tests.
+var foundHost = found.Local
+
+// removeFile removes a file, and its directory if nothing else is in it. The file of a registry that was there before comes back.
 func removeFile(path string) error {
-	if err := durable.Remove(path); err != nil {
+	if filepath.Dir(filepath.Dir(path)) != hostconfig.RegistriesDir {
+		return durable.Remove(path)
+	}
+	record, err := foundHost.Read()
+	if err != nil {
 		return err
 	}
-	if filepath.Dir(filepath.Dir(path)) != hostconfig.RegistriesDir {
-		return nil
+	before := record.Files[path]
+	if before != nil {
+		err = before.Restore(path)
+	} else {
+		err = durable.Remove(path)
+	}
+	if err == nil { // somebody may write another one before Quorate does so again
+		err = foundHost.Forget(found.Record{Files: map[string]*found.File{path: nil}})
+	}
+	if err != nil || before != nil {
+		return err
 	}
 	rest, err := os.ReadDir(filepath.Dir(path))
 	if errors.Is(err, fs.ErrNotExist) {

@@ -20,6 +20,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Record is how a host was found.
@@ -243,7 +244,11 @@ func (h Host) file(r *Record, path string) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Contains(bytes.ToLower(append([]byte(path), content...)), []byte("quorate")) || !r.Whole {
+	if filepath.Dir(filepath.Dir(path)) == hostconfig.RegistriesDir { // settings may come long after the host was set up; the first line says whose it is
+		if bytes.HasPrefix(content, []byte(hostconfig.WrittenRegistry+"\n")) {
+			return nil, nil
+		}
+	} else if bytes.Contains(bytes.ToLower(append([]byte(path), content...)), []byte("quorate")) || !r.Whole {
 		return nil, nil
 	}
 	f := &File{Content: content, Mode: info.Mode().Perm()}
@@ -251,6 +256,17 @@ func (h Host) file(r *Record, path string) (*File, error) {
 		f.UID, f.GID = int(st.Uid), int(st.Gid)
 	}
 	return f, nil
+}
+
+// Restore writes the file again as it was.
+func (f *File) Restore(path string) error {
+	if err := durable.WriteFile(path, f.Content, f.Mode); err != nil {
+		return err
+	}
+	if err := os.Chmod(path, f.Mode); err != nil || os.Geteuid() != 0 {
+		return err
+	}
+	return os.Lchown(path, f.UID, f.GID)
 }
 
 // Forget removes what a record has from what is stored: it was restored, and may become different before Quorate changes it again.

@@ -440,6 +440,11 @@ func (w work) places(all []place) error {
 	}
 	for _, p := range all {
 		if p.own && w.Adopted {
+			if p.path == hostconfig.RegistriesDir {
+				if err := w.registries(); err != nil {
+					return err
+				}
+			}
 			continue
 		}
 		paths, err := filepath.Glob(w.at(p.path))
@@ -457,10 +462,33 @@ func (w work) places(all []place) error {
 				return fmt.Errorf("%s: %w", w.shown(path), err)
 			}
 		}
+		if p.path == hostconfig.RegistriesDir {
+			if err := w.registries(); err != nil {
+				return err
+			}
+		}
 		if p.kind == file {
 			if err := w.clearTemporary(filepath.Dir(w.at(p.path))); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// registries restores the files of registries that Quorate replaced, and removes those that it made in directories that stay. One
+// that somebody else has written since is left as it is.
+func (w work) registries() error {
+	for _, path := range slices.Sorted(maps.Keys(w.record.Files)) {
+		if filepath.Dir(filepath.Dir(path)) != hostconfig.RegistriesDir {
+			continue
+		}
+		have, err := os.ReadFile(w.at(path))
+		if err == nil && !bytes.HasPrefix(have, []byte(hostconfig.WrittenRegistry+"\n")) || err != nil && w.record.Files[path] == nil {
+			continue
+		}
+		if err := w.restore(place{path: path, own: true}, w.at(path)); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
 	return nil

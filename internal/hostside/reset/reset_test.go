@@ -172,7 +172,7 @@ func (m *machine) target() target {
 			return nil
 		},
 		network:   func(Request) ([]string, error) { return nil, act("network") },
-		addresses: func(string) ([]string, error) { return nil, act("address") },
+		addresses: func([]string) ([]string, error) { return nil, act("address") },
 		recreate:  func(context.Context, string) error { return nil },
 		unload:    func(context.Context, string) error { return nil },
 		remove: func(path string) error {
@@ -515,5 +515,27 @@ func TestProcessesOfPodsAreRecognised(t *testing.T) {
 	}
 	if !ofCluster("veth1a2b", "cni0") || ofCluster("veth1a2b", "docker0") {
 		t.Error("ends of pods on cni0 are not told from others")
+	}
+}
+
+// TestFilesOfRegistriesComeBack: somebody else's file for a registry is restored, also in a directory that was there before.
+func TestFilesOfRegistriesComeBack(t *testing.T) {
+	for _, adopted := range []bool{false, true} {
+		m := newMachine(t)
+		m.skeleton()
+		const path = hostconfig.RegistriesDir + "/docker.io/hosts.toml"
+		m.put(path, "server = \"https://mine.example.com\"\n")
+		m.build(adopted)
+		note := found.Host{Root: m.root, Units: m.units}
+		if err := note.NoteDesired(t.Context(), facts.Desired{Files: []facts.File{{Path: path}}}); err != nil {
+			t.Fatal(err)
+		}
+		m.put(path, hostconfig.WrittenRegistry+"\n")
+		if _, err := m.target().reset(t.Context(), request); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.files()[path]; got != "server = \"https://mine.example.com\"\n" {
+			t.Errorf("adopted %t: %q", adopted, got)
+		}
 	}
 }
