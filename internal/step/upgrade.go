@@ -254,25 +254,31 @@ func upgradeCluster(ctx context.Context, e *Env, s plan.Step) error {
 	return e.addonsRolledOut(ctx, client, []string{"kube-proxy"}) // CoreDNS is changed once more right after this
 }
 
-// apiServersReported waits until the API shows what image the API server of every control plane runs. The kubelet reports it
-// some seconds after it has started the pod. As long as it has not done so, kubeadm skips the addons, and succeeds.
+// apiServersReported waits until the API shows that all API servers run the version. The kubelet reports it some seconds after it has started
+// the pod, and the pod of a host that was removed stays for about a minute. As long as one has another version, kubeadm skips the
+// addons, and succeeds.
 func (e *Env) apiServersReported(ctx context.Context, client *kube.Client) error {
 	const name = "kube-apiserver"
 	want, ok := e.Bundle.Image(name)
 	if !ok {
 		return fmt.Errorf("the bundle has no image %s", name)
 	}
-	ctx, cancel := withDeadline(ctx, 2*time.Minute, "waiting until the kubelets have reported their new API servers")
+	ctx, cancel := withDeadline(ctx, 3*time.Minute, "waiting until the API shows the new version of all API servers")
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
-		for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-			pod, err := client.CoreV1().Pods(metav1.NamespaceSystem).Get(ctx, name+"-"+h.Name, metav1.GetOptions{})
-			if err != nil {
-				return err
-			}
+		pods, err := client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "component=" + name}) // as kubeadm does
+		if err != nil {
+			return err
+		}
+		missing := cluster.Names(e.Cluster.HostsWith(spec.RoleControlPlane))
+		for _, pod := range pods.Items {
+			missing = slices.DeleteFunc(missing, func(host string) bool { return host == pod.Spec.NodeName })
 			if have := containerImage(pod.Spec.Containers, name); have != want.Name {
-				return fmt.Errorf("the API says that the API server of %s runs %s instead of %s", h.Name, have, want.Name)
+				return fmt.Errorf("the API says that the API server of %s runs %s instead of %s", pod.Spec.NodeName, have, want.Name)
 			}
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("the API does not show the API server of %s", strings.Join(missing, " and "))
 		}
 		return nil
 	})

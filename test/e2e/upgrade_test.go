@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,8 +19,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/status"
 )
 
 const (
@@ -62,7 +65,9 @@ func TestUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		printMet(t, way.name, end.Sub(begin), met)
-		runs(t, ctx, c, api, way.file, way.version, way.etcd)
+		if s := runs(t, ctx, c, api, way.file, way.version, way.etcd); shortOf(s) != nil {
+			t.Errorf("%s: %v", way.name, shortOf(s))
+		}
 		if n := c.noticed(t, ctx, begin, end, met); n > 0 {
 			t.Errorf("%s: %d requests failed", way.name, n)
 		}
@@ -85,6 +90,47 @@ func TestUpgrade(t *testing.T) {
 			t.Errorf("the container of %s was restarted", name)
 		}
 	}
+	h := &changingHosts{c: c, p: p, spec: former}
+	for _, way := range sample([]struct{ name, version, etcd, dies, fresh, zone string }{
+		{"a control plane dies during the upgrade", spec.DefaultVersion, "3.7.", "cp-b", "cp-d", "b"},
+		{"a control plane dies during the rollback", formerVersion, "3.6.", "cp-c", "cp-e", "c"},
+	}, 0) {
+		if !t.Run(way.name, func(t *testing.T) {
+			h.edit(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = way.version })
+			h.diesMidway(t, ctx, way.dies, way.fresh, way.zone)
+			s := runs(t, ctx, c, api, h.spec, way.version, way.etcd)
+			s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleRemoved }) // the dead one may come back
+			if err := shortOf(s); err != nil {
+				t.Error(err)
+			}
+		}) {
+			return
+		}
+	}
+}
+
+// diesMidway ends an apply after one control plane has the new version, cuts the power of another one, and replaces it. That comes before
+// everything else: of three members of etcd, no other one may restart meanwhile.
+func (h *changingHosts) diesMidway(t *testing.T, ctx context.Context, dies, fresh, zone string) {
+	r := h.c.start(t, ctx, "apply", "-f", h.spec)
+	first := ""
+	r.atStep(ctx, func(step, host string) bool {
+		if strings.Contains(step, "bring the control plane to") && first == "" {
+			first = host
+		}
+		return first != "" && host != first && strings.Contains(step, "bring the control plane to")
+	})
+	r.signal(t, ctx, syscall.SIGKILL, 0)
+	if code, said := r.wait(t); code != -1 || first == "" || first == dies {
+		t.Fatalf("the apply was not killed after the first control plane, %q: exit status %d, %s", first, code, said)
+	}
+	h.c.must(t, ctx, "lab", "--lab", h.c.name, "fault", "power-off", dies)
+	next := h.machine(t, ctx, fresh, zone, spec.RoleControlPlane)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, dies)
+		s.Spec.Hosts = append(s.Spec.Hosts, next)
+	})
+	h.apply(t, ctx, false)
 }
 
 // printMet prints what clients met, by kind, and why requests failed.
@@ -102,15 +148,12 @@ func printMet(t *testing.T, name string, took time.Duration, met probe.Report) {
 	printArtifact(t, name+".txt", b.String())
 }
 
-// runs checks that everything runs the version.
-func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, file, version, etcd string) {
+// runs checks that everything runs the version, and returns the status.
+func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, file, version, etcd string) status.Status {
 	t.Helper()
-	s, r, err := c.statusOf(ctx, file)
+	s, _, err := c.statusOf(ctx, file)
 	if err != nil {
 		t.Fatal(err)
-	}
-	if err := shortOf(s); err != nil {
-		t.Errorf("%v: %s", err, r)
 	}
 	for _, n := range s.Nodes {
 		if n.Version != version {
@@ -131,6 +174,7 @@ func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interfac
 	if err != nil || !strings.HasSuffix(proxy.Spec.Template.Spec.Containers[0].Image, ":"+version) {
 		t.Errorf("kube-proxy runs another version, or cannot be found: %v", err)
 	}
+	return s
 }
 
 // runningContainers are those of the pods that an upgrade has no reason to touch, by pod, with the time of their start.
