@@ -48,7 +48,7 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	release, err := hold(virtualIPs)
 	if err == nil {
 		defer release()
-		if closed, err = closeBetweenRequests(ctx, w, time.Now().Add(closeFor)); err != nil {
+		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor)); err != nil {
 			return closed, err
 		}
 	}

@@ -14,10 +14,32 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// haproxyCommand sends a command to HAProxy's socket and returns the answer. HAProxy also answers a command that it
-// rejects.
+// worker is a process of HAProxy.
+type worker struct {
+	socket string
+	prefix string // of every command
+}
+
+// present is the worker with the present configuration.
+var present = worker{socket: hostconfig.HAProxySocket}
+
+// former is a worker that a reload has replaced: it accepts no connections, and still has some.
+func former(pid string) worker {
+	return worker{hostconfig.HAProxyMasterSocket, "@!" + pid + " "}
+}
+
+// commands sends commands to a worker and returns the answers. HAProxy also answers a command that it rejects.
+func (w worker) commands(ctx context.Context, all ...string) (string, error) {
+	return ask(ctx, w.socket, w.prefix+strings.Join(all, ";"+w.prefix))
+}
+
+// haproxyCommand sends a command to the present worker.
 func haproxyCommand(ctx context.Context, command string) (string, error) {
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", hostconfig.HAProxySocket)
+	return present.commands(ctx, command)
+}
+
+func ask(ctx context.Context, socket, command string) (string, error) {
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return "", err
 	}
@@ -28,6 +50,10 @@ func haproxyCommand(ctx context.Context, command string) (string, error) {
 	}
 	conn.SetDeadline(deadline) //nolint:errcheck // a unix socket has deadlines
 	if _, err := io.WriteString(conn, command+"\n"); err != nil {
+		return "", err
+	}
+	// The master process goes on listening for commands until then.
+	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
 		return "", err
 	}
 	answer, err := io.ReadAll(conn)

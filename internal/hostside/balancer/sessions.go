@@ -11,7 +11,7 @@ import (
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// Only a handover of the virtual IP closes connections to API servers that go on: nobody sends GOAWAY then, and HAProxy cannot, because it
+// Only a handover of the virtual IP and a reload close connections to API servers that go on: nobody sends GOAWAY then, and HAProxy cannot, because it
 // does not look into the connections. A connection that is closed while a request is under way costs its client that request. So the
 // connections are watched: one whose last bytes came from the API server, and that has been silent since, is between two requests. A
 // client that sees the end of such a connection opens another one, and nothing has failed. What remains is a request that the client sends
@@ -107,12 +107,12 @@ func (w sessionWatch) see(now time.Time, sessions []session) (idle []string) {
 	return idle
 }
 
-// closeBetweenRequests closes all connections as soon as they are between two requests, until none is left or the time is over. It
+// closeBetweenRequests closes all connections of a worker as soon as they are between two requests, until none is left or the time is over. It
 // returns how many it closed.
-func closeBetweenRequests(ctx context.Context, w sessionWatch, until time.Time) (closed int, err error) {
+func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time) (closed int, err error) {
 	for {
 		begin := time.Now()
-		text, err := haproxyCommand(ctx, "show sess all")
+		text, err := of.commands(ctx, "show sess all")
 		if err != nil {
 			return closed, err
 		}
@@ -123,7 +123,11 @@ func closeBetweenRequests(ctx context.Context, w sessionWatch, until time.Time) 
 		}
 		// Together, because each call takes time in which a request may come. Some may have ended in the meantime.
 		for some := range slices.Chunk(idle, closedTogether) {
-			if _, err := haproxyCommand(ctx, "shutdown session "+strings.Join(some, ";shutdown session ")); err != nil {
+			var shut []string
+			for _, id := range some {
+				shut = append(shut, "shutdown session "+id)
+			}
+			if _, err := of.commands(ctx, shut...); err != nil {
 				return closed, err
 			}
 			closed += len(some)

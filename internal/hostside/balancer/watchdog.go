@@ -43,8 +43,8 @@ const (
 )
 
 // Watchdog keeps the endpoint's failover fast on this load balancer until ctx ends. It tells keepalived through a file
-// whether this host may have the virtual IP, kills a HAProxy that hangs for good, and closes the connections of API
-// servers that hang. It returns early when its own program has been replaced: systemd then starts the new one.
+// whether this host may have the virtual IP, kills a HAProxy that hangs for good, closes the connections of API
+// servers that hang, and those that are older than a reload. It returns early when its own program has been replaced: systemd then starts the new one.
 func Watchdog(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -54,6 +54,7 @@ func Watchdog(ctx context.Context) error {
 		return err
 	}
 	go careForServers(ctx, logger)
+	go careForFormer(ctx, logger)
 	others := &strangers{looked: make(chan struct{})}
 	go others.watch(ctx, logger, stranger)
 	return watch(ctx, logger, w, others)

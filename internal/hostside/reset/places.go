@@ -71,7 +71,7 @@ var ofBalancer = []place{
 	{path: "/etc/systemd/system/haproxy.service.d/quorate.conf"}, {path: "/etc/systemd/system/haproxy.service.d", kind: empty},
 	{path: "/etc/systemd/system/keepalived.service.d/quorate.conf"}, {path: "/etc/systemd/system/keepalived.service.d", kind: empty},
 	{path: hostconfig.KeepalivedFile}, {path: hostconfig.HAProxyFile}, {path: "/etc/haproxy/quorate-ca.crt"},
-	{path: "/run/haproxy/quorate.sock"}, {path: "/run/haproxy.pid"},
+	{path: hostconfig.HAProxySocket}, {path: hostconfig.HAProxyMasterSocket}, {path: "/run/haproxy.pid"},
 }
 
 // markOfBalancer is the last that goes when a load balancer is removed: as long as it is there, the next plan finishes that.

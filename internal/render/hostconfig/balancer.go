@@ -13,6 +13,9 @@ import (
 const (
 	// HAProxySocket is the socket for HAProxy's statistics and commands. It belongs to root.
 	HAProxySocket = "/run/haproxy/quorate.sock"
+	// HAProxyMasterSocket is the socket of HAProxy's master process, through which those workers can be reached, too, that a reload has
+	// replaced and that still have connections. It belongs to root.
+	HAProxyMasterSocket = "/run/haproxy/quorate-master.sock"
 	// HAProxyMonitor answers 200 while HAProxy's event loop runs. HAProxy itself answers, without an API server.
 	HAProxyMonitor = "http://127.0.0.1:8404/alive"
 	// HAProxyUser is the user, and the group, that HAProxy's worker processes run as. The distributions' packages create

@@ -65,7 +65,7 @@ RuntimeDirectoryPreserve=yes
 BindReadOnlyPaths=
 ExecStartPre=
 ExecStart=
-ExecStart=/usr/sbin/haproxy -Ws -f ` + HAProxyFile + ` -p /run/haproxy.pid
+ExecStart=/usr/sbin/haproxy -Ws -f ` + HAProxyFile + ` -p /run/haproxy.pid -S ` + HAProxyMasterSocket + `,mode,600
 ExecReload=
 ExecReload=/usr/sbin/haproxy -c -f ` + HAProxyFile + `
 ExecReload=/bin/kill -USR2 $MAINPID
@@ -109,7 +109,8 @@ global
     # To the journal. HAProxy itself prints there which servers go down and come up.
     log stderr format short daemon
     maxconn %[3]d
-    # After a reload, connections of the old process live this long. It no longer checks servers.
+    # After a reload, connections of the old process live this long. It no longer checks servers. Quorate's watchdog closes them
+    # before, each between two requests.
     hard-stop-after 30s
     stats socket %[4]s mode 600 level admin
 

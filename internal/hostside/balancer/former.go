@@ -1,0 +1,73 @@
+package balancer
+
+import (
+	"context"
+	"log"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/ui"
+)
+
+// A reload of HAProxy starts another worker. The former one keeps its connections, and hard-stop-after ends it with all of them after 30 s: a
+// request that is under way at that moment fails. So the watchdog closes them before that, each between two requests.
+const (
+	// formerInterval is how often HAProxy is asked for former workers.
+	formerInterval = time.Second
+	// formerFor is how long connections of a former worker are waited for. It is less than hard-stop-after, by the time until the worker
+	// is found.
+	formerFor = 25 * time.Second
+)
+
+// careForFormer closes the connections of former workers, until ctx ends.
+func careForFormer(ctx context.Context, logger *log.Logger) {
+	known := map[string]bool{}
+	tick := time.NewTicker(formerInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		text, err := ask(ctx, hostconfig.HAProxyMasterSocket, "show proc")
+		if err != nil {
+			continue // a HAProxy that was started without this socket; whether it works is judged elsewhere
+		}
+		pids := formerWorkers(text)
+		for _, pid := range pids {
+			if known[pid] {
+				continue
+			}
+			known[pid] = true
+			go func() {
+				// An error is the end of the worker: it ends when it has no connections any more.
+				if closed, _ := closeBetweenRequests(ctx, former(pid), sessionWatch{}, time.Now().Add(formerFor)); closed > 0 {
+					logger.Printf("closed %s that were older than the reload, between two requests", ui.Plural(closed, "connection"))
+				}
+			}()
+		}
+		for pid := range known { // the number may be used again
+			if !slices.Contains(pids, pid) {
+				delete(known, pid)
+			}
+		}
+	}
+}
+
+// formerWorkers are the processes below "old workers" in the answer to `show proc`.
+func formerWorkers(text string) (pids []string) {
+	old := false
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		switch {
+		case strings.HasPrefix(line, "#"):
+			old = strings.HasPrefix(line, "# old workers")
+		case old && len(fields) > 1 && fields[1] == "worker":
+			pids = append(pids, fields[0])
+		}
+	}
+	return pids
+}
