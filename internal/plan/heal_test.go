@@ -272,8 +272,9 @@ func TestADeadHostIsReplacedWhileTheVersionChanges(t *testing.T) {
 	}
 }
 
-// TestADeadHostInTheSpecIsNamed: the refusal says how to go on.
-func TestADeadHostInTheSpecIsNamed(t *testing.T) {
+// halfUpgraded is a cluster whose upgrade was interrupted after its first control plane.
+func halfUpgraded(t *testing.T) (*spec.Cluster, *facts.Observation) {
+	t.Helper()
 	c := stackedLab()
 	obs := upgraded(t, c, older)
 	for _, s := range mustPlan(t, c, obs, newer).Steps {
@@ -282,6 +283,12 @@ func TestADeadHostInTheSpecIsNamed(t *testing.T) {
 		}
 		carryOut(t, c, obs, newer, s)
 	}
+	return c, obs
+}
+
+// TestADeadHostInTheSpecIsNamed: the refusal says how to go on.
+func TestADeadHostInTheSpecIsNamed(t *testing.T) {
+	c, obs := halfUpgraded(t)
 	alive := clone(t, obs)
 	dies(obs, "cp-c")
 	_, err := planFor(c, obs, newer)
@@ -294,14 +301,7 @@ func TestADeadHostInTheSpecIsNamed(t *testing.T) {
 
 // TestAHostThatIsBackAfterItWasReplacedIsReset: it does not keep the version from changing.
 func TestAHostThatIsBackAfterItWasReplacedIsReset(t *testing.T) {
-	c := stackedLab()
-	obs := upgraded(t, c, older)
-	for _, s := range mustPlan(t, c, obs, newer).Steps {
-		if s.Kind == LeavePools && s.Host == "cp-b" {
-			break
-		}
-		carryOut(t, c, obs, newer, s)
-	}
+	c, obs := halfUpgraded(t)
 	was := clone(t, obs).Hosts["cp-c"]
 	replaced(c, obs, "cp-c")
 	for _, s := range mustPlan(t, c, obs, newer).Steps {

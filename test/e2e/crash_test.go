@@ -209,7 +209,7 @@ func (k *crash) operation(t *testing.T, name string, args []string) {
 			}
 			if k.byPower {
 				lost = k.loseHost(t, ctx, first, delay)
-				impatient = time.AfterFunc(callerWaits, func() { _ = syscall.Kill(r.pid, syscall.SIGKILL) })
+				impatient = time.AfterFunc(callerWaits, func() { _ = r.process.Kill() }) // an error is that it has ended
 			} else {
 				r.signal(t, ctx, syscall.SIGKILL, delay)
 			}

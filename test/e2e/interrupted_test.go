@@ -149,10 +149,10 @@ func title(t *testing.T, steps []plan.Step, kind plan.Kind) string {
 
 // running is a running command.
 type running struct {
-	pid   int
-	lines chan string
-	said  strings.Builder
-	end   chan int
+	process *os.Process
+	lines   chan string
+	said    strings.Builder
+	end     chan int
 }
 
 // start starts a command whose progress is read line by line.
@@ -167,7 +167,7 @@ func (c *cluster) start(t *testing.T, ctx context.Context, args ...string) *runn
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r := &running{pid: cmd.Process.Pid, lines: make(chan string, 4096), end: make(chan int, 1)}
+	r := &running{process: cmd.Process, lines: make(chan string, 4096), end: make(chan int, 1)}
 	go func() {
 		for lines := bufio.NewScanner(stderr); lines.Scan(); {
 			r.lines <- lines.Text()
@@ -204,7 +204,7 @@ func (r *running) signal(t *testing.T, ctx context.Context, s os.Signal, after t
 	case <-time.After(after):
 	case <-ctx.Done():
 	}
-	if err := syscall.Kill(r.pid, s.(syscall.Signal)); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := r.process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatal(err)
 	}
 }

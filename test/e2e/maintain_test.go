@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -90,7 +89,7 @@ func maintenance(t *testing.T, c *cluster) {
 					code, all := first.wait(t)
 					t.Fatalf("exit status %d: %s", code, all)
 				}
-				if err := syscall.Kill(first.pid, syscall.SIGKILL); err != nil {
+				if err := first.process.Kill(); err != nil {
 					t.Fatal(err)
 				}
 				first.wait(t)

@@ -42,18 +42,32 @@ func careForFormer(ctx context.Context, logger *log.Logger) {
 				continue
 			}
 			known[pid] = true
-			go func() {
-				// An error is the end of the worker: it ends when it has no connections any more.
-				if closed, _ := closeBetweenRequests(ctx, former(pid), sessionWatch{}, time.Now().Add(formerFor)); closed > 0 {
-					logger.Printf("closed %s that were older than the reload, between two requests", ui.Plural(closed, "connection"))
-				}
-			}()
+			go closeFormer(ctx, logger, pid)
 		}
 		for pid := range known { // the number may be used again
 			if !slices.Contains(pids, pid) {
 				delete(known, pid)
 			}
 		}
+	}
+}
+
+// closeFormer closes the connections of one former worker. A worker without any ends. For one that does not exist, the master process lists no
+// connections, so an error is only that a busy HAProxy did not answer in time.
+func closeFormer(ctx context.Context, logger *log.Logger, pid string) {
+	watch, all := sessionWatch{}, 0
+	for until := time.Now().Add(formerFor); time.Now().Before(until) && ctx.Err() == nil; {
+		closed, err := closeBetweenRequests(ctx, former(pid), watch, until)
+		if all += closed; err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(formerInterval):
+		}
+	}
+	if all > 0 {
+		logger.Printf("closed %s that were older than the reload, between two requests", ui.Plural(all, "connection"))
 	}
 }
 

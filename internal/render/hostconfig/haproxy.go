@@ -109,8 +109,7 @@ global
     # To the journal. HAProxy itself prints there which servers go down and come up.
     log stderr format short daemon
     maxconn %[3]d
-    # After a reload, connections of the old process live this long. It no longer checks servers. Quorate's watchdog closes them
-    # before, each between two requests.
+    # After a reload, connections of the old process live this long. It no longer checks servers.
     hard-stop-after 30s
     stats socket %[4]s mode 600 level admin
 

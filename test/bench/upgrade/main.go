@@ -66,8 +66,8 @@ func main() {
 	exit(race(ctx, chosen, *pace))
 }
 
-// fitting is the pace that this many processors can stand: 50 ms with eight or more. The clients need about one processor per 200 requests
-// per second, with everything that answers them. If they leave nothing to the changes, then their own load is what they measure.
+// fitting is the pace that this many processors can stand: 50 ms with eight or more. With two, that pace left nothing
+// to the cluster: requests failed before anything was changed, and with 200 ms, none did. How much more processors can stand is a guess.
 func fitting(processors int) time.Duration {
 	return 50 * time.Millisecond * time.Duration(max(1, 8/processors))
 }

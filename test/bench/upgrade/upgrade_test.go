@@ -346,7 +346,8 @@ func TestWorkload(t *testing.T) {
 	}
 	defer conn.Close()
 	fmt.Fprintln(conn, "hello")
-	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || line != "hello\n" {
+	echoed := bufio.NewReader(conn)
+	if line, err := echoed.ReadString('\n'); err != nil || line != "hello\n" {
 		t.Errorf("%q comes back, %v", line, err)
 	}
 	stop()
@@ -357,6 +358,10 @@ func TestWorkload(t *testing.T) {
 	}
 	if got := get("/"); got != 200 {
 		t.Errorf("while it stops, it answers %d", got)
+	}
+	conn.SetReadDeadline(time.Now().Add(leaving + 10*time.Second))
+	if line, err := echoed.ReadString('\n'); err != nil || line != probe.Bye+"\n" {
+		t.Errorf("before it ends, it says %q, %v", line, err)
 	}
 	select {
 	case err := <-done:
