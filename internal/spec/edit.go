@@ -102,7 +102,7 @@ var editing = map[string]string{
 		"Your own load balancer must serve both: see endpoint.md",
 
 	"LoadBalancer.maxConnections": "HAProxy reloads its configuration on one load balancer after another, the holder of the virtual IP last. The address does not move. " +
-		"HAProxy keeps accepting connections, and closes those that are older than the reload within 30 s",
+		"HAProxy keeps accepting connections. Those that are older than the reload are closed within 30 s, between two requests if they ever are",
 
 	"Network.cni": "`manifest` and `chart` can replace each other: the objects are applied, and those that are no longer part of it stay in the cluster. Any other change in place would cut pods off from each other. To change it by hand, move the nodes as the documentation of the new plugin says. " +
 		recorded + ", and remove the key of the old plugin (`flannel` or `cni`) from that ConfigMap",
