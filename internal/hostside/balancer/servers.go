@@ -27,6 +27,9 @@ const (
 	// hungAfter is how long nothing may have arrived from a server on any connection before it counts as hung. A server
 	// that gets as little as a twentieth of a CPU still sends something several times a second.
 	hungAfter = 700 * time.Millisecond
+	// timesSlower is how many times as long as another server takes to answer nothing may arrive. One that answers within
+	// milliseconds changes nothing. Where every answer takes a tenth of a second, CPU time is short, and silence proves less.
+	timesSlower = 20
 	// A server that answers within mistakenWithin of being taken for hung was only busy. Each time that happens it gets
 	// twice as long, up to hungAtMost, until it has been sound for trustedAfter.
 	mistakenWithin = 10 * time.Second
@@ -125,7 +128,7 @@ type verdict struct {
 type opinion struct {
 	silent  time.Duration // since anything arrived from the server
 	answers bool          // a new connection was answered
-	another bool          // another server answered one at the same time
+	another time.Duration // how long the fastest other server took to answer one at the same time; 0 if none did in time
 }
 
 // look reads HAProxy's statistics. It returns the servers that may hang and have connections, and those that are sound.
@@ -175,7 +178,7 @@ func (c *care) judge(now time.Duration, seen []sighting, opinions map[string]opi
 		if at, ok := c.closed[s.name]; s.sessions == 0 || ok && now-at < closeAgain {
 			continue
 		}
-		if o, ok := opinions[s.name]; ok && o.another && !o.answers && o.silent >= c.hungAfter(s.name) {
+		if o, ok := opinions[s.name]; ok && o.another > 0 && !o.answers && o.silent >= max(c.hungAfter(s.name), timesSlower*o.another) {
 			c.accused[s.name] = now
 			out = append(out, verdict{s.name, fmt.Sprintf("it answers nobody and has sent nothing for %s", ui.Duration(o.silent)), true})
 			continue
@@ -260,32 +263,39 @@ func lookCloser(ctx context.Context, c *care, seen []sighting) map[string]opinio
 		return nil
 	}
 	probed := slices.Concat(suspects, sound[:min(2, len(sound))])
-	answers := make([]bool, len(probed))
+	took := make([]time.Duration, len(probed))
 	var wg sync.WaitGroup
 	for i, s := range probed {
-		wg.Go(func() { answers[i] = handshake(ctx, s.address) })
+		wg.Go(func() { took[i] = handshake(ctx, s.address) })
 	}
 	wg.Wait()
+	another := time.Duration(0)
+	for _, t := range took[len(suspects):] {
+		if t > 0 && (another == 0 || t < another) {
+			another = t
+		}
+	}
 	silent, err := silences()
 	if err != nil {
 		return nil // without the kernel's answer nothing is closed
 	}
 	out := map[string]opinion{}
 	for i, s := range suspects {
-		out[s.name] = opinion{silent: silent[s.address], answers: answers[i], another: slices.Contains(answers[len(suspects):], true)}
+		out[s.name] = opinion{silent: silent[s.address], answers: took[i] > 0, another: another}
 	}
 	return out
 }
 
-// handshake reports whether a server completes a TLS handshake in time. It proves that the process runs, and nothing else, so
-// the certificate does not matter.
-func handshake(ctx context.Context, address string) bool {
+// handshake is how long a server takes to complete a TLS handshake, or 0 if it does not in time. It proves that the process runs, and
+// nothing else, so the certificate does not matter.
+func handshake(ctx context.Context, address string) time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, probePatience)
 	defer cancel()
+	begun := monotonic()
 	conn, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address) //nolint:gosec // see above
 	if err != nil {
-		return false
+		return 0
 	}
 	conn.Close()
-	return true
+	return max(monotonic()-begun, time.Nanosecond)
 }

@@ -15,7 +15,7 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 	a := func(up bool, check, blind string) sighting {
 		return sighting{name: "cp-a", up: up, check: check, blind: blind, sessions: 5}
 	}
-	hung := opinion{silent: 900 * ms, another: true}
+	hung := opinion{silent: 900 * ms, another: 5 * ms}
 	type look struct {
 		at       time.Duration
 		seen     []sighting
@@ -39,25 +39,27 @@ func TestCareTellsBusyFromHung(t *testing.T) {
 		looks []look
 		want  []string // servers whose connections are closed, in order
 	}{
-		"hung":                             {always(a(true, "L6TOUT", "L7OK"), hung), []string{"cp-a"}},
-		"vanished":                         {always(a(false, "L4TOUT", "L4TOUT"), hung), []string{"cp-a"}},
-		"a listener that nobody serves":    {always(a(true, "L7OK", "L7TOUT"), hung), []string{"cp-a"}},
-		"busy: it still sends":             {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 300 * ms, another: true}), nil},
-		"busy: it answers a new one":       {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, answers: true, another: true}), nil},
-		"the network is away":              {always(a(false, "L4TOUT", "L4TOUT"), opinion{silent: 5 * time.Second}), nil},
-		"nobody has looked closer":         {[]look{{10 * time.Second, []sighting{a(false, "L6TOUT", "L6TOUT"), ok}, nil}}, nil},
-		"it waits for etcd":                {always(a(false, "L7TOUT", "L7OK"), hung), nil},
-		"no connections":                   {always(sighting{name: "cp-a", check: "L6TOUT"}, hung), nil},
-		"an election":                      {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), electing(ok), electing(okay)), nil},
-		"drained, and about to stop":       {repeat(time.Minute, time.Minute+30*time.Second, drained(said(a(false, "", "L7OK"))), ok, okay), nil},
-		"drained, and finishes requests":   {always(drained(a(false, "L4CON", "L4CON")), hung), nil},
-		"gone":                             {always(a(false, "L4CON", "L4CON"), hung), []string{"cp-a"}},
-		"drained, and its etcd is dead":    {repeat(time.Minute, time.Minute+endsWithin+400*ms, drained(said(a(false, "", "L7OK"))), ok, okay), []string{"cp-a"}},
-		"drained, and hung":                {always(drained(a(true, "L6TOUT", "L7OK")), hung), []string{"cp-a"}},
-		"its etcd is dead":                 {repeat(time.Minute, time.Minute+3400*ms, said(a(false, "", "L7OK")), ok, okay), []string{"cp-a"}},
-		"not for long":                     {repeat(time.Minute, time.Minute+2800*ms, said(a(false, "", "L7OK")), ok, okay), nil},
-		"its etcd hangs, and it says so":   {append(repeat(time.Minute, time.Minute+2*time.Second, said(a(false, "", "L7OK")), ok), repeat(time.Minute+2*time.Second, time.Minute+3400*ms, electing(a(false, "", "L7OK")), ok)...), []string{"cp-a"}},
-		"slow, but it never said anything": {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), ok, okay), nil},
+		"hung":                              {always(a(true, "L6TOUT", "L7OK"), hung), []string{"cp-a"}},
+		"vanished":                          {always(a(false, "L4TOUT", "L4TOUT"), hung), []string{"cp-a"}},
+		"a listener that nobody serves":     {always(a(true, "L7OK", "L7TOUT"), hung), []string{"cp-a"}},
+		"busy: it still sends":              {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 300 * ms, another: 5 * ms}), nil},
+		"busy: it answers a new one":        {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, answers: true, another: 5 * ms}), nil},
+		"everything is slow":                {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 900 * ms, another: 60 * ms}), nil},
+		"it hangs where everything is slow": {always(a(false, "L6TOUT", "L6TOUT"), opinion{silent: 1500 * ms, another: 60 * ms}), []string{"cp-a"}},
+		"the network is away":               {always(a(false, "L4TOUT", "L4TOUT"), opinion{silent: 5 * time.Second}), nil},
+		"nobody has looked closer":          {[]look{{10 * time.Second, []sighting{a(false, "L6TOUT", "L6TOUT"), ok}, nil}}, nil},
+		"it waits for etcd":                 {always(a(false, "L7TOUT", "L7OK"), hung), nil},
+		"no connections":                    {always(sighting{name: "cp-a", check: "L6TOUT"}, hung), nil},
+		"an election":                       {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), electing(ok), electing(okay)), nil},
+		"drained, and about to stop":        {repeat(time.Minute, time.Minute+30*time.Second, drained(said(a(false, "", "L7OK"))), ok, okay), nil},
+		"drained, and finishes requests":    {always(drained(a(false, "L4CON", "L4CON")), hung), nil},
+		"gone":                              {always(a(false, "L4CON", "L4CON"), hung), []string{"cp-a"}},
+		"drained, and its etcd is dead":     {repeat(time.Minute, time.Minute+endsWithin+400*ms, drained(said(a(false, "", "L7OK"))), ok, okay), []string{"cp-a"}},
+		"drained, and hung":                 {always(drained(a(true, "L6TOUT", "L7OK")), hung), []string{"cp-a"}},
+		"its etcd is dead":                  {repeat(time.Minute, time.Minute+3400*ms, said(a(false, "", "L7OK")), ok, okay), []string{"cp-a"}},
+		"not for long":                      {repeat(time.Minute, time.Minute+2800*ms, said(a(false, "", "L7OK")), ok, okay), nil},
+		"its etcd hangs, and it says so":    {append(repeat(time.Minute, time.Minute+2*time.Second, said(a(false, "", "L7OK")), ok), repeat(time.Minute+2*time.Second, time.Minute+3400*ms, electing(a(false, "", "L7OK")), ok)...), []string{"cp-a"}},
+		"slow, but it never said anything":  {repeat(time.Minute, time.Minute+9*time.Second, electing(a(false, "", "L7OK")), ok, okay), nil},
 		"the servers regain their leader one after the other": {slices.Concat(repeat(time.Minute, time.Minute+9*time.Second, said(a(false, "", "L7OK")), said(ok), said(okay)),
 			repeat(time.Minute+9*time.Second, time.Minute+11*time.Second, said(a(false, "", "L7OK")), ok, said(okay)), repeat(time.Minute+11*time.Second, time.Minute+20*time.Second, a(true, "L7OK", "L7OK"), ok, okay)), nil},
 		"a check is not answered": {[]look{{10 * time.Second, []sighting{wait(a(true, "L7OK", "L7OK")), ok}, map[string]opinion{"cp-a": hung}},
@@ -122,7 +124,7 @@ func TestCareLearnsFromMistakes(t *testing.T) {
 		now += step.wait
 		seen := []sighting{step.seen, sound}
 		c.look(now, seen)
-		verdicts := c.judge(now, seen, map[string]opinion{"cp-a": {silent: step.silent, another: true}})
+		verdicts := c.judge(now, seen, map[string]opinion{"cp-a": {silent: step.silent, another: 5 * ms}})
 		if step.seen == well {
 			continue
 		}

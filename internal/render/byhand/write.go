@@ -297,7 +297,8 @@ func (w *writer) knock() Action {
 	host, port := hostconfig.EndpointHost(w.c), hostconfig.EndpointPort(w.c)
 	try := fmt.Sprintf("timeout 5 bash -c '</dev/tcp/%s/%s'", host, port)
 	if len(w.c.BalancerHosts()) > 0 {
-		return Action{Reason: "Check that the endpoint can be reached. No API server runs behind the load balancer yet, but the load balancer accepts connections.", Commands: []string{try}}
+		return Action{Reason: "Check that the endpoint can be reached. No API server runs behind the load balancer yet, but the load balancer accepts connections, a few seconds after it has started and taken the virtual IP.",
+			Commands: []string{"until " + try + "; do [ $SECONDS -lt 60 ]; sleep 0.5; done"}}
 	}
 	return Action{
 		Reason: "Check that the endpoint can be reached. No API server runs behind the load balancer yet, so \"connection refused\" is a good result. No answer within five seconds (status 124) means that a name, a route, or a firewall is wrong.",

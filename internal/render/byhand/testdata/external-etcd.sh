@@ -323,8 +323,8 @@ END
 install -d -m 700 /var/log/kubernetes/audit
 
 # Check that the endpoint can be reached. No API server runs behind the load balancer yet, but the load balancer
-# accepts connections.
-timeout 5 bash -c '</dev/tcp/api.prod.example.com/6443'
+# accepts connections, a few seconds after it has started and taken the virtual IP.
+until timeout 5 bash -c '</dev/tcp/api.prod.example.com/6443'; do [ $SECONDS -lt 60 ]; sleep 0.5; done
 
 # The configuration of this cluster for kubeadm.
 install -D -m 600 /dev/stdin /root/kubeadm-init.yaml <<'END'
