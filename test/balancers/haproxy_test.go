@@ -3,8 +3,11 @@
 package balancers
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -144,6 +147,32 @@ WantedBy=multi-user.target
 		for _, lb := range []string{"lb-a", "lb-b"} {
 			s.configure(t, s.cluster, lb, false)
 		}
+		s.whole(t, "lb-a", "lb-b")
+	})
+	t.Run("a handover leaves no connection behind", func(t *testing.T) {
+		from := s.holder(t)
+		waiting, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		stdin, end := io.Pipe()
+		var out bytes.Buffer
+		done := make(chan error, 1)
+		go func() {
+			done <- s.Exec(waiting, "stranger", []string{program, "wait", s.vip + ":6443"}, stdin, &out, &out)
+		}()
+		after(t, 2*time.Second)
+		closed, err := do[int](t, s, from, "hand-over", []string{s.vip})
+		must(t, err)
+		if to := s.holder(t); to == from {
+			t.Errorf("%s still has the virtual IP", to)
+		}
+		after(t, time.Second)
+		must(t, end.Close())
+		must(t, <-done)
+		var opened, left int
+		if _, err := fmt.Sscan(out.String(), &opened, &left); err != nil || opened < 40 || closed == 0 || left > 0 {
+			t.Errorf("%d were closed; opened, and left behind: %s", closed, out.String())
+		}
+		fmt.Printf("handover: %d connections of a client that only waits, %d of them left behind\n", opened, left)
 		s.whole(t, "lb-a", "lb-b")
 	})
 	t.Run("drain", func(t *testing.T) {

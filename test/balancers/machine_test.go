@@ -71,6 +71,10 @@ func inMachine(ctx context.Context, command string, args []string) error {
 		return onHost(ctx, permitted(balancer.SetPool))
 	case "stand-aside":
 		return onHost(ctx, permitted(balancer.StandAside))
+	case "hand-over":
+		return onHost(ctx, permitted(balancer.HandOver))
+	case "wait": // for as long as standard input is open
+		return wait(args[0])
 	case "listen": // for as long as standard input is open
 		return listenVRRP(ctx, args[0])
 	case "dial":
@@ -176,6 +180,47 @@ func hold(ctx context.Context, address string) error {
 	}
 	wg.Wait()
 	fmt.Println(open.Load())
+	return nil
+}
+
+// wait opens a connection every 50 ms until standard input ends, and keeps them all, as clients do that wait for events. It prints how many
+// it opened, and how many of those look open and are not.
+func wait(address string) error {
+	over := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin) //nolint:errcheck // its end is all that matters
+		close(over)
+	}()
+	var conns []net.Conn
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if c, err := net.DialTimeout("tcp", address, 5*time.Second); err == nil {
+				conns = append(conns, c)
+			}
+			continue
+		case <-over:
+		}
+		break
+	}
+	var left atomic.Int64
+	var wg sync.WaitGroup
+	for _, c := range conns {
+		wg.Go(func() {
+			c.SetReadDeadline(time.Now().Add(time.Second))
+			if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+				return // the client has been told
+			}
+			c.SetDeadline(time.Now().Add(2 * time.Second))
+			if err := tls.Client(c, &tls.Config{InsecureSkipVerify: true}).Handshake(); err != nil { //nolint:gosec // whether anybody answers
+				left.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Println(len(conns), left.Load())
 	return nil
 }
 

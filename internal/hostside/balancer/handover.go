@@ -15,9 +15,10 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
-// Connections do not move with an address. Those through this host are closed between two requests, before the virtual IP leaves, and
+// Connections do not move with an address. Those through this host are closed before the virtual IP leaves, between two requests if they ever are, and
 // new ones are kept waiting for that moment: their first packet is dropped, and the client's kernel sends it again, after a second,
 // to whoever has the address then.
 const (
@@ -51,6 +52,10 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor)); err != nil {
 			return closed, err
 		}
+		rest, err := closeAll(ctx)
+		if closed += rest; err != nil {
+			return closed, err
+		}
 	}
 	if err := stepAside(); err != nil {
 		return closed, err
@@ -67,6 +72,33 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	}
 	return closed, nil
 })
+
+// closeAll closes what is left: connections younger than longLived, those with a request that takes long, and those of former workers. They end
+// with the address in any case. A client that waits for events would otherwise not learn of that until its own check of the connection, and a
+// kube-proxy kept sending pods to an API server that had stopped, for half a minute.
+func closeAll(ctx context.Context) (closed int, err error) {
+	all := []worker{present}
+	if text, err := ask(ctx, hostconfig.HAProxyMasterSocket, "show proc"); err == nil { // a HAProxy that was started without this socket
+		for _, pid := range formerWorkers(text) {
+			all = append(all, former(pid))
+		}
+	}
+	for _, w := range all {
+		text, err := w.commands(ctx, "show sess all")
+		if err != nil {
+			return closed, err
+		}
+		var ids []string
+		for _, s := range parseSessions(text) {
+			ids = append(ids, s.id)
+		}
+		if err := w.shutdown(ctx, ids); err != nil {
+			return closed, err
+		}
+		closed += len(ids)
+	}
+	return closed, nil
+}
 
 // learn watches the connections for a while and closes none.
 func learn(ctx context.Context, w sessionWatch) error {

@@ -107,6 +107,21 @@ func (w sessionWatch) see(now time.Time, sessions []session) (idle []string) {
 	return idle
 }
 
+// shutdown closes sessions of a worker. Some may have ended in the meantime.
+func (w worker) shutdown(ctx context.Context, ids []string) error {
+	// Together, because each call takes time in which a request may come.
+	for some := range slices.Chunk(ids, closedTogether) {
+		var commands []string
+		for _, id := range some {
+			commands = append(commands, "shutdown session "+id)
+		}
+		if _, err := w.commands(ctx, commands...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // closeBetweenRequests closes all connections of a worker as soon as they are between two requests, until none is left or the time is over. It
 // returns how many it closed.
 func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time) (closed int, err error) {
@@ -121,19 +136,12 @@ func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until 
 		if took := time.Since(begin); took > staleAfter && begin.Add(3*took).Before(until) {
 			idle = nil // a request may have come since HAProxy looked, and there is time for another look
 		}
-		// Together, because each call takes time in which a request may come. Some may have ended in the meantime.
-		for some := range slices.Chunk(idle, closedTogether) {
-			var shut []string
-			for _, id := range some {
-				shut = append(shut, "shutdown session "+id)
-			}
-			if _, err := of.commands(ctx, shut...); err != nil {
-				return closed, err
-			}
-			closed += len(some)
-			for _, id := range some {
-				delete(w, id)
-			}
+		if err := of.shutdown(ctx, idle); err != nil {
+			return closed, err
+		}
+		closed += len(idle)
+		for _, id := range idle {
+			delete(w, id)
 		}
 		if len(idle) == len(sessions) || time.Now().After(until) {
 			return closed, nil
