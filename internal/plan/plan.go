@@ -481,6 +481,22 @@ func (b *builder) addInTurn(s Step, after ...*Step) *Step {
 	return b.last
 }
 
+// sort puts the steps into an order in which they can be made, as near as possible to the one in which they were planned.
+func (b *builder) sort() {
+	placed, left := map[string]bool{}, b.steps
+	b.steps = make([]*Step, 0, len(left))
+	for len(left) > 0 {
+		i := slices.IndexFunc(left, func(s *Step) bool {
+			return !slices.ContainsFunc(s.Needs, func(id string) bool { return !placed[id] })
+		})
+		if i < 0 {
+			panic("plan: steps wait for each other: " + left[0].ID)
+		}
+		placed[left[i].ID] = true
+		b.steps, left = append(b.steps, left[i]), slices.Delete(slices.Clone(left), i, i+1)
+	}
+}
+
 // fold evaluates the changes of the plan one after the other, each on the state that the ones before it leave behind. The
 // steps are in an order in which they can be made.
 func (b *builder) fold() error {

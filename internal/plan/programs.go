@@ -51,38 +51,49 @@ func (b *builder) installBundle(h spec.Host) {
 	}
 }
 
-// unpackInTurn orders what brings a bundle to hosts that already run something. Unpacking it and importing its images takes processor time
-// and disk from what runs there. So one control plane or member of etcd comes after another, and the others answer without delay. The workers
-// follow, as many at the same time as restart their kubelets at the same time. A step depends only on those that were planned before it.
+// unpackInTurn orders what brings a bundle to hosts that already run something, and what removes one. Unpacking it, importing its images, and
+// deleting its files take processor time and disk from what runs there. So one control plane or member of etcd comes after another, each as a
+// whole, and the others answer without delay. The workers follow, as many at the same time as restart their kubelets at the same time.
 func (b *builder) unpackInTurn() {
-	lanes := map[string]int{} // of workers
+	var serving, workers []string
 	for _, h := range b.c.Spec.Hosts {
-		if b.runsSomething(h) && !serves(h) {
-			lanes[h.Name] = len(lanes)
-		}
-	}
-	n := nodesAtOnce(len(lanes))
-	var served *Step
-	ends := make([]*Step, n)
-	for _, s := range b.ofKind(InstallBundle, ImportImages) {
-		h, _ := b.c.Host(s.Host)
-		before := []*Step{served}
-		lane, works := lanes[s.Host]
 		switch {
-		case works:
-			before = append(before, ends[lane%n])
-			ends[lane%n] = s
-		case b.runsSomething(h):
-			served = s
+		case !b.runsSomething(h):
+		case serves(h):
+			serving = append(serving, h.Name)
 		default:
-			continue
-		}
-		for _, o := range before {
-			if o != nil && !slices.Contains(s.Needs, o.ID) {
-				s.Needs = append(s.Needs, o.ID)
-			}
+			workers = append(workers, h.Name)
 		}
 	}
+	for _, kinds := range [][]Kind{{InstallBundle, ImportImages}, {PruneBundles}} {
+		steps := b.ofKind(kinds...)
+		served := chain(steps, serving, nil)
+		lanes := nodesAtOnce(len(workers))
+		for lane := range lanes {
+			var names []string
+			for i := lane; i < len(workers); i += lanes {
+				names = append(names, workers[i])
+			}
+			chain(steps, names, served)
+		}
+	}
+	b.sort()
+}
+
+// chain makes the steps of each host wait for those of the host before it, and the first ones for a step, and returns the last one.
+func chain(steps []*Step, hosts []string, last *Step) *Step {
+	for _, name := range hosts {
+		for _, s := range steps {
+			if s.Host != name {
+				continue
+			}
+			if last != nil && !slices.Contains(s.Needs, last.ID) {
+				s.Needs = append(s.Needs, last.ID)
+			}
+			last = s
+		}
+	}
+	return last
 }
 
 // serves says that others cannot do without what a host runs.

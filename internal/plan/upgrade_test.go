@@ -450,20 +450,31 @@ func TestBundlesComeToHostsInTurn(t *testing.T) {
 				hosts = append(hosts, h)
 			}
 		}
-		for i, h := range hosts {
-			for _, s := range stepsOf(p, h.Name, InstallBundle) {
-				for _, o := range hosts[:i] {
-					if first := stepID(o.Name, InstallBundle); !before(p, first, s.ID) {
-						t.Errorf("%s: %s does not come before %s", name, first, s.ID)
+		for _, kinds := range [][]Kind{{InstallBundle, ImportImages}, {PruneBundles}} {
+			steps := func(host string) []Step { return stepsOf(p, host, kinds...) }
+			for i, h := range hosts {
+				later := append(steps("worker-a"), steps("worker-b")...)
+				for _, o := range hosts[i+1:] {
+					later = append(later, steps(o.Name)...)
+				}
+				for _, s := range steps(h.Name) {
+					for _, l := range later {
+						if !before(p, s.ID, l.ID) {
+							t.Errorf("%s: %s does not wait for %s", name, l.ID, s.ID)
+						}
 					}
 				}
-				if !before(p, s.ID, stepID("worker-a", InstallBundle)) {
-					t.Errorf("%s: the worker does not wait for %s", name, s.ID)
+			}
+			for _, a := range steps("worker-a") {
+				for _, b := range steps("worker-b") {
+					if before(p, a.ID, b.ID) || before(p, b.ID, a.ID) {
+						t.Errorf("%s: two workers wait for each other: %s, %s", name, a.ID, b.ID)
+					}
 				}
 			}
 		}
-		if a, b := stepID("worker-a", InstallBundle), stepID("worker-b", InstallBundle); before(p, a, b) || before(p, b, a) {
-			t.Errorf("%s: two workers wait for each other", name)
+		if len(stepsOf(p, "cp-a", ImportImages, PruneBundles)) == 0 {
+			t.Errorf("%s: nothing is imported or removed", name)
 		}
 	}
 }

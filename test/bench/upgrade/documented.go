@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -66,12 +67,27 @@ func documented(ctx context.Context, b *bench, sigterm bool) error {
 		if host == "" {
 			host = first
 		}
-		said("documented: %s: %s", host, command.line)
-		if _, err := b.on(ctx, host, nil, command.line); err != nil {
-			return fmt.Errorf("%s on %s: %w", command.line, host, err)
+		for begun := time.Now(); ; {
+			said("documented: %s: %s", host, command.line)
+			_, err := b.on(ctx, host, nil, command.line)
+			if err == nil {
+				break
+			}
+			if err = fmt.Errorf("%s on %s: %w", command.line, host, err); !unanswered(command, err) || time.Since(begun) > operatorsPatience {
+				return err
+			}
+			said("documented: %v", err)
 		}
 	}
 	return nil
+}
+
+// operatorsPatience is how long a command of kubectl is repeated while the API does not answer it, as an operator would.
+const operatorsPatience = 5 * time.Minute
+
+// unanswered says that kubectl found no API server that answers.
+func unanswered(c command, err error) bool {
+	return strings.HasPrefix(c.line, "kubectl ") && strings.Contains(err.Error(), "Unable to connect to the server")
 }
 
 // command is one line on a host. An empty host is the one from which the operator uses kubectl.
