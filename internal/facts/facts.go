@@ -79,6 +79,9 @@ type Facts struct {
 	// Lacks are those of the requested programs that are not installed.
 	Lacks []string `json:"lacks,omitempty"`
 
+	// Self says of the copy of quorate that units use (see Desired) how it compares with the one that read these facts.
+	Self Copy `json:"self,omitempty"`
+
 	// Pending are units that may run with older files than the host has, because a step ended before it restarted them.
 	Pending []string `json:"pending,omitempty"`
 
@@ -101,6 +104,16 @@ type Facts struct {
 
 	Kubernetes Kubernetes `json:"kubernetes"`
 }
+
+// Copy says how a copy of the quorate binary compares with the one that runs. It is empty if nobody looked.
+type Copy string
+
+// What a copy can be.
+const (
+	SameCopy    Copy = "same"    // of the same build and size
+	OtherCopy   Copy = "other"   // of another build, or not an executable file
+	MissingCopy Copy = "missing" // not there
+)
 
 // Disk is a file system.
 type Disk struct {

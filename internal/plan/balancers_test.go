@@ -272,3 +272,29 @@ func TestANewLoadBalancerKnowsWhatIsDrained(t *testing.T) {
 		}
 	}
 }
+
+// TestHostsGetTheCallersQuorate: units run a copy of it, which would otherwise stay older than what plans the changes around them.
+func TestHostsGetTheCallersQuorate(t *testing.T) {
+	c := testCluster()
+	for found, want := range map[facts.Copy]string{facts.SameCopy: "", facts.OtherCopy: "another version of quorate", facts.MissingCopy: "missing"} {
+		o := finished(t, c)
+		for name, h := range o.Hosts {
+			h.Facts.Self = found
+			o.Hosts[name] = h
+		}
+		p := build(t, c, o)
+		for _, h := range c.Spec.Hosts {
+			for _, s := range stepsOf(p, h.Name, Configure) {
+				if want == "" || !strings.Contains(s.Reason, want) {
+					t.Errorf("%q: %s on %s: %s", found, s.Title, h.Name, s.Reason)
+				}
+			}
+			if units := h.Has(spec.RoleControlPlane) || c.Balances(h); want != "" && units != (len(stepsOf(p, h.Name, Configure)) > 0) {
+				t.Errorf("%q: %s gets %d steps", found, h.Name, len(stepsOf(p, h.Name, Configure)))
+			}
+		}
+		if want == "" && len(p.Steps) > 0 {
+			t.Errorf("%d steps", len(p.Steps))
+		}
+	}
+}

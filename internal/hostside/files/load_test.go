@@ -134,15 +134,21 @@ func TestSelfIsACopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, damage := range []func() error{
-		func() error { return nil },
-		func() error { return os.Truncate(path, 0) },
-		func() error { return os.Chmod(path, 0o600) },
-		func() error { f, err := os.OpenFile(path, os.O_WRONLY, 0); f.WriteAt([]byte("x"), 1<<20); return err },
-		func() error { os.Remove(path); return os.Symlink("/proc/self/exe", path) },
+	for _, damaged := range []struct {
+		by    func() error
+		found facts.Copy
+	}{
+		{func() error { return nil }, facts.MissingCopy},
+		{func() error { return os.Truncate(path, 0) }, facts.OtherCopy},
+		{func() error { return os.Chmod(path, 0o600) }, facts.OtherCopy},
+		{func() error { f, err := os.OpenFile(path, os.O_WRONLY, 0); f.WriteAt([]byte("x"), 1<<20); return err }, facts.SameCopy}, // by its build ID
+		{func() error { os.Remove(path); return os.Symlink("/proc/self/exe", path) }, facts.OtherCopy},
 	} {
-		if err := damage(); err != nil {
+		if err := damaged.by(); err != nil {
 			t.Fatal(err)
+		}
+		if found, err := Self(path); err != nil || found != damaged.found {
+			t.Errorf("%q instead of %q, %v", found, damaged.found, err)
 		}
 		if err := copySelf(path); err != nil {
 			t.Fatal(err)
@@ -153,6 +159,9 @@ func TestSelfIsACopy(t *testing.T) {
 		}
 		if copied, _ := os.ReadFile(path); string(copied) != string(running) {
 			t.Error("the copy differs")
+		}
+		if found, err := Self(path); err != nil || found != facts.SameCopy {
+			t.Errorf("a copy is %q, %v", found, err)
 		}
 		if err := copySelf(path); err != nil {
 			t.Fatal(err)

@@ -70,6 +70,9 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}
+	if f.Self, err = files.Self(hostconfig.SelfPath); err != nil {
+		return f, fmt.Errorf("comparing %s: %w", hostconfig.SelfPath, err)
+	}
 	if f.Pending, err = files.Pending(); err != nil {
 		return f, err
 	}

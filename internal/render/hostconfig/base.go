@@ -223,6 +223,13 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 			out = append(out, wrongAccess(file, f.Modes)...)
 		}
 	}
+	switch {
+	case d.Self == "":
+	case f.Self == facts.MissingCopy:
+		out = append(out, d.Self+" is missing")
+	case f.Self == facts.OtherCopy && everything:
+		out = append(out, d.Self+" is another version of quorate")
+	}
 	for _, path := range d.Absent {
 		out = append(out, path+" left the spec")
 	}

@@ -327,6 +327,13 @@ func TestMissing(t *testing.T) {
 	if got := Missing(d, f); len(got) != 3 {
 		t.Errorf("a configured kubelet that does not run is not missing: %q", got)
 	}
+	d = facts.Desired{Self: SelfPath}
+	for found, want := range map[facts.Copy][2]int{"": {}, facts.SameCopy: {}, facts.OtherCopy: {1, 0}, facts.MissingCopy: {1, 1}} {
+		f := &facts.Facts{Self: found}
+		if missing, drift := Missing(d, f), Drift(d, f); len(missing) != want[0] || len(drift) != want[1] {
+			t.Errorf("a copy of quorate that is %q: %q, drift %q", found, missing, drift)
+		}
+	}
 }
 
 // TestMissingSettings has everything in place that TestMissing looks at, and spoils what is set beside contents and states.
