@@ -15,7 +15,6 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/snapshot"
 )
 
@@ -37,11 +36,7 @@ type SavedSnapshot struct {
 // Snapshot saves a snapshot of the member on this host, reads it again, and returns where it is. Label says before what it was
 // saved.
 var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label string) (SavedSnapshot, error) {
-	pem, err := kubeadm.LocalEtcdClient()
-	if err != nil {
-		return SavedSnapshot{}, err
-	}
-	client, err := connect([]string{"https://" + localClient}, pem)
+	client, err := FromHere("https://" + localClient)
 	if err != nil {
 		return SavedSnapshot{}, err
 	}

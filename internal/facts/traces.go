@@ -36,3 +36,10 @@ func (k Kubernetes) OnlyMark() bool {
 func (k Kubernetes) EtcdDataMissing() bool {
 	return !k.EtcdData && (k.EtcdGuard || k.Established && len(k.EtcdInitial) > 0)
 }
+
+const (
+	// ConfigMap, in kube-system, is where Quorate stores what it must remember about the cluster.
+	ConfigMap = "quorate"
+	// SpecKey is its entry with the spec by which the cluster was last built or changed.
+	SpecKey = "spec"
+)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/distribute"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
@@ -41,7 +42,7 @@ var withoutSecrets = []string{
 
 // secrets are the types that hold keys or tokens.
 var secrets = []reflect.Type{
-	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](),
+	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](), reflect.TypeFor[backup.Location](),
 }
 
 func TestWhatCarriesSecretsSaysSo(t *testing.T) {

@@ -41,9 +41,9 @@ const (
 // ConfigMap, in kube-system, is where Quorate stores what it must remember about the cluster. Its other entries are the
 // digests of the manifests that were applied, by name.
 const (
-	ConfigMap = "quorate"
+	ConfigMap = facts.ConfigMap
 	// SpecKey holds the recorded spec (see spec.Record).
-	SpecKey = "spec"
+	SpecKey = facts.SpecKey
 	// RemovedKey lists the hosts that were removed while they were down (see spec.MarshalHosts).
 	RemovedKey = "removed-hosts"
 	// VerifiedKey holds the spec and bundle that the cluster was last verified to match.

@@ -1,0 +1,59 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"quorate.dev/quorate/internal/snapshot"
+)
+
+// Verified is what Verify found.
+type Verified struct {
+	Manifest Manifest          `json:"manifest"`
+	Snapshot snapshot.Status   `json:"snapshot"`
+	Restored snapshot.Restored `json:"restored"`
+	// KVHashCompared is false if the member was compacted between its snapshot and its hash, so that they cannot be compared.
+	KVHashCompared bool `json:"kvHashCompared"`
+}
+
+// Verify reads all of a backup, restores its snapshot into a scratch etcd below dir, and compares what that etcd has with what the
+// member answered when the backup was taken. The directory holds keys in plain text only as far as etcd does, and no key of the PKI.
+func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
+	out := Verified{Manifest: r.Manifest()}
+	if _, ok := out.Manifest.Part(SnapshotPart); !ok {
+		return out, errors.New("the backup has no snapshot of etcd")
+	}
+	if err := r.Extract(dir, func(p Part) bool { return p.Name == SnapshotPart }); err != nil {
+		return out, err
+	}
+	file := filepath.Join(dir, SnapshotPart)
+	var err error
+	if out.Snapshot, err = snapshot.Read(file); err != nil {
+		return out, fmt.Errorf("the snapshot is damaged: %w", err)
+	}
+	want := out.Manifest.Etcd
+	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
+		return out, err
+	}
+	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Snapshot.Keys)); err != nil {
+		return out, err
+	}
+	if out.Restored, err = snapshot.Try(ctx, dir, file, want.Revision); err != nil {
+		return out, err
+	}
+	out.KVHashCompared = want.KVHash != 0 && want.CompactRevision == out.Restored.CompactRevision
+	errs := []error{differs("the restored etcd", "revision", want.Revision, out.Restored.Revision), differs("the restored etcd", "number of keys", want.Keys, out.Restored.Keys)}
+	if out.KVHashCompared {
+		errs = append(errs, differs("the restored etcd", "hash of the keys", want.KVHash, out.Restored.KVHash))
+	}
+	return out, errors.Join(errs...)
+}
+
+func differs[T comparable](who, what string, want, have T) error {
+	if want == have {
+		return nil
+	}
+	return fmt.Errorf("%s has the %s %v, and the member that it was taken from had %v", who, what, have, want)
+}
