@@ -45,7 +45,7 @@ var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label stri
 	if err != nil {
 		return SavedSnapshot{}, err
 	}
-	return out, prune(SnapshotDir)
+	return out, prune(facts.SnapshotDir)
 })
 
 // Save saves a snapshot of the member at the other end of a client, and reads it again.
