@@ -7,6 +7,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	"filippo.io/age"
 	"filippo.io/age/agessh"
@@ -19,13 +20,16 @@ import (
 type Backup struct {
 	// Recipients are the public keys that backups are encrypted to: of age (age1…) or SSH (ssh-ed25519 or ssh-rsa). Any one of
 	// their private keys reads a backup. Keep these away from the cluster.
-	Recipients []string `yaml:"recipients,omitempty" json:"recipients,omitempty" edit:"free,set"`
+	Recipients []string `yaml:"recipients,omitempty" json:"recipients,omitempty" edit:"rolling,set"`
 	// Directory stores backups in a directory that exists on every control plane, normally of a network file system.
-	Directory string `yaml:"directory,omitempty" json:"directory,omitempty" edit:"free"`
+	Directory string `yaml:"directory,omitempty" json:"directory,omitempty" edit:"rolling"`
 	// SFTP stores backups on an SFTP server.
 	SFTP BackupSFTP `yaml:"sftp,omitempty" json:"sftp,omitempty"`
 	// S3 stores backups in a bucket of an S3-compatible store.
 	S3 BackupS3 `yaml:"s3,omitempty" json:"s3,omitempty"`
+	// Every is how often the control planes take a backup by themselves, such as 6h, which is the default. It is 10m or more. With
+	// never, backups are taken only by the command.
+	Every string `yaml:"every,omitempty" json:"every,omitempty" edit:"rolling"`
 	// Keep says which backups are kept in the store.
 	Keep BackupRetention `yaml:"keep,omitempty" json:"keep,omitempty"`
 }
@@ -33,64 +37,82 @@ type Backup struct {
 // BackupSFTP is a directory on an SFTP server.
 type BackupSFTP struct {
 	// Address is the server, with or without a port, as the control planes reach it.
-	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"free"`
+	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"rolling"`
 	// User is the user to log in as.
-	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
+	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"rolling"`
 	// Directory is a directory that exists on the server.
-	Directory string `yaml:"directory,omitempty" json:"directory,omitempty" edit:"free"`
+	Directory string `yaml:"directory,omitempty" json:"directory,omitempty" edit:"rolling"`
 	// HostKey is the key that the server must have: its fingerprint (SHA256:…) as ssh-keygen -l prints it, or the public key
 	// itself.
-	HostKey string `yaml:"hostKey,omitempty" json:"hostKey,omitempty" edit:"free"`
-	// KeyFile is a private key without a passphrase, relative to the spec. It is sent to the control plane that takes a backup, and
-	// not stored there.
-	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
+	HostKey string `yaml:"hostKey,omitempty" json:"hostKey,omitempty" edit:"rolling"`
+	// KeyFile is a private key without a passphrase, relative to the spec. The control planes use it. If they take
+	// backups by themselves, each of them stores it in a file that only root can read.
+	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"rolling,local"`
 }
 
 // BackupS3 is a bucket of an S3-compatible store.
 type BackupS3 struct {
 	// Endpoint is the address of the store, such as https://s3.eu-central-1.amazonaws.com.
-	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty" edit:"free"`
+	Endpoint string `yaml:"endpoint,omitempty" json:"endpoint,omitempty" edit:"rolling"`
 	// Bucket is a bucket that exists.
-	Bucket string `yaml:"bucket,omitempty" json:"bucket,omitempty" edit:"free"`
+	Bucket string `yaml:"bucket,omitempty" json:"bucket,omitempty" edit:"rolling"`
 	// Prefix is the folder in the bucket.
-	Prefix string `yaml:"prefix,omitempty" json:"prefix,omitempty" edit:"free"`
+	Prefix string `yaml:"prefix,omitempty" json:"prefix,omitempty" edit:"rolling"`
 	// Region is the region of the bucket. The default is us-east-1.
-	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"free"`
+	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
 	// CredentialsFile holds aws_access_key_id and aws_secret_access_key, as ~/.aws/credentials does, relative to the spec. Without
-	// it, the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are used. They are sent to the control plane that
-	// takes a backup, and not stored there.
-	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty" edit:"free,local"`
+	// it, the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are used. If the control planes take
+	// backups by themselves, each of them stores the credentials in a file that only root can read.
+	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty" edit:"rolling,local"`
 	// CAFile holds the CA certificates of the store, if the control planes' own do not include them, relative to the spec.
-	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"free,local"`
+	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"rolling,local"`
 }
 
 // BackupRetention says which backups are kept. A backup stays as long as one of the rules keeps it; the newest always stays.
 type BackupRetention struct {
 	// Last is how many of the newest backups are kept.
-	Last int `yaml:"last,omitempty" json:"last,omitempty" jsonschema:"minimum=1" edit:"free"`
+	Last int `yaml:"last,omitempty" json:"last,omitempty" jsonschema:"minimum=1" edit:"rolling"`
 	// Daily is for how many days the last backup of the day is kept.
-	Daily int `yaml:"daily,omitempty" json:"daily,omitempty" jsonschema:"minimum=1" edit:"free"`
+	Daily int `yaml:"daily,omitempty" json:"daily,omitempty" jsonschema:"minimum=1" edit:"rolling"`
 	// Weekly is for how many weeks the last backup of the week is kept.
-	Weekly int `yaml:"weekly,omitempty" json:"weekly,omitempty" jsonschema:"minimum=1" edit:"free"`
+	Weekly int `yaml:"weekly,omitempty" json:"weekly,omitempty" jsonschema:"minimum=1" edit:"rolling"`
 }
 
 // What a spec with backups that leaves a field out gets. Without any rule, a month of backups is kept.
 const (
+	DefaultBackupEvery  = "6h"
 	DefaultBackupRegion = "us-east-1"
 	DefaultBackupLast   = 7
 	DefaultBackupDaily  = 7
 	DefaultBackupWeekly = 4
 )
 
+const (
+	// BackupNever is the value of Backup.Every with which control planes take no backups by themselves.
+	BackupNever = "never"
+	// minBackupEvery is twice as long as control planes take to find that one is due.
+	minBackupEvery = 10 * time.Minute
+)
+
 // Given says that the spec has backups.
 func (b Backup) Given() bool {
-	return len(b.Recipients) > 0 || b.Directory != "" || b.SFTP != BackupSFTP{} || b.S3 != BackupS3{} || b.Keep != BackupRetention{}
+	return len(b.Recipients) > 0 || b.Every != "" || b.Directory != "" || b.SFTP != BackupSFTP{} || b.S3 != BackupS3{} || b.Keep != BackupRetention{}
+}
+
+// Interval is how often control planes take a backup by themselves; 0 if they take none.
+func (b Backup) Interval() time.Duration {
+	d, err := time.ParseDuration(b.Every)
+	if err != nil { // never, or no backups
+		return 0
+	}
+	return d
 }
 
 func (b *Backup) fill() {
 	if !b.Given() {
 		return
 	}
+	fill(&b.Every, DefaultBackupEvery)
 	if b.Keep == (BackupRetention{}) {
 		b.Keep = BackupRetention{DefaultBackupLast, DefaultBackupDaily, DefaultBackupWeekly}
 	}
@@ -157,6 +179,14 @@ func (k *checker) backup() {
 		k.refuse(backupPath, "set directory, sftp, or s3", "backups have no store")
 	case stores > 1:
 		k.refuse(backupPath, "keep one of directory, sftp, and s3", "backups have %d stores", stores)
+	}
+	if b.Every != BackupNever {
+		switch d, err := time.ParseDuration(b.Every); {
+		case err != nil || d <= 0:
+			k.refuse(backupPath+".every", "write it like `6h`, or `never`", "`%s` is not a duration", b.Every)
+		case d < minBackupEvery:
+			k.refuse(backupPath+".every", "use 10m or more, or `never`", "`%s` is too often: a backup reads all of etcd", b.Every)
+		}
 	}
 	for _, n := range []struct {
 		name  string

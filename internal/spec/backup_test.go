@@ -3,6 +3,7 @@ package spec
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 const (
@@ -20,6 +21,12 @@ func TestBackup(t *testing.T) {
 		want  string // part of the only problem; empty if there is none
 	}{
 		"directory":         {lines: []string{"recipients: [" + ageKey + "]", "directory: /mnt/backups"}},
+		"every ten minutes": {lines: []string{"recipients: [" + ageKey + "]", "directory: /mnt/backups", "every: 10m"}},
+		"never":             {lines: []string{"recipients: [" + ageKey + "]", "directory: /mnt/backups", "every: never"}},
+		"too often":         {[]string{"recipients: [" + ageKey + "]", "directory: /mnt", "every: 9m59s"}, "spec.backup.every: `9m59s` is too often"},
+		"no duration":       {[]string{"recipients: [" + ageKey + "]", "directory: /mnt", "every: daily"}, "spec.backup.every: `daily` is not a duration"},
+		"a negative time":   {[]string{"recipients: [" + ageKey + "]", "directory: /mnt", "every: -1h"}, "spec.backup.every: `-1h` is not a duration"},
+		"only a schedule":   {[]string{"every: never", "directory: /mnt"}, "spec.backup.recipients: backups have no recipients"},
 		"sftp":              {lines: []string{"recipients: [" + ageKey + "]", "sftp: {address: backup.example.com, user: u, directory: /b, keyFile: key, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}"}},
 		"s3":                {lines: []string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b}", "keep: {last: 3}"}},
 		"no recipients":     {[]string{"directory: /mnt"}, "spec.backup.recipients: backups have no recipients"},
@@ -42,14 +49,19 @@ func TestBackup(t *testing.T) {
 		case tc.want == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
 		case tc.want == "":
-			if b := c.Spec.Backup; b.Keep == (BackupRetention{}) || name == "sftp" && b.SFTP.Address != "backup.example.com:22" {
+			interval := map[string]time.Duration{"every ten minutes": 10 * time.Minute, "never": 0}
+			want, given := interval[name]
+			if !given {
+				want = 6 * time.Hour
+			}
+			if b := c.Spec.Backup; b.Interval() != want || b.Keep == (BackupRetention{}) || name == "sftp" && b.SFTP.Address != "backup.example.com:22" {
 				t.Errorf("%s: a default is missing: %+v", name, b)
 			}
 		case err == nil || !strings.Contains(err.Error(), tc.want) || strings.Count(err.Error(), "\n") > 0:
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if mustParse(t, real).Spec.Backup.Given() {
+	if b := mustParse(t, real).Spec.Backup; b.Given() || b.Interval() != 0 {
 		t.Error("a spec without backups has some")
 	}
 }

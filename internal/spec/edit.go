@@ -70,7 +70,7 @@ const (
 	// inTurn ends with what restarts.
 	inTurn          = "One control plane at a time leaves the load balancers' pools and replaces its "
 	restartKubelets = "The kubelets restart, one control plane at a time, and then several workers at the same time. Containers go on"
-	backups         = "The next backup uses it"
+	backups         = "The control planes get it, and the next backup uses it. Nothing restarts"
 	moved           = ". Backups that exist stay where they are, and are no longer listed or removed"
 	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
 	signatures      = "Signatures are verified when a bundle is built or pulled"
@@ -176,19 +176,20 @@ var editing = map[string]string{
 	"Registry.caFile":     "The certificates are compared by content. " + noRestart,
 	"Settings.sysctls":    "The values are set on all nodes. Nothing restarts. A setting that is removed gets the value that it had before Quorate changed it",
 
+	"Backup.every":             "The control planes take backups by themselves as often as that. With `never`, or without spec.backup, the timers and the credentials are removed from them. Nothing restarts",
 	"Backup.recipients":        backups + ". Backups that exist can be read only by those that were recipients when they were taken",
 	"Backup.directory":         backups + moved,
 	"BackupSFTP.address":       backups + moved,
 	"BackupSFTP.user":          backups,
 	"BackupSFTP.directory":     backups + moved,
 	"BackupSFTP.hostKey":       backups,
-	"BackupSFTP.keyFile":       "How control planes reach the store",
+	"BackupSFTP.keyFile":       "The key is compared by content. A new one is copied to the control planes",
 	"BackupS3.endpoint":        backups + moved,
 	"BackupS3.bucket":          backups + moved,
 	"BackupS3.prefix":          backups + moved,
 	"BackupS3.region":          backups,
-	"BackupS3.credentialsFile": "How control planes reach the store",
-	"BackupS3.caFile":          "How control planes reach the store",
+	"BackupS3.credentialsFile": "The credentials are compared by content. New ones are copied to the control planes",
+	"BackupS3.caFile":          "The certificates are compared by content. New ones are copied to the control planes",
 	"BackupRetention.last":     backups,
 	"BackupRetention.daily":    backups,
 	"BackupRetention.weekly":   backups,
