@@ -38,7 +38,7 @@ import (
 const (
 	kubernetesDir = "/etc/kubernetes"
 	// workDir holds the snapshot while it is packed.
-	workDir = etcd.SnapshotDir + "/backup"
+	workDir = facts.SnapshotDir + "/backup"
 	// lockKey, in etcd, is held by the control plane that takes a backup. If that dies, etcd releases it after lockSeconds.
 	lockKey     = "/quorate.dev/backup-lock"
 	lockSeconds = 30
