@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"strings"
 )
 
 // Store holds backups. A name appears in it only when the backup is complete.
@@ -43,6 +44,19 @@ func (l Location) String() string {
 		return fmt.Sprintf("%s/%s", l.S3.Endpoint, path.Join(l.S3.Bucket, l.S3.Prefix))
 	}
 	return l.Directory
+}
+
+// Redact removes the credentials for the location from a text, such as what a store answers.
+func (l Location) Redact(text string) string {
+	if l.S3 == nil {
+		return text // the key of an SFTP server is in no message
+	}
+	for _, secret := range []string{l.S3.SecretKey, l.S3.SessionToken, l.S3.AccessKey} {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "***")
+		}
+	}
+	return text
 }
 
 // Connect opens the store at a location, from this machine.

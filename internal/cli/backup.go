@@ -74,6 +74,9 @@ func printBackup(w io.Writer, r *hostbackup.Result) error {
 	if len(m.Missing) > 0 {
 		fmt.Fprintf(w, "Note: this control plane does not have %s, so the backup does not either.\n", strings.Join(m.Missing, ", "))
 	}
+	if r.NotRecorded != "" {
+		fmt.Fprintf(w, "Note: it could not be noted in etcd, and `quorate status` does not know of it: %s.\n", r.NotRecorded)
+	}
 	for _, old := range r.Removed {
 		fmt.Fprintf(w, "Removed: %s.\n", old)
 	}

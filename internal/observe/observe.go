@@ -111,6 +111,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 			}
 		})
 	}
+	wg.Go(func() { obs.Backups = backups(ctx, c, servers) })
 	silent := map[string]map[string]facts.Answer{}
 	for _, h := range more.Departing {
 		if obs.Hosts[h.Name].Facts == nil {

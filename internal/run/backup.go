@@ -19,14 +19,11 @@ import (
 
 // BackupRequest is what control planes are told about the backups of a spec.
 func BackupRequest(c *spec.Cluster) (hostbackup.Request, error) {
-	b := c.Spec.Backup
-	if !b.Given() {
+	if !c.Spec.Backup.Given() {
 		return hostbackup.Request{}, &cluster.Refusal{Rule: "backup-configured", Why: "the spec of " + c.Metadata.Name + " has no section backup",
 			Fix: "Add spec.backup with recipients and a store: see docs/backup.md."}
 	}
-	at, err := backup.LocationOf(b)
-	return hostbackup.Request{Cluster: c.Metadata.Name, Recipients: b.Recipients, Location: at,
-		Keep: backup.Retention{Last: b.Keep.Last, Daily: b.Keep.Daily, Weekly: b.Keep.Weekly}}, err
+	return hostbackup.RequestOf(c)
 }
 
 // Backup takes a backup on a control plane. It prefers one with a healthy follower of etcd, and tries the others if that fails.

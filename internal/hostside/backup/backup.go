@@ -63,6 +63,8 @@ type Request struct {
 type Result struct {
 	backup.Stored
 	Manifest backup.Manifest `json:"manifest"`
+	// NotRecorded is why etcd does not know of this backup. Control planes that take backups by themselves then take another one.
+	NotRecorded string `json:"notRecorded,omitempty"`
 	// Removed are the backups that are no longer kept, and NotRemoved is why some of them are still there.
 	Removed    []string      `json:"removed,omitempty"`
 	NotRemoved string        `json:"notRemoved,omitempty"`
@@ -151,17 +153,24 @@ func take(ctx context.Context, in Request) (out Result, err error) {
 	if len(recipients) == 0 {
 		return out, errors.New("a backup needs a recipient")
 	}
-	endpoints, err := etcd.Used()
+	p, err := local()
 	if err != nil {
 		return out, err
 	}
-	out, err = controlPlane{endpoints, etcd.FromHere, kubernetesDir, workDir}.take(ctx, in, recipients)
+	out, err = p.take(ctx, in, recipients)
 	out.Took = time.Since(begin)
 	return out, err
 }
 
+// local is the control plane that this is.
+func local() (controlPlane, error) {
+	endpoints, err := etcd.Used()
+	return controlPlane{name(), endpoints, etcd.FromHere, kubernetesDir, workDir}, err
+}
+
 // controlPlane is where a backup is taken.
 type controlPlane struct {
+	host      string
 	endpoints []string // of etcd
 	connect   func(endpoints ...string) (*clientv3.Client, error)
 	// config is the directory of Kubernetes' configuration, and work one for the snapshot.
@@ -175,9 +184,21 @@ func (p controlPlane) take(ctx context.Context, in Request, recipients []age.Rec
 	}
 	defer client.Close()
 	err = locked(ctx, client, func(ctx context.Context) error {
-		out, err = p.takeLocked(ctx, client, in, recipients)
+		out, err = p.attempt(ctx, client, in, recipients)
 		return err
 	})
+	return out, err
+}
+
+// attempt takes a backup while this control plane holds the lock. If it fails, it notes that for those who look after the cluster.
+func (p controlPlane) attempt(ctx context.Context, client *clientv3.Client, in Request, recipients []age.Recipient) (Result, error) {
+	out, err := p.takeLocked(ctx, client, in, recipients)
+	if err == nil || errors.Is(context.Cause(ctx), context.Canceled) { // or somebody ended it
+		return out, err
+	}
+	if nerr := p.noteFailed(context.WithoutCancel(ctx), client, in.Location.Redact(err.Error())); nerr != nil {
+		err = fmt.Errorf("%w; it could not be noted in etcd either: %w", err, nerr)
+	}
 	return out, err
 }
 
@@ -219,7 +240,7 @@ func (p controlPlane) takeLocked(ctx context.Context, client *clientv3.Client, i
 	}
 	defer os.RemoveAll(p.work)
 	now := time.Now().UTC()
-	m := backup.Manifest{Created: now, Host: name(), Quorate: version(), Cluster: backup.Cluster{Name: in.Cluster, Bundle: blobs.Imported()}}
+	m := backup.Manifest{Created: now, Host: p.host, Quorate: version(), Cluster: backup.Cluster{Name: in.Cluster, Bundle: blobs.Imported()}}
 	contents, err := p.snapshot(ctx, client, &m)
 	if err != nil {
 		return out, err
@@ -238,7 +259,10 @@ func (p controlPlane) takeLocked(ctx context.Context, client *clientv3.Client, i
 		m.Parts = append(m.Parts, c.Part)
 	}
 	out.Manifest = m
-	// The backup is good, even if an old one cannot be removed.
+	// The backup is good, even if it cannot be noted, or an old one cannot be removed.
+	if nerr := p.noteGood(ctx, client, facts.LastBackup{Time: m.Created, Host: m.Host, File: out.File, Bytes: out.Bytes, Store: in.Location.String()}); nerr != nil {
+		out.NotRecorded = nerr.Error()
+	}
 	var perr error
 	if out.Removed, perr = backup.Prune(ctx, store, m.Cluster.Name, m.Cluster.UID, in.Keep); perr != nil {
 		out.NotRemoved = perr.Error()

@@ -95,7 +95,7 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 		}
 	}
 	if d.Self != "" {
-		if err := copySelf(d.Self); err != nil {
+		if err := CopySelf(d.Self); err != nil {
 			return changed, err
 		}
 	}

@@ -144,7 +144,7 @@ func TestSelfIsACopy(t *testing.T) {
 		if err := damage(); err != nil {
 			t.Fatal(err)
 		}
-		if err := copySelf(path); err != nil {
+		if err := CopySelf(path); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Lstat(path)
@@ -154,7 +154,7 @@ func TestSelfIsACopy(t *testing.T) {
 		if copied, _ := os.ReadFile(path); string(copied) != string(running) {
 			t.Error("the copy differs")
 		}
-		if err := copySelf(path); err != nil {
+		if err := CopySelf(path); err != nil {
 			t.Fatal(err)
 		}
 		if again, _ := os.Lstat(path); !os.SameFile(info, again) {

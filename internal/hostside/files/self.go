@@ -12,9 +12,9 @@ import (
 	"quorate.dev/quorate/internal/durable"
 )
 
-// copySelf makes path a copy of the program that runs now. It is a copy and not a link, because SELinux decides by the
+// CopySelf makes path a copy of the program that runs now. It is a copy and not a link, because SELinux decides by the
 // place of a file whether systemd may execute it.
-func copySelf(path string) error {
+func CopySelf(path string) error {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return err
