@@ -129,7 +129,7 @@ func startEtcd(t *testing.T) (controlPlane, *clientv3.Client) {
 	}
 	t.Cleanup(server.Close)
 	<-server.Server.ReadyNotify()
-	p := controlPlane{endpoints: []string{at.String()}, config: filepath.Join(dir, "kubernetes"), work: filepath.Join(dir, "work"), connect: func(endpoints ...string) (*clientv3.Client, error) {
+	p := controlPlane{host: "cp-a", endpoints: []string{at.String()}, config: filepath.Join(dir, "kubernetes"), work: filepath.Join(dir, "work"), connect: func(endpoints ...string) (*clientv3.Client, error) {
 		return clientv3.New(clientv3.Config{Endpoints: endpoints, Logger: zap.NewNop()})
 	}}
 	client, err := p.connect(p.endpoints...)
@@ -153,8 +153,9 @@ func put(t *testing.T, client *clientv3.Client, key string, object runtime.Objec
 	}
 }
 
-func TestABackupOfARealEtcdIsGood(t *testing.T) {
-	ctx := t.Context()
+// cluster is a real etcd with the objects that every cluster has.
+func cluster(t *testing.T) (controlPlane, *clientv3.Client) {
+	t.Helper()
 	p, client := startEtcd(t)
 	if err := os.MkdirAll(filepath.Join(p.config, "pki"), 0o700); err != nil {
 		t.Fatal(err)
@@ -165,6 +166,12 @@ func TestABackupOfARealEtcdIsGood(t *testing.T) {
 	put(t, client, "namespaces/kube-system", &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "1a2b3c4d-5e6f"}})
 	put(t, client, "configmaps/kube-system/kubeadm-config", &corev1.ConfigMap{Data: map[string]string{"ClusterConfiguration": "kubernetesVersion: v1.37.2\n"}})
 	put(t, client, "configmaps/kube-system/quorate", &corev1.ConfigMap{Data: map[string]string{"spec": "the recorded spec"}})
+	return p, client
+}
+
+func TestABackupOfARealEtcdIsGood(t *testing.T) {
+	ctx := t.Context()
+	p, client := cluster(t)
 	for i := range 200 {
 		if _, err := client.Put(ctx, fmt.Sprintf("/registry/x/%d", i%50), strings.Repeat("v", i)); err != nil {
 			t.Fatal(err)
