@@ -95,7 +95,7 @@ var pages = map[string]struct {
 		r.Last.Time = r.Now.Add(-5 * 24 * time.Hour)
 		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-5 * time.Minute), Error: "connection refused"}}
 	}, "critical"},
-	"no-backup-yet": {func(f clustertest.Fixture) { r := f.Backups(); r.Last, r.Since = nil, r.Now }, "healthy"},
+	"no-backup-yet":  {func(f clustertest.Fixture) { r := f.Backups(); r.Last, r.Since = nil, r.Now }, "healthy"},
 	"manual-backups": {func(f clustertest.Fixture) { f.Backups(); f.Spec.Spec.Backup.Every = spec.BackupNever }, "healthy"},
 	"backups-unknown": {func(f clustertest.Fixture) {
 		f.Backups()
