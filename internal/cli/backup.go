@@ -30,6 +30,9 @@ configuration, and the recorded spec. A control plane takes it, encrypts it to s
 that the spec names, and reads it again. Nothing of it leaves the control plane unencrypted. Then it removes the backups that
 spec.backup.keep no longer keeps.
 
+The control planes also take backups by themselves, as often as spec.backup.every says. 'quorate apply' sets that up, and
+'quorate status' shows the last good backup.
+
 docs/backup.md describes the stores, the identities, and what a backup contains.`,
 		Example: `  quorate backup
   quorate backup list
