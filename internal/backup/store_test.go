@@ -232,3 +232,18 @@ func TestLocationsAreShownWithoutSecrets(t *testing.T) {
 		}
 	}
 }
+
+func TestCredentialsAreRemovedFromErrors(t *testing.T) {
+	const text = "the key id-1 with secret/2 and token3 is refused"
+	for want, l := range map[string]Location{
+		"the key *** with *** and *** is refused": {S3: &S3{AccessKey: "id-1", SecretKey: "secret/2", SessionToken: "token3"}},
+		text: {S3: &S3{}},
+	} {
+		if got := l.Redact(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if got := (Location{Directory: "/srv"}).Redact(text); got != text {
+		t.Errorf("%q", got)
+	}
+}
