@@ -72,12 +72,19 @@ func Describe(c *spec.Cluster) *facts.Backups {
 }
 
 // SetSchedule gives a control plane its schedule. The units that follow it run the program of this session, which is as new as the
-// schedule.
-var SetSchedule = host.Define("backup.set-schedule", func(_ context.Context, s Schedule) (struct{}, error) {
+// schedule. A timer that runs starts again, so that the schedule is tried in a minute or two.
+var SetSchedule = host.Define("backup.set-schedule", func(ctx context.Context, s Schedule) (struct{}, error) {
 	if err := files.CopySelf(hostconfig.SelfPath); err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, s.write(facts.BackupScheduleFile)
+	if err := s.write(facts.BackupScheduleFile); err != nil {
+		return struct{}{}, err
+	}
+	units, err := system.Units(ctx, hostconfig.BackupTimer)
+	if err != nil || units[hostconfig.BackupTimer].Active != "active" {
+		return struct{}{}, err
+	}
+	return struct{}{}, systemctl(ctx, "restart", hostconfig.BackupTimer)
 }, host.Secret)
 
 func (s Schedule) write(file string) error {
