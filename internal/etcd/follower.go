@@ -105,8 +105,8 @@ func choose(all []Candidate, prefer func(address string) bool) (Candidate, error
 		case c.Err != nil:
 			errs = append(errs, fmt.Errorf("%s: %w", c.URL, c.Err))
 		case c.Status.IsLearner:
-		case c.Status.Leader == 0 || len(c.Status.Errors) > 0:
-			errs = append(errs, fmt.Errorf("%s: %s", c.URL, cmp.Or(strings.Join(c.Status.Errors, ", "), "it has no leader")))
+		case c.Status.Leader == 0 || len(wrong(c.Status)) > 0:
+			errs = append(errs, fmt.Errorf("%s: %s", c.URL, cmp.Or(strings.Join(wrong(c.Status), ", "), "it has no leader")))
 		case c.Status.RaftAppliedIndex+lagAllowed < newest:
 			errs = append(errs, fmt.Errorf("%s: it is %d entries behind", c.URL, newest-c.Status.RaftAppliedIndex))
 		default:
@@ -128,6 +128,12 @@ func choose(all []Candidate, prefer func(address string) bool) (Candidate, error
 	}
 	slices.SortStableFunc(sound, func(a, b Candidate) int { return rank(a) - rank(b) })
 	return sound[0], nil
+}
+
+// wrong is what a member says is wrong with it. That its database is full (NOSPACE) keeps nobody from reading it.
+func wrong(s *clientv3.StatusResponse) []string {
+	full := etcdserverpb.AlarmType_NOSPACE.String()
+	return slices.DeleteFunc(slices.Clone(s.Errors), func(e string) bool { return strings.Contains(e, full) })
 }
 
 // Leads says that the member is the leader.

@@ -27,6 +27,7 @@ func TestFollowersAreChosen(t *testing.T) {
 		"the leader is on the host": {[]Candidate{member(3, func(s *clientv3.StatusResponse) { s.Leader = 3 }), member(2, func(s *clientv3.StatusResponse) { s.Leader = 3 })}, 2},
 		"only the leader":           {[]Candidate{member(1, nil), down}, 1},
 		"an alarm":                  {[]Candidate{member(1, nil), member(2, func(s *clientv3.StatusResponse) { s.Errors = []string{"CORRUPT"} })}, 1},
+		"no space":                  {[]Candidate{member(1, func(s *clientv3.StatusResponse) { s.Errors = []string{"memberID:2 alarm:NOSPACE "} }), member(2, func(s *clientv3.StatusResponse) { s.Errors = []string{"memberID:2 alarm:NOSPACE "} })}, 2},
 		"a learner":                 {[]Candidate{member(1, nil), member(2, func(s *clientv3.StatusResponse) { s.IsLearner = true })}, 1},
 		"behind":                    {[]Candidate{member(1, nil), member(2, func(s *clientv3.StatusResponse) { s.RaftAppliedIndex = 10 })}, 1},
 		"no leader":                 {[]Candidate{member(2, func(s *clientv3.StatusResponse) { s.Leader = 0 })}, 0},
