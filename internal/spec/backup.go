@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"path"
@@ -204,6 +205,7 @@ func (k *checker) recipients(keys []string) {
 		k.refuse(at, "create an identity with `age-keygen -o backup-identity.txt`, keep that file away from the cluster, and put the public key that it prints here (age1…)",
 			"backups have no recipients: they hold every key of the cluster, and are never written without encryption")
 	}
+	var all []age.Recipient
 	for i, key := range keys {
 		here := fmt.Sprintf("%s[%d]", at, i)
 		if strings.HasPrefix(key, "AGE-") {
@@ -211,9 +213,19 @@ func (k *checker) recipients(keys []string) {
 			k.refuse(here, "put the public key here (age1…), which `age-keygen -y` prints, and create a new identity: this one was written into a file that others may have read", "this is a private key")
 			continue
 		}
-		if _, err := parseRecipient(key); err != nil {
+		r, err := parseRecipient(key)
+		if err != nil {
 			k.refuse(here, "write the public key of age (age1…), or one of SSH (ssh-ed25519 … or ssh-rsa …)", "%v", err)
+			continue
 		}
+		all = append(all, r)
+	}
+	if len(all) == 0 || len(all) < len(keys) {
+		return
+	}
+	// Some kinds of keys cannot be used together, and only age knows which.
+	if _, err := age.Encrypt(io.Discard, all...); err != nil {
+		k.refuse(at, "use only keys that begin with age1pq1, or none of them", "nothing can be encrypted to all of these keys together: %v", err)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"filippo.io/age"
 )
 
 const (
@@ -63,6 +65,21 @@ func TestBackup(t *testing.T) {
 	}
 	if b := mustParse(t, real).Spec.Backup; b.Given() || b.Interval() != 0 {
 		t.Error("a spec without backups has some")
+	}
+}
+
+// Keys against quantum computers cannot be used together with others.
+func TestRecipientsMustFitTogether(t *testing.T) {
+	pq, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, mixed := pq.Recipient().String(), "["+pq.Recipient().String()+", "+ageKey+"]"
+	if _, err := Check([]byte(backupSpec("recipients: ["+alone+"]", "directory: /mnt")), "c.yaml", Options{}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Check([]byte(backupSpec("recipients: "+mixed, "directory: /mnt")), "c.yaml", Options{}); err == nil || !strings.Contains(err.Error(), "spec.backup.recipients: nothing can be encrypted to all of these keys together") {
+		t.Error(err)
 	}
 }
 

@@ -70,7 +70,7 @@ const (
 	// inTurn ends with what restarts.
 	inTurn          = "One control plane at a time leaves the load balancers' pools and replaces its "
 	restartKubelets = "The kubelets restart, one control plane at a time, and then several workers at the same time. Containers go on"
-	backups         = "The control planes get it, and the next backup uses it. Nothing restarts"
+	backups         = "The next backup uses it; if there is a schedule, the control planes get it first. Nothing restarts"
 	moved           = ". Backups that exist stay where they are, and are no longer listed or removed"
 	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
 	signatures      = "Signatures are verified when a bundle is built or pulled"
@@ -183,7 +183,7 @@ var editing = map[string]string{
 	"BackupSFTP.user":          backups,
 	"BackupSFTP.directory":     backups + moved,
 	"BackupSFTP.hostKey":       backups,
-	"BackupSFTP.keyFile":       "The key is compared by content. A new one is copied to the control planes",
+	"BackupSFTP.keyFile":       "The key is compared by content. If there is a schedule, a new one is copied to the control planes",
 	"BackupS3.endpoint":        backups + moved,
 	"BackupS3.bucket":          backups + moved,
 	"BackupS3.prefix":          backups + moved,
