@@ -176,7 +176,7 @@ func systemctl(ctx context.Context, args ...string) error {
 		return nil
 	}
 	// It is not interrupted, because for several units it is several systemd jobs.
-	return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
+	return system.Systemctl(ctx, args...)
 }
 
 // WrittenBy is the first line of every load balancer file that Quorate wrote.
