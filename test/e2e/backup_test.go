@@ -209,7 +209,7 @@ func (c *cluster) s3Store(t *testing.T, ctx context.Context) spec.Backup {
 	build := exec.CommandContext(ctx, "go", "install", s3Program)
 	build.Dir, build.Env = bin, append(os.Environ(), "GOBIN="+bin, "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Skipf("there is no S3 server: %v\n%s", err, out)
+		t.Fatalf("building the S3 server: %v\n%s", err, out)
 	}
 	program, err := os.Open(filepath.Join(bin, "versitygw"))
 	if err != nil {
