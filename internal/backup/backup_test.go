@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -32,7 +34,16 @@ func identity(t *testing.T) *age.X25519Identity {
 }
 
 func manifest() Manifest {
-	return Manifest{Created: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), Host: "cp-a", Quorate: "devel", Cluster: Cluster{Name: "prod", UID: "1a2b3c4d-0000"}}
+	return Manifest{Created: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC), Host: "cp-a", Quorate: "devel", Cluster: Cluster{Name: "prod", UID: "1a2b3c4d-0000"}, Etcd: Etcd{ClusterID: "5e6f7a8b00112233"}}
+}
+
+func nameOf(t *testing.T, m Manifest) Name {
+	t.Helper()
+	n, err := NameOf(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func written(t *testing.T, id *age.X25519Identity, contents ...Content) []byte {
@@ -121,28 +132,50 @@ func TestWhatCannotBeWritten(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	n := NameOf(manifest())
-	if n.String() != "prod.1a2b3c4d.20260304T050607Z.cp-a.backup.age" {
+	n := nameOf(t, manifest())
+	if n.String() != "prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age" {
 		t.Error(n)
 	}
 	if back, ok := ParseName(n.String()); !ok || back != n {
 		t.Errorf("%+v", back)
 	}
-	if !n.Of("prod", "1a2b3c4d-0000") || n.Of("prod", "ffffffff-0000") || n.Of("test", "1a2b3c4d-0000") || !n.Of("prod", "") {
-		t.Error("a name is not matched with its cluster")
+	for _, c := range []struct {
+		cluster, uid, etcd string
+		want               bool
+	}{
+		{"prod", "1a2b3c4d-0000", "5e6f7a8b00112233", true}, {"prod", "", "", true}, {"prod", "1a2b3c4d-0000", "", true},
+		{"prod", "ffffffff-0000", "", false}, {"test", "1a2b3c4d-0000", "5e6f7a8b00112233", false}, {"prod", "1a2b3c4d-0000", "0e6f7a8b00112233", false},
+	} {
+		if n.Of(c.cluster, c.uid, c.etcd) != c.want {
+			t.Errorf("%+v", c)
+		}
 	}
-	for _, s := range []string{"", "x", "." + n.String() + ".partial", "../" + n.String(), "prod.1a2b3c4d.20261304T050607Z.cp-a.backup.age", n.String() + "x"} {
+	for _, s := range []string{"", "x", "." + n.String() + ".partial", "../" + n.String(), "prod.1a2b3c4d.5e6f7a8b.20261304T050607Z.cp-a.backup.age", n.String() + "x"} {
 		if _, ok := ParseName(s); ok {
 			t.Errorf("%q is taken for a backup", s)
+		}
+	}
+	for name, change := range map[string]func(*Manifest){
+		"a host with dots": func(m *Manifest) { m.Host = "cp-a.example.com" }, "a host in capitals": func(m *Manifest) { m.Host = "CP-A" }, "no host": func(m *Manifest) { m.Host = "" },
+		"a path": func(m *Manifest) { m.Cluster.Name = "../prod" }, "no UID": func(m *Manifest) { m.Cluster.UID = "" }, "no etcd": func(m *Manifest) { m.Etcd.ClusterID = "" },
+	} {
+		m := manifest()
+		change(&m)
+		if n, err := NameOf(m); err == nil {
+			t.Errorf("%s: %s", name, n)
 		}
 	}
 }
 
 func TestRetention(t *testing.T) {
 	end := time.Date(2026, 3, 31, 23, 0, 0, 0, time.UTC)
+	newest := nameOf(t, manifest())
+	newest.Time = end
 	var all []Entry
 	for h := range 24 * 90 { // one each hour for ninety days
-		all = append(all, Entry{Name: Name{Time: end.Add(-time.Duration(h) * time.Hour)}, File: fmt.Sprint(h)})
+		n := newest
+		n.Time = end.Add(-time.Duration(h) * time.Hour)
+		all = append(all, Entry{Name: n, File: fmt.Sprint(h)})
 	}
 	for _, c := range []struct {
 		r    Retention
@@ -151,30 +184,80 @@ func TestRetention(t *testing.T) {
 		{Retention{}, 1}, {Retention{Last: 3}, 3}, {Retention{Daily: 7}, 7}, {Retention{Weekly: 4}, 4},
 		{Retention{Last: 24, Daily: 7, Weekly: 4}, 24 + 6 + 2}, {Retention{Last: 10_000}, len(all)},
 	} {
-		expired := c.r.Expired(all)
+		expired := c.r.Expired(all, newest)
 		if kept := len(all) - len(expired); kept != c.kept {
 			t.Errorf("%+v keeps %d, want %d", c.r, kept, c.kept)
 		}
-		gone := map[string]bool{}
-		for _, e := range expired {
-			gone[e.File] = true
-		}
-		if gone["0"] {
-			t.Errorf("%+v removes the newest", c.r)
-		}
-		var left []Entry
-		for _, e := range all {
-			if !gone[e.File] {
-				left = append(left, e)
-			}
-		}
-		if again := c.r.Expired(left); len(again) != 0 {
+		if again := c.r.Expired(without(all, expired), newest); len(again) != 0 {
 			t.Errorf("%+v: applied again, it removes %d more", c.r, len(again))
 		}
 	}
-	if len(Retention{Last: 1}.Expired(nil)) != 0 {
+	if len(Retention{Last: 1}.Expired(nil, newest)) != 0 {
 		t.Error("something of nothing expired")
 	}
+}
+
+func without(all, expired []Entry) (left []Entry) {
+	for _, e := range all {
+		if !slices.Contains(expired, e) {
+			left = append(left, e)
+		}
+	}
+	return left
+}
+
+// Clocks that are wrong, several hosts, several clusters of the same name, backups in any order.
+func TestRetentionNeverRemovesWhatItMustNot(t *testing.T) {
+	r := mathrand.New(mathrand.NewPCG(1, 2))
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	for range 2000 {
+		taken := nameOf(t, manifest())
+		taken.Time = now
+		all := []Entry{{Name: taken, File: taken.String()}}
+		for range r.IntN(40) {
+			n := taken
+			n.Time = now.Add(time.Duration(r.IntN(24*60)-24*40) * time.Hour)
+			n.Host = []string{"cp-a", "cp-b"}[r.IntN(2)]
+			switch r.IntN(6) {
+			case 0:
+				n.UID = "ffffffff"
+			case 1:
+				n.Etcd = "ffffffff"
+			case 2:
+				n.Time = now.Add(time.Duration(r.IntN(1000)+1) * time.Hour)
+			}
+			if !slices.ContainsFunc(all, func(e Entry) bool { return e.Name == n }) {
+				all = append(all, Entry{Name: n, File: n.String()})
+			}
+		}
+		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		keep := Retention{Last: r.IntN(4), Daily: r.IntN(4), Weekly: r.IntN(4)}
+		expired := keep.Expired(all, taken)
+		var mine []Entry // without the future
+		for _, e := range all {
+			if e.Same(taken) && !e.Time.After(now) {
+				mine = append(mine, e)
+			}
+		}
+		for _, e := range expired {
+			if e.Name == taken || !e.Same(taken) || e.Time.After(now) {
+				t.Fatalf("%+v, after %s, removes %s of %v", keep, taken, e.File, all)
+			}
+		}
+		if left := len(mine) - len(expired); left < min(max(keep.Last, 1), len(mine)) {
+			t.Fatalf("%+v keeps %d of %v", keep, left, mine)
+		}
+		if got := keep.Expired(mine, taken); !sameEntries(got, expired) {
+			t.Fatalf("backups in the future, or of others, change what is removed: %v and %v", got, expired)
+		}
+		if again := keep.Expired(without(all, expired), taken); len(again) > 0 {
+			t.Fatalf("applied again, it removes %v", again)
+		}
+	}
+}
+
+func sameEntries(a, b []Entry) bool {
+	return len(a) == len(b) && len(without(a, b)) == 0
 }
 
 // startEtcd starts a real etcd with some keys, and returns a client.
@@ -240,11 +323,16 @@ func TestVerifyRestoresIntoARealEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := manifest()
+	pki := testpki(t)
 	m.Etcd = Etcd{Revision: read.Revision, Keys: 99, Hash: read.Hash, KVHash: hash.Hash, CompactRevision: hash.CompactRevision}
 	id := identity(t)
 	verify := func(m Manifest, data []byte) (Verified, error) {
 		var out bytes.Buffer
-		if err := Write(&out, []age.Recipient{id.Recipient()}, m, []Content{InMemory(SnapshotPart, data)}); err != nil {
+		contents := []Content{InMemory(SnapshotPart, data)}
+		for name, part := range pki {
+			contents = append(contents, InMemory(name, part))
+		}
+		if err := Write(&out, []age.Recipient{id.Recipient()}, m, contents); err != nil {
 			t.Fatal(err)
 		}
 		r, err := Open(iotest.HalfReader(&out), id)
@@ -276,6 +364,10 @@ func TestVerifyRestoresIntoARealEtcd(t *testing.T) {
 			t.Errorf("another %s: %v", name, err)
 		}
 	}
+	delete(pki, "kubernetes/pki/sa.key")
+	if _, err := verify(m, data); err == nil || !strings.Contains(err.Error(), "sa.key") {
+		t.Errorf("without the key of service accounts: %v", err)
+	}
 	damaged := bytes.Clone(data)
 	damaged[len(damaged)/3] ^= 0xff
 	if _, err := verify(m, damaged); err == nil {
@@ -300,7 +392,7 @@ func (c careless) Put(ctx context.Context, name string, content io.Reader) error
 
 func TestKeepReadsAgain(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
-	name := NameOf(manifest()).String()
+	name := nameOf(t, manifest()).String()
 	write := func(w io.Writer) error { _, err := io.WriteString(w, "content"); return err }
 	kept, err := Keep(ctx, directory(dir), name, write)
 	if err != nil || kept.Bytes != 7 {

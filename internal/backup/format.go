@@ -8,9 +8,10 @@
 //	etcd/snapshot.db        a snapshot of etcd as `etcdutl snapshot restore` takes it, with etcd's own SHA-256 at its end
 //	spec.yaml               the spec by which the cluster was last built or changed (see spec.Record)
 //	configmaps/NAME.json    the ConfigMaps of kubeadm and Quorate in kube-system
-//	kubernetes/…            the files below /etc/kubernetes of the control plane: the PKI with the keys of the authorities and
+//	kubernetes/…            files below /etc/kubernetes of the control plane: the PKI with the keys of the authorities and
 //	                        of service accounts, the keys that encrypt secrets in etcd, the client certificate for etcd,
-//	                        kubeconfigs, static pods, and the API server's configuration
+//	                        kubeconfigs, static pods, kubeadm's patches, and the API server's configuration
+//	host/…                  files elsewhere that flags of the control plane's programs name, by their paths
 //
 // Readers ignore parts that they do not know. A change that older readers would misunderstand gets another Format.
 package backup
@@ -53,6 +54,8 @@ const (
 	ConfigMaps = "configmaps/"
 	// Kubernetes begins the names of files below /etc/kubernetes.
 	Kubernetes = "kubernetes/"
+	// Host begins the names of other files that flags of the control plane's programs name, by their paths.
+	Host = "host/"
 )
 
 const (
@@ -71,8 +74,8 @@ type Manifest struct {
 	Quorate string  `json:"quorate"`
 	Cluster Cluster `json:"cluster"`
 	Etcd    Etcd    `json:"etcd"`
-	// Missing are files that a cluster of this kind has and that this control plane does not have, such as the keys of
-	// authorities that are kept elsewhere. Who restores must bring them, or create new ones.
+	// Missing are parts that a cluster of this kind has and that this control plane does not have, such as the keys of
+	// authorities that are kept elsewhere, and KMS providers. Who restores must bring them, or create new ones.
 	Missing []string `json:"missing,omitempty"`
 	Parts   []Part   `json:"parts"`
 }
@@ -87,7 +90,7 @@ type Cluster struct {
 	Bundle string `json:"bundle,omitempty"`
 }
 
-// Etcd is what a backup says about etcd. Revision, Keys, and KVHash were read from the member itself, Hash from its snapshot.
+// Etcd is what a backup says about etcd. Revision, Keys, and Hash were read from the snapshot.
 type Etcd struct {
 	ClusterID string   `json:"clusterID"` // hexadecimal
 	Version   string   `json:"version"`
@@ -99,6 +102,9 @@ type Etcd struct {
 	Revision int64 `json:"revision"`
 	// Keys is the number of keys at that revision.
 	Keys int64 `json:"keys"`
+	// KeysCompared says that the member itself had that number of keys at that revision. It is false if the member was compacted
+	// in the meantime.
+	KeysCompared bool `json:"keysCompared,omitempty"`
 	// Hash is the hash of the whole database, as `etcdutl snapshot status` prints it.
 	Hash uint32 `json:"hash"`
 	// KVHash is what the member answered for its keys up to Revision, since its compaction at CompactRevision. It is 0 if the

@@ -14,15 +14,21 @@ type Retention struct {
 	Weekly int `json:"weekly"`
 }
 
-// Expired returns those of a cluster's backups that are no longer kept. The newest one is always kept. Days are those of UTC, and
-// weeks begin on Monday.
-func (r Retention) Expired(backups []Entry) []Entry {
-	all := append([]Entry(nil), backups...)
+// Expired returns those backups of a cluster that are no longer kept, after one was taken. That one is always kept. Backups that are
+// dated later were dated by a wrong clock, now or then: they are kept, and keep no other from being kept. Days are those of UTC, and weeks
+// begin on Monday.
+func (r Retention) Expired(backups []Entry, taken Name) []Entry {
+	var all []Entry
+	for _, b := range backups {
+		if b.Same(taken) && !b.Time.After(taken.Time) {
+			all = append(all, b)
+		}
+	}
 	Newest(all)
 	days, weeks := map[string]bool{}, map[string]bool{}
 	var out []Entry
 	for i, b := range all {
-		keep := i < max(r.Last, 1)
+		keep := i < max(r.Last, 1) || b.Name.String() == taken.String()
 		if day := b.Time.UTC().Format(time.DateOnly); !days[day] && len(days) < r.Daily {
 			days[day], keep = true, true
 		}

@@ -59,6 +59,22 @@ func (l Location) Redact(text string) string {
 	return text
 }
 
+// RedactError is Redact for an error, which stays what it is.
+func (l Location) RedactError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return redacted{l.Redact(err.Error()), err}
+}
+
+type redacted struct {
+	text string
+	error
+}
+
+func (r redacted) Error() string { return r.text }
+func (r redacted) Unwrap() error { return r.error }
+
 // Connect opens the store at a location, from this machine.
 func (l Location) Connect(ctx context.Context) (Store, error) {
 	var s Store
@@ -144,21 +160,15 @@ func (c counter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Prune removes the backups of a cluster that are no longer kept, and returns their names.
-func Prune(ctx context.Context, s Store, cluster, uid string, r Retention) ([]string, error) {
+// Prune removes the backups of the same cluster as one that was just taken that are no longer kept, and returns their names.
+func Prune(ctx context.Context, s Store, taken Name, r Retention) ([]string, error) {
 	all, err := s.List(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var own []Entry
-	for _, e := range all {
-		if e.Of(cluster, uid) {
-			own = append(own, e)
-		}
-	}
 	var removed []string
 	var errs []error
-	for _, e := range r.Expired(own) {
+	for _, e := range r.Expired(all, taken) {
 		if err := s.Remove(ctx, e.File); err != nil {
 			errs = append(errs, fmt.Errorf("removing %s: %w", e.File, err))
 			continue

@@ -134,7 +134,7 @@ func testStore(t *testing.T, at Location) {
 	}
 	content := make([]byte, partBytes+partBytes/2) // more than one part
 	rand.Read(content)                             //nolint:errcheck // it never fails
-	n := NameOf(manifest())
+	n := nameOf(t, manifest())
 	var files []string
 	for i := range 4 {
 		n.Time = n.Time.Add(time.Hour)
@@ -147,7 +147,7 @@ func testStore(t *testing.T, at Location) {
 			t.Errorf("%+v", kept)
 		}
 	}
-	other := Name{"prod", "ffffffff", n.Time, "cp-a"} // another cluster of the same name
+	other := Name{"prod", "ffffffff", n.Etcd, n.Time, "cp-a"} // another cluster of the same name
 	if err := s.Put(ctx, other.String(), strings.NewReader("other")); err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func testStore(t *testing.T, at Location) {
 		t.Errorf("from the end: %d bytes, %v", len(rest), err)
 	}
 	in.Close()
-	if _, err := s.Open(ctx, "prod.1a2b3c4d.20000101T000000Z.cp-a.backup.age", 0); err == nil {
+	if _, err := s.Open(ctx, "prod.1a2b3c4d.5e6f7a8b.20000101T000000Z.cp-a.backup.age", 0); err == nil {
 		t.Error("a backup that does not exist was opened")
 	}
 	broken := n
@@ -175,7 +175,7 @@ func testStore(t *testing.T, at Location) {
 	if err := s.Put(ctx, broken.String(), io.MultiReader(bytes.NewReader(content), failingReader{})); err == nil {
 		t.Error("half of a backup was stored")
 	}
-	removed, err := Prune(ctx, s, "prod", manifest().Cluster.UID, Retention{Last: 2})
+	removed, err := Prune(ctx, s, n, Retention{Last: 2})
 	if err != nil || len(removed) != 2 {
 		t.Errorf("removed %v %v", removed, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 
 	"quorate.dev/quorate/internal/snapshot"
@@ -18,20 +19,31 @@ type Verified struct {
 	KVHashCompared bool `json:"kvHashCompared"`
 }
 
-// Verify reads all of a backup, restores its snapshot into a scratch etcd below dir, and compares what that etcd has with what the
-// member answered when the backup was taken. The directory holds keys in plain text only as far as etcd does, and no key of the PKI.
+// partsLimit is for everything in a backup but the snapshot, which is held in memory.
+const partsLimit = 64 << 20
+
+// Verify reads all of a backup, checks that its parts belong together and are enough (see Check), restores its snapshot into a scratch
+// etcd below dir, and compares what that etcd has with what the member answered when the backup was taken. The directory holds keys in
+// plain text only as far as etcd does, and no key of the PKI.
 func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
 	out := Verified{Manifest: r.Manifest()}
 	if _, ok := out.Manifest.Part(SnapshotPart); !ok {
 		return out, errors.New("the backup has no snapshot of etcd")
 	}
-	if err := r.Extract(dir, func(p Part) bool { return p.Name == SnapshotPart }); err != nil {
+	file := filepath.Join(dir, SnapshotPart)
+	parts, err := r.unpack(file)
+	if err != nil {
 		return out, err
 	}
-	file := filepath.Join(dir, SnapshotPart)
-	var err error
 	if out.Snapshot, err = snapshot.Read(file); err != nil {
 		return out, fmt.Errorf("the snapshot is damaged: %w", err)
+	}
+	contents, err := snapshot.Look(file)
+	if err != nil {
+		return out, fmt.Errorf("the snapshot is damaged: %w", err)
+	}
+	if err := Check(out.Manifest, parts, contents); err != nil {
+		return out, err
 	}
 	want := out.Manifest.Etcd
 	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
@@ -49,6 +61,32 @@ func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
 		errs = append(errs, differs("the restored etcd", "hash of the keys", want.KVHash, out.Restored.KVHash))
 	}
 	return out, errors.Join(errs...)
+}
+
+// unpack writes the snapshot to a file, and reads the other parts into memory.
+func (r *Reader) unpack(file string) (map[string][]byte, error) {
+	parts, left := map[string][]byte{}, int64(partsLimit)
+	for {
+		part, in, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return parts, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if part.Name == SnapshotPart {
+			if err := extract(file, in); err != nil {
+				return nil, fmt.Errorf("extracting %s: %w", part.Name, err)
+			}
+			continue
+		}
+		if left -= part.Bytes; left < 0 {
+			return nil, fmt.Errorf("the parts of the backup have more than %d MiB, apart from the snapshot", partsLimit>>20)
+		}
+		if parts[part.Name], err = io.ReadAll(in); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", part.Name, err)
+		}
+	}
 }
 
 func differs[T comparable](who, what string, want, have T) error {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -74,8 +76,14 @@ func printBackup(w io.Writer, r *hostbackup.Result) error {
 	if m.Etcd.Leads {
 		fmt.Fprintln(w, "Note: the snapshot is of the leader, because no follower of etcd is healthy.")
 	}
+	if !m.Etcd.KeysCompared {
+		fmt.Fprintln(w, "Note: the number of keys was not compared with the member that the snapshot is of, because etcd was compacted in the meantime.")
+	}
 	if len(m.Missing) > 0 {
 		fmt.Fprintf(w, "Note: this control plane does not have %s, so the backup does not either.\n", strings.Join(m.Missing, ", "))
+	}
+	if r.NotLocked != "" {
+		fmt.Fprintf(w, "Note: the backup was taken without the lock: %s.\n", r.NotLocked)
 	}
 	if r.NotRecorded != "" {
 		fmt.Fprintf(w, "Note: it could not be noted in etcd, and `quorate status` does not know of it: %s.\n", r.NotRecorded)
@@ -99,24 +107,15 @@ func files(m backup.Manifest) (n int) {
 	return n
 }
 
-// backups is what backup list prints as JSON.
-type backups struct {
-	Cluster string             `json:"cluster"`
-	Backups []run.StoredBackup `json:"backups"`
-	// Unreachable are control planes whose directories could not be read.
-	Unreachable map[string]string `json:"unreachable,omitempty"`
-}
-
 func (a *app) backupList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the backups of the cluster in its store",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var out backups
+			var out *run.StoredBackups
 			err := a.withEngine(cmd.Context(), func(e *run.Engine) (err error) {
-				out.Cluster = e.Cluster.Metadata.Name
-				out.Backups, out.Unreachable, err = e.Backups(cmd.Context())
+				out, err = e.Backups(cmd.Context())
 				return err
 			})
 			if err != nil {
@@ -127,7 +126,7 @@ func (a *app) backupList() *cobra.Command {
 	}
 }
 
-func printBackups(w io.Writer, out backups, now time.Time) error {
+func printBackups(w io.Writer, out *run.StoredBackups, now time.Time) error {
 	if len(out.Backups) == 0 {
 		fmt.Fprintf(w, "There is no backup of %s.\n", out.Cluster)
 	} else {
@@ -140,7 +139,14 @@ func printBackups(w io.Writer, out backups, now time.Time) error {
 			return err
 		}
 	}
-	for host, why := range out.Unreachable {
+	if out.Unidentified {
+		fmt.Fprintf(w, "Note: etcd does not answer. If other clusters with the name %s use this store, their backups are listed as well.\n", out.Cluster)
+	}
+	for _, b := range out.Others {
+		fmt.Fprintf(w, "Note: %s is of another cluster with this name, or of this one before it was restored.\n", b.File)
+	}
+	for _, host := range slices.Sorted(maps.Keys(out.Unreachable)) {
+		why := out.Unreachable[host]
 		fmt.Fprintf(w, "Note: what %s has is unknown: %s\n", host, why)
 	}
 	return nil
@@ -152,13 +158,14 @@ func (a *app) backupVerify() *cobra.Command {
 		Use:   "verify [NAME|FILE]",
 		Short: "Restore a backup into a scratch etcd and compare it with what it was taken from",
 		Long: `Reads a backup from the store (the newest one without NAME), or from a FILE on this machine, and decrypts it here. It compares
-every part with the manifest, restores the snapshot into an etcd that runs inside this process, and compares the revision, the
+every part with the manifest, checks that the spec, the keys of the authorities, the files that the manifests name, and the keys of
+what is encrypted in etcd are there, restores the snapshot into an etcd that runs inside this process, and compares the revision, the
 number of keys, and the hash with what the member answered when the backup was taken.
 
 The identity stays on this machine. The snapshot is decrypted into a temporary directory (TMPDIR), which needs about twice the
 size of etcd, and is removed afterwards.`,
 		Example: `  quorate backup verify --identity backup-identity.txt
-  quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.20260304T050607Z.cp-a.backup.age`,
+  quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if identity == "" {
@@ -210,13 +217,17 @@ size of etcd, and is removed afterwards.`,
 
 func printVerified(w io.Writer, name string, v backup.Verified) error {
 	m := v.Manifest
-	fmt.Fprintf(w, "%s is good: %d parts match the manifest.\n", name, len(m.Parts))
+	fmt.Fprintf(w, "%s is good: %d parts match the manifest, and belong together.\n", name, len(m.Parts))
 	fmt.Fprintf(w, "Cluster %s (%s), Kubernetes %s, taken %s by %s.\n", m.Cluster.Name, m.Cluster.UID, m.Cluster.Kubernetes, m.Created.UTC().Format(time.RFC3339), m.Host)
 	hash := fmt.Sprintf("hash %08x", v.Restored.KVHash)
 	if !v.KVHashCompared {
 		hash = fmt.Sprintf("hash of the database %08x (that of the keys cannot be compared: etcd was compacted while the backup was taken)", v.Snapshot.Hash)
 	}
-	fmt.Fprintf(w, "etcd %s, restored in %s: revision %d, %d keys, %s. All of them are what the member had.\n", m.Etcd.Version, ui.Duration(v.Restored.Took), v.Restored.Revision, v.Restored.Keys, hash)
+	had := "member"
+	if !m.Etcd.KeysCompared {
+		had = "snapshot"
+	}
+	fmt.Fprintf(w, "etcd %s, restored in %s: revision %d, %d keys, %s. All of them are what the %s had.\n", m.Etcd.Version, ui.Duration(v.Restored.Took), v.Restored.Revision, v.Restored.Keys, hash, had)
 	if len(m.Missing) > 0 {
 		fmt.Fprintf(w, "Note: it does not contain %s.\n", strings.Join(m.Missing, ", "))
 	}

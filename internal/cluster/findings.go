@@ -123,7 +123,7 @@ var Rules = []Rule{
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
 	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
-	{RuleBackupFailed, []Severity{Info}, "no control plane failed to take a backup when it last tried"},
+	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
 }
 

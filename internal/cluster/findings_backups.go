@@ -41,19 +41,28 @@ func (f *findings) backups() {
 		text = fmt.Sprintf("; the last attempt, %s ago by %s, failed: %s", span(r.Now.Sub(failed.Time)), host, failed.Error)
 		fix = "`quorate backup` takes one now, and says what is wrong. On " + host + ", `journalctl -u quorate-backup` shows what was tried."
 	}
-	if r.Last == nil {
-		if since := r.Now.Sub(r.Since); !r.Since.IsZero() && since > backupLate*every {
-			f.add(RuleBackupAge, Critical, fmt.Sprintf("there has never been a good backup, although the control planes should have taken one every %s for %s%s", f.Spec.Spec.Backup.Every, span(since), text), fix)
-			return
-		}
-		f.failedBackups()
+	age := time.Duration(0)
+	switch since := r.Now.Sub(r.Since); {
+	case r.Last == nil && !r.Since.IsZero() && since > backupLate*every:
+		f.add(RuleBackupAge, Critical, fmt.Sprintf("there has never been a good backup, although the control planes should have taken one every %s for %s%s", f.Spec.Spec.Backup.Every, span(since), text), fix)
 		return
+	case r.Last == nil && f.unscheduled():
+		f.add(RuleBackupAge, Warning, "there has never been a good backup, and no control plane has a schedule of backups", "`quorate apply` sets it up. "+fix)
+		return
+	case r.Last == nil:
+		f.failedBackups(true)
+		return
+	case r.FromTheFuture():
+		f.add(RuleBackupAge, Warning, fmt.Sprintf("the last backup does not count as a good one: by the clock of %s, it was taken %s in the future%s", r.Last.Host, span(r.Last.Time.Sub(r.Now)), text),
+			"Correct the clocks. "+fix)
+		return
+	default:
+		age = r.Now.Sub(r.Last.Time)
 	}
-	age := r.Now.Sub(r.Last.Time)
 	severity := Warning
 	switch {
 	case age <= backupLate*every:
-		f.failedBackups()
+		f.failedBackups(age > every)
 		return
 	case age > backupLost*every:
 		severity = Critical
@@ -72,32 +81,72 @@ func lastFailed(r *facts.BackupReport) (host string, out facts.FailedBackup) {
 	return host, out
 }
 
-// failedBackups reports control planes whose last attempt failed, while backups are young enough because others take them.
-func (f *findings) failedBackups() {
+// failedBackups reports control planes whose last attempt failed, while backups are young enough because others take them. If one is due and
+// all of them failed since the last one, nobody takes it.
+func (f *findings) failedBackups(due bool) {
 	r := f.Seen.Backups.Report
+	var failing []string
+	all := due
 	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
-		if failed, has := r.Failed[h.Name]; has {
-			f.add(RuleBackupFailed, Info, fmt.Sprintf("%s could not take a backup %s ago: %s", h.Name, span(r.Now.Sub(failed.Time)), failed.Error),
-				"Another control plane takes it. On "+h.Name+", `journalctl -u quorate-backup` shows what was tried.", h.Name)
+		failed, has := r.Failed[h.Name]
+		if has {
+			failing = append(failing, h.Name)
+		}
+		if f.Joined(h) && (!has || r.Last != nil && !failed.Time.After(r.Last.Time)) {
+			all = false
 		}
 	}
+	if all && len(failing) > 0 {
+		host, failed := lastFailed(r)
+		f.add(RuleBackupFailed, Warning, fmt.Sprintf("a backup is due, and no control plane can take it; the last attempt, %s ago by %s, failed: %s", span(r.Now.Sub(failed.Time)), host, failed.Error),
+			"`quorate backup` takes one now, and says what is wrong. On "+host+", `journalctl -u quorate-backup` shows what was tried.", failing...)
+		return
+	}
+	for _, name := range failing {
+		f.add(RuleBackupFailed, Info, fmt.Sprintf("%s could not take a backup %s ago: %s", name, span(r.Now.Sub(r.Failed[name].Time)), r.Failed[name].Error),
+			"Another control plane takes it. On "+name+", `journalctl -u quorate-backup` shows what was tried.", name)
+	}
+}
+
+// unscheduled says that it is known that no control plane has a schedule of backups.
+func (f *findings) unscheduled() bool {
+	missing, unknown := f.withoutSchedule()
+	joined := 0
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if f.Joined(h) {
+			joined++
+		}
+	}
+	return unknown == 0 && joined > 0 && len(missing) == joined
+}
+
+// withoutSchedule are the control planes that have no schedule, and the number of those that could not be asked.
+func (f *findings) withoutSchedule() (missing []string, unknown int) {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		if f.Facts(h.Name) == nil || f.Facts(h.Name).Unknown[facts.BackupScheduleFile] != "" {
+			unknown++
+			continue
+		}
+		if !f.Joined(h) {
+			continue
+		}
+		if _, has := f.Facts(h.Name).Files[facts.BackupScheduleFile]; !has {
+			missing = append(missing, h.Name)
+		}
+	}
+	return missing, unknown
 }
 
 // backupSchedules reports control planes that have no schedule, or another one than the spec says.
 func (f *findings) backupSchedules() {
-	seen := f.Seen.Backups
-	if seen == nil || seen.Schedule == "" {
-		return
-	}
-	var missing, other []string
+	missing, _ := f.withoutSchedule()
+	var other []string
 	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
-		if !f.Joined(h) || f.Facts(h.Name).Unknown[facts.BackupScheduleFile] != "" {
+		// Without the credentials here, it is not known what control planes should have.
+		if f.Seen.Backups == nil || f.Seen.Backups.Schedules[h.Name] == "" || !f.Joined(h) {
 			continue
 		}
-		switch have, has := f.Facts(h.Name).Files[facts.BackupScheduleFile]; {
-		case !has:
-			missing = append(missing, h.Name)
-		case have != seen.Schedule:
+		if have, has := f.Facts(h.Name).Files[facts.BackupScheduleFile]; has && (have != f.Seen.Backups.Schedules[h.Name] || f.Seen.Backups.Outdated()) {
 			other = append(other, h.Name)
 		}
 	}

@@ -515,7 +515,31 @@ var findingCases = []struct {
 
 	// Backups. The last one is an hour old, and one is due every six hours.
 	{"backups", func(f fixture) { f.Backups() }, margins(1, 1, 1, 1), nil},
-	{"backups-from-the-future", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.AddDate(1, 0, 0) }, margins(1, 1, 1, 1), nil},
+	{"backups-from-the-future", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.AddDate(1, 0, 0) }, margins(1, 1, 1, 1), []string{"warning: the last backup does not count as a good one: by the clock of cp-b, it was taken 365 days in the future"}},
+	{"clocks-that-agree", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.Add(9 * time.Minute) }, margins(1, 1, 1, 1), nil},
+	{"nobody-can-take-one", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-7 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-time.Hour), Error: "first"}, "cp-b": {Time: r.Now.Add(-3 * time.Minute), Error: "no such bucket"}, "cp-c": {Time: r.Now.Add(-time.Hour), Error: "third"}}
+	}, margins(1, 1, 1, 1), []string{"warning: a backup is due, and no control plane can take it; the last attempt, 3 minutes ago by cp-b, failed: no such bucket"}},
+	{"nobody-can-take-the-first", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Since = nil, r.Now.Add(-time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-time.Hour)}, "cp-b": {Time: r.Now.Add(-3 * time.Minute), Error: "no such bucket"}, "cp-c": {Time: r.Now.Add(-time.Hour)}}
+	}, margins(1, 1, 1, 1), []string{"warning: a backup is due, and no control plane can take it; the last attempt, 3 minutes ago by cp-b, failed: no such bucket"}},
+	{"one-has-not-tried-since", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-7 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-8 * time.Hour), Error: "old"}, "cp-b": {Time: r.Now.Add(-time.Hour), Error: "b"}, "cp-c": {Time: r.Now.Add(-time.Hour), Error: "c"}}
+	}, margins(1, 1, 1, 1), []string{"info: cp-a could not take a backup 8 hours ago: old", "info: cp-b could not take a backup 60 minutes ago: b", "info: cp-c could not take a backup 60 minutes ago: c"}},
+	{"no-schedule-and-no-credentials-here", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Since = nil, time.Time{}
+		f.Seen.Backups.Schedules, f.Seen.Backups.ScheduleError = nil, "there are no credentials for the S3 store"
+		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
+			delete(f.Seen.Hosts[h].Facts.Files, facts.BackupScheduleFile)
+		}
+	}, margins(1, 1, 1, 1), []string{"warning: cp-a, cp-b and cp-c have no schedule of backups", "warning: there has never been a good backup, and no control plane has a schedule of backups"}},
 	{"no-schedule", func(f fixture) { f.Backups().Last = nil; f.Spec.Spec.Backup.Every = spec.BackupNever }, margins(1, 1, 1, 1), nil},
 	{"no-backups", func(f fixture) { f.Backups().Last = nil; f.Spec.Spec.Backup = spec.Backup{} }, margins(1, 1, 1, 1), nil},
 	{"first-backup-due", func(f fixture) { r := f.Backups(); r.Last, r.Since = nil, r.Now.Add(-12*time.Hour) }, margins(1, 1, 1, 1), nil},
@@ -557,7 +581,7 @@ var findingCases = []struct {
 	}, margins(1, 1, 1, 1), []string{"warning: cp-a has no schedule of backups", "warning: cp-b and cp-c have another schedule of backups, or other credentials for their store, than the spec says"}},
 	{"schedules-without-credentials-here", func(f fixture) {
 		f.Backups()
-		f.Seen.Backups.Schedule, f.Seen.Backups.ScheduleError = "", "there are no credentials for the S3 store"
+		f.Seen.Backups.Schedules, f.Seen.Backups.ScheduleError = nil, "there are no credentials for the S3 store"
 	}, margins(1, 1, 1, 1), nil},
 	{"schedule-that-cannot-be-read", func(f fixture) {
 		f.Backups()

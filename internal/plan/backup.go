@@ -50,7 +50,7 @@ func (b *builder) scheduleBackups(after ...*Step) {
 			b.unscheduleBackups(h, f, after)
 			continue
 		}
-		if why := b.staleSchedule(f); why != "" {
+		if why := b.staleSchedule(h, f); why != "" {
 			b.add(Step{Kind: ScheduleBackups, Host: h.Name, Title: "let the control plane take backups",
 				Reason: fmt.Sprintf("%s; one of the control planes takes a backup every %s, and another one if that fails", why, b.c.Spec.Backup.Every)}, append(after, b.at[h.Name].configure)...)
 		}
@@ -58,16 +58,19 @@ func (b *builder) scheduleBackups(after ...*Step) {
 }
 
 // staleSchedule says what is wrong with the schedule of a control plane; it is empty if nothing is.
-func (b *builder) staleSchedule(f *facts.Facts) string {
+func (b *builder) staleSchedule(h spec.Host, f *facts.Facts) string {
 	seen := b.Seen.Backups
-	if seen == nil || seen.Schedule == "" || f.Unknown[facts.BackupScheduleFile] != "" {
+	if seen == nil || seen.Schedules[h.Name] == "" || f.Unknown[facts.BackupScheduleFile] != "" {
 		return ""
 	}
 	switch have, has := f.Files[facts.BackupScheduleFile]; {
 	case !has:
 		return "it has no schedule of backups"
-	case have != seen.Schedule:
+	case have != seen.Schedules[h.Name]:
 		return "its schedule of backups, or the credentials for their store, are not those of the spec"
+	}
+	if seen.Outdated() {
+		return "etcd says that another schedule of backups counts, and so it takes none"
 	}
 	if access := hostconfig.WrongAccess(facts.File{Path: facts.BackupScheduleFile, Mode: 0o600}, f.Modes); len(access) > 0 {
 		return reasons(access)

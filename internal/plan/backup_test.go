@@ -14,13 +14,22 @@ import (
 
 const scheduleDigest = "the digest of the schedule"
 
+// schedules are the same for all control planes.
+func schedules(c *spec.Cluster, digest string) *facts.Backups {
+	out := &facts.Backups{Schedules: map[string]string{}}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		out.Schedules[h.Name] = digest
+	}
+	return out
+}
+
 // scheduled gives a cluster a schedule of backups, of which the hosts have nothing yet.
 func scheduled(c *spec.Cluster, obs *facts.Observation) {
 	c.Spec.Backup = spec.Backup{Recipients: []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"},
 		S3: spec.BackupS3{Endpoint: "https://s3.example.com", Bucket: "b", CredentialsFile: "s3-credentials"}}
 	c.Default()
 	if obs != nil {
-		obs.Backups = &facts.Backups{Schedule: scheduleDigest}
+		obs.Backups = schedules(c, scheduleDigest)
 	}
 }
 
@@ -29,7 +38,7 @@ func withSchedule(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	scheduled(c, nil)
 	obs := finished(t, c)
-	obs.Backups = &facts.Backups{Schedule: scheduleDigest}
+	obs.Backups = schedules(c, scheduleDigest)
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		f := obs.Hosts[h.Name].Facts
 		f.Files[facts.BackupScheduleFile] = scheduleDigest
@@ -69,8 +78,14 @@ func TestTheScheduleOfBackups(t *testing.T) {
 		configures  []string
 	}{
 		"nothing":            {change: func(*spec.Cluster, *facts.Observation) {}},
-		"another credential": {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Backups.Schedule = "another digest" }, schedules: allControlPlanes},
-		"one has none":       {change: func(_ *spec.Cluster, obs *facts.Observation) { delete(files(obs, "cp-b"), facts.BackupScheduleFile) }, schedules: []string{"cp-b"}},
+		"another credential": {change: func(c *spec.Cluster, obs *facts.Observation) { obs.Backups = schedules(c, "another digest") }, schedules: allControlPlanes},
+		"another one counts": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Backups.Generation, obs.Backups.Report = "this", &facts.BackupReport{Generation: "another"}
+		}, schedules: allControlPlanes},
+		"this one counts": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Backups.Generation, obs.Backups.Report = "this", &facts.BackupReport{Generation: "this"}
+		}},
+		"one has none": {change: func(_ *spec.Cluster, obs *facts.Observation) { delete(files(obs, "cp-b"), facts.BackupScheduleFile) }, schedules: []string{"cp-b"}},
 		"others can read it": {change: func(_ *spec.Cluster, obs *facts.Observation) {
 			obs.Hosts["cp-c"].Facts.Modes[facts.BackupScheduleFile] = facts.Mode{Bits: 0o644, Owner: "root", Group: "root"}
 		}, schedules: []string{"cp-c"}},
@@ -107,10 +122,10 @@ func TestTheScheduleOfBackups(t *testing.T) {
 			}
 			delete(files(obs, "cp-a"), facts.BackupScheduleFile)
 		}, schedules: []string{"cp-a"}},
-		"one cannot be reached": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+		"one cannot be reached": {change: func(c *spec.Cluster, obs *facts.Observation) {
 			obs.Hosts["cp-b"] = facts.Host{Error: "no SSH connection"}
 			obs.Etcd[1].Healthy, obs.Etcd[1].Unknown = false, "its host cannot be reached"
-			obs.Backups.Schedule = "another digest"
+			obs.Backups = schedules(c, "another digest")
 		}, schedules: []string{"cp-a", "cp-c"}},
 	} {
 		c := testCluster()
@@ -149,6 +164,7 @@ func TestAControlPlaneThatJoinsTakesBackups(t *testing.T) {
 	c := testCluster()
 	obs := withSchedule(t, c)
 	joiner(c, obs, facts.Kubernetes{})
+	obs.Backups = schedules(c, scheduleDigest)
 	p := build(t, c, obs)
 	inOrder(t, p, "cp-d/join-control-plane", "cp-d/schedule-backups")
 	if got := kindsOf(p)[ScheduleBackups]; !slices.Equal(got, []string{"cp-d"}) {

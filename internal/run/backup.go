@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,8 +52,9 @@ func (e *Engine) Backup(ctx context.Context) (*hostbackup.Result, error) {
 		if err == nil {
 			var out hostbackup.Result
 			err = progress.Track(ctx, e.Progress, h.Name, h.Name+"/backup", "take a backup to "+in.Location.String(), func(ctx context.Context) (err error) {
+				in.Host = h.Name
 				out, err = hostbackup.Take.On(ctx, c, in)
-				return err
+				return in.Location.RedactError(err)
 			})
 			if err == nil {
 				return &out, nil
@@ -73,29 +75,40 @@ type StoredBackup struct {
 	Hosts []string `json:"hosts,omitempty"`
 }
 
-// Backups lists the backups of the cluster in its store, the newest first. Control planes whose directories could not be read are in
-// the second result.
-func (e *Engine) Backups(ctx context.Context) ([]StoredBackup, map[string]string, error) {
+// StoredBackups are the backups in the store of a cluster, the newest first.
+type StoredBackups struct {
+	Cluster string         `json:"cluster"`
+	Backups []StoredBackup `json:"backups"`
+	// Others are backups of other clusters with the same name, such as one that this one was restored from.
+	Others []StoredBackup `json:"others,omitempty"`
+	// Unidentified says that etcd did not answer, so that Backups may be of other clusters with the same name, too.
+	Unidentified bool `json:"unidentified,omitempty"`
+	// Unreachable are control planes whose directories could not be read.
+	Unreachable map[string]string `json:"unreachable,omitempty"`
+}
+
+// Backups lists the backups of the cluster in its store.
+func (e *Engine) Backups(ctx context.Context) (*StoredBackups, error) {
 	in, err := BackupRequest(e.Cluster)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	found, silent, read := map[string]StoredBackup{}, map[string]string{}, false
+	found, silent, uid, etcd, read := map[string]StoredBackup{}, map[string]string{}, "", "", false
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 		c, err := e.Conns.Get(h.Name)
-		var all []backup.Entry
+		var all hostbackup.Listed
 		if err == nil {
 			all, err = hostbackup.List.On(ctx, c, in.Location)
 		}
 		if err != nil {
-			silent[h.Name] = err.Error()
+			silent[h.Name] = in.Location.Redact(err.Error())
 			continue
 		}
 		read = true
-		for _, b := range all {
-			if !b.Of(e.Cluster.Metadata.Name, "") {
-				continue
-			}
+		if all.Etcd != "" {
+			uid, etcd = all.UID, all.Etcd
+		}
+		for _, b := range all.Backups {
 			known := found[b.File]
 			known.Entry = b
 			if !in.Location.Shared() {
@@ -113,44 +126,79 @@ func (e *Engine) Backups(ctx context.Context) ([]StoredBackup, map[string]string
 		for _, name := range slices.Sorted(maps.Keys(silent)) {
 			errs = append(errs, errors.New(silent[name]))
 		}
-		return nil, nil, fmt.Errorf("listing the backups in %s: %w", in.Location, errors.Join(errs...))
+		return nil, fmt.Errorf("listing the backups in %s: %w", in.Location, errors.Join(errs...))
 	}
-	out := []StoredBackup{}
-	for _, b := range found {
-		out = append(out, b)
-	}
-	slices.SortFunc(out, func(a, b StoredBackup) int { return b.Time.Compare(a.Time) })
-	return out, silent, nil
+	out := listed(e.Cluster.Metadata.Name, uid, etcd, slices.Collect(maps.Values(found)))
+	out.Unreachable = silent
+	return out, nil
 }
 
-// OpenBackup reads a backup from the store, through a control plane; the newest one if file is empty. It returns its name, too.
+// listed sorts the backups in a store by whether they are of the cluster with this name, UID, and ID of its etcd.
+func listed(cluster, uid, etcd string, all []StoredBackup) *StoredBackups {
+	out := &StoredBackups{Cluster: cluster, Backups: []StoredBackup{}, Unidentified: etcd == ""}
+	slices.SortFunc(all, func(a, b StoredBackup) int { return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(a.File, b.File)) })
+	for _, b := range all {
+		switch {
+		case b.Of(cluster, uid, etcd):
+			out.Backups = append(out.Backups, b)
+		case b.Of(cluster, "", ""):
+			out.Others = append(out.Others, b)
+		}
+	}
+	return out
+}
+
+// find is a backup by its name, also one of another cluster, or the newest one of this cluster.
+func (s *StoredBackups) find(file string) (StoredBackup, error) {
+	if file != "" {
+		for _, b := range slices.Concat(s.Backups, s.Others) {
+			if b.File == file {
+				return b, nil
+			}
+		}
+		return StoredBackup{}, fmt.Errorf("there is no backup %s of %s; see `quorate backup list`", file, s.Cluster)
+	}
+	if len(s.Backups) == 0 {
+		return StoredBackup{}, fmt.Errorf("there is no backup of %s yet; take one with `quorate backup`", s.Cluster)
+	}
+	newest := s.Backups[0]
+	if slices.ContainsFunc(s.Backups, func(b StoredBackup) bool { return !b.Same(newest.Name) }) {
+		return StoredBackup{}, fmt.Errorf("the store has backups of several clusters with the name %s, and etcd does not answer which one this is: name the backup (`quorate backup list` shows them)", s.Cluster)
+	}
+	return newest, nil
+}
+
+// OpenBackup reads a backup from the store, through a control plane, and through another one if that fails; the newest one if file is empty.
+// It returns its name, too.
 func (e *Engine) OpenBackup(ctx context.Context, file string) (string, io.Reader, error) {
-	all, _, err := e.Backups(ctx)
+	all, err := e.Backups(ctx)
 	if err != nil {
 		return "", nil, err
 	}
-	i := slices.IndexFunc(all, func(b StoredBackup) bool { return file == "" || b.File == file })
-	switch {
-	case i < 0 && file == "":
-		return "", nil, fmt.Errorf("there is no backup of %s yet; take one with `quorate backup`", e.Cluster.Metadata.Name)
-	case i < 0:
-		return "", nil, fmt.Errorf("there is no backup %s of %s; see `quorate backup list`", file, e.Cluster.Metadata.Name)
+	b, err := all.find(file)
+	if err != nil {
+		return "", nil, err
 	}
 	in, err := BackupRequest(e.Cluster)
 	if err != nil {
 		return "", nil, err
 	}
-	var c *host.Conn
+	var hosts []*host.Conn
+	var errs []error
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-		if in.Location.Shared() || slices.Contains(all[i].Hosts, h.Name) {
-			if c, err = e.Conns.Get(h.Name); err == nil {
-				break
-			}
+		if !in.Location.Shared() && !slices.Contains(b.Hosts, h.Name) {
+			continue
 		}
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		hosts = append(hosts, c)
 	}
-	if c == nil {
-		return "", nil, err
+	if len(hosts) == 0 {
+		return "", nil, errors.Join(errs...)
 	}
-	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: c.Name(), ID: c.Name() + "/backup", Title: "read " + all[i].File})
-	return all[i].File, hostbackup.Download(ctx, c, in.Location, all[i].File), nil
+	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: hosts[0].Name(), ID: hosts[0].Name() + "/backup", Title: "read " + b.File})
+	return b.File, hostbackup.Download(ctx, hosts, in.Location, b.File), nil
 }

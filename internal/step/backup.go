@@ -6,6 +6,7 @@ import (
 
 	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // scheduleBackups reads the credentials for the store on this machine and hands them to a control plane inside the session.
@@ -14,7 +15,7 @@ func scheduleBackups(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	schedule, err := backup.ScheduleOf(e.Cluster)
+	schedule, err := backup.ScheduleOf(e.Cluster, s.Host)
 	if err != nil {
 		return fmt.Errorf("reading the credentials for backups: %w", err)
 	}
@@ -28,6 +29,7 @@ func unscheduleBackups(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = backup.RemoveSchedule.On(ctx, c, struct{}{})
+	h, _ := e.Cluster.Host(s.Host)
+	_, err = backup.RemoveSchedule.On(ctx, c, backup.Removal{Cluster: e.Cluster.Spec.Backup.Interval() == 0 && h.Has(spec.RoleControlPlane)})
 	return err
 }

@@ -22,6 +22,8 @@ const (
 	lastKey = "/quorate.dev/backup-last"
 	// failedKeys, followed by the name of a host, has its last attempt, if that failed.
 	failedKeys = "/quorate.dev/backup-failed/"
+	// generationKey says which schedule counts.
+	generationKey = "/quorate.dev/backup-schedule"
 	// noteTimeout is how long reading or writing them may take.
 	noteTimeout = 5 * time.Second
 	// errorLimit is for the text of an error.
@@ -30,7 +32,7 @@ const (
 
 // Report reads what is noted about the backups of the cluster.
 var Report = host.Define("backup.report", func(ctx context.Context, _ struct{}) (facts.BackupReport, error) {
-	p, err := local()
+	p, err := local("")
 	if err != nil {
 		return facts.BackupReport{}, err
 	}
@@ -63,7 +65,7 @@ func report(ctx context.Context, client *clientv3.Client, now, since time.Time) 
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
 	// Not WithSerializable: a member that lags would say that a backup is due which another host has just taken.
-	r, err := client.Txn(ctx).Then(clientv3.OpGet(lastKey), clientv3.OpGet(failedKeys, clientv3.WithPrefix())).Commit()
+	r, err := client.Txn(ctx).Then(clientv3.OpGet(lastKey), clientv3.OpGet(failedKeys, clientv3.WithPrefix()), clientv3.OpGet(generationKey)).Commit()
 	if err != nil {
 		return out, fmt.Errorf("reading from etcd what is noted about backups: %w", err)
 	}
@@ -84,16 +86,25 @@ func report(ctx context.Context, client *clientv3.Client, now, since time.Time) 
 		}
 		out.Failed[strings.TrimPrefix(string(kv.Key), failedKeys)] = failed
 	}
+	for _, kv := range r.Responses[2].GetResponseRange().Kvs {
+		out.Generation = string(kv.Value)
+	}
 	return out, nil
 }
 
-// noteGood notes a backup that was stored and read again.
-func (p controlPlane) noteGood(ctx context.Context, client *clientv3.Client, last facts.LastBackup) error {
+// noteGood notes a backup that was stored and read again, if this control plane still holds the lock.
+func (p controlPlane) noteGood(ctx context.Context, client *clientv3.Client, held clientv3.Cmp, last facts.LastBackup) error {
 	text, err := json.Marshal(last)
 	if err != nil {
 		return err
 	}
-	return note(ctx, client, clientv3.OpPut(lastKey, string(text)), clientv3.OpDelete(failedKeys+p.host))
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	r, err := client.Txn(ctx).If(held).Then(clientv3.OpPut(lastKey, string(text)), clientv3.OpDelete(failedKeys+p.host)).Commit()
+	if err == nil && !r.Succeeded {
+		err = errLost
+	}
+	return err
 }
 
 // noteFailed notes an attempt of this control plane that failed.
@@ -105,12 +116,8 @@ func (p controlPlane) noteFailed(ctx context.Context, client *clientv3.Client, w
 	if err != nil {
 		return err
 	}
-	return note(ctx, client, clientv3.OpPut(failedKeys+p.host, string(text)))
-}
-
-func note(ctx context.Context, client *clientv3.Client, ops ...clientv3.Op) error {
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	_, err := client.Txn(ctx).Then(ops...).Commit()
+	_, err = client.Put(ctx, failedKeys+p.host, string(text))
 	return err
 }

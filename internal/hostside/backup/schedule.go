@@ -32,7 +32,8 @@ type Schedule struct {
 	Request Request       `json:"request"`
 }
 
-// RequestOf is what control planes are told about the backups of a spec, with the credentials that this machine has.
+// RequestOf is what control planes are told about the backups of a spec, with the credentials that this machine has. Each of them also
+// needs its own name.
 func RequestOf(c *spec.Cluster) (Request, error) {
 	b := c.Spec.Backup
 	at, err := backup.LocationOf(b)
@@ -40,9 +41,10 @@ func RequestOf(c *spec.Cluster) (Request, error) {
 		Keep: backup.Retention{Last: b.Keep.Last, Daily: b.Keep.Daily, Weekly: b.Keep.Weekly}}, err
 }
 
-// ScheduleOf is the schedule of a spec that has one.
-func ScheduleOf(c *spec.Cluster) (Schedule, error) {
+// ScheduleOf is the schedule of a spec that has one, for one of its hosts.
+func ScheduleOf(c *spec.Cluster, host string) (Schedule, error) {
 	request, err := RequestOf(c)
+	request.Host = host
 	return Schedule{c.Spec.Backup.Interval(), request}, err
 }
 
@@ -58,16 +60,23 @@ func Describe(c *spec.Cluster) *facts.Backups {
 	if c.Spec.Backup.Interval() == 0 {
 		return out
 	}
-	s, err := ScheduleOf(c)
-	var content []byte
-	if err == nil {
-		content, err = s.content()
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		s, err := ScheduleOf(c, h.Name)
+		var content []byte
+		if err == nil {
+			content, err = s.content()
+		}
+		if err != nil {
+			return &facts.Backups{ScheduleError: err.Error()}
+		}
+		if out.Schedules == nil {
+			out.Schedules = map[string]string{}
+		}
+		out.Schedules[h.Name] = facts.Sum(content)
+		if out.Generation, err = s.generation(); err != nil {
+			return &facts.Backups{ScheduleError: err.Error()}
+		}
 	}
-	if err != nil {
-		out.ScheduleError = err.Error()
-		return out
-	}
-	out.Schedule = facts.Sum(content)
 	return out
 }
 
@@ -80,12 +89,49 @@ var SetSchedule = host.Define("backup.set-schedule", func(ctx context.Context, s
 	if err := s.write(facts.BackupScheduleFile); err != nil {
 		return struct{}{}, err
 	}
+	generation, err := s.generation()
+	if err != nil {
+		return struct{}{}, err
+	}
+	if err := setGeneration(ctx, generation); err != nil {
+		return struct{}{}, err
+	}
 	units, err := system.Units(ctx, hostconfig.BackupTimer)
 	if err != nil || units[hostconfig.BackupTimer].Active != "active" {
 		return struct{}{}, err
 	}
-	return struct{}{}, systemctl(ctx, "restart", hostconfig.BackupTimer)
+	return struct{}{}, system.Systemctl(ctx, "restart", hostconfig.BackupTimer)
 }, host.Secret)
+
+// noGeneration is noted when no control plane is to take backups.
+const noGeneration = "none"
+
+// generation identifies the schedule on all control planes.
+func (s Schedule) generation() (string, error) {
+	s.Request.Host = ""
+	content, err := s.content()
+	return facts.Sum(content), err
+}
+
+// setGeneration notes which schedule counts. A control plane that was not reached when it was set, and has another one, takes no backups:
+// it would store them elsewhere, or for others, or remove too many.
+func setGeneration(ctx context.Context, generation string) error {
+	p, err := local("")
+	if err != nil {
+		return err
+	}
+	client, err := p.connect(p.endpoints...)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
+	defer cancel()
+	if _, err := client.Put(ctx, generationKey, generation); err != nil {
+		return fmt.Errorf("noting in etcd which schedule of backups counts: %w", err)
+	}
+	return nil
+}
 
 func (s Schedule) write(file string) error {
 	content, err := s.content()
@@ -102,8 +148,19 @@ func (s Schedule) write(file string) error {
 	return durable.WriteFile(file, content, 0o600)
 }
 
+// Removal says whether a host, or the whole cluster, is to take no backups by itself any more.
+type Removal struct {
+	Cluster bool `json:"cluster,omitempty"`
+}
+
 // RemoveSchedule ends the backups that a host takes by itself, and removes the credentials.
-var RemoveSchedule = host.Define("backup.remove-schedule", func(ctx context.Context, _ struct{}) (struct{}, error) {
+var RemoveSchedule = host.Define("backup.remove-schedule", func(ctx context.Context, in Removal) (struct{}, error) {
+	if in.Cluster {
+		// A host that is no control plane yet, or no longer, has no etcd to ask.
+		if err := setGeneration(ctx, noGeneration); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return struct{}{}, err
+		}
+	}
 	return struct{}{}, removeSchedule(ctx)
 })
 
@@ -116,7 +173,7 @@ func removeSchedule(ctx context.Context) error {
 		if !units[name].Exists {
 			continue
 		}
-		if err := systemctl(ctx, "disable", "--now", name); err != nil {
+		if err := system.Systemctl(ctx, "disable", "--now", name); err != nil {
 			return err
 		}
 	}
@@ -125,21 +182,15 @@ func removeSchedule(ctx context.Context) error {
 			return err
 		}
 	}
-	return systemctl(ctx, "daemon-reload")
-}
-
-func systemctl(ctx context.Context, args ...string) error {
-	return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
+	return system.Systemctl(ctx, "daemon-reload")
 }
 
 const (
-	// clocksAgree is by how much the clocks of control planes may differ. A backup that is dated further in the future was dated by
-	// a clock that is wrong, and would keep all others from taking one.
-	clocksAgree = 10 * time.Minute
 	// A control plane whose attempt failed waits before the next one: for a twelfth of the interval, within these limits. The others
 	// do not wait for it.
 	leastRetry, mostRetry = 4 * time.Minute, time.Hour
-	// An attempt may take half of the interval, within these limits. Then another control plane may try.
+	// An attempt may take half of the interval, within these limits. Then another control plane may try. The command may take
+	// mostPatience.
 	leastPatience, mostPatience = 30 * time.Minute, 12 * time.Hour
 )
 
@@ -155,7 +206,7 @@ func (s Schedule) due(host string, r facts.BackupReport) string {
 		return "there is none"
 	case r.Last.Store != store:
 		return "the last one is in " + r.Last.Store
-	case r.Last.Time.Sub(r.Now) > clocksAgree:
+	case r.FromTheFuture(): // it would keep all others from taking one
 		return "the last one is dated in the future"
 	case r.Now.Sub(r.Last.Time) >= s.Every:
 		return "the last one is " + ui.Duration(r.Now.Sub(r.Last.Time)) + " old"
@@ -180,7 +231,7 @@ func Scheduled(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p, err := local()
+	p, err := local(s.Request.Host)
 	if err != nil {
 		return err
 	}
@@ -197,18 +248,38 @@ func (p controlPlane) scheduled(ctx context.Context, s Schedule, now func() time
 		return err
 	}
 	defer client.Close()
-	r, err := report(ctx, client, now(), since)
-	if err != nil || s.due(p.host, r) == "" {
+	if err := p.tidy(); err != nil {
 		return err
 	}
+	own, err := s.generation()
+	if err != nil {
+		return err
+	}
+	r, err := report(ctx, client, now(), since)
+	if err != nil {
+		return err
+	}
+	if r.Generation != "" && r.Generation != own {
+		fmt.Fprintln(log, "another schedule of backups was set when this control plane could not be reached, so it takes none: `quorate apply` sets it here, too")
+		return nil
+	}
+	if s.due(p.host, r) == "" {
+		return nil
+	}
 	patience := min(max(s.Every/2, leastPatience), mostPatience)
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it was not done within %s", patience))
+	ctx, cancel := patiently(ctx, patience)
 	defer cancel()
 	// When time is up, the lock ends, even if something here hangs that cannot be interrupted.
-	err = locked(ctx, client, func(ctx context.Context) error { return p.ifDue(ctx, client, s, recipients, now, since, log) })
+	err = p.locked(ctx, client, func(ctx context.Context, held *clientv3.Cmp) error {
+		return p.ifDue(ctx, client, held, s, recipients, now, since, log)
+	})
 	if errors.Is(err, ErrBusy) {
-		fmt.Fprintln(log, "a backup is due, and another control plane is taking it")
+		fmt.Fprintf(log, "a backup is due: %v\n", err)
 		return nil
+	}
+	if errors.Is(err, errFull) {
+		// Without the lock, every control plane would take one, again and again.
+		return fmt.Errorf("a backup is due, and none is taken: %w; take one with `quorate backup`, which does without the lock, and free space in etcd", err)
 	}
 	if err != nil {
 		return errors.New("taking a backup: " + s.Request.Location.Redact(err.Error()))
@@ -217,7 +288,7 @@ func (p controlPlane) scheduled(ctx context.Context, s Schedule, now func() time
 }
 
 // ifDue takes a backup while this control plane holds the lock: another one may have taken it since.
-func (p controlPlane) ifDue(ctx context.Context, client *clientv3.Client, s Schedule, recipients []age.Recipient, now func() time.Time, since time.Time, log io.Writer) error {
+func (p controlPlane) ifDue(ctx context.Context, client *clientv3.Client, held *clientv3.Cmp, s Schedule, recipients []age.Recipient, now func() time.Time, since time.Time, log io.Writer) error {
 	r, err := report(ctx, client, now(), since)
 	if err != nil {
 		return err
@@ -228,7 +299,7 @@ func (p controlPlane) ifDue(ctx context.Context, client *clientv3.Client, s Sche
 	}
 	fmt.Fprintf(log, "a backup is due: %s\n", why)
 	begin := time.Now()
-	out, err := p.attempt(ctx, client, s.Request, recipients)
+	out, err := p.attempt(ctx, client, held, s.Request, recipients)
 	if err != nil {
 		return err
 	}

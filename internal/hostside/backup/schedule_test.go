@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -86,7 +87,7 @@ func startScheduling(t *testing.T) scheduling {
 // at is a control plane of another name on the same etcd.
 func (s scheduling) at(host string) controlPlane {
 	p := s.p
-	p.host, p.work = host, filepath.Join(filepath.Dir(s.p.work), host)
+	p.host, p.work = host, filepath.Join(filepath.Dir(s.p.work), host, "backup")
 	return p
 }
 
@@ -186,9 +187,9 @@ func TestControlPlanesDoNotTakeBackupsTogether(t *testing.T) {
 	if r := s.noted(); r.Failed != nil {
 		t.Errorf("somebody who was late is noted as failed: %+v", r.Failed)
 	}
-	err := locked(t.Context(), s.client, func(ctx context.Context) error {
+	err := s.at("cp-b").locked(t.Context(), s.client, func(ctx context.Context, _ *clientv3.Cmp) error {
 		log, err := s.look(ctx, "cp-a", 7*time.Hour)
-		if !strings.Contains(log, "another control plane is taking it") {
+		if !strings.Contains(log, "another control plane is taking a backup: cp-b began at") {
 			t.Errorf("%q", log)
 		}
 		return err
@@ -245,7 +246,7 @@ func TestWhatWasEndedIsNoFailure(t *testing.T) {
 	}
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.at("cp-a").attempt(ended, s.client, s.s.Request, recipients); err == nil {
+	if _, err := s.at("cp-a").attempt(ended, s.client, nil, s.s.Request, recipients); err == nil {
 		t.Error("a backup was taken that somebody ended")
 	}
 	if r := s.noted(); r.Failed != nil {
@@ -254,7 +255,7 @@ func TestWhatWasEndedIsNoFailure(t *testing.T) {
 	late, cancel := context.WithTimeoutCause(t.Context(), time.Nanosecond, errors.New("it was not done within 1ns"))
 	defer cancel()
 	<-late.Done()
-	if _, err := s.at("cp-a").attempt(late, s.client, s.s.Request, recipients); err == nil {
+	if _, err := s.at("cp-a").attempt(late, s.client, nil, s.s.Request, recipients); err == nil {
 		t.Error("a backup was taken after its time")
 	}
 	if r := s.noted(); len(r.Failed) != 1 {
@@ -304,8 +305,9 @@ func TestTheScheduleIsOnlyForRoot(t *testing.T) {
 func TestTheDigestOfASchedule(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "credentials")
 	c := &spec.Cluster{Metadata: spec.Metadata{Name: "prod"}}
+	c.Spec.Hosts = []spec.Host{{Name: "cp-a", Roles: []string{spec.RoleControlPlane}}, {Name: "cp-b", Roles: []string{spec.RoleControlPlane}}, {Name: "worker-a", Roles: []string{spec.RoleWorker}}}
 	c.Spec.Backup = spec.Backup{Recipients: []string{"age1b", "age1a"}, Every: "6h", S3: spec.BackupS3{Endpoint: "https://s3.example.com", Bucket: "b", CredentialsFile: file}}
-	if b := Describe(c); b.Schedule != "" || !strings.Contains(b.ScheduleError, file) {
+	if b := Describe(c); b.Schedules != nil || !strings.Contains(b.ScheduleError, file) {
 		t.Errorf("without credentials: %+v", b)
 	}
 	seen := map[string]string{}
@@ -315,13 +317,13 @@ func TestTheDigestOfASchedule(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := Describe(c)
-		if text, err := json.Marshal(b); err != nil || b.Schedule == "" || strings.Contains(string(text), secret) {
+		if text, err := json.Marshal(b); err != nil || len(b.Schedules) != 2 || b.Schedules["cp-a"] == b.Schedules["cp-b"] || strings.Contains(string(text), secret) {
 			t.Errorf("%s: %s %v", what, text, err)
 		}
-		if seen[b.Schedule] != "" {
-			t.Errorf("%s and %s have the same digest", what, seen[b.Schedule])
+		if seen[b.Schedules["cp-a"]] != "" {
+			t.Errorf("%s and %s have the same digest", what, seen[b.Schedules["cp-a"]])
 		}
-		return b.Schedule
+		return b.Schedules["cp-a"]
 	}
 	first := digest("the first", "very-secret")
 	c.Spec.Backup.Recipients = []string{"age1a", "age1b"}
@@ -335,7 +337,75 @@ func TestTheDigestOfASchedule(t *testing.T) {
 	c.Spec.Backup.Keep.Last = 3
 	seen[digest("another retention", "very-secret")] = "another retention"
 	c.Spec.Backup.Every = spec.BackupNever
-	if b := Describe(c); *b != (facts.Backups{}) {
+	if b := Describe(c); !reflect.DeepEqual(*b, facts.Backups{}) {
 		t.Errorf("without a schedule: %+v", b)
 	}
+}
+
+// A control plane that could not be reached when the schedule changed, or ended, does not go on with its own.
+func TestAnOutdatedScheduleDoesNothing(t *testing.T) {
+	ctx, s := t.Context(), startScheduling(t)
+	own, err := s.s.generation()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := s.s
+	other.Request.Host = "cp-z"
+	if same, err := other.generation(); err != nil || same != own {
+		t.Errorf("hosts with the same schedule do not agree: %v", err)
+	}
+	for _, generation := range []string{"another", noGeneration} {
+		if _, err := s.client.Put(ctx, generationKey, generation); err != nil {
+			t.Fatal(err)
+		}
+		if log, err := s.look(ctx, "cp-a", 0); err != nil || !strings.Contains(log, "another schedule of backups was set") {
+			t.Errorf("%s: %q %v", generation, log, err)
+		}
+	}
+	if got := s.stored(); len(got) != 0 {
+		t.Errorf("the store has backups of %v", got)
+	}
+	if _, err := s.client.Put(ctx, generationKey, own); err != nil {
+		t.Fatal(err)
+	}
+	if log, err := s.look(ctx, "cp-a", 0); err != nil || !strings.Contains(log, ".cp-a.backup.age: ") {
+		t.Errorf("%q %v", log, err)
+	}
+}
+
+// A process that was killed leaves all of etcd in plain text.
+func TestTheTimerRemovesTheSnapshotOfAKilledRun(t *testing.T) {
+	ctx, s := t.Context(), startScheduling(t)
+	if _, err := s.look(ctx, "cp-a", 0); err != nil {
+		t.Fatal(err)
+	}
+	p := s.at("cp-a")
+	left := filepath.Join(p.work, "snapshot.db")
+	place(t, p.work, "snapshot.db", []byte("secrets"))
+	leave, err := s.running(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.look(ctx, "cp-a", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); err != nil {
+		t.Errorf("the snapshot of a run that goes on was removed: %v", err)
+	}
+	leave()
+	place(t, p.work, "snapshot.db", []byte("secrets"))
+	if log, err := s.look(ctx, "cp-a", time.Minute); err != nil || log != "" {
+		t.Errorf("%q %v", log, err)
+	}
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("the snapshot of a killed run stays: %v", err)
+	}
+}
+
+// running is another process that takes a backup on the host.
+func (s scheduling) running(p controlPlane) (leave func(), err error) {
+	if leave, err = p.alone(); err == nil {
+		place(s.t, p.work, "snapshot.db", []byte("secrets"))
+	}
+	return leave, err
 }
