@@ -6,6 +6,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	_ "quorate.dev/quorate/internal/hostside" // every operation that `host serve` answers
 	"quorate.dev/quorate/internal/hostside/approve"
+	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -34,6 +35,10 @@ func (a *app) host() *cobra.Command {
 		&cobra.Command{
 			Use: "approver-credentials", Short: "Renew the certificate of the approver's user",
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Renew(cmd.Context(), a.out) },
+		},
+		&cobra.Command{
+			Use: "backup", Short: "Take a backup if one is due",
+			RunE: func(cmd *cobra.Command, _ []string) error { return backup.Scheduled(cmd.Context(), a.out) },
 		},
 	)
 	return cmd

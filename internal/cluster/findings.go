@@ -57,6 +57,9 @@ const (
 	RuleClock            = "clock"
 	RuleSwap             = "swap"
 	RuleSuperAdmin       = "super-admin"
+	RuleBackupAge        = "backup-age"
+	RuleBackupFailed     = "backup-failed"
+	RuleBackupSchedule   = "backup-schedule"
 	RuleSources          = "sources" // of package sources
 )
 
@@ -119,6 +122,9 @@ var Rules = []Rule{
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
+	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
+	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
+	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
 }
 
 const (
@@ -212,6 +218,7 @@ func (f *findings) all() {
 	f.maintenance()
 	f.versions()
 	f.margins()
+	f.backups()
 }
 
 // NotWhole are the findings that keep a cluster of somebody else from being adopted: etcd, an API server, a controller manager,

@@ -512,6 +512,88 @@ var findingCases = []struct {
 			f.Seen.Hosts[h].Facts.SwapBytes = 1
 		}
 	}, margins(1, 1, 1, 1), []string{"warning: swap is on: w-a, w-b;"}},
+
+	// Backups. The last one is an hour old, and one is due every six hours.
+	{"backups", func(f fixture) { f.Backups() }, margins(1, 1, 1, 1), nil},
+	{"backups-from-the-future", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.AddDate(1, 0, 0) }, margins(1, 1, 1, 1), []string{"warning: the last backup does not count as a good one: by the clock of cp-b, it was taken 365 days in the future"}},
+	{"clocks-that-agree", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.Add(9 * time.Minute) }, margins(1, 1, 1, 1), nil},
+	{"nobody-can-take-one", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-7 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-time.Hour), Error: "first"}, "cp-b": {Time: r.Now.Add(-3 * time.Minute), Error: "no such bucket"}, "cp-c": {Time: r.Now.Add(-time.Hour), Error: "third"}}
+	}, margins(1, 1, 1, 1), []string{"warning: a backup is due, and no control plane can take it; the last attempt, 3 minutes ago by cp-b, failed: no such bucket"}},
+	{"nobody-can-take-the-first", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Since = nil, r.Now.Add(-time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-time.Hour)}, "cp-b": {Time: r.Now.Add(-3 * time.Minute), Error: "no such bucket"}, "cp-c": {Time: r.Now.Add(-time.Hour)}}
+	}, margins(1, 1, 1, 1), []string{"warning: a backup is due, and no control plane can take it; the last attempt, 3 minutes ago by cp-b, failed: no such bucket"}},
+	{"one-has-not-tried-since", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-7 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-8 * time.Hour), Error: "old"}, "cp-b": {Time: r.Now.Add(-time.Hour), Error: "b"}, "cp-c": {Time: r.Now.Add(-time.Hour), Error: "c"}}
+	}, margins(1, 1, 1, 1), []string{"info: cp-a could not take a backup 8 hours ago: old", "info: cp-b could not take a backup 60 minutes ago: b", "info: cp-c could not take a backup 60 minutes ago: c"}},
+	{"no-schedule-and-no-credentials-here", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Since = nil, time.Time{}
+		f.Seen.Backups.Schedules, f.Seen.Backups.ScheduleError = nil, "there are no credentials for the S3 store"
+		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
+			delete(f.Seen.Hosts[h].Facts.Files, facts.BackupScheduleFile)
+		}
+	}, margins(1, 1, 1, 1), []string{"warning: cp-a, cp-b and cp-c have no schedule of backups", "warning: there has never been a good backup, and no control plane has a schedule of backups"}},
+	{"no-schedule", func(f fixture) { f.Backups().Last = nil; f.Spec.Spec.Backup.Every = spec.BackupNever }, margins(1, 1, 1, 1), nil},
+	{"no-backups", func(f fixture) { f.Backups().Last = nil; f.Spec.Spec.Backup = spec.Backup{} }, margins(1, 1, 1, 1), nil},
+	{"first-backup-due", func(f fixture) { r := f.Backups(); r.Last, r.Since = nil, r.Now.Add(-12*time.Hour) }, margins(1, 1, 1, 1), nil},
+	{"not-scheduled-yet", func(f fixture) { r := f.Backups(); r.Last, r.Since = nil, time.Time{} }, margins(1, 1, 1, 1), nil},
+	{"never-a-backup", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Since = nil, r.Now.Add(-13*time.Hour)
+	}, margins(1, 1, 1, 1), []string{"critical: there has never been a good backup, although the control planes should have taken one every 6h for 13 hours"}},
+	{"never-a-backup-because", func(f fixture) {
+		r := f.Backups()
+		r.Last, r.Failed = nil, map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-time.Hour), Error: "first"}, "cp-c": {Time: r.Now.Add(-time.Minute), Error: "no such bucket"}}
+	}, margins(1, 1, 1, 1), []string{"critical: there has never been a good backup, although the control planes should have taken one every 6h for 30 days; the last attempt, 60 s ago by cp-c, failed: no such bucket"}},
+	{"twice-the-interval", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.Add(-12 * time.Hour) }, margins(1, 1, 1, 1), nil},
+	{"old-backup", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-13 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-20 * time.Hour), Error: "before the last good one"}}
+	}, margins(1, 1, 1, 1), []string{"warning: the last good backup is 13 hours old, and the control planes should take one every 6h"}},
+	{"old-backup-because", func(f fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-60 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-5 * time.Minute), Error: "connection refused"}}
+	}, margins(1, 1, 1, 1), []string{"warning: the last good backup is 2 days old, and the control planes should take one every 6h; the last attempt, 5 minutes ago by cp-a, failed: connection refused"}},
+	{"lost-backups", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.Add(-61 * time.Hour) }, margins(1, 1, 1, 1), []string{"critical: the last good backup is 2 days old"}},
+	{"another-took-it", func(f fixture) {
+		r := f.Backups()
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-61 * time.Minute), Error: "/srv/backups does not exist"}, "cp-z": {Time: r.Now, Error: "of a host that has left"}}
+	}, margins(1, 1, 1, 1), []string{"info: cp-a could not take a backup 61 minutes ago: /srv/backups does not exist"}},
+	{"backups-unknown", func(f fixture) {
+		f.Backups()
+		f.Seen.Backups.Report, f.Seen.Backups.Unknown = nil, "cp-a: no answer within 5s"
+	}, margins(1, 1, 1, 1), []string{"warning: it is unknown when the last good backup was taken: cp-a: no answer within 5s"}},
+	{"backups-not-asked-for", func(f fixture) { f.Backups(); f.Seen.Backups = nil }, margins(1, 1, 1, 1), []string{"warning: it is unknown when the last good backup was taken: it was not asked for"}},
+	{"schedules", func(f fixture) {
+		f.Backups()
+		delete(f.Seen.Hosts["cp-a"].Facts.Files, facts.BackupScheduleFile)
+		f.Seen.Hosts["cp-b"].Facts.Files[facts.BackupScheduleFile] = "of other credentials"
+		f.Seen.Hosts["cp-c"].Facts.Files[facts.BackupScheduleFile] = "of other credentials"
+	}, margins(1, 1, 1, 1), []string{"warning: cp-a has no schedule of backups", "warning: cp-b and cp-c have another schedule of backups, or other credentials for their store, than the spec says"}},
+	{"schedules-without-credentials-here", func(f fixture) {
+		f.Backups()
+		f.Seen.Backups.Schedules, f.Seen.Backups.ScheduleError = nil, "there are no credentials for the S3 store"
+	}, margins(1, 1, 1, 1), nil},
+	{"schedule-that-cannot-be-read", func(f fixture) {
+		f.Backups()
+		delete(f.Seen.Hosts["cp-a"].Facts.Files, facts.BackupScheduleFile)
+		f.Seen.Hosts["cp-a"].Facts.Unknown = map[string]string{facts.BackupScheduleFile: "input/output error"}
+	}, margins(1, 1, 1, 1), []string{"*warning: /var/lib/quorate/backup/schedule.json on cp-a could not be queried: input/output error"}},
+	{"backups-of-somebody-else", func(f fixture) {
+		f.Backups().Last = nil
+		for _, h := range f.Seen.Hosts {
+			h.Facts.Kubernetes.Established = false
+		}
+	}, margins(1, 1, 1, 1), []string{"info: this cluster was not built by Quorate"}},
 }
 
 func TestFindings(t *testing.T) {

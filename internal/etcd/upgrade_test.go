@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/bbolt"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -19,18 +20,40 @@ import (
 	"quorate.dev/quorate/internal/facts"
 )
 
-// database is what etcd sends as a snapshot: pages, and their sum.
-func database(pages int) []byte {
-	body := bytes.Repeat([]byte("0123456789abcdef"), 32*pages)
+// database is what etcd sends as a snapshot: a database, and its sum.
+func database(t *testing.T) []byte {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "db")
+	db, err := bbolt.Open(file, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(func(tx *bbolt.Tx) error {
+		for _, bucket := range []string{"key", "meta"} {
+			if _, err := tx.CreateBucket([]byte(bucket)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	body, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	sum := sha256.Sum256(body)
 	return append(body, sum[:]...)
 }
 
 func TestSnapshotsAreReadAgain(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "snapshots")
+	dir, content := filepath.Join(t.TempDir(), "snapshots"), database(t)
 	for i := range snapshotsKept + 2 {
-		out, err := save(t.Context(), dir, fmt.Sprintf("2026112%dT000000Z-before-v1.37.2.db", i), bytes.NewReader(database(4)))
-		if err != nil || out.Bytes != 4*512+32 {
+		out, err := save(t.Context(), filepath.Join(dir, fmt.Sprintf("2026112%dT000000Z-before-v1.37.2.db", i)), bytes.NewReader(content))
+		if err != nil || out.Bytes != int64(len(content)) || out.Hash == 0 {
 			t.Fatalf("%+v, %v", out, err)
 		}
 		info, err := os.Stat(out.File)
@@ -38,14 +61,19 @@ func TestSnapshotsAreReadAgain(t *testing.T) {
 			t.Errorf("%v, %v", info, err)
 		}
 	}
+	if err := prune(dir); err != nil {
+		t.Fatal(err)
+	}
 	left, err := filepath.Glob(dir + "/*")
 	if err != nil || len(left) != snapshotsKept || !strings.Contains(left[len(left)-1], "20261124") {
 		t.Errorf("%v are kept", left)
 	}
-	damaged := database(4)
+	damaged := bytes.Clone(content)
 	damaged[100] ^= 1
-	for name, content := range map[string][]byte{"damaged": damaged, "cut short": database(4)[:1000], "nothing": nil, "no sum": bytes.Repeat([]byte{0}, 1024)} {
-		if _, err := save(t.Context(), dir, "20261129T000000Z-before-"+name+".db", bytes.NewReader(content)); err == nil {
+	noDatabase := bytes.Repeat([]byte("0123456789abcdef"), 128)
+	sum := sha256.Sum256(noDatabase)
+	for name, content := range map[string][]byte{"damaged": damaged, "cut short": content[:1000], "nothing": nil, "no sum": bytes.Repeat([]byte{0}, 1024), "no database": append(noDatabase, sum[:]...)} {
+		if _, err := save(t.Context(), filepath.Join(dir, "20261129T000000Z-before-"+name+".db"), bytes.NewReader(content)); err == nil {
 			t.Errorf("a snapshot that is %s is kept", name)
 		}
 	}

@@ -32,6 +32,8 @@ type Observation struct {
 	EtcdError string       `json:"etcdError,omitempty"`
 	// ExistingEtcd is nil unless etcd is the user's own.
 	ExistingEtcd *ExistingEtcd `json:"existingEtcd,omitempty"`
+	// Backups are those of the cluster; nil unless the spec has backups.
+	Backups *Backups `json:"backups,omitempty"`
 	// Endpoint is how the endpoint answers.
 	Endpoint Endpoint `json:"endpoint"`
 	// LastRecord and LastRemoved are what the caller last read of API.Record and API.Removed. They count while the API does

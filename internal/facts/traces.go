@@ -10,12 +10,16 @@ const (
 	ApproverFile = "/var/lib/quorate/approver.conf"
 	// WithdrawnDir holds the manifests of static pods that were set aside for a maintenance of the host.
 	WithdrawnDir = "/var/lib/quorate/withdrawn"
+	// BackupDir holds BackupScheduleFile. Only root can look into it.
+	BackupDir = "/var/lib/quorate/backup"
+	// BackupScheduleFile is what a control plane needs to take backups by itself, with the credentials for their store.
+	BackupScheduleFile = BackupDir + "/schedule.json"
 )
 
 // Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
 // Programs, units and settings stay: a new build brings them into shape.
 var Traces = []string{
-	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, ResettingFile,
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, ResettingFile,
 }
 
 // HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.
@@ -36,3 +40,10 @@ func (k Kubernetes) OnlyMark() bool {
 func (k Kubernetes) EtcdDataMissing() bool {
 	return !k.EtcdData && (k.EtcdGuard || k.Established && len(k.EtcdInitial) > 0)
 }
+
+const (
+	// ConfigMap, in kube-system, is where Quorate stores what it must remember about the cluster.
+	ConfigMap = "quorate"
+	// SpecKey is its entry with the spec by which the cluster was last built or changed.
+	SpecKey = "spec"
+)

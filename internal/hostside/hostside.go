@@ -5,6 +5,7 @@ package hostside
 import (
 	_ "quorate.dev/quorate/internal/endpoint"
 	_ "quorate.dev/quorate/internal/etcd"
+	_ "quorate.dev/quorate/internal/hostside/backup"
 	_ "quorate.dev/quorate/internal/hostside/balancer"
 	_ "quorate.dev/quorate/internal/hostside/blobs"
 	_ "quorate.dev/quorate/internal/hostside/components"

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/distribute"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
@@ -16,6 +17,7 @@ import (
 // other host relies on what they return. An operation that is in neither list, or has a secret in its request, fails the
 // test: it must be defined with host.Secret, so that nothing secret is sent to a host whose key nobody confirmed.
 var withoutSecrets = []string{
+	"backup.remove-schedule", "backup.report", // names, times, and errors from which credentials were removed
 	"bundle.import-images", "bundle.lacking", "bundle.prune-images", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
 	"etcd.claim",                   // uses the certificate that the host has
@@ -41,7 +43,7 @@ var withoutSecrets = []string{
 
 // secrets are the types that hold keys or tokens.
 var secrets = []reflect.Type{
-	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](),
+	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](), reflect.TypeFor[backup.Location](),
 }
 
 func TestWhatCarriesSecretsSaysSo(t *testing.T) {

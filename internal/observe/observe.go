@@ -41,9 +41,9 @@ const (
 // ConfigMap, in kube-system, is where Quorate stores what it must remember about the cluster. Its other entries are the
 // digests of the manifests that were applied, by name.
 const (
-	ConfigMap = "quorate"
+	ConfigMap = facts.ConfigMap
 	// SpecKey holds the recorded spec (see spec.Record).
-	SpecKey = "spec"
+	SpecKey = facts.SpecKey
 	// RemovedKey lists the hosts that were removed while they were down (see spec.MarshalHosts).
 	RemovedKey = "removed-hosts"
 	// VerifiedKey holds the spec and bundle that the cluster was last verified to match.
@@ -111,6 +111,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 			}
 		})
 	}
+	wg.Go(func() { obs.Backups = backups(ctx, c, servers) })
 	silent := map[string]map[string]facts.Answer{}
 	for _, h := range more.Departing {
 		if obs.Hosts[h.Name].Facts == nil {

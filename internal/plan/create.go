@@ -50,7 +50,8 @@ func (b *builder) create() {
 	}
 	b.removeTokens(initialised)
 	record, remembered := b.recordSpec(initialised, api), b.rememberSettings(initialised, api)
-	b.markEstablished(append(b.ofKind(StartControlPlane, StartEtcd), addons, initialised, record, remembered)...)
+	marks := b.markEstablished(append(b.ofKind(StartControlPlane, StartEtcd), addons, initialised, record, remembered)...)
+	b.scheduleBackups(marks...) // the first backup is of a cluster that is complete
 	b.finish()
 }
 

@@ -123,5 +123,5 @@ func (b *builder) foreignEtcd(probe *facts.EtcdProbe) error {
 		return nil
 	}
 	return refused(cluster.RuleOneCluster, why,
-		"Use an etcd that only this cluster uses. If that cluster is gone for good, empty it: `etcdctl del --prefix /registry/` and `etcdctl del /quorate.dev/owner`.")
+		"Use an etcd that only this cluster uses. If that cluster is gone for good, empty it: `etcdctl del --prefix /registry/` and `etcdctl del --prefix /quorate.dev/`.")
 }

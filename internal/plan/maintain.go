@@ -102,6 +102,7 @@ func (b *builder) maintain() error {
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
+	b.scheduleBackups(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil

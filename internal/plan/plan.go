@@ -127,6 +127,10 @@ const (
 	// StoreVersion stores the version in kubeadm's configuration with which a control plane joins while the version changes.
 	StoreVersion   Kind = "store-version"
 	SetEtcdServers Kind = "set-etcd-servers"
+	// ScheduleBackups gives a control plane what it needs to take backups by itself, with the credentials for the store, which are not
+	// in the plan. UnscheduleBackups removes that from a host.
+	ScheduleBackups   Kind = "schedule-backups"
+	UnscheduleBackups Kind = "unschedule-backups"
 	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
 	RememberHosts Kind = "remember-hosts"
 	// AwaitNodes waits until new nodes are Ready.
@@ -205,6 +209,7 @@ var effects = map[Kind]effect{
 	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
 	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
+	ScheduleBackups: harmless, UnscheduleBackups: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
@@ -360,6 +365,7 @@ const (
 	RuleAPIServers = "every-api-server"
 	RulePKI        = "shared-keys"
 	RuleEtcdPKI    = "etcd-keys"
+	RuleStore      = "backup-credentials"
 )
 
 // Build makes the plan that takes the cluster from its state to its spec.

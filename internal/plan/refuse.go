@@ -32,7 +32,10 @@ func (b *builder) refuse() error {
 	}
 	switch b.Stage() {
 	case cluster.Foreign:
-		return b.refuseAdoption()
+		if err := b.refuseAdoption(); err != nil {
+			return err
+		}
+		return b.refuseSchedule()
 	case cluster.Unresponsive:
 		if r := b.Vanished(); r != nil {
 			return r
@@ -59,7 +62,10 @@ func (b *builder) refuse() error {
 			return err
 		}
 	}
-	return nil
+	if b.Stage() == cluster.Unresponsive { // what brings it back needs no credentials
+		return nil
+	}
+	return b.refuseSchedule()
 }
 
 func (b *builder) any(is func(facts.Kubernetes) bool) bool {

@@ -109,7 +109,7 @@ func ResetAll(s *cluster.State) (*Plan, error) {
 		}
 	}
 	if s.Spec.ExistingEtcd() {
-		b.out.Notes = append(b.out.Notes, "the existing etcd keeps what the cluster stored there, because it is not Quorate's: `etcdctl del --prefix /registry/` and `etcdctl del /quorate.dev/owner` empty it for another cluster")
+		b.out.Notes = append(b.out.Notes, "the existing etcd keeps what the cluster stored there, because it is not Quorate's: `etcdctl del --prefix /registry/` and `etcdctl del --prefix /quorate.dev/` empty it for another cluster")
 	}
 	if err := b.fold(); err != nil {
 		return nil, err

@@ -88,6 +88,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
+	b.scheduleBackups(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil

@@ -45,6 +45,7 @@ func (c *Cluster) Default() {
 	fill(&s.Network.PodCIDR, DefaultPodCIDR)
 	fill(&s.Network.ServiceCIDR, DefaultServiceCIDR)
 	fill(&s.Failover.Profile, ProfileFast)
+	s.Backup.fill()
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {
 		*e += ":" + DefaultPort
 	}

@@ -70,6 +70,8 @@ const (
 	// inTurn ends with what restarts.
 	inTurn          = "One control plane at a time leaves the load balancers' pools and replaces its "
 	restartKubelets = "The kubelets restart, one control plane at a time, and then several workers at the same time. Containers go on"
+	backups         = "The next backup uses it; if there is a schedule, the control planes get it first. Nothing restarts"
+	moved           = ". Backups that exist stay where they are, and are no longer listed or removed"
 	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
 	signatures      = "Signatures are verified when a bundle is built or pulled"
 )
@@ -173,6 +175,24 @@ var editing = map[string]string{
 	"Registry.mirrors":    noRestart,
 	"Registry.caFile":     "The certificates are compared by content. " + noRestart,
 	"Settings.sysctls":    "The values are set on all nodes. Nothing restarts. A setting that is removed gets the value that it had before Quorate changed it",
+
+	"Backup.every":             "The control planes take backups by themselves as often as that. With `never`, or without spec.backup, the timers and the credentials are removed from them. Nothing restarts",
+	"Backup.recipients":        backups + ". Backups that exist can be read only by those that were recipients when they were taken",
+	"Backup.directory":         backups + moved,
+	"BackupSFTP.address":       backups + moved,
+	"BackupSFTP.user":          backups,
+	"BackupSFTP.directory":     backups + moved,
+	"BackupSFTP.hostKey":       backups,
+	"BackupSFTP.keyFile":       "The key is compared by content. If there is a schedule, a new one is copied to the control planes",
+	"BackupS3.endpoint":        backups + moved,
+	"BackupS3.bucket":          backups + moved,
+	"BackupS3.prefix":          backups + moved,
+	"BackupS3.region":          backups,
+	"BackupS3.credentialsFile": "The credentials are compared by content. New ones are copied to the control planes",
+	"BackupS3.caFile":          "The certificates are compared by content. New ones are copied to the control planes",
+	"BackupRetention.last":     backups,
+	"BackupRetention.daily":    backups,
+	"BackupRetention.weekly":   backups,
 
 	"NodePool.name":   "The label quorate.dev/pool is changed on the pool's nodes",
 	"NodePool.size":   "How many machines a lab creates; on real hosts, the list of hosts counts",

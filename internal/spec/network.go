@@ -25,6 +25,8 @@ func (c *Cluster) RelativeTo(dir string) {
 	s.PublicKeyFile, s.TrustedRootFile = below(dir, s.PublicKeyFile), below(dir, s.TrustedRootFile)
 	a := &c.Spec.Settings.APIServer
 	a.AuditPolicyFile, a.AuthenticationConfigFile = below(dir, a.AuditPolicyFile), below(dir, a.AuthenticationConfigFile)
+	b := &c.Spec.Backup
+	b.SFTP.KeyFile, b.S3.CredentialsFile, b.S3.CAFile = below(dir, b.SFTP.KeyFile), below(dir, b.S3.CredentialsFile), below(dir, b.S3.CAFile)
 	c.Spec.Settings.Registries = slices.Clone(c.Spec.Settings.Registries)
 	for i := range c.Spec.Settings.Registries {
 		r := &c.Spec.Settings.Registries[i]

@@ -59,6 +59,8 @@ type Spec struct {
 	Failover Failover `yaml:"failover,omitempty" json:"failover,omitempty"`
 	// Settings change how the cluster's programs and its nodes run.
 	Settings Settings `yaml:"settings,omitempty" json:"settings,omitempty"`
+	// Backup says where backups go, who can read them, and which are kept.
+	Backup Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
 	// Hosts are all hosts of the cluster.
 	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.

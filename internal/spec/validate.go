@@ -51,6 +51,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.choose("spec.controlPlane.placement", "ControlPlane.placement", c.Spec.ControlPlane.Placement)
 	k.choose("spec.failover.profile", "Failover.profile", c.Spec.Failover.Profile)
 	k.settings()
+	k.backup()
 	k.hosts()
 	k.shape()
 	k.pools()

@@ -27,8 +27,10 @@ type Status struct {
 	// Versions are the versions that programs run now.
 	Versions     []cluster.Version `json:"versions"`
 	Certificates []Certificate     `json:"certificates"` // the first to expire comes first
-	Margins      quorum.Margins    `json:"margins"`
-	Problems     []cluster.Finding `json:"problems"` // the worst comes first
+	// Backups are what is known of the cluster's backups; nil if the spec has none.
+	Backups  *Backups          `json:"backups,omitempty"`
+	Margins  quorum.Margins    `json:"margins"`
+	Problems []cluster.Finding `json:"problems"` // the worst comes first
 
 	at    time.Time // of the observation
 	zones int       // of all hosts, also of those that are no nodes
@@ -126,6 +128,23 @@ type Host struct {
 	Programs map[string]facts.Component `json:"programs"`
 }
 
+// Backups are the backups of a cluster.
+type Backups struct {
+	// Every is how often control planes take one by themselves, or never.
+	Every string `json:"every"`
+	// Last is the last good one, whoever took it; nil if there never was one, or if nobody could tell, for the reason in Unknown.
+	Last    *LastBackup `json:"last,omitempty"`
+	Unknown string      `json:"unknown,omitempty"`
+	// Failed are the control planes whose last attempt failed.
+	Failed map[string]facts.FailedBackup `json:"failed,omitempty"`
+}
+
+// LastBackup is the last good backup. Its age is by the clock of the control plane that was asked.
+type LastBackup struct {
+	facts.LastBackup
+	AgeSeconds int64 `json:"ageSeconds"`
+}
+
 // Certificate is one certificate on one host.
 type Certificate struct {
 	Host    string    `json:"host"`
@@ -137,6 +156,7 @@ type Certificate struct {
 func Of(s *cluster.State) Status {
 	out := Status{Cluster: s.Spec.Metadata.Name, Stage: s.Stage(), Endpoint: endpoint(s), Nodes: nodes(s), Etcd: etcd(s), LoadBalancers: loadBalancers(s), Hosts: hosts(s),
 		Versions: append([]cluster.Version{}, s.Versions()...), Certificates: []Certificate{}, Margins: s.Margins(), Problems: s.Findings(), at: s.Seen.Time}
+	out.Backups = backups(s)
 	if s.Seen.API != nil {
 		out.Version = s.Seen.API.Version
 	}
@@ -148,6 +168,26 @@ func Of(s *cluster.State) Status {
 		zones[h.Zone] = true
 	}
 	out.zones = len(zones)
+	return out
+}
+
+func backups(s *cluster.State) *Backups {
+	b, seen := s.Spec.Spec.Backup, s.Seen.Backups
+	if !b.Given() || !s.Exists() {
+		return nil
+	}
+	out := &Backups{Every: b.Every}
+	switch {
+	case seen == nil:
+		out.Unknown = "it was not asked for"
+	case seen.Report == nil:
+		out.Unknown = seen.Unknown
+	default:
+		out.Failed = seen.Report.Failed
+		if last := seen.Report.Last; last != nil {
+			out.Last = &LastBackup{*last, int64(max(seen.Report.Now.Sub(last.Time), 0).Seconds())}
+		}
+	}
 	return out
 }
 

@@ -89,6 +89,18 @@ var pages = map[string]struct {
 		f.Spec.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal}
 		f.Spec.Spec.Hosts = f.Spec.Spec.Hosts[:5]
 	}, "healthy"},
+	"backups": {func(f clustertest.Fixture) { f.Backups() }, "healthy"},
+	"old-backup": {func(f clustertest.Fixture) {
+		r := f.Backups()
+		r.Last.Time = r.Now.Add(-5 * 24 * time.Hour)
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-5 * time.Minute), Error: "connection refused"}}
+	}, "critical"},
+	"no-backup-yet":  {func(f clustertest.Fixture) { r := f.Backups(); r.Last, r.Since = nil, r.Now }, "healthy"},
+	"manual-backups": {func(f clustertest.Fixture) { f.Backups(); f.Spec.Spec.Backup.Every = spec.BackupNever }, "healthy"},
+	"backups-unknown": {func(f clustertest.Fixture) {
+		f.Backups()
+		f.Seen.Backups.Report, f.Seen.Backups.Unknown = nil, "cp-a: no answer within 5s"
+	}, "degraded"},
 	"existing-etcd-gone": {func(f clustertest.Fixture) {
 		f.Existing()
 		f.Silent()
@@ -130,6 +142,7 @@ func TestProblemsAreTheFindings(t *testing.T) {
 
 func TestJSON(t *testing.T) {
 	f := clustertest.Whole()
+	f.Backups().Failed = map[string]facts.FailedBackup{"cp-a": {Time: clustertest.Now.Add(-2 * time.Hour), Error: "connection refused"}}
 	f.Dies("lb-b")
 	f.Component("w-a", facts.KubeProxy, clustertest.Unknown("no answer within 2s"))
 	b, err := json.MarshalIndent(of(f), "", "  ")

@@ -10,6 +10,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/findings"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
 
@@ -35,6 +36,9 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 		c := s.Certificates[0]
 		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", cluster.Expiry(c.Expires, s.time()), c.Name, c.Host)})
 	}
+	if s.Backups != nil {
+		p.field("backup", s.Backups.text())
+	}
 	p.problems(s)
 	_, err := io.WriteString(w, p.b.String())
 	return err
@@ -51,6 +55,22 @@ func (s Status) programs() string {
 		out = append(out, text)
 	}
 	return strings.Join(out, ", ")
+}
+
+// text says which backup is the last good one.
+func (b Backups) text() ui.Span {
+	schedule := "one every " + b.Every
+	if b.Every == spec.BackupNever {
+		schedule = "no schedule"
+	}
+	switch {
+	case b.Unknown != "":
+		return ui.Span{Text: "unknown: " + b.Unknown, Style: ui.Yellow}
+	case b.Last == nil:
+		return ui.Span{Text: "none yet; " + schedule, Style: ui.Yellow}
+	}
+	age := ui.Duration(time.Duration(b.Last.AgeSeconds) * time.Second)
+	return ui.Span{Text: fmt.Sprintf("the last good one is %s old, taken by %s: %s (%s); %s", age, b.Last.Host, b.Last.File, ui.Bytes(b.Last.Bytes), schedule)}
 }
 
 func (s Status) time() time.Time {

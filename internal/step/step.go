@@ -173,6 +173,9 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.Verify:           verify,
 	plan.ResetHost:        resetHost,
 
+	plan.ScheduleBackups:   scheduleBackups,
+	plan.UnscheduleBackups: unscheduleBackups,
+
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,

@@ -24,7 +24,9 @@ func TestCluster(t *testing.T) {
 		{"kubectl", kubectl},
 		{"secure", key.begin},
 		{"workloads", workloads},
+		{"backups", backups}, // while the key is rotated
 		{"key", key.end},
+		{"backup schedule", backupSchedule},
 		{"kubeadm", kubeadmByHand},
 		{"refusals", refusals},
 		{"maintenance", maintenance},

@@ -121,6 +121,23 @@ func (f Fixture) Configured(h spec.Host) {
 	}
 }
 
+// Backups has the control planes take a backup every six hours. The last one is an hour old, and the schedule thirty days.
+func (f Fixture) Backups() *facts.BackupReport {
+	const schedule = "the digest of the schedule"
+	f.Spec.Spec.Backup = spec.Backup{Recipients: []string{"age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"}, Directory: "/srv/backups"}
+	f.Spec.Default()
+	schedules := map[string]string{}
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		f.Configured(h)
+		f.Seen.Hosts[h.Name].Facts.Files[facts.BackupScheduleFile], schedules[h.Name] = schedule, schedule
+	}
+	clock := Now.Add(time.Second) // of the control plane that answers
+	report := &facts.BackupReport{Now: clock, Since: clock.AddDate(0, 0, -30), Last: &facts.LastBackup{Time: clock.Add(-time.Hour), Host: "cp-b",
+		File: "lab.1a2b3c4d.5e6f7a8b.20260803T110001Z.cp-b.backup.age", Bytes: 21 << 17, Store: "/srv/backups"}}
+	f.Seen.Backups = &facts.Backups{Schedules: schedules, Report: report}
+	return report
+}
+
 // Kubernetes is what a host holds of the cluster.
 func (f Fixture) Kubernetes(host string) *facts.Kubernetes {
 	return &f.Seen.Hosts[host].Facts.Kubernetes

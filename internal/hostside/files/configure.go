@@ -95,7 +95,7 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 		}
 	}
 	if d.Self != "" {
-		if err := copySelf(d.Self); err != nil {
+		if err := CopySelf(d.Self); err != nil {
 			return changed, err
 		}
 	}
@@ -176,7 +176,7 @@ func systemctl(ctx context.Context, args ...string) error {
 		return nil
 	}
 	// It is not interrupted, because for several units it is several systemd jobs.
-	return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
+	return system.Systemctl(ctx, args...)
 }
 
 // WrittenBy is the first line of every load balancer file that Quorate wrote.

@@ -150,7 +150,7 @@ func TestSelfIsACopy(t *testing.T) {
 		if found, err := Self(path); err != nil || found != damaged.found {
 			t.Errorf("%q instead of %q, %v", found, damaged.found, err)
 		}
-		if err := copySelf(path); err != nil {
+		if err := CopySelf(path); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Lstat(path)
@@ -163,7 +163,7 @@ func TestSelfIsACopy(t *testing.T) {
 		if found, err := Self(path); err != nil || found != facts.SameCopy {
 			t.Errorf("a copy is %q, %v", found, err)
 		}
-		if err := copySelf(path); err != nil {
+		if err := CopySelf(path); err != nil {
 			t.Fatal(err)
 		}
 		if again, _ := os.Lstat(path); !os.SameFile(info, again) {

@@ -17,9 +17,9 @@ import (
 // selfMode is the mode of a copy of quorate.
 const selfMode = 0o755
 
-// copySelf makes path a copy of the program that runs now. It is a copy and not a link, because SELinux decides by the
+// CopySelf makes path a copy of the program that runs now. It is a copy and not a link, because SELinux decides by the
 // place of a file whether systemd may execute it.
-func copySelf(path string) error {
+func CopySelf(path string) error {
 	self, err := os.Open("/proc/self/exe")
 	if err != nil {
 		return err
@@ -46,7 +46,7 @@ func copySelf(path string) error {
 }
 
 // Self compares the copy at a path with the program that runs now, by size and by the build ID that Go's linker made of its content. That is
-// quick enough for every look at a host. It does not see a copy whose bytes were changed; copySelf does, and so does Self if the program was
+// quick enough for every look at a host. It does not see a copy whose bytes were changed; CopySelf does, and so does Self if the program was
 // linked without a build ID.
 func Self(path string) (facts.Copy, error) {
 	there, err := os.Lstat(path)

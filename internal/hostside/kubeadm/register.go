@@ -71,7 +71,7 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 		return struct{}{}, err
 	}
 	return struct{}{}, turnKubelet(facts.KubeletRestartDue, func() error { return setServer(server) }, func() error {
-		return system.Command{Name: "systemctl", Args: []string{"restart", kubeletUnit}, Finish: true}.Run(context.WithoutCancel(ctx))
+		return system.Systemctl(context.WithoutCancel(ctx), "restart", kubeletUnit)
 	})
 })
 

@@ -81,10 +81,7 @@ type target struct {
 }
 
 var local = target{
-	units: system.Units,
-	systemctl: func(ctx context.Context, args ...string) error {
-		return system.Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
-	},
+	units: system.Units, systemctl: system.Systemctl,
 	stopPods: containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
 	unload:   func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
 	recreate: recreate, remove: os.RemoveAll, next: func() error { return nil },

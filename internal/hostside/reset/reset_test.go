@@ -187,6 +187,7 @@ func (m *machine) target() target {
 // desired is everything that Quorate writes for any host of the fixture and its external variant.
 func desired() (all []facts.Desired) {
 	f := clustertest.Whole()
+	f.Backups()
 	cp := spec.Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{spec.RoleControlPlane}}
 	seen := &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}, Addresses: []facts.Address{{IP: cp.Address, Prefix: 24, Interface: "eth0"}}}
 	settings := spec.DefaultLab("lab")
@@ -286,6 +287,7 @@ func (m *machine) build(adopted bool) {
 	m.put("/var/lib/cni/networks/cbr0/10.244.0.2", "x")
 	m.put("/etc/systemd/system/.quorate-ABC", "half")
 	m.put("/run/quorate/lease", "x")
+	m.put(facts.BackupScheduleFile, "credentials")
 	m.put("/run/quorate/verified/x", "")
 	m.put("/var/lib/quorate/bin/x/quorate", "x")
 	m.link("/root/.kube/config", "/etc/kubernetes/admin.conf")

@@ -23,6 +23,11 @@ func Read(path string) (*corev1.Pod, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Parse(path, data)
+}
+
+// Parse is Read for a manifest that was read, with its path for errors.
+func Parse(path string, data []byte) (*corev1.Pod, error) {
 	var pod corev1.Pod
 	if err := yaml.Unmarshal(data, &pod); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -58,6 +63,13 @@ func complete(pod *corev1.Pod, manifest []byte) error {
 
 // Arguments are the flags of a pod's first container, without their dashes.
 func Arguments(pod *corev1.Pod) map[string]string {
+	return system.Flags(words(pod))
+}
+
+// ArgumentList is Arguments for flags that can be given several times.
+func ArgumentList(pod *corev1.Pod) []system.Flag { return system.FlagList(words(pod)) }
+
+func words(pod *corev1.Pod) []string {
 	c := pod.Spec.Containers[0]
-	return system.Flags(append(slices.Clone(c.Command), c.Args...))
+	return append(slices.Clone(c.Command), c.Args...)
 }

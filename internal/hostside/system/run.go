@@ -10,9 +10,21 @@ func LastLines(out []byte, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// Flags reads the flags of a program: --name=value, --name value, and --name, which is true. A single dash works, too.
+// Flag is a flag of a program, without its dashes.
+type Flag struct{ Name, Value string }
+
+// Flags reads the flags of a program: --name=value, --name value, and --name, which is true. A single dash works, too. If a flag is
+// given several times, the last one counts.
 func Flags(args []string) map[string]string {
 	out := map[string]string{}
+	for _, f := range FlagList(args) {
+		out[f.Name] = f.Value
+	}
+	return out
+}
+
+// FlagList is Flags for flags that can be given several times.
+func FlagList(args []string) (out []Flag) {
 	for i := 0; i < len(args); i++ {
 		name, isFlag := strings.CutPrefix(args[i], "-")
 		if !isFlag {
@@ -26,7 +38,7 @@ func Flags(args []string) map[string]string {
 				value = args[i]
 			}
 		}
-		out[name] = value
+		out = append(out, Flag{name, value})
 	}
 	return out
 }

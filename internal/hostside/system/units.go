@@ -92,3 +92,8 @@ func parseUnit(properties string) Unit {
 	u.Skipped = unmet && tried // a unit that was never started has no result, either
 	return u
 }
+
+// Systemctl runs systemctl to its end, also if ctx ends before: what it does is done by systemd.
+func Systemctl(ctx context.Context, args ...string) error {
+	return Command{Name: "systemctl", Args: args, Finish: true}.Run(ctx)
+}

@@ -170,6 +170,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 	d := facts.Desired{}
 	if h.Has(spec.RoleControlPlane) {
 		d = approver(c)
+		addBackups(c, &d)
 		if c.StackedEtcd() {
 			d.Files, d.EtcdGuard = append(d.Files, etcdGuard()...), true
 		}
@@ -192,11 +193,14 @@ func Request(c *spec.Cluster) facts.Request {
 	}
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
 		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
-	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile)
+	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile, facts.BackupScheduleFile)
+	r.Files = append(r.Files, BackupUnitFiles...)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
 	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit)
+	slices.Sort(r.Files)
+	r.Files = slices.Compact(r.Files)
 	slices.Sort(r.Units)
 	r.Units = slices.Compact(r.Units)
 	return r
@@ -220,7 +224,7 @@ func lacks(d facts.Desired, f *facts.Facts, everything bool) []string {
 		case have != file.Sum() && everything:
 			out = append(out, file.Path+" differs")
 		case file.Block == "": // the rest of a file with a block, and its mode, belong to others
-			out = append(out, wrongAccess(file, f.Modes)...)
+			out = append(out, WrongAccess(file, f.Modes)...)
 		}
 	}
 	switch {
@@ -272,8 +276,8 @@ var notAtBoot = []string{"disabled", "masked", "masked-runtime", "enabled-runtim
 // root is the name of the user and the group with the ID 0, or the ID where the system has no name for it.
 var root = []string{"root", "0"}
 
-// wrongAccess describes how the mode and the owner of a file differ from those that Quorate set.
-func wrongAccess(file facts.File, modes map[string]facts.Mode) []string {
+// WrongAccess describes how the mode and the owner of a file differ from those that Quorate set.
+func WrongAccess(file facts.File, modes map[string]facts.Mode) []string {
 	have, ok := modes[file.Path]
 	if !ok {
 		return nil

@@ -393,7 +393,13 @@ func TestMissingClaimsNothingUnknown(t *testing.T) {
 // missing forever.
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
 	c := cluster()
+	c.Spec.Backup = spec.Backup{Directory: "/srv/backups", Every: "6h"}
 	r := Request(c)
+	for _, path := range append([]string{facts.BackupScheduleFile}, BackupUnitFiles...) { // also when the spec has none any more
+		if !slices.Contains(Request(cluster()).Files, path) {
+			t.Errorf("nobody asks for %s", path)
+		}
+	}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, "p"), ControlPlane(c), Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA"),
 		Balancer(c, c.HostsWith(spec.RoleControlPlane)[0], &facts.Facts{}, "CA"),
 		Etcd(c.Spec.Hosts[0], &facts.Facts{Kubernetes: facts.Kubernetes{EtcdData: true}})} {

@@ -44,6 +44,7 @@ var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/api/v1/namespac
 // ControlPlane is what a control plane needs in addition to a node: the API server's files, and the approver.
 func ControlPlane(c *spec.Cluster) facts.Desired {
 	d := approver(c)
+	addBackups(c, &d)
 	d.Files = append([]facts.File{
 		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
 		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},

@@ -1,0 +1,158 @@
+package backup
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/snapshot"
+)
+
+const apiServer = `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, namespace: kube-system, labels: {component: kube-apiserver, tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command:
+    - kube-apiserver
+    - --client-ca-file=/etc/kubernetes/pki/ca.crt
+    - --encryption-provider-config=/etc/enc/keys.yaml
+    - --service-account-signing-key-file=/etc/kubernetes/pki/sa.key
+    - --service-account-key-file=/etc/kubernetes/pki/sa.pub
+    - --service-account-key-file=/etc/kubernetes/pki/old.pub
+    - --tls-sni-cert-key=/etc/kubernetes/pki/sni.crt,/etc/kubernetes/pki/sni.key:api.example.com
+    - --etcd-prefix=/registry
+    - --authorization-always-allow-paths=/healthz,/readyz
+    - --audit-log-path=/var/log/audit.log
+    - --cert-dir=/tmp/certs
+    - --tracing-config-file=/in/the/image.yaml
+    volumeMounts:
+    - {name: pki, mountPath: /etc/kubernetes/pki}
+    - {name: enc, mountPath: /etc/enc}
+    - {name: logs, mountPath: /var/log}
+  volumes:
+  - {name: pki, hostPath: {path: /etc/kubernetes/pki}}
+  - {name: enc, hostPath: {path: /srv/encryption}}
+  - {name: logs, hostPath: {path: /var/log}}
+status: {}
+`
+
+func TestWhatTheFlagsOfAPodName(t *testing.T) {
+	pod, err := staticpod.Parse("kube-apiserver.yaml", []byte(apiServer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var have []string
+	for _, r := range References(pod) {
+		have = append(have, PartOf(r.Path))
+	}
+	want := []string{"kubernetes/pki/ca.crt", "host/srv/encryption/keys.yaml", "kubernetes/pki/sa.key", "kubernetes/pki/sa.pub", "kubernetes/pki/old.pub", "kubernetes/pki/sni.crt", "kubernetes/pki/sni.key"}
+	if !slices.Equal(have, want) {
+		t.Errorf("%q", have)
+	}
+}
+
+// pair is a new key with a certificate and its public key.
+func pair(t *testing.T) (certificate, public, key []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(&private.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: secret})
+}
+
+// testpki are the parts of a control plane.
+func testpki(t *testing.T) map[string][]byte {
+	t.Helper()
+	ca, _, caKey := pair(t)
+	_, public, secret := pair(t)
+	keys, err := encryption.Keys{encryption.NewKey("key1")}.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return map[string][]byte{"kubernetes/manifests/kube-apiserver.yaml": []byte(apiServer), "host/srv/encryption/keys.yaml": keys, SpecPart: []byte("metadata: {name: prod}\n"),
+		"kubernetes/pki/ca.crt": ca, "kubernetes/pki/ca.key": caKey, "kubernetes/pki/sa.pub": public, "kubernetes/pki/sa.key": secret,
+		"kubernetes/pki/old.pub": public, "kubernetes/pki/sni.crt": ca, "kubernetes/pki/sni.key": caKey}
+}
+
+func TestPartsBelongTogether(t *testing.T) {
+	good := testpki(t)
+	other, _, otherKey := pair(t)
+	for name, tc := range map[string]struct {
+		change  func(m *Manifest, parts map[string][]byte)
+		secrets map[string]string
+		want    string // empty if it is good
+	}{
+		"good":                            {},
+		"what is encrypted has its key":   {secrets: map[string]string{"k8s:enc:secretbox:v1:key1:": "/registry/secrets/a"}},
+		"what is encrypted has none":      {secrets: map[string]string{"k8s:enc:secretbox:v1:key2:": "/registry/secrets/a"}, want: "key2 (such as /registry/secrets/a)"},
+		"no spec":                         {func(_ *Manifest, p map[string][]byte) { delete(p, SpecPart) }, nil, "no spec.yaml"},
+		"no spec, and it says so":         {func(m *Manifest, p map[string][]byte) { delete(p, SpecPart); m.Missing = []string{SpecPart} }, nil, ""},
+		"the spec of another cluster":     {func(_ *Manifest, p map[string][]byte) { p[SpecPart] = []byte("metadata: {name: test}") }, nil, `of the cluster "test"`},
+		"a spec that is none":             {func(_ *Manifest, p map[string][]byte) { p[SpecPart] = []byte(":") }, nil, "spec.yaml"},
+		"the key of another CA":           {func(_ *Manifest, p map[string][]byte) { p["kubernetes/pki/ca.key"] = otherKey }, nil, "pki/ca.key does not belong to pki/ca.crt"},
+		"another CA":                      {func(_ *Manifest, p map[string][]byte) { p["kubernetes/pki/ca.crt"] = other }, nil, "pki/ca.key does not belong to pki/ca.crt"},
+		"another key of service accounts": {func(_ *Manifest, p map[string][]byte) { p["kubernetes/pki/sa.key"] = otherKey }, nil, "pki/sa.key does not belong to pki/sa.pub"},
+		"a CA that is kept elsewhere": {func(m *Manifest, p map[string][]byte) {
+			delete(p, "kubernetes/pki/ca.key")
+			m.Missing = []string{"kubernetes/pki/ca.key"}
+		}, nil, ""},
+		"no encryption configuration": {func(m *Manifest, p map[string][]byte) {
+			delete(p, "host/srv/encryption/keys.yaml")
+			m.Missing = []string{"host/srv/encryption/keys.yaml"}
+		}, nil, "no host/srv/encryption/keys.yaml (--encryption-provider-config)"},
+		"no key of service accounts": {func(m *Manifest, p map[string][]byte) {
+			delete(p, "kubernetes/pki/sa.key")
+			m.Missing = []string{"kubernetes/pki/sa.key"}
+		}, nil, "no kubernetes/pki/sa.key"},
+		"another program signs": {func(m *Manifest, p map[string][]byte) {
+			delete(p, "kubernetes/pki/sa.key")
+			p["kubernetes/manifests/kube-apiserver.yaml"] = bytes.Replace(p["kubernetes/manifests/kube-apiserver.yaml"], []byte("signing-key-file=/etc/kubernetes/pki/sa.key"), []byte("signing-endpoint=/run/signer.sock"), 1)
+		}, nil, ""},
+		"no manifest":              {func(_ *Manifest, p map[string][]byte) { delete(p, "kubernetes/manifests/kube-apiserver.yaml") }, nil, "no kubernetes/manifests/kube-apiserver.yaml"},
+		"a file that a flag names": {func(_ *Manifest, p map[string][]byte) { delete(p, "kubernetes/pki/old.pub") }, nil, "no kubernetes/pki/old.pub (--service-account-key-file)"},
+		"half of a manifest": {func(_ *Manifest, p map[string][]byte) {
+			p["kubernetes/manifests/kube-apiserver.yaml"] = []byte(apiServer[:600])
+		}, nil, "incomplete"},
+		"a file that is known as missing": {func(m *Manifest, p map[string][]byte) {
+			delete(p, "kubernetes/pki/old.pub")
+			m.Missing = []string{"kubernetes/pki/old.pub"}
+		}, nil, ""},
+	} {
+		m, parts := manifest(), maps.Clone(good)
+		if tc.change != nil {
+			tc.change(&m, parts)
+		}
+		switch err := Check(m, parts, snapshot.Contents{Encrypted: tc.secrets}); {
+		case tc.want == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+			t.Errorf("%s: %v, want %s", name, err, tc.want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+package backup
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+)
+
+// S3 is a bucket of an S3-compatible store.
+type S3 struct {
+	Endpoint string `json:"endpoint"` // https://host[:port]
+	Bucket   string `json:"bucket"`
+	// Prefix is a folder in the bucket.
+	Prefix string `json:"prefix,omitempty"`
+	Region string `json:"region,omitempty"`
+	// CA holds certificates in PEM to trust instead of the system's.
+	CA           []byte `json:"ca,omitempty"`
+	AccessKey    string `json:"accessKey"`
+	SecretKey    string `json:"secretKey"`
+	SessionToken string `json:"sessionToken,omitempty"`
+}
+
+// partBytes is held in memory while a backup is uploaded. A store takes up to 10,000 parts of an object: 160 GB.
+const partBytes = 16 << 20
+
+func (s *S3) connect() (Store, error) {
+	u, err := url.Parse(s.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	transport := &http.Transport{ResponseHeaderTimeout: connectTimeout * 3, TLSHandshakeTimeout: connectTimeout, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}}
+	if len(s.CA) > 0 {
+		roots := x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(s.CA) {
+			return nil, errors.New("its CA file holds no certificate")
+		}
+		transport.TLSClientConfig.RootCAs = roots
+	}
+	client, err := minio.New(u.Host, &minio.Options{
+		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, s.SessionToken), Secure: u.Scheme == "https", Region: s.Region,
+		Transport: transport, BucketLookup: minio.BucketLookupPath, MaxRetries: 5,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &s3Store{client: client, bucket: s.Bucket, prefix: strings.Trim(s.Prefix, "/")}, nil
+}
+
+type s3Store struct {
+	client         *minio.Client
+	bucket, prefix string
+}
+
+func (s *s3Store) key(name string) string { return path.Join(s.prefix, name) }
+
+func (s *s3Store) Put(ctx context.Context, name string, content io.Reader) error {
+	_, err := s.client.PutObject(ctx, s.bucket, s.key(name), whole{content}, -1, minio.PutObjectOptions{PartSize: partBytes, ContentType: "application/octet-stream"})
+	return err
+}
+
+// whole keeps the client from taking a stream that broke for one that ended: it takes io.ErrUnexpectedEOF for the end.
+type whole struct{ io.Reader }
+
+func (w whole) Read(b []byte) (int, error) {
+	n, err := w.Reader.Read(b)
+	if err != nil && err != io.EOF { //nolint:errorlint // what wraps the end is not the end
+		err = fmt.Errorf("reading the backup: %v", err) //nolint:errorlint // the client must not find out what it is
+	}
+	return n, err
+}
+
+func (s *s3Store) List(ctx context.Context) ([]Entry, error) {
+	prefix := s.prefix
+	if prefix != "" {
+		prefix += "/"
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	out := []Entry{}
+	for o := range s.client.ListObjects(ctx, s.bucket, minio.ListObjectsOptions{Prefix: prefix}) {
+		if o.Err != nil {
+			return nil, o.Err
+		}
+		if e, ok := entry(strings.TrimPrefix(o.Key, prefix), o.Size); ok {
+			out = append(out, e)
+		}
+	}
+	Newest(out)
+	return out, nil
+}
+
+func (s *s3Store) Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
+	info, err := s.client.StatObject(ctx, s.bucket, s.key(name), minio.StatObjectOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if offset >= info.Size { // there is no range to ask for
+		return http.NoBody, nil
+	}
+	var o minio.GetObjectOptions
+	if offset > 0 {
+		if err := o.SetRange(offset, 0); err != nil {
+			return nil, fmt.Errorf("offset %d: %w", offset, err)
+		}
+	}
+	// Of the core client: the other one reads again and again from where it thinks that it is.
+	body, _, _, err := minio.Core{Client: s.client}.GetObject(ctx, s.bucket, s.key(name), o)
+	return body, err
+}
+
+func (s *s3Store) Remove(ctx context.Context, name string) error {
+	return s.client.RemoveObject(ctx, s.bucket, s.key(name), minio.RemoveObjectOptions{})
+}
+
+func (s *s3Store) Close() error { return nil }

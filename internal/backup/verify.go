@@ -1,0 +1,97 @@
+package backup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"quorate.dev/quorate/internal/snapshot"
+)
+
+// Verified is what Verify found.
+type Verified struct {
+	Manifest Manifest          `json:"manifest"`
+	Snapshot snapshot.Status   `json:"snapshot"`
+	Restored snapshot.Restored `json:"restored"`
+	// KVHashCompared is false if the member was compacted between its snapshot and its hash, so that they cannot be compared.
+	KVHashCompared bool `json:"kvHashCompared"`
+}
+
+// partsLimit is for everything in a backup but the snapshot, which is held in memory.
+const partsLimit = 64 << 20
+
+// Verify reads all of a backup, checks that its parts belong together and are enough (see Check), restores its snapshot into a scratch
+// etcd below dir, and compares what that etcd has with what the member answered when the backup was taken. The directory holds keys in
+// plain text only as far as etcd does, and no key of the PKI.
+func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
+	out := Verified{Manifest: r.Manifest()}
+	if _, ok := out.Manifest.Part(SnapshotPart); !ok {
+		return out, errors.New("the backup has no snapshot of etcd")
+	}
+	file := filepath.Join(dir, SnapshotPart)
+	parts, err := r.unpack(file)
+	if err != nil {
+		return out, err
+	}
+	if out.Snapshot, err = snapshot.Read(file); err != nil {
+		return out, fmt.Errorf("the snapshot is damaged: %w", err)
+	}
+	contents, err := snapshot.Look(file)
+	if err != nil {
+		return out, fmt.Errorf("the snapshot is damaged: %w", err)
+	}
+	if err := Check(out.Manifest, parts, contents); err != nil {
+		return out, err
+	}
+	want := out.Manifest.Etcd
+	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
+		return out, err
+	}
+	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Snapshot.Keys)); err != nil {
+		return out, err
+	}
+	if out.Restored, err = snapshot.Try(ctx, dir, file, want.Revision); err != nil {
+		return out, err
+	}
+	out.KVHashCompared = want.KVHash != 0 && want.CompactRevision == out.Restored.CompactRevision
+	errs := []error{differs("the restored etcd", "revision", want.Revision, out.Restored.Revision), differs("the restored etcd", "number of keys", want.Keys, out.Restored.Keys)}
+	if out.KVHashCompared {
+		errs = append(errs, differs("the restored etcd", "hash of the keys", want.KVHash, out.Restored.KVHash))
+	}
+	return out, errors.Join(errs...)
+}
+
+// unpack writes the snapshot to a file, and reads the other parts into memory.
+func (r *Reader) unpack(file string) (map[string][]byte, error) {
+	parts, left := map[string][]byte{}, int64(partsLimit)
+	for {
+		part, in, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return parts, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if part.Name == SnapshotPart {
+			if err := extract(file, in); err != nil {
+				return nil, fmt.Errorf("extracting %s: %w", part.Name, err)
+			}
+			continue
+		}
+		if left -= part.Bytes; left < 0 {
+			return nil, fmt.Errorf("the parts of the backup have more than %d MiB, apart from the snapshot", partsLimit>>20)
+		}
+		if parts[part.Name], err = io.ReadAll(in); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", part.Name, err)
+		}
+	}
+}
+
+func differs[T comparable](who, what string, want, have T) error {
+	if want == have {
+		return nil
+	}
+	return fmt.Errorf("%s has the %s %v, and the member that it was taken from had %v", who, what, have, want)
+}

@@ -1,0 +1,272 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/backup"
+	"quorate.dev/quorate/internal/durable"
+	hostbackup "quorate.dev/quorate/internal/hostside/backup"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/ui"
+)
+
+func (a *app) backup() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "backup",
+		Short: "Take an encrypted backup of etcd, the PKI, and the encryption keys; list, verify, and fetch backups",
+		Long: `Takes a backup now: a snapshot of etcd from a healthy follower, the PKI, the keys that encrypt secrets, kubeadm's
+configuration, and the recorded spec. A control plane takes it, encrypts it to spec.backup.recipients, writes it to the store
+that the spec names, and reads it again. Nothing of it leaves the control plane unencrypted. Then it removes the backups that
+spec.backup.keep no longer keeps.
+
+The control planes also take backups by themselves, as often as spec.backup.every says. 'quorate apply' sets that up, and
+'quorate status' shows the last good backup.
+
+docs/backup.md describes the stores, the identities, and what a backup contains.`,
+		Example: `  quorate backup
+  quorate backup list
+  quorate backup verify --identity backup-identity.txt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var out *hostbackup.Result
+			err := a.withEngine(cmd.Context(), func(e *run.Engine) (err error) {
+				out, err = e.Backup(cmd.Context())
+				return err
+			})
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(out, func(w io.Writer) error { return printBackup(w, out) })
+		},
+	}
+	cmd.AddCommand(sendsSecrets(a.backupList()), sendsSecrets(a.backupVerify()), sendsSecrets(a.backupFetch()))
+	return cmd
+}
+
+// withEngine connects to the hosts of the spec and shows the progress.
+func (a *app) withEngine(ctx context.Context, do func(*run.Engine) error) error {
+	c, err := a.running(ctx)
+	if err != nil {
+		return err
+	}
+	sink, done := a.progress()
+	defer done()
+	e := run.Open(ctx, c, sink)
+	defer e.Close()
+	return do(e)
+}
+
+func printBackup(w io.Writer, r *hostbackup.Result) error {
+	m := r.Manifest
+	fmt.Fprintf(w, "%s: %s, taken by %s in %s, stored and read again.\n", r.File, ui.Bytes(r.Bytes), m.Host, ui.Duration(r.Took))
+	fmt.Fprintf(w, "It holds etcd at revision %d with %d keys, and %d files of the control plane's configuration.\n", m.Etcd.Revision, m.Etcd.Keys, files(m))
+	if m.Etcd.Leads {
+		fmt.Fprintln(w, "Note: the snapshot is of the leader, because no follower of etcd is healthy.")
+	}
+	if !m.Etcd.KeysCompared {
+		fmt.Fprintln(w, "Note: the number of keys was not compared with the member that the snapshot is of, because etcd was compacted in the meantime.")
+	}
+	if len(m.Missing) > 0 {
+		fmt.Fprintf(w, "Note: this control plane does not have %s, so the backup does not either.\n", strings.Join(m.Missing, ", "))
+	}
+	if r.NotLocked != "" {
+		fmt.Fprintf(w, "Note: the backup was taken without the lock: %s.\n", r.NotLocked)
+	}
+	if r.NotRecorded != "" {
+		fmt.Fprintf(w, "Note: it could not be noted in etcd, and `quorate status` does not know of it: %s.\n", r.NotRecorded)
+	}
+	for _, old := range r.Removed {
+		fmt.Fprintf(w, "Removed: %s.\n", old)
+	}
+	if r.NotRemoved != "" {
+		fmt.Fprintf(w, "Note: old backups were not removed: %s.\n", r.NotRemoved)
+	}
+	return nil
+}
+
+// files counts those of /etc/kubernetes.
+func files(m backup.Manifest) (n int) {
+	for _, p := range m.Parts {
+		if strings.HasPrefix(p.Name, backup.Kubernetes) {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *app) backupList() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List the backups of the cluster in its store",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var out *run.StoredBackups
+			err := a.withEngine(cmd.Context(), func(e *run.Engine) (err error) {
+				out, err = e.Backups(cmd.Context())
+				return err
+			})
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(out, func(w io.Writer) error { return printBackups(w, out, time.Now()) })
+		},
+	}
+}
+
+func printBackups(w io.Writer, out *run.StoredBackups, now time.Time) error {
+	if len(out.Backups) == 0 {
+		fmt.Fprintf(w, "There is no backup of %s.\n", out.Cluster)
+	} else {
+		table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "NAME\tAGE\tSIZE\tON")
+		for _, b := range out.Backups {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", b.File, ui.Duration(now.Sub(b.Time)), ui.Bytes(b.Bytes), strings.Join(b.Hosts, ", "))
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	if out.Unidentified {
+		fmt.Fprintf(w, "Note: etcd does not answer. If other clusters with the name %s use this store, their backups are listed as well.\n", out.Cluster)
+	}
+	for _, b := range out.Others {
+		fmt.Fprintf(w, "Note: %s is of another cluster with this name, or of this one before it was restored.\n", b.File)
+	}
+	for _, host := range slices.Sorted(maps.Keys(out.Unreachable)) {
+		why := out.Unreachable[host]
+		fmt.Fprintf(w, "Note: what %s has is unknown: %s\n", host, why)
+	}
+	return nil
+}
+
+func (a *app) backupVerify() *cobra.Command {
+	var identity string
+	cmd := &cobra.Command{
+		Use:   "verify [NAME|FILE]",
+		Short: "Restore a backup into a scratch etcd and compare it with what it was taken from",
+		Long: `Reads a backup from the store (the newest one without NAME), or from a FILE on this machine, and decrypts it here. It compares
+every part with the manifest, checks that the spec, the keys of the authorities, the files that the manifests name, and the keys of
+what is encrypted in etcd are there, restores the snapshot into an etcd that runs inside this process, and compares the revision, the
+number of keys, and the hash with what the member answered when the backup was taken.
+
+The identity stays on this machine. The snapshot is decrypted into a temporary directory (TMPDIR), which needs about twice the
+size of etcd, and is removed afterwards.`,
+		Example: `  quorate backup verify --identity backup-identity.txt
+  quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if identity == "" {
+				return usageError{errors.New("--identity is required: a file with an identity of age, or a private key of SSH, whose public key is one of spec.backup.recipients")}
+			}
+			identities, err := backup.ReadIdentities(identity)
+			if err != nil {
+				return usageError{err}
+			}
+			var out backup.Verified
+			name := append(args, "")[0]
+			verify := func(in io.Reader) error {
+				r, err := backup.Open(in, identities...)
+				if err != nil {
+					return err
+				}
+				defer r.Close()
+				dir, err := os.MkdirTemp("", "quorate-verify-")
+				if err != nil {
+					return err
+				}
+				defer os.RemoveAll(dir)
+				out, err = backup.Verify(cmd.Context(), r, dir)
+				return err
+			}
+			if f, ferr := os.Open(name); name != "" && ferr == nil {
+				defer f.Close()
+				err = verify(f)
+			} else if strings.ContainsRune(name, filepath.Separator) {
+				return usageError{ferr}
+			} else {
+				err = a.withEngine(cmd.Context(), func(e *run.Engine) error {
+					var in io.Reader
+					if name, in, err = e.OpenBackup(cmd.Context(), name); err != nil {
+						return err
+					}
+					return verify(in)
+				})
+			}
+			if err != nil {
+				return explain(cmd.Context(), fmt.Errorf("verifying the backup %s: %w", cmp.Or(name, "that is the newest"), err))
+			}
+			return a.print(out, func(w io.Writer) error { return printVerified(w, name, out) })
+		},
+	}
+	cmd.Flags().StringVar(&identity, "identity", "", "a file with an identity of age, or a private key of SSH")
+	return cmd
+}
+
+func printVerified(w io.Writer, name string, v backup.Verified) error {
+	m := v.Manifest
+	fmt.Fprintf(w, "%s is good: %d parts match the manifest, and belong together.\n", name, len(m.Parts))
+	fmt.Fprintf(w, "Cluster %s (%s), Kubernetes %s, taken %s by %s.\n", m.Cluster.Name, m.Cluster.UID, m.Cluster.Kubernetes, m.Created.UTC().Format(time.RFC3339), m.Host)
+	hash := fmt.Sprintf("hash %08x", v.Restored.KVHash)
+	if !v.KVHashCompared {
+		hash = fmt.Sprintf("hash of the database %08x (that of the keys cannot be compared: etcd was compacted while the backup was taken)", v.Snapshot.Hash)
+	}
+	had := "member"
+	if !m.Etcd.KeysCompared {
+		had = "snapshot"
+	}
+	fmt.Fprintf(w, "etcd %s, restored in %s: revision %d, %d keys, %s. All of them are what the %s had.\n", m.Etcd.Version, ui.Duration(v.Restored.Took), v.Restored.Revision, v.Restored.Keys, hash, had)
+	if len(m.Missing) > 0 {
+		fmt.Fprintf(w, "Note: it does not contain %s.\n", strings.Join(m.Missing, ", "))
+	}
+	return nil
+}
+
+func (a *app) backupFetch() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fetch NAME [FILE]",
+		Short: "Copy a backup from the store to a file on this machine, still encrypted",
+		Args:  cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			file := args[len(args)-1]
+			if len(args) == 1 {
+				file = filepath.Base(file)
+			}
+			var size int64
+			err := a.withEngine(cmd.Context(), func(e *run.Engine) error {
+				_, in, err := e.OpenBackup(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				f, err := durable.CreateNew(file, 0o600)
+				if err != nil {
+					return err
+				}
+				defer f.Abort()
+				if size, err = io.Copy(f, in); err != nil {
+					return err
+				}
+				return f.Commit()
+			})
+			if err != nil {
+				return explain(cmd.Context(), fmt.Errorf("fetching the backup %s: %w", args[0], err))
+			}
+			return a.print(map[string]any{"backup": args[0], "file": file, "bytes": size}, func(w io.Writer) error {
+				_, err := fmt.Fprintf(w, "%s: %s\n", file, ui.Bytes(size))
+				return err
+			})
+		},
+	}
+}

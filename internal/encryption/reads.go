@@ -1,0 +1,104 @@
+package encryption
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// marked begins every value that an API server encrypted.
+const marked = "k8s:enc:"
+
+// Mark is the beginning of a value in etcd that an API server encrypted: it names the provider, its version, and the key, as in
+// k8s:enc:secretbox:v1:key1: or k8s:enc:kms:v2:vault: It is empty if the value is not encrypted.
+func Mark(value []byte) string {
+	if !bytes.HasPrefix(value, []byte(marked)) {
+		return ""
+	}
+	end := len(marked)
+	for range 3 {
+		n := bytes.IndexByte(value[end:], ':')
+		if n < 0 {
+			return marked
+		}
+		end += n + 1
+	}
+	return string(value[:end])
+}
+
+// Reads lists the marks of what an encryption configuration decrypts, whoever wrote it, and the names of its KMS providers, which keep
+// their keys elsewhere.
+func Reads(file []byte) (marks, kms []string, _ error) {
+	type keys struct {
+		Keys []struct {
+			Name string `json:"name"`
+		} `json:"keys"`
+	}
+	var c struct {
+		Kind      string `json:"kind"`
+		Resources []struct {
+			Providers []struct {
+				AESGCM    keys `json:"aesgcm"`
+				AESCBC    keys `json:"aescbc"`
+				Secretbox keys `json:"secretbox"`
+				KMS       struct {
+					APIVersion string `json:"apiVersion"`
+					Name       string `json:"name"`
+				} `json:"kms"`
+			} `json:"providers"`
+		} `json:"resources"`
+	}
+	if err := yaml.Unmarshal(file, &c); err != nil || c.Kind != "EncryptionConfiguration" {
+		return nil, nil, errors.New("it is no encryption configuration of an API server") // the parser's error would quote the file
+	}
+	found, providers := map[string]bool{}, map[string]bool{}
+	add := func(provider, version, name string) {
+		found[Mark([]byte(marked+provider+":"+version+":"+name+":"))] = true
+	}
+	for _, r := range c.Resources {
+		for _, p := range r.Providers {
+			for provider, list := range map[string]keys{"aesgcm": p.AESGCM, "aescbc": p.AESCBC, "secretbox": p.Secretbox} {
+				for _, k := range list.Keys {
+					add(provider, "v1", k.Name)
+				}
+			}
+			if p.KMS.Name == "" {
+				continue
+			}
+			providers[p.KMS.Name] = true
+			version := p.KMS.APIVersion
+			if version == "" {
+				version = "v1"
+			}
+			add("kms", version, p.KMS.Name)
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), slices.Sorted(maps.Keys(providers)), nil
+}
+
+// Covers checks that a configuration has the key of everything that is encrypted. Encrypted has the marks that were found, each with a
+// key in etcd that has such a value. There may be no file, if nothing is encrypted.
+func Covers(file []byte, encrypted map[string]string) error {
+	var marks []string
+	if file != nil {
+		var err error
+		if marks, _, err = Reads(file); err != nil {
+			return err
+		}
+	}
+	var missing []string
+	for _, mark := range slices.Sorted(maps.Keys(encrypted)) {
+		if !slices.Contains(marks, mark) {
+			missing = append(missing, fmt.Sprintf("%s (such as %s)", strings.TrimSuffix(mark, ":"), encrypted[mark]))
+		}
+	}
+	if len(missing) > 0 {
+		return fmt.Errorf("the encryption configuration does not have the keys of values in etcd: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
