@@ -206,6 +206,20 @@ func TestCallerWhoGivesUp(t *testing.T) {
 	}
 }
 
+// TestAnswerThatIsTooLate does not count, although the client may receive it.
+func TestAnswerThatIsTooLate(t *testing.T) {
+	const times = 200
+	giveUp := make(chan context.CancelFunc, 1)
+	port, _ := serve(t, true, func(int64, http.ResponseWriter, *http.Request) { (<-giveUp)() })
+	for range times {
+		ctx, cancel := context.WithCancel(t.Context())
+		giveUp <- cancel
+		if got := get(ctx, "https://127.0.0.1:"+port); got.OK || got.Unknown == "" {
+			t.Fatalf("%+v", got)
+		}
+	}
+}
+
 func TestUnits(t *testing.T) {
 	active := system.Unit{Exists: true, Active: "active", Sub: "running", Enabled: "enabled", Result: "success"}
 	for name, tc := range map[string]struct {

@@ -1,6 +1,7 @@
 package components
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -105,10 +106,11 @@ func getStatus(ctx context.Context, url string) (facts.Answer, int) {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	switch {
+	case ctx.Err() != nil:
+		// A program that hangs may end the request, with a success, only because the connection is being closed.
+		return failed(ctx, req.URL.Host, cmp.Or(err, ctx.Err())), resp.StatusCode
 	case resp.StatusCode == http.StatusOK:
 		return facts.Answer{OK: true}, resp.StatusCode
-	case err != nil && ctx.Err() != nil:
-		return failed(ctx, req.URL.Host, err), resp.StatusCode
 	}
 	return facts.Answer{Problem: strings.TrimSuffix(fmt.Sprintf("%s answers %s: %s", url, resp.Status, complaint(string(body))), ": ")}, resp.StatusCode
 }
