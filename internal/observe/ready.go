@@ -181,7 +181,10 @@ func readyz(ctx context.Context, dial func(context.Context, string, string) (net
 		return err
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusOK {
+	switch {
+	case ctx.Err() != nil: // it may have ended the request only because the connection was being closed
+		return context.Cause(ctx)
+	case resp.StatusCode == http.StatusOK:
 		return nil
 	}
 	// A server that is not ready lists its checks, with the reasons of those that fail.
