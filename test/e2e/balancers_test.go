@@ -66,6 +66,13 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		}
 		c.must(t, ctx, "maintain", "-f", c.specFile(), name)
 		drained := time.Now()
+		// A connection that the API server has ended stays until its client has closed it, too.
+		poll(t, ctx, 200*time.Millisecond, "clients close what the API server has ended", func() error {
+			if left := connections(t, ctx, c, name); left > 0 {
+				return fmt.Errorf("%d connections", left)
+			}
+			return nil
+		})
 		for range 3 { // clients open twenty new connections a second throughout
 			if left := connections(t, ctx, c, name); left > 0 {
 				t.Errorf("%d connections to a drained control plane", left)
