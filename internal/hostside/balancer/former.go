@@ -57,7 +57,7 @@ func careForFormer(ctx context.Context, logger *log.Logger) {
 func closeFormer(ctx context.Context, logger *log.Logger, pid string) {
 	watch, all := sessionWatch{}, 0
 	for until := time.Now().Add(formerFor); time.Now().Before(until) && ctx.Err() == nil; {
-		closed, err := closeBetweenRequests(ctx, former(pid), watch, until)
+		closed, err := closeBetweenRequests(ctx, former(pid), watch, until, polite)
 		if all += closed; err == nil {
 			break
 		}

@@ -6,10 +6,12 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/facts"
@@ -26,8 +28,11 @@ const (
 	learnFor = longLived + 100*time.Millisecond
 	// closeFor is how long connections are closed while new ones wait.
 	closeFor = 500 * time.Millisecond
+	// restFor is how long those are closed that are left then. The client's kernel sends the first packet of a new connection again after a
+	// second, and by then the address should have moved.
+	restFor = 300 * time.Millisecond
 	// holdFor is after how long the kernel lets new connections in again, even if this program is killed.
-	holdFor = closeFor + goneWithin + takenWithin + time.Second
+	holdFor = closeFor + restFor + goneWithin + takenWithin + time.Second
 	// goneWithin is how long keepalived may take to give the address away.
 	goneWithin = 2 * time.Second
 	// takenWithin is how long the successor may take to announce the address. Until then, packets for it still arrive here. A host
@@ -49,10 +54,10 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	release, err := hold(virtualIPs)
 	if err == nil {
 		defer release()
-		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor)); err != nil {
+		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor), polite); err != nil {
 			return closed, err
 		}
-		rest, err := closeAll(ctx)
+		rest, err := closeRest(ctx, w)
 		if closed += rest; err != nil {
 			return closed, err
 		}
@@ -73,31 +78,31 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	return closed, nil
 })
 
-// closeAll closes what is left: connections younger than longLived, those with a request that takes long, and those of former workers. They end
-// with the address in any case. A client that waits for events would otherwise not learn of that until its own check of the connection, and a
-// kube-proxy kept sending pods to an API server that had stopped, for half a minute.
-func closeAll(ctx context.Context) (closed int, err error) {
-	all := []worker{present}
+// urgent are the manners when the address is about to leave.
+var urgent = manners{unknown: restFor - 2*sessionPace}
+
+// closeRest closes what is left and has no request under way: young connections, and those of former workers. A client that waits for events
+// would otherwise not learn that its connection ended with the address until its own check of it, and a kube-proxy kept sending pods to an API
+// server that had stopped, for half a minute. A request that is under way may still be answered while keepalived gives the address away.
+func closeRest(ctx context.Context, w sessionWatch) (int, error) {
+	until := time.Now().Add(restFor)
+	var closed atomic.Int64
+	var group errgroup.Group
+	do := func(of worker, w sessionWatch) {
+		group.Go(func() error {
+			n, err := closeBetweenRequests(ctx, of, w, until, urgent)
+			closed.Add(int64(n))
+			return err
+		})
+	}
+	do(present, w)
 	if text, err := ask(ctx, hostconfig.HAProxyMasterSocket, "show proc"); err == nil { // a HAProxy that was started without this socket
 		for _, pid := range formerWorkers(text) {
-			all = append(all, former(pid))
+			do(former(pid), sessionWatch{})
 		}
 	}
-	for _, w := range all {
-		text, err := w.commands(ctx, "show sess all")
-		if err != nil {
-			return closed, err
-		}
-		var ids []string
-		for _, s := range parseSessions(text) {
-			ids = append(ids, s.id)
-		}
-		if err := w.shutdown(ctx, ids); err != nil {
-			return closed, err
-		}
-		closed += len(ids)
-	}
-	return closed, nil
+	err := group.Wait()
+	return int(closed.Load()), err
 }
 
 // learn watches the connections for a while and closes none.
@@ -108,7 +113,7 @@ func learn(ctx context.Context, w sessionWatch) error {
 		if err != nil {
 			return err
 		}
-		w.see(begin, parseSessions(text))
+		w.see(begin, parseSessions(text), polite)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -80,27 +80,46 @@ func parseSessions(text string) (out []session) {
 type watched struct {
 	first, changed time.Time
 	in, out        int64
-	answered       bool // the last bytes went to the client
+	answered       bool // the last bytes went to the client, or there were none
+	asked          bool // the last bytes came from the client
 }
+
+// manners say which connections are closed.
+type manners struct {
+	// age is how long a connection must have been open.
+	age time.Duration
+	// unknown is how long one must be silent of which nobody saw which way its last bytes went.
+	unknown time.Duration
+}
+
+// polite are the manners while there is time.
+var polite = manners{longLived, silentAnyway}
 
 // sessionWatch finds connections that can be closed without a client noticing.
 type sessionWatch map[string]*watched
 
 // see takes a look at the connections at a moment, and returns those that are between two requests.
-func (w sessionWatch) see(now time.Time, sessions []session) (idle []string) {
+func (w sessionWatch) see(now time.Time, sessions []session, m manners) (idle []string) {
 	for _, s := range sessions {
 		k := w[s.id]
 		if k == nil {
-			w[s.id] = &watched{first: now, changed: now, in: s.in, out: s.out}
+			w[s.id] = &watched{first: now, changed: now, in: s.in, out: s.out, answered: s.in == 0}
 			continue
 		}
 		if s.in != k.in || s.out != k.out {
 			k.answered = s.out != k.out
+			k.asked = !k.answered
 			k.in, k.out, k.changed = s.in, s.out, now
 			continue
 		}
-		silent := now.Sub(k.changed)
-		if now.Sub(k.first) >= longLived && (k.answered && silent >= betweenRequests || silent >= silentAnyway) {
+		enough := m.unknown
+		switch {
+		case k.answered:
+			enough = betweenRequests
+		case k.asked:
+			enough = silentAnyway
+		}
+		if now.Sub(k.first) >= m.age && now.Sub(k.changed) >= enough {
 			idle = append(idle, s.id)
 		}
 	}
@@ -124,7 +143,7 @@ func (w worker) shutdown(ctx context.Context, ids []string) error {
 
 // closeBetweenRequests closes all connections of a worker as soon as they are between two requests, until none is left or the time is over. It
 // returns how many it closed.
-func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time) (closed int, err error) {
+func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time, m manners) (closed int, err error) {
 	for {
 		begin := time.Now()
 		text, err := of.commands(ctx, "show sess all")
@@ -132,7 +151,7 @@ func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until 
 			return closed, err
 		}
 		sessions := parseSessions(text)
-		idle := w.see(begin, sessions)
+		idle := w.see(begin, sessions, m)
 		if took := time.Since(begin); took > staleAfter && begin.Add(3*took).Before(until) {
 			idle = nil // a request may have come since HAProxy looked, and there is time for another look
 		}

@@ -47,24 +47,31 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 	for name, tc := range map[string]struct {
 		moments [][3]int64 // milliseconds, bytes from the client, bytes to it
 		want    bool       // that it is closed at the last moment
+		urgent  bool       // whether it is because the address leaves
 	}{
-		"answered, and silent":             {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {970, 150, 300}}, true},
-		"request and answer in one moment": {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 150, 300}}, true},
-		"answered just now":                {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {940, 150, 300}}, false},
-		"a request is under way":           {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 200, 300}, {1050, 200, 300}}, false},
-		"a request that takes long":        {[][3]int64{{0, 100, 100}, {900, 200, 100}, {1800, 200, 100}}, false},
-		"silent for long after a frame":    {[][3]int64{{0, 100, 100}, {900, 200, 100}, {2000, 200, 100}}, true},
-		"young":                            {[][3]int64{{0, 100, 100}, {100, 150, 300}, {200, 150, 300}}, false},
-		"a watch that was never heard":     {[][3]int64{{0, 100, 100}, {1100, 100, 100}}, true},
-		"an answer that has not ended":     {[][3]int64{{0, 100, 100}, {900, 150, 300}, {930, 150, 600}, {960, 150, 900}}, false},
+		"answered, and silent":             {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {970, 150, 300}}, true, true},
+		"request and answer in one moment": {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 150, 300}}, true, true},
+		"answered just now":                {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {940, 150, 300}}, false, false},
+		"a request is under way":           {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 200, 300}, {1050, 200, 300}}, false, false},
+		"a request that takes long":        {[][3]int64{{0, 100, 100}, {900, 200, 100}, {1800, 200, 100}}, false, false},
+		"silent for long after a frame":    {[][3]int64{{0, 100, 100}, {900, 200, 100}, {2000, 200, 100}}, true, true},
+		"young":                            {[][3]int64{{0, 100, 100}, {100, 150, 300}, {200, 150, 300}}, false, true},
+		"a watch that was never heard":     {[][3]int64{{0, 100, 100}, {1100, 100, 100}}, true, true},
+		"an answer that has not ended":     {[][3]int64{{0, 100, 100}, {900, 150, 300}, {930, 150, 600}, {960, 150, 900}}, false, false},
+		"unused":                           {[][3]int64{{0, 0, 0}, {50, 0, 0}}, false, true},
+		"young, with a request under way":  {[][3]int64{{0, 100, 100}, {20, 200, 100}, {280, 200, 100}}, false, false},
+		"young, and never heard":           {[][3]int64{{0, 100, 100}, {100, 100, 100}}, false, false},
+		"never heard for longer":           {[][3]int64{{0, 100, 100}, {270, 100, 100}}, false, true},
 	} {
-		w := sessionWatch{}
-		var idle []string
-		for _, m := range tc.moments {
-			idle = w.see(begin.Add(time.Duration(m[0])*time.Millisecond), []session{{id: "0x1", in: m[1], out: m[2]}})
-		}
-		if (len(idle) == 1) != tc.want {
-			t.Errorf("%s: closed %v", name, idle)
+		for m, want := range map[manners]bool{polite: tc.want, urgent: tc.urgent} {
+			w := sessionWatch{}
+			var idle []string
+			for _, at := range tc.moments {
+				idle = w.see(begin.Add(time.Duration(at[0])*time.Millisecond), []session{{id: "0x1", in: at[1], out: at[2]}}, m)
+			}
+			if (len(idle) == 1) != want {
+				t.Errorf("%s (%+v): closed %v", name, m, idle)
+			}
 		}
 	}
 }
