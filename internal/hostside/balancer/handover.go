@@ -6,18 +6,15 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
-	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Connections do not move with an address. Those through this host are closed before the virtual IP leaves, between two requests if they ever are, and
@@ -28,7 +25,7 @@ const (
 	learnFor = longLived + 100*time.Millisecond
 	// closeFor is how long connections are closed while new ones wait.
 	closeFor = 500 * time.Millisecond
-	// restFor is how long those are closed that are left then. The client's kernel sends the first packet of a new connection again after a
+	// restFor is how long young connections are closed then. The client's kernel sends the first packet of a new connection again after a
 	// second, and by then the address should have moved.
 	restFor = 300 * time.Millisecond
 	// holdFor is after how long the kernel lets new connections in again, even if this program is killed.
@@ -57,8 +54,8 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor), polite); err != nil {
 			return closed, err
 		}
-		rest, err := closeRest(ctx, w)
-		if closed += rest; err != nil {
+		young, err := closeYoung(ctx, w)
+		if closed += young; err != nil {
 			return closed, err
 		}
 	}
@@ -78,31 +75,18 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	return closed, nil
 })
 
-// urgent are the manners when the address is about to leave.
-var urgent = manners{unknown: restFor - 2*sessionPace}
+// urgent are the manners for young connections when the address is about to leave.
+func urgent(now time.Time) manners {
+	return manners{unknown: restFor - 2*sessionPace, since: now.Add(-longLived)}
+}
 
-// closeRest closes what is left and has no request under way: young connections, and those of former workers. A client that waits for events
-// would otherwise not learn that its connection ended with the address until its own check of it, and a kube-proxy kept sending pods to an API
-// server that had stopped, for half a minute. A request that is under way may still be answered while keepalived gives the address away.
-func closeRest(ctx context.Context, w sessionWatch) (int, error) {
-	until := time.Now().Add(restFor)
-	var closed atomic.Int64
-	var group errgroup.Group
-	do := func(of worker, w sessionWatch) {
-		group.Go(func() error {
-			n, err := closeBetweenRequests(ctx, of, w, until, urgent)
-			closed.Add(int64(n))
-			return err
-		})
-	}
-	do(present, w)
-	if text, err := ask(ctx, hostconfig.HAProxyMasterSocket, "show proc"); err == nil { // a HAProxy that was started without this socket
-		for _, pid := range formerWorkers(text) {
-			do(former(pid), sessionWatch{})
-		}
-	}
-	err := group.Wait()
-	return int(closed.Load()), err
+// closeYoung closes connections that were too young before, unless a request is under way: a client keeps them, or it would have ended them by now.
+// If it only waits for events, it would not learn that its connection ended with the address until its own check of it, and a kube-proxy
+// kept sending pods to an API server that had stopped, for half a minute. Older connections that are left are in use: a request that is under way
+// may still be answered while keepalived gives the address away, and the next one tells the client.
+func closeYoung(ctx context.Context, w sessionWatch) (int, error) {
+	now := time.Now()
+	return closeBetweenRequests(ctx, present, w, now.Add(restFor), urgent(now))
 }
 
 // learn watches the connections for a while and closes none.

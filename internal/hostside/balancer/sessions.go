@@ -90,10 +90,12 @@ type manners struct {
 	age time.Duration
 	// unknown is how long one must be silent of which nobody saw which way its last bytes went.
 	unknown time.Duration
+	// since leaves alone what was seen before, if it is not zero.
+	since time.Time
 }
 
 // polite are the manners while there is time.
-var polite = manners{longLived, silentAnyway}
+var polite = manners{age: longLived, unknown: silentAnyway}
 
 // sessionWatch finds connections that can be closed without a client noticing.
 type sessionWatch map[string]*watched
@@ -119,7 +121,7 @@ func (w sessionWatch) see(now time.Time, sessions []session, m manners) (idle []
 		case k.asked:
 			enough = silentAnyway
 		}
-		if now.Sub(k.first) >= m.age && now.Sub(k.changed) >= enough {
+		if !k.first.Before(m.since) && now.Sub(k.first) >= m.age && now.Sub(k.changed) >= enough {
 			idle = append(idle, s.id)
 		}
 	}

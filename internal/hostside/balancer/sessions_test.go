@@ -63,7 +63,7 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 		"young, and never heard":           {[][3]int64{{0, 100, 100}, {100, 100, 100}}, false, false},
 		"never heard for longer":           {[][3]int64{{0, 100, 100}, {270, 100, 100}}, false, true},
 	} {
-		for m, want := range map[manners]bool{polite: tc.want, urgent: tc.urgent} {
+		for m, want := range map[manners]bool{polite: tc.want, urgent(begin.Add(longLived)): tc.urgent} {
 			w := sessionWatch{}
 			var idle []string
 			for _, at := range tc.moments {

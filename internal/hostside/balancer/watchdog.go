@@ -69,7 +69,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strange
 	var last *sample
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	for n := 0; ; n++ {
+	for n := 0; ; { // n counts ticks, and nothing else: some things are due at multiples of it
 		select {
 		case <-ctx.Done():
 			return nil
@@ -78,6 +78,7 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strange
 			w.answer(monotonic(), err)
 			continue
 		case <-tick.C:
+			n++
 		}
 		if asking < inFlight {
 			asking++
