@@ -255,8 +255,8 @@ func (p controlPlane) take(ctx context.Context, in Request, recipients []age.Rec
 	return out, in.Location.RedactError(err)
 }
 
-// attempt takes a backup. With held, this control plane notes it in etcd, as long as it holds the lock. If the attempt fails, it notes
-// that for those who look after the cluster.
+// attempt takes a backup. With held, this control plane notes it in etcd, as long as it holds the lock. It also notes an attempt that fails, for
+// the findings.
 func (p controlPlane) attempt(ctx context.Context, client *clientv3.Client, held *clientv3.Cmp, in Request, recipients []age.Recipient) (Result, error) {
 	out, err := p.takeLocked(ctx, client, held, in, recipients)
 	if err == nil || errors.Is(context.Cause(ctx), context.Canceled) { // or somebody ended it

@@ -19,7 +19,7 @@ const (
 	// lockSeconds.
 	lockKey     = "/quorate.dev/backup-lock"
 	lockSeconds = 30
-	// leaveTimeout is how long giving up the lock may take. etcd does that by itself, only later.
+	// leaveTimeout is how long giving up the lock may take. If it takes longer, the lock ends after lockSeconds.
 	leaveTimeout = 5 * time.Second
 )
 
@@ -49,7 +49,7 @@ func (p controlPlane) locked(ctx context.Context, client *clientv3.Client, f fun
 		session.Orphan() // it must not be kept while it is given up
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 		defer cancel()
-		client.Revoke(ctx, session.Lease()) //nolint:errcheck // etcd does so by itself
+		client.Revoke(ctx, session.Lease()) //nolint:errcheck // otherwise, the lease ends after lockSeconds
 	}()
 	text, err := json.Marshal(holder{p.host, time.Now().UTC()})
 	if err != nil {

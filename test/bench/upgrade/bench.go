@@ -44,7 +44,8 @@ const (
 	late = 4 * time.Second
 	// aftermath is how long after a change its failures still count.
 	aftermath = 10 * time.Second
-	// patience is how long the workload and the clients may take to start.
+	// patience is how long the workload and the clients may take to start, and for how long a command of kubectl is repeated that no API
+	// server answers.
 	patience = 5 * time.Minute
 )
 

@@ -73,7 +73,7 @@ func documented(ctx context.Context, b *bench, sigterm bool) error {
 			if err == nil {
 				break
 			}
-			if err = fmt.Errorf("%s on %s: %w", command.line, host, err); !unanswered(command, err) || time.Since(begun) > operatorsPatience {
+			if err = fmt.Errorf("%s on %s: %w", command.line, host, err); !unanswered(command, err) || time.Since(begun) > patience {
 				return err
 			}
 			said("documented: %v", err)
@@ -82,10 +82,7 @@ func documented(ctx context.Context, b *bench, sigterm bool) error {
 	return nil
 }
 
-// operatorsPatience is how long a command of kubectl is repeated while the API does not answer it, as an operator would.
-const operatorsPatience = 5 * time.Minute
-
-// unanswered says that kubectl found no API server that answers.
+// unanswered says that kubectl found no API server that answers. An operator repeats the command then, for a while.
 func unanswered(c command, err error) bool {
 	return strings.HasPrefix(c.line, "kubectl ") && strings.Contains(err.Error(), "Unable to connect to the server")
 }
