@@ -131,6 +131,7 @@ func connections(t *testing.T, ctx context.Context, c *cluster, name string) (n 
 
 // TestExternalBalancer builds a cluster behind a user's own HAProxy, after that has been configured correctly.
 func TestExternalBalancer(t *testing.T) {
+	besideAnother(t)
 	const own = "worker-b" // the user's machine, which is not in the spec
 	c := newCluster(t, "e2e-external")
 	ctx := testContext(t)

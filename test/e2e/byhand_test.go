@@ -59,6 +59,7 @@ func shapeOf(t *testing.T, o spec.InitOptions) *spec.Cluster {
 
 // TestByHand builds both topologies, or the stacked one as a sample, as an operator would without Quorate.
 func TestByHand(t *testing.T) {
+	besideAnother(t)
 	t.Run("stacked", func(t *testing.T) {
 		ctx := testContext(t)
 		shape := shapeOf(t, spec.InitOptions{Name: "e2e-hand", Workers: 1})

@@ -22,6 +22,7 @@ import (
 
 // TestExternalEtcd builds the example with etcd on its own hosts, kills the run in between, and powers off the leader.
 func TestExternalEtcd(t *testing.T) {
+	besideAnother(t)
 	c := newCluster(t, "e2e-etcd")
 	ctx := testContext(t)
 	example, err := filepath.Abs("../../examples/lab-external.yaml")
@@ -47,7 +48,7 @@ func TestExternalEtcd(t *testing.T) {
 	}{
 		{"shape", externalShape},
 		{"nothing to do", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
-			if steps := planned(t, c.must(t, ctx, "plan", "-o", "json", "--detailed-exitcode")); len(steps) > 0 {
+			if steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json", "--detailed-exitcode")); len(steps) > 0 {
 				t.Errorf("the plan has steps: %+v", steps)
 			}
 		}},
@@ -132,7 +133,7 @@ func etcdDataLost(t *testing.T, ctx context.Context, c *cluster, _ status.Status
 	if r := c.run(ctx, "lab", "--lab", c.name, "ssh", "etcd-c", "systemctl start etcd"); r.code == 0 {
 		t.Errorf("an emptied member starts: %s", r)
 	}
-	if r := c.exits(t, ctx, 3, "plan"); !strings.Contains(r.stderr, "etcd-c is empty") {
+	if r := c.exits(t, ctx, 3, "plan", "-f", c.specFile()); !strings.Contains(r.stderr, "etcd-c is empty") {
 		t.Errorf("got %s", r)
 	}
 	c.ssh(t, ctx, "etcd-c", "mv /var/lib/etcd/away /var/lib/etcd/member")
@@ -189,6 +190,7 @@ func (c *cluster) lead(t *testing.T, ctx context.Context, name string) {
 
 // TestExistingEtcd builds a cluster on an existing etcd, after all problems with that etcd have been refused and fixed.
 func TestExistingEtcd(t *testing.T) {
+	besideAnother(t)
 	c := newCluster(t, "e2e-theirs")
 	ctx := testContext(t)
 	theirs := newTheirEtcd(t, c, "lb-a", "lb-b", "worker-a")
@@ -247,7 +249,7 @@ func TestExistingEtcd(t *testing.T) {
 	if s.Etcd.Topology != spec.TopologyExternal || len(s.Etcd.Members) != 3 || s.Etcd.Members[0].Name != "of-lb-a" {
 		t.Errorf("etcd is %+v", s.Etcd)
 	}
-	c.must(t, ctx, "plan", "--detailed-exitcode")
+	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
 	if owner := theirs.etcdctl(t, ctx, "get /quorate.dev/owner --print-value-only"); !strings.HasPrefix(owner, c.name+" sha256:") {
 		t.Errorf("their etcd belongs to %q", owner)
 	}
@@ -257,11 +259,11 @@ func TestExistingEtcd(t *testing.T) {
 
 	t.Run("a renewed certificate", func(t *testing.T) {
 		theirs.renewClient(t)
-		steps := planned(t, c.must(t, ctx, "plan", "-o", "json"))
+		steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json"))
 		if len(steps) != 3 || steps[0].Kind != plan.ShareEtcdClient || steps[1].Kind != plan.ShareEtcdClient {
 			t.Errorf("%+v", steps)
 		}
-		c.must(t, ctx, "apply")
+		c.must(t, ctx, "apply", "-f", c.specFile())
 		if got, want := c.ssh(t, ctx, "cp-a", "cat /etc/kubernetes/pki/apiserver-etcd-client.crt"), strings.TrimSpace(theirs.read(t, "client.pem")); got != want {
 			t.Errorf("cp-a has\n%s\nwant\n%s", got, want)
 		}
@@ -278,7 +280,7 @@ func TestExistingEtcd(t *testing.T) {
 			}
 			return nil
 		})
-		c.must(t, ctx, "plan", "--detailed-exitcode")
+		c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
 		c.ssh(t, ctx, "worker-a", "systemctl start their-etcd")
 		c.whole(t, ctx)
 	})

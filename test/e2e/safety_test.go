@@ -24,6 +24,7 @@ import (
 // TestEmptyMember removes the data of a stacked etcd member, while its host runs and during a power cut of the whole site,
 // after which its host is the first to come back. The member must not start empty, and must start when the data is back.
 func TestEmptyMember(t *testing.T) {
+	besideAnother(t)
 	c := newCluster(t, "e2e-empty")
 	ctx := testContext(t)
 	up(t, c)
@@ -90,6 +91,7 @@ func TestEmptyMember(t *testing.T) {
 // TestInterruptedJoin kills apply, and the kubeadm join of a control plane that it runs, again and again at different moments,
 // and lets the next apply finish the work.
 func TestInterruptedJoin(t *testing.T) {
+	besideAnother(t)
 	if !*whole {
 		t.Skip("TestCrash interrupts joins, too; this one, with many more moments, runs with -whole")
 	}

@@ -281,20 +281,20 @@ signers.certificates.k8s.io [] [kubernetes.io/kubelet-serving] [approve]`); !sli
 }
 
 func benchmark(t *testing.T, ctx context.Context, c *cluster, artifact string) {
-	r := c.run(ctx, "audit", "cis", "-o", "json")
+	r := c.run(ctx, "audit", "cis", "-f", c.specFile(), "-o", "json")
 	var report audit.Report
 	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
 		t.Fatalf("%v: %s", err, r)
 	}
 	if r.code != 0 || !report.OK() {
-		t.Errorf("%s", c.run(ctx, "audit", "cis"))
+		t.Errorf("%s", c.run(ctx, "audit", "cis", "-f", c.specFile()))
 	}
-	printArtifact(t, artifact, c.must(t, ctx, "audit", "cis").stdout)
+	printArtifact(t, artifact, c.must(t, ctx, "audit", "cis", "-f", c.specFile()).stdout)
 
 	// And it finds what is wrong.
 	c.ssh(t, ctx, "cp-b", "chmod 644 /etc/kubernetes/admin.conf")
 	defer c.ssh(t, ctx, "cp-b", "chmod 600 /etc/kubernetes/admin.conf")
-	if r := c.exits(t, ctx, 1, "audit", "cis"); !strings.Contains(r.stdout, "cp-b: /etc/kubernetes/admin.conf has 0644") {
+	if r := c.exits(t, ctx, 1, "audit", "cis", "-f", c.specFile()); !strings.Contains(r.stdout, "cp-b: /etc/kubernetes/admin.conf has 0644") {
 		t.Errorf("a readable admin.conf is not found:\n%s", r.stdout)
 	}
 }

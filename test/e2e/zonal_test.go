@@ -20,6 +20,7 @@ import (
 // TestZonal builds a cluster whose API lives in one zone, with a pool over two and a region. Every command that reports
 // margins says what that costs.
 func TestZonal(t *testing.T) {
+	besideAnother(t)
 	c := newCluster(t, "e2e-zonal")
 	ctx := testContext(t)
 	file, err := filepath.Abs("../../examples/lab-zonal.yaml")
