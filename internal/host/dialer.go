@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -139,6 +140,9 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 	if errors.Is(err, syscall.EHOSTUNREACH) && time.Since(begin) < time.Second {
 		// The kernel has asked for the host's hardware address before, perhaps while the host was still down. It asks again now.
 		nc, err = dial(ctx, "tcp", addr)
+	}
+	if err != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)) {
+		<-ctx.Done() // the dialer's timer for the same moment was first
 	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
