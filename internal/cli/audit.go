@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -29,9 +28,7 @@ fail. The exit status is 0 if no check fails, and 1 if a check fails or a host c
 				return err
 			}
 			sink, done := a.progress()
-			dial, cancel := context.WithTimeout(cmd.Context(), connectTimeout)
-			defer cancel()
-			e := run.Open(dial, c, sink)
+			e := run.OpenToRead(cmd.Context(), c, sink)
 			defer e.Close()
 			r := audit.CIS(c.Metadata.Name, e.Evidence(cmd.Context()))
 			done()

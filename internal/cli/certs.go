@@ -34,7 +34,11 @@ Earlier backups of etcd can be read only with the old key. Keep it with them, or
 				return err
 			}
 			sink, done := a.progress()
-			e := run.Open(cmd.Context(), c, sink)
+			open := run.Open
+			if dryRun {
+				open = run.OpenToRead
+			}
+			e := open(cmd.Context(), c, sink)
 			defer e.Close()
 			var w *run.Work
 			if dryRun {

@@ -34,7 +34,7 @@ func (a *app) kubeconfig() *cobra.Command {
 			if merge && to == "" {
 				return usageError{errors.New("--merge requires --to FILE, the kubeconfig to add this cluster to")}
 			}
-			e := run.Open(cmd.Context(), c, progress.Discard)
+			e := run.OpenToRead(cmd.Context(), c, progress.Discard)
 			defer e.Close()
 			admin, err := e.Kubeconfig(cmd.Context())
 			if err != nil {

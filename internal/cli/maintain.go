@@ -178,7 +178,7 @@ func targetsOf(c *spec.Cluster, args []string, all, many bool) ([]plan.Target, e
 // planMaintenance prints what would be done.
 func (a *app) planMaintenance(ctx context.Context, c *spec.Cluster, targets []plan.Target, undo bool, o plan.MaintainOptions) error {
 	sink, done := a.progress()
-	e := run.Open(ctx, c, sink)
+	e := run.OpenToRead(ctx, c, sink)
 	defer e.Close()
 	state := e.State(ctx)
 	done()

@@ -111,7 +111,7 @@ func (a *app) makePlan(cmd *cobra.Command) (*run.Engine, *run.Work, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	e := run.Open(cmd.Context(), c, sink)
+	e := run.OpenToRead(cmd.Context(), c, sink)
 	w, err := e.Plan(cmd.Context(), b)
 	if err != nil {
 		e.Close()

@@ -54,7 +54,7 @@ func (a *app) checkHosts(cmd *cobra.Command, c *spec.Cluster, ignore []string) (
 	sink, done := a.progress()
 	defer done()
 	err = progress.Track(cmd.Context(), sink, "", "preflight", "check "+ui.Plural(len(c.Spec.Hosts), "host"), func(ctx context.Context) error {
-		e := run.Open(ctx, c, sink)
+		e := run.OpenToRead(ctx, c, sink)
 		defer e.Close()
 		r, err = e.Preflight(ctx, e.State(ctx), ignore)
 		return err

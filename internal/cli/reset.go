@@ -53,7 +53,11 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 				return err
 			}
 			sink, done := a.progress()
-			e := run.Open(cmd.Context(), c, sink)
+			open := run.Open
+			if dryRun {
+				open = run.OpenToRead
+			}
+			e := open(cmd.Context(), c, sink)
 			defer e.Close()
 			w, err := e.Reset(cmd.Context(), run.ResetOptions{Hosts: args, DryRun: dryRun, Confirm: func(w *run.Work) error {
 				if yes || w.Plan.Empty() {

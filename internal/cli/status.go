@@ -14,9 +14,6 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// connectTimeout bounds how long an unreachable host can delay an observation.
-const connectTimeout = 4 * time.Second
-
 func (a *app) status() *cobra.Command {
 	var (
 		watch    bool
@@ -47,9 +44,7 @@ func (a *app) status() *cobra.Command {
 
 // look opens new sessions each time: a host may have come back, and a session may have ended with its host.
 func look(ctx context.Context, c *spec.Cluster) status.Status {
-	dial, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
-	e := run.Open(dial, c, progress.Discard)
+	e := run.OpenToRead(ctx, c, progress.Discard)
 	defer e.Close()
 	return status.Of(e.State(ctx))
 }

@@ -15,13 +15,11 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/snapshot"
 )
 
 const (
-	// snapshotsKept are the last ones; older ones are removed.
-	snapshotsKept = 3
-
 	localClient = "127.0.0.1:2379"
 )
 
@@ -47,6 +45,80 @@ var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label stri
 	}
 	return out, prune(facts.SnapshotDir)
 })
+
+// SnapshotPiece asks for a piece of a snapshot on a host.
+type SnapshotPiece struct {
+	Name   string `json:"name"` // of the file
+	Offset int64  `json:"offset"`
+}
+
+// pieceBytes fits into a reply.
+const pieceBytes = 8 << 20
+
+// ReadSnapshot reads a piece of a snapshot that Snapshot saved on this host. The last piece is empty.
+var ReadSnapshot = host.Define("etcd.read-snapshot", func(_ context.Context, in SnapshotPiece) ([]byte, error) {
+	return readPiece(facts.SnapshotDir, in)
+}, host.Secret, host.Reads)
+
+func readPiece(dir string, in SnapshotPiece) ([]byte, error) {
+	file, err := snapshotFile(dir, in.Name)
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.NewSectionReader(f, in.Offset, pieceBytes))
+}
+
+// KeptSnapshot is a snapshot of another host that this one is to keep.
+type KeptSnapshot struct {
+	Name  string `json:"name"`
+	Bytes int64  `json:"bytes"`
+}
+
+// KeepSnapshot stores a snapshot that was saved on another host, and reads it again. It refuses to fill the disk.
+var KeepSnapshot = host.DefineStream("etcd.keep-snapshot", func(ctx context.Context, in KeptSnapshot, r io.Reader) (SavedSnapshot, error) {
+	return keep(ctx, facts.SnapshotDir, in, r)
+}, host.Secret)
+
+func keep(ctx context.Context, dir string, in KeptSnapshot, r io.Reader) (SavedSnapshot, error) {
+	file, err := snapshotFile(dir, in.Name)
+	if err != nil {
+		return SavedSnapshot{}, err
+	}
+	if err := system.RoomForSnapshot(dir, in.Bytes); err != nil {
+		return SavedSnapshot{}, err
+	}
+	out, err := save(ctx, file, r)
+	if err != nil {
+		return SavedSnapshot{}, err
+	}
+	return out, prune(dir)
+}
+
+// snapshotFile is where the snapshot of a name is.
+func snapshotFile(dir, name string) (string, error) {
+	if ok, err := filepath.Match(facts.SnapshotFiles, name); err != nil || !ok {
+		return "", fmt.Errorf("%q is not the name of a snapshot", name)
+	}
+	return filepath.Join(dir, name), nil
+}
+
+// SnapshotSize is the size of a snapshot on a host, in bytes.
+var SnapshotSize = host.Define("etcd.snapshot-size", func(_ context.Context, name string) (int64, error) {
+	file, err := snapshotFile(facts.SnapshotDir, name)
+	if err != nil {
+		return 0, err
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}, host.Reads)
 
 // Save saves a snapshot of the member at the other end of a client, and reads it again.
 func Save(ctx context.Context, client *clientv3.Client, file string) (SavedSnapshot, error) {
@@ -84,12 +156,12 @@ func save(ctx context.Context, file string, in io.Reader) (SavedSnapshot, error)
 
 // prune removes old snapshots.
 func prune(dir string) error {
-	all, err := filepath.Glob(filepath.Join(dir, "*-before-*.db"))
+	all, err := filepath.Glob(filepath.Join(dir, facts.SnapshotFiles))
 	if err != nil {
 		return err
 	}
 	slices.Sort(all) // by time
-	for _, old := range all[:max(0, len(all)-snapshotsKept)] {
+	for _, old := range all[:max(0, len(all)-facts.SnapshotsKept)] {
 		if err := durable.Remove(old); err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
 )
 
 // database is what etcd sends as a snapshot: a database, and its sum.
@@ -51,7 +52,7 @@ func database(t *testing.T) []byte {
 
 func TestSnapshotsAreReadAgain(t *testing.T) {
 	dir, content := filepath.Join(t.TempDir(), "snapshots"), database(t)
-	for i := range snapshotsKept + 2 {
+	for i := range facts.SnapshotsKept + 2 {
 		out, err := save(t.Context(), filepath.Join(dir, fmt.Sprintf("2026112%dT000000Z-before-v1.37.2.db", i)), bytes.NewReader(content))
 		if err != nil || out.Bytes != int64(len(content)) || out.Hash == 0 {
 			t.Fatalf("%+v, %v", out, err)
@@ -65,7 +66,7 @@ func TestSnapshotsAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(dir + "/*")
-	if err != nil || len(left) != snapshotsKept || !strings.Contains(left[len(left)-1], "20261124") {
+	if err != nil || len(left) != facts.SnapshotsKept || !strings.Contains(left[len(left)-1], "20261124") {
 		t.Errorf("%v are kept", left)
 	}
 	damaged := bytes.Clone(content)
@@ -79,6 +80,37 @@ func TestSnapshotsAreReadAgain(t *testing.T) {
 	}
 	if now, _ := filepath.Glob(dir + "/*"); !slices.Equal(now, left) {
 		t.Errorf("damaged snapshots leave %v", now)
+	}
+}
+
+// TestSnapshotsOfAHostThatLeavesAreKept: another host gets them in pieces, reads them again, and accepts no other file.
+func TestSnapshotsOfAHostThatLeavesAreKept(t *testing.T) {
+	const name = "20261124T000000Z-before-v1.37.2.db"
+	from, to, content := t.TempDir(), filepath.Join(t.TempDir(), "snapshots"), database(t)
+	if err := os.WriteFile(filepath.Join(from, name), content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	all := host.Pieces(func(offset int64) ([]byte, error) {
+		data, err := readPiece(from, SnapshotPiece{Name: name, Offset: offset})
+		return data[:min(len(data), 1000)], err
+	})
+	out, err := keep(t.Context(), to, KeptSnapshot{Name: name, Bytes: int64(len(content))}, all)
+	if err != nil || out.SHA256 != fmt.Sprintf("%x", sha256.Sum256(content)) {
+		t.Errorf("%+v, %v", out, err)
+	}
+	if have, err := os.ReadFile(filepath.Join(to, name)); err != nil || !bytes.Equal(have, content) {
+		t.Errorf("%d bytes arrived: %v", len(have), err)
+	}
+	if _, err := keep(t.Context(), to, KeptSnapshot{Name: "20261125T000000Z-before-v1.37.2.db", Bytes: 1 << 60}, bytes.NewReader(content)); err == nil || !strings.Contains(err.Error(), "are free") {
+		t.Errorf("a disk without space: %v", err)
+	}
+	for _, other := range []string{"../x-before-y.db", "member.db", "/etc/shadow", ""} {
+		if _, err := readPiece(from, SnapshotPiece{Name: other}); err == nil || !strings.Contains(err.Error(), "is not the name of a snapshot") {
+			t.Errorf("%q is read: %v", other, err)
+		}
+		if _, err := keep(t.Context(), to, KeptSnapshot{Name: other}, bytes.NewReader(content)); err == nil {
+			t.Errorf("%q is written", other)
+		}
 	}
 }
 

@@ -102,6 +102,10 @@ type Facts struct {
 	// with their digests, in words.
 	ImageProblems []string `json:"imageProblems,omitempty"`
 
+	// Snapshots are the snapshots of etcd that Quorate saved here before it changed the cluster's version, by the names of their files:
+	// the oldest first.
+	Snapshots []string `json:"snapshots,omitempty"`
+
 	Kubernetes Kubernetes `json:"kubernetes"`
 }
 
@@ -251,6 +255,12 @@ const (
 
 // SnapshotDir is where hosts keep the snapshots of etcd that Quorate saved before it changed a cluster's version.
 const SnapshotDir = "/var/lib/quorate/snapshots"
+
+// SnapshotFiles matches the names of these snapshots, which begin with the time.
+const SnapshotFiles = "*-before-*.db"
+
+// SnapshotsKept is how many of them a host keeps: the last ones.
+const SnapshotsKept = 3
 
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"

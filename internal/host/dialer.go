@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,14 +19,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Patience is how long a host may take at each stage of a connection. Zero stands for that of a run that changes something, which
+// leaves a host alone that it takes for unreachable. An upload has no limit as long as it advances.
+type Patience struct {
+	// Connect is for the TCP connection alone: a host that does not answer in this time is dead or unreachable. The kernel asks at
+	// 0, 1, 3, and 7 s.
+	Connect time.Duration
+	// Banner is how long sshd may take to send its first byte. A frozen machine accepts connections and sends nothing.
+	Banner time.Duration
+	// Login starts with the handshake, not while it waits for its turn: many parallel handshakes need CPU time, here and on a jump
+	// host.
+	Login time.Duration
+	// Start is how long a program may take to start after the login.
+	Start time.Duration
+}
+
+// Brief is the patience of commands that change nothing. A host that is taken for unreachable because it is slow costs them an
+// answer; one that is dead costs them only this time, which covers three attempts of the kernel to connect.
+var Brief = Patience{Connect: 4 * time.Second, Banner: 4 * time.Second, Login: 10 * time.Second, Start: 10 * time.Second}
+
+// full replaces what is zero.
+func (p Patience) full() Patience {
+	return Patience{Connect: cmp.Or(p.Connect, 10*time.Second), Banner: cmp.Or(p.Banner, 20*time.Second), Login: cmp.Or(p.Login, 30*time.Second), Start: cmp.Or(p.Start, time.Minute)}
+}
+
 const (
-	// connectTimeout is for the TCP connection alone: a host that does not answer in this time is dead or unreachable.
-	connectTimeout = 10 * time.Second
-	// bannerTimeout is how long sshd may take to send its first byte. A frozen machine accepts connections and sends nothing.
-	bannerTimeout = 20 * time.Second
-	// handshakeTimeout starts with the handshake, not while it waits for its turn: many parallel handshakes need CPU time,
-	// here and on a jump host.
-	handshakeTimeout = 30 * time.Second
 	// ackTimeout is how long a host may leave what was sent to it unacknowledged, before the kernel gives the connection up.
 	// Sessions through a jump host depend on it: they cannot end while nothing can be sent to the jump host.
 	ackTimeout = time.Minute
@@ -76,7 +94,7 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
 		}
-		client, err := d.handshake(ctx, nc, addr, config)
+		client, err := d.handshake(ctx, nc, addr, config, t.Patience.full())
 		if err == nil {
 			return client, check.unknown, nil
 		}
@@ -114,7 +132,7 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 		}
 		dial = via.DialContext
 	}
-	timeout := cmp.Or(t.ConnectTimeout, connectTimeout)
+	timeout := t.Patience.full().Connect
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
 	defer cancel()
 	begin := time.Now()
@@ -122,6 +140,9 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 	if errors.Is(err, syscall.EHOSTUNREACH) && time.Since(begin) < time.Second {
 		// The kernel has asked for the host's hardware address before, perhaps while the host was still down. It asks again now.
 		nc, err = dial(ctx, "tcp", addr)
+	}
+	if err != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)) {
+		<-ctx.Done() // the dialer's timer for the same moment was first
 	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -144,8 +165,8 @@ func giveUpAfter(d time.Duration) func(string, string, syscall.RawConn) error {
 	}
 }
 
-func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config *ssh.ClientConfig) (*ssh.Client, error) {
-	nc, err := banner(ctx, nc)
+func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config *ssh.ClientConfig, p Patience) (*ssh.Client, error) {
+	nc, err := banner(ctx, nc, p.Banner)
 	if err != nil {
 		return nil, err
 	}
@@ -155,7 +176,7 @@ func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, fmt.Errorf("no SSH handshake within %s", handshakeTimeout))
+	ctx, cancel := context.WithTimeoutCause(ctx, p.Login, fmt.Errorf("no SSH handshake within %s", p.Login))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	cc, chans, reqs, err := ssh.NewClientConn(nc, addr, config)
@@ -173,8 +194,8 @@ func (d *dialer) handshake(ctx context.Context, nc net.Conn, addr string, config
 
 // banner waits for the server's first byte, before the handshake takes a turn that others wait for. It sets no deadline: a
 // connection through a jump host has none.
-func banner(ctx context.Context, nc net.Conn) (net.Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, bannerTimeout, fmt.Errorf("the port is open, but sshd sent nothing within %s", bannerTimeout))
+func banner(ctx context.Context, nc net.Conn, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the port is open, but sshd sent nothing within %s", timeout))
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
@@ -254,9 +275,20 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 	return client, nil
 }
 
+// forget has jump hosts dialed again that could not be reached.
+func (d *dialer) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, j := range d.jumps {
+		j.mu.Lock()
+		j.err = nil
+		j.mu.Unlock()
+	}
+}
+
 // jumpTarget reads user@address:port; what is left out is the host's own user, and port 22.
 func jumpTarget(t Target) (Target, error) {
-	j := Target{Name: "jump host", KeyFile: t.KeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: t.Jump, Notice: t.Notice, relay: true}
+	j := Target{Name: "jump host", KeyFile: t.KeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: t.Jump, Patience: t.Patience, Notice: t.Notice, relay: true}
 	if u, rest, ok := strings.Cut(t.Jump, "@"); ok {
 		j.User, j.Address = u, rest
 	}

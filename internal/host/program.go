@@ -25,7 +25,10 @@ type program struct {
 // run runs a script as root, through sudo for users other than root, and returns once the script has printed the greeting.
 // Nothing may be written to it before, because sudo reads the same stdin.
 func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, greeting string) (*program, error) {
-	session, err := client.NewSession()
+	timeout := t.Patience.full().Start
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it did not answer within %s", timeout))
+	defer cancel()
+	session, err := newSSHSession(ctx, client)
 	if err != nil {
 		return nil, fmt.Errorf("opening a session: %w", err)
 	}
@@ -40,9 +43,7 @@ func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, 
 	p.stdout = bufio.NewReaderSize(stdout, tailSize)
 	command, asker := d.sudo(t, p)
 	session.Stderr = asker
-	ctx, cancel := context.WithTimeoutCause(ctx, sessionTimeout, fmt.Errorf("it did not answer within %s", sessionTimeout))
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { session.Close() })
+	stop := context.AfterFunc(ctx, func() { client.Close() }) // to close the session is a message that a frozen host does not take
 	defer stop()
 	if err := session.Start(command + "sh -c '" + script + "'"); err != nil {
 		return nil, fmt.Errorf("starting a program: %w", err)
@@ -65,6 +66,16 @@ func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, 
 		werr = io.ErrUnexpectedEOF
 	}
 	return nil, &startError{err: werr, stdout: said, stderr: p.stderr.String(), advice: d.sudoAdvice(t, p.stderr.String())}
+}
+
+// newSSHSession opens a session. The whole connection ends with ctx: a host that froze after the login answers no message.
+func newSSHSession(ctx context.Context, client *ssh.Client) (*ssh.Session, error) {
+	stop := context.AfterFunc(ctx, func() { client.Close() })
+	session, err := client.NewSession()
+	if !stop() && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return session, err
 }
 
 // awaitGreeting reads up to the greeting, which ends a line, and returns the last of what came before. A login shell may

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -22,17 +21,14 @@ type Target struct {
 	// decides.
 	HostKey string
 	Jump    string // user@address:port
-	// ConnectTimeout is how long the host may take to accept a connection; 0 means ten seconds.
-	ConnectTimeout time.Duration
+	// Patience is how long it may take, and its jump host as well.
+	Patience Patience
 	// Notice is told about a host key that was recorded because it was seen for the first time.
 	Notice func(string)
 
 	// relay is set for a jump host.
 	relay bool
 }
-
-// sessionTimeout bounds how long a host may take to start a program after the login.
-const sessionTimeout = time.Minute
 
 // Dial connects to the host, makes sure that it has exactly this binary, and starts the host side. If the binary is there,
 // this takes one TCP connection, one SSH handshake and one session.

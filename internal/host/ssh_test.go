@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/host/sshtest"
@@ -501,5 +503,115 @@ func TestAfterABlip(t *testing.T) {
 	}
 	if jump.Logins.Load() < 2 {
 		t.Error("the jump host was not connected to again")
+	}
+}
+
+// dropping is the port of a host that drops packets: its queue of connections is full, and the kernel answers nothing.
+func dropping(t *testing.T) int {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Listen(fd, 0); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := name.(*unix.SockaddrInet4).Port
+	for range 4 { // more than fit into the queue
+		nc, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), 50*time.Millisecond)
+		if err != nil {
+			return port
+		}
+		t.Cleanup(func() { nc.Close() })
+	}
+	t.Fatal("the listener takes all connections")
+	return 0
+}
+
+// TestADeadHostCostsOnlyItsPatience at each stage at which a host can stop to answer, with and without a jump host.
+func TestADeadHostCostsOnlyItsPatience(t *testing.T) {
+	const soon = 40 * time.Millisecond
+	file, public, err := sshtest.NewKey(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := func(s *server) host.Target {
+		s.target.KeyFile = file
+		return s.target
+	}
+	frozen := target(serve(t, sshtest.Options{Key: public, Frozen: true}))
+	hung := target(serve(t, sshtest.Options{Key: public, Hung: true}))
+	dead := frozen
+	dead.Port = dropping(t)
+	behind := func(jump host.Target) host.Target {
+		t := target(serve(t, sshtest.Options{Key: public}))
+		t.Jump = "root@127.0.0.1:" + strconv.Itoa(jump.Port)
+		return t
+	}
+	for name, tc := range map[string]struct {
+		target   host.Target
+		patience host.Patience
+		want     string
+	}{
+		"packets are dropped":            {dead, host.Patience{Connect: soon}, "no answer within 40ms"},
+		"packets to a jump host":         {behind(dead), host.Patience{Connect: soon}, "no answer within 40ms"},
+		"sshd is frozen":                 {frozen, host.Patience{Banner: soon}, "sshd sent nothing within 40ms"},
+		"sshd of a jump host":            {behind(frozen), host.Patience{Banner: soon}, "sshd sent nothing within 40ms"},
+		"no session opens after a login": {hung, host.Patience{Start: soon}, "it did not answer within 40ms"},
+	} {
+		tc.target.Patience = tc.patience
+		set := host.DialAll(t.Context(), []host.Target{tc.target})
+		if _, err := set.Get(tc.target.Name); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+		set.Close()
+	}
+}
+
+// TestHostsAreTriedAgain that could not be reached, and their jump hosts.
+func TestHostsAreTriedAgain(t *testing.T) {
+	up := serve(t, sshtest.Options{})
+	late := serve(t, sshtest.Options{Key: up.Key(), Address: "127.0.0.1:0"})
+	ctx, end := context.WithCancel(t.Context())
+	jump, err := sshtest.Start(ctx, sshtest.Options{Key: up.Key()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(jump.Port()))
+	end()
+	for { // until nothing listens there
+		nc, err := net.Dial("tcp", address)
+		if err != nil {
+			break
+		}
+		nc.Close()
+	}
+	late.target.Name, late.target.KeyFile, late.target.KnownHostsFile, late.target.Jump = "cp-b", up.target.KeyFile, up.target.KnownHostsFile, "root@"+address
+	set := host.DialAll(t.Context(), []host.Target{up.target, late.target})
+	defer set.Close()
+	if got := set.Retry(t.Context()); len(got) != 0 {
+		t.Fatalf("reached %v", got)
+	}
+	if _, err := sshtest.Start(t.Context(), sshtest.Options{Key: up.Key(), Address: address}); err != nil {
+		t.Fatal(err)
+	}
+	if got := set.Retry(t.Context()); !slices.Equal(got, []string{"cp-b"}) {
+		t.Fatalf("reached %v", got)
+	}
+	if c, err := set.Get("cp-b"); err != nil {
+		t.Error(err)
+	} else if got, err := double.On(t.Context(), c, 4); err != nil || got != 8 {
+		t.Errorf("%d, %v", got, err)
+	}
+	if got := set.Retry(t.Context()); len(got) != 0 || up.Logins.Load() != 1 {
+		t.Errorf("reached %v; the other host has %d logins", got, up.Logins.Load())
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -84,6 +85,20 @@ func uploadScript(me self) string {
 		`sync $t; mv $t $bin; sync $dir $all; mkdir -p $seen`
 }
 
+// uploadPatience is how long a host may take nothing of an upload, or work on the end of it.
+const uploadPatience = time.Minute
+
+// advancing tells of each read.
+type advancing struct {
+	io.Reader
+	tell func()
+}
+
+func (a *advancing) Read(b []byte) (int, error) {
+	a.tell()
+	return a.Reader.Read(b)
+}
+
 // upload puts this binary on the host.
 func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me self) error {
 	f, err := os.Open(me.path)
@@ -96,9 +111,13 @@ func (d *dialer) upload(ctx context.Context, client *ssh.Client, t Target, me se
 		return fmt.Errorf("uploading quorate: %w", err)
 	}
 	defer p.session.Close()
-	stop := context.AfterFunc(ctx, func() { p.session.Close() })
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(uploadPatience, func() { cancel(fmt.Errorf("uploading quorate: the host took nothing for %s", uploadPatience)) })
+	defer stalled.Stop()
+	stop := context.AfterFunc(ctx, func() { client.Close() }) // see newSSHSession
 	defer stop()
-	_, err = io.Copy(p.stdin, f)
+	_, err = io.Copy(p.stdin, &advancing{f, func() { stalled.Reset(uploadPatience) }})
 	if cerr := p.stdin.Close(); err == nil {
 		err = cerr
 	}

@@ -79,7 +79,7 @@ func Check(ctx context.Context) error {
 		_, err := tool(name)
 		errs = append(errs, err)
 	}
-	errs = append(errs, checkCgroups(), checkMemory(), checkDisk(paths.State()), checkLimits(ctx))
+	errs = append(errs, checkCgroups(), checkMemory(), CheckDisk(paths.State(), minDisk, "a lab needs"), checkLimits(ctx))
 	return errors.Join(errs...)
 }
 
@@ -118,8 +118,9 @@ func checkMemory() error {
 	return nil
 }
 
-// checkDisk checks the filesystem of a directory that need not exist yet.
-func checkDisk(dir string) error {
+// CheckDisk checks the file system of a directory for the disks of machines, which need not exist yet. It wants that many bytes free;
+// what needs them ends with a verb, such as "a lab needs". The error is a *Problem.
+func CheckDisk(dir string, need uint64, what string) error {
 	for {
 		if _, err := os.Stat(dir); err == nil || dir == "/" {
 			break
@@ -130,8 +131,8 @@ func checkDisk(dir string) error {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	if free := st.Bavail * uint64(st.Bsize); free < minDisk {
-		return &Problem{What: fmt.Sprintf("only %d MiB of disk space are free in %s", free>>20, dir), Why: fmt.Sprintf("a lab needs at least %d MiB", minDisk>>20),
+	if free := st.Bavail * uint64(st.Bsize); free < need {
+		return &Problem{What: fmt.Sprintf("only %d MiB of disk space are free in %s", free>>20, dir), Why: fmt.Sprintf("%s at least %d MiB", what, need>>20),
 			Fix: "free some disk space, or set QUORATE_STATE to a directory on a larger disk"}
 	}
 	if st.Type == unix.OVERLAYFS_SUPER_MAGIC {

@@ -181,6 +181,7 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 	member, has := b.Member(h.Name)
 	has = has && !b.c.ExistingEtcd()
 	serves := h.Has(spec.RoleControlPlane) && slices.ContainsFunc(controlPlanePods, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
+	b.keepSnapshots(h, together, before)
 	if n := b.Node(h.Name); node && n.Ready { // the pods of one that is not ready do not work, and nobody would end them
 		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, together, before...)
 	}
@@ -209,6 +210,33 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 	if node {
 		b.addInTurn(b.deleteNode(h, "the host has left the cluster"), before...)
 	}
+}
+
+// keepSnapshots copies the snapshots of etcd that upgrades saved on a host that leaves, because its reset removes them and the cluster may need
+// them. It comes first: nothing has stopped yet if there is no space for them.
+func (b *builder) keepSnapshots(h spec.Host, together []spec.Host, before []*Step) {
+	saved := b.Facts(h.Name).Snapshots
+	if len(saved) == 0 || !b.carries(h) {
+		return
+	}
+	for _, to := range b.c.EtcdHosts() {
+		m, ok := b.Member(to.Name)
+		if !ok || !m.Healthy || !b.Reachable(to.Name) || slices.ContainsFunc(together, func(o spec.Host) bool { return o.Name == to.Name }) {
+			continue
+		}
+		have := b.Facts(to.Name).Snapshots
+		all := slices.Concat(saved, have)
+		slices.Sort(all)
+		all = slices.Compact(all)
+		last := all[max(0, len(all)-facts.SnapshotsKept):]
+		copied := slices.DeleteFunc(slices.Clone(last), func(name string) bool { return slices.Contains(have, name) })
+		if len(copied) > 0 {
+			b.addInTurn(Step{Kind: KeepSnapshots, Host: h.Name, Detail: to.Name, Title: "copy the snapshots of etcd to " + to.Name, Snapshots: copied,
+				Reason: "upgrades saved them on this host, and its reset removes them"}, before...)
+		}
+		return
+	}
+	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the reset of %s removes the snapshots of etcd that upgrades saved there, and there is no etcd member that could keep them: copy what you want to keep from %s first", h.Name, facts.SnapshotDir))
 }
 
 // balancerRuns says that a load balancer of this cluster runs on the host, or a part of it.
@@ -270,6 +298,6 @@ func (b *builder) balancerForgets(h spec.Host, standbys []spec.Host, after []*St
 		return
 	}
 	b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "load-balancer-final", Title: "forget the hosts that have left", Desired: &d,
-		Reason: "HAProxy's servers and keepalived's peers are those of the spec; both reload", Change: change(cluster.Reload, cluster.LoadBalancer, h.Name)},
+		Reason: "HAProxy's servers and keepalived's peers are those of the spec; HAProxy reloads only if it cannot change them while it runs, and keepalived if its peers change", Change: change(cluster.Reload, cluster.LoadBalancer, h.Name)},
 		append(slices.Clone(after), b.at[h.Name].balancer)...)
 }

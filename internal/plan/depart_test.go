@@ -136,6 +136,67 @@ func TestTheFirstControlPlaneIsReplaced(t *testing.T) {
 	}
 }
 
+// TestSnapshotsOutliveTheirHost: upgrades saved them for the cluster.
+func TestSnapshotsOutliveTheirHost(t *testing.T) {
+	names := func(days ...int) (out []string) {
+		for _, d := range days {
+			out = append(out, fmt.Sprintf("2026112%dT000000Z-before-v1.37.2.db", d))
+		}
+		return out
+	}
+	for name, tc := range map[string]struct {
+		leave      []string
+		have, kept []string // on cp-a, and on cp-b before
+		to         string   // which host gets them
+		copied     []string
+	}{
+		"none":                         {leave: []string{"cp-a"}},
+		"one":                          {leave: []string{"cp-a"}, have: names(3), to: "cp-b", copied: names(3)},
+		"a worker has none":            {leave: []string{"worker-b"}, have: names(3)},
+		"some are there already":       {leave: []string{"cp-a"}, have: names(1, 3), kept: names(1, 2), to: "cp-b", copied: names(3)},
+		"newer ones are there already": {leave: []string{"cp-a"}, have: names(1), kept: names(2, 3, 4)},
+		"the next host leaves as well": {leave: []string{"cp-a", "cp-b"}, have: names(3), to: "cp-c", copied: names(3)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			obs := finished(t, c)
+			obs.Hosts["cp-a"].Facts.Snapshots, obs.Hosts["cp-b"].Facts.Snapshots = tc.have, tc.kept
+			for i, leaving := range tc.leave {
+				h, _ := c.Host(leaving)
+				without(c, leaving)
+				added(c, obs, strings.Replace(leaving, leaving[:len(leaving)-1], leaving[:len(leaving)-1]+"new-", 1)+string(rune('x'+i)), h.Roles...)
+			}
+			p := build(t, c, obs)
+			i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == KeepSnapshots })
+			if len(tc.copied) == 0 {
+				if i >= 0 {
+					t.Errorf("%+v", p.Steps[i])
+				}
+				return
+			}
+			if i < 0 || p.Steps[i].Host != "cp-a" || p.Steps[i].Detail != tc.to || !slices.Equal(p.Steps[i].Snapshots, tc.copied) {
+				t.Fatalf("step %d: %+v", i, p.Steps)
+			}
+			inOrder(t, p, "cp-a/keep-snapshots/"+tc.to, "cp-a/drain-node", "cp-a/reset-host")
+		})
+	}
+	// Nobody is left that could keep them.
+	c := testCluster()
+	obs := finished(t, c)
+	obs.Hosts["cp-a"].Facts.Snapshots = names(3)
+	for i := range obs.Etcd {
+		if obs.Etcd[i].Name != "cp-a" {
+			obs.Etcd[i].Healthy, obs.Etcd[i].Problem = false, "alarm: NOSPACE"
+		}
+	}
+	b := &builder{State: cluster.Evaluate(c, obs), c: c, out: &Plan{}, at: map[string]*hostSteps{}}
+	h, _ := c.Host("cp-a")
+	b.keepSnapshots(h, []spec.Host{h}, nil)
+	if len(b.out.Warnings) != 1 || !strings.Contains(b.out.Warnings[0], facts.SnapshotDir) {
+		t.Errorf("the warnings are %q", b.out.Warnings)
+	}
+}
+
 func TestTwoControlPlanesAreReplacedInOneEdit(t *testing.T) {
 	c := testCluster()
 	obs := finished(t, c)

@@ -73,6 +73,8 @@ const (
 	InitCluster Kind = "init-cluster"
 	// SnapshotEtcd saves a snapshot of etcd on a host, and reads it again.
 	SnapshotEtcd Kind = "snapshot-etcd"
+	// KeepSnapshots copies the snapshots of etcd that are on a host to another one (Detail), and reads them again.
+	KeepSnapshots Kind = "keep-snapshots"
 	// CheckStored refuses to go on if etcd holds objects in versions that the bundle's API servers do not know.
 	CheckStored Kind = "check-stored-objects"
 	// UpgradeControlPlane replaces the static pods, containerd and the kubelet of a control plane by those of the bundle, and
@@ -214,7 +216,7 @@ var effects = map[Kind]effect{
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:    changes,
-	SnapshotEtcd: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
+	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
@@ -280,6 +282,8 @@ type Step struct {
 	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
 	// (DaemonSets, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
+	// Snapshots belongs to KeepSnapshots: names of files.
+	Snapshots []string `json:"snapshots,omitempty"`
 	// MemberID belongs to UndoJoin and RemoveMember: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.

@@ -116,6 +116,9 @@ const leasePatience = 15 * time.Second
 
 // takeLeases takes the lease of each of the hosts that can be reached. It ends with the session.
 func (e *Engine) takeLeases(ctx context.Context, hosts []spec.Host) error {
+	e.mu.Lock()
+	e.leased = true
+	e.mu.Unlock()
 	owner, deadline := owner(), time.Now().Add(leasePatience)
 	for _, h := range hosts {
 		c, err := e.Conns.Get(h.Name)

@@ -26,7 +26,12 @@ type Engine struct {
 	Conns    *host.Set
 	Progress progress.Sink
 
+	// reads says that nothing is changed: see OpenToRead.
+	reads bool
+
 	mu sync.Mutex
+	// leased says that the run holds the leases of the hosts that it can reach.
+	leased bool
 	// more is what the cluster remembers and the spec does not name: see cluster.State.Present and Removed.
 	more observe.Hosts
 	// record and removed are what was last read of them.
@@ -38,6 +43,16 @@ type Engine struct {
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
 func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
 	return &Engine{Cluster: c, Conns: host.DialAll(ctx, noticed(Targets(c), sink)), Progress: sink}
+}
+
+// OpenToRead is Open for a command that changes nothing. It neither waits long for hosts that do not answer nor for what may pass:
+// that a host could not be queried is an answer, and running the command again is free.
+func OpenToRead(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
+	targets := noticed(Targets(c), sink)
+	for i := range targets {
+		targets[i].Patience = host.Brief
+	}
+	return &Engine{Cluster: c, Conns: host.DialAll(ctx, targets), Progress: sink, reads: true}
 }
 
 // noticed shows the keys of hosts that are seen for the first time.
@@ -123,8 +138,11 @@ func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	}
 	targets := TargetsOf(others)
 	for i := range targets {
+		if e.reads {
+			targets[i].Patience = host.Brief
+		}
 		if slices.ContainsFunc(e.more.Removed, func(h spec.Host) bool { return h.Name == targets[i].Name }) {
-			targets[i].ConnectTimeout = removedTimeout // it was down when it was removed, and every command waits for it
+			targets[i].Patience.Connect = removedTimeout // it was down when it was removed, and every command waits for it
 		}
 	}
 	e.Conns.Add(ctx, noticed(targets, e.Progress))

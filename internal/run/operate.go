@@ -3,11 +3,13 @@ package run
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Operate carries out an operation that is not "make the cluster match its spec", such as a maintenance. It takes the lease,
@@ -28,9 +30,13 @@ func (e *Engine) operate(ctx context.Context, decide func(*cluster.State) (*plan
 	return w, e.execute(ctx, w.Plan, w)
 }
 
-// decide observes the cluster and makes a plan. It waits for a while if the plan is refused for something that may pass.
+// decide observes the cluster and makes a plan. It waits for a while if the plan is refused for something that may pass, and tries to
+// reach more hosts before each look.
 func (e *Engine) decide(ctx context.Context, decide func(*cluster.State) (*plan.Plan, error)) (*Work, error) {
-	w := &Work{}
+	w, longest := &Work{}, patience
+	if e.reads {
+		longest = readPatience
+	}
 	for begin := time.Now(); ; {
 		w.State = e.State(ctx)
 		if ctx.Err() != nil {
@@ -43,12 +49,28 @@ func (e *Engine) decide(ctx context.Context, decide func(*cluster.State) (*plan.
 		if w.Plan, err = decide(w.State); err == nil {
 			return w, nil
 		}
-		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > patience {
+		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > longest {
 			return w, err
 		}
 		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the cluster", Detail: refused.Why})
 		if err := pause(ctx, lookEach); err != nil {
 			return nil, err
 		}
+		if err := e.reach(ctx); err != nil {
+			return nil, err
+		}
 	}
+}
+
+// reach connects to hosts that could not be reached until now. A run that holds the leases of the others takes those of these hosts
+// before it observes them.
+func (e *Engine) reach(ctx context.Context) error {
+	reached := e.Conns.Retry(ctx)
+	e.mu.Lock()
+	leased, hosts := e.leased, slices.Concat(e.Cluster.Spec.Hosts, e.more.Departing, e.more.Removed)
+	e.mu.Unlock()
+	if !leased || len(reached) == 0 {
+		return nil
+	}
+	return e.takeLeases(ctx, slices.DeleteFunc(hosts, func(h spec.Host) bool { return !slices.Contains(reached, h.Name) }))
 }

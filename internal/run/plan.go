@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,7 +15,6 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -35,6 +33,9 @@ type Work struct {
 const (
 	patience = 2 * time.Minute
 	lookEach = 2 * time.Second
+	// readPatience is for commands that change nothing. It covers what passes by itself in a cluster that works, such as an
+	// election, and more than one look. Who runs them wants to see what is wrong now.
+	readPatience = 10 * time.Second
 )
 
 // Plan observes the cluster and decides what there is to do with the bundle. It waits for a while if the plan is refused for
@@ -44,22 +45,11 @@ func (e *Engine) Plan(ctx context.Context, b *bundle.Bundle) (*Work, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Work{bundle: b, manifests: manifests}
-	for begin := time.Now(); ; {
-		w.State = e.State(ctx)
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		w.Plan, err = plan.Build(w.State, described)
-		var refused *cluster.Refusal
-		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > patience {
-			return w, err
-		}
-		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the cluster", Detail: refused.Why})
-		if err := pause(ctx, lookEach); err != nil {
-			return nil, err
-		}
+	w, err := e.decide(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Build(s, described) })
+	if w != nil {
+		w.bundle, w.manifests = b, manifests
 	}
+	return w, err
 }
 
 // showTimeout is how long hosts may take to show their files. A plan is of use without them.

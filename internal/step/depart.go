@@ -25,11 +25,7 @@ import (
 // stopControlPlane ends the API server, controller manager and scheduler of a control plane that leaves. The API server answers
 // the requests that it has.
 func stopControlPlane(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -39,11 +35,7 @@ func stopControlPlane(ctx context.Context, e *Env, s plan.Step) error {
 
 // stopBalancer stops a load balancer that leaves.
 func stopBalancer(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}

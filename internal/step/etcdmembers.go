@@ -60,11 +60,7 @@ const serveTimeout = 3 * time.Minute
 
 // setEtcdServers restarts a control plane's API server with other members of etcd, and waits until it serves.
 func setEtcdServers(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}

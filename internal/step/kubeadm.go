@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
@@ -29,6 +30,16 @@ func (e *Env) target(s plan.Step) (spec.Host, *host.Conn, error) {
 	c, err := e.Conns.Get(s.Host)
 	h, _ := e.Present.Host(s.Host)
 	return h, c, err
+}
+
+// permitted is the session to the host of a step, with the permit for its change.
+func (e *Env) permitted(ctx context.Context, s plan.Step) (*host.Conn, cluster.Permit, error) {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return nil, cluster.Permit{}, err
+	}
+	permit, err := e.permit(ctx, s)
+	return c, permit, err
 }
 
 // initConfig is kubeadm's configuration for the control plane of a step, with the host and its session.

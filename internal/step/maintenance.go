@@ -145,11 +145,7 @@ func startPrograms(ctx context.Context, e *Env, s plan.Step) error {
 
 // changePrograms stops or starts the static pods that the step names, or the host's etcd if it names none.
 func (e *Env) changePrograms(ctx context.Context, s plan.Step, change host.Change[machine.Programs, struct{}]) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}

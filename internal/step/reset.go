@@ -10,11 +10,7 @@ import (
 
 // resetHost removes everything of the cluster, and of Quorate, from a host.
 func resetHost(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -24,11 +20,7 @@ func resetHost(ctx context.Context, e *Env, s plan.Step) error {
 
 // removeBalancer leaves a host as it was before it became a load balancer. The rest of the cluster on it goes on.
 func removeBalancer(ctx context.Context, e *Env, s plan.Step) error {
-	c, err := e.Conns.Get(s.Host)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}

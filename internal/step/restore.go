@@ -141,11 +141,7 @@ func rolledOut(ctx context.Context, client *kube.Client, m manifest.Manifest) er
 // undoJoin removes what an interrupted join of a control plane left: its etcd member, and its files on the host. The member
 // goes first: it must not come back with data that etcd no longer knows.
 func undoJoin(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
-	if err != nil {
-		return err
-	}
-	permit, err := e.permit(ctx, s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}

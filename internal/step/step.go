@@ -140,6 +140,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.AwaitHost:           awaitHost,
 	plan.RebootHost:          rebootHost,
 	plan.SnapshotEtcd:        snapshotEtcd,
+	plan.KeepSnapshots:       keepSnapshots,
 	plan.CheckStored:         checkStored,
 	plan.UpgradeControlPlane: upgradeControlPlane,
 	plan.UpgradeNode:         upgradeNode,

@@ -43,6 +43,33 @@ func snapshotEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
+// keepSnapshots copies snapshots of etcd from one host to another, through this process.
+func keepSnapshots(ctx context.Context, e *Env, s plan.Step) error {
+	from, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	to, err := e.Conns.Get(s.Detail)
+	if err != nil {
+		return err
+	}
+	for _, name := range s.Snapshots {
+		size, err := etcd.SnapshotSize.On(ctx, from, name)
+		if err != nil {
+			return fmt.Errorf("copying the snapshot %s to %s: %w", name, s.Detail, err)
+		}
+		all := host.Pieces(func(offset int64) ([]byte, error) {
+			return etcd.ReadSnapshot.On(ctx, from, etcd.SnapshotPiece{Name: name, Offset: offset})
+		})
+		saved, err := etcd.KeepSnapshot.Send(ctx, to, etcd.KeptSnapshot{Name: name, Bytes: size}, all)
+		if err != nil {
+			return fmt.Errorf("copying the snapshot %s to %s: %w", name, s.Detail, err)
+		}
+		e.note(s, fmt.Sprintf("%s (%.1f MiB) was copied to %s and read again", name, float64(saved.Bytes)/(1<<20), s.Detail))
+	}
+	return nil
+}
+
 // checkStored refuses to go on if etcd holds what the new API servers could not read.
 func checkStored(ctx context.Context, e *Env, s plan.Step) error {
 	_, c, err := e.target(s)

@@ -5,9 +5,14 @@ package balancers
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -228,6 +233,155 @@ WantedBy=multi-user.target
 		}
 		if o := l.between(from, from.Add(3*time.Second)); o.newFailed > 0 {
 			t.Errorf("new connections failed: %v", l.reasons(from))
+		}
+	})
+}
+
+// selfSigned is a certificate with the name and the key of the API servers, and without their CA.
+func (s *site) selfSigned(t *testing.T) string {
+	t.Helper()
+	block, _ := pem.Decode([]byte(s.key))
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	must(t, err)
+	cert := &x509.Certificate{SerialNumber: big.NewInt(3), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"api.site.internal"}}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.(*ecdsa.PrivateKey).Public(), key)
+	must(t, err)
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// TestServersChangeWithoutAReload: the running HAProxy takes control planes that join, and lets those go that leave. What it knows of
+// them is what it would know after a restart.
+func TestServersChangeWithoutAReload(t *testing.T) {
+	s := newSite(t)
+	lbs := []string{"lb-a", "lb-b"}
+	two := *s.cluster
+	two.Spec.Hosts = slices.DeleteFunc(slices.Clone(two.Spec.Hosts), func(h spec.Host) bool { return h.Name == "api-c" })
+	for _, lb := range lbs {
+		s.configure(t, s.cluster, lb, false)
+	}
+	s.whole(t, lbs...)
+	workers := func() (out string) {
+		for _, lb := range lbs {
+			out += lb + " " + s.run(t, lb, "pgrep -P $(cat /run/haproxy.pid) | xargs") + "\n"
+		}
+		return out
+	}
+	backend := func(t *testing.T, lb, name string) facts.Backend {
+		t.Helper()
+		all := s.read(t, lb).Backends
+		i := slices.IndexFunc(all, func(b facts.Backend) bool { return b.Name == name })
+		if i < 0 {
+			t.Fatalf("%s has no server %s: %+v", lb, name, all)
+		}
+		return all[i]
+	}
+	// unchanged runs something during which no HAProxy may reload and no client may notice anything.
+	l := s.clients(t)
+	unchanged := func(t *testing.T, what string, do func()) {
+		t.Helper()
+		l.calm(t, 3*time.Second)
+		before, from := workers(), time.Now()
+		do()
+		after(t, 4*time.Second)
+		if now := workers(); now != before {
+			t.Errorf("%s: the workers were\n%sand are\n%s", what, before, now)
+		}
+		if o := l.between(from, time.Now()); o.moved > 0 || o.newFailed+o.http2Failed > 0 {
+			t.Errorf("%s: %+v: %v", what, o, l.reasons(from))
+		}
+	}
+	leave := func(t *testing.T) {
+		s.run(t, "api-c", "systemctl stop api")
+		unchanged(t, "api-c leaves", func() {
+			for _, lb := range lbs {
+				if changed := s.configure(t, &two, lb, false); !slices.Equal(changed, []string{"/etc/haproxy/haproxy.cfg"}) {
+					t.Errorf("changed %v", changed)
+				}
+				if all := s.read(t, lb).Backends; len(all) != 2 {
+					t.Errorf("%s has %+v", lb, all)
+				}
+			}
+		})
+		s.startAPI(t, "api-c")
+		after(t, 2*time.Second)
+		for _, lb := range lbs {
+			if all := s.read(t, lb).Backends; len(all) != 2 {
+				t.Errorf("api-c is back, and %s has %+v", lb, all)
+			}
+		}
+	}
+	join := func(t *testing.T) {
+		unchanged(t, "api-c joins", func() {
+			for _, lb := range lbs {
+				s.configure(t, s.cluster, lb, false)
+			}
+			s.whole(t, lbs...)
+		})
+		holder := s.holder(t)
+		eventually(t, 20*time.Second, "clients use api-c", func() bool { return backend(t, holder, "api-c").Sessions > 0 })
+	}
+	t.Run("leaves, and joins in its slot", func(t *testing.T) { leave(t); join(t) })
+	leave(t)
+	for _, lb := range lbs { // the slot of api-c is gone after that
+		s.run(t, lb, "systemctl reload haproxy")
+	}
+	after(t, 30*time.Second) // hard-stop-after
+	t.Run("joins in a spare slot", join)
+	t.Run("is checked as the others are", func(t *testing.T) {
+		s.put(t, "api-c", "/etc/api/etcd", "dead")
+		for _, lb := range lbs {
+			eventually(t, 10*time.Second, lb+" sees that api-c has no etcd", func() bool { return !backend(t, lb, "api-c").Healthy })
+			if c := backend(t, lb, "api-c").Check; !strings.HasPrefix(c, "L7STS") {
+				t.Errorf("%s: %s", lb, c)
+			}
+		}
+		s.put(t, "api-c", "/etc/api/etcd", "ok")
+		s.whole(t, lbs...)
+		// Another certificate than one of the cluster is not accepted.
+		good := s.run(t, "api-c", "cat /etc/api/cert")
+		s.run(t, "api-c", "systemctl stop api")
+		s.put(t, "api-c", "/etc/api/cert", s.selfSigned(t))
+		s.startAPI(t, "api-c")
+		for _, lb := range lbs {
+			eventually(t, 20*time.Second, lb+" rejects the certificate of api-c", func() bool {
+				b := backend(t, lb, "api-c")
+				return !b.Healthy && strings.HasPrefix(b.Check, "L6RSP")
+			})
+		}
+		s.run(t, "api-c", "systemctl stop api")
+		s.put(t, "api-c", "/etc/api/cert", good+"\n")
+		s.startAPI(t, "api-c")
+		s.whole(t, lbs...)
+	})
+	t.Run("the watchdog knows it by its name", func(t *testing.T) {
+		holder := s.holder(t)
+		eventually(t, 20*time.Second, "clients use api-c", func() bool { return backend(t, holder, "api-c").Sessions > 0 })
+		s.run(t, "api-c", "systemctl kill -s STOP api")
+		eventually(t, 10*time.Second, "the connections to api-c are closed", func() bool {
+			return strings.Contains(s.run(t, holder, "journalctl --no-pager -o cat -u quorate-watchdog"), "to API server api-c: it answers nobody")
+		})
+		if b := backend(t, holder, "api-c"); b.Sessions > 0 || b.Healthy {
+			t.Errorf("%+v", b)
+		}
+		s.run(t, "api-c", "systemctl kill -s CONT api")
+		s.whole(t, lbs...)
+		for _, drain := range []bool{true, false} {
+			_, err := do[struct{}](t, s, holder, "set-pool", balancer.PoolRequest{Server: "api-c", Drain: drain})
+			must(t, err)
+			after(t, time.Second)
+			if b := backend(t, holder, "api-c"); b.Drained != drain {
+				t.Errorf("%+v", b)
+			}
+		}
+	})
+	t.Run("a restart comes to the same", func(t *testing.T) {
+		before := workers()
+		for _, lb := range lbs {
+			s.run(t, lb, "systemctl restart haproxy")
+		}
+		s.whole(t, lbs...)
+		if workers() == before {
+			t.Error("HAProxy did not restart")
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/paths"
 )
 
@@ -39,6 +40,9 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// minDisk is what the suite uses at the most, with what kubelets keep free: below 1 GiB they evict pods.
+const minDisk = 10 << 30
+
 func runTests(m *testing.M) (code int, err error) {
 	if os.Geteuid() != 0 {
 		return 0, fmt.Errorf("whole clusters in a lab need root")
@@ -57,6 +61,10 @@ func runTests(m *testing.M) (code int, err error) {
 	}
 	state := paths.State() + "-e2e"
 	if err := os.Setenv("QUORATE_STATE", state); err != nil {
+		return 0, err
+	}
+	// Checked before any test runs: a cluster on a disk that fills up fails in ways that look like faults of Quorate.
+	if err := lab.CheckDisk(state, minDisk, "the largest tests, with two bundles and eight machines, need"); err != nil {
 		return 0, err
 	}
 	unlock, err := alone(state + ".lock")

@@ -36,6 +36,8 @@ type Options struct {
 	SudoPassword string
 	// Frozen makes the server accept connections and send nothing.
 	Frozen bool
+	// Hung makes the server accept logins and open no session.
+	Hung bool
 	// HostKeys are the keys of the host, which may be certificates. If there are none, one is generated.
 	HostKeys []ssh.Signer
 	// NoForwarding rejects port forwarding, as `AllowTcpForwarding no` does.
@@ -223,6 +225,9 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, config *ssh.ServerConfi
 	for c := range channels {
 		switch c.ChannelType() {
 		case "session":
+			if s.opts.Hung {
+				continue
+			}
 			channel, requests, err := c.Accept()
 			if err != nil {
 				return

@@ -160,39 +160,17 @@ var Read = host.Define("backup.read", func(ctx context.Context, in ReadRequest) 
 
 // Download reads a whole backup through the first of the hosts. If that fails, it goes on through the next one.
 func Download(ctx context.Context, hosts []*host.Conn, at backup.Location, file string) io.Reader {
-	return &download{ctx: ctx, hosts: hosts, in: ReadRequest{Location: at, File: file}}
-}
-
-type download struct {
-	ctx    context.Context
-	hosts  []*host.Conn
-	in     ReadRequest
-	rest   []byte
-	failed []error
-}
-
-func (d *download) Read(b []byte) (int, error) {
-	for len(d.rest) == 0 {
-		if len(d.hosts) == 0 {
-			return 0, errors.Join(d.failed...)
-		}
-		piece, err := Read.On(d.ctx, d.hosts[0], d.in)
-		if err != nil {
-			d.failed, d.hosts = append(d.failed, d.in.Location.RedactError(err)), d.hosts[1:]
-			if d.ctx.Err() != nil {
-				d.hosts = nil
+	var failed []error
+	return host.Pieces(func(offset int64) ([]byte, error) {
+		for len(hosts) > 0 && ctx.Err() == nil {
+			piece, err := Read.On(ctx, hosts[0], ReadRequest{Location: at, File: file, Offset: offset})
+			if err == nil {
+				return piece.Data, nil
 			}
-			continue
+			failed, hosts = append(failed, at.RedactError(err)), hosts[1:]
 		}
-		if len(piece.Data) == 0 {
-			return 0, io.EOF
-		}
-		d.rest = piece.Data
-		d.in.Offset += int64(len(piece.Data))
-	}
-	n := copy(b, d.rest)
-	d.rest = d.rest[n:]
-	return n, nil
+		return nil, errors.Join(append(failed, context.Cause(ctx))...)
+	})
 }
 
 func take(ctx context.Context, in Request) (out Result, err error) {
@@ -385,7 +363,7 @@ func (p controlPlane) snapshot(ctx context.Context, client *clientv3.Client, m *
 	if err != nil {
 		return none(err)
 	}
-	if err := p.room(from.Status.DbSize); err != nil {
+	if err := system.RoomForSnapshot(p.work, from.Status.DbSize); err != nil {
 		return none(err)
 	}
 	only, err := p.connect(from.URL)
@@ -493,22 +471,6 @@ func (p controlPlane) tidy() error {
 		return err
 	}
 	leave()
-	return nil
-}
-
-// room refuses to fill the disk that etcd itself may be on.
-func (p controlPlane) room(size int64) error {
-	if err := os.MkdirAll(p.work, 0o700); err != nil {
-		return err
-	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(p.work, &fs); err != nil {
-		return err
-	}
-	const spare = 512 << 20
-	if free := int64(fs.Bavail) * fs.Bsize; free < size+spare {
-		return fmt.Errorf("the snapshot of etcd needs %d MiB below %s, and only %d MiB are free: free some space; 512 MiB are left for etcd", size>>20, p.work, free>>20)
-	}
 	return nil
 }
 

@@ -33,6 +33,10 @@ const (
 	watchFall    = 2 // refused connections in a row, or looks that find it to hang, that begin one
 	inFlight     = 4 // requests that may wait for HAProxy at the same time
 
+	sampleTicks = 10 // intervals between two samples of a HAProxy that answers
+	// reportTicks is how many intervals are between two reports to systemd: several fit into WatchdogSec of the unit.
+	reportTicks = 50
+
 	// A HAProxy that hangs for cureAfter is killed, so that systemd restarts it. One that has not answered since it started is
 	// killed after stuckAfter. Each kill doubles the time until the next one, and curesPerHour limits them.
 	cureAfter    = 3 * time.Second
@@ -49,7 +53,6 @@ func Watchdog(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logger := log.New(os.Stderr, "", 0) // the journal adds the time
-	w := newWatchdog(monotonic())
 	if err := tellKeepalived(false); err != nil {
 		return err
 	}
@@ -57,15 +60,46 @@ func Watchdog(ctx context.Context) error {
 	go careForFormer(ctx, logger)
 	others := &strangers{looked: make(chan struct{})}
 	go others.watch(ctx, logger, stranger)
-	return watch(ctx, logger, w, others)
+	return watch(ctx, logger, others, thisMachine())
 }
 
-func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strangers) error {
-	answers := make(chan error, inFlight)
-	asking := 0
+// machine is what the watchdog sees of its host, and does to it. Tests have others.
+type machine struct {
+	now      func() time.Duration        // on a monotonic clock
+	monitor  func(context.Context) error // asks HAProxy for an answer
+	sample   func() *sample              // of HAProxy's process
+	aside    func(time.Duration) bool    // whether the host is to stand aside at a time
+	tell     func(fault bool) error      // tells keepalived
+	kill     func(context.Context) error // kills HAProxy
+	notify   func(state string)          // tells systemd
+	replaced func() bool                 // whether this program has been replaced
+}
+
+func thisMachine() machine {
 	client := &http.Client{Timeout: slowPatience, Transport: &http.Transport{DisableKeepAlives: true}}
 	boot := bootID()
-	ready, looked, begun := false, false, monotonic()
+	return machine{
+		now:     monotonic,
+		monitor: func(ctx context.Context) error { return monitor(ctx, client) },
+		sample:  sampleHAProxy,
+		aside: func(now time.Duration) bool {
+			content, _ := os.ReadFile(hostconfig.AsideFile)
+			return standsAside(content, boot, now)
+		},
+		tell: tellKeepalived,
+		kill: func(ctx context.Context) error {
+			return system.Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service")
+		},
+		notify:   notify,
+		replaced: replaced,
+	}
+}
+
+func watch(ctx context.Context, logger *log.Logger, others *strangers, m machine) error {
+	answers := make(chan error, inFlight)
+	asking := 0
+	ready, looked, begun := false, false, m.now()
+	w := newWatchdog(begun)
 	var last *sample
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
@@ -75,44 +109,43 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strange
 			return nil
 		case err := <-answers:
 			asking--
-			w.answer(monotonic(), err)
+			w.answer(m.now(), err)
 			continue
 		case <-tick.C:
 			n++
 		}
 		if asking < inFlight {
 			asking++
-			go func() { answers <- monitor(ctx, client) }()
+			go func() { answers <- m.monitor(ctx) }()
 		}
 		for drained := false; !drained; { // a pending answer is not silence
 			select {
 			case err := <-answers:
 				asking--
-				w.answer(monotonic(), err)
+				w.answer(m.now(), err)
 			default:
 				drained = true
 			}
 		}
-		now := monotonic()
+		now := m.now()
 		why := condition("")
 		if w.silent(now) >= lookAfter {
-			s := sampleHAProxy()
+			s := m.sample()
 			why, last = diagnose(last, s), s
-		} else if n%10 == 0 || last == nil {
-			last = sampleHAProxy()
+		} else if n%sampleTicks == 0 || last == nil {
+			last = m.sample()
 		}
-		content, _ := os.ReadFile(hostconfig.AsideFile)
-		d := w.judge(now, why, last, standsAside(content, boot, now) || others.present.Load())
+		d := w.judge(now, why, last, m.aside(now) || others.present.Load())
 		for _, line := range d.say {
 			logger.Print(line)
 		}
 		if d.tell {
-			if err := tellKeepalived(d.fault); err != nil {
+			if err := m.tell(d.fault); err != nil {
 				return err
 			}
 		}
 		if d.kill {
-			if err := system.Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service"); err != nil {
+			if err := m.kill(ctx); err != nil {
 				logger.Printf("killing HAProxy: %v", err)
 			}
 		}
@@ -126,11 +159,11 @@ func watch(ctx context.Context, logger *log.Logger, w *watchdog, others *strange
 			// keepalived starts only now. It does not take the virtual IP for a HAProxy that is not there, or from a machine that
 			// does not send it advertisements.
 			ready = true
-			notify("READY=1")
+			m.notify("READY=1")
 		}
-		if n%50 == 0 {
-			notify("WATCHDOG=1")
-			if !d.fault && replaced() {
+		if n%reportTicks == 0 {
+			m.notify("WATCHDOG=1")
+			if !d.fault && m.replaced() {
 				logger.Print("quorate has been replaced: starting the new one")
 				return nil
 			}

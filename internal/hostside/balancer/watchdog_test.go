@@ -3,11 +3,20 @@ package balancer
 import (
 	"context"
 	"fmt"
+	"io"
+	"log"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // simulation runs the watchdog's judgment against a HAProxy that behaves in a given way at each moment.
@@ -151,6 +160,83 @@ func TestWatchdogKillsOnlyWhatHangs(t *testing.T) {
 	}
 	if len(s.kills) < 2*curesPerHour || !strings.Contains(strings.Join(s.said, "\n"), "leaving it alone") {
 		t.Errorf("%d kills in two hours: %q", len(s.kills), s.said)
+	}
+}
+
+// TestTheWatchdogCountsTicksAlone: what is due at every tenth or fiftieth interval is due then, however often and however late HAProxy
+// answers. systemd kills a watchdog that does not report in time.
+func TestTheWatchdogCountsTicksAlone(t *testing.T) {
+	const runs = time.Minute + watchInterval/2
+	c := spec.DefaultLab("test")
+	files := hostconfig.Balancer(c, c.Spec.Hosts[0], &facts.Facts{}, "").Files
+	i := slices.IndexFunc(files, func(f facts.File) bool { return strings.HasSuffix(f.Path, hostconfig.WatchdogUnit) })
+	m := regexp.MustCompile(`(?m)^WatchdogSec=(\d+)$`).FindStringSubmatch(files[i].Content)
+	if m == nil {
+		t.Fatal("systemd expects no reports")
+	}
+	limit, _ := strconv.Atoi(m[1])
+	late := func(by time.Duration) func(context.Context) error {
+		return func(ctx context.Context) error {
+			select {
+			case <-ctx.Done():
+			case <-time.After(by):
+			}
+			return nil
+		}
+	}
+	for name, answer := range map[string]func(context.Context) error{
+		"HAProxy answers immediately": func(context.Context) error { return nil },
+		"between two ticks":           late(watchInterval / 3),
+		"after several ticks":         late(4 * watchInterval / 3),
+		"refuses":                     func(context.Context) error { return syscall.ECONNREFUSED },
+		"never":                       func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				now := func() time.Duration { return time.Hour + time.Since(begin) }
+				var reports []time.Duration
+				ready, samples, told := 0, 0, 0
+				ctx, cancel := context.WithTimeout(t.Context(), runs)
+				defer cancel()
+				others := &strangers{looked: make(chan struct{})}
+				close(others.looked)
+				err := watch(ctx, log.New(io.Discard, "", 0), others, machine{
+					now: now, monitor: answer,
+					sample:   func() *sample { samples++; return &sample{at: now(), pid: 1, start: 1, runnable: true} },
+					aside:    func(time.Duration) bool { return false },
+					tell:     func(bool) error { told++; return nil },
+					kill:     func(context.Context) error { t.Error("HAProxy is killed"); return nil },
+					replaced: func() bool { return false },
+					notify: func(state string) {
+						switch state {
+						case "WATCHDOG=1":
+							reports = append(reports, now())
+						case "READY=1":
+							ready++
+						}
+					},
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if ready != 1 {
+					t.Errorf("systemd was told %d times that the watchdog is ready", ready)
+				}
+				every := reportTicks * watchInterval
+				if len(reports) != int(runs/every) || 4*every > time.Duration(limit)*time.Second {
+					t.Errorf("%d reports within %s, and systemd expects one within %d s", len(reports), runs, limit)
+				}
+				for i, at := range reports {
+					if want := time.Hour + time.Duration(i+1)*every; at != want {
+						t.Errorf("report %d comes after %s, want %s", i, at-time.Hour, want-time.Hour)
+					}
+				}
+				if well := name[0] == 'H' || name[0] == 'b'; well && (samples != 1+int(runs/(sampleTicks*watchInterval)) || told != 0) {
+					t.Errorf("%d samples; keepalived was told %d times", samples, told)
+				}
+			})
+		})
 	}
 }
 

@@ -171,3 +171,65 @@ func TestSelfIsACopy(t *testing.T) {
 		}
 	}
 }
+
+// TestARunningHAProxyIsBroughtToItsFile instead of being reloaded, where that is possible and certain.
+func TestARunningHAProxyIsBroughtToItsFile(t *testing.T) {
+	const reloads = "reload-or-restart haproxy.service"
+	for name, tc := range map[string]struct {
+		unsure  bool // whether HAProxy has loaded its file
+		fails   bool
+		ca      string // HAProxy's other file changes, too
+		owes    bool   // an earlier run was killed before HAProxy reloaded
+		same    bool
+		brought bool
+		told    []string
+	}{
+		"only servers change":      {brought: true},
+		"nothing changes":          {same: true},
+		"it cannot be brought":     {fails: true, brought: true, told: []string{reloads}},
+		"who knows what it has":    {unsure: true, told: []string{reloads}},
+		"another file changes":     {ca: "new", told: []string{reloads}},
+		"an earlier run was ended": {owes: true, told: []string{reloads}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.put("haproxy.cfg", "old")
+			w.put("ca.crt", "CA")
+			path, brought := filepath.Join(w.dir, "haproxy.cfg"), ""
+			real := haproxy
+			t.Cleanup(func() { haproxy = real })
+			haproxy = running{"haproxy.service", path,
+				func() (string, bool) { return w.read("haproxy.cfg"), !tc.unsure },
+				func(_ context.Context, before, after string) error {
+					if w.read("haproxy.cfg") != after || !strings.Contains(w.read("pending"), "haproxy.service") {
+						t.Error("HAProxy is ahead of its file, or a reload would be forgotten if this ended now")
+					}
+					brought = before + " to " + after
+					if tc.fails {
+						return os.ErrDeadlineExceeded
+					}
+					return nil
+				}}
+			if tc.owes {
+				w.put("pending", `{"haproxy.service":"reload-or-restart"}`)
+			}
+			unit := []string{"haproxy.service"}
+			d := facts.Desired{Enable: unit, Files: []facts.File{{Path: filepath.Join(w.dir, "ca.crt"), Content: "CA" + tc.ca, Reload: unit}, {Path: path, Content: "new", Reload: unit}}}
+			if tc.same {
+				d.Files[1].Content = "old"
+			}
+			if _, err := configure(t.Context(), d, true); err != nil {
+				t.Fatal(err)
+			}
+			if told := w.told(); !slices.Equal(told, tc.told) {
+				t.Errorf("systemctl %q", told)
+			}
+			if (brought == "old to new") != tc.brought {
+				t.Errorf("brought from %q", brought)
+			}
+			if owed := w.read("pending"); owed != "" {
+				t.Errorf("%s is pending", owed)
+			}
+		})
+	}
+}

@@ -83,9 +83,23 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Bundles, f.Programs, f.ProgramProblems, f.Binaries = installed.Bundles, installed.Programs, installed.Problems, installed.Binaries
 	f.Images = blobs.Imported()
 	f.Remains = remains(installed)
+	f.Snapshots = snapshots("")
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	return f, ctx.Err()
+}
+
+// snapshots are the names of the snapshots of etcd on this host.
+func snapshots(root string) (out []string) {
+	all, err := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
+	if err != nil {
+		return nil // the pattern is wrong, which tests find
+	}
+	for _, file := range all {
+		out = append(out, filepath.Base(file))
+	}
+	slices.Sort(out)
+	return out
 }
 
 // Kubernetes reads what a host holds of a cluster, and which of the shared keys it lacks. root is empty for the host itself,

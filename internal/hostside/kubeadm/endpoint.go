@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -14,12 +15,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
@@ -78,7 +81,7 @@ type MoveRequest struct {
 var MoveKubeconfigs = host.Define("kubeadm.move-kubeconfigs", func(_ context.Context, in MoveRequest) (struct{}, error) {
 	for _, name := range kubeconfigs {
 		if path := filepath.Join(kubernetesDir, name); path != kubeletKubeconfig {
-			if err := setServerIn(path, in); err != nil {
+			if err := setServer(path, in); err != nil {
 				return struct{}{}, err
 			}
 		}
@@ -86,7 +89,8 @@ var MoveKubeconfigs = host.Define("kubeadm.move-kubeconfigs", func(_ context.Con
 	return struct{}{}, nil
 })
 
-func setServerIn(path string, in MoveRequest) error {
+// setServer changes the API server that a kubeconfig names; one that does not exist stays absent.
+func setServer(path string, in MoveRequest) error {
 	have, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -94,32 +98,35 @@ func setServerIn(path string, in MoveRequest) error {
 	if err != nil {
 		return err
 	}
-	want := kubeadm.WithServer(string(have), in.From, in.To)
-	if want == string(have) {
+	want := []byte(kubeadm.WithServer(string(have), in.From, in.To)) // the rest of the file stays as it is
+	config, err := clientcmd.Load(want)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	otherForm := false // such as {cluster: {server: …}}
+	for _, cluster := range config.Clusters {
+		if cluster.Server != in.To && slices.Contains(in.From, cluster.Server) {
+			cluster.Server, otherForm = in.To, true
+		}
+	}
+	if otherForm {
+		if want, err = clientcmd.Write(*config); err != nil {
+			return err
+		}
+	}
+	if bytes.Equal(want, have) {
 		return nil
 	}
-	return durable.WriteFile(path, []byte(want), 0o600)
+	return durable.WriteFile(path, want, 0o600)
 }
 
 // KubeletIsDue notes that the kubelet has to restart, before something is changed that it reads only when it starts. A reboot, which
 // restarts the kubelet, removes the note.
 var KubeletIsDue = host.Define("kubeadm.kubelet-is-due", func(context.Context, struct{}) (struct{}, error) {
-	if err := durable.MkdirAll(filepath.Dir(facts.KubeletSettingsDue), 0o755); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, durable.WriteFile(facts.KubeletSettingsDue, nil, 0o600)
+	return struct{}{}, noteDue(facts.KubeletSettingsDue)
 })
 
 // MoveKubelet has the kubelet use another API server, and restarts it. Containers go on.
 var MoveKubelet = host.DefineChange("kubeadm.move-kubelet", func(ctx context.Context, in MoveRequest) (struct{}, error) {
-	if err := setServerIn(kubeletKubeconfig, in); err != nil {
-		return struct{}{}, err
-	}
-	if err := system.Run(ctx, "systemctl", "restart", kubeletUnit); err != nil {
-		return struct{}{}, err
-	}
-	if err := AwaitKubelet(ctx); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, durable.Remove(facts.KubeletSettingsDue)
+	return struct{}{}, changeKubelet(facts.KubeletSettingsDue, func() error { return setServer(kubeletKubeconfig, in) }, func() error { return restartKubelet(ctx) })
 })

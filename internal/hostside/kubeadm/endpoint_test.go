@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
 )
 
 // signedPair writes a certificate and its key, signed by a parent, or self-signed without one.
@@ -102,14 +104,24 @@ func TestKubeconfigsMove(t *testing.T) {
 		if err := os.WriteFile(path, []byte(have), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := setServerIn(path, move); err != nil {
+		if err := setServer(path, move); err != nil {
 			t.Fatal(err)
 		}
 		if got, err := os.ReadFile(path); err != nil || string(got) != want {
 			t.Errorf("%v: %q becomes %q", err, have, got)
 		}
 	}
-	if err := setServerIn(filepath.Join(dir, "absent.conf"), move); err != nil {
+	flow := filepath.Join(dir, "flow.conf")
+	if err := os.WriteFile(flow, []byte(`{clusters: [{name: a, cluster: {server: "https://api.old.internal:6443"}}, {name: b, cluster: {server: "https://10.0.0.11:6443"}}]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := setServer(flow, move); err != nil {
+		t.Fatal(err)
+	}
+	if config, err := clientcmd.LoadFromFile(flow); err != nil || config.Clusters["a"].Server != move.To || config.Clusters["b"].Server != "https://10.0.0.11:6443" {
+		t.Errorf("%v: %+v", err, config)
+	}
+	if err := setServer(filepath.Join(dir, "absent.conf"), move); err != nil {
 		t.Error(err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -70,7 +70,7 @@ var UseLocalAPI = host.DefineChange("kubeadm.use-local-api", func(ctx context.Co
 	if err != nil {
 		return struct{}{}, err
 	}
-	return struct{}{}, turnKubelet(facts.KubeletRestartDue, func() error { return setServer(server) }, func() error {
+	return struct{}{}, changeKubelet(facts.KubeletRestartDue, func() error { return turnKubelet(server) }, func() error {
 		return system.Systemctl(context.WithoutCancel(ctx), "restart", kubeletUnit)
 	})
 })
@@ -92,21 +92,36 @@ func awaitLocalAPI(ctx context.Context, in NodeRequest) (server string, err erro
 	return server, nil
 }
 
-// turnKubelet sets the server of the kubelet and restarts the kubelet. It can be killed anywhere: while the kubelet may run
-// with another server than its kubeconfig names, the file due exists, and a plan repeats the step. The restart is a single
-// job of systemd, so the kubelet does not stay stopped. A reboot restarts the kubelet and removes the file, which is below
-// /run.
-func turnKubelet(due string, setServer, restart func() error) error {
-	if err := durable.WriteFile(due, nil, 0o600); err != nil {
+// changeKubelet changes what the kubelet reads only when it starts, and restarts it. It can be killed anywhere: while the kubelet may
+// run without the change, the file due exists, and a plan repeats the step. The restart is a single job of systemd, so the kubelet
+// does not stay stopped. A reboot restarts the kubelet and removes the file, which is below /run.
+func changeKubelet(due string, change, restart func() error) error {
+	if err := noteDue(due); err != nil {
 		return err
 	}
-	if err := setServer(); err != nil {
+	if err := change(); err != nil {
 		return err
 	}
 	if err := restart(); err != nil {
 		return err
 	}
-	return os.Remove(due)
+	return durable.Remove(due)
+}
+
+// noteDue notes that the kubelet has to restart.
+func noteDue(due string) error {
+	if err := durable.MkdirAll(filepath.Dir(due), 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(due, nil, 0o600)
+}
+
+// restartKubelet restarts the kubelet and waits until it works.
+func restartKubelet(ctx context.Context) error {
+	if err := system.Systemctl(context.WithoutCancel(ctx), "restart", kubeletUnit); err != nil {
+		return err
+	}
+	return AwaitKubelet(ctx)
 }
 
 // awaitReady gives a node some time to become Ready. One that has no pod network does not, and that is no reason to fail.
@@ -173,20 +188,17 @@ func beside() (string, error) {
 	return config.Host, nil
 }
 
-// setServer sets the server in the kubelet's kubeconfig.
-func setServer(server string) error {
+// turnKubelet has the kubelet's kubeconfig name an API server, whatever it names now.
+func turnKubelet(server string) error {
 	config, err := clientcmd.LoadFromFile(kubeletKubeconfig)
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", kubeletKubeconfig, err)
 	}
+	in := MoveRequest{To: server}
 	for _, cluster := range config.Clusters {
-		cluster.Server = server
+		in.From = append(in.From, cluster.Server)
 	}
-	content, err := clientcmd.Write(*config)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(kubeletKubeconfig, content, 0o600)
+	return setServer(kubeletKubeconfig, in)
 }
 
 // kubelet is what register needs from a kubelet.

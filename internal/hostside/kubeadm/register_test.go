@@ -86,13 +86,13 @@ func TestTurningAKubeletCanBeKilledAnywhere(t *testing.T) {
 		}
 	}
 	killed := errors.New("killed")
-	if err := turnKubelet(due, step("set", nil), step("restart", killed)); !errors.Is(err, killed) || !system.Exists(due) {
+	if err := changeKubelet(due, step("set", nil), step("restart", killed)); !errors.Is(err, killed) || !system.Exists(due) {
 		t.Errorf("%v, due: %v", err, system.Exists(due))
 	}
-	if err := turnKubelet(due, step("set", killed), step("restart", nil)); !errors.Is(err, killed) || !system.Exists(due) {
+	if err := changeKubelet(due, step("set", killed), step("restart", nil)); !errors.Is(err, killed) || !system.Exists(due) {
 		t.Errorf("%v, due: %v", err, system.Exists(due))
 	}
-	if err := turnKubelet(due, step("set", nil), step("restart", nil)); err != nil || system.Exists(due) {
+	if err := changeKubelet(due, step("set", nil), step("restart", nil)); err != nil || system.Exists(due) {
 		t.Errorf("%v, due: %v", err, system.Exists(due))
 	}
 	if want := "set restart set set restart"; strings.Join(did, " ") != want {

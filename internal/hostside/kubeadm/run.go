@@ -69,7 +69,7 @@ var StartKubelet = host.DefineChange("kubeadm.start-kubelet", func(ctx context.C
 		}
 	}
 	// Always, because an earlier run may have decided otherwise.
-	if err := setServer(server); err != nil {
+	if err := turnKubelet(server); err != nil {
 		return struct{}{}, err
 	}
 	if err := useAdmin(); err != nil {

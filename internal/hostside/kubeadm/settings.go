@@ -18,29 +18,16 @@ import (
 // request is the configuration of kubeadm's upgrade. A mark makes sure that a kubelet whose file was written restarts, even if this
 // operation is killed in between.
 var RestartWithSettings = host.DefineChange("kubeadm.restart-with-settings", func(ctx context.Context, config string) (struct{}, error) {
-	if err := durable.MkdirAll(filepath.Dir(facts.KubeletSettingsDue), 0o755); err != nil {
-		return struct{}{}, err
-	}
-	if err := durable.WriteFile(facts.KubeletSettingsDue, nil, 0o600); err != nil {
-		return struct{}{}, err
-	}
-	args := []string{"upgrade", "node", "phase", "kubelet-config"}
-	if system.Exists(adminConf) { // the kubelet of a control plane must not need itself to read its configuration
-		args = append(args, "--kubeconfig", adminConf)
-	}
-	if err := runKubeadm(ctx, config, args...); err != nil {
-		return struct{}{}, err
-	}
-	if err := tighten(); err != nil {
-		return struct{}{}, err
-	}
-	if err := system.Run(ctx, "systemctl", "restart", kubeletUnit); err != nil {
-		return struct{}{}, err
-	}
-	if err := AwaitKubelet(ctx); err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, durable.Remove(facts.KubeletSettingsDue)
+	return struct{}{}, changeKubelet(facts.KubeletSettingsDue, func() error {
+		args := []string{"upgrade", "node", "phase", "kubelet-config"}
+		if system.Exists(adminConf) { // the kubelet of a control plane must not need itself to read its configuration
+			args = append(args, "--kubeconfig", adminConf)
+		}
+		if err := runKubeadm(ctx, config, args...); err != nil {
+			return err
+		}
+		return tighten()
+	}, func() error { return restartKubelet(ctx) })
 })
 
 // pruneVariants removes the files of former settings that the API server on this host does not read any more.

@@ -96,7 +96,7 @@ var UpgradeControlPlane = host.DefineChange("kubeadm.upgrade-control-plane", fun
 	if err != nil {
 		return struct{}{}, err
 	}
-	if err := setServer(server); err != nil {
+	if err := turnKubelet(server); err != nil {
 		return struct{}{}, err
 	}
 	start := func() error {

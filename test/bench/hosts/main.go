@@ -306,7 +306,7 @@ func job(ctx context.Context, name string, hosts int) error {
 	}
 	var o outcome
 	begin := time.Now()
-	e := run.Open(ctx, c, progress.Discard)
+	e := run.OpenToRead(ctx, c, progress.Discard)
 	defer e.Close()
 	for _, h := range c.Spec.Hosts {
 		if _, err := e.Conns.Get(h.Name); err != nil {
