@@ -345,7 +345,7 @@ func TestVerifyRestoresIntoARealEtcd(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		return Verify(ctx, r, dir)
+		return Verify(ctx, r, dir, nil)
 	}
 	v, err := verify(m, data)
 	if err != nil {

@@ -2,20 +2,14 @@
 package snapshot
 
 import (
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
-	"path/filepath"
 	"slices"
-	"time"
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
-	"go.etcd.io/etcd/server/v3/embed"
-	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"go.uber.org/zap"
 )
 
@@ -71,75 +65,4 @@ func whole(file string) error {
 		return errors.New("its content does not match the sum at its end")
 	}
 	return nil
-}
-
-// Restored is what an etcd said that was restored from a snapshot.
-type Restored struct {
-	Revision int64 `json:"revision"`
-	Keys     int64 `json:"keys"`
-	// KVHash is the hash of its keys since its compaction at CompactRevision.
-	KVHash          uint32        `json:"kvHash"`
-	CompactRevision int64         `json:"compactRevision"`
-	Took            time.Duration `json:"tookNanoseconds"`
-}
-
-const (
-	// startTimeout is how long an etcd may take to start on the data of a large cluster.
-	startTimeout = 5 * time.Minute
-	scratchName  = "scratch"
-)
-
-// Try restores a snapshot into a new etcd below dir, starts it, asks it what it has at a revision, and stops it. It listens
-// on sockets below dir only, so nobody else on the machine can reach it, and it leaves its data in dir.
-func Try(ctx context.Context, dir, file string, revision int64) (Restored, error) {
-	begin := time.Now()
-	socket := url.URL{Scheme: "unix", Path: filepath.Join(dir, "peer")}
-	data := filepath.Join(dir, "data")
-	info, err := os.Stat(file)
-	if err != nil {
-		return Restored{}, err
-	}
-	if err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
-		SnapshotPath: file, Name: scratchName, OutputDataDir: data, PeerURLs: []string{socket.String()},
-		InitialCluster: scratchName + "=" + socket.String(), InitialClusterToken: scratchName,
-	}); err != nil {
-		return Restored{}, fmt.Errorf("restoring the snapshot: %w", err)
-	}
-	config := embed.NewConfig()
-	config.Name, config.Dir, config.InitialClusterToken = scratchName, data, scratchName
-	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{socket}, []url.URL{socket}
-	client := url.URL{Scheme: "unix", Path: filepath.Join(dir, "client")}
-	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	config.InitialCluster = scratchName + "=" + socket.String()
-	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
-	config.UnsafeNoFsync = true // its data is thrown away
-	config.QuotaBackendBytes = max(config.QuotaBackendBytes, 2*info.Size(), 8<<30)
-	server, err := embed.StartEtcd(config)
-	if err != nil {
-		return Restored{}, fmt.Errorf("starting an etcd on the restored data: %w", err)
-	}
-	defer server.Close()
-	select {
-	case <-server.Server.ReadyNotify():
-	case err := <-server.Err():
-		return Restored{}, fmt.Errorf("the etcd on the restored data stopped: %w", err)
-	case <-time.After(startTimeout):
-		return Restored{}, fmt.Errorf("the etcd on the restored data was not ready within %s", startTimeout)
-	case <-ctx.Done():
-		return Restored{}, context.Cause(ctx)
-	}
-	kv := server.Server.KV()
-	out := Restored{Revision: kv.Rev()}
-	keys, err := kv.Range(ctx, []byte{0}, []byte{}, mvcc.RangeOptions{CountOnly: true, Rev: revision})
-	if err != nil {
-		return out, fmt.Errorf("counting the keys of the restored etcd at revision %d: %w", revision, err)
-	}
-	out.Keys = int64(keys.Count)
-	hash, _, err := kv.HashStorage().HashByRev(revision)
-	if err != nil {
-		return out, fmt.Errorf("hashing the keys of the restored etcd at revision %d: %w", revision, err)
-	}
-	out.KVHash, out.CompactRevision = hash.Hash, hash.CompactRevision
-	out.Took = time.Since(begin)
-	return out, nil
 }

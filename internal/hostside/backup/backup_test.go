@@ -197,7 +197,7 @@ func TestABackupOfARealEtcdIsGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(scratch)
-	v, err := backup.Verify(ctx, read(), scratch)
+	v, err := backup.Verify(ctx, read(), scratch, nil)
 	if err != nil || !v.KVHashCompared || !reflect.DeepEqual(v.Manifest, m) {
 		t.Errorf("%+v %v", v, err)
 	}
