@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/encryption"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/snapshot"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // KubernetesDir is the directory whose files have the names of Kubernetes. Others have those of Host.
