@@ -171,7 +171,8 @@ func (s *server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("it was not ready within %s", readyTimeout))
 	defer cancel()
 	for {
-		_, err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		// One object that it cannot read keeps its informers from ever being complete, and that is what it is asked about.
+		text, err := s.client.Discovery().RESTClient().Get().AbsPath("/readyz").Param("exclude", "informer-sync").DoRaw(ctx)
 		if err == nil {
 			return nil
 		}
@@ -179,10 +180,21 @@ func (s *server) ready(ctx context.Context) error {
 		case <-s.ended:
 			return s.explain(s.failure())
 		case <-ctx.Done():
-			return s.explain(fmt.Errorf("%w: %w", context.Cause(ctx), err))
+			return s.explain(fmt.Errorf("%w: %s", context.Cause(ctx), cmp.Or(failedChecks(text), err.Error())))
 		case <-time.After(readyPace):
 		}
 	}
+}
+
+// failedChecks are those lines of an answer of /readyz that are not ok.
+func failedChecks(answer []byte) string {
+	var out []string
+	for line := range strings.Lines(string(answer)) {
+		if strings.HasPrefix(line, "[-]") {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // failure is why it ended.
