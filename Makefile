@@ -36,6 +36,7 @@ test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
 	bin/quorate bundle build --kubernetes-version v1.36.3
 	$(GO) run ./components/check kubernetes
+	$(GO) test -tags e2e -count=1 -timeout 20m -v -run TestAnAPI ./internal/backup/deep
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e $(E2E_FLAGS)
 
 test-whole: ## test-e2e with every case of the tests that otherwise run a sample

@@ -134,7 +134,8 @@ func checkSpec(m Manifest, parts map[string][]byte) error {
 		return fmt.Errorf("%s: %w", SpecPart, err)
 	}
 	if c.Metadata.Name != m.Cluster.Name {
-		return fmt.Errorf("%s is of the cluster %q, and the backup of %q", SpecPart, c.Metadata.Name, m.Cluster.Name)
+		return fmt.Errorf("%s is of the cluster %q, and the backup of %q: the spec that is recorded in the cluster is another one's. `quorate apply` with the spec of %s records it again; then take another backup",
+			SpecPart, c.Metadata.Name, m.Cluster.Name, m.Cluster.Name)
 	}
 	return nil
 }

@@ -26,9 +26,18 @@ type S3 struct {
 	Region string `json:"region,omitempty"`
 	// CA holds certificates in PEM to trust instead of the system's.
 	CA           []byte `json:"ca,omitempty"`
-	AccessKey    string `json:"accessKey"`
-	SecretKey    string `json:"secretKey"`
+	AccessKey    string `json:"accessKey,omitempty"`
+	SecretKey    string `json:"secretKey,omitempty"`
 	SessionToken string `json:"sessionToken,omitempty"`
+	// InstanceRole says that whoever connects asks the metadata service of its cloud for credentials, and has none of the above.
+	InstanceRole bool `json:"instanceRole,omitempty"`
+}
+
+func (s *S3) credentials() *credentials.Credentials {
+	if s.InstanceRole {
+		return credentials.NewIAM("")
+	}
+	return credentials.NewStaticV4(s.AccessKey, s.SecretKey, s.SessionToken)
 }
 
 // partBytes is held in memory while a backup is uploaded. A store takes up to 10,000 parts of an object: 160 GB.
@@ -57,7 +66,7 @@ func (s *S3) connect() (Store, error) {
 		transport.TLSClientConfig.RootCAs = roots
 	}
 	client, err := minio.New(u.Host, &minio.Options{
-		Creds: credentials.NewStaticV4(s.AccessKey, s.SecretKey, s.SessionToken), Secure: u.Scheme == "https", Region: s.Region,
+		Creds: s.credentials(), Secure: u.Scheme == "https", Region: s.Region,
 		Transport: transport, BucketLookup: minio.BucketLookupPath, MaxRetries: 5,
 	})
 	if err != nil {

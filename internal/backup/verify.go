@@ -56,10 +56,10 @@ func Verify(ctx context.Context, r *Reader, dir string, then func(context.Contex
 	}
 	want := out.Manifest.Etcd
 	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
-		return out, err
+		return out, unreliable(err)
 	}
 	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Snapshot.Keys)); err != nil {
-		return out, err
+		return out, unreliable(err)
 	}
 	scratch, err := snapshot.Start(ctx, dir, file)
 	if err != nil {
@@ -74,8 +74,11 @@ func Verify(ctx context.Context, r *Reader, dir string, then func(context.Contex
 	if out.KVHashCompared {
 		errs = append(errs, differs("the restored etcd", "hash of the keys", want.KVHash, out.Restored.KVHash))
 	}
-	if err := errors.Join(errs...); err != nil || then == nil {
-		return out, err
+	if err := errors.Join(errs...); err != nil {
+		return out, unreliable(err)
+	}
+	if then == nil {
+		return out, nil
 	}
 	return out, then(ctx, Running{out.Manifest, parts, scratch})
 }
@@ -104,6 +107,11 @@ func (r *Reader) unpack(file string) (map[string][]byte, error) {
 			return nil, fmt.Errorf("reading %s: %w", part.Name, err)
 		}
 	}
+}
+
+// unreliable says what to do about a backup that is not what it was taken from.
+func unreliable(err error) error {
+	return fmt.Errorf("%w. Do not rely on this backup: verify an older one (`quorate backup list`), take a new one with `quorate backup`, and look at `quorate status`: a member of etcd may be damaged", err)
 }
 
 func differs[T comparable](who, what string, want, have T) error {

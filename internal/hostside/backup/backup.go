@@ -432,7 +432,7 @@ func compare(ctx context.Context, only *clientv3.Client, endpoint string, m *bac
 	case err != nil:
 		return fmt.Errorf("comparing the snapshot with the member: %w", err)
 	case count.Count != m.Keys:
-		return fmt.Errorf("the snapshot of etcd has %d keys, and the member that it is of has %d at the same revision: the member may be damaged", m.Keys, count.Count)
+		return fmt.Errorf("the snapshot of etcd has %d keys, and the member that it is of has %d at the same revision: the member may be damaged. Nothing was stored. Look at `quorate status`, and compare the members with `etcdctl endpoint hashkv --cluster`", m.Keys, count.Count)
 	default:
 		m.KeysCompared = true
 	}
