@@ -274,7 +274,7 @@ func printVerified(w io.Writer, name string, v verified) error {
 }
 
 func printDeep(w io.Writer, r deep.Report) error {
-	fmt.Fprintf(w, "The API server of Kubernetes %s read %d objects of %d kinds in %s.\n\n", r.APIServer, r.Objects, len(r.Kinds), ui.Duration(r.Took))
+	fmt.Fprintf(w, "The API server of Kubernetes %s read %s of %s in %s.\n\n", r.APIServer, ui.Plural(r.Objects, "object"), ui.Plural(len(r.Kinds), "kind"), ui.Duration(r.Took))
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "KIND\tVERSION\tOBJECTS\tUNREADABLE")
 	none := 0
@@ -294,7 +294,7 @@ func printDeep(w io.Writer, r deep.Report) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\nThere are no objects of %d other kinds, and %d keys in etcd are no objects.\n", none, r.Internal)
+	fmt.Fprintf(w, "\nThere are no objects of %s. %s in etcd hold no objects.\n", ui.Plural(none, "other kind"), ui.Plural(r.Internal, "key"))
 	for _, k := range r.Kinds {
 		if k.Error != "" {
 			fmt.Fprintf(w, "Unreadable: %s: %s\n", k.Name(), k.Error)
@@ -306,12 +306,12 @@ func printDeep(w io.Writer, r deep.Report) error {
 	for _, n := range r.NotServed {
 		keys := ""
 		if n.Keys > 0 {
-			keys = fmt.Sprintf(" (%d keys in etcd)", n.Keys)
+			keys = " (" + ui.Plural(n.Keys, "key") + " in etcd)"
 		}
 		fmt.Fprintf(w, "Note: not read: %s%s: %s.\n", n.What, keys, n.Why)
 	}
 	for _, u := range r.Unclaimed {
-		fmt.Fprintf(w, "Note: no kind that the API server knows accounts for %d keys below %s, such as %s.\n", u.Keys, u.Below, u.Example)
+		fmt.Fprintf(w, "Note: no kind that the API server knows accounts for %s below %s, such as %s.\n", ui.Plural(u.Keys, "key"), u.Below, u.Example)
 	}
 	return nil
 }

@@ -16,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/ui"
 )
 
 // Report is what an API server found in a backup.
@@ -96,9 +97,9 @@ func (r Report) Err() error {
 	case kinds == 0:
 		return nil
 	case objects == 0:
-		return fmt.Errorf("an API server cannot list %d kinds of objects in the backup", kinds)
+		return fmt.Errorf("an API server cannot list %s of objects in the backup", ui.Plural(kinds, "kind"))
 	}
-	return fmt.Errorf("an API server cannot read %d objects of %d kinds in the backup", objects, kinds)
+	return fmt.Errorf("an API server cannot read %s of %s in the backup", ui.Plural(objects, "object"), ui.Plural(kinds, "kind"))
 }
 
 // Look starts an API server of the bundle on the etcd of a backup, has it read every object, and ends it. It uses dir, which only

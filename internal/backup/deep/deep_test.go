@@ -130,11 +130,11 @@ func TestVerdict(t *testing.T) {
 		t.Error(err)
 	}
 	r.Kinds = append(r.Kinds, Kind{Resource: "secrets", Unreadable: []Unreadable{{Key: "k"}, {Key: "l"}}})
-	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "2 objects of 1 kinds") {
+	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "2 objects of 1 kind") {
 		t.Error(err)
 	}
 	r.Kinds[1] = Kind{Resource: "secrets", Error: "no"}
-	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "cannot list 1 kinds") {
+	if err := r.Err(); err == nil || !strings.Contains(err.Error(), "cannot list 1 kind") {
 		t.Error(err)
 	}
 }

@@ -28,8 +28,9 @@ const (
 	discoveryPace    = 100 * time.Millisecond
 )
 
-// computed is a kind whose objects are in no etcd: the API server asks other programs for them.
-var computed = schema.GroupVersionResource{Version: "v1", Resource: "componentstatuses"}
+// notStored are kinds without objects of their own: the API server asks other programs for the first, and the second are the events of
+// the core group under another name.
+var notStored = []schema.GroupResource{{Resource: "componentstatuses"}, {Group: "events.k8s.io", Resource: "events"}}
 
 // lister has an API server read all objects at a revision.
 type lister struct {
@@ -227,7 +228,7 @@ func (l *lister) served(elsewhere map[schema.GroupVersion]bool) (out []resource,
 			continue
 		}
 		for _, r := range list.APIResources {
-			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") || gv.WithResource(r.Name) == computed {
+			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") || slices.Contains(notStored, gv.WithResource(r.Name).GroupResource()) {
 				continue
 			}
 			out = append(out, resource{GroupVersionResource: gv.WithResource(r.Name), kind: r.Kind, namespaced: r.Namespaced})
@@ -342,7 +343,7 @@ func (l *lister) rest(ctx context.Context, r resource, k *Kind, failed error) er
 		l.keys.claimed[key] = true
 	}
 	for mark, n := range locked {
-		l.report.NotServed = append(l.report.NotServed, NotServed{What: fmt.Sprintf("%d %s", n, k.Name()), Keys: n,
+		l.report.NotServed = append(l.report.NotServed, NotServed{What: k.Name(), Keys: n,
 			Why: "the KMS provider " + strings.Split(mark, ":")[4] + " has their keys, and it is not reached from here"})
 	}
 	if failed != nil && len(k.Unreadable) == 0 && len(locked) == 0 {

@@ -92,7 +92,7 @@ func TestAnAPIServerReadsABackup(t *testing.T) {
 	for _, n := range report.NotServed {
 		text += n.What + ": " + n.Why + "\n"
 	}
-	for _, want := range []string{"metrics.example.org/v1: the Service metrics", "relics.example.com", "1 secrets: the KMS provider vault"} {
+	for _, want := range []string{"metrics.example.org/v1: the Service metrics", "relics.example.com", "secrets: the KMS provider vault"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("not served: no %q in %s", want, text)
 		}

@@ -26,7 +26,7 @@ import (
 
 const (
 	// readyTimeout is how long the API server may take to be ready; with many objects, it reads for a while.
-	readyTimeout = 3 * time.Minute
+	readyTimeout = 5 * time.Minute
 	readyPace    = 100 * time.Millisecond
 	// starts bounds how often another port is tried.
 	starts = 3
@@ -114,7 +114,7 @@ func startOnce(ctx context.Context, program, dir, etcd string, flags map[string]
 	if err != nil {
 		return nil, err
 	}
-	config := &rest.Config{Host: "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), QPS: -1,
+	config := &rest.Config{Host: "https://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), QPS: -1, WarningHandler: rest.NoWarnings{}, // of deprecated kinds
 		TLSClientConfig: rest.TLSClientConfig{CAData: id.ca, CertData: id.certificate, KeyData: id.key}}
 	client, err := kube.FromConfig(config)
 	if err != nil {

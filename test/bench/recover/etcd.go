@@ -167,7 +167,7 @@ func files(dir string) (*tls.Config, error) {
 	}
 	for _, name := range []string{"ca", "front-proxy-ca", "etcd/ca", "etcd/server", "apiserver-etcd-client", "sa"} {
 		key, t := caKey, ca
-		if !strings.HasSuffix(name, "ca") || name == "sa" {
+		if !strings.HasSuffix(name, "ca") {
 			if key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 				return nil, err
 			}
