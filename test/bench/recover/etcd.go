@@ -25,6 +25,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
@@ -42,7 +43,9 @@ const (
 	quota = 8 << 30
 	// objectBytes is the size of the objects that etcd is filled with: that of a large Secret or ConfigMap.
 	objectBytes = 50_000
-	startWait   = time.Minute
+	// writers is how many objects are written at a time.
+	writers   = 32
+	startWait = time.Minute
 )
 
 // controlPlane is what a backup needs of a control plane: an etcd, a PKI, and the API server's manifest.
@@ -205,7 +208,7 @@ func freePorts(n int) (out []int, _ error) {
 	return out, nil
 }
 
-// fill puts objects into etcd until its database has a size. Half of an object is text that can be compressed, and half of it is not.
+// fill puts objects into etcd until its database has a size.
 func (c *controlPlane) fill(ctx context.Context, bytesWanted int64) error {
 	system := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "1a2b3c4d-5e6f-4a5b-8c9d-0e1f2a3b4c5d"}}
 	kubeadm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kubeadm-config", Namespace: "kube-system"}, Data: map[string]string{"ClusterConfiguration": "kubernetesVersion: " + spec.DefaultVersion + "\n"}}
@@ -214,25 +217,34 @@ func (c *controlPlane) fill(ctx context.Context, bytesWanted int64) error {
 			return err
 		}
 	}
-	text := strings.Repeat("every object of a cluster has much that others have, too. ", objectBytes/2/58)
-	random := make([]byte, objectBytes/2)
-	for i := 0; ; i++ {
-		if i%50 == 0 {
-			s, err := c.client.Status(ctx, c.client.Endpoints()[0])
-			if err != nil {
-				return err
-			}
-			if s.DbSizeInUse >= bytesWanted {
-				return nil
-			}
+	for round := 0; ; round++ {
+		s, err := c.client.Status(ctx, c.client.Endpoints()[0])
+		if err != nil {
+			return err
 		}
-		rand.Read(random) //nolint:errcheck // it never fails
-		o := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("data-%d", i), Namespace: "default"},
-			Data: map[string]string{"text": text, "random": base64.StdEncoding.EncodeToString(random)[:objectBytes/2]}}
-		if err := c.put(ctx, "configmaps/default/"+o.Name, o); err != nil {
+		if s.DbSizeInUse >= bytesWanted {
+			return nil
+		}
+		work, ctx := errgroup.WithContext(ctx)
+		for i := range writers {
+			work.Go(func() error {
+				o := object(fmt.Sprintf("data-%d-%d", round, i))
+				return c.put(ctx, "configmaps/default/"+o.Name, o)
+			})
+		}
+		if err := work.Wait(); err != nil {
 			return err
 		}
 	}
+}
+
+// object is one whose first half can be compressed, and whose second cannot.
+func object(name string) *corev1.ConfigMap {
+	const text = "every object of a cluster has much that others have, too. "
+	random := make([]byte, objectBytes*3/8)
+	rand.Read(random) //nolint:errcheck // it never fails
+	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"},
+		Data: map[string]string{"text": strings.Repeat(text, objectBytes/2/len(text)), "random": base64.StdEncoding.EncodeToString(random)}}
 }
 
 // put stores an object as API servers do.
