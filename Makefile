@@ -5,7 +5,7 @@ GO          ?= go
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 70m
 
-.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -36,6 +36,7 @@ test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
 	bin/quorate bundle build --kubernetes-version v1.36.3
 	$(GO) run ./components/check kubernetes
+	$(GO) test -tags e2e -count=1 -timeout 20m -v -run TestAnAPI ./internal/backup/deep
 	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e $(E2E_FLAGS)
 
 test-whole: ## test-e2e with every case of the tests that otherwise run a sample
@@ -67,6 +68,11 @@ bench-hosts: ## plan and preflight against 200 SSH hosts, without and with missi
 bench-distribution: build ## how much the caller sends when 1, 4, and 8 hosts need the same bundle
 	$(GO) build -o bin/bench-distribution ./test/bench/distribution
 	bin/bench-distribution
+
+bench-recover: build ## time and size of backups of etcds with 2.5 MB, 500 MB, and 4 GB, as root; the last line is JSON
+	bin/quorate bundle build
+	$(GO) build -o bin/bench-recover ./test/bench/recover
+	bin/bench-recover
 
 clean:
 	rm -rf bin artifacts

@@ -345,7 +345,7 @@ func TestVerifyRestoresIntoARealEtcd(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		return Verify(ctx, r, dir)
+		return Verify(ctx, r, dir, nil)
 	}
 	v, err := verify(m, data)
 	if err != nil {
@@ -378,16 +378,16 @@ func TestVerifyRestoresIntoARealEtcd(t *testing.T) {
 // failing is a store that damages what it stores.
 type failing struct{ directory }
 
-func (f failing) Put(ctx context.Context, name string, content io.Reader) error {
-	return f.directory.Put(ctx, name, io.MultiReader(content, strings.NewReader("x")))
+func (f failing) Put(ctx context.Context, name string, content io.Reader, check func(io.Reader) error) error {
+	return f.directory.Put(ctx, name, io.MultiReader(content, strings.NewReader("x")), check)
 }
 
 // careless is a store that takes a stream that broke for one that ended.
 type careless struct{ directory }
 
-func (c careless) Put(ctx context.Context, name string, content io.Reader) error {
+func (c careless) Put(ctx context.Context, name string, content io.Reader, check func(io.Reader) error) error {
 	data, _ := io.ReadAll(content)
-	return c.directory.Put(ctx, name, bytes.NewReader(data))
+	return c.directory.Put(ctx, name, bytes.NewReader(data), check)
 }
 
 func TestKeepReadsAgain(t *testing.T) {
@@ -415,7 +415,7 @@ func TestKeepReadsAgain(t *testing.T) {
 	if left, err := os.ReadDir(string(empty)); err != nil || len(left) != 0 {
 		t.Errorf("a backup that broke left %v %v", left, err)
 	}
-	if err := (directory(filepath.Join(dir, "none"))).Put(ctx, name, strings.NewReader("")); err == nil {
+	if err := (directory(filepath.Join(dir, "none"))).Put(ctx, name, strings.NewReader(""), accept); err == nil {
 		t.Error("a directory that is not there was created")
 	}
 }

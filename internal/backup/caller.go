@@ -46,10 +46,14 @@ func s3Of(b spec.BackupS3) (Location, error) {
 		}
 		out.CA = ca
 	}
+	if b.InstanceRole {
+		out.InstanceRole = true
+		return Location{S3: out}, nil
+	}
 	if b.CredentialsFile == "" {
 		out.AccessKey, out.SecretKey, out.SessionToken = os.Getenv("AWS_ACCESS_KEY_ID"), os.Getenv("AWS_SECRET_ACCESS_KEY"), os.Getenv("AWS_SESSION_TOKEN")
 		if out.AccessKey == "" || out.SecretKey == "" {
-			return Location{}, errors.New("there are no credentials for the S3 store: set spec.backup.s3.credentialsFile, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
+			return Location{}, errors.New("there are no credentials for the S3 store: set spec.backup.s3.credentialsFile, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or spec.backup.s3.instanceRole if the control planes have a role in their cloud")
 		}
 		return Location{S3: out}, nil
 	}

@@ -49,6 +49,10 @@ func TestCredentialsOfS3(t *testing.T) {
 	if l, err := LocationOf(spec.Backup{S3: s3}); err != nil || l.S3.SecretKey != "SECRET" {
 		t.Errorf("from the environment: %v", err)
 	}
+	s3.InstanceRole = true
+	if l, err := LocationOf(spec.Backup{S3: s3}); err != nil || !l.S3.InstanceRole || l.S3.AccessKey != "" || l.S3.SecretKey != "" {
+		t.Errorf("of the role of the hosts, with credentials in the environment that are not theirs: %+v %v", l.S3, err)
+	}
 }
 
 func TestKeysOfSFTP(t *testing.T) {

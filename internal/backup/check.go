@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/encryption"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/snapshot"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // KubernetesDir is the directory whose files have the names of Kubernetes. Others have those of Host.
@@ -96,6 +96,21 @@ func onHost(pod *corev1.Pod, file string) string {
 	return out
 }
 
+// APIServer returns the flags of the backup's API server, and the encryption configuration that it uses; nil if it uses none.
+func APIServer(parts map[string][]byte) (flags map[string]string, keys []byte, _ error) {
+	name := PartOf(Manifests[0])
+	pod, err := staticpod.Parse(name, parts[name])
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range References(pod) {
+		if r.Flag == EncryptionFlag {
+			keys = parts[PartOf(r.Path)]
+		}
+	}
+	return staticpod.Arguments(pod), keys, nil
+}
+
 // Check says why the parts of a backup would not be enough to run the cluster again. It gets the content of all parts but the snapshot,
 // and what is in the snapshot.
 func Check(m Manifest, parts map[string][]byte, in snapshot.Contents) error {
@@ -119,7 +134,8 @@ func checkSpec(m Manifest, parts map[string][]byte) error {
 		return fmt.Errorf("%s: %w", SpecPart, err)
 	}
 	if c.Metadata.Name != m.Cluster.Name {
-		return fmt.Errorf("%s is of the cluster %q, and the backup of %q", SpecPart, c.Metadata.Name, m.Cluster.Name)
+		return fmt.Errorf("%s is of the cluster %q, and the backup of %q: the spec that is recorded in the cluster is another one's. `quorate apply` with the spec of %s records it again; then take another backup",
+			SpecPart, c.Metadata.Name, m.Cluster.Name, m.Cluster.Name)
 	}
 	return nil
 }

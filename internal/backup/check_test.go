@@ -14,8 +14,8 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/encryption"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/snapshot"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 const apiServer = `apiVersion: v1

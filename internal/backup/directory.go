@@ -7,29 +7,72 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"quorate.dev/quorate/internal/durable"
 )
 
 // directory is a store in a file system.
 type directory string
 
-func (d directory) Put(ctx context.Context, name string, content io.Reader) error {
+func (d directory) Put(ctx context.Context, name string, content io.Reader, check func(io.Reader) error) error {
 	// A file system that is not mounted must not look like an empty one: the operator creates the directory.
-	if _, err := os.Stat(string(d)); err != nil {
+	if err := mounted(string(d)); err != nil {
 		return err
 	}
-	f, err := durable.Create(filepath.Join(string(d), name), 0o600)
+	partial := filepath.Join(string(d), partialName(name))
+	if err := d.write(ctx, partial, content, check); err != nil {
+		return errors.Join(err, durable.Remove(partial))
+	}
+	return durable.Rename(partial, filepath.Join(string(d), name))
+}
+
+func (d directory) write(ctx context.Context, file string, content io.Reader, check func(io.Reader) error) error {
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
-	defer f.Abort()
+	defer f.Close()
 	if _, err := io.Copy(f, interrupted{ctx, content}); err != nil {
 		return err
 	}
-	return f.Commit()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	// What is read again should come from the disk, and the cache has better uses on a control plane.
+	unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) //nolint:errcheck // only advice
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	if err := check(interrupted{ctx, f}); err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+func (d directory) Sweep(_ context.Context, of Name) (removed []string, _ error) {
+	files, err := os.ReadDir(string(d))
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, f := range files {
+		if !isPartial(f.Name(), of) {
+			continue
+		}
+		if err := durable.Remove(filepath.Join(string(d), f.Name())); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, f.Name())
+	}
+	return removed, errors.Join(errs...)
 }
 
 func (d directory) List(context.Context) ([]Entry, error) {
+	if err := mounted(string(d)); err != nil {
+		return nil, err
+	}
 	files, err := os.ReadDir(string(d))
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package backup
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -41,23 +42,29 @@ func (s *SFTP) connect(ctx context.Context) (Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the private key for %s: %w", s.Address, err)
 	}
-	client, err := s.login(ctx, pin, key)
+	moved := &transfer{stall: stallTimeout}
+	client, err := s.login(ctx, pin, key, moved)
 	if err != nil {
 		return nil, err
 	}
-	files, err := sftp.NewClient(client)
+	moved.abort = func() { client.Close() }
+	var files *sftp.Client
+	err = moved.moving(ctx, func(context.Context) (err error) {
+		files, err = sftp.NewClient(client)
+		return err
+	})
 	if err != nil {
 		client.Close()
 		return nil, fmt.Errorf("starting SFTP: %w", err)
 	}
 	// The library's operations do not end with a context, but they end with the connection.
 	stop := context.AfterFunc(ctx, func() { client.Close() })
-	return &sftpStore{dir: s.Directory, ssh: client, Client: files, stop: stop}, nil
+	return &sftpStore{dir: s.Directory, ssh: client, Client: files, stop: stop, moved: moved}, nil
 }
 
 // login tries one type of host key after the other until the server shows the one that it must have: a fingerprint does not say its
 // type, and a server with several keys would show the one that the client likes best.
-func (s *SFTP) login(ctx context.Context, pin hostkey.Pin, key ssh.Signer) (*ssh.Client, error) {
+func (s *SFTP) login(ctx context.Context, pin hostkey.Pin, key ssh.Signer, moved *transfer) (*ssh.Client, error) {
 	var have []string
 	var last error
 	for _, algorithms := range [][]string{{ssh.KeyAlgoED25519}, {ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521}, {ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256}} {
@@ -74,7 +81,7 @@ func (s *SFTP) login(ctx context.Context, pin hostkey.Pin, key ssh.Signer) (*ssh
 				return wrong
 			}}
 		seen := len(have)
-		client, err := dial(ctx, s.Address, config)
+		client, err := dial(ctx, s.Address, config, moved)
 		if err == nil {
 			return client, nil
 		}
@@ -104,7 +111,7 @@ func prefixOf(keyType string) string {
 	return keyType
 }
 
-func dial(ctx context.Context, address string, config *ssh.ClientConfig) (*ssh.Client, error) {
+func dial(ctx context.Context, address string, config *ssh.ClientConfig, moved *transfer) (*ssh.Client, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, connectTimeout, fmt.Errorf("%s did not answer within %s", address, connectTimeout))
 	defer cancel()
 	nc, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
@@ -113,7 +120,7 @@ func dial(ctx context.Context, address string, config *ssh.ClientConfig) (*ssh.C
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
-	conn, channels, requests, err := ssh.NewClientConn(nc, address, config)
+	conn, channels, requests, err := ssh.NewClientConn(moved.counted(nc), address, config)
 	if err != nil {
 		nc.Close()
 		if ctx.Err() != nil {
@@ -128,21 +135,42 @@ type sftpStore struct {
 	dir string
 	ssh *ssh.Client
 	*sftp.Client
-	stop func() bool
+	stop  func() bool
+	moved *transfer
 }
 
-func (s *sftpStore) Put(_ context.Context, name string, content io.Reader) (err error) {
-	partial := path.Join(s.dir, "."+name+".partial")
-	f, err := s.Create(partial)
+// readAhead is how much is asked for at a time. The library splits it into requests that it sends without waiting for the answers to the
+// others, so that the delay of the network counts once.
+const readAhead = 1 << 20
+
+func (s *sftpStore) Put(ctx context.Context, name string, content io.Reader, check func(io.Reader) error) error {
+	partial := path.Join(s.dir, partialName(name))
+	err := s.moved.moving(ctx, func(ctx context.Context) error {
+		if err := s.upload(ctx, partial, content); err != nil {
+			return err
+		}
+		in, err := s.open(ctx, partial, 0)
+		if err != nil {
+			return err
+		}
+		defer in.Close()
+		if err := check(in); err != nil {
+			return err
+		}
+		return s.Client.Rename(partial, path.Join(s.dir, name))
+	})
+	if err != nil {
+		s.remove(context.WithoutCancel(ctx), partial) //nolint:errcheck // the first error counts, and the next backup removes it
+	}
+	return err
+}
+
+func (s *sftpStore) upload(ctx context.Context, file string, content io.Reader) error {
+	f, err := s.Create(file)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			s.Client.Remove(partial) //nolint:errcheck // the first error counts
-		}
-	}()
-	n, err := io.Copy(f, content)
+	n, err := f.ReadFromWithConcurrency(s.moved.reader(ctx, content), 0)
 	if err == nil {
 		// Not every server can.
 		var status *sftp.StatusError
@@ -156,18 +184,27 @@ func (s *sftpStore) Put(_ context.Context, name string, content io.Reader) (err 
 	if err != nil {
 		return err
 	}
-	info, err := s.Stat(partial)
+	info, err := s.Stat(file)
 	if err != nil {
 		return err
 	}
 	if info.Size() != n {
 		return fmt.Errorf("the server has %d of %d bytes", info.Size(), n)
 	}
-	return s.Client.Rename(partial, path.Join(s.dir, name))
+	return nil
+}
+
+// files are those in the directory.
+func (s *sftpStore) files(ctx context.Context) (out []fs.FileInfo, err error) {
+	err = s.moved.moving(ctx, func(ctx context.Context) error {
+		out, err = s.ReadDirContext(ctx, s.dir)
+		return err
+	})
+	return out, err
 }
 
 func (s *sftpStore) List(ctx context.Context) ([]Entry, error) {
-	files, err := s.ReadDirContext(ctx, s.dir)
+	files, err := s.files(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -181,8 +218,35 @@ func (s *sftpStore) List(ctx context.Context) ([]Entry, error) {
 	return out, nil
 }
 
-func (s *sftpStore) Open(ctx context.Context, name string, offset int64) (io.ReadCloser, error) {
-	f, err := s.Client.Open(path.Join(s.dir, name))
+func (s *sftpStore) Sweep(ctx context.Context, of Name) (removed []string, _ error) {
+	files, err := s.files(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, f := range files {
+		if !isPartial(f.Name(), of) {
+			continue
+		}
+		if err := s.remove(ctx, path.Join(s.dir, f.Name())); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		removed = append(removed, f.Name())
+	}
+	return removed, errors.Join(errs...)
+}
+
+func (s *sftpStore) Open(ctx context.Context, name string, offset int64) (in io.ReadCloser, err error) {
+	err = s.moved.moving(ctx, func(context.Context) error {
+		in, err = s.open(ctx, path.Join(s.dir, name), offset)
+		return err
+	})
+	return in, err
+}
+
+func (s *sftpStore) open(ctx context.Context, file string, offset int64) (io.ReadCloser, error) {
+	f, err := s.Client.Open(file)
 	if err != nil {
 		return nil, err
 	}
@@ -190,11 +254,16 @@ func (s *sftpStore) Open(ctx context.Context, name string, offset int64) (io.Rea
 		f.Close()
 		return nil, err
 	}
-	return readCloser{interrupted{ctx, f}, f}, nil
+	return readCloser{bufio.NewReaderSize(s.moved.reader(ctx, f), readAhead), f}, nil
 }
 
-func (s *sftpStore) Remove(_ context.Context, name string) error {
-	if err := s.Client.Remove(path.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (s *sftpStore) Remove(ctx context.Context, name string) error {
+	return s.remove(ctx, path.Join(s.dir, name))
+}
+
+func (s *sftpStore) remove(ctx context.Context, file string) error {
+	err := s.moved.moving(ctx, func(context.Context) error { return s.Client.Remove(file) })
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil

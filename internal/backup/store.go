@@ -13,8 +13,11 @@ import (
 
 // Store holds backups. A name appears in it only when the backup is complete.
 type Store interface {
-	// Put stores a backup.
-	Put(ctx context.Context, name string, content io.Reader) error
+	// Put stores a backup, and has check read it again from the store. If the store can, the name appears only after check has
+	// accepted it; otherwise, what it does not accept is removed.
+	Put(ctx context.Context, name string, content io.Reader, check func(io.Reader) error) error
+	// Sweep removes what is left of interrupted uploads of backups of the same cluster, and returns their names. Nobody may be storing one.
+	Sweep(ctx context.Context, of Name) ([]string, error)
 	// List returns the backups of all clusters, the newest first. It leaves other files alone.
 	List(ctx context.Context) ([]Entry, error)
 	// Open reads a backup, from an offset.
@@ -102,7 +105,7 @@ type Stored struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Keep stores what write writes, reads it again, and compares the two. It removes a backup that it cannot read again.
+// Keep stores what write writes, reads it again, and compares the two. A backup that cannot be read again does not stay.
 func Keep(ctx context.Context, s Store, name string, write func(io.Writer) error) (Stored, error) {
 	out := Stored{File: name}
 	sum, counted := sha256.New(), int64(0)
@@ -113,35 +116,32 @@ func Keep(ctx context.Context, s Store, name string, write func(io.Writer) error
 		to.CloseWithError(err)
 		written <- err
 	}()
-	err := s.Put(ctx, name, from)
-	from.CloseWithError(errors.New("the store takes no more"))
-	if werr := <-written; err == nil && werr != nil {
-		err = withdraw(ctx, s, name, werr) // the store took a part for the whole
+	end := func() error {
+		from.CloseWithError(errors.New("the store takes no more"))
+		return <-written
+	}
+	checked := false
+	err := s.Put(ctx, name, from, func(in io.Reader) error {
+		checked = true
+		if err := end(); err != nil {
+			return err // the store took a part for the whole
+		}
+		out.Bytes, out.SHA256 = counted, hex.EncodeToString(sum.Sum(nil))
+		if err := compare(in, out); err != nil {
+			return fmt.Errorf("reading it again: %w", err)
+		}
+		return nil
+	})
+	if !checked {
+		end() //nolint:errcheck // the store's error has it, or is the reason for it
 	}
 	if err != nil {
 		return out, fmt.Errorf("storing %s: %w", name, err)
 	}
-	out.Bytes, out.SHA256 = counted, hex.EncodeToString(sum.Sum(nil))
-	if err := compare(ctx, s, out); err != nil {
-		return out, withdraw(ctx, s, name, fmt.Errorf("reading %s again from the store: %w", name, err))
-	}
 	return out, nil
 }
 
-// withdraw removes a backup that is none.
-func withdraw(ctx context.Context, s Store, name string, why error) error {
-	if err := s.Remove(context.WithoutCancel(ctx), name); err != nil {
-		return fmt.Errorf("%w; it could not be removed either: %w", why, err)
-	}
-	return why
-}
-
-func compare(ctx context.Context, s Store, want Stored) error {
-	in, err := s.Open(ctx, want.File, 0)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
+func compare(in io.Reader, want Stored) error {
 	sum := sha256.New()
 	n, err := io.Copy(sum, in)
 	if err != nil {
@@ -176,6 +176,19 @@ func Prune(ctx context.Context, s Store, taken Name, r Retention) ([]string, err
 		removed = append(removed, e.File)
 	}
 	return removed, errors.Join(errs...)
+}
+
+// partialName is what a backup is called in file systems until it is complete.
+func partialName(name string) string { return "." + name + partialSuffix }
+
+const partialSuffix = ".partial"
+
+// isPartial says that a file is an incomplete backup of the same cluster as another one.
+func isPartial(file string, of Name) bool {
+	name, begins := strings.CutPrefix(file, ".")
+	name, ends := strings.CutSuffix(name, partialSuffix)
+	n, ok := ParseName(name)
+	return begins && ends && ok && n.Same(of)
 }
 
 // entry describes a file, unless it is no backup.

@@ -7,17 +7,20 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
 	"github.com/johannesboyne/gofakes3/backend/s3mem"
+	"github.com/minio/minio-go/v7"
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 
@@ -122,6 +125,9 @@ func TestStores(t *testing.T) {
 	}
 }
 
+// accept reads a backup, and takes it for a good one.
+func accept(in io.Reader) error { _, err := io.Copy(io.Discard, in); return err }
+
 func testStore(t *testing.T, at Location) {
 	ctx := context.Background()
 	s, err := at.Connect(ctx)
@@ -148,7 +154,7 @@ func testStore(t *testing.T, at Location) {
 		}
 	}
 	other := Name{"prod", "ffffffff", n.Etcd, n.Time, "cp-a"} // another cluster of the same name
-	if err := s.Put(ctx, other.String(), strings.NewReader("other")); err != nil {
+	if err := s.Put(ctx, other.String(), strings.NewReader("other"), accept); err != nil {
 		t.Fatal(err)
 	}
 	in, err := s.Open(ctx, files[0], 1000)
@@ -172,8 +178,14 @@ func testStore(t *testing.T, at Location) {
 	}
 	broken := n
 	broken.Time = n.Time.Add(time.Hour)
-	if err := s.Put(ctx, broken.String(), io.MultiReader(bytes.NewReader(content), failingReader{})); err == nil {
+	if err := s.Put(ctx, broken.String(), io.MultiReader(bytes.NewReader(content), failingReader{}), accept); err == nil {
 		t.Error("half of a backup was stored")
+	}
+	if err := s.Put(ctx, broken.String(), strings.NewReader("other"), func(io.Reader) error { return errors.New("unlike") }); err == nil || !strings.Contains(err.Error(), "unlike") {
+		t.Errorf("a backup that is not accepted: %v", err)
+	}
+	if left, err := s.Sweep(ctx, n); err != nil || len(left) > 0 {
+		t.Errorf("left of uploads that ended in order: %v %v", left, err)
 	}
 	removed, err := Prune(ctx, s, n, Retention{Last: 2})
 	if err != nil || len(removed) != 2 {
@@ -191,6 +203,108 @@ func testStore(t *testing.T, at Location) {
 type failingReader struct{}
 
 func (failingReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
+
+// A process that is killed leaves a part. The next backup of the same cluster removes it, and nothing ever takes it for a backup.
+func TestWhatKilledProcessesLeave(t *testing.T) {
+	ctx := context.Background()
+	n := nameOf(t, manifest())
+	stranger := n
+	stranger.UID = "ffffffff"
+	server, _ := sftpServer(t)
+	dir, bucket := t.TempDir(), s3Server(t)
+	for _, place := range []string{dir, server.Directory} {
+		for _, name := range []string{partialName(n.String()), partialName(stranger.String()), ".other.partial", "." + n.String()} {
+			if err := os.WriteFile(filepath.Join(place, name), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	s3, err := bucket.connect()
+	if err != nil {
+		t.Fatal(err)
+	}
+	core := minio.Core{Client: s3.(*s3Store).client}
+	for _, name := range []string{n.String(), stranger.String(), "deeper/" + n.String()} {
+		id, err := core.NewMultipartUpload(ctx, "backups", "clusters/prod/"+name, minio.PutObjectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := core.PutObjectPart(ctx, "backups", "clusters/prod/"+name, id, 1, strings.NewReader("half"), 4, minio.PutObjectPartOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, at := range map[string]Location{"directory": {Directory: dir}, "sftp": {SFTP: &server}, "s3": {S3: &bucket}} {
+		s, err := at.Connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if all, err := s.List(ctx); err != nil || len(all) > 0 {
+			t.Errorf("%s: a part is listed: %v %v", name, all, err)
+		}
+		if removed, err := s.Sweep(ctx, n); err != nil || len(removed) != 1 || !strings.Contains(removed[0], n.String()) {
+			t.Errorf("%s: removed %q %v", name, removed, err)
+		}
+		if removed, err := s.Sweep(ctx, n); err != nil || len(removed) != 0 {
+			t.Errorf("%s: removed again %q %v", name, removed, err)
+		}
+		if removed, err := s.Sweep(ctx, stranger); err != nil || len(removed) != 1 {
+			t.Errorf("%s: of another cluster: %q %v", name, removed, err)
+		}
+		s.Close()
+	}
+}
+
+// A server that does not answer any more ends a transfer, and a slow one does not.
+func TestTransfersThatStall(t *testing.T) {
+	ctx := context.Background()
+	moved := &transfer{stall: 300 * time.Millisecond}
+	begin := time.Now()
+	err := moved.moving(ctx, func(ctx context.Context) error {
+		for range 8 {
+			time.Sleep(100 * time.Millisecond)
+			moved.bytes.Add(1)
+		}
+		return ctx.Err()
+	})
+	if err != nil || time.Since(begin) < 2*moved.stall {
+		t.Errorf("a slow transfer: %v", err)
+	}
+	aborted := make(chan struct{})
+	moved.abort = sync.OnceFunc(func() { close(aborted) })
+	err = moved.moving(ctx, func(context.Context) error { <-aborted; return io.ErrClosedPipe })
+	if err == nil || !strings.Contains(err.Error(), "transferred nothing") {
+		t.Errorf("a hung operation: %v", err)
+	}
+	from, to := io.Pipe()
+	moved.abort = func() { to.CloseWithError(io.ErrClosedPipe) }
+	if _, err := io.ReadAll(moved.reader(ctx, from)); err == nil || !strings.Contains(err.Error(), "transferred nothing") {
+		t.Errorf("a hung read: %v", err)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	cancel(errors.New("the user"))
+	if _, err := io.ReadAll(moved.reader(ctx, strings.NewReader("x"))); err == nil || err.Error() != "the user" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestDirectoriesThatAreNotMounted(t *testing.T) {
+	const fstab = "# comment\nUUID=1 / ext4 defaults 0 1\nnas:/x /srv/back\\040ups nfs defaults 0 0\nswap none swap sw 0 0\n/dev/sdb1 /srv ext4 defaults 0 2\n"
+	const root, srv = "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n", "23 22 8:17 / /srv rw shared:1 - ext4 /dev/sdb1 rw\n"
+	const nfs, auto = "24 23 0:40 / /srv/back\\040ups rw - nfs4 nas:/x rw\n", "24 23 0:41 / /srv/back\\040ups rw - autofs systemd-1 rw\n"
+	for _, c := range []struct{ dir, mounts, want string }{
+		{"/srv/back ups/prod", root + srv + nfs, ""},
+		{"/srv/back ups", root + srv + nfs, ""},
+		{"/srv/back ups/prod", root + srv, "/srv/back ups"},
+		{"/srv/back ups/prod", root + srv + auto, "/srv/back ups"},
+		{"/srv/other", root + srv, ""},
+		{"/srv/other", root, "/srv"},
+		{"/backups", root, ""},
+	} {
+		if got := notMounted(c.dir, fstab, c.mounts); got != c.want {
+			t.Errorf("%s: %q, want %q", c.dir, got, c.want)
+		}
+	}
+}
 
 func TestSFTPHostKeys(t *testing.T) {
 	ctx := context.Background()

@@ -22,10 +22,19 @@ type Verified struct {
 // partsLimit is for everything in a backup but the snapshot, which is held in memory.
 const partsLimit = 64 << 20
 
+// Running is a backup whose snapshot runs as an etcd.
+type Running struct {
+	Manifest Manifest
+	// Parts are all parts but the snapshot.
+	Parts map[string][]byte
+	Etcd  *snapshot.Scratch
+}
+
 // Verify reads all of a backup, checks that its parts belong together and are enough (see Check), restores its snapshot into a scratch
 // etcd below dir, and compares what that etcd has with what the member answered when the backup was taken. The directory holds keys in
-// plain text only as far as etcd does, and no key of the PKI.
-func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
+// plain text only as far as etcd does, and no key of the PKI. If all of it is as it should be, Verify calls then, unless it is nil, while
+// the etcd runs.
+func Verify(ctx context.Context, r *Reader, dir string, then func(context.Context, Running) error) (Verified, error) {
 	out := Verified{Manifest: r.Manifest()}
 	if _, ok := out.Manifest.Part(SnapshotPart); !ok {
 		return out, errors.New("the backup has no snapshot of etcd")
@@ -47,12 +56,17 @@ func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
 	}
 	want := out.Manifest.Etcd
 	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
-		return out, err
+		return out, unreliable(err)
 	}
 	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Snapshot.Keys)); err != nil {
+		return out, unreliable(err)
+	}
+	scratch, err := snapshot.Start(ctx, dir, file)
+	if err != nil {
 		return out, err
 	}
-	if out.Restored, err = snapshot.Try(ctx, dir, file, want.Revision); err != nil {
+	defer scratch.Close()
+	if out.Restored, err = scratch.At(ctx, want.Revision); err != nil {
 		return out, err
 	}
 	out.KVHashCompared = want.KVHash != 0 && want.CompactRevision == out.Restored.CompactRevision
@@ -60,7 +74,13 @@ func Verify(ctx context.Context, r *Reader, dir string) (Verified, error) {
 	if out.KVHashCompared {
 		errs = append(errs, differs("the restored etcd", "hash of the keys", want.KVHash, out.Restored.KVHash))
 	}
-	return out, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return out, unreliable(err)
+	}
+	if then == nil {
+		return out, nil
+	}
+	return out, then(ctx, Running{out.Manifest, parts, scratch})
 }
 
 // unpack writes the snapshot to a file, and reads the other parts into memory.
@@ -87,6 +107,11 @@ func (r *Reader) unpack(file string) (map[string][]byte, error) {
 			return nil, fmt.Errorf("reading %s: %w", part.Name, err)
 		}
 	}
+}
+
+// unreliable says what to do about a backup that is not what it was taken from.
+func unreliable(err error) error {
+	return fmt.Errorf("%w. Do not rely on this backup: verify an older one (`quorate backup list`), take a new one with `quorate backup`, and look at `quorate status`: a member of etcd may be damaged", err)
 }
 
 func differs[T comparable](who, what string, want, have T) error {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/backup"
+	"quorate.dev/quorate/internal/backup/deep"
 	"quorate.dev/quorate/internal/durable"
 	hostbackup "quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/run"
@@ -152,8 +154,15 @@ func printBackups(w io.Writer, out *run.StoredBackups, now time.Time) error {
 	return nil
 }
 
+// verified is the result of `backup verify`.
+type verified struct {
+	backup.Verified
+	Deep *deep.Report `json:"deep,omitempty"`
+}
+
 func (a *app) backupVerify() *cobra.Command {
 	var identity string
+	var deeply bool
 	cmd := &cobra.Command{
 		Use:   "verify [NAME|FILE]",
 		Short: "Restore a backup into a scratch etcd and compare it with what it was taken from",
@@ -162,9 +171,14 @@ every part with the manifest, checks that the spec, the keys of the authorities,
 what is encrypted in etcd are there, restores the snapshot into an etcd that runs inside this process, and compares the revision, the
 number of keys, and the hash with what the member answered when the backup was taken.
 
+With --deep, it also starts an API server of the bundle on that etcd, with the keys of the backup, and has it read every object
+of every kind. It reports what cannot be decrypted or decoded, and what is in etcd that no kind accounts for. The API server listens
+on this machine only, and connects to nothing.
+
 The identity stays on this machine. The snapshot is decrypted into a temporary directory (TMPDIR), which needs about twice the
 size of etcd, and is removed afterwards.`,
 		Example: `  quorate backup verify --identity backup-identity.txt
+  quorate backup verify --deep --identity backup-identity.txt
   quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -175,7 +189,7 @@ size of etcd, and is removed afterwards.`,
 			if err != nil {
 				return usageError{err}
 			}
-			var out backup.Verified
+			var out verified
 			name := append(args, "")[0]
 			verify := func(in io.Reader) error {
 				r, err := backup.Open(in, identities...)
@@ -183,12 +197,24 @@ size of etcd, and is removed afterwards.`,
 					return err
 				}
 				defer r.Close()
-				dir, err := os.MkdirTemp("", "quorate-verify-")
+				dir, remove, err := backup.Scratch()
 				if err != nil {
 					return err
 				}
-				defer os.RemoveAll(dir)
-				out, err = backup.Verify(cmd.Context(), r, dir)
+				defer remove()
+				var then func(context.Context, backup.Running) error
+				if deeply {
+					b, err := deep.BundleFor(r.Manifest().Cluster.Kubernetes)
+					if err != nil {
+						return err
+					}
+					then = func(ctx context.Context, running backup.Running) error {
+						report, err := deep.Look(ctx, b, running, dir)
+						out.Deep = &report
+						return err
+					}
+				}
+				out.Verified, err = backup.Verify(cmd.Context(), r, dir, then)
 				return err
 			}
 			if f, ferr := os.Open(name); name != "" && ferr == nil {
@@ -208,16 +234,26 @@ size of etcd, and is removed afterwards.`,
 			if err != nil {
 				return explain(cmd.Context(), fmt.Errorf("verifying the backup %s: %w", cmp.Or(name, "that is the newest"), err))
 			}
-			return a.print(out, func(w io.Writer) error { return printVerified(w, name, out) })
+			if err := a.print(out, func(w io.Writer) error { return printVerified(w, name, out) }); err != nil || out.Deep == nil {
+				return err
+			}
+			if err := out.Deep.Err(); err != nil {
+				return fmt.Errorf("verifying the backup %s: %w", name, err)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringVar(&identity, "identity", "", "a file with an identity of age, or a private key of SSH")
+	cmd.Flags().BoolVar(&deeply, "deep", false, "also start an API server on the restored etcd and read every object (needs the bundle of the backup's Kubernetes version)")
 	return cmd
 }
 
-func printVerified(w io.Writer, name string, v backup.Verified) error {
-	m := v.Manifest
-	fmt.Fprintf(w, "%s is good: %d parts match the manifest, and belong together.\n", name, len(m.Parts))
+func printVerified(w io.Writer, name string, v verified) error {
+	m, is := v.Manifest, "is good"
+	if v.Deep != nil && v.Deep.Err() != nil {
+		is = "is not good"
+	}
+	fmt.Fprintf(w, "%s %s: %d parts match the manifest, and belong together.\n", name, is, len(m.Parts))
 	fmt.Fprintf(w, "Cluster %s (%s), Kubernetes %s, taken %s by %s.\n", m.Cluster.Name, m.Cluster.UID, m.Cluster.Kubernetes, m.Created.UTC().Format(time.RFC3339), m.Host)
 	hash := fmt.Sprintf("hash %08x", v.Restored.KVHash)
 	if !v.KVHashCompared {
@@ -230,6 +266,52 @@ func printVerified(w io.Writer, name string, v backup.Verified) error {
 	fmt.Fprintf(w, "etcd %s, restored in %s: revision %d, %d keys, %s. All of them are what the %s had.\n", m.Etcd.Version, ui.Duration(v.Restored.Took), v.Restored.Revision, v.Restored.Keys, hash, had)
 	if len(m.Missing) > 0 {
 		fmt.Fprintf(w, "Note: it does not contain %s.\n", strings.Join(m.Missing, ", "))
+	}
+	if v.Deep == nil {
+		return nil
+	}
+	return printDeep(w, *v.Deep)
+}
+
+func printDeep(w io.Writer, r deep.Report) error {
+	fmt.Fprintf(w, "The API server of Kubernetes %s read %s of %s in %s.\n\n", r.APIServer, ui.Plural(r.Objects, "object"), ui.Plural(len(r.Kinds), "kind"), ui.Duration(r.Took))
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "KIND\tVERSION\tOBJECTS\tUNREADABLE")
+	none := 0
+	for _, k := range r.Kinds {
+		unreadable := strconv.Itoa(len(k.Unreadable))
+		switch {
+		case k.More:
+			unreadable += " or more"
+		case k.Error != "":
+			unreadable = "all"
+		case k.Objects == 0 && len(k.Unreadable) == 0:
+			none++
+			continue
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%s\n", k.Name(), k.Version, k.Objects, unreadable)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nThere are no objects of %s. %s in etcd hold no objects.\n", ui.Plural(none, "other kind"), ui.Plural(r.Internal, "key"))
+	for _, k := range r.Kinds {
+		if k.Error != "" {
+			fmt.Fprintf(w, "Unreadable: %s: %s\n", k.Name(), k.Error)
+		}
+		for _, u := range k.Unreadable {
+			fmt.Fprintf(w, "Unreadable: %s: %s\n", u.Key, u.Error)
+		}
+	}
+	for _, n := range r.NotServed {
+		keys := ""
+		if n.Keys > 0 {
+			keys = " (" + ui.Plural(n.Keys, "key") + " in etcd)"
+		}
+		fmt.Fprintf(w, "Note: not read: %s%s: %s.\n", n.What, keys, n.Why)
+	}
+	for _, u := range r.Unclaimed {
+		fmt.Fprintf(w, "Note: no kind that the API server knows accounts for %s below %s, such as %s.\n", ui.Plural(u.Keys, "key"), u.Below, u.Example)
 	}
 	return nil
 }

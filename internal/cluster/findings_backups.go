@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
@@ -35,7 +33,7 @@ func (f *findings) backups() {
 		return
 	}
 	r := seen.Report
-	host, failed := lastFailed(r)
+	host, failed := f.lastFailed(r)
 	text, fix := "", "`quorate backup` takes one now, and says what is wrong. On a control plane, `journalctl -u quorate-backup` shows what was tried."
 	if host != "" {
 		text = fmt.Sprintf("; the last attempt, %s ago by %s, failed: %s", span(r.Now.Sub(failed.Time)), host, failed.Error)
@@ -70,11 +68,13 @@ func (f *findings) backups() {
 	f.add(RuleBackupAge, severity, fmt.Sprintf("the last good backup is %s old, and the control planes should take one every %s%s", span(age), f.Spec.Spec.Backup.Every, text), fix)
 }
 
-// lastFailed is the failed attempt since the last good backup that was made last, and its host; empty if there is none.
-func lastFailed(r *facts.BackupReport) (host string, out facts.FailedBackup) {
-	for _, name := range slices.Sorted(maps.Keys(r.Failed)) {
-		x := r.Failed[name]
-		if (r.Last == nil || x.Time.After(r.Last.Time)) && (host == "" || x.Time.After(out.Time)) {
+// lastFailed is the failed attempt since the last good backup that was made last, and its host; empty if there is none. Hosts that are control
+// planes no longer do not count: they never take a good one.
+func (f *findings) lastFailed(r *facts.BackupReport) (host string, out facts.FailedBackup) {
+	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
+		name := h.Name
+		x, has := r.Failed[name]
+		if has && (r.Last == nil || x.Time.After(r.Last.Time)) && (host == "" || x.Time.After(out.Time)) {
 			host, out = name, x
 		}
 	}
@@ -97,7 +97,7 @@ func (f *findings) failedBackups(due bool) {
 		}
 	}
 	if all && len(failing) > 0 {
-		host, failed := lastFailed(r)
+		host, failed := f.lastFailed(r)
 		f.add(RuleBackupFailed, Warning, fmt.Sprintf("a backup is due, and no control plane can take it; the last attempt, %s ago by %s, failed: %s", span(r.Now.Sub(failed.Time)), host, failed.Error),
 			"`quorate backup` takes one now, and says what is wrong. On "+host+", `journalctl -u quorate-backup` shows what was tried.", failing...)
 		return

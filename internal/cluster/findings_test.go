@@ -561,7 +561,7 @@ var findingCases = []struct {
 	{"old-backup-because", func(f fixture) {
 		r := f.Backups()
 		r.Last.Time = r.Now.Add(-60 * time.Hour)
-		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-5 * time.Minute), Error: "connection refused"}}
+		r.Failed = map[string]facts.FailedBackup{"cp-a": {Time: r.Now.Add(-5 * time.Minute), Error: "connection refused"}, "cp-z": {Time: r.Now, Error: "of a host that has left"}}
 	}, margins(1, 1, 1, 1), []string{"warning: the last good backup is 2 days old, and the control planes should take one every 6h; the last attempt, 5 minutes ago by cp-a, failed: connection refused"}},
 	{"lost-backups", func(f fixture) { r := f.Backups(); r.Last.Time = r.Now.Add(-61 * time.Hour) }, margins(1, 1, 1, 1), []string{"critical: the last good backup is 2 days old"}},
 	{"another-took-it", func(f fixture) {

@@ -102,3 +102,39 @@ func Covers(file []byte, encrypted map[string]string) error {
 	}
 	return nil
 }
+
+// IsKMS says that a mark is of a value whose key a KMS provider has.
+func IsKMS(mark string) bool { return strings.HasPrefix(mark, marked+"kms:") }
+
+// WithoutKMS is an encryption configuration without its KMS providers, for an API server that cannot reach them. One that has none stays as
+// it is.
+func WithoutKMS(file []byte) ([]byte, error) {
+	if file == nil {
+		return nil, nil
+	}
+	if _, kms, err := Reads(file); err != nil || len(kms) == 0 {
+		return file, err
+	}
+	var c map[string]any
+	if err := yaml.Unmarshal(file, &c); err != nil {
+		return nil, errors.New("it is no encryption configuration of an API server")
+	}
+	resources, _ := c["resources"].([]any)
+	for _, r := range resources {
+		r, ok := r.(map[string]any)
+		if !ok {
+			continue
+		}
+		providers, _ := r["providers"].([]any)
+		providers = slices.DeleteFunc(providers, func(p any) bool {
+			provider, _ := p.(map[string]any)
+			_, has := provider["kms"]
+			return has
+		})
+		if len(providers) == 0 {
+			providers = []any{map[string]any{"identity": map[string]any{}}}
+		}
+		r["providers"] = providers
+	}
+	return yaml.Marshal(c)
+}

@@ -79,3 +79,28 @@ func TestEverythingThatIsEncryptedNeedsItsKey(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutKMS(t *testing.T) {
+	const local = "kind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  providers:\n  - secretbox: {keys: [{name: a, secret: eA==}]}\n"
+	if got, err := WithoutKMS([]byte(local)); err != nil || string(got) != local {
+		t.Errorf("%q %v", got, err)
+	}
+	if got, err := WithoutKMS(nil); err != nil || got != nil {
+		t.Errorf("%q %v", got, err)
+	}
+	const both = local + "- resources: [configmaps]\n  providers:\n  - kms: {apiVersion: v2, name: vault, endpoint: unix:///x}\n"
+	got, err := WithoutKMS([]byte(both))
+	if err != nil {
+		t.Fatal(err)
+	}
+	marks, kms, err := Reads(got)
+	if err != nil || len(kms) > 0 || !slices.Equal(marks, []string{"k8s:enc:secretbox:v1:a:"}) || !strings.Contains(string(got), "identity") {
+		t.Errorf("%v %v %v %s", marks, kms, err, got)
+	}
+	if _, err := WithoutKMS([]byte("SECRET")); err == nil || strings.Contains(err.Error(), "SECRET") {
+		t.Errorf("%v", err)
+	}
+	if !IsKMS("k8s:enc:kms:v2:vault:") || IsKMS("k8s:enc:secretbox:v1:a:") || IsKMS("") {
+		t.Error("marks are mistaken")
+	}
+}

@@ -13,7 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"quorate.dev/quorate/internal/hostside/kubeadm"
-	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // apiServerManifest names the etcd that a control plane's API server uses, in every topology.

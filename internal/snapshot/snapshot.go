@@ -87,28 +87,42 @@ const (
 	// startTimeout is how long an etcd may take to start on the data of a large cluster.
 	startTimeout = 5 * time.Minute
 	scratchName  = "scratch"
+	// socketLimit is the longest path that a socket can have.
+	socketLimit = 107
+	// pageKeys is how many keys are read at a time, with their values.
+	pageKeys = 500
 )
 
-// Try restores a snapshot into a new etcd below dir, starts it, asks it what it has at a revision, and stops it. It listens
-// on sockets below dir only, so nobody else on the machine can reach it, and it leaves its data in dir.
-func Try(ctx context.Context, dir, file string, revision int64) (Restored, error) {
+// Scratch is an etcd that runs inside this process on the data of a snapshot. It listens on sockets in its directory only, so nobody else on
+// the machine can reach it. It never compacts its data.
+type Scratch struct {
+	server   *embed.Etcd
+	endpoint string
+	begin    time.Time
+}
+
+// Start restores a snapshot into a new etcd below dir and starts it. Close stops it, and leaves its data in dir.
+func Start(ctx context.Context, dir, file string) (*Scratch, error) {
 	begin := time.Now()
 	socket := url.URL{Scheme: "unix", Path: filepath.Join(dir, "peer")}
+	client := url.URL{Scheme: "unix", Path: filepath.Join(dir, "client")}
+	if len(client.Path) > socketLimit {
+		return nil, fmt.Errorf("the path of the temporary directory %s is too long for sockets: set TMPDIR to a shorter one", dir)
+	}
 	data := filepath.Join(dir, "data")
 	info, err := os.Stat(file)
 	if err != nil {
-		return Restored{}, err
+		return nil, err
 	}
 	if err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: file, Name: scratchName, OutputDataDir: data, PeerURLs: []string{socket.String()},
 		InitialCluster: scratchName + "=" + socket.String(), InitialClusterToken: scratchName,
 	}); err != nil {
-		return Restored{}, fmt.Errorf("restoring the snapshot: %w", err)
+		return nil, fmt.Errorf("restoring the snapshot: %w", err)
 	}
 	config := embed.NewConfig()
 	config.Name, config.Dir, config.InitialClusterToken = scratchName, data, scratchName
 	config.ListenPeerUrls, config.AdvertisePeerUrls = []url.URL{socket}, []url.URL{socket}
-	client := url.URL{Scheme: "unix", Path: filepath.Join(dir, "client")}
 	config.ListenClientUrls, config.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	config.InitialCluster = scratchName + "=" + socket.String()
 	config.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
@@ -116,19 +130,38 @@ func Try(ctx context.Context, dir, file string, revision int64) (Restored, error
 	config.QuotaBackendBytes = max(config.QuotaBackendBytes, 2*info.Size(), 8<<30)
 	server, err := embed.StartEtcd(config)
 	if err != nil {
-		return Restored{}, fmt.Errorf("starting an etcd on the restored data: %w", err)
+		return nil, fmt.Errorf("starting an etcd on the restored data: %w", err)
 	}
-	defer server.Close()
+	s := &Scratch{server, client.String(), begin}
+	if err := s.ready(ctx); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Scratch) ready(ctx context.Context) error {
 	select {
-	case <-server.Server.ReadyNotify():
-	case err := <-server.Err():
-		return Restored{}, fmt.Errorf("the etcd on the restored data stopped: %w", err)
+	case <-s.server.Server.ReadyNotify():
+		return nil
+	case err := <-s.server.Err():
+		return fmt.Errorf("the etcd on the restored data stopped: %w", err)
 	case <-time.After(startTimeout):
-		return Restored{}, fmt.Errorf("the etcd on the restored data was not ready within %s", startTimeout)
+		return fmt.Errorf("the etcd on the restored data was not ready within %s", startTimeout)
 	case <-ctx.Done():
-		return Restored{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	kv := server.Server.KV()
+}
+
+// Endpoint is where clients of this user reach it.
+func (s *Scratch) Endpoint() string { return s.endpoint }
+
+// Close stops it.
+func (s *Scratch) Close() { s.server.Close() }
+
+// At says what it has at a revision.
+func (s *Scratch) At(ctx context.Context, revision int64) (Restored, error) {
+	kv := s.server.Server.KV()
 	out := Restored{Revision: kv.Rev()}
 	keys, err := kv.Range(ctx, []byte{0}, []byte{}, mvcc.RangeOptions{CountOnly: true, Rev: revision})
 	if err != nil {
@@ -140,6 +173,27 @@ func Try(ctx context.Context, dir, file string, revision int64) (Restored, error
 		return out, fmt.Errorf("hashing the keys of the restored etcd at revision %d: %w", revision, err)
 	}
 	out.KVHash, out.CompactRevision = hash.Hash, hash.CompactRevision
-	out.Took = time.Since(begin)
+	out.Took = time.Since(s.begin)
 	return out, nil
+}
+
+// Keys calls each for every key at a revision, in their order, with its value.
+func (s *Scratch) Keys(ctx context.Context, revision int64, each func(key string, value []byte)) error {
+	kv := s.server.Server.KV()
+	for from := []byte{0}; ; {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		page, err := kv.Range(ctx, from, []byte{}, mvcc.RangeOptions{Limit: pageKeys, Rev: revision})
+		if err != nil {
+			return fmt.Errorf("reading the keys of the restored etcd at revision %d: %w", revision, err)
+		}
+		for _, k := range page.KVs {
+			each(string(k.Key), k.Value)
+		}
+		if len(page.KVs) < pageKeys {
+			return nil
+		}
+		from = append([]byte(page.KVs[len(page.KVs)-1].Key), 0)
+	}
 }

@@ -65,6 +65,9 @@ type BackupS3 struct {
 	// it, the environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are used. If the control planes take
 	// backups by themselves, each of them stores the credentials in a file that only root can read.
 	CredentialsFile string `yaml:"credentialsFile,omitempty" json:"credentialsFile,omitempty" edit:"rolling,local"`
+	// InstanceRole has the control planes use the role that their machines have in their cloud: they ask its metadata service for
+	// credentials, and none are sent or stored.
+	InstanceRole bool `yaml:"instanceRole,omitempty" json:"instanceRole,omitempty" edit:"rolling"`
 	// CAFile holds the CA certificates of the store, if the control planes' own do not include them, relative to the spec.
 	CAFile string `yaml:"caFile,omitempty" json:"caFile,omitempty" edit:"rolling,local"`
 }
@@ -271,6 +274,9 @@ func (k *checker) backupS3(s BackupS3) {
 		k.refuse(at+".endpoint", "use https; caFile names a CA of your own", "over `%s`, anyone on the way could replace or remove backups", u.Scheme)
 	case strings.Trim(u.Path, "/") != "" || u.RawQuery != "":
 		k.refuse(at+".endpoint", "use bucket and prefix", "`%s` has more than a host and a port", s.Endpoint)
+	}
+	if s.InstanceRole && s.CredentialsFile != "" {
+		k.refuse(at+".instanceRole", "keep one of instanceRole and credentialsFile", "credentials come either from the role of the machines or from a file")
 	}
 	if s.Bucket == "" || strings.Contains(s.Bucket, "/") {
 		k.refuse(at+".bucket", "name a bucket that exists", "`%s` is not the name of a bucket", s.Bucket)

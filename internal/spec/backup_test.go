@@ -31,6 +31,8 @@ func TestBackup(t *testing.T) {
 		"only a schedule":   {[]string{"every: never", "directory: /mnt"}, "spec.backup.recipients: backups have no recipients"},
 		"sftp":              {lines: []string{"recipients: [" + ageKey + "]", "sftp: {address: backup.example.com, user: u, directory: /b, keyFile: key, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA'}"}},
 		"s3":                {lines: []string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b}", "keep: {last: 3}"}},
+		"instance role":     {lines: []string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b, instanceRole: true}"}},
+		"a role and a file": {[]string{"recipients: [" + ageKey + "]", "s3: {endpoint: 'https://s3.example.com', bucket: b, instanceRole: true, credentialsFile: f}"}, "spec.backup.s3.instanceRole"},
 		"no recipients":     {[]string{"directory: /mnt"}, "spec.backup.recipients: backups have no recipients"},
 		"not a recipient":   {[]string{"recipients: [age1abc]", "directory: /mnt"}, "spec.backup.recipients[0]: `age1abc` is not a public key of age"},
 		"not a key of SSH":  {[]string{"recipients: [ssh-ed25519 x]", "directory: /mnt"}, "spec.backup.recipients[0]: `ssh-ed25519 x` is not a public key of SSH"},

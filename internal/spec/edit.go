@@ -189,6 +189,7 @@ var editing = map[string]string{
 	"BackupS3.prefix":          backups + moved,
 	"BackupS3.region":          backups,
 	"BackupS3.credentialsFile": "The credentials are compared by content. New ones are copied to the control planes",
+	"BackupS3.instanceRole":    backups,
 	"BackupS3.caFile":          "The certificates are compared by content. New ones are copied to the control planes",
 	"BackupRetention.last":     backups,
 	"BackupRetention.daily":    backups,

@@ -20,6 +20,7 @@ import (
 	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
+	"quorate.dev/quorate/internal/backup/deep"
 	"quorate.dev/quorate/internal/host/sshtest"
 	hostbackup "quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/run"
@@ -55,6 +56,9 @@ func backups(t *testing.T, c *cluster) {
 			if r := c.must(t, ctx, "backup", "verify", "-f", file, "--identity", identity); !strings.Contains(r.stdout, taken.File+" is good") {
 				t.Errorf("%s", r)
 			}
+			if store.name == "directory" {
+				c.verifyDeeply(t, ctx, file, identity)
+			}
 			if r := c.exits(t, ctx, 1, "backup", "verify", "-f", file, "--identity", other); !strings.Contains(r.stderr, "not encrypted to this identity") {
 				t.Errorf("%s", r)
 			}
@@ -69,6 +73,39 @@ func backups(t *testing.T, c *cluster) {
 				t.Errorf("something is left on %s: %s", taken.Manifest.Host, left)
 			}
 		})
+	}
+}
+
+// verifyDeeply has an API server read every object of the newest backup, and compares a few of the numbers with the cluster's.
+func (c *cluster) verifyDeeply(t *testing.T, ctx context.Context, file, identity string) {
+	t.Helper()
+	var out struct{ Deep *deep.Report }
+	r := c.must(t, ctx, "backup", "verify", "--deep", "-f", file, "--identity", identity, "-o", "json")
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || out.Deep == nil {
+		t.Fatalf("%v %s", err, r)
+	}
+	found := map[string]int{}
+	for _, k := range out.Deep.Kinds {
+		found[k.Name()] = k.Objects
+	}
+	s, _, err := c.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found["nodes"] != len(s.Nodes) || found["secrets"] == 0 || found["deployments.apps"] == 0 || found["apiservices.apiregistration.k8s.io"] < 20 {
+		t.Errorf("an API server found %v", found)
+	}
+	t.Logf("an API server read %d objects of %d kinds in %s; %d keys are no objects", out.Deep.Objects, len(out.Deep.Kinds), out.Deep.Took, out.Deep.Internal)
+	for _, u := range out.Deep.Unclaimed {
+		if u.Below != "/quorate.dev" {
+			t.Errorf("no kind accounts for %+v", u)
+		}
+	}
+	for _, n := range out.Deep.NotServed {
+		t.Errorf("not read: %+v", n)
+	}
+	if left, err := filepath.Glob(filepath.Join(os.TempDir(), "quorate-verify-*")); err != nil || len(left) > 0 {
+		t.Errorf("left on this machine: %v %v", left, err)
 	}
 }
 

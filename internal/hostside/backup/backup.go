@@ -66,7 +66,7 @@ type Result struct {
 	NotLocked string `json:"notLocked,omitempty"`
 	// NotRecorded is why etcd does not know of this backup. Control planes that take backups by themselves then take another one.
 	NotRecorded string `json:"notRecorded,omitempty"`
-	// Removed are the backups that are no longer kept, and NotRemoved is why some of them are still there.
+	// Removed are the backups that are no longer kept, and what interrupted ones left. NotRemoved is why some of them are still there.
 	Removed    []string      `json:"removed,omitempty"`
 	NotRemoved string        `json:"notRemoved,omitempty"`
 	Took       time.Duration `json:"tookNanoseconds"`
@@ -267,6 +267,12 @@ func (p controlPlane) takeLocked(ctx context.Context, client *clientv3.Client, h
 	if err != nil {
 		return out, err
 	}
+	if held != nil { // otherwise, another control plane may be storing one
+		var serr error
+		if out.Removed, serr = store.Sweep(ctx, name); serr != nil {
+			out.NotRemoved = "what is left of an interrupted backup: " + serr.Error()
+		}
+	}
 	if out.Stored, err = backup.Keep(ctx, store, name.String(), func(w io.Writer) error { return backup.Write(w, recipients, m, contents) }); err != nil {
 		return out, err
 	}
@@ -285,8 +291,9 @@ func (p controlPlane) takeLocked(ctx context.Context, client *clientv3.Client, h
 		out.NotRecorded, out.NotRemoved = nerr.Error(), "the backup was not noted in etcd, so another control plane may be taking one"
 		return out, nil
 	}
-	var perr error
-	if out.Removed, perr = backup.Prune(ctx, store, name, in.Keep); perr != nil {
+	removed, perr := backup.Prune(ctx, store, name, in.Keep)
+	out.Removed = append(out.Removed, removed...)
+	if perr != nil {
 		out.NotRemoved = perr.Error()
 	}
 	return out, nil
@@ -403,7 +410,7 @@ func compare(ctx context.Context, only *clientv3.Client, endpoint string, m *bac
 	case err != nil:
 		return fmt.Errorf("comparing the snapshot with the member: %w", err)
 	case count.Count != m.Keys:
-		return fmt.Errorf("the snapshot of etcd has %d keys, and the member that it is of has %d at the same revision: the member may be damaged", m.Keys, count.Count)
+		return fmt.Errorf("the snapshot of etcd has %d keys, and the member that it is of has %d at the same revision: the member may be damaged. Nothing was stored. Look at `quorate status`, and compare the members with `etcdctl endpoint hashkv --cluster`", m.Keys, count.Count)
 	default:
 		m.KeysCompared = true
 	}

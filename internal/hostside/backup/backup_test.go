@@ -197,7 +197,7 @@ func TestABackupOfARealEtcdIsGood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.RemoveAll(scratch)
-	v, err := backup.Verify(ctx, read(), scratch)
+	v, err := backup.Verify(ctx, read(), scratch, nil)
 	if err != nil || !v.KVHashCompared || !reflect.DeepEqual(v.Manifest, m) {
 		t.Errorf("%+v %v", v, err)
 	}
@@ -210,9 +210,13 @@ func TestABackupOfARealEtcdIsGood(t *testing.T) {
 			t.Errorf("%s: %q %v", name, have, err)
 		}
 	}
+	partial := "." + out.File + ".partial" // of a process that was killed
+	if err := os.WriteFile(filepath.Join(in.Location.Directory, partial), []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(1100 * time.Millisecond) // names have seconds
 	again, err := p.take(ctx, in, recipients)
-	if err != nil || !slices.Equal(again.Removed, []string{out.File}) {
+	if err != nil || !slices.Equal(again.Removed, []string{partial, out.File}) || again.NotRemoved != "" {
 		t.Errorf("removed %v %v", again.Removed, err)
 	}
 	begun := time.Now()

@@ -11,8 +11,8 @@ import (
 
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/encryption"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // totalLimit is for all files of a control plane's configuration: they are held in memory.

@@ -336,6 +336,16 @@ func TestTheDigestOfASchedule(t *testing.T) {
 	seen[digest("another interval", "very-secret")] = "another interval"
 	c.Spec.Backup.Keep.Last = 3
 	seen[digest("another retention", "very-secret")] = "another retention"
+	if err := os.WriteFile(file, []byte("aws_access_key_id = id\naws_secret_access_key = x\naws_session_token = passing\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b := Describe(c); b.Schedules != nil || !strings.Contains(b.ScheduleError, "they expire") || strings.Contains(b.ScheduleError, "passing") {
+		t.Errorf("with credentials that expire: %+v", b)
+	}
+	c.Spec.Backup.S3.CredentialsFile, c.Spec.Backup.S3.InstanceRole = "", true
+	if b := Describe(c); len(b.Schedules) != 2 {
+		t.Errorf("with the role of the hosts: %+v", b)
+	}
 	c.Spec.Backup.Every = spec.BackupNever
 	if b := Describe(c); !reflect.DeepEqual(*b, facts.Backups{}) {
 		t.Errorf("without a schedule: %+v", b)

@@ -16,6 +16,7 @@ import (
 
 	"quorate.dev/quorate/components/programs/flannel/health"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -54,7 +55,7 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 		BindAddress    string `json:"bindAddress"`
 		HealthzAddress string `json:"healthzBindAddress"`
 	}
-	path := cmp.Or(system.Flags(p.args[1:])["config"], "/var/lib/kube-proxy/config.conf")
+	path := cmp.Or(flags.Parse(p.args[1:])["config"], "/var/lib/kube-proxy/config.conf")
 	text, err := readFile(a.inside(p, path))
 	if err == nil {
 		err = yaml.Unmarshal(text, &config)
@@ -100,25 +101,25 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 	if !ok {
 		return a.notRunning(flanneld), nil
 	}
-	flags := system.Flags(p.args[1:])
+	given := flags.Parse(p.args[1:])
 	var config flannelConfig
-	text, err := readFile(a.inside(p, cmp.Or(flags["net-config-path"], "/etc/kube-flannel/net-conf.json")))
+	text, err := readFile(a.inside(p, cmp.Or(given["net-config-path"], "/etc/kube-flannel/net-conf.json")))
 	if err == nil {
 		err = json.Unmarshal(text, &config)
 	}
 	if err != nil {
 		return facts.Answer{Unknown: "its configuration could not be read: " + err.Error()}, nil
 	}
-	if port := flags["healthz-port"]; port != "" && port != "0" {
-		if answer := get(ctx, "http://"+net.JoinHostPort(loopback(flags["healthz-ip"]), port)+"/healthz"); !answer.OK {
+	if port := given["healthz-port"]; port != "" && port != "0" {
+		if answer := get(ctx, "http://"+net.JoinHostPort(loopback(given["healthz-ip"]), port)+"/healthz"); !answer.OK {
 			return answer, nil
 		}
 	}
-	report, restored := judgeReport(a.inside(p, cmp.Or(flags["health-file"], health.File)), time.Now())
+	report, restored := judgeReport(a.inside(p, cmp.Or(given["health-file"], health.File)), time.Now())
 	if !report.OK {
 		return report, nil
 	}
-	subnet := cmp.Or(flags["subnet-file"], "/run/flannel/subnet.env")
+	subnet := cmp.Or(given["subnet-file"], "/run/flannel/subnet.env")
 	if !system.Exists(a.inside(p, subnet)) {
 		return facts.Answer{Problem: subnet + " is missing: pods cannot start here"}, nil
 	}
@@ -127,10 +128,10 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 	}
 	if config.EnableNFTables {
 		var chains []string
-		if flags["ip-masq"] == "true" {
+		if given["ip-masq"] == "true" {
 			chains = append(chains, "postrtg")
 		}
-		if flags["iptables-forward-rules"] != "false" {
+		if given["iptables-forward-rules"] != "false" {
 			chains = append(chains, "forward")
 		}
 		if answer := a.whole("ip", "flannel-ipv4", chains...); !answer.OK {

@@ -17,9 +17,9 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // Member is the member of a host whose files are below Root: empty for the host itself, a directory in tests.

@@ -28,10 +28,11 @@ import (
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/programs"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 const kubernetesDir = "/etc/kubernetes"
@@ -173,7 +174,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 			k.SharesPort = staticpod.Arguments(pod)[hostconfig.PortSharing] == "true"
 		}
 	}
-	k.Withdrawn = staticpod.Host{Root: root}.Withdrawn()
+	k.Withdrawn = withdrawal.Host{Root: root}.Withdrawn()
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {

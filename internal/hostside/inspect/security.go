@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -59,7 +60,7 @@ var ReadSecurity = host.Define("node.security", func(context.Context, struct{}) 
 		if !slices.Contains(securedPrograms, name) {
 			continue
 		}
-		s.Programs[name] = system.Flags(args[1:])
+		s.Programs[name] = flags.Parse(args[1:])
 		if name == "etcd" {
 			environ, err := os.ReadFile(filepath.Join(filepath.Dir(path), "environ"))
 			if err != nil {

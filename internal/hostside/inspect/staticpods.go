@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // staticPodFlags reads those arguments of static pods that are compared.

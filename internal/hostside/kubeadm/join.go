@@ -14,9 +14,9 @@ import (
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/pkifile"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // JoinRequest is how a host joins an existing cluster.

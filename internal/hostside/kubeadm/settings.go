@@ -9,9 +9,9 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // RestartWithSettings writes the configuration of a kubelet as the cluster has it, and restarts the kubelet. Containers go on. The

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"testing"
 
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // TestFormerFilesOfTheAPIServerAreRemoved: what it reads stays, and so does what Quorate's own configuration names.

@@ -14,7 +14,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
-	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // stopPatience is how long static pods may take to end: the kubelet gives them 30 seconds, and notices late when it is busy.

@@ -11,8 +11,8 @@ import (
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -31,7 +31,7 @@ type Programs struct {
 var Stop = host.DefineChange("node.stop-programs", func(ctx context.Context, in Programs) (struct{}, error) {
 	for _, name := range in.Pods {
 		ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, fmt.Errorf("not within %s", endTimeout))
-		err := staticpod.Host{}.Withdraw(ctx, name, containerd.Running)
+		err := withdrawal.Host{}.Withdraw(ctx, name, containerd.Running)
 		cancel()
 		if err != nil {
 			return struct{}{}, err
@@ -52,7 +52,7 @@ var Start = host.DefineChange("node.start-programs", func(ctx context.Context, i
 	}
 	var errs []error
 	for _, name := range slices.Backward(in.Pods) {
-		errs = append(errs, staticpod.Host{}.Return(name))
+		errs = append(errs, withdrawal.Host{}.Return(name))
 	}
 	return struct{}{}, errors.Join(errs...)
 })

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -64,7 +65,7 @@ func containerProcesses(proc string) (out []int, err error) {
 			continue
 		}
 		args := strings.Split(string(system.ReadAll(filepath.Join(dir, "cmdline"))), "\x00")
-		shim := strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && system.Flags(args[1:])["namespace"] == "k8s.io"
+		shim := strings.HasPrefix(filepath.Base(args[0]), "containerd-shim") && flags.Parse(args[1:])["namespace"] == "k8s.io"
 		if ns, err := os.Readlink(filepath.Join(dir, "ns/mnt")); shim && err == nil && ns == own {
 			out = append(out, pid)
 		}

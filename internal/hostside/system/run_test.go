@@ -17,15 +17,3 @@ func TestFailedProgramSaysWhatItPrinted(t *testing.T) {
 		t.Fatalf("cancelled: %v", err)
 	}
 }
-
-func TestFlags(t *testing.T) {
-	got := Flags([]string{"--a=1", "--b", "2", "--c", "-d=x=y", "word", "--e"})
-	for name, want := range map[string]string{"a": "1", "b": "2", "c": "true", "d": "x=y", "e": "true"} {
-		if got[name] != want {
-			t.Errorf("%s is %q, want %q", name, got[name], want)
-		}
-	}
-	if len(got) != 5 {
-		t.Errorf("flags %v", got)
-	}
-}

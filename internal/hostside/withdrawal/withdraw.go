@@ -1,4 +1,5 @@
-package staticpod
+// Package withdrawal sets the manifests of static pods aside, so that the kubelet ends them, and puts them back.
+package withdrawal
 
 import (
 	"context"
@@ -14,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // endPace is how often is asked whether a pod has ended.
@@ -22,7 +24,7 @@ const endPace = 200 * time.Millisecond
 // Host is a host whose files are below Root: empty for the host itself, a directory in tests.
 type Host struct{ Root string }
 
-func (h Host) manifest(name string) string { return filepath.Join(h.Root, Dir, name+".yaml") }
+func (h Host) manifest(name string) string { return filepath.Join(h.Root, staticpod.Dir, name+".yaml") }
 func (h Host) aside(name string) string {
 	return filepath.Join(h.Root, facts.WithdrawnDir, name+".yaml")
 }
@@ -46,7 +48,7 @@ func (h Host) Withdraw(ctx context.Context, name string, running func(context.Co
 	data, err := os.ReadFile(h.manifest(name))
 	switch {
 	case err == nil:
-		if _, err := Read(h.manifest(name)); err != nil {
+		if _, err := staticpod.Read(h.manifest(name)); err != nil {
 			return fmt.Errorf("setting the static pod %s aside: %w", name, err)
 		}
 		if err := durable.MkdirAll(filepath.Dir(h.aside(name)), 0o700); err != nil {
@@ -88,7 +90,7 @@ func (h Host) Return(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := Read(h.manifest(name)); err != nil {
+	if _, err := staticpod.Read(h.manifest(name)); err != nil {
 		if err := durable.WriteFile(h.manifest(name), data, 0o600); err != nil {
 			return err
 		}

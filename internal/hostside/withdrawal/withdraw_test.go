@@ -1,4 +1,4 @@
-package staticpod
+package withdrawal
 
 import (
 	"context"

@@ -10,7 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
-	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/flags"
 )
 
 // Dir is where the kubelet looks for the manifests of static pods.
@@ -63,11 +63,11 @@ func complete(pod *corev1.Pod, manifest []byte) error {
 
 // Arguments are the flags of a pod's first container, without their dashes.
 func Arguments(pod *corev1.Pod) map[string]string {
-	return system.Flags(words(pod))
+	return flags.Parse(words(pod))
 }
 
 // ArgumentList is Arguments for flags that can be given several times.
-func ArgumentList(pod *corev1.Pod) []system.Flag { return system.FlagList(words(pod)) }
+func ArgumentList(pod *corev1.Pod) []flags.Flag { return flags.List(words(pod)) }
 
 func words(pod *corev1.Pod) []string {
 	c := pod.Spec.Containers[0]
