@@ -134,6 +134,8 @@ type EtcdDecision struct {
 	Lost []string `json:"lost,omitempty"`
 	// ClusterID is that of the data that count, where there are several; empty if it was not said.
 	ClusterID string `json:"clusterID,omitempty"`
+	// AcceptLoss allows a copy that lacks writes that another one has.
+	AcceptLoss bool `json:"acceptLoss,omitempty"`
 }
 
 // LostQuorum is what is known of an etcd that may have lost its quorum, in addition to what is always observed.
