@@ -432,7 +432,7 @@ func (s *State) ruleQuorumLost(c Change) *Refusal {
 	switch {
 	case c.Verb != Recover:
 		return nil
-	case s.Seen.LostQuorum == nil || s.Seen.LostQuorum.Decision == nil:
+	case s.Seen.LostQuorum == nil || s.Seen.LostQuorum.Decision == nil || s.Seen.LostQuorum.Decision.Host == "":
 		return &Refusal{Rule: RuleQuorumLost, Why: c.String() + " is not possible: nobody has decided from which data", Fix: "Run `quorate recover`."}
 	}
 	if o := s.Judgment().Obstacles; len(o) > 0 {

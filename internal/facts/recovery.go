@@ -127,7 +127,7 @@ type EtcdRecovery struct {
 
 // EtcdDecision is what the user decided about a cluster that has lost its quorum.
 type EtcdDecision struct {
-	// Host has the copy that is to become the cluster, at Path; without a path, the data in place.
+	// Host has the copy that is to become the cluster, at Path; without a path, the data in place. Without a host, nothing was chosen.
 	Host string `json:"host"`
 	Path string `json:"path,omitempty"`
 	// Lost are hosts or members that will not come back.
@@ -142,6 +142,6 @@ type EtcdDecision struct {
 type LostQuorum struct {
 	// Remains are by the name of the host. A host that could not be reached has no entry.
 	Remains map[string]EtcdRemains `json:"remains"`
-	// Decision is nil as long as it was only looked at.
+	// Decision is what was decided so far; nil for nothing.
 	Decision *EtcdDecision `json:"decision,omitempty"`
 }

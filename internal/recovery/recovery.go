@@ -123,11 +123,14 @@ func (j *Judgment) decision() facts.EtcdDecision {
 	return facts.EtcdDecision{}
 }
 
-// underWay finds a recovery that was interrupted. If hosts note different ones, the latest counts.
+// underWay finds a recovery that was interrupted. It counts as long as the host notes it on which the cluster begins: the note is
+// removed there last, and another host may not have been reached then.
 func (j *Judgment) underWay() {
-	for _, host := range slices.Sorted(maps.Keys(j.seen.LostQuorum.Remains)) {
-		if r := j.seen.LostQuorum.Remains[host].Recovery; r != nil && (j.UnderWay == nil || r.Decided.After(j.UnderWay.Decided)) {
-			j.UnderWay = r
+	for host, remains := range j.seen.LostQuorum.Remains {
+		if r := remains.Recovery; r != nil && r.Host == host {
+			if j.UnderWay == nil || r.Decided.After(j.UnderWay.Decided) {
+				j.UnderWay = r
+			}
 		}
 	}
 }
@@ -371,7 +374,7 @@ func names(voters []Voter) string {
 // decide finds the copy that the user chose.
 func (j *Judgment) decide() {
 	d := j.seen.LostQuorum.Decision
-	if d == nil || j.ClusterID == "" {
+	if d == nil || d.Host == "" || j.ClusterID == "" {
 		return
 	}
 	if j.Placed != "" {
