@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"io"
+
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/host"
@@ -8,6 +10,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/approve"
 	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -41,5 +44,21 @@ func (a *app) host() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return backup.Scheduled(cmd.Context(), a.out) },
 		},
 	)
+	for _, name := range lostquorum.ApartCommands {
+		cmd.AddCommand(&cobra.Command{
+			Use: name, Short: "Work on data of etcd that may be damaged; the request comes on stdin",
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				in, err := io.ReadAll(a.in)
+				if err != nil {
+					return err
+				}
+				out, err := lostquorum.Apart(cmd.Context(), name, in)
+				if err == nil {
+					_, err = a.out.Write(out)
+				}
+				return err
+			},
+		})
+	}
 	return cmd
 }

@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/recovery"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -34,6 +35,8 @@ const (
 	Clear Verb = "clear"
 	// Move gives the virtual IP to another load balancer, or leadership to another host.
 	Move Verb = "move"
+	// Recover gives etcd a quorum again that it has lost for good: one member, from one copy of its data.
+	Recover Verb = "recover"
 	// Downgrade has etcd bring its data to an older version, so that older members can take over.
 	Downgrade Verb = "downgrade"
 )
@@ -62,6 +65,8 @@ const (
 	VirtualIP Part = "virtual-ip"
 	// Leadership is what the host leads: etcd, the controller managers, the schedulers. Another host takes over what moves.
 	Leadership Part = "leadership"
+	// Quorum is that of etcd, with all members and API servers.
+	Quorum Part = "quorum"
 	// WholeHost and WholeZone are everything that runs there.
 	WholeHost Part = "host"
 	WholeZone Part = "zone"
@@ -83,8 +88,8 @@ type Change struct {
 
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
-		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Leadership: "leadership", WholeHost: "host", WholeZone: "zone", WholeCluster: "the whole cluster"}[c.Part]
-	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving", Downgrade: "downgrading"}[c.Verb]
+		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Quorum: "the quorum of etcd", Leadership: "leadership", WholeHost: "host", WholeZone: "zone", WholeCluster: "the whole cluster"}[c.Part]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving", Downgrade: "downgrading", Recover: "recovering"}[c.Verb]
 	switch {
 	case c.Part == Node && c.Verb == Stop:
 		ing = "draining"
@@ -155,6 +160,7 @@ const (
 	RuleSuccessor    = "virtual-ip-successor"  // another load balancer is ready to take the virtual IP
 	RuleLeader       = "leadership-successor"  // another host is ready to lead
 	RuleOneHolder    = "one-virtual-ip-holder" // the virtual IP never has two holders
+	RuleQuorumLost   = "quorum-lost"           // a quorum is recovered only when it is lost for good, as the user decided
 	RuleNoPart       = "no-part-of-it"         // what is cleared is no part of a cluster
 	RuleUnknown      = "nothing-unknown"       // nothing that matters is unknown
 	fixRepairMembers = "Repair or remove the failed members first; `quorate status` shows them."
@@ -338,7 +344,7 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}
@@ -420,6 +426,23 @@ func (s *State) ruleOldData(c Change) *Refusal {
 	}
 	return nil
 }
+
+// ruleQuorumLost allows a recovery only on what was found on the hosts, and only as it was decided.
+func (s *State) ruleQuorumLost(c Change) *Refusal {
+	switch {
+	case c.Verb != Recover:
+		return nil
+	case s.Seen.LostQuorum == nil || s.Seen.LostQuorum.Decision == nil || s.Seen.LostQuorum.Decision.Host == "":
+		return &Refusal{Rule: RuleQuorumLost, Why: c.String() + " is not possible: nobody has decided from which data", Fix: "Run `quorate recover`."}
+	}
+	if o := s.Judgment().Obstacles; len(o) > 0 {
+		return &Refusal{Rule: RuleQuorumLost, Why: o[0].Why, Fix: o[0].Fix}
+	}
+	return nil
+}
+
+// Judgment is what follows from what is left of etcd. It needs an observation with LostQuorum.
+func (s *State) Judgment() *recovery.Judgment { return recovery.Judge(s.present, s.Seen) }
 
 // changesMembers says that the change alters who may vote.
 func (s *State) changesMembers(c Change) bool {

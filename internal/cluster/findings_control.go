@@ -66,11 +66,19 @@ func (f *findings) etcdMajority() {
 	case up+alarmed >= need: // the members work and refuse to write: the alarms are reported
 	case up+unknown >= need:
 		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("it is unknown whether etcd has a majority: %d of %d members are known to work, and %d are needed%s", up, voters, need, f.membersText()),
-			"Make the members reachable: Quorate queries them through SSH sessions to their hosts.")
+			"Make the members reachable: Quorate queries them through SSH sessions to their hosts."+f.fixRecover())
 	default:
 		f.unmet(RuleEtcdMajority, Critical, fmt.Sprintf("etcd has lost its majority: %d of %d members work, and %d are needed; nothing can be changed in the cluster%s", up, voters, need, f.membersText()),
-			fmt.Sprintf("Bring back at least %d of: %s.", need-up, strings.Join(failed, ", ")))
+			fmt.Sprintf("Bring back at least %d of: %s.", need-up, strings.Join(failed, ", "))+f.fixRecover())
 	}
+}
+
+// fixRecover is what to do when members do not come back.
+func (f *findings) fixRecover() string {
+	if f.Spec.ExistingEtcd() {
+		return ""
+	}
+	return " If too many of them are lost for good, `quorate recover` shows what is left of etcd and how to bring the cluster back."
 }
 
 // onlyAlarms says that nothing is wrong with the member but its alarms.

@@ -30,6 +30,8 @@ type Observation struct {
 	// EtcdError. It is nil with an empty EtcdError when no member is expected to exist.
 	Etcd      []EtcdMember `json:"etcd,omitempty"`
 	EtcdError string       `json:"etcdError,omitempty"`
+	// LostQuorum is what was read to recover an etcd that has lost its quorum; nil unless that was asked for.
+	LostQuorum *LostQuorum `json:"lostQuorum,omitempty"`
 	// ExistingEtcd is nil unless etcd is the user's own.
 	ExistingEtcd *ExistingEtcd `json:"existingEtcd,omitempty"`
 	// Backups are those of the cluster; nil unless the spec has backups.

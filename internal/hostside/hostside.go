@@ -14,6 +14,7 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/inspect"
 	_ "quorate.dev/quorate/internal/hostside/kubeadm"
 	_ "quorate.dev/quorate/internal/hostside/lease"
+	_ "quorate.dev/quorate/internal/hostside/lostquorum"
 	_ "quorate.dev/quorate/internal/hostside/machine"
 	_ "quorate.dev/quorate/internal/hostside/packages"
 	_ "quorate.dev/quorate/internal/hostside/pods"

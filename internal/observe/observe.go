@@ -54,6 +54,8 @@ const (
 	EndpointsKey = "endpoints"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
+	// RecoveryKey holds what was recovered when etcd last lost its quorum (see plan.Recovery), for people who look into it.
+	RecoveryKey = "recovery"
 	// MaintenanceKey, followed by the name of a host, holds what is remembered of its maintenance (see facts.Maintenance).
 	MaintenanceKey = "maintenance."
 )
@@ -334,6 +336,7 @@ func remembered(data map[string]string, api *facts.API) {
 			api.Endpoints = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
+		case key == RecoveryKey:
 		case maintenance:
 			if api.Maintenance == nil {
 				api.Maintenance = map[string]facts.Maintenance{}

@@ -46,6 +46,26 @@ func (b *builder) joinEtcd() error {
 	return nil
 }
 
+// rejoinEtcd plans new members for control planes that are part of the cluster and have neither data of etcd nor a member, as after
+// a recovery of the quorum, and finishes what was interrupted.
+func (b *builder) rejoinEtcd() {
+	if !b.c.StackedEtcd() || b.Seen.Etcd == nil || b.Stage() != cluster.Complete {
+		return
+	}
+	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+		f := b.Facts(h.Name)
+		if f == nil || !f.Kubernetes.KubeletConfig {
+			continue
+		}
+		m, has := b.Member(h.Name)
+		if has && !m.Learner || !has && f.Kubernetes.EtcdData {
+			continue
+		}
+		b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
+			Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
+	}
+}
+
 // lostMember refuses to remove the member of a host that is empty, unless the member is known not to work.
 func (b *builder) lostMember(h spec.Host, m facts.EtcdMember) error {
 	switch {

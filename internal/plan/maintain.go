@@ -71,6 +71,7 @@ func (b *builder) maintain() error {
 	if err := b.joinEtcd(); err != nil {
 		return err
 	}
+	b.rejoinEtcd()
 	b.setEtcdServers()
 	var stored *Step
 	if b.Stage() != cluster.Foreign {
@@ -158,7 +159,7 @@ func (b *builder) restore(h spec.Host) {
 		case b.interrupted(h) && b.Seen.API != nil:
 			// They are replaced in turn: see changeSettings.
 		case slices.Contains(missing, "etcd") && !k.EtcdData:
-			// Without data it would have to join again, which is a change of etcd's members.
+			// It has to join etcd again: see rejoinEtcd.
 		default:
 			part := cluster.APIPrograms
 			if slices.Contains(missing, "etcd") {

@@ -180,6 +180,13 @@ const (
 	AwaitHost Kind = "await-host"
 	// RebootHost reboots a host and waits until it has booted.
 	RebootHost Kind = "reboot-host"
+	// StopMembers ends what is left of an etcd that has lost its quorum, and its API servers. RecoverMember makes a cluster of one of a
+	// copy of its data, on the host of the copy, and sets all other data aside. ServeRecovered starts it, and the API.
+	StopMembers    Kind = "stop-members"
+	RecoverMember  Kind = "recover-member"
+	ServeRecovered Kind = "serve-recovered"
+	// RejoinEtcd gives a control plane whose etcd member is gone with its data a new one.
+	RejoinEtcd Kind = "rejoin-etcd"
 	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
 	// steps before and after it do.
 	ResetHost Kind = "reset-host"
@@ -215,7 +222,8 @@ var effects = map[Kind]effect{
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
-	ResetHost:    changes,
+	ResetHost:   changes,
+	StopMembers: changes, RecoverMember: changes, ServeRecovered: changes, RejoinEtcd: changes,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
@@ -292,6 +300,8 @@ type Step struct {
 	Etcd string `json:"etcd,omitempty"`
 	// Servers belongs to StoreEtcdServers and SetEtcdServers: client URLs.
 	Servers []string `json:"servers,omitempty"`
+	// Recovery belongs to StopMembers, RecoverMember and ServeRecovered.
+	Recovery *Recovery `json:"recovery,omitempty"`
 	// Settings belongs to StoreSettings; nil if it only remembers them.
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Endpoint belongs to the steps that change the endpoint.
@@ -413,7 +423,7 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 		}
 		if s.Stage() == cluster.Unresponsive {
 			r := refused(RuleAnswer, "the cluster exists, but no API server answers, and nothing in the hosts' configuration explains it"+after(": ", s.Seen.APIError),
-				"Bring back enough "+b.etcdHosts()+" for etcd's majority and run it again; `quorate status` shows which are missing.")
+				"Bring back enough "+b.etcdHosts()+" for etcd's majority and run it again; `quorate status` shows which are missing. If too many are lost for good: `quorate recover`.")
 			r.Transient = true // machines that were all switched on a moment ago need about a minute
 			return nil, r
 		}

@@ -39,6 +39,11 @@ func (e *Engine) Apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
+	return e.apply(ctx, b, o)
+}
+
+// apply is Apply for a run that has the lease of the spec's hosts.
+func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work, error) {
 	w, err := e.Plan(ctx, b)
 	if more := e.others(); len(more.Departing)+len(more.Removed) > 0 {
 		// Only the cluster could tell that these hosts are part of it. What the plan was made from may have changed before they
@@ -183,6 +188,9 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 		return err
 	}
 	r := &runner{Engine: e, work: w, look: e.State}
+	if w.look != nil {
+		r.look = w.look
+	}
 	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
 	if slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Change != nil && s.Change.Kubernetes != "" }) {
 		defer func() {

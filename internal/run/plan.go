@@ -26,6 +26,8 @@ type Work struct {
 
 	bundle    *bundle.Bundle
 	manifests map[string]manifest.Manifest
+	// look observes what the changes of the plan are evaluated on, if that is more than Engine.State.
+	look func(context.Context) *cluster.State
 }
 
 // How long a run waits for what may pass: machines that were all switched on a moment ago need about a minute until their

@@ -174,6 +174,11 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.Verify:           verify,
 	plan.ResetHost:        resetHost,
 
+	plan.StopMembers:    stopMembers,
+	plan.RecoverMember:  recoverMember,
+	plan.ServeRecovered: serveRecovered,
+	plan.RejoinEtcd:     rejoinEtcd,
+
 	plan.ScheduleBackups:   scheduleBackups,
 	plan.UnscheduleBackups: unscheduleBackups,
 

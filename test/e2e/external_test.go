@@ -58,7 +58,10 @@ func TestExternalEtcd(t *testing.T) {
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
 		{"an etcd host is replaced", etcdHostReplaced},
-	}, 0, 1, 2, 3, 4) {
+		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
+		}},
+	}, 0, 1, 2, 3, 4, 6) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
 			if t.Failed() {

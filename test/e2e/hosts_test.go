@@ -45,7 +45,8 @@ func TestHosts(t *testing.T) {
 			// These API servers do not share their port yet.
 			{"load balancers move to the control planes", h.balancersMoveBack},
 			{"and back", h.balancersMoveAway},
-		}, 1, 3, 4) {
+			{"the quorum is lost", func(t *testing.T, ctx context.Context) { quorumLost{h.c, h.spec, h.p}.oneLeft(t, ctx) }},
+		}, 1, 3, 4, 8) {
 			t.Run(part.name, func(t *testing.T) {
 				part.test(t, testContext(t))
 				if t.Failed() {

@@ -36,7 +36,7 @@ type place struct {
 
 // stateOf is what a cluster leaves on its hosts, whoever built it: the state of etcd, the kubelet, and pods.
 var stateOf = []place{
-	{path: hostconfig.EtcdDataDir, kind: tree},
+	{path: hostconfig.EtcdDataDir, kind: tree}, {path: facts.EtcdKeptDir, kind: tree},
 	{path: "/var/lib/kubelet", kind: tree},
 	{path: "/etc/kubernetes", kind: tree},
 	{path: "/var/lib/cni/flannel", kind: tree}, {path: "/var/lib/cni/networks/cbr0", kind: tree}, {path: "/var/lib/cni/cache", kind: tree},
@@ -99,7 +99,7 @@ var bundles = []place{
 // protects.
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
-	{path: facts.BackupDir, kind: tree},
+	{path: facts.BackupDir, kind: tree}, {path: facts.RecoveryFile},
 	{path: facts.EstablishedFile},
 	{path: "/run/quorate/pki", kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},

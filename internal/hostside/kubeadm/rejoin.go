@@ -1,0 +1,112 @@
+package kubeadm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
+	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// RejoinRequest is how a control plane that has no data of etcd any more gets a new member.
+type RejoinRequest struct {
+	Config string // kubeadm's
+	// Members are those of etcd, each as name=peerURL. The new one was added to them before, as a learner.
+	Members []string
+}
+
+// rejoinPatience is how long a kubelet may take to start the member.
+const rejoinPatience = 2 * time.Minute
+
+// RejoinEtcd starts a new member in the static pod of a control plane whose node is part of the cluster. It returns when the member
+// has begun; the caller promotes it, and calls FinishRejoin. The manifest is the one that the host had, with the members of today.
+// On a host that has data, nothing is changed: they are those of an earlier call.
+var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Context, in RejoinRequest) (struct{}, error) {
+	if etcd.Local.HasData() {
+		return struct{}{}, nil
+	}
+	// Until the manifest names the members of today, the member must not start.
+	if err := etcd.Local.Arm(); err != nil {
+		return struct{}{}, err
+	}
+	text, err := os.ReadFile(filepath.Join(facts.WithdrawnDir, "etcd.yaml"))
+	if errors.Is(err, os.ErrNotExist) {
+		text, err = os.ReadFile(hostconfig.EtcdManifest)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		if err := runKubeadm(ctx, in.Config, append([]string{"init", "phase"}, restorePhases["etcd"]...)...); err != nil {
+			return struct{}{}, err
+		}
+		text, err = os.ReadFile(hostconfig.EtcdManifest)
+	}
+	if err != nil {
+		return struct{}{}, err
+	}
+	if text, err = joining(text, in.Members); err != nil {
+		return struct{}{}, err
+	}
+	if err := durable.WriteFile(hostconfig.EtcdManifest, text, 0o600); err != nil {
+		return struct{}{}, err
+	}
+	if err := (staticpod.Host{}).Return("etcd"); err != nil { // what was set aside is older
+		return struct{}{}, err
+	}
+	if err := etcd.Local.Open(); err != nil {
+		return struct{}{}, err
+	}
+	// While its guard led nowhere, the kubelet did not start with the host.
+	if err := system.Systemctl(ctx, "start", kubeletUnit); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, within(ctx, rejoinPatience, "starting the new member of etcd", func(context.Context) error {
+		if !etcd.Local.HasData() {
+			return errors.New("it has not begun: see /var/log/pods/kube-system_etcd-*")
+		}
+		return nil
+	})
+}, host.Secret)
+
+var (
+	initialCluster = regexp.MustCompile(`(?m)^(\s*- )--initial-cluster=\S*$`)
+	initialState   = regexp.MustCompile(`(?m)^\s*- --initial-cluster-state=\S*\n`)
+	initialToken   = regexp.MustCompile(`(?m)^\s*- --initial-cluster-token=\S*\n`)
+)
+
+// joining changes the manifest of a member so that it joins etcd with the members of today.
+func joining(manifest []byte, members []string) ([]byte, error) {
+	if len(members) == 0 || !initialCluster.Match(manifest) {
+		return nil, fmt.Errorf("%s has no flag --initial-cluster", hostconfig.EtcdManifest)
+	}
+	out := initialToken.ReplaceAll(initialState.ReplaceAll(manifest, nil), nil)
+	flags := "${1}--initial-cluster=" + strings.Join(members, ",") + "\n${1}--initial-cluster-state=existing"
+	out = initialCluster.ReplaceAll(out, []byte(flags))
+	_, err := staticpod.Parse(filepath.Base(hostconfig.EtcdManifest), out)
+	return out, err
+}
+
+// FinishRejoin is called when the new member has its vote: from then on it does not start without its data. What waited for it starts.
+var FinishRejoin = host.DefineChange("kubeadm.finish-rejoin", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	if err := awaitEtcd(ctx); err != nil {
+		return struct{}{}, err
+	}
+	if err := etcd.Local.Arm(); err != nil {
+		return struct{}{}, err
+	}
+	h := staticpod.Host{}
+	var errs []error
+	for _, name := range h.Withdrawn() {
+		errs = append(errs, h.Return(name))
+	}
+	return struct{}{}, errors.Join(errs...)
+})

@@ -1,0 +1,217 @@
+package lostquorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/etcddata"
+	"quorate.dev/quorate/internal/hostside/staticpod"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+const (
+	apiServer   = facts.APIServer
+	etcdPod     = "etcd"
+	kubeletUnit = "kubelet.service"
+
+	// endGrace is how long a program has to end. Without a quorum there is nothing that it could finish.
+	endGrace   = 2 * time.Second
+	endTimeout = time.Minute
+	// workPrefix begins the names of directories in which data are rebuilt.
+	workPrefix = "work-"
+)
+
+// StopRequest says what ends on a host.
+type StopRequest struct {
+	// Etcd is the member, and APIServer the API server.
+	Etcd      bool `json:"etcd,omitempty"`
+	APIServer bool `json:"apiServer,omitempty"`
+}
+
+// Stop ends the member and the API server of this host, and keeps them from being started again, also when the host boots, until
+// Start or a new join. The manifests of static pods are set aside.
+var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in StopRequest) (struct{}, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, fmt.Errorf("not within %s", endTimeout))
+	defer cancel()
+	if in.APIServer {
+		if err := (staticpod.Host{}).Withdraw(ctx, apiServer, end); err != nil {
+			return struct{}{}, err
+		}
+	}
+	if !in.Etcd {
+		return struct{}{}, nil
+	}
+	if system.Exists(hostconfig.EtcdEnvFile) {
+		if err := system.Run(ctx, "systemctl", "disable", "--now", hostconfig.EtcdUnit); err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, staticpod.Host{}.Withdraw(ctx, etcdPod, end)
+})
+
+// end ends the containers of a static pod whose manifest was set aside, and counts those that run. It does not wait for the kubelet,
+// which may not run.
+func end(ctx context.Context, name string) (int, error) {
+	ids, err := containerd.IDs(ctx, name)
+	if err != nil {
+		units, uerr := system.Units(ctx, "containerd.service")
+		if uerr == nil && units["containerd.service"].PID == 0 && name == etcdPod {
+			if pid, perr := local.running(local.member().dataDir); perr == nil && pid == 0 {
+				return 0, nil // nothing could run it
+			}
+		}
+		return 0, err
+	}
+	if err := containerd.Stop(ctx, ids, endGrace); err != nil {
+		return 0, err
+	}
+	return containerd.Running(ctx, name)
+}
+
+// AsideRequest says which data are set aside.
+type AsideRequest struct {
+	Stamp string `json:"stamp"`
+	// ClusterID and MemberID are those that were read in the data. Other data are not touched.
+	ClusterID string `json:"clusterID"`
+	MemberID  string `json:"memberID"`
+}
+
+// SetAside renames the data of the member on this host, and returns where they are. Nothing is done if they are not in place any more.
+// It refuses while an etcd runs on them.
+var SetAside = host.DefineChange("lostquorum.set-aside", func(ctx context.Context, in AsideRequest) (string, error) {
+	return local.setAside(ctx, in, readApart)
+})
+
+func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string, error) {
+	m := p.member()
+	from := filepath.Join(p.at(m.dataDir), "member")
+	if !system.Exists(from) {
+		return "", nil
+	}
+	if pid, err := p.running(m.dataDir); err != nil || pid != 0 {
+		return "", errors.Join(err, fmt.Errorf("an etcd runs on %s (process %d)", m.dataDir, pid))
+	}
+	if have := read(ctx, p.at(m.dataDir), p.at(scratch)); have.ClusterID != in.ClusterID || have.MemberID != in.MemberID {
+		return "", fmt.Errorf("%s has the data of the member %s of the cluster %s, and when it was examined they were of %s of %s: run it again", m.dataDir, have.MemberID, have.ClusterID, in.MemberID, in.ClusterID)
+	}
+	root, err := p.keptRoot(m.dataDir)
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(root, in.Stamp+"-"+in.MemberID)
+	if err := durable.MkdirAll(p.at(to), 0o700); err != nil {
+		return "", err
+	}
+	return to, move(from, filepath.Join(p.at(to), "member"))
+}
+
+// move renames a directory durably, and never onto another one.
+func move(from, to string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+		return fmt.Errorf("renaming %s to %s: %w", from, to, err)
+	}
+	return errors.Join(durable.SyncDir(filepath.Dir(to)), durable.SyncDir(filepath.Dir(from)))
+}
+
+// keptRoot is where data can be kept without being copied: in the usual directory, or, where the data directory is on a file system of
+// its own, in it.
+func (p place) keptRoot(dataDir string) (string, error) {
+	if err := durable.MkdirAll(p.at(facts.EtcdKeptDir), 0o700); err != nil {
+		return "", err
+	}
+	probe, err := os.MkdirTemp(p.at(dataDir), ".quorate-*")
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(p.at(facts.EtcdKeptDir), filepath.Base(probe))
+	err = os.Rename(probe, to)
+	if err == nil {
+		return facts.EtcdKeptDir, os.Remove(to)
+	}
+	if rerr := os.Remove(probe); !errors.Is(err, unix.EXDEV) || rerr != nil {
+		return "", errors.Join(err, rerr)
+	}
+	return filepath.Join(dataDir, facts.EtcdKeptName), nil
+}
+
+// BuildRequest says which copy becomes the cluster.
+type BuildRequest struct {
+	// Source is a data directory on this host.
+	Source string `json:"source"`
+	Stamp  string `json:"stamp"`
+	// Token tells the new cluster from every other one.
+	Token string `json:"token"`
+}
+
+// Build makes the data of a cluster of one from a copy, beside the data in place. It refuses while an etcd runs on the copy.
+var Build = host.DefineChange("lostquorum.build", func(ctx context.Context, in BuildRequest) (etcddata.Rebuilt, error) {
+	return local.build(ctx, in, func(ctx context.Context, r etcddata.RebuildRequest) (out etcddata.Rebuilt, err error) {
+		err = apart(ctx, rebuildCommand, r, &out)
+		return out, err
+	})
+})
+
+func (p place) build(ctx context.Context, in BuildRequest, rebuild func(context.Context, etcddata.RebuildRequest) (etcddata.Rebuilt, error)) (out etcddata.Rebuilt, err error) {
+	m := p.member()
+	switch {
+	case m.name == "" || m.peerURL == "":
+		return out, errors.New("no member of etcd is configured on this host")
+	case m.walDir != "":
+		return out, fmt.Errorf("the member on this host has its write-ahead log in %s: only members that have it in their data directory can be recovered", m.walDir)
+	}
+	for _, dir := range []string{m.dataDir, in.Source} {
+		if pid, err := p.running(dir); err != nil || pid != 0 {
+			return out, errors.Join(err, fmt.Errorf("an etcd runs on %s (process %d)", dir, pid))
+		}
+	}
+	if err := durable.MkdirAll(p.at(m.dataDir), 0o700); err != nil {
+		return out, err
+	}
+	root, err := p.keptRoot(m.dataDir)
+	if err != nil {
+		return out, err
+	}
+	return rebuild(ctx, etcddata.RebuildRequest{Source: p.at(in.Source), Work: filepath.Join(p.at(root), workPrefix+in.Stamp), Name: m.name, PeerURL: m.peerURL, Token: in.Token})
+}
+
+// Put puts rebuilt data in the place of the data that were set aside. The argument is what Build returned.
+var Put = host.DefineChange("lostquorum.put", func(_ context.Context, in etcddata.Rebuilt) (struct{}, error) {
+	return struct{}{}, local.put(in)
+})
+
+func (p place) put(in etcddata.Rebuilt) error {
+	dir := p.at(p.member().dataDir)
+	if to := filepath.Join(dir, "member"); system.Exists(to) {
+		return fmt.Errorf("%s exists: data are never overwritten", to)
+	}
+	return move(in.Member, filepath.Join(dir, "member"))
+}
+
+// Start starts the member on this host again. It does not wait until it answers: see kubeadm.AwaitEtcd.
+var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	if slices.Contains(local.manifests(), etcdPod) {
+		if err := (staticpod.Host{}).Return(etcdPod); err != nil {
+			return struct{}{}, err
+		}
+		// It does not run where the data were missing when the host booted.
+		return struct{}{}, system.Systemctl(ctx, "start", kubeletUnit)
+	}
+	return struct{}{}, system.Systemctl(ctx, "enable", "--now", hostconfig.EtcdUnit)
+})
+
+// StartAPI starts the API server of this host again.
+var StartAPI = host.DefineChange("lostquorum.start-api", func(context.Context, struct{}) (struct{}, error) {
+	return struct{}{}, staticpod.Host{}.Return(apiServer)
+})

@@ -1,0 +1,205 @@
+package lostquorum
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/etcddata"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+const manifest = `apiVersion: v1
+kind: Pod
+metadata: {name: etcd, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: etcd
+    command: [etcd, --name=cp-a, --data-dir=/var/lib/etcd, "--initial-advertise-peer-urls=https://10.0.0.11:2380"]
+status: {}
+`
+
+func (p place) write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(p.at(path)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.at(path), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// data puts a directory into place whose identity is its content.
+func (p place) data(t *testing.T, dir, member string) {
+	t.Helper()
+	p.write(t, filepath.Join(dir, "member", "id"), "c1/"+member)
+}
+
+// readID reads what data wrote.
+func readID(_ context.Context, dir, _ string) facts.EtcdCopy {
+	raw, err := os.ReadFile(filepath.Join(dir, "member", "id"))
+	if err != nil {
+		return facts.EtcdCopy{Error: err.Error()}
+	}
+	cluster, member, _ := strings.Cut(string(raw), "/")
+	return facts.EtcdCopy{ClusterID: cluster, MemberID: member}
+}
+
+func (p place) examined(t *testing.T, data ...string) facts.EtcdRemains {
+	t.Helper()
+	out, err := p.examine(t.Context(), facts.RemainsRequest{Data: data}, readID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestExamine looks at hosts of every kind, also at ones on which nothing is installed.
+func TestExamine(t *testing.T) {
+	p := place{t.TempDir()}
+	if got := p.examined(t); got.Starts || got.Certificates || len(got.Copies) > 0 || got.DataDir != hostconfig.EtcdDataDir {
+		t.Errorf("an empty machine: %+v", got)
+	}
+	p.data(t, "/mnt/var/lib/etcd", "a1")
+	if got := p.examined(t, "/mnt/var/lib/etcd", "/mnt/nothing"); len(got.Copies) != 2 || got.Copies[0].MemberID != "a1" || got.Copies[0].Kind != facts.CopyNamed || got.Copies[1].Error == "" {
+		t.Errorf("a rescue system: %+v", got.Copies)
+	}
+	p.write(t, hostconfig.EtcdManifest, manifest)
+	p.write(t, kubeletConf, "x")
+	for _, name := range []string{"ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"} {
+		p.write(t, pki+name, "x")
+	}
+	p.data(t, "/var/lib/etcd", "a1")
+	p.data(t, facts.EtcdKeptDir+"/20250101T000000Z-a1", "a1")
+	p.data(t, "/var/lib/etcd/"+facts.EtcdKeptName+"/20240101T000000Z-a1", "a1")
+	p.data(t, facts.EtcdKeptDir+"/"+workPrefix+"20250101T000000Z", "new")
+	want := []string{"/var/lib/etcd", facts.EtcdKeptDir + "/20250101T000000Z-a1", "/var/lib/etcd/" + facts.EtcdKeptName + "/20240101T000000Z-a1", "/mnt/var/lib/etcd"}
+	check := func(name string) {
+		t.Helper()
+		got := p.examined(t, "/mnt/var/lib/etcd", "/var/lib/etcd/")
+		var paths []string
+		for _, c := range got.Copies {
+			paths = append(paths, c.Path)
+		}
+		if !got.Starts || !got.Certificates || got.Name != "cp-a" || got.PeerURL != "https://10.0.0.11:2380" || !slices.Equal(paths, want) {
+			t.Errorf("%s: %+v, paths %v", name, got, paths)
+		}
+	}
+	check("a control plane")
+	if err := os.MkdirAll(p.at(facts.WithdrawnDir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(p.at(hostconfig.EtcdManifest), p.at(facts.WithdrawnDir+"/etcd.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	check("one whose manifest was set aside")
+
+	p.write(t, "/proc/99/comm", "etcd\n")
+	p.write(t, "/proc/99/cmdline", "etcd\x00--data-dir=/srv/other\x00")
+	if got := p.examined(t); got.Running != 0 {
+		t.Errorf("another etcd: %+v", got)
+	}
+	p.write(t, "/proc/100/comm", "etcd\n")
+	p.write(t, "/proc/100/cmdline", "etcd\x00--data-dir\x00/var/lib/etcd\x00")
+	if got := p.examined(t); got.Running != 100 {
+		t.Errorf("its own etcd: %+v", got)
+	}
+
+	external := place{t.TempDir()}
+	external.write(t, hostconfig.EtcdEnvFile, "# by quorate\nETCD_NAME=etcd-a\nETCD_DATA_DIR=/srv/etcd\nETCD_INITIAL_ADVERTISE_PEER_URLS=https://10.0.0.21:2380\n")
+	external.write(t, "/etc/systemd/system/"+hostconfig.EtcdUnit, "x")
+	external.write(t, "/proc/100/comm", "etcd\n")
+	external.write(t, "/proc/100/cmdline", "/usr/local/bin/etcd\x00")
+	external.write(t, "/proc/100/environ", "A=b\x00ETCD_DATA_DIR=/srv/etcd\x00")
+	if got := external.examined(t); !got.Starts || got.Name != "etcd-a" || got.DataDir != "/srv/etcd" || got.Running != 100 {
+		t.Errorf("an etcd host: %+v", got)
+	}
+}
+
+// TestNothingIsLost sets data aside and puts others in their place, with everything that can be in the way.
+func TestNothingIsLost(t *testing.T) {
+	p := place{t.TempDir()}
+	p.write(t, hostconfig.EtcdManifest, manifest)
+	p.data(t, "/var/lib/etcd", "a1")
+	in := AsideRequest{Stamp: "20261127T160000Z", ClusterID: "c1", MemberID: "a1"}
+	is := func(path, want string) {
+		t.Helper()
+		if got := readID(t.Context(), p.at(path), ""); got.ClusterID+"/"+got.MemberID != want {
+			t.Errorf("%s has %+v, want %s", path, got, want)
+		}
+	}
+	if _, err := p.setAside(t.Context(), AsideRequest{Stamp: in.Stamp, ClusterID: "c1", MemberID: "b2"}, readID); err == nil {
+		t.Error("data that nobody has examined were set aside")
+	}
+	p.write(t, "/proc/100/comm", "etcd\n")
+	p.write(t, "/proc/100/cmdline", "etcd\x00--data-dir=/var/lib/etcd\x00")
+	if _, err := p.setAside(t.Context(), in, readID); err == nil {
+		t.Error("data on which an etcd runs were set aside")
+	}
+	build := func(_ context.Context, r etcddata.RebuildRequest) (etcddata.Rebuilt, error) {
+		p.data(t, strings.TrimPrefix(r.Work, p.root)+"/ready", "new-of-"+r.Name)
+		return etcddata.Rebuilt{Member: filepath.Join(r.Work, "ready", "member")}, nil
+	}
+	if _, err := p.build(t.Context(), BuildRequest{Source: "/var/lib/etcd", Stamp: in.Stamp}, build); err == nil {
+		t.Error("data on which an etcd runs were copied")
+	}
+	if err := os.RemoveAll(p.at("/proc")); err != nil {
+		t.Fatal(err)
+	}
+	built, err := p.build(t.Context(), BuildRequest{Source: "/var/lib/etcd", Stamp: in.Stamp}, build)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.put(built); err == nil {
+		t.Error("data were overwritten")
+	}
+	is("/var/lib/etcd", "c1/a1")
+	to, err := p.setAside(t.Context(), in, readID)
+	if err != nil || to != facts.EtcdKeptDir+"/20261127T160000Z-a1" {
+		t.Fatal(to, err)
+	}
+	is(to, "c1/a1")
+	if again, err := p.setAside(t.Context(), in, readID); err != nil || again != "" {
+		t.Errorf("a second time: %q, %v", again, err)
+	}
+	if err := p.put(built); err != nil {
+		t.Fatal(err)
+	}
+	is("/var/lib/etcd", "c1/new-of-cp-a")
+	if err := p.put(built); err == nil {
+		t.Error("put a second time")
+	}
+
+	// The same name is taken: what is there stays, and so does what is in place.
+	p.data(t, facts.EtcdKeptDir+"/20261127T160000Z-new-of-cp-a", "earlier")
+	if _, err := p.setAside(t.Context(), AsideRequest{Stamp: in.Stamp, ClusterID: "c1", MemberID: "new-of-cp-a"}, readID); err == nil {
+		t.Error("renamed onto other data")
+	}
+	is(facts.EtcdKeptDir+"/20261127T160000Z-new-of-cp-a", "c1/earlier")
+	is("/var/lib/etcd", "c1/new-of-cp-a")
+
+	note, err := json.Marshal(facts.EtcdRecovery{Stamp: in.Stamp, Host: "cp-a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, facts.RecoveryFile, string(note))
+	if got := p.examined(t); got.Recovery == nil || got.Recovery.Host != "cp-a" {
+		t.Errorf("the note: %+v", got.Recovery)
+	}
+	for range 2 {
+		if err := p.finish(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := p.examined(t); got.Recovery != nil || len(got.Copies) != 3 {
+		t.Errorf("afterwards: %+v", got)
+	}
+	if left, _ := filepath.Glob(p.at(facts.EtcdKeptDir + "/" + workPrefix + "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

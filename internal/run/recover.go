@@ -1,0 +1,153 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/recovery"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// examineTimeout is how long a host may take to read its data: all pages of each database are checked.
+const examineTimeout = 5 * time.Minute
+
+// RecoverOptions say how a lost quorum is recovered.
+type RecoverOptions struct {
+	// Data are directories that the user named, by host.
+	Data map[string][]string
+	// Decision is nil to only look.
+	Decision *facts.EtcdDecision
+	// Confirm is called with the plan, on what was observed under the lease, before anything is changed. An error ends the run.
+	Confirm func(*Work, *recovery.Judgment) error
+	// Bundle loads what hosts that were installed again need to join. It is called when the API serves again.
+	Bundle func(context.Context) (*bundle.Bundle, error)
+}
+
+// Recovered is what a recovery did.
+type Recovered struct {
+	Cluster string `json:"cluster"`
+	// Judgment is what it was decided on.
+	Judgment *recovery.Judgment `json:"judgment"`
+	From     string             `json:"from,omitempty"`
+	// ToWrite is the time from the decision until the API had accepted a write.
+	ToWrite time.Duration `json:"toWriteNanoseconds"`
+	// ToThree is the time from the decision until etcd had three voters; 0 if it has not.
+	ToThree time.Duration `json:"toThreeVotersNanoseconds,omitempty"`
+	Voters  int           `json:"voters"`
+	// Missing says what was lost, as far as it can be known.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// Examine observes the cluster, and reads what is left of etcd on every host that can be reached. It changes nothing.
+func (e *Engine) Examine(ctx context.Context, o RecoverOptions) *cluster.State {
+	lost := &facts.LostQuorum{Remains: map[string]facts.EtcdRemains{}, Decision: o.Decision}
+	var (
+		mu sync.Mutex
+		wg sync.WaitGroup
+	)
+	for _, h := range e.Cluster.Spec.Hosts {
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			continue
+		}
+		if !h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleEtcd) && len(o.Data[h.Name]) == 0 {
+			continue
+		}
+		wg.Go(func() {
+			limited, cancel := context.WithTimeoutCause(ctx, examineTimeout, fmt.Errorf("no answer within %s", examineTimeout))
+			defer cancel()
+			remains, err := lostquorum.Examine.On(limited, c, facts.RemainsRequest{Data: o.Data[h.Name]})
+			if err != nil {
+				remains.Error = err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			lost.Remains[h.Name] = remains
+		})
+	}
+	seen := e.Observe(ctx)
+	wg.Wait()
+	seen.LostQuorum = lost
+	return cluster.Evaluate(e.Cluster, seen)
+}
+
+// JoinError says that the API of a recovered cluster serves, and that not all of its members have joined.
+type JoinError struct {
+	Recovered *Recovered
+	Err       error
+}
+
+func (e *JoinError) Error() string {
+	return fmt.Sprintf("the API accepts writes again since %s after the decision, and etcd has %d voters, but not all of them could be added: %v\nNothing has to be recovered any more: `quorate apply` adds the others.",
+		e.Recovered.ToWrite.Round(100*time.Millisecond), e.Recovered.Voters, e.Err)
+}
+
+func (e *JoinError) Unwrap() error { return e.Err }
+
+// Recover brings a cluster back that has lost its quorum for good: one member, then the others. It holds the lease while the plan is
+// confirmed, and the plan is made of what was found under it. A run that was interrupted is finished by running it again.
+func (e *Engine) Recover(ctx context.Context, o RecoverOptions) (*Recovered, error) {
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
+		return nil, err
+	}
+	look := func(ctx context.Context) *cluster.State { return e.Examine(ctx, o) }
+	w := &Work{State: look(ctx), look: look}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	var err error
+	if w.Plan, err = plan.Recover(w.State, time.Now()); err != nil {
+		return nil, err
+	}
+	j := w.State.Judgment()
+	if err := o.Confirm(w, j); err != nil {
+		return nil, err
+	}
+	decided := time.Now()
+	out := &Recovered{Cluster: e.Cluster.Metadata.Name, Judgment: j, From: o.Decision.Host, Missing: j.Missing}
+	if j.Chosen != nil {
+		out.From = j.Chosen.String()
+	}
+	if err := e.execute(ctx, w.Plan, w); err != nil {
+		return nil, err
+	}
+	out.ToWrite, out.Voters = time.Since(decided), 1
+	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/recovered", Title: "recover etcd", Detail: fmt.Sprintf("the API accepts writes, %s after the decision", out.ToWrite.Round(100*time.Millisecond))})
+	b, err := o.Bundle(ctx)
+	if err == nil {
+		// Only the joins are counted: each gives etcd another voter.
+		var mu sync.Mutex
+		sink := e.Progress
+		e.Progress = progress.Tee(sink, progress.Func(func(ev progress.Event) {
+			if ev.Kind != progress.Done || !joins(ev.ID, e.Cluster.StackedEtcd()) {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if out.Voters++; out.Voters == 3 {
+				out.ToThree = time.Since(decided)
+			}
+		}))
+		_, err = e.apply(ctx, b, Options{})
+		e.Progress = sink
+	}
+	if err != nil {
+		return out, &JoinError{out, err}
+	}
+	return out, nil
+}
+
+// joins says that a step adds a voter.
+func joins(id string, stacked bool) bool {
+	is := func(k plan.Kind) bool { return strings.HasSuffix(id, "/"+string(k)) }
+	return is(plan.RejoinEtcd) || is(plan.JoinEtcd) || stacked && is(plan.JoinControlPlane)
+}

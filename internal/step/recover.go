@@ -1,0 +1,194 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
+)
+
+// serveAgain is how long the API of a recovered cluster may take until it accepts a write.
+const serveAgain = 4 * time.Minute
+
+// onEach does something on hosts in parallel.
+func (e *Env) onEach(hosts []string, do func(name string, c *host.Conn) error) error {
+	errs := make([]error, len(hosts))
+	var wg sync.WaitGroup
+	for i, name := range hosts {
+		wg.Go(func() {
+			c, err := e.Conns.Get(name)
+			if err == nil {
+				err = do(name, c)
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// stopMembers notes the recovery on all hosts, and then stops what could vote or serve.
+func stopMembers(ctx context.Context, e *Env, s plan.Step) error {
+	r := s.Recovery
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	if err := e.onEach(r.Members, func(_ string, c *host.Conn) error {
+		_, err := lostquorum.Note.On(ctx, c, r.Note)
+		return err
+	}); err != nil {
+		return err
+	}
+	hosts := slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.Members, r.APIServers))))
+	return e.onEach(hosts, func(name string, c *host.Conn) error {
+		_, err := lostquorum.Stop.Make(ctx, c, permit, lostquorum.StopRequest{Etcd: slices.Contains(r.Members, name), APIServer: slices.Contains(r.APIServers, name)})
+		return err
+	})
+}
+
+// recoverMember rebuilds a copy before anything is moved. Then the data of the other hosts are set aside, so that nothing can start on
+// them, then those of the host itself, and the rebuilt ones take their place.
+func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	r := s.Recovery
+	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp})
+	if err != nil {
+		return fmt.Errorf("making a cluster of one from %s on %s: %w", r.Note.Path, s.Host, err)
+	}
+	e.note(s, fmt.Sprintf("the data go up to revision %d; %d entries at the end of the log count that the member did not know to be acknowledged; the new cluster begins at revision %d", built.Revision, built.Kept, built.NewRevision))
+	aside := func(name string, c *host.Conn) error {
+		data, has := r.Aside[name]
+		if !has {
+			return nil
+		}
+		to, err := lostquorum.SetAside.Make(ctx, c, permit, lostquorum.AsideRequest{Stamp: r.Note.Stamp, ClusterID: data.ClusterID, MemberID: data.MemberID})
+		if err == nil && to != "" {
+			e.note(s, "the data that were in place on "+name+" are in "+to)
+		}
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(r.Members), func(name string) bool { return name == s.Host })
+	if err := e.onEach(others, aside); err != nil {
+		return err
+	}
+	if err := aside(s.Host, c); err != nil {
+		return err
+	}
+	_, err = lostquorum.Put.Make(ctx, c, permit, built)
+	return err
+}
+
+// serveRecovered starts the member and the API servers that can use it, and has the API accept a write: the record of the recovery.
+// Then the recovery is over for the hosts.
+func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	r := s.Recovery
+	if _, err := lostquorum.Start.Make(ctx, c, permit, struct{}{}); err != nil {
+		return err
+	}
+	if _, err := kubeadm.AwaitEtcd.On(ctx, c, struct{}{}); err != nil {
+		return err
+	}
+	servers := r.APIServers
+	if e.Cluster.StackedEtcd() {
+		servers = []string{s.Host} // the others have no etcd yet
+	}
+	if err := e.onEach(servers, func(_ string, c *host.Conn) error {
+		_, err := lostquorum.StartAPI.Make(ctx, c, permit, struct{}{})
+		return err
+	}); err != nil {
+		return err
+	}
+	record, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, serveAgain, "the first write to the recovered cluster")
+	defer cancel()
+	if err := retry(ctx, 250*time.Millisecond, func(ctx context.Context) error {
+		client, err := e.api(ctx)
+		if err != nil {
+			return err
+		}
+		limited, stop := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("no answer within 5s"))
+		defer stop()
+		return note(limited, client, observe.RecoveryKey, string(record))
+	}); err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(r.Members), func(name string) bool { return name == s.Host })
+	finish := func(_ string, c *host.Conn) error {
+		_, err := lostquorum.Finish.On(ctx, c, struct{}{})
+		return err
+	}
+	if err := e.onEach(others, finish); err != nil {
+		e.note(s, "the note of the recovery stays on a host: "+err.Error()) // it counts only on the host where the cluster begins
+	}
+	return finish(s.Host, c)
+}
+
+// rejoinEtcd gives a control plane a new member of a stacked etcd. Each part is skipped if it was done before.
+func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
+	h, c, own, err := e.initConfig(s)
+	if err != nil {
+		return err
+	}
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	stored, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("reading kubeadm's configuration: %w", err)
+	}
+	if raw, err := kubeadmconfig.WithClusterConfiguration(h, stored.Data["ClusterConfiguration"]); err == nil {
+		own = string(raw)
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, joinTimeout, "joining etcd again")
+	defer cancel()
+	via := e.otherMembers(s.Host)
+	members, err := etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380")
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.RejoinEtcd.Make(ctx, c, permit, kubeadm.RejoinRequest{Config: own, Members: members}); err != nil {
+		return err
+	}
+	if err := etcd.Promote(ctx, via, h.Name, h.Address, func(text string) { e.note(s, text) }); err != nil {
+		return err
+	}
+	_, err = kubeadm.FinishRejoin.Make(ctx, c, permit, struct{}{})
+	return err
+}
