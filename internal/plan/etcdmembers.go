@@ -46,23 +46,24 @@ func (b *builder) joinEtcd() error {
 	return nil
 }
 
-// rejoinEtcd plans new members for control planes that are part of the cluster and have neither data of etcd nor a member, as after
-// a recovery of the quorum, and finishes what was interrupted.
-func (b *builder) rejoinEtcd() {
-	if !b.c.StackedEtcd() || b.Seen.Etcd == nil || b.Stage() != cluster.Complete {
-		return
+// rejoins says that a control plane of the cluster has neither data of etcd nor a member with a vote, as after a recovery of the quorum,
+// or after that was interrupted.
+func (b *builder) rejoins(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	if !b.c.StackedEtcd() || b.Seen.Etcd == nil || b.Stage() != cluster.Complete || f == nil || !h.Has(spec.RoleControlPlane) || !f.Kubernetes.KubeletConfig {
+		return false
 	}
+	m, has := b.Member(h.Name)
+	return has && m.Learner || !has && !f.Kubernetes.EtcdData
+}
+
+// rejoinEtcd plans new members for these control planes.
+func (b *builder) rejoinEtcd() {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
-		f := b.Facts(h.Name)
-		if f == nil || !f.Kubernetes.KubeletConfig {
-			continue
+		if b.rejoins(h) {
+			b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
+				Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
 		}
-		m, has := b.Member(h.Name)
-		if has && !m.Learner || !has && f.Kubernetes.EtcdData {
-			continue
-		}
-		b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
-			Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
 	}
 }
 

@@ -169,6 +169,9 @@ func (b *builder) restore(h spec.Host) {
 				Reason: "the manifests of " + strings.Join(missing, " and ") + " are missing", Change: change(cluster.Start, part, h.Name)}, at.configure)
 		}
 	}
+	if b.rejoins(h) {
+		return // until it has, its kubelet has no API server
+	}
 	if b.IdentityExpired(h.Name) {
 		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
 			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)

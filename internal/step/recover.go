@@ -55,7 +55,7 @@ func stopMembers(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	hosts := slices.Compact(slices.Sorted(slices.Values(slices.Concat(r.Members, r.APIServers))))
 	return e.onEach(hosts, func(name string, c *host.Conn) error {
-		_, err := lostquorum.Stop.Make(ctx, c, permit, lostquorum.StopRequest{Etcd: slices.Contains(r.Members, name), APIServer: slices.Contains(r.APIServers, name)})
+		_, err := lostquorum.Stop.Make(ctx, c, permit, lostquorum.StopRequest{Etcd: slices.Contains(r.Members, name), API: slices.Contains(r.APIServers, name)})
 		return err
 	})
 }
@@ -141,6 +141,12 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		limited, stop := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("no answer within 5s"))
 		defer stop()
 		return note(limited, client, observe.RecoveryKey, string(record))
+	}); err != nil {
+		return err
+	}
+	if err := e.onEach(servers, func(_ string, c *host.Conn) error {
+		_, err := lostquorum.StartControllers.Make(ctx, c, permit, struct{}{})
+		return err
 	}); err != nil {
 		return err
 	}

@@ -22,7 +22,6 @@ import (
 )
 
 const (
-	apiServer   = facts.APIServer
 	etcdPod     = "etcd"
 	kubeletUnit = "kubelet.service"
 
@@ -35,19 +34,24 @@ const (
 
 // StopRequest says what ends on a host.
 type StopRequest struct {
-	// Etcd is the member, and APIServer the API server.
-	Etcd      bool `json:"etcd,omitempty"`
-	APIServer bool `json:"apiServer,omitempty"`
+	// Etcd is the member, and API is the API server with the controller manager and the scheduler.
+	Etcd bool `json:"etcd,omitempty"`
+	API  bool `json:"api,omitempty"`
 }
 
-// Stop ends the member and the API server of this host, and keeps them from being started again, also when the host boots, until
-// Start or a new join. The manifests of static pods are set aside.
+// controllers are stopped with the API server. Without it they only crash, and the kubelet lets them wait longer each time.
+var controllers = []string{facts.ControllerManager, facts.Scheduler}
+
+// Stop ends the member and the API programs of this host, and keeps them from being started again, also when the host boots, until
+// Start, StartAPI and StartControllers, or a new join. The manifests of static pods are set aside.
 var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in StopRequest) (struct{}, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, fmt.Errorf("not within %s", endTimeout))
 	defer cancel()
-	if in.APIServer {
-		if err := (staticpod.Host{}).Withdraw(ctx, apiServer, end); err != nil {
-			return struct{}{}, err
+	if in.API {
+		for _, pod := range append([]string{facts.APIServer}, controllers...) {
+			if err := (staticpod.Host{}).Withdraw(ctx, pod, end); err != nil {
+				return struct{}{}, err
+			}
 		}
 	}
 	if !in.Etcd {
@@ -205,13 +209,23 @@ var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ st
 		if err := (staticpod.Host{}).Return(etcdPod); err != nil {
 			return struct{}{}, err
 		}
-		// It does not run where the data were missing when the host booted.
-		return struct{}{}, system.Systemctl(ctx, "start", kubeletUnit)
+		// It does not run where the data were missing when the host booted. Where it runs, it makes pods wait that have crashed often,
+		// as they do without a quorum; a restart ends that, and leaves the containers alone.
+		return struct{}{}, system.Systemctl(ctx, "restart", kubeletUnit)
 	}
 	return struct{}{}, system.Systemctl(ctx, "enable", "--now", hostconfig.EtcdUnit)
 })
 
 // StartAPI starts the API server of this host again.
 var StartAPI = host.DefineChange("lostquorum.start-api", func(context.Context, struct{}) (struct{}, error) {
-	return struct{}{}, staticpod.Host{}.Return(apiServer)
+	return struct{}{}, staticpod.Host{}.Return(facts.APIServer)
+})
+
+// StartControllers starts the controller manager and the scheduler of this host again.
+var StartControllers = host.DefineChange("lostquorum.start-controllers", func(context.Context, struct{}) (struct{}, error) {
+	var errs []error
+	for _, pod := range controllers {
+		errs = append(errs, staticpod.Host{}.Return(pod))
+	}
+	return struct{}{}, errors.Join(errs...)
 })
