@@ -14,9 +14,10 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcd"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // RejoinRequest is how a control plane that has no data of etcd any more gets a new member.
@@ -59,7 +60,7 @@ var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Conte
 	if err := durable.WriteFile(hostconfig.EtcdManifest, text, 0o600); err != nil {
 		return struct{}{}, err
 	}
-	if err := (staticpod.Host{}).Return("etcd"); err != nil { // what was set aside is older
+	if err := (withdrawal.Host{}).Return("etcd"); err != nil { // what was set aside is older
 		return struct{}{}, err
 	}
 	if err := etcd.Local.Open(); err != nil {
@@ -103,7 +104,7 @@ var FinishRejoin = host.DefineChange("kubeadm.finish-rejoin", func(ctx context.C
 	if err := etcd.Local.Arm(); err != nil {
 		return struct{}{}, err
 	}
-	h := staticpod.Host{}
+	h := withdrawal.Host{}
 	var errs []error
 	for _, name := range h.Withdrawn() {
 		errs = append(errs, h.Return(name))

@@ -16,8 +16,8 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -49,7 +49,7 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 	defer cancel()
 	if in.API {
 		for _, pod := range append([]string{facts.APIServer}, controllers...) {
-			if err := (staticpod.Host{}).Withdraw(ctx, pod, end); err != nil {
+			if err := (withdrawal.Host{}).Withdraw(ctx, pod, end); err != nil {
 				return struct{}{}, err
 			}
 		}
@@ -62,7 +62,7 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, staticpod.Host{}.Withdraw(ctx, etcdPod, end)
+	return struct{}{}, withdrawal.Host{}.Withdraw(ctx, etcdPod, end)
 })
 
 // end ends the containers of a static pod whose manifest was set aside, and counts those that run. It does not wait for the kubelet,
@@ -206,7 +206,7 @@ func (p place) put(in etcddata.Rebuilt) error {
 // Start starts the member on this host again. It does not wait until it answers: see kubeadm.AwaitEtcd.
 var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ struct{}) (struct{}, error) {
 	if slices.Contains(local.manifests(), etcdPod) {
-		if err := (staticpod.Host{}).Return(etcdPod); err != nil {
+		if err := (withdrawal.Host{}).Return(etcdPod); err != nil {
 			return struct{}{}, err
 		}
 		// It does not run where the data were missing when the host booted. Where it runs, it makes pods wait that have crashed often,
@@ -218,14 +218,14 @@ var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ st
 
 // StartAPI starts the API server of this host again.
 var StartAPI = host.DefineChange("lostquorum.start-api", func(context.Context, struct{}) (struct{}, error) {
-	return struct{}{}, staticpod.Host{}.Return(facts.APIServer)
+	return struct{}{}, withdrawal.Host{}.Return(facts.APIServer)
 })
 
 // StartControllers starts the controller manager and the scheduler of this host again.
 var StartControllers = host.DefineChange("lostquorum.start-controllers", func(context.Context, struct{}) (struct{}, error) {
 	var errs []error
 	for _, pod := range controllers {
-		errs = append(errs, staticpod.Host{}.Return(pod))
+		errs = append(errs, withdrawal.Host{}.Return(pod))
 	}
 	return struct{}{}, errors.Join(errs...)
 })

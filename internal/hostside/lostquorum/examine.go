@@ -19,11 +19,12 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcddata"
-	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 const (
@@ -215,7 +216,7 @@ func (p place) running(dataDir string) (int, error) {
 		if err != nil || system.ReadTrimmed(filepath.Join(dir, "comm")) != "etcd" {
 			continue
 		}
-		args := system.Flags(strings.Split(string(system.ReadAll(filepath.Join(dir, "cmdline"))), "\x00"))
+		args := flags.Parse(strings.Split(string(system.ReadAll(filepath.Join(dir, "cmdline"))), "\x00"))
 		at := args["data-dir"]
 		for v := range strings.SplitSeq(string(system.ReadAll(filepath.Join(dir, "environ"))), "\x00") {
 			if value, is := strings.CutPrefix(v, "ETCD_DATA_DIR="); is && at == "" {
