@@ -301,9 +301,12 @@ func jumpTarget(t Target) (Target, error) {
 	return j, nil
 }
 
+// errNoKey says that a host answers and lets nobody in.
+var errNoKey = errors.New("no key was accepted")
+
 func explain(err error, t Target) error {
 	if strings.Contains(err.Error(), "unable to authenticate") {
-		return fmt.Errorf("no key was accepted for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", t.User)
+		return fmt.Errorf("%w for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", errNoKey, t.User)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -36,12 +37,17 @@ func (s *Set) Add(ctx context.Context, targets []Target) {
 }
 
 // Retry connects again to the hosts that could not be reached, with the patience of a command that changes nothing, and returns the
-// names of those that can be reached now.
+// names of those that can be reached now. A host that answers and does not let the caller in, or has the wrong key, is left alone: it
+// may lock out who tries often.
 func (s *Set) Retry(ctx context.Context) []string {
 	s.mu.Lock()
 	var targets []Target
 	for _, u := range s.errs {
-		targets = append(targets, u.target)
+		_, wrongKey := errors.AsType[*HostKeyError](u.err)
+		_, unconfirmed := errors.AsType[*UnconfirmedError](u.err)
+		if !wrongKey && !unconfirmed && !errors.Is(u.err, errNoKey) {
+			targets = append(targets, u.target)
+		}
 	}
 	s.mu.Unlock()
 	s.dialer.forget()
