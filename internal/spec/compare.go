@@ -244,6 +244,11 @@ func summary(element reflect.Value) string {
 // text renders a plain value or a list of strings.
 func text(v reflect.Value, decl declaration) string {
 	switch v.Kind() {
+	case reflect.Bool:
+		if v.IsZero() {
+			return ""
+		}
+		return "true"
 	case reflect.Int:
 		if v.IsZero() {
 			return ""

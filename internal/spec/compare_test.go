@@ -19,6 +19,8 @@ func (f *filler) fill(v reflect.Value) {
 		v.SetString(fmt.Sprintf("v%03d", f.n))
 	case reflect.Int:
 		v.SetInt(int64(f.n))
+	case reflect.Bool:
+		v.SetBool(true)
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if yamlName(v.Type().Field(i)) != "" {
@@ -133,6 +135,9 @@ func places(c *Cluster) (out []place) {
 				out = append(out, q)
 			case v.Kind() == reflect.Int:
 				p.change = func(n reflect.Value) { n.SetInt(n.Int() + 1000) }
+				out = append(out, p)
+			case v.Kind() == reflect.Bool:
+				p.change = func(b reflect.Value) { b.SetBool(!b.Bool()) }
 				out = append(out, p)
 			default:
 				p.change = func(s reflect.Value) { s.SetString("other") }

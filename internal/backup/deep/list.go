@@ -24,7 +24,7 @@ const (
 	// mostUnreadable is how many unreadable objects of a kind are looked for.
 	mostUnreadable = 20
 	// discoveryTimeout is how long an API server may take until it serves the custom resources that are in etcd.
-	discoveryTimeout = 30 * time.Second
+	discoveryTimeout = 2 * time.Minute
 	discoveryPace    = 100 * time.Millisecond
 )
 

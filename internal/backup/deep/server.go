@@ -232,7 +232,12 @@ func (s *server) printed() string {
 
 // stop ends it. Nothing that it would write when it ends gracefully is needed.
 func (s *server) stop() {
-	syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended
+	select {
+	case <-s.ended: // its ID may be another process's by now
+		return
+	default:
+	}
+	syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it may have ended since
 	<-s.ended
 }
 
