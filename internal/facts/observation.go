@@ -120,11 +120,6 @@ type PodRoute struct {
 	Lacks string `json:"lacks,omitempty"`
 }
 
-// DNSLingerSeconds is how long a CoreDNS pod goes on answering after its end has begun. kube-proxy sends no new clients to it from then on, but
-// a lookup from a port that was used for a lookup at this pod before still goes there: as long as the kernel remembers that one, which is 30
-// seconds (nf_conntrack_udp_timeout). kube-proxy makes the kernel forget it only after the pod has ended.
-const DNSLingerSeconds = 30
-
 // API is what the API server says.
 type API struct {
 	Version string `json:"version"`
@@ -170,8 +165,6 @@ type API struct {
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
-	// DNSLingers reports whether a CoreDNS pod goes on answering for DNSLingerSeconds after its end has begun.
-	DNSLingers bool `json:"dnsLingers"`
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`

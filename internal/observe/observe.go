@@ -429,7 +429,6 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	api.DNSReplacing = d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas
 	for _, c := range d.Spec.Template.Spec.Containers {
 		api.DNSVersion = cmp.Or(api.DNSVersion, components.Tag(c.Image))
-		api.DNSLingers = api.DNSLingers || lingers(c)
 	}
 	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
 		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule && c.MinDomains != nil
@@ -451,12 +450,6 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	api.DNSNodes = len(nodes)
 	return nil
-}
-
-// lingers says that a container of CoreDNS goes on answering after its end has begun.
-func lingers(c corev1.Container) bool {
-	l := c.Lifecycle
-	return l != nil && l.PreStop != nil && l.PreStop.Sleep != nil && l.PreStop.Sleep.Seconds >= facts.DNSLingerSeconds
 }
 
 // whyNotReady is empty for a pod that is ready.

@@ -80,20 +80,3 @@ func TestWhatIsRememberedOfMaintenance(t *testing.T) {
 		t.Errorf("%+v", api)
 	}
 }
-
-func TestWhetherDNSLingers(t *testing.T) {
-	sleep := func(seconds int64) *corev1.Lifecycle {
-		return &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: seconds}}}
-	}
-	for name, tc := range map[string]struct {
-		l    *corev1.Lifecycle
-		want bool
-	}{
-		"as kubeadm has it": {nil, false}, "another hook": {&corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{}}, false}, "only after the start": {&corev1.Lifecycle{}, false},
-		"too short": {sleep(5), false}, "as Quorate has it": {sleep(facts.DNSLingerSeconds), true}, "longer": {sleep(60), true},
-	} {
-		if got := lingers(corev1.Container{Lifecycle: tc.l}); got != tc.want {
-			t.Errorf("%s: %v", name, got)
-		}
-	}
-}

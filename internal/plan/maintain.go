@@ -89,7 +89,7 @@ func (b *builder) maintain() error {
 		}
 	}
 	b.applyManifests()
-	if !b.Seen.API.DNSSpread || !b.Seen.API.DNSLingers {
+	if !b.Seen.API.DNSSpread {
 		b.spreadDNS()
 	}
 	for _, h := range hosts {
@@ -315,8 +315,7 @@ func (b *builder) applyManifests(after ...*Step) {
 }
 
 func (b *builder) spreadDNS(after ...*Step) {
-	b.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS, and let it end slowly",
-		Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure; and a replica that ends gets some lookups until kube-proxy knows that it has ended"}, after...)
+	b.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}, after...)
 }
 
 // recordSpec stores the spec in the cluster when it is not the stored one.

@@ -217,13 +217,13 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 	case SwitchAddons, UpgradeCluster:
 		obs.API.DNSVersion, obs.API.DaemonSets[0].Version = cluster.ImageTag(r.Images[dnsAddon]), r.Version
 		if s.Kind == UpgradeCluster {
-			obs.API.Kubeadm.Version, obs.API.DNSSpread, obs.API.DNSLingers = r.Version, false, false
+			obs.API.Kubeadm.Version, obs.API.DNSSpread = r.Version, false
 			if f.Programs[facts.KubeadmProgram] != r.Digest {
 				t.Errorf("%s runs with the kubeadm of another version", s.ID)
 			}
 		}
 	case SpreadDNS:
-		obs.API.DNSSpread, obs.API.DNSLingers = true, true
+		obs.API.DNSSpread = true
 	case RecordSpec:
 		obs.API.Record = s.Record
 	case RecordVerified:

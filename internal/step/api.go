@@ -355,7 +355,17 @@ func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
 	if err != nil {
 		return err
 	}
-	patch, err := dnsPatch()
+	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}
+	spread := func(key string, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
+		return corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: when,
+			LabelSelector: selector, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
+	}
+	nodes := spread(corev1.LabelHostname, corev1.DoNotSchedule)
+	nodes.MinDomains = new(int32(2))
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
+		"topologySpreadConstraints": []corev1.TopologySpreadConstraint{
+			nodes, spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
+		}}}}})
 	if err != nil {
 		return err
 	}
@@ -365,24 +375,4 @@ func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
 		_, err := client.AppsV1().Deployments(metav1.NamespaceSystem).Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 		return err
 	})
-}
-
-// dnsEndSeconds is how long the kubelet gives a CoreDNS pod: for the pause, kubeadm's five seconds of lameduck, and its end.
-const dnsEndSeconds = facts.DNSLingerSeconds + 15
-
-// dnsPatch is a strategic merge patch of CoreDNS's Deployment. Each replica pauses before it is told to end, and answers meanwhile.
-func dnsPatch() ([]byte, error) {
-	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}
-	spread := func(key string, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
-		return corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: when,
-			LabelSelector: selector, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
-	}
-	nodes := spread(corev1.LabelHostname, corev1.DoNotSchedule)
-	nodes.MinDomains = new(int32(2))
-	return json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
-		"topologySpreadConstraints":     []corev1.TopologySpreadConstraint{nodes, spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway)},
-		"terminationGracePeriodSeconds": dnsEndSeconds,
-		"containers": []map[string]any{{"name": "coredns",
-			"lifecycle": corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: facts.DNSLingerSeconds}}}}},
-	}}}})
 }
