@@ -1,6 +1,7 @@
 package lostquorum
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string
 	if err != nil {
 		return "", err
 	}
-	to := filepath.Join(root, in.Stamp+"-"+in.MemberID)
+	to := filepath.Join(root, in.Stamp+"-"+cmp.Or(in.MemberID, "unknown"))
 	if err := durable.MkdirAll(p.at(to), 0o700); err != nil {
 		return "", err
 	}
