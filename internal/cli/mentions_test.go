@@ -31,7 +31,7 @@ type mention struct {
 const unset = "\x00"
 
 // planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"dashboard", "drill", "recover", "repair", "restore", "rotate", "size", "upgrade", "watch"}
+var planned = []string{"dashboard", "drill", "repair", "restore", "rotate", "size", "upgrade", "watch"}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
 	root := (&app{}).root()

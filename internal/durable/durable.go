@@ -203,6 +203,15 @@ func Rename(from, to string) error {
 	return nil
 }
 
+// Move is Rename for data that are finished already, and that must replace nothing: an error that matches fs.ErrExist says that there is
+// something at the new name. One that matches unix.EXDEV says that it is on another file system, or mount.
+func Move(from, to string) error {
+	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return errors.Join(SyncDir(filepath.Dir(to)), SyncDir(filepath.Dir(from)))
+}
+
 // Symlink makes path a link to target, in place of any file or link there.
 func Symlink(target, path string) error {
 	dir := filepath.Dir(path)

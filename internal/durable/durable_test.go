@@ -216,3 +216,25 @@ func TestAFailedWriteLeavesTheOldContent(t *testing.T) {
 		t.Errorf("%v, %v", entries, err)
 	}
 }
+
+func TestMoveReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "a", "member"), filepath.Join(dir, "b", "member")
+	for _, path := range []string{from, filepath.Dir(to)} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := durable.Move(from, to); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.Move(from, to); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("nothing to move: %v", err)
+	}
+	if err := os.MkdirAll(from, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := durable.Move(from, to); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("onto an empty directory: %v", err)
+	}
+}

@@ -105,33 +105,39 @@ func TestRecover(t *testing.T) {
 
 // TestAMemberThatIsGoneJoinsAgain: a control plane that has its node and lost its member gets another one, one after the other.
 func TestAMemberThatIsGoneJoinsAgain(t *testing.T) {
-	gone := func(c clustertest.Fixture, hosts ...string) {
+	gone := func(obs *facts.Observation, hosts ...string) {
 		for _, name := range hosts {
-			k := c.Kubernetes(name)
-			k.EtcdData = false
-			k.Manifests = []string{facts.ControllerManager, facts.Scheduler}
-			c.Change(name, func(h *facts.Host) { h.APIServer = new(clustertest.Problem("connection refused")) })
-			c.Seen.Etcd = slices.DeleteFunc(c.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Name == name })
+			h := obs.Hosts[name]
+			h.Facts.Kubernetes.EtcdData = false
+			h.Facts.Kubernetes.Manifests = []string{facts.ControllerManager, facts.Scheduler}
+			h.APIServer = &facts.Answer{Problem: "connection refused"}
+			obs.Hosts[name] = h
+			obs.Etcd = slices.DeleteFunc(obs.Etcd, func(m facts.EtcdMember) bool { return m.Name == name })
+		}
+	}
+	learner := func(obs *facts.Observation, name string) {
+		for i := range obs.Etcd {
+			obs.Etcd[i].Learner = obs.Etcd[i].Name == name
 		}
 	}
 	for name, tc := range map[string]struct {
-		change func(clustertest.Fixture)
+		change func(*facts.Observation)
 		want   []string
 	}{
-		"whole":     {func(clustertest.Fixture) {}, nil},
-		"one":       {func(f clustertest.Fixture) { gone(f, "cp-c") }, []string{"cp-c"}},
-		"two":       {func(f clustertest.Fixture) { gone(f, "cp-a", "cp-c") }, []string{"cp-a", "cp-c"}},
-		"a learner": {func(f clustertest.Fixture) { f.Seen.Etcd[2].Learner = true }, []string{"cp-c"}},
-		"with data": {func(f clustertest.Fixture) { gone(f, "cp-c"); f.Kubernetes("cp-c").EtcdData = true }, nil},
+		"whole":     {func(*facts.Observation) {}, nil},
+		"one":       {func(obs *facts.Observation) { gone(obs, "cp-c") }, []string{"cp-c"}},
+		"two":       {func(obs *facts.Observation) { gone(obs, "cp-a", "cp-c") }, []string{"cp-a", "cp-c"}},
+		"a learner": {func(obs *facts.Observation) { learner(obs, "cp-c") }, []string{"cp-c"}},
+		"with data": {func(obs *facts.Observation) {
+			gone(obs, "cp-c")
+			obs.Hosts["cp-c"].Facts.Kubernetes.EtcdData = true
+		}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := clustertest.Whole()
-			tc.change(f)
-			f.Record()
-			p, err := Build(cluster.Evaluate(f.Spec, f.Seen), testBundle)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := testCluster()
+			obs := finished(t, c)
+			tc.change(obs)
+			p := build(t, c, obs)
 			var got []string
 			for _, s := range p.Steps {
 				if s.Kind == RejoinEtcd {

@@ -1,6 +1,7 @@
 package lostquorum
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,19 +115,11 @@ func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string
 	if err != nil {
 		return "", err
 	}
-	to := filepath.Join(root, in.Stamp+"-"+in.MemberID)
+	to := filepath.Join(root, in.Stamp+"-"+cmp.Or(in.MemberID, "unknown"))
 	if err := durable.MkdirAll(p.at(to), 0o700); err != nil {
 		return "", err
 	}
-	return to, move(from, filepath.Join(p.at(to), "member"))
-}
-
-// move renames a directory durably, and never onto another one.
-func move(from, to string) error {
-	if err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE); err != nil {
-		return fmt.Errorf("renaming %s to %s: %w", from, to, err)
-	}
-	return errors.Join(durable.SyncDir(filepath.Dir(to)), durable.SyncDir(filepath.Dir(from)))
+	return to, durable.Move(from, filepath.Join(p.at(to), "member"))
 }
 
 // keptRoot is where data can be kept without being copied: in the usual directory, or, where the data directory is on a file system of
@@ -140,7 +133,7 @@ func (p place) keptRoot(dataDir string) (string, error) {
 		return "", err
 	}
 	to := filepath.Join(p.at(facts.EtcdKeptDir), filepath.Base(probe))
-	err = os.Rename(probe, to)
+	err = durable.Move(probe, to)
 	if err == nil {
 		return facts.EtcdKeptDir, os.Remove(to)
 	}
@@ -200,7 +193,7 @@ func (p place) put(in etcddata.Rebuilt) error {
 	if to := filepath.Join(dir, "member"); system.Exists(to) {
 		return fmt.Errorf("%s exists: data are never overwritten", to)
 	}
-	return move(in.Member, filepath.Join(dir, "member"))
+	return durable.Move(in.Member, filepath.Join(dir, "member"))
 }
 
 // Start starts the member on this host again. It does not wait until it answers: see kubeadm.AwaitEtcd.
