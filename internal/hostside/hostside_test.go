@@ -20,8 +20,8 @@ var withoutSecrets = []string{
 	"backup.remove-schedule", "backup.report", // names, times, and errors from which credentials were removed
 	"bundle.import-images", "bundle.lacking", "bundle.prune-images", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
-	"etcd.claim",                   // uses the certificate that the host has
-	"etcd.snapshot", "etcd.stored", // the same; a snapshot stays on the host, and of stored objects only the keys leave it
+	"etcd.claim",                                         // uses the certificate that the host has
+	"etcd.snapshot", "etcd.snapshot-size", "etcd.stored", // the same; a snapshot stays on the host, and of stored objects only the keys leave it
 	"kubeadm.abandon-join", "kubeadm.await-etcd", "kubeadm.finish-rejoin",
 	"lostquorum.build", "lostquorum.examine", "lostquorum.finish", "lostquorum.note", "lostquorum.put", "lostquorum.set-aside", // names, paths, IDs and numbers
 	"lostquorum.start", "lostquorum.start-api", "lostquorum.start-controllers", "lostquorum.stop",
