@@ -61,7 +61,7 @@ func TestExternalEtcd(t *testing.T) {
 		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
 		}},
-	}, 0, 1, 2, 3, 4, 6) {
+	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
 			if t.Failed() {

@@ -152,7 +152,7 @@ func (q quorumLost) oneLeft(t *testing.T, ctx context.Context) {
 // TestRecover recovers clusters from what other tests have no sample of.
 func TestRecover(t *testing.T) {
 	if !*whole {
-		t.Skip("TestExternalEtcd and TestHosts end with a sample of it; this one runs with -whole")
+		t.Skip("TestHosts ends with a sample of it; this one runs with -whole")
 	}
 	c := newCluster(t, "e2e-recover")
 	ctx := testContext(t)
