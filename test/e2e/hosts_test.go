@@ -46,7 +46,7 @@ func TestHosts(t *testing.T) {
 			{"load balancers move to the control planes", h.balancersMoveBack},
 			{"and back", h.balancersMoveAway},
 			{"the quorum is lost", func(t *testing.T, ctx context.Context) { quorumLost{h.c, h.spec, h.p}.oneLeft(t, ctx) }},
-		}, 1, 3, 4, 8) {
+		}, 1, 3, 4) {
 			t.Run(part.name, func(t *testing.T) {
 				part.test(t, testContext(t))
 				if t.Failed() {
