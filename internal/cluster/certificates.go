@@ -49,7 +49,7 @@ const (
 func (s *State) Renewer(c Certificate) Renewer {
 	h, _ := s.present.Host(c.Host)
 	switch {
-	case c.Name == facts.KubeletClient, c.Name == facts.KubeletServer:
+	case c.Name == facts.KubeletClient, c.Name == facts.KubeletServer, c.Name == facts.KubeletKubeconfig:
 		return ByKubelet
 	case c.Name == facts.ApproverCertificate:
 		return ByApprover
@@ -174,7 +174,7 @@ func (s *State) Outdated(host string) (out []string) {
 func (s *State) IdentityExpired(host string) bool {
 	c, known := s.certificateOn(host, facts.KubeletClient)
 	if !known {
-		c, known = s.certificateOn(host, "kubelet.conf")
+		c, known = s.certificateOn(host, facts.KubeletKubeconfig)
 	}
 	return known && s.Expired(c)
 }
@@ -232,7 +232,7 @@ func (f *findings) certificates() {
 func (f *findings) renewal(c Certificate) string {
 	switch f.Renewer(c) {
 	case ByKubelet:
-		if c.Name == facts.KubeletClient && f.Expired(c.Certificate) {
+		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) {
 			return "The kubelet cannot renew an expired certificate. Run `quorate apply`: it signs a new one."
 		}
 		return "The kubelet renews it automatically while it reaches the API. If it does not, run `systemctl restart kubelet` there."

@@ -21,6 +21,9 @@ type Certificate struct {
 	Written time.Time `json:"written,omitzero"`
 }
 
+// KubeletKubeconfig holds the kubelet's client certificate on a host where kubeadm left it inside.
+const KubeletKubeconfig = "kubelet.conf"
+
 // The names of certificates that are not below /etc/kubernetes.
 const (
 	KubeletClient       = "kubelet-client"

@@ -3,7 +3,6 @@ package plan
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -104,13 +103,14 @@ func (b *builder) renewOn(h spec.Host, all []facts.Certificate, change *cluster.
 			first = c
 		}
 	}
-	s.Reason = fmt.Sprintf("%s %s; what serves with them reads them again, and nothing restarts", first.Name, cluster.Expiry(first.Expires, b.Seen.Time))
+	s.Reason = first.Name + " " + cluster.Expiry(first.Expires, b.Seen.Time)
 	if n := len(all) - 1; n > 0 {
-		s.Reason = fmt.Sprintf("%s %s, %d others are renewed with it; what serves with them reads them again, and nothing restarts", first.Name, cluster.Expiry(first.Expires, b.Seen.Time), n)
+		s.Reason += fmt.Sprintf(", and %d more are renewed with it", n)
 	}
 	if !change.Disruptive() {
 		return b.add(s, after...)
 	}
+	s.Reason += "; what serves with them reads them again, and nothing restarts"
 	return b.addInTurn(s, after...)
 }
 
@@ -141,13 +141,21 @@ func (b *builder) copyRenewedClient(h spec.Host, from map[string]*Step) {
 	b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Detail: source, Title: "copy etcd's client certificate", Reason: "it was renewed on " + source + "; the API server reads it again for each connection"}, from[source], b.last)
 }
 
-// renewKubelet plans a new identity for a kubelet whose own has expired.
-func (b *builder) renewKubelet(h spec.Host, after ...*Step) *Step {
-	if !b.Reachable(h.Name) || !h.IsNode() || !b.Facts(h.Name).Kubernetes.KubeletConfig || !b.IdentityExpired(h.Name) || b.plans(RenewKubelet, h) {
-		return nil
+// identityDue says that the kubelet of a host needs a new identity: its own has expired.
+func (b *builder) identityDue(h spec.Host) bool {
+	return b.Reachable(h.Name) && h.IsNode() && b.Facts(h.Name).Kubernetes.KubeletConfig && b.IdentityExpired(h.Name)
+}
+
+func renewKubeletStep(h spec.Host) Step {
+	return Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
+		Change: change(cluster.Restart, cluster.Node, h.Name)}
+}
+
+// renewKubelet plans a new identity for a kubelet that needs one, after whatever is disruptive.
+func (b *builder) renewKubelet(h spec.Host, after ...*Step) {
+	if b.identityDue(h) && !b.plans(RenewKubelet, h) {
+		b.addInTurn(renewKubeletStep(h), after...)
 	}
-	return b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
-		Change: change(cluster.Restart, cluster.Node, h.Name)}, after...)
 }
 
 // refuseExpiredAuthority holds where the API does not answer: if the cluster's authority has expired, new certificates would not help.
@@ -169,45 +177,57 @@ func (b *builder) refuseExpiredAuthority() error {
 	return nil
 }
 
-// reissueExpired plans new certificates where the API does not answer and some have expired. It needs nothing but the hosts. Nobody
-// uses the cluster, so all hosts do it together. Programs that waited for a certificate have made long pauses, so they are started
-// again.
+// reissueExpired plans new certificates where the API cannot be used and some have expired. It needs nothing but the hosts. Where nothing
+// works, all hosts do it together, and programs that were refused are started again, because they try less and less often. An API
+// server that works goes on: perhaps only the administrator's certificate has expired.
 func (b *builder) reissueExpired() {
 	var issued []*Step
-	var revived []spec.Host
 	for _, h := range b.c.Spec.Hosts {
 		if len(b.ExpiredOn(h.Name)) == 0 || !b.Reachable(h.Name) {
 			continue
 		}
-		all := b.toRenew(h, b.Due)
-		part := cluster.APIPrograms
-		if !h.Has(spec.RoleControlPlane) {
-			part = cluster.EtcdMember
+		verb, part := cluster.Start, cluster.EtcdMember
+		if h.Has(spec.RoleControlPlane) {
+			part = cluster.APIPrograms
+			if b.APIServer(h.Name).OK {
+				verb = cluster.Restart
+			}
 		}
-		issued = append(issued, b.renewOn(h, all, change(cluster.Start, part, h.Name), []*Step{b.at[h.Name].configure}))
-		revived = append(revived, h)
+		issued = append(issued, b.renewOn(h, b.toRenew(h, b.Due), change(verb, part, h.Name), []*Step{b.at[h.Name].configure}))
 	}
 	if b.c.ManagedEtcd() {
 		issued = append(issued, b.copyExpiredClients()...)
 	}
-	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+	cps := b.c.HostsWith(spec.RoleControlPlane)
+	for _, h := range cps {
 		b.renewKubelet(h, issued...)
 	}
-	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
-		// An API server whose etcd did not answer has given up, too, whatever certificates its own host has.
-		if len(revived) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
+	renewed := append(b.ofKind(RenewKubelet), issued...)
+	for _, h := range cps {
+		if len(issued) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
 			continue
 		}
-		pods := slices.DeleteFunc(slices.Clone(controlPlanePods), func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
-		if len(pods) == 0 {
-			continue
+		// An API server whose etcd did not answer may have given up, too, whatever certificates its own host has.
+		s := Step{Kind: RestartPrograms, Host: h.Name, Pods: controlPlanePods, Change: change(cluster.Start, cluster.APIPrograms, h.Name),
+			Reason: "certificates had expired, and programs that are refused try again less and less often"}
+		if b.APIServer(h.Name).OK {
+			s.Pods, s.Change.Verb, s.Reason = nil, cluster.Restart, "they read their certificate only when they start; the API server goes on"
+			for _, c := range b.ExpiredOn(h.Name) {
+				s.Pods = append(s.Pods, c.Programs()...)
+			}
 		}
-		b.add(Step{Kind: RestartPrograms, Host: h.Name, Title: "start " + strings.Join(pods, ", ") + " again", Pods: pods, Change: change(cluster.Start, cluster.APIPrograms, h.Name),
-			Reason: "certificates had expired, and programs that are refused try again less and less often"}, append(issued, b.last)...)
+		s.Pods = slices.DeleteFunc(slices.Clone(s.Pods), func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
+		s.Title = "restart " + cluster.List(s.Pods)
+		switch {
+		case len(s.Pods) == 0:
+		case s.Change.Disruptive():
+			b.addInTurn(s, renewed...)
+		default:
+			b.add(s, renewed...)
+		}
 	}
-	for _, h := range b.c.Spec.Hosts {
-		b.renewKubelet(h, issued...)
-	}
+	b.inLanes(slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.identityDue(h) || b.plans(RenewKubelet, h) }), renewed,
+		func(h spec.Host, after ...*Step) *Step { return b.add(renewKubeletStep(h), after...) })
 }
 
 // copyExpiredClients gives control planes the client certificate for an external etcd where theirs has expired.

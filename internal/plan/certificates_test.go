@@ -205,6 +205,38 @@ func TestEverythingHasExpired(t *testing.T) {
 	}
 }
 
+// TestOnlyTheAdministratorsCertificateHasExpired: the API servers work, so nothing may take them away together.
+func TestOnlyTheAdministratorsCertificateHasExpired(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	certified(c, obs, 200)
+	obs.API, obs.APIError = nil, "Unauthorized"
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		k := &obs.Hosts[h.Name].Facts.Kubernetes
+		for i := range k.Certificates {
+			if name := k.Certificates[i].Name; name == "admin.conf" || name == "scheduler.conf" {
+				k.Certificates[i].Expires = obs.Time.Add(-time.Hour)
+			}
+		}
+	}
+	p := build(t, c, obs)
+	checkOrder(t, p)
+	kinds := kindsOf(p)
+	if len(kinds[RenewCertificates]) != 3 || len(kinds[RestartPrograms]) != 3 || len(kinds[RenewKubelet]) > 0 {
+		t.Fatalf("%v", kinds)
+	}
+	var last string
+	for _, s := range p.Steps {
+		if s.Kind != RestartPrograms {
+			continue
+		}
+		if !slices.Equal(s.Pods, []string{facts.Scheduler}) || s.Change.Verb != cluster.Restart || last != "" && !dependsOn(p, s.ID, last) {
+			t.Errorf("%+v", s)
+		}
+		last = s.ID
+	}
+}
+
 func TestAnEtcdHostsClientCertificateReachesControlPlanes(t *testing.T) {
 	c := external()
 	obs := finishedExternal(t, c)

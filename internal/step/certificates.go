@@ -21,7 +21,8 @@ func renewCertificates(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.RenewCertificates.Make(ctx, c, permit, kubeadm.RenewRequest{Names: s.Certificates, Lifetime: time.Duration(s.LifetimeSeconds) * time.Second})
+	_, err = kubeadm.RenewCertificates.Make(ctx, c, permit, kubeadm.RenewRequest{Names: s.Certificates, Lifetime: time.Duration(s.LifetimeSeconds) * time.Second,
+		Await: s.Change.Verb == cluster.Restart})
 	return err
 }
 

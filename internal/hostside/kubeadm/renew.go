@@ -40,6 +40,8 @@ type RenewRequest struct {
 	// Lifetime is how long the new ones are valid. If it is 0, that is as long as the former ones were, and a year for those that were
 	// made for less than shortest.
 	Lifetime time.Duration
+	// Await says that the programs that serve with them must present the new ones before the operation returns, as far as they run.
+	Await bool
 }
 
 // shortest is the shortest lifetime that somebody may have chosen for a cluster. Shorter ones are those of a test or a mistake.
@@ -48,14 +50,14 @@ const shortest = 24 * time.Hour
 // reloadPatience is how long a program may take to read a certificate again. API servers look once a minute if they missed a change.
 const reloadPatience = 3 * time.Minute
 
-// RenewCertificates signs new certificates with the authorities whose keys are on this host, expired ones as well. It returns when the
-// programs that serve with them present the new ones, as far as they run. No program restarts.
+// RenewCertificates signs new certificates with the authorities whose keys are on this host, expired ones as well. No
+// program restarts.
 var RenewCertificates = host.DefineChange("kubeadm.renew-certificates", func(ctx context.Context, in RenewRequest) (struct{}, error) {
 	if err := renewCertificates(kubernetesDir, in, time.Now()); err != nil {
 		return struct{}{}, err
 	}
 	for name, port := range map[string]string{"pki/apiserver.crt": "6443", "pki/etcd/server.crt": "2379"} {
-		if !slices.Contains(in.Names, name) {
+		if !in.Await || !slices.Contains(in.Names, name) {
 			continue
 		}
 		what := "reading " + name + " again, in the program that listens on port " + port
