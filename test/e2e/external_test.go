@@ -57,6 +57,10 @@ func TestExternalEtcd(t *testing.T) {
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
 		{"an etcd host is replaced", etcdHostReplaced},
+		{"certificates are renewed", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+			certificatesRenewedOnEtcdHosts(t, ctx, c)
+		}},
+		{"certificates have expired", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) { certificatesExpired(t, ctx, c) }},
 	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
