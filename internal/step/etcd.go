@@ -91,7 +91,7 @@ func shareEtcdClient(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		if client, err = kubeadm.ReadEtcdClient.On(ctx, source, struct{}{}); err != nil {
+		if client, err = kubeadm.TakeEtcdClient.On(ctx, source, struct{}{}); err != nil {
 			return err
 		}
 	}
