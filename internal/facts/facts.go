@@ -235,14 +235,6 @@ type Kubernetes struct {
 	Certificates []Certificate `json:"certificates,omitempty"`
 }
 
-// Certificate is one certificate in kubeadm's places.
-type Certificate struct {
-	// Name is the path below /etc/kubernetes of the certificate, or of the kubeconfig that holds it (admin.conf);
-	// kubelet-client and kubelet-server are the kubelet's own.
-	Name    string    `json:"name"`
-	Expires time.Time `json:"expires"`
-}
-
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"
 

@@ -92,6 +92,8 @@ type Component struct {
 	// Replaced says that the program's file was replaced or deleted since it was started: the previous program runs until it
 	// is restarted.
 	Replaced bool `json:"replaced,omitempty"`
+	// Started is when the program was started; zero when that could not be determined.
+	Started time.Time `json:"started,omitzero"`
 }
 
 // Overlay is what flannel configured in a host's kernel for the pods of other nodes.

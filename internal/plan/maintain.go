@@ -73,6 +73,9 @@ func (b *builder) maintain() error {
 	}
 	b.rejoinEtcd()
 	b.setEtcdServers()
+	if b.Stage() != cluster.Foreign {
+		b.renewDue(b.all()...)
+	}
 	var stored *Step
 	if b.Stage() != cluster.Foreign {
 		stored = b.changeSettings(hosts)
@@ -110,7 +113,10 @@ func (b *builder) maintain() error {
 }
 
 // revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
-func (b *builder) revive() {
+func (b *builder) revive() error {
+	if err := b.refuseExpiredAuthority(); err != nil {
+		return err
+	}
 	b.keepEndpoints()
 	for _, h := range b.c.Spec.Hosts {
 		if b.Reachable(h.Name) {
@@ -120,6 +126,11 @@ func (b *builder) revive() {
 			}
 			b.configureNode(h)
 			b.importImages(h)
+		}
+	}
+	b.reissueExpired()
+	for _, h := range b.c.Spec.Hosts {
+		if b.Reachable(h.Name) {
 			b.restore(h)
 		}
 	}
@@ -131,6 +142,7 @@ func (b *builder) revive() {
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
 	}
+	return nil
 }
 
 // restore plans what brings back the programs of a host that joined.
@@ -172,10 +184,7 @@ func (b *builder) restore(h spec.Host) {
 	if b.rejoins(h) {
 		return // until it has, its kubelet has no API server
 	}
-	if b.IdentityExpired(h.Name) {
-		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
-			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)
-	}
+	b.renewKubelet(h, at.configure)
 	for _, agent := range agents {
 		c, known := b.Seen.Hosts[h.Name].Components[agent.component]
 		if known && !c.OK && c.Known() && b.Seen.API != nil {

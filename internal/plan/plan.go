@@ -66,6 +66,10 @@ const (
 	UseLocalAPI Kind = "use-local-api"
 	// RenewKubelet gives a kubelet a new client certificate when the old one has expired.
 	RenewKubelet Kind = "renew-kubelet"
+	// RenewCertificates signs new certificates on a host that has their authorities' keys. RestartPrograms restarts static pods that read
+	// their certificate only when they start.
+	RenewCertificates Kind = "renew-certificates"
+	RestartPrograms   Kind = "restart-programs"
 	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until its controllers run.
 	AwaitAPI         Kind = "await-api"
 	AwaitControllers Kind = "await-controllers"
@@ -213,6 +217,7 @@ var effects = map[Kind]effect{
 	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
 	MakePKI: harmless, SharePKI: harmless, KeepPKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, KeepEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
+	RenewCertificates: changes, RestartPrograms: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
@@ -283,11 +288,15 @@ type Step struct {
 	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
+	// Certificates belongs to RenewCertificates: names as of facts.Certificate. LifetimeSeconds is how long the new ones are valid; 0 if
+	// only the host can tell.
+	Certificates    []string `json:"certificates,omitempty"`
+	LifetimeSeconds int64    `json:"lifetimeSeconds,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`
-	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
+	// Pods belongs to RestoreControlPlane, RestartPrograms, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
 	// (DaemonSets, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
 	// Snapshots belongs to KeepSnapshots: names of files.
@@ -400,7 +409,9 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 	case cluster.Absent, cluster.Partial, cluster.Undetermined:
 		b.create()
 	case cluster.Unresponsive:
-		b.revive()
+		if err := b.revive(); err != nil {
+			return nil, err
+		}
 	default:
 		if err := b.maintain(); err != nil {
 			return nil, err

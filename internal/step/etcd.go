@@ -86,6 +86,15 @@ func shareEtcdClient(ctx context.Context, e *Env, s plan.Step) error {
 	e.mu.Lock()
 	client := e.etcdPKI.Client()
 	e.mu.Unlock()
+	if s.Detail != "" { // the host whose certificate was renewed
+		source, err := e.Conns.Get(s.Detail)
+		if err != nil {
+			return err
+		}
+		if client, err = kubeadm.TakeEtcdClient.On(ctx, source, struct{}{}); err != nil {
+			return err
+		}
+	}
 	if e.Cluster.ExistingEtcd() {
 		if client, err = etcd.Files(e.Cluster.Spec.Etcd); err != nil {
 			return err

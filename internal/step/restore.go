@@ -58,6 +58,11 @@ func renewKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if err := certify(ctx, e, s, kubeadmconfig.Client); err != nil {
 		return err
 	}
+	if e.servingExpired(s.Host) { // it would ask for one as soon as it reaches the API, and serve nobody until then
+		if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
+			return err
+		}
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err

@@ -106,6 +106,8 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.RegisterNode:      registerNode,
 	plan.UseLocalAPI:       useLocalAPI,
 	plan.RenewKubelet:      renewKubelet,
+	plan.RenewCertificates: renewCertificates,
+	plan.RestartPrograms:   restartPrograms,
 
 	plan.RestoreControlPlane: restoreControlPlane,
 	plan.RestartAgent:        restartAgent,

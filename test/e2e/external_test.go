@@ -61,6 +61,10 @@ func TestExternalEtcd(t *testing.T) {
 		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
 		}},
+		{"certificates are renewed", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+			certificatesRenewedOnEtcdHosts(t, ctx, c)
+		}},
+		{"certificates have expired", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) { certificatesExpired(t, ctx, c) }},
 	}, 0, 1, 2, 3, 4, 6) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)

@@ -179,17 +179,20 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {
 			if c, ok := certificate(file); ok {
-				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, dir+"/"), Expires: c.NotAfter})
+				k.Certificates = append(k.Certificates, describe(strings.TrimPrefix(file, dir+"/"), file, c))
 			}
 		}
 	}
 	kubelet := at("/var/lib/kubelet/pki") + "/"
-	for _, name := range []string{"kubelet-client", "kubelet-server"} {
+	for _, name := range []string{facts.KubeletClient, facts.KubeletServer} {
 		if c, ok := certificate(kubelet + name + "-current.pem"); ok {
-			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
+			k.Certificates = append(k.Certificates, describe(name, kubelet+name+"-current.pem", c))
 		}
 	}
 	k.Certificates = append(k.Certificates, kubeconfigCertificates(dir)...)
+	if c, ok := kubeconfigCertificate(at(facts.ApproverFile)); ok {
+		k.Certificates = append(k.Certificates, describe(facts.ApproverCertificate, at(facts.ApproverFile), c))
+	}
 	if c, ok := certificate(kubelet + "kubelet-client-current.pem"); ok {
 		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
@@ -225,6 +228,15 @@ func firstCertificate(data []byte) (*x509.Certificate, bool) {
 		}
 	}
 	return nil, false
+}
+
+// describe is what facts say of a certificate in a file.
+func describe(name, path string, c *x509.Certificate) facts.Certificate {
+	out := facts.Certificate{Name: name, Begins: c.NotBefore, Expires: c.NotAfter, Issuer: c.Issuer.CommonName, CA: c.IsCA}
+	if st, err := os.Stat(path); err == nil {
+		out.Written = st.ModTime()
+	}
+	return out
 }
 
 func osRelease() map[string]string {
