@@ -31,7 +31,7 @@ type mention struct {
 const unset = "\x00"
 
 // planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"dashboard", "drill", "repair", "restore", "rotate", "size", "upgrade", "watch"}
+var planned = []string{"dashboard", "drill", "repair", "rotate", "size", "upgrade", "watch"}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
 	root := (&app{}).root()
@@ -309,11 +309,11 @@ func TestMentionsAreUnderstood(t *testing.T) {
 		"lab exec cp-a -- ls -l":               "",
 		"maintain --undo " + unset:             "",
 		"lab " + unset:                         "",
-		"restore":                              `has no command "restore"`,
+		"repair":                               `has no command "repair"`,
 		"lab reset cp-a":                       `has no command "reset"`,
 		"status --frob":                        "has no flag --frob",
 		"plan --adopt":                         "has no flag --adopt",
-		"status|restore":                       `has no command "restore"`,
+		"status|repair":                        `has no command "repair"`,
 		"bundle export --platform=linux/amd64": "has no flag --platform",
 	} {
 		err := exists(root, strings.Fields(line))

@@ -84,6 +84,7 @@ var Rules = []Rule{
 	{RuleClusterUnknown, []Severity{Critical, Warning}, "it is known whether there is a cluster"},
 	{RuleIncomplete, []Severity{Warning}, "the first build was not interrupted"},
 	{RuleUnfinishedReset, []Severity{Warning}, "every reset of a host was finished"},
+	{RuleUnfinishedRestore, []Severity{Warning}, "every restore was finished"},
 	{RuleUnownedParts, []Severity{Warning}, "hosts outside a cluster carry no parts of one that Quorate did not build"},
 	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as part of a cluster still carry parts of it"},
 	{RuleForeignCluster, []Severity{Info}, "Quorate built or adopted the cluster"},
@@ -175,6 +176,7 @@ func (s *State) Findings() []Finding {
 		f.all()
 	}
 	f.resets()
+	f.restores()
 	for _, w := range spec.Warnings(s.Spec) {
 		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
@@ -385,6 +387,9 @@ func (s *State) Vanished() *Refusal {
 
 // partial reports a cluster whose first build did not end.
 func (f *findings) partial() {
+	if marks, _ := f.Restores(); len(marks) > 0 {
+		return // it is reported as an unfinished restore
+	}
 	if f.Marked() {
 		f.unmet(RuleIncomplete, Warning, "the cluster is not complete: the run that built it was interrupted", "`quorate apply` finishes the build. All hosts must be reachable for that.")
 		return

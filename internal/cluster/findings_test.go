@@ -73,6 +73,16 @@ var findingCases = []struct {
 	{"interrupted-reset", func(f fixture) {
 		f.Kubernetes("w-b").Resetting = true
 	}, margins(1, 1, 1, 1), []string{"*warning: a reset of w-b began and did not end"}},
+	{"interrupted-restore", func(f fixture) {
+		f.Empty()
+		for _, cp := range []string{"cp-a", "cp-b"} {
+			f.Kubernetes(cp).Restore = &facts.Restore{Backup: "0123", File: "prod.backup.age"}
+		}
+		k := f.Kubernetes("cp-a")
+		k.Begun, k.KubeletConfig, k.EtcdData = true, true, true
+		// The API has the nodes and the spec of the cluster before. Nothing follows from that.
+		f.Seen.API = &facts.API{Initialised: true, Verified: "yes", Record: "nonsense", Nodes: []facts.Node{{Name: "old"}}}
+	}, margins(-1, -1, -1, -1), []string{"warning: a restore from the backup prod.backup.age (taken 0001-01-01T00:00:00Z) began on cp-a and cp-b and did not end"}},
 	{"interrupted-build-with-other-members", func(f fixture) {
 		f.Empty()
 		k := f.Kubernetes("cp-a")

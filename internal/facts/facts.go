@@ -230,9 +230,25 @@ type Kubernetes struct {
 	Adopted bool `json:"adopted,omitempty"`
 	// Resetting says that a reset of the host began and did not end.
 	Resetting bool `json:"resetting,omitempty"`
+	// Restore is the backup that the host's cluster was restored from; nil if it was not restored.
+	Restore *Restore `json:"restore,omitempty"`
 	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
 	Clusters     []string      `json:"clusters,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+}
+
+// Restore is the mark that a restore leaves on control planes and etcd hosts before it changes anything else there.
+type Restore struct {
+	// Cluster is the name of the cluster that is restored.
+	Cluster string `json:"cluster"`
+	// Backup identifies the backup (see backup.Manifest.ID), and File is what it was called.
+	Backup string    `json:"backup"`
+	File   string    `json:"file"`
+	Taken  time.Time `json:"taken"`
+	// Revision is that of etcd in the backup.
+	Revision int64 `json:"revision"`
+	// Complete says that the restore ended. Until then, only the same restore may go on.
+	Complete bool `json:"complete,omitempty"`
 }
 
 // EstablishedFile marks a host whose cluster was complete once.

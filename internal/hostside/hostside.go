@@ -21,4 +21,5 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/programs"
 	_ "quorate.dev/quorate/internal/hostside/reach"
 	_ "quorate.dev/quorate/internal/hostside/reset"
+	_ "quorate.dev/quorate/internal/hostside/restore"
 )

@@ -23,7 +23,7 @@ func (b *builder) startEtcd(pki *Step) (started []*Step) {
 			continue
 		}
 		started = append(started, b.add(Step{Kind: StartEtcd, Host: h.Name, Title: "start etcd", Change: change(cluster.Create, cluster.EtcdMember, h.Name),
-			Reason: fmt.Sprintf("it is one of %d members that start together, as one cluster", len(hosts))}, at.bundle, at.configure, at.etcdPKI, pki))
+			Reason: fmt.Sprintf("it is one of %d members that start together, as one cluster", len(hosts))}, append(b.ofKind(RestoreEtcd), at.bundle, at.configure, at.etcdPKI, pki)...))
 	}
 	return started
 }

@@ -47,6 +47,13 @@ const (
 	MakeEtcdPKI  Kind = "make-etcd-pki"
 	ShareEtcdPKI Kind = "share-etcd-pki"
 	KeepEtcdPKI  Kind = "keep-etcd-pki"
+	// RestorePKI gives a control plane the shared keys of a backup, and RestoreEtcd makes the data of an etcd member from its snapshot.
+	RestorePKI  Kind = "restore-pki"
+	RestoreEtcd Kind = "restore-etcd"
+	// RepairRestored removes from the API what a restored cluster remembers of hosts, of an endpoint, and of joins that are those of the
+	// cluster in the backup, and lets webhooks fail that nobody can answer yet. SettleRestored ends that.
+	RepairRestored Kind = "repair-restored"
+	SettleRestored Kind = "settle-restored"
 	// StartEtcd starts a member of an external etcd for the first time.
 	StartEtcd Kind = "start-etcd"
 	// ShareEtcdClient hands a client certificate of an external etcd to a control plane.
@@ -216,6 +223,7 @@ const (
 var effects = map[Kind]effect{
 	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
 	MakePKI: harmless, SharePKI: harmless, KeepPKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, KeepEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
+	RestorePKI: harmless, RestoreEtcd: changes, RepairRestored: changes, SettleRestored: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
 	RenewCertificates: changes, RestartPrograms: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
@@ -271,7 +279,7 @@ type Step struct {
 	Restart  []string `json:"restart,omitempty"`
 	// Desired belongs to Configure, Mark and MoveClients.
 	Desired *facts.Desired `json:"desired,omitempty"`
-	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
+	// Members belongs to StartKubelet and RestoreEtcd where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
 	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet reaches the API through the endpoint at first,
 	// and not through its local API server.
@@ -319,6 +327,8 @@ type Step struct {
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
+	// Keep belongs to ResetHost: the directory to which etcd's data and the keys are moved; empty if they are removed.
+	Keep string `json:"keep,omitempty"`
 	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, to
 	// RememberHosts (the nodes that must not register), to CheckFit, and to DrainNode (the nodes that are drained as well: no
 	// pod may be placed on one of them meanwhile).
@@ -392,8 +402,10 @@ const (
 )
 
 // Build makes the plan that takes the cluster from its state to its spec.
-func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
-	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}}
+func Build(s *cluster.State, bundle Bundle) (*Plan, error) { return buildFrom(s, bundle, nil) }
+
+func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, error) {
+	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, from: from}
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Unreachable: s.Unreachable()}
 	for _, name := range s.InMaintenance() {
 		delete(b.out.Unreachable, name)
@@ -417,6 +429,7 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 			return nil, err
 		}
 	}
+	b.endRestore()
 	if b.exists() {
 		b.unpackInTurn()
 	}
@@ -470,6 +483,8 @@ type builder struct {
 	onlyServes bool
 	// keepsEndpoint says that nobody can tell which endpoint clients use: hosts keep the one that they have.
 	keepsEndpoint bool
+	// from is the backup that a new cluster is restored from; nil for one that begins without data.
+	from *facts.Restore
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
 }
@@ -498,6 +513,7 @@ func (b *builder) Unreachable() map[string]string {
 type hostSteps struct {
 	packages, bundle, configure, balancer, both, images *Step
 	pki, etcdPKI, etcdClient                            *Step
+	etcdData                                            *Step
 	kubelet, controlPlane, register, join               *Step
 }
 

@@ -192,6 +192,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 		r.look = w.look
 	}
 	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
+	env.Restoration = e.restoration
 	if slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Change != nil && s.Change.Kubernetes != "" }) {
 		defer func() {
 			if failed, ok := errors.AsType[*StepError](err); ok && ctx.Err() == nil {

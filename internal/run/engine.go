@@ -18,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/step"
 )
 
 // Engine is a cluster's spec with open sessions to its hosts.
@@ -36,6 +37,8 @@ type Engine struct {
 	more observe.Hosts
 	// record and removed are what was last read of them.
 	record, removed string
+	// restoration is the backup that a run restores; nil if it restores none.
+	restoration *step.Restoration
 	// reached is the endpoint at which the cluster is reached, while another one is in the spec.
 	reached spec.Endpoint
 }
@@ -119,6 +122,7 @@ func (e *Engine) others() observe.Hosts {
 func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	*obs = *cluster.WithoutPast(obs)
 	if obs.API != nil {
 		e.record, e.removed = obs.API.Record, obs.API.Removed
 	}

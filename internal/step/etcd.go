@@ -58,7 +58,7 @@ func (e *Env) etcdHost(s plan.Step) (h spec.Host, c *host.Conn, config, token st
 	if err != nil {
 		return h, c, "", "", err
 	}
-	token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca)
+	token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca, e.backupID())
 	return h, c, string(raw), token, err
 }
 

@@ -32,6 +32,7 @@ func TestCluster(t *testing.T) {
 		{"maintenance", maintenance},
 		{"packages", packages},
 		{"faults", faults},
+		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
 	} {
 		t.Run(part.name, func(t *testing.T) {

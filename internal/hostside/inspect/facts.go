@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,6 +125,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 			k.Clusters = append(k.Clusters, name)
 		}
 	}
+	k.Restore = restoreMark(at(facts.RestoreFile))
 	k.Flags = staticPodFlags(dir + "/manifests")
 	k.Arguments = staticPodArguments(dir + "/manifests")
 	k.Kubelet, k.KubeletDue = kubeletFields(at("/var/lib/kubelet/config.yaml")), k.KubeletConfig && system.Exists(at(facts.KubeletSettingsDue))
@@ -201,6 +205,22 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		k.EncryptionKeys = keys.Names()
 	}
 	return k
+}
+
+// restoreMark is the mark of a restore; nil without one. One that cannot be read belongs to a restore of which nothing else is known.
+func restoreMark(path string) *facts.Restore {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var out facts.Restore
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil {
+		return &facts.Restore{File: "unknown (" + path + " cannot be read)"}
+	}
+	return &out
 }
 
 // apiServer is the server of a kubeconfig; empty without one.

@@ -61,6 +61,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		facts.WithdrawnDir + "/kube-scheduler.yaml": "x",
 		hostconfig.EtcdMembersFile:                  "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
 		hostconfig.EtcdWAL + "/0.wal":               "x",
+		facts.RestoreFile:                           `{"cluster": "prod", "backup": "0123", "complete": true}`,
 	}
 	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, facts.EtcdClientPKI) {
 		if path := "/etc/kubernetes/pki/" + name; files[path] == "" {
@@ -129,8 +130,11 @@ func TestOnlyMark(t *testing.T) {
 	if !(facts.Kubernetes{Established: true}).OnlyMark() || (facts.Kubernetes{}).OnlyMark() {
 		t.Error("a mark alone is not told from none")
 	}
+	if (facts.Kubernetes{Established: true, Restore: &facts.Restore{}}).OnlyMark() {
+		t.Error("a restore that did not end is taken for a mark that was forgotten")
+	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore"}
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}
 		reflect.ValueOf(&k).Elem().Field(i).Set(v.Field(i))
