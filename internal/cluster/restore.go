@@ -35,6 +35,23 @@ func WithoutPast(seen *facts.Observation) *facts.Observation {
 	return &out
 }
 
+// Rebuilt is an observation of hosts that were observed before the restore of their cluster had come to its end. By now, the API speaks of
+// the restored cluster, so that nothing is left out any more (see WithoutPast).
+func Rebuilt(seen *facts.Observation) *facts.Observation {
+	out := *seen
+	out.Hosts = maps.Clone(seen.Hosts)
+	for name, h := range seen.Hosts {
+		if h.Facts == nil || h.Facts.Kubernetes.Restore == nil {
+			continue
+		}
+		f := *h.Facts
+		f.Kubernetes.Restore = nil
+		h.Facts = &f
+		out.Hosts[name] = h
+	}
+	return &out
+}
+
 // Restores are the marks of restores that began and did not end, with the hosts that have them.
 func (s *State) Restores() (marks []facts.Restore, on []string) {
 	for _, name := range slices.Sorted(maps.Keys(s.Seen.Hosts)) {
