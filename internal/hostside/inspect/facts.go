@@ -85,6 +85,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Remains = remains(installed)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
+	f.Kubernetes.EtcdFailure = etcd.Local.Failure(ctx)
 	return f, ctx.Err()
 }
 
