@@ -97,7 +97,9 @@ func EndCorrupt(ctx context.Context, via []Member, id string) error {
 	if err != nil {
 		return fmt.Errorf("ending the alarm CORRUPT: the member has no ID: %q", id)
 	}
-	return disarm(ctx, via, func(a *pb.AlarmMember, _ []*pb.Member) bool { return a.Alarm == pb.AlarmType_CORRUPT && a.MemberID == n })
+	return disarm(ctx, via, func(a *pb.AlarmMember, _ []*pb.Member) bool {
+		return a.Alarm == pb.AlarmType_CORRUPT && a.MemberID == n
+	})
 }
 
 // disarm ends those alarms.

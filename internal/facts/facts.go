@@ -212,6 +212,9 @@ type Kubernetes struct {
 	// has not.
 	EtcdGuard    bool `json:"etcdGuard,omitempty"`
 	EtcdPodGuard bool `json:"etcdPodGuard,omitempty"`
+	// Removable is how many bytes of what Quorate kept on this host are not needed: older snapshots of etcd, older data of former
+	// members.
+	Removable int64 `json:"removable,omitempty"`
 	// EtcdFailure is why the member on this host ended when it last ran; nil while it listens, and if nobody can tell.
 	EtcdFailure *EtcdFailure `json:"etcdFailure,omitempty"`
 	// EtcdCA is the certificate of etcd's authority in PEM; EtcdCAKey says whether its key is here too.

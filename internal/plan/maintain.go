@@ -111,24 +111,30 @@ func (b *builder) maintain() error {
 // revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
 func (b *builder) revive() {
 	b.keepEndpoints()
-	for _, h := range b.c.Spec.Hosts {
-		if b.Reachable(h.Name) {
-			b.installPackages(h)
-			if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
-				b.installBundle(h)
-			}
-			b.configureNode(h)
-			b.importImages(h)
-			b.restore(h)
-		}
-	}
-	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) {
-			b.configureBalancer(h, nil)
-		}
-	}
+	b.restoreHosts()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
+	}
+}
+
+// restoreHosts restores what is stopped or misconfigured on the hosts of a cluster that was complete once.
+func (b *builder) restoreHosts() {
+	for _, h := range b.c.Spec.Hosts {
+		if !b.Reachable(h.Name) || b.mends && !b.partOf(h) {
+			continue
+		}
+		b.installPackages(h)
+		if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
+			b.installBundle(h)
+		}
+		b.configureNode(h)
+		b.importImages(h)
+		b.restore(h)
+	}
+	for _, h := range b.balancersInTurn() {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) && (!b.mends || b.partOf(h)) {
+			b.configureBalancer(h, nil)
+		}
 	}
 }
 
@@ -149,7 +155,8 @@ func (b *builder) restore(h spec.Host) {
 			pods = append([]string{"etcd"}, pods...)
 		}
 		for _, pod := range pods {
-			if !slices.Contains(k.Manifests, pod) {
+			aside := b.mends && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair that goes on
+			if !slices.Contains(k.Manifests, pod) && !aside {
 				missing = append(missing, pod)
 			}
 		}
