@@ -17,8 +17,11 @@ import (
 const joinTimeout = 10 * time.Minute
 
 // joinEtcd adds a member to an external etcd: as a learner, which is promoted when it has caught up. Each part is skipped if it was
-// done before.
+// done before. Where etcd is stacked, a control plane gets its member again.
 func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
+	if e.Cluster.StackedEtcd() {
+		return rejoinEtcd(ctx, e, s)
+	}
 	h, c, config, token, err := e.etcdHost(s)
 	if err != nil {
 		return err

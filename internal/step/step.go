@@ -172,6 +172,12 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.TestTakeover:     testTakeover,
 	plan.Verify:           verify,
 	plan.ResetHost:        resetHost,
+	plan.CompactEtcd:      compactEtcd,
+	plan.DefragmentEtcd:   defragmentEtcd,
+	plan.EndAlarms:        endAlarms,
+	plan.SetAsideEtcd:     setEtcdAside,
+	plan.RestartUnit:      restartUnit,
+	plan.FreeDisk:         freeDisk,
 
 	plan.ScheduleBackups:   scheduleBackups,
 	plan.UnscheduleBackups: unscheduleBackups,

@@ -28,6 +28,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/repairs"
 	"quorate.dev/quorate/internal/hostside/staticpod"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -85,7 +86,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Remains = remains(installed)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
-	f.Kubernetes.EtcdFailure = etcd.Local.Failure(ctx)
+	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")
 	return f, ctx.Err()
 }
 
