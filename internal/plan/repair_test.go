@@ -2,6 +2,7 @@ package plan
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -309,5 +310,34 @@ func TestRepairsChangeNoVersion(t *testing.T) {
 	_, notes, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{})
 	if err != nil || !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "the spec was edited") }) {
 		t.Errorf("%q, %v", notes, err)
+	}
+}
+
+// TestDocumentationHasTheRepairs: the table in docs/repair.md is the one in the code. UPDATE_DOCS=1 writes it.
+func TestDocumentationHasTheRepairs(t *testing.T) {
+	const file, begin, end = "../../docs/repair.md", "<!-- repairs -->\n", "<!-- /repairs -->"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, _ := strings.Cut(string(text), begin)
+	_, after, found := strings.Cut(rest, end)
+	if !found {
+		t.Fatalf("%s has no table of repairs", file)
+	}
+	var table strings.Builder
+	table.WriteString("| repair | what is broken | what is done | observations that must agree | attempts in an hour |\n|---|---|---|---|---|\n")
+	for _, r := range Repaired() {
+		table.WriteString("| `" + r[0] + "` | " + strings.Join(r[1:], " | ") + " |\n")
+	}
+	want := before + begin + table.String() + end + after
+	if want == string(text) {
+		return
+	}
+	if os.Getenv("UPDATE_DOCS") == "" {
+		t.Fatalf("the table in %s is not the code's; UPDATE_DOCS=1 go test ./internal/plan writes it", file)
+	}
+	if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
