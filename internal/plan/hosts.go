@@ -155,7 +155,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	}
 	restarts, starts := hostconfig.Restarts(d, f)
 	switch seen := b.Seen.Hosts[h.Name].Balancer; {
-	case seen.Balances() && seen.Others != nil:
+	case seen.Balances() && seen.Others != nil && !b.mends:
 		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
 	case b.exists() && seen.Balances():
 		s.Reason += loads(restarts, hostconfig.Reloads(d, f))

@@ -40,6 +40,7 @@ var repairs = []struct {
 	{"programs", steps(SwitchPrograms, ""), 3, 6, "", ""},
 	{"images", steps(ImportImages, ""), 3, 3, "a missing or damaged image of the bundle", "it is imported again"},
 	{"agent", steps(RestartAgent, ""), 4, 3, "kube-proxy, or the pod network's agent, does not work on a node", "its pod is replaced"},
+	{"stopped", withdrawnServers, 3, 3, "static pods of a control plane that were stopped, as an interrupted repair leaves them, outside of a maintenance", "they are started"},
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes", "it is spread again"},
@@ -349,6 +350,7 @@ func untrustedMembers(b *builder) (out []*remedy) {
 		if b.c.StackedEtcd() && b.APIServer(h.Name).OK {
 			c.leavePools(h.Name, "its API server reads from the member that is replaced")
 		}
+		c.stopAPIServer(h)
 		c.addInTurn(c.removeMember(h, m, why))
 		if slices.Contains(m.Alarms, facts.AlarmCorrupt) {
 			c.last = c.add(Step{Kind: EndAlarms, Detail: "stray", Title: "end alarms of former members", Reason: "the alarm of the member that was removed counts for all others"}, c.all()...)
@@ -389,6 +391,7 @@ func (c *remedy) rejoin(h spec.Host) {
 	k := c.Facts(h.Name).Kubernetes
 	m, has := c.Member(h.Name)
 	own := has && m.Learner && m.Started // its own join goes on with the data that it has
+	c.stopAPIServer(h)
 	if k.EtcdData && !own {
 		c.addInTurn(Step{Kind: SetAsideEtcd, Host: h.Name, Title: "set the member's data aside", Reason: "it is kept, and a new member begins with an empty directory",
 			Change: change(cluster.Clear, cluster.EtcdMember, h.Name)}, c.all()...)
@@ -396,9 +399,47 @@ func (c *remedy) rejoin(h spec.Host) {
 	join := c.addInTurn(Step{Kind: JoinEtcd, Host: h.Name, Title: "join etcd", Reason: "it joins as a learner, and gets its vote when it has caught up",
 		Change: change(cluster.Add, cluster.EtcdMember, h.Name)}, c.all()...)
 	c.markEstablishedOn(h, join)
+	if c.c.StackedEtcd() {
+		c.startAPIServer(h)
+	}
 	if c.drained(h.Name) || len(c.ofKind(LeavePools)) > 0 {
 		c.joinPools(h.Name, "its API server has its etcd member again", c.all()...)
 	}
+}
+
+// stopAPIServer ends the API server of a control plane before it is without its etcd member: one that waits for etcd keeps its clients,
+// and the kubelet of the host, waiting, too.
+func (c *remedy) stopAPIServer(h spec.Host) {
+	k := c.Facts(h.Name).Kubernetes
+	if !c.c.StackedEtcd() || !slices.Contains(k.Manifests, facts.APIServer) || len(c.ofKind(StopPrograms)) > 0 {
+		return
+	}
+	c.addInTurn(Step{Kind: StopPrograms, Host: h.Name, Title: "stop the API server", Pods: []string{facts.APIServer},
+		Reason: "without its etcd member it answers nobody, and keeps everybody waiting", Change: change(cluster.Stop, cluster.APIPrograms, h.Name)}, c.all()...)
+}
+
+func (c *remedy) startAPIServer(h spec.Host) {
+	c.addInTurn(Step{Kind: StartPrograms, Host: h.Name, Title: "start the API server", Pods: []string{facts.APIServer},
+		Reason: "it has its etcd member again", Change: change(cluster.Start, cluster.APIPrograms, h.Name)}, c.all()...)
+}
+
+// withdrawnServers are control planes that are not in maintenance, and whose programs an interrupted run stopped.
+func withdrawnServers(b *builder) (out []*remedy) {
+	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+		f := b.Facts(h.Name)
+		if f == nil || b.Seen.API == nil {
+			continue // whether it is in maintenance is not known
+		}
+		m, member := b.Member(h.Name)
+		pods := slices.DeleteFunc(slices.Clone(f.Kubernetes.Withdrawn), func(pod string) bool { return !slices.Contains(controlPlanePods, pod) })
+		if len(pods) == 0 || b.c.StackedEtcd() && (!member || m.Learner || !m.Healthy) {
+			continue // it needs its member first
+		}
+		c := b.remedy(h.Name, "it is not in maintenance, and "+cluster.List(pods)+" were stopped")
+		c.addInTurn(Step{Kind: StartPrograms, Host: h.Name, Title: "start what was stopped", Pods: pods, Reason: c.problem, Change: change(cluster.Start, cluster.APIPrograms, h.Name)})
+		out = append(out, c)
+	}
+	return out
 }
 
 // drainedServers are control planes that work, are not in maintenance, and get no clients.

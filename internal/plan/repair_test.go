@@ -102,6 +102,11 @@ func TestRepairs(t *testing.T) {
 		"a manifest that was set aside": {false, func(f clustertest.Fixture) {
 			k := f.Kubernetes("cp-b")
 			k.Manifests, k.Withdrawn = k.Manifests[:3], []string{facts.Scheduler}
+		}, []string{"stopped/cp-b"}},
+		"a manifest that was set aside for a maintenance": {false, func(f clustertest.Fixture) {
+			k := f.Kubernetes("cp-b")
+			k.Manifests, k.Withdrawn = k.Manifests[:3], []string{facts.Scheduler}
+			f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
 		}, nil},
 		"a stopped unit":  {false, func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive" }, []string{"units/w-a"}},
 		"a disabled unit": {false, func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Enabled["kubelet.service"] = "disabled" }, []string{"units/w-a"}},
@@ -216,12 +221,12 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit"}
 			f.Change("cp-c", func(h *facts.Host) { h.APIServer = new(clustertest.Problem("etcd")) })
-		}, "cp-c", []Kind{RemoveMember, SetAsideEtcd, JoinEtcd, Mark}},
+		}, "cp-c", []Kind{StopPrograms, RemoveMember, SetAsideEtcd, JoinEtcd, Mark, StartPrograms}},
 		"running, and the leader": {false, func(f clustertest.Fixture) {
 			for i, hash := range []uint32{1, 2, 1} {
 				f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Hash: hash}
 			}
-		}, "cp-b", []Kind{MoveLeadership, LeavePools, RemoveMember, SetAsideEtcd, JoinEtcd, Mark, JoinPools}},
+		}, "cp-b", []Kind{MoveLeadership, LeavePools, StopPrograms, RemoveMember, SetAsideEtcd, JoinEtcd, Mark, StartPrograms, JoinPools}},
 		"with the alarm": {true, func(f clustertest.Fixture) {
 			m := &f.Seen.Etcd[2]
 			m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}, []string{"CORRUPT"}

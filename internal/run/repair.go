@@ -385,6 +385,8 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 		due, err := m.look(ctx)
 		i := slices.IndexFunc(due, func(o plan.Repair) bool { return o.Key() == r.Key() })
 		switch {
+		case err == nil && i < 0 && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.JoinEtcd }) && !m.serves(r.Host):
+			err = errors.New("it was done, and the API server on " + r.Host + " does not serve yet")
 		case err == nil && i < 0:
 			return nil
 		case err == nil:
@@ -394,4 +396,10 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 			return fmt.Errorf("%w (%w)", err, e)
 		}
 	}
+}
+
+// serves says that the API server of a host is ready, where it has one.
+func (m *mending) serves(host string) bool {
+	h, _ := m.Cluster.Host(host)
+	return !h.Has(spec.RoleControlPlane) || m.state.APIServer(host).OK
 }
