@@ -56,8 +56,9 @@ func TestExternalEtcd(t *testing.T) {
 		}},
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
+		{"repairs", repairsOfExternal},
 		{"an etcd host is replaced", etcdHostReplaced},
-	}, 0, 1, 2, 3, 4) {
+	}, 0, 1, 2, 3, 4, 5) {
 		t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx, c, s)
 			if t.Failed() {
