@@ -67,11 +67,6 @@ var EndAttempt = host.Define("repairs.end", func(_ context.Context, in Attempt) 
 	return struct{}{}, journal{JournalFile}.end(in, time.Now())
 })
 
-// History are the attempts on this host, the oldest first.
-var History = host.Define("repairs.history", func(context.Context, struct{}) ([]Attempt, error) {
-	return journal{JournalFile}.read()
-}, host.Reads)
-
 type journal struct{ path string }
 
 func (j journal) read() (out []Attempt, _ error) {
