@@ -53,6 +53,8 @@ type Repair struct {
 	Name string `json:"repair"`
 	// Host is where it is done; empty for what concerns the whole cluster.
 	Host string `json:"host,omitempty"`
+	// Of tells repairs of one name on one host apart: a unit, or another program.
+	Of string `json:"of,omitempty"`
 	// Problem is what is wrong.
 	Problem string `json:"problem"`
 	// Plan is what is done; nil if it is refused.
@@ -64,7 +66,7 @@ type Repair struct {
 }
 
 // Key identifies a repair in all observations that agree on it.
-func (r Repair) Key() string { return r.Name + "/" + r.Host }
+func (r Repair) Key() string { return r.Name + "/" + r.Host + "/" + r.Of }
 
 // Repaired are the rows of the table of repairs for the documentation: name, condition, remedy, observations, tries in an hour.
 func Repaired() (rows [][5]string) {
@@ -98,7 +100,7 @@ func Repairs(s *cluster.State, bundle Bundle) (out []Repair, notes []string, _ e
 	b.restoreAll()
 	for _, kind := range repairs {
 		for _, c := range kind.find(b) {
-			r := Repair{Name: kind.name, Host: c.host, Problem: c.problem, Looks: kind.looks, AnHour: kind.anHour}
+			r := Repair{Name: kind.name, Host: c.host, Of: c.of, Problem: c.problem, Looks: kind.looks, AnHour: kind.anHour}
 			if c.refused != nil {
 				r.Refused = c.refused
 			} else if err := c.fold(); err != nil {
@@ -158,8 +160,8 @@ func mender(s *cluster.State, bundle Bundle) *builder {
 // remedy is the builder of one repair.
 type remedy struct {
 	*builder
-	host, problem string
-	refused       *cluster.Refusal
+	host, problem, of string
+	refused           *cluster.Refusal
 }
 
 func (b *builder) remedy(host, problem string) *remedy {
@@ -254,6 +256,7 @@ func steps(kind Kind, detail string) func(*builder) []*remedy {
 				continue
 			}
 			c := b.remedy(s.Host, s.Reason)
+			c.of = s.Detail
 			c.add(*s)
 			out = append(out, c)
 		}
@@ -470,6 +473,7 @@ func hungUnits(b *builder) (out []*remedy) {
 			return
 		}
 		c := b.remedy(h.Name, what+" runs and does not answer as it should: "+why)
+		c.of = unit
 		c.add(Step{Kind: RestartUnit, Host: h.Name, Detail: unit, Restart: []string{unit}, Title: "restart " + unit, Reason: why, Change: change(cluster.Restart, part, h.Name)})
 		out = append(out, c)
 	}

@@ -64,8 +64,8 @@ func repairsOf(t *testing.T, f clustertest.Fixture) (keys []string, all []Repair
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range all {
-		key := r.Key()
+	for i, r := range all {
+		key := r.Name + "/" + r.Host
 		if r.Refused != nil {
 			key = "refused " + key
 			if r.Plan != nil {
@@ -74,7 +74,8 @@ func repairsOf(t *testing.T, f clustertest.Fixture) (keys []string, all []Repair
 		} else {
 			checkOrder(t, r.Plan)
 		}
-		if r.Problem == "" || r.Looks < 2 || r.AnHour < 1 {
+		same := slices.IndexFunc(all, func(o Repair) bool { return o.Key() == r.Key() })
+		if r.Problem == "" || r.Looks < 2 || r.AnHour < 1 || &all[same] != &all[i] {
 			t.Errorf("%+v", r)
 		}
 		keys = append(keys, key)
@@ -130,8 +131,12 @@ func TestRepairs(t *testing.T) {
 			f.AnswerEndpoint(clustertest.Problem("no answer"))
 		}, []string{"hung/lb-a", "hung/lb-b"}},
 		"an agent that does not work": {false, func(f clustertest.Fixture) { f.Component("w-a", facts.Flannel, clustertest.Problem("no route")) }, []string{"agent/w-a"}},
-		"unknown is not broken":       {false, func(f clustertest.Fixture) { f.Component("w-a", facts.Flannel, clustertest.Unknown("busy")) }, nil},
-		"a dead host":                 {false, func(f clustertest.Fixture) { f.Dies("cp-c") }, nil},
+		"both agents of a node": {false, func(f clustertest.Fixture) {
+			f.Component("w-a", facts.Flannel, clustertest.Problem("no route"))
+			f.Component("w-a", facts.KubeProxy, clustertest.Problem("no rules"))
+		}, []string{"agent/w-a", "agent/w-a"}},
+		"unknown is not broken": {false, func(f clustertest.Fixture) { f.Component("w-a", facts.Flannel, clustertest.Unknown("busy")) }, nil},
+		"a dead host":           {false, func(f clustertest.Fixture) { f.Dies("cp-c") }, nil},
 		"a host in maintenance": {false, func(f clustertest.Fixture) {
 			f.Seen.API.Maintenance = map[string]facts.Maintenance{"w-a": {Ready: true}}
 			f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive"

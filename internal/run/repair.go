@@ -24,6 +24,8 @@ const (
 	confirmEach = 2 * time.Second
 	// gonePatience is how long what was repaired may take until it is seen to work.
 	gonePatience = 3 * time.Minute
+	// mostLooks is how many observations may be made until something is repaired.
+	mostLooks = 20
 	// mostRepairs ends a run in which one repair leads to the next for ever.
 	mostRepairs = 50
 	// noteTimeout is how long notes about a repair may take: in the journal of a host, and as events.
@@ -53,6 +55,8 @@ type Mended struct {
 	Began  time.Time `json:"began,omitzero"`
 	// Seconds is how long it took until it was seen to work.
 	Seconds float64 `json:"seconds,omitempty"`
+	// Next is when it may be tried again, if it was tried too often.
+	Next time.Time `json:"next,omitzero"`
 }
 
 func (m Mended) String() string {
@@ -148,6 +152,8 @@ func (m *mending) run(ctx context.Context) error {
 		m.tried[r.Key()] = true
 		m.tell(m.mend(ctx, r))
 		clear(m.seen)
+		// A member that was replaced has other data than before, and another one may be wrong as well.
+		m.compare = m.options.Compare && joinsEtcd(r)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -182,7 +188,7 @@ func (m *mending) tell(x Mended) {
 
 // confirmed observes until enough observations in a row agree on what is to be repaired, or on that nothing is.
 func (m *mending) confirmed(ctx context.Context) ([]plan.Repair, error) {
-	for {
+	for looks := 1; ; looks++ {
 		due, err := m.look(ctx)
 		if err != nil {
 			return nil, err
@@ -206,8 +212,10 @@ func (m *mending) confirmed(ctx context.Context) ([]plan.Repair, error) {
 				delete(m.seen, key)
 			}
 		}
-		// What was confirmed is repaired at once, unless something more urgent may be confirmed soon.
-		if !waits || len(ready) > 0 && !m.options.DryRun && m.seen[due[first(due, m.tried)].Key()] >= due[first(due, m.tried)].Looks {
+		// What was confirmed is repaired immediately, unless something more urgent may be confirmed soon. Something that comes and goes
+		// keeps nothing else waiting.
+		urgent := len(ready) > 0 && ready[0].Key() == due[first(due, m.tried)].Key()
+		if !waits || urgent && !m.options.DryRun || looks >= mostLooks {
 			return ready, nil
 		}
 		if err := pause(ctx, confirmEach); err != nil {
@@ -294,13 +302,15 @@ func (e *Engine) known(s *cluster.State) (*Work, plan.Bundle, error) {
 func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 	out := proposed(r)
 	if out.Outcome == RepairRefused {
+		m.announce(ctx, out)
 		return out
 	}
 	out.Began = time.Now().UTC()
 	homes := m.journals(r)
-	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: r.Name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
-	if limited := m.mayTry(ctx, homes, attempt); limited != "" {
-		out.Outcome, out.Detail = RepairLimited, limited
+	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
+	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
+	if limited, wait := m.mayTry(ctx, homes, attempt); limited != "" {
+		out.Outcome, out.Detail, out.Next = RepairLimited, limited, time.Now().Add(wait).UTC()
 		return out
 	}
 	m.work.Plan = r.Plan
@@ -318,7 +328,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 			out.Outcome, out.Refused = RepairRefused, refused
 		}
 	}
-	m.note(ctx, homes, repairs.Attempt{Repair: r.Name, Error: out.Detail})
+	m.note(ctx, homes, repairs.Attempt{Repair: name, Error: out.Detail})
 	m.announce(ctx, out)
 	return out
 }
@@ -337,8 +347,8 @@ func (m *mending) journals(r plan.Repair) []string {
 	return out
 }
 
-// mayTry notes an attempt on the hosts, or says why it must not be made now.
-func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin) string {
+// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long.
+func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin) (string, time.Duration) {
 	for _, ask := range []bool{true, false} {
 		in.Ask = ask
 		for _, h := range hosts {
@@ -349,17 +359,17 @@ func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin) 
 			}
 			switch {
 			case err != nil:
-				return "it could not be noted, and what is not noted is not limited: " + err.Error()
+				return "it could not be noted, and what is not noted is not limited: " + err.Error(), 0
 			case d.Wait > 0:
 				text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
 				if d.Last != "" {
 					text += "; the last one failed: " + d.Last
 				}
-				return text
+				return text, d.Wait
 			}
 		}
 	}
-	return ""
+	return "", 0
 }
 
 // note notes how an attempt ended, even if the run is being interrupted. A note that cannot be made is not missed: the attempt counts.
@@ -385,7 +395,7 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 		due, err := m.look(ctx)
 		i := slices.IndexFunc(due, func(o plan.Repair) bool { return o.Key() == r.Key() })
 		switch {
-		case err == nil && i < 0 && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.JoinEtcd }) && !m.serves(r.Host):
+		case err == nil && i < 0 && joinsEtcd(r) && !m.serves(r.Host):
 			err = errors.New("it was done, and the API server on " + r.Host + " does not serve yet")
 		case err == nil && i < 0:
 			return nil
@@ -402,4 +412,9 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 func (m *mending) serves(host string) bool {
 	h, _ := m.Cluster.Host(host)
 	return !h.Has(spec.RoleControlPlane) || m.state.APIServer(host).OK
+}
+
+// joinsEtcd says that a member of etcd is replaced.
+func joinsEtcd(r plan.Repair) bool {
+	return r.Plan != nil && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.JoinEtcd })
 }

@@ -36,7 +36,7 @@ func TestAMemberThatWentBack(t *testing.T) {
 // TestWhatIsRefusedIsNews only when its reason changes; what can be repaired always is.
 func TestNews(t *testing.T) {
 	var told []Mended
-	w := Watcher{told: map[string]string{}, Tell: func(m Mended) { told = append(told, m) }}
+	w := Watcher{told: map[string]string{}, until: map[string]time.Time{}, Tell: func(m Mended) { told = append(told, m) }}
 	no := plan.Repair{Name: "units", Host: "cp-a", Refused: &cluster.Refusal{Rule: "x", Why: "two are down", Fix: "wait"}}
 	yes := plan.Repair{Name: "manifest", Host: "cp-b"}
 	if n := w.news([]plan.Repair{no, yes}); n != 2 {
@@ -57,7 +57,10 @@ func TestNews(t *testing.T) {
 		t.Errorf("%d after it was gone", n)
 	}
 	for range 3 {
-		w.tell(Mended{Repair: yes, Outcome: RepairLimited, Detail: time.Now().String()})
+		w.tell(Mended{Repair: yes, Outcome: RepairLimited, Detail: time.Now().String(), Next: time.Now().Add(time.Hour)})
+	}
+	if n := w.news([]plan.Repair{yes}); n != 0 {
+		t.Error("a repair is due that may not be tried")
 	}
 	if len(told) != 2 {
 		t.Errorf("told %v", told)

@@ -24,8 +24,9 @@ type Watcher struct {
 	Note func(string)
 
 	memory memory
-	// told is what was last told of each repair that was not made.
+	// told is what was last told of each repair that was not made, and until when one is not tried again.
 	told     map[string]string
+	until    map[string]time.Time
 	noted    string
 	compared time.Time
 }
@@ -56,7 +57,7 @@ func (m *memory) recall(members []facts.EtcdMember) {
 
 // Run observes and repairs until the context ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.told = map[string]string{}
+	w.told, w.until = map[string]string{}, map[string]time.Time{}
 	for ctx.Err() == nil {
 		if err := w.pass(ctx); err != nil && ctx.Err() == nil {
 			w.note(err.Error())
@@ -114,11 +115,11 @@ func (w *Watcher) pass(ctx context.Context) error {
 	return err
 }
 
-// news counts the repairs that are due. One that is refused is looked at again only when its reason changes, so that the hosts are not
-// held again and again for nothing.
+// news counts the repairs that are due. One that is refused is looked at again only when its reason changes, and one that was tried too
+// often only when it may be tried again, so that the hosts are not held again and again for nothing.
 func (w *Watcher) news(due []plan.Repair) (n int) {
 	for _, r := range due {
-		if r.Refused == nil || w.told[r.Key()] != string(RepairRefused)+r.Refused.Error() {
+		if r.Refused == nil && time.Now().After(w.until[r.Key()]) || r.Refused != nil && w.told[r.Key()] != string(RepairRefused)+r.Refused.Error() {
 			n++
 		}
 	}
@@ -129,6 +130,7 @@ func (w *Watcher) tell(m Mended) {
 	text := string(m.Outcome) + m.Detail
 	if m.Outcome == RepairLimited {
 		text = string(m.Outcome) // the time in its reason changes
+		w.until[m.Key()] = m.Next
 	}
 	if (m.Outcome == RepairLimited || m.Outcome == RepairRefused) && w.told[m.Key()] == text {
 		return
@@ -146,6 +148,7 @@ func (w *Watcher) forget(due []plan.Repair) {
 		}
 		if !found {
 			delete(w.told, key)
+			delete(w.until, key)
 		}
 	}
 }
