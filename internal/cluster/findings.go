@@ -33,6 +33,7 @@ const (
 	RuleEtcdMember       = "etcd-member"
 	RuleEtcdLearner      = "etcd-learner"
 	RuleEtcdAlarm        = "etcd-alarm"
+	RuleEtcdData         = "etcd-data"
 	RuleEtcdQuota        = "etcd-quota"
 	RuleAPI              = "api"
 	RuleControllers      = "controllers"
@@ -106,6 +107,7 @@ var Rules = []Rule{
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
 	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
+	{RuleEtcdData, []Severity{Critical}, "the data of every etcd member can be read, is as new as what the member has acknowledged, and is the same as that of the others, as far as it was compared"},
 	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
 	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"regexp"
@@ -83,10 +82,10 @@ type view struct {
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }
 
 func (v *view) members(answers []answer) []facts.EtcdMember {
-	alarms := v.alarms()
+	alarms, raised := v.alarms()
 	var out []facts.EtcdMember
 	for _, e := range v.list {
-		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != "", ID: hex(e.ID), Alarms: alarms[e.ID]}
+		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != "", ID: hex(e.ID), Alarms: alarms[e.ID], Raised: raised[e.ID]}
 		if len(e.PeerURLs) > 0 {
 			m.PeerURL = e.PeerURLs[0]
 		}
@@ -113,6 +112,7 @@ func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
 	m.Leader = s.Leader == s.Header.MemberId
 	m.DBSizeBytes, m.InUseBytes, m.QuotaBytes = s.DbSize, s.DbSizeInUse, s.DbSizeQuota
 	m.StorageVersion = s.StorageVersion
+	m.RaftTerm, m.AppliedIndex = s.RaftTerm, s.RaftAppliedIndex
 	if s.DowngradeInfo.GetEnabled() {
 		m.DowngradeTo = s.DowngradeInfo.GetTargetVersion()
 	}
@@ -190,13 +190,14 @@ var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
 
 // alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in the
 // list, because it was removed or is not named, holds for everybody.
-func (v *view) alarms() map[uint64][]string {
-	found := map[uint64]map[string]bool{}
-	add := func(id uint64, name string) {
-		if found[id] == nil {
-			found[id] = map[string]bool{}
+// Those that name a member of the list are in raised, too.
+func (v *view) alarms() (all, raised map[uint64][]string) {
+	all, raised = map[uint64][]string{}, map[uint64][]string{}
+	add := func(to map[uint64][]string, id uint64, name string) {
+		if !slices.Contains(to[id], name) {
+			to[id] = append(to[id], name)
+			slices.Sort(to[id])
 		}
-		found[id][name] = true
 	}
 	for _, s := range v.seen {
 		for _, e := range s.Errors {
@@ -206,17 +207,14 @@ func (v *view) alarms() map[uint64][]string {
 			}
 			id, err := strconv.ParseUint(match[1], 10, 64)
 			if err == nil && slices.ContainsFunc(v.list, func(m *pb.Member) bool { return m.ID == id }) {
-				add(id, match[2])
+				add(all, id, match[2])
+				add(raised, id, match[2])
 				continue
 			}
 			for _, m := range v.list {
-				add(m.ID, match[2])
+				add(all, m.ID, match[2])
 			}
 		}
 	}
-	out := map[uint64][]string{}
-	for id, names := range found {
-		out[id] = slices.Sorted(maps.Keys(names))
-	}
-	return out
+	return all, raised
 }

@@ -118,31 +118,35 @@ func (b *builder) revive() error {
 		return err
 	}
 	b.keepEndpoints()
-	for _, h := range b.c.Spec.Hosts {
-		if b.Reachable(h.Name) {
-			b.installPackages(h)
-			if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
-				b.installBundle(h)
-			}
-			b.configureNode(h)
-			b.importImages(h)
-		}
-	}
-	b.reissueExpired()
-	for _, h := range b.c.Spec.Hosts {
-		if b.Reachable(h.Name) {
-			b.restore(h)
-		}
-	}
-	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) {
-			b.configureBalancer(h, nil)
-		}
-	}
+	b.restoreHosts()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
 	}
 	return nil
+}
+
+// restoreHosts restores what is stopped or misconfigured on the hosts of a cluster that was complete once.
+func (b *builder) restoreHosts() {
+	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) || b.mends && !b.partOf(h) })
+	for _, h := range hosts {
+		b.installPackages(h)
+		if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
+			b.installBundle(h)
+		}
+		b.configureNode(h)
+		b.importImages(h)
+	}
+	if !b.mends { // a repair is made alone, and these steps need each other
+		b.reissueExpired()
+	}
+	for _, h := range hosts {
+		b.restore(h)
+	}
+	for _, h := range b.balancersInTurn() {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) && (!b.mends || b.partOf(h)) {
+			b.configureBalancer(h, nil)
+		}
+	}
 }
 
 // restore plans what brings back the programs of a host that joined.
@@ -162,7 +166,8 @@ func (b *builder) restore(h spec.Host) {
 			pods = append([]string{"etcd"}, pods...)
 		}
 		for _, pod := range pods {
-			if !slices.Contains(k.Manifests, pod) {
+			aside := b.mends && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair that goes on
+			if !slices.Contains(k.Manifests, pod) && !aside {
 				missing = append(missing, pod)
 			}
 		}

@@ -198,6 +198,15 @@ const (
 	ServeRecovered Kind = "serve-recovered"
 	// RejoinEtcd gives a control plane whose etcd member is gone with its data a new one.
 	RejoinEtcd Kind = "rejoin-etcd"
+	// CompactEtcd has etcd forget old revisions, DefragmentEtcd has a member give back free space, and EndAlarms ends alarms of etcd.
+	CompactEtcd    Kind = "compact-etcd"
+	DefragmentEtcd Kind = "defragment-etcd"
+	EndAlarms      Kind = "end-alarms"
+	// SetAsideEtcd keeps the data of a former member aside, so that the host can join etcd again.
+	SetAsideEtcd Kind = "set-etcd-aside"
+	// RestartUnit restarts a unit whose program does not answer, and FreeDisk removes what Quorate kept on a host and does not need.
+	RestartUnit Kind = "restart-unit"
+	FreeDisk    Kind = "free-disk"
 	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
 	// steps before and after it do.
 	ResetHost Kind = "reset-host"
@@ -237,6 +246,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
 	StopMembers: changes, RecoverMember: changes, ServeRecovered: changes, RejoinEtcd: changes,
+	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
@@ -309,7 +319,7 @@ type Step struct {
 	Pods []string `json:"pods,omitempty"`
 	// Snapshots belongs to KeepSnapshots: names of files.
 	Snapshots []string `json:"snapshots,omitempty"`
-	// MemberID belongs to UndoJoin and RemoveMember: the etcd member, in hexadecimal.
+	// MemberID belongs to UndoJoin, RemoveMember and EndAlarms: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
 	Force bool `json:"force,omitempty"`
@@ -487,6 +497,8 @@ type builder struct {
 	from *facts.Restore
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
+	// mends says that steps only restore what was there, and that each of them is made alone (see Repairs).
+	mends bool
 }
 
 // Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached.
@@ -524,6 +536,9 @@ func change(v cluster.Verb, p cluster.Part, subject string) *cluster.Change {
 
 // addInTurn adds a step after the disruptive one that was planned before it: only one is made at a time.
 func (b *builder) addInTurn(s Step, after ...*Step) *Step {
+	if b.mends {
+		return b.add(s, after...)
+	}
 	b.last = b.add(s, append(after, b.last)...)
 	return b.last
 }

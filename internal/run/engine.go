@@ -41,6 +41,8 @@ type Engine struct {
 	restoration *step.Restoration
 	// reached is the endpoint at which the cluster is reached, while another one is in the spec.
 	reached spec.Endpoint
+	// memory compares observations with earlier ones; nil if nobody keeps any.
+	memory *memory
 }
 
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
@@ -93,6 +95,9 @@ func (e *Engine) Observe(ctx context.Context) *facts.Observation {
 	for {
 		obs := observe.Observe(ctx, e.at(), e.Conns, e.others())
 		if !e.learn(ctx, obs) || ctx.Err() != nil {
+			if e.memory != nil {
+				e.memory.recall(obs.Etcd)
+			}
 			return obs
 		}
 	}

@@ -182,6 +182,12 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.TestTakeover:     testTakeover,
 	plan.Verify:           verify,
 	plan.ResetHost:        resetHost,
+	plan.CompactEtcd:      compactEtcd,
+	plan.DefragmentEtcd:   defragmentEtcd,
+	plan.EndAlarms:        endAlarms,
+	plan.SetAsideEtcd:     setEtcdAside,
+	plan.RestartUnit:      restartUnit,
+	plan.FreeDisk:         freeDisk,
 
 	plan.StopMembers:    stopMembers,
 	plan.RecoverMember:  recoverMember,

@@ -31,6 +31,7 @@ func TestCluster(t *testing.T) {
 		{"refusals", refusals},
 		{"maintenance", maintenance},
 		{"packages", packages},
+		{"repairs", repairsOfStacked},
 		{"faults", faults},
 		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},

@@ -31,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/repairs"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -90,6 +91,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Snapshots = snapshots("")
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
+	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")
 	return f, ctx.Err()
 }
 
