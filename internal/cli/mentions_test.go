@@ -321,8 +321,8 @@ func TestMentionsAreUnderstood(t *testing.T) {
 			t.Errorf("quorate %s: %v, want %q", strings.ReplaceAll(line, unset, "…"), err, want)
 		}
 	}
-	found := inText("x", "Run `quorate apply` or `sudo quorate up; echo`, then quorate restore, and quorate itself.")
-	if fmt.Sprint(found) != "[{x apply} {x up} {x restore}]" {
+	found := inText("x", "Run `quorate apply` or `sudo quorate up; echo`, then quorate drill, and quorate itself.")
+	if fmt.Sprint(found) != "[{x apply} {x up} {x drill}]" {
 		t.Errorf("%v", found)
 	}
 }

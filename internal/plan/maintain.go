@@ -166,7 +166,7 @@ func (b *builder) restore(h spec.Host) {
 			pods = append([]string{"etcd"}, pods...)
 		}
 		for _, pod := range pods {
-			aside := b.mends && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair that goes on
+			aside := (b.mends || b.rejoins(h)) && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair or a join that goes on
 			if !slices.Contains(k.Manifests, pod) && !aside {
 				missing = append(missing, pod)
 			}

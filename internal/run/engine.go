@@ -27,7 +27,7 @@ type Engine struct {
 	Conns    *host.Set
 	Progress progress.Sink
 
-	// reads says that nothing is changed: see OpenToRead.
+	// reads says that it does not wait for what may pass: see OpenToRead.
 	reads bool
 
 	mu sync.Mutex
@@ -50,7 +50,7 @@ func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
 	return &Engine{Cluster: c, Conns: host.DialAll(ctx, noticed(Targets(c), sink)), Progress: sink}
 }
 
-// OpenToRead is Open for a command that changes nothing. It neither waits long for hosts that do not answer nor for what may pass:
+// OpenToRead is Open for a command that changes nothing, or that looks again soon. It neither waits long for hosts that do not answer nor for what may pass:
 // that a host could not be queried is an answer, and running the command again is free.
 func OpenToRead(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
 	targets := noticed(Targets(c), sink)
