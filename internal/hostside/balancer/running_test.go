@@ -155,25 +155,6 @@ func TestControlPlanesComeAndGoWithoutAReload(t *testing.T) {
 	}
 }
 
-// TestNamesOfSlotsAreSaidOnce: an operator who reads HAProxy's log finds out whom it means.
-func TestNamesOfSlotsAreSaidOnce(t *testing.T) {
-	said := map[string]string{}
-	row := func(pool, slot, name string) stats { return stats{"pxname": pool, "slot": slot, "svname": name} }
-	for _, tc := range []struct {
-		rows []stats
-		want int
-	}{
-		{[]stats{row(hostconfig.PoolWithEtcd, "cp-a", "cp-a")}, 0},
-		{[]stats{row(hostconfig.PoolWithEtcd, "cp-a", "cp-a"), row(hostconfig.PoolWithEtcd, "_spare_1", "cp-d"), row(hostconfig.PoolListening, "_spare_1", "cp-d")}, 1},
-		{[]stats{row(hostconfig.PoolWithEtcd, "_spare_1", "cp-d")}, 0},
-		{[]stats{row(hostconfig.PoolWithEtcd, "_spare_1", "cp-e")}, 1},
-	} {
-		if lines := nameSlots(said, tc.rows); len(lines) != tc.want {
-			t.Errorf("%v: %q", tc.rows, lines)
-		}
-	}
-}
-
 // TestHAProxyReloadsForEverythingElse, and for everything that is not certain.
 func TestHAProxyReloadsForEverythingElse(t *testing.T) {
 	three, four := hosts("cp-a", "cp-b", "cp-c"), hosts("cp-a", "cp-b", "cp-c", "cp-d")
