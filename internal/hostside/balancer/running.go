@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
 	"os"
@@ -22,8 +21,8 @@ import (
 
 // When control planes join or leave, the running HAProxy is changed through its socket, so that it need not reload: a reload ends
 // every connection within 30 s. It uses only what HAProxy has had for long: it changes the address of a server, and takes servers
-// into maintenance and back. A server that is added while HAProxy runs would lack `tcp-ut`, and deleting one can crash releases that are
-// in use (see decision 92).
+// into maintenance and back. A server that is added or deleted while HAProxy runs would lack `tcp-ut`, and before HAProxy 3.0 a
+// deletion can crash it (see decision 92).
 //
 // A server of the running HAProxy, a slot, may therefore have another name than in the file, and slots that the file does not have are in
 // maintenance. The rest of this package sees the names of the file: see renamed.
@@ -191,8 +190,19 @@ func bring(ctx context.Context, before, after string, command func(context.Conte
 	if err != nil {
 		return err
 	}
-	if err := unused(ctx, left, command); err != nil {
-		return err
+	text, err := command(ctx, "show stat")
+	if err != nil {
+		return needsReload("%v", err)
+	}
+	rows, err := parseStats(text)
+	if err != nil {
+		return needsReload("%v", err)
+	}
+	for _, o := range left {
+		// Nobody would look after them. A reload closes them between two requests.
+		if i := slices.IndexFunc(rows, func(r stats) bool { return r["pxname"] == o.pool && r["svname"] == o.name }); i < 0 || rows[i]["scur"] != "0" {
+			return needsReload("%s still has connections", o.path())
+		}
 	}
 	for _, c := range join {
 		if _, err := command(ctx, c); err != nil {
@@ -210,27 +220,6 @@ func bring(ctx context.Context, before, after string, command func(context.Conte
 	}
 	if !serving(slots, servers) {
 		return needsReload("it did not take all servers")
-	}
-	return unused(ctx, left, command) // a connection may have come before the maintenance
-}
-
-// unused fails if one of the slots has connections: nobody would look after them. A reload closes them between two requests.
-func unused(ctx context.Context, slots []slot, command func(context.Context, string) (string, error)) error {
-	if len(slots) == 0 {
-		return nil
-	}
-	text, err := command(ctx, "show stat")
-	if err != nil {
-		return needsReload("%v", err)
-	}
-	rows, err := parseStats(text)
-	if err != nil {
-		return needsReload("%v", err)
-	}
-	for _, o := range slots {
-		if i := slices.IndexFunc(rows, func(r stats) bool { return r["pxname"] == o.pool && r["svname"] == o.name }); i < 0 || rows[i]["scur"] != "0" {
-			return needsReload("%s still has connections", o.path())
-		}
 	}
 	return nil
 }
@@ -251,7 +240,7 @@ func Loaded() (config string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	content, err := io.ReadAll(f)
+	content, err := os.ReadFile(hostconfig.HAProxyFile)
 	if err != nil {
 		return "", false
 	}
