@@ -242,9 +242,9 @@ var readyPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
 
 func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
 	if v.down {
-		for _, path := range having(rows, v.server, readyPools) {
-			if err := tell(ctx, "set server "+path+" health down"); err != nil {
-				logger.Printf("taking API server %s out of a pool: %v", v.server, err)
+		for _, pool := range having(rows, v.server, readyPools) {
+			if err := tell(ctx, "set server "+pool+"/"+v.server+" health down"); err != nil {
+				logger.Printf("taking API server %s out of the pool %s: %v", v.server, pool, err)
 			}
 		}
 	}
