@@ -208,6 +208,7 @@ func TestTheWatchdogCountsTicksAlone(t *testing.T) {
 						}
 					},
 				})
+				time.Sleep(2 * watchInterval) // until what HAProxy was still asked is answered
 				if err != nil {
 					t.Fatal(err)
 				}
