@@ -12,7 +12,7 @@ import (
 
 // budget is how long all tests together may take. Computers differ: on one whose kernel runs in a slow hypervisor, clusters are built at a
 // third of the speed. With a budget, a test that is not essential is skipped, and says so, if the essential ones would not end in time after it.
-var budget = flag.Duration("budget", 0, "skip tests that are not essential and for which no time is left; 0: skip none")
+var budget = flag.Duration("budget", 0, "skip tests that are not essential and for which no time is left; 0: skip none; negative: there is none left")
 
 // estimate is what a test takes on two cores on which `quorate up` takes 26 s. The figures are from a run of `make test-e2e`, rounded up.
 type estimate struct {
@@ -64,7 +64,7 @@ func inTime(t *testing.T) {
 	p := &thisRun
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if *budget > 0 {
+	if *budget != 0 {
 		if needs, left := needed(name, time.Since(p.begin), p.done), *budget-time.Since(p.begin); !estimates[name].essential && needs > left {
 			t.Skipf("not run for want of time: it and the essential tests need %s, and %s of %s are left; go test -run '^%s$' runs it",
 				needs.Round(time.Second), left.Round(time.Second), *budget, name)
