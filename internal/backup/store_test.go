@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/johannesboyne/gofakes3"
@@ -256,35 +257,37 @@ func TestWhatKilledProcessesLeave(t *testing.T) {
 
 // A server that does not answer any more ends a transfer, and a slow one does not.
 func TestTransfersThatStall(t *testing.T) {
-	ctx := context.Background()
-	moved := &transfer{stall: 300 * time.Millisecond}
-	begin := time.Now()
-	err := moved.moving(ctx, func(ctx context.Context) error {
-		for range 8 {
-			time.Sleep(100 * time.Millisecond)
-			moved.bytes.Add(1)
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		moved := &transfer{stall: 300 * time.Millisecond}
+		begin := time.Now()
+		err := moved.moving(ctx, func(ctx context.Context) error {
+			for range 8 {
+				time.Sleep(100 * time.Millisecond) // of the test's own clock
+				moved.bytes.Add(1)
+			}
+			return ctx.Err()
+		})
+		if err != nil || time.Since(begin) < 2*moved.stall {
+			t.Errorf("a slow transfer: %v", err)
 		}
-		return ctx.Err()
+		aborted := make(chan struct{})
+		moved.abort = sync.OnceFunc(func() { close(aborted) })
+		err = moved.moving(ctx, func(context.Context) error { <-aborted; return io.ErrClosedPipe })
+		if err == nil || !strings.Contains(err.Error(), "transferred nothing") {
+			t.Errorf("a hung operation: %v", err)
+		}
+		from, to := io.Pipe()
+		moved.abort = func() { to.CloseWithError(io.ErrClosedPipe) }
+		if _, err := io.ReadAll(moved.reader(ctx, from)); err == nil || !strings.Contains(err.Error(), "transferred nothing") {
+			t.Errorf("a hung read: %v", err)
+		}
+		ctx, cancel := context.WithCancelCause(ctx)
+		cancel(errors.New("the user"))
+		if _, err := io.ReadAll(moved.reader(ctx, strings.NewReader("x"))); err == nil || err.Error() != "the user" {
+			t.Errorf("%v", err)
+		}
 	})
-	if err != nil || time.Since(begin) < 2*moved.stall {
-		t.Errorf("a slow transfer: %v", err)
-	}
-	aborted := make(chan struct{})
-	moved.abort = sync.OnceFunc(func() { close(aborted) })
-	err = moved.moving(ctx, func(context.Context) error { <-aborted; return io.ErrClosedPipe })
-	if err == nil || !strings.Contains(err.Error(), "transferred nothing") {
-		t.Errorf("a hung operation: %v", err)
-	}
-	from, to := io.Pipe()
-	moved.abort = func() { to.CloseWithError(io.ErrClosedPipe) }
-	if _, err := io.ReadAll(moved.reader(ctx, from)); err == nil || !strings.Contains(err.Error(), "transferred nothing") {
-		t.Errorf("a hung read: %v", err)
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	cancel(errors.New("the user"))
-	if _, err := io.ReadAll(moved.reader(ctx, strings.NewReader("x"))); err == nil || err.Error() != "the user" {
-		t.Errorf("%v", err)
-	}
 }
 
 func TestDirectoriesThatAreNotMounted(t *testing.T) {

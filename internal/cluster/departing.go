@@ -117,7 +117,7 @@ func (s *State) Dead(h spec.Host) *Refusal {
 	alive := func(transient bool, format string, args ...any) *Refusal {
 		return &Refusal{Rule: RuleDead, Subjects: []string{h.Name}, Transient: transient,
 			Why: fmt.Sprintf("%s cannot be reached (%s), and it is not known to be down: ", h.Name, s.whyUnreachable(h.Name)) + fmt.Sprintf(format, args...),
-			Fix: "Make " + h.Name + " reachable, so that it can be drained and reset. Or, if it is lost for good, power it off."}
+			Fix: "Make " + h.Name + " reachable, so that it can be drained and reset. Or, if it is lost for good, power it off, and run this again when `quorate status` shows it as down."}
 	}
 	if s.Reachable(h.Name) {
 		return &Refusal{Rule: RuleDead, Subjects: []string{h.Name}, Why: h.Name + " can be reached", Fix: "It is drained and reset like any other host."}

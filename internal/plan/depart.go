@@ -298,6 +298,6 @@ func (b *builder) balancerForgets(h spec.Host, standbys []spec.Host, after []*St
 		return
 	}
 	b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "load-balancer-final", Title: "forget the hosts that have left", Desired: &d,
-		Reason: "HAProxy's servers and keepalived's peers are those of the spec; HAProxy reloads only if it cannot change them while it runs, and keepalived if its peers change", Change: change(cluster.Reload, cluster.LoadBalancer, h.Name)},
+		Reason: "HAProxy's servers and keepalived's peers are those of the spec; both reload", Change: change(cluster.Reload, cluster.LoadBalancer, h.Name)},
 		append(slices.Clone(after), b.at[h.Name].balancer)...)
 }

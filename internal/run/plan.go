@@ -35,8 +35,8 @@ type Work struct {
 const (
 	patience = 2 * time.Minute
 	lookEach = 2 * time.Second
-	// readPatience is for commands that change nothing. It covers what passes by itself in a cluster that works, such as an
-	// election, and more than one look. Who runs them wants to see what is wrong now.
+	// readPatience is for commands that change nothing. It is enough for several observations, and for conditions that a working
+	// cluster resolves without help, such as an election. The user wants to see now what is wrong.
 	readPatience = 10 * time.Second
 )
 

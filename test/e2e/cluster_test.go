@@ -34,6 +34,7 @@ type cluster struct {
 // in the end.
 func newCluster(t *testing.T, name string) *cluster {
 	t.Helper()
+	inTime(t)
 	c := &cluster{name: name, dir: t.TempDir()}
 	c.must(t, testContext(t), "down", "--name", name)
 	t.Cleanup(func() {

@@ -197,7 +197,7 @@ func (k *crash) operation(t *testing.T, name string, args []string) {
 				return false
 			}
 			if visits[step]++; visits[step] == 1 {
-				chosen[step] = *whole || len(visits)%5 == 2 // the second step, the seventh, and so on
+				chosen[step] = *whole || len(visits)%8 == 2 // the second step, the tenth, and so on
 			}
 			return chosen[step] && visits[step] <= k.visits()
 		})

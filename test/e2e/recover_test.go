@@ -149,10 +149,10 @@ func (q quorumLost) oneLeft(t *testing.T, ctx context.Context) {
 	}
 }
 
-// TestRecover recovers clusters from what other tests have no sample of.
+// TestRecover recovers clusters of five from what TestHosts and TestExternalEtcd do not have.
 func TestRecover(t *testing.T) {
 	if !*whole {
-		t.Skip("TestExternalEtcd and TestHosts end with a sample of it; this one runs with -whole")
+		t.Skip("recoveries run with -whole")
 	}
 	c := newCluster(t, "e2e-recover")
 	ctx := testContext(t)

@@ -46,7 +46,7 @@ func ScheduleOf(c *spec.Cluster, host string) (Schedule, error) {
 	request, err := RequestOf(c)
 	request.Host = host
 	if s3 := request.Location.S3; err == nil && s3 != nil && s3.SessionToken != "" {
-		err = errors.New("the credentials for the S3 store have a session token, so they expire, and control planes that take backups by themselves need credentials that last: create an access key for backups, or set spec.backup.s3.instanceRole if the control planes have a role in their cloud")
+		err = errors.New("the credentials for the S3 store have a session token, so they expire; scheduled backups need credentials that do not: create an access key for backups, or set spec.backup.s3.instanceRole if the control planes have a role in their cloud")
 	}
 	return Schedule{c.Spec.Backup.Interval(), request}, err
 }

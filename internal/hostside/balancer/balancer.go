@@ -48,7 +48,7 @@ var Read = host.Define("node.balancer", func(ctx context.Context, virtualIP stri
 	return b, nil
 }, host.Reads)
 
-// drainedServers reads which servers are drained, by the name in HAProxy. The statistics show this only for healthy servers, and a server under
+// drainedServers reads which servers are drained. The statistics show this only for healthy servers, and a server under
 // maintenance is not healthy.
 func drainedServers(state string) map[string]bool {
 	const name, admin = 3, 6 // columns: be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state …
@@ -78,7 +78,7 @@ func backends(rows []stats, drained map[string]bool) (out []facts.Backend) {
 		name := row["svname"]
 		healthy := slices.ContainsFunc(rows, func(r stats) bool { return r["pxname"] == serving && r["svname"] == name && r.up() })
 		check := slices.DeleteFunc([]string{row.check(), row["check_code"], row["last_chk"]}, func(s string) bool { return s == "" })
-		out = append(out, facts.Backend{Name: name, Healthy: healthy, Drained: drained[row["slot"]], Sessions: sessions(rows, name), Check: strings.Join(check, " ")})
+		out = append(out, facts.Backend{Name: name, Healthy: healthy, Drained: drained[name], Sessions: sessions(rows, name), Check: strings.Join(check, " ")})
 	}
 	return out
 }

@@ -9,7 +9,7 @@ import (
 
 func TestBackends(t *testing.T) {
 	row := func(backend, server, status, sessions, check, code, last string) stats {
-		return stats{"pxname": backend, "svname": server, "slot": server, "status": status, "scur": sessions, "check_status": check, "check_code": code, "last_chk": last}
+		return stats{"pxname": backend, "svname": server, "status": status, "scur": sessions, "check_status": check, "check_code": code, "last_chk": last}
 	}
 	drained := drainedServers("1\n" +
 		"# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight\n" +

@@ -51,8 +51,8 @@ func drainAgain(ctx context.Context, logger *log.Logger, rows []stats, drained [
 
 // setState changes whether a server may get new connections.
 func setState(ctx context.Context, rows []stats, server, state string) error {
-	for _, path := range having(rows, server, drainedPools) {
-		if err := tell(ctx, "set server "+path+" state "+state); err != nil {
+	for _, pool := range having(rows, server, drainedPools) {
+		if err := tell(ctx, "set server "+pool+"/"+server+" state "+state); err != nil {
 			return err
 		}
 	}

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -83,14 +82,12 @@ func (s stats) up() bool {
 // check is the code of the last check, such as L7OK; a star in front of it says that the next check is under way.
 func (s stats) check() string { return strings.TrimPrefix(s["check_status"], "* ") }
 
-// haproxyStats are the statistics, with the names of the file (see renamed).
 func haproxyStats(ctx context.Context) ([]stats, error) {
 	text, err := haproxyCommand(ctx, "show stat")
 	if err != nil {
 		return nil, err
 	}
-	rows, err := parseStats(text)
-	return renamed(rows, system.ReadTrimmed(hostconfig.HAProxyFile)), err
+	return parseStats(text)
 }
 
 func parseStats(text string) ([]stats, error) {

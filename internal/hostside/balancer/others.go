@@ -7,10 +7,10 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/hostside/files"
 )
 
-var ownHeader = regexp.MustCompile(`(?m)^` + hostconfig.WrittenBy + `(\S+)\. `)
+var ownHeader = regexp.MustCompile(`(?m)^` + files.WrittenBy + `(\S+)\. `)
 
 // whoBalances reports whether Quorate wrote a load balancer's configuration, and for which cluster.
 func whoBalances(haproxy, keepalived string) (cluster string, others *facts.OthersBalancing) {

@@ -40,21 +40,17 @@ var SetPool = host.DefineChange("node.set-pool", func(ctx context.Context, r Poo
 	return struct{}{}, setState(ctx, rows, r.Server, state)
 })
 
-// having is how commands name the server in those of the pools that contain it. A HAProxy that Quorate has not configured yet does not
-// have all of them.
-func having(rows []stats, server string, pools []string) (out []string) {
-	for _, pool := range pools {
-		if i := slices.IndexFunc(rows, func(r stats) bool { return r["pxname"] == pool && r["svname"] == server }); i >= 0 {
-			out = append(out, pool+"/"+rows[i]["slot"])
-		}
-	}
-	return out
+// having are the pools that contain the server. A HAProxy that Quorate has not configured yet does not have all of them.
+func having(rows []stats, server string, pools []string) []string {
+	return slices.DeleteFunc(slices.Clone(pools), func(pool string) bool {
+		return !slices.ContainsFunc(rows, func(r stats) bool { return r["pxname"] == pool && r["svname"] == server })
+	})
 }
 
 // shutdown closes the connections of a server in every pool.
 func shutdown(ctx context.Context, rows []stats, server string) error {
-	for _, path := range having(rows, server, hostconfig.Pools) {
-		if err := tell(ctx, "shutdown sessions server "+path); err != nil {
+	for _, pool := range having(rows, server, hostconfig.Pools) {
+		if err := tell(ctx, "shutdown sessions server "+pool+"/"+server); err != nil {
 			return err
 		}
 	}

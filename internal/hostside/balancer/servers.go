@@ -212,20 +212,9 @@ func since(m map[string]time.Duration, name string, holds bool, now time.Duratio
 	}
 }
 
-// nameSlots says which API servers are new in servers of HAProxy that have other names: HAProxy's log uses those. It keeps what it said.
-func nameSlots(said map[string]string, rows []stats) (lines []string) {
-	for _, row := range rows {
-		if slot := row["slot"]; row["pxname"] == hostconfig.PoolWithEtcd && slot != row["svname"] && said[slot] != row["svname"] {
-			said[slot] = row["svname"]
-			lines = append(lines, fmt.Sprintf("HAProxy calls API server %s %s until it reloads", row["svname"], slot))
-		}
-	}
-	return lines
-}
-
 // careForServers closes the connections of API servers that hang, are gone, or are not ready, until ctx ends.
 func careForServers(ctx context.Context, logger *log.Logger) {
-	c, slots := newCare(), map[string]string{}
+	c := newCare()
 	tick := time.NewTicker(careInterval)
 	defer tick.Stop()
 	for {
@@ -237,9 +226,6 @@ func careForServers(ctx context.Context, logger *log.Logger) {
 		rows, err := haproxyStats(ctx)
 		if err != nil {
 			continue // whether HAProxy works is judged elsewhere
-		}
-		for _, line := range nameSlots(slots, rows) {
-			logger.Print(line)
 		}
 		drained := remembered()
 		drainAgain(ctx, logger, rows, drained)
@@ -256,9 +242,9 @@ var readyPools = []string{hostconfig.PoolWithEtcd, hostconfig.PoolWithoutEtcd}
 
 func act(ctx context.Context, logger *log.Logger, v verdict, rows []stats) {
 	if v.down {
-		for _, path := range having(rows, v.server, readyPools) {
-			if err := tell(ctx, "set server "+path+" health down"); err != nil {
-				logger.Printf("taking API server %s out of a pool: %v", v.server, err)
+		for _, pool := range having(rows, v.server, readyPools) {
+			if err := tell(ctx, "set server "+pool+"/"+v.server+" health down"); err != nil {
+				logger.Printf("taking API server %s out of the pool %s: %v", v.server, pool, err)
 			}
 		}
 	}

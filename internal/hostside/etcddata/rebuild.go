@@ -36,7 +36,7 @@ const startTimeout = 5 * time.Minute
 type RebuildRequest struct {
 	// Source is a data directory on which no etcd runs. It stays as it is.
 	Source string `json:"source"`
-	// Work is a directory on the file system on which the new data are to be. What is in it is removed.
+	// Work is a directory on the same file system as the new data. Its contents are removed.
 	Work string `json:"work"`
 	// Name and PeerURL are those of the new cluster's only member, and Token tells the new cluster from every other one.
 	Name    string `json:"name"`

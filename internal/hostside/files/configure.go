@@ -14,11 +14,9 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
-	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/system"
-	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Configure brings a host to what is desired and reports which files it changed. It neither restarts nor starts anything: it
@@ -57,41 +55,12 @@ func restartsNothing(ctx context.Context, d facts.Desired) error {
 	return nil
 }
 
-// running is a program that can be brought to a new configuration without a reload.
-type running struct {
-	unit, path string
-	// loaded is the configuration that the program has; false if that is not certain.
-	loaded func() (string, bool)
-	// bring fails if the program has to reload.
-	bring func(ctx context.Context, before, after string) error
-}
-
-// haproxy is the only such program; a variable for tests.
-var haproxy = running{"haproxy.service", hostconfig.HAProxyFile, balancer.Loaded, balancer.Bring}
-
-// change is how a running program is brought to a configuration: nil if it has to reload. Call it before anything is written.
-func (r running) change(d facts.Desired, owed pending) func(context.Context) error {
-	i := slices.IndexFunc(d.Files, func(f facts.File) bool { return f.Path == r.path })
-	others := slices.ContainsFunc(d.Files, func(f facts.File) bool {
-		return f.Path != r.path && (slices.Contains(f.Reload, r.unit) || slices.Contains(f.Restart, r.unit)) && !same(f)
-	})
-	if i < 0 || others || owed[r.unit] != "" || same(d.Files[i]) {
-		return nil
-	}
-	before, ok := r.loaded()
-	if !ok {
-		return nil
-	}
-	return func(ctx context.Context) error { return r.bring(ctx, before, d.Files[i].Content) }
-}
-
 func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, error) {
 	var changed []string
 	owed, err := readPending()
 	if err != nil {
 		return nil, err
 	}
-	change := haproxy.change(d, owed)
 	if err := noteFound(ctx, d); err != nil {
 		return nil, err
 	}
@@ -136,11 +105,6 @@ func configure(ctx context.Context, d facts.Desired, permitted bool) ([]string, 
 	}
 	for key, value := range d.Sysctls {
 		if err := setSysctl(key, value); err != nil {
-			return changed, err
-		}
-	}
-	if permitted && change != nil && owed[haproxy.unit] == reload && change(ctx) == nil {
-		if err := owed.without(pending{haproxy.unit: reload}); err != nil {
 			return changed, err
 		}
 	}
@@ -215,6 +179,9 @@ func systemctl(ctx context.Context, args ...string) error {
 	return system.Systemctl(ctx, args...)
 }
 
+// WrittenBy is the first line of every load balancer file that Quorate wrote.
+const WrittenBy = "# Written by quorate for the cluster "
+
 // What write did to a file. A new mode or owner is no reason to restart a program that has read the file.
 const (
 	nothing = iota
@@ -273,7 +240,7 @@ func correctAccess(f facts.File, info fs.FileInfo, mode fs.FileMode) (did int, e
 
 // keep saves a file that Quorate did not write next to its replacement.
 func keep(f facts.File, have []byte) error {
-	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(hostconfig.WrittenBy)) || system.Exists(f.Path+facts.Kept) {
+	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(WrittenBy)) || system.Exists(f.Path+facts.Kept) {
 		return nil
 	}
 	return durable.WriteFile(f.Path+facts.Kept, have, 0o600)

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 func TestBlocksLeaveTheRestOfAFileAlone(t *testing.T) {
@@ -28,11 +27,11 @@ func TestBlocksLeaveTheRestOfAFileAlone(t *testing.T) {
 
 // TestOthersFilesAreKept, once, and ours are not.
 func TestOthersFilesAreKept(t *testing.T) {
-	f := facts.File{Path: filepath.Join(t.TempDir(), "haproxy.cfg"), Content: hostconfig.WrittenBy + "a. x\n", Keep: true}
+	f := facts.File{Path: filepath.Join(t.TempDir(), "haproxy.cfg"), Content: WrittenBy + "a. x\n", Keep: true}
 	if err := os.WriteFile(f.Path, []byte("theirs"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{f.Content, hostconfig.WrittenBy + "a. y\n", "somebody's again"} {
+	for _, text := range []string{f.Content, WrittenBy + "a. y\n", "somebody's again"} {
 		f.Content = text
 		if did, err := write(f); err != nil || did != content {
 			t.Fatal(did, err)

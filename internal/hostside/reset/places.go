@@ -79,7 +79,7 @@ var ofBalancer = []place{
 var markOfBalancer = []place{{path: "/etc/systemd/system/" + hostconfig.WatchdogUnit}}
 
 // stateOfBalancer is what the programs of a load balancer leave while they run.
-var stateOfBalancer = []place{{path: hostconfig.FaultFile}, {path: hostconfig.AsideFile}, {path: hostconfig.DrainedFile}, {path: hostconfig.BroughtFile}, {path: hostconfig.KeepalivedRunning}}
+var stateOfBalancer = []place{{path: hostconfig.FaultFile}, {path: hostconfig.AsideFile}, {path: hostconfig.DrainedFile}, {path: hostconfig.KeepalivedRunning}}
 
 // containers is the state of the containerd that Quorate installed, with its images.
 var containers = []place{

@@ -29,8 +29,6 @@ const (
 	AsideFile = "/run/quorate/stand-aside"
 	// DrainedFile contains the names of the API servers that are drained, one a line.
 	DrainedFile = "/run/quorate/drained"
-	// BroughtFile says to which configuration a running HAProxy was brought without a reload (see package hostside/balancer).
-	BroughtFile = "/run/quorate/haproxy-brought"
 	// KeepalivedFile is keepalived's configuration, and KeepalivedRunning a copy of the one that keepalived loaded last.
 	KeepalivedFile    = "/etc/keepalived/keepalived.conf"
 	KeepalivedRunning = "/run/quorate/keepalived.conf"
@@ -41,9 +39,6 @@ const (
 	// SelfPath is a copy of the quorate binary for systemd units. It is not below /var/lib, because SELinux does not let
 	// systemd execute files there.
 	SelfPath = "/usr/local/bin/quorate-host"
-
-	// WrittenBy begins the first line of every load balancer file that Quorate wrote.
-	WrittenBy = "# Written by quorate for the cluster "
 
 	// APIPort is the port that every API server listens on.
 	APIPort = "6443"
@@ -99,7 +94,6 @@ type manner struct {
 	head     string // the first comment of each file
 	check    string // how HAProxy verifies the API servers' certificates
 	backends func(pool) string
-	spares   int    // servers of each pool that stand for no API server
 	define   string // what keepalived tracks
 	track    string // and how
 }
@@ -107,10 +101,9 @@ type manner struct {
 // watched is Quorate's manner: HAProxy knows the cluster's CA, and the watchdog closes the connections of API servers that
 // hang and tells keepalived whether HAProxy works.
 var watched = manner{
-	head:     strings.TrimPrefix(WrittenBy, "# ") + "%s. The next `quorate apply` overwrites changes.",
+	head:     "Written by quorate for the cluster %s. The next `quorate apply` overwrites changes.",
 	check:    "verify required ca-file " + haproxyCA + " verifyhost %[1]s check-sni %[1]s",
 	backends: watchedBackends,
-	spares:   spares,
 	define:   "vrrp_track_file haproxy {\n    file " + FaultFile + "\n}",
 	track:    "track_file {\n        haproxy weight -254\n    }",
 }

@@ -87,7 +87,6 @@ type pool struct {
 	endpoint string // the name in the API servers' certificates
 	check    string // the settings that verify them
 	servers  []spec.Host
-	spares   int
 }
 
 func (p pool) list() string {
@@ -95,14 +94,11 @@ func (p pool) list() string {
 	for _, cp := range p.servers {
 		fmt.Fprintf(&b, "    server %s %s:%s\n", cp.Name, cp.Address, APIPort)
 	}
-	for i := range p.spares {
-		fmt.Fprintf(&b, "    server %s%d %s:%s disabled\n", SparePrefix, i+1, spareAddress, APIPort)
-	}
 	return b.String()
 }
 
 func haproxyConfig(c *spec.Cluster, h spec.Host, m manner) string {
-	p := pool{endpoint: EndpointHost(c), check: fmt.Sprintf(m.check, EndpointHost(c)), servers: byName(c.HostsWith(spec.RoleControlPlane)), spares: m.spares}
+	p := pool{endpoint: EndpointHost(c), check: fmt.Sprintf(m.check, EndpointHost(c)), servers: byName(c.HostsWith(spec.RoleControlPlane))}
 	most := limitsOf(c)
 	return fmt.Sprintf(`# %[1]s
 global
