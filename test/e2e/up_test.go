@@ -40,6 +40,7 @@ var statusShape = map[string]any{
 
 func statusKeys(t *testing.T, c *cluster) {
 	ctx := testContext(t)
+	c.whole(t, ctx) // up has seen it, and a busy machine may have made a check late since then
 	s, r, err := c.status(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -53,9 +54,6 @@ func statusKeys(t *testing.T, c *cluster) {
 	}
 	if len(s.Nodes) != 5 || len(s.Etcd.Members) != 3 || len(s.LoadBalancers) != 2 || s.Etcd.Quorum != 2 || s.Etcd.Margin != 1 || !s.Endpoint.Reachable {
 		t.Errorf("not the default cluster: %s", r.stdout)
-	}
-	if err := shortOf(s); err != nil {
-		t.Error(err)
 	}
 	if text := c.must(t, ctx, "status").stdout; !strings.Contains(text, s.Endpoint.Address) {
 		t.Errorf("the text does not name the endpoint:\n%s", text)
