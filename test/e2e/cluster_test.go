@@ -209,17 +209,17 @@ func poll(t *testing.T, ctx context.Context, pace time.Duration, what string, f 
 	t.Helper()
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("not within %s", patience))
 	defer cancel()
-	tick := time.NewTicker(pace)
-	defer tick.Stop()
 	for {
+		begin := time.Now()
 		err := f()
 		if err == nil {
 			return
 		}
+		// On a slow machine, looking takes long as well: it must not take most of the time.
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s: %v; at last: %v", what, context.Cause(ctx), err)
-		case <-tick.C:
+		case <-time.After(max(pace, 2*time.Since(begin))):
 		}
 	}
 }
