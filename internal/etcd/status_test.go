@@ -305,3 +305,24 @@ func TestTwoClusters(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// TestTheFreshestListCounts: the list of members comes from the one that has applied most, and not from one that lags.
+func TestTheFreshestListCounts(t *testing.T) {
+	status := func(member, applied uint64) *pb.StatusResponse {
+		return &pb.StatusResponse{Header: &pb.ResponseHeader{ClusterId: 1, MemberId: member}, Leader: 2, RaftAppliedIndex: applied}
+	}
+	list := func(ids ...uint64) *pb.MemberListResponse {
+		out := &pb.MemberListResponse{}
+		for _, id := range ids {
+			out.Members = append(out.Members, &pb.Member{ID: id, Name: fmt.Sprint("m", id)})
+		}
+		return out
+	}
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		all := []answer{{host: "a", status: status(1, 7), list: list(1, 2)}, {host: "b", status: status(2, 9), list: list(1, 2, 3)}}
+		got, err := judge([]answer{all[order[0]], all[order[1]]})
+		if err != nil || len(got) != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+}
