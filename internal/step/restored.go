@@ -27,9 +27,8 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/spec"
-
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Restoration is what the steps of a restore take from a backup, and what they report.
@@ -66,13 +65,17 @@ func (r *Restoration) Notes() []string {
 func (r *Restoration) did(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.repaired = append(r.repaired, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(r.repaired, text) { // each part is repeated until it succeeds
+		r.repaired = append(r.repaired, text)
+	}
 }
 
 func (r *Restoration) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.notes = append(r.notes, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(r.notes, text) {
+		r.notes = append(r.notes, text)
+	}
 }
 
 var errNoBackup = errors.New("this run has no backup: run `quorate restore` with it again")
