@@ -68,7 +68,7 @@ type Restored struct {
 // finished by the same call with the same backup.
 func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
 	begin, m := time.Now(), o.Backup.Manifest
-	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, FirstRevision: m.Etcd.Revision + snapshot.RevisionBump, Keys: m.Etcd.Keys}
+	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, Keys: m.Etcd.Keys}
 	defer func() {
 		if err != nil && out.Kept != "" {
 			err = fmt.Errorf("the cluster before was reset, and its etcd data and keys are kept on its hosts in %s; the restore did not end: %w", out.Kept, err)
@@ -91,7 +91,14 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	}
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), Revision: m.Etcd.Revision}
-	decide := func(s *cluster.State) (*plan.Plan, error) { return plan.Restore(s, described, from, r.PKI.CA()) }
+	decide := func(s *cluster.State) (*plan.Plan, error) {
+		from.Bump = snapshot.BumpAt(begin, m.Created)
+		if begun := s.RestoreBegun(from.Backup); begun != nil {
+			from.Bump = begun.Bump // a member may have been restored with it
+		}
+		r.Bump, out.FirstRevision = from.Bump, m.Etcd.Revision+from.Bump
+		return plan.Restore(s, described, from, r.PKI.CA())
+	}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}

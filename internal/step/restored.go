@@ -38,6 +38,8 @@ type Restoration struct {
 	PKI kubeadm.PKI
 	// Snapshot is the file with the snapshot of etcd.
 	Snapshot string
+	// Bump is by how much the revision of etcd is raised.
+	Bump int64
 	// Before is the spec in the backup; nil if it has none.
 	Before *spec.Cluster
 	// Fenced says that what is outside of the cluster cannot be reached from it, as in a lab.
@@ -117,7 +119,7 @@ func restoreEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if e.Restoration == nil {
 		return errNoBackup
 	}
-	in := restore.Request{Name: h.Name}
+	in := restore.Request{Name: h.Name, Bump: e.Restoration.Bump}
 	if e.Cluster.StackedEtcd() {
 		cfg := e.kubeadm()
 		if cfg.CA, err = e.ca(); err != nil {
