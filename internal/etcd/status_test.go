@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -314,7 +315,7 @@ func TestTheFreshestListCounts(t *testing.T) {
 	list := func(ids ...uint64) *pb.MemberListResponse {
 		out := &pb.MemberListResponse{}
 		for _, id := range ids {
-			out.Members = append(out.Members, &pb.Member{ID: id, Name: fmt.Sprint("m", id)})
+			out.Members = append(out.Members, &pb.Member{ID: id, Name: "m" + strconv.FormatUint(id, 10)})
 		}
 		return out
 	}
