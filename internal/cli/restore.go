@@ -141,14 +141,7 @@ func (a *app) confirmReplace(w *run.Work, m backup.Manifest) error {
 	}
 	fmt.Fprintf(&text, "\nThe cluster on these hosts is reset, and replaced by the backup of %s (etcd at revision %d). Everything that was written since is lost.\n"+
 		"Its etcd data and keys are kept on the hosts, in %s.\n", m.Created.UTC().Format(time.RFC3339), m.Etcd.Revision, facts.KeptDir)
-	answer, err := a.askAloud(text.String() + "Type the name of the cluster to continue: ")
-	if err != nil {
-		return usageError{fmt.Errorf("replacing the cluster %s needs a second confirmation, and %w: pass --yes", w.Plan.Cluster, err)}
-	}
-	if strings.TrimSpace(answer) != w.Plan.Cluster {
-		return usageError{fmt.Errorf("nothing was changed: the name of the cluster is %s, and not %q", w.Plan.Cluster, answer)}
-	}
-	return nil
+	return a.typeName(text.String(), w.Plan.Cluster, "replacing the cluster "+w.Plan.Cluster+" needs a second confirmation")
 }
 
 func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
