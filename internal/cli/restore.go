@@ -91,11 +91,15 @@ If it is interrupted, run it again with the same backup: it then finishes. docs/
 		},
 	}
 	identityFlag(cmd, &identity)
-	cmd.Flags().StringVar(&o.KeysDir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
+	keysFlag(cmd, &o.KeysDir)
 	cmd.Flags().StringVar(&replace, "replace-cluster", "", "give up the cluster of this name that is on the hosts")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the second confirmation of --replace-cluster")
 	ignoreFlag(cmd, &o.Ignore)
 	return cmd
+}
+
+func keysFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
 }
 
 // readBackup reads a backup from a file or, with an engine, from the store, and verifies it. What it decrypts on this machine is in dir.
@@ -110,7 +114,7 @@ func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run
 		defer f.Close()
 		in, o.File = f, filepath.Base(name)
 	case e == nil || strings.ContainsRune(name, filepath.Separator):
-		return usageError{ferr}
+		return usageError{fmt.Errorf("reading the backup: %w", ferr)}
 	default:
 		if o.File, in, err = e.OpenBackup(ctx, name); err != nil {
 			return fmt.Errorf("reading the backup %s: %w", name, err)
@@ -137,14 +141,7 @@ func (a *app) confirmReplace(w *run.Work, m backup.Manifest) error {
 	}
 	fmt.Fprintf(&text, "\nThe cluster on these hosts is reset, and replaced by the backup of %s (etcd at revision %d). Everything that was written since is lost.\n"+
 		"Its etcd data and keys are kept on the hosts, in %s.\n", m.Created.UTC().Format(time.RFC3339), m.Etcd.Revision, facts.KeptDir)
-	answer, err := a.askAloud(text.String() + "Type the name of the cluster to continue: ")
-	if err != nil {
-		return usageError{fmt.Errorf("replacing the cluster %s needs a second confirmation, and %w: pass --yes", w.Plan.Cluster, err)}
-	}
-	if strings.TrimSpace(answer) != w.Plan.Cluster {
-		return usageError{fmt.Errorf("nothing was changed: the name of the cluster is %s, and not %q", w.Plan.Cluster, answer)}
-	}
-	return nil
+	return a.typeName(text.String(), w.Plan.Cluster, "replacing the cluster "+w.Plan.Cluster+" needs a second confirmation")
 }
 
 func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
@@ -164,26 +161,25 @@ func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
 }
 
 // fromBackup reads a backup for a copy of its cluster in a lab, and makes the spec of the lab.
-func (a *app) fromBackup(ctx context.Context, file, identity, dir string, lab spec.LabOptions, sink progress.Sink) (*spec.Cluster, run.RestoreOptions, error) {
-	o := run.RestoreOptions{}
-	if err := a.readBackup(ctx, file, identity, dir, &o, nil, sink); err != nil {
-		return nil, o, err
+func (a *app) fromBackup(ctx context.Context, file, identity, dir string, lab spec.LabOptions, o *run.RestoreOptions, sink progress.Sink) (*spec.Cluster, error) {
+	if err := a.readBackup(ctx, file, identity, dir, o, nil, sink); err != nil {
+		return nil, err
 	}
 	before, err := o.Backup.Spec()
 	if err != nil {
-		return nil, o, err
+		return nil, err
 	}
 	if before == nil {
-		return nil, o, errors.New("the backup has no spec, because its cluster had recorded none: restore it with a spec (quorate restore)")
+		return nil, errors.New("the backup has no spec, because its cluster had recorded none: restore it with a spec (quorate restore)")
 	}
 	if lab.Version, err = buildable(before.Spec.Kubernetes.Version); err != nil {
-		return nil, o, err
+		return nil, err
 	}
 	c := before.ForLab(lab)
 	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
-		return nil, o, errs
+		return nil, errs
 	}
-	return c, o, nil
+	return c, nil
 }
 
 // buildable is a version of Kubernetes that can be built with the minor release of another one.

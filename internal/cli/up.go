@@ -21,9 +21,9 @@ import (
 
 func (a *app) up() *cobra.Command {
 	var (
-		name, from, identity string
-		lab                  spec.LabOptions
-		ignore               []string
+		name, from, identity, keys string
+		lab                        spec.LabOptions
+		ignore                     []string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -43,11 +43,14 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 				return err
 			}
 			if from != "" {
+				if lab.ControlPlanes < 0 || lab.Workers < 0 {
+					return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
+				}
 				lab.Name = name
-				return a.upFromBackup(cmd.Context(), from, identity, lab, ignore)
+				return a.upFromBackup(cmd.Context(), from, identity, lab, run.RestoreOptions{KeysDir: keys, Ignore: ignore})
 			}
-			if identity != "" || lab != (spec.LabOptions{}) {
-				return usageError{errors.New("--identity, --control-planes, and --workers belong to --from-backup")}
+			if identity != "" || keys != "" || lab != (spec.LabOptions{}) {
+				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
 			}
 			c, err := a.upSpec(cmd.Context(), name)
 			if err != nil {
@@ -65,6 +68,7 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the name in the spec, or "+spec.DefaultName+")")
 	cmd.Flags().StringVar(&from, "from-backup", "", "create a copy of the cluster in this backup (a file)")
 	identityFlag(cmd, &identity)
+	keysFlag(cmd, &keys)
 	cmd.Flags().IntVar(&lab.ControlPlanes, "control-planes", 0, "with --from-backup: how many control planes the copy has at most (default: all)")
 	cmd.Flags().IntVar(&lab.Workers, "workers", 0, "with --from-backup: how many workers the copy has at most (default: all)")
 	ignoreFlag(cmd, &ignore)
@@ -72,7 +76,7 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 }
 
 // upFromBackup creates a copy of the cluster in a backup.
-func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, ignore []string) error {
+func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
 	if a.file != "" {
 		return usageError{errors.New("--from-backup takes the spec from the backup: leave out -f. To restore with a spec, use `quorate restore`")}
 	}
@@ -82,20 +86,23 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 	}
 	defer remove()
 	sink, done := a.progress()
-	c, o, err := a.fromBackup(ctx, file, identity, dir, lab, sink)
+	c, err := a.fromBackup(ctx, file, identity, dir, lab, &o, sink)
 	var r *up.Result
 	if err == nil {
-		o.Ignore = ignore
 		r, err = up.FromBackup(ctx, c, o, sink)
 	}
 	done()
 	if err != nil {
 		return explain(ctx, err)
 	}
-	if err := a.printUp(r); err != nil || a.output != "text" || r.Restored == nil {
+	if err := a.printUp(r); err != nil || r.Restored == nil {
 		return err
 	}
-	return printRestored(a.out, r.Restored, time.Now())
+	out := a.out
+	if a.output != "text" {
+		out = a.err // what was lost is shown in any case
+	}
+	return printRestored(out, r.Restored, time.Now())
 }
 
 func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {

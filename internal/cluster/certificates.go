@@ -151,6 +151,16 @@ func (s *State) HasAuthorityKey(host, authority string) bool {
 	return !slices.Contains(f.Kubernetes.MissingPKI, facts.KeyOf(authority))
 }
 
+// MaySignFor says that the key with which the kubelet's certificates of a node are signed is where the signer is: on the node, if that is a
+// control plane, and otherwise on any control plane.
+func (s *State) MaySignFor(node string) bool {
+	h, _ := s.present.Host(node)
+	if h.Has(spec.RoleControlPlane) {
+		return s.HasAuthorityKey(node, facts.ClusterCA)
+	}
+	return slices.ContainsFunc(s.Spec.HostsWith(spec.RoleControlPlane), func(o spec.Host) bool { return s.HasAuthorityKey(o.Name, facts.ClusterCA) })
+}
+
 // Outdated are the programs of a control plane that were started before the certificate that they read at their start was written.
 // They go on with the former one until they restart.
 func (s *State) Outdated(host string) (out []string) {
@@ -232,6 +242,9 @@ func (f *findings) certificates() {
 func (f *findings) renewal(c Certificate) string {
 	switch f.Renewer(c) {
 	case ByKubelet:
+		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) && !f.MaySignFor(c.Host) {
+			return "The kubelet cannot renew an expired certificate, and no host that can be reached and signs for it has the key of its authority, /etc/kubernetes/pki/ca.key. If that is kept offline, put it on a control plane (for one that is itself concerned, on that one), run `quorate apply`, and remove it again."
+		}
 		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) {
 			return "The kubelet cannot renew an expired certificate. Run `quorate apply`: it signs a new one."
 		}

@@ -429,8 +429,11 @@ func (s *State) ruleOldData(c Change) *Refusal {
 		if k := f.Kubernetes; k.Begun || k.Established || k.Adopted || f.HasBundle() {
 			fix = "run `quorate reset " + c.Subject + "`"
 		}
-		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
-			Fix: "If nobody needs this data any more, " + fix + ". Then run it again."}
+		fix = "If nobody needs this data any more, " + fix + ". Then run it again."
+		if !has && f.Kubernetes.Established && c.Part == EtcdMember { // as a repair leaves it that was interrupted
+			fix = "`quorate repair` keeps this data aside, and has the host join etcd again."
+		}
+		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd", Fix: fix}
 	}
 	return nil
 }

@@ -230,6 +230,9 @@ func (f *findings) etcd() {
 		case f.Spec.StackedEtcd():
 			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
 				"`quorate repair` has it join etcd again, with an empty directory. What it has is kept aside.", h.Name)
+		case f.Facts(h.Name).Kubernetes.EtcdData:
+			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name+", and the data of an earlier one is there",
+				f.repairFix("keeps that data aside, and has the host join etcd again", "clear "+h.Name+", and add the member again"), h.Name)
 		default:
 			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it.", h.Name)
 		}

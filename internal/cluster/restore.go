@@ -67,6 +67,16 @@ func (s *State) Restores() (marks []facts.Restore, on []string) {
 	return marks, on
 }
 
+// RestoreBegun is the mark of an unfinished restore of a backup; nil if no host has one.
+func (s *State) RestoreBegun(backup string) *facts.Restore {
+	marks, _ := s.Restores()
+	i := slices.IndexFunc(marks, func(r facts.Restore) bool { return r.Backup == backup })
+	if i < 0 {
+		return nil
+	}
+	return &marks[i]
+}
+
 // UnfinishedRestore refuses everything but the restore that began on hosts of the spec, with the backup of the given ID or, if it is
 // empty, with none; nil if there is nothing to finish. What is on such hosts is a part of the cluster in the backup, and not a cluster.
 func (s *State) UnfinishedRestore(backup string) *Refusal {

@@ -32,8 +32,9 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 			clusters[id] = v
 		}
 		v.seen[a.status.Header.MemberId] = a.status
-		if v.list == nil && a.list != nil {
-			v.list = a.list.Members
+		// Each member tells of the list that it has. The one that has applied most knows the latest changes.
+		if at := a.status.RaftAppliedIndex; a.list != nil && (v.list == nil || at > v.listAt) {
+			v.list, v.listAt = a.list.Members, at
 		}
 	}
 	var views []*view
@@ -76,6 +77,7 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 type view struct {
 	cluster uint64
 	list    []*pb.Member
+	listAt  uint64                        // the applied index of the member that gave the list
 	seen    map[uint64]*pb.StatusResponse // by member
 }
 
@@ -189,8 +191,7 @@ func routesTo(m *pb.Member, answers []answer) (out []answer) {
 var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
 
 // alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in the
-// list, because it was removed or is not named, holds for everybody.
-// Those that name a member of the list are in raised, too.
+// list, because it was removed or is not named, holds for everybody. Those that name a member of the list are in raised, too.
 func (v *view) alarms() (all, raised map[uint64][]string) {
 	all, raised = map[uint64][]string{}, map[uint64][]string{}
 	add := func(to map[uint64][]string, id uint64, name string) {

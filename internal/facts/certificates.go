@@ -21,6 +21,9 @@ type Certificate struct {
 	Written time.Time `json:"written,omitzero"`
 }
 
+// SuperAdminKubeconfig is for emergencies: no program uses it.
+const SuperAdminKubeconfig = "super-admin.conf"
+
 // KubeletKubeconfig holds the kubelet's client certificate on a host where kubeadm left it inside.
 const KubeletKubeconfig = "kubelet.conf"
 
@@ -45,7 +48,7 @@ const EtcdClientCertificate = "pki/apiserver-etcd-client.crt"
 var signers = map[string]string{
 	"pki/apiserver.crt": ClusterCA, "pki/apiserver-kubelet-client.crt": ClusterCA, "pki/front-proxy-client.crt": FrontProxyCA,
 	EtcdClientCertificate: EtcdCA, "pki/etcd/server.crt": EtcdCA, "pki/etcd/peer.crt": EtcdCA, "pki/etcd/healthcheck-client.crt": EtcdCA,
-	"admin.conf": ClusterCA, "super-admin.conf": ClusterCA, "controller-manager.conf": ClusterCA, "scheduler.conf": ClusterCA,
+	"admin.conf": ClusterCA, SuperAdminKubeconfig: ClusterCA, "controller-manager.conf": ClusterCA, "scheduler.conf": ClusterCA,
 }
 
 // Signer names the certificate of the authority that signs it; empty for an authority, for the kubelet's certificates, and for one that

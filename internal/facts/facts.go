@@ -250,8 +250,9 @@ type Restore struct {
 	Backup string    `json:"backup"`
 	File   string    `json:"file"`
 	Taken  time.Time `json:"taken"`
-	// Revision is that of etcd in the backup.
+	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
 	Revision int64 `json:"revision"`
+	Bump     int64 `json:"bump"`
 	// Complete says that the restore ended. Until then, only the same restore may go on.
 	Complete bool `json:"complete,omitempty"`
 }

@@ -16,11 +16,12 @@ import (
 // Renew plans new certificates for the whole cluster, whether or not they are due. In a cluster whose API does not answer,
 // it plans what apply would do about those that have expired.
 func Renew(s *cluster.State) (*Plan, error) {
-	b := &builder{State: s, c: s.Spec, out: &Plan{Cluster: s.Spec.Metadata.Name, Unreachable: s.Unreachable(), Steps: []Step{}}, at: map[string]*hostSteps{}}
+	b := &builder{State: s, c: s.Spec, out: &Plan{Cluster: s.Spec.Metadata.Name, Steps: []Step{}}, at: map[string]*hostSteps{}}
+	b.out.Unreachable = b.Unreachable() // with those in maintenance, which keep their certificates, too
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
-	if s.Stage() == cluster.Unresponsive && s.Vanished() == nil {
+	if s.Stage() == cluster.Unresponsive && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
 		if err := b.refuseExpiredAuthority(); err != nil {
 			return nil, err
 		}
@@ -120,7 +121,8 @@ func (b *builder) restartPrograms(h spec.Host, programs []string, after []*Step)
 		return
 	}
 	if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
-		b.moveLeadership(h.Name, "whoever leads is not restarted", after...)
+		// The same plan may move leadership away from this host again, for an upgrade or other settings.
+		b.addInTurn(moveLeadershipStep(h.Name, "certificates", "whoever leads is not restarted"), after...)
 	}
 	b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(programs), Pods: programs, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
 		Reason: "they read their certificate only when they start; the API server goes on"}, after...)
@@ -138,12 +140,32 @@ func (b *builder) copyRenewedClient(h spec.Host, from map[string]*Step) {
 			source = e.Name
 		}
 	}
-	b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Detail: source, Title: "copy etcd's client certificate", Reason: "it was renewed on " + source + "; the API server reads it again for each connection"}, from[source], b.last)
+	b.copyEtcdClient(h, source, "it was renewed on "+source+"; the API server reads it again for each connection", from[source], b.last)
 }
 
-// identityDue says that the kubelet of a host needs a new identity: its own has expired.
+// copyEtcdClient gives a control plane the client certificate for an external etcd that a host of that etcd has.
+func (b *builder) copyEtcdClient(h spec.Host, source, reason string, after ...*Step) *Step {
+	return b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Detail: source, Title: "copy etcd's client certificate", Reason: reason}, after...)
+}
+
+// validEtcdClient is a host of an external etcd that has a client certificate which has not expired; empty if none that can be reached has.
+func (b *builder) validEtcdClient() string {
+	for _, e := range b.c.EtcdHosts() {
+		f := b.Facts(e.Name)
+		if f == nil || f.Kubernetes.EtcdClient == "" || f.Kubernetes.EtcdCA == "" {
+			continue
+		}
+		if !slices.ContainsFunc(f.Kubernetes.Certificates, func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate && b.Expired(c) }) {
+			return e.Name
+		}
+	}
+	return ""
+}
+
+// identityDue says that the kubelet of a host needs a new identity, and can get it: its own has expired, and there is a key to sign
+// another one with. Without it, findings say what to do.
 func (b *builder) identityDue(h spec.Host) bool {
-	return b.Reachable(h.Name) && h.IsNode() && b.Facts(h.Name).Kubernetes.KubeletConfig && b.IdentityExpired(h.Name)
+	return b.Reachable(h.Name) && h.IsNode() && b.Facts(h.Name).Kubernetes.KubeletConfig && b.IdentityExpired(h.Name) && b.MaySignFor(h.Name)
 }
 
 func renewKubeletStep(h spec.Host) Step {
@@ -159,15 +181,16 @@ func (b *builder) renewKubelet(h spec.Host, after ...*Step) {
 }
 
 // refuseExpiredAuthority holds where the API does not answer: if the cluster's authority has expired, new certificates would not help.
+// Nothing uses super-admin.conf, so that one which nobody can renew keeps nobody from bringing the cluster back.
 func (b *builder) refuseExpiredAuthority() error {
 	for _, h := range b.c.Spec.Hosts {
-		for _, c := range b.Renewable(h.Name) {
-			if r := b.MayRenew(h.Name, []facts.Certificate{c}); b.Expired(c) && r != nil {
+		for _, c := range b.ExpiredOn(h.Name) {
+			if r := b.MayRenew(h.Name, []facts.Certificate{c}); r != nil && c.Name != facts.SuperAdminKubeconfig {
 				return r
 			}
 		}
 		if b.IdentityExpired(h.Name) {
-			for _, ca := range b.Facts(h.Name).Kubernetes.Certificates {
+			for _, ca := range b.State.Facts(h.Name).Kubernetes.Certificates {
 				if ca.Name == facts.ClusterCA && b.Expired(ca) {
 					return b.AuthorityExpired(h.Name, ca)
 				}
@@ -183,7 +206,11 @@ func (b *builder) refuseExpiredAuthority() error {
 func (b *builder) reissueExpired() {
 	var issued []*Step
 	for _, h := range b.c.Spec.Hosts {
-		if len(b.ExpiredOn(h.Name)) == 0 || !b.Reachable(h.Name) {
+		// What is due as well is renewed with them. What nobody can renew here is left out: the others must not wait for it.
+		all := b.toRenew(h, func(host string, c facts.Certificate) bool {
+			return b.Due(host, c) && b.MayRenew(host, []facts.Certificate{c}) == nil
+		})
+		if len(b.ExpiredOn(h.Name)) == 0 || len(all) == 0 {
 			continue
 		}
 		verb, part := cluster.Start, cluster.EtcdMember
@@ -193,7 +220,7 @@ func (b *builder) reissueExpired() {
 				verb = cluster.Restart
 			}
 		}
-		issued = append(issued, b.renewOn(h, b.toRenew(h, b.Due), change(verb, part, h.Name), []*Step{b.at[h.Name].configure}))
+		issued = append(issued, b.renewOn(h, all, change(verb, part, h.Name), []*Step{b.at[h.Name].configure}))
 	}
 	if b.c.ManagedEtcd() {
 		issued = append(issued, b.copyExpiredClients()...)
@@ -230,8 +257,9 @@ func (b *builder) reissueExpired() {
 		func(h spec.Host, after ...*Step) *Step { return b.add(renewKubeletStep(h), after...) })
 }
 
-// copyExpiredClients gives control planes the client certificate for an external etcd where theirs has expired.
-func (b *builder) copyExpiredClients() (out []*Step) {
+// copyExpiredClients gives control planes the client certificate for an external etcd: that which is renewed in this plan, or, where
+// theirs has expired, the one that an earlier run renewed before it was interrupted.
+func (b *builder) copyExpiredClients() []*Step {
 	from := map[string]*Step{}
 	for _, h := range b.c.EtcdHosts() {
 		if i := slices.IndexFunc(b.steps, func(s *Step) bool {
@@ -240,9 +268,14 @@ func (b *builder) copyExpiredClients() (out []*Step) {
 			from[h.Name] = b.steps[i]
 		}
 	}
+	valid := b.validEtcdClient()
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
-		if b.Reachable(h.Name) {
+		switch {
+		case !b.Reachable(h.Name) || b.leftAsItIs(h):
+		case len(from) > 0:
 			b.copyRenewedClient(h, from)
+		case valid != "" && slices.ContainsFunc(b.Facts(h.Name).Kubernetes.Certificates, func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate && b.Expired(c) }):
+			b.copyEtcdClient(h, valid, "its own has expired, and that of "+valid+" has not", b.at[h.Name].configure)
 		}
 	}
 	return b.ofKind(ShareEtcdClient)

@@ -282,3 +282,121 @@ func TestAnOfflineAuthority(t *testing.T) {
 		t.Errorf("%v", kindsOf(p))
 	}
 }
+
+// TestRenewalBesideOtherReplacements: an upgrade and other settings move leadership away from the same hosts, in the same plan.
+func TestRenewalBesideOtherReplacements(t *testing.T) {
+	for name, plan := range map[string]func(c *spec.Cluster) *Plan{
+		"an upgrade": func(c *spec.Cluster) *Plan {
+			obs := upgraded(t, c, older)
+			certified(c, obs, 100)
+			return mustPlan(t, c, obs, newer)
+		},
+		"other settings": func(c *spec.Cluster) *Plan {
+			obs := running(t, c)
+			certified(c, obs, 100)
+			c.Spec.Settings = allSettings(t, c)
+			return mustPlan(t, c, obs, newer)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := plan(testCluster())
+			kinds := kindsOf(p)
+			if len(kinds[RenewCertificates]) != 3 || len(kinds[UpgradeControlPlane]) != 3 || len(kinds[MoveLeadership]) != 6 {
+				t.Errorf("%v", kinds)
+			}
+			for _, cp := range kinds[RenewCertificates] {
+				if renew, replace := stepID(cp, RenewCertificates), stepID(cp, UpgradeControlPlane); !dependsOn(p, replace, renew) {
+					t.Errorf("%s is replaced before its certificates are renewed", cp)
+				}
+			}
+		})
+	}
+}
+
+// TestAnInterruptedRenewalOfEtcdsClientCertificate: etcd's hosts have new ones, the run was killed before control planes got them, and theirs
+// expired since. Nothing else has expired.
+func TestAnInterruptedRenewalOfEtcdsClientCertificate(t *testing.T) {
+	c := external()
+	obs := finishedExternal(t, c)
+	certified(c, obs, 200)
+	obs.API, obs.APIError = nil, "no answer"
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		obs.Hosts[h.Name].APIServer.OK, obs.Hosts[h.Name].APIServer.Problem = false, "etcd"
+		k := &obs.Hosts[h.Name].Facts.Kubernetes
+		for i := range k.Certificates {
+			if k.Certificates[i].Name == facts.EtcdClientCertificate {
+				k.Certificates[i].Expires = obs.Time.Add(-time.Hour)
+			}
+		}
+	}
+	for name, p := range map[string]func() (*Plan, error){
+		"apply":       func() (*Plan, error) { return Build(cluster.Evaluate(c, obs), testBundle) },
+		"certs renew": func() (*Plan, error) { return Renew(cluster.Evaluate(c, obs)) },
+	} {
+		p, err := p()
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		checkOrder(t, p)
+		kinds := kindsOf(p)
+		if cps := []string{"cp-a", "cp-b"}; !slices.Equal(kinds[ShareEtcdClient], cps) || !slices.Equal(kinds[RestartPrograms], cps) || len(kinds[RenewCertificates]) > 0 {
+			t.Errorf("%s: %v", name, kinds)
+		}
+	}
+}
+
+// TestWhatNobodyCanRenewHere keeps nothing else from being renewed, and no step fails because of it.
+func TestWhatNobodyCanRenewHere(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	certified(c, obs, 200)
+	expire := func(host string, names ...string) {
+		k := &obs.Hosts[host].Facts.Kubernetes
+		for i := range k.Certificates {
+			if slices.Contains(names, k.Certificates[i].Name) {
+				k.Certificates[i].Expires = obs.Time.Add(-time.Hour)
+			}
+		}
+	}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		obs.Hosts[h.Name].Facts.Kubernetes.MissingPKI = []string{"ca.key"}
+	}
+	expire("worker-a", facts.KubeletClient)
+	if kinds := kindsOf(build(t, c, obs)); len(kinds[RenewKubelet]) > 0 {
+		t.Errorf("nobody can sign for a kubelet: %v", kinds)
+	}
+	// An API that does not answer, and a due certificate without a key next to one that has expired and can be renewed.
+	obs.API, obs.APIError = nil, "no answer"
+	k := &obs.Hosts["cp-a"].Facts.Kubernetes
+	k.Certificates = append(k.Certificates, facts.Certificate{Name: facts.SuperAdminKubeconfig, Begins: obs.Time.AddDate(-2, 0, 0), Expires: obs.Time.AddDate(-1, 0, 0)})
+	expire("cp-a", "pki/etcd/peer.crt")
+	for i := range k.Certificates {
+		if k.Certificates[i].Name == "pki/apiserver.crt" {
+			k.Certificates[i].Expires = obs.Time.AddDate(0, 0, 20)
+		}
+	}
+	p := build(t, c, obs)
+	if i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RenewCertificates }); i < 0 || !slices.Equal(p.Steps[i].Certificates, []string{"pki/etcd/peer.crt"}) {
+		t.Errorf("%+v", p.Steps)
+	}
+}
+
+// TestRenewalSaysWhatItLeavesAlone: hosts in maintenance keep their certificates, and a cluster that is being restored is left alone.
+func TestRenewalSaysWhatItLeavesAlone(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	certified(c, obs, 200)
+	obs.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+	p, err := Renew(cluster.Evaluate(c, obs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Unreachable["cp-b"] == "" || slices.Contains(kindsOf(p)[RenewCertificates], "cp-b") {
+		t.Errorf("%v, %v", p.Unreachable, kindsOf(p))
+	}
+	obs.API.Maintenance = nil
+	obs.Hosts["cp-b"].Facts.Kubernetes.Restore = &fromBackup
+	if _, err := Renew(cluster.Evaluate(c, obs)); err == nil || err.(*cluster.Refusal).Rule != cluster.RuleUnfinishedRestore {
+		t.Errorf("%v", err)
+	}
+}

@@ -31,7 +31,7 @@ var repairs = []struct {
 	{"load-balancer", steps(Configure, balancerDetail), 3, 3, "a load balancer that is stopped, or whose configuration is missing or was changed", "it is configured and started"},
 	{"etcd-data", untrustedMembers, 3, 2, "an etcd member with damaged data, other data than the others, or older data than it acknowledged", "it is removed, its data is kept aside, and it joins again as a new member: first as a learner"},
 	{"etcd-rejoin", missingMembers, 3, 3, "an etcd host without a member, as an interrupted repair leaves it", "its data, if any, is kept aside, and it joins again"},
-	{"hung", hungUnits, 5, 3, "a program that runs and does not answer: the kubelet, containerd, HAProxy, keepalived, the watchdog, or etcd on a host of its own", "its unit is restarted"},
+	{"hung", hungUnits, 5, 3, "a program that runs and does not answer: the kubelet, containerd, HAProxy, or etcd on a host of its own", "its unit is restarted"},
 	{"kubelet-identity", steps(RenewKubelet, ""), 2, 3, "a kubelet whose certificate has expired", "a new one is signed"},
 	{"kubelet-server", steps(UseLocalAPI, ""), 3, 3, "the kubelet of a control plane that does not use its own API server", "it does again"},
 	{"etcd-client", steps(ShareEtcdClient, ""), 2, 3, "a control plane without the client certificate for an external etcd", "it is copied there"},
@@ -453,16 +453,9 @@ func drainedServers(b *builder) (out []*remedy) {
 
 // hungUnits are programs that run and do not answer.
 func hungUnits(b *builder) (out []*remedy) {
-	programs := []struct {
-		component, unit string
-		part            cluster.Part
-	}{
-		{facts.Kubelet, "kubelet.service", cluster.Node}, {facts.Containerd, "containerd.service", cluster.Node},
-		{facts.HAProxy, "haproxy.service", cluster.LoadBalancer}, {facts.Keepalived, "keepalived.service", cluster.LoadBalancer}, {facts.Watchdog, hostconfig.WatchdogUnit, cluster.LoadBalancer},
-	}
 	hang := func(h spec.Host, unit string, part cluster.Part, what, why string) {
 		f := b.Facts(h.Name)
-		if f.Units[unit] != "active" || slices.ContainsFunc(b.ofKind(Configure), func(s *Step) bool { return s.Host == h.Name }) {
+		if why == "" || f.Units[unit] != "active" || slices.ContainsFunc(b.ofKind(Configure), func(s *Step) bool { return s.Host == h.Name }) {
 			return
 		}
 		c := b.remedy(h.Name, what+" runs and does not answer as it should: "+why)
@@ -474,13 +467,15 @@ func hungUnits(b *builder) (out []*remedy) {
 		if b.Facts(h.Name) == nil || !b.partOf(h) || b.leftAsItIs(h) {
 			continue
 		}
-		for _, p := range programs {
-			if a, seen := b.Seen.Hosts[h.Name].Components[p.component]; seen && a.Problem != "" {
-				hang(h, p.unit, p.part, p.component, a.Problem)
-			}
+		seen := b.Seen.Hosts[h.Name]
+		hang(h, "kubelet.service", cluster.Node, facts.Kubelet, seen.Components[facts.Kubelet].Problem)
+		hang(h, "containerd.service", cluster.Node, facts.Containerd, seen.Components[facts.Containerd].Problem)
+		if seen.Balancer.Balances() {
+			hang(h, "haproxy.service", cluster.LoadBalancer, facts.HAProxy, b.LoadBalancer(h.Name).Problem)
 		}
-		if m, has := b.Member(h.Name); has && h.Has(spec.RoleEtcd) && !m.Healthy && m.Unknown == "" && m.Started && len(m.Alarms) == 0 && b.Facts(h.Name).Kubernetes.EtcdFailure == nil {
-			hang(h, hostconfig.EtcdUnit, cluster.EtcdMember, "etcd", m.Problem)
+		// A member that describes itself answers: one without a leader waits for others, and a restart does not bring them back.
+		if m, has := b.Member(h.Name); has && h.Has(spec.RoleEtcd) && m.ClusterID == "" && m.Started && len(m.Alarms) == 0 && b.Facts(h.Name).Kubernetes.EtcdFailure == nil {
+			hang(h, hostconfig.EtcdUnit, cluster.EtcdMember, facts.EtcdProgram, m.Problem)
 		}
 	}
 	return out

@@ -115,6 +115,20 @@ func TestRepairs(t *testing.T) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"] = "failed"
 		}, []string{"units/etcd-c"}},
+		"a member that hangs": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "no answer within 2s")
+			f.Seen.Etcd[2].ClusterID = ""
+		}, []string{"hung/etcd-c"}},
+		"a member without a leader waits for others": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "it has no leader")
+		}, nil},
+		"no client certificate for etcd": {true, func(f clustertest.Fixture) {
+			for _, h := range f.Spec.EtcdHosts() {
+				k := f.Kubernetes(h.Name)
+				k.EtcdClient, k.EtcdCA = "client", "CA"
+			}
+			f.Kubernetes("cp-b").EtcdClient = ""
+		}, []string{"etcd-client/cp-b"}},
 		"a load balancer that is stopped": {false, func(f clustertest.Fixture) {
 			f.Seen.Hosts["lb-b"].Facts.Units["haproxy.service"] = "inactive"
 			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })

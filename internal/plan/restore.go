@@ -128,7 +128,8 @@ func (b *builder) beginRestore() {
 	}
 	var marks []*Step
 	for _, h := range b.c.Spec.Hosts {
-		if f := b.Facts(h.Name); f != nil && f.Kubernetes.Restore == nil && keepsState(h) {
+		// A mark of a restore that ended is what is left of a cluster that somebody cleared by hand.
+		if f := b.Facts(h.Name); f != nil && (f.Kubernetes.Restore == nil || f.Kubernetes.Restore.Complete) && keepsState(h) {
 			marks = append(marks, b.markRestore(h, *b.from, "begun", "note which backup is restored", "if this run ends early, only the same backup may be restored here"))
 		}
 	}

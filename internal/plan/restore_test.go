@@ -83,6 +83,19 @@ func TestAnOrdinaryBuildRestoresNothing(t *testing.T) {
 	}
 }
 
+// TestAMarkThatIsLeft protects nothing: it is replaced like one that is missing.
+func TestAMarkThatIsLeft(t *testing.T) {
+	c := testCluster()
+	left := fromBackup
+	left.Complete = true
+	p := restore(t, c, begun(c, left))
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		if !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.ID == stepID(h.Name, Mark)+"/restore-begun" }) {
+			t.Errorf("%s does not note that a restore began", h.Name)
+		}
+	}
+}
+
 // begun observes hosts on which a restore began.
 func begun(c *spec.Cluster, mark facts.Restore) *facts.Observation {
 	obs := empty(c)

@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -53,7 +54,7 @@ func eventOf(m Mended, c *spec.Cluster, now time.Time) *corev1.Event {
 	}
 	message := m.String()
 	if len(message) > maxEvent {
-		message = message[:maxEvent] + "..."
+		message = strings.ToValidUTF8(message[:maxEvent], "") + "..."
 	}
 	at := metav1.NewTime(now)
 	return &corev1.Event{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("quorate.%x", now.UnixNano()), Namespace: namespace}, InvolvedObject: about, Reason: reason, Message: message, Type: kind,

@@ -309,7 +309,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 	homes := m.journals(r)
 	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
 	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
-	if limited, wait := m.mayTry(ctx, homes, attempt); limited != "" {
+	if limited, wait := m.mayTry(ctx, homes, attempt, freesDisk(r)); limited != "" {
 		out.Outcome, out.Detail, out.Next = RepairLimited, limited, time.Now().Add(wait).UTC()
 		return out
 	}
@@ -347,8 +347,15 @@ func (m *mending) journals(r plan.Repair) []string {
 	return out
 }
 
-// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long.
-func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin) (string, time.Duration) {
+// freesDisk says that a repair only removes what is not needed. On a disk that is full, it cannot be noted before it is made, and there is
+// nothing to limit: what was removed is not found again.
+func freesDisk(r plan.Repair) bool {
+	return !slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind != plan.FreeDisk })
+}
+
+// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long. One that need not be noted is made although
+// that fails.
+func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) (string, time.Duration) {
 	for _, ask := range []bool{true, false} {
 		in.Ask = ask
 		for _, h := range hosts {
@@ -358,6 +365,7 @@ func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin) 
 				d, err = repairs.BeginAttempt.On(ctx, c, in)
 			}
 			switch {
+			case err != nil && optional:
 			case err != nil:
 				return "it could not be noted, and what is not noted is not limited: " + err.Error(), 0
 			case d.Wait > 0:

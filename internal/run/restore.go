@@ -66,9 +66,14 @@ type Restored struct {
 
 // Restore builds the cluster of the spec from a backup. It changes nothing before everything was checked. A run that was interrupted is
 // finished by the same call with the same backup.
-func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (*Restored, error) {
+func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
 	begin, m := time.Now(), o.Backup.Manifest
-	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, FirstRevision: m.Etcd.Revision + snapshot.RevisionBump, Keys: m.Etcd.Keys}
+	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, Keys: m.Etcd.Keys}
+	defer func() {
+		if err != nil && out.Kept != "" {
+			err = fmt.Errorf("the cluster before was reset, and its etcd data and keys are kept on its hosts in %s; the restore did not end: %w", out.Kept, err)
+		}
+	}()
 	described, manifests, err := Describe(e.Cluster, b)
 	if err != nil {
 		return nil, err
@@ -86,12 +91,22 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	}
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), Revision: m.Etcd.Revision}
-	decide := func(s *cluster.State) (*plan.Plan, error) { return plan.Restore(s, described, from, r.PKI.CA()) }
+	decide := func(s *cluster.State) (*plan.Plan, error) {
+		from.Bump = snapshot.BumpAt(begin, m.Created)
+		if begun := s.RestoreBegun(from.Backup); begun != nil {
+			from.Bump = begun.Bump // a member may have been restored with it
+		}
+		r.Bump, out.FirstRevision = from.Bump, m.Etcd.Revision+from.Bump
+		return plan.Restore(s, described, from, r.PKI.CA())
+	}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	w, err := e.decide(ctx, decide)
-	if replaceable(err) && o.Replace {
+	if Replaceable(err) && o.Replace {
+		if err := whole(ctx, b); err != nil { // before anything is given up
+			return nil, err
+		}
 		if out.Kept, err = e.replace(ctx, o); err != nil {
 			return nil, err
 		}
@@ -168,14 +183,14 @@ func (e *Engine) settle(ctx context.Context, b *bundle.Bundle) error {
 	}
 }
 
-// replaceable says that a refusal is because of a cluster that can be given up.
-func replaceable(err error) bool {
+// Replaceable says that a restore was refused because of a cluster on its hosts that can be given up.
+func Replaceable(err error) bool {
 	r, refused := errors.AsType[*cluster.Refusal](err)
 	return refused && slices.Contains([]string{plan.RuleNoClusterThere, plan.RuleBackupsCA, cluster.RuleUnfinishedRestore}, r.Rule)
 }
 
-// replace resets the hosts of a cluster that is given up, and keeps what it had stored. The hosts are reached anew: a reset removes Quorate
-// from them, too.
+// replace resets the hosts of a cluster that is given up, and keeps what it had stored. It returns where, also if it failed after it had
+// begun. The hosts are reached anew: a reset removes Quorate from them, too.
 func (e *Engine) replace(ctx context.Context, o RestoreOptions) (kept string, _ error) {
 	w, err := e.decide(ctx, plan.ResetAll)
 	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {
@@ -195,13 +210,11 @@ func (e *Engine) replace(ctx context.Context, o RestoreOptions) (kept string, _ 
 	if err := o.Confirm(w); err != nil {
 		return "", err
 	}
+	kept = facts.KeptDir + "/" + name
 	if err := e.execute(ctx, w.Plan, w); err != nil {
-		return "", err
+		return kept, err
 	}
-	if err := e.reopen(ctx); err != nil {
-		return "", err
-	}
-	return facts.KeptDir + "/" + name, nil
+	return kept, e.reopen(ctx)
 }
 
 // reopen connects to the hosts again, and forgets what was learned of them.

@@ -93,18 +93,30 @@ type Member struct {
 	Token   string
 }
 
-// RevisionBump is how much a restore raises the revision. It has to be more than what was written since the backup: clients that saw
+// RevisionBump is how much a restore raises the revision at least. It has to be more than what was written since the backup: clients that saw
 // later revisions must never see them again with other content. etcd's documentation recommends a thousand million, which is a week of
-// 1500 writes per second; a backup may be older than that, and the counter has room for another 900 million restores.
+// 1500 writes per second; a backup may be older than that.
 const RevisionBump = 10_000_000_000
 
+// writesPerSecond is more than an etcd can write.
+const writesPerSecond = 100_000
+
+// BumpAt is how much a restore that begins now raises the revision of a backup that was taken then. Whoever restores a backup a second time,
+// or an older one after it, raises the revision above everything that was written to what the first restore made.
+func BumpAt(now, taken time.Time) int64 {
+	return RevisionBump + max(0, int64(now.Sub(taken)/time.Second))*writesPerSecond
+}
+
 // Restore makes the data directory dir of a member from a snapshot that Read accepted. All members of the new cluster must be restored from
-// the same snapshot. The revision is raised by RevisionBump, and everything up to then counts as compacted: a watch that wants to go on from an
-// earlier revision is told so, instead of being given a history that has gaps.
-func Restore(file, dir string, m Member) error {
+// the same snapshot, and with the same bump: by so much is the revision raised, and everything up to then counts as compacted. A watch that wants
+// to go on from an earlier revision is told so, instead of being given a history that has gaps.
+func Restore(file, dir string, m Member, bump int64) error {
+	if bump < RevisionBump {
+		return fmt.Errorf("the revision has to be raised by %d at least, and not by %d", int64(RevisionBump), bump)
+	}
 	return snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: file, OutputDataDir: dir, Name: m.Name, PeerURLs: []string{m.PeerURL},
-		InitialCluster: strings.Join(m.Cluster, ","), InitialClusterToken: m.Token, RevisionBump: RevisionBump, MarkCompacted: true,
+		InitialCluster: strings.Join(m.Cluster, ","), InitialClusterToken: m.Token, RevisionBump: uint64(bump), MarkCompacted: true,
 	})
 }
 

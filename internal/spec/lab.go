@@ -34,18 +34,19 @@ func (c *Cluster) ForLab(o LabOptions) *Cluster {
 	if host, _, err := net.SplitHostPort(s.ControlPlane.Endpoint); err != nil || net.ParseIP(host) != nil {
 		s.ControlPlane.Endpoint = "api." + o.Name + ".internal:" + DefaultPort
 	}
-	cps, workers := o.ControlPlanes, o.Workers
+	cps, workers := 0, 0
 	var hosts []Host
 	for _, h := range s.Hosts {
-		left := &workers
-		if h.Has(RoleControlPlane) {
-			left = &cps
+		switch {
+		case h.Has(RoleControlPlane):
+			if cps++; o.ControlPlanes > 0 && cps > o.ControlPlanes {
+				continue
+			}
+		case h.Has(RoleWorker):
+			if workers++; o.Workers > 0 && workers > o.Workers {
+				continue
+			}
 		}
-		limited := h.Has(RoleControlPlane) && o.ControlPlanes > 0 || h.Has(RoleWorker) && !h.Has(RoleControlPlane) && o.Workers > 0
-		if limited && *left == 0 {
-			continue
-		}
-		*left--
 		h.Address, h.SSH = "", SSH{}
 		hosts = append(hosts, h)
 	}

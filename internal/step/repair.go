@@ -49,11 +49,19 @@ func endAlarms(ctx context.Context, e *Env, s plan.Step) error {
 	return etcd.EndStray(ctx, via)
 }
 
-// setEtcdAside keeps the data of a member that has left etcd.
+// setEtcdAside keeps the data of a member that has left etcd. Observations read the list of members from one of them, which may lag, so
+// a majority is asked right before.
 func setEtcdAside(ctx context.Context, e *Env, s plan.Step) error {
 	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
+	}
+	h, _ := e.Cluster.Host(s.Host)
+	switch counts, err := etcd.HasMember(ctx, e.otherMembers(s.Host), h.Address); {
+	case err != nil:
+		return err
+	case counts:
+		return fmt.Errorf("etcd counts a member on %s: its data stays as it is", s.Host)
 	}
 	where, err := kubeadm.SetEtcdAside.Make(ctx, c, permit, e.Cluster.StackedEtcd())
 	if err == nil && where != "" {

@@ -27,9 +27,8 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
-	"quorate.dev/quorate/internal/spec"
-
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Restoration is what the steps of a restore take from a backup, and what they report.
@@ -39,6 +38,8 @@ type Restoration struct {
 	PKI kubeadm.PKI
 	// Snapshot is the file with the snapshot of etcd.
 	Snapshot string
+	// Bump is by how much the revision of etcd is raised.
+	Bump int64
 	// Before is the spec in the backup; nil if it has none.
 	Before *spec.Cluster
 	// Fenced says that what is outside of the cluster cannot be reached from it, as in a lab.
@@ -66,13 +67,17 @@ func (r *Restoration) Notes() []string {
 func (r *Restoration) did(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.repaired = append(r.repaired, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(r.repaired, text) { // each part is repeated until it succeeds
+		r.repaired = append(r.repaired, text)
+	}
 }
 
 func (r *Restoration) note(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.notes = append(r.notes, fmt.Sprintf(format, args...))
+	if text := fmt.Sprintf(format, args...); !slices.Contains(r.notes, text) {
+		r.notes = append(r.notes, text)
+	}
 }
 
 var errNoBackup = errors.New("this run has no backup: run `quorate restore` with it again")
@@ -114,7 +119,7 @@ func restoreEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if e.Restoration == nil {
 		return errNoBackup
 	}
-	in := restore.Request{Name: h.Name}
+	in := restore.Request{Name: h.Name, Bump: e.Restoration.Bump}
 	if e.Cluster.StackedEtcd() {
 		cfg := e.kubeadm()
 		if cfg.CA, err = e.ca(); err != nil {

@@ -3,6 +3,7 @@ package up
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,6 +121,11 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, f
 func (r *Result) build(ctx context.Context, e *run.Engine, b *bundle.Bundle, ignore []string, from *run.RestoreOptions) (err error) {
 	if from != nil && !e.Restored(ctx, from.Backup.Manifest) {
 		r.Restored, err = e.Restore(ctx, b, *from)
+		if refused, ok := errors.AsType[*cluster.Refusal](err); ok && run.Replaceable(err) {
+			other := *refused
+			other.Fix = "The lab has another cluster. Choose another --name for the copy, or remove that lab: `quorate down --name " + r.Cluster.Metadata.Name + "`."
+			return &other
+		}
 		return err
 	}
 	_, err = e.Apply(ctx, b, run.Options{Ignore: ignore})

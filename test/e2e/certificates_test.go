@@ -94,7 +94,7 @@ func (c *cluster) serials(t *testing.T, ctx context.Context) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	for _, x := range c.certificates(t, ctx).Certificates {
-		if x.RenewedBy == "quorate" {
+		if x.RenewedBy == model.ByQuorate {
 			leaf, _ := c.fetchPair(t, ctx, x.Host, x.Name)
 			out[x.Host+" "+x.Name] = leaf.SerialNumber.String()
 		}
@@ -194,7 +194,7 @@ func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
 	r := c.certificates(t, ctx)
 	names := map[string][]string{}
 	for _, x := range r.Certificates {
-		if !x.CA && x.RenewedBy != "approver" && x.RenewedBy != "etcd-hosts" {
+		if !x.CA && x.RenewedBy != model.ByApprover && x.RenewedBy != model.ByEtcdHosts {
 			names[x.Host] = append(names[x.Host], x.Name)
 		}
 	}
@@ -230,7 +230,7 @@ func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
 		t.Fatalf("the API answers although everything has expired: version %q, %v", s.Version, err)
 	}
 	if !slices.ContainsFunc(s.Problems, func(f model.Finding) bool {
-		return f.Rule == "certificate" && strings.Contains(f.Summary, "expired on")
+		return f.Rule == model.RuleCertificate && strings.Contains(f.Summary, "expired on")
 	}) {
 		t.Errorf("status does not say that certificates have expired: %+v", s.Problems)
 	}
@@ -331,12 +331,17 @@ func (c *cluster) reissue(t *testing.T, ctx context.Context, host string, names 
 
 // copyExpiredEtcdClient gives control planes the expired client certificate of an external etcd, as they would have it.
 func (c *cluster) copyExpiredEtcdClient(t *testing.T, ctx context.Context, r certs.Report) {
+	t.Helper()
+	source := slices.IndexFunc(r.Certificates, func(x certs.Certificate) bool {
+		return x.Name == facts.EtcdClientCertificate && x.RenewedBy == model.ByQuorate
+	})
 	for _, x := range r.Certificates {
-		if x.RenewedBy == "etcd-hosts" {
-			for _, name := range []string{"apiserver-etcd-client.key", "apiserver-etcd-client.crt"} {
-				path := "/etc/kubernetes/pki/" + name
-				c.put(t, ctx, x.Host, path, c.ssh(t, ctx, "etcd-a", "cat "+path)+"\n")
-			}
+		if x.RenewedBy != model.ByEtcdHosts {
+			continue
+		}
+		for _, name := range []string{"apiserver-etcd-client.key", "apiserver-etcd-client.crt"} {
+			path := "/etc/kubernetes/pki/" + name
+			c.put(t, ctx, x.Host, path, c.ssh(t, ctx, r.Certificates[source].Host, "cat "+path)+"\n")
 		}
 	}
 }

@@ -99,11 +99,8 @@ func breakages() []broken {
 			}
 			b.sh(t, ctx, b.balancer, "rm /etc/haproxy/haproxy.cfg; systemctl stop haproxy keepalived")
 		}},
-		{"hung load balancer", "hung", func(t *testing.T, ctx context.Context, b breakage) {
-			if b.balancer == "" {
-				t.Skip("there are no load balancers")
-			}
-			b.sh(t, ctx, b.balancer, "systemctl stop quorate-watchdog; kill -STOP $(pidof keepalived)")
+		{"hung kubelet", "hung", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "systemctl kill --signal=STOP kubelet")
 		}},
 		{"not enabled after a reboot", "units", func(t *testing.T, ctx context.Context, b breakage) {
 			b.sh(t, ctx, b.worker, "systemctl disable kubelet containerd")
@@ -149,6 +146,7 @@ func repairs(t *testing.T, ctx context.Context, c *cluster, external bool, cases
 			var report run.RepairReport
 			poll(t, ctx, 3*time.Second, "the repair "+x.repair, func() error {
 				r := c.run(ctx, "repair", "-f", c.specFile(), "-o", "json")
+				report = run.RepairReport{} // decoding leaves what a report does not have
 				if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
 					return fmt.Errorf("%w: %s", err, r)
 				}

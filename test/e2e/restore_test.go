@@ -238,10 +238,11 @@ func restoreSame(t *testing.T, c *cluster) {
 			t.Errorf("%s kept %s: %s", cp, out.Kept, got)
 		}
 	}
-	// A client of before goes on: its certificate and the authority are the same.
-	if _, err := s.api.CoreV1().Namespaces().Get(ctx, s.namespace, metav1.GetOptions{}); err != nil {
-		t.Errorf("a client of before: %v", err)
-	}
+	// A client of before goes on: its certificate and the authority are the same. Its connection may have to be made again first.
+	eventually(t, ctx, "a client of before", func() error {
+		_, err := s.api.CoreV1().Namespaces().Get(ctx, s.namespace, metav1.GetOptions{})
+		return err
+	})
 	if r := c.run(ctx, restore...); r.code != 3 || !strings.Contains(r.stderr, "restored from this backup before") {
 		t.Errorf("once more: %s", r)
 	}

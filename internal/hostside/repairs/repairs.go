@@ -16,7 +16,7 @@ import (
 )
 
 // restartable are the units that a repair may restart.
-var restartable = []string{"kubelet.service", "containerd.service", "haproxy.service", "keepalived.service", hostconfig.WatchdogUnit, hostconfig.EtcdUnit}
+var restartable = []string{"kubelet.service", "containerd.service", "haproxy.service", hostconfig.EtcdUnit}
 
 // RestartUnit restarts a unit whose program does not answer. systemd ends it by force if it does not end.
 var RestartUnit = host.DefineChange("repairs.restart-unit", func(ctx context.Context, unit string) (struct{}, error) {

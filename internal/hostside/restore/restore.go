@@ -28,6 +28,8 @@ type Request struct {
 	// Cluster is the new etcd, whose token names the backup, and Name is the member of this host.
 	Cluster hostconfig.EtcdCluster
 	Name    string
+	// Bump is by how much the revision is raised.
+	Bump int64
 	// Bytes and SHA256 are of the snapshot.
 	Bytes  int64
 	SHA256 string
@@ -83,7 +85,7 @@ func restore(ctx context.Context, m etcd.Member, in Request, body io.Reader) (Re
 		return Result{}, err
 	}
 	made := filepath.Join(work, "data")
-	if err := snapshot.Restore(file, made, member); err != nil {
+	if err := snapshot.Restore(file, made, member, in.Bump); err != nil {
 		return Result{}, fmt.Errorf("restoring the snapshot: %w", err)
 	}
 	if ctx.Err() != nil {
