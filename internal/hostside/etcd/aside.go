@@ -15,8 +15,14 @@ import (
 const AsidePattern = "quorate-aside-*"
 
 // SetAside keeps the data of a member that does not run and that etcd does not have any more. It returns where it is now; empty if
-// there was none. The guard is opened before: the kubelet of this host must start although the data is gone.
-func (m Member) SetAside(now time.Time) (string, error) {
+// there was none. Then the guard is opened: the kubelet of this host must start although the data is gone. Not before: while the
+// data is moved, nothing may start a member.
+func (m Member) SetAside(now time.Time) (to string, err error) {
+	defer func() {
+		if err == nil && system.Exists(m.path(hostconfig.EtcdGuard)) { // only where etcd is stacked
+			err = m.Open()
+		}
+	}()
 	from := filepath.Join(m.DataDir(), "member")
 	if !system.Exists(from) {
 		return "", nil
@@ -24,12 +30,7 @@ func (m Member) SetAside(now time.Time) (string, error) {
 	if system.Exists(m.wal()) && !within(from, m.wal()) {
 		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", m.wal(), from)
 	}
-	if system.Exists(m.path(hostconfig.EtcdGuard)) { // only where etcd is stacked
-		if err := m.Open(); err != nil {
-			return "", err
-		}
-	}
-	to := filepath.Join(m.DataDir(), AsidePattern[:len(AsidePattern)-1]+now.UTC().Format("20060102T150405Z"))
+	to = filepath.Join(m.DataDir(), AsidePattern[:len(AsidePattern)-1]+now.UTC().Format("20060102T150405Z"))
 	if err := durable.MkdirAll(to, 0o700); err != nil {
 		return "", err
 	}

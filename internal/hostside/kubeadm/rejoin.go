@@ -34,7 +34,7 @@ var SetEtcdAside = host.DefineChange("kubeadm.set-etcd-aside", func(ctx context.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
 	defer cancel()
-	if err := (withdrawal.Host{}).Withdraw(ctx, etcdPod, containerd.Running); err != nil {
+	if err := (withdrawal.Host{}).Withdraw(ctx, etcdPod, containerd.Held); err != nil {
 		return "", err
 	}
 	return etcd.Local.SetAside(time.Now())
