@@ -13,6 +13,7 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
