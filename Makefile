@@ -9,7 +9,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-e2e test-whole test-crash bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -52,6 +52,14 @@ test-crash: build ## kill every operation at every step, and cut the power of ho
 	bin/quorate bundle build --kubernetes-version v1.36.3
 	$(GO) test -tags e2e -count=1 -timeout 12h -v -run 'TestCrash$$' ./test/e2e -whole
 	@cat artifacts/crash.json
+
+SOAK ?= 1h
+
+test-soak: build ## break things by chance for an hour (SOAK=10m: ten minutes) while quorate watch repairs them; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestSoak$$' ./test/e2e -soak $(SOAK)
+	@cat artifacts/soak.json
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap

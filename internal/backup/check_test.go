@@ -9,6 +9,9 @@ import (
 	"encoding/pem"
 	"maps"
 	"math/big"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -154,5 +157,60 @@ func TestPartsBelongTogether(t *testing.T) {
 		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
 			t.Errorf("%s: %v, want %s", name, err, tc.want)
 		}
+	}
+}
+
+// TestKeysForARestore finds the keys that control planes share, wherever the backup or the operator has them.
+func TestKeysForARestore(t *testing.T) {
+	full := func() map[string][]byte {
+		p := testpki(t)
+		for _, name := range []string{"front-proxy-ca", "etcd/ca"} {
+			p["kubernetes/pki/"+name+".crt"], _, p["kubernetes/pki/"+name+".key"] = pair(t)
+		}
+		return p
+	}
+	parts := full()
+	pki, err := Unpacked{Parts: parts}.PKI("")
+	if err != nil || len(pki) != 9 || !bytes.Equal(pki["encryption.yaml"], parts["host/srv/encryption/keys.yaml"]) {
+		t.Errorf("%d files, %v", len(pki), err)
+	}
+	delete(parts, "kubernetes/pki/etcd/ca.key")
+	if pki, err = (Unpacked{Parts: parts}).PKI(""); err != nil || pki["etcd/ca.crt"] != nil || len(pki) != 7 {
+		t.Errorf("without the key of etcd's CA: %d files, %v", len(pki), err)
+	}
+	key := parts["kubernetes/pki/ca.key"]
+	delete(parts, "kubernetes/pki/ca.key")
+	if _, err := (Unpacked{Parts: parts}).PKI(""); err == nil || !strings.Contains(err.Error(), "does not have ca.key") || !strings.Contains(err.Error(), "--keys") {
+		t.Errorf("without the CA's key: %v", err)
+	}
+	dir := t.TempDir()
+	write := func(data []byte) {
+		if err := os.WriteFile(filepath.Join(dir, "ca.key"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(key)
+	if pki, err := (Unpacked{Parts: parts}).PKI(dir); err != nil || !bytes.Equal(pki["ca.key"], key) {
+		t.Errorf("with the key from elsewhere: %v", err)
+	}
+	_, _, other := pair(t)
+	write(other)
+	if _, err := (Unpacked{Parts: parts}).PKI(dir); err == nil || !strings.Contains(err.Error(), "does not belong") {
+		t.Errorf("with another key: %v", err)
+	}
+	parts = full()
+	parts["kubernetes/manifests/kube-apiserver.yaml"] = regexp.MustCompile(`(?m)^.*--encryption-provider-config=.*\n`).ReplaceAll(parts["kubernetes/manifests/kube-apiserver.yaml"], nil)
+	if _, err := (Unpacked{Parts: parts}).PKI(""); err == nil || !strings.Contains(err.Error(), "did not encrypt") {
+		t.Errorf("without encryption: %v", err)
+	}
+}
+
+func TestNetworkingOfABackup(t *testing.T) {
+	n, err := Unpacked{Parts: map[string][]byte{ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: cluster.local}"}}`)}}.Networking()
+	if want := (Networking{"10.1.0.0/16", "10.2.0.0/16", "cluster.local"}); err != nil || n != want {
+		t.Errorf("%+v, %v", n, err)
+	}
+	if n, err := (Unpacked{}).Networking(); err != nil || n != (Networking{}) {
+		t.Errorf("%+v, %v", n, err)
 	}
 }

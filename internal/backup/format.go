@@ -138,6 +138,13 @@ func (m Manifest) Part(name string) (Part, bool) {
 	return m.Parts[i], true
 }
 
+// ID identifies the backup: two backups with the same ID have the same content of etcd. It consists of 16 hexadecimal digits.
+func (m Manifest) ID() string {
+	part, _ := m.Part(SnapshotPart)
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n", m.Cluster.UID, m.Etcd.ClusterID, m.Created.UTC().Format(time.RFC3339Nano), part.SHA256))
+	return hex.EncodeToString(sum[:8])
+}
+
 // Content is a part with a way to read it.
 type Content struct {
 	Part

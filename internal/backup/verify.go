@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 
 	"quorate.dev/quorate/internal/snapshot"
@@ -30,38 +31,61 @@ type Running struct {
 	Etcd  *snapshot.Scratch
 }
 
+// Unpacked is a backup that was read and verified.
+type Unpacked struct {
+	Verified
+	// Parts are all parts but the snapshot, with keys in plain text, in memory only.
+	Parts map[string][]byte
+	// Snapshot is the file with the snapshot, and Contents is what was looked up in it.
+	Snapshot string
+	Contents snapshot.Contents
+}
+
 // Verify reads all of a backup, checks that its parts belong together and are enough (see Check), restores its snapshot into a scratch
 // etcd below dir, and compares what that etcd has with what the member answered when the backup was taken. The directory holds keys in
 // plain text only as far as etcd does, and no key of the PKI. If all of it is as it should be, Verify calls then, unless it is nil, while
 // the etcd runs.
 func Verify(ctx context.Context, r *Reader, dir string, then func(context.Context, Running) error) (Verified, error) {
-	out := Verified{Manifest: r.Manifest()}
+	out, err := unpack(ctx, r, dir, then)
+	return out.Verified, err
+}
+
+// Unpack is Verify, and returns what was verified. It leaves the snapshot below dir, and nothing else. Keys are values of etcd to look up.
+func Unpack(ctx context.Context, r *Reader, dir string, keys ...string) (Unpacked, error) {
+	return unpack(ctx, r, dir, nil, keys...)
+}
+
+func unpack(ctx context.Context, r *Reader, dir string, then func(context.Context, Running) error, keys ...string) (Unpacked, error) {
+	out := Unpacked{Verified: Verified{Manifest: r.Manifest()}, Snapshot: filepath.Join(dir, SnapshotPart)}
 	if _, ok := out.Manifest.Part(SnapshotPart); !ok {
 		return out, errors.New("the backup has no snapshot of etcd")
 	}
-	file := filepath.Join(dir, SnapshotPart)
-	parts, err := r.unpack(file)
-	if err != nil {
+	var err error
+	if out.Parts, err = r.unpack(out.Snapshot); err != nil {
 		return out, err
 	}
-	if out.Snapshot, err = snapshot.Read(file); err != nil {
+	if out.Verified.Snapshot, err = snapshot.Read(out.Snapshot); err != nil {
 		return out, fmt.Errorf("the snapshot is damaged: %w", err)
 	}
-	contents, err := snapshot.Look(file)
-	if err != nil {
+	if out.Contents, err = snapshot.Look(out.Snapshot, keys...); err != nil {
 		return out, fmt.Errorf("the snapshot is damaged: %w", err)
 	}
-	if err := Check(out.Manifest, parts, contents); err != nil {
+	if err := Check(out.Manifest, out.Parts, out.Contents); err != nil {
 		return out, err
 	}
 	want := out.Manifest.Etcd
-	if err := differs("the snapshot", "hash", want.Hash, out.Snapshot.Hash); err != nil {
+	if err := differs("the snapshot", "hash", want.Hash, out.Verified.Snapshot.Hash); err != nil {
 		return out, unreliable(err)
 	}
-	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Snapshot.Keys)); err != nil {
+	if err := errors.Join(differs("the snapshot", "revision", want.Revision, out.Verified.Snapshot.Revision), differs("the snapshot", "number of keys", want.Keys, out.Verified.Snapshot.Keys)); err != nil {
 		return out, unreliable(err)
 	}
-	scratch, err := snapshot.Start(ctx, dir, file)
+	data := filepath.Join(dir, "run") // a short name: the paths of sockets are limited
+	if err := os.Mkdir(data, 0o700); err != nil {
+		return out, err
+	}
+	defer os.RemoveAll(data)
+	scratch, err := snapshot.Start(ctx, data, out.Snapshot)
 	if err != nil {
 		return out, err
 	}
@@ -80,7 +104,7 @@ func Verify(ctx context.Context, r *Reader, dir string, then func(context.Contex
 	if then == nil {
 		return out, nil
 	}
-	return out, then(ctx, Running{out.Manifest, parts, scratch})
+	return out, then(ctx, Running{out.Manifest, out.Parts, scratch})
 }
 
 // unpack writes the snapshot to a file, and reads the other parts into memory.

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"filippo.io/age"
 	"github.com/spf13/cobra"
 
 	"quorate.dev/quorate/internal/backup"
@@ -182,12 +183,9 @@ size of etcd, and is removed afterwards.`,
   quorate backup verify --identity ~/.ssh/id_ed25519 ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if identity == "" {
-				return usageError{errors.New("--identity is required: a file with an identity of age, or a private key of SSH, whose public key is one of spec.backup.recipients")}
-			}
-			identities, err := backup.ReadIdentities(identity)
+			identities, err := identitiesIn(identity)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			var out verified
 			name := append(args, "")[0]
@@ -243,9 +241,25 @@ size of etcd, and is removed afterwards.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&identity, "identity", "", "a file with an identity of age, or a private key of SSH")
+	identityFlag(cmd, &identity)
 	cmd.Flags().BoolVar(&deeply, "deep", false, "also start an API server on the restored etcd and read every object (needs the bundle of the backup's Kubernetes version)")
 	return cmd
+}
+
+func identityFlag(cmd *cobra.Command, identity *string) {
+	cmd.Flags().StringVar(identity, "identity", "", "a file with an identity of age, or a private key of SSH")
+}
+
+// identitiesIn reads the identity that decrypts a backup.
+func identitiesIn(file string) ([]age.Identity, error) {
+	if file == "" {
+		return nil, usageError{errors.New("--identity is required: a file with an identity of age, or a private key of SSH, whose public key is one of spec.backup.recipients")}
+	}
+	identities, err := backup.ReadIdentities(file)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return identities, nil
 }
 
 func printVerified(w io.Writer, name string, v verified) error {

@@ -6,15 +6,78 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/certs"
+	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/run"
 )
 
 func (a *app) certs() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "certs",
-		Short: "Manage the cluster's keys",
+		Short: "Show all certificates; renew them; rotate keys",
+		Long: `Shows every certificate of the cluster: those of kubeadm on control planes and etcd hosts, those inside kubeconfigs, those of
+all authorities, kubelets, and Quorate's own, and those of webhooks and aggregated APIs. For each it says when it expires, who renews
+it, and what restarts for that. A host that cannot be queried is listed as unknown.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.running(cmd.Context())
+			if err != nil {
+				return err
+			}
+			e := run.OpenToRead(cmd.Context(), c, progress.Discard)
+			defer e.Close()
+			r := e.Certificates(cmd.Context())
+			return a.print(r, func(out io.Writer) error { return certs.Text(out, r) })
+		},
 	}
-	cmd.AddCommand(sendsSecrets(a.rotateEncryptionKey()))
+	cmd.AddCommand(sendsSecrets(a.renewCertificates()), sendsSecrets(a.rotateEncryptionKey()))
+	return cmd
+}
+
+func (a *app) renewCertificates() *cobra.Command {
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "renew",
+		Short: "Renew the certificates of control planes and etcd hosts",
+		Long: `Signs new certificates on one host after the other, with the keys of the authorities that are there: those of kubeadm, and those
+inside admin.conf and the other kubeconfigs. API servers and etcd read them again without a restart. Controller managers and schedulers
+restart after others have taken the lead. Kubelets renew theirs automatically.
+
+If the API answers nobody because certificates have expired, it signs new ones on all hosts, for kubelets as well, and starts the programs
+again. It needs only SSH for that. ` + "`quorate apply`" + ` does the same, and renews certificates of which less than a third of the lifetime is left.
+
+If it is interrupted, run it again to finish.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.running(cmd.Context())
+			if err != nil {
+				return err
+			}
+			sink, done := a.progress()
+			open := run.Open
+			if dryRun {
+				open = run.OpenToRead
+			}
+			e := open(cmd.Context(), c, sink)
+			defer e.Close()
+			if dryRun {
+				w, err := e.PlanRenewal(cmd.Context())
+				done()
+				if err != nil {
+					return explain(cmd.Context(), err)
+				}
+				return a.print(w.Plan, func(out io.Writer) error { return printPlan(out, w.Plan) })
+			}
+			w, err := e.Renew(cmd.Context())
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(map[string]any{"cluster": w.Plan.Cluster, "steps": len(w.Plan.Steps)}, func(out io.Writer) error {
+				_, err := fmt.Fprintf(out, "Done: %s has new certificates. Run `quorate kubeconfig` to get a new kubeconfig; the former one is valid until it expires.\n", w.Plan.Cluster)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan without changing anything")
 	return cmd
 }
 

@@ -258,14 +258,8 @@ func (a *app) confirmRecovery(p *plan.Plan, j *recovery.Judgment) error {
 	}
 	text.WriteString("\n")
 	printMissing(&text, j.Missing)
-	answer, err := a.askAloud(text.String() + "\nAfter this there is another cluster of etcd, and what is missing in the copy stays lost.\nType the name of the cluster to continue: ")
-	if err != nil {
-		return usageError{fmt.Errorf("recovering %s needs a confirmation, and %w: pass --yes", p.Cluster, err)}
-	}
-	if strings.TrimSpace(answer) != p.Cluster {
-		return usageError{fmt.Errorf("nothing was changed: the name of the cluster is %s, and not %q", p.Cluster, answer)}
-	}
-	return nil
+	text.WriteString("\nAfter this there is another cluster of etcd, and what is missing in the copy stays lost.\n")
+	return a.typeName(text.String(), p.Cluster, "recovering "+p.Cluster+" needs a confirmation")
 }
 
 func printRecovered(w io.Writer, r *run.Recovered) error {

@@ -101,12 +101,17 @@ func (a *app) confirmReset(p *plan.Plan, all bool) error {
 	if all {
 		what = "The cluster and everything that is stored in it will be gone."
 	}
-	answer, err := a.askAloud(text.String() + "\n" + what + "\nType the name of the cluster to continue: ")
+	return a.typeName(text.String()+"\n"+what+"\n", p.Cluster, "resetting hosts of "+p.Cluster+" needs a confirmation")
+}
+
+// typeName shows what will happen and asks for the name of the cluster. Needs says that it has to be typed, and for what.
+func (a *app) typeName(text, cluster, needs string) error {
+	answer, err := a.askAloud(text + "Type the name of the cluster to continue: ")
 	if err != nil {
-		return usageError{fmt.Errorf("resetting hosts of %s needs a confirmation, and %w: pass --yes", p.Cluster, err)}
+		return usageError{fmt.Errorf("%s, and %w: pass --yes", needs, err)}
 	}
-	if strings.TrimSpace(answer) != p.Cluster {
-		return usageError{fmt.Errorf("nothing was changed: the name of the cluster is %s, and not %q", p.Cluster, answer)}
+	if strings.TrimSpace(answer) != cluster {
+		return usageError{fmt.Errorf("nothing was changed: the name of the cluster is %s, and not %q", cluster, answer)}
 	}
 	return nil
 }

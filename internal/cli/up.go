@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
@@ -19,8 +22,9 @@ import (
 
 func (a *app) up() *cobra.Command {
 	var (
-		name   string
-		ignore []string
+		name, from, identity, keys string
+		lab                        spec.LabOptions
+		ignore                     []string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -30,10 +34,24 @@ func (a *app) up() *cobra.Command {
 Without -f and without ./cluster.yaml, it creates the default cluster in a lab on this machine: 3 control planes in 3
 zones with stacked etcd, 2 workers, and 2 load balancers with a virtual IP. With -f, it builds the cluster of any spec:
 hosts without an address become lab machines, and hosts with an address are used as they are.
-It is safe to interrupt and to run again.`,
+It is safe to interrupt and to run again.
+
+With --from-backup, it creates a copy of the cluster in a backup, to look at it: machines of a lab take the names and roles of
+its hosts, and nothing outside of the lab can be reached from there. The workloads in the backup run in the copy
+(docs/restoring.md).`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := knownChecks(ignore); err != nil {
 				return err
+			}
+			if from != "" {
+				if lab.ControlPlanes < 0 || lab.Workers < 0 {
+					return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
+				}
+				lab.Name = name
+				return a.upFromBackup(cmd.Context(), from, identity, lab, run.RestoreOptions{KeysDir: keys, Ignore: ignore})
+			}
+			if identity != "" || keys != "" || lab != (spec.LabOptions{}) {
+				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
 			}
 			c, err := a.upSpec(cmd.Context(), name)
 			if err != nil {
@@ -49,8 +67,43 @@ It is safe to interrupt and to run again.`,
 		},
 	}
 	cmd.Flags().StringVar(&name, "name", "", "the cluster's name (default: the name in the spec, or "+spec.DefaultName+")")
+	cmd.Flags().StringVar(&from, "from-backup", "", "create a copy of the cluster in this backup (a file)")
+	identityFlag(cmd, &identity)
+	keysFlag(cmd, &keys)
+	cmd.Flags().IntVar(&lab.ControlPlanes, "control-planes", 0, "with --from-backup: how many control planes the copy has at most (default: all)")
+	cmd.Flags().IntVar(&lab.Workers, "workers", 0, "with --from-backup: how many workers the copy has at most (default: all)")
 	ignoreFlag(cmd, &ignore)
 	return cmd
+}
+
+// upFromBackup creates a copy of the cluster in a backup.
+func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
+	if a.file != "" {
+		return usageError{errors.New("--from-backup takes the spec from the backup: leave out -f. To restore with a spec, use `quorate restore`")}
+	}
+	dir, remove, err := backup.Scratch()
+	if err != nil {
+		return err
+	}
+	defer remove()
+	sink, done := a.progress()
+	c, err := a.fromBackup(ctx, file, identity, dir, lab, &o, sink)
+	var r *up.Result
+	if err == nil {
+		r, err = up.FromBackup(ctx, c, o, sink)
+	}
+	done()
+	if err != nil {
+		return explain(ctx, err)
+	}
+	if err := a.printUp(r); err != nil || r.Restored == nil {
+		return err
+	}
+	out := a.out
+	if a.output != "text" {
+		out = a.err // what was lost is shown in any case
+	}
+	return printRestored(out, r.Restored, time.Now())
 }
 
 func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {

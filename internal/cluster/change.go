@@ -39,6 +39,8 @@ const (
 	Recover Verb = "recover"
 	// Downgrade has etcd bring its data to an older version, so that older members can take over.
 	Downgrade Verb = "downgrade"
+	// Defragment has an etcd member rewrite its database. It answers nothing meanwhile. Members count for it that are full.
+	Defragment Verb = "defragment"
 )
 
 // Part is what a change is made to.
@@ -89,7 +91,10 @@ type Change struct {
 func (c Change) String() string {
 	noun := map[Part]string{EtcdMember: "the etcd member", ControlPlane: "the control plane", APIPrograms: "the API server, controller manager and scheduler",
 		Node: "the node", LoadBalancer: "the load balancer", PodNetwork: "the pod network", PoolServer: "the server in the load balancers' pools", VirtualIP: "the virtual IP", Quorum: "the quorum of etcd", Leadership: "leadership", WholeHost: "host", WholeZone: "zone", WholeCluster: "the whole cluster"}[c.Part]
-	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving", Downgrade: "downgrading", Recover: "recovering"}[c.Verb]
+	ing := map[Verb]string{Create: "creating", Add: "adding", Remove: "removing", Restart: "restarting", Stop: "stopping", Start: "starting", Reload: "reloading", Clear: "clearing", Move: "moving", Downgrade: "downgrading", Recover: "recovering", Defragment: "defragmenting"}[c.Verb]
+	if c.Verb == Clear && c.Part == EtcdMember {
+		noun = "the data of a former etcd member"
+	}
 	switch {
 	case c.Part == Node && c.Verb == Stop:
 		ing = "draining"
@@ -113,7 +118,7 @@ func (c Change) Disruptive() bool {
 	if c.Part == WholeCluster {
 		return false
 	}
-	return c.Verb == Remove || c.Verb == Restart || c.Verb == Stop || c.Verb == Move
+	return c.Verb == Remove || c.Verb == Restart || c.Verb == Stop || c.Verb == Move || c.Verb == Defragment
 }
 
 // Looks is how many observations in a row must allow the change. One is not enough where a change relies on parts that work
@@ -217,7 +222,7 @@ func (s *State) effect(c Change) effect {
 				}
 			}
 		}
-	case Restart, Stop:
+	case Restart, Stop, Defragment:
 		take := func(placements []quorum.Placement) {
 			for i := range placements {
 				p := &placements[i]
@@ -344,7 +349,10 @@ func (s *State) Worst(c Change) *State {
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
 func (s *State) Allow(c Change) (Permit, *Refusal) {
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
+	if c.Verb == Defragment {
+		s = s.whileFull()
+	}
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleOwnData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
 		}
@@ -421,8 +429,11 @@ func (s *State) ruleOldData(c Change) *Refusal {
 		if k := f.Kubernetes; k.Begun || k.Established || k.Adopted || f.HasBundle() {
 			fix = "run `quorate reset " + c.Subject + "`"
 		}
-		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd",
-			Fix: "If nobody needs this data any more, " + fix + ". Then run it again."}
+		fix = "If nobody needs this data any more, " + fix + ". Then run it again."
+		if !has && f.Kubernetes.Established && c.Part == EtcdMember { // as a repair leaves it that was interrupted
+			fix = "`quorate repair` keeps this data aside, and has the host join etcd again."
+		}
+		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd", Fix: fix}
 	}
 	return nil
 }
@@ -493,7 +504,7 @@ func (s *State) ruleEnough(c Change) *Refusal {
 	}
 	worst := s.effect(c).worst
 	before := slices.Clone(s.placements)
-	if c.Verb == Stop || c.Verb == Restart {
+	if c.Verb == Stop || c.Verb == Restart || c.Verb == Defragment {
 		// A host that is in maintenance does not count, but as long as it works, stopping it takes something away.
 		for i := range before {
 			if c.concerns(before[i].Host, before[i].Zone) {
@@ -502,7 +513,7 @@ func (s *State) ruleEnough(c Change) *Refusal {
 		}
 	}
 	for _, short := range quorum.Short(before, worst) {
-		if c.Verb == Restart && short.Total == 1 {
+		if (c.Verb == Restart || c.Verb == Defragment) && short.Total == 1 {
 			continue // the spec chose a single one, so there is no redundancy to protect; the plan says what it costs
 		}
 		r := &Refusal{Rule: RuleEnough, Have: short.Have, Need: short.Need, Transient: s.anyNotUp(),

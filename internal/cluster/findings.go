@@ -33,6 +33,7 @@ const (
 	RuleEtcdMember       = "etcd-member"
 	RuleEtcdLearner      = "etcd-learner"
 	RuleEtcdAlarm        = "etcd-alarm"
+	RuleEtcdData         = "etcd-data"
 	RuleEtcdQuota        = "etcd-quota"
 	RuleAPI              = "api"
 	RuleControllers      = "controllers"
@@ -84,6 +85,7 @@ var Rules = []Rule{
 	{RuleClusterUnknown, []Severity{Critical, Warning}, "it is known whether there is a cluster"},
 	{RuleIncomplete, []Severity{Warning}, "the first build was not interrupted"},
 	{RuleUnfinishedReset, []Severity{Warning}, "every reset of a host was finished"},
+	{RuleUnfinishedRestore, []Severity{Warning}, "every restore was finished"},
 	{RuleUnownedParts, []Severity{Warning}, "hosts outside a cluster carry no parts of one that Quorate did not build"},
 	{RuleLostCluster, []Severity{Critical}, "hosts that are marked as part of a cluster still carry parts of it"},
 	{RuleForeignCluster, []Severity{Info}, "Quorate built or adopted the cluster"},
@@ -105,6 +107,7 @@ var Rules = []Rule{
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
 	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
+	{RuleEtcdData, []Severity{Critical}, "the data of every etcd member can be read, is as new as what the member has acknowledged, and is the same as that of the others, as far as it was compared"},
 	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
 	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},
@@ -118,7 +121,7 @@ var Rules = []Rule{
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
-	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
@@ -175,6 +178,7 @@ func (s *State) Findings() []Finding {
 		f.all()
 	}
 	f.resets()
+	f.restores()
 	for _, w := range spec.Warnings(s.Spec) {
 		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
@@ -385,6 +389,9 @@ func (s *State) Vanished() *Refusal {
 
 // partial reports a cluster whose first build did not end.
 func (f *findings) partial() {
+	if marks, _ := f.Restores(); len(marks) > 0 {
+		return // it is reported as an unfinished restore
+	}
 	if f.Marked() {
 		f.unmet(RuleIncomplete, Warning, "the cluster is not complete: the run that built it was interrupted", "`quorate apply` finishes the build. All hosts must be reachable for that.")
 		return

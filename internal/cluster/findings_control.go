@@ -58,7 +58,7 @@ func (f *findings) etcdMajority() {
 		}
 	}
 	for _, m := range f.Seen.Etcd {
-		if !m.Learner && !m.Healthy && f.onlyAlarms(m) {
+		if !m.Learner && !m.Healthy && onlyAlarms(m) {
 			alarmed++
 		}
 	}
@@ -79,12 +79,6 @@ func (f *findings) fixRecover() string {
 		return ""
 	}
 	return " If too many of them are lost for good, `quorate recover` shows what is left of etcd and how to bring the cluster back."
-}
-
-// onlyAlarms says that nothing is wrong with the member but its alarms.
-func (f *findings) onlyAlarms(m facts.EtcdMember) bool {
-	return len(m.Alarms) > 0 && m.Unknown == "" && m.Started &&
-		(m.Problem == "" || slices.ContainsFunc(m.Alarms, func(a string) bool { return strings.Contains(m.Problem, a) }))
 }
 
 // api reports that the API could not be read, and tells API servers that are down from ones that nobody could ask.
@@ -188,11 +182,21 @@ func (f *findings) etcd() {
 				fix = "Wait until it has caught up and is promoted. If nobody is adding it, remove it: on a host with a working member, " + f.removeMember(m) + "."
 			}
 			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), fix, name)
+		case f.UntrustedData(m) != "":
+			f.unmet(RuleEtcdData, Critical, "the data of etcd member "+name+" must not be used: "+f.UntrustedData(m), f.untrustedFix(m), name)
 		case !m.Healthy && f.Facts(name) != nil && f.Facts(name).Kubernetes.EtcdDataMissing():
 			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
-		case !m.Healthy && !f.onlyAlarms(m):
+		case !m.Healthy && !onlyAlarms(m):
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" does not work"+after(": ", m.Problem), f.etcdFix(name), name)
 		}
+	}
+	if groups := f.disagreement(); len(groups) > 0 {
+		f.unmet(RuleEtcdData, Critical, "the data of the etcd members differs, and no majority agrees on it: "+strings.Join(groups, "; "),
+			"Change nothing, and do not restart any member. Take a backup now (`quorate backup`), and find out which member has the data that you need.")
+	}
+	for _, alarm := range f.StrayAlarms() {
+		f.unmet(RuleEtcdAlarm, Critical, fmt.Sprintf("etcd still has the alarm %s of a member that was removed, and it counts for all members", alarm), f.repairFix("ends it", f.etcdctl("alarm disarm")))
+		delete(alarms, alarm)
 	}
 	for _, alarm := range slices.Sorted(maps.Keys(alarms)) {
 		f.unmet(RuleEtcdAlarm, Critical, fmt.Sprintf("etcd has raised the alarm %s on %s", alarm, List(alarms[alarm])), f.alarmFix(alarm), alarms[alarm]...)
@@ -225,7 +229,10 @@ func (f *findings) etcd() {
 		case f.Spec.StackedEtcd() && !f.wasControlPlane(h.Name): // it joins with its node, which is reported as missing, or cannot become a control plane
 		case f.Spec.StackedEtcd():
 			f.unmet(RuleEtcdMember, Warning, "control plane "+h.Name+" has no etcd member",
-				"Have the host leave the cluster and join again: `quorate reset "+h.Name+"`, then `quorate apply`.", h.Name)
+				"`quorate repair` has it join etcd again, with an empty directory. What it has is kept aside.", h.Name)
+		case f.Facts(h.Name).Kubernetes.EtcdData:
+			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name+", and the data of an earlier one is there",
+				f.repairFix("keeps that data aside, and has the host join etcd again", "clear "+h.Name+", and add the member again"), h.Name)
 		default:
 			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it.", h.Name)
 		}
@@ -246,23 +253,35 @@ func (f *findings) removeMember(m facts.EtcdMember) string {
 }
 
 func (f *findings) quotaFix(members []facts.EtcdMember) string {
-	defragment := "defragment one member after the other, the leader last: on each etcd host, " + f.etcdctl("defrag") + "."
+	defragment := f.repairFix("compacts and defragments it, one member after the other, the leader last", "on each etcd host, "+f.etcdctl("defrag"))
 	for _, m := range members {
 		if float64(m.InUseBytes) >= quotaWarning*float64(cmp.Or(m.QuotaBytes, defaultQuota)) || m.InUseBytes == 0 {
-			return "Delete objects that are not needed (`kubectl get --raw /metrics | grep apiserver_storage_objects` counts them by kind). Then " + defragment
+			return "Delete objects that are not needed (`kubectl get --raw /metrics | grep apiserver_storage_objects` counts them by kind). Then: " + defragment
 		}
 	}
-	return "Most of it is free space inside the file: " + defragment
+	return "Most of it is free space inside the file. " + defragment
+}
+
+// repairFix is a fix that `quorate repair` makes, or else the operator by hand: in an etcd or a cluster that Quorate does not manage.
+func (f *findings) repairFix(does, byHand string) string {
+	if f.Spec.ExistingEtcd() || f.stage == Foreign {
+		return "Do this by hand: " + byHand + "."
+	}
+	return "`quorate repair` " + does + "."
 }
 
 func (f *findings) alarmFix(alarm string) string {
 	switch alarm {
-	case "CORRUPT":
-		return "The data of this member differs from that of the others. Stop it and do not copy its data anywhere: " + f.stopEtcd()
-	case "NOSPACE":
-		return "etcd refuses every write. Delete objects that are not needed, defragment every member (" + f.etcdctl("defrag") + " on each), then end the alarm: " + f.etcdctl("alarm disarm") + "."
+	case facts.AlarmCorrupt:
+		return "While it is raised, etcd refuses every read and write. " + f.repairFix("compares the data of all members, and replaces a member whose data differs from that of a majority", "stop this member and do not copy its data anywhere: "+strings.TrimSuffix(f.stopEtcd(), "."))
+	case facts.AlarmNoSpace:
+		return "etcd refuses every write. " + f.repairFix("compacts it, defragments one member after the other, and ends the alarm", f.etcdctl("defrag")+" on each member, then "+f.etcdctl("alarm disarm")) + " If that is not enough, delete objects that are not needed."
 	}
 	return "When its cause is removed, end the alarm: " + f.etcdctl("alarm disarm") + "."
+}
+
+func (f *findings) untrustedFix(m facts.EtcdMember) string {
+	return f.repairFix("removes the member, keeps its data aside, and has it join again as a new one", "on a host with a working member, "+f.removeMember(m)+"; then add it again with an empty directory")
 }
 
 // etcdFix is what to do about a member that does not work.

@@ -73,6 +73,16 @@ var findingCases = []struct {
 	{"interrupted-reset", func(f fixture) {
 		f.Kubernetes("w-b").Resetting = true
 	}, margins(1, 1, 1, 1), []string{"*warning: a reset of w-b began and did not end"}},
+	{"interrupted-restore", func(f fixture) {
+		f.Empty()
+		for _, cp := range []string{"cp-a", "cp-b"} {
+			f.Kubernetes(cp).Restore = &facts.Restore{Backup: "0123", File: "prod.backup.age"}
+		}
+		k := f.Kubernetes("cp-a")
+		k.Begun, k.KubeletConfig, k.EtcdData = true, true, true
+		// The API has the nodes and the spec of the cluster before. Nothing follows from that.
+		f.Seen.API = &facts.API{Initialised: true, Verified: "yes", Record: "nonsense", Nodes: []facts.Node{{Name: "old"}}}
+	}, margins(-1, -1, -1, -1), []string{"warning: a restore from the backup prod.backup.age (taken 0001-01-01T00:00:00Z) began on cp-a and cp-b and did not end"}},
 	{"interrupted-build-with-other-members", func(f fixture) {
 		f.Empty()
 		k := f.Kubernetes("cp-a")
@@ -164,12 +174,45 @@ var findingCases = []struct {
 	{"etcd-alarm-on-all", func(f fixture) {
 		for i := range f.Seen.Etcd {
 			m := &f.Seen.Etcd[i]
-			m.Healthy, m.Problem, m.Alarms = false, "alarm NOSPACE", []string{"NOSPACE"}
+			m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm NOSPACE", []string{"NOSPACE"}, []string{"NOSPACE"}
 		}
 	}, margins(-1, -1, 1, -1), []string{"*critical: etcd has raised the alarm NOSPACE on cp-a, cp-b and cp-c"}},
 	{"etcd-corrupt", func(f fixture) {
-		f.Seen.Etcd[0].Healthy, f.Seen.Etcd[0].Problem, f.Seen.Etcd[0].Alarms = false, "alarm CORRUPT", []string{"CORRUPT"}
-	}, margins(0, 0, 1, 0), []string{"*critical: etcd has raised the alarm CORRUPT on cp-a", "warning: the cluster does not survive"}},
+		m := &f.Seen.Etcd[0]
+		m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}, []string{"CORRUPT"}
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-a must not be used: etcd found that its data differs", "*critical: etcd has raised the alarm CORRUPT on cp-a", "warning: the cluster does not survive"}},
+	{"etcd-corrupt-was-removed", func(f fixture) { // its alarm stays, and counts for all
+		for i := range f.Seen.Etcd {
+			m := &f.Seen.Etcd[i]
+			m.Healthy, m.Problem, m.Alarms = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}
+		}
+	}, margins(-1, -1, 1, -1), []string{"*critical: etcd still has the alarm CORRUPT of a member that was removed"}},
+	{"etcd-other-data", func(f fixture) {
+		for i, hash := range []uint32{1, 1, 2} {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: hash}
+		}
+	}, margins(1, 1, 1, 1), []string{"*critical: the data of etcd member cp-c must not be used: its data differs from that of 2 other members at revision 9"}},
+	{"etcd-two-other-data", func(f fixture) { // nobody can tell which is right
+		for i := range f.Seen.Etcd {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: uint32(i)}
+		}
+	}, margins(1, 1, 1, 1), []string{"*critical: the data of the etcd members differs, and no majority agrees on it: 00000000 on cp-a; 00000001 on cp-b; 00000002 on cp-c"}},
+	{"etcd-damaged", func(f fixture) {
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
+		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is damaged", "warning: the cluster does not survive"}},
+	{"etcd-forgot", func(f fixture) {
+		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
+		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is older", "warning: the cluster does not survive"}},
+	{"etcd-went-back", func(f fixture) { f.Seen.Etcd[2].WentBack = "it had 9 entries, and has 7" }, margins(1, 1, 1, 1),
+		[]string{"*critical: the data of etcd member cp-c must not be used: it had 9 entries"}},
+	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up
+		for _, i := range []int{1, 2} {
+			f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Problem = false, "connection refused"
+			f.Kubernetes(f.Seen.Etcd[i].Name).EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+		}
+	}, margins(-1, -1, 1, -1), []string{"*critical: etcd has lost its majority", "*warning: etcd member cp-b does not work", "*warning: etcd member cp-c does not work"}},
 	{"etcd-quota", func(f fixture) {
 		f.Seen.Etcd[0].DBSizeBytes, f.Seen.Etcd[0].InUseBytes, f.Seen.Etcd[0].QuotaBytes = 85<<20, 85<<20, 100<<20
 		f.Seen.Etcd[1].DBSizeBytes = 2<<30 - 1

@@ -64,6 +64,7 @@ type State struct {
 
 // Evaluate derives the state from what was observed. The observation must be one of this spec.
 func Evaluate(c *spec.Cluster, seen *facts.Observation) *State {
+	seen = WithoutPast(seen)
 	s := &State{Spec: c, Seen: seen}
 	s.record, s.recordErr = s.readRecord()
 	s.depart()

@@ -69,3 +69,24 @@ func TestAPIServersThatAreNotReady(t *testing.T) {
 		t.Errorf("a control plane in maintenance is waited for: %q", got)
 	}
 }
+
+// TestVerificationOfARestoreThatGoesOn: the marks of an interrupted restore are on hosts that were observed at the beginning of the run which
+// ends it. They hide what the API has of the cluster before, and must not hide the restored one.
+func TestVerificationOfARestoreThatGoesOn(t *testing.T) {
+	c := spec.DefaultLab("test")
+	obs := &facts.Observation{Hosts: map[string]facts.Host{}, API: &facts.API{Initialised: true}}
+	for _, h := range c.Spec.Hosts {
+		obs.Hosts[h.Name] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{Restore: &facts.Restore{Backup: "0123"}}}}
+	}
+	if Evaluate(c, obs).Seen.API != nil {
+		t.Error("the API of a cluster that is being restored counts")
+	}
+	if s := Evaluate(c, Rebuilt(obs)); s.Seen.API == nil {
+		t.Error("the API of a restored cluster does not count")
+	}
+	for name, h := range obs.Hosts {
+		if h.Facts.Kubernetes.Restore == nil {
+			t.Errorf("the observation of %s was changed", name)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/url"
 	"regexp"
@@ -33,8 +32,9 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 			clusters[id] = v
 		}
 		v.seen[a.status.Header.MemberId] = a.status
-		if v.list == nil && a.list != nil {
-			v.list = a.list.Members
+		// Each member tells of the list that it has. The one that has applied most knows the latest changes.
+		if at := a.status.RaftAppliedIndex; a.list != nil && (v.list == nil || at > v.listAt) {
+			v.list, v.listAt = a.list.Members, at
 		}
 	}
 	var views []*view
@@ -77,16 +77,17 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 type view struct {
 	cluster uint64
 	list    []*pb.Member
+	listAt  uint64                        // the applied index of the member that gave the list
 	seen    map[uint64]*pb.StatusResponse // by member
 }
 
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }
 
 func (v *view) members(answers []answer) []facts.EtcdMember {
-	alarms := v.alarms()
+	alarms, raised := v.alarms()
 	var out []facts.EtcdMember
 	for _, e := range v.list {
-		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != "", ID: hex(e.ID), Alarms: alarms[e.ID]}
+		m := facts.EtcdMember{Name: e.Name, Learner: e.IsLearner, Started: e.Name != "", ID: hex(e.ID), Alarms: alarms[e.ID], Raised: raised[e.ID]}
 		if len(e.PeerURLs) > 0 {
 			m.PeerURL = e.PeerURLs[0]
 		}
@@ -113,6 +114,7 @@ func describe(m *facts.EtcdMember, s *pb.StatusResponse) {
 	m.Leader = s.Leader == s.Header.MemberId
 	m.DBSizeBytes, m.InUseBytes, m.QuotaBytes = s.DbSize, s.DbSizeInUse, s.DbSizeQuota
 	m.StorageVersion = s.StorageVersion
+	m.RaftTerm, m.AppliedIndex = s.RaftTerm, s.RaftAppliedIndex
 	if s.DowngradeInfo.GetEnabled() {
 		m.DowngradeTo = s.DowngradeInfo.GetTargetVersion()
 	}
@@ -189,14 +191,14 @@ func routesTo(m *pb.Member, answers []answer) (out []answer) {
 var alarm = regexp.MustCompile(`memberID:(\d+)\s+alarm:(\w+)`)
 
 // alarms are the alarms by the member that has raised them. Every member tells of all of them. One whose member is not in the
-// list, because it was removed or is not named, holds for everybody.
-func (v *view) alarms() map[uint64][]string {
-	found := map[uint64]map[string]bool{}
-	add := func(id uint64, name string) {
-		if found[id] == nil {
-			found[id] = map[string]bool{}
+// list, because it was removed or is not named, holds for everybody. Those that name a member of the list are in raised, too.
+func (v *view) alarms() (all, raised map[uint64][]string) {
+	all, raised = map[uint64][]string{}, map[uint64][]string{}
+	add := func(to map[uint64][]string, id uint64, name string) {
+		if !slices.Contains(to[id], name) {
+			to[id] = append(to[id], name)
+			slices.Sort(to[id])
 		}
-		found[id][name] = true
 	}
 	for _, s := range v.seen {
 		for _, e := range s.Errors {
@@ -206,17 +208,14 @@ func (v *view) alarms() map[uint64][]string {
 			}
 			id, err := strconv.ParseUint(match[1], 10, 64)
 			if err == nil && slices.ContainsFunc(v.list, func(m *pb.Member) bool { return m.ID == id }) {
-				add(id, match[2])
+				add(all, id, match[2])
+				add(raised, id, match[2])
 				continue
 			}
 			for _, m := range v.list {
-				add(m.ID, match[2])
+				add(all, m.ID, match[2])
 			}
 		}
 	}
-	out := map[uint64][]string{}
-	for id, names := range found {
-		out[id] = slices.Sorted(maps.Keys(names))
-	}
-	return out
+	return all, raised
 }

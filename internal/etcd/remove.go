@@ -85,3 +85,24 @@ func remove(ctx context.Context, cluster clientv3.Cluster, id uint64, m facts.Et
 	}
 	return nil
 }
+
+// HasMember says whether etcd counts a member that has started at the address of a host, as a majority knows it. It asks
+// through any of the others.
+func HasMember(ctx context.Context, via []Member, address string) (has bool, _ error) {
+	err := through(ctx, via, func(ctx context.Context, c *clientv3.Client) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, removeTimeout, fmt.Errorf("no answer within %s", removeTimeout))
+		defer cancel()
+		list, err := c.MemberList(ctx) // linearizable
+		if err != nil {
+			return err
+		}
+		has = slices.ContainsFunc(list.Members, func(m *etcdserverpb.Member) bool {
+			return m.Name != "" && slices.Contains(m.PeerURLs, peerURL(address))
+		})
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("reading the members of etcd: %w", err)
+	}
+	return has, nil
+}

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -303,5 +304,26 @@ func TestTwoClusters(t *testing.T) {
 	}
 	if c := got[2]; len(got) != 3 || c.Name != "c" || c.Healthy || c.ClusterID != "bb" || !strings.Contains(c.Problem, "belongs to the cluster bb") {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestTheFreshestListCounts: the list of members comes from the one that has applied most, and not from one that lags.
+func TestTheFreshestListCounts(t *testing.T) {
+	status := func(member, applied uint64) *pb.StatusResponse {
+		return &pb.StatusResponse{Header: &pb.ResponseHeader{ClusterId: 1, MemberId: member}, Leader: 2, RaftAppliedIndex: applied}
+	}
+	list := func(ids ...uint64) *pb.MemberListResponse {
+		out := &pb.MemberListResponse{}
+		for _, id := range ids {
+			out.Members = append(out.Members, &pb.Member{ID: id, Name: "m" + strconv.FormatUint(id, 10)})
+		}
+		return out
+	}
+	for _, order := range [][]int{{0, 1}, {1, 0}} {
+		all := []answer{{host: "a", status: status(1, 7), list: list(1, 2)}, {host: "b", status: status(2, 9), list: list(1, 2, 3)}}
+		got, err := judge([]answer{all[order[0]], all[order[1]]})
+		if err != nil || len(got) != 3 {
+			t.Errorf("%+v, %v", got, err)
+		}
 	}
 }

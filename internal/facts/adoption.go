@@ -3,6 +3,7 @@ package facts
 import (
 	"net"
 	"strings"
+	"time"
 )
 
 // What can be seen of a cluster that was built without Quorate.
@@ -22,6 +23,8 @@ type Kubeadm struct {
 	Arguments map[string]map[string]string `json:"arguments,omitempty"`
 	// Paths are the files and directories of a control plane that its static pods need besides what kubeadm brings.
 	Paths []string `json:"paths,omitempty"`
+	// CertificateLifetime is how long the certificates are valid that kubeadm signs; 0 for kubeadm's default.
+	CertificateLifetime time.Duration `json:"certificateLifetimeNanoseconds,omitempty"`
 }
 
 // Network is a DaemonSet that configures the pods' network on every node.

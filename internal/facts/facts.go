@@ -216,6 +216,11 @@ type Kubernetes struct {
 	// has not.
 	EtcdGuard    bool `json:"etcdGuard,omitempty"`
 	EtcdPodGuard bool `json:"etcdPodGuard,omitempty"`
+	// Removable is how many bytes of what Quorate kept on this host are not needed: older snapshots of etcd, older data of former
+	// members.
+	Removable int64 `json:"removable,omitempty"`
+	// EtcdFailure is why the member on this host ended when it last ran; nil while it listens, and if nobody can tell.
+	EtcdFailure *EtcdFailure `json:"etcdFailure,omitempty"`
 	// EtcdCA is the certificate of etcd's authority in PEM; EtcdCAKey says whether its key is here too.
 	EtcdCA    string `json:"etcdCA,omitempty"`
 	EtcdCAKey bool   `json:"etcdCAKey,omitempty"`
@@ -230,18 +235,51 @@ type Kubernetes struct {
 	Adopted bool `json:"adopted,omitempty"`
 	// Resetting says that a reset of the host began and did not end.
 	Resetting bool `json:"resetting,omitempty"`
+	// Restore is the backup that the host's cluster was restored from; nil if it was not restored.
+	Restore *Restore `json:"restore,omitempty"`
 	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
 	Clusters     []string      `json:"clusters,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
 }
 
-// Certificate is one certificate in kubeadm's places.
-type Certificate struct {
-	// Name is the path below /etc/kubernetes of the certificate, or of the kubeconfig that holds it (admin.conf);
-	// kubelet-client and kubelet-server are the kubelet's own.
-	Name    string    `json:"name"`
-	Expires time.Time `json:"expires"`
+// Restore is the mark that a restore leaves on control planes and etcd hosts before it changes anything else there.
+type Restore struct {
+	// Cluster is the name of the cluster that is restored.
+	Cluster string `json:"cluster"`
+	// Backup identifies the backup (see backup.Manifest.ID), and File is what it was called.
+	Backup string    `json:"backup"`
+	File   string    `json:"file"`
+	Taken  time.Time `json:"taken"`
+	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
+	Revision int64 `json:"revision"`
+	Bump     int64 `json:"bump"`
+	// Complete says that the restore ended. Until then, only the same restore may go on.
+	Complete bool `json:"complete,omitempty"`
 }
+
+// EtcdFailure is how an etcd member ended.
+type EtcdFailure struct {
+	// Cause says what that means for the member's data.
+	Cause EtcdCause `json:"cause"`
+	// Said is what the member said, shortened.
+	Said string `json:"said"`
+}
+
+// EtcdCause is the cause of an EtcdFailure.
+type EtcdCause string
+
+// What keeps a member from running, as far as its own words tell.
+const (
+	// EtcdDamaged is data that cannot be read, or that differs from that of the other members.
+	EtcdDamaged EtcdCause = "damaged"
+	// EtcdForgot is data that is older than what the member has acknowledged: part of its log is gone, or it was replaced by an
+	// older copy. Such a member may have voted, and does not know it.
+	EtcdForgot EtcdCause = "forgot"
+	// EtcdRemoved is a member that etcd does not have any more.
+	EtcdRemoved EtcdCause = "removed"
+	// EtcdDiskFull is a disk without space.
+	EtcdDiskFull EtcdCause = "disk-full"
+)
 
 // EstablishedFile marks a host whose cluster was complete once.
 const EstablishedFile = "/var/lib/quorate/established"

@@ -92,6 +92,8 @@ type Component struct {
 	// Replaced says that the program's file was replaced or deleted since it was started: the previous program runs until it
 	// is restarted.
 	Replaced bool `json:"replaced,omitempty"`
+	// Started is when the program was started; zero when that could not be determined.
+	Started time.Time `json:"started,omitzero"`
 }
 
 // Overlay is what flannel configured in a host's kernel for the pods of other nodes.
@@ -271,9 +273,33 @@ type EtcdMember struct {
 	InUseBytes int64 `json:"inUseBytes,omitempty"`
 	// QuotaBytes is the size at which etcd stops accepting writes; 0 where the member does not tell.
 	QuotaBytes int64 `json:"quotaBytes,omitempty"`
-	// Alarms are etcd's own: NOSPACE, CORRUPT.
+	// Alarms are etcd's own: NOSPACE, CORRUPT. One that names no member that etcd has holds for all members, and Raised are
+	// those of them that name this member.
 	Alarms []string `json:"alarms,omitempty"`
+	Raised []string `json:"raised,omitempty"`
+
+	// RaftTerm and AppliedIndex are how far the member has come. They never go back, unless its data is replaced by an older copy.
+	RaftTerm     uint64 `json:"raftTerm,omitempty"`
+	AppliedIndex uint64 `json:"appliedIndex,omitempty"`
+	// Hash is that of the member's keys and values; nil unless it was asked for, because it is as much work as reading all of them.
+	Hash *EtcdHash `json:"hash,omitempty"`
+	// WentBack is how the member was seen to have less than it had acknowledged before; empty if it was not.
+	WentBack string `json:"wentBack,omitempty"`
 }
+
+// EtcdHash is the hash of all keys and values between two revisions. Members that have the same data have the same hash.
+type EtcdHash struct {
+	Revision int64 `json:"revision"`
+	// Compacted is the revision at which the history begins. Hashes of different beginnings cannot be compared.
+	Compacted int64  `json:"compacted"`
+	Hash      uint32 `json:"hash"`
+}
+
+// Alarms of etcd.
+const (
+	AlarmNoSpace = "NOSPACE"
+	AlarmCorrupt = "CORRUPT"
+)
 
 // ExistingEtcd is what the caller's files hold for an etcd that exists already.
 type ExistingEtcd struct {

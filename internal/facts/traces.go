@@ -14,12 +14,19 @@ const (
 	BackupDir = "/var/lib/quorate/backup"
 	// BackupScheduleFile is what a control plane needs to take backups by itself, with the credentials for their store.
 	BackupScheduleFile = BackupDir + "/schedule.json"
+	// RestoreFile says from which backup the host's cluster is, or was, restored (see Restore).
+	RestoreFile = "/var/lib/quorate/restore.json"
+	// EtcdRestoredFile says with which members and token the data of this host's etcd member was restored.
+	EtcdRestoredFile = EtcdGuardDir + "/restored.json"
 )
+
+// KeptDir is where a restore that replaces a cluster keeps the data and the keys of that cluster. Quorate never removes it.
+const KeptDir = "/var/lib/quorate-kept"
 
 // Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
 // Programs, units and settings stay: a new build brings them into shape.
 var Traces = []string{
-	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, ResettingFile,
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, RestoreFile, ResettingFile,
 }
 
 // HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.
@@ -30,7 +37,7 @@ func HowToClear() string {
 // OnlyMark says that the mark of a complete cluster is all that the host has of it: no identity, no etcd, no keys, and
 // nothing that would start. Such a mark was forgotten when the host was cleared.
 func (k Kubernetes) OnlyMark() bool {
-	return k.Established && !k.Begun && !k.Adopted && !k.Resetting && !k.KubeletConfig && k.NodeName == "" && len(k.Manifests) == 0 && len(k.Withdrawn) == 0 &&
+	return k.Established && !k.Begun && !k.Adopted && !k.Resetting && (k.Restore == nil || k.Restore.Complete) && !k.KubeletConfig && k.NodeName == "" && len(k.Manifests) == 0 && len(k.Withdrawn) == 0 &&
 		!k.EtcdData && len(k.EtcdInitial) == 0 && k.EtcdCA == "" && k.EtcdClient == "" &&
 		k.CA == "" && len(k.Certificates) == 0 && len(k.EncryptionKeys) == 0
 }

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"fmt"
+	"io"
 )
 
 // Permit is the proof that a change of a host was evaluated and is allowed; see cluster.Permit.
@@ -20,8 +21,18 @@ func DefineChange[In, Out any](name string, run func(context.Context, In) (Out, 
 	return Change[In, Out]{op: Define(name, run, kinds...)}
 }
 
+// DefineStreamChange is DefineStream for operations that need a permit.
+func DefineStreamChange[In, Out any](name string, run func(context.Context, In, io.Reader) (Out, error), kinds ...Kind) Change[In, Out] {
+	return Change[In, Out]{op: DefineStream(name, run, kinds...)}
+}
+
 // Make runs the operation on the host. The permit must be for this host.
 func (c Change[In, Out]) Make(ctx context.Context, conn *Conn, permit Permit, in In) (Out, error) {
+	return c.Send(ctx, conn, permit, in, nil)
+}
+
+// Send is Make for an operation that also reads a stream of bytes from the caller.
+func (c Change[In, Out]) Send(ctx context.Context, conn *Conn, permit Permit, in In, body io.Reader) (Out, error) {
 	var none Out
 	if permit == nil {
 		return none, fmt.Errorf("%s: %s: nothing was permitted", conn.Name(), c.op.name)
@@ -29,5 +40,5 @@ func (c Change[In, Out]) Make(ctx context.Context, conn *Conn, permit Permit, in
 	if err := permit.Covers(conn.Name()); err != nil {
 		return none, err
 	}
-	return c.op.On(ctx, conn, in)
+	return c.op.Send(ctx, conn, in, body)
 }

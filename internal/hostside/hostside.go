@@ -20,5 +20,7 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/pods"
 	_ "quorate.dev/quorate/internal/hostside/programs"
 	_ "quorate.dev/quorate/internal/hostside/reach"
+	_ "quorate.dev/quorate/internal/hostside/repairs"
 	_ "quorate.dev/quorate/internal/hostside/reset"
+	_ "quorate.dev/quorate/internal/hostside/restore"
 )

@@ -30,7 +30,8 @@ var withoutSecrets = []string{
 	"kubeadm.install-certificate",                                                           // a certificate; its key never leaves the host
 	"kubeadm.kubelet-restarted", "kubeadm.prepare-kubelet", "kubeadm.restart-with-settings", // a version
 	"kubeadm.kubelet-is-due", "kubeadm.move-kubeconfigs", "kubeadm.move-kubelet", "kubeadm.widen-certificate", // names and addresses
-	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
+	"kubeadm.renew-certificates", "kubeadm.restart-programs", // names of certificates and pods; keys stay on the host
+	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",
@@ -40,6 +41,8 @@ var withoutSecrets = []string{
 	"node.show-files", // nothing that may contain a secret leaves the host
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",
+	"repairs.begin", "repairs.end", // what status says, and errors
+	"repairs.free-disk", "repairs.restart-unit",
 	"programs.prune", "programs.switch", "programs.switch-running", "programs.tidy", "programs.unpack",
 }
 

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -34,10 +35,11 @@ type Client struct {
 }
 
 // Connect makes a client that reaches any of the servers. Credentials are read from the first control plane that has
-// them and stay in memory. If it or a request of the client fails, host.Unanswered says whether that is because a host
+// valid ones and stay in memory. Expired ones are used only if there are no others. If it or a request of the client fails, host.Unanswered says whether that is because a host
 // could not be asked.
 func Connect(ctx context.Context, servers []Server) (*Client, error) {
 	var errs []error
+	var expired *Client
 	for _, s := range servers {
 		kubeconfig, err := kubeadm.Admin.On(ctx, s.Conn, struct{}{})
 		if err != nil {
@@ -49,9 +51,24 @@ func Connect(ctx context.Context, servers []Server) (*Client, error) {
 			errs = append(errs, fmt.Errorf("%s: admin.conf: %w", s.Conn.Name(), err))
 			continue
 		}
+		if hasExpired(client.Config, time.Now()) {
+			if expired == nil {
+				expired = client
+			}
+			continue
+		}
 		return client, nil
 	}
+	if expired != nil {
+		return expired, nil // the API server says what is wrong
+	}
 	return nil, fmt.Errorf("no control plane has a usable admin.conf: %w", errors.Join(errs...))
+}
+
+// hasExpired says that the client certificate of a configuration is not valid any more.
+func hasExpired(config *rest.Config, now time.Time) bool {
+	pair, err := tls.X509KeyPair(config.CertData, config.KeyData)
+	return err == nil && now.After(pair.Leaf.NotAfter)
 }
 
 // through makes a client that connects through the servers' sessions.

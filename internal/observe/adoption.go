@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -38,14 +39,16 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 				CAFile, CertFile, KeyFile string
 			} `json:"external"`
 		} `json:"etcd"`
-		APIServer         part `json:"apiServer"`
-		ControllerManager part `json:"controllerManager"`
-		Scheduler         part `json:"scheduler"`
+		Validity          string `json:"certificateValidityPeriod"`
+		APIServer         part   `json:"apiServer"`
+		ControllerManager part   `json:"controllerManager"`
+		Scheduler         part   `json:"scheduler"`
 	}
 	if yaml.Unmarshal([]byte(text), &c) != nil || c.Kind != "ClusterConfiguration" {
 		return nil
 	}
 	out := &facts.Kubeadm{Version: c.Version, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet, ServingNames: c.APIServer.CertSANs}
+	out.CertificateLifetime, _ = time.ParseDuration(c.Validity)
 	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
 		out.Endpoint += ":6443" // kubeadm's default
 	}

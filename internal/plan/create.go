@@ -16,6 +16,7 @@ func (b *builder) create() {
 	hosts, cps := b.c.Spec.Hosts, b.c.HostsWith(spec.RoleControlPlane)
 	first := cps[0]
 	b.beginWith(b.probeEndpoint())
+	b.beginRestore()
 	for _, h := range hosts {
 		b.installPackages(h)
 		b.installBundle(h)
@@ -26,6 +27,7 @@ func (b *builder) create() {
 		b.configureHost(h, pki)
 		b.importImages(h)
 	}
+	b.restoreEtcd(pki, etcdPKI)        // from a backup, before anything of etcd starts
 	etcd := b.startEtcd(etcdPKI)       // external: all members together
 	b.shareEtcdClient(pki, etcdPKI)    // and the certificate by which API servers reach it
 	etcd = append(etcd, b.claimEtcd()) // existing: marked as this cluster's
@@ -35,9 +37,10 @@ func (b *builder) create() {
 	b.startControlPlane(first, nil, etcd)
 	start := b.at[first.Name].controlPlane
 	configured := b.at[first.Name].configure
+	repaired := b.repairRestored(start, configured)
 	initialised := b.add(Step{Kind: InitCluster, Host: first.Name, Title: "initialize the cluster",
-		Reason: "the API lacks kubeadm's configuration, roles and bootstrap token; any control plane can upload them"}, start, configured)
-	api := b.add(Step{Kind: AwaitAPI, Host: first.Name, Title: "wait for the API", Reason: "all later steps use it"}, start, configured)
+		Reason: "the API lacks kubeadm's configuration, roles and bootstrap token; any control plane can upload them"}, start, configured, repaired)
+	api := b.add(Step{Kind: AwaitAPI, Host: first.Name, Title: "wait for the API", Reason: "all later steps use it"}, start, configured, repaired)
 	controllers := b.add(Step{Kind: AwaitControllers, Host: first.Name, Title: "wait for the controllers", Reason: "no pod is created without them"}, api)
 	for _, h := range cps[1:] {
 		b.startControlPlane(h, []*Step{api, controllers}, etcd)
@@ -70,11 +73,9 @@ func (b *builder) startKubelet(h spec.Host, pki *Step, etcd []*Step) {
 		Reason: fmt.Sprintf("it is one of %d control planes whose kubelets start together", len(cps))}
 	if stacked {
 		s.Title, s.Reason = "start etcd and the kubelet", s.Reason+", and etcd starts as one cluster of all members"
-		for _, m := range cps {
-			s.Members = append(s.Members, Member{m.Name, m.Address})
-		}
+		s.Members = members(cps)
 	}
-	at.kubelet = b.add(s, append(slices.Clone(etcd), at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki)...)
+	at.kubelet = b.add(s, append(append(slices.Clone(etcd), b.ofKind(RestoreEtcd)...), at.images, at.configure, at.balancer, at.pki, at.etcdClient, pki)...)
 }
 
 // startControlPlane starts the first control plane immediately. It starts every other one when the first one's controllers

@@ -43,7 +43,12 @@ func (b *builder) joinPools(host, reason string, after ...*Step) *Step {
 
 // moveLeadership plans that others lead what the host leads.
 func (b *builder) moveLeadership(host, reason string, after ...*Step) *Step {
-	return b.addInTurn(Step{Kind: MoveLeadership, Host: host, Title: "move leadership to other hosts", Reason: reason, Change: change(cluster.Move, cluster.Leadership, host)}, after...)
+	return b.addInTurn(moveLeadershipStep(host, "", reason), after...)
+}
+
+// moveLeadershipStep is the step of moveLeadership. The detail tells it from another one on the same host in the same plan.
+func moveLeadershipStep(host, detail, reason string) Step {
+	return Step{Kind: MoveLeadership, Host: host, Detail: detail, Title: "move leadership to other hosts", Reason: reason, Change: change(cluster.Move, cluster.Leadership, host)}
 }
 
 // moveVirtualIP plans that another load balancer takes the virtual IP.

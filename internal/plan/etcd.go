@@ -23,7 +23,7 @@ func (b *builder) startEtcd(pki *Step) (started []*Step) {
 			continue
 		}
 		started = append(started, b.add(Step{Kind: StartEtcd, Host: h.Name, Title: "start etcd", Change: change(cluster.Create, cluster.EtcdMember, h.Name),
-			Reason: fmt.Sprintf("it is one of %d members that start together, as one cluster", len(hosts))}, at.bundle, at.configure, at.etcdPKI, pki))
+			Reason: fmt.Sprintf("it is one of %d members that start together, as one cluster", len(hosts))}, append(b.ofKind(RestoreEtcd), at.bundle, at.configure, at.etcdPKI, pki)...))
 	}
 	return started
 }
@@ -76,10 +76,14 @@ func (b *builder) etcdClients() (ca string, clients []string, all bool) {
 }
 
 // shareEtcdClient plans how the client certificate reaches the control planes. It comes after the shared keys: until a host
-// has those, what an interrupted kubeadm left is removed there.
+// has those, what an interrupted kubeadm left is removed there. Where this run does not read etcd's keys, an etcd host gives its own
+// client certificate.
 func (b *builder) shareEtcdClient(pki, etcdPKI *Step) {
+	source := ""
 	if b.c.ManagedEtcd() && etcdPKI == nil {
-		return
+		if source = b.validEtcdClient(); source == "" {
+			return
+		}
 	}
 	for _, h := range b.withoutEtcdClient() {
 		reason := "its API server needs etcd's CA and a client certificate"
@@ -87,7 +91,7 @@ func (b *builder) shareEtcdClient(pki, etcdPKI *Step) {
 			reason = "the client certificate for etcd, or etcd's CA, was replaced"
 		}
 		at := b.at[h.Name]
-		at.etcdClient = b.add(Step{Kind: ShareEtcdClient, Host: h.Name, Title: "copy etcd's client certificate", Reason: reason}, at.pki, pki, etcdPKI)
+		at.etcdClient = b.copyEtcdClient(h, source, reason, at.pki, pki, etcdPKI)
 	}
 }
 

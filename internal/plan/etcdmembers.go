@@ -61,10 +61,24 @@ func (b *builder) rejoins(h spec.Host) bool {
 func (b *builder) rejoinEtcd() {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if b.rejoins(h) {
+			if !b.APIServer(h.Name).OK {
+				b.stopAPIServer(h, b.at[h.Name].configure)
+			}
 			b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
 				Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
 		}
 	}
+}
+
+// stopAPIServer ends the API server of a control plane before it is without its etcd member: one that waits for etcd keeps its clients,
+// and the kubelet of the host, waiting, too. RejoinEtcd starts it again.
+func (b *builder) stopAPIServer(h spec.Host, after ...*Step) {
+	stops := func(s *Step) bool { return s.Host == h.Name }
+	if !b.c.StackedEtcd() || !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, facts.APIServer) || slices.ContainsFunc(b.ofKind(StopPrograms), stops) {
+		return
+	}
+	b.addInTurn(Step{Kind: StopPrograms, Host: h.Name, Title: "stop the API server", Pods: []string{facts.APIServer},
+		Reason: "without its etcd member it answers nobody, and keeps everybody waiting", Change: change(cluster.Stop, cluster.APIPrograms, h.Name)}, after...)
 }
 
 // lostMember refuses to remove the member of a host that is empty, unless the member is known not to work.

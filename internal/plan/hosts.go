@@ -34,7 +34,7 @@ func (b *builder) installPackages(h spec.Host) {
 
 func (b *builder) importImages(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	if !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundle.Digest || len(f.ImageProblems) > 0) {
+	if !b.withoutBundle() && !b.leftAsItIs(h) && h.IsNode() && (f.Images != b.bundle.Digest || len(f.ImageProblems) > 0) {
 		at.images = b.add(Step{Kind: ImportImages, Host: h.Name, Title: "import the images", Reason: importReason(f, b.bundle.Digest)}, at.bundle, at.configure)
 	}
 }
@@ -79,6 +79,7 @@ func (b *builder) configureNode(h spec.Host) {
 	} else {
 		d = merge(d, b.own(h, f))
 	}
+	d = b.onlyRestored(d, f)
 	missing := hostconfig.Missing(d, f)
 	if len(missing) == 0 && b.plans(MoveClients, h) {
 		missing = []string{"/etc/hosts has the former endpoint as well"}
@@ -139,6 +140,7 @@ func (b *builder) startedPart(h spec.Host) cluster.Part {
 func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
 	d := hostconfig.Balancer(b.Present().WithEndpoint(b.c.Endpoint()).AlsoServing(b.c.Endpoints()...), h, f, b.CA(), b.balancersAmong(b.Removed())...)
+	d = b.onlyRestored(d, f)
 	missing := hostconfig.Missing(d, f)
 	if len(missing) == 0 && at.both != nil {
 		missing = []string{"it serves the former endpoint as well"}
@@ -153,7 +155,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	}
 	restarts, starts := hostconfig.Restarts(d, f)
 	switch seen := b.Seen.Hosts[h.Name].Balancer; {
-	case seen.Balances() && seen.Others != nil:
+	case seen.Balances() && seen.Others != nil && !b.mends:
 		s.Reason = "it was set up without Quorate: HAProxy and keepalived restart with Quorate's configuration and get a watchdog; the old files are kept"
 	case b.exists() && seen.Balances():
 		s.Reason += loads(restarts, hostconfig.Reloads(d, f))

@@ -76,10 +76,12 @@ func (b *builder) sharePKI() *Step {
 		return nil
 	}
 	from := Step{Kind: MakePKI, Host: k.origin(), Title: "read the shared keys", Reason: "other control planes need the keys that it has"}
+	var restored *Step
 	if from.Host == "" {
 		from.Host, from.Title, from.Reason = k.lacking[0].Name, "create the shared keys", "no control plane has keys yet"
+		restored = b.restorePKI(&from)
 	}
-	made := b.add(from, b.at[from.Host].bundle, kept)
+	made := b.add(from, b.at[from.Host].bundle, kept, restored)
 	for _, h := range k.lacking {
 		if h.Name != from.Host {
 			// Until a host has Quorate's bundle, a cluster's CA on it would be taken for what another cluster left.

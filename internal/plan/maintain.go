@@ -73,6 +73,9 @@ func (b *builder) maintain() error {
 	}
 	b.rejoinEtcd()
 	b.setEtcdServers()
+	if b.Stage() != cluster.Foreign {
+		b.renewDue(b.all()...)
+	}
 	var stored *Step
 	if b.Stage() != cluster.Foreign {
 		stored = b.changeSettings(hosts)
@@ -110,26 +113,39 @@ func (b *builder) maintain() error {
 }
 
 // revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
-func (b *builder) revive() {
+func (b *builder) revive() error {
+	if err := b.refuseExpiredAuthority(); err != nil {
+		return err
+	}
 	b.keepEndpoints()
-	for _, h := range b.c.Spec.Hosts {
-		if b.Reachable(h.Name) {
-			b.installPackages(h)
-			if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
-				b.installBundle(h)
-			}
-			b.configureNode(h)
-			b.importImages(h)
-			b.restore(h)
-		}
-	}
-	for _, h := range b.balancersInTurn() {
-		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) {
-			b.configureBalancer(h, nil)
-		}
-	}
+	b.restoreHosts()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
+	}
+	return nil
+}
+
+// restoreHosts restores what is stopped or misconfigured on the hosts of a cluster that was complete once.
+func (b *builder) restoreHosts() {
+	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) || b.mends && !b.partOf(h) })
+	for _, h := range hosts {
+		b.installPackages(h)
+		if !b.otherPods() { // programs wait until there is an API again: a kubelet must not be newer than its API server
+			b.installBundle(h)
+		}
+		b.configureNode(h)
+		b.importImages(h)
+	}
+	if !b.mends { // a repair is made alone, and these steps need each other
+		b.reissueExpired()
+	}
+	for _, h := range hosts {
+		b.restore(h)
+	}
+	for _, h := range b.balancersInTurn() {
+		if b.Reachable(h.Name) && !b.waitsForPort(h) && !b.keepsServing(h) && (!b.mends || b.partOf(h)) {
+			b.configureBalancer(h, nil)
+		}
 	}
 }
 
@@ -150,7 +166,8 @@ func (b *builder) restore(h spec.Host) {
 			pods = append([]string{"etcd"}, pods...)
 		}
 		for _, pod := range pods {
-			if !slices.Contains(k.Manifests, pod) {
+			aside := (b.mends || b.rejoins(h)) && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair or a join that goes on
+			if !slices.Contains(k.Manifests, pod) && !aside {
 				missing = append(missing, pod)
 			}
 		}
@@ -172,10 +189,7 @@ func (b *builder) restore(h spec.Host) {
 	if b.rejoins(h) {
 		return // until it has, its kubelet has no API server
 	}
-	if b.IdentityExpired(h.Name) {
-		b.addInTurn(Step{Kind: RenewKubelet, Host: h.Name, Title: "renew the kubelet's certificate", Reason: "it has expired, and a kubelet cannot renew an expired certificate",
-			Change: change(cluster.Restart, cluster.Node, h.Name)}, at.configure)
-	}
+	b.renewKubelet(h, at.configure)
 	for _, agent := range agents {
 		c, known := b.Seen.Hosts[h.Name].Components[agent.component]
 		if known && !c.OK && c.Known() && b.Seen.API != nil {

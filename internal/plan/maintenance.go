@@ -135,6 +135,9 @@ func operation(s *cluster.State) (*builder, error) {
 	if r := s.Vanished(); r != nil {
 		return nil, r
 	}
+	if r := s.UnfinishedRestore(""); r != nil {
+		return nil, r
+	}
 	switch s.Stage() {
 	case cluster.Complete, cluster.Foreign:
 		return b, nil

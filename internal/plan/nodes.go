@@ -65,8 +65,15 @@ func PoolTaints(c *spec.Cluster, h spec.Host) []facts.Taint {
 
 // labelStep sets all labels and taints that the spec gives a node.
 func (b *builder) labelStep(h spec.Host, reason string) Step {
-	s := Step{Kind: LabelNode, Host: h.Name, Title: "label the node", Reason: reason, Labels: NodeLabels(h), Taints: PoolTaints(b.c, h)}
-	maps.Copy(s.Labels, PoolLabels(b.c, h))
+	s := labelsOf(b.c, h)
+	s.Reason = reason
+	return s
+}
+
+// labelsOf has all labels and taints that a spec gives a node.
+func labelsOf(c *spec.Cluster, h spec.Host) Step {
+	s := Step{Kind: LabelNode, Host: h.Name, Title: "label the node", Labels: NodeLabels(h), Taints: PoolTaints(c, h)}
+	maps.Copy(s.Labels, PoolLabels(c, h))
 	if h.Has(spec.RoleControlPlane) {
 		s.Labels[controlPlaneLabel], s.Labels[excludeLabel] = "", ""
 		s.Taints = append(s.Taints, Taints(h)...)

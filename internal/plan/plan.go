@@ -47,6 +47,13 @@ const (
 	MakeEtcdPKI  Kind = "make-etcd-pki"
 	ShareEtcdPKI Kind = "share-etcd-pki"
 	KeepEtcdPKI  Kind = "keep-etcd-pki"
+	// RestorePKI gives a control plane the shared keys of a backup, and RestoreEtcd makes the data of an etcd member from its snapshot.
+	RestorePKI  Kind = "restore-pki"
+	RestoreEtcd Kind = "restore-etcd"
+	// RepairRestored removes from the API what a restored cluster remembers of hosts, of an endpoint, and of joins that are those of the
+	// cluster in the backup, and lets webhooks fail that nobody can answer yet. SettleRestored ends that.
+	RepairRestored Kind = "repair-restored"
+	SettleRestored Kind = "settle-restored"
 	// StartEtcd starts a member of an external etcd for the first time.
 	StartEtcd Kind = "start-etcd"
 	// ShareEtcdClient hands a client certificate of an external etcd to a control plane.
@@ -66,6 +73,10 @@ const (
 	UseLocalAPI Kind = "use-local-api"
 	// RenewKubelet gives a kubelet a new client certificate when the old one has expired.
 	RenewKubelet Kind = "renew-kubelet"
+	// RenewCertificates signs new certificates on a host that has their authorities' keys. RestartPrograms restarts static pods that read
+	// their certificate only when they start.
+	RenewCertificates Kind = "renew-certificates"
+	RestartPrograms   Kind = "restart-programs"
 	// AwaitAPI waits until a new cluster's first API server serves, and AwaitControllers until its controllers run.
 	AwaitAPI         Kind = "await-api"
 	AwaitControllers Kind = "await-controllers"
@@ -187,6 +198,15 @@ const (
 	ServeRecovered Kind = "serve-recovered"
 	// RejoinEtcd gives a control plane whose etcd member is gone with its data a new one.
 	RejoinEtcd Kind = "rejoin-etcd"
+	// CompactEtcd has etcd forget old revisions, DefragmentEtcd has a member give back free space, and EndAlarms ends alarms of etcd.
+	CompactEtcd    Kind = "compact-etcd"
+	DefragmentEtcd Kind = "defragment-etcd"
+	EndAlarms      Kind = "end-alarms"
+	// SetAsideEtcd keeps the data of a former member aside, so that the host can join etcd again.
+	SetAsideEtcd Kind = "set-etcd-aside"
+	// RestartUnit restarts a unit whose program does not answer, and FreeDisk removes what Quorate kept on a host and does not need.
+	RestartUnit Kind = "restart-unit"
+	FreeDisk    Kind = "free-disk"
 	// ResetHost removes everything of a cluster, and of Quorate, from a host. It does not touch etcd's members and Node objects:
 	// steps before and after it do.
 	ResetHost Kind = "reset-host"
@@ -212,7 +232,9 @@ const (
 var effects = map[Kind]effect{
 	InstallPackages: harmless, InstallBundle: harmless, SwitchPrograms: either, PruneBundles: harmless, ImportImages: harmless, Configure: either, Mark: harmless,
 	MakePKI: harmless, SharePKI: harmless, KeepPKI: harmless, MakeEtcdPKI: harmless, ShareEtcdPKI: harmless, KeepEtcdPKI: harmless, ShareEtcdClient: harmless, ClaimEtcd: harmless,
+	RestorePKI: harmless, RestoreEtcd: changes, RepairRestored: changes, SettleRestored: harmless,
 	StartEtcd: changes, StartKubelet: changes, StartControlPlane: changes, RestoreControlPlane: changes, RegisterNode: changes, UseLocalAPI: changes, RenewKubelet: changes,
+	RenewCertificates: changes, RestartPrograms: changes,
 	AwaitAPI: waits, AwaitControllers: waits, InitCluster: harmless, InstallAddons: harmless, MakeToken: harmless, RemoveTokens: harmless,
 	JoinWorker: changes, JoinControlPlane: changes, UndoJoin: changes,
 	StopControlPlane: changes, StopBalancer: changes, RemoveBalancer: changes, RemoveMember: changes, DeleteNode: changes, RememberHosts: harmless, AwaitNodes: waits,
@@ -224,6 +246,7 @@ var effects = map[Kind]effect{
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
 	StopMembers: changes, RecoverMember: changes, ServeRecovered: changes, RejoinEtcd: changes,
+	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
@@ -266,7 +289,7 @@ type Step struct {
 	Restart  []string `json:"restart,omitempty"`
 	// Desired belongs to Configure, Mark and MoveClients.
 	Desired *facts.Desired `json:"desired,omitempty"`
-	// Members belongs to StartKubelet where etcd is stacked: the etcd cluster as it starts.
+	// Members belongs to StartKubelet and RestoreEtcd where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
 	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet reaches the API through the endpoint at first,
 	// and not through its local API server.
@@ -283,16 +306,20 @@ type Step struct {
 	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
+	// Certificates belongs to RenewCertificates: names as of facts.Certificate. LifetimeSeconds is how long the new ones are valid; 0 if
+	// only the host can tell.
+	Certificates    []string `json:"certificates,omitempty"`
+	LifetimeSeconds int64    `json:"lifetimeSeconds,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`
-	// Pods belongs to RestoreControlPlane, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
+	// Pods belongs to RestoreControlPlane, RestartPrograms, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
 	// (DaemonSets, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
 	// Snapshots belongs to KeepSnapshots: names of files.
 	Snapshots []string `json:"snapshots,omitempty"`
-	// MemberID belongs to UndoJoin and RemoveMember: the etcd member, in hexadecimal.
+	// MemberID belongs to UndoJoin, RemoveMember and EndAlarms: the etcd member, in hexadecimal.
 	MemberID string `json:"memberID,omitempty"`
 	// Force belongs to CheckDrain and DrainNode: pods that no controller creates again are evicted, too.
 	Force bool `json:"force,omitempty"`
@@ -310,6 +337,8 @@ type Step struct {
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
+	// Keep belongs to ResetHost: the directory to which etcd's data and the keys are moved; empty if they are removed.
+	Keep string `json:"keep,omitempty"`
 	// Nodes belongs to Verify (the new nodes, whose pod traffic to and from the others is tried), to AwaitNodes, to
 	// RememberHosts (the nodes that must not register), to CheckFit, and to DrainNode (the nodes that are drained as well: no
 	// pod may be placed on one of them meanwhile).
@@ -383,8 +412,10 @@ const (
 )
 
 // Build makes the plan that takes the cluster from its state to its spec.
-func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
-	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}}
+func Build(s *cluster.State, bundle Bundle) (*Plan, error) { return buildFrom(s, bundle, nil) }
+
+func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, error) {
+	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, from: from}
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Unreachable: s.Unreachable()}
 	for _, name := range s.InMaintenance() {
 		delete(b.out.Unreachable, name)
@@ -400,12 +431,15 @@ func Build(s *cluster.State, bundle Bundle) (*Plan, error) {
 	case cluster.Absent, cluster.Partial, cluster.Undetermined:
 		b.create()
 	case cluster.Unresponsive:
-		b.revive()
+		if err := b.revive(); err != nil {
+			return nil, err
+		}
 	default:
 		if err := b.maintain(); err != nil {
 			return nil, err
 		}
 	}
+	b.endRestore()
 	if b.exists() {
 		b.unpackInTurn()
 	}
@@ -459,8 +493,12 @@ type builder struct {
 	onlyServes bool
 	// keepsEndpoint says that nobody can tell which endpoint clients use: hosts keep the one that they have.
 	keepsEndpoint bool
+	// from is the backup that a new cluster is restored from; nil for one that begins without data.
+	from *facts.Restore
 	// last is the disruptive step that was planned last: the next one comes after it.
 	last *Step
+	// mends says that steps only restore what was there, and that each of them is made alone (see Repairs).
+	mends bool
 }
 
 // Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached.
@@ -487,6 +525,7 @@ func (b *builder) Unreachable() map[string]string {
 type hostSteps struct {
 	packages, bundle, configure, balancer, both, images *Step
 	pki, etcdPKI, etcdClient                            *Step
+	etcdData                                            *Step
 	kubelet, controlPlane, register, join               *Step
 }
 
@@ -497,6 +536,9 @@ func change(v cluster.Verb, p cluster.Part, subject string) *cluster.Change {
 
 // addInTurn adds a step after the disruptive one that was planned before it: only one is made at a time.
 func (b *builder) addInTurn(s Step, after ...*Step) *Step {
+	if b.mends {
+		return b.add(s, after...)
+	}
 	b.last = b.add(s, append(after, b.last)...)
 	return b.last
 }

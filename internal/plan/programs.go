@@ -14,7 +14,7 @@ import (
 // the other is switched to it. Where nothing runs yet, all programs are switched immediately.
 func (b *builder) installBundle(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	if b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
+	if b.withoutBundle() || b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
 		return
 	}
 	idle := !b.runsSomething(h)
@@ -50,6 +50,9 @@ func (b *builder) installBundle(h spec.Host) {
 		at.bundle = b.add(s, at.bundle)
 	}
 }
+
+// withoutBundle says that programs and images are left as they are, because the bundle that hosts run is not here.
+func (b *builder) withoutBundle() bool { return b.bundle.Digest == "" }
 
 // unpackInTurn orders what brings a bundle to hosts that already run something, and what removes one. Unpacking it, importing its images, and
 // deleting its files take processor time and disk from what runs there. So one control plane or member of etcd comes after another, each as a

@@ -38,6 +38,9 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	if r := s.NotOurs(); r != nil {
 		return nil, refused(r.Rule, r.Why, "Recover it with what it was built with, or by hand: https://etcd.io/docs/latest/op-guide/recovery/.")
 	}
+	if r := s.UnfinishedRestore(""); r != nil {
+		return nil, r
+	}
 	c := cluster.Change{Verb: cluster.Recover, Part: cluster.Quorum}
 	if _, r := s.Allow(c); r != nil {
 		return nil, r

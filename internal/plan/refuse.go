@@ -30,6 +30,9 @@ func (b *builder) refuse() error {
 	if r := b.UnfinishedReset(); r != nil {
 		return r
 	}
+	if err := b.refuseRestore(); err != nil {
+		return err
+	}
 	switch b.Stage() {
 	case cluster.Foreign:
 		if err := b.refuseAdoption(); err != nil {

@@ -52,6 +52,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	if !slices.ContainsFunc(b.c.EtcdHosts(), b.comes) {
 		b.setEtcdServers()
 	}
+	b.renewDue(b.all()...)
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()

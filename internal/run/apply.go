@@ -192,6 +192,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 		r.look = w.look
 	}
 	env := step.NewEnv(w.State, e.Conns, w.bundle, w.manifests, e.Progress, r.permit)
+	env.Restoration = e.restoration
 	if slices.ContainsFunc(p.Steps, func(s plan.Step) bool { return s.Change != nil && s.Change.Kubernetes != "" }) {
 		defer func() {
 			if failed, ok := errors.AsType[*StepError](err); ok && ctx.Err() == nil {
@@ -202,7 +203,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
 		if s.Change != nil && s.Change.Disruptive() {
 			turn := sync.Locker(&r.turn)
-			if h, known := e.Cluster.Host(s.Host); known && (s.Kind == plan.UpgradeNode || s.Kind == plan.RestartKubelet || s.Kind == plan.MoveClients) && !h.Has(spec.RoleControlPlane) {
+			if h, known := e.Cluster.Host(s.Host); known && (s.Kind == plan.UpgradeNode || s.Kind == plan.RestartKubelet || s.Kind == plan.RenewKubelet || s.Kind == plan.MoveClients) && !h.Has(spec.RoleControlPlane) {
 				turn = r.turn.RLocker()
 			}
 			turn.Lock()

@@ -19,7 +19,12 @@ func (w *Work) sound(ctx context.Context) error {
 	if !slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.InstallBundle || s.Kind == plan.ImportImages }) {
 		return nil
 	}
-	damages, err := w.bundle.Verify(ctx)
+	return whole(ctx, w.bundle)
+}
+
+// whole refuses a bundle that is damaged.
+func whole(ctx context.Context, b *bundle.Bundle) error {
+	damages, err := b.Verify(ctx)
 	if err != nil {
 		return err
 	}
@@ -30,7 +35,7 @@ func (w *Work) sound(ctx context.Context) error {
 	for _, d := range damages {
 		all = append(all, d.String())
 	}
-	return &cluster.Refusal{Rule: "whole-bundle", Why: fmt.Sprintf("the bundle in %s is damaged: %s", w.bundle.Dir(), strings.Join(all, "; ")),
+	return &cluster.Refusal{Rule: "whole-bundle", Why: fmt.Sprintf("the bundle in %s is damaged: %s", b.Dir(), strings.Join(all, "; ")),
 		Fix: "Nothing was changed. Run `quorate bundle build` again; for a bundle that came from elsewhere, `quorate bundle import` or `quorate bundle pull`."}
 }
 

@@ -18,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/step"
 )
 
 // Engine is a cluster's spec with open sessions to its hosts.
@@ -26,7 +27,7 @@ type Engine struct {
 	Conns    *host.Set
 	Progress progress.Sink
 
-	// reads says that nothing is changed: see OpenToRead.
+	// reads says that it does not wait for what may pass: see OpenToRead.
 	reads bool
 
 	mu sync.Mutex
@@ -36,8 +37,12 @@ type Engine struct {
 	more observe.Hosts
 	// record and removed are what was last read of them.
 	record, removed string
+	// restoration is the backup that a run restores; nil if it restores none.
+	restoration *step.Restoration
 	// reached is the endpoint at which the cluster is reached, while another one is in the spec.
 	reached spec.Endpoint
+	// memory compares observations with earlier ones; nil if nobody keeps any.
+	memory *memory
 }
 
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.
@@ -45,7 +50,7 @@ func Open(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
 	return &Engine{Cluster: c, Conns: host.DialAll(ctx, noticed(Targets(c), sink)), Progress: sink}
 }
 
-// OpenToRead is Open for a command that changes nothing. It neither waits long for hosts that do not answer nor for what may pass:
+// OpenToRead is Open for a command that changes nothing, or that looks again soon. It neither waits long for hosts that do not answer nor for what may pass:
 // that a host could not be queried is an answer, and running the command again is free.
 func OpenToRead(ctx context.Context, c *spec.Cluster, sink progress.Sink) *Engine {
 	targets := noticed(Targets(c), sink)
@@ -90,6 +95,9 @@ func (e *Engine) Observe(ctx context.Context) *facts.Observation {
 	for {
 		obs := observe.Observe(ctx, e.at(), e.Conns, e.others())
 		if !e.learn(ctx, obs) || ctx.Err() != nil {
+			if e.memory != nil {
+				e.memory.recall(obs.Etcd)
+			}
 			return obs
 		}
 	}
@@ -119,6 +127,7 @@ func (e *Engine) others() observe.Hosts {
 func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	*obs = *cluster.WithoutPast(obs)
 	if obs.API != nil {
 		e.record, e.removed = obs.API.Record, obs.API.Removed
 	}

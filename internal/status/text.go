@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/findings"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
@@ -32,8 +33,9 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 	if runs := s.programs(); runs != "" {
 		p.field("runs", ui.Span{Text: runs})
 	}
-	if len(s.Certificates) > 0 {
-		c := s.Certificates[0]
+	// The approver's is valid for days, and renewed by itself.
+	if i := slices.IndexFunc(s.Certificates, func(c Certificate) bool { return c.Name != facts.ApproverCertificate }); i >= 0 {
+		c := s.Certificates[i]
 		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", cluster.Expiry(c.Expires, s.time()), c.Name, c.Host)})
 	}
 	if s.Backups != nil {

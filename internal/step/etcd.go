@@ -58,7 +58,7 @@ func (e *Env) etcdHost(s plan.Step) (h spec.Host, c *host.Conn, config, token st
 	if err != nil {
 		return h, c, "", "", err
 	}
-	token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca)
+	token, err = hostconfig.EtcdToken(e.Cluster.Metadata.Name, ca, e.backupID())
 	return h, c, string(raw), token, err
 }
 
@@ -86,6 +86,15 @@ func shareEtcdClient(ctx context.Context, e *Env, s plan.Step) error {
 	e.mu.Lock()
 	client := e.etcdPKI.Client()
 	e.mu.Unlock()
+	if s.Detail != "" { // the host whose certificate was renewed
+		source, err := e.Conns.Get(s.Detail)
+		if err != nil {
+			return err
+		}
+		if client, err = kubeadm.TakeEtcdClient.On(ctx, source, struct{}{}); err != nil {
+			return err
+		}
+	}
 	if e.Cluster.ExistingEtcd() {
 		if client, err = etcd.Files(e.Cluster.Spec.Etcd); err != nil {
 			return err

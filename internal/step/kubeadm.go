@@ -16,7 +16,7 @@ import (
 )
 
 func (e *Env) kubeadm() kubeadmconfig.Config {
-	cfg := kubeadmconfig.Config{Cluster: e.Cluster, Token: e.token}
+	cfg := kubeadmconfig.Config{Cluster: e.Cluster, Token: e.token, Backup: e.backupID()}
 	for _, h := range e.Cluster.Spec.Hosts {
 		if f := e.Seen.Hosts[h.Name].Facts; f != nil && h.IsNode() {
 			cfg.Facts = append(cfg.Facts, f)

@@ -9,15 +9,12 @@ import (
 	"sync"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
-	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 )
 
 // serveAgain is how long the API of a recovered cluster may take until it accepts a write.
@@ -163,20 +160,9 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 
 // rejoinEtcd gives a control plane a new member of a stacked etcd. Each part is skipped if it was done before.
 func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, own, err := e.initConfig(s)
+	h, c, config, err := e.storedConfig(ctx, s)
 	if err != nil {
 		return err
-	}
-	client, err := e.api(ctx)
-	if err != nil {
-		return err
-	}
-	stored, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("reading kubeadm's configuration: %w", err)
-	}
-	if raw, err := kubeadmconfig.WithClusterConfiguration(h, stored.Data["ClusterConfiguration"]); err == nil {
-		own = string(raw)
 	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
@@ -189,7 +175,7 @@ func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if _, err := kubeadm.RejoinEtcd.Make(ctx, c, permit, kubeadm.RejoinRequest{Config: own, Members: members}); err != nil {
+	if _, err := kubeadm.RejoinEtcd.Make(ctx, c, permit, kubeadm.RejoinRequest{Config: config, Members: members}); err != nil {
 		return err
 	}
 	if err := etcd.Promote(ctx, via, h.Name, h.Address, func(text string) { e.note(s, text) }); err != nil {

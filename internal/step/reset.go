@@ -14,7 +14,7 @@ func resetHost(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	report, err := reset.Reset.Make(ctx, c, permit, e.resetRequest())
+	report, err := reset.Reset.Make(ctx, c, permit, e.resetRequest(s))
 	return e.cleared(s, report, err)
 }
 
@@ -24,12 +24,12 @@ func removeBalancer(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	report, err := reset.RemoveBalancer.Make(ctx, c, permit, e.resetRequest())
+	report, err := reset.RemoveBalancer.Make(ctx, c, permit, e.resetRequest(s))
 	return e.cleared(s, report, err)
 }
 
-func (e *Env) resetRequest() reset.Request {
-	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR}
+func (e *Env) resetRequest(s plan.Step) reset.Request {
+	request := reset.Request{Cluster: e.Cluster.Metadata.Name, PodCIDR: e.Cluster.Spec.Network.PodCIDR, Keep: s.Keep}
 	request.VirtualIPs = e.virtualIPs
 	return request
 }

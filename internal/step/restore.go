@@ -26,20 +26,9 @@ const agentTimeout = 3 * time.Minute
 // restoreControlPlane writes manifests again that are missing, with kubeadm's configuration as the cluster has it; only while
 // the API cannot be read, with the one that Quorate renders.
 func restoreControlPlane(ctx context.Context, e *Env, s plan.Step) error {
-	h, c, own, err := e.initConfig(s)
+	_, c, config, err := e.storedConfig(ctx, s)
 	if err != nil {
 		return err
-	}
-	config := own
-	if client, err := e.api(ctx); err == nil {
-		stored, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, "kubeadm-config", metav1.GetOptions{})
-		if err == nil {
-			raw, err := kubeadmconfig.WithClusterConfiguration(h, stored.Data["ClusterConfiguration"])
-			if err != nil {
-				return err
-			}
-			config = string(raw)
-		}
 	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
@@ -57,6 +46,11 @@ func renewKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	if err := certify(ctx, e, s, kubeadmconfig.Client); err != nil {
 		return err
+	}
+	if e.servingExpired(s.Host) { // it would ask for one as soon as it reaches the API, and serve nobody until then
+		if err := certify(ctx, e, s, kubeadmconfig.Serving); err != nil {
+			return err
+		}
 	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {

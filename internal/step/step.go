@@ -41,6 +41,9 @@ type Env struct {
 	// passes. Operations that change a host demand what it returns, so no step can go around it.
 	Permit func(context.Context, plan.Step) (cluster.Permit, error)
 
+	// Restoration is the backup that a new cluster is restored from; nil if it is not.
+	Restoration *Restoration
+
 	token string
 	swarm distribute.Swarm
 	// reached is what at returns.
@@ -97,6 +100,10 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.KeepPKI:           handOver(kubeadm.KeepPKI, sharedPKI),
 	plan.MakeEtcdPKI:       makeEtcdPKI,
 	plan.ShareEtcdPKI:      handOver(kubeadm.WritePKI, etcdCA),
+	plan.RestorePKI:        restorePKI,
+	plan.RestoreEtcd:       restoreEtcd,
+	plan.RepairRestored:    repairRestored,
+	plan.SettleRestored:    settleRestored,
 	plan.KeepEtcdPKI:       handOver(kubeadm.KeepPKI, etcdCA),
 	plan.StartEtcd:         startEtcd,
 	plan.ShareEtcdClient:   shareEtcdClient,
@@ -106,6 +113,8 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.RegisterNode:      registerNode,
 	plan.UseLocalAPI:       useLocalAPI,
 	plan.RenewKubelet:      renewKubelet,
+	plan.RenewCertificates: renewCertificates,
+	plan.RestartPrograms:   restartPrograms,
 
 	plan.RestoreControlPlane: restoreControlPlane,
 	plan.RestartAgent:        restartAgent,
@@ -173,6 +182,12 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.TestTakeover:     testTakeover,
 	plan.Verify:           verify,
 	plan.ResetHost:        resetHost,
+	plan.CompactEtcd:      compactEtcd,
+	plan.DefragmentEtcd:   defragmentEtcd,
+	plan.EndAlarms:        endAlarms,
+	plan.SetAsideEtcd:     setEtcdAside,
+	plan.RestartUnit:      restartUnit,
+	plan.FreeDisk:         freeDisk,
 
 	plan.StopMembers:    stopMembers,
 	plan.RecoverMember:  recoverMember,

@@ -31,9 +31,9 @@ func verify(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		seen := *e.Seen
+		seen := cluster.Rebuilt(e.Seen) // a restore that goes on begins on hosts that have its marks
 		seen.API = api
-		return e.lacking(s, cluster.Evaluate(e.Cluster, &seen).UnmetInAPI())
+		return e.lacking(s, cluster.Evaluate(e.Cluster, seen).UnmetInAPI())
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package up
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,11 +37,23 @@ type Result struct {
 	State      *cluster.State
 	Parts      []Part
 	Lab        bool
+	// Restored is what was restored, if the cluster was built from a backup.
+	Restored *run.Restored
 }
 
 // Up creates the cluster. For hosts without an address, it creates lab machines first. Findings of the preflight checks in
 // ignore do not prevent the build.
 func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sink) (*Result, error) {
+	return up(ctx, c, ignore, nil, sink)
+}
+
+// FromBackup creates a copy of a cluster in a lab, with the content of a backup of it. The spec is one of spec.ForLab.
+func FromBackup(ctx context.Context, c *spec.Cluster, from run.RestoreOptions, sink progress.Sink) (*Result, error) {
+	from.Lab = true
+	return up(ctx, c, from.Ignore, &from, sink)
+}
+
+func up(ctx context.Context, c *spec.Cluster, ignore []string, from *run.RestoreOptions, sink progress.Sink) (*Result, error) {
 	r := &Result{Cluster: c, Lab: c.NeedsLab()}
 	part := func(name string, f func() error) error {
 		begin := time.Now()
@@ -66,7 +79,7 @@ func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sin
 			return r, err
 		}
 	}
-	if err := part("apply", func() error { return r.apply(ctx, b, ignore, sink) }); err != nil {
+	if err := part("apply", func() error { return r.apply(ctx, b, ignore, from, sink) }); err != nil {
 		return r, err
 	}
 	return r, nil
@@ -74,10 +87,10 @@ func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sin
 
 const kubeconfigFile = "kubeconfig"
 
-func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, sink progress.Sink) error {
+func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, from *run.RestoreOptions, sink progress.Sink) error {
 	e := run.Open(ctx, r.Cluster, sink)
 	defer e.Close()
-	if _, err := e.Apply(ctx, b, run.Options{Ignore: ignore}); err != nil {
+	if err := r.build(ctx, e, b, ignore, from); err != nil {
 		return err
 	}
 	admin, err := e.Kubeconfig(ctx)
@@ -102,4 +115,19 @@ func (r *Result) apply(ctx context.Context, b *bundle.Bundle, ignore []string, s
 	}
 	r.State = e.State(ctx)
 	return nil
+}
+
+// build builds the cluster, or restores it. A copy that was restored before is only verified.
+func (r *Result) build(ctx context.Context, e *run.Engine, b *bundle.Bundle, ignore []string, from *run.RestoreOptions) (err error) {
+	if from != nil && !e.Restored(ctx, from.Backup.Manifest) {
+		r.Restored, err = e.Restore(ctx, b, *from)
+		if refused, ok := errors.AsType[*cluster.Refusal](err); ok && run.Replaceable(err) {
+			other := *refused
+			other.Fix = "The lab has another cluster. Choose another --name for the copy, or remove that lab: `quorate down --name " + r.Cluster.Metadata.Name + "`."
+			return &other
+		}
+		return err
+	}
+	_, err = e.Apply(ctx, b, run.Options{Ignore: ignore})
+	return err
 }

@@ -31,7 +31,9 @@ func TestCluster(t *testing.T) {
 		{"refusals", refusals},
 		{"maintenance", maintenance},
 		{"packages", packages},
+		{"repairs", repairsOfStacked},
 		{"faults", faults},
+		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
 	} {
 		t.Run(part.name, func(t *testing.T) {

@@ -57,12 +57,20 @@ func TestExternalEtcd(t *testing.T) {
 		}},
 		{"leader's host powered off", etcdLeaderOff},
 		{"lost data", etcdDataLost},
+		{"repairs", repairsOfExternal},
 		{"an etcd host is replaced", etcdHostReplaced},
 		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
 		}},
-	}, 0, 1, 2, 3, 4) {
+		{"certificates are renewed", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+			certificatesRenewedOnEtcdHosts(t, ctx, c)
+		}},
+		{"certificates have expired", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) { certificatesExpired(t, ctx, c) }},
+	}, 0, 1, 2, 3, 4, 5, 8, 9) {
 		t.Run(part.name, func(t *testing.T) {
+			if _, optional := estimates[t.Name()]; optional {
+				inTime(t)
+			}
 			part.test(t, ctx, c, s)
 			if t.Failed() {
 				c.collect(t, "failed")

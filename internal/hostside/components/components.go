@@ -184,6 +184,9 @@ func ask(ctx context.Context, a *attempt, name string) (out answer) {
 	case facts.ControllerManager, facts.Scheduler:
 		out.component.Answer = a.staticPod(bounded, name)
 		out.component.Version = a.programVersion(bounded, name)
+		if p, ok := a.find(bounded, name); ok {
+			out.component.Started = a.started(p.pid)
+		}
 	case facts.KubeProxy:
 		out.component.Answer = a.kubeProxy(bounded)
 		out.component.Version = a.programVersion(bounded, name)

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/mod/module"
 	"golang.org/x/mod/semver"
@@ -157,6 +158,18 @@ func Tag(image string) string {
 		return ""
 	}
 	return tag
+}
+
+// started is when a process was started; zero if that cannot be determined.
+func (a *attempt) started(pid int) time.Time {
+	ticks, ok := system.StartTicks(filepath.Join(a.proc, strconv.Itoa(pid), "stat"))
+	uptime, _, _ := strings.Cut(system.ReadTrimmed(filepath.Join(a.proc, "uptime")), " ")
+	seconds, err := strconv.ParseFloat(uptime, 64)
+	if !ok || err != nil {
+		return time.Time{}
+	}
+	const perSecond = 100 // USER_HZ, which is the same on all architectures that Kubernetes runs on
+	return time.Now().Add(time.Duration((float64(ticks)/perSecond - seconds) * float64(time.Second)))
 }
 
 func (a *attempt) exe(pid int) string { return filepath.Join(a.proc, strconv.Itoa(pid), "exe") }

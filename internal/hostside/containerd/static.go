@@ -11,7 +11,10 @@ import (
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
 )
+
+const kubeletUnit = "kubelet.service"
 
 // StopRequest names a container of this host's pods in kube-system: a static pod has one, of the same name.
 type StopRequest struct {
@@ -55,6 +58,38 @@ func Running(ctx context.Context, name string) (int, error) {
 	defer conn.Close()
 	containers, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), name)
 	return len(containers), err
+}
+
+// Held counts what shows that the kubelet still holds a static pod of kubeadm's (by its label component): running containers, and
+// sandboxes that are ready. A container that has failed does not run either until the kubelet starts it again, so that there is none
+// is no sign that the kubelet has noticed that the manifest is gone. While the kubelet is inactive, sandboxes do not count: nobody
+// would start the container, and a kubelet that starts later reads the manifests anew.
+func Held(ctx context.Context, pod string) (int, error) {
+	conn, err := containerd()
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	client := runtimeapi.NewRuntimeServiceClient(conn)
+	list, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
+		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
+		LabelSelector: map[string]string{"component": pod, PodNamespaceLabel: "kube-system"},
+	}})
+	if err != nil {
+		return 0, fmt.Errorf("asking containerd for the pod %s: %w", pod, err)
+	}
+	sandboxes := len(list.Items)
+	if sandboxes > 0 {
+		units, err := system.Units(ctx, kubeletUnit)
+		if err != nil {
+			return 0, err
+		}
+		if units[kubeletUnit].PID == 0 && units[kubeletUnit].Active == "inactive" {
+			sandboxes = 0
+		}
+	}
+	containers, err := runningContainers(ctx, client, pod)
+	return len(containers) + sandboxes, err
 }
 
 func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClient, name string) ([]*runtimeapi.Container, error) {

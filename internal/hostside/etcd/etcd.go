@@ -8,6 +8,7 @@ package etcd
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -55,8 +56,8 @@ func (m Member) dirs() (data, wal string) {
 // HasData reports whether a member has ever started here.
 func (m Member) HasData() bool { return system.Exists(m.wal()) }
 
-// Began is the cluster that the member on this host was started with, according to its static pod or the environment file of
-// its unit. It has no members if etcd was never configured. For a member that joined, it has the members of that moment and no
+// Began is the cluster that the member on this host was started with, according to its static pod, the environment file of
+// its unit, or what a restore noted. It has no members if etcd was never configured. For a member that joined, it has the members of that moment and no
 // token.
 func (m Member) Began() (hostconfig.EtcdCluster, error) {
 	pod, err := staticpod.Read(m.path(hostconfig.EtcdManifest))
@@ -69,7 +70,7 @@ func (m Member) Began() (hostconfig.EtcdCluster, error) {
 	}
 	env, err := os.ReadFile(m.path(hostconfig.EtcdMembersFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return hostconfig.EtcdCluster{}, nil
+		return m.restored()
 	}
 	values := map[string]string{}
 	for line := range strings.Lines(string(env)) {
@@ -78,6 +79,22 @@ func (m Member) Began() (hostconfig.EtcdCluster, error) {
 		}
 	}
 	return began(values["ETCD_INITIAL_CLUSTER"], values["ETCD_INITIAL_CLUSTER_TOKEN"]), err
+}
+
+// restored is the cluster that the member's data was restored for; without members if it was not restored. The data exists before
+// anything is configured that could start the member.
+func (m Member) restored() (out hostconfig.EtcdCluster, err error) {
+	data, err := os.ReadFile(m.path(facts.EtcdRestoredFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return out, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil {
+		return hostconfig.EtcdCluster{}, fmt.Errorf("reading %s: %w", facts.EtcdRestoredFile, err)
+	}
+	return out, nil
 }
 
 func began(members, token string) hostconfig.EtcdCluster {

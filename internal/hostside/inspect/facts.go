@@ -6,8 +6,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/programs"
+	"quorate.dev/quorate/internal/hostside/repairs"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -87,6 +91,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Snapshots = snapshots("")
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
+	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")
 	return f, ctx.Err()
 }
 
@@ -122,6 +127,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 			k.Clusters = append(k.Clusters, name)
 		}
 	}
+	k.Restore = restoreMark(at(facts.RestoreFile))
 	k.Flags = staticPodFlags(dir + "/manifests")
 	k.Arguments = staticPodArguments(dir + "/manifests")
 	k.Kubelet, k.KubeletDue = kubeletFields(at("/var/lib/kubelet/config.yaml")), k.KubeletConfig && system.Exists(at(facts.KubeletSettingsDue))
@@ -179,17 +185,20 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {
 			if c, ok := certificate(file); ok {
-				k.Certificates = append(k.Certificates, facts.Certificate{Name: strings.TrimPrefix(file, dir+"/"), Expires: c.NotAfter})
+				k.Certificates = append(k.Certificates, describe(strings.TrimPrefix(file, dir+"/"), file, c))
 			}
 		}
 	}
 	kubelet := at("/var/lib/kubelet/pki") + "/"
-	for _, name := range []string{"kubelet-client", "kubelet-server"} {
+	for _, name := range []string{facts.KubeletClient, facts.KubeletServer} {
 		if c, ok := certificate(kubelet + name + "-current.pem"); ok {
-			k.Certificates = append(k.Certificates, facts.Certificate{Name: name, Expires: c.NotAfter})
+			k.Certificates = append(k.Certificates, describe(name, kubelet+name+"-current.pem", c))
 		}
 	}
 	k.Certificates = append(k.Certificates, kubeconfigCertificates(dir)...)
+	if c, ok := kubeconfigCertificate(at(facts.ApproverFile)); ok {
+		k.Certificates = append(k.Certificates, describe(facts.ApproverCertificate, at(facts.ApproverFile), c))
+	}
 	if c, ok := certificate(kubelet + "kubelet-client-current.pem"); ok {
 		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
@@ -198,6 +207,22 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		k.EncryptionKeys = keys.Names()
 	}
 	return k
+}
+
+// restoreMark is the mark of a restore; nil without one. One that cannot be read belongs to a restore of which nothing else is known.
+func restoreMark(path string) *facts.Restore {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var out facts.Restore
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	if err != nil {
+		return &facts.Restore{File: "unknown (" + path + " cannot be read)"}
+	}
+	return &out
 }
 
 // apiServer is the server of a kubeconfig; empty without one.
@@ -225,6 +250,15 @@ func firstCertificate(data []byte) (*x509.Certificate, bool) {
 		}
 	}
 	return nil, false
+}
+
+// describe is what facts say of a certificate in a file.
+func describe(name, path string, c *x509.Certificate) facts.Certificate {
+	out := facts.Certificate{Name: name, Begins: c.NotBefore, Expires: c.NotAfter, Issuer: c.Issuer.CommonName, CA: c.IsCA}
+	if st, err := os.Stat(path); err == nil {
+		out.Written = st.ModTime()
+	}
+	return out
 }
 
 func osRelease() map[string]string {

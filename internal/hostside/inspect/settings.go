@@ -2,6 +2,7 @@ package inspect
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -141,27 +142,34 @@ func disk(path string) (facts.Disk, bool) {
 	return d, true
 }
 
-// kubeconfigCertificates are the client certificates in the kubeconfigs of a directory, or in the files that these name.
+// kubeconfigCertificates are the client certificates in the kubeconfigs of a directory.
 func kubeconfigCertificates(dir string) (out []facts.Certificate) {
 	paths, _ := filepath.Glob(filepath.Join(dir, "*.conf"))
 	for _, path := range paths {
-		var config struct {
-			Users []struct {
-				User struct {
-					Certificate []byte `json:"client-certificate-data"`
-				} `json:"user"`
-			} `json:"users"`
-		}
-		data, err := os.ReadFile(path)
-		if err != nil || yaml.Unmarshal(data, &config) != nil {
-			continue
-		}
-		for _, u := range config.Users {
-			if c, ok := firstCertificate(u.User.Certificate); ok {
-				out = append(out, facts.Certificate{Name: filepath.Base(path), Expires: c.NotAfter})
-				break
-			}
+		if c, ok := kubeconfigCertificate(path); ok {
+			out = append(out, describe(filepath.Base(path), path, c))
 		}
 	}
 	return out
+}
+
+// kubeconfigCertificate is the first client certificate that a kubeconfig holds.
+func kubeconfigCertificate(path string) (*x509.Certificate, bool) {
+	var config struct {
+		Users []struct {
+			User struct {
+				Certificate []byte `json:"client-certificate-data"`
+			} `json:"user"`
+		} `json:"users"`
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || yaml.Unmarshal(data, &config) != nil {
+		return nil, false
+	}
+	for _, u := range config.Users {
+		if c, ok := firstCertificate(u.User.Certificate); ok {
+			return c, true
+		}
+	}
+	return nil, false
 }

@@ -132,6 +132,9 @@ func (p PKI) Client() EtcdClient {
 // topology, and so do the hosts of an external etcd.
 var ReadEtcdClient = host.Define("kubeadm.etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() }, host.Reads)
 
+// TakeEtcdClient is ReadEtcdClient for a caller that gives the certificate and its key to another host.
+var TakeEtcdClient = host.Define("kubeadm.take-etcd-client", func(context.Context, struct{}) (EtcdClient, error) { return LocalEtcdClient() }, host.Reads, host.Secret)
+
 // LocalEtcdClient is ReadEtcdClient for operations that run on the host.
 func LocalEtcdClient() (EtcdClient, error) {
 	pki, err := readPKI(append(slices.Clone(facts.EtcdClientPKI), facts.EtcdPKI[0]))

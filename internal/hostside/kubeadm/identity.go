@@ -19,6 +19,7 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
 )
 
@@ -134,6 +135,11 @@ var InstallCertificate = host.Define("kubeadm.install-certificate", func(_ conte
 		return struct{}{}, fmt.Errorf("the %s certificate is not this node's: %w", in.Usage, err)
 	}
 	delete(pending.keys, in.Usage)
+	if in.Usage == kubeadm.Client && system.Filled(kubeletKubeconfig) {
+		if err := separateKubeletCertificate(time.Now()); err != nil { // kubeadm may have left the former one inside the kubeconfig
+			return struct{}{}, err
+		}
+	}
 	_, err = storePair(kubeadm.KubeletPKI, in.Usage, pair, time.Now())
 	return struct{}{}, err
 })

@@ -13,12 +13,32 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/staticpod"
 )
+
+const etcdPod = "etcd"
+
+// SetEtcdAside ends the etcd member on this host, which etcd does not have any more, and keeps its data aside. It returns where the
+// data is; empty if there was none. The request says whether etcd is stacked. If it is interrupted, it can be run again.
+var SetEtcdAside = host.DefineChange("kubeadm.set-etcd-aside", func(ctx context.Context, stacked bool) (string, error) {
+	if !stacked {
+		if err := system.Systemctl(ctx, "stop", hostconfig.EtcdUnit); err != nil {
+			return "", err
+		}
+		return etcd.Local.SetAside(time.Now())
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
+	defer cancel()
+	if err := (withdrawal.Host{}).Withdraw(ctx, etcdPod, containerd.Held); err != nil {
+		return "", err
+	}
+	return etcd.Local.SetAside(time.Now())
+})
 
 // RejoinRequest is how a control plane that has no data of etcd any more gets a new member.
 type RejoinRequest struct {
@@ -32,21 +52,21 @@ const rejoinPatience = 2 * time.Minute
 
 // RejoinEtcd starts a new member in the static pod of a control plane whose node is part of the cluster. It returns when the member
 // has begun; the caller promotes it, and calls FinishRejoin. The manifest is the one that the host had, with the members of today.
-// On a host that has data, nothing is changed: they are those of an earlier call.
+// On a host that has data, only a manifest that was set aside returns: the data is that of an earlier call.
 var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Context, in RejoinRequest) (struct{}, error) {
 	if etcd.Local.HasData() {
-		return struct{}{}, nil
+		return struct{}{}, withdrawal.Host{}.Return(etcdPod)
 	}
 	// Until the manifest names the members of today, the member must not start.
 	if err := etcd.Local.Arm(); err != nil {
 		return struct{}{}, err
 	}
-	text, err := os.ReadFile(filepath.Join(facts.WithdrawnDir, "etcd.yaml"))
+	text, err := os.ReadFile(filepath.Join(facts.WithdrawnDir, etcdPod+".yaml"))
 	if errors.Is(err, os.ErrNotExist) {
 		text, err = os.ReadFile(hostconfig.EtcdManifest)
 	}
 	if errors.Is(err, os.ErrNotExist) {
-		if err := runKubeadm(ctx, in.Config, append([]string{"init", "phase"}, restorePhases["etcd"]...)...); err != nil {
+		if err := runKubeadm(ctx, in.Config, append([]string{"init", "phase"}, restorePhases[etcdPod]...)...); err != nil {
 			return struct{}{}, err
 		}
 		text, err = os.ReadFile(hostconfig.EtcdManifest)
@@ -60,7 +80,7 @@ var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Conte
 	if err := durable.WriteFile(hostconfig.EtcdManifest, text, 0o600); err != nil {
 		return struct{}{}, err
 	}
-	if err := (withdrawal.Host{}).Return("etcd"); err != nil { // what was set aside is older
+	if err := (withdrawal.Host{}).Return(etcdPod); err != nil { // what was set aside is older
 		return struct{}{}, err
 	}
 	if err := etcd.Local.Open(); err != nil {

@@ -35,7 +35,7 @@ var StopStaticPods = host.DefineChange("kubeadm.stop-static-pods", func(ctx cont
 	for {
 		var left []string
 		for _, pod := range pods {
-			n, err := containerd.Running(ctx, pod)
+			n, err := containerd.Held(ctx, pod)
 			if err != nil {
 				return struct{}{}, err
 			}

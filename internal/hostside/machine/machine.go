@@ -31,7 +31,7 @@ type Programs struct {
 var Stop = host.DefineChange("node.stop-programs", func(ctx context.Context, in Programs) (struct{}, error) {
 	for _, name := range in.Pods {
 		ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, fmt.Errorf("not within %s", endTimeout))
-		err := withdrawal.Host{}.Withdraw(ctx, name, containerd.Running)
+		err := withdrawal.Host{}.Withdraw(ctx, name, containerd.Held)
 		cancel()
 		if err != nil {
 			return struct{}{}, err

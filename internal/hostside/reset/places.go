@@ -99,8 +99,8 @@ var bundles = []place{
 // protects.
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
-	{path: facts.BackupDir, kind: tree}, {path: facts.RecoveryFile},
-	{path: facts.EstablishedFile},
+	{path: facts.BackupDir, kind: tree}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"},
+	{path: facts.EstablishedFile}, {path: facts.RestoreFile},
 	{path: "/run/quorate/pki", kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
 }, stateOfBalancer...)

@@ -34,6 +34,9 @@ type Request struct {
 	// VirtualIPs are removed from the host's interfaces if it has them, and PodCIDR is the range of pods, whose routes are removed.
 	VirtualIPs []string
 	PodCIDR    string
+	// Keep is a directory to which etcd's data and /etc/kubernetes are moved instead of being removed; empty to remove them. It is
+	// remembered: also a later reset that finishes this one moves them there.
+	Keep string
 }
 
 // Report is what a reset did.
@@ -97,6 +100,8 @@ type begun struct {
 	Containerd bool `json:"containerd"`
 	// EtcdData is where the data of the host's member is.
 	EtcdData string `json:"etcdData"`
+	// Keep is that of the request.
+	Keep string `json:"keep,omitempty"`
 }
 
 func (h target) at(path string) string { return filepath.Join(h.root, path) }
@@ -146,17 +151,25 @@ func (h target) begin(in Request) (b begun, known bool, err error) {
 		if b.Cluster != in.Cluster {
 			return b, false, fmt.Errorf("this host is being reset as a host of the cluster %s, and not of %s", b.Cluster, in.Cluster)
 		}
-		return b, true, nil
+		if b.Keep != "" || in.Keep == "" {
+			return b, true, nil
+		}
+		// What the reset that was interrupted has left is kept from now on.
+		b.Keep = in.Keep
+		if data, err = json.Marshal(b); err != nil {
+			return b, false, err
+		}
+		return b, true, durable.WriteFile(h.at(facts.ResettingFile), data, 0o600)
 	case !errors.Is(err, fs.ErrNotExist):
 		return b, false, err
 	}
 	b = begun{Cluster: in.Cluster, Adopted: system.Exists(h.at(facts.AdoptedFile)), Containerd: programs.Linked(h.root, "containerd"),
-		EtcdData: h.shown(etcd.Member{Root: h.root}.DataDir())}
+		EtcdData: h.shown(etcd.Member{Root: h.root}.DataDir()), Keep: in.Keep}
 	if b.Node, err = h.marked(in.Cluster); err != nil {
 		return b, false, err
 	}
 	unpacked := system.Exists(h.at("/opt/quorate"))
-	b.Node = b.Node || unpacked
+	b.Node = b.Node || unpacked || system.Exists(h.at(facts.RestoreFile))
 	known = b.Node || system.Exists(h.at(facts.FoundFile)) || slices.ContainsFunc(configuration, func(p place) bool {
 		return p.kind == file && h.ours(p.path)
 	})
@@ -245,6 +258,7 @@ func (w work) stages() []stage {
 		{"stopping the services", func(ctx context.Context) error { return w.stopUnits(ctx, units) }},
 		{"stopping the pods", w.stopContainers},
 		{"unmounting volumes", w.unmountAll},
+		{"keeping etcd's data and the keys", func(context.Context) error { return w.keep() }},
 		{"removing the cluster's state", func(context.Context) error { return w.clearState() }},
 		{"removing interfaces and rules", func(context.Context) error {
 			removed, err := w.network(w.in)

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"quorate.dev/quorate/internal/facts"
 )
 
 // onlyRead are paths in the host side's source at which Quorate leaves nothing, or nothing that a reset should remove.
@@ -18,6 +20,7 @@ var onlyRead = []string{
 	"/etc/apt", "/etc/dnf", "/etc/yum", "/etc/machine-id", "/etc/os-release", "/etc/resolv.conf", "/etc/ufw/ufw.conf", "/run/systemd", "/run/systemd/system", "/run/systemd/container",
 	"/etc/rancher/", "/etc/rancher/k3s", "/etc/rancher/rke2", "/var/lib/rancher", "/var/lib/k0s", "/var/snap/microk8s", "/var/lib",
 	"/var/lib/kube-proxy/config.conf", // in kube-proxy's container
+	facts.KeptDir,                     // what a restore keeps stays
 	"/etc/keepalived/check-haproxy",   // what plan --by-hand says
 	"/etc/systemd/", "/etc/systemd/system/", "/etc/kube-flannel/net-conf.json",
 	"/etc", "/var", "/opt", "/root", "/etc/haproxy", "/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/var/lib/containerd", "/var/lib/cni",

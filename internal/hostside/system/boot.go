@@ -1,6 +1,7 @@
 package system
 
 import (
+	"strconv"
 	"strings"
 )
 
@@ -8,11 +9,21 @@ import (
 // which process 1 began is a part of it.
 func BootID() string {
 	id := ReadTrimmed("/proc/sys/kernel/random/boot_id")
-	stat := ReadTrimmed("/proc/1/stat")
-	// The name of the program is in parentheses, and may contain anything.
-	const startTime = 22 - 3 // fields are numbered from 1, and the third follows the name
-	if f := strings.Fields(stat[strings.LastIndex(stat, ")")+1:]); len(f) > startTime {
-		id += "-" + f[startTime]
+	if ticks, ok := StartTicks("/proc/1/stat"); ok {
+		id += "-" + strconv.FormatUint(ticks, 10)
 	}
 	return id
+}
+
+// StartTicks is when a process began, in clock ticks since the kernel did, from its file stat in /proc.
+func StartTicks(path string) (uint64, bool) {
+	stat := ReadTrimmed(path)
+	// The name of the program is in parentheses, and may contain anything.
+	const startTime = 22 - 3 // fields are numbered from 1, and the third follows the name
+	f := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
+	if len(f) <= startTime {
+		return 0, false
+	}
+	ticks, err := strconv.ParseUint(f[startTime], 10, 64)
+	return ticks, err == nil
 }

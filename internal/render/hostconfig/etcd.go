@@ -50,13 +50,20 @@ const (
 // EtcdToken distinguishes the etcd of one cluster from every other one, even from one with the same name and members. It
 // consists of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
 // where it is external. Members with different tokens refuse each other.
-func EtcdToken(cluster, ca string) (string, error) {
+//
+// backup identifies the backup that the etcd is restored from, and is empty for one that begins without data: members that were restored
+// from different backups refuse each other, and so do one that was restored and one that was not.
+func EtcdToken(cluster, ca, backup string) (string, error) {
 	block, _ := pem.Decode([]byte(ca))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return "", errors.New("etcd's cluster token: there is no CA certificate to make it of")
 	}
 	sum := sha256.Sum256(block.Bytes)
-	return cluster + "-" + hex.EncodeToString(sum[:8]), nil
+	token := cluster + "-" + hex.EncodeToString(sum[:8])
+	if backup != "" {
+		token += "-" + backup
+	}
+	return token, nil
 }
 
 // EtcdEndpoints are the client URLs of an external etcd, as its API servers use them.

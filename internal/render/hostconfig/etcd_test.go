@@ -61,18 +61,18 @@ const (
 
 // TestEtcdTokens: clusters of the same name and with the same members have different tokens, because their CAs differ.
 func TestEtcdTokens(t *testing.T) {
-	one, err := EtcdToken("prod", oneCA)
+	one, err := EtcdToken("prod", oneCA, "")
 	if err != nil || one != "prod-039058c6f2c0cb49" { // printf '\\001\\002\\003' | sha256sum
 		t.Errorf("%q, %v", one, err)
 	}
-	if again, err := EtcdToken("prod", "\n"+oneCA+"\n"); err != nil || again != one {
+	if again, err := EtcdToken("prod", "\n"+oneCA+"\n", ""); err != nil || again != one {
 		t.Errorf("white space makes another token: %q, %v", again, err)
 	}
-	if two, err := EtcdToken("prod", twoCA); err != nil || two == one {
+	if two, err := EtcdToken("prod", twoCA, ""); err != nil || two == one {
 		t.Errorf("another CA makes the same token: %q, %v", two, err)
 	}
 	for _, none := range []string{"", "PEM"} {
-		if got, err := EtcdToken("prod", none); err == nil {
+		if got, err := EtcdToken("prod", none, ""); err == nil {
 			t.Errorf("a token without a CA: %q", got)
 		}
 	}

@@ -62,11 +62,13 @@ type Config struct {
 	Facts []*facts.Facts
 	Token string
 	CA    string // PEM
+	// Backup identifies the backup from which a new cluster's etcd is restored; empty for an etcd that begins without data.
+	Backup string
 }
 
 // StackedEtcd is the stacked etcd that is started with these members. It needs the cluster's CA.
 func (c Config) StackedEtcd(members []plan.Member) (hostconfig.EtcdCluster, error) {
-	token, err := hostconfig.EtcdToken(c.Cluster.Metadata.Name, c.CA)
+	token, err := hostconfig.EtcdToken(c.Cluster.Metadata.Name, c.CA, c.Backup)
 	out := hostconfig.EtcdCluster{Token: token}
 	for _, m := range members {
 		out.Members = append(out.Members, hostconfig.EtcdMember(m.Name, m.Address))

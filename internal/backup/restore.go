@@ -1,0 +1,127 @@
+package backup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// Spec is the spec in the backup; nil if the cluster had recorded none.
+func (u Unpacked) Spec() (*spec.Cluster, error) {
+	text, has := u.Parts[SpecPart]
+	if !has {
+		return nil, nil
+	}
+	r, err := spec.ParseRecord(text)
+	if err != nil {
+		return nil, err
+	}
+	return r.Cluster(), nil
+}
+
+// PKI are the files below /etc/kubernetes/pki that all control planes of the cluster share, by name. Keys that the backup does not have are
+// read from keysDir, in which they have the same names; it may be empty. What nobody else keeps must be there. An authority of etcd
+// without its key is left out: all members are new, and get a new one. So are client certificates, which are issued again.
+func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	var missing []string
+	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI) {
+		content, err := u.file(name, keysDir)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case len(content) > 0:
+			out[name] = content
+		case !slices.Contains(facts.EtcdPKI, name):
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		why := fmt.Sprintf("the backup does not have %s", strings.Join(missing, ", "))
+		if slices.Contains(missing, encryption.File) {
+			return nil, fmt.Errorf("%s: its cluster did not encrypt secrets in etcd, and the clusters that Quorate builds cannot read such secrets. Restore it as it was built, with kubeadm and `etcdutl snapshot restore`: docs/backup.md says how to unpack a backup", why)
+		}
+		return nil, fmt.Errorf("%s, and without these keys nothing can be issued that the cluster trusts. If they are kept elsewhere, such as an offline CA key, put them into a directory and name it with --keys", why)
+	}
+	for _, name := range facts.EtcdPKI {
+		if len(out[name]) == 0 {
+			delete(out, facts.EtcdPKI[0])
+			delete(out, facts.EtcdPKI[1])
+		}
+	}
+	if err := checkPairs(prefixed(out)); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func prefixed(pki map[string][]byte) map[string][]byte {
+	out := map[string][]byte{}
+	for name, content := range pki {
+		out[Kubernetes+"pki/"+name] = content
+	}
+	return out
+}
+
+// file is a file of the PKI. The encryption configuration may have been elsewhere on hosts that Quorate did not set up.
+func (u Unpacked) file(name, keysDir string) ([]byte, error) {
+	if name == encryption.File {
+		return u.encryption()
+	}
+	if content := u.Parts[Kubernetes+"pki/"+name]; len(content) > 0 {
+		return content, nil
+	}
+	if keysDir == "" {
+		return nil, nil
+	}
+	content, err := os.ReadFile(filepath.Join(keysDir, name))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	return content, err
+}
+
+func (u Unpacked) encryption() ([]byte, error) {
+	if _, has := u.Parts[PartOf(Manifests[0])]; !has {
+		return u.Parts[Kubernetes+"pki/"+encryption.File], nil
+	}
+	_, keys, err := APIServer(u.Parts)
+	return keys, err
+}
+
+// Networking is what kubeadm's configuration in the backup says about addresses and names that are stored in etcd.
+type Networking struct {
+	PodSubnet     string `json:"podSubnet"`
+	ServiceSubnet string `json:"serviceSubnet"`
+	DNSDomain     string `json:"dnsDomain"`
+}
+
+// Networking reads kubeadm's configuration in the backup; it is empty if there is none.
+func (u Unpacked) Networking() (out Networking, _ error) {
+	text, has := u.Parts[ConfigMaps+"kubeadm-config.json"]
+	if !has {
+		return out, nil
+	}
+	var stored corev1.ConfigMap
+	if err := yaml.Unmarshal(text, &stored); err != nil {
+		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
+	}
+	var config struct {
+		Networking Networking `json:"networking"`
+	}
+	if err := yaml.Unmarshal([]byte(stored.Data["ClusterConfiguration"]), &config); err != nil {
+		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
+	}
+	return config.Networking, nil
+}

@@ -1,0 +1,87 @@
+package certs
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+)
+
+func TestReport(t *testing.T) {
+	f := clustertest.Whole()
+	year := func(name string, left time.Duration) facts.Certificate {
+		end := clustertest.Now.Add(left)
+		return facts.Certificate{Name: name, Issuer: "kubernetes", Begins: end.AddDate(-1, 0, 0), Expires: end, Written: clustertest.Now.Add(-time.Hour)}
+	}
+	const day = 24 * time.Hour
+	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+		k := f.Kubernetes(host)
+		k.EtcdCAKey = true
+		k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Issuer: "kubernetes", Expires: clustertest.Now.AddDate(9, 0, 0)}, year("pki/apiserver.crt", 100*day),
+			year("scheduler.conf", 300*day), year("pki/etcd/peer.crt", 300*day), year(facts.KubeletClient, 300*day)}
+		f.Change(host, func(h *facts.Host) { h.Facts.Time = clustertest.Now })
+	}
+	f.Kubernetes("cp-a").Certificates[3].Expires = clustertest.Now.Add(-time.Hour)
+	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+		f.Kubernetes(host).MissingPKI = []string{"ca.key"}
+	}
+	f.Seen.Hosts["cp-b"].Components[facts.Scheduler] = facts.Component{Answer: clustertest.OK(), Started: clustertest.Now.Add(-2 * time.Hour)}
+	f.Dies("w-b")
+	hooks := []facts.WebhookCertificates{
+		{Kind: "APIService", Name: "v1beta1.metrics.k8s.io", Server: "kube-system/metrics:443", Serving: &facts.Certificate{Expires: clustertest.Now.Add(5*day + time.Hour)}},
+		{Kind: "ValidatingWebhookConfiguration", Name: "policy", Part: "p.example.com", Server: "https://p.example.com", Unknown: "no answer"},
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	r := Of(s, hooks, nil)
+
+	find := func(host, name string) Certificate {
+		i := slices.IndexFunc(r.Certificates, func(c Certificate) bool { return c.Host == host && c.Name == name })
+		if i < 0 {
+			t.Fatalf("%s on %s is missing in %+v", name, host, r.Certificates)
+		}
+		return r.Certificates[i]
+	}
+	if c := find("cp-a", "pki/etcd/peer.crt"); c.DaysLeft != -1 || !c.Due || c.KeyMissing || c.RenewedBy != cluster.ByQuorate || c.File != "/etc/kubernetes/pki/etcd/peer.crt" {
+		t.Errorf("%+v", c)
+	}
+	if c := find("cp-a", "pki/apiserver.crt"); c.DaysLeft != 100 || !c.Due || !c.KeyMissing {
+		t.Errorf("%+v", c)
+	}
+	if c := find("cp-b", "scheduler.conf"); c.Due || !slices.Equal(c.Restarts, []string{facts.Scheduler}) || !slices.Equal(c.Outdated, []string{facts.Scheduler}) {
+		t.Errorf("%+v", c)
+	}
+	if c := find("cp-c", "scheduler.conf"); len(c.Outdated) > 0 {
+		t.Errorf("nobody knows when it was started: %+v", c)
+	}
+	if c := find("cp-a", facts.ClusterCA); !c.CA || c.RenewedBy != cluster.ByOwner {
+		t.Errorf("%+v", c)
+	}
+	if c := find("cp-a", facts.KubeletClient); c.RenewedBy != cluster.ByKubelet || c.File != "/var/lib/kubelet/pki/kubelet-client-current.pem" {
+		t.Errorf("%+v", c)
+	}
+	if !slices.Equal(r.OfflineKeys, []string{facts.ClusterCA}) || r.Unknown["w-b"] == "" || len(r.Unknown) != 1 {
+		t.Errorf("offline %v, unknown %v", r.OfflineKeys, r.Unknown)
+	}
+	if r.Webhooks[0].DaysLeft == nil || *r.Webhooks[0].DaysLeft != 5 || r.Webhooks[1].DaysLeft != nil {
+		t.Errorf("%+v", r.Webhooks)
+	}
+
+	var text bytes.Buffer
+	if err := Text(&text, r); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"cp-a, cp-b, cp-c", "expired on", "the kubelet", "its authority's key is not on the host", "w-b are unknown", "kube-scheduler on cp-b still uses", "unknown: no answer", "An offline CA"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, &text)
+		}
+	}
+	if Of(s, nil, errors.New("no API server answers")).Unknown["webhooks"] != "no API server answers" {
+		t.Error("it does not say why webhooks are unknown")
+	}
+}

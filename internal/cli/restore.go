@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+
+	"quorate.dev/quorate/internal/backup"
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
+)
+
+func (a *app) restore() *cobra.Command {
+	var (
+		identity, replace string
+		yes               bool
+		o                 run.RestoreOptions
+	)
+	cmd := &cobra.Command{
+		Use:   "restore NAME|FILE",
+		Short: "Build the cluster of the spec from a backup, on the same hosts or on others",
+		Long: `Builds the cluster of the spec from a backup: NAME in the store of the spec, or a FILE on this machine. The hosts may be
+those of the backup or others, with other names, addresses, zones, and another endpoint. The ranges of pods and Services, the pod
+network, and the minor release of Kubernetes must be those of the backup.
+
+Everything is checked before any host is changed: the backup is decrypted here, compared with its manifest, and restored into a
+scratch etcd, as quorate backup verify does. Then all members of etcd begin with the snapshot, with a raised revision, and the
+API is freed from what it remembers of hosts that are no longer there.
+
+Everything that was written after the backup is lost. If there is a cluster on the hosts, the restore is refused with exit status
+3 unless you give it up twice: with --replace-cluster NAME, and by typing its name (in scripts, --yes). Its hosts are then
+reset, and its etcd data and keys are kept on them.
+
+If it is interrupted, run it again with the same backup: it then finishes. docs/restoring.md describes every case.`,
+		Example: `  quorate restore --identity backup-identity.txt ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age
+  quorate restore --identity backup-identity.txt --replace-cluster prod prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			if err := knownChecks(o.Ignore); err != nil {
+				return err
+			}
+			c, err := a.cluster(ctx)
+			if err != nil {
+				return err
+			}
+			if replace != "" && replace != c.Metadata.Name {
+				return usageError{fmt.Errorf("--replace-cluster %s: the spec is of the cluster %s; nothing was changed", replace, c.Metadata.Name)}
+			}
+			dir, remove, err := backup.Scratch()
+			if err != nil {
+				return err
+			}
+			defer remove()
+			sink, done := a.progress()
+			e := run.Open(ctx, c, sink)
+			defer e.Close()
+			var out *run.Restored
+			o.Replace, o.Confirm = replace != "", func(w *run.Work) error {
+				if yes {
+					return nil
+				}
+				return a.confirmReplace(w, o.Backup.Manifest)
+			}
+			err = a.readBackup(ctx, args[0], identity, dir, &o, e, sink)
+			if err == nil {
+				var b *bundle.Bundle
+				if b, err = sources.Bundle(ctx, c, sink); err == nil {
+					out, err = e.Restore(ctx, b, o)
+				}
+			}
+			done()
+			if err != nil {
+				return explain(ctx, err)
+			}
+			return a.print(out, func(w io.Writer) error { return printRestored(w, out, time.Now()) })
+		},
+	}
+	identityFlag(cmd, &identity)
+	keysFlag(cmd, &o.KeysDir)
+	cmd.Flags().StringVar(&replace, "replace-cluster", "", "give up the cluster of this name that is on the hosts")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the second confirmation of --replace-cluster")
+	ignoreFlag(cmd, &o.Ignore)
+	return cmd
+}
+
+func keysFlag(cmd *cobra.Command, dir *string) {
+	cmd.Flags().StringVar(dir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
+}
+
+// readBackup reads a backup from a file or, with an engine, from the store, and verifies it. What it decrypts on this machine is in dir.
+func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run.RestoreOptions, e *run.Engine, sink progress.Sink) error {
+	identities, err := identitiesIn(identity)
+	if err != nil {
+		return err
+	}
+	var in io.Reader
+	switch f, ferr := os.Open(name); {
+	case ferr == nil:
+		defer f.Close()
+		in, o.File = f, filepath.Base(name)
+	case e == nil || strings.ContainsRune(name, filepath.Separator):
+		return usageError{fmt.Errorf("reading the backup: %w", ferr)}
+	default:
+		if o.File, in, err = e.OpenBackup(ctx, name); err != nil {
+			return fmt.Errorf("reading the backup %s: %w", name, err)
+		}
+	}
+	return progress.Track(ctx, sink, "", "backup", "verify the backup "+o.File, func(ctx context.Context) error {
+		r, err := backup.Open(in, identities...)
+		if err == nil {
+			defer r.Close()
+			o.Backup, err = backup.Unpack(ctx, r, dir)
+		}
+		if err != nil {
+			return fmt.Errorf("verifying the backup %s: %w; nothing was changed", o.File, err)
+		}
+		return nil
+	})
+}
+
+// confirmReplace shows what is given up and asks for the name of the cluster.
+func (a *app) confirmReplace(w *run.Work, m backup.Manifest) error {
+	var text strings.Builder
+	if err := printPlan(&text, w.Plan); err != nil {
+		return err
+	}
+	fmt.Fprintf(&text, "\nThe cluster on these hosts is reset, and replaced by the backup of %s (etcd at revision %d). Everything that was written since is lost.\n"+
+		"Its etcd data and keys are kept on the hosts, in %s.\n", m.Created.UTC().Format(time.RFC3339), m.Etcd.Revision, facts.KeptDir)
+	return a.typeName(text.String(), w.Plan.Cluster, "replacing the cluster "+w.Plan.Cluster+" needs a second confirmation")
+}
+
+func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
+	fmt.Fprintf(w, "Restored %s in %s from %s, and verified that it matches the spec.\n", r.Cluster, ui.Duration(r.Took), r.File)
+	fmt.Fprintf(w, "The backup was taken %s, %s ago: everything that was written after that is lost.\n", r.Taken.UTC().Format(time.RFC3339), ui.Duration(now.Sub(r.Taken)))
+	fmt.Fprintf(w, "etcd has its %d keys. The revision goes on from %d (%d in the backup): clients that watch list again.\n", r.Keys, r.FirstRevision, r.Revision)
+	for _, line := range r.Repaired {
+		fmt.Fprintf(w, "Repaired: %s.\n", line)
+	}
+	if r.Kept != "" {
+		fmt.Fprintf(w, "Kept: the etcd data and the keys of the cluster before, on its hosts in %s. Remove them when nobody needs them any more.\n", r.Kept)
+	}
+	for _, line := range r.Notes {
+		fmt.Fprintf(w, "Note: %s.\n", strings.TrimSuffix(line, "."))
+	}
+	return nil
+}
+
+// fromBackup reads a backup for a copy of its cluster in a lab, and makes the spec of the lab.
+func (a *app) fromBackup(ctx context.Context, file, identity, dir string, lab spec.LabOptions, o *run.RestoreOptions, sink progress.Sink) (*spec.Cluster, error) {
+	if err := a.readBackup(ctx, file, identity, dir, o, nil, sink); err != nil {
+		return nil, err
+	}
+	before, err := o.Backup.Spec()
+	if err != nil {
+		return nil, err
+	}
+	if before == nil {
+		return nil, errors.New("the backup has no spec, because its cluster had recorded none: restore it with a spec (quorate restore)")
+	}
+	if lab.Version, err = buildable(before.Spec.Kubernetes.Version); err != nil {
+		return nil, err
+	}
+	c := before.ForLab(lab)
+	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
+		return nil, errs
+	}
+	return c, nil
+}
+
+// buildable is a version of Kubernetes that can be built with the minor release of another one.
+func buildable(version string) (string, error) {
+	if slices.Contains(bundle.Versions(), version) {
+		return version, nil
+	}
+	want, err := utilversion.ParseGeneric(version)
+	if err != nil {
+		return "", fmt.Errorf("the backup is of Kubernetes %q: %w", version, err)
+	}
+	for _, v := range bundle.Versions() {
+		if have, err := utilversion.ParseGeneric(v); err == nil && have.Minor() == want.Minor() {
+			return v, nil
+		}
+	}
+	return "", fmt.Errorf("the backup is of Kubernetes %s, and this version of Quorate builds %s: use the version that took it", version, strings.Join(bundle.Versions(), ", "))
+}

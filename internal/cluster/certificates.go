@@ -1,0 +1,293 @@
+package cluster
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// IDs of the rules by which a renewal of certificates is refused.
+const (
+	RuleAuthorityExpired = "authority-expired" // a certificate that an expired authority signs is accepted by nobody
+	RuleAuthorityKey     = "authority-key"     // who renews a certificate has its authority's key
+)
+
+// Certificates that expire within expiresSoon are a warning, and within expiresNow critical. One that was never valid for long is so
+// when a quarter, or an eighth, of its lifetime is left: who renews it does that earlier.
+const (
+	expiresSoon = 30 * 24 * time.Hour
+	expiresNow  = 7 * 24 * time.Hour
+)
+
+// Certificate is one certificate on one host.
+type Certificate struct {
+	Host string
+	facts.Certificate
+}
+
+// Renewer says who renews a certificate.
+type Renewer string
+
+const (
+	// ByQuorate: `quorate certs renew`, and `quorate apply` when less than a third of its lifetime is left.
+	ByQuorate Renewer = "quorate"
+	// ByKubelet: the kubelet that has it.
+	ByKubelet Renewer = "kubelet"
+	// ByApprover: Quorate's approver on that host.
+	ByApprover Renewer = "approver"
+	// ByEtcdHosts: it is renewed on the hosts of an external etcd and copied from there.
+	ByEtcdHosts Renewer = "etcd-hosts"
+	// ByOwner: the user, who brought it. That also holds for authorities.
+	ByOwner Renewer = "owner"
+)
+
+// Renewer says who renews a certificate that is on a host.
+func (s *State) Renewer(c Certificate) Renewer {
+	h, _ := s.present.Host(c.Host)
+	switch {
+	case c.Name == facts.KubeletClient, c.Name == facts.KubeletServer, c.Name == facts.KubeletKubeconfig:
+		return ByKubelet
+	case c.Name == facts.ApproverCertificate:
+		return ByApprover
+	case c.Signer() == "":
+		return ByOwner
+	case c.Name == facts.EtcdClientCertificate && s.Spec.ExistingEtcd():
+		return ByOwner
+	case c.Name == facts.EtcdClientCertificate && s.Spec.ManagedEtcd() && !h.Has(spec.RoleEtcd):
+		return ByEtcdHosts
+	}
+	return ByQuorate
+}
+
+// Certificates are all that were found, the first to expire first.
+func (s *State) Certificates() (out []Certificate) {
+	for _, h := range s.present.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil {
+			for _, c := range f.Kubernetes.Certificates {
+				out = append(out, Certificate{h.Name, c})
+			}
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Certificate) int { return a.Expires.Compare(b.Expires) })
+	return out
+}
+
+// certificateOn finds a certificate on a host.
+func (s *State) certificateOn(host, name string) (facts.Certificate, bool) {
+	f := s.Facts(host)
+	if f == nil {
+		return facts.Certificate{}, false
+	}
+	i := slices.IndexFunc(f.Kubernetes.Certificates, func(c facts.Certificate) bool { return c.Name == name })
+	if i < 0 {
+		return facts.Certificate{}, false
+	}
+	return f.Kubernetes.Certificates[i], true
+}
+
+// Renewable are the certificates on a host that Quorate renews.
+func (s *State) Renewable(host string) (out []facts.Certificate) {
+	f := s.Facts(host)
+	if f == nil {
+		return nil
+	}
+	for _, c := range f.Kubernetes.Certificates {
+		if s.Renewer(Certificate{host, c}) == ByQuorate {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Due says that a certificate on a host that Quorate renews is to be renewed by the next apply: less than a third of its lifetime is
+// left. No certificate outlives its authority, so one that ends together with that is not due.
+func (s *State) Due(host string, c facts.Certificate) bool {
+	left := c.Expires.Sub(s.Seen.Time)
+	ca, known := s.certificateOn(host, c.Signer())
+	if known && !c.Expires.Before(ca.Expires) && left > 0 {
+		return false
+	}
+	return left <= 0 || left < c.Lifetime()/3
+}
+
+// Expired says that a certificate is not valid any more.
+func (s *State) Expired(c facts.Certificate) bool { return !c.Expires.After(s.Seen.Time) }
+
+// MayRenew is why certificates on a host cannot be renewed there; nil if they can.
+func (s *State) MayRenew(host string, all []facts.Certificate) *Refusal {
+	for _, c := range all {
+		if ca, known := s.certificateOn(host, c.Signer()); known && s.Expired(ca) {
+			return s.AuthorityExpired(host, ca)
+		}
+		if !s.HasAuthorityKey(host, c.Signer()) {
+			return &Refusal{Rule: RuleAuthorityKey, Subjects: []string{host},
+				Why: fmt.Sprintf("%s on %s cannot be renewed there: the private key of its authority, /etc/kubernetes/pki/%s, is not on that host", c.Name, host, facts.KeyOf(c.Signer())),
+				Fix: "If the key is kept offline, sign new certificates with it: docs/certificates.md, section \"An offline CA\". If another host has it and this one should too, copy it to this host."}
+		}
+	}
+	return nil
+}
+
+// AuthorityExpired is the refusal of everything that needs an authority whose certificate has expired.
+func (s *State) AuthorityExpired(host string, ca facts.Certificate) *Refusal {
+	return &Refusal{Rule: RuleAuthorityExpired, Subjects: []string{host},
+		Why: fmt.Sprintf("the authority %s on %s %s: nobody accepts what it signs, and its own certificate is in every kubeconfig and on every node", ca.Name, host, Expiry(ca.Expires, s.Seen.Time)),
+		Fix: "Certificates alone cannot be renewed. Replace the authority by hand, as in Kubernetes' documentation (\"Manual Rotation of CA Certificates\"): docs/certificates.md, section \"An authority that has expired\"."}
+}
+
+// HasAuthorityKey says that a host has the private key of an authority.
+func (s *State) HasAuthorityKey(host, authority string) bool {
+	f := s.Facts(host)
+	switch {
+	case f == nil:
+		return false
+	case authority == facts.EtcdCA:
+		return f.Kubernetes.EtcdCAKey
+	}
+	return !slices.Contains(f.Kubernetes.MissingPKI, facts.KeyOf(authority))
+}
+
+// MaySignFor says that the key with which the kubelet's certificates of a node are signed is where the signer is: on the node, if that is a
+// control plane, and otherwise on any control plane.
+func (s *State) MaySignFor(node string) bool {
+	h, _ := s.present.Host(node)
+	if h.Has(spec.RoleControlPlane) {
+		return s.HasAuthorityKey(node, facts.ClusterCA)
+	}
+	return slices.ContainsFunc(s.Spec.HostsWith(spec.RoleControlPlane), func(o spec.Host) bool { return s.HasAuthorityKey(o.Name, facts.ClusterCA) })
+}
+
+// Outdated are the programs of a control plane that were started before the certificate that they read at their start was written.
+// They go on with the former one until they restart.
+func (s *State) Outdated(host string) (out []string) {
+	f := s.Facts(host)
+	if f == nil {
+		return nil
+	}
+	for _, c := range f.Kubernetes.Certificates {
+		for _, program := range c.Programs() {
+			started := s.Seen.Hosts[host].Components[program].Started
+			// The host's own clock tells both times, and also whether the file is from the future.
+			if !started.IsZero() && started.Before(c.Written) && !c.Written.After(f.Time) {
+				out = append(out, program)
+			}
+		}
+	}
+	return out
+}
+
+// IdentityExpired says that the kubelet's client certificate has expired: it cannot renew it itself any more.
+func (s *State) IdentityExpired(host string) bool {
+	c, known := s.certificateOn(host, facts.KubeletClient)
+	if !known {
+		c, known = s.certificateOn(host, facts.KubeletKubeconfig)
+	}
+	return known && s.Expired(c)
+}
+
+// ExpiredOn are the certificates on a host that have expired and that Quorate renews.
+func (s *State) ExpiredOn(host string) []facts.Certificate {
+	return slices.DeleteFunc(s.Renewable(host), func(c facts.Certificate) bool { return !s.Expired(c) })
+}
+
+// certificates reports those that expire soon. Certificates that are renewed in the same way and expire in the same period
+// are one finding.
+func (f *findings) certificates() {
+	type group struct {
+		severity Severity
+		fix      string
+		expired  bool
+	}
+	all := map[group][]Certificate{}
+	var order []group
+	for _, c := range f.Certificates() {
+		left := c.Expires.Sub(f.Seen.Time)
+		soon, now := expiresSoon, expiresNow
+		if life := c.Lifetime(); life > 0 {
+			soon, now = min(soon, life/4), min(now, life/8)
+		}
+		if left >= soon {
+			continue
+		}
+		g := group{Warning, f.renewal(c), left <= 0}
+		if left < now {
+			g.severity = Critical
+		}
+		if all[g] == nil {
+			order = append(order, g)
+		}
+		all[g] = append(all[g], c)
+	}
+	for _, g := range order {
+		first := all[g][0]
+		summary := fmt.Sprintf("certificate %s on %s %s", first.Name, first.Host, Expiry(first.Expires, f.Seen.Time))
+		if n := len(all[g]) - 1; n > 0 {
+			summary += fmt.Sprintf(", and %d more with the same remedy", n)
+		}
+		var hosts []string
+		for _, c := range all[g] {
+			if !slices.Contains(hosts, c.Host) {
+				hosts = append(hosts, c.Host)
+			}
+		}
+		f.add(RuleCertificate, g.severity, summary, g.fix, hosts...)
+	}
+}
+
+// renewal is how a certificate is renewed.
+func (f *findings) renewal(c Certificate) string {
+	switch f.Renewer(c) {
+	case ByKubelet:
+		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) && !f.MaySignFor(c.Host) {
+			return "The kubelet cannot renew an expired certificate, and no host that can be reached and signs for it has the key of its authority, /etc/kubernetes/pki/ca.key. If that is kept offline, put it on a control plane (for one that is itself concerned, on that one), run `quorate apply`, and remove it again."
+		}
+		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) {
+			return "The kubelet cannot renew an expired certificate. Run `quorate apply`: it signs a new one."
+		}
+		return "The kubelet renews it automatically while it reaches the API. If it does not, run `systemctl restart kubelet` there."
+	case ByApprover:
+		return "Quorate's approver renews it automatically while it reaches the API. If it does not, `journalctl -u quorate-approver -n 50` shows why."
+	case ByEtcdHosts:
+		return "Run `quorate certs renew`: it renews it on the etcd hosts and copies it to the control planes."
+	case ByOwner:
+		if c.Name == facts.EtcdClientCertificate {
+			return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then copies it to the control planes."
+		}
+		if c.CA {
+			return "An authority cannot be renewed like other certificates. Replace it before it expires: docs/certificates.md says how."
+		}
+		return "Renew it with the tool that made it."
+	}
+	if r := f.MayRenew(c.Host, []facts.Certificate{c.Certificate}); r != nil {
+		return r.Fix
+	}
+	return "Run `quorate certs renew`. `quorate apply` renews it, too."
+}
+
+// Expiry says in words when something expires.
+func Expiry(t, now time.Time) string {
+	switch left := t.Sub(now); {
+	case left <= 0:
+		return "expired on " + t.Format(time.DateOnly)
+	case left < 48*time.Hour:
+		return fmt.Sprintf("expires in %d %s", int(left.Hours()), plural(int(left.Hours()), "hour", "hours"))
+	default:
+		return fmt.Sprintf("expires in %d days", int(left.Hours()/24))
+	}
+}
+
+// CertificateLifetime is how long new certificates are to be valid: what kubeadm's configuration in the cluster says; 0 if that is not
+// known.
+func (s *State) CertificateLifetime() time.Duration {
+	if s.Seen.API == nil || s.Seen.API.Kubeadm == nil {
+		return 0
+	}
+	return cmp.Or(s.Seen.API.Kubeadm.CertificateLifetime, DefaultCertificateLifetime)
+}
+
+// DefaultCertificateLifetime is kubeadm's default.
+const DefaultCertificateLifetime = 365 * 24 * time.Hour

@@ -1,0 +1,107 @@
+package cluster
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+// RuleUnfinishedRestore lets nothing but the same restore go on with hosts on which a restore began.
+const RuleUnfinishedRestore = "unfinished-restore"
+
+// WithoutPast is an observation without what the API says while a cluster is being restored and was not complete yet. Until then, the API
+// speaks of the cluster that the backup was taken of: of hosts that may not exist, or that must not be touched, of another spec and another
+// endpoint. So the cluster is one that is being built, whose API does not answer yet.
+func WithoutPast(seen *facts.Observation) *facts.Observation {
+	restoring := false
+	for _, h := range seen.Hosts {
+		if h.Facts == nil {
+			continue
+		}
+		if h.Facts.Kubernetes.Established {
+			return seen
+		}
+		r := h.Facts.Kubernetes.Restore
+		restoring = restoring || r != nil && !r.Complete
+	}
+	if !restoring {
+		return seen
+	}
+	out := *seen
+	out.API, out.APIError, out.LastRecord, out.LastRemoved = nil, "the cluster is being restored, and the API shows what the backup has", "", ""
+	return &out
+}
+
+// Rebuilt is an observation of hosts that were observed before the restore of their cluster had come to its end. By now, the API speaks of
+// the restored cluster, so that nothing is left out any more (see WithoutPast).
+func Rebuilt(seen *facts.Observation) *facts.Observation {
+	out := *seen
+	out.Hosts = maps.Clone(seen.Hosts)
+	for name, h := range seen.Hosts {
+		if h.Facts == nil || h.Facts.Kubernetes.Restore == nil {
+			continue
+		}
+		f := *h.Facts
+		f.Kubernetes.Restore = nil
+		h.Facts = &f
+		out.Hosts[name] = h
+	}
+	return &out
+}
+
+// Restores are the marks of restores that began and did not end, with the hosts that have them.
+func (s *State) Restores() (marks []facts.Restore, on []string) {
+	for _, name := range slices.Sorted(maps.Keys(s.Seen.Hosts)) {
+		f := s.Facts(name)
+		if f == nil || f.Kubernetes.Restore == nil || f.Kubernetes.Restore.Complete {
+			continue
+		}
+		on = append(on, name)
+		if r := *f.Kubernetes.Restore; !slices.ContainsFunc(marks, func(o facts.Restore) bool { return o.Backup == r.Backup }) {
+			marks = append(marks, r)
+		}
+	}
+	return marks, on
+}
+
+// RestoreBegun is the mark of an unfinished restore of a backup; nil if no host has one.
+func (s *State) RestoreBegun(backup string) *facts.Restore {
+	marks, _ := s.Restores()
+	i := slices.IndexFunc(marks, func(r facts.Restore) bool { return r.Backup == backup })
+	if i < 0 {
+		return nil
+	}
+	return &marks[i]
+}
+
+// UnfinishedRestore refuses everything but the restore that began on hosts of the spec, with the backup of the given ID or, if it is
+// empty, with none; nil if there is nothing to finish. What is on such hosts is a part of the cluster in the backup, and not a cluster.
+func (s *State) UnfinishedRestore(backup string) *Refusal {
+	marks, on := s.Restores()
+	marks = slices.DeleteFunc(marks, func(r facts.Restore) bool { return backup != "" && r.Backup == backup })
+	if len(marks) == 0 {
+		return nil
+	}
+	r := marks[0]
+	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: on, Why: unfinishedRestore(r, on), Fix: fixUnfinishedRestore(r)}
+}
+
+func unfinishedRestore(r facts.Restore, on []string) string {
+	return fmt.Sprintf("a restore from the backup %s (taken %s) began on %s and did not end", r.File, r.Taken.UTC().Format(time.RFC3339), List(on))
+}
+
+func fixUnfinishedRestore(r facts.Restore) string {
+	return "Finish it: run `quorate restore` with that backup again. Or start over: `quorate reset --all`."
+}
+
+// restores reports hosts on which a restore did not end. That is no difference from the spec: a restore ends only when the cluster has
+// been verified to match it, and apply is refused until then.
+func (f *findings) restores() {
+	marks, on := f.Restores()
+	for _, r := range marks {
+		f.add(RuleUnfinishedRestore, Warning, unfinishedRestore(r, on), fixUnfinishedRestore(r), on...)
+	}
+}

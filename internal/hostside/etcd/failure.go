@@ -1,0 +1,147 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+const (
+	clientAddress = "127.0.0.1:2379"
+	// listenTimeout is how long a member on the same host may take to accept a connection.
+	listenTimeout = 500 * time.Millisecond
+	// tailBytes of a log are read. A panic of etcd, with its stacks, is shorter.
+	tailBytes = 256 << 10
+	// saidLimit keeps what a member said readable.
+	saidLimit = 300
+
+	podLogs = "/var/log/pods/kube-system_etcd-*/etcd/*.log"
+)
+
+// causes are what etcd (3.5 to 3.7), raft, and bbolt say when they end because of their data. The order counts: a full disk damages
+// nothing, whatever else is said because of it.
+var causes = []struct {
+	cause facts.EtcdCause
+	words []string
+}{
+	{facts.EtcdDiskFull, []string{"no space left on device", "disk quota exceeded"}},
+	{facts.EtcdRemoved, []string{"the member has been permanently removed from the cluster"}},
+	{facts.EtcdForgot, []string{"Was the raft log corrupted, truncated, or lost?", "wal: snapshot not found", "wal: snapshot mismatch"}},
+	{facts.EtcdDamaged, []string{
+		"failed to read WAL, cannot be repaired", "failed to repair WAL", "failed to open WAL", "walpb: crc mismatch", "wal: crc mismatch", "wal: file not found", "wal: slice bounds out of range",
+		"snap: crc mismatch", "failed to recover v3 backend from snapshot", "failed to unmarshal mvccpb.KeyValue",
+		"failed to open database", "invalid database", "invalid freelist page", "invalid page", "unexpected page type", "checksum error",
+		"found data inconsistency with peers",
+	}},
+}
+
+// serves is what a member says when its data was read.
+const serves = "ready to serve client requests"
+
+// endings are the marks of lines with which a program ends.
+var endings = []string{`"level":"fatal"`, `"level":"panic"`, "panic: ", "permanently removed", "found data inconsistency"}
+
+// failureOf finds in the log of a member how it ended. It is nil if the member said after that that it serves, or if it ended for
+// a reason that says nothing about its data.
+func failureOf(log []byte) (out *facts.EtcdFailure) {
+	for line := range strings.Lines(string(log)) {
+		if strings.Contains(line, serves) {
+			out = nil
+			continue
+		}
+		if !slices.ContainsFunc(endings, func(mark string) bool { return strings.Contains(line, mark) }) {
+			continue
+		}
+		for _, c := range causes {
+			if slices.ContainsFunc(c.words, func(words string) bool { return strings.Contains(line, words) }) {
+				out = &facts.EtcdFailure{Cause: c.cause, Said: shortened(line)}
+				break
+			}
+		}
+	}
+	return out
+}
+
+// shortened is a line of a log without what the container runtime puts before it.
+func shortened(line string) string {
+	line = strings.TrimSpace(line)
+	for _, stream := range []string{" stderr F ", " stdout F "} {
+		if _, rest, found := strings.Cut(line, stream); found {
+			line = rest
+		}
+	}
+	if r := []rune(line); len(r) > saidLimit {
+		line = string(r[:saidLimit]) + "…"
+	}
+	return line
+}
+
+// Failure is how the member on this host ended, in its own words. It is nil while the member accepts connections, on a host without
+// one, and if nothing is known.
+func (m Member) Failure(ctx context.Context) *facts.EtcdFailure {
+	if m.Root == "" && !m.HasData() {
+		return nil
+	}
+	if m.Root == "" {
+		nc, err := (&net.Dialer{Timeout: listenTimeout}).DialContext(ctx, "tcp", clientAddress)
+		if err == nil {
+			nc.Close()
+			return nil
+		}
+	}
+	if m.Root == "" && system.Exists(hostconfig.EtcdEnvFile) {
+		out, err := system.Output(ctx, "journalctl", "--unit", hostconfig.EtcdUnit, "--lines", "400", "--no-pager", "--output", "cat")
+		if err != nil {
+			return nil
+		}
+		return failureOf(out)
+	}
+	return failureOf(m.podLog())
+}
+
+// podLog is the end of the log of a stacked member, over its last two starts: the last one may have said nothing yet.
+func (m Member) podLog() []byte {
+	files, _ := filepath.Glob(m.path(podLogs))
+	modified := func(path string) time.Time {
+		info, err := os.Stat(path)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	slices.SortFunc(files, func(a, b string) int { return modified(a).Compare(modified(b)) })
+	const starts = 2
+	var out [][]byte
+	for _, path := range files[max(0, len(files)-starts):] {
+		out = append(out, tail(path))
+	}
+	return bytes.Join(out, []byte("\n"))
+}
+
+func tail(path string) []byte {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil && info.Size() > tailBytes {
+		if _, err := f.Seek(-tailBytes, io.SeekEnd); err != nil {
+			return nil
+		}
+	}
+	out, err := io.ReadAll(io.LimitReader(f, tailBytes))
+	if err != nil {
+		return nil
+	}
+	return out
+}

@@ -1,0 +1,270 @@
+package kubeadm
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
+)
+
+// kubeadm's own renewal writes a certificate and its key in place, one after the other. While it does, and for good if it is killed
+// in between, the two do not belong together, and a program that reads them refuses connections. So a certificate is signed here, for
+// the key that it has, and its file is replaced in one moment. A kubeconfig is a single file, so it gets a new key. Names, usages,
+// and places are those of the former certificate: kubeadm goes on managing them.
+
+// RenewRequest names certificates of this host as facts.Certificate does.
+type RenewRequest struct {
+	Names []string
+	// Lifetime is how long the new ones are valid. If it is 0, that is as long as the former ones were, and a year for those that were
+	// made for less than shortest.
+	Lifetime time.Duration
+	// Await says that the programs that serve with them must present the new ones before the operation returns, as far as they run.
+	Await bool
+}
+
+// shortest is the shortest lifetime that somebody may have chosen for a cluster. Shorter ones are those of a test or a mistake.
+const shortest = 24 * time.Hour
+
+// reloadPatience is how long a program may take to read a certificate again. API servers look once a minute if they missed a change.
+const reloadPatience = 3 * time.Minute
+
+// RenewCertificates signs new certificates with the authorities whose keys are on this host, expired ones as well. No
+// program restarts.
+var RenewCertificates = host.DefineChange("kubeadm.renew-certificates", func(ctx context.Context, in RenewRequest) (struct{}, error) {
+	if err := renewCertificates(kubernetesDir, in, time.Now()); err != nil {
+		return struct{}{}, err
+	}
+	for name, port := range map[string]string{"pki/apiserver.crt": "6443", "pki/etcd/server.crt": "2379"} {
+		if !in.Await || !slices.Contains(in.Names, name) {
+			continue
+		}
+		what := "reading " + name + " again, in the program that listens on port " + port
+		err := within(ctx, reloadPatience, what, func(ctx context.Context) error {
+			return presents(ctx, "127.0.0.1:"+port, filepath.Join(kubernetesDir, name))
+		})
+		if err != nil {
+			return struct{}{}, err
+		}
+	}
+	return struct{}{}, nil
+})
+
+func renewCertificates(dir string, in RenewRequest, now time.Time) error {
+	authorities := map[string]tls.Certificate{}
+	for _, name := range in.Names {
+		authority := facts.Certificate{Name: name}.Signer()
+		if authority == "" {
+			return fmt.Errorf("the certificate %s is not one that kubeadm makes", name)
+		}
+		if _, read := authorities[authority]; read {
+			continue
+		}
+		ca, err := readAuthority(dir, authority, now)
+		if err != nil {
+			return err
+		}
+		authorities[authority] = ca
+	}
+	for _, name := range in.Names {
+		renew := renewPair
+		if strings.HasSuffix(name, ".conf") {
+			renew = renewKubeconfig
+		}
+		if err := renew(filepath.Join(dir, name), authorities[facts.Certificate{Name: name}.Signer()], in.Lifetime, now); err != nil {
+			return fmt.Errorf("renewing %s: %w", filepath.Join(dir, name), err)
+		}
+	}
+	return nil
+}
+
+// readAuthority reads an authority that can sign.
+func readAuthority(dir, certificate string, now time.Time) (tls.Certificate, error) {
+	ca, err := tls.LoadX509KeyPair(filepath.Join(dir, certificate), filepath.Join(dir, "pki", facts.KeyOf(certificate)))
+	if err != nil {
+		return ca, fmt.Errorf("reading the authority %s: %w", certificate, err)
+	}
+	if !now.Before(ca.Leaf.NotAfter) {
+		return ca, fmt.Errorf("the authority %s expired on %s: nobody accepts what it signs", certificate, ca.Leaf.NotAfter.Format(time.DateOnly))
+	}
+	return ca, nil
+}
+
+// renewPair signs a certificate again for the key in the file next to it.
+func renewPair(path string, ca tls.Certificate, lifetime time.Duration, now time.Time) error {
+	pair, err := tls.LoadX509KeyPair(path, strings.TrimSuffix(path, ".crt")+".key")
+	if err != nil {
+		return err
+	}
+	signed, err := signAgain(pair.Leaf, pair.PrivateKey.(crypto.Signer).Public(), ca, lifetime, now)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, signed, 0o644)
+}
+
+// renewKubeconfig gives the current user of a kubeconfig a new key and a certificate for it.
+func renewKubeconfig(path string, ca tls.Certificate, lifetime time.Duration, now time.Time) error {
+	config, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return err
+	}
+	current := config.Contexts[config.CurrentContext]
+	if current == nil || config.AuthInfos[current.AuthInfo] == nil || len(config.AuthInfos[current.AuthInfo].ClientCertificateData) == 0 {
+		return errors.New("it holds no certificate of its current user")
+	}
+	user := config.AuthInfos[current.AuthInfo]
+	pair, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData)
+	if err != nil {
+		return err
+	}
+	key, err := likewise(pair.PrivateKey)
+	if err != nil {
+		return err
+	}
+	if user.ClientCertificateData, err = signAgain(pair.Leaf, key.Public(), ca, lifetime, now); err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	user.ClientKeyData = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	content, err := clientcmd.Write(*config)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, content, 0o600)
+}
+
+// likewise generates a key of the same kind.
+func likewise(key any) (crypto.Signer, error) {
+	switch k := key.(type) {
+	case *ecdsa.PrivateKey:
+		return ecdsa.GenerateKey(k.Curve, rand.Reader)
+	case *rsa.PrivateKey:
+		return rsa.GenerateKey(rand.Reader, k.N.BitLen())
+	}
+	return nil, fmt.Errorf("it has a key of an unknown kind, %T", key)
+}
+
+// signAgain signs a certificate with the names and usages of a former one. It does not outlive its authority.
+func signAgain(former *x509.Certificate, public crypto.PublicKey, ca tls.Certificate, lifetime time.Duration, now time.Time) ([]byte, error) {
+	if lifetime == 0 {
+		if lifetime = former.NotAfter.Sub(former.NotBefore); lifetime < shortest {
+			lifetime = kubeletLifetime
+		}
+	}
+	template := &x509.Certificate{Subject: former.Subject, DNSNames: former.DNSNames, IPAddresses: former.IPAddresses, URIs: former.URIs, EmailAddresses: former.EmailAddresses,
+		KeyUsage: former.KeyUsage, ExtKeyUsage: former.ExtKeyUsage, BasicConstraintsValid: true, NotBefore: now.Add(-backdated), NotAfter: now.Add(lifetime)}
+	if template.NotAfter.After(ca.Leaf.NotAfter) {
+		template.NotAfter = ca.Leaf.NotAfter
+	}
+	var err error
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.Leaf, public, ca.PrivateKey.(crypto.Signer))
+	if err != nil {
+		return nil, fmt.Errorf("signing: %w", err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
+// presents returns an error unless the server at an address presents the certificate in a file. A server that does not run reads the
+// file when it starts.
+func presents(ctx context.Context, address, path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	want, _ := pem.Decode(content)
+	if want == nil {
+		return fmt.Errorf("%s holds no certificate", path)
+	}
+	var have []byte
+	config := &tls.Config{InsecureSkipVerify: true, VerifyConnection: func(s tls.ConnectionState) error { //nolint:gosec // only to compare what it presents
+		have = s.PeerCertificates[0].Raw
+		return nil
+	}}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	nc, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: config}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		nc.Close()
+	}
+	switch {
+	case have == nil && errors.Is(err, syscall.ECONNREFUSED):
+		return nil
+	case have == nil && err != nil:
+		return err
+	case !bytes.Equal(have, want.Bytes):
+		return errors.New("it still presents the former certificate")
+	}
+	return nil
+}
+
+// RestartRequest names static pods of a control plane.
+type RestartRequest struct {
+	Pods []string
+	// Await says that the new containers must work before the operation returns.
+	Await bool
+}
+
+// healthPorts are where the programs of a control plane answer on the loopback address.
+var healthPorts = map[string]string{facts.ControllerManager: "10257", facts.Scheduler: "10259"}
+
+// RestartPrograms ends the containers of static pods; the kubelet starts them again. They then read their kubeconfigs.
+var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx context.Context, in RestartRequest) (struct{}, error) {
+	for _, pod := range in.Pods {
+		before, err := containerd.IDs(ctx, pod)
+		if err != nil {
+			return struct{}{}, err
+		}
+		grace := stopGrace
+		if pod == facts.APIServer {
+			grace = apiStopGrace
+		}
+		if err := containerd.Stop(ctx, before, grace); err != nil {
+			return struct{}{}, err
+		}
+		if !in.Await {
+			continue
+		}
+		err = within(ctx, stopPatience, "restarting "+pod, func(ctx context.Context) error {
+			now, err := containerd.IDs(ctx, pod)
+			switch {
+			case err != nil:
+				return err
+			case len(now) == 0 || slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }):
+				return errors.New("the kubelet has not started it again yet")
+			}
+			return healthy(ctx, "https://127.0.0.1:"+healthPorts[pod]+"/healthz")
+		})
+		if err != nil {
+			return struct{}{}, fmt.Errorf("%w: see /var/log/pods/kube-system_%s-*", err, pod)
+		}
+	}
+	return struct{}{}, nil
+})

@@ -1,0 +1,148 @@
+// Package repairs is the host's part of repairs: the journal of what was tried here and how it ended, and what is done only by repairs.
+package repairs
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/host"
+)
+
+// JournalFile remembers what was tried on a host. It is where the host's other state is, so that it survives a restart, and so that
+// whoever repairs next (another machine, another control plane) finds it.
+const JournalFile = "/var/lib/quorate/repairs.json"
+
+const (
+	// kept is for how long attempts are remembered, and keptMost how many of them.
+	kept     = 7 * 24 * time.Hour
+	keptMost = 200
+	// window is the time in which attempts are limited.
+	window = time.Hour
+	// firstPause is the pause after the first attempt within the window. Each further attempt doubles it.
+	firstPause = 30 * time.Second
+)
+
+// Attempt is one repair that was tried.
+type Attempt struct {
+	Repair  string    `json:"repair"`
+	Problem string    `json:"problem"`
+	By      string    `json:"by"` // who did it
+	Began   time.Time `json:"began"`
+	Ended   time.Time `json:"ended,omitzero"`
+	// Error is why it failed. It is empty if it succeeded, or did not end.
+	Error string `json:"error,omitempty"`
+}
+
+// Begin asks for an attempt.
+type Begin struct {
+	Attempt
+	// AnHour is how many attempts are allowed in an hour.
+	AnHour int `json:"anHour"`
+	// Ask only asks, and notes nothing.
+	Ask bool `json:"ask,omitempty"`
+}
+
+// Decision says whether an attempt may be made.
+type Decision struct {
+	// Wait is for how long it may not. Tried is how often it was tried within an hour, and Last why the last attempt failed.
+	Wait  time.Duration `json:"waitNanoseconds"`
+	Tried int           `json:"tried"`
+	Last  string        `json:"last,omitempty"`
+}
+
+// BeginAttempt notes an attempt before it is made, unless there were too many, or one a moment ago.
+var BeginAttempt = host.Define("repairs.begin", func(_ context.Context, in Begin) (Decision, error) {
+	return journal{JournalFile}.begin(in, time.Now())
+})
+
+// EndAttempt notes how the last attempt of a repair ended.
+var EndAttempt = host.Define("repairs.end", func(_ context.Context, in Attempt) (struct{}, error) {
+	return struct{}{}, journal{JournalFile}.end(in, time.Now())
+})
+
+type journal struct{ path string }
+
+func (j journal) read() (out []Attempt, _ error) {
+	text, err := os.ReadFile(j.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return []Attempt{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	// A journal that cannot be read limits nothing any more, and must not keep a cluster from being repaired.
+	if json.Unmarshal(text, &out) != nil {
+		return []Attempt{}, nil
+	}
+	return out, nil
+}
+
+func (j journal) write(all []Attempt, now time.Time) error {
+	for len(all) > 0 && (len(all) > keptMost || now.Sub(all[0].Began) > kept) {
+		all = all[1:]
+	}
+	text, err := json.MarshalIndent(all, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Dir(j.path), 0o755); err != nil {
+		return err
+	}
+	return durable.WriteFile(j.path, text, 0o600)
+}
+
+func (j journal) begin(in Begin, now time.Time) (Decision, error) {
+	all, err := j.read()
+	if err != nil {
+		return Decision{}, err
+	}
+	d := decide(all, in.Repair, in.AnHour, now)
+	if d.Wait > 0 || in.Ask {
+		return d, nil
+	}
+	in.Began, in.Ended, in.Error = now.UTC(), time.Time{}, ""
+	return d, j.write(append(all, in.Attempt), now)
+}
+
+// decide says how long an attempt has to wait. Attempts that the clock puts into the future do not count.
+func decide(all []Attempt, repair string, anHour int, now time.Time) (d Decision) {
+	var recent []Attempt
+	for _, a := range all {
+		if ago := now.Sub(a.Began); a.Repair == repair && ago >= 0 && ago < window {
+			recent = append(recent, a)
+		}
+	}
+	d.Tried = len(recent)
+	if d.Tried == 0 {
+		return d
+	}
+	last := recent[len(recent)-1]
+	d.Last = last.Error
+	pause := firstPause << (d.Tried - 1)
+	d.Wait = max(0, pause-now.Sub(last.Began))
+	if d.Tried >= anHour {
+		d.Wait = max(d.Wait, window-now.Sub(recent[d.Tried-anHour].Began))
+	}
+	return d
+}
+
+func (j journal) end(in Attempt, now time.Time) error {
+	all, err := j.read()
+	if err != nil {
+		return err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Repair == in.Repair && all[i].Ended.IsZero() {
+			all[i].Ended, all[i].Error = now.UTC(), in.Error
+			return j.write(all, now)
+		}
+	}
+	return fmt.Errorf("noting how the repair %s ended: it did not begin here", in.Repair)
+}

@@ -1,0 +1,80 @@
+package repairs
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
+
+// TestAttemptsBackOff: pauses double, and after so many attempts in an hour there are no more.
+func TestAttemptsBackOff(t *testing.T) {
+	j := journal{filepath.Join(t.TempDir(), "quorate", "repairs.json")}
+	begin := func(repair string, at time.Duration) Decision {
+		t.Helper()
+		d, err := j.begin(Begin{Attempt: Attempt{Repair: repair, Problem: "p", By: "me"}, AnHour: 3}, noon.Add(at))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for _, step := range []struct {
+		at, wait time.Duration
+		tried    int
+	}{
+		{0, 0, 0},
+		{10 * time.Second, 20 * time.Second, 1},
+		{30 * time.Second, 0, 1},
+		{40 * time.Second, 50 * time.Second, 2},
+		{90 * time.Second, 0, 2},
+		{10 * time.Minute, 50 * time.Minute, 3}, // until the first one is an hour ago
+		{time.Hour, 0, 2},
+		{-time.Minute, 0, 0}, // the clock was set back: nothing is known
+	} {
+		if d := begin("units", step.at); d.Wait != step.wait || d.Tried != step.tried {
+			t.Errorf("at %s: %+v, want to wait %s after %d", step.at, d, step.wait, step.tried)
+		}
+	}
+	if d := begin("manifest", 0); d.Wait != 0 {
+		t.Errorf("another repair waits: %+v", d)
+	}
+}
+
+// TestTheJournalSays why an attempt failed, and survives being cut short or damaged.
+func TestTheJournal(t *testing.T) {
+	j := journal{filepath.Join(t.TempDir(), "repairs.json")}
+	in := Begin{Attempt: Attempt{Repair: "units"}, AnHour: 3}
+	if _, err := j.begin(in, noon); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.end(Attempt{Repair: "units", Error: "no"}, noon.Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if j.end(Attempt{Repair: "units"}, noon) == nil || j.end(Attempt{Repair: "other"}, noon) == nil {
+		t.Error("what did not begin cannot end")
+	}
+	in.Ask = true
+	for range 3 { // asking changes nothing
+		if d, err := j.begin(in, noon.Add(2*time.Second)); err != nil || d.Tried != 1 || d.Last != "no" {
+			t.Errorf("%+v, %v", d, err)
+		}
+	}
+	in.Ask = false
+	for i := range keptMost + 50 {
+		in.AnHour = 1 << 20
+		if _, err := j.begin(in, noon.Add(time.Duration(i+1)*2*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := j.read(); err != nil || len(all) > keptMost || noon.Add((keptMost+50)*2*time.Hour).Sub(all[0].Began) > kept {
+		t.Errorf("%d attempts are kept, %v", len(all), err)
+	}
+	if err := os.WriteFile(j.path, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := j.begin(in, noon); err != nil || d.Wait != 0 {
+		t.Errorf("%+v, %v", d, err)
+	}
+}

@@ -1,0 +1,367 @@
+package plan
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// repairFixture is a cluster in which nothing is wrong, and which recorded its spec.
+func repairFixture(external bool) clustertest.Fixture {
+	f := clustertest.Whole()
+	if external {
+		f.External()
+	}
+	for _, h := range f.Spec.Spec.Hosts {
+		f.Configured(h)
+		seen := f.Seen.Hosts[h.Name].Facts
+		for key, file := range map[string]facts.File{"": hostconfig.Hosts(f.Spec).Files[0]} {
+			_ = key
+			seen.Files[file.Key()] = file.Sum()
+		}
+		if seen.Units == nil {
+			seen.Units = map[string]string{}
+		}
+		for u := range seen.Enabled {
+			seen.Units[u] = "active"
+		}
+		if h.IsNode() {
+			for i, n := range f.Seen.API.Nodes {
+				if n.Name == h.Name {
+					s := (&builder{State: cluster.Evaluate(f.Spec, f.Seen), c: f.Spec}).labelStep(h, "")
+					f.Seen.API.Nodes[i].Labels, f.Seen.API.Nodes[i].Taints = s.Labels, s.Taints
+				}
+			}
+			if external && h.Has(spec.RoleControlPlane) {
+				k := f.Kubernetes(h.Name)
+				k.EtcdClient, k.EtcdCA = "client", "CA"
+			}
+		}
+		if h.Has(spec.RoleLoadBalancer) {
+			for _, o := range f.Spec.BalancerHosts() {
+				if o.Name != h.Name {
+					f.Seen.Hosts[h.Name].Balancer.Peers = append(f.Seen.Hosts[h.Name].Balancer.Peers, o.Address)
+				}
+			}
+		}
+	}
+	f.Record()
+	return f
+}
+
+// repairsOf are the repairs of a fixture, as name/host of those that are done and with "refused " before those that are not.
+func repairsOf(t *testing.T, f clustertest.Fixture) (keys []string, all []Repair) {
+	t.Helper()
+	all, _, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range all {
+		key := r.Name + "/" + r.Host
+		if r.Refused != nil {
+			key = "refused " + key
+			if r.Plan != nil {
+				t.Errorf("%s has a plan", key)
+			}
+		} else {
+			checkOrder(t, r.Plan)
+		}
+		same := slices.IndexFunc(all, func(o Repair) bool { return o.Key() == r.Key() })
+		if r.Problem == "" || r.Looks < 2 || r.AnHour < 1 || &all[same] != &all[i] {
+			t.Errorf("%+v", r)
+		}
+		keys = append(keys, key)
+	}
+	return keys, all
+}
+
+func fails(m *facts.EtcdMember, problem string) {
+	m.Healthy, m.Problem, m.Leader = false, problem, false
+}
+
+// TestRepairs breaks one thing after another, and compares what is repaired.
+func TestRepairs(t *testing.T) {
+	for name, tc := range map[string]struct {
+		external bool
+		breaks   func(clustertest.Fixture)
+		want     []string
+	}{
+		"nothing":                          {false, func(clustertest.Fixture) {}, nil},
+		"nothing, with an etcd of its own": {true, func(clustertest.Fixture) {}, nil},
+		"a missing manifest": {false, func(f clustertest.Fixture) {
+			k := f.Kubernetes("cp-b")
+			k.Manifests = slices.DeleteFunc(k.Manifests, func(p string) bool { return p == facts.Scheduler })
+		}, []string{"manifest/cp-b"}},
+		"a manifest that was set aside": {false, func(f clustertest.Fixture) {
+			k := f.Kubernetes("cp-b")
+			k.Manifests, k.Withdrawn = k.Manifests[:3], []string{facts.Scheduler}
+		}, []string{"stopped/cp-b"}},
+		"a manifest that was set aside for a maintenance": {false, func(f clustertest.Fixture) {
+			k := f.Kubernetes("cp-b")
+			k.Manifests, k.Withdrawn = k.Manifests[:3], []string{facts.Scheduler}
+			f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+		}, nil},
+		"a stopped unit":  {false, func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive" }, []string{"units/w-a"}},
+		"a disabled unit": {false, func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Enabled["kubelet.service"] = "disabled" }, []string{"units/w-a"}},
+		"a stopped member": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"] = "failed"
+		}, []string{"units/etcd-c"}},
+		"a member that hangs": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "no answer within 2s")
+			f.Seen.Etcd[2].ClusterID = ""
+		}, []string{"hung/etcd-c"}},
+		"a member without a leader waits for others": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "it has no leader")
+		}, nil},
+		"no client certificate for etcd": {true, func(f clustertest.Fixture) {
+			for _, h := range f.Spec.EtcdHosts() {
+				k := f.Kubernetes(h.Name)
+				k.EtcdClient, k.EtcdCA = "client", "CA"
+			}
+			f.Kubernetes("cp-b").EtcdClient = ""
+		}, []string{"etcd-client/cp-b"}},
+		"a load balancer that is stopped": {false, func(f clustertest.Fixture) {
+			f.Seen.Hosts["lb-b"].Facts.Units["haproxy.service"] = "inactive"
+			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })
+		}, []string{"load-balancer/lb-b"}},
+		"a load balancer that hangs": {false, func(f clustertest.Fixture) {
+			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })
+			f.Component("lb-b", facts.HAProxy, clustertest.Problem("no answer"))
+		}, []string{"hung/lb-b"}},
+		"both load balancers hang": {false, func(f clustertest.Fixture) {
+			for _, lb := range []string{"lb-a", "lb-b"} {
+				f.Change(lb, func(h *facts.Host) { h.Balancer.Healthy = false })
+				f.Component(lb, facts.HAProxy, clustertest.Problem("no answer"))
+			}
+			f.AnswerEndpoint(clustertest.Problem("no answer"))
+		}, []string{"hung/lb-a", "hung/lb-b"}},
+		"an agent that does not work": {false, func(f clustertest.Fixture) { f.Component("w-a", facts.Flannel, clustertest.Problem("no route")) }, []string{"agent/w-a"}},
+		"both agents of a node": {false, func(f clustertest.Fixture) {
+			f.Component("w-a", facts.Flannel, clustertest.Problem("no route"))
+			f.Component("w-a", facts.KubeProxy, clustertest.Problem("no rules"))
+		}, []string{"agent/w-a", "agent/w-a"}},
+		"unknown is not broken": {false, func(f clustertest.Fixture) { f.Component("w-a", facts.Flannel, clustertest.Unknown("busy")) }, nil},
+		"a dead host":           {false, func(f clustertest.Fixture) { f.Dies("cp-c") }, nil},
+		"a host in maintenance": {false, func(f clustertest.Fixture) {
+			f.Seen.API.Maintenance = map[string]facts.Maintenance{"w-a": {Ready: true}}
+			f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive"
+		}, nil},
+		"a host that is yet to join": {false, func(f clustertest.Fixture) {
+			h := spec.Host{Name: "w-z", Zone: "a", Address: "10.0.0.99", Roles: []string{spec.RoleWorker}}
+			f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, h)
+			f.Seen.Hosts["w-z"] = facts.Host{Facts: &facts.Facts{}}
+		}, nil},
+		"an edit is not applied": {false, func(f clustertest.Fixture) {
+			f.Spec.Spec.LoadBalancer.MaxConnections = 2000
+			f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "inactive"
+			delete(f.Seen.Hosts["cp-a"].Facts.Files, "/etc/modules-load.d/quorate.conf")
+		}, []string{"units/cp-a", "load-balancer/lb-b"}},
+		"another version of Quorate": {false, func(f clustertest.Fixture) {
+			f.Seen.Hosts["cp-a"].Facts.Self = facts.OtherCopy
+			f.Seen.Hosts["cp-a"].Facts.Files["/etc/modules-load.d/quorate.conf"] = "other"
+		}, nil},
+		"a file that was changed": {false, func(f clustertest.Fixture) {
+			f.Seen.Hosts["cp-a"].Facts.Files["/etc/modules-load.d/quorate.conf"] = "other"
+		}, []string{"units/cp-a"}},
+		"a damaged member": {false, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+		}, []string{"etcd-data/cp-c"}},
+		"a damaged member while another one is down": {false, func(f clustertest.Fixture) {
+			f.Dies("cp-b")
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+		}, nil},
+		"a full disk damages nothing": {false, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDiskFull, Said: "no space left on device"}
+		}, nil},
+		"a full disk with old snapshots": {false, func(f clustertest.Fixture) {
+			f.Kubernetes("cp-c").Removable = 1 << 30
+			f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 20
+		}, []string{"disk/cp-c"}},
+		"a control plane without a member": {false, func(f clustertest.Fixture) {
+			f.Seen.Etcd = f.Seen.Etcd[:2]
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdRemoved}
+		}, []string{"etcd-rejoin/cp-c"}},
+		"an interrupted rejoin": {false, func(f clustertest.Fixture) {
+			f.Seen.Etcd[2].Learner = true
+		}, []string{"etcd-rejoin/cp-c"}},
+		"no space": {false, func(f clustertest.Fixture) {
+			for i := range f.Seen.Etcd {
+				m := &f.Seen.Etcd[i]
+				m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm NOSPACE", []string{"NOSPACE"}, []string{"NOSPACE"}
+			}
+		}, []string{"etcd-space/"}},
+		"an alarm of nobody": {false, func(f clustertest.Fixture) {
+			for i := range f.Seen.Etcd {
+				m := &f.Seen.Etcd[i]
+				m.Healthy, m.Problem, m.Alarms = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}
+			}
+		}, []string{"etcd-alarm/"}},
+		"a drained control plane": {false, func(f clustertest.Fixture) {
+			f.Change("lb-a", func(h *facts.Host) { h.Balancer.Backends[1].Drained = true })
+		}, []string{"drained/cp-b"}},
+		"an expired identity": {false, func(f clustertest.Fixture) {
+			f.Kubernetes("w-a").Certificates = []facts.Certificate{{Name: "kubelet-client", Expires: clustertest.Now.AddDate(0, 0, -1)}}
+		}, []string{"kubelet-identity/w-a"}},
+		"CoreDNS on one node":  {false, func(f clustertest.Fixture) { f.Seen.API.DNSSpread = false }, []string{"dns/"}},
+		"a label that is gone": {false, func(f clustertest.Fixture) { delete(f.Seen.API.Nodes[3].Labels, ZoneLabel) }, []string{"labels/w-a"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := repairFixture(tc.external)
+			tc.breaks(f)
+			if got, all := repairsOf(t, f); !slices.Equal(got, tc.want) {
+				t.Errorf("got %q, want %q: %+v", got, tc.want, all)
+			}
+		})
+	}
+}
+
+// TestAnUntrustedMemberIsReplaced: it leaves etcd before its data is set aside, and joins with an empty directory.
+func TestAnUntrustedMemberIsReplaced(t *testing.T) {
+	for name, tc := range map[string]struct {
+		external bool
+		breaks   func(clustertest.Fixture)
+		host     string
+		want     []Kind
+	}{
+		"stopped": {false, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit"}
+			f.Change("cp-c", func(h *facts.Host) { h.APIServer = new(clustertest.Problem("etcd")) })
+		}, "cp-c", []Kind{StopPrograms, RemoveMember, SetAsideEtcd, RejoinEtcd, Mark, StartPrograms}},
+		"running, and the leader": {false, func(f clustertest.Fixture) {
+			for i, hash := range []uint32{1, 2, 1} {
+				f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Hash: hash}
+			}
+		}, "cp-b", []Kind{MoveLeadership, LeavePools, StopPrograms, RemoveMember, SetAsideEtcd, RejoinEtcd, Mark, StartPrograms, JoinPools}},
+		"with the alarm": {true, func(f clustertest.Fixture) {
+			m := &f.Seen.Etcd[2]
+			m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}, []string{"CORRUPT"}
+		}, "etcd-c", []Kind{RemoveMember, EndAlarms, SetAsideEtcd, JoinEtcd, Mark}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := repairFixture(tc.external)
+			tc.breaks(f)
+			keys, all := repairsOf(t, f)
+			if len(all) != 1 || keys[0] != "etcd-data/"+tc.host {
+				t.Fatalf("got %q: %+v", keys, all)
+			}
+			var got []Kind
+			for i, s := range all[0].Plan.Steps {
+				got = append(got, s.Kind)
+				if i > 0 && len(s.Needs) == 0 {
+					t.Errorf("%s waits for nothing", s.ID)
+				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestMembersAreDefragmentedOneByOne, the leader last.
+func TestMembersAreDefragmentedOneByOne(t *testing.T) {
+	f := repairFixture(false)
+	f.Seen.Etcd[0].Problem, f.Seen.Etcd[0].Healthy = "it has raised the alarm NOSPACE", false
+	f.Seen.Etcd[0].Alarms, f.Seen.Etcd[0].Raised = []string{"NOSPACE"}, []string{"NOSPACE"}
+	_, all := repairsOf(t, f)
+	if len(all) != 1 || all[0].Refused != nil {
+		t.Fatalf("%+v", all)
+	}
+	var got []string
+	for _, s := range all[0].Plan.Steps {
+		got = append(got, string(s.Kind)+" "+s.Host)
+	}
+	if want := []string{"compact-etcd ", "defragment-etcd cp-a", "defragment-etcd cp-c", "defragment-etcd cp-b", "end-alarms "}; !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+	// With one member down, none of the others can be spared.
+	f.Dies("cp-c")
+	_, all = repairsOf(t, f)
+	if len(all) != 1 || all[0].Refused == nil || all[0].Refused.Rule != cluster.RuleEnough {
+		t.Errorf("%+v", all)
+	}
+}
+
+// TestNothingIsRepairedThatIsNoCluster of Quorate's.
+func TestNothingIsRepairedThatIsNoCluster(t *testing.T) {
+	for name, breaks := range map[string]func(clustertest.Fixture){
+		"empty":   func(f clustertest.Fixture) { f.Empty() },
+		"foreign": func(f clustertest.Fixture) { f.Marks(false) },
+		"unknown": func(f clustertest.Fixture) { f.Silent(); f.Marks(false); f.Dies("cp-a", "cp-b", "cp-c") },
+		"no host": func(f clustertest.Fixture) { f.Silent(); f.Dies(cluster.Names(f.Spec.Spec.Hosts)...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := repairFixture(false)
+			breaks(f)
+			all, _, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{})
+			var r *cluster.Refusal
+			if !errors.As(err, &r) || len(all) > 0 {
+				t.Errorf("%v, %+v", err, all)
+			}
+		})
+	}
+}
+
+// TestRepairsChangeNoVersion and no setting, whatever is broken: a step of such a kind is in no repair.
+func TestRepairsChangeNoVersion(t *testing.T) {
+	f := repairFixture(false)
+	f.Spec.Spec.Kubernetes.Version = "v1.38.0"
+	f.Spec.Spec.Failover.Profile = spec.ProfileStandard
+	f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive"
+	f.Kubernetes("cp-b").Manifests = f.Kubernetes("cp-b").Manifests[1:]
+	_, all := repairsOf(t, f)
+	for _, r := range all {
+		for _, s := range r.Plan.Steps {
+			if s.Change != nil && (s.Change.Kubernetes != "" || s.Change.Etcd != "") || slices.Contains([]Kind{UpgradeControlPlane, UpgradeNode, SwitchPrograms, StoreSettings, RecordSpec}, s.Kind) {
+				t.Errorf("%s: %s", r.Key(), s.ID)
+			}
+		}
+	}
+	_, notes, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{})
+	if err != nil || !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, "the spec was edited") }) {
+		t.Errorf("%q, %v", notes, err)
+	}
+}
+
+// TestDocumentationHasTheRepairs: the table in docs/repair.md is the one in the code. UPDATE_DOCS=1 writes it.
+func TestDocumentationHasTheRepairs(t *testing.T) {
+	const file, begin, end = "../../docs/repair.md", "<!-- repairs -->\n", "<!-- /repairs -->"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, _ := strings.Cut(string(text), begin)
+	_, after, found := strings.Cut(rest, end)
+	if !found {
+		t.Fatalf("%s has no table of repairs", file)
+	}
+	var table strings.Builder
+	table.WriteString("| repair | what is broken | what is done | observations that must agree | attempts in an hour |\n|---|---|---|---|---|\n")
+	for _, r := range Repaired() {
+		table.WriteString("| `" + r[0] + "` | " + strings.Join(r[1:], " | ") + " |\n")
+	}
+	want := before + begin + table.String() + end + after
+	if want == string(text) {
+		return
+	}
+	if os.Getenv("UPDATE_DOCS") == "" {
+		t.Fatalf("the table in %s is not the code's; UPDATE_DOCS=1 go test ./internal/plan writes it", file)
+	}
+	if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,428 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/repairs"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	// confirmEach is the time between the observations that must agree before anything is repaired.
+	confirmEach = 2 * time.Second
+	// gonePatience is how long what was repaired may take until it is seen to work.
+	gonePatience = 3 * time.Minute
+	// mostLooks is how many observations may be made until something is repaired.
+	mostLooks = 20
+	// mostRepairs ends a run in which one repair leads to the next for ever.
+	mostRepairs = 50
+	// noteTimeout is how long notes about a repair may take: in the journal of a host, and as events.
+	noteTimeout = 10 * time.Second
+)
+
+// Outcome is how one repair ended.
+type Outcome string
+
+// What can become of a repair.
+const (
+	Repaired      Outcome = "repaired" // and seen to work
+	RepairFailed  Outcome = "failed"
+	RepairRefused Outcome = "refused" // it would be unsafe now
+	RepairLimited Outcome = "limited" // it was tried too often, or a moment ago
+	RepairPlanned Outcome = "planned" // by a run that changes nothing
+)
+
+// Mended is one repair and what became of it.
+type Mended struct {
+	plan.Repair
+	Outcome Outcome `json:"outcome"`
+	// Steps are what was done, or what would be.
+	Steps []string `json:"steps,omitempty"`
+	// Detail is why it was not done, or why it failed.
+	Detail string    `json:"detail,omitempty"`
+	Began  time.Time `json:"began,omitzero"`
+	// Seconds is how long it took until it was seen to work.
+	Seconds float64 `json:"seconds,omitempty"`
+	// Next is when it may be tried again, if it was tried too often.
+	Next time.Time `json:"next,omitzero"`
+}
+
+func (m Mended) String() string {
+	where := ""
+	if m.Host != "" {
+		where = " on " + m.Host
+	}
+	text := fmt.Sprintf("%s: %s%s: %s", m.Outcome, m.Name, where, m.Problem)
+	if len(m.Steps) > 0 {
+		text += " (" + strings.Join(m.Steps, "; ") + ")"
+	}
+	if m.Detail != "" {
+		text += ": " + m.Detail
+	}
+	return text
+}
+
+// RepairReport is everything that a run of repairs did, and did not do.
+type RepairReport struct {
+	Cluster string   `json:"cluster"`
+	Repairs []Mended `json:"repairs"`
+	Notes   []string `json:"notes,omitempty"`
+	// Left is what is wrong afterwards, and Margins how many failures the cluster survives.
+	Left    []cluster.Finding `json:"left"`
+	Margins quorum.Margins    `json:"margins"`
+}
+
+// Has says that a repair had the outcome.
+func (r *RepairReport) Has(o Outcome) bool {
+	return slices.ContainsFunc(r.Repairs, func(m Mended) bool { return m.Outcome == o })
+}
+
+// RepairOptions are how a run repairs.
+type RepairOptions struct {
+	// DryRun only says what would be done.
+	DryRun bool
+	// Compare has the members of etcd hash their data, which slows them down for a moment.
+	Compare bool
+	// Tell is called with each repair as it ends; nil if nobody wants to know.
+	Tell func(Mended)
+}
+
+// Repair repairs what is broken, one thing at a time: what several observations in a row agree on, what the safety rules allow, and
+// what was not tried too often. Each repair is noted on its host before it is made, and counts as done when it was seen to work.
+func (e *Engine) Repair(ctx context.Context, o RepairOptions) (*RepairReport, error) {
+	if !o.DryRun {
+		if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
+			return nil, err
+		}
+	}
+	m := &mending{Engine: e, options: o, report: &RepairReport{Cluster: e.Cluster.Metadata.Name, Repairs: []Mended{}, Left: []cluster.Finding{}}, seen: map[string]int{}, tried: map[string]bool{}, compare: o.Compare}
+	err := m.run(ctx)
+	if m.state != nil {
+		for _, f := range m.state.Findings() {
+			if f.Severity != cluster.Info {
+				m.report.Left = append(m.report.Left, f)
+			}
+		}
+		m.report.Margins = m.state.Margins()
+	}
+	return m.report, err
+}
+
+// mending is one run of repairs.
+type mending struct {
+	*Engine
+	options RepairOptions
+	report  *RepairReport
+
+	state *cluster.State // of the last observation
+	work  *Work
+	// seen counts in how many observations in a row each repair was due, and tried are those that this run is done with.
+	seen  map[string]int
+	tried map[string]bool
+	// compare says that the data of etcd's members is to be compared; hashes are the last results.
+	compare bool
+	hashes  map[string]facts.EtcdHash
+}
+
+func (m *mending) run(ctx context.Context) error {
+	for range mostRepairs {
+		due, err := m.confirmed(ctx)
+		if err != nil || len(due) == 0 {
+			return err
+		}
+		if m.options.DryRun {
+			for _, r := range due {
+				m.tell(proposed(r))
+			}
+			return nil
+		}
+		r := due[0]
+		m.tried[r.Key()] = true
+		m.tell(m.mend(ctx, r))
+		clear(m.seen)
+		// A member that was replaced has other data than before, and another one may be wrong as well.
+		m.compare = m.options.Compare && joinsEtcd(r)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return fmt.Errorf("one repair leads to the next: %d were made, and more are due; `quorate status` shows what is wrong", mostRepairs)
+}
+
+func proposed(r plan.Repair) Mended {
+	if r.Refused != nil {
+		return Mended{Repair: r, Outcome: RepairRefused, Detail: r.Refused.Error()}
+	}
+	return Mended{Repair: r, Outcome: RepairPlanned, Steps: titles(r.Plan)}
+}
+
+func titles(p *plan.Plan) (out []string) {
+	for _, s := range p.Steps {
+		title := s.Title
+		if s.Host != "" {
+			title += " on " + s.Host
+		}
+		out = append(out, title)
+	}
+	return out
+}
+
+func (m *mending) tell(x Mended) {
+	m.report.Repairs = append(m.report.Repairs, x)
+	if m.options.Tell != nil {
+		m.options.Tell(x)
+	}
+}
+
+// confirmed observes until enough observations in a row agree on what is to be repaired, or on that nothing is.
+func (m *mending) confirmed(ctx context.Context) ([]plan.Repair, error) {
+	for looks := 1; ; looks++ {
+		due, err := m.look(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now := map[string]bool{}
+		var ready []plan.Repair
+		waits := false
+		for _, r := range due {
+			if m.tried[r.Key()] {
+				continue
+			}
+			now[r.Key()] = true
+			if m.seen[r.Key()]++; m.seen[r.Key()] >= r.Looks {
+				ready = append(ready, r)
+			} else {
+				waits = true
+			}
+		}
+		for key := range m.seen {
+			if !now[key] {
+				delete(m.seen, key)
+			}
+		}
+		// What was confirmed is repaired immediately, unless something more urgent may be confirmed soon. Something that comes and goes
+		// keeps nothing else waiting.
+		urgent := len(ready) > 0 && ready[0].Key() == due[first(due, m.tried)].Key()
+		if !waits || urgent && !m.options.DryRun || looks >= mostLooks {
+			return ready, nil
+		}
+		if err := pause(ctx, confirmEach); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// first is the most urgent repair that was not tried.
+func first(due []plan.Repair, tried map[string]bool) int {
+	return slices.IndexFunc(due, func(r plan.Repair) bool { return !tried[r.Key()] })
+}
+
+// look observes once, and finds what is broken.
+func (m *mending) look(ctx context.Context) ([]plan.Repair, error) {
+	m.state = m.State(ctx)
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if m.compare {
+		m.hashes = m.Hashes(ctx, m.state)
+		m.compare = false
+	}
+	if m.hashes != nil {
+		etcd.AddHashes(m.state.Seen.Etcd, m.hashes)
+		// A difference is looked at again each time: it must not be that of one moment.
+		m.compare = slices.ContainsFunc(m.state.Findings(), func(f cluster.Finding) bool { return f.Rule == cluster.RuleEtcdData }) && differ(m.hashes)
+	}
+	w, described, err := m.known(m.state)
+	if err != nil {
+		return nil, err
+	}
+	m.work = w
+	due, notes, err := plan.Repairs(m.state, described)
+	m.report.Notes = notes
+	return due, err
+}
+
+func differ(hashes map[string]facts.EtcdHash) bool {
+	one := map[facts.EtcdHash]bool{}
+	for _, h := range hashes {
+		one[h] = true
+	}
+	return len(one) > 1
+}
+
+// Hashes has the members of etcd that work hash their data at one revision. A single member, or an etcd that is not ours, is not asked.
+func (e *Engine) Hashes(ctx context.Context, s *cluster.State) map[string]facts.EtcdHash {
+	var members []etcd.Member
+	for _, h := range s.Present().EtcdHosts() {
+		conn, err := e.Conns.Get(h.Name)
+		if m, has := s.Member(h.Name); has && err == nil && s.Facts(h.Name) != nil && m.Started && m.Unknown == "" && !m.Learner {
+			members = append(members, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379"})
+		}
+	}
+	const pair = 2
+	if len(members) < pair || s.Spec.ExistingEtcd() {
+		return map[string]facts.EtcdHash{}
+	}
+	return etcd.Hashes(ctx, members)
+}
+
+// known is the bundle that the hosts run, if this machine has it. Without it, programs and images are left as they are.
+func (e *Engine) known(s *cluster.State) (*Work, plan.Bundle, error) {
+	w := &Work{State: s}
+	b, err := bundle.Open(bundle.DefaultDir(e.Cluster.Spec.Kubernetes.Version))
+	if err != nil {
+		return w, plan.Bundle{}, nil //nolint:nilerr // it is not here, and repairs do without
+	}
+	for _, h := range e.Cluster.Spec.Hosts {
+		if f := s.Facts(h.Name); f != nil && f.Binaries != "" && f.Binaries != b.Digest() {
+			return w, plan.Bundle{}, nil // a host runs another one: that is an upgrade, and no repair
+		}
+	}
+	described, manifests, err := Describe(e.Cluster, b)
+	if err != nil {
+		return w, plan.Bundle{}, nil //nolint:nilerr // the same
+	}
+	w.bundle, w.manifests = b, manifests
+	return w, described, nil
+}
+
+// mend makes one repair.
+func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
+	out := proposed(r)
+	if out.Outcome == RepairRefused {
+		m.announce(ctx, out)
+		return out
+	}
+	out.Began = time.Now().UTC()
+	homes := m.journals(r)
+	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
+	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
+	if limited, wait := m.mayTry(ctx, homes, attempt, freesDisk(r)); limited != "" {
+		out.Outcome, out.Detail, out.Next = RepairLimited, limited, time.Now().Add(wait).UTC()
+		return out
+	}
+	m.work.Plan = r.Plan
+	err := m.work.sound(ctx)
+	if err == nil {
+		err = m.execute(ctx, r.Plan, m.work)
+	}
+	if err == nil {
+		err = m.gone(ctx, r)
+	}
+	out.Seconds = time.Since(out.Began).Seconds()
+	if out.Outcome = Repaired; err != nil {
+		out.Outcome, out.Detail = RepairFailed, err.Error()
+		if refused, ok := errors.AsType[*cluster.Refusal](err); ok {
+			out.Outcome, out.Refused = RepairRefused, refused
+		}
+	}
+	m.note(ctx, homes, repairs.Attempt{Repair: name, Error: out.Detail})
+	m.announce(ctx, out)
+	return out
+}
+
+// journals are the hosts on which a repair is noted: its own, or all that have to do with etcd.
+func (m *mending) journals(r plan.Repair) []string {
+	if r.Host != "" {
+		return []string{r.Host}
+	}
+	var out []string
+	for _, h := range m.Cluster.Spec.Hosts {
+		if (h.Has(spec.RoleControlPlane) || h.Has(spec.RoleEtcd)) && m.state.Reachable(h.Name) {
+			out = append(out, h.Name)
+		}
+	}
+	return out
+}
+
+// freesDisk says that a repair only removes what is not needed. On a disk that is full, it cannot be noted before it is made, and there is
+// nothing to limit: what was removed is not found again.
+func freesDisk(r plan.Repair) bool {
+	return !slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind != plan.FreeDisk })
+}
+
+// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long. One that need not be noted is made although
+// that fails.
+func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) (string, time.Duration) {
+	for _, ask := range []bool{true, false} {
+		in.Ask = ask
+		for _, h := range hosts {
+			c, err := m.Conns.Get(h)
+			var d repairs.Decision
+			if err == nil {
+				d, err = repairs.BeginAttempt.On(ctx, c, in)
+			}
+			switch {
+			case err != nil && optional:
+			case err != nil:
+				return "it could not be noted, and what is not noted is not limited: " + err.Error(), 0
+			case d.Wait > 0:
+				text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
+				if d.Last != "" {
+					text += "; the last one failed: " + d.Last
+				}
+				return text, d.Wait
+			}
+		}
+	}
+	return "", 0
+}
+
+// note notes how an attempt ended, even if the run is being interrupted. A note that cannot be made is not missed: the attempt counts.
+func (m *mending) note(ctx context.Context, hosts []string, in repairs.Attempt) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
+	defer cancel()
+	for _, h := range hosts {
+		if c, err := m.Conns.Get(h); err == nil {
+			if _, err := repairs.EndAttempt.On(ctx, c, in); err != nil {
+				m.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, Host: h, ID: h + "/journal", Title: "note the repair", Detail: err.Error()})
+			}
+		}
+	}
+}
+
+// gone waits until what was repaired is not found any more.
+func (m *mending) gone(ctx context.Context, r plan.Repair) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, gonePatience, fmt.Errorf("not within %s", gonePatience))
+	defer cancel()
+	// What was compared with the member that was replaced says nothing about the new one.
+	m.hashes = nil
+	for {
+		due, err := m.look(ctx)
+		i := slices.IndexFunc(due, func(o plan.Repair) bool { return o.Key() == r.Key() })
+		switch {
+		case err == nil && i < 0 && joinsEtcd(r) && !m.serves(r.Host):
+			err = errors.New("it was done, and the API server on " + r.Host + " does not serve yet")
+		case err == nil && i < 0:
+			return nil
+		case err == nil:
+			err = errors.New("it was done, and the problem is still there: " + due[i].Problem)
+		}
+		if e := pause(ctx, confirmEach); e != nil {
+			return fmt.Errorf("%w (%w)", err, e)
+		}
+	}
+}
+
+// serves says that the API server of a host is ready, where it has one.
+func (m *mending) serves(host string) bool {
+	h, _ := m.Cluster.Host(host)
+	return !h.Has(spec.RoleControlPlane) || m.state.APIServer(host).OK
+}
+
+// joinsEtcd says that a member of etcd is replaced.
+func joinsEtcd(r plan.Repair) bool {
+	return r.Plan != nil && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.JoinEtcd || s.Kind == plan.RejoinEtcd })
+}

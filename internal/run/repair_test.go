@@ -1,0 +1,84 @@
+package run
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/plan"
+)
+
+// TestAMemberThatWentBack is remembered, although it catches up within a moment. A restart is no step back.
+func TestAMemberThatWentBack(t *testing.T) {
+	var m memory
+	at := func(terms ...uint64) []facts.EtcdMember {
+		out := []facts.EtcdMember{{ID: "a", RaftTerm: terms[0]}, {ID: "b", RaftTerm: terms[1]}, {ID: "c"}}
+		m.recall(out)
+		return out
+	}
+	for i, step := range []struct {
+		terms []uint64
+		back  bool
+	}{{[]uint64{3, 3}, false}, {[]uint64{4, 4}, false}, {[]uint64{4, 0}, false}, {[]uint64{4, 4}, false}, {[]uint64{4, 3}, true}, {[]uint64{4, 4}, true}} {
+		out := at(step.terms...)
+		if out[0].WentBack != "" || out[2].WentBack != "" || (out[1].WentBack != "") != step.back {
+			t.Errorf("%d: %+v", i, out)
+		}
+	}
+}
+
+// TestWhatIsRefusedIsNews only when its reason changes; what can be repaired always is.
+func TestNews(t *testing.T) {
+	var told []Mended
+	w := Watcher{told: map[string]string{}, until: map[string]time.Time{}, Tell: func(m Mended) { told = append(told, m) }}
+	no := plan.Repair{Name: "units", Host: "cp-a", Refused: &cluster.Refusal{Rule: "x", Why: "two are down", Fix: "wait"}}
+	yes := plan.Repair{Name: "manifest", Host: "cp-b"}
+	if n := w.news([]plan.Repair{no, yes}); n != 2 {
+		t.Errorf("%d", n)
+	}
+	w.tell(proposed(no))
+	w.tell(proposed(no))
+	if n := w.news([]plan.Repair{no}); n != 0 || len(told) != 1 {
+		t.Errorf("%d, told %v", n, told)
+	}
+	other := no
+	other.Refused = &cluster.Refusal{Rule: "x", Why: "three are down", Fix: "wait"}
+	if n := w.news([]plan.Repair{other}); n != 1 {
+		t.Errorf("%d", n)
+	}
+	w.forget(nil)
+	if n := w.news([]plan.Repair{no}); n != 1 {
+		t.Errorf("%d after it was gone", n)
+	}
+	for range 3 {
+		w.tell(Mended{Repair: yes, Outcome: RepairLimited, Detail: time.Now().String(), Next: time.Now().Add(time.Hour)})
+	}
+	if n := w.news([]plan.Repair{yes}); n != 0 {
+		t.Error("a repair is due that may not be tried")
+	}
+	if len(told) != 2 {
+		t.Errorf("told %v", told)
+	}
+}
+
+// TestEvents are about nodes where there is one, short enough, and say what was done.
+func TestEvents(t *testing.T) {
+	f := clustertest.Whole()
+	f.External()
+	for host, want := range map[string]string{"w-a": "Node w-a", "etcd-a": "ConfigMap quorate", "": "ConfigMap quorate"} {
+		e := eventOf(Mended{Repair: plan.Repair{Name: "units", Host: host, Problem: strings.Repeat("x", 2000)}, Outcome: Repaired}, f.Spec, time.Now())
+		if got := e.InvolvedObject.Kind + " " + e.InvolvedObject.Name; got != want || e.Type != corev1.EventTypeNormal || e.Reason != "Repaired" || len(e.Message) > 1024 || e.Namespace == "" {
+			t.Errorf("%s: %+v", got, e)
+		}
+	}
+	e := eventOf(Mended{Repair: plan.Repair{Name: "units"}, Outcome: RepairFailed, Detail: errors.New("no").Error()}, f.Spec, time.Now())
+	if e.Type != corev1.EventTypeWarning || e.Reason != "RepairFailed" {
+		t.Errorf("%+v", e)
+	}
+}

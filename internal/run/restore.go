@@ -1,0 +1,330 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	utilversion "k8s.io/apimachinery/pkg/util/version"
+
+	"quorate.dev/quorate/internal/backup"
+	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/snapshot"
+	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/step"
+)
+
+// RuleFitsBackup wants the spec of a restore to be one that the content of the backup can run with.
+const RuleFitsBackup = "fits-backup"
+
+// RestoreOptions say what is restored, and what the caller allows.
+type RestoreOptions struct {
+	// Backup was verified, and File is what it is called.
+	Backup backup.Unpacked
+	File   string
+	// KeysDir has keys that the backup does not have, such as that of an offline CA; empty if there are none.
+	KeysDir string
+	// Ignore are the IDs of preflight checks whose findings do not stop the run.
+	Ignore []string
+	// Replace is whether a cluster on the hosts may be reset. Confirm is called before that with the plan of the reset; an error ends the
+	// run.
+	Replace bool
+	Confirm func(*Work) error
+	// Lab says that the hosts are those of a lab that copies the cluster: it may have another name and another source of its pod network,
+	// and the hosts in the backup are not contacted.
+	Lab bool
+}
+
+// Restored is what a restore did.
+type Restored struct {
+	Cluster string `json:"cluster"`
+	File    string `json:"backup"`
+	// Taken is when the backup was taken: everything that was written later is lost.
+	Taken time.Time `json:"taken"`
+	// Revision is that of etcd in the backup, and FirstRevision the one before which clients that watch must list again.
+	Revision      int64 `json:"revision"`
+	FirstRevision int64 `json:"firstRevision"`
+	Keys          int64 `json:"keys"`
+	// Repaired is what the API had of hosts that are no longer there, and Notes are what somebody has to look at.
+	Repaired []string `json:"repaired"`
+	Notes    []string `json:"notes"`
+	// Kept is where each host of a cluster that was replaced has the etcd data and the keys of that cluster; empty if none was replaced.
+	Kept string        `json:"kept,omitempty"`
+	Took time.Duration `json:"tookNanoseconds"`
+}
+
+// Restore builds the cluster of the spec from a backup. It changes nothing before everything was checked. A run that was interrupted is
+// finished by the same call with the same backup.
+func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
+	begin, m := time.Now(), o.Backup.Manifest
+	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, Keys: m.Etcd.Keys}
+	defer func() {
+		if err != nil && out.Kept != "" {
+			err = fmt.Errorf("the cluster before was reset, and its etcd data and keys are kept on its hosts in %s; the restore did not end: %w", out.Kept, err)
+		}
+	}()
+	described, manifests, err := Describe(e.Cluster, b)
+	if err != nil {
+		return nil, err
+	}
+	before, err := o.Backup.Spec()
+	if err != nil {
+		return nil, err
+	}
+	if err := Fits(e.Cluster, described.Etcd, o, before); err != nil {
+		return nil, err
+	}
+	pki, err := o.Backup.PKI(o.KeysDir)
+	if err != nil {
+		return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: err.Error(), Fix: "Nothing was changed. docs/restoring.md says what a restore needs."}
+	}
+	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
+	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), Revision: m.Etcd.Revision}
+	decide := func(s *cluster.State) (*plan.Plan, error) {
+		from.Bump = snapshot.BumpAt(begin, m.Created)
+		if begun := s.RestoreBegun(from.Backup); begun != nil {
+			from.Bump = begun.Bump // a member may have been restored with it
+		}
+		r.Bump, out.FirstRevision = from.Bump, m.Etcd.Revision+from.Bump
+		return plan.Restore(s, described, from, r.PKI.CA())
+	}
+	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
+		return nil, err
+	}
+	w, err := e.decide(ctx, decide)
+	if Replaceable(err) && o.Replace {
+		if err := whole(ctx, b); err != nil { // before anything is given up
+			return nil, err
+		}
+		if out.Kept, err = e.replace(ctx, o); err != nil {
+			return nil, err
+		}
+		w, err = e.decide(ctx, decide)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if elsewhere := e.runsElsewhere(ctx, w.State, before, r.PKI.CA(), o.Lab); len(elsewhere) > 0 {
+		why := fmt.Sprintf("the cluster that the backup was taken of still runs: its API answers on %s, which is not in the spec", strings.Join(elsewhere, ", "))
+		if !o.Replace {
+			return nil, &cluster.Refusal{Rule: plan.RuleNoClusterThere, Subjects: elsewhere, Why: why,
+				Fix: "Stop it first: reset its hosts with their own spec (`quorate reset --all`), or power them off. Two clusters with the same keys would both accept clients. To restore it all the same, add `--replace-cluster " + e.Cluster.Metadata.Name + "`. Nothing was changed."}
+		}
+		out.Notes = append(out.Notes, why+". Stop it: clients and kubelets that know its addresses still use it")
+	}
+	e.restoration = r
+	defer func() { e.restoration = nil }()
+	// The first pass builds the cluster. If an earlier run was interrupted late, the next ones end what it had begun.
+	for pass := 1; ; pass++ {
+		w.bundle, w.manifests = b, manifests
+		if err := e.Check(ctx, w, o.Ignore); err != nil {
+			return nil, err
+		}
+		if err := w.sound(ctx); err != nil {
+			return nil, err
+		}
+		if err := e.execute(ctx, w.Plan, w); err != nil {
+			return nil, err
+		}
+		if marks, _ := e.State(ctx).Restores(); len(marks) == 0 {
+			break
+		} else if pass == passes {
+			return nil, errors.New("the restore did not end: run the same command again")
+		}
+		if w, err = e.decide(ctx, decide); err != nil {
+			return nil, err
+		}
+	}
+	if err := e.settle(ctx, b); err != nil {
+		return nil, err
+	}
+	e.tidy(ctx)
+	out.Repaired, out.Notes = append([]string{}, r.Repaired()...), append(append([]string{}, out.Notes...), r.Notes()...)
+	out.Notes = append(out.Notes, leftHosts(before, e.Cluster, o.Lab)...)
+	out.Took = time.Since(begin)
+	return out, nil
+}
+
+// Restored says that the hosts have the cluster that was restored from a backup, and that the restore ended.
+func (e *Engine) Restored(ctx context.Context, m backup.Manifest) bool {
+	return plan.Restored(e.State(ctx), m.ID())
+}
+
+// passes bounds how often a plan is made in one run of a restore.
+const passes = 3
+
+// settle makes the restored cluster match its spec in what its first build does not look at, such as labels that the backup has.
+func (e *Engine) settle(ctx context.Context, b *bundle.Bundle) error {
+	for pass := 1; ; pass++ {
+		w, err := e.Plan(ctx, b)
+		if err != nil {
+			return err
+		}
+		if w.Plan.Empty() {
+			return nil
+		}
+		if pass == passes {
+			return errors.New("the restored cluster works, and something is left to do: run `quorate apply`")
+		}
+		if err := e.execute(ctx, w.Plan, w); err != nil {
+			return err
+		}
+	}
+}
+
+// Replaceable says that a restore was refused because of a cluster on its hosts that can be given up.
+func Replaceable(err error) bool {
+	r, refused := errors.AsType[*cluster.Refusal](err)
+	return refused && slices.Contains([]string{plan.RuleNoClusterThere, plan.RuleBackupsCA, cluster.RuleUnfinishedRestore}, r.Rule)
+}
+
+// replace resets the hosts of a cluster that is given up, and keeps what it had stored. It returns where, also if it failed after it had
+// begun. The hosts are reached anew: a reset removes Quorate from them, too.
+func (e *Engine) replace(ctx context.Context, o RestoreOptions) (kept string, _ error) {
+	w, err := e.decide(ctx, plan.ResetAll)
+	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {
+		if err := e.takeLeases(ctx, slices.Concat(more.Departing, more.Removed)); err != nil {
+			return "", err
+		}
+		w, err = e.decide(ctx, plan.ResetAll)
+	}
+	if err != nil {
+		return "", err
+	}
+	if why := w.State.Unreachable(); len(why) > 0 {
+		return "", &cluster.Refusal{Rule: plan.RuleAllHosts, Why: "some hosts cannot be reached: " + strings.Join(slices.Sorted(maps.Keys(why)), ", "), Fix: "Bring them up. Nothing was changed."}
+	}
+	name := e.Cluster.Metadata.Name + "-" + time.Now().UTC().Format("20060102T150405Z")
+	plan.KeepReplaced(w.Plan, name)
+	if err := o.Confirm(w); err != nil {
+		return "", err
+	}
+	kept = facts.KeptDir + "/" + name
+	if err := e.execute(ctx, w.Plan, w); err != nil {
+		return kept, err
+	}
+	return kept, e.reopen(ctx)
+}
+
+// reopen connects to the hosts again, and forgets what was learned of them.
+func (e *Engine) reopen(ctx context.Context) error {
+	e.Conns.Close()
+	e.mu.Lock()
+	e.Conns = host.DialAll(ctx, noticed(Targets(e.Cluster), e.Progress))
+	e.more, e.record, e.removed, e.reached = observe.Hosts{}, "", "", spec.Endpoint{}
+	e.mu.Unlock()
+	return e.takeLeases(ctx, e.Cluster.Spec.Hosts)
+}
+
+// runsElsewhere are the control planes in the backup that are not in the spec and whose API answers with a certificate of the backup's CA.
+func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca string, lab bool) (out []string) {
+	if before == nil || lab {
+		return nil
+	}
+	marks, _ := s.Restores()
+	if len(marks) > 0 {
+		return nil // it was asked before this restore began
+	}
+	var c *host.Conn
+	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		if conn, err := e.Conns.Get(h.Name); err == nil {
+			c = conn
+			break
+		}
+	}
+	if c == nil {
+		return nil
+	}
+	for _, h := range before.HostsWith(spec.RoleControlPlane) {
+		if slices.ContainsFunc(e.Cluster.Spec.Hosts, func(o spec.Host) bool { return o.Address == h.Address }) {
+			continue
+		}
+		if observe.APIServer(ctx, c, h, hostconfig.EndpointHost(before), ca).OK {
+			out = append(out, h.Name+" ("+h.Address+")")
+		}
+	}
+	return out
+}
+
+// leftHosts names the hosts in the backup that the spec does not have. Nobody knows whether they still run.
+func leftHosts(before, after *spec.Cluster, lab bool) []string {
+	if before == nil || lab {
+		return nil
+	}
+	var names []string
+	for _, h := range before.Spec.Hosts {
+		if !slices.ContainsFunc(after.Spec.Hosts, func(o spec.Host) bool { return o.Address == h.Address }) {
+			names = append(names, h.Name+" ("+h.Address+")")
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return []string{"these hosts of the backup are not in the spec: " + strings.Join(names, ", ") + ". If one of them is still on, or comes back, reset it before it reaches the endpoint: its kubelet has a certificate that is valid here"}
+}
+
+// Fits refuses a spec with which the content of a backup could not run. Etcd is the version that the bundle has.
+func Fits(c *spec.Cluster, etcd string, o RestoreOptions, before *spec.Cluster) error {
+	m := o.Backup.Manifest
+	refuse := func(why, fix string) error {
+		return &cluster.Refusal{Rule: RuleFitsBackup, Why: why, Fix: fix + " Nothing was changed."}
+	}
+	if c.ExistingEtcd() {
+		return refuse("etcd of this spec is your own ("+strings.Join(c.Spec.Etcd.Endpoints, ", ")+"), and Quorate never stops it or replaces its data",
+			"Unpack the backup (docs/backup.md), stop your etcd, restore etcd/snapshot.db on all of its members (`etcdutl snapshot restore --bump-revision 10000000000 --mark-compacted`), start it, put the keys below kubernetes/pki on the first control plane, and run `quorate apply`. Or restore to an etcd that Quorate manages.")
+	}
+	if !o.Lab && c.Metadata.Name != m.Cluster.Name {
+		return refuse(fmt.Sprintf("the backup is of the cluster %s, and the spec of %s", m.Cluster.Name, c.Metadata.Name), "Use the spec of that cluster (metadata.name), or another backup.")
+	}
+	if before != nil {
+		for _, d := range plan.DiffersFixed(before, c) {
+			if o.Lab && (d.Path == "metadata.name" || d.Path == "spec.network.cni") {
+				continue
+			}
+			return refuse("the spec differs from that of the backup in what is stored in etcd: "+d.String(), "Put the value of the backup into the spec.")
+		}
+	}
+	stored, err := o.Backup.Networking()
+	if err != nil {
+		return err
+	}
+	for _, d := range []struct{ field, have, want string }{
+		{"network.podCIDR", stored.PodSubnet, c.Spec.Network.PodCIDR}, {"network.serviceCIDR", stored.ServiceSubnet, c.Spec.Network.ServiceCIDR}, {"the domain of Services", stored.DNSDomain, "cluster.local"},
+	} {
+		if d.have != "" && d.have != d.want {
+			return refuse(fmt.Sprintf("%s is %s in the backup, and %s in the spec: nodes and Services in etcd have addresses of the first", d.field, d.have, d.want), "Put the value of the backup into the spec.")
+		}
+	}
+	switch have, want := minor(m.Cluster.Kubernetes), minor(c.Spec.Kubernetes.Version); {
+	case have < 0 || want < 0:
+	case have != want:
+		return refuse(fmt.Sprintf("the backup is of Kubernetes %s, and the spec says %s", m.Cluster.Kubernetes, c.Spec.Kubernetes.Version),
+			fmt.Sprintf("A cluster is restored with the same minor release, because API servers of another one may not read all objects: set kubernetes.version to a v1.%d release, and change it with `quorate apply` afterwards.", have))
+	}
+	switch have, want := minor(m.Etcd.Version), minor(etcd); {
+	case have < 0 || want < 0:
+	case want < have || want > have+1:
+		return refuse(fmt.Sprintf("the backup is of etcd %s, and the bundle has %s", m.Etcd.Version, etcd), "etcd reads data of its own minor release and of the one before: choose a Kubernetes version whose bundle has such an etcd.")
+	}
+	return nil
+}
+
+// minor is the minor release of a version; negative if it is none.
+func minor(text string) int {
+	v, err := utilversion.ParseGeneric(text)
+	if err != nil {
+		return -1
+	}
+	return int(v.Minor())
+}

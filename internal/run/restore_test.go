@@ -1,0 +1,62 @@
+package run
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/backup"
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/spec"
+)
+
+func TestSpecsThatFitABackup(t *testing.T) {
+	const etcd = "v3.7.1"
+	of := func(kubernetes, etcd, networking string) RestoreOptions {
+		return RestoreOptions{Backup: backup.Unpacked{Verified: backup.Verified{Manifest: backup.Manifest{Cluster: backup.Cluster{Name: "prod", Kubernetes: kubernetes}, Etcd: backup.Etcd{Version: etcd}}},
+			Parts: map[string][]byte{backup.ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {` + networking + `}"}}`)}}}
+	}
+	const same = "podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12, dnsDomain: cluster.local"
+	for name, tc := range map[string]struct {
+		change  func(*spec.Cluster)
+		backup  RestoreOptions
+		lab     bool
+		refused string
+	}{
+		"the same":              {backup: of("v1.37.1", "3.7.0", same)},
+		"another patch release": {backup: of("v1.37.9", "3.7.9", same)},
+		"other hosts and endpoint": {change: func(c *spec.Cluster) {
+			c.Spec.Hosts[0].Name = "new"
+			c.Spec.ControlPlane.Endpoint = "new.example.com:6443"
+		}, backup: of("v1.37.1", "3.7.0", same)},
+		"another topology":             {change: func(c *spec.Cluster) { c.Spec.ControlPlane.Topology = spec.TopologyExternal }, backup: of("v1.37.1", "3.7.0", same)},
+		"an older etcd":                {backup: of("v1.37.1", "3.6.5", same)},
+		"a newer etcd":                 {backup: of("v1.37.1", "3.8.0", same), refused: "of etcd 3.8.0"},
+		"another minor release":        {backup: of("v1.36.3", "3.6.5", same), refused: "of Kubernetes v1.36.3"},
+		"another name":                 {change: func(c *spec.Cluster) { c.Metadata.Name = "test" }, backup: of("v1.37.1", "3.7.0", same), refused: "of the cluster prod"},
+		"another name in a lab":        {change: func(c *spec.Cluster) { c.Metadata.Name = "test" }, backup: of("v1.37.1", "3.7.0", same), lab: true},
+		"other pods":                   {change: func(c *spec.Cluster) { c.Spec.Network.PodCIDR = "10.0.0.0/16" }, backup: of("v1.37.1", "3.7.0", same), refused: "podCIDR"},
+		"other pods in kubeadm-config": {backup: of("v1.37.1", "3.7.0", "podSubnet: 10.1.0.0/16"), refused: "network.podCIDR is 10.1.0.0/16"},
+		"other Services":               {change: func(c *spec.Cluster) { c.Spec.Network.ServiceCIDR = "10.97.0.0/16" }, backup: of("v1.37.1", "3.7.0", same), refused: "serviceCIDR"},
+		"another pod network":          {change: func(c *spec.Cluster) { c.Spec.Network.CNI = spec.CNINone }, backup: of("v1.37.1", "3.7.0", same), refused: "cni"},
+		"another domain":               {backup: of("v1.37.1", "3.7.0", "dnsDomain: example.com"), refused: "domain"},
+		"an etcd of somebody else": {change: func(c *spec.Cluster) {
+			c.Spec.ControlPlane.Topology, c.Spec.Etcd.Endpoints = spec.TopologyExternal, []string{"https://etcd.example.com:2379"}
+		}, backup: of("v1.37.1", "3.7.0", same), refused: "etcd of this spec is your own"},
+	} {
+		before, c := spec.DefaultLab("prod"), spec.DefaultLab("prod")
+		c.Spec.Kubernetes.Version = "v1.37.2"
+		if tc.change != nil {
+			tc.change(c)
+		}
+		tc.backup.Lab = tc.lab
+		err := Fits(c, etcd, tc.backup, before)
+		var r *cluster.Refusal
+		switch {
+		case tc.refused == "" && err != nil:
+			t.Errorf("%s: %v", name, err)
+		case tc.refused != "" && (!errors.As(err, &r) || !strings.Contains(r.Why, tc.refused) || !strings.Contains(r.Fix, "Nothing was changed")):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

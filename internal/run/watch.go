@@ -1,0 +1,154 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/lease"
+	"quorate.dev/quorate/internal/plan"
+)
+
+// Watcher repairs what breaks, until its context ends.
+type Watcher struct {
+	// Interval is the time between two observations. CompareEach is how often the data of etcd's members is compared; 0 for never.
+	Interval, CompareEach time.Duration
+	// Open opens new sessions: hosts may have come back.
+	Open func(context.Context) *Engine
+	// Tell is called with each repair that was made, that failed, or that was not made for another reason than before. Note says what
+	// else keeps it from repairing.
+	Tell func(Mended)
+	Note func(string)
+
+	memory memory
+	// told is what was last told of each repair that was not made, and until when one is not tried again.
+	told     map[string]string
+	until    map[string]time.Time
+	noted    string
+	compared time.Time
+}
+
+// memory is what earlier observations say about later ones.
+type memory struct {
+	terms map[string]uint64 // by member
+	back  map[string]string // members that went back, and how: that stays so, although they catch up within a moment
+}
+
+// recall compares the members of etcd with what they said before. The term of a member never goes back, not even if it is restarted,
+// unless its data was replaced by an older copy.
+func (m *memory) recall(members []facts.EtcdMember) {
+	if m.terms == nil {
+		m.terms, m.back = map[string]uint64{}, map[string]string{}
+	}
+	for i, e := range members {
+		if e.RaftTerm == 0 || e.ID == "" {
+			continue
+		}
+		if before := m.terms[e.ID]; before > e.RaftTerm {
+			m.back[e.ID] = fmt.Sprintf("it was in term %d of etcd before, and later in term %d: its data was replaced by an older copy", before, e.RaftTerm)
+		}
+		m.terms[e.ID] = max(m.terms[e.ID], e.RaftTerm)
+		members[i].WentBack = m.back[e.ID]
+	}
+}
+
+// Run observes and repairs until the context ends, which is no error.
+func (w *Watcher) Run(ctx context.Context) error {
+	w.told, w.until = map[string]string{}, map[string]time.Time{}
+	for ctx.Err() == nil {
+		if err := w.pass(ctx); err != nil && ctx.Err() == nil {
+			w.note(err.Error())
+		}
+		if pause(ctx, w.Interval) != nil {
+			break
+		}
+	}
+	if errors.Is(context.Cause(ctx), context.Canceled) {
+		return nil
+	}
+	return context.Cause(ctx)
+}
+
+func (w *Watcher) note(text string) {
+	if text == w.noted {
+		return
+	}
+	if w.noted = text; text != "" {
+		w.Note(time.Now().UTC().Format(time.RFC3339) + " nothing is repaired now: " + text)
+	}
+}
+
+// pass observes once, without holding anything, and repairs if something may be broken.
+func (w *Watcher) pass(ctx context.Context) error {
+	e := w.Open(ctx)
+	defer e.Close()
+	e.memory = &w.memory
+	s := e.State(ctx)
+	compare := w.CompareEach > 0 && time.Since(w.compared) >= w.CompareEach
+	if compare {
+		w.compared = time.Now()
+		if hashes := e.Hashes(ctx, s); len(hashes) > 0 {
+			etcd.AddHashes(s.Seen.Etcd, hashes)
+		}
+	}
+	due, _, err := plan.Repairs(s, plan.Bundle{})
+	if err != nil {
+		return err
+	}
+	if w.news(due) == 0 {
+		w.note("")
+		return nil
+	}
+	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell})
+	if errors.Is(err, lease.ErrLeased) {
+		return fmt.Errorf("another run is changing the hosts: %w", err)
+	}
+	if err == nil {
+		w.note("")
+	}
+	if report != nil {
+		w.forget(due)
+	}
+	return err
+}
+
+// news counts the repairs that are due. One that is refused is looked at again only when its reason changes, and one that was tried too
+// often only when it may be tried again, so that the hosts are not held again and again for nothing.
+func (w *Watcher) news(due []plan.Repair) (n int) {
+	for _, r := range due {
+		if r.Refused == nil && time.Now().After(w.until[r.Key()]) || r.Refused != nil && w.told[r.Key()] != string(RepairRefused)+r.Refused.Error() {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *Watcher) tell(m Mended) {
+	text := string(m.Outcome) + m.Detail
+	if m.Outcome == RepairLimited {
+		text = string(m.Outcome) // the time in its reason changes
+		w.until[m.Key()] = m.Next
+	}
+	if (m.Outcome == RepairLimited || m.Outcome == RepairRefused) && w.told[m.Key()] == text {
+		return
+	}
+	w.told[m.Key()] = text
+	w.Tell(m)
+}
+
+// forget drops what was told of repairs that are due no more: if they are again, that is news.
+func (w *Watcher) forget(due []plan.Repair) {
+	for key := range w.told {
+		found := false
+		for _, r := range due {
+			found = found || r.Key() == key
+		}
+		if !found {
+			delete(w.told, key)
+			delete(w.until, key)
+		}
+	}
+}

@@ -1,0 +1,349 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/status"
+)
+
+// broken is something that does not heal by itself, and the repair that mends it.
+type broken struct {
+	name   string
+	repair string // as of the table in docs/repair.md
+	breaks func(t *testing.T, ctx context.Context, on breakage)
+}
+
+// breakage is where something is broken.
+type breakage struct {
+	*cluster
+	// member is the host of an etcd member that does not lead, and controlPlane, worker and balancer are hosts.
+	member, controlPlane, worker, balancer string
+	external                               bool
+}
+
+// sh runs a command on a machine.
+func (b breakage) sh(t *testing.T, ctx context.Context, machine, command string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := b.lab(t).Exec(ctx, machine, []string{"sh", "-ec", command}, nil, &out, &out); err != nil {
+		t.Fatalf("%s: %v: %s", machine, err, out.String())
+	}
+	return out.String()
+}
+
+// stopMember ends the member, and startMember starts it again: its static pod, or its unit.
+func (b breakage) stopMember() string {
+	if b.external {
+		return "systemctl stop etcd; "
+	}
+	return "mv /etc/kubernetes/manifests/etcd.yaml /root/; while pidof etcd >/dev/null; do sleep 0.2; done; "
+}
+
+func (b breakage) startMember() string {
+	if b.external {
+		return "systemctl start --no-block etcd"
+	}
+	return "mv /root/etcd.yaml /etc/kubernetes/manifests/"
+}
+
+// marker is the value of an object in etcd.
+const marker = "QUORATEMARKERAAAA"
+
+// breakages are all of them. The first ones are cheap.
+func breakages() []broken {
+	return []broken{
+		{"missing manifest", "manifest", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.controlPlane, "rm /etc/kubernetes/manifests/kube-scheduler.yaml")
+		}},
+		{"flipped bit", "etcd-data", func(t *testing.T, ctx context.Context, b breakage) {
+			b.mark(t, ctx)
+			b.sh(t, ctx, b.member, "sleep 1; f=/var/lib/etcd/member/snap/db; n=0; for o in $(grep -abo "+marker+" $f | cut -d: -f1); do printf B | dd of=$f bs=1 seek=$((o+13)) conv=notrunc 2>/dev/null; n=$((n+1)); done; [ $n -gt 0 ]")
+		}},
+		{"log cut off", "etcd-data", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.member, b.stopMember()+"f=$(ls /var/lib/etcd/member/wal/*.wal | tail -1); truncate -s 30000 $f; "+b.startMember())
+		}},
+		{"old disk image", "etcd-data", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.member, b.stopMember()+"cp -a /var/lib/etcd/member /root/image; "+b.startMember())
+			b.whole(t, ctx)
+			b.mark(t, ctx)
+			b.sh(t, ctx, b.member, b.stopMember()+"rm -rf /var/lib/etcd/member; mv /root/image /var/lib/etcd/member; "+b.startMember())
+		}},
+		{"damaged database", "etcd-data", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.member, b.stopMember()+"dd if=/dev/urandom of=/var/lib/etcd/member/snap/db bs=4096 count=64 conv=notrunc 2>/dev/null; "+b.startMember())
+		}},
+		{"no space", "etcd-space", func(t *testing.T, ctx context.Context, b breakage) { b.fill(t, ctx) }},
+		{"disabled kubelet", "units", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "systemctl disable --now kubelet")
+		}},
+		{"stopped containerd", "units", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "systemctl disable --now containerd")
+		}},
+		{"lost configuration of a load balancer", "load-balancer", func(t *testing.T, ctx context.Context, b breakage) {
+			if b.balancer == "" {
+				t.Skip("there are no load balancers")
+			}
+			b.sh(t, ctx, b.balancer, "rm /etc/haproxy/haproxy.cfg; systemctl stop haproxy keepalived")
+		}},
+		{"hung kubelet", "hung", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "systemctl kill --signal=STOP kubelet")
+		}},
+		{"not enabled after a reboot", "units", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "systemctl disable kubelet containerd")
+			b.labDo("fault", "power-off", b.worker)(t, ctx)
+			b.labDo("heal", "power-off", b.worker)(t, ctx)
+		}},
+		{"kernel setting", "units", func(t *testing.T, ctx context.Context, b breakage) {
+			b.sh(t, ctx, b.worker, "sysctl -qw net.ipv4.ip_forward=0")
+		}},
+	}
+}
+
+// mark stores an object whose value is found in the database of every member.
+func (b breakage) mark(t *testing.T, ctx context.Context) {
+	t.Helper()
+	b.sh(t, ctx, b.controlPlane, "export KUBECONFIG=/etc/kubernetes/admin.conf; kubectl -n default create configmap marker --from-literal=x="+marker+" --dry-run=client -o yaml | kubectl apply -f - >/dev/null; kubectl -n default annotate --overwrite configmap marker t=$(date +%s%N) >/dev/null")
+}
+
+// fill writes until a member with a small quota raises the alarm. The quota is the former one again when the repair is done.
+func (b breakage) fill(t *testing.T, ctx context.Context) {
+	t.Helper()
+	small := "sed -i.full -E 's/(quota-backend-bytes=)[0-9]+/\\141943040/' /root/etcd.yaml"
+	restore := b.stopMember() + "sed -i -E 's/(quota-backend-bytes=)[0-9]+/\\18589934592/' /root/etcd.yaml; " + b.startMember()
+	if b.external {
+		small = "sed -i -E 's/(QUOTA_BACKEND_BYTES=)[0-9]+/\\141943040/' /etc/etcd/etcd.env"
+		restore = "sed -i -E 's/(QUOTA_BACKEND_BYTES=)[0-9]+/\\18589934592/' /etc/etcd/etcd.env; systemctl restart etcd"
+	}
+	t.Cleanup(func() { b.sh(t, context.WithoutCancel(ctx), b.member, restore) })
+	b.sh(t, ctx, b.member, b.stopMember()+small+"; "+b.startMember())
+	b.whole(t, ctx)
+	b.sh(t, ctx, b.controlPlane, `export KUBECONFIG=/etc/kubernetes/admin.conf; head -c 500000 /dev/urandom | base64 -w0 >/root/fill
+for i in $(seq 200); do kubectl -n default create configmap fill --from-file=/root/fill --from-literal=n=$i --dry-run=client -o yaml | kubectl replace --force -f - >/dev/null 2>/root/said || { grep -q "space exceeded" /root/said && exit 0; }; done; cat /root/said; exit 1`)
+}
+
+// repairs breaks one thing after another under load, and repairs it.
+func repairs(t *testing.T, ctx context.Context, c *cluster, external bool, cases []broken) {
+	p := c.clients(t, ctx)
+	for _, x := range cases {
+		t.Run(x.name, func(t *testing.T) {
+			on := breakageOf(c.whole(t, ctx), c, external)
+			begin := time.Now()
+			x.breaks(t, ctx, on)
+			var report run.RepairReport
+			poll(t, ctx, 3*time.Second, "the repair "+x.repair, func() error {
+				r := c.run(ctx, "repair", "-f", c.specFile(), "-o", "json")
+				report = run.RepairReport{} // decoding leaves what a report does not have
+				if err := json.Unmarshal([]byte(r.stdout), &report); err != nil {
+					return fmt.Errorf("%w: %s", err, r)
+				}
+				for _, m := range report.Repairs {
+					if m.Outcome != run.Repaired {
+						t.Errorf("%s", m)
+					}
+				}
+				if !slices.ContainsFunc(report.Repairs, func(m run.Mended) bool { return m.Name == x.repair && m.Outcome == run.Repaired }) {
+					return errors.New(r.String())
+				}
+				return nil
+			})
+			for _, m := range report.Repairs {
+				fmt.Printf("%-36s %s\n", x.name, m)
+			}
+			c.sound(t, ctx, p, begin)
+			if t.Failed() {
+				c.collect(t, "failed")
+			}
+		})
+	}
+	if r := c.must(t, ctx, "repair", "-f", c.specFile()); !strings.Contains(r.stdout, "There is nothing to repair.") {
+		t.Errorf("%s", r)
+	}
+	if steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")); len(steps) > 0 {
+		t.Errorf("repairs leave something to apply: %+v", steps)
+	}
+}
+
+func breakageOf(s status.Status, c *cluster, external bool) breakage {
+	on := breakage{cluster: c, external: external}
+	for _, m := range s.Etcd.Members {
+		if !m.Leader {
+			on.member = m.Name
+		}
+	}
+	for _, n := range s.Nodes {
+		switch {
+		case !strings.HasPrefix(n.Name, "cp-"):
+			on.worker = n.Name
+		case n.Name != on.member:
+			on.controlPlane = n.Name
+		}
+	}
+	if on.worker == "" {
+		on.worker = on.controlPlane
+	}
+	for _, b := range s.LoadBalancers {
+		if !b.Active {
+			on.balancer = b.Name
+		}
+	}
+	return on
+}
+
+// sound waits until the cluster has all margins and its clients are served, and checks that nothing was lost.
+func (c *cluster) sound(t *testing.T, ctx context.Context, p *probe.Prober, since time.Time) {
+	t.Helper()
+	c.whole(t, ctx)
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Errorf("clients find no rest: %v; since then: %s", err, report(p, since))
+	}
+	lost, acked, err := p.Lost(ctx)
+	if err != nil || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
+	}
+}
+
+func repairsOfStacked(t *testing.T, c *cluster) {
+	repairs(t, testContext(t), c, false, sample(breakages(), 0, 1, 8))
+}
+
+func repairsOfExternal(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	repairs(t, ctx, c, true, sample(breakages(), 2))
+}
+
+// soak is how long TestSoak goes on, and seed decides what it breaks.
+var (
+	soak = flag.Duration("soak", 0, "how long TestSoak breaks things while quorate watch repairs them (0: not at all)")
+	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order (0: by chance)")
+)
+
+// soaked is counted. The last line of `make test-soak` is this as JSON.
+type soaked struct {
+	Seconds     float64 `json:"seconds"`
+	Seed        uint64  `json:"seed"`
+	Faults      int     `json:"faults"`
+	Repaired    int     `json:"repaired"`
+	Failed      int     `json:"failed"`
+	Worse       int     `json:"worse"` // faults after which the margins did not come back
+	AckedWrites int     `json:"ackedWrites"`
+	LostWrites  int     `json:"lostWrites"`
+}
+
+// TestSoak breaks things by chance, under load, while quorate watch repairs what does not heal by itself.
+func TestSoak(t *testing.T) {
+	if *soak == 0 {
+		t.Skip("make test-soak runs it")
+	}
+	n := soaked{Seed: *seed}
+	if n.Seed == 0 {
+		n.Seed = rand.Uint64()
+	}
+	chance := rand.New(rand.NewPCG(n.Seed, 0))
+	c := newCluster(t, "e2e-soak")
+	ctx, cancel := context.WithTimeout(interrupted, *soak+20*time.Minute)
+	defer cancel()
+	c.must(t, ctx, "up", "--name", c.name)
+	s := c.whole(t, ctx)
+	p := c.clients(t, ctx)
+	file, err := os.CreateTemp(t.TempDir(), "watch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	watching := c.command(ctx, "watch", "-f", c.specFile(), "-o", "json", "--compare-etcd", "1m")
+	watching.Stdout, watching.Stderr = file, os.Stderr
+	if err := watching.Start(); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	for time.Since(begin) < *soak && ctx.Err() == nil && !t.Failed() {
+		what := soakOnce(t, ctx, c, s, chance)
+		n.Faults++
+		fmt.Printf("%7.0fs  %s\n", time.Since(begin).Seconds(), what)
+		t.Run(fmt.Sprintf("%d %s", n.Faults, what), func(t *testing.T) {
+			c.sound(t, ctx, p, begin)
+			if t.Failed() {
+				n.Worse++
+				c.collect(t, "failed")
+			}
+		})
+		s, _, _ = c.status(ctx)
+	}
+	n.Seconds = time.Since(begin).Seconds()
+	lost, acked, err := p.Lost(ctx)
+	if err != nil {
+		t.Error(err)
+	}
+	n.AckedWrites, n.LostWrites = acked, len(lost)
+	_ = watching.Process.Signal(os.Interrupt)
+	if err := watching.Wait(); err != nil {
+		t.Errorf("quorate watch: %v", err)
+	}
+	text, err := os.ReadFile(file.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var m run.Mended
+		if err := json.Unmarshal([]byte(line), &m); err != nil {
+			t.Errorf("%v: %s", err, line)
+			continue
+		}
+		fmt.Println(m)
+		switch m.Outcome {
+		case run.Repaired:
+			n.Repaired++
+		case run.RepairFailed:
+			n.Failed++
+		}
+	}
+	data, _ := json.Marshal(n)
+	printArtifact(t, "soak.json", string(data)+"\n")
+}
+
+// soakOnce breaks one thing, and returns what. A fault of the lab is healed after a while; the other things are left to quorate watch.
+func soakOnce(t *testing.T, ctx context.Context, c *cluster, s status.Status, chance *rand.Rand) string {
+	var machines, zones []string
+	for _, m := range c.lab(t).Machines() {
+		machines = append(machines, m.Name)
+		if !slices.Contains(zones, m.Zone) {
+			zones = append(zones, m.Zone)
+		}
+	}
+	one := func(list []string) string { return list[chance.IntN(len(list))] }
+	if chance.IntN(2) == 0 {
+		// Filling etcd changes its configuration, and the image is of a member that was stopped for it: these have tests of their own.
+		all := slices.DeleteFunc(breakages(), func(b broken) bool { return b.name == "no space" || b.name == "old disk image" })
+		x := all[chance.IntN(len(all))]
+		x.breaks(t, ctx, breakageOf(s, c, false))
+		select { // until watch has seen it
+		case <-time.After(20 * time.Second):
+		case <-ctx.Done():
+		}
+		return x.name
+	}
+	kind := one([]string{"power-off", "freeze", "cut", "power-off", "cut"})
+	target := one(machines)
+	if kind != "freeze" && chance.IntN(4) == 0 {
+		target = "zone/" + one(zones)
+	}
+	c.labDo("fault", kind, target)(t, ctx)
+	select {
+	case <-time.After(time.Duration(10+chance.IntN(50)) * time.Second):
+	case <-ctx.Done():
+	}
+	c.labDo("heal", kind, target)(t, ctx)
+	return kind + " " + target
+}
