@@ -61,6 +61,7 @@ const (
 	RuleBackupAge        = "backup-age"
 	RuleBackupFailed     = "backup-failed"
 	RuleBackupSchedule   = "backup-schedule"
+	RuleWatch            = "watch"
 	RuleSources          = "sources" // of package sources
 )
 
@@ -128,6 +129,7 @@ var Rules = []Rule{
 	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
 	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
+	{RuleWatch, []Severity{Warning}, "if the spec has the control planes repair the cluster, the unit for it works on every control plane, one of them leads, and the hosts admit them"},
 }
 
 const (
@@ -223,6 +225,7 @@ func (f *findings) all() {
 	f.versions()
 	f.margins()
 	f.backups()
+	f.watch()
 }
 
 // NotWhole are the findings that keep a cluster of somebody else from being adopted: etcd, an API server, a controller manager,

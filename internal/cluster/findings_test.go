@@ -637,6 +637,11 @@ var findingCases = []struct {
 			h.Facts.Kubernetes.Established = false
 		}
 	}, margins(1, 1, 1, 1), []string{"info: this cluster was not built by Quorate"}},
+	{"control-planes-repair", func(f fixture) { f.Watch("1") }, margins(1, 1, 1, 1), nil},
+	{"a-unit-that-repairs-is-stopped", func(f fixture) {
+		f.Watch("1")
+		f.Seen.Hosts["cp-b"].Facts.Units["quorate-watch.service"] = "inactive"
+	}, margins(1, 1, 1, 1), []string{"warning: the unit that repairs does not work on cp-b: quorate-watch.service does not run"}},
 }
 
 func TestFindings(t *testing.T) {

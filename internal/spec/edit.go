@@ -195,6 +195,8 @@ var editing = map[string]string{
 	"BackupRetention.daily":    backups,
 	"BackupRetention.weekly":   backups,
 
+	"Repair.watch": "The control planes get a unit that repairs, keys of their own, and access to all hosts within limits; with `false`, all of that is removed. Nothing restarts",
+
 	"NodePool.name":   "The label quorate.dev/pool is changed on the pool's nodes",
 	"NodePool.size":   "How many machines a lab creates; on real hosts, the list of hosts counts",
 	"NodePool.zones":  "What the zones of the pool's hosts are checked against",

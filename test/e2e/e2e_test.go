@@ -32,6 +32,7 @@ func TestCluster(t *testing.T) {
 		{"maintenance", maintenance},
 		{"packages", packages},
 		{"repairs", repairsOfStacked},
+		{"repairs by control planes", repairsByControlPlanes},
 		{"faults", faults},
 		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
