@@ -393,6 +393,14 @@ var findingCases = []struct {
 		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
 		b.Healthy, b.Check = false, "L4TOUT"
 	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not reach the API server on cp-b, which is ready: its check says L4TOUT"}},
+	{"server-comes-back", func(f fixture) {
+		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
+		b.Healthy, b.Check = false, "L7OK 200"
+	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not use the API server on cp-b yet: its last check succeeded, and more have to"}},
+	{"server-was-not-ready", func(f fixture) {
+		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
+		b.Healthy, b.Check = false, "L7STS 500 Internal Server Error"
+	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not use the API server on cp-b, which is ready now: it answered the last check with an error (L7STS 500 Internal Server Error)"}},
 	{"server-not-known", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.Backends = f.Seen.Hosts["lb-b"].Balancer.Backends[:2] }, margins(1, 1, 1, 1), []string{
 		"*warning: the load balancer on lb-b does not know the control plane cp-c"}},
 	{"virtual-ip-nowhere", func(f fixture) {

@@ -222,6 +222,9 @@ func repairsOfExternal(t *testing.T, ctx context.Context, c *cluster, _ status.S
 
 // repairsByControlPlanes breaks things while nobody but the control planes themselves repairs them, and powers off the one that leads.
 func repairsByControlPlanes(t *testing.T, c *cluster) {
+	if !*whole {
+		t.Skip("it runs with -whole")
+	}
 	ctx := testContext(t)
 	p := c.clients(t, ctx)
 	file := c.edited(t, func(s *spec.Cluster) { s.Spec.Repair.Watch = true })
