@@ -118,7 +118,7 @@ var Rules = []Rule{
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
-	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical)", int(ExpiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},

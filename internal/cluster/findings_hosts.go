@@ -11,9 +11,9 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Certificates that expire within expiresSoon are a warning, and within expiresNow critical.
+// Certificates that expire within ExpiresSoon are a warning, and within expiresNow critical.
 const (
-	expiresSoon = 30 * 24 * time.Hour
+	ExpiresSoon = 30 * 24 * time.Hour
 	expiresNow  = 7 * 24 * time.Hour
 )
 
@@ -48,7 +48,7 @@ func (f *findings) certificates() {
 	var order []group
 	for _, c := range f.Certificates() {
 		left := c.Expires.Sub(f.Seen.Time)
-		if left >= expiresSoon {
+		if left >= ExpiresSoon {
 			break
 		}
 		g := group{Warning, f.renewal(c.Host, c.Certificate), left <= 0}
