@@ -476,7 +476,7 @@ func (f *findings) controlPlaneAnswers() (all []answer) {
 			continue
 		}
 		for _, p := range controlPlanePrograms {
-			all = append(all, answer{h.Name, p, f.program(h.Name, p)})
+			all = append(all, answer{h.Name, p, f.Program(h.Name, p)})
 		}
 	}
 	return all
