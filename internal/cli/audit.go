@@ -102,6 +102,7 @@ fail. The exit status is 0 if no check fails, and 1 if a check fails or a host c
 // toAudit reads the spec and, unless that is not wanted or its lab does not exist, the cluster.
 func (a *app) toAudit(ctx context.Context, specOnly bool) (spof.Input, error) {
 	o := spec.Options{Versions: bundle.Versions(), Managed: components.Managed()}
+	note := ""
 	if !specOnly {
 		c, err := a.addressed(o)
 		if err == nil {
@@ -110,6 +111,7 @@ func (a *app) toAudit(ctx context.Context, specOnly bool) (spof.Input, error) {
 		if _, none := errors.AsType[*machines.NoLabError](err); !none {
 			return spof.Input{}, err
 		}
+		note = "its machines do not exist yet"
 	}
 	path, err := a.specPath()
 	if err != nil {
@@ -121,7 +123,7 @@ func (a *app) toAudit(ctx context.Context, specOnly bool) (spof.Input, error) {
 		o.Lab = false
 		c, err = a.check(path, o)
 	}
-	return spof.Input{Spec: c}, err
+	return spof.Input{Spec: c, Note: note}, err
 }
 
 // observed reads a cluster and its workloads.

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 
@@ -12,7 +13,7 @@ import (
 // Workloads reads what runs in a cluster that was observed. The error says why nobody could be asked.
 func (e *Engine) Workloads(ctx context.Context, s *cluster.State) (*facts.Workloads, error) {
 	if s.Seen.API == nil {
-		return nil, errors.New(s.Seen.APIError)
+		return nil, errors.New(cmp.Or(s.Seen.APIError, "the API could not be read"))
 	}
 	client, err := e.client(ctx)
 	if err != nil {

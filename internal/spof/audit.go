@@ -14,7 +14,7 @@ import (
 
 // Audit finds what a cluster does not survive. The same input gives the same report.
 func Audit(in Input) Report {
-	r := Report{Cluster: in.Spec.Metadata.Name, From: FromSpec, Depth: max(in.Depth, 1), Capabilities: []Capability{}, Findings: []Finding{}, Inherent: []Inherent{}, Unknown: map[string]string{}}
+	r := Report{Cluster: in.Spec.Metadata.Name, From: FromSpec, Note: in.Note, Depth: max(in.Depth, 1), Capabilities: []Capability{}, Findings: []Finding{}, Inherent: []Inherent{}, Unknown: map[string]string{}}
 	if in.State != nil {
 		switch in.State.Stage() {
 		case cluster.Absent:
@@ -310,6 +310,7 @@ func (a *auditor) finish() {
 // core are the capabilities of every cluster, the most important first.
 var core = []string{APIReads, APIWrites, Scheduling, NewPods, ClusterDNS, ServiceTraffic, ClusterData, Maintenance}
 
+// rank is the place of the most important of the capabilities.
 func rank(capabilities []string) int {
 	best := len(core)
 	for _, c := range capabilities {

@@ -108,6 +108,7 @@ func newModel(in Input, assume bool) *model {
 	if m.w != nil {
 		m.addWorkloads()
 	}
+	slices.SortStableFunc(m.capabilities, func(a, b capability) int { return cmp.Compare(rank([]string{a.name}), rank([]string{b.name})) })
 	return m
 }
 

@@ -27,6 +27,8 @@ type Input struct {
 	Spec *spec.Cluster
 	// State is the cluster as it was observed; nil for the spec alone. A cluster that is not complete is not looked at, either.
 	State *cluster.State
+	// Note says why there is no State, where it was wanted.
+	Note string
 	// Workloads are what runs in the cluster; nil if nobody asked.
 	Workloads *facts.Workloads
 	// WorkloadsUnknown is why they could not be asked for.

@@ -71,25 +71,25 @@ func TestSpecs(t *testing.T) {
 			noBackup,
 			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
 			"warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)"}},
-		{"two-etcd-members", []func(*spec.Cluster){without("cp-c")}, nil},
+		{"two-etcd-members", []func(*spec.Cluster){without("cp-c")}, []string{"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods", "warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods", noBackup, "warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)", "warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)"}},
 		{"all-control-planes-in-one-zone", []func(*spec.Cluster){
 			change("cp-b", func(h *spec.Host) { h.Zone = "a" }), change("cp-c", func(h *spec.Host) { h.Zone = "a" }),
-			func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementZonal }}, nil},
-		{"zone-with-the-quorum", []func(*spec.Cluster){change("cp-b", func(h *spec.Host) { h.Zone = "a" })}, nil},
+			func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementZonal }}, []string{"warning: zone a: API reads, API writes, scheduling, new pods", noBackup}},
+		{"zone-with-the-quorum", []func(*spec.Cluster){change("cp-b", func(h *spec.Host) { h.Zone = "a" })}, []string{"warning: zone a: API reads, API writes, scheduling, new pods", noBackup}},
 		{"rack-with-the-quorum", []func(*spec.Cluster){
-			change("cp-a", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} }), change("cp-c", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} })}, nil},
+			change("cp-a", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} }), change("cp-c", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} })}, []string{"warning: rack-1: API reads, API writes, scheduling, new pods", noBackup}},
 		{"single", []func(*spec.Cluster){without("cp-b", "cp-c", "lb-b"), func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementSingle }}, nil},
-		{"one-worker", []func(*spec.Cluster){without("worker-b")}, nil},
-		{"load-balancers-on-control-planes", []func(*spec.Cluster){without("lb-a", "lb-b")}, nil},
+		{"one-worker", []func(*spec.Cluster){without("worker-b")}, []string{"warning: host worker-a: new pods, service traffic", noBackup, "warning: zone a: new pods, service traffic (contains host worker-a)"}},
+		{"load-balancers-on-control-planes", []func(*spec.Cluster){without("lb-a", "lb-b")}, []string{noBackup}},
 		{"one-zone", []func(*spec.Cluster){func(c *spec.Cluster) {
 			for i := range c.Spec.Hosts {
 				c.Spec.Hosts[i].Zone = "a"
 			}
 			c.Spec.ControlPlane.Placement = spec.PlacementZonal
-		}}, nil},
+		}}, []string{noBackup}},
 		{"external-load-balancer", []func(*spec.Cluster){without("lb-a", "lb-b"), func(c *spec.Cluster) {
 			c.Spec.LoadBalancer = spec.LoadBalancer{Type: spec.BalancerExternal, Address: "10.0.0.100"}
-		}}, nil},
+		}}, []string{noBackup}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := spec.DefaultLab("test")
@@ -129,8 +129,8 @@ func TestClusters(t *testing.T) {
 		{"whole", func(clustertest.Fixture, *facts.Workloads) {}, nil},
 		{"load-balancer-down", func(f clustertest.Fixture, _ *facts.Workloads) {
 			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })
-		}, nil},
-		{"two-etcd-members", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Etcd = f.Seen.Etcd[:2] }, nil},
+		}, []string{"warning: the load balancer on lb-a: API reads, API writes, new pods", "warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)", "warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)"}},
+		{"two-etcd-members", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Etcd = f.Seen.Etcd[:2] }, []string{"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods", "warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods", "warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)", "warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)"}},
 		{"control-plane-outside-of-the-pool", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for _, lb := range []string{"lb-a", "lb-b"} {
 				f.Seen.Hosts[lb].Balancer.Backends = f.Seen.Hosts[lb].Balancer.Backends[:2]
@@ -140,9 +140,9 @@ func TestClusters(t *testing.T) {
 			for _, lb := range []string{"lb-a", "lb-b"} {
 				f.Seen.Hosts[lb].Balancer.Backends = f.Seen.Hosts[lb].Balancer.Backends[:1]
 			}
-		}, nil},
-		{"coredns-on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, nil},
-		{"coredns-in-one-zone", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "w-a" }, nil},
+		}, []string{"warning: the API server on cp-a: API reads, API writes, new pods", "warning: the etcd member on cp-a: API reads, API writes, new pods", "warning: host cp-a: API reads, API writes, new pods (contains the etcd member on cp-a)", "warning: zone a: API reads, API writes, new pods (contains the etcd member on cp-a)"}},
+		{"coredns-on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, []string{"warning: host cp-a: cluster DNS", "warning: zone a: cluster DNS (contains host cp-a)"}},
+		{"coredns-in-one-zone", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "w-a" }, []string{"warning: zone a: cluster DNS"}},
 		{"host-unreachable", func(f clustertest.Fixture, _ *facts.Workloads) { f.Dies("cp-b") }, nil},
 		{"majority-lost", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for i := range 2 {
@@ -153,34 +153,34 @@ func TestClusters(t *testing.T) {
 			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
 				f.Kubernetes(cp).Certificates = []facts.Certificate{{Name: "pki/apiserver.crt", Expires: clustertest.Now.AddDate(1, 0, 0)}}
 			}
-		}, nil},
-		{"no-good-backup", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Backups.Report.Last = nil }, nil},
+		}, []string{"info: the certificates that expire on 2027-08-03: API reads, API writes, scheduling, new pods"}},
+		{"no-good-backup", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Backups.Report.Last = nil }, []string{noBackup}},
 		{"shared-machine", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for _, h := range []string{"cp-a", "cp-b"} {
 				f.Seen.Hosts[h].Facts.Container, f.Seen.Hosts[h].Facts.BootID = "lxc", "0e8a0b2c-1111-2222-3333-444455556666-"+h
 			}
-		}, nil},
+		}, []string{"warning: the machine below cp-a and cp-b: API reads, API writes, scheduling, new pods"}},
 
 		// Workloads.
 		{"spread", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods = append(w.Pods, pod("web-1", "web", "w-a"), pod("web-2", "web", "w-b"))
 		}, nil},
-		{"one-replica", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("web-1", "web", "w-a")) }, nil},
+		{"one-replica", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("web-1", "web", "w-a")) }, []string{"warning: pod default/web-1: workload default/web", "warning: host w-a: workload default/web (contains pod default/web-1)", "warning: zone a: workload default/web (contains pod default/web-1)"}},
 		{"on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods = append(w.Pods, pod("web-1", "web", "w-a"), pod("web-2", "web", "w-a"))
-		}, nil},
-		{"nobody-creates-it-again", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("tool", "", "w-a")) }, nil},
+		}, []string{"warning: host w-a: workload default/web", "warning: zone a: workload default/web (contains host w-a)"}},
+		{"nobody-creates-it-again", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("tool", "", "w-a")) }, []string{"warning: pod default/tool: workload Pod default/tool", "warning: host w-a: workload Pod default/tool (contains pod default/tool)", "warning: zone a: workload Pod default/tool (contains pod default/tool)", "warning: host w-a: replacement of Pod default/tool", "warning: zone a: replacement of Pod default/tool (contains host w-a)"}},
 		{"volume", func(_ clustertest.Fixture, w *facts.Workloads) {
 			p, q := pod("db-0", "db", "w-a"), pod("db-1", "db", "w-b")
 			p.Kind, q.Kind, p.Volumes = "StatefulSet", "StatefulSet", []string{"pv-1"}
 			w.Pods = append(w.Pods, p, q)
 			w.Volumes = []facts.Volume{{Name: "pv-1", Zones: []string{"a"}}}
-		}, nil},
+		}, []string{"warning: zone a: replacement of StatefulSet default/db"}},
 		{"registry", func(_ clustertest.Fixture, w *facts.Workloads) {
 			p, q := pod("web-1", "web", "w-a"), pod("web-2", "web", "w-b")
 			p.Images = []facts.PodImage{{Name: "registry.example.com/web:1", Always: true}}
 			w.Pods = append(w.Pods, p, q)
-		}, nil},
+		}, []string{"warning: registry registry.example.com: replacement of default/web"}},
 		{"mirrored-registry", func(f clustertest.Fixture, w *facts.Workloads) {
 			f.Spec.Spec.Settings.Registries = []spec.Registry{{Name: "registry.example.com", Mirrors: []string{"https://mirror.example.com/x"}}}
 			p, q := pod("web-1", "web", "w-a"), pod("web-2", "web", "w-b")

@@ -273,12 +273,13 @@ func (m *model) design(r *reason, set []Element) string {
 		}
 		return fix + ", or load the images on all nodes."
 	case Endpoint:
-		return "Run two or more replicas of " + cutNamespace(r.webhook.Service) + " on different nodes and in different zones, or use `failurePolicy: Ignore` in its configuration, " + r.webhook.Configuration + "."
+		return "Run two or more replicas of " + behind(r.webhook.Service) + " on different nodes and in different zones, or use `failurePolicy: Ignore` in its configuration, " + r.webhook.Configuration + "."
 	}
 	return ""
 }
 
-func cutNamespace(service string) string {
+// behind names a webhook by its Service.
+func behind(service string) string {
 	if service == "" {
 		return "the webhook"
 	}
@@ -287,7 +288,7 @@ func cutNamespace(service string) string {
 
 // controlPlanes is what to change about control planes, or about the hosts of etcd.
 func (m *model) controlPlanes(kind Kind, domain string, pair bool) string {
-	what, one, n := "control planes", "control plane", 0
+	what, one := "control planes", "control plane"
 	k := quorum.APIServers
 	if kind == Kind(quorum.Members.Name) && !m.c.StackedEtcd() {
 		if m.c.ExistingEtcd() {
@@ -295,7 +296,7 @@ func (m *model) controlPlanes(kind Kind, domain string, pair bool) string {
 		}
 		what, one, k = "etcd hosts", "etcd host", quorum.Members
 	}
-	n, _ = quorum.Count(m.placements, k.Part)
+	n, _ := quorum.Count(m.placements, k.Part)
 	voting := kind == Kind(quorum.Members.Name) || m.c.StackedEtcd()
 	switch {
 	case pair && voting:
