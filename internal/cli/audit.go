@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +50,9 @@ audit cis compares the running cluster with the CIS benchmark.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if depth != 1 && depth != 2 {
 				return usageError{fmt.Errorf("--depth %d: must be 1 (single failures) or 2 (pairs, too)", depth)}
+			}
+			if !slices.Contains([]string{"text", "json", "yaml", "html"}, a.output) {
+				return usageError{fmt.Errorf("unknown output %q: must be text, json, yaml, or html", a.output)}
 			}
 			in, err := a.toAudit(cmd.Context(), specOnly)
 			if err != nil {

@@ -45,7 +45,7 @@ func Audit(in Input) Report {
 		intended = newModel(Input{Spec: in.Spec}, true)
 	}
 	r.model = best
-	a := &auditor{Report: &r, best: best, worst: worst, intended: intended, findings: map[string]*Finding{}, lasts: map[string][]string{}, inherent: map[Element]*Inherent{}}
+	a := &auditor{Report: &r, best: best, worst: worst, intended: intended, findings: map[string]*Finding{}, lasts: map[string][]string{}, fixes: map[string][]string{}, inherent: map[Element]*Inherent{}}
 	for i, c := range best.capabilities {
 		a.capability(c, worst.capabilities[i])
 	}
@@ -60,7 +60,7 @@ type auditor struct {
 	best, worst, intended *model
 	findings              map[string]*Finding
 	order                 []string
-	lasts                 map[string][]string // sentences, by the finding
+	lasts, fixes          map[string][]string // sentences, by the finding
 	inherent              map[Element]*Inherent
 }
 
@@ -207,18 +207,22 @@ func (m *model) failures(top faulttree.ID) (out []string) {
 	return out
 }
 
-// add notes a cut set. Those of one set of elements with one fix are one finding.
+// add notes a cut set. Those of one set of elements with one fix are one finding, and so are those that contain the same smaller one, whose
+// fix is what counts.
 func (a *auditor) add(m *model, c capability, set, contains []Element, possible bool) {
 	failed := map[Element]bool{}
 	for _, e := range set {
 		failed[e] = true
 	}
 	reasons := m.explain(c.top, m.fails(c.top, failed))
-	fix := a.fix(m, c, set, reasons)
-	id := fmt.Sprint(key(set), possible, len(contains) > 0, fix)
+	fixes := a.fix(m, c, set, reasons)
+	id := fmt.Sprint(key(set), possible, fixes)
+	if len(contains) > 0 {
+		id = fmt.Sprint(key(set), possible, key(contains))
+	}
 	f := a.findings[id]
 	if f == nil {
-		f = &Finding{Finding: cluster.Finding{Rule: RuleSingle, Severity: cluster.Warning, Fix: fix}, Elements: set, Size: len(set), Possible: possible, Contains: contains}
+		f = &Finding{Finding: cluster.Finding{Rule: RuleSingle, Severity: cluster.Warning}, Elements: set, Size: len(set), Possible: possible, Contains: contains}
 		switch {
 		case len(set) == 1 && set[0].Kind == Certificates:
 			f.Rule = RuleCertificates
@@ -236,11 +240,18 @@ func (a *auditor) add(m *model, c capability, set, contains []Element, possible 
 		a.order = append(a.order, id)
 	}
 	f.Capabilities = append(f.Capabilities, c.name)
-	for _, text := range m.lasts(set, reasons) {
-		if !slices.Contains(a.lasts[id], text) {
-			a.lasts[id] = append(a.lasts[id], text)
+	a.lasts[id] = union(a.lasts[id], m.lasts(set, reasons))
+	a.fixes[id] = union(a.fixes[id], fixes)
+}
+
+// union appends what is new.
+func union(have, more []string) []string {
+	for _, text := range more {
+		if !slices.Contains(have, text) {
+			have = append(have, text)
 		}
 	}
+	return have
 }
 
 // soon says that certificates expire within the time in which status reports them.
@@ -289,7 +300,7 @@ func (a *auditor) finish() {
 		f := a.findings[id]
 		if f.Summary == "" {
 			f.Loss = strings.Join(append([]string{losses(f.Capabilities)}, a.lasts[id]...), " ")
-			f.Summary = f.summary()
+			f.Summary, f.Fix = f.summary(), strings.Join(a.fixes[id], " ")
 		}
 		a.Findings = append(a.Findings, *f)
 	}

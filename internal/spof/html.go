@@ -44,7 +44,7 @@ type pageRow struct {
 type pageFinding struct {
 	Title, Loss, Fix, Class, Label string
 	Capabilities                   []string
-	Also                           []string
+	Also                           string
 }
 
 type pageUnknown struct{ What, Why string }
@@ -86,7 +86,7 @@ func HTML(w io.Writer, r Report) error {
 				continue
 			}
 		}
-		x := pageFinding{Title: strings.ToUpper(f.Summary[:1]) + f.Summary[1:] + ".", Loss: f.Loss, Fix: f.Fix, Capabilities: some(f.Capabilities, ""), Also: some(also[key(f.Elements)], ""), Class: "info", Label: "for information"}
+		x := pageFinding{Title: strings.ToUpper(f.Summary[:1]) + f.Summary[1:] + ".", Loss: f.Loss, Fix: f.Fix, Capabilities: some(f.Capabilities, ""), Also: listed(some(also[key(f.Elements)], ""), f.Size), Class: "info", Label: "for information"}
 		switch {
 		case f.Severity.Rank() <= cluster.Warning.Rank():
 			x.Class, x.Label = "warn", "warning"

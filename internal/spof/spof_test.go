@@ -34,8 +34,6 @@ func compareLines(t *testing.T, got, want []string) {
 	}
 }
 
-const everything = "API reads, API writes, scheduling, new pods"
-
 // noBackup is the finding of every spec without backups.
 const noBackup = "warning: a single command of an administrator: cluster data"
 
@@ -71,15 +69,47 @@ func TestSpecs(t *testing.T) {
 			noBackup,
 			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
 			"warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)"}},
-		{"two-etcd-members", []func(*spec.Cluster){without("cp-c")}, []string{"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods", "warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods", noBackup, "warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)", "warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)"}},
+		{"two-etcd-members", []func(*spec.Cluster){without("cp-c")}, []string{
+			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods",
+			noBackup,
+			"warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)",
+		}},
 		{"all-control-planes-in-one-zone", []func(*spec.Cluster){
 			change("cp-b", func(h *spec.Host) { h.Zone = "a" }), change("cp-c", func(h *spec.Host) { h.Zone = "a" }),
-			func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementZonal }}, []string{"warning: zone a: API reads, API writes, scheduling, new pods", noBackup}},
-		{"zone-with-the-quorum", []func(*spec.Cluster){change("cp-b", func(h *spec.Host) { h.Zone = "a" })}, []string{"warning: zone a: API reads, API writes, scheduling, new pods", noBackup}},
+			func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementZonal }}, []string{
+			"warning: zone a: API reads, API writes, scheduling, new pods",
+			noBackup,
+		}},
+		{"zone-with-the-quorum", []func(*spec.Cluster){change("cp-b", func(h *spec.Host) { h.Zone = "a" })}, []string{
+			"warning: zone a: API reads, API writes, scheduling, new pods",
+			noBackup,
+		}},
 		{"rack-with-the-quorum", []func(*spec.Cluster){
-			change("cp-a", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} }), change("cp-c", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} })}, []string{"warning: rack-1: API reads, API writes, scheduling, new pods", noBackup}},
-		{"single", []func(*spec.Cluster){without("cp-b", "cp-c", "lb-b"), func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementSingle }}, nil},
-		{"one-worker", []func(*spec.Cluster){without("worker-b")}, []string{"warning: host worker-a: new pods, service traffic", noBackup, "warning: zone a: new pods, service traffic (contains host worker-a)"}},
+			change("cp-a", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} }), change("cp-c", func(h *spec.Host) { h.FailsWith = []string{"rack-1"} })}, []string{
+			"warning: rack-1: API reads, API writes, scheduling, new pods",
+			noBackup,
+		}},
+		{"single", []func(*spec.Cluster){without("cp-b", "cp-c", "lb-b"), func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementSingle }}, []string{
+			"warning: the API server on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: the load balancer on lb-a: API reads, API writes, new pods",
+			"warning: the scheduler on cp-a: scheduling, new pods",
+			"warning: the controller manager on cp-a: new pods",
+			noBackup,
+			"warning: the disk of cp-a: cluster data",
+			"warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+		}},
+		{"one-worker", []func(*spec.Cluster){without("worker-b")}, []string{
+			"warning: host worker-a: new pods, service traffic",
+			noBackup,
+			"warning: zone a: new pods, service traffic (contains host worker-a)",
+		}},
 		{"load-balancers-on-control-planes", []func(*spec.Cluster){without("lb-a", "lb-b")}, []string{noBackup}},
 		{"one-zone", []func(*spec.Cluster){func(c *spec.Cluster) {
 			for i := range c.Spec.Hosts {
@@ -129,8 +159,19 @@ func TestClusters(t *testing.T) {
 		{"whole", func(clustertest.Fixture, *facts.Workloads) {}, nil},
 		{"load-balancer-down", func(f clustertest.Fixture, _ *facts.Workloads) {
 			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })
-		}, []string{"warning: the load balancer on lb-a: API reads, API writes, new pods", "warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)", "warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)"}},
-		{"two-etcd-members", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Etcd = f.Seen.Etcd[:2] }, []string{"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods", "warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods", "warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)", "warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)", "warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)"}},
+		}, []string{
+			"warning: the load balancer on lb-a: API reads, API writes, new pods",
+			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
+			"warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)",
+		}},
+		{"two-etcd-members", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Etcd = f.Seen.Etcd[:2] }, []string{
+			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods",
+			"warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: host cp-b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: zone b: API reads, API writes, scheduling, new pods (contains the etcd member on cp-b)",
+		}},
 		{"control-plane-outside-of-the-pool", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for _, lb := range []string{"lb-a", "lb-b"} {
 				f.Seen.Hosts[lb].Balancer.Backends = f.Seen.Hosts[lb].Balancer.Backends[:2]
@@ -140,15 +181,39 @@ func TestClusters(t *testing.T) {
 			for _, lb := range []string{"lb-a", "lb-b"} {
 				f.Seen.Hosts[lb].Balancer.Backends = f.Seen.Hosts[lb].Balancer.Backends[:1]
 			}
-		}, []string{"warning: the API server on cp-a: API reads, API writes, new pods", "warning: the etcd member on cp-a: API reads, API writes, new pods", "warning: host cp-a: API reads, API writes, new pods (contains the etcd member on cp-a)", "warning: zone a: API reads, API writes, new pods (contains the etcd member on cp-a)"}},
-		{"coredns-on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, []string{"warning: host cp-a: cluster DNS", "warning: zone a: cluster DNS (contains host cp-a)"}},
+		}, []string{
+			"warning: the API server on cp-a: API reads, API writes, new pods",
+			"warning: the etcd member on cp-a: API reads, API writes, new pods",
+			"warning: host cp-a: API reads, API writes, new pods (contains the etcd member on cp-a)",
+			"warning: zone a: API reads, API writes, new pods (contains the etcd member on cp-a)",
+		}},
+		{"coredns-on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, []string{
+			"warning: host cp-a: cluster DNS",
+			"warning: zone a: cluster DNS (contains host cp-a)",
+		}},
 		{"coredns-in-one-zone", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "w-a" }, []string{"warning: zone a: cluster DNS"}},
-		{"host-unreachable", func(f clustertest.Fixture, _ *facts.Workloads) { f.Dies("cp-b") }, nil},
+		{"host-unreachable", func(f clustertest.Fixture, _ *facts.Workloads) { f.Dies("cp-b") }, []string{
+			"info: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a) (possible)",
+			"info: host cp-c: API reads, API writes, scheduling, new pods (contains the etcd member on cp-c) (possible)",
+			"info: the etcd member on cp-a: API reads, API writes, scheduling, new pods (possible)",
+			"info: the etcd member on cp-c: API reads, API writes, scheduling, new pods (possible)",
+			"info: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a) (possible)",
+			"info: zone c: API reads, API writes, scheduling, new pods (contains the etcd member on cp-c) (possible)",
+			"unknown: API server on cp-b: dial tcp: i/o timeout",
+			"unknown: controller manager on cp-b: dial tcp: i/o timeout",
+			"unknown: scheduler on cp-b: dial tcp: i/o timeout",
+			"unknown: etcd member on cp-b: the session to its host ended",
+		}},
 		{"majority-lost", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for i := range 2 {
 				f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Problem = false, "connection refused"
 			}
-		}, nil},
+		}, []string{
+			"lost: API reads: etcd has no majority: 2 of 3 members fail; etcd member on cp-a (connection refused); etcd member on cp-b (connection refused)",
+			"lost: API writes: etcd has no majority: 2 of 3 members fail; etcd member on cp-a (connection refused); etcd member on cp-b (connection refused)",
+			"lost: scheduling: etcd has no majority: 2 of 3 members fail; etcd member on cp-a (connection refused); etcd member on cp-b (connection refused)",
+			"lost: new pods: etcd has no majority: 2 of 3 members fail; etcd member on cp-a (connection refused); etcd member on cp-b (connection refused)",
+		}},
 		{"certificates", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
 				f.Kubernetes(cp).Certificates = []facts.Certificate{{Name: "pki/apiserver.crt", Expires: clustertest.Now.AddDate(1, 0, 0)}}
@@ -165,11 +230,24 @@ func TestClusters(t *testing.T) {
 		{"spread", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods = append(w.Pods, pod("web-1", "web", "w-a"), pod("web-2", "web", "w-b"))
 		}, nil},
-		{"one-replica", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("web-1", "web", "w-a")) }, []string{"warning: pod default/web-1: workload default/web", "warning: host w-a: workload default/web (contains pod default/web-1)", "warning: zone a: workload default/web (contains pod default/web-1)"}},
+		{"one-replica", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("web-1", "web", "w-a")) }, []string{
+			"warning: pod default/web-1: workload default/web",
+			"warning: host w-a: workload default/web (contains pod default/web-1)",
+			"warning: zone a: workload default/web (contains pod default/web-1)",
+		}},
 		{"on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods = append(w.Pods, pod("web-1", "web", "w-a"), pod("web-2", "web", "w-a"))
-		}, []string{"warning: host w-a: workload default/web", "warning: zone a: workload default/web (contains host w-a)"}},
-		{"nobody-creates-it-again", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("tool", "", "w-a")) }, []string{"warning: pod default/tool: workload Pod default/tool", "warning: host w-a: workload Pod default/tool (contains pod default/tool)", "warning: zone a: workload Pod default/tool (contains pod default/tool)", "warning: host w-a: replacement of Pod default/tool", "warning: zone a: replacement of Pod default/tool (contains host w-a)"}},
+		}, []string{
+			"warning: host w-a: workload default/web",
+			"warning: zone a: workload default/web (contains host w-a)",
+		}},
+		{"nobody-creates-it-again", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods = append(w.Pods, pod("tool", "", "w-a")) }, []string{
+			"warning: pod default/tool: workload Pod default/tool",
+			"warning: host w-a: workload Pod default/tool (contains pod default/tool)",
+			"warning: zone a: workload Pod default/tool (contains pod default/tool)",
+			"warning: host w-a: replacement of Pod default/tool",
+			"warning: zone a: replacement of Pod default/tool (contains host w-a)",
+		}},
 		{"volume", func(_ clustertest.Fixture, w *facts.Workloads) {
 			p, q := pod("db-0", "db", "w-a"), pod("db-1", "db", "w-b")
 			p.Kind, q.Kind, p.Volumes = "StatefulSet", "StatefulSet", []string{"pv-1"}
@@ -189,23 +267,45 @@ func TestClusters(t *testing.T) {
 		}, nil},
 		{"webhooks", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Webhooks = []facts.Webhook{
-				{Name: "all.example.com", Configuration: "all", Resources: []string{"*"}, Service: "policy/all", Ready: 2, Nodes: []string{"w-a", "w-b"}},
+				{Name: "all.example.com", Configuration: "all", Resources: []string{"*"}, Service: "policy/all", Ready: 2, Nodes: []string{
+					"w-a",
+					"w-b",
+				}},
 				{Name: "pods.example.com", Configuration: "pods", Resources: []string{"pods"}, Service: "policy/pods", Ready: 1, Nodes: []string{"w-a"}},
-				{Name: "some.example.com", Configuration: "some", Resources: []string{"pods"}, Selective: true, Service: "policy/some", Ready: 2, Nodes: []string{"w-b", "w-b"}},
+				{Name: "some.example.com", Configuration: "some", Resources: []string{"pods"}, Selective: true, Service: "policy/some", Ready: 2, Nodes: []string{
+					"w-b",
+					"w-b",
+				}},
 				{Name: "gone.example.com", Configuration: "gone", Resources: []string{"things.example.com"}, Service: "policy/gone"},
 				{Name: "away.example.com", Configuration: "away", Resources: []string{"deployments.apps"}, URL: "https://away.example.com/x"},
 			}
-		}, nil},
+		}, []string{
+			"lost: changes of things.example.com (webhook gone.example.com): webhook gone.example.com does not answer; webhook gone.example.com (its Service policy/gone has no ready endpoint)",
+			"warning: host w-a: new pods (contains webhook endpoint policy/pods 1)",
+			"warning: host w-b: changes of some pods (webhook some.example.com)",
+			"warning: webhook endpoint policy/pods 1: new pods",
+			"warning: zone a: new pods (contains webhook endpoint policy/pods 1)",
+			"warning: zone b: changes of some pods (webhook some.example.com) (contains host w-b)",
+		}},
 		{"budgets", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods = append(w.Pods, pod("web-1", "web", "w-a"), pod("web-2", "web", "w-b"))
 			w.Budgets = []facts.Budget{
-				{Namespace: "default", Name: "strict", Expected: 2, Desired: 2, Pods: []string{"web-1", "web-2"}},
+				{Namespace: "default", Name: "strict", Expected: 2, Desired: 2, Pods: []string{
+					"web-1",
+					"web-2",
+				}},
 				{Namespace: "default", Name: "loose", Expected: 2, Desired: 1, Allowed: 1, Pods: []string{"web-1"}},
 			}
-		}, nil},
+		}, []string{
+			"warning: disruption budget default/loose + disruption budget default/strict: maintenance",
+			"warning: disruption budget default/strict: maintenance",
+		}},
 		{"pods-unknown", func(_ clustertest.Fixture, w *facts.Workloads) {
 			w.Pods, w.Unknown = nil, map[string]string{facts.PodsPart: "no answer within 30s"}
-		}, nil},
+		}, []string{
+			"unknown: maintenance: pods or disruption budgets could not be read",
+			"unknown: pods: no answer within 30s",
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f, w := live()

@@ -63,7 +63,7 @@ func Text(w io.Writer, r Report, width int, color bool) error {
 		x := f.Finding
 		x.Summary += ". " + f.Loss
 		if others := also[key(f.Elements)]; len(others) > 0 {
-			x.Summary += " The same happens with " + cluster.List(some(others, "")) + "."
+			x.Summary += " The same happens with " + listed(some(others, ""), f.Size) + "."
 		}
 		for _, l := range findings.Lines([]cluster.Finding{x}, width, false) {
 			line(l...)
@@ -86,6 +86,14 @@ func Text(w io.Writer, r Report, width int, color bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// listed joins the elements of findings, which contain an "and" themselves if there are several.
+func listed(names []string, size int) string {
+	if size > 1 {
+		return strings.Join(names, "; ")
+	}
+	return cluster.List(names)
 }
 
 func wrap(b *strings.Builder, text string, width int) {

@@ -52,10 +52,10 @@ func losses(capabilities []string) string {
 		}
 	}
 	if len(workloads) > 0 {
-		add("no replica works of " + cluster.List(some(workloads, "workloads")))
+		add("no replica of " + cluster.List(some(workloads, "workloads")) + " works")
 	}
 	if len(replacements) > 0 {
-		add("lost pods are not replaced of " + cluster.List(some(replacements, "workloads")))
+		add("lost pods of " + cluster.List(some(replacements, "workloads")) + " are not replaced")
 	}
 	text := strings.Join(out, "; ")
 	if text == "" {
@@ -81,13 +81,13 @@ func (m *model) lasts(set []Element, reasons []*reason) (out []string) {
 	for _, r := range reasons {
 		switch {
 		case r.kind == BackupStore:
-			add("It lasts for good.")
+			add("This is permanent.")
 		case r.kind == Pod && set[0].Kind == Pod:
 			add("It lasts seconds, until the kubelet has restarted its containers; if the pod was deleted, until another one has started.")
 		case r.kind == Pod:
 			add(m.reschedule(r.pods, until))
 		case r.kind == Host && r.pods != nil:
-			add("It lasts for good: nothing creates the pod again.")
+			add("This is permanent: nothing creates the pod again.")
 		case r.kind == Kind(quorum.Members.Name) && !m.c.ExistingEtcd():
 			add(back, "If data of etcd is lost with it, `quorate recover` shows how to bring the cluster back.")
 		default:
@@ -124,8 +124,7 @@ func (m *model) reschedule(w *workload, until string) string {
 
 // fix says what to do about a cut set: to repair what does not work, if the cluster as its spec describes it has no such cut set; otherwise
 // to change the spec, or the workload.
-func (a *auditor) fix(m *model, c capability, set []Element, reasons []*reason) string {
-	var out []string
+func (a *auditor) fix(m *model, c capability, set []Element, reasons []*reason) (out []string) {
 	add := func(text string) {
 		if text != "" && !slices.Contains(out, text) {
 			out = append(out, text)
@@ -144,7 +143,7 @@ func (a *auditor) fix(m *model, c capability, set []Element, reasons []*reason) 
 	if len(out) == 0 {
 		add("Add a second one that does not fail with it.")
 	}
-	return strings.Join(out, " ")
+	return out
 }
 
 // designed says that the spec alone has the cut set, or a part of it.
