@@ -137,3 +137,19 @@ func TestPagesEscapeNames(t *testing.T) {
 	}
 	selfContained(t, page.String())
 }
+
+// The example in the documentation is what is printed.
+func TestDocumentationShowsAReport(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	if err := Text(&text, reports()["degraded"], 110, false); err != nil {
+		t.Fatal(err)
+	}
+	example, _, _ := strings.Cut(text.String(), "\n\nNot reported")
+	if !strings.Contains(string(page), "$ quorate audit\n"+example) {
+		t.Errorf("docs/audit.md does not show\n%s", example)
+	}
+}
