@@ -122,7 +122,7 @@ var Rules = []Rule{
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
-	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(ExpiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
@@ -486,7 +486,7 @@ func (f *findings) controlPlaneAnswers() (all []answer) {
 			continue
 		}
 		for _, p := range controlPlanePrograms {
-			all = append(all, answer{h.Name, p, f.program(h.Name, p)})
+			all = append(all, answer{h.Name, p, f.Program(h.Name, p)})
 		}
 	}
 	return all

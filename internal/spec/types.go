@@ -278,6 +278,9 @@ type Host struct {
 	Zone string `yaml:"zone" json:"zone" edit:"rolling"`
 	// Region is the region of the host, if it is not the cluster's region. A zone belongs to one region.
 	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
+	// FailsWith names what the host shares with other hosts besides its zone and fails together with: a rack, a switch, a
+	// power feed, a storage system, a physical machine. `quorate audit` takes each name as one thing that can fail.
+	FailsWith []string `yaml:"failsWith,omitempty" json:"failsWith,omitempty" edit:"free,set"`
 	// SSH says how to reach the host, if not as root on port 22 with the default keys.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }

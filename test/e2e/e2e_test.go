@@ -18,6 +18,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"status", statusKeys},
 		{"nothing to do", nothingToDo},
+		{"audit", singlePoints},
 		{"edits", edits},
 		{"lost parts", lostParts},
 		{"callers", callers},
