@@ -10,22 +10,42 @@ import (
 	"quorate.dev/quorate/internal/hostside/approve"
 	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/limited"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/watch"
+	"quorate.dev/quorate/internal/run"
 )
 
 // host is the host side of Quorate. The caller and systemd run these commands, not users.
 func (a *app) host() *cobra.Command {
 	cmd := &cobra.Command{Use: "host", Short: "The part of Quorate that runs on hosts", Hidden: true}
-	cmd.AddCommand(
-		&cobra.Command{
-			Use: "serve", Short: "Answer one caller on stdin and stdout",
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				if err := system.Isolate(); err != nil {
-					return err
-				}
+	var forRepairs string
+	serve := &cobra.Command{
+		Use: "serve", Short: "Answer one caller on stdin and stdout",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := system.Isolate(); err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("for-repairs") {
 				return host.ServeStdio(cmd.Context())
-			},
+			}
+			admission, err := watch.ReadAdmission()
+			if err == nil {
+				err = host.SameBuild(forRepairs)
+			}
+			if err != nil {
+				return err
+			}
+			return host.ServeLimited(cmd.Context(), limited.For(admission))
+		},
+	}
+	serve.Flags().StringVar(&forRepairs, "for-repairs", "", "answer within the limits of the unit that repairs, which came with this command")
+	cmd.AddCommand(
+		serve,
+		&cobra.Command{
+			Use: "watch", Short: "Repair what breaks in the cluster while this control plane leads",
+			RunE: func(cmd *cobra.Command, _ []string) error { return run.WatchHere(cmd.Context(), a.out) },
 		},
 		&cobra.Command{
 			Use: "watchdog", Short: "Tell keepalived whether HAProxy's event loop is running",

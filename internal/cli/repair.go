@@ -114,7 +114,8 @@ func (a *app) watch() *cobra.Command {
 that failed, or that it did not make, with the reason. It holds the hosts only while it repairs something, so other commands
 can change them meanwhile; while another run does, it repairs nothing.
 
-It runs until it is interrupted, and a repair that is being made then is finished by the next one.`,
+It runs until it is interrupted, and a repair that is being made then is finished by the next one. With spec.repair.watch, the
+control planes do this by themselves, and quorate status shows which of them leads.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval < time.Second {
 				return usageError{errors.New("--interval must be 1s or more")}

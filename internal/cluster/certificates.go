@@ -16,10 +16,10 @@ const (
 	RuleAuthorityKey     = "authority-key"     // who renews a certificate has its authority's key
 )
 
-// Certificates that expire within expiresSoon are a warning, and within expiresNow critical. One that was never valid for long is so
+// Certificates that expire within ExpiresSoon are a warning, and within expiresNow critical. One that was never valid for long is so
 // when a quarter, or an eighth, of its lifetime is left: who renews it does that earlier.
 const (
-	expiresSoon = 30 * 24 * time.Hour
+	ExpiresSoon = 30 * 24 * time.Hour
 	expiresNow  = 7 * 24 * time.Hour
 )
 
@@ -206,7 +206,7 @@ func (f *findings) certificates() {
 	var order []group
 	for _, c := range f.Certificates() {
 		left := c.Expires.Sub(f.Seen.Time)
-		soon, now := expiresSoon, expiresNow
+		soon, now := ExpiresSoon, expiresNow
 		if life := c.Lifetime(); life > 0 {
 			soon, now = min(soon, life/4), min(now, life/8)
 		}

@@ -61,6 +61,7 @@ const (
 	RuleBackupAge        = "backup-age"
 	RuleBackupFailed     = "backup-failed"
 	RuleBackupSchedule   = "backup-schedule"
+	RuleWatch            = "watch"
 	RuleSources          = "sources" // of package sources
 )
 
@@ -121,13 +122,14 @@ var Rules = []Rule{
 	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
-	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(expiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(ExpiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
 	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
 	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
+	{RuleWatch, []Severity{Warning}, "if the spec has the control planes repair the cluster, the unit for it works on every control plane, one of them leads, and the hosts admit them"},
 }
 
 const (
@@ -223,6 +225,7 @@ func (f *findings) all() {
 	f.versions()
 	f.margins()
 	f.backups()
+	f.watch()
 }
 
 // NotWhole are the findings that keep a cluster of somebody else from being adopted: etcd, an API server, a controller manager,
@@ -483,7 +486,7 @@ func (f *findings) controlPlaneAnswers() (all []answer) {
 			continue
 		}
 		for _, p := range controlPlanePrograms {
-			all = append(all, answer{h.Name, p, f.program(h.Name, p)})
+			all = append(all, answer{h.Name, p, f.Program(h.Name, p)})
 		}
 	}
 	return all

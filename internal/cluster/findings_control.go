@@ -25,8 +25,8 @@ const apiServer = "kube-apiserver"
 // controlPlanePrograms are the static pods of a control plane, without etcd.
 var controlPlanePrograms = []string{apiServer, facts.ControllerManager, facts.Scheduler}
 
-// program is how a program of a control plane answers.
-func (s *State) program(host, name string) facts.Answer {
+// Program is how a program of a control plane answers.
+func (s *State) Program(host, name string) facts.Answer {
 	if name == apiServer {
 		return s.APIServer(host)
 	}
@@ -325,7 +325,7 @@ func (f *findings) controlPlanes() {
 			continue
 		}
 		for _, name := range controlPlanePrograms {
-			a := f.program(h.Name, name)
+			a := f.Program(h.Name, name)
 			switch {
 			case !slices.Contains(f.Facts(h.Name).Kubernetes.Manifests, name):
 				f.unmet(RuleControlPlane, Warning, fmt.Sprintf("%s is not running on %s: its manifest is missing", name, h.Name), f.byApply("writes it again"), h.Name)

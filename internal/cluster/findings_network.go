@@ -149,10 +149,25 @@ func (f *findings) servers(h spec.Host, b *facts.Balancer) {
 		case i < 0:
 			f.unmet(RuleBalancerServer, Warning, "the load balancer on "+h.Name+" does not know the control plane "+cp.Name, "`quorate apply` configures it.", h.Name, cp.Name)
 		case !b.Backends[i].Healthy && !b.Backends[i].Drained:
-			f.unmet(RuleBalancerServer, Warning, fmt.Sprintf("the load balancer on %s does not reach the API server on %s, which is ready%s", h.Name, cp.Name, after(": its check says ", b.Backends[i].Check)),
-				fmt.Sprintf("On %s, try `curl -k https://%s:6443/readyz`. Allow TCP port 6443 from %s to %s.", h.Name, cp.Address, h.Name, cp.Name), h.Name, cp.Name)
+			f.unused(h, cp, b.Backends[i].Check)
 		}
 	}
+}
+
+// unused reports an API server that is ready, and that the checks of a load balancer have found to be down. A check that was answered
+// since then is no sign of a network that does not let it through.
+func (f *findings) unused(h, cp spec.Host, check string) {
+	summary := fmt.Sprintf("the load balancer on %s does not reach the API server on %s, which is ready%s", h.Name, cp.Name, after(": its check says ", check))
+	fix := fmt.Sprintf("On %s, try `curl -k https://%s:6443/readyz`. Allow TCP port 6443 from %s to %s.", h.Name, cp.Address, h.Name, cp.Name)
+	switch {
+	case strings.HasPrefix(check, "L7OK"):
+		summary = fmt.Sprintf("the load balancer on %s does not use the API server on %s yet: its last check succeeded, and more have to", h.Name, cp.Name)
+		fix = "Run `quorate status` again in a moment."
+	case strings.HasPrefix(check, "L7STS"):
+		summary = fmt.Sprintf("the load balancer on %s does not use the API server on %s, which is ready now: it answered the last check with an error (%s)", h.Name, cp.Name, check)
+		fix = "Run `quorate status` again in a moment. If this persists, look at `journalctl -u haproxy -n 50` on " + h.Name + "."
+	}
+	f.unmet(RuleBalancerServer, Warning, summary, fix, h.Name, cp.Name)
 }
 
 // noTakeover reports a load balancer that would never take the virtual IP.

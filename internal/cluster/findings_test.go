@@ -393,6 +393,14 @@ var findingCases = []struct {
 		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
 		b.Healthy, b.Check = false, "L4TOUT"
 	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not reach the API server on cp-b, which is ready: its check says L4TOUT"}},
+	{"server-comes-back", func(f fixture) {
+		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
+		b.Healthy, b.Check = false, "L7OK 200"
+	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not use the API server on cp-b yet: its last check succeeded, and more have to"}},
+	{"server-was-not-ready", func(f fixture) {
+		b := &f.Seen.Hosts["lb-b"].Balancer.Backends[1]
+		b.Healthy, b.Check = false, "L7STS 500 Internal Server Error"
+	}, margins(1, 1, 1, 1), []string{"*warning: the load balancer on lb-b does not use the API server on cp-b, which is ready now: it answered the last check with an error (L7STS 500 Internal Server Error)"}},
 	{"server-not-known", func(f fixture) { f.Seen.Hosts["lb-b"].Balancer.Backends = f.Seen.Hosts["lb-b"].Balancer.Backends[:2] }, margins(1, 1, 1, 1), []string{
 		"*warning: the load balancer on lb-b does not know the control plane cp-c"}},
 	{"virtual-ip-nowhere", func(f fixture) {
@@ -637,6 +645,11 @@ var findingCases = []struct {
 			h.Facts.Kubernetes.Established = false
 		}
 	}, margins(1, 1, 1, 1), []string{"info: this cluster was not built by Quorate"}},
+	{"control-planes-repair", func(f fixture) { f.Watch("1") }, margins(1, 1, 1, 1), nil},
+	{"a-unit-that-repairs-is-stopped", func(f fixture) {
+		f.Watch("1")
+		f.Seen.Hosts["cp-b"].Facts.Units["quorate-watch.service"] = "inactive"
+	}, margins(1, 1, 1, 1), []string{"warning: the unit that repairs does not work on cp-b: quorate-watch.service does not run"}},
 }
 
 func TestFindings(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"quorate.dev/quorate/internal/facts"
 )
 
 // RuleBudget refuses a drain that a disruption budget would block for good.
@@ -37,7 +39,7 @@ func (b Budget) String() string {
 
 // never says that waiting does not help: even when all of its pods are healthy, it allows no eviction.
 func (b Budget) never() bool {
-	return len(b.Others) > 0 || b.Expected > 0 && b.Allowed == 0 && b.Desired >= b.Expected
+	return len(b.Others) > 0 || facts.BlocksForGood(b.Expected, b.Desired, b.Allowed)
 }
 
 // fix is what to do about it.

@@ -106,6 +106,9 @@ type Facts struct {
 	// the oldest first.
 	Snapshots []string `json:"snapshots,omitempty"`
 
+	// Watch is what the host has for the units that repair.
+	Watch *Watch `json:"watch,omitempty"`
+
 	Kubernetes Kubernetes `json:"kubernetes"`
 }
 

@@ -2,18 +2,28 @@ package facts
 
 import (
 	"cmp"
+	"path/filepath"
 	"time"
 )
 
 // RecoveryFile says on a host that a recovery of its cluster's etcd is under way; see EtcdRecovery.
 const RecoveryFile = "/var/lib/quorate/recovery.json"
 
-// EtcdKeptDir is where a host keeps the data directories of etcd that a recovery has set aside, each as STAMP-MEMBER/member. Where the
-// data are on a file system of their own, they are kept there, in the directory EtcdKeptName of etcd's data directory.
+// EtcdKeptDir is where a host keeps data directories of etcd that were set aside, each as STAMP-MEMBER/member by a recovery of the quorum, and as
+// STAMP-former/member by what replaces one member. Where the data are on a file system of their own, they are kept there, in the directory
+// EtcdKeptName of etcd's data directory.
 const (
 	EtcdKeptDir  = "/var/lib/etcd-kept"
 	EtcdKeptName = "quorate-kept"
+	// EtcdKeptStamp is the format of the time in their names, and EtcdFormer ends the names of the data of former members.
+	EtcdKeptStamp = "20060102T150405Z"
+	EtcdFormer    = "-former"
 )
+
+// EtcdKeptDirs are the directories in which data of etcd may be kept, for a data directory.
+func EtcdKeptDirs(dataDir string) []string {
+	return []string{EtcdKeptDir, filepath.Join(dataDir, EtcdKeptName)}
+}
 
 // RemainsRequest says what to look for on a host.
 type RemainsRequest struct {
@@ -52,6 +62,9 @@ const (
 	CopyInPlace = "in place"
 	// CopyKept was set aside by a recovery.
 	CopyKept = "kept"
+	// CopyFormer is the data of a member that was replaced: it was damaged, or other or older than that of the others. It is used only if
+	// the user says so.
+	CopyFormer = "former"
 	// CopyNamed was named by the user.
 	CopyNamed = "named"
 )
@@ -59,7 +72,7 @@ const (
 // EtcdCopy is one data directory of etcd, as its files say.
 type EtcdCopy struct {
 	Path string `json:"path"`
-	// Kind says where it is: CopyInPlace, CopyKept or CopyNamed.
+	// Kind says where it is: CopyInPlace, CopyKept, CopyFormer or CopyNamed.
 	Kind string `json:"kind"`
 	// Error is why it cannot be used; what could be read nevertheless is in the other fields.
 	Error string `json:"error,omitempty"`

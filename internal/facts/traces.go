@@ -26,7 +26,7 @@ const KeptDir = "/var/lib/quorate-kept"
 // Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
 // Programs, units and settings stay: a new build brings them into shape.
 var Traces = []string{
-	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, RestoreFile, ResettingFile,
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, WatchDir, RestoreFile, ResettingFile,
 }
 
 // HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.

@@ -5,8 +5,9 @@ type Upgrade struct {
 	// Deprecated are the deprecated APIs that clients have used since the API servers started.
 	Deprecated []DeprecatedAPI `json:"deprecated,omitempty"`
 	// DeprecatedError is why API servers could not be asked.
-	DeprecatedError string    `json:"deprecatedError,omitempty"`
-	Webhooks        []Webhook `json:"webhooks,omitempty"`
+	DeprecatedError string `json:"deprecatedError,omitempty"`
+	// Webhooks are those that fail closed and that a Service of the cluster answers.
+	Webhooks []Webhook `json:"webhooks,omitempty"`
 	// Budgets are the disruption budgets that allow no eviction now, as namespace/name.
 	Budgets []string `json:"budgets,omitempty"`
 	// Error is why webhooks and budgets could not be read.
@@ -20,13 +21,4 @@ type DeprecatedAPI struct {
 	Resource string `json:"resource"`
 	// RemovedIn is the minor release that no longer serves it, such as 1.38; empty if that is not decided.
 	RemovedIn string `json:"removedIn"`
-}
-
-// Webhook is an admission webhook that fails closed and that a Service of the cluster answers.
-type Webhook struct {
-	Configuration string `json:"configuration"`
-	Name          string `json:"name"`
-	Service       string `json:"service"` // namespace/name
-	// Ready is how many endpoints of the Service are ready.
-	Ready int `json:"ready"`
 }

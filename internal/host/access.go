@@ -22,6 +22,9 @@ type Access struct {
 	// Passphrase asks for the passphrase of a private key; nil if there is nobody to ask.
 	Passphrase func(keyFile string) (string, error)
 
+	// Installed is set for a caller whose key admits only the copy of quorate that each host has, within limits (see ServeLimited). Nothing
+	// is uploaded, and a copy of another build is refused.
+	Installed bool
 	// StrictHostKeys refuses hosts whose keys are unknown, and records nothing.
 	StrictHostKeys bool
 	// AcceptNewHostKeys counts keys that are seen for the first time as confirmed.

@@ -26,6 +26,9 @@ func DefineStreamChange[In, Out any](name string, run func(context.Context, In, 
 	return Change[In, Out]{op: DefineStream(name, run, kinds...)}
 }
 
+// Name is the name of the operation.
+func (c Change[In, Out]) Name() string { return c.op.Name() }
+
 // Make runs the operation on the host. The permit must be for this host.
 func (c Change[In, Out]) Make(ctx context.Context, conn *Conn, permit Permit, in In) (Out, error) {
 	return c.Send(ctx, conn, permit, in, nil)

@@ -97,17 +97,17 @@ func (s *session) err() error {
 
 // Local runs the host side in this process, for tests of operations: through the same protocol, without SSH.
 func Local(ctx context.Context, name string) (*Conn, error) {
-	s, err := localSession(ctx, name)
+	s, err := localSession(ctx, name, nil)
 	if err != nil {
 		return nil, err
 	}
 	return connOf(name, s), nil
 }
 
-func localSession(ctx context.Context, name string) (*session, error) {
+func localSession(ctx context.Context, name string, l *Limits) (*session, error) {
 	fromServer, toClient := io.Pipe()
 	fromClient, toServer := io.Pipe()
-	go Serve(ctx, fromClient, toClient) //nolint:errcheck // ends with the pipe
+	go serve(ctx, fromClient, toClient, l) //nolint:errcheck // ends with the pipe
 	s, err := newSession(ctx, newPipeConn(fromServer, toServer))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)

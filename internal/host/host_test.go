@@ -189,7 +189,7 @@ func TestALostSessionIsOpenedAgain(t *testing.T) {
 	dials := 0
 	c.redial = func(ctx context.Context) (*session, error) {
 		dials++
-		return localSession(context.WithoutCancel(ctx), "cp-a")
+		return localSession(context.WithoutCancel(ctx), "cp-a", nil)
 	}
 	drop := func() { c.now.Load().close() }
 	lost := make(chan struct{})

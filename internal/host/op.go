@@ -87,6 +87,9 @@ func DefineStream[In, Out any](name string, run func(context.Context, In, io.Rea
 	return Op[In, Out]{name: name, kind: kind}
 }
 
+// Name is the name of the operation.
+func (o Op[In, Out]) Name() string { return o.name }
+
 // On runs the operation on the host. Canceling ctx cancels the operation on the host, too.
 func (o Op[In, Out]) On(ctx context.Context, c *Conn, in In) (Out, error) {
 	return o.Send(ctx, c, in, nil)
@@ -101,7 +104,7 @@ func (o Op[In, Out]) Send(ctx context.Context, c *Conn, in In, body io.Reader) (
 
 // serveOperation is the host side of one call. The path names the operation. The body is one JSON value, the request,
 // followed by the bytes that the caller streams.
-func serveOperation(w http.ResponseWriter, r *http.Request) {
+func (l *Limits) serveOperation(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("op")
 	op, ok := operations[name]
 	if !ok {
@@ -113,6 +116,12 @@ func serveOperation(w http.ResponseWriter, r *http.Request) {
 	if err := dec.Decode(&in); err != nil {
 		http.Error(w, "reading the request: "+err.Error(), http.StatusBadRequest)
 		return
+	}
+	if l != nil {
+		if err := l.Allow(name, in); err != nil {
+			writeError(w, err)
+			return
+		}
 	}
 	out, err := op.run(r.Context(), in, io.MultiReader(dec.Buffered(), r.Body))
 	if err != nil {

@@ -19,25 +19,34 @@ const graceTimeout = 30 * time.Second
 var errHungUp = errors.New("the caller disconnected")
 
 // ServeStdio is Serve on stdin and stdout, with the greeting that the caller waits for.
-func ServeStdio(ctx context.Context) error {
+func ServeStdio(ctx context.Context) error { return serveStdio(ctx, nil) }
+
+// ServeLimited is ServeStdio for a caller that may not do everything: its key is admitted for one purpose (command= in authorized_keys).
+func ServeLimited(ctx context.Context, l Limits) error { return serveStdio(ctx, &l) }
+
+func serveStdio(ctx context.Context, l *Limits) error {
 	// Without this, writing to a lost session would kill the process, and with it operations that must end in order.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if err := Ready(os.Stdout); err != nil {
 		return err
 	}
-	return Serve(ctx, os.Stdin, os.Stdout)
+	return serve(ctx, os.Stdin, os.Stdout, l)
 }
 
 // Serve answers operations on one connection until the caller disconnects or ctx ends. It then cancels the running operations
 // and waits up to half a minute for them, because they may change the host until they have ended.
 func Serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser) error {
+	return serve(ctx, in, out, nil)
+}
+
+func serve(ctx context.Context, in io.ReadCloser, out io.WriteCloser, l *Limits) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	conn := newPipeConn(in, out)
 	var running inFlight
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /"+dialOp, serveDial)
-	mux.HandleFunc("POST /{op}", serveOperation)
+	mux.HandleFunc("POST /"+dialOp, l.serveDial)
+	mux.HandleFunc("POST /{op}", l.serveOperation)
 	srv := &http.Server{Handler: running.count(mux), Protocols: h2c(), HTTP2: &http.HTTP2Config{
 		// Each watch, each client of etcd and each probe is a stream.
 		MaxConcurrentStreams: 1000,

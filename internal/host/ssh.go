@@ -7,6 +7,8 @@ import (
 	"io"
 
 	"golang.org/x/crypto/ssh"
+
+	"quorate.dev/quorate/internal/buildid"
 )
 
 // Target says how to reach a host.
@@ -69,16 +71,23 @@ func (d *dialer) session(ctx context.Context, t Target) (*session, error) {
 }
 
 func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client) (*session, error) {
+	if d.access.Installed {
+		s, err := d.serveOver(ctx, client, t, AskFor(buildid.Own()))
+		if errors.Is(err, errNoBinary) {
+			err = errors.New("the host has no copy of quorate: run `quorate apply`")
+		}
+		return s, err
+	}
 	me, err := executable()
 	if err != nil {
 		return nil, err
 	}
-	s, err := d.serveOver(ctx, client, t, me)
+	s, err := d.serveOver(ctx, client, t, serveScript(me))
 	if errors.Is(err, errNoBinary) {
 		if err = d.upload(ctx, client, t, me); err != nil {
 			return nil, err
 		}
-		if s, err = d.serveOver(ctx, client, t, me); errors.Is(err, errNoBinary) {
+		if s, err = d.serveOver(ctx, client, t, serveScript(me)); errors.Is(err, errNoBinary) {
 			err = errors.New("the program that was just uploaded is not there")
 		}
 	}
@@ -93,8 +102,8 @@ const ready = "quorate host ready\n"
 // Ready greets the caller; the host side sends it first.
 func Ready(w io.Writer) error { _, err := io.WriteString(w, ready); return err }
 
-func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, me self) (*session, error) {
-	p, err := d.run(ctx, client, t, serveScript(me), ready)
+func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, script string) (*session, error) {
+	p, err := d.run(ctx, client, t, script, ready)
 	if err != nil {
 		return nil, d.whyNotStarted(ctx, client, t, err)
 	}

@@ -224,12 +224,18 @@ func (streamAddr) Network() string  { return "tcp" }
 func (a streamAddr) String() string { return string(a) }
 
 // serveDial is the host side of a connection.
-func serveDial(w http.ResponseWriter, r *http.Request) {
+func (l *Limits) serveDial(w http.ResponseWriter, r *http.Request) {
 	dec := json.NewDecoder(r.Body)
 	var in dialRequest
 	if err := dec.Decode(&in); err != nil {
 		http.Error(w, "reading the request: "+err.Error(), http.StatusBadRequest)
 		return
+	}
+	if l != nil {
+		if err := l.Dial(in.Network, in.Address); err != nil {
+			writeError(w, err)
+			return
+		}
 	}
 	ctx, cancel := r.Context(), context.CancelFunc(func() {})
 	if in.Timeout > 0 {

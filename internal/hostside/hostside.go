@@ -23,4 +23,5 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/repairs"
 	_ "quorate.dev/quorate/internal/hostside/reset"
 	_ "quorate.dev/quorate/internal/hostside/restore"
+	_ "quorate.dev/quorate/internal/hostside/watch"
 )

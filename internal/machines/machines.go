@@ -106,11 +106,18 @@ func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
 	return &out
 }
 
-// Open fills in the addresses of a spec from the lab that up created for it.
+// NoLabError says that the lab of a spec without addresses does not exist.
+type NoLabError struct{ Cluster string }
+
+func (e *NoLabError) Error() string {
+	return fmt.Sprintf("the hosts of %s have no addresses, and its lab does not exist yet; run `quorate up -f` with this spec", e.Cluster)
+}
+
+// Open fills in the addresses of a spec from the lab that up created for it. The error is a *NoLabError if there is none.
 func Open(c *spec.Cluster) (*spec.Cluster, error) {
 	l, err := lab.Open(c.Metadata.Name)
 	if errors.Is(err, lab.ErrNotFound) {
-		return nil, fmt.Errorf("the hosts of %s have no addresses, and its lab does not exist yet; run `quorate up -f` with this spec", c.Metadata.Name)
+		return nil, &NoLabError{c.Metadata.Name}
 	}
 	if err != nil {
 		return nil, err

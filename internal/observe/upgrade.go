@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	admissionv1 "k8s.io/api/admissionregistration/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -125,45 +123,17 @@ func webhooksAndBudgets(ctx context.Context, servers []kube.Server, out *facts.U
 			out.Budgets = append(out.Budgets, b.Namespace+"/"+b.Name)
 		}
 	}
-	validating, err := client.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	webhooks, err := strictWebhooks(ctx, client)
 	if err != nil {
 		return err
 	}
-	mutating, err := client.AdmissionregistrationV1().MutatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return err
-	}
-	note := func(configuration, name string, policy *admissionv1.FailurePolicyType, service *admissionv1.ServiceReference) error {
-		if service == nil || policy != nil && *policy != admissionv1.Fail { // Fail is the default
-			return nil
-		}
-		slices, err := client.DiscoveryV1().EndpointSlices(service.Namespace).List(ctx, metav1.ListOptions{LabelSelector: discoveryv1.LabelServiceName + "=" + service.Name})
-		if err != nil {
-			return err
-		}
-		w := facts.Webhook{Configuration: configuration, Name: name, Service: service.Namespace + "/" + service.Name}
-		for _, slice := range slices.Items {
-			for _, e := range slice.Endpoints {
-				if e.Conditions.Ready == nil || *e.Conditions.Ready {
-					w.Ready++
-				}
-			}
-		}
-		out.Webhooks = append(out.Webhooks, w)
-		return nil
-	}
-	for _, c := range validating.Items {
-		for _, w := range c.Webhooks {
-			if err := note(c.Name, w.Name, w.FailurePolicy, w.ClientConfig.Service); err != nil {
-				return err
-			}
-		}
-	}
-	for _, c := range mutating.Items {
-		for _, w := range c.Webhooks {
-			if err := note(c.Name, w.Name, w.FailurePolicy, w.ClientConfig.Service); err != nil {
-				return err
-			}
+	for _, w := range webhooks {
+		switch {
+		case w.Service == "": // one outside of the cluster goes on whatever happens here
+		case w.Unknown != "":
+			return errors.New(w.Unknown)
+		default:
+			out.Webhooks = append(out.Webhooks, w)
 		}
 	}
 	return nil

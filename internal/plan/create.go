@@ -55,6 +55,7 @@ func (b *builder) create() {
 	record, remembered := b.recordSpec(initialised, api), b.rememberSettings(initialised, api)
 	marks := b.markEstablished(append(b.ofKind(StartControlPlane, StartEtcd), addons, initialised, record, remembered)...)
 	b.scheduleBackups(marks...) // the first backup is of a cluster that is complete
+	b.watch(marks...)
 	b.finish()
 }
 

@@ -57,6 +57,18 @@ func (b *builder) rejoins(h spec.Host) bool {
 	return has && m.Learner || !has && !f.Kubernetes.EtcdData
 }
 
+// former says that a host has the data of a member that etcd does not have any more: it was removed while the host was down, or the quorum
+// was recovered without it. Such a member may have voted for what the others forgot, or have forgotten what it acknowledged, and together
+// with others of its kind it could become a second etcd. Nothing starts it; what it has is kept aside when the host joins again.
+func (b *builder) former(h spec.Host) bool {
+	f := b.Facts(h.Name)
+	if b.c.ExistingEtcd() || f == nil || !f.Kubernetes.EtcdData || !slices.ContainsFunc(b.c.EtcdHosts(), func(o spec.Host) bool { return o.Name == h.Name }) {
+		return false
+	}
+	_, has := b.Member(h.Name)
+	return !has && slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
+}
+
 // rejoinEtcd plans new members for these control planes.
 func (b *builder) rejoinEtcd() {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {

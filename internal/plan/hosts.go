@@ -79,7 +79,10 @@ func (b *builder) configureNode(h spec.Host) {
 	} else {
 		d = merge(d, b.own(h, f))
 	}
-	d = b.onlyRestored(d, f)
+	if b.former(h) { // its data must not start again: it has to join etcd as a new member
+		d.Enable = slices.DeleteFunc(d.Enable, func(unit string) bool { return unit == hostconfig.EtcdUnit })
+	}
+	d = b.onlyRestored(merge(d, hostconfig.Watched(b.c, h)), f)
 	missing := hostconfig.Missing(d, f)
 	if len(missing) == 0 && b.plans(MoveClients, h) {
 		missing = []string{"/etc/hosts has the former endpoint as well"}

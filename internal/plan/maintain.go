@@ -107,6 +107,7 @@ func (b *builder) maintain() error {
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
 	b.scheduleBackups(b.all()...)
+	b.watch(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil
@@ -167,6 +168,9 @@ func (b *builder) restore(h spec.Host) {
 		}
 		for _, pod := range pods {
 			aside := (b.mends || b.rejoins(h)) && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair or a join that goes on
+			if pod == "etcd" && b.former(h) {
+				continue // its data must not start again: it has to join etcd as a new member
+			}
 			if !slices.Contains(k.Manifests, pod) && !aside {
 				missing = append(missing, pod)
 			}

@@ -144,6 +144,12 @@ const (
 	// in the plan. UnscheduleBackups removes that from a host.
 	ScheduleBackups   Kind = "schedule-backups"
 	UnscheduleBackups Kind = "unschedule-backups"
+	// MakeWatchKey makes the key with which the unit of a control plane that repairs reaches the hosts. AdmitWatch admits these units to a
+	// host, and ConfigureWatch tells a unit what it repairs. RemoveWatch removes all of that from a host.
+	MakeWatchKey   Kind = "make-watch-key"
+	AdmitWatch     Kind = "admit-watch"
+	ConfigureWatch Kind = "configure-watch"
+	RemoveWatch    Kind = "remove-watch"
 	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
 	RememberHosts Kind = "remember-hosts"
 	// AwaitNodes waits until new nodes are Ready.
@@ -241,6 +247,7 @@ var effects = map[Kind]effect{
 	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ScheduleBackups: harmless, UnscheduleBackups: harmless,
+	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
@@ -289,6 +296,10 @@ type Step struct {
 	Restart  []string `json:"restart,omitempty"`
 	// Desired belongs to Configure, Mark and MoveClients.
 	Desired *facts.Desired `json:"desired,omitempty"`
+	// Approved belongs to AdmitWatch: what may be restored on the host. Generation belongs to AdmitWatch and ConfigureWatch: it changes
+	// with what that depends on.
+	Approved   *facts.Desired `json:"approved,omitempty"`
+	Generation string         `json:"generation,omitempty"`
 	// Members belongs to StartKubelet and RestoreEtcd where etcd is stacked: the etcd cluster as it starts.
 	Members []Member `json:"members,omitempty"`
 	// ThroughEndpoint belongs to StartKubelet on a control plane: its kubelet reaches the API through the endpoint at first,

@@ -90,7 +90,7 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 func note(s *cluster.State, j *recovery.Judgment, now time.Time) facts.EtcdRecovery {
 	d := s.Seen.LostQuorum.Decision
 	out := facts.EtcdRecovery{Cluster: s.Spec.Metadata.Name, OldClusterID: j.ClusterID, Host: j.Chosen.Host, Path: j.Chosen.Path, Member: j.Chosen.MemberID,
-		Decided: now.UTC(), Stamp: now.UTC().Format("20060102T150405Z"), Lost: d.Lost}
+		Decided: now.UTC(), Stamp: now.UTC().Format(facts.EtcdKeptStamp), Lost: d.Lost}
 	if u := j.UnderWay; u != nil && u.Host == out.Host && u.Member == out.Member && u.OldClusterID == out.OldClusterID {
 		out.Decided, out.Stamp = u.Decided, cmp.Or(u.Stamp, out.Stamp)
 	}

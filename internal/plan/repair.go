@@ -24,6 +24,7 @@ var repairs = []struct {
 	looks, anHour  int
 	what, remedies string // for the documentation; empty for a second entry of one name
 }{
+	{"certificates", expiredCertificates, 2, 1, "certificates that have expired, while the API does not answer", "nothing, because new ones are issued for all hosts together: `quorate apply` does that"},
 	{"etcd-alarm", strayAlarms, 2, 6, "an alarm of an etcd member that was removed, or a false alarm CORRUPT", "the alarm is ended"},
 	{"etcd-space", fullEtcd, 3, 3, "the alarm NOSPACE, or a database that is mostly free space and uses 80 % of its quota", "etcd is compacted; its members are defragmented one by one, the leader last; the alarm is ended"},
 	{"units", steps(Configure, ""), 3, 3, "units that are stopped or disabled; files, modes, kernel modules, and kernel settings that are missing or were changed", "they are restored, as `quorate apply` does"},
@@ -236,7 +237,7 @@ func (b *builder) onlyRestored(d facts.Desired, f *facts.Facts) facts.Desired {
 	keeps := b.keepsFiles() != ""
 	has := func(file facts.File) bool { have, is := f.Files[file.Key()]; return is && have != file.Sum() }
 	d.Files = slices.DeleteFunc(slices.Clone(d.Files), func(file facts.File) bool {
-		return has(file) && (keeps || b.bundle.Pause == "" && file.Path == containerdFile)
+		return has(file) && keeps || b.bundle.Pause == "" && file.Path == containerdFile && f.Files[file.Key()] != file.Sum()
 	})
 	d.Absent = nil
 	if f.Self != facts.MissingCopy {
@@ -262,6 +263,26 @@ func steps(kind Kind, detail string) func(*builder) []*remedy {
 		}
 		return out
 	}
+}
+
+// expiredCertificates are those without which the API cannot be used. Nothing else that is broken says more than they do, and new ones
+// need the keys of authorities and an order of their own: that is apply's.
+func expiredCertificates(b *builder) []*remedy {
+	if b.Seen.API != nil {
+		return nil // see kubelet-identity; apply renews the others, and findings tell of them
+	}
+	var on []string
+	for _, h := range b.c.Spec.Hosts {
+		if b.partOf(h) && len(b.ExpiredOn(h.Name)) > 0 {
+			on = append(on, h.Name)
+		}
+	}
+	if len(on) == 0 {
+		return nil
+	}
+	c := b.remedy("", "certificates on "+cluster.List(on)+" have expired, and the API does not answer")
+	c.refused = refused(RuleRepairable, c.problem, "Run `quorate apply`: it issues new certificates over SSH alone. `quorate certs` shows them.")
+	return []*remedy{c}
 }
 
 // strayAlarms are alarms that say nothing about a member of etcd.
@@ -464,8 +485,8 @@ func hungUnits(b *builder) (out []*remedy) {
 		out = append(out, c)
 	}
 	for _, h := range b.c.Spec.Hosts {
-		if b.Facts(h.Name) == nil || !b.partOf(h) || b.leftAsItIs(h) {
-			continue
+		if b.Facts(h.Name) == nil || !b.partOf(h) || b.leftAsItIs(h) || len(b.ExpiredOn(h.Name)) > 0 {
+			continue // a restart does not help against a certificate that has expired
 		}
 		seen := b.Seen.Hosts[h.Name]
 		hang(h, "kubelet.service", cluster.Node, facts.Kubelet, seen.Components[facts.Kubelet].Problem)

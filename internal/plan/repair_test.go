@@ -365,3 +365,74 @@ func TestDocumentationHasTheRepairs(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestALostHostComesBack: nothing starts the data of a member that etcd does not have any more, neither a repair nor apply. It is kept aside, and the host
+// joins etcd again.
+func TestALostHostComesBack(t *testing.T) {
+	for name, tc := range map[string]struct {
+		external bool
+		host     string
+		back     func(clustertest.Fixture)
+	}{
+		"a control plane": {false, "cp-c", func(f clustertest.Fixture) {
+			k := f.Kubernetes("cp-c")
+			k.Manifests = slices.DeleteFunc(k.Manifests, func(p string) bool { return p == "etcd" })
+			f.Change("cp-c", func(h *facts.Host) { a := clustertest.Problem("etcd does not answer"); h.APIServer = &a })
+		}},
+		"an etcd host": {true, "etcd-c", func(f clustertest.Fixture) { f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"] = "inactive" }},
+		"an etcd host whose unit is disabled": {true, "etcd-c", func(f clustertest.Fixture) {
+			f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"], f.Seen.Hosts["etcd-c"].Facts.Enabled["etcd.service"] = "inactive", "disabled"
+		}},
+	} {
+		f := repairFixture(tc.external)
+		f.Seen.Etcd = slices.DeleteFunc(f.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Name == tc.host })
+		tc.back(f)
+		keys, all := repairsOf(t, f)
+		if !slices.Contains(keys, "etcd-rejoin/"+tc.host) {
+			t.Errorf("%s: %v", name, keys)
+		}
+		check := func(by string, steps []Step) {
+			aside := false
+			for _, s := range steps {
+				if s.Host != tc.host {
+					continue
+				}
+				aside = aside || s.Kind == SetAsideEtcd
+				starts := s.Kind == RestoreControlPlane && slices.Contains(s.Pods, "etcd") || s.Desired != nil && slices.Contains(s.Desired.Enable, hostconfig.EtcdUnit) ||
+					s.Kind == RestartUnit && slices.Contains(s.Restart, hostconfig.EtcdUnit) || s.Kind == StartPrograms && slices.Contains(s.Pods, "etcd")
+				if starts && !aside {
+					t.Errorf("%s: %s starts what the host has: %+v", name, by, s)
+				}
+			}
+		}
+		for _, r := range all {
+			if r.Plan != nil {
+				check("the repair "+r.Name, r.Plan.Steps)
+			}
+		}
+		if p, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); err == nil {
+			check("apply", p.Steps)
+		}
+	}
+}
+
+// TestExpiredCertificates are apply's, and the repair says so: without an API, nothing is restarted because of them.
+func TestExpiredCertificates(t *testing.T) {
+	f := repairFixture(false)
+	for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+		k := f.Kubernetes(cp)
+		k.Certificates = append(k.Certificates, facts.Certificate{Name: "pki/apiserver-kubelet-client.crt", Expires: clustertest.Now.AddDate(0, 0, -1)})
+		f.Component(cp, facts.Kubelet, clustertest.Problem("certificate has expired"))
+	}
+	if keys, _ := repairsOf(t, f); slices.ContainsFunc(keys, func(k string) bool { return strings.Contains(k, "certificates") }) {
+		t.Errorf("the API answers: %v", keys)
+	}
+	f.Seen.API, f.Seen.APIError = nil, "certificate has expired"
+	keys, all := repairsOf(t, f)
+	if len(all) == 0 || keys[0] != "refused certificates/" || !strings.Contains(all[0].Refused.Fix, "quorate apply") || !strings.Contains(all[0].Problem, "cp-a") {
+		t.Errorf("%v", keys)
+	}
+	if slices.ContainsFunc(keys, func(k string) bool { return strings.HasPrefix(k, "hung/") }) {
+		t.Errorf("restarts do not help: %v", keys)
+	}
+}

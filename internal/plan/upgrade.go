@@ -90,6 +90,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
 	b.scheduleBackups(b.all()...)
+	b.watch(b.all()...)
 	b.recordSpec(b.all()...)
 	b.finish()
 	return nil

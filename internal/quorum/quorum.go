@@ -62,24 +62,30 @@ var (
 // Parts are all parts of a placement.
 var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer, Worker}
 
-type kind struct {
-	name string
-	part Part
-	need func(total int) int
+// Kind is a kind of parts of which enough must work.
+type Kind struct {
+	Name string // of one part
+	Part Part
+	// Need is how many must work of all that there are.
+	Need func(total int) int
 }
 
-// kinds are the kinds of parts without which the cluster does not work, and how many of each must.
-var kinds = []kind{
-	{"etcd member", Member, Majority},
-	{"API server", APIServer, one},
-	{"controller manager", ControllerManager, one},
-	{"scheduler", Scheduler, one},
-	{"load balancer", Balancer, one},
-}
+// The kinds of parts.
+var (
+	Members            = Kind{"etcd member", Member, Majority}
+	APIServers         = Kind{"API server", APIServer, one}
+	ControllerManagers = Kind{"controller manager", ControllerManager, one}
+	Schedulers         = Kind{"scheduler", Scheduler, one}
+	Balancers          = Kind{"load balancer", Balancer, one}
+	// Workers are needed for workloads. A cluster without a place for them works, and its users would notice.
+	Workers = Kind{"worker", Worker, func(total int) int { return min(total, 1) }}
+)
 
-// guarded are the kinds of parts that no operation may take away entirely. A cluster without a place for workloads works, and
-// its users would notice.
-var guarded = append(slices.Clone(kinds), kind{"worker", Worker, func(total int) int { return min(total, 1) }})
+// kinds are those without which the cluster does not work.
+var kinds = []Kind{Members, APIServers, ControllerManagers, Schedulers, Balancers}
+
+// guarded are those that no operation may take away entirely.
+var guarded = append(slices.Clone(kinds), Workers)
 
 func one(int) int { return 1 }
 
@@ -104,7 +110,7 @@ func Count(placements []Placement, part Part) (total, up int) {
 // Works reports whether etcd has a majority, and whether one of every other kind of part that the cluster has works.
 func Works(placements []Placement) bool {
 	for _, k := range kinds {
-		if total, up := Count(placements, k.part); total > 0 && up < k.need(total) {
+		if total, up := Count(placements, k.Part); total > 0 && up < k.Need(total) {
 			return false
 		}
 	}
@@ -124,13 +130,13 @@ type Shortage struct {
 // while all load balancers are down.
 func Short(before, after []Placement) (out []Shortage) {
 	for _, k := range guarded {
-		wasTotal, wasUp := Count(before, k.part)
-		total, up := Count(after, k.part)
+		wasTotal, wasUp := Count(before, k.Part)
+		total, up := Count(after, k.Part)
 		if total < wasTotal && up == wasUp {
 			continue // a part that does not work is no loss
 		}
-		if need := k.need(total); (total != wasTotal || up < wasUp) && up < need {
-			out = append(out, Shortage{Part: k.name, Have: up, Need: need, Total: total})
+		if need := k.Need(total); (total != wasTotal || up < wasUp) && up < need {
+			out = append(out, Shortage{Part: k.Name, Have: up, Need: need, Total: total})
 		}
 	}
 	return out
@@ -192,15 +198,15 @@ func margin(placements []Placement, group func(Placement) string) (int, []string
 	var worst []string
 	best := len(groups) // nothing else can fail
 	for _, k := range kinds {
-		total, left := Count(placements, k.part)
-		if total == 0 && k.name != "API server" { // without any API server nothing serves
+		total, left := Count(placements, k.Part)
+		if total == 0 && k.Name != "API server" { // without any API server nothing serves
 			continue
 		}
-		need := k.need(total)
+		need := k.Need(total)
 		if left < need {
 			return -1, nil
 		}
-		holds := func(name string) int { _, up := Count(groups[name], k.part); return up }
+		holds := func(name string) int { _, up := Count(groups[name], k.Part); return up }
 		names := slices.SortedFunc(maps.Keys(groups), func(a, b string) int {
 			return cmp.Or(cmp.Compare(holds(b), holds(a)), cmp.Compare(a, b))
 		})

@@ -119,8 +119,8 @@ func TestShortAgainstWorks(t *testing.T) {
 			after := slices.Clone(before)
 			after[i] = Placement{Host: before[i].Host, Zone: before[i].Zone}
 			for _, k := range kinds {
-				if s := *k.part(&before[i]); s != Absent && s != Learner {
-					*k.part(&after[i]) = Down
+				if s := *k.Part(&before[i]); s != Absent && s != Learner {
+					*k.Part(&after[i]) = Down
 				}
 			}
 			want := serves(before, func(p Placement) bool { return p.Host == before[i].Host })

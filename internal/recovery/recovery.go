@@ -191,7 +191,7 @@ func (j *Judgment) identify() {
 // order puts the copy that loses least first: the one whose log an election would prefer to all others. It has every write that one of
 // the other copies has and that was acknowledged.
 func (j *Judgment) order() {
-	kinds := []string{facts.CopyInPlace, facts.CopyKept, facts.CopyNamed}
+	kinds := []string{facts.CopyInPlace, facts.CopyKept, facts.CopyNamed, facts.CopyFormer}
 	for i := range j.Candidates {
 		j.Candidates[i].Foreign = j.Candidates[i].ClusterID != j.ClusterID || j.ClusterID == ""
 	}
@@ -202,9 +202,9 @@ func (j *Judgment) order() {
 		return 0
 	}
 	slices.SortStableFunc(j.Candidates, func(a, b Candidate) int {
-		return cmp.Or(no(a.Foreign)-no(b.Foreign), no(!a.Usable())-no(!b.Usable()), b.Compare(a.EtcdCopy), slices.Index(kinds, a.Kind)-slices.Index(kinds, b.Kind))
+		return cmp.Or(no(a.Foreign)-no(b.Foreign), no(!a.Usable())-no(!b.Usable()), no(a.Kind == facts.CopyFormer)-no(b.Kind == facts.CopyFormer), b.Compare(a.EtcdCopy), slices.Index(kinds, a.Kind)-slices.Index(kinds, b.Kind))
 	})
-	if len(j.Candidates) == 0 || j.Candidates[0].Foreign || !j.Candidates[0].Usable() {
+	if len(j.Candidates) == 0 || j.Candidates[0].Foreign || !j.Candidates[0].Usable() || j.Candidates[0].Kind == facts.CopyFormer {
 		return
 	}
 	best := j.Candidates[0]

@@ -6,24 +6,34 @@ import (
 	"fmt"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/plan"
 )
 
+// reopenEach is how long sessions are kept. Hosts that let nobody in are tried again only with new ones.
+const reopenEach = 5 * time.Minute
+
 // Watcher repairs what breaks, until its context ends.
 type Watcher struct {
 	// Interval is the time between two observations. CompareEach is how often the data of etcd's members is compared; 0 for never.
 	Interval, CompareEach time.Duration
-	// Open opens new sessions: hosts may have come back.
+	// Open opens sessions. They are kept until something is repaired.
 	Open func(context.Context) *Engine
+	// Turn says whether this watcher is the one that observes and repairs now; nil if there is no other. Its error ends Run.
+	Turn func(context.Context) (bool, error)
+	// Looked is called with each observation; nil if nobody wants to know.
+	Looked func(*cluster.State)
 	// Tell is called with each repair that was made, that failed, or that was not made for another reason than before. Note says what
 	// else keeps it from repairing.
 	Tell func(Mended)
 	Note func(string)
 
 	memory memory
+	engine *Engine // between two passes
+	opened time.Time
 	// told is what was last told of each repair that was not made, and until when one is not tried again.
 	told     map[string]string
 	until    map[string]time.Time
@@ -58,8 +68,21 @@ func (m *memory) recall(members []facts.EtcdMember) {
 // Run observes and repairs until the context ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.told, w.until = map[string]string{}, map[string]time.Time{}
+	defer w.close()
 	for ctx.Err() == nil {
-		if err := w.pass(ctx); err != nil && ctx.Err() == nil {
+		turn, err := true, error(nil)
+		if w.Turn != nil {
+			if turn, err = w.Turn(ctx); err != nil {
+				return err
+			}
+		}
+		if turn {
+			err = w.pass(ctx)
+		} else {
+			w.close()
+			w.memory = memory{} // while others observe, what was remembered gets old
+		}
+		if err != nil && ctx.Err() == nil {
 			w.note(err.Error())
 		}
 		if pause(ctx, w.Interval) != nil {
@@ -83,10 +106,11 @@ func (w *Watcher) note(text string) {
 
 // pass observes once, without holding anything, and repairs if something may be broken.
 func (w *Watcher) pass(ctx context.Context) error {
-	e := w.Open(ctx)
-	defer e.Close()
-	e.memory = &w.memory
+	e := w.open(ctx)
 	s := e.State(ctx)
+	if w.Looked != nil {
+		w.Looked(s)
+	}
 	compare := w.CompareEach > 0 && time.Since(w.compared) >= w.CompareEach
 	if compare {
 		w.compared = time.Now()
@@ -102,6 +126,7 @@ func (w *Watcher) pass(ctx context.Context) error {
 		w.note("")
 		return nil
 	}
+	defer w.close() // and with the sessions, the leases end
 	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
@@ -113,6 +138,27 @@ func (w *Watcher) pass(ctx context.Context) error {
 		w.forget(due)
 	}
 	return err
+}
+
+// open returns the sessions. Hosts that could not be reached may have come back.
+func (w *Watcher) open(ctx context.Context) *Engine {
+	if time.Since(w.opened) > reopenEach {
+		w.close()
+	}
+	if w.engine == nil {
+		w.engine, w.opened = w.Open(ctx), time.Now()
+		w.engine.memory = &w.memory
+	} else {
+		w.engine.Conns.Retry(ctx)
+	}
+	return w.engine
+}
+
+func (w *Watcher) close() {
+	if w.engine != nil {
+		w.engine.Close()
+		w.engine = nil
+	}
 }
 
 // news counts the repairs that are due. One that is refused is looked at again only when its reason changes, and one that was tried too

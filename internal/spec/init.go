@@ -165,7 +165,7 @@ func (o InitOptions) generate() []Host {
 }
 
 // ParseHostFlag reads one host as it is given on a command line:
-// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role may be repeated; user, port, key, hostKey and jump
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; user, port, key, hostKey and jump
 // set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
@@ -175,7 +175,7 @@ func ParseHostFlag(s string) (Host, error) {
 		if !ok || value == "" {
 			return Host{}, fmt.Errorf("reading the host %q: %q is not key=value; write it like name=cp-a,address=10.0.0.11,role=control-plane,zone=a", s, pair)
 		}
-		if seen[key] && key != "role" {
+		if seen[key] && key != "role" && key != "failsWith" {
 			return Host{}, fmt.Errorf("reading the host %q: %s is given twice", s, key)
 		}
 		seen[key] = true
@@ -188,6 +188,8 @@ func ParseHostFlag(s string) (Host, error) {
 			h.Roles = append(h.Roles, value)
 		case "zone":
 			h.Zone = value
+		case "failsWith":
+			h.FailsWith = append(h.FailsWith, value)
 		case "user":
 			h.SSH.User = value
 		case "port":
@@ -202,7 +204,7 @@ func ParseHostFlag(s string) (Host, error) {
 		case "jump":
 			h.SSH.Jump = value
 		default:
-			keys := []string{"name", "address", "role", "zone", "user", "port", "key", "hostKey", "jump"}
+			keys := []string{"name", "address", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}

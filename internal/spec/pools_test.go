@@ -113,3 +113,37 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 }
+
+func TestFailsWithIsChecked(t *testing.T) {
+	for _, tc := range []struct {
+		names []string
+		want  string // the message; empty if there is none
+	}{
+		{[]string{"rack-1", "power.a"}, ""},
+		{[]string{""}, "the name is empty"},
+		{[]string{"rack 1"}, "`rack 1` cannot be the name of something that hosts share"},
+		{[]string{"b"}, "`b` is also the name of a zone"},
+		{[]string{"rack-1", "rack-1"}, "`rack-1` is given twice"},
+	} {
+		_, errs := checked(t, func(c *Cluster) { c.Spec.Hosts[0].FailsWith = tc.names })
+		switch {
+		case tc.want == "" && len(errs) > 0:
+			t.Errorf("%q: %v", tc.names, errs)
+		case tc.want != "" && (len(errs) != 1 || errs[0].Message != tc.want || !strings.HasPrefix(errs[0].Path, "spec.hosts[0].failsWith[")):
+			t.Errorf("%q: got %v, want %s", tc.names, errs, tc.want)
+		}
+	}
+	h, err := ParseHostFlag("name=cp-a,role=control-plane,zone=a,failsWith=rack-1,failsWith=power-a")
+	if err != nil || !slices.Equal(h.FailsWith, []string{"rack-1", "power-a"}) {
+		t.Errorf("%v, %v", h, err)
+	}
+	c, _ := checked(t, func(c *Cluster) { c.Spec.Hosts[0].FailsWith = []string{"rack-1", "power-a"} })
+	data, err := Init(InitOptions{Hosts: c.Spec.Hosts})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err := Check(data, "", Options{Lab: true})
+	if err != nil || !slices.Equal(read.Spec.Hosts[0].FailsWith, c.Spec.Hosts[0].FailsWith) {
+		t.Errorf("what init writes is read as %v, %v", read, err)
+	}
+}

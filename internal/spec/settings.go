@@ -128,5 +128,15 @@ func (c *Cluster) Attach(f SettingsFile, content []byte) error {
 	return nil
 }
 
+// Contents are all files that were attached, by path.
+func (c *Cluster) Contents() map[string]string { return maps.Clone(c.files) }
+
+// WithContents is the spec with these files attached, which were attached to it elsewhere.
+func (c *Cluster) WithContents(files map[string]string) *Cluster {
+	out := *c
+	out.files = maps.Clone(files)
+	return &out
+}
+
 // Content is what was attached for the path; empty for a spec that names no such file, such as a recorded one.
 func (c *Cluster) Content(path string) string { return c.files[path] }

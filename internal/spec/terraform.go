@@ -204,13 +204,13 @@ func (r *terraformReader) cluster(v value) {
 }
 
 func (r *terraformReader) host(v value, usual SSH) {
-	m, ok := r.object(v, "name", "address", "private_address", "roles", "zone", "region", "ssh")
+	m, ok := r.object(v, "name", "address", "private_address", "roles", "zone", "region", "fails_with", "ssh")
 	if !ok {
 		r.missing(v)
 		return
 	}
 	h := Host{Name: r.text(v.field("name", m)), Roles: r.texts(v.field("roles", m)), Zone: r.text(v.field("zone", m)), Region: r.text(v.field("region", m)),
-		Address: r.text(v.field("address", m)), SSH: r.ssh(v.field("ssh", m), usual)}
+		FailsWith: r.texts(v.field("fails_with", m)), Address: r.text(v.field("address", m)), SSH: r.ssh(v.field("ssh", m), usual)}
 	// Hosts meet each other at this address, which must not be one that a gateway translates.
 	if private := r.text(v.field("private_address", m)); private != "" {
 		if h.Address != "" && h.Address != private && h.SSH.Jump == "" {

@@ -61,10 +61,20 @@ type Spec struct {
 	Settings Settings `yaml:"settings,omitempty" json:"settings,omitempty"`
 	// Backup says where backups go, who can read them, and which are kept.
 	Backup Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
+	// Repair says whether the control planes repair the cluster by themselves.
+	Repair Repair `yaml:"repair,omitempty" json:"repair,omitempty"`
 	// Hosts are all hosts of the cluster.
 	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.
 	NodePools []NodePool `yaml:"nodePools,omitempty" json:"nodePools,omitempty" edit:"rolling"`
+}
+
+// Repair says how what breaks is repaired.
+type Repair struct {
+	// Watch has a unit on each control plane, of which one leads, repair what breaks: what quorate watch does on a machine of yours. For
+	// this, the control planes can log in to all hosts with keys of their own, which are good for repairs and nothing else. The default
+	// is false.
+	Watch bool `yaml:"watch,omitempty" json:"watch,omitempty" edit:"rolling"`
 }
 
 // Kubernetes selects the Kubernetes version.
@@ -268,6 +278,9 @@ type Host struct {
 	Zone string `yaml:"zone" json:"zone" edit:"rolling"`
 	// Region is the region of the host, if it is not the cluster's region. A zone belongs to one region.
 	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
+	// FailsWith names what the host shares with other hosts besides its zone and fails together with: a rack, a switch, a
+	// power feed, a storage system, a physical machine. `quorate audit` takes each name as one thing that can fail.
+	FailsWith []string `yaml:"failsWith,omitempty" json:"failsWith,omitempty" edit:"free,set"`
 	// SSH says how to reach the host, if not as root on port 22 with the default keys.
 	SSH SSH `yaml:"ssh,omitempty" json:"ssh,omitempty"`
 }

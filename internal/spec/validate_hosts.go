@@ -18,7 +18,7 @@ const monitorPort = 8404
 // hosts checks each host, on its own and against the others.
 func (k *checker) hosts() {
 	hosts := k.c.Spec.Hosts
-	names := map[string]int{}
+	names, zones := map[string]int{}, zonesOf(hosts)
 	addresses := map[netip.Addr]string{}
 	if a, err := netip.ParseAddr(k.c.Spec.LoadBalancer.Address); err == nil {
 		addresses[a] = "spec.loadBalancer.address"
@@ -42,6 +42,7 @@ func (k *checker) hosts() {
 		}
 		k.roles(path, h)
 		k.zone(path+".zone", h.Zone)
+		k.failsWith(path+".failsWith", h, zones)
 		k.ssh(path+".ssh", h.SSH)
 	}
 	k.endpointPort()
@@ -135,6 +136,23 @@ func (k *checker) zone(path, zone string) {
 		k.refuse(path, "name its failure domain: a rack, a room, a provider's zone", "the host has no zone")
 	} else if len(validation.IsValidLabelValue(zone)) > 0 {
 		k.refuse(path, "use at most 63 letters, digits, dashes, dots, and underscores", "`%s` cannot be a zone: zones become a node label", zone)
+	}
+}
+
+// failsWith checks the names of what hosts share. One that is also a zone's would be two things in an audit.
+func (k *checker) failsWith(path string, h Host, zones map[string]int) {
+	for i, name := range h.FailsWith {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		switch {
+		case name == "":
+			k.refuse(at, "name what the host shares with others, such as rack-1", "the name is empty")
+		case len(validation.IsValidLabelValue(name)) > 0:
+			k.refuse(at, "use at most 63 letters, digits, dashes, dots, and underscores", "`%s` cannot be the name of something that hosts share", name)
+		case zones[name] > 0:
+			k.refuse(at, "leave it out, because hosts of a zone fail together anyway, or give it another name", "`%s` is also the name of a zone", name)
+		case slices.Contains(h.FailsWith[:i], name):
+			k.refuse(at, "remove one of the two", "`%s` is given twice", name)
+		}
 	}
 }
 

@@ -28,7 +28,9 @@ type Status struct {
 	Versions     []cluster.Version `json:"versions"`
 	Certificates []Certificate     `json:"certificates"` // the first to expire comes first
 	// Backups are what is known of the cluster's backups; nil if the spec has none.
-	Backups  *Backups          `json:"backups,omitempty"`
+	Backups *Backups `json:"backups,omitempty"`
+	// Watch are the units that repair; nil if the spec has none.
+	Watch    *Watch            `json:"watch,omitempty"`
 	Margins  quorum.Margins    `json:"margins"`
 	Problems []cluster.Finding `json:"problems"` // the worst comes first
 
@@ -157,6 +159,7 @@ func Of(s *cluster.State) Status {
 	out := Status{Cluster: s.Spec.Metadata.Name, Stage: s.Stage(), Endpoint: endpoint(s), Nodes: nodes(s), Etcd: etcd(s), LoadBalancers: loadBalancers(s), Hosts: hosts(s),
 		Versions: append([]cluster.Version{}, s.Versions()...), Certificates: []Certificate{}, Margins: s.Margins(), Problems: s.Findings(), at: s.Seen.Time}
 	out.Backups = backups(s)
+	out.Watch = watch(s)
 	if s.Seen.API != nil {
 		out.Version = s.Seen.API.Version
 	}
@@ -168,6 +171,42 @@ func Of(s *cluster.State) Status {
 		zones[h.Zone] = true
 	}
 	out.zones = len(zones)
+	return out
+}
+
+// Watch are the units with which control planes repair the cluster.
+type Watch struct {
+	// Leader is the control plane whose unit repairs; empty if none does, or if nobody can tell.
+	Leader string      `json:"leader"`
+	Units  []WatchUnit `json:"units"`
+}
+
+// WatchUnit is the unit of one control plane.
+type WatchUnit struct {
+	Host string `json:"host"`
+	// Works says that it works. Otherwise either Problem says what is wrong, or Unknown why it could not be asked.
+	Works   bool   `json:"works"`
+	Problem string `json:"problem,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
+	// Last is what it last repaired, or did not repair, and At when; Hindered is why it repairs nothing now.
+	Last     string    `json:"last,omitempty"`
+	At       time.Time `json:"at,omitzero"`
+	Hindered string    `json:"hindered,omitempty"`
+}
+
+func watch(s *cluster.State) *Watch {
+	if !s.Spec.Spec.Repair.Watch || !s.Exists() {
+		return nil
+	}
+	out := &Watch{Leader: s.WatchLeader(), Units: []WatchUnit{}}
+	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
+		a := s.WatchUnit(h.Name)
+		u := WatchUnit{Host: h.Name, Works: a.OK, Problem: a.Problem, Unknown: a.Unknown}
+		if f := s.Facts(h.Name); f != nil && f.Watch != nil && f.Watch.Report != nil {
+			u.Last, u.At, u.Hindered = f.Watch.Report.Last, f.Watch.Report.At, f.Watch.Report.Hindered
+		}
+		out.Units = append(out.Units, u)
+	}
 	return out
 }
 

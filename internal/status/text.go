@@ -41,6 +41,9 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 	if s.Backups != nil {
 		p.field("backup", s.Backups.text())
 	}
+	if s.Watch != nil {
+		p.field("repairs", s.Watch.text())
+	}
 	p.problems(s)
 	_, err := io.WriteString(w, p.b.String())
 	return err
@@ -73,6 +76,27 @@ func (b Backups) text() ui.Span {
 	}
 	age := ui.Duration(time.Duration(b.Last.AgeSeconds) * time.Second)
 	return ui.Span{Text: fmt.Sprintf("the last good one is %s old, taken by %s: %s (%s); %s", age, b.Last.Host, b.Last.File, ui.Bytes(b.Last.Bytes), schedule)}
+}
+
+// text says who repairs, and what was last done.
+func (w Watch) text() ui.Span {
+	works, last := 0, WatchUnit{}
+	for _, u := range w.Units {
+		if u.Works {
+			works++
+		}
+		if u.At.After(last.At) {
+			last = u
+		}
+	}
+	text, style := fmt.Sprintf("by the control planes: %s leads, the unit works on %d of %d", w.Leader, works, len(w.Units)), ui.Plain
+	if w.Leader == "" {
+		text, style = fmt.Sprintf("none of the control planes leads; the unit works on %d of %d", works, len(w.Units)), ui.Yellow
+	}
+	if last.Last != "" {
+		text += fmt.Sprintf("; last, at %s: %s", last.At.UTC().Format("2006-01-02 15:04:05 UTC"), last.Last)
+	}
+	return ui.Span{Text: text, Style: style}
 }
 
 func (s Status) time() time.Time {

@@ -197,6 +197,11 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ScheduleBackups:   scheduleBackups,
 	plan.UnscheduleBackups: unscheduleBackups,
 
+	plan.MakeWatchKey:   makeWatchKey,
+	plan.AdmitWatch:     admitWatch,
+	plan.ConfigureWatch: configureWatch,
+	plan.RemoveWatch:    removeWatch,
+
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,

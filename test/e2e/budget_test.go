@@ -36,6 +36,7 @@ var estimates = map[string]estimate{
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/faults":                         {takes: 200 * time.Second},
 	"TestCluster/repairs":                        {takes: 120 * time.Second},
+	"TestCluster/repairs_by_control_planes":      {takes: 240 * time.Second},
 	"TestCluster/restore":                        {takes: 200 * time.Second},
 	"TestExternalEtcd":                           {takes: 90 * time.Second, essential: true},
 	"TestExternalEtcd/repairs":                   {takes: 60 * time.Second},

@@ -18,6 +18,7 @@ func TestCluster(t *testing.T) {
 	}{
 		{"status", statusKeys},
 		{"nothing to do", nothingToDo},
+		{"audit", singlePoints},
 		{"edits", edits},
 		{"lost parts", lostParts},
 		{"callers", callers},
@@ -32,6 +33,7 @@ func TestCluster(t *testing.T) {
 		{"maintenance", maintenance},
 		{"packages", packages},
 		{"repairs", repairsOfStacked},
+		{"repairs by control planes", repairsByControlPlanes},
 		{"faults", faults},
 		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},

@@ -17,7 +17,9 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/drill/probe"
+	hostrepairs "quorate.dev/quorate/internal/hostside/repairs"
 	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 )
 
@@ -207,13 +209,7 @@ func breakageOf(s status.Status, c *cluster, external bool) breakage {
 func (c *cluster) sound(t *testing.T, ctx context.Context, p *probe.Prober, since time.Time) {
 	t.Helper()
 	c.whole(t, ctx)
-	if err := p.Calm(ctx, calm); err != nil {
-		t.Errorf("clients find no rest: %v; since then: %s", err, report(p, since))
-	}
-	lost, acked, err := p.Lost(ctx)
-	if err != nil || len(lost) > 0 {
-		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
-	}
+	c.quiet(t, ctx, p, since)
 }
 
 func repairsOfStacked(t *testing.T, c *cluster) {
@@ -222,6 +218,114 @@ func repairsOfStacked(t *testing.T, c *cluster) {
 
 func repairsOfExternal(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 	repairs(t, ctx, c, true, sample(breakages(), 2))
+}
+
+// repairsByControlPlanes breaks things while nobody but the control planes themselves repairs them, and powers off the one that leads.
+func repairsByControlPlanes(t *testing.T, c *cluster) {
+	if !*whole {
+		t.Skip("it runs with -whole")
+	}
+	ctx := testContext(t)
+	p := c.clients(t, ctx)
+	file := c.edited(t, func(s *spec.Cluster) { s.Spec.Repair.Watch = true })
+	c.must(t, ctx, "apply", "-f", file)
+	s := c.watching(t, ctx, file)
+	if steps := planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json")); len(steps) > 0 {
+		t.Errorf("the cluster matches its spec, and the plan has steps: %+v", steps)
+	}
+	leader := s.Watch.Leader
+	on := breakageOf(s, c, false)
+	// Its key gives nobody a shell.
+	said := on.sh(t, ctx, leader, "ssh -i /var/lib/quorate/watch/id_ed25519 -o BatchMode=yes -o UserKnownHostsFile=/var/lib/quorate/watch/known_hosts root@"+c.addressOf(t, ctx, on.worker)+" id 2>&1 || true")
+	if strings.Contains(said, "uid=") || !strings.Contains(said, "another build") {
+		t.Errorf("the key of %s on %s: %s", leader, on.worker, said)
+	}
+	for _, x := range []struct{ name, repair, machine, command string }{
+		{"missing manifest of etcd", "manifest", on.member, "rm /etc/kubernetes/manifests/etcd.yaml"},
+		{"missing manifest on the leader", "manifest", leader, "rm /etc/kubernetes/manifests/kube-scheduler.yaml"},
+		{"stopped kubelet", "units", on.worker, "systemctl stop kubelet"},
+		{"stopped load balancer", "load-balancer", on.balancer, "rm /etc/haproxy/haproxy.cfg; systemctl stop haproxy keepalived"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			begin := time.Now()
+			on.sh(t, ctx, x.machine, x.command)
+			on.repairedByItself(t, ctx, x.repair, x.machine, begin)
+			if s = c.watching(t, ctx, file); !slices.ContainsFunc(s.Watch.Units, func(u status.WatchUnit) bool { return strings.Contains(u.Last, "repaired: "+x.repair) }) {
+				t.Errorf("status does not say what was repaired: %+v", s.Watch)
+			}
+			c.quiet(t, ctx, p, begin)
+		})
+	}
+	t.Run("the leader is powered off", func(t *testing.T) {
+		begin := time.Now()
+		leader := s.Watch.Leader
+		c.labDo("fault", "power-off", leader)(t, ctx)
+		poll(t, ctx, 3*time.Second, "another control plane that leads", func() error {
+			s, _, err := c.statusOf(ctx, file)
+			if err == nil && (s.Watch == nil || s.Watch.Leader == "" || s.Watch.Leader == leader) {
+				err = fmt.Errorf("%+v", s.Watch)
+			}
+			return err
+		})
+		fmt.Printf("another control plane leads after %.0f s\n", time.Since(begin).Seconds())
+		on.sh(t, ctx, on.worker, "systemctl stop kubelet")
+		on.repairedByItself(t, ctx, "units", on.worker, begin)
+		c.labDo("heal", "power-off", leader)(t, ctx)
+		c.watching(t, ctx, file)
+		c.quiet(t, ctx, p, begin)
+	})
+	t.Run("it is turned off", func(t *testing.T) {
+		c.must(t, ctx, "apply", "-f", c.specFile())
+		for _, m := range c.lab(t).Machines() {
+			on.sh(t, ctx, m.Name, "test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; ! grep -s quorate-watch-of /root/.ssh/authorized_keys; ! systemctl is-active quorate-watch")
+		}
+		c.whole(t, ctx)
+	})
+}
+
+// watching waits until the cluster has all margins and no problems, and one of its control planes leads.
+func (c *cluster) watching(t *testing.T, ctx context.Context, file string) (s status.Status) {
+	t.Helper()
+	poll(t, ctx, 2*time.Second, "full margins and a control plane that leads", func() (err error) {
+		if s, _, err = c.statusOf(ctx, file); err == nil {
+			if err = shortOf(s); err == nil && (s.Watch == nil || s.Watch.Leader == "") {
+				err = fmt.Errorf("nobody leads: %+v", s.Watch)
+			}
+		}
+		return err
+	})
+	return s
+}
+
+// repairedByItself waits until the journal of a host says that a control plane has repaired it after a moment.
+func (b breakage) repairedByItself(t *testing.T, ctx context.Context, repair, host string, since time.Time) {
+	t.Helper()
+	poll(t, ctx, 3*time.Second, "the repair "+repair+" on "+host+" by a control plane", func() error {
+		text := b.sh(t, ctx, host, "cat /var/lib/quorate/repairs.json || true")
+		var all []hostrepairs.Attempt
+		if err := json.Unmarshal([]byte(text), &all); err != nil {
+			return fmt.Errorf("%w: %s", err, text)
+		}
+		for _, a := range all {
+			if strings.HasPrefix(a.Repair, repair) && a.Began.After(since) && !a.Ended.IsZero() && a.Error == "" && strings.HasPrefix(a.By, "root@cp-") {
+				fmt.Printf("%s on %s: %s, repaired after %.0f s by %s\n", a.Repair, host, a.Problem, a.Ended.Sub(since).Seconds(), a.By)
+				return nil
+			}
+		}
+		return errors.New(text)
+	})
+}
+
+// quiet checks that clients are served again, and that nothing was lost.
+func (c *cluster) quiet(t *testing.T, ctx context.Context, p *probe.Prober, since time.Time) {
+	t.Helper()
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Errorf("clients find no rest: %v; since then: %s", err, report(p, since))
+	}
+	lost, acked, err := p.Lost(ctx)
+	if err != nil || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
+	}
 }
 
 // soak is how long TestSoak goes on, and seed decides what it breaks.

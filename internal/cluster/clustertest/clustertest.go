@@ -106,6 +106,7 @@ func (f Fixture) Configured(h spec.Host) {
 	if f.Spec.Balances(h) {
 		all = append(all, hostconfig.Balancer(f.Spec, h, seen, "PEM"))
 	}
+	all = append(all, hostconfig.Watched(f.Spec, h))
 	for _, d := range all {
 		for _, file := range d.Files {
 			seen.Files[file.Key()] = file.Sum()
@@ -136,6 +137,34 @@ func (f Fixture) Backups() *facts.BackupReport {
 		File: "lab.1a2b3c4d.5e6f7a8b.20260803T110001Z.cp-b.backup.age", Bytes: 21 << 17, Store: "/srv/backups"}}
 	f.Seen.Backups = &facts.Backups{Schedules: schedules, Report: report}
 	return report
+}
+
+// Watch has the control planes repair the cluster, and the first one lead. The generation is that of everything that was written for it.
+func (f Fixture) Watch(generation string) {
+	f.Spec.Spec.Repair.Watch = true
+	units, keys := map[string]facts.WatchUnit{}, map[string][]string{}
+	for _, h := range f.Spec.Spec.Hosts {
+		keys[h.Name] = []string{"ssh-ed25519 host-" + h.Name}
+	}
+	cps := f.Spec.HostsWith(spec.RoleControlPlane)
+	for _, h := range cps {
+		units[h.Name] = facts.WatchUnit{Key: "ssh-ed25519 unit-" + h.Name, Address: h.Address}
+	}
+	for _, h := range f.Spec.Spec.Hosts {
+		f.Configured(h)
+		seen := f.Seen.Hosts[h.Name].Facts
+		seen.Self = facts.SameCopy
+		w := &facts.Watch{HostKeys: keys[h.Name], Admits: &facts.WatchAdmits{Generation: generation, User: h.SSH.User, Units: maps.Clone(units)}}
+		if h.Has(spec.RoleControlPlane) {
+			w.Key, w.Config = units[h.Name].Key, &facts.WatchNote{Generation: generation, HostKeys: maps.Clone(keys)}
+			w.Report = &facts.WatchReport{AgoSeconds: 4, Leads: h.Name == cps[0].Name, Leader: cps[0].Name}
+			if seen.Units == nil {
+				seen.Units = map[string]string{}
+			}
+			seen.Units[hostconfig.WatchUnit] = "active"
+		}
+		seen.Watch = w
+	}
 }
 
 // Kubernetes is what a host holds of the cluster.

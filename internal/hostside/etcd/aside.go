@@ -1,18 +1,20 @@
 package etcd
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
-
-// AsidePattern matches the directories, in a member's data directory, with the data of former members: on the same file system,
-// so that setting it aside takes no space and no time. Their names sort by time.
-const AsidePattern = "quorate-aside-*"
 
 // SetAside keeps the data of a member that does not run and that etcd does not have any more. It returns where it is now; empty if
 // there was none. Then the guard is opened: the kubelet of this host must start although the data is gone. Not before: while the
@@ -30,11 +32,55 @@ func (m Member) SetAside(now time.Time) (to string, err error) {
 	if system.Exists(m.wal()) && !within(from, m.wal()) {
 		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", m.wal(), from)
 	}
-	to = filepath.Join(m.DataDir(), AsidePattern[:len(AsidePattern)-1]+now.UTC().Format("20060102T150405Z"))
-	if err := durable.MkdirAll(to, 0o700); err != nil {
+	dir, _ := m.dirs()
+	kept, err := KeptDir(m.Root, dir)
+	if err != nil {
 		return "", err
 	}
-	return to, durable.Rename(from, filepath.Join(to, "member"))
+	to = filepath.Join(kept, now.UTC().Format(facts.EtcdKeptStamp)+facts.EtcdFormer)
+	if err := durable.MkdirAll(m.path(to), 0o700); err != nil {
+		return "", err
+	}
+	return to, durable.Move(from, filepath.Join(m.path(to), "member"))
+}
+
+// Former are the directories with the data of former members, the oldest first: what SetAside kept, and not what a recovery of the quorum
+// did.
+func (m Member) Former() (out []string) {
+	dir, _ := m.dirs()
+	for _, kept := range facts.EtcdKeptDirs(dir) {
+		all, _ := filepath.Glob(filepath.Join(m.path(kept), "*"+facts.EtcdFormer))
+		out = append(out, all...)
+	}
+	slices.SortFunc(out, func(a, b string) int { // their names begin with the time
+		if filepath.Base(a) < filepath.Base(b) {
+			return -1
+		}
+		return 1
+	})
+	return out
+}
+
+// KeptDir is where data of etcd can be kept without being copied: in the usual directory, or, where the data directory is on a file system
+// of its own, in it. Both are below root, and so is what is returned.
+func KeptDir(root, dataDir string) (string, error) {
+	at := func(path string) string { return filepath.Join(root, path) }
+	if err := durable.MkdirAll(at(facts.EtcdKeptDir), 0o700); err != nil {
+		return "", err
+	}
+	probe, err := os.MkdirTemp(at(dataDir), ".quorate-*")
+	if err != nil {
+		return "", err
+	}
+	to := filepath.Join(at(facts.EtcdKeptDir), filepath.Base(probe))
+	err = durable.Move(probe, to)
+	if err == nil {
+		return facts.EtcdKeptDir, os.Remove(to)
+	}
+	if rerr := os.Remove(probe); !errors.Is(err, unix.EXDEV) || rerr != nil {
+		return "", errors.Join(err, rerr)
+	}
+	return filepath.Join(dataDir, facts.EtcdKeptName), nil
 }
 
 func within(dir, path string) bool {

@@ -3,6 +3,7 @@ package etcd
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -30,12 +31,17 @@ func TestSetAside(t *testing.T) {
 		if err != nil || m.HasData() || m.Armed() {
 			t.Fatalf("%v, data %t, armed %t", err, m.HasData(), m.Armed())
 		}
-		if text, err := os.ReadFile(filepath.Join(where, "member/wal/0.wal")); err != nil || string(text) != "x" {
+		if text, err := os.ReadFile(m.path(filepath.Join(where, "member/wal/0.wal"))); err != nil || string(text) != "x" {
 			t.Fatalf("the data is gone: %v", err)
 		}
 		now = now.Add(time.Second)
 	}
-	if kept, _ := filepath.Glob(filepath.Join(m.DataDir(), AsidePattern)); len(kept) != 2 {
+	// What a recovery of the quorum has kept is not that of a former member.
+	if err := os.MkdirAll(m.path(facts.EtcdKeptDir+"/20260803T110000Z-8e9e05c52164694d/member"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{m.path(facts.EtcdKeptDir + "/20260803T120000Z-former"), m.path(facts.EtcdKeptDir + "/20260803T120001Z-former")}
+	if kept := m.Former(); !slices.Equal(kept, want) {
 		t.Errorf("kept %v", kept)
 	}
 	// The guard is not armed again without data.

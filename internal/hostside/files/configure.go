@@ -269,6 +269,27 @@ func replaceBlock(file []byte, name string, content []byte) []byte {
 	return slices.Concat(before, begin, content, end, after)
 }
 
+// SetBlock replaces a block in a file that exists; no content removes it. The rest of the file, its mode, and its owner stay.
+func SetBlock(path, block, content string) error {
+	have, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	want := replaceBlock(have, block, []byte(content))
+	if content == "" {
+		before, _, after, _ := findBlock(have, block)
+		want = slices.Concat(before, after)
+	}
+	if bytes.Equal(have, want) {
+		return nil
+	}
+	return durable.Update(path, want, info.Mode().Perm())
+}
+
 // Sum is the digest of a file, or of a block in one, by the key of facts.File. The error is fs.ErrNotExist if there is no
 // such file or block.
 func Sum(key string) (string, error) {

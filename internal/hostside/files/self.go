@@ -2,7 +2,6 @@ package files
 
 import (
 	"bytes"
-	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"quorate.dev/quorate/internal/buildid"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 )
@@ -66,8 +66,8 @@ func Self(path string) (facts.Copy, error) {
 		return "", err
 	}
 	same := there.Mode() == selfMode && there.Size() == here.Size()
-	if id := buildID(self.Name()); same && id != nil {
-		same = bytes.Equal(buildID(path), id)
+	if id := buildid.Of(self.Name()); same && id != nil {
+		same = bytes.Equal(buildid.Of(path), id)
 	} else if same {
 		same, err = sameContent(self, path)
 	}
@@ -75,25 +75,6 @@ func Self(path string) (facts.Copy, error) {
 		return facts.SameCopy, err
 	}
 	return facts.OtherCopy, err
-}
-
-// buildID is the note with a program's build ID, or nil if it has none.
-func buildID(path string) []byte {
-	f, err := elf.Open(path)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	const empty = 16 // bytes of a note without an ID: three lengths or types, and the name "Go"
-	section := f.Section(".note.go.buildid")
-	if section == nil || section.Size <= empty {
-		return nil
-	}
-	note, err := section.Data()
-	if err != nil {
-		return nil
-	}
-	return note
 }
 
 // sameContent compares the rest of a file with a whole regular one of mode 0755.

@@ -33,6 +33,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/repairs"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/watch"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
@@ -89,6 +90,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Images = blobs.Imported()
 	f.Remains = remains(installed)
 	f.Snapshots = snapshots("")
+	f.Watch = watch.Read("", f.Time)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")

@@ -1,4 +1,4 @@
-// Package lease keeps two runs from changing one host at the same time.
+// Package lease keeps two runs from changing one host at the same time, and two units that repair from leading at the same time.
 package lease
 
 import (
@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -28,26 +29,29 @@ var ErrLeased = host.NewCause("leased", "another run is changing this host")
 // ends when the session and all programs that it has started have ended. A killed caller thus releases the host as soon as
 // they have ended, and one that disappeared from the network within another half a minute.
 func Take(ctx context.Context, c *host.Conn, owner string) error {
-	if _, err := take.On(ctx, c, owner); err != nil {
+	if _, err := Acquire.On(ctx, c, owner); err != nil {
 		return err
 	}
 	c.OnNewSession(func(ctx context.Context) error {
-		_, err := take.On(ctx, c, owner)
+		_, err := Acquire.On(ctx, c, owner)
 		return err
 	})
 	return nil
 }
 
-var take = host.Define("node.lease", func(_ context.Context, owner string) (struct{}, error) {
+// Acquire is the operation with which Take acquires the lease.
+var Acquire = host.Define("node.lease", func(_ context.Context, owner string) (struct{}, error) {
 	return struct{}{}, this.take(leaseFile, owner)
 })
 
 // the lease belongs to this process, which is one session.
-var this holder
+var this = holder{inherited: true}
 
 type holder struct {
 	mu   sync.Mutex
 	held *os.File
+	// inherited says that the programs that the session starts hold it as well.
+	inherited bool
 }
 
 func (h *holder) take(path, owner string) error {
@@ -77,9 +81,44 @@ func (h *holder) take(path, owner string) error {
 		f.Close()
 		return err
 	}
-	system.Inherit(f)
+	if h.inherited {
+		system.Inherit(f)
+	}
 	h.held = f
 	return nil
+}
+
+// Leader says which of the units that repair leads, as far as one control plane knows.
+type Leader struct {
+	// Granted says that the caller leads as far as this control plane is concerned; otherwise Held says who does.
+	Granted bool   `json:"granted"`
+	Held    string `json:"held,omitempty"`
+}
+
+// Lead acquires this control plane's consent that the caller leads, for the duration of the session. Who has the consent of a majority of
+// the control planes leads. It works while there is no API, and ends like a lease when the caller dies or disappears.
+var Lead = host.Define("node.lead", func(_ context.Context, name string) (Leader, error) {
+	return leading.lead(facts.WatchLeaderFile, name)
+})
+
+var leading holder
+
+func (h *holder) lead(path, name string) (Leader, error) {
+	err := h.take(path, name)
+	if errors.Is(err, ErrLeased) {
+		return Leader{Held: ownerOf(path)}, nil
+	}
+	return Leader{Granted: err == nil}, err
+}
+
+// ownerOf is who took the lock, as the file says.
+func ownerOf(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	_, owner, _ := strings.Cut(string(data), "\n")
+	return strings.TrimSpace(owner)
 }
 
 // write names the owner, and the process that took the lock.

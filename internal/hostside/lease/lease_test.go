@@ -139,3 +139,22 @@ func TestLeaseLastsAsLongAsItsPrograms(t *testing.T) {
 	wait("the lease, when nothing of the first run is left", func() bool { return second.take(path, "bob") == nil })
 	second.held.Close()
 }
+
+// TestLeader: one candidate leads, and the other one learns who does. When the first one is gone, the other one may.
+func TestLeader(t *testing.T) {
+	path := leasePath(t)
+	var first, second holder
+	for range 2 {
+		if l, err := first.lead(path, "cp-a"); err != nil || !l.Granted {
+			t.Fatalf("%+v, %v", l, err)
+		}
+	}
+	if l, err := second.lead(path, "cp-b"); err != nil || l.Granted || l.Held != "cp-a" {
+		t.Errorf("%+v, %v", l, err)
+	}
+	first.held.Close()
+	if l, err := second.lead(path, "cp-b"); err != nil || !l.Granted {
+		t.Errorf("%+v, %v", l, err)
+	}
+	second.held.Close()
+}

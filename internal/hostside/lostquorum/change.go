@@ -5,17 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
@@ -111,7 +109,7 @@ func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string
 	if have := read(ctx, p.at(m.dataDir), p.at(scratch)); have.ClusterID != in.ClusterID || have.MemberID != in.MemberID {
 		return "", fmt.Errorf("%s has the data of the member %s of the cluster %s, and when it was examined they were of %s of %s: run it again", m.dataDir, have.MemberID, have.ClusterID, in.MemberID, in.ClusterID)
 	}
-	root, err := p.keptRoot(m.dataDir)
+	root, err := etcd.KeptDir(p.root, m.dataDir)
 	if err != nil {
 		return "", err
 	}
@@ -120,27 +118,6 @@ func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string
 		return "", err
 	}
 	return to, durable.Move(from, filepath.Join(p.at(to), "member"))
-}
-
-// keptRoot is where data can be kept without being copied: in the usual directory, or, where the data directory is on a file system of
-// its own, in it.
-func (p place) keptRoot(dataDir string) (string, error) {
-	if err := durable.MkdirAll(p.at(facts.EtcdKeptDir), 0o700); err != nil {
-		return "", err
-	}
-	probe, err := os.MkdirTemp(p.at(dataDir), ".quorate-*")
-	if err != nil {
-		return "", err
-	}
-	to := filepath.Join(p.at(facts.EtcdKeptDir), filepath.Base(probe))
-	err = durable.Move(probe, to)
-	if err == nil {
-		return facts.EtcdKeptDir, os.Remove(to)
-	}
-	if rerr := os.Remove(probe); !errors.Is(err, unix.EXDEV) || rerr != nil {
-		return "", errors.Join(err, rerr)
-	}
-	return filepath.Join(dataDir, facts.EtcdKeptName), nil
 }
 
 // BuildRequest says which copy becomes the cluster.
@@ -176,7 +153,7 @@ func (p place) build(ctx context.Context, in BuildRequest, rebuild func(context.
 	if err := durable.MkdirAll(p.at(m.dataDir), 0o700); err != nil {
 		return out, err
 	}
-	root, err := p.keptRoot(m.dataDir)
+	root, err := etcd.KeptDir(p.root, m.dataDir)
 	if err != nil {
 		return out, err
 	}

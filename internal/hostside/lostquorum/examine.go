@@ -79,14 +79,19 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 	if system.Exists(filepath.Join(p.at(m.dataDir), "member")) {
 		add(m.dataDir, facts.CopyInPlace)
 	}
-	for _, dir := range []string{facts.EtcdKeptDir, filepath.Join(m.dataDir, facts.EtcdKeptName)} {
+	for _, dir := range facts.EtcdKeptDirs(m.dataDir) {
 		kept, err := filepath.Glob(filepath.Join(p.at(dir), "*", "member"))
 		if err != nil {
 			return out, err
 		}
 		for _, k := range kept {
-			if name := filepath.Base(filepath.Dir(k)); !strings.HasPrefix(name, workPrefix) {
-				add(filepath.Join(dir, name), facts.CopyKept)
+			kind := facts.CopyKept
+			name := filepath.Base(filepath.Dir(k))
+			if strings.HasSuffix(name, facts.EtcdFormer) {
+				kind = facts.CopyFormer
+			}
+			if !strings.HasPrefix(name, workPrefix) {
+				add(filepath.Join(dir, name), kind)
 			}
 		}
 	}
@@ -261,7 +266,7 @@ var Finish = host.Define("lostquorum.finish", func(context.Context, struct{}) (s
 })
 
 func (p place) finish() error {
-	for _, dir := range []string{facts.EtcdKeptDir, filepath.Join(p.member().dataDir, facts.EtcdKeptName)} {
+	for _, dir := range facts.EtcdKeptDirs(p.member().dataDir) {
 		works, err := filepath.Glob(filepath.Join(p.at(dir), workPrefix+"*"))
 		if err != nil {
 			return err

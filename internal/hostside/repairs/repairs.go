@@ -50,11 +50,12 @@ func Removable(root string) (sum int64) {
 	return sum
 }
 
-// removable are old snapshots, and old data of former members. The newest of each stays: their names sort by time.
+// removable are old snapshots, and old data of former members. The newest of each stays: their names begin with the time. What a recovery of
+// the quorum has kept stays, too.
 func removable(root string) (out []string) {
-	for _, pattern := range []string{filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles), filepath.Join(etcd.Member{Root: root}.DataDir(), etcd.AsidePattern)} {
-		all, _ := filepath.Glob(pattern)
-		slices.Sort(all)
+	snapshots, _ := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
+	slices.Sort(snapshots)
+	for _, all := range [][]string{snapshots, etcd.Member{Root: root}.Former()} {
 		if len(all) > 1 {
 			out = append(out, all[:len(all)-1]...)
 		}

@@ -64,6 +64,7 @@ var ofNode = []place{
 	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},
 	{path: "/etc/systemd/system/" + hostconfig.BackupService}, {path: "/etc/systemd/system/" + hostconfig.BackupTimer},
+	{path: hostconfig.WatchUnitFile},
 }
 
 // ofBalancer is what it writes for a load balancer.
@@ -99,7 +100,7 @@ var bundles = []place{
 // protects.
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
-	{path: facts.BackupDir, kind: tree}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"},
+	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"},
 	{path: facts.EstablishedFile}, {path: facts.RestoreFile},
 	{path: "/run/quorate/pki", kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
@@ -121,7 +122,7 @@ var links = map[string]string{"/root/.kube/config": "/etc/kubernetes/admin.conf"
 
 // units are those that Quorate starts or configures, in the order in which they are stopped: what would restart others comes
 // first, and keepalived gives the virtual IP away before HAProxy ends.
-var units = slices.Concat([]unit{{name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
+var units = slices.Concat([]unit{{name: hostconfig.WatchUnit}, {name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
 	{name: "kubelet.service"},
 	{name: hostconfig.EtcdUnit, own: true, marker: "/etc/systemd/system/" + hostconfig.EtcdUnit},
 })

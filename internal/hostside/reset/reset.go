@@ -24,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/hostside/watch"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -255,6 +256,7 @@ func (w work) run(ctx context.Context, doing string, stages []stage) error {
 // it was configured, and last the marks by which others see that this host is part of something.
 func (w work) stages() []stage {
 	return []stage{
+		{"revoking the access of control planes", func(context.Context) error { return watch.Revoke(w.at("")) }},
 		{"stopping the services", func(ctx context.Context) error { return w.stopUnits(ctx, units) }},
 		{"stopping the pods", w.stopContainers},
 		{"unmounting volumes", w.unmountAll},

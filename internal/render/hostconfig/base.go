@@ -185,7 +185,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 func Request(c *spec.Cluster) facts.Request {
 	all := facts.Desired{Sysctls: map[string]string{}}
 	for _, d := range []facts.Desired{Hosts(c), Runtime(&facts.Facts{}, ""), Settings(c, &facts.Facts{}), ControlPlane(c),
-		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{})} {
+		Balancer(c, spec.Host{Roles: []string{spec.RoleControlPlane}}, &facts.Facts{}, ""), Etcd(spec.Host{}, &facts.Facts{}), Watched(c, spec.Host{Roles: []string{spec.RoleControlPlane}})} {
 		all.Files = append(all.Files, d.Files...)
 		all.Enable = append(all.Enable, d.Enable...)
 		all.Modules = append(all.Modules, d.Modules...)
@@ -194,11 +194,11 @@ func Request(c *spec.Cluster) facts.Request {
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
 		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
 	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile, facts.BackupScheduleFile)
-	r.Files = append(r.Files, BackupUnitFiles...)
+	r.Files = append(append(r.Files, BackupUnitFiles...), WatchUnitFile)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
-	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit)
+	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit, WatchUnit)
 	slices.Sort(r.Files)
 	r.Files = slices.Compact(r.Files)
 	slices.Sort(r.Units)

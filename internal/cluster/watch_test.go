@@ -1,0 +1,73 @@
+package cluster_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+)
+
+// TestWatchFindings: a unit that does not work, does nothing, does not lead, or is not admitted is reported, and one that nobody asked is not.
+func TestWatchFindings(t *testing.T) {
+	watch := func(f clustertest.Fixture, host string) *facts.Watch { return f.Seen.Hosts[host].Facts.Watch }
+	for name, tc := range map[string]struct {
+		change   func(clustertest.Fixture)
+		summary  string // part of it; empty if nothing is wrong
+		subjects []string
+		leader   string
+	}{
+		"all works":     {change: func(clustertest.Fixture) {}, leader: "cp-a"},
+		"it is off":     {change: func(f clustertest.Fixture) { f.Spec.Spec.Repair.Watch = false; watch(f, "cp-a").Report = nil }},
+		"one stopped":   {change: func(f clustertest.Fixture) { f.Seen.Hosts["cp-b"].Facts.Units[hostconfig.WatchUnit] = "inactive" }, summary: "does not work on cp-b", subjects: []string{"cp-b"}, leader: "cp-a"},
+		"one is silent": {change: func(f clustertest.Fixture) { watch(f, "cp-c").Report.AgoSeconds = 3600 }, summary: "has done nothing for 60 minutes", subjects: []string{"cp-c"}, leader: "cp-a"},
+		"nobody was asked": {change: func(f clustertest.Fixture) {
+			f.Change("cp-b", func(h *facts.Host) { h.Facts, h.Error = nil, "no route to host" })
+		}, leader: "cp-a"},
+		"none runs": {change: func(f clustertest.Fixture) {
+			for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
+				f.Seen.Hosts[h].Facts.Units[hostconfig.WatchUnit] = "failed"
+			}
+		}, summary: "works on no control plane", subjects: []string{"cp-a", "cp-b", "cp-c"}},
+		"none leads": {change: func(f clustertest.Fixture) {
+			watch(f, "cp-a").Report.Leads = false
+			watch(f, "cp-b").Report.Hindered = "1 of 3 could be asked"
+		}, summary: "no control plane leads the others; cp-b says: 1 of 3 could be asked"},
+		"it cannot reach a host": {change: func(f clustertest.Fixture) {
+			watch(f, "cp-a").Report.Unreachable = map[string]string{"w-a": "permission denied"}
+		}, summary: "cp-a, which repairs, cannot reach w-a", subjects: []string{"w-a"}, leader: "cp-a"},
+		"a host admits nobody": {change: func(f clustertest.Fixture) { watch(f, "w-a").Admits = nil }, summary: "w-a does not admit", subjects: []string{"w-a"}, leader: "cp-a"},
+		"lines were changed":   {change: func(f clustertest.Fixture) { watch(f, "lb-a").Admits.Broken = "changed" }, summary: "lb-a does not admit", subjects: []string{"lb-a"}, leader: "cp-a"},
+		"it was not applied yet": {change: func(f clustertest.Fixture) {
+			for _, h := range f.Spec.Spec.Hosts {
+				f.Seen.Hosts[h.Name].Facts.Watch = &facts.Watch{}
+			}
+		}, summary: "works on no control plane"},
+	} {
+		f := clustertest.Whole()
+		f.Watch("1")
+		tc.change(f)
+		s := cluster.Evaluate(f.Spec, f.Seen)
+		if got := s.WatchLeader(); f.Spec.Spec.Repair.Watch && got != tc.leader {
+			t.Errorf("%s: %q leads", name, got)
+		}
+		var found []cluster.Finding
+		for _, x := range s.Findings() {
+			if x.Rule == cluster.RuleWatch {
+				found = append(found, x)
+			}
+		}
+		if tc.summary == "" {
+			if len(found) > 0 {
+				t.Errorf("%s: %+v", name, found)
+			}
+			continue
+		}
+		if len(found) == 0 || !strings.Contains(found[0].Summary, tc.summary) || tc.subjects != nil && !slices.Equal(found[0].Subjects, tc.subjects) || found[0].Unmet {
+			t.Errorf("%s: %+v", name, found)
+		}
+	}
+}

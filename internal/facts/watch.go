@@ -1,0 +1,85 @@
+package facts
+
+import "time"
+
+// What a host has for the unit that repairs (see hostconfig.WatchUnit).
+const (
+	// WatchDir holds it. Only root can look into it.
+	WatchDir = "/var/lib/quorate/watch"
+	// WatchKeyFile is the private key with which the unit of a control plane reaches the hosts. It never leaves the control plane.
+	WatchKeyFile = WatchDir + "/id_ed25519"
+	// WatchConfigFile is the WatchConfig of a control plane, and WatchKnownHostsFile the keys of the hosts that it connects to.
+	WatchConfigFile     = WatchDir + "/config.json"
+	WatchKnownHostsFile = WatchDir + "/known_hosts"
+	// WatchAdmissionFile is the WatchAdmission of a host.
+	WatchAdmissionFile = WatchDir + "/admitted.json"
+	// WatchReportFile is the WatchReport of a unit that runs.
+	WatchReportFile = "/run/quorate/watch.json"
+	// WatchLeaderFile is locked by the unit that leads, on a majority of the control planes.
+	WatchLeaderFile = "/run/quorate/watch-leader"
+	// WatchBlock is the block of Quorate's lines in the authorized_keys of the user whom the units log in as.
+	WatchBlock = "watch"
+)
+
+// Watch is what a host reports of the unit that repairs.
+type Watch struct {
+	// HostKeys are the public keys of the host's sshd.
+	HostKeys []string `json:"hostKeys,omitempty"`
+	// Key is the public key of a control plane's unit; empty if it has none.
+	Key string `json:"key,omitempty"`
+	// Admits is nil if the host admits no unit, and Config if the host has no configuration for one.
+	Admits *WatchAdmits `json:"admits,omitempty"`
+	Config *WatchNote   `json:"config,omitempty"`
+	// Report is what the unit on this host did last; nil if none ran since the host started.
+	Report *WatchReport `json:"report,omitempty"`
+}
+
+// Given says that the host has something of the unit.
+func (w *Watch) Given() bool {
+	return w != nil && (w.Key != "" || w.Admits != nil || w.Config != nil)
+}
+
+// WatchNote identifies what a file was made from.
+type WatchNote struct {
+	Generation string `json:"generation"`
+	// HostKeys are the keys of the hosts that are known, by host.
+	HostKeys map[string][]string `json:"hostKeys,omitempty"`
+}
+
+// WatchAdmits says whom a host admits.
+type WatchAdmits struct {
+	Generation string `json:"generation"`
+	// User is whom they log in as.
+	User string `json:"user"`
+	// Units are the control planes whose units are admitted, by name.
+	Units map[string]WatchUnit `json:"units,omitempty"`
+	// Broken is why they cannot log in as it is: the lines in authorized_keys were changed.
+	Broken string `json:"broken,omitempty"`
+}
+
+// WatchUnit is the unit of one control plane.
+type WatchUnit struct {
+	Key     string `json:"key"`
+	Address string `json:"address"` // from which it comes
+}
+
+// WatchReport is what a unit says of itself.
+type WatchReport struct {
+	// AgoSeconds is how long ago the unit last did something, by the clock of its host.
+	AgoSeconds int64 `json:"agoSeconds"`
+	// Looked is when that was.
+	Looked time.Time `json:"looked"`
+	// Leads says that it is the one that repairs, and Leader who was, as far as it knows; empty if nobody was.
+	Leads  bool   `json:"leads"`
+	Leader string `json:"leader,omitempty"`
+	// Last is what it last repaired, or did not, and when.
+	Last string    `json:"last,omitempty"`
+	At   time.Time `json:"at,omitzero"`
+	// Hindered is why it repairs nothing now; empty if nothing hinders it.
+	Hindered string `json:"hindered,omitempty"`
+	// Unreachable are the hosts that it cannot reach, with the reason. They are left alone.
+	Unreachable map[string]string `json:"unreachable,omitempty"`
+}
+
+// WatchSilent is after which time a unit that says nothing hangs: it observes every few seconds, and notes each step of a repair.
+const WatchSilent = 10 * time.Minute

@@ -1,0 +1,154 @@
+package plan
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"slices"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// This file plans the unit with which control planes repair the cluster: its keys, who admits them and for what, and its configuration.
+// The unit itself is part of the configuration of the control planes.
+
+// watch plans the unit after everything else, and its removal.
+func (b *builder) watch(after ...*Step) {
+	units := b.c.HostsWith(spec.RoleControlPlane)
+	var made []*Step
+	for _, h := range b.c.Spec.Hosts {
+		f := b.Facts(h.Name)
+		if f == nil {
+			continue
+		}
+		_, file := f.Files[hostconfig.WatchUnitFile]
+		carries := f.Watch.Given() || file
+		switch {
+		case !b.c.Spec.Repair.Watch && carries:
+			b.removeWatch(h, "control planes no longer repair this cluster by themselves", after)
+		case b.c.Spec.Repair.Watch && !h.Has(spec.RoleControlPlane) && (file || f.Watch != nil && (f.Watch.Key != "" || f.Watch.Config != nil)):
+			made = append(made, b.removeWatch(h, "it is no control plane, and repairs nothing", after))
+		case b.c.Spec.Repair.Watch && h.Has(spec.RoleControlPlane) && (f.Watch == nil || f.Watch.Key == ""):
+			made = append(made, b.add(Step{Kind: MakeWatchKey, Host: h.Name, Title: "make the key of the unit that repairs", Reason: "the key never leaves the control plane"}, after...))
+		}
+	}
+	if !b.c.Spec.Repair.Watch {
+		return
+	}
+	generation := b.watchGeneration()
+	var admitted []*Step
+	for _, h := range b.c.Spec.Hosts {
+		if f := b.Facts(h.Name); f != nil {
+			if why := b.staleAdmission(h, f, units, generation); why != "" || len(made) > 0 {
+				d := b.restorable(h, f)
+				admitted = append(admitted, b.add(Step{Kind: AdmitWatch, Host: h.Name, Title: "admit the control planes for repairs", Approved: &d, Generation: generation,
+					Reason: cmp.Or(why, "a control plane gets another key") + "; their keys are good for repairs within limits, and for nothing else"},
+					append(append(slices.Clone(after), made...), b.at[h.Name].configure)...))
+			}
+		}
+	}
+	for _, h := range units {
+		if f := b.Facts(h.Name); f != nil {
+			if why := b.staleWatch(f, generation); why != "" {
+				b.add(Step{Kind: ConfigureWatch, Host: h.Name, Title: "have the control plane repair the cluster", Generation: generation,
+					Reason: why + "; one of the control planes leads, and repairs"}, slices.Concat(after, made, admitted, []*Step{b.at[h.Name].configure})...)
+			}
+		}
+	}
+}
+
+func (b *builder) removeWatch(h spec.Host, reason string, after []*Step) *Step {
+	return b.add(Step{Kind: RemoveWatch, Host: h.Name, Title: "remove the unit that repairs, and its access", Reason: reason}, append(slices.Clone(after), b.at[h.Name].configure)...)
+}
+
+// watchGeneration identifies everything that decides what a unit knows of the cluster, and what it may restore.
+func (b *builder) watchGeneration() string {
+	record, err := spec.NewRecord(b.c).Marshal() // without what differs between the machines that apply it
+	if err != nil {
+		panic("plan: " + err.Error())
+	}
+	var files []string // by the settings that name them, and not by their paths
+	for _, f := range b.c.SettingsFiles() {
+		files = append(files, f.Field, b.c.Content(f.Path))
+	}
+	text, err := json.Marshal(struct {
+		Spec    string
+		Files   []string
+		Bundle  string
+		Removed []spec.Host
+	}{string(record), files, b.bundle.Digest, b.Removed()})
+	if err != nil { // it is plain data
+		panic("plan: " + err.Error())
+	}
+	return facts.Sum(text)
+}
+
+// staleAdmission says why a host does not admit the units as it should; empty if it does. The key of a control plane that cannot be
+// reached is not known, and stays as it is.
+func (b *builder) staleAdmission(h spec.Host, f *facts.Facts, units []spec.Host, generation string) string {
+	if f.Watch == nil || f.Watch.Admits == nil {
+		return "it admits no control plane"
+	}
+	have := maps.Clone(f.Watch.Admits.Units)
+	for _, u := range units {
+		admitted, has := have[u.Name]
+		delete(have, u.Name)
+		of := b.Facts(u.Name)
+		switch {
+		case of == nil || of.Watch == nil || of.Watch.Key == "":
+		case !has:
+			return "it does not admit " + u.Name
+		case admitted.Key != of.Watch.Key || admitted.Address != u.Address:
+			return u.Name + " has another key or address than the one that it admits"
+		}
+	}
+	switch a := f.Watch.Admits; {
+	case len(have) > 0:
+		return "it admits hosts that are no control planes"
+	case a.Broken != "":
+		return a.Broken
+	case a.User != h.SSH.User:
+		return "it admits them as another user than " + h.SSH.User
+	case a.Generation != generation:
+		return "what may be restored on it has changed"
+	case f.Self == facts.OtherCopy:
+		return "its copy of quorate is another version"
+	}
+	return ""
+}
+
+// staleWatch says why the unit of a control plane has not the configuration that it should have; empty if it has. Host keys of hosts
+// that cannot be reached stay as they are.
+func (b *builder) staleWatch(f *facts.Facts, generation string) string {
+	if f.Watch == nil || f.Watch.Config == nil {
+		return "the unit that repairs has no configuration"
+	}
+	if f.Watch.Config.Generation != generation {
+		return "the unit that repairs knows another spec, or other hosts"
+	}
+	for _, h := range b.c.Spec.Hosts {
+		if of := b.Facts(h.Name); of != nil && of.Watch != nil && len(of.Watch.HostKeys) > 0 && !slices.Equal(of.Watch.HostKeys, f.Watch.Config.HostKeys[h.Name]) {
+			return "the unit that repairs knows other host keys of " + h.Name
+		}
+	}
+	return ""
+}
+
+// restorable is everything that a repair may restore on a host when the plan is done.
+func (b *builder) restorable(h spec.Host, f *facts.Facts) facts.Desired {
+	d := hostconfig.Hosts(b.c)
+	if b.leftAsItIs(h) {
+		d = merge(d, hostconfig.Adopted(b.c, h))
+	} else {
+		d = merge(d, b.own(h, f))
+	}
+	d = merge(d, hostconfig.Watched(b.c, h))
+	if b.c.Balances(h) {
+		d = merge(d, hostconfig.Balancer(b.c, h, f, b.CA(), b.balancersAmong(b.Removed())...))
+	}
+	d.Files = slices.DeleteFunc(d.Files, func(file facts.File) bool { return file.Path == facts.BegunFile })
+	d.Files = append(d.Files, facts.File{Path: facts.EstablishedFile, Mode: 0o600, Content: b.c.Metadata.Name + "\n"})
+	return d
+}

@@ -1,0 +1,170 @@
+package plan
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"testing"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// withWatch observes a cluster whose control planes repair it.
+func withWatch(t *testing.T) (*spec.Cluster, *facts.Observation) {
+	t.Helper()
+	c := testCluster()
+	c.Spec.Repair.Watch = true
+	obs := finished(t, c)
+	generation := (&builder{State: cluster.Evaluate(c, obs), c: c, bundle: testBundle}).watchGeneration()
+	units, keys := map[string]facts.WatchUnit{}, map[string][]string{}
+	for _, h := range c.Spec.Hosts {
+		keys[h.Name] = []string{"host key of " + h.Name}
+		if h.Has(spec.RoleControlPlane) {
+			units[h.Name] = facts.WatchUnit{Key: "key of " + h.Name, Address: h.Address}
+		}
+	}
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		f.Self = facts.SameCopy
+		f.Watch = &facts.Watch{HostKeys: keys[h.Name], Admits: &facts.WatchAdmits{Generation: generation, User: h.SSH.User, Units: maps.Clone(units)}}
+		if h.Has(spec.RoleControlPlane) {
+			d := hostconfig.Watched(c, h)
+			f.Files[d.Files[0].Key()], f.Units[hostconfig.WatchUnit] = d.Files[0].Sum(), "active"
+			f.Watch.Key, f.Watch.Config = units[h.Name].Key, &facts.WatchNote{Generation: generation, HostKeys: maps.Clone(keys)}
+		}
+	}
+	return c, obs
+}
+
+func names(c *spec.Cluster) (out []string) {
+	for _, h := range c.Spec.Hosts {
+		out = append(out, h.Name)
+	}
+	return out
+}
+
+// TestANewClusterRepairsItself: keys come first, then all hosts admit them, and then the units begin.
+func TestANewClusterRepairsItself(t *testing.T) {
+	c := testCluster()
+	c.Spec.Repair.Watch = true
+	p := build(t, c, empty(c))
+	kinds := kindsOf(p)
+	if !slices.Equal(kinds[MakeWatchKey], allControlPlanes) || !slices.Equal(kinds[AdmitWatch], names(c)) || !slices.Equal(kinds[ConfigureWatch], allControlPlanes) {
+		t.Errorf("%v, %v, %v", kinds[MakeWatchKey], kinds[AdmitWatch], kinds[ConfigureWatch])
+	}
+	at := func(kind Kind) (first, last int) {
+		first = -1
+		for i, s := range p.Steps {
+			if s.Kind == kind {
+				if last = i; first < 0 {
+					first = i
+				}
+			}
+		}
+		return first, last
+	}
+	_, keys := at(MakeWatchKey)
+	admits, admitted := at(AdmitWatch)
+	if configures, _ := at(ConfigureWatch); keys > admits || admitted > configures {
+		t.Errorf("the order is %d, %d to %d, %d", keys, admits, admitted, configures)
+	}
+	for _, s := range p.Steps {
+		if s.Kind == AdmitWatch && (s.Approved == nil || s.Generation == "" || slices.ContainsFunc(s.Approved.Files, func(f facts.File) bool { return f.Path == facts.BegunFile })) {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+func TestWatchChanges(t *testing.T) {
+	all := names(testCluster())
+	for name, tc := range map[string]struct {
+		change                           func(*spec.Cluster, *facts.Observation)
+		makes, admits, configures, leave []string
+	}{
+		"nothing":              {change: func(*spec.Cluster, *facts.Observation) {}},
+		"a new binary":         {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["worker-a"].Facts.Self = facts.OtherCopy }, admits: []string{"worker-a"}},
+		"a key is gone":        {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["cp-b"].Facts.Watch.Key = "" }, makes: []string{"cp-b"}, admits: all},
+		"a key changed":        {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["cp-b"].Facts.Watch.Key = "other" }, admits: all},
+		"lines are gone":       {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["cp-a"].Facts.Watch.Admits.Broken = "gone" }, admits: []string{"cp-a"}},
+		"a host admits nobody": {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["worker-a"].Facts.Watch.Admits = nil }, admits: []string{"worker-a"}},
+		"a host is reinstalled": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Hosts["worker-a"].Facts.Watch.HostKeys = []string{"other"}
+		}, configures: allControlPlanes},
+		"a unit is new": {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["cp-c"].Facts.Watch.Config = nil }, configures: []string{"cp-c"}},
+		"a control plane is down": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Hosts["cp-c"] = facts.Host{Error: "no route to host"}
+			obs.Etcd[2].Healthy, obs.Etcd[2].Problem = false, "no answer"
+		}},
+		"a worker was a control plane": {change: func(_ *spec.Cluster, obs *facts.Observation) { obs.Hosts["worker-a"].Facts.Watch.Key = "key" }, leave: []string{"worker-a"}, admits: all},
+		"another one is admitted": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Hosts["cp-a"].Facts.Watch.Admits.Units["cp-x"] = facts.WatchUnit{Key: "x"}
+		}, admits: []string{"cp-a"}},
+		"the spec changes": {change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.Hosts[0].SSH.Port = 2222 }, admits: all, configures: allControlPlanes},
+		"it is off":        {change: func(c *spec.Cluster, _ *facts.Observation) { c.Spec.Repair.Watch = false }, leave: all},
+	} {
+		c, obs := withWatch(t)
+		tc.change(c, obs)
+		p, err := Build(cluster.Evaluate(c, obs), testBundle)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		kinds := kindsOf(p)
+		for _, x := range []struct {
+			kind Kind
+			want []string
+		}{{MakeWatchKey, tc.makes}, {AdmitWatch, tc.admits}, {ConfigureWatch, tc.configures}, {RemoveWatch, tc.leave}} {
+			if got := slices.Clone(kinds[x.kind]); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(x.want))) {
+				t.Errorf("%s: %s on %v, want %v", name, x.kind, got, x.want)
+			}
+		}
+		if name == "nothing" && !p.Empty() {
+			t.Errorf("%+v", kinds)
+		}
+	}
+}
+
+// TestRepairsRestoreWhatIsApproved: what a repair restores after a plan was applied is what the plan had the hosts approve.
+func TestRepairsRestoreWhatIsApproved(t *testing.T) {
+	f := repairFixture(false)
+	f.Watch("1")
+	f.Record()
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	b := mender(s, Bundle{})
+	for _, h := range f.Spec.Spec.Hosts {
+		approved := (&builder{State: s, c: f.Spec, bundle: Bundle{Pause: "pause"}, mends: true}).restorable(h, b.Facts(h.Name))
+		for path := range b.Facts(h.Name).Files {
+			delete(b.Facts(h.Name).Files, path)
+		}
+		for _, u := range approved.Enable {
+			b.Facts(h.Name).Units[u] = "inactive"
+		}
+		b.configureNode(h)
+		if f.Spec.Balances(h) {
+			b.configureBalancer(h, nil)
+		}
+		for _, step := range b.ofKind(Configure) {
+			if step.Host != h.Name {
+				continue
+			}
+			for _, file := range step.Desired.Files {
+				if !slices.ContainsFunc(approved.Files, func(o facts.File) bool {
+					return o.Key() == file.Key() && o.Sum() == file.Sum() && cmp.Or(o.Mode, 0o644) == cmp.Or(file.Mode, 0o644) && slices.Equal(o.Check, file.Check) && slices.Equal(o.Restart, file.Restart)
+				}) {
+					t.Errorf("%s: %s is restored and was not approved", h.Name, file.Key())
+				}
+			}
+			for _, unit := range step.Desired.Enable {
+				if !slices.Contains(approved.Enable, unit) {
+					t.Errorf("%s: %s is started and was not approved", h.Name, unit)
+				}
+			}
+		}
+	}
+	if len(b.ofKind(Configure)) < len(f.Spec.Spec.Hosts) {
+		t.Errorf("only %d steps", len(b.ofKind(Configure)))
+	}
+}

@@ -1,0 +1,211 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/watch"
+	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
+)
+
+const (
+	// unitInterval is the time between two observations of the unit that leads.
+	unitInterval = 10 * time.Second
+	// unitPatience is the time between two attempts to lead while another unit is known to. Each is a login.
+	unitPatience = 30 * time.Second
+	// unitCompare is how often it compares the data of etcd's members.
+	unitCompare = 10 * time.Minute
+)
+
+// errReplaced ends a unit whose program or configuration was replaced; systemd starts it again with the new one.
+var errReplaced = errors.New("the program or its configuration was replaced")
+
+// WatchHere is the unit that repairs on a control plane. It waits for its configuration, and returns without an error when that, or its
+// program, was replaced.
+func WatchHere(ctx context.Context, log io.Writer) error {
+	u := &unit{log: log}
+	config, err := u.configuration(ctx)
+	if err != nil {
+		return err
+	}
+	c, err := clusterOf(config)
+	if err != nil {
+		return err
+	}
+	ctx = host.WithAccess(ctx, &host.Access{Installed: true, StrictHostKeys: true})
+	targets := TargetsOf(c.HostsWith(spec.RoleControlPlane))
+	for i := range targets {
+		targets[i].Patience = host.Brief
+	}
+	e := newElection(config.Host, targets)
+	defer e.resign()
+	w := Watcher{Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Tell: u.tell, Note: u.note,
+		Turn: func(ctx context.Context) (bool, error) { return u.turn(ctx, e) },
+		Open: func(ctx context.Context) *Engine { return OpenToRead(ctx, c, progress.Func(u.progress)) }}
+	fmt.Fprintf(log, "watching the cluster %s from %s\n", c.Metadata.Name, config.Host)
+	if err := w.Run(ctx); !errors.Is(err, errReplaced) {
+		return err
+	}
+	fmt.Fprintln(log, errReplaced)
+	return nil
+}
+
+// clusterOf is the spec of a configuration, as the control plane reaches its hosts: directly, with its own key, and with the host keys
+// that were recorded when the spec was applied.
+func clusterOf(config watch.Config) (*spec.Cluster, error) {
+	c, err := spec.Parse([]byte(config.Spec), facts.WatchConfigFile)
+	if err != nil {
+		return nil, fmt.Errorf("the spec in %s cannot be read: %w; `quorate apply` writes it again", facts.WatchConfigFile, err)
+	}
+	c.Default()
+	c = c.WithContents(config.Files)
+	for i := range c.Spec.Hosts {
+		ssh := &c.Spec.Hosts[i].SSH
+		ssh.KeyFile, ssh.KnownHostsFile, ssh.HostKey, ssh.Jump = facts.WatchKeyFile, facts.WatchKnownHostsFile, "", ""
+	}
+	return c, nil
+}
+
+// unit is the state of WatchHere.
+type unit struct {
+	log    io.Writer
+	stamps []stamp
+
+	asked time.Time // when it last tried to lead
+
+	mu     sync.Mutex
+	report facts.WatchReport
+}
+
+// configuration waits for the configuration, which comes after the unit.
+func (u *unit) configuration(ctx context.Context) (watch.Config, error) {
+	for noted := false; ; noted = true {
+		u.stamps = stampsOf(unitFiles())
+		config, err := watch.ReadConfig()
+		if !errors.Is(err, fs.ErrNotExist) {
+			return config, err
+		}
+		if !noted {
+			fmt.Fprintln(u.log, "there is no configuration yet: `quorate apply` writes it")
+		}
+		if err := pause(ctx, unitInterval); err != nil {
+			return config, err
+		}
+	}
+}
+
+// turn says whether the unit leads. It ends the unit when it was replaced, which is never in the middle of a repair.
+func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
+	if !slices.Equal(u.stamps, stampsOf(unitFiles())) {
+		return false, errReplaced
+	}
+	if u.report.Leader != "" && !u.report.Leads && time.Since(u.asked) < unitPatience {
+		u.write()
+		return false, nil
+	}
+	u.asked = time.Now()
+	leads, leader, why := e.hold(ctx)
+	u.mu.Lock()
+	before := u.report
+	u.report.Leads, u.report.Leader = leads, leader
+	if u.report.Hindered = why; !leads {
+		u.report.Unreachable = nil
+	}
+	u.mu.Unlock()
+	switch {
+	case leads && !before.Leads:
+		fmt.Fprintln(u.log, "this control plane leads, and repairs what breaks")
+	case !leads && before.Leads:
+		fmt.Fprintln(u.log, "this control plane leads no more")
+	case why != "" && why != before.Hindered:
+		fmt.Fprintln(u.log, why)
+	}
+	u.write()
+	return leads, nil
+}
+
+// looked notes an observation.
+func (u *unit) looked(s *cluster.State) {
+	u.mu.Lock()
+	u.report.Hindered, u.report.Unreachable = "", maps.Clone(s.Unreachable())
+	u.mu.Unlock()
+	u.write()
+}
+
+// tell logs a repair and notes it.
+func (u *unit) tell(m Mended) {
+	fmt.Fprintln(u.log, m)
+	u.mu.Lock()
+	u.report.Last, u.report.At = m.String(), time.Now().UTC()
+	u.mu.Unlock()
+	u.write()
+}
+
+// note logs why nothing is repaired now.
+func (u *unit) note(text string) {
+	fmt.Fprintln(u.log, text)
+	u.mu.Lock()
+	u.report.Hindered = text
+	u.mu.Unlock()
+	u.write()
+}
+
+// progress logs the steps of a repair. Each is a sign of life.
+func (u *unit) progress(e progress.Event) {
+	text := e.Title
+	if e.Host != "" {
+		text += " on " + e.Host
+	}
+	switch e.Kind {
+	case progress.Fail:
+		text += ": " + e.Err
+	case progress.Note:
+		text += ": " + e.Detail
+	case progress.Done:
+		text += ": done"
+	}
+	fmt.Fprintln(u.log, text)
+	u.write()
+}
+
+// write writes the report. If that fails, only status misses it.
+func (u *unit) write() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.report.Looked = time.Now().UTC()
+	if err := watch.Report(u.report); err != nil {
+		fmt.Fprintln(u.log, "the report for `quorate status` cannot be written:", err)
+	}
+}
+
+// unitFiles are the files that make up the unit.
+func unitFiles() []string {
+	return []string{hostconfig.SelfPath, hostconfig.WatchUnitFile, facts.WatchConfigFile, facts.WatchKnownHostsFile, facts.WatchKeyFile}
+}
+
+// stamp identifies the content of a file: a new content is a new file (see package durable).
+type stamp struct{ size, at int64 }
+
+func stampsOf(paths []string) (out []stamp) {
+	for _, path := range paths {
+		var s stamp
+		if info, err := os.Stat(path); err == nil {
+			s = stamp{info.Size(), info.ModTime().UnixNano()}
+		}
+		out = append(out, s)
+	}
+	return out
+}
