@@ -226,9 +226,6 @@ func (a *auditor) add(m *model, c capability, set, contains []Element, possible 
 		switch {
 		case len(set) == 1 && set[0].Kind == Certificates:
 			f.Rule = RuleCertificates
-			if !a.soon(set[0]) {
-				f.Severity = cluster.Info
-			}
 		case len(set) > 1:
 			f.Rule, f.Severity = RulePair, cluster.Info
 		}
@@ -252,14 +249,6 @@ func union(have, more []string) []string {
 		}
 	}
 	return have
-}
-
-// soon says that certificates expire within the time in which status reports them.
-func (a *auditor) soon(e Element) bool {
-	now := a.best.s.Seen.Time
-	return slices.ContainsFunc(a.best.s.Certificates(), func(c cluster.Certificate) bool {
-		return a.best.certificates[c.Host] == e.Name && c.Expires.Sub(now) < cluster.ExpiresSoon
-	})
 }
 
 // drains reports disruption budgets.

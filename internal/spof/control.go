@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/faulttree"
 	"quorate.dev/quorate/internal/quorum"
@@ -292,7 +293,8 @@ func (m *model) backup() faulttree.ID {
 	return m.together(store)
 }
 
-// expiries finds the control planes and etcd hosts whose certificates expire together: within a day. Kubelets renew theirs.
+// expiries finds the control planes and etcd hosts whose certificates expire soon and together: within a day. Before that, apply renews
+// them, one host after the other. Kubelets renew theirs.
 func (m *model) expiries() map[string]string {
 	if m.s == nil {
 		return nil
@@ -311,7 +313,7 @@ func (m *model) expiries() map[string]string {
 		for n < len(hosts) && first[hosts[n]].Sub(first[hosts[i]]) < 24*time.Hour {
 			n++
 		}
-		if n-i > 1 {
+		if n-i > 1 && first[hosts[i]].Sub(m.s.Seen.Time) < cluster.ExpiresSoon {
 			for _, h := range hosts[i:n] {
 				out[h] = first[hosts[i]].Format(time.DateOnly)
 			}

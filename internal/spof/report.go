@@ -18,7 +18,7 @@ const (
 var Rules = []cluster.Rule{
 	{ID: RuleSingle, Severities: []cluster.Severity{cluster.Warning}, What: "no single failure takes a capability of the cluster or a workload away"},
 	{ID: RulePair, Severities: []cluster.Severity{cluster.Info}, What: "no two failures do (`--depth 2`)"},
-	{ID: RuleCertificates, Severities: []cluster.Severity{cluster.Warning, cluster.Info}, What: "the certificates of control planes and etcd hosts do not expire on the same day"},
+	{ID: RuleCertificates, Severities: []cluster.Severity{cluster.Warning, cluster.Info}, What: "the certificates of control planes and etcd hosts do not expire soon and on the same day"},
 	{ID: RuleDrain, Severities: []cluster.Severity{cluster.Warning}, What: "no disruption budget keeps a node from ever being drained, and no pod has several"},
 }
 
@@ -104,7 +104,7 @@ type Inherent struct {
 }
 
 // OK says that there is no single point of failure that the cluster could have closed, that nothing is lost already, and that nothing
-// is unknown. Certificates that expire together, and not soon, do not count.
+// is unknown.
 func (r Report) OK() bool {
 	for _, f := range r.Findings {
 		if f.Severity.Rank() <= cluster.Warning.Rank() {

@@ -218,7 +218,12 @@ func TestClusters(t *testing.T) {
 			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
 				f.Kubernetes(cp).Certificates = []facts.Certificate{{Name: "pki/apiserver.crt", Expires: clustertest.Now.AddDate(1, 0, 0)}}
 			}
-		}, []string{"info: the certificates that expire on 2027-08-03: API reads, API writes, scheduling, new pods"}},
+		}, nil},
+		{"certificates-expire-soon", func(f clustertest.Fixture, _ *facts.Workloads) {
+			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+				f.Kubernetes(cp).Certificates = []facts.Certificate{{Name: "pki/apiserver.crt", Expires: clustertest.Now.AddDate(0, 0, 20)}}
+			}
+		}, []string{"warning: the certificates that expire on 2026-08-23: API reads, API writes, scheduling, new pods"}},
 		{"no-good-backup", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Backups.Report.Last = nil }, []string{noBackup}},
 		{"shared-machine", func(f clustertest.Fixture, _ *facts.Workloads) {
 			for _, h := range []string{"cp-a", "cp-b"} {
