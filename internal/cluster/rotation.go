@@ -55,7 +55,7 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		if t.Next != "" {
 			ids[t.Next], next[t.Next] = true, true
 		}
-		if len(t.Trusted) == 2 && t.Key == t.Trusted[0] {
+		if len(t.Trusted) > 0 && t.Key == t.Trusted[0] {
 			first[t.Key] = true
 		}
 	}
@@ -70,10 +70,12 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		r.Unclear = fmt.Sprintf("the hosts have %d different keys", len(ids))
 	case len(next) == 1:
 		r.New = slices.Collect(maps.Keys(next))[0]
-	case len(first) == 1:
+	case len(first) == 1 && a == facts.KubernetesAuthority && s.Seen.API != nil && !s.signsApart(a):
+		r.Unclear = "two keys are trusted, and nothing else of a rotation is there: somebody else added one"
+	case len(first) == 1: // nobody keeps a key for later any more, so all sign with the new one
 		r.New = slices.Collect(maps.Keys(first))[0]
 	default:
-		r.Unclear = "two keys are trusted, and no control plane has the one that is to follow"
+		r.Unclear = "two keys are trusted, control planes sign with different ones or with none, and none of them keeps the one that is to follow"
 	}
 	r.Begun = true
 	if r.Unclear != "" {

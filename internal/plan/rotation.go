@@ -108,6 +108,9 @@ func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
 	if strangers := s.Strangers(); len(strangers) > 0 {
 		return nil, hosts(fmt.Sprintf("the cluster has the node %s, which is not in the spec: it would not get the new certificates", strangers[0].Name), "Add it to the spec, or remove it from the cluster.")
 	}
+	if r.Authority == facts.KubernetesAuthority && s.Seen.API.Kubeadm == nil {
+		return nil, refused(cluster.RuleRotationSigner, "the ConfigMap kubeadm-config contains no ClusterConfiguration, in which the rotation is noted until it ends", "`kubeadm init phase upload-config kubeadm` writes it again.")
+	}
 	trusting := s.TrustingHosts(r.Authority)
 	for _, h := range b.c.Spec.Hosts {
 		joins := h.IsNode() && !slices.ContainsFunc(trusting, func(x spec.Host) bool { return x.Name == h.Name })

@@ -452,6 +452,26 @@ func TestRotationsThatAreRefused(t *testing.T) {
 				}
 			}
 		}, cluster.RuleAuthorityExpired},
+		"a second certificate that somebody added": {func(x *rotating) {
+			for _, h := range x.c.Spec.Hosts {
+				k := x.kubernetes(h.Name)
+				if tr, known := k.Trust[a]; known {
+					tr.Trusted = []string{"old", "other"}
+					k.Trust[a] = tr
+				}
+			}
+		}, cluster.RuleRotationUnclear},
+		"a control plane whose copy of the new key was removed": {func(x *rotating) {
+			for _, h := range x.c.HostsWith(spec.RoleControlPlane) {
+				k := x.kubernetes(h.Name)
+				tr := k.Trust[a]
+				tr.Trusted, tr.Apart = []string{"old", "new"}, true
+				if h.Name == "cp-a" {
+					tr.Trusted, tr.Key = []string{"new", "old"}, "new"
+				}
+				k.Trust[a] = tr
+			}
+		}, cluster.RuleRotationUnclear},
 		"a host that trusts only the new key while the old one signs": {func(x *rotating) {
 			for _, h := range x.c.Spec.Hosts {
 				k := x.kubernetes(h.Name)
