@@ -18,6 +18,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/keyutil"
 )
 
 // Certificate returns an error unless the file holds certificates in PEM, each of them whole.
@@ -166,39 +167,18 @@ func KeyIDs(text []byte) (out []string) {
 
 // PrivateKeyID names a private key in PEM by its public part; empty if it cannot be read.
 func PrivateKeyID(text []byte) string {
-	key, err := ParsePrivateKey(text)
+	key, err := keyutil.ParsePrivateKeyPEM(text)
 	if err != nil {
 		return ""
 	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return ""
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
-}
-
-// ParsePrivateKey reads the first private key of a PEM text.
-func ParsePrivateKey(text []byte) (crypto.Signer, error) {
-	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		var key any
-		var err error
-		switch block.Type {
-		case "EC PRIVATE KEY":
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		case "RSA PRIVATE KEY":
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		case "PRIVATE KEY":
-			key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		default:
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if signer, ok := key.(crypto.Signer); ok {
-			return signer, nil
-		}
-	}
-	return nil, errors.New("it holds no private key")
 }
