@@ -295,7 +295,7 @@ func (x *rotating) check(t *testing.T, a facts.Authority, after string) {
 // TestARotationConverges plays rotations that are killed between any two steps, and inside of those that write several files.
 func TestARotationConverges(t *testing.T) {
 	for _, a := range facts.Authorities {
-		for seed := range uint64(60) {
+		for seed := range uint64(40) {
 			t.Run(fmt.Sprint(a, seed), func(t *testing.T) {
 				random := rand.New(rand.NewPCG(seed, 7))
 				x := newRotating(t)
@@ -323,7 +323,7 @@ func TestARotationConverges(t *testing.T) {
 						stages = append(stages, p.Rotation)
 					}
 					for i, s := range p.Steps {
-						killed := seed > 0 && random.IntN(len(p.Steps)) == i
+						killed := seed > 0 && random.IntN(2*len(p.Steps)) == i // a plan of one step is not always killed
 						x.run(t, s, killed, random)
 						x.check(t, a, s.ID)
 						if killed {
@@ -507,6 +507,9 @@ func TestNothingJoinsDuringARotation(t *testing.T) {
 	tr := k.Trust[facts.KubernetesAuthority]
 	tr.Next = "new"
 	k.Trust[facts.KubernetesAuthority] = tr
+	for _, h := range x.c.HostsWith(spec.RoleControlPlane) {
+		x.kubernetes(h.Name).Arguments = nil // as apply reads them, they would be those of another failover profile
+	}
 	p := build(t, x.c, x.obs)
 	if !slices.ContainsFunc(p.Warnings, func(w string) bool { return strings.Contains(w, "quorate certs rotate ca") }) {
 		t.Errorf("apply does not say that a rotation is in progress: %q", p.Warnings)
