@@ -29,7 +29,7 @@ it, and what restarts for that. A host that cannot be queried is listed as unkno
 			return a.print(r, func(out io.Writer) error { return certs.Text(out, r) })
 		},
 	}
-	cmd.AddCommand(sendsSecrets(a.renewCertificates()), sendsSecrets(a.rotateEncryptionKey()))
+	cmd.AddCommand(sendsSecrets(a.renewCertificates()), sendsSecrets(a.rotateEncryptionKey()), sendsSecrets(a.rotateAuthority()))
 	return cmd
 }
 

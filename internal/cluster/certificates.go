@@ -41,7 +41,7 @@ const (
 	ByApprover Renewer = "approver"
 	// ByEtcdHosts: it is renewed on the hosts of an external etcd and copied from there.
 	ByEtcdHosts Renewer = "etcd-hosts"
-	// ByOwner: the user, who brought it. That also holds for authorities.
+	// ByOwner: the user, who brought it. That also holds for authorities, which are replaced only when the user says so.
 	ByOwner Renewer = "owner"
 )
 
@@ -256,6 +256,11 @@ func (f *findings) renewal(c Certificate) string {
 	case ByOwner:
 		if c.Name == facts.EtcdClientCertificate {
 			return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then copies it to the control planes."
+		}
+		for _, a := range facts.Authorities {
+			if c.Name == a.Certificate() && !f.Expired(c.Certificate) {
+				return "Run `quorate certs rotate " + string(a) + "` before it expires: afterwards, nobody accepts what it signs."
+			}
 		}
 		if c.CA {
 			return "An authority cannot be renewed like other certificates. Replace it before it expires: docs/certificates.md says how."

@@ -108,7 +108,7 @@ func (s *State) Ours(host string) bool {
 	}
 	k := f.Kubernetes
 	lb := s.Seen.Hosts[host].Balancer // a host that is only a load balancer has no other marks
-	return k.CA != "" && SameCertificate(k.CA, s.ca) || k.CA == "" && (slices.Contains(k.Clusters, s.Spec.Metadata.Name) || lb != nil && lb.WrittenFor == s.Spec.Metadata.Name)
+	return k.CA != "" && SameAuthority(k.CA, s.ca) || k.CA == "" && (slices.Contains(k.Clusters, s.Spec.Metadata.Name) || lb != nil && lb.WrittenFor == s.Spec.Metadata.Name)
 }
 
 // Dead refuses to take a host for dead that cannot be reached: nil if everything that the others can see of it is down. An

@@ -123,6 +123,7 @@ var Rules = []Rule{
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical); for one that is valid for less than four months in all, within a quarter or an eighth of that", int(ExpiresSoon.Hours()/24), int(expiresNow.Hours()/24))},
+	{RuleRotation, []Severity{Warning}, "no rotation of an authority was interrupted"},
 	{RuleSuperAdmin, []Severity{Warning}, "super-admin.conf, whose rights no role takes away, is on one control plane at most"},
 	{RuleClock, []Severity{Warning}, "the clocks of the hosts agree"},
 	{RuleSwap, []Severity{Warning}, "swap is off on nodes"},
@@ -185,6 +186,7 @@ func (s *State) Findings() []Finding {
 		f.add(RuleChosen, Info, w.Message, w.Fix)
 	}
 	f.certificates()
+	f.rotations()
 	f.superAdmins()
 	f.skews()
 	f.swap()

@@ -555,6 +555,18 @@ var findingCases = []struct {
 		f.Kubernetes("w-a").Adopted = true
 		f.Seen.Hosts["w-a"].Facts.Sysctls["net.ipv4.ip_forward"] = "0"
 	}, margins(1, 1, 1, 1), nil},
+	{"rotation", func(f fixture) {
+		for _, name := range []string{"cp-a", "cp-b", "cp-c", "w-a", "w-b"} {
+			f.Kubernetes(name).Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"old", "new"}}}
+		}
+		for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Kubernetes(name).Trust[facts.KubernetesAuthority] = facts.Trust{Trusted: []string{"old", "new"}, Key: "old", Next: "new"}
+		}
+	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority ca is not finished: every host trusts both keys, and the old one signs"}},
+	{"rotation-unclear", func(f fixture) {
+		f.Kubernetes("cp-a").Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"new"}, Key: "new"}}
+		f.Kubernetes("cp-b").Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"old"}, Key: "old"}}
+	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority ca is not finished: two keys are trusted, control planes sign with different ones"}},
 	{"super-admins", func(f fixture) { f.Kubernetes("cp-a").SuperAdmin, f.Kubernetes("cp-c").SuperAdmin = true, true }, margins(1, 1, 1, 1), []string{"warning: cp-a and cp-c have super-admin.conf"}},
 	{"super-admin", func(f fixture) { f.Kubernetes("cp-b").SuperAdmin = true }, margins(1, 1, 1, 1), nil},
 	{"clock", func(f fixture) { f.Seen.Hosts["w-b"].Facts.Time = now.Add(-time.Minute) }, margins(1, 1, 1, 1), []string{"warning: the clock of w-b is 1m0s behind the others"}},

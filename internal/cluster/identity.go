@@ -46,7 +46,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 			out = append(out, &Refusal{Rule: RuleBalancersOf, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s is a load balancer of the cluster %s; configuring it for %s would take that cluster's endpoint away", h.Name, b.WrittenFor, s.Spec.Metadata.Name),
 				Fix: "Use other hosts as load balancers. If nobody needs that cluster, reset the host with its spec (`quorate reset`)."})
 		}
-		if k.CA != "" && !SameCertificate(s.ca, k.CA) {
+		if k.CA != "" && !SameAuthority(s.ca, k.CA) {
 			owner := s.hostWithCA()
 			out = append(out, &Refusal{Rule: RuleOneCluster, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different clusters: their CA certificates differ", owner, h.Name), Fix: fixForeignHost()})
 		}
@@ -61,7 +61,7 @@ func (s *State) Conflicts() (out []*Refusal) {
 func (s *State) hostWithCA() string {
 	i := slices.IndexFunc(s.Spec.Spec.Hosts, func(h spec.Host) bool {
 		f := s.Facts(h.Name)
-		return f != nil && f.Kubernetes.CA != "" && SameCertificate(f.Kubernetes.CA, s.ca)
+		return f != nil && f.Kubernetes.CA != "" && SameAuthority(f.Kubernetes.CA, s.ca)
 	})
 	if i < 0 {
 		return ""
@@ -76,7 +76,7 @@ func (s *State) etcdCAs() (out []*Refusal) {
 		if f == nil || f.Kubernetes.EtcdCA == "" || !h.Has(spec.RoleEtcd) && !h.Has(spec.RoleControlPlane) {
 			continue
 		}
-		if ca != "" && !SameCertificate(ca, f.Kubernetes.EtcdCA) {
+		if ca != "" && !SameAuthority(ca, f.Kubernetes.EtcdCA) {
 			out = append(out, &Refusal{Rule: RuleOneEtcd, Subjects: []string{h.Name}, Why: fmt.Sprintf("%s and %s belong to different etcds: their etcd CA certificates differ", owner, h.Name), Fix: fixForeignHost()})
 			continue
 		}
@@ -213,7 +213,7 @@ func (d *differences) config() {
 	}
 	if e := d.Seen.ExistingEtcd; e != nil && e.Error == "" {
 		for _, h := range d.Spec.HostsWith(spec.RoleControlPlane) {
-			if f := d.Facts(h.Name); f != nil && f.Kubernetes.EtcdCA != "" && f.Kubernetes.KubeletConfig && !SameCertificate(f.Kubernetes.EtcdCA, e.CA) && d.stage == Foreign {
+			if f := d.Facts(h.Name); f != nil && f.Kubernetes.EtcdCA != "" && f.Kubernetes.KubeletConfig && !SameAuthority(f.Kubernetes.EtcdCA, e.CA) && d.stage == Foreign {
 				d.add("", "%s trusts a different etcd CA than the spec's etcd.caFile", h.Name)
 			}
 		}

@@ -125,7 +125,7 @@ func (s *State) commonCA() string {
 		if f == nil || f.Kubernetes.CA == "" {
 			continue
 		}
-		key := fingerprint(f.Kubernetes.CA)
+		key := fingerprints(f.Kubernetes.CA)[0]
 		n := count[key]
 		n.hosts++
 		if f.Kubernetes.Established {
@@ -139,20 +139,27 @@ func (s *State) commonCA() string {
 	return text
 }
 
-// SameCertificate says whether two PEM texts hold the same first certificate. Comments, line ends and further certificates
-// do not count.
-func SameCertificate(a, b string) bool { return fingerprint(a) == fingerprint(b) }
+// SameAuthority says whether two PEM texts have a certificate in common. While an authority is replaced, hosts trust two, and not all of
+// them the same first one. Comments and line ends do not count.
+func SameAuthority(a, b string) bool {
+	return slices.ContainsFunc(fingerprints(a), func(f string) bool { return slices.Contains(fingerprints(b), f) })
+}
 
-func fingerprint(text string) string {
-	data := []byte(text)
-	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+// fingerprints are those of the certificates in a PEM text, or that of a text which holds none.
+func fingerprints(text string) (out []string) {
+	of := func(data []byte) string {
+		sum := sha256.Sum256(data)
+		return hex.EncodeToString(sum[:])
+	}
+	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
-			data = block.Bytes
-			break
+			out = append(out, of(block.Bytes))
 		}
 	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
+	if len(out) == 0 {
+		out = append(out, of([]byte(text)))
+	}
+	return out
 }
 
 // anyHost says whether a host that could be queried has the property.

@@ -17,6 +17,8 @@ type Certificate struct {
 	Issuer string `json:"issuer,omitempty"`
 	// CA says that it is an authority's.
 	CA bool `json:"ca,omitempty"`
+	// SignedBy is the key that signed it (see Trust), as far as the host has a certificate of that authority.
+	SignedBy string `json:"signedBy,omitempty"`
 	// Written is when its file was last written.
 	Written time.Time `json:"written,omitzero"`
 }
@@ -40,6 +42,9 @@ const (
 	FrontProxyCA = "pki/front-proxy-ca.crt"
 	EtcdCA       = "pki/etcd/ca.crt"
 )
+
+// ServingCertificate is with what an API server serves.
+const ServingCertificate = "pki/apiserver.crt"
 
 // EtcdClientCertificate is with what an API server comes to etcd.
 const EtcdClientCertificate = "pki/apiserver-etcd-client.crt"

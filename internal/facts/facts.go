@@ -243,6 +243,8 @@ type Kubernetes struct {
 	// Clusters are the names that Quorate's marks on this host hold: more than one, or another than the spec's, is a mistake.
 	Clusters     []string      `json:"clusters,omitempty"`
 	Certificates []Certificate `json:"certificates,omitempty"`
+	// Trust is what the host has of the authorities that can be replaced.
+	Trust map[Authority]Trust `json:"trust,omitempty"`
 }
 
 // Restore is the mark that a restore leaves on control planes and etcd hosts before it changes anything else there.

@@ -142,6 +142,9 @@ type API struct {
 	Endpoints string `json:"endpoints,omitempty"`
 	// Servers are the URLs at which the ConfigMaps cluster-info and kube-proxy say that the API is, by the name of the ConfigMap.
 	Servers map[string]string `json:"servers,omitempty"`
+	// Trusted are the keys of authorities (see Trust) that ConfigMaps tell clients to trust, by the name of the ConfigMap; those of
+	// AuthenticationConfigMap by its keys.
+	Trusted map[string][]string `json:"trusted,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`
@@ -178,6 +181,9 @@ type API struct {
 	DNSNotReady string `json:"dnsNotReady,omitempty"`
 }
 
+// AuthorityAnnotation is in the template of pods that were restarted to trust another authority: the key of that (see Trust).
+const AuthorityAnnotation = "quorate.dev/authority"
+
 // EndpointAnnotation is in the template of a DaemonSet's pods that were restarted to use another endpoint.
 const EndpointAnnotation = "quorate.dev/endpoint"
 
@@ -193,6 +199,8 @@ type DaemonSet struct {
 	Updated int `json:"updated"`
 	// Endpoint is the one for which its pods were restarted last, while Quorate changed the endpoint (see EndpointAnnotation).
 	Endpoint string `json:"endpoint,omitempty"`
+	// Authority is the key of the Kubernetes CA for which its pods were restarted last (see AuthorityAnnotation).
+	Authority string `json:"authority,omitempty"`
 	// Stale says that no controller manager has counted since the DaemonSet was changed.
 	Stale bool `json:"stale,omitempty"`
 	// Version is the tag of the image of its first container.

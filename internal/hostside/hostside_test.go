@@ -31,6 +31,7 @@ var withoutSecrets = []string{
 	"kubeadm.kubelet-restarted", "kubeadm.prepare-kubelet", "kubeadm.restart-with-settings", // a version
 	"kubeadm.kubelet-is-due", "kubeadm.move-kubeconfigs", "kubeadm.move-kubelet", "kubeadm.widen-certificate", // names and addresses
 	"kubeadm.renew-certificates", "kubeadm.restart-programs", // names of certificates and pods; keys stay on the host
+	"kubeadm.set-trust", "kubeadm.renew-approver", // certificates
 	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
@@ -49,7 +50,7 @@ var withoutSecrets = []string{
 
 // secrets are the types that hold keys or tokens.
 var secrets = []reflect.Type{
-	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](), reflect.TypeFor[backup.Location](),
+	reflect.TypeFor[kubeadm.PKI](), reflect.TypeFor[kubeadm.EtcdClient](), reflect.TypeFor[kubeadm.AuthorityPair](), reflect.TypeFor[encryption.Keys](), reflect.TypeFor[distribute.Offer](), reflect.TypeFor[backup.Location](),
 }
 
 func TestWhatCarriesSecretsSaysSo(t *testing.T) {

@@ -118,7 +118,8 @@ func counts(sets []appsv1.DaemonSet) (out []facts.DaemonSet) {
 			continue
 		}
 		n := facts.DaemonSet{Namespace: d.Namespace, Name: d.Name, Desired: int(d.Status.DesiredNumberScheduled), Current: int(d.Status.CurrentNumberScheduled),
-			Ready: int(d.Status.NumberReady), Updated: int(d.Status.UpdatedNumberScheduled), Stale: d.Status.ObservedGeneration < d.Generation, Endpoint: d.Spec.Template.Annotations[facts.EndpointAnnotation]}
+			Ready: int(d.Status.NumberReady), Updated: int(d.Status.UpdatedNumberScheduled), Stale: d.Status.ObservedGeneration < d.Generation, Endpoint: d.Spec.Template.Annotations[facts.EndpointAnnotation],
+			Authority: d.Spec.Template.Annotations[facts.AuthorityAnnotation]}
 		if c := d.Spec.Template.Spec.Containers; len(c) > 0 {
 			n.Version = components.Tag(c[0].Image)
 		}

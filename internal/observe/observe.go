@@ -23,6 +23,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/components"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
@@ -266,7 +267,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		}
 	})
 	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
-	wg.Go(func() { api.Servers, errs[6] = clientServers(ctx, client, version) })
+	wg.Go(func() { api.Servers, api.Trusted, errs[6] = clientServers(ctx, client, version) })
 	var sets []appsv1.DaemonSet
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
 	wg.Go(func() { api.APIServers, errs[7] = registeredAPIServers(ctx, client, version) })
@@ -295,28 +296,46 @@ func registeredAPIServers(ctx context.Context, client *kube.Client, version stri
 	return &n, nil
 }
 
+// stored is a text in a ConfigMap.
+type stored struct{ Namespace, Name, Key string }
+
 // StoredKubeconfigs are the ConfigMaps that hold a kubeconfig for clients of the API, with the namespace and the key.
-var StoredKubeconfigs = []struct{ Namespace, Name, Key string }{
+var StoredKubeconfigs = []stored{
 	{metav1.NamespacePublic, "cluster-info", "kubeconfig"},
 	{metav1.NamespaceSystem, facts.KubeProxy, "kubeconfig.conf"},
 }
 
-// clientServers reads where they say that the API is.
-func clientServers(ctx context.Context, client *kube.Client, version string) (map[string]string, error) {
-	out := map[string]string{}
-	for _, m := range StoredKubeconfigs {
-		stored, err := client.CoreV1().ConfigMaps(m.Namespace).Get(ctx, m.Name, metav1.GetOptions{ResourceVersion: version})
+// clientServers reads where they say that the API is, and which keys clients should trust, in pods as well.
+func clientServers(ctx context.Context, client *kube.Client, version string) (servers map[string]string, trusted map[string][]string, err error) {
+	servers, trusted = map[string]string{}, map[string][]string{}
+	other := []stored{{metav1.NamespaceSystem, facts.RootCA, facts.RootCAKey}, {metav1.NamespaceSystem, facts.AuthenticationConfigMap, ""}}
+	for _, m := range append(slices.Clone(StoredKubeconfigs), other...) {
+		have, err := client.CoreV1().ConfigMaps(m.Namespace).Get(ctx, m.Name, metav1.GetOptions{ResourceVersion: version})
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if server := kubeadm.ServerOf(stored.Data[m.Key]); server != "" {
-			out[m.Name] = server
+		text := have.Data[m.Key]
+		switch m.Name {
+		case facts.RootCA:
+			trusted[m.Name] = pkifile.KeyIDs([]byte(text))
+			continue
+		case facts.AuthenticationConfigMap:
+			for _, key := range []string{facts.ClientAuthorityKey, facts.ProxyAuthorityKey} {
+				trusted[key] = pkifile.KeyIDs([]byte(have.Data[key]))
+			}
+			continue
+		}
+		if server := kubeadm.ServerOf(text); server != "" {
+			servers[m.Name] = server
+		}
+		if ca := kubeadm.AuthorityOf(text); ca != nil {
+			trusted[m.Name] = pkifile.KeyIDs(ca)
 		}
 	}
-	return out, nil
+	return servers, trusted, nil
 }
 
 // remembered reads what Quorate stored in its ConfigMap.

@@ -41,7 +41,7 @@ func (b *builder) withoutEtcdClient() (out []spec.Host) {
 		}
 		k := f.Kubernetes
 		missing := k.EtcdClient == "" || k.EtcdCA == ""
-		replaced := all && (!slices.Contains(clients, k.EtcdClient) || !cluster.SameCertificate(k.EtcdCA, ca))
+		replaced := all && (!slices.Contains(clients, k.EtcdClient) || !cluster.SameAuthority(k.EtcdCA, ca))
 		if missing || replaced {
 			out = append(out, h)
 		}

@@ -170,6 +170,19 @@ const (
 	ReadEncryptionKeys Kind = "read-encryption-keys"
 	// SetEncryptionKeys gives a control plane its keys, in order, and waits until its API server uses them.
 	SetEncryptionKeys Kind = "set-encryption-keys"
+	// MakeAuthority generates the authority that is to follow on a control plane, or reads it, and ShareAuthority hands it to another one
+	// inside the SSH session.
+	MakeAuthority  Kind = "make-authority"
+	ShareAuthority Kind = "share-authority"
+	// SetTrust brings what a host trusts, and signs with, to a stage of a rotation. PublishTrust does the same in the API, and waits until
+	// all namespaces have it. RestartClients restarts the clients of the API that Quorate and kubeadm installed in pods.
+	SetTrust       Kind = "set-trust"
+	PublishTrust   Kind = "publish-trust"
+	RestartClients Kind = "restart-clients"
+	// AwaitReload waits until API servers have read again with what they verify kubelets.
+	AwaitReload Kind = "await-reload"
+	// RenewApprover has Quorate's approver on a control plane get new credentials.
+	RenewApprover Kind = "renew-approver"
 	// RewriteSecrets has the API write every secret again, with the key that now comes first.
 	RewriteSecrets Kind = "rewrite-secrets"
 	// CheckDrain refuses to begin a drain that would never end, and changes nothing.
@@ -249,6 +262,7 @@ var effects = map[Kind]effect{
 	ScheduleBackups: harmless, UnscheduleBackups: harmless,
 	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
+	MakeAuthority: harmless, ShareAuthority: harmless, SetTrust: changes, PublishTrust: harmless, RestartClients: changes, RenewApprover: harmless, AwaitReload: waits,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
@@ -317,7 +331,12 @@ type Step struct {
 	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
-	// Certificates belongs to RenewCertificates: names as of facts.Certificate. LifetimeSeconds is how long the new ones are valid; 0 if
+	// Authority belongs to the steps of a rotation. Trusted are the keys (see facts.Trust) that are trusted after SetTrust, PublishTrust, and
+	// RestartClients, the one that signs first, and Former is one that is not trusted any more.
+	Authority facts.Authority `json:"authority,omitempty"`
+	Trusted   []string        `json:"trusted,omitempty"`
+	Former    string          `json:"former,omitempty"`
+	// Certificates belongs to RenewCertificates and to RenewKubelet: names as of facts.Certificate. LifetimeSeconds is how long the new ones are valid; 0 if
 	// only the host can tell.
 	Certificates    []string `json:"certificates,omitempty"`
 	LifetimeSeconds int64    `json:"lifetimeSeconds,omitempty"`
@@ -379,6 +398,10 @@ type Plan struct {
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 	// Unmet is what does not match the spec although no step of the plan changes it.
 	Unmet []cluster.Finding `json:"unmet,omitempty"`
+	// Rotation belongs to a plan of a rotation: which stage it reaches. Waits is what somebody has to do, or what has to pass, before the
+	// next stage; there are no steps then.
+	Rotation RotationStage `json:"rotation,omitempty"`
+	Waits    string        `json:"waits,omitempty"`
 	// Files are the files whose content the plan changes, as far as hosts were asked for what they have: see Compare.
 	Files []FileChange `json:"files,omitempty"`
 }

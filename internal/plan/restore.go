@@ -32,7 +32,7 @@ func Restore(s *cluster.State, bundle Bundle, from facts.Restore, ca string) (*P
 		return nil, r
 	}
 	for _, h := range s.Spec.Spec.Hosts {
-		if f := s.Facts(h.Name); f != nil && f.Kubernetes.CA != "" && !cluster.SameCertificate(f.Kubernetes.CA, ca) {
+		if f := s.Facts(h.Name); f != nil && f.Kubernetes.CA != "" && !cluster.SameAuthority(f.Kubernetes.CA, ca) {
 			return nil, refused(RuleBackupsCA, h.Name+" has the CA certificate of another cluster than the backup", fixReplace(s))
 		}
 	}

@@ -276,7 +276,7 @@ var otherDistributions = []string{"/etc/rancher/", "/var/lib/rancher", "/var/lib
 // kubeadm runs there for the first time, and installs its programs before anything else.
 func (j *judge) own(f *facts.Facts) bool {
 	k := f.Kubernetes
-	if k.CA != "" && !cluster.SameCertificate(k.CA, j.CA()) {
+	if k.CA != "" && !cluster.SameAuthority(k.CA, j.CA()) {
 		return false
 	}
 	return k.Begun || k.Established || k.Adopted || k.CA != "" && (j.Exists() || f.HasBundle())

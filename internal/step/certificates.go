@@ -9,6 +9,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 )
 
 // renewCertificates signs new certificates on a host. Keys stay where they are.
@@ -23,7 +24,40 @@ func renewCertificates(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	_, err = kubeadm.RenewCertificates.Make(ctx, c, permit, kubeadm.RenewRequest{Names: s.Certificates, Lifetime: time.Duration(s.LifetimeSeconds) * time.Second,
 		Await: s.Change.Verb == cluster.Restart})
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.client = nil // admin.conf may have another certificate
 	return err
+}
+
+// reissueKubelet gives a kubelet that works new certificates, and restarts it. The note that it has to restart comes first: if the step is
+// interrupted, it is repeated.
+func reissueKubelet(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.KubeletIsDue.On(ctx, c, struct{}{}); err != nil {
+		return err
+	}
+	for name, usage := range map[string]kubeadmconfig.Usage{facts.KubeletClient: kubeadmconfig.Client, facts.KubeletServer: kubeadmconfig.Serving} {
+		if slices.Contains(s.Certificates, name) {
+			if err := certify(ctx, e, s, usage); err != nil {
+				return err
+			}
+		}
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.RestartKubelet.Make(ctx, c, permit, struct{}{}); err != nil {
+		return err
+	}
+	if _, err := kubeadm.KubeletRestarted.On(ctx, c, struct{}{}); err != nil {
+		return err
+	}
+	return e.nodeIsReady(ctx, s.Host)
 }
 
 // restartPrograms restarts static pods. Where they are to start again only because nothing works, nobody waits for them here.

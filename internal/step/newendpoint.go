@@ -194,8 +194,7 @@ func moveClients(ctx context.Context, e *Env, s plan.Step) error {
 
 // moveAgents has kube-proxy and the pod network use the new endpoint, and waits until their pods were replaced.
 func moveAgents(ctx context.Context, e *Env, s plan.Step) error {
-	client, err := e.permittedAPI(ctx, s)
-	if err != nil {
+	if _, err := e.permittedAPI(ctx, s); err != nil {
 		return err
 	}
 	if err := e.moveStored(ctx, facts.KubeProxy, s); err != nil {
@@ -206,7 +205,16 @@ func moveAgents(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	for _, pod := range s.Pods {
+	return e.replacePods(ctx, s.Pods, patch)
+}
+
+// replacePods changes the template of DaemonSets (namespace/name), and waits until their pods were replaced.
+func (e *Env) replacePods(ctx context.Context, pods []string, patch []byte) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods {
 		namespace, name, _ := strings.Cut(pod, "/")
 		if err := e.onAPI(ctx, "restarting "+pod, func(ctx context.Context) error {
 			_, err := client.AppsV1().DaemonSets(namespace).Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
@@ -215,10 +223,10 @@ func moveAgents(ctx context.Context, e *Env, s plan.Step) error {
 			return err
 		}
 	}
-	ctx, cancel := withDeadline(ctx, rolloutTimeout, "restarting "+strings.Join(s.Pods, " and "))
+	ctx, cancel := withDeadline(ctx, rolloutTimeout, "restarting "+strings.Join(pods, " and "))
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
-		for _, pod := range s.Pods {
+		for _, pod := range pods {
 			namespace, name, _ := strings.Cut(pod, "/")
 			set, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
 			if err != nil {

@@ -44,6 +44,9 @@ func renewKubelet(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	if s.Authority != "" {
+		return reissueKubelet(ctx, e, s)
+	}
 	if err := certify(ctx, e, s, kubeadmconfig.Client); err != nil {
 		return err
 	}

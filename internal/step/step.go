@@ -55,9 +55,12 @@ type Env struct {
 	pki     kubeadm.PKI
 	etcdPKI kubeadm.PKI // of a managed external etcd
 	keys    encryption.Keys
-	client  *kube.Client
-	started []string // load balancers that this run has set up
-	retired []string // load balancers that it has stopped for good
+	// authority is the one that is to follow, and trusted what hosts trust of the Kubernetes CA since a step of this run has changed it.
+	authority kubeadm.AuthorityPair
+	trusted   string
+	client    *kube.Client
+	started   []string // load balancers that this run has set up
+	retired   []string // load balancers that it has stopped for good
 	// lastRecord and lastRemoved are what the cluster recorded when the API last answered.
 	lastRecord, lastRemoved string
 }
@@ -202,6 +205,14 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.ConfigureWatch: configureWatch,
 	plan.RemoveWatch:    removeWatch,
 
+	plan.MakeAuthority:  makeAuthority,
+	plan.ShareAuthority: shareAuthority,
+	plan.SetTrust:       setTrust,
+	plan.PublishTrust:   publishTrust,
+	plan.RestartClients: restartClients,
+	plan.AwaitReload:    awaitReload,
+	plan.RenewApprover:  renewApprover,
+
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,
@@ -315,7 +326,10 @@ func mark(ctx context.Context, e *Env, s plan.Step) error {
 func (e *Env) ca() (string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.pki != nil {
+	switch {
+	case e.trusted != "":
+		return e.trusted, nil
+	case e.pki != nil:
 		return e.pki.CA(), nil
 	}
 	if ca := cluster.Evaluate(e.Cluster, e.Seen).CA(); ca != "" {

@@ -380,7 +380,7 @@ func (e *Env) addonsRolledOut(ctx context.Context, client *kube.Client, names []
 			if err == nil && !e.runsOurs(d.Spec.Template, "coredns") {
 				return errors.New("CoreDNS still has another image")
 			}
-			if err == nil && (d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas || d.Status.UnavailableReplicas > 0) {
+			if err == nil && !deploymentRolledOut(d) {
 				return fmt.Errorf("CoreDNS runs its new version in %d of %d replicas", d.Status.UpdatedReplicas, d.Status.Replicas)
 			}
 		}
@@ -392,6 +392,11 @@ func (e *Env) addonsRolledOut(ctx context.Context, client *kube.Client, names []
 func (e *Env) runsOurs(pod corev1.PodTemplateSpec, container string) bool {
 	want, ok := e.Bundle.Image(container)
 	return ok && containerImage(pod.Spec.Containers, container) == want.Name
+}
+
+func deploymentRolledOut(d *appsv1.Deployment) bool {
+	st := d.Status
+	return st.ObservedGeneration >= d.Generation && st.UpdatedReplicas >= st.Replicas && st.UnavailableReplicas == 0
 }
 
 func setRolledOut(set *appsv1.DaemonSet) bool {

@@ -26,6 +26,7 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 )
 
 // The approver reads requests from nodes, which may be compromised. So it does not have the administrator's permissions, but
@@ -61,7 +62,7 @@ func Renew(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", adminConf, err)
 	}
-	left := remaining(facts.ApproverFile, cluster, time.Now())
+	left := remaining(facts.ApproverFile, cluster, authority(authorityFile), time.Now())
 	if left > renewBefore {
 		return nil
 	}
@@ -95,8 +96,24 @@ func currentCluster(config *clientcmdapi.Config) (*clientcmdapi.Cluster, error) 
 	return nil, errors.New("it has no current context")
 }
 
-// remaining is how long the approver's credentials are valid with this cluster; 0 if they are not.
-func remaining(path string, cluster *clientcmdapi.Cluster, now time.Time) time.Duration {
+// authorityFile holds the certificate of the authority that signs now, before others that are trusted as well.
+const authorityFile = "/etc/kubernetes/pki/ca.crt"
+
+// authority reads the certificate of the authority that signs now; nil if it cannot be read.
+func authority(path string) *x509.Certificate {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	if all := pkifile.Certificates(text); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// remaining is how long the approver's credentials are valid with this cluster; 0 if they are not, or if an authority signed them that
+// is being replaced.
+func remaining(path string, cluster *clientcmdapi.Cluster, signer *x509.Certificate, now time.Time) time.Duration {
 	config, err := clientcmd.LoadFromFile(path)
 	if err != nil {
 		return 0
@@ -110,7 +127,7 @@ func remaining(path string, cluster *clientcmdapi.Cluster, now time.Time) time.D
 		return 0
 	}
 	pair, err := tls.X509KeyPair(user.ClientCertificateData, user.ClientKeyData)
-	if err != nil {
+	if err != nil || signer != nil && pair.Leaf.CheckSignatureFrom(signer) != nil {
 		return 0
 	}
 	return max(0, pair.Leaf.NotAfter.Sub(now))

@@ -95,28 +95,31 @@ func TestCredentialsAreTheApproversAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if left := remaining(path, cluster, now); left < lifetime-time.Minute || left > lifetime {
+	if left := remaining(path, cluster, nil, now); left < lifetime-time.Minute || left > lifetime {
 		t.Errorf("valid for %s", left)
 	}
-	if left := remaining(path, cluster, now.Add(lifetime-renewBefore+time.Hour)); left > renewBefore || left == 0 {
+	if left := remaining(path, cluster, nil, now.Add(lifetime-renewBefore+time.Hour)); left > renewBefore || left == 0 {
 		t.Errorf("not renewed in time: %s", left)
 	}
 	for name, other := range map[string]*clientcmdapi.Cluster{
 		"another CA":       {Server: cluster.Server, CertificateAuthorityData: []byte("other")},
 		"another endpoint": {Server: "https://other:6443", CertificateAuthorityData: cluster.CertificateAuthorityData},
 	} {
-		if left := remaining(path, other, now); left != 0 {
+		if left := remaining(path, other, nil, now); left != 0 {
 			t.Errorf("with %s they count as valid for %s", name, left)
 		}
 	}
-	if left := remaining(path, cluster, now.Add(lifetime)); left != 0 {
+	if left := remaining(path, cluster, nil, now.Add(lifetime)); left != 0 {
 		t.Errorf("expired, and valid for %s", left)
+	}
+	if left := remaining(path, cluster, &x509.Certificate{Version: 3}, now); left != 0 {
+		t.Errorf("an authority that is being replaced signed them, and they count as valid for %s", left)
 	}
 	for name, broken := range map[string][]byte{"half": content[:len(content)/2], "empty": nil, "the administrator's": bytes.ReplaceAll(content, []byte(User), []byte("kubernetes-admin"))} {
 		if err := os.WriteFile(path, broken, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if left := remaining(path, cluster, now); left != 0 {
+		if left := remaining(path, cluster, nil, now); left != 0 {
 			t.Errorf("%s: valid for %s", name, left)
 		}
 	}

@@ -183,27 +183,29 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		}
 	}
 	k.Withdrawn = withdrawal.Host{Root: root}.Withdrawn()
+	signers := authorities(pki)
 	for _, glob := range []string{pki + "*.crt", pki + "etcd/*.crt"} {
 		files, _ := filepath.Glob(glob)
 		for _, file := range files {
 			if c, ok := certificate(file); ok {
-				k.Certificates = append(k.Certificates, describe(strings.TrimPrefix(file, dir+"/"), file, c))
+				k.Certificates = append(k.Certificates, describe(strings.TrimPrefix(file, dir+"/"), file, c, signers))
 			}
 		}
 	}
 	kubelet := at("/var/lib/kubelet/pki") + "/"
 	for _, name := range []string{facts.KubeletClient, facts.KubeletServer} {
 		if c, ok := certificate(kubelet + name + "-current.pem"); ok {
-			k.Certificates = append(k.Certificates, describe(name, kubelet+name+"-current.pem", c))
+			k.Certificates = append(k.Certificates, describe(name, kubelet+name+"-current.pem", c, signers))
 		}
 	}
-	k.Certificates = append(k.Certificates, kubeconfigCertificates(dir)...)
+	k.Certificates = append(k.Certificates, kubeconfigCertificates(dir, signers)...)
 	if c, ok := kubeconfigCertificate(at(facts.ApproverFile)); ok {
-		k.Certificates = append(k.Certificates, describe(facts.ApproverCertificate, at(facts.ApproverFile), c))
+		k.Certificates = append(k.Certificates, describe(facts.ApproverCertificate, at(facts.ApproverFile), c, signers))
 	}
 	if c, ok := certificate(kubelet + "kubelet-client-current.pem"); ok {
 		k.NodeName = strings.TrimPrefix(c.Subject.CommonName, "system:node:")
 	}
+	k.Trust = trust(dir)
 	if file, err := os.ReadFile(pki + encryption.File); err == nil {
 		keys, _ := encryption.Parse(file)
 		k.EncryptionKeys = keys.Names()
@@ -255,8 +257,8 @@ func firstCertificate(data []byte) (*x509.Certificate, bool) {
 }
 
 // describe is what facts say of a certificate in a file.
-func describe(name, path string, c *x509.Certificate) facts.Certificate {
-	out := facts.Certificate{Name: name, Begins: c.NotBefore, Expires: c.NotAfter, Issuer: c.Issuer.CommonName, CA: c.IsCA}
+func describe(name, path string, c *x509.Certificate, signers []*x509.Certificate) facts.Certificate {
+	out := facts.Certificate{Name: name, Begins: c.NotBefore, Expires: c.NotAfter, Issuer: c.Issuer.CommonName, CA: c.IsCA, SignedBy: signedBy(c, signers)}
 	if st, err := os.Stat(path); err == nil {
 		out.Written = st.ModTime()
 	}

@@ -143,11 +143,11 @@ func disk(path string) (facts.Disk, bool) {
 }
 
 // kubeconfigCertificates are the client certificates in the kubeconfigs of a directory.
-func kubeconfigCertificates(dir string) (out []facts.Certificate) {
+func kubeconfigCertificates(dir string, signers []*x509.Certificate) (out []facts.Certificate) {
 	paths, _ := filepath.Glob(filepath.Join(dir, "*.conf"))
 	for _, path := range paths {
 		if c, ok := kubeconfigCertificate(path); ok {
-			out = append(out, describe(filepath.Base(path), path, c))
+			out = append(out, describe(filepath.Base(path), path, c, signers))
 		}
 	}
 	return out

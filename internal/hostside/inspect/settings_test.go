@@ -182,7 +182,7 @@ func TestKubeconfigCertificates(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got := kubeconfigCertificates(dir)
+	got := kubeconfigCertificates(dir, nil)
 	if len(got) != 1 || got[0].Name != "admin.conf" || !got[0].Expires.Equal(expires) {
 		t.Errorf("%+v", got)
 	}

@@ -79,7 +79,7 @@ type MoveRequest struct {
 
 // MoveKubeconfigs has the kubeconfigs of this host name another API server, except for the kubelet's own.
 var MoveKubeconfigs = host.Define("kubeadm.move-kubeconfigs", func(_ context.Context, in MoveRequest) (struct{}, error) {
-	for _, name := range kubeconfigs {
+	for _, name := range facts.Kubeconfigs {
 		if path := filepath.Join(kubernetesDir, name); path != kubeletKubeconfig {
 			if err := setServer(path, in); err != nil {
 				return struct{}{}, err

@@ -191,7 +191,7 @@ func (l leftovers) removeFiles() error {
 			paths = append(paths, filepath.Join(staticpod.Dir, pod+".yaml"))
 		}
 	}
-	for _, name := range kubeconfigs {
+	for _, name := range facts.Kubeconfigs {
 		paths = append(paths, filepath.Join(kubernetesDir, name))
 	}
 	pki := []string{"apiserver", "apiserver-kubelet-client", "front-proxy-client"}

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -24,16 +25,13 @@ func mend(kubernetesDir, kubeletConfig string) error {
 	if !externalEtcd(pki) {
 		errs = append(errs, mendPairs(filepath.Join(pki, "etcd")))
 	}
-	for _, name := range kubeconfigs {
+	for _, name := range facts.Kubeconfigs {
 		if path := filepath.Join(kubernetesDir, name); pkifile.Kubeconfig(path) != nil {
 			errs = append(errs, remove(path))
 		}
 	}
 	return errors.Join(errs...)
 }
-
-// kubeconfigs are those that kubeadm and the kubelet write. Other files next to them are not theirs.
-var kubeconfigs = []string{"admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", "kubelet.conf", "bootstrap-kubelet.conf"}
 
 // externalEtcd reports whether the host has what clients of an external etcd need. kubeadm itself creates a client certificate
 // only where the CA's key is.

@@ -5,8 +5,11 @@ package pkifile
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -15,6 +18,7 @@ import (
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/client-go/util/keyutil"
 )
 
 // Certificate returns an error unless the file holds certificates in PEM, each of them whole.
@@ -132,4 +136,49 @@ func usable(config *clientcmdapi.Config) error {
 		return nil
 	}
 	return errors.New("its user has no credentials")
+}
+
+// Certificates are the certificates in a PEM text, in its order. What is not a certificate, or cannot be read, is left out.
+func Certificates(text []byte) (out []*x509.Certificate) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// KeyID names the key of a certificate, as facts.Trust does.
+func KeyID(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
+}
+
+// KeyIDs name the keys of the certificates in a PEM text, in its order.
+func KeyIDs(text []byte) (out []string) {
+	for _, c := range Certificates(text) {
+		out = append(out, KeyID(c))
+	}
+	return out
+}
+
+// PrivateKeyID names a private key in PEM by its public part; empty if it cannot be read.
+func PrivateKeyID(text []byte) string {
+	key, err := keyutil.ParsePrivateKeyPEM(text)
+	if err != nil {
+		return ""
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return ""
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
 }

@@ -60,7 +60,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 	link, _ := f.Interface(h.Address)
 	d := facts.Desired{
 		Files: []facts.File{
-			{Path: haproxyCA, Content: ca, ClusterCA: true, Reload: []string{haproxyUnit}},
+			authority(ca),
 			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-f"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
@@ -72,6 +72,15 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 	}
 	bindNonlocal(&d, h)
 	return d
+}
+
+// BalancerAuthority is the part of Balancer that depends on the cluster's CA.
+func BalancerAuthority(ca string) facts.Desired {
+	return facts.Desired{Files: []facts.File{authority(ca)}}
+}
+
+func authority(ca string) facts.File {
+	return facts.File{Path: haproxyCA, Content: ca, ClusterCA: true, Reload: []string{haproxyUnit}}
 }
 
 // Drained has the watchdog of a new load balancer drain servers as soon as HAProxy has started.

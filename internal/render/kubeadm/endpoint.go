@@ -1,6 +1,7 @@
 package kubeadm
 
 import (
+	"encoding/base64"
 	"regexp"
 	"slices"
 
@@ -8,6 +9,26 @@ import (
 )
 
 var serverLine = regexp.MustCompile(`(?m)^(\s*(?:- )?server:[ \t]*)"?([^\s"]+)"?[ \t]*$`)
+
+var authorityLine = regexp.MustCompile(`(?m)^(\s*(?:- )?certificate-authority-data:[ \t]*)"?([A-Za-z0-9+/=]+)"?[ \t]*$`)
+
+// WithAuthority is a kubeconfig whose clusters trust these certificates, as far as they have any inside. Everything else stays as it is.
+func WithAuthority(kubeconfig string, certificates []byte) string {
+	return authorityLine.ReplaceAllString(kubeconfig, "${1}"+base64.StdEncoding.EncodeToString(certificates))
+}
+
+// AuthorityOf are the certificates in PEM that the first cluster of a kubeconfig trusts; nil if it holds none.
+func AuthorityOf(kubeconfig string) []byte {
+	found := authorityLine.FindStringSubmatch(kubeconfig)
+	if found == nil {
+		return nil
+	}
+	out, err := base64.StdEncoding.DecodeString(found[2])
+	if err != nil {
+		return nil
+	}
+	return out
+}
 
 // ServerOf is the API server that a kubeconfig names first; empty if it names none.
 func ServerOf(kubeconfig string) string {

@@ -20,3 +20,22 @@ func TestWithEndpoint(t *testing.T) {
 		t.Error("another object is changed")
 	}
 }
+
+// TestWithAuthority changes what clients trust, and nothing else.
+func TestWithAuthority(t *testing.T) {
+	stored := "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: T0xE\n    server: https://api.example.com:6443\n  name: \"\"\nkind: Config\nusers: null\n"
+	if have := string(AuthorityOf(stored)); have != "OLD" {
+		t.Errorf("%q", have)
+	}
+	changed := WithAuthority(stored, []byte("OLD AND NEW"))
+	if have := string(AuthorityOf(changed)); have != "OLD AND NEW" {
+		t.Errorf("%q", have)
+	}
+	if back := WithAuthority(changed, []byte("OLD")); back != stored {
+		t.Errorf("%s", back)
+	}
+	const file = "clusters:\n- cluster:\n    certificate-authority: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt\n    server: https://api.example.com:6443\n"
+	if AuthorityOf(file) != nil || WithAuthority(file, []byte("NEW")) != file {
+		t.Error("a kubeconfig that names a file is changed")
+	}
+}

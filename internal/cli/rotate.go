@@ -1,0 +1,90 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/run"
+)
+
+func (a *app) rotateAuthority() *cobra.Command {
+	var dryRun, yes, skip bool
+	var names []string
+	for _, n := range facts.Authorities {
+		names = append(names, string(n))
+	}
+	cmd := &cobra.Command{
+		Use:       "rotate ca|front-proxy-ca",
+		Short:     "Replace an authority (CA) without an outage",
+		ValidArgs: names,
+		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Long: `Replaces the key and the certificate of an authority in three stages. No stage begins before every host has reached the one before it.
+
+1. trust: a new key is generated on a control plane and copied to the others. All hosts, kubeconfigs, load balancers, and ConfigMaps trust
+   both certificates.
+2. sign: the new key signs. What the old one signed on the hosts is signed again, except for the certificates with which API servers serve.
+3. drop: API servers serve with new certificates, and then nobody trusts the old one any more. This stage needs --yes, because whoever
+   trusts only the old certificate, or has a client certificate that it signed, is refused from then on.
+
+ca: one host at a time, controller managers and schedulers restart in each stage, after others have taken the lead, and kubelets restart
+once in each stage; containers go on. API servers and etcd do not restart. kube-proxy, the pod network's agents, and CoreDNS are replaced
+pod by pod, once. Load balancers reload. It takes a few minutes for each control plane, and five more before the second stage. Workloads
+that use the API and read its certificate only when they start must be restarted before the last stage: the command names those that may
+have to, and ends. Run it again afterwards. With --skip-workloads, it goes on without that.
+
+front-proxy-ca: nothing restarts. It takes a few minutes.
+
+If it is interrupted, run it again to finish. Until then, no host can join, and the version cannot change. ` + "`quorate status`" + ` says so.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.running(cmd.Context())
+			if err != nil {
+				return err
+			}
+			sink, done := a.progress()
+			open := run.Open
+			if dryRun {
+				open = run.OpenToRead
+			}
+			e := open(cmd.Context(), c, sink)
+			defer e.Close()
+			authority, o := facts.Authority(args[0]), run.RotateOptions{Drop: yes, SkipWorkloads: skip}
+			if dryRun {
+				w, err := e.PlanAuthority(cmd.Context(), authority, o)
+				done()
+				if err != nil {
+					return explain(cmd.Context(), err)
+				}
+				return a.print(w.Plan, func(out io.Writer) error {
+					if w.Plan.Waits != "" {
+						_, err := fmt.Fprintf(out, "Stage %q waits: %s.\n", w.Plan.Rotation, w.Plan.Waits)
+						return err
+					}
+					if _, err := fmt.Fprintf(out, "Stage %q of the rotation; the next stage is planned when every host has reached it.\n\n", w.Plan.Rotation); err != nil {
+						return err
+					}
+					return printPlan(out, w.Plan)
+				})
+			}
+			r, err := e.RotateAuthority(cmd.Context(), authority, o)
+			done()
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			return a.print(r, func(out io.Writer) error {
+				if r.Complete {
+					_, err := fmt.Fprintf(out, "Done: the authority %s of %s was replaced, and the old one is not trusted any more. Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work.\n", authority, c.Metadata.Name)
+					return err
+				}
+				_, err := fmt.Fprintf(out, "Not complete: %s.\n", r.Waits)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan of the next stage without changing anything")
+	cmd.Flags().BoolVar(&yes, "yes", false, "let the last stage begin: whoever trusts only the old certificate is refused from then on")
+	cmd.Flags().BoolVar(&skip, "skip-workloads", false, "let the last stage begin although workloads may trust only the old certificate")
+	return cmd
+}

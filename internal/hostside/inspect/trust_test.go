@@ -1,0 +1,89 @@
+package inspect
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+)
+
+// signed makes a certificate, by itself if nobody else signs it, and its key.
+func signed(t *testing.T, name string, by *x509.Certificate, signer *ecdsa.PrivateKey) (certificate, key []byte, parsed *x509.Certificate, private *ecdsa.PrivateKey) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), IsCA: by == nil, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	if by == nil {
+		by, signer = template, private
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, by, private.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parsed, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), parsed, private
+}
+
+// TestTrustDuringARotation: two authorities of the same name, one of which signed each certificate.
+func TestTrustDuringARotation(t *testing.T) {
+	root := built(t)
+	old, oldKey, oldCA, oldPrivate := signed(t, "kubernetes", nil, nil)
+	next, nextKey, nextCA, nextPrivate := signed(t, "kubernetes", nil, nil)
+	oldID, nextID := pkifile.KeyID(oldCA), pkifile.KeyID(nextCA)
+	before, _, _, _ := signed(t, "kube-apiserver", oldCA, oldPrivate)
+	after, _, _, _ := signed(t, "kube-apiserver-kubelet-client", nextCA, nextPrivate)
+	both := slices.Concat(old, next)
+	for name, content := range map[string][]byte{"ca.crt": both, "ca.key": oldKey, "ca-next.crt": next, "ca-next.key": nextKey, "apiserver.crt": before, "apiserver-kubelet-client.crt": after} {
+		if err := os.WriteFile(filepath.Join(root, "/etc/kubernetes/pki", name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := "clusters:\n- cluster:\n    certificate-authority-data: " + base64.StdEncoding.EncodeToString(both) + "\n    server: https://10.0.0.100:6443\n"
+	for _, name := range []string{"admin.conf", "of-somebody-else.conf"} {
+		if err := os.WriteFile(filepath.Join(root, "/etc/kubernetes", name), []byte(conf), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := Kubernetes(root, nil)
+	tr := k.Trust[facts.KubernetesAuthority]
+	if !slices.Equal(tr.Trusted, []string{oldID, nextID}) || tr.Key != oldID || tr.Next != nextID || !bytes.Equal([]byte(tr.PEM), both) || tr.Written.IsZero() || tr.Apart {
+		t.Errorf("%+v", tr)
+	}
+	if len(tr.Kubeconfigs) != 1 || !slices.Equal(tr.Kubeconfigs["admin.conf"], []string{oldID, nextID}) {
+		t.Errorf("%+v", tr.Kubeconfigs)
+	}
+	for name, want := range map[string]string{"pki/apiserver.crt": oldID, "pki/apiserver-kubelet-client.crt": nextID, "pki/front-proxy-ca.crt": ""} {
+		i := slices.IndexFunc(k.Certificates, func(c facts.Certificate) bool { return c.Name == name })
+		if i < 0 || k.Certificates[i].SignedBy != want {
+			t.Errorf("%s: %+v, want %s", name, k.Certificates, want)
+		}
+	}
+	// The certificate is written last: without it, the key is of no use to anybody.
+	if err := os.Remove(filepath.Join(root, "/etc/kubernetes/pki/ca-next.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; tr.Next != "" {
+		t.Errorf("%+v", tr)
+	}
+}

@@ -1,0 +1,411 @@
+package kubeadm
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/staticpod"
+)
+
+// An authority is replaced in stages, each of which every host has reached before any goes on. The file of what is trusted says which
+// one a host has reached, together with the private key, which always belongs to the first entry:
+//
+//	old        what was
+//	old, new   everybody trusts what the new key will sign
+//	new, old   the new key signs
+//	new        nobody trusts the old one any more
+//
+// Until it signs, the new key is kept beside the old one, on control planes only.
+
+// AuthorityPair is an authority on its way between control planes: what is trusted, and the private key, both in PEM. It is never
+// written anywhere else.
+type AuthorityPair struct {
+	Authority   facts.Authority
+	Public, Key []byte
+	// Trusted is what the host trusts now, in PEM.
+	Trusted []byte
+}
+
+// MakeNextAuthority returns the authority that is to follow. It generates it unless this host has it, or already signs with it.
+var MakeNextAuthority = host.Define("kubeadm.make-next-authority", func(_ context.Context, a facts.Authority) (AuthorityPair, error) {
+	return makeNextAuthority(pkiDir, a, time.Now())
+}, host.Secret, host.Secret)
+
+func makeNextAuthority(dir string, a facts.Authority, now time.Time) (AuthorityPair, error) {
+	out, err := readNextAuthority(dir, a)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return out, err
+	}
+	if out.Public, out.Key, err = followingAuthority(dir, a, now); err != nil {
+		return out, fmt.Errorf("making a new authority %s: %w", a, err)
+	}
+	return out, writeNextAuthority(dir, out)
+}
+
+// readNextAuthority reads the authority that is to follow. Its error is that there is none if its files are missing or not whole: they
+// were not used then, because the certificate is written last.
+func readNextAuthority(dir string, a facts.Authority) (AuthorityPair, error) {
+	out := AuthorityPair{Authority: a}
+	var err error
+	if out.Trusted, err = os.ReadFile(filepath.Join(dir, a.Public())); err != nil {
+		return out, fmt.Errorf("reading the authority %s: %w", a, err)
+	}
+	public, err := os.ReadFile(filepath.Join(dir, a.NextPublic()))
+	if err != nil {
+		return out, err
+	}
+	key, err := os.ReadFile(filepath.Join(dir, a.NextKey()))
+	if err != nil {
+		return out, err
+	}
+	if ids := pkifile.KeyIDs(public); len(ids) != 1 || ids[0] != pkifile.PrivateKeyID(key) {
+		return out, fmt.Errorf("%s and %s do not belong together: %w", a.NextPublic(), a.NextKey(), fs.ErrNotExist)
+	}
+	out.Public, out.Key = public, key
+	return out, nil
+}
+
+// WriteNextAuthority keeps the authority that is to follow on another control plane. A host without the private key of the present
+// one gets none.
+var WriteNextAuthority = host.Define("kubeadm.write-next-authority", func(_ context.Context, in AuthorityPair) (struct{}, error) {
+	return struct{}{}, keepNextAuthority(pkiDir, in)
+}, host.Secret, host.Secret)
+
+func keepNextAuthority(dir string, in AuthorityPair) error {
+	have, err := readNextAuthority(dir, in.Authority)
+	switch {
+	case err == nil && !bytes.Equal(have.Public, in.Public):
+		return fmt.Errorf("%s is another one than that of the other control planes", filepath.Join(dir, in.Authority.NextPublic()))
+	case err == nil:
+		return nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	case !system.Filled(filepath.Join(dir, in.Authority.Key())):
+		return fmt.Errorf("%s is not on this host", filepath.Join(dir, in.Authority.Key()))
+	}
+	return writeNextAuthority(dir, in)
+}
+
+func writeNextAuthority(dir string, in AuthorityPair) error {
+	if err := durable.WriteFile(filepath.Join(dir, in.Authority.NextKey()), in.Key, 0o600); err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(dir, in.Authority.NextPublic()), in.Public, 0o644)
+}
+
+// followingAuthority makes an authority like the present one, with a key of the same kind. Its subject differs in the serial number,
+// so that servers can be asked which of the two they accept, and people can tell them apart.
+func followingAuthority(dir string, a facts.Authority, now time.Time) (public, key []byte, err error) {
+	former, err := tls.LoadX509KeyPair(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
+	if err != nil {
+		return nil, nil, err
+	}
+	private, err := likewise(former.PrivateKey)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	subject := former.Leaf.Subject
+	subject.SerialNumber, subject.Names = now.UTC().Format("20060102T150405Z"), nil
+	template := &x509.Certificate{Subject: subject, DNSNames: former.Leaf.DNSNames, KeyUsage: former.Leaf.KeyUsage, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: now.Add(-backdated), NotAfter: now.Add(former.Leaf.NotAfter.Sub(former.Leaf.NotBefore))}
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, nil, err
+	}
+	signed, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), key, nil
+}
+
+// TrustRequest is the stage of an authority that a host is to reach.
+type TrustRequest struct {
+	Authority facts.Authority
+	// Trusted is what is trusted then, in PEM. The first entry signs, on hosts that have its private key.
+	Trusted []byte
+	// Former are entries that are not trusted any more, in PEM.
+	Former []byte
+}
+
+// SetTrust brings a host to a stage: the file with what is trusted, the private key that signs, what kubeconfigs trust, and what the
+// controller manager signs with. The kubelet restarts if its kubeconfig changes. It returns when the API server on this host, if it
+// runs, accepts exactly what the host trusts. Programs that read kubeconfigs only when they start are restarted by RestartPrograms.
+// It can be killed anywhere, and run again.
+var SetTrust = host.DefineChange("kubeadm.set-trust", func(ctx context.Context, in TrustRequest) (struct{}, error) {
+	if err := setTrust(kubernetesDir, in); err != nil {
+		return struct{}{}, fmt.Errorf("trusting the authority %s: %w", in.Authority, err)
+	}
+	if in.Authority == facts.KubernetesAuthority {
+		stale, err := trustsOther(kubeletKubeconfig, in.Trusted)
+		if err != nil {
+			return struct{}{}, err
+		}
+		if stale || system.Exists(facts.KubeletSettingsDue) {
+			change := func() error { return setConfTrust(kubeletKubeconfig, in.Trusted) }
+			if err := changeKubelet(facts.KubeletSettingsDue, change, func() error { return restartKubelet(ctx) }); err != nil {
+				return struct{}{}, err
+			}
+		}
+	}
+	if !system.Exists(filepath.Join(staticpod.Dir, facts.APIServer+".yaml")) {
+		return struct{}{}, nil
+	}
+	return struct{}{}, within(ctx, reloadPatience, "reading "+in.Authority.Public()+" again, in the API server", func(ctx context.Context) error {
+		return accepts(ctx, "127.0.0.1:6443", in.Trusted, in.Former)
+	})
+})
+
+// setTrust writes the files of a stage but for the kubelet's kubeconfig. Whoever reads them meets a pair that fits at every moment: the
+// controller manager, which is the only program that reads a private key of the Kubernetes CA, has its own file with both parts.
+func setTrust(dir string, in TrustRequest) error {
+	pki := filepath.Join(dir, "pki")
+	ids := pkifile.KeyIDs(in.Trusted)
+	if len(ids) == 0 {
+		return errors.New("nothing would be trusted")
+	}
+	signs, err := signingKey(pki, in.Authority, ids[0])
+	if err != nil {
+		return err
+	}
+	manages := in.Authority == facts.KubernetesAuthority && signs != nil && system.Exists(filepath.Join(dir, "manifests", facts.ControllerManager+".yaml"))
+	if manages && len(ids) > 1 {
+		if err := signSeparately(dir, in.Trusted, signs); err != nil {
+			return err
+		}
+	}
+	if signs != nil {
+		if err := replaceFile(filepath.Join(pki, in.Authority.Key()), signs, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := replaceFile(filepath.Join(pki, in.Authority.Public()), in.Trusted, 0o644); err != nil {
+		return err
+	}
+	if in.Authority == facts.KubernetesAuthority {
+		for _, name := range facts.Kubeconfigs {
+			if name == facts.KubeletKubeconfig {
+				continue
+			}
+			if err := setConfTrust(filepath.Join(dir, name), in.Trusted); err != nil {
+				return err
+			}
+		}
+	}
+	if manages && len(ids) == 1 {
+		if err := setSigningArguments(dir, false); err != nil {
+			return err
+		}
+		if err := durable.Remove(filepath.Join(pki, facts.SigningFile)); err != nil {
+			return err
+		}
+	}
+	if next := pkifile.KeyIDs(readOrNil(filepath.Join(pki, in.Authority.NextPublic()))); len(next) > 0 && next[0] != ids[0] && len(ids) > 1 {
+		return nil // it does not sign yet
+	}
+	for _, name := range []string{in.Authority.NextPublic(), in.Authority.NextKey()} {
+		if err := durable.Remove(filepath.Join(pki, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readOrNil(path string) []byte {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	return data
+}
+
+// replaceFile writes a file whose content is another one.
+func replaceFile(path string, content []byte, mode os.FileMode) error {
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+		return nil
+	}
+	return durable.WriteFile(path, content, mode)
+}
+
+// signingKey finds the private key on this host that is to sign, in PEM; nil on a host that has no key of the authority.
+func signingKey(pki string, a facts.Authority, id string) ([]byte, error) {
+	present, err := os.ReadFile(filepath.Join(pki, a.Key()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range [][]byte{present, readOrNil(filepath.Join(pki, a.NextKey()))} {
+		if key != nil && pkifile.PrivateKeyID(key) == id {
+			return key, nil
+		}
+	}
+	return nil, fmt.Errorf("neither %s nor %s is the key that is to sign", a.Key(), a.NextKey())
+}
+
+// signSeparately gives the controller manager a file with the certificate and the key that sign, and has it use that. A controller
+// manager that runs reads it again when it changes.
+func signSeparately(dir string, trusted, key []byte) error {
+	first, _ := pem.Decode(trusted)
+	if first == nil {
+		return errors.New("it holds no certificate")
+	}
+	content := append(pem.EncodeToMemory(first), key...)
+	if _, err := tls.X509KeyPair(content, content); err != nil {
+		return err
+	}
+	if err := replaceFile(filepath.Join(dir, "pki", facts.SigningFile), content, 0o600); err != nil {
+		return err
+	}
+	return setSigningArguments(dir, true)
+}
+
+// setSigningArguments changes what the manifest of the controller manager says that it signs with. The kubelet replaces the pod.
+func setSigningArguments(dir string, rotates bool) error {
+	path := filepath.Join(dir, "manifests", facts.ControllerManager+".yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	changed := text
+	for name, value := range facts.SigningArguments(rotates) {
+		flag := regexp.MustCompile(`(?m)^(\s*- )--` + name + `=\S*$`)
+		if !flag.Match(changed) {
+			return fmt.Errorf("%s has no flag --%s", path, name)
+		}
+		changed = flag.ReplaceAll(changed, []byte("${1}--"+name+"="+value))
+	}
+	if bytes.Equal(changed, text) {
+		return nil
+	}
+	if _, err := staticpod.Parse(path, changed); err != nil {
+		return err
+	}
+	return durable.WriteFile(path, changed, 0o600)
+}
+
+// trustsOther says that the clusters of a kubeconfig trust other keys. The order does not count, so that a kubeconfig whose program
+// would have to restart is not written again when another key signs.
+func trustsOther(path string, trusted []byte) (bool, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	config, err := clientcmd.Load(text)
+	if err != nil {
+		return false, fmt.Errorf("reading %s: %w", path, err)
+	}
+	want := slices.Sorted(slices.Values(pkifile.KeyIDs(trusted)))
+	for _, c := range config.Clusters {
+		if len(c.CertificateAuthorityData) > 0 && !slices.Equal(slices.Sorted(slices.Values(pkifile.KeyIDs(c.CertificateAuthorityData))), want) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// setConfTrust has a kubeconfig trust other certificates; one that does not exist stays absent.
+func setConfTrust(path string, trusted []byte) error {
+	stale, err := trustsOther(path, trusted)
+	if err != nil || !stale {
+		return err
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	want := []byte(kubeadm.WithAuthority(string(text), trusted)) // the rest of the file stays as it is
+	config, err := clientcmd.Load(want)
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", path, err)
+	}
+	otherForm := false
+	for _, c := range config.Clusters {
+		if len(c.CertificateAuthorityData) > 0 && !bytes.Equal(c.CertificateAuthorityData, trusted) {
+			c.CertificateAuthorityData, otherForm = trusted, true
+		}
+	}
+	if otherForm {
+		if want, err = clientcmd.Write(*config); err != nil {
+			return err
+		}
+	}
+	return durable.WriteFile(path, want, 0o600)
+}
+
+// accepts returns an error unless the server at an address accepts client certificates of these authorities, and none of the former
+// ones, as it says when a client connects. A server that does not run reads the file when it starts.
+func accepts(ctx context.Context, address string, trusted, former []byte) error {
+	var subjects [][]byte
+	asked := false
+	config := &tls.Config{InsecureSkipVerify: true, //nolint:gosec // only to see what it accepts
+		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			subjects, asked = r.AcceptableCAs, true
+			return &tls.Certificate{}, nil
+		}}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	nc, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: config}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		nc.Close()
+	}
+	switch {
+	case !asked && errors.Is(err, syscall.ECONNREFUSED):
+		return nil
+	case !asked && err != nil:
+		return err
+	case !asked:
+		return errors.New("it asks no client for a certificate")
+	}
+	listed := func(c *x509.Certificate) bool {
+		return slices.ContainsFunc(subjects, func(s []byte) bool { return bytes.Equal(s, c.RawSubject) })
+	}
+	for _, c := range pkifile.Certificates(trusted) {
+		if !listed(c) {
+			return fmt.Errorf("it does not accept certificates of %s yet", c.Subject)
+		}
+	}
+	for _, c := range pkifile.Certificates(former) {
+		if listed(c) {
+			return fmt.Errorf("it still accepts certificates of %s", c.Subject)
+		}
+	}
+	return nil
+}
+
+// RenewApprover has the approver of kubelets' serving certificates get new credentials, if those that it has are not signed by the
+// authority that signs now.
+var RenewApprover = host.Define("kubeadm.renew-approver", func(ctx context.Context, _ struct{}) (struct{}, error) {
+	return struct{}{}, system.Run(ctx, "systemctl", "start", "quorate-approver.service")
+})

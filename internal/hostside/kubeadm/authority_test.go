@@ -1,0 +1,292 @@
+package kubeadm
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/tools/clientcmd"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/staticpod"
+)
+
+const controllerManagerManifest = `apiVersion: v1
+kind: Pod
+metadata:
+  labels:
+    component: kube-controller-manager
+    tier: control-plane
+  name: kube-controller-manager
+  namespace: kube-system
+spec:
+  containers:
+  - command:
+    - kube-controller-manager
+    - --client-ca-file=/etc/kubernetes/pki/ca.crt
+    - --cluster-signing-cert-file=/etc/kubernetes/pki/ca.crt
+    - --cluster-signing-key-file=/etc/kubernetes/pki/ca.key
+    - --root-ca-file=/etc/kubernetes/pki/ca.crt
+    image: controller-manager
+    name: kube-controller-manager
+status: {}
+`
+
+// rotatable is kubeadm's directory on a control plane, whose authorities were made before now.
+func rotatable(t *testing.T, now time.Time) (dir string) {
+	t.Helper()
+	dir = controlPlane(t, now.Add(-24*time.Hour), now.Add(24*time.Hour), now.AddDate(9, 0, 0))
+	if err := os.MkdirAll(filepath.Join(dir, "manifests"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "manifests", facts.ControllerManager+".yaml"), []byte(controllerManagerManifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func contentOf(t *testing.T, parts ...string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(parts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// stage checks what a host has at a stage: the keys that are trusted, the first of which signs.
+func stage(t *testing.T, dir string, a facts.Authority, keys ...string) {
+	t.Helper()
+	pki := filepath.Join(dir, "pki")
+	if have := pkifile.KeyIDs(contentOf(t, pki, a.Public())); !slices.Equal(have, keys) {
+		t.Errorf("%s has %v, want %v", a.Public(), have, keys)
+	}
+	if have := pkifile.PrivateKeyID(contentOf(t, pki, a.Key())); have != keys[0] {
+		t.Errorf("%s is %s, want %s", a.Key(), have, keys[0])
+	}
+	if _, err := tls.LoadX509KeyPair(filepath.Join(pki, a.Public()), filepath.Join(pki, a.Key())); err != nil {
+		t.Error(err)
+	}
+	if st, err := os.Stat(filepath.Join(pki, a.Key())); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	if a != facts.KubernetesAuthority {
+		return
+	}
+	for _, name := range []string{"admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf"} {
+		config, err := clientcmd.LoadFromFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if have := pkifile.KeyIDs(config.Clusters["prod"].CertificateAuthorityData); !slices.Equal(slices.Sorted(slices.Values(have)), slices.Sorted(slices.Values(keys))) {
+			t.Errorf("%s trusts %v, want %v", name, have, keys)
+		}
+	}
+	path := filepath.Join(dir, "manifests", facts.ControllerManager+".yaml")
+	pod, err := staticpod.Read(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range facts.SigningArguments(len(keys) > 1) {
+		if have := staticpod.Arguments(pod)[name]; have != want {
+			t.Errorf("--%s=%s, want %s", name, have, want)
+		}
+	}
+	apart := filepath.Join(pki, facts.SigningFile)
+	if len(keys) == 1 {
+		if _, err := os.Stat(apart); err == nil {
+			t.Errorf("%s is left", apart)
+		}
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(apart, apart)
+	if err != nil || pkifile.KeyID(pair.Leaf) != keys[0] || len(pkifile.Certificates(contentOf(t, apart))) != 1 {
+		t.Errorf("%s does not sign with %s: %v", apart, keys[0], err)
+	}
+	if st, err := os.Stat(apart); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+}
+
+func TestAnAuthorityIsReplacedInStages(t *testing.T) {
+	now := time.Now()
+	for _, a := range facts.Authorities {
+		t.Run(string(a), func(t *testing.T) {
+			dir := rotatable(t, now)
+			pki := filepath.Join(dir, "pki")
+			former := contentOf(t, pki, a.Public())
+			old := pkifile.KeyIDs(former)[0]
+			pair, err := makeNextAuthority(pki, a, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := makeNextAuthority(pki, a, now.Add(time.Hour))
+			if err != nil || !bytes.Equal(again.Public, pair.Public) || !bytes.Equal(again.Key, pair.Key) {
+				t.Fatalf("an interrupted rotation gets another key: %v", err)
+			}
+			next := pkifile.KeyIDs(pair.Public)[0]
+			made, present := pkifile.Certificates(pair.Public)[0], pkifile.Certificates(former)[0]
+			if made.Subject.CommonName != present.Subject.CommonName || bytes.Equal(made.RawSubject, present.RawSubject) || !made.IsCA || made.KeyUsage != present.KeyUsage ||
+				made.NotAfter.Sub(made.NotBefore) < present.NotAfter.Sub(present.NotBefore) {
+				t.Errorf("%+v", made)
+			}
+			var names []string
+			for _, name := range allRenewable {
+				if (facts.Certificate{Name: name}).Signer() == a.Certificate() {
+					names = append(names, name)
+				}
+			}
+			signed := func(by *x509.Certificate) {
+				t.Helper()
+				if err := renewCertificates(dir, RenewRequest{Names: names}, now); err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range names {
+					if err := pairOf(t, dir, name).Leaf.CheckSignatureFrom(by); err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				}
+			}
+			both := slices.Concat(former, pair.Public)
+			for range 2 { // whoever is interrupted does it again
+				if err := setTrust(dir, TrustRequest{Authority: a, Trusted: both}); err != nil {
+					t.Fatal(err)
+				}
+				stage(t, dir, a, old, next)
+				signed(present)
+			}
+			reversed := slices.Concat(pair.Public, former)
+			for range 2 {
+				if err := setTrust(dir, TrustRequest{Authority: a, Trusted: reversed}); err != nil {
+					t.Fatal(err)
+				}
+				stage(t, dir, a, next, old)
+				signed(made)
+			}
+			for range 2 {
+				if err := setTrust(dir, TrustRequest{Authority: a, Trusted: pair.Public, Former: former}); err != nil {
+					t.Fatal(err)
+				}
+				stage(t, dir, a, next)
+				signed(made)
+			}
+			left, err := filepath.Glob(filepath.Join(pki, "*next*"))
+			if err != nil || len(left) > 0 {
+				t.Errorf("%v, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestARotationThatWasKilledBetweenKeyAndCertificate: the two belong together again afterwards.
+func TestARotationThatWasKilledBetweenKeyAndCertificate(t *testing.T) {
+	now := time.Now()
+	dir := rotatable(t, now)
+	pki, a := filepath.Join(dir, "pki"), facts.KubernetesAuthority
+	former := contentOf(t, pki, a.Public())
+	pair, err := makeNextAuthority(pki, a, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setTrust(dir, TrustRequest{Authority: a, Trusted: slices.Concat(former, pair.Public)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(pki, a.Key()), pair.Key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := setTrust(dir, TrustRequest{Authority: a, Trusted: slices.Concat(pair.Public, former)}); err != nil {
+		t.Fatal(err)
+	}
+	stage(t, dir, a, pkifile.KeyIDs(pair.Public)[0], pkifile.KeyIDs(former)[0])
+}
+
+// TestAWorkerTrustsWithoutAKey: it has neither a key nor a manifest, and gets none.
+func TestAWorkerTrustsWithoutAKey(t *testing.T) {
+	now := time.Now()
+	source := rotatable(t, now)
+	pair, err := makeNextAuthority(filepath.Join(source, "pki"), facts.KubernetesAuthority, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "pki"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pki/ca.crt"), pair.Trusted, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := keepNextAuthority(filepath.Join(dir, "pki"), pair); err == nil {
+		t.Error("a host without the key of the authority gets the one that follows")
+	}
+	if err := setTrust(dir, TrustRequest{Authority: facts.KubernetesAuthority, Trusted: slices.Concat(pair.Trusted, pair.Public)}); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(dir, "pki"))
+	if err != nil || len(entries) != 1 || len(pkifile.KeyIDs(contentOf(t, dir, "pki/ca.crt"))) != 2 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+func TestAnotherKeyThanThatOfTheOthers(t *testing.T) {
+	now := time.Now()
+	dir, other := rotatable(t, now), rotatable(t, now)
+	pair, err := makeNextAuthority(filepath.Join(dir, "pki"), facts.FrontProxyAuthority, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := makeNextAuthority(filepath.Join(other, "pki"), facts.FrontProxyAuthority, now); err != nil {
+		t.Fatal(err)
+	}
+	if err := keepNextAuthority(filepath.Join(other, "pki"), pair); err == nil || !strings.Contains(err.Error(), "another one") {
+		t.Errorf("%v", err)
+	}
+	if err := setTrust(dir, TrustRequest{Authority: facts.FrontProxyAuthority, Trusted: contentOf(t, other, "pki/front-proxy-ca.crt")}); err == nil {
+		t.Error("a control plane signs with a key that it does not have")
+	}
+}
+
+func TestWhatAServerAccepts(t *testing.T) {
+	now := time.Now()
+	dir := rotatable(t, now)
+	pki := filepath.Join(dir, "pki")
+	former := contentOf(t, pki, "ca.crt")
+	pair, err := makeNextAuthority(pki, facts.KubernetesAuthority, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both := slices.Concat(former, pair.Public)
+	listen := func(trusted []byte) string {
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(trusted)
+		s := httptest.NewUnstartedServer(nil)
+		s.TLS = &tls.Config{ClientAuth: tls.RequestClientCert, ClientCAs: pool}
+		s.StartTLS()
+		t.Cleanup(s.Close)
+		return s.Listener.Addr().String()
+	}
+	ctx := context.Background()
+	if err := accepts(ctx, listen(both), both, nil); err != nil {
+		t.Error(err)
+	}
+	if err := accepts(ctx, listen(former), both, nil); err == nil || !strings.Contains(err.Error(), "does not accept") {
+		t.Errorf("%v", err)
+	}
+	if err := accepts(ctx, listen(both), pair.Public, former); err == nil || !strings.Contains(err.Error(), "still accepts") {
+		t.Errorf("%v", err)
+	}
+	if err := accepts(ctx, listen(pair.Public), pair.Public, former); err != nil {
+		t.Error(err)
+	}
+	if err := accepts(ctx, "127.0.0.1:1", both, nil); err != nil {
+		t.Errorf("a server that does not run reads the file when it starts: %v", err)
+	}
+}

@@ -1,0 +1,327 @@
+package step
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/observe"
+	"quorate.dev/quorate/internal/plan"
+	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// makeAuthority has a control plane make the authority that is to follow, or reads it. It stays in memory.
+func makeAuthority(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	pair, err := kubeadm.MakeNextAuthority.On(ctx, c, s.Authority)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.authority = pair
+	return nil
+}
+
+func shareAuthority(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	pair := e.authority
+	e.mu.Unlock()
+	pair.Trusted = nil
+	_, err = kubeadm.WriteNextAuthority.On(ctx, c, pair)
+	return err
+}
+
+// setTrust brings a host to the stage of a rotation.
+func setTrust(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	in, err := e.trust(s)
+	if err != nil {
+		return err
+	}
+	permit, err := e.permit(ctx, s)
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.SetTrust.Make(ctx, c, permit, in); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.client = nil // admin.conf says something else now
+	if s.Authority == facts.KubernetesAuthority {
+		e.trusted = string(in.Trusted)
+	}
+	return nil
+}
+
+// trust is what a step of a rotation has hosts or the API trust, in PEM.
+func (e *Env) trust(s plan.Step) (kubeadm.TrustRequest, error) {
+	out := kubeadm.TrustRequest{Authority: s.Authority}
+	for _, key := range s.Trusted {
+		text, err := e.certificateOf(s.Authority, key)
+		if err != nil {
+			return out, err
+		}
+		out.Trusted = append(out.Trusted, text...)
+	}
+	if s.Former != "" {
+		var err error
+		if out.Former, err = e.certificateOf(s.Authority, s.Former); err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// certificateOf is the certificate for a key of an authority, from this run or as it was observed.
+func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	texts := [][]byte{}
+	if e.authority.Authority == a {
+		texts = append(texts, e.authority.Public, e.authority.Trusted)
+		if made := pkifile.KeyIDs(e.authority.Public); key == facts.NextKey && len(made) > 0 {
+			key = made[0]
+		}
+	}
+	for _, seen := range e.Seen.Hosts {
+		if seen.Facts != nil {
+			texts = append(texts, []byte(seen.Facts.Kubernetes.Trust[a].PEM))
+		}
+	}
+	for _, text := range texts {
+		for _, c := range pkifile.Certificates(text) {
+			if pkifile.KeyID(c) == key {
+				return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("no host has the certificate for the key %.12s of the authority %s", key, a)
+}
+
+// publishPatience is how long the controller manager, and API servers, may take to publish what they have read.
+const publishPatience = 5 * time.Minute
+
+// publishTrust has the API tell clients what to trust. What nobody but Quorate writes is written here; for the rest it waits.
+func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
+	in, err := e.trust(s)
+	if err != nil {
+		return err
+	}
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Authority == facts.KubernetesAuthority {
+		for _, m := range observe.StoredKubeconfigs {
+			if _, holds := e.Seen.API.Trusted[m.Name]; !holds {
+				continue
+			}
+			if err := changeStoredIn(ctx, client, m.Namespace, m.Name, m.Key, func(text string) (string, error) {
+				return kubeadmconfig.WithAuthority(text, in.Trusted), nil
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what clients trust")
+	defer cancel()
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
+		if err := publishAuthentication(ctx, client, s.Authority, in.Trusted, len(s.Trusted) == 1); err != nil {
+			return err
+		}
+		if s.Authority != facts.KubernetesAuthority {
+			return nil
+		}
+		return publishedToPods(ctx, client, in.Trusted)
+	})
+}
+
+// publishAuthentication looks at what servers of aggregated APIs trust. API servers add what they trust, and never remove anything: what
+// is not trusted any more is removed here.
+func publishAuthentication(ctx context.Context, client *kube.Client, a facts.Authority, trusted []byte, only bool) error {
+	key := facts.ClientAuthorityKey
+	if a == facts.FrontProxyAuthority {
+		key = facts.ProxyAuthorityKey
+	}
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	have, err := maps.Get(ctx, facts.AuthenticationConfigMap, metav1.GetOptions{})
+	if err != nil {
+		return ignoreAbsent(err)
+	}
+	want, ids := pkifile.KeyIDs(trusted), pkifile.KeyIDs([]byte(have.Data[key]))
+	if len(ids) == 0 {
+		return nil // it authenticates nobody with certificates
+	}
+	for _, id := range want {
+		if !slices.Contains(ids, id) {
+			return fmt.Errorf("the ConfigMap %s does not have the new certificate yet", facts.AuthenticationConfigMap)
+		}
+	}
+	if !only || len(ids) == len(want) {
+		return nil
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "data": map[string]string{key: string(trusted)}})
+	if err != nil {
+		return err
+	}
+	_, err = maps.Patch(ctx, have.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	return err
+}
+
+// publishedToPods returns an error unless the pods of every namespace are told to trust these certificates.
+func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) error {
+	spaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return err
+	}
+	published, err := client.CoreV1().ConfigMaps(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + facts.RootCA})
+	if err != nil {
+		return err
+	}
+	want := slices.Sorted(slices.Values(pkifile.KeyIDs(trusted)))
+	right := map[string]bool{}
+	for _, m := range published.Items {
+		right[m.Namespace] = slices.Equal(slices.Sorted(slices.Values(pkifile.KeyIDs([]byte(m.Data[facts.RootCAKey])))), want)
+	}
+	var wait []string
+	for _, n := range spaces.Items {
+		if n.Status.Phase != corev1.NamespaceTerminating && !right[n.Name] {
+			wait = append(wait, n.Name)
+		}
+	}
+	if len(wait) > 0 {
+		return fmt.Errorf("the controller manager has not published the certificates yet in %s", strings.Join(wait, ", "))
+	}
+	return nil
+}
+
+// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another.
+func restartClients(ctx context.Context, e *Env, s plan.Step) error {
+	in, err := e.trust(s)
+	if err != nil {
+		return err
+	}
+	client, err := e.permittedAPI(ctx, s)
+	if err != nil {
+		return err
+	}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
+		"annotations": map[string]string{facts.AuthorityAnnotation: pkifile.KeyIDs(in.Trusted)[len(s.Trusted)-1]}}}}})
+	if err != nil {
+		return err
+	}
+	deployments := client.AppsV1().Deployments(metav1.NamespaceSystem)
+	err = e.onAPI(ctx, "restarting CoreDNS", func(ctx context.Context) error {
+		_, err := deployments.Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		return ignoreAbsent(err)
+	})
+	if err != nil {
+		return err
+	}
+	limited, cancel := withDeadline(ctx, rolloutTimeout, "restarting CoreDNS")
+	defer cancel()
+	if err := retry(limited, time.Second, func(ctx context.Context) error {
+		d, err := deployments.Get(ctx, "coredns", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err == nil && !deploymentRolledOut(d) {
+			err = fmt.Errorf("%d of %d pods of CoreDNS were replaced", d.Status.UpdatedReplicas, d.Status.Replicas)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	return e.replacePods(ctx, s.Pods, patch)
+}
+
+// clientReload is how often a client of client-go reads again with what it verifies servers (transport/ca_rotation.go), and some more.
+const clientReload = 5*time.Minute + 10*time.Second
+
+// awaitReload waits until a request that API servers send to a kubelet has them read again with what they verify it, and sends one from
+// each of them: the connections of kubectl exec do not have them do that.
+func awaitReload(ctx context.Context, e *Env, s plan.Step) error {
+	if s.Detail != "" {
+		for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+			f := e.Seen.Hosts[h.Name].Facts
+			if f == nil {
+				return fmt.Errorf("nobody knows since when %s has the new certificate", h.Name)
+			}
+			// The host's own clock tells when it was observed, and when its file was written.
+			left := clientReload - f.Time.Sub(f.Kubernetes.Trust[s.Authority].Written)
+			if err := sleepUntil(ctx, e.Seen.Time.Add(left)); err != nil {
+				return err
+			}
+		}
+	}
+	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		c, err := e.Conns.Get(h.Name)
+		if err != nil {
+			return err
+		}
+		client, err := kube.Connect(ctx, []kube.Server{{Conn: c, Address: h.Address + ":6443"}})
+		if err != nil {
+			return err
+		}
+		within, cancel := withDeadline(ctx, time.Minute, "asking a kubelet through the API server on "+h.Name)
+		err = retry(within, time.Second, func(ctx context.Context) error {
+			return client.CoreV1().RESTClient().Get().Resource("nodes").Name(h.Name).SubResource("proxy").Suffix("healthz").Do(ctx).Error()
+		})
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sleepUntil(ctx context.Context, t time.Time) error {
+	timer := time.NewTimer(time.Until(t))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// renewApprover has the approver on a control plane get new credentials.
+func renewApprover(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := withDeadline(ctx, publishPatience, "renewing the approver's certificate")
+	defer cancel()
+	return retry(ctx, 5*time.Second, func(ctx context.Context) error {
+		_, err := kubeadm.RenewApprover.On(ctx, c, struct{}{})
+		return err
+	})
+}
