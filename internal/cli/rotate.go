@@ -75,7 +75,11 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 			}
 			return a.print(r, func(out io.Writer) error {
 				if r.Complete {
-					_, err := fmt.Fprintf(out, "Done: the authority %s of %s was replaced, and the old one is not trusted any more. Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work.\n", authority, c.Metadata.Name)
+					hint := ""
+					if authority == facts.KubernetesAuthority {
+						hint = " Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work."
+					}
+					_, err := fmt.Fprintf(out, "Done: the authority %s of %s was replaced, and the old one is not trusted any more.%s\n", authority, c.Metadata.Name, hint)
 					return err
 				}
 				_, err := fmt.Fprintf(out, "Not complete: %s.\n", r.Waits)
