@@ -66,7 +66,7 @@ func TestExternalEtcd(t *testing.T) {
 			certificatesRenewedOnEtcdHosts(t, ctx, c)
 		}},
 		{"certificates have expired", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) { certificatesExpired(t, ctx, c) }},
-	}, 0, 1, 2, 3, 4, 5, 8, 9) {
+	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
 			if _, optional := estimates[t.Name()]; optional {
 				inTime(t)
