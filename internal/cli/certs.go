@@ -52,11 +52,7 @@ If it is interrupted, run it again to finish.`,
 				return err
 			}
 			sink, done := a.progress()
-			open := run.Open
-			if dryRun {
-				open = run.OpenToRead
-			}
-			e := open(cmd.Context(), c, sink)
+			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
 			if dryRun {
 				w, err := e.PlanRenewal(cmd.Context())
@@ -97,11 +93,7 @@ Earlier backups of etcd can be read only with the old key. Keep it with them, or
 				return err
 			}
 			sink, done := a.progress()
-			open := run.Open
-			if dryRun {
-				open = run.OpenToRead
-			}
-			e := open(cmd.Context(), c, sink)
+			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
 			var w *run.Work
 			if dryRun {

@@ -37,11 +37,7 @@ otherwise. It is safe to interrupt: run it again.`,
 				return err
 			}
 			sink, done := a.progress()
-			open := run.Open
-			if o.DryRun {
-				open = run.OpenToRead
-			}
-			e := open(cmd.Context(), c, sink)
+			e := open(cmd.Context(), c, sink, o.DryRun)
 			defer e.Close()
 			report, err := e.Repair(cmd.Context(), o)
 			done()
@@ -115,7 +111,7 @@ that failed, or that it did not make, with the reason. It holds the hosts only w
 can change them meanwhile; while another run does, it repairs nothing.
 
 It runs until it is interrupted, and a repair that is being made then is finished by the next one. With spec.repair.watch, the
-control planes do this by themselves, and quorate status shows which of them leads.`,
+control planes run this as a service, and quorate status shows which of them leads.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if interval < time.Second {
 				return usageError{errors.New("--interval must be 1s or more")}

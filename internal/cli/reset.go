@@ -53,11 +53,7 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 				return err
 			}
 			sink, done := a.progress()
-			open := run.Open
-			if dryRun {
-				open = run.OpenToRead
-			}
-			e := open(cmd.Context(), c, sink)
+			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
 			w, err := e.Reset(cmd.Context(), run.ResetOptions{Hosts: args, DryRun: dryRun, Confirm: func(w *run.Work) error {
 				if yes || w.Plan.Empty() {

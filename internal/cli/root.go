@@ -20,6 +20,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -223,6 +224,14 @@ func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 // running is cluster for commands that need no bundle: the cluster can be older than every version that can be built.
 func (a *app) running(ctx context.Context) (*spec.Cluster, error) {
 	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions(), Managed: components.Managed()})
+}
+
+// open connects to the hosts: to read only, if the command is to change nothing.
+func open(ctx context.Context, c *spec.Cluster, sink progress.Sink, dryRun bool) *run.Engine {
+	if dryRun {
+		return run.OpenToRead(ctx, c, sink)
+	}
+	return run.Open(ctx, c, sink)
 }
 
 func (a *app) unlocked(ctx context.Context, o spec.Options) (*spec.Cluster, error) {

@@ -18,7 +18,7 @@ func (a *app) rotateAuthority() *cobra.Command {
 	}
 	cmd := &cobra.Command{
 		Use:       "rotate ca|front-proxy-ca",
-		Short:     "Replace an authority (CA) without an outage",
+		Short:     "Replace an authority (CA) in stages",
 		ValidArgs: names,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		Long: `Replaces the key and the certificate of an authority in three stages. No stage begins before every host has reached the one before it.
@@ -44,11 +44,7 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 				return err
 			}
 			sink, done := a.progress()
-			open := run.Open
-			if dryRun {
-				open = run.OpenToRead
-			}
-			e := open(cmd.Context(), c, sink)
+			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
 			authority, o := facts.Authority(args[0]), run.RotateOptions{Drop: yes, SkipWorkloads: skip}
 			if dryRun {

@@ -103,7 +103,7 @@ func (s *State) Renewable(host string) (out []facts.Certificate) {
 	return out
 }
 
-// Due says that a certificate on a host that Quorate renews is to be renewed by the next apply: less than a third of its lifetime is
+// Due says that the next apply renews a certificate on a host: less than a third of its lifetime is
 // left. No certificate outlives its authority, so one that ends together with that is not due.
 func (s *State) Due(host string, c facts.Certificate) bool {
 	left := c.Expires.Sub(s.Seen.Time)
@@ -285,7 +285,7 @@ func Expiry(t, now time.Time) string {
 	}
 }
 
-// CertificateLifetime is how long new certificates are to be valid: what kubeadm's configuration in the cluster says; 0 if that is not
+// CertificateLifetime is the lifetime of new certificates: what kubeadm's configuration in the cluster says; 0 if that is not
 // known.
 func (s *State) CertificateLifetime() time.Duration {
 	if s.Seen.API == nil || s.Seen.API.Kubeadm == nil {

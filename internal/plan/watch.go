@@ -27,7 +27,7 @@ func (b *builder) watch(after ...*Step) {
 		carries := f.Watch.Given() || file
 		switch {
 		case !b.c.Spec.Repair.Watch && carries:
-			b.removeWatch(h, "control planes no longer repair this cluster by themselves", after)
+			b.removeWatch(h, "spec.repair.watch is off", after)
 		case b.c.Spec.Repair.Watch && !h.Has(spec.RoleControlPlane) && (file || f.Watch != nil && (f.Watch.Key != "" || f.Watch.Config != nil)):
 			made = append(made, b.removeWatch(h, "it is no control plane, and repairs nothing", after))
 		case b.c.Spec.Repair.Watch && h.Has(spec.RoleControlPlane) && (f.Watch == nil || f.Watch.Key == ""):

@@ -18,7 +18,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "update the golden files")
 
 // golden compares with a file of testdata.
 func golden(t *testing.T, name, got string) {

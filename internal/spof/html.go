@@ -15,7 +15,19 @@ import (
 //go:embed report.html.tmpl
 var pageText string
 
-var pageTemplate = template.Must(template.New("report.html").Parse(pageText))
+var pageTemplate = template.Must(template.New("report.html").Funcs(template.FuncMap{"code": code}).Parse(pageText))
+
+// code shows what a text has between backticks as code. A text with an odd number of them stays as it is.
+func code(text string) template.HTML {
+	parts := strings.Split(template.HTMLEscapeString(text), "`")
+	if len(parts)%2 == 0 {
+		return template.HTML(strings.Join(parts, "`")) //nolint:gosec // it was escaped
+	}
+	for i := 1; i < len(parts); i += 2 {
+		parts[i] = "<code>" + parts[i] + "</code>"
+	}
+	return template.HTML(strings.Join(parts, "")) //nolint:gosec // it was escaped
+}
 
 const (
 	// picturesOfWorkloads is how many trees of workloads with a finding a page shows.

@@ -60,10 +60,10 @@ func Running(ctx context.Context, name string) (int, error) {
 	return len(containers), err
 }
 
-// Held counts what shows that the kubelet still holds a static pod of kubeadm's (by its label component): running containers, and
-// sandboxes that are ready. A container that has failed does not run either until the kubelet starts it again, so that there is none
-// is no sign that the kubelet has noticed that the manifest is gone. While the kubelet is inactive, sandboxes do not count: nobody
-// would start the container, and a kubelet that starts later reads the manifests anew.
+// Held counts what shows that the kubelet still holds a static pod of kubeadm's (by its label component): the running containers or,
+// if there are none, the sandboxes that are ready. A container that has failed does not run until the kubelet starts it again, so the
+// lack of a running one does not show that the kubelet has noticed that the manifest is gone. While the kubelet does not run, sandboxes
+// do not count: nothing would start the container, and the kubelet reads the manifests again when it starts.
 func Held(ctx context.Context, pod string) (int, error) {
 	conn, err := containerd()
 	if err != nil {
@@ -71,6 +71,10 @@ func Held(ctx context.Context, pod string) (int, error) {
 	}
 	defer conn.Close()
 	client := runtimeapi.NewRuntimeServiceClient(conn)
+	containers, err := runningContainers(ctx, client, pod)
+	if err != nil || len(containers) > 0 {
+		return len(containers), err
+	}
 	list, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
 		LabelSelector: map[string]string{"component": pod, PodNamespaceLabel: "kube-system"},
@@ -78,18 +82,17 @@ func Held(ctx context.Context, pod string) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("asking containerd for the pod %s: %w", pod, err)
 	}
-	sandboxes := len(list.Items)
-	if sandboxes > 0 {
-		units, err := system.Units(ctx, kubeletUnit)
-		if err != nil {
-			return 0, err
-		}
-		if units[kubeletUnit].PID == 0 && units[kubeletUnit].Active == "inactive" {
-			sandboxes = 0
-		}
+	if len(list.Items) == 0 {
+		return 0, nil
 	}
-	containers, err := runningContainers(ctx, client, pod)
-	return len(containers) + sandboxes, err
+	units, err := system.Units(ctx, kubeletUnit)
+	if err != nil {
+		return 0, err
+	}
+	if kubelet := units[kubeletUnit]; kubelet.Active == "inactive" || kubelet.Active == "failed" {
+		return 0, nil
+	}
+	return len(list.Items), nil
 }
 
 func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClient, name string) ([]*runtimeapi.Container, error) {

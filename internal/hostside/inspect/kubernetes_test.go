@@ -87,7 +87,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 
 var shared = slices.Concat(facts.SharedPKI, facts.EtcdPKI)
 
-// onlyOnHost are facts about what was read elsewhere on a host, in logs and in what is kept: they say nothing by themselves.
+// onlyOnHost are facts about what was read elsewhere on a host, in logs and in what is kept: without the rest, they say nothing.
 var onlyOnHost = []string{"EtcdFailure", "Removable"}
 
 // TestTraces: what is removed from a host that is to be used again is all by which it belonged to a cluster. Every fact about

@@ -20,7 +20,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/pkifile"
 )
 
-// signed makes a certificate, by itself if nobody else signs it, and its key.
+// signed makes a key and a certificate for it; without a parent, the certificate is self-signed.
 func signed(t *testing.T, name string, by *x509.Certificate, signer *ecdsa.PrivateKey) (certificate, key []byte, parsed *x509.Certificate, private *ecdsa.PrivateKey) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -44,7 +44,7 @@ type Result struct {
 // workName is the directory, below that of etcd's data, in which the member is prepared: it is on the same file system.
 const workName = "quorate-restore"
 
-// Etcd restores the data of this host's member. The data appears at once and complete, or not at all. It refuses a host on which there is
+// Etcd restores the data of this host's member. Either all of the data is in place afterwards, or none. It refuses a host on which there is
 // data that this restore did not make. The snapshot has secrets in it, encrypted as far as the cluster encrypts them.
 var Etcd = host.DefineStreamChange("restore.etcd", func(ctx context.Context, in Request, body io.Reader) (Result, error) {
 	return restore(ctx, etcd.Local, in, body)

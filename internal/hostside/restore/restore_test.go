@@ -158,11 +158,11 @@ func TestThreeMembersBeginAsOneEtcd(t *testing.T) {
 		t.Errorf("%+v, %v", members, err)
 	}
 	// A client that wants to go on from before is told to list again.
-	for event := range c.Watch(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(revision+1)) {
-		if err := event.Err(); !errors.Is(err, rpctypes.ErrCompacted) {
-			t.Errorf("a watch from revision %d: %v, %d events", revision+1, err, len(event.Events))
-		}
-		break
+	limited, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	event, open := <-c.Watch(limited, "/registry/", clientv3.WithPrefix(), clientv3.WithRev(revision+1))
+	if err := event.Err(); !open || !errors.Is(err, rpctypes.ErrCompacted) {
+		t.Errorf("a watch from revision %d: %v, %d events", revision+1, err, len(event.Events))
 	}
 	if _, err := c.Get(ctx, "/registry/1", clientv3.WithRev(revision)); !errors.Is(err, rpctypes.ErrCompacted) {
 		t.Errorf("reading at revision %d: %v", revision, err)
