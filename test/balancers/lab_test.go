@@ -209,7 +209,14 @@ type timeline struct {
 // clients start sending requests, and stop with the test.
 func (s *site) clients(t *testing.T) *timeline {
 	t.Helper()
-	config, err := json.Marshal(clientsRequest{Address: s.vip + ":6443", Name: "api.site.internal", CA: s.ca})
+	return s.start(t, clientsRequest{})
+}
+
+// start starts the clients that are asked for.
+func (s *site) start(t *testing.T, request clientsRequest) *timeline {
+	t.Helper()
+	request.Address, request.Name, request.CA = s.vip+":6443", "api.site.internal", s.ca
+	config, err := json.Marshal(request)
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	r, w := io.Pipe()
@@ -240,7 +247,12 @@ type outcome struct {
 	newFailed, http2Failed int
 	reconnects             int // of HTTP/2 clients
 	moved                  int // HTTP/2 clients that connected again at least once
+	justSent               int // of the failed HTTP/2 requests, those whose connection was closed when they had hardly been sent
+	slowOK, slowFailed     int // requests of slow clients
 }
+
+// hardlySent is how young a request is that a client sent while its connection was being closed.
+const hardlySent = 50 * time.Millisecond
 
 func (l *timeline) between(from, to time.Time) (o outcome) {
 	l.mu.Lock()
@@ -254,6 +266,12 @@ func (l *timeline) between(from, to time.Time) (o outcome) {
 	for _, e := range l.events {
 		switch {
 		case e.At.Before(from) || e.At.After(to):
+		case e.Client > http2Clients:
+			if e.OK {
+				o.slowOK++
+			} else if !e.Dial && e.Took > hardlySent {
+				o.slowFailed++
+			}
 		case e.Dial:
 			if e.Client > 0 {
 				o.reconnects++
@@ -266,6 +284,9 @@ func (l *timeline) between(from, to time.Time) (o outcome) {
 			o.newFailed++
 		default:
 			o.http2Failed++
+			if e.Took <= hardlySent {
+				o.justSent++
+			}
 		}
 	}
 	for i := range 1 + http2Clients {
@@ -294,7 +315,7 @@ func (l *timeline) calm(t *testing.T, quiet time.Duration) {
 		defer l.mu.Unlock()
 		answered := map[int]bool{}
 		for _, e := range l.events {
-			if time.Since(e.At) > quiet || e.Dial {
+			if time.Since(e.At) > quiet || e.Dial || e.Client > http2Clients {
 				continue
 			}
 			if !e.OK {

@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -245,6 +246,10 @@ func serveAPI(ctx context.Context, dir string) error {
 		burn(40 * time.Millisecond)
 		io.WriteString(w, "all")
 	})
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) { // a request that is under way most of the time
+		time.Sleep(slowFor)
+		io.WriteString(w, "at last")
+	})
 	mux.HandleFunc("/read", func(w http.ResponseWriter, r *http.Request) {
 		burn(time.Millisecond)
 		if !etcd.wait(r.Context(), 2*time.Second) {
@@ -268,6 +273,8 @@ func serveAPI(ctx context.Context, dir string) error {
 
 // burn uses a fixed amount of CPU time, so it takes longer on a busy machine.
 func burn(d time.Duration) {
+	runtime.LockOSThread() // another thread has another clock, which may be seconds behind
+	defer runtime.UnlockOSThread()
 	var begin, now syscall.Rusage
 	const thread = 1 // RUSAGE_THREAD
 	syscall.Getrusage(thread, &begin)
@@ -320,12 +327,16 @@ type event struct {
 	Dial   bool
 	OK     bool
 	Why    string
+	Took   time.Duration // from when the request was sent
 }
 
 // Clients: one opens a connection for each of 20 requests a second; the others hold an HTTP/2 connection each, with 5
-// requests a second, and list everything whenever they connect.
+// requests a second, and list everything whenever they connect. Where a test asks for them, slow clients hold one as well, and
+// wait for an answer most of the time.
 const (
 	http2Clients = 12
+	slowClients  = 3
+	slowFor      = 700 * time.Millisecond
 	patience     = 2 * time.Second
 )
 
@@ -333,6 +344,7 @@ type clientsRequest struct {
 	Address string
 	Name    string
 	CA      string
+	Slow    bool
 }
 
 func clients(ctx context.Context, config string, out io.Writer) error {
@@ -346,7 +358,11 @@ func clients(ctx context.Context, config string, out io.Writer) error {
 	pool.AppendCertsFromPEM([]byte(r.CA))
 	events := make(chan event, 1000)
 	var wg sync.WaitGroup
-	for i := range 1 + http2Clients {
+	all := 1 + http2Clients
+	if r.Slow {
+		all += slowClients
+	}
+	for i := range all {
 		wg.Go(func() { client(ctx, i, r, pool, events) })
 	}
 	go func() { wg.Wait(); close(events) }()
@@ -372,13 +388,16 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 			return conn, err
 		},
 	}
-	every := 50 * time.Millisecond
+	every, path := 50*time.Millisecond, "/read"
 	if id == 0 {
 		t.DisableKeepAlives = true
 		t.TLSNextProto = map[string]func(string, *tls.Conn) http.RoundTripper{}
 	} else {
 		utilnet.SetTransportDefaults(t)
 		every = 200 * time.Millisecond
+		if id > http2Clients {
+			every, path = time.Second, "/slow"
+		}
 		time.Sleep(rand.N(every)) // not all at the same moment
 	}
 	get := func(path string) {
@@ -394,9 +413,9 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 				err = errors.New(resp.Status)
 			}
 		}
-		e := event{At: time.Now(), Client: id, OK: err == nil}
+		e := event{At: time.Now(), Client: id, OK: err == nil, Took: time.Since(begin)}
 		if err != nil {
-			e.Why = fmt.Sprintf("%v after %s", err, time.Since(begin).Round(time.Millisecond))
+			e.Why = fmt.Sprintf("%v after %s", err, e.Took.Round(time.Millisecond))
 		}
 		events <- e
 	}
@@ -410,7 +429,7 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 			case <-list:
 				get("/list")
 			case <-tick.C:
-				get("/read")
+				get(path)
 			}
 		}
 	}
@@ -425,7 +444,7 @@ func client(ctx context.Context, id int, r clientsRequest, ca *x509.CertPool, ev
 		case <-tick.C:
 			select {
 			case slots <- struct{}{}:
-				wg.Go(func() { get("/read"); <-slots })
+				wg.Go(func() { get(path); <-slots })
 			default:
 				events <- event{At: time.Now(), Client: id, Why: "every slot waits"}
 			}
