@@ -92,7 +92,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), Revision: m.Etcd.Revision}
 	decide := func(s *cluster.State) (*plan.Plan, error) {
-		from.Bump = snapshot.BumpAt(begin, m.Created)
+		from.Bump = snapshot.BumpAt(time.Now(), m.Etcd.Revision)
 		if begun := s.RestoreBegun(from.Backup); begun != nil {
 			from.Bump = begun.Bump // a member may have been restored with it
 		}

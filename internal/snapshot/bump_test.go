@@ -5,21 +5,44 @@ import (
 	"time"
 )
 
-// TestRevisionsGoForwardAgain: a second restore, of the same backup or of an older one, begins above everything that the first one wrote.
+// TestRevisionsGoForwardAgain: whatever makes a new cluster begins above everything that clients have seen of those before, in whichever
+// order backups and copies are used, and however old they are.
 func TestRevisionsGoForwardAgain(t *testing.T) {
-	taken := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
-	const revision, perSecond = 1_000_000, 50_000
-	first := taken.Add(3 * time.Hour)
-	begun := revision + BumpAt(first, taken)
-	for _, later := range []time.Duration{time.Minute, 30 * time.Hour, 1000 * time.Hour} {
-		reached := begun + int64(later/time.Second)*perSecond
-		for _, older := range []time.Duration{0, time.Hour} {
-			if got := revision - int64(older/time.Second)*100 + BumpAt(first.Add(later), taken.Add(-older)); got <= reached {
-				t.Errorf("a backup that is %s older, restored %s later, begins at %d, and clients have seen %d", older, later, got, reached)
-			}
+	const perSecond = 50_000 // writes
+	built := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	type moment struct {
+		at       time.Time
+		revision int64
+	}
+	now := moment{built, 1}
+	write := func(d time.Duration) {
+		now = moment{now.at.Add(d), now.revision + int64(d/time.Second)*perSecond}
+	}
+	var copies []moment
+	seen := int64(0)
+	for _, step := range []struct {
+		lasts time.Duration // of the cluster until the next copy is taken
+		then  time.Duration // until the cluster is made again
+		of    int           // copy
+	}{
+		{3 * time.Hour, time.Minute, 0},         // of a backup
+		{time.Minute, time.Minute, 0},           // of the same one
+		{time.Hour, 2 * time.Second, 2},         // of one that was taken since
+		{time.Second, 2 * time.Second, 0},       // of the first one again, a moment later
+		{1000 * time.Hour, 30 * time.Hour, 1},   // of an older one
+		{time.Second, 1000 * 24 * time.Hour, 4}, // after years
+	} {
+		write(step.lasts)
+		copies = append(copies, now)
+		write(step.then)
+		seen = max(seen, now.revision)
+		from := copies[step.of]
+		now.revision = from.revision + BumpAt(now.at, from.revision)
+		if now.revision <= seen {
+			t.Errorf("%s after the build, the cluster begins at %d, and clients have seen %d", now.at.Sub(built), now.revision, seen)
 		}
 	}
-	if got := BumpAt(taken.Add(-time.Hour), taken); got != RevisionBump {
+	if got := BumpAt(time.Unix(0, 0), now.revision); got != RevisionBump {
 		t.Errorf("with a clock that is behind: %d", got)
 	}
 }

@@ -93,26 +93,34 @@ type Member struct {
 	Token   string
 }
 
-// RevisionBump is how much a restore raises the revision at least. It has to be more than what was written since the backup: clients that saw
-// later revisions must never see them again with other content. etcd's documentation recommends a thousand million, which is a week of
-// 1500 writes per second; a backup may be older than that.
-const RevisionBump = 10_000_000_000
-
 // writesPerSecond is more than an etcd can write.
 const writesPerSecond = 100_000
 
-// BumpAt is how much a restore that begins now raises the revision of a backup that was taken then. Whoever restores a backup a second time,
-// or an older one after it, raises the revision above everything that was written to what the first restore made.
-func BumpAt(now, taken time.Time) int64 {
-	return RevisionBump + max(0, int64(now.Sub(taken)/time.Second))*writesPerSecond
+// epoch is before the first cluster that Quorate made.
+var epoch = time.Date(2020, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// RevisionBump is how much the revision is raised where the clock cannot be right. etcd's documentation recommends a tenth of it, which is a
+// week of 1500 writes per second.
+const RevisionBump = 10_000_000_000
+
+// BumpAt is how much the revision of a snapshot, or of a copy of a member's data, is raised by what makes a new cluster of it now: clients
+// that saw later revisions must never see them again with other content. Where the new cluster begins follows from the time alone, and no
+// etcd has written so much since the epoch. So it does not matter which copy is used, how old it is, and how often it was used before: what
+// is made later begins above everything that was written to what was made earlier. A larger step than that would break this: an older copy
+// that is used next would begin below it.
+func BumpAt(now time.Time, revision int64) int64 {
+	if begin := int64(now.Sub(epoch)/time.Second) * writesPerSecond; begin > revision {
+		return begin - revision
+	}
+	return RevisionBump
 }
 
 // Restore makes the data directory dir of a member from a snapshot that Read accepted. All members of the new cluster must be restored from
 // the same snapshot, and with the same bump: by so much is the revision raised, and everything up to then counts as compacted. A watch that wants
 // to go on from an earlier revision is told so, instead of being given a history that has gaps.
 func Restore(file, dir string, m Member, bump int64) error {
-	if bump < RevisionBump {
-		return fmt.Errorf("the revision has to be raised by %d at least, and not by %d", int64(RevisionBump), bump)
+	if bump <= 0 {
+		return fmt.Errorf("the revision has to be raised, and not by %d", bump)
 	}
 	return snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: file, OutputDataDir: dir, Name: m.Name, PeerURLs: []string{m.PeerURL},

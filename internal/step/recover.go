@@ -69,7 +69,7 @@ func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	r := s.Recovery
-	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp})
+	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp, Now: time.Now()})
 	if err != nil {
 		return fmt.Errorf("making a cluster of one from %s on %s: %w", r.Note.Path, s.Host, err)
 	}

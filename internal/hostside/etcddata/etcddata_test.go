@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/snapshot"
 )
 
 const peerURL = "https://10.0.0.11:2380"
@@ -124,12 +126,12 @@ func TestRecovery(t *testing.T) {
 	}
 
 	work := filepath.Join(t.TempDir(), "w")
-	in := RebuildRequest{Source: dir, Work: work, Name: "a", PeerURL: peerURL, Token: "prod-recovered-1"}
+	in := RebuildRequest{Source: dir, Work: work, Name: "a", PeerURL: peerURL, Token: "prod-recovered-1", Now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)}
 	built, err := Rebuild(t.Context(), in)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if built.Kept != 1 || built.Revision != revision+1 || built.NewRevision != revision+1+RevisionBump {
+	if built.Kept != 1 || built.Revision != revision+1 || built.NewRevision != revision+1+snapshot.BumpAt(in.Now, revision+1) {
 		t.Errorf("%+v, want revision %d", built, revision+1)
 	}
 	if again := Read(dir, scratch); again.Compare(tail) != 0 || again.Commit != tail.Commit || again.ClusterID != got.ClusterID {
@@ -153,9 +155,11 @@ func TestRecovery(t *testing.T) {
 		put(t, e, "/registry/new")
 	})
 
-	// It was interrupted, and is run again.
-	if _, err := Rebuild(t.Context(), in); err != nil {
-		t.Error(err)
+	// The same copy is used again a second later. What was written to the first cluster meanwhile has other revisions.
+	in.Now = in.Now.Add(time.Second)
+	again, err := Rebuild(t.Context(), in)
+	if err != nil || again.NewRevision <= built.NewRevision+50_000 {
+		t.Errorf("it begins at %d (%v), and the first one began at %d", again.NewRevision, err, built.NewRevision)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"github.com/coreos/go-semver/semver"
-	"go.etcd.io/etcd/etcdutl/v3/snapshot"
+	etcdsnapshot "go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/snap"
 	"go.etcd.io/etcd/server/v3/storage/backend"
@@ -22,12 +22,8 @@ import (
 	"go.uber.org/zap"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/snapshot"
 )
-
-// RevisionBump is by how much revisions go forward when a cluster is made from a copy that may lack writes. Clients have seen later
-// revisions than the copy's, and must never see one of them with another content. etcd's documentation suggests this number: at
-// 10,000 writes per second it is more than a day of writes.
-const RevisionBump = 1_000_000_000
 
 // startTimeout is how long an etcd may take to apply the log of a large cluster.
 const startTimeout = 5 * time.Minute
@@ -42,6 +38,8 @@ type RebuildRequest struct {
 	Name    string `json:"name"`
 	PeerURL string `json:"peerURL"`
 	Token   string `json:"token"`
+	// Now is the time by the caller's clock: the revision at which the new cluster begins follows from it (see snapshot.BumpAt).
+	Now time.Time `json:"now"`
 }
 
 // Rebuilt is what the new data contain.
@@ -93,13 +91,14 @@ func Rebuild(ctx context.Context, in RebuildRequest) (out Rebuilt, err error) {
 		return out, err
 	}
 	fresh := filepath.Join(in.Work, "new")
-	if err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
+	bump := snapshot.BumpAt(in.Now, out.Revision)
+	if err := etcdsnapshot.NewV3(zap.NewNop()).Restore(etcdsnapshot.RestoreConfig{
 		SnapshotPath: db, SkipHashCheck: true, Name: in.Name, OutputDataDir: fresh, PeerURLs: []string{in.PeerURL},
-		InitialCluster: in.Name + "=" + in.PeerURL, InitialClusterToken: in.Token, RevisionBump: RevisionBump, MarkCompacted: true,
+		InitialCluster: in.Name + "=" + in.PeerURL, InitialClusterToken: in.Token, RevisionBump: uint64(bump), MarkCompacted: true,
 	}); err != nil {
 		return out, fmt.Errorf("making a new cluster of the data: %w", err)
 	}
-	out.NewRevision = out.Revision + RevisionBump
+	out.NewRevision = out.Revision + bump
 	if err := had.restore(filepath.Join(fresh, "member", "snap", "db")); err != nil {
 		return out, err
 	}

@@ -127,6 +127,8 @@ type BuildRequest struct {
 	Stamp  string `json:"stamp"`
 	// Token tells the new cluster from every other one.
 	Token string `json:"token"`
+	// Now is the time by the caller's clock (see etcddata.RebuildRequest).
+	Now time.Time `json:"now"`
 }
 
 // Build makes the data of a cluster of one from a copy, beside the data in place. It refuses while an etcd runs on the copy.
@@ -157,7 +159,7 @@ func (p place) build(ctx context.Context, in BuildRequest, rebuild func(context.
 	if err != nil {
 		return out, err
 	}
-	return rebuild(ctx, etcddata.RebuildRequest{Source: p.at(in.Source), Work: filepath.Join(p.at(root), workPrefix+in.Stamp), Name: m.name, PeerURL: m.peerURL, Token: in.Token})
+	return rebuild(ctx, etcddata.RebuildRequest{Source: p.at(in.Source), Work: filepath.Join(p.at(root), workPrefix+in.Stamp), Name: m.name, PeerURL: m.peerURL, Token: in.Token, Now: in.Now})
 }
 
 // Put puts rebuilt data in the place of the data that were set aside. The argument is what Build returned.

@@ -186,7 +186,7 @@ func TestWhatIsNotRestored(t *testing.T) {
 		"a stream that goes on":     {body: append(bytes.Clone(data), 1), want: "is not what was sent"},
 		"another content":           {request: func(r *Request) { r.SHA256 = strings.Repeat("0", 64) }, body: data, want: "is not what was sent"},
 		"a member of another etcd":  {request: func(r *Request) { r.Name = "z" }, body: data, want: "not one of the members"},
-		"a revision that goes back": {request: func(r *Request) { r.Bump = 1000 }, body: data, want: "has to be raised"},
+		"a revision that goes back": {request: func(r *Request) { r.Bump = 0 }, body: data, want: "has to be raised"},
 		"more than the disk can do": {request: func(r *Request) { r.Bytes = 1 << 60 }, body: data, want: "needs"},
 		"data of somebody else": {prepare: func(t *testing.T, m etcd.Member) {
 			if err := os.MkdirAll(filepath.Join(m.DataDir(), "member/wal"), 0o700); err != nil {
