@@ -423,14 +423,14 @@ func (s *State) ruleOldData(c Change) *Refusal {
 		return nil
 	}
 	m, has := s.Member(c.Subject)
-	unfinished := has && m.Learner && c.Part == EtcdMember // its own join goes on
+	unfinished := has && m.Learner && c.Part == EtcdMember && s.UntrustedData(m) == "" // its own join goes on
 	if f := s.Facts(c.Subject); f != nil && f.Kubernetes.EtcdData && !s.cleared[c.Subject] && !unfinished {
 		fix := "clear " + c.Subject + ": " + facts.HowToClear()
 		if k := f.Kubernetes; k.Begun || k.Established || k.Adopted || f.HasBundle() {
 			fix = "run `quorate reset " + c.Subject + "`"
 		}
 		fix = "If nobody needs this data any more, " + fix + ". Then run it again."
-		if !has && f.Kubernetes.Established && c.Part == EtcdMember { // as a repair leaves it that was interrupted
+		if (!has || m.Learner) && f.Kubernetes.Established && c.Part == EtcdMember { // as a repair leaves it that was interrupted
 			fix = "`quorate repair` keeps this data aside, and has the host join etcd again."
 		}
 		return &Refusal{Rule: RuleOldData, Why: c.Subject + " has the etcd data of an earlier member in /var/lib/etcd", Fix: fix}

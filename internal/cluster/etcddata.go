@@ -16,10 +16,11 @@ const RuleOwnData = "no-member-of-it"
 // UntrustedData says why the data of an etcd member must not be used any more: it cannot be read, it differs from that of the
 // others, or it is older than what the member has acknowledged. It is empty if the data can be trusted, or if nobody can tell.
 //
-// The others decide: without a majority of members that work and agree with each other, no member is called wrong.
+// The others decide: without a majority of members that work and agree with each other, no member is called wrong. A learner has no vote
+// that its data could break, but it gets one, and etcd knows what it has acknowledged as of any other member.
 func (s *State) UntrustedData(m facts.EtcdMember) string {
 	why := s.suspected(m)
-	if why == "" || m.Learner {
+	if why == "" {
 		return ""
 	}
 	trusted := 0

@@ -176,14 +176,14 @@ func (f *findings) etcd() {
 				fix = "Start it. Or, if nobody is adding it, remove it: on a host with a working member, " + f.removeMember(m) + "."
 			}
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" was added, but has never started", fix, name)
+		case f.UntrustedData(m) != "":
+			f.unmet(RuleEtcdData, Critical, "the data of etcd member "+name+" must not be used: "+f.UntrustedData(m), f.untrustedFix(m), name)
 		case m.Learner:
 			fix := "Wait until it has caught up. If it does not, run `quorate apply`."
 			if f.stage == Foreign {
 				fix = "Wait until it has caught up and is promoted. If nobody is adding it, remove it: on a host with a working member, " + f.removeMember(m) + "."
 			}
 			judge(RuleEtcdLearner, Warning, "etcd member "+name+" is still a learner and has no vote"+after(": ", m.Problem), fix, name)
-		case f.UntrustedData(m) != "":
-			f.unmet(RuleEtcdData, Critical, "the data of etcd member "+name+" must not be used: "+f.UntrustedData(m), f.untrustedFix(m), name)
 		case !m.Healthy && f.Facts(name) != nil && f.Facts(name).Kubernetes.EtcdDataMissing():
 			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
 		case !m.Healthy && !onlyAlarms(m):

@@ -205,6 +205,10 @@ var findingCases = []struct {
 		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
 		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
 	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is older", "warning: the cluster does not survive"}},
+	{"etcd-learner-forgot", func(f fixture) {
+		f.Seen.Etcd[2].Learner, f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = true, false, "connection refused"
+		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is older", "warning: the cluster does not survive"}},
 	{"etcd-went-back", func(f fixture) { f.Seen.Etcd[2].WentBack = "it had 9 entries, and has 7" }, margins(1, 1, 1, 1),
 		[]string{"*critical: the data of etcd member cp-c must not be used: it had 9 entries"}},
 	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up

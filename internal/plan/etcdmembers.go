@@ -25,8 +25,8 @@ func (b *builder) joinEtcd() error {
 		}
 		m, has := b.Member(h.Name)
 		data := f.Kubernetes.EtcdData
-		if data && has && !m.Learner {
-			continue
+		if data && has && (!m.Learner || b.UntrustedData(m) != "") {
+			continue // a repair replaces a learner whose data cannot be trusted
 		}
 		if b.Stage() == cluster.Foreign {
 			return refused(cluster.RuleFixed, fmt.Sprintf("%s is an etcd host in the spec, and the etcd of this cluster has the members %s", h.Name, memberNames(b.Seen.Etcd)),
@@ -47,26 +47,29 @@ func (b *builder) joinEtcd() error {
 }
 
 // rejoins says that a control plane of the cluster has neither data of etcd nor a member with a vote, as after a recovery of the quorum,
-// or after that was interrupted.
+// or after that was interrupted. A learner whose data cannot be trusted does not go on with it: a repair replaces it.
 func (b *builder) rejoins(h spec.Host) bool {
 	f := b.Facts(h.Name)
 	if !b.c.StackedEtcd() || b.Seen.Etcd == nil || b.Stage() != cluster.Complete || f == nil || !h.Has(spec.RoleControlPlane) || !f.Kubernetes.KubeletConfig {
 		return false
 	}
 	m, has := b.Member(h.Name)
-	return has && m.Learner || !has && !f.Kubernetes.EtcdData
+	return has && m.Learner && b.UntrustedData(m) == "" || !has && !f.Kubernetes.EtcdData
 }
 
-// former says that a host has the data of a member that etcd does not have any more: it was removed while the host was down, or the quorum
-// was recovered without it. Such a member may have voted for what the others forgot, or have forgotten what it acknowledged, and together
-// with others of its kind it could become a second etcd. Nothing starts it; what it has is kept aside when the host joins again.
+// former says that a host has data that must not start again. Either etcd does not have its member any more: it was removed while the host
+// was down, or the quorum was recovered without it. Such a member may have voted for what the others forgot, or have forgotten what it
+// acknowledged, and together with others of its kind it could become a second etcd. Or etcd has the member, and its data cannot be trusted.
+// What it has is kept aside when a repair has the host join again.
 func (b *builder) former(h spec.Host) bool {
 	f := b.Facts(h.Name)
 	if b.c.ExistingEtcd() || f == nil || !f.Kubernetes.EtcdData || !slices.ContainsFunc(b.c.EtcdHosts(), func(o spec.Host) bool { return o.Name == h.Name }) {
 		return false
 	}
-	_, has := b.Member(h.Name)
-	return !has && slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
+	if m, has := b.Member(h.Name); has {
+		return b.UntrustedData(m) != ""
+	}
+	return slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
 }
 
 // rejoinEtcd plans new members for these control planes.

@@ -167,7 +167,7 @@ func (b *builder) restore(h spec.Host) {
 			pods = append([]string{"etcd"}, pods...)
 		}
 		for _, pod := range pods {
-			aside := (b.mends || b.rejoins(h)) && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair or a join that goes on
+			aside := (b.mends || b.rejoins(h) || b.former(h)) && slices.Contains(k.Withdrawn, pod) // for a maintenance, or for a repair or a join that goes on
 			if pod == "etcd" && b.former(h) {
 				continue // its data must not start again: it has to join etcd as a new member
 			}

@@ -401,7 +401,7 @@ func missingMembers(b *builder) (out []*remedy) {
 			c := b.remedy(h.Name, "it is an etcd host, and etcd has no member for it")
 			c.rejoin(h)
 			out = append(out, c)
-		case m.Learner:
+		case m.Learner && b.UntrustedData(m) == "":
 			c := b.remedy(h.Name, "its etcd member is a learner, and nobody promotes it")
 			c.rejoin(h)
 			out = append(out, c)
@@ -410,11 +410,11 @@ func missingMembers(b *builder) (out []*remedy) {
 	return out
 }
 
-// rejoin has a host whose member is not in etcd join again with an empty directory.
+// rejoin has a host whose member is not in etcd, or was removed in the same plan, join again with an empty directory.
 func (c *remedy) rejoin(h spec.Host) {
 	k := c.Facts(h.Name).Kubernetes
 	m, has := c.Member(h.Name)
-	own := has && m.Learner && m.Started // its own join goes on with the data that it has
+	own := has && m.Learner && m.Started && c.UntrustedData(m) == "" // its own join goes on with the data that it has
 	c.stopAPIServer(h, c.all()...)
 	if k.EtcdData && !own {
 		c.addInTurn(Step{Kind: SetAsideEtcd, Host: h.Name, Title: "set the member's data aside", Reason: "it is kept, and a new member begins with an empty directory",

@@ -176,6 +176,22 @@ func TestRepairs(t *testing.T) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
 		}, []string{"etcd-data/cp-c"}},
+		"a damaged member whose unit has failed": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("etcd-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+			f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"] = "failed"
+		}, []string{"etcd-data/etcd-c"}},
+		"a damaged member without its manifest": {false, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
+			f.Kubernetes("cp-c").Manifests = f.Kubernetes("cp-c").Manifests[1:]
+		}, []string{"etcd-data/cp-c"}},
+		"a learner with older data than it acknowledged": {true, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Seen.Etcd[2].Learner = true
+			f.Kubernetes("etcd-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
+			f.Seen.Hosts["etcd-c"].Facts.Units["etcd.service"] = "failed"
+		}, []string{"etcd-data/etcd-c"}},
 		"a damaged member while another one is down": {false, func(f clustertest.Fixture) {
 			f.Dies("cp-b")
 			fails(&f.Seen.Etcd[2], "connection refused")
@@ -250,6 +266,15 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 			m := &f.Seen.Etcd[2]
 			m.Healthy, m.Problem, m.Alarms, m.Raised = false, "it has raised the alarm CORRUPT", []string{"CORRUPT"}, []string{"CORRUPT"}
 		}, "etcd-c", []Kind{RemoveMember, EndAlarms, SetAsideEtcd, JoinEtcd, Mark}},
+		"a learner": {false, func(f clustertest.Fixture) {
+			fails(&f.Seen.Etcd[2], "connection refused")
+			f.Seen.Etcd[2].Learner = true
+			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
+			f.Change("cp-c", func(h *facts.Host) { h.APIServer = new(clustertest.Problem("etcd")) })
+		}, "cp-c", []Kind{StopPrograms, RemoveMember, SetAsideEtcd, RejoinEtcd, Mark, StartPrograms}},
+		"a learner whose data was replaced": {true, func(f clustertest.Fixture) {
+			f.Seen.Etcd[2].Learner, f.Seen.Etcd[2].WentBack = true, "it was in term 7 of etcd before, and later in term 5"
+		}, "etcd-c", []Kind{RemoveMember, SetAsideEtcd, JoinEtcd, Mark}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := repairFixture(tc.external)
@@ -269,6 +294,30 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestApplyLeavesUntrustedLearners to a repair: it neither has one go on with its data nor starts it.
+func TestApplyLeavesUntrustedLearners(t *testing.T) {
+	for name, c := range map[string]*spec.Cluster{"cp-c": testCluster(), "etcd-c": external()} {
+		obs := finished(t, c)
+		if !c.StackedEtcd() {
+			obs = finishedExternal(t, c)
+		}
+		for i := range obs.Etcd {
+			obs.Etcd[i].ID = obs.Etcd[i].Name
+		}
+		fails(&obs.Etcd[2], "connection refused")
+		obs.Etcd[2].Learner = true
+		obs.Hosts[name].Facts.Kubernetes.EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdForgot, Said: "tocommit(9) is out of range"}
+		for _, s := range build(t, c, obs).Steps {
+			if s.Host == name && (s.Kind == RejoinEtcd || s.Kind == JoinEtcd || s.Kind == RestoreControlPlane || s.Desired != nil && slices.Contains(s.Desired.Enable, hostconfig.EtcdUnit)) {
+				t.Errorf("%+v", s)
+			}
+		}
+		if _, r := cluster.Evaluate(c, obs).Allow(*change(cluster.Add, cluster.EtcdMember, name)); r == nil || r.Rule != cluster.RuleOldData {
+			t.Errorf("%s may go on with its data: %v", name, r)
+		}
 	}
 }
 
