@@ -29,8 +29,8 @@ func (m Member) SetAside(now time.Time) (to string, err error) {
 	if !system.Exists(from) {
 		return "", nil
 	}
-	if system.Exists(m.wal()) && !within(from, m.wal()) {
-		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", m.wal(), from)
+	if wal := m.SeparateWAL(); wal != "" && system.Exists(wal) {
+		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", wal, from)
 	}
 	dir, _ := m.dirs()
 	kept, err := KeptDir(m.Root, dir)

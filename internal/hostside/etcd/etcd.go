@@ -44,11 +44,24 @@ func (m Member) wal() string {
 	return m.path(wal)
 }
 
+// SeparateWAL is the directory of the member's write-ahead log, if its static pod has it outside of the data, DATADIR/member; empty otherwise.
+func (m Member) SeparateWAL() string {
+	data, wal := m.dirs()
+	if within(filepath.Join(data, "member"), wal) {
+		return ""
+	}
+	return m.path(wal)
+}
+
+// dirs are those that the static pod names, also while its manifest is set aside.
 func (m Member) dirs() (data, wal string) {
 	data, wal = hostconfig.EtcdDataDir, ""
-	if pod, err := staticpod.Read(m.path(hostconfig.EtcdManifest)); err == nil {
-		args := staticpod.Arguments(pod)
-		data, wal = cmp.Or(args["data-dir"], data), args["wal-dir"]
+	for _, path := range []string{hostconfig.EtcdManifest, filepath.Join(facts.WithdrawnDir, filepath.Base(hostconfig.EtcdManifest))} {
+		if pod, err := staticpod.Read(m.path(path)); err == nil {
+			args := staticpod.Arguments(pod)
+			data, wal = cmp.Or(args["data-dir"], data), args["wal-dir"]
+			break
+		}
 	}
 	return data, cmp.Or(wal, filepath.Join(data, "member/wal"))
 }

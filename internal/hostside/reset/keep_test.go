@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // TestWhatIsReplacedIsKept kills a reset that keeps etcd's data and the keys before every single action, and finishes it with a reset
@@ -48,6 +49,55 @@ func TestWhatIsReplacedIsKept(t *testing.T) {
 		}
 		if err == nil {
 			return
+		}
+	}
+}
+
+// TestAnAdoptedMembersPlacesAreKept: its static pod names other directories than kubeadm does. The second one has its manifest set aside.
+func TestAnAdoptedMembersPlacesAreKept(t *testing.T) {
+	const manifest = `metadata: {labels: {tier: control-plane}}
+spec:
+  containers:
+  - command: [etcd, --data-dir=/srv/etcd, --wal-dir=/srv/log/wal]
+status: {}
+`
+	keeping := request
+	keeping.Keep = facts.KeptDir + "/prod-20260304T050607Z"
+	for _, at := range []string{hostconfig.EtcdManifest, facts.WithdrawnDir + "/etcd.yaml"} {
+		for n := 0; ; n++ {
+			m := newMachine(t)
+			m.skeleton()
+			m.build(true)
+			if err := os.Remove(m.root + hostconfig.EtcdManifest); err != nil {
+				t.Fatal(err)
+			}
+			m.put(at, manifest)
+			m.put("/srv/etcd/member/snap/db", "writes")
+			m.put("/srv/log/wal/0.wal", "more writes")
+			m.actions = n
+			_, err := m.target().reset(t.Context(), keeping)
+			if err != nil && !errors.Is(err, errKilled) {
+				t.Fatalf("after %d actions: %v", n, err)
+			}
+			killed := err != nil
+			m.actions = -1
+			if _, err := m.target().reset(t.Context(), keeping); err != nil {
+				t.Fatalf("again after %d actions: %v", n, err)
+			}
+			after := m.files()
+			for file, want := range map[string]string{"/etcd/member/snap/db": "writes", "/etcd/wal/0.wal": "more writes"} {
+				if got := after[keeping.Keep+file]; got != want {
+					t.Fatalf("%s, after %d actions: %s has %q", at, n, file, got)
+				}
+			}
+			for path := range after {
+				if strings.HasPrefix(path, "/srv/etcd/") || strings.HasPrefix(path, "/srv/log/wal") {
+					t.Errorf("%s, after %d actions: %s is left", at, n, path)
+				}
+			}
+			if !killed {
+				break
+			}
 		}
 	}
 }

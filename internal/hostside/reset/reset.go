@@ -99,8 +99,9 @@ type begun struct {
 	Adopted bool `json:"adopted"`
 	// Containerd says that containerd runs from Quorate's bundle.
 	Containerd bool `json:"containerd"`
-	// EtcdData is where the data of the host's member is.
+	// EtcdData is where the data of the host's member is, and EtcdWAL its write-ahead log, if that is elsewhere.
 	EtcdData string `json:"etcdData"`
+	EtcdWAL  string `json:"etcdWAL,omitempty"`
 	// Keep is that of the request.
 	Keep string `json:"keep,omitempty"`
 }
@@ -164,8 +165,9 @@ func (h target) begin(in Request) (b begun, known bool, err error) {
 	case !errors.Is(err, fs.ErrNotExist):
 		return b, false, err
 	}
+	member := etcd.Member{Root: h.root}
 	b = begun{Cluster: in.Cluster, Adopted: system.Exists(h.at(facts.AdoptedFile)), Containerd: programs.Linked(h.root, "containerd"),
-		EtcdData: h.shown(etcd.Member{Root: h.root}.DataDir()), Keep: in.Keep}
+		EtcdData: h.shown(member.DataDir()), EtcdWAL: h.shown(member.SeparateWAL()), Keep: in.Keep}
 	if b.Node, err = h.marked(in.Cluster); err != nil {
 		return b, false, err
 	}
@@ -434,15 +436,17 @@ func (w work) clearState() error {
 		return nil
 	}
 	state := stateOf
-	if w.EtcdData != "" && w.EtcdData != stateOf[0].path && !w.wholeSystem() {
-		state = append([]place{{path: w.EtcdData, kind: tree}}, stateOf...)
+	for _, dir := range []string{w.EtcdData, w.EtcdWAL} {
+		if dir != "" && dir != stateOf[0].path && !wholeSystem(dir) {
+			state = append([]place{{path: dir, kind: tree}}, state...)
+		}
 	}
 	return w.places(state)
 }
 
-// wholeSystem says that the directory of etcd's data is none that could be cleared as a whole.
-func (w work) wholeSystem() bool {
-	return slices.Contains([]string{"/", "/etc", "/var", "/var/lib", "/home", "/root", "/srv", "/data", "/mnt", "/opt"}, filepath.Clean(w.EtcdData))
+// wholeSystem says that a directory of etcd is none that could be cleared, or moved, as a whole.
+func wholeSystem(dir string) bool {
+	return slices.Contains([]string{"/", "/etc", "/var", "/var/lib", "/home", "/root", "/srv", "/data", "/mnt", "/opt"}, filepath.Clean(dir))
 }
 
 // places clears places in order.
