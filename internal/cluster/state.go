@@ -592,6 +592,12 @@ func (s *State) Maintenance(host string) (facts.Maintenance, bool) {
 	return m, in
 }
 
+// NotesMaintenance says that a host itself notes that it is in maintenance, while the API cannot be read.
+func (s *State) NotesMaintenance(host string) bool {
+	f := s.Facts(host)
+	return s.Seen.API == nil && f != nil && f.Kubernetes.Maintenance != nil
+}
+
 // InMaintenance are the hosts that are in maintenance, in the spec's order. None is known while the API cannot be read.
 func (s *State) InMaintenance() (out []string) {
 	for _, h := range s.present.Spec.Hosts {

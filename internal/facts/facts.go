@@ -184,6 +184,9 @@ type Kubernetes struct {
 	Manifests []string `json:"manifests,omitempty"`
 	// Withdrawn are the static pods whose manifests were set aside for a maintenance of the host.
 	Withdrawn []string `json:"withdrawn,omitempty"`
+	// Maintenance is what the host itself notes of its maintenance; nil if it is in none. What the API has counts (see API.Maintenance). The
+	// note is for whoever repairs while the API cannot be read.
+	Maintenance *Maintenance `json:"maintenance,omitempty"`
 	// PodImages are the images of these static pods, by the pod's name: what the kubelet runs, or is about to run.
 	PodImages map[string]string `json:"podImages,omitempty"`
 	// SharesPort reports whether kube-apiserver lets HAProxy listen on its port beside it.

@@ -16,6 +16,8 @@ const (
 	BackupScheduleFile = BackupDir + "/schedule.json"
 	// RestoreFile says from which backup the host's cluster is, or was, restored (see Restore).
 	RestoreFile = "/var/lib/quorate/restore.json"
+	// MaintenanceFile is the host's own note of its maintenance (see Kubernetes.Maintenance).
+	MaintenanceFile = "/var/lib/quorate/maintenance.json"
 	// EtcdRestoredFile says with which members and token the data of this host's etcd member was restored.
 	EtcdRestoredFile = EtcdGuardDir + "/restored.json"
 )
@@ -26,7 +28,7 @@ const KeptDir = "/var/lib/quorate-kept"
 // Traces are the files and directories by which a host belongs to a cluster. Without them it can be used for another one.
 // Programs, units and settings stay: a new build brings them into shape.
 var Traces = []string{
-	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, WatchDir, RestoreFile, ResettingFile,
+	"/etc/kubernetes", "/var/lib/etcd", "/var/lib/kubelet", "/etc/cni/net.d", "/etc/etcd/members.env", EstablishedFile, EtcdGuardDir, ApproverFile, WithdrawnDir, BackupDir, WatchDir, RestoreFile, MaintenanceFile, ResettingFile,
 }
 
 // HowToClear says how to make a host that belongs, or belonged, to a cluster usable for another one.

@@ -38,7 +38,7 @@ var withoutSecrets = []string{
 	"node.dial", "node.facts",
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial
-	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
+	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.note-maintenance", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
 	"node.show-files", // nothing that may contain a secret leaves the host
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",

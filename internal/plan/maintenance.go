@@ -82,7 +82,8 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 	}
 	var away []spec.Host
 	for _, h := range t.Hosts {
-		if _, in := s.Maintenance(h.Name); in || b.drained(h.Name) {
+		f := s.Facts(h.Name)
+		if _, in := s.Maintenance(h.Name); in || b.drained(h.Name) || f != nil && f.Kubernetes.Maintenance != nil {
 			away = append(away, h)
 		}
 	}

@@ -533,11 +533,13 @@ type builder struct {
 	last *Step
 	// mends says that steps only restore what was there, and that each of them is made alone (see Repairs).
 	mends bool
+	// repairs says that nobody who knows better decides: hosts that note that they are in maintenance are left alone, too.
+	repairs bool
 }
 
 // Facts are what a host reported. A host that is in maintenance is left as it is, like one that cannot be reached.
 func (b *builder) Facts(host string) *facts.Facts {
-	if _, in := b.Maintenance(host); in {
+	if _, in := b.Maintenance(host); in || b.repairs && b.NotesMaintenance(host) {
 		return nil
 	}
 	return b.State.Facts(host)

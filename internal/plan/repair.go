@@ -116,6 +116,11 @@ func Repairs(s *cluster.State, bundle Bundle) (out []Repair, notes []string, _ e
 	for _, name := range s.InMaintenance() {
 		notes = append(notes, name+" is in maintenance and is left as it is")
 	}
+	for _, h := range s.Present().Spec.Hosts {
+		if s.NotesMaintenance(h.Name) {
+			notes = append(notes, h.Name+" notes that it is in maintenance, the API cannot be asked, and it is left as it is; `quorate apply` restores it all the same")
+		}
+	}
 	if why := b.keepsFiles(); why != "" {
 		notes = append(notes, why+": the contents of files on hosts are left as they are, and only what is missing or stopped is restored; `quorate plan` shows the differences")
 	}
@@ -150,7 +155,7 @@ func repairable(s *cluster.State) *cluster.Refusal {
 
 // mender is a builder that restores what was there.
 func mender(s *cluster.State, bundle Bundle) *builder {
-	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, mends: true}
+	b := &builder{State: s, c: s.Spec, bundle: bundle, at: map[string]*hostSteps{}, mends: true, repairs: true}
 	b.out = &Plan{Cluster: s.Spec.Metadata.Name, Bundle: bundle.Digest, Steps: []Step{}}
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
@@ -445,7 +450,7 @@ func withdrawnServers(b *builder) (out []*remedy) {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		f := b.Facts(h.Name)
 		if f == nil || b.Seen.API == nil {
-			continue // whether it is in maintenance is not known
+			continue // without an API, they may be stopped for a recovery of the quorum
 		}
 		m, member := b.Member(h.Name)
 		pods := slices.DeleteFunc(slices.Clone(f.Kubernetes.Withdrawn), func(pod string) bool { return !slices.Contains(controlPlanePods, pod) })

@@ -415,6 +415,44 @@ func TestDocumentationHasTheRepairs(t *testing.T) {
 	}
 }
 
+// TestAHostNotesItsMaintenance: while the API does not answer, the host's own note is what says that whoever works there stopped a unit. A
+// note that was forgotten counts for nothing while the API answers, and the end of a maintenance removes it.
+func TestAHostNotesItsMaintenance(t *testing.T) {
+	f := repairFixture(false)
+	f.Seen.Hosts["w-a"].Facts.Units["kubelet.service"] = "inactive"
+	f.Seen.Hosts["lb-b"].Facts.Units["keepalived.service"] = "inactive"
+	want := []string{"units/w-a", "load-balancer/lb-b"}
+	of := func(name string) {
+		t.Helper()
+		keys, _ := repairsOf(t, f)
+		for _, key := range want {
+			if !slices.Contains(keys, key) && !slices.Contains(keys, "refused "+key) {
+				t.Errorf("%s: %q", name, keys)
+			}
+		}
+	}
+	for _, host := range []string{"w-a", "lb-b"} {
+		f.Kubernetes(host).Maintenance = &facts.Maintenance{Ready: true}
+	}
+	of("the API says that they are in none")
+	if p, err := EndMaintenance(cluster.Evaluate(f.Spec, f.Seen), targetOf(t, f.Spec, "w-a")); err != nil || !slices.Equal(kindsOf(p)[LeaveMaintenance], []string{"w-a"}) {
+		t.Errorf("nothing removes the note: %v, %v", p, err)
+	}
+	f.Silent()
+	keys, _ := repairsOf(t, f)
+	if slices.ContainsFunc(keys, func(k string) bool { return strings.HasSuffix(k, "/w-a") || strings.HasSuffix(k, "/lb-b") }) {
+		t.Errorf("hosts in maintenance are repaired: %q", keys)
+	}
+	_, notes, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{})
+	if err != nil || !slices.ContainsFunc(notes, func(n string) bool { return strings.HasPrefix(n, "w-a notes that it is in maintenance") }) {
+		t.Errorf("%q, %v", notes, err)
+	}
+	for _, host := range []string{"w-a", "lb-b"} {
+		f.Kubernetes(host).Maintenance = nil
+	}
+	of("they note none")
+}
+
 // TestALostHostComesBack: nothing starts the data of a member that etcd does not have any more, neither a repair nor apply. It is kept aside, and the host
 // joins etcd again.
 func TestALostHostComesBack(t *testing.T) {

@@ -31,10 +31,12 @@ const (
 	rebootAgain = 2 * time.Minute
 )
 
-// maintained changes what the cluster remembers of a host in maintenance.
+// maintained changes what the cluster remembers of a host in maintenance, and what the host notes for the time in which the cluster cannot
+// be asked.
 func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, change func(*facts.Maintenance, bool)) error {
-	return e.onNode(ctx, "noting the maintenance of "+host, func(ctx context.Context) error {
-		var m facts.Maintenance
+	var m facts.Maintenance
+	if err := e.onNode(ctx, "noting the maintenance of "+host, func(ctx context.Context) error {
+		m = facts.Maintenance{}
 		key := observe.MaintenanceKey + host
 		have, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, observe.ConfigMap, metav1.GetOptions{})
 		if err != nil && !apierrors.IsNotFound(err) {
@@ -51,7 +53,20 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, 
 			return err
 		}
 		return note(ctx, client, key, string(value))
-	})
+	}); err != nil {
+		return err
+	}
+	return e.noteMaintenance(ctx, host, &m)
+}
+
+// noteMaintenance has a host note its maintenance, or with nil that it is over.
+func (e *Env) noteMaintenance(ctx context.Context, host string, m *facts.Maintenance) error {
+	c, err := e.Conns.Get(host)
+	if err != nil {
+		return err
+	}
+	_, err = machine.NoteMaintenance.On(ctx, c, m)
+	return err
 }
 
 // beginMaintenance remembers which hosts are in maintenance. What is remembered of a host that is already stays.
@@ -113,7 +128,7 @@ func confirmMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 	return nil
 }
 
-// leaveMaintenance forgets the maintenance of a host: from then on the cluster relies on it again.
+// leaveMaintenance forgets the maintenance of a host: from then on the cluster relies on it again. One that departs was reset, or is dead.
 func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.permittedAPI(ctx, s)
 	if err != nil {
@@ -125,6 +140,11 @@ func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 	patch, err := json.Marshal(map[string]any{"data": map[string]any{observe.MaintenanceKey + s.Host: nil}})
 	if err != nil {
 		return err
+	}
+	if _, stays := e.Cluster.Host(s.Host); stays { // before the cluster forgets it, so that no note is left
+		if err := e.noteMaintenance(ctx, s.Host, nil); err != nil {
+			return err
+		}
 	}
 	return e.onNode(ctx, "ending the maintenance of "+s.Host, func(ctx context.Context) error {
 		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Patch(ctx, observe.ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})

@@ -129,7 +129,8 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 			k.Clusters = append(k.Clusters, name)
 		}
 	}
-	k.Restore = restoreMark(at(facts.RestoreFile))
+	k.Restore = mark(at(facts.RestoreFile), facts.Restore{File: "unknown (" + at(facts.RestoreFile) + " cannot be read)"})
+	k.Maintenance = mark(at(facts.MaintenanceFile), facts.Maintenance{})
 	k.Flags = staticPodFlags(dir + "/manifests")
 	k.Arguments = staticPodArguments(dir + "/manifests")
 	k.Kubelet, k.KubeletDue = kubeletFields(at("/var/lib/kubelet/config.yaml")), k.KubeletConfig && system.Exists(at(facts.KubeletSettingsDue))
@@ -213,18 +214,18 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	return k
 }
 
-// restoreMark is the mark of a restore; nil without one. One that cannot be read belongs to a restore of which nothing else is known.
-func restoreMark(path string) *facts.Restore {
+// mark reads a mark; nil if there is none. One that cannot be read is there all the same.
+func mark[T any](path string, unreadable T) *T {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var out facts.Restore
+	var out T
 	if err == nil {
 		err = json.Unmarshal(data, &out)
 	}
 	if err != nil {
-		return &facts.Restore{File: "unknown (" + path + " cannot be read)"}
+		return &unreadable
 	}
 	return &out
 }

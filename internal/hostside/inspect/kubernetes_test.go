@@ -62,6 +62,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		hostconfig.EtcdMembersFile:                  "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
 		hostconfig.EtcdWAL + "/0.wal":               "x",
 		facts.RestoreFile:                           `{"cluster": "prod", "backup": "0123", "complete": true}`,
+		facts.MaintenanceFile:                       `{"since": "2026-03-04T05:06:07Z", "ready": true}`,
 	}
 	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, facts.EtcdClientPKI) {
 		if path := "/etc/kubernetes/pki/" + name; files[path] == "" {

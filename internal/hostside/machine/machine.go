@@ -4,11 +4,15 @@ package machine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"time"
 
+	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -56,6 +60,23 @@ var Start = host.DefineChange("node.start-programs", func(ctx context.Context, i
 	}
 	return struct{}{}, errors.Join(errs...)
 })
+
+// NoteMaintenance has the host note that it is in maintenance, or with nil that it is not: see facts.Kubernetes.Maintenance.
+var NoteMaintenance = host.Define("node.note-maintenance", func(_ context.Context, in *facts.Maintenance) (struct{}, error) {
+	return struct{}{}, noteMaintenance("", in)
+})
+
+func noteMaintenance(root string, in *facts.Maintenance) error {
+	path := filepath.Join(root, facts.MaintenanceFile)
+	if in == nil {
+		return durable.Remove(path)
+	}
+	text, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, text, 0o600)
+}
 
 // Reboot reboots the host, unless it has booted since it had the given boot ID. The answer may not arrive any more.
 var Reboot = host.DefineChange("node.reboot", func(ctx context.Context, before string) (struct{}, error) {
