@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -76,6 +77,7 @@ func (b *builder) renewCertificates(which func(host string, c facts.Certificate)
 		b.copyRenewedClient(h, from)
 		all := b.toRenew(h, which)
 		restart := b.Outdated(h.Name)
+		expired := slices.ContainsFunc(all, func(c facts.Certificate) bool { return b.Expired(c) && !ofAdministrator(c) })
 		if len(all) > 0 {
 			b.renewOn(h, all, change(cluster.Restart, cluster.APIPrograms, h.Name), after)
 			for _, c := range all {
@@ -86,9 +88,15 @@ func (b *builder) renewCertificates(which func(host string, c facts.Certificate)
 				}
 			}
 		}
-		b.restartPrograms(h, restart, after)
+		if expired { // a kubelet that cannot restart could not start them
+			b.renewKubelet(h, after...)
+		}
+		b.restartPrograms(h, restart, expired, after)
 	}
 }
+
+// ofAdministrator says that no program of the cluster uses the certificate.
+func ofAdministrator(c facts.Certificate) bool { return strings.HasSuffix(c.Name, "admin.conf") }
 
 func (b *builder) toRenew(h spec.Host, which func(host string, c facts.Certificate) bool) []facts.Certificate {
 	return slices.DeleteFunc(b.Renewable(h.Name), func(c facts.Certificate) bool { return !b.Reachable(h.Name) || !which(h.Name, c) })
@@ -115,17 +123,38 @@ func (b *builder) renewOn(h spec.Host, all []facts.Certificate, change *cluster.
 	return b.addInTurn(s, after...)
 }
 
-// restartPrograms restarts those programs of a control plane that read their certificate only when they start. They lead nothing then.
-func (b *builder) restartPrograms(h spec.Host, programs []string, after []*Step) {
-	if len(programs) == 0 {
+// restartPrograms restarts those programs of a control plane that read their certificate only when they start. They lead nothing then. If
+// certificates had expired, other programs may wait until the kubelet starts them.
+func (b *builder) restartPrograms(h spec.Host, programs []string, expired bool, after []*Step) {
+	if len(programs) == 0 && !expired {
 		return
 	}
-	if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
+	if len(programs) > 0 && len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
 		// The same plan may move leadership away from this host again, for an upgrade or other settings.
 		b.addInTurn(moveLeadershipStep(h.Name, "certificates", "whoever leads is not restarted"), after...)
 	}
-	b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(programs), Pods: programs, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
-		Reason: "they read their certificate only when they start; the API server goes on"}, after...)
+	reason := "they read their certificate only when they start; the API server goes on"
+	if len(programs) == 0 {
+		reason = "certificates had expired"
+	}
+	s := restartStep(h, programs, cluster.Restart, reason)
+	if expired {
+		s = withKubelet(s)
+	}
+	b.addInTurn(s, after...)
+}
+
+func restartStep(h spec.Host, programs []string, verb cluster.Verb, reason string) Step {
+	return Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(programs), Pods: programs, Change: change(verb, cluster.APIPrograms, h.Name), Reason: reason}
+}
+
+// withKubelet restarts the kubelet with the programs of a control plane whose certificates had expired. Its own certificate is mostly valid
+// then, because it renews that itself. But what ended again and again, also etcd's member, it starts only after a pause of up to five minutes.
+func withKubelet(s Step) Step {
+	s.Restart = []string{"kubelet.service"}
+	s.Title = "restart " + cluster.List(append(slices.Clone(s.Pods), facts.Kubelet))
+	s.Reason += "; a kubelet that restarts makes no program wait that ended again and again, and containers go on"
+	return s
 }
 
 // copyRenewedClient gives a control plane the client certificate for an external etcd that was renewed: that which it has, so that
@@ -235,16 +264,15 @@ func (b *builder) reissueExpired() {
 			continue
 		}
 		// An API server whose etcd did not answer may have given up, too, whatever certificates its own host has.
-		s := Step{Kind: RestartPrograms, Host: h.Name, Pods: controlPlanePods, Change: change(cluster.Start, cluster.APIPrograms, h.Name),
-			Reason: "certificates had expired, and programs that are refused try again less and less often"}
+		pods, verb, reason := controlPlanePods, cluster.Start, "certificates had expired, and programs that are refused try again less and less often"
 		if b.APIServer(h.Name).OK {
-			s.Pods, s.Change.Verb, s.Reason = nil, cluster.Restart, "they read their certificate only when they start; the API server goes on"
+			pods, verb, reason = nil, cluster.Restart, "they read their certificate only when they start; the API server goes on"
 			for _, c := range b.ExpiredOn(h.Name) {
-				s.Pods = append(s.Pods, c.Programs()...)
+				pods = append(pods, c.Programs()...)
 			}
 		}
-		s.Pods = slices.DeleteFunc(slices.Clone(s.Pods), func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
-		s.Title = "restart " + cluster.List(s.Pods)
+		pods = slices.DeleteFunc(slices.Clone(pods), func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
+		s := withKubelet(restartStep(h, pods, verb, reason))
 		switch {
 		case len(s.Pods) == 0:
 		case s.Change.Disruptive():

@@ -124,6 +124,64 @@ func TestOneHostWithExpiredCertificates(t *testing.T) {
 	}
 }
 
+// TestKubeletsDoNotMakeProgramsWait: kubelets renew their own certificates. Those of everything else have expired, and what ended because of
+// that again and again must not wait until a kubelet tries it once more.
+func TestKubeletsDoNotMakeProgramsWait(t *testing.T) {
+	c := testCluster()
+	expire := func(obs *facts.Observation, host string, which func(facts.Certificate) bool) {
+		k := &obs.Hosts[host].Facts.Kubernetes
+		for i := range k.Certificates {
+			if !k.Certificates[i].CA && which(k.Certificates[i]) {
+				k.Certificates[i].Expires = obs.Time.Add(-time.Hour)
+			}
+		}
+	}
+	restarts := func(p *Plan) (on []string) {
+		checkOrder(t, p)
+		for _, s := range p.Steps {
+			if s.Kind == RestartPrograms && slices.Equal(s.Restart, []string{"kubelet.service"}) {
+				on = append(on, s.Host)
+			}
+		}
+		return on
+	}
+	obs := finished(t, c)
+	certified(c, obs, 200)
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		expire(obs, h.Name, func(c facts.Certificate) bool { return c.Name != facts.KubeletClient && c.Name != facts.KubeletServer })
+	}
+	obs.API, obs.APIError, obs.Etcd, obs.EtcdError = nil, "Unauthorized", nil, "its certificate is not accepted"
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		obs.Hosts[h.Name].APIServer.OK, obs.Hosts[h.Name].APIServer.Problem = false, "certificate has expired"
+	}
+	p := build(t, c, obs)
+	if got := restarts(p); !slices.Equal(slices.Sorted(slices.Values(got)), allControlPlanes) || len(kindsOf(p)[RenewKubelet]) > 0 {
+		t.Errorf("kubelets restart on %v: %v", got, kindsOf(p))
+	}
+	// One host alone, with a certificate that a program reads again: if it runs.
+	obs = finished(t, c)
+	certified(c, obs, 200)
+	expire(obs, "cp-b", func(c facts.Certificate) bool { return c.Name == "pki/apiserver-etcd-client.crt" })
+	if p = build(t, c, obs); !slices.Equal(restarts(p), []string{"cp-b"}) || len(kindsOf(p)[MoveLeadership]) > 0 {
+		t.Errorf("%v", kindsOf(p))
+	}
+	// A kubelet that has expired as well gets its certificate before it restarts. Those of the administrator end no program.
+	expire(obs, "cp-b", func(c facts.Certificate) bool { return c.Name == facts.KubeletClient })
+	expire(obs, "cp-a", func(c facts.Certificate) bool { return c.Name == "admin.conf" })
+	p, err := Renew(cluster.Evaluate(c, obs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(restarts(p), []string{"cp-b"}) || !dependsOn(p, stepID("cp-b", RestartPrograms), stepID("cp-b", RenewKubelet)) {
+		t.Errorf("%v", kindsOf(p))
+	}
+	// What is only due ended nothing.
+	certified(c, obs, 100)
+	if p = build(t, c, obs); len(restarts(p)) > 0 || len(kindsOf(p)[RestartPrograms]) == 0 {
+		t.Errorf("%v", kindsOf(p))
+	}
+}
+
 func TestACertificateThatEndsWithItsAuthority(t *testing.T) {
 	c := testCluster()
 	obs := finished(t, c)

@@ -305,7 +305,8 @@ type Step struct {
 	// Switch belongs to InstallBundle, on hosts on which nothing runs yet: all programs run from the bundle immediately.
 	Switch bool `json:"switch,omitempty"`
 	// Programs belongs to SwitchPrograms: names as of facts.ProgramOf, in the order in which they are switched. Restart are
-	// the units that run them; a step that has any carries a change.
+	// the units that run them; a step that has any carries a change. With RestartPrograms, it is the kubelet, if programs may wait until
+	// it starts them again.
 	Programs []string `json:"programs,omitempty"`
 	Restart  []string `json:"restart,omitempty"`
 	// Desired belongs to Configure, Mark and MoveClients.

@@ -70,7 +70,7 @@ func restartPrograms(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	_, err = kubeadm.RestartPrograms.Make(ctx, c, permit, kubeadm.RestartRequest{Pods: s.Pods, Await: s.Change.Verb == cluster.Restart})
+	_, err = kubeadm.RestartPrograms.Make(ctx, c, permit, kubeadm.RestartRequest{Pods: s.Pods, Kubelet: len(s.Restart) > 0, Await: s.Change.Verb == cluster.Restart})
 	return err
 }
 

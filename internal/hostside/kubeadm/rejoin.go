@@ -129,5 +129,5 @@ var FinishRejoin = host.DefineChange("kubeadm.finish-rejoin", func(ctx context.C
 	for _, name := range h.Withdrawn() {
 		errs = append(errs, h.Return(name))
 	}
-	return struct{}{}, errors.Join(errs...)
+	return struct{}{}, errors.Join(append(errs, ForgetBackOff(ctx))...) // without their member, they ended again and again
 })

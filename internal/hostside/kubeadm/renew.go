@@ -228,6 +228,8 @@ func presents(ctx context.Context, address, path string) error {
 // RestartRequest names static pods of a control plane.
 type RestartRequest struct {
 	Pods []string
+	// Kubelet says that the kubelet restarts as well: programs may have ended again and again (see ForgetBackOff).
+	Kubelet bool
 	// Await says that the new containers must work before the operation returns.
 	Await bool
 }
@@ -237,12 +239,21 @@ var healthPorts = map[string]string{facts.ControllerManager: "10257", facts.Sche
 
 // RestartPrograms ends the containers of static pods; the kubelet starts them again. They then read their kubeconfigs.
 var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx context.Context, in RestartRequest) (struct{}, error) {
+	running := map[string][]string{}
 	for _, pod := range in.Pods {
-		before, err := containerd.IDs(ctx, pod)
+		ids, err := containerd.IDs(ctx, pod)
 		if err != nil {
 			return struct{}{}, err
 		}
-		grace := stopGrace
+		running[pod] = ids
+	}
+	if in.Kubelet { // before they end: one that has failed often would have to wait from now on
+		if err := ForgetBackOff(ctx); err != nil {
+			return struct{}{}, err
+		}
+	}
+	for _, pod := range in.Pods {
+		before, grace := running[pod], stopGrace
 		if pod == facts.APIServer {
 			grace = apiStopGrace
 		}
@@ -252,7 +263,7 @@ var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx con
 		if !in.Await {
 			continue
 		}
-		err = within(ctx, stopPatience, "restarting "+pod, func(ctx context.Context) error {
+		err := within(ctx, stopPatience, "restarting "+pod, func(ctx context.Context) error {
 			now, err := containerd.IDs(ctx, pod)
 			switch {
 			case err != nil:

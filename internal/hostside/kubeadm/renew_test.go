@@ -120,6 +120,31 @@ func pairOf(t *testing.T, dir, name string) tls.Certificate {
 	return pair
 }
 
+// TestAKubeletThatWouldNotComeBackIsNotRestarted: it goes on with a certificate that has expired, and does not start with one.
+func TestAKubeletThatWouldNotComeBackIsNotRestarted(t *testing.T) {
+	now := time.Now()
+	root := t.TempDir()
+	kubeconfig := filepath.Join(root, kubeletKubeconfig)
+	if err := os.MkdirAll(filepath.Dir(kubeconfig), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if verb := startVerb(root, now); verb != "start" {
+		t.Errorf("without an identity: %s", verb)
+	}
+	for verb, end := range map[string]time.Time{"restart": now.Add(time.Hour), "start": now.Add(-time.Hour)} {
+		content, err := os.ReadFile(filepath.Join(controlPlane(t, now.AddDate(-1, 0, 0), end, now.AddDate(9, 0, 0)), "scheduler.conf"))
+		if err == nil {
+			err = os.WriteFile(kubeconfig, content, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := startVerb(root, now); got != verb {
+			t.Errorf("a certificate that ends %s from now: %s", end.Sub(now), got)
+		}
+	}
+}
+
 func TestRenewal(t *testing.T) {
 	now := time.Now().Truncate(time.Second)
 	for name, tc := range map[string]struct {

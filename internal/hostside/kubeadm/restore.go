@@ -3,8 +3,10 @@ package kubeadm
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
@@ -35,6 +37,20 @@ var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", fun
 	}
 	return struct{}{}, tighten()
 }, host.Secret)
+
+// ForgetBackOff has the kubelet start programs again that it makes wait, up to five minutes, because they ended again and again: it forgets
+// that when it restarts. Call it when what kept them from working is gone. Containers that run go on.
+func ForgetBackOff(ctx context.Context) error {
+	return system.Systemctl(ctx, startVerb("", time.Now()), kubeletUnit)
+}
+
+// startVerb is how a kubelet is started that may run. One whose certificate has expired would not come back from a restart.
+func startVerb(root string, now time.Time) string {
+	if c, err := pkifile.KubeletClient(root); err != nil || c != nil && !now.Before(c.NotAfter) {
+		return "start"
+	}
+	return "restart"
+}
 
 // RestartKubelet restarts the kubelet. The containers of its pods continue to run.
 var RestartKubelet = host.DefineChange("kubeadm.restart-kubelet", func(ctx context.Context, _ struct{}) (struct{}, error) {

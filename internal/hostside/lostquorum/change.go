@@ -15,14 +15,14 @@ import (
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 const (
-	etcdPod     = "etcd"
-	kubeletUnit = "kubelet.service"
+	etcdPod = "etcd"
 
 	// endGrace is how long a program has to end. Without a quorum there is nothing that it could finish.
 	endGrace   = 2 * time.Second
@@ -181,9 +181,8 @@ var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ st
 		if err := (withdrawal.Host{}).Return(etcdPod); err != nil {
 			return struct{}{}, err
 		}
-		// It does not run where the data were missing when the host booted. Where it runs, it makes pods wait that have crashed often,
-		// as they do without a quorum; a restart ends that, and leaves the containers alone.
-		return struct{}{}, system.Systemctl(ctx, "restart", kubeletUnit)
+		// It does not run where the data were missing when the host booted. Where it runs, pods have crashed often without a quorum.
+		return struct{}{}, kubeadm.ForgetBackOff(ctx)
 	}
 	return struct{}{}, system.Systemctl(ctx, "enable", "--now", hostconfig.EtcdUnit)
 })

@@ -93,17 +93,26 @@ func Kubeconfig(path string) error {
 // A kubelet that is joining writes the kubeconfig when it starts, and gets the certificate only when the API answers it. root
 // is empty for the host itself, or a directory in tests.
 func Identity(root string) error {
+	_, err := KubeletClient(root)
+	return err
+}
+
+// KubeletClient is the client certificate of that identity; nil if the kubelet has other credentials.
+func KubeletClient(root string) (*x509.Certificate, error) {
 	path := filepath.Join(root, "/etc/kubernetes/kubelet.conf")
 	if err := Kubeconfig(path); err != nil {
-		return err
+		return nil, err
 	}
 	config, err := clientcmd.LoadFromFile(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	user := config.AuthInfos[config.Contexts[config.CurrentContext].AuthInfo]
-	if user.ClientCertificate == "" {
-		return nil // Kubeconfig has checked what is inside the file
+	if user.ClientCertificate == "" { // Kubeconfig has checked what is inside the file
+		if all := Certificates(user.ClientCertificateData); len(all) > 0 {
+			return all[0], nil
+		}
+		return nil, nil
 	}
 	at := func(file string) string {
 		if filepath.IsAbs(file) {
@@ -111,10 +120,11 @@ func Identity(root string) error {
 		}
 		return filepath.Join(filepath.Dir(path), file)
 	}
-	if _, err := tls.LoadX509KeyPair(at(user.ClientCertificate), at(user.ClientKey)); err != nil {
-		return fmt.Errorf("the kubelet's client certificate: %w", err)
+	pair, err := tls.LoadX509KeyPair(at(user.ClientCertificate), at(user.ClientKey))
+	if err != nil {
+		return nil, fmt.Errorf("the kubelet's client certificate: %w", err)
 	}
-	return nil
+	return pair.Leaf, nil
 }
 
 func usable(config *clientcmdapi.Config) error {
