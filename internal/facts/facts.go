@@ -258,6 +258,8 @@ type Restore struct {
 	Backup string    `json:"backup"`
 	File   string    `json:"file"`
 	Taken  time.Time `json:"taken"`
+	// EtcdCluster is the ID of etcd in the backup, in hexadecimal.
+	EtcdCluster string `json:"etcdCluster,omitempty"`
 	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
 	Revision int64 `json:"revision"`
 	Bump     int64 `json:"bump"`

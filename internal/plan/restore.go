@@ -28,15 +28,31 @@ func Restore(s *cluster.State, bundle Bundle, from facts.Restore, ca string) (*P
 	if r := s.UnfinishedRestore(from.Backup); r != nil {
 		return nil, r
 	}
-	if r := inTheWay(s, from); r != nil {
-		return nil, r
-	}
+	otherCA := ""
 	for _, h := range s.Spec.Spec.Hosts {
-		if f := s.Facts(h.Name); f != nil && f.Kubernetes.CA != "" && !cluster.SameAuthority(f.Kubernetes.CA, ca) {
-			return nil, refused(RuleBackupsCA, h.Name+" has the CA certificate of another cluster than the backup", fixReplace(s))
+		if f := s.Facts(h.Name); otherCA == "" && f != nil && f.Kubernetes.CA != "" && !cluster.SameAuthority(f.Kubernetes.CA, ca) {
+			otherCA = h.Name + " has another CA certificate than the backup: " + whoseCA(s, from)
 		}
 	}
+	if r := inTheWay(s, from, otherCA); r != nil {
+		return nil, r
+	}
+	if otherCA != "" {
+		return nil, refused(RuleBackupsCA, otherCA, fixReplace(s))
+	}
 	return buildFrom(s, bundle, &from)
+}
+
+// whoseCA says what it means that the hosts have another CA than the backup. The ID of etcd tells whether it is the same cluster: it stays when
+// the CA is replaced. But it changes with a restore and with a recovery of the quorum, and only an etcd that answers tells it.
+func whoseCA(s *cluster.State, from facts.Restore) string {
+	same := func(id string) bool {
+		return id != "" && strings.TrimLeft(id, "0") == strings.TrimLeft(from.EtcdCluster, "0")
+	}
+	if slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return same(m.ClusterID) }) {
+		return "it is the same cluster (its etcd has the same ID), and its CA was replaced after the backup was taken. A restore brings the former CA back: kubeconfigs and certificates of the new one are not accepted any more"
+	}
+	return "either it is of another cluster, or the CA was replaced after the backup was taken (`quorate certs rotate ca`). In that case, a restore brings the former CA back, and kubeconfigs and certificates of the new one are not accepted any more"
 }
 
 // Restored says that the hosts have the cluster that was restored from the backup, and that the restore ended.
@@ -54,8 +70,8 @@ func Restored(s *cluster.State, backup string) bool {
 }
 
 // inTheWay refuses to restore over a cluster, or where nobody can tell whether there is one. Hosts that this restore has begun on are
-// no cluster.
-func inTheWay(s *cluster.State, from facts.Restore) *cluster.Refusal {
+// no cluster. The last argument says that the hosts have another CA than the backup; empty if they have not.
+func inTheWay(s *cluster.State, from facts.Restore, otherCA string) *cluster.Refusal {
 	if why := s.Unreachable(); len(why) > 0 {
 		var lines []string
 		for _, h := range s.Spec.Spec.Hosts {
@@ -88,6 +104,9 @@ func inTheWay(s *cluster.State, from facts.Restore) *cluster.Refusal {
 	}
 	if Restored(s, from.Backup) {
 		why += "; it was restored from this backup before"
+	}
+	if otherCA != "" {
+		why += "; " + otherCA
 	}
 	return &cluster.Refusal{Rule: RuleNoClusterThere, Subjects: on, Why: "restoring would replace what is there: " + why, Fix: fixReplace(s)}
 }

@@ -222,6 +222,37 @@ func TestWhatIsNotRestoredOver(t *testing.T) {
 	}
 }
 
+// TestABackupFromBeforeItsCAWasReplaced is one of the same cluster, and the refusal says so where etcd tells it.
+func TestABackupFromBeforeItsCAWasReplaced(t *testing.T) {
+	c := testCluster()
+	from := fromBackup
+	from.EtcdCluster = "006f7a8b00112233"
+	for want, id := range map[string]string{"it is the same cluster": "6f7a8b00112233", "either it is of another cluster, or the CA was replaced": "123"} {
+		for name, marked := range map[string]bool{"a cluster": false, "a restore that began": true} {
+			obs := finished(t, c)
+			for i := range obs.Etcd {
+				obs.Etcd[i].ClusterID = id
+			}
+			for _, h := range c.Spec.Hosts {
+				if k := &obs.Hosts[h.Name].Facts.Kubernetes; k.CA != "" {
+					k.CA = "the CA that followed"
+				}
+			}
+			if marked {
+				obs.Hosts["cp-a"].Facts.Kubernetes.Restore = &from
+			}
+			_, err := Restore(cluster.Evaluate(c, obs), testBundle, from, caOfBackup)
+			var r *cluster.Refusal
+			if !errors.As(err, &r) || !strings.Contains(r.Why, "another CA certificate than the backup") || !strings.Contains(r.Why, want) || !strings.Contains(r.Fix, "--replace-cluster") {
+				t.Errorf("%s, etcd %s: %v", name, id, err)
+			}
+		}
+	}
+	if _, err := Restore(cluster.Evaluate(c, finished(t, c)), testBundle, from, caOfBackup); err == nil || strings.Contains(err.Error(), "another CA") {
+		t.Errorf("with the same CA: %v", err)
+	}
+}
+
 func TestOutdatedLabels(t *testing.T) {
 	before, after := testCluster(), testCluster()
 	before.Spec.NodePools = []spec.NodePool{{Name: "web", Labels: map[string]string{"tier": "front"}, Taints: []spec.Taint{{Key: "web", Effect: "NoSchedule"}}, Hosts: []string{"worker-a"}}}

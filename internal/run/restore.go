@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/endpoint"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
@@ -90,7 +91,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: err.Error(), Fix: "Nothing was changed. docs/restoring.md says what a restore needs."}
 	}
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
-	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), Revision: m.Etcd.Revision}
+	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision}
 	decide := func(s *cluster.State) (*plan.Plan, error) {
 		from.Bump = snapshot.BumpAt(time.Now(), m.Etcd.Revision)
 		if begun := s.RestoreBegun(from.Backup); begun != nil {
@@ -115,10 +116,9 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err != nil {
 		return nil, err
 	}
-	if elsewhere := e.runsElsewhere(ctx, w.State, before, r.PKI.CA(), o.Lab); len(elsewhere) > 0 {
-		why := fmt.Sprintf("the cluster that the backup was taken of still runs: its API answers on %s, which is not in the spec", strings.Join(elsewhere, ", "))
+	if why := e.runsElsewhere(ctx, w.State, before, r.PKI.CA(), o.Lab); why != "" {
 		if !o.Replace {
-			return nil, &cluster.Refusal{Rule: plan.RuleNoClusterThere, Subjects: elsewhere, Why: why,
+			return nil, &cluster.Refusal{Rule: plan.RuleNoClusterThere, Why: why,
 				Fix: "Stop it first: reset its hosts with their own spec (`quorate reset --all`), or power them off. Two clusters with the same keys would both accept clients. To restore it all the same, add `--replace-cluster " + e.Cluster.Metadata.Name + "`. Nothing was changed."}
 		}
 		out.Notes = append(out.Notes, why+". Stop it: clients and kubelets that know its addresses still use it")
@@ -227,14 +227,15 @@ func (e *Engine) reopen(ctx context.Context) error {
 	return e.takeLeases(ctx, e.Cluster.Spec.Hosts)
 }
 
-// runsElsewhere are the control planes in the backup that are not in the spec and whose API answers with a certificate of the backup's CA.
-func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca string, lab bool) (out []string) {
+// runsElsewhere says that the cluster of the backup runs, or may run, on control planes that are not in the spec; empty if it does not. Without
+// a session to one of the hosts, nobody can tell, and nothing could be restored either.
+func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca string, lab bool) string {
 	if before == nil || lab {
-		return nil
+		return ""
 	}
 	marks, _ := s.Restores()
 	if len(marks) > 0 {
-		return nil // it was asked before this restore began
+		return "" // it was asked before this restore began
 	}
 	var c *host.Conn
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
@@ -244,17 +245,44 @@ func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *sp
 		}
 	}
 	if c == nil {
-		return nil
+		return ""
 	}
+	var ours, others []string
 	for _, h := range before.HostsWith(spec.RoleControlPlane) {
 		if slices.ContainsFunc(e.Cluster.Spec.Hosts, func(o spec.Host) bool { return o.Address == h.Address }) {
 			continue
 		}
-		if observe.APIServer(ctx, c, h, hostconfig.EndpointHost(before), ca).OK {
-			out = append(out, h.Name+" ("+h.Address+")")
+		if observe.APIServer(ctx, c, h, apiServerName, ca).OK {
+			ours = append(ours, h.Name+" ("+h.Address+")")
+			continue
+		}
+		a, err := endpoint.Dial.On(ctx, c, endpoint.Request{Name: apiServerName, Address: h.Address, Port: hostconfig.APIPort, CA: ca, Timeout: elsewhereTimeout, Connections: 1})
+		if err == nil && a.Outcome == endpoint.Stranger {
+			others = append(others, h.Name+" ("+h.Address+"): "+a.Detail)
 		}
 	}
-	return out
+	return stillRuns(ours, others)
+}
+
+const (
+	// apiServerName is in the certificate of every API server, whatever the endpoint was called when it was signed.
+	apiServerName = "kubernetes"
+	// elsewhereTimeout is how long a server may take that may be one of the cluster in a backup.
+	elsewhereTimeout = 5 * time.Second
+)
+
+// stillRuns says what was found at the addresses of the control planes in a backup: API servers of the backup's CA, and servers with other
+// certificates, each with its certificate.
+func stillRuns(ours, others []string) string {
+	var out []string
+	if len(ours) > 0 {
+		out = append(out, "the cluster that the backup was taken of still runs: its API answers on "+strings.Join(ours, ", ")+", which is not in the spec")
+	}
+	if len(others) > 0 {
+		out = append(out, "the cluster that the backup was taken of may still run. Where it had control planes that are not in the spec, a server answers with a certificate that is not valid by the CA in the backup: "+
+			strings.Join(others, "; ")+". Either the CA was replaced after the backup was taken (`quorate certs rotate ca`), or another cluster has the address now")
+	}
+	return strings.Join(out, "; ")
 }
 
 // leftHosts names the hosts in the backup that the spec does not have. Nobody knows whether they still run.

@@ -10,6 +10,29 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
+// TestAClusterThatMayStillRun: its CA may have been replaced after the backup was taken, and nobody who answers says so.
+func TestAClusterThatMayStillRun(t *testing.T) {
+	for _, tc := range []struct {
+		ours, others []string
+		want         []string
+	}{
+		{nil, nil, nil},
+		{[]string{"cp-a (10.0.0.11)"}, nil, []string{"still runs: its API answers on cp-a (10.0.0.11)"}},
+		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "the CA was replaced", "another cluster has the address"}},
+		{[]string{"cp-a (10.0.0.11)"}, []string{"cp-b (10.0.0.12): x"}, []string{"still runs: its API answers on cp-a", "may still run"}},
+	} {
+		got := stillRuns(tc.ours, tc.others)
+		if (got == "") != (len(tc.want) == 0) {
+			t.Errorf("%v, %v: %q", tc.ours, tc.others, got)
+		}
+		for _, want := range tc.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%v, %v: %q lacks %q", tc.ours, tc.others, got, want)
+			}
+		}
+	}
+}
+
 func TestSpecsThatFitABackup(t *testing.T) {
 	const etcd = "v3.7.1"
 	of := func(kubernetes, etcd, networking string) RestoreOptions {
