@@ -52,6 +52,25 @@ func Rebuilt(seen *facts.Observation) *facts.Observation {
 	return &out
 }
 
+// Emptied is an observation of hosts as they are after a reset of all of them: nothing is left of their cluster, and nobody answers for it. What
+// a host is stays, and so does why one could not be observed.
+func Emptied(seen *facts.Observation) *facts.Observation {
+	out := facts.Observation{Time: seen.Time, Hosts: map[string]facts.Host{}, ExistingEtcd: seen.ExistingEtcd, Backups: seen.Backups}
+	for name, h := range seen.Hosts {
+		empty := facts.Host{Error: h.Error}
+		if h.Facts != nil {
+			f := *h.Facts
+			f.Kubernetes, f.Watch, f.Self, f.Unknown, f.Pending = facts.Kubernetes{}, nil, facts.MissingCopy, nil, nil
+			f.Files, f.Modes, f.Units, f.Enabled, f.Registries = map[string]string{}, nil, map[string]string{}, nil, nil
+			f.Bundles, f.Remains, f.Programs, f.ProgramProblems, f.Binaries = nil, nil, nil, nil, ""
+			f.Images, f.ImageProblems, f.Snapshots = "", nil, nil
+			empty.Facts = &f
+		}
+		out.Hosts[name] = empty
+	}
+	return &out
+}
+
 // Restores are the marks of restores that began and did not end, with the hosts that have them.
 func (s *State) Restores() (marks []facts.Restore, on []string) {
 	for _, name := range slices.Sorted(maps.Keys(s.Seen.Hosts)) {

@@ -220,6 +220,16 @@ func carriesCluster(k facts.Kubernetes) bool {
 	return k.KubeletConfig || k.EtcdData || len(k.Manifests) > 0
 }
 
+// Carries says that a host has anything of a cluster, whole or not, whoever left it there.
+func (s *State) Carries(host string) bool {
+	f := s.Facts(host)
+	if f == nil {
+		return false
+	}
+	k := f.Kubernetes
+	return carriesCluster(k) || k.Begun || k.Established || k.Adopted || k.Resetting || k.CA != ""
+}
+
 // hasStrangers says that the API knows nodes that the spec does not.
 func (s *State) hasStrangers() bool { return len(s.Strangers()) > 0 }
 

@@ -22,6 +22,9 @@ const (
 	EtcdRestoredFile = EtcdGuardDir + "/restored.json"
 )
 
+// SnapshotSpare is what has to be left of a disk on which a snapshot of etcd is stored, in bytes.
+const SnapshotSpare = 512 << 20
+
 // KeptDir is where a restore that replaces a cluster keeps the data and the keys of that cluster. Quorate never removes it.
 const KeptDir = "/var/lib/quorate-kept"
 

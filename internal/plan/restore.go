@@ -87,8 +87,7 @@ func inTheWay(s *cluster.State, from facts.Restore, otherCA string) *cluster.Ref
 	}
 	var on []string
 	for _, h := range s.Spec.Spec.Hosts {
-		k := s.Facts(h.Name).Kubernetes
-		if k.KubeletConfig || k.EtcdData || len(k.Manifests) > 0 || k.Begun || k.Established || k.Adopted || k.Resetting || k.CA != "" {
+		if s.Carries(h.Name) {
 			on = append(on, h.Name)
 		}
 	}

@@ -222,6 +222,23 @@ func TestWhatIsNotRestoredOver(t *testing.T) {
 	}
 }
 
+// TestAClusterIsNotGivenUpForNothing: what the plan of the restore would be refused for is found while the cluster is still there.
+func TestAClusterIsNotGivenUpForNothing(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	p := func() (*Plan, error) {
+		return Restore(cluster.Evaluate(c, cluster.Emptied(obs)), testBundle, fromBackup, caOfBackup)
+	}
+	if p, err := p(); err != nil || len(kindsOf(p)[RestoreEtcd]) != len(c.EtcdHosts()) {
+		t.Fatalf("a sound cluster: %v, %v", p, err)
+	}
+	obs.Hosts["worker-a"].Facts.Lacks = []string{"mount"} // of a system whose package manager is unknown
+	var r *cluster.Refusal
+	if _, err := p(); !errors.As(err, &r) || r.Rule != RulePackages {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestABackupFromBeforeItsCAWasReplaced is one of the same cluster, and the refusal says so where etcd tells it.
 func TestABackupFromBeforeItsCAWasReplaced(t *testing.T) {
 	c := testCluster()

@@ -86,6 +86,42 @@ func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
 	})
 }
 
+// checkReplacement refuses to give up a cluster for one that could not be built on its hosts afterwards, as far as that can be told while it is
+// there. What the snapshot of its etcd needs is known. What is checked here is checked again when the hosts were reset.
+func (e *Engine) checkReplacement(ctx context.Context, s *cluster.State, snapshot int64, ignore []string) error {
+	return progress.Track(ctx, e.Progress, "", "preflight/replacement", "check the hosts before the cluster on them is given up", func(ctx context.Context) error {
+		findings := preflight.JudgeReplacement(s, observe.Preflight(ctx, s, e.Conns, false, nil), snapshot)
+		emptied := cluster.Evaluate(e.Cluster, cluster.Emptied(s.Seen))
+		probed := emptied
+		if s.Reached().Endpoint() == e.Cluster.Endpoint() {
+			probed = s // its CA tells whether it is this cluster that answers there, which is as good as nobody
+		}
+		if e.Cluster.Spec.LoadBalancer.Type != spec.BalancerManaged || !held(s, e.Cluster.Spec.LoadBalancer.Address) {
+			findings = append(findings, endpoint.Judge(emptied, endpoint.Everywhere(ctx, probed, e.Conns))...)
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if refused := cluster.Refuse(preflight.RulePreflight, fmt.Sprintf("the hosts could not become %s again after the cluster on them was reset; nothing was changed:", e.Cluster.Metadata.Name),
+			"`quorate restore --ignore CHECK` ignores one check, by its name.", preflight.NewReport(e.Cluster, findings, ignore, nil).Findings); refused != nil {
+			return refused
+		}
+		return nil
+	})
+}
+
+// held says that one of the hosts has an address: its load balancer gives it back when it is reset.
+func held(s *cluster.State, address string) bool {
+	for _, h := range s.Seen.Hosts {
+		if h.Facts != nil {
+			if _, has := h.Facts.Interface(address); has {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // checkUpgrade refuses to change the version of a cluster where its users would notice.
 func (e *Engine) checkUpgrade(ctx context.Context, w *Work, ignore []string) error {
 	const id, title = "upgrade/check", "check the cluster before its version changes"

@@ -65,6 +65,17 @@ func TestHostsThatJoinAreChecked(t *testing.T) {
 	}
 }
 
+// TestNothingIsGivenUpUnchecked: hosts on which nobody looked are not reset for a cluster that may not be possible there.
+func TestNothingIsGivenUpUnchecked(t *testing.T) {
+	f := clustertest.Whole()
+	f.Spec.Spec.LoadBalancer.Address, f.Spec.Spec.ControlPlane.Endpoint = "127.0.0.1", "localhost:1"
+	err := silent(t, f.Spec).checkReplacement(t.Context(), cluster.Evaluate(f.Spec, f.Seen), 1<<30, nil)
+	var refused *cluster.Refusal
+	if !errors.As(err, &refused) || refused.Rule != preflight.RulePreflight || len(refused.Subjects) != len(f.Spec.Spec.Hosts) || !strings.Contains(refused.Why, "nothing was changed") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestAFirstBuildChecksEveryHostAndTheVirtualIP(t *testing.T) {
 	f := clustertest.Whole()
 	f.Empty()

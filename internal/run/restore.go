@@ -108,7 +108,12 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		if err := whole(ctx, b); err != nil { // before anything is given up
 			return nil, err
 		}
-		if out.Kept, err = e.replace(ctx, o); err != nil {
+		if out.Kept, err = e.replace(ctx, o, func(s *cluster.State) error {
+			if _, err := decide(cluster.Evaluate(e.Cluster, cluster.Emptied(s.Seen))); err != nil {
+				return err
+			}
+			return e.checkReplacement(ctx, s, snapshotBytes(m), o.Ignore)
+		}); err != nil {
 			return nil, err
 		}
 		w, err = e.decide(ctx, decide)
@@ -189,9 +194,16 @@ func Replaceable(err error) bool {
 	return refused && slices.Contains([]string{plan.RuleNoClusterThere, plan.RuleBackupsCA, cluster.RuleUnfinishedRestore}, r.Rule)
 }
 
+// snapshotBytes is the size of the snapshot of etcd in a backup.
+func snapshotBytes(m backup.Manifest) int64 {
+	part, _ := m.Part(backup.SnapshotPart)
+	return part.Bytes
+}
+
 // replace resets the hosts of a cluster that is given up, and keeps what it had stored. It returns where, also if it failed after it had
-// begun. The hosts are reached anew: a reset removes Quorate from them, too.
-func (e *Engine) replace(ctx context.Context, o RestoreOptions) (kept string, _ error) {
+// begun. Before anything is changed, check says whether the cluster of the backup can be built there. The hosts are reached anew: a reset
+// removes Quorate from them, too.
+func (e *Engine) replace(ctx context.Context, o RestoreOptions, check func(*cluster.State) error) (kept string, _ error) {
 	w, err := e.decide(ctx, plan.ResetAll)
 	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {
 		if err := e.takeLeases(ctx, slices.Concat(more.Departing, more.Removed)); err != nil {
@@ -204,6 +216,9 @@ func (e *Engine) replace(ctx context.Context, o RestoreOptions) (kept string, _ 
 	}
 	if why := w.State.Unreachable(); len(why) > 0 {
 		return "", &cluster.Refusal{Rule: plan.RuleAllHosts, Why: "some hosts cannot be reached: " + strings.Join(slices.Sorted(maps.Keys(why)), ", "), Fix: "Bring them up. Nothing was changed."}
+	}
+	if err := check(w.State); err != nil {
+		return "", err
 	}
 	name := e.Cluster.Metadata.Name + "-" + time.Now().UTC().Format("20060102T150405Z")
 	plan.KeepReplaced(w.Plan, name)

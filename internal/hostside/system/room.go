@@ -5,6 +5,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
 )
 
 // RoomForSnapshot creates a directory for a snapshot of etcd of some bytes, and fails if that would fill the disk, which etcd itself
@@ -17,8 +19,7 @@ func RoomForSnapshot(dir string, size int64) error {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return err
 	}
-	const spare = 512 << 20
-	if free := int64(fs.Bavail) * fs.Bsize; free < size+spare {
+	if free := int64(fs.Bavail) * fs.Bsize; free < size+facts.SnapshotSpare {
 		return fmt.Errorf("the snapshot of etcd needs %d MiB below %s, and only %d MiB are free: free some space; 512 MiB are left for etcd", size>>20, dir, free>>20)
 	}
 	return nil
