@@ -63,6 +63,15 @@ type WatchUnit struct {
 	Address string `json:"address"` // from which it comes
 }
 
+// WatchProbe is whether units on control planes could repair the hosts, before there are any.
+type WatchProbe struct {
+	// Reach is how control planes reach sshd on the hosts, directly. Errors are those of which nothing is known, by name.
+	Reach  []Reach           `json:"reach"`
+	Errors map[string]string `json:"errors,omitempty"`
+	// SudoAsks are the hosts on which sudo wants a password.
+	SudoAsks []string `json:"sudoAsks,omitempty"`
+}
+
 // WatchReport is what a unit says of itself.
 type WatchReport struct {
 	// AgoSeconds is how long ago the unit last did something, by the clock of its host.

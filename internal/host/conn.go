@@ -59,6 +59,8 @@ type session struct {
 	stderr *tail
 	// unconfirmed is set while nobody has confirmed the host key.
 	unconfirmed *UnconfirmedError
+	// sudoAsked says that sudo has asked for the user's password.
+	sudoAsked bool
 }
 
 func newSession(ctx context.Context, pipe *pipeConn) (*session, error) {
@@ -138,6 +140,9 @@ func (c *Conn) Err() error {
 	}
 	return nil
 }
+
+// SudoAsked says that sudo on the host has asked for the user's password before the session began.
+func (c *Conn) SudoAsked() bool { return c.now.Load().sudoAsked }
 
 // OnNewSession calls f each time that a lost session has been replaced, before anything else uses the new one. If f
 // fails, the new session is not used. A caller that holds something for the time of a session, such as a lease, takes it

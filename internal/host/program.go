@@ -20,6 +20,7 @@ type program struct {
 	stdin   io.WriteCloser
 	stdout  *bufio.Reader
 	stderr  *tail
+	asked   bool // sudo has asked for the password
 }
 
 // run runs a script as root, through sudo for users other than root, and returns once the script has printed the greeting.
@@ -51,12 +52,13 @@ func (d *dialer) run(ctx context.Context, client *ssh.Client, t Target, script, 
 	said, err := awaitGreeting(p.stdout, greeting)
 	if err == nil {
 		asker.settle()
+		p.asked = asker.times() > 0
 		return p, nil
 	}
 	werr := session.Wait()
 	session.Close()
 	asker.settle()
-	if asker.denied() {
+	if asker.times() > 1 {
 		return nil, fmt.Errorf("sudo does not accept the password of %s", t.User)
 	}
 	if ctx.Err() != nil {
@@ -189,10 +191,11 @@ func (a *asker) settle() {
 	a.pending, a.prompt = nil, nil
 }
 
-func (a *asker) denied() bool {
+// times is how often sudo has asked. The second time, the password was wrong.
+func (a *asker) times() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.asked > 1
+	return a.asked
 }
 
 func (d *dialer) sudoAdvice(t Target, stderr string) string {

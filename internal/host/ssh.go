@@ -115,6 +115,6 @@ func (d *dialer) serveOver(ctx context.Context, client *ssh.Client, t Target, sc
 	if err != nil {
 		return nil, err
 	}
-	s.ssh, s.stderr = client, p.stderr
+	s.ssh, s.stderr, s.sudoAsked = client, p.stderr, p.asked
 	return s, nil
 }

@@ -172,6 +172,21 @@ func TestSudo(t *testing.T) {
 	}
 }
 
+// TestSudoAsked: who logs in later without a password has to know that it was needed, and not only that there was one.
+func TestSudoAsked(t *testing.T) {
+	for asks, want := range map[string]bool{"": false, "secret": true} {
+		s := serve(t, sshtest.Options{User: "ops", SudoPassword: asks}).known(t)
+		c, err := host.Dial(host.WithAccess(t.Context(), &host.Access{SudoPassword: "secret"}), s.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if c.SudoAsked() != want {
+			t.Errorf("sudo that asks for %q: %t", asks, c.SudoAsked())
+		}
+	}
+}
+
 // TestSudoPasswordGoesBeforeTheBinary would fail when the upload began while sudo still reads its password.
 func TestSudoPasswordGoesBeforeTheBinary(t *testing.T) {
 	s := serve(t, sshtest.Options{User: "ops", SudoPassword: "secret"}).known(t)

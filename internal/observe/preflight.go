@@ -211,10 +211,8 @@ func (p *probe) dial(hosts []spec.Host, targets map[string][]reach.DialTarget) (
 	if len(targets) == 0 {
 		return nil
 	}
+	hosts = slices.DeleteFunc(slices.Clone(hosts), func(h spec.Host) bool { return len(targets[h.Name]) == 0 })
 	p.each(hosts, func(ctx context.Context, h spec.Host, conn *host.Conn) error {
-		if len(targets[h.Name]) == 0 {
-			return nil
-		}
 		results, err := reach.DialAll.On(ctx, conn, targets[h.Name])
 		if err != nil {
 			return err

@@ -75,6 +75,7 @@ var Checks = []Check{
 	{ID: WebhooksCheck, Severities: severities{failure, warning}, What: "before the version changes: every admission webhook that fails closed (`failurePolicy: Fail`) has an endpoint that is ready (error); one with a single endpoint is a warning"},
 	{ID: BudgetsCheck, Severities: severities{info}, What: "before the version changes: disruption budgets that allow no eviction. They do not block an upgrade, because no pod is evicted, but they would block a maintenance"},
 	{ID: SpaceCheck, Severities: severities{failure}, What: "before the version changes: there is space for the new bundle on every node, and for a snapshot of etcd where a member runs"},
+	{ID: WatchCheck, Severities: severities{failure}, What: "with `spec.repair.watch`: every control plane reaches sshd on every host, directly and at the address in the spec, and sudo wants no password of users other than root. The units that repair have neither a jump host nor a password. In a cluster that exists, `apply` checks only what is new: the units report what they cannot reach"},
 	{ID: SourcesCheck, Severities: severities{failure}, What: "unless this machine already has the bundle: each server from which it would be downloaded serves one small file or manifest. Names, connections, TLS, logins (401, 403) and missing files (404) are reported separately"},
 }
 

@@ -331,6 +331,7 @@ func TestFindings(t *testing.T) {
 	for _, what := range []string{"endpoint error", "endpoint warning", "endpoint info", "virtual-ip error"} { // package endpoint tests them
 		covered[what] = true
 	}
+	covered["watch error"] = true                                                                                                                                               // TestWatch does
 	covered["sources error"] = true                                                                                                                                             // package sources tests them
 	for _, what := range []string{"deprecated-apis error", "deprecated-apis warning", "webhooks error", "webhooks warning", "disruption-budgets info", "upgrade-space error"} { // TestUpgrade does
 		covered[what] = true

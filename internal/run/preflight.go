@@ -50,6 +50,9 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 	if len(probes) > 0 {
 		findings = append(findings, endpoint.Judge(s, probes)...)
 	}
+	if !quick || !s.Exists() {
+		findings = append(findings, e.watchFindings(ctx, preflight.WatchPaths(s, true), s)...)
+	}
 	if !quick {
 		findings = append(findings, sources.Check(ctx, e.Cluster)...)
 		if s.Exists() && s.VersionChanges() {
@@ -62,6 +65,9 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 // Check refuses to build a cluster on hosts that cannot become it, and to add hosts to a cluster that cannot join it. Hosts
 // that joined are not checked again: they have grown beyond what is asked of empty hosts.
 func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
+	if err := e.checkWatch(ctx, w, ignore); err != nil {
+		return err
+	}
 	if slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool {
 		return s.Kind == plan.CheckStored || s.Kind == plan.UpgradeControlPlane && w.State.VersionChanges()
 	}) {
@@ -86,11 +92,39 @@ func (e *Engine) Check(ctx context.Context, w *Work, ignore []string) error {
 	})
 }
 
+// watchFindings are what would keep units on control planes from repairing hosts on these paths.
+func (e *Engine) watchFindings(ctx context.Context, paths []facts.Path, s *cluster.State) []cluster.Finding {
+	if len(paths) == 0 {
+		return nil
+	}
+	return preflight.JudgeWatch(s, observe.Watch(ctx, s, e.Conns, paths))
+}
+
+// checkWatch refuses to have the control planes of a cluster that exists repair hosts that they cannot log in to.
+func (e *Engine) checkWatch(ctx context.Context, w *Work, ignore []string) error {
+	paths := preflight.WatchPaths(w.State, false)
+	if !w.State.Exists() || len(paths) == 0 || !slices.ContainsFunc(w.Plan.Steps, func(s plan.Step) bool { return s.Kind == plan.AdmitWatch || s.Kind == plan.ConfigureWatch }) {
+		return nil
+	}
+	return progress.Track(ctx, e.Progress, "", "preflight/watch", "check whether the control planes can repair the hosts", func(ctx context.Context) error {
+		r := preflight.NewReport(e.Cluster, e.watchFindings(ctx, paths, w.State), ignore, nil)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if refused := cluster.Refuse(preflight.RulePreflight, "the control planes could not repair all hosts (spec.repair.watch); nothing was changed:",
+			"`quorate preflight` checks it again. `quorate apply --ignore "+preflight.WatchCheck+"` ignores it: the units then leave these hosts alone.", r.Findings); refused != nil {
+			return refused
+		}
+		return nil
+	})
+}
+
 // checkReplacement refuses to give up a cluster for one that could not be built on its hosts afterwards, as far as that can be told while it is
 // there. What the snapshot of its etcd needs is known. What is checked here is checked again when the hosts were reset.
 func (e *Engine) checkReplacement(ctx context.Context, s *cluster.State, snapshot int64, ignore []string) error {
 	return progress.Track(ctx, e.Progress, "", "preflight/replacement", "check the hosts before the cluster on them is given up", func(ctx context.Context) error {
 		findings := preflight.JudgeReplacement(s, observe.Preflight(ctx, s, e.Conns, false, nil), snapshot)
+		findings = append(findings, e.watchFindings(ctx, preflight.WatchPaths(s, true), s)...)
 		emptied := cluster.Evaluate(e.Cluster, cluster.Emptied(s.Seen))
 		probed := emptied
 		if s.Reached().Endpoint() == e.Cluster.Endpoint() {

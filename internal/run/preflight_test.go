@@ -65,6 +65,23 @@ func TestHostsThatJoinAreChecked(t *testing.T) {
 	}
 }
 
+// TestUnitsThatRepairAreChecked before they are set up, and only where they are new.
+func TestUnitsThatRepairAreChecked(t *testing.T) {
+	admit := plan.Step{ID: "w-a/admit-watch", Kind: plan.AdmitWatch, Host: "w-a"}
+	f := clustertest.Whole()
+	f.Spec.Spec.Repair.Watch = true
+	if got := checked(t, f, admit); len(got) != len(f.Spec.HostsWith(spec.RoleControlPlane)) {
+		t.Errorf("checked %v", got)
+	}
+	if got := checked(t, f, plan.Step{ID: "cp-a/configure", Kind: plan.Configure, Host: "cp-a"}); got != nil {
+		t.Errorf("nothing of the units is planned, and %v were checked", got)
+	}
+	f.Watch("1")
+	if got := checked(t, f, admit); got != nil {
+		t.Errorf("the units know the hosts, and %v were checked", got)
+	}
+}
+
 // TestNothingIsGivenUpUnchecked: hosts on which nobody looked are not reset for a cluster that may not be possible there.
 func TestNothingIsGivenUpUnchecked(t *testing.T) {
 	f := clustertest.Whole()
