@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/watch"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -26,6 +27,10 @@ const (
 	unitInterval = 10 * time.Second
 	// unitPatience is the time between two attempts to lead while another unit is known to. Each is a login.
 	unitPatience = 30 * time.Second
+	// unitReports is the time between two reports to systemd: several fit into WatchdogSec of the unit.
+	unitReports = 15 * time.Second
+	// unitHangs is after which time without a sign of life the unit reports nothing any more. No step of a repair may take so long.
+	unitHangs = 15 * time.Minute
 	// unitCompare is how often it compares the data of etcd's members.
 	unitCompare = 10 * time.Minute
 )
@@ -37,6 +42,9 @@ var errReplaced = errors.New("the program or its configuration was replaced")
 // program, was replaced.
 func WatchHere(ctx context.Context, log io.Writer) error {
 	u := &unit{log: log}
+	u.sign()
+	system.Notify("READY=1")
+	go u.live(ctx, system.Notify)
 	config, err := u.configuration(ctx)
 	if err != nil {
 		return err
@@ -88,11 +96,40 @@ type unit struct {
 
 	mu     sync.Mutex
 	report facts.WatchReport
+	last   time.Time // the last sign of life
+}
+
+// sign notes a sign of life: the unit goes on.
+func (u *unit) sign() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last = time.Now()
+}
+
+// live tells systemd that the unit goes on, as long as it does. If it does not, systemd kills it and starts it again: with its sessions, its
+// consent to lead ends. A process that is suspended tells nothing either.
+func (u *unit) live(ctx context.Context, notify func(state string)) {
+	tick := time.NewTicker(unitReports)
+	defer tick.Stop()
+	for {
+		u.mu.Lock()
+		silent := time.Since(u.last)
+		u.mu.Unlock()
+		if silent < unitHangs {
+			notify("WATCHDOG=1")
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // configuration waits for the configuration, which comes after the unit.
 func (u *unit) configuration(ctx context.Context) (watch.Config, error) {
 	for noted := false; ; noted = true {
+		u.sign()
 		u.stamps = stampsOf(unitFiles())
 		config, err := watch.ReadConfig()
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -185,7 +222,8 @@ func (u *unit) progress(e progress.Event) {
 func (u *unit) write() {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.report.Looked = time.Now().UTC()
+	u.last = time.Now()
+	u.report.Looked = u.last.UTC()
 	if err := watch.Report(u.report); err != nil {
 		fmt.Fprintln(u.log, "the report for `quorate status` cannot be written:", err)
 	}

@@ -37,9 +37,14 @@ After=network-online.target
 StartLimitIntervalSec=0
 
 [Service]
+Type=notify
+NotifyAccess=main
 ExecStart=` + SelfPath + ` host watch
 Restart=always
 RestartSec=5
+# A unit that hangs, or whose process is suspended, reports nothing. Otherwise it could lead for ever, and repair nothing.
+WatchdogSec=60
+TimeoutAbortSec=5
 # Programs of the cluster come first, but the unit must get its turn while they are in trouble.
 Nice=5
 CPUWeight=50
