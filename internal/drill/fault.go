@@ -3,6 +3,7 @@
 package drill
 
 import (
+	"cmp"
 	"strings"
 	"time"
 
@@ -30,7 +31,7 @@ const (
 	Cut Kind = "cut"
 	// Loss drops a part of the packets of a host by chance.
 	Loss Kind = "loss"
-	// Fill fills the disk of a host, except for what its root user keeps for itself.
+	// Fill fills the disk of a host, for root as well: the programs of a cluster run as root.
 	Fill Kind = "fill"
 	// Slow limits how fast the disk of a host is written.
 	Slow Kind = "slow"
@@ -123,15 +124,29 @@ type Injection struct {
 	Host, Peer string
 	// Lasts is for how long it is injected, or 0 for a fault that happens once.
 	Lasts time.Duration
+	// Takes is the part of the host that the fault takes away in the worst case. Empty is all of it.
+	Takes cluster.Part
 }
 
 // Once says that the fault happens in one moment, and that there is nothing to heal.
 func (f Fault) Once() bool { return f.Kind == Kill || f.Kind == Reboot }
 
-// Change is what the fault takes from the cluster, for the rules that decide whether the cluster can afford it now.
+// Change is what the fault takes from the cluster, for the rules that decide whether the cluster can afford it now. A program that is only
+// killed counts as stopped: the rules make an exception for a restart of what the cluster has only one of, and a drill does not.
 func (i Injection) Change() cluster.Change {
 	if i.Target == Zone {
 		return cluster.Change{Verb: cluster.Stop, Part: cluster.WholeZone, Subject: i.Zone}
 	}
-	return cluster.Change{Verb: cluster.Stop, Part: cluster.WholeHost, Subject: i.Host}
+	return cluster.Change{Verb: cluster.Stop, Part: cmp.Or(i.Takes, cluster.WholeHost), Subject: i.Host}
+}
+
+// Where names the place of the fault: a host, "zone/NAME", or "A:B" for a link.
+func (i Injection) Where() string {
+	switch {
+	case i.Target == Zone:
+		return "zone/" + i.Zone
+	case i.Peer != "":
+		return i.Host + ":" + i.Peer
+	}
+	return i.Host
 }

@@ -21,7 +21,7 @@ type Report struct {
 	Environment Environment `json:"environment"`
 	// Topology are the hosts of the cluster.
 	Topology []HostInfo `json:"topology"`
-	// Objectives are what was promised, most specific last: the last one that matches a fault counts for it.
+	// Objectives are what was promised. Of each limit, the last one counts that is set among the objectives that match: see ObjectiveFor.
 	Objectives []Objective `json:"objectives"`
 	// Quiet is what clients experienced before the first fault.
 	Quiet *Quiet `json:"quiet,omitempty"`
@@ -173,11 +173,11 @@ type Sample struct {
 	Slowest float64 `json:"slowestMs"`
 }
 
-// Objective is a promise for the faults whose name matches a pattern.
+// Objective is a promise for the faults whose name matches a pattern (see Match).
 type Objective struct {
-	// Faults is a pattern for names, with * for any part: "kill/*", "power-off/zone/*".
+	// Faults are patterns for names: "kill/*", "power-off/zone/*", "*".
 	Faults string `json:"faults"`
-	// Clients is a pattern for kinds of clients: "endpoint*", "*". Empty means all.
+	// Clients are patterns for kinds of clients: "endpoint/*/new", "dns". Empty means all.
 	Clients string `json:"clients,omitempty"`
 	// MaxGapMs, MaxFailed, and MaxDisruptionSeconds are limits; nil is none.
 	MaxGapMs             *int64 `json:"maxGapMs,omitempty"`
