@@ -2,6 +2,8 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 GO          ?= go
+# Static programs: hosts and pods have other C libraries, or none.
+export CGO_ENABLED := 0
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 90m
 # `make test` is to end within this time. On a slow machine, end-to-end tests that are not essential are skipped, and say so.
@@ -26,7 +28,7 @@ check: ## quick checks: format, vet, static analysis, unit tests
 	$(GO) vet -tags lab,e2e ./...
 	$(GO) tool staticcheck -tags lab,e2e ./...
 	$(GO) run ./components/check
-	$(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race ./... # the race detector needs it
 
 test: build check test-lab test-e2e ## all tests
 
@@ -65,9 +67,8 @@ bench-bootstrap: build ## the documented kubeadm sequence against quorate apply,
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
 
-# Static, because the same program runs in pods as the clients.
 bench-upgrade: build ## what clients notice of a minor upgrade, with quorate apply and with kubeadm's documented procedure, and of maintenances and replacements; the last line is JSON
-	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
+	$(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
 	bin/bench-upgrade
 
 bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side

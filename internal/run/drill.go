@@ -284,7 +284,7 @@ func problems(s *cluster.State) map[string]bool {
 	out := map[string]bool{}
 	for _, f := range s.Findings() {
 		if f.Severity != cluster.Info {
-			out[f.Rule+" "+strings.Join(f.Subjects, " ")] = true
+			out[problem(f)] = true
 		}
 	}
 	return out
@@ -302,6 +302,19 @@ func (d *drilling) worse(s *cluster.State) bool {
 	}
 	return false
 }
+
+// what says, in a few words, what is worse.
+func (d *drilling) what(s *cluster.State) string {
+	for _, f := range s.Findings() {
+		if f.Severity != cluster.Info && !d.known[problem(f)] {
+			return f.Summary
+		}
+	}
+	return "it survives less than before"
+}
+
+// problem identifies a finding.
+func problem(f cluster.Finding) string { return f.Rule + " " + strings.Join(f.Subjects, " ") }
 
 func less(a, b quorum.Margins) bool {
 	if a.ControlPlanes < b.ControlPlanes || a.Etcd < b.Etcd || a.Zones < b.Zones {
@@ -382,6 +395,9 @@ func (d *drilling) sound(ctx context.Context) (*cluster.State, error) {
 		}
 		if good == 2 {
 			return s, nil
+		}
+		if good == 0 {
+			d.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "drill/wait", Title: "wait until the cluster is what it was", Detail: d.what(s)})
 		}
 		if err := pause(ctx, lookEachSecond); err != nil {
 			return nil, err
