@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -25,8 +25,8 @@ down: build ## delete that cluster and its machines
 check: ## quick checks: format, vet, static analysis, unit tests
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt'd:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags lab,e2e ./...
-	$(GO) tool staticcheck -tags lab,e2e ./...
+	$(GO) vet -tags lab,e2e,browser ./...
+	$(GO) tool staticcheck -tags lab,e2e,browser ./...
 	$(GO) run ./components/check
 	CGO_ENABLED=1 $(GO) test -race ./... # the race detector needs it
 
@@ -37,6 +37,12 @@ test-lab: build ## machines, zones, faults, and power cuts
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
 	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
 	$(GO) test -count=1 -run TestPrograms ./components # with nft, which the requirements have installed
+
+# axe-core comes from the npm registry, which is why `make test` does not run this.
+test-browser: ## open the pages of reports in a browser, and check them with axe
+	command -v chromium >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; }
+	npm ci --prefix test/browser --ignore-scripts --no-audit --no-fund
+	$(GO) test -tags browser -count=1 -timeout 10m ./test/browser
 
 test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build

@@ -29,7 +29,7 @@ func drills(t *testing.T, c *cluster) {
 	}
 	c.exits(t, ctx, 2, "drill", "-f", c.specFile(), "--only", "explode/etcd/leader")
 
-	r := c.run(ctx, "drill", "-f", c.specFile(), "--only", strings.Join(names, ","), "--lasts", "8s", "--html", page, "--junit", unit, "-o", "json")
+	r := c.run(ctx, "drill", "-f", c.specFile(), "--only", strings.Join(names, ","), "--lasts", "8s", "--pace", "200ms", "--html", page, "--junit", unit, "-o", "json")
 	var report drill.Report
 	if err := json.Unmarshal([]byte(r.stdout), &report); err != nil || r.code != 0 && r.code != 4 {
 		t.Fatalf("%v: %s", err, r)
@@ -62,7 +62,7 @@ func drills(t *testing.T, c *cluster) {
 	}
 
 	// A caller that is gone: the host heals the fault on its own, and the next drill says what is left until then.
-	cmd := c.command(ctx, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--lasts", "60s", "--no-pods")
+	cmd := c.command(ctx, "drill", "-f", c.specFile(), "--only", "hang/kube-scheduler/leader", "--lasts", "60s", "--no-pods", "--pace", "200ms")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
