@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -90,7 +89,7 @@ func thisMachine() machine {
 		kill: func(ctx context.Context) error {
 			return system.Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service")
 		},
-		notify:   notify,
+		notify:   system.Notify,
 		replaced: replaced,
 	}
 }
@@ -304,20 +303,6 @@ func tellKeepalived(fault bool) error {
 		return err
 	}
 	return durable.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
-}
-
-// notify reports the state of this service to systemd, if systemd requested it.
-func notify(state string) {
-	path := os.Getenv("NOTIFY_SOCKET")
-	if path == "" {
-		return
-	}
-	conn, err := net.Dial("unixgram", path)
-	if err != nil {
-		return
-	}
-	defer conn.Close()
-	_, _ = conn.Write([]byte(state)) // systemd notices when nothing arrives
 }
 
 // replaced reports whether this program was started from SelfPath and a different program is there now.
