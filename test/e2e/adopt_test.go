@@ -327,7 +327,7 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 			t.Errorf("%s: its watchdog is %s", b.Name, got)
 		}
 	}
-	c.unchanged(t, ctx, "-f", c.specFile()) // nor is it to be adopted again
+	c.unchanged(t, ctx, "-f", c.specFile())     // nor is it to be adopted again
 	c.must(t, ctx, "apply", "-f", c.specFile()) // without the flag, because the cluster is adopted now
 	for _, n := range whole.Nodes {
 		node, err := api.CoreV1().Nodes().Get(ctx, n.Name, metav1.GetOptions{})
