@@ -354,7 +354,7 @@ func (d *drilling) run(ctx context.Context, faults []drill.Fault) error {
 
 // settle waits until no client fails.
 func (d *drilling) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, settlePatience, fmt.Errorf("clients keep failing although no fault is injected, for %s", settlePatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, settlePatience, fmt.Errorf("clients keep failing although no fault is injected, for %s; %s", settlePatience, tooMuch))
 	defer cancel()
 	return d.clients.Calm(ctx, calmBefore)
 }
@@ -380,9 +380,12 @@ func (d *drilling) quiet(ctx context.Context) error {
 	})
 }
 
+// tooMuch is what to do if the clients alone are more than the cluster can serve.
+const tooMuch = "if the hosts are too slow for the clients, raise --pace, or pass --no-pods"
+
 // sound waits until the cluster is what it was when the drill began, on two observations in a row, and returns the last one.
-func (d *drilling) sound(ctx context.Context) (*cluster.State, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, soundPatience, fmt.Errorf("the cluster is not what it was before the drill, after %s; `quorate status` shows what is wrong", soundPatience))
+func (d *drilling) sound(ctx context.Context, patience time.Duration) (*cluster.State, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("the cluster is not what it was before the drill, after %s; `quorate status` shows what is wrong, and %s", patience, tooMuch))
 	defer cancel()
 	for good := 0; ; {
 		d.Conns.Retry(ctx)
@@ -409,7 +412,7 @@ func (d *drilling) sound(ctx context.Context) (*cluster.State, error) {
 func (d *drilling) fault(ctx context.Context, f drill.Fault) error {
 	id := fmt.Sprintf("drill/%d", len(d.report.Faults)+len(d.report.Skipped))
 	return progress.Track(ctx, d.Progress, "", id, f.Name(), func(ctx context.Context) error {
-		s, err := d.sound(ctx)
+		s, err := d.sound(ctx, settlePatience) // nothing is injected now
 		if err != nil {
 			return err
 		}
@@ -493,7 +496,7 @@ func (d *drilling) suffer(ctx context.Context, before *cluster.State, permit clu
 		return true, context.Cause(ctx)
 	}
 	returned := time.Now()
-	after, err := d.sound(ctx)
+	after, err := d.sound(ctx, soundPatience)
 	if err != nil {
 		o.Missed = append(o.Missed, err.Error())
 		return true, errors.Join(err, d.measure(context.WithoutCancel(ctx), began, o.Healed, time.Now(), i, o))
