@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/page/pagetest"
 	"quorate.dev/quorate/internal/quorum"
 )
@@ -197,7 +198,7 @@ func TestHTML(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := htmlReports()[name]
 			page := written(t, r)
-			golden(t, name+".html", page)
+			golden.Compare(t, name+".html", page)
 			pagetest.SelfContained(t, page)
 			if again := written(t, r); again != page {
 				t.Error("the same report gives different pages")

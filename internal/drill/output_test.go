@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
@@ -80,16 +81,16 @@ func junitOf(t *testing.T, r *Report) string {
 
 func TestOutput(t *testing.T) {
 	r := shown()
-	golden(t, "small.txt", textOf(t, r, 120))
-	golden(t, "small-80.txt", textOf(t, r, 80))
-	golden(t, "small.junit.xml", junitOf(t, r))
+	golden.Compare(t, "small.txt", textOf(t, r, 120))
+	golden.Compare(t, "small-80.txt", textOf(t, r, 80))
+	golden.Compare(t, "small.junit.xml", junitOf(t, r))
 	var data bytes.Buffer
 	enc := json.NewEncoder(&data)
 	enc.SetIndent("", "  ")
 	if err := enc.Encode(r); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "small.json", data.String())
+	golden.Compare(t, "small.json", data.String())
 	var again Report
 	if err := json.Unmarshal(data.Bytes(), &again); err != nil || !reflect.DeepEqual(&again, r) {
 		t.Errorf("the report cannot be read back: %v", err)

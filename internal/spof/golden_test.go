@@ -3,38 +3,16 @@ package spof
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"flag"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/page/pagetest"
 	"quorate.dev/quorate/internal/spec"
 )
-
-var update = flag.Bool("update", false, "update the golden files")
-
-// golden compares with a file of testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(file, []byte(got), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not what is printed; `go test ./internal/spof -update` writes it. It is now\n%s", file, got)
-	}
-}
 
 func reports() map[string]Report {
 	one := spec.DefaultLab("lab")
@@ -59,18 +37,18 @@ func TestOutput(t *testing.T) {
 			if err := Text(&text, r, 110, false); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".txt", text.String())
+			golden.Compare(t, name+".txt", text.String())
 			enc := json.NewEncoder(&data)
 			enc.SetIndent("", "  ")
 			if err := enc.Encode(r); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".json", data.String())
+			golden.Compare(t, name+".json", data.String())
 			if err := HTML(&page, r); err != nil {
 				t.Fatal(err)
 			}
 			if name == "degraded" { // one page shows everything that a page can have
-				golden(t, name+".html", page.String())
+				golden.Compare(t, name+".html", page.String())
 			}
 			if pictures := pagetest.SelfContained(t, page.String()); pictures < 7 {
 				t.Errorf("%d pictures", pictures)

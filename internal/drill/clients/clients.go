@@ -528,7 +528,7 @@ func (c *Clients) Between(ctx context.Context, from, to time.Time) (map[string][
 	return out, err
 }
 
-// Since is what the clients of each kind that run in this process have experienced from a moment until now, at once: requests that have no
+// Since returns, without waiting, what the clients in this process have experienced from a moment until now, by kind. Requests that have no
 // answer yet count neither as answered nor as failed, but the time without an answer counts.
 func (c *Clients) Since(_ context.Context, from time.Time) map[string]probe.Outage {
 	out := map[string]probe.Outage{}

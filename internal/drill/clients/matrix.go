@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -113,7 +114,9 @@ func readyClients(h spec.Host) []probe.Client {
 	return []probe.Client{{Path: OwnServer + h.Name, Way: localAPIServer, Connection: probe.Kept, Operation: probe.Ready, Host: h.Name, Address: serverOf(h)}}
 }
 
-func serverOf(h spec.Host) string { return "https://" + net.JoinHostPort(h.Address, "6443") }
+func serverOf(h spec.Host) string {
+	return "https://" + net.JoinHostPort(h.Address, hostconfig.APIPort)
+}
 
 // podClients are the clients in the pod of a node. service is the address of the workload's Service, and peer the node whose pod they use as
 // well; none if it has no name.

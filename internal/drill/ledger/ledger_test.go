@@ -330,7 +330,7 @@ func TestAgainstBruteForce(t *testing.T) {
 		if len(r.missing()) > 0 && want {
 			t.Fatalf("seed %d: a legal history misses %+v: %+v", seed, r.missing(), history)
 		}
-		// What explains that a history is illegal is illegal by itself.
+		// The operations that explain why a history is illegal are illegal without the rest.
 		if flaw != nil && len(flaw.shown) > 1 {
 			var alone []Operation
 			for _, o := range flaw.shown {

@@ -26,10 +26,10 @@ func TestSample(t *testing.T) {
 		takes              time.Duration // of the first request, which is the sample
 		failed, disruption int
 	}{
-		"in time":                {},
-		"late, and no failure":   {takes: 1500 * time.Millisecond, failed: 1},
-		"not even in that time":  {takes: time.Minute, failed: 1, disruption: 1},
-		"at once, and no answer": {takes: -1, failed: 1, disruption: 1},
+		"in time":                    {},
+		"late, and no failure":       {takes: 1500 * time.Millisecond, failed: 1},
+		"not even in that time":      {takes: time.Minute, failed: 1, disruption: 1},
+		"immediately, and no answer": {takes: -1, failed: 1, disruption: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

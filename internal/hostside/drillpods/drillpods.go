@@ -25,7 +25,7 @@ const (
 	// LogDir is where they log: one file after the other, named by the time at which it was begun, with one line of JSON for each client and
 	// second.
 	LogDir = facts.DrillDir + "/logs"
-	// readLimit is how much is read at once.
+	// readLimit is how many bytes one call reads.
 	readLimit = 4 << 20
 )
 

@@ -73,7 +73,7 @@ func (s stopping) inject(ctx context.Context, r *record) error {
 	return s.run(ctx, "systemctl", "stop", r.Unit)
 }
 
-// dropIn keeps a unit from being started: by systemd, by what wants it, by a repair, or by a person who does not know. It is below /run,
+// dropIn keeps a unit from being started by systemd, by other units that want it, by a repair, and by an operator. It is below /run,
 // so it is gone after a reboot. A unit cannot be masked there if its file is in /etc, which is where those of Kubernetes are.
 func (s stopping) dropIn(r record) string {
 	return s.at(filepath.Join("/run/systemd/system", r.Unit+".d", "90-quorate-fault.conf"))
