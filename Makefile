@@ -2,6 +2,8 @@
 SHELL       := bash
 .SHELLFLAGS := -euo pipefail -c
 GO          ?= go
+# Static programs: hosts and pods have other C libraries, or none.
+export CGO_ENABLED := 0
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 90m
 # `make test` is to end within this time. On a slow machine, end-to-end tests that are not essential are skipped, and say so.
@@ -9,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -23,10 +25,10 @@ down: build ## delete that cluster and its machines
 check: ## quick checks: format, vet, static analysis, unit tests
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "not gofmt'd:"; echo "$$unformatted"; exit 1; }
 	$(GO) vet ./...
-	$(GO) vet -tags lab,e2e ./...
-	$(GO) tool staticcheck -tags lab,e2e ./...
+	$(GO) vet -tags lab,e2e,browser ./...
+	$(GO) tool staticcheck -tags lab,e2e,browser ./...
 	$(GO) run ./components/check
-	$(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race ./... # the race detector needs it
 
 test: build check test-lab test-e2e ## all tests
 
@@ -35,6 +37,12 @@ test-lab: build ## machines, zones, faults, and power cuts
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
 	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
 	$(GO) test -count=1 -run TestPrograms ./components # with nft, which the requirements have installed
+
+# axe-core comes from the npm registry, which is why `make test` does not run this.
+test-browser: ## open the pages of reports in a browser, and check them with axe
+	command -v chromium >/dev/null || { apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; }
+	npm ci --prefix test/browser --ignore-scripts --no-audit --no-fund
+	$(GO) test -tags browser -count=1 -timeout 10m ./test/browser
 
 test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
@@ -65,9 +73,8 @@ bench-bootstrap: build ## the documented kubeadm sequence against quorate apply,
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
 
-# Static, because the same program runs in pods as the clients.
 bench-upgrade: build ## what clients notice of a minor upgrade, with quorate apply and with kubeadm's documented procedure, and of maintenances and replacements; the last line is JSON
-	CGO_ENABLED=0 $(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
+	$(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
 	bin/bench-upgrade
 
 bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side

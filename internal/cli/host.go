@@ -5,11 +5,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate.dev/quorate/internal/drill/clients"
 	"quorate.dev/quorate/internal/host"
 	_ "quorate.dev/quorate/internal/hostside" // every operation that `host serve` answers
 	"quorate.dev/quorate/internal/hostside/approve"
 	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/hostside/balancer"
+	"quorate.dev/quorate/internal/hostside/fault"
 	"quorate.dev/quorate/internal/hostside/limited"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -64,6 +66,12 @@ func (a *app) host() *cobra.Command {
 			RunE: func(cmd *cobra.Command, _ []string) error { return backup.Scheduled(cmd.Context(), a.out) },
 		},
 	)
+	for name, does := range fault.Commands {
+		cmd.AddCommand(&cobra.Command{
+			Use: name, Short: does,
+			RunE: func(cmd *cobra.Command, args []string) error { return fault.Command(cmd.Context(), name, args) },
+		})
+	}
 	for _, name := range lostquorum.ApartCommands {
 		cmd.AddCommand(&cobra.Command{
 			Use: name, Short: "Work on data of etcd that may be damaged; the request comes on stdin",
@@ -80,5 +88,16 @@ func (a *app) host() *cobra.Command {
 			},
 		})
 	}
+	// These run in pods of a drill, with the binary of the host.
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: clients.ClientsCommand, Short: "Use the cluster as clients do, and log what they experience",
+			RunE: func(cmd *cobra.Command, _ []string) error { return clients.RunInPod(cmd.Context()) },
+		},
+		&cobra.Command{
+			Use: clients.WorkloadCommand, Short: "Serve the clients of a drill",
+			RunE: func(cmd *cobra.Command, _ []string) error { return clients.RunWorkload(cmd.Context()) },
+		},
+	)
 	return cmd
 }

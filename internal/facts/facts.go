@@ -304,6 +304,9 @@ const (
 // SnapshotDir is where hosts keep the snapshots of etcd that Quorate saved before it changed a cluster's version.
 const SnapshotDir = "/var/lib/quorate/snapshots"
 
+// DrillDir is where the clients of a drill that run in the pods of a host find what they are told, and log what they experience.
+const DrillDir = "/var/lib/quorate/drill"
+
 // SnapshotFiles matches the names of these snapshots, which begin with the time.
 const SnapshotFiles = "*-before-*.db"
 

@@ -10,6 +10,8 @@ import (
 	_ "quorate.dev/quorate/internal/hostside/blobs"
 	_ "quorate.dev/quorate/internal/hostside/components"
 	_ "quorate.dev/quorate/internal/hostside/containerd"
+	_ "quorate.dev/quorate/internal/hostside/drillpods"
+	_ "quorate.dev/quorate/internal/hostside/fault"
 	_ "quorate.dev/quorate/internal/hostside/files"
 	_ "quorate.dev/quorate/internal/hostside/inspect"
 	_ "quorate.dev/quorate/internal/hostside/kubeadm"

@@ -20,6 +20,7 @@ var withoutSecrets = []string{
 	"backup.remove-schedule", "backup.report", // names, times, and errors from which credentials were removed
 	"bundle.import-images", "bundle.lacking", "bundle.prune-images", "bundle.put", "bundle.verify-images",
 	"components.read", "endpoint.dial",
+	"drill.put-clients", "drill.read-logs", "drill.remove-clients", // names and addresses, and what clients experienced
 	"etcd.claim",                                         // uses the certificate that the host has
 	"etcd.snapshot", "etcd.snapshot-size", "etcd.stored", // the same; a snapshot stays on the host, and of stored objects only the keys leave it
 	"kubeadm.abandon-join", "kubeadm.await-etcd", "kubeadm.finish-rejoin",
@@ -36,6 +37,7 @@ var withoutSecrets = []string{
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
 	"node.dial", "node.facts",
+	"node.faults", "node.heal-faults", "node.inject-fault", "node.prepare-faults", // names, addresses, and numbers
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial
 	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.note-maintenance", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",

@@ -92,6 +92,9 @@ func (l *Lab) SSHKey() string { return filepath.Join(l.dir, "ssh", "id_ed25519")
 // KnownHosts is the path of a known_hosts file that names the host key of every machine.
 func (l *Lab) KnownHosts() string { return filepath.Join(l.dir, "ssh", "known_hosts") }
 
+// OwnDisks says that each machine has a disk of its own, which Config.OwnDisks asks for.
+func (l *Lab) OwnDisks() bool { return l.rec.OwnDisks }
+
 // NetNS is the path of the lab's core network namespace: a client that runs in it is one switch
 // away from every zone.
 func (l *Lab) NetNS() string { return netnsPath(l.coreNS()) }

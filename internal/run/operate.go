@@ -31,12 +31,14 @@ func (e *Engine) operate(ctx context.Context, decide func(*cluster.State) (*plan
 }
 
 // decide observes the cluster and makes a plan. It waits for a while if the plan is refused for something that may pass, and tries to
-// reach more hosts before each look.
+// reach more hosts before each look. A reader that finds nothing to do, and something wrong all the same, looks twice: one probe that a busy
+// host answered late is no reason to say that the cluster differs from its spec.
 func (e *Engine) decide(ctx context.Context, decide func(*cluster.State) (*plan.Plan, error)) (*Work, error) {
 	w, longest := &Work{}, patience
 	if e.reads {
 		longest = readPatience
 	}
+	again := e.reads
 	for begin := time.Now(); ; {
 		w.State = e.State(ctx)
 		if ctx.Err() != nil {
@@ -46,13 +48,15 @@ func (e *Engine) decide(ctx context.Context, decide func(*cluster.State) (*plan.
 			err     error
 			refused *cluster.Refusal
 		)
-		if w.Plan, err = decide(w.State); err == nil {
-			return w, nil
-		}
-		if !errors.As(err, &refused) || !refused.Transient || time.Since(begin) > longest {
+		w.Plan, err = decide(w.State)
+		switch {
+		case err == nil && again && w.Plan.Empty() && len(w.Plan.Unmet)+len(w.Plan.Unreachable) > 0:
+			again = false
+		case err == nil, !errors.As(err, &refused), !refused.Transient, time.Since(begin) > longest:
 			return w, err
+		default:
+			e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the cluster", Detail: refused.Why})
 		}
-		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/wait", Title: "wait for the cluster", Detail: refused.Why})
 		if err := pause(ctx, lookEach); err != nil {
 			return nil, err
 		}

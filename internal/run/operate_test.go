@@ -50,6 +50,40 @@ func TestReadersDoNotWaitLong(t *testing.T) {
 	}
 }
 
+// TestReadersLookTwiceBeforeTheyComplain: a busy host may have answered one probe late.
+func TestReadersLookTwiceBeforeTheyComplain(t *testing.T) {
+	wrong, right := &plan.Plan{Unmet: []cluster.Finding{{Rule: "x"}}}, &plan.Plan{}
+	steps := &plan.Plan{Unmet: wrong.Unmet, Steps: []plan.Step{{}}}
+	for name, tc := range map[string]struct {
+		reads bool
+		plans []*plan.Plan // by look
+		want  *plan.Plan
+	}{
+		"it passed":                     {true, []*plan.Plan{wrong, right}, right},
+		"it did not":                    {true, []*plan.Plan{wrong, wrong}, wrong},
+		"a host that answered late":     {true, []*plan.Plan{{Unreachable: map[string]string{"a": "late"}}, right}, right},
+		"there is something to do":      {true, []*plan.Plan{steps}, steps},
+		"a run does what there is":      {false, []*plan.Plan{wrong}, wrong},
+		"there is nothing wrong at all": {true, []*plan.Plan{right}, right},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				conns := host.DialAll(t.Context(), nil)
+				defer conns.Close()
+				e := &Engine{Cluster: spec.DefaultLab("test"), Conns: conns, Progress: progress.Discard, reads: tc.reads}
+				looks := 0
+				w, err := e.decide(t.Context(), func(*cluster.State) (*plan.Plan, error) {
+					looks++
+					return tc.plans[looks-1], nil
+				})
+				if err != nil || w.Plan != tc.want || looks != len(tc.plans) {
+					t.Errorf("%d looks, %+v, %v", looks, w, err)
+				}
+			})
+		})
+	}
+}
+
 // TestAWaitTriesToReachMoreHosts: without that, a host that comes back would be taken for unreachable as long as the run waits for it.
 func TestAWaitTriesToReachMoreHosts(t *testing.T) {
 	keyFile, public, err := sshtest.NewKey(t.TempDir(), "")

@@ -215,11 +215,11 @@ func byKey(list reflect.Value) map[string]reflect.Value {
 	return out
 }
 
-// keyOf joins the key fields of a list's element: the name of a host or a pool, key:effect of a taint.
+// keyOf joins the key fields of a list's element that are set: the name of a host or a pool, key:effect of a taint.
 func keyOf(element reflect.Value) string {
 	var parts []string
 	for i := range element.NumField() {
-		if f := element.Type().Field(i); declared(f).key {
+		if f := element.Type().Field(i); declared(f).key && element.Field(i).String() != "" {
 			parts = append(parts, element.Field(i).String())
 		}
 	}
@@ -237,6 +237,8 @@ func summary(element reflect.Value) string {
 		return e.Value
 	case Registry:
 		return strings.Join(e.Mirrors, ", ")
+	case Objective:
+		return e.limits()
 	}
 	return ""
 }
@@ -254,6 +256,11 @@ func text(v reflect.Value, decl declaration) string {
 			return ""
 		}
 		return strconv.FormatInt(v.Int(), 10)
+	case reflect.Pointer:
+		if v.IsNil() {
+			return ""
+		}
+		return fmt.Sprint(v.Elem().Interface())
 	case reflect.Slice:
 		items := v.Interface().([]string)
 		if decl.set {

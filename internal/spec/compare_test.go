@@ -21,6 +21,9 @@ func (f *filler) fill(v reflect.Value) {
 		v.SetInt(int64(f.n))
 	case reflect.Bool:
 		v.SetBool(true)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		f.fill(v.Elem())
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if yamlName(v.Type().Field(i)) != "" {
@@ -99,6 +102,8 @@ func places(c *Cluster) (out []place) {
 						key = e.Key + ":" + e.Effect
 					case Registry:
 						key = e.Name
+					case Objective:
+						key = e.Faults + ":" + e.Clients
 					default:
 						panic("how are elements of " + p.path + " named?")
 					}
@@ -139,6 +144,12 @@ func places(c *Cluster) (out []place) {
 			case v.Kind() == reflect.Bool:
 				p.change = func(b reflect.Value) { b.SetBool(!b.Bool()) }
 				out = append(out, p)
+			case v.Kind() == reflect.Pointer:
+				for _, value := range []any{new(0), new(1000), (*int)(nil)} {
+					q := p
+					q.change = func(n reflect.Value) { n.Set(reflect.ValueOf(value)) }
+					out = append(out, q)
+				}
 			default:
 				p.change = func(s reflect.Value) { s.SetString("other") }
 				out = append(out, p)

@@ -17,6 +17,7 @@ const maxValues = 1 << 18
 // found, and keeps the paths that a problem spoiled, so that validation does not
 // complain about what only follows from it.
 type decoder struct {
+	format   format
 	src      *source
 	problems Errors
 	spoiled  []string
@@ -26,6 +27,16 @@ type decoder struct {
 	lenient       bool
 	unknownFields []string
 }
+
+// format is a kind of file: the type of its content, and what to do about a file that is empty, one that is too large to be one, and one
+// that has a second document.
+type format struct {
+	of                   reflect.Type
+	empty, large, second string
+}
+
+// specFile is a cluster.yaml.
+var specFile = format{reflect.TypeFor[Cluster](), "`quorate init` writes a spec to start from", "check that it is a spec", "one file describes one cluster: move it to its own file"}
 
 func (d *decoder) note(path, message, fix string) {
 	d.problems = append(d.problems, d.src.problem(path, message, fix))
@@ -52,6 +63,10 @@ func (d *decoder) value(n *yaml.Node, into reflect.Value, path string) {
 		return
 	}
 	switch t := into.Type(); {
+	case t.Kind() == reflect.Pointer: // a number that can be 0, and can be left out
+		v := reflect.New(t.Elem())
+		d.value(n, v.Elem(), path)
+		into.Set(v)
 	case t.Kind() == reflect.Struct && n.Kind == yaml.MappingNode:
 		d.object(n, into, path)
 	case t.Kind() == reflect.Map && n.Kind == yaml.MappingNode:
@@ -187,7 +202,7 @@ func (d *decoder) unknown(key *yaml.Node, t reflect.Type, path, at string) {
 	if near := Nearest(key.Value, names); near != "" {
 		fix = fmt.Sprintf("did you mean `%s`?", near)
 		d.spoiled = append(d.spoiled, join(path, near))
-	} else if home, ok := homeOf(key.Value); ok {
+	} else if home, ok := homeOf(d.format.of, key.Value); ok {
 		fix = fmt.Sprintf("`%s` belongs in %s: check the indentation", key.Value, home)
 		d.spoiled = append(d.spoiled, join(home, key.Value))
 	}
@@ -283,9 +298,9 @@ func fieldNames(t reflect.Type) []string {
 	return names
 }
 
-// homeOf finds where a field of this name lives, leaving out lists: a field of a list's items
+// homeOf finds where a field of this name lives in a file of the type, leaving out lists: a field of a list's items
 // has no one home.
-func homeOf(name string) (string, bool) {
+func homeOf(file reflect.Type, name string) (string, bool) {
 	var search func(t reflect.Type, path string) (string, bool)
 	search = func(t reflect.Type, path string) (string, bool) {
 		for _, field := range fieldNames(t) {
@@ -300,5 +315,5 @@ func homeOf(name string) (string, bool) {
 		}
 		return "", false
 	}
-	return search(reflect.TypeFor[Cluster](), "")
+	return search(file, "")
 }

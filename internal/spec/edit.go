@@ -74,6 +74,7 @@ const (
 	moved           = ". Backups that exist stay where they are, and are no longer listed or removed"
 	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
 	signatures      = "Signatures are verified when a bundle is built or pulled"
+	objective       = "What the next drill is judged by"
 )
 
 // editing explains every field. If the field is fixed, the text says how to make the change; if it is rolling, what apply
@@ -197,6 +198,14 @@ var editing = map[string]string{
 	"BackupRetention.weekly":   backups,
 
 	"Repair.watch": "The control planes get a unit that repairs, keys of their own, and access to all hosts within limits; with `false`, all of that is removed. Nothing restarts",
+
+	"Drill.objectives":               objective,
+	"Objective.faults":               objective,
+	"Objective.clients":              objective,
+	"Objective.maxGap":               objective,
+	"Objective.maxFailed":            objective,
+	"Objective.maxDisruptionSeconds": objective,
+	"Objective.maxMarginsBack":       objective,
 
 	"NodePool.name":   "The label quorate.dev/pool is changed on the pool's nodes",
 	"NodePool.size":   "How many machines a lab creates; on real hosts, the list of hosts counts",

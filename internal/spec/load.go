@@ -82,7 +82,7 @@ func parse(data []byte, filename string) (*Cluster, *decoder) {
 }
 
 func newDecoder(filename string) *decoder {
-	return &decoder{src: &source{file: filename, at: map[string]position{}}, budget: maxValues}
+	return &decoder{format: specFile, src: &source{file: filename, at: map[string]position{}}, budget: maxValues}
 }
 
 // cluster decodes the only document of the file; nil if there is nothing to decode.
@@ -99,7 +99,7 @@ func (d *decoder) cluster(data []byte) *Cluster {
 // document returns the content of the file's only document, or nil after noting why there is none.
 func (d *decoder) document(data []byte) *yaml.Node {
 	if len(data) > maxSize {
-		d.note("", "the file is larger than 4 MiB", "check that it is a spec")
+		d.note("", "the file is larger than 4 MiB", d.format.large)
 		return nil
 	}
 	loader, err := yaml.NewLoader(bytes.NewReader(data))
@@ -113,7 +113,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		switch err := loader.Load(&doc); {
 		case errors.Is(err, io.EOF):
 			if found == nil {
-				d.note("", "the file is empty", "`quorate init` writes a spec to start from")
+				d.note("", "the file is empty", d.format.empty)
 			}
 			return found
 		case err != nil:
@@ -125,7 +125,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		}
 		if found != nil {
 			d.src.at["second document"] = position{doc.Line, doc.Column}
-			p := d.src.problem("second document", "a second YAML document starts here", "one file describes one cluster: move it to its own file")
+			p := d.src.problem("second document", "a second YAML document starts here", d.format.second)
 			p.Path = ""
 			d.problems = append(d.problems, p)
 			return found

@@ -63,6 +63,8 @@ type Spec struct {
 	Backup Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
 	// Repair says whether the control planes repair the cluster by themselves.
 	Repair Repair `yaml:"repair,omitempty" json:"repair,omitempty"`
+	// Drill says what a drill has to prove.
+	Drill Drill `yaml:"drill,omitempty" json:"drill,omitempty"`
 	// Hosts are all hosts of the cluster.
 	Hosts []Host `yaml:"hosts" json:"hosts" edit:"per-role"`
 	// NodePools label and taint groups of workers.

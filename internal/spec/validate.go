@@ -52,6 +52,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.choose("spec.failover.profile", "Failover.profile", c.Spec.Failover.Profile)
 	k.settings()
 	k.backup()
+	k.objectives(objectivesPath, c.Spec.Drill.Objectives)
 	k.hosts()
 	k.shape()
 	k.pools()

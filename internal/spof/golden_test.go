@@ -3,40 +3,16 @@ package spof
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"flag"
-	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"golang.org/x/net/html"
-
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/golden"
+	"quorate.dev/quorate/internal/page/pagetest"
 	"quorate.dev/quorate/internal/spec"
 )
-
-var update = flag.Bool("update", false, "update the golden files")
-
-// golden compares with a file of testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(file, []byte(got), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s is not what is printed; `go test ./internal/spof -update` writes it. It is now\n%s", file, got)
-	}
-}
 
 func reports() map[string]Report {
 	one := spec.DefaultLab("lab")
@@ -61,64 +37,23 @@ func TestOutput(t *testing.T) {
 			if err := Text(&text, r, 110, false); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".txt", text.String())
+			golden.Compare(t, name+".txt", text.String())
 			enc := json.NewEncoder(&data)
 			enc.SetIndent("", "  ")
 			if err := enc.Encode(r); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".json", data.String())
+			golden.Compare(t, name+".json", data.String())
 			if err := HTML(&page, r); err != nil {
 				t.Fatal(err)
 			}
 			if name == "degraded" { // one page shows everything that a page can have
-				golden(t, name+".html", page.String())
+				golden.Compare(t, name+".html", page.String())
 			}
-			selfContained(t, page.String())
-		})
-	}
-}
-
-// selfContained checks that a page is well-formed, and that a browser needs nothing else to show it.
-func selfContained(t *testing.T, page string) {
-	t.Helper()
-	z := html.NewTokenizer(strings.NewReader(page))
-	void := map[string]bool{"meta": true}
-	var open []string
-	pictures := 0
-	for {
-		switch kind := z.Next(); kind {
-		case html.ErrorToken:
-			if z.Err() != io.EOF || len(open) > 0 {
-				t.Fatalf("%v, with %v open", z.Err(), open)
-			}
-			if pictures < 7 {
+			if pictures := pagetest.SelfContained(t, page.String()); pictures < 7 {
 				t.Errorf("%d pictures", pictures)
 			}
-			return
-		case html.StartTagToken, html.SelfClosingTagToken:
-			tag := z.Token()
-			for _, a := range tag.Attr {
-				if a.Key == "src" || a.Key == "href" || strings.HasPrefix(a.Key, "on") {
-					t.Errorf("<%s> has %s=%q", tag.Data, a.Key, a.Val)
-				}
-			}
-			if tag.Data == "script" || tag.Data == "link" {
-				t.Errorf("the page has <%s>", tag.Data)
-			}
-			if tag.Data == "svg" {
-				pictures++
-			}
-			if kind == html.StartTagToken && !void[tag.Data] {
-				open = append(open, tag.Data)
-			}
-		case html.EndTagToken:
-			tag := z.Token()
-			if len(open) == 0 || open[len(open)-1] != tag.Data {
-				t.Fatalf("</%s> ends %v", tag.Data, open)
-			}
-			open = open[:len(open)-1]
-		}
+		})
 	}
 }
 
@@ -135,7 +70,7 @@ func TestPagesEscapeNames(t *testing.T) {
 	if strings.Contains(page.String(), "<script") {
 		t.Error("a name became a script")
 	}
-	selfContained(t, page.String())
+	pagetest.SelfContained(t, page.String())
 }
 
 // The example in the documentation is what is printed.

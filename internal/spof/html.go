@@ -10,24 +10,13 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/page"
 )
 
 //go:embed report.html.tmpl
 var pageText string
 
-var pageTemplate = template.Must(template.New("report.html").Funcs(template.FuncMap{"code": code}).Parse(pageText))
-
-// code shows what a text has between backticks as code. A text with an odd number of them stays as it is.
-func code(text string) template.HTML {
-	parts := strings.Split(template.HTMLEscapeString(text), "`")
-	if len(parts)%2 == 0 {
-		return template.HTML(strings.Join(parts, "`")) //nolint:gosec // it was escaped
-	}
-	for i := 1; i < len(parts); i += 2 {
-		parts[i] = "<code>" + parts[i] + "</code>"
-	}
-	return template.HTML(strings.Join(parts, "")) //nolint:gosec // it was escaped
-}
+var pageTemplate = page.New("report.html", pageText, nil)
 
 const (
 	// picturesOfWorkloads is how many trees of workloads with a finding a page shows.
@@ -36,8 +25,8 @@ const (
 	pairsOnPage = 200
 )
 
-// page is what the template shows.
-type page struct {
+// pageData is what the template shows.
+type pageData struct {
 	Report
 	Source, Verdict string
 	OK              bool
@@ -69,7 +58,7 @@ type pagePicture struct {
 
 // HTML writes the report as one page that needs nothing else, with a picture of each tree.
 func HTML(w io.Writer, r Report) error {
-	p := page{Report: r, Source: r.source(), Verdict: r.Verdict(), OK: r.OK()}
+	p := pageData{Report: r, Source: r.source(), Verdict: r.Verdict(), OK: r.OK()}
 	interesting := map[string]bool{}
 	for _, c := range r.Capabilities {
 		row := pageRow{Name: c.Name, Words: c.words(), Class: "good"}

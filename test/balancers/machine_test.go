@@ -32,6 +32,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
+	hostfault "quorate.dev/quorate/internal/hostside/fault"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/reach"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -56,7 +57,10 @@ func TestMain(m *testing.M) {
 
 func inMachine(ctx context.Context, command string, args []string) error {
 	switch command {
-	case "host": // as `quorate host watchdog`, which is what the unit runs
+	case "host": // as `quorate host`, which is what units run
+		if args[0] != "watchdog" {
+			return hostfault.Command(ctx, args[0], args[1:])
+		}
 		return balancer.Watchdog(ctx)
 	case "serve":
 		return serveAPI(ctx, args[0])
@@ -72,6 +76,12 @@ func inMachine(ctx context.Context, command string, args []string) error {
 		return onHost(ctx, permitted(balancer.SetPool))
 	case "stand-aside":
 		return onHost(ctx, permitted(balancer.StandAside))
+	case "inject-fault":
+		return onHost(ctx, permitted(hostfault.Inject))
+	case "heal-faults":
+		return onHost(ctx, hostfault.Heal.On)
+	case "faults":
+		return onHost(ctx, hostfault.Active.On)
 	case "hand-over":
 		return onHost(ctx, permitted(balancer.HandOver))
 	case "wait": // for as long as standard input is open

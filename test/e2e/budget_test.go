@@ -35,6 +35,7 @@ var estimates = map[string]estimate{
 	"TestCluster/maintenance":                    {takes: 120 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/faults":                         {takes: 200 * time.Second},
+	"TestCluster/drill":                          {takes: 150 * time.Second},
 	"TestCluster/repairs":                        {takes: 120 * time.Second},
 	"TestCluster/repairs_by_control_planes":      {takes: 240 * time.Second},
 	"TestCluster/restore":                        {takes: 200 * time.Second},

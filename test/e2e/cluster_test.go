@@ -181,6 +181,25 @@ func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 	return s
 }
 
+// unchanged checks that there is nothing to do for a spec: no step, from the first look on. What is wrong otherwise may pass, because checks and
+// answers are late on a busy computer. The arguments are those of plan.
+func (c *cluster) unchanged(t *testing.T, ctx context.Context, args ...string) {
+	t.Helper()
+	args = append([]string{"plan", "-o", "json", "--detailed-exitcode"}, args...)
+	poll(t, ctx, time.Second, "the cluster matches its spec", func() error {
+		r := c.run(ctx, args...)
+		if r.code == 0 || r.code == 5 {
+			if steps := planned(t, r); len(steps) > 0 {
+				t.Fatalf("the plan has steps: %s", r)
+			}
+		}
+		if r.code != 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+}
+
 // client uses the kubeconfig that quorate gives to the caller.
 func (c *cluster) client(t *testing.T, ctx context.Context) (*rest.Config, *kubernetes.Clientset) {
 	t.Helper()

@@ -170,12 +170,7 @@ func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool) {
 	if len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v", len(lost), acked, lost)
 	}
-	eventually(t, ctx, "the cluster matches its spec", func() error { // a busy computer makes checks late
-		if r := h.c.run(ctx, "plan", "-f", h.spec, "--detailed-exitcode"); r.code != 0 {
-			return errors.New(r.String())
-		}
-		return nil
-	})
+	h.c.unchanged(t, ctx, "-f", h.spec)
 }
 
 func (h *changingHosts) status(t *testing.T, ctx context.Context) status.Status {

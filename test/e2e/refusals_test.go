@@ -82,5 +82,5 @@ func refusals(t *testing.T, c *cluster) {
 		}
 	})
 	c.whole(t, ctx)
-	c.must(t, ctx, "plan", "--detailed-exitcode")
+	c.unchanged(t, ctx)
 }

@@ -228,7 +228,7 @@ func restoreSame(t *testing.T, c *cluster) {
 			t.Errorf("%s", r)
 		}
 	}
-	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode") // nothing was changed
+	c.unchanged(t, ctx, "-f", c.specFile()) // nothing was changed
 
 	r := c.must(t, ctx, append(slices.Clone(restore), "--replace-cluster", c.name, "--yes", "-o", "json")...)
 	out := restored(t, r)

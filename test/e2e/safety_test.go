@@ -153,7 +153,7 @@ func TestInterruptedJoin(t *testing.T) {
 		t.Errorf("only %d joins were interrupted", hits)
 	}
 	c.must(t, ctx, "apply", "-f", c.specFile())
-	c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode")
+	c.unchanged(t, ctx, "-f", c.specFile())
 	if out := members(t, ctx, c, "cp-a"); strings.Count(out, "started") != 5 || strings.Contains(out, "true") { // true: a learner
 		t.Errorf("members:\n%s", out)
 	}

@@ -37,7 +37,8 @@ func TestZonal(t *testing.T) {
 	}
 	says(c.must(t, ctx, "validate", "-f", file))
 	says(c.must(t, ctx, "up", "-f", file, "--name", c.name))
-	says(c.must(t, ctx, "plan", "-f", c.specFile(), "--detailed-exitcode"))
+	c.unchanged(t, ctx, "-f", c.specFile())
+	says(c.must(t, ctx, "plan", "-f", c.specFile()))
 	says(c.must(t, ctx, "status", "-f", c.specFile()))
 
 	_, api := c.client(t, ctx)

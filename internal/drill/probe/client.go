@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/client-go/rest"
 
@@ -115,26 +117,58 @@ func (c *client) send(ctx context.Context, method, path, contentType, body strin
 }
 
 // open sends one request and returns its response, whose body the caller closes. As client-go does, it repeats what the server asks to
-// repeat: such a request was not processed.
-func (c *client) open(ctx context.Context, method, path, contentType, body string) (*http.Response, failure) {
+// repeat.
+func (c *client) open(ctx context.Context, method, path, contentType, body string) (resp *http.Response, failed failure) {
+	failed = c.repeating(ctx, func() (failed failure, wait time.Duration) {
+		resp, failed, wait, _ = c.once(ctx, method, path, contentType, body)
+		return failed, wait
+	})
+	return resp, failed
+}
+
+// repeating sends a request until the server no longer asks to repeat it after some time, as often as client-go does.
+func (c *client) repeating(ctx context.Context, send func() (failure, time.Duration)) failure {
 	for n := 0; ; n++ {
-		resp, failed, wait := c.once(ctx, method, path, contentType, body)
+		failed, wait := send()
 		if failed.text != ComeAgain || c.again == nil || n == repeats {
-			return resp, failed
+			return failed
 		}
 		if n == 0 {
 			c.again()
 		}
 		select {
 		case <-ctx.Done():
-			return nil, failed
+			return failed
 		case <-time.After(wait):
 		}
 	}
 }
 
-// once sends one request. If the server asks to repeat it, it also returns after which time.
-func (c *client) once(ctx context.Context, method, path, contentType, body string) (*http.Response, failure, time.Duration) {
+// object sends one request and returns the object in its response.
+func (c *client) object(ctx context.Context, method, path, contentType, body string) (corev1.ConfigMap, failure) {
+	resp, failed := c.open(ctx, method, path, contentType, body)
+	if failed.text != "" {
+		return corev1.ConfigMap{}, failed
+	}
+	return object(resp)
+}
+
+// object reads the object in a response, and closes the response.
+func object(resp *http.Response) (o corev1.ConfigMap, failed failure) {
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil {
+		err = json.Unmarshal(text, &o)
+	}
+	if err != nil {
+		return corev1.ConfigMap{}, failure{Body, describe(err)}
+	}
+	return o, failure{}
+}
+
+// once sends one request. If the server asks to repeat it, it also returns after which time. sent says that the server may have received
+// the request: the transport had a connection for it.
+func (c *client) once(ctx context.Context, method, path, contentType, body string) (resp *http.Response, failed failure, wait time.Duration, sent bool) {
 	var content io.Reader
 	if body != "" {
 		content = strings.NewReader(body)
@@ -145,38 +179,43 @@ func (c *client) once(ctx context.Context, method, path, contentType, body strin
 	progress := &trace{met: c.met}
 	req, err := http.NewRequestWithContext(httptrace.WithClientTrace(ctx, progress.hooks()), method, to.String(), content)
 	if err != nil {
-		return nil, failure{Dial, err.Error()}, 0
+		return nil, failure{Dial, err.Error()}, 0, false
 	}
 	req.Header.Set("Accept", "application/json")
 	if contentType != "" {
 		req.Header.Set("Content-Type", contentType)
 	}
-	resp, err := c.http.RoundTrip(req)
+	resp, err = c.http.RoundTrip(req)
 	if err != nil {
-		return nil, failure{progress.phase(), describe(err)}, 0
+		return nil, failure{progress.phase(), describe(err)}, 0, progress.sent.Load()
 	}
 	if resp.StatusCode/100 == 2 {
-		return resp, failure{}, 0
+		return resp, failure{}, 0, true
 	}
 	defer resp.Body.Close()
 	// Only the beginning of the body matters: the list of an API server's checks is short.
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 8192))
 	if bytes.Contains(text, []byte("[-]shutdown failed")) {
-		return nil, failure{Status, ShuttingDown}, 0
+		return nil, failure{Status, ShuttingDown}, 0, true
 	}
 	// The conditions of client-go.
 	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode/100 == 5 {
 		if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
-			return nil, failure{Status, ComeAgain}, time.Duration(seconds) * time.Second
+			return nil, failure{Status, ComeAgain}, time.Duration(seconds) * time.Second, true
 		}
 	}
-	return nil, failure{Status, fmt.Sprintf("HTTP %d", resp.StatusCode)}, 0
+	return nil, rejected(resp.StatusCode), 0, true
 }
+
+// rejected is how a request failed whose answer has this status.
+func rejected(status int) failure { return failure{Status, fmt.Sprintf("HTTP %d", status)} }
 
 // trace remembers how far a request came. A transport calls its hooks from several goroutines.
 type trace struct {
 	handshake, connected atomic.Bool
-	met                  func(string)
+	// sent says that a connection was there for the request at some time: unlike connected, it stays when Go begins again with another one.
+	sent atomic.Bool
+	met  func(string)
 }
 
 func (t *trace) hooks() *httptrace.ClientTrace {
@@ -192,7 +231,12 @@ func (t *trace) hooks() *httptrace.ClientTrace {
 				t.met(s.PeerCertificates[0].SerialNumber.String())
 			}
 		},
-		GotConn: func(httptrace.GotConnInfo) { t.connected.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) {
+			t.sent.Store(true)
+			t.connected.Store(true)
+		},
+		// Nothing is written without a connection, but the proof that nothing was must not depend on one hook.
+		WroteHeaders: func() { t.sent.Store(true) },
 	}
 }
 

@@ -115,19 +115,26 @@ func (a answered) Read(b []byte) (int, error) {
 // say so before, such as HTTP/2 with GOAWAY.
 const Bye = "bye"
 
-// echo holds one TCP connection, and sends lines that are to come back.
+// echo holds one TCP connection, and sends lines that are to come back. A connection on which one does not come back in time is given up, as
+// clients do that live long: one to a host that has vanished would otherwise look open for a quarter of an hour.
 type echo struct {
 	address string
 	record  *record
 
-	mu      sync.Mutex
-	conn    net.Conn
-	next    int
+	mu   sync.Mutex
+	conn *echoConn
+	next int
+}
+
+// echoConn is one connection. Its fields belong to the mutex of its echo.
+type echoConn struct {
+	net.Conn
 	waiting map[string]chan failure
+	given   failure // why it was given up, if it was
 }
 
 func (e *echo) send(ctx context.Context) failure {
-	line, answer, failed := e.write(ctx)
+	conn, line, answer, failed := e.write(ctx)
 	if failed.text != "" {
 		return failed
 	}
@@ -135,54 +142,68 @@ func (e *echo) send(ctx context.Context) failure {
 	case failed := <-answer:
 		return failed
 	case <-ctx.Done():
+		late := failure{Header, TimedOut}
 		e.mu.Lock()
-		delete(e.waiting, line)
+		delete(conn.waiting, line)
+		if e.conn == conn {
+			e.conn = nil
+		}
+		e.giveUp(conn, late)
 		e.mu.Unlock()
-		return failure{Header, TimedOut}
+		return late
 	}
+}
+
+// giveUp closes a connection. Lines that wait for it fail as the first one did.
+func (e *echo) giveUp(conn *echoConn, why failure) {
+	if conn.given.text == "" {
+		conn.given = why
+	}
+	conn.Close()
 }
 
 // write writes a line, and opens a connection first if there is none.
-func (e *echo) write(ctx context.Context) (line string, answer chan failure, failed failure) {
+func (e *echo) write(ctx context.Context) (conn *echoConn, line string, answer chan failure, failed failure) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.conn == nil {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.address)
+		opened, err := (&net.Dialer{}).DialContext(ctx, "tcp", e.address)
 		if err != nil {
-			return "", nil, failure{Dial, describe(err)}
+			return nil, "", nil, failure{Dial, describe(err)}
 		}
-		e.conn, e.waiting = conn, map[string]chan failure{}
-		go e.read(conn, e.waiting)
+		e.conn = &echoConn{Conn: opened, waiting: map[string]chan failure{}}
+		go e.read(e.conn)
 	}
+	conn = e.conn
 	e.next++
 	line, answer = fmt.Sprint(e.next), make(chan failure, 1)
-	e.waiting[line] = answer
+	conn.waiting[line] = answer
 	if deadline, ok := ctx.Deadline(); ok {
-		e.conn.SetWriteDeadline(deadline)
+		conn.SetWriteDeadline(deadline)
 	}
 	// If this fails, the reader notices too, and answers.
-	if _, err := fmt.Fprintln(e.conn, line); err != nil {
-		e.conn.Close()
+	if _, err := fmt.Fprintln(conn, line); err != nil {
+		e.giveUp(conn, failure{Body, describe(err)})
 	}
-	return line, answer, failure{}
+	return conn, line, answer, failure{}
 }
 
 // read answers the lines that wait, until the connection ends. If the server did not say so before, that is a failure of its own.
-func (e *echo) read(conn net.Conn, waiting map[string]chan failure) {
+func (e *echo) read(conn *echoConn) {
 	in := bufio.NewReader(conn)
 	for {
 		line, err := in.ReadString('\n')
 		e.mu.Lock()
 		if err == nil {
 			line = strings.TrimSpace(line)
-			if answer := waiting[line]; answer != nil {
+			if answer := conn.waiting[line]; answer != nil {
 				answer <- failure{}
-				delete(waiting, line)
+				delete(conn.waiting, line)
 			}
 			if line == Bye && e.conn == conn {
 				e.conn = nil // the next line opens another one
 			}
-			over := e.conn != conn && len(waiting) == 0
+			over := e.conn != conn && len(conn.waiting) == 0
 			e.mu.Unlock()
 			if over {
 				conn.Close()
@@ -191,14 +212,17 @@ func (e *echo) read(conn net.Conn, waiting map[string]chan failure) {
 			continue
 		}
 		lost := failure{Body, describe(err)}
-		for _, answer := range waiting {
+		if conn.given.text != "" {
+			lost = conn.given
+		}
+		for _, answer := range conn.waiting {
 			answer <- lost
 		}
 		closed := e.conn != conn // by us, or the server said so
 		if !closed {
 			e.conn = nil
 		}
-		unnoticed := len(waiting) == 0 && !closed
+		unnoticed := len(conn.waiting) == 0 && !closed
 		e.mu.Unlock()
 		conn.Close()
 		if unnoticed {

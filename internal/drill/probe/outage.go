@@ -29,19 +29,21 @@ type Outage struct {
 	// Errors counts the failures by their description, and Phases by the part of the request in which they happened.
 	Errors map[string]int `json:"errors,omitempty"`
 	Phases map[Phase]int  `json:"phases,omitempty"`
-	// Disruption is the number of seconds in which a request failed that was sent once a second. With a timeout of 10 s, it can be
-	// compared with what OpenShift publishes of its upgrades.
+	// Disruption is the number of seconds in which a request failed that was sent once a second. With a timeout of 10 s (see
+	// Options.SampleTimeout), it can be compared with what OpenShift publishes of its upgrades.
 	Disruption int `json:"disruptionSeconds"`
 	// Latencies are how long successful requests took, from the first attempt to the end of the answer. Slowest is the longest.
 	Latencies Latencies     `json:"latencies,omitempty"`
 	Slowest   time.Duration `json:"slowestNanoseconds,omitempty"`
+	// Lag is by how much the process of the clients itself ran late at most. What they experienced is known no more precisely than that.
+	Lag time.Duration `json:"lagNanoseconds,omitempty"`
 }
 
 // request is a finished request.
 type request struct {
 	sent, ended time.Time
 	failure     failure
-	sample      bool // it is the one of its second
+	disrupted   bool // it is the sample of its second, and failed
 }
 
 // judge evaluates the requests of an interval. A success proves that the service works at the moment of its answer. The first
@@ -58,7 +60,7 @@ func judge(requests []request, from, to time.Time) Outage {
 				out.Failed++
 				out.Errors[r.failure.text]++
 				out.Phases[r.failure.phase]++
-				if r.sample {
+				if r.disrupted {
 					out.Disruption++
 				}
 			} else if took := r.ended.Sub(r.sent); took > 0 { // an event of a watch has no request of its own
@@ -85,8 +87,8 @@ func judge(requests []request, from, to time.Time) Outage {
 	return out
 }
 
-// worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
-func worst(outages []Outage) Outage {
+// Worst combines several connections of one kind: the sum of their requests, and the longest gap of any of them.
+func Worst(outages []Outage) Outage {
 	all := Outage{Errors: map[string]int{}, Phases: map[Phase]int{}, Latencies: Latencies{}}
 	for _, o := range outages {
 		all.Requests += o.Requests
@@ -94,6 +96,7 @@ func worst(outages []Outage) Outage {
 		all.Disruption += o.Disruption
 		all.Repeated += o.Repeated
 		all.Slowest = max(all.Slowest, o.Slowest)
+		all.Lag = max(all.Lag, o.Lag)
 		all.Latencies.Add(o.Latencies)
 		for text, n := range o.Errors {
 			all.Errors[text] += n

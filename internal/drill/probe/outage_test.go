@@ -77,7 +77,7 @@ func TestJudge(t *testing.T) {
 }
 
 func TestWorst(t *testing.T) {
-	got := worst([]Outage{
+	got := Worst([]Outage{
 		{Requests: 10, Failed: 1, Longest: time.Second, Since: at(1), Errors: map[string]int{"timeout": 1}},
 		{Requests: 11, Failed: 3, Longest: 3 * time.Second, Since: at(2), Errors: map[string]int{"timeout": 2, "connection closed": 1}},
 		{Requests: 12, Longest: 2 * time.Second, Since: at(3)},

@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"k8s.io/client-go/kubernetes"
@@ -23,10 +24,16 @@ type Options struct {
 	// Connections is the number of HTTP/2 connections, 6, and StreamPace the time between two requests on each, 200 ms.
 	Connections int
 	StreamPace  time.Duration
-	// Timeout is the timeout of one request: 2 s.
+	// Timeout is the timeout of one request: 2 s. A request that takes longer has failed.
 	Timeout time.Duration
+	// SampleTimeout is that of the one request of each second that counts for Outage.Disruption; 0 for Timeout. If it is longer, seconds of
+	// disruption can be compared with those of others, and everything else is measured with Timeout all the same: a sample that is answered
+	// after Timeout counts as failed, but is no disruption.
+	SampleTimeout time.Duration
 	// Namespace is created for the objects that are read and written, and is deleted by Stop: quorate-probe.
 	Namespace string
+	// Dial connects clients that do not use the API, unless they are Echo; nil for the network's own way.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error) `json:"-"`
 }
 
 func (o *Options) fill() {
@@ -38,6 +45,7 @@ func (o *Options) fill() {
 	def(&o.Pace, 50*time.Millisecond)
 	def(&o.StreamPace, 200*time.Millisecond)
 	def(&o.Timeout, 2*time.Second)
+	o.SampleTimeout = max(o.SampleTimeout, o.Timeout)
 	if o.Connections == 0 {
 		o.Connections = 6
 	}
@@ -110,7 +118,7 @@ func report(results []Result) (out Report) {
 			out.New = r.Outage
 		}
 	}
-	out.HTTP2 = worst(streams)
+	out.HTTP2 = Worst(streams)
 	return out
 }
 

@@ -13,10 +13,13 @@ type record struct {
 	ended   []request
 	pending map[int]time.Time // send times of the requests that have no answer yet
 	next    int
-	// perSecond is how many requests are sent per second. One of them is the sample that counts for seconds of disruption.
+	// perSecond is how many requests are sent per second. One of them is the sample that counts for seconds of disruption. It may take longer
+	// than timeout, if that is not 0.
 	perSecond int
+	timeout   time.Duration
 	met       []meeting
 	again     []time.Time // when requests were repeated
+	forgotten time.Time   // what was before that is not known any more
 }
 
 // meeting is a TLS connection to a server.
@@ -68,8 +71,8 @@ func (r *record) failed(from, to time.Time) map[string]int64 {
 	return out
 }
 
-// do sends a request and records its result.
-func (r *record) do(send func() failure) {
+// do sends a request and records its result. send is told whether it is the sample of its second.
+func (r *record) do(send func(sample bool) failure) {
 	r.mu.Lock()
 	sent, id := time.Now(), r.next
 	if r.pending == nil {
@@ -79,12 +82,17 @@ func (r *record) do(send func() failure) {
 	r.next++
 	r.mu.Unlock()
 
-	failed := send()
+	sample := id%max(1, r.perSecond) == 0
+	failed := send(sample)
+	done := request{sent: sent, ended: time.Now(), failure: failed, disrupted: sample && failed.text != ""}
+	if sample && failed.text == "" && r.timeout > 0 && done.ended.Sub(sent) > r.timeout {
+		done.failure = failure{Header, TimedOut}
+	}
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.pending, id)
-	r.ended = append(r.ended, request{sent: sent, ended: time.Now(), failure: failed, sample: id%max(1, r.perSecond) == 0})
+	r.ended = append(r.ended, done)
 }
 
 // add records a result that has no request of its own.
@@ -101,6 +109,7 @@ func (r *record) forget(before time.Time) {
 	r.ended = slices.Clone(r.since(before))
 	r.met = slices.DeleteFunc(r.met, func(m meeting) bool { return m.at.Before(before) })
 	r.again = slices.DeleteFunc(r.again, func(t time.Time) bool { return t.Before(before) })
+	r.forgotten = before
 }
 
 // settled reports whether all requests that were sent up to a moment have ended.
@@ -115,9 +124,23 @@ func (r *record) settled(to time.Time) bool {
 	return true
 }
 
+// remembered is between, without what was forgotten.
+func (r *record) remembered(from, to time.Time) Outage {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if from.Before(r.forgotten) {
+		from = r.forgotten
+	}
+	return r.judge(from, to)
+}
+
 func (r *record) between(from, to time.Time) Outage {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.judge(from, to)
+}
+
+func (r *record) judge(from, to time.Time) Outage {
 	out := judge(r.since(from), from, to)
 	for _, at := range r.again {
 		if !at.Before(from) && at.Before(to) {

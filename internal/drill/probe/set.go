@@ -31,6 +31,9 @@ type Set struct {
 	wg      sync.WaitGroup
 	free    []func()
 	members []*member
+	lag     lag
+	// registers are the clients that have a history.
+	registers *registers
 }
 
 // member is one client of a set.
@@ -65,23 +68,33 @@ func Prepare(ctx context.Context, api kubernetes.Interface, namespace string) er
 
 func createConfigMaps(ctx context.Context, api kubernetes.Interface, namespace string, names ...string) error {
 	for _, name := range names {
-		for tries := 0; ; tries++ {
+		err := create(ctx, func() error {
 			_, err := api.CoreV1().ConfigMaps(namespace).Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
-			if err == nil || apierrors.IsAlreadyExists(err) {
-				break
-			}
-			// A busy cluster may fail one of hundreds of requests. That is not what is measured here.
-			if refused := apierrors.APIStatus(nil); tries == 9 || errors.As(err, &refused) && refused.Status().Code/100 == 4 && !apierrors.IsTooManyRequests(err) {
-				return err
-			}
-			select {
-			case <-ctx.Done():
-				return errors.Join(err, context.Cause(ctx))
-			case <-time.After(time.Second):
-			}
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// create creates an object that may exist. A busy cluster may fail one of hundreds of requests, and that is not what is measured here.
+func create(ctx context.Context, do func() error) error {
+	for tries := 0; ; tries++ {
+		err := do()
+		if err == nil || apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		if refused := apierrors.APIStatus(nil); tries == 9 || errors.As(err, &refused) && refused.Status().Code/100 == 4 && !apierrors.IsTooManyRequests(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, context.Cause(ctx))
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // Remove deletes the namespace with everything that clients wrote.
@@ -113,7 +126,8 @@ func Run(ctx context.Context, config *rest.Config, clients []Client, options Opt
 		return nil, fmt.Errorf("starting the probe: %w", err)
 	}
 	running, cancel := context.WithCancel(context.Background())
-	s := &Set{options: options, api: api, stop: cancel}
+	s := &Set{options: options, api: api, stop: cancel, registers: newRegisters(running, api, options)}
+	s.wg.Go(func() { s.lag.measure(running) })
 	for i, c := range clients {
 		if err := s.start(ctx, running, config, i, c); err != nil {
 			s.Stop()
@@ -128,12 +142,19 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 	m := &member{Client: c}
 	pace := c.Pace
 	if pace == 0 {
-		pace = s.options.Pace
-		if c.Operation == Beat {
-			pace = BeatPace
-		}
+		pace = c.Operation.pace(s.options.Pace)
 	}
 	m.record.perSecond = max(1, int(time.Second/pace))
+	timeout, sampleTimeout := s.options.Timeout, s.options.SampleTimeout
+	switch c.Operation {
+	case Lookup:
+		timeout, sampleTimeout = min(timeout, lookupTimeout), min(sampleTimeout, lookupTimeout)
+	case Echo:
+		sampleTimeout = timeout // all its requests share one connection, and end with it
+	}
+	if sampleTimeout > timeout {
+		m.record.timeout = timeout
+	}
 
 	var send func(context.Context) failure
 	switch c.Operation {
@@ -148,7 +169,7 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 	default:
 		target := rest.CopyConfig(config)
 		if !c.Operation.onAPI() {
-			target = &rest.Config{} // a workload gets no credentials
+			target = &rest.Config{Dial: s.options.Dial} // a workload gets no credentials
 		}
 		if c.Address != "" {
 			target.Host = c.Address
@@ -176,19 +197,30 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 			send = get("/readyz")
 		case Get:
 			send = get("/")
+		case List:
+			if err := createLeases(ctx, s.api, s.options.Namespace); err != nil {
+				return err
+			}
+			send = func(ctx context.Context) failure { return sender.list(ctx, leasesPath(s.options.Namespace)) }
 		case Beat:
-			n := &counter{client: sender, namespace: s.options.Namespace}
+			// Half of that of the watches, which would seem to be silent while a write hangs.
+			n := &counter{client: sender, namespace: s.options.Namespace, timeout: s.options.Timeout / 2}
 			s.members = append(s.members, m)
 			s.wg.Go(func() { n.run(running, pace, &m.record) })
 			return nil
 		case Write:
-			m.writer = &writer{client: sender, namespace: s.options.Namespace, ledger: newLedger(index), acked: map[int]time.Time{},
-				// One object more than there can be parallel writes.
-				objects: int(s.options.Timeout/pace) + 1}
+			// Some objects more than there can be parallel writes: those within the timeout, and samples that take longer.
+			m.writer = newWriter(sender, s.options.Namespace, index, int(timeout/pace)+int(sampleTimeout/time.Second)+2)
 			if err := createConfigMaps(ctx, s.api, s.options.Namespace, m.writer.names()...); err != nil {
 				return err
 			}
 			send = m.writer.write
+		case Register:
+			if err := s.registers.start(ctx, sender, c.Key, pace, &m.record); err != nil {
+				return err
+			}
+			s.members = append(s.members, m)
+			return nil
 		case Watch:
 			w := &watcher{client: sender, namespace: s.options.Namespace, timeout: s.options.Timeout, record: &m.record}
 			s.members = append(s.members, m)
@@ -199,16 +231,18 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 		}
 	}
 	s.members = append(s.members, m)
-	timeout := s.options.Timeout
-	if c.Operation == Lookup {
-		timeout = min(timeout, lookupTimeout)
-	}
 	s.wg.Go(func() {
 		every(running, pace, func() {
-			// Not derived from running, so that requests finish when the clients are stopped.
-			request, cancel := context.WithTimeout(context.Background(), timeout)
-			defer cancel()
-			m.record.do(func() failure { return send(request) })
+			m.record.do(func(sample bool) failure {
+				limit := timeout
+				if sample {
+					limit = sampleTimeout
+				}
+				// Not derived from running, so that requests finish when the clients are stopped.
+				request, cancel := context.WithTimeout(context.Background(), limit)
+				defer cancel()
+				return send(request)
+			})
 		})
 	})
 	return nil
@@ -218,6 +252,7 @@ func (s *Set) start(ctx, running context.Context, config *rest.Config, index int
 func (s *Set) Stop() {
 	s.stop()
 	s.wg.Wait()
+	s.registers.end()
 	for _, free := range s.free {
 		free()
 	}
@@ -238,10 +273,25 @@ func (s *Set) Between(ctx context.Context, from, to time.Time) ([]Result, error)
 	return s.between(from, to), err
 }
 
+// Live is Between without waiting: requests without an answer count neither as answered nor as failed yet. It costs little. What Follow has told
+// is not part of it.
+func (s *Set) Live(from, to time.Time) (out []Result) {
+	for _, m := range s.members {
+		out = append(out, s.result(m, m.record.remembered, from, to))
+	}
+	return out
+}
+
 func (s *Set) between(from, to time.Time) (out []Result) {
 	for _, m := range s.members {
-		out = append(out, Result{m.Client, m.record.between(from, to)})
+		out = append(out, s.result(m, m.record.between, from, to))
 	}
+	return out
+}
+
+func (s *Set) result(m *member, judge func(from, to time.Time) Outage, from, to time.Time) Result {
+	out := Result{m.Client, judge(from, to)}
+	out.Lag = s.lag.between(from, to)
 	return out
 }
 
@@ -270,28 +320,38 @@ type Second struct {
 	FailedAt  map[string]int64   `json:"failedAt,omitempty"`
 }
 
-// Log writes a line for each client and second, until ctx is done. A line is written when all requests of its second have ended. What is
-// logged is forgotten, so that clients can run for days: Between knows only the last few seconds. When ctx is done, the clients
-// end, and what they have experienced until then is logged as well.
+// Log writes what Follow tells as lines of JSON.
 func (s *Set) Log(ctx context.Context, w io.Writer) error {
 	out := json.NewEncoder(w)
+	return s.Follow(ctx, func(line Second) error {
+		if err := out.Encode(line); err != nil {
+			return fmt.Errorf("logging what clients experienced: %w", err)
+		}
+		return nil
+	})
+}
+
+// Follow tells what each client experienced in each second, until ctx is done or tell fails. It tells when all requests of a second have ended. What
+// was told is forgotten, so that clients can run for days: Between and Live know only the last few seconds. When ctx is done, the clients
+// end, and what they have experienced until then is told as well.
+func (s *Set) Follow(ctx context.Context, tell func(Second) error) error {
 	for from := time.Now().Truncate(time.Second); ; from = from.Add(time.Second) {
 		to := from.Add(time.Second)
 		if err := until(ctx, func() bool { return !time.Now().Before(to) && s.settled(to) }); err != nil {
-			return s.logRest(out, from)
+			return s.tellRest(tell, from)
 		}
-		if err := s.log(out, from, to); err != nil {
+		if err := s.tell(tell, from, to); err != nil {
 			return err
 		}
 	}
 }
 
-// logRest ends the clients, and logs the seconds that have no line yet. Requests that are under way may still fail: they get the time
+// tellRest ends the clients, and tells the seconds that were not told yet. Requests that are under way may still fail: they get the time
 // that a request may take. Those that have no answer then are cut by the end of the clients, and have not failed.
-func (s *Set) logRest(out *json.Encoder, from time.Time) error {
+func (s *Set) tellRest(tell func(Second) error, from time.Time) error {
 	s.stop()
 	end := time.Now().Add(100 * time.Millisecond) // a request that was begun just now is recorded a moment later
-	ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout+time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), s.options.SampleTimeout+time.Second)
 	defer cancel()
 	_ = until(ctx, func() bool { return !time.Now().Before(end) && s.settled(end) }) // as the comment says
 	for ; from.Before(end); from = from.Add(time.Second) {
@@ -299,27 +359,27 @@ func (s *Set) logRest(out *json.Encoder, from time.Time) error {
 		if to.After(end) {
 			to = end // the time after that is no gap
 		}
-		if err := s.log(out, from, to); err != nil {
+		if err := s.tell(tell, from, to); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// log writes the lines of one second.
-func (s *Set) log(out *json.Encoder, from, to time.Time) error {
+// tell tells one second.
+func (s *Set) tell(tell func(Second) error, from, to time.Time) error {
 	for _, m := range s.members {
-		line := Second{At: from.Unix(), Result: Result{m.Client, m.record.between(from, to)},
-			Connected: m.record.connected(from, to), FailedAt: m.record.failed(from, to)}
+		line := Second{At: from.Unix(), Result: s.result(m, m.record.between, from, to), Connected: m.record.connected(from, to), FailedAt: m.record.failed(from, to)}
 		if m.writer != nil {
 			line.Ledger, line.Acknowledged = m.writer.ledger, m.writer.acknowledged(from, to)
 			m.writer.forget(to)
 		}
 		m.record.forget(to)
-		if err := out.Encode(line); err != nil {
-			return fmt.Errorf("logging what clients experienced: %w", err)
+		if err := tell(line); err != nil {
+			return err
 		}
 	}
+	s.lag.forget(to)
 	return nil
 }
 
@@ -369,7 +429,7 @@ func (s *Summary) Add(line Second) {
 		s.sent[name] = map[int64]int{}
 	}
 	r := s.results[name]
-	r.Outage = worst([]Outage{r.Outage, line.Outage})
+	r.Outage = Worst([]Outage{r.Outage, line.Outage})
 	s.sent[name][line.At] += line.Requests
 }
 
@@ -426,7 +486,7 @@ func (s *Summary) Starved(c Client, pace time.Duration, from, to time.Time) (out
 		pace = c.Pace
 	}
 	perSecond := int(time.Second / pace)
-	if c.Operation == Watch || c.Operation == Beat { // at their own pace
+	if c.Operation.waits() {
 		perSecond = 0
 	}
 	missing, row, inRow, total := 0, 0, 0, 0

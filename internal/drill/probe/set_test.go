@@ -117,7 +117,7 @@ func TestDisruption(t *testing.T) {
 	r := record{perSecond: 20}
 	from := time.Now()
 	for n := range 60 { // three seconds' worth: all of the second one fails
-		r.do(func() failure {
+		r.do(func(bool) failure {
 			if n/20 == 1 {
 				return failure{Dial, TimedOut}
 			}
@@ -235,10 +235,15 @@ func TestWatch(t *testing.T) {
 		t.Errorf("watches began at %v", s.from)
 	}
 	s.mu.Unlock()
-	step("an event is missing", func() { s.beat(2) }, func(o Outage) bool { return o.Errors["an event is missing"] == 1 })
-	step("a watch cannot be resumed", func() { s.mu.Lock(); s.gone = true; s.mu.Unlock(); s.close() },
-		func(o Outage) bool { return o.Errors["the watch cannot be resumed"] == 1 })
-	step("and begins again", func() { s.beat(1) }, func(o Outage) bool { return o.Failed == 2 && o.Requests == 5 })
+	step("an event is missing", func() { s.beat(2) }, func(o Outage) bool { return o.Errors[EventMissing] == 1 })
+	again := func() bool { s.mu.Lock(); defer s.mu.Unlock(); return !s.gone && len(s.watchers) > 0 }
+	step("a watch cannot be resumed, and nothing is lost", func() { s.mu.Lock(); s.gone = true; s.mu.Unlock(); s.close() },
+		func(o Outage) bool { return again() && o.Failed == 1 })
+	step("and begins again", func() { s.beat(1) }, func(o Outage) bool { return o.Failed == 1 && o.Requests == 4 })
+	step("a watch cannot be resumed, and an event is lost", func() { s.mu.Lock(); s.gone = true; s.number++; s.mu.Unlock(); s.close() },
+		func(o Outage) bool {
+			return again() && o.Failed == 2 && o.Errors[EventsLost] == 1 && WatchGaps(o.Errors) == 2
+		})
 	step("silence while nothing happens is no failure", func() { time.Sleep(2500 * time.Millisecond) }, func(o Outage) bool { return o.Failed == 2 })
 	step("silence while something happens is one", func() { s.mu.Lock(); s.mute = true; s.number++; s.mu.Unlock() },
 		func(o Outage) bool { return o.Failed == 3 && o.Errors["no event within the timeout"] == 1 })
@@ -609,6 +614,7 @@ func TestSlowWhileItStarts(t *testing.T) {
 
 func TestStarved(t *testing.T) {
 	c, watch := Client{Path: "endpoint", Operation: Read, Connection: New}, Client{Path: "endpoint", Operation: Watch, Connection: Kept}
+	register := Client{Path: "endpoint", Operation: Register, Connection: New}
 	none := func(int64) bool { return false }
 	between := func(from, to int64) func(int64) bool { return func(at int64) bool { return at >= from && at < to } }
 	for name, test := range map[string]struct {
@@ -626,6 +632,7 @@ func TestStarved(t *testing.T) {
 		"now and then":                 {weak: func(at int64) bool { return at%8 == 0 }, want: []string{"endpoint: read, new ran in 88 of 100 seconds"}},
 		"nothing":                      {missing: between(0, 300), want: []string{"endpoint: read, new logged nothing"}},
 		"a watch has its own pace":     {client: watch, weak: between(0, 300)},
+		"a register waits for answers": {client: register, weak: between(0, 300)},
 		"a watch is not there":         {client: watch, missing: between(150, 153), want: []string{"endpoint: watch, kept did not run for 3 seconds from 00:02:30"}},
 		"it ended with its node":       {to: time.Unix(150, 5e8), missing: between(150, 300)},
 		"it ended before its node":     {to: time.Unix(150, 5e8), missing: between(147, 300), want: []string{"endpoint: read, new sent 0 requests instead of 60 in 3 seconds from 00:02:27"}},

@@ -2,6 +2,7 @@ package probe
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"slices"
@@ -11,12 +12,12 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 )
 
 // writer writes increasing numbers, each under its own key and only once, and remembers which of them were acknowledged.
-// Consecutive writes go to different objects, so that no two parallel writes go to the same one: a conflict would look like an
-// outage.
+// No two parallel writes go to the same object: a conflict would look like an outage.
 type writer struct {
 	client    *client
 	namespace string
@@ -25,7 +26,16 @@ type writer struct {
 
 	mu    sync.Mutex
 	next  int
+	idle  []int             // objects that are not being written, the one that was written longest ago first
 	acked map[int]time.Time // when they were sent
+}
+
+func newWriter(c *client, namespace string, index, objects int) *writer {
+	w := &writer{client: c, namespace: namespace, ledger: newLedger(index), objects: objects, acked: map[int]time.Time{}}
+	for n := range objects {
+		w.idle = append(w.idle, n)
+	}
+	return w
 }
 
 // newLedger names a ledger that no other process and no other client of this one writes to.
@@ -46,13 +56,18 @@ func (w *writer) write(ctx context.Context) failure {
 	w.mu.Lock()
 	n, sent := w.next, time.Now()
 	w.next++
+	object := n % w.objects // if more is under way than there should be
+	if len(w.idle) > 0 {
+		object, w.idle = w.idle[0], w.idle[1:]
+	}
 	w.mu.Unlock()
-	failed := w.client.send(ctx, http.MethodPatch, configMapPath(w.namespace, w.name(n%w.objects)), "application/merge-patch+json",
-		fmt.Sprintf(`{"data":{"%d":"%s"}}`, n, sent.Format(time.RFC3339Nano)))
+	// The entry has no value: hundreds of thousands of them fit into the objects.
+	failed := w.client.send(ctx, http.MethodPatch, configMapPath(w.namespace, w.name(object)), "application/merge-patch+json", fmt.Sprintf(`{"data":{"%d":""}}`, n))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.idle = append(w.idle, object)
 	if failed.text == "" {
-		w.mu.Lock()
 		w.acked[n] = sent
-		w.mu.Unlock()
 	}
 	return failed
 }
@@ -105,6 +120,35 @@ func (l Ledgers) Lost(ctx context.Context, api kubernetes.Interface, namespace s
 		})...)
 	}
 	return lost, acknowledged, nil
+}
+
+// Clear removes the entries from the objects, so that those of a long run do not grow without limit. It is for entries that were found not to
+// be lost.
+func (l Ledgers) Clear(ctx context.Context, api kubernetes.Interface, namespace string) error {
+	list, err := api.CoreV1().ConfigMaps(namespace).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("reading the writes back: %w", err)
+	}
+	for _, o := range list.Items {
+		ledger, _, _ := strings.Cut(o.Name, ".")
+		gone := map[string]any{}
+		for _, n := range l[ledger] {
+			if _, there := o.Data[strconv.Itoa(n)]; there {
+				gone[strconv.Itoa(n)] = nil
+			}
+		}
+		if len(gone) == 0 {
+			continue
+		}
+		patch, err := json.Marshal(map[string]any{"data": gone})
+		if err == nil {
+			_, err = api.CoreV1().ConfigMaps(namespace).Patch(ctx, o.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+		}
+		if err != nil {
+			return fmt.Errorf("removing old writes from %s: %w", o.Name, err)
+		}
+	}
+	return nil
 }
 
 // missing lists the numbers that have no key.

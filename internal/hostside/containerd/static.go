@@ -14,7 +14,10 @@ import (
 	"quorate.dev/quorate/internal/hostside/system"
 )
 
-const kubeletUnit = "kubelet.service"
+const (
+	kubeletUnit = "kubelet.service"
+	kubeSystem  = "kube-system"
+)
 
 // StopRequest names a container of this host's pods in kube-system: a static pod has one, of the same name.
 type StopRequest struct {
@@ -36,7 +39,7 @@ func stopContainers(ctx context.Context, in StopRequest) (int, error) {
 	}
 	defer conn.Close()
 	client := runtimeapi.NewRuntimeServiceClient(conn)
-	containers, err := runningContainers(ctx, client, in.Container)
+	containers, err := runningContainers(ctx, client, kubeSystem, in.Container)
 	if err != nil {
 		return 0, err
 	}
@@ -56,7 +59,7 @@ func Running(ctx context.Context, name string) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	containers, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), name)
+	containers, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), kubeSystem, name)
 	return len(containers), err
 }
 
@@ -71,13 +74,13 @@ func Held(ctx context.Context, pod string) (int, error) {
 	}
 	defer conn.Close()
 	client := runtimeapi.NewRuntimeServiceClient(conn)
-	containers, err := runningContainers(ctx, client, pod)
+	containers, err := runningContainers(ctx, client, kubeSystem, pod)
 	if err != nil || len(containers) > 0 {
 		return len(containers), err
 	}
 	list, err := client.ListPodSandbox(ctx, &runtimeapi.ListPodSandboxRequest{Filter: &runtimeapi.PodSandboxFilter{
 		State:         &runtimeapi.PodSandboxStateValue{State: runtimeapi.PodSandboxState_SANDBOX_READY},
-		LabelSelector: map[string]string{"component": pod, PodNamespaceLabel: "kube-system"},
+		LabelSelector: map[string]string{"component": pod, PodNamespaceLabel: kubeSystem},
 	}})
 	if err != nil {
 		return 0, fmt.Errorf("asking containerd for the pod %s: %w", pod, err)
@@ -95,10 +98,10 @@ func Held(ctx context.Context, pod string) (int, error) {
 	return len(list.Items), nil
 }
 
-func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClient, name string) ([]*runtimeapi.Container, error) {
+func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClient, namespace, name string) ([]*runtimeapi.Container, error) {
 	list, err := client.ListContainers(ctx, &runtimeapi.ListContainersRequest{Filter: &runtimeapi.ContainerFilter{
 		State:         &runtimeapi.ContainerStateValue{State: runtimeapi.ContainerState_CONTAINER_RUNNING},
-		LabelSelector: map[string]string{"io.kubernetes.container.name": name, PodNamespaceLabel: "kube-system"},
+		LabelSelector: map[string]string{"io.kubernetes.container.name": name, PodNamespaceLabel: namespace},
 	}})
 	if err != nil {
 		return nil, fmt.Errorf("asking containerd for the container %s: %w", name, err)
@@ -108,12 +111,17 @@ func runningContainers(ctx context.Context, client runtimeapi.RuntimeServiceClie
 
 // IDs are the containers of a static pod that run on this host.
 func IDs(ctx context.Context, name string) (out []string, _ error) {
+	return IDsIn(ctx, kubeSystem, name)
+}
+
+// IDsIn are the containers of a name that run on this host in pods of a namespace.
+func IDsIn(ctx context.Context, namespace, name string) (out []string, _ error) {
 	conn, err := containerd()
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	list, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), name)
+	list, err := runningContainers(ctx, runtimeapi.NewRuntimeServiceClient(conn), namespace, name)
 	for _, c := range list {
 		out = append(out, c.Id)
 	}

@@ -55,7 +55,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.BootID = system.BootID()
 	release := osRelease()
 	f.OS, f.Family = release["PRETTY_NAME"], facts.FamilyOf(release)
-	f.Container = container()
+	f.Container = system.Container()
 	f.Kernel = system.ReadTrimmed("/proc/sys/kernel/osrelease")
 	f.MemoryBytes, f.SwapBytes = memory()
 	if d, ok := disk("/var/lib"); ok {

@@ -70,19 +70,6 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 // ReadClock returns the host's current time. It does nothing else, so that little time passes between request and reply.
 var ReadClock = host.Define("node.clock", func(context.Context, struct{}) (time.Time, error) { return time.Now(), nil }, host.Reads)
 
-// container is the kind of container that this host is, as its own systemd found it.
-func container() string {
-	if kind := system.ReadTrimmed("/run/systemd/container"); kind != "" {
-		return kind
-	}
-	for _, variable := range bytes.Split(system.ReadAll("/proc/1/environ"), []byte{0}) {
-		if kind, ok := bytes.CutPrefix(variable, []byte("container=")); ok {
-			return string(kind)
-		}
-	}
-	return ""
-}
-
 // features are the parts of the kernel that nodes need, by the name of their module, with the symbol that configures each.
 var features = map[string]string{
 	"overlay": "CONFIG_OVERLAY_FS", "br_netfilter": "CONFIG_BRIDGE_NETFILTER", "nf_tables": "CONFIG_NF_TABLES",

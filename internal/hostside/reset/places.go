@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/fault"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -65,6 +66,7 @@ var ofNode = []place{
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},
 	{path: "/etc/systemd/system/" + hostconfig.BackupService}, {path: "/etc/systemd/system/" + hostconfig.BackupTimer},
 	{path: hostconfig.WatchUnitFile},
+	{path: fault.BootUnitFiles[1]}, {path: fault.BootUnitFiles[0]},
 }
 
 // ofBalancer is what it writes for a load balancer.
@@ -93,16 +95,16 @@ var containers = []place{
 var bundles = []place{
 	{path: "/opt/cni/bin", kind: shared, own: true}, {path: "/opt/cni", kind: empty}, {path: "/opt/quorate", kind: empty},
 	{path: "/var/lib/quorate/bundle", kind: tree}, {path: "/var/lib/quorate/bundle.json"}, {path: "/var/lib/quorate/images.json"},
-	{path: hostconfig.SelfPath},
+	{path: hostconfig.SelfPath}, {path: fault.ProgramPath},
 }
 
 // ownState is what Quorate keeps on a host for itself. The mark of a complete cluster comes after everything that it
 // protects.
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
-	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"},
+	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"}, {path: facts.DrillDir, kind: tree},
 	{path: facts.EstablishedFile}, {path: facts.RestoreFile}, {path: facts.MaintenanceFile},
-	{path: "/run/quorate/pki", kind: tree},
+	{path: "/run/quorate/pki", kind: tree}, {path: fault.RunDir, kind: tree}, {path: fault.VarDir, kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
 }, stateOfBalancer...)
 

@@ -21,6 +21,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcd"
+	"quorate.dev/quorate/internal/hostside/fault"
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -65,6 +66,8 @@ type target struct {
 	units func(ctx context.Context, names ...string) (map[string]system.Unit, error)
 	// systemctl runs systemd's program.
 	systemctl func(ctx context.Context, args ...string) error
+	// healFaults heals what a drill has injected.
+	healFaults func(ctx context.Context) error
 	// stopPods removes all pods through containerd, and kill ends the processes of pods and shims that are left.
 	stopPods func(ctx context.Context) error
 	kill     func(ctx context.Context) error
@@ -86,7 +89,8 @@ type target struct {
 
 var local = target{
 	units: system.Units, systemctl: system.Systemctl,
-	stopPods: containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
+	healFaults: func(ctx context.Context) error { return fault.Expire(ctx) },
+	stopPods:   containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
 	unload:   func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
 	recreate: recreate, remove: os.RemoveAll, next: func() error { return nil },
 }
@@ -254,10 +258,11 @@ func (w work) run(ctx context.Context, doing string, stages []stage) error {
 	return nil
 }
 
-// stages are the order of a reset: first what would start other things again, then what runs, then what it leaves, then how
-// it was configured, and last the marks by which others see that this host is part of something.
+// stages are the order of a reset: first what would get in its way or start other things again, then what runs, then what it
+// leaves, then how it was configured, and last the marks by which others see that this host is part of something.
 func (w work) stages() []stage {
 	return []stage{
+		{"healing the faults of a drill", w.healFaults}, // later, the program that heals them would be gone
 		{"revoking the access of control planes", func(context.Context) error { return watch.Revoke(w.at("")) }},
 		{"stopping the services", func(ctx context.Context) error { return w.stopUnits(ctx, units) }},
 		{"stopping the pods", w.stopContainers},

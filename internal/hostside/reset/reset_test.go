@@ -161,9 +161,10 @@ func (m *machine) target() target {
 		return nil
 	}
 	return target{root: m.root, units: m.units, systemctl: m.systemctl, next: m.next,
-		stopPods: func(context.Context) error { return errors.Join(act("stop pods"), m.podsErr) },
-		kill:     func(context.Context) error { return act("kill") },
-		mounts:   func() ([]string, error) { return slices.Clone(m.mounted), nil },
+		healFaults: func(context.Context) error { return act("heal faults") },
+		stopPods:   func(context.Context) error { return errors.Join(act("stop pods"), m.podsErr) },
+		kill:       func(context.Context) error { return act("kill") },
+		mounts:     func() ([]string, error) { return slices.Clone(m.mounted), nil },
 		unmount: func(path string) error {
 			if err := act("unmount " + strings.TrimPrefix(path, m.root)); err != nil {
 				return err

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 )
@@ -26,4 +27,17 @@ func StartTicks(path string) (uint64, bool) {
 	}
 	ticks, err := strconv.ParseUint(f[startTime], 10, 64)
 	return ticks, err == nil
+}
+
+// Container is the kind of container that this host is, as its own systemd found it; empty if it is none.
+func Container() string {
+	if kind := ReadTrimmed("/run/systemd/container"); kind != "" {
+		return kind
+	}
+	for _, variable := range bytes.Split(ReadAll("/proc/1/environ"), []byte{0}) {
+		if kind, ok := bytes.CutPrefix(variable, []byte("container=")); ok {
+			return string(kind)
+		}
+	}
+	return ""
 }

@@ -5,7 +5,7 @@ import (
 	"os"
 )
 
-// Notify reports the state of this service to systemd, as sd_notify(3) describes, if systemd requested it.
+// Notify reports the state of this service to systemd, as sd_notify(3) describes, if systemd requested it (Type=notify).
 func Notify(state string) {
 	path := os.Getenv("NOTIFY_SOCKET")
 	if path == "" {

@@ -7,18 +7,13 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/spec"
 )
-
-// leavingLabel is on nodes that leave: the pod with their clients ends in time to log its last seconds.
-const leavingLabel = "quorate-bench/leaving"
 
 // toVersion takes the cluster to a version with quorate apply.
 func toVersion(version string) func(context.Context, *bench) error {
@@ -70,7 +65,8 @@ func makeSuccessors(ctx context.Context, b *bench) error {
 	for _, h := range old {
 		next, err := b.successor(h)
 		if err == nil {
-			err = b.equip(ctx, next)
+			b.engine.Conns.Add(ctx, run.TargetsOf([]spec.Host{next}))
+			err = b.clients.Equip(ctx, next)
 		}
 		if err != nil {
 			return err
@@ -132,20 +128,13 @@ func (b *bench) replace(ctx context.Context, old, next spec.Host) error {
 		return err
 	}
 	b.cluster = target
-	b.expectEnd(readyClients(old), time.Now())
-	if err := b.end(readyzOf + old.Name); err != nil {
+	if err := b.clients.Left(old); err != nil {
 		return err
 	}
-	b.expect(b.podClients(next), time.Time{})
-	if err := b.runFor(ctx, next); err != nil {
-		return err
-	}
-	return b.ready(ctx, "clients", len(b.nodes()))
+	return b.clients.Join(ctx, next)
 }
 
-// leave ends the clients of a node when it is drained, which is when other pods have to leave it too, and keeps what they have logged
-// before the host is reset. The pod of a DaemonSet would stay, until the reset kills it with all that it has not logged yet. ctx ends
-// when the host has left.
+// leave ends the clients of a node when it is drained, and reads what they have logged before the host is reset. ctx ends when the host has left.
 func (b *bench) leave(ctx context.Context, h spec.Host) error {
 	for {
 		n, err := b.api.CoreV1().Nodes().Get(ctx, h.Name, metav1.GetOptions{})
@@ -159,26 +148,5 @@ func (b *bench) leave(ctx context.Context, h spec.Host) error {
 	// What remains to be done does not end with the apply.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	b.expectEnd(append(b.podClients(h), nodePortClients(h, b.nodePort())...), time.Now())
-	label := []byte(`{"metadata":{"labels":{"` + leavingLabel + `":""}}}`)
-	if err := b.eventually(ctx, "ending the clients on "+h.Name, func() error {
-		_, err := b.api.CoreV1().Nodes().Patch(ctx, h.Name, types.MergePatchType, label, metav1.PatchOptions{})
-		return err
-	}); err != nil {
-		return err
-	}
-	if err := b.end(nodePortOf + h.Name); err != nil {
-		return err
-	}
-	err := b.eventually(ctx, "the clients on "+h.Name+" end", func() error {
-		pods, err := b.api.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=clients", FieldSelector: "spec.nodeName=" + h.Name})
-		if err != nil {
-			return err
-		}
-		if i := slices.IndexFunc(pods.Items, func(p corev1.Pod) bool { return p.Status.Phase == corev1.PodRunning }); i >= 0 {
-			return fmt.Errorf("%s runs", pods.Items[i].Name)
-		}
-		return nil
-	})
-	return errors.Join(err, b.collect(ctx, h.Name))
+	return b.clients.Leave(ctx, h)
 }

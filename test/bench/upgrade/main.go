@@ -3,9 +3,8 @@
 // balancers on the control planes, the same workload, and the same clients. Quorate also goes back to the former version, which kubeadm
 // cannot do, takes every host out of service and back, and replaces every control plane.
 //
-// The clients of a node are one process in a pod of that node: a pod of the image pause, whose command is this program, mounted
-// from the host. It is in the pod's network, and uses its ServiceAccount. The clients of the endpoint and of NodePorts run outside the
-// cluster, in this process.
+// The clients are those of a drill: see package clients. Those of a node are one process in a pod of that node, which runs this program from
+// the host. Those of the endpoint and of NodePorts run outside of the cluster, in this process.
 package main
 
 import (
@@ -41,19 +40,12 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case "host":
-			// This binary is its own host side, including the watchdog of the load balancers.
-			stop()
-			os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
-		case "clients":
-			exit(runClients(ctx))
-		case "workload":
-			exit(runWorkload(ctx))
-		}
+	if len(os.Args) > 1 && os.Args[1] == "host" {
+		// This binary is its own host side, including the watchdog of the load balancers, and the program of pods.
+		os.Exit(cli.Main(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
 	pace := flag.Duration("pace", fitting(runtime.NumCPU()), "time between two requests of a client; the default depends on the number of processors")
 	ways := flag.String("ways", "", "with these changes only, separated by commas: "+strings.Join(wayNames(), ", ")+"; kubeadm's procedure is an upgrade")
@@ -249,7 +241,7 @@ func (b *bench) compete(ctx context.Context, w way) (outcome, error) {
 			return outcome{}, err
 		}
 	}
-	if err := b.allRun(ctx); err != nil {
+	if err := b.clients.AllRun(ctx); err != nil {
 		return outcome{}, err
 	}
 	quiet, err := b.measure(ctx, "before-"+w.name, nil, func(ctx context.Context) error { return sleep(ctx, quietTime) })

@@ -10,6 +10,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"quorate.dev/quorate/internal/drill/clients"
 	"quorate.dev/quorate/internal/drill/probe"
 )
 
@@ -85,7 +86,7 @@ func (o outcome) brokenWatches() (n int) {
 // disruption is the longest disruption of an API client, sampled once a second, apart from those that use one API server.
 func (o outcome) disruption() (n int) {
 	for _, r := range o.Results {
-		if r.Client.API() && !strings.HasPrefix(r.Client.Path, ownServer) {
+		if r.Client.API() && !strings.HasPrefix(r.Client.Path, clients.OwnServer) {
 			n = max(n, r.Disruption)
 		}
 	}
@@ -142,7 +143,7 @@ func (o outcome) noticed() (out []string) {
 		if r.Client.Operation == probe.Watch || r.Client.Operation == probe.Beat {
 			most += probe.BeatPace
 		}
-		if r.Longest > most && !strings.HasPrefix(r.Client.Path, ownServer) {
+		if r.Longest > most && !strings.HasPrefix(r.Client.Path, clients.OwnServer) {
 			out = append(out, fmt.Sprintf("%s: no success for %.2f s from %s", r.Client, r.Longest.Seconds(), r.Since.UTC().Format(time.TimeOnly)))
 		}
 	}
@@ -232,7 +233,7 @@ func lastLine(all []outcome) map[string]any {
 			elections[o.Way], allowed[o.Way] = o.Elections, o.AllowedElections
 			out["elections"], out["allowedElections"] = elections, allowed
 			for _, r := range o.Results {
-				if r.Client.Operation != probe.Ready && !strings.HasPrefix(r.Client.Path, ownServer) {
+				if r.Client.Operation != probe.Ready && !strings.HasPrefix(r.Client.Path, clients.OwnServer) {
 					gap = max(gap, r.Longest)
 				}
 			}

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"bufio"
-	"context"
 	"encoding/json"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
+	"quorate.dev/quorate/internal/drill/clients"
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -59,38 +52,6 @@ func TestDocumentedOrder(t *testing.T) {
 	}
 }
 
-func TestClients(t *testing.T) {
-	c, err := shape()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []probe.Client
-	for _, h := range c.Spec.Hosts {
-		if !h.IsNode() {
-			t.Errorf("%s is no node", h.Name)
-		}
-		h.Address = "10.0.0.1"
-		mine := podClients(h, "10.96.0.7")
-		if own := slices.ContainsFunc(mine, func(c probe.Client) bool { return strings.HasPrefix(c.Path, ownServer) }); own != h.Has(spec.RoleControlPlane) {
-			t.Errorf("%s: %v", h.Name, mine)
-		}
-		all = append(all, mine...)
-		all = append(all, nodePortClients(h, 30000)...)
-		if h.Has(spec.RoleControlPlane) {
-			all = append(all, readyClients(h)...)
-		}
-	}
-	all = append(all, endpointClients()...)
-	// What clients log is found by their name.
-	known := map[string]bool{}
-	for _, c := range all {
-		if known[c.String()] {
-			t.Errorf("two clients are %s", c)
-		}
-		known[c.String()] = true
-	}
-}
-
 func result(path string, o probe.Operation, failed int, phase probe.Phase) probe.Result {
 	r := probe.Result{Client: probe.Client{Path: path, Operation: o, Connection: probe.New}}
 	r.Requests, r.Failed, r.Phases, r.Disruption = 2000, failed, map[probe.Phase]int{phase: failed}, failed/20
@@ -99,13 +60,13 @@ func result(path string, o probe.Operation, failed int, phase probe.Phase) probe
 }
 
 func TestOutcome(t *testing.T) {
-	own := result(ownServer+"cp-a", probe.Read, 400, probe.Dial)
+	own := result(clients.OwnServer+"cp-a", probe.Read, 400, probe.Dial)
 	own.Longest, own.Slowest = 20*time.Second, 3*time.Second // it waited for a server that started
 	o := outcome{AllowedElections: 3, Elections: 3, Excused: map[string]probe.Excuse{own.Client.String(): {Requests: 400, Slowest: time.Second}}, Results: []probe.Result{
 		result("endpoint", probe.Read, 0, probe.Dial), own,
 		result("endpoint", probe.Watch, 0, probe.Body),
 		result("DNS", probe.Lookup, 0, probe.Header),
-		result(ownServer+"cp-a", probe.Ready, 40, probe.Status), // only tells of the shutdown
+		result(clients.OwnServer+"cp-a", probe.Ready, 40, probe.Status), // only tells of the shutdown
 	}}
 	o.Results[0].Repeated, o.Results[0].Slowest = 3, 1200*time.Millisecond // a second, as the API server asked
 	o.Results[2].Longest, o.Results[4].Longest = 1900*time.Millisecond, time.Minute
@@ -162,25 +123,26 @@ func log(s *probe.Summary, c probe.Client, from, to int64, edit func(*probe.Seco
 }
 
 func TestJudge(t *testing.T) {
-	a, b := spec.Host{Name: "cp-a", Address: "10.0.0.1"}, spec.Host{Name: "cp-b", Address: "10.0.0.2"}
-	readyA, readyB, endpoint := readyClients(a)[0], readyClients(b)[0], endpointClients()[0]
+	a, b := spec.Host{Name: "cp-a"}, spec.Host{Name: "cp-b"}
+	ready := func(h spec.Host) probe.Client {
+		return probe.Client{Path: clients.OwnServer + h.Name, Operation: probe.Ready, Connection: probe.Kept, Address: "https://" + h.Name}
+	}
+	readyA, readyB, endpoint := ready(a), ready(b), probe.Client{Path: "endpoint", Operation: probe.Read, Connection: probe.New}
 	for name, c := range map[string]struct {
 		serials, tells []probe.Client
 		silent         bool // contender
-		read           [2]int64
+		starved        []string
 		late           int
 		invalid        []string
 	}{
-		"all is known": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 200}, late: 1},
-		"one says nothing": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA}, read: [2]int64{100, 200}, late: 1,
+		"all is known": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, late: 1},
+		"one says nothing": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA}, late: 1,
 			invalid: []string{"API server of cp-b did not announce that it stops, so late connections to it are not known"}},
-		"one is not known": {serials: []probe.Client{readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 200},
+		"one is not known": {serials: []probe.Client{readyB}, tells: []probe.Client{readyA, readyB},
 			invalid: []string{"API server of cp-a announced that it stops, and its certificate is not known, so late connections to it are not known"}},
-		"kubeadm's say nothing": {serials: []probe.Client{readyA, readyB}, silent: true, read: [2]int64{100, 200}},
-		"a client is not there": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, late: 1,
-			invalid: []string{"endpoint: read, new logged nothing"}},
-		"a client stood still": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, read: [2]int64{100, 196}, late: 1,
-			invalid: []string{"endpoint: read, new sent 0 requests instead of 80 in 4 seconds from 00:03:16"}},
+		"kubeadm's say nothing": {serials: []probe.Client{readyA, readyB}, silent: true},
+		"a client is not there": {serials: []probe.Client{readyA, readyB}, tells: []probe.Client{readyA, readyB}, late: 1, starved: []string{"it logged nothing"},
+			invalid: []string{"it logged nothing"}},
 	} {
 		s := probe.NewSummary(time.Unix(100, 0), time.Unix(200, 0))
 		for _, r := range []probe.Client{readyA, readyB} {
@@ -193,19 +155,16 @@ func TestJudge(t *testing.T) {
 				}
 			})
 		}
-		log(s, endpoint, c.read[0], c.read[1], nil)
-		log(s, endpointClients()[1], 154, 155, func(l *probe.Second) { l.Connected = map[string][]int64{readyA.Path: {154500}} })
+		log(s, endpoint, 154, 155, func(l *probe.Second) { l.Connected = map[string][]int64{readyA.Path: {154500}} })
 		var o outcome
-		clients := []*expected{{Client: readyA, from: time.Unix(80, 0)}, {Client: readyB, from: time.Unix(80, 0)}, {Client: endpoint, from: time.Unix(80, 0)},
-			{Client: endpointClients()[2], from: time.Unix(199, 900e6)}} // too late to be missed
-		o.judge(s, clients, []spec.Host{a, b}, !c.silent, 50*time.Millisecond)
+		o.judge(s, c.starved, []spec.Host{a, b}, !c.silent)
 		if o.LateConnections != c.late || !slices.Equal(o.Invalid, c.invalid) {
 			t.Errorf("%s: %d late connections, not valid: %q", name, o.LateConnections, o.Invalid)
 		}
 	}
 }
 
-// TestReplaced follows the clients of a host that leaves, and those of the one that replaces it.
+// TestReplaced makes the cluster after a control plane was replaced.
 func TestReplaced(t *testing.T) {
 	c, err := shape()
 	if err != nil {
@@ -227,20 +186,6 @@ func TestReplaced(t *testing.T) {
 	}
 	if _, err := spec.Check(text, "the cluster afterwards", spec.Options{Versions: []string{from, to}, Lab: true}); err != nil {
 		t.Error(err)
-	}
-	b := &bench{cluster: c, service: &corev1.Service{Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.7", Ports: []corev1.ServicePort{{NodePort: 30000}}}}}
-	mine := append(b.podClients(old), nodePortClients(old, b.nodePort())...)
-	b.expect(endpointClients(), time.Time{})
-	b.expect(mine, time.Time{})
-	b.expectEnd(mine, time.Unix(150, 0))
-	b.expect(b.podClients(next), time.Time{})
-	for _, h := range b.expected {
-		if leaves := slices.Contains(mine, h.Client); leaves == h.to.IsZero() {
-			t.Errorf("%s runs until %s", h, h.to)
-		}
-		if h.to.IsZero() && strings.HasSuffix(h.Path, old.Name) {
-			t.Errorf("%s has no node any more", h)
-		}
 	}
 }
 
@@ -303,72 +248,5 @@ func TestLastLine(t *testing.T) {
 	bad.Invalid = []string{"x"}
 	if line := lastLine([]outcome{bad, fails("quorate", "rollback", 140, 0)}); line["unnoticed"] != false || !slices.Equal(line["invalid"].([]string), []string{"quorate/upgrade"}) {
 		t.Errorf("what is not valid counts: %v", line)
-	}
-}
-
-// TestWorkload stops the workload: it serves on until nobody is sent to it.
-func TestWorkload(t *testing.T) {
-	for _, port := range []int{webPort, echoPort} {
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
-		if err != nil {
-			t.Skipf("the workload's port %d is in use: %v", port, err)
-		}
-		l.Close()
-	}
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- runWorkload(ctx) }()
-	get := func(path string) int {
-		for range 100 {
-			resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d%s", webPort, path))
-			if err == nil {
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				return resp.StatusCode
-			}
-			time.Sleep(50 * time.Millisecond)
-		}
-		return 0
-	}
-	if get("/ready") != 200 || get("/") != 200 {
-		t.Error("it does not serve")
-	}
-	var conn net.Conn
-	var err error
-	for range 100 {
-		if conn, err = net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", echoPort)); err == nil {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	fmt.Fprintln(conn, "hello")
-	echoed := bufio.NewReader(conn)
-	if line, err := echoed.ReadString('\n'); err != nil || line != "hello\n" {
-		t.Errorf("%q comes back, %v", line, err)
-	}
-	stop()
-	for deadline := time.Now().Add(5 * time.Second); get("/ready") != 503; {
-		if time.Now().After(deadline) {
-			t.Fatal("it stays ready")
-		}
-	}
-	if got := get("/"); got != 200 {
-		t.Errorf("while it stops, it answers %d", got)
-	}
-	conn.SetReadDeadline(time.Now().Add(leaving + 10*time.Second))
-	if line, err := echoed.ReadString('\n'); err != nil || line != probe.Bye+"\n" {
-		t.Errorf("before it ends, it says %q, %v", line, err)
-	}
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(leaving + 20*time.Second):
-		t.Error("it does not stop")
 	}
 }
