@@ -44,6 +44,7 @@ func TestSample(t *testing.T) {
 				select {
 				case <-time.After(c.takes):
 				case <-r.Context().Done():
+					panic(http.ErrAbortHandler) // see silence
 				}
 			}))
 			defer web.Close()
@@ -66,6 +67,7 @@ func TestSample(t *testing.T) {
 
 // TestLive: what was told is not part of it, and a second that was told makes no gap.
 func TestLive(t *testing.T) {
+	t.Parallel()
 	web := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer web.Close()
 	begin := time.Now()
@@ -111,6 +113,7 @@ func TestLive(t *testing.T) {
 
 // TestList lists several pages. One of them may fail.
 func TestList(t *testing.T) {
+	t.Parallel()
 	var fails atomic.Bool
 	var mu sync.Mutex
 	var asked []string
@@ -204,6 +207,7 @@ func TestEchoGivesUp(t *testing.T) {
 
 // TestWritesDoNotMeet hangs writes: no two of them are under way to the same object.
 func TestWritesDoNotMeet(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	busy, met, most := map[string]bool{}, 0, 0
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -223,10 +227,12 @@ func TestWritesDoNotMeet(t *testing.T) {
 		busy[r.URL.Path] = true
 		most = max(most, len(busy))
 		mu.Unlock()
-		<-r.Context().Done()
-		mu.Lock()
-		delete(busy, r.URL.Path)
-		mu.Unlock()
+		defer func() {
+			mu.Lock()
+			defer mu.Unlock()
+			delete(busy, r.URL.Path)
+		}()
+		silence(r)
 	}))
 	defer api.Close()
 	set, err := Run(t.Context(), &rest.Config{Host: api.URL, QPS: -1, ContentConfig: rest.ContentConfig{ContentType: "application/json"}},

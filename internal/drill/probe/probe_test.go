@@ -85,6 +85,7 @@ func (s *store) forget() (key string) {
 }
 
 func TestProber(t *testing.T) {
+	t.Parallel()
 	s := &store{objects: map[string]map[string]string{}, reads: map[string]int{}}
 	server := httptest.NewUnstartedServer(s)
 	server.EnableHTTP2 = true

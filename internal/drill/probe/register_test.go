@@ -79,6 +79,13 @@ func serve(t *testing.T, s http.Handler) *rest.Config {
 		TLSClientConfig: rest.TLSClientConfig{CAData: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})}}
 }
 
+// silence never answers a request. A handler that only returned when the client has given up would answer with 200, and a client that is about
+// to close its connection may still receive that.
+func silence(r *http.Request) {
+	<-r.Context().Done()
+	panic(http.ErrAbortHandler)
+}
+
 // sixRegisters are three clients on each of two keys.
 func sixRegisters() (out []Client) {
 	for key := range 2 {
@@ -226,7 +233,7 @@ func TestRegisterOutcomes(t *testing.T) {
 	}{
 		"nobody listens":    {address: "https://" + closed.Addr().String(), want: ledger.Failed, phase: Dial},
 		"no handshake":      {address: strings.Replace(plain.URL, "http:", "https:", 1), want: ledger.Failed, phase: TLS},
-		"no answer":         {trouble: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, phase: Header},
+		"no answer":         {trouble: func(_ http.ResponseWriter, r *http.Request) { silence(r) }, phase: Header},
 		"a lost connection": {trouble: func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, phase: Header},
 		"an answer that ends": {trouble: func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "9")
@@ -273,6 +280,7 @@ func TestRegisterOutcomes(t *testing.T) {
 
 // TestUnderWay asks for the history while a write has no answer.
 func TestUnderWay(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	answer := make(chan struct{})

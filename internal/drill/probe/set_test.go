@@ -33,6 +33,7 @@ func TestPhases(t *testing.T) {
 			case <-hang:
 			case <-r.Context().Done():
 			}
+			panic(http.ErrAbortHandler) // see silence
 		case "/half":
 			w.Header().Set("Content-Length", "100")
 			fmt.Fprint(w, "half")
@@ -205,6 +206,7 @@ func (s *watched) close() {
 }
 
 func TestWatch(t *testing.T) {
+	t.Parallel()
 	s := &watched{watchers: map[chan string]bool{}, number: 7}
 	server := httptest.NewServer(s)
 	defer server.Close()
@@ -367,6 +369,7 @@ func TestEchoMoves(t *testing.T) {
 }
 
 func TestLogAndSummary(t *testing.T) {
+	t.Parallel()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.Contains(r.URL.Path, "/bad") {
 			http.Error(w, "bad", http.StatusInternalServerError)
@@ -431,6 +434,7 @@ func TestSummary(t *testing.T) {
 
 // TestCreateAgain lets the first requests fail, and then refuses.
 func TestCreateAgain(t *testing.T) {
+	t.Parallel()
 	var requests int
 	status := http.StatusServiceUnavailable
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -675,10 +679,11 @@ func TestStarved(t *testing.T) {
 
 // TestLogRest ends clients while requests hang: what has failed before is not lost, and neither is what fails meanwhile.
 func TestLogRest(t *testing.T) {
+	t.Parallel()
 	var n atomic.Int32
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.Add(1) == 1 {
-			<-r.Context().Done() // until it times out
+			silence(r)
 		}
 		http.Error(w, "no", http.StatusInternalServerError)
 	}))

@@ -145,7 +145,7 @@ func TestPeersThatMisbehave(t *testing.T) {
 				w.(http.Flusher).Flush()
 				select {
 				case <-r.Context().Done():
-					return
+					panic(http.ErrAbortHandler) // to return would be to say that this is all
 				case <-time.After(100 * time.Millisecond):
 				}
 			}
