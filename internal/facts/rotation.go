@@ -131,8 +131,10 @@ type Trust struct {
 	Key string `json:"key,omitempty"`
 	// Next is the key that is to follow, if its certificate and its private key are here.
 	Next string `json:"next,omitempty"`
-	// Former is the key that signed before, as long as something that runs may trust it (see Authority.FormerPublic).
-	Former string `json:"former,omitempty"`
+	// Former is the key that signed before, as long as something that runs may trust it (see Authority.FormerPublic), and FormerPEM the
+	// file that has it.
+	Former    string `json:"former,omitempty"`
+	FormerPEM string `json:"formerPEM,omitempty"`
 	// Apart says that the controller manager's file with what signs is here (see SigningFile).
 	Apart bool `json:"apart,omitempty"`
 	// PEM is the file with what is trusted, and Written is when that or the private key was last written.
