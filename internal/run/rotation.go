@@ -30,7 +30,7 @@ type Rotated struct {
 	// Complete says that nobody trusts the old key any more.
 	Complete bool `json:"complete"`
 	// Stages are those that this run has reached.
-	Stages []plan.RotationStage `json:"stages"`
+	Stages []cluster.RotationStage `json:"stages"`
 	// Waits is what the next stage waits for; empty if it is complete.
 	Waits string `json:"waits,omitempty"`
 }
@@ -43,7 +43,7 @@ func (e *Engine) PlanAuthority(ctx context.Context, a facts.Authority, o RotateO
 // RotateAuthority replaces an authority, stage by stage, each on a fresh observation of what the one before it has left. It ends when the
 // rotation is complete, or when the next stage waits for something.
 func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o RotateOptions) (Rotated, error) {
-	out := Rotated{Authority: a, Stages: []plan.RotationStage{}}
+	out := Rotated{Authority: a, Stages: []cluster.RotationStage{}}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return out, err
 	}
@@ -80,7 +80,7 @@ func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o Rotat
 func (e *Engine) rotation(ctx context.Context, s *cluster.State, a facts.Authority, o RotateOptions) (*plan.Plan, error) {
 	options := plan.RotateOptions{Drop: o.Drop}
 	p, err := plan.RotateAuthority(s, a, options)
-	if err != nil || p.Rotation != plan.DropStage || !a.Shared() || s.LastStage(s.Rotation(a)) || o.SkipWorkloads {
+	if err != nil || p.Rotation != cluster.DropStage || !a.Shared() || s.LastStage(s.Rotation(a)) || o.SkipWorkloads {
 		return p, err
 	}
 	client, err := e.client(ctx)
