@@ -86,8 +86,8 @@ func restartedPart(programs []string) cluster.Part {
 	return cluster.APIPrograms
 }
 
-// signsDetail is the detail of a CheckKeys that asks with which key API servers sign, too.
-const signsDetail = "signs"
+// SignsDetail is the detail of a CheckKeys that asks with which key API servers sign, too.
+const SignsDetail = "signs"
 
 // checkKeys asks what runs which keys it trusts. That a program was started after a file had been written is no proof that it uses the file.
 func (b *builder) checkKeys(r cluster.Rotation, keys []string, former string, after ...*Step) *Step {
@@ -188,7 +188,7 @@ func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
 	}
 	// What starts later than that is known to have started after the last API server, whatever the clocks of hosts say.
 	wait := since.Add(2 * cluster.ClockMargin).Sub(b.Seen.Time)
-	proof := b.add(Step{Kind: CheckKeys, Detail: signsDetail, Authority: r.Authority, Trusted: keys, WaitSeconds: int64(max(0, wait.Seconds())), Title: "ask API servers whether they sign with " + keyOf("new", r.Authority),
+	proof := b.add(Step{Kind: CheckKeys, Detail: SignsDetail, Authority: r.Authority, Trusted: keys, WaitSeconds: int64(max(0, wait.Seconds())), Title: "ask API servers whether they sign with " + keyOf("new", r.Authority),
 		Reason: "what gets a token from them from now on must get one that the new key signed"})
 	for _, h := range managers {
 		if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
