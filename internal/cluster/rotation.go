@@ -229,6 +229,19 @@ func (s *State) byCaller(host string, t time.Time) time.Time {
 	return t.Add(s.Seen.Time.Sub(f.Time))
 }
 
+// ByControlPlanes is a moment by the clock of the caller as control planes tell it: the latest of what they do.
+func (s *State) ByControlPlanes(t time.Time) time.Time {
+	var out time.Time
+	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
+		if f := s.Facts(h.Name); f != nil && !f.Time.IsZero() {
+			if at := t.Add(f.Time.Sub(s.Seen.Time)); at.After(out) {
+				out = at
+			}
+		}
+	}
+	return out
+}
+
 // StartedSince says that a component of a host was started after a moment by the clock of the caller: so long after it that no difference
 // between clocks counts. What is unknown was not.
 func (s *State) StartedSince(host, component string, moment time.Time) bool {
