@@ -339,7 +339,7 @@ func (r Rotation) Progress() string {
 	case len(r.Lack) > 0:
 		return List(r.Lack) + plural(len(r.Lack), " does", " do") + " not trust the new key yet"
 	case len(hosts) > 0:
-		return fmt.Sprintf("%s on %s may not have read the changed files yet", List(r.Unread[hosts[0]]), hosts[0]) + andMore(len(hosts)-1)
+		return fmt.Sprintf("%s on %s may not have read the changed files yet", List(r.Unread[hosts[0]]), hosts[0]) + norMore(len(hosts)-1)
 	case r.Old == "" || len(r.Keep) == 0:
 		return "every host trusts the new key alone, and the last steps are left"
 	case len(r.Dropped) > 0:
@@ -350,12 +350,12 @@ func (r Rotation) Progress() string {
 	return "every host trusts both keys, and " + strings.Join(r.Signs, ", ") + plural(len(r.Signs), " signs", " sign") + " with the new one"
 }
 
-// andMore says that the same holds on more hosts.
-func andMore(hosts int) string {
+// norMore says that there are more hosts with such programs.
+func norMore(hosts int) string {
 	if hosts == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", and the same on %d more %s", hosts, plural(hosts, "host", "hosts"))
+	return fmt.Sprintf(", nor programs on %d more %s", hosts, plural(hosts, "host", "hosts"))
 }
 
 // rotations reports rotations that are in progress.

@@ -294,7 +294,7 @@ func (x *rotating) check(t *testing.T, a facts.Authority, after string) {
 
 // TestARotationConverges plays rotations that are killed between any two steps, and inside of those that write several files.
 func TestARotationConverges(t *testing.T) {
-	for _, a := range facts.Authorities {
+	for _, a := range slices.DeleteFunc(slices.Clone(facts.Authorities), facts.Authority.ReadAtStart) {
 		for seed := range uint64(40) {
 			t.Run(fmt.Sprint(a, seed), func(t *testing.T) {
 				random := rand.New(rand.NewPCG(seed, 7))
