@@ -303,7 +303,13 @@ func (b *builder) trustStale(h spec.Host, r cluster.Rotation, keys []string) boo
 }
 
 func (b *builder) trustStep(h spec.Host, r cluster.Rotation, keys []string, former, reason string, change *cluster.Change) Step {
-	title := map[bool]string{true: "trust " + bothKeysOf(r.Authority), false: "stop trusting " + keyOf("old", r.Authority)}[former == ""]
+	title := "trust " + bothKeysOf(r.Authority)
+	switch {
+	case len(keys) == 1:
+		title = "stop trusting " + keyOf("old", r.Authority)
+	case r.Begun && keys[0] == r.New:
+		title = "sign with " + keyOf("new", r.Authority)
+	}
 	s := Step{Kind: SetTrust, Host: h.Name, Authority: r.Authority, Trusted: keys, Former: former, Title: title, Reason: reason, Change: change}
 	if r.Authority.Shared() {
 		s.Reason += "; the kubelet restarts, and containers go on"
@@ -440,7 +446,7 @@ func (b *builder) signOn(h spec.Host, r cluster.Rotation, keys []string, after [
 	}
 	if b.trustStale(h, r, keys) {
 		s := b.trustStep(h, r, keys, "", "every host trusts it", change(cluster.Restart, cluster.APIPrograms, h.Name))
-		s.Title, s.Reason = "sign with "+keyOf("new", r.Authority), "every host trusts what it signs; nothing restarts"
+		s.Reason = "every host trusts what it signs; nothing restarts"
 		b.addInTurn(s, after...)
 	}
 	if len(renew) > 0 {

@@ -113,9 +113,7 @@ func (b *builder) signEtcd(r cluster.Rotation) string {
 	renewed := map[string]*Step{}
 	for _, h := range b.SigningHosts(r.Authority) {
 		if b.trustStale(h, r, keys) {
-			s := b.trustStep(h, r, keys, "", "everything that runs trusts what it signs; nothing restarts", change(cluster.Restart, part, h.Name))
-			s.Title = "sign with " + keyOf("new", r.Authority)
-			b.addInTurn(s, begin...)
+			b.addInTurn(b.trustStep(h, r, keys, "", "everything that runs trusts what it signs; nothing restarts", change(cluster.Restart, part, h.Name)), begin...)
 		}
 		if all := b.SignedBefore(h.Name, r); len(all) > 0 {
 			renewed[h.Name] = b.reissue(h, all, part, begin)
