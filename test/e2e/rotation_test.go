@@ -245,6 +245,7 @@ kubectl -n default rollout status deployment reader --timeout=2m >/dev/null`)
 	if err := authenticates(inSecret()); err != nil {
 		t.Errorf("the new token in the secret does not work: %v", err)
 	}
+	// New pods get tokens, and use the API with them.
 	c.ssh(t, ctx, "cp-a", `set -e
 kubectl -n default delete deployment reader >/dev/null
 kubectl -n default delete serviceaccount robot >/dev/null
