@@ -348,7 +348,7 @@ func TestRotationsOfWhatIsReadAtStartConverge(t *testing.T) {
 		"external": {external(), facts.EtcdAuthority},
 		"accounts": {testCluster(), facts.ServiceAccountKey},
 	} {
-		for seed := range uint64(60) {
+		for seed := range uint64(30) {
 			t.Run(fmt.Sprint(name, seed), func(t *testing.T) {
 				x := newStarting(t, tc.c, tc.a, seed)
 				stages := []cluster.RotationStage{}
