@@ -14,8 +14,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// running is a program, with what it has read when it was started.
-type running struct {
+// runningProgram is a program, with what it has read when it was started.
+type runningProgram struct {
 	trusts []string
 	signs  string
 	// token is the key that signed the token with which it comes to the API.
@@ -30,8 +30,8 @@ type starting struct {
 	authority facts.Authority
 	now       time.Time
 	random    *rand.Rand
-	runs      map[string]*running // by host and program
-	tokens    map[string]string   // the key that signed the tokens in the files of a node
+	runs      map[string]*runningProgram // by host and program
+	tokens    map[string]string          // the key that signed the tokens in the files of a node
 }
 
 func newStarting(t *testing.T, c *spec.Cluster, a facts.Authority, seed uint64) *starting {
@@ -43,7 +43,7 @@ func newStarting(t *testing.T, c *spec.Cluster, a facts.Authority, seed uint64) 
 	certified(c, obs, 200)
 	obs.API.Kubeadm.Arguments = map[string]map[string]string{}
 	obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}}
-	x := &starting{c, obs, a, obs.Time, rand.New(rand.NewPCG(seed, 11)), map[string]*running{}, map[string]string{}}
+	x := &starting{c, obs, a, obs.Time, rand.New(rand.NewPCG(seed, 11)), map[string]*runningProgram{}, map[string]string{}}
 	long := x.now.AddDate(0, 0, -50)
 	for _, h := range c.Spec.Hosts {
 		k := x.kubernetes(h.Name)
@@ -58,7 +58,7 @@ func newStarting(t *testing.T, c *spec.Cluster, a facts.Authority, seed uint64) 
 				seen.Components[facts.ControllerManager] = facts.Component{Answer: facts.Answer{OK: true}, Started: long}
 			})
 			if a == facts.ServiceAccountKey {
-				x.runs[h.Name+"/"+facts.ControllerManager] = &running{signs: "old", token: "old"}
+				x.runs[h.Name+"/"+facts.ControllerManager] = &runningProgram{signs: "old", token: "old"}
 			}
 		}
 		if h.IsNode() {
@@ -102,7 +102,7 @@ func (x *starting) state() *cluster.State { return cluster.Evaluate(x.c, x.obs) 
 // starts has a program read its files.
 func (x *starting) starts(host, program string) {
 	tr := x.kubernetes(host).Trust[x.authority]
-	x.runs[host+"/"+program] = &running{trusts: slices.Clone(tr.Trusted), signs: tr.Key}
+	x.runs[host+"/"+program] = &runningProgram{trusts: slices.Clone(tr.Trusted), signs: tr.Key}
 	x.change(host, func(seen *facts.Host) {
 		if seen.Started == nil {
 			seen.Started = map[string]time.Time{}
@@ -282,7 +282,7 @@ func (x *starting) restart(t *testing.T, s Step, goesOn func() bool) {
 	for _, program := range s.Pods {
 		if program == facts.ControllerManager {
 			if goesOn() {
-				x.runs[s.Host+"/"+program] = &running{signs: x.kubernetes(s.Host).Trust[x.authority].Key, token: x.anyToken()}
+				x.runs[s.Host+"/"+program] = &runningProgram{signs: x.kubernetes(s.Host).Trust[x.authority].Key, token: x.anyToken()}
 				x.change(s.Host, func(seen *facts.Host) {
 					seen.Components[program] = facts.Component{Answer: facts.Answer{OK: true}, Started: x.now}
 				})
