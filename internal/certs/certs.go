@@ -27,6 +27,18 @@ type Report struct {
 	Unknown map[string]string `json:"unknown"`
 	// OfflineKeys are the authorities whose private key is on no host that could be asked.
 	OfflineKeys []string `json:"offlineKeys"`
+	// Rotations are those that are in progress.
+	Rotations []Rotation `json:"rotations"`
+}
+
+// Rotation is the replacement of an authority, or of the service account key.
+type Rotation struct {
+	// Authority is its name as of `quorate certs rotate`.
+	Authority facts.Authority `json:"authority"`
+	// Stage is the one that is not finished: trust, sign, or drop; empty if the files of the hosts are not those of a rotation.
+	Stage cluster.RotationStage `json:"stage,omitempty"`
+	// Progress says in words how far it is.
+	Progress string `json:"progress"`
 }
 
 // Certificate is one certificate on one host.
@@ -63,7 +75,7 @@ type Webhook struct {
 
 // Of describes the certificates of a state. Why says why webhooks could not be read.
 func Of(s *cluster.State, webhooks []facts.WebhookCertificates, why error) Report {
-	out := Report{Cluster: s.Spec.Metadata.Name, Time: s.Seen.Time, Certificates: []Certificate{}, Webhooks: []Webhook{}, Unknown: s.Unreachable(), OfflineKeys: []string{}}
+	out := Report{Cluster: s.Spec.Metadata.Name, Time: s.Seen.Time, Certificates: []Certificate{}, Webhooks: []Webhook{}, Unknown: s.Unreachable(), OfflineKeys: []string{}, Rotations: []Rotation{}}
 	if why != nil {
 		out.Unknown["webhooks"] = why.Error()
 	}
@@ -88,6 +100,13 @@ func Of(s *cluster.State, webhooks []facts.WebhookCertificates, why error) Repor
 		if offline[authority] {
 			out.OfflineKeys = append(out.OfflineKeys, authority)
 		}
+	}
+	for _, r := range s.Rotations() {
+		x := Rotation{Authority: r.Authority, Progress: r.Progress()}
+		if r.Unclear == "" {
+			x.Stage = r.Stage()
+		}
+		out.Rotations = append(out.Rotations, x)
 	}
 	for _, w := range webhooks {
 		x := Webhook{WebhookCertificates: w}
@@ -150,6 +169,13 @@ func Text(w io.Writer, r Report) error {
 		}
 	}
 	var notes []string
+	for _, x := range r.Rotations {
+		if x.Stage == "" {
+			notes = append(notes, fmt.Sprintf("The rotation of %s is not finished, and its stage is unclear: %s.", x.Authority.Title(), x.Progress))
+			continue
+		}
+		notes = append(notes, fmt.Sprintf("The rotation of %s is in its stage %q: %s. `quorate certs rotate %s` goes on with it.", x.Authority.Title(), x.Stage, x.Progress, x.Authority))
+	}
 	for _, a := range r.OfflineKeys {
 		notes = append(notes, fmt.Sprintf("The private key of %s is on no host that could be asked. What it signs is renewed with the key that you keep elsewhere: docs/certificates.md, \"An offline CA\".", a))
 	}

@@ -32,6 +32,13 @@ func TestReport(t *testing.T) {
 		f.Kubernetes(host).MissingPKI = []string{"ca.key"}
 	}
 	f.Seen.Hosts["cp-b"].Components[facts.Scheduler] = facts.Component{Answer: clustertest.OK(), Started: clustertest.Now.Add(-2 * time.Hour)}
+	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+		f.Kubernetes(host).Trust = map[facts.Authority]facts.Trust{facts.ServiceAccountKey: {Trusted: []string{"old", "new"}, Key: "old", Next: "new", Written: clustertest.Now.Add(-time.Hour)}}
+		f.Change(host, func(h *facts.Host) {
+			h.Started = map[string]time.Time{facts.APIServer: clustertest.Now.Add(-time.Minute)}
+		})
+	}
+	f.Change("cp-b", func(h *facts.Host) { h.Started = nil })
 	f.Dies("w-b")
 	hooks := []facts.WebhookCertificates{
 		{Kind: "APIService", Name: "v1beta1.metrics.k8s.io", Server: "kube-system/metrics:443", Serving: &facts.Certificate{Expires: clustertest.Now.Add(5*day + time.Hour)}},
@@ -68,6 +75,9 @@ func TestReport(t *testing.T) {
 	if !slices.Equal(r.OfflineKeys, []string{facts.ClusterCA}) || r.Unknown["w-b"] == "" || len(r.Unknown) != 1 {
 		t.Errorf("offline %v, unknown %v", r.OfflineKeys, r.Unknown)
 	}
+	if len(r.Rotations) != 1 || r.Rotations[0].Authority != facts.ServiceAccountKey || r.Rotations[0].Stage != cluster.TrustStage || !strings.Contains(r.Rotations[0].Progress, "kube-apiserver on cp-b may not have read") {
+		t.Errorf("%+v", r.Rotations)
+	}
 	if r.Webhooks[0].DaysLeft == nil || *r.Webhooks[0].DaysLeft != 5 || r.Webhooks[1].DaysLeft != nil {
 		t.Errorf("%+v", r.Webhooks)
 	}
@@ -76,7 +86,8 @@ func TestReport(t *testing.T) {
 	if err := Text(&text, r); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"cp-a, cp-b, cp-c", "expired on", "the kubelet", "its authority's key is not on the host", "w-b are unknown", "kube-scheduler on cp-b still uses", "unknown: no answer", "An offline CA"} {
+	for _, want := range []string{"cp-a, cp-b, cp-c", "expired on", "the kubelet", "its authority's key is not on the host", "w-b are unknown", "kube-scheduler on cp-b still uses", "unknown: no answer", "An offline CA",
+		"The rotation of the service account key is in its stage \"trust\": kube-apiserver on cp-b", "`quorate certs rotate sa`"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &text)
 		}

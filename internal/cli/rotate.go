@@ -11,23 +11,23 @@ import (
 )
 
 func (a *app) rotateAuthority() *cobra.Command {
-	var dryRun, yes, skip bool
+	var dryRun, yes, skip, published bool
 	var names []string
 	for _, n := range facts.Authorities {
 		names = append(names, string(n))
 	}
 	cmd := &cobra.Command{
-		Use:       "rotate ca|front-proxy-ca",
-		Short:     "Replace an authority (CA) in stages",
+		Use:       "rotate ca|front-proxy-ca|etcd-ca|sa",
+		Short:     "Replace an authority (CA), or the service account key, in stages",
 		ValidArgs: names,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		Long: `Replaces the key and the certificate of an authority in three stages. No stage begins before every host has reached the one before it.
+		Long: `Replaces the key and the certificate of an authority, or the service account key, in three stages. No stage begins before every host
+has reached the one before it.
 
-1. trust: a new key is generated on a control plane and copied to the others. All hosts, kubeconfigs, load balancers, and ConfigMaps trust
-   both certificates.
+1. trust: a new key is generated on one host and copied to the others that sign. Everything that trusts the old one trusts both.
 2. sign: the new key signs. What the old one signed on the hosts is signed again, except for the certificates with which API servers serve.
-3. drop: API servers serve with new certificates, and then nobody trusts the old one any more. This stage needs --yes, because whoever
-   trusts only the old certificate, or has a client certificate that it signed, is refused from then on.
+3. drop: API servers serve with new certificates, and then nobody trusts the old key any more. This stage needs --yes, because whoever
+   trusts only the old certificate, or has a client certificate or a token that it signed, is refused from then on.
 
 ca: one host at a time, controller managers and schedulers restart in each stage, after others have taken the lead, and kubelets restart
 once in each stage; containers go on. API servers and etcd do not restart. kube-proxy, the pod network's agents, and CoreDNS are replaced
@@ -36,6 +36,15 @@ that use the API and read its certificate only when they start must be restarted
 have to, and ends. Run it again afterwards. With --skip-workloads, it goes on without that.
 
 front-proxy-ca: nothing restarts. It takes a few minutes.
+
+etcd-ca: in the first and the last stage, members of etcd and API servers restart, one host at a time, after clients were sent to other API
+servers and others have taken the lead. An etcd of your own is not Quorate's to change.
+
+sa (the service account key): API servers restart in each stage, one at a time, after clients were sent to the others. In the second stage,
+controller managers restart, too, and kubelets, which then request the tokens of all pods again; containers go on. Pods that read their
+token only when they start must be restarted before the last stage, and tokens in secrets must be written again: the command names those
+that may have to, and ends. With --skip-workloads, it goes on without that. If tokens may be verified outside of the cluster, the command
+ends before the second stage, until --keys-published says that the new key is known there.
 
 If it is interrupted, run it again to finish. Until then, no host can join, and the version cannot change. ` + "`quorate status`" + ` says so.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,7 +55,7 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 			sink, done := a.progress()
 			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
-			authority, o := facts.Authority(args[0]), run.RotateOptions{Drop: yes, SkipWorkloads: skip}
+			authority, o := facts.Authority(args[0]), run.RotateOptions{Drop: yes, SkipWorkloads: skip, Published: published}
 			if dryRun {
 				w, err := e.PlanAuthority(cmd.Context(), authority, o)
 				done()
@@ -75,7 +84,7 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 					if authority == facts.KubernetesAuthority {
 						hint = " Run `quorate kubeconfig` to get a new kubeconfig; those that the old key signed do not work."
 					}
-					_, err := fmt.Fprintf(out, "Done: the authority %s of %s was replaced, and the old one is not trusted any more.%s\n", authority, c.Metadata.Name, hint)
+					_, err := fmt.Fprintf(out, "Done: %s of %s was replaced, and the old one is not trusted any more.%s\n", authority.Title(), c.Metadata.Name, hint)
 					return err
 				}
 				_, err := fmt.Fprintf(out, "Not complete: %s.\n", r.Waits)
@@ -84,7 +93,8 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan of the next stage without changing anything")
-	cmd.Flags().BoolVar(&yes, "yes", false, "let the last stage begin: whoever trusts only the old certificate is refused from then on")
-	cmd.Flags().BoolVar(&skip, "skip-workloads", false, "let the last stage begin although workloads may trust only the old certificate")
+	cmd.Flags().BoolVar(&yes, "yes", false, "let the last stage begin: whoever depends on the old key is refused from then on")
+	cmd.Flags().BoolVar(&skip, "skip-workloads", false, "let the last stage begin although workloads may trust only the old certificate, or use tokens that the old key signed")
+	cmd.Flags().BoolVar(&published, "keys-published", false, "sa: say that whoever verifies tokens outside of the cluster has the new key")
 	return cmd
 }

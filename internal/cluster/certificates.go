@@ -258,7 +258,7 @@ func (f *findings) renewal(c Certificate) string {
 			return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then copies it to the control planes."
 		}
 		for _, a := range facts.Authorities {
-			if c.Name == a.Certificate() && !f.Expired(c.Certificate) {
+			if c.Name == a.Certificate() && !f.Expired(c.Certificate) && !(a == facts.EtcdAuthority && f.Spec.ExistingEtcd()) {
 				return "Run `quorate certs rotate " + string(a) + "` before it expires: afterwards, nobody accepts what it signs."
 			}
 		}

@@ -571,6 +571,26 @@ var findingCases = []struct {
 		f.Kubernetes("cp-a").Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"new"}, Key: "new"}}
 		f.Kubernetes("cp-b").Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"old"}, Key: "old"}}
 	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority ca is not finished: two keys are trusted, control planes sign with different ones"}},
+	{"rotation-not-read", func(f fixture) {
+		for i, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Kubernetes(name).Trust = map[facts.Authority]facts.Trust{facts.EtcdAuthority: {Trusted: []string{"old", "new"}, Key: "old", Next: "new", Written: now.Add(-time.Hour)}}
+			f.Change(name, func(h *facts.Host) {
+				h.Started = map[string]time.Time{facts.Etcd: now.Add(-time.Minute), facts.APIServer: now.Add(time.Duration(-90+i*60) * time.Minute)}
+			})
+		}
+		f.Change("cp-c", func(h *facts.Host) { delete(h.Started, facts.Etcd) })
+	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority etcd-ca is not finished: kube-apiserver on cp-a may not have read the changed files yet, nor programs on 1 more host"}},
+	{"rotation-forgets", func(f fixture) {
+		for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Kubernetes(name).Trust = map[facts.Authority]facts.Trust{facts.ServiceAccountKey: {Trusted: []string{"new"}, Key: "new", Former: "old", Written: now.Add(-time.Hour)}}
+			f.Change(name, func(h *facts.Host) { h.Started = map[string]time.Time{facts.APIServer: now} })
+		}
+	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the service account key is not finished: every host trusts the new key alone, and the last steps are left"}},
+	{"keys-of-somebody-else", func(f fixture) {
+		for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			f.Kubernetes(name).Trust = map[facts.Authority]facts.Trust{facts.ServiceAccountKey: {Trusted: []string{"old", "other"}, Key: "old"}}
+		}
+	}, margins(1, 1, 1, 1), nil},
 	{"super-admins", func(f fixture) { f.Kubernetes("cp-a").SuperAdmin, f.Kubernetes("cp-c").SuperAdmin = true, true }, margins(1, 1, 1, 1), []string{"warning: cp-a and cp-c have super-admin.conf"}},
 	{"super-admin", func(f fixture) { f.Kubernetes("cp-b").SuperAdmin = true }, margins(1, 1, 1, 1), nil},
 	{"clock", func(f fixture) { f.Seen.Hosts["w-b"].Facts.Time = now.Add(-time.Minute) }, margins(1, 1, 1, 1), []string{"warning: the clock of w-b is 1m0s behind the others"}},

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
@@ -15,7 +16,18 @@ const (
 	RuleRotation        = "rotation-unfinished" // one rotation at a time, and nothing joins or is upgraded meanwhile
 	RuleRotationUnclear = "rotation-unclear"    // hosts have what a rotation gives them
 	RuleRotationHosts   = "rotation-hosts"      // a rotation reaches every host
-	RuleRotationSigner  = "rotation-signer"     // the controller manager signs with the Kubernetes CA, as kubeadm configures it
+	RuleRotationSigner  = "rotation-signer"     // programs sign with, and trust, the files that kubeadm configures
+	RuleRotationEtcd    = "rotation-own-etcd"   // the authority of an etcd of the user's own is the user's
+)
+
+// RotationStage is a stage of a rotation.
+type RotationStage string
+
+// The stages.
+const (
+	TrustStage RotationStage = "trust"
+	SignStage  RotationStage = "sign"
+	DropStage  RotationStage = "drop"
 )
 
 // Rotation is where the replacement of an authority stands, as the hosts have it. Old and New are keys (see facts.Trust).
@@ -24,29 +36,56 @@ type Rotation struct {
 	Old, New  string
 	// Begun says that one is in progress. What the fields below say holds for hosts that could be queried.
 	Begun bool
-	// Lack are hosts that do not trust the new key, Dropped those that do not trust the old one, and Signs the hosts whose private key is
-	// the new one.
-	Lack, Dropped, Signs []string
+	// Lack are hosts that do not trust the new key, Keep those that trust the old one, Dropped those that do not, and Signs the hosts whose
+	// private key is the new one.
+	Lack, Keep, Dropped, Signs []string
+	// Unread are the programs that have not read the files of the stage of their host, by host, if they read them only when they start.
+	Unread map[string][]string
 	// Unclear is why the files of the hosts are not those of a rotation; empty if they are.
 	Unclear string
 }
 
-// TrustingHosts are the hosts that have joined and trust an authority. Those that have its private key are control planes.
+// TrustingHosts are the hosts that have joined and trust an authority: control planes, and also all other nodes, or the hosts of an
+// external etcd. An etcd of the user's own is none of Quorate's.
 func (s *State) TrustingHosts(a facts.Authority) (out []spec.Host) {
+	if a == facts.EtcdAuthority && s.Spec.ExistingEtcd() {
+		return nil
+	}
 	for _, h := range s.Spec.Spec.Hosts {
 		f := s.Facts(h.Name)
-		if f != nil && f.Kubernetes.KubeletConfig && h.IsNode() && (a.Shared() || h.Has(spec.RoleControlPlane)) {
+		if f == nil || !s.Concerned(h, a) {
+			continue
+		}
+		if h.IsNode() && f.Kubernetes.KubeletConfig || !h.IsNode() && f.Kubernetes.EtcdData {
 			out = append(out, h)
 		}
 	}
 	return out
 }
 
+// Concerned says that a host of the spec trusts an authority, or will when it has joined.
+func (s *State) Concerned(h spec.Host, a facts.Authority) bool {
+	return h.Has(spec.RoleControlPlane) || a.Shared() && h.IsNode() || a == facts.EtcdAuthority && s.hasMember(h.Name)
+}
+
+// hasMember says that the spec has a member of etcd on a host.
+func (s *State) hasMember(host string) bool {
+	return slices.ContainsFunc(s.Spec.EtcdHosts(), func(h spec.Host) bool { return h.Name == host })
+}
+
+// SigningHosts are the hosts of the spec that have the private key of an authority, unless it is kept elsewhere.
+func (s *State) SigningHosts(a facts.Authority) []spec.Host {
+	if a == facts.EtcdAuthority {
+		return s.Spec.EtcdHosts()
+	}
+	return s.Spec.HostsWith(spec.RoleControlPlane)
+}
+
 // Rotation derives from the hosts how far the replacement of an authority is.
 func (s *State) Rotation(a facts.Authority) Rotation {
 	r := Rotation{Authority: a}
 	hosts := s.TrustingHosts(a)
-	ids, next, first := map[string]bool{}, map[string]bool{}, map[string]bool{}
+	ids, next, first, former := map[string]bool{}, map[string]bool{}, map[string]bool{}, false
 	for _, h := range hosts {
 		t := s.Facts(h.Name).Kubernetes.Trust[a]
 		for _, id := range t.Trusted {
@@ -54,6 +93,9 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		}
 		if t.Next != "" {
 			ids[t.Next], next[t.Next] = true, true
+		}
+		if t.Former != "" {
+			ids[t.Former], former = true, true
 		}
 		if len(t.Trusted) > 0 && t.Key == t.Trusted[0] {
 			first[t.Key] = true
@@ -66,6 +108,9 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		r.New = slices.Collect(maps.Keys(ids))[0]
 		r.Begun = s.signsApart(a) || s.publishesOther(a, r.New) // only what follows the last host is left
 		return r
+	case a.ReadAtStart() && len(next) == 0 && !former:
+		r.Unclear = fmt.Sprintf("%d keys are trusted, and nothing else of a rotation is there: somebody else added the others", len(ids))
+		return r // nothing of Quorate's is in progress
 	case len(ids) > 2, len(next) > 1:
 		r.Unclear = fmt.Sprintf("the hosts have %d different keys", len(ids))
 	case len(next) == 1:
@@ -92,7 +137,9 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		if !slices.Contains(t.Trusted, r.New) {
 			r.Lack = append(r.Lack, h.Name)
 		}
-		if !slices.Contains(t.Trusted, r.Old) {
+		if slices.Contains(t.Trusted, r.Old) {
+			r.Keep = append(r.Keep, h.Name)
+		} else {
 			r.Dropped = append(r.Dropped, h.Name)
 		}
 		switch t.Key {
@@ -108,8 +155,102 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 	case len(r.Dropped) > 0 && old > 0:
 		r.Unclear = fmt.Sprintf("%s does not trust the old key, and another host still signs with it", r.Dropped[0])
 	}
+	for _, h := range hosts {
+		if unread := s.unread(r, h.Name); len(unread) > 0 {
+			if r.Unread == nil {
+				r.Unread = map[string][]string{}
+			}
+			r.Unread[h.Name] = unread
+		}
+	}
 	return r
 }
+
+// Stage is the one that a rotation which has begun is in.
+func (r Rotation) Stage() RotationStage {
+	switch {
+	case r.Old == "" || len(r.Dropped) > 0:
+		return DropStage
+	case len(r.Signs) > 0:
+		return SignStage
+	}
+	return TrustStage
+}
+
+// Readers are the programs on a host that read an authority only when they start.
+func (s *State) Readers(host string, a facts.Authority) (out []string) {
+	h, _ := s.Spec.Host(host)
+	if a == facts.EtcdAuthority && s.hasMember(host) {
+		out = append(out, facts.Etcd)
+	}
+	if a.ReadAtStart() && h.Has(spec.RoleControlPlane) {
+		out = append(out, facts.APIServer)
+	}
+	return out
+}
+
+// unread are those of these programs that were started before the files were last written, or of which nobody can tell. When the new key
+// of etcd's authority begins to sign, the file only changes its order, which is nothing to read.
+func (s *State) unread(r Rotation, host string) (out []string) {
+	if r.Authority == facts.EtcdAuthority && len(r.Signs) > 0 && !slices.Contains(r.Dropped, host) {
+		return nil
+	}
+	seen := s.Seen.Hosts[host]
+	for _, program := range s.Readers(host, r.Authority) {
+		// The host's own clock tells both times.
+		if at := seen.Started[program]; at.IsZero() || !at.After(seen.Facts.Kubernetes.Trust[r.Authority].Written) {
+			out = append(out, program)
+		}
+	}
+	return out
+}
+
+// SignsSince is since when every API server signs the tokens of service accounts with the new key; false while one does not, or while
+// nobody can tell.
+func (s *State) SignsSince(r Rotation) (since time.Time, all bool) {
+	for _, h := range s.SigningHosts(r.Authority) {
+		f := s.Facts(h.Name)
+		if r.Authority != facts.ServiceAccountKey || !r.Begun || f == nil || f.Kubernetes.Trust[r.Authority].Key != r.New || len(r.Unread[h.Name]) > 0 {
+			return time.Time{}, false
+		}
+		if at := s.byCaller(h.Name, s.Seen.Hosts[h.Name].Started[facts.APIServer]); at.After(since) {
+			since = at
+		}
+	}
+	return since, !since.IsZero()
+}
+
+// byCaller is a time by the clock of the caller that a host's clock has told. It is as exact as observations are fast.
+func (s *State) byCaller(host string, t time.Time) time.Time {
+	f := s.Facts(host)
+	if t.IsZero() || f == nil || f.Time.IsZero() {
+		return time.Time{}
+	}
+	return t.Add(s.Seen.Time.Sub(f.Time))
+}
+
+// ByControlPlanes is a moment by the clock of the caller as control planes tell it: the latest of what they do.
+func (s *State) ByControlPlanes(t time.Time) time.Time {
+	var out time.Time
+	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
+		if f := s.Facts(h.Name); f != nil && !f.Time.IsZero() {
+			if at := t.Add(f.Time.Sub(s.Seen.Time)); at.After(out) {
+				out = at
+			}
+		}
+	}
+	return out
+}
+
+// StartedSince says that a component of a host was started after a moment by the clock of the caller: so long after it that no difference
+// between clocks counts. What is unknown was not.
+func (s *State) StartedSince(host, component string, moment time.Time) bool {
+	at := s.byCaller(host, s.Seen.Hosts[host].Components[component].Started)
+	return at.After(moment.Add(ClockMargin))
+}
+
+// ClockMargin is more than what hosts disagree about a moment, as observations find it.
+const ClockMargin = answerTime + 4*time.Second
 
 // signsApart says that controller managers sign, or would sign after a restoration, with what a rotation gives them.
 func (s *State) signsApart(a facts.Authority) bool {
@@ -155,13 +296,13 @@ func (s *State) Rotations() (out []Rotation) {
 
 // RotationUnclear is the refusal of a rotation on hosts whose files are not those of one.
 func RotationUnclear(r Rotation) *Refusal {
-	return &Refusal{Rule: RuleRotationUnclear, Why: fmt.Sprintf("the files of the authority %s are not those of a rotation: %s", r.Authority, r.Unclear),
-		Fix: fmt.Sprintf("Compare /etc/kubernetes/pki/%s on all hosts, and the public key of /etc/kubernetes/pki/%s on control planes. Every host must trust the key that signs before any host stops trusting the former one.", r.Authority.Public(), r.Authority.Key())}
+	return &Refusal{Rule: RuleRotationUnclear, Why: fmt.Sprintf("the files of %s are not those of a rotation: %s", r.Authority.Title(), r.Unclear),
+		Fix: fmt.Sprintf("Compare /etc/kubernetes/pki/%s on all hosts, and the public key of /etc/kubernetes/pki/%s where it is. Every host must trust the key that signs before any host stops trusting the former one.", r.Authority.Public(), r.Authority.Key())}
 }
 
 // RotationUnfinished is the refusal of what cannot be done while an authority is being replaced.
 func RotationUnfinished(r Rotation, what string) *Refusal {
-	return &Refusal{Rule: RuleRotation, Why: fmt.Sprintf("%s, and the rotation of the authority %s is not finished", what, r.Authority), Fix: "Finish it first: `quorate certs rotate " + string(r.Authority) + "`."}
+	return &Refusal{Rule: RuleRotation, Why: fmt.Sprintf("%s, and the rotation of %s is not finished", what, r.Authority.Title()), Fix: "Finish it first: `quorate certs rotate " + string(r.Authority) + "`."}
 }
 
 // SignedBefore are the certificates on a host that another key of an authority signed than the new one.
@@ -191,19 +332,30 @@ func (s *State) LastStage(r Rotation) bool {
 
 // Progress says in words how far a rotation is.
 func (r Rotation) Progress() string {
+	hosts := slices.Sorted(maps.Keys(r.Unread))
 	switch {
 	case r.Unclear != "":
 		return r.Unclear
-	case r.Old == "":
-		return "every host trusts the new key alone, and the last steps are left"
 	case len(r.Lack) > 0:
 		return List(r.Lack) + plural(len(r.Lack), " does", " do") + " not trust the new key yet"
+	case len(hosts) > 0:
+		return fmt.Sprintf("%s on %s may not have read the changed files yet", List(r.Unread[hosts[0]]), hosts[0]) + norMore(len(hosts)-1)
+	case r.Old == "" || len(r.Keep) == 0:
+		return "every host trusts the new key alone, and the last steps are left"
 	case len(r.Dropped) > 0:
 		return "some hosts still trust the old key"
 	case len(r.Signs) == 0:
 		return "every host trusts both keys, and the old one signs"
 	}
 	return "every host trusts both keys, and " + strings.Join(r.Signs, ", ") + plural(len(r.Signs), " signs", " sign") + " with the new one"
+}
+
+// norMore says that there are more hosts with such programs.
+func norMore(hosts int) string {
+	if hosts == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", nor programs on %d more %s", hosts, plural(hosts, "host", "hosts"))
 }
 
 // rotations reports rotations that are in progress.
@@ -213,6 +365,6 @@ func (f *findings) rotations() {
 		if r.Unclear != "" {
 			fix = RotationUnclear(r).Fix
 		}
-		f.add(RuleRotation, Warning, fmt.Sprintf("the rotation of the authority %s is not finished: %s", r.Authority, r.Progress()), fix)
+		f.add(RuleRotation, Warning, fmt.Sprintf("the rotation of %s is not finished: %s", r.Authority.Title(), r.Progress()), fix)
 	}
 }

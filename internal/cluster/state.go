@@ -145,6 +145,12 @@ func SameAuthority(a, b string) bool {
 	return slices.ContainsFunc(fingerprints(a), func(f string) bool { return slices.Contains(fingerprints(b), f) })
 }
 
+// EqualAuthorities says whether two PEM texts have the same certificates, in any order. Comments and line ends do not count.
+func EqualAuthorities(a, b string) bool {
+	of := func(text string) []string { return slices.Compact(slices.Sorted(slices.Values(fingerprints(text)))) }
+	return slices.Equal(of(a), of(b))
+}
+
 // fingerprints are those of the certificates in a PEM text, or that of a text which holds none.
 func fingerprints(text string) (out []string) {
 	of := func(data []byte) string {

@@ -47,6 +47,7 @@ const EtcdServersFlag = "kube-apiserver/etcd-servers"
 var ComparedFlags = []string{
 	EncryptionFlag, "kube-apiserver/audit-policy-file", "kube-apiserver/authentication-config", "kube-apiserver/anonymous-auth",
 	"kube-apiserver/kubelet-certificate-authority", EtcdServersFlag, "kube-controller-manager/node-monitor-grace-period",
+	EtcdTrustedCAFlag, EtcdPeerTrustedCAFlag,
 }
 
 // OthersBalancing is what a HAProxy and a keepalived do that somebody else configured.

@@ -63,6 +63,9 @@ type Host struct {
 	// Components are the other programs of the cluster on this host, by name (see the constants of Component). A program
 	// that is not expected on this host has no entry. A host that answered has an entry for each of the others.
 	Components map[string]Component `json:"components,omitempty"`
+	// Started is when kube-apiserver and etcd were started here, by the clock of the host. A program that does not run, or of which nobody
+	// can tell, has no entry.
+	Started map[string]time.Time `json:"started,omitempty"`
 	// Overlay is the pod network between nodes as this host's kernel has it; nil where flannel does not run.
 	Overlay *Overlay `json:"overlay,omitempty"`
 	// EtcdProbe is an existing etcd as this control plane finds it; only before anything is built on it.
@@ -82,6 +85,7 @@ const (
 	Watchdog          = "quorate-watchdog"
 	HAProxy           = "haproxy"
 	Keepalived        = "keepalived"
+	Etcd              = "etcd" // not among Host.Components: see Observation.Etcd
 )
 
 // Component is one program of the cluster on one host, as it runs.

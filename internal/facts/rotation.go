@@ -15,28 +15,65 @@ const (
 	KubernetesAuthority Authority = "ca"
 	// FrontProxyAuthority signs for API servers as clients of aggregated APIs.
 	FrontProxyAuthority Authority = "front-proxy-ca"
+	// EtcdAuthority signs for the members of etcd, and for API servers as its clients.
+	EtcdAuthority Authority = "etcd-ca"
+	// ServiceAccountKey signs the tokens of service accounts. It has no certificate: API servers trust the public key itself.
+	ServiceAccountKey Authority = "sa"
 )
 
 // Authorities are those that Quorate can replace.
-var Authorities = []Authority{KubernetesAuthority, FrontProxyAuthority}
+var Authorities = []Authority{KubernetesAuthority, FrontProxyAuthority, EtcdAuthority, ServiceAccountKey}
 
-// Public names the file below /etc/kubernetes/pki with what is trusted: the certificate whose key signs, and then others.
-func (a Authority) Public() string { return string(a) + ".crt" }
+// Title names the authority in a sentence.
+func (a Authority) Title() string {
+	if a == ServiceAccountKey {
+		return "the service account key"
+	}
+	return "the authority " + string(a)
+}
+
+// stem is what the names of its files below /etc/kubernetes/pki begin with.
+func (a Authority) stem() string {
+	if a == EtcdAuthority {
+		return "etcd/ca"
+	}
+	return string(a)
+}
+
+// ending is that of the names of its public files.
+func (a Authority) ending() string {
+	if a == ServiceAccountKey {
+		return ".pub"
+	}
+	return ".crt"
+}
+
+// Public names the file below /etc/kubernetes/pki with what is trusted: the certificate (of the service account key, the public key) whose
+// key signs, and then others.
+func (a Authority) Public() string { return a.stem() + a.ending() }
 
 // Certificate is the name of that file as of Certificate.Name.
 func (a Authority) Certificate() string { return "pki/" + a.Public() }
 
 // Key names the file below /etc/kubernetes/pki with the private key.
-func (a Authority) Key() string { return KeyOf(a.Certificate()) }
+func (a Authority) Key() string { return a.stem() + ".key" }
 
 // NextPublic and NextKey name the files with the certificate and the key that are to follow, while they do not sign yet.
-func (a Authority) NextPublic() string { return string(a) + "-next.crt" }
+func (a Authority) NextPublic() string { return a.stem() + "-next" + a.ending() }
 
 // NextKey: see NextPublic.
-func (a Authority) NextKey() string { return string(a) + "-next.key" }
+func (a Authority) NextKey() string { return a.stem() + "-next.key" }
+
+// FormerPublic names the file with what signed before, of an authority that is read at start: from when the new key signs on the host until
+// nothing that runs there trusts the old one any more.
+func (a Authority) FormerPublic() string { return a.stem() + ".former" }
 
 // Shared says that all nodes trust the authority, and not only control planes.
 func (a Authority) Shared() bool { return a == KubernetesAuthority }
+
+// ReadAtStart says that programs read the authority only when they start. Until they restart, they trust and sign as before, whatever is in
+// the files.
+func (a Authority) ReadAtStart() bool { return a == EtcdAuthority || a == ServiceAccountKey }
 
 // SigningFile holds, below /etc/kubernetes/pki and during a rotation of the Kubernetes CA, the certificate and the key with which the
 // controller manager signs: it refuses a file with several certificates.
@@ -70,10 +107,13 @@ const (
 
 // Published are the names in API.Trusted under which the API tells clients to trust the authority.
 func (a Authority) Published() []string {
-	if a == FrontProxyAuthority {
+	switch a {
+	case KubernetesAuthority:
+		return []string{"cluster-info", KubeProxy, RootCA, ClientAuthorityKey}
+	case FrontProxyAuthority:
 		return []string{ProxyAuthorityKey}
 	}
-	return []string{"cluster-info", KubeProxy, RootCA, ClientAuthorityKey}
+	return nil
 }
 
 // RootCA is the ConfigMap, in every namespace, with the certificates of the Kubernetes CA that pods trust, and RootCAKey its key.
@@ -91,9 +131,13 @@ type Trust struct {
 	Key string `json:"key,omitempty"`
 	// Next is the key that is to follow, if its certificate and its private key are here.
 	Next string `json:"next,omitempty"`
+	// Former is the key that signed before, as long as something that runs may trust it (see Authority.FormerPublic), and FormerPEM the
+	// file that has it.
+	Former    string `json:"former,omitempty"`
+	FormerPEM string `json:"formerPEM,omitempty"`
 	// Apart says that the controller manager's file with what signs is here (see SigningFile).
 	Apart bool `json:"apart,omitempty"`
-	// PEM is the file with what is trusted, and Written is when it was last written.
+	// PEM is the file with what is trusted, and Written is when that or the private key was last written.
 	PEM     string    `json:"pem,omitempty"`
 	Written time.Time `json:"written,omitzero"`
 	// Kubeconfigs are the keys that the host's kubeconfigs trust, by file.
@@ -131,3 +175,25 @@ func (c Certificate) SignedByAuthority() Authority {
 
 // Kubeconfigs are the files below /etc/kubernetes that kubeadm and the kubelet write. Other files next to them are not theirs.
 var Kubeconfigs = []string{"admin.conf", "super-admin.conf", "controller-manager.conf", "scheduler.conf", KubeletKubeconfig, "bootstrap-kubelet.conf"}
+
+// The arguments that name the files of these authorities.
+const (
+	EtcdCAFileFlag           = "etcd-cafile"                      // of API servers
+	EtcdTrustedCAFlag        = "etcd/trusted-ca-file"             // of a member, as in Kubernetes.Flags
+	EtcdPeerTrustedCAFlag    = "etcd/peer-trusted-ca-file"        // the same
+	AccountKeyFileFlag       = "service-account-key-file"         // of API servers
+	AccountSigningKeyFlag    = "service-account-signing-key-file" // of API servers
+	AccountPrivateKeyFlag    = "service-account-private-key-file" // of controller managers
+	AccountIssuerFlag        = "service-account-issuer"           // of API servers
+	AccountPublishedKeysFlag = "service-account-jwks-uri"         // of API servers
+)
+
+// PodToken is a token of a service account that a kubelet keeps in a file for a pod.
+type PodToken struct {
+	// Pod is the pod's UID.
+	Pod string `json:"pod"`
+	// SignedBy is the key that signed it (see Trust), as the token says; empty if it does not.
+	SignedBy string `json:"signedBy,omitempty"`
+	// Age is for how long the file has held it, by the clock of the host.
+	Age time.Duration `json:"ageNanoseconds"`
+}

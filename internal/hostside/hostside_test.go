@@ -32,7 +32,7 @@ var withoutSecrets = []string{
 	"kubeadm.kubelet-restarted", "kubeadm.prepare-kubelet", "kubeadm.restart-with-settings", // a version
 	"kubeadm.kubelet-is-due", "kubeadm.move-kubeconfigs", "kubeadm.move-kubelet", "kubeadm.widen-certificate", // names and addresses
 	"kubeadm.renew-certificates", "kubeadm.restart-programs", // names of certificates and pods; keys stay on the host
-	"kubeadm.set-trust", "kubeadm.renew-approver", // certificates
+	"kubeadm.set-trust", "kubeadm.check-member-trust", "kubeadm.forget-authority", "kubeadm.renew-approver", // certificates and public keys
 	"kubeadm.register-node", "kubeadm.restart-kubelet", "kubeadm.set-etcd-aside", "kubeadm.set-etcd-servers", "kubeadm.set-node-labels", "kubeadm.stop-static-pods", "kubeadm.use-local-api",
 	"node.balancer", "node.boot-id", "node.clock",
 	"node.configure", "node.reconfigure", // files that the spec alone determines, and the CA's certificate
@@ -42,6 +42,7 @@ var withoutSecrets = []string{
 	"node.hush", // what was listened for is known to every host that is asked to dial
 	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.note-maintenance", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
 	"node.show-files", // nothing that may contain a secret leaves the host
+	"node.tokens",     // returns which keys signed tokens, and no token
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",
 	"repairs.begin", "repairs.end", // what status says, and errors

@@ -63,6 +63,10 @@ func expected(c *spec.Cluster, h spec.Host) components.Request {
 	req := components.Request{APIServer: h.Has(spec.RoleControlPlane)}
 	if h.Has(spec.RoleControlPlane) {
 		req.Expect = append(req.Expect, facts.ControllerManager, facts.Scheduler, facts.Approver)
+		req.Starts = append(req.Starts, facts.APIServer)
+	}
+	if slices.ContainsFunc(c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name }) {
+		req.Starts = append(req.Starts, facts.Etcd)
 	}
 	if h.IsNode() {
 		req.Expect = append(req.Expect, facts.Kubelet, facts.Containerd, facts.KubeProxy)
@@ -90,7 +94,7 @@ func readComponents(ctx context.Context, c *spec.Cluster, conns *host.Set) progr
 	for _, h := range c.Spec.Hosts {
 		req := expected(c, h)
 		conn, err := conns.Get(h.Name)
-		if err != nil || len(req.Expect) == 0 {
+		if err != nil || len(req.Expect)+len(req.Starts) == 0 {
 			continue
 		}
 		wg.Go(func() {
@@ -117,6 +121,7 @@ func addComponents(ctx context.Context, c *spec.Cluster, conns *host.Set, obs *f
 			continue
 		}
 		out.Components, out.APIServerVersion, out.Overlay = map[string]facts.Component{}, seen[h.Name].APIServerVersion, seen[h.Name].Overlay
+		out.Started = seen[h.Name].Started
 		for _, name := range expected(c, h).Expect {
 			answer, known := seen[h.Name].Components[name]
 			if !known {

@@ -41,7 +41,11 @@ func (b *builder) withoutEtcdClient() (out []spec.Host) {
 		}
 		k := f.Kubernetes
 		missing := k.EtcdClient == "" || k.EtcdCA == ""
-		replaced := all && (!slices.Contains(clients, k.EtcdClient) || !cluster.SameAuthority(k.EtcdCA, ca))
+		same := cluster.SameAuthority // its own authority is changed by a rotation alone
+		if b.c.ExistingEtcd() {
+			same = cluster.EqualAuthorities
+		}
+		replaced := all && (!slices.Contains(clients, k.EtcdClient) || !same(k.EtcdCA, ca))
 		if missing || replaced {
 			out = append(out, h)
 		}

@@ -179,8 +179,14 @@ const (
 	SetTrust       Kind = "set-trust"
 	PublishTrust   Kind = "publish-trust"
 	RestartClients Kind = "restart-clients"
-	// AwaitReload waits until API servers have read again with what they verify kubelets.
+	// AwaitReload waits until API servers have read again with what they verify kubelets; in a rotation of the service account key, until
+	// clients have read their token again.
 	AwaitReload Kind = "await-reload"
+	// CheckKeys asks what runs which keys it trusts, and ForgetAuthority ends the rotation of an authority that is read at start on a host.
+	CheckKeys       Kind = "check-keys"
+	ForgetAuthority Kind = "forget-authority"
+	// RefreshTokens restarts a kubelet, so that it requests the tokens of its pods again.
+	RefreshTokens Kind = "refresh-tokens"
 	// RenewApprover has Quorate's approver on a control plane get new credentials.
 	RenewApprover Kind = "renew-approver"
 	// RewriteSecrets has the API write every secret again, with the key that now comes first.
@@ -263,6 +269,7 @@ var effects = map[Kind]effect{
 	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	MakeAuthority: harmless, ShareAuthority: harmless, SetTrust: changes, PublishTrust: harmless, RestartClients: changes, RenewApprover: harmless, AwaitReload: waits,
+	CheckKeys: harmless, ForgetAuthority: harmless, RefreshTokens: changes,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
 	ResetHost:   changes,
@@ -333,7 +340,8 @@ type Step struct {
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
 	// Authority belongs to the steps of a rotation. Trusted are the keys (see facts.Trust) that are trusted after SetTrust, PublishTrust, and
-	// RestartClients, the one that signs first, and Former is one that is not trusted any more.
+	// RestartClients, and that CheckKeys asks for, the one that signs first, and Former is one that is not trusted any more, or, for
+	// RefreshTokens, that signed tokens before.
 	Authority facts.Authority `json:"authority,omitempty"`
 	Trusted   []string        `json:"trusted,omitempty"`
 	Former    string          `json:"former,omitempty"`
@@ -341,6 +349,8 @@ type Step struct {
 	// only the host can tell.
 	Certificates    []string `json:"certificates,omitempty"`
 	LifetimeSeconds int64    `json:"lifetimeSeconds,omitempty"`
+	// WaitSeconds belongs to AwaitReload and CheckKeys: how long the step waits before anything else.
+	WaitSeconds int64 `json:"waitSeconds,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
@@ -401,8 +411,8 @@ type Plan struct {
 	Unmet []cluster.Finding `json:"unmet,omitempty"`
 	// Rotation belongs to a plan of a rotation: which stage it reaches. Waits is what somebody has to do, or what has to pass, before the
 	// next stage; there are no steps then.
-	Rotation RotationStage `json:"rotation,omitempty"`
-	Waits    string        `json:"waits,omitempty"`
+	Rotation cluster.RotationStage `json:"rotation,omitempty"`
+	Waits    string                `json:"waits,omitempty"`
 	// Files are the files whose content the plan changes, as far as hosts were asked for what they have: see Compare.
 	Files []FileChange `json:"files,omitempty"`
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -20,26 +21,25 @@ import (
 //	drop    new        API servers serve with certificates of the new key, and then nobody trusts the old one any more
 //
 // So a client that trusts the old key alone, or has a certificate of it, goes on until the last stage.
-// cluster.State.Rotation reads the stage of each host.
+// cluster.State.Rotation reads the stage of each host. Authorities that programs read only when they start are in rotationstart.go.
 
-// RotationStage is a stage of a rotation.
-type RotationStage string
-
-// The stages.
-const (
-	TrustStage RotationStage = "trust"
-	SignStage  RotationStage = "sign"
-	DropStage  RotationStage = "drop"
-)
-
-// RotateOptions are what the user decides.
+// RotateOptions are what the user decides, and what was found out for this stage besides the state.
 type RotateOptions struct {
 	// Drop says that the last stage may begin: what trusts the old key alone, and what it signed outside of the hosts, stops working, such
 	// as kubeconfigs of people.
 	Drop bool
-	// StaleClients are workloads that may have read what is trusted before the new key was in it. As long as there are any, the last
-	// stage does not begin.
+	// Published says that whoever verifies tokens of service accounts outside of the cluster has the new key.
+	Published bool
+	// StaleClients are workloads that may have read what is trusted, or their token, before the new key was in it. As long as there are any,
+	// the last stage does not begin.
 	StaleClients []string
+	// TokenSecrets are secrets with tokens that the old service account key signed. As long as there are any, the last stage does not begin.
+	TokenSecrets []string
+	// OldTokens are pods whose token the old service account key signed, or may have, by node. They matter when every API server signs with
+	// the new one.
+	OldTokens map[string][]string
+	// Settle is for how long clients that read their token again may still have the former one.
+	Settle time.Duration
 }
 
 // RotateAuthority plans the next stage of a rotation, or the rest of the one that was interrupted. A plan without steps says in Waits
@@ -50,27 +50,46 @@ func RotateAuthority(s *cluster.State, a facts.Authority, o RotateOptions) (*Pla
 	if err != nil {
 		return nil, err
 	}
-	stages := []struct {
-		name RotationStage
-		plan func(cluster.Rotation) string
-	}{{TrustStage, b.trustBoth}, {SignStage, b.signAgain}, {DropStage, func(r cluster.Rotation) string { return b.dropFormer(r, o) }}}
-	switch {
-	case r.Begun && (r.Old == "" || len(r.Dropped) > 0):
-		stages = stages[2:]
-	case r.Begun && len(r.Signs) > 0:
-		stages = stages[1:]
+	reached := cluster.TrustStage
+	if r.Begun {
+		reached = r.Stage()
 	}
-	for _, stage := range stages {
-		b.out.Waits = stage.plan(r)
+	for _, stage := range b.stagesOf(r, o) {
+		if stage.name != reached && b.out.Rotation == "" {
+			continue // it is over
+		}
+		b.out.Rotation, b.out.Waits = stage.name, stage.plan()
 		if len(b.steps) > 0 || b.out.Waits != "" {
-			b.out.Rotation = stage.name
 			break
 		}
 	}
-	if len(b.steps) > 0 && b.out.Rotation == DropStage {
+	if len(b.steps) == 0 && b.out.Waits == "" {
+		b.out.Rotation = "" // nothing is left
+	}
+	if len(b.steps) > 0 && b.out.Rotation == cluster.DropStage {
 		b.add(verification(nil), b.all()...)
 	}
 	return b.folded()
+}
+
+// stage is a stage of a rotation with what plans it, and what it waits for.
+type stage struct {
+	name cluster.RotationStage
+	plan func() string
+}
+
+// stagesOf are those of an authority, in their order.
+func (b *builder) stagesOf(r cluster.Rotation, o RotateOptions) []stage {
+	switch r.Authority {
+	case facts.EtcdAuthority:
+		return []stage{{cluster.TrustStage, func() string { return b.trustAtStart(r) }}, {cluster.SignStage, func() string { return b.signEtcd(r) }},
+			{cluster.DropStage, func() string { return b.dropAtStart(r, o) }}}
+	case facts.ServiceAccountKey:
+		return []stage{{cluster.TrustStage, func() string { return b.trustAtStart(r) }}, {cluster.SignStage, func() string { return b.signTokens(r, o) }},
+			{cluster.DropStage, func() string { return b.dropAtStart(r, o) }}}
+	}
+	return []stage{{cluster.TrustStage, func() string { return b.trustBoth(r) }}, {cluster.SignStage, func() string { return b.signAgain(r) }},
+		{cluster.DropStage, func() string { return b.dropFormer(r, o) }}}
 }
 
 // rotationBuilder refuses a rotation that could not reach every host, or that would not end.
@@ -84,6 +103,9 @@ func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
 	hosts := func(why, fix string) error { return refused(cluster.RuleRotationHosts, why, fix+" "+again) }
 	if s.Stage() == cluster.Foreign {
 		return nil, refused(RuleAnswer, "this cluster was not built or adopted by Quorate", "`quorate apply --adopt` adopts it.")
+	}
+	if r.Authority == facts.EtcdAuthority && b.c.ExistingEtcd() {
+		return nil, refused(cluster.RuleRotationEtcd, "the etcd of this cluster is your own, and so is its authority", "Replace it with what manages that etcd: docs/certificates.md, section \"An etcd of your own\".")
 	}
 	if r.Unclear != "" {
 		return nil, cluster.RotationUnclear(r)
@@ -113,13 +135,18 @@ func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
 	}
 	trusting := s.TrustingHosts(r.Authority)
 	for _, h := range b.c.Spec.Hosts {
-		joins := h.IsNode() && !slices.ContainsFunc(trusting, func(x spec.Host) bool { return x.Name == h.Name })
-		if joins && (r.Authority.Shared() || h.Has(spec.RoleControlPlane)) {
+		joins := !slices.ContainsFunc(trusting, func(x spec.Host) bool { return x.Name == h.Name })
+		if joins && s.Concerned(h, r.Authority) {
 			return nil, hosts(h.Name+" is in the spec and has not joined the cluster", "Run `quorate apply`, or remove it from the spec.")
 		}
 	}
-	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+	for _, h := range s.SigningHosts(r.Authority) {
 		if err := b.mayRotateOn(h, r); err != nil {
+			return nil, err
+		}
+	}
+	for _, h := range trusting {
+		if err := b.usesUsualFiles(h, r.Authority); err != nil {
 			return nil, err
 		}
 	}
@@ -134,7 +161,7 @@ func (b *builder) mayRotateOn(h spec.Host, r cluster.Rotation) error {
 	signs := r.Begun && t.Key == r.New || len(t.Trusted) > 0 && t.Key == t.Trusted[0] || r.Begun && t.Key != "" && t.Key == r.Old
 	if !signs {
 		return &cluster.Refusal{Rule: cluster.RuleAuthorityKey, Subjects: []string{h.Name},
-			Why: fmt.Sprintf("the private key of the authority %s, /etc/kubernetes/pki/%s, is not on %s, or is not that of its certificate", r.Authority, r.Authority.Key(), h.Name),
+			Why: fmt.Sprintf("the private key of %s, /etc/kubernetes/pki/%s, is not on %s, or does not belong to /etc/kubernetes/pki/%s", r.Authority.Title(), r.Authority.Key(), h.Name, r.Authority.Public()),
 			Fix: "If the key is kept offline, replace the authority by hand: docs/certificates.md, section \"An offline CA\". If another host has it and this one should too, copy it to this host."}
 	}
 	for _, c := range k.Certificates {
@@ -177,11 +204,11 @@ func (b *builder) trustBoth(r cluster.Rotation) string {
 	return ""
 }
 
-// shareAuthority plans that every control plane has the key that is to follow.
+// shareAuthority plans that every host that signs has the key that is to follow.
 func (b *builder) shareAuthority(r cluster.Rotation) (out []*Step) {
 	var leader string
 	var lack []spec.Host
-	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
+	for _, h := range b.SigningHosts(r.Authority) {
 		switch t := b.Facts(h.Name).Kubernetes.Trust[r.Authority]; {
 		case t.Next != "" && leader == "":
 			leader = h.Name
@@ -192,17 +219,36 @@ func (b *builder) shareAuthority(r cluster.Rotation) (out []*Step) {
 	if len(lack) == 0 {
 		return nil
 	}
-	s := Step{Kind: MakeAuthority, Host: leader, Title: "read the new key of the authority", Reason: "other control planes need it", Authority: r.Authority}
+	s := Step{Kind: MakeAuthority, Host: leader, Title: "read " + keyOf("new", r.Authority), Reason: "other hosts need it", Authority: r.Authority}
 	if leader == "" {
 		s.Host, lack = lack[0].Name, lack[1:]
-		s.Title, s.Reason = "create a new key and certificate for the authority "+string(r.Authority), "they are kept beside the present ones, and sign nothing yet"
+		s.Title, s.Reason = "create a new key and certificate for "+r.Authority.Title(), "they are kept beside the present ones, and sign nothing yet"
+		if r.Authority == facts.ServiceAccountKey {
+			s.Title, s.Reason = "create a new service account key", "it is kept beside the present one, and signs nothing yet"
+		}
 	}
 	out = append(out, b.add(s))
 	for _, h := range lack {
-		out = append(out, b.add(Step{Kind: ShareAuthority, Host: h.Name, Title: "copy the new key of the authority", Authority: r.Authority,
-			Reason: "control planes share it, and it leaves them for no other host"}, out[0]))
+		out = append(out, b.add(Step{Kind: ShareAuthority, Host: h.Name, Title: "copy " + keyOf("new", r.Authority), Authority: r.Authority,
+			Reason: "the hosts that sign share it, and it leaves them for no other host"}, out[0]))
 	}
 	return out
+}
+
+// keyOf names the new or the old key of an authority.
+func keyOf(which string, a facts.Authority) string {
+	if a == facts.ServiceAccountKey {
+		return "the " + which + " service account key"
+	}
+	return "the " + which + " key of " + a.Title()
+}
+
+// bothKeysOf names the two.
+func bothKeysOf(a facts.Authority) string {
+	if a == facts.ServiceAccountKey {
+		return "both service account keys"
+	}
+	return "both keys of " + a.Title()
 }
 
 // signSeparately stores in kubeadm's configuration with what controller managers sign: one that is restored in the middle of a rotation
@@ -257,7 +303,13 @@ func (b *builder) trustStale(h spec.Host, r cluster.Rotation, keys []string) boo
 }
 
 func (b *builder) trustStep(h spec.Host, r cluster.Rotation, keys []string, former, reason string, change *cluster.Change) Step {
-	title := map[bool]string{true: "trust both keys of the authority " + string(r.Authority), false: "stop trusting the old key of the authority " + string(r.Authority)}[former == ""]
+	title := "trust " + bothKeysOf(r.Authority)
+	switch {
+	case len(keys) == 1:
+		title = "stop trusting " + keyOf("old", r.Authority)
+	case r.Begun && keys[0] == r.New:
+		title = "sign with " + keyOf("new", r.Authority)
+	}
 	s := Step{Kind: SetTrust, Host: h.Name, Authority: r.Authority, Trusted: keys, Former: former, Title: title, Reason: reason, Change: change}
 	if r.Authority.Shared() {
 		s.Reason += "; the kubelet restarts, and containers go on"
@@ -394,11 +446,11 @@ func (b *builder) signOn(h spec.Host, r cluster.Rotation, keys []string, after [
 	}
 	if b.trustStale(h, r, keys) {
 		s := b.trustStep(h, r, keys, "", "every host trusts it", change(cluster.Restart, cluster.APIPrograms, h.Name))
-		s.Title, s.Reason = "sign with the new key of the authority "+string(r.Authority), "every host trusts what it signs; nothing restarts"
+		s.Reason = "every host trusts what it signs; nothing restarts"
 		b.addInTurn(s, after...)
 	}
 	if len(renew) > 0 {
-		b.reissue(h, renew, after)
+		b.reissue(h, renew, cluster.APIPrograms, after)
 	}
 	if len(restart) > 0 {
 		b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(restart), Pods: restart, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
@@ -409,14 +461,15 @@ func (b *builder) signOn(h spec.Host, r cluster.Rotation, keys []string, after [
 	}
 }
 
-// reissue signs certificates of a control plane again.
-func (b *builder) reissue(h spec.Host, all []facts.Certificate, after []*Step) {
-	s := b.renewOn(h, all, change(cluster.Restart, cluster.APIPrograms, h.Name), after)
+// reissue signs certificates of a host again, which a part of the cluster uses.
+func (b *builder) reissue(h spec.Host, all []facts.Certificate, part cluster.Part, after []*Step) *Step {
+	s := b.renewOn(h, all, change(cluster.Restart, part, h.Name), after)
 	s.Title, s.Reason = "sign certificates with the new key", "the old key signed "+all[0].Name
 	if n := len(all) - 1; n > 0 {
 		s.Reason += fmt.Sprintf(" and %d more", n)
 	}
 	s.Reason += "; what serves with them reads them again, and nothing restarts"
+	return s
 }
 
 // kubeletSignedBefore says that a kubelet has a certificate that the old key signed, or has not read the new one yet.
@@ -455,7 +508,7 @@ func (b *builder) dropFormer(r cluster.Rotation, o RotateOptions) string {
 	for _, h := range b.TrustingHosts(r.Authority) {
 		for _, c := range b.SignedBefore(h.Name, r) {
 			if c.Name != facts.ServingCertificate {
-				return fmt.Sprintf("%s on %s is still signed by the old key; who renews it does so automatically", c.Name, h.Name)
+				return stillSigned(h, c)
 			}
 			serve[h.Name] = append(serve[h.Name], c)
 		}
@@ -469,7 +522,7 @@ func (b *builder) dropFormer(r cluster.Rotation, o RotateOptions) string {
 	const reason = "nothing that the hosts have is signed by it"
 	for _, h := range b.controlPlanesInTurn() {
 		if len(serve[h.Name]) > 0 {
-			b.reissue(h, serve[h.Name], nil)
+			b.reissue(h, serve[h.Name], cluster.APIPrograms, nil)
 		}
 	}
 	for _, h := range b.controlPlanesInTurn() {
@@ -489,6 +542,10 @@ func (b *builder) dropFormer(r cluster.Rotation, o RotateOptions) string {
 			Reason:   "controller managers sign with kubeadm's files again; this is the end of the rotation"}, b.all()...)
 	}
 	return ""
+}
+
+func stillSigned(h spec.Host, c facts.Certificate) string {
+	return fmt.Sprintf("%s on %s is still signed by the old key; who renews it does so automatically", c.Name, h.Name)
 }
 
 // waitsForClients is what has to be done before the last stage; empty if it may begin.
@@ -512,9 +569,9 @@ func (b *builder) refuseDuringRotation() error {
 	if len(all) == 0 {
 		return nil
 	}
-	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the rotation of the authority %s is not finished: %s. `quorate certs rotate %s` goes on with it", all[0].Authority, all[0].Progress(), all[0].Authority))
+	b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the rotation of %s is not finished: %s. `quorate certs rotate %s` goes on with it", all[0].Authority.Title(), all[0].Progress(), all[0].Authority))
 	for _, h := range b.c.Spec.Hosts {
-		if f := b.Facts(h.Name); f != nil && h.IsNode() && !f.Kubernetes.KubeletConfig {
+		if f := b.Facts(h.Name); f != nil && (h.IsNode() && !f.Kubernetes.KubeletConfig || b.comes(h)) {
 			return cluster.RotationUnfinished(all[0], h.Name+" is to join the cluster")
 		}
 	}

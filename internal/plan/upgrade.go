@@ -133,7 +133,7 @@ func (b *builder) replaceControlPlane(h spec.Host, stale, programs []string, rea
 // leaveForReplacement has nobody use a control plane that works, and others lead, unless it is the only one.
 func (b *builder) leaveForReplacement(h spec.Host, after []*Step) {
 	if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
-		b.leavePools(h.Name, "its API server is about to be replaced", after...)
+		b.leavePools(h.Name, "its API server is about to restart", after...)
 		b.moveLeadership(h.Name, "whoever leads is not stopped", after...)
 	}
 }

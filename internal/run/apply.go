@@ -203,7 +203,7 @@ func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error)
 	return graph(ctx, p.Steps, func(ctx context.Context, s plan.Step) error {
 		if s.Change != nil && s.Change.Disruptive() {
 			turn := sync.Locker(&r.turn)
-			if h, known := e.Cluster.Host(s.Host); known && (s.Kind == plan.UpgradeNode || s.Kind == plan.RestartKubelet || s.Kind == plan.RenewKubelet || s.Kind == plan.MoveClients || s.Kind == plan.SetTrust) && !h.Has(spec.RoleControlPlane) {
+			if h, known := e.Cluster.Host(s.Host); known && (s.Kind == plan.UpgradeNode || s.Kind == plan.RestartKubelet || s.Kind == plan.RenewKubelet || s.Kind == plan.RefreshTokens || s.Kind == plan.MoveClients || s.Kind == plan.SetTrust) && !h.Has(spec.RoleControlPlane) {
 				turn = r.turn.RLocker()
 			}
 			turn.Lock()

@@ -2,8 +2,10 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +15,8 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 )
 
@@ -20,8 +24,11 @@ import (
 type RotateOptions struct {
 	// Drop lets the last stage begin.
 	Drop bool
-	// SkipWorkloads lets the last stage begin although workloads may have read what is trusted before the new key was in there.
+	// SkipWorkloads lets the last stage begin although workloads may have read what is trusted, or their token, before the new key was in
+	// there, and although secrets have tokens that the old one signed.
 	SkipWorkloads bool
+	// Published says that whoever verifies tokens of service accounts outside of the cluster has the new key.
+	Published bool
 }
 
 // Rotated is how far a rotation came.
@@ -30,7 +37,7 @@ type Rotated struct {
 	// Complete says that nobody trusts the old key any more.
 	Complete bool `json:"complete"`
 	// Stages are those that this run has reached.
-	Stages []plan.RotationStage `json:"stages"`
+	Stages []cluster.RotationStage `json:"stages"`
 	// Waits is what the next stage waits for; empty if it is complete.
 	Waits string `json:"waits,omitempty"`
 }
@@ -43,7 +50,7 @@ func (e *Engine) PlanAuthority(ctx context.Context, a facts.Authority, o RotateO
 // RotateAuthority replaces an authority, stage by stage, each on a fresh observation of what the one before it has left. It ends when the
 // rotation is complete, or when the next stage waits for something.
 func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o RotateOptions) (Rotated, error) {
-	out := Rotated{Authority: a, Stages: []plan.RotationStage{}}
+	out := Rotated{Authority: a, Stages: []cluster.RotationStage{}}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return out, err
 	}
@@ -67,7 +74,7 @@ func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o Rotat
 			steps = append(steps, s.ID)
 		}
 		if slices.Equal(steps, before) {
-			return out, fmt.Errorf("rotating the authority %s: the steps of the stage %q succeeded, and the hosts do not show it: `quorate plan` and `quorate certs` show what they have", a, w.Plan.Rotation)
+			return out, fmt.Errorf("rotating %s: the steps of the stage %q succeeded, and the hosts do not show it: `quorate plan` and `quorate certs` show what they have", a.Title(), w.Plan.Rotation)
 		}
 		before = steps
 		if n := len(out.Stages); n == 0 || out.Stages[n-1] != w.Plan.Rotation {
@@ -76,12 +83,22 @@ func (e *Engine) RotateAuthority(ctx context.Context, a facts.Authority, o Rotat
 	}
 }
 
-// rotation plans the next stage. Before API servers serve with the new key, workloads must trust it.
+// rotation plans the next stage. Before API servers serve with the new key, or accept tokens of that alone, workloads must be able to go on.
 func (e *Engine) rotation(ctx context.Context, s *cluster.State, a facts.Authority, o RotateOptions) (*plan.Plan, error) {
-	options := plan.RotateOptions{Drop: o.Drop}
+	options := plan.RotateOptions{Drop: o.Drop, Published: o.Published}
 	p, err := plan.RotateAuthority(s, a, options)
-	if err != nil || p.Rotation != plan.DropStage || !a.Shared() || s.LastStage(s.Rotation(a)) || o.SkipWorkloads {
+	r := s.Rotation(a)
+	if err != nil || s.LastStage(r) {
 		return p, err
+	}
+	if since, all := s.SignsSince(r); all {
+		if err := e.tokensSince(ctx, s, r, since, o.SkipWorkloads, &options); err != nil {
+			return nil, fmt.Errorf("looking for tokens that the old key signed: %w", err)
+		}
+		return plan.RotateAuthority(s, a, options)
+	}
+	if p.Rotation != cluster.DropStage || !a.Shared() || o.SkipWorkloads {
+		return p, nil
 	}
 	client, err := e.client(ctx)
 	if err != nil {
@@ -91,10 +108,94 @@ func (e *Engine) rotation(ctx context.Context, s *cluster.State, a facts.Authori
 	if err != nil {
 		return nil, fmt.Errorf("looking for workloads that trust only the old certificate: %w", err)
 	}
-	for _, w := range workloads {
-		options.StaleClients = append(options.StaleClients, w.String())
-	}
+	options.StaleClients = words(workloads)
 	return plan.RotateAuthority(s, a, options)
+}
+
+// tokenReload is how often a client of client-go reads its token again (transport/token_source.go), and some more.
+const tokenReload = 75 * time.Second
+
+// tokensSince finds out, when every API server has signed with the new key since a moment by the clock of the caller, who may still use tokens
+// that the old one signed.
+func (e *Engine) tokensSince(ctx context.Context, s *cluster.State, r cluster.Rotation, since time.Time, skip bool, out *plan.RotateOptions) error {
+	client, err := e.client(ctx)
+	if err != nil {
+		return err
+	}
+	var (
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+		errs []error
+	)
+	out.OldTokens = map[string][]string{}
+	for _, h := range s.Spec.Spec.Hosts {
+		if f := s.Facts(h.Name); !h.IsNode() || f == nil || !f.Kubernetes.KubeletConfig {
+			continue
+		}
+		wg.Go(func() {
+			var have observe.NodeTokens
+			conn, err := e.Conns.Get(h.Name)
+			if err == nil {
+				have, err = observe.Tokens(ctx, client, conn, h.Name, r.Old)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", h.Name, err))
+			}
+			if len(have.Old) > 0 {
+				out.OldTokens[h.Name] = have.Old
+			}
+			if have.Youngest != nil {
+				out.Settle = max(out.Settle, tokenReload-*have.Youngest)
+			}
+		})
+	}
+	wg.Wait()
+	if err := errors.Join(errs...); err != nil || skip {
+		return err
+	}
+	workloads, err := staleTokens(ctx, client, s.ByControlPlanes(since).Add(cluster.ClockMargin), reloads(s))
+	if err != nil {
+		return err
+	}
+	out.StaleClients = words(workloads)
+	secrets, err := client.CoreV1().Secrets(metav1.NamespaceAll).List(ctx, metav1.ListOptions{FieldSelector: "type=" + string(corev1.SecretTypeServiceAccountToken)})
+	if err != nil {
+		return err
+	}
+	out.TokenSecrets = signedSecrets(secrets.Items, r.Old)
+	return nil
+}
+
+// signedSecrets are the secrets with a token that a key signed, and those of which nobody can tell.
+func signedSecrets(secrets []corev1.Secret, key string) (out []string) {
+	for _, s := range secrets {
+		text := s.Data[corev1.ServiceAccountTokenKey]
+		token, is := pkifile.ReadToken(text)
+		if len(text) > 0 && (!is || token.SignedBy == "" || token.SignedBy == key) {
+			out = append(out, s.Namespace+"/"+s.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// reloads are the workloads that are known to read their token again: kubeadm's and Quorate's own, which are built with client-go.
+func reloads(s *cluster.State) []workload {
+	out := []workload{{"Deployment", metav1.NamespaceSystem, "coredns"}}
+	if s.Seen.API != nil {
+		for _, d := range s.Seen.API.DaemonSets {
+			out = append(out, workload{"DaemonSet", d.Namespace, d.Name})
+		}
+	}
+	return out
+}
+
+// staleTokens are the workloads with a pod that has a token, and that was made before a moment by the clock of API servers, but for some.
+func staleTokens(ctx context.Context, client kubernetes.Interface, since time.Time, but []workload) ([]workload, error) {
+	found, err := workloadsWith(ctx, client, func(p *corev1.Pod) bool { return observe.MountsToken(p) && !p.CreationTimestamp.After(since) })
+	return slices.DeleteFunc(found, func(w workload) bool { return slices.Contains(but, w) }), err
 }
 
 // workload is what creates pods again, or a pod that nothing creates again.
@@ -118,6 +219,18 @@ func staleWorkloads(ctx context.Context, client kubernetes.Interface) (out []wor
 			}
 		}
 	}
+	return workloadsWith(ctx, client, func(p *corev1.Pod) bool { return mountsAuthority(p) && startedBefore(p, since[p.Namespace]) })
+}
+
+func words(workloads []workload) (out []string) {
+	for _, w := range workloads {
+		out = append(out, w.String())
+	}
+	return out
+}
+
+// workloadsWith are the workloads with a pod that has not ended and of which something holds.
+func workloadsWith(ctx context.Context, client kubernetes.Interface, holds func(*corev1.Pod) bool) (out []workload, err error) {
 	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return nil, err
@@ -128,7 +241,7 @@ func staleWorkloads(ctx context.Context, client kubernetes.Interface) (out []wor
 	}
 	for _, p := range pods.Items {
 		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || p.DeletionTimestamp != nil
-		if ended || !mountsAuthority(&p) || !startedBefore(&p, since[p.Namespace]) {
+		if ended || !holds(&p) {
 			continue
 		}
 		w := workload{"Pod", p.Namespace, p.Name}

@@ -1,8 +1,19 @@
 package run
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"slices"
 	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
 )
 
 // TestWorkloadsThatMayTrustTheOldCertificateOnly: what was started since, what mounts nothing, and what has ended is not named.
@@ -40,6 +51,54 @@ func TestWorkloadsThatMayTrustTheOldCertificateOnly(t *testing.T) {
 		have = append(have, w.String())
 	}
 	if want := []string{"Deployment shop/web", "Pod shop/by-hand", "StatefulSet shop/db"}; !slices.Equal(have, want) {
+		t.Errorf("%v, want %v", have, want)
+	}
+}
+
+// TestWorkloadsThatMayUseOldTokens: what was made since the new key signs, what has no token, and what reads it again is not named.
+func TestWorkloadsThatMayUseOldTokens(t *testing.T) {
+	since := time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC)
+	const mounts = `"volumes": [{"name": "token", "projected": {"sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}]`
+	pod := func(namespace, name, kind, owner, volumes, created string) string {
+		return `{"metadata": {"namespace": "` + namespace + `", "name": "` + name + `", "creationTimestamp": "` + created + `", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "` + kind + `", "name": "` + owner + `", "uid": "1", "controller": true}]},
+			"spec": {` + volumes + `}, "status": {"phase": "Running"}}`
+	}
+	const before, after = "2026-11-27T12:00:00Z", "2026-11-27T12:00:01Z"
+	client := apiServer(t, map[string]string{
+		"/api/v1/pods": `{"items": [` +
+			pod("shop", "web-1", "ReplicaSet", "web-7d", mounts, before) + "," +
+			pod("shop", "db-0", "StatefulSet", "db", mounts, before) + "," +
+			pod("shop", "new-0", "StatefulSet", "new", mounts, after) + "," +
+			pod("shop", "no-token", "DaemonSet", "other", `"volumes": []`, before) + "," +
+			pod("kube-system", "coredns-1", "ReplicaSet", "coredns-5c", mounts, before) + "," +
+			pod("shop", "coredns-1", "DaemonSet", "coredns", mounts, before) + "," +
+			pod("kube-system", "kube-proxy-1", "DaemonSet", "kube-proxy", mounts, before) + `]}`,
+		"/apis/apps/v1/replicasets": `{"items": [{"metadata": {"namespace": "shop", "name": "web-7d", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "1", "controller": true}]}},
+			{"metadata": {"namespace": "kube-system", "name": "coredns-5c", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "coredns", "uid": "1", "controller": true}]}}]}`,
+	})
+	f := clustertest.Whole()
+	f.Seen.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}}
+	found, err := staleTokens(t.Context(), client, since, reloads(cluster.Evaluate(f.Spec, f.Seen)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, want := words(found), []string{"DaemonSet shop/coredns", "Deployment shop/web", "StatefulSet shop/db"}; !slices.Equal(have, want) {
+		t.Errorf("%v, want %v", have, want)
+	}
+}
+
+// TestSecretsWithOldTokens: one whose token cannot be read may be an old one.
+func TestSecretsWithOldTokens(t *testing.T) {
+	encode := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
+	sum, other := sha256.Sum256([]byte("old")), sha256.Sum256([]byte("new"))
+	token := func(key []byte) []byte {
+		return []byte(encode(`{"alg":"ES256","kid":"`+base64.RawURLEncoding.EncodeToString(key)+`"}`) + "." + encode(`{"sub":"system:serviceaccount:shop:robot"}`) + ".c2ln")
+	}
+	secret := func(name string, text []byte) corev1.Secret {
+		return corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}, Data: map[string][]byte{corev1.ServiceAccountTokenKey: text}}
+	}
+	have := signedSecrets([]corev1.Secret{secret("robot", token(sum[:])), secret("new", token(other[:])), secret("empty", nil), secret("damaged", []byte("x")), secret("by-others", token([]byte("2026")))}, hex.EncodeToString(sum[:]))
+	if want := []string{"shop/by-others", "shop/damaged", "shop/robot"}; !slices.Equal(have, want) {
 		t.Errorf("%v, want %v", have, want)
 	}
 }

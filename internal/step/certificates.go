@@ -10,6 +10,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/plan"
 	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // renewCertificates signs new certificates on a host. Keys stay where they are.
@@ -62,15 +63,15 @@ func reissueKubelet(ctx context.Context, e *Env, s plan.Step) error {
 
 // restartPrograms restarts static pods. Where they are to start again only because nothing works, nobody waits for them here.
 func restartPrograms(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
+	c, permit, err := e.permitted(ctx, s)
 	if err != nil {
 		return err
 	}
-	permit, err := e.permit(ctx, s)
-	if err != nil {
-		return err
+	in := kubeadm.RestartRequest{Pods: s.Pods, Kubelet: len(s.Restart) > 0, Await: s.Change.Verb == cluster.Restart}
+	if in.Await && slices.Contains(s.Pods, facts.APIServer) && len(e.Cluster.HostsWith(spec.RoleControlPlane)) > 1 {
+		in.Node = s.Host
 	}
-	_, err = kubeadm.RestartPrograms.Make(ctx, c, permit, kubeadm.RestartRequest{Pods: s.Pods, Kubelet: len(s.Restart) > 0, Await: s.Change.Verb == cluster.Restart})
+	_, err = kubeadm.RestartPrograms.Make(ctx, c, permit, in)
 	return err
 }
 

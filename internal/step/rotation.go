@@ -3,7 +3,6 @@ package step
 import (
 	"context"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
@@ -98,7 +97,7 @@ func (e *Env) trust(s plan.Step) (kubeadm.TrustRequest, error) {
 	return out, nil
 }
 
-// certificateOf is the certificate for a key of an authority, from this run or as it was observed.
+// certificateOf is the certificate for a key of an authority, or the public key itself, from this run or as it was observed.
 func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -111,17 +110,18 @@ func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	}
 	for _, seen := range e.Seen.Hosts {
 		if seen.Facts != nil {
-			texts = append(texts, []byte(seen.Facts.Kubernetes.Trust[a].PEM))
+			t := seen.Facts.Kubernetes.Trust[a]
+			texts = append(texts, []byte(t.PEM), []byte(t.FormerPEM))
 		}
 	}
 	for _, text := range texts {
-		for _, c := range pkifile.Certificates(text) {
-			if pkifile.KeyID(c) == key {
-				return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}), nil
+		for _, k := range pkifile.Keys(text) {
+			if k.ID == key {
+				return k.PEM, nil
 			}
 		}
 	}
-	return nil, fmt.Errorf("no host has the certificate for the key %.12s of the authority %s", key, a)
+	return nil, fmt.Errorf("no host has what belongs to the key %.12s of %s", key, a.Title())
 }
 
 // publishPatience is how long the controller manager, and API servers, may take to publish what they have read.
@@ -265,8 +265,11 @@ func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 const clientReload = 5*time.Minute + 10*time.Second
 
 // awaitReload waits until a request that API servers send to a kubelet has them read again with what they verify it, and sends one from
-// each of them: the connections of kubectl exec do not have them do that.
+// each of them: the connections of kubectl exec do not have them do that. For the service account key it only waits.
 func awaitReload(ctx context.Context, e *Env, s plan.Step) error {
+	if s.Authority == facts.ServiceAccountKey {
+		return sleepUntil(ctx, time.Now().Add(time.Duration(s.WaitSeconds)*time.Second))
+	}
 	if s.Detail != "" {
 		for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 			f := e.Seen.Hosts[h.Name].Facts
@@ -281,11 +284,7 @@ func awaitReload(ctx context.Context, e *Env, s plan.Step) error {
 		}
 	}
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-		c, err := e.Conns.Get(h.Name)
-		if err != nil {
-			return err
-		}
-		client, err := kube.Connect(ctx, []kube.Server{{Conn: c, Address: h.Address + ":6443"}})
+		client, err := e.ownAPI(ctx, h)
 		if err != nil {
 			return err
 		}

@@ -213,6 +213,10 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.AwaitReload:    awaitReload,
 	plan.RenewApprover:  renewApprover,
 
+	plan.CheckKeys:       checkKeys,
+	plan.ForgetAuthority: forgetAuthority,
+	plan.RefreshTokens:   refreshTokens,
+
 	plan.ReadEncryptionKeys: readEncryptionKeys,
 	plan.SetEncryptionKeys:  setEncryptionKeys,
 	plan.RewriteSecrets:     rewriteSecrets,

@@ -75,6 +75,11 @@ func TestExternalEtcd(t *testing.T) {
 			}
 		})
 	}
+	if *whole { // it takes a quarter of an hour
+		t.Run("etcd's authority is replaced", func(t *testing.T) {
+			authorityRotation{c, facts.EtcdAuthority, []string{"etcd-a", "etcd-b", "etcd-c"}}.run(t, ctx, nil)
+		})
+	}
 }
 
 // externalShape checks the topology: which host has which keys, and which host runs what.

@@ -30,12 +30,15 @@ type Request struct {
 	Expect []string `json:"expect"`
 	// APIServer asks for the version of the kube-apiserver that runs.
 	APIServer bool `json:"apiServer,omitempty"`
+	// Starts asks since when programs run that are asked elsewhere whether they work: names as in facts.Host.Started.
+	Starts []string `json:"starts,omitempty"`
 }
 
 // Report is what a host says of its components.
 type Report struct {
 	Components       map[string]facts.Component `json:"components"`
 	APIServerVersion string                     `json:"apiServerVersion,omitempty"`
+	Started          map[string]time.Time       `json:"started,omitempty"`
 	Overlay          *facts.Overlay             `json:"overlay,omitempty"`
 }
 
@@ -63,7 +66,7 @@ var unitsOf = map[string][]string{
 
 const (
 	approverService = "quorate-approver.service"
-	apiServer       = "kube-apiserver"
+	apiServer       = facts.APIServer
 	flanneld        = "flanneld"
 
 	manifests     = "/etc/kubernetes/manifests"
@@ -87,7 +90,7 @@ func newReader(root, proc string) *reader {
 func (r *reader) path(name string) string { return filepath.Join(r.root, name) }
 
 func (r *reader) read(ctx context.Context, req Request) (Report, error) {
-	out := Report{Components: map[string]facts.Component{}}
+	out := Report{Components: map[string]facts.Component{}, Started: map[string]time.Time{}}
 	first, second := r.attempt(req, r.first), r.attempt(req, r.second)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -116,6 +119,17 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 			ctx, cancel := first.bound(ctx)
 			defer cancel()
 			out.APIServerVersion = first.programVersion(ctx, apiServer)
+		})
+	}
+	for _, name := range req.Starts {
+		wg.Go(func() {
+			ctx, cancel := first.bound(ctx)
+			defer cancel()
+			if at := first.startOf(ctx, name); !at.IsZero() {
+				mu.Lock()
+				defer mu.Unlock()
+				out.Started[name] = at
+			}
 		})
 	}
 	wg.Wait()
@@ -152,6 +166,9 @@ func (r *reader) attempt(req Request, timeout time.Duration) *attempt {
 	var units []string
 	for _, name := range req.Expect {
 		units = append(units, unitsOf[name]...)
+	}
+	if slices.Contains(req.Starts, facts.Etcd) {
+		units = append(units, hostconfig.EtcdUnit)
 	}
 	var once sync.Once
 	var states map[string]system.Unit

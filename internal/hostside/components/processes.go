@@ -20,12 +20,13 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // modulesOf are the Go modules whose versions are those of programs.
 var modulesOf = map[string]string{
 	apiServer: "k8s.io/kubernetes", facts.ControllerManager: "k8s.io/kubernetes", facts.Scheduler: "k8s.io/kubernetes", facts.KubeProxy: "k8s.io/kubernetes",
-	facts.Kubelet: "k8s.io/kubernetes", flanneld: "github.com/flannel-io/flannel", "quorate": "quorate.dev/quorate",
+	facts.Kubelet: "k8s.io/kubernetes", flanneld: "github.com/flannel-io/flannel", "quorate": "quorate.dev/quorate", facts.Etcd: "go.etcd.io/etcd/server/v3",
 }
 
 // process is a running process.
@@ -158,6 +159,28 @@ func Tag(image string) string {
 		return ""
 	}
 	return tag
+}
+
+// startOf is when a program was started that runs in a static pod, or, on a host of an external etcd, as a unit; zero if that cannot be
+// determined.
+func (a *attempt) startOf(ctx context.Context, name string) time.Time {
+	if name == facts.Etcd {
+		states, err := a.states(ctx)
+		if err != nil {
+			return time.Time{}
+		}
+		if unit := states[hostconfig.EtcdUnit]; unit.Exists {
+			if unit.PID == 0 {
+				return time.Time{}
+			}
+			return a.started(unit.PID)
+		}
+	}
+	p, ok := a.find(ctx, name)
+	if !ok {
+		return time.Time{}
+	}
+	return a.started(p.pid)
 }
 
 // started is when a process was started; zero if that cannot be determined.

@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // program builds a program of a module as the bundle does: the version is that of a module which it needs. It runs until the
@@ -207,5 +209,45 @@ func TestModuleVersion(t *testing.T) {
 	}
 	if got := moduleVersion(info("(devel)", "v1.37.2"), "github.com/flannel-io/flannel"); got != "" {
 		t.Errorf("of another module: %q", got)
+	}
+}
+
+// TestSinceWhenProgramsRun: of a member that is a unit, the unit's process counts, and of one in a static pod the pod's.
+func TestSinceWhenProgramsRun(t *testing.T) {
+	h := newHost(t)
+	h.put("/proc/uptime", "1000.00 5000.00\n")
+	since := func(pid, seconds int) {
+		h.put("/proc/"+strconv.Itoa(pid)+"/stat", strconv.Itoa(pid)+" (a (b) c) S "+strings.Repeat("0 ", 18)+strconv.Itoa(seconds*100)+" 0 0\n")
+	}
+	h.runs(10, 2, "/kubepods/"+ours, "kube-apiserver", "--etcd-servers=https://127.0.0.1:2379")
+	h.runs(11, 2, "/kubepods/"+theirs, "etcd", "--name=cp-a")
+	since(10, 900)
+	since(11, 950)
+	since(12, 990)
+	read := func() map[string]time.Time {
+		r, err := h.read(t.Context(), Request{Starts: []string{facts.APIServer, facts.Etcd}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Started
+	}
+	check := func(what string, have time.Time, ago time.Duration) {
+		t.Helper()
+		if off := time.Since(have) - ago; have.IsZero() || off < 0 || off > 5*time.Second {
+			t.Errorf("%s: %s", what, time.Since(have))
+		}
+	}
+	started := read()
+	check("the API server", started[facts.APIServer], 100*time.Second)
+	check("the member in a pod", started[facts.Etcd], 50*time.Second)
+	h.state[hostconfig.EtcdUnit] = system.Unit{Exists: true, Active: "active", PID: 12}
+	check("the member that is a unit", read()[facts.Etcd], 10*time.Second)
+	h.state[hostconfig.EtcdUnit] = system.Unit{Exists: true, Active: "failed"}
+	if have, known := read()[facts.Etcd]; known {
+		t.Errorf("the member does not run: %s", have)
+	}
+	h.put("/proc/uptime", "")
+	if have := read(); len(have) > 0 {
+		t.Errorf("nobody can tell: %v", have)
 	}
 }

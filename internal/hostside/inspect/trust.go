@@ -26,12 +26,17 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 		if len(t.Trusted) == 0 {
 			continue
 		}
-		if st, err := os.Stat(filepath.Join(dir, "pki", a.Public())); err == nil {
-			t.Written = st.ModTime()
+		for _, name := range []string{a.Public(), a.Key()} {
+			if st, err := os.Stat(filepath.Join(dir, "pki", name)); err == nil && st.ModTime().After(t.Written) {
+				t.Written = st.ModTime()
+			}
 		}
 		next := pkifile.KeyIDs(read(a.NextPublic()))
 		if len(next) == 1 && next[0] == pkifile.PrivateKeyID(read(a.NextKey())) {
 			t.Next = next[0]
+		}
+		if former := read(a.FormerPublic()); a.ReadAtStart() && len(pkifile.KeyIDs(former)) > 0 {
+			t.Former, t.FormerPEM = pkifile.KeyIDs(former)[0], string(former)
 		}
 		if a == facts.KubernetesAuthority {
 			t.Kubeconfigs, t.Apart = kubeconfigTrust(dir), system.Exists(filepath.Join(dir, "pki", facts.SigningFile))

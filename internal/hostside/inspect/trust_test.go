@@ -87,3 +87,43 @@ func TestTrustDuringARotation(t *testing.T) {
 		t.Errorf("%+v", tr)
 	}
 }
+
+// TestTrustOfWhatIsReadAtStart: public keys are trusted as certificates are, what signed before is kept, and the time is that of the last
+// file that was written.
+func TestTrustOfWhatIsReadAtStart(t *testing.T) {
+	root := built(t)
+	public := func(key *ecdsa.PrivateKey) []byte {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	}
+	_, _, oldCA, oldPrivate := signed(t, "old", nil, nil)
+	next, nextKey, nextCA, nextPrivate := signed(t, "new", nil, nil)
+	written := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for name, content := range map[string][]byte{"sa.pub": append(public(nextPrivate), public(oldPrivate)...), "sa.key": nextKey, "sa.former": public(oldPrivate), "etcd/ca.crt": next, "etcd/ca.key": nextKey, "ca.former": next} {
+		path := filepath.Join(root, "/etc/kubernetes/pki", name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		at := written
+		if name == "sa.key" {
+			at = written.Add(time.Minute)
+		}
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k := Kubernetes(root, nil)
+	oldID, nextID := pkifile.KeyID(oldCA), pkifile.KeyID(nextCA)
+	if tr := k.Trust[facts.ServiceAccountKey]; !slices.Equal(tr.Trusted, []string{nextID, oldID}) || tr.Key != nextID || tr.Former != oldID || tr.FormerPEM == "" || !tr.Written.Equal(written.Add(time.Minute)) {
+		t.Errorf("%+v", tr)
+	}
+	if tr := k.Trust[facts.EtcdAuthority]; !slices.Equal(tr.Trusted, []string{nextID}) || tr.Key != nextID || tr.Former != "" || !tr.Written.Equal(written) {
+		t.Errorf("%+v", tr)
+	}
+	if tr := k.Trust[facts.KubernetesAuthority]; tr.Former != "" {
+		t.Errorf("the Kubernetes CA is read again: %+v", tr)
+	}
+}

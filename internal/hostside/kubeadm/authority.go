@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/client-go/util/keyutil"
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
@@ -38,7 +40,10 @@ import (
 //	new, old   the new key signs
 //	new        nobody trusts the old one any more
 //
-// Until it signs, the new key is kept beside the old one, on control planes only.
+// Until it signs, the new key is kept beside the old one, on hosts only that have the key that signs.
+//
+// An authority that programs read only when they start has one file more: what signed before, from when the new key signs until nothing that
+// runs trusts the old one (ForgetAuthority).
 
 // AuthorityPair is an authority on its way between control planes: what is trusted, and the private key, both in PEM. It is never
 // written anywhere else.
@@ -60,7 +65,7 @@ func makeNextAuthority(dir string, a facts.Authority, now time.Time) (AuthorityP
 		return out, err
 	}
 	if out.Public, out.Key, err = followingAuthority(dir, a, now); err != nil {
-		return out, fmt.Errorf("making a new authority %s: %w", a, err)
+		return out, fmt.Errorf("making what is to follow %s: %w", a.Title(), err)
 	}
 	return out, writeNextAuthority(dir, out)
 }
@@ -71,7 +76,7 @@ func readNextAuthority(dir string, a facts.Authority) (AuthorityPair, error) {
 	out := AuthorityPair{Authority: a}
 	var err error
 	if out.Trusted, err = os.ReadFile(filepath.Join(dir, a.Public())); err != nil {
-		return out, fmt.Errorf("reading the authority %s: %w", a, err)
+		return out, fmt.Errorf("reading %s: %w", a.Title(), err)
 	}
 	public, err := os.ReadFile(filepath.Join(dir, a.NextPublic()))
 	if err != nil {
@@ -88,7 +93,7 @@ func readNextAuthority(dir string, a facts.Authority) (AuthorityPair, error) {
 	return out, nil
 }
 
-// WriteNextAuthority keeps the authority that is to follow on another control plane. A host without the private key of the present
+// WriteNextAuthority keeps the authority that is to follow on another host that signs. A host without the private key of the present
 // one gets none.
 var WriteNextAuthority = host.Define("kubeadm.write-next-authority", func(_ context.Context, in AuthorityPair) (struct{}, error) {
 	return struct{}{}, keepNextAuthority(pkiDir, in)
@@ -98,7 +103,7 @@ func keepNextAuthority(dir string, in AuthorityPair) error {
 	have, err := readNextAuthority(dir, in.Authority)
 	switch {
 	case err == nil && !bytes.Equal(have.Public, in.Public):
-		return fmt.Errorf("%s is another one than that of the other control planes", filepath.Join(dir, in.Authority.NextPublic()))
+		return fmt.Errorf("%s is another one than that of the other hosts", filepath.Join(dir, in.Authority.NextPublic()))
 	case err == nil:
 		return nil
 	case !errors.Is(err, fs.ErrNotExist):
@@ -119,19 +124,17 @@ func writeNextAuthority(dir string, in AuthorityPair) error {
 // followingAuthority makes an authority like the present one, with a key of the same kind. Its subject differs in the serial number,
 // so that servers can be asked which of the two they accept, and people can tell them apart.
 func followingAuthority(dir string, a facts.Authority, now time.Time) (public, key []byte, err error) {
+	if a == facts.ServiceAccountKey {
+		return followingKey(dir, a)
+	}
 	former, err := tls.LoadX509KeyPair(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
 	if err != nil {
 		return nil, nil, err
 	}
-	private, err := likewise(former.PrivateKey)
+	private, key, err := newKey(former.PrivateKey)
 	if err != nil {
 		return nil, nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	subject := former.Leaf.Subject
 	subject.SerialNumber, subject.Names = now.UTC().Format("20060102T150405Z"), nil
 	template := &x509.Certificate{Subject: subject, DNSNames: former.Leaf.DNSNames, KeyUsage: former.Leaf.KeyUsage, IsCA: true, BasicConstraintsValid: true,
@@ -146,6 +149,36 @@ func followingAuthority(dir string, a facts.Authority, now time.Time) (public, k
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: signed}), key, nil
 }
 
+// newKey generates a key of the same kind as another one. It returns it in PEM, too.
+func newKey(like any) (crypto.Signer, []byte, error) {
+	private, err := likewise(like)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return nil, nil, err
+	}
+	return private, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
+}
+
+// followingKey is followingAuthority for a key without a certificate: others trust the public key.
+func followingKey(dir string, a facts.Authority) (public, key []byte, err error) {
+	former, err := keyutil.PrivateKeyFromFile(filepath.Join(dir, a.Key()))
+	if err != nil {
+		return nil, nil, err
+	}
+	private, key, err := newKey(former)
+	if err != nil {
+		return nil, nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(private.Public())
+	if err != nil {
+		return nil, nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), key, nil
+}
+
 // TrustRequest is the stage of an authority that a host is to reach.
 type TrustRequest struct {
 	Authority facts.Authority
@@ -157,11 +190,14 @@ type TrustRequest struct {
 
 // SetTrust brings a host to a stage: the file with what is trusted, the private key that signs, what kubeconfigs trust, and what the
 // controller manager signs with. The kubelet restarts if its kubeconfig changes. It returns when the API server on this host, if it
-// runs, accepts exactly what the host trusts. Programs that read kubeconfigs only when they start are restarted by RestartPrograms.
-// It can be killed anywhere, and run again.
+// runs, accepts exactly what the host trusts; of an authority that is read at start, it does not wait for that. Programs that read
+// kubeconfigs or other files only when they start are restarted by RestartPrograms. It can be killed anywhere, and run again.
 var SetTrust = host.DefineChange("kubeadm.set-trust", func(ctx context.Context, in TrustRequest) (struct{}, error) {
 	if err := setTrust(kubernetesDir, in); err != nil {
-		return struct{}{}, fmt.Errorf("trusting the authority %s: %w", in.Authority, err)
+		return struct{}{}, fmt.Errorf("bringing %s to the next stage: %w", in.Authority.Title(), err)
+	}
+	if in.Authority.ReadAtStart() {
+		return struct{}{}, nil
 	}
 	if in.Authority == facts.KubernetesAuthority {
 		stale, err := trustsOther(kubeletKubeconfig, in.Trusted)
@@ -184,7 +220,8 @@ var SetTrust = host.DefineChange("kubeadm.set-trust", func(ctx context.Context, 
 })
 
 // setTrust writes the files of a stage but for the kubelet's kubeconfig. Whoever reads them meets a pair that fits at every moment: the
-// controller manager, which is the only program that reads a private key of the Kubernetes CA, has its own file with both parts.
+// controller manager, which is the only program that reads a private key of the Kubernetes CA, has its own file with both parts. No program
+// reads the key of etcd's authority, and an API server accepts both service account keys when one of the two begins to sign.
 func setTrust(dir string, in TrustRequest) error {
 	pki := filepath.Join(dir, "pki")
 	ids := pkifile.KeyIDs(in.Trusted)
@@ -198,6 +235,11 @@ func setTrust(dir string, in TrustRequest) error {
 	manages := in.Authority == facts.KubernetesAuthority && signs != nil && system.Exists(filepath.Join(dir, "manifests", facts.ControllerManager+".yaml"))
 	if manages && len(ids) > 1 {
 		if err := signSeparately(dir, in.Trusted, signs); err != nil {
+			return err
+		}
+	}
+	if former := formerPublic(pki, in, ids[0], signs); former != nil {
+		if err := replaceFile(filepath.Join(pki, in.Authority.FormerPublic()), former, 0o644); err != nil {
 			return err
 		}
 	}
@@ -238,6 +280,46 @@ func setTrust(dir string, in TrustRequest) error {
 	return nil
 }
 
+// formerPublic is what signed before, or signs until now, as it is kept during the second and the third stage; nil if nothing is kept. In the
+// first stage, the key that signs is the one that the host has, and another one is to follow.
+func formerPublic(pki string, in TrustRequest, first string, signs []byte) (out []byte) {
+	if !in.Authority.ReadAtStart() {
+		return nil
+	}
+	entries := pkifile.Keys(in.Trusted)
+	if len(entries) == 1 {
+		if len(in.Former) == 0 {
+			return nil
+		}
+		return in.Former
+	}
+	follows := slices.Contains(pkifile.KeyIDs(readOrNil(filepath.Join(pki, in.Authority.NextPublic()))), first)
+	before := pkifile.PrivateKeyID(readOrNil(filepath.Join(pki, in.Authority.Key()))) != first
+	if signs == nil || !follows && !before && !system.Exists(filepath.Join(pki, in.Authority.FormerPublic())) {
+		return nil
+	}
+	for _, e := range entries[1:] {
+		out = append(out, e.PEM...)
+	}
+	return out
+}
+
+// ForgetAuthority ends a rotation on a host: nothing that runs there trusts what signed before.
+var ForgetAuthority = host.Define("kubeadm.forget-authority", func(_ context.Context, a facts.Authority) (struct{}, error) {
+	return struct{}{}, forgetAuthority(pkiDir, a)
+})
+
+func forgetAuthority(dir string, a facts.Authority) error {
+	former := pkifile.KeyIDs(readOrNil(filepath.Join(dir, a.FormerPublic())))
+	trusted := pkifile.KeyIDs(readOrNil(filepath.Join(dir, a.Public())))
+	for _, id := range former {
+		if len(trusted) == 0 || slices.Contains(trusted, id) {
+			return fmt.Errorf("%s still has the key that signed before", filepath.Join(dir, a.Public()))
+		}
+	}
+	return durable.Remove(filepath.Join(dir, a.FormerPublic()))
+}
+
 func readOrNil(path string) []byte {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -246,9 +328,10 @@ func readOrNil(path string) []byte {
 	return data
 }
 
-// replaceFile writes a file whose content is another one.
+// replaceFile writes a file whose content or mode is another one. When a file was last written tells whether a program has read it.
 func replaceFile(path string, content []byte, mode os.FileMode) error {
-	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+	st, err := os.Stat(path)
+	if have, failed := os.ReadFile(path); err == nil && failed == nil && bytes.Equal(have, content) && st.Mode().Perm() == mode {
 		return nil
 	}
 	return durable.WriteFile(path, content, mode)
@@ -367,27 +450,18 @@ func setConfTrust(path string, trusted []byte) error {
 // accepts returns an error unless the server at an address accepts client certificates of these authorities, and none of the former
 // ones, as it says when a client connects. A server that does not run reads the file when it starts.
 func accepts(ctx context.Context, address string, trusted, former []byte) error {
-	var subjects [][]byte
-	asked := false
-	config := &tls.Config{InsecureSkipVerify: true, //nolint:gosec // only to see what it accepts
-		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			subjects, asked = r.AcceptableCAs, true
-			return &tls.Certificate{}, nil
-		}}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	nc, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: config}).DialContext(ctx, "tcp", address)
-	if err == nil {
-		nc.Close()
-	}
-	switch {
-	case !asked && errors.Is(err, syscall.ECONNREFUSED):
+	subjects, err := acceptable(ctx, address)
+	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil
-	case !asked && err != nil:
-		return err
-	case !asked:
-		return errors.New("it asks no client for a certificate")
 	}
+	if err != nil {
+		return err
+	}
+	return compareSubjects(subjects, trusted, former)
+}
+
+// compareSubjects compares what a server says that it accepts with what it should accept.
+func compareSubjects(subjects [][]byte, trusted, former []byte) error {
 	listed := func(c *x509.Certificate) bool {
 		return slices.ContainsFunc(subjects, func(s []byte) bool { return bytes.Equal(s, c.RawSubject) })
 	}
@@ -403,6 +477,52 @@ func accepts(ctx context.Context, address string, trusted, former []byte) error 
 	}
 	return nil
 }
+
+// acceptable are the subjects of the authorities that the server at an address names when it asks a client for its certificate.
+func acceptable(ctx context.Context, address string) (subjects [][]byte, _ error) {
+	asked := false
+	config := &tls.Config{InsecureSkipVerify: true, //nolint:gosec // only to see what it accepts
+		GetClientCertificate: func(r *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			subjects, asked = r.AcceptableCAs, true
+			return &tls.Certificate{}, nil
+		}}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	nc, err := (&tls.Dialer{NetDialer: &net.Dialer{}, Config: config}).DialContext(ctx, "tcp", address)
+	if err == nil {
+		nc.Close()
+	}
+	switch {
+	case asked: // what follows from the answer does not count
+		return subjects, nil
+	case err != nil:
+		return nil, err
+	}
+	return nil, errors.New("it asks no client for a certificate")
+}
+
+// MemberTrust asks the member of etcd on a host which authorities it accepts.
+type MemberTrust struct {
+	// Trusted and Former are certificates of authorities that it must accept, and must not accept, in PEM.
+	Trusted, Former []byte
+	// Addresses are where it listens for clients, and for other members.
+	Addresses []string
+}
+
+// CheckMemberTrust returns an error unless the member that runs on this host accepts these authorities, and none of the former ones. It
+// reads what other members present with the same file, and at the same moment, as what clients and other members present to it.
+var CheckMemberTrust = host.Define("kubeadm.check-member-trust", func(ctx context.Context, in MemberTrust) (struct{}, error) {
+	for _, address := range in.Addresses {
+		subjects, err := acceptable(ctx, address)
+		if err == nil {
+			err = compareSubjects(subjects, in.Trusted, in.Former)
+		}
+		if err != nil {
+			return struct{}{}, fmt.Errorf("asking etcd at %s which authorities it accepts: %w", address, err)
+		}
+	}
+	return struct{}{}, nil
+})
 
 // RenewApprover has the approver of kubelets' serving certificates get new credentials, if those that it has are not signed by the
 // authority that signs now.

@@ -3,8 +3,12 @@ package kubeadm
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -51,6 +55,23 @@ func rotatable(t *testing.T, now time.Time) (dir string) {
 	if err := os.WriteFile(filepath.Join(dir, "manifests", facts.ControllerManager+".yaml"), []byte(controllerManagerManifest), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(private.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{"sa.key": {Type: "EC PRIVATE KEY", Bytes: key}, "sa.pub": {Type: "PUBLIC KEY", Bytes: public}} {
+		if err := os.WriteFile(filepath.Join(dir, "pki", name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return dir
 }
 
@@ -73,7 +94,7 @@ func stage(t *testing.T, dir string, a facts.Authority, keys ...string) {
 	if have := pkifile.PrivateKeyID(contentOf(t, pki, a.Key())); have != keys[0] {
 		t.Errorf("%s is %s, want %s", a.Key(), have, keys[0])
 	}
-	if _, err := tls.LoadX509KeyPair(filepath.Join(pki, a.Public()), filepath.Join(pki, a.Key())); err != nil {
+	if _, err := tls.LoadX509KeyPair(filepath.Join(pki, a.Public()), filepath.Join(pki, a.Key())); err != nil && a != facts.ServiceAccountKey {
 		t.Error(err)
 	}
 	if st, err := os.Stat(filepath.Join(pki, a.Key())); err != nil || st.Mode().Perm() != 0o600 {
@@ -134,10 +155,20 @@ func TestAnAuthorityIsReplacedInStages(t *testing.T) {
 				t.Fatalf("an interrupted rotation gets another key: %v", err)
 			}
 			next := pkifile.KeyIDs(pair.Public)[0]
-			made, present := pkifile.Certificates(pair.Public)[0], pkifile.Certificates(former)[0]
-			if made.Subject.CommonName != present.Subject.CommonName || bytes.Equal(made.RawSubject, present.RawSubject) || !made.IsCA || made.KeyUsage != present.KeyUsage ||
-				made.NotAfter.Sub(made.NotBefore) < present.NotAfter.Sub(present.NotBefore) {
-				t.Errorf("%+v", made)
+			var made, present *x509.Certificate
+			if a != facts.ServiceAccountKey {
+				made, present = pkifile.Certificates(pair.Public)[0], pkifile.Certificates(former)[0]
+				if made.Subject.CommonName != present.Subject.CommonName || bytes.Equal(made.RawSubject, present.RawSubject) || !made.IsCA || made.KeyUsage != present.KeyUsage ||
+					made.NotAfter.Sub(made.NotBefore) < present.NotAfter.Sub(present.NotBefore) {
+					t.Errorf("%+v", made)
+				}
+			}
+			keeps := func(key string) { // only while something that runs may still trust it
+				t.Helper()
+				have, _ := os.ReadFile(filepath.Join(pki, a.FormerPublic()))
+				if want := []string{key}; a.ReadAtStart() && key != "" && !slices.Equal(pkifile.KeyIDs(have), want) || (!a.ReadAtStart() || key == "") && have != nil {
+					t.Errorf("%s has %v, want %q", a.FormerPublic(), pkifile.KeyIDs(have), key)
+				}
 			}
 			var names []string
 			for _, name := range allRenewable {
@@ -163,6 +194,7 @@ func TestAnAuthorityIsReplacedInStages(t *testing.T) {
 				}
 				stage(t, dir, a, old, next)
 				signed(present)
+				keeps("")
 			}
 			reversed := slices.Concat(pair.Public, former)
 			for range 2 {
@@ -171,6 +203,10 @@ func TestAnAuthorityIsReplacedInStages(t *testing.T) {
 				}
 				stage(t, dir, a, next, old)
 				signed(made)
+				keeps(old)
+			}
+			if err := forgetAuthority(pki, a); a.ReadAtStart() && err == nil {
+				t.Error("a key is forgotten that is still trusted")
 			}
 			for range 2 {
 				if err := setTrust(dir, TrustRequest{Authority: a, Trusted: pair.Public, Former: former}); err != nil {
@@ -178,10 +214,19 @@ func TestAnAuthorityIsReplacedInStages(t *testing.T) {
 				}
 				stage(t, dir, a, next)
 				signed(made)
+				keeps(old)
 			}
-			left, err := filepath.Glob(filepath.Join(pki, "*next*"))
-			if err != nil || len(left) > 0 {
-				t.Errorf("%v, %v", left, err)
+			for range 2 {
+				if err := forgetAuthority(pki, a); err != nil {
+					t.Fatal(err)
+				}
+				keeps("")
+			}
+			for _, pattern := range []string{"*next*", "etcd/*next*"} {
+				left, err := filepath.Glob(filepath.Join(pki, pattern))
+				if err != nil || len(left) > 0 {
+					t.Errorf("%v, %v", left, err)
+				}
 			}
 		})
 	}
@@ -207,6 +252,78 @@ func TestARotationThatWasKilledBetweenKeyAndCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	stage(t, dir, a, pkifile.KeyIDs(pair.Public)[0], pkifile.KeyIDs(former)[0])
+}
+
+// TestWhatIsThereIsNotWrittenAgain: when a file was written tells whether a program has read it.
+func TestWhatIsThereIsNotWrittenAgain(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pki", "etcd", "ca.crt")
+	written := func() time.Time {
+		t.Helper()
+		st, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return st.ModTime()
+	}
+	long := time.Now().Add(-time.Hour).Truncate(time.Second)
+	put := func(content string, mode os.FileMode) time.Time {
+		t.Helper()
+		if err := replaceFile(path, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		return written()
+	}
+	put("x", 0o644)
+	if err := os.Chtimes(path, long, long); err != nil {
+		t.Fatal(err)
+	}
+	if at := put("x", 0o644); !at.Equal(long) {
+		t.Errorf("the same was written again at %s", at)
+	}
+	if err := (PKI{"etcd/ca.crt": []byte("x")}).put(filepath.Dir(filepath.Dir(path)), "etcd/ca.crt"); err != nil || !written().Equal(long) {
+		t.Errorf("the same was written again at %s: %v", written(), err)
+	}
+	if at := put("x", 0o600); at.Equal(long) {
+		t.Error("the mode stays")
+	}
+	if at := put("y", 0o600); at.Equal(long) || string(contentOf(t, path)) != "y" {
+		t.Error("the content stays")
+	}
+}
+
+// TestWhatAMemberAccepts: a member that does not run proves nothing.
+func TestWhatAMemberAccepts(t *testing.T) {
+	dir := rotatable(t, time.Now())
+	pki := filepath.Join(dir, "pki")
+	former := contentOf(t, pki, "etcd/ca.crt")
+	pair, err := makeNextAuthority(pki, facts.EtcdAuthority, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(former)
+	s := httptest.NewUnstartedServer(nil)
+	s.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	address := s.Listener.Addr().String()
+	subjects, err := acceptable(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := compareSubjects(subjects, former, pair.Public); err != nil {
+		t.Error(err)
+	}
+	if err := compareSubjects(subjects, slices.Concat(former, pair.Public), nil); err == nil || !strings.Contains(err.Error(), "does not accept") {
+		t.Errorf("%v", err)
+	}
+	if err := compareSubjects(subjects, pair.Public, former); err == nil {
+		t.Error("it has not read the new certificate")
+	}
+	s.Close()
+	if _, err := acceptable(t.Context(), address); err == nil {
+		t.Error("it does not run")
+	}
 }
 
 // TestAWorkerTrustsWithoutAKey: it has neither a key nor a manifest, and gets none.

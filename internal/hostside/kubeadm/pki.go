@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcd"
@@ -114,14 +113,14 @@ func (p PKI) write(dir string, joined bool) error {
 	return p.put(dir, names...)
 }
 
-// put writes some of the files, in this order.
+// put writes some of the files, in this order. Those that are there already are not written again.
 func (p PKI) put(dir string, names ...string) error {
 	for _, name := range names {
 		mode := os.FileMode(0o600)
 		if strings.HasSuffix(name, ".crt") || strings.HasSuffix(name, ".pub") {
 			mode = 0o644
 		}
-		if err := durable.WriteFile(filepath.Join(dir, name), p[name], mode); err != nil {
+		if err := replaceFile(filepath.Join(dir, name), p[name], mode); err != nil {
 			return err
 		}
 	}

@@ -27,6 +27,8 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // kubeadm's own renewal writes a certificate and its key in place, one after the other. While it does, and for good if it is killed
@@ -225,20 +227,36 @@ func presents(ctx context.Context, address, path string) error {
 	return nil
 }
 
-// RestartRequest names static pods of a control plane.
+// RestartRequest names static pods of a control plane. On a host of an external etcd, etcd is the unit.
 type RestartRequest struct {
 	Pods []string
 	// Kubelet says that the kubelet restarts as well: programs may have ended again and again (see ForgetBackOff).
 	Kubelet bool
 	// Await says that the new containers must work before the operation returns.
 	Await bool
+	// Node is the name of the host's node, if there are other API servers that can be told that it lives while its own is away.
+	Node string
 }
 
 // healthPorts are where the programs of a control plane answer on the loopback address.
 var healthPorts = map[string]string{facts.ControllerManager: "10257", facts.Scheduler: "10259"}
 
-// RestartPrograms ends the containers of static pods; the kubelet starts them again. They then read their kubeconfigs.
+// RestartPrograms ends the containers of static pods; the kubelet starts them again. They then read their kubeconfigs, and what else they
+// read only when they start. It can be killed anywhere and run again.
+//
+// A stacked member of etcd and its API server restart together: the API server would keep its clients waiting while its member is away. The
+// kubelet is stopped until both have ended, so that it does not start the API server before.
 var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx context.Context, in RestartRequest) (struct{}, error) {
+	if in.Node != "" {
+		alive, stop := context.WithCancel(ctx)
+		defer stop()
+		if err := keepAlive(alive, in.Node); err != nil {
+			return struct{}{}, err
+		}
+	}
+	if slices.Contains(in.Pods, etcdPod) && slices.Contains(in.Pods, facts.APIServer) {
+		return struct{}{}, restartTogether(ctx, in)
+	}
 	running := map[string][]string{}
 	for _, pod := range in.Pods {
 		ids, err := containerd.IDs(ctx, pod)
@@ -253,29 +271,101 @@ var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx con
 		}
 	}
 	for _, pod := range in.Pods {
-		before, grace := running[pod], stopGrace
-		if pod == facts.APIServer {
-			grace = apiStopGrace
+		if pod == etcdPod && !system.Exists(hostconfig.EtcdManifest) {
+			if err := system.Systemctl(ctx, "restart", hostconfig.EtcdUnit); err != nil {
+				return struct{}{}, err
+			}
+			if in.Await {
+				if err := awaitEtcd(ctx); err != nil {
+					return struct{}{}, err
+				}
+			}
+			continue
 		}
-		if err := containerd.Stop(ctx, before, grace); err != nil {
+		if err := endContainers(ctx, pod, running[pod]); err != nil {
 			return struct{}{}, err
 		}
 		if !in.Await {
 			continue
 		}
-		err := within(ctx, stopPatience, "restarting "+pod, func(ctx context.Context) error {
-			now, err := containerd.IDs(ctx, pod)
-			switch {
-			case err != nil:
-				return err
-			case len(now) == 0 || slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }):
-				return errors.New("the kubelet has not started it again yet")
-			}
-			return healthy(ctx, "https://127.0.0.1:"+healthPorts[pod]+"/healthz")
-		})
-		if err != nil {
-			return struct{}{}, fmt.Errorf("%w: see /var/log/pods/kube-system_%s-*", err, pod)
+		if err := awaitPod(ctx, pod, running[pod]); err != nil {
+			return struct{}{}, err
 		}
 	}
 	return struct{}{}, nil
 })
+
+// restartTogether restarts static pods of which one uses another: the API server ends first. Whatever happens, the kubelet starts again.
+func restartTogether(ctx context.Context, in RestartRequest) (err error) {
+	if err := system.Systemctl(ctx, "stop", kubeletUnit); err != nil {
+		return err
+	}
+	defer func() {
+		started := system.Systemctl(context.WithoutCancel(ctx), "start", kubeletUnit)
+		if err = errors.Join(err, started); err != nil || !in.Await {
+			return
+		}
+		if err = AwaitKubelet(ctx); err != nil {
+			return
+		}
+		for _, pod := range in.Pods {
+			if err = awaitPod(ctx, pod, nil); err != nil {
+				return
+			}
+		}
+	}()
+	ordered := append([]string{facts.APIServer}, slices.DeleteFunc(slices.Clone(in.Pods), func(pod string) bool { return pod == facts.APIServer })...)
+	for _, pod := range ordered {
+		ids, err := containerd.IDs(ctx, pod)
+		if err != nil {
+			return err
+		}
+		if err := endContainers(ctx, pod, ids); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// endContainers ends containers of a static pod.
+func endContainers(ctx context.Context, pod string, ids []string) error {
+	grace := stopGrace
+	if pod == facts.APIServer {
+		grace = apiStopGrace
+	}
+	return containerd.Stop(ctx, ids, grace)
+}
+
+// restartPatience is how long a static pod may take until it works again. A kubelet that has started one several times within minutes waits
+// before it does so once more.
+func restartPatience(pod string) time.Duration {
+	switch pod {
+	case facts.APIServer:
+		return apiStartPatience
+	case etcdPod:
+		return etcdStartPatience
+	}
+	return stopPatience
+}
+
+// awaitPod waits until a static pod works in another container than those that were ended.
+func awaitPod(ctx context.Context, pod string, before []string) error {
+	err := within(ctx, restartPatience(pod), "restarting "+pod, func(ctx context.Context) error {
+		now, err := containerd.IDs(ctx, pod)
+		switch {
+		case err != nil:
+			return err
+		case len(now) == 0 || slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }):
+			return errors.New("the kubelet has not started it again yet")
+		case pod == etcdPod:
+			return healthy(ctx, hostconfig.EtcdReady)
+		case pod == facts.APIServer:
+			return apiReady(ctx)
+		}
+		return healthy(ctx, "https://127.0.0.1:"+healthPorts[pod]+"/healthz")
+	})
+	if err != nil {
+		return fmt.Errorf("%w: see /var/log/pods/kube-system_%s-*", err, pod)
+	}
+	return nil
+}

@@ -253,18 +253,23 @@ func serverVersion(metrics string) string {
 	return ""
 }
 
-// apiServes says whether the API server on this host runs the version and is ready.
-func apiServes(ctx context.Context, version string) error {
+// localAPI is an administrator's client of the API server on this host.
+func localAPI() (*kubernetes.Clientset, error) {
 	server, err := beside()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	config, err := clientcmd.BuildConfigFromFlags(server, adminConf)
 	if err != nil {
-		return fmt.Errorf("reading %s: %w", adminConf, err)
+		return nil, fmt.Errorf("reading %s: %w", adminConf, err)
 	}
 	config.Timeout, config.Proxy = 5*time.Second, host.Direct
-	client, err := kubernetes.NewForConfig(config)
+	return kubernetes.NewForConfig(config)
+}
+
+// apiServes says whether the API server on this host runs the version and is ready.
+func apiServes(ctx context.Context, version string) error {
+	client, err := localAPI()
 	if err != nil {
 		return err
 	}
@@ -274,6 +279,15 @@ func apiServes(ctx context.Context, version string) error {
 	}
 	if have.GitVersion != version {
 		return fmt.Errorf("the API server %s runs", have.GitVersion)
+	}
+	return apiReady(ctx)
+}
+
+// apiReady says whether the API server on this host is ready.
+func apiReady(ctx context.Context) error {
+	client, err := localAPI()
+	if err != nil {
+		return err
 	}
 	return client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }

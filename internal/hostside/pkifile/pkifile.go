@@ -167,12 +167,51 @@ func KeyID(c *x509.Certificate) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// KeyIDs name the keys of the certificates in a PEM text, in its order.
-func KeyIDs(text []byte) (out []string) {
-	for _, c := range Certificates(text) {
-		out = append(out, KeyID(c))
+// Key is a key that others trust.
+type Key struct {
+	// ID names it, as facts.Trust does.
+	ID string
+	// PEM is the block with its certificate, or with the public key itself.
+	PEM []byte
+}
+
+// Keys are the keys of the certificates in a PEM text, and its public keys, in its order. What cannot be read is left out.
+func Keys(text []byte) (out []Key) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		id := ""
+		switch block.Type {
+		case "CERTIFICATE":
+			if c, err := x509.ParseCertificate(block.Bytes); err == nil {
+				id = KeyID(c)
+			}
+		case "PUBLIC KEY":
+			if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
+				id = PublicKeyID(key)
+			}
+		}
+		if id != "" {
+			out = append(out, Key{ID: id, PEM: pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})})
+		}
 	}
 	return out
+}
+
+// KeyIDs are the IDs of Keys.
+func KeyIDs(text []byte) (out []string) {
+	for _, k := range Keys(text) {
+		out = append(out, k.ID)
+	}
+	return out
+}
+
+// PublicKeyID names a public key; empty if it is of a kind that has no standard form.
+func PublicKeyID(key crypto.PublicKey) string {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
 }
 
 // PrivateKeyID names a private key in PEM by its public part; empty if it cannot be read.
@@ -185,10 +224,5 @@ func PrivateKeyID(text []byte) string {
 	if !ok {
 		return ""
 	}
-	der, err := x509.MarshalPKIXPublicKey(signer.Public())
-	if err != nil {
-		return ""
-	}
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
+	return PublicKeyID(signer.Public())
 }
