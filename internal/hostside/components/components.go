@@ -123,9 +123,11 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 	}
 	for _, name := range req.Starts {
 		wg.Go(func() {
-			ctx, cancel := first.bound(ctx)
-			defer cancel()
-			if at := first.startOf(ctx, name); !at.IsZero() {
+			at := startOf(ctx, first, name)
+			if at.IsZero() { // whoever has to know would restart it
+				at = startOf(ctx, second, name)
+			}
+			if !at.IsZero() {
 				mu.Lock()
 				defer mu.Unlock()
 				out.Started[name] = at

@@ -163,7 +163,9 @@ func Tag(image string) string {
 
 // startOf is when a program was started that runs in a static pod, or, on a host of an external etcd, as a unit; zero if that cannot be
 // determined.
-func (a *attempt) startOf(ctx context.Context, name string) time.Time {
+func startOf(ctx context.Context, a *attempt, name string) time.Time {
+	ctx, cancel := a.bound(ctx)
+	defer cancel()
 	if name == facts.Etcd {
 		states, err := a.states(ctx)
 		if err != nil {

@@ -3,6 +3,7 @@ package components
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -242,6 +243,14 @@ func TestSinceWhenProgramsRun(t *testing.T) {
 	check("the member in a pod", started[facts.Etcd], 50*time.Second)
 	h.state[hostconfig.EtcdUnit] = system.Unit{Exists: true, Active: "active", PID: 12}
 	check("the member that is a unit", read()[facts.Etcd], 10*time.Second)
+	units, asked := h.units, 0
+	h.units = func(ctx context.Context, names ...string) (map[string]system.Unit, error) {
+		if asked++; asked == 1 {
+			return nil, errors.New("no answer within 1s")
+		}
+		return units(ctx, names...)
+	}
+	check("the member that is a unit, which systemd tells the second time", read()[facts.Etcd], 10*time.Second)
 	h.state[hostconfig.EtcdUnit] = system.Unit{Exists: true, Active: "failed"}
 	if have, known := read()[facts.Etcd]; known {
 		t.Errorf("the member does not run: %s", have)
