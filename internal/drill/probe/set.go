@@ -57,11 +57,29 @@ func configMapPath(namespace, name string) string {
 	return path.Join("/api/v1/namespaces", namespace, "configmaps", name)
 }
 
-// Prepare creates the namespace and the objects that all clients share. It can be called again.
+// Prepare creates the namespace and the objects that all clients share. It can be called again. If the namespace of earlier clients is being
+// removed, Prepare waits until it is gone.
 func Prepare(ctx context.Context, api kubernetes.Interface, namespace string) error {
-	_, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
-	if err != nil && !apierrors.IsAlreadyExists(err) {
-		return err
+	for {
+		_, err := api.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+		if err == nil {
+			break
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		existing, err := api.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		if err == nil && existing.DeletionTimestamp == nil {
+			break
+		}
+		if err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the namespace %s of earlier clients is still being removed: %w", namespace, context.Cause(ctx))
+		case <-time.After(time.Second):
+		}
 	}
 	return createConfigMaps(ctx, api, namespace, read, beat)
 }

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/client-go/rest"
 )
 
@@ -461,6 +465,29 @@ func TestCreateAgain(t *testing.T) {
 	status = http.StatusForbidden
 	if err := createConfigMaps(t.Context(), api, "x", "three"); err == nil || requests != 5 {
 		t.Errorf("what is refused is tried again: %d requests, %v", requests, err)
+	}
+}
+
+// TestPrepareWaits for the removal of what earlier clients wrote.
+func TestPrepareWaits(t *testing.T) {
+	t.Parallel()
+	ending := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "x", DeletionTimestamp: &metav1.Time{Time: time.Now()}, Finalizers: []string{"kubernetes"}}}
+	api := fake.NewClientset(ending)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("the time was up"))
+	defer cancel()
+	if err := Prepare(ctx, api, "x"); err == nil || !strings.Contains(err.Error(), "still being removed: the time was up") {
+		t.Errorf("a namespace that is being removed: %v", err)
+	}
+	time.AfterFunc(100*time.Millisecond, func() {
+		api.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("namespaces"), "", "x") //nolint:errcheck // the test would notice
+	})
+	for range 2 { // the second time, everything is there
+		if err := Prepare(t.Context(), api, "x"); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := api.CoreV1().Namespaces().Get(t.Context(), "x", metav1.GetOptions{}); err != nil || n.DeletionTimestamp != nil {
+			t.Errorf("%v, %v", n, err)
+		}
 	}
 }
 
