@@ -110,7 +110,12 @@ func Drain(ctx context.Context, client kubernetes.Interface, node string, o Opti
 	defer cancel(nil)
 	var watch sync.WaitGroup
 	watch.Go(func() { d.watch(ctx, cancel) })
-	// Pods that arrived in the meantime, for example because they tolerate the cordon, are evicted in the next round.
+	seen := map[types.UID]bool{}
+	for _, p := range pods {
+		seen[p.UID] = true
+	}
+	// Pods that arrived in the meantime are evicted in the next round, but not those that are allowed on a cordoned node: their replacement
+	// could be placed there again, and again.
 	for err == nil && len(pods) > 0 {
 		d.round(ctx, pods)
 		if ctx.Err() != nil {
@@ -118,6 +123,13 @@ func Drain(ctx context.Context, client kubernetes.Interface, node string, o Opti
 			break
 		}
 		pods, err = d.pods(ctx)
+		pods = slices.DeleteFunc(pods, func(p corev1.Pod) bool {
+			stays := !seen[p.UID] && toleratesCordon(&p)
+			if stays {
+				d.note(name(&p) + " stays: it tolerates that the node is cordoned, and the scheduler placed it there again")
+			}
+			return stays
+		})
 	}
 	cancel(nil)
 	watch.Wait()
@@ -133,7 +145,7 @@ type drainer struct {
 	noting sync.Mutex // held while Note is called
 
 	mu       sync.Mutex
-	progress time.Time
+	progress time.Time         // the last one, or the end of a grace period that a pod has
 	waits    map[string]string // by namespace/name of the pod: what it waits for
 }
 
@@ -217,6 +229,14 @@ func lost(pods []corev1.Pod) string {
 	return "the data in the emptyDir volumes of these pods is deleted: " + strings.Join(names, ", ")
 }
 
+// toleratesCordon says that the scheduler may place a pod on a cordoned node.
+func toleratesCordon(p *corev1.Pod) bool {
+	return slices.ContainsFunc(p.Spec.Tolerations, func(t corev1.Toleration) bool {
+		return (t.Key == "" || t.Key == corev1.TaintNodeUnschedulable) && (t.Effect == "" || t.Effect == corev1.TaintEffectNoSchedule) &&
+			(t.Operator == corev1.TolerationOpExists || t.Key != "" && t.Value == "")
+	})
+}
+
 func name(p *corev1.Pod) string { return p.Namespace + "/" + p.Name }
 
 // round evicts pods: those of different controllers in parallel, those of one controller one after the other.
@@ -248,7 +268,7 @@ func (d *drainer) round(ctx context.Context, pods []corev1.Pod) {
 func (d *drainer) evict(ctx context.Context, p corev1.Pod) {
 	defer d.waitFor(name(&p), "")
 	d.note("evict " + name(&p))
-	for evicted := false; ctx.Err() == nil; sleep(ctx, pace) {
+	for evicted, granted := false, false; ctx.Err() == nil; sleep(ctx, pace) {
 		if !evicted && p.DeletionTimestamp == nil {
 			// The pod's own grace period, and this very pod: another one of its name is not meant.
 			err := d.client.PolicyV1().Evictions(p.Namespace).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name},
@@ -270,6 +290,10 @@ func (d *drainer) evict(ctx context.Context, p corev1.Pod) {
 		if apierrors.IsNotFound(err) || err == nil && now.UID != p.UID {
 			d.progressed()
 			return
+		}
+		if err == nil && now.DeletionTimestamp != nil && now.DeletionGracePeriodSeconds != nil && !granted {
+			granted = true
+			d.grant(time.Duration(*now.DeletionGracePeriodSeconds) * time.Second)
 		}
 	}
 }
@@ -324,7 +348,18 @@ func (d *drainer) waitFor(pod, what string) {
 func (d *drainer) progressed() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.progress = time.Now()
+	if now := time.Now(); now.After(d.progress) {
+		d.progress = now
+	}
+}
+
+// grant lets a pod that terminates use its grace period: nothing is stuck before that is over.
+func (d *drainer) grant(grace time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if end := time.Now().Add(grace); end.After(d.progress) {
+		d.progress = end
+	}
 }
 
 // watch notes what the drain waits for, and ends it when it makes no progress.

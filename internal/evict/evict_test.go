@@ -39,6 +39,10 @@ type api struct {
 	fail func(pod string) error
 	// replace makes the controller create a ready replacement elsewhere.
 	replace bool
+	// returns makes the scheduler place that replacement on the node that is drained.
+	returns bool
+	// lingers is for how long a pod terminates.
+	lingers time.Duration
 }
 
 func newAPI(t *testing.T, objects ...runtime.Object) *api {
@@ -90,15 +94,23 @@ func (a *api) evict(action k8stesting.Action) (bool, runtime.Object, error) {
 		return true, nil, err
 	}
 	a.evicted = append(a.evicted, key)
+	if a.lingers > 0 {
+		ending := o.(*corev1.Pod).DeepCopy()
+		ending.DeletionTimestamp, ending.DeletionGracePeriodSeconds = &metav1.Time{Time: time.Now().Add(a.lingers)}, new(int64(a.lingers/time.Second))
+		time.AfterFunc(a.lingers, func() { a.Tracker().Delete(pods, e.Namespace, e.Name) }) //nolint:errcheck // the test would notice
+		return true, nil, a.Tracker().Update(pods, ending, e.Namespace)
+	}
 	if err := a.Tracker().Delete(pods, e.Namespace, e.Name); err != nil {
 		return true, nil, err
 	}
 	if p := o.(*corev1.Pod); a.replace {
-		time.AfterFunc(20*time.Millisecond, func() {
-			next := p.DeepCopy()
-			next.Name, next.UID, next.Spec.NodeName = p.Name+"-new", p.UID+"-new", elsewhere
-			a.Tracker().Add(next) //nolint:errcheck // the test would notice
-		})
+		next := p.DeepCopy()
+		next.Name, next.UID, next.Spec.NodeName = p.Name+"-new", p.UID+"-new", elsewhere
+		if a.returns {
+			next.Spec.NodeName = here
+			return true, nil, a.Tracker().Add(next)
+		}
+		time.AfterFunc(20*time.Millisecond, func() { a.Tracker().Add(next) }) //nolint:errcheck // the test would notice
 	}
 	return true, nil, nil
 }
@@ -254,6 +266,46 @@ func TestADrainWithoutProgressEnds(t *testing.T) {
 	var blocked *BlockedError
 	if !errors.As(err, &blocked) || len(blocked.Budgets) != 1 {
 		t.Fatal(err)
+	}
+}
+
+// TestAPodThatIsAllowedOnACordonedNode is evicted once, and not again and again.
+func TestAPodThatIsAllowedOnACordonedNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		toleration corev1.Toleration
+		evictions  int // of a pod and its replacements
+	}{
+		"everything":    {corev1.Toleration{Operator: corev1.TolerationOpExists}, 1},
+		"the cordon":    {corev1.Toleration{Key: corev1.TaintNodeUnschedulable, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}, 1},
+		"its value":     {corev1.Toleration{Key: corev1.TaintNodeUnschedulable}, 1},
+		"another taint": {corev1.Toleration{Key: "gpu", Operator: corev1.TolerationOpExists}, 2},
+		"its eviction":  {corev1.Toleration{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute}, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t, pod("web-1", func(p *corev1.Pod) { p.Spec.Tolerations = []corev1.Toleration{c.toleration} }))
+			a.replace, a.returns = true, true
+			a.fail = func(pod string) error {
+				if pod == "shop/web-1-new" {
+					a.replace = false // it leaves as well, at last
+				}
+				return nil
+			}
+			if err := Drain(t.Context(), a, here, Options{}); err != nil {
+				t.Fatal(err)
+			}
+			if len(a.evicted) != c.evictions {
+				t.Errorf("evicted: %v", a.evicted)
+			}
+		})
+	}
+}
+
+// TestAGracePeriodIsNoLackOfProgress: a pod may take longer to end than a drain waits without progress.
+func TestAGracePeriodIsNoLackOfProgress(t *testing.T) {
+	a := newAPI(t, pod("web-1"))
+	a.lingers = time.Second
+	if err := Drain(t.Context(), a, here, Options{Patience: 200 * time.Millisecond}); err != nil {
+		t.Error(err)
 	}
 }
 
