@@ -40,7 +40,7 @@ var withoutSecrets = []string{
 	"node.faults", "node.heal-faults", "node.inject-fault", "node.prepare-faults", // names, addresses, and numbers
 	"node.hand-over",
 	"node.hush", // what was listened for is known to every host that is asked to dial
-	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.note-maintenance", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
+	"node.inspect", "node.install-packages", "node.lead", "node.lease", "node.listen", "node.note-maintenance", "node.pause-image", "node.reboot", "node.remove-balancer", "node.reset", "node.retire-balancer", "node.security", "node.set-pool", "node.stand-aside",
 	"node.show-files", // nothing that may contain a secret leaves the host
 	"node.tokens",     // returns which keys signed tokens, and no token
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",

@@ -33,7 +33,7 @@ const (
 
 // maintained changes what the cluster remembers of a host in maintenance, and what the host notes for the time in which the cluster cannot
 // be asked.
-func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, change func(*facts.Maintenance, bool)) error {
+func (e *Env) maintained(ctx context.Context, client *kube.Client, s plan.Step, host string, change func(*facts.Maintenance, bool)) error {
 	var m facts.Maintenance
 	if err := e.onNode(ctx, "noting the maintenance of "+host, func(ctx context.Context) error {
 		m = facts.Maintenance{}
@@ -56,7 +56,11 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, host string, 
 	}); err != nil {
 		return err
 	}
-	return e.noteMaintenance(ctx, host, &m)
+	if err := e.noteMaintenance(ctx, host, &m); err != nil && ctx.Err() == nil {
+		// A full or read-only disk may be why the host is taken out.
+		e.note(s, "the host cannot note that it is in maintenance, so repairs may start its programs while the API does not answer: "+err.Error())
+	}
+	return ctx.Err()
 }
 
 // noteMaintenance has a host note its maintenance, or with nil that it is over.
@@ -92,7 +96,7 @@ func beginMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		err = e.maintained(ctx, client, host, func(m *facts.Maintenance, in bool) {
+		err = e.maintained(ctx, client, s, host, func(m *facts.Maintenance, in bool) {
 			m.Ready = false
 			if !in {
 				m.Since, m.Cordoned = now.UTC().Truncate(time.Second), cordoned
@@ -121,7 +125,7 @@ func confirmMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 		if err := e.removeConditions(ctx, client, host, corev1.NodeMaintenancePlanned); err != nil {
 			return err
 		}
-		if err := e.maintained(ctx, client, host, func(m *facts.Maintenance, _ bool) { m.Ready = true }); err != nil {
+		if err := e.maintained(ctx, client, s, host, func(m *facts.Maintenance, _ bool) { m.Ready = true }); err != nil {
 			return err
 		}
 	}
@@ -206,7 +210,7 @@ func rebootHost(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if err := e.maintained(ctx, client, s.Host, func(m *facts.Maintenance, _ bool) { m.Reboot = before }); err != nil {
+	if err := e.maintained(ctx, client, s, s.Host, func(m *facts.Maintenance, _ bool) { m.Reboot = before }); err != nil {
 		return err
 	}
 	permit, err := e.permit(ctx, s)

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/pods"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
@@ -181,16 +182,20 @@ func (t *traffic) startPods(ctx context.Context, nodes []string) (map[string]str
 	if err != nil {
 		return nil, err
 	}
-	pause, ok := t.e.Bundle.Image("pause")
-	if !ok {
-		return nil, errors.New("the bundle has no pause image to test pod traffic with")
-	}
 	if err := deleteTrialPods(ctx, client); err != nil {
 		return nil, err
 	}
 	for _, name := range nodes {
-		err := retry(ctx, time.Second, func(ctx context.Context) error {
-			_, err := client.CoreV1().Pods(metav1.NamespaceSystem).Create(ctx, trialPod(name, pause.Name), metav1.CreateOptions{})
+		c, err := t.e.Conns.Get(name)
+		if err != nil {
+			return nil, err
+		}
+		image, err := containerd.PauseImage.On(ctx, c, struct{}{}) // not from the bundle: a maintenance has none
+		if err != nil {
+			return nil, fmt.Errorf("an image for the test pod on %s: %w", name, err)
+		}
+		err = retry(ctx, time.Second, func(ctx context.Context) error {
+			_, err := client.CoreV1().Pods(metav1.NamespaceSystem).Create(ctx, trialPod(name, image), metav1.CreateOptions{})
 			if apierrors.IsAlreadyExists(err) {
 				return nil // by an attempt whose answer was lost
 			}

@@ -110,3 +110,15 @@ func TestBlobsAreNotReadForFacts(t *testing.T) {
 		t.Errorf("%q, %v", problems, err)
 	}
 }
+
+func TestPauseImage(t *testing.T) {
+	for want, names := range map[string][]string{
+		"registry.k8s.io/pause:3.10.1":  {"registry.k8s.io/kube-proxy:v1.37.2", "registry.k8s.io/pause:3.10.1", "sha256:0123", "registry.k8s.io/pause@sha256:0123"},
+		"mirror.example:5000/k/pause:3": {"mirror.example:5000/k/pause:3", "example/pausebox:1"},
+		"":                              {"sha256:0123", "example/pausebox:1", "pause"},
+	} {
+		if have := pauseAmong(names); have != want {
+			t.Errorf("%q, want %q", have, want)
+		}
+	}
+}

@@ -8,8 +8,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	contentapi "github.com/containerd/containerd/api/services/content/v1"
@@ -364,6 +368,29 @@ func imageRecords(ctx context.Context) (map[string]string, error) {
 		records[i.Name] = i.Target.GetDigest()
 	}
 	return records, nil
+}
+
+// PauseImage is the name of an image on this host that a pod can run which does nothing: the sandbox image, which every node has.
+var PauseImage = host.Define("node.pause-image", func(ctx context.Context, _ struct{}) (string, error) {
+	records, err := imageRecords(ctx)
+	if err != nil {
+		return "", err
+	}
+	if name := pauseAmong(slices.Collect(maps.Keys(records))); name != "" {
+		return name, nil
+	}
+	return "", errors.New("containerd has no image whose name ends in /pause, as every node should: see sandbox in /etc/containerd/config.toml")
+})
+
+// pauseAmong is the last of these names that has a tag and is that of a pause image; empty if there is none.
+func pauseAmong(names []string) string {
+	slices.Sort(names)
+	for _, name := range slices.Backward(names) {
+		if repository, _, tagged := strings.Cut(path.Base(name), ":"); tagged && repository == "pause" {
+			return name
+		}
+	}
+	return ""
 }
 
 func containerd() (*grpc.ClientConn, error) {
