@@ -166,12 +166,12 @@ func (b *builder) keepsNetwork() bool {
 		return false
 	}
 	return slices.ContainsFunc(b.Seen.API.Networks, func(n facts.Network) bool {
-		return n.Namespace != ownFlannel.Namespace || n.Name != ownFlannel.Name || !slices.Contains(n.Images, b.bundle.Flannel)
+		return n.Namespace != OwnFlannel.Namespace || n.Name != OwnFlannel.Name || !slices.Contains(n.Images, b.bundle.Flannel)
 	})
 }
 
-// ownFlannel is the DaemonSet of the manifest that Quorate applies.
-var ownFlannel = facts.Network{Namespace: "kube-flannel", Name: "kube-flannel"}
+// OwnFlannel is the DaemonSet of the manifest that Quorate applies.
+var OwnFlannel = facts.Network{Namespace: "kube-flannel", Name: "kube-flannel"}
 
 // adopt puts the marks of an adoption before everything else: a run that is killed has either adopted the cluster, and the
 // next one continues like any other, or it has changed nothing.

@@ -385,7 +385,7 @@ func TestWhatIsRightIsLeft(t *testing.T) {
 		obs := byHand(t, c)
 		b := testBundle
 		b.Flannel = "example/flannel:v1"
-		n := ownFlannel
+		n := OwnFlannel
 		n.Images = []string{b.Flannel}
 		obs.API.Networks = []facts.Network{n}
 		p, err := Build(cluster.Evaluate(c, obs), b)

@@ -205,7 +205,7 @@ func (b *builder) restore(h spec.Host) {
 
 // agents are the programs that a DaemonSet runs on every node, as namespace/name.
 var agents = []struct{ component, daemonSet string }{
-	{facts.Flannel, ownFlannel.Namespace + "/" + ownFlannel.Name},
+	{facts.Flannel, OwnFlannel.Namespace + "/" + OwnFlannel.Name},
 	{facts.KubeProxy, "kube-system/kube-proxy"},
 }
 

@@ -60,8 +60,10 @@ func (b *builder) readAgain(h spec.Host, r cluster.Rotation, keys []string, form
 		return
 	}
 	if serves {
-		b.leaveForReplacement(h, after)
-	} else if m, has := b.Member(h.Name); has && m.Healthy && len(b.c.EtcdHosts()) > 1 {
+		b.leaveForReplacement(h, after) // nothing, if its API server does not serve
+	}
+	m, has := b.Member(h.Name)
+	if slices.Contains(programs, facts.Etcd) && !(serves && b.APIServer(h.Name).OK) && has && m.Healthy && len(b.c.EtcdHosts()) > 1 {
 		b.moveLeadership(h.Name, "the leader is not stopped", after...)
 	}
 	part := restartedPart(programs)

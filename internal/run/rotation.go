@@ -18,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // RotateOptions are what the user decides about the rotation of an authority.
@@ -181,13 +182,12 @@ func signedSecrets(secrets []corev1.Secret, key string) (out []string) {
 	return out
 }
 
-// reloads are the workloads that are known to read their token again: kubeadm's and Quorate's own, which are built with client-go.
+// reloads are the workloads that are known to read their token again: kubeadm's and Quorate's own, which are built with client-go. The pod
+// network of somebody else may have requested tokens for a day and written them to its nodes, where nobody sees them: Calico does so.
 func reloads(s *cluster.State) []workload {
-	out := []workload{{"Deployment", metav1.NamespaceSystem, "coredns"}}
-	if s.Seen.API != nil {
-		for _, d := range s.Seen.API.DaemonSets {
-			out = append(out, workload{"DaemonSet", d.Namespace, d.Name})
-		}
+	out := []workload{{"Deployment", metav1.NamespaceSystem, "coredns"}, {"DaemonSet", metav1.NamespaceSystem, facts.KubeProxy}}
+	if s.Spec.Spec.Network.CNI == spec.CNIFlannel {
+		out = append(out, workload{"DaemonSet", plan.OwnFlannel.Namespace, plan.OwnFlannel.Name})
 	}
 	return out
 }

@@ -72,17 +72,19 @@ func TestWorkloadsThatMayUseOldTokens(t *testing.T) {
 			pod("shop", "no-token", "DaemonSet", "other", `"volumes": []`, before) + "," +
 			pod("kube-system", "coredns-1", "ReplicaSet", "coredns-5c", mounts, before) + "," +
 			pod("shop", "coredns-1", "DaemonSet", "coredns", mounts, before) + "," +
+			pod("kube-flannel", "kube-flannel-1", "DaemonSet", "kube-flannel", mounts, before) + "," +
+			pod("calico-system", "calico-node-1", "DaemonSet", "calico-node", mounts, before) + "," + // its plugin has a token of its own on each node
 			pod("kube-system", "kube-proxy-1", "DaemonSet", "kube-proxy", mounts, before) + `]}`,
 		"/apis/apps/v1/replicasets": `{"items": [{"metadata": {"namespace": "shop", "name": "web-7d", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": "1", "controller": true}]}},
 			{"metadata": {"namespace": "kube-system", "name": "coredns-5c", "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "coredns", "uid": "1", "controller": true}]}}]}`,
 	})
 	f := clustertest.Whole()
-	f.Seen.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}}
+	f.Seen.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "calico-system", Name: "calico-node"}}
 	found, err := staleTokens(t.Context(), client, since, reloads(cluster.Evaluate(f.Spec, f.Seen)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if have, want := words(found), []string{"DaemonSet shop/coredns", "Deployment shop/web", "StatefulSet shop/db"}; !slices.Equal(have, want) {
+	if have, want := words(found), []string{"DaemonSet calico-system/calico-node", "DaemonSet shop/coredns", "Deployment shop/web", "StatefulSet shop/db"}; !slices.Equal(have, want) {
 		t.Errorf("%v, want %v", have, want)
 	}
 }

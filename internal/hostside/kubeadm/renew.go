@@ -259,6 +259,9 @@ var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx con
 	}
 	running := map[string][]string{}
 	for _, pod := range in.Pods {
+		if isUnit(pod) {
+			continue // on a host that may have no containerd
+		}
 		ids, err := containerd.IDs(ctx, pod)
 		if err != nil {
 			return struct{}{}, err
@@ -271,7 +274,7 @@ var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx con
 		}
 	}
 	for _, pod := range in.Pods {
-		if pod == etcdPod && !system.Exists(hostconfig.EtcdManifest) {
+		if isUnit(pod) {
 			if err := system.Systemctl(ctx, "restart", hostconfig.EtcdUnit); err != nil {
 				return struct{}{}, err
 			}
@@ -295,7 +298,11 @@ var RestartPrograms = host.DefineChange("kubeadm.restart-programs", func(ctx con
 	return struct{}{}, nil
 })
 
-// restartTogether restarts static pods of which one uses another: the API server ends first. Whatever happens, the kubelet starts again.
+// isUnit says that a program runs as a unit of this host: the etcd of an external cluster.
+func isUnit(pod string) bool { return pod == etcdPod && !system.Exists(hostconfig.EtcdManifest) }
+
+// restartTogether restarts static pods of which one uses another: the API server ends first. Whatever fails, the kubelet starts again; if
+// this process is killed, that is left to the next run.
 func restartTogether(ctx context.Context, in RestartRequest) (err error) {
 	if err := system.Systemctl(ctx, "stop", kubeletUnit); err != nil {
 		return err
