@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/paths"
+	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/status"
 )
 
@@ -181,23 +184,54 @@ func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 	return s
 }
 
-// unchanged checks that there is nothing to do for a spec: no step, from the first look on. What is wrong otherwise may pass, because checks and
-// answers are late on a busy computer. The arguments are those of plan.
+// unchanged checks that there is nothing to do for a spec: no step, from the first look on. The arguments are those of plan.
 func (c *cluster) unchanged(t *testing.T, ctx context.Context, args ...string) {
 	t.Helper()
-	args = append([]string{"plan", "-o", "json", "--detailed-exitcode"}, args...)
+	look := c.looks(t, ctx, args...)
 	poll(t, ctx, time.Second, "the cluster matches its spec", func() error {
-		r := c.run(ctx, args...)
-		if r.code == 0 || r.code == 5 {
-			if steps := planned(t, r); len(steps) > 0 {
-				t.Fatalf("the plan has steps: %s", r)
-			}
+		steps, err := look()
+		if len(steps) > 0 {
+			t.Fatalf("the plan has steps: %v", err)
 		}
-		if r.code != 0 {
-			return errors.New(r.String())
-		}
-		return nil
+		return err
 	})
+}
+
+// looks returns what looks whether a cluster matches its spec. Besides the steps that are left to do, it returns an error until nothing is
+// wrong, or until nothing has been wrong at every look: on a busy computer checks and answers are late all the time, but not always the same.
+func (c *cluster) looks(t *testing.T, ctx context.Context, args ...string) func() ([]plan.Step, error) {
+	args = append([]string{"plan", "-o", "json", "--detailed-exitcode"}, args...)
+	var always []string
+	first := true
+	return func() ([]plan.Step, error) {
+		r := c.run(ctx, args...)
+		if r.code == 0 {
+			return nil, nil
+		}
+		if r.code != 5 {
+			return nil, errors.New(r.String())
+		}
+		var p plan.Plan
+		if err := json.Unmarshal([]byte(r.stdout), &p); err != nil {
+			t.Fatalf("%v in %s", err, r)
+		}
+		if len(p.Steps) > 0 {
+			return p.Steps, errors.New(r.String())
+		}
+		wrong := slices.Collect(maps.Keys(p.Unreachable))
+		for _, f := range p.Unmet {
+			wrong = append(wrong, f.Rule+" "+strings.Join(f.Subjects, " "))
+		}
+		if first {
+			always, first = wrong, false
+		}
+		always = slices.DeleteFunc(always, func(w string) bool { return !slices.Contains(wrong, w) })
+		if len(always) > 0 || len(wrong) == 0 {
+			return nil, errors.New(r.String())
+		}
+		t.Logf("nothing was wrong at every look; at the last one: %q", wrong)
+		return nil, nil
+	}
 }
 
 // client uses the kubeconfig that quorate gives to the caller.

@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -243,11 +242,10 @@ func (k *crash) operation(t *testing.T, name string, args []string) {
 	}
 	done := k.nothingLeft
 	if done == nil {
-		done = func(ctx context.Context) error {
-			if r := k.c.run(ctx, "plan", "-f", k.h.spec, "--detailed-exitcode"); r.code != 0 {
-				return errors.New(r.String())
-			}
-			return nil
+		look := k.c.looks(t, ctx, "-f", k.h.spec)
+		done = func(context.Context) error {
+			_, err := look()
+			return err
 		}
 	}
 	eventually(t, ctx, "nothing is left to do", func() error { return done(ctx) })
