@@ -579,7 +579,7 @@ var findingCases = []struct {
 			})
 		}
 		f.Change("cp-c", func(h *facts.Host) { delete(h.Started, facts.Etcd) })
-	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority etcd-ca is not finished: kube-apiserver on cp-a may not have read the changed files yet, nor programs on 1 more host"}},
+	}, margins(1, 1, 1, 1), []string{"warning: the rotation of the authority etcd-ca is not finished: kube-apiserver on cp-a may not have read the changed files yet; the same holds for 1 more host"}},
 	{"rotation-forgets", func(f fixture) {
 		for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
 			f.Kubernetes(name).Trust = map[facts.Authority]facts.Trust{facts.ServiceAccountKey: {Trusted: []string{"new"}, Key: "new", Former: "old", Written: now.Add(-time.Hour)}}

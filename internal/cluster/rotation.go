@@ -109,7 +109,7 @@ func (s *State) Rotation(a facts.Authority) Rotation {
 		r.Begun = s.signsApart(a) || s.publishesOther(a, r.New) // only what follows the last host is left
 		return r
 	case a.ReadAtStart() && len(next) == 0 && !former:
-		r.Unclear = fmt.Sprintf("%d keys are trusted, and nothing else of a rotation is there: somebody else added the others", len(ids))
+		r.Unclear = fmt.Sprintf("%d keys are trusted, and nothing else of a rotation is there: somebody else added the others, or a backup from the middle of a rotation was restored", len(ids))
 		return r // nothing of Quorate's is in progress
 	case len(ids) > 2, len(next) > 1:
 		r.Unclear = fmt.Sprintf("the hosts have %d different keys", len(ids))
@@ -339,7 +339,11 @@ func (r Rotation) Progress() string {
 	case len(r.Lack) > 0:
 		return List(r.Lack) + plural(len(r.Lack), " does", " do") + " not trust the new key yet"
 	case len(hosts) > 0:
-		return fmt.Sprintf("%s on %s may not have read the changed files yet", List(r.Unread[hosts[0]]), hosts[0]) + norMore(len(hosts)-1)
+		also := ""
+		if more := len(hosts) - 1; more > 0 {
+			also = fmt.Sprintf("; the same holds for %d more %s", more, plural(more, "host", "hosts"))
+		}
+		return fmt.Sprintf("%s on %s may not have read the changed files yet", List(r.Unread[hosts[0]]), hosts[0]) + also
 	case r.Old == "" || len(r.Keep) == 0:
 		return "every host trusts the new key alone, and the last steps are left"
 	case len(r.Dropped) > 0:
@@ -348,14 +352,6 @@ func (r Rotation) Progress() string {
 		return "every host trusts both keys, and the old one signs"
 	}
 	return "every host trusts both keys, and " + strings.Join(r.Signs, ", ") + plural(len(r.Signs), " signs", " sign") + " with the new one"
-}
-
-// norMore says that there are more hosts with such programs.
-func norMore(hosts int) string {
-	if hosts == 0 {
-		return ""
-	}
-	return fmt.Sprintf(", nor programs on %d more %s", hosts, plural(hosts, "host", "hosts"))
 }
 
 // rotations reports rotations that are in progress.

@@ -194,8 +194,10 @@ type Kubernetes struct {
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`
-	// Arguments are all arguments of these static pods, by pod and argument.
+	// Arguments are all arguments of these static pods, by pod and argument. Of one that is given several times, it is the last.
 	Arguments map[string]map[string]string `json:"arguments,omitempty"`
+	// Issuers are all issuers of tokens of service accounts that the API server accepts. It signs as the first.
+	Issuers []string `json:"issuers,omitempty"`
 	// Kubelet are the fields of the kubelet's configuration file.
 	Kubelet map[string]any `json:"kubelet,omitempty"`
 	// KubeletDue says that this file, or the endpoint that the kubelet uses, was changed, and the kubelet did not restart since.

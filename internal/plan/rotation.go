@@ -285,8 +285,7 @@ func (b *builder) setTrustInTurn(h spec.Host, r cluster.Rotation, keys []string,
 		b.addInTurn(b.trustStep(h, r, keys, former, reason, change(cluster.Restart, cluster.APIPrograms, h.Name)), after...)
 	}
 	if len(restart) > 0 {
-		b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(restart), Pods: restart, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
-			Reason: "they read what they trust only when they start; the API server goes on"}, after...)
+		b.addInTurn(restartStep(h, restart, cluster.Restart, "they read what they trust only when they start; the API server goes on"), after...)
 	}
 }
 
@@ -453,8 +452,7 @@ func (b *builder) signOn(h spec.Host, r cluster.Rotation, keys []string, after [
 		b.reissue(h, renew, cluster.APIPrograms, after)
 	}
 	if len(restart) > 0 {
-		b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(restart), Pods: restart, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
-			Reason: "they read their certificate only when they start; the API server goes on"}, after...)
+		b.addInTurn(restartStep(h, restart, cluster.Restart, "they read their certificate only when they start; the API server goes on"), after...)
 	}
 	if b.kubeletSignedBefore(h, r) {
 		b.addInTurn(b.reissueKubelet(h, r), after...)
@@ -545,6 +543,9 @@ func (b *builder) dropFormer(r cluster.Rotation, o RotateOptions) string {
 }
 
 func stillSigned(h spec.Host, c facts.Certificate) string {
+	if c.Name == facts.EtcdClientCertificate {
+		return fmt.Sprintf("%s on %s is still signed by the old key, and no host of etcd has a client certificate to copy: see `quorate certs`", c.Name, h.Name)
+	}
 	return fmt.Sprintf("%s on %s is still signed by the old key; who renews it does so automatically", c.Name, h.Name)
 }
 

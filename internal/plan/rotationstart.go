@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -70,8 +71,9 @@ func (b *builder) readAgain(h spec.Host, r cluster.Rotation, keys []string, form
 	if stale {
 		b.addInTurn(b.trustStep(h, r, keys, former, reason, change(cluster.Restart, part, h.Name)), after...)
 	}
-	b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(programs), Pods: programs, Change: change(cluster.Restart, part, h.Name),
-		Reason: "what changed is read only at a start"}, after...)
+	restart := restartStep(h, programs, cluster.Restart, "what changed is read only at a start")
+	restart.Change = change(cluster.Restart, part, h.Name)
+	b.addInTurn(restart, after...)
 	if serves {
 		b.returnFromReplacement(h, after)
 	}
@@ -147,7 +149,7 @@ func (b *builder) copyReissuedClients(r cluster.Rotation, renewed map[string]*St
 	}
 }
 
-// signTokens is the second stage of the service account key, in two parts, each of which is planned of a fresh observation. First, every API
+// signTokens is the second stage of the service account key, in two parts, each planned on a fresh observation. First, every API
 // server signs with the new key. What gets tokens from them then gets new ones only: controller managers, which also sign tokens of secrets,
 // and kubelets, which request the tokens of their pods again when they restart.
 func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
@@ -194,8 +196,7 @@ func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
 		if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
 			b.moveLeadership(h.Name, "whoever leads is not restarted", proof)
 		}
-		b.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + facts.ControllerManager, Pods: []string{facts.ControllerManager}, Change: change(cluster.Restart, cluster.APIPrograms, h.Name),
-			Reason: "it reads the key with which it signs tokens of secrets only when it starts, and its own tokens were signed by the old one"}, proof)
+		b.addInTurn(restartStep(h, []string{facts.ControllerManager}, cluster.Restart, "it reads the key with which it signs tokens of secrets only when it starts, and its own tokens were signed by the old one"), proof)
 	}
 	refresh := func(h spec.Host) Step {
 		n := len(o.OldTokens[h.Name])
@@ -221,14 +222,27 @@ func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
 // place where the keys are published. Empty if they do not.
 func (b *builder) verifiedElsewhere() string {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
-		args := b.Facts(h.Name).Kubernetes.Arguments[facts.APIServer]
-		for _, flag := range []string{facts.AccountPublishedKeysFlag, facts.AccountIssuerFlag} {
-			if value := args[flag]; value != "" && !strings.HasPrefix(value, "https://kubernetes.default.svc") {
-				return "--" + flag + "=" + value
+		k := b.Facts(h.Name).Kubernetes
+		if place := k.Arguments[facts.APIServer][facts.AccountPublishedKeysFlag]; place != "" && !isOwnService(place) {
+			return "--" + facts.AccountPublishedKeysFlag + "=" + place
+		}
+		for _, issuer := range k.Issuers {
+			if !isOwnService(issuer) {
+				return "--" + facts.AccountIssuerFlag + "=" + issuer
 			}
 		}
 	}
 	return ""
+}
+
+// isOwnService says that an address is that of the Service of the API, which only the cluster itself can reach.
+func isOwnService(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil {
+		return false
+	}
+	const service = "kubernetes.default.svc"
+	return u.Hostname() == service || strings.HasPrefix(u.Hostname(), service+".")
 }
 
 // dropAtStart is the last stage. When nothing that runs trusts the old key any more, hosts forget it.

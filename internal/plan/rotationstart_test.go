@@ -49,10 +49,10 @@ func newStarting(t *testing.T, c *spec.Cluster, a facts.Authority, seed uint64) 
 		k := x.kubernetes(h.Name)
 		if h.Has(spec.RoleControlPlane) {
 			k.Arguments = map[string]map[string]string{
-				facts.APIServer: {facts.EtcdCAFileFlag: pkiDir + "etcd/ca.crt", facts.AccountKeyFileFlag: pkiDir + "sa.pub", facts.AccountSigningKeyFlag: pkiDir + "sa.key",
-					facts.AccountIssuerFlag: "https://kubernetes.default.svc.cluster.local"},
+				facts.APIServer:         {facts.EtcdCAFileFlag: pkiDir + "etcd/ca.crt", facts.AccountKeyFileFlag: pkiDir + "sa.pub", facts.AccountSigningKeyFlag: pkiDir + "sa.key"},
 				facts.ControllerManager: {facts.AccountPrivateKeyFlag: pkiDir + "sa.key"},
 			}
+			k.Issuers = []string{"https://kubernetes.default.svc.cluster.local"}
 			k.Flags = map[string]string{facts.EtcdTrustedCAFlag: pkiDir + "etcd/ca.crt", facts.EtcdPeerTrustedCAFlag: pkiDir + "etcd/ca.crt"}
 			x.change(h.Name, func(seen *facts.Host) {
 				seen.Components[facts.ControllerManager] = facts.Component{Answer: facts.Answer{OK: true}, Started: long}
@@ -442,10 +442,20 @@ func (x *starting) reach(t *testing.T, o RotateOptions) *Plan {
 	return nil
 }
 
+// TestIsOwnService: an address that only begins like the Service's is somebody else's.
+func TestIsOwnService(t *testing.T) {
+	for address, want := range map[string]bool{"https://kubernetes.default.svc": true, "https://kubernetes.default.svc.cluster.local": true, "https://kubernetes.default.svc:443/openid/v1/jwks": true,
+		"https://kubernetes.default.svc-x.example.com": false, "https://keys.example.com": false, "": false} {
+		if isOwnService(address) != want {
+			t.Errorf("%s: %t", address, !want)
+		}
+	}
+}
+
 func TestWhatTheLastStageOfWhatIsReadAtStartWaitsFor(t *testing.T) {
 	x := newStarting(t, testCluster(), facts.ServiceAccountKey, 0)
 	for _, h := range x.c.HostsWith(spec.RoleControlPlane) {
-		x.kubernetes(h.Name).Arguments[facts.APIServer][facts.AccountIssuerFlag] = "https://keys.example.com"
+		x.kubernetes(h.Name).Issuers = []string{"https://keys.example.com", "https://kubernetes.default.svc.cluster.local"}
 	}
 	if p := x.reach(t, RotateOptions{Drop: true}); p.Rotation != cluster.SignStage || !strings.Contains(p.Waits, "--service-account-issuer=https://keys.example.com") || !strings.Contains(p.Waits, "--keys-published") {
 		t.Errorf("%s: %s", p.Rotation, p.Waits)

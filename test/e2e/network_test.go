@@ -93,6 +93,10 @@ func TestNetwork(t *testing.T) {
 		t.Errorf("the DaemonSet has %q", got)
 	}
 
+	// Before a host takes part again, this network is tried with real pods. A maintenance has no bundle from which their image could come.
+	c.must(t, ctx, "maintain", "-f", file, "worker-b")
+	c.must(t, ctx, "maintain", "-f", file, "--undo", "worker-b")
+
 	c.bootBroken(t, ctx, file)
 
 	c.writeSpec(t, file, "cni: flannel")

@@ -132,7 +132,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	k.Restore = mark(at(facts.RestoreFile), facts.Restore{File: "unknown (" + at(facts.RestoreFile) + " cannot be read)"})
 	k.Maintenance = mark(at(facts.MaintenanceFile), facts.Maintenance{})
 	k.Flags = staticPodFlags(dir + "/manifests")
-	k.Arguments = staticPodArguments(dir + "/manifests")
+	k.Arguments, k.Issuers = staticPodArguments(dir+"/manifests"), issuers(dir+"/manifests")
 	k.Kubelet, k.KubeletDue = kubeletFields(at("/var/lib/kubelet/config.yaml")), k.KubeletConfig && system.Exists(at(facts.KubeletSettingsDue))
 	for _, f := range shared {
 		// An API server that was set up without encryption at rest needs no key.

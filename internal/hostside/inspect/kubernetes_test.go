@@ -55,7 +55,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		"/etc/kubernetes/pki/apiserver.crt":       pair,
 		"/var/lib/kubelet/config.yaml":            "maxPods: 110", facts.KubeletSettingsDue: "", currentPair: pair, "/var/lib/kubelet/pki/kubelet-server-current.pem": pair,
 		"/etc/kubernetes/pki/encryption.yaml":           "resources: [{resources: [secrets], providers: [{secretbox: {keys: [{name: key1, secret: c2VjcmV0}]}}]}]",
-		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false]}]}",
+		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false, --service-account-issuer=https://keys.example.com, --service-account-issuer, https://kubernetes.default.svc]}]}",
 		hostconfig.EtcdManifest: "spec: {containers: [{command: [etcd, '--initial-cluster=cp-a=https://10.0.0.11:2380', --initial-cluster-token=prod-1]}], " +
 			"volumes: [{name: g, hostPath: {path: " + hostconfig.EtcdGuard + "}}]}",
 		facts.WithdrawnDir + "/kube-scheduler.yaml": "x",
@@ -127,6 +127,13 @@ func TestTraces(t *testing.T) {
 	}
 }
 
+// TestIssuers: an API server accepts all that it is given, and not only the last one.
+func TestIssuers(t *testing.T) {
+	if have := Kubernetes(built(t), nil).Issuers; !slices.Equal(have, []string{"https://keys.example.com", "https://kubernetes.default.svc"}) {
+		t.Errorf("%q", have)
+	}
+}
+
 // TestOnlyMark: a mark next to any other trace protects something.
 func TestOnlyMark(t *testing.T) {
 	all := Kubernetes(built(t), shared)
@@ -138,7 +145,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a restore that did not end is taken for a mark that was forgotten")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
 	dependent = append(dependent, onlyOnHost...)
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}

@@ -47,6 +47,20 @@ func staticPodArguments(dir string) map[string]map[string]string {
 	return out
 }
 
+// issuers reads those of the API server.
+func issuers(dir string) (out []string) {
+	p, err := staticpod.Read(filepath.Join(dir, facts.APIServer+".yaml"))
+	if err != nil {
+		return nil
+	}
+	for _, f := range staticpod.ArgumentList(p) {
+		if f.Name == facts.AccountIssuerFlag {
+			out = append(out, f.Value)
+		}
+	}
+	return out
+}
+
 // kubeletFields reads a kubelet's configuration file; nil if there is none.
 func kubeletFields(path string) map[string]any {
 	var out map[string]any
