@@ -65,6 +65,19 @@ type Restored struct {
 	Took time.Duration `json:"tookNanoseconds"`
 }
 
+// clockTolerance is more than what the clocks of two machines that are synchronized differ.
+const clockTolerance = 10 * time.Minute
+
+// clockFits refuses a clock that shows a time before that of the backup: the revision at which the new cluster begins follows from it (see
+// snapshot.BumpAt).
+func clockFits(now, created time.Time) error {
+	if now.Add(clockTolerance).After(created) {
+		return nil
+	}
+	return &cluster.Refusal{Rule: RuleFitsBackup, Why: fmt.Sprintf("the clock of this machine shows %s, and the backup was taken at %s: revisions could begin at those that clients have seen", now.UTC().Format(time.RFC3339), created.UTC().Format(time.RFC3339)),
+		Fix: "Set the clock of this machine, or use another one. Nothing was changed."}
+}
+
 // Restore builds the cluster of the spec from a backup. It changes nothing before everything was checked. A run that was interrupted is
 // finished by the same call with the same backup.
 func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
@@ -84,6 +97,9 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		return nil, err
 	}
 	if err := Fits(e.Cluster, described.Etcd, o, before); err != nil {
+		return nil, err
+	}
+	if err := clockFits(begin, m.Created); err != nil {
 		return nil, err
 	}
 	pki, err := o.Backup.PKI(o.KeysDir)

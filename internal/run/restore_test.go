@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/cluster"
@@ -79,6 +80,26 @@ func TestSpecsThatFitABackup(t *testing.T) {
 		case tc.refused == "" && err != nil:
 			t.Errorf("%s: %v", name, err)
 		case tc.refused != "" && (!errors.As(err, &r) || !strings.Contains(r.Why, tc.refused) || !strings.Contains(r.Fix, "Nothing was changed")):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestARestoreNeedsTheTime: with a clock that is behind the backup, a second restore would begin at revisions of the first.
+func TestARestoreNeedsTheTime(t *testing.T) {
+	created := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	for name, c := range map[string]struct {
+		now  time.Time
+		fits bool
+	}{
+		"later":                     {created.Add(time.Hour), true},
+		"clocks that differ little": {created.Add(-time.Minute), true},
+		"no clock":                  {time.Unix(0, 0), false},
+		"a year behind":             {created.AddDate(-1, 0, 0), false},
+	} {
+		err := clockFits(c.now, created)
+		var refused *cluster.Refusal
+		if c.fits != (err == nil) || err != nil && !(errors.As(err, &refused) && refused.Rule == RuleFitsBackup) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
