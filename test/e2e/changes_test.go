@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
@@ -124,15 +125,15 @@ func callers(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	healthy := func(t *testing.T, file string) {
 		t.Helper()
-		s, r, err := c.statusOf(ctx, file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		// What this machine reaches is not a problem of the cluster.
-		s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleEndpointFromHere })
-		if err := shortOf(s); err != nil {
-			t.Errorf("%v: %s", err, r)
-		}
+		poll(t, ctx, time.Second, "no problems", func() error {
+			s, _, err := c.statusOf(ctx, file)
+			if err != nil {
+				return err
+			}
+			// What this machine reaches is not a problem of the cluster.
+			s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleEndpointFromHere })
+			return shortOf(s)
+		})
 		c.must(t, ctx, "apply", "-f", file) // it may record the spec
 		c.unchanged(t, ctx, "-f", file)
 		c.must(t, ctx, "audit", "cis", "-f", file)

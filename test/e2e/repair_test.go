@@ -171,12 +171,11 @@ func repairs(t *testing.T, ctx context.Context, c *cluster, external bool, cases
 			}
 		})
 	}
-	if r := c.must(t, ctx, "repair", "-f", c.specFile()); !strings.Contains(r.stdout, "There is nothing to repair.") {
+	// What it leaves, a late check for example, is reported with exit status 1.
+	if r := c.run(ctx, "repair", "-f", c.specFile()); r.code > 1 || !strings.Contains(r.stdout, "There is nothing to repair.") {
 		t.Errorf("%s", r)
 	}
-	if steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")); len(steps) > 0 {
-		t.Errorf("repairs leave something to apply: %+v", steps)
-	}
+	c.unchanged(t, ctx, "-f", c.specFile())
 }
 
 func breakageOf(s status.Status, c *cluster, external bool) breakage {

@@ -246,13 +246,7 @@ func restoreSame(t *testing.T, c *cluster) {
 	if r := c.run(ctx, restore...); r.code != 3 || !strings.Contains(r.stderr, "restored from this backup before") {
 		t.Errorf("once more: %s", r)
 	}
-	poll(t, ctx, 2*time.Second, "full margins and no problems", func() error {
-		s, _, err := c.statusOf(ctx, file)
-		if err == nil {
-			err = shortOf(s)
-		}
-		return err
-	})
+	c.wholeBy(t, ctx, file)
 }
 
 // TestRestore restores a cluster onto other hosts with another topology, in runs that are killed, and then into a lab.

@@ -65,9 +65,8 @@ func TestUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		printMet(t, way.name, end.Sub(begin), met)
-		if s := runs(t, ctx, c, api, way.file, way.version, way.etcd); shortOf(s) != nil {
-			t.Errorf("%s: %v", way.name, shortOf(s))
-		}
+		runs(t, ctx, c, api, way.file, way.version, way.etcd)
+		c.wholeBy(t, ctx, way.file)
 		if n := c.noticed(t, ctx, begin, end, met); n > 0 {
 			t.Errorf("%s: %d requests failed", way.name, n)
 		}
