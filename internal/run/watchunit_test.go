@@ -4,6 +4,7 @@ import (
 	"context"
 	"regexp"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,20 +32,20 @@ func TestAUnitThatHangsTellsNothing(t *testing.T) {
 		defer cancel()
 		var (
 			u       unit
-			reports int
+			reports atomic.Int64
 		)
 		u.sign()
 		go u.live(ctx, func(state string) {
 			if state == "WATCHDOG=1" {
-				reports++
+				reports.Add(1)
 			}
 		})
-		heard := func(d time.Duration) int {
+		heard := func(d time.Duration) int64 {
 			synctest.Wait()
-			before := reports
+			before := reports.Load()
 			time.Sleep(d)
 			synctest.Wait()
-			return reports - before
+			return reports.Load() - before
 		}
 		for range 100 { // several signs within unitHangs, for longer than that
 			if n := heard(limit); n < 3 {
