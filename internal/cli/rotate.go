@@ -38,7 +38,7 @@ have to, and ends. Run it again afterwards. With --skip-workloads, it goes on wi
 front-proxy-ca: nothing restarts. It takes a few minutes.
 
 etcd-ca: in the first and the last stage, members of etcd and API servers restart, one host at a time, after clients were sent to other API
-servers and others have taken the lead. An etcd of your own is not Quorate's to change.
+servers and others have taken the lead. Quorate does not change an existing etcd.
 
 sa (the service account key): API servers restart in each stage, one at a time, after clients were sent to the others. In the second stage,
 controller managers restart, too, and kubelets, which then request the tokens of all pods again; containers go on. Pods that read their
@@ -95,6 +95,6 @@ If it is interrupted, run it again to finish. Until then, no host can join, and 
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan of the next stage without changing anything")
 	cmd.Flags().BoolVar(&yes, "yes", false, "let the last stage begin: whoever depends on the old key is refused from then on")
 	cmd.Flags().BoolVar(&skip, "skip-workloads", false, "let the last stage begin although workloads may trust only the old certificate, or use tokens that the old key signed")
-	cmd.Flags().BoolVar(&published, "keys-published", false, "sa: say that whoever verifies tokens outside of the cluster has the new key")
+	cmd.Flags().BoolVar(&published, "keys-published", false, "sa: confirm that everyone who verifies tokens outside of the cluster has the new key")
 	return cmd
 }

@@ -222,9 +222,9 @@ func (b *builder) shareAuthority(r cluster.Rotation) (out []*Step) {
 	s := Step{Kind: MakeAuthority, Host: leader, Title: "read " + keyOf("new", r.Authority), Reason: "other hosts need it", Authority: r.Authority}
 	if leader == "" {
 		s.Host, lack = lack[0].Name, lack[1:]
-		s.Title, s.Reason = "create a new key and certificate for "+r.Authority.Title(), "they are kept beside the present ones, and sign nothing yet"
+		s.Title, s.Reason = "create a new key and certificate for "+r.Authority.Title(), "they are stored next to the current ones, and sign nothing yet"
 		if r.Authority == facts.ServiceAccountKey {
-			s.Title, s.Reason = "create a new service account key", "it is kept beside the present one, and signs nothing yet"
+			s.Title, s.Reason = "create a new service account key", "it is stored next to the current one, and signs nothing yet"
 		}
 	}
 	out = append(out, b.add(s))

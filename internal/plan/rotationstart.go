@@ -95,10 +95,10 @@ const SignsDetail = "signs"
 
 // checkKeys asks what runs which keys it trusts. That a program was started after a file had been written is no proof that it uses the file.
 func (b *builder) checkKeys(r cluster.Rotation, keys []string, former string, after ...*Step) *Step {
-	s := Step{Kind: CheckKeys, Authority: r.Authority, Trusted: keys, Former: former, Title: "ask what runs whether it trusts " + bothKeysOf(r.Authority),
+	s := Step{Kind: CheckKeys, Authority: r.Authority, Trusted: keys, Former: former, Title: "check that running programs trust " + bothKeysOf(r.Authority),
 		Reason: "what reads a file only at its start may use another one"}
 	if former != "" {
-		s.Title, s.Reason = "ask what runs whether it still trusts "+keyOf("old", r.Authority), "a rotation is complete when nothing that runs accepts what the old key signed"
+		s.Title, s.Reason = "check that no running program trusts "+keyOf("old", r.Authority), "a rotation is complete when nothing that runs accepts what the old key signed"
 	}
 	return b.add(s, after...)
 }

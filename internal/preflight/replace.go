@@ -11,9 +11,9 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// JudgeReplacement is Judge for hosts whose cluster is to be given up: they are reset, and become the cluster of a backup, whose snapshot of
-// etcd has so many bytes. What a reset ends is left out. What it may change is judged as it is now, so that nothing is given up for
-// a cluster that cannot be built.
+// JudgeReplacement judges hosts that are to be reset and then to become the cluster of a backup. Snapshot is the size of the backup's etcd
+// snapshot in bytes. JudgeReplacement ignores what a reset removes, and judges everything else as it is now, so that no cluster is given up
+// for one that cannot be built.
 func JudgeReplacement(s *cluster.State, seen *facts.Preflight, snapshot int64) []cluster.Finding {
 	findings := slices.DeleteFunc(Judge(s, afterReset(s, seen), nil), func(f cluster.Finding) bool {
 		return f.Rule == "leftovers" && s.Vanished() != nil // the mark that is left goes as well

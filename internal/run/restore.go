@@ -217,8 +217,8 @@ func snapshotBytes(m backup.Manifest) int64 {
 }
 
 // replace resets the hosts of a cluster that is given up, and keeps what it had stored. It returns where, also if it failed after it had
-// begun. Before anything is changed, check says whether the cluster of the backup can be built there. The hosts are reached anew: a reset
-// removes Quorate from them, too.
+// begun. Before anything is changed, check says whether the cluster of the backup can be built there. It then connects
+// to the hosts again, because a reset also removes Quorate from them.
 func (e *Engine) replace(ctx context.Context, o RestoreOptions, check func(*cluster.State) error) (kept string, _ error) {
 	w, err := e.decide(ctx, plan.ResetAll)
 	if more := e.others(); err == nil && len(more.Departing)+len(more.Removed) > 0 {

@@ -3,10 +3,7 @@ package status
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,27 +13,9 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/spec"
 )
-
-var update = flag.Bool("update", false, "rewrite the golden files")
-
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(file, got, 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s:\n--- got\n%s--- want\n%s", file, got, want)
-	}
-}
 
 func of(f clustertest.Fixture) Status { return Of(cluster.Evaluate(f.Spec, f.Seen)) }
 
@@ -118,7 +97,7 @@ func TestText(t *testing.T) {
 			if err := Text(&out, s, 100, false); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name, out.Bytes())
+			golden.Compare(t, name+".golden", out.String())
 			if head, _, _ := strings.Cut(out.String(), "\n"); !strings.HasSuffix(head, "  "+c.verdict) {
 				t.Errorf("the verdict of %q is not %s", head, c.verdict)
 			}
@@ -149,7 +128,7 @@ func TestJSON(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "json", append(b, '\n'))
+	golden.Compare(t, "json.golden", string(b)+"\n")
 }
 
 // TestArraysAreNeverNull also holds where nothing at all is known.
@@ -197,12 +176,12 @@ func TestTextFits(t *testing.T) {
 	if err := Text(&out, s, 40, false); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "narrow", out.Bytes())
+	golden.Compare(t, "narrow.golden", out.String())
 	out.Reset()
 	if err := Text(&out, s, 0, true); err != nil {
 		t.Fatal(err)
 	}
-	golden(t, "color", out.Bytes())
+	golden.Compare(t, "color.golden", out.String())
 }
 
 func TestSummary(t *testing.T) {
@@ -220,7 +199,7 @@ func TestSummary(t *testing.T) {
 			if err := Summary(&out, of(f), c.use, 80, false); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, c.name, out.Bytes())
+			golden.Compare(t, c.name+".golden", out.String())
 		})
 	}
 }

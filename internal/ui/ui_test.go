@@ -5,39 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/progress"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden compares with a file of testdata.
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name+".golden")
-	if *update {
-		if err := errors.Join(os.MkdirAll("testdata", 0o755), os.WriteFile(file, []byte(got), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("%s:\n--- got\n%s--- want\n%s", file, got, want)
-	}
-}
 
 // seconds of fake time.
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }
@@ -130,7 +108,7 @@ func TestTree(t *testing.T) {
 				wg.Wait()
 				done()
 				fmt.Fprintf(&out, "── at the end\n%s", s)
-				golden(t, c.name, out.String())
+				golden.Compare(t, c.name+".golden", out.String())
 				if limit := int(time.Since(begin)/frameEvery) + 2; s.writes > limit {
 					t.Errorf("%d writes are more than %d, one for each frame", s.writes, limit)
 				}
@@ -150,7 +128,7 @@ func TestTreeInterrupted(t *testing.T) {
 		done()
 		p.Emit(progress.Event{Kind: progress.Start, ID: "late", Title: "too late"})
 		fmt.Fprint(p, "after the end\r\n")
-		golden(t, "tree-interrupted", s.String())
+		golden.Compare(t, "tree-interrupted.golden", s.String())
 	})
 }
 
@@ -171,7 +149,7 @@ func TestLogsAppearAboveTheTree(t *testing.T) {
 		p.Emit(progress.Event{Kind: progress.Done, ID: "a"})
 		fmt.Fprint(p, "never ended")
 		done()
-		golden(t, "tree-logs", s.String())
+		golden.Compare(t, "tree-logs.golden", s.String())
 	})
 }
 
@@ -232,7 +210,7 @@ func TestLines(t *testing.T) {
 				time.Sleep(150 * time.Second)
 				fmt.Fprint(p, "a log line\n")
 				done()
-				golden(t, name, out.String())
+				golden.Compare(t, name+".golden", out.String())
 			})
 		})
 	}
