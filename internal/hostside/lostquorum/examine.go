@@ -21,6 +21,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -54,6 +55,10 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 	out := facts.EtcdRemains{DataDir: m.dataDir, Name: m.name, PeerURL: m.peerURL, SeparateWAL: m.walDir, Manifests: p.manifests(), Certificates: true}
 	for _, name := range []string{"ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"} {
 		out.Certificates = out.Certificates && system.Filled(p.at(pki+name))
+	}
+	out.Guard, out.Established = etcd.Member{Root: p.root}.Armed(), system.Exists(p.at(facts.EstablishedFile))
+	if p.root == "" { // the file system of a test's directory says nothing
+		out.Volatile = system.Volatile("/var/lib")
 	}
 	stacked := slices.Contains(out.Manifests, "etcd") && system.Filled(p.at(kubeletConf))
 	out.Starts = m.name != "" && (stacked || system.Exists(p.at("/etc/systemd/system/"+hostconfig.EtcdUnit)))
