@@ -563,6 +563,9 @@ func (s *State) place() (out []quorum.Placement) {
 		if h.Has(spec.RoleWorker) {
 			p.Worker = s.worker(h.Name)
 		}
+		if s.Spec.StackedEtcd() && s.Abandoned(h.Name) { // it may serve, but not this cluster
+			p.APIServer, p.ControllerManager, p.Scheduler = quorum.Down, quorum.Down, quorum.Down
+		}
 		if s.withdrawn[h.Name] {
 			p = withdraw(p)
 		}

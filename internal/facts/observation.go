@@ -1,6 +1,9 @@
 package facts
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Answer is the result of one query to one program: it answered as it should, it answered something else, or it could not be
 // queried. Nothing may be inferred from an answer that is unknown.
@@ -30,6 +33,9 @@ type Observation struct {
 	// EtcdError. It is nil with an empty EtcdError when no member is expected to exist.
 	Etcd      []EtcdMember `json:"etcd,omitempty"`
 	EtcdError string       `json:"etcdError,omitempty"`
+	// EtcdAbandoned are members that run and belong to a cluster that a recovery of the quorum has replaced, each with the name of its host.
+	// They are not in Etcd: whatever they agree on among each other does not count.
+	EtcdAbandoned []EtcdMember `json:"etcdAbandoned,omitempty"`
 	// LostQuorum is what was read to recover an etcd that has lost its quorum; nil unless that was asked for.
 	LostQuorum *LostQuorum `json:"lostQuorum,omitempty"`
 	// ExistingEtcd is nil unless etcd is the user's own.
@@ -42,6 +48,27 @@ type Observation struct {
 	// not answer.
 	LastRecord  string `json:"lastRecord,omitempty"`
 	LastRemoved string `json:"lastRemoved,omitempty"`
+}
+
+// AbandonedEtcds are the IDs of the etcd clusters that recoveries of the quorum have replaced, as far as any host that answered knows.
+func (o *Observation) AbandonedEtcds() (out []string) {
+	for _, h := range o.Hosts {
+		if h.Facts != nil {
+			out = append(out, h.Facts.Kubernetes.EtcdAbandoned...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// AbandonedOn is the ID of the etcd cluster that a recovery has replaced, and of which a member runs on the host; empty if none does.
+func (o *Observation) AbandonedOn(host string) string {
+	for _, m := range o.EtcdAbandoned {
+		if m.Name == host {
+			return m.ClusterID
+		}
+	}
+	return ""
 }
 
 // Host is one host, or why it could not be asked.

@@ -19,6 +19,9 @@ type Recovery struct {
 	// Members are the hosts on which etcd ends, and APIServers those on which the API server ends.
 	Members    []string `json:"members"`
 	APIServers []string `json:"apiServers"`
+	// Excluded are the control planes that could not be examined. They may come back as they were, so the load balancers send them no
+	// clients until they have joined again.
+	Excluded []string `json:"excluded,omitempty"`
 	// Aside are the data that are set aside, by host.
 	Aside map[string]Aside `json:"aside,omitempty"`
 	// Missing says what is lost.
@@ -51,6 +54,9 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	for _, h := range present.Spec.Hosts {
 		remains, examined := s.Seen.LostQuorum.Remains[h.Name]
 		if !examined || remains.Error != "" {
+			if h.Has(spec.RoleControlPlane) {
+				r.Excluded = append(r.Excluded, h.Name)
+			}
 			continue
 		}
 		if h.Has(spec.RoleControlPlane) {

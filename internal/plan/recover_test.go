@@ -46,7 +46,13 @@ func TestRecover(t *testing.T) {
 		change   func(clustertest.Fixture)
 		steps    string
 		refused  string
+		silent   string // a control plane that could not be examined
 	}{
+		"a machine is lost": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
+			f.Dies("cp-c")
+			delete(f.Seen.LostQuorum.Remains, "cp-c")
+			f.Seen.LostQuorum.Decision.Lost = []string{"cp-c"}
+		}},
 		"stacked":  {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered"},
 		"external": {external: true, left: "etcd-a", steps: "cluster/stop-members etcd-a/recover-member etcd-a/serve-recovered"},
 		"the data are in place already": {left: "cp-b", steps: "cp-b/serve-recovered", change: func(f clustertest.Fixture) {
@@ -96,6 +102,9 @@ func TestRecover(t *testing.T) {
 			if !slices.Contains(rec.Members, tc.left) || tc.external && !slices.Equal(rec.APIServers, []string{"cp-a", "cp-b"}) {
 				t.Errorf("%+v", rec)
 			}
+			if tc.silent != "" && !slices.Equal(rec.Excluded, []string{tc.silent}) || tc.silent == "" && len(rec.Excluded) > 0 {
+				t.Errorf("excluded are %v", rec.Excluded)
+			}
 			if len(p.Steps) == 3 && (rec.Note.Host != tc.left || rec.Note.Stamp != "20261127T160000Z" || rec.Aside[tc.left] != (Aside{"c1", rec.Note.Member}) || len(rec.Aside) != 1 || len(rec.Missing) != 2) {
 				t.Errorf("%+v", rec)
 			}
@@ -120,10 +129,18 @@ func TestAMemberThatIsGoneJoinsAgain(t *testing.T) {
 			obs.Etcd[i].Learner = obs.Etcd[i].Name == name
 		}
 	}
+	drained := func(obs *facts.Observation, name string) {
+		for _, h := range obs.Hosts {
+			if h.Balancer != nil {
+				h.Balancer.Backends = append(h.Balancer.Backends, facts.Backend{Name: name, Drained: true})
+			}
+		}
+	}
 	for name, tc := range map[string]struct {
 		change func(*facts.Observation)
 		want   []string
 	}{
+		"one to which the load balancers send no clients": {func(obs *facts.Observation) { gone(obs, "cp-c"); drained(obs, "cp-c") }, []string{"cp-c"}},
 		"whole":     {func(*facts.Observation) {}, nil},
 		"one":       {func(obs *facts.Observation) { gone(obs, "cp-c") }, []string{"cp-c"}},
 		"two":       {func(obs *facts.Observation) { gone(obs, "cp-a", "cp-c") }, []string{"cp-a", "cp-c"}},
@@ -146,6 +163,12 @@ func TestAMemberThatIsGoneJoinsAgain(t *testing.T) {
 			}
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("%v join again, want %v", got, tc.want)
+			}
+			b := &builder{State: cluster.Evaluate(c, obs), c: c}
+			for _, host := range tc.want {
+				if b.drained(host) && !slices.Contains(kindsOf(p)[JoinPools], host) {
+					t.Errorf("%s gets no clients again: %v", host, kindsOf(p))
+				}
 			}
 		})
 	}

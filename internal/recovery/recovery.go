@@ -147,9 +147,10 @@ func (j *Judgment) collect() {
 	}
 }
 
-// identify finds out which cluster was lost. Data that are in their place count before copies.
+// identify finds out which cluster was lost. Data that are in their place count before copies. Those of a cluster that an earlier
+// recovery has replaced count only if the user says so.
 func (j *Judgment) identify() {
-	d := j.decision()
+	d, abandoned := j.decision(), j.seen.AbandonedEtcds()
 	switch {
 	case d.ClusterID != "":
 		j.ClusterID = d.ClusterID
@@ -159,7 +160,7 @@ func (j *Judgment) identify() {
 		for _, kind := range []string{facts.CopyInPlace, facts.CopyNamed, facts.CopyKept} {
 			found := map[string][]string{}
 			for _, c := range j.Candidates {
-				if c.Kind == kind && c.ClusterID != "" {
+				if c.Kind == kind && c.ClusterID != "" && !slices.Contains(abandoned, c.ClusterID) {
 					found[c.ClusterID] = append(found[c.ClusterID], c.String())
 				}
 			}

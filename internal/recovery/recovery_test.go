@@ -315,6 +315,11 @@ func TestCopies(t *testing.T) {
 			w.empty("cp-c")
 			w.change("cp-b", func(r *facts.EtcdRemains) { r.Copies[0].ClusterID = other })
 		}, "cp-a", nil, "data of several etcd clusters", "", ""},
+		"data of a cluster that an earlier recovery replaced": {func(w world) {
+			w.empty("cp-c")
+			w.seen.Hosts["cp-a"] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{EtcdAbandoned: []string{other}}}}
+			w.change("cp-b", func(r *facts.EtcdRemains) { r.Copies[0].ClusterID = other })
+		}, "cp-a", nil, "", "cp-a", ""},
 		"a machine that is off":                 {func(w world) { w.empty("cp-b"); w.off("cp-c") }, "cp-a", nil, "the quorum may come back: 1 of 3 members have their data, 2 are needed, and nothing is known of cp-c (no route to host)", "", ""},
 		"a machine that is lost":                {func(w world) { w.empty("cp-b"); w.off("cp-c") }, "cp-a", []string{"cp-c"}, "", "cp-a", "whether cp-c acknowledged writes"},
 		"one that is declared lost and answers": {func(w world) { w.empty("cp-c") }, "cp-a", []string{"cp-b"}, "cp-b was declared lost, and it answers", "", ""},

@@ -265,6 +265,11 @@ var Note = host.Define("lostquorum.note", func(_ context.Context, in facts.EtcdR
 	return struct{}{}, durable.WriteFile(facts.RecoveryFile, data, 0o600)
 })
 
+// Abandon notes on this host which etcd clusters were replaced, by their IDs: from then on, nobody counts their members any more.
+var Abandon = host.Define("lostquorum.abandon", func(_ context.Context, ids []string) (struct{}, error) {
+	return struct{}{}, etcd.Local.Abandon(ids...)
+})
+
 // Finish removes the note, and what the recovery needed besides.
 var Finish = host.Define("lostquorum.finish", func(context.Context, struct{}) (struct{}, error) {
 	return struct{}{}, local.finish()
