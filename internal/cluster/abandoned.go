@@ -1,11 +1,10 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
-
-	"quorate.dev/quorate/internal/facts"
 )
 
 // Abandoned says that the host runs an etcd member of a cluster that a recovery of the quorum has replaced. Such members may be a majority of
@@ -54,29 +53,15 @@ func (s *State) OneEtcd() *Refusal {
 func (s *State) etcdClusters() (ids []string, on map[string][]string) {
 	on = map[string][]string{}
 	for _, m := range s.Seen.Etcd {
-		if m.ClusterID == "" {
+		id := cmp.Or(m.OtherCluster, m.ClusterID)
+		if id == "" {
 			continue
 		}
-		if on[m.ClusterID] == nil {
-			ids = append(ids, m.ClusterID)
+		if on[id] == nil {
+			ids = append(ids, id)
 		}
-		on[m.ClusterID] = append(on[m.ClusterID], s.MemberHost(m))
+		on[id] = append(on[id], s.MemberHost(m))
 	}
 	slices.Sort(ids)
 	return ids, on
-}
-
-// OtherEtcd is the cluster of a member, if it is another one than that of the other members; empty otherwise. The member is in their list
-// only because it answers where one of them was, or could be, and they cannot remove it.
-func (s *State) OtherEtcd(m facts.EtcdMember) string {
-	if m.ClusterID == "" {
-		return ""
-	}
-	_, on := s.etcdClusters()
-	for id, hosts := range on {
-		if id != m.ClusterID && len(hosts) >= len(on[m.ClusterID]) {
-			return m.ClusterID
-		}
-	}
-	return ""
 }

@@ -58,23 +58,33 @@ func TestAnAbandonedMajority(t *testing.T) {
 	}
 }
 
-// TestSeveralEtcds: as long as nobody knows which of two clusters counts, nothing is done for either.
+// TestSeveralEtcds: as long as nobody knows which of two clusters counts, nothing is done for either. A member of the other one that the
+// members do not have in their list is no voter.
 func TestSeveralEtcds(t *testing.T) {
 	f := clustertest.Whole()
-	s := cluster.Evaluate(f.Spec, f.Seen)
-	for _, m := range f.Seen.Etcd {
-		if s.OneEtcd() != nil || s.OtherEtcd(m) != "" {
-			t.Errorf("one cluster: %+v, %s is in %s", s.OneEtcd(), m.Name, s.OtherEtcd(m))
+	if r := cluster.Evaluate(f.Spec, f.Seen).OneEtcd(); r != nil {
+		t.Errorf("one cluster: %+v", r)
+	}
+	c := &f.Seen.Etcd[2]
+	c.Healthy, c.Problem, c.OtherCluster, c.ClusterID = false, "it belongs to the cluster c2, the others to c1", "c2", "c2"
+	for _, tc := range []struct {
+		listed bool
+		member quorum.State
+	}{{false, quorum.Absent}, {true, quorum.Down}} {
+		if tc.listed {
+			c.ClusterID = ""
 		}
-	}
-	f.Seen.Etcd[2].ClusterID = "c2"
-	s = cluster.Evaluate(f.Spec, f.Seen)
-	if r := s.OneEtcd(); r == nil || r.Rule != cluster.RuleOneEtcd || !strings.Contains(r.Why, "cp-a and cp-b in c1; cp-c in c2") || r.Fix == "" {
-		t.Errorf("%+v", r)
-	}
-	for i, want := range []string{"", "", "c2"} {
-		if got := s.OtherEtcd(f.Seen.Etcd[i]); got != want {
-			t.Errorf("%s is in another cluster: %q", f.Seen.Etcd[i].Name, got)
+		s := cluster.Evaluate(f.Spec, f.Seen)
+		if r := s.OneEtcd(); r == nil || r.Rule != cluster.RuleOneEtcd || !strings.Contains(r.Why, "cp-a and cp-b in c1; cp-c in c2") || r.Fix == "" {
+			t.Errorf("%+v", r)
+		}
+		if _, has := s.Member("cp-c"); has != tc.listed {
+			t.Errorf("listed %t: cp-c has a member %t", tc.listed, has)
+		}
+		for _, p := range s.Placements() {
+			if p.Host == "cp-c" && p.Member != tc.member {
+				t.Errorf("listed %t: %+v", tc.listed, p)
+			}
 		}
 	}
 }

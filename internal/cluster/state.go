@@ -298,9 +298,9 @@ func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
 	return s.Member(host)
 }
 
-// Member finds the etcd member of a host.
+// Member finds the etcd member of a host. One of another cluster that the others do not have in their list is none.
 func (s *State) Member(host string) (facts.EtcdMember, bool) {
-	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.MemberHost(m) == host })
+	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.MemberHost(m) == host && !m.Stranger() })
 	if i < 0 {
 		return facts.EtcdMember{}, false
 	}
@@ -636,6 +636,7 @@ func (s *State) memberStates() map[string]quorum.State {
 	out := map[string]quorum.State{}
 	for _, m := range s.Seen.Etcd {
 		switch {
+		case m.Stranger():
 		case m.Learner:
 			out[s.MemberHost(m)] = quorum.Learner
 		case m.Healthy:

@@ -58,18 +58,20 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 			if m.ClusterID != hex(other.cluster) {
 				continue // it does not say itself that it belongs there
 			}
-			m.Healthy, m.Problem = false, fmt.Sprintf("it belongs to the cluster %s, the others to %s", hex(other.cluster), hex(views[0].cluster))
+			m.Healthy, m.Leader, m.OtherCluster = false, false, m.ClusterID
+			m.Problem = fmt.Sprintf("it belongs to the cluster %s, the others to %s", m.OtherCluster, hex(views[0].cluster))
 			i := slices.IndexFunc(out, func(o facts.EtcdMember) bool { return o.Name == m.Name && o.ClusterID == "" })
 			if i < 0 {
 				out = append(out, m)
-			} else {
-				m.Learner, m.Started = out[i].Learner, out[i].Started
-				out[i] = m
+				continue
 			}
+			// The others count a member there, and it is not this one: what they know of it stays.
+			m.Learner, m.Started, m.ID, m.PeerURL, m.ClusterID = out[i].Learner, out[i].Started, out[i].ID, out[i].PeerURL, ""
+			out[i] = m
 		}
 	}
 	slices.SortFunc(out, func(a, b facts.EtcdMember) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ClusterID, b.ClusterID))
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ClusterID, b.ClusterID), strings.Compare(a.ID, b.ID))
 	})
 	return out, nil
 }

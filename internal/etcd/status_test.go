@@ -289,7 +289,7 @@ func TestTwoClusters(t *testing.T) {
 		for _, m := range got {
 			names = append(names, m.Name+" "+m.ClusterID)
 			strange := m.ClusterID == "bb"
-			if m.Healthy == strange || strange != strings.Contains(m.Problem, "cluster bb, the others to aa") {
+			if m.Healthy == strange || m.Stranger() != strange || strange != strings.Contains(m.Problem, "cluster bb, the others to aa") {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -302,7 +302,7 @@ func TestTwoClusters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := got[2]; len(got) != 3 || c.Name != "c" || c.Healthy || c.ClusterID != "bb" || !strings.Contains(c.Problem, "belongs to the cluster bb") {
+	if c := got[2]; len(got) != 3 || c.Name != "c" || c.Healthy || c.ID != "3" || c.ClusterID != "" || c.OtherCluster != "bb" || c.Stranger() || !strings.Contains(c.Problem, "belongs to the cluster bb") {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -71,6 +71,20 @@ func (o *Observation) AbandonedOn(host string) string {
 	return ""
 }
 
+// OtherEtcdOn is the ID of the etcd cluster of the member that answers on the host, if it is not that of the other members: one that a
+// recovery has replaced, or another one. It is empty otherwise.
+func (o *Observation) OtherEtcdOn(host string) string {
+	if id := o.AbandonedOn(host); id != "" {
+		return id
+	}
+	for _, m := range o.Etcd {
+		if m.Name == host && m.OtherCluster != "" {
+			return m.OtherCluster
+		}
+	}
+	return ""
+}
+
 // Host is one host, or why it could not be asked.
 type Host struct {
 	Error    string    `json:"error,omitempty"`
@@ -298,6 +312,9 @@ type EtcdMember struct {
 	// ID and ClusterID are etcd's, in hexadecimal. ClusterID is what the member itself reports; empty if it was not asked.
 	ID        string `json:"id,omitempty"`
 	ClusterID string `json:"clusterID,omitempty"`
+	// OtherCluster is the ID of another cluster, if a member of that one answers here. A member that the others have in their list has no
+	// ClusterID then: see Stranger.
+	OtherCluster string `json:"otherCluster,omitempty"`
 	// PeerURL is where the other members reach it.
 	PeerURL string `json:"peerURL,omitempty"`
 	Version string `json:"version,omitempty"`
@@ -325,6 +342,10 @@ type EtcdMember struct {
 	// WentBack is how the member was seen to have less than it had acknowledged before; empty if it was not.
 	WentBack string `json:"wentBack,omitempty"`
 }
+
+// Stranger says that the member belongs to another cluster, and that the members of this one do not have it in their list: it has no vote
+// there, and cannot be removed.
+func (m EtcdMember) Stranger() bool { return m.OtherCluster != "" && m.ClusterID == m.OtherCluster }
 
 // EtcdHash is the hash of all keys and values between two revisions. Members that have the same data have the same hash.
 type EtcdHash struct {

@@ -351,7 +351,7 @@ func (j *Judgment) with(standings ...Standing) (out []Voter) {
 func (j *Judgment) votes() {
 	voters, up := 0, 0
 	for _, m := range j.seen.Etcd {
-		if !m.Learner {
+		if !m.Learner && !m.Stranger() {
 			voters++
 			if m.Healthy {
 				up++

@@ -70,7 +70,7 @@ func (e *Env) otherMembers(than string) (out []etcd.Member) {
 	abandoned := e.Seen.AbandonedEtcds()
 	for _, h := range e.Present.EtcdHosts() {
 		seen := e.Seen.Hosts[h.Name].Facts
-		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != than && seen != nil && seen.Kubernetes.EtcdData {
+		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != than && seen != nil && seen.Kubernetes.EtcdData && e.Seen.OtherEtcdOn(h.Name) == "" {
 			out = append(out, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379", Abandoned: abandoned})
 		}
 	}
