@@ -219,16 +219,26 @@ func (b *builder) partOf(h spec.Host) bool {
 // keepsFiles says why repairs do not change the contents of files: the spec, or the version of Quorate, is not the one that was
 // applied, and a repair must not apply it.
 func (b *builder) keepsFiles() string {
-	record, err := b.Record()
-	if err != nil || record == nil {
-		return "the spec that was applied last could not be read"
-	}
-	if edits := record.Compare(b.c); len(edits) > 0 {
-		return "the spec was edited since it was applied (" + edits[0].String() + ")"
+	if why := edited(b.State, func(spec.Edit) bool { return true }); why != "" {
+		return why
 	}
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && f.Self == facts.OtherCopy {
 			return "another version of Quorate configured " + h.Name
+		}
+	}
+	return ""
+}
+
+// edited says how the spec was edited since it was applied, in a way that counts, or that nobody can tell; empty if it was not.
+func edited(s *cluster.State, counts func(spec.Edit) bool) string {
+	record, err := s.Record()
+	if err != nil || record == nil {
+		return "the spec that was applied last could not be read"
+	}
+	for _, e := range record.Compare(s.Spec) {
+		if counts(e) {
+			return "the spec was edited since it was applied (" + e.String() + ")"
 		}
 	}
 	return ""
