@@ -10,8 +10,8 @@ import (
 )
 
 // Abandoned are the IDs of the etcd clusters that recoveries of the quorum have replaced, as far as this host was told.
-func (m Member) Abandoned() []string {
-	return strings.Fields(system.ReadTrimmed(m.path(facts.EtcdAbandonedFile)))
+func (m Member) Abandoned() (ids []string) {
+	return append(ids, strings.Fields(system.ReadTrimmed(m.path(facts.EtcdAbandonedFile)))...)
 }
 
 // Abandon notes the IDs of more of them. None is ever forgotten: their members may come back at any time.
