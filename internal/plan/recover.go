@@ -87,8 +87,11 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	} else {
 		r.Note = *j.UnderWay
 	}
-	b.add(Step{Kind: ServeRecovered, Host: host, Title: "start etcd and the API", Recovery: r, Change: &c,
-		Reason: "it ends when the API has accepted a write"}, recovered)
+	serve := "it ends when the API has accepted a write"
+	if len(r.Excluded) > 0 && s.Spec.Spec.LoadBalancer.Type == spec.BalancerManaged {
+		serve += "; until they have joined again, the load balancers send no clients to " + cluster.List(r.Excluded)
+	}
+	b.add(Step{Kind: ServeRecovered, Host: host, Title: "start etcd and the API", Recovery: r, Change: &c, Reason: serve}, recovered)
 	b.out.Steps = b.list()
 	return b.out, nil
 }
@@ -171,7 +174,17 @@ func Reinstalled(s *cluster.State, left map[string]string) (out []string) {
 // Rejoin plans how the hosts get their etcd members back after the quorum was recovered, and nothing else: no edit of the spec is carried
 // out, no version changes, and no host leaves. That is Build's, at another time of the day. Hosts that have their installation get a new member, and with a
 // bundle, machines that were installed again join as new ones. Those that are left are not touched (see LeftAlone).
+//
+// API servers of an external etcd learn its members of today, unless the rules refuse their restart now: then apply does it later.
 func Rejoin(s *cluster.State, bundle Bundle, left map[string]string) (*Plan, error) {
+	p, err := rejoin(s, bundle, left, true)
+	if err != nil && s.Spec.ManagedEtcd() {
+		return rejoin(s, bundle, left, false)
+	}
+	return p, err
+}
+
+func rejoin(s *cluster.State, bundle Bundle, left map[string]string, servers bool) (*Plan, error) {
 	again := Reinstalled(s, left)
 	seen := *s.Seen
 	seen.Hosts = maps.Clone(s.Seen.Hosts)
@@ -227,7 +240,9 @@ func Rejoin(s *cluster.State, bundle Bundle, left map[string]string) (*Plan, err
 		return nil, err
 	}
 	b.rejoinEtcd()
-	b.setEtcdServers()
+	if servers {
+		b.setEtcdServers()
+	}
 	for _, h := range hosts {
 		if !h.Has(spec.RoleControlPlane) {
 			continue
