@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"quorate.dev/quorate/internal/facts"
 )
 
 // Abandoned says that the host runs an etcd member of a cluster that a recovery of the quorum has replaced. Such members may be a majority of
@@ -30,10 +32,12 @@ func (s *State) NoneAbandoned() *Refusal {
 	if len(hosts) == 0 {
 		return nil
 	}
-	return &Refusal{Rule: RuleOneEtcd, Subjects: hosts, Why: fmt.Sprintf("etcd on %s belongs to the cluster %s, which a recovery has replaced, and clients may write to it", List(hosts), List(clusters)), Fix: fixAbandoned}
+	fix := "Run `quorate repair`: it stops these members, keeps their data aside, and has the hosts join etcd again. What was written to them since the recovery is only in the data that is kept."
+	if !slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy }) {
+		fix = "Bring the recovered cluster back first: until it works, their data is kept in place. Then run `quorate repair`, which has these hosts join it. If it is lost, `quorate recover` shows what is left."
+	}
+	return &Refusal{Rule: RuleOneEtcd, Subjects: hosts, Why: fmt.Sprintf("etcd on %s belongs to the cluster %s, which a recovery has replaced, and clients may write to it", List(hosts), List(clusters)), Fix: fix}
 }
-
-const fixAbandoned = "Run `quorate repair`: it stops these members, keeps their data aside, and has the hosts join etcd again. What was written to them since the recovery is only in the data that is kept."
 
 // OneEtcd refuses to go on while members of several etcd clusters run, and nobody knows which of them counts; nil if there is one.
 func (s *State) OneEtcd() *Refusal {

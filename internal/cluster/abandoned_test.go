@@ -37,6 +37,11 @@ func TestAnAbandonedMajority(t *testing.T) {
 	if r == nil || r.Rule != cluster.RuleOneEtcd || !slices.Equal(r.Subjects, []string{"cp-b", "cp-c"}) || !strings.Contains(r.Why, "cluster c0, which a recovery has replaced") || !strings.Contains(r.Fix, "`quorate repair`") {
 		t.Errorf("%+v", r)
 	}
+	f.Seen.Etcd[0].Healthy = false
+	if r := s.NoneAbandoned(); r == nil || !strings.HasPrefix(r.Fix, "Bring the recovered cluster back first") {
+		t.Errorf("nothing could be repaired, and yet: %+v", r)
+	}
+	f.Seen.Etcd[0].Healthy = true
 	if r := s.OneEtcd(); r != nil {
 		t.Errorf("the members that count belong to one etcd, and yet: %+v", r)
 	}
