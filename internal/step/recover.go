@@ -115,7 +115,7 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	r := s.Recovery
-	if err := e.abandon(ctx, s, append(e.Seen.AbandonedEtcds(), r.Note.OldClusterID)); err != nil {
+	if err := e.abandon(ctx, s, c); err != nil {
 		return err
 	}
 	e.exclude(ctx, s, permit)
@@ -171,23 +171,20 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 
 // abandon notes on the hosts that the old cluster is over, before the new one begins. Members of it that come back count no longer. The host
 // where the new one begins has to know it; the others are told if they can be.
-func (e *Env) abandon(ctx context.Context, s plan.Step, ids []string) error {
-	errs := map[string]error{}
-	var mu sync.Mutex
-	err := e.onEach(s.Recovery.Members, func(name string, c *host.Conn) error {
+func (e *Env) abandon(ctx context.Context, s plan.Step, c *host.Conn) error {
+	ids := append(e.Seen.AbandonedEtcds(), s.Recovery.Note.OldClusterID)
+	tell := func(_ string, c *host.Conn) error {
 		_, err := lostquorum.Abandon.On(ctx, c, ids)
-		if err != nil && name != s.Host {
-			mu.Lock()
-			defer mu.Unlock()
-			errs[name] = err
-			return nil
-		}
 		return err
-	})
-	for name, err := range errs {
-		e.note(s, name+" was not told that the etcd cluster "+s.Recovery.Note.OldClusterID+" is over: "+err.Error())
 	}
-	return err
+	if err := tell(s.Host, c); err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(s.Recovery.Members), func(name string) bool { return name == s.Host })
+	if err := e.onEach(others, tell); err != nil {
+		e.note(s, "not all hosts were told that the etcd cluster "+s.Recovery.Note.OldClusterID+" is over: "+err.Error())
+	}
+	return nil
 }
 
 // tellAbandoned notes on a host that joins which etcd clusters recoveries have replaced. It may be the last one that knows.
