@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -50,7 +51,7 @@ rescue system with SSH works, too: name the directory at which its disk is mount
 With --from, it makes the copy on that host the cluster. First everything that is left of etcd and the API servers stop. Then
 the copy becomes a cluster of one with another cluster ID and later revisions, the API accepts writes, and the other hosts join one
 after another: those that have their installation get a new member, and machines that were installed again join as new ones. All
-old data directories are renamed and kept in /var/lib/etcd-kept.
+old data directories are renamed and kept in /var/lib/etcd-kept. Nothing else is changed: edits of the spec wait for apply.
 
 It is refused, with exit status 3, while etcd has a quorum, and while powering on machines could bring the quorum back. A machine that
 will never come back is declared lost with --lost. Only do this if you know it: if the machine still runs and cannot be reached only
@@ -270,6 +271,13 @@ func printRecovered(w io.Writer, r *run.Recovered) error {
 		fmt.Fprintf(w, "etcd had three voters %s after the decision, and has %d now.\n", ui.Duration(r.ToThree), r.Voters)
 	default:
 		fmt.Fprintf(w, "etcd has %s.\n", ui.Plural(r.Voters, "voter"))
+	}
+	if len(r.Left) > 0 {
+		fmt.Fprintln(w, "These hosts did not join again:")
+		for _, h := range slices.Sorted(maps.Keys(r.Left)) {
+			fmt.Fprintf(w, "  - %s: %s\n", h, firstLine(r.Left[h]))
+		}
+		fmt.Fprintln(w, "Take those that are lost for good out of the spec. `quorate apply` has the others join when they are back. It also carries out what was edited in the spec: `quorate plan` shows it.")
 	}
 	printMissing(w, r.Missing)
 	_, err := fmt.Fprintln(w, "The old data are kept in "+facts.EtcdKeptDir+" on their hosts. Remove them when nobody needs them any more.")

@@ -302,21 +302,13 @@ func (f *findings) conflicts() {
 	if r := f.InitialMembers(); r != nil {
 		f.unmet(r.Rule, Error, r.Why, r.Fix, r.Subjects...)
 	}
-	clusters := map[string][]string{}
-	var ids []string
-	for _, m := range f.Seen.Etcd {
-		if m.ClusterID == "" {
-			continue
-		}
-		if clusters[m.ClusterID] == nil {
-			ids = append(ids, m.ClusterID)
-		}
-		clusters[m.ClusterID] = append(clusters[m.ClusterID], f.MemberHost(m))
+	if r := f.NoneAbandoned(); r != nil {
+		f.unmet(r.Rule, Critical, r.Why, r.Fix, r.Subjects...)
 	}
+	ids, clusters := f.etcdClusters()
 	if len(ids) < 2 {
 		return
 	}
-	slices.Sort(ids)
 	var parts []string
 	for _, id := range ids {
 		parts = append(parts, List(clusters[id])+" in "+id)

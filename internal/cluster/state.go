@@ -298,9 +298,9 @@ func (s *State) InterruptedJoin(host string) (facts.EtcdMember, bool) {
 	return s.Member(host)
 }
 
-// Member finds the etcd member of a host.
+// Member finds the etcd member of a host. One of another cluster that the others do not have in their list is none.
 func (s *State) Member(host string) (facts.EtcdMember, bool) {
-	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.MemberHost(m) == host })
+	i := slices.IndexFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return s.MemberHost(m) == host && !m.Stranger() })
 	if i < 0 {
 		return facts.EtcdMember{}, false
 	}
@@ -563,6 +563,9 @@ func (s *State) place() (out []quorum.Placement) {
 		if h.Has(spec.RoleWorker) {
 			p.Worker = s.worker(h.Name)
 		}
+		if s.Spec.StackedEtcd() && s.Abandoned(h.Name) { // it may serve, but not this cluster
+			p.APIServer, p.ControllerManager, p.Scheduler = quorum.Down, quorum.Down, quorum.Down
+		}
 		if s.withdrawn[h.Name] {
 			p = withdraw(p)
 		}
@@ -633,6 +636,7 @@ func (s *State) memberStates() map[string]quorum.State {
 	out := map[string]quorum.State{}
 	for _, m := range s.Seen.Etcd {
 		switch {
+		case m.Stranger():
 		case m.Learner:
 			out[s.MemberHost(m)] = quorum.Learner
 		case m.Healthy:

@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/quorum"
 )
 
 // judge combines what members report about each other and about themselves.
@@ -46,10 +47,10 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 	if len(views) == 0 {
 		return nil, fmt.Errorf("no etcd member answers: %w", errors.Join(errs...))
 	}
-	// More than one cluster is a catastrophe that must be reported. It is unknown which one is meant: the one with the most
-	// members that answer comes first, so that the result does not depend on timing.
+	// More than one cluster is a catastrophe that must be reported. It is unknown which one is meant: one that works comes before members
+	// that wait for others, then the one with the most members that answer, so that the result does not depend on timing.
 	slices.SortFunc(views, func(a, b *view) int {
-		return cmp.Or(len(b.seen)-len(a.seen), cmp.Compare(a.cluster, b.cluster))
+		return cmp.Or(b.works()-a.works(), len(b.seen)-len(a.seen), cmp.Compare(a.cluster, b.cluster))
 	})
 	out := views[0].members(answers)
 	for _, other := range views[1:] {
@@ -57,18 +58,20 @@ func judge(answers []answer) ([]facts.EtcdMember, error) {
 			if m.ClusterID != hex(other.cluster) {
 				continue // it does not say itself that it belongs there
 			}
-			m.Healthy, m.Problem = false, fmt.Sprintf("it belongs to the cluster %s, the others to %s", hex(other.cluster), hex(views[0].cluster))
+			m.Healthy, m.Leader, m.OtherCluster = false, false, m.ClusterID
+			m.Problem = fmt.Sprintf("it belongs to the cluster %s, the others to %s", m.OtherCluster, hex(views[0].cluster))
 			i := slices.IndexFunc(out, func(o facts.EtcdMember) bool { return o.Name == m.Name && o.ClusterID == "" })
 			if i < 0 {
 				out = append(out, m)
-			} else {
-				m.Learner, m.Started = out[i].Learner, out[i].Started
-				out[i] = m
+				continue
 			}
+			// The others count a member there, and it is not this one: what they know of it stays.
+			m.Learner, m.Started, m.ID, m.PeerURL, m.ClusterID = out[i].Learner, out[i].Started, out[i].ID, out[i].PeerURL, ""
+			out[i] = m
 		}
 	}
 	slices.SortFunc(out, func(a, b facts.EtcdMember) int {
-		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ClusterID, b.ClusterID))
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.ClusterID, b.ClusterID), strings.Compare(a.ID, b.ID))
 	})
 	return out, nil
 }
@@ -79,6 +82,24 @@ type view struct {
 	list    []*pb.Member
 	listAt  uint64                        // the applied index of the member that gave the list
 	seen    map[uint64]*pb.StatusResponse // by member
+}
+
+// works is 1 if a majority of the voters answers and has a leader, and 0 otherwise.
+func (v *view) works() int {
+	voters, follow := 0, 0
+	for _, m := range v.list {
+		if m.IsLearner {
+			continue
+		}
+		voters++
+		if s, answers := v.seen[m.ID]; answers && s.Leader != 0 {
+			follow++
+		}
+	}
+	if voters > 0 && follow >= quorum.Majority(voters) {
+		return 1
+	}
+	return 0
 }
 
 func hex(id uint64) string { return strconv.FormatUint(id, 16) }

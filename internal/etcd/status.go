@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -32,6 +33,9 @@ type Member struct {
 	Conn    *host.Conn
 	Err     error
 	Address string // host:port
+	// Abandoned are the IDs of clusters that a recovery has replaced. Connect refuses a member of them: nothing may be changed there, and
+	// what it knows of its members is not so.
+	Abandoned []string
 }
 
 // Nothing is decided on a single probe: a member that does not answer as it should is queried again after a pause.
@@ -43,15 +47,22 @@ const (
 // Observe queries every member for its own state, and takes the list of members from those that answer. Several routes may
 // lead to one member. Members that could not be queried, or did not answer, are in the list with the reason. Observe fails
 // only if no member answers; host.Unanswered then reports whether some could not be queried.
-func Observe(ctx context.Context, members []Member) ([]facts.EtcdMember, error) {
-	return observe(ctx, members, func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
+//
+// Members of the clusters with the given IDs, which a recovery has replaced, are never in the list, however many of them agree. They are
+// returned apart, each with the name of its host.
+func Observe(ctx context.Context, members []Member, abandoned []string) (all, apart []facts.EtcdMember, _ error) {
+	answers := query(ctx, members, func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
 		return kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
 	})
+	answers, apart = setApart(answers, abandoned)
+	all, err := judge(answers)
+	return all, apart, err
 }
 
 type readClient func(context.Context, Member) (kubeadm.EtcdClient, error)
 
-func observe(ctx context.Context, members []Member, read readClient) ([]facts.EtcdMember, error) {
+// query asks all members in parallel.
+func query(ctx context.Context, members []Member, read readClient) []answer {
 	answers := make([]answer, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {
@@ -60,7 +71,29 @@ func observe(ctx context.Context, members []Member, read readClient) ([]facts.Et
 		})
 	}
 	wg.Wait()
-	return judge(answers)
+	return answers
+}
+
+// setApart takes out the answers of members whose cluster was abandoned. For everybody else, such a member is one that does not answer.
+func setApart(answers []answer, abandoned []string) (rest []answer, apart []facts.EtcdMember) {
+	rest = slices.Clone(answers)
+	for i, a := range rest {
+		if a.err != nil || !slices.Contains(abandoned, hex(a.status.Header.ClusterId)) {
+			continue
+		}
+		m := facts.EtcdMember{Name: a.host, Started: true, ID: hex(a.status.Header.MemberId), Learner: a.status.IsLearner}
+		describe(&m, a.status)
+		if a.list != nil {
+			for _, e := range a.list.Members {
+				if e.ID == a.status.Header.MemberId && len(e.PeerURLs) > 0 {
+					m.PeerURL = e.PeerURLs[0]
+				}
+			}
+		}
+		apart = append(apart, m)
+		rest[i] = answer{host: a.host, address: a.address, err: fmt.Errorf("a member of the etcd cluster %s answers there, which a recovery has replaced", m.ClusterID)}
+	}
+	return rest, apart
 }
 
 // answer is the result of the query over one route.
@@ -243,7 +276,28 @@ func Connect(ctx context.Context, m Member) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Conn.Name(), err)
 	}
+	if err := m.counts(ctx, client); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("%s: %w", m.Conn.Name(), err)
+	}
 	return client, nil
+}
+
+// counts returns an error if the member belongs to a cluster that was abandoned.
+func (m Member) counts(ctx context.Context, client clientv3.Maintenance) error {
+	if len(m.Abandoned) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no answer within %s", timeout))
+	defer cancel()
+	status, err := client.Status(ctx, "https://"+m.Address)
+	if err != nil {
+		return err
+	}
+	if id := hex(status.Header.ClusterId); slices.Contains(m.Abandoned, id) {
+		return fmt.Errorf("the member there belongs to the etcd cluster %s, which a recovery has replaced", id)
+	}
+	return nil
 }
 
 // connect makes a client of an etcd. Without options it connects from here, as operations on a host do.

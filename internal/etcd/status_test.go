@@ -185,7 +185,7 @@ func TestObserve(t *testing.T) {
 	routes[5].Conn.Close()
 	routes[8].Conn, routes[8].Err = nil, errors.New("i: no SSH connection to 10.0.0.9:22: no answer within 10s")
 
-	got, err := observe(t.Context(), routes, func(context.Context, Member) (kubeadm.EtcdClient, error) { return client, nil })
+	got, err := judge(query(t.Context(), routes, func(context.Context, Member) (kubeadm.EtcdClient, error) { return client, nil }))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,14 +234,14 @@ func TestNobodyAnswers(t *testing.T) {
 	read := func(context.Context, Member) (kubeadm.EtcdClient, error) { return client, nil }
 	down := Member{Host: "a", Conn: session(t, "a"), Address: nobody(t)}
 	unreached := Member{Host: "b", Err: errors.New("b: no SSH connection"), Address: "10.0.0.2:2379"}
-	if _, err := observe(t.Context(), []Member{down}, read); err == nil || unasked(err) || !strings.Contains(err.Error(), "connection refused") {
+	if _, err := judge(query(t.Context(), []Member{down}, read)); err == nil || unasked(err) || !strings.Contains(err.Error(), "connection refused") {
 		t.Errorf("down: %v", err)
 	}
-	if _, err := observe(t.Context(), []Member{down, unreached}, read); err == nil || !unasked(err) || !strings.Contains(err.Error(), "no SSH connection") {
+	if _, err := judge(query(t.Context(), []Member{down, unreached}, read)); err == nil || !unasked(err) || !strings.Contains(err.Error(), "no SSH connection") {
 		t.Errorf("unknown: %v", err)
 	}
 	without := func(context.Context, Member) (kubeadm.EtcdClient, error) { return kubeadm.EtcdClient{}, os.ErrNotExist }
-	if _, err := observe(t.Context(), []Member{down}, without); !unasked(err) {
+	if _, err := judge(query(t.Context(), []Member{down}, without)); !unasked(err) {
 		t.Errorf("no certificate to ask with: %v", err)
 	}
 }
@@ -289,7 +289,7 @@ func TestTwoClusters(t *testing.T) {
 		for _, m := range got {
 			names = append(names, m.Name+" "+m.ClusterID)
 			strange := m.ClusterID == "bb"
-			if m.Healthy == strange || strange != strings.Contains(m.Problem, "cluster bb, the others to aa") {
+			if m.Healthy == strange || m.Stranger() != strange || strange != strings.Contains(m.Problem, "cluster bb, the others to aa") {
 				t.Errorf("%+v", m)
 			}
 		}
@@ -302,8 +302,59 @@ func TestTwoClusters(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := got[2]; len(got) != 3 || c.Name != "c" || c.Healthy || c.ClusterID != "bb" || !strings.Contains(c.Problem, "belongs to the cluster bb") {
+	if c := got[2]; len(got) != 3 || c.Name != "c" || c.Healthy || c.ID != "3" || c.ClusterID != "" || c.OtherCluster != "bb" || c.Stranger() || !strings.Contains(c.Problem, "belongs to the cluster bb") {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// TestAnAbandonedCluster: after a recovery from a, the machines of b and c come back. They are a majority of the cluster that was
+// replaced, and nobody counts them. With b joining again, what answers there is not its new member.
+func TestAnAbandonedCluster(t *testing.T) {
+	now := &pb.MemberListResponse{Members: []*pb.Member{{ID: 7, Name: "a", PeerURLs: []string{"https://10.0.0.1:2380"}}}}
+	old := &pb.MemberListResponse{Members: []*pb.Member{{ID: 1, Name: "a", PeerURLs: []string{"https://10.0.0.1:2380"}},
+		{ID: 2, Name: "b", PeerURLs: []string{"https://10.0.0.2:2380"}}, {ID: 3, Name: "c", PeerURLs: []string{"https://10.0.0.3:2380"}}}}
+	at := func(host, address string, s *pb.StatusResponse, list *pb.MemberListResponse) answer {
+		return answer{host: host, address: address + ":2379", status: s, list: list}
+	}
+	recovered, b, c := at("cp-a", "10.0.0.1", status(0xaa, 7, 7), now), at("cp-b", "10.0.0.2", status(0xdd, 2, 2), old), at("cp-c", "10.0.0.3", status(0xdd, 3, 2), old)
+
+	rest, apart := setApart([]answer{b, c, recovered}, []string{"dd", "ee"})
+	got, err := judge(rest)
+	if err != nil || len(got) != 1 || got[0].Name != "a" || !got[0].Healthy || got[0].ClusterID != "aa" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if len(apart) != 2 || apart[0].Name != "cp-b" || apart[0].ClusterID != "dd" || apart[0].PeerURL != "https://10.0.0.2:2380" || apart[1].Name != "cp-c" || !apart[0].Leader {
+		t.Errorf("apart are %+v", apart)
+	}
+	if rest, apart := setApart([]answer{b, c, recovered}, nil); len(apart) > 0 || rest[0].err != nil {
+		t.Errorf("nobody knows of it, and apart are %+v", apart)
+	}
+
+	now.Members = append(now.Members, &pb.Member{ID: 8, PeerURLs: []string{"https://10.0.0.2:2380"}, IsLearner: true})
+	rest, _ = setApart([]answer{b, recovered}, []string{"dd"})
+	if got, err = judge(rest); err != nil || len(got) != 2 {
+		t.Fatalf("got %+v, %v", got, err)
+	}
+	for _, m := range got {
+		if m.Learner && (m.Healthy || m.Unknown != "" || !strings.Contains(m.Problem, "cluster dd answers there")) {
+			t.Errorf("the learner is %+v", m)
+		}
+	}
+
+	rest, apart = setApart([]answer{b, c}, []string{"dd"})
+	if got, err := judge(rest); err == nil || unasked(err) || len(got) > 0 || len(apart) != 2 || !strings.Contains(err.Error(), "which a recovery has replaced") {
+		t.Errorf("nobody else answers: %+v, %v", got, err)
+	}
+}
+
+// TestAClusterThatWorksComesFirst: two members of an old cluster of five that nobody noted as replaced wait for a majority. The recovered
+// cluster of one is the one that is meant.
+func TestAClusterThatWorksComesFirst(t *testing.T) {
+	now := &pb.MemberListResponse{Members: []*pb.Member{{ID: 7, Name: "a"}}}
+	old := &pb.MemberListResponse{Members: []*pb.Member{{ID: 1, Name: "a"}, {ID: 2, Name: "b"}, {ID: 3, Name: "c"}, {ID: 4, Name: "d"}, {ID: 5, Name: "e"}}}
+	got, err := judge([]answer{answered(status(0x11, 2, 0), old), answered(status(0x11, 3, 0), old), answered(status(0xaa, 7, 7), now)})
+	if err != nil || len(got) != 3 || got[0].Name != "a" || !got[0].Healthy || got[1].Healthy || got[2].Healthy || !strings.Contains(got[1].Problem, "cluster 11, the others to aa") {
+		t.Errorf("got %+v, %v", got, err)
 	}
 }
 

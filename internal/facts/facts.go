@@ -219,6 +219,9 @@ type Kubernetes struct {
 	// its environment file; EtcdToken is the token of that cluster. Both are empty if etcd was never started.
 	EtcdInitial []string `json:"etcdInitial,omitempty"`
 	EtcdToken   string   `json:"etcdToken,omitempty"`
+	// EtcdAbandoned are the IDs of etcd clusters, in hexadecimal, that a recovery of the quorum has replaced, as far as this host was told.
+	// Their members vote no longer, wherever they come back.
+	EtcdAbandoned []string `json:"etcdAbandoned,omitempty"`
 	// EtcdGuard says that the guard is armed which keeps a stacked etcd member from starting here without its data, and
 	// EtcdPodGuard that the member's static pod has its part of it: a manifest that kubeadm upgrade wrote without --patches
 	// has not.

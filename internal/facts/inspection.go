@@ -53,8 +53,10 @@ type Inspection struct {
 	Controllers []string           `json:"controllers"` // of cgroups
 	ClockKept   bool               `json:"clockKept"`   // some time service keeps the kernel's clock
 
-	DiskBytes       int64      `json:"diskBytes"` // of the file system that holds /var/lib
-	InodesFree      float64    `json:"inodesFree"`
+	DiskBytes  int64   `json:"diskBytes"` // of the file system that holds /var/lib
+	InodesFree float64 `json:"inodesFree"`
+	// Volatile is the kind of that file system if what is written there may not outlast a boot, as in a rescue system; empty otherwise.
+	Volatile        string     `json:"volatile,omitempty"`
 	Listeners       []Listener `json:"listeners,omitempty"`
 	Leftovers       Leftovers  `json:"leftovers"`
 	OtherContainerd bool       `json:"otherContainerd"` // one that Quorate did not install has a configuration or runs

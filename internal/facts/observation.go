@@ -1,6 +1,9 @@
 package facts
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Answer is the result of one query to one program: it answered as it should, it answered something else, or it could not be
 // queried. Nothing may be inferred from an answer that is unknown.
@@ -30,6 +33,9 @@ type Observation struct {
 	// EtcdError. It is nil with an empty EtcdError when no member is expected to exist.
 	Etcd      []EtcdMember `json:"etcd,omitempty"`
 	EtcdError string       `json:"etcdError,omitempty"`
+	// EtcdAbandoned are members that run and belong to a cluster that a recovery of the quorum has replaced, each with the name of its host.
+	// They are not in Etcd: whatever they agree on among each other does not count.
+	EtcdAbandoned []EtcdMember `json:"etcdAbandoned,omitempty"`
 	// LostQuorum is what was read to recover an etcd that has lost its quorum; nil unless that was asked for.
 	LostQuorum *LostQuorum `json:"lostQuorum,omitempty"`
 	// ExistingEtcd is nil unless etcd is the user's own.
@@ -42,6 +48,41 @@ type Observation struct {
 	// not answer.
 	LastRecord  string `json:"lastRecord,omitempty"`
 	LastRemoved string `json:"lastRemoved,omitempty"`
+}
+
+// AbandonedEtcds are the IDs of the etcd clusters that recoveries of the quorum have replaced, as far as any host that answered knows.
+func (o *Observation) AbandonedEtcds() (out []string) {
+	for _, h := range o.Hosts {
+		if h.Facts != nil {
+			out = append(out, h.Facts.Kubernetes.EtcdAbandoned...)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// AbandonedOn is the ID of the etcd cluster that a recovery has replaced, and of which a member runs on the host; empty if none does.
+func (o *Observation) AbandonedOn(host string) string {
+	for _, m := range o.EtcdAbandoned {
+		if m.Name == host {
+			return m.ClusterID
+		}
+	}
+	return ""
+}
+
+// OtherEtcdOn is the ID of the etcd cluster of the member that answers on the host, if it is not that of the other members: one that a
+// recovery has replaced, or another one. It is empty otherwise.
+func (o *Observation) OtherEtcdOn(host string) string {
+	if id := o.AbandonedOn(host); id != "" {
+		return id
+	}
+	for _, m := range o.Etcd {
+		if m.Name == host && m.OtherCluster != "" {
+			return m.OtherCluster
+		}
+	}
+	return ""
 }
 
 // Host is one host, or why it could not be asked.
@@ -271,6 +312,9 @@ type EtcdMember struct {
 	// ID and ClusterID are etcd's, in hexadecimal. ClusterID is what the member itself reports; empty if it was not asked.
 	ID        string `json:"id,omitempty"`
 	ClusterID string `json:"clusterID,omitempty"`
+	// OtherCluster is the ID of another cluster, if a member of that one answers here. A member that the others have in their list has no
+	// ClusterID then: see Stranger.
+	OtherCluster string `json:"otherCluster,omitempty"`
 	// PeerURL is where the other members reach it.
 	PeerURL string `json:"peerURL,omitempty"`
 	Version string `json:"version,omitempty"`
@@ -298,6 +342,10 @@ type EtcdMember struct {
 	// WentBack is how the member was seen to have less than it had acknowledged before; empty if it was not.
 	WentBack string `json:"wentBack,omitempty"`
 }
+
+// Stranger says that the member belongs to another cluster, and that the members of this one do not have it in their list: it has no vote
+// there, and cannot be removed.
+func (m EtcdMember) Stranger() bool { return m.OtherCluster != "" && m.ClusterID == m.OtherCluster }
 
 // EtcdHash is the hash of all keys and values between two revisions. Members that have the same data have the same hash.
 type EtcdHash struct {

@@ -46,6 +46,12 @@ type EtcdRemains struct {
 	PeerURL string `json:"peerURL,omitempty"`
 	// Starts says that the host has what starts a member: a kubelet with its identity, or etcd's unit.
 	Starts bool `json:"starts"`
+	// Guard says that the guard of a stacked member is armed, and Established that the host is marked as part of a cluster that was
+	// complete: either way the host has, or had, the data of a member.
+	Guard       bool `json:"guard,omitempty"`
+	Established bool `json:"established,omitempty"`
+	// Volatile is the kind of /var/lib's file system if what is written there may not outlast a boot, as in a rescue system; empty otherwise.
+	Volatile string `json:"volatile,omitempty"`
 	// Certificates says that the host has the certificates of the member.
 	Certificates bool `json:"certificates"`
 	// Manifests are the static pods of this host, in their place or set aside by a recovery.

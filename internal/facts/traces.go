@@ -18,6 +18,8 @@ const (
 	RestoreFile = "/var/lib/quorate/restore.json"
 	// MaintenanceFile is the host's own note of its maintenance (see Kubernetes.Maintenance).
 	MaintenanceFile = "/var/lib/quorate/maintenance.json"
+	// EtcdAbandonedFile lists the IDs of the etcd clusters that recoveries have replaced, one a line (see Kubernetes.EtcdAbandoned).
+	EtcdAbandonedFile = EtcdGuardDir + "/abandoned"
 	// EtcdRestoredFile says with which members and token the data of this host's etcd member was restored.
 	EtcdRestoredFile = EtcdGuardDir + "/restored.json"
 )

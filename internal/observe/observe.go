@@ -105,14 +105,23 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 	wg.Go(func() { running = readComponents(ctx, c, conns) })
 	wg.Wait()
 
+	abandoned := obs.AbandonedEtcds()
+	readEtcd := func() {
+		members := etcdMembers(c, conns, obs)
+		if len(members) == 0 {
+			return
+		}
+		var err error
+		if obs.Etcd, obs.EtcdAbandoned, err = etcd.Observe(ctx, members, abandoned); err != nil {
+			obs.EtcdError = err.Error()
+		}
+	}
+	if len(abandoned) > 0 {
+		readEtcd() // which API servers may be asked depends on it
+	}
 	servers := controlPlanes(c, conns, obs)
-	if members := etcdMembers(c, conns, obs); len(members) > 0 {
-		wg.Go(func() {
-			var err error
-			if obs.Etcd, err = etcd.Observe(ctx, members); err != nil {
-				obs.EtcdError = err.Error()
-			}
-		})
+	if len(abandoned) == 0 {
+		wg.Go(readEtcd)
 	}
 	wg.Go(func() { obs.Backups = backups(ctx, c, servers) })
 	silent := map[string]map[string]facts.Answer{}
@@ -183,12 +192,13 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, balances boo
 	return seen
 }
 
-// controlPlanes are the reachable hosts on which an API server can be expected.
+// controlPlanes are the reachable hosts on which an API server can be expected. One whose etcd member belongs to a cluster that a
+// recovery has replaced serves what does not count any more.
 func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server) {
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		f := obs.Hosts[h.Name].Facts
 		conn, err := conns.Get(h.Name)
-		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 {
+		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 || c.StackedEtcd() && obs.AbandonedOn(h.Name) != "" {
 			continue
 		}
 		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})

@@ -194,7 +194,8 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 	if b.balancerRuns(h) {
 		b.stopBalancer(h, before...)
 	}
-	if has && member.Healthy || serves && b.APIServer(h.Name).OK { // what does not work leads nothing
+	// What does not work leads nothing, and what belongs to another etcd leads nothing here.
+	if b.Seen.OtherEtcdOn(h.Name) == "" && (has && member.Healthy || serves && b.APIServer(h.Name).OK) {
 		b.moveLeadership(h.Name, "a leader that stops without notice costs an election", before...)
 	}
 	if kubelet, asked := b.Seen.Hosts[h.Name].Components[facts.Kubelet]; serves && (!asked || kubelet.OK || !kubelet.Known()) { // otherwise nobody ends static pods before the reset

@@ -69,7 +69,7 @@ func (b *builder) former(h spec.Host) bool {
 	if m, has := b.Member(h.Name); has {
 		return b.UntrustedData(m) != ""
 	}
-	return slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
+	return b.Abandoned(h.Name) || slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
 }
 
 // rejoinEtcd plans new members for these control planes.
@@ -81,6 +81,11 @@ func (b *builder) rejoinEtcd() {
 			}
 			b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
 				Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
+			if b.drained(h.Name) && !b.inMaintenance(h.Name) && b.c.Spec.LoadBalancer.Type == spec.BalancerManaged {
+				// The detail tells it from the same step of a change of settings.
+				b.addInTurn(Step{Kind: JoinPools, Host: h.Name, Detail: "rejoin", Title: "join the load balancers' pools", Change: change(cluster.Start, cluster.PoolServer, h.Name),
+					Reason: "the load balancers send it no clients since the quorum was recovered without it"}, b.at[h.Name].controlPlane)
+			}
 		}
 	}
 }

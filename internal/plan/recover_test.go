@@ -10,6 +10,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
 )
 
 var decidedAt = time.Date(2026, 11, 27, 16, 0, 0, 0, time.UTC)
@@ -46,7 +47,13 @@ func TestRecover(t *testing.T) {
 		change   func(clustertest.Fixture)
 		steps    string
 		refused  string
+		silent   string // a control plane that could not be examined
 	}{
+		"a machine is lost": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
+			f.Dies("cp-c")
+			delete(f.Seen.LostQuorum.Remains, "cp-c")
+			f.Seen.LostQuorum.Decision.Lost = []string{"cp-c"}
+		}},
 		"stacked":  {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered"},
 		"external": {external: true, left: "etcd-a", steps: "cluster/stop-members etcd-a/recover-member etcd-a/serve-recovered"},
 		"the data are in place already": {left: "cp-b", steps: "cp-b/serve-recovered", change: func(f clustertest.Fixture) {
@@ -96,6 +103,9 @@ func TestRecover(t *testing.T) {
 			if !slices.Contains(rec.Members, tc.left) || tc.external && !slices.Equal(rec.APIServers, []string{"cp-a", "cp-b"}) {
 				t.Errorf("%+v", rec)
 			}
+			if tc.silent != "" && !slices.Equal(rec.Excluded, []string{tc.silent}) || tc.silent == "" && len(rec.Excluded) > 0 {
+				t.Errorf("excluded are %v", rec.Excluded)
+			}
 			if len(p.Steps) == 3 && (rec.Note.Host != tc.left || rec.Note.Stamp != "20261127T160000Z" || rec.Aside[tc.left] != (Aside{"c1", rec.Note.Member}) || len(rec.Aside) != 1 || len(rec.Missing) != 2) {
 				t.Errorf("%+v", rec)
 			}
@@ -120,10 +130,18 @@ func TestAMemberThatIsGoneJoinsAgain(t *testing.T) {
 			obs.Etcd[i].Learner = obs.Etcd[i].Name == name
 		}
 	}
+	drained := func(obs *facts.Observation, name string) {
+		for _, h := range obs.Hosts {
+			if h.Balancer != nil {
+				h.Balancer.Backends = append(h.Balancer.Backends, facts.Backend{Name: name, Drained: true})
+			}
+		}
+	}
 	for name, tc := range map[string]struct {
 		change func(*facts.Observation)
 		want   []string
 	}{
+		"one to which the load balancers send no clients": {func(obs *facts.Observation) { gone(obs, "cp-c"); drained(obs, "cp-c") }, []string{"cp-c"}},
 		"whole":     {func(*facts.Observation) {}, nil},
 		"one":       {func(obs *facts.Observation) { gone(obs, "cp-c") }, []string{"cp-c"}},
 		"two":       {func(obs *facts.Observation) { gone(obs, "cp-a", "cp-c") }, []string{"cp-a", "cp-c"}},
@@ -146,6 +164,96 @@ func TestAMemberThatIsGoneJoinsAgain(t *testing.T) {
 			}
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("%v join again, want %v", got, tc.want)
+			}
+			b := &builder{State: cluster.Evaluate(c, obs), c: c}
+			for _, host := range tc.want {
+				if b.drained(host) && !slices.Contains(kindsOf(p)[JoinPools], host) {
+					t.Errorf("%s gets no clients again: %v", host, kindsOf(p))
+				}
+			}
+		})
+	}
+}
+
+// TestRejoin: after a recovery, hosts get their members back, and nothing else is done, whatever else is due.
+func TestRejoin(t *testing.T) {
+	bundle := Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}
+	reinstalled := func(f clustertest.Fixture, host string) {
+		f.Change(host, func(h *facts.Host) { *h = facts.Host{Facts: &facts.Facts{Time: h.Facts.Time}} })
+	}
+	edit := func(f clustertest.Fixture) {
+		f.Spec.Spec.NodePools = append(f.Spec.Spec.NodePools, spec.NodePool{Name: "batch", Hosts: []string{"w-a"}, Labels: map[string]string{"example.com/x": "y"}})
+	}
+	for name, tc := range map[string]struct {
+		change  func(clustertest.Fixture)
+		remains map[string]facts.EtcdRemains
+		rejoin  []string          // get a new member
+		again   []string          // join as new machines
+		left    map[string]string // with a part of the reason
+	}{
+		"both have their installation": {func(clustertest.Fixture) {}, nil, []string{"cp-b", "cp-c"}, nil, nil},
+		"an edit of the spec waits": {func(f clustertest.Fixture) {
+			edit(f)
+			f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "w-b" })
+		}, nil, []string{"cp-b", "cp-c"}, nil, nil},
+		"one is lost, and still in the spec":          {func(f clustertest.Fixture) { f.Dies("cp-c") }, nil, []string{"cp-b"}, nil, map[string]string{"cp-c": "i/o timeout"}},
+		"one was installed again":                     {func(f clustertest.Fixture) { reinstalled(f, "cp-c") }, nil, []string{"cp-b"}, []string{"cp-c"}, nil},
+		"one was installed again, and an edit is due": {func(f clustertest.Fixture) { reinstalled(f, "cp-c"); edit(f) }, nil, []string{"cp-b"}, nil, map[string]string{"cp-c": "the spec was edited"}},
+		"one was installed again, and another host left the spec": {func(f clustertest.Fixture) {
+			reinstalled(f, "cp-c")
+			f.Spec.Spec.Hosts = slices.DeleteFunc(f.Spec.Spec.Hosts, func(h spec.Host) bool { return h.Name == "w-b" })
+		}, nil, []string{"cp-b"}, []string{"cp-c"}, nil},
+		"one runs a rescue system with the data": {func(f clustertest.Fixture) { reinstalled(f, "cp-c") }, map[string]facts.EtcdRemains{"cp-c": {Copies: []facts.EtcdCopy{{Path: "/mnt/etcd", Kind: facts.CopyNamed}}}},
+			[]string{"cp-b"}, nil, map[string]string{"cp-c": "--data"}},
+		"one runs a rescue system in memory": {func(f clustertest.Fixture) { reinstalled(f, "cp-c") }, map[string]facts.EtcdRemains{"cp-c": {Volatile: "tmpfs"}}, []string{"cp-b"}, nil, map[string]string{"cp-c": "not on a disk"}},
+		"one has never been part of it": {func(f clustertest.Fixture) {
+			f.Spec.Spec.Hosts = append(f.Spec.Spec.Hosts, spec.Host{Name: "cp-d", Zone: "a", Address: "10.0.0.99", Roles: []string{spec.RoleControlPlane}})
+			f.Seen.Hosts["cp-d"] = facts.Host{Facts: &facts.Facts{}}
+		}, nil, []string{"cp-b", "cp-c"}, nil, map[string]string{"cp-d": "has not been part"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := repairFixture(false)
+			f.Kubernetes("cp-a").SharedPKI = true
+			f.Seen.Etcd = f.Seen.Etcd[:1]
+			f.Seen.Etcd[0].Leader = true
+			for _, host := range []string{"cp-b", "cp-c"} {
+				k := f.Kubernetes(host)
+				k.EtcdData, k.Manifests, k.Withdrawn = false, nil, []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler}
+				f.Change(host, func(h *facts.Host) { h.APIServer = new(clustertest.Problem("connection refused")) })
+			}
+			tc.change(f)
+			s := cluster.Evaluate(f.Spec, f.Seen)
+			left := LeftAlone(s, tc.remains)
+			if len(left) != len(tc.left) {
+				t.Errorf("left are %v, want %v", left, tc.left)
+			}
+			for host, why := range tc.left {
+				if !strings.Contains(left[host], why) {
+					t.Errorf("%s is left because %q, want %q", host, left[host], why)
+				}
+			}
+			if got := Reinstalled(s, left); !slices.Equal(got, tc.again) {
+				t.Errorf("installed again are %v, want %v", got, tc.again)
+			}
+			for _, with := range []Bundle{{}, bundle} {
+				p, err := Rejoin(s, with, left)
+				if err != nil {
+					t.Fatal(err)
+				}
+				checkOrder(t, p)
+				kinds := kindsOf(p)
+				if !slices.Equal(kinds[RejoinEtcd], tc.rejoin) {
+					t.Errorf("with %q: %v get a member, want %v", with.Digest, kinds[RejoinEtcd], tc.rejoin)
+				}
+				if got := kinds[JoinControlPlane]; with.Digest == "" && len(got) > 0 || with.Digest != "" && !slices.Equal(got, tc.again) {
+					t.Errorf("with %q: %v join", with.Digest, got)
+				}
+				for _, step := range p.Steps {
+					_, stays := left[step.Host]
+					if stays || strings.HasPrefix(step.Host, "w-") || strings.HasPrefix(step.Host, "lb-") || step.Kind == RecordSpec || step.Kind == DrainNode {
+						t.Errorf("with %q: %s on %s: %s", with.Digest, step.Kind, step.Host, step.Reason)
+					}
+				}
 			}
 		})
 	}

@@ -30,6 +30,9 @@ func (b *builder) refuse() error {
 	if r := b.UnfinishedReset(); r != nil {
 		return r
 	}
+	if r := b.OneEtcd(); r != nil {
+		return r
+	}
 	if err := b.refuseRestore(); err != nil {
 		return err
 	}
@@ -39,6 +42,11 @@ func (b *builder) refuse() error {
 			return err
 		}
 		return b.refuseSchedule()
+	case cluster.Complete:
+		// Without an API, what brings it back comes first.
+		if r := b.NoneAbandoned(); r != nil {
+			return r
+		}
 	case cluster.Unresponsive:
 		if r := b.Vanished(); r != nil {
 			return r

@@ -31,7 +31,7 @@ var repairs = []struct {
 	{"manifest", steps(RestoreControlPlane, ""), 3, 3, "a missing manifest of a static pod", "kubeadm writes it again"},
 	{"load-balancer", steps(Configure, balancerDetail), 3, 3, "a load balancer that is stopped, or whose configuration is missing or was changed", "it is configured and started"},
 	{"etcd-data", untrustedMembers, 3, 2, "an etcd member with damaged data, other data than the others, or older data than it acknowledged", "it is removed, its data is kept aside, and it joins again as a new member: first as a learner"},
-	{"etcd-rejoin", missingMembers, 3, 3, "an etcd host without a member, as an interrupted repair leaves it", "its data, if any, is kept aside, and it joins again"},
+	{"etcd-rejoin", missingMembers, 3, 3, "an etcd host without a member, as an interrupted repair leaves it, or with one of a cluster that a recovery has replaced", "its data, if any, is kept aside, and it joins again"},
 	{"hung", hungUnits, 5, 3, "a program that runs and does not answer: the kubelet, containerd, HAProxy, or etcd on a host of its own", "its unit is restarted"},
 	{"kubelet-identity", steps(RenewKubelet, ""), 2, 3, "a kubelet whose certificate has expired", "a new one is signed"},
 	{"kubelet-server", steps(UseLocalAPI, ""), 3, 3, "the kubelet of a control plane that does not use its own API server", "it does again"},
@@ -132,7 +132,7 @@ func repairable(s *cluster.State) *cluster.Refusal {
 	if conflicts := s.Conflicts(); len(conflicts) > 0 {
 		return conflicts[0]
 	}
-	if r := cmp.Or(s.Vanished(), s.UnfinishedReset(), s.UnfinishedRestore("")); r != nil {
+	if r := cmp.Or(s.Vanished(), s.UnfinishedReset(), s.UnfinishedRestore(""), s.OneEtcd()); r != nil {
 		return r
 	}
 	switch s.Stage() {
@@ -219,16 +219,26 @@ func (b *builder) partOf(h spec.Host) bool {
 // keepsFiles says why repairs do not change the contents of files: the spec, or the version of Quorate, is not the one that was
 // applied, and a repair must not apply it.
 func (b *builder) keepsFiles() string {
-	record, err := b.Record()
-	if err != nil || record == nil {
-		return "the spec that was applied last could not be read"
-	}
-	if edits := record.Compare(b.c); len(edits) > 0 {
-		return "the spec was edited since it was applied (" + edits[0].String() + ")"
+	if why := edited(b.State, func(spec.Edit) bool { return true }); why != "" {
+		return why
 	}
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil && f.Self == facts.OtherCopy {
 			return "another version of Quorate configured " + h.Name
+		}
+	}
+	return ""
+}
+
+// edited says how the spec was edited since it was applied, in a way that counts, or that nobody can tell; empty if it was not.
+func edited(s *cluster.State, counts func(spec.Edit) bool) string {
+	record, err := s.Record()
+	if err != nil || record == nil {
+		return "the spec that was applied last could not be read"
+	}
+	for _, e := range record.Compare(s.Spec) {
+		if counts(e) {
+			return "the spec was edited since it was applied (" + e.String() + ")"
 		}
 	}
 	return ""
@@ -403,7 +413,11 @@ func missingMembers(b *builder) (out []*remedy) {
 		m, has := b.Member(h.Name)
 		switch {
 		case !has:
-			c := b.remedy(h.Name, "it is an etcd host, and etcd has no member for it")
+			problem := "it is an etcd host, and etcd has no member for it"
+			if id := b.Seen.AbandonedOn(h.Name); id != "" {
+				problem = "its etcd member belongs to the cluster " + id + ", which a recovery has replaced"
+			}
+			c := b.remedy(h.Name, problem)
 			c.rejoin(h)
 			out = append(out, c)
 		case m.Learner && b.UntrustedData(m) == "":
@@ -469,6 +483,9 @@ func drainedServers(b *builder) (out []*remedy) {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if b.Seen.API == nil || !b.drained(h.Name) || b.Facts(h.Name) == nil || !b.APIServer(h.Name).OK {
 			continue
+		}
+		if m, member := b.Member(h.Name); b.c.StackedEtcd() && (!member || m.Learner) {
+			continue // it has not joined etcd again since the quorum was recovered without it
 		}
 		c := b.remedy(h.Name, "it works, it is not in maintenance, and the load balancers send it no clients")
 		c.joinPools(h.Name, c.problem)

@@ -503,6 +503,74 @@ func TestALostHostComesBack(t *testing.T) {
 	}
 }
 
+// TestTheOldMajorityComesBack: after a recovery from cp-a, the machines that were declared lost boot as they were. They have a quorum of the
+// cluster that was replaced, and serve. Apply refuses, and a repair stops each of them, keeps its data, and has it join again.
+func TestTheOldMajorityComesBack(t *testing.T) {
+	f := repairFixture(false)
+	f.Seen.EtcdAbandoned = slices.Clone(f.Seen.Etcd[1:])
+	for i := range f.Seen.EtcdAbandoned {
+		f.Seen.EtcdAbandoned[i].ClusterID = "c0"
+	}
+	f.Seen.Etcd = f.Seen.Etcd[:1]
+	f.Seen.Etcd[0].Leader = true
+	for _, lb := range []string{"lb-a", "lb-b"} { // as the recovery left them
+		f.Seen.Hosts[lb].Balancer.Backends[1].Drained, f.Seen.Hosts[lb].Balancer.Backends[2].Drained = true, true
+	}
+	var r *cluster.Refusal
+	if _, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); !errors.As(err, &r) || r.Rule != cluster.RuleOneEtcd || !strings.Contains(r.Fix, "quorate repair") {
+		t.Errorf("apply: %v", err)
+	}
+	_, all := repairsOf(t, f)
+	var repaired []string
+	for _, x := range all {
+		if x.Name == "drained" {
+			t.Errorf("clients are sent to what was replaced: %+v", x)
+		}
+		if x.Name != "etcd-rejoin" {
+			continue
+		}
+		if x.Refused != nil || !strings.Contains(x.Problem, "cluster c0, which a recovery has replaced") {
+			t.Fatalf("%s: %s, refused %+v", x.Host, x.Problem, x.Refused)
+		}
+		repaired = append(repaired, x.Host)
+		var kinds []Kind
+		for _, s := range x.Plan.Steps {
+			if s.Host == x.Host || s.Kind == RemoveMember {
+				kinds = append(kinds, s.Kind)
+			}
+		}
+		at := func(k Kind) int { return slices.Index(kinds, k) }
+		if at(RemoveMember) >= 0 || at(StopPrograms) < 0 || at(SetAsideEtcd) < at(StopPrograms) || at(RejoinEtcd) < at(SetAsideEtcd) || at(StartPrograms) < at(RejoinEtcd) || at(JoinPools) < at(StartPrograms) {
+			t.Errorf("%s: %v", x.Host, kinds)
+		}
+	}
+	if !slices.Equal(repaired, []string{"cp-b", "cp-c"}) {
+		t.Errorf("repaired are %v", repaired)
+	}
+
+	// Without an API, apply brings back what counts, and leaves the others alone.
+	f.Silent()
+	f.Kubernetes("cp-b").Manifests = nil
+	f.Seen.Etcd, f.Seen.EtcdError = nil, "no member answers"
+	if p, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); err == nil {
+		for _, s := range p.Steps {
+			if s.Kind == RestoreControlPlane && slices.Contains(s.Pods, "etcd") {
+				t.Errorf("what was replaced is started: %+v", s)
+			}
+		}
+	}
+
+	// Nobody knows which of two clusters counts.
+	f = repairFixture(false)
+	f.Seen.Etcd[2].ClusterID = "c2"
+	if _, _, err := Repairs(cluster.Evaluate(f.Spec, f.Seen), Bundle{}); !errors.As(err, &r) || r.Rule != cluster.RuleOneEtcd {
+		t.Errorf("repairs of two clusters: %v", err)
+	}
+	if _, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); !errors.As(err, &r) || r.Rule != cluster.RuleOneEtcd {
+		t.Errorf("apply on two clusters: %v", err)
+	}
+}
+
 // TestExpiredCertificates are apply's, and the repair says so: without an API, nothing is restarted because of them.
 func TestExpiredCertificates(t *testing.T) {
 	f := repairFixture(false)

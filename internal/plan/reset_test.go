@@ -114,6 +114,42 @@ func TestOthersClustersAreNotReset(t *testing.T) {
 	}
 }
 
+// TestAHostOfTheOldEtcdIsReset: a machine that missed a recovery of the quorum runs its old member, which the others do not have in their list.
+// Its reset takes no member away, whether anybody noted that the old cluster is over or not, and alone or in company.
+func TestAHostOfTheOldEtcdIsReset(t *testing.T) {
+	for name, change := range map[string]func(clustertest.Fixture){
+		"nobody noted it": func(f clustertest.Fixture) {
+			for i := range f.Seen.Etcd[1:] {
+				m := &f.Seen.Etcd[i+1]
+				m.Healthy, m.Leader, m.Problem, m.ClusterID, m.OtherCluster = false, false, "it belongs to the cluster c0, the others to c1", "c0", "c0"
+			}
+		},
+		"it is noted": func(f clustertest.Fixture) {
+			for _, m := range f.Seen.Etcd[1:] {
+				m.ClusterID = "c0"
+				f.Seen.EtcdAbandoned = append(f.Seen.EtcdAbandoned, m)
+			}
+			f.Seen.Etcd = f.Seen.Etcd[:1]
+		},
+	} {
+		f := clustertest.Whole()
+		change(f)
+		f.Seen.Etcd[0].Leader = true
+		p, r := resetPlan(t, f, "cp-b")
+		if r != nil {
+			t.Errorf("%s: %+v", name, r)
+			continue
+		}
+		if position(p, RemoveMember, "cp-b") >= 0 || position(p, MoveLeadership, "cp-b") >= 0 || position(p, ResetHost, "cp-b") < 0 || position(p, StopControlPlane, "cp-b") > position(p, ResetHost, "cp-b") {
+			t.Errorf("%s: %+v", name, p.Steps)
+		}
+		// The member that counts still does.
+		if _, r := resetPlan(t, f, "cp-a"); r == nil {
+			t.Errorf("%s: the only member is reset", name)
+		}
+	}
+}
+
 // TestHostsThatAreNoPartAreCleared, and those on which the others count are not.
 func TestHostsThatAreNoPartAreCleared(t *testing.T) {
 	partial := func(f clustertest.Fixture) {

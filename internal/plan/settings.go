@@ -323,9 +323,10 @@ func (b *builder) staleKubelet(h spec.Host) (why []string) {
 }
 
 // interrupted says that an earlier run ended while the static pods of a control plane were being replaced, or right after that:
-// the host is in no maintenance, was not reset, and has left the pools.
+// the host is in no maintenance, was not reset, and has left the pools. One that is to join etcd again left them when the quorum was
+// recovered.
 func (b *builder) interrupted(h spec.Host) bool {
-	return b.joined(h) && b.drained(h.Name) && !b.inMaintenance(h.Name)
+	return b.joined(h) && b.drained(h.Name) && !b.inMaintenance(h.Name) && !b.rejoins(h)
 }
 
 // settingsInTurn is how one control plane gets other settings.

@@ -58,6 +58,10 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if !in.Systemd {
 		j.add(failure, "systemd", on, "Use a system that boots with systemd: containerd, the kubelet and HAProxy run as its units.", "systemd is not process 1 on HOSTS")
 	}
+	if in.Volatile != "" {
+		j.add(failure, "volatile", on, "If this is a rescue or live system, boot the installed one, or install one. Otherwise put /var/lib on a file system of its own.",
+			"/var/lib on HOSTS is not on a disk (%s): what is stored there is gone after a boot", in.Volatile)
+	}
 	j.size(h, f, in)
 	if h.IsNode() {
 		j.kernel(h, f, in)

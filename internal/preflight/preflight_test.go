@@ -237,6 +237,9 @@ func TestFindings(t *testing.T) {
 		{"a tunnel of pods", func(w world) {
 			w.in("worker-a", func(i *facts.Inspection) { i.Leftovers.Interfaces = []string{"flannel.1"} })
 		}, warning, "leftovers", "worker-a", "flannel.1", "ip link delete"},
+		{"a rescue system", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) { i.Volatile = "tmpfs" })
+		}, failure, "volatile", "cp-a", "/var/lib on cp-a is not on a disk (tmpfs)", "boot the installed one"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
 		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},

@@ -25,12 +25,12 @@ const (
 	HasData Standing = "has its data"
 	// Damaged: its data are in their place, and etcd cannot start on them.
 	Damaged Standing = "data damaged"
-	// Gone: its host was examined, and its data are not in their place. Copies of them elsewhere are no votes: whoever put one back
-	// would vote with the knowledge of an earlier moment.
+	// Gone: its host was examined, its data are not in their place, and nothing there says that they may come back. Copies of them elsewhere
+	// are no votes: whoever put one back would vote with the knowledge of an earlier moment.
 	Gone Standing = "data gone"
-	// Unknown: its host could not be examined.
+	// Unknown: its host could not be examined, or its data are not in their place and may be on a disk that is not mounted.
 	Unknown Standing = "unknown"
-	// Lost: its host could not be examined, and the user says that it will not come back.
+	// Lost: nothing is known of its data, and the user says that they will not come back.
 	Lost Standing = "declared lost"
 )
 
@@ -147,9 +147,10 @@ func (j *Judgment) collect() {
 	}
 }
 
-// identify finds out which cluster was lost. Data that are in their place count before copies.
+// identify finds out which cluster was lost. Data that are in their place count before copies. Those of a cluster that an earlier
+// recovery has replaced count only if the user says so.
 func (j *Judgment) identify() {
-	d := j.decision()
+	d, abandoned := j.decision(), j.seen.AbandonedEtcds()
 	switch {
 	case d.ClusterID != "":
 		j.ClusterID = d.ClusterID
@@ -159,7 +160,7 @@ func (j *Judgment) identify() {
 		for _, kind := range []string{facts.CopyInPlace, facts.CopyNamed, facts.CopyKept} {
 			found := map[string][]string{}
 			for _, c := range j.Candidates {
-				if c.Kind == kind && c.ClusterID != "" {
+				if c.Kind == kind && c.ClusterID != "" && !slices.Contains(abandoned, c.ClusterID) {
 					found[c.ClusterID] = append(found[c.ClusterID], c.String())
 				}
 			}
@@ -286,7 +287,10 @@ func (j *Judgment) stand(v *Voter) {
 	}
 	i := slices.IndexFunc(remains.Copies, func(c facts.EtcdCopy) bool { return c.Kind == facts.CopyInPlace })
 	if i < 0 {
-		v.Standing, v.Why = Gone, "there are no data in "+remains.DataDir
+		why, gone := j.absent(*v, remains)
+		if v.Standing, v.Why = Gone, why; !gone {
+			unknown(why)
+		}
 		return
 	}
 	switch c := remains.Copies[i]; {
@@ -305,6 +309,34 @@ func (j *Judgment) stand(v *Voter) {
 	}
 }
 
+// absent says why the data of a voter are not in their place, and whether they are gone. They are not as long as something says that the
+// host has them: mounting a disk, or booting the host's own system, would lose nothing.
+func (j *Judgment) absent(v Voter, r facts.EtcdRemains) (why string, gone bool) {
+	own := func(kinds ...string) string {
+		i := slices.IndexFunc(r.Copies, func(c facts.EtcdCopy) bool {
+			return slices.Contains(kinds, c.Kind) && c.Usable() && c.ClusterID == j.ClusterID && (c.MemberID == v.ID || v.ID == "" && c.Kind == facts.CopyNamed)
+		})
+		if i < 0 {
+			return ""
+		}
+		return r.Copies[i].Path
+	}
+	none := "there are no data in " + r.DataDir
+	if kept := own(facts.CopyKept, facts.CopyFormer); kept != "" {
+		return none + ": they were set aside, and are in " + kept, true
+	}
+	named := own(facts.CopyNamed)
+	switch {
+	case r.Starts || r.Guard || r.Established:
+		return none + ", but the host is set up as a member: is the disk with the data not mounted?", false
+	case named != "":
+		return "its data are in " + named + ", and nothing on the host could run it: is this a rescue system?", false
+	case r.Volatile != "":
+		return none + ", but /var/lib is not on a disk (" + r.Volatile + "): is this a rescue system?", false
+	}
+	return none, true
+}
+
 // with are the voters of some standings.
 func (j *Judgment) with(standings ...Standing) (out []Voter) {
 	for _, v := range j.Voters {
@@ -319,7 +351,7 @@ func (j *Judgment) with(standings ...Standing) (out []Voter) {
 func (j *Judgment) votes() {
 	voters, up := 0, 0
 	for _, m := range j.seen.Etcd {
-		if !m.Learner {
+		if !m.Learner && !m.Stranger() {
 			voters++
 			if m.Healthy {
 				up++
@@ -358,7 +390,7 @@ func (j *Judgment) votes() {
 			flags = append(flags, "--lost "+cmp.Or(v.Host, v.Name))
 		}
 		j.refuse(fmt.Sprintf("the quorum may come back: %d of %d members have their data, %d are needed, and nothing is known of %s", len(present), len(j.Voters), j.Need, strings.Join(lines, ", ")),
-			"Power on "+names(unknown)+", or make reachable what still runs: then nothing is lost. If these machines or their disks will never come back, say so: "+strings.Join(flags, " ")+
+			"Bring back "+names(unknown)+": power the machines on, boot their own system, mount the disks with the data, or make reachable what still runs. Then nothing is lost. If these machines or their disks will never come back, say so: "+strings.Join(flags, " ")+
 				". If they still run and cannot be reached only from here, the cluster works without you, and you would make a second one.")
 	}
 }

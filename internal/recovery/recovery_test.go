@@ -54,6 +54,24 @@ func (w world) empty(hosts ...string) {
 	}
 }
 
+// unmounted are control planes whose data are on a disk that is not mounted.
+func (w world) unmounted(hosts ...string) {
+	for _, h := range hosts {
+		w.change(h, func(r *facts.EtcdRemains) { r.Copies, r.Guard, r.Established = nil, true, true })
+	}
+}
+
+// rescue are machines that boot a rescue system, in which the disk with the data is mounted elsewhere.
+func (w world) rescue(hosts ...string) {
+	for _, h := range hosts {
+		w.change(h, func(r *facts.EtcdRemains) {
+			c := r.Copies[0]
+			c.Kind, c.Path = facts.CopyNamed, "/mnt/var/lib/etcd"
+			*r = facts.EtcdRemains{DataDir: "/var/lib/etcd", Copies: []facts.EtcdCopy{c}}
+		})
+	}
+}
+
 // off are machines that cannot be reached.
 func (w world) off(hosts ...string) {
 	for _, h := range hosts {
@@ -78,63 +96,75 @@ func (w world) judge(from string, lost ...string) *Judgment {
 }
 
 // TestEveryFateOfSmallClusters goes through every combination of what can have become of the members of clusters with one to five, and
-// compares the judgment with one that only counts.
+// compares the judgment with one that only counts. A host can be silent, or have data on a disk that is not mounted, or run a rescue
+// system: of none of them it is known that its data are gone, until the user says so.
 func TestEveryFateOfSmallClusters(t *testing.T) {
-	fates := []Standing{Runs, HasData, Damaged, Gone, Unknown, Lost}
+	type fate struct {
+		Standing
+		how  string
+		make func(w world, host string)
+	}
+	off, unmounted, rescue := func(w world, h string) { w.off(h) }, func(w world, h string) { w.unmounted(h) }, func(w world, h string) { w.rescue(h) }
+	fates := []fate{
+		{Runs, "", func(w world, h string) { w.change(h, func(r *facts.EtcdRemains) { r.Running = 4711 }) }},
+		{HasData, "", func(world, string) {}},
+		{Damaged, "", func(w world, h string) {
+			w.change(h, func(r *facts.EtcdRemains) { r.Copies[0].Error = "crc mismatch" })
+		}},
+		{Gone, "", func(w world, h string) { w.empty(h) }},
+		{Unknown, "off", off}, {Lost, "off", off},
+		{Unknown, "unmounted", unmounted}, {Lost, "unmounted", unmounted},
+		{Unknown, "rescue", rescue}, {Lost, "rescue", rescue},
+	}
 	for n := 1; n <= 5; n++ {
+		fates := fates
+		if n == 5 {
+			fates = fates[:8] // the rest would only take longer
+		}
 		total := 1
 		for range n {
 			total *= len(fates)
 		}
 		for k := range total {
 			w := newWorld(n)
-			var lost []string
+			var lost, how []string
 			var is []Standing
 			count := map[Standing]int{}
 			for i, rest := 0, k; i < n; i, rest = i+1, rest/len(fates) {
-				fate, host := fates[rest%len(fates)], hostName(i)
-				switch fate {
-				case Runs:
-					w.change(host, func(r *facts.EtcdRemains) { r.Running = 4711 })
-				case Damaged:
-					w.change(host, func(r *facts.EtcdRemains) { r.Copies[0].Error = "crc mismatch" })
-				case Gone:
-					w.empty(host)
-				case Unknown:
-					w.off(host)
-				case Lost:
-					w.off(host)
+				f, host := fates[rest%len(fates)], hostName(i)
+				f.make(w, host)
+				if f.Standing == Lost {
 					lost = append(lost, host)
 				}
-				is = append(is, fate)
-				count[fate]++
+				is, how = append(is, f.Standing), append(how, f.how)
+				count[f.Standing]++
 			}
 			need, present := quorum.Majority(n), count[Runs]+count[HasData]
 			from := slices.IndexFunc(is, func(s Standing) bool { return s == Runs || s == HasData })
 			want := from >= 0 && present < need && present+count[Unknown] < need
 			j := w.judge(hostName(max(from, 0)), lost...)
 			if got := len(j.Obstacles) == 0; got != want {
-				t.Fatalf("%v: allowed %t, want %t: %+v", is, got, want, j.Obstacles)
+				t.Fatalf("%v %v: allowed %t, want %t: %+v", is, how, got, want, j.Obstacles)
 			}
 			for _, o := range j.Obstacles {
 				if o.Why == "" || o.Fix == "" {
-					t.Fatalf("%v: an obstacle that helps nobody: %+v", is, o)
+					t.Fatalf("%v %v: an obstacle that helps nobody: %+v", is, how, o)
 				}
 			}
 			if !want {
 				continue
 			}
 			if j.Chosen == nil || j.Chosen.Host != hostName(from) || j.ClusterID != old {
-				t.Fatalf("%v: chosen %+v of cluster %s", is, j.Chosen, j.ClusterID)
+				t.Fatalf("%v %v: chosen %+v of cluster %s", is, how, j.Chosen, j.ClusterID)
 			}
 			for i, s := range is {
 				v := j.Voters[slices.IndexFunc(j.Voters, func(v Voter) bool { return v.Name == hostName(i) })]
 				if v.Standing != s || v.Standing != Runs && v.Standing != HasData && v.Why == "" {
-					t.Fatalf("%v: %s is judged as %+v", is, hostName(i), v)
+					t.Fatalf("%v %v: %s is judged as %+v", is, how, hostName(i), v)
 				}
 				blamed := slices.ContainsFunc(j.Missing, func(m string) bool { return strings.Contains(m, "whether "+hostName(i)+" ") })
 				if unread := s == Gone || s == Unknown || s == Lost; unread != blamed {
-					t.Fatalf("%v: missing %q", is, j.Missing)
+					t.Fatalf("%v %v: missing %q", is, how, j.Missing)
 				}
 			}
 		}
@@ -285,6 +315,11 @@ func TestCopies(t *testing.T) {
 			w.empty("cp-c")
 			w.change("cp-b", func(r *facts.EtcdRemains) { r.Copies[0].ClusterID = other })
 		}, "cp-a", nil, "data of several etcd clusters", "", ""},
+		"data of a cluster that an earlier recovery replaced": {func(w world) {
+			w.empty("cp-c")
+			w.seen.Hosts["cp-a"] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{EtcdAbandoned: []string{other}}}}
+			w.change("cp-b", func(r *facts.EtcdRemains) { r.Copies[0].ClusterID = other })
+		}, "cp-a", nil, "", "cp-a", ""},
 		"a machine that is off":                 {func(w world) { w.empty("cp-b"); w.off("cp-c") }, "cp-a", nil, "the quorum may come back: 1 of 3 members have their data, 2 are needed, and nothing is known of cp-c (no route to host)", "", ""},
 		"a machine that is lost":                {func(w world) { w.empty("cp-b"); w.off("cp-c") }, "cp-a", []string{"cp-c"}, "", "cp-a", "whether cp-c acknowledged writes"},
 		"one that is declared lost and answers": {func(w world) { w.empty("cp-c") }, "cp-a", []string{"cp-b"}, "cp-b was declared lost, and it answers", "", ""},
@@ -302,6 +337,27 @@ func TestCopies(t *testing.T) {
 			w.c.Spec.Hosts = w.c.Spec.Hosts[:2]
 			delete(w.seen.LostQuorum.Remains, "cp-c")
 		}, "cp-a", []string{"cp-c"}, "", "cp-a", ""},
+		"disks that are not mounted": {func(w world) { w.unmounted("cp-b", "cp-c") }, "cp-a", nil, "nothing is known of cp-b (there are no data in /var/lib/etcd, but the host is set up as a member", "", ""},
+		"disks that are not mounted, of hosts that have no manifest any more": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-b", func(r *facts.EtcdRemains) { r.Established = true })
+			w.change("cp-c", func(r *facts.EtcdRemains) { r.Guard = true })
+		}, "cp-a", nil, "nothing is known of cp-b", "", ""},
+		"disks that are not mounted, and are lost": {func(w world) { w.unmounted("cp-b", "cp-c") }, "cp-a", []string{"cp-b", "cp-c"}, "", "cp-a", "whether cp-c acknowledged writes"},
+		"rescue systems with the data elsewhere":   {func(w world) { w.rescue("cp-b", "cp-c") }, "cp-a", nil, "its data are in /mnt/var/lib/etcd, and nothing on the host could run it", "", ""},
+		"rescue systems in memory": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-b", func(r *facts.EtcdRemains) { r.Volatile = "tmpfs" })
+			w.change("cp-c", func(r *facts.EtcdRemains) { r.Volatile = "overlay" })
+		}, "cp-a", nil, "/var/lib is not on a disk (tmpfs)", "", ""},
+		"data that an interrupted recovery set aside on another host": {func(w world) {
+			w.empty("cp-c")
+			w.change("cp-a", func(r *facts.EtcdRemains) { r.Recovery = &stamp })
+			w.change("cp-b", func(r *facts.EtcdRemains) {
+				r.Guard, r.Established = true, true
+				r.Copies[0] = copied(facts.CopyKept, "/var/lib/etcd-kept/20261127T160000Z-"+memberID(1), 1, 90)
+			})
+		}, "cp-a", nil, "", "cp-a", ""},
 		"no data at all": {func(w world) { w.empty("cp-a", "cp-b", "cp-c") }, "cp-a", nil, "no data of etcd", "", ""},
 		"a rescue system": {func(w world) {
 			w.empty("cp-b", "cp-c")

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"quorate.dev/quorate/internal/facts"
-	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -24,13 +23,7 @@ const maxEvent = 1000
 func (e *Engine) announce(ctx context.Context, m Mended) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
-	var servers []kube.Server
-	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-		if c, err := e.Conns.Get(h.Name); err == nil {
-			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
-		}
-	}
-	client, err := kube.Connect(ctx, servers)
+	client, err := e.client(ctx)
 	if err == nil {
 		event := eventOf(m, e.Cluster, time.Now())
 		_, err = client.CoreV1().Events(event.Namespace).Create(ctx, event, metav1.CreateOptions{})

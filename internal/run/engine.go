@@ -37,6 +37,8 @@ type Engine struct {
 	more observe.Hosts
 	// record and removed are what was last read of them.
 	record, removed string
+	// abandoned are the members that the last observation set apart (see facts.Observation.EtcdAbandoned).
+	abandoned []facts.EtcdMember
 	// restoration is the backup that a run restores; nil if it restores none.
 	restoration *step.Restoration
 	// reached is the endpoint at which the cluster is reached, while another one is in the spec.
@@ -128,6 +130,7 @@ func (e *Engine) learn(ctx context.Context, obs *facts.Observation) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	*obs = *cluster.WithoutPast(obs)
+	e.abandoned = obs.EtcdAbandoned
 	if obs.API != nil {
 		e.record, e.removed = obs.API.Record, obs.API.Removed
 	}

@@ -45,6 +45,8 @@ type Recovered struct {
 	Voters  int           `json:"voters"`
 	// Missing says what was lost, as far as it can be known.
 	Missing []string `json:"missing,omitempty"`
+	// Left are the hosts that did not join again, with the reason.
+	Left map[string]string `json:"left,omitempty"`
 }
 
 // Examine observes the cluster, and reads what is left of etcd on every host that can be reached. It changes nothing.
@@ -93,7 +95,8 @@ func (e *JoinError) Error() string {
 
 func (e *JoinError) Unwrap() error { return e.Err }
 
-// Recover brings a cluster back that has lost its quorum for good: one member, then the others. It holds the lease while the plan is
+// Recover brings a cluster back that has lost its quorum for good: one member, then the others. Edits of the spec are not carried out, and
+// hosts that cannot join are left. It holds the lease while the plan is
 // confirmed, and the plan is made of what was found under it. A run that was interrupted is finished by running it again.
 func (e *Engine) Recover(ctx context.Context, o RecoverOptions) (*Recovered, error) {
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
@@ -122,28 +125,62 @@ func (e *Engine) Recover(ctx context.Context, o RecoverOptions) (*Recovered, err
 	}
 	out.ToWrite, out.Voters = time.Since(decided), 1
 	e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/recovered", Title: "recover etcd", Detail: fmt.Sprintf("the API accepts writes, %s after the decision", out.ToWrite.Round(100*time.Millisecond))})
-	b, err := o.Bundle(ctx)
-	if err == nil {
-		// Only the joins are counted: each gives etcd another voter.
-		var mu sync.Mutex
-		sink := e.Progress
-		e.Progress = progress.Tee(sink, progress.Func(func(ev progress.Event) {
-			if ev.Kind != progress.Done || !joins(ev.ID, e.Cluster.StackedEtcd()) {
-				return
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if out.Voters++; out.Voters == 3 {
-				out.ToThree = time.Since(decided)
-			}
-		}))
-		_, err = e.apply(ctx, b, Options{})
-		e.Progress = sink
-	}
+	// Only the joins are counted: each gives etcd another voter.
+	var mu sync.Mutex
+	sink := e.Progress
+	e.Progress = progress.Tee(sink, progress.Func(func(ev progress.Event) {
+		if ev.Kind != progress.Done || !joins(ev.ID, e.Cluster.StackedEtcd()) {
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if out.Voters++; out.Voters == 3 {
+			out.ToThree = time.Since(decided)
+		}
+	}))
+	err = e.rejoin(ctx, o, w.State.Seen.LostQuorum.Remains, out)
+	e.Progress = sink
 	if err != nil {
 		return out, &JoinError{out, err}
 	}
 	return out, nil
+}
+
+// rejoin gives the other hosts their members back: first those that have their installation, because they need nothing, then machines that
+// were installed again. What else the spec says is left to apply.
+func (e *Engine) rejoin(ctx context.Context, o RecoverOptions, remains map[string]facts.EtcdRemains, out *Recovered) error {
+	decide := func(described plan.Bundle) func(*cluster.State) (*plan.Plan, error) {
+		return func(s *cluster.State) (*plan.Plan, error) {
+			out.Left = plan.LeftAlone(s, remains)
+			return plan.Rejoin(s, described, out.Left)
+		}
+	}
+	if _, err := e.operate(ctx, decide(plan.Bundle{})); err != nil {
+		return err
+	}
+	if len(plan.Reinstalled(e.State(ctx), out.Left)) == 0 {
+		return nil
+	}
+	b, err := o.Bundle(ctx)
+	if err != nil {
+		return err
+	}
+	described, manifests, err := Describe(e.Cluster, b)
+	if err != nil {
+		return err
+	}
+	w, err := e.decide(ctx, decide(described))
+	if err != nil {
+		return err
+	}
+	w.bundle, w.manifests = b, manifests
+	if err := e.Check(ctx, w, nil); err != nil {
+		return err
+	}
+	if err := w.sound(ctx); err != nil {
+		return err
+	}
+	return e.execute(ctx, w.Plan, w)
 }
 
 // joins says that a step adds a voter.

@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/audit"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/spec"
@@ -86,9 +87,17 @@ func (e *Engine) evidence(ctx context.Context, h spec.Host, client *kube.Client)
 	return out, nil
 }
 
+// client is one of the API. It leaves out API servers that serve what a recovery of the quorum has replaced, as far as the last observation
+// tells.
 func (e *Engine) client(ctx context.Context) (*kube.Client, error) {
+	e.mu.Lock()
+	abandoned := e.abandoned
+	e.mu.Unlock()
 	var servers []kube.Server
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		if e.Cluster.StackedEtcd() && slices.ContainsFunc(abandoned, func(m facts.EtcdMember) bool { return m.Name == h.Name }) {
+			continue
+		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
 			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
 		}

@@ -34,6 +34,7 @@ func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if as.Members, err = etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380"); err != nil {
 		return err
 	}
+	e.tellAbandoned(ctx, s, c)
 	if _, err := kubeadm.JoinEtcd.Make(ctx, c, permit, kubeadm.EtcdStart{Config: config, Etcd: as}); err != nil {
 		return err
 	}

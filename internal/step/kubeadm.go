@@ -232,6 +232,9 @@ func join(ctx context.Context, e *Env, s plan.Step) error {
 	if err := e.keepToken(ctx); err != nil {
 		return err
 	}
+	if h.Has(spec.RoleControlPlane) && e.Cluster.StackedEtcd() {
+		e.tellAbandoned(ctx, s, c)
+	}
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err

@@ -6,19 +6,26 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // serveAgain is how long the API of a recovered cluster may take until it accepts a write.
 const serveAgain = 4 * time.Minute
+
+// excludeTimeout is how long a load balancer may take to stop sending clients to control planes: nobody waits for it longer.
+const excludeTimeout = 5 * time.Second
 
 // onEach does something on hosts in parallel.
 func (e *Env) onEach(hosts []string, do func(name string, c *host.Conn) error) error {
@@ -108,6 +115,10 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	r := s.Recovery
+	if err := e.abandon(ctx, s, c); err != nil {
+		return err
+	}
+	e.exclude(ctx, s, permit)
 	if _, err := lostquorum.Start.Make(ctx, c, permit, struct{}{}); err != nil {
 		return err
 	}
@@ -158,6 +169,68 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 	return finish(s.Host, c)
 }
 
+// abandon notes on the hosts that the old cluster is over, before the new one begins. Members of it that come back count no longer. The host
+// where the new one begins has to know it; the others are told if they can be.
+func (e *Env) abandon(ctx context.Context, s plan.Step, c *host.Conn) error {
+	ids := append(e.Seen.AbandonedEtcds(), s.Recovery.Note.OldClusterID)
+	tell := func(_ string, c *host.Conn) error {
+		_, err := lostquorum.Abandon.On(ctx, c, ids)
+		return err
+	}
+	if err := tell(s.Host, c); err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(s.Recovery.Members), func(name string) bool { return name == s.Host })
+	if err := e.onEach(others, tell); err != nil {
+		e.note(s, "not all hosts were told that the etcd cluster "+s.Recovery.Note.OldClusterID+" is over: "+err.Error())
+	}
+	return nil
+}
+
+// tellAbandoned notes on a host that joins which etcd clusters recoveries have replaced. It may be the last one that knows.
+func (e *Env) tellAbandoned(ctx context.Context, s plan.Step, c *host.Conn) {
+	ids := e.Seen.AbandonedEtcds()
+	if len(ids) == 0 {
+		return
+	}
+	if _, err := lostquorum.Abandon.On(ctx, c, ids); err != nil { // a unit that repairs may not; the others know it
+		e.note(s, "the host was not told which etcd clusters were replaced: "+err.Error())
+	}
+}
+
+// exclude has the load balancers send no clients to control planes that could not be examined. They may come back as they were, with an API
+// server on the old data. Load balancers that cannot be told do not keep the cluster from coming back.
+func (e *Env) exclude(ctx context.Context, s plan.Step, permit cluster.Permit) {
+	if len(s.Recovery.Excluded) == 0 || e.Cluster.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return
+	}
+	var balancers []string
+	for _, h := range e.Present.BalancerHosts() {
+		balancers = append(balancers, h.Name)
+	}
+	var (
+		mu     sync.Mutex
+		failed []string
+	)
+	if err := e.onEach(balancers, func(name string, c *host.Conn) error {
+		limited, cancel := context.WithTimeoutCause(ctx, excludeTimeout, fmt.Errorf("no answer within %s", excludeTimeout))
+		defer cancel()
+		for _, server := range s.Recovery.Excluded {
+			if _, err := balancer.SetPool.Make(limited, c, permit, balancer.PoolRequest{Server: server, Drain: true}); err != nil {
+				mu.Lock()
+				failed = append(failed, name+": "+err.Error())
+				mu.Unlock()
+			}
+		}
+		return nil
+	}); err != nil {
+		failed = append(failed, err.Error())
+	}
+	if len(failed) > 0 {
+		e.note(s, "load balancers may send clients to "+cluster.List(s.Recovery.Excluded)+" if these come back as they were: "+strings.Join(failed, "; "))
+	}
+}
+
 // rejoinEtcd gives a control plane a new member of a stacked etcd. Each part is skipped if it was done before.
 func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	h, c, config, err := e.storedConfig(ctx, s)
@@ -175,6 +248,7 @@ func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	e.tellAbandoned(ctx, s, c)
 	if _, err := kubeadm.RejoinEtcd.Make(ctx, c, permit, kubeadm.RejoinRequest{Config: config, Members: members}); err != nil {
 		return err
 	}

@@ -351,6 +351,9 @@ func (e *Env) api(ctx context.Context) (*kube.Client, error) {
 	}
 	var servers []kube.Server
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
+		if e.Cluster.StackedEtcd() && e.Seen.AbandonedOn(h.Name) != "" {
+			continue // it serves what a recovery has replaced
+		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
 			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
 		}

@@ -88,7 +88,7 @@ func (q quorumLost) reinstall(t *testing.T, ctx context.Context, names ...string
 	}
 }
 
-// recovered expects that a recovery brings everything back, and that no write is lost that was acknowledged.
+// recovered expects that a recovery brings all members back, that apply finishes the rest, and that no write is lost that was acknowledged.
 func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string) {
 	t.Helper()
 	r := q.c.must(t, ctx, append([]string{"recover", "-f", q.file, "--yes", "-o", "json", "-v"}, args...)...)
@@ -101,6 +101,10 @@ func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string)
 	if out.ToWrite == 0 || out.ToWrite > time.Minute {
 		t.Errorf("writes were accepted %s after the decision", out.ToWrite)
 	}
+	if len(out.Left) > 0 {
+		t.Errorf("left are %v", out.Left)
+	}
+	q.c.must(t, ctx, "apply", "-f", q.file)
 	poll(t, ctx, 2*time.Second, "full margins and no problems", func() error {
 		s, _, err := q.c.statusOf(ctx, q.file)
 		if err == nil && s.Margins.Etcd < 1 || err == nil && len(s.Problems) > 0 {
@@ -174,6 +178,7 @@ func TestRecover(t *testing.T) {
 		{"two of five are left", q.twoLeft},
 		{"interrupted", q.interrupted},
 		{"a copy of the data", q.fromCopy},
+		{"the old majority comes back", q.oldMajority}, // the last, because what is written to it is lost
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx)
@@ -241,4 +246,52 @@ func (q quorumLost) fromCopy(t *testing.T, ctx context.Context) {
 	}
 	q.recovered(t, ctx, "--from", left+":/srv/disk")
 	q.c.ssh(t, ctx, left, "test -d /srv/disk/member/wal")
+}
+
+// oldMajority: machines that were declared lost boot as they were. They have a majority of the old cluster, which nobody counts any more, and
+// a repair has them join again.
+func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
+	members := q.members(t, ctx)
+	lost := members[2:]
+	q.off(t, ctx, lost...)
+	args := []string{"recover", "-f", q.file, "--yes", "-o", "json", "--from", members[0]}
+	for _, name := range lost {
+		args = append(args, "--lost", name)
+	}
+	r := q.c.must(t, ctx, args...)
+	var out run.Recovered
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil {
+		t.Fatalf("%v: %s", err, r)
+	}
+	if len(out.Left) != len(lost) || out.Voters != 2 {
+		t.Errorf("%d voters, left are %v, want %v", out.Voters, out.Left, lost)
+	}
+	for _, name := range lost {
+		q.c.must(t, ctx, "lab", "--lab", q.c.name, "heal", "power-off", name)
+	}
+	eventually(t, ctx, "status reports the old cluster", func() error {
+		if r := q.c.run(ctx, "status", "-f", q.file); !strings.Contains(r.stdout, "which a recovery has replaced") {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+	if r := q.c.exits(t, ctx, 3, "apply", "-f", q.file); !strings.Contains(r.stderr, "quorate repair") {
+		t.Errorf("apply: %s", r)
+	}
+	poll(t, ctx, 2*time.Second, "full margins after repairs", func() error {
+		if r := q.c.run(ctx, "repair", "-f", q.file); r.code != 0 {
+			return errors.New(r.String())
+		}
+		s, _, err := q.c.statusOf(ctx, q.file)
+		if err == nil && s.Margins.Etcd < 2 {
+			err = fmt.Errorf("margins %+v, problems %+v", s.Margins, s.Problems)
+		}
+		return err
+	})
+	for _, name := range lost {
+		if kept := q.c.ssh(t, ctx, name, "ls -d /var/lib/etcd-kept/*-former/member | wc -l"); kept != "1" {
+			t.Errorf("%s keeps %s old data directories", name, kept)
+		}
+	}
+	q.c.must(t, ctx, "apply", "-f", q.file)
 }

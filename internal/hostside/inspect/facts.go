@@ -119,7 +119,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 	k := facts.Kubernetes{SharedPKI: true, EtcdData: member.HasData(), Established: system.Exists(at(facts.EstablishedFile)),
 		Begun: system.Exists(at(facts.BegunFile)), Adopted: system.Exists(at(facts.AdoptedFile)), Resetting: system.Exists(at(facts.ResettingFile)),
 		KubeletConfig: pkifile.Identity(root) == nil && system.Filled(at("/var/lib/kubelet/config.yaml")),
-		EtcdGuard:     member.Armed(), EtcdPodGuard: member.PodGuarded(), SuperAdmin: system.Exists(dir + "/super-admin.conf")}
+		EtcdAbandoned: member.Abandoned(), EtcdGuard: member.Armed(), EtcdPodGuard: member.PodGuarded(), SuperAdmin: system.Exists(dir + "/super-admin.conf")}
 	if ca, err := os.ReadFile(pki + "ca.crt"); err == nil {
 		k.CA = string(ca)
 	}

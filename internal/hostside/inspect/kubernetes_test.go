@@ -61,6 +61,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		facts.WithdrawnDir + "/kube-scheduler.yaml": "x",
 		hostconfig.EtcdMembersFile:                  "ETCD_INITIAL_CLUSTER=cp-a=https://10.0.0.11:2380\n",
 		hostconfig.EtcdWAL + "/0.wal":               "x",
+		facts.EtcdAbandonedFile:                     "c0ffee\n",
 		facts.RestoreFile:                           `{"cluster": "prod", "backup": "0123", "complete": true}`,
 		facts.MaintenanceFile:                       `{"since": "2026-03-04T05:06:07Z", "ready": true}`,
 	}
@@ -145,7 +146,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a restore that did not end is taken for a mark that was forgotten")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdAbandoned", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
 	dependent = append(dependent, onlyOnHost...)
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}

@@ -21,6 +21,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/flags"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -54,6 +55,10 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 	out := facts.EtcdRemains{DataDir: m.dataDir, Name: m.name, PeerURL: m.peerURL, SeparateWAL: m.walDir, Manifests: p.manifests(), Certificates: true}
 	for _, name := range []string{"ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"} {
 		out.Certificates = out.Certificates && system.Filled(p.at(pki+name))
+	}
+	out.Guard, out.Established = etcd.Member{Root: p.root}.Armed(), system.Exists(p.at(facts.EstablishedFile))
+	if p.root == "" { // the file system of a test's directory says nothing
+		out.Volatile = system.Volatile("/var/lib")
 	}
 	stacked := slices.Contains(out.Manifests, "etcd") && system.Filled(p.at(kubeletConf))
 	out.Starts = m.name != "" && (stacked || system.Exists(p.at("/etc/systemd/system/"+hostconfig.EtcdUnit)))
@@ -258,6 +263,11 @@ var Note = host.Define("lostquorum.note", func(_ context.Context, in facts.EtcdR
 		return struct{}{}, err
 	}
 	return struct{}{}, durable.WriteFile(facts.RecoveryFile, data, 0o600)
+})
+
+// Abandon notes on this host which etcd clusters were replaced, by their IDs: from then on, nobody counts their members any more.
+var Abandon = host.Define("lostquorum.abandon", func(_ context.Context, ids []string) (struct{}, error) {
+	return struct{}{}, etcd.Local.Abandon(ids...)
 })
 
 // Finish removes the note, and what the recovery needed besides.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/etcddata"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
@@ -62,7 +63,7 @@ func (p place) examined(t *testing.T, data ...string) facts.EtcdRemains {
 // TestExamine looks at hosts of every kind, also at ones on which nothing is installed.
 func TestExamine(t *testing.T) {
 	p := place{t.TempDir()}
-	if got := p.examined(t); got.Starts || got.Certificates || len(got.Copies) > 0 || got.DataDir != hostconfig.EtcdDataDir {
+	if got := p.examined(t); got.Starts || got.Certificates || got.Guard || got.Established || len(got.Copies) > 0 || got.DataDir != hostconfig.EtcdDataDir {
 		t.Errorf("an empty machine: %+v", got)
 	}
 	p.data(t, "/mnt/var/lib/etcd", "a1")
@@ -98,6 +99,22 @@ func TestExamine(t *testing.T) {
 		t.Fatal(err)
 	}
 	check("one whose manifest was set aside")
+
+	// Its data were on a disk that is not mounted.
+	member := etcd.Member{Root: p.root}
+	if err := member.Arm(); err != nil {
+		t.Fatal(err)
+	}
+	p.write(t, facts.EstablishedFile, "prod\n")
+	if got := p.examined(t); !got.Guard || !got.Established {
+		t.Errorf("a member that is guarded: %+v", got)
+	}
+	if err := member.Open(); err != nil {
+		t.Fatal(err)
+	}
+	if got := p.examined(t); got.Guard || !got.Established {
+		t.Errorf("a member whose guard is open: %+v", got)
+	}
 
 	p.write(t, "/proc/99/comm", "etcd\n")
 	p.write(t, "/proc/99/cmdline", "etcd\x00--data-dir=/srv/other\x00")
