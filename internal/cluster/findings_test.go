@@ -32,6 +32,41 @@ func margins(controlPlanes, etcd, loadBalancers, zones int) quorum.Margins {
 
 const noStream = clustertest.NoStream
 
+// reported has the unit of a control plane report how it compared the members of etcd.
+func reported(f fixture, host string, ago int64, hashes ...uint32) {
+	c := &facts.EtcdComparison{AgoSeconds: ago, Hashes: map[string]facts.EtcdHash{}}
+	for i, h := range hashes {
+		c.Hashes[f.Seen.Etcd[i].ID] = facts.EtcdHash{Revision: 9, Compacted: 3, Hash: h}
+	}
+	f.Seen.Hosts[host].Facts.Watch = &facts.Watch{Report: &facts.WatchReport{Compared: c}}
+}
+
+// TestAReportedDifferenceIsOnlyShown: it is one look, of some minutes ago. Nothing is decided on it.
+func TestAReportedDifferenceIsOnlyShown(t *testing.T) {
+	f := whole()
+	reported(f, "cp-a", 240, 1, 1, 2)
+	s := Evaluate(f.Spec, f.Seen)
+	for _, m := range s.Seen.Etcd {
+		if why := s.UntrustedData(m); why != "" || m.Hash != nil {
+			t.Errorf("%s: %s, %+v", m.Name, why, m.Hash)
+		}
+	}
+	c := s.Comparison()
+	if c == nil || c.By != "cp-a" || c.AgeSeconds != 240 || c.Revision != 9 || !c.Agreed || c.Same() || !slices.Equal(c.Differ, []string{"cp-c"}) || c.Hashes["cp-c"] != "00000002" || len(c.Missing) > 0 {
+		t.Errorf("%+v", c)
+	}
+	for i := range f.Seen.Etcd { // by a comparison for the observation, a report counts no more
+		f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 19, Compacted: 3, Hash: 5}
+	}
+	f.Seen.Etcd[1].Hash.Compacted = 4 // the revisions between which it hashed are others
+	if c := Evaluate(f.Spec, f.Seen).Comparison(); c == nil || c.By != "" || c.Revision != 19 || !c.Same() || !slices.Equal(c.Missing, []string{"cp-b"}) {
+		t.Errorf("%+v", c)
+	}
+	if c := Evaluate(whole().Spec, whole().Seen).Comparison(); c != nil {
+		t.Errorf("nobody compared: %+v", c)
+	}
+}
+
 // findingCases change one thing at a time. What is wanted is the severity and the beginning of the summary of every finding,
 // with a star before those because of which the cluster does not match its spec.
 var findingCases = []struct {
@@ -197,6 +232,29 @@ var findingCases = []struct {
 			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: uint32(i)}
 		}
 	}, margins(1, 1, 1, 1), []string{"*critical: the data of the etcd members differs, and no majority agrees on it: 00000000 on cp-a; 00000001 on cp-b; 00000002 on cp-c"}},
+	{"etcd-other-data-and-too-few-work", func(f fixture) { // one of those that agree does not work, so nobody is replaced
+		for i, hash := range []uint32{1, 1, 2} {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: hash}
+		}
+		f.Seen.Etcd[0].Healthy, f.Seen.Etcd[0].Problem = false, "it has no leader"
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of the etcd members differs, and too few of those that agree are known to work for another one to be replaced: 00000001 on cp-a and cp-b; 00000002 on cp-c",
+		"*warning: etcd member cp-a does not work", "warning: the cluster does not survive"}},
+	{"etcd-reported-other-data", func(f fixture) { // a difference that the unit found, minutes ago; what other units found before counts no more
+		reported(f, "cp-a", 240, 1, 1, 2)
+		reported(f, "cp-b", 900, 1, 2, 2)
+	}, margins(1, 1, 1, 1), []string{"critical: cp-a compared the data of the etcd members 4 minutes ago, and the data of cp-c must not be used: its data differs from that of 2 other members at revision 9"}},
+	{"etcd-reported-two-other-data", func(f fixture) { reported(f, "cp-b", 30, 1, 2, 3) }, margins(1, 1, 1, 1), []string{
+		"critical: cp-b compared the data of the etcd members 30 s ago: it differs, and no majority agrees on it: 00000001 on cp-a; 00000002 on cp-b; 00000003 on cp-c"}},
+	{"etcd-reported-and-replaced-since", func(f fixture) {
+		reported(f, "cp-a", 240, 1, 1, 2)
+		f.Seen.Etcd[2].ID = "77"
+	}, margins(1, 1, 1, 1), nil},
+	{"etcd-reported-and-compared-since", func(f fixture) {
+		reported(f, "cp-a", 240, 1, 1, 2)
+		for i := range f.Seen.Etcd {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 19, Compacted: 3, Hash: 5}
+		}
+	}, margins(1, 1, 1, 1), nil},
 	{"etcd-damaged", func(f fixture) {
 		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
 		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}

@@ -307,6 +307,15 @@ type EtcdHash struct {
 	Hash      uint32 `json:"hash"`
 }
 
+// AddHashes notes the hashes of the members that have one, by the member's ID.
+func (o *Observation) AddHashes(hashes map[string]EtcdHash) {
+	for i, m := range o.Etcd {
+		if h, ok := hashes[m.ID]; ok {
+			o.Etcd[i].Hash = &h
+		}
+	}
+}
+
 // Alarms of etcd.
 const (
 	AlarmNoSpace = "NOSPACE"

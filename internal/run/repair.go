@@ -95,8 +95,9 @@ type RepairOptions struct {
 	DryRun bool
 	// Compare has the members of etcd hash their data, which slows them down for a moment.
 	Compare bool
-	// Tell is called with each repair as it ends; nil if nobody wants to know.
-	Tell func(Mended)
+	// Tell is called with each repair as it ends, and Compared with each comparison of the members' data; nil if nobody wants to know.
+	Tell     func(Mended)
+	Compared func(facts.EtcdComparison)
 }
 
 // Repair repairs what is broken, one thing at a time: what several observations in a row agree on, what the safety rules allow, and
@@ -236,11 +237,16 @@ func (m *mending) look(ctx context.Context) ([]plan.Repair, error) {
 		return nil, context.Cause(ctx)
 	}
 	if m.compare {
-		m.hashes = m.Hashes(ctx, m.state)
-		m.compare = false
+		m.compare, m.hashes = false, nil
+		if c := m.Compare(ctx, m.state); c != nil {
+			m.hashes = c.Hashes
+			if m.options.Compared != nil {
+				m.options.Compared(*c)
+			}
+		}
 	}
 	if m.hashes != nil {
-		etcd.AddHashes(m.state.Seen.Etcd, m.hashes)
+		m.state.Seen.AddHashes(m.hashes)
 		// A difference is looked at again each time: it must not be that of one moment.
 		m.compare = slices.ContainsFunc(m.state.Findings(), func(f cluster.Finding) bool { return f.Rule == cluster.RuleEtcdData }) && differ(m.hashes)
 	}
@@ -262,8 +268,9 @@ func differ(hashes map[string]facts.EtcdHash) bool {
 	return len(one) > 1
 }
 
-// Hashes has the members of etcd that work hash their data at one revision. A single member, or an etcd that is not ours, is not asked.
-func (e *Engine) Hashes(ctx context.Context, s *cluster.State) map[string]facts.EtcdHash {
+// Compare has the members of etcd that work hash their data at one revision, and notes the results in the state. It returns nil if fewer than two
+// members could be asked, or if etcd is not ours. It slows the members down: they read all of their data.
+func (e *Engine) Compare(ctx context.Context, s *cluster.State) *facts.EtcdComparison {
 	var members []etcd.Member
 	for _, h := range s.Present().EtcdHosts() {
 		conn, err := e.Conns.Get(h.Name)
@@ -273,9 +280,14 @@ func (e *Engine) Hashes(ctx context.Context, s *cluster.State) map[string]facts.
 	}
 	const pair = 2
 	if len(members) < pair || s.Spec.ExistingEtcd() {
-		return map[string]facts.EtcdHash{}
+		return nil
 	}
-	return etcd.Hashes(ctx, members)
+	out := &facts.EtcdComparison{At: time.Now().UTC(), Hashes: etcd.Hashes(ctx, members)}
+	if len(out.Hashes) < pair {
+		return nil
+	}
+	s.Seen.AddHashes(out.Hashes)
+	return out
 }
 
 // known is the bundle that the hosts run, if this machine has it. Without it, programs and images are left as they are.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
-	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/plan"
@@ -24,8 +24,9 @@ type Watcher struct {
 	Open func(context.Context) *Engine
 	// Turn says whether this watcher is the one that observes and repairs now; nil if there is no other. Its error ends Run.
 	Turn func(context.Context) (bool, error)
-	// Looked is called with each observation; nil if nobody wants to know.
-	Looked func(*cluster.State)
+	// Looked is called with each observation, and Compared with each comparison of the data of etcd's members; nil if nobody wants to know.
+	Looked   func(*cluster.State)
+	Compared func(facts.EtcdComparison)
 	// Tell is called with each repair that was made, that failed, or that was not made for another reason than before. Note says what
 	// else keeps it from repairing.
 	Tell func(Mended)
@@ -114,8 +115,8 @@ func (w *Watcher) pass(ctx context.Context) error {
 	compare := w.CompareEach > 0 && time.Since(w.compared) >= w.CompareEach
 	if compare {
 		w.compared = time.Now()
-		if hashes := e.Hashes(ctx, s); len(hashes) > 0 {
-			etcd.AddHashes(s.Seen.Etcd, hashes)
+		if c := e.Compare(ctx, s); c != nil && w.Compared != nil {
+			w.Compared(*c)
 		}
 	}
 	due, _, err := plan.Repairs(s, plan.Bundle{})
@@ -123,11 +124,15 @@ func (w *Watcher) pass(ctx context.Context) error {
 		return err
 	}
 	if w.news(due) == 0 {
-		w.note("")
+		why := ""
+		if compare {
+			why = undecided(s, due)
+		}
+		w.note(why)
 		return nil
 	}
 	defer w.close() // and with the sessions, the leases end
-	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell})
+	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
 	}
@@ -138,6 +143,17 @@ func (w *Watcher) pass(ctx context.Context) error {
 		w.forget(due)
 	}
 	return err
+}
+
+// undecided says what is wrong with the data of etcd's members that no repair is due for: a person has to decide.
+func undecided(s *cluster.State, due []plan.Repair) string {
+	for _, f := range s.Findings() {
+		about := func(r plan.Repair) bool { return slices.Contains(f.Subjects, r.Host) }
+		if f.Rule == cluster.RuleEtcdData && !slices.ContainsFunc(due, about) {
+			return f.Summary + ". " + f.Fix
+		}
+	}
+	return ""
 }
 
 // open returns the sessions. Hosts that could not be reached may have come back.

@@ -75,6 +75,8 @@ type Etcd struct {
 	// Quorum is how many voters must work; Margin is how many more may fail, -1 if fewer are known to work.
 	Quorum int `json:"quorum"`
 	Margin int `json:"margin"`
+	// Compared is how the data of the members was last compared; nil if nothing is known of that.
+	Compared *cluster.Comparison `json:"compared,omitempty"`
 }
 
 // Member is one etcd member.
@@ -273,7 +275,7 @@ func nodes(s *cluster.State) []Node {
 
 func etcd(s *cluster.State) Etcd {
 	voters, _ := quorum.Count(s.Placements(), quorum.Member)
-	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd}
+	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd, Compared: s.Comparison()}
 	for _, m := range s.Seen.Etcd {
 		e.Members = append(e.Members, Member{Name: s.MemberHost(m), Healthy: m.Healthy, Problem: m.Problem, Unknown: m.Unknown, Leader: m.Leader, Learner: m.Learner, Started: m.Started,
 			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms})
