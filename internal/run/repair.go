@@ -30,6 +30,8 @@ const (
 	mostRepairs = 50
 	// noteTimeout is how long notes about a repair may take: in the journal of a host, and as events.
 	noteTimeout = 10 * time.Second
+	// unnotedPause is the pause after an attempt that was not made because it could not be noted.
+	unnotedPause = time.Minute
 )
 
 // Outcome is how one repair ended.
@@ -57,6 +59,8 @@ type Mended struct {
 	Seconds float64 `json:"seconds,omitempty"`
 	// Next is when it may be tried again, if it was tried too often.
 	Next time.Time `json:"next,omitzero"`
+	// limit is when the limit that keeps it from being tried ends, by the clock of its host; zero if nobody can tell.
+	limit time.Time
 }
 
 func (m Mended) String() string {
@@ -321,8 +325,9 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 	homes := m.journals(r)
 	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
 	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
-	if limited, wait := m.mayTry(ctx, homes, attempt, freesDisk(r)); limited != "" {
-		out.Outcome, out.Detail, out.Next = RepairLimited, limited, time.Now().Add(wait).UTC()
+	if l := m.mayTry(ctx, homes, attempt, freesDisk(r)); l != nil {
+		out.Outcome, out.Detail, out.Next, out.limit = RepairLimited, l.why, time.Now().Add(l.wait).UTC(), l.until
+		m.announce(ctx, out)
 		return out
 	}
 	m.work.Plan = r.Plan
@@ -365,9 +370,15 @@ func freesDisk(r plan.Repair) bool {
 	return !slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind != plan.FreeDisk })
 }
 
-// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long. One that need not be noted is made although
-// that fails.
-func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) (string, time.Duration) {
+// limited is why a repair must not be tried now, for how long, and until when by the clock of the host that limits it; zero if none does.
+type limited struct {
+	why   string
+	wait  time.Duration
+	until time.Time
+}
+
+// mayTry notes an attempt on the hosts, or says why it must not be made now. One that need not be noted is made although that fails.
+func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) *limited {
 	for _, ask := range []bool{true, false} {
 		in.Ask = ask
 		for _, h := range hosts {
@@ -379,17 +390,17 @@ func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, 
 			switch {
 			case err != nil && optional:
 			case err != nil:
-				return "it could not be noted, and what is not noted is not limited: " + err.Error(), 0
+				return &limited{why: "it could not be noted, and what is not noted is not limited: " + err.Error(), wait: unnotedPause}
 			case d.Wait > 0:
 				text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
 				if d.Last != "" {
 					text += "; the last one failed: " + d.Last
 				}
-				return text, d.Wait
+				return &limited{why: text, wait: d.Wait, until: d.Until}
 			}
 		}
 	}
-	return "", 0
+	return nil
 }
 
 // note notes how an attempt ended, even if the run is being interrupted. A note that cannot be made is not missed: the attempt counts.

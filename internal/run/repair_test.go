@@ -82,3 +82,44 @@ func TestEvents(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 }
+
+// TestWhatIsNotMadeIsAnnouncedOnce: one event for each limit, and for each reason of a refusal, whoever finds the repair due again. Each
+// repair that was made has its own.
+func TestWhatIsNotMadeIsAnnouncedOnce(t *testing.T) {
+	f := clustertest.Whole()
+	now := time.Date(2026, 8, 3, 12, 10, 0, 0, time.UTC)
+	units := plan.Repair{Name: "units", Host: "cp-a"}
+	at := func(m Mended, after time.Duration) string {
+		e := eventOf(m, f.Spec, now.Add(after))
+		if m.Outcome == RepairLimited && (e.Reason != "RepairLimited" || e.Type != corev1.EventTypeWarning) {
+			t.Errorf("%+v", e)
+		}
+		return e.Name
+	}
+	until := now.Add(40 * time.Minute)
+	limited := Mended{Repair: units, Outcome: RepairLimited, Detail: "tried 3 times", limit: until}
+	other, unit, unnoted := limited, limited, limited
+	other.limit, unnoted.limit, unit.Of = until.Add(time.Nanosecond), time.Time{}, "keepalived.service"
+	refused := Mended{Repair: units, Outcome: RepairRefused, Detail: "two are down"}
+	worse, failed := refused, Mended{Repair: units, Outcome: RepairFailed}
+	worse.Detail = "three are down"
+	for name, tc := range map[string]struct {
+		one, two Mended
+		after    time.Duration
+		same     bool
+	}{
+		"one limit":             {limited, limited, 30 * time.Minute, true},
+		"another limit":         {limited, other, 0, false},
+		"another unit":          {limited, unit, 0, false},
+		"it cannot be noted":    {unnoted, unnoted, 5 * time.Minute, true},
+		"nor an hour later":     {unnoted, unnoted, time.Hour, false},
+		"one refusal":           {refused, refused, 5 * time.Minute, true},
+		"another refusal":       {refused, worse, 0, false},
+		"each attempt":          {failed, failed, time.Second, false},
+		"a limit and a refusal": {unnoted, refused, 0, false},
+	} {
+		if one, two := at(tc.one, 0), at(tc.two, tc.after); (one == two) != tc.same {
+			t.Errorf("%s: %s and %s", name, one, two)
+		}
+	}
+}

@@ -51,8 +51,10 @@ type Begin struct {
 
 // Decision says whether an attempt may be made.
 type Decision struct {
-	// Wait is for how long it may not. Tried is how often it was tried within an hour, and Last why the last attempt failed.
+	// Wait is for how long it may not, and Until is when that ends, by the clock of the host: it stays the same however often somebody asks.
+	// Tried is how often it was tried within an hour, and Last why the last attempt failed.
 	Wait  time.Duration `json:"waitNanoseconds"`
+	Until time.Time     `json:"until,omitzero"`
 	Tried int           `json:"tried"`
 	Last  string        `json:"last,omitempty"`
 }
@@ -125,10 +127,14 @@ func decide(all []Attempt, repair string, anHour int, now time.Time) (d Decision
 	}
 	last := recent[len(recent)-1]
 	d.Last = last.Error
-	pause := firstPause << (d.Tried - 1)
-	d.Wait = max(0, pause-now.Sub(last.Began))
+	d.Until = last.Began.Add(firstPause << (d.Tried - 1))
 	if d.Tried >= anHour {
-		d.Wait = max(d.Wait, window-now.Sub(recent[d.Tried-anHour].Began))
+		if free := recent[d.Tried-anHour].Began.Add(window); free.After(d.Until) {
+			d.Until = free
+		}
+	}
+	if d.Wait = d.Until.Sub(now); d.Wait <= 0 {
+		d.Wait, d.Until = 0, time.Time{}
 	}
 	return d
 }

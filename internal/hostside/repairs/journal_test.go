@@ -33,8 +33,16 @@ func TestAttemptsBackOff(t *testing.T) {
 		{time.Hour, 0, 2},
 		{-time.Minute, 0, 0}, // the clock was set back: nothing is known
 	} {
-		if d := begin("units", step.at); d.Wait != step.wait || d.Tried != step.tried {
+		d := begin("units", step.at)
+		if d.Wait != step.wait || d.Tried != step.tried {
 			t.Errorf("at %s: %+v, want to wait %s after %d", step.at, d, step.wait, step.tried)
+		}
+		// When the limit ends is the same, whenever somebody asks: it is announced once.
+		if step.wait > 0 && !d.Until.Equal(noon.Add(step.at+step.wait)) || step.wait == 0 && !d.Until.IsZero() {
+			t.Errorf("at %s: until %s", step.at, d.Until)
+		}
+		if step.wait > 0 && !begin("units", step.at+time.Second).Until.Equal(d.Until) {
+			t.Errorf("a second after %s, the limit is another one", step.at)
 		}
 	}
 	if d := begin("manifest", 0); d.Wait != 0 {
