@@ -36,7 +36,7 @@ func TestAMemberThatWentBack(t *testing.T) {
 // TestWhatIsRefusedIsNews only when its reason changes; what can be repaired always is.
 func TestNews(t *testing.T) {
 	var told []Mended
-	w := Watcher{told: map[string]string{}, until: map[string]time.Time{}, Tell: func(m Mended) { told = append(told, m) }}
+	w := Watcher{told: map[string]string{}, until: map[string]time.Time{}, absent: map[string]time.Time{}, Tell: func(m Mended) { told = append(told, m) }}
 	no := plan.Repair{Name: "units", Host: "cp-a", Refused: &cluster.Refusal{Rule: "x", Why: "two are down", Fix: "wait"}}
 	yes := plan.Repair{Name: "manifest", Host: "cp-b"}
 	if n := w.news([]plan.Repair{no, yes}); n != 2 {
@@ -52,7 +52,15 @@ func TestNews(t *testing.T) {
 	if n := w.news([]plan.Repair{other}); n != 1 {
 		t.Errorf("%d", n)
 	}
-	w.forget(nil)
+	now := time.Now()
+	w.forget(nil, now)
+	w.forget([]plan.Repair{no}, now.Add(forgetAfter/2)) // it comes and goes
+	w.forget(nil, now.Add(forgetAfter))
+	w.forget(nil, now.Add(forgetAfter*3/2))
+	if n := w.news([]plan.Repair{no}); n != 0 {
+		t.Errorf("%d after it was not seen for a moment", n)
+	}
+	w.forget(nil, now.Add(forgetAfter*2))
 	if n := w.news([]plan.Repair{no}); n != 1 {
 		t.Errorf("%d after it was gone", n)
 	}

@@ -16,6 +16,10 @@ import (
 // reopenEach is how long sessions are kept. Hosts that let nobody in are tried again only with new ones.
 const reopenEach = 5 * time.Minute
 
+// forgetAfter is for how long a problem must be gone before it is news again: longer than the time between two comparisons of etcd's members, which
+// are what shows some of them.
+const forgetAfter = 25 * time.Minute
+
 // Watcher repairs what breaks, until its context ends.
 type Watcher struct {
 	// Interval is the time between two observations. CompareEach is how often the data of etcd's members is compared; 0 for never.
@@ -36,8 +40,10 @@ type Watcher struct {
 	engine *Engine // between two passes
 	opened time.Time
 	// told is what was last told of each repair that was not made, and until when one is not tried again.
-	told     map[string]string
-	until    map[string]time.Time
+	told  map[string]string
+	until map[string]time.Time
+	// absent is since when a repair that was told of has not been due.
+	absent   map[string]time.Time
 	noted    string
 	compared time.Time
 }
@@ -68,7 +74,7 @@ func (m *memory) recall(members []facts.EtcdMember) {
 
 // Run observes and repairs until the context ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.told, w.until = map[string]string{}, map[string]time.Time{}
+	w.told, w.until, w.absent = map[string]string{}, map[string]time.Time{}, map[string]time.Time{}
 	defer w.close()
 	for ctx.Err() == nil {
 		turn, err := true, error(nil)
@@ -123,6 +129,7 @@ func (w *Watcher) pass(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.forget(due, time.Now())
 	if w.news(due) == 0 {
 		why := ""
 		if compare {
@@ -132,15 +139,12 @@ func (w *Watcher) pass(ctx context.Context) error {
 		return nil
 	}
 	defer w.close() // and with the sessions, the leases end
-	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
+	_, err = e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
 	}
 	if err == nil {
 		w.note("")
-	}
-	if report != nil {
-		w.forget(due)
 	}
 	return err
 }
@@ -201,16 +205,19 @@ func (w *Watcher) tell(m Mended) {
 	w.Tell(m)
 }
 
-// forget drops what was told of repairs that are due no more: if they are again, that is news.
-func (w *Watcher) forget(due []plan.Repair) {
+// forget drops what was told of repairs that have not been due for a while: if they are again, that is news.
+func (w *Watcher) forget(due []plan.Repair, now time.Time) {
 	for key := range w.told {
-		found := false
-		for _, r := range due {
-			found = found || r.Key() == key
-		}
-		if !found {
+		since, absent := w.absent[key]
+		switch {
+		case slices.ContainsFunc(due, func(r plan.Repair) bool { return r.Key() == key }):
+			delete(w.absent, key)
+		case !absent:
+			w.absent[key] = now
+		case now.Sub(since) >= forgetAfter:
 			delete(w.told, key)
 			delete(w.until, key)
+			delete(w.absent, key)
 		}
 	}
 }
