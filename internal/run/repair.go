@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -59,6 +60,8 @@ type Mended struct {
 	Seconds float64 `json:"seconds,omitempty"`
 	// Next is when it may be tried again, if it was tried too often.
 	Next time.Time `json:"next,omitzero"`
+	// Unnoted are the hosts on which it could not be noted, with the reason.
+	Unnoted map[string]string `json:"unnoted,omitempty"`
 	// limit is when the limit that keeps it from being tried ends, by the clock of its host; zero if nobody can tell.
 	limit time.Time
 }
@@ -75,7 +78,19 @@ func (m Mended) String() string {
 	if m.Detail != "" {
 		text += ": " + m.Detail
 	}
+	if len(m.Unnoted) > 0 {
+		text += "; it could not be noted " + onHosts(m.Unnoted)
+	}
 	return text
+}
+
+// onHosts lists hosts with what is said of each.
+func onHosts(why map[string]string) string {
+	var out []string
+	for _, h := range slices.Sorted(maps.Keys(why)) {
+		out = append(out, "on "+h+" ("+why[h]+")")
+	}
+	return strings.Join(out, ", ")
 }
 
 // RepairReport is everything that a run of repairs did, and did not do.
@@ -322,14 +337,25 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 		return out
 	}
 	out.Began = time.Now().UTC()
-	homes := m.journals(r)
 	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
 	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
-	if l := m.mayTry(ctx, homes, attempt, freesDisk(r)); l != nil {
+	noted, unnoted, l := begin(m.journals(r), freesDisk(r), func(h string, ask bool) (repairs.Decision, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, noteTimeout, fmt.Errorf("no answer within %s", noteTimeout)) // a disk may hang
+		defer cancel()
+		attempt.Ask = ask
+		c, err := m.Conns.Get(h)
+		if err != nil {
+			return repairs.Decision{}, err
+		}
+		return repairs.BeginAttempt.On(ctx, c, attempt)
+	})
+	if l != nil {
+		m.note(ctx, noted, repairs.Attempt{Repair: name, Error: "it was not made: " + l.why})
 		out.Outcome, out.Detail, out.Next, out.limit = RepairLimited, l.why, time.Now().Add(l.wait).UTC(), l.until
 		m.announce(ctx, out)
 		return out
 	}
+	out.Unnoted = unnoted
 	m.work.Plan = r.Plan
 	err := m.work.sound(ctx)
 	if err == nil {
@@ -345,7 +371,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 			out.Outcome, out.Refused = RepairRefused, refused
 		}
 	}
-	m.note(ctx, homes, repairs.Attempt{Repair: name, Error: out.Detail})
+	m.note(ctx, noted, repairs.Attempt{Repair: name, Error: out.Detail})
 	m.announce(ctx, out)
 	return out
 }
@@ -377,30 +403,49 @@ type limited struct {
 	until time.Time
 }
 
-// mayTry notes an attempt on the hosts, or says why it must not be made now. One that need not be noted is made although that fails.
-func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) *limited {
-	for _, ask := range []bool{true, false} {
-		in.Ask = ask
-		for _, h := range hosts {
-			c, err := m.Conns.Get(h)
-			var d repairs.Decision
-			if err == nil {
-				d, err = repairs.BeginAttempt.On(ctx, c, in)
-			}
+// begin notes an attempt in the journals of hosts. It returns the hosts on which it is noted, those on which it could not be, with the reason, and
+// why the repair must not be made now; nil if it may be.
+//
+// Each journal that can be read has a say: one that had too many attempts limits the repair. But not each of them can keep it from being made by being
+// on a disk that is full, or that can only be read: that would be the case of all others which most needs it. A majority must have noted it, so that
+// whoever repairs next, and reaches another majority, finds it. A repair that need not be noted is made all the same.
+func begin(hosts []string, optional bool, ask func(host string, only bool) (repairs.Decision, error)) (noted []string, unnoted map[string]string, _ *limited) {
+	unnoted = map[string]string{}
+	answered := hosts
+	for _, only := range []bool{true, false} {
+		var good []string
+		var longest repairs.Decision
+		for _, h := range answered {
+			d, err := ask(h, only)
 			switch {
-			case err != nil && optional:
 			case err != nil:
-				return &limited{why: "it could not be noted, and what is not noted is not limited: " + err.Error(), wait: unnotedPause}
-			case d.Wait > 0:
-				text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
-				if d.Last != "" {
-					text += "; the last one failed: " + d.Last
-				}
-				return &limited{why: text, wait: d.Wait, until: d.Until}
+				unnoted[h] = strings.TrimPrefix(err.Error(), h+": ")
+			case d.Wait > longest.Wait:
+				longest = d
+			case d.Wait == 0:
+				good = append(good, h)
 			}
 		}
+		if !only {
+			noted = good
+		}
+		if d := longest; d.Wait > 0 {
+			text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
+			if d.Last != "" {
+				text += "; the last one failed: " + d.Last
+			}
+			return noted, unnoted, &limited{why: text, wait: d.Wait, until: d.Until}
+		}
+		if need := quorum.Majority(len(hosts)); len(good) < need && !optional {
+			text := "it could not be noted, and what is not noted is not limited: " + onHosts(unnoted)
+			if len(hosts) > 1 {
+				text = fmt.Sprintf("it can be noted on %d of %d hosts, and %d are needed, because what is not noted is not limited; it could not be noted %s", len(good), len(hosts), need, onHosts(unnoted))
+			}
+			return noted, unnoted, &limited{why: text, wait: unnotedPause}
+		}
+		answered = good
 	}
-	return nil
+	return noted, unnoted, nil
 }
 
 // note notes how an attempt ended, even if the run is being interrupted. A note that cannot be made is not missed: the attempt counts.
