@@ -262,6 +262,28 @@ func (s *State) whileFull() *State {
 	return &out
 }
 
+// Lags says that an etcd member works and is far behind the leader: etcd needs its vote for nothing now, but could decide nothing with it before it
+// has caught up.
+func (s *State) Lags(m facts.EtcdMember) bool {
+	return m.Behind > 0 && !m.Learner && m.Started && m.Unknown == "" && (m.Healthy || s.onlyNoSpace(m))
+}
+
+// keepingUp is the state in which members that lag count as failed, except where the change itself takes them away: that does count.
+func (s *State) keepingUp(c Change) *State {
+	if !slices.ContainsFunc(s.Seen.Etcd, s.Lags) {
+		return s
+	}
+	out := *s
+	out.placements = slices.Clone(s.placements)
+	for _, m := range s.Seen.Etcd {
+		i := slices.IndexFunc(out.placements, func(p quorum.Placement) bool { return p.Host == s.MemberHost(m) })
+		if i >= 0 && s.Lags(m) && out.placements[i].Member == quorum.Up && !c.concerns(out.placements[i].Host, out.placements[i].Zone) {
+			out.placements[i].Member = quorum.Down
+		}
+	}
+	return &out
+}
+
 // ruleOwnData lets the data of a former member be set aside only if etcd has a majority without it, and has no such member.
 func (s *State) ruleOwnData(c Change) *Refusal {
 	if c.Verb != Clear || c.Part != EtcdMember {

@@ -189,6 +189,11 @@ func (f *findings) etcd() {
 			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
 		case !m.Healthy && !onlyAlarms(m):
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" does not work"+after(": ", m.Problem), f.etcdFix(name), name)
+		case f.Lags(m) && m.CatchesUp:
+			judge(RuleEtcdLag, Warning, fmt.Sprintf("etcd member %s is %d entries of the log behind the leader, and catches up", name, m.Behind),
+				"Wait until it has caught up. Until then, nothing is stopped that etcd would need instead of it.", name)
+		case f.Lags(m):
+			judge(RuleEtcdLag, Warning, fmt.Sprintf("etcd member %s is %d entries of the log behind the leader, and does not catch up", name, m.Behind), f.lagFix(m), name)
 		}
 	}
 	f.differences()
@@ -337,6 +342,12 @@ func (f *findings) alarmFix(alarm string) string {
 
 func (f *findings) untrustedFix(m facts.EtcdMember) string {
 	return f.repairFix("removes the member, keeps its data aside, and has it join again as a new one", "on a host with a working member, "+f.removeMember(m)+"; then add it again with an empty directory")
+}
+
+// lagFix is what to do about a member that stays behind. Where its host is too slow, nothing but another one helps.
+func (f *findings) lagFix(m facts.EtcdMember) string {
+	return f.repairFix("restarts it, and replaces it if that does not help", "restart it; if that does not help, "+f.removeMember(m)+", and add it again with an empty directory") +
+		" If it falls behind again, the disk, the CPUs, or the network of its host are too slow: in its metrics, `etcd_disk_wal_fsync_duration_seconds` shows how slow the disk is."
 }
 
 // etcdFix is what to do about a member that does not work.

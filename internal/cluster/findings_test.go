@@ -67,6 +67,34 @@ func TestAReportedDifferenceIsOnlyShown(t *testing.T) {
 	}
 }
 
+// TestALaggingMemberIsNotReliedOn: what etcd would need instead of it is not stopped, and it is restarted or removed only if the others are a
+// majority without it.
+func TestALaggingMemberIsNotReliedOn(t *testing.T) {
+	f := whole()
+	f.Seen.Etcd[2].Behind = 12000
+	allows := func(c Change) *Refusal {
+		_, r := Evaluate(f.Spec, f.Seen).Allow(c)
+		return r
+	}
+	for _, c := range []Change{{Verb: Restart, Part: EtcdMember, Subject: "cp-b"}, {Verb: Stop, Part: WholeHost, Subject: "cp-b"}, {Verb: Defragment, Part: EtcdMember, Subject: "cp-a"}, {Verb: Stop, Part: WholeZone, Subject: "a"}} {
+		if r := allows(c); r == nil || r.Rule != RuleEnough || !r.Transient || !strings.Contains(r.Why, "cp-c is far behind the leader") {
+			t.Errorf("%s: %v", c, r)
+		}
+	}
+	own := []Change{{Verb: Restart, Part: EtcdMember, Subject: "cp-c"}, {Verb: Restart, Part: ControlPlane, Subject: "cp-c"}, {Verb: Remove, Part: EtcdMember, Subject: "cp-c"}}
+	for _, c := range append(own, Change{Verb: Restart, Part: Node, Subject: "cp-b"}) {
+		if r := allows(c); r != nil {
+			t.Errorf("%s: %v", c, r)
+		}
+	}
+	f.Dies("cp-b")
+	for _, c := range own {
+		if r := allows(c); r == nil {
+			t.Errorf("%s while cp-b is down", c)
+		}
+	}
+}
+
 // findingCases change one thing at a time. What is wanted is the severity and the beginning of the summary of every finding,
 // with a star before those because of which the cluster does not match its spec.
 var findingCases = []struct {
@@ -269,6 +297,10 @@ var findingCases = []struct {
 	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is older", "warning: the cluster does not survive"}},
 	{"etcd-went-back", func(f fixture) { f.Seen.Etcd[2].WentBack = "it had 9 entries, and has 7" }, margins(1, 1, 1, 1),
 		[]string{"*critical: the data of etcd member cp-c must not be used: it had 9 entries"}},
+	{"etcd-lag", func(f fixture) { f.Seen.Etcd[2].Behind = 12000 }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and does not catch up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
+	{"etcd-lag-ends", func(f fixture) { f.Seen.Etcd[2].Behind, f.Seen.Etcd[2].CatchesUp = 12000, true }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and catches up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
 	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up
 		for _, i := range []int{1, 2} {
 			f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Problem = false, "connection refused"

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -60,7 +61,22 @@ func observe(ctx context.Context, members []Member, read readClient) ([]facts.Et
 		})
 	}
 	wg.Wait()
-	return judge(answers)
+	seen, err := judge(answers)
+	if err != nil {
+		return nil, err
+	}
+	lagging(ctx, seen, func() ([]facts.EtcdMember, error) {
+		later := slices.Clone(answers)
+		var wg sync.WaitGroup
+		for i, m := range members {
+			if answers[i].err == nil {
+				wg.Go(func() { later[i] = ask(ctx, m, read) })
+			}
+		}
+		wg.Wait()
+		return judge(later)
+	})
+	return seen, nil
 }
 
 // answer is the result of the query over one route.

@@ -108,8 +108,25 @@ type Facts struct {
 
 	// Watch is what the host has for the units that repair.
 	Watch *Watch `json:"watch,omitempty"`
+	// Tried are the repairs that were made on this host, where one problem has several remedies: whether they helped or not.
+	Tried []Tried `json:"tried,omitempty"`
 
 	Kubernetes Kubernetes `json:"kubernetes"`
+}
+
+// Tried is a repair that was made on a host.
+type Tried struct {
+	Repair string `json:"repair"`
+	How    string `json:"how"`
+	// AgoSeconds is how long ago it last ended, by the clock of the host.
+	AgoSeconds int64 `json:"agoSeconds"`
+}
+
+// TriedWithin says that a repair was made on the host, in this way, within a time.
+func (f *Facts) TriedWithin(repair, how string, d time.Duration) bool {
+	return slices.ContainsFunc(f.Tried, func(t Tried) bool {
+		return t.Repair == repair && t.How == how && time.Duration(t.AgoSeconds)*time.Second < d
+	})
 }
 
 // Copy says how a copy of the quorate binary compares with the one that runs. It is empty if nobody looked.

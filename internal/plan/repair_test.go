@@ -197,6 +197,24 @@ func TestRepairs(t *testing.T) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
 		}, nil},
+		"a member that lags":                      {false, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind = 12000 }, []string{"etcd-lag/cp-c"}},
+		"a member that lags on a host of its own": {true, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind = 12000 }, []string{"etcd-lag/etcd-c"}},
+		"a member that catches up":                {false, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind, f.Seen.Etcd[2].CatchesUp = 12000, true }, nil},
+		"a member that lags in a maintenance": {false, func(f clustertest.Fixture) {
+			f.Seen.Etcd[2].Behind = 12000
+			f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-c": {Ready: true}}
+		}, nil},
+		"a member that lags while another one is down": {false, func(f clustertest.Fixture) {
+			f.Dies("cp-b")
+			f.Seen.Etcd[2].Behind = 12000
+		}, []string{"refused etcd-lag/cp-c"}},
+		"a member that others say has other data": {false, func(f clustertest.Fixture) { // one look, of some minutes ago
+			c := &facts.EtcdComparison{Hashes: map[string]facts.EtcdHash{}}
+			for i, m := range f.Seen.Etcd {
+				c.Hashes[m.ID] = facts.EtcdHash{Revision: 9, Hash: uint32(i / 2)}
+			}
+			f.Seen.Hosts["cp-a"].Facts.Watch = &facts.Watch{Report: &facts.WatchReport{Compared: c}}
+		}, nil},
 		"a full disk damages nothing": {false, func(f clustertest.Fixture) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDiskFull, Said: "no space left on device"}
@@ -289,6 +307,48 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 				if i > 0 && len(s.Needs) == 0 {
 					t.Errorf("%s waits for nothing", s.ID)
 				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestAMemberThatLags is restarted first. If that did not help, it is replaced, and not again the same day: then its host is too slow.
+func TestAMemberThatLags(t *testing.T) {
+	restarted := facts.Tried{Repair: "etcd-lag", How: "restart", AgoSeconds: 600}
+	replaced := facts.Tried{Repair: "etcd-lag", How: "replace", AgoSeconds: 3600}
+	long := restarted
+	long.AgoSeconds = 7200
+	replace := []Kind{LeavePools, StopPrograms, RemoveMember, SetAsideEtcd, RejoinEtcd, Mark, StartPrograms, JoinPools}
+	for name, tc := range map[string]struct {
+		external bool
+		tried    []facts.Tried
+		how      string
+		want     []Kind // none if it is refused
+	}{
+		"at first":                              {false, nil, "restart", []Kind{LeavePools, RestartPrograms, JoinPools}},
+		"at first, on a host of its own":        {true, nil, "restart", []Kind{RestartUnit}},
+		"after a restart":                       {false, []facts.Tried{restarted}, "replace", replace},
+		"after a restart, on a host of its own": {true, []facts.Tried{restarted}, "replace", []Kind{RemoveMember, SetAsideEtcd, JoinEtcd, Mark}},
+		"long after a restart":                  {false, []facts.Tried{long}, "restart", []Kind{LeavePools, RestartPrograms, JoinPools}},
+		"after both":                            {false, []facts.Tried{restarted, replaced}, "replace", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := repairFixture(tc.external)
+			f.Seen.Etcd[2].Behind = 12000
+			f.Seen.Hosts[f.Seen.Etcd[2].Name].Facts.Tried = tc.tried
+			_, all := repairsOf(t, f)
+			if len(all) != 1 || all[0].Name != "etcd-lag" || all[0].How != tc.how || all[0].Key() != "etcd-lag/"+f.Seen.Etcd[2].Name+"/" || (all[0].Refused != nil) != (tc.want == nil) {
+				t.Fatalf("%+v", all)
+			}
+			if tc.want == nil {
+				return
+			}
+			var got []Kind
+			for _, s := range all[0].Plan.Steps {
+				got = append(got, s.Kind)
 			}
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("got %v, want %v", got, tc.want)

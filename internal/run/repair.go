@@ -338,7 +338,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 	}
 	out.Began = time.Now().UTC()
 	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
-	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
+	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, How: r.How, By: owner()}, AnHour: r.AnHour}
 	noted, unnoted, l := begin(m.journals(r), freesDisk(r), func(h string, ask bool) (repairs.Decision, error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, noteTimeout, fmt.Errorf("no answer within %s", noteTimeout)) // a disk may hang
 		defer cancel()
@@ -361,7 +361,8 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 	if err == nil {
 		err = m.execute(ctx, r.Plan, m.work)
 	}
-	if err == nil {
+	made := err == nil
+	if made {
 		err = m.gone(ctx, r)
 	}
 	out.Seconds = time.Since(out.Began).Seconds()
@@ -371,7 +372,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 			out.Outcome, out.Refused = RepairRefused, refused
 		}
 	}
-	m.note(ctx, noted, repairs.Attempt{Repair: name, Error: out.Detail})
+	m.note(ctx, noted, repairs.Attempt{Repair: name, Error: out.Detail, Made: made})
 	m.announce(ctx, out)
 	return out
 }
@@ -473,6 +474,8 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 		switch {
 		case err == nil && i < 0 && joinsEtcd(r) && !m.serves(r.Host):
 			err = errors.New("it was done, and the API server on " + r.Host + " does not serve yet")
+		case err == nil && i < 0 && restartsEtcd(r) && !m.answers(r.Host):
+			err = errors.New("it was done, and the etcd member on " + r.Host + " does not answer yet")
 		case err == nil && i < 0:
 			return nil
 		case err == nil:
@@ -488,6 +491,19 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 func (m *mending) serves(host string) bool {
 	h, _ := m.Cluster.Host(host)
 	return !h.Has(spec.RoleControlPlane) || m.state.APIServer(host).OK
+}
+
+// answers says that the etcd member of a host tells how it is.
+func (m *mending) answers(host string) bool {
+	e, has := m.state.Member(host)
+	return has && e.ClusterID != ""
+}
+
+// restartsEtcd says that a member of etcd is restarted. While it is away, nothing is found of what was wrong with it.
+func restartsEtcd(r plan.Repair) bool {
+	return r.Plan != nil && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool {
+		return s.Change != nil && s.Change.Verb == cluster.Restart && (s.Change.Part == cluster.EtcdMember || s.Change.Part == cluster.ControlPlane)
+	})
 }
 
 // joinsEtcd says that a member of etcd is replaced.

@@ -94,6 +94,8 @@ type Member struct {
 	InUseBytes  int64    `json:"inUseBytes,omitempty"`
 	QuotaBytes  int64    `json:"quotaBytes,omitempty"`
 	Alarms      []string `json:"alarms,omitempty"`
+	// Behind is by how many entries of the log it stays behind the leader, if these are thousands.
+	Behind uint64 `json:"behind,omitempty"`
 }
 
 // LoadBalancer is one managed load balancer; Active is whether it has the virtual IP.
@@ -278,7 +280,7 @@ func etcd(s *cluster.State) Etcd {
 	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd, Compared: s.Comparison()}
 	for _, m := range s.Seen.Etcd {
 		e.Members = append(e.Members, Member{Name: s.MemberHost(m), Healthy: m.Healthy, Problem: m.Problem, Unknown: m.Unknown, Leader: m.Leader, Learner: m.Learner, Started: m.Started,
-			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms})
+			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms, Behind: m.Behind})
 	}
 	if s.Seen.Etcd == nil && s.Exists() { // those that there should be
 		why := s.Seen.EtcdError

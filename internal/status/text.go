@@ -273,6 +273,8 @@ func (p *page) etcd(s Status) {
 			state = ui.Span{Text: "unhealthy", Style: ui.Red}
 		case m.Learner:
 			state = ui.Span{Text: "learner", Style: ui.Yellow}
+		case m.Behind > 0:
+			state = ui.Span{Text: "behind", Style: ui.Yellow}
 		case m.Leader:
 			state = ui.Span{Text: "leader", Style: ui.Green}
 		}

@@ -90,7 +90,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Images = blobs.Imported()
 	f.Remains = remains(installed)
 	f.Snapshots = snapshots("")
-	f.Watch = watch.Read("", f.Time)
+	f.Watch, f.Tried = watch.Read("", f.Time), repairs.Tried("", f.Time)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")
