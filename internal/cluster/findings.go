@@ -26,6 +26,7 @@ const (
 	RuleZone             = "zone"
 	RuleNode             = "node"
 	RuleNodePressure     = "node-pressure"
+	RuleFullDisk         = "full-disk"
 	RuleStranger         = "stranger"
 	RuleDeparting        = "departing"
 	RuleRemoved          = "removed-host"
@@ -105,6 +106,7 @@ var Rules = []Rule{
 	{RuleComponent, []Severity{Warning}, "the kubelet, containerd, kube-proxy, the pod network's agent and Quorate's own programs work on every host"},
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
+	{RuleFullDisk, []Severity{Warning}, fmt.Sprintf("every file system below /var/lib has %d GiB free or, if it is smaller than %d GiB, %.0f %% of its space", fullBytes>>30, fullBytes>>30*10, 100*fullPart)},
 	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
@@ -214,6 +216,7 @@ func (f *findings) all() {
 	f.notQueried()
 	f.components(facts.Containerd, facts.Kubelet)
 	f.nodes()
+	f.disks()
 	f.strangers()
 	f.departures()
 	f.etcd()
@@ -558,7 +561,7 @@ func (f *findings) nodes() {
 			f.unmet(RuleNode, Warning, "node "+h.Name+" is not ready"+after(": ", n.NotReady), "On "+h.Name+", `journalctl -u kubelet -n 50` shows why.", h.Name)
 		case n.Short != "":
 			f.unmet(RuleNodePressure, Warning, "node "+h.Name+" accepts no new pods and may evict those that it has: "+n.Short,
-				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it.", h.Name)
+				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it."+f.pressureText(h.Name), h.Name)
 		}
 	}
 }

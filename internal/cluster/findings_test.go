@@ -67,6 +67,39 @@ func TestAReportedDifferenceIsOnlyShown(t *testing.T) {
 	}
 }
 
+// TestAFullDiskNamesWhatWasKept: the largest first, with what a repair removes by itself.
+func TestAFullDiskNamesWhatWasKept(t *testing.T) {
+	f := whole()
+	seen := f.Seen.Hosts["cp-a"].Facts
+	seen.Kept = []facts.Kept{{Path: "/var/lib/etcd-kept/20260101T000000Z-a1", Bytes: 30 << 20}, {Path: "/var/lib/quorate-kept/prod-20260101T000000Z", Bytes: 3 << 30}}
+	seen.Unused, seen.Kubernetes.Removable = map[string]int64{"sha256:1": 10 << 20, "": 1 << 20}, 2<<20
+	const kept = "never removes them; remove those that nobody needs any more: /var/lib/quorate-kept/prod-20260101T000000Z (3072 MiB), /var/lib/etcd-kept/20260101T000000Z-a1 (30 MiB)."
+	const removes = "`quorate repair` removes what Quorate put there and does not need (up to 12 MiB). "
+	of := func(rule string) (out []Finding) {
+		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+			if x.Rule == rule {
+				out = append(out, x)
+			}
+		}
+		return out
+	}
+	if found := of(RuleFullDisk); len(found) > 0 {
+		t.Errorf("the disk is not full: %+v", found)
+	}
+	seen.DiskFreeBytes = 1 << 30
+	if found := of(RuleFullDisk); len(found) != 1 || found[0].Unmet || !strings.Contains(found[0].Fix, kept) || !strings.HasPrefix(found[0].Fix, removes) {
+		t.Errorf("%+v", found)
+	}
+	f.Seen.API.Nodes[0].Short = "kubelet has disk pressure"
+	if found := of(RuleNodePressure); len(found) != 1 || !strings.Contains(found[0].Fix, kept) || !strings.Contains(found[0].Fix, strings.TrimSpace(removes)) {
+		t.Errorf("%+v", found)
+	}
+	f.Seen.API.Nodes[0].Short = "kubelet has insufficient memory available"
+	if found := of(RuleNodePressure); len(found) != 1 || strings.Contains(found[0].Fix, "quorate-kept") {
+		t.Errorf("%+v", found)
+	}
+}
+
 // TestALaggingMemberIsNotReliedOn: what etcd would need instead of it is not stopped, and it is restarted or removed only if the others are a
 // majority without it.
 func TestALaggingMemberIsNotReliedOn(t *testing.T) {
@@ -368,6 +401,13 @@ var findingCases = []struct {
 		}
 		f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0
 	}, margins(1, 1, 1, 1), []string{"warning: node cp-a", "warning: node cp-b", "warning: node cp-c", "warning: node w-a", "warning: node w-b"}},
+	{"full-disk", func(f fixture) { f.Seen.Hosts["cp-b"].Facts.DiskFreeBytes = 512 << 20 }, margins(1, 1, 1, 1), []string{
+		"warning: a disk of cp-b is almost full: 512 MiB are free below /var/lib"}},
+	{"disk-without-any-space", func(f fixture) { f.Seen.Hosts["cp-b"].Facts.DiskBytes = 40 << 30 }, margins(1, 1, 1, 1), []string{
+		"warning: a disk of cp-b is almost full: 0 MiB are free below /var/lib"}},
+	{"full-disk-of-etcd", func(f fixture) {
+		f.Seen.Hosts["cp-b"].Facts.Disks = map[string]facts.Disk{"/var/lib/etcd": {FreeBytes: 700 << 20, SizeBytes: 8 << 30}, "/var/lib/kubelet": {FreeBytes: 1 << 30, SizeBytes: 8 << 30}}
+	}, margins(1, 1, 1, 1), []string{"warning: a disk of cp-b is almost full: 700 MiB are free below /var/lib/etcd"}},
 	{"short-of-disk", func(f fixture) { f.Seen.API.Nodes[3].Short = "kubelet has disk pressure" }, margins(1, 1, 1, 1), []string{
 		"*warning: node w-a accepts no new pods and may evict those that it has: kubelet has disk pressure"}},
 	{"stranger", func(f fixture) {

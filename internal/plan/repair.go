@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -47,7 +48,7 @@ var repairs = []struct {
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes", "it is spread again"},
-	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "older snapshots, etcd data that was kept aside, and unused copies of quorate are removed, except for the newest"},
+	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "older snapshots and older data of replaced etcd members are removed, and unused copies of quorate, bundles, and blobs"},
 }
 
 // Repair is one thing that is broken, and what is done about it.
@@ -86,8 +87,6 @@ func Repaired() (rows [][5]string) {
 // IDs of the rules by which nothing is repaired.
 const (
 	RuleRepairable = "repairable-cluster"
-	// fullDisk is the free space below which a disk counts as almost full, in bytes.
-	fullDisk = 2 << 30
 	// quotaToDefragment is the part of etcd's quota at which free space inside the database is given back.
 	quotaToDefragment = 0.8
 )
@@ -574,25 +573,47 @@ func hungUnits(b *builder) (out []*remedy) {
 	return out
 }
 
-// fullDisks are hosts that are short of space.
+// fullDisks are hosts that are short of space, and have something of Quorate's that nobody needs.
 func fullDisks(b *builder) (out []*remedy) {
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
-		if f == nil || !b.partOf(h) || f.Kubernetes.Removable == 0 {
+		if f == nil || !b.partOf(h) || b.FullDisk(h.Name) == "" && b.Pressed(h.Name) == "" {
 			continue
 		}
-		short := f.DiskFreeBytes > 0 && f.DiskFreeBytes < fullDisk
-		for _, d := range f.Disks {
-			short = short || d.FreeBytes < fullDisk
+		bundles, size := b.unneededBundles(h)
+		if size += f.Kubernetes.Removable; size == 0 {
+			continue
 		}
-		if n := b.Node(h.Name); n != nil && strings.Contains(strings.ToLower(n.Short), "disk") {
-			short = true
-		}
-		if short {
-			c := b.remedy(h.Name, fmt.Sprintf("a disk is almost full, and %d MiB on it are what Quorate kept and does not need", f.Kubernetes.Removable>>20))
-			c.add(Step{Kind: FreeDisk, Host: h.Name, Title: "remove what Quorate does not need", Reason: c.problem})
-			out = append(out, c)
-		}
+		c := b.remedy(h.Name, fmt.Sprintf("a disk is almost full, and %d MiB on it are what Quorate put there and does not need", size>>20))
+		c.add(Step{Kind: FreeDisk, Host: h.Name, Title: "remove what Quorate does not need", Reason: c.problem, Bundles: bundles})
+		out = append(out, c)
 	}
 	return out
+}
+
+// unneededBundles are the bundles on a host from which nothing runs in the whole cluster, and how many bytes they have there. None is known to be
+// while a host cannot be queried, while hosts run from several bundles, and while the spec that was applied last is another one: the version may
+// be about to change, or to change back.
+func (b *builder) unneededBundles(of spec.Host) (digests []string, sum int64) {
+	used := map[string]bool{}
+	for _, h := range b.Present().Spec.Hosts {
+		f := b.Facts(h.Name)
+		if f == nil {
+			return nil, 0
+		}
+		for _, d := range append(slices.Collect(maps.Values(f.Programs)), f.Binaries, f.Images) {
+			used[d] = true
+		}
+	}
+	delete(used, "")
+	if len(used) != 1 || b.keepsFiles() != "" || b.leftAsItIs(of) {
+		return nil, 0
+	}
+	for d, n := range b.Facts(of.Name).Unused {
+		if d != "" && !used[d] {
+			digests, sum = append(digests, d), sum+n
+		}
+	}
+	slices.Sort(digests)
+	return digests, sum
 }

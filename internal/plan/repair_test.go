@@ -223,6 +223,14 @@ func TestRepairs(t *testing.T) {
 			f.Kubernetes("cp-c").Removable = 1 << 30
 			f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 20
 		}, []string{"disk/cp-c"}},
+		"a disk without any space": {false, func(f clustertest.Fixture) {
+			f.Kubernetes("cp-c").Removable = 1 << 30
+			f.Seen.Hosts["cp-c"].Facts.DiskBytes = 40 << 30
+		}, []string{"disk/cp-c"}},
+		"a full disk with nothing of Quorate's": {false, func(f clustertest.Fixture) {
+			f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 20
+			f.Seen.Hosts["cp-c"].Facts.Kept = []facts.Kept{{Path: facts.KeptDir + "/prod", Bytes: 1 << 30}}
+		}, nil},
 		"a control plane without a member": {false, func(f clustertest.Fixture) {
 			f.Seen.Etcd = f.Seen.Etcd[:2]
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdRemoved}
@@ -312,6 +320,48 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 				t.Errorf("got %v, want %v", got, tc.want)
 			}
 		})
+	}
+}
+
+// TestUnneededBundles are removed from a full disk, unless the version may be about to change: everything that the version before needs stays until
+// every host runs the new one.
+func TestUnneededBundles(t *testing.T) {
+	fixture := func() clustertest.Fixture {
+		f := repairFixture(false)
+		for _, h := range f.Spec.Spec.Hosts {
+			if seen := f.Seen.Hosts[h.Name].Facts; h.IsNode() {
+				seen.Binaries, seen.Images, seen.Programs = "sha256:b", "sha256:b", map[string]string{facts.Kubelet: "sha256:b"}
+			}
+		}
+		seen := f.Seen.Hosts["cp-c"].Facts
+		seen.DiskFreeBytes, seen.Unused = 1<<20, map[string]int64{"sha256:a": 300 << 20, "sha256:0": 1 << 20, "": 5 << 20}
+		return f
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		want   []string // bundles; no repair if there are none
+	}{
+		"all run from one bundle":             {func(clustertest.Fixture) {}, []string{"sha256:0", "sha256:a"}},
+		"there is space":                      {func(f clustertest.Fixture) { f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 40 }, nil},
+		"a host runs from the former one":     {func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Binaries = "sha256:a" }, nil},
+		"one program does":                    {func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Programs[facts.Kubelet] = "sha256:a" }, nil},
+		"a host cannot be queried":            {func(f clustertest.Fixture) { f.Dies("w-a") }, nil},
+		"the spec has another version now":    {func(f clustertest.Fixture) { f.Spec.Spec.Kubernetes.Version = "v1.38.0" }, nil},
+		"a bundle that only others use stays": {func(f clustertest.Fixture) { f.Seen.Hosts["cp-c"].Facts.Unused["sha256:b"] = 7 }, []string{"sha256:0", "sha256:a"}},
+	} {
+		f := fixture()
+		tc.change(f)
+		keys, all := repairsOf(t, f)
+		i := slices.Index(keys, "disk/cp-c")
+		if i < 0 {
+			if tc.want != nil {
+				t.Errorf("%s: %q", name, keys)
+			}
+			continue
+		}
+		if steps := all[i].Plan.Steps; len(steps) != 1 || steps[0].Kind != FreeDisk || !slices.Equal(steps[0].Bundles, tc.want) || !strings.Contains(all[i].Problem, "301 MiB") {
+			t.Errorf("%s: %+v", name, all[i])
+		}
 	}
 }
 
