@@ -398,7 +398,7 @@ func (c *remedy) replaceMember(h spec.Host, m facts.EtcdMember) {
 }
 
 // The remedies of a member that lags, as of Repair.How, and for how long they count: one that lags again within the first time is replaced, and
-// not within the second one after it was replaced. A host that is too slow would otherwise get new data, and keep the old, again and again.
+// nothing is done within the second one after it was replaced. A host that is too slow would otherwise get new data, and keep the old, again and again.
 const (
 	lagRepair      = "etcd-lag"
 	lagRestart     = "restart"
@@ -421,13 +421,13 @@ func laggingMembers(b *builder) (out []*remedy) {
 		}
 		c := b.remedy(h.Name, fmt.Sprintf("its etcd member is %d entries of the log behind the leader, and does not catch up", m.Behind))
 		switch {
-		case !f.TriedWithin(lagRepair, lagRestart, restartCounts):
-			c.how = lagRestart
-			c.restartMember(h)
 		case f.TriedWithin(lagRepair, lagReplace, replacedCounts):
 			c.how = lagReplace
 			c.refused = refused(RuleRepairable, "the etcd member of "+h.Name+" was restarted and replaced because it was far behind the leader, and is again",
 				"Its host is too slow for etcd: look at its disk (`etcd_disk_wal_fsync_duration_seconds` in the metrics of the member), its CPUs, and its network. Give it a faster disk, or put another host into the spec.")
+		case !f.TriedWithin(lagRepair, lagRestart, restartCounts):
+			c.how = lagRestart
+			c.restartMember(h)
 		default:
 			c.how = lagReplace
 			c.replaceMember(h, m)

@@ -384,6 +384,7 @@ func TestAMemberThatLags(t *testing.T) {
 		"after a restart, on a host of its own": {true, []facts.Tried{restarted}, "replace", []Kind{RemoveMember, SetAsideEtcd, JoinEtcd, Mark}},
 		"long after a restart":                  {false, []facts.Tried{long}, "restart", []Kind{LeavePools, RestartPrograms, JoinPools}},
 		"after both":                            {false, []facts.Tried{restarted, replaced}, "replace", nil},
+		"hours after both":                      {false, []facts.Tried{long, replaced}, "replace", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := repairFixture(tc.external)
