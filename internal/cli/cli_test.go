@@ -67,6 +67,7 @@ func TestUsageErrors(t *testing.T) {
 		"bundle sources --kubernetes-version v1.2.3":                                   "v1.2.3",
 		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
+		"status --watch --compare-etcd":                                                "cannot be combined with --watch",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -81,6 +83,9 @@ func printRepairs(w io.Writer, r *run.RepairReport) error {
 		}
 		if m.Detail != "" {
 			fmt.Fprintf(w, "          %s\n", m.Detail)
+		}
+		for _, h := range slices.Sorted(maps.Keys(m.Unnoted)) {
+			fmt.Fprintf(w, "          It could not be noted on %s: %s\n", h, m.Unnoted[h])
 		}
 		if m.Outcome == run.Repaired {
 			fmt.Fprintf(w, "          It was seen to work after %.1f s.\n", m.Seconds)

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -16,19 +18,32 @@ import (
 
 func (a *app) status() *cobra.Command {
 	var (
-		watch    bool
-		interval time.Duration
+		watch, compare bool
+		interval       time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show nodes, etcd, load balancers, certificates, and margins",
+		Long: `Observes the cluster once, and shows its nodes, etcd, load balancers, certificates, margins, and everything that is wrong with it.
+
+Whether the members of etcd have the same data is what the control planes last reported, if they repair the cluster
+(spec.repair.watch). With --compare-etcd, the members are compared now: each reads and hashes all of its data.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch && compare {
+				return usageError{errors.New("--compare-etcd has every member of etcd read all of its data, and cannot be combined with --watch")}
+			}
 			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}
+			if compare && c.ExistingEtcd() {
+				return usageError{errors.New("--compare-etcd compares the members of an etcd that Quorate manages, and spec.etcd.endpoints names one of your own: `etcdctl endpoint hashkv --cluster` compares its members")}
+			}
 			show := func(ctx context.Context, w io.Writer) error {
-				s := look(ctx, c)
+				s, compared := look(ctx, c, compare)
+				if compare && !compared {
+					fmt.Fprintln(a.err, "The data of etcd's members was not compared: fewer than two of them could be asked.")
+				}
 				return a.printTo(w, s, func(w io.Writer) error { return status.Text(w, s, ui.Width(w), ui.Color(w)) })
 			}
 			if !watch {
@@ -38,13 +53,19 @@ func (a *app) status() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "update the view until interrupted")
+	cmd.Flags().BoolVar(&compare, "compare-etcd", false, "compare the data of etcd's members now, which slows them down for a moment")
 	cmd.Flags().DurationVar(&interval, "interval", 2*time.Second, "how often --watch updates the view")
 	return cmd
 }
 
-// look opens new sessions each time: a host may have come back, and a session may have ended with its host.
-func look(ctx context.Context, c *spec.Cluster) status.Status {
+// look opens new sessions each time: a host may have come back, and a session may have ended with its host. If the data of etcd's members is to
+// be compared, it says whether that was possible.
+func look(ctx context.Context, c *spec.Cluster, compare bool) (_ status.Status, compared bool) {
 	e := run.OpenToRead(ctx, c, progress.Discard)
 	defer e.Close()
-	return status.Of(e.State(ctx))
+	s := e.State(ctx)
+	if compare {
+		compared = e.Compare(ctx, s) != nil
+	}
+	return status.Of(s), compared
 }

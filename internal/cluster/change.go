@@ -352,6 +352,7 @@ func (s *State) Allow(c Change) (Permit, *Refusal) {
 	if c.Verb == Defragment {
 		s = s.whileFull()
 	}
+	s = s.keepingUp(c)
 	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleOwnData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
 		if r := rule(c); r != nil {
 			return Permit{}, r
@@ -690,8 +691,9 @@ func (s *State) ruleDrain(c Change) *Refusal {
 
 func (s *State) address(host string) string { h, _ := s.present.Host(host); return h.Address }
 
+// anyUnknownMember says that a member may turn out to work, or to have caught up.
 func (s *State) anyUnknownMember() bool {
-	return slices.ContainsFunc(s.placements, func(p quorum.Placement) bool { return p.Member == quorum.Unknown })
+	return slices.ContainsFunc(s.Seen.Etcd, s.Lags) || slices.ContainsFunc(s.placements, func(p quorum.Placement) bool { return p.Member == quorum.Unknown })
 }
 
 // anyNotUp says that something may come back if the caller waits. What is in maintenance does not.
@@ -726,6 +728,8 @@ func (s *State) membersText() string {
 		switch {
 		case m.Learner:
 			note(m, "is a learner", "are learners", "")
+		case s.Lags(m):
+			note(m, "is far behind the leader", "are far behind the leader", "")
 		case m.Healthy:
 		case m.Unknown != "":
 			note(m, "could not be queried", "could not be queried", m.Unknown)

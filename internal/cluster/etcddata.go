@@ -8,6 +8,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // RuleOwnData keeps the data of a member that etcd counts from being set aside.
@@ -94,34 +95,125 @@ func (s *State) sameHash(m facts.EtcdMember) bool {
 	return s.comparable(m)[m.Hash.Hash] >= quorum.Majority(voters)
 }
 
-// disagreement describes who has which data, if members were compared, they differ, and no majority agrees.
-func (s *State) disagreement() (groups []string) {
-	on := map[uint32][]string{}
-	voters, _ := quorum.Count(s.placements, quorum.Member)
-	var first *facts.EtcdHash
+// hashed are the hosts of the members by the hash of their data, between those revisions that most of them have in common. Missing are the
+// hosts of the other members with a vote: they have not been compared.
+func (s *State) hashed() (on map[uint32][]string, revision int64, missing []string) {
+	type history struct{ revision, compacted int64 }
+	count, most := map[history]int{}, history{}
 	for _, m := range s.Seen.Etcd {
 		if m.Hash == nil || m.Learner {
 			continue
 		}
-		if first == nil {
-			first = m.Hash
-		}
-		if m.Hash.Revision == first.Revision && m.Hash.Compacted == first.Compacted {
-			on[m.Hash.Hash] = append(on[m.Hash.Hash], s.MemberHost(m))
+		at := history{m.Hash.Revision, m.Hash.Compacted}
+		if count[at]++; count[at] > count[most] {
+			most = at
 		}
 	}
-	for _, hosts := range on {
-		if len(hosts) >= quorum.Majority(voters) {
+	on = map[uint32][]string{}
+	for _, m := range s.Seen.Etcd {
+		switch {
+		case m.Learner:
+		case m.Hash != nil && (history{m.Hash.Revision, m.Hash.Compacted}) == most:
+			on[m.Hash.Hash] = append(on[m.Hash.Hash], s.MemberHost(m))
+		default:
+			missing = append(missing, s.MemberHost(m))
+		}
+	}
+	return on, most.revision, missing
+}
+
+// groups describes who has which data, as far as members were compared, and says whether a majority of all members agrees.
+func (s *State) groups() (out []string, agreed bool) {
+	on, _, _ := s.hashed()
+	voters, _ := quorum.Count(s.placements, quorum.Member)
+	for _, hash := range slices.Sorted(maps.Keys(on)) {
+		agreed = agreed || len(on[hash]) >= quorum.Majority(voters)
+		out = append(out, fmt.Sprintf("%08x on %s", hash, List(on[hash])))
+	}
+	return out, agreed
+}
+
+// Comparison is what is known of whether the members of etcd have the same data. Its JSON keys are stable.
+type Comparison struct {
+	// By is the control plane whose unit compared them; empty if they were compared for this observation. AgeSeconds is how long before the
+	// observation that was.
+	By         string `json:"by,omitempty"`
+	AgeSeconds int64  `json:"ageSeconds"`
+	// Revision is that at which they hashed their data, and Hashes are the results in hexadecimal, by host.
+	Revision int64             `json:"revision"`
+	Hashes   map[string]string `json:"hashes"`
+	// Agreed says that a majority of all members has the same data, and Differ are the hosts whose members have other data than that majority.
+	// If no majority agrees, nobody can tell whose data is right.
+	Agreed bool     `json:"agreed"`
+	Differ []string `json:"differ,omitempty"`
+	// Missing are the hosts of members that were not compared: they did not answer, or no longer had that revision.
+	Missing []string `json:"missing,omitempty"`
+}
+
+// Same says that all members that were compared have the same data.
+func (c *Comparison) Same() bool {
+	seen := map[string]bool{}
+	for _, h := range c.Hashes {
+		seen[h] = true
+	}
+	return len(seen) < 2
+}
+
+// Comparison is how the data of etcd's members was compared for this observation or, if it was not, when the unit of a control plane last did. It
+// is nil if nothing is known of the members that etcd has now.
+func (s *State) Comparison() *Comparison {
+	at, by, age := s, "", int64(0)
+	if !s.compared() {
+		if at, by, age = s.reported(); at == nil {
 			return nil
 		}
 	}
-	if len(on) < 2 {
+	on, revision, missing := at.hashed()
+	if len(on) == 0 {
 		return nil
 	}
-	for _, hash := range slices.Sorted(maps.Keys(on)) {
-		groups = append(groups, fmt.Sprintf("%08x on %s", hash, List(on[hash])))
+	_, agreed := at.groups()
+	out := &Comparison{By: by, AgeSeconds: age, Revision: revision, Hashes: map[string]string{}, Agreed: agreed, Missing: missing}
+	for hash, hosts := range on {
+		for _, h := range hosts {
+			out.Hashes[h] = fmt.Sprintf("%08x", hash)
+		}
 	}
-	return groups
+	for _, m := range at.Seen.Etcd {
+		if at.otherHash(m) != "" {
+			out.Differ = append(out.Differ, s.MemberHost(m))
+		}
+	}
+	return out
+}
+
+// compared says that members were compared for this observation.
+func (s *State) compared() bool {
+	return slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Hash != nil })
+}
+
+// reported is the state with the hashes that the unit of a control plane got when it last compared the members, which control plane that is, and
+// how many seconds ago it did; nil if none has. What is repaired and what is safe is never decided on it: it is one look, of some minutes ago.
+func (s *State) reported() (at *State, by string, age int64) {
+	var last *facts.EtcdComparison
+	for _, h := range s.present.HostsWith(spec.RoleControlPlane) {
+		f := s.Facts(h.Name)
+		if f == nil || f.Watch == nil || f.Watch.Report == nil || f.Watch.Report.Compared == nil {
+			continue
+		}
+		// By the clock of each host, not by the times: the clocks may differ.
+		if c := f.Watch.Report.Compared; last == nil || c.AgoSeconds < last.AgoSeconds {
+			last, by = c, h.Name
+		}
+	}
+	if last == nil {
+		return nil, "", 0
+	}
+	out, seen := *s, *s.Seen
+	seen.Etcd = slices.Clone(seen.Etcd)
+	seen.AddHashes(last.Hashes)
+	out.Seen = &seen
+	return &out, by, last.AgoSeconds
 }
 
 // FalseAlarm says that the alarm CORRUPT of a member can end: its data has been compared since, and is that of a majority.
@@ -165,6 +257,28 @@ func (s *State) whileFull() *State {
 		i := slices.IndexFunc(out.placements, func(p quorum.Placement) bool { return p.Host == s.MemberHost(m) })
 		if i >= 0 && out.placements[i].Member == quorum.Down && s.onlyNoSpace(m) {
 			out.placements[i].Member = quorum.Up
+		}
+	}
+	return &out
+}
+
+// Lags says that an etcd member works and is far behind the leader: etcd needs its vote for nothing now, but could decide nothing with it before it
+// has caught up.
+func (s *State) Lags(m facts.EtcdMember) bool {
+	return m.Behind > 0 && !m.Learner && m.Started && m.Unknown == "" && (m.Healthy || s.onlyNoSpace(m))
+}
+
+// keepingUp is the state in which members that lag count as failed, except where the change itself takes them away: that does count.
+func (s *State) keepingUp(c Change) *State {
+	if !slices.ContainsFunc(s.Seen.Etcd, s.Lags) {
+		return s
+	}
+	out := *s
+	out.placements = slices.Clone(s.placements)
+	for _, m := range s.Seen.Etcd {
+		i := slices.IndexFunc(out.placements, func(p quorum.Placement) bool { return p.Host == s.MemberHost(m) })
+		if i >= 0 && s.Lags(m) && out.placements[i].Member == quorum.Up && !c.concerns(out.placements[i].Host, out.placements[i].Zone) {
+			out.placements[i].Member = quorum.Down
 		}
 	}
 	return &out

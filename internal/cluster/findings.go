@@ -26,6 +26,7 @@ const (
 	RuleZone             = "zone"
 	RuleNode             = "node"
 	RuleNodePressure     = "node-pressure"
+	RuleFullDisk         = "full-disk"
 	RuleStranger         = "stranger"
 	RuleDeparting        = "departing"
 	RuleRemoved          = "removed-host"
@@ -34,6 +35,7 @@ const (
 	RuleEtcdLearner      = "etcd-learner"
 	RuleEtcdAlarm        = "etcd-alarm"
 	RuleEtcdData         = "etcd-data"
+	RuleEtcdLag          = "etcd-lag"
 	RuleEtcdQuota        = "etcd-quota"
 	RuleAPI              = "api"
 	RuleControllers      = "controllers"
@@ -104,11 +106,13 @@ var Rules = []Rule{
 	{RuleComponent, []Severity{Warning}, "the kubelet, containerd, kube-proxy, the pod network's agent and Quorate's own programs work on every host"},
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
+	{RuleFullDisk, []Severity{Warning}, fmt.Sprintf("every file system below /var/lib has %d GiB free or, if it is smaller than %d GiB, %.0f %% of its space", fullBytes>>30, fullBytes>>30*10, 100*fullPart)},
 	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
 	{RuleEtcdMember, []Severity{Warning}, "every etcd member works"},
 	{RuleEtcdData, []Severity{Critical}, "the data of every etcd member can be read, is as new as what the member has acknowledged, and is the same as that of the others, as far as it was compared"},
+	{RuleEtcdLag, []Severity{Warning}, "no etcd member stays thousands of entries of the log behind the leader, in several looks in a row"},
 	{RuleEtcdLearner, []Severity{Warning}, "no etcd member is a learner"},
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
 	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},
@@ -212,6 +216,7 @@ func (f *findings) all() {
 	f.notQueried()
 	f.components(facts.Containerd, facts.Kubelet)
 	f.nodes()
+	f.disks()
 	f.strangers()
 	f.departures()
 	f.etcd()
@@ -548,7 +553,7 @@ func (f *findings) nodes() {
 			f.unmet(RuleNode, Warning, "node "+h.Name+" is not ready"+after(": ", n.NotReady), "On "+h.Name+", `journalctl -u kubelet -n 50` shows why.", h.Name)
 		case n.Short != "":
 			f.unmet(RuleNodePressure, Warning, "node "+h.Name+" accepts no new pods and may evict those that it has: "+n.Short,
-				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it.", h.Name)
+				"Free what "+h.Name+" is short of; `df -h /var/lib`, `free -m` and `journalctl -u kubelet | grep -i evict` show it."+f.pressureText(h.Name), h.Name)
 		}
 	}
 }
@@ -680,12 +685,13 @@ func (f *findings) versions() {
 
 // margins reports, in one finding, what must not fail next. In a zonal placement a failed zone stops the cluster by design.
 func (f *findings) margins() {
-	now := f.atRisk(f.placements)
+	counted := f.keepingUp(Change{})
+	now := f.atRisk(counted.placements)
 	if len(now) == 0 {
 		return
 	}
 	// What could not be queried may work: only what is at risk all the same is certain. What is withdrawn does not count.
-	best := slices.Clone(f.placements)
+	best := slices.Clone(counted.placements)
 	for i := range best {
 		for _, part := range quorum.Parts {
 			if *part(&best[i]) == quorum.Unknown && !f.leaving(best[i].Host) {
@@ -702,12 +708,12 @@ func (f *findings) margins() {
 	fix := "Repair what is listed here before anything else is stopped."
 	away := f.InMaintenance()
 	switch {
-	case len(away) > 0 && !f.anyNotUp():
+	case len(away) > 0 && !counted.anyNotUp():
 		parts[len(parts)-1] += " while " + List(away) + plural(len(away), " is", " are") + " in maintenance"
 		fix = "`quorate maintain --undo " + away[0] + "` ends the maintenance."
 	case len(possible) > 0:
 		parts = append(parts, "is not known to survive the loss of "+strings.Join(possible, ", or "))
-	case !f.anyNotUp():
+	case !counted.anyNotUp():
 		fix = "Spread more hosts over more zones in the spec (three control planes in three zones, two load balancers in two), then run `quorate apply`."
 	}
 	f.add(RuleMargin, Warning, "the cluster "+strings.Join(parts, ", and "), fix)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
@@ -188,12 +189,15 @@ func (f *findings) etcd() {
 			f.unmet(RuleEtcdMember, Warning, "the data of etcd member "+name+" is missing (there is no "+hostconfig.EtcdWAL+"), and the member does not start without it", f.missingDataFix(name, m), name)
 		case !m.Healthy && !onlyAlarms(m):
 			judge(RuleEtcdMember, Warning, "etcd member "+name+" does not work"+after(": ", m.Problem), f.etcdFix(name), name)
+		case f.Lags(m) && m.CatchesUp:
+			judge(RuleEtcdLag, Warning, fmt.Sprintf("etcd member %s is %d entries of the log behind the leader, and catches up", name, m.Behind),
+				"Wait until it has caught up. Until then, nothing is stopped that etcd would need instead of it.", name)
+		case f.Lags(m):
+			judge(RuleEtcdLag, Warning, fmt.Sprintf("etcd member %s is %d entries of the log behind the leader, and does not catch up", name, m.Behind), f.lagFix(m), name)
 		}
 	}
-	if groups := f.disagreement(); len(groups) > 0 {
-		f.unmet(RuleEtcdData, Critical, "the data of the etcd members differs, and no majority agrees on it: "+strings.Join(groups, "; "),
-			"Change nothing, and do not restart any member. Take a backup now (`quorate backup`), and find out which member has the data that you need.")
-	}
+	f.differences()
+	f.reportedData()
 	for _, alarm := range f.StrayAlarms() {
 		f.unmet(RuleEtcdAlarm, Critical, fmt.Sprintf("etcd still has the alarm %s of a member that was removed, and it counts for all members", alarm), f.repairFix("ends it", f.etcdctl("alarm disarm")))
 		delete(alarms, alarm)
@@ -235,6 +239,62 @@ func (f *findings) etcd() {
 				f.repairFix("keeps that data aside, and has the host join etcd again", "clear "+h.Name+", and add the member again"), h.Name)
 		default:
 			f.unmet(RuleEtcdMember, Warning, "etcd has no member on "+h.Name, "`quorate apply` adds it.", h.Name)
+		}
+	}
+}
+
+const fixNoMajority = "Change nothing, and do not restart any member. Take a backup now (`quorate backup`), and find out which member has the data that you need."
+
+// differences reports who has which data where members were compared for this observation, they differ, and no member can be replaced for it.
+func (f *findings) differences() {
+	groups, agreed := f.groups()
+	left := slices.ContainsFunc(f.Seen.Etcd, func(m facts.EtcdMember) bool { return f.otherHash(m) != "" && f.UntrustedData(m) == "" })
+	switch {
+	case len(groups) < 2:
+	case !agreed:
+		f.unmet(RuleEtcdData, Critical, "the data of the etcd members differs, and no majority agrees on it: "+strings.Join(groups, "; "), fixNoMajority)
+	case left:
+		f.unmet(RuleEtcdData, Critical, "the data of the etcd members differs, and too few of those that agree are known to work for another one to be replaced: "+strings.Join(groups, "; "),
+			"Bring the other members back first. "+f.repairFix("then replaces those that differ", "then remove those that differ, and add them again with an empty directory"))
+	}
+}
+
+// reportedData reports what the units of control planes found about the data of members, and what this observation does not show: how they last
+// compared the members, and which members went back. The cluster may match its spec all the same: the reports are older, and apply changes nothing
+// about it.
+func (f *findings) reportedData() {
+	const compare = "`quorate status --compare-etcd` compares it again. "
+	f.reportedBack()
+	if f.compared() {
+		return
+	}
+	at, by, age := f.reported()
+	if at == nil {
+		return
+	}
+	when := by + " compared the data of the etcd members " + span(time.Duration(age)*time.Second) + " ago"
+	if groups, agreed := at.groups(); len(groups) > 1 && !agreed {
+		f.add(RuleEtcdData, Critical, when+": it differs, and no majority agrees on it: "+strings.Join(groups, "; "), compare+fixNoMajority)
+	}
+	for _, m := range at.Seen.Etcd {
+		if why := at.otherHash(m); why != "" && f.UntrustedData(m) == "" {
+			name := f.MemberHost(m)
+			f.add(RuleEtcdData, Critical, when+", and the data of "+name+" must not be used: "+why, compare+"`quorate repair` does, too, and replaces the member if its data still differs.", name)
+		}
+	}
+}
+
+// reportedBack reports members that the unit that leads saw go back.
+func (f *findings) reportedBack() {
+	leader := f.WatchLeader()
+	if leader == "" {
+		return
+	}
+	for _, m := range f.Seen.Etcd {
+		if why := f.Facts(leader).Watch.Report.WentBack[m.ID]; why != "" && f.UntrustedData(m) == "" {
+			name := f.MemberHost(m)
+			f.add(RuleEtcdData, Critical, leader+", which repairs, saw that the data of etcd member "+name+" must not be used: "+why,
+				leader+" replaces the member as soon as that is safe; on "+leader+", `journalctl -u quorate-watch` shows what keeps it from that.", name)
 		}
 	}
 }
@@ -282,6 +342,12 @@ func (f *findings) alarmFix(alarm string) string {
 
 func (f *findings) untrustedFix(m facts.EtcdMember) string {
 	return f.repairFix("removes the member, keeps its data aside, and has it join again as a new one", "on a host with a working member, "+f.removeMember(m)+"; then add it again with an empty directory")
+}
+
+// lagFix is what to do about a member that stays behind. Where its host is too slow, nothing but another one helps.
+func (f *findings) lagFix(m facts.EtcdMember) string {
+	return f.repairFix("restarts it, and replaces it if that does not help", "restart it; if that does not help, "+f.removeMember(m)+", and add it again with an empty directory") +
+		" If it falls behind again, the disk, the CPUs, or the network of its host are too slow: in its metrics, `etcd_disk_wal_fsync_duration_seconds` shows how slow the disk is."
 }
 
 // etcdFix is what to do about a member that does not work.

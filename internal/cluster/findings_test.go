@@ -32,6 +32,102 @@ func margins(controlPlanes, etcd, loadBalancers, zones int) quorum.Margins {
 
 const noStream = clustertest.NoStream
 
+// reported has the unit of a control plane report how it compared the members of etcd.
+func reported(f fixture, host string, ago int64, hashes ...uint32) {
+	c := &facts.EtcdComparison{AgoSeconds: ago, Hashes: map[string]facts.EtcdHash{}}
+	for i, h := range hashes {
+		c.Hashes[f.Seen.Etcd[i].ID] = facts.EtcdHash{Revision: 9, Compacted: 3, Hash: h}
+	}
+	f.Seen.Hosts[host].Facts.Watch = &facts.Watch{Report: &facts.WatchReport{Compared: c}}
+}
+
+// TestAReportedDifferenceIsOnlyShown: it is one look, of some minutes ago. Nothing is decided on it.
+func TestAReportedDifferenceIsOnlyShown(t *testing.T) {
+	f := whole()
+	reported(f, "cp-a", 240, 1, 1, 2)
+	s := Evaluate(f.Spec, f.Seen)
+	for _, m := range s.Seen.Etcd {
+		if why := s.UntrustedData(m); why != "" || m.Hash != nil {
+			t.Errorf("%s: %s, %+v", m.Name, why, m.Hash)
+		}
+	}
+	c := s.Comparison()
+	if c == nil || c.By != "cp-a" || c.AgeSeconds != 240 || c.Revision != 9 || !c.Agreed || c.Same() || !slices.Equal(c.Differ, []string{"cp-c"}) || c.Hashes["cp-c"] != "00000002" || len(c.Missing) > 0 {
+		t.Errorf("%+v", c)
+	}
+	for i := range f.Seen.Etcd { // by a comparison for the observation, a report counts no more
+		f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 19, Compacted: 3, Hash: 5}
+	}
+	f.Seen.Etcd[1].Hash.Compacted = 4 // the revisions between which it hashed are others
+	if c := Evaluate(f.Spec, f.Seen).Comparison(); c == nil || c.By != "" || c.Revision != 19 || !c.Same() || !slices.Equal(c.Missing, []string{"cp-b"}) {
+		t.Errorf("%+v", c)
+	}
+	if c := Evaluate(whole().Spec, whole().Seen).Comparison(); c != nil {
+		t.Errorf("nobody compared: %+v", c)
+	}
+}
+
+// TestAFullDiskNamesWhatWasKept: the largest first, with what a repair removes by itself.
+func TestAFullDiskNamesWhatWasKept(t *testing.T) {
+	f := whole()
+	seen := f.Seen.Hosts["cp-a"].Facts
+	seen.Kept = []facts.Kept{{Path: "/var/lib/etcd-kept/20260101T000000Z-a1", Bytes: 30 << 20}, {Path: "/var/lib/quorate-kept/prod-20260101T000000Z", Bytes: 3 << 30}}
+	seen.Unused, seen.Kubernetes.Removable = map[string]int64{"sha256:1": 10 << 20, "": 1 << 20}, 2<<20
+	const kept = "never removes them; remove those that nobody needs any more: /var/lib/quorate-kept/prod-20260101T000000Z (3072 MiB), /var/lib/etcd-kept/20260101T000000Z-a1 (30 MiB)."
+	const removes = "`quorate repair` removes what Quorate put there and does not need (up to 12 MiB). "
+	of := func(rule string) (out []Finding) {
+		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+			if x.Rule == rule {
+				out = append(out, x)
+			}
+		}
+		return out
+	}
+	if found := of(RuleFullDisk); len(found) > 0 {
+		t.Errorf("the disk is not full: %+v", found)
+	}
+	seen.DiskFreeBytes = 1 << 30
+	if found := of(RuleFullDisk); len(found) != 1 || found[0].Unmet || !strings.Contains(found[0].Fix, kept) || !strings.HasPrefix(found[0].Fix, removes) {
+		t.Errorf("%+v", found)
+	}
+	f.Seen.API.Nodes[0].Short = "kubelet has disk pressure"
+	if found := of(RuleNodePressure); len(found) != 1 || !strings.Contains(found[0].Fix, kept) || !strings.Contains(found[0].Fix, strings.TrimSpace(removes)) {
+		t.Errorf("%+v", found)
+	}
+	f.Seen.API.Nodes[0].Short = "kubelet has insufficient memory available"
+	if found := of(RuleNodePressure); len(found) != 1 || strings.Contains(found[0].Fix, "quorate-kept") {
+		t.Errorf("%+v", found)
+	}
+}
+
+// TestALaggingMemberIsNotReliedOn: what etcd would need instead of it is not stopped, and it is restarted or removed only if the others are a
+// majority without it.
+func TestALaggingMemberIsNotReliedOn(t *testing.T) {
+	f := whole()
+	f.Seen.Etcd[2].Behind = 12000
+	allows := func(c Change) *Refusal {
+		_, r := Evaluate(f.Spec, f.Seen).Allow(c)
+		return r
+	}
+	for _, c := range []Change{{Verb: Restart, Part: EtcdMember, Subject: "cp-b"}, {Verb: Stop, Part: WholeHost, Subject: "cp-b"}, {Verb: Defragment, Part: EtcdMember, Subject: "cp-a"}, {Verb: Stop, Part: WholeZone, Subject: "a"}} {
+		if r := allows(c); r == nil || r.Rule != RuleEnough || !r.Transient || !strings.Contains(r.Why, "cp-c is far behind the leader") {
+			t.Errorf("%s: %v", c, r)
+		}
+	}
+	own := []Change{{Verb: Restart, Part: EtcdMember, Subject: "cp-c"}, {Verb: Restart, Part: ControlPlane, Subject: "cp-c"}, {Verb: Remove, Part: EtcdMember, Subject: "cp-c"}}
+	for _, c := range append(own, Change{Verb: Restart, Part: Node, Subject: "cp-b"}) {
+		if r := allows(c); r != nil {
+			t.Errorf("%s: %v", c, r)
+		}
+	}
+	f.Dies("cp-b")
+	for _, c := range own {
+		if r := allows(c); r == nil {
+			t.Errorf("%s while cp-b is down", c)
+		}
+	}
+}
+
 // findingCases change one thing at a time. What is wanted is the severity and the beginning of the summary of every finding,
 // with a star before those because of which the cluster does not match its spec.
 var findingCases = []struct {
@@ -197,6 +293,29 @@ var findingCases = []struct {
 			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: uint32(i)}
 		}
 	}, margins(1, 1, 1, 1), []string{"*critical: the data of the etcd members differs, and no majority agrees on it: 00000000 on cp-a; 00000001 on cp-b; 00000002 on cp-c"}},
+	{"etcd-other-data-and-too-few-work", func(f fixture) { // one of those that agree does not work, so nobody is replaced
+		for i, hash := range []uint32{1, 1, 2} {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Compacted: 3, Hash: hash}
+		}
+		f.Seen.Etcd[0].Healthy, f.Seen.Etcd[0].Problem = false, "it has no leader"
+	}, margins(0, 0, 1, 0), []string{"*critical: the data of the etcd members differs, and too few of those that agree are known to work for another one to be replaced: 00000001 on cp-a and cp-b; 00000002 on cp-c",
+		"*warning: etcd member cp-a does not work", "warning: the cluster does not survive"}},
+	{"etcd-reported-other-data", func(f fixture) { // a difference that the unit found, minutes ago; what other units found before counts no more
+		reported(f, "cp-a", 240, 1, 1, 2)
+		reported(f, "cp-b", 900, 1, 2, 2)
+	}, margins(1, 1, 1, 1), []string{"critical: cp-a compared the data of the etcd members 4 minutes ago, and the data of cp-c must not be used: its data differs from that of 2 other members at revision 9"}},
+	{"etcd-reported-two-other-data", func(f fixture) { reported(f, "cp-b", 30, 1, 2, 3) }, margins(1, 1, 1, 1), []string{
+		"critical: cp-b compared the data of the etcd members 30 s ago: it differs, and no majority agrees on it: 00000001 on cp-a; 00000002 on cp-b; 00000003 on cp-c"}},
+	{"etcd-reported-and-replaced-since", func(f fixture) {
+		reported(f, "cp-a", 240, 1, 1, 2)
+		f.Seen.Etcd[2].ID = "77"
+	}, margins(1, 1, 1, 1), nil},
+	{"etcd-reported-and-compared-since", func(f fixture) {
+		reported(f, "cp-a", 240, 1, 1, 2)
+		for i := range f.Seen.Etcd {
+			f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 19, Compacted: 3, Hash: 5}
+		}
+	}, margins(1, 1, 1, 1), nil},
 	{"etcd-damaged", func(f fixture) {
 		f.Seen.Etcd[2].Healthy, f.Seen.Etcd[2].Problem = false, "connection refused"
 		f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
@@ -211,6 +330,10 @@ var findingCases = []struct {
 	}, margins(0, 0, 1, 0), []string{"*critical: the data of etcd member cp-c must not be used: it does not start, because its data is older", "warning: the cluster does not survive"}},
 	{"etcd-went-back", func(f fixture) { f.Seen.Etcd[2].WentBack = "it had 9 entries, and has 7" }, margins(1, 1, 1, 1),
 		[]string{"*critical: the data of etcd member cp-c must not be used: it had 9 entries"}},
+	{"etcd-lag", func(f fixture) { f.Seen.Etcd[2].Behind = 12000 }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and does not catch up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
+	{"etcd-lag-ends", func(f fixture) { f.Seen.Etcd[2].Behind, f.Seen.Etcd[2].CatchesUp = 12000, true }, margins(0, 0, 1, 0), []string{
+		"*warning: etcd member cp-c is 12000 entries of the log behind the leader, and catches up", "warning: the cluster does not survive the loss of a control plane, or an etcd member"}},
 	{"etcd-damaged-twice", func(f fixture) { // without a majority that works, no data is given up
 		for _, i := range []int{1, 2} {
 			f.Seen.Etcd[i].Healthy, f.Seen.Etcd[i].Problem = false, "connection refused"
@@ -278,6 +401,13 @@ var findingCases = []struct {
 		}
 		f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0
 	}, margins(1, 1, 1, 1), []string{"warning: node cp-a", "warning: node cp-b", "warning: node cp-c", "warning: node w-a", "warning: node w-b"}},
+	{"full-disk", func(f fixture) { f.Seen.Hosts["cp-b"].Facts.DiskFreeBytes = 512 << 20 }, margins(1, 1, 1, 1), []string{
+		"warning: a disk of cp-b is almost full: 512 MiB are free below /var/lib"}},
+	{"disk-without-any-space", func(f fixture) { f.Seen.Hosts["cp-b"].Facts.DiskBytes = 40 << 30 }, margins(1, 1, 1, 1), []string{
+		"warning: a disk of cp-b is almost full: 0 MiB are free below /var/lib"}},
+	{"full-disk-of-etcd", func(f fixture) {
+		f.Seen.Hosts["cp-b"].Facts.Disks = map[string]facts.Disk{"/var/lib/etcd": {FreeBytes: 700 << 20, SizeBytes: 8 << 30}, "/var/lib/kubelet": {FreeBytes: 1 << 30, SizeBytes: 8 << 30}}
+	}, margins(1, 1, 1, 1), []string{"warning: a disk of cp-b is almost full: 700 MiB are free below /var/lib/etcd"}},
 	{"short-of-disk", func(f fixture) { f.Seen.API.Nodes[3].Short = "kubelet has disk pressure" }, margins(1, 1, 1, 1), []string{
 		"*warning: node w-a accepts no new pods and may evict those that it has: kubelet has disk pressure"}},
 	{"stranger", func(f fixture) {

@@ -532,9 +532,10 @@ func (s *State) Endpoint() facts.Answer {
 	return facts.Answer{Problem: problem}
 }
 
-// Margins are how many more failures of each kind the cluster survives now. What could not be queried counts as failed.
+// Margins are how many more failures of each kind the cluster survives now. What could not be queried counts as failed, and so does a member of
+// etcd that is far behind.
 func (s *State) Margins() quorum.Margins {
-	m := quorum.Survives(s.placements)
+	m := quorum.Survives(s.keepingUp(Change{}).placements)
 	if m.LoadBalancers == nil && s.managed() {
 		m.LoadBalancers = new(-1) // there is none yet
 	}

@@ -71,3 +71,26 @@ func TestWatchFindings(t *testing.T) {
 		}
 	}
 }
+
+// TestAMemberThatTheUnitSawGoBack is reported: a single observation does not show it. What one reports that does not lead any more is old.
+func TestAMemberThatTheUnitSawGoBack(t *testing.T) {
+	f := clustertest.Whole()
+	f.Watch("1")
+	back := map[string]string{f.Seen.Etcd[2].ID: "it was in term 7 of etcd before, and later in term 5", "77": "it was replaced since"}
+	f.Seen.Hosts["cp-a"].Facts.Watch.Report.WentBack = back
+	of := func() (found []cluster.Finding) {
+		for _, x := range cluster.Evaluate(f.Spec, f.Seen).Findings() {
+			if x.Rule == cluster.RuleEtcdData {
+				found = append(found, x)
+			}
+		}
+		return found
+	}
+	if found := of(); len(found) != 1 || !slices.Equal(found[0].Subjects, []string{"cp-c"}) || !strings.Contains(found[0].Summary, "cp-a, which repairs, saw") || found[0].Severity != cluster.Critical {
+		t.Errorf("%+v", found)
+	}
+	f.Seen.Hosts["cp-a"].Facts.Watch.Report.Leads = false
+	if found := of(); len(found) > 0 {
+		t.Errorf("%+v", found)
+	}
+}

@@ -11,8 +11,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"quorate.dev/quorate/internal/facts"
 )
 
 const (
@@ -140,13 +138,4 @@ func disarmThrough(ctx context.Context, c alarmed, which func(*pb.AlarmMember, [
 		}
 	}
 	return nil
-}
-
-// AddHashes notes the hashes of the members that have one.
-func AddHashes(members []facts.EtcdMember, hashes map[string]facts.EtcdHash) {
-	for i, m := range members {
-		if h, ok := hashes[m.ID]; ok {
-			members[i].Hash = &h
-		}
-	}
 }

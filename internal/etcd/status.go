@@ -51,12 +51,26 @@ const (
 // Members of the clusters with the given IDs, which a recovery has replaced, are never in the list, however many of them agree. They are
 // returned apart, each with the name of its host.
 func Observe(ctx context.Context, members []Member, abandoned []string) (all, apart []facts.EtcdMember, _ error) {
-	answers := query(ctx, members, func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
+	read := func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
 		return kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
-	})
-	answers, apart = setApart(answers, abandoned)
+	}
+	answers, apart := setApart(query(ctx, members, read), abandoned)
 	all, err := judge(answers)
-	return all, apart, err
+	if err != nil {
+		return nil, apart, err
+	}
+	lagging(ctx, all, func() ([]facts.EtcdMember, error) {
+		later := slices.Clone(answers)
+		var wg sync.WaitGroup
+		for i, m := range members {
+			if answers[i].err == nil {
+				wg.Go(func() { later[i] = ask(ctx, m, read) })
+			}
+		}
+		wg.Wait()
+		return judge(later)
+	})
+	return all, apart, nil
 }
 
 type readClient func(context.Context, Member) (kubeadm.EtcdClient, error)

@@ -48,6 +48,8 @@ type Facts struct {
 	MemoryBytes   int64 `json:"memoryBytes"`
 	SwapBytes     int64 `json:"swapBytes"`
 	DiskFreeBytes int64 `json:"diskFreeBytes"` // of the file system that holds /var/lib
+	// DiskBytes is the size of that file system; 0 if nobody could tell.
+	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disks are the file systems below /var/lib that are mounted on a directory of a component, by that directory.
 	Disks map[string]Disk `json:"disks,omitempty"`
 
@@ -90,6 +92,11 @@ type Facts struct {
 	// Remains are the digests of bundles of which something is on the host although they are not among Bundles: an installation
 	// that was interrupted, or blobs that nothing uses.
 	Remains []string `json:"remains,omitempty"`
+	// Unused is how many bytes the bundles have on the host from which no program runs there and whose images containerd does not have, by
+	// digest. For the empty digest, it is blobs that no bundle needs.
+	Unused map[string]int64 `json:"unused,omitempty"`
+	// Kept is what Quorate keeps on the host and never removes.
+	Kept []Kept `json:"kept,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
 	// program that is not intact, or not in its place, maps to "", and ProgramProblems says why.
 	Programs map[string]string `json:"programs,omitempty"`
@@ -108,8 +115,31 @@ type Facts struct {
 
 	// Watch is what the host has for the units that repair.
 	Watch *Watch `json:"watch,omitempty"`
+	// Tried are the repairs that were made on this host, where one problem has several remedies: whether they helped or not.
+	Tried []Tried `json:"tried,omitempty"`
 
 	Kubernetes Kubernetes `json:"kubernetes"`
+}
+
+// Kept is a directory with what a restore, a recovery of the quorum, or a repair kept on a host.
+type Kept struct {
+	Path  string `json:"path"`
+	Bytes int64  `json:"bytes"`
+}
+
+// Tried is a repair that was made on a host.
+type Tried struct {
+	Repair string `json:"repair"`
+	How    string `json:"how"`
+	// AgoSeconds is how long ago it last ended, by the clock of the host.
+	AgoSeconds int64 `json:"agoSeconds"`
+}
+
+// TriedWithin says that a repair was made on the host, in this way, within a time.
+func (f *Facts) TriedWithin(repair, how string, d time.Duration) bool {
+	return slices.ContainsFunc(f.Tried, func(t Tried) bool {
+		return t.Repair == repair && t.How == how && time.Duration(t.AgoSeconds)*time.Second < d
+	})
 }
 
 // Copy says how a copy of the quorate binary compares with the one that runs. It is empty if nobody looked.
@@ -227,8 +257,8 @@ type Kubernetes struct {
 	// has not.
 	EtcdGuard    bool `json:"etcdGuard,omitempty"`
 	EtcdPodGuard bool `json:"etcdPodGuard,omitempty"`
-	// Removable is how many bytes of what Quorate kept on this host are not needed: older snapshots of etcd, older data of former
-	// members.
+	// Removable is how many bytes of what Quorate put on this host are not needed: older snapshots of etcd, older data of former members,
+	// binaries of quorate that nothing uses, what killed uploads and writers left, blobs that no bundle needs.
 	Removable int64 `json:"removable,omitempty"`
 	// EtcdFailure is why the member on this host ended when it last ran; nil while it listens, and if nobody can tell.
 	EtcdFailure *EtcdFailure `json:"etcdFailure,omitempty"`

@@ -337,6 +337,10 @@ type EtcdMember struct {
 	// RaftTerm and AppliedIndex are how far the member has come. They never go back, unless its data is replaced by an older copy.
 	RaftTerm     uint64 `json:"raftTerm,omitempty"`
 	AppliedIndex uint64 `json:"appliedIndex,omitempty"`
+	// Behind is by how many entries of the log the member has applied less than the leader, if it was far behind in several looks in a row; 0
+	// otherwise. CatchesUp says that it came closer meanwhile.
+	Behind    uint64 `json:"behind,omitempty"`
+	CatchesUp bool   `json:"catchesUp,omitempty"`
 	// Hash is that of the member's keys and values; nil unless it was asked for, because it is as much work as reading all of them.
 	Hash *EtcdHash `json:"hash,omitempty"`
 	// WentBack is how the member was seen to have less than it had acknowledged before; empty if it was not.
@@ -353,6 +357,15 @@ type EtcdHash struct {
 	// Compacted is the revision at which the history begins. Hashes of different beginnings cannot be compared.
 	Compacted int64  `json:"compacted"`
 	Hash      uint32 `json:"hash"`
+}
+
+// AddHashes notes the hashes of the members that have one, by the member's ID.
+func (o *Observation) AddHashes(hashes map[string]EtcdHash) {
+	for i, m := range o.Etcd {
+		if h, ok := hashes[m.ID]; ok {
+			o.Etcd[i].Hash = &h
+		}
+	}
 }
 
 // Alarms of etcd.

@@ -88,6 +88,20 @@ type WatchReport struct {
 	Hindered string `json:"hindered,omitempty"`
 	// Unreachable are the hosts that it cannot reach, with the reason. They are left alone.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
+	// Compared is how it last compared the data of etcd's members; nil if it has not since it was started.
+	Compared *EtcdComparison `json:"compared,omitempty"`
+	// WentBack are the members of etcd that it saw go back, by ID, as of EtcdMember.WentBack: a single observation does not show that.
+	WentBack map[string]string `json:"wentBack,omitempty"`
+}
+
+// EtcdComparison is what the members of etcd said when they were asked to hash their data. Who differs follows from it, and from which members
+// etcd has when it is read: see cluster.State.Comparison.
+type EtcdComparison struct {
+	// At is when, by the clock of whoever asked, and AgoSeconds how long that was ago when it was read there.
+	At         time.Time `json:"at"`
+	AgoSeconds int64     `json:"agoSeconds"`
+	// Hashes are those of the members that could be asked, by the member's ID.
+	Hashes map[string]EtcdHash `json:"hashes"`
 }
 
 // WatchSilent is after which time a unit that says nothing hangs: it observes every few seconds, and notes each step of a repair.

@@ -18,9 +18,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Where the host keeps binaries, and the digests of those that it has verified since it booted.
+// Where the host keeps binaries, each in a directory named by its digest, and the digests of those that it has verified since it booted.
 const (
-	binDir      = "/var/lib/quorate/bin"
+	BinDir      = "/var/lib/quorate/bin"
 	verifiedDir = "/run/quorate/verified"
 )
 
@@ -49,7 +49,7 @@ func selfOf(path string) (self, error) {
 	return self{path: path, digest: hex.EncodeToString(h.Sum(nil)), size: size}, err
 }
 
-func (s self) remote() string { return filepath.Join(binDir, s.digest, "quorate") }
+func (s self) remote() string { return filepath.Join(BinDir, s.digest, "quorate") }
 
 // RemotePath is where Dial puts this binary on a host. A lab puts it there in advance.
 func RemotePath() (local, remote string, err error) {
@@ -62,7 +62,7 @@ const noBinary = 127
 
 // variables are what the scripts refer to. Scripts must not contain single quotes.
 func (s self) variables() string {
-	return fmt.Sprintf("all=%s; dir=%s; bin=%s; sum=%s; size=%d; seen=%s; ", binDir, filepath.Dir(s.remote()), s.remote(), s.digest, s.size,
+	return fmt.Sprintf("all=%s; dir=%s; bin=%s; sum=%s; size=%d; seen=%s; ", BinDir, filepath.Dir(s.remote()), s.remote(), s.digest, s.size,
 		filepath.Join(verifiedDir, s.digest))
 }
 
@@ -146,7 +146,7 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 		return errNoBinary
 	case status == 126:
 		if mount := d.noexec(ctx, client, t); mount != "" {
-			return fmt.Errorf("the host cannot run %s: %s is mounted with the option noexec; mount it without", binDir, mount)
+			return fmt.Errorf("the host cannot run %s: %s is mounted with the option noexec; mount it without", BinDir, mount)
 		}
 		return fmt.Errorf("the host cannot run this program, which is for linux/%s: %w", runtime.GOARCH, err)
 	case errors.As(err, &start) && start.stdout != "":
@@ -160,7 +160,7 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 
 const mountsFollow = "quorate mounts follow\n"
 
-// noexec finds the mount that keeps the host from running programs in binDir; empty if there is none, or if the host does
+// noexec finds the mount that keeps the host from running programs in BinDir; empty if there is none, or if the host does
 // not say.
 func (d *dialer) noexec(ctx context.Context, client *ssh.Client, t Target) string {
 	p, err := d.run(ctx, client, t, "echo "+strings.TrimSpace(mountsFollow)+"; cat /proc/self/mountinfo", mountsFollow)
@@ -172,7 +172,7 @@ func (d *dialer) noexec(ctx context.Context, client *ssh.Client, t Target) strin
 	if err != nil {
 		return ""
 	}
-	return noexecMount(string(info), binDir)
+	return noexecMount(string(info), BinDir)
 }
 
 // noexecMount finds the mount that path is on, and returns its mount point if programs cannot be run there.

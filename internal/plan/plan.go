@@ -358,6 +358,8 @@ type Step struct {
 	// Pods belongs to RestoreControlPlane, RestartPrograms, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
 	// (DaemonSets, as namespace/name).
 	Pods []string `json:"pods,omitempty"`
+	// Bundles belongs to FreeDisk: the digests of bundles that the cluster does not need.
+	Bundles []string `json:"bundles,omitempty"`
 	// Snapshots belongs to KeepSnapshots: names of files.
 	Snapshots []string `json:"snapshots,omitempty"`
 	// MemberID belongs to UndoJoin, RemoveMember and EndAlarms: the etcd member, in hexadecimal.

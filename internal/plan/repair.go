@@ -3,8 +3,10 @@ package plan
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -32,6 +34,7 @@ var repairs = []struct {
 	{"load-balancer", steps(Configure, balancerDetail), 3, 3, "a load balancer that is stopped, or whose configuration is missing or was changed", "it is configured and started"},
 	{"etcd-data", untrustedMembers, 3, 2, "an etcd member with damaged data, other data than the others, or older data than it acknowledged", "it is removed, its data is kept aside, and it joins again as a new member: first as a learner"},
 	{"etcd-rejoin", missingMembers, 3, 3, "an etcd host without a member, as an interrupted repair leaves it, or with one of a cluster that a recovery has replaced", "its data, if any, is kept aside, and it joins again"},
+	{"etcd-lag", laggingMembers, 10, 2, "an etcd member that works, is thousands of entries of the log behind the leader, and does not catch up", "it is restarted; if it is so again within an hour, it is replaced like one with damaged data, once a day"},
 	{"hung", hungUnits, 5, 3, "a program that runs and does not answer: the kubelet, containerd, HAProxy, or etcd on a host of its own", "its unit is restarted"},
 	{"kubelet-identity", steps(RenewKubelet, ""), 2, 3, "a kubelet whose certificate has expired", "a new one is signed"},
 	{"kubelet-server", steps(UseLocalAPI, ""), 3, 3, "the kubelet of a control plane that does not use its own API server", "it does again"},
@@ -45,7 +48,7 @@ var repairs = []struct {
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes", "it is spread again"},
-	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "older snapshots, etcd data that was kept aside, and unused copies of quorate are removed, except for the newest"},
+	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "older snapshots and older data of replaced etcd members are removed, and unused copies of quorate, bundles, and blobs"},
 }
 
 // Repair is one thing that is broken, and what is done about it.
@@ -56,6 +59,8 @@ type Repair struct {
 	Host string `json:"host,omitempty"`
 	// Of tells repairs of one name on one host apart: a unit, or another program.
 	Of string `json:"of,omitempty"`
+	// How says what is done, where one problem has several remedies: the next one when another one did not help.
+	How string `json:"how,omitempty"`
 	// Problem is what is wrong.
 	Problem string `json:"problem"`
 	// Plan is what is done; nil if it is refused.
@@ -82,8 +87,6 @@ func Repaired() (rows [][5]string) {
 // IDs of the rules by which nothing is repaired.
 const (
 	RuleRepairable = "repairable-cluster"
-	// fullDisk is the free space below which a disk counts as almost full, in bytes.
-	fullDisk = 2 << 30
 	// quotaToDefragment is the part of etcd's quota at which free space inside the database is given back.
 	quotaToDefragment = 0.8
 )
@@ -101,7 +104,7 @@ func Repairs(s *cluster.State, bundle Bundle) (out []Repair, notes []string, _ e
 	b.restoreAll()
 	for _, kind := range repairs {
 		for _, c := range kind.find(b) {
-			r := Repair{Name: kind.name, Host: c.host, Of: c.of, Problem: c.problem, Looks: kind.looks, AnHour: kind.anHour}
+			r := Repair{Name: kind.name, Host: c.host, Of: c.of, How: c.how, Problem: c.problem, Looks: kind.looks, AnHour: kind.anHour}
 			if c.refused != nil {
 				r.Refused = c.refused
 			} else if err := c.fold(); err != nil {
@@ -166,8 +169,8 @@ func mender(s *cluster.State, bundle Bundle) *builder {
 // remedy is the builder of one repair.
 type remedy struct {
 	*builder
-	host, problem, of string
-	refused           *cluster.Refusal
+	host, problem, of, how string
+	refused                *cluster.Refusal
 }
 
 func (b *builder) remedy(host, problem string) *remedy {
@@ -378,26 +381,89 @@ func untrustedMembers(b *builder) (out []*remedy) {
 			continue
 		}
 		c := b.remedy(h.Name, why)
-		if k := b.Facts(h.Name).Kubernetes; k.Adopted && k.EtcdData {
-			c.refused = refused(RuleRepairable, h.Name+" was set up without Quorate, and so was its etcd member", "Replace the host: take it out of the spec, run `quorate apply`, add it again, and run `quorate apply` once more.")
-			out = append(out, c)
-			continue
-		}
-		if m.Healthy && m.Leader {
-			c.moveLeadership(h.Name, "a member whose data is wrong must not lead, and its removal costs no election")
-		}
-		if b.c.StackedEtcd() && b.APIServer(h.Name).OK {
-			c.leavePools(h.Name, "its API server reads from the member that is replaced")
-		}
-		c.stopAPIServer(h, c.all()...)
-		c.addInTurn(c.removeMember(h, m, why))
-		if slices.Contains(m.Alarms, facts.AlarmCorrupt) {
-			c.last = c.add(Step{Kind: EndAlarms, Detail: "stray", Title: "end alarms of former members", Reason: "the alarm of the member that was removed counts for all others"}, c.all()...)
-		}
-		c.rejoin(h)
+		c.replaceMember(h, m)
 		out = append(out, c)
 	}
 	return out
+}
+
+// replaceMember removes a member, and has its host join etcd again with an empty directory.
+func (c *remedy) replaceMember(h spec.Host, m facts.EtcdMember) {
+	if k := c.Facts(h.Name).Kubernetes; k.Adopted && k.EtcdData {
+		c.refused = refused(RuleRepairable, h.Name+" was set up without Quorate, and so was its etcd member", "Replace the host: take it out of the spec, run `quorate apply`, add it again, and run `quorate apply` once more.")
+		return
+	}
+	if m.Healthy && m.Leader {
+		c.moveLeadership(h.Name, "a member whose data is wrong must not lead, and its removal costs no election")
+	}
+	if c.c.StackedEtcd() && c.APIServer(h.Name).OK {
+		c.leavePools(h.Name, "its API server reads from the member that is replaced")
+	}
+	c.stopAPIServer(h, c.all()...)
+	c.addInTurn(c.removeMember(h, m, c.problem))
+	if slices.Contains(m.Alarms, facts.AlarmCorrupt) {
+		c.last = c.add(Step{Kind: EndAlarms, Detail: "stray", Title: "end alarms of former members", Reason: "the alarm of the member that was removed counts for all others"}, c.all()...)
+	}
+	c.rejoin(h)
+}
+
+// The remedies of a member that lags, as of Repair.How, and for how long they count: one that lags again within the first time is replaced, and
+// nothing is done within the second one after it was replaced. A host that is too slow would otherwise get new data, and keep the old, again and again.
+const (
+	lagRepair      = "etcd-lag"
+	lagRestart     = "restart"
+	lagReplace     = "replace"
+	restartCounts  = time.Hour
+	replacedCounts = 24 * time.Hour
+)
+
+// laggingMembers are those that stay far behind the leader and do not come closer.
+func laggingMembers(b *builder) (out []*remedy) {
+	if b.c.ExistingEtcd() {
+		return nil
+	}
+	for _, m := range b.Seen.Etcd {
+		h, known := b.c.Host(b.MemberHost(m))
+		_, away := b.Maintenance(h.Name)
+		f := b.Facts(h.Name)
+		if !known || f == nil || away || b.NotesMaintenance(h.Name) || !b.Lags(m) || m.CatchesUp || b.UntrustedData(m) != "" {
+			continue
+		}
+		c := b.remedy(h.Name, fmt.Sprintf("its etcd member is %d entries of the log behind the leader, and does not catch up", m.Behind))
+		switch {
+		case f.TriedWithin(lagRepair, lagReplace, replacedCounts):
+			c.how = lagReplace
+			c.refused = refused(RuleRepairable, "the etcd member of "+h.Name+" was restarted and replaced because it was far behind the leader, and is again",
+				"Its host is too slow for etcd: look at its disk (`etcd_disk_wal_fsync_duration_seconds` in the metrics of the member), its CPUs, and its network. Give it a faster disk, or put another host into the spec.")
+		case !f.TriedWithin(lagRepair, lagRestart, restartCounts):
+			c.how = lagRestart
+			c.restartMember(h)
+		default:
+			c.how = lagReplace
+			c.replaceMember(h, m)
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// restartMember restarts the member of a host; where etcd is stacked, together with the API server that reads from it.
+func (c *remedy) restartMember(h spec.Host) {
+	if !c.c.StackedEtcd() {
+		c.addInTurn(Step{Kind: RestartUnit, Host: h.Name, Detail: hostconfig.EtcdUnit, Restart: []string{hostconfig.EtcdUnit}, Title: "restart " + hostconfig.EtcdUnit, Reason: c.problem,
+			Change: change(cluster.Restart, cluster.EtcdMember, h.Name)})
+		return
+	}
+	serves := c.APIServer(h.Name).OK
+	if serves {
+		c.leavePools(h.Name, "its API server restarts with the member that it reads from")
+	}
+	programs := []string{facts.Etcd, facts.APIServer}
+	c.addInTurn(Step{Kind: RestartPrograms, Host: h.Name, Title: "restart " + cluster.List(programs), Pods: programs, Reason: c.problem,
+		Change: change(cluster.Restart, restartedPart(programs), h.Name)}, c.all()...)
+	if serves {
+		c.joinPools(h.Name, "it works again", c.all()...)
+	}
 }
 
 // missingMembers are hosts of which etcd has no member, or one that never started, although they are part of the cluster.
@@ -524,25 +590,47 @@ func hungUnits(b *builder) (out []*remedy) {
 	return out
 }
 
-// fullDisks are hosts that are short of space.
+// fullDisks are hosts that are short of space, and have something of Quorate's that nobody needs.
 func fullDisks(b *builder) (out []*remedy) {
 	for _, h := range b.c.Spec.Hosts {
 		f := b.Facts(h.Name)
-		if f == nil || !b.partOf(h) || f.Kubernetes.Removable == 0 {
+		if f == nil || !b.partOf(h) || b.FullDisk(h.Name) == "" && b.Pressed(h.Name) == "" {
 			continue
 		}
-		short := f.DiskFreeBytes > 0 && f.DiskFreeBytes < fullDisk
-		for _, d := range f.Disks {
-			short = short || d.FreeBytes < fullDisk
+		bundles, size := b.unneededBundles(h)
+		if size += f.Kubernetes.Removable; size == 0 {
+			continue
 		}
-		if n := b.Node(h.Name); n != nil && strings.Contains(strings.ToLower(n.Short), "disk") {
-			short = true
-		}
-		if short {
-			c := b.remedy(h.Name, fmt.Sprintf("a disk is almost full, and %d MiB on it are what Quorate kept and does not need", f.Kubernetes.Removable>>20))
-			c.add(Step{Kind: FreeDisk, Host: h.Name, Title: "remove what Quorate does not need", Reason: c.problem})
-			out = append(out, c)
-		}
+		c := b.remedy(h.Name, fmt.Sprintf("a disk is almost full, and %d MiB on it are what Quorate put there and does not need", size>>20))
+		c.add(Step{Kind: FreeDisk, Host: h.Name, Title: "remove what Quorate does not need", Reason: c.problem, Bundles: bundles})
+		out = append(out, c)
 	}
 	return out
+}
+
+// unneededBundles are the bundles on a host from which nothing runs in the whole cluster, and how many bytes they have there. None is known to be
+// while a host cannot be queried, while hosts run from several bundles, and while the spec that was applied last is another one: the version may
+// be about to change, or to change back.
+func (b *builder) unneededBundles(of spec.Host) (digests []string, sum int64) {
+	used := map[string]bool{}
+	for _, h := range b.Present().Spec.Hosts {
+		f := b.Facts(h.Name)
+		if f == nil {
+			return nil, 0
+		}
+		for _, d := range append(slices.Collect(maps.Values(f.Programs)), f.Binaries, f.Images) {
+			used[d] = true
+		}
+	}
+	delete(used, "")
+	if len(used) != 1 || b.keepsFiles() != "" || b.leftAsItIs(of) {
+		return nil, 0
+	}
+	for d, n := range b.Facts(of.Name).Unused {
+		if d != "" && !used[d] {
+			digests, sum = append(digests, d), sum+n
+		}
+	}
+	slices.Sort(digests)
+	return digests, sum
 }

@@ -197,6 +197,24 @@ func TestRepairs(t *testing.T) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: "walpb: crc mismatch"}
 		}, nil},
+		"a member that lags":                      {false, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind = 12000 }, []string{"etcd-lag/cp-c"}},
+		"a member that lags on a host of its own": {true, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind = 12000 }, []string{"etcd-lag/etcd-c"}},
+		"a member that catches up":                {false, func(f clustertest.Fixture) { f.Seen.Etcd[2].Behind, f.Seen.Etcd[2].CatchesUp = 12000, true }, nil},
+		"a member that lags in a maintenance": {false, func(f clustertest.Fixture) {
+			f.Seen.Etcd[2].Behind = 12000
+			f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-c": {Ready: true}}
+		}, nil},
+		"a member that lags while another one is down": {false, func(f clustertest.Fixture) {
+			f.Dies("cp-b")
+			f.Seen.Etcd[2].Behind = 12000
+		}, []string{"refused etcd-lag/cp-c"}},
+		"a member that others say has other data": {false, func(f clustertest.Fixture) { // one look, of some minutes ago
+			c := &facts.EtcdComparison{Hashes: map[string]facts.EtcdHash{}}
+			for i, m := range f.Seen.Etcd {
+				c.Hashes[m.ID] = facts.EtcdHash{Revision: 9, Hash: uint32(i / 2)}
+			}
+			f.Seen.Hosts["cp-a"].Facts.Watch = &facts.Watch{Report: &facts.WatchReport{Compared: c}}
+		}, nil},
 		"a full disk damages nothing": {false, func(f clustertest.Fixture) {
 			fails(&f.Seen.Etcd[2], "connection refused")
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdDiskFull, Said: "no space left on device"}
@@ -205,6 +223,14 @@ func TestRepairs(t *testing.T) {
 			f.Kubernetes("cp-c").Removable = 1 << 30
 			f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 20
 		}, []string{"disk/cp-c"}},
+		"a disk without any space": {false, func(f clustertest.Fixture) {
+			f.Kubernetes("cp-c").Removable = 1 << 30
+			f.Seen.Hosts["cp-c"].Facts.DiskBytes = 40 << 30
+		}, []string{"disk/cp-c"}},
+		"a full disk with nothing of Quorate's": {false, func(f clustertest.Fixture) {
+			f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 20
+			f.Seen.Hosts["cp-c"].Facts.Kept = []facts.Kept{{Path: facts.KeptDir + "/prod", Bytes: 1 << 30}}
+		}, nil},
 		"a control plane without a member": {false, func(f clustertest.Fixture) {
 			f.Seen.Etcd = f.Seen.Etcd[:2]
 			f.Kubernetes("cp-c").EtcdFailure = &facts.EtcdFailure{Cause: facts.EtcdRemoved}
@@ -289,6 +315,91 @@ func TestAnUntrustedMemberIsReplaced(t *testing.T) {
 				if i > 0 && len(s.Needs) == 0 {
 					t.Errorf("%s waits for nothing", s.ID)
 				}
+			}
+			if !slices.Equal(got, tc.want) {
+				t.Errorf("got %v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// TestUnneededBundles are removed from a full disk, unless the version may be about to change: everything that the version before needs stays until
+// every host runs the new one.
+func TestUnneededBundles(t *testing.T) {
+	fixture := func() clustertest.Fixture {
+		f := repairFixture(false)
+		for _, h := range f.Spec.Spec.Hosts {
+			if seen := f.Seen.Hosts[h.Name].Facts; h.IsNode() {
+				seen.Binaries, seen.Images, seen.Programs = "sha256:b", "sha256:b", map[string]string{facts.Kubelet: "sha256:b"}
+			}
+		}
+		seen := f.Seen.Hosts["cp-c"].Facts
+		seen.DiskFreeBytes, seen.Unused = 1<<20, map[string]int64{"sha256:a": 300 << 20, "sha256:0": 1 << 20, "": 5 << 20}
+		return f
+	}
+	for name, tc := range map[string]struct {
+		change func(clustertest.Fixture)
+		want   []string // bundles; no repair if there are none
+	}{
+		"all run from one bundle":             {func(clustertest.Fixture) {}, []string{"sha256:0", "sha256:a"}},
+		"there is space":                      {func(f clustertest.Fixture) { f.Seen.Hosts["cp-c"].Facts.DiskFreeBytes = 1 << 40 }, nil},
+		"a host runs from the former one":     {func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Binaries = "sha256:a" }, nil},
+		"one program does":                    {func(f clustertest.Fixture) { f.Seen.Hosts["w-a"].Facts.Programs[facts.Kubelet] = "sha256:a" }, nil},
+		"a host cannot be queried":            {func(f clustertest.Fixture) { f.Dies("w-a") }, nil},
+		"the spec has another version now":    {func(f clustertest.Fixture) { f.Spec.Spec.Kubernetes.Version = "v1.38.0" }, nil},
+		"a bundle that only others use stays": {func(f clustertest.Fixture) { f.Seen.Hosts["cp-c"].Facts.Unused["sha256:b"] = 7 }, []string{"sha256:0", "sha256:a"}},
+	} {
+		f := fixture()
+		tc.change(f)
+		keys, all := repairsOf(t, f)
+		i := slices.Index(keys, "disk/cp-c")
+		if i < 0 {
+			if tc.want != nil {
+				t.Errorf("%s: %q", name, keys)
+			}
+			continue
+		}
+		if steps := all[i].Plan.Steps; len(steps) != 1 || steps[0].Kind != FreeDisk || !slices.Equal(steps[0].Bundles, tc.want) || !strings.Contains(all[i].Problem, "301 MiB") {
+			t.Errorf("%s: %+v", name, all[i])
+		}
+	}
+}
+
+// TestAMemberThatLags is restarted first. If that did not help, it is replaced, and not again the same day: then its host is too slow.
+func TestAMemberThatLags(t *testing.T) {
+	restarted := facts.Tried{Repair: "etcd-lag", How: "restart", AgoSeconds: 600}
+	replaced := facts.Tried{Repair: "etcd-lag", How: "replace", AgoSeconds: 3600}
+	long := restarted
+	long.AgoSeconds = 7200
+	replace := []Kind{LeavePools, StopPrograms, RemoveMember, SetAsideEtcd, RejoinEtcd, Mark, StartPrograms, JoinPools}
+	for name, tc := range map[string]struct {
+		external bool
+		tried    []facts.Tried
+		how      string
+		want     []Kind // none if it is refused
+	}{
+		"at first":                              {false, nil, "restart", []Kind{LeavePools, RestartPrograms, JoinPools}},
+		"at first, on a host of its own":        {true, nil, "restart", []Kind{RestartUnit}},
+		"after a restart":                       {false, []facts.Tried{restarted}, "replace", replace},
+		"after a restart, on a host of its own": {true, []facts.Tried{restarted}, "replace", []Kind{RemoveMember, SetAsideEtcd, JoinEtcd, Mark}},
+		"long after a restart":                  {false, []facts.Tried{long}, "restart", []Kind{LeavePools, RestartPrograms, JoinPools}},
+		"after both":                            {false, []facts.Tried{restarted, replaced}, "replace", nil},
+		"hours after both":                      {false, []facts.Tried{long, replaced}, "replace", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := repairFixture(tc.external)
+			f.Seen.Etcd[2].Behind = 12000
+			f.Seen.Hosts[f.Seen.Etcd[2].Name].Facts.Tried = tc.tried
+			_, all := repairsOf(t, f)
+			if len(all) != 1 || all[0].Name != "etcd-lag" || all[0].How != tc.how || all[0].Key() != "etcd-lag/"+f.Seen.Etcd[2].Name+"/" || (all[0].Refused != nil) != (tc.want == nil) {
+				t.Fatalf("%+v", all)
+			}
+			if tc.want == nil {
+				return
+			}
+			var got []Kind
+			for _, s := range all[0].Plan.Steps {
+				got = append(got, s.Kind)
 			}
 			if !slices.Equal(got, tc.want) {
 				t.Errorf("got %v, want %v", got, tc.want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ const (
 	mostRepairs = 50
 	// noteTimeout is how long notes about a repair may take: in the journal of a host, and as events.
 	noteTimeout = 10 * time.Second
+	// unnotedPause is the pause after an attempt that was not made because it could not be noted.
+	unnotedPause = time.Minute
 )
 
 // Outcome is how one repair ended.
@@ -57,6 +60,10 @@ type Mended struct {
 	Seconds float64 `json:"seconds,omitempty"`
 	// Next is when it may be tried again, if it was tried too often.
 	Next time.Time `json:"next,omitzero"`
+	// Unnoted are the hosts on which it could not be noted, with the reason.
+	Unnoted map[string]string `json:"unnoted,omitempty"`
+	// limit is when the limit that keeps it from being tried ends, by the clock of its host; zero if nobody can tell.
+	limit time.Time
 }
 
 func (m Mended) String() string {
@@ -71,7 +78,19 @@ func (m Mended) String() string {
 	if m.Detail != "" {
 		text += ": " + m.Detail
 	}
+	if len(m.Unnoted) > 0 {
+		text += "; it could not be noted " + onHosts(m.Unnoted)
+	}
 	return text
+}
+
+// onHosts lists hosts with what is said of each.
+func onHosts(why map[string]string) string {
+	var out []string
+	for _, h := range slices.Sorted(maps.Keys(why)) {
+		out = append(out, "on "+h+" ("+why[h]+")")
+	}
+	return strings.Join(out, ", ")
 }
 
 // RepairReport is everything that a run of repairs did, and did not do.
@@ -95,8 +114,9 @@ type RepairOptions struct {
 	DryRun bool
 	// Compare has the members of etcd hash their data, which slows them down for a moment.
 	Compare bool
-	// Tell is called with each repair as it ends; nil if nobody wants to know.
-	Tell func(Mended)
+	// Tell is called with each repair as it ends, and Compared with each comparison of the members' data; nil if nobody wants to know.
+	Tell     func(Mended)
+	Compared func(facts.EtcdComparison)
 }
 
 // Repair repairs what is broken, one thing at a time: what several observations in a row agree on, what the safety rules allow, and
@@ -236,11 +256,16 @@ func (m *mending) look(ctx context.Context) ([]plan.Repair, error) {
 		return nil, context.Cause(ctx)
 	}
 	if m.compare {
-		m.hashes = m.Hashes(ctx, m.state)
-		m.compare = false
+		m.compare, m.hashes = false, nil
+		if c := m.Compare(ctx, m.state); c != nil {
+			m.hashes = c.Hashes
+			if m.options.Compared != nil {
+				m.options.Compared(*c)
+			}
+		}
 	}
 	if m.hashes != nil {
-		etcd.AddHashes(m.state.Seen.Etcd, m.hashes)
+		m.state.Seen.AddHashes(m.hashes)
 		// A difference is looked at again each time: it must not be that of one moment.
 		m.compare = slices.ContainsFunc(m.state.Findings(), func(f cluster.Finding) bool { return f.Rule == cluster.RuleEtcdData }) && differ(m.hashes)
 	}
@@ -262,8 +287,9 @@ func differ(hashes map[string]facts.EtcdHash) bool {
 	return len(one) > 1
 }
 
-// Hashes has the members of etcd that work hash their data at one revision. A single member, or an etcd that is not ours, is not asked.
-func (e *Engine) Hashes(ctx context.Context, s *cluster.State) map[string]facts.EtcdHash {
+// Compare has the members of etcd that work hash their data at one revision, and notes the results in the state. It returns nil if fewer than two
+// members could be asked, or if etcd is not ours. It slows the members down: they read all of their data.
+func (e *Engine) Compare(ctx context.Context, s *cluster.State) *facts.EtcdComparison {
 	var members []etcd.Member
 	for _, h := range s.Present().EtcdHosts() {
 		conn, err := e.Conns.Get(h.Name)
@@ -273,9 +299,14 @@ func (e *Engine) Hashes(ctx context.Context, s *cluster.State) map[string]facts.
 	}
 	const pair = 2
 	if len(members) < pair || s.Spec.ExistingEtcd() {
-		return map[string]facts.EtcdHash{}
+		return nil
 	}
-	return etcd.Hashes(ctx, members)
+	out := &facts.EtcdComparison{At: time.Now().UTC(), Hashes: etcd.Hashes(ctx, members)}
+	if len(out.Hashes) < pair {
+		return nil
+	}
+	s.Seen.AddHashes(out.Hashes)
+	return out
 }
 
 // known is the bundle that the hosts run, if this machine has it. Without it, programs and images are left as they are.
@@ -306,19 +337,32 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 		return out
 	}
 	out.Began = time.Now().UTC()
-	homes := m.journals(r)
 	name := strings.TrimSuffix(r.Name+" "+r.Of, " ")
-	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, By: owner()}, AnHour: r.AnHour}
-	if limited, wait := m.mayTry(ctx, homes, attempt, freesDisk(r)); limited != "" {
-		out.Outcome, out.Detail, out.Next = RepairLimited, limited, time.Now().Add(wait).UTC()
+	attempt := repairs.Begin{Attempt: repairs.Attempt{Repair: name, Problem: r.Problem, How: r.How, By: owner()}, AnHour: r.AnHour}
+	noted, unnoted, l := begin(m.journals(r), freesDisk(r), func(h string, ask bool) (repairs.Decision, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, noteTimeout, fmt.Errorf("no answer within %s", noteTimeout)) // a disk may hang
+		defer cancel()
+		attempt.Ask = ask
+		c, err := m.Conns.Get(h)
+		if err != nil {
+			return repairs.Decision{}, err
+		}
+		return repairs.BeginAttempt.On(ctx, c, attempt)
+	})
+	if l != nil {
+		m.note(ctx, noted, repairs.Attempt{Repair: name, Error: "it was not made: " + l.why})
+		out.Outcome, out.Detail, out.Next, out.limit = RepairLimited, l.why, time.Now().Add(l.wait).UTC(), l.until
+		m.announce(ctx, out)
 		return out
 	}
+	out.Unnoted = unnoted
 	m.work.Plan = r.Plan
 	err := m.work.sound(ctx)
 	if err == nil {
 		err = m.execute(ctx, r.Plan, m.work)
 	}
-	if err == nil {
+	made := err == nil
+	if made {
 		err = m.gone(ctx, r)
 	}
 	out.Seconds = time.Since(out.Began).Seconds()
@@ -328,7 +372,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 			out.Outcome, out.Refused = RepairRefused, refused
 		}
 	}
-	m.note(ctx, homes, repairs.Attempt{Repair: name, Error: out.Detail})
+	m.note(ctx, noted, repairs.Attempt{Repair: name, Error: out.Detail, Made: made})
 	m.announce(ctx, out)
 	return out
 }
@@ -353,31 +397,56 @@ func freesDisk(r plan.Repair) bool {
 	return !slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool { return s.Kind != plan.FreeDisk })
 }
 
-// mayTry notes an attempt on the hosts, or says why it must not be made now, and for how long. One that need not be noted is made although
-// that fails.
-func (m *mending) mayTry(ctx context.Context, hosts []string, in repairs.Begin, optional bool) (string, time.Duration) {
-	for _, ask := range []bool{true, false} {
-		in.Ask = ask
-		for _, h := range hosts {
-			c, err := m.Conns.Get(h)
-			var d repairs.Decision
-			if err == nil {
-				d, err = repairs.BeginAttempt.On(ctx, c, in)
-			}
+// limited is why a repair must not be tried now, for how long, and until when by the clock of the host that limits it; zero if none does.
+type limited struct {
+	why   string
+	wait  time.Duration
+	until time.Time
+}
+
+// begin notes an attempt in the journals of hosts. It returns the hosts on which it is noted, those on which it could not be, with the reason, and
+// why the repair must not be made now; nil if it may be.
+//
+// Each journal that can be read has a say: one that had too many attempts limits the repair. But not each of them can keep it from being made by being
+// on a disk that is full, or that can only be read: that would be the case of all others which most needs it. A majority must have noted it, so that
+// whoever repairs next, and reaches another majority, finds it. A repair that need not be noted is made all the same.
+func begin(hosts []string, optional bool, ask func(host string, only bool) (repairs.Decision, error)) (noted []string, unnoted map[string]string, _ *limited) {
+	unnoted = map[string]string{}
+	answered := hosts
+	for _, only := range []bool{true, false} {
+		var good []string
+		var longest repairs.Decision
+		for _, h := range answered {
+			d, err := ask(h, only)
 			switch {
-			case err != nil && optional:
 			case err != nil:
-				return "it could not be noted, and what is not noted is not limited: " + err.Error(), 0
-			case d.Wait > 0:
-				text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
-				if d.Last != "" {
-					text += "; the last one failed: " + d.Last
-				}
-				return text, d.Wait
+				unnoted[h] = strings.TrimPrefix(err.Error(), h+": ")
+			case d.Wait > longest.Wait:
+				longest = d
+			case d.Wait == 0:
+				good = append(good, h)
 			}
 		}
+		if !only {
+			noted = good
+		}
+		if d := longest; d.Wait > 0 {
+			text := fmt.Sprintf("it was tried %d times within an hour; the next attempt is allowed at %s", d.Tried, time.Now().Add(d.Wait).UTC().Format("15:04:05 UTC"))
+			if d.Last != "" {
+				text += "; the last one failed: " + d.Last
+			}
+			return noted, unnoted, &limited{why: text, wait: d.Wait, until: d.Until}
+		}
+		if need := quorum.Majority(len(hosts)); len(good) < need && !optional {
+			text := "it could not be noted, and what is not noted is not limited: " + onHosts(unnoted)
+			if len(hosts) > 1 {
+				text = fmt.Sprintf("it can be noted on %d of %d hosts, and %d are needed, because what is not noted is not limited; it could not be noted %s", len(good), len(hosts), need, onHosts(unnoted))
+			}
+			return noted, unnoted, &limited{why: text, wait: unnotedPause}
+		}
+		answered = good
 	}
-	return "", 0
+	return noted, unnoted, nil
 }
 
 // note notes how an attempt ended, even if the run is being interrupted. A note that cannot be made is not missed: the attempt counts.
@@ -405,6 +474,8 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 		switch {
 		case err == nil && i < 0 && joinsEtcd(r) && !m.serves(r.Host):
 			err = errors.New("it was done, and the API server on " + r.Host + " does not serve yet")
+		case err == nil && i < 0 && restartsEtcd(r) && !m.answers(r.Host):
+			err = errors.New("it was done, and the etcd member on " + r.Host + " does not answer yet")
 		case err == nil && i < 0:
 			return nil
 		case err == nil:
@@ -420,6 +491,19 @@ func (m *mending) gone(ctx context.Context, r plan.Repair) error {
 func (m *mending) serves(host string) bool {
 	h, _ := m.Cluster.Host(host)
 	return !h.Has(spec.RoleControlPlane) || m.state.APIServer(host).OK
+}
+
+// answers says that the etcd member of a host tells how it is.
+func (m *mending) answers(host string) bool {
+	e, has := m.state.Member(host)
+	return has && e.ClusterID != ""
+}
+
+// restartsEtcd says that a member of etcd is restarted. While it is away, nothing is found of what was wrong with it.
+func restartsEtcd(r plan.Repair) bool {
+	return r.Plan != nil && slices.ContainsFunc(r.Plan.Steps, func(s plan.Step) bool {
+		return s.Change != nil && s.Change.Verb == cluster.Restart && (s.Change.Part == cluster.EtcdMember || s.Change.Part == cluster.ControlPlane)
+	})
 }
 
 // joinsEtcd says that a member of etcd is replaced.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
-	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/lease"
 	"quorate.dev/quorate/internal/plan"
@@ -15,6 +15,10 @@ import (
 
 // reopenEach is how long sessions are kept. Hosts that let nobody in are tried again only with new ones.
 const reopenEach = 5 * time.Minute
+
+// forgetAfter is for how long a problem must be gone before it is news again: longer than the time between two comparisons of etcd's members, which
+// are what shows some of them.
+const forgetAfter = 25 * time.Minute
 
 // Watcher repairs what breaks, until its context ends.
 type Watcher struct {
@@ -24,8 +28,9 @@ type Watcher struct {
 	Open func(context.Context) *Engine
 	// Turn says whether this watcher is the one that observes and repairs now; nil if there is no other. Its error ends Run.
 	Turn func(context.Context) (bool, error)
-	// Looked is called with each observation; nil if nobody wants to know.
-	Looked func(*cluster.State)
+	// Looked is called with each observation, and Compared with each comparison of the data of etcd's members; nil if nobody wants to know.
+	Looked   func(*cluster.State)
+	Compared func(facts.EtcdComparison)
 	// Tell is called with each repair that was made, that failed, or that was not made for another reason than before. Note says what
 	// else keeps it from repairing.
 	Tell func(Mended)
@@ -35,8 +40,10 @@ type Watcher struct {
 	engine *Engine // between two passes
 	opened time.Time
 	// told is what was last told of each repair that was not made, and until when one is not tried again.
-	told     map[string]string
-	until    map[string]time.Time
+	told  map[string]string
+	until map[string]time.Time
+	// absent is since when a repair that was told of has not been due.
+	absent   map[string]time.Time
 	noted    string
 	compared time.Time
 }
@@ -67,7 +74,7 @@ func (m *memory) recall(members []facts.EtcdMember) {
 
 // Run observes and repairs until the context ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
-	w.told, w.until = map[string]string{}, map[string]time.Time{}
+	w.told, w.until, w.absent = map[string]string{}, map[string]time.Time{}, map[string]time.Time{}
 	defer w.close()
 	for ctx.Err() == nil {
 		turn, err := true, error(nil)
@@ -114,30 +121,43 @@ func (w *Watcher) pass(ctx context.Context) error {
 	compare := w.CompareEach > 0 && time.Since(w.compared) >= w.CompareEach
 	if compare {
 		w.compared = time.Now()
-		if hashes := e.Hashes(ctx, s); len(hashes) > 0 {
-			etcd.AddHashes(s.Seen.Etcd, hashes)
+		if c := e.Compare(ctx, s); c != nil && w.Compared != nil {
+			w.Compared(*c)
 		}
 	}
 	due, _, err := plan.Repairs(s, plan.Bundle{})
 	if err != nil {
 		return err
 	}
+	w.forget(due, time.Now())
 	if w.news(due) == 0 {
-		w.note("")
+		why := ""
+		if compare {
+			why = undecided(s, due)
+		}
+		w.note(why)
 		return nil
 	}
 	defer w.close() // and with the sessions, the leases end
-	report, err := e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell})
+	_, err = e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
 	}
 	if err == nil {
 		w.note("")
 	}
-	if report != nil {
-		w.forget(due)
-	}
 	return err
+}
+
+// undecided says what is wrong with the data of etcd's members that no repair is due for: a person has to decide.
+func undecided(s *cluster.State, due []plan.Repair) string {
+	for _, f := range s.Findings() {
+		about := func(r plan.Repair) bool { return slices.Contains(f.Subjects, r.Host) }
+		if f.Rule == cluster.RuleEtcdData && !slices.ContainsFunc(due, about) {
+			return f.Summary + ". " + f.Fix
+		}
+	}
+	return ""
 }
 
 // open returns the sessions. Hosts that could not be reached may have come back.
@@ -185,16 +205,19 @@ func (w *Watcher) tell(m Mended) {
 	w.Tell(m)
 }
 
-// forget drops what was told of repairs that are due no more: if they are again, that is news.
-func (w *Watcher) forget(due []plan.Repair) {
+// forget drops what was told of repairs that have not been due for a while: if they are again, that is news.
+func (w *Watcher) forget(due []plan.Repair, now time.Time) {
 	for key := range w.told {
-		found := false
-		for _, r := range due {
-			found = found || r.Key() == key
-		}
-		if !found {
+		since, absent := w.absent[key]
+		switch {
+		case slices.ContainsFunc(due, func(r plan.Repair) bool { return r.Key() == key }):
+			delete(w.absent, key)
+		case !absent:
+			w.absent[key] = now
+		case now.Sub(since) >= forgetAfter:
 			delete(w.told, key)
 			delete(w.until, key)
+			delete(w.absent, key)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func WatchHere(ctx context.Context, log io.Writer) error {
 	}
 	e := newElection(config.Host, targets)
 	defer e.resign()
-	w := Watcher{Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Tell: u.tell, Note: u.note,
+	w := Watcher{Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Compared: u.compared, Tell: u.tell, Note: u.note,
 		Turn: func(ctx context.Context) (bool, error) { return u.turn(ctx, e) },
 		Open: func(ctx context.Context) *Engine { return OpenToRead(ctx, c, progress.Func(u.progress)) }}
 	fmt.Fprintf(log, "watching the cluster %s from %s\n", c.Metadata.Name, config.Host)
@@ -159,7 +159,7 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 	before := u.report
 	u.report.Leads, u.report.Leader = leads, leader
 	if u.report.Hindered = why; !leads {
-		u.report.Unreachable = nil
+		u.report.Unreachable, u.report.WentBack = nil, nil
 	}
 	u.mu.Unlock()
 	switch {
@@ -177,7 +177,20 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 // looked notes an observation.
 func (u *unit) looked(s *cluster.State) {
 	u.mu.Lock()
-	u.report.Hindered, u.report.Unreachable = "", maps.Clone(s.Unreachable())
+	u.report.Hindered, u.report.Unreachable, u.report.WentBack = "", maps.Clone(s.Unreachable()), map[string]string{}
+	for _, e := range s.Seen.Etcd {
+		if e.WentBack != "" {
+			u.report.WentBack[e.ID] = e.WentBack
+		}
+	}
+	u.mu.Unlock()
+	u.write()
+}
+
+// compared notes a comparison of the data of etcd's members. What it means is evaluated by whoever reads the report.
+func (u *unit) compared(c facts.EtcdComparison) {
+	u.mu.Lock()
+	u.report.Compared = &c
 	u.mu.Unlock()
 	u.write()
 }

@@ -75,6 +75,8 @@ type Etcd struct {
 	// Quorum is how many voters must work; Margin is how many more may fail, -1 if fewer are known to work.
 	Quorum int `json:"quorum"`
 	Margin int `json:"margin"`
+	// Compared is how the data of the members was last compared; nil if nothing is known of that.
+	Compared *cluster.Comparison `json:"compared,omitempty"`
 }
 
 // Member is one etcd member.
@@ -92,6 +94,8 @@ type Member struct {
 	InUseBytes  int64    `json:"inUseBytes,omitempty"`
 	QuotaBytes  int64    `json:"quotaBytes,omitempty"`
 	Alarms      []string `json:"alarms,omitempty"`
+	// Behind is by how many entries of the log it stays behind the leader, if these are thousands.
+	Behind uint64 `json:"behind,omitempty"`
 }
 
 // LoadBalancer is one managed load balancer; Active is whether it has the virtual IP.
@@ -273,10 +277,10 @@ func nodes(s *cluster.State) []Node {
 
 func etcd(s *cluster.State) Etcd {
 	voters, _ := quorum.Count(s.Placements(), quorum.Member)
-	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd}
+	e := Etcd{Topology: s.Spec.Spec.ControlPlane.Topology, Members: []Member{}, Quorum: quorum.Majority(voters), Margin: s.Margins().Etcd, Compared: s.Comparison()}
 	for _, m := range s.Seen.Etcd {
 		e.Members = append(e.Members, Member{Name: s.MemberHost(m), Healthy: m.Healthy, Problem: m.Problem, Unknown: m.Unknown, Leader: m.Leader, Learner: m.Learner, Started: m.Started,
-			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms})
+			Version: m.Version, DBSizeBytes: m.DBSizeBytes, InUseBytes: m.InUseBytes, QuotaBytes: m.QuotaBytes, Alarms: m.Alarms, Behind: m.Behind})
 	}
 	if s.Seen.Etcd == nil && s.Exists() { // those that there should be
 		why := s.Seen.EtcdError

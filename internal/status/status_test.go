@@ -218,3 +218,29 @@ func TestEveryGoldenIsUsed(t *testing.T) {
 		}
 	}
 }
+
+// TestComparisons of the members' data are shown with who made them, and who differs.
+func TestComparisons(t *testing.T) {
+	same := map[string]string{"cp-a": "01", "cp-b": "01", "cp-c": "01"}
+	differ := map[string]string{"cp-a": "01", "cp-b": "01", "cp-c": "02"}
+	for want, c := range map[string]*cluster.Comparison{
+		"the same on cp-a, cp-b and cp-c, at revision 9":                              {Revision: 9, Hashes: same, Agreed: true},
+		"the same on cp-a, cp-b and cp-c, at revision 9, compared by cp-b 4m00s ago":  {By: "cp-b", AgeSeconds: 240, Revision: 9, Hashes: same, Agreed: true},
+		"cp-c differs from a majority, at revision 9":                                 {Revision: 9, Hashes: differ, Agreed: true, Differ: []string{"cp-c"}},
+		"it differs, and no majority agrees, at revision 9; not compared: cp-d, cp-e": {Revision: 9, Hashes: differ, Missing: []string{"cp-d", "cp-e"}},
+		"only cp-a could be asked, at revision 9; not compared: cp-b":                 {Revision: 9, Hashes: map[string]string{"cp-a": "01"}, Missing: []string{"cp-b"}},
+	} {
+		if got := compared(c).Text; got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	f := clustertest.Whole()
+	for i := range f.Seen.Etcd {
+		f.Seen.Etcd[i].Hash = &facts.EtcdHash{Revision: 9, Hash: 1}
+	}
+	s := of(f)
+	var out bytes.Buffer
+	if err := Text(&out, s, 0, false); err != nil || s.Etcd.Compared == nil || !strings.Contains(out.String(), "etcd data      the same on cp-a, cp-b and cp-c, at revision 9\n") {
+		t.Errorf("%v, %+v:\n%s", err, s.Etcd.Compared, out.String())
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 		c := s.Certificates[i]
 		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", cluster.Expiry(c.Expires, s.time()), c.Name, c.Host)})
 	}
+	if s.Etcd.Compared != nil {
+		p.field("etcd data", compared(s.Etcd.Compared))
+	}
 	if s.Backups != nil {
 		p.field("backup", s.Backups.text())
 	}
@@ -60,6 +64,30 @@ func (s Status) programs() string {
 		out = append(out, text)
 	}
 	return strings.Join(out, ", ")
+}
+
+// compared says whether the members of etcd have the same data.
+func compared(c *cluster.Comparison) ui.Span {
+	at := fmt.Sprintf("at revision %d", c.Revision)
+	if c.By != "" {
+		at += fmt.Sprintf(", compared by %s %s ago", c.By, ui.Duration(time.Duration(c.AgeSeconds)*time.Second))
+	}
+	out := ui.Span{Text: fmt.Sprintf("the same on %s, %s", cluster.List(slices.Sorted(maps.Keys(c.Hashes))), at)}
+	switch {
+	case len(c.Hashes) == 1:
+		out = ui.Span{Text: fmt.Sprintf("only %s could be asked, %s", slices.Collect(maps.Keys(c.Hashes))[0], at), Style: ui.Yellow}
+	case !c.Same() && c.Agreed:
+		out = ui.Span{Text: fmt.Sprintf("%s %s from a majority, %s", cluster.List(c.Differ), map[bool]string{true: "differs", false: "differ"}[len(c.Differ) == 1], at), Style: ui.Red}
+	case !c.Same():
+		out = ui.Span{Text: "it differs, and no majority agrees, " + at, Style: ui.Red}
+	}
+	if len(c.Missing) > 0 {
+		out.Text += "; not compared: " + strings.Join(c.Missing, ", ")
+		if out.Style == ui.Plain {
+			out.Style = ui.Yellow
+		}
+	}
+	return out
 }
 
 // text says which backup is the last good one.
@@ -245,6 +273,8 @@ func (p *page) etcd(s Status) {
 			state = ui.Span{Text: "unhealthy", Style: ui.Red}
 		case m.Learner:
 			state = ui.Span{Text: "learner", Style: ui.Yellow}
+		case m.Behind > 0:
+			state = ui.Span{Text: "behind", Style: ui.Yellow}
 		case m.Leader:
 			state = ui.Span{Text: "leader", Style: ui.Green}
 		}

@@ -64,7 +64,7 @@ func (e *Env) moveEtcdLeader(ctx context.Context, s plan.Step) error {
 		state := e.observe(ctx)
 		var to []facts.EtcdMember
 		for _, m := range state.Seen.Etcd {
-			if _, away := state.Maintenance(state.MemberHost(m)); state.MemberHost(m) != s.Host && m.Healthy && !m.Learner && !away {
+			if _, away := state.Maintenance(state.MemberHost(m)); state.MemberHost(m) != s.Host && m.Healthy && !m.Learner && !away && !state.Lags(m) {
 				to = append(to, m)
 			}
 		}

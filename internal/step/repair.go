@@ -108,10 +108,11 @@ func freeDisk(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	if _, err := programs.Tidy.On(ctx, c, struct{}{}); err != nil {
+	freed, err := repairs.FreeDisk.On(ctx, c, repairs.FreeRequest{Bundles: s.Bundles})
+	e.note(s, fmt.Sprintf("%d MiB were freed", freed>>20))
+	if err != nil {
 		return err
 	}
-	freed, err := repairs.FreeDisk.On(ctx, c, struct{}{})
-	e.note(s, fmt.Sprintf("%d MiB were freed", freed>>20))
+	_, err = programs.Tidy.On(ctx, c, struct{}{}) // forgets what is gone
 	return err
 }

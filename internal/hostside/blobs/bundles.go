@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
@@ -86,6 +87,56 @@ func (s Store) Prune(keep []string) error {
 	}
 	// The indexes are removed first, so that no index refers to a missing blob.
 	return errors.Join(removeOthers(s.indexes(), wanted), removeOthers(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()), wanted))
+}
+
+// Unneeded is what Prune would remove if it kept these bundles, in bytes: for each other bundle, the blobs that only it and others that are not kept
+// need, each counted once; for the empty digest, the blobs that none needs.
+func (s Store) Unneeded(keep []string) (map[string]int64, error) {
+	entries, err := os.ReadDir(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	left := map[string]int64{}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			left[e.Name()] = info.Size()
+		}
+	}
+	take := func(bundleDigest string) (sum int64, _ error) {
+		b, err := s.Open(bundleDigest)
+		if err != nil {
+			return 0, err
+		}
+		for _, blob := range b.Blobs() {
+			name := digest.Digest(blob.Digest).Encoded()
+			sum += left[name]
+			delete(left, name)
+		}
+		return sum, nil
+	}
+	all := s.Bundles()
+	for _, k := range keep {
+		if !slices.Contains(all, k) {
+			continue // the host has nothing of it
+		}
+		if _, err := take(k); err != nil {
+			return nil, err // which blobs it needs is not known
+		}
+	}
+	out := map[string]int64{}
+	for _, d := range all {
+		if slices.Contains(keep, d) {
+			continue
+		}
+		out[d], _ = take(d) // the blobs of one that cannot be opened count as those that none needs
+	}
+	for _, n := range left {
+		out[""] += n
+	}
+	return out, nil
 }
 
 // removeOthers removes the files of a directory that are not wanted, also those that were never completed.

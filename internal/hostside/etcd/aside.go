@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,21 +45,21 @@ func (m Member) SetAside(now time.Time) (to string, err error) {
 	return to, durable.Move(from, filepath.Join(m.path(to), "member"))
 }
 
-// Former are the directories with the data of former members, the oldest first: what SetAside kept, and not what a recovery of the quorum
-// did.
-func (m Member) Former() (out []string) {
+// Kept are the directories with data of etcd that were set aside on this host, by a recovery of the quorum or by what replaces one member, the
+// oldest first.
+func (m Member) Kept() (out []string) {
 	dir, _ := m.dirs()
 	for _, kept := range facts.EtcdKeptDirs(dir) {
-		all, _ := filepath.Glob(filepath.Join(m.path(kept), "*"+facts.EtcdFormer))
+		all, _ := filepath.Glob(filepath.Join(m.path(kept), "*"))
 		out = append(out, all...)
 	}
-	slices.SortFunc(out, func(a, b string) int { // their names begin with the time
-		if filepath.Base(a) < filepath.Base(b) {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(out, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) }) // their names begin with the time
 	return out
+}
+
+// Former are those of them with the data of former members: what SetAside kept, and not what a recovery of the quorum did.
+func (m Member) Former() []string {
+	return slices.DeleteFunc(m.Kept(), func(dir string) bool { return !strings.HasSuffix(dir, facts.EtcdFormer) })
 }
 
 // KeptDir is where data of etcd can be kept without being copied: in the usual directory, or, where the data directory is on a file system

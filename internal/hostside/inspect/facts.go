@@ -59,7 +59,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Kernel = system.ReadTrimmed("/proc/sys/kernel/osrelease")
 	f.MemoryBytes, f.SwapBytes = memory()
 	if d, ok := disk("/var/lib"); ok {
-		f.DiskFreeBytes = d.FreeBytes
+		f.DiskFreeBytes, f.DiskBytes = d.FreeBytes, d.SizeBytes
 	}
 	f.Disks = mounted("/var/lib", componentDirs)
 	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
@@ -90,10 +90,14 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Images = blobs.Imported()
 	f.Remains = remains(installed)
 	f.Snapshots = snapshots("")
-	f.Watch = watch.Read("", f.Time)
+	f.Watch, f.Tried = watch.Read("", f.Time), repairs.Tried("", f.Time)
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
-	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable = etcd.Local.Failure(ctx), repairs.Removable("")
+	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable, f.Kept = etcd.Local.Failure(ctx), repairs.Removable("", f.Time), repairs.Kept("")
+	if unused, err := programs.Unused(); err == nil { // what is not known is not removed
+		f.Unused = unused
+		f.Kubernetes.Removable += unused[""]
+	}
 	return f, ctx.Err()
 }
 

@@ -97,6 +97,9 @@ func allowed(a watch.Admission) map[string]func(json.RawMessage) error {
 		kubeadm.JoinEtcd.Name(): of(func(in kubeadm.EtcdStart) error {
 			return errors.Join(a.AllowsConfig(in.Config), onlyMembers(in.Etcd.Members), only("token of etcd", token, in.Etcd.Token))
 		}),
+		kubeadm.RestartPrograms.Name(): of(func(in kubeadm.RestartRequest) error {
+			return errors.Join(onlyPods(machine.Programs{Pods: in.Pods}), only("node", token, in.Node))
+		}),
 		kubeadm.SetNodeLabels.Name(): of(onlyLabels),
 		containerd.StopContainer.Name(): of(func(in containerd.StopRequest) error {
 			return onlyPods(machine.Programs{Pods: []string{in.Container}})

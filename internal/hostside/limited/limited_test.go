@@ -22,7 +22,7 @@ import (
 var known = []string{
 	"backup.report", "components.read", "etcd.probe",
 	"kubeadm.admin", "kubeadm.await-etcd", "kubeadm.etcd-client", "kubeadm.finish-rejoin", "kubeadm.install-certificate", "kubeadm.join-etcd", "kubeadm.rejoin-etcd",
-	"kubeadm.request-certificate", "kubeadm.restart-kubelet", "kubeadm.restore-control-plane", "kubeadm.set-etcd-aside", "kubeadm.set-node-labels", "kubeadm.sign-certificate", "kubeadm.use-local-api",
+	"kubeadm.request-certificate", "kubeadm.restart-kubelet", "kubeadm.restart-programs", "kubeadm.restore-control-plane", "kubeadm.set-etcd-aside", "kubeadm.set-node-labels", "kubeadm.sign-certificate", "kubeadm.use-local-api",
 	"node.balancer", "node.clock", "node.configure", "node.facts", "node.lead", "node.lease", "node.reconfigure", "node.set-pool", "node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"programs.tidy", "repairs.begin", "repairs.end", "repairs.free-disk", "repairs.restart-unit",
 }
@@ -70,6 +70,8 @@ func TestRequests(t *testing.T) {
 		{etcd.Probe.Name(), etcd.ProbeRequest{Endpoints: []string{"https://10.0.0.11:2379"}}, true},
 		{etcd.Probe.Name(), etcd.ProbeRequest{Endpoints: []string{"https://10.0.0.11:2379", "https://192.0.2.1:2379"}}, false},
 		{machine.Stop.Name(), machine.Programs{Etcd: true}, false},
+		{kubeadm.RestartPrograms.Name(), kubeadm.RestartRequest{Pods: []string{"etcd", "kube-apiserver"}, Await: true, Node: "cp-a"}, true},
+		{kubeadm.RestartPrograms.Name(), kubeadm.RestartRequest{Pods: []string{"sshd"}}, false},
 		{kubeadm.SetNodeLabels.Name(), map[string]string{"topology.kubernetes.io/zone": "a"}, true},
 		{kubeadm.SetNodeLabels.Name(), map[string]string{"x": `a" --config=/tmp/x`}, false},
 	} {

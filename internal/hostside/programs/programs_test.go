@@ -21,7 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // testBundle is a bundle with the layout of a real one and small programs.
@@ -525,6 +528,60 @@ func TestPruneKeepsWhatIsUsed(t *testing.T) {
 	}
 }
 
+// TestUnusedBundles are counted and removed, with the blobs that only they need. One from which a program runs, or whose images were imported, or
+// that the caller needs, stays.
+func TestUnusedBundles(t *testing.T) {
+	s := newStore(t.TempDir())
+	if got, err := s.unused(""); err != nil || len(got) > 0 {
+		t.Errorf("an empty host: %v, %v", got, err)
+	}
+	old, imported, needed, running := makeBundle(t, "v1"), makeBundle(t, "v2"), makeBundle(t, "v3"), makeBundle(t, "v4")
+	for _, b := range []*testBundle{old, imported, needed, running} {
+		s.install(t, b)
+	}
+	stray := digest.FromBytes([]byte("stray"))
+	if err := s.blobs.Put(stray, strings.NewReader("stray")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.unused(imported.digest())
+	if err != nil || len(got) != 3 || got[old.digest()] == 0 || got[needed.digest()] == 0 || got[""] != int64(len("stray")) {
+		t.Errorf("%v, %v", got, err)
+	}
+	before := system.Size(s.root) + system.Size(s.blobs.Dir)
+	freed, err := s.removeUnused([]string{old.digest(), running.digest(), imported.digest(), "nonsense"}, imported.digest())
+	if err != nil || freed != got[old.digest()]+got[""] {
+		t.Errorf("%d bytes, %v", freed, err)
+	}
+	if after := system.Size(s.root) + system.Size(s.blobs.Dir); after > before-freed {
+		t.Errorf("%d bytes before, %d after, and %d were freed", before, after, freed)
+	}
+	state := s.state(t)
+	if state.Binaries != running.digest() || len(state.Bundles) != 3 || len(state.Problems) > 0 {
+		t.Errorf("%+v", state)
+	}
+	for _, b := range []*testBundle{imported, needed, running} {
+		if _, err := s.blobs.Open(b.digest()); err != nil {
+			t.Error(err)
+		}
+	}
+	got, err = s.unused(imported.digest())
+	if err != nil || len(got) != 1 || got[needed.digest()] == 0 {
+		t.Errorf("afterwards: %v, %v", got, err)
+	}
+}
+
+// TestOnlyOnAHost: what is next to a binary is removed only where it was uploaded, or is the copy for units.
+func TestOnlyOnAHost(t *testing.T) {
+	for self, want := range map[string]bool{
+		host.BinDir + "/" + strings.Repeat("a", 64) + "/quorate": true, hostconfig.SelfPath: true,
+		"/usr/local/bin/quorate": false, host.BinDir + "/x/quorate": false, "/tmp/" + strings.Repeat("a", 64) + "/quorate": false,
+	} {
+		if onHost(self) != want {
+			t.Errorf("%s: %t", self, !want)
+		}
+	}
+}
+
 // TestPluginsOfOthersStay: a pod network brings its own, and nothing is wrong with that.
 func TestPluginsOfOthersStay(t *testing.T) {
 	s := newStore(t.TempDir())
@@ -603,8 +660,14 @@ func TestBinariesThatRunStay(t *testing.T) {
 		if old {
 			before = info.ModTime().Add(binaryLife)
 		}
-		if err := pruneBinaries(filepath.Join(dir, name(0), "quorate"), before); err != nil {
+		unused, err := unusedBinaries(dir, filepath.Join(dir, name(0), "quorate"), before)
+		if err != nil {
 			t.Fatal(err)
+		}
+		for _, path := range unused {
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
 		}
 		for n := range 4 {
 			_, err := os.Stat(filepath.Join(dir, name(n)))
@@ -639,8 +702,14 @@ func TestWhatKilledWritersLeftIsRemoved(t *testing.T) {
 			}
 		}
 	}
-	if err := pruneTemporary(root, now.Add(-binaryLife)); err != nil {
+	left, err := temporaries(root, now.Add(-binaryLife))
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, path := range left {
+		if err := os.RemoveAll(path); err != nil {
+			t.Fatal(err)
+		}
 	}
 	for path, want := range map[string]bool{
 		"usr/local/bin/.quorate-OLD": false, "usr/local/bin/.quorate-NEW": true, "usr/local/bin/kubelet": true,
@@ -656,7 +725,7 @@ func TestWhatKilledWritersLeftIsRemoved(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := pruneVerified(filepath.Join(root, "var/lib/quorate/bin", sum, "quorate"), seen); err != nil {
+	if err := pruneVerified(filepath.Join(root, "var/lib/quorate/bin"), seen); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := os.ReadDir(seen); len(left) != 1 || left[0].Name() != sum {

@@ -16,6 +16,8 @@ import (
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Prune removes from the host the bundles that are not among these digests: unpacked programs and blobs. A bundle that a
@@ -27,33 +29,140 @@ var Prune = host.Define("programs.prune", func(_ context.Context, keep []string)
 // Tidy removes the binaries of other versions of quorate that nothing on the host uses, and what uploads and writers left that
 // were killed.
 var Tidy = host.Define("programs.tidy", func(context.Context, struct{}) (struct{}, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return struct{}{}, err
+	paths, err := Untidy(time.Now())
+	errs := []error{err}
+	for _, path := range paths {
+		errs = append(errs, os.RemoveAll(path))
 	}
-	before := time.Now().Add(-binaryLife)
-	return struct{}{}, errors.Join(pruneBinaries(self, before), pruneTemporary("/", before), pruneVerified(self, verified))
+	return struct{}{}, errors.Join(append(errs, pruneVerified(host.BinDir, verified))...)
 })
 
-func (s store) prune(keep []string) error {
-	kept := map[string]bool{}
-	for _, k := range keep {
-		if d, err := digest.Parse(k); err == nil {
-			kept[d.Encoded()] = true
-		} else if k != "" {
-			return err
+// Untidy are the files and directories that Tidy removes.
+func Untidy(now time.Time) ([]string, error) {
+	before := now.Add(-binaryLife)
+	out, err := temporaries("/", before)
+	if err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	if !onHost(self) {
+		return out, nil
+	}
+	binaries, err := unusedBinaries(host.BinDir, self, before)
+	return append(out, binaries...), err
+}
+
+// onHost says that a binary was uploaded to this host, or is the copy for units: what is next to it there is Quorate's.
+func onHost(self string) bool {
+	dir := filepath.Dir(self)
+	return self == hostconfig.SelfPath || filepath.Dir(dir) == host.BinDir && binaryName.MatchString(filepath.Base(dir))
+}
+
+// Unused is how many bytes the bundles have on this host from which no program runs and whose images containerd does not have, by digest: unpacked
+// programs, and blobs that no other bundle needs. For the empty digest, it is blobs that no bundle needs.
+func Unused() (map[string]int64, error) { return local.unused(blobs.Imported()) }
+
+func (s store) unused(imported string) (map[string]int64, error) {
+	linked, err := s.inUse()
+	if err != nil {
+		return nil, err
+	}
+	used := []string{imported}
+	for encoded := range linked {
+		used = append(used, digest.NewDigestFromEncoded(digest.SHA256, encoded).String())
+	}
+	out, err := s.blobs.Unneeded(used)
+	if err != nil {
+		return nil, err
+	}
+	all, err := s.unpacked()
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range all {
+		if !slices.Contains(used, d) {
+			if out == nil {
+				out = map[string]int64{}
+			}
+			out[d] += system.Size(s.dir(digest.Digest(d).Encoded()))
 		}
 	}
+	return out, nil
+}
+
+// RemoveUnused removes those of these bundles that are unused (see Unused), and blobs that no bundle needs. It returns how many bytes that were.
+func RemoveUnused(bundles []string) (int64, error) {
+	return local.removeUnused(bundles, blobs.Imported())
+}
+
+func (s store) removeUnused(bundles []string, imported string) (freed int64, _ error) {
+	unused, err := s.unused(imported)
+	if err != nil {
+		return 0, err
+	}
+	all, err := s.unpacked()
+	if err != nil {
+		return 0, err
+	}
+	keep := []string{imported}
+	for _, d := range append(all, s.blobs.Bundles()...) {
+		n, is := unused[d]
+		switch {
+		case !is || !slices.Contains(bundles, d):
+			keep = append(keep, d)
+		case n > 0:
+			freed += n
+			unused[d] = 0 // it is in both lists
+		}
+	}
+	return freed + unused[""], s.prune(keep)
+}
+
+// unpacked are the digests of the bundles of which something is unpacked.
+func (s store) unpacked() (out []string, _ error) {
+	entries, err := os.ReadDir(s.dir())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, e := range entries {
+		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json")); d.Validate() == nil && !slices.Contains(out, d.String()) {
+			out = append(out, d.String())
+		}
+	}
+	return out, nil
+}
+
+// inUse are the bundles from which a program runs, by the encoded part of their digests.
+func (s store) inUse() (map[string]bool, error) {
+	out := map[string]bool{}
 	links, err := os.ReadDir(s.dir(current))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return nil, err
 	}
 	for _, l := range links {
 		encoded, err := s.linked(l.Name())
 		if err != nil {
 			continue // not a link, so it leads to no bundle
 		}
-		kept[encoded] = true
+		out[encoded] = true
+	}
+	return out, nil
+}
+
+func (s store) prune(keep []string) error {
+	kept, err := s.inUse()
+	if err != nil {
+		return err
+	}
+	for _, k := range keep {
+		if d, err := digest.Parse(k); err == nil {
+			kept[d.Encoded()] = true
+		} else if k != "" {
+			return err
+		}
 	}
 	entries, err := os.ReadDir(s.dir())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -86,21 +195,16 @@ const binaryLife = time.Hour
 
 var binaryName = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
-// pruneBinaries removes other binaries of quorate next to self, each in a directory named by its digest, that were uploaded
-// before a time, unless they are running or the link for units leads to them.
-func pruneBinaries(self string, before time.Time) error {
-	mine := filepath.Dir(self)
-	all := filepath.Dir(mine)
-	if !binaryName.MatchString(filepath.Base(mine)) {
-		return nil // this process was not uploaded
-	}
-	used := map[string]bool{mine: true}
+// unusedBinaries are the binaries of quorate in a directory, each in one named by its digest, that were uploaded before a time, unless they are
+// running, or are self, or the link for units leads to them.
+func unusedBinaries(all, self string, before time.Time) (out []string, _ error) {
+	used := map[string]bool{filepath.Dir(self): true}
 	if target, err := filepath.EvalSymlinks(filepath.Join(all, "quorate")); err == nil {
 		used[filepath.Dir(target)] = true
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, p := range processes {
 		if exe, err := os.Readlink(p); err == nil { // it may have ended in the meantime
@@ -108,49 +212,46 @@ func pruneBinaries(self string, before time.Time) error {
 		}
 	}
 	entries, err := os.ReadDir(all)
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
-	var errs []error
 	for _, e := range entries {
 		dir := filepath.Join(all, e.Name())
 		info, err := e.Info()
 		if err != nil || !e.IsDir() || !binaryName.MatchString(e.Name()) || used[dir] || info.ModTime().After(before) {
 			continue
 		}
-		errs = append(errs, os.RemoveAll(dir))
+		out = append(out, dir)
 	}
-	return errors.Join(errs...)
+	return out, nil
 }
 
 // temporary are where writers work that may be killed: package durable and the upload of the binary.
 var temporary = []string{"usr/local/bin/.quorate-*", "opt/cni/bin/.quorate-*", "opt/quorate/programs/.quorate-*", "var/lib/quorate/.quorate-*", "var/lib/quorate/bin/*/.upload.*"}
 
-// pruneTemporary removes files that nobody has finished since a time.
-func pruneTemporary(root string, before time.Time) error {
-	var errs []error
+// temporaries are files that nobody has finished since a time.
+func temporaries(root string, before time.Time) (out []string, _ error) {
 	for _, pattern := range temporary {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, path := range found {
 			if info, err := os.Lstat(path); err == nil && info.ModTime().Before(before) {
-				errs = append(errs, os.RemoveAll(path))
+				out = append(out, path)
 			}
 		}
 	}
-	return errors.Join(errs...)
+	return out, nil
 }
 
 // verified has a file for each binary that was compared with its digest since the host was started.
 const verified = "/run/quorate/verified"
 
 // pruneVerified forgets binaries that are gone.
-func pruneVerified(self, dir string) error {
-	all := filepath.Dir(filepath.Dir(self))
+func pruneVerified(all, dir string) error {
 	entries, err := os.ReadDir(dir)
-	if err != nil || !binaryName.MatchString(filepath.Base(filepath.Dir(self))) {
+	if err != nil {
 		return nil //nolint:nilerr // nothing was verified
 	}
 	var errs []error

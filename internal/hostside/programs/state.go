@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 
@@ -157,16 +156,7 @@ func (s store) misplaced(ctx context.Context, program string, e entry, marks map
 }
 
 // remains are the bundles that have a directory or a mark and are not intact.
-func (s store) remains(intact []string) (out []string, err error) {
-	entries, err := os.ReadDir(s.dir())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	for _, e := range entries {
-		d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json"))
-		if d.Validate() == nil && !slices.Contains(intact, d.String()) && !slices.Contains(out, d.String()) {
-			out = append(out, d.String())
-		}
-	}
-	return out, nil
+func (s store) remains(intact []string) ([]string, error) {
+	all, err := s.unpacked()
+	return slices.DeleteFunc(all, func(d string) bool { return slices.Contains(intact, d) }), err
 }

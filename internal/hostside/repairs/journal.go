@@ -9,9 +9,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 )
 
@@ -33,11 +35,14 @@ const (
 type Attempt struct {
 	Repair  string    `json:"repair"`
 	Problem string    `json:"problem"`
-	By      string    `json:"by"` // who did it
+	How     string    `json:"how,omitempty"` // what was done, where one problem has several remedies
+	By      string    `json:"by"`            // who did it
 	Began   time.Time `json:"began"`
 	Ended   time.Time `json:"ended,omitzero"`
 	// Error is why it failed. It is empty if it succeeded, or did not end.
 	Error string `json:"error,omitempty"`
+	// Made says that all of its steps were made, whether they helped or not.
+	Made bool `json:"made,omitempty"`
 }
 
 // Begin asks for an attempt.
@@ -51,8 +56,10 @@ type Begin struct {
 
 // Decision says whether an attempt may be made.
 type Decision struct {
-	// Wait is for how long it may not. Tried is how often it was tried within an hour, and Last why the last attempt failed.
+	// Wait is for how long it may not, and Until is when that ends, by the clock of the host: it stays the same however often somebody asks.
+	// Tried is how often it was tried within an hour, and Last why the last attempt failed.
 	Wait  time.Duration `json:"waitNanoseconds"`
+	Until time.Time     `json:"until,omitzero"`
 	Tried int           `json:"tried"`
 	Last  string        `json:"last,omitempty"`
 }
@@ -107,7 +114,7 @@ func (j journal) begin(in Begin, now time.Time) (Decision, error) {
 	if d.Wait > 0 || in.Ask {
 		return d, nil
 	}
-	in.Began, in.Ended, in.Error = now.UTC(), time.Time{}, ""
+	in.Began, in.Ended, in.Error, in.Made = now.UTC(), time.Time{}, "", false
 	return d, j.write(append(all, in.Attempt), now)
 }
 
@@ -125,10 +132,14 @@ func decide(all []Attempt, repair string, anHour int, now time.Time) (d Decision
 	}
 	last := recent[len(recent)-1]
 	d.Last = last.Error
-	pause := firstPause << (d.Tried - 1)
-	d.Wait = max(0, pause-now.Sub(last.Began))
+	d.Until = last.Began.Add(firstPause << (d.Tried - 1))
 	if d.Tried >= anHour {
-		d.Wait = max(d.Wait, window-now.Sub(recent[d.Tried-anHour].Began))
+		if free := recent[d.Tried-anHour].Began.Add(window); free.After(d.Until) {
+			d.Until = free
+		}
+	}
+	if d.Wait = d.Until.Sub(now); d.Wait <= 0 {
+		d.Wait, d.Until = 0, time.Time{}
 	}
 	return d
 }
@@ -140,9 +151,27 @@ func (j journal) end(in Attempt, now time.Time) error {
 	}
 	for i := len(all) - 1; i >= 0; i-- {
 		if all[i].Repair == in.Repair && all[i].Ended.IsZero() {
-			all[i].Ended, all[i].Error = now.UTC(), in.Error
+			all[i].Ended, all[i].Error, all[i].Made = now.UTC(), in.Error, in.Made
 			return j.write(all, now)
 		}
 	}
 	return fmt.Errorf("noting how the repair %s ended: it did not begin here", in.Repair)
+}
+
+// Tried are the repairs that were made on this host, of those that have several remedies: each remedy once, with how long ago it last ended. root
+// is empty for the host itself, or a directory in tests.
+func Tried(root string, now time.Time) (out []facts.Tried) {
+	all, err := journal{filepath.Join(root, JournalFile)}.read()
+	if err != nil {
+		return nil // nothing is known
+	}
+	for _, a := range slices.Backward(all) {
+		ago := now.Sub(a.Ended)
+		known := slices.ContainsFunc(out, func(t facts.Tried) bool { return t.Repair == a.Repair && t.How == a.How })
+		if a.How == "" || !a.Made || ago < 0 || known {
+			continue
+		}
+		out = append(out, facts.Tried{Repair: a.Repair, How: a.How, AgoSeconds: int64(ago.Seconds())})
+	}
+	return out
 }

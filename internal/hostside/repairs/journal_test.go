@@ -3,8 +3,11 @@ package repairs
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"quorate.dev/quorate/internal/facts"
 )
 
 var noon = time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
@@ -33,8 +36,16 @@ func TestAttemptsBackOff(t *testing.T) {
 		{time.Hour, 0, 2},
 		{-time.Minute, 0, 0}, // the clock was set back: nothing is known
 	} {
-		if d := begin("units", step.at); d.Wait != step.wait || d.Tried != step.tried {
+		d := begin("units", step.at)
+		if d.Wait != step.wait || d.Tried != step.tried {
 			t.Errorf("at %s: %+v, want to wait %s after %d", step.at, d, step.wait, step.tried)
+		}
+		// When the limit ends is the same, whenever somebody asks: it is announced once.
+		if step.wait > 0 && !d.Until.Equal(noon.Add(step.at+step.wait)) || step.wait == 0 && !d.Until.IsZero() {
+			t.Errorf("at %s: until %s", step.at, d.Until)
+		}
+		if step.wait > 0 && !begin("units", step.at+time.Second).Until.Equal(d.Until) {
+			t.Errorf("a second after %s, the limit is another one", step.at)
 		}
 	}
 	if d := begin("manifest", 0); d.Wait != 0 {
@@ -76,5 +87,42 @@ func TestTheJournal(t *testing.T) {
 	}
 	if d, err := j.begin(in, noon); err != nil || d.Wait != 0 {
 		t.Errorf("%+v, %v", d, err)
+	}
+}
+
+// TestWhatWasTried: remedies that were made count, whether they helped or not. What was refused, or interrupted, was not made.
+func TestWhatWasTried(t *testing.T) {
+	root := t.TempDir()
+	j := journal{filepath.Join(root, JournalFile)}
+	try := func(repair, how string, at time.Duration, made, ends bool) {
+		t.Helper()
+		if _, err := j.begin(Begin{Attempt: Attempt{Repair: repair, How: how, Made: true}, AnHour: 9}, noon.Add(at)); err != nil {
+			t.Fatal(err)
+		}
+		if !ends {
+			return
+		}
+		if err := j.end(Attempt{Repair: repair, Made: made, Error: "still so"}, noon.Add(at+time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := Tried(root, noon); len(got) > 0 {
+		t.Errorf("%+v without a journal", got)
+	}
+	try("etcd-lag", "restart", 0, true, true)
+	try("etcd-lag", "restart", 2*time.Hour, true, true)
+	try("units", "", 3*time.Hour, true, true)
+	try("etcd-lag", "replace", 4*time.Hour, false, true)
+	try("etcd-lag", "replace", 5*time.Hour, true, false)
+	want := []facts.Tried{{Repair: "etcd-lag", How: "restart", AgoSeconds: int64((4*time.Hour - time.Minute).Seconds())}}
+	if got := Tried(root, noon.Add(6*time.Hour)); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := Tried(root, noon.Add(-time.Hour)); len(got) > 0 {
+		t.Errorf("%+v in the future", got)
+	}
+	f := &facts.Facts{Tried: want}
+	if !f.TriedWithin("etcd-lag", "restart", 4*time.Hour) || f.TriedWithin("etcd-lag", "restart", time.Hour) || f.TriedWithin("etcd-lag", "replace", 24*time.Hour) {
+		t.Errorf("%+v", want)
 	}
 }

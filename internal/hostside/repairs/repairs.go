@@ -7,10 +7,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcd"
+	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
@@ -26,33 +29,41 @@ var RestartUnit = host.DefineChange("repairs.restart-unit", func(ctx context.Con
 	return struct{}{}, system.Systemctl(ctx, "restart", unit)
 })
 
-// FreeDisk removes what Quorate kept on this host and does not need: all but the newest snapshot, and all but the newest data of a
-// former etcd member. It returns how many bytes that were.
-var FreeDisk = host.Define("repairs.free-disk", func(context.Context, struct{}) (int64, error) {
-	var err error
+// FreeRequest says what may be removed besides what the host itself can tell.
+type FreeRequest struct {
+	// Bundles are the digests of bundles that the cluster does not need. One that something on this host uses stays all the same.
+	Bundles []string `json:"bundles,omitempty"`
+}
+
+// FreeDisk removes what Quorate put on this host and does not need: all but the newest snapshot, all but the newest data of a former etcd member,
+// binaries of quorate that nothing uses, what killed uploads and writers left, and bundles. It returns how many bytes that were. What a recovery or
+// a restore kept is never removed.
+var FreeDisk = host.Define("repairs.free-disk", func(_ context.Context, in FreeRequest) (int64, error) {
+	var errs []error
 	var freed int64
-	for _, path := range removable("") {
-		n := size(path)
-		if e := os.RemoveAll(path); e != nil {
-			err = errors.Join(err, e)
+	for _, path := range removable("", time.Now()) {
+		n := system.Size(path)
+		if err := os.RemoveAll(path); err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		freed += n
 	}
-	return freed, err
+	n, err := programs.RemoveUnused(in.Bundles)
+	return freed + n, errors.Join(append(errs, err)...)
 })
 
-// Removable is how many bytes FreeDisk would remove.
-func Removable(root string) (sum int64) {
-	for _, path := range removable(root) {
-		sum += size(path)
+// Removable is how many bytes FreeDisk would remove without any bundle.
+func Removable(root string, now time.Time) (sum int64) {
+	for _, path := range removable(root, now) {
+		sum += system.Size(path)
 	}
 	return sum
 }
 
-// removable are old snapshots, and old data of former members. The newest of each stays: their names begin with the time. What a recovery of
-// the quorum has kept stays, too.
-func removable(root string) (out []string) {
+// removable are old snapshots, and old data of former members. The newest of each stays: their names begin with the time. On the host itself (root is
+// empty), it is also what Tidy removes.
+func removable(root string, now time.Time) (out []string) {
 	snapshots, _ := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
 	slices.Sort(snapshots)
 	for _, all := range [][]string{snapshots, etcd.Member{Root: root}.Former()} {
@@ -60,15 +71,24 @@ func removable(root string) (out []string) {
 			out = append(out, all[:len(all)-1]...)
 		}
 	}
+	if root == "" {
+		if untidy, err := programs.Untidy(now); err == nil { // what is not known is not removed
+			out = append(out, untidy...)
+		}
+	}
 	return out
 }
 
-func size(path string) (sum int64) {
-	_ = filepath.Walk(path, func(_ string, info os.FileInfo, err error) error {
-		if err == nil && info.Mode().IsRegular() {
-			sum += info.Size()
+// Kept is what Quorate keeps on this host and never removes: what a restore kept of a cluster that it replaced, the data that recoveries of the
+// quorum set aside, and the newest data of a former etcd member. root is empty for the host itself, or a directory in tests.
+func Kept(root string) (out []facts.Kept) {
+	paths, _ := filepath.Glob(filepath.Join(root, facts.KeptDir, "*"))
+	m := etcd.Member{Root: root}
+	former := m.Former()
+	for _, path := range append(paths, m.Kept()...) {
+		if i := slices.Index(former, path); i < 0 || i == len(former)-1 {
+			out = append(out, facts.Kept{Path: strings.TrimPrefix(path, root), Bytes: system.Size(path)})
 		}
-		return nil
-	})
-	return sum
+	}
+	return out
 }

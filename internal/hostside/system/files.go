@@ -1,9 +1,24 @@
 package system
 
 import (
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 )
+
+// Size is how many bytes the regular files in a directory have, or a file. What cannot be read counts as empty.
+func Size(path string) (sum int64) {
+	_ = filepath.WalkDir(path, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil && e.Type().IsRegular() {
+			if info, err := e.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil
+	})
+	return sum
+}
 
 // Exists reports whether there is a file, of any kind, at the path.
 func Exists(path string) bool { _, err := os.Lstat(path); return err == nil }

@@ -199,6 +199,9 @@ func Read(root string, now time.Time) *facts.Watch {
 	var r facts.WatchReport
 	if readJSON(root, facts.WatchReportFile, &r) == nil {
 		r.AgoSeconds = max(0, int64(now.Sub(r.Looked).Seconds()))
+		if c := r.Compared; c != nil {
+			c.AgoSeconds = max(0, int64(now.Sub(c.At).Seconds()))
+		}
 		out.Report = &r
 	}
 	return out

@@ -217,3 +217,13 @@ func TestTheConfiguration(t *testing.T) {
 		t.Errorf("%+v", w.Config) // and so it is written again
 	}
 }
+
+// TestAReportSaysHowLongAgo that was, by the clock of its host: what is shown elsewhere depends on no other clock.
+func TestAReportSaysHowLongAgo(t *testing.T) {
+	root, now := t.TempDir(), time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
+	put(t, filepath.Join(root, facts.WatchReportFile), `{"looked": "2026-08-03T11:59:56Z", "leads": true, "compared": {"at": "2026-08-03T11:56:00Z", "hashes": {"1d": {"revision": 9, "hash": 7}}}}`, 0o600)
+	r := Read(root, now).Report
+	if r == nil || r.AgoSeconds != 4 || !r.Leads || r.Compared == nil || r.Compared.AgoSeconds != 240 || r.Compared.Hashes["1d"].Hash != 7 {
+		t.Errorf("%+v", r)
+	}
+}
