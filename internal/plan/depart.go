@@ -227,9 +227,7 @@ func (b *builder) keepSnapshots(h spec.Host, together []spec.Host, before []*Ste
 		have := b.Facts(to.Name).Snapshots
 		all := slices.Concat(saved, have)
 		slices.Sort(all)
-		all = slices.Compact(all)
-		last := all[max(0, len(all)-facts.SnapshotsKept):]
-		copied := slices.DeleteFunc(slices.Clone(last), func(name string) bool { return slices.Contains(have, name) })
+		copied := slices.DeleteFunc(facts.KeptSnapshots(slices.Compact(all), facts.SnapshotsKept), func(name string) bool { return slices.Contains(have, name) })
 		if len(copied) > 0 {
 			b.addInTurn(Step{Kind: KeepSnapshots, Host: h.Name, Detail: to.Name, Title: "copy the snapshots of etcd to " + to.Name, Snapshots: copied,
 				Reason: "upgrades saved them on this host, and its reset removes them"}, before...)

@@ -154,7 +154,8 @@ func TestSnapshotsOutliveTheirHost(t *testing.T) {
 		"one":                          {leave: []string{"cp-a"}, have: names(3), to: "cp-b", copied: names(3)},
 		"a worker has none":            {leave: []string{"worker-b"}, have: names(3)},
 		"some are there already":       {leave: []string{"cp-a"}, have: names(1, 3), kept: names(1, 2), to: "cp-b", copied: names(3)},
-		"newer ones are there already": {leave: []string{"cp-a"}, have: names(1), kept: names(2, 3, 4)},
+		"newer ones are there already": {leave: []string{"cp-a"}, have: []string{"20261121T000000Z-before-v1.36.3.db"}, kept: names(2, 3, 4)},
+		"the one from before is here":  {leave: []string{"cp-a"}, have: names(1), kept: names(2, 3, 4), to: "cp-b", copied: names(1)},
 		"the next host leaves as well": {leave: []string{"cp-a", "cp-b"}, have: names(3), to: "cp-c", copied: names(3)},
 	} {
 		t.Run(name, func(t *testing.T) {

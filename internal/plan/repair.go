@@ -45,7 +45,7 @@ var repairs = []struct {
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes", "it is spread again"},
-	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "older snapshots, etcd data that was kept aside, and unused copies of quorate are removed, except for the newest"},
+	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "snapshots of etcd, data of etcd that was kept aside, and unused copies of quorate are removed, except for the snapshot from before the last change of the version, and the newest of the others"},
 }
 
 // Repair is one thing that is broken, and what is done about it.

@@ -26,8 +26,8 @@ var RestartUnit = host.DefineChange("repairs.restart-unit", func(ctx context.Con
 	return struct{}{}, system.Systemctl(ctx, "restart", unit)
 })
 
-// FreeDisk removes what Quorate kept on this host and does not need: all but the newest snapshot, and all but the newest data of a
-// former etcd member. It returns how many bytes that were.
+// FreeDisk removes what Quorate kept on this host and does not need: all snapshots but the one from before the last change of the version,
+// and all but the newest data of a former etcd member. It returns how many bytes that were.
 var FreeDisk = host.Define("repairs.free-disk", func(context.Context, struct{}) (int64, error) {
 	var err error
 	var freed int64
@@ -50,15 +50,14 @@ func Removable(root string) (sum int64) {
 	return sum
 }
 
-// removable are old snapshots, and old data of former members. The newest of each stays: their names begin with the time. What a recovery of
-// the quorum has kept stays, too.
+// removable are old snapshots, and old data of former members. Of the snapshots, the first one of the last change of the version stays, and
+// of the data the newest, whose name begins with the time. What a recovery of the quorum has kept stays, too.
 func removable(root string) (out []string) {
 	snapshots, _ := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
-	slices.Sort(snapshots)
-	for _, all := range [][]string{snapshots, etcd.Member{Root: root}.Former()} {
-		if len(all) > 1 {
-			out = append(out, all[:len(all)-1]...)
-		}
+	kept := facts.KeptSnapshots(snapshots, 1)
+	out = slices.DeleteFunc(snapshots, func(file string) bool { return slices.Contains(kept, file) })
+	if former := (etcd.Member{Root: root}).Former(); len(former) > 1 {
+		out = append(out, former[:len(former)-1]...)
 	}
 	return out
 }
