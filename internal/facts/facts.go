@@ -50,6 +50,8 @@ type Facts struct {
 	DiskFreeBytes int64 `json:"diskFreeBytes"` // of the file system that holds /var/lib
 	// Disks are the file systems below /var/lib that are mounted on a directory of a component, by that directory.
 	Disks map[string]Disk `json:"disks,omitempty"`
+	// ProgramsDisk is the file system on which bundles are unpacked (ProgramsDir); nil if that is the one that holds /var/lib.
+	ProgramsDisk *Disk `json:"programsDisk,omitempty"`
 
 	CgroupV2 bool `json:"cgroupV2"`
 	// CanLowerOOMScore is false where CAP_SYS_RESOURCE is missing, as in a nested container.

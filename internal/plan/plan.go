@@ -403,6 +403,8 @@ type Plan struct {
 	Notes  []string `json:"notes,omitempty"`
 	// Creates says that the plan builds a new cluster, or finishes one that was interrupted.
 	Creates bool `json:"creates,omitempty"`
+	// Resumes says that an earlier run has begun to change the version, and that the plan goes on with that, or back.
+	Resumes bool `json:"resumes,omitempty"`
 	// Warnings are what the spec allows and what it costs.
 	Warnings []string `json:"warnings,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.

@@ -28,6 +28,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		return err
 	}
 	back := b.goesBack()
+	b.out.Resumes = b.begun()
 	snapshot := b.snapshotEtcd()
 	b.beginWith(snapshot, b.checkStored(snapshot))
 	for _, h := range hosts {
@@ -400,7 +401,7 @@ func (b *builder) etcdHostsInTurn(after []*Step) {
 // snapshotEtcd saves everything before anything is changed. A run that goes on with a change saves nothing more: what was saved before the
 // change is what the cluster could be restored from, and later snapshots would take its place (see facts.KeptSnapshots).
 func (b *builder) snapshotEtcd() *Step {
-	if b.begun() && b.saved() {
+	if b.out.Resumes && b.saved() {
 		return nil
 	}
 	at := b.SnapshotHost()
