@@ -26,6 +26,7 @@ const (
 	RuleZone             = "zone"
 	RuleNode             = "node"
 	RuleNodePressure     = "node-pressure"
+	RuleCordoned         = "cordoned"
 	RuleStranger         = "stranger"
 	RuleDeparting        = "departing"
 	RuleRemoved          = "removed-host"
@@ -104,6 +105,7 @@ var Rules = []Rule{
 	{RuleComponent, []Severity{Warning}, "the kubelet, containerd, kube-proxy, the pod network's agent and Quorate's own programs work on every host"},
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
+	{RuleCordoned, []Severity{Warning}, "no node is left cordoned by a departure, or a reset, that was given up"},
 	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
@@ -212,6 +214,7 @@ func (f *findings) all() {
 	f.notQueried()
 	f.components(facts.Containerd, facts.Kubelet)
 	f.nodes()
+	f.cordoned()
 	f.strangers()
 	f.departures()
 	f.etcd()

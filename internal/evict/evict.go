@@ -4,6 +4,7 @@ package evict
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 )
 
 // RuleUnmanaged refuses to evict pods that nothing creates again.
@@ -44,12 +46,13 @@ var (
 	replacementPatience = time.Minute
 )
 
-// Cordon keeps the scheduler from placing new pods on a node.
+// Cordon keeps the scheduler from placing new pods on a node, and marks the node (see facts.CordonedAnnotation), so that a later run knows
+// that it may uncordon it. A node that somebody else has cordoned gets no mark.
 func Cordon(ctx context.Context, client kubernetes.Interface, node string) error {
 	return setCordon(ctx, client, node, true)
 }
 
-// Uncordon lets the scheduler place pods on a node again.
+// Uncordon lets the scheduler place pods on a node again, and removes the mark of Cordon.
 func Uncordon(ctx context.Context, client kubernetes.Interface, node string) error {
 	return setCordon(ctx, client, node, false)
 }
@@ -59,10 +62,18 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 	if err != nil {
 		return fmt.Errorf("reading node %s: %w", node, err)
 	}
-	if n.Spec.Unschedulable == cordoned {
+	var mark any // nil removes it
+	if cordoned {
+		mark = "true"
+	}
+	if _, marked := n.Annotations[facts.CordonedAnnotation]; n.Spec.Unschedulable == cordoned && (cordoned || !marked) {
 		return nil
 	}
-	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, cordoned)
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": n.ResourceVersion, "annotations": map[string]any{facts.CordonedAnnotation: mark}},
+		"spec": map[string]any{"unschedulable": cordoned}})
+	if err != nil {
+		return err
+	}
 	if _, err := client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("setting spec.unschedulable of node %s: %w", node, err)
 	}

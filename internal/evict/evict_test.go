@@ -24,6 +24,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 )
 
 const here, elsewhere = "worker-a", "worker-b"
@@ -176,6 +177,51 @@ func TestCordon(t *testing.T) {
 	}
 	if err := Cordon(t.Context(), a, "nobody"); err == nil || !strings.Contains(err.Error(), "nobody") {
 		t.Error(err)
+	}
+}
+
+// TestOnlyOurCordonIsMarked: a node that its administrator has cordoned must not be uncordoned because a drain of it was given up.
+func TestOnlyOurCordonIsMarked(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before       corev1.Node
+		marked       bool // after it was cordoned
+		cordonedPast bool // after it was uncordoned
+	}{
+		"a node that takes pods":             {corev1.Node{}, true, false},
+		"a node that is cordoned":            {corev1.Node{Spec: corev1.NodeSpec{Unschedulable: true}}, false, false},
+		"one that we have cordoned":          {corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{facts.CordonedAnnotation: "true"}}, Spec: corev1.NodeSpec{Unschedulable: true}}, true, false},
+		"one that was uncordoned without us": {corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{facts.CordonedAnnotation: "true", "other": "x"}}}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t)
+			node := func() *corev1.Node {
+				n, err := a.CoreV1().Nodes().Get(t.Context(), here, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			n := node()
+			n.Annotations, n.Spec.Unschedulable = tc.before.Annotations, tc.before.Spec.Unschedulable
+			if _, err := a.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			others := n.Annotations["other"]
+			if err := Cordon(t.Context(), a, here); err != nil {
+				t.Fatal(err)
+			}
+			n = node()
+			if _, marked := n.Annotations[facts.CordonedAnnotation]; !n.Spec.Unschedulable || marked != tc.marked {
+				t.Errorf("cordoned %t, marked %t", n.Spec.Unschedulable, marked)
+			}
+			if err := Uncordon(t.Context(), a, here); err != nil {
+				t.Fatal(err)
+			}
+			n = node()
+			if _, marked := n.Annotations[facts.CordonedAnnotation]; n.Spec.Unschedulable != tc.cordonedPast || marked || n.Annotations["other"] != others {
+				t.Errorf("afterwards: cordoned %t, annotations %v", n.Spec.Unschedulable, n.Annotations)
+			}
+		})
 	}
 }
 

@@ -400,6 +400,7 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	for _, n := range list.Items {
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
+		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
 		readiness(&out, n.Status.Conditions)
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP && out.Address == "" {

@@ -24,6 +24,22 @@ func (b *builder) uncordonNode(host, reason string, after ...*Step) *Step {
 	return b.addInTurn(Step{Kind: UncordonNode, Host: host, Title: "uncordon the node", Reason: reason, Change: change(cluster.Start, cluster.Node, host)}, after...)
 }
 
+// uncordonKept plans that nodes take workloads again that an earlier run cordoned because their hosts were to leave, and that stay in the
+// cluster after all. It comes before other hosts leave: their pods need a place.
+func (b *builder) uncordonKept(hosts []spec.Host) {
+	for _, h := range hosts {
+		n := b.Node(h.Name)
+		if n == nil || !n.Cordoned || b.at[h.Name].join != nil { // one that joins again gets a new node
+			continue
+		}
+		reason := "an earlier run cordoned it to drain it, and the host stays in the cluster"
+		if !n.Unschedulable {
+			reason = "somebody has uncordoned it: what is left of the drain that an earlier run began is removed"
+		}
+		b.uncordonNode(h.Name, reason)
+	}
+}
+
 // leavePools plans that the load balancers send no clients to a control plane; nil for a load balancer that Quorate does not
 // manage.
 func (b *builder) leavePools(host, reason string, after ...*Step) *Step {

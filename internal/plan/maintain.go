@@ -100,6 +100,7 @@ func (b *builder) maintain() error {
 		b.relabel(h)
 	}
 	b.removeTokens(token)
+	b.uncordonKept(hosts)
 	b.retire(false)
 	b.depart()
 	b.retire(true)

@@ -86,6 +86,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	for _, h := range hosts {
 		b.relabel(h)
 	}
+	b.uncordonKept(hosts)
 	b.depart()
 	b.forget()
 	b.forgetSettings(b.all()...)
