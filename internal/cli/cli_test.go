@@ -50,6 +50,7 @@ func TestUsageErrors(t *testing.T) {
 		"init --topology externl": "did you mean `external`",
 		"preflight --ignore swpa": `did you mean "swap"?`,
 		"apply --ignore all":      `unknown check "all"`,
+		"reset --all --force":     "--force cannot be combined with --all",
 		"bundle pull --releases https://m.example.com":                                 "both",
 		"bundle pull --releases http://m.example.com --registry r.example.com":         "https",
 		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave out the reference",

@@ -187,7 +187,7 @@ func (d *drainer) pods(ctx context.Context) ([]corev1.Pod, error) {
 		case len(unmanaged) > 0 && !d.o.Force:
 			return nil, &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{d.node},
 				Why: fmt.Sprintf("draining %s would delete pods that no controller creates again: %s", d.node, strings.Join(unmanaged, ", ")),
-				Fix: "Delete these pods yourself, or pass --force to have them deleted."}
+				Fix: "Delete these pods yourself, or have them deleted: `quorate apply`, `quorate reset` and `quorate maintain` have the flag --force."}
 		}
 		return pods, nil
 	}

@@ -251,7 +251,7 @@ func TestPodsWithoutAControllerAreRefusedUnlessForced(t *testing.T) {
 		"check": func() error { return Check(t.Context(), a, here, Options{}) },
 	} {
 		var r *cluster.Refusal
-		if err := f(); !errors.As(err, &r) || r.Rule != RuleUnmanaged || !strings.Contains(r.Why, "shop/alone") || !strings.Contains(r.Why, "shop/orphan") || strings.Contains(r.Why, "web-1") {
+		if err := f(); !errors.As(err, &r) || r.Rule != RuleUnmanaged || !strings.Contains(r.Why, "shop/alone") || !strings.Contains(r.Why, "shop/orphan") || strings.Contains(r.Why, "web-1") || !strings.Contains(r.Fix, "--force") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

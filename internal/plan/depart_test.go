@@ -136,6 +136,37 @@ func TestTheFirstControlPlaneIsReplaced(t *testing.T) {
 	}
 }
 
+// TestDrainsAreCheckedBeforeAnythingChanges: no host joins, and no node is cordoned, for a departure that a disruption budget would never
+// allow.
+func TestDrainsAreCheckedBeforeAnythingChanges(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	without(c, "worker-a", "worker-b", "cp-a", "lb-a")
+	added(c, obs, "worker-c", spec.RoleWorker)
+	added(c, obs, "cp-d", spec.RoleControlPlane)
+	p := build(t, c, obs)
+	for _, host := range []string{"worker-a", "worker-b", "cp-a"} {
+		if len(stepsOf(p, host, CheckDrain)) != 1 {
+			t.Errorf("whether %s can be drained is not checked", host)
+		}
+		for _, s := range p.Steps {
+			if s.Kind != CheckDrain && !before(p, host+"/check-drain", s.ID) {
+				t.Errorf("%s does not wait for the check of %s", s.ID, host)
+			}
+		}
+	}
+	noneOn(t, p, "lb-a", CheckDrain)
+
+	// The pods of a node that is not Ready do not work: it is not drained.
+	c = testCluster()
+	obs = finished(t, c)
+	for i := range obs.API.Nodes {
+		obs.API.Nodes[i].Ready = obs.API.Nodes[i].Name != "worker-b"
+	}
+	without(c, "worker-b")
+	noneOn(t, build(t, c, obs), "worker-b", CheckDrain, DrainNode)
+}
+
 // TestSnapshotsOutliveTheirHost: upgrades saved them for the cluster.
 func TestSnapshotsOutliveTheirHost(t *testing.T) {
 	names := func(days ...int) (out []string) {

@@ -186,8 +186,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 	var checked []*Step
 	for _, h := range t.Hosts {
 		if h.IsNode() {
-			checked = append(checked, b.add(Step{Kind: CheckDrain, Host: h.Name, Title: "check whether the node can be drained", Force: o.Force,
-				Reason: "what keeps its pods from leaving is known before anything is changed"}))
+			checked = append(checked, b.checkDrain(h.Name, o.Force))
 		}
 	}
 	hosts := cluster.Names(t.Hosts)

@@ -422,6 +422,15 @@ type Plan struct {
 // Empty says that there is nothing to do.
 func (p *Plan) Empty() bool { return len(p.Steps) == 0 }
 
+// ForceDrains has the drains of the plan evict pods as well that no controller creates again. Disruption budgets are respected all the same.
+func (p *Plan) ForceDrains() {
+	for i := range p.Steps {
+		if s := &p.Steps[i]; s.Kind == CheckDrain || s.Kind == DrainNode {
+			s.Force = true
+		}
+	}
+}
+
 // Bundle is what a plan has to know of the bundle.
 type Bundle struct {
 	Digest  string
