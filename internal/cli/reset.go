@@ -49,7 +49,7 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 			if all && force {
 				return usageError{errors.New("--force cannot be combined with --all: nothing is drained when the whole cluster is removed")}
 			}
-			c, err := a.cluster(cmd.Context())
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}
