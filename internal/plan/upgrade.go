@@ -416,19 +416,19 @@ func (b *builder) snapshotEtcd() *Step {
 		Reason: "if the worst comes to the worst, the cluster can be restored from it; it is read again after it was written"})
 }
 
-// saved says that a host has the snapshot that an earlier run saved before it began to change the version: to that of the bundle, or, if this
-// run goes back, to the other one that is in use.
+// saved says that a host has the snapshot that an earlier run saved before it began to change the version: to that of the bundle, or to the
+// other one, if this run goes back.
 func (b *builder) saved() bool {
 	versions := []string{b.bundle.Version}
 	for _, h := range b.c.Spec.Hosts {
 		versions = append(versions, b.Runs(h.Name, facts.APIServer), b.Runs(h.Name, facts.Kubelet))
 	}
-	if k := b.Seen.API.Kubeadm; k != nil {
-		versions = append(versions, k.Version)
-	}
 	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
 		f := b.Facts(h.Name)
-		return f != nil && slices.ContainsFunc(f.Snapshots, func(name string) bool { return slices.Contains(versions, facts.SnapshotBefore(name)) })
+		return f != nil && slices.ContainsFunc(f.Snapshots, func(name string) bool {
+			to := facts.SnapshotBefore(name)
+			return slices.Contains(versions, to) || cluster.Older(b.bundle.Version, to) // of the newer one, nothing may run yet but etcd
+		})
 	})
 }
 
