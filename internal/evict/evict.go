@@ -5,6 +5,7 @@ package evict
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -85,6 +86,11 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 func Check(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
 	d := newDrainer(client, node, o)
 	pods, err := d.pods(ctx)
+	bare, unmanaged := errors.AsType[*cluster.Refusal](err)
+	if unmanaged { // whoever deletes these pods must not find a budget behind them
+		d.o.Force = true
+		pods, err = d.pods(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -94,11 +100,17 @@ func Check(ctx context.Context, client kubernetes.Interface, node string, o Opti
 			why, fixes = append(why, b.String()), append(fixes, b.fix())
 		}
 	}
-	if len(why) == 0 {
-		return nil
-	}
 	slices.Sort(fixes)
-	return &cluster.Refusal{Rule: RuleBudget, Subjects: []string{node}, Why: "draining " + node + " would never end: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(fixes), " ")}
+	never, fix := "would never end: "+strings.Join(why, "; "), strings.Join(slices.Compact(fixes), " ")
+	switch {
+	case len(why) == 0 && unmanaged:
+		return bare
+	case len(why) == 0:
+		return nil
+	case unmanaged:
+		return &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{node}, Why: bare.Why + ". It " + never, Fix: bare.Fix + " " + fix}
+	}
+	return &cluster.Refusal{Rule: RuleBudget, Subjects: []string{node}, Why: "draining " + node + " " + never, Fix: fix}
 }
 
 // Drain evicts the pods of a node and waits until they are gone. Pods of DaemonSets and mirror pods stay. The data of emptyDir

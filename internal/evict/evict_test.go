@@ -263,6 +263,26 @@ func TestPodsWithoutAControllerAreRefusedUnlessForced(t *testing.T) {
 	}
 }
 
+// TestTheCheckNamesEverything: pods without a controller do not hide a budget, and the other way around.
+func TestTheCheckNamesEverything(t *testing.T) {
+	a := newAPI(t, pod("web-1"), pod("alone", bare, func(p *corev1.Pod) { p.Labels = nil }), budget("web", 1, 1, 1, 0))
+	var r *cluster.Refusal
+	if err := Check(t.Context(), a, here, Options{}); !errors.As(err, &r) || r.Rule != RuleUnmanaged {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"shop/alone", "would never end: the disruption budget shop/web"} {
+		if !strings.Contains(r.Why, part) {
+			t.Errorf("no %q in %s", part, r.Why)
+		}
+	}
+	if !strings.Contains(r.Fix, "--force") || !strings.Contains(r.Fix, "kubectl -n shop edit pdb web") {
+		t.Error(r.Fix)
+	}
+	if err := Check(t.Context(), a, here, Options{Force: true}); !errors.As(err, &r) || r.Rule != RuleBudget || strings.Contains(r.Why, "alone") {
+		t.Errorf("with --force: %v", err)
+	}
+}
+
 // TestABudgetThatBlocksIsNamed with its numbers, its pods, and what to do about it.
 func TestABudgetThatBlocksIsNamed(t *testing.T) {
 	for name, tc := range map[string]struct {
