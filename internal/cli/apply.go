@@ -24,6 +24,9 @@ state of the cluster. An unsafe change is refused with exit status 3.
 To upgrade Kubernetes, change kubernetes.version in the spec, one minor release at a time; to go back, write the former
 version. Control planes are replaced one after another, while the API and the workloads stay up (docs/upgrade.md).
 
+Hosts that have left the spec are drained before they leave the cluster. A disruption budget that would never allow it, and pods
+without a controller, are refused before anything is changed. --force has such pods deleted; nothing is evicted past a budget.
+
 To adopt a kubeadm cluster that was built without Quorate, pass --adopt. quorate plan shows what adoption would change.
 Adoption is refused unless the spec describes exactly that cluster.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,6 +60,7 @@ Adoption is refused unless the spec describes exactly that cluster.`,
 		},
 	}
 	ignoreFlag(cmd, &o.Ignore)
+	cmd.Flags().BoolVar(&o.Force, "force", false, "when hosts leave: also evict pods that no controller creates again")
 	cmd.Flags().BoolVar(&o.Adopt, "adopt", false, "adopt a cluster that was built without Quorate")
 	return cmd
 }

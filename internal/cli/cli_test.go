@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -50,6 +51,7 @@ func TestUsageErrors(t *testing.T) {
 		"init --topology externl": "did you mean `external`",
 		"preflight --ignore swpa": `did you mean "swap"?`,
 		"apply --ignore all":      `unknown check "all"`,
+		"reset --all --force":     "--force cannot be combined with --all",
 		"bundle pull --releases https://m.example.com":                                 "both",
 		"bundle pull --releases http://m.example.com --registry r.example.com":         "https",
 		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave out the reference",
@@ -226,5 +228,40 @@ func TestNewHostKeysAreConfirmedInOneQuestion(t *testing.T) {
 				t.Errorf("no %q in the question:\n%s", word, asked[0])
 			}
 		}
+	}
+}
+
+// TestOlderClustersAreNotRefused by commands that need no bundle: an adopted cluster may be of a version that nobody can build here.
+func TestOlderClustersAreNotRefused(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if code, _, errOut := quorate(t, "init"); code != exitDone {
+		t.Fatal(errOut)
+	}
+	text, err := os.ReadFile("cluster.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	older := strings.ReplaceAll(string(text), spec.DefaultVersion, components.Managed()[0]+".1")
+	if older == string(text) {
+		t.Fatal("the spec names no version")
+	}
+	if err := os.WriteFile("cluster.yaml", []byte(older), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const refused = "cannot build Kubernetes"
+	for line, builds := range map[string]bool{
+		"maintain cp-a": false, "maintain --undo cp-a": false, "maintain --reboot --all": false, "reset cp-a": false, "reset --all --yes": false, "status": false, "drill": false,
+		"apply": true, "plan": true, "preflight": true, // they would bring programs of this version to hosts
+	} {
+		if _, out, errOut := quorate(t, strings.Fields(line)...); strings.Contains(out+errOut, refused) != builds {
+			t.Errorf("%s: %s%s", line, out, errOut)
+		}
+	}
+	a := &app{file: "cluster.yaml"}
+	if _, err := a.downSpec(); err != nil {
+		t.Errorf("down: %v", err)
+	}
+	if _, err := a.openLab(""); err != nil && strings.Contains(err.Error(), refused) {
+		t.Errorf("the commands of the lab: %v", err)
 	}
 }

@@ -98,7 +98,7 @@ func writeKubeconfig(file string, config *api.Config) (kept string, err error) {
 // keepKubeconfig writes a copy next to the file, under a name that nothing has.
 func keepKubeconfig(file string, content []byte) (name string, err error) {
 	for n := 1; ; n++ {
-		name = fmt.Sprintf("%s%s.%d", file, facts.Kept, n)
+		name = fmt.Sprintf("%s%s.%d", file, facts.KeptSuffix, n)
 		f, err := durable.CreateNew(name, 0o600)
 		if errors.Is(err, os.ErrExist) {
 			continue

@@ -47,7 +47,7 @@ func (a *app) openLab(name string) (*lab.Lab, error) {
 		}
 		return nil, usageError{errors.New("there are several labs: choose one with --lab")}
 	}
-	c, err := a.load(path, true)
+	c, err := a.named(path)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
-			c, err := a.cluster(ctx)
+			c, err := a.running(ctx)
 			if err != nil {
 				return err
 			}

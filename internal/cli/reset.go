@@ -21,7 +21,7 @@ type wasReset struct {
 }
 
 func (a *app) reset() *cobra.Command {
-	var all, yes, dryRun bool
+	var all, yes, dryRun, force bool
 	cmd := &cobra.Command{
 		Use:   "reset HOST... | --all",
 		Short: "Remove Kubernetes and Quorate from hosts, and leave them as they were found",
@@ -30,8 +30,9 @@ its rules. Files, units, and kernel settings that Quorate changed are restored. 
 that was adopted, what Quorate did not install stays, except for Kubernetes itself.
 
 With HOST, the host leaves the cluster first: it is drained, leaves the load balancers and etcd, and its node is deleted. This
-is refused with exit status 3 if the cluster cannot do without the host. A host that stays in the spec is added again by the
-next quorate apply.
+is refused with exit status 3 if the cluster cannot do without the host, or if its node cannot be drained: a disruption budget
+would never allow it, or there are pods without a controller. --force has such pods deleted. A host that stays in the spec is
+added again by the next quorate apply.
 
 With --all, the whole cluster and its data are removed, in whatever condition it is: this is how to start over after a build
 that cannot be finished. Hosts of another cluster are refused. Hosts that cannot be reached are reported.
@@ -45,7 +46,10 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 			if all == (len(args) > 0) {
 				return usageError{errors.New("name the hosts to reset, or pass --all for the whole cluster")}
 			}
-			c, err := a.cluster(cmd.Context())
+			if all && force {
+				return usageError{errors.New("--force cannot be combined with --all: nothing is drained when the whole cluster is removed")}
+			}
+			c, err := a.running(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -55,7 +59,7 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 			sink, done := a.progress()
 			e := open(cmd.Context(), c, sink, dryRun)
 			defer e.Close()
-			w, err := e.Reset(cmd.Context(), run.ResetOptions{Hosts: args, DryRun: dryRun, Confirm: func(w *run.Work) error {
+			w, err := e.Reset(cmd.Context(), run.ResetOptions{Hosts: args, Force: force, DryRun: dryRun, Confirm: func(w *run.Work) error {
 				if yes || w.Plan.Empty() {
 					return nil
 				}
@@ -72,6 +76,7 @@ Before anything is changed, the steps are shown, and you are asked for the name 
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "reset every host of the cluster: its data is lost")
+	cmd.Flags().BoolVar(&force, "force", false, "also evict pods that no controller creates again")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "print the plan without changing anything")
 	return cmd

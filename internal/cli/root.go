@@ -224,7 +224,19 @@ func (a *app) cluster(ctx context.Context) (*spec.Cluster, error) {
 
 // running is cluster for commands that need no bundle: the cluster can be older than every version that can be built.
 func (a *app) running(ctx context.Context) (*spec.Cluster, error) {
-	return a.unlocked(ctx, spec.Options{Versions: bundle.Versions(), Managed: components.Managed()})
+	return a.unlocked(ctx, anyManaged())
+}
+
+// anyManaged accepts the specs of all clusters that this quorate can work with, also of those that it cannot build.
+func anyManaged() spec.Options {
+	return spec.Options{Versions: bundle.Versions(), Managed: components.Managed()}
+}
+
+// named reads a spec of which only the name is of interest: the machines of a lab stay when quorate is replaced.
+func (a *app) named(path string) (*spec.Cluster, error) {
+	o := anyManaged()
+	o.Lab = true
+	return a.check(path, o)
 }
 
 // open connects to the hosts: to read only, if the command is to change nothing.

@@ -199,7 +199,7 @@ func (a *app) downSpec() (string, error) {
 		}
 		return spec.DefaultName, nil
 	}
-	c, err := a.load(path, true)
+	c, err := a.named(path)
 	if err != nil {
 		return "", fmt.Errorf("%w (or set the cluster's name with --name)", err)
 	}

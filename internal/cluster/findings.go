@@ -27,6 +27,7 @@ const (
 	RuleNode             = "node"
 	RuleNodePressure     = "node-pressure"
 	RuleFullDisk         = "full-disk"
+	RuleCordoned         = "cordoned"
 	RuleStranger         = "stranger"
 	RuleDeparting        = "departing"
 	RuleRemoved          = "removed-host"
@@ -107,6 +108,7 @@ var Rules = []Rule{
 	{RuleNode, []Severity{Warning}, "every node of the spec is in the cluster, and Ready"},
 	{RuleNodePressure, []Severity{Warning}, "no node is short of disk, memory or process IDs"},
 	{RuleFullDisk, []Severity{Warning}, fmt.Sprintf("every file system below /var/lib has %d GiB free or, if it is smaller than %d GiB, %.0f %% of its space", fullBytes>>30, fullBytes>>30*10, 100*fullPart)},
+	{RuleCordoned, []Severity{Warning}, "no node is left cordoned by a departure, or a reset, that was given up"},
 	{RuleStranger, []Severity{Warning}, "every node and etcd member of the cluster is in the spec"},
 	{RuleDeparting, []Severity{Warning}, "every host of the cluster is in the spec"},
 	{RuleRemoved, []Severity{Warning, Info}, "hosts that were removed while they were down are still down, or were reset"},
@@ -217,6 +219,7 @@ func (f *findings) all() {
 	f.components(facts.Containerd, facts.Kubelet)
 	f.nodes()
 	f.disks()
+	f.cordoned()
 	f.strangers()
 	f.departures()
 	f.etcd()

@@ -410,6 +410,10 @@ var findingCases = []struct {
 	}, margins(1, 1, 1, 1), []string{"warning: a disk of cp-b is almost full: 700 MiB are free below /var/lib/etcd"}},
 	{"short-of-disk", func(f fixture) { f.Seen.API.Nodes[3].Short = "kubelet has disk pressure" }, margins(1, 1, 1, 1), []string{
 		"*warning: node w-a accepts no new pods and may evict those that it has: kubelet has disk pressure"}},
+	{"a-departure-that-was-given-up", func(f fixture) {
+		f.Seen.API.Nodes[3].Unschedulable, f.Seen.API.Nodes[3].Cordoned = true, true
+		f.Seen.API.Nodes[4].Unschedulable = true // by its administrator
+	}, margins(1, 1, 1, 1), []string{"warning: node w-a gets no new pods: an earlier run cordoned it"}},
 	{"stranger", func(f fixture) {
 		f.Seen.API.Nodes = append(f.Seen.API.Nodes, facts.Node{Name: "cp-d", Ready: true, Version: "v1.37.2", Labels: map[string]string{controlPlaneNode: ""}})
 		f.Seen.Etcd = append(f.Seen.Etcd, facts.EtcdMember{Name: "cp-d", ID: "4d", Started: true, Problem: "connection refused"})

@@ -22,6 +22,17 @@ func (f *findings) maintenance() {
 	}
 }
 
+// cordoned reports nodes of the spec that Quorate cordoned, and that are in no maintenance: a departure or a reset began, and was given up.
+// It is not unmet, because only apply changes it: a rotation, for example, must not wait for it.
+func (f *findings) cordoned() {
+	for _, h := range f.Spec.Spec.Hosts {
+		if n := f.Node(h.Name); n != nil && n.Cordoned && n.Unschedulable && f.Reachable(h.Name) && !f.leaving(h.Name) {
+			f.add(RuleCordoned, Warning, "node "+h.Name+" gets no new pods: an earlier run cordoned it to drain it, and the host is still in the spec",
+				"`quorate apply` uncordons it. To remove the host, take it out of the spec first.", h.Name)
+		}
+	}
+}
+
 // besidesMaintenance leaves out what is wrong with nothing but hosts that are in maintenance: whoever works on them knows.
 func (f *findings) besidesMaintenance() []Finding {
 	keep := []string{RuleMaintenance, RuleCertificate, RuleStranger}

@@ -47,3 +47,15 @@ func (s *State) Versions() []Version {
 	})
 	return out
 }
+
+// SnapshotHost is the host whose etcd member saves a snapshot before the version changes: one that works, and another one than the leader
+// if there is one. It is empty if no host has a member that works and can be reached.
+func (s *State) SnapshotHost() string {
+	at, leader := "", false
+	for _, h := range s.Spec.EtcdHosts() {
+		if m, ok := s.Member(h.Name); ok && m.Healthy && s.Reachable(h.Name) && (at == "" || leader) {
+			at, leader = h.Name, m.Leader
+		}
+	}
+	return at
+}

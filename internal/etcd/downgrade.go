@@ -31,7 +31,7 @@ func Downgrade(ctx context.Context, members []Member, version string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, convertTimeout, fmt.Errorf("not within %s", convertTimeout))
 	defer cancel()
 	for {
-		seen, err := Observe(ctx, members)
+		seen, _, err := Observe(ctx, members)
 		if err == nil {
 			waiting, enabled := unconverted(seen, target), under(seen, target)
 			switch {

@@ -31,8 +31,8 @@ type SavedSnapshot struct {
 	snapshot.Status
 }
 
-// Snapshot saves a snapshot of the member on this host, reads it again, and returns where it is. Label says before what it was
-// saved.
+// Snapshot saves a snapshot of the member on this host, reads it again, and returns where it is. Label is the version that the cluster is
+// about to change to (see facts.SnapshotBefore).
 var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label string) (SavedSnapshot, error) {
 	client, err := FromHere("https://" + localClient)
 	if err != nil {
@@ -154,14 +154,17 @@ func save(ctx context.Context, file string, in io.Reader) (SavedSnapshot, error)
 	return out, f.Commit()
 }
 
-// prune removes old snapshots.
+// prune removes old snapshots, but not the one from before a change of the version that may not be finished.
 func prune(dir string) error {
 	all, err := filepath.Glob(filepath.Join(dir, facts.SnapshotFiles))
 	if err != nil {
 		return err
 	}
-	slices.Sort(all) // by time
-	for _, old := range all[:max(0, len(all)-facts.SnapshotsKept)] {
+	kept := facts.KeptSnapshots(all, facts.SnapshotsKept)
+	for _, old := range all {
+		if slices.Contains(kept, old) {
+			continue
+		}
 		if err := durable.Remove(old); err != nil {
 			return err
 		}

@@ -69,7 +69,7 @@ var ErrFull = errors.New("the database of etcd is full of data that is in use")
 
 // EndNoSpace ends the alarm NOSPACE, unless the database of a member still uses almost all of its quota.
 func EndNoSpace(ctx context.Context, via []Member) error {
-	members, err := Observe(ctx, via)
+	members, _, err := Observe(ctx, via)
 	if err != nil {
 		return err
 	}

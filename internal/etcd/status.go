@@ -33,8 +33,8 @@ type Member struct {
 	Conn    *host.Conn
 	Err     error
 	Address string // host:port
-	// Abandoned are the IDs of clusters that a recovery has replaced. Connect refuses a member of them: nothing may be changed there, and
-	// what it knows of its members is not so.
+	// Abandoned are the IDs of clusters that a recovery has replaced. Observe sets a member of them apart, and Connect refuses it: nothing may be
+	// changed there, and what it knows of its members is not so.
 	Abandoned []string
 }
 
@@ -48,9 +48,12 @@ const (
 // lead to one member. Members that could not be queried, or did not answer, are in the list with the reason. Observe fails
 // only if no member answers; host.Unanswered then reports whether some could not be queried.
 //
-// Members of the clusters with the given IDs, which a recovery has replaced, are never in the list, however many of them agree. They are
-// returned apart, each with the name of its host.
-func Observe(ctx context.Context, members []Member, abandoned []string) (all, apart []facts.EtcdMember, _ error) {
+// Members of an abandoned cluster are never in the list, however many of them agree. They are returned apart, each with the name of its host.
+func Observe(ctx context.Context, members []Member) (all, apart []facts.EtcdMember, _ error) {
+	var abandoned []string
+	for _, m := range members {
+		abandoned = append(abandoned, m.Abandoned...)
+	}
 	read := func(ctx context.Context, m Member) (kubeadm.EtcdClient, error) {
 		return kubeadm.ReadEtcdClient.On(ctx, m.Conn, struct{}{})
 	}

@@ -66,8 +66,8 @@ func TestSnapshotsAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	left, err := filepath.Glob(dir + "/*")
-	if err != nil || len(left) != facts.SnapshotsKept || !strings.Contains(left[len(left)-1], "20261124") {
-		t.Errorf("%v are kept", left)
+	if err != nil || len(left) != facts.SnapshotsKept || !strings.Contains(left[len(left)-1], "20261124") || !strings.Contains(left[0], "20261120") {
+		t.Errorf("%v are kept, and the first one is from before the upgrade", left)
 	}
 	damaged := bytes.Clone(content)
 	damaged[100] ^= 1

@@ -4,6 +4,8 @@ package evict
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -18,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 )
 
 // RuleUnmanaged refuses to evict pods that nothing creates again.
@@ -44,12 +47,13 @@ var (
 	replacementPatience = time.Minute
 )
 
-// Cordon keeps the scheduler from placing new pods on a node.
+// Cordon keeps the scheduler from placing new pods on a node, and marks the node (see facts.CordonedAnnotation), so that a later run knows
+// that it may uncordon it. A node that somebody else has cordoned gets no mark.
 func Cordon(ctx context.Context, client kubernetes.Interface, node string) error {
 	return setCordon(ctx, client, node, true)
 }
 
-// Uncordon lets the scheduler place pods on a node again.
+// Uncordon lets the scheduler place pods on a node again, and removes the mark of Cordon.
 func Uncordon(ctx context.Context, client kubernetes.Interface, node string) error {
 	return setCordon(ctx, client, node, false)
 }
@@ -59,10 +63,18 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 	if err != nil {
 		return fmt.Errorf("reading node %s: %w", node, err)
 	}
-	if n.Spec.Unschedulable == cordoned {
+	var mark any // nil removes it
+	if cordoned {
+		mark = "true"
+	}
+	if _, marked := n.Annotations[facts.CordonedAnnotation]; n.Spec.Unschedulable == cordoned && (cordoned || !marked) {
 		return nil
 	}
-	patch := fmt.Appendf(nil, `{"spec":{"unschedulable":%t}}`, cordoned)
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": n.ResourceVersion, "annotations": map[string]any{facts.CordonedAnnotation: mark}},
+		"spec": map[string]any{"unschedulable": cordoned}})
+	if err != nil {
+		return err
+	}
 	if _, err := client.CoreV1().Nodes().Patch(ctx, node, types.StrategicMergePatchType, patch, metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("setting spec.unschedulable of node %s: %w", node, err)
 	}
@@ -74,6 +86,11 @@ func setCordon(ctx context.Context, client kubernetes.Interface, node string, co
 func Check(ctx context.Context, client kubernetes.Interface, node string, o Options) error {
 	d := newDrainer(client, node, o)
 	pods, err := d.pods(ctx)
+	bare, unmanaged := errors.AsType[*cluster.Refusal](err)
+	if unmanaged { // whoever deletes these pods must not find a budget behind them
+		d.o.Force = true
+		pods, err = d.pods(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -83,11 +100,17 @@ func Check(ctx context.Context, client kubernetes.Interface, node string, o Opti
 			why, fixes = append(why, b.String()), append(fixes, b.fix())
 		}
 	}
-	if len(why) == 0 {
-		return nil
-	}
 	slices.Sort(fixes)
-	return &cluster.Refusal{Rule: RuleBudget, Subjects: []string{node}, Why: "draining " + node + " would never end: " + strings.Join(why, "; "), Fix: strings.Join(slices.Compact(fixes), " ")}
+	never, fix := "would never end: "+strings.Join(why, "; "), strings.Join(slices.Compact(fixes), " ")
+	switch {
+	case len(why) == 0 && unmanaged:
+		return bare
+	case len(why) == 0:
+		return nil
+	case unmanaged:
+		return &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{node}, Why: bare.Why + ". It " + never, Fix: bare.Fix + " " + fix}
+	}
+	return &cluster.Refusal{Rule: RuleBudget, Subjects: []string{node}, Why: "draining " + node + " " + never, Fix: fix}
 }
 
 // Drain evicts the pods of a node and waits until they are gone. Pods of DaemonSets and mirror pods stay. The data of emptyDir
@@ -176,7 +199,7 @@ func (d *drainer) pods(ctx context.Context) ([]corev1.Pod, error) {
 		case len(unmanaged) > 0 && !d.o.Force:
 			return nil, &cluster.Refusal{Rule: RuleUnmanaged, Subjects: []string{d.node},
 				Why: fmt.Sprintf("draining %s would delete pods that no controller creates again: %s", d.node, strings.Join(unmanaged, ", ")),
-				Fix: "Delete these pods yourself, or pass --force to have them deleted."}
+				Fix: "Delete these pods yourself, or have them deleted: `quorate apply`, `quorate reset` and `quorate maintain` have the flag --force."}
 		}
 		return pods, nil
 	}

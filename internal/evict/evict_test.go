@@ -24,6 +24,7 @@ import (
 	k8stesting "k8s.io/client-go/testing"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 )
 
 const here, elsewhere = "worker-a", "worker-b"
@@ -179,6 +180,51 @@ func TestCordon(t *testing.T) {
 	}
 }
 
+// TestOnlyOurCordonIsMarked: a node that its administrator has cordoned must not be uncordoned because a drain of it was given up.
+func TestOnlyOurCordonIsMarked(t *testing.T) {
+	for name, tc := range map[string]struct {
+		before       corev1.Node
+		marked       bool // after it was cordoned
+		cordonedPast bool // after it was uncordoned
+	}{
+		"a node that takes pods":             {corev1.Node{}, true, false},
+		"a node that is cordoned":            {corev1.Node{Spec: corev1.NodeSpec{Unschedulable: true}}, false, false},
+		"one that we have cordoned":          {corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{facts.CordonedAnnotation: "true"}}, Spec: corev1.NodeSpec{Unschedulable: true}}, true, false},
+		"one that was uncordoned without us": {corev1.Node{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{facts.CordonedAnnotation: "true", "other": "x"}}}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAPI(t)
+			node := func() *corev1.Node {
+				n, err := a.CoreV1().Nodes().Get(t.Context(), here, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return n
+			}
+			n := node()
+			n.Annotations, n.Spec.Unschedulable = tc.before.Annotations, tc.before.Spec.Unschedulable
+			if _, err := a.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			others := n.Annotations["other"]
+			if err := Cordon(t.Context(), a, here); err != nil {
+				t.Fatal(err)
+			}
+			n = node()
+			if _, marked := n.Annotations[facts.CordonedAnnotation]; !n.Spec.Unschedulable || marked != tc.marked {
+				t.Errorf("cordoned %t, marked %t", n.Spec.Unschedulable, marked)
+			}
+			if err := Uncordon(t.Context(), a, here); err != nil {
+				t.Fatal(err)
+			}
+			n = node()
+			if _, marked := n.Annotations[facts.CordonedAnnotation]; n.Spec.Unschedulable != tc.cordonedPast || marked || n.Annotations["other"] != others {
+				t.Errorf("afterwards: cordoned %t, annotations %v", n.Spec.Unschedulable, n.Annotations)
+			}
+		})
+	}
+}
+
 func TestDrainEvictsWhatMayLeave(t *testing.T) {
 	a := newAPI(t, pod("web-1", emptyDir), pod("web-2", func(p *corev1.Pod) { p.Spec.NodeName = elsewhere }), pod("agent", agent), pod("mirror", mirror),
 		pod("done", bare, func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }))
@@ -205,7 +251,7 @@ func TestPodsWithoutAControllerAreRefusedUnlessForced(t *testing.T) {
 		"check": func() error { return Check(t.Context(), a, here, Options{}) },
 	} {
 		var r *cluster.Refusal
-		if err := f(); !errors.As(err, &r) || r.Rule != RuleUnmanaged || !strings.Contains(r.Why, "shop/alone") || !strings.Contains(r.Why, "shop/orphan") || strings.Contains(r.Why, "web-1") {
+		if err := f(); !errors.As(err, &r) || r.Rule != RuleUnmanaged || !strings.Contains(r.Why, "shop/alone") || !strings.Contains(r.Why, "shop/orphan") || strings.Contains(r.Why, "web-1") || !strings.Contains(r.Fix, "--force") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -214,6 +260,26 @@ func TestPodsWithoutAControllerAreRefusedUnlessForced(t *testing.T) {
 	}
 	if err := Drain(t.Context(), a, here, Options{Force: true}); err != nil || len(a.evicted) != 3 {
 		t.Errorf("%v, evicted %v", err, a.evicted)
+	}
+}
+
+// TestTheCheckNamesEverything: pods without a controller do not hide a budget, and the other way around.
+func TestTheCheckNamesEverything(t *testing.T) {
+	a := newAPI(t, pod("web-1"), pod("alone", bare, func(p *corev1.Pod) { p.Labels = nil }), budget("web", 1, 1, 1, 0))
+	var r *cluster.Refusal
+	if err := Check(t.Context(), a, here, Options{}); !errors.As(err, &r) || r.Rule != RuleUnmanaged {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"shop/alone", "would never end: the disruption budget shop/web"} {
+		if !strings.Contains(r.Why, part) {
+			t.Errorf("no %q in %s", part, r.Why)
+		}
+	}
+	if !strings.Contains(r.Fix, "--force") || !strings.Contains(r.Fix, "kubectl -n shop edit pdb web") {
+		t.Error(r.Fix)
+	}
+	if err := Check(t.Context(), a, here, Options{Force: true}); !errors.As(err, &r) || r.Rule != RuleBudget || strings.Contains(r.Why, "alone") {
+		t.Errorf("with --force: %v", err)
 	}
 }
 

@@ -15,7 +15,7 @@ type File struct {
 	Block   string      `json:"block,omitempty"`
 	// ClusterCA says that the content is the cluster's CA certificate. It is empty in a plan that is made before there is one.
 	ClusterCA bool `json:"clusterCA,omitempty"`
-	// Keep saves a file that Quorate did not write next to the new one, with the suffix Kept.
+	// Keep saves a file that Quorate did not write next to the new one, with the suffix KeptSuffix.
 	Keep bool `json:"keep,omitempty"`
 	// Restart names the units that must be restarted when the file has changed, and Reload those for which reloading is
 	// enough. A unit in both is restarted.
@@ -26,8 +26,8 @@ type File struct {
 	Check []string `json:"check,omitempty"`
 }
 
-// Kept is the suffix of the saved file.
-const Kept = ".before-quorate"
+// KeptSuffix is the suffix of the saved file.
+const KeptSuffix = ".before-quorate"
 
 // Key identifies a file, or a block within a file.
 func (f File) Key() string {

@@ -52,6 +52,8 @@ type Facts struct {
 	DiskBytes int64 `json:"diskBytes,omitempty"`
 	// Disks are the file systems below /var/lib that are mounted on a directory of a component, by that directory.
 	Disks map[string]Disk `json:"disks,omitempty"`
+	// ProgramsDisk is the file system on which bundles are unpacked (ProgramsDir); nil if that is the one that holds /var/lib.
+	ProgramsDisk *Disk `json:"programsDisk,omitempty"`
 
 	CgroupV2 bool `json:"cgroupV2"`
 	// CanLowerOOMScore is false where CAP_SYS_RESOURCE is missing, as in a nested container.
@@ -336,17 +338,8 @@ const (
 	ResettingFile = "/var/lib/quorate/resetting"
 )
 
-// SnapshotDir is where hosts keep the snapshots of etcd that Quorate saved before it changed a cluster's version.
-const SnapshotDir = "/var/lib/quorate/snapshots"
-
 // DrillDir is where the clients of a drill that run in the pods of a host find what they are told, and log what they experience.
 const DrillDir = "/var/lib/quorate/drill"
-
-// SnapshotFiles matches the names of these snapshots, which begin with the time.
-const SnapshotFiles = "*-before-*.db"
-
-// SnapshotsKept is how many of them a host keeps: the last ones.
-const SnapshotsKept = 3
 
 // KubeletRestartDue exists while a kubelet may still run with another API server than its kubeconfig names.
 const KubeletRestartDue = "/run/quorate/kubelet-restart-due"

@@ -232,6 +232,10 @@ const AuthorityAnnotation = "quorate.dev/authority"
 // EndpointAnnotation is in the template of a DaemonSet's pods that were restarted to use another endpoint.
 const EndpointAnnotation = "quorate.dev/endpoint"
 
+// CordonedAnnotation is on nodes that Quorate has cordoned, since the same change of the node. A node that is cordoned without it was
+// cordoned by somebody else, and stays so.
+const CordonedAnnotation = "quorate.dev/cordoned"
+
 // DaemonSet is how many pods of a DaemonSet there are.
 type DaemonSet struct {
 	Namespace string `json:"namespace"`
@@ -266,6 +270,9 @@ type Node struct {
 	NoNetwork bool `json:"noNetwork,omitempty"`
 	// Unschedulable says that the node is cordoned: it gets no new pods.
 	Unschedulable bool `json:"unschedulable,omitempty"`
+	// Cordoned says that Quorate cordoned it, and nobody has finished that (see CordonedAnnotation). The node is not Unschedulable any
+	// more if somebody else has uncordoned it since.
+	Cordoned bool `json:"cordoned,omitempty"`
 	// BootID identifies the start of the machine since which the kubelet runs.
 	BootID string `json:"bootID,omitempty"`
 	// Short is what the node is short of (disk, memory, process IDs), in the kubelet's words: it takes no new pods, and

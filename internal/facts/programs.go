@@ -17,6 +17,9 @@ const (
 	OtherPrograms = "other"
 )
 
+// ProgramsDir is where bundles are unpacked on hosts.
+const ProgramsDir = "/opt/quorate/programs"
+
 // SwitchOrder are all programs in the order in which an update switches them: runc and containerd before the kubelet that
 // uses them, and kubeadm before everything that it configures.
 var SwitchOrder = []string{KubeadmProgram, KubectlProgram, CNIPlugins, RuncProgram, Containerd, EtcdProgram, Kubelet, OtherPrograms}

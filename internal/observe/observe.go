@@ -105,22 +105,22 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 	wg.Go(func() { running = readComponents(ctx, c, conns) })
 	wg.Wait()
 
-	abandoned := obs.AbandonedEtcds()
 	readEtcd := func() {
 		members := etcdMembers(c, conns, obs)
 		if len(members) == 0 {
 			return
 		}
 		var err error
-		if obs.Etcd, obs.EtcdAbandoned, err = etcd.Observe(ctx, members, abandoned); err != nil {
+		if obs.Etcd, obs.EtcdAbandoned, err = etcd.Observe(ctx, members); err != nil {
 			obs.EtcdError = err.Error()
 		}
 	}
-	if len(abandoned) > 0 {
+	replaced := len(obs.AbandonedEtcds()) > 0
+	if replaced {
 		readEtcd() // which API servers may be asked depends on it
 	}
 	servers := controlPlanes(c, conns, obs)
-	if len(abandoned) == 0 {
+	if !replaced {
 		wg.Go(readEtcd)
 	}
 	wg.Go(func() { obs.Backups = backups(ctx, c, servers) })
@@ -410,6 +410,7 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 	for _, n := range list.Items {
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
+		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
 		readiness(&out, n.Status.Conditions)
 		for _, a := range n.Status.Addresses {
 			if a.Type == corev1.NodeInternalIP && out.Address == "" {

@@ -13,6 +13,7 @@ import (
 
 // This file plans how hosts leave that the spec does not name any more. The order, one host at a time:
 //
+//   - Whether the nodes of those that work can be drained is checked before anything is changed.
 //   - A dead host first, so that the new ones join a sound etcd: its etcd member and its node are removed, and the cluster
 //     remembers it.
 //   - Then new hosts join (see maintain).
@@ -38,6 +39,13 @@ func (b *builder) refuseDepartures() error {
 // dead are the departing hosts that are down. Build refuses those that only cannot be reached.
 func (b *builder) dead() []spec.Host {
 	return slices.DeleteFunc(b.Departing(), func(h spec.Host) bool { return b.Reachable(h.Name) })
+}
+
+// alive are the departing hosts that work and have not left completely.
+func (b *builder) alive() []spec.Host {
+	return slices.DeleteFunc(b.Departing(), func(h spec.Host) bool {
+		return !b.Reachable(h.Name) || !b.carries(h) && b.Node(h.Name) == nil
+	})
 }
 
 // removeDead removes hosts that are down. They are remembered before their nodes are deleted: a kubelet that comes back may
@@ -114,12 +122,7 @@ func (b *builder) replaceMachine(h spec.Host) (last *Step) {
 
 // depart plans how the hosts that work leave.
 func (b *builder) depart() {
-	var leaving []spec.Host
-	for _, h := range b.Departing() {
-		if b.Reachable(h.Name) && (b.carries(h) || b.Node(h.Name) != nil) {
-			leaving = append(leaving, h)
-		}
-	}
+	leaving := b.alive()
 	if len(leaving) == 0 {
 		return
 	}
@@ -182,7 +185,7 @@ func (b *builder) leaveCluster(h spec.Host, together []spec.Host, before []*Step
 	has = has && !b.c.ExistingEtcd()
 	serves := h.Has(spec.RoleControlPlane) && slices.ContainsFunc(controlPlanePods, func(pod string) bool { return slices.Contains(k.Manifests, pod) })
 	b.keepSnapshots(h, together, before)
-	if n := b.Node(h.Name); node && n.Ready { // the pods of one that is not ready do not work, and nobody would end them
+	if b.drains(h) {
 		b.drainNode(h.Name, "it leaves the cluster: its pods are evicted, and disruption budgets are respected", false, together, before...)
 	}
 	if b.balancerRuns(h) && b.Holds(h.Name) {
@@ -228,9 +231,7 @@ func (b *builder) keepSnapshots(h spec.Host, together []spec.Host, before []*Ste
 		have := b.Facts(to.Name).Snapshots
 		all := slices.Concat(saved, have)
 		slices.Sort(all)
-		all = slices.Compact(all)
-		last := all[max(0, len(all)-facts.SnapshotsKept):]
-		copied := slices.DeleteFunc(slices.Clone(last), func(name string) bool { return slices.Contains(have, name) })
+		copied := slices.DeleteFunc(facts.KeptSnapshots(slices.Compact(all), facts.SnapshotsKept), func(name string) bool { return slices.Contains(have, name) })
 		if len(copied) > 0 {
 			b.addInTurn(Step{Kind: KeepSnapshots, Host: h.Name, Detail: to.Name, Title: "copy the snapshots of etcd to " + to.Name, Snapshots: copied,
 				Reason: "upgrades saved them on this host, and its reset removes them"}, before...)

@@ -136,6 +136,37 @@ func TestTheFirstControlPlaneIsReplaced(t *testing.T) {
 	}
 }
 
+// TestDrainsAreCheckedBeforeAnythingChanges: no host joins, and no node is cordoned, for a departure that a disruption budget would never
+// allow.
+func TestDrainsAreCheckedBeforeAnythingChanges(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	without(c, "worker-a", "worker-b", "cp-a", "lb-a")
+	added(c, obs, "worker-c", spec.RoleWorker)
+	added(c, obs, "cp-d", spec.RoleControlPlane)
+	p := build(t, c, obs)
+	for _, host := range []string{"worker-a", "worker-b", "cp-a"} {
+		if len(stepsOf(p, host, CheckDrain)) != 1 {
+			t.Errorf("whether %s can be drained is not checked", host)
+		}
+		for _, s := range p.Steps {
+			if s.Kind != CheckDrain && !before(p, host+"/check-drain", s.ID) {
+				t.Errorf("%s does not wait for the check of %s", s.ID, host)
+			}
+		}
+	}
+	noneOn(t, p, "lb-a", CheckDrain)
+
+	// The pods of a node that is not Ready do not work: it is not drained.
+	c = testCluster()
+	obs = finished(t, c)
+	for i := range obs.API.Nodes {
+		obs.API.Nodes[i].Ready = obs.API.Nodes[i].Name != "worker-b"
+	}
+	without(c, "worker-b")
+	noneOn(t, build(t, c, obs), "worker-b", CheckDrain, DrainNode)
+}
+
 // TestSnapshotsOutliveTheirHost: upgrades saved them for the cluster.
 func TestSnapshotsOutliveTheirHost(t *testing.T) {
 	names := func(days ...int) (out []string) {
@@ -154,7 +185,8 @@ func TestSnapshotsOutliveTheirHost(t *testing.T) {
 		"one":                          {leave: []string{"cp-a"}, have: names(3), to: "cp-b", copied: names(3)},
 		"a worker has none":            {leave: []string{"worker-b"}, have: names(3)},
 		"some are there already":       {leave: []string{"cp-a"}, have: names(1, 3), kept: names(1, 2), to: "cp-b", copied: names(3)},
-		"newer ones are there already": {leave: []string{"cp-a"}, have: names(1), kept: names(2, 3, 4)},
+		"newer ones are there already": {leave: []string{"cp-a"}, have: []string{"20261121T000000Z-before-v1.36.3.db"}, kept: names(2, 3, 4)},
+		"the one from before is here":  {leave: []string{"cp-a"}, have: names(1), kept: names(2, 3, 4), to: "cp-b", copied: names(1)},
 		"the next host leaves as well": {leave: []string{"cp-a", "cp-b"}, have: names(3), to: "cp-c", copied: names(3)},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -8,6 +8,29 @@ import (
 // The steps of taking a host out of service, for every operation that stops or removes one. Their order is: drain, leave the
 // load balancers, move leadership, then stop.
 
+// checkDrain plans to find out what would keep a node from being drained.
+func (b *builder) checkDrain(host string, force bool) *Step {
+	return b.add(Step{Kind: CheckDrain, Host: host, Title: "check whether the node can be drained", Force: force,
+		Reason: "what keeps its pods from leaving is known before anything is changed"})
+}
+
+// checkDrains has everything that is planned later wait until it is known that the nodes of hosts that leave can be drained.
+func (b *builder) checkDrains(hosts []spec.Host) {
+	var checks []*Step
+	for _, h := range hosts {
+		if b.drains(h) {
+			checks = append(checks, b.checkDrain(h.Name, false))
+		}
+	}
+	b.beginWith(checks...)
+}
+
+// drains says that the node of a host that leaves is drained. The pods of one that is not ready do not work, and nobody would end them.
+func (b *builder) drains(h spec.Host) bool {
+	n := b.Node(h.Name)
+	return n != nil && n.Ready
+}
+
 // drainNode plans that a node's workloads leave. None of them may move to one of the hosts that are drained together with it.
 func (b *builder) drainNode(host, reason string, force bool, together []spec.Host, after ...*Step) *Step {
 	s := Step{Kind: DrainNode, Host: host, Title: "drain the node", Reason: reason, Force: force, Change: change(cluster.Stop, cluster.Node, host)}
@@ -22,6 +45,22 @@ func (b *builder) drainNode(host, reason string, force bool, together []spec.Hos
 // uncordonNode plans that a node takes workloads again.
 func (b *builder) uncordonNode(host, reason string, after ...*Step) *Step {
 	return b.addInTurn(Step{Kind: UncordonNode, Host: host, Title: "uncordon the node", Reason: reason, Change: change(cluster.Start, cluster.Node, host)}, after...)
+}
+
+// uncordonKept plans that nodes take workloads again that an earlier run cordoned because their hosts were to leave, and that stay in the
+// cluster after all. It comes before other hosts leave: their pods need a place.
+func (b *builder) uncordonKept(hosts []spec.Host) {
+	for _, h := range hosts {
+		n := b.Node(h.Name)
+		if n == nil || !n.Cordoned || b.at[h.Name].join != nil { // one that joins again gets a new node
+			continue
+		}
+		reason := "an earlier run cordoned it to drain it, and the host stays in the cluster"
+		if !n.Unschedulable {
+			reason = "somebody has uncordoned it: what is left of the drain that an earlier run began is removed"
+		}
+		b.uncordonNode(h.Name, reason)
+	}
 }
 
 // leavePools plans that the load balancers send no clients to a control plane; nil for a load balancer that Quorate does not

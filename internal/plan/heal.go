@@ -37,14 +37,34 @@ func (b *builder) halfway() bool {
 		}
 	}
 	for _, h := range b.c.EtcdHosts() {
-		if v := b.Runs(h.Name, "etcd"); v != "" && b.c.ManagedEtcd() {
-			have[v == b.bundle.Etcd] = true
+		if f := b.Facts(h.Name); f != nil && b.c.ManagedEtcd() && b.Runs(h.Name, "etcd") != "" {
+			have[b.switchedEtcd(h)] = true // releases of Kubernetes can have the same etcd
 		}
 	}
 	if k := b.Seen.API.Kubeadm; k != nil && k.Version != "" {
 		have[k.Version == b.bundle.Version] = true
 	}
 	return len(have) > 1
+}
+
+// begun says that an earlier run has begun to bring the cluster to the bundle's version: a program was switched to the bundle, a node or an
+// API server has the version, or kubeadm's configuration in the cluster says it.
+func (b *builder) begun() bool {
+	if k := b.Seen.API.Kubeadm; k != nil && k.Version == b.bundle.Version {
+		return true
+	}
+	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
+		f := b.Facts(h.Name)
+		if f == nil || b.comes(h) {
+			return false
+		}
+		for _, bundle := range f.Programs {
+			if bundle == b.bundle.Digest {
+				return true
+			}
+		}
+		return b.Runs(h.Name, facts.APIServer) == b.bundle.Version || b.Runs(h.Name, facts.Kubelet) == b.bundle.Version
+	})
 }
 
 // hasLeft says that a host that leaves is no part of the cluster any more, although it carries one: it was removed while it was down.

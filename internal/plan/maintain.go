@@ -24,6 +24,7 @@ func (b *builder) maintain() error {
 		b.serveAgain()
 		return nil
 	}
+	b.checkDrains(b.alive())
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
 	slices.SortStableFunc(hosts, func(x, y spec.Host) int { // a worker's steps can wait for those of the others
@@ -100,6 +101,7 @@ func (b *builder) maintain() error {
 		b.relabel(h)
 	}
 	b.removeTokens(token)
+	b.uncordonKept(hosts)
 	b.retire(false)
 	b.depart()
 	b.retire(true)

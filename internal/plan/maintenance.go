@@ -73,8 +73,8 @@ func (b *builder) ownBalancer(t Target, what string) {
 	}
 }
 
-// EndMaintenance makes the plan that brings hosts back into service, from any point of a maintenance. The plan is empty when
-// they take part already.
+// EndMaintenance makes the plan that brings hosts back into service, from any point of a maintenance, or of a departure that was given up.
+// The plan is empty when they take part already.
 func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 	b, err := operation(s)
 	if err != nil {
@@ -83,7 +83,8 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 	var away []spec.Host
 	for _, h := range t.Hosts {
 		f := s.Facts(h.Name)
-		if _, in := s.Maintenance(h.Name); in || b.drained(h.Name) || f != nil && f.Kubernetes.Maintenance != nil {
+		n := s.Node(h.Name)
+		if _, in := s.Maintenance(h.Name); in || b.drained(h.Name) || f != nil && f.Kubernetes.Maintenance != nil || n != nil && n.Cordoned {
 			away = append(away, h)
 		}
 	}
@@ -185,8 +186,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 	var checked []*Step
 	for _, h := range t.Hosts {
 		if h.IsNode() {
-			checked = append(checked, b.add(Step{Kind: CheckDrain, Host: h.Name, Title: "check whether the node can be drained", Force: o.Force,
-				Reason: "what keeps its pods from leaving is known before anything is changed"}))
+			checked = append(checked, b.checkDrain(h.Name, o.Force))
 		}
 	}
 	hosts := cluster.Names(t.Hosts)
@@ -247,13 +247,20 @@ func (b *builder) back(h spec.Host, after *Step) error {
 		}
 	}
 	if h.IsNode() {
-		switch m, _ := b.Maintenance(h.Name); {
-		case m.Cordoned:
+		if b.othersCordon(h.Name) {
 			b.out.Notes = append(b.out.Notes, fmt.Sprintf("node %s was cordoned before its maintenance and stays so", h.Name))
-		default:
+		} else {
 			last = b.uncordonNode(h.Name, "it can run workloads again", last)
 		}
 	}
 	b.addInTurn(Step{Kind: LeaveMaintenance, Host: h.Name, Title: "end the maintenance", Reason: "the cluster relies on it again", Change: change(cluster.Start, cluster.WholeHost, h.Name)}, last)
 	return nil
+}
+
+// othersCordon says that somebody else than Quorate has cordoned a node. A maintenance that an older version of Quorate began left no mark
+// on the node, and only remembers whether it was cordoned before.
+func (b *builder) othersCordon(host string) bool {
+	n := b.Node(host)
+	m, in := b.Maintenance(host)
+	return n != nil && n.Unschedulable && !n.Cordoned && (m.Cordoned || !in)
 }

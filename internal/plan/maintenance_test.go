@@ -84,9 +84,11 @@ func leaves(obs *facts.Observation, s Step) {
 	case LeaveMaintenance:
 		delete(obs.API.Maintenance, s.Host)
 	case DrainNode:
-		node(s.Host, func(n *facts.Node) { n.Unschedulable = true })
+		for _, host := range append([]string{s.Host}, s.Nodes...) {
+			node(host, func(n *facts.Node) { n.Cordoned, n.Unschedulable = n.Cordoned || !n.Unschedulable, true })
+		}
 	case UncordonNode:
-		node(s.Host, func(n *facts.Node) { n.Unschedulable = false })
+		node(s.Host, func(n *facts.Node) { n.Cordoned, n.Unschedulable = false, false })
 	case LeavePools:
 		pools(s.Host, true)
 	case JoinPools:
@@ -332,4 +334,101 @@ func TestANodeThatWasCordonedStaysSo(t *testing.T) {
 	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == UncordonNode }) || len(p.Notes) != 1 {
 		t.Errorf("%+v, %v", p.Steps, p.Notes)
 	}
+}
+
+// TestARebootLeavesANodeAsItWas: whether it was cordoned before is known when the plan is made, and not only when the maintenance began.
+func TestARebootLeavesANodeAsItWas(t *testing.T) {
+	c := testCluster()
+	h, _ := c.Host("worker-a")
+	for _, cordoned := range []bool{false, true} {
+		obs := finished(t, c)
+		for i := range obs.API.Nodes {
+			obs.API.Nodes[i].Unschedulable = cordoned && obs.API.Nodes[i].Name == "worker-a"
+		}
+		p := must(t)(Reboot(cluster.Evaluate(c, obs), h, MaintainOptions{}))
+		if uncordons := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == UncordonNode }); uncordons == cordoned {
+			t.Errorf("cordoned before: %t, uncordoned: %t", cordoned, uncordons)
+		}
+	}
+}
+
+// TestAMaintenanceThatAnOlderVersionBegan is ended without the mark on the node.
+func TestAMaintenanceThatAnOlderVersionBegan(t *testing.T) {
+	c := testCluster()
+	for _, before := range []bool{false, true} {
+		obs := finished(t, c)
+		obs.API.Maintenance = map[string]facts.Maintenance{"worker-a": {Ready: true, Cordoned: before}}
+		for i := range obs.API.Nodes {
+			obs.API.Nodes[i].Unschedulable = obs.API.Nodes[i].Name == "worker-a"
+		}
+		p := must(t)(EndMaintenance(cluster.Evaluate(c, obs), targetOf(t, c, "worker-a")))
+		if uncordons := slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == UncordonNode }); uncordons == before {
+			t.Errorf("cordoned before: %t, uncordoned: %t", before, uncordons)
+		}
+	}
+}
+
+// TestADepartureThatIsGivenUp: whoever puts hosts back into the spec gets them back as they were, before other hosts leave. A node that its
+// administrator has cordoned stays cordoned.
+func TestADepartureThatIsGivenUp(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	gone := copyOf(t, c)
+	without(gone, "worker-a")
+	p, err := Build(cluster.Evaluate(gone, obs), testBundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	drain := stepsOf(p, "worker-a", DrainNode)
+	if len(drain) != 1 {
+		t.Fatalf("%+v", p.Steps)
+	}
+	for i := range obs.API.Nodes { // worker-b is somebody else's
+		obs.API.Nodes[i].Unschedulable = obs.API.Nodes[i].Name == "worker-b"
+	}
+	drain[0].Nodes = []string{"worker-b"}
+	leaves(obs, drain[0]) // and then it is blocked
+	s := cluster.Evaluate(c, obs)
+	var found []string
+	for _, f := range s.Findings() {
+		if f.Rule == cluster.RuleCordoned {
+			found = append(found, f.Subjects...)
+		}
+	}
+	if !slices.Equal(found, []string{"worker-a"}) {
+		t.Errorf("status names %v", found)
+	}
+	p = must(t)(EndMaintenance(s, targetOf(t, c, "worker-a")))
+	if len(stepsOf(p, "worker-a", UncordonNode)) != 1 {
+		t.Errorf("--undo has nothing to do: %+v", p.Steps)
+	}
+	p = build(t, c, obs)
+	if len(stepsOf(p, "worker-a", UncordonNode)) != 1 || len(stepsOf(p, "worker-b", UncordonNode)) != 0 {
+		t.Errorf("%+v", p.Steps)
+	}
+	for _, step := range p.Steps {
+		leaves(obs, step)
+	}
+	for _, n := range obs.API.Nodes {
+		if n.Cordoned || n.Unschedulable != (n.Name == "worker-b") {
+			t.Errorf("afterwards: %+v", n)
+		}
+	}
+	if p := build(t, c, obs); slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == UncordonNode }) {
+		t.Errorf("again: %+v", p.Steps)
+	}
+}
+
+// TestANodeIsUncordonedBeforeOthersLeave: their pods need a place, and the rules count it.
+func TestANodeIsUncordonedBeforeOthersLeave(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	for i := range obs.API.Nodes {
+		if n := &obs.API.Nodes[i]; n.Name == "worker-a" {
+			n.Unschedulable, n.Cordoned = true, true
+		}
+	}
+	without(c, "worker-b")
+	p := build(t, c, obs)
+	inOrder(t, p, "worker-a/uncordon-node", "worker-b/drain-node")
 }

@@ -405,6 +405,8 @@ type Plan struct {
 	Notes  []string `json:"notes,omitempty"`
 	// Creates says that the plan builds a new cluster, or finishes one that was interrupted.
 	Creates bool `json:"creates,omitempty"`
+	// Resumes says that an earlier run has begun to change the version, and that the plan goes on with that, or back.
+	Resumes bool `json:"resumes,omitempty"`
 	// Warnings are what the spec allows and what it costs.
 	Warnings []string `json:"warnings,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
@@ -421,6 +423,15 @@ type Plan struct {
 
 // Empty says that there is nothing to do.
 func (p *Plan) Empty() bool { return len(p.Steps) == 0 }
+
+// ForceDrains has the drains of the plan evict pods as well that no controller creates again. Disruption budgets are respected all the same.
+func (p *Plan) ForceDrains() {
+	for i := range p.Steps {
+		if s := &p.Steps[i]; s.Kind == CheckDrain || s.Kind == DrainNode {
+			s.Force = true
+		}
+	}
+}
 
 // Bundle is what a plan has to know of the bundle.
 type Bundle struct {

@@ -35,6 +35,7 @@ func Reset(s *cluster.State, hosts []string) (*Plan, error) {
 		return nil, r
 	}
 	slices.SortStableFunc(all, func(x, y spec.Host) int { return b.departureRank(x) - b.departureRank(y) })
+	b.checkDrains(slices.DeleteFunc(slices.Clone(all), func(h spec.Host) bool { return !b.takesPart(h) }))
 	for _, h := range all {
 		if b.takesPart(h) {
 			b.leaveCluster(h, all, nil)

@@ -232,8 +232,8 @@ func TestHostsLeaveBeforeTheyAreReset(t *testing.T) {
 		host   string
 		kinds  []Kind
 	}{
-		"a worker":        {func(clustertest.Fixture) {}, "w-a", []Kind{DrainNode, ResetHost, DeleteNode}},
-		"a control plane": {func(clustertest.Fixture) {}, "cp-b", []Kind{DrainNode, LeavePools, MoveLeadership, StopControlPlane, RemoveMember, ResetHost, DeleteNode}},
+		"a worker":        {func(clustertest.Fixture) {}, "w-a", []Kind{CheckDrain, DrainNode, ResetHost, DeleteNode}},
+		"a control plane": {func(clustertest.Fixture) {}, "cp-b", []Kind{CheckDrain, DrainNode, LeavePools, MoveLeadership, StopControlPlane, RemoveMember, ResetHost, DeleteNode}},
 		"a control plane that lost its data": {func(f clustertest.Fixture) {
 			f.Kubernetes("cp-b").EtcdData = false
 			f.Seen.Etcd[1].Healthy, f.Seen.Etcd[1].Leader, f.Seen.Etcd[1].Problem = false, false, "connection refused"
@@ -277,6 +277,28 @@ func TestHostsLeaveBeforeTheyAreReset(t *testing.T) {
 				t.Errorf("%v", r)
 			}
 		})
+	}
+}
+
+// TestDrainsAreCheckedBeforeAResetBegins, of all hosts: the first one must not leave in vain.
+func TestDrainsAreCheckedBeforeAResetBegins(t *testing.T) {
+	f := clustertest.Whole()
+	p, r := resetPlan(t, f, "cp-b", "w-a")
+	if r != nil {
+		t.Fatal(r)
+	}
+	for _, s := range p.Steps {
+		for _, check := range []string{"cp-b/check-drain", "w-a/check-drain"} {
+			if s.Kind != CheckDrain && !before(p, check, s.ID) {
+				t.Errorf("%s does not wait for %s", s.ID, check)
+			}
+		}
+	}
+	p.ForceDrains()
+	for _, s := range p.Steps {
+		if s.Force != (s.Kind == CheckDrain || s.Kind == DrainNode) {
+			t.Errorf("%s: force %t", s.ID, s.Force)
+		}
 	}
 }
 

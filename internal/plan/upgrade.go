@@ -28,6 +28,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		return err
 	}
 	back := b.goesBack()
+	b.out.Resumes = b.begun()
 	snapshot := b.snapshotEtcd()
 	b.beginWith(snapshot, b.checkStored(snapshot))
 	for _, h := range hosts {
@@ -85,6 +86,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	for _, h := range hosts {
 		b.relabel(h)
 	}
+	b.uncordonKept(hosts)
 	b.depart()
 	b.forget()
 	b.forgetSettings(b.all()...)
@@ -269,6 +271,11 @@ func (b *builder) staleMember(h spec.Host) bool {
 	return differs(b.Runs(h.Name, "etcd"), b.bundle.Etcd)
 }
 
+// switchedEtcd says that a member of an external etcd runs from the bundle. Its host can be reached.
+func (b *builder) switchedEtcd(h spec.Host) bool {
+	return b.Facts(h.Name).Programs[facts.EtcdProgram] == b.bundle.Digest && !b.staleMember(h)
+}
+
 // addons are kube-proxy and CoreDNS, by what the API calls them.
 const (
 	proxyAddon = "kube-proxy"
@@ -378,11 +385,7 @@ func (b *builder) etcdHostsInTurn(after []*Step) {
 		return
 	}
 	for _, h := range b.c.EtcdHosts() {
-		f := b.Facts(h.Name)
-		if b.comes(h) { // it joins with the version
-			continue
-		}
-		if f.Programs[facts.EtcdProgram] == b.bundle.Digest && !b.staleMember(h) {
+		if b.comes(h) || b.switchedEtcd(h) { // the one joins with the version
 			continue
 		}
 		if m, ok := b.Member(h.Name); ok && m.Healthy && len(b.c.EtcdHosts()) > 1 {
@@ -396,23 +399,37 @@ func (b *builder) etcdHostsInTurn(after []*Step) {
 	}
 }
 
-// snapshotEtcd saves everything before anything is changed.
+// snapshotEtcd saves everything before anything is changed. A run that goes on with a change saves nothing more: what was saved before the
+// change is what the cluster could be restored from, and later snapshots would take its place (see facts.KeptSnapshots).
 func (b *builder) snapshotEtcd() *Step {
-	var at spec.Host
-	leader := false // another member is asked if there is one
-	for _, h := range b.c.EtcdHosts() {
-		if m, ok := b.Member(h.Name); ok && m.Healthy && b.Reachable(h.Name) && (at.Name == "" || leader) {
-			at, leader = h, m.Leader
-		}
+	if b.out.Resumes && b.saved() {
+		return nil
 	}
-	if at.Name == "" {
+	at := b.SnapshotHost()
+	if at == "" {
 		if b.c.ExistingEtcd() {
 			b.out.Warnings = append(b.out.Warnings, "etcd is yours, so Quorate saves no snapshot of it. Save one before the version of Kubernetes changes (`etcdctl snapshot save`)")
 		}
 		return nil
 	}
-	return b.add(Step{Kind: SnapshotEtcd, Host: at.Name, Title: "save a snapshot of etcd", Detail: b.bundle.Version,
+	return b.add(Step{Kind: SnapshotEtcd, Host: at, Title: "save a snapshot of etcd", Detail: b.bundle.Version,
 		Reason: "if the worst comes to the worst, the cluster can be restored from it; it is read again after it was written"})
+}
+
+// saved says that a host has the snapshot that an earlier run saved before it began to change the version: to that of the bundle, or to the
+// other one, if this run goes back.
+func (b *builder) saved() bool {
+	versions := []string{b.bundle.Version}
+	for _, h := range b.c.Spec.Hosts {
+		versions = append(versions, b.Runs(h.Name, facts.APIServer), b.Runs(h.Name, facts.Kubelet))
+	}
+	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
+		f := b.Facts(h.Name)
+		return f != nil && slices.ContainsFunc(f.Snapshots, func(name string) bool {
+			to := facts.SnapshotBefore(name)
+			return slices.Contains(versions, to) || cluster.Older(b.bundle.Version, to) // of the newer one, nothing may run yet but etcd
+		})
+	})
 }
 
 // checkStored finds objects that the API servers of the version could not read, before anything is changed.

@@ -228,7 +228,9 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		obs.API.Record = s.Record
 	case RecordVerified:
 		obs.API.Verified = s.Record
-	case SnapshotEtcd, CheckStored, CheckFit, MoveLeadership, Verify:
+	case SnapshotEtcd:
+		f.Snapshots = append(f.Snapshots, fmt.Sprintf("202611%02dT000000Z-before-%s.db", 20+len(f.Snapshots), s.Detail))
+	case CheckStored, CheckFit, MoveLeadership, Verify:
 	default:
 		t.Fatalf("an upgrade has the step %s", s.ID)
 	}
@@ -399,6 +401,73 @@ func finish(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, wha
 		t.Fatal(err)
 	}
 	t.Fatalf("%s: it never ends: %v", what, outline(p))
+}
+
+// TestARunThatGoesOnSavesNoSnapshot: the one that counts is from before the version began to change, and hosts keep only a few. On the way
+// back from the middle, it is the same one.
+func TestARunThatGoesOnSavesNoSnapshot(t *testing.T) {
+	for _, own := range []bool{false, true} {
+		for _, way := range []struct{ from, to Bundle }{{older, newer}, {newer, older}} {
+			t.Run(fmt.Sprintf("etcd of its own %t, to %s", own, way.to.Version), func(t *testing.T) {
+				c := stackedLab()
+				var obs *facts.Observation
+				if own {
+					c, obs = externalAt(t, way.from)
+				} else {
+					obs = upgraded(t, c, way.from)
+				}
+				for _, s := range mustPlan(t, c, obs, way.to).Steps {
+					carryOut(t, c, obs, way.to, s)
+					for _, to := range []Bundle{way.to, way.from} {
+						in := slices.ContainsFunc(c.Spec.Hosts, func(h spec.Host) bool {
+							return slices.Contains(slices.Collect(maps.Values(obs.Hosts[h.Name].Facts.Programs)), to.Digest)
+						})
+						p := mustPlan(t, c, obs, to)
+						if in && slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == SnapshotEtcd }) {
+							t.Errorf("after %s, a run to %s saves another snapshot: %v", s.ID, to.Version, outline(p))
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestTheSnapshotIsSavedOnceMore where the host that had it is gone.
+func TestTheSnapshotIsSavedOnceMore(t *testing.T) {
+	c := stackedLab()
+	obs := upgraded(t, c, older)
+	for _, s := range mustPlan(t, c, obs, newer).Steps {
+		carryOut(t, c, obs, newer, s)
+		if s.Kind == UpgradeControlPlane {
+			break
+		}
+	}
+	saves := func(r Bundle) bool {
+		return len(stepsOf(mustPlan(t, c, obs, r), "cp-b", SnapshotEtcd))+len(stepsOf(mustPlan(t, c, obs, r), "cp-a", SnapshotEtcd)) > 0
+	}
+	if saves(newer) || saves(older) {
+		t.Error("a run that goes on, or back, saves another snapshot")
+	}
+	obs.Hosts["cp-a"].Facts.Snapshots = nil
+	if !saves(newer) || !saves(older) {
+		t.Error("nobody has a snapshot, and none is saved")
+	}
+}
+
+// TestAPatchReleaseWithTheSameEtcdIsSaved: its members have the version from the beginning, and nothing is halfway.
+func TestAPatchReleaseWithTheSameEtcdIsSaved(t *testing.T) {
+	c, obs := externalAt(t, older)
+	patch := release("v1.36.4", older.Etcd, "3.6.8-0", "v1.14.2")
+	patch.Versions = append(patch.Versions, patch.Version)
+	p := mustPlan(t, c, obs, patch)
+	if len(p.Steps) == 0 || p.Steps[0].Kind != SnapshotEtcd {
+		t.Error(outline(p))
+	}
+	b := &builder{State: cluster.Evaluate(c, obs), c: c, bundle: patch}
+	if b.halfway() || b.begun() {
+		t.Error("nothing has the version yet")
+	}
 }
 
 func TestWorkersAreUpgradedSeveralAtATime(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -73,9 +74,9 @@ var Checks = []Check{
 	{ID: EndpointCheck, Severities: severities{failure, warning, info}, What: "every host resolves the endpoint's name to the load balancer's address and reaches it there. Before the build, a refused or closed connection is good; a timeout, another certificate, or another cluster's API is not. What the machine that runs the command finds is a warning (name) or an info (connection)"},
 	{ID: VirtualIPCheck, Severities: severities{failure, warning}, What: "before the build: the virtual IP is in the network of every load balancer, no host has it on an interface, nothing answers there, and no other machine answers ARP probes for it (error); if the probes cannot be sent, that is a warning"},
 	{ID: DeprecatedCheck, Severities: severities{failure, warning}, What: "before the version changes: no client has used an API since the API servers started that the new version no longer serves (error). If the API servers could not be asked, that is a warning"},
-	{ID: WebhooksCheck, Severities: severities{failure, warning}, What: "before the version changes: every admission webhook that fails closed (`failurePolicy: Fail`) has an endpoint that is ready (error); one with a single endpoint is a warning"},
+	{ID: WebhooksCheck, Severities: severities{failure, warning}, What: "before the version changes: every admission webhook that fails closed (`failurePolicy: Fail`) has an endpoint that is ready (error; a warning if an earlier run has begun to change the version, because its interruption may be the cause); one with a single endpoint is a warning"},
 	{ID: BudgetsCheck, Severities: severities{info}, What: "before the version changes: disruption budgets that allow no eviction. They do not block an upgrade, because no pod is evicted, but they would block a maintenance"},
-	{ID: SpaceCheck, Severities: severities{failure}, What: "before the version changes: there is space for the new bundle on every node, and for a snapshot of etcd where a member runs"},
+	{ID: SpaceCheck, Severities: severities{failure}, What: "before the version changes: there is space for the new bundle on every node and etcd host that does not have it yet, below " + facts.ProgramsDir + ", /var/lib and " + containerdDir + ", and for a snapshot of etcd on the host that saves it"},
 	{ID: WatchCheck, Severities: severities{failure}, What: "with `spec.repair.watch`: every control plane reaches sshd on every host, directly and at the address in the spec, and sudo wants no password of users other than root. The units that repair have neither a jump host nor a password. In a cluster that exists, `apply` checks only what is new: the units report what they cannot reach"},
 	{ID: SourcesCheck, Severities: severities{failure}, What: "unless this machine already has the bundle: each server from which it would be downloaded serves one small file or manifest. Names, connections, TLS, logins (401, 403) and missing files (404) are reported separately"},
 }

@@ -108,8 +108,11 @@ type place struct {
 	measured bool
 }
 
+// containerdDir is where containerd keeps images and containers.
+const containerdDir = "/var/lib/containerd"
+
 // shares are what of a role's need goes below a directory that may be a file system of its own.
-var shares = map[string]int64{"/var/lib/containerd": 2560 * mib, "/var/lib/etcd": 1024 * mib, "/var/lib/kubelet": 512 * mib}
+var shares = map[string]int64{containerdDir: 2560 * mib, "/var/lib/etcd": 1024 * mib, "/var/lib/kubelet": 512 * mib}
 
 // places are the file system that holds /var/lib and those that are mounted below it, each with what goes there. The
 // kubelet measures those of its own directory and of containerd's.
@@ -129,7 +132,7 @@ func places(c *spec.Cluster, h spec.Host, f *facts.Facts, in facts.Inspection, n
 		case !holds:
 		case own:
 			p := place{dir, disk, shares[dir], dir != "/var/lib/etcd"}
-			if dir == "/var/lib/containerd" && f.Images != "" {
+			if dir == containerdDir && f.Images != "" {
 				p.need = min(p.need, 1024*mib)
 			}
 			out = append(out, p)

@@ -2,6 +2,7 @@ package preflight
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -10,13 +11,61 @@ import (
 	"quorate.dev/quorate/internal/ui"
 )
 
-// upgradeBundle is the space that a bundle takes on a node while the former one is there, too: its blobs, its programs, and its
-// images in containerd.
-const upgradeBundle = 1 << 30
+// The space that a bundle takes on a node while the former one is there, too: its blobs, its programs, and its images in containerd. The
+// largest bundles are those of the official releases.
+const (
+	bundleBlobs    = 256 * mib
+	bundlePrograms = 256 * mib
+	bundleImages   = 512 * mib
+)
 
-// JudgeUpgrade judges whether the version of a cluster may change to that of its spec. What the plan itself refuses, such as
-// versions that do not work together, is not repeated here.
-func JudgeUpgrade(s *cluster.State, seen *facts.Upgrade) []cluster.Finding {
+// UpgradeWork is what a change of the version is going to do that needs space.
+type UpgradeWork struct {
+	// Unpacks are the hosts to which the bundle comes, and Imports those whose containerd gets its images.
+	Unpacks, Imports []string
+	// Snapshot is the host that saves a snapshot of etcd; empty if none does.
+	Snapshot string
+	// Resumes says that an earlier run has begun to change the version.
+	Resumes bool
+}
+
+// ExpectedWork is the work as far as it can be told without the bundle of the spec's version: hosts on which a bundle is unpacked that
+// their kubelet, or their etcd, does not run from have it.
+func ExpectedWork(s *cluster.State) UpgradeWork {
+	var w UpgradeWork
+	target := s.Spec.Spec.Kubernetes.Version
+	if api := s.Seen.API; api != nil && api.Kubeadm != nil {
+		w.Resumes = api.Kubeadm.Version == target
+	}
+	for _, h := range s.Spec.Spec.Hosts {
+		f := s.Facts(h.Name)
+		if f == nil || !h.IsNode() && !h.Has(spec.RoleEtcd) {
+			continue
+		}
+		runs := f.Programs[facts.Kubelet]
+		if !h.IsNode() {
+			runs = f.Programs[facts.EtcdProgram]
+		}
+		switched := s.Runs(h.Name, facts.APIServer) == target || s.Runs(h.Name, facts.Kubelet) == target
+		w.Resumes = w.Resumes || switched
+		if switched || slices.ContainsFunc(f.Bundles, func(b string) bool { return b != runs }) {
+			continue
+		}
+		w.Unpacks = append(w.Unpacks, h.Name)
+		if h.IsNode() {
+			w.Imports = append(w.Imports, h.Name)
+		}
+	}
+	if !w.Resumes {
+		w.Snapshot = s.SnapshotHost()
+	}
+	return w
+}
+
+// JudgeUpgrade judges whether the version of a cluster may change to that of its spec by doing this work. What the plan itself refuses,
+// such as versions that do not work together, is not repeated here. What an interrupted run may have caused does not keep the next one
+// from going on, or back: it is a warning.
+func JudgeUpgrade(s *cluster.State, seen *facts.Upgrade, w UpgradeWork) []cluster.Finding {
 	j := &judge{State: s, c: s.Spec}
 	target := s.Spec.Spec.Kubernetes.Version
 	for _, d := range seen.Deprecated {
@@ -33,30 +82,63 @@ func JudgeUpgrade(s *cluster.State, seen *facts.Upgrade) []cluster.Finding {
 	if seen.Error != "" {
 		j.add(warning, WebhooksCheck, nil, "Run it again when the API answers.", "admission webhooks could not be read: %s", seen.Error)
 	}
-	for _, w := range seen.Webhooks {
-		what := fmt.Sprintf("the admission webhook %s (%s) fails closed", w.Name, w.Configuration)
-		switch w.Ready {
+	for _, hook := range seen.Webhooks {
+		what := fmt.Sprintf("the admission webhook %s (%s) fails closed", hook.Name, hook.Configuration)
+		switch hook.Ready {
 		case 0:
-			j.add(failure, WebhooksCheck, nil, "Bring the Service "+w.Service+" back, or remove the webhook's configuration.", "%s, and its Service %s has no endpoint that is ready: requests are refused", what, w.Service)
+			severity, fix := failure, "Bring the Service "+hook.Service+" back, or remove the webhook's configuration."
+			if w.Resumes {
+				severity, fix = warning, "Its pods may be on the host at which the earlier run ended. If they do not come back with it, remove the webhook's configuration."
+			}
+			j.add(severity, WebhooksCheck, nil, fix, "%s, and its Service %s has no endpoint that is ready: requests are refused", what, hook.Service)
 		case 1:
-			j.add(warning, WebhooksCheck, nil, "Run a second replica on another node.", "%s, and its Service %s has a single endpoint: while that is away, requests are refused", what, w.Service)
+			j.add(warning, WebhooksCheck, nil, "Run a second replica on another node.", "%s, and its Service %s has a single endpoint: while that is away, requests are refused", what, hook.Service)
 		}
 	}
 	if len(seen.Budgets) > 0 {
 		j.add(info, BudgetsCheck, nil, "Nothing for an upgrade. Before a maintenance, run more replicas or allow more disruption.", "these disruption budgets allow no eviction: %s", strings.Join(seen.Budgets, ", "))
 	}
 	for _, h := range s.Spec.Spec.Hosts {
-		f := s.Facts(h.Name)
-		if f == nil || !h.IsNode() && !h.Has(spec.RoleEtcd) {
-			continue
-		}
-		need := int64(upgradeBundle)
-		if m, ok := s.Member(h.Name); ok {
-			need += m.DBSizeBytes
-		}
-		if f.DiskFreeBytes < need {
-			j.add(failure, SpaceCheck, []string{h.Name}, "Free some space below /var/lib.", "%s has %s of free space, and the new bundle and a snapshot of etcd need %s", HOSTS, ui.Bytes(f.DiskFreeBytes), ui.Bytes(need))
+		if f := s.Facts(h.Name); f != nil {
+			j.space(h, f, w)
 		}
 	}
 	return j.finish(nil)
+}
+
+// space compares each file system of a host with what the work puts there.
+func (j *judge) space(h spec.Host, f *facts.Facts, w UpgradeWork) {
+	lib := place{dir: "/var/lib", Disk: facts.Disk{FreeBytes: f.DiskFreeBytes}}
+	programs, images, what := place{dir: facts.ProgramsDir}, place{dir: containerdDir}, map[string][]string{}
+	put := func(own *facts.Disk, p *place, need int64, thing string) {
+		if own == nil {
+			p = &lib
+		} else {
+			p.Disk = *own
+		}
+		p.need += need
+		if !slices.Contains(what[p.dir], thing) {
+			what[p.dir] = append(what[p.dir], thing)
+		}
+	}
+	const bundle = "the new bundle"
+	if slices.Contains(w.Unpacks, h.Name) {
+		put(nil, &lib, bundleBlobs, bundle)
+		put(f.ProgramsDisk, &programs, bundlePrograms, bundle)
+	}
+	if slices.Contains(w.Imports, h.Name) {
+		var own *facts.Disk
+		if d, separate := f.Disks[containerdDir]; separate {
+			own = &d
+		}
+		put(own, &images, bundleImages, bundle)
+	}
+	if m, ok := j.Member(h.Name); ok && w.Snapshot == h.Name {
+		put(nil, &lib, m.DBSizeBytes, "the snapshot of etcd")
+	}
+	for _, p := range []place{lib, programs, images} {
+		if p.need > 0 && p.FreeBytes < p.need {
+			j.add(failure, SpaceCheck, []string{h.Name}, "Free some space below "+p.dir+".", "%s has %s of free space below %s, and %s needs %s", HOSTS, ui.Bytes(p.FreeBytes), p.dir, strings.Join(what[p.dir], " together with "), ui.Bytes(p.need))
+		}
+	}
 }

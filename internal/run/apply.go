@@ -30,6 +30,8 @@ type Options struct {
 	Ignore []string
 	// Adopt allows the run to adopt a cluster that Quorate did not build.
 	Adopt bool
+	// Force has hosts that leave the cluster drained although that deletes pods that no controller creates again.
+	Force bool
 }
 
 // Apply makes the cluster match its spec. It takes the lease before it makes the plan, so that no other run can change what
@@ -55,6 +57,9 @@ func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	}
 	if err != nil {
 		return nil, err
+	}
+	if o.Force {
+		w.Plan.ForceDrains()
 	}
 	if err := w.Plan.Allowed(o.Adopt); err != nil {
 		return w, err

@@ -56,7 +56,7 @@ func (e *Engine) preflight(ctx context.Context, s *cluster.State, quick bool, on
 	if !quick {
 		findings = append(findings, sources.Check(ctx, e.Cluster)...)
 		if s.Exists() && s.VersionChanges() {
-			findings = append(findings, preflight.JudgeUpgrade(s, observe.Upgrade(ctx, s, e.Conns))...)
+			findings = append(findings, preflight.JudgeUpgrade(s, observe.Upgrade(ctx, s, e.Conns), preflight.ExpectedWork(s))...)
 		}
 	}
 	return preflight.NewReport(e.Cluster, findings, ignore, only), nil
@@ -160,18 +160,40 @@ func held(s *cluster.State, address string) bool {
 func (e *Engine) checkUpgrade(ctx context.Context, w *Work, ignore []string) error {
 	const id, title = "upgrade/check", "check the cluster before its version changes"
 	return progress.Track(ctx, e.Progress, "", id, title, func(ctx context.Context) error {
-		r := preflight.NewReport(e.Cluster, preflight.JudgeUpgrade(w.State, observe.Upgrade(ctx, w.State, e.Conns)), ignore, nil)
+		r := preflight.NewReport(e.Cluster, preflight.JudgeUpgrade(w.State, observe.Upgrade(ctx, w.State, e.Conns), upgradeWork(w)), ignore, nil)
 		for _, f := range r.Findings {
 			if f.Severity == cluster.Warning {
 				e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Title: title, Detail: f.Summary})
 			}
 		}
-		if refused := cluster.Refuse(preflight.RulePreflight, fmt.Sprintf("%s cannot move to %s now; nothing was changed:", e.Cluster.Metadata.Name, e.Cluster.Spec.Kubernetes.Version),
+		nothing := "nothing was changed"
+		if w.Plan.Resumes {
+			nothing = "this run changed nothing"
+		}
+		if refused := cluster.Refuse(preflight.RulePreflight, fmt.Sprintf("%s cannot move to %s now; %s:", e.Cluster.Metadata.Name, e.Cluster.Spec.Kubernetes.Version, nothing),
 			"`quorate preflight` shows everything that was found. `quorate apply --ignore CHECK` ignores one check, by its name.", r.Findings); refused != nil {
 			return refused
 		}
 		return nil
 	})
+}
+
+// upgradeWork is what the plan does that needs space.
+func upgradeWork(w *Work) preflight.UpgradeWork {
+	out := preflight.UpgradeWork{Resumes: w.Plan.Resumes}
+	for _, s := range w.Plan.Steps {
+		switch s.Kind {
+		case plan.InstallBundle:
+			if f := w.State.Facts(s.Host); f == nil || !slices.Contains(f.Bundles, w.Plan.Bundle) {
+				out.Unpacks = append(out.Unpacks, s.Host)
+			}
+		case plan.ImportImages:
+			out.Imports = append(out.Imports, s.Host)
+		case plan.SnapshotEtcd:
+			out.Snapshot = s.Host
+		}
+	}
+	return out
 }
 
 // planned says that the plan does something on the host.

@@ -12,6 +12,8 @@ import (
 type ResetOptions struct {
 	// Hosts are names; none means the whole cluster.
 	Hosts []string
+	// Force has hosts drained although that deletes pods that no controller creates again. It says nothing about the whole cluster.
+	Force bool
 	// DryRun only plans.
 	DryRun bool
 	// Confirm is called with the plan before anything is changed. An error ends the run.
@@ -26,7 +28,13 @@ func (e *Engine) Reset(ctx context.Context, o ResetOptions) (*Work, error) {
 			return nil, err
 		}
 	}
-	decide := func(s *cluster.State) (*plan.Plan, error) { return plan.Reset(s, o.Hosts) }
+	decide := func(s *cluster.State) (*plan.Plan, error) {
+		p, err := plan.Reset(s, o.Hosts)
+		if err == nil && o.Force {
+			p.ForceDrains()
+		}
+		return p, err
+	}
 	if len(o.Hosts) == 0 {
 		decide = plan.ResetAll
 	}

@@ -395,25 +395,29 @@ func (r *Restoration) removePods(ctx context.Context, client *kube.Client, node 
 	return nil
 }
 
-// adjust takes from a node the labels and taints of a role, a zone, or a pool that its host no longer has, and ends a maintenance.
+// adjust takes from a node the labels and taints of a role, a zone, or a pool that its host no longer has, and ends a maintenance, or a drain.
 func (r *Restoration) adjust(ctx context.Context, c *spec.Cluster, client *kube.Client, h spec.Host, n corev1.Node, maintained bool) error {
 	labels, taints := plan.Outdated(r.Before, c, h, n.Labels)
+	_, marked := n.Annotations[facts.CordonedAnnotation]
 	kept := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(t corev1.Taint) bool {
-		return slices.Contains(taints, facts.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)}) || maintained && t.Key == corev1.TaintNodeUnschedulable
+		return slices.Contains(taints, facts.Taint{Key: t.Key, Value: t.Value, Effect: string(t.Effect)}) || (maintained || marked) && t.Key == corev1.TaintNodeUnschedulable
 	})
 	change := map[string]any{}
 	if len(kept) != len(n.Spec.Taints) {
 		change["taints"] = kept
 	}
-	if n.Spec.Unschedulable && maintained {
+	if n.Spec.Unschedulable && (maintained || marked) {
 		change["unschedulable"] = nil
 	}
-	removed := map[string]any{}
+	removed, marks := map[string]any{}, map[string]any{}
 	for _, k := range labels {
 		removed[k] = nil
 	}
-	if len(change)+len(removed) > 0 {
-		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": removed, "resourceVersion": n.ResourceVersion}, "spec": change})
+	if marked {
+		marks[facts.CordonedAnnotation] = nil
+	}
+	if len(change)+len(removed)+len(marks) > 0 {
+		patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": removed, "annotations": marks, "resourceVersion": n.ResourceVersion}, "spec": change})
 		if err != nil {
 			return err
 		}
@@ -424,6 +428,8 @@ func (r *Restoration) adjust(ctx context.Context, c *spec.Cluster, client *kube.
 	switch {
 	case maintained:
 		r.did("the node %s was in maintenance when the backup was taken, and no longer is", n.Name)
+	case marked:
+		r.did("the node %s was being drained when the backup was taken, and takes pods again", n.Name)
 	case n.Spec.Unschedulable:
 		r.note("the node %s was cordoned when the backup was taken, and still is: `kubectl uncordon %s` lets pods be placed on it", n.Name, n.Name)
 	}

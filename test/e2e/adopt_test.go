@@ -320,7 +320,7 @@ func adoption(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
 		if len(b.Backends) != 3 {
 			t.Errorf("balancer %+v", b)
 		}
-		if kept := c.ssh(t, ctx, b.Name, "cat /etc/haproxy/haproxy.cfg"+facts.Kept); !strings.Contains(kept, "backend") {
+		if kept := c.ssh(t, ctx, b.Name, "cat /etc/haproxy/haproxy.cfg"+facts.KeptSuffix); !strings.Contains(kept, "backend") {
 			t.Errorf("%s: what was kept of its configuration: %q", b.Name, kept)
 		}
 		if got := c.ssh(t, ctx, b.Name, "systemctl is-active quorate-watchdog"); got != "active" {

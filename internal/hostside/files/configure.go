@@ -240,10 +240,10 @@ func correctAccess(f facts.File, info fs.FileInfo, mode fs.FileMode) (did int, e
 
 // keep saves a file that Quorate did not write next to its replacement.
 func keep(f facts.File, have []byte) error {
-	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(WrittenBy)) || system.Exists(f.Path+facts.Kept) {
+	if !f.Keep || len(have) == 0 || bytes.Contains(have, []byte(WrittenBy)) || system.Exists(f.Path+facts.KeptSuffix) {
 		return nil
 	}
-	return durable.WriteFile(f.Path+facts.Kept, have, 0o600)
+	return durable.WriteFile(f.Path+facts.KeptSuffix, have, 0o600)
 }
 
 func blockMarks(name string) (begin, end []byte) {

@@ -37,7 +37,7 @@ func TestOthersFilesAreKept(t *testing.T) {
 			t.Fatal(did, err)
 		}
 	}
-	if kept, err := os.ReadFile(f.Path + facts.Kept); err != nil || string(kept) != "theirs" {
+	if kept, err := os.ReadFile(f.Path + facts.KeptSuffix); err != nil || string(kept) != "theirs" {
 		t.Errorf("%q, %v", kept, err)
 	}
 }

@@ -62,6 +62,9 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 		f.DiskFreeBytes, f.DiskBytes = d.FreeBytes, d.SizeBytes
 	}
 	f.Disks = mounted("/var/lib", componentDirs)
+	if d, own := mounted("/var/lib", []string{facts.ProgramsDir})[facts.ProgramsDir]; own {
+		f.ProgramsDisk = &d
+	}
 	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	f.CgroupV2 = err == nil
 	f.CanLowerOOMScore = hasCapability(unix.CAP_SYS_RESOURCE)

@@ -48,7 +48,7 @@ type store struct {
 var local = store{"/", blobs.Host}
 
 const (
-	base    = "opt/quorate/programs"
+	base    = facts.ProgramsDir
 	current = "current"
 	// pending has a file for each program whose unit has to restart.
 	pending = "pending"

@@ -35,7 +35,7 @@ type FreeRequest struct {
 	Bundles []string `json:"bundles,omitempty"`
 }
 
-// FreeDisk removes what Quorate put on this host and does not need: all but the newest snapshot, all but the newest data of a former etcd member,
+// FreeDisk removes what Quorate put on this host and does not need: the snapshots that facts.KeptSnapshots does not name, all but the newest data of a former etcd member,
 // binaries of quorate that nothing uses, what killed uploads and writers left, and bundles. It returns how many bytes that were. What a recovery or
 // a restore kept is never removed.
 var FreeDisk = host.Define("repairs.free-disk", func(_ context.Context, in FreeRequest) (int64, error) {
@@ -61,15 +61,15 @@ func Removable(root string, now time.Time) (sum int64) {
 	return sum
 }
 
-// removable are old snapshots, and old data of former members. The newest of each stays: their names begin with the time. On the host itself (root is
-// empty), it is also what Tidy removes.
+// removable are old snapshots, and old data of former members. Of the snapshots, the first one of the last change of the version stays, and
+// of the data the newest, whose name begins with the time. What a recovery of the quorum has kept stays, too. On the host itself
+// (root is empty), it is also what Tidy removes.
 func removable(root string, now time.Time) (out []string) {
 	snapshots, _ := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
-	slices.Sort(snapshots)
-	for _, all := range [][]string{snapshots, etcd.Member{Root: root}.Former()} {
-		if len(all) > 1 {
-			out = append(out, all[:len(all)-1]...)
-		}
+	kept := facts.KeptSnapshots(snapshots, 1)
+	out = slices.DeleteFunc(snapshots, func(file string) bool { return slices.Contains(kept, file) })
+	if former := (etcd.Member{Root: root}).Former(); len(former) > 1 {
+		out = append(out, former[:len(former)-1]...)
 	}
 	if root == "" {
 		if untidy, err := programs.Untidy(now); err == nil { // what is not known is not removed

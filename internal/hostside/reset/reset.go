@@ -217,10 +217,10 @@ func (h target) ours(path string) bool {
 // keepKept records the files that were saved beside those that replaced them, by a version of Quorate that recorded nothing.
 func (h target) keepKept() error {
 	for _, p := range configuration {
-		if p.kind != file || !system.Exists(h.at(p.path+facts.Kept)) {
+		if p.kind != file || !system.Exists(h.at(p.path+facts.KeptSuffix)) {
 			continue
 		}
-		if err := h.found().NoteFile(p.path, h.at(p.path+facts.Kept)); err != nil {
+		if err := h.found().NoteFile(p.path, h.at(p.path+facts.KeptSuffix)); err != nil {
 			return err
 		}
 	}
@@ -616,7 +616,7 @@ func (w work) restore(p place, path string) error {
 				return err
 			}
 		}
-		return durable.Remove(path + facts.Kept)
+		return durable.Remove(path + facts.KeptSuffix)
 	}
 	if !noted && !strings.Contains(p.path, "quorate") && !w.ours(p.path) && !(p.own && w.Node) && !strings.HasPrefix(p.path, "/run/") {
 		return nil

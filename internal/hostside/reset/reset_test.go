@@ -248,7 +248,7 @@ func (m *machine) build(adopted bool) {
 				continue
 			}
 			if f.Keep && system.Exists(m.root+f.Path) {
-				if err := os.Rename(m.root+f.Path, m.root+f.Path+facts.Kept); err != nil {
+				if err := os.Rename(m.root+f.Path, m.root+f.Path+facts.KeptSuffix); err != nil {
 					m.t.Fatal(err)
 				}
 			}
