@@ -177,6 +177,19 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
+// TestAdoptionWithoutUnits: on a host whose systemd did not answer, the units that Quorate adds start all the same. Nothing else would start them.
+func TestAdoptionWithoutUnits(t *testing.T) {
+	c := testCluster()
+	obs := byHand(t, c)
+	f := obs.Hosts["cp-a"].Facts
+	f.Units, f.Enabled, f.Unknown = nil, nil, map[string]string{facts.UnitsPart: "no answer within 2s"}
+	for _, s := range build(t, c, obs).Steps {
+		if s.ID == "cp-a/configure" && s.Change == nil {
+			t.Errorf("a step that starts nothing enables %q", s.Desired.Enable)
+		}
+	}
+}
+
 // TestAdoptionSurvivesBeingKilled stops after every step, in many orders: what follows never rebuilds anything, asks for
 // the word again only while nothing but marks was changed, and ends with nothing to do.
 func TestAdoptionSurvivesBeingKilled(t *testing.T) {

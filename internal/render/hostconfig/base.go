@@ -304,10 +304,12 @@ func orUnknown(s string) string {
 }
 
 // Restarts returns the units that would restart, and those that would start, if the host got the desired configuration. A unit
-// that does not run yet starts; it does not restart. Where the units could not be queried, every unit counts as running.
+// that does not run yet starts; it does not restart. Where the units could not be queried, every unit may run, and may not: it is in both, for
+// systemd starts nothing that runs.
 func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
+	unknown := f.Unknown[facts.UnitsPart] != ""
 	runs := func(unit string) bool {
-		return f.Unknown[facts.UnitsPart] != "" || f.Units[unit] == "active" || f.Units[unit] == "activating"
+		return unknown || f.Units[unit] == "active" || f.Units[unit] == "activating"
 	}
 	for _, file := range d.Files {
 		if f.Files[file.Key()] == file.Sum() || f.Unknown[file.Key()] != "" {
@@ -327,7 +329,7 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 	}
 	for _, unit := range d.Enable {
 		// A kubelet without its configuration waits; the step that gives it one starts it.
-		if f.Unknown[facts.UnitsPart] == "" && !runs(unit) && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
+		if (unknown || !runs(unit)) && !(unit == "kubelet.service" && !f.Kubernetes.KubeletConfig) {
 			starts = append(starts, unit)
 		}
 	}
@@ -337,6 +339,9 @@ func Restarts(d facts.Desired, f *facts.Facts) (restarts, starts []string) {
 // Reloads returns the units that run and would reload a file, and would not restart, if the host got the desired configuration.
 func Reloads(d facts.Desired, f *facts.Facts) (out []string) {
 	restarts, starts := Restarts(d, f)
+	if f.Unknown[facts.UnitsPart] != "" {
+		starts = nil // each of them may run
+	}
 	for _, file := range d.Files {
 		if f.Files[file.Key()] == file.Sum() || f.Unknown[file.Key()] != "" {
 			continue

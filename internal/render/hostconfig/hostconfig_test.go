@@ -389,6 +389,22 @@ func TestMissingClaimsNothingUnknown(t *testing.T) {
 	}
 }
 
+// TestRestartsWithoutUnits: where systemd did not answer, a unit may run and may not. What runs restarts or reloads, and what does not starts.
+func TestRestartsWithoutUnits(t *testing.T) {
+	d := facts.Desired{
+		Files:  []facts.File{{Path: "/etc/a", Content: "x", Restart: []string{"a.service"}}, {Path: "/etc/b", Content: "x", Reload: []string{"b.service"}}},
+		Enable: []string{"a.service", "b.service", "c.timer", "kubelet.service"},
+	}
+	f := &facts.Facts{Unknown: map[string]string{facts.UnitsPart: "no answer within 2s"}}
+	restarts, starts := Restarts(d, f)
+	if !slices.Equal(restarts, []string{"a.service"}) || !slices.Equal(starts, []string{"a.service", "b.service", "c.timer"}) {
+		t.Errorf("restarts %q, starts %q", restarts, starts)
+	}
+	if got := Reloads(d, f); !slices.Equal(got, []string{"b.service"}) {
+		t.Errorf("reloads %q", got)
+	}
+}
+
 // TestRequestAsksForAllThatIsCompared would fail when a file was compared that no host is asked about: it would then be
 // missing forever.
 func TestRequestAsksForAllThatIsCompared(t *testing.T) {
