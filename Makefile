@@ -6,7 +6,7 @@ GO          ?= go
 export CGO_ENABLED := 0
 # `make clean` keeps the Go module cache and the bundle cache.
 E2E_TIMEOUT ?= 90m
-# `make test` is to end within this time. On a slow machine, end-to-end tests that are not essential are skipped, and say so.
+# `make test` is to end within this time. End-to-end tests for which no time is left are skipped, and say so: the least essential ones first.
 MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s

@@ -75,7 +75,7 @@ func runTests(m *testing.M) (code int, err error) {
 	var stop context.CancelFunc
 	interrupted, stop = signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	return m.Run(), nil
+	return runInOrder(m), nil
 }
 
 // whole has the tests run every case. Without it, those that take long run a sample.
