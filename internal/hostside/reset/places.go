@@ -156,7 +156,7 @@ func allPlaces() []place {
 
 // covers says whether a path is removed or restored by a reset.
 func covers(path string) bool {
-	if path == hostsFile || links[path] != "" || path == facts.ResettingFile || strings.HasPrefix(path, "/opt/quorate/programs/") || strings.HasPrefix(path, "/usr/local/bin/") {
+	if path == hostsFile || links[path] != "" || path == facts.ResettingFile || path == facts.ProgramsDir || strings.HasPrefix(path, facts.ProgramsDir+"/") || strings.HasPrefix(path, "/usr/local/bin/") {
 		return true
 	}
 	for _, p := range allPlaces() {
