@@ -423,11 +423,14 @@ func (b *builder) saved() bool {
 	for _, h := range b.c.Spec.Hosts {
 		versions = append(versions, b.Runs(h.Name, facts.APIServer), b.Runs(h.Name, facts.Kubelet))
 	}
+	addons := len(b.staleAddons()) > 0
 	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
 		f := b.Facts(h.Name)
 		return f != nil && slices.ContainsFunc(f.Snapshots, func(name string) bool {
 			to := facts.SnapshotBefore(name)
-			return slices.Contains(versions, to) || cluster.Older(b.bundle.Version, to) // of the newer one, nothing may run yet but etcd
+			return slices.Contains(versions, to) ||
+				cluster.Older(b.bundle.Version, to) || // of the newer one, nothing may run yet but etcd
+				addons && cluster.Older(to, b.bundle.Version) // and of the older one, nothing but the addons
 		})
 	})
 }
