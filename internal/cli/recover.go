@@ -277,7 +277,7 @@ func printRecovered(w io.Writer, r *run.Recovered) error {
 		for _, h := range slices.Sorted(maps.Keys(r.Left)) {
 			fmt.Fprintf(w, "  - %s: %s\n", h, firstLine(r.Left[h]))
 		}
-		fmt.Fprintln(w, "Take those that are lost for good out of the spec. `quorate apply` has the others join when they are back. It also carries out what was edited in the spec: `quorate plan` shows it.")
+		fmt.Fprintln(w, "Take those that are lost for good out of the spec. `quorate apply` has the others join when they are back (one that comes back as it was, with its old data, `quorate repair`). It also carries out what was edited in the spec: `quorate plan` shows it.")
 	}
 	printMissing(w, r.Missing)
 	_, err := fmt.Fprintln(w, "The old data are kept in "+facts.EtcdKeptDir+" on their hosts. Remove them when nobody needs them any more.")

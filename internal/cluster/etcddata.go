@@ -192,6 +192,9 @@ func (s *State) compared() bool {
 	return slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Hash != nil })
 }
 
+// oldComparison is after how many seconds a comparison says nothing any more: units compare every ten minutes.
+const oldComparison = 30 * 60
+
 // reported is the state with the hashes that the unit of a control plane got when it last compared the members, which control plane that is, and
 // how many seconds ago it did; nil if none has. What is repaired and what is safe is never decided on it: it is one look, of some minutes ago.
 func (s *State) reported() (at *State, by string, age int64) {
@@ -201,8 +204,9 @@ func (s *State) reported() (at *State, by string, age int64) {
 		if f == nil || f.Watch == nil || f.Watch.Report == nil || f.Watch.Report.Compared == nil {
 			continue
 		}
-		// By the clock of each host, not by the times: the clocks may differ.
-		if c := f.Watch.Report.Compared; last == nil || c.AgoSeconds < last.AgoSeconds {
+		// By the clock of each host, not by the times: the clocks may differ. A unit that ended compares nothing any more, and a member may have
+		// been healed since.
+		if c := f.Watch.Report.Compared; c.AgoSeconds <= oldComparison && (last == nil || c.AgoSeconds < last.AgoSeconds) {
 			last, by = c, h.Name
 		}
 	}

@@ -92,7 +92,7 @@ func (f *findings) keptText(host string) string {
 	for _, k := range all {
 		out = append(out, fmt.Sprintf("%s (%d MiB)", k.Path, k.Bytes>>20))
 	}
-	return " Restores, recoveries, and repairs kept these, and Quorate never removes them; remove those that nobody needs any more: " + strings.Join(out, ", ") + "."
+	return " Restores, recoveries, and repairs kept these, and Quorate leaves them as they are; remove those that nobody needs any more: " + strings.Join(out, ", ") + "."
 }
 
 // pressureText is what Quorate has to do with the pressure of a node; empty unless that is about its disk.

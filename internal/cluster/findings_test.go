@@ -73,7 +73,7 @@ func TestAFullDiskNamesWhatWasKept(t *testing.T) {
 	seen := f.Seen.Hosts["cp-a"].Facts
 	seen.Kept = []facts.Kept{{Path: "/var/lib/etcd-kept/20260101T000000Z-a1", Bytes: 30 << 20}, {Path: "/var/lib/quorate-kept/prod-20260101T000000Z", Bytes: 3 << 30}}
 	seen.Unused, seen.Kubernetes.Removable = map[string]int64{"sha256:1": 10 << 20, "": 1 << 20}, 2<<20
-	const kept = "never removes them; remove those that nobody needs any more: /var/lib/quorate-kept/prod-20260101T000000Z (3072 MiB), /var/lib/etcd-kept/20260101T000000Z-a1 (30 MiB)."
+	const kept = "leaves them as they are; remove those that nobody needs any more: /var/lib/quorate-kept/prod-20260101T000000Z (3072 MiB), /var/lib/etcd-kept/20260101T000000Z-a1 (30 MiB)."
 	const removes = "`quorate repair` removes what Quorate put there and does not need (up to 12 MiB). "
 	of := func(rule string) (out []Finding) {
 		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {

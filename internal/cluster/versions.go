@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Version is a version in which a program runs, and where.
@@ -46,6 +47,35 @@ func (s *State) Versions() []Version {
 		return cmp.Or(cmp.Compare(a.Program, b.Program), cmp.Compare(a.Version, b.Version))
 	})
 	return out
+}
+
+// ComesFrom says that the cluster had the version before the change that is under way, if one is: it is recorded when a change has ended.
+func (s *State) ComesFrom(version string) bool {
+	r, err := s.Record()
+	return err == nil && r != nil && r.Cluster().Spec.Kubernetes.Version == version
+}
+
+// BeginsWith says that an earlier run has begun to bring the cluster to the version, or that the cluster comes from it. The first shows in what such a
+// run changes first: kubeadm's configuration or a control plane has the version or, on the way to an older one, kube-proxy. A worker alone says
+// nothing: it may have been away for a whole change.
+func (s *State) BeginsWith(version string) bool {
+	if s.ComesFrom(version) {
+		return true
+	}
+	if s.Seen.API != nil {
+		k := s.Seen.API.Kubeadm
+		if k != nil && k.Version == version {
+			return true
+		}
+		for _, d := range s.Seen.API.DaemonSets {
+			if d.Namespace == "kube-system" && d.Name == facts.KubeProxy && d.Version == version && k != nil && Older(version, k.Version) {
+				return true
+			}
+		}
+	}
+	return slices.ContainsFunc(s.Spec.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool {
+		return s.Runs(h.Name, apiServer) == version || s.Runs(h.Name, facts.Kubelet) == version
+	})
 }
 
 // SnapshotHost is the host whose etcd member saves a snapshot before the version changes: one that works, and another one than the leader

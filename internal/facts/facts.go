@@ -97,7 +97,7 @@ type Facts struct {
 	// Unused is how many bytes the bundles have on the host from which no program runs there and whose images containerd does not have, by
 	// digest. For the empty digest, it is blobs that no bundle needs.
 	Unused map[string]int64 `json:"unused,omitempty"`
-	// Kept is what Quorate keeps on the host and never removes.
+	// Kept is what Quorate keeps on the host and no repair removes now.
 	Kept []Kept `json:"kept,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
 	// program that is not intact, or not in its place, maps to "", and ProgramProblems says why.

@@ -9,8 +9,8 @@ import (
 // RecoveryFile says on a host that a recovery of its cluster's etcd is under way; see EtcdRecovery.
 const RecoveryFile = "/var/lib/quorate/recovery.json"
 
-// EtcdKeptDir is where a host keeps data directories of etcd that were set aside, each as STAMP-MEMBER/member by a recovery of the quorum, and as
-// STAMP-former/member by what replaces one member. Where the data are on a file system of their own, they are kept there, in the directory
+// EtcdKeptDir is where a host keeps data directories of etcd that were set aside, each as STAMP-MEMBER/member by a recovery of the quorum, also
+// when a member that it abandoned comes back, and as STAMP-former/member by what replaces one member. Where the data are on a file system of their own, they are kept there, in the directory
 // EtcdKeptName of etcd's data directory.
 const (
 	EtcdKeptDir  = "/var/lib/etcd-kept"

@@ -19,11 +19,10 @@ import (
 // every endpoint of an etcd elsewhere, because a single route may be broken although the member is not. Hosts that cannot be
 // queried are included, with the reason.
 func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (members []etcd.Member) {
-	abandoned := obs.AbandonedEtcds()
 	if !c.ExistingEtcd() {
 		for _, h := range c.EtcdHosts() {
-			m := etcd.Member{Host: h.Name, Address: h.Address + ":2379", Abandoned: abandoned}
-			m.Conn, m.Err = session(conns, obs, h.Name)
+			conn, err := session(conns, obs, h.Name)
+			m := etcd.On(h.Name, h.Address, conn, err, obs)
 			if f := obs.Hosts[h.Name].Facts; m.Conn != nil && !f.Kubernetes.EtcdData && !slices.Contains(f.Kubernetes.Manifests, "etcd") {
 				continue
 			}
@@ -32,7 +31,7 @@ func etcdMembers(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (memb
 		return members
 	}
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
-		m := etcd.Member{Host: h.Name, Abandoned: abandoned}
+		m := etcd.Member{Host: h.Name}
 		m.Conn, m.Err = session(conns, obs, h.Name)
 		if m.Conn != nil && obs.Hosts[h.Name].Facts.Kubernetes.EtcdClient == "" {
 			continue

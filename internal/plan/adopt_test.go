@@ -183,10 +183,9 @@ func TestAdoptionWithoutUnits(t *testing.T) {
 	obs := byHand(t, c)
 	f := obs.Hosts["cp-a"].Facts
 	f.Units, f.Enabled, f.Unknown = nil, nil, map[string]string{facts.UnitsPart: "no answer within 2s"}
-	for _, s := range build(t, c, obs).Steps {
-		if s.ID == "cp-a/configure" && s.Change == nil {
-			t.Errorf("a step that starts nothing enables %q", s.Desired.Enable)
-		}
+	steps := stepsOf(build(t, c, obs), "cp-a", Configure)
+	if len(steps) != 1 || steps[0].Change == nil {
+		t.Errorf("nothing starts what is enabled: %+v", steps)
 	}
 }
 

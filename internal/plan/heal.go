@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"slices"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -47,23 +48,15 @@ func (b *builder) halfway() bool {
 	return len(have) > 1
 }
 
-// begun says that an earlier run has begun to bring the cluster to the bundle's version: a program was switched to the bundle, a node or an
-// API server has the version, or kubeadm's configuration in the cluster says it.
+// begun says that an earlier run has begun to bring the cluster to the bundle's version, also where it only switched a program of a control plane
+// or of an etcd host to the bundle.
 func (b *builder) begun() bool {
-	if k := b.Seen.API.Kubeadm; k != nil && k.Version == b.bundle.Version {
-		return true
-	}
-	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
+	return b.BeginsWith(b.bundle.Version) || slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
 		f := b.Facts(h.Name)
-		if f == nil || b.comes(h) {
+		if f == nil || b.comes(h) || !h.Has(spec.RoleControlPlane) && !h.Has(spec.RoleEtcd) {
 			return false
 		}
-		for _, bundle := range f.Programs {
-			if bundle == b.bundle.Digest {
-				return true
-			}
-		}
-		return b.Runs(h.Name, facts.APIServer) == b.bundle.Version || b.Runs(h.Name, facts.Kubelet) == b.bundle.Version
+		return slices.Contains(slices.Collect(maps.Values(f.Programs)), b.bundle.Digest)
 	})
 }
 

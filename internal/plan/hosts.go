@@ -177,7 +177,7 @@ func (b *builder) configureBalancer(h spec.Host, pki *Step) {
 	case len(restarts) > 0:
 		s.Change = change(cluster.Restart, cluster.LoadBalancer, h.Name)
 		at.balancer = b.addInTurn(s, needs...)
-	case len(starts) > 0:
+	case len(starts) > 0 && f.Unknown[facts.UnitsPart] == "": // if nothing is known, it is enough that it balances
 		s.Change = change(cluster.Start, cluster.LoadBalancer, h.Name)
 		at.balancer = b.addInTurn(s, needs...)
 	default:

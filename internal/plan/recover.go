@@ -20,8 +20,8 @@ type Recovery struct {
 	// Members are the hosts on which etcd ends, and APIServers those on which the API server ends.
 	Members    []string `json:"members"`
 	APIServers []string `json:"apiServers"`
-	// Excluded are the control planes that could not be examined. They may come back as they were, so the load balancers send them no
-	// clients until they have joined again.
+	// Excluded are the control planes that may come back as they were: those that could not be examined, whose data were declared lost, or that
+	// may run another system than their own. The load balancers send them no clients until they have joined again.
 	Excluded []string `json:"excluded,omitempty"`
 	// Aside are the data that are set aside, by host.
 	Aside map[string]Aside `json:"aside,omitempty"`
@@ -50,14 +50,20 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 		return nil, r
 	}
 	j := s.Judgment()
+	host := j.Placed
+	if host == "" {
+		host = j.Chosen.Host
+	}
 	r := &Recovery{Missing: j.Missing, Aside: map[string]Aside{}}
 	present := s.Present()
 	for _, h := range present.Spec.Hosts {
 		remains, examined := s.Seen.LostQuorum.Remains[h.Name]
-		if !examined || remains.Error != "" {
-			if h.Has(spec.RoleControlPlane) {
-				r.Excluded = append(r.Excluded, h.Name)
-			}
+		examined = examined && remains.Error == ""
+		lost := slices.ContainsFunc(j.Voters, func(v recovery.Voter) bool { return v.Host == h.Name && v.Standing == recovery.Lost })
+		if h.Has(spec.RoleControlPlane) && h.Name != host && (!examined || lost || elsewhere(remains) != "") {
+			r.Excluded = append(r.Excluded, h.Name)
+		}
+		if !examined {
 			continue
 		}
 		if h.Has(spec.RoleControlPlane) {
@@ -76,9 +82,7 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	b := resetBuilder(s)
 	b.out.Unreachable = nil // the judgment says what is unknown
 	var recovered *Step
-	host := j.Placed
-	if host == "" {
-		host = j.Chosen.Host
+	if j.Placed == "" {
 		r.Note = note(s, j, now)
 		stop := b.add(Step{Kind: StopMembers, Title: "stop what is left of etcd, and the API servers", Recovery: r, Change: &c,
 			Reason: "no member of the old cluster may vote or serve any more; what they have stays"})

@@ -47,11 +47,19 @@ func TestRecover(t *testing.T) {
 		change   func(clustertest.Fixture)
 		steps    string
 		refused  string
-		silent   string // a control plane that could not be examined
+		silent   string // a control plane that may come back as it was
 	}{
 		"a machine is lost": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
 			f.Dies("cp-c")
 			delete(f.Seen.LostQuorum.Remains, "cp-c")
+			f.Seen.LostQuorum.Decision.Lost = []string{"cp-c"}
+		}},
+		"a disk of a host that answers is lost": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
+			f.Seen.LostQuorum.Remains["cp-c"] = facts.EtcdRemains{DataDir: "/var/lib/etcd", Guard: true}
+			f.Seen.LostQuorum.Decision.Lost = []string{"cp-c"}
+		}},
+		"a host that answers may run a rescue system": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
+			f.Seen.LostQuorum.Remains["cp-c"] = facts.EtcdRemains{DataDir: "/var/lib/etcd", Volatile: "tmpfs"}
 			f.Seen.LostQuorum.Decision.Lost = []string{"cp-c"}
 		}},
 		"stacked":  {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered"},

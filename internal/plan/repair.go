@@ -48,7 +48,7 @@ var repairs = []struct {
 	{"drained", drainedServers, 5, 3, "a control plane that works and gets no clients, as an interrupted repair leaves it", "the load balancers send it clients again"},
 	{"labels", steps(LabelNode, ""), 3, 6, "a label or taint of the spec that a node does not have", "it is set"},
 	{"dns", steps(SpreadDNS, ""), 3, 6, "CoreDNS is no longer spread over nodes", "it is spread again"},
-	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "snapshots of etcd are removed, except for the one from before the last change of the version, and older data of replaced etcd members, and copies of quorate, bundles, and blobs that nothing uses"},
+	{"disk", fullDisks, 3, 3, "a disk that is almost full, and something on it that Quorate put there and does not need", "snapshots of etcd are removed, except for the one from before the last change of the version and the newest, and older data of replaced etcd members, and copies of quorate, bundles, and blobs that nothing uses"},
 }
 
 // Repair is one thing that is broken, and what is done about it.

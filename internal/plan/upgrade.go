@@ -416,23 +416,16 @@ func (b *builder) snapshotEtcd() *Step {
 		Reason: "if the worst comes to the worst, the cluster can be restored from it; it is read again after it was written"})
 }
 
-// saved says that a host has the snapshot that an earlier run saved before it began to change the version: to that of the bundle, or to the
-// other one, if this run goes back.
+// saved says that the newest snapshot on any host is the one from before the change that this run goes on with: to the version of the bundle or, if
+// the cluster had that version and goes back to it, to another one.
 func (b *builder) saved() bool {
-	versions := []string{b.bundle.Version}
+	newest := ""
 	for _, h := range b.c.Spec.Hosts {
-		versions = append(versions, b.Runs(h.Name, facts.APIServer), b.Runs(h.Name, facts.Kubelet))
+		if f := b.Facts(h.Name); f != nil {
+			newest = max(newest, slices.Max(append([]string{""}, f.Snapshots...)))
+		}
 	}
-	addons := len(b.staleAddons()) > 0
-	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
-		f := b.Facts(h.Name)
-		return f != nil && slices.ContainsFunc(f.Snapshots, func(name string) bool {
-			to := facts.SnapshotBefore(name)
-			return slices.Contains(versions, to) ||
-				cluster.Older(b.bundle.Version, to) || // of the newer one, nothing may run yet but etcd
-				addons && cluster.Older(to, b.bundle.Version) // and of the older one, nothing but the addons
-		})
-	})
+	return newest != "" && (b.ComesFrom(b.bundle.Version) || facts.SnapshotBefore(newest) == b.bundle.Version)
 }
 
 // checkStored finds objects that the API servers of the version could not read, before anything is changed.

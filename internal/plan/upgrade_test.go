@@ -455,6 +455,48 @@ func TestTheSnapshotIsSavedOnceMore(t *testing.T) {
 	}
 }
 
+// TestAWorkerThatMissedAChangeIsNoBeginning: it was off during an upgrade, and is back when the cluster is to go back. The snapshot from before that
+// upgrade is old.
+func TestAWorkerThatMissedAChangeIsNoBeginning(t *testing.T) {
+	c := stackedLab()
+	obs := upgraded(t, c, newer)
+	obs.Hosts["cp-a"].Facts.Snapshots = []string{"20260101T000000Z-before-" + newer.Version + ".db"}
+	f := obs.Hosts["worker-a"].Facts
+	f.Images = older.Digest
+	for program := range f.Programs {
+		f.Programs[program] = older.Digest
+	}
+	for i := range obs.API.Nodes {
+		if obs.API.Nodes[i].Name == "worker-a" {
+			obs.API.Nodes[i].Version = older.Version
+		}
+	}
+	p := mustPlan(t, c, obs, older)
+	if p.Resumes || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == SnapshotEtcd }) {
+		t.Errorf("resumes %v: %v", p.Resumes, outline(p))
+	}
+}
+
+// TestAnOldSnapshotDoesNotCount: the host that saved one before this change is gone, and another one has that of a change long ago.
+func TestAnOldSnapshotDoesNotCount(t *testing.T) {
+	c := stackedLab()
+	obs := upgraded(t, c, older)
+	obs.Hosts["cp-b"].Facts.Snapshots = []string{"20260101T000000Z-before-" + older.Version + ".db"}
+	for _, s := range mustPlan(t, c, obs, newer).Steps {
+		carryOut(t, c, obs, newer, s)
+		if s.Kind == UpgradeControlPlane {
+			break
+		}
+	}
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		f.Snapshots = slices.DeleteFunc(f.Snapshots, func(name string) bool { return facts.SnapshotBefore(name) == newer.Version })
+	}
+	if p := mustPlan(t, c, obs, newer); !p.Resumes || !slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == SnapshotEtcd }) {
+		t.Errorf("resumes %v: %v", p.Resumes, outline(p))
+	}
+}
+
 // TestAPatchReleaseWithTheSameEtcdIsSaved: its members have the version from the beginning, and nothing is halfway.
 func TestAPatchReleaseWithTheSameEtcdIsSaved(t *testing.T) {
 	c, obs := externalAt(t, older)

@@ -34,9 +34,7 @@ type UpgradeWork struct {
 func ExpectedWork(s *cluster.State) UpgradeWork {
 	var w UpgradeWork
 	target := s.Spec.Spec.Kubernetes.Version
-	if api := s.Seen.API; api != nil && api.Kubeadm != nil {
-		w.Resumes = api.Kubeadm.Version == target
-	}
+	w.Resumes = s.BeginsWith(target)
 	for _, h := range s.Spec.Spec.Hosts {
 		f := s.Facts(h.Name)
 		if f == nil || !h.IsNode() && !h.Has(spec.RoleEtcd) {
@@ -47,7 +45,6 @@ func ExpectedWork(s *cluster.State) UpgradeWork {
 			runs = f.Programs[facts.EtcdProgram]
 		}
 		switched := s.Runs(h.Name, facts.APIServer) == target || s.Runs(h.Name, facts.Kubelet) == target
-		w.Resumes = w.Resumes || switched
 		if switched || slices.ContainsFunc(f.Bundles, func(b string) bool { return b != runs }) {
 			continue
 		}

@@ -322,6 +322,14 @@ func (j *Judgment) absent(v Voter, r facts.EtcdRemains) (why string, gone bool) 
 		return r.Copies[i].Path
 	}
 	none := "there are no data in " + r.DataDir
+	if u := j.UnderWay; u != nil { // damaged data, and those of another cluster, are set aside as well
+		i := slices.IndexFunc(r.Copies, func(c facts.EtcdCopy) bool {
+			return c.Kind == facts.CopyKept && strings.HasPrefix(filepath.Base(c.Path), u.Stamp+"-")
+		})
+		if i >= 0 {
+			return none + ": this recovery has set aside what was there, in " + r.Copies[i].Path, true
+		}
+	}
 	if kept := own(facts.CopyKept, facts.CopyFormer); kept != "" {
 		return none + ": they were set aside, and are in " + kept, true
 	}
@@ -372,7 +380,22 @@ func (j *Judgment) votes() {
 		}
 	}
 	if j.ClusterID == "" {
-		if len(j.Obstacles) == 0 {
+		over := map[string][]string{}
+		for _, c := range j.Candidates {
+			if c.ClusterID != "" {
+				over[c.ClusterID] = append(over[c.ClusterID], c.String())
+			}
+		}
+		switch {
+		case len(j.Obstacles) > 0:
+		case len(over) > 0:
+			var lines []string
+			for _, id := range slices.Sorted(maps.Keys(over)) {
+				lines = append(lines, id+" on "+strings.Join(over[id], ", "))
+			}
+			j.refuse("there are only data of etcd clusters that a recovery has replaced: "+strings.Join(lines, "; "),
+				"If the cluster that replaced them has no data left, name the one that counts with --cluster-id. It has nothing that was written since that recovery; a backup may be newer.")
+		default:
 			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. Otherwise restore a backup.")
 		}
 		return

@@ -358,6 +358,18 @@ func TestCopies(t *testing.T) {
 				r.Copies[0] = copied(facts.CopyKept, "/var/lib/etcd-kept/20261127T160000Z-"+memberID(1), 1, 90)
 			})
 		}, "cp-a", nil, "", "cp-a", ""},
+		"damaged data that an interrupted recovery set aside on another host": {func(w world) {
+			w.empty("cp-c")
+			w.change("cp-a", func(r *facts.EtcdRemains) { r.Recovery = &stamp })
+			w.change("cp-b", func(r *facts.EtcdRemains) {
+				r.Guard, r.Established = true, true
+				r.Copies[0] = facts.EtcdCopy{Kind: facts.CopyKept, Path: "/var/lib/etcd-kept/20261127T160000Z-unknown", Error: "the log is damaged"}
+			})
+		}, "cp-a", nil, "", "cp-a", ""},
+		"only data of a cluster that a recovery has replaced": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.seen.Hosts["cp-a"] = facts.Host{Facts: &facts.Facts{Kubernetes: facts.Kubernetes{EtcdAbandoned: []string{old}}}}
+		}, "cp-a", nil, "only data of etcd clusters that a recovery has replaced: " + old, "", ""},
 		"no data at all": {func(w world) { w.empty("cp-a", "cp-b", "cp-c") }, "cp-a", nil, "no data of etcd", "", ""},
 		"a rescue system": {func(w world) {
 			w.empty("cp-b", "cp-c")

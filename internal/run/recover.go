@@ -89,7 +89,7 @@ type JoinError struct {
 }
 
 func (e *JoinError) Error() string {
-	return fmt.Sprintf("the API accepts writes since %s after the decision, but not all members of etcd could be added (voters: %d): %v\nNothing has to be recovered any more: `quorate apply` adds the others.",
+	return fmt.Sprintf("the API accepts writes since %s after the decision, but not all members of etcd could be added (voters: %d): %v\nNothing has to be recovered any more: `quorate apply` adds the others, and `quorate repair` those that came back as they were.",
 		e.Recovered.ToWrite.Round(100*time.Millisecond), e.Recovered.Voters, e.Err)
 }
 

@@ -294,7 +294,7 @@ func (e *Engine) Compare(ctx context.Context, s *cluster.State) *facts.EtcdCompa
 	for _, h := range s.Present().EtcdHosts() {
 		conn, err := e.Conns.Get(h.Name)
 		if m, has := s.Member(h.Name); has && err == nil && s.Facts(h.Name) != nil && m.Started && m.Unknown == "" && !m.Learner {
-			members = append(members, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379"})
+			members = append(members, etcd.On(h.Name, h.Address, conn, nil, s.Seen))
 		}
 	}
 	const pair = 2
@@ -350,7 +350,7 @@ func (m *mending) mend(ctx context.Context, r plan.Repair) Mended {
 		return repairs.BeginAttempt.On(ctx, c, attempt)
 	})
 	if l != nil {
-		m.note(ctx, noted, repairs.Attempt{Repair: name, Error: "it was not made: " + l.why})
+		m.note(ctx, noted, repairs.Attempt{Repair: name, Dropped: true})
 		out.Outcome, out.Detail, out.Next, out.limit = RepairLimited, l.why, time.Now().Add(l.wait).UTC(), l.until
 		m.announce(ctx, out)
 		return out

@@ -37,8 +37,10 @@ type Watcher struct {
 	Note func(string)
 
 	memory memory
-	engine *Engine // between two passes
-	opened time.Time
+	// undecided is what the last comparison showed and nobody decides.
+	undecided string
+	engine    *Engine // between two passes
+	opened    time.Time
 	// told is what was last told of each repair that was not made, and until when one is not tried again.
 	told  map[string]string
 	until map[string]time.Time
@@ -90,7 +92,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.memory = memory{} // while others observe, what was remembered gets old
 		}
 		if err != nil && ctx.Err() == nil {
-			w.note(err.Error())
+			w.note("nothing is repaired now: " + err.Error())
 		}
 		if pause(ctx, w.Interval) != nil {
 			break
@@ -107,7 +109,7 @@ func (w *Watcher) note(text string) {
 		return
 	}
 	if w.noted = text; text != "" {
-		w.Note(time.Now().UTC().Format(time.RFC3339) + " nothing is repaired now: " + text)
+		w.Note(time.Now().UTC().Format(time.RFC3339) + " " + text)
 	}
 }
 
@@ -131,11 +133,10 @@ func (w *Watcher) pass(ctx context.Context) error {
 	}
 	w.forget(due, time.Now())
 	if w.news(due) == 0 {
-		why := ""
-		if compare {
-			why = undecided(s, due)
+		if compare { // what only a comparison shows is true until the next one
+			w.undecided = undecided(s, due)
 		}
-		w.note(why)
+		w.note(w.undecided)
 		return nil
 	}
 	defer w.close() // and with the sessions, the leases end
@@ -154,7 +155,7 @@ func undecided(s *cluster.State, due []plan.Repair) string {
 	for _, f := range s.Findings() {
 		about := func(r plan.Repair) bool { return slices.Contains(f.Subjects, r.Host) }
 		if f.Rule == cluster.RuleEtcdData && !slices.ContainsFunc(due, about) {
-			return f.Summary + ". " + f.Fix
+			return "not repaired: " + f.Summary + ". " + f.Fix
 		}
 	}
 	return ""

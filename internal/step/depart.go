@@ -67,11 +67,10 @@ func (e *Env) leaveEtcd(ctx context.Context, s plan.Step) error {
 
 // otherMembers are the routes to the members on other hosts than one.
 func (e *Env) otherMembers(than string) (out []etcd.Member) {
-	abandoned := e.Seen.AbandonedEtcds()
 	for _, h := range e.Present.EtcdHosts() {
 		seen := e.Seen.Hosts[h.Name].Facts
 		if conn, err := e.Conns.Get(h.Name); err == nil && h.Name != than && seen != nil && seen.Kubernetes.EtcdData && e.Seen.OtherEtcdOn(h.Name) == "" {
-			out = append(out, etcd.Member{Host: h.Name, Conn: conn, Address: h.Address + ":2379", Abandoned: abandoned})
+			out = append(out, etcd.On(h.Name, h.Address, conn, nil, e.Seen))
 		}
 	}
 	return out

@@ -68,7 +68,7 @@ func (e *Env) moveEtcdLeader(ctx context.Context, s plan.Step) error {
 				to = append(to, m)
 			}
 		}
-		leader, err := etcd.MoveLeader(ctx, etcd.Member{Host: s.Host, Conn: c, Address: h.Address + ":2379"}, to)
+		leader, err := etcd.MoveLeader(ctx, etcd.On(h.Name, h.Address, c, nil, e.Seen), to)
 		if err == nil && leader != "" {
 			e.note(s, leader+" leads etcd now")
 		}

@@ -193,13 +193,12 @@ func (e *Env) tellAbandoned(ctx context.Context, s plan.Step, c *host.Conn) {
 	if len(ids) == 0 {
 		return
 	}
-	if _, err := lostquorum.Abandon.On(ctx, c, ids); err != nil { // a unit that repairs may not; the others know it
+	if _, err := lostquorum.Abandon.On(ctx, c, ids); err != nil {
 		e.note(s, "the host was not told which etcd clusters were replaced: "+err.Error())
 	}
 }
 
-// exclude has the load balancers send no clients to control planes that could not be examined. They may come back as they were, with an API
-// server on the old data. Load balancers that cannot be told do not keep the cluster from coming back.
+// exclude has the load balancers send no clients to control planes that may come back as they were, with an API server on the old data. Load balancers that cannot be told do not keep the cluster from coming back.
 func (e *Env) exclude(ctx context.Context, s plan.Step, permit cluster.Permit) {
 	if len(s.Recovery.Excluded) == 0 || e.Cluster.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return

@@ -31,7 +31,7 @@ func defragmentEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
-	if err := etcd.Defragment(ctx, etcd.Member{Host: s.Host, Conn: c, Address: h.Address + ":2379"}); err != nil {
+	if err := etcd.Defragment(ctx, etcd.On(h.Name, h.Address, c, nil, e.Seen)); err != nil {
 		return err
 	}
 	_, err = kubeadm.AwaitEtcd.On(ctx, c, struct{}{})
@@ -63,7 +63,13 @@ func setEtcdAside(ctx context.Context, e *Env, s plan.Step) error {
 	case counts:
 		return fmt.Errorf("etcd counts a member on %s: its data stays as it is", s.Host)
 	}
-	where, err := kubeadm.SetEtcdAside.Make(ctx, c, permit, e.Cluster.StackedEtcd())
+	in := kubeadm.AsideRequest{Stacked: e.Cluster.StackedEtcd()}
+	for _, m := range e.Seen.EtcdAbandoned {
+		if m.Name == s.Host {
+			in.Abandoned = m.ID
+		}
+	}
+	where, err := kubeadm.SetEtcdAside.Make(ctx, c, permit, in)
 	if err == nil && where != "" {
 		e.note(s, "the data is kept in "+where)
 	}

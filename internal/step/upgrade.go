@@ -205,7 +205,7 @@ func convertEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	var members []etcd.Member
 	for _, h := range e.Cluster.EtcdHosts() {
 		c, err := e.Conns.Get(h.Name)
-		members = append(members, etcd.Member{Host: h.Name, Conn: c, Err: err, Address: h.Address + ":2379"})
+		members = append(members, etcd.On(h.Name, h.Address, c, err, e.Seen))
 	}
 	if _, err := e.permit(ctx, s); err != nil {
 		return err

@@ -48,6 +48,7 @@ func TestAdoption(t *testing.T) {
 		{"growth", adoptedGrows},
 	} {
 		t.Run(part.name, func(t *testing.T) {
+			inTimePart(t)
 			part.test(t, ctx, c, resolved)
 			if t.Failed() {
 				c.collect(t, "failed")

@@ -40,9 +40,7 @@ func TestCluster(t *testing.T) {
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},
 	} {
 		t.Run(part.name, func(t *testing.T) {
-			if _, optional := estimates[t.Name()]; optional {
-				inTime(t)
-			}
+			inTimePart(t)
 			part.test(t, c)
 			if t.Failed() {
 				c.collect(t, "failed")

@@ -66,9 +66,7 @@ func TestExternalEtcd(t *testing.T) {
 		{"certificates have expired", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) { certificatesExpired(t, ctx, c) }},
 	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
-			if _, optional := estimates[t.Name()]; optional {
-				inTime(t)
-			}
+			inTimePart(t)
 			part.test(t, ctx, c, s)
 			if t.Failed() {
 				c.collect(t, "failed")

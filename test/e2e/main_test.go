@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 const minDisk = 10 << 30
 
 func runTests(m *testing.M) (code int, err error) {
+	flag.Parse() // or they are parsed by m.Run only
 	if os.Geteuid() != 0 {
 		return 0, fmt.Errorf("whole clusters in a lab need root")
 	}

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/blobs"
+	etcdhost "quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/snapshot"
 	"quorate.dev/quorate/internal/spec"
@@ -213,8 +215,30 @@ type controlPlane struct {
 	root, work string
 }
 
-func (p controlPlane) take(ctx context.Context, in Request, recipients []age.Recipient) (out Result, err error) {
+// client connects to etcd, unless its cluster is one that a recovery has replaced: an old majority that came back works, and what it stores is no
+// backup of the cluster that counts.
+func (p controlPlane) client(ctx context.Context) (*clientv3.Client, error) {
 	client, err := p.connect(p.endpoints...)
+	if err != nil {
+		return nil, err
+	}
+	over := etcdhost.Member{Root: p.root}.Abandoned()
+	if len(over) == 0 {
+		return client, nil
+	}
+	list, err := client.MemberList(ctx)
+	if err == nil && slices.Contains(over, strconv.FormatUint(list.Header.ClusterId, 16)) {
+		err = fmt.Errorf("the member of etcd here belongs to the cluster %x, which a recovery has replaced: `quorate repair` has it join again", list.Header.ClusterId)
+	}
+	if err != nil {
+		client.Close()
+		return nil, err
+	}
+	return client, nil
+}
+
+func (p controlPlane) take(ctx context.Context, in Request, recipients []age.Recipient) (out Result, err error) {
+	client, err := p.client(ctx)
 	if err != nil {
 		return out, err
 	}

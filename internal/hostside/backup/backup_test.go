@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +35,9 @@ import (
 
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	etcdhost "quorate.dev/quorate/internal/hostside/etcd"
 )
 
 // A backup that is larger than a reply of the host side arrives whole.
@@ -304,6 +307,29 @@ func taking(t *testing.T) (controlPlane, *clientv3.Client, Request, []age.Recipi
 		t.Fatal(err)
 	}
 	return p, client, Request{Cluster: "prod", Host: p.host, Location: backup.Location{Directory: t.TempDir()}, Keep: backup.Retention{Last: 1}}, []age.Recipient{identity.Recipient()}
+}
+
+// TestNoBackupOfAClusterThatWasReplaced: after a recovery, a majority of the old members came back.
+func TestNoBackupOfAClusterThatWasReplaced(t *testing.T) {
+	p, client, in, recipients := taking(t)
+	list, err := client.MemberList(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strconv.FormatUint(list.Header.ClusterId, 16)
+	if err := (etcdhost.Member{Root: p.root}).Abandon("a1", id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.take(t.Context(), in, recipients); err == nil || !strings.Contains(err.Error(), id) || !strings.Contains(err.Error(), "replaced") {
+		t.Errorf("a backup of it: %v", err)
+	}
+	if left, err := os.ReadDir(in.Location.Directory); err != nil || len(left) > 0 {
+		t.Errorf("%v, %v", left, err)
+	}
+	place(t, p.root, strings.TrimPrefix(facts.EtcdAbandonedFile, "/"), []byte("a1\n"))
+	if _, err := p.take(t.Context(), in, recipients); err != nil {
+		t.Error(err)
+	}
 }
 
 // The key is rotated while the snapshot is transferred: once, it is taken again; each time, there is no backup.

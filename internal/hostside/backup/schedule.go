@@ -246,7 +246,7 @@ func (p controlPlane) scheduled(ctx context.Context, s Schedule, now func() time
 	if err != nil {
 		return err
 	}
-	client, err := p.connect(p.endpoints...)
+	client, err := p.client(ctx)
 	if err != nil {
 		return err
 	}

@@ -19,8 +19,9 @@ import (
 
 // SetAside keeps the data of a member that does not run and that etcd does not have any more. It returns where it is now; empty if
 // there was none. Then the guard is opened: the kubelet of this host must start although the data is gone. Not before: while the
-// data is moved, nothing may start a member.
-func (m Member) SetAside(now time.Time) (to string, err error) {
+// data is moved, nothing may start a member. Data of a member that a recovery has abandoned, by its ID, are kept as the recovery does it, and are not
+// among Former.
+func (m Member) SetAside(now time.Time, abandoned string) (to string, err error) {
 	defer func() {
 		if err == nil && system.Exists(m.path(hostconfig.EtcdGuard)) { // only where etcd is stacked
 			err = m.Open()
@@ -38,7 +39,11 @@ func (m Member) SetAside(now time.Time) (to string, err error) {
 	if err != nil {
 		return "", err
 	}
-	to = filepath.Join(kept, now.UTC().Format(facts.EtcdKeptStamp)+facts.EtcdFormer)
+	suffix := facts.EtcdFormer
+	if abandoned != "" {
+		suffix = "-" + abandoned
+	}
+	to = filepath.Join(kept, now.UTC().Format(facts.EtcdKeptStamp)+suffix)
 	if err := durable.MkdirAll(m.path(to), 0o700); err != nil {
 		return "", err
 	}

@@ -14,7 +14,7 @@ import (
 func TestSetAside(t *testing.T) {
 	m := Member{Root: t.TempDir()}
 	now := time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
-	if where, err := m.SetAside(now); err != nil || where != "" {
+	if where, err := m.SetAside(now, ""); err != nil || where != "" {
 		t.Fatalf("without data: %q, %v", where, err)
 	}
 	for range 2 {
@@ -27,7 +27,7 @@ func TestSetAside(t *testing.T) {
 		if err := m.Arm(); err != nil {
 			t.Fatal(err)
 		}
-		where, err := m.SetAside(now)
+		where, err := m.SetAside(now, "")
 		if err != nil || m.HasData() || m.Armed() {
 			t.Fatalf("%v, data %t, armed %t", err, m.HasData(), m.Armed())
 		}
@@ -39,6 +39,13 @@ func TestSetAside(t *testing.T) {
 	// What a recovery of the quorum has kept is not that of a former member.
 	if err := os.MkdirAll(m.path(facts.EtcdKeptDir+"/20260803T110000Z-8e9e05c52164694d/member"), 0o700); err != nil {
 		t.Fatal(err)
+	}
+	// Nor is that of a member that a recovery has abandoned.
+	if err := os.MkdirAll(m.wal(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if where, err := m.SetAside(now, "8e9e05c52164694e"); err != nil || filepath.Base(where) != "20260803T120002Z-8e9e05c52164694e" {
+		t.Errorf("kept in %q, %v", where, err)
 	}
 	want := []string{m.path(facts.EtcdKeptDir + "/20260803T120000Z-former"), m.path(facts.EtcdKeptDir + "/20260803T120001Z-former")}
 	if kept := m.Former(); !slices.Equal(kept, want) {

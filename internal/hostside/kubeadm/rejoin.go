@@ -23,21 +23,28 @@ import (
 
 const etcdPod = "etcd"
 
+// AsideRequest says whether etcd is stacked, and which member of a cluster that a recovery has replaced it is; empty if it is none. What such a
+// member stored is nowhere else, so nothing removes its data.
+type AsideRequest struct {
+	Stacked   bool   `json:"stacked,omitempty"`
+	Abandoned string `json:"abandoned,omitempty"`
+}
+
 // SetEtcdAside ends the etcd member on this host, which etcd does not have any more, and keeps its data aside. It returns where the
-// data is; empty if there was none. The request says whether etcd is stacked. If it is interrupted, it can be run again.
-var SetEtcdAside = host.DefineChange("kubeadm.set-etcd-aside", func(ctx context.Context, stacked bool) (string, error) {
-	if !stacked {
+// data is; empty if there was none. If it is interrupted, it can be run again.
+var SetEtcdAside = host.DefineChange("kubeadm.set-etcd-aside", func(ctx context.Context, in AsideRequest) (string, error) {
+	if !in.Stacked {
 		if err := system.Systemctl(ctx, "stop", hostconfig.EtcdUnit); err != nil {
 			return "", err
 		}
-		return etcd.Local.SetAside(time.Now())
+		return etcd.Local.SetAside(time.Now(), in.Abandoned)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
 	defer cancel()
 	if err := (withdrawal.Host{}).Withdraw(ctx, etcdPod, containerd.Held); err != nil {
 		return "", err
 	}
-	return etcd.Local.SetAside(time.Now())
+	return etcd.Local.SetAside(time.Now(), in.Abandoned)
 })
 
 // RejoinRequest is how a control plane that has no data of etcd any more gets a new member.

@@ -23,6 +23,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/lease"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/machine"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/repairs"
@@ -69,7 +70,7 @@ var free = []named{
 	kubeadm.Admin, kubeadm.ReadEtcdClient,
 	lease.Acquire, lease.Lead, repairs.BeginAttempt, repairs.EndAttempt,
 	repairs.RestartUnit, repairs.FreeDisk, programs.Tidy,
-	balancer.SetPool, kubeadm.AwaitEtcd, kubeadm.SetEtcdAside, kubeadm.FinishRejoin, kubeadm.RestartKubelet, kubeadm.UseLocalAPI,
+	balancer.SetPool, kubeadm.AwaitEtcd, kubeadm.FinishRejoin, kubeadm.RestartKubelet, kubeadm.UseLocalAPI,
 	kubeadm.RequestCertificate, kubeadm.SignCertificate, kubeadm.InstallCertificate,
 }
 
@@ -101,6 +102,13 @@ func allowed(a watch.Admission) map[string]func(json.RawMessage) error {
 			return errors.Join(onlyPods(machine.Programs{Pods: in.Pods}), only("node", token, in.Node))
 		}),
 		kubeadm.SetNodeLabels.Name(): of(onlyLabels),
+		kubeadm.SetEtcdAside.Name(): of(func(in kubeadm.AsideRequest) error {
+			if in.Abandoned == "" {
+				return nil
+			}
+			return only("ID of a member of etcd", hexadecimal, in.Abandoned)
+		}),
+		lostquorum.Abandon.Name(): of(func(ids []string) error { return only("ID of an etcd cluster", hexadecimal, ids...) }),
 		containerd.StopContainer.Name(): of(func(in containerd.StopRequest) error {
 			return onlyPods(machine.Programs{Pods: []string{in.Container}})
 		}),
@@ -123,9 +131,10 @@ func of[In any](check func(In) error) func(json.RawMessage) error {
 }
 
 var (
-	member = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?=https://[0-9a-zA-Z.:\[\]-]+:2380$`)
-	token  = regexp.MustCompile(`^[A-Za-z0-9._-]*$`)
-	label  = regexp.MustCompile(`^[A-Za-z0-9./_-]*$`)
+	member      = regexp.MustCompile(`^[a-z0-9]([a-z0-9.-]*[a-z0-9])?=https://[0-9a-zA-Z.:\[\]-]+:2380$`)
+	token       = regexp.MustCompile(`^[A-Za-z0-9._-]*$`)
+	hexadecimal = regexp.MustCompile(`^[0-9a-f]+$`)
+	label       = regexp.MustCompile(`^[A-Za-z0-9./_-]*$`)
 )
 
 func only(what string, pattern *regexp.Regexp, values ...string) error {

@@ -12,6 +12,7 @@ import (
 	_ "quorate.dev/quorate/internal/hostside"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/machine"
 	"quorate.dev/quorate/internal/hostside/watch"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -22,7 +23,7 @@ import (
 var known = []string{
 	"backup.report", "components.read", "etcd.probe",
 	"kubeadm.admin", "kubeadm.await-etcd", "kubeadm.etcd-client", "kubeadm.finish-rejoin", "kubeadm.install-certificate", "kubeadm.join-etcd", "kubeadm.rejoin-etcd",
-	"kubeadm.request-certificate", "kubeadm.restart-kubelet", "kubeadm.restart-programs", "kubeadm.restore-control-plane", "kubeadm.set-etcd-aside", "kubeadm.set-node-labels", "kubeadm.sign-certificate", "kubeadm.use-local-api",
+	"kubeadm.request-certificate", "kubeadm.restart-kubelet", "kubeadm.restart-programs", "kubeadm.restore-control-plane", "kubeadm.set-etcd-aside", "kubeadm.set-node-labels", "kubeadm.sign-certificate", "kubeadm.use-local-api", "lostquorum.abandon",
 	"node.balancer", "node.clock", "node.configure", "node.facts", "node.lead", "node.lease", "node.reconfigure", "node.set-pool", "node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"programs.tidy", "repairs.begin", "repairs.end", "repairs.free-disk", "repairs.restart-unit",
 }
@@ -74,6 +75,10 @@ func TestRequests(t *testing.T) {
 		{kubeadm.RestartPrograms.Name(), kubeadm.RestartRequest{Pods: []string{"sshd"}}, false},
 		{kubeadm.SetNodeLabels.Name(), map[string]string{"topology.kubernetes.io/zone": "a"}, true},
 		{kubeadm.SetNodeLabels.Name(), map[string]string{"x": `a" --config=/tmp/x`}, false},
+		{lostquorum.Abandon.Name(), []string{"8e9e05c52164694d"}, true},
+		{lostquorum.Abandon.Name(), []string{"8e9e05c52164694d", "a\nb"}, false},
+		{kubeadm.SetEtcdAside.Name(), kubeadm.AsideRequest{Stacked: true, Abandoned: "8e9e05c52164694d"}, true},
+		{kubeadm.SetEtcdAside.Name(), kubeadm.AsideRequest{Abandoned: "../x"}, false},
 	} {
 		raw, err := json.Marshal(tc.in)
 		if err != nil {

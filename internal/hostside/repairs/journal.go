@@ -43,6 +43,8 @@ type Attempt struct {
 	Error string `json:"error,omitempty"`
 	// Made says that all of its steps were made, whether they helped or not.
 	Made bool `json:"made,omitempty"`
+	// Dropped says to EndAttempt that nothing was done, because another host limits the repair: the attempt does not count.
+	Dropped bool `json:"dropped,omitempty"`
 }
 
 // Begin asks for an attempt.
@@ -151,6 +153,9 @@ func (j journal) end(in Attempt, now time.Time) error {
 	}
 	for i := len(all) - 1; i >= 0; i-- {
 		if all[i].Repair == in.Repair && all[i].Ended.IsZero() {
+			if in.Dropped {
+				return j.write(slices.Delete(all, i, i+1), now)
+			}
 			all[i].Ended, all[i].Error, all[i].Made = now.UTC(), in.Error, in.Made
 			return j.write(all, now)
 		}

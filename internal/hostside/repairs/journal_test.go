@@ -53,6 +53,21 @@ func TestAttemptsBackOff(t *testing.T) {
 	}
 }
 
+// TestAttemptsThatWereDroppedDoNotCount: another host limited them.
+func TestAttemptsThatWereDroppedDoNotCount(t *testing.T) {
+	j := journal{filepath.Join(t.TempDir(), "repairs.json")}
+	in := Begin{Attempt: Attempt{Repair: "space"}, AnHour: 2}
+	for n := range 4 {
+		at := noon.Add(time.Duration(n) * time.Second)
+		if d, err := j.begin(in, at); err != nil || d.Wait != 0 {
+			t.Fatalf("attempt %d waits: %+v, %v", n, d, err)
+		}
+		if err := j.end(Attempt{Repair: "space", Dropped: true}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestTheJournalSays why an attempt failed, and survives being cut short or damaged.
 func TestTheJournal(t *testing.T) {
 	j := journal{filepath.Join(t.TempDir(), "repairs.json")}

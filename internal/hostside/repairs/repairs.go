@@ -61,12 +61,12 @@ func Removable(root string, now time.Time) (sum int64) {
 	return sum
 }
 
-// removable are old snapshots, and old data of former members. Of the snapshots, the first one of the last change of the version stays, and
+// removable are old snapshots, and old data of former members. Of the snapshots, the first one of the last change of the version and the newest stay, and
 // of the data the newest, whose name begins with the time. What a recovery of the quorum has kept stays, too. On the host itself
 // (root is empty), it is also what Tidy removes.
 func removable(root string, now time.Time) (out []string) {
 	snapshots, _ := filepath.Glob(filepath.Join(root, facts.SnapshotDir, facts.SnapshotFiles))
-	kept := facts.KeptSnapshots(snapshots, 1)
+	kept := facts.KeptSnapshots(snapshots, 2)
 	out = slices.DeleteFunc(snapshots, func(file string) bool { return slices.Contains(kept, file) })
 	if former := (etcd.Member{Root: root}).Former(); len(former) > 1 {
 		out = append(out, former[:len(former)-1]...)

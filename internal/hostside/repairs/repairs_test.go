@@ -25,7 +25,8 @@ func TestWhatIsRemovable(t *testing.T) {
 	if got := Removable(root, noon); got != 0 || len(Kept(root)) > 0 {
 		t.Errorf("%d bytes of an empty host", got)
 	}
-	put(facts.SnapshotDir+"/20260101T000000Z-before-v1.37.2.db", 1)
+	put(facts.SnapshotDir+"/20251231T000000Z-before-v1.36.3.db", 1)
+	put(facts.SnapshotDir+"/20260101T000000Z-before-v1.37.2.db", 2)
 	put(facts.SnapshotDir+"/20260102T000000Z-before-v1.37.3.db", 2)
 	put(facts.EtcdKeptDir+"/20260101T000000Z-former/member/snap/db", 4)
 	put("/var/lib/etcd/"+facts.EtcdKeptName+"/20260102T000000Z-former/member/snap/db", 8)
@@ -37,7 +38,7 @@ func TestWhatIsRemovable(t *testing.T) {
 	for _, path := range removable(root, noon) {
 		names = append(names, filepath.Base(path))
 	}
-	if want := []string{"20260101T000000Z-before-v1.37.2.db", "20260101T000000Z-former", "20260102T000000Z-former"}; !slices.Equal(names, want) {
+	if want := []string{"20251231T000000Z-before-v1.36.3.db", "20260101T000000Z-former", "20260102T000000Z-former"}; !slices.Equal(names, want) {
 		t.Errorf("removable: %q, want %q", names, want)
 	}
 	if got := Removable(root, noon); got != 1+4+8 {
