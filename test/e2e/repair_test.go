@@ -327,10 +327,10 @@ func (c *cluster) quiet(t *testing.T, ctx context.Context, p *probe.Prober, sinc
 	}
 }
 
-// soak is how long TestSoak goes on, and seed decides what it breaks.
+// soak is how long TestSoak goes on. seed decides what it breaks, and when TestCrash interrupts a step.
 var (
 	soak = flag.Duration("soak", 0, "how long TestSoak breaks things while quorate watch repairs them (0: not at all)")
-	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order (0: by chance)")
+	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order; when TestCrash interrupts a step (0: by chance)")
 )
 
 // soaked is counted. The last line of `make test-soak` is this as JSON.
