@@ -226,11 +226,8 @@ func (b *bench) save(o outcome) error {
 
 // term is the number of etcd's elections so far: every election has a term of its own.
 func (b *bench) term(ctx context.Context) (int, error) {
-	member := "127.0.0.1"
-	if !b.cluster.StackedEtcd() {
-		member = b.cluster.EtcdHosts()[0].Address
-	}
-	text, err := b.on(ctx, b.cluster.HostsWith(spec.RoleControlPlane)[0].Name, nil, "etcdctl --endpoints https://"+member+":2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
+	// Etcd hosts have the API servers' client certificate, too.
+	text, err := b.on(ctx, b.cluster.EtcdHosts()[0].Name, nil, "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
 		"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint status -w json")
 	if err != nil {
 		return 0, err
