@@ -384,6 +384,8 @@ const (
 	callerWaits = 20 * time.Second
 	// unknownLength stands for that of a step which no run has finished yet, such as one that only removes what an interrupted one has left.
 	unknownLength = 1500 * time.Millisecond
+	// sampled is how much of a step the moments of a sample are drawn from: it is to be short.
+	sampled = 5 * time.Second
 )
 
 // moment is when in a step a run is interrupted.
@@ -462,6 +464,9 @@ func (k *crash) delay(o *ordeal, step string) time.Duration {
 	length, known := k.lengths.of(k.operationKey(o.name), step)
 	if !known || length <= 0 {
 		length = unknownLength
+	}
+	if !*whole {
+		length = min(length, sampled)
 	}
 	return time.Duration(k.chance(o, step).Int64N(int64(length)))
 }
