@@ -372,12 +372,12 @@ func TestSoak(t *testing.T) {
 	}
 	begin := time.Now()
 	for time.Since(begin) < *soak && ctx.Err() == nil && !t.Failed() {
-		broken := time.Now()
+		at := time.Now()
 		what := soakOnce(t, ctx, c, s, chance)
 		n.Faults++
 		fmt.Printf("%7.0fs  %s\n", time.Since(begin).Seconds(), what)
 		t.Run(fmt.Sprintf("%d %s", n.Faults, what), func(t *testing.T) {
-			c.sound(t, ctx, p, broken)
+			c.sound(t, ctx, p, at)
 			if t.Failed() {
 				n.Worse++
 				c.collect(t, "failed")
