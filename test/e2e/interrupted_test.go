@@ -179,6 +179,34 @@ func (c *cluster) start(t *testing.T, ctx context.Context, args ...string) *runn
 	return r
 }
 
+// stepEvent is a line of progress in which a step begins or ends.
+type stepEvent struct {
+	step   string // its host, if it has one, and its title
+	first  string // the first word of that: its host, if it has one
+	begins bool
+	took   time.Duration // of a step that has succeeded
+}
+
+// stepEventOf reads a line of plain progress. It returns false for a line that says something else.
+func stepEventOf(line string) (stepEvent, bool) {
+	words := strings.Fields(line)
+	if len(words) < 3 || !strings.HasSuffix(words[0], "s") {
+		return stepEvent{}, false
+	}
+	text := strings.Join(words[1:], " ")
+	if step, begins := strings.CutSuffix(text, " …"); begins {
+		return stepEvent{step: step, first: words[1], begins: true}, true
+	}
+	if step, took, ends := strings.Cut(text, " … done "); ends {
+		length, err := time.ParseDuration(took)
+		return stepEvent{step: step, first: words[1], took: length}, err == nil
+	}
+	if step, _, failed := strings.Cut(text, " … failed after "); failed {
+		return stepEvent{step: step, first: words[1]}, true
+	}
+	return stepEvent{}, false
+}
+
 // reaches waits for a line that contains the words. It returns false if the command ends without printing them.
 func (r *running) reaches(ctx context.Context, words string) bool {
 	for {

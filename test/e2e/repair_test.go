@@ -327,10 +327,10 @@ func (c *cluster) quiet(t *testing.T, ctx context.Context, p *probe.Prober, sinc
 	}
 }
 
-// soak is how long TestSoak goes on, and seed decides what it breaks.
+// soak is how long TestSoak goes on. seed decides what it breaks, and when TestCrash interrupts a step.
 var (
 	soak = flag.Duration("soak", 0, "how long TestSoak breaks things while quorate watch repairs them (0: not at all)")
-	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order (0: by chance)")
+	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order; when TestCrash interrupts a step (0: by chance)")
 )
 
 // soaked is counted. The last line of `make test-soak` is this as JSON.
@@ -372,16 +372,22 @@ func TestSoak(t *testing.T) {
 	}
 	begin := time.Now()
 	for time.Since(begin) < *soak && ctx.Err() == nil && !t.Failed() {
+		at := time.Now()
 		what := soakOnce(t, ctx, c, s, chance)
 		n.Faults++
 		fmt.Printf("%7.0fs  %s\n", time.Since(begin).Seconds(), what)
 		t.Run(fmt.Sprintf("%d %s", n.Faults, what), func(t *testing.T) {
-			c.sound(t, ctx, p, begin)
+			c.sound(t, ctx, p, at)
 			if t.Failed() {
 				n.Worse++
 				c.collect(t, "failed")
 			}
 		})
+		lost, acked, err := p.Trim(ctx)
+		if err != nil { // it is tried again after the next fault
+			t.Log(err)
+		}
+		n.AckedWrites, n.LostWrites = n.AckedWrites+acked, n.LostWrites+len(lost)
 		s, _, _ = c.status(ctx)
 	}
 	n.Seconds = time.Since(begin).Seconds()
@@ -389,7 +395,7 @@ func TestSoak(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-	n.AckedWrites, n.LostWrites = acked, len(lost)
+	n.AckedWrites, n.LostWrites = n.AckedWrites+acked, n.LostWrites+len(lost)
 	_ = watching.Process.Signal(os.Interrupt)
 	if err := watching.Wait(); err != nil {
 		t.Errorf("quorate watch: %v", err)

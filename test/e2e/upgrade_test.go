@@ -56,34 +56,7 @@ func TestUpgrade(t *testing.T) {
 	containers := runningContainers(t, ctx, api)
 
 	p := c.clients(t, ctx)
-	for _, way := range []struct{ name, file, version, etcd string }{{"upgrade", next, spec.DefaultVersion, "3.7."}, {"rollback", former, formerVersion, "3.6."}} {
-		begin := time.Now()
-		r := c.must(t, ctx, "apply", "-f", way.file)
-		end := time.Now()
-		met, err := p.Between(ctx, begin, end)
-		if err != nil {
-			t.Fatal(err)
-		}
-		printMet(t, way.name, end.Sub(begin), met)
-		runs(t, ctx, c, api, way.file, way.version, way.etcd)
-		c.wholeBy(t, ctx, way.file)
-		if n := c.noticed(t, ctx, begin, end, met); n > 0 {
-			t.Errorf("%s: %d requests failed", way.name, n)
-		}
-		lost, acked, err := p.Lost(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(lost) > 0 {
-			t.Errorf("%s: %d of %d acknowledged writes are lost: %v", way.name, len(lost), acked, lost)
-		}
-		if !strings.Contains(r.stderr, "snapshot") {
-			t.Errorf("%s: no snapshot was saved: %s", way.name, r)
-		}
-		if again := c.must(t, ctx, "plan", "-f", way.file, "-o", "json"); len(planned(t, again)) > 0 {
-			t.Errorf("%s: something is left to do: %s", way.name, again)
-		}
-	}
+	upgradeAndBack(t, ctx, c, p, api, next, former, func(_, file string) string { return c.must(t, ctx, "apply", "-f", file).stderr })
 	for name, n := range runningContainers(t, ctx, api) {
 		if before, was := containers[name]; was && n != before {
 			t.Errorf("the container of %s was restarted", name)
@@ -106,6 +79,123 @@ func TestUpgrade(t *testing.T) {
 			return
 		}
 	}
+}
+
+// upgradeAndBack takes a cluster from one minor release to the next and back, and checks each way: everything runs the version, no request failed, nothing
+// is lost, and nothing is left to do. apply makes the cluster match a spec, and returns what the commands said.
+func upgradeAndBack(t *testing.T, ctx context.Context, c *cluster, p *probe.Prober, api kubernetes.Interface, next, former string, apply func(way, file string) string) {
+	t.Helper()
+	for _, way := range []struct{ name, file, version, etcd string }{{"upgrade", next, spec.DefaultVersion, "3.7."}, {"rollback", former, formerVersion, "3.6."}} {
+		begin := time.Now()
+		said := apply(way.name, way.file)
+		end := time.Now()
+		met, err := p.Between(ctx, begin, end)
+		if err != nil {
+			t.Fatal(err)
+		}
+		printMet(t, c.name+"-"+way.name, end.Sub(begin), met)
+		runs(t, ctx, c, api, way.file, way.version, way.etcd)
+		c.wholeBy(t, ctx, way.file)
+		if n := c.noticed(t, ctx, begin, end, met); n > 0 {
+			t.Errorf("%s: %d requests failed", way.name, n)
+		}
+		lost, acked, err := p.Lost(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(lost) > 0 {
+			t.Errorf("%s: %d of %d acknowledged writes are lost: %v", way.name, len(lost), acked, lost)
+		}
+		if !strings.Contains(said, "snapshot") {
+			t.Errorf("%s: no snapshot was saved: %s", way.name, said)
+		}
+		if again := c.must(t, ctx, "plan", "-f", way.file, "-o", "json"); len(planned(t, again)) > 0 {
+			t.Errorf("%s: something is left to do: %s", way.name, again)
+		}
+	}
+}
+
+// TestUpgradeExternal does the same with etcd on hosts of its own, whose members are replaced before the API servers, and after them on the way back. Each
+// way is killed once while the members run different versions.
+func TestUpgradeExternal(t *testing.T) {
+	if !*whole {
+		t.Skip("TestUpgrade has the stacked topology; this one runs with -whole")
+	}
+	c := newCluster(t, "e2e-upgrade-etcd")
+	ctx := testContext(t)
+	s := shapeOf(t, spec.InitOptions{Name: c.name, Topology: spec.TopologyExternal, ControlPlanes: 2, Workers: 1, LoadBalancers: -1})
+	s.Spec.Kubernetes.Version = formerVersion
+	text, err := spec.Marshal(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.must(t, ctx, "up", "-f", file)
+	former := c.edited(t, func(*spec.Cluster) {})
+	next := c.edited(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = spec.DefaultVersion })
+	_, api := c.client(t, ctx)
+	containers := runningContainers(t, ctx, api)
+	p := c.clients(t, ctx)
+	members := len(s.EtcdHosts())
+	upgradeAndBack(t, ctx, c, p, api, next, former, func(way, file string) string {
+		before := etcdTerm(t, ctx, c)
+		r := c.start(t, ctx, "apply", "-f", file, "--verbose")
+		replaced := 0
+		r.atStep(ctx, func(step, _ string) bool {
+			if strings.Contains(step, "bring etcd to") {
+				replaced++
+			}
+			return replaced == 2
+		})
+		r.signal(t, ctx, syscall.SIGKILL, time.Second)
+		code, said := r.wait(t)
+		if code != -1 || replaced != 2 {
+			t.Fatalf("%s: the apply was not killed while members ran different versions: exit status %d after %d members: %s", way, code, replaced, said)
+		}
+		eventually(t, ctx, "members of both minor releases answer", func() error {
+			s, r, err := c.statusOf(ctx, file)
+			if err != nil {
+				return err
+			}
+			for _, minor := range []string{"3.6.", "3.7."} {
+				if !slices.ContainsFunc(s.Etcd.Members, func(m status.Member) bool { return strings.HasPrefix(m.Version, minor) }) {
+					return fmt.Errorf("none runs %s*: %s", minor, r.stdout)
+				}
+			}
+			return nil
+		})
+		said += c.must(t, ctx, "apply", "-f", file).stderr
+		// Two runs, and each moves the lead away from a member before that restarts.
+		elections := etcdTerm(t, ctx, c) - before
+		fmt.Printf("%s %s: %d elections among %d members\n", c.name, way, elections, members)
+		if elections > members+1 {
+			t.Errorf("%s: %d elections among %d members", way, elections, members)
+		}
+		return said
+	})
+	for name, n := range runningContainers(t, ctx, api) {
+		if before, was := containers[name]; was && n != before {
+			t.Errorf("the container of %s was restarted", name)
+		}
+	}
+}
+
+// etcdTerm is the number of elections that etcd has had so far.
+func etcdTerm(t *testing.T, ctx context.Context, c *cluster) int {
+	t.Helper()
+	text := c.ssh(t, ctx, "etcd-a", etcdctlAsAPIServer+"endpoint status -w json")
+	var members []struct {
+		Status struct {
+			RaftTerm int `json:"raftTerm"`
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &members); err != nil || len(members) == 0 {
+		t.Fatalf("etcdctl endpoint status printed %q: %v", text, err)
+	}
+	return members[0].Status.RaftTerm
 }
 
 // diesMidway ends an apply after one control plane has the new version, cuts the power of another one, and replaces it. That comes before

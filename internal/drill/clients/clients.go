@@ -53,6 +53,8 @@ type Options struct {
 	Pods bool
 	// Few leaves out clients of the endpoint and of pods that show much the same as others, for a computer that is busy with what they measure.
 	Few bool
+	// Every adds clients, so that each way to the API has every operation on every kind of connection. What a drill reports does not have them.
+	Every bool
 	// Ready adds clients that learn when API servers stop: see probe.Summary.Late.
 	Ready bool
 	// LagLimit is by how much the process of clients may run late until what they report is not valid: 250 ms, which is as precise as outages
@@ -238,7 +240,11 @@ func (c *Clients) podClients(h spec.Host) []probe.Client {
 	if c.options.Few {
 		peer = spec.Host{}
 	}
-	return podClients(h, peer, c.service.Spec.ClusterIP)
+	out := podClients(h, peer, c.service.Spec.ClusterIP)
+	if c.options.Every {
+		out = append(out, more(out, apiClientsIn(h))...)
+	}
+	return out
 }
 
 // follow expects the clients of a node, and reads what they log.

@@ -60,7 +60,7 @@ func (c *Clients) all() (out []probe.Client) {
 }
 
 func TestClients(t *testing.T) {
-	for _, o := range []Options{{}, {Few: true}} {
+	for _, o := range []Options{{}, {Few: true}, {Few: true, Every: true}} {
 		c := running(cluster(2), o)
 		// What clients log is found by their name.
 		known := map[string]bool{}
@@ -89,6 +89,25 @@ func TestClients(t *testing.T) {
 		}
 		if beats != 1 {
 			t.Errorf("%d clients count up", beats)
+		}
+	}
+}
+
+// TestEvery: each way to the API has every operation on every kind of connection.
+func TestEvery(t *testing.T) {
+	kinds := map[string]int{}
+	for _, one := range running(cluster(2), Options{Few: true, Every: true}).all() {
+		kinds[Kind(one)]++
+	}
+	for way, n := range map[string]int{"endpoint": 1, "kubernetes-service": 5, "local-api-server": 3} {
+		for _, use := range []string{"read/new", "read/kept", "read/http2", "cached-read/new", "cached-read/kept", "cached-read/http2", "write/new", "write/kept", "write/http2", "watch/kept", "watch/http2"} {
+			want := n
+			if way == "local-api-server" && strings.HasPrefix(use, "watch") { // see everyUse
+				want = 0
+			}
+			if got := kinds[way+"/"+use]; got != want {
+				t.Errorf("%d clients are of the kind %s/%s, want %d", got, way, use, want)
+			}
 		}
 	}
 }

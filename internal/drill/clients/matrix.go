@@ -74,6 +74,9 @@ func endpointClients(o Options) (out []probe.Client) {
 	add(probe.Watch, probe.HTTP2, 0)
 	if o.Few {
 		add(probe.Read, probe.HTTP2, 0)
+		if o.Every {
+			out = append(out, more(out, everyUse(probe.Client{Path: endpoint}))...)
+		}
 		return out
 	}
 	add(probe.CachedRead, probe.New, 0)
@@ -124,7 +127,7 @@ func podClients(h, peer spec.Host, service string) (out []probe.Client) {
 	add := func(path, way string, o probe.Operation, c probe.Connection, address string) {
 		out = append(out, probe.Client{Path: path + h.Name, Way: way, Connection: c, Operation: o, Address: address, Host: h.Name})
 	}
-	const api = "Service kubernetes, pod on "
+	const api = serviceIn
 	add(api, kubernetesService, probe.Read, probe.New, "")
 	add(api, kubernetesService, probe.Read, probe.HTTP2, "")
 	add(api, kubernetesService, probe.Watch, probe.HTTP2, "")
@@ -142,6 +145,40 @@ func podClients(h, peer spec.Host, service string) (out []probe.Client) {
 			Address: "http://" + net.JoinHostPort(peerName(peer.Name), strconv.Itoa(webPort))})
 	}
 	return out
+}
+
+// serviceIn begins the paths of clients in pods that use the Service of the API.
+const serviceIn = "Service kubernetes, pod on "
+
+// everyUse are all operations on the API on every kind of connection, as far as they make sense together. A client that uses one API server and no other
+// holds no watch: while that server is replaced, there is nothing that it could resume the watch with.
+func everyUse(c probe.Client) (out []probe.Client) {
+	for _, o := range []probe.Operation{probe.Read, probe.CachedRead, probe.Write, probe.Watch} {
+		for _, connection := range []probe.Connection{probe.New, probe.Kept, probe.HTTP2} {
+			if o == probe.Watch && (connection == probe.New || c.Way == localAPIServer) {
+				continue
+			}
+			c.Operation, c.Connection = o, connection
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// apiClientsIn are those in the pod of a node that use the API in every way: through its Service, and on a control plane also its own API server.
+func apiClientsIn(h spec.Host) []probe.Client {
+	out := everyUse(probe.Client{Path: serviceIn + h.Name, Way: kubernetesService, Host: h.Name})
+	if h.Has(spec.RoleControlPlane) {
+		out = append(out, everyUse(probe.Client{Path: OwnServer + h.Name, Way: localAPIServer, Host: h.Name, Address: serverOf(h)})...)
+	}
+	return out
+}
+
+// more are the clients that are not among those that there are already.
+func more(there, clients []probe.Client) []probe.Client {
+	return slices.DeleteFunc(clients, func(c probe.Client) bool {
+		return slices.ContainsFunc(there, func(other probe.Client) bool { return other.String() == c.String() })
+	})
 }
 
 // Kinds are the kinds of clients whose results a drill reports: those outside of the cluster, and with pods those in it.

@@ -249,8 +249,10 @@ func TestWritesDoNotMeet(t *testing.T) {
 	}
 }
 
-func TestClear(t *testing.T) {
-	patched := map[string]string{}
+// entries is an API with the entries 1, 3, and 4 of one ledger and one entry of another. It returns what is patched, by object.
+func entries(t *testing.T) (client kubernetes.Interface, patched map[string]string) {
+	t.Helper()
+	patched = map[string]string{}
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		if r.Method == http.MethodPatch {
@@ -263,16 +265,49 @@ func TestClear(t *testing.T) {
 			{"metadata":{"name":"one.0"},"data":{"1":"","3":""}}, {"metadata":{"name":"one.1"},"data":{"4":""}},
 			{"metadata":{"name":"two.0"},"data":{"1":""}}, {"metadata":{"name":"read"}}]}`)
 	}))
-	defer api.Close()
+	t.Cleanup(api.Close)
 	client, err := kubernetes.NewForConfig(&rest.Config{Host: api.URL, ContentConfig: rest.ContentConfig{ContentType: "application/json"}})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return client, patched
+}
+
+func TestClear(t *testing.T) {
+	client, patched := entries(t)
 	if err := (Ledgers{"one": {1, 2, 3}}).Clear(t.Context(), client, "n"); err != nil {
 		t.Fatal(err)
 	}
 	if len(patched) != 1 || patched["one.0"] != `{"data":{"1":null,"3":null}}` {
 		t.Errorf("%v", patched)
+	}
+}
+
+func TestTrim(t *testing.T) {
+	client, patched := entries(t)
+	writes := newWriter(nil, "n", 0, 2)
+	writes.ledger = "one"
+	before := time.Now().Add(-time.Minute)
+	for _, n := range []int{1, 2, 3} {
+		writes.acked[n] = before
+	}
+	m := &member{writer: writes}
+	m.record.add(before, before, failure{})
+	m.record.add(before, before, failure{})
+	s := &Set{options: Options{Namespace: "n"}, api: client, members: []*member{m}}
+	lost, acknowledged, err := s.Trim(t.Context())
+	if err != nil || !slices.Equal(lost, []int{2}) || acknowledged != 3 {
+		t.Errorf("lost %v of %d: %v", lost, acknowledged, err)
+	}
+	if len(patched) != 1 || patched["one.0"] != `{"data":{"1":null,"3":null}}` {
+		t.Errorf("removed: %v", patched)
+	}
+	writes.acked[4] = time.Now()
+	if lost, acknowledged, err = s.Lost(t.Context()); err != nil || len(lost) > 0 || acknowledged != 1 {
+		t.Errorf("afterwards, lost %v of %d: %v", lost, acknowledged, err)
+	}
+	if n := len(m.record.ended); n > 1 { // the last success before an interval may be needed
+		t.Errorf("%d requests are remembered", n)
 	}
 }
 

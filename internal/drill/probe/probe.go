@@ -142,6 +142,12 @@ func (p *Prober) Lost(ctx context.Context) (lost []int, acknowledged int, err er
 	return p.set.Lost(ctx)
 }
 
+// Trim is Lost, and then forgets and removes what it has checked, so that the clients can run for hours: see Set.Trim. Between knows nothing of
+// earlier times afterwards.
+func (p *Prober) Trim(ctx context.Context) (lost []int, acknowledged int, err error) {
+	return p.set.Trim(ctx)
+}
+
 // Stop ends the clients and removes what they wrote.
 func (p *Prober) Stop(ctx context.Context) error {
 	p.set.Stop()

@@ -313,15 +313,38 @@ func (s *Set) result(m *member, judge func(from, to time.Time) Outage, from, to 
 	return out
 }
 
-// Lost reads back everything that was acknowledged, and counts what is missing. It also returns how many writes it checked.
-func (s *Set) Lost(ctx context.Context) (lost []int, acknowledged int, err error) {
-	want := Ledgers{}
+// written are the writes that were acknowledged, as far as they were not forgotten.
+func (s *Set) written() Ledgers {
+	out := Ledgers{}
 	for _, m := range s.members {
 		if m.writer != nil {
-			want[m.writer.ledger] = m.writer.acknowledged(time.Time{}, time.Now())
+			out[m.writer.ledger] = m.writer.acknowledged(time.Time{}, time.Now())
 		}
 	}
-	return want.Lost(ctx, s.api, s.options.Namespace)
+	return out
+}
+
+// Lost reads back everything that was acknowledged, and counts what is missing. It also returns how many writes it checked.
+func (s *Set) Lost(ctx context.Context) (lost []int, acknowledged int, err error) {
+	return s.written().Lost(ctx, s.api, s.options.Namespace)
+}
+
+// Trim is Lost, and then forgets and removes what it has checked, and forgets what clients have experienced until now: the objects of clients
+// that write for hours would grow until etcd has no space for them. What was counted once is not counted again, also if an error says that it
+// could not be removed.
+func (s *Set) Trim(ctx context.Context) (lost []int, acknowledged int, err error) {
+	now, checked := time.Now(), s.written()
+	if lost, acknowledged, err = checked.Lost(ctx, s.api, s.options.Namespace); err != nil {
+		return nil, 0, err
+	}
+	for _, m := range s.members {
+		if m.writer != nil {
+			m.writer.checked(checked[m.writer.ledger])
+		}
+		m.record.forget(now)
+	}
+	s.lag.forget(now)
+	return lost, acknowledged, checked.Clear(ctx, s.api, s.options.Namespace)
 }
 
 // Second is what one client experienced in one second: a line of the log.

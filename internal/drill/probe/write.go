@@ -95,6 +95,15 @@ func (w *writer) forget(before time.Time) {
 	}
 }
 
+// checked forgets writes that were read back.
+func (w *writer) checked(writes []int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range writes {
+		delete(w.acked, n)
+	}
+}
+
 // Ledgers are acknowledged writes, by ledger.
 type Ledgers map[string][]int
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -34,13 +35,20 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 	return struct{}{}, nil
 })
 
-type manager struct{ install, refresh []string }
+type manager struct {
+	install, refresh []string
+	// repair finishes what an interrupted run has left, when install says interrupted: it refuses to work until then.
+	repair      []string
+	interrupted string
+}
 
 // managers are non-interactive commands that wait for other running package managers.
 var managers = map[facts.Family]manager{
 	facts.Debian: {
 		install: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
 		refresh: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "update"},
+		// Files that somebody has edited stay.
+		repair: []string{"dpkg", "--force-confdef", "--force-confold", "--configure", "--pending"}, interrupted: "dpkg was interrupted",
 	},
 	facts.RHEL: {
 		install: []string{"dnf", "install", "--assumeyes", "--setopt=install_weak_deps=False"},
@@ -50,11 +58,14 @@ var managers = map[facts.Family]manager{
 
 // install first tries with the host's current package lists: the host may be unable to update them, and may not need to.
 func install(ctx context.Context, m manager, names []string) error {
-	install := system.Command{Name: m.install[0], Args: append(slices.Clone(m.install[1:]), names...),
-		Env: []string{"DEBIAN_FRONTEND=noninteractive"}, Proxies: true,
-		// A killed package manager leaves packages half configured, and refuses to work until that is repaired.
-		Finish: true}
+	install := m.command(append(slices.Clone(m.install), names...))
 	first := install.Run(ctx)
+	if first != nil && m.interrupted != "" && strings.Contains(first.Error(), m.interrupted) { // the host lost its power in the middle of it
+		if err := m.command(m.repair).Run(ctx); err != nil {
+			return errors.Join(first, err)
+		}
+		first = install.Run(ctx)
+	}
 	if first == nil || ctx.Err() != nil {
 		return first
 	}
@@ -63,4 +74,10 @@ func install(ctx context.Context, m manager, names []string) error {
 		return errors.Join(first, err)
 	}
 	return install.Run(ctx)
+}
+
+// command is one that must not be killed: a killed package manager leaves packages half configured, and refuses to work until that is
+// repaired.
+func (m manager) command(line []string) system.Command {
+	return system.Command{Name: line[0], Args: line[1:], Env: []string{"DEBIAN_FRONTEND=noninteractive"}, Proxies: true, Finish: true}
 }

@@ -31,8 +31,9 @@ const (
 	late = 4 * time.Second
 	// aftermath is how long after a change its failures still count.
 	aftermath = 10 * time.Second
-	// patience is how long something is repeated that no API server answers.
-	patience = 5 * time.Minute
+	// patience is how long a kubectl command is repeated, and upgradeTries how often kubeadm upgrade is tried.
+	patience     = 5 * time.Minute
+	upgradeTries = 3
 )
 
 // bench is one cluster with its clients.
@@ -51,9 +52,11 @@ type bench struct {
 	steps *os.File // what Quorate does, and when
 	// unseen says what of the present change is not known.
 	unseen []string
+	// retried is how many commands of the documented procedure had to be repeated.
+	retried int
 }
 
-func newBench(ctx context.Context, name string, announces bool, c *spec.Cluster, pace time.Duration) (_ *bench, err error) {
+func newBench(ctx context.Context, name string, announces bool, c *spec.Cluster, s settings) (_ *bench, err error) {
 	l, err := lab.Open(c.Metadata.Name)
 	if err != nil {
 		return nil, err
@@ -91,9 +94,12 @@ func newBench(ctx context.Context, name string, announces bool, c *spec.Cluster,
 		return nil, fmt.Errorf("the bundle of %s has no image pause", from)
 	}
 	dir := filepath.Join("artifacts", "bench-upgrade", name)
+	if s.topology == spec.TopologyExternal {
+		dir += "-external"
+	}
 	b := &bench{name: name, announces: announces, cluster: c, lab: l, engine: e, api: api, options: clients.Options{
-		Cluster: c, Conns: e.Conns, Config: through, API: api, Image: pause.Name, Namespace: namespace, Dir: dir, Pods: true, Few: true, Ready: true,
-		Pace: pace, StreamPace: pace, PodPace: pace, Timeout: timeout, SampleTimeout: timeout, LagLimit: objective}}
+		Cluster: c, Conns: e.Conns, Config: through, API: api, Image: pause.Name, Namespace: namespace, Dir: dir, Pods: true, Few: true, Every: s.every, Ready: true,
+		Pace: s.pace, StreamPace: s.pace, PodPace: s.pace, Timeout: timeout, SampleTimeout: timeout, LagLimit: objective}}
 	if err := os.RemoveAll(dir); err != nil {
 		return nil, err
 	}
@@ -181,8 +187,8 @@ func (b *bench) measure(ctx context.Context, way string, stops []spec.Host, do f
 		return outcome{}, errors.Join(err, context.Cause(ctx))
 	}
 	o := outcome{Contender: b.name, Way: way, Seconds: took.Seconds(), Elections: after - before, AllowedElections: len(stops)}
-	o.Invalid = b.unseen
-	b.unseen = nil
+	o.Invalid, o.Retried = b.unseen, b.retried
+	b.unseen, b.retried = nil, 0
 	o.judge(s, b.clients.Starved(ctx, begin, end, nil), stops, b.announces)
 	o.LostWrites, o.Writes, _, err = b.clients.Lost(ctx)
 	if err != nil {
@@ -220,7 +226,8 @@ func (b *bench) save(o outcome) error {
 
 // term is the number of etcd's elections so far: every election has a term of its own.
 func (b *bench) term(ctx context.Context) (int, error) {
-	text, err := b.on(ctx, b.cluster.HostsWith(spec.RoleControlPlane)[0].Name, nil, "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
+	// Etcd hosts have the API servers' client certificate, too.
+	text, err := b.on(ctx, b.cluster.EtcdHosts()[0].Name, nil, "etcdctl --endpoints https://127.0.0.1:2379 --cacert /etc/kubernetes/pki/etcd/ca.crt "+
 		"--cert /etc/kubernetes/pki/apiserver-etcd-client.crt --key /etc/kubernetes/pki/apiserver-etcd-client.key endpoint status -w json")
 	if err != nil {
 		return 0, err

@@ -59,7 +59,7 @@ for p in kubeadm kubelet kubectl; do ln -sf kubernetes %[1]s/$p; done`, programs
 
 // documented is https://kubernetes.io/docs/tasks/administer-cluster/kubeadm/kubeadm-upgrade/: kubeadm, drain, kubelet, and uncordon on
 // one node after the other, control planes first. With sigterm, it does what that page recommends against requests that fail because an API server
-// ends while etcd is upgraded.
+// ends while etcd is upgraded. What fails is repeated as the page says, and as operators do.
 func documented(ctx context.Context, b *bench, sigterm bool) error {
 	first := b.cluster.HostsWith(spec.RoleControlPlane)[0].Name
 	for _, command := range documentedCommands(b.cluster, sigterm) {
@@ -67,24 +67,37 @@ func documented(ctx context.Context, b *bench, sigterm bool) error {
 		if host == "" {
 			host = first
 		}
-		for begun := time.Now(); ; {
-			said("documented: %s: %s", host, command.line)
+		begun := time.Now()
+		for tries := 1; ; tries++ {
+			said("%s: %s: %s", b.name, host, command.line)
 			_, err := b.on(ctx, host, nil, command.line)
 			if err == nil {
 				break
 			}
-			if err = fmt.Errorf("%s on %s: %w", command.line, host, err); !unanswered(command, err) || time.Since(begun) > patience {
+			err = fmt.Errorf("%s on %s: %w", command.line, host, err)
+			if ctx.Err() != nil || !command.repeats(tries, time.Since(begun)) {
 				return err
 			}
-			said("documented: %v", err)
+			b.retried++
+			said("%s: %v", b.name, err)
+			if err := sleep(ctx, time.Second); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-// unanswered says that kubectl found no API server that answers. An operator repeats the command then, for a while.
-func unanswered(c command, err error) bool {
-	return strings.HasPrefix(c.line, "kubectl ") && strings.Contains(err.Error(), "Unable to connect to the server")
+// repeats says that the command is tried again after it has failed so often, for so long. The page says of kubeadm upgrade that it is idempotent and
+// can be run again, and an operator repeats a kubectl command that reached no API server, or one that was just stopping.
+func (c command) repeats(tries int, since time.Duration) bool {
+	switch {
+	case strings.HasPrefix(c.line, "kubectl "):
+		return since < patience
+	case strings.HasPrefix(c.line, "kubeadm upgrade "):
+		return tries < upgradeTries
+	}
+	return false
 }
 
 // command is one line on a host. An empty host is the one from which the operator uses kubectl.
@@ -105,7 +118,8 @@ func documentedCommands(c *spec.Cluster, sigterm bool) (out []command) {
 			do("kubeadm upgrade plan " + to + " " + ignored)
 		}
 		if sigterm && i < len(cps) {
-			do("pkill -TERM -x kube-apiserver", "sleep 20")
+			// If none runs at this moment, there is nothing to wait for: whoever types it goes on.
+			do("pkill -TERM -x kube-apiserver || true", "sleep 20")
 		}
 		if i == 0 {
 			do("kubeadm upgrade apply --yes " + to + " " + ignored)

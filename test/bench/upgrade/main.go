@@ -1,7 +1,8 @@
 // Command upgrade compares what clients notice of a minor upgrade made with quorate apply, and with kubeadm's documented procedure
 // (once as it is, and once with the documented SIGTERM workaround). Every contender gets its own cluster: the same lab machines, load
 // balancers on the control planes, the same workload, and the same clients. Quorate also goes back to the former version, which kubeadm
-// cannot do, takes every host out of service and back, and replaces every control plane.
+// cannot do, takes every host out of service and back, and replaces every control plane. Etcd runs on the control planes or, with -topology
+// external, on hosts of its own, which kubeadm does not upgrade.
 //
 // The clients are those of a drill: see package clients. Those of a node are one process in a pod of that node, which runs this program from
 // the host. Those of the endpoint and of NodePorts run outside of the cluster, in this process.
@@ -49,19 +50,48 @@ func main() {
 	only := flag.String("only", "", "run only one of "+strings.Join(names(), ", ")+"; there is no ratio then")
 	pace := flag.Duration("pace", fitting(runtime.NumCPU()), "time between two requests of a client; the default depends on the number of processors")
 	ways := flag.String("ways", "", "with these changes only, separated by commas: "+strings.Join(wayNames(), ", ")+"; kubeadm's procedure is an upgrade")
+	topology := flag.String("topology", spec.TopologyStacked, "where etcd runs: stacked or external")
+	matrix := flag.String("clients", most(runtime.NumCPU()), "few or all: what the clients do on each way; the default depends on the number of processors")
 	flag.Parse()
-	chosen, err := choose(*only, *ways)
+	chosen, err := choose(*only, *ways, *topology)
+	if err == nil && *matrix != few && *matrix != all {
+		err = fmt.Errorf("-clients %s: it is %s or %s", *matrix, few, all)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "upgrade:", err)
 		os.Exit(2)
 	}
-	exit(race(ctx, chosen, *pace))
+	exit(race(ctx, chosen, settings{topology: *topology, pace: *pace, every: *matrix == all}))
+}
+
+// What clients do: see clients.Options.
+const (
+	few = "few"
+	all = "all"
+)
+
+// settings are those of a run.
+type settings struct {
+	topology string
+	pace     time.Duration
+	every    bool // clients
+}
+
+// enough processors serve all clients, at 20 requests per second each, next to the machines. The number is a guess.
+const enough = 8
+
+// most is how many clients this many processors can stand.
+func most(processors int) string {
+	if processors >= enough {
+		return all
+	}
+	return few
 }
 
 // fitting is the pace that this many processors can stand: 50 ms with eight or more. With two, that pace left nothing
 // to the cluster: requests failed before anything was changed, and with 200 ms, none did. How much more processors can stand is a guess.
 func fitting(processors int) time.Duration {
-	return 50 * time.Millisecond * time.Duration(max(1, 8/processors))
+	return 50 * time.Millisecond * time.Duration(max(1, enough/processors))
 }
 
 func exit(err error) {
@@ -89,6 +119,9 @@ type way struct {
 	do      func(context.Context, *bench) error
 }
 
+// withWorkaround is the contender that ends API servers before kubeadm upgrades their etcd.
+const withWorkaround = "documented-sigterm"
+
 func contenders() []contender {
 	return []contender{
 		{name: "quorate", build: func(ctx context.Context, c *spec.Cluster) error { return applied(ctx, c, progress.Discard) }, announces: true, ways: []way{
@@ -100,7 +133,7 @@ func contenders() []contender {
 		{name: "documented", build: guide.Build, prepare: install, ways: []way{
 			{name: "upgrade", do: func(ctx context.Context, b *bench) error { return documented(ctx, b, false) }},
 		}},
-		{name: "documented-sigterm", build: guide.Build, prepare: install, ways: []way{
+		{name: withWorkaround, build: guide.Build, prepare: install, ways: []way{
 			{name: "upgrade", do: func(ctx context.Context, b *bench) error { return documented(ctx, b, true) }},
 		}},
 	}
@@ -121,9 +154,15 @@ func wayNames() (out []string) {
 }
 
 // choose returns the contenders to run, each with the ways to measure, in order.
-func choose(only, ways string) (out []contender, err error) {
+func choose(only, ways, topology string) (out []contender, err error) {
+	if topology != spec.TopologyStacked && topology != spec.TopologyExternal {
+		return nil, fmt.Errorf("-topology %s: it is %s or %s", topology, spec.TopologyStacked, spec.TopologyExternal)
+	}
 	if only != "" && !slices.Contains(names(), only) {
 		return nil, fmt.Errorf("-only %s: there are %s", only, strings.Join(names(), ", "))
+	}
+	if only == withWorkaround && topology == spec.TopologyExternal {
+		return nil, fmt.Errorf("-only %s: the workaround is for an etcd that kubeadm upgrades, and it does not upgrade an external one", only)
 	}
 	wanted := wayNames()
 	if ways != "" {
@@ -139,6 +178,9 @@ func choose(only, ways string) (out []contender, err error) {
 	}
 	for _, c := range contenders() {
 		c.ways = slices.DeleteFunc(c.ways, func(w way) bool { return !slices.Contains(wanted, w.name) })
+		if c.name == withWorkaround && topology == spec.TopologyExternal {
+			continue
+		}
 		if len(c.ways) > 0 && (only == "" || c.name == only) {
 			out = append(out, c)
 		}
@@ -149,23 +191,30 @@ func choose(only, ways string) (out []contender, err error) {
 	return out, nil
 }
 
-func race(ctx context.Context, chosen []contender, pace time.Duration) error {
-	var all []outcome
+// race lets the contenders compete, one after the other. If one fails, what the others have shown is printed all the same.
+func race(ctx context.Context, chosen []contender, s settings) error {
+	var measured []outcome
+	var errs []error
 	for _, c := range chosen {
-		outcomes, err := compete(ctx, c, pace)
+		outcomes, err := compete(ctx, c, s)
+		measured = append(measured, outcomes...)
 		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
+			err = fmt.Errorf("%s: %w", c.name, err)
+			said("%v", err)
+			errs = append(errs, err)
 		}
-		all = append(all, outcomes...)
+		if ctx.Err() != nil {
+			break
+		}
 	}
-	summary := lastLine(all)
-	summary["paceMilliseconds"] = pace.Milliseconds()
+	summary := lastLine(measured)
+	summary["topology"], summary["paceMilliseconds"], summary["allClients"] = s.topology, s.pace.Milliseconds(), s.every
 	line, err := json.Marshal(summary)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%s\n", line)
-	return nil
+	return errors.Join(errs...)
 }
 
 // at is the cluster with another version.
@@ -175,8 +224,9 @@ func at(c *spec.Cluster, version string) *spec.Cluster {
 	return &out
 }
 
-func shape() (*spec.Cluster, error) {
-	data, err := spec.Init(spec.InitOptions{Name: name, Version: from, Workers: 2, LoadBalancers: -1, Versions: bundle.Versions()})
+// shape has three control planes in both topologies, so that as many elections are allowed in both.
+func shape(topology string) (*spec.Cluster, error) {
+	data, err := spec.Init(spec.InitOptions{Name: name, Version: from, Topology: topology, ControlPlanes: 3, Workers: 2, LoadBalancers: -1, Versions: bundle.Versions()})
 	if err != nil {
 		return nil, err
 	}
@@ -184,8 +234,8 @@ func shape() (*spec.Cluster, error) {
 }
 
 // compete builds a cluster, runs its clients, and changes it. Whatever happens, the machines are deleted in the end.
-func compete(ctx context.Context, c contender, pace time.Duration) (out []outcome, err error) {
-	cluster, err := shape()
+func compete(ctx context.Context, c contender, s settings) (out []outcome, err error) {
+	cluster, err := shape(s.topology)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +257,7 @@ func compete(ctx context.Context, c contender, pace time.Duration) (out []outcom
 	if err := c.build(ctx, resolved); err != nil {
 		return nil, fmt.Errorf("building the cluster: %w", err)
 	}
-	b, err := newBench(ctx, c.name, c.announces, resolved, pace)
+	b, err := newBench(ctx, c.name, c.announces, resolved, s)
 	if err != nil {
 		return nil, err
 	}
@@ -225,7 +275,7 @@ func compete(ctx context.Context, c contender, pace time.Duration) (out []outcom
 	for _, w := range c.ways {
 		o, err := b.compete(ctx, w)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.name, err)
+			return out, fmt.Errorf("%s: %w", w.name, err)
 		}
 		o.print()
 		out = append(out, o)

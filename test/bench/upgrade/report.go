@@ -36,6 +36,8 @@ type outcome struct {
 	// LostWrites of the acknowledged Writes are missing.
 	LostWrites int `json:"lostWrites"`
 	Writes     int `json:"writes"`
+	// Retried commands of the documented procedure had failed before.
+	Retried int `json:"retried,omitempty"`
 	// Invalid says why this must not be compared with others.
 	Invalid []string `json:"invalid,omitempty"`
 }
@@ -181,6 +183,9 @@ func (o outcome) print() {
 	for _, what := range o.noticed() {
 		fmt.Printf("  noticed: %s\n", what)
 	}
+	if o.Retried > 0 {
+		fmt.Printf("  commands that failed and were repeated: %d\n", o.Retried)
+	}
 	for _, why := range o.Invalid {
 		fmt.Printf("  not valid: %s\n", why)
 	}
@@ -200,9 +205,10 @@ func counts(m map[string]int) string {
 }
 
 // lastLine is the summary of all contenders that ran. Its numbers for Quorate are the sums of everything that it did, apart from the
-// seconds, which are those of the upgrade, and from the times, of which the worst counts.
+// seconds, which are those of the upgrade, and from the times, of which the worst counts. What was not measured is null.
 func lastLine(all []outcome) map[string]any {
-	out := map[string]any{}
+	out := map[string]any{"failedApiRequests": nil, "failedWorkloadRequests": nil, "disruptionSeconds1Hz": nil, "seconds": nil,
+		"documentedSeconds": nil, "documentedFailedApiRequests": nil, "ratio": nil}
 	seconds := map[string]float64{}
 	elections, allowed := map[string]int{}, map[string]int{}
 	var slowAPI, slowWorkload, gap time.Duration
@@ -215,10 +221,10 @@ func lastLine(all []outcome) map[string]any {
 			out["seconds"] = round(o.Seconds)
 		case "documented/upgrade":
 			out["documentedSeconds"], out["documentedFailedApiRequests"], out["documentedFailedWorkloadRequests"] = round(o.Seconds), o.failedAPI(), o.failedWorkload()
-			out["documentedDisruptionSeconds1Hz"] = o.disruption()
-		case "documented-sigterm/upgrade":
+			out["documentedDisruptionSeconds1Hz"], out["documentedRetriedCommands"] = o.disruption(), o.Retried
+		case withWorkaround + "/upgrade":
 			out["sigtermSeconds"], out["sigtermFailedApiRequests"], out["sigtermFailedWorkloadRequests"] = round(o.Seconds), o.failedAPI(), o.failedWorkload()
-			out["sigtermDisruptionSeconds1Hz"] = o.disruption()
+			out["sigtermDisruptionSeconds1Hz"], out["sigtermRetriedCommands"] = o.disruption(), o.Retried
 		default:
 			out[o.Way+"Seconds"] = round(o.Seconds)
 		}

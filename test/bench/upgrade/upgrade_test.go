@@ -20,7 +20,7 @@ func lines(commands []command) (out []string) {
 }
 
 func TestDocumentedOrder(t *testing.T) {
-	c, err := shape()
+	c, err := shape(spec.TopologyStacked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +49,32 @@ func TestDocumentedOrder(t *testing.T) {
 	}
 	if len(added) != 2*3 || len(workaround) != len(plain)+len(added) || !strings.HasPrefix(added[0], "cp-a: pkill -TERM") {
 		t.Errorf("the workaround adds %v", added)
+	}
+	// kubeadm does not upgrade an external etcd.
+	if c, err = shape(spec.TopologyExternal); err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(lines(documentedCommands(c, false)), "\n"); strings.Contains(text, "etcd-a") || !strings.Contains(text, "cp-c: kubeadm upgrade node") {
+		t.Errorf("with external etcd:\n%s", text)
+	}
+}
+
+func TestRepeats(t *testing.T) {
+	for _, c := range []struct {
+		line  string
+		tries int
+		since time.Duration
+		want  bool
+	}{
+		{"kubectl uncordon cp-a", 20, time.Minute, true},
+		{"kubectl uncordon cp-a", 1, patience, false},
+		{"kubeadm upgrade apply --yes " + to, 2, time.Hour, true},
+		{"kubeadm upgrade apply --yes " + to, 3, time.Minute, false},
+		{"systemctl restart kubelet", 1, 0, false},
+	} {
+		if got := (command{"cp-a", c.line}).repeats(c.tries, c.since); got != c.want {
+			t.Errorf("%s after %d tries and %s: %t", c.line, c.tries, c.since, got)
+		}
 	}
 }
 
@@ -166,7 +192,7 @@ func TestJudge(t *testing.T) {
 
 // TestReplaced makes the cluster after a control plane was replaced.
 func TestReplaced(t *testing.T) {
-	c, err := shape()
+	c, err := shape(spec.TopologyStacked)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,18 +216,21 @@ func TestReplaced(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	for flags, want := range map[[2]string]string{
-		{"", ""}:                           "quorate: upgrade rollback maintain replace; documented: upgrade; documented-sigterm: upgrade; ",
-		{"quorate", ""}:                    "quorate: upgrade rollback maintain replace; ",
-		{"documented", ""}:                 "documented: upgrade; ",
-		{"", "maintain,replace"}:           "quorate: maintain replace; ",
-		{"quorate", "replace,upgrade"}:     "quorate: upgrade replace; ",
-		{"quorate", "rollback"}:            "error: -ways rollback: a rollback needs an upgrade before it",
-		{"", "drill"}:                      "error: -ways drill: there are upgrade, rollback, maintain, replace",
-		{"other", ""}:                      "error: -only other: there are quorate, documented, documented-sigterm",
-		{"documented-sigterm", "maintain"}: "error: -only documented-sigterm -ways maintain: documented-sigterm does none of that",
+	for flags, want := range map[[3]string]string{
+		{"", "", "stacked"}:                           "quorate: upgrade rollback maintain replace; documented: upgrade; documented-sigterm: upgrade; ",
+		{"", "", "external"}:                          "quorate: upgrade rollback maintain replace; documented: upgrade; ",
+		{"quorate", "", "stacked"}:                    "quorate: upgrade rollback maintain replace; ",
+		{"documented", "", "stacked"}:                 "documented: upgrade; ",
+		{"", "maintain,replace", "external"}:          "quorate: maintain replace; ",
+		{"quorate", "replace,upgrade", "stacked"}:     "quorate: upgrade replace; ",
+		{"quorate", "rollback", "stacked"}:            "error: -ways rollback: a rollback needs an upgrade before it",
+		{"", "drill", "stacked"}:                      "error: -ways drill: there are upgrade, rollback, maintain, replace",
+		{"other", "", "stacked"}:                      "error: -only other: there are quorate, documented, documented-sigterm",
+		{"documented-sigterm", "maintain", "stacked"}: "error: -only documented-sigterm -ways maintain: documented-sigterm does none of that",
+		{"documented-sigterm", "", "external"}:        "error: -only documented-sigterm: the workaround is for an etcd that kubeadm upgrades, and it does not upgrade an external one",
+		{"", "", "star"}:                              "error: -topology star: it is stacked or external",
 	} {
-		chosen, err := choose(flags[0], flags[1])
+		chosen, err := choose(flags[0], flags[1], flags[2])
 		got := ""
 		for _, c := range chosen {
 			got += c.name + ":"
@@ -243,6 +272,12 @@ func TestLastLine(t *testing.T) {
 	}
 	if line := lastLine([]outcome{fails("documented", "upgrade", 300, 70)}); line["ratio"] != nil || line["seconds"] != nil {
 		t.Errorf("without Quorate: %v", line)
+	}
+	none := lastLine(nil)
+	for _, key := range []string{"failedApiRequests", "failedWorkloadRequests", "disruptionSeconds1Hz", "seconds", "documentedSeconds", "documentedFailedApiRequests", "ratio"} {
+		if value, there := none[key]; !there || value != nil {
+			t.Errorf("%s of nothing is %v, and is there: %t", key, value, there)
+		}
 	}
 	bad := fails("quorate", "upgrade", 150, 0)
 	bad.Invalid = []string{"x"}
