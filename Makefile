@@ -88,10 +88,11 @@ bench-distribution: build ## how much the caller sends when 1, 4, and 8 hosts ne
 	$(GO) build -o bin/bench-distribution ./test/bench/distribution
 	bin/bench-distribution
 
-bench-recover: build ## time and size of backups of etcds with 2.5 MB, 500 MB, and 4 GB, as root; the last line is JSON
+bench-recover: build ## time and size of backups and restores of etcds with 2.5 MB, 500 MB, and 4 GB, time to recover a lost quorum, and requests that fail while certificates change; as root; the last line is JSON
+	bin/quorate lab requirements
 	bin/quorate bundle build
-	$(GO) build -o bin/bench-recover ./test/bench/recover
-	bin/bench-recover
+	$(GO) build -ldflags '-s -w' -o bin/bench-recover ./test/bench/recover
+	bin/bench-recover $(BENCH_FLAGS)
 
 clean:
 	rm -rf bin artifacts
