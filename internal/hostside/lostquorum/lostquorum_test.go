@@ -70,8 +70,11 @@ func TestExamine(t *testing.T) {
 	if got := p.examined(t, "/mnt/var/lib/etcd", "/mnt/nothing"); len(got.Copies) != 2 || got.Copies[0].MemberID != "a1" || got.Copies[0].Kind != facts.CopyNamed || got.Copies[1].Error == "" {
 		t.Errorf("a rescue system: %+v", got.Copies)
 	}
-	p.write(t, hostconfig.EtcdManifest, manifest)
 	p.write(t, kubeletConf, "x")
+	if got := p.examined(t); !got.Joined || got.Starts || got.Name != "" {
+		t.Errorf("a control plane without manifests: %+v", got)
+	}
+	p.write(t, hostconfig.EtcdManifest, manifest)
 	for _, name := range []string{"ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"} {
 		p.write(t, pki+name, "x")
 	}
@@ -87,7 +90,7 @@ func TestExamine(t *testing.T) {
 		for _, c := range got.Copies {
 			paths = append(paths, c.Path)
 		}
-		if !got.Starts || !got.Certificates || got.Name != "cp-a" || got.PeerURL != "https://10.0.0.11:2380" || !slices.Equal(paths, want) {
+		if !got.Starts || !got.Joined || !got.Certificates || got.Name != "cp-a" || got.PeerURL != "https://10.0.0.11:2380" || !slices.Equal(paths, want) {
 			t.Errorf("%s: %+v, paths %v", name, got, paths)
 		}
 	}
