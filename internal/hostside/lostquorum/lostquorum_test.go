@@ -141,6 +141,29 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// TestBuildWithoutAManifest: who recovers says which member it becomes, where no manifest does.
+func TestBuildWithoutAManifest(t *testing.T) {
+	p := place{t.TempDir()}
+	p.data(t, "/var/lib/etcd", "a1")
+	var asked etcddata.RebuildRequest
+	build := func(_ context.Context, r etcddata.RebuildRequest) (etcddata.Rebuilt, error) {
+		asked = r
+		return etcddata.Rebuilt{}, nil
+	}
+	in := BuildRequest{Source: "/var/lib/etcd", Stamp: "s"}
+	if _, err := p.build(t.Context(), in, build); err == nil {
+		t.Error("a member without a name was built")
+	}
+	in.Name, in.PeerURL = "cp-z", "https://10.0.0.99:2380"
+	if _, err := p.build(t.Context(), in, build); err != nil || asked.Name != "cp-z" || asked.PeerURL != in.PeerURL {
+		t.Errorf("%+v, %v", asked, err)
+	}
+	p.write(t, hostconfig.EtcdManifest, manifest)
+	if _, err := p.build(t.Context(), in, build); err != nil || asked.Name != "cp-a" {
+		t.Errorf("the manifest counts: %+v, %v", asked, err)
+	}
+}
+
 // TestNothingIsLost sets data aside and puts others in their place, with everything that can be in the way.
 func TestNothingIsLost(t *testing.T) {
 	p := place{t.TempDir()}
