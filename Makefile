@@ -58,8 +58,9 @@ test-crash: build ## kill every operation at every step, and cut the power of ho
 	bin/quorate lab requirements
 	bin/quorate bundle build
 	bin/quorate bundle build --kubernetes-version v1.36.3
-	$(GO) test -tags e2e -count=1 -timeout 12h -v -run 'TestCrash$$' ./test/e2e -whole
-	@cat artifacts/crash.json
+	@rm -f artifacts/crash.json
+	failed=; $(GO) test -tags e2e -count=1 -timeout 12h -v -run 'TestCrash$$' ./test/e2e -whole || failed=yes; \
+	cat artifacts/crash.json; test -z "$$failed"
 
 SOAK ?= 1h
 # 0: what a soak draws differs each time.
