@@ -85,7 +85,7 @@ func (m *machinery) measure(ctx context.Context, o options, do func(context.Cont
 	if err != nil {
 		return f, err
 	}
-	defer func() { err = errors.Join(err, l.stop(context.WithoutCancel(ctx))) }()
+	defer func() { err = errors.Join(err, l.stop(ctx, err != nil)) }() // after an error, nothing else is measured
 	if omitted := l.clients.Omitted(); len(omitted) > 0 {
 		return f, fmt.Errorf("clients do not run: %q", omitted)
 	}

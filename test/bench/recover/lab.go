@@ -165,9 +165,12 @@ func (m *machinery) config(ctx context.Context, e *run.Engine) (*rest.Config, er
 	return through, nil
 }
 
-// stop ends the clients, and removes what they created.
-func (l *load) stop(ctx context.Context) error {
+// stop ends the clients, and removes what they created, unless the cluster is deleted anyway.
+func (l *load) stop(ctx context.Context, deleted bool) error {
 	defer l.engine.Close()
+	if deleted {
+		return l.clients.Quit()
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return l.clients.Stop(ctx)

@@ -58,7 +58,7 @@ func quorums(ctx context.Context, o options) (any, error) {
 		if err != nil {
 			return err
 		}
-		defer func() { err = errors.Join(err, l.clients.Quit()); l.engine.Close() }() // the cluster is deleted
+		defer func() { err = errors.Join(err, l.stop(ctx, true)) }()
 		fmt.Printf("%-10s %14s %14s %14s %10s %10s\n", "lost", "accepts writes", "client writes", "three voters", "acked", "lost")
 		for i, loss := range losses {
 			if i > 0 {
