@@ -46,6 +46,9 @@ type EtcdRemains struct {
 	PeerURL string `json:"peerURL,omitempty"`
 	// Starts says that the host has what starts a member: a kubelet with its identity, or etcd's unit.
 	Starts bool `json:"starts"`
+	// Joined says that the kubelet of the host has its identity. With the certificates of a stacked member, it can run one: kubeadm can write the
+	// manifest again.
+	Joined bool `json:"joined,omitempty"`
 	// Guard says that the guard of a stacked member is armed, and Established that the host is marked as part of a cluster that was
 	// complete: either way the host has, or had, the data of a member.
 	Guard       bool `json:"guard,omitempty"`

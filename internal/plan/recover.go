@@ -25,6 +25,9 @@ type Recovery struct {
 	Excluded []string `json:"excluded,omitempty"`
 	// Aside are the data that are set aside, by host.
 	Aside map[string]Aside `json:"aside,omitempty"`
+	// Manifests are the static pods whose manifests are missing on the host where the cluster begins. They are written again when their turn comes
+	// to start: not before, so that nothing starts on the data of the old cluster.
+	Manifests []string `json:"manifests,omitempty"`
 	// Missing says what is lost.
 	Missing []string `json:"missing,omitempty"`
 }
@@ -91,13 +94,31 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	} else {
 		r.Note = *j.UnderWay
 	}
+	r.Manifests = lostManifests(s, host)
 	serve := "it ends when the API has accepted a write"
+	if len(r.Manifests) > 0 {
+		serve += "; kubeadm writes the manifests of " + cluster.List(r.Manifests) + " again, which are missing"
+	}
 	if len(r.Excluded) > 0 && s.Spec.Spec.LoadBalancer.Type == spec.BalancerManaged {
 		serve += "; until they have joined again, the load balancers send no clients to " + cluster.List(r.Excluded)
 	}
 	b.add(Step{Kind: ServeRecovered, Host: host, Title: "start etcd and the API", Recovery: r, Change: &c, Reason: serve}, recovered)
 	b.out.Steps = b.list()
 	return b.out, nil
+}
+
+// lostManifests are the static pods of a control plane without a manifest, neither in its place nor set aside.
+func lostManifests(s *cluster.State, host string) []string {
+	h, _ := s.Present().Host(host)
+	if !h.Has(spec.RoleControlPlane) {
+		return nil
+	}
+	pods := controlPlanePods
+	if s.Spec.StackedEtcd() {
+		pods = append([]string{"etcd"}, pods...)
+	}
+	have := s.Seen.LostQuorum.Remains[host].Manifests
+	return slices.DeleteFunc(slices.Clone(pods), func(pod string) bool { return slices.Contains(have, pod) })
 }
 
 // note is what the hosts note. A recovery from the same copy that was interrupted goes on under its old name.

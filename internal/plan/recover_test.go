@@ -25,7 +25,8 @@ func lostQuorum(f clustertest.Fixture, left string) {
 	for _, m := range members {
 		remains := facts.EtcdRemains{DataDir: "/var/lib/etcd"}
 		if m.Name == left {
-			remains.Starts, remains.Certificates, remains.Name = true, true, left
+			remains.Starts, remains.Joined, remains.Certificates, remains.Name = true, true, true, left
+			remains.Manifests = []string{"etcd", "kube-apiserver", facts.ControllerManager, facts.Scheduler}
 			remains.Copies = []facts.EtcdCopy{{Path: "/var/lib/etcd", Kind: facts.CopyInPlace, ClusterID: "c1", MemberID: m.ID, Members: members, LastTerm: 2, LastIndex: 100, Commit: 99, Applied: 99}}
 		} else {
 			f.Change(m.Name, func(h *facts.Host) { *h = facts.Host{Facts: &facts.Facts{Time: h.Facts.Time}} })
@@ -48,6 +49,7 @@ func TestRecover(t *testing.T) {
 		steps    string
 		refused  string
 		silent   string // a control plane that may come back as it was
+		written  string // the manifests that are written again
 	}{
 		"a machine is lost": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", silent: "cp-c", change: func(f clustertest.Fixture) {
 			f.Dies("cp-c")
@@ -64,6 +66,16 @@ func TestRecover(t *testing.T) {
 		}},
 		"stacked":  {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered"},
 		"external": {external: true, left: "etcd-a", steps: "cluster/stop-members etcd-a/recover-member etcd-a/serve-recovered"},
+		"only data, and no manifest": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", written: "etcd kube-apiserver kube-controller-manager kube-scheduler", change: func(f clustertest.Fixture) {
+			r := f.Seen.LostQuorum.Remains["cp-b"]
+			r.Starts, r.Name, r.Manifests = false, "", nil
+			f.Seen.LostQuorum.Remains["cp-b"] = r
+		}},
+		"no manifest of the API server": {left: "cp-b", steps: "cluster/stop-members cp-b/recover-member cp-b/serve-recovered", written: "kube-apiserver", change: func(f clustertest.Fixture) {
+			r := f.Seen.LostQuorum.Remains["cp-b"]
+			r.Manifests = []string{"etcd", facts.ControllerManager, facts.Scheduler}
+			f.Seen.LostQuorum.Remains["cp-b"] = r
+		}},
 		"the data are in place already": {left: "cp-b", steps: "cp-b/serve-recovered", change: func(f clustertest.Fixture) {
 			r := f.Seen.LostQuorum.Remains["cp-b"]
 			r.Copies[0].ClusterID = "c2"
@@ -108,6 +120,9 @@ func TestRecover(t *testing.T) {
 				t.Fatalf("the steps are %s, want %s", got, tc.steps)
 			}
 			rec := p.Steps[0].Recovery
+			if got := strings.Join(rec.Manifests, " "); got != tc.written {
+				t.Errorf("the manifests of %q are written again, want %q", got, tc.written)
+			}
 			if !slices.Contains(rec.Members, tc.left) || tc.external && !slices.Equal(rec.APIServers, []string{"cp-a", "cp-b"}) {
 				t.Errorf("%+v", rec)
 			}

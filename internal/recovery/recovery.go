@@ -335,7 +335,7 @@ func (j *Judgment) absent(v Voter, r facts.EtcdRemains) (why string, gone bool) 
 	}
 	named := own(facts.CopyNamed)
 	switch {
-	case r.Starts || r.Guard || r.Established:
+	case r.Starts || r.Joined || r.Guard || r.Established:
 		return none + ", but the host is set up as a member: is the disk with the data not mounted?", false
 	case named != "":
 		return "its data are in " + named + ", and nothing on the host could run it: is this a rescue system?", false
@@ -463,8 +463,8 @@ func (j *Judgment) decide() {
 	case !chosen.Usable():
 		j.refuse(fmt.Sprintf("the data on %s cannot be used: %s", chosen, chosen.Error), "Choose another copy: `quorate recover` shows them.")
 		return
-	case !remains.Starts || !remains.Certificates:
-		j.refuse(fmt.Sprintf("%s has nothing that could run etcd: %s", chosen.Host, lacks(remains)),
+	case !j.runs(remains) || !remains.Certificates:
+		j.refuse(fmt.Sprintf("%s has nothing that could run etcd: %s", chosen.Host, j.lacks(remains)),
 			"Boot its installed system. If that is gone, attach the disk to a host of the cluster that has one, or copy the directory there, and name it: --data HOST:/path. "+
 				"If no host has one, restore /etc/kubernetes, /var/lib/kubelet, and the programs from the disk, or restore a backup (docs/recovery.md).")
 		return
@@ -485,10 +485,19 @@ func onlyIf(yes bool, text string) string {
 	return ""
 }
 
-func lacks(r facts.EtcdRemains) string {
+// runs says that a host has what starts a member, or what is needed to write it again.
+func (j *Judgment) runs(r facts.EtcdRemains) bool {
+	return r.Starts || r.Joined && !slices.Contains(r.Manifests, "etcd") && j.c.StackedEtcd()
+}
+
+func (j *Judgment) lacks(r facts.EtcdRemains) string {
 	var out []string
-	if !r.Starts {
-		out = append(out, "neither a kubelet that has joined and the manifest of etcd, nor etcd's unit")
+	switch {
+	case j.runs(r):
+	case r.Joined && slices.Contains(r.Manifests, "etcd"):
+		out = append(out, "a manifest of etcd that cannot be read")
+	default:
+		out = append(out, "neither a kubelet that has joined nor etcd's unit")
 	}
 	if !r.Certificates {
 		out = append(out, "not the certificates of a member in /etc/kubernetes/pki/etcd")

@@ -375,6 +375,24 @@ func TestCopies(t *testing.T) {
 			w.empty("cp-b", "cp-c")
 			w.change("cp-a", func(r *facts.EtcdRemains) { r.Starts = false; r.Certificates = false })
 		}, "cp-a", nil, "cp-a has nothing that could run etcd", "", ""},
+		"data without a manifest": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-a", func(r *facts.EtcdRemains) { r.Starts, r.Joined, r.Name = false, true, "" })
+		}, "cp-a", nil, "", "cp-a", ""},
+		"data with a manifest that cannot be read": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-a", func(r *facts.EtcdRemains) {
+				r.Starts, r.Joined, r.Name, r.Manifests = false, true, "", []string{"etcd"}
+			})
+		}, "cp-a", nil, "a manifest of etcd that cannot be read", "", ""},
+		"data without a kubelet that has joined": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-a", func(r *facts.EtcdRemains) { r.Starts, r.Name = false, "" })
+		}, "cp-a", nil, "neither a kubelet that has joined", "", ""},
+		"disks that are not mounted, of hosts with only a kubelet that has joined": {func(w world) {
+			w.empty("cp-b", "cp-c")
+			w.change("cp-b", func(r *facts.EtcdRemains) { r.Joined = true })
+		}, "cp-a", nil, "nothing is known of cp-b", "", ""},
 		"a quorum": {func(w world) {
 			w.empty("cp-c")
 			w.seen.Etcd = []facts.EtcdMember{{Name: "cp-a", Healthy: true}, {Name: "cp-b", Healthy: true}, {Name: "cp-c"}}

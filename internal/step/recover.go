@@ -12,6 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
@@ -76,7 +77,9 @@ func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	r := s.Recovery
-	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp, Now: time.Now()})
+	h, _ := e.Present.Host(s.Host)
+	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp, Now: time.Now(),
+		Name: h.Name, PeerURL: "https://" + h.Address + ":2380"})
 	if err != nil {
 		return fmt.Errorf("making a cluster of one from %s on %s: %w", r.Note.Path, s.Host, err)
 	}
@@ -119,6 +122,9 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	e.exclude(ctx, s, permit)
+	if err := writeManifests(ctx, e, s, permit, "etcd"); err != nil {
+		return err
+	}
 	if _, err := lostquorum.Start.Make(ctx, c, permit, struct{}{}); err != nil {
 		return err
 	}
@@ -128,6 +134,9 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 	servers := r.APIServers
 	if e.Cluster.StackedEtcd() {
 		servers = []string{s.Host} // the others have no etcd yet
+	}
+	if err := writeManifests(ctx, e, s, permit, facts.APIServer); err != nil {
+		return err
 	}
 	if err := e.onEach(servers, func(_ string, c *host.Conn) error {
 		_, err := lostquorum.StartAPI.Make(ctx, c, permit, struct{}{})
@@ -152,6 +161,9 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 	}); err != nil {
 		return err
 	}
+	if err := writeManifests(ctx, e, s, permit, facts.ControllerManager, facts.Scheduler); err != nil {
+		return err
+	}
 	if err := e.onEach(servers, func(_ string, c *host.Conn) error {
 		_, err := lostquorum.StartControllers.Make(ctx, c, permit, struct{}{})
 		return err
@@ -167,6 +179,22 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		e.note(s, "the note of the recovery stays on a host: "+err.Error()) // it counts only on the host where the cluster begins
 	}
 	return finish(s.Host, c)
+}
+
+// writeManifests writes the manifests of these static pods again that are missing on the host where the cluster begins.
+func writeManifests(ctx context.Context, e *Env, s plan.Step, permit cluster.Permit, pods ...string) error {
+	pods = slices.DeleteFunc(pods, func(pod string) bool { return !slices.Contains(s.Recovery.Manifests, pod) })
+	if len(pods) == 0 {
+		return nil
+	}
+	_, c, config, err := e.initConfig(s)
+	if err != nil {
+		return err
+	}
+	if _, err := kubeadm.RestoreControlPlane.Make(ctx, c, permit, kubeadm.RestoreRequest{Config: config, Pods: pods}); err != nil {
+		return fmt.Errorf("writing the manifests of %s on %s again: %w", strings.Join(pods, " and "), s.Host, err)
+	}
+	return nil
 }
 
 // abandon notes on the hosts that the old cluster is over, before the new one begins. Members of it that come back count no longer. The host

@@ -7,13 +7,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/lab"
@@ -88,30 +92,66 @@ func (q quorumLost) reinstall(t *testing.T, ctx context.Context, names ...string
 	}
 }
 
-// recovered expects that a recovery brings all members back, that apply finishes the rest, and that no write is lost that was acknowledged.
-func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string) {
+// The times that a recovery may take, from the decision on.
+const (
+	untilWrites      = time.Minute
+	untilThreeVoters = 2 * time.Minute
+)
+
+// recover recovers, and expects that it is over in time.
+func (q quorumLost) recover(t *testing.T, ctx context.Context, args ...string) (out run.Recovered) {
 	t.Helper()
 	r := q.c.must(t, ctx, append([]string{"recover", "-f", q.file, "--yes", "-o", "json", "-v"}, args...)...)
 	fmt.Println(r.stderr)
-	var out run.Recovered
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil {
 		t.Fatalf("%v: %s", err, r)
 	}
-	fmt.Printf("%s: writes accepted after %s, three voters after %s; missing: %q\n", t.Name(), out.ToWrite.Round(100*time.Millisecond), out.ToThree.Round(100*time.Millisecond), out.Missing)
-	if out.ToWrite == 0 || out.ToWrite > time.Minute {
-		t.Errorf("writes were accepted %s after the decision", out.ToWrite)
+	fmt.Printf("%s: writes accepted after %s, three voters after %s, %d voters; missing: %q\n", t.Name(), out.ToWrite.Round(100*time.Millisecond), out.ToThree.Round(100*time.Millisecond), out.Voters, out.Missing)
+	inGoodTime(t, "writes were accepted", out.ToWrite, untilWrites)
+	if out.Voters >= 3 {
+		inGoodTime(t, "etcd had three voters", out.ToThree, untilThreeVoters)
 	}
-	if len(out.Left) > 0 {
+	return out
+}
+
+func inGoodTime(t *testing.T, what string, after, limit time.Duration) {
+	t.Helper()
+	if after == 0 || after > limit {
+		t.Errorf("%s %s after the decision, which is to take no more than %s", what, after, limit)
+	}
+}
+
+// recovered expects that a recovery brings all members back, that apply finishes the rest, and that no write is lost that was acknowledged.
+func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string) {
+	t.Helper()
+	if out := q.recover(t, ctx, args...); len(out.Left) > 0 {
 		t.Errorf("left are %v", out.Left)
 	}
+	q.finished(t, ctx)
+	q.c.exits(t, ctx, 3, append([]string{"recover", "-f", q.file, "--yes"}, args...)...)
+	q.c.unchanged(t, ctx, "-f", q.file)
+}
+
+// finished has apply finish the rest.
+func (q quorumLost) finished(t *testing.T, ctx context.Context) {
+	t.Helper()
 	q.c.must(t, ctx, "apply", "-f", q.file)
 	poll(t, ctx, 2*time.Second, "full margins and no problems", func() error {
 		s, _, err := q.c.statusOf(ctx, q.file)
-		if err == nil && s.Margins.Etcd < 1 || err == nil && len(s.Problems) > 0 {
+		if err == nil && (s.Margins.Etcd < fullMargin(s) || len(s.Problems) > 0) {
 			err = fmt.Errorf("margins %+v, problems %+v", s.Margins, s.Problems)
 		}
 		return err
 	})
+	q.nothingLost(t, ctx)
+}
+
+// fullMargin is how many failures its members could survive.
+func fullMargin(s status.Status) int { return (len(s.Etcd.Members) - 1) / 2 }
+
+// nothingLost expects that clients are served, and that no write is lost that was acknowledged.
+func (q quorumLost) nothingLost(t *testing.T, ctx context.Context) {
+	t.Helper()
 	if err := q.p.Calm(ctx, calm); err != nil {
 		t.Error(err)
 	}
@@ -120,8 +160,6 @@ func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string)
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
 	fmt.Printf("%s: %d of %d acknowledged writes lost\n", t.Name(), len(lost), acked)
-	q.c.exits(t, ctx, 3, append([]string{"recover", "-f", q.file, "--yes"}, args...)...)
-	q.c.unchanged(t, ctx, "-f", q.file)
 }
 
 // oneLeft loses all members but one. Those that are off are waited for; those that were installed again are not.
@@ -153,7 +191,7 @@ func (q quorumLost) oneLeft(t *testing.T, ctx context.Context) {
 	}
 }
 
-// TestRecover recovers clusters of five from what TestHosts and TestExternalEtcd do not have.
+// TestRecover recovers a cluster of five from what TestHosts and TestExternalEtcd, which lose all members but one, do not have.
 func TestRecover(t *testing.T) {
 	if !*whole {
 		t.Skip("recoveries run with -whole")
@@ -178,7 +216,9 @@ func TestRecover(t *testing.T) {
 		{"two of five are left", q.twoLeft},
 		{"interrupted", q.interrupted},
 		{"a copy of the data", q.fromCopy},
-		{"the old majority comes back", q.oldMajority}, // the last, because what is written to it is lost
+		{"only data directories", q.onlyData},
+		{"a rescue system", q.rescueSystem},
+		{"the old majority comes back", q.oldMajority},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
 			part.test(t, ctx)
@@ -248,27 +288,125 @@ func (q quorumLost) fromCopy(t *testing.T, ctx context.Context) {
 	q.c.ssh(t, ctx, left, "test -d /srv/disk/member/wal")
 }
 
-// oldMajority: machines that were declared lost boot as they were. They have a majority of the old cluster, which nobody counts any more, and
-// a repair has them join again.
+// onlyData: one control plane is left, with its data and its keys. Its etcd and its kubelet are stopped, and all of its manifests are gone; no
+// kubelet has ended what else ran there. It prints the times to people.
+func (q quorumLost) onlyData(t *testing.T, ctx context.Context) {
+	members := q.members(t, ctx)
+	left := members[0]
+	q.off(t, ctx, members[1:]...)
+	q.reinstall(t, ctx, members[1:]...)
+	q.c.ssh(t, ctx, left, "systemctl stop kubelet; crictl ps -q --name '^etcd$' | xargs -r crictl stop -t 2; rm /etc/kubernetes/manifests/*.yaml; ! pidof etcd")
+	r := q.c.must(t, ctx, "recover", "-f", q.file, "--yes", "-v", "--from", left)
+	fmt.Println(r.stderr + r.stdout)
+	for _, want := range []string{`Writes were accepted (.+) after the decision\.`, `etcd had three voters (.+) after the decision, and has 5 now\.`} {
+		if !regexp.MustCompile(want).MatchString(r.stdout) {
+			t.Errorf("it does not print %q: %s", want, r.stdout)
+		}
+	}
+	q.finished(t, ctx)
+	if manifests := q.c.ssh(t, ctx, left, "ls /etc/kubernetes/manifests"); manifests != "etcd.yaml\nkube-apiserver.yaml\nkube-controller-manager.yaml\nkube-scheduler.yaml" {
+		t.Errorf("%s has the manifests %s", left, manifests)
+	}
+	q.c.unchanged(t, ctx, "-f", q.file)
+}
+
+// rescueSystem: the machine with the most data boots only a rescue system, in which its disk is mounted elsewhere. Another one has its installation
+// and its own data, and the rest was installed again.
+func (q quorumLost) rescueSystem(t *testing.T, ctx context.Context) {
+	members := q.members(t, ctx)
+	rescued, left, gone := members[0], members[1], members[2:]
+	q.off(t, ctx, slices.Concat([]string{rescued}, gone)...)
+	q.reinstall(t, ctx, gone...)
+	q.rescue(t, ctx, rescued)
+	const mounted = "/mnt/var/lib/etcd"
+	disk := rescued + ":" + mounted
+	if r := q.c.must(t, ctx, "recover", "-f", q.file, "--data", disk); !strings.Contains(r.stdout, mounted+" (named)") || !strings.Contains(r.stdout, "is this a rescue system?") {
+		t.Errorf("the disk in the rescue system: %s", r)
+	} else {
+		fmt.Println(r.stdout)
+	}
+	if r := q.c.exits(t, ctx, 3, "recover", "-f", q.file, "--yes", "--from", disk); !strings.Contains(r.stderr, rescued+" has nothing that could run etcd") || !strings.Contains(r.stderr, "copy the directory") {
+		t.Errorf("from the rescue system: %s", r)
+	}
+	q.copyData(t, ctx, rescued, mounted, left, "/srv/rescued")
+	out := q.recover(t, ctx, "--from", left+":/srv/rescued", "--data", disk)
+	if why := out.Left[rescued]; len(out.Left) != 1 || !strings.Contains(why, "rescue system") || out.Voters != len(members)-1 {
+		t.Errorf("%d voters, left are %v", out.Voters, out.Left)
+	}
+	q.nothingLost(t, ctx)
+	q.c.ssh(t, ctx, rescued, "test -d "+mounted+"/member/wal && test ! -e /etc/kubernetes/kubelet.conf") // nobody touched it
+	q.off(t, ctx, rescued)
+	q.reinstall(t, ctx, rescued)
+	q.finished(t, ctx)
+	q.c.unchanged(t, ctx, "-f", q.file)
+}
+
+// rescue boots another system on a machine that is off: with sshd, without anything of Kubernetes, and with /var/lib in memory. The data of etcd
+// on the machine's disk are mounted below /mnt.
+func (q quorumLost) rescue(t *testing.T, ctx context.Context, name string) {
+	t.Helper()
+	l := q.c.lab(t)
+	disk := func(elem ...string) string {
+		return filepath.Join(append([]string{l.Dir(), "machines", name, "var"}, elem...)...)
+	}
+	kept := filepath.Join(l.Dir(), "disk-of-"+name)
+	if err := os.Rename(disk("lib", "etcd"), kept); err != nil {
+		t.Fatal(err)
+	}
+	q.reinstall(t, ctx, name)
+	err := os.MkdirAll(disk("disk", "var", "lib"), 0o755)
+	if err == nil {
+		err = os.Rename(kept, disk("disk", "var", "lib", "etcd"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.c.ssh(t, ctx, name, "mount --bind /var/disk /mnt && mount -t tmpfs tmpfs /var/lib")
+}
+
+// copyData copies a data directory from one machine to another, as an operator does with rsync.
+func (q quorumLost) copyData(t *testing.T, ctx context.Context, from, dir, to, into string) {
+	t.Helper()
+	l := q.c.lab(t)
+	packed, w := io.Pipe()
+	var sender errgroup.Group
+	sender.Go(func() error {
+		err := l.Exec(ctx, from, []string{"tar", "-C", dir, "-cf", "-", "member"}, nil, w, os.Stderr)
+		w.CloseWithError(err)
+		return err
+	})
+	err := l.Exec(ctx, to, []string{"sh", "-ec", "mkdir -m 700 " + into + "; tar -C " + into + " -xf -"}, packed, os.Stderr, os.Stderr)
+	packed.CloseWithError(err)
+	if err = errors.Join(err, sender.Wait()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// oldMajority: machines that were declared lost boot as they were. They have a majority of the old cluster, which works again. Nobody counts it any
+// more, no client gets there, and a repair has them join again.
 func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 	members := q.members(t, ctx)
 	lost := members[2:]
 	q.off(t, ctx, lost...)
-	args := []string{"recover", "-f", q.file, "--yes", "-o", "json", "--from", members[0]}
+	if r := q.c.exits(t, ctx, 3, "recover", "-f", q.file, "--yes", "--from", members[0], "--lost", members[1]); !strings.Contains(r.stderr, members[1]+" was declared lost, and it answers") {
+		t.Errorf("a machine that is there is declared lost: %s", r)
+	}
+	args := []string{"--from", members[0]}
 	for _, name := range lost {
 		args = append(args, "--lost", name)
 	}
-	r := q.c.must(t, ctx, args...)
-	var out run.Recovered
-	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil {
-		t.Fatalf("%v: %s", err, r)
-	}
-	if len(out.Left) != len(lost) || out.Voters != 2 {
-		t.Errorf("%d voters, left are %v, want %v", out.Voters, out.Left, lost)
+	if out := q.recover(t, ctx, args...); len(out.Left) != len(lost) || out.Voters != 2 || out.ToThree != 0 {
+		t.Errorf("%d voters, three of them after %s, left are %v, want %v", out.Voters, out.ToThree, out.Left, lost)
 	}
 	for _, name := range lost {
 		q.c.must(t, ctx, "lab", "--lab", q.c.name, "heal", "power-off", name)
 	}
+	eventually(t, ctx, "the old cluster works", func() error {
+		if r := q.c.run(ctx, "lab", "--lab", q.c.name, "ssh", lost[0], etcdctlAsAPIServer+"put /e2e/old-cluster works"); r.code != 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
 	eventually(t, ctx, "status reports the old cluster", func() error {
 		if r := q.c.run(ctx, "status", "-f", q.file); !strings.Contains(r.stdout, "which a recovery has replaced") {
 			return errors.New(r.String())
@@ -278,12 +416,14 @@ func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 	if r := q.c.exits(t, ctx, 3, "apply", "-f", q.file); !strings.Contains(r.stderr, "quorate repair") {
 		t.Errorf("apply: %s", r)
 	}
+	q.c.exits(t, ctx, 3, append([]string{"recover", "-f", q.file, "--yes"}, args...)...)
+	q.nothingLost(t, ctx) // clients stay where they are
 	poll(t, ctx, 2*time.Second, "full margins after repairs", func() error {
 		if r := q.c.run(ctx, "repair", "-f", q.file); r.code != 0 {
 			return errors.New(r.String())
 		}
 		s, _, err := q.c.statusOf(ctx, q.file)
-		if err == nil && s.Margins.Etcd < 2 {
+		if err == nil && (len(s.Etcd.Members) != len(members) || s.Margins.Etcd < fullMargin(s)) {
 			err = fmt.Errorf("margins %+v, problems %+v", s.Margins, s.Problems)
 		}
 		return err
@@ -293,5 +433,10 @@ func (q quorumLost) oldMajority(t *testing.T, ctx context.Context) {
 			t.Errorf("%s keeps %s old data directories", name, kept)
 		}
 	}
-	q.c.must(t, ctx, "apply", "-f", q.file)
+	q.finished(t, ctx)
+	for _, name := range []string{members[0], lost[0]} {
+		if text := q.c.ssh(t, ctx, name, etcdctlAsAPIServer+"get /e2e/old-cluster"); text != "" {
+			t.Errorf("%s has what was written to the old cluster: %s", name, text)
+		}
+	}
 }

@@ -7,10 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -36,11 +33,16 @@ type breakage struct {
 	// member is the host of an etcd member that does not lead, and controlPlane, worker and balancer are hosts.
 	member, controlPlane, worker, balancer string
 	external                               bool
+	// touched, unless it is nil, notes the machines on which something was done.
+	touched map[string]bool
 }
 
 // sh runs a command on a machine.
 func (b breakage) sh(t *testing.T, ctx context.Context, machine, command string) string {
 	t.Helper()
+	if b.touched != nil {
+		b.touched[machine] = true
+	}
 	var out bytes.Buffer
 	if err := b.lab(t).Exec(ctx, machine, []string{"sh", "-ec", command}, nil, &out, &out); err != nil {
 		t.Fatalf("%s: %v: %s", machine, err, out.String())
@@ -325,134 +327,4 @@ func (c *cluster) quiet(t *testing.T, ctx context.Context, p *probe.Prober, sinc
 	if err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
-}
-
-// soak is how long TestSoak goes on. seed decides what it breaks, and when TestCrash interrupts a step.
-var (
-	soak = flag.Duration("soak", 0, "how long TestSoak breaks things while quorate watch repairs them (0: not at all)")
-	seed = flag.Uint64("seed", 0, "what TestSoak breaks, and in which order; when TestCrash interrupts a step (0: by chance)")
-)
-
-// soaked is counted. The last line of `make test-soak` is this as JSON.
-type soaked struct {
-	Seconds     float64 `json:"seconds"`
-	Seed        uint64  `json:"seed"`
-	Faults      int     `json:"faults"`
-	Repaired    int     `json:"repaired"`
-	Failed      int     `json:"failed"`
-	Worse       int     `json:"worse"` // faults after which the margins did not come back
-	AckedWrites int     `json:"ackedWrites"`
-	LostWrites  int     `json:"lostWrites"`
-}
-
-// TestSoak breaks things by chance, under load, while quorate watch repairs what does not heal by itself.
-func TestSoak(t *testing.T) {
-	if *soak == 0 {
-		t.Skip("make test-soak runs it")
-	}
-	n := soaked{Seed: *seed}
-	if n.Seed == 0 {
-		n.Seed = rand.Uint64()
-	}
-	chance := rand.New(rand.NewPCG(n.Seed, 0))
-	c := newCluster(t, "e2e-soak")
-	ctx, cancel := context.WithTimeout(interrupted, *soak+20*time.Minute)
-	defer cancel()
-	c.must(t, ctx, "up", "--name", c.name)
-	s := c.whole(t, ctx)
-	p := c.clients(t, ctx)
-	file, err := os.CreateTemp(t.TempDir(), "watch")
-	if err != nil {
-		t.Fatal(err)
-	}
-	watching := c.command(ctx, "watch", "-f", c.specFile(), "-o", "json", "--compare-etcd", "1m")
-	watching.Stdout, watching.Stderr = file, os.Stderr
-	if err := watching.Start(); err != nil {
-		t.Fatal(err)
-	}
-	begin := time.Now()
-	for time.Since(begin) < *soak && ctx.Err() == nil && !t.Failed() {
-		at := time.Now()
-		what := soakOnce(t, ctx, c, s, chance)
-		n.Faults++
-		fmt.Printf("%7.0fs  %s\n", time.Since(begin).Seconds(), what)
-		t.Run(fmt.Sprintf("%d %s", n.Faults, what), func(t *testing.T) {
-			c.sound(t, ctx, p, at)
-			if t.Failed() {
-				n.Worse++
-				c.collect(t, "failed")
-			}
-		})
-		lost, acked, err := p.Trim(ctx)
-		if err != nil { // it is tried again after the next fault
-			t.Log(err)
-		}
-		n.AckedWrites, n.LostWrites = n.AckedWrites+acked, n.LostWrites+len(lost)
-		s, _, _ = c.status(ctx)
-	}
-	n.Seconds = time.Since(begin).Seconds()
-	lost, acked, err := p.Lost(ctx)
-	if err != nil {
-		t.Error(err)
-	}
-	n.AckedWrites, n.LostWrites = n.AckedWrites+acked, n.LostWrites+len(lost)
-	_ = watching.Process.Signal(os.Interrupt)
-	if err := watching.Wait(); err != nil {
-		t.Errorf("quorate watch: %v", err)
-	}
-	text, err := os.ReadFile(file.Name())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		var m run.Mended
-		if err := json.Unmarshal([]byte(line), &m); err != nil {
-			t.Errorf("%v: %s", err, line)
-			continue
-		}
-		fmt.Println(m)
-		switch m.Outcome {
-		case run.Repaired:
-			n.Repaired++
-		case run.RepairFailed:
-			n.Failed++
-		}
-	}
-	data, _ := json.Marshal(n)
-	printArtifact(t, "soak.json", string(data)+"\n")
-}
-
-// soakOnce breaks one thing, and returns what. A fault of the lab is healed after a while; the other things are left to quorate watch.
-func soakOnce(t *testing.T, ctx context.Context, c *cluster, s status.Status, chance *rand.Rand) string {
-	var machines, zones []string
-	for _, m := range c.lab(t).Machines() {
-		machines = append(machines, m.Name)
-		if !slices.Contains(zones, m.Zone) {
-			zones = append(zones, m.Zone)
-		}
-	}
-	one := func(list []string) string { return list[chance.IntN(len(list))] }
-	if chance.IntN(2) == 0 {
-		// Filling etcd changes its configuration, and the image is of a member that was stopped for it: these have tests of their own.
-		all := slices.DeleteFunc(breakages(), func(b broken) bool { return b.name == "no space" || b.name == "old disk image" })
-		x := all[chance.IntN(len(all))]
-		x.breaks(t, ctx, breakageOf(s, c, false))
-		select { // until watch has seen it
-		case <-time.After(20 * time.Second):
-		case <-ctx.Done():
-		}
-		return x.name
-	}
-	kind := one([]string{"power-off", "freeze", "cut", "power-off", "cut"})
-	target := one(machines)
-	if kind != "freeze" && chance.IntN(4) == 0 {
-		target = "zone/" + one(zones)
-	}
-	c.labDo("fault", kind, target)(t, ctx)
-	select {
-	case <-time.After(time.Duration(10+chance.IntN(50)) * time.Second):
-	case <-ctx.Done():
-	}
-	c.labDo("heal", kind, target)(t, ctx)
-	return kind + " " + target
 }

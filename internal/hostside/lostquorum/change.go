@@ -48,7 +48,7 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 	defer cancel()
 	if in.API {
 		for _, pod := range append([]string{facts.APIServer}, controllers...) {
-			if err := (withdrawal.Host{}).Withdraw(ctx, pod, end); err != nil {
+			if err := stop(ctx, pod); err != nil {
 				return struct{}{}, err
 			}
 		}
@@ -61,8 +61,27 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, withdrawal.Host{}.Withdraw(ctx, etcdPod, end)
+	return struct{}{}, stop(ctx, etcdPod)
 })
+
+// stop sets the manifest of a static pod aside and ends its containers. They are also ended if the manifest is missing: a kubelet that does not run
+// has left them running.
+func stop(ctx context.Context, pod string) error {
+	if slices.Contains(local.manifests(), pod) {
+		return withdrawal.Host{}.Withdraw(ctx, pod, end)
+	}
+	for {
+		// Where containerd does not run, nobody can tell: before data are moved, it is found out whether an etcd runs.
+		if n, err := end(ctx, pod); err != nil || n == 0 {
+			return nil //nolint:nilerr // see above
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("ending %s, which has no manifest any more: %w", pod, context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
 
 // end ends the containers of a static pod whose manifest was set aside, and counts those that run. It does not wait for the kubelet,
 // which may not run.
@@ -127,6 +146,9 @@ type BuildRequest struct {
 	Stamp  string `json:"stamp"`
 	// Token tells the new cluster from every other one.
 	Token string `json:"token"`
+	// Name and PeerURL are those of the member if no manifest names them any more: it is written again before the member starts.
+	Name    string `json:"name,omitempty"`
+	PeerURL string `json:"peerURL,omitempty"`
 	// Now is the time by the caller's clock (see etcddata.RebuildRequest).
 	Now time.Time `json:"now"`
 }
@@ -141,6 +163,9 @@ var Build = host.DefineChange("lostquorum.build", func(ctx context.Context, in B
 
 func (p place) build(ctx context.Context, in BuildRequest, rebuild func(context.Context, etcddata.RebuildRequest) (etcddata.Rebuilt, error)) (out etcddata.Rebuilt, err error) {
 	m := p.member()
+	if m.name == "" {
+		m.name, m.peerURL = in.Name, in.PeerURL
+	}
 	switch {
 	case m.name == "" || m.peerURL == "":
 		return out, errors.New("no member of etcd is configured on this host")

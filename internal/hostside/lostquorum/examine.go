@@ -60,7 +60,8 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 	if p.root == "" { // the file system of a test's directory says nothing
 		out.Volatile = system.Volatile("/var/lib")
 	}
-	stacked := slices.Contains(out.Manifests, "etcd") && system.Filled(p.at(kubeletConf))
+	out.Joined = system.Filled(p.at(kubeletConf))
+	stacked := slices.Contains(out.Manifests, "etcd") && out.Joined
 	out.Starts = m.name != "" && (stacked || system.Exists(p.at("/etc/systemd/system/"+hostconfig.EtcdUnit)))
 	var err error
 	if out.Running, err = p.running(m.dataDir); err != nil {

@@ -70,8 +70,11 @@ func TestExamine(t *testing.T) {
 	if got := p.examined(t, "/mnt/var/lib/etcd", "/mnt/nothing"); len(got.Copies) != 2 || got.Copies[0].MemberID != "a1" || got.Copies[0].Kind != facts.CopyNamed || got.Copies[1].Error == "" {
 		t.Errorf("a rescue system: %+v", got.Copies)
 	}
-	p.write(t, hostconfig.EtcdManifest, manifest)
 	p.write(t, kubeletConf, "x")
+	if got := p.examined(t); !got.Joined || got.Starts || got.Name != "" {
+		t.Errorf("a control plane without manifests: %+v", got)
+	}
+	p.write(t, hostconfig.EtcdManifest, manifest)
 	for _, name := range []string{"ca.crt", "server.crt", "server.key", "peer.crt", "peer.key"} {
 		p.write(t, pki+name, "x")
 	}
@@ -87,7 +90,7 @@ func TestExamine(t *testing.T) {
 		for _, c := range got.Copies {
 			paths = append(paths, c.Path)
 		}
-		if !got.Starts || !got.Certificates || got.Name != "cp-a" || got.PeerURL != "https://10.0.0.11:2380" || !slices.Equal(paths, want) {
+		if !got.Starts || !got.Joined || !got.Certificates || got.Name != "cp-a" || got.PeerURL != "https://10.0.0.11:2380" || !slices.Equal(paths, want) {
 			t.Errorf("%s: %+v, paths %v", name, got, paths)
 		}
 	}
@@ -135,6 +138,29 @@ func TestExamine(t *testing.T) {
 	external.write(t, "/proc/100/environ", "A=b\x00ETCD_DATA_DIR=/srv/etcd\x00")
 	if got := external.examined(t); !got.Starts || got.Name != "etcd-a" || got.DataDir != "/srv/etcd" || got.Running != 100 {
 		t.Errorf("an etcd host: %+v", got)
+	}
+}
+
+// TestBuildWithoutAManifest: who recovers says which member it becomes, where no manifest does.
+func TestBuildWithoutAManifest(t *testing.T) {
+	p := place{t.TempDir()}
+	p.data(t, "/var/lib/etcd", "a1")
+	var asked etcddata.RebuildRequest
+	build := func(_ context.Context, r etcddata.RebuildRequest) (etcddata.Rebuilt, error) {
+		asked = r
+		return etcddata.Rebuilt{}, nil
+	}
+	in := BuildRequest{Source: "/var/lib/etcd", Stamp: "s"}
+	if _, err := p.build(t.Context(), in, build); err == nil {
+		t.Error("a member without a name was built")
+	}
+	in.Name, in.PeerURL = "cp-z", "https://10.0.0.99:2380"
+	if _, err := p.build(t.Context(), in, build); err != nil || asked.Name != "cp-z" || asked.PeerURL != in.PeerURL {
+		t.Errorf("%+v, %v", asked, err)
+	}
+	p.write(t, hostconfig.EtcdManifest, manifest)
+	if _, err := p.build(t.Context(), in, build); err != nil || asked.Name != "cp-a" {
+		t.Errorf("the manifest counts: %+v, %v", asked, err)
 	}
 }
 

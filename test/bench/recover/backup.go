@@ -34,7 +34,7 @@ func backups(ctx context.Context, o options) (any, error) {
 	for _, s := range o.sizes {
 		f, err := backupOf(ctx, o, s)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", s.name, err)
+			return all, fmt.Errorf("%s: %w", s.name, err)
 		}
 		fmt.Printf("%-8s %9.1f MB %10d %9.1f MB %8.1f s %8.1f s\n", f.Etcd, float64(f.EtcdBytes)/1e6, f.Keys, float64(f.BackupBytes)/1e6, f.Seconds, f.VerifySeconds)
 		all = append(all, f)
@@ -44,8 +44,8 @@ func backups(ctx context.Context, o options) (any, error) {
 
 func backupOf(ctx context.Context, o options, s size) (f backupFigures, err error) {
 	dir := filepath.Join(o.dir, s.name)
-	store := filepath.Join(dir, "store")
-	if err := os.MkdirAll(store, 0o700); err != nil {
+	kept := filepath.Join(dir, "store")
+	if err := os.MkdirAll(kept, 0o700); err != nil {
 		return f, err
 	}
 	defer os.RemoveAll(dir)
@@ -67,14 +67,14 @@ func backupOf(ctx context.Context, o options, s size) (f backupFigures, err erro
 	}
 	defer c.Close()
 	taken, err := hostbackup.Take.On(ctx, c, hostbackup.Request{Cluster: "bench", Host: "bench", Recipients: []string{identity.Recipient().String()},
-		Location: backup.Location{Directory: store}, Keep: backup.Retention{Last: 1}})
+		Location: backup.Location{Directory: kept}, Keep: backup.Retention{Last: 1}})
 	if err != nil {
 		return f, err
 	}
 	snapshot, _ := taken.Manifest.Part(backup.SnapshotPart)
 	f = backupFigures{Etcd: s.name, EtcdBytes: snapshot.Bytes, Keys: taken.Manifest.Etcd.Keys, BackupBytes: taken.Bytes, Seconds: taken.Took.Seconds()}
 	begin := time.Now()
-	if err := verify(ctx, filepath.Join(store, taken.File), dir, identity); err != nil {
+	if err := verify(ctx, filepath.Join(kept, taken.File), dir, identity); err != nil {
 		return f, fmt.Errorf("verifying the backup: %w", err)
 	}
 	f.VerifySeconds = time.Since(begin).Seconds()

@@ -50,10 +50,13 @@ const (
 
 // controlPlane is what a backup needs of a control plane: an etcd, a PKI, and the API server's manifest.
 type controlPlane struct {
-	client *clientv3.Client
-	cmd    *exec.Cmd
-	ended  chan struct{}
+	store
+	cmd   *exec.Cmd
+	ended chan struct{}
 }
+
+// store is an etcd that can be filled.
+type store struct{ client *clientv3.Client }
 
 // startControlPlane starts a real etcd below dir, and writes the files of a control plane that uses it.
 func startControlPlane(ctx context.Context, dir string) (*controlPlane, error) {
@@ -212,24 +215,33 @@ func freePorts(n int) (out []int, _ error) {
 func (c *controlPlane) fill(ctx context.Context, bytesWanted int64) error {
 	system := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "kube-system", UID: "1a2b3c4d-5e6f-4a5b-8c9d-0e1f2a3b4c5d"}}
 	kubeadm := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "kubeadm-config", Namespace: "kube-system"}, Data: map[string]string{"ClusterConfiguration": "kubernetesVersion: " + spec.DefaultVersion + "\n"}}
-	for key, o := range map[string]apiruntime.Object{"namespaces/kube-system": system, "configmaps/kube-system/kubeadm-config": kubeadm} {
+	for key, o := range map[string]apiruntime.Object{"/registry/namespaces/kube-system": system, "/registry/configmaps/kube-system/kubeadm-config": kubeadm} {
 		if err := c.put(ctx, key, o); err != nil {
 			return err
 		}
 	}
-	for round := 0; ; round++ {
-		s, err := c.client.Status(ctx, c.client.Endpoints()[0])
+	return c.grow(ctx, "/registry/configmaps/default/", bytesWanted)
+}
+
+// grow puts objects below a prefix until the database has a size.
+func (s store) grow(ctx context.Context, prefix string, bytesWanted int64) error {
+	have, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return err
+	}
+	for next := have.Count; ; next += writers {
+		status, err := s.client.Status(ctx, s.client.Endpoints()[0])
 		if err != nil {
 			return err
 		}
-		if s.DbSizeInUse >= bytesWanted {
+		if status.DbSizeInUse >= bytesWanted {
 			return nil
 		}
 		work, ctx := errgroup.WithContext(ctx)
-		for i := range writers {
+		for i := range int64(writers) {
 			work.Go(func() error {
-				o := object(fmt.Sprintf("data-%d-%d", round, i))
-				return c.put(ctx, "configmaps/default/"+o.Name, o)
+				o := object(fmt.Sprintf("data-%d", next+i))
+				return s.put(ctx, prefix+o.Name, o)
 			})
 		}
 		if err := work.Wait(); err != nil {
@@ -248,12 +260,12 @@ func object(name string) *corev1.ConfigMap {
 }
 
 // put stores an object as API servers do.
-func (c *controlPlane) put(ctx context.Context, key string, o apiruntime.Object) error {
+func (s store) put(ctx context.Context, key string, o apiruntime.Object) error {
 	var out bytes.Buffer
 	codec := scheme.Codecs.EncoderForVersion(protobuf.NewSerializer(scheme.Scheme, scheme.Scheme), corev1.SchemeGroupVersion)
 	if err := codec.Encode(o, &out); err != nil {
 		return err
 	}
-	_, err := c.client.Put(ctx, "/registry/"+key, out.String())
+	_, err := s.client.Put(ctx, key, out.String())
 	return err
 }
