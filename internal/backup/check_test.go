@@ -206,7 +206,7 @@ func TestKeysForARestore(t *testing.T) {
 }
 
 func TestNetworkingOfABackup(t *testing.T) {
-	n, err := Unpacked{Parts: map[string][]byte{ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: cluster.local}"}}`)}}.Networking()
+	n, err := Unpacked{Parts: map[string][]byte{ConfigMaps + "kubeadm-config.json": []byte(`{"ClusterConfiguration": "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: cluster.local}"}`)}}.Networking()
 	if want := (Networking{"10.1.0.0/16", "10.2.0.0/16", "cluster.local"}); err != nil || n != want {
 		t.Errorf("%+v, %v", n, err)
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/encryption"
@@ -109,18 +108,18 @@ type Networking struct {
 
 // Networking reads kubeadm's configuration in the backup; it is empty if there is none.
 func (u Unpacked) Networking() (out Networking, _ error) {
-	text, has := u.Parts[ConfigMaps+"kubeadm-config.json"]
+	text, has := u.Parts[ConfigMaps+kubeadmConfig+".json"]
 	if !has {
 		return out, nil
 	}
-	var stored corev1.ConfigMap
+	var stored map[string]string // the data of the ConfigMap, as Objects writes them
 	if err := yaml.Unmarshal(text, &stored); err != nil {
 		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
 	}
 	var config struct {
 		Networking Networking `json:"networking"`
 	}
-	if err := yaml.Unmarshal([]byte(stored.Data["ClusterConfiguration"]), &config); err != nil {
+	if err := yaml.Unmarshal([]byte(stored["ClusterConfiguration"]), &config); err != nil {
 		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
 	}
 	return config.Networking, nil

@@ -38,7 +38,7 @@ func TestSpecsThatFitABackup(t *testing.T) {
 	const etcd = "v3.7.1"
 	of := func(kubernetes, etcd, networking string) RestoreOptions {
 		return RestoreOptions{Backup: backup.Unpacked{Verified: backup.Verified{Manifest: backup.Manifest{Cluster: backup.Cluster{Name: "prod", Kubernetes: kubernetes}, Etcd: backup.Etcd{Version: etcd}}},
-			Parts: map[string][]byte{backup.ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {` + networking + `}"}}`)}}}
+			Parts: map[string][]byte{backup.ConfigMaps + "kubeadm-config.json": []byte(`{"ClusterConfiguration": "networking: {` + networking + `}"}`)}}}
 	}
 	const same = "podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12, dnsDomain: cluster.local"
 	for name, tc := range map[string]struct {
