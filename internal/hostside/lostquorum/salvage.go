@@ -186,7 +186,9 @@ func (p place) readKey(into kubeadm.PKI, name, path string) error {
 }
 
 // ReadApart reads a data directory on this machine (see etcddata.Read), in a process of its own, which a damaged database can end.
-func ReadApart(ctx context.Context, dir, scratch string) facts.EtcdCopy { return readApart(ctx, dir, scratch) }
+func ReadApart(ctx context.Context, dir, scratch string) facts.EtcdCopy {
+	return readApart(ctx, dir, scratch)
+}
 
 // SnapshotApart makes a snapshot of a copy of a member's data on this machine (see etcddata.Snapshot), in a process of its own.
 func SnapshotApart(ctx context.Context, in etcddata.SnapshotRequest) (out etcddata.Snapshotted, err error) {
