@@ -22,7 +22,7 @@ func TestAClusterThatMayStillRun(t *testing.T) {
 		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "the CA was replaced", "another cluster has the address"}},
 		{[]string{"cp-a (10.0.0.11)"}, []string{"cp-b (10.0.0.12): x"}, []string{"still runs: its API answers on cp-a", "may still run"}},
 	} {
-		got := stillRuns(tc.ours, tc.others)
+		got := stillRuns(tc.ours, tc.others, "backup")
 		if (got == "") != (len(tc.want) == 0) {
 			t.Errorf("%v, %v: %q", tc.ours, tc.others, got)
 		}
