@@ -373,7 +373,7 @@ func (j *Judgment) votes() {
 	}
 	if j.ClusterID == "" {
 		if len(j.Obstacles) == 0 {
-			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. Otherwise restore a backup.")
+			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. If no host has its installation any more, `quorate restore --from-data HOST:/path` builds the cluster again from such a disk. Otherwise restore a backup.")
 		}
 		return
 	}
@@ -443,7 +443,7 @@ func (j *Judgment) decide() {
 	case !remains.Starts || !remains.Certificates:
 		j.refuse(fmt.Sprintf("%s has nothing that could run etcd: %s", chosen.Host, lacks(remains)),
 			"Boot its installed system. If that is gone, attach the disk to a host of the cluster that has one, or copy the directory there, and name it: --data HOST:/path. "+
-				"If no host has one, restore /etc/kubernetes, /var/lib/kubelet, and the programs from the disk, or restore a backup (docs/recovery.md).")
+				"If all machines were installed again, build the cluster from the disk: `quorate restore --from-data "+chosen.Host+":"+chosen.Path+"` (docs/recovery.md).")
 		return
 	case remains.SeparateWAL != "":
 		j.refuse(fmt.Sprintf("the member on %s has its write-ahead log in %s, outside of its data directory", chosen.Host, remains.SeparateWAL), "Such a member has to be recovered by hand, with --force-new-cluster (https://etcd.io/docs/latest/op-guide/recovery/).")

@@ -100,8 +100,8 @@ func (s *Salvaged) Costs() []string {
 	for _, name := range s.NewKeys {
 		out = append(out, costs[name])
 	}
-	if n := len(s.Dropped); n > 0 {
-		out = append(out, fmt.Sprintf("%d objects in etcd that nobody can decrypt any more: %s. They are left out", n, kinds(s.Dropped)))
+	if len(s.Dropped) > 0 {
+		out = append(out, "objects in etcd that nobody can decrypt any more, and that are left out: "+kinds(s.Dropped))
 	}
 	if s.OtherCA {
 		out = append(out, "the CA in "+s.Keys+" is not the one that the data name. Either it was replaced between the two (`quorate certs rotate ca`), or it is of another cluster: what was issued by the other one becomes invalid")
@@ -219,7 +219,7 @@ func salvageRefused(why, fix string) *cluster.Refusal {
 // readable refuses data with values that nobody could read afterwards, and keys that are lost, unless the user gave them up.
 func readable(o SalvageOptions, out *Salvaged, made etcddata.Snapshotted) error {
 	if made.Plain > 0 {
-		return salvageRefused(fmt.Sprintf("%d Secrets in the data are not encrypted, and the clusters that Quorate builds cannot read such Secrets", made.Plain),
+		return salvageRefused(fmt.Sprintf("Secrets in the data are not encrypted (%d), and the clusters that Quorate builds cannot read such Secrets", made.Plain),
 			"Build this cluster again as it was built before: put its keys back to /etc/kubernetes/pki of a control plane, restore the data with etcd's own tools (https://etcd.io/docs/latest/op-guide/recovery/), and run kubeadm.")
 	}
 	if o.NewKeys || len(out.NewKeys)+len(made.Unreadable) == 0 {
@@ -229,8 +229,8 @@ func readable(o SalvageOptions, out *Salvaged, made etcddata.Snapshotted) error 
 	for _, name := range out.NewKeys {
 		why = append(why, name+" is lost: "+costs[name])
 	}
-	if n := len(made.Unreadable); n > 0 {
-		why = append(why, fmt.Sprintf("%d objects in etcd are encrypted with keys that are not there (%s, such as %s): nobody can read them any more", n, kinds(made.Unreadable), made.Unreadable[0]))
+	if len(made.Unreadable) > 0 {
+		why = append(why, fmt.Sprintf("objects in etcd are encrypted with keys that are not there (%s, such as %s): without these, nobody can read them any more", kinds(made.Unreadable), made.Unreadable[0]))
 	}
 	found := "no keys of the cluster were found"
 	if out.Keys != "" {
