@@ -51,9 +51,9 @@ func whoseCA(s *cluster.State, from facts.Restore) string {
 		return id != "" && strings.TrimLeft(id, "0") == strings.TrimLeft(from.EtcdCluster, "0")
 	}
 	if slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return same(m.ClusterID) }) {
-		return "it is the same cluster (its etcd has the same ID), and its CA was replaced after the backup was taken. A restore brings the former CA back: kubeconfigs and certificates of the new one are not accepted any more"
+		return "it is the same cluster (its etcd has the same ID), and its CA was replaced since. A restore brings the former CA back: kubeconfigs and certificates of the new one are not accepted any more"
 	}
-	return "either it is of another cluster, or the CA was replaced after the backup was taken (`quorate certs rotate ca`). In that case, a restore brings the former CA back, and kubeconfigs and certificates of the new one are not accepted any more"
+	return "either it is of another cluster, or the CA was replaced since (`quorate certs rotate ca`). In that case, a restore brings the former CA back, and kubeconfigs and certificates of the new one are not accepted any more"
 }
 
 // Restored says that the hosts have the cluster that was restored from the backup, and that the restore ended.

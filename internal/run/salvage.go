@@ -150,7 +150,7 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 	case into.Replace && o.Data.Host != "" && removedByReset(o.Data.Dir):
 		return salvageRefused("a reset removes "+o.Data.String()+" with the cluster that is replaced", "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy.")
 	}
-	if err := progress.Track(ctx, s.sink, o.Data.Host, "data", "copy the data of etcd", func(ctx context.Context) error { return s.fetch(ctx, o.Data) }); err != nil {
+	if err := progress.Track(ctx, s.sink, o.Data.Host, "data/copy", "copy the data of etcd", func(ctx context.Context) error { return s.fetch(ctx, o.Data) }); err != nil {
 		return err
 	}
 	copied := s.read(ctx, s.copy(), s.dir)
@@ -173,7 +173,7 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 			return fmt.Errorf("%s in %s: %w; nothing was changed", encryption.File, out.Keys, err)
 		}
 	}
-	if err := progress.Track(ctx, s.sink, "", "data", "read the data of etcd, with the end of the log", func(ctx context.Context) (err error) {
+	if err := progress.Track(ctx, s.sink, "", "data/read", "read the data of etcd, with the end of the log", func(ctx context.Context) (err error) {
 		made, err = s.snapshot(ctx, in)
 		return err
 	}); err != nil {
