@@ -59,7 +59,8 @@ func (d DataSource) where() string {
 // SalvageOptions say from where a cluster is built again of which nothing but the data of one member of etcd is left.
 type SalvageOptions struct {
 	Data DataSource
-	// Keys is a directory like /etc/kubernetes/pki. If its Dir is empty, and RestoreOptions have no backup, it is looked for on the same disk.
+	// Keys is a directory like /etc/kubernetes/pki; its Dir is empty if none is named. What it does not have is looked for on the disk of the data, unless
+	// RestoreOptions have a backup.
 	Keys DataSource
 	// NewKeys lets keys be created again that are lost, and leaves out what cannot be decrypted without them.
 	NewKeys bool
@@ -330,38 +331,59 @@ func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOpti
 		out.Keys = "the backup " + backed.File
 		return all, nil, nil
 	}
-	at, in := o.Keys, lostquorum.KeysRequest{Dirs: []string{o.Keys.Dir}}
-	if at.Dir == "" {
-		at.Host, in.Dirs = o.Data.Host, besideData(o.Data.Dir)
+	left, from := map[string][]byte{}, []string{}
+	if o.Keys.Dir != "" {
+		named, err := s.readKeys(ctx, o.Keys.Host, o.Keys.Dir)
+		if err != nil {
+			return nil, nil, err
+		}
+		if named.Dir == "" {
+			return nil, nil, salvageRefused(o.Keys.String()+" has none of the keys of a cluster", "Name a directory like /etc/kubernetes/pki of a control plane.")
+		}
+		left, from = named.PKI, append(from, o.Keys.String())
 	}
-	var found lostquorum.FoundKeys
-	var err error
-	if at.Host == "" {
+	// What was named may be only what the disk does not have, such as the key of an offline CA.
+	if _, missing, err := backup.UsableKeys(left); err == nil && len(missing) > 0 {
+		onDisk, err := s.readKeys(ctx, o.Data.Host, besideData(o.Data.Dir)...)
+		if err != nil {
+			return nil, nil, err
+		}
+		if onDisk.Dir != "" {
+			from = append(from, DataSource{o.Data.Host, onDisk.Dir}.String())
+		}
+		for name, content := range onDisk.PKI {
+			if len(left[name]) == 0 {
+				left[name] = content
+			}
+		}
+	}
+	source := strings.Join(from, " and ")
+	keys, lost, err := backup.UsableKeys(left)
+	if err != nil {
+		return nil, nil, salvageRefused(fmt.Sprintf("the keys in %s cannot be used: %v", source, err), "Name the directory with the keys of the cluster with --keys.")
+	}
+	if len(keys) > 0 {
+		out.Keys = source
+	}
+	return keys, lost, nil
+}
+
+// readKeys reads the keys in the first of some directories that has any.
+func (s salvager) readKeys(ctx context.Context, on string, dirs ...string) (found lostquorum.FoundKeys, err error) {
+	in := lostquorum.KeysRequest{Dirs: dirs}
+	if on == "" {
 		found, err = lostquorum.ReadKeysHere(in)
 	} else {
-		c, cerr := s.conn(at.Host)
-		if cerr != nil {
-			return nil, nil, cerr
+		var c *host.Conn
+		if c, err = s.conn(on); err != nil {
+			return found, err
 		}
 		found, err = lostquorum.ReadKeys.On(ctx, c, in)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("reading the keys of the cluster on %s: %w; nothing was changed", at.where(), err)
+		return found, fmt.Errorf("reading the keys of the cluster on %s: %w; nothing was changed", DataSource{Host: on}.where(), err)
 	}
-	if found.Dir == "" {
-		if o.Keys.Dir != "" {
-			return nil, nil, salvageRefused(o.Keys.String()+" has none of the keys of a cluster", "Name a directory like /etc/kubernetes/pki of a control plane.")
-		}
-	} else {
-		out.Keys = DataSource{at.Host, found.Dir}.String()
-	}
-	if keys, lost, err = backup.UsableKeys(found.PKI); err != nil {
-		return nil, nil, salvageRefused(fmt.Sprintf("the keys in %s cannot be used: %v", out.Keys, err), "Name the directory with the keys of the cluster with --keys.")
-	}
-	if len(keys) == 0 {
-		out.Keys = ""
-	}
-	return keys, lost, nil
+	return found, nil
 }
 
 // besideData are the directories with the keys of a control plane that has its data in dir: on the same disk, or where a restore kept both.

@@ -208,7 +208,7 @@ func TestSalvage(t *testing.T) {
 		"no keys": {o: with(from(data), empty, false), says: []string{"none of the keys"}},
 		"no keys on the disk": {o: SalvageOptions{Data: DataSource{Dir: copyOfDir(t, data)}},
 			says: []string{"no keys of the cluster were found", "every kubeconfig", "every token", "objects in etcd are encrypted", "1 secrets", aSecret, "--new-keys"}},
-		"some keys":                  {o: with(from(data), partly, false), says: []string{"the keys in " + partly + " are not all", "ca.key is lost", "front-proxy-ca.key is lost"}},
+		"some keys":                  {o: with(from(copyOfDir(t, data)), partly, false), says: []string{"the keys in " + partly + " are not all", "ca.key is lost", "front-proxy-ca.key is lost"}},
 		"keys of another cluster":    {o: with(from(data), others, false), says: []string{aSecret + " cannot be decrypted"}},
 		"Secrets in plain text":      {o: with(from(plain), onDisk, false), says: []string{"Secrets in the data are not encrypted (1)"}},
 		"a backup of another one":    {o: from(data), into: backupWith(t, onDisk, "another"), says: []string{"of another cluster"}},
@@ -242,9 +242,21 @@ func TestSalvage(t *testing.T) {
 	if in, err := snapshot.Look(lost.Backup.Snapshot, aSecret, backup.SystemNamespace); err != nil || len(in.Values) != 1 || len(in.Encrypted) > 0 {
 		t.Errorf("the snapshot has %d of the values, %v, %v", len(in.Values), in.Encrypted, err)
 	}
-	half, err := salvage(with(from(data), partly, true), RestoreOptions{})
+	half, err := salvage(with(from(copyOfDir(t, data)), partly, true), RestoreOptions{})
 	if err != nil || len(half.PKI) != 3 || half.PKI["sa.pub"] == nil || len(half.Salvaged.Dropped) > 0 || !slices.Equal(half.Salvaged.NewKeys, []string{"ca.key", "front-proxy-ca.key"}) {
 		t.Errorf("some of the keys: %+v, %d, %v", half.Salvaged, len(half.PKI), err)
+	}
+	// The CA is offline: its key is somewhere else than everything else.
+	offline := shortDir(t)
+	if err := os.Rename(filepath.Join(onDisk, "ca.key"), filepath.Join(offline, "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	both, err := salvage(with(from(data), offline, false), RestoreOptions{})
+	if err != nil || both.Salvaged.Keys != offline+" and "+onDisk || len(both.PKI) != 9 || both.Backup.Manifest.ID() != m.ID() {
+		t.Errorf("with an offline CA: %+v, %d keys, %v", both.Salvaged, len(both.PKI), err)
+	}
+	if err := os.Rename(filepath.Join(offline, "ca.key"), filepath.Join(onDisk, "ca.key")); err != nil {
+		t.Fatal(err)
 	}
 	// The keys are in a backup of the cluster.
 	backed, err := salvage(SalvageOptions{Data: DataSource{Dir: copyOfDir(t, data)}}, backupWith(t, onDisk, "1a2b3c4d"))
