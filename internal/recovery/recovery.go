@@ -488,6 +488,13 @@ func (j *Judgment) means(d facts.EtcdDecision, c Candidate) bool {
 	return !inPlace && u != nil && u.Host == d.Host && filepath.Base(c.Path) == u.Stamp+"-"+u.Member
 }
 
+// Corrupt says that etcd has found, as any of the copies knows, that the data of the copy's member differ from those of the others.
+func (j *Judgment) Corrupt(c Candidate) bool {
+	return c.MemberID != "" && slices.ContainsFunc(j.Candidates, func(o Candidate) bool {
+		return o.ClusterID == c.ClusterID && slices.Contains(o.EtcdCopy.Corrupt, c.MemberID)
+	})
+}
+
 // missing says what is lost.
 func (j *Judgment) missing() {
 	c := j.Chosen
@@ -498,6 +505,9 @@ func (j *Judgment) missing() {
 		return
 	}
 	add := func(format string, args ...any) { j.Missing = append(j.Missing, fmt.Sprintf(format, args...)) }
+	if j.Corrupt(*c) {
+		add("etcd had found that the data on %s differ from those of the other members (alarm CORRUPT): they may lack writes, and have others that nobody made", c)
+	}
 	for _, o := range j.Candidates {
 		switch {
 		case o.Foreign || o.String() == c.String() || o.Compare(c.EtcdCopy) <= 0:
