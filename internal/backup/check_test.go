@@ -205,8 +205,48 @@ func TestKeysForARestore(t *testing.T) {
 	}
 }
 
+// TestUsableKeys: what is left of the keys of a cluster, without what is of no use alone.
+func TestUsableKeys(t *testing.T) {
+	full := map[string][]byte{"encryption.yaml": []byte("x")}
+	for _, name := range []string{"ca", "front-proxy-ca", "etcd/ca"} {
+		full[name+".crt"], _, full[name+".key"] = pair(t)
+	}
+	_, full["sa.pub"], full["sa.key"] = pair(t)
+	for name, tc := range map[string]struct {
+		without []string
+		usable  int
+		lost    []string
+	}{
+		"all":                        {usable: 9},
+		"nothing":                    {without: slices.Collect(maps.Keys(full)), lost: []string{"ca.key", "front-proxy-ca.key", "sa.key", "encryption.yaml"}},
+		"no key of the CA":           {without: []string{"ca.key"}, usable: 7, lost: []string{"ca.key"}},
+		"no certificate of the CA":   {without: []string{"ca.crt"}, usable: 7, lost: []string{"ca.key"}},
+		"no key of etcd's authority": {without: []string{"etcd/ca.key"}, usable: 7},
+		"no public key":              {without: []string{"sa.pub"}, usable: 9},
+		"no encryption key":          {without: []string{"encryption.yaml"}, usable: 8, lost: []string{"encryption.yaml"}},
+	} {
+		left := maps.Clone(full)
+		for _, file := range tc.without {
+			delete(left, file)
+		}
+		n := len(left)
+		usable, lost, err := UsableKeys(left)
+		if err != nil || len(usable) != tc.usable || !slices.Equal(lost, tc.lost) || len(left) != n {
+			t.Errorf("%s: %d files, lost %v, %v", name, len(usable), lost, err)
+		}
+	}
+	wrong := maps.Clone(full)
+	_, _, wrong["ca.key"] = pair(t)
+	if _, _, err := UsableKeys(wrong); err == nil || !strings.Contains(err.Error(), "does not belong") {
+		t.Errorf("another key: %v", err)
+	}
+	if usable, lost, err := UsableKeys(nil); err != nil || len(usable) > 0 || len(lost) != 4 {
+		t.Errorf("none: %v, %v, %v", usable, lost, err)
+	}
+}
+
 func TestNetworkingOfABackup(t *testing.T) {
-	n, err := Unpacked{Parts: map[string][]byte{ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: cluster.local}"}}`)}}.Networking()
+	n, err := Unpacked{Parts: map[string][]byte{ConfigMaps + "kubeadm-config.json": []byte(`{"ClusterConfiguration": "networking: {podSubnet: 10.1.0.0/16, serviceSubnet: 10.2.0.0/16, dnsDomain: cluster.local}"}`)}}.Networking()
 	if want := (Networking{"10.1.0.0/16", "10.2.0.0/16", "cluster.local"}); err != nil || n != want {
 		t.Errorf("%+v, %v", n, err)
 	}

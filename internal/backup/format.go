@@ -78,6 +78,8 @@ type Manifest struct {
 	// authorities that are kept elsewhere, and KMS providers. Who restores must bring them, or create new ones.
 	Missing []string `json:"missing,omitempty"`
 	Parts   []Part   `json:"parts"`
+	// Salvaged is the ID of a member's data, if this describes those instead of a backup (see Salvage). It is not a part of the format.
+	Salvaged string `json:"-"`
 }
 
 // Cluster is what a backup says about its cluster.
@@ -140,9 +142,20 @@ func (m Manifest) Part(name string) (Part, bool) {
 
 // ID identifies the backup: two backups with the same ID have the same content of etcd. It consists of 16 hexadecimal digits.
 func (m Manifest) ID() string {
+	if m.Salvaged != "" {
+		return m.Salvaged
+	}
 	part, _ := m.Part(SnapshotPart)
 	sum := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n%s\n", m.Cluster.UID, m.Etcd.ClusterID, m.Created.UTC().Format(time.RFC3339Nano), part.SHA256))
 	return hex.EncodeToString(sum[:8])
+}
+
+// Salvage says that the manifest describes a snapshot that was made of a member's data. The files of two such snapshots differ, also if they have the
+// same content, so that ID follows from what is in them, and from the identity of everything else that a restore takes from there. It needs UID,
+// ClusterID, Source, Revision, and KVHash.
+func (m *Manifest) Salvage(identity ...string) {
+	sum := sha256.Sum256(fmt.Appendf(nil, "salvaged\n%s\n%s\n%s\n%d\n%d\n%q\n", m.Cluster.UID, m.Etcd.ClusterID, m.Etcd.Source, m.Etcd.Revision, m.Etcd.KVHash, identity))
+	m.Salvaged = hex.EncodeToString(sum[:8])
 }
 
 // Content is a part with a way to read it.

@@ -1,14 +1,16 @@
 package backup
 
 import (
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/encryption"
@@ -66,6 +68,52 @@ func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 	return out, nil
 }
 
+// UsableKeys are those of the files below /etc/kubernetes/pki that a new control plane can use, of what is left of a cluster: a certificate without its
+// key is none of them, and the public key of service accounts follows from the private one. Lost are the names of the keys that nobody
+// has any more, without those of etcd's authority, which is replaced with its members.
+func UsableKeys(left map[string][]byte) (usable map[string][]byte, lost []string, _ error) {
+	usable = maps.Clone(left)
+	if usable == nil {
+		usable = map[string][]byte{}
+	}
+	if key, signs := usable["sa.key"]; signs && len(usable["sa.pub"]) == 0 {
+		public, err := publicKey(key)
+		if err != nil {
+			return nil, nil, fmt.Errorf("sa.key: %w", err)
+		}
+		usable["sa.pub"] = public
+	}
+	for _, p := range pairs {
+		public, key := strings.TrimPrefix(p[0], "pki/"), strings.TrimPrefix(p[1], "pki/")
+		if len(usable[public]) > 0 && len(usable[key]) > 0 {
+			continue
+		}
+		delete(usable, public)
+		delete(usable, key)
+		if !slices.Contains(facts.EtcdPKI, key) {
+			lost = append(lost, key)
+		}
+	}
+	if len(usable[encryption.File]) == 0 {
+		delete(usable, encryption.File)
+		lost = append(lost, encryption.File)
+	}
+	return usable, lost, checkPairs(prefixed(usable))
+}
+
+// publicKey is the public key of a private one, as kubeadm stores it.
+func publicKey(key []byte) ([]byte, error) {
+	signer, err := parseKey(key)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(signer.Public())
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
+}
+
 func prefixed(pki map[string][]byte) map[string][]byte {
 	out := map[string][]byte{}
 	for name, content := range pki {
@@ -109,18 +157,18 @@ type Networking struct {
 
 // Networking reads kubeadm's configuration in the backup; it is empty if there is none.
 func (u Unpacked) Networking() (out Networking, _ error) {
-	text, has := u.Parts[ConfigMaps+"kubeadm-config.json"]
+	text, has := u.Parts[ConfigMaps+kubeadmConfig+".json"]
 	if !has {
 		return out, nil
 	}
-	var stored corev1.ConfigMap
+	var stored map[string]string // the data of the ConfigMap, as Objects writes them
 	if err := yaml.Unmarshal(text, &stored); err != nil {
 		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
 	}
 	var config struct {
 		Networking Networking `json:"networking"`
 	}
-	if err := yaml.Unmarshal([]byte(stored.Data["ClusterConfiguration"]), &config); err != nil {
+	if err := yaml.Unmarshal([]byte(stored["ClusterConfiguration"]), &config); err != nil {
 		return out, fmt.Errorf("reading kubeadm-config in the backup: %w", err)
 	}
 	return config.Networking, nil

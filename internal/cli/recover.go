@@ -220,6 +220,9 @@ func printCopies(w io.Writer, j *recovery.Judgment, now time.Time) error {
 		case c.Torn:
 			health = "sound; the last entry is incomplete and does not count"
 		}
+		if j.Corrupt(c) {
+			health += "; etcd raised the alarm CORRUPT for this member"
+		}
 		if c.Foreign {
 			health = "of another cluster; " + health
 		}

@@ -26,13 +26,14 @@ import (
 
 func (a *app) restore() *cobra.Command {
 	var (
-		identity, replace string
-		yes               bool
-		o                 run.RestoreOptions
+		identity, replace, data, keys string
+		yes                           bool
+		o                             run.RestoreOptions
+		from                          run.SalvageOptions
 	)
 	cmd := &cobra.Command{
-		Use:   "restore NAME|FILE",
-		Short: "Build the cluster of the spec from a backup, on the same hosts or on others",
+		Use:   "restore NAME|FILE|--from-data [HOST:]DIRECTORY",
+		Short: "Build the cluster of the spec from a backup or from a disk, on the same hosts or on others",
 		Long: `Builds the cluster of the spec from a backup: NAME in the store of the spec, or a FILE on this machine. The hosts may be
 those of the backup or others, with other names, addresses, zones, and another endpoint. The ranges of pods and Services, the pod
 network, and the minor release of Kubernetes must be those of the backup.
@@ -45,10 +46,17 @@ Everything that was written after the backup is lost. If there is a cluster on t
 3 unless you give it up twice: with --replace-cluster NAME, and by typing its name (in scripts, --yes). Its hosts are then
 reset, and its etcd data and keys are kept on them.
 
-If it is interrupted, run it again with the same backup: it then finishes. docs/restoring.md describes every case.`,
+With --from-data, the cluster is built from the data directory of one member of etcd instead: all machines were installed again, and one
+disk is left. It is mounted on a host of the spec, or it was copied to this machine. The keys of the cluster are looked for on the same disk
+(/etc/kubernetes/pki); --keys names another directory, and a backup as the argument brings them, too. What the data are, up to when they go, and
+what is lost is shown before the name of the cluster has to be typed (in scripts, --yes). The data stay as they are: a copy is used.
+
+If it is interrupted, run the same command again: it then finishes. docs/restoring.md and docs/recovery.md describe every case.`,
 		Example: `  quorate restore --identity backup-identity.txt ./prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age
-  quorate restore --identity backup-identity.txt --replace-cluster prod prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age`,
-		Args: cobra.ExactArgs(1),
+  quorate restore --identity backup-identity.txt --replace-cluster prod prod.1a2b3c4d.5e6f7a8b.20260304T050607Z.cp-a.backup.age
+  quorate restore --from-data cp-a:/mnt/var/lib/etcd
+  quorate restore --from-data ./etcd --keys ./pki --lost cp-b --lost cp-c`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			if err := knownChecks(o.Ignore); err != nil {
@@ -60,6 +68,25 @@ If it is interrupted, run it again with the same backup: it then finishes. docs/
 			}
 			if replace != "" && replace != c.Metadata.Name {
 				return usageError{fmt.Errorf("--replace-cluster %s: the spec is of the cluster %s; nothing was changed", replace, c.Metadata.Name)}
+			}
+			switch {
+			case len(args) == 0 && data == "":
+				return usageError{errors.New("name a backup, or the data of a member of etcd with --from-data; `quorate backup list` shows the backups")}
+			case data == "" && (from.NewKeys || len(from.Lost) > 0):
+				return usageError{errors.New("--new-keys and --lost need --from-data")}
+			case data == "":
+				o.KeysDir = keys
+			case len(args) == 1 && from.NewKeys:
+				return usageError{errors.New("--new-keys: the backup has all keys")}
+			default:
+				if from.Data, err = dataSource(c, "--from-data", data); err != nil {
+					return usageError{err}
+				}
+				if len(args) == 1 {
+					o.KeysDir = keys // what the backup does not have
+				} else if from.Keys, err = dataSource(c, "--keys", keys); err != nil {
+					return usageError{err}
+				}
 			}
 			dir, remove, err := backup.Scratch()
 			if err != nil {
@@ -74,9 +101,20 @@ If it is interrupted, run it again with the same backup: it then finishes. docs/
 				if yes {
 					return nil
 				}
-				return a.confirmReplace(w, o.Backup.Manifest)
+				return a.confirmReplace(w, o)
 			}
-			err = a.readBackup(ctx, args[0], identity, dir, &o, e, sink)
+			if len(args) == 1 {
+				err = a.readBackup(ctx, args[0], identity, dir, &o, e, sink)
+			}
+			if data != "" && err == nil {
+				o.Begin = func(w *run.Work) error {
+					if yes {
+						return nil
+					}
+					return a.confirmData(w, o)
+				}
+				err = a.readData(ctx, dir, e, from, &o)
+			}
 			if err == nil {
 				var b *bundle.Bundle
 				if b, err = sources.Bundle(ctx, c, sink); err == nil {
@@ -91,15 +129,80 @@ If it is interrupted, run it again with the same backup: it then finishes. docs/
 		},
 	}
 	identityFlag(cmd, &identity)
-	keysFlag(cmd, &o.KeysDir)
+	cmd.Flags().StringVar(&keys, "keys", "", "a directory with keys that the backup does not have, such as ca.key; with --from-data, one like /etc/kubernetes/pki, as [HOST:]DIRECTORY")
 	cmd.Flags().StringVar(&replace, "replace-cluster", "", "give up the cluster of this name that is on the hosts")
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the second confirmation of --replace-cluster")
+	cmd.Flags().StringVar(&data, "from-data", "", "the data directory of a member of etcd, as HOST:DIRECTORY, or a copy of it on this machine")
+	cmd.Flags().BoolVar(&from.NewKeys, "new-keys", false, "with --from-data: create keys again that are lost, and leave out what cannot be decrypted without them")
+	cmd.Flags().StringArrayVar(&from.Lost, "lost", nil, "with --from-data: a member of etcd that will never come back (can be repeated)")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the confirmation of --from-data, or for the second one of --replace-cluster")
 	ignoreFlag(cmd, &o.Ignore)
 	return cmd
 }
 
 func keysFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "keys", "", "a directory with keys that the backup does not have, such as ca.key")
+}
+
+// dataSource reads [HOST:]DIRECTORY. It is empty for an empty text.
+func dataSource(c *spec.Cluster, flag, text string) (run.DataSource, error) {
+	if text == "" {
+		return run.DataSource{}, nil
+	}
+	if name, path, given := strings.Cut(text, ":"); given && !strings.ContainsRune(name, filepath.Separator) {
+		host, path, err := copyOf(c, name+":"+path)
+		if err != nil {
+			return run.DataSource{}, fmt.Errorf("%s %s: %w", flag, text, err)
+		}
+		return run.DataSource{Host: host, Dir: path}, nil
+	}
+	dir, err := filepath.Abs(text)
+	if err != nil {
+		return run.DataSource{}, err
+	}
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return run.DataSource{}, fmt.Errorf("%s %s: there is no such directory on this machine; a directory on a host is HOST:DIRECTORY", flag, text)
+	}
+	return run.DataSource{Dir: dir}, nil
+}
+
+// readData reads the data of a member and what is left of the keys of its cluster. The copy is below dir.
+func (a *app) readData(ctx context.Context, dir string, e *run.Engine, from run.SalvageOptions, o *run.RestoreOptions) error {
+	below := filepath.Join(dir, "d") // a backup may be in dir, too
+	if err := os.Mkdir(below, 0o700); err != nil {
+		return err
+	}
+	return e.Salvage(ctx, below, from, o)
+}
+
+// confirmData shows what the data are, what is lost with them, and what will be done, and asks for the name of the cluster.
+func (a *app) confirmData(w *run.Work, o run.RestoreOptions) error {
+	var text strings.Builder
+	if err := printPlan(&text, w.Plan); err != nil {
+		return err
+	}
+	text.WriteString("\n")
+	if err := printSalvaged(&text, o.Salvaged, time.Now()); err != nil {
+		return err
+	}
+	text.WriteString("\nThe cluster is built from a copy of these data; they stay as they are.\n")
+	return a.typeName(text.String(), w.Plan.Cluster, "building "+w.Plan.Cluster+" from the data of a member needs a confirmation")
+}
+
+func printSalvaged(w io.Writer, s *run.Salvaged, now time.Time) error {
+	if err := printCopies(w, s.Judgment, now); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nThey have %d keys at revision %d.", s.Objects, s.Revision)
+	if s.Unconfirmed > 0 {
+		fmt.Fprintf(w, " The last %d entries of the log count, although the member did not know yet that a majority had them.", s.Unconfirmed)
+	}
+	keys := "There are no keys of the cluster."
+	if s.Keys != "" {
+		keys = "The keys of the cluster are those in " + s.Keys + "."
+	}
+	fmt.Fprintf(w, "\n%s\n", keys)
+	printMissing(w, s.Costs())
+	return nil
 }
 
 // readBackup reads a backup from a file or, with an engine, from the store, and verifies it. What it decrypts on this machine is in dir.
@@ -134,20 +237,40 @@ func (a *app) readBackup(ctx context.Context, name, identity, dir string, o *run
 }
 
 // confirmReplace shows what is given up and asks for the name of the cluster.
-func (a *app) confirmReplace(w *run.Work, m backup.Manifest) error {
+func (a *app) confirmReplace(w *run.Work, o run.RestoreOptions) error {
 	var text strings.Builder
 	if err := printPlan(&text, w.Plan); err != nil {
 		return err
 	}
-	fmt.Fprintf(&text, "\nThe cluster on these hosts is reset, and replaced by the backup of %s (etcd at revision %d). Everything that was written since is lost.\n"+
-		"Its etcd data and keys are kept on the hosts, in %s.\n", m.Created.UTC().Format(time.RFC3339), m.Etcd.Revision, facts.KeptDir)
+	text.WriteString("\n")
+	m := o.Backup.Manifest
+	with := fmt.Sprintf("the backup of %s (etcd at revision %d). Everything that was written since is lost", m.Created.UTC().Format(time.RFC3339), m.Etcd.Revision)
+	if o.Salvaged != nil {
+		if err := printSalvaged(&text, o.Salvaged, time.Now()); err != nil {
+			return err
+		}
+		text.WriteString("\n")
+		with = "what is built from these data; they stay as they are"
+	}
+	fmt.Fprintf(&text, "The cluster on these hosts is reset, and replaced by %s.\nIts etcd data and keys are kept on the hosts, in %s.\n", with, facts.KeptDir)
 	return a.typeName(text.String(), w.Plan.Cluster, "replacing the cluster "+w.Plan.Cluster+" needs a second confirmation")
 }
 
 func printRestored(w io.Writer, r *run.Restored, now time.Time) error {
-	fmt.Fprintf(w, "Restored %s in %s from %s, and verified that it matches the spec.\n", r.Cluster, ui.Duration(r.Took), r.File)
-	fmt.Fprintf(w, "The backup was taken %s, %s ago: everything that was written after that is lost.\n", r.Taken.UTC().Format(time.RFC3339), ui.Duration(now.Sub(r.Taken)))
-	fmt.Fprintf(w, "etcd has its %d keys. The revision goes on from %d (%d in the backup): clients that watch list again.\n", r.Keys, r.FirstRevision, r.Revision)
+	from := r.File
+	if r.Data != nil {
+		from = "the data in " + r.File
+	}
+	fmt.Fprintf(w, "Restored %s in %s from %s, and verified that it matches the spec.\n", r.Cluster, ui.Duration(r.Took), from)
+	before := "in the backup"
+	if r.Data != nil {
+		before = "before"
+		fmt.Fprintf(w, "The last write to these data was at %s, %s ago.\n", r.Taken.UTC().Format(time.RFC3339), ui.Duration(now.Sub(r.Taken)))
+		printMissing(w, r.Lost)
+	} else {
+		fmt.Fprintf(w, "The backup was taken %s, %s ago: everything that was written after that is lost.\n", r.Taken.UTC().Format(time.RFC3339), ui.Duration(now.Sub(r.Taken)))
+	}
+	fmt.Fprintf(w, "etcd has its %d keys. The revision goes on from %d (%d %s): clients that watch list again.\n", r.Keys, r.FirstRevision, r.Revision, before)
 	for _, line := range r.Repaired {
 		fmt.Fprintf(w, "Repaired: %s.\n", line)
 	}

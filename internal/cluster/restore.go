@@ -109,10 +109,17 @@ func (s *State) UnfinishedRestore(backup string) *Refusal {
 }
 
 func unfinishedRestore(r facts.Restore, on []string) string {
-	return fmt.Sprintf("a restore from the backup %s (taken %s) began on %s and did not end", r.File, r.Taken.UTC().Format(time.RFC3339), List(on))
+	from, at := "the backup "+r.File, "taken"
+	if r.Data {
+		from, at = "the data of etcd in "+r.File, "last written"
+	}
+	return fmt.Sprintf("a restore from %s (%s %s) began on %s and did not end", from, at, r.Taken.UTC().Format(time.RFC3339), List(on))
 }
 
 func fixUnfinishedRestore(r facts.Restore) string {
+	if r.Data {
+		return "Finish it: run `quorate restore --from-data` with those data, and the same keys, again. Or start over: `quorate reset --all`."
+	}
 	return "Finish it: run `quorate restore` with that backup again. Or start over: `quorate reset --all`."
 }
 

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"strings"
 	"testing"
 
 	"quorate.dev/quorate/internal/cluster/clustertest"
@@ -31,6 +32,24 @@ func TestAnEmptiedClusterIsNone(t *testing.T) {
 		f.Dies("w-a")
 		if s = Evaluate(f.Spec, Emptied(f.Seen)); s.Stage() != Undetermined {
 			t.Errorf("%s: with a host that cannot be reached: %s", name, s.Stage())
+		}
+	}
+}
+
+// TestAnUnfinishedRestoreSaysHowItIsFinished, from a backup and from data.
+func TestAnUnfinishedRestoreSaysHowItIsFinished(t *testing.T) {
+	for want, r := range map[string]facts.Restore{
+		"the backup prod.age (taken":                               {Backup: "1", File: "prod.age"},
+		"the data of etcd in cp-a:/mnt/var/lib/etcd (last written": {Backup: "2", File: "cp-a:/mnt/var/lib/etcd", Data: true},
+	} {
+		f := clustertest.Whole()
+		f.Kubernetes("cp-a").Restore = &r
+		refused := Evaluate(f.Spec, f.Seen).UnfinishedRestore("")
+		if refused == nil || !strings.Contains(refused.Why, want) || strings.Contains(refused.Fix, "--from-data") != r.Data {
+			t.Errorf("%+v", refused)
+		}
+		if again := Evaluate(f.Spec, f.Seen).UnfinishedRestore(r.Backup); again != nil {
+			t.Errorf("the same restore: %+v", again)
 		}
 	}
 }

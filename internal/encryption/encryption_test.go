@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/crypto/nacl/secretbox"
 )
 
 func TestFileGoesThereAndBack(t *testing.T) {
@@ -49,6 +51,35 @@ func TestForeignFilesAreRefusedWithoutQuotingThem(t *testing.T) {
 	} {
 		if keys, err := Parse([]byte(file)); err == nil || strings.Contains(err.Error(), "SECRET") {
 			t.Errorf("%q: %v, %v", file, keys.Names(), err)
+		}
+	}
+}
+
+// TestOpens: a key of the same name can be that of another cluster.
+func TestOpens(t *testing.T) {
+	keys := Keys{NewKey("key1"), NewKey("key2")}
+	seal := func(k Key, name string) []byte {
+		secret, err := base64.StdEncoding.DecodeString(k.Secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonce := [24]byte{1, 2, 3}
+		return secretbox.Seal(append([]byte("k8s:enc:secretbox:v1:"+name+":"), nonce[:]...), []byte("secret"), &nonce, (*[32]byte)(secret))
+	}
+	for name, tc := range map[string]struct {
+		value        []byte
+		opens, known bool
+	}{
+		"the first key":       {seal(keys[0], "key1"), true, true},
+		"the second key":      {seal(keys[1], "key2"), true, true},
+		"another one's":       {seal(NewKey("key1"), "key1"), false, true},
+		"a key that is lost":  {seal(keys[0], "key3"), false, true},
+		"a value that is cut": {[]byte("k8s:enc:secretbox:v1:key1:x"), false, true},
+		"another provider":    {[]byte("k8s:enc:aescbc:v1:key1:x"), false, false},
+		"plain text":          {[]byte("x"), false, false},
+	} {
+		if opens, known := keys.Opens(tc.value); opens != tc.opens || known != tc.known {
+			t.Errorf("%s: %v, %v", name, opens, known)
 		}
 	}
 }

@@ -2,12 +2,14 @@ package encryption
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 
+	"golang.org/x/crypto/nacl/secretbox"
 	"sigs.k8s.io/yaml"
 )
 
@@ -101,6 +103,33 @@ func Covers(file []byte, encrypted map[string]string) error {
 		return fmt.Errorf("the encryption configuration does not have the keys of values in etcd: %s", strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// secretboxMark begins the marks of values that Keys can decrypt.
+const (
+	secretboxMark  = marked + "secretbox:v1:"
+	secretboxNonce = 24
+)
+
+// Opens says whether the key that the mark of a value names decrypts it. A key of the same name can be another one: every cluster begins with a
+// key of the name FirstKey. A value of another provider is not looked at, and known is false.
+func (k Keys) Opens(value []byte) (opens, known bool) {
+	mark := Mark(value)
+	name, ours := strings.CutPrefix(mark, secretboxMark)
+	if !ours {
+		return false, false
+	}
+	sealed := value[len(mark):]
+	for _, key := range k {
+		secret, err := base64.StdEncoding.DecodeString(key.Secret)
+		if key.Name+":" != name || err != nil || len(secret) != 32 || len(sealed) < secretboxNonce {
+			continue
+		}
+		if _, ok := secretbox.Open(nil, sealed[secretboxNonce:], (*[secretboxNonce]byte)(sealed), (*[32]byte)(secret)); ok {
+			return true, true
+		}
+	}
+	return false, true
 }
 
 // IsKMS says that a mark is of a value whose key a KMS provider has.

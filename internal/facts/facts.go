@@ -300,8 +300,20 @@ type Restore struct {
 	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
 	Revision int64 `json:"revision"`
 	Bump     int64 `json:"bump"`
+	// Data says that it is no backup but the data of a member, and File says where they are. Taken is then when they were written to for the last
+	// time. NewKeys says that no key of their cluster is left.
+	Data    bool `json:"data,omitempty"`
+	NewKeys bool `json:"newKeys,omitempty"`
 	// Complete says that the restore ended. Until then, only the same restore may go on.
 	Complete bool `json:"complete,omitempty"`
+}
+
+// Kind is what is restored: a backup, or data.
+func (r Restore) Kind() string {
+	if r.Data {
+		return "data"
+	}
+	return "backup"
 }
 
 // EtcdFailure is how an etcd member ended.

@@ -109,6 +109,8 @@ type EtcdCopy struct {
 	Bytes     int64     `json:"bytes"`
 	// StorageVersion is that of the database, such as 3.6.0; empty for etcd 3.5, which does not store it.
 	StorageVersion string `json:"storageVersion,omitempty"`
+	// Corrupt are the members for which the alarm CORRUPT is raised, by their IDs: etcd found that their data differ from those of the others.
+	Corrupt []string `json:"corrupt,omitempty"`
 	// Torn says that the log ends in the middle of an entry, as after a power cut: that entry was never acknowledged.
 	Torn bool `json:"torn,omitempty"`
 }

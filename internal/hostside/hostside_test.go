@@ -24,7 +24,7 @@ var withoutSecrets = []string{
 	"etcd.claim",                                         // uses the certificate that the host has
 	"etcd.snapshot", "etcd.snapshot-size", "etcd.stored", // the same; a snapshot stays on the host, and of stored objects only the keys leave it
 	"kubeadm.abandon-join", "kubeadm.await-etcd", "kubeadm.finish-rejoin",
-	"lostquorum.abandon", "lostquorum.build", "lostquorum.examine", "lostquorum.finish", "lostquorum.note", "lostquorum.put", "lostquorum.set-aside", // names, paths, IDs and numbers
+	"lostquorum.abandon", "lostquorum.build", "lostquorum.examine", "lostquorum.finish", "lostquorum.list-data", "lostquorum.note", "lostquorum.put", "lostquorum.set-aside", // names, paths, IDs and numbers
 	"lostquorum.start", "lostquorum.start-api", "lostquorum.start-controllers", "lostquorum.stop",
 	"kubeadm.admin",                                                                         // returns a secret of the host, which goes nowhere else
 	"kubeadm.etcd-client",                                                                   // the same

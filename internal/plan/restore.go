@@ -23,15 +23,16 @@ const RuleNoClusterThere = "restore-over-cluster"
 // RuleBackupsCA wants the hosts of a restore to have no other authority than the backup.
 const RuleBackupsCA = "authority-of-backup"
 
-// Restore makes the plan that builds the cluster of the spec from a backup with this CA (PEM), or finishes that.
+// Restore makes the plan that builds the cluster of the spec from a backup with this CA (PEM), or finishes that. The CA is empty if it is lost, and
+// the cluster gets a new one.
 func Restore(s *cluster.State, bundle Bundle, from facts.Restore, ca string) (*Plan, error) {
 	if r := s.UnfinishedRestore(from.Backup); r != nil {
 		return nil, r
 	}
 	otherCA := ""
 	for _, h := range s.Spec.Spec.Hosts {
-		if f := s.Facts(h.Name); otherCA == "" && f != nil && f.Kubernetes.CA != "" && !cluster.SameAuthority(f.Kubernetes.CA, ca) {
-			otherCA = h.Name + " has another CA certificate than the backup: " + whoseCA(s, from)
+		if f := s.Facts(h.Name); ca != "" && otherCA == "" && f != nil && f.Kubernetes.CA != "" && !cluster.SameAuthority(f.Kubernetes.CA, ca) {
+			otherCA = h.Name + " has another CA certificate than the " + from.Kind() + ": " + whoseCA(s, from)
 		}
 	}
 	if r := inTheWay(s, from, otherCA); r != nil {
@@ -50,9 +51,9 @@ func whoseCA(s *cluster.State, from facts.Restore) string {
 		return id != "" && strings.TrimLeft(id, "0") == strings.TrimLeft(from.EtcdCluster, "0")
 	}
 	if slices.ContainsFunc(s.Seen.Etcd, func(m facts.EtcdMember) bool { return same(m.ClusterID) }) {
-		return "it is the same cluster (its etcd has the same ID), and its CA was replaced after the backup was taken. A restore brings the former CA back: kubeconfigs and certificates of the new one are not accepted any more"
+		return "it is the same cluster (its etcd has the same ID), and its CA was replaced since. A restore brings the former CA back: kubeconfigs and certificates of the new one are not accepted any more"
 	}
-	return "either it is of another cluster, or the CA was replaced after the backup was taken (`quorate certs rotate ca`). In that case, a restore brings the former CA back, and kubeconfigs and certificates of the new one are not accepted any more"
+	return "either it is of another cluster, or the CA was replaced since (`quorate certs rotate ca`). In that case, a restore brings the former CA back, and kubeconfigs and certificates of the new one are not accepted any more"
 }
 
 // Restored says that the hosts have the cluster that was restored from the backup, and that the restore ended.
@@ -102,7 +103,7 @@ func inTheWay(s *cluster.State, from facts.Restore, otherCA string) *cluster.Ref
 		why = "there is a cluster on these hosts (" + cluster.List(on) + "), and its API does not answer"
 	}
 	if Restored(s, from.Backup) {
-		why += "; it was restored from this backup before"
+		why += "; it was restored from this " + from.Kind() + " before"
 	}
 	if otherCA != "" {
 		why += "; " + otherCA
@@ -148,7 +149,7 @@ func (b *builder) beginRestore() {
 	for _, h := range b.c.Spec.Hosts {
 		// A mark of a restore that ended is what is left of a cluster that somebody cleared by hand.
 		if f := b.Facts(h.Name); f != nil && (f.Kubernetes.Restore == nil || f.Kubernetes.Restore.Complete) && keepsState(h) {
-			marks = append(marks, b.markRestore(h, *b.from, "begun", "note which backup is restored", "if this run ends early, only the same backup may be restored here"))
+			marks = append(marks, b.markRestore(h, *b.from, "begun", "note which "+b.from.Kind()+" is restored", "if this run ends early, only the same "+b.from.Kind()+" may be restored here"))
 		}
 	}
 	b.beginWith(marks...)
@@ -161,11 +162,15 @@ func (b *builder) markRestore(h spec.Host, from facts.Restore, detail, title, re
 
 // restorePKI gives the keys of the backup to the control plane that would otherwise create new ones.
 func (b *builder) restorePKI(create *Step) *Step {
-	if b.from == nil {
+	if b.from == nil || b.from.NewKeys {
 		return nil
 	}
-	create.Title, create.Reason = "read the shared keys", "other control planes need them; what the backup does not have is created"
-	return b.add(Step{Kind: RestorePKI, Host: create.Host, Title: "restore the shared keys", Reason: "certificates, tokens of service accounts, and encrypted secrets stay valid with the keys of the backup"}, b.at[create.Host].bundle)
+	create.Title, create.Reason = "read the shared keys", "other control planes need them; what the "+b.from.Kind()+" does not have is created"
+	reason := "certificates, tokens of service accounts, and encrypted secrets stay valid with the keys of the backup"
+	if b.from.Data {
+		reason = "what was issued with the keys that are left of the cluster stays valid"
+	}
+	return b.add(Step{Kind: RestorePKI, Host: create.Host, Title: "restore the shared keys", Reason: reason}, b.at[create.Host].bundle)
 }
 
 // restoreEtcd makes the data of all members from the same snapshot. No member starts before all of them have theirs.
@@ -179,7 +184,7 @@ func (b *builder) restoreEtcd(pki, etcdPKI *Step) {
 			continue
 		}
 		s := Step{Kind: RestoreEtcd, Host: h.Name, Title: "restore etcd's data", Change: change(cluster.Create, cluster.EtcdMember, h.Name),
-			Reason: fmt.Sprintf("all %d members begin with the snapshot of the backup, at revision %d", len(hosts), b.from.Revision)}
+			Reason: fmt.Sprintf("all %d members begin with the snapshot of the %s, at revision %d", len(hosts), b.from.Kind(), b.from.Revision)}
 		if b.c.StackedEtcd() {
 			s.Members = members(hosts)
 		}

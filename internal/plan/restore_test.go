@@ -96,6 +96,43 @@ func TestAMarkThatIsLeft(t *testing.T) {
 	}
 }
 
+// TestARestoreOfDataWithoutKeys creates the keys, as a first build does, and goes on with those of an earlier run.
+func TestARestoreOfDataWithoutKeys(t *testing.T) {
+	c := testCluster()
+	from := fromBackup
+	from.Data, from.File, from.NewKeys = true, "cp-a:/mnt/var/lib/etcd", true
+	steps := func(obs *facts.Observation, ca string) map[string]Step {
+		t.Helper()
+		p, err := Restore(cluster.Evaluate(c, obs), testBundle, from, ca)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkOrder(t, p)
+		out := map[string]Step{}
+		for _, s := range p.Steps {
+			out[s.ID] = s
+			if strings.Contains(s.Title+s.Reason, "backup") {
+				t.Errorf("%s speaks of a backup: %s, %s", s.ID, s.Title, s.Reason)
+			}
+		}
+		return out
+	}
+	first := steps(empty(c), "")
+	if _, restores := first[stepID("cp-a", RestorePKI)]; restores || first[stepID("cp-a", MakePKI)].Title != "create the shared keys" || first[stepID("cp-b", RestoreEtcd)].ID == "" {
+		t.Errorf("%+v", first[stepID("cp-a", MakePKI)])
+	}
+	obs := begun(c, from)
+	k := &obs.Hosts["cp-a"].Facts.Kubernetes
+	k.Begun, k.CA, k.SharedPKI = true, "the CA of an earlier run", true
+	if again := steps(obs, ""); again[stepID("cp-b", SharePKI)].ID == "" || again[stepID("cp-b", RestoreEtcd)].ID == "" {
+		t.Errorf("%v", again)
+	}
+	from.NewKeys = false
+	if _, restores := steps(empty(c), caOfBackup)[stepID("cp-a", RestorePKI)]; !restores {
+		t.Error("the keys on the disk are not restored")
+	}
+}
+
 // begun observes hosts on which a restore began.
 func begun(c *spec.Cluster, mark facts.Restore) *facts.Observation {
 	obs := empty(c)

@@ -396,7 +396,7 @@ func (j *Judgment) votes() {
 			j.refuse("there are only data of etcd clusters that a recovery has replaced: "+strings.Join(lines, "; "),
 				"If the cluster that replaced them has no data left, name the one that counts with --cluster-id. It has nothing that was written since that recovery; a backup may be newer.")
 		default:
-			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. Otherwise restore a backup.")
+			j.refuse("no data of etcd were found on any host", "If a disk with data exists, attach it to a host of the spec and name the directory: --data HOST:/path. If no host has its installation any more, `quorate restore --from-data HOST:/path` builds the cluster again from such a disk. Otherwise restore a backup.")
 		}
 		return
 	}
@@ -466,7 +466,7 @@ func (j *Judgment) decide() {
 	case !j.runs(remains) || !remains.Certificates:
 		j.refuse(fmt.Sprintf("%s has nothing that could run etcd: %s", chosen.Host, j.lacks(remains)),
 			"Boot its installed system. If that is gone, attach the disk to a host of the cluster that has one, or copy the directory there, and name it: --data HOST:/path. "+
-				"If no host has one, restore /etc/kubernetes, /var/lib/kubelet, and the programs from the disk, or restore a backup (docs/recovery.md).")
+				"If all machines were installed again, build the cluster from the disk: `quorate restore --from-data "+chosen.Host+":"+chosen.Path+"` (docs/recovery.md).")
 		return
 	case remains.SeparateWAL != "":
 		j.refuse(fmt.Sprintf("the member on %s has its write-ahead log in %s, outside of its data directory", chosen.Host, remains.SeparateWAL), "Such a member has to be recovered by hand, with --force-new-cluster (https://etcd.io/docs/latest/op-guide/recovery/).")
@@ -520,6 +520,13 @@ func (j *Judgment) means(d facts.EtcdDecision, c Candidate) bool {
 	return !inPlace && u != nil && u.Host == d.Host && filepath.Base(c.Path) == u.Stamp+"-"+u.Member
 }
 
+// Corrupt says that etcd has found, as any of the copies knows, that the data of the copy's member differ from those of the others.
+func (j *Judgment) Corrupt(c Candidate) bool {
+	return c.MemberID != "" && slices.ContainsFunc(j.Candidates, func(o Candidate) bool {
+		return o.ClusterID == c.ClusterID && slices.Contains(o.EtcdCopy.Corrupt, c.MemberID)
+	})
+}
+
 // missing says what is lost.
 func (j *Judgment) missing() {
 	c := j.Chosen
@@ -530,6 +537,9 @@ func (j *Judgment) missing() {
 		return
 	}
 	add := func(format string, args ...any) { j.Missing = append(j.Missing, fmt.Sprintf(format, args...)) }
+	if j.Corrupt(*c) {
+		add("etcd had found that the data on %s differ from those of the other members (alarm CORRUPT): they may lack writes, and have others that nobody made", c)
+	}
 	for _, o := range j.Candidates {
 		switch {
 		case o.Foreign || o.String() == c.String() || o.Compare(c.EtcdCopy) <= 0:

@@ -472,3 +472,21 @@ func TestAnotherEtcdIsLeftAlone(t *testing.T) {
 		t.Errorf("%+v", j.Obstacles)
 	}
 }
+
+// TestACorruptMember: its data can be chosen, and nobody chooses them without knowing.
+func TestACorruptMember(t *testing.T) {
+	w := newWorld(3)
+	w.empty("cp-b", "cp-c")
+	w.change("cp-a", func(r *facts.EtcdRemains) { r.Copies[0].Corrupt = []string{memberID(1)} })
+	says := func() bool {
+		j := Judge(w.c, w.seen)
+		return j.Best != nil && j.Corrupt(*j.Best) && slices.ContainsFunc(j.Missing, func(m string) bool { return strings.Contains(m, "CORRUPT") })
+	}
+	if says() {
+		t.Error("the alarm of another member")
+	}
+	w.change("cp-a", func(r *facts.EtcdRemains) { r.Copies[0].Corrupt = []string{memberID(0)} })
+	if !says() {
+		t.Error("the alarm is not mentioned")
+	}
+}

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,13 @@ type RestoreOptions struct {
 	File   string
 	// KeysDir has keys that the backup does not have, such as that of an offline CA; empty if there are none.
 	KeysDir string
+	// Salvaged says that Backup was made of a member's data (see Salvage), and PKI are the keys that are left; it is nil for a backup. FormerCA is
+	// the CA of the cluster that the data are of, if that is known.
+	Salvaged *Salvaged
+	PKI      map[string][]byte
+	FormerCA string
+	// Begin is called with the plan before anything is changed, unless Confirm was, or the restore began earlier; nil if nobody is asked.
+	Begin func(*Work) error
 	// Ignore are the IDs of preflight checks whose findings do not stop the run.
 	Ignore []string
 	// Replace is whether a cluster on the hosts may be reset. Confirm is called before that with the plan of the reset; an error ends the
@@ -53,6 +61,9 @@ type Restored struct {
 	File    string `json:"backup"`
 	// Taken is when the backup was taken: everything that was written later is lost.
 	Taken time.Time `json:"taken"`
+	// Data says what the data of a member were, if it was no backup, and what was lost with them.
+	Data *Salvaged `json:"data,omitempty"`
+	Lost []string  `json:"lost,omitempty"`
 	// Revision is that of etcd in the backup, and FirstRevision the one before which clients that watch must list again.
 	Revision      int64 `json:"revision"`
 	FirstRevision int64 `json:"firstRevision"`
@@ -82,7 +93,10 @@ func clockFits(now, created time.Time) error {
 // finished by the same call with the same backup.
 func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
 	begin, m := time.Now(), o.Backup.Manifest
-	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, Keys: m.Etcd.Keys}
+	out := &Restored{Cluster: e.Cluster.Metadata.Name, File: o.File, Taken: m.Created, Revision: m.Etcd.Revision, Keys: m.Etcd.Keys, Data: o.Salvaged}
+	if o.Salvaged != nil {
+		out.Lost = o.Salvaged.Costs()
+	}
 	defer func() {
 		if err != nil && out.Kept != "" {
 			err = fmt.Errorf("the cluster before was reset, and its etcd data and keys are kept on its hosts in %s; the restore did not end: %w", out.Kept, err)
@@ -102,12 +116,15 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err := clockFits(begin, m.Created); err != nil {
 		return nil, err
 	}
-	pki, err := o.Backup.PKI(o.KeysDir)
-	if err != nil {
-		return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: err.Error(), Fix: "Nothing was changed. docs/restoring.md says what a restore needs."}
+	pki := o.PKI
+	if o.Salvaged == nil {
+		if pki, err = o.Backup.PKI(o.KeysDir); err != nil {
+			return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: err.Error(), Fix: "Nothing was changed. docs/restoring.md says what a restore needs."}
+		}
 	}
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
-	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision}
+	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision,
+		Data: o.Salvaged != nil, NewKeys: len(pki) == 0}
 	decide := func(s *cluster.State) (*plan.Plan, error) {
 		from.Bump = snapshot.BumpAt(time.Now(), m.Etcd.Revision)
 		if begun := s.RestoreBegun(from.Backup); begun != nil {
@@ -137,7 +154,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err != nil {
 		return nil, err
 	}
-	if why := e.runsElsewhere(ctx, w.State, before, r.PKI.CA(), o.Lab); why != "" {
+	if why := e.runsElsewhere(ctx, w.State, before, cmp.Or(r.PKI.CA(), o.FormerCA), o.kind(), o.Lab); why != "" {
 		if !o.Replace {
 			return nil, &cluster.Refusal{Rule: plan.RuleNoClusterThere, Why: why,
 				Fix: "Stop it first: reset its hosts with their own spec (`quorate reset --all`), or power them off. Two clusters with the same keys would both accept clients. To restore it all the same, add `--replace-cluster " + e.Cluster.Metadata.Name + "`. Nothing was changed."}
@@ -154,6 +171,11 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		}
 		if err := w.sound(ctx); err != nil {
 			return nil, err
+		}
+		if o.Begin != nil && out.Kept == "" && pass == 1 && w.State.RestoreBegun(from.Backup) == nil {
+			if err := o.Begin(w); err != nil {
+				return nil, err
+			}
 		}
 		if err := e.execute(ctx, w.Plan, w); err != nil {
 			return nil, err
@@ -260,8 +282,8 @@ func (e *Engine) reopen(ctx context.Context) error {
 
 // runsElsewhere says that the cluster of the backup runs, or may run, on control planes that are not in the spec; empty if it does not. Without
 // a session to one of the hosts, nobody can tell, and nothing could be restored either.
-func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca string, lab bool) string {
-	if before == nil || lab {
+func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca, kind string, lab bool) string {
+	if before == nil || lab || ca == "" {
 		return ""
 	}
 	marks, _ := s.Restores()
@@ -292,7 +314,7 @@ func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *sp
 			others = append(others, h.Name+" ("+h.Address+"): "+a.Detail)
 		}
 	}
-	return stillRuns(ours, others)
+	return stillRuns(ours, others, kind)
 }
 
 const (
@@ -302,16 +324,20 @@ const (
 	elsewhereTimeout = 5 * time.Second
 )
 
-// stillRuns says what was found at the addresses of the control planes in a backup: API servers of the backup's CA, and servers with other
+// stillRuns says what was found at the addresses of the control planes in a backup, or in data: API servers of its CA, and servers with other
 // certificates, each with its certificate.
-func stillRuns(ours, others []string) string {
+func stillRuns(ours, others []string, kind string) string {
+	of := "the cluster that the backup was taken of"
+	if kind != "backup" {
+		of = "the cluster that the " + kind + " are of"
+	}
 	var out []string
 	if len(ours) > 0 {
-		out = append(out, "the cluster that the backup was taken of still runs: its API answers on "+strings.Join(ours, ", ")+", which is not in the spec")
+		out = append(out, of+" still runs: its API answers on "+strings.Join(ours, ", ")+", which is not in the spec")
 	}
 	if len(others) > 0 {
-		out = append(out, "the cluster that the backup was taken of may still run. Where it had control planes that are not in the spec, a server answers with a certificate that is not valid by the CA in the backup: "+
-			strings.Join(others, "; ")+". Either the CA was replaced after the backup was taken (`quorate certs rotate ca`), or another cluster has the address now")
+		out = append(out, of+" may still run. Where it had control planes that are not in the spec, a server answers with a certificate that is not valid by the CA in the "+kind+": "+
+			strings.Join(others, "; ")+". Either the CA was replaced since (`quorate certs rotate ca`), or another cluster has the address now")
 	}
 	return strings.Join(out, "; ")
 }
@@ -333,9 +359,12 @@ func leftHosts(before, after *spec.Cluster, lab bool) []string {
 	return []string{"these hosts of the backup are not in the spec: " + strings.Join(names, ", ") + ". If one of them is still on, or comes back, reset it before it reaches the endpoint: its kubelet has a certificate that is valid here"}
 }
 
+// kind is what is restored: a backup, or data.
+func (o RestoreOptions) kind() string { return facts.Restore{Data: o.Salvaged != nil}.Kind() }
+
 // Fits refuses a spec with which the content of a backup could not run. Etcd is the version that the bundle has.
 func Fits(c *spec.Cluster, etcd string, o RestoreOptions, before *spec.Cluster) error {
-	m := o.Backup.Manifest
+	m, kind := o.Backup.Manifest, o.kind()
 	refuse := func(why, fix string) error {
 		return &cluster.Refusal{Rule: RuleFitsBackup, Why: why, Fix: fix + " Nothing was changed."}
 	}
@@ -343,15 +372,15 @@ func Fits(c *spec.Cluster, etcd string, o RestoreOptions, before *spec.Cluster) 
 		return refuse("etcd of this spec is your own ("+strings.Join(c.Spec.Etcd.Endpoints, ", ")+"), and Quorate never stops it or replaces its data",
 			"Unpack the backup (docs/backup.md), stop your etcd, restore etcd/snapshot.db on all of its members (`etcdutl snapshot restore --bump-revision 10000000000 --mark-compacted`), start it, put the keys below kubernetes/pki on the first control plane, and run `quorate apply`. Or restore to an etcd that Quorate manages.")
 	}
-	if !o.Lab && c.Metadata.Name != m.Cluster.Name {
-		return refuse(fmt.Sprintf("the backup is of the cluster %s, and the spec of %s", m.Cluster.Name, c.Metadata.Name), "Use the spec of that cluster (metadata.name), or another backup.")
+	if named := o.Salvaged == nil || m.Cluster.Name != ""; named && !o.Lab && c.Metadata.Name != m.Cluster.Name {
+		return refuse(fmt.Sprintf("the %s is of the cluster %s, and the spec of %s", kind, m.Cluster.Name, c.Metadata.Name), "Use the spec of that cluster (metadata.name), or another "+kind+".")
 	}
 	if before != nil {
 		for _, d := range plan.DiffersFixed(before, c) {
 			if o.Lab && (d.Path == "metadata.name" || d.Path == "spec.network.cni") {
 				continue
 			}
-			return refuse("the spec differs from that of the backup in what is stored in etcd: "+d.String(), "Put the value of the backup into the spec.")
+			return refuse("the spec differs from that of the "+kind+" in what is stored in etcd: "+d.String(), "Put the value of the "+kind+" into the spec.")
 		}
 	}
 	stored, err := o.Backup.Networking()
@@ -362,19 +391,19 @@ func Fits(c *spec.Cluster, etcd string, o RestoreOptions, before *spec.Cluster) 
 		{"network.podCIDR", stored.PodSubnet, c.Spec.Network.PodCIDR}, {"network.serviceCIDR", stored.ServiceSubnet, c.Spec.Network.ServiceCIDR}, {"the domain of Services", stored.DNSDomain, "cluster.local"},
 	} {
 		if d.have != "" && d.have != d.want {
-			return refuse(fmt.Sprintf("%s is %s in the backup, and %s in the spec: nodes and Services in etcd have addresses of the first", d.field, d.have, d.want), "Put the value of the backup into the spec.")
+			return refuse(fmt.Sprintf("%s is %s in the %s, and %s in the spec: nodes and Services in etcd have addresses of the first", d.field, d.have, kind, d.want), "Put the value of the "+kind+" into the spec.")
 		}
 	}
 	switch have, want := minor(m.Cluster.Kubernetes), minor(c.Spec.Kubernetes.Version); {
 	case have < 0 || want < 0:
 	case have != want:
-		return refuse(fmt.Sprintf("the backup is of Kubernetes %s, and the spec says %s", m.Cluster.Kubernetes, c.Spec.Kubernetes.Version),
+		return refuse(fmt.Sprintf("the %s is of Kubernetes %s, and the spec says %s", kind, m.Cluster.Kubernetes, c.Spec.Kubernetes.Version),
 			fmt.Sprintf("A cluster is restored with the same minor release, because API servers of another one may not read all objects: set kubernetes.version to a v1.%d release, and change it with `quorate apply` afterwards.", have))
 	}
 	switch have, want := minor(m.Etcd.Version), minor(etcd); {
 	case have < 0 || want < 0:
 	case want < have || want > have+1:
-		return refuse(fmt.Sprintf("the backup is of etcd %s, and the bundle has %s", m.Etcd.Version, etcd), "etcd reads data of its own minor release and of the one before: choose a Kubernetes version whose bundle has such an etcd.")
+		return refuse(fmt.Sprintf("the %s is of etcd %s, and the bundle has %s", kind, m.Etcd.Version, etcd), "etcd reads data of its own minor release and of the one before: choose a Kubernetes version whose bundle has such an etcd.")
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ func TestAClusterThatMayStillRun(t *testing.T) {
 		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "the CA was replaced", "another cluster has the address"}},
 		{[]string{"cp-a (10.0.0.11)"}, []string{"cp-b (10.0.0.12): x"}, []string{"still runs: its API answers on cp-a", "may still run"}},
 	} {
-		got := stillRuns(tc.ours, tc.others)
+		got := stillRuns(tc.ours, tc.others, "backup")
 		if (got == "") != (len(tc.want) == 0) {
 			t.Errorf("%v, %v: %q", tc.ours, tc.others, got)
 		}
@@ -38,7 +38,7 @@ func TestSpecsThatFitABackup(t *testing.T) {
 	const etcd = "v3.7.1"
 	of := func(kubernetes, etcd, networking string) RestoreOptions {
 		return RestoreOptions{Backup: backup.Unpacked{Verified: backup.Verified{Manifest: backup.Manifest{Cluster: backup.Cluster{Name: "prod", Kubernetes: kubernetes}, Etcd: backup.Etcd{Version: etcd}}},
-			Parts: map[string][]byte{backup.ConfigMaps + "kubeadm-config.json": []byte(`{"data": {"ClusterConfiguration": "networking: {` + networking + `}"}}`)}}}
+			Parts: map[string][]byte{backup.ConfigMaps + "kubeadm-config.json": []byte(`{"ClusterConfiguration": "networking: {` + networking + `}"}`)}}}
 	}
 	const same = "podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12, dnsDomain: cluster.local"
 	for name, tc := range map[string]struct {

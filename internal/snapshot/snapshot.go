@@ -16,7 +16,9 @@ import (
 
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/storage/backend"
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
+	"go.etcd.io/etcd/server/v3/storage/schema"
 	"go.uber.org/zap"
 )
 
@@ -122,10 +124,32 @@ func Restore(file, dir string, m Member, bump int64) error {
 	if bump <= 0 {
 		return fmt.Errorf("the revision has to be raised, and not by %d", bump)
 	}
-	return snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
+	if err := snapshot.NewV3(zap.NewNop()).Restore(snapshot.RestoreConfig{
 		SnapshotPath: file, OutputDataDir: dir, Name: m.Name, PeerURLs: []string{m.PeerURL},
 		InitialCluster: strings.Join(m.Cluster, ","), InitialClusterToken: m.Token, RevisionBump: uint64(bump), MarkCompacted: true,
-	})
+	}); err != nil {
+		return err
+	}
+	return ForgetAlarms(filepath.Join(dir, "member", "snap", "db"))
+}
+
+// ForgetAlarms ends the alarms in the database of a member of a new cluster that was not started yet. They are of members of the cluster before, and
+// count for all members of the new one: with the alarm NOSPACE, it would accept no write, and with CORRUPT answer nothing. An alarm that has its
+// reasons is raised again.
+func ForgetAlarms(db string) (err error) {
+	be := backend.NewDefaultBackend(zap.NewNop(), db)
+	defer func() { err = errors.Join(err, be.Close()) }()
+	alarms := schema.NewAlarmBackend(zap.NewNop(), be)
+	alarms.CreateAlarmBucket()
+	all, err := alarms.GetAllAlarms()
+	if err != nil {
+		return fmt.Errorf("reading the alarms of the former cluster: %w", err)
+	}
+	for _, a := range all {
+		alarms.MustDeleteAlarm(a)
+	}
+	alarms.ForceCommit()
+	return nil
 }
 
 const (
@@ -163,6 +187,9 @@ func Start(ctx context.Context, dir, file string) (*Scratch, error) {
 		SnapshotPath: file, Name: scratchName, OutputDataDir: data, PeerURLs: []string{socket.String()},
 		InitialCluster: scratchName + "=" + socket.String(), InitialClusterToken: scratchName,
 	}); err != nil {
+		return nil, fmt.Errorf("restoring the snapshot: %w", err)
+	}
+	if err := ForgetAlarms(filepath.Join(data, "member", "snap", "db")); err != nil {
 		return nil, fmt.Errorf("restoring the snapshot: %w", err)
 	}
 	config := embed.NewConfig()

@@ -64,6 +64,14 @@ func (r *Restoration) Notes() []string {
 	return slices.Clone(r.notes)
 }
 
+// moment is what the restored content of etcd is of.
+func (r *Restoration) moment() string {
+	if r.Manifest.Salvaged != "" {
+		return "the last write"
+	}
+	return "the backup"
+}
+
 func (r *Restoration) did(format string, args ...any) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -306,7 +314,7 @@ func (r *Restoration) staleLeases(ctx context.Context, client *kube.Client) erro
 		n++
 	}
 	if n > 0 {
-		r.did("%d leases of controllers and API servers that were not renewed since the backup were removed", n)
+		r.did("%d leases of controllers and API servers that nobody has renewed since %s were removed", n, r.moment())
 	}
 	return nil
 }
@@ -338,7 +346,7 @@ func (r *Restoration) tokens(ctx context.Context, client *kube.Client) error {
 		}
 	}
 	if n > 0 {
-		r.did("%d bootstrap tokens and uploaded certificates of the time of the backup were removed: some may have been revoked since", n)
+		r.did("%d bootstrap tokens and uploaded certificates were removed: some may have been revoked after %s", n, r.moment())
 	}
 	return nil
 }
@@ -427,11 +435,11 @@ func (r *Restoration) adjust(ctx context.Context, c *spec.Cluster, client *kube.
 	}
 	switch {
 	case maintained:
-		r.did("the node %s was in maintenance when the backup was taken, and no longer is", n.Name)
+		r.did("the node %s was in maintenance before %s, and no longer is", n.Name, r.moment())
 	case marked:
-		r.did("the node %s was being drained when the backup was taken, and takes pods again", n.Name)
+		r.did("the node %s was being drained before %s, and takes pods again", n.Name, r.moment())
 	case n.Spec.Unschedulable:
-		r.note("the node %s was cordoned when the backup was taken, and still is: `kubectl uncordon %s` lets pods be placed on it", n.Name, n.Name)
+		r.note("the node %s was cordoned before %s, and still is: `kubectl uncordon %s` lets pods be placed on it", n.Name, r.moment(), n.Name)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ package backup
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -23,12 +21,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/kubernetes/scheme"
-	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/backup"
-	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -43,8 +37,6 @@ import (
 const (
 	// workDir holds the snapshot while it is packed.
 	workDir = facts.SnapshotDir + "/backup"
-	// objectsAt is where API servers keep their objects.
-	objectsAt = "/registry/"
 	// tries bounds how often a backup is taken again because keys changed meanwhile.
 	tries = 2
 )
@@ -111,7 +103,7 @@ func (p controlPlane) identity(ctx context.Context) (uid, etcd string, _ error) 
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(ctx, noteTimeout)
 	defer cancel()
-	r, err := client.Get(ctx, systemNamespace)
+	r, err := client.Get(ctx, backup.SystemNamespace)
 	if err != nil {
 		return "", "", err
 	}
@@ -120,7 +112,7 @@ func (p controlPlane) identity(ctx context.Context) (uid, etcd string, _ error) 
 		in.Values[string(kv.Key)] = kv.Value
 	}
 	var system corev1.Namespace
-	if _, err := object(in, systemNamespace, &system); err != nil {
+	if _, err := backup.Object(in, backup.SystemNamespace, &system); err != nil {
 		return "", "", err
 	}
 	return string(system.UID), clusterID(r.Header.ClusterId), nil
@@ -350,7 +342,7 @@ func (p controlPlane) gather(ctx context.Context, client *clientv3.Client, m *ba
 	if err != nil {
 		return nil, err
 	}
-	objects, err := stored(in, m)
+	objects, err := backup.Objects(in, m)
 	if err != nil {
 		return nil, err
 	}
@@ -376,14 +368,6 @@ func (p controlPlane) gather(ctx context.Context, client *clientv3.Client, m *ba
 	}
 	return contents, nil
 }
-
-// Objects that backups have as files of their own, too.
-const (
-	systemNamespace = objectsAt + "namespaces/kube-system"
-	configMapsAt    = objectsAt + "configmaps/kube-system/"
-)
-
-var configMaps = []string{"kubeadm-config", "kubelet-config", facts.ConfigMap}
 
 // snapshot saves etcd, reads what is in the snapshot, and compares it with what the member itself says about that revision.
 func (p controlPlane) snapshot(ctx context.Context, client *clientv3.Client, m *backup.Manifest) (backup.Content, snapshot.Contents, error) {
@@ -414,11 +398,7 @@ func (p controlPlane) snapshot(ctx context.Context, client *clientv3.Client, m *
 	if err := compare(ctx, only, from.URL, &m.Etcd); err != nil {
 		return none(err)
 	}
-	keys := []string{systemNamespace}
-	for _, name := range configMaps {
-		keys = append(keys, configMapsAt+name)
-	}
-	in, err := snapshot.Look(saved.File, keys...)
+	in, err := snapshot.Look(saved.File, backup.ObjectKeys()...)
 	if err != nil {
 		return none(fmt.Errorf("reading the snapshot of etcd: %w", err))
 	}
@@ -503,63 +483,4 @@ func (p controlPlane) tidy() error {
 	}
 	leave()
 	return nil
-}
-
-// object reads an object of Kubernetes from etcd's values. It is false if there is none.
-func object(in snapshot.Contents, key string, into runtime.Object) (bool, error) {
-	value, has := in.Values[key]
-	if !has {
-		return false, nil
-	}
-	if mark := encryption.Mark(value); mark != "" {
-		return true, fmt.Errorf("%s in etcd is encrypted (%s), and backups need it as it is: take its resource out of the encryption configuration, and write the object again", key, strings.TrimSuffix(mark, ":"))
-	}
-	if _, _, err := scheme.Codecs.UniversalDeserializer().Decode(value, nil, into); err != nil {
-		return true, fmt.Errorf("reading %s from etcd: %w", key, err)
-	}
-	return true, nil
-}
-
-// stored reads objects from a snapshot. No API server is needed for that, and they are as old as everything else in the backup.
-func stored(in snapshot.Contents, m *backup.Manifest) (map[string][]byte, error) {
-	var system corev1.Namespace
-	switch has, err := object(in, systemNamespace, &system); {
-	case err != nil:
-		return nil, err
-	case !has:
-		return nil, fmt.Errorf("etcd has no %s, which identifies the cluster: backups need an etcd with the objects of Kubernetes below %s", systemNamespace, objectsAt)
-	}
-	m.Cluster.UID = string(system.UID)
-	out := map[string][]byte{}
-	var own corev1.ConfigMap
-	for _, name := range configMaps {
-		var found corev1.ConfigMap
-		part := backup.ConfigMaps + name + ".json"
-		has, err := object(in, configMapsAt+name, &found)
-		if err != nil {
-			return nil, err
-		}
-		if !has {
-			m.Missing = append(m.Missing, part)
-			continue
-		}
-		if out[part], err = json.MarshalIndent(found.Data, "", "  "); err != nil {
-			return nil, err
-		}
-		if name == facts.ConfigMap {
-			own = found
-		}
-		var kubeadm struct {
-			KubernetesVersion string `json:"kubernetesVersion"`
-		}
-		if name == "kubeadm-config" && yaml.Unmarshal([]byte(found.Data["ClusterConfiguration"]), &kubeadm) == nil {
-			m.Cluster.Kubernetes = kubeadm.KubernetesVersion
-		}
-	}
-	if text := own.Data[facts.SpecKey]; text != "" {
-		out[backup.SpecPart] = []byte(text)
-	} else {
-		m.Missing = append(m.Missing, backup.SpecPart)
-	}
-	return out, nil
 }

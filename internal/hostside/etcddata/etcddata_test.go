@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -166,6 +167,36 @@ func TestRecovery(t *testing.T) {
 	if _, err := Rebuild(ctx, in); err == nil {
 		t.Error("it does not end")
 	}
+}
+
+// TestAlarmsAreNotInherited: with an alarm of the former cluster, the new one would accept no write, or answer nothing.
+func TestAlarmsAreNotInherited(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	serve(t, dir, func(e *embed.Etcd) {
+		put(t, e, "/registry/1")
+		for _, alarm := range []pb.AlarmType{pb.AlarmType_NOSPACE, pb.AlarmType_CORRUPT} {
+			if _, err := e.Server.Alarm(t.Context(), &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: alarm, MemberID: uint64(e.Server.MemberID())}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	got := Read(dir, t.TempDir())
+	if !got.Usable() || !slices.Equal(got.Corrupt, []string{got.MemberID}) {
+		t.Errorf("%+v", got)
+	}
+	built, err := Rebuild(t.Context(), RebuildRequest{Source: dir, Work: filepath.Join(t.TempDir(), "w"), Name: "a", PeerURL: peerURL, Token: "prod-recovered-1", Now: time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, filepath.Dir(built.Member), func(e *embed.Etcd) {
+		if alarms := e.Server.Alarms(); len(alarms) > 0 {
+			t.Errorf("alarms: %v", alarms)
+		}
+		put(t, e, "/registry/2")
+		if !has(t, e, "/registry/1") {
+			t.Error("a write is missing")
+		}
+	})
 }
 
 // TestDamaged damages every part of a member's data.

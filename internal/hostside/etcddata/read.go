@@ -288,6 +288,20 @@ func readBuckets(tx *bolt.Tx, out *facts.EtcdCopy) error {
 	if k, _ := keys.Cursor().Last(); k != nil {
 		out.Revision = mvcc.BytesToRev(k).Main
 	}
+	if alarms := tx.Bucket(schema.Alarm.Name()); alarms != nil {
+		if err := alarms.ForEach(func(key, _ []byte) error {
+			var a pb.AlarmMember
+			if err := proto.Unmarshal(key, &a); err != nil {
+				return fmt.Errorf("the database is damaged: an alarm cannot be read: %w", err)
+			}
+			if a.GetAlarm() == pb.AlarmType_CORRUPT {
+				out.Corrupt = append(out.Corrupt, hex(a.GetMemberID()))
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
 	members := tx.Bucket(schema.Members.Name())
 	if members == nil {
 		return nil

@@ -99,6 +99,9 @@ func Rebuild(ctx context.Context, in RebuildRequest) (out Rebuilt, err error) {
 		return out, fmt.Errorf("making a new cluster of the data: %w", err)
 	}
 	out.NewRevision = out.Revision + bump
+	if err := snapshot.ForgetAlarms(filepath.Join(fresh, "member", "snap", "db")); err != nil {
+		return out, err
+	}
 	if err := had.restore(filepath.Join(fresh, "member", "snap", "db")); err != nil {
 		return out, err
 	}

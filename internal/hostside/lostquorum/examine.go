@@ -118,8 +118,9 @@ func readApart(ctx context.Context, dir, scratch string) facts.EtcdCopy {
 
 // Commands of `quorate host`, for work on data that may be damaged.
 const (
-	readCommand    = "read-etcd-data"
-	rebuildCommand = "rebuild-etcd-data"
+	readCommand     = "read-etcd-data"
+	rebuildCommand  = "rebuild-etcd-data"
+	snapshotCommand = "snapshot-etcd-data"
 )
 
 type readRequest struct{ Dir, Scratch string }
@@ -143,12 +144,22 @@ func Apart(ctx context.Context, command string, in []byte) ([]byte, error) {
 			return nil, err
 		}
 		return json.Marshal(out)
+	case snapshotCommand:
+		var r etcddata.SnapshotRequest
+		if err := json.Unmarshal(in, &r); err != nil {
+			return nil, err
+		}
+		out, err := etcddata.Snapshot(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(out)
 	}
 	return nil, fmt.Errorf("there is no %s", command)
 }
 
 // ApartCommands are those that Apart knows.
-var ApartCommands = []string{readCommand, rebuildCommand}
+var ApartCommands = []string{readCommand, rebuildCommand, snapshotCommand}
 
 // apart runs one of the commands in a process of its own.
 func apart(ctx context.Context, command string, in, out any) error {

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -90,6 +91,11 @@ func taken(t *testing.T, ctx context.Context) ([]byte, int64) {
 		}
 		revision = r.Header.Revision
 	}
+	// It has run out of space. What is restored has not.
+	alarm := &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_ACTIVATE, Alarm: etcdserverpb.AlarmType_NOSPACE}
+	if _, err := etcdserverpb.NewMaintenanceClient(c.ActiveConnection()).Alarm(ctx, alarm); err != nil {
+		t.Fatal(err)
+	}
 	in, err := c.Snapshot(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -145,6 +151,9 @@ func TestThreeMembersBeginAsOneEtcd(t *testing.T) {
 	c := <-clients
 	for range names[1:] {
 		<-clients
+	}
+	if alarms, err := c.AlarmList(ctx); err != nil || len(alarms.Alarms) > 0 {
+		t.Errorf("it begins with the alarms of the former cluster: %v, %v", alarms, err)
 	}
 	r, err := c.Get(ctx, "/registry/", clientv3.WithPrefix(), clientv3.WithCountOnly())
 	if err != nil || r.Count != 100 {
