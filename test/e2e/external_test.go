@@ -57,6 +57,7 @@ func TestExternalEtcd(t *testing.T) {
 		{"lost data", etcdDataLost},
 		{"repairs", repairsOfExternal},
 		{"an etcd host is replaced", etcdHostReplaced},
+		{"an etcd host is maintained", etcdHostMaintained},
 		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
 		}},
@@ -183,6 +184,44 @@ func etcdHostReplaced(t *testing.T, ctx context.Context, c *cluster, _ status.St
 	}
 	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
 		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
+	}
+}
+
+// etcdHostMaintained takes the etcd host whose member leads out of service, cuts its power, and brings it back, under load.
+func etcdHostMaintained(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	members := c.whole(t, ctx).Etcd.Members
+	host, other := members[0].Name, members[1].Name
+	c.lead(t, ctx, host)
+	_, api := c.client(t, ctx)
+	p := c.clients(t, ctx)
+	member := func() string { return c.ssh(t, ctx, host, "systemctl is-active etcd || true") }
+	begin := time.Now()
+	c.must(t, ctx, "maintain", "-f", c.specFile(), host)
+	inMaintenance(t, ctx, c, api, host)
+	if is := member(); is != "inactive" {
+		t.Errorf("the etcd member on %s is %s", host, is)
+	}
+	if r := c.exits(t, ctx, 3, "maintain", "-f", c.specFile(), other); !strings.Contains(r.stderr, "etcd") {
+		t.Errorf("a second member of three: %s", r)
+	}
+	c.labDo("fault", "power-off", host)(t, ctx)
+	pause(ctx, calm)
+	c.unchanged(t, ctx, "-f", c.specFile()) // apply would leave it alone
+	c.labDo("heal", "power-off", host)(t, ctx)
+	c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", host)
+	if is := member(); is != "active" {
+		t.Errorf("the etcd member on %s is %s after the maintenance", host, is)
+	}
+	c.whole(t, ctx)
+	report, err := p.Between(ctx, begin, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if failed := c.noticed(t, ctx, begin, time.Now(), report); failed > 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if lost, acked, err := p.Lost(ctx); err != nil || acked == 0 || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
 }
 
