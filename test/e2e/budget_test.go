@@ -32,6 +32,7 @@ var estimates = map[string]estimate{
 	"TestCluster":                                {takes: 350 * time.Second, essential: true},
 	"TestCluster/backup_schedule":                {takes: 140 * time.Second},
 	"TestCluster/kubeadm":                        {takes: 90 * time.Second},
+	"TestCluster/labels_and_taints":              {takes: 60 * time.Second},
 	"TestCluster/maintenance":                    {takes: 190 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/faults":                         {takes: 200 * time.Second},
