@@ -52,7 +52,7 @@ var estimates = map[string]estimate{
 	"TestPreflight":                              {takes: 50 * time.Second},
 	"TestEmptyMember":                            {takes: 80 * time.Second},
 	"TestInterruptedJoin":                        {takes: 90 * time.Second},
-	"TestSettings":                               {takes: 300 * time.Second},
+	"TestSettings":                               {takes: 360 * time.Second},
 	"TestUpgrade":                                {takes: 300 * time.Second, essential: true},
 	"TestZonal":                                  {takes: 50 * time.Second},
 }

@@ -211,10 +211,26 @@ func lostParts(t *testing.T, c *cluster) {
 			if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == tc.step && s.Host == tc.machine }) {
 				t.Errorf("no step repairs it: %+v", steps)
 			}
+			if name == "a restarted LB" {
+				if r := c.must(t, ctx, "plan", "--diff", "-f", c.specFile()); !strings.Contains(r.stdout, "/etc/haproxy/haproxy.cfg on "+tc.machine) || !strings.Contains(r.stdout, "\n-# edited\n") {
+					t.Errorf("the plan does not show what somebody has changed: %s", r)
+				}
+			}
 			c.must(t, ctx, "apply", "-f", c.specFile())
 			c.ssh(t, ctx, tc.machine, tc.repaired)
 		})
 	}
+	t.Run("what nothing uses is removed", func(t *testing.T) {
+		// A binary that another version of Quorate has uploaded, and what is left of an upload that was killed.
+		old := "/var/lib/quorate/bin/" + strings.Repeat("0", 64)
+		half := "/usr/local/bin/.quorate-e2e"
+		c.ssh(t, ctx, "worker-a", fmt.Sprintf("mkdir -p %[1]s; echo old >%[1]s/quorate; touch %[2]s; touch -d '2 hours ago' %[1]s/quorate %[1]s %[2]s", old, half))
+		c.must(t, ctx, "apply", "-f", c.specFile())
+		if left := c.ssh(t, ctx, "worker-a", "ls -d "+old+" "+half+" 2>/dev/null || true"); left != "" {
+			t.Errorf("still there: %s", left)
+		}
+		c.ssh(t, ctx, "worker-a", "systemctl is-active kubelet") // nothing else went
+	})
 	c.whole(t, ctx)
 	c.unchanged(t, ctx, "-f", c.specFile())
 }

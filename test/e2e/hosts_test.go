@@ -47,7 +47,7 @@ func TestHosts(t *testing.T) {
 			{"it comes back", h.deadComesBack},
 			{"a new machine has its name and address", h.sameName},
 			{"two control planes are replaced in one edit", h.twoInOneEdit},
-			{"a worker that a budget holds", h.heldWorker},
+			{"a worker whose pods may not go", h.heldWorker},
 			// These API servers do not share their port yet.
 			{"load balancers move to the control planes", h.balancersMoveBack},
 			{"and back", h.balancersMoveAway},
@@ -194,11 +194,11 @@ func (h *changingHosts) machine(t *testing.T, ctx context.Context, name, zone st
 }
 
 // apply makes the edit, and expects that no request failed meanwhile, if it was planned, and that no acknowledged write is lost.
-func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool) {
+func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool, args ...string) {
 	t.Helper()
 	fmt.Println(h.c.must(t, ctx, "plan", "-f", h.spec).stdout)
 	begin := time.Now()
-	r := h.c.must(t, ctx, "apply", "-f", h.spec, "-v")
+	r := h.c.must(t, ctx, append([]string{"apply", "-f", h.spec, "-v"}, args...)...)
 	fmt.Println(r.stderr)
 	took := time.Since(begin)
 	if err := h.p.Calm(ctx, calm); err != nil {
@@ -281,13 +281,19 @@ func (h *changingHosts) firstControlPlane(t *testing.T, ctx context.Context) {
 }
 
 func (h *changingHosts) balancer(t *testing.T, ctx context.Context) {
-	old := h.status(t, ctx).Endpoint.Holder
+	before := h.status(t, ctx)
+	old, machines := before.Endpoint.Holder, []string{"lb-d"}
+	for _, lb := range before.LoadBalancers {
+		machines = append(machines, lb.Name)
+	}
 	fresh := h.machine(t, ctx, "lb-d", strings.TrimPrefix(old, "lb-"), spec.RoleLoadBalancer)
 	h.edit(t, func(s *spec.Cluster) {
 		remove(s, old)
 		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
 	})
+	one := h.watchAddress(t, ctx, machines)
 	h.apply(t, ctx, false)
+	one(t, ctx)
 	h.gone(t, ctx, old)
 	if now := h.status(t, ctx).Endpoint.Holder; now == old || now == "" {
 		t.Errorf("the virtual IP is on %q", now)
@@ -473,8 +479,8 @@ done`
 	}
 }
 
-// heldWorker takes a worker out of the spec whose pod a disruption budget holds. The edit is refused before anything is changed, and is made
-// when the budget allows it.
+// heldWorker takes a worker out of the spec whose pod a disruption budget holds, and on which there is a pod without a controller. The edit is
+// refused before anything is changed, and is made when the budget allows it and the user allows that the pod is lost.
 func (h *changingHosts) heldWorker(t *testing.T, ctx context.Context) {
 	_, api := h.c.client(t, ctx)
 	image := workloadsIn(t, ctx, api, heldNamespace)
@@ -521,7 +527,18 @@ func (h *changingHosts) heldWorker(t *testing.T, ctx context.Context) {
 	if err := budgets.Delete(ctx, "never", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	h.apply(t, ctx, true)
+	bare := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: netexec(nil, image).Spec}
+	bare.Spec.NodeName = worker
+	if _, err := api.CoreV1().Pods(heldNamespace).Create(ctx, bare, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.c.exits(t, ctx, 3, "apply", "-f", h.spec); !strings.Contains(r.stderr, heldNamespace+"/bare") || !strings.Contains(r.stderr, "--force") {
+		t.Errorf("a pod that no controller creates again: %s", r)
+	}
+	if _, err := api.CoreV1().Pods(heldNamespace).Get(ctx, bare.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("it was deleted although nobody allowed that: %v", err)
+	}
+	h.apply(t, ctx, true, "--force")
 	h.gone(t, ctx, worker)
 }
 
