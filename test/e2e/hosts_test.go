@@ -87,10 +87,11 @@ func TestSingle(t *testing.T) {
 		}
 	}
 	costs(c.must(t, ctx, "validate", "-f", file))
-	c.must(t, ctx, "up", "-f", file)
+	costs(c.must(t, ctx, "up", "-f", file))
 	h := &changingHosts{c: c, spec: c.specFile(), p: c.clients(t, ctx)}
 	costs(c.must(t, ctx, "plan", "-f", h.spec))
 	costs(c.must(t, ctx, "status", "-f", h.spec))
+	costs(c.must(t, ctx, "apply", "-f", h.spec))
 	if r := c.exits(t, ctx, 1, "audit", "-f", h.spec); !strings.Contains(r.stdout, "cp-a") {
 		t.Errorf("the audit does not name the single control plane: %s", r)
 	}
