@@ -144,12 +144,18 @@ func TestSingle(t *testing.T) {
 // numbers expects a number of control planes with etcd members that work, and how many of them the cluster survives the loss of.
 func (h *changingHosts) numbers(t *testing.T, ctx context.Context, controlPlanes, margin int) {
 	t.Helper()
-	s := h.status(t, ctx)
-	working := slices.DeleteFunc(slices.Clone(s.Etcd.Members), func(m status.Member) bool { return !m.Healthy || m.Learner })
-	nodes := slices.DeleteFunc(slices.Clone(s.Nodes), func(n status.Node) bool { return !n.Ready || !slices.Contains(n.Roles, spec.RoleControlPlane) })
-	if len(s.Etcd.Members) != controlPlanes || len(working) != controlPlanes || len(nodes) != controlPlanes || s.Margins.Etcd != margin || s.Margins.ControlPlanes != margin {
-		t.Fatalf("want %d control planes and a margin of %d: members %+v, nodes %+v, margins %+v", controlPlanes, margin, s.Etcd.Members, s.Nodes, s.Margins)
-	}
+	eventually(t, ctx, fmt.Sprintf("%d control planes, and a margin of %d", controlPlanes, margin), func() error {
+		s, r, err := h.c.statusOf(ctx, h.spec)
+		if err != nil {
+			return err
+		}
+		working := slices.DeleteFunc(slices.Clone(s.Etcd.Members), func(m status.Member) bool { return !m.Healthy || m.Learner })
+		nodes := slices.DeleteFunc(slices.Clone(s.Nodes), func(n status.Node) bool { return !n.Ready || !slices.Contains(n.Roles, spec.RoleControlPlane) })
+		if len(s.Etcd.Members) != controlPlanes || len(working) != controlPlanes || len(nodes) != controlPlanes || s.Margins.Etcd != margin || s.Margins.ControlPlanes != margin {
+			return errors.New(r.String())
+		}
+		return nil
+	})
 }
 
 // changingHosts is a cluster whose spec is edited again and again.
