@@ -31,7 +31,7 @@ type BuildOptions struct {
 type UnknownVersionError struct{ Version string }
 
 func (e *UnknownVersionError) Error() string {
-	return fmt.Sprintf("this version of quorate cannot build a bundle for Kubernetes %s, only for %s; use one of these versions, or import a bundle",
+	return fmt.Sprintf("this version of quorate cannot build a bundle for Kubernetes %s, only for %s; use one of these, or a version of quorate that can build it",
 		e.Version, strings.Join(Versions(), ", "))
 }
 

@@ -90,7 +90,7 @@ It is safe to interrupt: run it again to finish the work, or undo it.`,
 			}
 			defer e.Close()
 			if reboot {
-				_, err = e.Reboot(ctx, hosts, o)
+				out.Notes, err = e.Reboot(ctx, hosts, o)
 			} else {
 				err = out.make(ctx, e, targets, undo, o)
 			}

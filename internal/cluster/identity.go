@@ -209,7 +209,14 @@ func (d *differences) config() {
 	// The members of an etcd that Quorate manages may change, but not all of them in one edit.
 	changing := d.Spec.ManagedEtcd() && d.stage != Foreign && slices.ContainsFunc(have, func(e string) bool { return slices.Contains(hostconfig.EtcdEndpoints(d.present), e) })
 	if !slices.Equal(have, should) && !changing {
-		d.add("", "the cluster's etcd is at %s, but the spec's is at %s", onControlPlanes(have), onControlPlanes(should))
+		how := ""
+		switch {
+		case len(have) == 0:
+			how = fixTopology(spec.TopologyStacked)
+		case len(should) == 0:
+			how = fixTopology(spec.TopologyExternal)
+		}
+		d.add(how, "the cluster's etcd is at %s, but the spec's is at %s", onControlPlanes(have), onControlPlanes(should))
 	}
 	if e := d.Seen.ExistingEtcd; e != nil && e.Error == "" {
 		for _, h := range d.Spec.HostsWith(spec.RoleControlPlane) {
@@ -218,6 +225,11 @@ func (d *differences) config() {
 			}
 		}
 	}
+}
+
+// fixTopology is what to do about another topology than the one that the cluster has.
+func fixTopology(has string) string {
+	return "Put `topology: " + has + "` back into the spec. To change the topology, see changing-hosts.md."
 }
 
 func onControlPlanes(endpoints []string) string {
@@ -319,7 +331,7 @@ func (d *differences) etcd() {
 			continue
 		}
 		if stacked := slices.Contains(f.Kubernetes.Manifests, "etcd"); stacked && !d.Spec.StackedEtcd() {
-			d.add("Put `topology: stacked` back into the spec.", "the cluster's etcd is stacked, as %s shows, but the spec says external (controlPlane.topology)", h.Name)
+			d.add(fixTopology(spec.TopologyStacked), "the cluster's etcd is stacked, as %s shows, but the spec says external (controlPlane.topology)", h.Name)
 			return
 		}
 	}

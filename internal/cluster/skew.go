@@ -145,21 +145,42 @@ func (s *State) Path(target string, buildable []string) *Refusal {
 		if !ok || max(apart(to, from), apart(from, to)) <= 1 {
 			continue
 		}
-		step := 1
-		if apart(to, from) < 0 {
-			step = -1
-		}
-		next := fmt.Sprintf("v%d.%d", from.Major(), int(from.Minor())+step)
-		way := "This quorate builds no version of " + next + ": use one that does, or import a bundle of that minor release."
-		for _, b := range buildable {
-			if n, ok := number(b); ok && "v"+minor(n) == next {
-				way = fmt.Sprintf("Write `kubernetes: {version: %s}` first and run `quorate apply`; then write %s and run it again.", b, target)
-			}
-		}
 		return &Refusal{Rule: RulePath, Subjects: []string{host},
-			Why: fmt.Sprintf("the API server on %s runs %s, and %s is more than one minor release away: nothing but one minor release after the other is tested or supported", host, v, target), Fix: way}
+			Why: fmt.Sprintf("the API server on %s runs %s, and %s is more than one minor release away: nothing but one minor release after the other is tested or supported", host, v, target), Fix: wayTo(from, to, target, buildable)}
 	}
 	return nil
+}
+
+// wayTo says how a cluster comes from one version to a target, one minor release after the other.
+func wayTo(from, to *version.Version, target string, buildable []string) string {
+	if from.Major() != to.Major() {
+		return "Write a version of the same major release."
+	}
+	step := 1
+	if apart(to, from) < 0 {
+		step = -1
+	}
+	var path, missing []string
+	for m := int(from.Minor()) + step; m != int(to.Minor()); m += step {
+		next := fmt.Sprintf("%d.%d", from.Major(), m)
+		i := len(buildable) - 1
+		for ; i >= 0; i-- { // the newest comes last
+			if n, ok := number(buildable[i]); ok && minor(n) == next {
+				break
+			}
+		}
+		if i < 0 {
+			missing, path = append(missing, "v"+next), append(path, "v"+next)
+			continue
+		}
+		path = append(path, buildable[i])
+	}
+	path = append(path, target)
+	if len(missing) == 0 {
+		return fmt.Sprintf("Write `kubernetes: {version: %s}` first and run `quorate apply`; then do the same with %s.", path[0], strings.Join(path[1:], ", then with "))
+	}
+	return fmt.Sprintf("The path is %s. This version of Quorate cannot build %s, and accepts no other versions than those that it can build (`quorate version` lists them). "+
+		"Go that part of the way with a version of Quorate that can build it, or with `kubeadm upgrade` if Quorate did not install the programs. Then go on with this one.", List(path), List(missing))
 }
 
 // ruleSkew holds for changes that bring another version: afterwards everything that works together may still do so.

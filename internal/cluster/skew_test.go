@@ -152,7 +152,11 @@ func TestPath(t *testing.T) {
 		"up two":           {only("v1.35.4", cps...), "v1.37.2", "`kubernetes: {version: v1.36.3}` first"},
 		"down two":         {only("v1.38.0", cps...), "v1.36.3", "`kubernetes: {version: v1.37.2}` first"},
 		"up from mixed":    {with(only("v1.35.4", cps...), "v1.36.3", "cp-b"), "v1.37.2", "the API server on cp-a runs v1.35.4"},
-		"no bundle of it":  {only("v1.34.4", cps...), "v1.36.3", "builds no version of v1.35"},
+		"up three":         {only("v1.34.4", cps...), "v1.37.2", "The path is v1.35, v1.36.3 and v1.37.2. This version of Quorate cannot build v1.35,"},
+		"down three":       {only("v1.39.0", cps...), "v1.36.3", "The path is v1.38, v1.37.2 and v1.36.3. This version of Quorate cannot build v1.38,"},
+		"no bundle of it":  {only("v1.34.4", cps...), "v1.36.3", "cannot build v1.35, and accepts no other versions"},
+		"no bundle of two": {only("v1.33.4", cps...), "v1.36.3", "cannot build v1.34 and v1.35, and"},
+		"another major":    {only("v1.36.3", cps...), "v2.0.0", "of the same major release"},
 		"nothing to judge": {map[string]string{"cp-a": "", "cp-b": "", "cp-c": ""}, "v1.36.3", ""},
 		"no version":       {only("v1.36.3", cps...), "latest", "is not a version"},
 	} {
@@ -163,7 +167,21 @@ func TestPath(t *testing.T) {
 			if tc.want == "" && r != nil || tc.want != "" && (r == nil || !strings.Contains(r.Why+r.Fix, tc.want)) {
 				t.Errorf("%v", r)
 			}
+			// A version that cannot be built is no valid spec, whatever bundles are on the machine.
+			if r != nil && strings.Contains(r.Fix, "import") {
+				t.Errorf("the advice cannot be followed: %s", r.Fix)
+			}
 		})
+	}
+}
+
+// TestLongPath names every version on the way.
+func TestLongPath(t *testing.T) {
+	f := clustertest.Whole()
+	versions(f, only("v1.35.4", cps...), nil, nil)
+	r := cluster.Evaluate(f.Spec, f.Seen).Path("v1.38.1", []string{"v1.36.3", "v1.37.0", "v1.37.2", "v1.38.1"})
+	if want := "Write `kubernetes: {version: v1.36.3}` first and run `quorate apply`; then do the same with v1.37.2, then with v1.38.1."; r == nil || r.Fix != want {
+		t.Errorf("%v, want %s", r, want)
 	}
 }
 

@@ -363,6 +363,9 @@ func TestEtcdRefusals(t *testing.T) {
 			if !errors.As(err, &r) || r.Rule != tc.rule || !strings.Contains(r.Why, tc.want) || r.Fix == "" {
 				t.Fatalf("plan %+v, error %v, want the rule %q and %q", p, err, tc.rule, tc.want)
 			}
+			if name == "another topology" && (!strings.Contains(r.Fix, "`topology: stacked` back") || !strings.Contains(r.Fix, "changing-hosts.md")) {
+				t.Errorf("the refusal does not say how the topology is changed: %s", r.Fix)
+			}
 		})
 	}
 	t.Run("stacked spec for an external cluster", func(t *testing.T) {
@@ -371,7 +374,7 @@ func TestEtcdRefusals(t *testing.T) {
 		c.Spec.ControlPlane.Topology = spec.TopologyStacked
 		_, err := Build(cluster.Evaluate(c, obs), testBundle)
 		var r *cluster.Refusal
-		if !errors.As(err, &r) || r.Rule != cluster.RuleFixed {
+		if !errors.As(err, &r) || r.Rule != cluster.RuleFixed || !strings.Contains(r.Fix, "changing-hosts.md") {
 			t.Errorf("%v", err)
 		}
 	})

@@ -528,7 +528,7 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 func Verification(p *Plan) *Plan {
 	g := &graph{}
 	g.add(verification(nil))
-	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Unreachable: p.Unreachable, Steps: g.list()}
+	return &Plan{Cluster: p.Cluster, Bundle: p.Bundle, Warnings: p.Warnings, Unreachable: p.Unreachable, Steps: g.list()}
 }
 
 func verification(nodes []string) Step {

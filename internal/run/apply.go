@@ -186,12 +186,30 @@ type runner struct {
 	turn sync.RWMutex
 }
 
+// warn shows what the spec allows and what a plan costs, once in the life of the engine: a run makes many plans, and whoever did not read the
+// plan before must learn of it as well.
+func (e *Engine) warn(warnings []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, w := range warnings {
+		if e.warned[w] {
+			continue
+		}
+		if e.warned == nil {
+			e.warned = map[string]bool{}
+		}
+		e.warned[w] = true
+		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "cluster/warning", Title: "warning", Detail: w})
+	}
+}
+
 // execute runs the plan. After the first failure no new step begins; those that run are waited for, so that the error names
 // the cause and nothing is left half done without need. The plan can be made and run again.
 func (e *Engine) execute(ctx context.Context, p *plan.Plan, w *Work) (err error) {
 	if err := check(p); err != nil {
 		return err
 	}
+	e.warn(p.Warnings)
 	r := &runner{Engine: e, work: w, look: e.State}
 	if w.look != nil {
 		r.look = w.look

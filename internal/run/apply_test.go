@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,25 @@ func TestNothingToDoIsVerified(t *testing.T) {
 	w.Plan.Steps = []plan.Step{{ID: "x", Kind: plan.LabelNode}}
 	if p := w.toRun(); p != w.Plan {
 		t.Errorf("%+v", p.Steps)
+	}
+}
+
+// TestWarningsAreShown: a run shows the warnings of its plan before its first step, also if there is nothing to do, and each of them once.
+func TestWarningsAreShown(t *testing.T) {
+	f := clustertest.Whole()
+	var shown []string
+	e := &Engine{Cluster: f.Spec, Progress: progress.Func(func(ev progress.Event) { shown = append(shown, ev.Title+": "+ev.Detail) })}
+	w := &Work{State: cluster.Evaluate(f.Spec, f.Seen), Plan: &plan.Plan{Warnings: []string{"it costs this", "and that"}}}
+	if run := w.toRun(); !slices.Equal(run.Warnings, w.Plan.Warnings) {
+		t.Errorf("the verification of a cluster for which nothing is to do warns of %q", run.Warnings)
+	}
+	for range 2 {
+		if err := e.execute(t.Context(), w.Plan, w); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := []string{"warning: it costs this", "warning: and that"}; !slices.Equal(shown, want) {
+		t.Errorf("shown: %q, want %q", shown, want)
 	}
 }
 

@@ -45,6 +45,8 @@ type Engine struct {
 	reached spec.Endpoint
 	// memory compares observations with earlier ones; nil if nobody keeps any.
 	memory *memory
+	// warned are the warnings of plans that were shown.
+	warned map[string]bool
 }
 
 // Open connects to all hosts in parallel. Hosts that cannot be reached say so when they are observed.

@@ -49,23 +49,25 @@ func (e *Engine) EndMaintenance(ctx context.Context, t plan.Target) (*Work, erro
 }
 
 // Reboot reboots hosts one after the other. Each of them is back, and the margins are what they were, before the next one goes.
-// It returns the hosts that were rebooted. Hosts that an earlier run was rebooting come first.
-func (e *Engine) Reboot(ctx context.Context, hosts []spec.Host, o plan.MaintainOptions) (done []string, err error) {
+// Hosts that an earlier run was rebooting come first. It returns what there is to say of those that were rebooted.
+func (e *Engine) Reboot(ctx context.Context, hosts []spec.Host, o plan.MaintainOptions) (notes []string, err error) {
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
 	first := e.State(ctx)
 	slices.SortStableFunc(hosts, func(a, b spec.Host) int { return begun(first, b) - begun(first, a) })
+	var done []string
 	for _, h := range hosts {
-		if _, err := e.operate(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Reboot(s, h, o) }); err != nil {
+		w, err := e.operate(ctx, func(s *cluster.State) (*plan.Plan, error) { return plan.Reboot(s, h, o) })
+		if err != nil {
 			if len(done) > 0 && ctx.Err() == nil {
-				return done, &RebootError{done, h.Name, err}
+				return notes, &RebootError{done, h.Name, err}
 			}
-			return done, err
+			return notes, err
 		}
-		done = append(done, h.Name)
+		done, notes = append(done, h.Name), append(notes, w.Plan.Notes...)
 	}
-	return done, nil
+	return notes, nil
 }
 
 func begun(s *cluster.State, h spec.Host) int {

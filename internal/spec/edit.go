@@ -88,7 +88,7 @@ var editing = map[string]string{
 	"Kubernetes.version": "The control planes move to the version one after another, then the addons and the workers; an older version goes back. One minor release at a time. See upgrade.md",
 	"ControlPlane.endpoint": "The API servers' certificates get the new name, the load balancers serve both endpoints, and everything in the cluster moves to the new one. " +
 		"Then the old one ends. Clients outside of the cluster must have moved by then: see endpoint.md",
-	"ControlPlane.topology":  "A cluster keeps the etcd that it was built on. " + newCluster,
+	"ControlPlane.topology":  "A cluster keeps the etcd that it was built on. " + newCluster + ", or replace this one by its backup: see changing-hosts.md",
 	"ControlPlane.placement": "What the zones of the hosts are checked against",
 
 	"Etcd.endpoints": "Every API server is started with this list. To change it by hand, change `etcd.external.endpoints` in the ConfigMap kube-system/kubeadm-config, " +

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	// returnTimeout is how long the programs of a host may take to work again.
+	// returnTimeout is how long the programs and the network of a host may take to work again.
 	returnTimeout = 10 * time.Minute
 	// bootTimeout is how long a machine may take to boot: large servers test their memory first.
 	bootTimeout = 20 * time.Minute
@@ -177,7 +177,7 @@ func (e *Env) changePrograms(ctx context.Context, s plan.Step, change host.Chang
 	return err
 }
 
-// awaitHost waits until nothing keeps a host from serving, and until pods on it reach those on other nodes.
+// awaitHost waits until nothing keeps a host from serving, and until pods on it reach those on other nodes: together, returnTimeout at the most.
 func awaitHost(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, returnTimeout, "the return of "+s.Host)
 	defer cancel()
@@ -192,7 +192,14 @@ func awaitHost(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil || !h.IsNode() {
 		return err
 	}
-	return tryPodTraffic(ctx, e, s)
+	// The network may need longer than the programs. A rolling reboot must not end for that reason.
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		err := tryPodTraffic(ctx, e, s)
+		if err != nil && ctx.Err() == nil {
+			e.note(s, firstLine(err.Error()))
+		}
+		return err
+	})
 }
 
 // rebootHost reboots a host that is in maintenance. Which boot it was is noted before, so that a run that goes on later knows

@@ -33,7 +33,8 @@ var estimates = map[string]estimate{
 	"TestCluster":                                {takes: 350 * time.Second, essential: true},
 	"TestCluster/backup_schedule":                {takes: 140 * time.Second},
 	"TestCluster/kubeadm":                        {takes: 90 * time.Second},
-	"TestCluster/maintenance":                    {takes: 120 * time.Second},
+	"TestCluster/labels_and_taints":              {takes: 60 * time.Second},
+	"TestCluster/maintenance":                    {takes: 190 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/faults":                         {takes: 200 * time.Second},
 	"TestCluster/drill":                          {takes: 150 * time.Second},
@@ -52,7 +53,7 @@ var estimates = map[string]estimate{
 	"TestPreflight":                              {takes: 50 * time.Second},
 	"TestEmptyMember":                            {takes: 80 * time.Second},
 	"TestInterruptedJoin":                        {takes: 90 * time.Second},
-	"TestSettings":                               {takes: 300 * time.Second},
+	"TestSettings":                               {takes: 360 * time.Second},
 	"TestUpgrade":                                {takes: 300 * time.Second, essential: true},
 	"TestZonal":                                  {takes: 50 * time.Second},
 }

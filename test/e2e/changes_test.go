@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/plan"
@@ -72,6 +76,102 @@ func remove(s *spec.Cluster, name string) {
 	s.Spec.Hosts = slices.DeleteFunc(s.Spec.Hosts, func(h spec.Host) bool { return h.Name == name })
 }
 
+// pools gives a worker labels and taints by a node pool, changes them, moves the pool to another worker, and takes everything back, while
+// clients read and write. What somebody else has set stays, and nothing restarts.
+func pools(t *testing.T, c *cluster) {
+	ctx := testContext(t)
+	s := c.whole(t, ctx)
+	a, b := worker(s, 0).Name, worker(s, 1).Name
+	_, api := c.client(t, ctx)
+	const theirs, tier, disk, dedicated = "example.com/theirs", "example.com/tier", "example.com/disk", "example.com/dedicated"
+	byHand := func(command string) { c.ssh(t, ctx, s.Etcd.Members[0].Name, "kubectl "+command) }
+	for _, node := range []string{a, b} {
+		byHand("label node " + node + " " + theirs + "=stays")
+		byHand("taint node " + node + " " + theirs + "=stays:PreferNoSchedule")
+	}
+	p := c.clients(t, ctx)
+	begin := time.Now()
+	for _, edit := range []struct {
+		name   string
+		pools  []spec.NodePool
+		labels map[string]map[string]string // by node, without those of others
+		taints map[string][]corev1.Taint
+		on     []string // the nodes that change
+	}{
+		{"they are set", []spec.NodePool{{Name: "web", Hosts: []string{a}, Labels: map[string]string{tier: "web", disk: "ssd"},
+			Taints: []spec.Taint{{Key: dedicated, Value: "web", Effect: "NoSchedule"}, {Key: disk, Effect: "PreferNoSchedule"}}}},
+			map[string]map[string]string{a: {plan.PoolLabel: "web", tier: "web", disk: "ssd"}},
+			map[string][]corev1.Taint{a: {{Key: dedicated, Value: "web", Effect: corev1.TaintEffectNoSchedule}, {Key: disk, Effect: corev1.TaintEffectPreferNoSchedule}}}, []string{a}},
+		{"some change, and some go", []spec.NodePool{{Name: "web", Hosts: []string{a}, Labels: map[string]string{tier: "api"},
+			Taints: []spec.Taint{{Key: dedicated, Value: "api", Effect: "NoSchedule"}}}},
+			map[string]map[string]string{a: {plan.PoolLabel: "web", tier: "api"}},
+			map[string][]corev1.Taint{a: {{Key: dedicated, Value: "api", Effect: corev1.TaintEffectNoSchedule}}}, []string{a}},
+		{"the pool moves", []spec.NodePool{{Name: "web", Hosts: []string{b}, Labels: map[string]string{tier: "api"},
+			Taints: []spec.Taint{{Key: dedicated, Value: "api", Effect: "PreferNoSchedule"}}}},
+			map[string]map[string]string{b: {plan.PoolLabel: "web", tier: "api"}},
+			map[string][]corev1.Taint{b: {{Key: dedicated, Value: "api", Effect: corev1.TaintEffectPreferNoSchedule}}}, []string{a, b}},
+		{"they are removed", nil, nil, nil, []string{b}},
+	} {
+		t.Run(edit.name, func(t *testing.T) {
+			file := c.edited(t, func(s *spec.Cluster) { s.Spec.NodePools = edit.pools })
+			var on []string
+			for _, step := range planned(t, c.must(t, ctx, "plan", "-f", file, "-o", "json")) {
+				switch {
+				case step.Kind == plan.LabelNode:
+					on = append(on, step.Host)
+				case step.Change != nil:
+					t.Errorf("a step of this edit stops or restarts something: %+v", step)
+				}
+			}
+			if slices.Sort(on); !slices.Equal(on, edit.on) {
+				t.Errorf("the plan changes the nodes %v, want %v", on, edit.on)
+			}
+			c.must(t, ctx, "apply", "-f", file)
+			for _, node := range []string{a, b} {
+				n, err := api.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				want := map[string]string{theirs: "stays"}
+				maps.Copy(want, edit.labels[node])
+				for _, label := range []string{plan.PoolLabel, tier, disk, theirs} {
+					value, has := n.Labels[label]
+					if wanted, wants := want[label]; has != wants || value != wanted {
+						t.Errorf("%s has the label %s: %t, with the value %q, want %t, %q", node, label, has, value, wants, wanted)
+					}
+				}
+				taints := slices.DeleteFunc(slices.Clone(n.Spec.Taints), func(taint corev1.Taint) bool { return !strings.HasPrefix(taint.Key, "example.com/") })
+				wanted := append([]corev1.Taint{{Key: theirs, Value: "stays", Effect: corev1.TaintEffectPreferNoSchedule}}, edit.taints[node]...)
+				for i := range taints {
+					taints[i].TimeAdded = nil
+				}
+				for _, list := range [][]corev1.Taint{taints, wanted} {
+					slices.SortFunc(list, func(x, y corev1.Taint) int { return strings.Compare(x.Key, y.Key) })
+				}
+				if !slices.Equal(taints, wanted) {
+					t.Errorf("%s has the taints %v, want %v", node, taints, wanted)
+				}
+			}
+			c.unchanged(t, ctx, "-f", file)
+		})
+	}
+	report, err := p.Between(ctx, begin, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if failed := c.noticed(t, ctx, begin, time.Now(), report); failed > 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if lost, acked, err := p.Lost(ctx); err != nil || acked == 0 || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
+	}
+	for _, node := range []string{a, b} {
+		byHand("label node " + node + " " + theirs + "-")
+		byHand("taint node " + node + " " + theirs + "-")
+	}
+	c.must(t, ctx, "apply", "-f", c.specFile()) // whatever failed above
+}
+
 // lostParts removes parts of a cluster while everything else works: status reports them, plan has a step for them, and apply
 // restores them.
 func lostParts(t *testing.T, c *cluster) {
@@ -111,10 +211,26 @@ func lostParts(t *testing.T, c *cluster) {
 			if !slices.ContainsFunc(steps, func(s plan.Step) bool { return s.Kind == tc.step && s.Host == tc.machine }) {
 				t.Errorf("no step repairs it: %+v", steps)
 			}
+			if name == "a restarted LB" {
+				if r := c.must(t, ctx, "plan", "--diff", "-f", c.specFile()); !strings.Contains(r.stdout, "/etc/haproxy/haproxy.cfg on "+tc.machine) || !strings.Contains(r.stdout, "\n-# edited\n") {
+					t.Errorf("the plan does not show what somebody has changed: %s", r)
+				}
+			}
 			c.must(t, ctx, "apply", "-f", c.specFile())
 			c.ssh(t, ctx, tc.machine, tc.repaired)
 		})
 	}
+	t.Run("what nothing uses is removed", func(t *testing.T) {
+		// A binary that another version of Quorate has uploaded, and what is left of an upload that was killed.
+		old := "/var/lib/quorate/bin/" + strings.Repeat("0", 64)
+		half := "/usr/local/bin/.quorate-e2e"
+		c.ssh(t, ctx, "worker-a", fmt.Sprintf("mkdir -p %[1]s; echo old >%[1]s/quorate; touch %[2]s; touch -d '2 hours ago' %[1]s/quorate %[1]s %[2]s", old, half))
+		c.must(t, ctx, "apply", "-f", c.specFile())
+		if left := c.ssh(t, ctx, "worker-a", "ls -d "+old+" "+half+" 2>/dev/null || true"); left != "" {
+			t.Errorf("still there: %s", left)
+		}
+		c.ssh(t, ctx, "worker-a", "systemctl is-active kubelet") // nothing else went
+	})
 	c.whole(t, ctx)
 	c.unchanged(t, ctx, "-f", c.specFile())
 }

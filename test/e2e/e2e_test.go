@@ -20,6 +20,7 @@ func TestCluster(t *testing.T) {
 		{"nothing to do", nothingToDo},
 		{"audit", singlePoints},
 		{"edits", edits},
+		{"labels and taints", pools},
 		{"lost parts", lostParts},
 		{"callers", callers},
 		{"kubectl", kubectl},

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	model "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -57,6 +58,8 @@ func TestExternalEtcd(t *testing.T) {
 		{"lost data", etcdDataLost},
 		{"repairs", repairsOfExternal},
 		{"an etcd host is replaced", etcdHostReplaced},
+		{"an etcd host is maintained", etcdHostMaintained},
+		{"a dead etcd host is replaced", etcdHostDies},
 		{"the quorum is lost", func(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
 			quorumLost{c, c.specFile(), c.clients(t, ctx)}.oneLeft(t, ctx)
 		}},
@@ -75,7 +78,11 @@ func TestExternalEtcd(t *testing.T) {
 	}
 	if *whole { // it takes a quarter of an hour
 		t.Run("etcd's authority is replaced", func(t *testing.T) {
-			authorityRotation{c, facts.EtcdAuthority, []string{"etcd-a", "etcd-b", "etcd-c"}}.run(t, ctx, nil)
+			var hosts []string // others than at first
+			for _, m := range c.whole(t, ctx).Etcd.Members {
+				hosts = append(hosts, m.Name)
+			}
+			authorityRotation{c, facts.EtcdAuthority, hosts}.run(t, ctx, nil)
 		})
 	}
 }
@@ -182,6 +189,93 @@ func etcdHostReplaced(t *testing.T, ctx context.Context, c *cluster, _ status.St
 	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.Etcd != 1 {
 		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
 	}
+}
+
+// etcdHostMaintained takes the etcd host whose member leads out of service, cuts its power, and brings it back, under load.
+func etcdHostMaintained(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	members := c.whole(t, ctx).Etcd.Members
+	host, other := members[0].Name, members[1].Name
+	c.lead(t, ctx, host)
+	_, api := c.client(t, ctx)
+	p := c.clients(t, ctx)
+	member := func() string { return c.ssh(t, ctx, host, "systemctl is-active etcd || true") }
+	begin := time.Now()
+	c.must(t, ctx, "maintain", "-f", c.specFile(), host)
+	inMaintenance(t, ctx, c, api, host)
+	if is := member(); is != "inactive" {
+		t.Errorf("the etcd member on %s is %s", host, is)
+	}
+	if r := c.exits(t, ctx, 3, "maintain", "-f", c.specFile(), other); !strings.Contains(r.stderr, "etcd") {
+		t.Errorf("a second member of three: %s", r)
+	}
+	c.labDo("fault", "power-off", host)(t, ctx)
+	pause(ctx, calm)
+	c.unchanged(t, ctx, "-f", c.specFile()) // apply would leave it alone
+	c.labDo("heal", "power-off", host)(t, ctx)
+	c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", host)
+	if is := member(); is != "active" {
+		t.Errorf("the etcd member on %s is %s after the maintenance", host, is)
+	}
+	c.whole(t, ctx)
+	report, err := p.Between(ctx, begin, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if failed := c.noticed(t, ctx, begin, time.Now(), report); failed > 0 {
+		t.Errorf("%d requests failed", failed)
+	}
+	if lost, acked, err := p.Lost(ctx); err != nil || acked == 0 || len(lost) > 0 {
+		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
+	}
+}
+
+// etcdHostDies cuts the power of the etcd host whose member leads, replaces it under load, and powers it on again: it is locked out until
+// the next apply resets it.
+func etcdHostDies(t *testing.T, ctx context.Context, c *cluster, _ status.Status) {
+	s, err := spec.Load(c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hosts := s.EtcdHosts()
+	old := hosts[len(hosts)-1]
+	c.lead(t, ctx, old.Name)
+	h := &changingHosts{c: c, spec: c.specFile(), p: c.clients(t, ctx)}
+	c.labDo("fault", "power-off", old.Name)(t, ctx)
+	eventually(t, ctx, "its member is missed", func() error {
+		s, r, err := c.status(ctx)
+		if err == nil && s.Margins.Etcd != 0 {
+			err = errors.New(r.String())
+		}
+		return err
+	})
+	fresh := h.machine(t, ctx, "etcd-e", old.Zone, spec.RoleEtcd)
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, old.Name)
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	h.apply(t, ctx, false)
+	now := h.status(t, ctx)
+	if len(now.Etcd.Members) != 3 || now.Margins.Etcd != 1 || slices.ContainsFunc(now.Etcd.Members, func(m status.Member) bool { return m.Name == old.Name }) {
+		t.Errorf("etcd has the members %+v and survives %d failures", now.Etcd.Members, now.Margins.Etcd)
+	}
+	for _, cp := range s.HostsWith(spec.RoleControlPlane) {
+		flags := c.ssh(t, ctx, cp.Name, "tr '\\0' '\\n' </proc/$(pidof kube-apiserver)/cmdline | grep etcd-servers")
+		if !strings.Contains(flags, fresh.Address) || strings.Contains(flags, old.Address) {
+			t.Errorf("the API server on %s uses %s", cp.Name, flags)
+		}
+	}
+	c.labDo("heal", "power-off", old.Name)(t, ctx)
+	eventually(t, ctx, "status says that "+old.Name+" is back and locked out", func() error {
+		s, r, err := c.status(ctx)
+		if err == nil && !slices.ContainsFunc(s.Problems, func(f model.Finding) bool {
+			return strings.Contains(f.Summary, old.Name) && strings.Contains(f.Summary, "locked out")
+		}) {
+			err = errors.New(r.String())
+		}
+		return err
+	})
+	h.apply(t, ctx, true)
+	h.gone(t, ctx, old.Name)
 }
 
 // lead has an etcd member become the leader.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +15,10 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"quorate.dev/quorate/internal/drill/probe"
 	"quorate.dev/quorate/internal/lab"
@@ -42,6 +46,8 @@ func TestHosts(t *testing.T) {
 			{"a dead control plane leaves", h.deadLeaves},
 			{"it comes back", h.deadComesBack},
 			{"a new machine has its name and address", h.sameName},
+			{"two control planes are replaced in one edit", h.twoInOneEdit},
+			{"a worker whose pods may not go", h.heldWorker},
 			// These API servers do not share their port yet.
 			{"load balancers move to the control planes", h.balancersMoveBack},
 			{"and back", h.balancersMoveAway},
@@ -58,7 +64,7 @@ func TestHosts(t *testing.T) {
 	t.Run("down", func(t *testing.T) { down(t, c, before) })
 }
 
-// TestSingle begins with one control plane, goes on to three, and back to one: never does a write get lost.
+// TestSingle begins with one control plane, goes on to three and five, and back to three and one: never does a write get lost.
 func TestSingle(t *testing.T) {
 	if !*whole {
 		t.Skip("TestHosts has a sample of these changes; this one runs with -whole")
@@ -74,32 +80,82 @@ func TestSingle(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.must(t, ctx, "up", "-f", file)
+	costs := func(r result) {
+		t.Helper()
+		if !strings.Contains(strings.Join(strings.Fields(r.stdout+r.stderr), " "), "is the only control plane") {
+			t.Errorf("it does not say what a single control plane costs: %s", r)
+		}
+	}
+	costs(c.must(t, ctx, "validate", "-f", file))
+	costs(c.must(t, ctx, "up", "-f", file))
 	h := &changingHosts{c: c, spec: c.specFile(), p: c.clients(t, ctx)}
-	if out := c.must(t, ctx, "status", "-f", h.spec).stdout; !strings.Contains(out, "the only control plane") {
-		t.Errorf("status does not say what it costs:\n%s", out)
+	costs(c.must(t, ctx, "plan", "-f", h.spec))
+	costs(c.must(t, ctx, "status", "-f", h.spec))
+	costs(c.must(t, ctx, "apply", "-f", h.spec))
+	if r := c.exits(t, ctx, 1, "audit", "-f", h.spec); !strings.Contains(r.stdout, "cp-a") {
+		t.Errorf("the audit does not name the single control plane: %s", r)
 	}
-	more := []spec.Host{h.machine(t, ctx, "cp-b", "a", spec.RoleControlPlane), h.machine(t, ctx, "cp-c", "a", spec.RoleControlPlane), h.machine(t, ctx, "lb-b", "a", spec.RoleLoadBalancer)}
-	h.edit(t, func(s *spec.Cluster) {
-		s.Spec.ControlPlane.Placement = spec.PlacementZonal
-		s.Spec.Hosts = append(s.Spec.Hosts, more...)
-	})
-	h.apply(t, ctx, false)
-	if s := h.status(t, ctx); len(s.Etcd.Members) != 3 || s.Margins.ControlPlanes != 1 {
-		t.Fatalf("%d members, margins %+v", len(s.Etcd.Members), s.Margins)
+	h.numbers(t, ctx, 1, 0)
+
+	add := func(roles map[string]string) (out []spec.Host) {
+		for _, name := range slices.Sorted(maps.Keys(roles)) {
+			out = append(out, h.machine(t, ctx, name, "a", roles[name]))
+		}
+		return out
 	}
-	// Back to one, and not to the first.
-	h.edit(t, func(s *spec.Cluster) {
-		s.Spec.ControlPlane.Placement = spec.PlacementSingle
-		for _, name := range []string{"cp-a", "cp-b", "lb-a"} {
+	leave := func(s *spec.Cluster, names ...string) {
+		for _, name := range names {
 			remove(s, name)
 		}
+	}
+	three := add(map[string]string{"cp-b": spec.RoleControlPlane, "cp-c": spec.RoleControlPlane, "lb-b": spec.RoleLoadBalancer})
+	h.edit(t, func(s *spec.Cluster) {
+		s.Spec.ControlPlane.Placement = spec.PlacementZonal
+		s.Spec.Hosts = append(s.Spec.Hosts, three...)
 	})
 	h.apply(t, ctx, false)
-	if s := h.status(t, ctx); len(s.Etcd.Members) != 1 || s.Etcd.Members[0].Name != "cp-c" {
+	h.numbers(t, ctx, 3, 1)
+
+	five := add(map[string]string{"cp-d": spec.RoleControlPlane, "cp-e": spec.RoleControlPlane})
+	h.edit(t, func(s *spec.Cluster) { s.Spec.Hosts = append(s.Spec.Hosts, five...) })
+	h.apply(t, ctx, true)
+	h.numbers(t, ctx, 5, 2)
+
+	// Two leave together, and one of them is the first.
+	h.edit(t, func(s *spec.Cluster) { leave(s, "cp-a", "cp-d") })
+	h.apply(t, ctx, true)
+	h.numbers(t, ctx, 3, 1)
+	h.gone(t, ctx, "cp-a")
+	h.gone(t, ctx, "cp-d")
+
+	// Back to one, which is not the first.
+	h.edit(t, func(s *spec.Cluster) {
+		s.Spec.ControlPlane.Placement = spec.PlacementSingle
+		leave(s, "cp-b", "cp-e", "lb-a")
+	})
+	h.apply(t, ctx, false)
+	h.numbers(t, ctx, 1, 0)
+	if s := h.status(t, ctx); s.Etcd.Members[0].Name != "cp-c" {
 		t.Errorf("members %+v", s.Etcd.Members)
 	}
-	h.gone(t, ctx, "cp-a")
+	h.gone(t, ctx, "cp-b")
+}
+
+// numbers expects a number of control planes with etcd members that work, and how many of them the cluster survives the loss of.
+func (h *changingHosts) numbers(t *testing.T, ctx context.Context, controlPlanes, margin int) {
+	t.Helper()
+	eventually(t, ctx, fmt.Sprintf("%d control planes, and a margin of %d", controlPlanes, margin), func() error {
+		s, r, err := h.c.statusOf(ctx, h.spec)
+		if err != nil {
+			return err
+		}
+		working := slices.DeleteFunc(slices.Clone(s.Etcd.Members), func(m status.Member) bool { return !m.Healthy || m.Learner })
+		nodes := slices.DeleteFunc(slices.Clone(s.Nodes), func(n status.Node) bool { return !n.Ready || !slices.Contains(n.Roles, spec.RoleControlPlane) })
+		if len(s.Etcd.Members) != controlPlanes || len(working) != controlPlanes || len(nodes) != controlPlanes || s.Margins.Etcd != margin || s.Margins.ControlPlanes != margin {
+			return errors.New(r.String())
+		}
+		return nil
+	})
 }
 
 // changingHosts is a cluster whose spec is edited again and again.
@@ -145,11 +201,11 @@ func (h *changingHosts) machine(t *testing.T, ctx context.Context, name, zone st
 }
 
 // apply makes the edit, and expects that no request failed meanwhile, if it was planned, and that no acknowledged write is lost.
-func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool) {
+func (h *changingHosts) apply(t *testing.T, ctx context.Context, planned bool, args ...string) {
 	t.Helper()
 	fmt.Println(h.c.must(t, ctx, "plan", "-f", h.spec).stdout)
 	begin := time.Now()
-	r := h.c.must(t, ctx, "apply", "-f", h.spec, "-v")
+	r := h.c.must(t, ctx, append([]string{"apply", "-f", h.spec, "-v"}, args...)...)
 	fmt.Println(r.stderr)
 	took := time.Since(begin)
 	if err := h.p.Calm(ctx, calm); err != nil {
@@ -232,13 +288,19 @@ func (h *changingHosts) firstControlPlane(t *testing.T, ctx context.Context) {
 }
 
 func (h *changingHosts) balancer(t *testing.T, ctx context.Context) {
-	old := h.status(t, ctx).Endpoint.Holder
+	before := h.status(t, ctx)
+	old, machines := before.Endpoint.Holder, []string{"lb-d"}
+	for _, lb := range before.LoadBalancers {
+		machines = append(machines, lb.Name)
+	}
 	fresh := h.machine(t, ctx, "lb-d", strings.TrimPrefix(old, "lb-"), spec.RoleLoadBalancer)
 	h.edit(t, func(s *spec.Cluster) {
 		remove(s, old)
 		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
 	})
+	one := h.watchAddress(t, ctx, machines)
 	h.apply(t, ctx, false)
+	one(t, ctx)
 	h.gone(t, ctx, old)
 	if now := h.status(t, ctx).Endpoint.Holder; now == old || now == "" {
 		t.Errorf("the virtual IP is on %q", now)
@@ -318,6 +380,176 @@ func (h *changingHosts) sameName(t *testing.T, ctx context.Context) {
 		t.Errorf("etcd has %d members and survives %d failures", len(s.Etcd.Members), s.Margins.Etcd)
 	}
 }
+
+// twoInOneEdit replaces two control planes by one edit. One of them leads etcd. They are replaced one after another: etcd changes by one
+// member at a time.
+func (h *changingHosts) twoInOneEdit(t *testing.T, ctx context.Context) {
+	s, err := spec.Load(h.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leads := leader(h.status(t, ctx))
+	var old, fresh []spec.Host
+	stays := ""
+	for _, cp := range s.HostsWith(spec.RoleControlPlane) {
+		switch {
+		case cp.Name == leads || stays != "":
+			old = append(old, cp)
+		default:
+			stays = cp.Name
+		}
+	}
+	if len(old) != 2 {
+		t.Fatalf("of the control planes, %s leads etcd, %s is to stay, and %+v are to leave", leads, stays, old)
+	}
+	for i, cp := range old {
+		fresh = append(fresh, h.machine(t, ctx, []string{"cp-v", "cp-w"}[i], cp.Zone, spec.RoleControlPlane))
+	}
+	h.edit(t, func(s *spec.Cluster) {
+		for _, cp := range old {
+			remove(s, cp.Name)
+		}
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh...)
+	})
+	if r := h.c.must(t, ctx, "plan", "-f", h.spec); !strings.Contains(r.stdout, "meanwhile, the cluster survives the loss of") {
+		t.Errorf("the plan does not say what the margins are meanwhile: %s", r)
+	}
+	members := h.watchMembers(t, ctx, stays)
+	h.apply(t, ctx, true)
+	seen := members()
+	fmt.Printf("%s: members of etcd: %v\n", t.Name(), seen)
+	most := 0
+	for i, m := range seen {
+		most = max(most, m.voters)
+		switch {
+		case m.voters < 3 || m.learners > 1:
+			t.Errorf("etcd had %d members with a vote and %d learners", m.voters, m.learners)
+		case i > 0 && max(m.voters-seen[i-1].voters, seen[i-1].voters-m.voters) > 1:
+			t.Errorf("from %d members with a vote, etcd came to %d in one step", seen[i-1].voters, m.voters)
+		}
+	}
+	if most < 4 {
+		t.Errorf("nobody saw a member join: %v", seen)
+	}
+	want := []string{stays, fresh[0].Name, fresh[1].Name}
+	slices.Sort(want)
+	if last := seen[len(seen)-1]; last.voters != 3 || !slices.Equal(last.names, want) {
+		t.Errorf("the last members are %v, want %v", last, want)
+	}
+	for _, cp := range old {
+		h.gone(t, ctx, cp.Name)
+	}
+}
+
+// membership is who was a member of etcd at one moment.
+type membership struct {
+	voters, learners int
+	names            []string
+}
+
+// watchMembers has a control plane note who is a member of etcd, until the returned function is called. That returns what it saw, without what
+// it saw twice in a row.
+func (h *changingHosts) watchMembers(t *testing.T, ctx context.Context, on string) func() []membership {
+	t.Helper()
+	const script = `PATH=$PATH:/usr/local/bin; rm -f /run/e2e-members-stop
+while [ ! -e /run/e2e-members-stop ]; do
+	` + etcdctlAsAPIServer + `--command-timeout 2s member list 2>/dev/null | awk -F', ' '{ if ($6 == "true") l++; else v++; n = n " " $3 } END { if (NR) print v+0, (l+0) n }'
+	sleep 0.1
+done`
+	var out strings.Builder
+	done := make(chan error, 1)
+	go func() { done <- h.c.lab(t).Exec(ctx, on, []string{"bash", "-c", script}, nil, &out, &out) }()
+	return func() (seen []membership) {
+		t.Helper()
+		h.c.ssh(t, ctx, on, "touch /run/e2e-members-stop")
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		before := ""
+		for line := range strings.Lines(out.String()) {
+			words := strings.Fields(line)
+			if line == before || len(words) < 3 {
+				continue
+			}
+			m := membership{names: words[2:]}
+			if _, err := fmt.Sscan(line, &m.voters, &m.learners); err != nil {
+				t.Errorf("%q: %v", line, err)
+				continue
+			}
+			slices.Sort(m.names)
+			before, seen = line, append(seen, m)
+		}
+		if len(seen) == 0 {
+			t.Fatalf("%s saw no members: %s", on, out.String())
+		}
+		return seen
+	}
+}
+
+// heldWorker takes a worker out of the spec whose pod a disruption budget holds, and on which there is a pod without a controller. The edit is
+// refused before anything is changed, and is made when the budget allows it and the user allows that the pod is lost.
+func (h *changingHosts) heldWorker(t *testing.T, ctx context.Context) {
+	_, api := h.c.client(t, ctx)
+	image := workloadsIn(t, ctx, api, heldNamespace)
+	s, err := spec.Load(h.spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := h.machine(t, ctx, "worker-w", "c", spec.RoleWorker)
+	worker := s.HostsWith(spec.RoleWorker)[0].Name
+	deployWebIn(t, ctx, api, heldNamespace, func(*corev1.PodTemplateSpec) {}, image)
+	podsIn(t, ctx, api, heldNamespace, "web", 2)
+	budgets := api.PolicyV1().PodDisruptionBudgets(heldNamespace)
+	if _, err := budgets.Create(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "never"}, Spec: policyv1.PodDisruptionBudgetSpec{
+		MinAvailable: new(intstr.FromInt32(2)), Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the budget is judged", func() error {
+		b, err := budgets.Get(ctx, "never", metav1.GetOptions{})
+		if err == nil && (b.Status.ObservedGeneration == 0 || b.Status.ExpectedPods != 2 || b.Status.CurrentHealthy != 2) {
+			err = fmt.Errorf("%+v", b.Status)
+		}
+		return err
+	})
+	h.edit(t, func(s *spec.Cluster) {
+		remove(s, worker)
+		s.Spec.Hosts = append(s.Spec.Hosts, fresh)
+	})
+	for _, force := range [][]string{nil, {"--force"}} { // no flag evicts past a budget
+		r := h.c.exits(t, ctx, 3, append([]string{"apply", "-f", h.spec}, force...)...)
+		for _, word := range []string{heldNamespace + "/never", "2 of 2 pods are healthy"} {
+			if !strings.Contains(r.stderr, word) {
+				t.Errorf("the refusal does not name %q: %s", word, r)
+			}
+		}
+	}
+	if n, err := api.CoreV1().Nodes().Get(ctx, worker, metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	} else if n.Spec.Unschedulable {
+		t.Errorf("node %s is cordoned although the edit was refused", worker)
+	}
+	if _, err := api.CoreV1().Nodes().Get(ctx, fresh.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("node %s joined although the edit was refused: %v", fresh.Name, err)
+	}
+	if err := budgets.Delete(ctx, "never", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	bare := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: netexec(nil, image).Spec}
+	bare.Spec.NodeName = worker
+	if _, err := api.CoreV1().Pods(heldNamespace).Create(ctx, bare, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.c.exits(t, ctx, 3, "apply", "-f", h.spec); !strings.Contains(r.stderr, heldNamespace+"/bare") || !strings.Contains(r.stderr, "--force") {
+		t.Errorf("a pod that no controller creates again: %s", r)
+	}
+	if _, err := api.CoreV1().Pods(heldNamespace).Get(ctx, bare.Name, metav1.GetOptions{}); err != nil {
+		t.Errorf("it was deleted although nobody allowed that: %v", err)
+	}
+	h.apply(t, ctx, true, "--force")
+	h.gone(t, ctx, worker)
+}
+
+const heldNamespace = "e2e-held"
 
 // balancersMoveAway moves the load balancers from the control planes to new hosts.
 func (h *changingHosts) balancersMoveAway(t *testing.T, ctx context.Context) {

@@ -5,13 +5,16 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -20,7 +23,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
+	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/lab"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 )
@@ -40,8 +47,7 @@ func maintenance(t *testing.T, c *cluster) {
 	if err := p.Calm(ctx, calm); err != nil {
 		t.Fatal(err)
 	}
-	leader := s.Etcd.Members[slices.IndexFunc(s.Etcd.Members, func(m status.Member) bool { return m.Leader })].Name
-	w := worker(s, 0).Name
+	leads, w := leader(s), worker(s, 0).Name
 
 	t.Run("a budget that blocks is named", func(t *testing.T) {
 		never := pdb.DeepCopy()
@@ -72,8 +78,9 @@ func maintenance(t *testing.T, c *cluster) {
 		}
 	})
 
+	m := maintained{c, api, p, users}
 	rows := []maintenanceRow{}
-	for _, host := range []string{leader, s.Endpoint.Holder, w} {
+	for _, host := range []string{leads, s.Endpoint.Holder, w} {
 		t.Run(host, func(t *testing.T) {
 			ctx := testContext(t)
 			before := c.whole(t, ctx)
@@ -81,88 +88,47 @@ func maintenance(t *testing.T, c *cluster) {
 				t.Fatal(err)
 			}
 			begin := time.Now()
-			r := maintenanceRow{Host: host + roles(before, host)}
 			if host == w {
-				// A run that is killed in the middle is finished by the next one.
-				first := c.start(t, ctx, "maintain", "-f", c.specFile(), host)
-				if !first.reaches(ctx, "drain the node") {
+				// A run that is killed in the middle is finished by the next one. A pod of the workload needs five seconds to end.
+				first := c.start(t, ctx, "maintain", "-f", c.specFile(), "--verbose", host)
+				if !first.reaches(ctx, "drain the node …") {
 					code, all := first.wait(t)
 					t.Fatalf("exit status %d: %s", code, all)
 				}
-				if err := first.process.Kill(); err != nil {
-					t.Fatal(err)
-				}
+				first.signal(t, ctx, syscall.SIGKILL, 2*time.Second)
 				first.wait(t)
+				halfInMaintenance(t, ctx, c, api, host)
 			}
-			r.Out = c.must(t, ctx, "maintain", "-f", c.specFile(), host).took
+			out := c.must(t, ctx, "maintain", "-f", c.specFile(), host).took
 			inMaintenance(t, ctx, c, api, host)
-			if i := slices.IndexFunc(before.Etcd.Members, func(m status.Member) bool { return m.Name != host }); host == leader {
+			if i := slices.IndexFunc(before.Etcd.Members, func(m status.Member) bool { return m.Name != host }); host == leads {
 				c.exits(t, ctx, 3, "maintain", "-f", c.specFile(), before.Etcd.Members[i].Name)
 			}
 			c.labDo("fault", "power-off", host)(t, ctx)
 			time.Sleep(calm)
 			c.unchanged(t, ctx, "-f", c.specFile()) // apply would leave it alone
 			c.labDo("heal", "power-off", host)(t, ctx)
-			r.Back = c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", host).took
+			back := c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", host).took
 			c.whole(t, ctx)
-			end := time.Now()
-			report, err := p.Between(ctx, begin, end)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.Failed = report.New.Failed + report.Writes.Failed + report.HTTP2.Failed
-			r.Requests = report.New.Requests + report.Writes.Requests + report.HTTP2.Requests
-			r.WorkloadRequests, r.WorkloadFailed = users.between(begin, end)
+			r := m.met(t, ctx, host+roles(before, host), begin)
+			r.Out, r.Back = out, back
 			rows = append(rows, r)
-			if failed := c.noticed(t, ctx, begin, end, report); failed > 0 {
-				t.Errorf("%d of %d API requests failed", failed, r.Requests)
-			}
-			if len(r.WorkloadFailed) > 0 {
-				t.Errorf("%d of %d workload requests failed: %v", len(r.WorkloadFailed), r.WorkloadRequests, r.WorkloadFailed)
-			}
-			n, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, n := range n.Items {
-				if n.Spec.Unschedulable || slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
-					return strings.Contains(string(c.Type), "Drain") || strings.Contains(string(c.Type), "Maintenance")
-				}) {
-					t.Errorf("node %s still has traces of the maintenance: %+v", n.Name, n.Status.Conditions)
-				}
-			}
+			noTraces(t, ctx, api)
 		})
 	}
+	t.Run("a zone", func(t *testing.T) { rows = append(rows, m.zone(t, testContext(t), worker(s, 0).Zone)) })
 	t.Run("reboot", func(t *testing.T) {
 		ctx := testContext(t)
-		begin := time.Now()
-		booted := func() string { return c.ssh(t, ctx, w, "stat -c %Y /proc/1") }
-		before := booted()
-		r := c.start(t, ctx, "maintain", "-f", c.specFile(), "--reboot", w)
-		ended := make(chan struct{})
-		go func() { // a machine of a lab stays off when its system ends
-			defer close(ended)
-			code, all := r.wait(t)
-			if code != 0 {
-				t.Errorf("exit status %d: %s", code, all)
-			}
-		}()
-		for waiting := true; waiting; {
-			select {
-			case <-ended:
-				waiting = false
-			case <-time.After(time.Second):
-				_ = c.lab(t).PowerOn(ctx, w) // while it is going down, this fails
-			}
+		hosts := []string{w}
+		if *whole {
+			now := c.whole(t, ctx)
+			hosts = append(hosts, holder(now), leader(now))
 		}
-		if after := booted(); after == before {
-			t.Errorf("%s did not boot", w)
-		}
-		c.whole(t, ctx)
-		if n, failed := users.between(begin, time.Now()); len(failed) > 0 {
-			t.Errorf("%d of %d workload requests failed: %v", len(failed), n, failed)
-		}
+		m.reboot(t, ctx, hosts)
 	})
+	if *whole {
+		t.Run("the pod network is broken after the return", func(t *testing.T) { m.networkBroken(t, testContext(t)) })
+	}
 	if lost, acked, err := p.Lost(ctx); err != nil || len(lost) > 0 {
 		t.Errorf("%d of %d acknowledged writes are lost: %v, %v", len(lost), acked, lost, err)
 	}
@@ -193,6 +159,262 @@ func worker(s status.Status, n int) status.Node {
 	return workers[n]
 }
 
+// maintained is a cluster whose hosts are taken out of service, with its clients and the users of a workload.
+type maintained struct {
+	c     *cluster
+	api   kubernetes.Interface
+	p     *probe.Prober
+	users *workloadUsers
+}
+
+// met is what clients met since a moment. It fails the test if one of them noticed anything.
+func (m maintained) met(t *testing.T, ctx context.Context, host string, begin time.Time) maintenanceRow {
+	t.Helper()
+	end := time.Now()
+	report, err := m.p.Between(ctx, begin, end)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := maintenanceRow{Host: host}
+	r.Failed = report.New.Failed + report.Writes.Failed + report.HTTP2.Failed
+	r.Requests = report.New.Requests + report.Writes.Requests + report.HTTP2.Requests
+	r.WorkloadRequests, r.WorkloadFailed = m.users.between(begin, end)
+	if failed := m.c.noticed(t, ctx, begin, end, report); failed > 0 {
+		t.Errorf("%d of %d API requests failed", failed, r.Requests)
+	}
+	if r.WorkloadRequests == 0 || len(r.WorkloadFailed) > 0 {
+		t.Errorf("%d of %d workload requests failed: %v", len(r.WorkloadFailed), r.WorkloadRequests, r.WorkloadFailed)
+	}
+	return r
+}
+
+// zone takes all hosts of a zone out of service, cuts the power of the zone, and brings it back. Before that, its control plane leads etcd. The
+// users of the workload must be in another zone.
+func (m maintained) zone(t *testing.T, ctx context.Context, zone string) maintenanceRow {
+	t.Helper()
+	s, err := spec.Load(m.c.specFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts []string
+	control, elsewhere := "", spec.Host{}
+	for _, h := range s.Spec.Hosts {
+		switch {
+		case h.Zone != zone:
+			if h.Has(spec.RoleControlPlane) {
+				elsewhere = h
+			}
+			continue
+		case h.Has(spec.RoleControlPlane):
+			control = h.Name
+		}
+		hosts = append(hosts, h.Name)
+	}
+	if control == "" || len(hosts) < 3 {
+		t.Fatalf("zone %s has only %v", zone, hosts)
+	}
+	m.c.lead(t, ctx, control)
+	before := m.c.whole(t, ctx)
+	podsIn(t, ctx, m.api, maintainNamespace, "web", 2)
+	if err := m.p.Calm(ctx, calm); err != nil {
+		t.Fatal(err)
+	}
+	begin, target := time.Now(), "zone/"+zone
+	out := m.c.must(t, ctx, "maintain", "-f", m.c.specFile(), target).took
+	for _, h := range hosts {
+		inMaintenance(t, ctx, m.c, m.api, h)
+	}
+	for _, other := range []string{"zone/" + elsewhere.Zone, elsewhere.Name} {
+		m.c.exits(t, ctx, 3, "maintain", "-f", m.c.specFile(), other)
+	}
+	m.c.labDo("fault", "power-off", target)(t, ctx)
+	pause(ctx, calm)
+	m.c.unchanged(t, ctx, "-f", m.c.specFile()) // apply would leave it alone
+	m.c.labDo("heal", "power-off", target)(t, ctx)
+	back := m.c.must(t, ctx, "maintain", "-f", m.c.specFile(), "--undo", target).took
+	m.c.whole(t, ctx)
+	r := m.met(t, ctx, target+roles(before, zone), begin)
+	r.Out, r.Back = out, back
+	noTraces(t, ctx, m.api)
+	return r
+}
+
+// reboot reboots hosts by one command. A machine of a lab stays off when its system ends, so that this sees each of them go. Never may one go
+// while another one is away, or before the nodes of those before it are back in service.
+func (m maintained) reboot(t *testing.T, ctx context.Context, hosts []string) {
+	t.Helper()
+	podsIn(t, ctx, m.api, maintainNamespace, "web", 2)
+	begin := time.Now()
+	r := m.c.start(t, ctx, append([]string{"maintain", "-f", m.c.specFile(), "--reboot"}, hosts...)...)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if code, all := r.wait(t); code != 0 {
+			t.Errorf("exit status %d: %s", code, all)
+		}
+	}()
+	l := m.c.lab(t)
+	var went []string
+	off := map[string]chan error{} // powering on
+	for waiting := true; waiting; {
+		select {
+		case <-ended:
+			waiting = false
+		case <-time.After(200 * time.Millisecond):
+		}
+		machines, err := l.Status(ctx)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for _, machine := range machines {
+			if on, away := off[machine.Name]; away {
+				select {
+				case err := <-on:
+					delete(off, machine.Name)
+					if err != nil {
+						t.Errorf("%s: %v", machine.Name, err)
+					}
+				default:
+				}
+				continue
+			}
+			if machine.State != lab.Off {
+				continue
+			}
+			if len(off) > 0 {
+				t.Errorf("%s is down while %v are", machine.Name, slices.Collect(maps.Keys(off)))
+			}
+			m.othersServe(t, ctx, machine.Name)
+			went = append(went, machine.Name)
+			on, boots := make(chan error, 1), m.c.lab(t)
+			off[machine.Name] = on
+			go func() { on <- boots.PowerOn(ctx, machine.Name) }()
+		}
+	}
+	if !slices.Equal(went, hosts) {
+		t.Errorf("these hosts were rebooted: %v, want %v", went, hosts)
+	}
+	m.c.whole(t, ctx)
+	m.met(t, ctx, strings.Join(hosts, ", "), begin)
+	noTraces(t, ctx, m.api)
+}
+
+// othersServe expects that all nodes but one are Ready and take pods.
+func (m maintained) othersServe(t *testing.T, ctx context.Context, away string) {
+	t.Helper()
+	nodes, err := m.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Errorf("while %s is down: %v", away, err)
+		return
+	}
+	for _, n := range nodes.Items {
+		if n.Name != away && (n.Spec.Unschedulable || !hasCondition(n, corev1.NodeReady)) {
+			t.Errorf("%s is down while node %s is not in service: %+v", away, n.Name, n.Status.Conditions)
+		}
+	}
+}
+
+// networkBroken ends the maintenance of a control plane whose pod network does not work. Its API server is ready soon, and clients and pods
+// must not come before the network works.
+func (m maintained) networkBroken(t *testing.T, ctx context.Context) {
+	t.Helper()
+	s := m.c.whole(t, ctx)
+	i := slices.IndexFunc(s.Etcd.Members, func(member status.Member) bool { return !member.Leader })
+	host := s.Etcd.Members[i].Name
+	m.c.must(t, ctx, "maintain", "-f", m.c.specFile(), host)
+	m.c.ssh(t, ctx, host, breakOverlay)
+	healed := false
+	t.Cleanup(func() {
+		if !healed { // for the tests that follow
+			m.c.ssh(t, testContext(t), host, healOverlay)
+			m.c.must(t, testContext(t), "maintain", "-f", m.c.specFile(), "--undo", host)
+		}
+	})
+	undo := m.c.start(t, ctx, "maintain", "-f", m.c.specFile(), "--undo", "--verbose", host)
+	if !undo.reaches(ctx, "wait until everything on the host works …") {
+		code, all := undo.wait(t)
+		t.Fatalf("exit status %d: %s", code, all)
+	}
+	config, _ := m.c.client(t, ctx)
+	address := s.Nodes[slices.IndexFunc(s.Nodes, func(n status.Node) bool { return n.Name == host })].Address
+	own := rest.AnonymousClientConfig(config)
+	own.Host, own.ServerName = "https://"+net.JoinHostPort(address, hostconfig.APIPort), "kubernetes"
+	client, err := rest.HTTPClientFor(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the API server on "+host+" is ready", func() error {
+		resp, err := client.Get(own.Host + "/readyz")
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
+		}
+		return nil
+	})
+	// Longer than one test of the network takes.
+	for held := time.Now(); time.Since(held) < 45*time.Second; pause(ctx, time.Second) {
+		n, err := m.api.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
+		if err != nil || !n.Spec.Unschedulable || !hasCondition(*n, corev1.NodeMaintenanceInProgress) {
+			t.Errorf("node %s is in service while its pod network does not work: %v", host, err)
+			break
+		}
+		if left := connections(t, ctx, m.c, host); left > 0 {
+			t.Errorf("%d clients are sent to %s while its pod network does not work", left, host)
+			break
+		}
+	}
+	m.c.ssh(t, ctx, host, healOverlay)
+	healed = true
+	if code, all := undo.wait(t); code != 0 {
+		t.Fatalf("it gave up before the network worked: exit status %d: %s", code, all)
+	}
+	m.c.whole(t, ctx)
+	noTraces(t, ctx, m.api)
+}
+
+func hasCondition(n corev1.Node, kind corev1.NodeConditionType) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind && c.Status == corev1.ConditionTrue })
+}
+
+// noTraces expects that no node has anything left of a maintenance.
+func noTraces(t *testing.T, ctx context.Context, api kubernetes.Interface) {
+	t.Helper()
+	nodes, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range nodes.Items {
+		if n.Spec.Unschedulable || slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return strings.Contains(string(c.Type), "Drain") || strings.Contains(string(c.Type), "Maintenance")
+		}) {
+			t.Errorf("node %s still has traces of the maintenance: %+v", n.Name, n.Status.Conditions)
+		}
+	}
+}
+
+// halfInMaintenance expects what there is of a maintenance that ended early: the host may not be powered off.
+func halfInMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, host string) {
+	t.Helper()
+	s, r, err := c.status(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := slices.IndexFunc(s.Hosts, func(h status.Host) bool { return h.Name == host }); s.Hosts[i].Maintenance == nil || s.Hosts[i].Maintenance.Ready {
+		t.Errorf("status does not say that %s cannot be powered off yet: %s", host, r)
+	}
+	n, err := api.CoreV1().Nodes().Get(ctx, host, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !hasCondition(*n, corev1.NodeMaintenancePlanned) || hasCondition(*n, corev1.NodeMaintenanceInProgress) || hasCondition(*n, corev1.NodeDrained) {
+		t.Errorf("node %s has the conditions %+v", host, n.Status.Conditions)
+	}
+}
+
 func inMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, host string) {
 	t.Helper()
 	s, _, err := c.status(ctx)
@@ -220,9 +442,11 @@ func inMaintenance(t *testing.T, ctx context.Context, c *cluster, api kubernetes
 	if err != nil {
 		return // a load balancer
 	}
-	for _, kind := range []corev1.NodeConditionType{corev1.NodeDrained, corev1.NodeMaintenanceInProgress} {
-		if !slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == kind && c.Status == corev1.ConditionTrue }) {
-			t.Errorf("node %s has no condition %s: %+v", host, kind, n.Status.Conditions)
+	for kind, want := range map[corev1.NodeConditionType]bool{
+		corev1.NodeDrained: true, corev1.NodeMaintenanceInProgress: true, corev1.NodeDrainInProgress: false, corev1.NodeMaintenancePlanned: false,
+	} {
+		if hasCondition(*n, kind) != want {
+			t.Errorf("node %s: the condition %s is not %t: %+v", host, kind, want, n.Status.Conditions)
 		}
 	}
 	pods, err := api.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + host})

@@ -340,6 +340,68 @@ func TestRestore(t *testing.T) {
 	}
 }
 
+// TestTopology moves a cluster from stacked to external etcd, as docs/changing-hosts.md says: the edit is refused, and a restore of its backup
+// over the cluster makes it.
+func TestTopology(t *testing.T) {
+	if !*whole {
+		t.Skip("it builds a cluster twice; -whole runs it")
+	}
+	c := newCluster(t, "e2e-topology")
+	ctx := testContext(t)
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	write(t, file, initialized(t, spec.InitOptions{Name: c.name, Workers: 1}))
+	c.must(t, ctx, "up", "-f", file)
+	identity, recipient := newIdentity(t)
+	h := &changingHosts{c: c, spec: c.specFile()}
+	b := c.directoryStore(t, ctx)
+	b.Recipients, b.Every = []string{recipient}, spec.BackupNever
+	h.edit(t, func(s *spec.Cluster) { s.Spec.Backup = b })
+	c.must(t, ctx, "apply", "-f", h.spec)
+	s := c.save(t, ctx, h.spec, identity)
+
+	var hosts []spec.Host
+	for _, zone := range []string{"a", "b", "c"} {
+		hosts = append(hosts, h.machine(t, ctx, "etcd-"+zone, zone, spec.RoleEtcd))
+	}
+	h.edit(t, func(s *spec.Cluster) {
+		s.Spec.ControlPlane.Topology = spec.TopologyExternal
+		s.Spec.Hosts = append(s.Spec.Hosts, hosts...)
+	})
+	for _, command := range []string{"plan", "apply"} {
+		r := c.exits(t, ctx, 3, command, "-f", h.spec)
+		if !strings.Contains(r.stderr, "controlPlane.topology") || !strings.Contains(strings.Join(strings.Fields(r.stderr), " "), "see changing-hosts.md") {
+			t.Errorf("the refusal does not say how the topology is changed: %s", r)
+		}
+	}
+	restore := []string{"restore", "-f", h.spec, "--identity", identity, "--replace-cluster", c.name, "--yes", "-o", "json", s.file}
+	half := c.start(t, ctx, append(slices.Clone(restore), "--verbose")...)
+	if !half.reaches(ctx, "restore etcd's data …") {
+		code, all := half.wait(t)
+		t.Fatalf("the restore does not come to etcd's data: exit status %d: %s", code, all)
+	}
+	half.signal(t, ctx, syscall.SIGKILL, 0)
+	half.wait(t)
+	out := restored(t, c.must(t, ctx, restore...))
+	c.holds(t, ctx, s, h.spec, out)
+
+	now := c.whole(t, ctx)
+	var names []string
+	for _, m := range now.Etcd.Members {
+		names = append(names, m.Name)
+	}
+	if slices.Sort(names); now.Etcd.Topology != spec.TopologyExternal || !slices.Equal(names, []string{"etcd-a", "etcd-b", "etcd-c"}) {
+		t.Errorf("etcd is %+v", now.Etcd)
+	}
+	for _, cp := range controlPlanes {
+		if left := c.ssh(t, ctx, cp, "ls -d /etc/kubernetes/manifests/etcd.yaml /var/lib/etcd/member /etc/kubernetes/pki/etcd/ca.key 2>/dev/null || true"); left != "" {
+			t.Errorf("%s still has something of its etcd: %s", cp, left)
+		}
+		if kept := c.ssh(t, ctx, cp, "ls /var/lib/quorate-kept/*/etcd/member"); !strings.Contains(kept, "wal") {
+			t.Errorf("%s kept nothing of its etcd: %q", cp, kept)
+		}
+	}
+}
+
 func initialized(t *testing.T, o spec.InitOptions) []byte {
 	t.Helper()
 	text, err := spec.Init(o)

@@ -166,6 +166,17 @@ func TestSettings(t *testing.T) {
 	if now := c.ssh(t, ctx, "worker-a", "sysctl -n net.ipv4.tcp_keepalive_time"); now != former {
 		t.Errorf("the kernel setting is %s instead of %s", now, former)
 	}
+
+	limited := c.edited(t, func(s *spec.Cluster) {
+		s.Spec.Settings, s.Spec.LoadBalancer.MaxConnections = spec.Settings{}, 4321
+	})
+	quietly("limits of the load balancers", limited)
+	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+		if has := c.ssh(t, ctx, host, "echo 'show info' | socat - UNIX-CONNECT:"+hostconfig.HAProxySocket+" | grep '^Maxconn:'"); has != "Maxconn: 4321" {
+			t.Errorf("HAProxy on %s runs with %q", host, has)
+		}
+	}
+	quietly("default limits", none)
 	for name, n := range runningContainers(t, ctx, api) {
 		if before, was := containers[name]; was && n != before {
 			t.Errorf("the container of %s was restarted", name)

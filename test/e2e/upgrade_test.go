@@ -112,6 +112,17 @@ func upgradeAndBack(t *testing.T, ctx context.Context, c *cluster, p *probe.Prob
 		if again := c.must(t, ctx, "plan", "-f", way.file, "-o", "json"); len(planned(t, again)) > 0 {
 			t.Errorf("%s: something is left to do: %s", way.name, again)
 		}
+		c.oneBundle(t, ctx)
+	}
+}
+
+// oneBundle expects that every machine has the programs of one bundle, and none of the one before.
+func (c *cluster) oneBundle(t *testing.T, ctx context.Context) {
+	t.Helper()
+	for _, m := range c.lab(t).Machines() {
+		if n := c.ssh(t, ctx, m.Name, "find /opt/quorate/programs -mindepth 1 -maxdepth 1 -type d ! -name current ! -name '.*' | wc -l"); n != "1" {
+			t.Errorf("%s has the programs of %s bundles: %s", m.Name, n, c.ssh(t, ctx, m.Name, "ls -l /opt/quorate/programs"))
+		}
 	}
 }
 

@@ -40,6 +40,8 @@ func TestZonal(t *testing.T) {
 	c.unchanged(t, ctx, "-f", c.specFile())
 	says(c.must(t, ctx, "plan", "-f", c.specFile()))
 	says(c.must(t, ctx, "status", "-f", c.specFile()))
+	r := c.must(t, ctx, "apply", "-f", c.specFile())
+	says(result{args: r.args, stdout: r.stderr}) // its progress
 
 	_, api := c.client(t, ctx)
 	for name, want := range map[string]map[string]string{

@@ -1,0 +1,68 @@
+package step
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"quorate.dev/quorate/internal/kube"
+)
+
+// TestConditions: a drain and a maintenance set the conditions that Kubernetes defines for them, and leave those of others alone. A condition
+// that stays what it is keeps the time since when it is so.
+func TestConditions(t *testing.T) {
+	long := metav1.NewTime(time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC))
+	const theirs = corev1.NodeConditionType("DiskIsOld")
+	api := fake.NewClientset(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w-a"}, Status: corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+		{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: theirs, Status: corev1.ConditionTrue},
+		{Type: corev1.NodeDrained, Status: corev1.ConditionFalse, LastTransitionTime: long},
+	}}})
+	client, e, ctx := &kube.Client{Interface: api}, &Env{}, t.Context()
+	has := func(kinds map[corev1.NodeConditionType]corev1.ConditionStatus) corev1.Node {
+		t.Helper()
+		n, err := api.CoreV1().Nodes().Get(ctx, "w-a", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		kinds[corev1.NodeReady], kinds[theirs] = corev1.ConditionTrue, corev1.ConditionTrue
+		if len(n.Status.Conditions) != len(kinds) {
+			t.Errorf("conditions %+v, want %v", n.Status.Conditions, kinds)
+		}
+		for _, c := range n.Status.Conditions {
+			if kinds[c.Type] != c.Status {
+				t.Errorf("%s is %s, want %q", c.Type, c.Status, kinds[c.Type])
+			}
+		}
+		return *n
+	}
+	do := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	do(e.setConditions(ctx, client, "w-a", condition{corev1.NodeMaintenancePlanned, true, "Test", "it begins"}))
+	do(e.setConditions(ctx, client, "w-a", condition{corev1.NodeDrainInProgress, true, "Test", "pods leave"}, condition{corev1.NodeDrained, false, "Test", "pods are left"}))
+	n := has(map[corev1.NodeConditionType]corev1.ConditionStatus{corev1.NodeMaintenancePlanned: corev1.ConditionTrue, corev1.NodeDrainInProgress: corev1.ConditionTrue, corev1.NodeDrained: corev1.ConditionFalse})
+	drained := n.Status.Conditions[slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeDrained })]
+	if !drained.LastTransitionTime.Equal(&long) || drained.Message != "pods are left" {
+		t.Errorf("a condition that stays: %+v", drained)
+	}
+
+	do(e.setConditions(ctx, client, "w-a", condition{corev1.NodeDrainInProgress, false, "Test", "done"}, condition{corev1.NodeDrained, true, "Test", "done"}))
+	do(e.setConditions(ctx, client, "w-a", condition{corev1.NodeMaintenanceInProgress, true, "Test", "it can be powered off"}))
+	do(e.removeConditions(ctx, client, "w-a", corev1.NodeMaintenancePlanned))
+	n = has(map[corev1.NodeConditionType]corev1.ConditionStatus{corev1.NodeMaintenanceInProgress: corev1.ConditionTrue, corev1.NodeDrainInProgress: corev1.ConditionFalse, corev1.NodeDrained: corev1.ConditionTrue})
+	drained = n.Status.Conditions[slices.IndexFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeDrained })]
+	if drained.LastTransitionTime.Equal(&long) {
+		t.Errorf("a condition that changes keeps the time of before: %+v", drained)
+	}
+
+	do(e.removeConditions(ctx, client, "w-a", corev1.NodeMaintenancePlanned, corev1.NodeMaintenanceInProgress, corev1.NodeDrainInProgress, corev1.NodeDrained))
+	has(map[corev1.NodeConditionType]corev1.ConditionStatus{})
+	do(e.setConditions(ctx, client, "lb-a", condition{corev1.NodeMaintenancePlanned, true, "Test", "a host without a node"}))
+}
