@@ -28,9 +28,9 @@ const (
 
 // The prefixes of the capabilities of workloads and of admission webhooks.
 const (
-	workloadPrefix    = "workload "
-	replacementPrefix = "replacement of "
-	changesPrefix     = "changes of "
+	WorkloadPrefix    = "workload "
+	ReplacementPrefix = "replacement of "
+	ChangesPrefix     = "changes of "
 )
 
 // capability is something that must not be lost.
