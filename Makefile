@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -68,6 +68,12 @@ test-soak: build ## break things by chance for an hour (SOAK=10m: ten minutes) w
 	bin/quorate bundle build
 	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestSoak$$' ./test/e2e -soak $(SOAK)
 	@cat artifacts/soak.json
+
+test-agree: build ## drill everything that can fail in a whole cluster and in six broken ones, and compare what is lost with what the audit says; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestAuditAgrees$$' ./test/e2e -whole
+	@cat artifacts/agree.json
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap

@@ -26,6 +26,7 @@ var estimates = map[string]estimate{
 	"TestAirGapped":                              {takes: 150 * time.Second},
 	"TestColocatedBalancer":                      {takes: 190 * time.Second},
 	"TestExternalBalancer":                       {takes: 40 * time.Second},
+	"TestAuditAgrees":                            {takes: 360 * time.Second},
 	"TestByHand":                                 {takes: 90 * time.Second},
 	"TestCertificates":                           {takes: 330 * time.Second},
 	"TestCrash":                                  {takes: 240 * time.Second},
