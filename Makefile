@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -85,6 +85,12 @@ bench-upgrade: build ## what clients notice of a minor upgrade, with quorate app
 
 bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
 	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare
+
+bench-outages: build ## the table of outages in docs/failover.md: single faults of a default cluster, 20 times each; it takes hours
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) build -o bin/bench-outages ./test/bench/outages
+	bin/bench-outages
 
 bench-hosts: ## plan and preflight against 200 SSH hosts, without and with missing packages: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts
