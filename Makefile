@@ -83,8 +83,10 @@ bench-upgrade: build ## what clients notice of a minor upgrade, with quorate app
 	$(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
 	bin/bench-upgrade
 
-bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
-	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare
+bench-failover: build ## outages behind kubeadm's documented load balancers, manually configured ones, and Quorate's with the profiles standard and fast, in one lab; the last line is JSON
+	bin/quorate lab requirements
+	$(GO) test -tags lab -count=1 -timeout 60m -v -run TestFailover ./test/balancers -compare
+	@cat artifacts/failover.txt artifacts/failover.json
 
 bench-outages: build ## the table of outages in docs/failover.md: single faults of a default cluster, 20 times each; it takes hours
 	bin/quorate lab requirements
