@@ -62,8 +62,9 @@ In a lab, machines lose their power, freeze, and are cut off. On hosts of your o
 themselves: each host heals its fault on its own if this program does not. Ctrl-C heals immediately; --heal heals what an
 interrupted drill left.
 
-To break one thing after the other, name hosts instead of roles: stop/etcd/on=cp-a. To see what is really lost when a single point of
-failure of the audit fails, pass --beyond-margins. Only a lab accepts it, because the cluster may be down until the fault is healed.
+To break one thing after the other, name hosts instead of roles: stop/etcd/on=cp-a. To see what is really lost with a single
+point of failure that the audit found, pass --beyond-margins. Only a lab accepts it: the cluster may be down until the fault is
+healed.
 
 The exit status is 0 if all objectives were met, 4 if one was missed, a write was lost, or a measurement is not valid, and 3 if
 nothing could be injected safely. docs/drill.md describes the report.`,
