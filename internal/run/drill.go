@@ -526,12 +526,18 @@ func (d *drilling) suffer(ctx context.Context, before *cluster.State, permit clu
 	return true, errors.Join(d.measure(ctx, began, o.Healed, time.Now(), i, o), aborted)
 }
 
+// over is when a fault is over that began at one moment and is injected since another: a program that is stopped in order takes its time to end, and
+// that is no part of how long it is to be away.
+func (d *drilling) over(i drill.Injection, began, injected time.Time) time.Time {
+	if i.Once() {
+		return began.Add(d.options.AbortAfter)
+	}
+	return injected.Add(i.Lasts)
+}
+
 // endure waits while a fault lasts, and observes whether Quorate finds it. It returns an error if the drill should end.
 func (d *drilling) endure(ctx context.Context, began time.Time, i drill.Injection, o *drill.Outcome) error {
-	end := began.Add(i.Lasts)
-	if i.Once() {
-		end = began.Add(d.options.AbortAfter)
-	}
+	end := d.over(i, began, time.Now())
 	for time.Now().Before(end) {
 		if o.DetectMs == nil {
 			// One observation is enough to say that something was seen: nothing is decided on it.

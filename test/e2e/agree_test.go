@@ -267,7 +267,8 @@ func (a *agreeing) broken(t *testing.T, c *cluster, w way) {
 	if r.code != 0 && r.code != 4 {
 		t.Errorf("the drill ended early: exit status %d: %s", r.code, r.stderr)
 	}
-	if d.Ledger.Lost > 0 || d.Ledger.Linearizable != "yes" {
+	// While nobody is served, so many writes may or may not have happened that a history may stay undecided.
+	if d.Ledger.Lost > 0 || strings.HasPrefix(d.Ledger.Linearizable, "no") {
 		t.Errorf("the ledger: %+v", d.Ledger)
 	}
 	results := agreement.Compare(report, plan, d, events)
