@@ -43,7 +43,7 @@ type capability struct {
 type reason struct {
 	kind Kind // of what runs short
 	what string
-	// of a workload
+	// of a workload, or of CoreDNS if its pods are known
 	pods *workload
 	// of a webhook
 	webhook *facts.Webhook

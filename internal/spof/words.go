@@ -82,9 +82,9 @@ func (m *model) lasts(set []Element, reasons []*reason) (out []string) {
 		switch {
 		case r.kind == BackupStore:
 			add("This is permanent.")
-		case r.kind == Pod && set[0].Kind == Pod:
+		case r.kind == Pod && set[0].Kind == Pod, r.kind == CoreDNS && r.pods != nil && set[0].Kind == CoreDNS:
 			add("It lasts seconds, until the kubelet has restarted its containers; if the pod was deleted, until another one has started.")
-		case r.kind == Pod:
+		case r.kind == Pod, r.kind == CoreDNS && r.pods != nil: // for a spec alone, nobody knows what the pods tolerate
 			add(m.reschedule(r.pods, until))
 		case r.kind == Host && r.pods != nil:
 			add("This is permanent: nothing creates the pod again.")
