@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak bench-bootstrap bench-upgrade bench-failover bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -75,6 +75,12 @@ test-soak: build ## break things by chance for an hour (SOAK=10m: ten minutes; S
 	failed=; $(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestSoak$$' ./test/e2e -soak $(SOAK) -seed $(SEED) || failed=yes; \
 	cat artifacts/soak.json; test -z "$$failed"
 
+test-agree: build ## drill everything that can fail in a whole cluster and in six broken ones, and compare what is lost with what the audit says; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestAuditAgrees$$' ./test/e2e -whole
+	@cat artifacts/agree.json
+
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap
 	bin/bench-bootstrap
@@ -83,8 +89,16 @@ bench-upgrade: build ## what clients notice of a minor upgrade, with quorate app
 	$(GO) build -ldflags '-s -w' -o bin/bench-upgrade ./test/bench/upgrade
 	bin/bench-upgrade
 
-bench-failover: build ## outages behind manually configured load balancers and behind Quorate's, side by side
-	$(GO) test -tags lab -count=1 -timeout 20m -v -run TestFailover ./test/balancers -compare
+bench-failover: build ## outages behind kubeadm's documented load balancers, manually configured ones, and Quorate's with the profiles standard and fast, in one lab; the last line is JSON
+	bin/quorate lab requirements
+	$(GO) test -tags lab -count=1 -timeout 60m -v -run TestFailover ./test/balancers -compare
+	@cat artifacts/failover.txt artifacts/failover.json
+
+bench-outages: build ## the table of outages in docs/failover.md: single faults of a default cluster, 20 times each; it takes hours
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) build -o bin/bench-outages ./test/bench/outages
+	bin/bench-outages
 
 bench-hosts: ## plan and preflight against 200 SSH hosts, without and with missing packages: seconds and memory
 	$(GO) build -o bin/bench-hosts ./test/bench/hosts

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,7 +36,7 @@ const (
 type drillFlags struct {
 	only             []string
 	list, heal, yes  bool
-	noPods           bool
+	noPods, beyond   bool
 	repeat           int
 	seed             uint64
 	duration, lasts  time.Duration
@@ -61,12 +62,17 @@ In a lab, machines lose their power, freeze, and are cut off. On hosts of your o
 themselves: each host heals its fault on its own if this program does not. Ctrl-C heals immediately; --heal heals what an
 interrupted drill left.
 
+To break one thing after the other, name hosts instead of roles: stop/etcd/on=cp-a. To see what is really lost with a single
+point of failure that the audit found, pass --beyond-margins. Only a lab accepts it: the cluster may be down until the fault is
+healed.
+
 The exit status is 0 if all objectives were met, 4 if one was missed, a write was lost, or a measurement is not valid, and 3 if
 nothing could be injected safely. docs/drill.md describes the report.`,
 		Example: `  quorate drill                                the default faults
   quorate drill --list
   quorate drill --only 'kill/*' --repeat 20 --html drill.html
   quorate drill --only hang/etcd/leader,power-off/zone/b
+  quorate drill --only 'stop/haproxy/on=lb-a' --beyond-margins
   quorate drill --duration 1h --seed 7 --junit drill.xml`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDrill(cmd.Context(), f) },
 	}
@@ -75,6 +81,7 @@ nothing could be injected safely. docs/drill.md describes the report.`,
 	flags.BoolVar(&f.list, "list", false, "list the faults, and those that cannot be injected, and inject nothing")
 	flags.BoolVar(&f.heal, "heal", false, "heal the faults that an interrupted drill left, and inject nothing")
 	flags.BoolVar(&f.yes, "yes", false, "do not ask for confirmation")
+	flags.BoolVar(&f.beyond, "beyond-margins", false, "in a lab only: inject the faults of --only even if the margins do not allow them")
 	flags.BoolVar(&f.noPods, "no-pods", false, "run no clients and no workload in the cluster: only the API is measured, from here")
 	flags.IntVar(&f.repeat, "repeat", 1, "how often each fault is injected")
 	flags.Uint64Var(&f.seed, "seed", 0, "what decides the order of the faults (0: as they are listed, or by chance with --duration)")
@@ -105,6 +112,12 @@ func (f drillFlags) check() error {
 		return errors.New("--pace must be between 10ms and 1s")
 	case f.list && f.heal:
 		return errors.New("--list and --heal cannot be combined")
+	case f.beyond && (f.list || f.heal):
+		return errors.New("--beyond-margins injects faults: it cannot be combined with --list and --heal")
+	case f.beyond && len(f.only) == 0:
+		return errors.New("--beyond-margins needs --only: say which faults may take away what the cluster needs")
+	case f.beyond && f.abort <= f.lasts:
+		return errors.New("with --beyond-margins, --abort-after must be longer than --lasts: nobody may be served while a fault lasts")
 	}
 	return nil
 }
@@ -134,7 +147,16 @@ func (a *app) runDrill(ctx context.Context, f drillFlags) error {
 	case f.list:
 		return a.listFaults(ctx, c, f, plug)
 	}
-	if plug == nil && !f.yes {
+	switch {
+	case f.beyond && plug == nil:
+		return cluster.OnlyInLab()
+	case f.yes:
+	case f.beyond:
+		text := fmt.Sprintf("Faults will be injected into %s although the margins may not allow them. Each one may take away the whole cluster until it is healed, after %s.\n\n", c.Metadata.Name, f.lasts)
+		if err := a.typeName(text, c.Metadata.Name, "a drill beyond the margins needs a confirmation"); err != nil {
+			return err
+		}
+	case plug == nil:
 		text := fmt.Sprintf("Faults will be injected into %s, one at a time: programs are killed and suspended, and hosts are cut off from each other.\nWhat the margins allow, clients should survive; `quorate drill --list` shows each fault.\n\n", c.Metadata.Name)
 		if err := a.typeName(text, c.Metadata.Name, "a drill on hosts of your own needs a confirmation"); err != nil {
 			return err
@@ -147,7 +169,7 @@ func (a *app) runDrill(ctx context.Context, f drillFlags) error {
 	e := run.Open(ctx, c, sink)
 	defer e.Close()
 	build, revision := version.Read()
-	o := run.DrillOptions{Choose: f.choose(plug, own), Repeat: f.repeat, Seed: f.seed, Duration: f.duration, Lasts: f.lasts, AbortAfter: f.abort, Objectives: objectives,
+	o := run.DrillOptions{Choose: f.choose(plug, own), Repeat: f.repeat, Seed: f.seed, Duration: f.duration, Lasts: f.lasts, AbortAfter: f.abort, BeyondMargins: f.beyond, Objectives: objectives,
 		Clients: clients.Options{Pace: f.pace, StreamPace: min(4*f.pace, slowestStream), PodPace: min(10*f.pace, slowestPod), Pods: !f.noPods}, Version: build + " " + revision}
 	if plug != nil {
 		o.Plug = plug
@@ -209,6 +231,8 @@ func (f drillFlags) objectivesOf(c *spec.Cluster) (all, own []drill.Objective, e
 func (f drillFlags) choose(plug *labPlug, own []drill.Objective) func(*cluster.State) ([]drill.Fault, []drill.Skipped, error) {
 	return func(s *cluster.State) ([]drill.Fault, []drill.Skipped, error) {
 		all, cannot := drill.Catalogue(s, limitsOf(plug))
+		onHosts, not := drill.OnHosts(s, limitsOf(plug))
+		all, cannot = append(all, onHosts...), append(cannot, not...)
 		if err := drill.CheckObjectives(own, all, cannot, clients.Kinds(!f.noPods)); err != nil {
 			return nil, nil, usageError{err}
 		}
@@ -216,9 +240,8 @@ func (f drillFlags) choose(plug *labPlug, own []drill.Objective) func(*cluster.S
 		if err != nil {
 			return nil, nil, usageError{err}
 		}
-		if len(f.only) > 0 {
-			cannot = slices.DeleteFunc(cannot, func(s drill.Skipped) bool { return !drill.Match(strings.Join(f.only, ","), s.Name) })
-		}
+		wanted := cmp.Or(strings.Join(f.only, ","), "*")
+		cannot = slices.DeleteFunc(cannot, func(s drill.Skipped) bool { return !drill.Chooses(wanted, s.Name) })
 		return faults, cannot, nil
 	}
 }
@@ -242,6 +265,11 @@ func (a *app) listFaults(ctx context.Context, c *spec.Cluster, f drillFlags, plu
 		return err
 	}
 	all, _ := drill.Catalogue(s, limitsOf(plug))
+	for _, fault := range faults {
+		if fault.On != "" { // one for each host and kind would be too many to list if nobody asks for them
+			all = append(all, fault)
+		}
+	}
 	known := e.KnownForDrill(ctx)
 	type listed struct {
 		Name    string `json:"name"`
@@ -258,7 +286,7 @@ func (a *app) listFaults(ctx context.Context, c *spec.Cluster, f drillFlags, plu
 		i, err := drill.Place(s, fault, f.lasts, known)
 		if err == nil {
 			l.Target = i.Where()
-			if _, refused := s.Allow(i.Change()); refused != nil {
+			if _, refused := drill.Permit(s, i); refused != nil {
 				l.Refused = refused.Why
 			}
 		} else {

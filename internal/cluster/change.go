@@ -135,8 +135,8 @@ func (c Change) Looks() int {
 	return 1
 }
 
-// Permit is the proof that a change was evaluated on an observation and is allowed. Only State.Allow makes one; operations
-// that change a host demand it.
+// Permit is the proof that a change was evaluated on an observation and is allowed. Only State.Allow and State.AllowLoss make one;
+// operations that change a host demand it.
 type Permit struct {
 	change Change
 	valid  bool
@@ -168,6 +168,7 @@ const (
 	RuleQuorumLost   = "quorum-lost"           // a quorum is recovered only when it is lost for good, as the user decided
 	RuleNoPart       = "no-part-of-it"         // what is cleared is no part of a cluster
 	RuleUnknown      = "nothing-unknown"       // nothing that matters is unknown
+	RuleOnlyInLab    = "only-in-a-lab"         // what a cluster needs is taken away on purpose only in a lab
 	fixRepairMembers = "Repair or remove the failed members first; `quorate status` shows them."
 )
 
@@ -348,13 +349,35 @@ func (s *State) Worst(c Change) *State {
 }
 
 // Allow evaluates a change. It returns the permit to make it, or the reason why it must not be made now.
-func (s *State) Allow(c Change) (Permit, *Refusal) {
+func (s *State) Allow(c Change) (Permit, *Refusal) { return s.evaluate(c) }
+
+// AllowLoss evaluates a change that may take away what the cluster needs, on purpose: a fault of a drill that shows what an audit predicts.
+// It is for machines of a lab alone, whose owner brings them back, and only for stopping something. Every rule counts, except for those that
+// ask whether enough is left. It is the only exception to the rules, and only drill.Permit uses it.
+func (s *State) AllowLoss(c Change, lab bool) (Permit, *Refusal) {
+	switch {
+	case !lab:
+		return Permit{}, OnlyInLab()
+	case c.Verb != Stop:
+		return Permit{}, &Refusal{Rule: RuleOnlyInLab, Why: c.String() + " is not a fault that a drill can undo", Fix: "`quorate drill --list` shows the faults."}
+	}
+	return s.evaluate(c, RuleEnough, RuleSuccessor)
+}
+
+// OnlyInLab refuses what AllowLoss permits, for hosts that are not machines of a lab.
+func OnlyInLab() *Refusal {
+	return &Refusal{Rule: RuleOnlyInLab, Why: "a fault beyond the margins takes away what the cluster needs, and its hosts are not machines of a lab",
+		Fix: "Drill without `--beyond-margins`, or drill a cluster in a lab: `quorate up` creates one."}
+}
+
+// evaluate applies all rules but some.
+func (s *State) evaluate(c Change, but ...string) (Permit, *Refusal) {
 	if c.Verb == Defragment {
 		s = s.whileFull()
 	}
 	s = s.keepingUp(c)
 	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleOwnData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
-		if r := rule(c); r != nil {
+		if r := rule(c); r != nil && !slices.Contains(but, r.Rule) {
 			return Permit{}, r
 		}
 	}

@@ -77,6 +77,32 @@ func Catalogue(s *cluster.State, limits Limits) (faults []Fault, skipped []Skipp
 		Skipped{Name: "fail/disk", Why: "a disk can be made to fail only below its file system, which would have to be set up for that beforehand"}, Skipped{Name: "jump/clock", Why: clock})
 }
 
+// OnHosts lists the faults of certain hosts, whatever their roles are: those of a drill that is to break one thing after the other. Those that cannot be
+// injected are returned with the reason, as by Catalogue. A link has no host of its own.
+func OnHosts(s *cluster.State, limits Limits) (faults []Fault, skipped []Skipped) {
+	c := catalogue{s, limits, nil}
+	for _, k := range allFaults {
+		for _, t := range k.targets {
+			if t.target == Zone || t.target == Link {
+				continue
+			}
+			for _, h := range s.Spec.Spec.Hosts {
+				f := Fault{Kind: k.kind, Target: t.target, On: h.Name}
+				p := placing{State: s, fault: f}
+				if t.target == CoreDNS && !h.IsNode() || t.target != CoreDNS && !p.has(h) { // where CoreDNS runs, Place finds out
+					continue
+				}
+				if why := c.hindrance(f); why != "" {
+					skipped = append(skipped, Skipped{Name: f.Name(), Target: h.Name, Why: why})
+				} else {
+					faults = append(faults, f)
+				}
+			}
+		}
+	}
+	return faults, skipped
+}
+
 // zonesOf are the names of the zones of the spec, sorted.
 func zonesOf(c *spec.Cluster) []string {
 	zones := map[string]bool{}

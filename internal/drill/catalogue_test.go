@@ -149,6 +149,50 @@ func TestSelect(t *testing.T) {
 	}
 }
 
+// Faults of certain hosts are chosen only by who names a host.
+func TestSelectOnHosts(t *testing.T) {
+	f := clustertest.Whole()
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	roles, _ := Catalogue(s, everything)
+	hosts, _ := OnHosts(s, everything)
+	all := slices.Concat(roles, hosts)
+	for name, tc := range map[string]struct {
+		only string
+		want []string // nil: as without faults of hosts
+		err  string
+	}{
+		"a kind":              {only: "kill/*"},
+		"everything":          {only: "*"},
+		"a host":              {only: "stop/etcd/on=cp-a", want: []string{"stop/etcd/on=cp-a"}},
+		"all hosts":           {only: "stop/haproxy/on=*", want: []string{"stop/haproxy/on=lb-a", "stop/haproxy/on=lb-b"}},
+		"a host and a role":   {only: "stop/etcd/on=cp-a,stop/etcd/leader", want: []string{"stop/etcd/leader", "stop/etcd/on=cp-a"}},
+		"an unknown host":     {only: "stop/haproxy/on=lb-c", err: "did you mean `stop/haproxy/on=lb-a`"},
+		"what it does not do": {only: "stop/haproxy/on=cp-a", err: "matches `stop/haproxy/on=cp-a`"},
+		"another role":        {only: "kill/etcd/holder", err: "did you mean `kill/etcd/leader` or `kill/etcd/follower`?"},
+	} {
+		got, err := Select(all, []string{tc.only})
+		want := tc.want
+		if want == nil && tc.err == "" {
+			chosen, err := Select(roles, []string{tc.only})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want = namesOf(chosen)
+		}
+		switch {
+		case tc.err != "":
+			if err == nil || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%s: %v, want %q", name, err, tc.err)
+			}
+		case err != nil || !slices.Equal(namesOf(got), want):
+			t.Errorf("%s: %v, %v, want %v", name, namesOf(got), err, want)
+		}
+	}
+	if got, err := Select(all, nil); err != nil || slices.ContainsFunc(got, func(f Fault) bool { return f.On != "" }) {
+		t.Errorf("a default fault is for a certain host: %v, %v", namesOf(got), err)
+	}
+}
+
 func TestMatch(t *testing.T) {
 	for _, tc := range []struct {
 		patterns, name string

@@ -106,13 +106,21 @@ type Fault struct {
 	Role   Role
 	// Zone is the name of the zone, if the target is Zone.
 	Zone string
+	// On is the name of the host, for a fault of a certain host and not of a role. It has no Role.
+	On string
 }
 
-// Name identifies the fault in reports and in patterns: "kill/etcd/leader", "power-off/zone/b".
+// onHost begins the last part of the names of faults of certain hosts. No name of a role or of a zone contains the sign.
+const onHost = "on="
+
+// Name identifies the fault in reports and in patterns: "kill/etcd/leader", "power-off/zone/b", "stop/etcd/on=cp-a".
 func (f Fault) Name() string {
 	role := string(f.Role)
-	if f.Target == Zone {
+	switch {
+	case f.Target == Zone:
 		role = f.Zone
+	case f.On != "":
+		role = onHost + f.On
 	}
 	return strings.Join([]string{string(f.Kind), string(f.Target), role}, "/")
 }
@@ -126,6 +134,9 @@ type Injection struct {
 	Lasts time.Duration
 	// Takes is the part of the host that the fault takes away in the worst case. Empty is all of it.
 	Takes cluster.Part
+	// Last is why the cluster cannot lose the target, where the rules for changes do not know it: it is the last one of something that is no part of
+	// a placement. It is empty otherwise.
+	Last string
 }
 
 // Once says that the fault happens in one moment, and that there is nothing to heal.

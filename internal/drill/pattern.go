@@ -37,8 +37,26 @@ func matchOne(pattern, name string) bool {
 	return true
 }
 
-// Select returns the faults whose names match one of the patterns, in the order in which they are given. Each of only can be several
-// patterns that are joined by commas (see Match). Without any, it returns those of DefaultSet. A pattern that is invalid or that matches no
+// Chooses reports whether a pattern, or one of several that are joined by commas, chooses the fault of that name. It is Match, except that the faults
+// of certain hosts are chosen only by patterns that name a host: "kill/*" is a kind of fault, and not a list of all hosts.
+func Chooses(patterns, name string) bool {
+	for p := range strings.SplitSeq(patterns, ",") {
+		if choosesOne(strings.TrimSpace(p), name) {
+			return true
+		}
+	}
+	return false
+}
+
+func choosesOne(pattern, name string) bool {
+	return matchOne(pattern, name) && (!namesHost(name) || namesHost(pattern))
+}
+
+// namesHost says that a name is of a fault of a certain host, or that a pattern is for such names.
+func namesHost(name string) bool { return strings.Contains(name, "/"+onHost) }
+
+// Select returns the faults that one of the patterns chooses, in the order in which they are given. Each of only can be several
+// patterns that are joined by commas (see Chooses). Without any, it returns those of DefaultSet. A pattern that is invalid or that chooses no
 // fault is an error.
 func Select(faults []Fault, only []string) ([]Fault, error) {
 	if len(only) == 0 {
@@ -53,12 +71,13 @@ func Select(faults []Fault, only []string) ([]Fault, error) {
 			p = strings.TrimSpace(p)
 			found := false
 			for _, f := range faults {
-				if matchOne(p, f.Name()) {
+				if choosesOne(p, f.Name()) {
 					wanted[f], found = true, true
 				}
 			}
 			if !found {
-				return nil, fmt.Errorf("choosing faults: no fault that can be injected here matches `%s`%s; `quorate drill --list` shows all faults, and why some cannot be injected", p, meant(p, namesOf(faults)))
+				names := slices.DeleteFunc(namesOf(faults), func(name string) bool { return namesHost(name) != namesHost(p) })
+				return nil, fmt.Errorf("choosing faults: no fault that can be injected here matches `%s`%s; `quorate drill --list` shows all faults, and why some cannot be injected", p, meant(p, names))
 			}
 		}
 	}

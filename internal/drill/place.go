@@ -93,7 +93,7 @@ func (p *placing) onHost() (Injection, error) {
 			continue
 		}
 		problem := p.unfit(h)
-		i := Injection{Fault: p.fault, Host: h.Name, Lasts: p.lasts, Takes: p.takes(h)}
+		i := Injection{Fault: p.fault, Host: h.Name, Lasts: p.lasts, Takes: p.takes(h), Last: p.last(h)}
 		if problem == "" && p.fault.Target == Link {
 			i.Peer, problem = p.peer(h)
 		}
@@ -101,13 +101,15 @@ func (p *placing) onHost() (Injection, error) {
 			why = append(why, h.Name+": "+problem)
 			continue
 		}
-		_, refused := p.Allow(i.Change())
+		_, refused := Permit(p.State, i)
 		candidates = append(candidates, candidate{i, refused != nil, p.burden(h)})
 	}
 	switch {
 	case len(candidates) > 0:
 	case len(why) > 0:
 		return Injection{}, errors.New(strings.Join(why, "; "))
+	case p.fault.On != "":
+		return Injection{}, fmt.Errorf("%s has no %s now", p.fault.On, p.fault.Target)
 	default:
 		return Injection{}, fmt.Errorf("no host has the role %q for %s now", p.fault.Role, p.fault.Target)
 	}
@@ -198,6 +200,9 @@ func (p *placing) has(h spec.Host) bool {
 
 // plays says that the host has the role of the fault now. What is unknown is not assumed.
 func (p *placing) plays(h spec.Host) bool {
+	if p.fault.On != "" {
+		return h.Name == p.fault.On
+	}
 	unknown := slices.Contains(p.holding, h.Name)
 	switch p.fault.Role {
 	case Leader:
@@ -309,8 +314,13 @@ func (p *placing) unfit(h spec.Host) string {
 			return "its " + component + " does not work: " + c.Problem
 		}
 	}
+	return ""
+}
+
+// last is why the cluster cannot lose the target of the fault on the host, apart from what the rules for changes say; empty if it can.
+func (p *placing) last(h spec.Host) string {
 	if p.fault.Target == CoreDNS && len(slices.Compact(slices.Sorted(slices.Values(p.known.DNS)))) < 2 {
-		return "it has the only replica of CoreDNS, or all of them"
+		return h.Name + " has the only replica of CoreDNS, or all of them"
 	}
 	return ""
 }

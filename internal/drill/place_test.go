@@ -369,7 +369,6 @@ func TestWhyThereIsNoPlace(t *testing.T) {
 		"no known leader":    {func(clustertest.Fixture) {}, "kill/kube-scheduler/leader", nil, "which kube-scheduler leads is not known"},
 		"a leader elsewhere": {func(clustertest.Fixture) {}, "kill/kube-scheduler/leader", []Known{{Leaders: map[Target]string{Scheduler: "other_1"}}}, "which kube-scheduler leads is not known"},
 		"CoreDNS unknown":    {func(clustertest.Fixture) {}, "kill/coredns/any", nil, "where CoreDNS runs is not known"},
-		"one CoreDNS":        {func(clustertest.Fixture) {}, "kill/coredns/any", []Known{{DNS: []string{"w-a", "w-a"}}}, "w-a: it has the only replica of CoreDNS"},
 		"no leader":          {func(f clustertest.Fixture) { f.Seen.Etcd[1].Leader = false }, "hang/etcd/leader", nil, "which etcd member leads is not known"},
 		"two leaders":        {func(f clustertest.Fixture) { f.Seen.Etcd[0].Leader = true }, "hang/etcd/leader", nil, "several etcd members say that they lead: cp-a and cp-b"},
 		"no holder":          {func(f clustertest.Fixture) { f.Change("lb-a", func(h *facts.Host) { h.Balancer.Active = false }) }, "kill/haproxy/holder", nil, "no load balancer has the virtual IP"},
@@ -397,5 +396,84 @@ func TestWhyThereIsNoPlace(t *testing.T) {
 		if i, err := Place(s, fault, time.Second, tc.known...); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: %+v, %v, want %q", name, i, err, tc.want)
 		}
+	}
+}
+
+// The last replica of CoreDNS has a place, and no permission: no rule for changes knows it.
+func TestTheLastReplicaOfCoreDNS(t *testing.T) {
+	f := clustertest.Whole()
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	kill := Fault{Kind: Kill, Target: CoreDNS, Role: Any}
+	for name, tc := range map[string]struct {
+		dns     []string
+		refused bool
+	}{"one replica": {[]string{"w-a"}, true}, "both on one node": {[]string{"w-a", "w-a"}, true}, "two nodes": {[]string{"w-a", "w-b"}, false}} {
+		i, err := Place(s, kill, 0, Known{DNS: tc.dns})
+		if err != nil || i.Host != "w-a" {
+			t.Errorf("%s: %+v, %v", name, i, err)
+		}
+		if _, r := Permit(s, i); (r != nil) != tc.refused || r != nil && !strings.Contains(r.Why, "w-a has the only replica of CoreDNS") {
+			t.Errorf("%s: %v", name, r)
+		}
+		if _, r := PermitBeyond(s, i, true); r != nil {
+			t.Errorf("%s: beyond the margins of a lab: %v", name, r)
+		}
+	}
+}
+
+// Faults of certain hosts are injected there, whatever their roles are, and nowhere else.
+func TestFaultsOfHosts(t *testing.T) {
+	for name, make := range map[string]func() clustertest.Fixture{"whole": clustertest.Whole, "colocated": colocated, "hyperconverged": hyperconverged, "external": small()["external"], "existing": small()["existing"]} {
+		f := make()
+		s := cluster.Evaluate(f.Spec, f.Seen)
+		faults, skipped := OnHosts(s, everything)
+		on := map[string]int{}
+		for _, fault := range faults {
+			i, err := Place(s, fault, time.Second, placedIn)
+			if fault.Target == CoreDNS && !slices.Contains(placedIn.DNS, fault.On) {
+				if err == nil {
+					t.Errorf("%s: %s is injected where CoreDNS does not run", name, fault.Name())
+				}
+				continue
+			}
+			if err != nil || i.Host != fault.On || i.Fault != fault || i.Change().Subject != fault.On {
+				t.Errorf("%s: %s: %+v, %v", name, fault.Name(), i, err)
+				continue
+			}
+			on[fault.On]++
+			if wrong := misplaced(f, i); wrong != "" {
+				t.Errorf("%s: %s: %s", name, fault.Name(), wrong)
+			}
+		}
+		for _, h := range f.Spec.Spec.Hosts {
+			if on[h.Name] == 0 {
+				t.Errorf("%s: no fault is for %s", name, h.Name)
+			}
+		}
+		for _, x := range skipped {
+			if x.Why == "" || x.Target == "" {
+				t.Errorf("%s: %+v", name, x)
+			}
+		}
+	}
+	// Without a margin, they have a place, and a permission only beyond the margins.
+	f := clustertest.Whole()
+	f.Dies("cp-c")
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	i, err := Place(s, Fault{Kind: Stop, Target: Etcd, On: "cp-a"}, time.Second, placedIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, r := Permit(s, i); r == nil || r.Rule != cluster.RuleEnough {
+		t.Errorf("%v", r)
+	}
+	if _, r := PermitBeyond(s, i, true); r != nil {
+		t.Error(r)
+	}
+	if _, r := PermitBeyond(s, i, false); r == nil || r.Rule != cluster.RuleOnlyInLab {
+		t.Errorf("outside of a lab: %v", r)
+	}
+	if _, err := Place(s, Fault{Kind: Stop, Target: HAProxy, On: "cp-a"}, time.Second, placedIn); err == nil || !strings.Contains(err.Error(), "cp-a has no haproxy") {
+		t.Errorf("a program that the host does not have: %v", err)
 	}
 }

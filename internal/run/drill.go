@@ -75,7 +75,9 @@ type DrillOptions struct {
 	Lasts time.Duration
 	// AbortAfter ends a fault early, and the drill with it, if a client has not been served for so long.
 	AbortAfter time.Duration
-	Objectives []drill.Objective
+	// BeyondMargins has faults injected that the margins do not allow. It needs a Plug.
+	BeyondMargins bool
+	Objectives    []drill.Objective
 	// Clients are the options of the clients; the rest is filled in.
 	Clients clients.Options
 	// Plug is that of the lab; nil for hosts of the user's own.
@@ -98,8 +100,12 @@ func (e *LeftoverError) Error() string {
 }
 
 // Drill injects faults one at a time while clients use the cluster, measures what they notice, and heals each fault before the next one. It injects only
-// what the margins allow at that moment. If its context ends, it heals what it has injected and returns what it has measured until then.
+// what the margins allow at that moment, unless it is told otherwise, which it refuses outside of a lab. If its context ends, it heals what it has injected
+// and returns what it has measured until then.
 func (e *Engine) Drill(ctx context.Context, o DrillOptions) (*drill.Report, error) {
+	if o.BeyondMargins && o.Plug == nil {
+		return nil, cluster.OnlyInLab()
+	}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
 		return nil, err
 	}
@@ -421,7 +427,10 @@ func (d *drilling) fault(ctx context.Context, f drill.Fault) error {
 			d.skip(f.Name(), "", err.Error())
 			return nil
 		}
-		permit, refused := s.Allow(i.Change())
+		permit, refused := drill.Permit(s, i)
+		if d.options.BeyondMargins {
+			permit, refused = drill.PermitBeyond(s, i, d.options.Plug != nil)
+		}
 		if refused != nil {
 			d.skip(f.Name(), i.Where(), refused.Why)
 			return nil
@@ -517,12 +526,18 @@ func (d *drilling) suffer(ctx context.Context, before *cluster.State, permit clu
 	return true, errors.Join(d.measure(ctx, began, o.Healed, time.Now(), i, o), aborted)
 }
 
+// over is when a fault is over that began at one moment and is injected since another: a program that is stopped in order takes its time to end, and
+// that is no part of how long it is to be away.
+func (d *drilling) over(i drill.Injection, began, injected time.Time) time.Time {
+	if i.Once() {
+		return began.Add(d.options.AbortAfter)
+	}
+	return injected.Add(i.Lasts)
+}
+
 // endure waits while a fault lasts, and observes whether Quorate finds it. It returns an error if the drill should end.
 func (d *drilling) endure(ctx context.Context, began time.Time, i drill.Injection, o *drill.Outcome) error {
-	end := began.Add(i.Lasts)
-	if i.Once() {
-		end = began.Add(d.options.AbortAfter)
-	}
+	end := d.over(i, began, time.Now())
 	for time.Now().Before(end) {
 		if o.DetectMs == nil {
 			// One observation is enough to say that something was seen: nothing is decided on it.

@@ -110,6 +110,9 @@ func (d *drilling) request(i drill.Injection, on spec.Host) fault.Request {
 	if !i.Once() {
 		r.Lasts = i.Lasts + switchAfter
 	}
+	if i.Kind == drill.Stop { // the host waits until the program has ended: an API server serves for half a minute after it was told to stop
+		r.Lasts += fault.EndPatience
+	}
 	peers := func(which func(spec.Host) bool) (out []string) {
 		for _, h := range d.Cluster.Spec.Hosts {
 			if h.Name != on.Name && which(h) {

@@ -307,14 +307,14 @@ func (a *auditor) finish() {
 	}
 }
 
-// core are the capabilities of every cluster, the most important first.
-var core = []string{APIReads, APIWrites, Scheduling, NewPods, ClusterDNS, ServiceTraffic, ClusterData, Maintenance}
+// Capabilities are those of every cluster, the most important first.
+var Capabilities = []string{APIReads, APIWrites, Scheduling, NewPods, ClusterDNS, ServiceTraffic, ClusterData, Maintenance}
 
 // rank is the place of the most important of the capabilities.
 func rank(capabilities []string) int {
-	best := len(core)
+	best := len(Capabilities)
 	for _, c := range capabilities {
-		if i := slices.Index(core, c); i >= 0 {
+		if i := slices.Index(Capabilities, c); i >= 0 {
 			best = min(best, i)
 		}
 	}
@@ -322,7 +322,7 @@ func rank(capabilities []string) int {
 }
 
 func ofWorkload(capability string) bool {
-	return strings.HasPrefix(capability, workloadPrefix) || strings.HasPrefix(capability, replacementPrefix)
+	return strings.HasPrefix(capability, WorkloadPrefix) || strings.HasPrefix(capability, ReplacementPrefix)
 }
 
 // summary says what fails and what it takes away.
@@ -344,8 +344,8 @@ func condensed(capabilities []string) (out []string) {
 	has := func(c string) bool { return slices.Contains(capabilities, c) }
 	var workloads, replacements, rest []string
 	for _, c := range capabilities {
-		w, is := strings.CutPrefix(c, workloadPrefix)
-		r, replaces := strings.CutPrefix(c, replacementPrefix)
+		w, is := strings.CutPrefix(c, WorkloadPrefix)
+		r, replaces := strings.CutPrefix(c, ReplacementPrefix)
 		switch {
 		case is:
 			workloads = append(workloads, w)

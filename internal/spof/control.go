@@ -187,8 +187,10 @@ func (m *model) dns() faulttree.ID {
 	title := "no CoreDNS replica works"
 	if m.s != nil && m.w != nil && m.w.Unknown[facts.PodsPart] == "" {
 		var in []faulttree.ID
+		why.pods = &workload{name: "kube-system/coredns", kind: "Deployment"}
 		for _, p := range m.w.Pods {
 			if p.DNS && p.Node != "" {
+				why.pods.pods = append(why.pods.pods, p)
 				in = append(in, m.replica(Element{CoreDNS, p.Name}, p))
 			}
 		}

@@ -74,7 +74,7 @@ func HTML(w io.Writer, r Report) error {
 			p.Core = append(p.Core, row)
 		case row.Class != "good":
 			p.Others = append(p.Others, row)
-		case strings.HasPrefix(c.Name, workloadPrefix):
+		case strings.HasPrefix(c.Name, WorkloadPrefix):
 			p.WorkloadsWhole++
 		}
 	}

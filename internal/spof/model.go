@@ -28,9 +28,9 @@ const (
 
 // The prefixes of the capabilities of workloads and of admission webhooks.
 const (
-	workloadPrefix    = "workload "
-	replacementPrefix = "replacement of "
-	changesPrefix     = "changes of "
+	WorkloadPrefix    = "workload "
+	ReplacementPrefix = "replacement of "
+	ChangesPrefix     = "changes of "
 )
 
 // capability is something that must not be lost.
@@ -43,7 +43,7 @@ type capability struct {
 type reason struct {
 	kind Kind // of what runs short
 	what string
-	// of a workload
+	// of a workload, or of CoreDNS if its pods are known
 	pods *workload
 	// of a webhook
 	webhook *facts.Webhook

@@ -1,6 +1,8 @@
 package spof
 
 import (
+	"slices"
+
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
@@ -118,6 +120,9 @@ func (r Report) OK() bool {
 	}
 	return len(r.Unknown) == 0
 }
+
+// Elements are those that the trees consist of: everything that can fail now.
+func (r Report) Elements() []Element { return slices.Clone(r.model.elements) }
 
 // Lost names the capabilities that would be lost if these elements failed now, according to the trees. It is what a drill is compared
 // with. What is unknown counts as up.

@@ -331,3 +331,31 @@ func TestClusters(t *testing.T) {
 		})
 	}
 }
+
+// CoreDNS runs elsewhere soon after its node was lost, and its containers are started again: it is not away for as long as they are.
+func TestHowLongDNSIsAway(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*facts.Workloads)
+		want   string
+	}{
+		"both on one node": {func(w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, "host cp-a: Pods cannot resolve names. It lasts about 11 s and the time that the pods need to start on other nodes"},
+		"one replica":      {func(w *facts.Workloads) { w.Pods = w.Pods[:1] }, "CoreDNS replica coredns-1: Pods cannot resolve names. It lasts seconds"},
+		"never evicted":    {func(w *facts.Workloads) { w.Pods[1].Node, w.Pods[0].Evicted = "cp-a", nil }, "host cp-a: Pods cannot resolve names. It lasts until host cp-a works again: the pods tolerate"},
+	} {
+		f, w := live()
+		f.Spec.Spec.Failover.Profile = spec.ProfileFast
+		for i := range w.Pods {
+			w.Pods[i].Evicted = new(int64(5))
+		}
+		tc.change(w)
+		found := []string{}
+		for _, x := range Audit(Input{Spec: f.Spec, State: cluster.Evaluate(f.Spec, f.Seen), Workloads: w}).Findings {
+			if slices.Contains(x.Capabilities, ClusterDNS) {
+				found = append(found, x.Elements[0].String()+": "+x.Loss)
+			}
+		}
+		if !slices.ContainsFunc(found, func(text string) bool { return strings.HasPrefix(text, tc.want) }) {
+			t.Errorf("%s: %q, want %q", name, found, tc.want)
+		}
+	}
+}

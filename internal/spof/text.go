@@ -41,7 +41,7 @@ func Text(w io.Writer, r Report, width int, color bool) error {
 	if n := r.workloads(); n > 0 {
 		bad := 0
 		for _, c := range r.Capabilities {
-			if strings.HasPrefix(c.Name, workloadPrefix) && c.State == Works && c.Single > 0 {
+			if strings.HasPrefix(c.Name, WorkloadPrefix) && c.State == Works && c.Single > 0 {
 				bad++
 			}
 		}
@@ -162,7 +162,7 @@ func (c Capability) words() string {
 
 func (r Report) workloads() (n int) {
 	for _, c := range r.Capabilities {
-		if strings.HasPrefix(c.Name, workloadPrefix) {
+		if strings.HasPrefix(c.Name, WorkloadPrefix) {
 			n++
 		}
 	}

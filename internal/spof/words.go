@@ -41,13 +41,13 @@ func losses(capabilities []string) string {
 		add("everything in etcd is lost, and cannot be brought back")
 	}
 	for _, c := range capabilities {
-		if w, is := strings.CutPrefix(c, workloadPrefix); is {
+		if w, is := strings.CutPrefix(c, WorkloadPrefix); is {
 			workloads = append(workloads, w)
 		}
-		if w, is := strings.CutPrefix(c, replacementPrefix); is {
+		if w, is := strings.CutPrefix(c, ReplacementPrefix); is {
 			replacements = append(replacements, w)
 		}
-		if w, is := strings.CutPrefix(c, changesPrefix); is {
+		if w, is := strings.CutPrefix(c, ChangesPrefix); is {
 			add("the API rejects changes of " + w)
 		}
 	}
@@ -82,9 +82,9 @@ func (m *model) lasts(set []Element, reasons []*reason) (out []string) {
 		switch {
 		case r.kind == BackupStore:
 			add("This is permanent.")
-		case r.kind == Pod && set[0].Kind == Pod:
+		case r.kind == Pod && set[0].Kind == Pod, r.kind == CoreDNS && r.pods != nil && set[0].Kind == CoreDNS:
 			add("It lasts seconds, until the kubelet has restarted its containers; if the pod was deleted, until another one has started.")
-		case r.kind == Pod:
+		case r.kind == Pod, r.kind == CoreDNS && r.pods != nil: // for a spec alone, nobody knows what the pods tolerate
 			add(m.reschedule(r.pods, until))
 		case r.kind == Host && r.pods != nil:
 			add("This is permanent: nothing creates the pod again.")
@@ -130,7 +130,7 @@ func (a *auditor) fix(m *model, c capability, set []Element, reasons []*reason) 
 			out = append(out, text)
 		}
 	}
-	repaired := a.intended != nil && !ofWorkload(c.name) && !strings.HasPrefix(c.name, changesPrefix) && !a.designed(c.name, set)
+	repaired := a.intended != nil && !ofWorkload(c.name) && !strings.HasPrefix(c.name, ChangesPrefix) && !a.designed(c.name, set)
 	for _, r := range reasons {
 		if repaired {
 			if text := a.repair(m, r); text != "" {

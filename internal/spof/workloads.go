@@ -67,8 +67,8 @@ func (m *model) addWorkloads() {
 	places := m.roomFor()
 	for _, name := range order {
 		w := m.workloads[name]
-		m.capable(workloadPrefix+name, m.gate(m.tree.And(m.replicas(w)...), "no replica of "+name+" works", &reason{kind: Pod, pods: w}))
-		m.capable(replacementPrefix+name, m.any("pods of "+name+" that are lost are not replaced", m.replacement(w, volumes, places)...))
+		m.capable(WorkloadPrefix+name, m.gate(m.tree.And(m.replicas(w)...), "no replica of "+name+" works", &reason{kind: Pod, pods: w}))
+		m.capable(ReplacementPrefix+name, m.any("pods of "+name+" that are lost are not replaced", m.replacement(w, volumes, places)...))
 	}
 }
 
@@ -219,7 +219,7 @@ func (m *model) webhooks() (everything, pods []faulttree.ID) {
 		if w.Selective {
 			what = "some " + strings.ReplaceAll(what, "*", "objects")
 		}
-		m.capable(changesPrefix+what+" (webhook "+w.Name+")", id)
+		m.capable(ChangesPrefix+what+" (webhook "+w.Name+")", id)
 	}
 	return everything, pods
 }

@@ -3,13 +3,19 @@
 package balancers
 
 import (
-	"bytes"
+	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"os"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
 	"time"
+
+	"quorate.dev/quorate/internal/spec"
 )
 
 // fault is something that breaks, and what must hold for clients in the meantime.
@@ -103,67 +109,125 @@ var faults = []fault{
 	{"HAProxy killed", func(t *testing.T, s *site) { s.run(t, s.holder(t), "kill -KILL $(pidof haproxy)") }, nothing, 8 * time.Second, 0, quick},
 }
 
-// compare has TestFailover break the same parts behind load balancers that are configured by hand.
-var compare = flag.Bool("compare", false, "measure load balancers that are configured by hand as well")
+// compare has TestFailover break the same parts behind other load balancers.
+var compare = flag.Bool("compare", false, "measure kubeadm's documented example, load balancers that are configured by hand, and the profile standard as well; write artifacts/failover.txt and .json")
 
-// TestFailover breaks one part after the other behind Quorate's load balancers, and prints the outages of clients. With
-// -compare, it breaks them behind manually configured ones first.
-func TestFailover(t *testing.T) {
-	s := newSite(t)
-	var table bytes.Buffer
-	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(w, "fault\t")
-	rows := make([][]string, len(faults))
-	for _, plain := range []bool{true, false} {
-		if plain && !*compare {
-			continue
-		}
-		name := map[bool]string{true: "by hand", false: "Quorate"}[plain]
-		fmt.Fprint(w, name+": new\tfailed\tHTTP/2\tfailed\treconnects\t")
-		t.Run(name, func(t *testing.T) {
-			for _, lb := range []string{"lb-a", "lb-b"} {
-				s.configure(t, s.cluster, lb, plain)
-			}
-			s.whole(t, "lb-a", "lb-b")
-			s.holder(t)
-			for i, f := range faults {
-				t.Run(f.name, func(t *testing.T) {
-					l := s.clients(t) // new ones, spread evenly over the API servers
-					l.calm(t, 3*time.Second)
-					from := time.Now()
-					f.inject(t, s)
-					after(t, f.lasts)
-					healed := time.Now()
-					f.heal(t, s)
-					after(t, f.rest)
-					if f.rest > 0 {
-						healed = time.Now()
-					}
-					o := l.between(from, healed)
-					rows[i] = append(rows[i], seconds(o.newGap), fmt.Sprint(o.newFailed), seconds(o.http2Gap), fmt.Sprint(o.http2Failed), fmt.Sprint(o.reconnects))
-					if !plain {
-						f.judge(t, o)
-					}
-					if t.Failed() {
-						t.Logf("failures of clients: %s", strings.Join(l.reasons(from), "; "))
-						for _, lb := range []string{"lb-a", "lb-b"} {
-							t.Logf("%s: %s", lb, s.run(t, lb, "journalctl --no-pager -o cat -u haproxy -u quorate-watchdog -u keepalived --since -20s"))
-						}
-					}
-					s.whole(t, "lb-a", "lb-b")
-				})
-			}
-		})
-	}
-	fmt.Fprintln(w)
-	for i, f := range faults {
-		fmt.Fprintln(w, f.name+"\t"+strings.Join(rows[i], "\t")+"\t")
-	}
-	w.Flush()
-	t.Logf("longest time without an answer, in seconds, and requests that failed:\n%s", &table)
+// contender is one way to configure the load balancers.
+type contender struct {
+	name    string
+	manner  manner
+	profile string // of failover; of Quorate's alone
 }
 
-func seconds(d time.Duration) string { return fmt.Sprintf("%.2f", d.Seconds()) }
+var contenders = []contender{
+	{"documented", documented, ""}, // kubeadm's example, with upstream defaults
+	{"by hand", byHand, ""},
+	{"standard", ours, spec.ProfileStandard},
+	{"fast", ours, spec.ProfileFast},
+}
+
+// measured is what clients experienced of one fault. Its JSON keys are those of the last line of make bench-failover.
+type measured struct {
+	Fault       string `json:"fault"`
+	NewMs       int64  `json:"newMs"`
+	NewFailed   int    `json:"newFailed"`
+	HTTP2Ms     int64  `json:"http2Ms"`
+	HTTP2Failed int    `json:"http2Failed"`
+	Reconnects  int    `json:"reconnects"`
+}
+
+// TestFailover breaks one part after the other behind Quorate's load balancers, and prints the outages of clients. With
+// -compare, it breaks them behind other load balancers first, in the same lab.
+func TestFailover(t *testing.T) {
+	s := newSite(t)
+	results := map[string][]measured{}
+	var names []string
+	for _, c := range contenders {
+		if !*compare && c.name != spec.ProfileFast {
+			continue
+		}
+		names = append(names, c.name)
+		t.Run(c.name, func(t *testing.T) { results[c.name] = s.breakAll(t, c) })
+	}
+	table := failoverTable(names, results)
+	t.Logf("longest time without an answer, in seconds, and requests that failed:\n%s", table)
+	if !*compare {
+		return
+	}
+	data, err := json.Marshal(map[string]any{"contenders": results, "processors": runtime.NumCPU()})
+	must(t, err)
+	const artifacts = "../../artifacts"
+	must(t, os.MkdirAll(artifacts, 0o755))
+	must(t, os.WriteFile(artifacts+"/failover.txt", []byte(table), 0o644))
+	must(t, os.WriteFile(artifacts+"/failover.json", append(data, '\n'), 0o644))
+}
+
+// breakAll breaks one part after the other behind the load balancers of a contender. What Quorate promises is checked for its own.
+func (s *site) breakAll(t *testing.T, c contender) (out []measured) {
+	lbs := []string{"lb-a", "lb-b"}
+	cluster := *s.cluster
+	cluster.Spec.Failover.Profile = cmp.Or(c.profile, cluster.Spec.Failover.Profile)
+	for _, lb := range lbs {
+		s.configure(t, &cluster, lb, c.manner)
+	}
+	s.allServe(t, c.manner, lbs...)
+	s.holder(t)
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			l := s.clients(t) // new ones, spread evenly over the API servers
+			l.calm(t, 3*time.Second)
+			from := time.Now()
+			f.inject(t, s)
+			after(t, f.lasts)
+			healed := time.Now()
+			f.heal(t, s)
+			after(t, f.rest)
+			if f.rest > 0 {
+				healed = time.Now()
+			}
+			o := l.between(from, healed)
+			out = append(out, measured{f.name, o.newGap.Milliseconds(), o.newFailed, o.http2Gap.Milliseconds(), o.http2Failed, o.reconnects})
+			if c.manner == ours {
+				f.judge(t, o)
+			}
+			if t.Failed() {
+				t.Logf("failures of clients: %s", strings.Join(l.reasons(from), "; "))
+				for _, lb := range lbs {
+					t.Logf("%s: %s", lb, s.run(t, lb, "journalctl --no-pager -o cat -u haproxy -u quorate-watchdog -u keepalived --since -20s"))
+				}
+			}
+			s.allServe(t, c.manner, lbs...)
+		})
+	}
+	return out
+}
+
+// failoverTable has one row for each fault, and the figures of each contender.
+func failoverTable(names []string, results map[string][]measured) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "fault\t")
+	for _, name := range names {
+		fmt.Fprint(w, name+": new\tfailed\tHTTP/2\tfailed\treconnects\t")
+	}
+	fmt.Fprintln(w)
+	seconds := func(ms int64) string { return fmt.Sprintf("%.2f", float64(ms)/1000) }
+	for _, f := range faults {
+		fmt.Fprint(w, f.name+"\t")
+		for _, name := range names {
+			i := slices.IndexFunc(results[name], func(m measured) bool { return m.Fault == f.name })
+			if i < 0 { // the test of this fault failed before
+				fmt.Fprint(w, "–\t–\t–\t–\t–\t")
+				continue
+			}
+			m := results[name][i]
+			fmt.Fprintf(w, "%s\t%d\t%s\t%d\t%d\t", seconds(m.NewMs), m.NewFailed, seconds(m.HTTP2Ms), m.HTTP2Failed, m.Reconnects)
+		}
+		fmt.Fprintln(w)
+	}
+	w.Flush()
+	return b.String()
+}
 
 // after waits while a fault lasts: that time is what is measured.
 func after(t *testing.T, d time.Duration) {

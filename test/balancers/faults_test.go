@@ -18,7 +18,7 @@ import (
 func TestFaults(t *testing.T) {
 	s := newSite(t)
 	for _, lb := range []string{"lb-a", "lb-b"} {
-		s.configure(t, s.cluster, lb, false)
+		s.configure(t, s.cluster, lb, ours)
 	}
 	s.whole(t, "lb-a", "lb-b")
 	address := func(name string) string { m, _ := s.Machine(name); return m.Address.String() }

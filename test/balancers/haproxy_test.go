@@ -50,7 +50,7 @@ WantedBy=multi-user.target
 `)
 	s.run(t, "lb-a", "rm -rf /run/haproxy /etc/tmpfiles.d/haproxy.conf && systemctl daemon-reload")
 	for _, lb := range []string{"lb-a", "lb-b"} {
-		s.configure(t, s.cluster, lb, false)
+		s.configure(t, s.cluster, lb, ours)
 	}
 	s.whole(t, "lb-a", "lb-b")
 	s.holder(t)
@@ -131,7 +131,7 @@ WantedBy=multi-user.target
 		more := *s.cluster
 		more.Spec.Hosts = append(slices.Clone(more.Spec.Hosts), spec.Host{Name: "api-d", Address: "198.18.255.1", Roles: []string{spec.RoleControlPlane}})
 		for _, lb := range []string{"lb-a", "lb-b"} {
-			if changed := s.configure(t, &more, lb, false); !slices.Equal(changed, []string{"/etc/haproxy/haproxy.cfg"}) {
+			if changed := s.configure(t, &more, lb, ours); !slices.Equal(changed, []string{"/etc/haproxy/haproxy.cfg"}) {
 				t.Errorf("changed %v", changed)
 			}
 		}
@@ -146,7 +146,7 @@ WantedBy=multi-user.target
 			t.Errorf("the virtual IP moved to %s", now)
 		}
 		for _, lb := range []string{"lb-a", "lb-b"} {
-			s.configure(t, s.cluster, lb, false)
+			s.configure(t, s.cluster, lb, ours)
 		}
 		s.whole(t, "lb-a", "lb-b")
 	})

@@ -153,9 +153,9 @@ func do[Out any](t *testing.T, s *site, machine, command string, in any) (out Ou
 }
 
 // configure configures a load balancer of a cluster and returns the files that changed.
-func (s *site) configure(t *testing.T, c *spec.Cluster, machine string, plain bool) []string {
+func (s *site) configure(t *testing.T, c *spec.Cluster, machine string, m manner) []string {
 	t.Helper()
-	changed, err := do[[]string](t, s, machine, "configure", configuration{Cluster: *c, Name: machine, CA: s.ca, Plain: plain})
+	changed, err := do[[]string](t, s, machine, "configure", configuration{Cluster: *c, Name: machine, CA: s.ca, Manner: m})
 	if err != nil {
 		t.Fatalf("configuring %s: %v", machine, err)
 	}

@@ -92,6 +92,8 @@ func inMachine(ctx context.Context, command string, args []string) error {
 		return onHost(ctx, reach.DialAll.On)
 	case "hold":
 		return hold(ctx, args[0])
+	case "get":
+		return get(ctx, args[0])
 	}
 	return fmt.Errorf("unknown command %q", command)
 }
@@ -130,7 +132,7 @@ type configuration struct {
 	Cluster spec.Cluster
 	Name    string // of the host
 	CA      string
-	Plain   bool      // as the script for operators does it, without quorate on the host
+	Manner  manner
 	Edit    [2]string // replaces a text in HAProxy's or keepalived's configuration
 }
 
@@ -138,8 +140,11 @@ func configureHost(ctx context.Context, conn *host.Conn, c configuration) ([]str
 	h, _ := c.Cluster.Host(c.Name)
 	f := &facts.Facts{Addresses: system.Addresses()}
 	d := hostconfig.Balancer(&c.Cluster, h, f, c.CA)
-	if c.Plain {
-		at, _ := f.Interface(h.Address)
+	at, _ := f.Interface(h.Address)
+	switch c.Manner {
+	case documented:
+		d = documentedBalancer(&c.Cluster, h, at.Interface)
+	case byHand:
 		d = hostconfig.PlainBalancer(&c.Cluster, h)
 		for i := range d.Files {
 			d.Files[i].Content = strings.NewReplacer(hostconfig.InterfacePlaceholder, at.Interface, hostconfig.PrefixPlaceholder, fmt.Sprint(at.Prefix)).Replace(d.Files[i].Content)

@@ -91,7 +91,7 @@ func TestVirtualIP(t *testing.T) {
 	})
 
 	for _, lb := range []string{"lb-a", "lb-b"} {
-		s.configure(t, s.cluster, lb, false)
+		s.configure(t, s.cluster, lb, ours)
 	}
 	s.whole(t, "lb-a", "lb-b")
 	holder := s.holder(t)
@@ -113,7 +113,7 @@ func TestVirtualIP(t *testing.T) {
 	t.Run("a peer that is not there yet moves nothing", func(t *testing.T) {
 		stop := s.watchHolders(t)
 		for _, lb := range []string{standby, holder} {
-			if changed := s.configure(t, wider, lb, false); !slices.Equal(changed, []string{"/etc/keepalived/keepalived.conf"}) {
+			if changed := s.configure(t, wider, lb, ours); !slices.Equal(changed, []string{"/etc/keepalived/keepalived.conf"}) {
 				t.Errorf("%s: changed %v", lb, changed)
 			}
 			eventually(t, 10*time.Second, lb+" knows the new peer", func() bool { return slices.Contains(s.read(t, lb).Peers, address("lb-c")) })
@@ -125,7 +125,7 @@ func TestVirtualIP(t *testing.T) {
 	})
 	t.Run("a load balancer that everybody knows starts as a standby", func(t *testing.T) {
 		stop := s.watchHolders(t)
-		s.configure(t, wider, "lb-c", false)
+		s.configure(t, wider, "lb-c", ours)
 		s.whole(t, "lb-c")
 		for range 3 {
 			s.run(t, "lb-c", "systemctl restart keepalived")
@@ -153,7 +153,7 @@ func TestVirtualIP(t *testing.T) {
 	t.Run("the others do not know a load balancer that starts", func(t *testing.T) {
 		// The order of the steps avoids this. It is the reason for WhoHas.
 		for _, lb := range []string{"lb-a", "lb-b"} {
-			s.configure(t, s.cluster, lb, false)
+			s.configure(t, s.cluster, lb, ours)
 		}
 		s.run(t, "lb-c", "systemctl restart keepalived")
 		// From now on two machines have the address, until the watchdog of the other holder finds a machine that is none of its peers.

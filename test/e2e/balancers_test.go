@@ -88,7 +88,7 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fmt.Printf("%-40s %s\n", "power-off in maintenance", row(outcome{During: during, Return: during}))
+		printMet(t, "power-off-in-maintenance", time.Since(drained), during)
 		now, _, err := c.status(ctx)
 		if err != nil || !slices.ContainsFunc(now.Problems, func(p model.Finding) bool { return strings.Contains(p.Summary, name+" is in maintenance") }) {
 			t.Errorf("status does not say that %s is in maintenance: %+v, %v", name, now.Problems, err)
@@ -97,14 +97,15 @@ func colocatedFaults(t *testing.T, c *cluster, s status.Status) {
 		c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", name)
 		c.whole(t, ctx)
 	})
-	t.Run("power-off of the holder", func(t *testing.T) {
+	t.Run("faults of the holder", func(t *testing.T) {
 		ctx := testContext(t)
-		held := c.whole(t, ctx).Endpoint.Holder
-		suffer(t, ctx, c, p, fault{name: "power-off " + held, part: held, inject: c.labDo("fault", "power-off", held), heal: c.labDo("heal", "power-off", held)})
+		c.whole(t, ctx)
+		names := sample([]string{"power-off/host/holder", "hang/haproxy/holder"}, 0) // TestCluster has them, too
+		c.drilled(t, ctx, names, "--no-pods")
+		if *whole { // whoever has the virtual IP by now
+			c.drilled(t, ctx, []string{"hang/kube-apiserver/on=" + c.whole(t, ctx).Endpoint.Holder}, "--no-pods")
+		}
 	})
-	for _, f := range sample([]fault{c.hang("haproxy", "haproxy", holder), c.hang("apiserver", "kube-apiserver", holder)}) { // TestCluster has them, too
-		t.Run(f.name+" of the holder", func(t *testing.T) { suffer(t, testContext(t), c, p, f) })
-	}
 	h := &changingHosts{c: c, spec: c.specFile(), p: p}
 	t.Run("they move to hosts of their own", func(t *testing.T) { h.balancersMoveAway(t, testContext(t)) })
 	if *whole {

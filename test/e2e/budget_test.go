@@ -27,6 +27,7 @@ var estimates = map[string]estimate{
 	"TestAirGapped":                              {takes: 150 * time.Second},
 	"TestColocatedBalancer":                      {takes: 190 * time.Second},
 	"TestExternalBalancer":                       {takes: 40 * time.Second},
+	"TestAuditAgrees":                            {takes: 360 * time.Second},
 	"TestByHand":                                 {takes: 90 * time.Second},
 	"TestCertificates":                           {takes: 330 * time.Second},
 	"TestCrash":                                  {takes: 240 * time.Second},
@@ -36,8 +37,7 @@ var estimates = map[string]estimate{
 	"TestCluster/labels_and_taints":              {takes: 60 * time.Second},
 	"TestCluster/maintenance":                    {takes: 190 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
-	"TestCluster/faults":                         {takes: 200 * time.Second},
-	"TestCluster/drill":                          {takes: 150 * time.Second},
+	"TestCluster/drill":                          {takes: 290 * time.Second},
 	"TestCluster/repairs":                        {takes: 120 * time.Second},
 	"TestCluster/repairs_by_control_planes":      {takes: 240 * time.Second},
 	"TestCluster/restore":                        {takes: 200 * time.Second},
@@ -171,7 +171,7 @@ func TestNeeded(t *testing.T) {
 		"as fast as expected":          {"TestNetwork", 200 * time.Second, []string{"TestAdoption"}, 100*time.Second + essential},
 		"three times as slow":          {"TestNetwork", 630 * time.Second, []string{"TestAdoption"}, 3 * (100*time.Second + essential)},
 		"essential ones that are done": {"TestZonal", 350 * time.Second, []string{"TestCluster"}, 50*time.Second + essential - 350*time.Second},
-		"a part of a test":             {"TestCluster/faults", 350 * time.Second, nil, 200*time.Second + essential - 350*time.Second},
+		"a part of a test":             {"TestCluster/drill", 350 * time.Second, nil, 290*time.Second + essential - 350*time.Second},
 		"an essential one, slow":       {"TestUpgrade", 700 * time.Second, []string{"TestCluster"}, 600 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -188,7 +188,7 @@ func TestNeeded(t *testing.T) {
 
 func TestEstimated(t *testing.T) {
 	for name, want := range map[string]string{
-		"TestCrash": "TestCrash", "TestCrash/kills": "TestCrash", "TestCluster/faults/killed": "TestCluster/faults", "TestCluster/status": "TestCluster",
+		"TestCrash": "TestCrash", "TestCrash/kills": "TestCrash", "TestCluster/drill/killed": "TestCluster/drill", "TestCluster/status": "TestCluster",
 		"TestUnheardOf/part": "TestUnheardOf/part",
 	} {
 		if got := estimated(name); got != want {

@@ -130,6 +130,14 @@ func (c *cluster) ssh(t *testing.T, ctx context.Context, machine, command string
 	return strings.TrimSpace(c.must(t, ctx, "lab", "--lab", c.name, "ssh", machine, command).stdout)
 }
 
+// labDo turns a lab command into a step.
+func (c *cluster) labDo(args ...string) func(*testing.T, context.Context) {
+	return func(t *testing.T, ctx context.Context) {
+		t.Helper()
+		c.must(t, ctx, append([]string{"lab", "--lab", c.name}, args...)...)
+	}
+}
+
 // specFile is where up wrote the cluster's spec.
 func (c *cluster) specFile() string { return paths.State("clusters", c.name, "cluster.yaml") }
 

@@ -35,7 +35,6 @@ func TestCluster(t *testing.T) {
 		{"packages", packages},
 		{"repairs", repairsOfStacked},
 		{"repairs by control planes", repairsByControlPlanes},
-		{"faults", faults},
 		{"drill", drills},
 		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},

@@ -133,16 +133,27 @@ func etcdLeaderOff(t *testing.T, ctx context.Context, c *cluster, s status.Statu
 	}
 	leader := s.Etcd.Members[i].Name
 	powerOff := c.labDo("fault", "power-off", leader)
-	inject := func(t *testing.T, ctx context.Context) {
-		powerOff(t, ctx)
-		// Requests that an API server sent to the dead member wait for ten seconds. The API server must not count as dead
-		// because of that.
-		if s, r, err := c.status(ctx); err != nil || s.Version == "" || s.Margins.Etcd != 0 {
-			t.Errorf("status a moment after the power-off: %v: %s", err, r)
-		}
+	c.whole(t, ctx)
+	injected := time.Now()
+	powerOff(t, ctx)
+	// Requests that an API server sent to the dead member wait for ten seconds. The API server must not count as dead
+	// because of that.
+	if s, r, err := c.status(ctx); err != nil || s.Version == "" || s.Margins.Etcd != 0 {
+		t.Errorf("status a moment after the power-off: %v: %s", err, r)
 	}
-	o := suffer(t, ctx, c, p, fault{name: "power-off " + leader, part: leader, inject: inject, heal: c.labDo("heal", "power-off", leader)})
-	printArtifact(t, "outages-external-etcd.txt", table([]outcome{o}))
+	if err := p.Calm(ctx, calm); err != nil {
+		t.Errorf("clients do not get over it: %v", err)
+	}
+	met, err := p.Between(ctx, injected, time.Now())
+	if err != nil {
+		t.Error(err)
+	}
+	printMet(t, "outage-external-etcd", time.Since(injected), met)
+	if met.Longest() > sane {
+		t.Errorf("an outage of %s", met.Longest())
+	}
+	c.labDo("heal", "power-off", leader)(t, ctx)
+	c.sound(t, ctx, p, injected)
 }
 
 // etcdDataLost deletes the data of a member of a complete cluster. The member must not start empty, and the plan must not

@@ -572,3 +572,26 @@ func (u *workloadUsers) between(from, to time.Time) (n int, failed []string) {
 	}
 	return n, failed
 }
+
+// roles describes the special roles of a part.
+func roles(s status.Status, part string) string {
+	var out []string
+	zone := map[string]bool{}
+	for _, n := range s.Nodes {
+		zone[n.Name] = n.Zone == part
+	}
+	for _, m := range s.Etcd.Members {
+		if m.Leader && (m.Name == part || zone[m.Name]) {
+			out = append(out, "etcd leader")
+		}
+	}
+	for _, b := range s.LoadBalancers {
+		if b.Active && (b.Name == part || strings.HasSuffix(b.Name, "-"+part)) {
+			out = append(out, "VIP holder")
+		}
+	}
+	if len(out) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(out, ", ") + ")"
+}

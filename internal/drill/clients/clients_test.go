@@ -600,3 +600,19 @@ func TestWorkload(t *testing.T) {
 		t.Error("it does not stop")
 	}
 }
+
+// The table of outages has a column for each kind of client that it names: a drill has all of them.
+func TestTheTableOfOutagesHasItsClients(t *testing.T) {
+	gaps := map[string]drill.Spread{}
+	for _, kind := range Kinds(true) {
+		gaps[kind] = drill.Spread{}
+	}
+	var out strings.Builder
+	r := drill.Report{Summaries: []drill.Summary{{Name: "kill/etcd/leader", Repeats: 1, Valid: 1, Gaps: gaps}}}
+	if err := r.WriteOutages(&out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "| fault | repeats | new reads | writes | HTTP/2 | watches | pods: new reads | pods: HTTP/2 | Service | DNS |"; !strings.Contains(out.String(), want) {
+		t.Errorf("the table is\n%s", &out)
+	}
+}

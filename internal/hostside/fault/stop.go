@@ -14,8 +14,9 @@ import (
 	"quorate.dev/quorate/internal/staticpod"
 )
 
-// endPatience is how long a program may take to end: the kubelet gives a pod half a minute, and systemd a unit a minute and a half.
-const endPatience = 100 * time.Second
+// EndPatience is how long a program may take to end that is stopped: the kubelet gives a pod half a minute, and systemd a unit a minute and a half. The
+// switch is armed before, so a request to stop one lasts this much longer.
+const EndPatience = 100 * time.Second
 
 // stopping ends programs as an operator would, and keeps them from being started again.
 type stopping struct{ *machine }
@@ -52,7 +53,7 @@ func (s stopping) look(ctx context.Context, r *record) error {
 func (s stopping) pods() withdrawal.Host { return withdrawal.Host{Root: s.root} }
 
 func (s stopping) inject(ctx context.Context, r *record) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, endPatience, fmt.Errorf("not within %s", endPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, EndPatience, fmt.Errorf("not within %s", EndPatience))
 	defer cancel()
 	if r.Pod != "" {
 		program, err := s.install()
