@@ -204,6 +204,7 @@ func renewAuthority(dir string, a facts.Authority, now time.Time) ([]byte, error
 	}
 	template := *former.Leaf
 	template.NotBefore, template.NotAfter = now.Add(-backdated), now.Add(lifetime)
+	template.SignatureAlgorithm = x509.UnknownSignatureAlgorithm // that of an old authority may not be accepted any more
 	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
 		return nil, err
 	}
