@@ -42,10 +42,12 @@ func Renew(s *cluster.State) (*Plan, error) {
 			return nil, r
 		}
 	}
-	b.renewCertificates(func(string, facts.Certificate) bool { return true })
+	b.renewAuthorities()
+	b.renewCertificates(func(string, facts.Certificate) bool { return true }, b.ofKind(SetTrust)...)
 	for _, h := range b.c.Spec.Hosts {
 		b.renewKubelet(h)
 	}
+	b.renewInAPI()
 	return b.folded()
 }
 
