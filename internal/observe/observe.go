@@ -53,6 +53,8 @@ const (
 	SettingsKey = "settings"
 	// EndpointsKey holds the endpoints that clients may use while the endpoint changes (see cluster.State.FormerEndpoints).
 	EndpointsKey = "endpoints"
+	// AccountKey holds since when API servers sign the tokens of service accounts with which key (see cluster.State.SignsRecord).
+	AccountKey = "account-key"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
 	// RecoveryKey holds what was recovered when etcd last lost its quorum (see plan.Recovery), for people who look into it.
@@ -372,6 +374,8 @@ func remembered(data map[string]string, api *facts.API) {
 			api.Settings = value
 		case key == EndpointsKey:
 			api.Endpoints = value
+		case key == AccountKey:
+			api.AccountKey = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
 		case key == RecoveryKey:

@@ -378,7 +378,7 @@ type Step struct {
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Endpoint belongs to the steps that change the endpoint.
 	Endpoint *EndpointChange `json:"endpoint,omitempty"`
-	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings and StoreVersion: what is stored.
+	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings, StoreVersion and CheckKeys: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
