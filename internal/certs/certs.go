@@ -21,7 +21,7 @@ type Report struct {
 	Time    time.Time `json:"time"`
 	// Certificates are those on hosts, the first to expire first.
 	Certificates []Certificate `json:"certificates"`
-	// Webhooks are those of what API servers call: admission and conversion webhooks, and aggregated APIs.
+	// Webhooks are those of what API servers call: admission and conversion webhooks, aggregated APIs, and the servers of an existing etcd.
 	Webhooks []Webhook `json:"webhooks"`
 	// Unknown says of hosts, and of "webhooks", why their certificates could not be read.
 	Unknown map[string]string `json:"unknown"`

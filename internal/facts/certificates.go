@@ -99,7 +99,7 @@ func (c Certificate) Lifetime() time.Duration {
 // WebhookCertificates is what calls or serves a part of the API outside of the API servers, and its certificates.
 type WebhookCertificates struct {
 	// Kind and Name are those of the object: a ValidatingWebhookConfiguration, MutatingWebhookConfiguration, CustomResourceDefinition, or
-	// APIService. Part is the webhook's name in it.
+	// APIService. Part is the webhook's name in it. A server of an existing etcd has the kind Etcd and the name of the cluster.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
 	Part string `json:"part,omitempty"`
