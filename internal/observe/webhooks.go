@@ -39,7 +39,7 @@ const (
 func Webhooks(ctx context.Context, s *cluster.State, conns *host.Set) ([]facts.WebhookCertificates, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, webhookTimeout, fmt.Errorf("no answer within %s", webhookTimeout))
 	defer cancel()
-	out := existingEtcd(ctx, s, conns)
+	out := etcdServers(ctx, s, conns)
 	var servers []kube.Server
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		if c, err := conns.Get(h.Name); err == nil && s.APIServer(h.Name).OK {
@@ -60,8 +60,8 @@ func Webhooks(ctx context.Context, s *cluster.State, conns *host.Set) ([]facts.W
 	return append(out, describeAll(ctx, client, servers[0].Conn, called)...), nil
 }
 
-// existingEtcd are the servers of an etcd of the user's own, with the authorities in the file that the spec names.
-func existingEtcd(ctx context.Context, s *cluster.State, conns *host.Set) []facts.WebhookCertificates {
+// etcdServers are those of an etcd of the user's own, with the authorities in the file that the spec names.
+func etcdServers(ctx context.Context, s *cluster.State, conns *host.Set) []facts.WebhookCertificates {
 	if !s.Spec.ExistingEtcd() || s.Seen.ExistingEtcd == nil {
 		return nil
 	}
