@@ -198,6 +198,9 @@ func renewAuthority(dir string, a facts.Authority, now time.Time) ([]byte, error
 	if !former.Leaf.IsCA {
 		return nil, fmt.Errorf("%s is not the certificate of an authority", filepath.Join(dir, a.Public()))
 	}
+	if now.Before(former.Leaf.NotAfter) { // the clock of the caller may be wrong
+		return nil, fmt.Errorf("%s has not expired by the clock of this host, which shows %s", a.Title(), now.UTC().Format(time.RFC3339))
+	}
 	lifetime := former.Leaf.NotAfter.Sub(former.Leaf.NotBefore)
 	if lifetime < shortest {
 		lifetime = authorityLifetime

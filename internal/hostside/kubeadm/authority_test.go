@@ -462,12 +462,15 @@ func TestAnAuthorityThatHasExpired(t *testing.T) {
 		t.Error("with what the controller manager signs was changed")
 	}
 	// A kubeconfig with the former certificate for the same key is not up to date.
-	renewed, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now.Add(time.Minute))
+	renewed, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now.AddDate(11, 0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if stale, err := trustsOther(filepath.Join(dir, "admin.conf"), renewed); err != nil || !stale {
 		t.Errorf("%v, %v", stale, err)
+	}
+	if _, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now); err == nil || !strings.Contains(err.Error(), "has not expired") {
+		t.Errorf("a caller whose clock is wrong: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "pki", "ca.key")); err != nil {
 		t.Fatal(err)
@@ -486,7 +489,7 @@ func TestARenewalDuringARotation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := renewAuthority(pki, facts.KubernetesAuthority, now)
+	renewed, err := renewAuthority(pki, facts.KubernetesAuthority, now.AddDate(10, 0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
