@@ -109,7 +109,7 @@ func (b *builder) renewInAPI() {
 		}
 		if a == facts.KubernetesAuthority {
 			s := Step{Kind: RestartClients, Detail: string(a), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: a, Trusted: trusted, Change: change(cluster.Restart, cluster.PodNetwork, ""),
-				Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced one after another"}
+				Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
 			if b.Seen.API != nil {
 				for _, d := range b.Seen.API.DaemonSets {
 					s.Pods = append(s.Pods, d.Namespace+"/"+d.Name)

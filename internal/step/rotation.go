@@ -321,6 +321,9 @@ func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 	}); err != nil {
 		return err
 	}
+	if renews(s) {
+		return e.replaceAgents(ctx, client, pods)
+	}
 	return e.replacePods(ctx, pods, patch)
 }
 

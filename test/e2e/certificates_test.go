@@ -310,7 +310,8 @@ func (c *cluster) expireAuthority(t *testing.T, ctx context.Context, r certs.Rep
 		}
 		c.put(t, ctx, x.Host, x.File, string(content))
 		if name == facts.ClusterCA {
-			c.ssh(t, ctx, x.Host, "for f in /etc/kubernetes/*.conf; do sed -i 's/certificate-authority-data: .*/certificate-authority-data: '$(base64 -w0 "+x.File+")'/' $f; done")
+			c.ssh(t, ctx, x.Host, "for f in /etc/kubernetes/*.conf; do sed -i 's|certificate-authority-data: .*|certificate-authority-data: '$(base64 -w0 "+x.File+")'|' $f; done; "+
+				"if [ -e /etc/haproxy/quorate-ca.crt ]; then cp "+x.File+" /etc/haproxy/quorate-ca.crt; fi")
 		}
 	}
 }
