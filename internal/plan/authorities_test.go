@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +147,10 @@ func TestAuthoritiesThatHaveExpired(t *testing.T) {
 			}
 			if !build(t, c, obs).Continues {
 				t.Error("what needs the API would be left")
+			}
+			_, err = RotateAuthority(cluster.Evaluate(c, obs), tc.expired[0], RotateOptions{})
+			if r, ok := errors.AsType[*cluster.Refusal](err); !ok || r.Rule != cluster.RuleAuthorityExpired || !strings.Contains(r.Fix, "quorate apply") {
+				t.Errorf("a rotation: %v", err)
 			}
 		})
 	}

@@ -94,6 +94,9 @@ func (b *builder) stagesOf(r cluster.Rotation, o RotateOptions) []stage {
 
 // rotationBuilder refuses a rotation that could not reach every host, or that would not end.
 func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
+	if expired := s.AuthorityRenewals(); s.Stage() == cluster.Unresponsive && len(expired) > 0 { // which is why
+		return nil, s.AuthorityExpired(expired[0].Hosts[0], facts.Certificate{Name: expired[0].Authority.Certificate(), Expires: expired[0].Expired})
+	}
 	b, err := operation(s)
 	if err != nil {
 		return nil, err
