@@ -237,6 +237,58 @@ func (s *State) TrustsExpired(host string) bool {
 	return slices.ContainsFunc(s.AuthorityRenewals(), func(r AuthorityRenewal) bool { return slices.Contains(r.Hosts, host) })
 }
 
+// FormerReaders are the programs on a host that have to restart, because they were started before the certificate of etcd's authority was signed
+// again that is there now: they read it only when they start, and the one that they have read has expired. A program that works may have read
+// another one.
+func (s *State) FormerReaders(host string) []string {
+	out, all := s.readFormer(host), s.EtcdExpired()
+	m, has := s.Member(host)
+	works := map[string]bool{facts.Etcd: has && m.Healthy, facts.APIServer: s.APIServer(host).OK}
+	out = slices.DeleteFunc(out, func(program string) bool { return works[program] && !all })
+	if slices.Contains(out, facts.Etcd) {
+		return s.Readers(host, facts.EtcdAuthority) // a member does not restart without its API server
+	}
+	return out
+}
+
+// readFormer are the programs on a host that were started before.
+func (s *State) readFormer(host string) (out []string) {
+	f := s.Facts(host)
+	c, known := s.certificateOn(host, facts.EtcdCA)
+	if f == nil || !known || s.Expired(c) || s.Rotation(facts.EtcdAuthority).Begun {
+		return nil
+	}
+	for _, program := range s.Readers(host, facts.EtcdAuthority) {
+		// The file may have been written for another reason, and a certificate begins some time before it is signed: both must be later.
+		at := s.Seen.Hosts[host].Started[program]
+		if !at.IsZero() && at.Before(f.Kubernetes.Trust[facts.EtcdAuthority].Written) && at.Before(c.Begins.Add(facts.Backdated)) {
+			out = append(out, program)
+		}
+	}
+	return out
+}
+
+// EtcdExpired says that most members of etcd accept no connection, because the authority that they trust has expired. Whatever still works does so
+// over connections from before. One member that restarts alone is cut off from the others.
+func (s *State) EtcdExpired() bool {
+	expired := map[string]bool{}
+	for _, r := range s.AuthorityRenewals() {
+		for _, host := range r.Hosts {
+			expired[host] = expired[host] || r.Authority == facts.EtcdAuthority
+		}
+	}
+	lost, members := 0, s.Spec.EtcdHosts()
+	for _, h := range members {
+		if m, has := s.Member(h.Name); has && m.Healthy {
+			continue
+		}
+		if expired[h.Name] || slices.Contains(s.readFormer(h.Name), facts.Etcd) {
+			lost++
+		}
+	}
+	return 2*lost > len(members)
+}
+
 // HasAuthorityKey says that a host has the private key of an authority.
 func (s *State) HasAuthorityKey(host, authority string) bool {
 	f := s.Facts(host)

@@ -88,6 +88,9 @@ func (c Certificate) File() string {
 	return path.Join("/etc/kubernetes", c.Name)
 }
 
+// Backdated is how long before it is signed a certificate begins, for clocks that are a little behind, as with the controller manager.
+const Backdated = 5 * time.Minute
+
 // Lifetime is how long it is valid in all; 0 if that is not known.
 func (c Certificate) Lifetime() time.Duration {
 	if c.Begins.IsZero() {

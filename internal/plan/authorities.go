@@ -41,7 +41,7 @@ func (b *builder) renewAuthorities() {
 			member, _ := b.Member(h.Name)
 			var s Step
 			switch {
-			case h.Has(spec.RoleControlPlane) && b.APIServer(h.Name).OK:
+			case h.Has(spec.RoleControlPlane) && b.protected(h):
 				s = step(h, cluster.Restart, cluster.APIPrograms)
 			case h.Has(spec.RoleControlPlane):
 				s = step(h, cluster.Start, cluster.APIPrograms)
@@ -54,7 +54,7 @@ func (b *builder) renewAuthorities() {
 				continue
 			}
 			after := append(slices.Clone(begin), b.at[h.Name].configure)
-			if b.Seen.API == nil && !s.Change.Disruptive() {
+			if (b.Seen.API == nil || b.EtcdExpired()) && !s.Change.Disruptive() {
 				b.add(s, after...) // on all hosts together
 				continue
 			}
@@ -73,11 +73,13 @@ func (b *builder) renewsOn(h spec.Host, a facts.Authority) bool {
 	})
 }
 
-// readersOf are the programs on a host that read the authorities which the plan renews there only when they start. API servers read the
+// readersOf are the programs on a host that have to restart for a renewed authority, because they read it only when they start. API servers read the
 // others again, and so do kubelets, which restart all the same for their kubeconfig.
 func (b *builder) readersOf(h spec.Host) (out []string) {
 	if b.renewsOn(h, facts.EtcdAuthority) {
 		out = append(out, b.Readers(h.Name, facts.EtcdAuthority)...)
+	} else {
+		out = append(out, b.FormerReaders(h.Name)...) // an earlier run did not get that far
 	}
 	if b.renewsOn(h, facts.KubernetesAuthority) && h.Has(spec.RoleControlPlane) {
 		out = append(out, facts.ControllerManager, facts.Scheduler)

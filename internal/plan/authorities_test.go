@@ -287,3 +287,66 @@ func TestAnExpiredAuthorityWithoutItsKey(t *testing.T) {
 		t.Errorf("%v", kinds)
 	}
 }
+
+// TestEtcdsAuthorityExpiresWhileTheClusterRuns: API servers answer over connections from before. Members restart together, because one that does so
+// alone would be cut off. A run that was killed between the files and the restarts is finished.
+func TestEtcdsAuthorityExpiresWhileTheClusterRuns(t *testing.T) {
+	for name, c := range map[string]*spec.Cluster{"stacked": testCluster(), "external": external()} {
+		t.Run(name, func(t *testing.T) {
+			fixture := func() *facts.Observation {
+				obs := finished(t, c)
+				if !c.StackedEtcd() {
+					obs = finishedExternal(t, c)
+				}
+				certified(c, obs, 200)
+				trusting(c, obs)
+				for i := range obs.Etcd {
+					obs.Etcd[i].Healthy, obs.Etcd[i].Problem = false, "certificate has expired"
+				}
+				return obs
+			}
+			check := func(p *Plan, made int) {
+				t.Helper()
+				checkOrder(t, p)
+				if kinds := kindsOf(p); len(kinds[RenewAuthority]) != made || !p.Continues || len(kinds[LeavePools])+len(kinds[MoveLeadership]) > 0 {
+					t.Errorf("%v", kinds)
+				}
+				for _, h := range c.EtcdHosts() {
+					i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RestartPrograms && s.Host == h.Name })
+					if i < 0 || !slices.Contains(p.Steps[i].Pods, facts.Etcd) || p.Steps[i].Change.Verb != cluster.Start {
+						t.Errorf("the member on %s does not restart with the others: %v", h.Name, kindsOf(p))
+					}
+				}
+			}
+			obs := fixture()
+			for _, h := range c.Spec.Hosts {
+				expire(obs, h.Name, facts.EtcdAuthority)
+			}
+			check(build(t, c, obs), 1)
+
+			obs = fixture()
+			for _, h := range c.Spec.Hosts {
+				k := &obs.Hosts[h.Name].Facts.Kubernetes
+				for i := range k.Certificates {
+					if k.Certificates[i].Name == facts.EtcdCA {
+						k.Certificates[i].Begins = obs.Time.Add(-time.Minute - facts.Backdated)
+					}
+				}
+				if tr, trusts := k.Trust[facts.EtcdAuthority]; trusts {
+					tr.Written = obs.Time.Add(-time.Minute)
+					k.Trust[facts.EtcdAuthority] = tr
+				}
+				seen := obs.Hosts[h.Name]
+				seen.Started = map[string]time.Time{facts.Etcd: obs.Time.Add(-2 * time.Minute), facts.APIServer: obs.Time.Add(-2 * time.Minute)}
+				obs.Hosts[h.Name] = seen
+			}
+			check(build(t, c, obs), 0)
+			for i := range obs.Etcd {
+				obs.Etcd[i].Healthy, obs.Etcd[i].Problem = true, ""
+			}
+			if kinds := kindsOf(build(t, c, obs)); len(kinds[RestartPrograms]) > 0 {
+				t.Errorf("members that work restart: %v", kinds)
+			}
+		})
+	}
+}

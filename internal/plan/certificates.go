@@ -22,7 +22,7 @@ func Renew(s *cluster.State) (*Plan, error) {
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
-	if s.Stage() == cluster.Unresponsive && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
+	if (s.Stage() == cluster.Unresponsive || s.Stage() == cluster.Complete && s.EtcdExpired()) && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
 		if err := b.refuseExpiredAuthority(); err != nil {
 			return nil, err
 		}
@@ -264,7 +264,7 @@ func (b *builder) reissueExpired() {
 		verb, part := cluster.Start, cluster.EtcdMember
 		if h.Has(spec.RoleControlPlane) {
 			part = cluster.APIPrograms
-			if b.APIServer(h.Name).OK {
+			if b.protected(h) {
 				verb = cluster.Restart
 			}
 		}
@@ -283,12 +283,12 @@ func (b *builder) reissueExpired() {
 	}
 	renewed := append(b.ofKind(RenewKubelet), issued...)
 	for _, h := range cps {
-		if len(issued) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
+		if len(issued) == 0 && len(b.readersOf(h)) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
 			continue
 		}
 		// An API server whose etcd did not answer may have given up, too, whatever certificates its own host has.
 		pods, verb, reason := controlPlanePods, cluster.Start, "certificates had expired, and programs that are refused try again less and less often"
-		if b.APIServer(h.Name).OK {
+		if b.protected(h) {
 			pods, verb, reason = nil, cluster.Restart, "they read their certificate only when they start; the API server goes on"
 			for _, c := range b.ExpiredOn(h.Name) {
 				pods = append(pods, c.Programs()...)
@@ -315,10 +315,14 @@ func (b *builder) reissueExpired() {
 		func(h spec.Host, after ...*Step) *Step { return b.add(renewKubeletStep(h), after...) })
 }
 
+// protected says that the API server on a host works, and goes on to: what it needs is not about to end. If etcd's members accept no connection
+// any more, it only uses one from before, and all of them restart together.
+func (b *builder) protected(h spec.Host) bool { return b.APIServer(h.Name).OK && !b.EtcdExpired() }
+
 // restartRenewedMembers restarts members of an external etcd that trust an authority which has expired: they read it only when they start.
 func (b *builder) restartRenewedMembers(after []*Step) (out []*Step) {
 	for _, h := range b.c.EtcdHosts() {
-		if !b.renewsOn(h, facts.EtcdAuthority) || h.Has(spec.RoleControlPlane) {
+		if !slices.Contains(b.readersOf(h), facts.Etcd) || h.Has(spec.RoleControlPlane) {
 			continue
 		}
 		s := restartStep(h, []string{facts.Etcd}, cluster.Start, "it reads what it trusts only when it starts")

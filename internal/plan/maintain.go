@@ -128,7 +128,7 @@ func (b *builder) revive() error {
 	b.restoreHosts()
 	b.renewOnBalancers()
 	b.renewInAPI()
-	b.out.Continues = len(b.ofKind(SetTrust)) > 0
+	b.out.Continues = len(b.ofKind(SetTrust)) > 0 || b.EtcdExpired()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
 	}

@@ -498,7 +498,11 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 			return nil, err
 		}
 	default:
-		if err := b.maintain(); err != nil {
+		bring := b.maintain
+		if s.Stage() == cluster.Complete && s.EtcdExpired() {
+			bring = b.revive // one after another, each member would be cut off from the others
+		}
+		if err := bring(); err != nil {
 			return nil, err
 		}
 	}
