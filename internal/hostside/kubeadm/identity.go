@@ -17,8 +17,8 @@ import (
 	"sync"
 	"time"
 
-	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
