@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/encryption"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/snapshot"
 	"quorate.dev/quorate/internal/staticpod"
 )
@@ -242,6 +243,44 @@ func TestUsableKeys(t *testing.T) {
 	}
 	if usable, lost, err := UsableKeys(nil); err != nil || len(usable) > 0 || len(lost) != 4 {
 		t.Errorf("none: %v, %v, %v", usable, lost, err)
+	}
+}
+
+// TestABackupFromTheMiddleOfARotation restores a cluster in which one key signs, and loses nothing that is signed by another one.
+func TestABackupFromTheMiddleOfARotation(t *testing.T) {
+	parts := testpki(t)
+	signs := map[string][]byte{}
+	for _, name := range []string{"ca", "front-proxy-ca", "etcd/ca"} {
+		own, _, key := pair(t)
+		other, _, _ := pair(t)
+		parts["kubernetes/pki/"+name+".crt"], parts["kubernetes/pki/"+name+".key"], signs[name+".crt"] = slices.Concat(own, other), key, own
+	}
+	_, former, _ := pair(t)
+	_, public, key := pair(t)
+	parts["kubernetes/pki/sa.pub"], parts["kubernetes/pki/sa.key"], parts["kubernetes/pki/sa.former"] = slices.Concat(public, former), key, former
+	u := Unpacked{Parts: parts}
+	if got := u.InRotation(); !slices.Equal(got, facts.Authorities) {
+		t.Errorf("%v", got)
+	}
+	pki, err := u.PKI("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range signs {
+		if !bytes.Equal(pki[name], want) {
+			t.Errorf("%s has not only the certificate of the key that signs", name)
+		}
+	}
+	if !bytes.Equal(pki["sa.pub"], parts["kubernetes/pki/sa.pub"]) || !bytes.Equal(pki["sa.former"], former) {
+		t.Error("tokens that the former service account key signed would be refused")
+	}
+	// The key that is to follow has signed nothing yet.
+	delete(parts, "kubernetes/pki/sa.former")
+	if pki, err = u.PKI(""); err != nil || !bytes.Equal(pki["sa.pub"], public) || pki["sa.former"] != nil {
+		t.Errorf("%v: %s", err, pki["sa.pub"])
+	}
+	if got := (Unpacked{Parts: testpki(t)}).InRotation(); len(got) > 0 {
+		t.Errorf("%v", got)
 	}
 }
 

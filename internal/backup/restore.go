@@ -15,6 +15,7 @@ import (
 
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -33,7 +34,8 @@ func (u Unpacked) Spec() (*spec.Cluster, error) {
 
 // PKI are the files below /etc/kubernetes/pki that all control planes of the cluster share, by name. Keys that the backup does not have are
 // read from keysDir, in which they have the same names; it may be empty. What nobody else keeps must be there. An authority of etcd
-// without its key is left out: all members are new, and get a new one. So are client certificates, which are issued again.
+// without its key is left out: all members are new, and get a new one. So are client certificates, which are issued again. A certificate of an
+// authority in keysDir replaces that of the backup, if it is for the same key: it was renewed.
 func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	var missing []string
@@ -62,6 +64,7 @@ func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 			delete(out, facts.EtcdPKI[1])
 		}
 	}
+	u.settle(out)
 	if err := checkPairs(prefixed(out)); err != nil {
 		return nil, err
 	}
@@ -114,6 +117,33 @@ func publicKey(key []byte) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), nil
 }
 
+// settle leaves of a rotation that was in progress only what a restored cluster can use. Everything is issued again, so the other key of an
+// authority has signed nothing there, and a controller manager does not even start with two certificates. Of service account keys, that
+// which is to follow has signed nothing either. But one that signed before has: tokens in secrets are in etcd. So it stays trusted, with the
+// file that shows a rotation, which goes on.
+func (u Unpacked) settle(pki map[string][]byte) {
+	for _, a := range u.InRotation() {
+		former := u.Parts[Kubernetes+"pki/"+a.FormerPublic()]
+		if a == facts.ServiceAccountKey && len(former) > 0 {
+			pki[a.FormerPublic()] = former
+			continue
+		}
+		if first := pkifile.Keys(pki[a.Public()]); len(first) > 0 {
+			pki[a.Public()] = first[0].PEM
+		}
+	}
+}
+
+// InRotation are the authorities that were being replaced when the backup was taken: their cluster trusted several keys.
+func (u Unpacked) InRotation() (out []facts.Authority) {
+	for _, a := range facts.Authorities {
+		if len(pkifile.Keys(u.Parts[Kubernetes+"pki/"+a.Public()])) > 1 {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 func prefixed(pki map[string][]byte) map[string][]byte {
 	out := map[string][]byte{}
 	for name, content := range pki {
@@ -127,17 +157,23 @@ func (u Unpacked) file(name, keysDir string) ([]byte, error) {
 	if name == encryption.File {
 		return u.encryption()
 	}
-	if content := u.Parts[Kubernetes+"pki/"+name]; len(content) > 0 {
-		return content, nil
-	}
-	if keysDir == "" {
-		return nil, nil
+	part := u.Parts[Kubernetes+"pki/"+name]
+	if keysDir == "" || len(part) > 0 && filepath.Ext(name) != ".crt" {
+		return part, nil
 	}
 	content, err := os.ReadFile(filepath.Join(keysDir, name))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return part, nil
+	case err != nil:
+		return nil, err
+	case len(part) == 0:
+		return content, nil
 	}
-	return content, err
+	if have, own := pkifile.KeyIDs(content), pkifile.KeyIDs(part); len(have) == 1 && len(own) > 0 && have[0] == own[0] {
+		return content, nil
+	}
+	return part, nil // that in the directory is another one
 }
 
 func (u Unpacked) encryption() ([]byte, error) {

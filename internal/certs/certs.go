@@ -21,7 +21,7 @@ type Report struct {
 	Time    time.Time `json:"time"`
 	// Certificates are those on hosts, the first to expire first.
 	Certificates []Certificate `json:"certificates"`
-	// Webhooks are those of what API servers call: admission and conversion webhooks, and aggregated APIs.
+	// Webhooks are those of what API servers call: admission and conversion webhooks, aggregated APIs, and the servers of an existing etcd.
 	Webhooks []Webhook `json:"webhooks"`
 	// Unknown says of hosts, and of "webhooks", why their certificates could not be read.
 	Unknown map[string]string `json:"unknown"`
@@ -56,14 +56,17 @@ type Certificate struct {
 	DaysLeft int `json:"daysLeft"`
 	// RenewedBy says who renews it: quorate, kubelet, approver, etcd-hosts, or owner.
 	RenewedBy cluster.Renewer `json:"renewedBy"`
-	// Due says that the next `quorate apply` renews it.
+	// Due says that the next `quorate apply` renews it. It does so for an authority only if that has expired.
 	Due bool `json:"due"`
 	// Restarts are the programs that restart when it is renewed. All others read it again.
 	Restarts []string `json:"restarts"`
 	// Outdated are those of them that still use the former certificate.
 	Outdated []string `json:"outdated,omitempty"`
-	// KeyMissing says that the private key of its authority is not on the host, so it cannot be renewed there.
+	// KeyMissing says that the private key of its authority is not on the host, so it cannot be renewed there. An authority is renewed on any
+	// host that has the key.
 	KeyMissing bool `json:"keyMissing,omitempty"`
+	// foreign says that the authority is that of an etcd of the user's own.
+	foreign bool
 }
 
 // Webhook is what API servers call, with the days that its certificates are valid.
@@ -82,7 +85,7 @@ func Of(s *cluster.State, webhooks []facts.WebhookCertificates, why error) Repor
 	offline := map[string]bool{}
 	for _, c := range s.Certificates() {
 		x := Certificate{Host: c.Host, Name: c.Name, File: c.File(), Issuer: c.Issuer, CA: c.CA, Begins: c.Begins, Expires: c.Expires, DaysLeft: days(c.Expires, s.Seen.Time),
-			RenewedBy: s.Renewer(c), Restarts: append([]string{}, c.Programs()...)}
+			RenewedBy: s.Renewer(c), Restarts: append([]string{}, c.Programs()...), foreign: c.Name == facts.EtcdCA && s.Spec.ExistingEtcd()}
 		for _, p := range s.Outdated(c.Host) {
 			if slices.Contains(x.Restarts, p) {
 				x.Outdated = append(x.Outdated, p)
@@ -93,6 +96,10 @@ func Of(s *cluster.State, webhooks []facts.WebhookCertificates, why error) Repor
 			if _, known := offline[c.Signer()]; !known || !x.KeyMissing {
 				offline[c.Signer()] = x.KeyMissing
 			}
+		}
+		if c.CA && s.Expired(c.Certificate) && x.rotates() != "" {
+			x.Due = s.RenewsAuthority(c.Name)
+			x.KeyMissing = !x.Due
 		}
 		out.Certificates = append(out.Certificates, x)
 	}
@@ -194,8 +201,26 @@ func Text(w io.Writer, r Report) error {
 	return nil
 }
 
+// rotates is the authority that has the certificate, and that Quorate can replace; empty for any other one.
+func (c Certificate) rotates() facts.Authority {
+	i := slices.IndexFunc(facts.Authorities, func(a facts.Authority) bool { return c.Name == a.Certificate() })
+	if i < 0 || c.foreign {
+		return ""
+	}
+	return facts.Authorities[i]
+}
+
 // renewal is who renews a certificate, in words.
 func (c Certificate) renewal() string {
+	if a := c.rotates(); a != "" {
+		switch {
+		case c.KeyMissing:
+			return "you: it has expired, and its key is on no host"
+		case c.Due:
+			return "quorate: it has expired"
+		}
+		return "you: `quorate certs rotate " + string(a) + "`"
+	}
 	switch c.RenewedBy {
 	case cluster.ByKubelet:
 		return "the kubelet"

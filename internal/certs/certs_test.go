@@ -86,7 +86,7 @@ func TestReport(t *testing.T) {
 	if err := Text(&text, r); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"cp-a, cp-b, cp-c", "expired on", "the kubelet", "its authority's key is not on the host", "w-b are unknown", "kube-scheduler on cp-b still uses", "unknown: no answer", "An offline CA",
+	for _, want := range []string{"cp-a, cp-b, cp-c", "expired on", "the kubelet", "you: `quorate certs rotate ca`", "its authority's key is not on the host", "w-b are unknown", "kube-scheduler on cp-b still uses", "unknown: no answer", "An offline CA",
 		"The rotation of the service account key is in its stage \"trust\": kube-apiserver on cp-b", "`quorate certs rotate sa`"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("%q is missing in\n%s", want, &text)
@@ -94,5 +94,30 @@ func TestReport(t *testing.T) {
 	}
 	if Of(s, nil, errors.New("no API server answers")).Unknown["webhooks"] != "no API server answers" {
 		t.Error("it does not say why webhooks are unknown")
+	}
+}
+
+// TestAnAuthorityThatHasExpired is due where its key is on a host, and the user's where it is not.
+func TestAnAuthorityThatHasExpired(t *testing.T) {
+	for name, key := range map[string]string{"quorate: it has expired": "key", "you: it has expired, and its key is on no host": ""} {
+		f := clustertest.Whole()
+		for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+			k := f.Kubernetes(host)
+			k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Issuer: "kubernetes", Expires: clustertest.Now.Add(-time.Hour)}}
+			k.Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"key"}, Key: key, Until: clustertest.Now.Add(-time.Hour)}}
+		}
+		r := Of(cluster.Evaluate(f.Spec, f.Seen), nil, nil)
+		var text bytes.Buffer
+		if err := Text(&text, r); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(text.String(), name) {
+			t.Errorf("%q is missing in\n%s", name, &text)
+		}
+		for _, c := range r.Certificates {
+			if c.Name == facts.ClusterCA && (c.Due != (key != "") || c.KeyMissing != (key == "") || c.DaysLeft != -1) {
+				t.Errorf("%+v", c)
+			}
+		}
 	}
 }

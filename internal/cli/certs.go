@@ -43,7 +43,7 @@ inside admin.conf and the other kubeconfigs. API servers and etcd read them agai
 restart after others have taken the lead. Kubelets renew theirs automatically.
 
 If the API answers nobody because certificates have expired, it signs new ones on all hosts, for kubelets as well, and starts the programs
-again. It needs only SSH for that. ` + "`quorate apply`" + ` does the same, and renews certificates of which less than a third of the lifetime is left.
+again. The certificate of an authority that has expired is signed again, for the same key. It needs only SSH for that. ` + "`quorate apply`" + ` does the same, and renews certificates of which less than a third of the lifetime is left.
 
 If it is interrupted, run it again to finish.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {

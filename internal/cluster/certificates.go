@@ -18,9 +18,13 @@ const (
 
 // Certificates that expire within ExpiresSoon are a warning, and within expiresNow critical. One that was never valid for long is so
 // when a quarter, or an eighth, of its lifetime is left: who renews it does that earlier.
+//
+// Authorities that expire within authorityExpiresSoon are a warning, and within ExpiresSoon critical: what they sign does not outlive them, and
+// to replace one without an outage takes time.
 const (
-	ExpiresSoon = 30 * 24 * time.Hour
-	expiresNow  = 7 * 24 * time.Hour
+	ExpiresSoon          = 30 * 24 * time.Hour
+	expiresNow           = 7 * 24 * time.Hour
+	authorityExpiresSoon = 180 * 24 * time.Hour
 )
 
 // Certificate is one certificate on one host.
@@ -41,7 +45,8 @@ const (
 	ByApprover Renewer = "approver"
 	// ByEtcdHosts: it is renewed on the hosts of an external etcd and copied from there.
 	ByEtcdHosts Renewer = "etcd-hosts"
-	// ByOwner: the user, who brought it. That also holds for authorities, which are replaced only when the user says so.
+	// ByOwner: the user, who brought it. That also holds for authorities, which are replaced only when the user says so. But `quorate
+	// apply` renews the certificate of one that has expired.
 	ByOwner Renewer = "owner"
 )
 
@@ -120,7 +125,7 @@ func (s *State) Expired(c facts.Certificate) bool { return !c.Expires.After(s.Se
 // MayRenew is why certificates on a host cannot be renewed there; nil if they can.
 func (s *State) MayRenew(host string, all []facts.Certificate) *Refusal {
 	for _, c := range all {
-		if ca, known := s.certificateOn(host, c.Signer()); known && s.Expired(ca) {
+		if ca, known := s.certificateOn(host, c.Signer()); known && s.Expired(ca) && !s.RenewsAuthority(ca.Name) {
 			return s.AuthorityExpired(host, ca)
 		}
 		if !s.HasAuthorityKey(host, c.Signer()) {
@@ -134,9 +139,154 @@ func (s *State) MayRenew(host string, all []facts.Certificate) *Refusal {
 
 // AuthorityExpired is the refusal of everything that needs an authority whose certificate has expired.
 func (s *State) AuthorityExpired(host string, ca facts.Certificate) *Refusal {
-	return &Refusal{Rule: RuleAuthorityExpired, Subjects: []string{host},
+	r := &Refusal{Rule: RuleAuthorityExpired, Subjects: []string{host},
 		Why: fmt.Sprintf("the authority %s on %s %s: nobody accepts what it signs, and its own certificate is in every kubeconfig and on every node", ca.Name, host, Expiry(ca.Expires, s.Seen.Time)),
-		Fix: "Certificates alone cannot be renewed. Replace the authority by hand, as in Kubernetes' documentation (\"Manual Rotation of CA Certificates\"): docs/certificates.md, section \"An authority that has expired\"."}
+		Fix: fixExpiredAuthority}
+	if !s.RenewsAuthority(ca.Name) {
+		r.Why += "; " + s.whyNotRenewed(ca)
+		r.Fix = fixOfflineAuthority
+	}
+	return r
+}
+
+// What to do about an authority that has expired, if its key is on a host, and if it is not.
+const (
+	fixExpiredAuthority = "Run `quorate apply`: it renews the authority's certificate for the same key, and gives it to all hosts."
+	fixOfflineAuthority = "Renew its certificate with the key that you keep, put it on one host, and run `quorate apply`: docs/certificates.md, section \"An authority that has expired\"."
+)
+
+// whyNotRenewed is why no host can renew the certificate of an authority.
+func (s *State) whyNotRenewed(ca facts.Certificate) string {
+	for _, a := range facts.Authorities {
+		if a.Certificate() != ca.Name {
+			continue
+		}
+		if r := s.Rotation(a); r.Begun {
+			return "it is being replaced, and hosts sign with different keys, or the one that signs is on no host that can be reached"
+		}
+	}
+	return "its key is on no host that can be reached and has joined the cluster"
+}
+
+// AuthorityRenewal is how an authority whose certificate has expired comes back: by another certificate for the same key and name. What it
+// signed is accepted again then, as far as it has not expired itself.
+type AuthorityRenewal struct {
+	Authority facts.Authority
+	// Trusted are the keys that hosts trust, as facts.Trust has them. The first one signs, and the certificate is for it.
+	Trusted []string
+	// On is the host that signs the certificate; empty if a host has a valid one already.
+	On string
+	// Hosts still trust the one that has expired, in their file or in a kubeconfig. Expired is when it did.
+	Hosts   []string
+	Expired time.Time
+}
+
+// AuthorityRenewals are those that are to be made, or to be finished. An authority whose key nobody has, or which hosts do not agree on, is
+// not among them. Hosts in maintenance are left as they are.
+func (s *State) AuthorityRenewals() (out []AuthorityRenewal) {
+	for _, a := range facts.Authorities {
+		if r, possible := s.authorityRenewal(a); possible && len(r.Hosts) > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possible bool) {
+	r.Authority = a
+	valid := false
+	for _, h := range s.TrustingHosts(a) {
+		t := s.Facts(h.Name).Kubernetes.Trust[a]
+		c, known := s.certificateOn(h.Name, a.Certificate())
+		if _, in := s.Maintenance(h.Name); in || !known || len(t.Trusted) == 0 {
+			continue
+		}
+		if len(r.Trusted) > 0 && r.Trusted[0] != t.Trusted[0] {
+			return r, false
+		}
+		if len(t.Trusted) > len(r.Trusted) {
+			r.Trusted = t.Trusted
+		}
+		switch {
+		case s.Expired(c):
+			r.Hosts, r.Expired = append(r.Hosts, h.Name), c.Expires
+		case !t.Until.IsZero() && !t.Until.After(s.Seen.Time): // the file was written, and kubeconfigs were not
+			r.Hosts, r.Expired, valid = append(r.Hosts, h.Name), t.Until, true
+		default:
+			valid = true
+		}
+		if r.On == "" && t.Key == t.Trusted[0] {
+			r.On = h.Name
+		}
+	}
+	possible = valid || r.On != ""
+	if valid {
+		r.On = ""
+	}
+	return r, possible
+}
+
+// RenewsAuthority says that the certificate of an authority, as of facts.Certificate.Name, has expired somewhere, and that apply renews it, or
+// gives hosts the one that others have.
+func (s *State) RenewsAuthority(name string) bool {
+	return slices.ContainsFunc(s.AuthorityRenewals(), func(r AuthorityRenewal) bool { return r.Authority.Certificate() == name })
+}
+
+// TrustsExpired says that a host trusts an authority that has expired, and that apply renews.
+func (s *State) TrustsExpired(host string) bool {
+	return slices.ContainsFunc(s.AuthorityRenewals(), func(r AuthorityRenewal) bool { return slices.Contains(r.Hosts, host) })
+}
+
+// FormerReaders are the programs on a host that have to restart, because they were started before the certificate of etcd's authority was signed
+// again that is there now: they read it only when they start, and the one that they have read has expired. A program that works may have read
+// another one.
+func (s *State) FormerReaders(host string) []string {
+	out, all := s.readFormer(host), s.EtcdExpired()
+	m, has := s.Member(host)
+	works := map[string]bool{facts.Etcd: has && m.Healthy, facts.APIServer: s.APIServer(host).OK}
+	out = slices.DeleteFunc(out, func(program string) bool { return works[program] && !all })
+	if slices.Contains(out, facts.Etcd) {
+		return s.Readers(host, facts.EtcdAuthority) // a member does not restart without its API server
+	}
+	return out
+}
+
+// readFormer are the programs on a host that were started before.
+func (s *State) readFormer(host string) (out []string) {
+	f := s.Facts(host)
+	c, known := s.certificateOn(host, facts.EtcdCA)
+	if f == nil || !known || s.Expired(c) || s.Rotation(facts.EtcdAuthority).Begun {
+		return nil
+	}
+	for _, program := range s.Readers(host, facts.EtcdAuthority) {
+		// The file may have been written for another reason, and a certificate begins some time before it is signed: both must be later.
+		at := s.Seen.Hosts[host].Started[program]
+		if !at.IsZero() && at.Before(f.Kubernetes.Trust[facts.EtcdAuthority].Written) && at.Before(c.Begins.Add(facts.Backdated)) {
+			out = append(out, program)
+		}
+	}
+	return out
+}
+
+// EtcdExpired says that most members of etcd accept no connection, because the authority that they trust has expired. Whatever still works does so
+// over connections from before. One member that restarts alone is cut off from the others.
+func (s *State) EtcdExpired() bool {
+	expired := map[string]bool{}
+	for _, r := range s.AuthorityRenewals() {
+		for _, host := range r.Hosts {
+			expired[host] = expired[host] || r.Authority == facts.EtcdAuthority
+		}
+	}
+	lost, members := 0, s.Spec.EtcdHosts()
+	for _, h := range members {
+		if m, has := s.Member(h.Name); has && m.Healthy {
+			continue
+		}
+		if expired[h.Name] || slices.Contains(s.readFormer(h.Name), facts.Etcd) {
+			lost++
+		}
+	}
+	return 2*lost > len(members)
 }
 
 // HasAuthorityKey says that a host has the private key of an authority.
@@ -207,6 +357,9 @@ func (f *findings) certificates() {
 	for _, c := range f.Certificates() {
 		left := c.Expires.Sub(f.Seen.Time)
 		soon, now := ExpiresSoon, expiresNow
+		if c.CA {
+			soon, now = authorityExpiresSoon, ExpiresSoon
+		}
 		if life := c.Lifetime(); life > 0 {
 			soon, now = min(soon, life/4), min(now, life/8)
 		}
@@ -258,8 +411,14 @@ func (f *findings) renewal(c Certificate) string {
 			return "Put a new one into " + f.Spec.Spec.Etcd.CertFile + " and its key into " + f.Spec.Spec.Etcd.KeyFile + "; `quorate apply` then copies it to the control planes."
 		}
 		for _, a := range facts.Authorities {
-			if c.Name == a.Certificate() && !f.Expired(c.Certificate) && !(a == facts.EtcdAuthority && f.Spec.ExistingEtcd()) {
+			switch {
+			case c.Name != a.Certificate() || a == facts.EtcdAuthority && f.Spec.ExistingEtcd():
+			case !f.Expired(c.Certificate):
 				return "Run `quorate certs rotate " + string(a) + "` before it expires: afterwards, nobody accepts what it signs."
+			case f.RenewsAuthority(c.Name):
+				return fixExpiredAuthority
+			default:
+				return fixOfflineAuthority
 			}
 		}
 		if c.CA {

@@ -1,7 +1,15 @@
 package cluster_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,6 +72,97 @@ func TestWhatIsOutdated(t *testing.T) {
 			f.Seen.Hosts["cp-a"].Components[facts.ControllerManager] = facts.Component{Answer: clustertest.OK(), Started: clustertest.Now.Add(tc.started)}
 			if got := cluster.Evaluate(f.Spec, f.Seen).Outdated("cp-a"); !slices.Equal(got, tc.want) {
 				t.Errorf("%v, want %v", got, tc.want)
+			}
+		})
+	}
+}
+
+// authority is a certificate of an authority, in PEM.
+func authority(t *testing.T, key *ecdsa.PrivateKey, expires time.Time) string {
+	t.Helper()
+	template := &x509.Certificate{SerialNumber: big.NewInt(expires.Unix()), Subject: pkix.Name{CommonName: "kubernetes"}, NotAfter: expires, IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// TestHostsWithARenewedAuthority are one cluster with those that have not got it yet, and the certificate that counts is the renewed one.
+func TestHostsWithARenewedAuthority(t *testing.T) {
+	f := clustertest.Whole()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired, renewed := authority(t, key, clustertest.Now.Add(-time.Hour)), authority(t, key, clustertest.Now.AddDate(10, 0, 0))
+	for _, h := range f.Spec.Spec.Hosts {
+		k := f.Kubernetes(h.Name)
+		if k.CA == "" {
+			continue
+		}
+		k.CA = expired
+		k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Expires: clustertest.Now.Add(-time.Hour)}}
+	}
+	k := f.Kubernetes("cp-b")
+	k.CA, k.Certificates[0].Expires = renewed, clustertest.Now.AddDate(10, 0, 0)
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	if c := s.Conflicts(); len(c) > 0 {
+		t.Errorf("%+v", c[0])
+	}
+	if s.CA() != renewed {
+		t.Error("the certificate of the cluster is the one that has expired")
+	}
+	f.Kubernetes("cp-b").CA = authority(t, other, clustertest.Now.AddDate(10, 0, 0))
+	if c := cluster.Evaluate(f.Spec, f.Seen).Conflicts(); len(c) != 1 || c[0].Rule != cluster.RuleOneCluster {
+		t.Errorf("another key is another cluster: %+v", c)
+	}
+}
+
+func TestWhenAnAuthorityIsReported(t *testing.T) {
+	const day = 24 * time.Hour
+	for name, tc := range map[string]struct {
+		left time.Duration
+		key  bool
+		want cluster.Severity
+		fix  string
+	}{
+		"a year is left":           {365 * day, true, "", ""},
+		"170 days are left":        {170 * day, true, cluster.Warning, "quorate certs rotate ca"},
+		"20 days are left":         {20 * day, true, cluster.Critical, "quorate certs rotate ca"},
+		"expired":                  {-time.Hour, true, cluster.Critical, "quorate apply"},
+		"expired, without the key": {-time.Hour, false, cluster.Critical, "An authority that has expired"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := clustertest.Whole()
+			for _, h := range f.Spec.Spec.Hosts {
+				k := f.Kubernetes(h.Name)
+				if !k.KubeletConfig {
+					continue
+				}
+				end := clustertest.Now.Add(tc.left)
+				k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Begins: end.AddDate(-10, 0, 0), Expires: end}}
+				trust := facts.Trust{Trusted: []string{"key"}, Until: end}
+				if tc.key {
+					trust.Key = "key"
+				}
+				k.Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: trust}
+			}
+			var got cluster.Severity
+			for _, x := range cluster.Evaluate(f.Spec, f.Seen).Findings() {
+				if x.Rule == cluster.RuleCertificate {
+					got = x.Severity
+					if !strings.Contains(x.Fix, tc.fix) {
+						t.Errorf("%+v", x)
+					}
+				}
+			}
+			if got != tc.want {
+				t.Errorf("%q, want %q", got, tc.want)
 			}
 		})
 	}

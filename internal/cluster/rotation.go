@@ -206,7 +206,7 @@ func (s *State) unread(r Rotation, host string) (out []string) {
 }
 
 // SignsSince is since when every API server signs the tokens of service accounts with the new key; false while one does not, or while
-// nobody can tell.
+// nobody can tell. It is when the last of them was started, or an earlier moment that the cluster remembers.
 func (s *State) SignsSince(r Rotation) (since time.Time, all bool) {
 	for _, h := range s.SigningHosts(r.Authority) {
 		f := s.Facts(h.Name)
@@ -217,7 +217,31 @@ func (s *State) SignsSince(r Rotation) (since time.Time, all bool) {
 			since = at
 		}
 	}
+	// An API server that restarts without a reason has signed with the new key before.
+	if at, recorded := s.recordedSigns(r); recorded && at.Before(since) {
+		since = at
+	}
 	return since, !since.IsZero()
+}
+
+// SignsRecord is what the cluster remembers when all API servers were asked whether they sign with the new key: that key, and since when they do,
+// by the clock of control planes.
+func (s *State) SignsRecord(r Rotation, since time.Time) string {
+	return r.New + " " + s.ByControlPlanes(since).UTC().Format(time.RFC3339Nano)
+}
+
+// recordedSigns is since when they do by the clock of the caller, as the cluster remembers it; false if it remembers nothing about this key.
+func (s *State) recordedSigns(r Rotation) (time.Time, bool) {
+	if s.Seen.API == nil {
+		return time.Time{}, false
+	}
+	key, moment, _ := strings.Cut(s.Seen.API.AccountKey, " ")
+	at, err := time.Parse(time.RFC3339Nano, moment)
+	ahead := s.ByControlPlanes(s.Seen.Time)
+	if key != r.New || err != nil || ahead.IsZero() {
+		return time.Time{}, false
+	}
+	return at.Add(s.Seen.Time.Sub(ahead)), true
 }
 
 // byCaller is a time by the clock of the caller that a host's clock has told. It is as exact as observations are fast.

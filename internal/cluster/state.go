@@ -3,11 +3,13 @@ package cluster
 import (
 	"cmp"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"encoding/pem"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
@@ -113,36 +115,40 @@ func (s *State) Exists() bool {
 }
 
 // CA is the cluster's CA certificate in PEM; empty if no host has one. If hosts have different ones, it is that of the hosts
-// that are marked as a complete cluster's, then that of most hosts, then that of the first host.
+// that are marked as a complete cluster's, then that of most hosts, then that of the first host. Of several for one key, it is the one that
+// expires last: hosts that have not got it yet have one that was renewed.
 func (s *State) CA() string { return s.ca }
 
 func (s *State) commonCA() string {
 	type holders struct{ established, hosts int }
 	count := map[string]holders{}
-	best, text := "", ""
+	best, text, until := "", "", time.Time{}
 	for _, h := range s.present.Spec.Hosts {
 		f := s.Facts(h.Name)
 		if f == nil || f.Kubernetes.CA == "" {
 			continue
 		}
-		key := fingerprints(f.Kubernetes.CA)[0]
+		key := authorityKeys(f.Kubernetes.CA)[0]
+		c, _ := s.certificateOn(h.Name, facts.ClusterCA)
 		n := count[key]
 		n.hosts++
 		if f.Kubernetes.Established {
 			n.established++
 		}
 		count[key] = n
-		if most := count[best]; best == "" || cmp.Or(cmp.Compare(n.established, most.established), cmp.Compare(n.hosts, most.hosts)) > 0 {
-			best, text = key, f.Kubernetes.CA
+		most := count[best]
+		more := best == "" || cmp.Or(cmp.Compare(n.established, most.established), cmp.Compare(n.hosts, most.hosts)) > 0
+		if more && key != best || key == best && c.Expires.After(until) {
+			best, text, until = key, f.Kubernetes.CA, c.Expires
 		}
 	}
 	return text
 }
 
-// SameAuthority says whether two PEM texts have a certificate in common. While an authority is replaced, hosts trust two, and not all of
-// them the same first one. Comments and line ends do not count.
+// SameAuthority says whether two PEM texts have certificates for the same key. While an authority is replaced, hosts trust two, and not all
+// of them the same first one. While its certificate is renewed, they have different ones for the key. Comments and line ends do not count.
 func SameAuthority(a, b string) bool {
-	return slices.ContainsFunc(fingerprints(a), func(f string) bool { return slices.Contains(fingerprints(b), f) })
+	return slices.ContainsFunc(authorityKeys(a), func(key string) bool { return slices.Contains(authorityKeys(b), key) })
 }
 
 // EqualAuthorities says whether two PEM texts have the same certificates, in any order. Comments and line ends do not count.
@@ -151,15 +157,30 @@ func EqualAuthorities(a, b string) bool {
 	return slices.Equal(of(a), of(b))
 }
 
+// authorityKeys are the public keys of the certificates in a PEM text. What cannot be read stands for itself.
+func authorityKeys(text string) []string {
+	return digests(text, func(certificate []byte) []byte {
+		if c, err := x509.ParseCertificate(certificate); err == nil {
+			return c.RawSubjectPublicKeyInfo
+		}
+		return certificate
+	})
+}
+
 // fingerprints are those of the certificates in a PEM text, or that of a text which holds none.
-func fingerprints(text string) (out []string) {
+func fingerprints(text string) []string {
+	return digests(text, func(certificate []byte) []byte { return certificate })
+}
+
+// digests are those of a part of each certificate in a PEM text, or that of a text which holds none.
+func digests(text string, part func(certificate []byte) []byte) (out []string) {
 	of := func(data []byte) string {
 		sum := sha256.Sum256(data)
 		return hex.EncodeToString(sum[:])
 	}
 	for block, rest := pem.Decode([]byte(text)); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
-			out = append(out, of(block.Bytes))
+			out = append(out, of(part(block.Bytes)))
 		}
 	}
 	if len(out) == 0 {

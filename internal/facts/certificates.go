@@ -88,6 +88,9 @@ func (c Certificate) File() string {
 	return path.Join("/etc/kubernetes", c.Name)
 }
 
+// Backdated is how long before it is signed a certificate begins, for clocks that are a little behind, as with the controller manager.
+const Backdated = 5 * time.Minute
+
 // Lifetime is how long it is valid in all; 0 if that is not known.
 func (c Certificate) Lifetime() time.Duration {
 	if c.Begins.IsZero() {
@@ -99,7 +102,7 @@ func (c Certificate) Lifetime() time.Duration {
 // WebhookCertificates is what calls or serves a part of the API outside of the API servers, and its certificates.
 type WebhookCertificates struct {
 	// Kind and Name are those of the object: a ValidatingWebhookConfiguration, MutatingWebhookConfiguration, CustomResourceDefinition, or
-	// APIService. Part is the webhook's name in it.
+	// APIService. Part is the webhook's name in it. A server of an existing etcd has the kind Etcd and the name of the cluster.
 	Kind string `json:"kind"`
 	Name string `json:"name"`
 	Part string `json:"part,omitempty"`

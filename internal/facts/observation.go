@@ -185,11 +185,16 @@ type API struct {
 	// Endpoints are those that clients may use while the endpoint changes, as Quorate stored it in the cluster (see
 	// cluster.State.FormerEndpoints); empty otherwise.
 	Endpoints string `json:"endpoints,omitempty"`
+	// AccountKey is since when API servers sign the tokens of service accounts with which key, as Quorate stored it in the cluster (see
+	// cluster.State.SignsRecord); empty if it never did.
+	AccountKey string `json:"accountKey,omitempty"`
 	// Servers are the URLs at which the ConfigMaps cluster-info and kube-proxy say that the API is, by the name of the ConfigMap.
 	Servers map[string]string `json:"servers,omitempty"`
 	// Trusted are the keys of authorities (see Trust) that ConfigMaps tell clients to trust, by the name of the ConfigMap; those of
 	// AuthenticationConfigMap by its keys.
 	Trusted map[string][]string `json:"trusted,omitempty"`
+	// TrustedUntil is when the last of their certificates expires, by the same names.
+	TrustedUntil map[string]time.Time `json:"trustedUntil,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`

@@ -140,6 +140,9 @@ type Trust struct {
 	// PEM is the file with what is trusted, and Written is when that or the private key was last written.
 	PEM     string    `json:"pem,omitempty"`
 	Written time.Time `json:"written,omitzero"`
+	// Until is when the first certificate expires that is trusted here for the key that signs: in the file, or in a kubeconfig. Zero for the
+	// service account key.
+	Until time.Time `json:"until,omitzero"`
 	// Kubeconfigs are the keys that the host's kubeconfigs trust, by file.
 	Kubeconfigs map[string][]string `json:"kubeconfigs,omitempty"`
 }

@@ -5,10 +5,12 @@ package kube
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +21,7 @@ import (
 
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 )
 
 // Server is one API server: the session to its host, and its address as seen from there.
@@ -65,10 +68,14 @@ func Connect(ctx context.Context, servers []Server) (*Client, error) {
 	return nil, fmt.Errorf("no control plane has a usable admin.conf: %w", errors.Join(errs...))
 }
 
-// hasExpired says that the client certificate of a configuration is not valid any more.
+// hasExpired says that the client certificate of a configuration is not valid any more, or no authority that it trusts.
 func hasExpired(config *rest.Config, now time.Time) bool {
 	pair, err := tls.X509KeyPair(config.CertData, config.KeyData)
-	return err == nil && now.After(pair.Leaf.NotAfter)
+	if err == nil && now.After(pair.Leaf.NotAfter) {
+		return true
+	}
+	trusted := pkifile.Certificates(config.CAData)
+	return len(trusted) > 0 && !slices.ContainsFunc(trusted, func(c *x509.Certificate) bool { return !now.After(c.NotAfter) })
 }
 
 // through makes a client that connects through the servers' sessions.

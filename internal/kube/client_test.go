@@ -21,6 +21,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/clientcmd/api"
 
@@ -174,6 +175,37 @@ func TestAHostCannotHaveTheCallerRunPrograms(t *testing.T) {
 		change(c)
 		if got, err := ReadAdmin(write(t, c)); err == nil {
 			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestCredentialsThatHaveExpired: a client certificate that is valid is of no use with an authority that is not.
+func TestCredentialsThatHaveExpired(t *testing.T) {
+	_, admin := server(t, version)
+	user, valid := admin.AuthInfos["u"], admin.Clusters["c"].CertificateAuthorityData
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotAfter: time.Now().Add(-time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expired := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for name, tc := range map[string]struct {
+		trusted []byte
+		at      time.Time
+		want    bool
+	}{
+		"all is valid":                        {valid, time.Now(), false},
+		"the authority has expired":           {expired, time.Now(), true},
+		"one of two authorities has expired":  {append(expired[:len(expired):len(expired)], valid...), time.Now(), false},
+		"the client's certificate is too old": {nil, time.Now().Add(2 * time.Hour), true},
+	} {
+		config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{CAData: tc.trusted, CertData: user.ClientCertificateData, KeyData: user.ClientKeyData}}
+		if hasExpired(config, tc.at) != tc.want {
+			t.Errorf("%s: %t", name, !tc.want)
 		}
 	}
 }

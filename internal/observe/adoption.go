@@ -128,6 +128,15 @@ func counts(sets []appsv1.DaemonSet) (out []facts.DaemonSet) {
 	return out
 }
 
+// AgentSets are these DaemonSets, as namespace/name.
+func AgentSets(ctx context.Context, client *kube.Client) (out []string, err error) {
+	sets, err := daemonSets(ctx, client, "")
+	for _, d := range counts(sets) {
+		out = append(out, d.Namespace+"/"+d.Name)
+	}
+	return out, err
+}
+
 // networks are the DaemonSets that configure the pod network.
 func networks(sets []appsv1.DaemonSet) (out []facts.Network) {
 	for _, d := range sets {

@@ -53,6 +53,8 @@ const (
 	SettingsKey = "settings"
 	// EndpointsKey holds the endpoints that clients may use while the endpoint changes (see cluster.State.FormerEndpoints).
 	EndpointsKey = "endpoints"
+	// AccountKey holds since when API servers sign the tokens of service accounts with which key (see cluster.State.SignsRecord).
+	AccountKey = "account-key"
 	// TakeoverKey names the load balancers among which the takeover of the virtual IP was tested.
 	TakeoverKey = "takeover-tested"
 	// RecoveryKey holds what was recovered when etcd last lost its quorum (see plan.Recovery), for people who look into it.
@@ -277,7 +279,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 		}
 	})
 	wg.Go(func() { api.JoinTokens, errs[4] = joinTokens(ctx, client, version) })
-	wg.Go(func() { api.Servers, api.Trusted, errs[6] = clientServers(ctx, client, version) })
+	wg.Go(func() { errs[6] = clientServers(ctx, client, version, &api) })
 	var sets []appsv1.DaemonSet
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
 	wg.Go(func() { api.APIServers, errs[7] = registeredAPIServers(ctx, client, version) })
@@ -315,9 +317,17 @@ var StoredKubeconfigs = []stored{
 	{metav1.NamespaceSystem, facts.KubeProxy, "kubeconfig.conf"},
 }
 
-// clientServers reads where they say that the API is, and which keys clients should trust, in pods as well.
-func clientServers(ctx context.Context, client *kube.Client, version string) (servers map[string]string, trusted map[string][]string, err error) {
-	servers, trusted = map[string]string{}, map[string][]string{}
+// clientServers reads where they say that the API is, and which keys clients should trust, in pods as well, and until when.
+func clientServers(ctx context.Context, client *kube.Client, version string, out *facts.API) error {
+	servers, trusted, until := map[string]string{}, map[string][]string{}, map[string]time.Time{}
+	trust := func(name string, text []byte) {
+		trusted[name] = pkifile.KeyIDs(text)
+		for _, at := range pkifile.Expiries(text) {
+			if at.After(until[name]) {
+				until[name] = at
+			}
+		}
+	}
 	other := []stored{{metav1.NamespaceSystem, facts.RootCA, facts.RootCAKey}, {metav1.NamespaceSystem, facts.AuthenticationConfigMap, ""}}
 	for _, m := range append(slices.Clone(StoredKubeconfigs), other...) {
 		have, err := client.CoreV1().ConfigMaps(m.Namespace).Get(ctx, m.Name, metav1.GetOptions{ResourceVersion: version})
@@ -325,16 +335,16 @@ func clientServers(ctx context.Context, client *kube.Client, version string) (se
 			continue
 		}
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		text := have.Data[m.Key]
 		switch m.Name {
 		case facts.RootCA:
-			trusted[m.Name] = pkifile.KeyIDs([]byte(text))
+			trust(m.Name, []byte(text))
 			continue
 		case facts.AuthenticationConfigMap:
 			for _, key := range []string{facts.ClientAuthorityKey, facts.ProxyAuthorityKey} {
-				trusted[key] = pkifile.KeyIDs([]byte(have.Data[key]))
+				trust(key, []byte(have.Data[key]))
 			}
 			continue
 		}
@@ -342,10 +352,11 @@ func clientServers(ctx context.Context, client *kube.Client, version string) (se
 			servers[m.Name] = server
 		}
 		if ca := kubeadm.AuthorityOf(text); ca != nil {
-			trusted[m.Name] = pkifile.KeyIDs(ca)
+			trust(m.Name, ca)
 		}
 	}
-	return servers, trusted, nil
+	out.Servers, out.Trusted, out.TrustedUntil = servers, trusted, until
+	return nil
 }
 
 // remembered reads what Quorate stored in its ConfigMap.
@@ -363,6 +374,8 @@ func remembered(data map[string]string, api *facts.API) {
 			api.Settings = value
 		case key == EndpointsKey:
 			api.Endpoints = value
+		case key == AccountKey:
+			api.AccountKey = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
 		case key == RecoveryKey:

@@ -34,10 +34,12 @@ const (
 )
 
 // Webhooks reads the certificates of what API servers call: admission and conversion webhooks, and the servers of aggregated APIs. A
-// control plane asks each server for the certificate that it presents.
+// control plane asks each server for the certificate that it presents. So it does with the servers of an existing etcd, which are among them
+// also if no API server answers: their certificates may be why.
 func Webhooks(ctx context.Context, s *cluster.State, conns *host.Set) ([]facts.WebhookCertificates, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, webhookTimeout, fmt.Errorf("no answer within %s", webhookTimeout))
 	defer cancel()
+	out := etcdServers(ctx, s, conns)
 	var servers []kube.Server
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		if c, err := conns.Get(h.Name); err == nil && s.APIServer(h.Name).OK {
@@ -45,23 +47,45 @@ func Webhooks(ctx context.Context, s *cluster.State, conns *host.Set) ([]facts.W
 		}
 	}
 	if len(servers) == 0 {
-		return nil, errors.New("no API server answers")
+		return out, errors.New("no API server answers")
 	}
 	client, err := kube.Connect(ctx, servers)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	called, err := callees(ctx, client)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
+	return append(out, describeAll(ctx, client, servers[0].Conn, called)...), nil
+}
+
+// etcdServers are those of an etcd of the user's own, with the authorities in the file that the spec names.
+func etcdServers(ctx context.Context, s *cluster.State, conns *host.Set) []facts.WebhookCertificates {
+	if !s.Spec.ExistingEtcd() || s.Seen.ExistingEtcd == nil {
+		return nil
+	}
+	var called []callee
+	for _, endpoint := range s.Spec.Spec.Etcd.Endpoints {
+		called = append(called, callee{kind: "Etcd", name: s.Spec.Metadata.Name, url: endpoint, bundle: []byte(s.Seen.ExistingEtcd.CA)})
+	}
+	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
+		if c, err := conns.Get(h.Name); err == nil {
+			return describeAll(ctx, nil, c, called)
+		}
+	}
+	return nil
+}
+
+// describeAll asks all of them from one host. The client is for those that are Services.
+func describeAll(ctx context.Context, client *kube.Client, conn *host.Conn, called []callee) []facts.WebhookCertificates {
 	out := make([]facts.WebhookCertificates, len(called))
 	var wg sync.WaitGroup
 	for i, c := range called {
-		wg.Go(func() { out[i] = c.describe(ctx, client, servers[0].Conn) })
+		wg.Go(func() { out[i] = c.describe(ctx, client, conn) })
 	}
 	wg.Wait()
-	return out, nil
+	return out
 }
 
 // callee is one server that API servers call.

@@ -22,11 +22,13 @@ func Renew(s *cluster.State) (*Plan, error) {
 	for _, h := range s.Present().Spec.Hosts {
 		b.at[h.Name] = &hostSteps{}
 	}
-	if s.Stage() == cluster.Unresponsive && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
+	if (s.Stage() == cluster.Unresponsive || s.Stage() == cluster.Complete && s.EtcdExpired()) && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
 		if err := b.refuseExpiredAuthority(); err != nil {
 			return nil, err
 		}
 		b.reissueExpired()
+		b.renewOnBalancers()
+		b.renewInAPI()
 		if len(b.steps) > 0 {
 			b.add(verification(nil), b.all()...)
 			return b.folded()
@@ -40,10 +42,12 @@ func Renew(s *cluster.State) (*Plan, error) {
 			return nil, r
 		}
 	}
-	b.renewCertificates(func(string, facts.Certificate) bool { return true })
+	b.renewAuthorities()
+	b.renewCertificates(func(string, facts.Certificate) bool { return true }, b.ofKind(SetTrust)...)
 	for _, h := range b.c.Spec.Hosts {
 		b.renewKubelet(h)
 	}
+	b.renewInAPI()
 	return b.folded()
 }
 
@@ -61,12 +65,14 @@ func (b *builder) renewCertificates(which func(host string, c facts.Certificate)
 	if b.c.ManagedEtcd() {
 		for _, h := range b.c.EtcdHosts() {
 			all := b.toRenew(h, which)
-			if len(all) == 0 || !b.Facts(h.Name).Kubernetes.EtcdData {
-				continue
+			if len(all) > 0 && b.Facts(h.Name).Kubernetes.EtcdData {
+				s := b.renewOn(h, all, change(cluster.Restart, cluster.EtcdMember, h.Name), after)
+				if slices.ContainsFunc(all, func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate }) {
+					from[h.Name] = s
+				}
 			}
-			s := b.renewOn(h, all, change(cluster.Restart, cluster.EtcdMember, h.Name), after)
-			if slices.ContainsFunc(all, func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate }) {
-				from[h.Name] = s
+			if readers := b.readersOf(h); len(readers) > 0 && !h.Has(spec.RoleControlPlane) {
+				b.restartPrograms(h, readers, false, after)
 			}
 		}
 	}
@@ -77,7 +83,13 @@ func (b *builder) renewCertificates(which func(host string, c facts.Certificate)
 		b.copyRenewedClient(h, from)
 		all := b.toRenew(h, which)
 		restart := b.Outdated(h.Name)
-		expired := slices.ContainsFunc(all, func(c facts.Certificate) bool { return b.Expired(c) && !ofAdministrator(c) })
+		readers := b.readersOf(h)
+		expired := len(readers) > 0 || slices.ContainsFunc(all, func(c facts.Certificate) bool { return b.Expired(c) && !ofAdministrator(c) })
+		for _, program := range readers {
+			if !slices.Contains(restart, program) && slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, program) {
+				restart = append(restart, program)
+			}
+		}
 		if len(all) > 0 {
 			b.renewOn(h, all, change(cluster.Restart, cluster.APIPrograms, h.Name), after)
 			for _, c := range all {
@@ -134,10 +146,14 @@ func (b *builder) restartPrograms(h spec.Host, programs []string, expired bool, 
 		b.addInTurn(moveLeadershipStep(h.Name, "certificates", "whoever leads is not restarted"), after...)
 	}
 	reason := "they read their certificate only when they start; the API server goes on"
-	if len(programs) == 0 {
+	switch {
+	case len(programs) == 0:
 		reason = "certificates had expired"
+	case len(b.readersOf(h)) > 0:
+		reason = "an authority had expired, and they read what they trust only when they start"
 	}
 	s := restartStep(h, programs, cluster.Restart, reason)
+	s.Change.Part = restartedPart(programs)
 	if expired {
 		s = withKubelet(s)
 	}
@@ -205,11 +221,12 @@ func renewKubeletStep(h spec.Host) Step {
 // renewKubelet plans a new identity for a kubelet that needs one, after whatever is disruptive.
 func (b *builder) renewKubelet(h spec.Host, after ...*Step) {
 	if b.identityDue(h) && !b.plans(RenewKubelet, h) {
-		b.addInTurn(renewKubeletStep(h), after...)
+		b.addInTurn(renewKubeletStep(h), append(after, b.ofKind(SetTrust)...)...)
 	}
 }
 
-// refuseExpiredAuthority holds where the API does not answer: if the cluster's authority has expired, new certificates would not help.
+// refuseExpiredAuthority holds where the API does not answer: if the cluster's authority has expired, and nobody here can renew that, new
+// certificates would not help.
 // Nothing uses super-admin.conf, so that one which nobody can renew keeps nobody from bringing the cluster back.
 func (b *builder) refuseExpiredAuthority() error {
 	for _, h := range b.c.Spec.Hosts {
@@ -220,7 +237,7 @@ func (b *builder) refuseExpiredAuthority() error {
 		}
 		if b.IdentityExpired(h.Name) {
 			for _, ca := range b.State.Facts(h.Name).Kubernetes.Certificates {
-				if ca.Name == facts.ClusterCA && b.Expired(ca) {
+				if ca.Name == facts.ClusterCA && b.Expired(ca) && !b.RenewsAuthority(ca.Name) {
 					return b.AuthorityExpired(h.Name, ca)
 				}
 			}
@@ -233,6 +250,8 @@ func (b *builder) refuseExpiredAuthority() error {
 // works, all hosts do it together, and programs that were refused are started again, because they try less and less often. An API
 // server that works goes on: perhaps only the administrator's certificate has expired.
 func (b *builder) reissueExpired() {
+	b.renewAuthorities()
+	trusted := b.ofKind(SetTrust) // whoever signs has the renewed certificate of its authority
 	var issued []*Step
 	for _, h := range b.c.Spec.Hosts {
 		// What is due as well is renewed with them. What nobody can renew here is left out: the others must not wait for it.
@@ -245,14 +264,18 @@ func (b *builder) reissueExpired() {
 		verb, part := cluster.Start, cluster.EtcdMember
 		if h.Has(spec.RoleControlPlane) {
 			part = cluster.APIPrograms
-			if b.APIServer(h.Name).OK {
+			if b.protected(h) {
 				verb = cluster.Restart
 			}
 		}
-		issued = append(issued, b.renewOn(h, all, change(verb, part, h.Name), []*Step{b.at[h.Name].configure}))
+		issued = append(issued, b.renewOn(h, all, change(verb, part, h.Name), append(slices.Clone(trusted), b.at[h.Name].configure)))
 	}
 	if b.c.ManagedEtcd() {
 		issued = append(issued, b.copyExpiredClients()...)
+	}
+	issued = append(issued, trusted...)
+	if b.c.ManagedEtcd() {
+		issued = append(issued, b.restartRenewedMembers(issued)...)
 	}
 	cps := b.c.HostsWith(spec.RoleControlPlane)
 	for _, h := range cps {
@@ -260,19 +283,26 @@ func (b *builder) reissueExpired() {
 	}
 	renewed := append(b.ofKind(RenewKubelet), issued...)
 	for _, h := range cps {
-		if len(issued) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
+		if len(issued) == 0 && len(b.readersOf(h)) == 0 || !b.Reachable(h.Name) || !b.Facts(h.Name).Kubernetes.KubeletConfig {
 			continue
 		}
 		// An API server whose etcd did not answer may have given up, too, whatever certificates its own host has.
 		pods, verb, reason := controlPlanePods, cluster.Start, "certificates had expired, and programs that are refused try again less and less often"
-		if b.APIServer(h.Name).OK {
+		if b.protected(h) {
 			pods, verb, reason = nil, cluster.Restart, "they read their certificate only when they start; the API server goes on"
 			for _, c := range b.ExpiredOn(h.Name) {
 				pods = append(pods, c.Programs()...)
 			}
 		}
-		pods = slices.DeleteFunc(slices.Clone(pods), func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
+		pods = slices.Clone(pods)
+		for _, program := range b.readersOf(h) {
+			if !slices.Contains(pods, program) {
+				pods = append(pods, program)
+			}
+		}
+		pods = slices.DeleteFunc(pods, func(pod string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, pod) })
 		s := withKubelet(restartStep(h, pods, verb, reason))
+		s.Change.Part = restartedPart(pods)
 		switch {
 		case len(s.Pods) == 0:
 		case s.Change.Disruptive():
@@ -283,6 +313,28 @@ func (b *builder) reissueExpired() {
 	}
 	b.inLanes(slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.identityDue(h) || b.plans(RenewKubelet, h) }), renewed,
 		func(h spec.Host, after ...*Step) *Step { return b.add(renewKubeletStep(h), after...) })
+}
+
+// protected says that the API server on a host works, and goes on to: what it needs is not about to end. If etcd's members accept no connection
+// any more, it only uses one from before, and all of them restart together.
+func (b *builder) protected(h spec.Host) bool { return b.APIServer(h.Name).OK && !b.EtcdExpired() }
+
+// restartRenewedMembers restarts members of an external etcd that trust an authority which has expired: they read it only when they start.
+func (b *builder) restartRenewedMembers(after []*Step) (out []*Step) {
+	for _, h := range b.c.EtcdHosts() {
+		if !slices.Contains(b.readersOf(h), facts.Etcd) || h.Has(spec.RoleControlPlane) {
+			continue
+		}
+		s := restartStep(h, []string{facts.Etcd}, cluster.Start, "it reads what it trusts only when it starts")
+		s.Change.Part = cluster.EtcdMember
+		if m, has := b.Member(h.Name); has && m.Healthy {
+			s.Change.Verb = cluster.Restart
+			out = append(out, b.addInTurn(s, after...))
+			continue
+		}
+		out = append(out, b.add(s, after...))
+	}
+	return out
 }
 
 // copyExpiredClients gives control planes the client certificate for an external etcd: that which is renewed in this plan, or, where

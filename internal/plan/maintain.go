@@ -36,6 +36,9 @@ func (b *builder) maintain() error {
 		}
 		return 1
 	})
+	if b.Stage() != cluster.Foreign {
+		b.renewAuthorities()
+	}
 	if b.Stage() != cluster.Foreign && b.changesVersion() {
 		return b.upgrade(hosts)
 	}
@@ -76,6 +79,7 @@ func (b *builder) maintain() error {
 	b.setEtcdServers()
 	if b.Stage() != cluster.Foreign {
 		b.renewDue(b.all()...)
+		b.renewInAPI()
 	}
 	var stored *Step
 	if b.Stage() != cluster.Foreign {
@@ -122,6 +126,9 @@ func (b *builder) revive() error {
 	}
 	b.keepEndpoints()
 	b.restoreHosts()
+	b.renewOnBalancers()
+	b.renewInAPI()
+	b.out.Continues = len(b.ofKind(SetTrust)) > 0 || b.EtcdExpired()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
 	}

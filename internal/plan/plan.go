@@ -174,6 +174,8 @@ const (
 	// inside the SSH session.
 	MakeAuthority  Kind = "make-authority"
 	ShareAuthority Kind = "share-authority"
+	// RenewAuthority signs the certificate of an authority that has expired again, for its key. SetTrust gives it to a host then.
+	RenewAuthority Kind = "renew-authority"
 	// SetTrust brings what a host trusts, and signs with, to a stage of a rotation. PublishTrust does the same in the API, and waits until
 	// all namespaces have it. RestartClients restarts the clients of the API that Quorate and kubeadm installed in pods.
 	SetTrust       Kind = "set-trust"
@@ -268,7 +270,7 @@ var effects = map[Kind]effect{
 	ScheduleBackups: harmless, UnscheduleBackups: harmless,
 	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
-	MakeAuthority: harmless, ShareAuthority: harmless, SetTrust: changes, PublishTrust: harmless, RestartClients: changes, RenewApprover: harmless, AwaitReload: waits,
+	MakeAuthority: harmless, ShareAuthority: harmless, RenewAuthority: harmless, SetTrust: changes, PublishTrust: harmless, RestartClients: changes, RenewApprover: harmless, AwaitReload: waits,
 	CheckKeys: harmless, ForgetAuthority: harmless, RefreshTokens: changes,
 	CheckDrain: harmless, DrainNode: changes, UncordonNode: changes, LeavePools: changes, JoinPools: changes, MoveLeadership: changes, MoveVirtualIP: changes,
 	BeginMaintenance: changes, ConfirmMaintenance: changes, LeaveMaintenance: changes, StopPrograms: changes, StartPrograms: changes, AwaitHost: waits, RebootHost: changes,
@@ -339,7 +341,7 @@ type Step struct {
 	// EncryptionKeys belongs to SetEncryptionKeys: names in order. NewKey belongs to ReadEncryptionKeys.
 	EncryptionKeys []string `json:"encryptionKeys,omitempty"`
 	NewKey         string   `json:"newKey,omitempty"`
-	// Authority belongs to the steps of a rotation. Trusted are the keys (see facts.Trust) that are trusted after SetTrust, PublishTrust, and
+	// Authority belongs to the steps of a rotation, and to those that renew the certificate of an authority. Trusted are the keys (see facts.Trust) that are trusted after SetTrust, PublishTrust, and
 	// RestartClients, and that CheckKeys asks for, the one that signs first, and Former is one that is not trusted any more, or, for
 	// RefreshTokens, that signed tokens before.
 	Authority facts.Authority `json:"authority,omitempty"`
@@ -356,7 +358,7 @@ type Step struct {
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`
 	// Pods belongs to RestoreControlPlane, RestartPrograms, StopControlPlane, StopPrograms and StartPrograms (static pods) and to RestartAgent and MoveAgents
-	// (DaemonSets, as namespace/name).
+	// (DaemonSets, as namespace/name), and to RestartClients, where an empty list stands for those that the cluster has.
 	Pods []string `json:"pods,omitempty"`
 	// Bundles belongs to FreeDisk: the digests of bundles that the cluster does not need.
 	Bundles []string `json:"bundles,omitempty"`
@@ -376,7 +378,7 @@ type Step struct {
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Endpoint belongs to the steps that change the endpoint.
 	Endpoint *EndpointChange `json:"endpoint,omitempty"`
-	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings and StoreVersion: what is stored.
+	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings, StoreVersion and CheckKeys: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.
 	Margins *quorum.Margins `json:"margins,omitempty"`
@@ -409,6 +411,9 @@ type Plan struct {
 	Resumes bool `json:"resumes,omitempty"`
 	// Warnings are what the spec allows and what it costs.
 	Warnings []string `json:"warnings,omitempty"`
+	// Continues says that the plan brings back an API whose authority had expired, and that there is more to do which can be planned only
+	// when it answers.
+	Continues bool `json:"continues,omitempty"`
 	// Unreachable names the hosts that could not be observed and that the plan therefore leaves alone, with the reason.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
 	// Unmet is what does not match the spec although no step of the plan changes it.
@@ -493,7 +498,11 @@ func buildFrom(s *cluster.State, bundle Bundle, from *facts.Restore) (*Plan, err
 			return nil, err
 		}
 	default:
-		if err := b.maintain(); err != nil {
+		bring := b.maintain
+		if s.Stage() == cluster.Complete && s.EtcdExpired() {
+			bring = b.revive // one after another, each member would be cut off from the others
+		}
+		if err := bring(); err != nil {
 			return nil, err
 		}
 	}

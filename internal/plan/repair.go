@@ -291,7 +291,7 @@ func expiredCertificates(b *builder) []*remedy {
 	}
 	var on []string
 	for _, h := range b.c.Spec.Hosts {
-		if b.partOf(h) && len(b.ExpiredOn(h.Name)) > 0 {
+		if b.partOf(h) && (len(b.ExpiredOn(h.Name)) > 0 || b.TrustsExpired(h.Name)) {
 			on = append(on, h.Name)
 		}
 	}
@@ -573,7 +573,7 @@ func hungUnits(b *builder) (out []*remedy) {
 		out = append(out, c)
 	}
 	for _, h := range b.c.Spec.Hosts {
-		if b.Facts(h.Name) == nil || !b.partOf(h) || b.leftAsItIs(h) || len(b.ExpiredOn(h.Name)) > 0 {
+		if b.Facts(h.Name) == nil || !b.partOf(h) || b.leftAsItIs(h) || len(b.ExpiredOn(h.Name)) > 0 || b.TrustsExpired(h.Name) {
 			continue // a restart does not help against a certificate that has expired
 		}
 		seen := b.Seen.Hosts[h.Name]

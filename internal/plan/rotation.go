@@ -94,6 +94,9 @@ func (b *builder) stagesOf(r cluster.Rotation, o RotateOptions) []stage {
 
 // rotationBuilder refuses a rotation that could not reach every host, or that would not end.
 func rotationBuilder(s *cluster.State, r cluster.Rotation) (*builder, error) {
+	if expired := s.AuthorityRenewals(); s.Stage() == cluster.Unresponsive && len(expired) > 0 { // which is why
+		return nil, s.AuthorityExpired(expired[0].Hosts[0], facts.Certificate{Name: expired[0].Authority.Certificate(), Expires: expired[0].Expired})
+	}
 	b, err := operation(s)
 	if err != nil {
 		return nil, err
@@ -553,14 +556,21 @@ func stillSigned(h spec.Host, c facts.Certificate) string {
 func waitsForClients(r cluster.Rotation, o RotateOptions) string {
 	switch {
 	case len(o.StaleClients) > 0:
-		return fmt.Sprintf("these workloads were started before the new certificate was published, and may trust only the old one: %s. Restart those that use the API and do not read /var/run/secrets/kubernetes.io/serviceaccount/ca.crt again, for example with `kubectl rollout restart`. "+
-			"Then run the command again. With --skip-workloads, it leaves those that are left as they are", strings.Join(o.StaleClients, ", "))
+		return restartStale(o.StaleClients, "were started before the new certificate was published, and may trust only the old one", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt again")
 	case o.Drop:
 		return ""
 	case r.Authority == facts.KubernetesAuthority:
 		return "both keys are trusted, and all that the old one still signed on the hosts is the certificates with which API servers serve. Replace what depends on it elsewhere: kubeconfigs of people and of machines (`quorate kubeconfig` writes a new one), and certificates that it signed for others. Then run the command with --yes: the old key is not trusted any more"
 	}
 	return "both keys are trusted, and the new one signs. If a server of an aggregated API has its own copy of front-proxy-ca.crt, replace it. Then run the command with --yes: the old key is not trusted any more"
+}
+
+// againThen ends what a rotation waits for, if workloads may go on without it.
+const againThen = "Then run the command again. With --skip-workloads, it leaves those that are left as they are"
+
+// restartStale names workloads whose pods may go on with what they read when they started: why that may be so, and what they would have to read.
+func restartStale(workloads []string, why, read string) string {
+	return fmt.Sprintf("these workloads %s: %s. Restart those that use the API and do not read %s, for example with `kubectl rollout restart`. %s", why, strings.Join(workloads, ", "), read, againThen)
 }
 
 // refuseDuringRotation keeps hosts from joining, and versions from changing, while an authority is being replaced: they would not get all

@@ -107,8 +107,11 @@ func (b *builder) checkKeys(r cluster.Rotation, keys []string, former string, af
 func (b *builder) signEtcd(r cluster.Rotation) string {
 	keys := []string{r.New, r.Old}
 	begin := b.shareAuthority(r)
-	if len(r.Signs) == 0 {
-		begin = append(begin, b.checkKeys(r, []string{r.Old, r.New}, "", begin...))
+	signs := func(h spec.Host) bool { return b.trustStale(h, r, keys) || len(b.SignedBefore(h.Name, r)) > 0 }
+	copies := func(h spec.Host) bool { return b.clientSource(h, r) != "" }
+	// An earlier run may have asked, but a program may have been started since, with other files.
+	if slices.ContainsFunc(b.SigningHosts(r.Authority), signs) || slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), copies) {
+		begin = append(begin, b.checkKeys(r, keys, "", begin...))
 	}
 	part := cluster.EtcdMember
 	if b.c.StackedEtcd() {
@@ -124,29 +127,34 @@ func (b *builder) signEtcd(r cluster.Rotation) string {
 		}
 	}
 	if b.c.ManagedEtcd() {
-		b.copyReissuedClients(r, renewed)
+		b.copyReissuedClients(r, renewed, begin)
 	}
 	return ""
 }
 
 // copyReissuedClients gives control planes the client certificate for an external etcd that the new key signed: that of the host from which
 // they have theirs, as far as that shows, so that its key stays and the two fit at every moment.
-func (b *builder) copyReissuedClients(r cluster.Rotation, renewed map[string]*Step) {
+func (b *builder) copyReissuedClients(r cluster.Rotation, renewed map[string]*Step, after []*Step) {
 	for _, h := range b.controlPlanesInTurn() {
-		if !slices.ContainsFunc(b.SignedBefore(h.Name, r), func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate }) {
-			continue
-		}
-		source := ""
-		for _, e := range b.c.EtcdHosts() {
-			client := b.Facts(e.Name).Kubernetes.EtcdClient
-			if client != "" && (source == "" || client == b.Facts(h.Name).Kubernetes.EtcdClient) {
-				source = e.Name
-			}
-		}
-		if source != "" {
-			b.last = b.copyEtcdClient(h, source, "the old key signed its own; the API server reads it again for each connection", renewed[source], b.last)
+		if source := b.clientSource(h, r); source != "" {
+			b.last = b.copyEtcdClient(h, source, "the old key signed its own; the API server reads it again for each connection", append(slices.Clone(after), renewed[source], b.last)...)
 		}
 	}
+}
+
+// clientSource is the host of an external etcd from which a control plane gets a client certificate that the new key signed; empty if it has one,
+// or if no host has any.
+func (b *builder) clientSource(h spec.Host, r cluster.Rotation) (source string) {
+	if !b.c.ManagedEtcd() || !slices.ContainsFunc(b.SignedBefore(h.Name, r), func(c facts.Certificate) bool { return c.Name == facts.EtcdClientCertificate }) {
+		return ""
+	}
+	for _, e := range b.c.EtcdHosts() {
+		client := b.Facts(e.Name).Kubernetes.EtcdClient
+		if client != "" && (source == "" || client == b.Facts(h.Name).Kubernetes.EtcdClient) {
+			source = e.Name
+		}
+	}
+	return source
 }
 
 // signTokens is the second stage of the service account key, in two parts, each planned on a fresh observation. First, every API
@@ -159,8 +167,8 @@ func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
 	}
 	keys := []string{r.New, r.Old}
 	begin := b.shareAuthority(r)
-	if len(r.Signs) == 0 {
-		begin = append(begin, b.checkKeys(r, []string{r.Old, r.New}, "", begin...))
+	if slices.ContainsFunc(b.SigningHosts(r.Authority), func(h spec.Host) bool { return b.trustStale(h, r, keys) }) { // also in a run that goes on
+		begin = append(begin, b.checkKeys(r, keys, "", begin...))
 	}
 	for _, h := range b.controlPlanesInTurn() {
 		b.readAgain(h, r, keys, "", "every API server accepts what it signs", begin)
@@ -190,7 +198,7 @@ func (b *builder) signTokens(r cluster.Rotation, o RotateOptions) string {
 	}
 	// What starts later than that is known to have started after the last API server, whatever the clocks of hosts say.
 	wait := since.Add(2 * cluster.ClockMargin).Sub(b.Seen.Time)
-	proof := b.add(Step{Kind: CheckKeys, Detail: SignsDetail, Authority: r.Authority, Trusted: keys, WaitSeconds: int64(max(0, wait.Seconds())), Title: "ask API servers whether they sign with " + keyOf("new", r.Authority),
+	proof := b.add(Step{Kind: CheckKeys, Detail: SignsDetail, Authority: r.Authority, Trusted: keys, Record: b.SignsRecord(r, since), WaitSeconds: int64(max(0, wait.Seconds())), Title: "ask API servers whether they sign with " + keyOf("new", r.Authority),
 		Reason: "what gets a token from them from now on must get one that the new key signed"})
 	for _, h := range managers {
 		if len(b.c.HostsWith(spec.RoleControlPlane)) > 1 && b.APIServer(h.Name).OK {
@@ -283,14 +291,12 @@ func (b *builder) dropAtStart(r cluster.Rotation, o RotateOptions) string {
 
 // waitsAtStart is what has to be done before the last stage; empty if it may begin.
 func waitsAtStart(r cluster.Rotation, o RotateOptions) string {
-	const again = "Then run the command again. With --skip-workloads, it leaves those that are left as they are"
 	switch {
 	case len(o.TokenSecrets) > 0:
 		return fmt.Sprintf("the old key signed the tokens in these secrets, and nothing signs them again: %s. Remove the token from each that is used, and the controller manager writes a new one: `kubectl -n NAMESPACE patch secret NAME --type json -p '[{\"op\": \"remove\", \"path\": \"/data/token\"}]'`. "+
-			"Give it to whoever has a copy, and restart pods that use it. Delete those that nobody uses. %s", strings.Join(o.TokenSecrets, ", "), again)
+			"Give it to whoever has a copy, and restart pods that use it. Delete those that nobody uses. "+againThen, strings.Join(o.TokenSecrets, ", "))
 	case len(o.StaleClients) > 0:
-		return fmt.Sprintf("these workloads have pods from before the new key signed, and may have read their token then: %s. Clients that are built with client-go read it again every minute. Restart those that use the API and do not read it again, for example with `kubectl rollout restart`. %s",
-			strings.Join(o.StaleClients, ", "), again)
+		return restartStale(o.StaleClients, "have pods from before the new key signed, and may have read their token then", "it again, as clients that are built with client-go do every minute")
 	case o.Drop:
 		return ""
 	case r.Authority == facts.EtcdAuthority:

@@ -216,6 +216,9 @@ func (x *starting) run(t *testing.T, s Step, killed bool) {
 				t.Fatalf("%s has %+v, and the step wants %+v", name, p, s)
 			}
 		}
+		if s.Record != "" {
+			x.obs.API.AccountKey = s.Record
+		}
 	case RefreshTokens:
 		if goesOn() {
 			x.tokens[s.Host] = x.anyToken()
@@ -607,5 +610,68 @@ func TestTheCertificateOfAnEtcdOfYourOwn(t *testing.T) {
 	obs.ExistingEtcd.CA = one + two
 	if p := build(t, c, obs); !slices.Equal(kindsOf(p)[ShareEtcdClient], []string{"cp-a", "cp-b"}) {
 		t.Errorf("%v", kindsOf(p))
+	}
+}
+
+// TestAnAPIServerThatRestartsWithoutAReason has signed with the new key before: nothing has to restart again because of it.
+func TestAnAPIServerThatRestartsWithoutAReason(t *testing.T) {
+	x := newStarting(t, testCluster(), facts.ServiceAccountKey, 0)
+	x.reach(t, RotateOptions{})
+	before, all := x.state().SignsSince(x.state().Rotation(x.authority))
+	if !all {
+		t.Fatal("API servers do not sign with the new key")
+	}
+	x.now = x.now.Add(time.Hour)
+	x.starts("cp-b", facts.APIServer)
+	if p, err := x.plan(RotateOptions{}); err != nil || p.Rotation != cluster.DropStage || !p.Empty() {
+		t.Errorf("%v, %+v", err, p)
+	}
+	if after, all := x.state().SignsSince(x.state().Rotation(x.authority)); !all || !after.Equal(before) {
+		t.Errorf("%s, and it was %s", after, before)
+	}
+	// What the cluster remembers of another key says nothing.
+	x.obs.API.AccountKey = "other" + strings.TrimPrefix(x.obs.API.AccountKey, "new")
+	if after, _ := x.state().SignsSince(x.state().Rotation(x.authority)); !after.After(before) {
+		t.Errorf("%s, and it was %s", after, before)
+	}
+}
+
+// TestAResumedRotationAsksAgain: a host signs with the new key already, and another one does not. What runs is asked before that goes on.
+func TestAResumedRotationAsksAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		c *spec.Cluster
+		a facts.Authority
+	}{"stacked": {testCluster(), facts.EtcdAuthority}, "external": {external(), facts.EtcdAuthority}, "accounts": {testCluster(), facts.ServiceAccountKey}} {
+		t.Run(name, func(t *testing.T) {
+			x := newStarting(t, tc.c, tc.a, 0)
+			for {
+				p, err := x.plan(RotateOptions{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if p.Rotation != cluster.SignStage {
+					for _, s := range p.Steps {
+						x.run(t, s, false)
+					}
+					continue
+				}
+				for _, s := range p.Steps { // killed after the first host
+					x.run(t, s, false)
+					if s.Kind == SetTrust {
+						break
+					}
+				}
+				break
+			}
+			p, err := x.plan(RotateOptions{})
+			if err != nil || p.Rotation != cluster.SignStage || len(kindsOf(p)[CheckKeys]) != 1 {
+				t.Fatalf("%v, %+v", err, p)
+			}
+			for _, s := range p.Steps {
+				if (s.Kind == SetTrust || s.Kind == RenewCertificates) && !dependsOn(p, s.ID, id(Step{Kind: CheckKeys})) {
+					t.Errorf("%s does not wait for the answers", s.ID)
+				}
+			}
+		})
 	}
 }

@@ -73,6 +73,9 @@ func (e *Engine) apply(ctx context.Context, b *bundle.Bundle, o Options) (*Work,
 	if err := e.execute(ctx, w.toRun(), w); err != nil {
 		return w, err
 	}
+	if w.Plan.Continues {
+		return e.apply(ctx, b, o)
+	}
 	e.tidy(ctx)
 	if len(w.Plan.Unreachable) > 0 {
 		return w, &UnreachableError{w.Plan.Unreachable, "quorate apply"}

@@ -19,6 +19,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -89,6 +90,27 @@ func clockFits(now, created time.Time) error {
 		Fix: "Set the clock of this machine, or use another one. Nothing was changed."}
 }
 
+// expiredAuthority refuses a backup whose cluster nobody would accept: an authority has expired since.
+func expiredAuthority(pki map[string][]byte, now time.Time) *cluster.Refusal {
+	for _, a := range facts.Authorities {
+		for _, at := range pkifile.Expiries(pki[a.Public()]) {
+			if !at.After(now) {
+				return &cluster.Refusal{Rule: RuleFitsBackup, Why: fmt.Sprintf("the certificate of %s in the backup expired on %s, and nobody accepts what it signs", a.Title(), at.Format(time.DateOnly)),
+					Fix: "Renew it with its key, which is in the backup or where you keep it, as docs/certificates.md says (\"An authority that has expired\"), put it into a directory as " + a.Public() + ", and name that with --keys. Nothing was changed."}
+			}
+		}
+	}
+	return nil
+}
+
+// inRotation says what follows from a backup that was taken while an authority was being replaced.
+func inRotation(a facts.Authority) string {
+	if a == facts.ServiceAccountKey {
+		return "the backup was taken while the service account key was being replaced: the key that signed then signs, and tokens of the one before stay valid. If `quorate certs` shows the rotation, `quorate certs rotate sa` ends it"
+	}
+	return fmt.Sprintf("the backup was taken while %s was being replaced: the restored cluster has the key that signed then, and trusts nothing that the other one signed. `quorate certs rotate %s` replaces it again", a.Title(), a)
+}
+
 // Restore builds the cluster of the spec from a backup. It changes nothing before everything was checked. A run that was interrupted is
 // finished by the same call with the same backup.
 func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions) (_ *Restored, err error) {
@@ -121,6 +143,12 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 		if pki, err = o.Backup.PKI(o.KeysDir); err != nil {
 			return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: err.Error(), Fix: "Nothing was changed. docs/restoring.md says what a restore needs."}
 		}
+	}
+	if r := expiredAuthority(pki, begin); r != nil {
+		return nil, r
+	}
+	for _, a := range o.Backup.InRotation() {
+		out.Notes = append(out.Notes, inRotation(a))
 	}
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision,

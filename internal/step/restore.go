@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -69,40 +70,101 @@ func restartAgent(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	namespace, name, _ := strings.Cut(s.Pods[0], "/")
-	set, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
-	if err != nil {
-		return fmt.Errorf("reading the DaemonSet %s: %w", s.Pods[0], err)
-	}
-	own := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(set.Spec.Selector), FieldSelector: "spec.nodeName=" + s.Host}
-	pods, err := client.CoreV1().Pods(namespace).List(ctx, own)
+	pods, err := podsOn(ctx, client, s.Pods[0], s.Host)
 	if err != nil {
 		return err
 	}
 	if _, err := e.permit(ctx, s); err != nil {
 		return err
 	}
+	return replaceOn(ctx, client, s.Pods[0], s.Host, pods)
+}
+
+// podsOn are the pods of a DaemonSet (namespace/name) on one node.
+func podsOn(ctx context.Context, client *kube.Client, set, node string) ([]corev1.Pod, error) {
+	namespace, name, _ := strings.Cut(set, "/")
+	d, err := client.AppsV1().DaemonSets(namespace).Get(ctx, name, metav1.GetOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("reading the DaemonSet %s: %w", set, err)
+	}
+	pods, err := client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector), FieldSelector: "spec.nodeName=" + node})
+	if err != nil {
+		return nil, err
+	}
+	return pods.Items, nil
+}
+
+// replaceOn deletes the pods of a DaemonSet on one node, and waits until another one is ready there.
+func replaceOn(ctx context.Context, client *kube.Client, set, node string, pods []corev1.Pod) error {
 	old := map[string]bool{}
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		old[string(p.UID)] = true
-		if err := client.CoreV1().Pods(namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))}); err != nil && !apierrors.IsNotFound(err) {
+		if err := client.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(p.UID))}); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}
-	ctx, cancel := withDeadline(ctx, agentTimeout, "restarting "+s.Pods[0]+" on "+s.Host)
+	ctx, cancel := withDeadline(ctx, agentTimeout, "restarting "+set+" on "+node)
 	defer cancel()
 	return retry(ctx, time.Second, func(ctx context.Context) error {
-		pods, err := client.CoreV1().Pods(namespace).List(ctx, own)
+		pods, err := podsOn(ctx, client, set, node)
 		if err != nil {
 			return err
 		}
-		for _, p := range pods.Items {
+		for _, p := range pods {
 			if !old[string(p.UID)] && ready(&p) {
 				return nil
 			}
 		}
 		return errors.New("its new pod is not ready yet")
 	})
+}
+
+// agentsAtOnce is on how many nodes agents are replaced at the same time, if they need to be on all.
+const agentsAtOnce = 10
+
+// replaceAgents replaces the pods of DaemonSets on the nodes of all hosts that could be queried. A rollout would wait for those on other nodes, too:
+// they start when their hosts come back.
+func (e *Env) replaceAgents(ctx context.Context, client *kube.Client, sets []string) error {
+	var (
+		mu    sync.Mutex
+		wg    sync.WaitGroup
+		errs  []error
+		slots = make(chan struct{}, agentsAtOnce)
+	)
+	on := func(node string) error {
+		if err := e.nodeIsReady(ctx, node); err != nil {
+			return err
+		}
+		for _, set := range sets {
+			pods, err := podsOn(ctx, client, set, node)
+			if err != nil {
+				return err
+			}
+			if len(pods) == 0 {
+				continue // it has none on this node
+			}
+			if err := replaceOn(ctx, client, set, node, pods); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, h := range e.Cluster.Spec.Hosts {
+		if f := e.Seen.Hosts[h.Name].Facts; !h.IsNode() || f == nil || !f.Kubernetes.KubeletConfig {
+			continue
+		}
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			if err := on(h.Name); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				errs = append(errs, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 func ready(p *corev1.Pod) bool {

@@ -23,6 +23,7 @@ import (
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/restore"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
@@ -110,7 +111,7 @@ func restorePKI(ctx context.Context, e *Env, s plan.Step) error {
 	pki := kubeadm.PKI{}
 	names := hostconfig.SharedPKI(e.Cluster)
 	for name, content := range e.Restoration.PKI {
-		if slices.Contains(names, name) {
+		if slices.Contains(names, name) || name == facts.ServiceAccountKey.FormerPublic() {
 			pki[name] = content
 		}
 	}
@@ -187,6 +188,7 @@ func repairRestored(ctx context.Context, e *Env, s plan.Step) error {
 		{"removing tokens for joins", r.tokens},
 		{"removing nodes", func(ctx context.Context, client *kube.Client) error { return r.nodes(ctx, e.Cluster, client) }},
 		{"removing the former endpoint", r.clusterInfo},
+		{"removing authorities of before", r.authentication},
 		{"removing notes", r.ownNotes}, // last: they say who was in maintenance
 	} {
 		ctx, cancel := withDeadline(ctx, apiPatience, repair.what)
@@ -454,6 +456,24 @@ func (r *Restoration) clusterInfo(ctx context.Context, client *kube.Client) erro
 		r.did("kubeadm's configuration, cluster-info, and the configuration of kube-proxy and of the kubelets are those of the spec")
 	}
 	return err
+}
+
+// authentication removes what servers of aggregated APIs trusted, if that is more than what the restored cluster has: the backup was taken in the
+// middle of a rotation. API servers write it again, and never remove anything from it.
+func (r *Restoration) authentication(ctx context.Context, client *kube.Client) error {
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	have, err := maps.Get(ctx, facts.AuthenticationConfigMap, metav1.GetOptions{})
+	if err != nil {
+		return ignoreAbsent(err)
+	}
+	for key, a := range map[string]facts.Authority{facts.ClientAuthorityKey: facts.KubernetesAuthority, facts.ProxyAuthorityKey: facts.FrontProxyAuthority} {
+		own := pkifile.KeyIDs(r.PKI[a.Public()])
+		if slices.ContainsFunc(pkifile.KeyIDs([]byte(have.Data[key])), func(id string) bool { return !slices.Contains(own, id) }) {
+			r.did("servers of aggregated APIs do not trust the other key of %s, which was being replaced", a.Title())
+			return ignoreAbsent(maps.Delete(ctx, have.Name, metav1.DeleteOptions{}))
+		}
+	}
+	return nil
 }
 
 // ownNotes removes what Quorate remembers of the cluster: the spec, the hosts that were removed, maintenance, and what was applied. All of

@@ -52,7 +52,26 @@ func shareAuthority(ctx context.Context, e *Env, s plan.Step) error {
 	return err
 }
 
-// setTrust brings a host to the stage of a rotation.
+// renewAuthority has a host sign the certificate of an authority again. It stays in memory until hosts get it.
+func renewAuthority(ctx context.Context, e *Env, s plan.Step) error {
+	_, c, err := e.target(s)
+	if err != nil {
+		return err
+	}
+	public, err := kubeadm.RenewAuthority.On(ctx, c, s.Authority)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.renewed = append(e.renewed, public)
+	return nil
+}
+
+// renews says that a step is about a certificate that was renewed for its key, and not about the stage of a rotation.
+func renews(s plan.Step) bool { return s.Detail != "" }
+
+// setTrust brings a host to the stage of a rotation, or gives it certificates that were renewed.
 func setTrust(ctx context.Context, e *Env, s plan.Step) error {
 	_, c, err := e.target(s)
 	if err != nil {
@@ -62,6 +81,7 @@ func setTrust(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	in.Renewed = renews(s)
 	permit, err := e.permit(ctx, s)
 	if err != nil {
 		return err
@@ -97,11 +117,12 @@ func (e *Env) trust(s plan.Step) (kubeadm.TrustRequest, error) {
 	return out, nil
 }
 
-// certificateOf is the certificate for a key of an authority, or the public key itself, from this run or as it was observed.
+// certificateOf is the certificate for a key of an authority, or the public key itself, from this run or as it was observed. Of several, it is
+// the one that expires last: it was renewed, and not all hosts have it.
 func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	texts := [][]byte{}
+	texts := slices.Clone(e.renewed)
 	if e.authority.Authority == a {
 		texts = append(texts, e.authority.Public, e.authority.Trusted)
 		if made := pkifile.KeyIDs(e.authority.Public); key == facts.NextKey && len(made) > 0 {
@@ -114,12 +135,17 @@ func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 			texts = append(texts, []byte(t.PEM), []byte(t.FormerPEM))
 		}
 	}
+	var found []byte
+	var until time.Time
 	for _, text := range texts {
 		for _, k := range pkifile.Keys(text) {
-			if k.ID == key {
-				return k.PEM, nil
+			if at := pkifile.Expiries(k.PEM)[k.ID]; k.ID == key && (found == nil || at.After(until)) {
+				found, until = k.PEM, at
 			}
 		}
+	}
+	if found != nil {
+		return found, nil
 	}
 	return nil, fmt.Errorf("no host has what belongs to the key %.12s of %s", key, a.Title())
 }
@@ -139,7 +165,11 @@ func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	if s.Authority == facts.KubernetesAuthority {
 		for _, m := range observe.StoredKubeconfigs {
-			if _, holds := e.Seen.API.Trusted[m.Name]; !holds {
+			holds, err := holdsKubeconfig(ctx, e, client, m.Namespace, m.Name)
+			if err != nil {
+				return err
+			}
+			if !holds {
 				continue
 			}
 			if err := changeStoredIn(ctx, client, m.Namespace, m.Name, m.Key, func(text string) (string, error) {
@@ -162,6 +192,23 @@ func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
+// holdsKubeconfig says that the API has one of the ConfigMaps that tell clients what to trust. While the cluster was observed, the API may not
+// have answered.
+func holdsKubeconfig(ctx context.Context, e *Env, client *kube.Client, namespace, name string) (holds bool, err error) {
+	if api := e.Seen.API; api != nil {
+		_, holds = api.Trusted[name]
+		return holds, nil
+	}
+	ctx, cancel := withDeadline(ctx, publishPatience, "reading the ConfigMap "+name)
+	defer cancel()
+	err = retry(ctx, 2*time.Second, func(ctx context.Context) error {
+		_, err := client.CoreV1().ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+		holds = err == nil
+		return ignoreAbsent(err)
+	})
+	return holds, err
+}
+
 // publishAuthentication looks at what servers of aggregated APIs trust. API servers add what they trust, and never remove anything: what
 // is not trusted any more is removed here.
 func publishAuthentication(ctx context.Context, client *kube.Client, a facts.Authority, trusted []byte, only bool) error {
@@ -174,16 +221,16 @@ func publishAuthentication(ctx context.Context, client *kube.Client, a facts.Aut
 	if err != nil {
 		return ignoreAbsent(err)
 	}
-	want, ids := pkifile.KeyIDs(trusted), pkifile.KeyIDs([]byte(have.Data[key]))
-	if len(ids) == 0 {
+	want, published := pkifile.Certificates(trusted), pkifile.Certificates([]byte(have.Data[key]))
+	if len(published) == 0 {
 		return nil // it authenticates nobody with certificates
 	}
-	for _, id := range want {
-		if !slices.Contains(ids, id) {
+	for _, c := range want {
+		if !slices.ContainsFunc(published, c.Equal) {
 			return fmt.Errorf("the ConfigMap %s does not have the new certificate yet", facts.AuthenticationConfigMap)
 		}
 	}
-	if !only || len(ids) == len(want) {
+	if !only || len(published) == len(want) {
 		return nil
 	}
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": have.ResourceVersion}, "data": map[string]string{key: string(trusted)}})
@@ -204,10 +251,9 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 	if err != nil {
 		return err
 	}
-	want := slices.Sorted(slices.Values(pkifile.KeyIDs(trusted)))
 	right := map[string]bool{}
 	for _, m := range published.Items {
-		right[m.Namespace] = slices.Equal(slices.Sorted(slices.Values(pkifile.KeyIDs([]byte(m.Data[facts.RootCAKey])))), want)
+		right[m.Namespace] = pkifile.SameCertificates([]byte(m.Data[facts.RootCAKey]), trusted)
 	}
 	var wait []string
 	for _, n := range spaces.Items {
@@ -221,18 +267,35 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 	return nil
 }
 
-// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another.
+// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another. Those that need a renewed certificate restart when it
+// is published to them.
 func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 	in, err := e.trust(s)
 	if err != nil {
 		return err
 	}
-	client, err := e.permittedAPI(ctx, s)
+	client, err := e.api(ctx)
 	if err != nil {
 		return err
 	}
+	value := pkifile.KeyIDs(in.Trusted)[len(s.Trusted)-1]
+	if renews(s) {
+		if err := awaitPublished(ctx, client, in.Trusted); err != nil {
+			return err
+		}
+		value += pkifile.Expiries(in.Trusted)[value].UTC().Format("-20060102T150405Z")
+	}
+	pods := s.Pods
+	if len(pods) == 0 {
+		if pods, err = observe.AgentSets(ctx, client); err != nil {
+			return err
+		}
+	}
+	if _, err := e.permit(ctx, s); err != nil {
+		return err
+	}
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
-		"annotations": map[string]string{facts.AuthorityAnnotation: pkifile.KeyIDs(in.Trusted)[len(s.Trusted)-1]}}}}})
+		"annotations": map[string]string{facts.AuthorityAnnotation: value}}}}})
 	if err != nil {
 		return err
 	}
@@ -258,7 +321,17 @@ func restartClients(ctx context.Context, e *Env, s plan.Step) error {
 	}); err != nil {
 		return err
 	}
-	return e.replacePods(ctx, s.Pods, patch)
+	if renews(s) {
+		return e.replaceAgents(ctx, client, pods)
+	}
+	return e.replacePods(ctx, pods, patch)
+}
+
+// awaitPublished waits until the pods of every namespace are told to trust these certificates.
+func awaitPublished(ctx context.Context, client *kube.Client, trusted []byte) error {
+	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what pods trust")
+	defer cancel()
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error { return publishedToPods(ctx, client, trusted) })
 }
 
 // clientReload is how often a client of client-go reads again with what it verifies servers (transport/ca_rotation.go), and some more.

@@ -25,7 +25,8 @@ import (
 // askPatience is how long a program that has just restarted may take to answer what it trusts.
 const askPatience = time.Minute
 
-// checkKeys asks everything that runs which keys it trusts: it may use other files than those that were written.
+// checkKeys asks everything that runs which keys it trusts: it may use other files than those that were written. The cluster remembers since when
+// API servers sign with the new key, if it was asked for that.
 func checkKeys(ctx context.Context, e *Env, s plan.Step) error {
 	if err := sleepUntil(ctx, time.Now().Add(time.Duration(s.WaitSeconds)*time.Second)); err != nil {
 		return err
@@ -34,6 +35,13 @@ func checkKeys(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
+	if err := askKeys(ctx, e, s, in); err != nil || s.Record == "" {
+		return err
+	}
+	return e.record(ctx, observe.AccountKey, s.Record)
+}
+
+func askKeys(ctx context.Context, e *Env, s plan.Step, in kubeadm.TrustRequest) error {
 	ctx, cancel := withDeadline(ctx, askPatience, "asking which keys are trusted")
 	defer cancel()
 	if s.Authority == facts.EtcdAuthority {

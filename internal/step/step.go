@@ -58,6 +58,7 @@ type Env struct {
 	// authority is the one that is to follow, and trusted what hosts trust of the Kubernetes CA since a step of this run has changed it.
 	authority kubeadm.AuthorityPair
 	trusted   string
+	renewed   [][]byte // certificates of authorities that hosts have signed again
 	client    *kube.Client
 	started   []string // load balancers that this run has set up
 	retired   []string // load balancers that it has stopped for good
@@ -207,6 +208,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 
 	plan.MakeAuthority:  makeAuthority,
 	plan.ShareAuthority: shareAuthority,
+	plan.RenewAuthority: renewAuthority,
 	plan.SetTrust:       setTrust,
 	plan.PublishTrust:   publishTrust,
 	plan.RestartClients: restartClients,

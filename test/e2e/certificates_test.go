@@ -58,6 +58,9 @@ func TestCertificates(t *testing.T) {
 		t.Run("rotated", func(t *testing.T) { authoritiesRotated(t, ctx, c) })
 	}
 	t.Run("expired", func(t *testing.T) { certificatesExpired(t, ctx, c) })
+	if *whole { // four times the time of the part before it
+		t.Run("authorities expired", func(t *testing.T) { authoritiesExpired(t, ctx, c) })
+	}
 }
 
 // certificates is `quorate certs`.
@@ -98,7 +101,7 @@ func (c *cluster) serials(t *testing.T, ctx context.Context) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	for _, x := range c.certificates(t, ctx).Certificates {
-		if x.RenewedBy == model.ByQuorate {
+		if x.RenewedBy == model.ByQuorate && !x.CA {
 			leaf, _ := c.fetchPair(t, ctx, x.Host, x.Name)
 			out[x.Host+" "+x.Name] = leaf.SerialNumber.String()
 		}
@@ -191,6 +194,71 @@ func certificatesDue(t *testing.T, ctx context.Context, c *cluster) {
 
 // certificatesExpired switches all machines off, lets every certificate but the authorities' expire, and brings the cluster back.
 func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
+	c.expire(t, ctx, nil)
+	c.comesBack(t, ctx, 20)
+}
+
+// authoritiesExpired does the same with each authority and what it signed, and with all of them: then nothing is left that is valid.
+func authoritiesExpired(t *testing.T, ctx context.Context, c *cluster) {
+	for name, authorities := range map[string][]string{"etcd": {facts.EtcdCA}, "front proxy": {facts.FrontProxyCA}, "Kubernetes": {facts.ClusterCA}, "all": {facts.ClusterCA, facts.FrontProxyCA, facts.EtcdCA}} {
+		t.Run(name, func(t *testing.T) {
+			before := map[string]string{}
+			for _, a := range authorities {
+				leaf, _ := c.fetchPair(t, ctx, "cp-a", a)
+				before[a] = string(leaf.RawSubjectPublicKeyInfo)
+			}
+			c.expire(t, ctx, authorities)
+			least := 6 // the authority and its client on each control plane
+			if slices.Contains(authorities, facts.ClusterCA) {
+				least = 20
+			}
+			if name == "front proxy" {
+				c.frontProxyComesBack(t, ctx)
+			} else {
+				c.comesBack(t, ctx, least)
+			}
+			for _, a := range authorities {
+				if leaf, _ := c.fetchPair(t, ctx, "cp-a", a); string(leaf.RawSubjectPublicKeyInfo) != before[a] || time.Until(leaf.NotAfter) < 9*365*24*time.Hour {
+					t.Errorf("%s has another key, or is valid until %s", a, leaf.NotAfter)
+				}
+			}
+			// Clients in pods that read what they trust once, and whoever joins, get the certificate.
+			for _, object := range []string{"-n kube-public get configmap cluster-info -o jsonpath='{.data.kubeconfig}' | sed -n 's/.*certificate-authority-data: //p' | base64 -d", "-n default get configmap kube-root-ca.crt -o jsonpath='{.data.ca\\.crt}'"} {
+				c.ssh(t, ctx, "cp-a", "kubectl --kubeconfig /etc/kubernetes/admin.conf "+object+" | openssl x509 -noout -checkend 86400")
+			}
+		})
+	}
+}
+
+// frontProxyComesBack is comesBack for the authority without which everything works but aggregated APIs.
+func (c *cluster) frontProxyComesBack(t *testing.T, ctx context.Context) {
+	t.Helper()
+	eventually(t, ctx, "all machines have booted, and the API answers", func() error {
+		r := c.certificates(t, ctx)
+		if s, _, err := c.status(ctx); err != nil || s.Version == "" || len(r.Unknown) > 0 {
+			return fmt.Errorf("version %q, unknown %v, %v", s.Version, r.Unknown, err)
+		}
+		if !slices.ContainsFunc(r.Certificates, func(x certs.Certificate) bool { return x.Name == facts.FrontProxyCA && x.Due }) {
+			t.Error("the authority is not due")
+		}
+		return nil
+	})
+	c.must(t, ctx, "apply", "-f", c.specFile())
+	c.whole(t, ctx)
+	for _, x := range c.certificates(t, ctx).Certificates {
+		if x.DaysLeft < 0 {
+			t.Errorf("it is still in need of renewal: %+v", x)
+		}
+	}
+	if steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")); len(steps) > 0 {
+		t.Errorf("something is left to do: %+v", steps)
+	}
+}
+
+// expire stops kubelets, has certificates expire that authorities have signed, and these authorities, and restarts all machines. Without
+// authorities, that is every certificate but theirs.
+func (c *cluster) expire(t *testing.T, ctx context.Context, authorities []string) {
+	t.Helper()
 	_, api := c.client(t, ctx)
 	if version, err := api.Discovery().ServerVersion(); err != nil {
 		t.Fatal(version, err)
@@ -198,11 +266,16 @@ func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
 	r := c.certificates(t, ctx)
 	names := map[string][]string{}
 	for _, x := range r.Certificates {
-		if !x.CA && x.RenewedBy != model.ByApprover && x.RenewedBy != model.ByEtcdHosts {
+		by := facts.Certificate{Name: x.Name}.SignedByAuthority().Certificate()
+		if !x.CA && x.RenewedBy != model.ByApprover && x.RenewedBy != model.ByEtcdHosts && (len(authorities) == 0 || slices.Contains(authorities, by)) {
 			names[x.Host] = append(names[x.Host], x.Name)
 		}
 	}
-	for host := range names { // a kubelet that runs would renew its own
+	all := map[string]bool{}
+	for _, x := range r.Certificates {
+		all[x.Host] = true
+	}
+	for host := range all { // a kubelet that runs would renew its own
 		c.ssh(t, ctx, host, "systemctl stop kubelet; true")
 	}
 	now := time.Now()
@@ -210,10 +283,42 @@ func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
 		c.reissue(t, ctx, host, all, now.AddDate(-1, 0, 0), now.Add(-time.Minute))
 	}
 	c.copyExpiredEtcdClient(t, ctx, r)
-	for host := range names {
+	for _, a := range authorities {
+		c.expireAuthority(t, ctx, r, a, now)
+	}
+	for host := range all {
 		c.must(t, ctx, "lab", "--lab", c.name, "fault", "power-off", host)
 	}
 	c.must(t, ctx, "lab", "--lab", c.name, "heal")
+}
+
+// expireAuthority gives all hosts that have an authority, and their kubeconfigs, a certificate of the same key that has expired.
+func (c *cluster) expireAuthority(t *testing.T, ctx context.Context, r certs.Report, name string, now time.Time) {
+	t.Helper()
+	signer := slices.IndexFunc(r.Certificates, func(x certs.Certificate) bool { return x.Name == name && strings.HasPrefix(x.Host, "cp-") })
+	leaf, key := c.fetchPair(t, ctx, r.Certificates[signer].Host, name)
+	template := *leaf
+	template.NotBefore, template.NotAfter = now.AddDate(-10, 0, 0), now.Add(-time.Minute)
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	for _, x := range r.Certificates {
+		if x.Name != name {
+			continue
+		}
+		c.put(t, ctx, x.Host, x.File, string(content))
+		if name == facts.ClusterCA {
+			c.ssh(t, ctx, x.Host, "for f in /etc/kubernetes/*.conf; do sed -i 's|certificate-authority-data: .*|certificate-authority-data: '$(base64 -w0 "+x.File+")'|' $f; done; "+
+				"if [ -e /etc/haproxy/quorate-ca.crt ]; then cp "+x.File+" /etc/haproxy/quorate-ca.crt; fi")
+		}
+	}
+}
+
+// comesBack expects that so many certificates have expired that the API answers nobody, and that apply brings the cluster back.
+func (c *cluster) comesBack(t *testing.T, ctx context.Context, least int) {
+	t.Helper()
 	expired := 0
 	eventually(t, ctx, "all machines have booted, and their certificates have expired", func() error {
 		r := c.certificates(t, ctx)
@@ -224,7 +329,7 @@ func certificatesExpired(t *testing.T, ctx context.Context, c *cluster) {
 			}
 		}
 		delete(r.Unknown, "webhooks") // nobody can ask for them
-		if expired < 20 || len(r.Unknown) > 0 {
+		if expired < least || len(r.Unknown) > 0 {
 			return fmt.Errorf("%d have expired, and these hosts cannot be queried: %v", expired, r.Unknown)
 		}
 		return nil

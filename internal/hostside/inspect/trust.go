@@ -38,8 +38,15 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 		if former := read(a.FormerPublic()); a.ReadAtStart() && len(pkifile.KeyIDs(former)) > 0 {
 			t.Former, t.FormerPEM = pkifile.KeyIDs(former)[0], string(former)
 		}
+		t.Until = pkifile.Expiries(public)[t.Trusted[0]]
 		if a == facts.KubernetesAuthority {
-			t.Kubeconfigs, t.Apart = kubeconfigTrust(dir), system.Exists(filepath.Join(dir, "pki", facts.SigningFile))
+			t.Kubeconfigs, t.Apart = map[string][]string{}, system.Exists(filepath.Join(dir, "pki", facts.SigningFile))
+			for name, text := range kubeconfigTrust(dir) {
+				t.Kubeconfigs[name] = pkifile.KeyIDs(text)
+				if at, trusts := pkifile.Expiries(text)[t.Trusted[0]]; trusts && at.Before(t.Until) {
+					t.Until = at
+				}
+			}
 		}
 		out[a] = t
 	}
@@ -49,9 +56,9 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 	return out
 }
 
-// kubeconfigTrust are the keys that kubeconfigs of kubeadm trust. One that names a file is not among them: it trusts what the file says.
-func kubeconfigTrust(dir string) map[string][]string {
-	out := map[string][]string{}
+// kubeconfigTrust is what kubeconfigs of kubeadm trust, in PEM. One that names a file is not among them: it trusts what the file says.
+func kubeconfigTrust(dir string) map[string][]byte {
+	out := map[string][]byte{}
 	paths, _ := filepath.Glob(filepath.Join(dir, "*.conf"))
 	for _, path := range paths {
 		var config struct {
@@ -67,7 +74,7 @@ func kubeconfigTrust(dir string) map[string][]string {
 		}
 		for _, c := range config.Clusters {
 			if len(c.Cluster.CA) > 0 {
-				out[filepath.Base(path)] = pkifile.KeyIDs(c.Cluster.CA)
+				out[filepath.Base(path)] = c.Cluster.CA
 			}
 		}
 	}

@@ -127,3 +127,36 @@ func TestTrustOfWhatIsReadAtStart(t *testing.T) {
 		t.Errorf("the Kubernetes CA is read again: %+v", tr)
 	}
 }
+
+// TestUntilWhenAnAuthorityIsTrusted: a renewed certificate is in the file, and a kubeconfig still has the former one.
+func TestUntilWhenAnAuthorityIsTrusted(t *testing.T) {
+	root := built(t)
+	former, key, ca, private := signed(t, "kubernetes", nil, nil)
+	longer := *ca
+	longer.NotAfter = ca.NotAfter.Add(24 * time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, &longer, &longer, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	write := func(name string, content []byte) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(root, "/etc/kubernetes", name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf := func(ca []byte) []byte {
+		return []byte("clusters:\n- cluster:\n    certificate-authority-data: " + base64.StdEncoding.EncodeToString(ca) + "\n    server: https://10.0.0.100:6443\n")
+	}
+	write("pki/ca.crt", renewed)
+	write("pki/ca.key", key)
+	write("admin.conf", conf(renewed))
+	write("scheduler.conf", conf(former))
+	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; !tr.Until.Equal(ca.NotAfter) {
+		t.Errorf("%s, want %s", tr.Until, ca.NotAfter)
+	}
+	write("scheduler.conf", conf(renewed))
+	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; !tr.Until.Equal(longer.NotAfter.Truncate(time.Second)) {
+		t.Errorf("%s, want %s", tr.Until, longer.NotAfter)
+	}
+}

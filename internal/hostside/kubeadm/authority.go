@@ -179,6 +179,45 @@ func followingKey(dir string, a facts.Authority) (public, key []byte, err error)
 	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), key, nil
 }
 
+// RenewAuthority signs the certificate of an authority again that has expired, for the key that it has on this host, and returns it in PEM.
+// It writes nothing: SetTrust gives it to this host as to all others.
+var RenewAuthority = host.Define("kubeadm.renew-authority", func(_ context.Context, a facts.Authority) ([]byte, error) {
+	return renewAuthority(pkiDir, a, time.Now())
+})
+
+// authorityLifetime is kubeadm's.
+const authorityLifetime = 10 * 365 * 24 * time.Hour
+
+// renewAuthority keeps whatever makes certificates fit that the authority has signed: its name, its key and the ID of that, and its constraints.
+// The serial number is another one, as for each certificate.
+func renewAuthority(dir string, a facts.Authority, now time.Time) ([]byte, error) {
+	former, err := tls.LoadX509KeyPair(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", a.Title(), err)
+	}
+	if !former.Leaf.IsCA {
+		return nil, fmt.Errorf("%s is not the certificate of an authority", filepath.Join(dir, a.Public()))
+	}
+	if now.Before(former.Leaf.NotAfter) { // the clock of the caller may be wrong
+		return nil, fmt.Errorf("%s has not expired by the clock of this host, which shows %s", a.Title(), now.UTC().Format(time.RFC3339))
+	}
+	lifetime := former.Leaf.NotAfter.Sub(former.Leaf.NotBefore)
+	if lifetime < shortest {
+		lifetime = authorityLifetime
+	}
+	template := *former.Leaf
+	template.NotBefore, template.NotAfter = now.Add(-backdated), now.Add(lifetime)
+	template.SignatureAlgorithm = x509.UnknownSignatureAlgorithm // that of an old authority may not be accepted any more
+	if template.SerialNumber, err = rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, former.PrivateKey.(crypto.Signer).Public(), former.PrivateKey)
+	if err != nil {
+		return nil, fmt.Errorf("signing %s again: %w", a.Title(), err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
+}
+
 // TrustRequest is the stage of an authority that a host is to reach.
 type TrustRequest struct {
 	Authority facts.Authority
@@ -186,6 +225,9 @@ type TrustRequest struct {
 	Trusted []byte
 	// Former are entries that are not trusted any more, in PEM.
 	Former []byte
+	// Renewed says that the stage stays, and that a certificate has expired for whose key there is another one now. What runs may not work
+	// because of that, so nobody waits for it.
+	Renewed bool
 }
 
 // SetTrust brings a host to a stage: the file with what is trusted, the private key that signs, what kubeconfigs trust, and what the
@@ -206,10 +248,17 @@ var SetTrust = host.DefineChange("kubeadm.set-trust", func(ctx context.Context, 
 		}
 		if stale || system.Exists(facts.KubeletSettingsDue) {
 			change := func() error { return setConfTrust(kubeletKubeconfig, in.Trusted) }
-			if err := changeKubelet(facts.KubeletSettingsDue, change, func() error { return restartKubelet(ctx) }); err != nil {
+			restart := restartKubelet
+			if in.Renewed {
+				restart = ForgetBackOff // one whose own certificate has expired restarts when it gets another one
+			}
+			if err := changeKubelet(facts.KubeletSettingsDue, change, func() error { return restart(ctx) }); err != nil {
 				return struct{}{}, err
 			}
 		}
+	}
+	if in.Renewed {
+		return struct{}{}, nil // it accepts the same subjects as before
 	}
 	if !system.Exists(filepath.Join(staticpod.Dir, facts.APIServer+".yaml")) {
 		return struct{}{}, nil
@@ -260,6 +309,9 @@ func setTrust(dir string, in TrustRequest) error {
 				return err
 			}
 		}
+	}
+	if in.Renewed {
+		return nil // with what programs sign, and which key is to follow, stays as it is
 	}
 	if manages && len(ids) == 1 {
 		if err := setSigningArguments(dir, false); err != nil {
@@ -395,7 +447,7 @@ func setSigningArguments(dir string, rotates bool) error {
 	return durable.WriteFile(path, changed, 0o600)
 }
 
-// trustsOther says that the clusters of a kubeconfig trust other keys. The order does not count, so that a kubeconfig whose program
+// trustsOther says that the clusters of a kubeconfig trust other certificates. The order does not count, so that a kubeconfig whose program
 // would have to restart is not written again when another key signs.
 func trustsOther(path string, trusted []byte) (bool, error) {
 	text, err := os.ReadFile(path)
@@ -409,9 +461,8 @@ func trustsOther(path string, trusted []byte) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading %s: %w", path, err)
 	}
-	want := slices.Sorted(slices.Values(pkifile.KeyIDs(trusted)))
 	for _, c := range config.Clusters {
-		if len(c.CertificateAuthorityData) > 0 && !slices.Equal(slices.Sorted(slices.Values(pkifile.KeyIDs(c.CertificateAuthorityData))), want) {
+		if len(c.CertificateAuthorityData) > 0 && !pkifile.SameCertificates(c.CertificateAuthorityData, trusted) {
 			return true, nil
 		}
 	}

@@ -407,3 +407,96 @@ func TestWhatAServerAccepts(t *testing.T) {
 		t.Errorf("a server that does not run reads the file when it starts: %v", err)
 	}
 }
+
+// TestAnAuthorityThatHasExpired is signed again: whatever it signed fits, programs sign as before, and every kubeconfig has the new certificate.
+func TestAnAuthorityThatHasExpired(t *testing.T) {
+	now := time.Now()
+	dir := controlPlane(t, now.AddDate(-10, 0, 0), now.Add(time.Hour), now.Add(-time.Hour)) // one leaf of each outlives its authority
+	if err := os.MkdirAll(filepath.Join(dir, "manifests"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	own := strings.Replace(controllerManagerManifest, "--cluster-signing-key-file=/etc/kubernetes/pki/ca.key", "--cluster-signing-key-file=/etc/kubernetes/pki/own.key", 1)
+	manifest := filepath.Join(dir, "manifests", facts.ControllerManager+".yaml")
+	if err := os.WriteFile(manifest, []byte(own), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range []facts.Authority{facts.KubernetesAuthority, facts.FrontProxyAuthority, facts.EtcdAuthority} {
+		former := contentOf(t, dir, "pki", a.Public())
+		renewed, err := renewAuthority(filepath.Join(dir, "pki"), a, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(contentOf(t, dir, "pki", a.Public()), former) {
+			t.Errorf("%s was written", a.Public())
+		}
+		before, after := pkifile.Certificates(former)[0], pkifile.Certificates(renewed)[0]
+		if !bytes.Equal(before.RawSubject, after.RawSubject) || !bytes.Equal(before.SubjectKeyId, after.SubjectKeyId) || pkifile.KeyID(before) != pkifile.KeyID(after) ||
+			before.SerialNumber.Cmp(after.SerialNumber) == 0 || !after.IsCA || after.KeyUsage != before.KeyUsage || after.NotAfter.Before(now.AddDate(9, 11, 0)) {
+			t.Errorf("%+v", after)
+		}
+		if err := setTrust(dir, TrustRequest{Authority: a, Trusted: renewed, Renewed: true}); err != nil {
+			t.Fatal(err)
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(after)
+		for _, name := range allRenewable {
+			if (facts.Certificate{Name: name}).Signer() != a.Certificate() {
+				continue
+			}
+			if _, err := pairOf(t, dir, name).Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: now}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if !strings.HasSuffix(name, ".conf") {
+				continue
+			}
+			config, err := clientcmd.LoadFromFile(filepath.Join(dir, name))
+			if err != nil || !pkifile.SameCertificates(config.Clusters["prod"].CertificateAuthorityData, renewed) {
+				t.Errorf("%s does not trust the renewed certificate: %v", name, err)
+			}
+		}
+	}
+	if err := renewCertificates(dir, RenewRequest{Names: allRenewable}, now); err != nil {
+		t.Errorf("what the renewed authorities sign: %v", err)
+	}
+	if string(contentOf(t, manifest)) != own {
+		t.Error("with what the controller manager signs was changed")
+	}
+	// A kubeconfig with the former certificate for the same key is not up to date.
+	renewed, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now.AddDate(11, 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stale, err := trustsOther(filepath.Join(dir, "admin.conf"), renewed); err != nil || !stale {
+		t.Errorf("%v, %v", stale, err)
+	}
+	if _, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now); err == nil || !strings.Contains(err.Error(), "has not expired") {
+		t.Errorf("a caller whose clock is wrong: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "pki", "ca.key")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := renewAuthority(filepath.Join(dir, "pki"), facts.KubernetesAuthority, now); err == nil {
+		t.Error("a certificate is signed without the key")
+	}
+}
+
+// TestARenewalDuringARotation leaves the stage as it is: the key that is to follow stays, and so does what signs.
+func TestARenewalDuringARotation(t *testing.T) {
+	now := time.Now()
+	dir := rotatable(t, now)
+	pki := filepath.Join(dir, "pki")
+	next, err := makeNextAuthority(pki, facts.KubernetesAuthority, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := renewAuthority(pki, facts.KubernetesAuthority, now.AddDate(10, 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setTrust(dir, TrustRequest{Authority: facts.KubernetesAuthority, Trusted: renewed, Renewed: true}); err != nil {
+		t.Fatal(err)
+	}
+	if have, err := readNextAuthority(pki, facts.KubernetesAuthority); err != nil || !bytes.Equal(have.Public, next.Public) {
+		t.Errorf("the key that is to follow is gone: %v", err)
+	}
+}

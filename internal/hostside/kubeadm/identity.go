@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/kubeadm"
@@ -30,7 +31,7 @@ import (
 const (
 	kubeletKubeconfig = "/etc/kubernetes/kubelet.conf"
 	kubeletLifetime   = 365 * 24 * time.Hour // as long as the controller manager signs for
-	backdated         = 5 * time.Minute      // for clocks that are a little behind, like the controller manager
+	backdated         = facts.Backdated
 )
 
 // pending are the keys of requested certificates; they exist as long as the session.

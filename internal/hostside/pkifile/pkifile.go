@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
@@ -202,6 +204,30 @@ func KeyIDs(text []byte) (out []string) {
 		out = append(out, k.ID)
 	}
 	return out
+}
+
+// Expiries are when the certificates in a PEM text expire, by the IDs of their keys. Of several for one key, the last counts: who trusts
+// the text accepts what either of them verifies.
+func Expiries(text []byte) map[string]time.Time {
+	out := map[string]time.Time{}
+	for _, c := range Certificates(text) {
+		if id := KeyID(c); c.NotAfter.After(out[id]) {
+			out[id] = c.NotAfter
+		}
+	}
+	return out
+}
+
+// SameCertificates says that two PEM texts have the same certificates, in any order. One that was renewed for its key is another one.
+func SameCertificates(a, b []byte) bool {
+	of := func(text []byte) (out []string) {
+		for _, c := range Certificates(text) {
+			out = append(out, string(c.Raw))
+		}
+		slices.Sort(out)
+		return slices.Compact(out)
+	}
+	return slices.Equal(of(a), of(b))
 }
 
 // PublicKeyID names a public key; empty if it is of a kind that has no standard form.

@@ -118,3 +118,38 @@ func TestKubeconfigsWithoutCredentials(t *testing.T) {
 		}
 	}
 }
+
+// TestACertificateThatWasRenewed is for the same key, and is another certificate all the same.
+func TestACertificateThatWasRenewed(t *testing.T) {
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(expires time.Time) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(expires.Unix()), Subject: pkix.Name{CommonName: "x"}, NotAfter: expires}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	now := time.Now().UTC().Truncate(time.Second)
+	former, renewed := issue(now), issue(now.Add(time.Hour))
+	other, _, public := pair(t)
+	both := append(append([]byte{}, renewed...), former...)
+	id := KeyIDs(former)[0]
+	if KeyIDs(renewed)[0] != id || SameCertificates(former, renewed) || !SameCertificates(both, append(append([]byte{}, former...), renewed...)) || SameCertificates(both, other) {
+		t.Error("certificates are not told apart")
+	}
+	for name, tc := range map[string]struct {
+		text []byte
+		want time.Time
+	}{"former": {former, now}, "renewed": {renewed, now.Add(time.Hour)}, "both": {both, now.Add(time.Hour)}} {
+		if got := Expiries(tc.text); len(got) != 1 || !got[id].Equal(tc.want) {
+			t.Errorf("%s: %v, want %s", name, got, tc.want)
+		}
+	}
+	if got := Expiries(public); len(got) > 0 {
+		t.Errorf("a public key does not expire: %v", got)
+	}
+}

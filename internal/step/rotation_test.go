@@ -1,0 +1,68 @@
+package step
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/kube"
+)
+
+// TestPublishingARenewedCertificate waits for the certificate, and not only for one of the same key.
+func TestPublishingARenewedCertificate(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(expires time.Time) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(expires.Unix()), NotAfter: expires, IsCA: true, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	former, renewed := issue(time.Now().Add(-time.Hour)), issue(time.Now().AddDate(10, 0, 0))
+	for name, tc := range map[string]struct {
+		pods, servers []byte
+		want          bool
+	}{
+		"not yet":            {former, former, false},
+		"to servers alone":   {former, slices.Concat(former, renewed), false},
+		"to pods alone":      {renewed, former, false},
+		"to all":             {renewed, renewed, true},
+		"next to the former": {renewed, slices.Concat(former, renewed), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := t.Context()
+			client := &kube.Client{Interface: fake.NewClientset(
+				&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+				&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: facts.RootCA}, Data: map[string]string{facts.RootCAKey: string(tc.pods)}},
+				&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: facts.AuthenticationConfigMap}, Data: map[string]string{facts.ClientAuthorityKey: string(tc.servers)}})}
+			servers := publishAuthentication(ctx, client, facts.KubernetesAuthority, renewed, true)
+			pods := publishedToPods(ctx, client, renewed)
+			if (servers == nil && pods == nil) != tc.want {
+				t.Fatalf("%v, %v", servers, pods)
+			}
+			if !tc.want {
+				return
+			}
+			m, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, facts.AuthenticationConfigMap, metav1.GetOptions{})
+			if err != nil || !pkifile.SameCertificates([]byte(m.Data[facts.ClientAuthorityKey]), renewed) {
+				t.Errorf("%v, %v", m.Data, err)
+			}
+		})
+	}
+}
