@@ -88,7 +88,10 @@ func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client
 			return nil, err
 		}
 		if s, err = d.serveOver(ctx, client, t, serveScript(me)); errors.Is(err, errNoBinary) {
-			err = errors.New("the program that was just uploaded is not there")
+			// On a mount with noexec, `test -x` is false for every file (from Linux 5.8 on).
+			if err = d.noexec(ctx, client, t); err == nil {
+				err = errors.New("the program that was just uploaded is not there")
+			}
 		}
 	}
 	return s, err

@@ -17,6 +17,7 @@ func onHost(t *testing.T, dir, script, stdin string) (stdout string, status int)
 		t.Fatal("the script has single quotes, in which it is sent")
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
+	cmd.Env = []string{"PATH=/nonexistent"} // as a sudo policy may have it
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.Output()
 	var exit *exec.ExitError

@@ -46,6 +46,9 @@ type Options struct {
 	Noise string
 	// Mounts is the host's /proc/self/mountinfo; it runs no programs of ours then.
 	Mounts string
+	// FailsTest makes a host with Mounts take uploads and say that no program can be executed, as `test -x` does on a mount
+	// with noexec from Linux 5.8 on. Earlier kernels say so only when the program is started.
+	FailsTest bool
 	// Forced is what a forced command prints; it runs instead of any program and fails.
 	Forced string
 }
@@ -308,7 +311,7 @@ func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) 
 	switch {
 	case strings.Contains(command, "/proc/self/mountinfo"):
 		io.WriteString(channel, "quorate mounts follow\n"+s.opts.Mounts) //nolint:errcheck // the client would notice
-	case s.opts.Mounts != "":
+	case s.opts.Mounts != "" && !s.opts.FailsTest:
 		io.WriteString(channel.Stderr(), "sh: 1: /var/lib/quorate/bin/x/quorate: Permission denied\n") //nolint:errcheck // see above
 		return 126
 	case strings.Contains(command, "mktemp"):
@@ -316,7 +319,7 @@ func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) 
 		io.Copy(io.Discard, channel)                      //nolint:errcheck // see above
 		s.Uploads.Add(1)
 		s.NoBinary.Store(false)
-	case s.NoBinary.Load():
+	case s.NoBinary.Load() || s.opts.FailsTest:
 		return 127
 	default:
 		host.Ready(channel)               //nolint:errcheck // see above
