@@ -55,6 +55,8 @@ type Inspection struct {
 
 	DiskBytes  int64   `json:"diskBytes"` // of the file system that holds /var/lib
 	InodesFree float64 `json:"inodesFree"`
+	// Unfit are directories that Quorate needs and that it cannot use as they are mounted.
+	Unfit []Unfit `json:"unfit,omitempty"`
 	// Volatile is the kind of that file system if what is written there may not outlast a boot, as in a rescue system; empty otherwise.
 	Volatile        string     `json:"volatile,omitempty"`
 	Listeners       []Listener `json:"listeners,omitempty"`
@@ -74,6 +76,12 @@ type Inspection struct {
 	OwnName   Lookup     `json:"ownName"`
 	// Repositories are where the package manager would download from, if that was asked and can be told.
 	Repositories []Repository `json:"repositories,omitempty"`
+}
+
+// Unfit is a directory, and the option of its mount that is in the way: ro, or noexec where programs have to run.
+type Unfit struct {
+	Dir    string `json:"dir"`
+	Option string `json:"option"`
 }
 
 // Repository is a place of packages; Error says why it is out of reach.

@@ -62,6 +62,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(failure, "volatile", on, "If this is a rescue or live system, boot the installed one, or install one. Otherwise put /var/lib on a file system of its own.",
 			"/var/lib on HOSTS is not on a disk (%s): what is stored there is gone after a boot", in.Volatile)
 	}
+	j.mounts(h, in)
 	j.size(h, f, in)
 	if h.IsNode() {
 		j.kernel(h, f, in)
@@ -76,6 +77,23 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.names(h, f, in)
 	if !in.ClockKept && f.Container == "" {
 		j.add(warning, "clock", on, "Run `timedatectl set-ntp true`, or install chrony.", "no time service sets the clock of HOSTS: it will drift")
+	}
+}
+
+// mounts judges the directories that the host's roles need.
+func (j *judge) mounts(h spec.Host, in facts.Inspection) {
+	on := []string{h.Name}
+	for _, u := range in.Unfit {
+		if strings.HasPrefix(u.Dir, "/opt/") && !h.IsNode() && !hasMember(j.c, h) {
+			continue // no bundle is unpacked there
+		}
+		if u.Option == "noexec" {
+			j.add(failure, "mounts", on, "Mount it without noexec (`findmnt --target "+u.Dir+"` shows the mount; /etc/fstab or a mount unit has its options), or mount a file system of its own there.",
+				"%s on HOSTS is mounted with the option noexec: the programs that Quorate installs there could not run", u.Dir)
+			continue
+		}
+		j.add(failure, "mounts", on, "Make it writable (`findmnt --target "+u.Dir+"` shows the mount), or mount a file system of its own there. Quorate does not support systems whose directories are read-only.",
+			"%s on HOSTS is read-only: Quorate could not write there", u.Dir)
 	}
 }
 

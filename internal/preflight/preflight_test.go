@@ -240,6 +240,14 @@ func TestFindings(t *testing.T) {
 		{"a rescue system", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Volatile = "tmpfs" })
 		}, failure, "volatile", "cp-a", "/var/lib on cp-a is not on a disk (tmpfs)", "boot the installed one"},
+		{"a hardened /opt", func(w world) {
+			for _, h := range []string{"cp-a", "lb-a"} { // a load balancer needs nothing there
+				w.in(h, func(i *facts.Inspection) { i.Unfit = []facts.Unfit{{Dir: "/opt/quorate/programs", Option: "noexec"}} })
+			}
+		}, failure, "mounts", "cp-a", "/opt/quorate/programs on cp-a is mounted with the option noexec", "findmnt --target /opt/quorate/programs"},
+		{"an immutable system", func(w world) {
+			w.in("lb-a", func(i *facts.Inspection) { i.Unfit = []facts.Unfit{{Dir: "/usr/local/bin", Option: "ro"}} })
+		}, failure, "mounts", "lb-a", "/usr/local/bin on lb-a is read-only", "writable"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
 		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},

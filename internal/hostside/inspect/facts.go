@@ -75,7 +75,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Modules = modules(req.Modules, f.Kernel)
 	f.Registries = registryFiles("")
 	for _, p := range req.Programs {
-		if _, err := exec.LookPath(p); err != nil {
+		if _, err := exec.LookPath(hostconfig.ProgramPath(p)); err != nil {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}

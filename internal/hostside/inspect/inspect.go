@@ -49,7 +49,7 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	if d, ok := disk("/var/lib"); ok {
 		out.DiskBytes, out.InodesFree = d.SizeBytes, d.InodesFree
 	}
-	out.Volatile = system.Volatile("/var/lib")
+	out.Volatile, out.Unfit = system.Volatile("/var/lib"), unfit(mountFlags)
 	out.Listeners = listeners(in.Ports)
 	if in.Balances {
 		out.Versions = balancer.Versions(ctx)

@@ -12,6 +12,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Install installs packages of the host's own distribution and checks that their programs exist.
@@ -27,7 +28,7 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 		return struct{}{}, fmt.Errorf("%w; fix this, or install it there yourself: %s", err, p.Family.Command(p.Names))
 	}
 	for _, program := range p.Programs {
-		if _, err := exec.LookPath(program); err != nil {
+		if _, err := exec.LookPath(hostconfig.ProgramPath(program)); err != nil {
 			return struct{}{}, fmt.Errorf("%v were installed, but %s is still missing", p.Names, program)
 		}
 	}
