@@ -72,8 +72,27 @@ type Inspection struct {
 	// NoHAProxyUser says that HAProxy is installed, and the user or group that it runs as does not exist.
 	NoHAProxyUser bool `json:"noHAProxyUser,omitempty"`
 
-	Resolvers []Resolver `json:"resolvers,omitempty"`
-	OwnName   Lookup     `json:"ownName"`
+	// HostsWriter is the file that has cloud-init write /etc/hosts each time that the host starts; empty if there is none.
+	HostsWriter string `json:"hostsWriter,omitempty"`
+	// RuleFlusher is the file with which nftables.service deletes the rules of all programs; empty if it does not.
+	RuleFlusher string `json:"ruleFlusher,omitempty"`
+	// CloudRoutes says that nm-cloud-setup sets up routes by source address.
+	CloudRoutes bool `json:"cloudRoutes,omitempty"`
+	// LaterSettings are the kernel settings in files that are read after the first of Quorate's, in their order.
+	LaterSettings []Setting `json:"laterSettings,omitempty"`
+	// BlockedModules are kernel modules that a file of modprobe keeps from being loaded, with that file.
+	BlockedModules map[string]string `json:"blockedModules,omitempty"`
+	// DropIns are files that change units which Quorate writes or starts. Its own are among them.
+	DropIns []DropIn `json:"dropIns,omitempty"`
+	// ServiceProxies are the proxy settings that systemd gives to all services, as NAME=value.
+	ServiceProxies []string `json:"serviceProxies,omitempty"`
+	// IgnoresPings says that the kernel answers no ICMP echo requests.
+	IgnoresPings bool `json:"ignoresPings,omitempty"`
+
+	// PodServers are the DNS servers that the DNS of pods would forward queries to.
+	PodServers []string   `json:"podServers,omitempty"`
+	Resolvers  []Resolver `json:"resolvers,omitempty"`
+	OwnName    Lookup     `json:"ownName"`
 	// Repositories are where the package manager would download from, if that was asked and can be told.
 	Repositories []Repository `json:"repositories,omitempty"`
 }
@@ -82,6 +101,20 @@ type Inspection struct {
 type Unfit struct {
 	Dir    string `json:"dir"`
 	Option string `json:"option"`
+}
+
+// Setting is a kernel setting in a file.
+type Setting struct {
+	File  string `json:"file"`
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// DropIn is a file that changes a unit, and the names of what it sets.
+type DropIn struct {
+	Unit     string   `json:"unit"`
+	Path     string   `json:"path"`
+	Settings []string `json:"settings"`
 }
 
 // Repository is a place of packages; Error says why it is out of reach.

@@ -68,6 +68,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.kernel(h, f, in)
 		j.node(h, f, in)
 	}
+	j.surroundings(h, f, in)
 	j.identity(h, f, in)
 	j.packages(h, f, in)
 	j.leftovers(h, f, in)
@@ -207,6 +208,11 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if len(unknown) > 0 {
 		j.add(warning, "kernel", on, "Check with `modprobe` that it has them.",
 			"whether the kernel of HOSTS has %s is unknown: neither its configuration nor its modules can be read", strings.Join(unknown, ", "))
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.BlockedModules)) {
+		if have := in.Features[name]; f.Container == "" && (have == facts.Loadable || have == facts.Present) && (name != "vxlan" || j.c.Spec.Network.CNI == spec.CNIFlannel) {
+			j.add(failure, "kernel", on, "Remove the line that begins with `install "+name+"` from it.", "%s on HOSTS keeps the kernel module %s from being loaded when the host starts", in.BlockedModules[name], name)
+		}
 	}
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
@@ -435,6 +441,12 @@ const noServer = "Put a DNS server into /etc/resolv.conf if pods or packages nee
 
 func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
+	for _, server := range in.PodServers {
+		if a, err := netip.ParseAddr(server); err == nil && a.IsLoopback() && h.IsNode() && !j.Joined(h) {
+			j.add(failure, "dns", on, "Put the servers that answer behind it into /etc/resolv.conf. If you use systemd-resolved, start it: kubeadm then has pods use the servers of systemd-resolved.",
+				"/etc/resolv.conf on HOSTS has the DNS server %s, which pods take for themselves: CoreDNS would find a loop and not start", server)
+		}
+	}
 	dead := false
 	for _, r := range in.Resolvers {
 		switch r.Outcome {

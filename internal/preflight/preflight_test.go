@@ -248,6 +248,65 @@ func TestFindings(t *testing.T) {
 		{"an immutable system", func(w world) {
 			w.in("lb-a", func(i *facts.Inspection) { i.Unfit = []facts.Unfit{{Dir: "/usr/local/bin", Option: "ro"}} })
 		}, failure, "mounts", "lb-a", "/usr/local/bin on lb-a is read-only", "writable"},
+		{"a hardening guide's settings", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.LaterSettings = []facts.Setting{
+					{File: "/etc/sysctl.d/92-quorate-settings.conf", Name: "net.ipv4.ip_forward", Value: "0"}, // the spec's own
+					{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.ip_forward", Value: "0"},
+					{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.tcp_syncookies", Value: "1"},
+				}
+			})
+			w.in("worker-b", func(i *facts.Inspection) { // the last one counts
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/95-a.conf", Name: "net.ipv4.ip_forward", Value: "0"}, {File: "/etc/sysctl.d/99-b.conf", Name: "net.ipv4.ip_forward", Value: "1"}}
+			})
+			w.in("lb-a", func(i *facts.Inspection) { // it forwards nothing
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.ip_forward", Value: "0"}}
+			})
+		}, failure, "sysctls", "worker-a", "/etc/sysctl.d/99-hardening.conf on worker-a sets net.ipv4.ip_forward = 0 each time", "Remove the line"},
+		{"the same setting by its other name", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/99-x.conf", Name: "net.ipv4.conf.all.forwarding", Value: "0"}}
+			})
+		}, failure, "sysctls", "cp-a", "net.ipv4.conf.all.forwarding = 0", "99-x.conf"},
+		{"no answers to pings", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.IgnoresPings = true })
+			w.in("lb-a", func(i *facts.Inspection) { i.IgnoresPings = true })
+		}, failure, "sysctls", "worker-a", "the kernel of worker-a does not answer pings", "icmp_echo_ignore_all=0"},
+		{"a company's proxy for all services", func(w world) {
+			for h, exceptions := range map[string]string{"worker-a": "localhost,10.0.0.11", "worker-b": "10.0.0.0/24,.internal", "lb-a": ""} {
+				w.in(h, func(i *facts.Inspection) {
+					i.ServiceProxies = []string{"HTTPS_PROXY=http://proxy:3128", "NO_PROXY=" + exceptions}
+				})
+			}
+		}, failure, "environment", "worker-a", "all services the proxy http://proxy:3128, and NO_PROXY does not except api.test.internal", "Add api.test.internal,10.0.0.12,"},
+		{"what is left of another kubelet", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.DropIns = []facts.DropIn{
+						{Unit: "kubelet.service", Path: "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", Settings: []string{"ExecStart"}}, // ours hides it
+						{Unit: "kubelet.service", Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Settings: []string{"Environment"}},
+						{Unit: "containerd.service", Path: "/etc/systemd/system/containerd.service.d/http-proxy.conf", Settings: []string{"Environment"}},
+						{Unit: "kubelet.service", Path: "/etc/default/kubelet", Settings: []string{"KUBELET_EXTRA_ARGS"}},
+					}
+				})
+			}
+		}, warning, "units", "worker-a", "/etc/default/kubelet on worker-a changes kubelet.service: it sets KUBELET_EXTRA_ARGS", "remove the file"},
+		{"a template of cloud-init", func(w world) {
+			w.in("lb-a", func(i *facts.Inspection) { i.HostsWriter = "/etc/cloud/cloud.cfg" })
+		}, warning, "rewrites", "lb-a", "cloud-init on lb-a writes /etc/hosts from its own template each time that the host starts (manage_etc_hosts in /etc/cloud/cloud.cfg)", "false"},
+		{"Debian's nftables.conf", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.RuleFlusher = "/etc/nftables.conf" })
+			w.in("lb-a", func(i *facts.Inspection) { i.RuleFlusher = "/etc/nftables.conf" })
+		}, warning, "rewrites", "worker-a", "`flush ruleset` in /etc/nftables.conf on worker-a", "delete table inet filter"},
+		{"routes of a cloud", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.CloudRoutes = true }) }, warning, "rewrites", "worker-a", "nm-cloud-setup", "disable --now"},
+		{"a module that is not allowed", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.BlockedModules = map[string]string{"overlay": "/etc/modprobe.d/cis.conf"} })
+		}, failure, "kernel", "worker-a", "/etc/modprobe.d/cis.conf on worker-a keeps the kernel module overlay from being loaded", "install overlay"},
+		{"a local DNS server", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) { i.PodServers = []string{"127.0.0.1", "10.0.0.1"} })
+			}
+		}, failure, "dns", "worker-a", "the DNS server 127.0.0.1, which pods take for themselves", "systemd-resolved"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
 		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},

@@ -182,7 +182,7 @@ func Isolate() error {
 	unix.Umask(0o022)
 	variables := os.Environ()
 	process.mu.Lock()
-	process.proxies = slices.DeleteFunc(slices.Clone(variables), func(v string) bool { return !isProxy(v) })
+	process.proxies = slices.DeleteFunc(slices.Clone(variables), func(v string) bool { return !IsProxy(v) })
 	process.mu.Unlock()
 	os.Clearenv()
 	for _, v := range []string{"PATH=" + host.SearchPath, "HOME=/root", "LC_ALL=C"} {
@@ -194,8 +194,8 @@ func Isolate() error {
 	return nil
 }
 
-// isProxy recognizes HTTP_PROXY, https_proxy, no_proxy and similar variables, by kubeadm's rule.
-func isProxy(variable string) bool {
+// IsProxy recognizes HTTP_PROXY, https_proxy, no_proxy and similar variables, by kubeadm's rule.
+func IsProxy(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return strings.HasSuffix(strings.ToLower(name), "_proxy")
 }
