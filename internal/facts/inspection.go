@@ -36,6 +36,8 @@ type InspectRequest struct {
 	Balances bool `json:"balances,omitempty"`
 	// Repositories are looked at where packages are to be installed.
 	Repositories bool `json:"repositories,omitempty"`
+	// PodCIDR is the range of pods.
+	PodCIDR string `json:"podCIDR,omitempty"`
 	// Quick leaves out what takes time and is never an error: names and their servers. Nor are repositories tried then:
 	// whether they are reached is what the next step finds out.
 	Quick bool `json:"quick,omitempty"`
@@ -63,7 +65,11 @@ type Inspection struct {
 	Leftovers       Leftovers  `json:"leftovers"`
 	OtherContainerd bool       `json:"otherContainerd"` // one that Quorate did not install has a configuration or runs
 	Firewalls       []string   `json:"firewalls,omitempty"`
-	SELinux         string     `json:"seLinux,omitempty"` // enforcing, permissive, or empty
+	// ForwardDrops are the chains that drop forwarded packets which none of their rules accepts.
+	ForwardDrops []ForwardDrop `json:"forwardDrops,omitempty"`
+	// Networks are those that the host has routes to, without the default route.
+	Networks []Network `json:"networks,omitempty"`
+	SELinux  string    `json:"seLinux,omitempty"` // enforcing, permissive, or empty
 	// HAProxyConfined says that SELinux keeps HAProxy from ports other than the web's.
 	HAProxyConfined bool `json:"haproxyConfined,omitempty"`
 	// Versions are those of HAProxy and keepalived by name, as the programs print them, where they are installed. They are
@@ -101,6 +107,22 @@ type Inspection struct {
 type Unfit struct {
 	Dir    string `json:"dir"`
 	Option string `json:"option"`
+}
+
+// ForwardDrop is a chain that drops forwarded packets which none of its rules accepts.
+type ForwardDrop struct {
+	Chain string `json:"chain"` // in words
+	// Pods says that the chain, or one that it may jump to, has a rule about pods. Unknown is why some of the rules could not be read.
+	Pods    bool   `json:"pods,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// Subnet is an IPv4 network that a host has a route to.
+type Subnet struct {
+	Prefix    string `json:"prefix"`
+	Interface string `json:"interface,omitempty"`
+	Gateway   bool   `json:"gateway,omitempty"` // it is behind a router
+	Bridge    bool   `json:"bridge,omitempty"`  // the interface is a bridge
 }
 
 // Setting is a kernel setting in a file.

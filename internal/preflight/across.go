@@ -158,7 +158,11 @@ func (j *judge) reach() {
 		from[g] = append(from[g], w.from)
 	}
 	for _, g := range groups {
-		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), j.reachFix(g.to, g.outcome), "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
+		fix := j.reachFix(g.to, g.outcome)
+		if h, ok := j.c.Host(g.to); ok && g.outcome != facts.Routed {
+			fix = cmp.Or(j.diverted(from[g][0], h.Address), fix)
+		}
+		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
 	}
 }
 

@@ -69,6 +69,7 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.node(h, f, in)
 	}
 	j.surroundings(h, f, in)
+	j.ranges(h, f, in)
 	j.identity(h, f, in)
 	j.packages(h, f, in)
 	j.leftovers(h, f, in)
@@ -424,6 +425,20 @@ func (j *judge) security(h spec.Host, in facts.Inspection) {
 	on := []string{h.Name}
 	for _, w := range in.Firewalls {
 		j.add(warning, "firewall", on, openPorts(j.c, h, w), "%s is active on HOSTS: it filters the ports of the cluster and the traffic of pods, and may block later what is open now", w)
+	}
+	for _, d := range in.ForwardDrops {
+		if !h.IsNode() || d.Pods || len(in.Firewalls) > 0 || j.Joined(h) { // the finding about firewalld or ufw says how to open it for pods
+			continue
+		}
+		fix := "Have that chain accept what comes from " + j.c.Spec.Network.PodCIDR + " and what goes there"
+		if strings.HasPrefix(d.Chain, "FORWARD of ") {
+			fix += " (Docker: `for d in -s -d; do iptables -I DOCKER-USER $d " + j.c.Spec.Network.PodCIDR + " -j ACCEPT; done` each time that Docker starts, or remove Docker)"
+		}
+		if d.Unknown != "" {
+			j.add(warning, "firewall", on, fix+", unless it does so already.", "the chain %s on HOSTS drops forwarded packets that it does not accept, and its rules cannot be read (%s): pods may not reach each other", d.Chain, d.Unknown)
+			continue
+		}
+		j.add(failure, "firewall", on, fix+".", "the chain %s on HOSTS drops forwarded packets that it does not accept, and has no rule about pods: they would not reach pods on other nodes", d.Chain)
 	}
 	if in.SELinux != "enforcing" {
 		return

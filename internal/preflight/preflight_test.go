@@ -307,6 +307,47 @@ func TestFindings(t *testing.T) {
 				w.in(h, func(i *facts.Inspection) { i.PodServers = []string{"127.0.0.1", "10.0.0.1"} })
 			}
 		}, failure, "dns", "worker-a", "the DNS server 127.0.0.1, which pods take for themselves", "systemd-resolved"},
+		{"Docker's rules", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.ForwardDrops = []facts.ForwardDrop{{Chain: "FORWARD of the nftables table ip filter"}}
+				})
+			}
+			w.in("worker-b", func(i *facts.Inspection) {
+				i.ForwardDrops = []facts.ForwardDrop{{Chain: "FORWARD of the nftables table ip filter", Pods: true}}
+			})
+		}, failure, "firewall", "worker-a", "the chain FORWARD of the nftables table ip filter on worker-a drops", "iptables -I DOCKER-USER $d 10.244.0.0/16 -j ACCEPT"},
+		{"rules that cannot be read", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.ForwardDrops = []facts.ForwardDrop{{Chain: "fwd of the nftables table inet filter", Unknown: "EINTR"}}
+			})
+		}, warning, "firewall", "worker-a", "cannot be read (EINTR)", "unless it does so already"},
+		{"a bridge in the range of pods", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.Networks = []facts.Subnet{{Prefix: "10.0.0.0/24", Interface: "eth0"}, {Prefix: "10.244.8.0/24", Interface: "virbr0", Bridge: true}, {Prefix: "10.0.0.0/8", Interface: "eth1", Gateway: true}}
+				})
+			}
+		}, failure, "ranges", "worker-a", "the range 10.244.0.0/16 of the pods contains addresses of worker-a: the network 10.244.8.0/24 of its interface virbr0", "network.podCIDR"},
+		{"a route to another cluster's Services", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.96.0.0/12", Interface: "wg0", Gateway: true}}
+			})
+		}, failure, "ranges", "cp-a", "the network 10.96.0.0/12, to which it has a route", "network.serviceCIDR"},
+		{"a large network on a second interface", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.240.0.0/12", Interface: "eth1"}}
+			})
+		}, warning, "ranges", "cp-a", "the range 10.244.0.0/16 of the pods is a part of a network of cp-a: the network 10.240.0.0/12 of its interface eth1", "Make sure"},
+		{"a DNS server in the range of Services", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.PodServers = []string{"10.96.0.10"}; i.Resolvers[0].Server = "10.96.0.10" })
+		}, failure, "ranges", "worker-a", "contains the DNS server 10.96.0.10 of worker-a", "network.serviceCIDR"},
+		{"hosts in the network of a bridge", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.0.0.0/24", Interface: "eth0"}, {Prefix: "10.0.0.0/28", Interface: "docker0", Bridge: true}}
+			})
+			w.fail("cp-a", "cp-b", 2380, facts.TimedOut, "")
+		}, failure, "reach", "cp-a cp-b", "cp-a cannot reach cp-b", "the network 10.0.0.0/28 of the bridge docker0"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
 		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},
