@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"slices"
+	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -37,7 +39,7 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 
 type manager struct{ install, refresh []string }
 
-// managers are non-interactive commands that wait for other running package managers.
+// managers are non-interactive commands that wait for other running package managers, except for the lock of apt's lists (see run).
 var managers = map[facts.Family]manager{
 	facts.Debian: {
 		install: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
@@ -55,13 +57,40 @@ func install(ctx context.Context, m manager, names []string) error {
 		Env: []string{"DEBIAN_FRONTEND=noninteractive"}, Proxies: true,
 		// A killed package manager leaves packages half configured, and refuses to work until that is repaired.
 		Finish: true}
-	first := install.Run(ctx)
+	first := run(ctx, install)
 	if first == nil || ctx.Err() != nil {
 		return first
 	}
 	refresh := system.Command{Name: m.refresh[0], Args: m.refresh[1:], Proxies: true}
-	if err := refresh.Run(ctx); err != nil {
+	if err := run(ctx, refresh); err != nil {
 		return errors.Join(first, err)
 	}
-	return install.Run(ctx)
+	return run(ctx, install)
+}
+
+// lockPatience is how long other package managers may hold a lock, and lockPause the time between two attempts. A new virtual machine
+// refreshes its lists and installs updates after its first start.
+var lockPatience, lockPause = 5 * time.Minute, 2 * time.Second
+
+// run runs a package manager again while another one holds a lock for which it does not wait itself. apt-get waits for the locks of dpkg,
+// but not for that of its lists.
+func run(ctx context.Context, c system.Command) error {
+	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := c.Run(ctx)
+		if err == nil || !locked(err) {
+			return err
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-patience.Done():
+			return err
+		}
+	}
+}
+
+// locked reports whether a package manager failed because another one holds a lock.
+func locked(err error) bool {
+	return slices.ContainsFunc([]string{"Could not get lock", "Unable to lock", "Unable to acquire the dpkg"}, func(said string) bool { return strings.Contains(err.Error(), said) })
 }
