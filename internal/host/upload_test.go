@@ -105,3 +105,12 @@ func TestNoexecMount(t *testing.T) {
 		t.Errorf("the mount on top of it counts, not %q", got)
 	}
 }
+
+// TestSudoAdvice: sudo and sudo-rs have different words for the same thing.
+func TestSudoAdvice(t *testing.T) {
+	for _, said := range []string{"sudo: a password is required\n", "sudo: interactive authentication is required\n"} {
+		if advice := (&dialer{}).sudoAdvice(Target{User: "ops"}, said); !strings.Contains(advice, "--ask-sudo-password") {
+			t.Errorf("%q: %q", said, advice)
+		}
+	}
+}

@@ -33,6 +33,11 @@ func (j *judge) clocks() {
 	}
 	if median.Abs() > callerSkew {
 		here := cluster.Clock{Ahead: median}
+		if median > backdated && !j.Exists() {
+			j.add(failure, "clock", nil, "Set the clock of this machine: `timedatectl set-ntp true`, or `hwclock --hctosys` in a virtual machine that was suspended.",
+				"the clocks of the hosts are %s %s that of this machine: it would reject the certificates that the hosts make, as not valid yet", ui.Duration(median.Abs()), here.Direction())
+			return
+		}
 		j.add(warning, "clock", nil, "Correct whichever clock is wrong.", "the clocks of the hosts are %s %s that of this machine", ui.Duration(median.Abs()), here.Direction())
 	}
 }

@@ -46,7 +46,9 @@ const (
 
 	skewWarning, skewError = 500 * time.Millisecond, 5 * time.Second
 	callerSkew             = time.Minute
-	slowName               = time.Second
+	// backdated is for how long before they are made certificates are valid (CertificateBackdate of kubeadm).
+	backdated = 5 * time.Minute
+	slowName  = time.Second
 )
 
 func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
@@ -225,16 +227,39 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(failure, "cgroups", on, "Enable them on the kernel's command line, for example with cgroup_enable=memory, and reboot.",
 			"the cgroup controllers %s are off on HOSTS: the kubelet does not start without them", strings.Join(missing, ", "))
 	}
-	if !f.CgroupV2 && f.Container == "" {
+	switch {
+	case f.CgroupV2:
+	case j.joins(h, func(f *facts.Facts) bool { return f.CgroupV2 }):
+		j.add(failure, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1.",
+			"cgroup v1 is in use on HOSTS, and the nodes of the cluster have cgroup v2: a kubelet with their configuration does not start on it")
+	case f.Container == "":
 		j.add(warning, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1, before the host is part of a cluster.",
 			"cgroup v1 is in use on HOSTS, and Kubernetes is removing its support")
 	}
 }
 
+// joins says that the host joins a cluster all of whose nodes, as far as they are known, are like that. It gets a configuration that was
+// made for them.
+func (j *judge) joins(h spec.Host, like func(*facts.Facts) bool) bool {
+	if !j.Exists() || j.Joined(h) {
+		return false
+	}
+	known := 0
+	for _, o := range j.c.Spec.Hosts {
+		if f := j.Facts(o.Name); f != nil && o.IsNode() && j.Joined(o) {
+			if !like(f) {
+				return false
+			}
+			known++
+		}
+	}
+	return known > 0
+}
+
 func (j *judge) node(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
-	if f.SwapBytes > 0 && f.Container == "" {
-		j.add(failure, "swap", on, "Run `swapoff -a`, and remove the swap from /etc/fstab (or mask its systemd unit), so that it stays off after a reboot.",
+	if f.SwapBytes > 0 && (f.Container == "" || j.joins(h, func(f *facts.Facts) bool { return f.Container == "" })) {
+		j.add(failure, "swap", on, "Run `swapoff -a`, and remove the swap from /etc/fstab, mask its systemd unit, or remove zram-generator or zramswap, so that it stays off after a reboot.",
 			"%s of swap is enabled on HOSTS: the kubelet does not start with swap", ui.Bytes(f.SwapBytes))
 	}
 	if in.OtherContainerd && !(j.Exists() && f.Kubernetes.KubeletConfig) { // an adopted node keeps its own

@@ -157,9 +157,14 @@ func TestFindings(t *testing.T) {
 		}, warning, "clock", "cp-b", "1.3s ahead of the others (measured to within 1ms)", "timedatectl"},
 		{"a caller whose clock is wrong", func(w world) {
 			for h, c := range w.seen.Clocks {
-				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead + time.Hour, Uncertainty: c.Uncertainty}
+				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead - time.Hour, Uncertainty: c.Uncertainty}
 			}
-		}, warning, "clock", "", "1h00m ahead of that of this machine", "whichever"},
+		}, warning, "clock", "", "1h00m behind that of this machine", "whichever"},
+		{"a caller that was suspended", func(w world) {
+			for h, c := range w.seen.Clocks {
+				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead + 6*time.Minute, Uncertainty: c.Uncertainty}
+			}
+		}, failure, "clock", "", "ahead of that of this machine: it would reject the certificates", "timedatectl"},
 		{"no time service", func(w world) { w.in("cp-b", func(i *facts.Inspection) { i.ClockKept = false }) }, warning, "clock", "cp-b", "no time service", "chrony"},
 		{"another address", func(w world) { w.facts("cp-a").Addresses[0].IP = "192.168.1.5" }, failure, "address", "cp-a", "no interface of cp-a has the address 10.0.0.11; it has 192.168.1.5 on eth0", "spec"},
 		{"another name", func(w world) { w.facts("cp-a").Hostname, w.facts("cp-b").Hostname = "localhost", "CP-B.example.com" }, warning, "hostname", "cp-a", "localhost", "hostnamectl set-hostname cp-a"},
@@ -587,8 +592,10 @@ func TestJoiningHostsAreChecked(t *testing.T) {
 		change func(world)
 		rule   string
 	}{
-		"swap":    {func(w world) { w.facts("cp-d").SwapBytes = gib }, "swap"},
-		"a clock": {func(w world) { w.seen.Clocks["cp-d"] = facts.Clock{Ahead: time.Hour} }, "clock"},
+		"swap":                     {func(w world) { w.facts("cp-d").SwapBytes = gib }, "swap"},
+		"a container with swap":    {func(w world) { w.facts("cp-d").SwapBytes, w.facts("cp-d").Container = gib, "lxc" }, "swap"},
+		"cgroup v1 in a container": {func(w world) { w.facts("cp-d").CgroupV2, w.facts("cp-d").Container = false, "lxc" }, "cgroups"},
+		"a clock":                  {func(w world) { w.seen.Clocks["cp-d"] = facts.Clock{Ahead: time.Hour} }, "clock"},
 		"old etcd data": {func(w world) {
 			w.in("cp-d", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
 		}, "leftovers"},
