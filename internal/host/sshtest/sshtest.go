@@ -30,6 +30,8 @@ type Options struct {
 	Address string
 	// Key is the public key that is accepted.
 	Key ssh.PublicKey
+	// Authority signs the certificates of users that are accepted. If it is set, no key is accepted without one.
+	Authority ssh.PublicKey
 	// User is the only user; root if it is empty.
 	User string
 	// SudoPassword is what sudo asks the user for; nothing if it is empty.
@@ -79,6 +81,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		o.User = "root"
 	}
 	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if o.Authority != nil {
+			checker := ssh.CertChecker{IsUserAuthority: func(key ssh.PublicKey) bool { return bytes.Equal(key.Marshal(), o.Authority.Marshal()) }}
+			return checker.Authenticate(c, key)
+		}
 		if c.User() != o.User || !bytes.Equal(key.Marshal(), o.Key.Marshal()) {
 			return nil, os.ErrPermission
 		}
