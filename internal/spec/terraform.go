@@ -264,15 +264,18 @@ func (r *terraformReader) pool(v value) {
 
 // ssh reads how a host is reached; what it does not say is as usual.
 func (r *terraformReader) ssh(v value, usual SSH) SSH {
-	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump")
+	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
 	if !ok {
 		return usual
 	}
 	s := SSH{User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
-		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m))}
+		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m)), JumpKeyFile: r.keyFile(v.field("jump_key_file", m))}
 	fill(&s.User, usual.User)
 	fill(&s.KeyFile, usual.KeyFile)
 	fill(&s.KnownHostsFile, usual.KnownHostsFile)
+	if s.Jump == "" { // a jump host of its own has a key of its own
+		fill(&s.JumpKeyFile, usual.JumpKeyFile)
+	}
 	fill(&s.Jump, usual.Jump)
 	if s.Port == 0 {
 		s.Port = usual.Port
