@@ -46,6 +46,8 @@ type Access struct {
 	keys  map[string]key
 	agent []ssh.Signer
 	asked bool // the agent was
+	// locked are the usual keys that were left out because they have a passphrase and there are others.
+	locked []string
 }
 
 // key is what there is to log in with by one file.
@@ -111,10 +113,18 @@ func (a *Access) signers(keyFile string) ([]ssh.Signer, error) {
 		}
 		add(k)
 	}
+	a.locked = slices.DeleteFunc(locked, func(path string) bool { _, read := a.keys[path]; return read })
 	if len(signers) == 0 {
 		return nil, errors.New("no SSH key: set ssh.keyFile, start an agent, or put a key into ~/.ssh")
 	}
 	return signers, nil
+}
+
+// untried are the usual keys that signers left out.
+func (a *Access) untried() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.locked
 }
 
 // expired is when the certificate of a key expired; zero if it did not, or if there is none.

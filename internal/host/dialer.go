@@ -332,5 +332,9 @@ func (d *dialer) explain(err error, t Target) error {
 	if end := d.access.expired(t.KeyFile); !end.IsZero() {
 		return fmt.Errorf("%w for user %s: the certificate of %s expired at %s; get a new one", errNoKey, t.User, t.KeyFile, end.UTC().Format(time.RFC3339))
 	}
-	return fmt.Errorf("%w for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", errNoKey, t.User)
+	advice := "put the public key into the host's authorized_keys, or set ssh.keyFile"
+	if untried := d.access.untried(); t.KeyFile == "" && len(untried) > 0 {
+		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as ssh.keyFile)"
+	}
+	return fmt.Errorf("%w for user %s: %s", errNoKey, t.User, advice)
 }

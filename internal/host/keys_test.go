@@ -87,6 +87,27 @@ func TestAgentWithManyKeys(t *testing.T) {
 	}
 }
 
+// TestALockedUsualKey is not asked for while the agent has other keys, and not silently left out either.
+func TestALockedUsualKey(t *testing.T) {
+	other, _ := newKey(t)
+	runAgent(t, other)
+	file, public, err := sshtest.NewKey(t.TempDir(), "open sesame")
+	if err != nil {
+		t.Fatal(err)
+	}
+	usual := filepath.Join(os.Getenv("HOME"), ".ssh")
+	if err := os.Mkdir(usual, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file, filepath.Join(usual, "id_ed25519")); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t, sshtest.Options{Key: public})
+	if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), "because it has a passphrase: "+usual+"/id_ed25519") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // TestPublicKeyChooses: a public key as the key file stands for the private one that the agent has.
 func TestPublicKeyChooses(t *testing.T) {
 	right, public := newKey(t)
