@@ -120,6 +120,9 @@ func (a *app) unlock(ctx context.Context, c *spec.Cluster) {
 	for _, h := range c.Spec.Hosts {
 		if h.Address != "" {
 			files = append(files, h.SSH.KeyFile)
+			if h.SSH.JumpKeyFile != "" {
+				files = append(files, h.SSH.JumpKeyFile)
+			}
 		}
 	}
 	a.access.Prepare(files)

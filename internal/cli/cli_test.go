@@ -63,6 +63,8 @@ func TestUsageErrors(t *testing.T) {
 		"bundle pull --public-key k":                                                   "set require: all",
 		"init --from-terraform nope.json":                                              "nope.json",
 		"init --from-terraform x --workers 3":                                          "--workers cannot be combined with --from-terraform",
+		"init --ssh-config":                                                            "--ssh-config needs hosts",
+		"init --ssh-config=nope --host name=cp-a":                                      "OpenSSH",
 		"init --from-terraform -":                                                      "it is empty",
 		"bundle push":                                                                  "accepts 1 arg",
 		"bundle push r.example.com/b --username u":                                     "must be set together",

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/sshconfig"
 )
 
 func (a *app) init() *cobra.Command {
@@ -20,6 +22,7 @@ func (a *app) init() *cobra.Command {
 		to    string
 		yes   bool
 		from  string
+		ssh   string
 	)
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -27,7 +30,8 @@ func (a *app) init() *cobra.Command {
 		Example: `  quorate init
   quorate init --name prod --endpoint api.prod.example.com:6443 --virtual-ip 10.0.0.100 \
     --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …
-  terraform output -json | quorate init --from-terraform -`,
+  terraform output -json | quorate init --from-terraform -
+  quorate init --ssh-config --host name=cp-a,role=control-plane,zone=a --host …`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			perm := os.FileMode(0o644)
 			if from != "" {
@@ -45,6 +49,11 @@ func (a *app) init() *cobra.Command {
 					return usageError{err}
 				}
 				o.Hosts = append(o.Hosts, host)
+			}
+			if cmd.Flags().Changed("ssh-config") {
+				if err := a.fromSSHConfig(cmd.Context(), ssh, o.Hosts); err != nil {
+					return usageError{err}
+				}
 			}
 			data, err := spec.Init(o)
 			if err != nil {
@@ -79,6 +88,8 @@ func (a *app) init() *cobra.Command {
 	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "the number of load-balancer hosts (default 2; -1: run the load balancers on the control planes)")
 	f.StringArrayVar(&hosts, "host", nil, "a host, as name=…,address=…,role=…,zone=… (can be repeated)")
 	f.StringVar(&from, "from-terraform", "", "read the hosts from a `FILE` with the output of terraform output -json (- for stdin; see docs/terraform.md)")
+	f.StringVar(&ssh, "ssh-config", "", "fill in how SSH reaches the hosts as your OpenSSH does, and addresses that are missing; =`FILE` reads that file instead of the usual configuration")
+	f.Lookup("ssh-config").NoOptDefVal = usualSSHConfig
 	f.StringVar(&to, "to", "cluster.yaml", "the file to write (- for stdout)")
 	f.BoolVar(&yes, "yes", false, "overwrite an existing file")
 	return cmd
@@ -112,6 +123,24 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 	}
 	*o = t.Options.Over(*o)
 	return t.Sensitive, nil
+}
+
+// usualSSHConfig stands for what ssh reads without being told.
+const usualSSHConfig = "usual"
+
+// fromSSHConfig fills in how hosts are reached.
+func (a *app) fromSSHConfig(ctx context.Context, file string, hosts []spec.Host) error {
+	if len(hosts) == 0 {
+		return errors.New("--ssh-config needs hosts: name them with --host or --from-terraform")
+	}
+	if file == usualSSHConfig {
+		file = ""
+	}
+	notes, err := sshconfig.Open(file).Apply(ctx, hosts)
+	for _, n := range notes {
+		fmt.Fprintln(a.err, "Note: "+n)
+	}
+	return err
 }
 
 func (a *app) validate() *cobra.Command {

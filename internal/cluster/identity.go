@@ -193,7 +193,11 @@ func (d *differences) config() {
 	case k.Endpoint == "":
 		d.add("", "it was built without a controlPlaneEndpoint (kubeadm init --control-plane-endpoint): its clients know one control plane only")
 	case k.Endpoint != want && !slices.ContainsFunc(d.FormerEndpoints(), func(e spec.Endpoint) bool { return e.HostPort() == k.Endpoint }):
-		d.add("", "the cluster's endpoint is %s, but the spec says %s (controlPlane.endpoint)", k.Endpoint, want)
+		limit := ""
+		if _, err := netip.ParseAddrPort(k.Endpoint); err == nil && d.stage == Foreign {
+			limit = ". A cluster that was built on an address cannot be adopted, because an endpoint has to be a name, and kubeadm cannot change it in a running cluster"
+		}
+		d.add("", "the cluster's endpoint is %s, but the spec says %s (controlPlane.endpoint)%s", k.Endpoint, want, limit)
 	}
 	if (k.PodCIDR != "" || network.CNI == spec.CNIFlannel) && !sameRange(k.PodCIDR, network.PodCIDR) {
 		d.add("", "the cluster's pods are in %s, but the spec says %s (network.podCIDR)", cmp.Or(k.PodCIDR, "no range that kubeadm knows"), network.PodCIDR)
@@ -303,7 +307,11 @@ func (d *differences) hosts() {
 		case k.CA == "":
 			d.add("", "%s is set up as a node, but has no CA certificate in /etc/kubernetes/pki", h.Name)
 		case k.NodeName != "" && k.NodeName != h.Name:
-			d.add("", "%s is called %s in its cluster", h.Name, k.NodeName)
+			limit := ""
+			if d.stage == Foreign && strings.HasPrefix(k.NodeName, h.Name+".") {
+				limit = ". Nodes with dots in their names cannot be adopted: first have it leave, and join again with `kubeadm join --node-name " + h.Name + "`"
+			}
+			d.add("", "%s is called %s in its cluster%s", h.Name, k.NodeName, limit)
 		case !known && d.stage == Foreign:
 			d.add("", "%s is set up as a node, but this cluster has no node with that name", h.Name)
 		}

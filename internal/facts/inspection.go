@@ -36,6 +36,8 @@ type InspectRequest struct {
 	Balances bool `json:"balances,omitempty"`
 	// Repositories are looked at where packages are to be installed.
 	Repositories bool `json:"repositories,omitempty"`
+	// PodCIDR is the range of pods.
+	PodCIDR string `json:"podCIDR,omitempty"`
 	// Quick leaves out what takes time and is never an error: names and their servers. Nor are repositories tried then:
 	// whether they are reached is what the next step finds out.
 	Quick bool `json:"quick,omitempty"`
@@ -55,13 +57,19 @@ type Inspection struct {
 
 	DiskBytes  int64   `json:"diskBytes"` // of the file system that holds /var/lib
 	InodesFree float64 `json:"inodesFree"`
+	// Unfit are directories that Quorate needs and that it cannot use as they are mounted.
+	Unfit []Unfit `json:"unfit,omitempty"`
 	// Volatile is the kind of that file system if what is written there may not outlast a boot, as in a rescue system; empty otherwise.
 	Volatile        string     `json:"volatile,omitempty"`
 	Listeners       []Listener `json:"listeners,omitempty"`
 	Leftovers       Leftovers  `json:"leftovers"`
 	OtherContainerd bool       `json:"otherContainerd"` // one that Quorate did not install has a configuration or runs
 	Firewalls       []string   `json:"firewalls,omitempty"`
-	SELinux         string     `json:"seLinux,omitempty"` // enforcing, permissive, or empty
+	// ForwardDrops are the chains that drop forwarded packets which none of their rules accepts.
+	ForwardDrops []ForwardDrop `json:"forwardDrops,omitempty"`
+	// Networks are those that the host has routes to, without the default route.
+	Networks []Subnet `json:"networks,omitempty"`
+	SELinux  string   `json:"seLinux,omitempty"` // enforcing, permissive, or empty
 	// HAProxyConfined says that SELinux keeps HAProxy from ports other than the web's.
 	HAProxyConfined bool `json:"haproxyConfined,omitempty"`
 	// Versions are those of HAProxy and keepalived by name, as the programs print them, where they are installed. They are
@@ -70,10 +78,65 @@ type Inspection struct {
 	// NoHAProxyUser says that HAProxy is installed, and the user or group that it runs as does not exist.
 	NoHAProxyUser bool `json:"noHAProxyUser,omitempty"`
 
-	Resolvers []Resolver `json:"resolvers,omitempty"`
-	OwnName   Lookup     `json:"ownName"`
+	// HostsWriter is the file that has cloud-init write /etc/hosts each time that the host starts; empty if there is none.
+	HostsWriter string `json:"hostsWriter,omitempty"`
+	// RuleFlusher is the file with which nftables.service deletes the rules of all programs; empty if it does not.
+	RuleFlusher string `json:"ruleFlusher,omitempty"`
+	// CloudRoutes says that nm-cloud-setup sets up routes by source address.
+	CloudRoutes bool `json:"cloudRoutes,omitempty"`
+	// LaterSettings are the kernel settings in files that are read after the first of Quorate's, in their order.
+	LaterSettings []Setting `json:"laterSettings,omitempty"`
+	// BlockedModules are kernel modules that a file of modprobe keeps from being loaded, with that file.
+	BlockedModules map[string]string `json:"blockedModules,omitempty"`
+	// DropIns are files that change units which Quorate writes or starts. Its own are among them.
+	DropIns []DropIn `json:"dropIns,omitempty"`
+	// ServiceProxies are the proxy settings that systemd gives to all services, as NAME=value.
+	ServiceProxies []string `json:"serviceProxies,omitempty"`
+	// IgnoresPings says that the kernel answers no ICMP echo requests.
+	IgnoresPings bool `json:"ignoresPings,omitempty"`
+
+	// PodServers are the DNS servers that the DNS of pods would forward queries to.
+	PodServers []string   `json:"podServers,omitempty"`
+	Resolvers  []Resolver `json:"resolvers,omitempty"`
+	OwnName    Lookup     `json:"ownName"`
 	// Repositories are where the package manager would download from, if that was asked and can be told.
 	Repositories []Repository `json:"repositories,omitempty"`
+}
+
+// Unfit is a directory, and the option of its mount that is in the way: ro, or noexec where programs have to run.
+type Unfit struct {
+	Dir    string `json:"dir"`
+	Option string `json:"option"`
+}
+
+// ForwardDrop is a chain that drops forwarded packets which none of its rules accepts.
+type ForwardDrop struct {
+	Chain string `json:"chain"` // in words
+	// Pods says that the chain, or one that it may jump to, has a rule about pods. Unknown is why some of the rules could not be read.
+	Pods    bool   `json:"pods,omitempty"`
+	Unknown string `json:"unknown,omitempty"`
+}
+
+// Subnet is an IPv4 network that a host has a route to.
+type Subnet struct {
+	Prefix    string `json:"prefix"`
+	Interface string `json:"interface,omitempty"`
+	Gateway   bool   `json:"gateway,omitempty"` // it is behind a router
+	Bridge    bool   `json:"bridge,omitempty"`  // the interface is a bridge
+}
+
+// Setting is a kernel setting in a file.
+type Setting struct {
+	File  string `json:"file"`
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// DropIn is a file that changes a unit, and the names of what it sets.
+type DropIn struct {
+	Unit     string   `json:"unit"`
+	Path     string   `json:"path"`
+	Settings []string `json:"settings"`
 }
 
 // Repository is a place of packages; Error says why it is out of reach.

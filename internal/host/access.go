@@ -1,12 +1,16 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
@@ -42,11 +46,16 @@ type Access struct {
 	keys  map[string]key
 	agent []ssh.Signer
 	asked bool // the agent was
+	// locked are the usual keys that were left out because they have a passphrase and there are others.
+	locked []string
 }
 
+// key is what there is to log in with by one file.
 type key struct {
-	signer ssh.Signer
-	err    error
+	signers []ssh.Signer
+	// expired is when the certificate expired; zero if it did not, or if there is none.
+	expired time.Time
+	err     error
 }
 
 type accessKey struct{}
@@ -67,75 +76,165 @@ func accessOf(ctx context.Context) *Access {
 // reported when a host needs it. An empty name stands for the default keys.
 func (a *Access) Prepare(keyFiles []string) {
 	for _, f := range keyFiles {
-		_, _ = a.methods(f)
+		_, _ = a.signers(f)
 	}
 }
 
-// methods are the methods to log in, with one key or with the default ones.
-func (a *Access) methods(keyFile string) ([]ssh.AuthMethod, error) {
+// signers are the keys to log in with: one with its certificate, or the default ones, which are those of the agent and the usual files.
+func (a *Access) signers(keyFile string) ([]ssh.Signer, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if keyFile != "" {
-		signer, err := a.key(paths.Expand(keyFile), true)
-		if err != nil {
-			return nil, err
-		}
-		return []ssh.AuthMethod{ssh.PublicKeys(signer)}, nil
+		k, err := a.key(paths.Expand(keyFile), true)
+		return k.signers, err
 	}
-	signers := a.fromAgent()
+	signers := slices.Clone(a.fromAgent())
+	add := func(k key) {
+		for _, s := range k.signers {
+			if !slices.ContainsFunc(signers, func(have ssh.Signer) bool { return sameKey(have.PublicKey(), s.PublicKey()) }) {
+				signers = append(signers, s)
+			}
+		}
+	}
 	var locked []string
 	for _, name := range []string{"id_ed25519", "id_ecdsa", "id_rsa"} {
 		path := paths.Expand("~/.ssh/" + name)
-		s, err := a.key(path, false)
+		k, err := a.key(path, false)
 		if err == nil {
-			signers = append(signers[:len(signers):len(signers)], s)
+			add(k)
 		} else if !errors.Is(err, os.ErrNotExist) {
 			locked = append(locked, path)
 		}
 	}
 	if len(signers) == 0 && len(locked) > 0 {
-		s, err := a.key(locked[0], true)
+		k, err := a.key(locked[0], true)
 		if err != nil {
 			return nil, err
 		}
-		signers = append(signers, s)
+		add(k)
 	}
+	a.locked = slices.DeleteFunc(locked, func(path string) bool { _, read := a.keys[path]; return read })
 	if len(signers) == 0 {
 		return nil, errors.New("no SSH key: set ssh.keyFile, start an agent, or put a key into ~/.ssh")
 	}
-	return []ssh.AuthMethod{ssh.PublicKeys(signers...)}, nil
+	return signers, nil
 }
 
-// key reads a private key once. One with a passphrase is taken from the agent, if that has it, or unlocked.
-func (a *Access) key(path string, unlock bool) (ssh.Signer, error) {
+// untried are the usual keys that signers left out.
+func (a *Access) untried() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.locked
+}
+
+// expired is when the certificate of a key expired; zero if it did not, or if there is none.
+func (a *Access) expired(keyFile string) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.keys[paths.Expand(keyFile)].expired
+}
+
+// key reads a private key and its certificate once. A private key with a passphrase is taken from the agent, if that has it, or
+// unlocked. A public key stands for the private one that the agent, or the file next to it, has.
+func (a *Access) key(path string, unlock bool) (key, error) {
 	if k, ok := a.keys[path]; ok {
-		return k.signer, k.err
+		return k, k.err
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading the SSH key: %w", err)
+		return key{}, fmt.Errorf("reading the SSH key: %w", err)
 	}
 	var k key
+	signer, err := a.signer(path, data, unlock)
 	var locked *ssh.PassphraseMissingError
-	k.signer, err = ssh.ParsePrivateKey(data)
-	switch {
-	case errors.As(err, &locked):
-		if s := a.held(locked.PublicKey, path); s != nil {
-			k.signer = s
-		} else if !unlock {
-			return nil, locked
-		} else {
-			k.signer, k.err = a.unlock(path, data)
-		}
-	case err != nil:
-		k.err = fmt.Errorf("the SSH key %s: %w", path, err)
+	if errors.As(err, &locked) {
+		return key{}, err // it may be unlocked later
 	}
+	if err == nil {
+		k.signers, k.expired, err = certified(path, signer)
+	}
+	k.err = err
 	if a.keys == nil {
 		a.keys = map[string]key{}
 	}
 	a.keys[path] = k
-	return k.signer, k.err
+	return k, k.err
 }
+
+func (a *Access) signer(path string, data []byte, unlock bool) (ssh.Signer, error) {
+	if public, _, _, _, err := ssh.ParseAuthorizedKey(data); err == nil {
+		return a.ofPublic(path, public, unlock)
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	var locked *ssh.PassphraseMissingError
+	switch {
+	case errors.As(err, &locked):
+		if s := a.held(locked.PublicKey, path); s != nil {
+			return s, nil
+		} else if !unlock {
+			return nil, locked
+		}
+		return a.unlock(path, data)
+	case err != nil:
+		return nil, fmt.Errorf("the SSH key %s: %w", path, err)
+	}
+	return signer, nil
+}
+
+// ofPublic finds the private key of a public key, or of a certificate, in a file.
+func (a *Access) ofPublic(path string, public ssh.PublicKey, unlock bool) (ssh.Signer, error) {
+	if cert, ok := public.(*ssh.Certificate); ok {
+		public = cert.Key
+	}
+	if s := a.held(public, path); s != nil {
+		return s, nil
+	}
+	private := strings.TrimSuffix(strings.TrimSuffix(path, ".pub"), "-cert")
+	data, err := os.ReadFile(private)
+	if private == path || errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the SSH key %s is a public key, and the agent does not have its private key: load it with ssh-add", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the SSH key: %w", err)
+	}
+	return a.signer(private, data, unlock)
+}
+
+// certified adds the certificate of a key, which is in a file next to it as ssh-keygen writes it, and which hosts accept that trust
+// its authority. Without a certificate that is valid, the key is alone.
+func certified(path string, signer ssh.Signer) (signers []ssh.Signer, expired time.Time, err error) {
+	file := path
+	if !strings.HasSuffix(path, "-cert.pub") {
+		file = strings.TrimSuffix(path, ".pub") + "-cert.pub"
+	}
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return []ssh.Signer{signer}, time.Time{}, nil
+	}
+	var public ssh.PublicKey
+	if err == nil {
+		public, _, _, _, err = ssh.ParseAuthorizedKey(data)
+	}
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("reading the SSH certificate %s: %w", file, err)
+	}
+	cert, ok := public.(*ssh.Certificate)
+	if !ok {
+		return nil, time.Time{}, fmt.Errorf("reading the SSH certificate %s: it is a public key without a certificate", file)
+	}
+	if cert.ValidBefore != ssh.CertTimeInfinity {
+		if end := time.Unix(int64(cert.ValidBefore), 0); !time.Now().Before(end) {
+			return []ssh.Signer{signer}, end, nil
+		}
+	}
+	both, err := ssh.NewCertSigner(cert, signer)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("the SSH certificate %s is not that of the key %s: %w", file, path, err)
+	}
+	return []ssh.Signer{both, signer}, time.Time{}, nil
+}
+
+func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
 func (a *Access) unlock(path string, data []byte) (ssh.Signer, error) {
 	if a.Passphrase == nil {
@@ -164,7 +263,7 @@ func (a *Access) held(public ssh.PublicKey, path string) ssh.Signer {
 		}
 	}
 	for _, s := range a.fromAgent() {
-		if string(s.PublicKey().Marshal()) == string(public.Marshal()) {
+		if sameKey(s.PublicKey(), public) {
 			return s
 		}
 	}

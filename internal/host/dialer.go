@@ -47,6 +47,9 @@ const (
 	// ackTimeout is how long a host may leave what was sent to it unacknowledged, before the kernel gives the connection up.
 	// Sessions through a jump host depend on it: they cannot end while nothing can be sent to the jump host.
 	ackTimeout = time.Minute
+	// keysAtOnce is how many keys are tried in one connection, because sshd ends it after MaxAuthTries (6, and 3 or 4 on hardened
+	// hosts). An agent may have more keys.
+	keysAtOnce = 3
 	// handshakesAtOnce limits parallel handshakes. Parallel connections are not limited, because dead hosts would delay the
 	// others.
 	handshakesAtOnce = 32
@@ -77,7 +80,7 @@ func (d *dialer) close() {
 // client logs in. The key is set if nothing is known about the host's key: see Access.admit.
 func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, error) {
 	addr := withPort(t)
-	auth, err := d.access.methods(t.KeyFile)
+	signers, err := d.access.signers(t.KeyFile)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
@@ -86,9 +89,10 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 		return nil, nil, fmt.Errorf("%s: %w", t.Name, err)
 	}
 	algorithms := check.algorithms()
+	keys := slices.Collect(slices.Chunk(signers, keysAtOnce))
 	var last *HostKeyError
 	for {
-		config := &ssh.ClientConfig{User: t.User, Auth: auth, HostKeyAlgorithms: algorithms,
+		config := &ssh.ClientConfig{User: t.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys[0]...)}, HostKeyAlgorithms: algorithms,
 			HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error { return check.check(key) }}
 		nc, err := d.connect(ctx, t, addr)
 		if err != nil {
@@ -116,8 +120,11 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 				continue
 			}
 			err = wrong
+		case refusesKeys(err) && len(keys) > 1:
+			keys = keys[1:]
+			continue
 		default:
-			err = explain(err, t)
+			err = d.explain(err, t)
 		}
 		return nil, nil, fmt.Errorf("%s: SSH to %s@%s: %w", t.Name, t.User, addr, err)
 	}
@@ -146,6 +153,9 @@ func (d *dialer) connect(ctx context.Context, t Target, addr string) (net.Conn, 
 	}
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
+	}
+	if refused := (*ssh.OpenChannelError)(nil); errors.As(err, &refused) && refused.Reason == ssh.Prohibited {
+		return nil, fmt.Errorf("no SSH connection to %s: the jump host does not forward it (%w); set AllowTcpForwarding to yes or local in the sshd_config of the jump host, and check PermitOpen", addr, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("no SSH connection to %s: %w; is the host up, the address right, and the port open?", addr, err)
@@ -238,7 +248,7 @@ func (d *dialer) jump(ctx context.Context, t Target) (*ssh.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprint(to.User, "@", to.Address, ":", to.Port, " ", to.KeyFile, " ", to.KnownHostsFile)
+	name := fmt.Sprint(to.User, "@", to.Address, ":", to.Port, " ", to.KeyFile, " ", to.KnownHostsFile, " ", to.Jump)
 	d.mu.Lock()
 	j := d.jumps[name]
 	if j == nil {
@@ -286,16 +296,21 @@ func (d *dialer) forget() {
 	}
 }
 
-// jumpTarget reads user@address:port; what is left out is the host's own user, and port 22.
+// jumpTarget reads user@address:port; what is left out is the host's own user, and port 22. Of several jump hosts, the last one connects to
+// the host, and is reached through the others.
 func jumpTarget(t Target) (Target, error) {
-	j := Target{Name: "jump host", KeyFile: t.KeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: t.Jump, Patience: t.Patience, Notice: t.Notice, relay: true}
-	if u, rest, ok := strings.Cut(t.Jump, "@"); ok {
+	others, last := "", t.Jump
+	if i := strings.LastIndex(t.Jump, ","); i >= 0 {
+		others, last = t.Jump[:i], t.Jump[i+1:]
+	}
+	j := Target{Name: "jump host", KeyFile: cmp.Or(t.JumpKeyFile, t.KeyFile), JumpKeyFile: t.JumpKeyFile, KnownHostsFile: t.KnownHostsFile, User: t.User, Port: 22, Address: last, Jump: others, Patience: t.Patience, Notice: t.Notice, relay: true}
+	if u, rest, ok := strings.Cut(last, "@"); ok {
 		j.User, j.Address = u, rest
 	}
 	if h, p, err := net.SplitHostPort(j.Address); err == nil {
 		j.Address = h
 		if j.Port, err = strconv.Atoi(p); err != nil {
-			return j, fmt.Errorf("jump host %q: bad port", t.Jump)
+			return j, fmt.Errorf("jump host %q: bad port", last)
 		}
 	}
 	return j, nil
@@ -304,9 +319,22 @@ func jumpTarget(t Target) (Target, error) {
 // errNoKey says that a host answers and lets nobody in.
 var errNoKey = errors.New("no key was accepted")
 
-func explain(err error, t Target) error {
-	if strings.Contains(err.Error(), "unable to authenticate") {
-		return fmt.Errorf("%w for user %s: put the public key into the host's authorized_keys, or set ssh.keyFile", errNoKey, t.User)
+// refusesKeys reports whether a host let nobody in, or ended the connection because too many keys were tried.
+func refusesKeys(err error) bool {
+	said := strings.ToLower(err.Error())
+	return strings.Contains(said, "unable to authenticate") || strings.Contains(said, "too many authentication failures")
+}
+
+func (d *dialer) explain(err error, t Target) error {
+	if !refusesKeys(err) {
+		return err
 	}
-	return err
+	if end := d.access.expired(t.KeyFile); !end.IsZero() {
+		return fmt.Errorf("%w for user %s: the certificate of %s expired at %s; get a new one", errNoKey, t.User, t.KeyFile, end.UTC().Format(time.RFC3339))
+	}
+	advice := "put the public key into the host's authorized_keys, or set ssh.keyFile"
+	if untried := d.access.untried(); t.KeyFile == "" && len(untried) > 0 {
+		advice += "; what was not tried, because it has a passphrase: " + strings.Join(untried, ", ") + " (load it into the agent with ssh-add, or name it as ssh.keyFile)"
+	}
+	return fmt.Errorf("%w for user %s: %s", errNoKey, t.User, advice)
 }

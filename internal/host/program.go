@@ -204,7 +204,7 @@ func (d *dialer) sudoAdvice(t Target, stderr string) string {
 		return ""
 	case strings.Contains(stderr, "must have a tty"):
 		return "; remove requiretty from its sudoers file"
-	case strings.Contains(stderr, "password is required"):
+	case strings.Contains(stderr, "password is required"), strings.Contains(stderr, "interactive authentication is required"): // sudo-rs says the latter
 		return "; allow " + t.User + " to use sudo without a password, or give it with --ask-sudo-password or in " + SudoPasswordVariable
 	case strings.Contains(stderr, "not found"):
 		return "; install sudo there, or connect as root"

@@ -13,16 +13,20 @@ import (
 
 // Target says how to reach a host.
 type Target struct {
-	Name           string
-	Address        string
-	Port           int
-	User           string
+	Name    string
+	Address string
+	Port    int
+	User    string
+	// KeyFile is a private key, a public key whose private key the agent has, or a certificate of one of them. A certificate that is next
+	// to a key (-cert.pub) is used as well. Empty stands for the keys of the agent and the usual ones.
 	KeyFile        string
 	KnownHostsFile string
 	// HostKey is the key that the host must have: a fingerprint (SHA256:…) or a public key. If it is empty, known_hosts
 	// decides.
 	HostKey string
-	Jump    string // user@address:port
+	Jump    string // user@address:port; several are separated by commas
+	// JumpKeyFile is the key for jump hosts; KeyFile if it is empty.
+	JumpKeyFile string
 	// Patience is how long it may take, and its jump host as well.
 	Patience Patience
 	// Notice is told about a host key that was recorded because it was seen for the first time.
@@ -88,7 +92,10 @@ func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client
 			return nil, err
 		}
 		if s, err = d.serveOver(ctx, client, t, serveScript(me)); errors.Is(err, errNoBinary) {
-			err = errors.New("the program that was just uploaded is not there")
+			// On a mount with noexec, `test -x` is false for every file (from Linux 5.8 on).
+			if err = d.noexec(ctx, client, t); err == nil {
+				err = errors.New("the program that was just uploaded is not there")
+			}
 		}
 	}
 	return s, err

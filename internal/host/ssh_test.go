@@ -489,6 +489,13 @@ func TestProgramsThatCannotRun(t *testing.T) {
 		if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
+		if !strings.Contains(want, "noexec") {
+			want = "is not there"
+		}
+		s = serve(t, sshtest.Options{Mounts: mounts, FailsTest: true})
+		if _, err := host.Dial(t.Context(), s.target); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("where test -x fails: got %v, want %q", err, want)
+		}
 	}
 }
 

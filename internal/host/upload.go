@@ -60,9 +60,16 @@ func RemotePath() (local, remote string, err error) {
 // noBinary is the exit status of a host that does not have this binary, or only a damaged copy.
 const noBinary = 127
 
+// SearchPath is where programs are on a host. The PATH of a session can lack some of these directories: a sudo policy sets another one
+// (secure_path), and so does a login shell.
+const SearchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// findPrograms begins scripts that run other programs. A system with another layout has its own PATH behind it.
+const findPrograms = "PATH=" + SearchPath + ":$PATH; export PATH; "
+
 // variables are what the scripts refer to. Scripts must not contain single quotes.
 func (s self) variables() string {
-	return fmt.Sprintf("all=%s; dir=%s; bin=%s; sum=%s; size=%d; seen=%s; ", BinDir, filepath.Dir(s.remote()), s.remote(), s.digest, s.size,
+	return findPrograms + fmt.Sprintf("all=%s; dir=%s; bin=%s; sum=%s; size=%d; seen=%s; ", BinDir, filepath.Dir(s.remote()), s.remote(), s.digest, s.size,
 		filepath.Join(verifiedDir, s.digest))
 }
 
@@ -145,8 +152,8 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 	case status == noBinary:
 		return errNoBinary
 	case status == 126:
-		if mount := d.noexec(ctx, client, t); mount != "" {
-			return fmt.Errorf("the host cannot run %s: %s is mounted with the option noexec; mount it without", BinDir, mount)
+		if err := d.noexec(ctx, client, t); err != nil {
+			return err
 		}
 		return fmt.Errorf("the host cannot run this program, which is for linux/%s: %w", runtime.GOARCH, err)
 	case errors.As(err, &start) && start.stdout != "":
@@ -160,19 +167,22 @@ func (d *dialer) whyNotStarted(ctx context.Context, client *ssh.Client, t Target
 
 const mountsFollow = "quorate mounts follow\n"
 
-// noexec finds the mount that keeps the host from running programs in BinDir; empty if there is none, or if the host does
-// not say.
-func (d *dialer) noexec(ctx context.Context, client *ssh.Client, t Target) string {
-	p, err := d.run(ctx, client, t, "echo "+strings.TrimSpace(mountsFollow)+"; cat /proc/self/mountinfo", mountsFollow)
+// noexec names the mount that keeps the host from running programs in BinDir; nil if there is none, or if the host does not
+// say.
+func (d *dialer) noexec(ctx context.Context, client *ssh.Client, t Target) error {
+	p, err := d.run(ctx, client, t, findPrograms+"echo "+strings.TrimSpace(mountsFollow)+"; cat /proc/self/mountinfo", mountsFollow)
 	if err != nil {
-		return ""
+		return nil
 	}
 	defer p.session.Close()
 	info, err := io.ReadAll(io.LimitReader(p.stdout, 1<<20))
 	if err != nil {
-		return ""
+		return nil
 	}
-	return noexecMount(string(info), BinDir)
+	if mount := noexecMount(string(info), BinDir); mount != "" {
+		return fmt.Errorf("the host cannot run programs in %s: %s is mounted with the option noexec; mount it without that option", BinDir, mount)
+	}
+	return nil
 }
 
 // noexecMount finds the mount that path is on, and returns its mount point if programs cannot be run there.

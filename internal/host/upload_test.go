@@ -17,6 +17,7 @@ func onHost(t *testing.T, dir, script, stdin string) (stdout string, status int)
 		t.Fatal("the script has single quotes, in which it is sent")
 	}
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
+	cmd.Env = []string{"PATH=/nonexistent"} // as a sudo policy may have it
 	cmd.Stdin = strings.NewReader(stdin)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
@@ -102,5 +103,14 @@ func TestNoexecMount(t *testing.T) {
 	}
 	if got := noexecMount(mounts+"42 40 8:4 / /var rw,relatime - ext4 /dev/sda4 rw\n", "/var/lib"); got != "" {
 		t.Errorf("the mount on top of it counts, not %q", got)
+	}
+}
+
+// TestSudoAdvice: sudo and sudo-rs have different words for the same thing.
+func TestSudoAdvice(t *testing.T) {
+	for _, said := range []string{"sudo: a password is required\n", "sudo: interactive authentication is required\n"} {
+		if advice := (&dialer{}).sudoAdvice(Target{User: "ops"}, said); !strings.Contains(advice, "--ask-sudo-password") {
+			t.Errorf("%q: %q", said, advice)
+		}
 	}
 }

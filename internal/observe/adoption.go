@@ -64,7 +64,9 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 		}
 	}
 	if e := c.Etcd.External; e != nil {
-		out.EtcdEndpoints = e.Endpoints
+		for _, endpoint := range e.Endpoints {
+			out.EtcdEndpoints = append(out.EtcdEndpoints, strings.TrimRight(endpoint, "/")) // as the spec has them
+		}
 		out.Paths = append(out.Paths, e.CAFile, e.CertFile, e.KeyFile)
 	}
 	slices.Sort(out.Paths)

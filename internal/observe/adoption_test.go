@@ -28,7 +28,7 @@ kind: ClusterConfiguration
 controlPlaneEndpoint: 10.0.0.9:8443
 apiServer: {extraArgs: {v: "2"}, extraVolumes: [{name: a, hostPath: /etc/audit, mountPath: /etc/audit}]}
 scheduler: {extraVolumes: [{name: s, hostPath: /etc/scheduler, mountPath: /x}, {name: a, hostPath: /etc/audit, mountPath: /y}]}
-etcd: {external: {endpoints: ["https://e:2379"], caFile: /a, certFile: /b, keyFile: /c}}
+etcd: {external: {endpoints: ["https://e:2379/"], caFile: /a, certFile: /b, keyFile: /c}}
 `, &facts.Kubeadm{Endpoint: "10.0.0.9:8443", EtcdEndpoints: []string{"https://e:2379"}, Paths: []string{"/a", "/b", "/c", "/etc/audit", "/etc/scheduler"},
 			Arguments: map[string]map[string]string{facts.APIServer: {"v": "2"}}}},
 		"nothing":        {"", nil},

@@ -89,7 +89,7 @@ func (p *probe) each(hosts []spec.Host, ask func(context.Context, spec.Host, *ho
 }
 
 func (p *probe) inspect(ctx context.Context, h spec.Host, conn *host.Conn, f *facts.Facts, quick bool) error {
-	request := facts.InspectRequest{Name: h.Name, Address: h.Address, Quick: quick, Balances: p.c.Balances(h), Repositories: len(hostconfig.Lacks(p.c, h, f)) > 0}
+	request := facts.InspectRequest{Name: h.Name, Address: h.Address, PodCIDR: p.c.Spec.Network.PodCIDR, Quick: quick, Balances: p.c.Balances(h), Repositories: len(hostconfig.Lacks(p.c, h, f)) > 0}
 	for _, port := range preflight.Ports(p.c, h) {
 		request.Ports = append(request.Ports, port.Number)
 	}

@@ -265,6 +265,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 		words  string
 	}{
 		"another endpoint": {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "k8s.example.com:6443" }, cluster.RuleDescribed, "k8s.example.com:6443"},
+		"an address":       {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "10.0.0.100:6443" }, cluster.RuleDescribed, "built on an address cannot be adopted"},
 		"no endpoint":      {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.Endpoint = "" }, cluster.RuleDescribed, "controlPlaneEndpoint"},
 		"other pods":       {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.PodCIDR = "10.1.0.0/16" }, cluster.RuleDescribed, "10.1.0.0/16"},
 		"other Services":   {func(_ *spec.Cluster, o *facts.Observation) { o.API.Kubeadm.ServiceCIDR = "10.2.0.0/16" }, cluster.RuleDescribed, "10.2.0.0/16"},
@@ -281,7 +282,7 @@ func TestAdoptionIsRefused(t *testing.T) {
 		"another zone":    {func(_ *spec.Cluster, o *facts.Observation) { node(o, "worker-b").Labels[ZoneLabel] = "eu-1" }, cluster.RuleDescribed, ZoneLabel + "=eu-1"},
 		"another name": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.NodeName = "worker-a.example.com"
-		}, cluster.RuleDescribed, "worker-a.example.com"},
+		}, cluster.RuleDescribed, "worker-a.example.com in its cluster. Nodes with dots in their names cannot be adopted"},
 		"a host of another cluster": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.Hosts["worker-a"].Facts.Kubernetes.CA = "other"
 		}, cluster.RuleOneCluster, "worker-a"},

@@ -33,6 +33,11 @@ func (j *judge) clocks() {
 	}
 	if median.Abs() > callerSkew {
 		here := cluster.Clock{Ahead: median}
+		if median > backdated && !j.Exists() {
+			j.add(failure, "clock", nil, "Set the clock of this machine: `timedatectl set-ntp true`, or `hwclock --hctosys` in a virtual machine that was suspended.",
+				"the clocks of the hosts are %s %s that of this machine: it would reject the certificates that the hosts make, as not valid yet", ui.Duration(median.Abs()), here.Direction())
+			return
+		}
 		j.add(warning, "clock", nil, "Correct whichever clock is wrong.", "the clocks of the hosts are %s %s that of this machine", ui.Duration(median.Abs()), here.Direction())
 	}
 }
@@ -158,7 +163,11 @@ func (j *judge) reach() {
 		from[g] = append(from[g], w.from)
 	}
 	for _, g := range groups {
-		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), j.reachFix(g.to, g.outcome), "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
+		fix := j.reachFix(g.to, g.outcome)
+		if h, ok := j.c.Host(g.to); ok && g.outcome != facts.Routed {
+			fix = cmp.Or(j.diverted(from[g][0], h.Address), fix)
+		}
+		j.add(failure, "reach", append(slices.Clone(from[g]), g.to), fix, "%s cannot reach %s on %s: %s", few(from[g]), g.to, g.ports, why(g.outcome, g.detail))
 	}
 }
 

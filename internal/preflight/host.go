@@ -46,7 +46,9 @@ const (
 
 	skewWarning, skewError = 500 * time.Millisecond, 5 * time.Second
 	callerSkew             = time.Minute
-	slowName               = time.Second
+	// backdated is for how long before they are made certificates are valid (CertificateBackdate of kubeadm).
+	backdated = 5 * time.Minute
+	slowName  = time.Second
 )
 
 func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
@@ -62,11 +64,14 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(failure, "volatile", on, "If this is a rescue or live system, boot the installed one, or install one. Otherwise put /var/lib on a file system of its own.",
 			"/var/lib on HOSTS is not on a disk (%s): what is stored there is gone after a boot", in.Volatile)
 	}
+	j.mounts(h, in)
 	j.size(h, f, in)
 	if h.IsNode() {
 		j.kernel(h, f, in)
 		j.node(h, f, in)
 	}
+	j.surroundings(h, f, in)
+	j.ranges(h, f, in)
 	j.identity(h, f, in)
 	j.packages(h, f, in)
 	j.leftovers(h, f, in)
@@ -76,6 +81,23 @@ func (j *judge) host(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	j.names(h, f, in)
 	if !in.ClockKept && f.Container == "" {
 		j.add(warning, "clock", on, "Run `timedatectl set-ntp true`, or install chrony.", "no time service sets the clock of HOSTS: it will drift")
+	}
+}
+
+// mounts judges the directories that the host's roles need.
+func (j *judge) mounts(h spec.Host, in facts.Inspection) {
+	on := []string{h.Name}
+	for _, u := range in.Unfit {
+		if strings.HasPrefix(u.Dir, "/opt/") && !h.IsNode() && !hasMember(j.c, h) {
+			continue // no bundle is unpacked there
+		}
+		if u.Option == "noexec" {
+			j.add(failure, "mounts", on, "Mount it without noexec (`findmnt --target "+u.Dir+"` shows the mount; /etc/fstab or a mount unit has its options), or mount a file system of its own there.",
+				"%s on HOSTS is mounted with the option noexec: the programs that Quorate installs there could not run", u.Dir)
+			continue
+		}
+		j.add(failure, "mounts", on, "Make it writable (`findmnt --target "+u.Dir+"` shows the mount), or mount a file system of its own there. Quorate does not support systems whose directories are read-only.",
+			"%s on HOSTS is read-only: Quorate could not write there", u.Dir)
 	}
 }
 
@@ -190,6 +212,11 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(warning, "kernel", on, "Check with `modprobe` that it has them.",
 			"whether the kernel of HOSTS has %s is unknown: neither its configuration nor its modules can be read", strings.Join(unknown, ", "))
 	}
+	for _, name := range slices.Sorted(maps.Keys(in.BlockedModules)) {
+		if have := in.Features[name]; f.Container == "" && (have == facts.Loadable || have == facts.Present) && (name != "vxlan" || j.c.Spec.Network.CNI == spec.CNIFlannel) {
+			j.add(failure, "kernel", on, "Remove the line that begins with `install "+name+"` from it.", "%s on HOSTS keeps the kernel module %s from being loaded when the host starts", in.BlockedModules[name], name)
+		}
+	}
 	var missing []string
 	for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
 		if !slices.Contains(in.Controllers, c) {
@@ -200,16 +227,39 @@ func (j *judge) kernel(h spec.Host, f *facts.Facts, in facts.Inspection) {
 		j.add(failure, "cgroups", on, "Enable them on the kernel's command line, for example with cgroup_enable=memory, and reboot.",
 			"the cgroup controllers %s are off on HOSTS: the kubelet does not start without them", strings.Join(missing, ", "))
 	}
-	if !f.CgroupV2 && f.Container == "" {
+	switch {
+	case f.CgroupV2:
+	case j.joins(h, func(f *facts.Facts) bool { return f.CgroupV2 }):
+		j.add(failure, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1.",
+			"cgroup v1 is in use on HOSTS, and the nodes of the cluster have cgroup v2: a kubelet with their configuration does not start on it")
+	case f.Container == "":
 		j.add(warning, "cgroups", on, "Boot with systemd.unified_cgroup_hierarchy=1, before the host is part of a cluster.",
 			"cgroup v1 is in use on HOSTS, and Kubernetes is removing its support")
 	}
 }
 
+// joins says that the host joins a cluster all of whose nodes, as far as they are known, are like that. It gets a configuration that was
+// made for them.
+func (j *judge) joins(h spec.Host, like func(*facts.Facts) bool) bool {
+	if !j.Exists() || j.Joined(h) {
+		return false
+	}
+	known := 0
+	for _, o := range j.c.Spec.Hosts {
+		if f := j.Facts(o.Name); f != nil && o.IsNode() && j.Joined(o) {
+			if !like(f) {
+				return false
+			}
+			known++
+		}
+	}
+	return known > 0
+}
+
 func (j *judge) node(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
-	if f.SwapBytes > 0 && f.Container == "" {
-		j.add(failure, "swap", on, "Run `swapoff -a`, and remove the swap from /etc/fstab (or mask its systemd unit), so that it stays off after a reboot.",
+	if f.SwapBytes > 0 && (f.Container == "" || j.joins(h, func(f *facts.Facts) bool { return f.Container == "" })) {
+		j.add(failure, "swap", on, "Run `swapoff -a`, and remove the swap from /etc/fstab, mask its systemd unit, or remove zram-generator or zramswap, so that it stays off after a reboot.",
 			"%s of swap is enabled on HOSTS: the kubelet does not start with swap", ui.Bytes(f.SwapBytes))
 	}
 	if in.OtherContainerd && !(j.Exists() && f.Kubernetes.KubeletConfig) { // an adopted node keeps its own
@@ -401,6 +451,20 @@ func (j *judge) security(h spec.Host, in facts.Inspection) {
 	for _, w := range in.Firewalls {
 		j.add(warning, "firewall", on, openPorts(j.c, h, w), "%s is active on HOSTS: it filters the ports of the cluster and the traffic of pods, and may block later what is open now", w)
 	}
+	for _, d := range in.ForwardDrops {
+		if !h.IsNode() || d.Pods || len(in.Firewalls) > 0 || j.Joined(h) { // the finding about firewalld or ufw says how to open it for pods
+			continue
+		}
+		fix := "Have that chain accept what comes from " + j.c.Spec.Network.PodCIDR + " and what goes there"
+		if strings.HasPrefix(d.Chain, "FORWARD of ") {
+			fix += " (Docker: `for d in -s -d; do iptables -I DOCKER-USER $d " + j.c.Spec.Network.PodCIDR + " -j ACCEPT; done` each time that Docker starts, or remove Docker)"
+		}
+		if d.Unknown != "" {
+			j.add(warning, "firewall", on, fix+", unless it does so already.", "the chain %s on HOSTS drops forwarded packets that it does not accept, and its rules cannot be read (%s): pods may not reach each other", d.Chain, d.Unknown)
+			continue
+		}
+		j.add(failure, "firewall", on, fix+".", "the chain %s on HOSTS drops forwarded packets that it does not accept, and has no rule about pods: they would not reach pods on other nodes", d.Chain)
+	}
 	if in.SELinux != "enforcing" {
 		return
 	}
@@ -417,6 +481,12 @@ const noServer = "Put a DNS server into /etc/resolv.conf if pods or packages nee
 
 func (j *judge) names(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	on := []string{h.Name}
+	for _, server := range in.PodServers {
+		if a, err := netip.ParseAddr(server); err == nil && a.IsLoopback() && h.IsNode() && !j.Joined(h) {
+			j.add(failure, "dns", on, "Put the servers that answer behind it into /etc/resolv.conf. If you use systemd-resolved, start it: kubeadm then has pods use the servers of systemd-resolved.",
+				"/etc/resolv.conf on HOSTS has the DNS server %s, which pods take for themselves: CoreDNS would find a loop and not start", server)
+		}
+	}
 	dead := false
 	for _, r := range in.Resolvers {
 		switch r.Outcome {

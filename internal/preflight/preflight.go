@@ -202,7 +202,7 @@ func (j *judge) finish(only []string) []cluster.Finding {
 
 // ofBalancers are the checks of what a load balancer needs. A host of the cluster that becomes one is not held to the others: it has
 // grown beyond what is asked of empty hosts.
-var ofBalancers = []string{"session", "packages", "ports", "versions", "virtual-ip", "selinux", "firewall", "reach"}
+var ofBalancers = []string{"session", "packages", "ports", "versions", "virtual-ip", "selinux", "firewall", "reach", "mounts", "sysctls", "rewrites"}
 
 // few lists the first names and counts the rest.
 func few(names []string) string {

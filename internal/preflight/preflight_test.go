@@ -157,9 +157,14 @@ func TestFindings(t *testing.T) {
 		}, warning, "clock", "cp-b", "1.3s ahead of the others (measured to within 1ms)", "timedatectl"},
 		{"a caller whose clock is wrong", func(w world) {
 			for h, c := range w.seen.Clocks {
-				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead + time.Hour, Uncertainty: c.Uncertainty}
+				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead - time.Hour, Uncertainty: c.Uncertainty}
 			}
-		}, warning, "clock", "", "1h00m ahead of that of this machine", "whichever"},
+		}, warning, "clock", "", "1h00m behind that of this machine", "whichever"},
+		{"a caller that was suspended", func(w world) {
+			for h, c := range w.seen.Clocks {
+				w.seen.Clocks[h] = facts.Clock{Ahead: c.Ahead + 6*time.Minute, Uncertainty: c.Uncertainty}
+			}
+		}, failure, "clock", "", "ahead of that of this machine: it would reject the certificates", "timedatectl"},
 		{"no time service", func(w world) { w.in("cp-b", func(i *facts.Inspection) { i.ClockKept = false }) }, warning, "clock", "cp-b", "no time service", "chrony"},
 		{"another address", func(w world) { w.facts("cp-a").Addresses[0].IP = "192.168.1.5" }, failure, "address", "cp-a", "no interface of cp-a has the address 10.0.0.11; it has 192.168.1.5 on eth0", "spec"},
 		{"another name", func(w world) { w.facts("cp-a").Hostname, w.facts("cp-b").Hostname = "localhost", "CP-B.example.com" }, warning, "hostname", "cp-a", "localhost", "hostnamectl set-hostname cp-a"},
@@ -240,6 +245,114 @@ func TestFindings(t *testing.T) {
 		{"a rescue system", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Volatile = "tmpfs" })
 		}, failure, "volatile", "cp-a", "/var/lib on cp-a is not on a disk (tmpfs)", "boot the installed one"},
+		{"a hardened /opt", func(w world) {
+			for _, h := range []string{"cp-a", "lb-a"} { // a load balancer needs nothing there
+				w.in(h, func(i *facts.Inspection) { i.Unfit = []facts.Unfit{{Dir: "/opt/quorate/programs", Option: "noexec"}} })
+			}
+		}, failure, "mounts", "cp-a", "/opt/quorate/programs on cp-a is mounted with the option noexec", "findmnt --target /opt/quorate/programs"},
+		{"an immutable system", func(w world) {
+			w.in("lb-a", func(i *facts.Inspection) { i.Unfit = []facts.Unfit{{Dir: "/usr/local/bin", Option: "ro"}} })
+		}, failure, "mounts", "lb-a", "/usr/local/bin on lb-a is read-only", "writable"},
+		{"a hardening guide's settings", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.LaterSettings = []facts.Setting{
+					{File: "/etc/sysctl.d/92-quorate-settings.conf", Name: "net.ipv4.ip_forward", Value: "0"}, // the spec's own
+					{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.ip_forward", Value: "0"},
+					{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.tcp_syncookies", Value: "1"},
+				}
+			})
+			w.in("worker-b", func(i *facts.Inspection) { // the last one counts
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/95-a.conf", Name: "net.ipv4.ip_forward", Value: "0"}, {File: "/etc/sysctl.d/99-b.conf", Name: "net.ipv4.ip_forward", Value: "1"}}
+			})
+			w.in("lb-a", func(i *facts.Inspection) { // it forwards nothing
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/99-hardening.conf", Name: "net.ipv4.ip_forward", Value: "0"}}
+			})
+		}, failure, "sysctls", "worker-a", "/etc/sysctl.d/99-hardening.conf on worker-a sets net.ipv4.ip_forward = 0 each time", "Remove the line"},
+		{"the same setting by its other name", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.LaterSettings = []facts.Setting{{File: "/etc/sysctl.d/99-x.conf", Name: "net.ipv4.conf.all.forwarding", Value: "0"}}
+			})
+		}, failure, "sysctls", "cp-a", "net.ipv4.conf.all.forwarding = 0", "99-x.conf"},
+		{"no answers to pings", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.IgnoresPings = true })
+			w.in("lb-a", func(i *facts.Inspection) { i.IgnoresPings = true })
+		}, failure, "sysctls", "worker-a", "the kernel of worker-a does not answer pings", "icmp_echo_ignore_all=0"},
+		{"a company's proxy for all services", func(w world) {
+			for h, exceptions := range map[string]string{"worker-a": "localhost,10.0.0.11", "worker-b": "10.0.0.0/24,.internal", "lb-a": ""} {
+				w.in(h, func(i *facts.Inspection) {
+					i.ServiceProxies = []string{"HTTPS_PROXY=http://proxy:3128", "NO_PROXY=" + exceptions}
+				})
+			}
+		}, failure, "environment", "worker-a", "all services the proxy http://proxy:3128, and NO_PROXY does not except api.test.internal", "Add api.test.internal,10.0.0.12,"},
+		{"what is left of another kubelet", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.DropIns = []facts.DropIn{
+						{Unit: "kubelet.service", Path: "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf", Settings: []string{"ExecStart"}}, // ours hides it
+						{Unit: "kubelet.service", Path: "/etc/systemd/system/kubelet.service.d/20-quorate.conf", Settings: []string{"Environment"}},
+						{Unit: "containerd.service", Path: "/etc/systemd/system/containerd.service.d/http-proxy.conf", Settings: []string{"Environment"}},
+						{Unit: "kubelet.service", Path: "/etc/default/kubelet", Settings: []string{"KUBELET_EXTRA_ARGS"}},
+					}
+				})
+			}
+		}, warning, "units", "worker-a", "/etc/default/kubelet on worker-a changes kubelet.service: it sets KUBELET_EXTRA_ARGS", "remove the file"},
+		{"a template of cloud-init", func(w world) {
+			w.in("lb-a", func(i *facts.Inspection) { i.HostsWriter = "/etc/cloud/cloud.cfg" })
+		}, warning, "rewrites", "lb-a", "cloud-init on lb-a writes /etc/hosts from its own template each time that the host starts (manage_etc_hosts in /etc/cloud/cloud.cfg)", "false"},
+		{"Debian's nftables.conf", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.RuleFlusher = "/etc/nftables.conf" })
+			w.in("lb-a", func(i *facts.Inspection) { i.RuleFlusher = "/etc/nftables.conf" })
+		}, warning, "rewrites", "worker-a", "`flush ruleset` in /etc/nftables.conf on worker-a", "delete table inet filter"},
+		{"routes of a cloud", func(w world) { w.in("worker-a", func(i *facts.Inspection) { i.CloudRoutes = true }) }, warning, "rewrites", "worker-a", "nm-cloud-setup", "disable --now"},
+		{"a module that is not allowed", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.BlockedModules = map[string]string{"overlay": "/etc/modprobe.d/cis.conf"} })
+		}, failure, "kernel", "worker-a", "/etc/modprobe.d/cis.conf on worker-a keeps the kernel module overlay from being loaded", "install overlay"},
+		{"a local DNS server", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) { i.PodServers = []string{"127.0.0.1", "10.0.0.1"} })
+			}
+		}, failure, "dns", "worker-a", "the DNS server 127.0.0.1, which pods take for themselves", "systemd-resolved"},
+		{"Docker's rules", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.ForwardDrops = []facts.ForwardDrop{{Chain: "FORWARD of the nftables table ip filter"}}
+				})
+			}
+			w.in("worker-b", func(i *facts.Inspection) {
+				i.ForwardDrops = []facts.ForwardDrop{{Chain: "FORWARD of the nftables table ip filter", Pods: true}}
+			})
+		}, failure, "firewall", "worker-a", "the chain FORWARD of the nftables table ip filter on worker-a drops", "iptables -I DOCKER-USER $d 10.244.0.0/16 -j ACCEPT"},
+		{"rules that cannot be read", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) {
+				i.ForwardDrops = []facts.ForwardDrop{{Chain: "fwd of the nftables table inet filter", Unknown: "EINTR"}}
+			})
+		}, warning, "firewall", "worker-a", "cannot be read (EINTR)", "unless it does so already"},
+		{"a bridge in the range of pods", func(w world) {
+			for _, h := range []string{"worker-a", "lb-a"} {
+				w.in(h, func(i *facts.Inspection) {
+					i.Networks = []facts.Subnet{{Prefix: "10.0.0.0/24", Interface: "eth0"}, {Prefix: "10.244.8.0/24", Interface: "virbr0", Bridge: true}, {Prefix: "10.0.0.0/8", Interface: "eth1", Gateway: true}}
+				})
+			}
+		}, failure, "ranges", "worker-a", "the range 10.244.0.0/16 of the pods contains addresses of worker-a: the network 10.244.8.0/24 of its interface virbr0", "network.podCIDR"},
+		{"a route to another cluster's Services", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.96.0.0/12", Interface: "wg0", Gateway: true}}
+			})
+		}, failure, "ranges", "cp-a", "the network 10.96.0.0/12, to which it has a route", "network.serviceCIDR"},
+		{"a large network on a second interface", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.240.0.0/12", Interface: "eth1"}}
+			})
+		}, warning, "ranges", "cp-a", "the range 10.244.0.0/16 of the pods is a part of a network of cp-a: the network 10.240.0.0/12 of its interface eth1", "Make sure"},
+		{"a DNS server in the range of Services", func(w world) {
+			w.in("worker-a", func(i *facts.Inspection) { i.PodServers = []string{"10.96.0.10"}; i.Resolvers[0].Server = "10.96.0.10" })
+		}, failure, "ranges", "worker-a", "contains the DNS server 10.96.0.10 of worker-a", "network.serviceCIDR"},
+		{"hosts in the network of a bridge", func(w world) {
+			w.in("cp-a", func(i *facts.Inspection) {
+				i.Networks = []facts.Subnet{{Prefix: "10.0.0.0/24", Interface: "eth0"}, {Prefix: "10.0.0.0/28", Interface: "docker0", Bridge: true}}
+			})
+			w.fail("cp-a", "cp-b", 2380, facts.TimedOut, "")
+		}, failure, "reach", "cp-a cp-b", "cp-a cannot reach cp-b", "the network 10.0.0.0/28 of the bridge docker0"},
 		{"a taken port", func(w world) {
 			w.in("cp-a", func(i *facts.Inspection) { i.Listeners = []facts.Listener{{Port: 6443, Program: "nginx", PID: 812}} })
 		}, failure, "ports", "cp-a", "port 6443 on cp-a is taken by nginx (process 812), and kube-apiserver needs it", "systemctl status 812"},
@@ -479,8 +592,10 @@ func TestJoiningHostsAreChecked(t *testing.T) {
 		change func(world)
 		rule   string
 	}{
-		"swap":    {func(w world) { w.facts("cp-d").SwapBytes = gib }, "swap"},
-		"a clock": {func(w world) { w.seen.Clocks["cp-d"] = facts.Clock{Ahead: time.Hour} }, "clock"},
+		"swap":                     {func(w world) { w.facts("cp-d").SwapBytes = gib }, "swap"},
+		"a container with swap":    {func(w world) { w.facts("cp-d").SwapBytes, w.facts("cp-d").Container = gib, "lxc" }, "swap"},
+		"cgroup v1 in a container": {func(w world) { w.facts("cp-d").CgroupV2, w.facts("cp-d").Container = false, "lxc" }, "cgroups"},
+		"a clock":                  {func(w world) { w.seen.Clocks["cp-d"] = facts.Clock{Ahead: time.Hour} }, "clock"},
 		"old etcd data": {func(w world) {
 			w.in("cp-d", func(i *facts.Inspection) { i.Leftovers.Files = []string{"/var/lib/etcd/member"} })
 		}, "leftovers"},

@@ -151,6 +151,7 @@ var editing = map[string]string{
 	"SSH.knownHostsFile": "How Quorate reaches the host",
 	"SSH.hostKey":        "How Quorate recognizes the host",
 	"SSH.jump":           "How Quorate reaches the host",
+	"SSH.jumpKeyFile":    "How Quorate reaches the host",
 
 	"Spec.nodePools":                             "A new pool's labels and taints are set on its nodes; a removed pool's are removed",
 	"Settings.featureGates":                      "The control planes leave the load balancers' pools and replace their API server, controller manager, and scheduler, one control plane at a time; then the kubelets restart. Containers go on",

@@ -165,8 +165,8 @@ func (o InitOptions) generate() []Host {
 }
 
 // ParseHostFlag reads one host as it is given on a command line:
-// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; user, port, key, hostKey and jump
-// set how SSH reaches it. What the values may be is for [Validate] to say.
+// name=cp-a,address=10.0.0.11,role=control-plane,zone=a. role and failsWith may be repeated; user, port, key, hostKey, jump
+// (repeated for several jump hosts) and jumpKey set how SSH reaches it. What the values may be is for [Validate] to say.
 func ParseHostFlag(s string) (Host, error) {
 	var h Host
 	seen := map[string]bool{}
@@ -175,7 +175,7 @@ func ParseHostFlag(s string) (Host, error) {
 		if !ok || value == "" {
 			return Host{}, fmt.Errorf("reading the host %q: %q is not key=value; write it like name=cp-a,address=10.0.0.11,role=control-plane,zone=a", s, pair)
 		}
-		if seen[key] && key != "role" && key != "failsWith" {
+		if seen[key] && key != "role" && key != "failsWith" && key != "jump" {
 			return Host{}, fmt.Errorf("reading the host %q: %s is given twice", s, key)
 		}
 		seen[key] = true
@@ -202,9 +202,14 @@ func ParseHostFlag(s string) (Host, error) {
 		case "hostKey":
 			h.SSH.HostKey = value
 		case "jump":
+			if h.SSH.Jump != "" {
+				value = h.SSH.Jump + "," + value
+			}
 			h.SSH.Jump = value
+		case "jumpKey":
+			h.SSH.JumpKeyFile = value
 		default:
-			keys := []string{"name", "address", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump"}
+			keys := []string{"name", "address", "role", "zone", "failsWith", "user", "port", "key", "hostKey", "jump", "jumpKey"}
 			return Host{}, fmt.Errorf("reading the host %q: unknown key %q; %s", s, key, suggest(key, keys, "use "+or(keys)))
 		}
 	}
@@ -215,7 +220,7 @@ func ParseHostFlag(s string) (Host, error) {
 func sshFields(s SSH) (string, error) {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
-		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"hostKey", s.HostKey}, {"jump", s.Jump},
+		{"user", s.User}, {"keyFile", s.KeyFile}, {"knownHostsFile", s.KnownHostsFile}, {"hostKey", s.HostKey}, {"jump", s.Jump}, {"jumpKeyFile", s.JumpKeyFile},
 	} {
 		if f.value != "" {
 			v, err := scalar(f.value)

@@ -36,7 +36,7 @@ func TestInitWritesTheDefaultLab(t *testing.T) {
 
 func TestInitShapes(t *testing.T) {
 	hosts := []Host{
-		{Name: "cp-a", Address: "10.0.0.11", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "true", SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22"}},
+		{Name: "cp-a", Address: "10.0.0.11", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "true", SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22,c@d", JumpKeyFile: "~/j"}},
 		{Name: "cp-b", Address: "10.0.0.12", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "2"},
 		{Name: "cp-c", Address: "10.0.0.13", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "1e3"},
 		{Name: "lb-a", Address: "10.0.0.14", Roles: []string{RoleLoadBalancer}, Zone: "2"},
@@ -47,7 +47,7 @@ func TestInitShapes(t *testing.T) {
 		want func(*Cluster) bool
 	}{
 		"real hosts": {InitOptions{Hosts: hosts, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
-			return c.Spec.Hosts[0].Zone == "true" && c.Spec.Hosts[0].SSH == (SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22"}) && c.Spec.Hosts[2].Zone == "1e3"
+			return c.Spec.Hosts[0].Zone == "true" && c.Spec.Hosts[0].SSH == (SSH{User: "admin", Port: 2222, KeyFile: "~/k, {x}: #y", Jump: "a@b:22,c@d", JumpKeyFile: "~/j"}) && c.Spec.Hosts[2].Zone == "1e3"
 		}},
 		"external balancer": {InitOptions{Balancer: BalancerExternal, VirtualIP: "10.0.0.100"}, func(c *Cluster) bool {
 			return len(c.HostsWith(RoleLoadBalancer)) == 0
@@ -114,9 +114,9 @@ func TestInitRefusesWhatWouldNotValidate(t *testing.T) {
 }
 
 func TestParseHostFlag(t *testing.T) {
-	h, err := ParseHostFlag("name=cp-a,address=10.0.0.11,role=control-plane,role=worker,zone=a,user=admin,port=2222,key=~/.ssh/id,hostKey=ssh-ed25519 AAAA cp-a,jump=a@b")
+	h, err := ParseHostFlag("name=cp-a,address=10.0.0.11,role=control-plane,role=worker,zone=a,user=admin,port=2222,key=~/.ssh/id,hostKey=ssh-ed25519 AAAA cp-a,jump=a@b,jump=c,jumpKey=~/.ssh/jump")
 	want := Host{Name: "cp-a", Address: "10.0.0.11", Roles: []string{"control-plane", "worker"}, Zone: "a",
-		SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/.ssh/id", HostKey: "ssh-ed25519 AAAA cp-a", Jump: "a@b"}}
+		SSH: SSH{User: "admin", Port: 2222, KeyFile: "~/.ssh/id", HostKey: "ssh-ed25519 AAAA cp-a", Jump: "a@b,c", JumpKeyFile: "~/.ssh/jump"}}
 	if err != nil || h.Name != want.Name || !slices.Equal(h.Roles, want.Roles) || h.SSH != want.SSH || h.Address != want.Address || h.Zone != want.Zone {
 		t.Errorf("got %+v, %v", h, err)
 	}

@@ -70,6 +70,9 @@ func (c *Cluster) Reachable(h Host) Host {
 	if h.SSH.KeyFile == "" {
 		h.SSH.KeyFile = like.SSH.KeyFile
 	}
+	if h.SSH.JumpKeyFile == "" && h.SSH.Jump != "" && h.SSH.Jump == like.SSH.Jump {
+		h.SSH.JumpKeyFile = like.SSH.JumpKeyFile
+	}
 	if h.SSH.KnownHostsFile == "" {
 		h.SSH.KnownHostsFile = like.SSH.KnownHostsFile
 	}

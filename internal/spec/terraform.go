@@ -2,6 +2,7 @@ package spec
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 )
 
 // The outputs of a Terraform configuration that describe a cluster: Quorate's own, and those that KubeOne reads.
@@ -89,6 +91,7 @@ func (r *terraformReader) parse(data []byte) (map[string]any, error) {
 		}
 		return Errors{p}
 	}
+	data = inUTF8(data)
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, fail(0, "it is empty", terraformHint+"; a configuration that was never applied has no outputs")
 	}
@@ -111,6 +114,26 @@ func (r *terraformReader) parse(data []byte) (map[string]any, error) {
 		return nil, fail(0, "it is "+kindOf(all)+", not an object of outputs", terraformHint)
 	}
 	return top, nil
+}
+
+// inUTF8 removes a byte order mark, and converts UTF-16 that has one: PowerShell writes either when it redirects output to a file.
+func inUTF8(data []byte) []byte {
+	var order binary.ByteOrder
+	switch {
+	case bytes.HasPrefix(data, []byte{0xff, 0xfe}):
+		order = binary.LittleEndian
+	case bytes.HasPrefix(data, []byte{0xfe, 0xff}):
+		order = binary.BigEndian
+	default:
+		return bytes.TrimPrefix(data, []byte("\ufeff"))
+	}
+	var units []uint16
+	for pair := range slices.Chunk(data[2:], 2) {
+		if len(pair) == 2 {
+			units = append(units, order.Uint16(pair))
+		}
+	}
+	return []byte(string(utf16.Decode(units)))
 }
 
 // outputs finds the outputs that describe a cluster.
@@ -264,15 +287,18 @@ func (r *terraformReader) pool(v value) {
 
 // ssh reads how a host is reached; what it does not say is as usual.
 func (r *terraformReader) ssh(v value, usual SSH) SSH {
-	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump")
+	m, ok := r.object(v, "user", "port", "key_file", "known_hosts_file", "host_key", "jump", "jump_key_file")
 	if !ok {
 		return usual
 	}
 	s := SSH{User: r.text(v.field("user", m)), Port: r.number(v.field("port", m)), KeyFile: r.keyFile(v.field("key_file", m)),
-		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m))}
+		KnownHostsFile: r.text(v.field("known_hosts_file", m)), HostKey: strings.TrimSpace(r.text(v.field("host_key", m))), Jump: r.text(v.field("jump", m)), JumpKeyFile: r.keyFile(v.field("jump_key_file", m))}
 	fill(&s.User, usual.User)
 	fill(&s.KeyFile, usual.KeyFile)
 	fill(&s.KnownHostsFile, usual.KnownHostsFile)
+	if s.Jump == "" { // a jump host of its own has a key of its own
+		fill(&s.JumpKeyFile, usual.JumpKeyFile)
+	}
 	fill(&s.Jump, usual.Jump)
 	if s.Port == 0 {
 		s.Port = usual.Port
@@ -317,6 +343,10 @@ func (r *terraformReader) kubeone(top map[string]any) {
 		roles = append(roles, RoleWorker)
 	}
 	r.group(cp, group, "cp", roles)
+	r.dropped(cp, group, "cluster_name", "untaint")
+	if top["proxy"] != nil { // which KubeOne reads as well
+		r.note("The output proxy was left out: packages are installed with the proxy settings of each host, and everything else comes from this machine.")
+	}
 	if top[outputKubeOneAPI] != nil {
 		r.kubeoneAPI(top)
 	}
@@ -337,6 +367,7 @@ func (r *terraformReader) kubeoneAPI(top map[string]any) {
 	if !ok {
 		return
 	}
+	r.dropped(v, m, "endpoint")
 	at := v.field("endpoint", m)
 	name := r.text(at)
 	if name == "" {
@@ -371,6 +402,7 @@ func (r *terraformReader) kubeoneWorkers(top map[string]any) {
 			continue
 		}
 		names := r.group(at, m, name, []string{RoleWorker})
+		r.dropped(at, m, "labels")
 		if labels := r.labels(at.field("labels", m)); len(labels) > 0 {
 			r.out.Options.NodePools = append(r.out.Options.NodePools, NodePool{Name: name, Labels: labels, Hosts: names})
 			r.pools = append(r.pools, at.path)
@@ -390,11 +422,20 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 			s.Jump += ":" + strconv.Itoa(port)
 		}
 	}
-	addresses, from := private, "private_address"
-	if len(private) == 0 {
-		addresses, from = public, "public_address"
-	} else if len(public) > 0 && s.Jump == "" {
-		r.private()
+	var addresses, from []string // host by host, as in KubeOne
+	for i := range max(len(private), len(public)) {
+		switch {
+		case nth(private, i) != "":
+			addresses, from = append(addresses, private[i]), append(from, "private_address")
+			if nth(public, i) != "" && s.Jump == "" {
+				r.private()
+			}
+		case nth(public, i) != "":
+			addresses, from = append(addresses, public[i]), append(from, "public_address")
+		default:
+			r.refuse(fmt.Sprintf("%s[%d]", join(v.path, "private_address"), i), "apply the configuration, so that the machines have addresses", "the host has no address")
+			return nil
+		}
 	}
 	if len(addresses) == 0 {
 		r.refuse(join(v.path, "private_address"), "apply the configuration, so that the machines have addresses", "the group has no addresses")
@@ -416,9 +457,54 @@ func (r *terraformReader) group(v value, m map[string]any, prefix string, roles 
 			h.Zone = r.zones[i%len(r.zones)]
 		}
 		names = append(names, h.Name)
-		r.add(h, fmt.Sprintf("%s.%s[%d]", v.path, from, i))
+		r.add(h, fmt.Sprintf("%s.%s[%d]", v.path, from[i], i))
 	}
 	return names
+}
+
+// nth is an element of a list; empty beyond its end.
+func nth(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return ""
+}
+
+// groupFields are what group reads of a group of KubeOne's hosts, and what Quorate finds out on the hosts.
+var groupFields = []string{"public_address", "private_address", "hostnames", "ssh_user", "ssh_port", "ssh_private_key_file", "ssh_hosts_keys", "bastion", "bastion_user", "bastion_port",
+	"cloud_provider", "operating_system"}
+
+// dropped notes what of KubeOne's fields has no counterpart in the spec, apart from those that are read.
+func (r *terraformReader) dropped(v value, m map[string]any, read ...string) {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		switch x := m[name].(type) {
+		case nil:
+			continue
+		case string:
+			if x == "" || name == "ssh_agent_socket" && x == "env:SSH_AUTH_SOCK" { // which Quorate uses anyway
+				continue
+			}
+		case bool:
+			if !x {
+				continue
+			}
+		case []any:
+			if !slices.ContainsFunc(x, func(e any) bool { return e != nil && e != "" }) {
+				continue
+			}
+		case map[string]any:
+			if len(x) == 0 {
+				continue
+			}
+		}
+		if !slices.Contains(read, name) && !slices.Contains(groupFields, name) {
+			out = append(out, name)
+		}
+	}
+	if len(out) > 0 {
+		r.note("Of %s, the spec has no counterpart for %s: left out.", v.path, strings.Join(out, ", "))
+	}
 }
 
 // object reads an object that has no other fields than these. ok is false for null, which is what Terraform has for

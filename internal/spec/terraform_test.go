@@ -1,10 +1,12 @@
 package spec
 
 import (
+	"encoding/binary"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf16"
 )
 
 func terraform(t *testing.T, name string, zones ...string) *Terraform {
@@ -105,6 +107,49 @@ func TestTerraformOfKubeOne(t *testing.T) {
 	}
 	if len(got.Notes) != 1 || !strings.Contains(got.Notes[0], "kubeone_workers was left out") {
 		t.Errorf("notes %q", got.Notes)
+	}
+}
+
+// TestTerraformOfKubeOneNamesWhatIsLeftOut: nothing is dropped without a word.
+func TestTerraformOfKubeOneNamesWhatIsLeftOut(t *testing.T) {
+	const group = `"cluster_name": "prod", "private_address": ["10.0.0.1", "", "10.0.0.3"], "public_address": ["192.0.2.1", "192.0.2.2", "192.0.2.3"], "bastion": "b"`
+	got, err := ReadTerraform([]byte(`{"proxy": {"value": {"https": "http://p:3128"}},
+		"kubeone_api": {"value": {"endpoint": "api.example.com", "apiserver_alternative_names": ["api2.example.com"]}},
+		"kubeone_hosts": {"value": {"control_plane": {`+group+`, "labels": {"a": "b"}, "ssh_cert_file": "~/c", "ipv6_addresses": [["fd00::1"]], "bastion_host_key": "", "kubelet": {"max_pods": 200}, "ssh_agent_socket": "env:SSH_AUTH_SOCK"}}},
+		"kubeone_static_workers": {"value": {"w": {"private_address": ["10.0.0.9"], "labels": {"a": "b"}, "taints": [{"key": "x"}]}}}}`), "", []string{"a", "b", "c"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"Of kubeone_hosts.value.control_plane, the spec has no counterpart for ipv6_addresses, kubelet, labels, ssh_cert_file: left out.",
+		"The output proxy was left out: packages are installed with the proxy settings of each host, and everything else comes from this machine.",
+		"Of kubeone_api.value, the spec has no counterpart for apiserver_alternative_names: left out.",
+		"Of kubeone_static_workers.value.w, the spec has no counterpart for taints: left out.",
+	}
+	if !slices.Equal(got.Notes, want) {
+		t.Errorf("notes\n%s", strings.Join(got.Notes, "\n"))
+	}
+	var addresses []string
+	for _, h := range got.Options.Hosts {
+		addresses = append(addresses, h.Address)
+	}
+	if !slices.Equal(addresses, []string{"10.0.0.1", "192.0.2.2", "10.0.0.3", "10.0.0.9"}) {
+		t.Errorf("addresses %v", addresses)
+	}
+}
+
+// TestTerraformOfPowerShell: a redirect writes UTF-16, or UTF-8 with a byte order mark.
+func TestTerraformOfPowerShell(t *testing.T) {
+	const text = `{"hosts": [{"name": "cp-a", "address": "10.0.0.1", "roles": ["control-plane"], "zone": "zürich"}]}`
+	little, big := []byte{0xff, 0xfe}, []byte{0xfe, 0xff}
+	for _, unit := range utf16.Encode([]rune(text)) {
+		little, big = binary.LittleEndian.AppendUint16(little, unit), binary.BigEndian.AppendUint16(big, unit)
+	}
+	for name, data := range map[string][]byte{"UTF-8": []byte("\ufeff" + text), "UTF-16 LE": little, "UTF-16 BE": big} {
+		got, err := ReadTerraform(data, "", nil)
+		if err != nil || len(got.Options.Hosts) != 1 || got.Options.Hosts[0].Zone != "zürich" {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
 	}
 }
 

@@ -293,15 +293,18 @@ type SSH struct {
 	User string `yaml:"user,omitempty" json:"user,omitempty" edit:"free"`
 	// Port is the port of sshd.
 	Port int `yaml:"port,omitempty" json:"port,omitempty" jsonschema:"minimum=1,maximum=65535" edit:"free"`
-	// KeyFile is a private key. Without it, the SSH agent and the default keys in ~/.ssh are tried.
+	// KeyFile is a private key, or a public key (.pub) whose private key the SSH agent has. A certificate next to it (-cert.pub)
+	// is used, too. Without a key file, the keys of the SSH agent and the default ones in ~/.ssh are tried.
 	KeyFile string `yaml:"keyFile,omitempty" json:"keyFile,omitempty" edit:"free,local"`
 	// KnownHostsFile is where host keys are verified and, at first use, recorded. Default ~/.ssh/known_hosts.
 	KnownHostsFile string `yaml:"knownHostsFile,omitempty" json:"knownHostsFile,omitempty" edit:"free,local"`
 	// HostKey is the key that the host must have: its fingerprint (SHA256:…) as ssh-keygen -l prints it, or the public key
 	// itself. Without it, known_hosts decides.
 	HostKey string `yaml:"hostKey,omitempty" json:"hostKey,omitempty" edit:"free"`
-	// Jump is a jump host as user@address:port.
+	// Jump is a jump host as user@address:port, or several of them, separated by commas, in the order in which they are passed.
 	Jump string `yaml:"jump,omitempty" json:"jump,omitempty" edit:"free"`
+	// JumpKeyFile is the key for the jump hosts, if it is not keyFile.
+	JumpKeyFile string `yaml:"jumpKeyFile,omitempty" json:"jumpKeyFile,omitempty" edit:"free,local"`
 }
 
 // NodePool labels and taints a group of workers.

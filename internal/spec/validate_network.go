@@ -274,19 +274,25 @@ func (k *checker) ssh(path string, s SSH) {
 		}
 	}
 	if s.Jump == "" {
+		if s.JumpKeyFile != "" {
+			k.refuse(path+".jumpKeyFile", "set jump, or remove it", "it is the key for a jump host, and there is none")
+		}
 		return
 	}
-	m := jumpHost.FindStringSubmatch(s.Jump)
-	ok := m != nil && (m[1] == "" || userName.MatchString(m[1]))
-	if ok && m[3] != "" {
-		n, err := strconv.Atoi(m[3])
-		ok = err == nil && n > 0 && n <= 65535
-	}
-	if ok && dnsLength(m[2]) != "" {
-		k.refuse(path+".jump", "use the name or address at which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
-		return
-	}
-	if !ok {
-		k.refuse(path+".jump", "write user@address:port", "`%s` is not a jump host", s.Jump)
+	for jump := range strings.SplitSeq(s.Jump, ",") {
+		m := jumpHost.FindStringSubmatch(jump)
+		ok := m != nil && (m[1] == "" || userName.MatchString(m[1]))
+		if ok && m[3] != "" {
+			n, err := strconv.Atoi(m[3])
+			ok = err == nil && n > 0 && n <= 65535
+		}
+		switch {
+		case !ok:
+			k.refuse(path+".jump", "write user@address:port; separate several jump hosts by commas, without spaces", "`%s` is not a jump host", jump)
+			return
+		case dnsLength(m[2]) != "":
+			k.refuse(path+".jump", "use the name or address at which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
+			return
+		}
 	}
 }

@@ -111,6 +111,7 @@ func TestSpecsThatAreFine(t *testing.T) {
 		"control planes as only workers": {data: edit(t, real, "[control-plane], zone: a", "[control-plane, worker], zone: a", "[worker]", "[load-balancer]", "[worker]", "[load-balancer]", real[strings.Index(real, "  nodePools"):], "")},
 		"defaults only":                  {data: edit(t, real, "  kubernetes: {version: v1.37.2}\n", "", "    topology: stacked\n    placement: regional\n", "", "    type: managed\n", "", real[strings.Index(real, "  network:"):strings.Index(real, "  hosts:")], "", ":6443", "")},
 		"two of five in a zone":          {data: edit(t, real, "[worker], zone: a", "[control-plane, worker], zone: a", "[worker], zone: b", "[control-plane, worker], zone: b")},
+		"two jump hosts":                 {data: edit(t, real, "zone: a}", "zone: a, ssh: {jump: 'me@one.example.com:2022,two', jumpKeyFile: ~/j}}")},
 		"ssh":                            {data: edit(t, real, "zone: a}", "zone: a, ssh: {user: first.last, port: 2222, keyFile: ~/k, hostKey: 'SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA', jump: me@bastion.example.com:22}}")},
 		"anchors":                        {data: edit(t, real, "zone: a}", "zone: a, ssh: &s {user: admin}}", "zone: b}", "zone: b, ssh: *s}", "zone: c}", "zone: c, ssh: {<<: *s, port: 2222}}")},
 		"tight ranges":                   {data: edit(t, real, "10.244.0.0/16", "10.244.0.0/21", "10.96.0.0/12", "10.96.0.0/28")},
@@ -277,6 +278,8 @@ func TestRefusals(t *testing.T) {
 		"ssh host key":          {edits: []string{"zone: a}", "zone: a, ssh: {hostKey: 'SHA256:abc'}}"}, path: "spec.hosts[0].ssh.hostKey", at: "cp-a", want: []string{"`SHA256:abc` is not a host key", "ssh-keygen -lf"}},
 		"ssh host key, private": {edits: []string{"zone: a}", "zone: a, ssh: {hostKey: '-----BEGIN OPENSSH PRIVATE KEY-----'}}"}, path: "spec.hosts[0].ssh.hostKey", at: "cp-a", want: []string{"neither a fingerprint nor a public key"}},
 		"ssh jump":              {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a b'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host", "user@address:port"}},
+		"ssh jumps":             {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a@b, c'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"` c` is not a jump host", "commas"}},
+		"a key for no jump":     {edits: []string{"zone: a}", "zone: a, ssh: {jumpKeyFile: ~/j}}"}, path: "spec.hosts[0].ssh.jumpKeyFile", at: "cp-a", want: []string{"there is none"}},
 		"ssh jump port":         {edits: []string{"zone: a}", "zone: a, ssh: {jump: 'a@b:0'}}"}, path: "spec.hosts[0].ssh.jump", at: "cp-a", want: []string{"not a jump host"}},
 
 		"no control planes":    {edits: []string{"[control-plane]", "[worker]", "[control-plane]", "[worker]", "[control-plane]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"no host has the role control-plane"}},

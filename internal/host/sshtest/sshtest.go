@@ -30,6 +30,8 @@ type Options struct {
 	Address string
 	// Key is the public key that is accepted.
 	Key ssh.PublicKey
+	// Authority signs the certificates of users that are accepted. If it is set, no key is accepted without one.
+	Authority ssh.PublicKey
 	// User is the only user; root if it is empty.
 	User string
 	// SudoPassword is what sudo asks the user for; nothing if it is empty.
@@ -46,6 +48,9 @@ type Options struct {
 	Noise string
 	// Mounts is the host's /proc/self/mountinfo; it runs no programs of ours then.
 	Mounts string
+	// FailsTest makes a host with Mounts take uploads and say that no program can be executed, as `test -x` does on a mount
+	// with noexec from Linux 5.8 on. Earlier kernels say so only when the program is started.
+	FailsTest bool
 	// Forced is what a forced command prints; it runs instead of any program and fails.
 	Forced string
 }
@@ -76,6 +81,10 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		o.User = "root"
 	}
 	config := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		if o.Authority != nil {
+			checker := ssh.CertChecker{IsUserAuthority: func(key ssh.PublicKey) bool { return bytes.Equal(key.Marshal(), o.Authority.Marshal()) }}
+			return checker.Authenticate(c, key)
+		}
 		if c.User() != o.User || !bytes.Equal(key.Marshal(), o.Key.Marshal()) {
 			return nil, os.ErrPermission
 		}
@@ -308,7 +317,7 @@ func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) 
 	switch {
 	case strings.Contains(command, "/proc/self/mountinfo"):
 		io.WriteString(channel, "quorate mounts follow\n"+s.opts.Mounts) //nolint:errcheck // the client would notice
-	case s.opts.Mounts != "":
+	case s.opts.Mounts != "" && !s.opts.FailsTest:
 		io.WriteString(channel.Stderr(), "sh: 1: /var/lib/quorate/bin/x/quorate: Permission denied\n") //nolint:errcheck // see above
 		return 126
 	case strings.Contains(command, "mktemp"):
@@ -316,7 +325,7 @@ func (s *Server) exec(ctx context.Context, channel ssh.Channel, command string) 
 		io.Copy(io.Discard, channel)                      //nolint:errcheck // see above
 		s.Uploads.Add(1)
 		s.NoBinary.Store(false)
-	case s.NoBinary.Load():
+	case s.NoBinary.Load() || s.opts.FailsTest:
 		return 127
 	default:
 		host.Ready(channel)               //nolint:errcheck // see above

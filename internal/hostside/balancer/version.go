@@ -18,7 +18,7 @@ var printed = regexp.MustCompile(`(?i)^(?:ha-?proxy version|keepalived v) ?([0-9
 func Versions(ctx context.Context) map[string]string {
 	out := map[string]string{}
 	for _, need := range hostconfig.BalancerVersions {
-		path, err := exec.LookPath(need.Program)
+		path, err := exec.LookPath(hostconfig.ProgramPath(need.Program))
 		if err != nil {
 			continue
 		}

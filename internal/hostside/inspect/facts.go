@@ -4,6 +4,7 @@ package inspect
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -75,7 +76,7 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	f.Modules = modules(req.Modules, f.Kernel)
 	f.Registries = registryFiles("")
 	for _, p := range req.Programs {
-		if _, err := exec.LookPath(p); err != nil {
+		if _, err := exec.LookPath(hostconfig.ProgramPath(p)); err != nil {
 			f.Lacks = append(f.Lacks, p)
 		}
 	}
@@ -275,7 +276,7 @@ func describe(name, path string, c *x509.Certificate, signers []*x509.Certificat
 
 func osRelease() map[string]string {
 	out := map[string]string{}
-	for line := range strings.Lines(system.ReadTrimmed("/etc/os-release")) {
+	for line := range strings.Lines(cmp.Or(system.ReadTrimmed("/etc/os-release"), system.ReadTrimmed("/usr/lib/os-release"))) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
 			out[k] = strings.Trim(v, `"'`)
 		}

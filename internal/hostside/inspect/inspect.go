@@ -49,8 +49,14 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	if d, ok := disk("/var/lib"); ok {
 		out.DiskBytes, out.InodesFree = d.SizeBytes, d.InodesFree
 	}
-	out.Volatile = system.Volatile("/var/lib")
+	out.Volatile, out.Unfit = system.Volatile("/var/lib"), unfit(mountFlags)
 	out.Listeners = listeners(in.Ports)
+	root := os.DirFS("/")
+	out.HostsWriter, out.RuleFlusher, out.CloudRoutes = hostsWriter(root), ruleFlusher(root), enabled(root, "nm-cloud-setup.service") || enabled(root, "nm-cloud-setup.timer")
+	out.LaterSettings, out.BlockedModules, out.DropIns = laterSettings(root), blockedModules(root, release), dropIns(root)
+	out.ServiceProxies, out.PodServers = serviceProxies(ctx), podServers(ctx, root)
+	out.ForwardDrops, out.Networks = forwardDrops(ctx, in.PodCIDR), networks()
+	out.IgnoresPings = system.ReadTrimmed("/proc/sys/net/ipv4/icmp_echo_ignore_all") == "1"
 	if in.Balances {
 		out.Versions = balancer.Versions(ctx)
 		out.NoHAProxyUser = out.Versions["haproxy"] != "" && !balancer.UserExists()
@@ -365,12 +371,7 @@ func lookup(ctx context.Context, name string) facts.Lookup {
 // resolvers queries every DNS server separately, because an ordinary lookup continues with the next server and would hide a
 // dead one behind its delay.
 func resolvers(ctx context.Context, resolvConf, name string) []facts.Resolver {
-	var servers []string
-	for line := range strings.Lines(resolvConf) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "nameserver" {
-			servers = append(servers, f[1])
-		}
-	}
+	servers := nameservers(resolvConf)
 	out := make([]facts.Resolver, len(servers))
 	var wg sync.WaitGroup
 	for i, server := range servers {

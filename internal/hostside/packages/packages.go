@@ -8,11 +8,13 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/found"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // Install installs packages of the host's own distribution and checks that their programs exist.
@@ -28,7 +30,7 @@ var Install = host.Define("node.install-packages", func(ctx context.Context, p f
 		return struct{}{}, fmt.Errorf("%w; fix this, or install it there yourself: %s", err, p.Family.Command(p.Names))
 	}
 	for _, program := range p.Programs {
-		if _, err := exec.LookPath(program); err != nil {
+		if _, err := exec.LookPath(hostconfig.ProgramPath(program)); err != nil {
 			return struct{}{}, fmt.Errorf("%v were installed, but %s is still missing", p.Names, program)
 		}
 	}
@@ -42,7 +44,7 @@ type manager struct {
 	interrupted string
 }
 
-// managers are non-interactive commands that wait for other running package managers.
+// managers are non-interactive commands that wait for other running package managers, except for the lock of apt's lists (see run).
 var managers = map[facts.Family]manager{
 	facts.Debian: {
 		install: []string{"apt-get", "-o", "DPkg::Lock::Timeout=120", "install", "--yes", "--no-install-recommends"},
@@ -59,21 +61,48 @@ var managers = map[facts.Family]manager{
 // install first tries with the host's current package lists: the host may be unable to update them, and may not need to.
 func install(ctx context.Context, m manager, names []string) error {
 	install := m.command(append(slices.Clone(m.install), names...))
-	first := install.Run(ctx)
+	first := run(ctx, install)
 	if first != nil && m.interrupted != "" && strings.Contains(first.Error(), m.interrupted) { // the host lost its power in the middle of it
-		if err := m.command(m.repair).Run(ctx); err != nil {
+		if err := run(ctx, m.command(m.repair)); err != nil {
 			return errors.Join(first, err)
 		}
-		first = install.Run(ctx)
+		first = run(ctx, install)
 	}
 	if first == nil || ctx.Err() != nil {
 		return first
 	}
 	refresh := system.Command{Name: m.refresh[0], Args: m.refresh[1:], Proxies: true}
-	if err := refresh.Run(ctx); err != nil {
+	if err := run(ctx, refresh); err != nil {
 		return errors.Join(first, err)
 	}
-	return install.Run(ctx)
+	return run(ctx, install)
+}
+
+// lockPatience is how long other package managers may hold a lock, and lockPause the time between two attempts. A new virtual machine
+// refreshes its lists and installs updates after its first start.
+var lockPatience, lockPause = 5 * time.Minute, 2 * time.Second
+
+// run runs a package manager again while another one holds a lock for which it does not wait itself. apt-get waits for the locks of dpkg,
+// but not for that of its lists.
+func run(ctx context.Context, c system.Command) error {
+	patience, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for {
+		err := c.Run(ctx)
+		if err == nil || !locked(err) {
+			return err
+		}
+		select {
+		case <-time.After(lockPause):
+		case <-patience.Done():
+			return err
+		}
+	}
+}
+
+// locked reports whether a package manager failed because another one holds a lock.
+func locked(err error) bool {
+	return slices.ContainsFunc([]string{"Could not get lock", "Unable to lock", "Unable to acquire the dpkg"}, func(said string) bool { return strings.Contains(err.Error(), said) })
 }
 
 // command is one that must not be killed: a killed package manager leaves packages half configured, and refuses to work until that is

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/host"
 )
 
 // Command is a program that runs on the host. Operations start all programs with it.
@@ -173,9 +175,6 @@ func inherited() []*os.File {
 	return slices.Clone(process.inherited)
 }
 
-// path contains the directories of the system's programs and of Quorate's; the PATH of a session varies.
-const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
 // Isolate makes this process, the host side of a session, independent of the session's environment: of its umask, its
 // PATH, and its variables, which kubeadm would write into manifests and Kubernetes' client would obey. It keeps the
 // proxy settings for package managers. Call it before anything else.
@@ -183,10 +182,10 @@ func Isolate() error {
 	unix.Umask(0o022)
 	variables := os.Environ()
 	process.mu.Lock()
-	process.proxies = slices.DeleteFunc(slices.Clone(variables), func(v string) bool { return !isProxy(v) })
+	process.proxies = slices.DeleteFunc(slices.Clone(variables), func(v string) bool { return !IsProxy(v) })
 	process.mu.Unlock()
 	os.Clearenv()
-	for _, v := range []string{"PATH=" + path, "HOME=/root", "LC_ALL=C"} {
+	for _, v := range []string{"PATH=" + host.SearchPath, "HOME=/root", "LC_ALL=C"} {
 		name, value, _ := strings.Cut(v, "=")
 		if err := os.Setenv(name, value); err != nil {
 			return err
@@ -195,8 +194,8 @@ func Isolate() error {
 	return nil
 }
 
-// isProxy recognizes HTTP_PROXY, https_proxy, no_proxy and similar variables, by kubeadm's rule.
-func isProxy(variable string) bool {
+// IsProxy recognizes HTTP_PROXY, https_proxy, no_proxy and similar variables, by kubeadm's rule.
+func IsProxy(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return strings.HasSuffix(strings.ToLower(name), "_proxy")
 }

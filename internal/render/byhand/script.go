@@ -1,6 +1,7 @@
 package byhand
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -124,7 +125,9 @@ func ssh(h spec.Host) string {
 		command += " -p " + strconv.Itoa(h.SSH.Port)
 	}
 	if h.SSH.Jump != "" {
-		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(h.SSH)+" -W %h:%p"+jump(h.SSH))
+		via := h.SSH
+		via.KeyFile = cmp.Or(via.JumpKeyFile, via.KeyFile)
+		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(via)+" -W %h:%p"+jump(via))
 	}
 	command += " " + ui.Quote(h.SSH.User+"@"+h.Address)
 	if h.SSH.User != spec.DefaultSSHUser {
@@ -145,15 +148,23 @@ func access(s spec.SSH) string {
 	return out
 }
 
-// jump reads user@address:port; what is left out is the host's own user, and port 22.
+// jump reads user@address:port; what is left out is the host's own user, and port 22. Of several jump hosts, the last one is reached
+// through the others, with the keys that the operator's own ssh uses.
 func jump(s spec.SSH) string {
-	user, address := s.User, s.Jump
-	if u, rest, ok := strings.Cut(s.Jump, "@"); ok {
-		user, address = u, rest
+	all := strings.Split(s.Jump, ",")
+	for i, j := range all {
+		if !strings.Contains(j, "@") {
+			all[i] = s.User + "@" + j
+		}
 	}
+	others, last := all[:len(all)-1], all[len(all)-1]
+	user, address, _ := strings.Cut(last, "@")
 	port := ""
 	if host, p, err := net.SplitHostPort(address); err == nil {
 		address, port = host, " -p "+p
+	}
+	if len(others) > 0 {
+		port = " -J " + ui.Quote(strings.Join(others, ",")) + port
 	}
 	return port + " " + ui.Quote(user+"@"+address)
 }

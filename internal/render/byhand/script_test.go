@@ -21,6 +21,8 @@ func TestSSHAsTheSpecSays(t *testing.T) {
 		"known hosts": {spec.SSH{User: "root", Port: 22, KeyFile: "/a b/key", KnownHostsFile: "/k"}, "ssh -o IdentitiesOnly=yes -i '/a b/key' -o UserKnownHostsFile=/k root@10.0.0.1"},
 		"jump": {spec.SSH{User: "admin", Port: 22, KeyFile: "/key", Jump: "me@bastion:2022"},
 			"ssh -o IdentitiesOnly=yes -i /key -o 'ProxyCommand=ssh -o IdentitiesOnly=yes -i /key -W %h:%p -p 2022 me@bastion' admin@10.0.0.1 sudo"},
+		"two jumps, with a key of their own": {spec.SSH{User: "admin", Port: 22, KeyFile: "/key", Jump: "me@one:2022,two", JumpKeyFile: "/jump"},
+			"ssh -o IdentitiesOnly=yes -i /key -o 'ProxyCommand=ssh -o IdentitiesOnly=yes -i /jump -W %h:%p -J me@one:2022 admin@two' admin@10.0.0.1 sudo"},
 		"jump as oneself": {spec.SSH{User: "admin", Port: 22, Jump: "bastion"}, "ssh -o 'ProxyCommand=ssh -W %h:%p admin@bastion' admin@10.0.0.1 sudo"},
 	} {
 		if got := ssh(spec.Host{Address: "10.0.0.1", SSH: tc.ssh}); got != tc.want {

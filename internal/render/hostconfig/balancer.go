@@ -61,10 +61,10 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 	d := facts.Desired{
 		Files: []facts.File{
 			authority(ca),
-			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{"haproxy", "-c", "-f"}},
+			{Path: HAProxyFile, Content: haproxyConfig(c, h, watched), Keep: true, Reload: []string{haproxyUnit}, Check: []string{ProgramPath("haproxy"), "-c", "-f"}},
 			{Path: haproxyDropInFile, Content: haproxyDropIn, Restart: []string{haproxyUnit}},
 			{Path: "/etc/systemd/system/" + WatchdogUnit, Content: watchdogUnit, Restart: []string{WatchdogUnit}},
-			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, standbys, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{"keepalived", "-t", "-f"}},
+			{Path: KeepalivedFile, Content: keepalivedConfig(c, h, standbys, watched, link.Interface, strconv.Itoa(link.Prefix)), Keep: true, Reload: []string{keepalivedUnit}, Check: []string{ProgramPath("keepalived"), "-t", "-f"}},
 			{Path: keepalivedDropInFile, Content: keepalivedDropIn(true), Restart: []string{keepalivedUnit}},
 		},
 		Self:   SelfPath,

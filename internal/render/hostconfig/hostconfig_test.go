@@ -465,3 +465,30 @@ func TestPlainBalancerNeedsNoQuorate(t *testing.T) {
 		}
 	}
 }
+
+// TestUnitsAndChecksUseTheSameProgram: a copy of HAProxy in /usr/local must neither check a configuration that another copy runs
+// with, nor count as the one that the unit runs.
+func TestUnitsAndChecksUseTheSameProgram(t *testing.T) {
+	c := cluster()
+	h, _ := c.Host("lb-a")
+	d := Balancer(c, h, &facts.Facts{}, "CA")
+	for _, program := range balancerPrograms {
+		path := ProgramPath(program)
+		if path != "/usr/sbin/"+program {
+			t.Errorf("%s is %s", program, path)
+		}
+		if !slices.ContainsFunc(d.Files, func(f facts.File) bool { return len(f.Check) > 0 && f.Check[0] == path }) {
+			t.Errorf("nothing is checked with %s", path)
+		}
+		if !slices.ContainsFunc(d.Files, func(f facts.File) bool {
+			return strings.HasPrefix(f.Path, "/etc/systemd/system/"+program+".service.d/") && strings.Contains(f.Content, "="+path+" ")
+		}) {
+			t.Errorf("no unit runs %s", path)
+		}
+	}
+	for _, program := range nodePrograms {
+		if ProgramPath(program) != program { // the kubelet calls it by its name
+			t.Errorf("%s is %s", program, ProgramPath(program))
+		}
+	}
+}

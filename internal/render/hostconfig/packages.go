@@ -1,6 +1,7 @@
 package hostconfig
 
 import (
+	"cmp"
 	"slices"
 
 	"quorate.dev/quorate/internal/facts"
@@ -13,6 +14,13 @@ var (
 	balancerPrograms = []string{"haproxy", "keepalived"}
 	nodePrograms     = []string{"losetup", "modprobe", "mount"}
 )
+
+// unitPaths are the programs that units run by these paths, which are those of the distributions' packages.
+var unitPaths = map[string]string{"haproxy": "/usr/sbin/haproxy", "keepalived": "/usr/sbin/keepalived"}
+
+// ProgramPath is where a program has to be. For most of them the name is enough, because they are called by it. A copy that someone
+// compiled into /usr/local is found by its name first, but it is not the one that a unit runs.
+func ProgramPath(name string) string { return cmp.Or(unitPaths[name], name) }
 
 // BalancerVersions are the oldest versions of programs on load balancers that understand the configuration: keepalived has
 // down_timer_adverts since 2.2.3, and HAProxy was tested from 2.4 on.

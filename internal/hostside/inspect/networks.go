@@ -1,0 +1,147 @@
+package inspect
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
+)
+
+// networks are the IPv4 networks that the host has routes to, without the default route: those of its interfaces, and those behind
+// gateways. It is nil if they cannot be read.
+func networks() (out []facts.Subnet) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil
+	}
+	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return nil
+	}
+	for _, r := range routes {
+		if r.Dst == nil {
+			continue
+		}
+		prefix, err := netip.ParsePrefix(r.Dst.String())
+		if err != nil || prefix.Bits() == 0 {
+			continue
+		}
+		n := facts.Subnet{Prefix: prefix.String(), Gateway: r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0}
+		for _, l := range links {
+			if l.Attrs().Index == r.LinkIndex {
+				n.Interface, n.Bridge = l.Attrs().Name, l.Type() == "bridge"
+			}
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+// forwardDrops are the chains that drop forwarded packets which none of their rules accepts. The packets of pods are forwarded, and an
+// accept in the chain of another program does not overrule a drop. pods is the range of pods, with which rules for them are recognized.
+func forwardDrops(ctx context.Context, pods string) []facts.ForwardDrop {
+	prefix, err := netip.ParsePrefix(pods)
+	if err != nil || !prefix.Addr().Is4() {
+		return nil
+	}
+	out, err := nftablesDrops(prefix)
+	if err != nil {
+		out = nil // without nftables in the kernel there are none, and preflight says that it is missing
+	}
+	return append(out, legacyDrops(ctx, prefix)...)
+}
+
+func nftablesDrops(pods netip.Prefix) (out []facts.ForwardDrop, err error) {
+	conn, err := nftables.New()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := conn.ListChains()
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range chains {
+		if c.Policy == nil || *c.Policy != nftables.ChainPolicyDrop || c.Hooknum == nil || *c.Hooknum != *nftables.ChainHookForward {
+			continue
+		}
+		family, ok := map[nftables.TableFamily]string{nftables.TableFamilyIPv4: "ip", nftables.TableFamilyINet: "inet"}[c.Table.Family]
+		if !ok {
+			continue
+		}
+		d := facts.ForwardDrop{Chain: fmt.Sprintf("%s of the nftables table %s %s", c.Name, family, c.Table.Name)}
+		for _, other := range chains { // the chain may jump to them
+			if other.Table.Name != c.Table.Name || other.Table.Family != c.Table.Family {
+				continue
+			}
+			rules, err := conn.GetRules(other.Table, other)
+			if err != nil {
+				d.Unknown = err.Error()
+			}
+			d.Pods = d.Pods || slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return concerns(r, pods) })
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// ofPods are the names of interfaces through which the packets of pods come.
+var ofPods = []string{"cni0", "flannel."}
+
+// concerns reports whether a rule compares something with the range of pods, or with one of their interfaces.
+func concerns(r *nftables.Rule, pods netip.Prefix) bool {
+	network := pods.Masked().Addr().As4()
+	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
+		c, ok := e.(*expr.Cmp)
+		if !ok || c.Op != expr.CmpOpEq {
+			return false
+		}
+		if n := len(c.Data); n >= max(2, (pods.Bits()+7)/8) && n <= len(network) && bytes.Equal(c.Data, network[:n]) {
+			return true
+		}
+		return slices.ContainsFunc(ofPods, func(name string) bool { return strings.HasPrefix(string(c.Data), name) })
+	})
+}
+
+// legacyDrops are those of the kernel's older tables, which the nftables library does not show.
+func legacyDrops(ctx context.Context, pods netip.Prefix) []facts.ForwardDrop {
+	if !slices.Contains(strings.Fields(system.ReadTrimmed("/proc/net/ip_tables_names")), "filter") {
+		return nil
+	}
+	const program = "iptables-legacy"
+	if _, err := exec.LookPath(program); err != nil {
+		return nil
+	}
+	rules, err := system.Output(ctx, program, "-S")
+	if err != nil {
+		return nil
+	}
+	return legacyDrop(string(rules), pods)
+}
+
+// legacyDrop reads what `iptables -S` prints.
+func legacyDrop(rules string, pods netip.Prefix) []facts.ForwardDrop {
+	d := facts.ForwardDrop{Chain: "FORWARD of iptables-legacy"}
+	drops := false
+	for line := range strings.Lines(rules) {
+		f := strings.Fields(line)
+		drops = drops || slices.Equal(f, []string{"-P", "FORWARD", "DROP"})
+		d.Pods = d.Pods || slices.ContainsFunc(f, func(word string) bool {
+			return word == pods.Masked().String() || slices.ContainsFunc(ofPods, func(name string) bool { return strings.HasPrefix(word, name) })
+		})
+	}
+	if !drops {
+		return nil
+	}
+	return []facts.ForwardDrop{d}
+}
