@@ -352,7 +352,7 @@ func (c *cluster) comesBack(t *testing.T, ctx context.Context, least int) {
 			t.Errorf("it is still in need of renewal: %+v", x)
 		}
 	}
-	_, api = c.client(t, ctx)
+	_, api := c.client(t, ctx)
 	if _, err := api.Discovery().ServerVersion(); err != nil {
 		t.Errorf("the administrator's kubeconfig: %v", err)
 	}
