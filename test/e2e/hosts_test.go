@@ -381,6 +381,19 @@ func (h *changingHosts) sameName(t *testing.T, ctx context.Context) {
 	}
 }
 
+// holder is the host that has the virtual IP; empty if none does.
+func holder(s status.Status) string { return s.Endpoint.Holder }
+
+// leader is the host whose member leads etcd; empty if none does.
+func leader(s status.Status) string {
+	for _, m := range s.Etcd.Members {
+		if m.Leader {
+			return m.Name
+		}
+	}
+	return ""
+}
+
 // twoInOneEdit replaces two control planes by one edit. One of them leads etcd. They are replaced one after another: etcd changes by one
 // member at a time.
 func (h *changingHosts) twoInOneEdit(t *testing.T, ctx context.Context) {
