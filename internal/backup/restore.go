@@ -35,7 +35,7 @@ func (u Unpacked) Spec() (*spec.Cluster, error) {
 // PKI are the files below /etc/kubernetes/pki that all control planes of the cluster share, by name. Keys that the backup does not have are
 // read from keysDir, in which they have the same names; it may be empty. What nobody else keeps must be there. An authority of etcd
 // without its key is left out: all members are new, and get a new one. So are client certificates, which are issued again. A certificate of an
-// authority in keysDir replaces that of the backup, if it is for the same key: it was renewed.
+// authority in keysDir replaces that of the backup, if it is for the same key and valid for longer: it was renewed.
 func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	var missing []string
@@ -64,7 +64,7 @@ func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 			delete(out, facts.EtcdPKI[1])
 		}
 	}
-	u.settle(out)
+	settle(out, u.pki)
 	if err := checkPairs(prefixed(out)); err != nil {
 		return nil, err
 	}
@@ -97,6 +97,8 @@ func UsableKeys(left map[string][]byte) (usable map[string][]byte, lost []string
 			lost = append(lost, key)
 		}
 	}
+	delete(usable, facts.ServiceAccountKey.FormerPublic())
+	settle(usable, func(name string) []byte { return left[name] })
 	if len(usable[encryption.File]) == 0 {
 		delete(usable, encryption.File)
 		lost = append(lost, encryption.File)
@@ -121,9 +123,10 @@ func publicKey(key []byte) ([]byte, error) {
 // authority has signed nothing there, and a controller manager does not even start with two certificates. Of service account keys, that
 // which is to follow has signed nothing either. But one that signed before has: tokens in secrets are in etcd. So it stays trusted, with the
 // file that shows a rotation, which goes on.
-func (u Unpacked) settle(pki map[string][]byte) {
-	for _, a := range u.InRotation() {
-		former := u.Parts[Kubernetes+"pki/"+a.FormerPublic()]
+// Found are the files as they were.
+func settle(pki map[string][]byte, found func(name string) []byte) {
+	for _, a := range inRotation(found) {
+		former := found(a.FormerPublic())
 		if a == facts.ServiceAccountKey && len(former) > 0 {
 			pki[a.FormerPublic()] = former
 			continue
@@ -135,9 +138,14 @@ func (u Unpacked) settle(pki map[string][]byte) {
 }
 
 // InRotation are the authorities that were being replaced when the backup was taken: their cluster trusted several keys.
-func (u Unpacked) InRotation() (out []facts.Authority) {
+func (u Unpacked) InRotation() []facts.Authority { return inRotation(u.pki) }
+
+// pki is a file below /etc/kubernetes/pki.
+func (u Unpacked) pki(name string) []byte { return u.Parts[Kubernetes+"pki/"+name] }
+
+func inRotation(found func(name string) []byte) (out []facts.Authority) {
 	for _, a := range facts.Authorities {
-		if len(pkifile.Keys(u.Parts[Kubernetes+"pki/"+a.Public()])) > 1 {
+		if len(pkifile.Keys(found(a.Public()))) > 1 {
 			out = append(out, a)
 		}
 	}
@@ -170,7 +178,7 @@ func (u Unpacked) file(name, keysDir string) ([]byte, error) {
 	case len(part) == 0:
 		return content, nil
 	}
-	if have, own := pkifile.KeyIDs(content), pkifile.KeyIDs(part); len(have) == 1 && len(own) > 0 && have[0] == own[0] {
+	if have, own := pkifile.KeyIDs(content), pkifile.KeyIDs(part); len(have) == 1 && len(own) > 0 && have[0] == own[0] && pkifile.Expiries(content)[have[0]].After(pkifile.Expiries(part)[own[0]]) {
 		return content, nil
 	}
 	return part, nil // that in the directory is another one

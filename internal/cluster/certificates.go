@@ -279,10 +279,13 @@ func (s *State) EtcdExpired() bool {
 	}
 	lost, members := 0, s.Spec.EtcdHosts()
 	for _, h := range members {
-		if m, has := s.Member(h.Name); has && m.Healthy {
+		m, has := s.Member(h.Name)
+		if has && m.Healthy {
 			continue
 		}
-		if expired[h.Name] || slices.Contains(s.readFormer(h.Name), facts.Etcd) {
+		// While the API answers, a member of which nothing is known counts as one that works.
+		known := s.Seen.API == nil || has && m.Unknown == ""
+		if expired[h.Name] || known && slices.Contains(s.readFormer(h.Name), facts.Etcd) {
 			lost++
 		}
 	}

@@ -42,10 +42,12 @@ type Access struct {
 
 	trust trust
 
-	mu    sync.Mutex
-	keys  map[string]key
-	agent []ssh.Signer
-	asked bool // the agent was
+	mu   sync.Mutex
+	keys map[string]key
+	// accepted is the first of the keys of which a host accepted one, by user and address.
+	accepted map[string]ssh.PublicKey
+	agent    []ssh.Signer
+	asked    bool // the agent was
 	// locked are the usual keys that were left out because they have a passphrase and there are others.
 	locked []string
 }
@@ -120,6 +122,23 @@ func (a *Access) signers(keyFile string) ([]ssh.Signer, error) {
 	return signers, nil
 }
 
+// accept remembers that a host accepted one of the keys that begin with this one, for a user.
+func (a *Access) accept(user, addr string, first ssh.Signer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.accepted == nil {
+		a.accepted = map[string]ssh.PublicKey{}
+	}
+	a.accepted[user+"@"+addr] = first.PublicKey()
+}
+
+func (a *Access) wasAccepted(user, addr string, first ssh.Signer) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key, known := a.accepted[user+"@"+addr]
+	return known && sameKey(key, first.PublicKey())
+}
+
 // untried are the usual keys that signers left out.
 func (a *Access) untried() []string {
 	a.mu.Lock()
@@ -152,6 +171,9 @@ func (a *Access) key(path string, unlock bool) (key, error) {
 	}
 	if err == nil {
 		k.signers, k.expired, err = certified(path, signer)
+		if err != nil && !unlock { // beside a usual key may be the certificate of another one
+			k.signers, err = []ssh.Signer{signer}, nil
+		}
 	}
 	k.err = err
 	if a.keys == nil {

@@ -90,6 +90,10 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 	}
 	algorithms := check.algorithms()
 	keys := slices.Collect(slices.Chunk(signers, keysAtOnce))
+	// Each refused login counts for what bans addresses: what was accepted once comes first.
+	if i := slices.IndexFunc(keys, func(some []ssh.Signer) bool { return d.access.wasAccepted(t.User, addr, some[0]) }); i > 0 {
+		keys = slices.Concat(keys[i:i+1], keys[:i], keys[i+1:])
+	}
 	var last *HostKeyError
 	for {
 		config := &ssh.ClientConfig{User: t.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(keys[0]...)}, HostKeyAlgorithms: algorithms,
@@ -100,6 +104,7 @@ func (d *dialer) client(ctx context.Context, t Target) (*ssh.Client, *newKey, er
 		}
 		client, err := d.handshake(ctx, nc, addr, config, t.Patience.full())
 		if err == nil {
+			d.access.accept(t.User, addr, keys[0][0])
 			return client, check.unknown, nil
 		}
 		nc.Close()

@@ -87,11 +87,11 @@ func (b *builder) readersOf(h spec.Host) (out []string) {
 	return out
 }
 
-// renewOnBalancers has managed load balancers verify API servers with the certificate that the plan makes. If a host has it already,
-// configureBalancer gives it to them.
-func (b *builder) renewOnBalancers() {
+// renewOnBalancers has managed load balancers verify API servers with the certificate that the plan makes. If a host has it already, because an
+// earlier run was interrupted, configureBalancer gives it to them; where the plan does not configure load balancers (alone), this does.
+func (b *builder) renewOnBalancers(alone bool) {
 	makes := slices.ContainsFunc(b.ofKind(RenewAuthority), func(s *Step) bool { return s.Authority == facts.KubernetesAuthority })
-	if !makes || b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+	if !makes && !alone || b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
 		return
 	}
 	for _, h := range b.balancersInTurn() {
@@ -99,6 +99,12 @@ func (b *builder) renewOnBalancers() {
 			continue
 		}
 		d := hostconfig.BalancerAuthority("") // the steps before have it
+		if !makes {
+			d = hostconfig.BalancerAuthority(b.CA())
+			if b.CA() == "" || !b.balances(h) || len(hostconfig.Missing(d, b.Facts(h.Name))) == 0 {
+				continue
+			}
+		}
 		b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "authority", Title: "have HAProxy trust the renewed certificate", Desired: &d, Change: change(cluster.Reload, cluster.LoadBalancer, h.Name),
 			Reason: "it verifies the certificates of API servers; HAProxy reloads"}, b.all()...)
 	}

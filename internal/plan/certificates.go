@@ -27,7 +27,7 @@ func Renew(s *cluster.State) (*Plan, error) {
 			return nil, err
 		}
 		b.reissueExpired()
-		b.renewOnBalancers()
+		b.renewOnBalancers(true)
 		b.renewInAPI()
 		if len(b.steps) > 0 {
 			b.add(verification(nil), b.all()...)
@@ -43,6 +43,7 @@ func Renew(s *cluster.State) (*Plan, error) {
 		}
 	}
 	b.renewAuthorities()
+	b.renewOnBalancers(true)
 	b.renewCertificates(func(string, facts.Certificate) bool { return true }, b.ofKind(SetTrust)...)
 	for _, h := range b.c.Spec.Hosts {
 		b.renewKubelet(h)

@@ -126,9 +126,10 @@ func (b *builder) revive() error {
 	}
 	b.keepEndpoints()
 	b.restoreHosts()
-	b.renewOnBalancers()
+	b.renewOnBalancers(false)
 	b.renewInAPI()
-	b.out.Continues = len(b.ofKind(SetTrust)) > 0 || b.EtcdExpired()
+	// A run that was interrupted may have left only certificates to renew.
+	b.out.Continues = len(b.ofKind(SetTrust))+len(b.ofKind(RenewCertificates)) > 0 || b.EtcdExpired()
 	if len(b.steps) > 0 {
 		b.add(verification(nil), b.all()...)
 	}

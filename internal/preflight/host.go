@@ -459,8 +459,8 @@ func (j *judge) security(h spec.Host, in facts.Inspection) {
 		if strings.HasPrefix(d.Chain, "FORWARD of ") {
 			fix += " (Docker: `for d in -s -d; do iptables -I DOCKER-USER $d " + j.c.Spec.Network.PodCIDR + " -j ACCEPT; done` each time that Docker starts, or remove Docker)"
 		}
-		if d.Unknown != "" {
-			j.add(warning, "firewall", on, fix+", unless it does so already.", "the chain %s on HOSTS drops forwarded packets that it does not accept, and its rules cannot be read (%s): pods may not reach each other", d.Chain, d.Unknown)
+		if d.Unknown != "" || j.c.Spec.Network.CNI != spec.CNIFlannel { // other pod networks have rules of their own in it
+			j.add(warning, "firewall", on, fix+", unless it does so already.", "the chain %s on HOSTS drops forwarded packets that it does not accept, and whether its rules accept those of pods is not known (%s): pods may not reach each other", d.Chain, cmp.Or(d.Unknown, "the pod network may change them"))
 			continue
 		}
 		j.add(failure, "firewall", on, fix+".", "the chain %s on HOSTS drops forwarded packets that it does not accept, and has no rule about pods: they would not reach pods on other nodes", d.Chain)

@@ -326,7 +326,7 @@ func TestFindings(t *testing.T) {
 			w.in("worker-a", func(i *facts.Inspection) {
 				i.ForwardDrops = []facts.ForwardDrop{{Chain: "fwd of the nftables table inet filter", Unknown: "EINTR"}}
 			})
-		}, warning, "firewall", "worker-a", "cannot be read (EINTR)", "unless it does so already"},
+		}, warning, "firewall", "worker-a", "is not known (EINTR)", "unless it does so already"},
 		{"a bridge in the range of pods", func(w world) {
 			for _, h := range []string{"worker-a", "lb-a"} {
 				w.in(h, func(i *facts.Inspection) {

@@ -99,7 +99,7 @@ func (j *judge) environment(h spec.Host, in facts.Inspection) {
 	}
 	proxy := config.ProxyFunc()
 	var away []string
-	for _, target := range append([]string{hostconfig.EndpointHost(j.c)}, addresses(j.c)...) {
+	for _, target := range contacted(j.c, h) {
 		if via, err := proxy(&url.URL{Scheme: "https", Host: net.JoinHostPort(target, hostconfig.EndpointPort(j.c))}); err != nil || via != nil {
 			away = append(away, target)
 		}
@@ -107,7 +107,7 @@ func (j *judge) environment(h spec.Host, in facts.Inspection) {
 	if len(away) == 0 {
 		return
 	}
-	add := "the endpoint's name and the addresses of all hosts"
+	add := "the endpoint's name and the addresses of all control planes and etcd hosts"
 	if len(away) <= mostSources {
 		add = strings.Join(away, ",")
 	}
@@ -115,10 +115,16 @@ func (j *judge) environment(h spec.Host, in facts.Inspection) {
 		"systemd on HOSTS gives all services the proxy %s, and NO_PROXY does not except %s: the kubelet and etcd would connect to the cluster through the proxy", config.HTTPSProxy, few(away))
 }
 
-// addresses are those of the hosts.
-func addresses(c *spec.Cluster) (out []string) {
-	for _, h := range c.Spec.Hosts {
-		out = append(out, h.Address)
+// contacted are the names and addresses that programs with systemd's environment connect to on a host: a kubelet to the endpoint and to API
+// servers, and a member of etcd on a host of its own to the others.
+func contacted(c *spec.Cluster, h spec.Host) (out []string) {
+	if h.IsNode() {
+		out = append(out, hostconfig.EndpointHost(c))
+	}
+	for _, other := range c.Spec.Hosts {
+		if h.IsNode() && other.Has(spec.RoleControlPlane) || hasMember(c, h) && hasMember(c, other) {
+			out = append(out, other.Address)
+		}
 	}
 	return out
 }

@@ -148,10 +148,10 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 	case s.c.ExistingEtcd():
 		return salvageRefused("etcd of this spec is your own ("+strings.Join(s.c.Spec.Etcd.Endpoints, ", ")+"), and Quorate never stops it or replaces its data",
 			"Restore the data there by the documentation of etcd (https://etcd.io/docs/latest/op-guide/recovery/), and run `quorate apply`. Or build the cluster with an etcd that Quorate manages: leave out etcd.endpoints.")
-	case into.Replace && o.Data.Host != "" && removedByReset(o.Data.Dir):
-		return salvageRefused("a reset removes "+o.Data.String()+" with the cluster that is replaced", "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy.")
+	case into.Replace && removedByReset(o.Data.Dir):
+		return removed(o.Data)
 	}
-	if err := progress.Track(ctx, s.sink, o.Data.Host, "data/copy", "copy the data of etcd", func(ctx context.Context) error { return s.fetch(ctx, o.Data) }); err != nil {
+	if err := progress.Track(ctx, s.sink, o.Data.Host, "data/copy", "copy the data of etcd", func(ctx context.Context) error { return s.fetch(ctx, o.Data, into.Replace) }); err != nil {
 		return err
 	}
 	copied := s.read(ctx, s.copy(), s.dir)
@@ -203,11 +203,16 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 	return nil
 }
 
-// removedByReset says that a directory of a host is one that a reset removes.
+// removedByReset says that a directory, of a host or of this machine, which may be one, is one that a reset removes.
 func removedByReset(dir string) bool {
-	return slices.ContainsFunc([]string{hostconfig.EtcdDataDir, facts.EtcdKeptDir}, func(removed string) bool {
-		return filepath.Clean(dir) == removed || strings.HasPrefix(dir, removed+"/")
+	dir = filepath.Clean(dir)
+	return slices.ContainsFunc([]string{hostconfig.EtcdDataDir, facts.EtcdKeptDir, "/var/lib/kubelet", "/etc/kubernetes"}, func(removed string) bool {
+		return dir == removed || strings.HasPrefix(dir, removed+"/")
 	})
+}
+
+func removed(data DataSource) *cluster.Refusal {
+	return salvageRefused("a reset removes "+data.String()+" with the cluster that is replaced", "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy.")
 }
 
 // secretsAt is where API servers keep Secrets.
@@ -237,14 +242,26 @@ func readable(o SalvageOptions, out *Salvaged, made etcddata.Snapshotted) error 
 	if out.Keys != "" {
 		found = "the keys in " + out.Keys + " are not all"
 	}
+	if strings.HasPrefix(out.Keys, ofBackup) {
+		return salvageRefused(found+". "+strings.Join(why, ". "), "Use a newer backup of the cluster, or name the directory with its keys instead of a backup: --keys [HOST:]DIRECTORY.")
+	}
 	return salvageRefused(found+". "+strings.Join(why, ". "),
 		"The keys are in /etc/kubernetes/pki of every control plane, also of one whose etcd is lost, and in every backup. Name such a directory with --keys [HOST:]DIRECTORY, or a backup of the cluster. If nobody has them any more, give up what is said above: --new-keys.")
 }
 
+// ofBackup begins what is said of keys that come from a backup.
+const ofBackup = "the backup "
+
 func (s salvager) copy() string { return filepath.Join(s.dir, "data") }
 
+// More than mostFiles files with mostBytes bytes is no data of etcd: what a host says does not fill this machine.
+const (
+	mostFiles = 10_000
+	mostBytes = 1 << 40
+)
+
 // fetch copies what etcd reads in a data directory to this machine.
-func (s salvager) fetch(ctx context.Context, from DataSource) error {
+func (s salvager) fetch(ctx context.Context, from DataSource, replace bool) error {
 	list, open := lostquorum.ListDataHere, func(name string) (io.ReadCloser, error) { return lostquorum.OpenDataHere(from.Dir, name) }
 	if from.Host != "" {
 		c, err := s.conn(from.Host)
@@ -265,13 +282,15 @@ func (s salvager) fetch(ctx context.Context, from DataSource) error {
 	switch {
 	case data.Running != 0:
 		return salvageRefused(fmt.Sprintf("an etcd runs on %s (process %d)", from, data.Running), "If it is a member of the cluster, the cluster is not lost: `quorate recover` shows what can be done. Otherwise stop it.")
+	case replace && (data.InPlace || data.Kept):
+		return removed(from)
 	case data.InPlace && from.Host != "":
 		return salvageRefused(from.String()+" is where etcd has its data on that host: the new member begins there, and the data have to stay as they are",
 			"Mount the disk elsewhere, such as below /mnt, or copy the directory (`cp -a`). If the host still has its installation, use `quorate recover`.")
 	}
-	var total int64
-	for _, f := range data.Files {
-		total += f.Bytes
+	total, err := sizeOf(data.Files)
+	if err != nil {
+		return fmt.Errorf("looking at %s: %w; nothing was changed", from, err)
 	}
 	// The copy, the snapshot of it, and what the snapshot is tried with exist together.
 	if err := system.RoomForSnapshot(s.dir, 3*total); err != nil {
@@ -292,6 +311,20 @@ func (s salvager) fetch(ctx context.Context, from DataSource) error {
 		return salvageRefused("the data in "+from.String()+" changed while they were copied", "Find out what writes to them, and stop it.")
 	}
 	return nil
+}
+
+// sizeOf is how many bytes the files have. It refuses what no data directory of etcd has: the list is a host's, which may be anybody's.
+func sizeOf(files []lostquorum.DataFile) (total int64, err error) {
+	if len(files) > mostFiles {
+		return 0, fmt.Errorf("%d files are too many for etcd's data", len(files))
+	}
+	for _, f := range files {
+		if !lostquorum.IsData(f.Name) || f.Bytes < 0 || f.Bytes > mostBytes-total {
+			return 0, fmt.Errorf("%q with %d bytes is no file of etcd's data", f.Name, f.Bytes)
+		}
+		total += f.Bytes
+	}
+	return total, nil
 }
 
 // fetchFile copies a file, with the time at which it was written: it says when the last write was.
@@ -328,7 +361,7 @@ func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOpti
 		if err != nil {
 			return nil, nil, salvageRefused(err.Error(), "Use another backup, or the keys on a disk.")
 		}
-		out.Keys = "the backup " + backed.File
+		out.Keys = ofBackup + backed.File
 		return all, nil, nil
 	}
 	left, from := map[string][]byte{}, []string{}
@@ -446,10 +479,19 @@ func (s salvager) unpack(ctx context.Context, file string, copied facts.EtcdCopy
 		return out, "", err
 	}
 	m.Etcd.Keys, m.Etcd.KVHash, m.Etcd.CompactRevision = out.Restored.Keys, out.Restored.KVHash, out.Restored.CompactRevision
-	sum := sha256.Sum256(keys["ca.crt"])
-	m.Salvage(fmt.Sprint(copied.LastTerm), fmt.Sprint(copied.LastIndex), hex.EncodeToString(sum[:]))
+	m.Salvage(fmt.Sprint(copied.LastTerm), fmt.Sprint(copied.LastIndex), digest(keys))
 	out.Manifest, out.Verified.Snapshot, out.Snapshot, out.Contents = m, status, file, in
 	return out, ca, nil
+}
+
+// digest is different for other keys: a restore with others does not go on with what an interrupted one did.
+func digest(keys map[string][]byte) string {
+	sum := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		fmt.Fprintf(sum, "%s %d ", name, len(keys[name]))
+		sum.Write(keys[name])
+	}
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // opens tries the keys on a value of each mark: a key of the same name can be that of another cluster. What other providers encrypted is not

@@ -31,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcddata"
+	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/snapshot"
 	"quorate.dev/quorate/internal/spec"
@@ -306,5 +307,32 @@ func TestWhereKeysAreLookedFor(t *testing.T) {
 	}
 	if got, want := fmt.Sprint(DataSource{"cp-a", "/mnt"}, DataSource{Dir: "/mnt"}), "cp-a:/mnt /mnt"; got != want {
 		t.Errorf("%s, want %s", got, want)
+	}
+}
+
+// TestAHostCannotChooseWhereItsDataGo, nor fill the machine of the caller.
+func TestAHostCannotChooseWhereItsDataGo(t *testing.T) {
+	file := func(name string, bytes int64) []lostquorum.DataFile {
+		return []lostquorum.DataFile{{Name: name, Bytes: bytes}}
+	}
+	for _, files := range [][]lostquorum.DataFile{
+		file("../../../root/.ssh/authorized_keys", 1), file("snap/../../x", 1), file("/snap/db", 1), file("snap", 1), file("snap/a/b", 1), file("wal/", 1), file("", 1),
+		file("snap/db", -1), file("snap/db", 1<<62), slices.Concat(file("snap/db", 1<<39), file("wal/0.wal", 1<<40)), make([]lostquorum.DataFile, mostFiles+1),
+	} {
+		if n, err := sizeOf(files); err == nil {
+			t.Errorf("%+v: %d bytes", files[0], n)
+		}
+	}
+	if n, err := sizeOf(slices.Concat(file("snap/db", 5), file("wal/0.wal", 7))); err != nil || n != 12 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// TestWhatAResetRemovesIsNoSource, on a host or on this machine.
+func TestWhatAResetRemovesIsNoSource(t *testing.T) {
+	for dir, want := range map[string]bool{"/var/lib/etcd": true, "/var/lib/etcd-kept/x": true, "/root/../var/lib/etcd-kept/x": true, "/root/etcd": false, "/var/lib/etcd-old": false} {
+		if got := removedByReset(dir); got != want {
+			t.Errorf("%s: %v", dir, got)
+		}
 	}
 }

@@ -93,6 +93,11 @@ func (o options) configured(name string) []string {
 	return o.is[name]
 }
 
+// any says that the configuration sets anything that is used here.
+func (o options) any() bool {
+	return slices.ContainsFunc([]string{"user", "port", "identityfile", "userknownhostsfile", "proxyjump"}, func(name string) bool { return len(o.configured(name)) > 0 })
+}
+
 func (c *Config) options(ctx context.Context, host string) (options, error) {
 	o := options{host: host}
 	for _, q := range []struct {
@@ -126,7 +131,7 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 	if err != nil {
 		return nil, err
 	}
-	if o.one("hostname") == h.Name && h.Address != "" { // the configuration may have patterns of addresses
+	if o.one("hostname") == h.Name && h.Address != "" && !o.any() { // it has nothing of the name, and may have patterns of addresses
 		if o, err = c.options(ctx, h.Address); err != nil {
 			return nil, err
 		}
@@ -158,7 +163,11 @@ func (c *Config) apply(ctx context.Context, h *spec.Host) (notes []string, err e
 		s.KeyFile, notes = key, append(notes, more...)
 	}
 	if files := o.configured("userknownhostsfile"); s.KnownHostsFile == "" && len(files) > 0 {
-		s.KnownHostsFile = strings.Fields(files[0])[0]
+		if file := strings.Fields(files[0])[0]; file == os.DevNull || file == "none" {
+			note("The configuration of OpenSSH remembers no key of %s. Quorate does, and refuses another one: set ssh.hostKey in the spec if it changes.", h.Name)
+		} else {
+			s.KnownHostsFile = file
+		}
 	}
 	if jump := o.one("proxyjump"); s.Jump == "" && jump != "" && jump != "none" {
 		hops, more, err := c.hops(ctx, jump, 0)
@@ -208,10 +217,10 @@ func (o options) key() (file string, notes []string) {
 			}
 		}
 	}
-	if len(files) > 0 && file == "" {
-		file = files[0]
-	}
-	if len(files) > 1 {
+	switch {
+	case len(files) > 0 && file == "":
+		notes = append(notes, fmt.Sprintf("The key of the configuration of OpenSSH for %s does not exist (%s): Quorate uses the usual ones, and those of the agent.", o.host, files[0]))
+	case len(files) > 1:
 		notes = append(notes, fmt.Sprintf("The configuration of OpenSSH has %d keys for %s, of which Quorate uses %s.", len(files), o.host, file))
 	}
 	for _, certificate := range o.configured("certificatefile") {

@@ -55,6 +55,7 @@ func TestApply(t *testing.T) {
 		"10.0.0.13": "user pattern\nproxyjump ssh://b3\n",
 		"b3":        "hostname b3.example.com\nproxyjump b4\n",
 		"cp-d":      "hostname cp-d.example.com\nidentityfile " + dir + "/%n-%r\nproxycommand nc %h %p\nhostkeyalias prod\n",
+		"cp-f":      "user admin\nuserknownhostsfile /dev/null\n",
 	})
 	hosts := []spec.Host{
 		{Name: "cp-a"},
@@ -62,6 +63,7 @@ func TestApply(t *testing.T) {
 		{Name: "cp-c", Address: "10.0.0.13"},
 		{Name: "cp-d"},
 		{Name: "cp-e"},
+		{Name: "cp-f", Address: "10.0.0.16"}, // with a block of its name, and no HostName in it
 	}
 	notes, err := c.Apply(t.Context(), hosts)
 	if err != nil {
@@ -71,8 +73,9 @@ func TestApply(t *testing.T) {
 		{Name: "cp-a", Address: "10.0.0.11", SSH: spec.SSH{User: "admin", Port: 2222, KeyFile: key, KnownHostsFile: "/k1", Jump: "ops@b1.example.com:2200,jumper@b2.example.com", JumpKeyFile: jumpKey + ".pub"}},
 		{Name: "cp-b", Address: "10.0.0.12", SSH: spec.SSH{Port: 2022}},
 		{Name: "cp-c", Address: "10.0.0.13", SSH: spec.SSH{User: "pattern", Jump: "alice@b4,alice@b3.example.com"}},
-		{Name: "cp-d", Address: "10.0.0.14", SSH: spec.SSH{User: "alice", KeyFile: dir + "/cp-d-alice"}},
+		{Name: "cp-d", Address: "10.0.0.14", SSH: spec.SSH{User: "alice"}},
 		{Name: "cp-e", SSH: spec.SSH{User: "alice"}},
+		{Name: "cp-f", Address: "10.0.0.16", SSH: spec.SSH{User: "admin"}},
 	}
 	for i := range want {
 		if hosts[i].Address != want[i].Address || hosts[i].SSH != want[i].SSH {
@@ -80,12 +83,12 @@ func TestApply(t *testing.T) {
 		}
 	}
 	for _, said := range []string{"has 2 keys for cp-a", "OpenSSH uses the usual keys on the jump host b1.example.com of cp-a", "OpenSSH reaches cp-b at 192.0.2.7", "The address of cp-d is 10.0.0.14",
-		"sets proxycommand for cp-d", "sets hostkeyalias for cp-d", "cp-e has no address"} {
+		"sets proxycommand for cp-d", "sets hostkeyalias for cp-d", "cp-e has no address", "does not exist (" + dir + "/cp-d-alice)", "remembers no key of cp-f"} {
 		if !slices.ContainsFunc(notes, func(n string) bool { return strings.Contains(n, said) }) {
 			t.Errorf("no note says that %s", said)
 		}
 	}
-	if len(notes) != 7 {
+	if len(notes) != 9 {
 		t.Errorf("%d notes: %q", len(notes), notes)
 	}
 }

@@ -88,7 +88,12 @@ func nftablesDrops(pods netip.Prefix) (out []facts.ForwardDrop, err error) {
 			if err != nil {
 				d.Unknown = err.Error()
 			}
-			d.Pods = d.Pods || slices.ContainsFunc(rules, func(r *nftables.Rule) bool { return concerns(r, pods) })
+			for _, r := range rules {
+				is, may := concerns(r, pods)
+				if d.Pods = d.Pods || is; may && d.Unknown == "" {
+					d.Unknown = "they have sets or ranges"
+				}
+			}
 		}
 		out = append(out, d)
 	}
@@ -98,19 +103,46 @@ func nftablesDrops(pods netip.Prefix) (out []facts.ForwardDrop, err error) {
 // ofPods are the names of interfaces through which the packets of pods come.
 var ofPods = []string{"cni0", "flannel."}
 
-// concerns reports whether a rule compares something with the range of pods, or with one of their interfaces.
-func concerns(r *nftables.Rule, pods netip.Prefix) bool {
+// concerns reports whether a rule compares something with the range of pods, with a network around it, or with one of their interfaces, or accepts
+// everything; and whether it may do so, with a set, a range, or the first byte of an address.
+func concerns(r *nftables.Rule, pods netip.Prefix) (is, may bool) {
 	network := pods.Masked().Addr().As4()
-	return slices.ContainsFunc(r.Exprs, func(e expr.Any) bool {
-		c, ok := e.(*expr.Cmp)
-		if !ok || c.Op != expr.CmpOpEq {
-			return false
+	compares := false
+	var mask []byte
+	for _, e := range r.Exprs {
+		switch e := e.(type) {
+		case *expr.Lookup, *expr.Range:
+			compares, may = true, true
+		case *expr.Bitwise:
+			mask = e.Mask
+		case *expr.Cmp:
+			compares = true
+			n := len(e.Data)
+			if e.Op != expr.CmpOpEq || n == 0 {
+				continue
+			}
+			if n <= len(network) {
+				own := slices.Clone(network[:n])
+				for i := range own {
+					if len(mask) == n {
+						own[i] &= mask[i]
+					}
+				}
+				if bytes.Equal(e.Data, own) && own[0] != 0 {
+					is, may = is || n > 1, may || n == 1
+				}
+			}
+			is = is || slices.ContainsFunc(ofPods, func(name string) bool { return isInterface(strings.TrimRight(string(e.Data), "\x00"), name) })
+		case *expr.Verdict:
+			is = is || e.Kind == expr.VerdictAccept && !compares
 		}
-		if n := len(c.Data); n >= max(2, (pods.Bits()+7)/8) && n <= len(network) && bytes.Equal(c.Data, network[:n]) {
-			return true
-		}
-		return slices.ContainsFunc(ofPods, func(name string) bool { return strings.HasPrefix(string(c.Data), name) })
-	})
+	}
+	return is, may
+}
+
+// isInterface says that a name, or the beginning of one, is that of an interface of pods, which begins with another name.
+func isInterface(is, begins string) bool {
+	return strings.HasPrefix(is, begins) || len(is) > 1 && strings.HasPrefix(begins, is)
 }
 
 // legacyDrops are those of the kernel's older tables, which the nftables library does not show.
@@ -136,9 +168,16 @@ func legacyDrop(rules string, pods netip.Prefix) []facts.ForwardDrop {
 	for line := range strings.Lines(rules) {
 		f := strings.Fields(line)
 		drops = drops || slices.Equal(f, []string{"-P", "FORWARD", "DROP"})
-		d.Pods = d.Pods || slices.ContainsFunc(f, func(word string) bool {
-			return word == pods.Masked().String() || slices.ContainsFunc(ofPods, func(name string) bool { return strings.HasPrefix(word, name) })
+		d.Pods = d.Pods || slices.Equal(f, []string{"-A", "FORWARD", "-j", "ACCEPT"}) || slices.ContainsFunc(f, func(word string) bool {
+			around, err := netip.ParsePrefix(word)
+			return err == nil && around.Bits() > 0 && around.Bits() <= pods.Bits() && around.Contains(pods.Addr()) ||
+				slices.ContainsFunc(ofPods, func(name string) bool {
+					return strings.HasPrefix(word, name) || strings.HasSuffix(word, "+") && isInterface(strings.TrimSuffix(word, "+"), name)
+				})
 		})
+		if slices.Contains(f, "--match-set") {
+			d.Unknown = "they have sets"
+		}
 	}
 	if !drops {
 		return nil

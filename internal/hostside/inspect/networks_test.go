@@ -18,20 +18,27 @@ func TestConcerns(t *testing.T) {
 		exprs []expr.Any
 		pods  string
 		want  bool
+		may   bool
 	}{
-		"two bytes of the address":        {equal(10, 244), "10.244.0.0/16", true},
-		"the address behind a mask":       {equal(10, 244, 0, 0), "10.244.0.0/16", true},
-		"another address":                 {equal(172, 17, 0, 0), "10.244.0.0/16", false},
-		"a part of the range":             {equal(10, 244, 3, 0), "10.244.0.0/16", false},
-		"a larger range":                  {equal(10, 244), "10.244.16.0/20", false},
-		"all but the range":               {[]expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Data: []byte{10, 244}}}, "10.244.0.0/16", false},
-		"the bridge of pods":              {equal([]byte("cni0\x00\x00")...), "10.244.0.0/16", true},
-		"Docker's bridge":                 {equal([]byte("docker0\x00")...), "10.244.0.0/16", false},
-		"a protocol":                      {equal(10), "10.0.0.0/8", false},
-		"a counter in front of an accept": {append([]expr.Any{&expr.Counter{}}, equal(10, 244)...), "10.244.0.0/16", true},
+		"two bytes of the address":                    {equal(10, 244), "10.244.0.0/16", true, false},
+		"the address behind a mask":                   {equal(10, 244, 0, 0), "10.244.0.0/16", true, false},
+		"another address":                             {equal(172, 17, 0, 0), "10.244.0.0/16", false, false},
+		"a part of the range":                         {equal(10, 244, 3, 0), "10.244.0.0/16", false, false},
+		"a larger range":                              {equal(10, 244), "10.244.16.0/20", true, false},
+		"all but the range":                           {[]expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Data: []byte{10, 244}}}, "10.244.0.0/16", false, false},
+		"the bridge of pods":                          {equal([]byte("cni0\x00\x00")...), "10.244.0.0/16", true, false},
+		"Docker's bridge":                             {equal([]byte("docker0\x00")...), "10.244.0.0/16", false, false},
+		"a protocol, or the first byte of an address": {equal(10), "10.0.0.0/8", false, true},
+		"a counter in front of an accept":             {append([]expr.Any{&expr.Counter{}}, equal(10, 244)...), "10.244.0.0/16", true, false},
+		"a set":                                       {[]expr.Any{&expr.Lookup{SetName: "pods"}}, "10.244.0.0/16", false, true},
+		"an address range":                            {[]expr.Any{&expr.Range{Op: expr.CmpOpEq, FromData: []byte{10, 0, 0, 0}, ToData: []byte{10, 255, 0, 0}}}, "10.244.0.0/16", false, true},
+		"a network around it":                         {append([]expr.Any{&expr.Bitwise{Mask: []byte{255, 128, 0, 0}}}, equal(10, 128, 0, 0)...), "10.244.0.0/16", true, false},
+		"all interfaces of CNI":                       {equal([]byte("cni")...), "10.244.0.0/16", true, false},
+		"everything":                                  {[]expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictAccept}}, "10.244.0.0/16", true, false},
+		"connections that exist":                      {append(equal(6), &expr.Verdict{Kind: expr.VerdictAccept}), "10.244.0.0/16", false, false},
 	} {
-		if got := concerns(&nftables.Rule{Exprs: tc.exprs}, netip.MustParsePrefix(tc.pods)); got != tc.want {
-			t.Errorf("%s: %v", name, got)
+		if is, may := concerns(&nftables.Rule{Exprs: tc.exprs}, netip.MustParsePrefix(tc.pods)); is != tc.want || may != tc.may {
+			t.Errorf("%s: %v, %v", name, is, may)
 		}
 	}
 }
@@ -50,6 +57,9 @@ func TestLegacyDrop(t *testing.T) {
 		"Docker, and pods":  {docker + "-A DOCKER-USER -s 10.244.0.0/16 -j ACCEPT\n", []facts.ForwardDrop{allowed}},
 		"by the interface":  {docker + "-A DOCKER-USER -i cni0 -j ACCEPT\n", []facts.ForwardDrop{allowed}},
 		"another interface": {docker + "-A DOCKER-USER -i docker0 -j ACCEPT\n", []facts.ForwardDrop{drop}},
+		"a network around":  {docker + "-A FORWARD -s 10.0.0.0/8 -j ACCEPT\n", []facts.ForwardDrop{allowed}},
+		"interfaces":        {docker + "-A FORWARD -i cni+ -j ACCEPT\n", []facts.ForwardDrop{allowed}},
+		"everything":        {docker + "-A FORWARD -j ACCEPT\n", []facts.ForwardDrop{allowed}},
 	} {
 		if got := legacyDrop(tc.rules, netip.MustParsePrefix("10.244.0.0/16")); !slices.Equal(got, tc.want) {
 			t.Errorf("%s: %+v", name, got)

@@ -282,7 +282,7 @@ func setTrust(dir string, in TrustRequest) error {
 		return err
 	}
 	manages := in.Authority == facts.KubernetesAuthority && signs != nil && system.Exists(filepath.Join(dir, "manifests", facts.ControllerManager+".yaml"))
-	if manages && len(ids) > 1 {
+	if manages && len(ids) > 1 && (!in.Renewed || system.Exists(filepath.Join(pki, facts.SigningFile))) {
 		if err := signSeparately(dir, in.Trusted, signs); err != nil {
 			return err
 		}

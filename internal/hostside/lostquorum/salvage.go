@@ -36,8 +36,15 @@ type Data struct {
 	Files []DataFile `json:"files"`
 	// Running is the process of an etcd that works on it; 0 if there is none.
 	Running int `json:"running,omitempty"`
-	// InPlace says that it is where the member on this host has its data, or would have them.
+	// InPlace says that it is where the member on this host has its data, or would have them, and Kept that it is among what was set aside here: a
+	// reset removes both, under whatever path they were named.
 	InPlace bool `json:"inPlace,omitempty"`
+	Kept    bool `json:"kept,omitempty"`
+}
+
+// IsData says that a name is that of a file in etcd's data, as in DataFile. Whoever gets such names from a host asks before it uses them.
+func IsData(name string) bool {
+	return slices.Contains(dataDirs, filepath.Dir(name)) && filepath.Clean(name) == name
 }
 
 // ListData lists the files of a data directory that etcd reads. It changes nothing.
@@ -60,6 +67,16 @@ func (p place) listData(dir string) (Data, error) {
 	out := Data{Files: []DataFile{}}
 	if own, err := os.Stat(filepath.Join(p.at(p.member().dataDir), "member")); err == nil {
 		out.InPlace = os.SameFile(info, own)
+	}
+	for _, kept := range facts.EtcdKeptDirs(p.member().dataDir) {
+		all, err := filepath.Glob(filepath.Join(p.at(kept), "*", "member"))
+		if err != nil {
+			return out, err
+		}
+		out.Kept = out.Kept || slices.ContainsFunc(all, func(path string) bool {
+			other, err := os.Stat(path)
+			return err == nil && os.SameFile(info, other)
+		})
 	}
 	if out.Running, err = p.running(strings.TrimSuffix(filepath.Clean(dir), "/member")); err != nil {
 		return out, err
@@ -107,7 +124,7 @@ var ReadData = host.Define("lostquorum.read-data", func(_ context.Context, in Da
 func OpenDataHere(dir, name string) (*os.File, error) { return local.openData(dir, name) }
 
 func (p place) openData(dir, name string) (*os.File, error) {
-	if sub := filepath.Dir(name); !slices.Contains(dataDirs, sub) || filepath.Clean(name) != name {
+	if !IsData(name) {
 		return nil, fmt.Errorf("%q is no file of etcd's data", name)
 	}
 	path := filepath.Join(etcddata.Member(p.at(dir)), name)
@@ -140,7 +157,7 @@ func ReadKeysHere(in KeysRequest) (FoundKeys, error) { return local.readKeys(in.
 func (p place) readKeys(dirs []string) (FoundKeys, error) {
 	for _, dir := range dirs {
 		out := FoundKeys{Dir: dir, PKI: kubeadm.PKI{}}
-		for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI) {
+		for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, []string{facts.ServiceAccountKey.FormerPublic()}) {
 			if err := p.readKey(out.PKI, name, filepath.Join(dir, name)); err != nil {
 				return FoundKeys{}, err
 			}
@@ -172,9 +189,19 @@ func onDisk(dir, file string) string {
 	return filepath.Join(strings.TrimSuffix(filepath.Clean(dir), backup.KubernetesDir+"/pki"), file)
 }
 
-// readKey reads a file, if there is one.
+// keyBytes is more than a key, or a configuration with keys, ever has.
+const keyBytes = 1 << 20
+
+// readKey reads a file, if there is one. The disk may be anybody's, so it is a file of its own, and not a large one.
 func (p place) readKey(into kubeadm.PKI, name, path string) error {
-	content, err := os.ReadFile(p.at(path))
+	info, err := os.Lstat(p.at(path))
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > keyBytes) {
+		err = fmt.Errorf("it is no file of at most %d bytes", keyBytes)
+	}
+	var content []byte
+	if err == nil {
+		content, err = os.ReadFile(p.at(path))
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || err == nil && len(content) == 0:
 		return nil

@@ -3,6 +3,7 @@ package lostquorum
 import (
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -49,6 +50,14 @@ func TestDataLeaveADisk(t *testing.T) {
 	}
 	p.write(t, "/var/lib/etcd/member/wal/0.wal", "x")
 	p.write(t, "/var/lib/etcd/member/snap/db", "x")
+	p.write(t, "/var/lib/etcd-kept/x/member/wal/0.wal", "x")
+	p.write(t, "/var/lib/etcd-kept/x/member/snap/db", "x")
+	if err := os.Symlink(p.at("/var/lib/etcd-kept/x"), p.at("/mnt/old")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := p.listData("/mnt/old"); err != nil || !got.Kept || got.InPlace {
+		t.Errorf("data that were set aside, by another path: %+v, %v", got, err)
+	}
 	if got, err := p.listData("/var/lib/etcd"); err != nil || !got.InPlace {
 		t.Errorf("the data of the host's own member: %+v, %v", got, err)
 	}
