@@ -223,9 +223,13 @@ func (o options) key() (file string, notes []string) {
 	case len(files) > 1:
 		notes = append(notes, fmt.Sprintf("The configuration of OpenSSH has %d keys for %s, of which Quorate uses %s.", len(files), o.host, file))
 	}
+	named := file
+	if named == "" && len(files) > 0 {
+		named = files[0]
+	}
 	for _, certificate := range o.configured("certificatefile") {
 		certificate = o.expand(certificate)
-		if beside := strings.TrimSuffix(file, ".pub") + "-cert.pub"; paths.Expand(certificate) != paths.Expand(beside) {
+		if beside := strings.TrimSuffix(named, ".pub") + "-cert.pub"; paths.Expand(certificate) != paths.Expand(beside) {
 			notes = append(notes, fmt.Sprintf("The configuration of OpenSSH has the certificate %s for %s. Quorate uses the one next to the key: link or copy it to %s.", certificate, o.host, beside))
 		}
 	}

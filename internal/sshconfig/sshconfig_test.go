@@ -105,7 +105,7 @@ func TestJumpsInACircle(t *testing.T) {
 func TestTheCertificateOfAnotherPlace(t *testing.T) {
 	c := recorded(map[string]string{"cp-a": "hostname 10.0.0.11\nidentityfile /k/prod\ncertificatefile /vault/signed.pub\n"})
 	notes, err := c.Apply(t.Context(), []spec.Host{{Name: "cp-a"}})
-	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], "link or copy it to /k/prod-cert.pub") {
+	if err != nil || len(notes) != 2 || !strings.Contains(notes[0], "link or copy it to /k/prod-cert.pub") {
 		t.Errorf("%q, %v", notes, err)
 	}
 }
