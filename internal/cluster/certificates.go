@@ -181,8 +181,8 @@ type AuthorityRenewal struct {
 	Expired time.Time
 }
 
-// AuthorityRenewals are those that are to be made, or to be finished. An authority whose key nobody has, or which hosts do not agree on, is
-// not among them. Hosts in maintenance are left as they are.
+// AuthorityRenewals are the renewals of expired authorities that have to begin, or that an earlier run did not finish. An authority is not among them
+// if no host has its key, or if hosts disagree about which key it is. Hosts in maintenance are left as they are.
 func (s *State) AuthorityRenewals() (out []AuthorityRenewal) {
 	for _, a := range facts.Authorities {
 		if r, possible := s.authorityRenewal(a); possible && len(r.Hosts) > 0 {

@@ -67,7 +67,7 @@ func TestAReportedDifferenceIsOnlyShown(t *testing.T) {
 	}
 }
 
-// TestAFullDiskNamesWhatWasKept: the largest first, with what a repair removes by itself.
+// TestAFullDiskNamesWhatWasKept: the largest first, and how much a repair would remove.
 func TestAFullDiskNamesWhatWasKept(t *testing.T) {
 	f := whole()
 	seen := f.Seen.Hosts["cp-a"].Facts

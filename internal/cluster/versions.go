@@ -55,9 +55,9 @@ func (s *State) ComesFrom(version string) bool {
 	return err == nil && r != nil && r.Cluster().Spec.Kubernetes.Version == version
 }
 
-// BeginsWith says that an earlier run has begun to bring the cluster to the version, or that the cluster comes from it. The first shows in what such a
-// run changes first: kubeadm's configuration or a control plane has the version or, on the way to an older one, kube-proxy. A worker alone says
-// nothing: it may have been away for a whole change.
+// BeginsWith says that an earlier run has begun to bring the cluster to the version, or that the cluster comes from it. A run
+// changes kubeadm's configuration and the control planes first, and kube-proxy before them if it goes to an older version, so one of these has the
+// version. A worker that has it proves nothing: it may have been away during a whole change.
 func (s *State) BeginsWith(version string) bool {
 	if s.ComesFrom(version) {
 		return true

@@ -12,8 +12,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// Disk judges a copy of a member's data from which the cluster is to be built again on the hosts of the spec. Nothing of the cluster is on
-// those (a restore makes sure of that), so the members that they had are gone. Where is the host to which the copy is attached, or what else a user
+// Disk judges a copy of a member's data from which the cluster is to be built again on the hosts of the spec. A restore
+// makes sure that these hosts have nothing of the cluster, so the members that they had are gone. Where is the host to which the copy is attached, or what else a user
 // calls that machine. Lost are the members that the user declares lost.
 func Disk(c *spec.Cluster, where string, copied facts.EtcdCopy, lost []string) *Judgment {
 	j := &Judgment{c: c, ClusterID: copied.ClusterID, seen: &facts.Observation{LostQuorum: &facts.LostQuorum{Decision: &facts.EtcdDecision{Lost: lost}}}}

@@ -526,8 +526,8 @@ func (d *drilling) suffer(ctx context.Context, before *cluster.State, permit clu
 	return true, errors.Join(d.measure(ctx, began, o.Healed, time.Now(), i, o), aborted)
 }
 
-// over is when a fault is over that began at one moment and is injected since another: a program that is stopped in order takes its time to end, and
-// that is no part of how long it is to be away.
+// over is when a fault is over that began at one moment and is injected since another: a program that is stopped in order takes time to
+// end, and its absence is counted from then.
 func (d *drilling) over(i drill.Injection, began, injected time.Time) time.Time {
 	if i.Once() {
 		return began.Add(d.options.AbortAfter)

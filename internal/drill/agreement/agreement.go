@@ -161,7 +161,7 @@ func Elements(w Where) (out []spof.Element) {
 	return out
 }
 
-// PodEvent is what happens to pods that somebody creates all the time, who does not depend on the endpoint.
+// PodEvent is a step in the life of the pods that the test keeps creating, through each API server and not through the endpoint.
 type PodEvent string
 
 const (
