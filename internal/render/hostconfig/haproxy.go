@@ -138,8 +138,10 @@ frontend api
     tcp-request connection track-sc0 src
     tcp-request connection reject if greedy logged
     tcp-request connection reject if crowded !cluster logged
-    tcp-request content reject if greedy { sc0_inc_gpc0 gt 0 }
-    tcp-request content reject if crowded !cluster { sc0_inc_gpc0 gt 0 }
+    # Counted here, where connections come one by one: many of them can be on the way to the rules below.
+    tcp-request connection sc-inc-gpc0(0) if greedy or crowded !cluster
+    tcp-request content reject if greedy
+    tcp-request content reject if crowded !cluster
 %[10]s
 frontend alive
     mode http
