@@ -245,7 +245,7 @@ func TestNoClientUsesUpAllConnections(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, config)
 		}
 	}
-	for condition, rules := range map[string]int{"reject if greedy ": 2, "reject if crowded !cluster ": 2, "track-sc0 src": 1} {
+	for condition, rules := range map[string]int{"reject if greedy": 2, "reject if crowded !cluster": 2, "sc-inc-gpc0(0) if greedy or crowded !cluster\n": 1, "track-sc0 src": 1} {
 		if n := strings.Count(config, condition); n != rules {
 			t.Errorf("%d rules %q in\n%s", n, condition, config)
 		}
