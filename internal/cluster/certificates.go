@@ -347,6 +347,24 @@ func (s *State) ExpiredOn(host string) []facts.Certificate {
 	return slices.DeleteFunc(s.Renewable(host), func(c facts.Certificate) bool { return !s.Expired(c) })
 }
 
+// Expiring says how urgent the expiry of a certificate is: Critical, Warning, or Info while there is time.
+func (s *State) Expiring(c Certificate) Severity {
+	soon, now := ExpiresSoon, expiresNow
+	if c.CA {
+		soon, now = authorityExpiresSoon, ExpiresSoon
+	}
+	if life := c.Lifetime(); life > 0 {
+		soon, now = min(soon, life/4), min(now, life/8)
+	}
+	switch left := c.Expires.Sub(s.Seen.Time); {
+	case left < min(soon, now):
+		return Critical
+	case left < soon:
+		return Warning
+	}
+	return Info
+}
+
 // certificates reports those that expire soon. Certificates that are renewed in the same way and expire in the same period
 // are one finding.
 func (f *findings) certificates() {
@@ -358,21 +376,11 @@ func (f *findings) certificates() {
 	all := map[group][]Certificate{}
 	var order []group
 	for _, c := range f.Certificates() {
-		left := c.Expires.Sub(f.Seen.Time)
-		soon, now := ExpiresSoon, expiresNow
-		if c.CA {
-			soon, now = authorityExpiresSoon, ExpiresSoon
-		}
-		if life := c.Lifetime(); life > 0 {
-			soon, now = min(soon, life/4), min(now, life/8)
-		}
-		if left >= soon {
+		severity := f.Expiring(c)
+		if severity == Info {
 			continue
 		}
-		g := group{Warning, f.renewal(c), left <= 0}
-		if left < now {
-			g.severity = Critical
-		}
+		g := group{severity, f.renewal(c), c.Expires.Sub(f.Seen.Time) <= 0}
 		if all[g] == nil {
 			order = append(order, g)
 		}

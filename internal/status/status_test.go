@@ -230,7 +230,7 @@ func TestComparisons(t *testing.T) {
 		"it differs, and no majority agrees, at revision 9; not compared: cp-d, cp-e": {Revision: 9, Hashes: differ, Missing: []string{"cp-d", "cp-e"}},
 		"only cp-a could be asked, at revision 9; not compared: cp-b":                 {Revision: 9, Hashes: map[string]string{"cp-a": "01"}, Missing: []string{"cp-b"}},
 	} {
-		if got := compared(c).Text; got != want {
+		if got := Compared(c).Text; got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}

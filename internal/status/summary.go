@@ -30,12 +30,12 @@ type Use struct {
 // Summary writes what `quorate up` ends with: what there is now, how to use it, what it survives and how long it took.
 func Summary(w io.Writer, s Status, u Use, width int, color bool) error {
 	p := &page{width: width, color: color}
-	p.line(ui.Span{Text: s.Cluster, Style: ui.Bold}, ui.Span{Text: "  " + s.Version + "  "}, s.verdict())
+	p.line(ui.Span{Text: s.Cluster, Style: ui.Bold}, ui.Span{Text: "  " + s.Version + "  "}, s.Verdict())
 	p.wrapped(nil, ui.Span{Text: s.shape()})
 	p.blank()
 	p.commands(s, u)
 	p.blank()
-	words, style := s.margins()
+	words, style := s.Survives()
 	p.field("survives", ui.Span{Text: words, Style: style})
 	var total time.Duration
 	var took []string

@@ -28,10 +28,10 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 		if s.Margins.LoadBalancers == nil {
 			p.field("load balancer", ui.Span{Text: "your own; how many failures it survives cannot be observed"})
 		}
-		words, style := s.margins()
+		words, style := s.Survives()
 		p.field("survives", ui.Span{Text: words, Style: style})
 	}
-	if runs := s.programs(); runs != "" {
+	if runs := s.Programs(); runs != "" {
 		p.field("runs", ui.Span{Text: runs})
 	}
 	// The approver's is valid for days, and renewed by itself.
@@ -40,21 +40,21 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 		p.field("certificates", ui.Span{Text: fmt.Sprintf("the first %s: %s on %s", cluster.Expiry(c.Expires, s.time()), c.Name, c.Host)})
 	}
 	if s.Etcd.Compared != nil {
-		p.field("etcd data", compared(s.Etcd.Compared))
+		p.field("etcd data", Compared(s.Etcd.Compared))
 	}
 	if s.Backups != nil {
-		p.field("backup", s.Backups.text())
+		p.field("backup", s.Backups.Words())
 	}
 	if s.Watch != nil {
-		p.field("repairs", s.Watch.text())
+		p.field("repairs", s.Watch.Words())
 	}
 	p.problems(s)
 	_, err := io.WriteString(w, p.b.String())
 	return err
 }
 
-// programs lists the versions that programs run, and where, if one runs in several.
-func (s Status) programs() string {
+// Programs lists the versions that programs run, and where, if one runs in several.
+func (s Status) Programs() string {
 	var out []string
 	for i, v := range s.Versions {
 		text := v.Program + " " + v.Version
@@ -66,8 +66,8 @@ func (s Status) programs() string {
 	return strings.Join(out, ", ")
 }
 
-// compared says whether the members of etcd have the same data.
-func compared(c *cluster.Comparison) ui.Span {
+// Compared says whether the members of etcd have the same data.
+func Compared(c *cluster.Comparison) ui.Span {
 	at := fmt.Sprintf("at revision %d", c.Revision)
 	if c.By != "" {
 		at += fmt.Sprintf(", compared by %s %s ago", c.By, ui.Duration(time.Duration(c.AgeSeconds)*time.Second))
@@ -90,8 +90,8 @@ func compared(c *cluster.Comparison) ui.Span {
 	return out
 }
 
-// text says which backup is the last good one.
-func (b Backups) text() ui.Span {
+// Words says which backup is the last good one.
+func (b Backups) Words() ui.Span {
 	schedule := "one every " + b.Every
 	if b.Every == spec.BackupNever {
 		schedule = "no schedule"
@@ -106,8 +106,8 @@ func (b Backups) text() ui.Span {
 	return ui.Span{Text: fmt.Sprintf("the last good one is %s old, taken by %s: %s (%s); %s", age, b.Last.Host, b.Last.File, ui.Bytes(b.Last.Bytes), schedule)}
 }
 
-// text says who repairs, and what was last done.
-func (w Watch) text() ui.Span {
+// Words says who repairs, and what was last done.
+func (w Watch) Words() ui.Span {
 	works, last := 0, WatchUnit{}
 	for _, u := range w.Units {
 		if u.Works {
@@ -150,11 +150,11 @@ func (s Status) header() ui.Line {
 	if at != "" {
 		l = append(l, ui.Span{Text: " (" + at + ")", Style: ui.Dim})
 	}
-	return append(l, ui.Span{Text: "  "}, s.verdict())
+	return append(l, ui.Span{Text: "  "}, s.Verdict())
 }
 
-// verdict is the whole status in a word or two.
-func (s Status) verdict() ui.Span {
+// Verdict is the whole status in a word or two.
+func (s Status) Verdict() ui.Span {
 	switch {
 	case len(s.Problems) > 0 && s.Problems[0].Severity == cluster.Critical:
 		return ui.Span{Text: "critical", Style: ui.Red}
@@ -258,53 +258,62 @@ func (p *page) nodes(s Status) {
 	p.table([]string{"NODE", "READY", "ROLES", "ZONE", "ADDRESS", "VERSION"}, rows)
 }
 
+// MemberState is the state of a member of etcd in a word or two.
+func (s Status) MemberState(m Member) ui.Span {
+	switch {
+	case s.inMaintenance(m.Name):
+		return maintenance
+	case m.Unknown != "":
+		return unknown
+	case !m.Started:
+		return ui.Span{Text: "not started", Style: ui.Yellow}
+	case !m.Healthy:
+		return ui.Span{Text: "unhealthy", Style: ui.Red}
+	case m.Learner:
+		return ui.Span{Text: "learner", Style: ui.Yellow}
+	case m.Behind > 0:
+		return ui.Span{Text: "behind", Style: ui.Yellow}
+	case m.Leader:
+		return ui.Span{Text: "leader", Style: ui.Green}
+	}
+	return ui.Span{Text: "voter", Style: ui.Green}
+}
+
 func (p *page) etcd(s Status) {
 	var rows [][]ui.Span
 	for _, m := range s.Etcd.Members {
-		state := ui.Span{Text: "voter", Style: ui.Green}
-		switch {
-		case s.inMaintenance(m.Name):
-			state = maintenance
-		case m.Unknown != "":
-			state = unknown
-		case !m.Started:
-			state = ui.Span{Text: "not started", Style: ui.Yellow}
-		case !m.Healthy:
-			state = ui.Span{Text: "unhealthy", Style: ui.Red}
-		case m.Learner:
-			state = ui.Span{Text: "learner", Style: ui.Yellow}
-		case m.Behind > 0:
-			state = ui.Span{Text: "behind", Style: ui.Yellow}
-		case m.Leader:
-			state = ui.Span{Text: "leader", Style: ui.Green}
-		}
 		size := ""
 		if m.DBSizeBytes > 0 {
 			size = ui.Bytes(m.DBSizeBytes)
 		}
-		rows = append(rows, []ui.Span{{Text: m.Name, Style: ui.Bold}, state, dash(size)})
+		rows = append(rows, []ui.Span{{Text: m.Name, Style: ui.Bold}, s.MemberState(m), dash(size)})
 	}
 	p.table([]string{"ETCD", "STATE", "SIZE"}, rows)
+}
+
+// BalancerState is the state of a load balancer in a word or two.
+func (s Status) BalancerState(b LoadBalancer) ui.Span {
+	switch {
+	case s.inMaintenance(b.Name):
+		return maintenance
+	case b.Unknown != "":
+		return unknown
+	case !b.Configured:
+		return ui.Span{Text: "not set up", Style: ui.Yellow}
+	case !b.Healthy:
+		return ui.Span{Text: "unhealthy", Style: ui.Red}
+	}
+	return ui.Span{Text: "healthy", Style: ui.Green}
 }
 
 func (p *page) loadBalancers(s Status) {
 	var rows [][]ui.Span
 	for _, b := range s.LoadBalancers {
-		state, holds := ui.Span{Text: "healthy", Style: ui.Green}, ""
-		switch {
-		case s.inMaintenance(b.Name):
-			state = maintenance
-		case b.Unknown != "":
-			state = unknown
-		case !b.Configured:
-			state = ui.Span{Text: "not set up", Style: ui.Yellow}
-		case !b.Healthy:
-			state = ui.Span{Text: "unhealthy", Style: ui.Red}
-		}
+		holds := ""
 		if b.Active {
 			holds = s.Endpoint.VirtualIP
 		}
-		rows = append(rows, []ui.Span{{Text: b.Name, Style: ui.Bold}, state, dash(holds), b.backends()})
+		rows = append(rows, []ui.Span{{Text: b.Name, Style: ui.Bold}, s.BalancerState(b), dash(holds), b.Servers()})
 	}
 	p.table([]string{"LOAD BALANCER", "STATE", "VIRTUAL IP", "API SERVERS"}, rows)
 }
@@ -319,7 +328,8 @@ func (s Status) inMaintenance(host string) bool {
 // unknown is the state of what could not be queried.
 var unknown = ui.Span{Text: "unknown", Style: ui.Yellow}
 
-func (b LoadBalancer) backends() ui.Span {
+// Servers says how many API servers take requests, and which do not.
+func (b LoadBalancer) Servers() ui.Span {
 	var down, drained []string
 	sessions := 0
 	for _, s := range b.Backends {
@@ -354,8 +364,8 @@ func dash(s string) ui.Span {
 	return ui.Span{Text: s}
 }
 
-// margins are the margins in words: what may be lost, and what may not.
-func (s Status) margins() (string, ui.Style) {
+// Survives are the margins in words: what may be lost, and what may not.
+func (s Status) Survives() (string, ui.Style) {
 	m := s.Margins
 	type kind struct {
 		n          int
