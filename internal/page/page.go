@@ -44,19 +44,31 @@ func Code(text string) template.HTML {
 // Policy is a content security policy under which a page loads nothing, sends nothing, and runs only the scripts that are part of the
 // given documents. A document in a frame of the page has the same policy.
 func Policy(documents ...string) string {
-	policy := "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-	for i, script := range scripts(documents) {
-		if i == 0 {
-			policy += "; script-src"
-		}
-		sum := sha256.Sum256([]byte(script))
-		policy += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-	}
-	return policy
+	return "default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'" + allowed("script", documents)
 }
 
-// scripts are the texts of all inline scripts.
-func scripts(documents []string) (out []string) {
+// LivePolicy is the policy, for a header, of a page that the server from which it came keeps up to date: it sends requests to that server only, uses
+// only the scripts and style sheets that are part of the document, and is shown in no frame. Attributes with styles have no effect.
+func LivePolicy(document string) string {
+	return "default-src 'none'; connect-src 'self'; img-src data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'" +
+		allowed("style", []string{document}) + allowed("script", []string{document})
+}
+
+// allowed is the directive that allows the inline scripts, or style sheets, of documents; empty if there are none.
+func allowed(element string, documents []string) string {
+	directive := ""
+	for i, text := range inline(element, documents) {
+		if i == 0 {
+			directive = "; " + element + "-src"
+		}
+		sum := sha256.Sum256([]byte(text))
+		directive += " 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return directive
+}
+
+// inline are the texts of all elements of a name whose text is no markup: script and style.
+func inline(element string, documents []string) (out []string) {
 	for _, document := range documents {
 		z := html.NewTokenizer(strings.NewReader(document))
 		inside := false
@@ -67,7 +79,7 @@ func scripts(documents []string) (out []string) {
 			}
 			name, _ := z.TagName()
 			switch {
-			case kind == html.StartTagToken && string(name) == "script":
+			case kind == html.StartTagToken && string(name) == element:
 				inside = true
 			case kind == html.EndTagToken:
 				inside = false

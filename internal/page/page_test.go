@@ -54,6 +54,19 @@ func TestPolicy(t *testing.T) {
 	}
 }
 
+func TestLivePolicy(t *testing.T) {
+	got := LivePolicy("<style>alert('Hello, world.');</style><script>alert('Hello, world.');</script>")
+	const hash = "'sha256-qznLcsROx4GACP2dm0UCKCzCG+HiZ1guq6ZZDob/Tng='"
+	for _, want := range []string{"default-src 'none'; connect-src 'self'; ", "; frame-ancestors 'none'; style-src " + hash + "; script-src " + hash} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s does not contain %s", got, want)
+		}
+	}
+	if strings.Contains(got, "unsafe") {
+		t.Error(got)
+	}
+}
+
 func TestNew(t *testing.T) {
 	var out bytes.Buffer
 	if err := New("x", "<style>\n{{style}}\n</style><p>{{code .}} {{more}}</p>", template.FuncMap{"more": func() string { return "<" }}).Execute(&out, "`x`"); err != nil {
