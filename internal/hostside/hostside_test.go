@@ -45,7 +45,7 @@ var withoutSecrets = []string{
 	"node.tokens",     // returns which keys signed tokens, and no token
 	"node.start-programs", "node.stop-container", "node.stop-programs", "node.who-has",
 	"pod.close", "pod.open", "pod.reach",
-	"repairs.begin", "repairs.end", // what status says, and errors
+	"repairs.begin", "repairs.end", "repairs.journal", // what status says, and errors
 	"repairs.free-disk", "repairs.restart-unit",
 	"watch.remove",
 	"programs.prune", "programs.switch", "programs.switch-running", "programs.tidy", "programs.unpack",

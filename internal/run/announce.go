@@ -49,6 +49,9 @@ func (m Mended) once(now time.Time) string {
 	return ""
 }
 
+// reasons are those of events about repairs.
+var reasons = map[Outcome]string{Repaired: "Repaired", RepairFailed: "RepairFailed", RepairRefused: "RepairRefused", RepairLimited: "RepairLimited"}
+
 func eventOf(m Mended, c *spec.Cluster, now time.Time) *corev1.Event {
 	about := corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: metav1.NamespaceSystem, Name: facts.ConfigMap}
 	namespace := metav1.NamespaceSystem
@@ -57,7 +60,7 @@ func eventOf(m Mended, c *spec.Cluster, now time.Time) *corev1.Event {
 		about = corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: h.Name, UID: types.UID(h.Name)}
 		namespace = metav1.NamespaceDefault
 	}
-	kind, reason := corev1.EventTypeWarning, map[Outcome]string{Repaired: "Repaired", RepairFailed: "RepairFailed", RepairRefused: "RepairRefused", RepairLimited: "RepairLimited"}[m.Outcome]
+	kind, reason := corev1.EventTypeWarning, reasons[m.Outcome]
 	if m.Outcome == Repaired {
 		kind = corev1.EventTypeNormal
 	}

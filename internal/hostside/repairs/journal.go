@@ -76,6 +76,11 @@ var EndAttempt = host.Define("repairs.end", func(_ context.Context, in Attempt) 
 	return struct{}{}, journal{JournalFile}.end(in, time.Now())
 })
 
+// ReadJournal returns what was tried on this host in the last days, the oldest first.
+var ReadJournal = host.Define("repairs.journal", func(context.Context, struct{}) ([]Attempt, error) {
+	return journal{JournalFile}.read()
+})
+
 type journal struct{ path string }
 
 func (j journal) read() (out []Attempt, _ error) {
