@@ -13,9 +13,6 @@ import (
 	"quorate.dev/quorate/internal/plan"
 )
 
-// reopenEach is how long sessions are kept. Hosts that let nobody in are tried again only with new ones.
-const reopenEach = 5 * time.Minute
-
 // forgetAfter is for how long a problem must be gone before it is news again: longer than the time between two comparisons of etcd's members, which
 // are what shows some of them.
 const forgetAfter = 25 * time.Minute
@@ -36,11 +33,9 @@ type Watcher struct {
 	Tell func(Mended)
 	Note func(string)
 
-	memory memory
+	observer Observer
 	// undecided is what the last comparison showed and nobody decides.
 	undecided string
-	engine    *Engine // between two passes
-	opened    time.Time
 	// told is what was last told of each repair that was not made, and until when one is not tried again.
 	told  map[string]string
 	until map[string]time.Time
@@ -77,7 +72,8 @@ func (m *memory) recall(members []facts.EtcdMember) {
 // Run observes and repairs until the context ends, which is no error.
 func (w *Watcher) Run(ctx context.Context) error {
 	w.told, w.until, w.absent = map[string]string{}, map[string]time.Time{}, map[string]time.Time{}
-	defer w.close()
+	w.observer.Open = w.Open
+	defer w.observer.Close()
 	for ctx.Err() == nil {
 		turn, err := true, error(nil)
 		if w.Turn != nil {
@@ -88,8 +84,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if turn {
 			err = w.pass(ctx)
 		} else {
-			w.close()
-			w.memory = memory{} // while others observe, what was remembered gets old
+			w.observer.Close()
+			w.observer.Forget()
 		}
 		if err != nil && ctx.Err() == nil {
 			w.note("nothing is repaired now: " + err.Error())
@@ -115,7 +111,7 @@ func (w *Watcher) note(text string) {
 
 // pass observes once, without holding anything, and repairs if something may be broken.
 func (w *Watcher) pass(ctx context.Context) error {
-	e := w.open(ctx)
+	e := w.observer.Engine(ctx)
 	s := e.State(ctx)
 	if w.Looked != nil {
 		w.Looked(s)
@@ -139,7 +135,7 @@ func (w *Watcher) pass(ctx context.Context) error {
 		w.note(w.undecided)
 		return nil
 	}
-	defer w.close() // and with the sessions, the leases end
+	defer w.observer.Close() // and with the sessions, the leases end
 	_, err = e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
@@ -159,27 +155,6 @@ func undecided(s *cluster.State, due []plan.Repair) string {
 		}
 	}
 	return ""
-}
-
-// open returns the sessions. Hosts that could not be reached may have come back.
-func (w *Watcher) open(ctx context.Context) *Engine {
-	if time.Since(w.opened) > reopenEach {
-		w.close()
-	}
-	if w.engine == nil {
-		w.engine, w.opened = w.Open(ctx), time.Now()
-		w.engine.memory = &w.memory
-	} else {
-		w.engine.Conns.Retry(ctx)
-	}
-	return w.engine
-}
-
-func (w *Watcher) close() {
-	if w.engine != nil {
-		w.engine.Close()
-		w.engine = nil
-	}
 }
 
 // news counts the repairs that are due. One that is refused is looked at again only when its reason changes, and one that was tried too
