@@ -293,18 +293,8 @@ func (r *Report) htmlTiles() (out []htmlTile) {
 	case "unknown":
 		out = append(out, htmlTile{"unknown", "linearizable history", "warn"})
 	}
-	var longest int64
-	where := ""
-	for _, o := range r.Faults {
-		if len(o.Invalid) > 0 {
-			continue
-		}
-		if _, c, found := worstClient(o, outside); found && c.GapMs > longest {
-			longest, where = c.GapMs, o.Name
-		}
-	}
-	if where != "" {
-		out = append(out, htmlTile{page.Milliseconds(longest), "longest outage through the endpoint (" + where + ")", ""})
+	if f, found := r.Digest().Longest(); found && f.Outage > 0 {
+		out = append(out, htmlTile{page.Duration(f.Outage), "longest outage through the endpoint (" + f.Name + ")", ""})
 	}
 	return out
 }
