@@ -72,6 +72,11 @@ func TestUsageErrors(t *testing.T) {
 		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
 		"status --watch --compare-etcd":                                                "cannot be combined with --watch",
+		"dashboard --interval 10ms":                                                    "--interval must be 1s or more",
+		"dashboard --tls-cert c.pem":                                                   "must be set together",
+		"dashboard --snapshot x.html --tls-cert c --tls-key k":                         "serves nothing",
+		"dashboard -o yaml":                                                            "text or json",
+		"dashboard -f nope.yaml":                                                       "nope.yaml",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {

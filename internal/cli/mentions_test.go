@@ -31,7 +31,7 @@ type mention struct {
 const unset = "\x00"
 
 // planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"dashboard", "rotate", "size", "upgrade"}
+var planned = []string{"rotate", "size", "upgrade"}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
 	root := (&app{}).root()
@@ -314,7 +314,7 @@ func TestMentionsAreUnderstood(t *testing.T) {
 		"status --frob":                        "has no flag --frob",
 		"plan --adopt":                         "has no flag --adopt",
 		"status|drill":                         "",
-		"dashboard":                            `has no command "dashboard"`,
+		"upgrade":                              `has no command "upgrade"`,
 		"bundle export --platform=linux/amd64": "has no flag --platform",
 	} {
 		err := exists(root, strings.Fields(line))
@@ -322,8 +322,8 @@ func TestMentionsAreUnderstood(t *testing.T) {
 			t.Errorf("quorate %s: %v, want %q", strings.ReplaceAll(line, unset, "…"), err, want)
 		}
 	}
-	found := inText("x", "Run `quorate apply` or `sudo quorate up; echo`, then quorate dashboard, and quorate itself.")
-	if fmt.Sprint(found) != "[{x apply} {x up} {x dashboard}]" {
+	found := inText("x", "Run `quorate apply` or `sudo quorate up; echo`, then quorate upgrade, and quorate itself.")
+	if fmt.Sprint(found) != "[{x apply} {x up} {x upgrade}]" {
 		t.Errorf("%v", found)
 	}
 }
