@@ -108,16 +108,14 @@ func (f *Feed) once(ctx context.Context) error {
 	// The next look uses the same sessions, and so does whoever closes them.
 	select {
 	case <-done:
-	case <-after(ctx, endTimeout):
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-done:
+	case <-time.After(endTimeout):
 	}
 	return nil
-}
-
-// after is closed some time after the context ends.
-func after(ctx context.Context, d time.Duration) <-chan struct{} {
-	out := make(chan struct{})
-	context.AfterFunc(ctx, func() { time.AfterFunc(d, func() { close(out) }) })
-	return out
 }
 
 func (f *Feed) next(l Look, err error) error {

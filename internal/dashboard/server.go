@@ -184,9 +184,9 @@ func (s *Server) authorized(next http.HandlerFunc) http.HandlerFunc {
 			http.Error(w, "this dashboard answers no requests of other pages", http.StatusForbidden)
 			return
 		}
-		token, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 		sum := sha256.Sum256([]byte(token))
-		if subtle.ConstantTimeCompare(sum[:], s.sum[:]) != 1 {
+		if subtle.ConstantTimeCompare(sum[:], s.sum[:]) != 1 || !bearer {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "the token is missing or wrong: open the link that quorate dashboard printed", http.StatusUnauthorized)
 			return
