@@ -6,10 +6,12 @@ package browser
 import (
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -22,6 +24,9 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 )
+
+// pictures is where pictures of all pages are written, for people who look at them.
+var pictures = flag.String("pictures", "", "write a picture of each page to this directory")
 
 // pageTimeout is for one view of a page. Most take a second.
 const pageTimeout = 2 * time.Minute
@@ -70,7 +75,7 @@ type problems struct {
 	all []string
 }
 
-func (p *problems) listen(page string) func(event any) {
+func (p *problems) listen(pages ...string) func(event any) {
 	add := func(format string, args ...any) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -85,7 +90,7 @@ func (p *problems) listen(page string) func(event any) {
 		case *log.EventEntryAdded:
 			add("%s from %s: %s", e.Entry.Level, e.Entry.Source, e.Entry.Text)
 		case *network.EventRequestWillBeSent:
-			if url := e.Request.URL; url != page && !strings.HasPrefix(url, "about:") && !strings.HasPrefix(url, "data:") {
+			if url := e.Request.URL; !slices.Contains(pages, url) && !strings.HasPrefix(url, "about:") && !strings.HasPrefix(url, "data:") {
 				add("request: %s", url)
 			}
 		}
@@ -138,13 +143,13 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// open opens a page in a tab of its own.
-func open(t *testing.T, browser context.Context, url string, width int64, media emulation.SetEmulatedMediaParams) (context.Context, *problems) {
+// open opens a page in a tab of its own. The page may ask for itself, and for what also names.
+func open(t *testing.T, browser context.Context, url string, width int64, media emulation.SetEmulatedMediaParams, also ...string) (context.Context, *problems) {
 	t.Helper()
 	tab, end := chromedp.NewContext(browser)
 	t.Cleanup(end)
 	var found problems
-	if err := chromedp.Listen(tab, found.listen(url)); err != nil {
+	if err := chromedp.Listen(tab, found.listen(append(also, url)...)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(tab, pageTimeout)
@@ -178,6 +183,17 @@ func view(t *testing.T, browser context.Context, source, url string, width int64
 			t.Errorf("the page is %d pixels wide", wide)
 		}
 	}
+	accessible(t, ctx, source)
+	picture(t, ctx, "")
+	if strings.HasSuffix(url, "report-illegal.html") {
+		frame(t, ctx)
+	}
+	found.report(t)
+}
+
+// accessible checks that people with disabilities can use a page as it is now.
+func accessible(t *testing.T, ctx context.Context, source string) {
+	t.Helper()
 	for _, text := range evaluate[[]string](t, ctx, nameless) {
 		t.Error(text)
 	}
@@ -185,10 +201,25 @@ func view(t *testing.T, browser context.Context, source, url string, width int64
 	for _, v := range evaluate[[]violation](t, ctx, audit) {
 		t.Errorf("%s: %s\n\t%s", v.ID, v.Help, strings.Join(v.Nodes, "\n\t"))
 	}
-	if strings.HasSuffix(url, "report-illegal.html") {
-		frame(t, ctx)
+}
+
+// picture writes a picture of the whole page, if they are wanted.
+func picture(t *testing.T, ctx context.Context, suffix string) {
+	t.Helper()
+	if *pictures == "" {
+		return
 	}
-	found.report(t)
+	const best = 100 // as PNG
+	png, err := chromedp.Run(ctx, chromedp.FullScreenshot(best))
+	if err == nil {
+		err = os.MkdirAll(*pictures, 0o755)
+	}
+	if err == nil {
+		err = os.WriteFile(filepath.Join(*pictures, strings.ReplaceAll(t.Name(), "/", "_")+suffix+".png"), png, 0o644)
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // frame checks that the history ran its script, which the policy of the page allows by its hash, and could not reach the page.
