@@ -17,6 +17,7 @@ func TestCluster(t *testing.T) {
 		test func(*testing.T, *cluster)
 	}{
 		{"status", statusKeys},
+		{"dashboard", dashboards},
 		{"nothing to do", nothingToDo},
 		{"audit", singlePoints},
 		{"edits", edits},
