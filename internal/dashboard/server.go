@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ type Server struct {
 	policy   string
 	streams  chan struct{}
 	listener net.Listener
-	secure   bool
+	leaf     *x509.Certificate // nil without TLS
 }
 
 // NewServer listens on an address, host:port, where the port may be 0. Without a certificate, the address must be a loopback address: the token and the
@@ -58,7 +59,7 @@ func NewServer(ctx context.Context, address string, certificate *tls.Certificate
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{feed: feed, live: document, policy: page.LivePolicy(string(document)), streams: make(chan struct{}, maxStreams), secure: certificate != nil}
+	s := &Server{feed: feed, live: document, policy: page.LivePolicy(string(document)), streams: make(chan struct{}, maxStreams)}
 	random := make([]byte, tokenBytes)
 	if _, err := rand.Read(random); err != nil {
 		return nil, err
@@ -70,11 +71,10 @@ func NewServer(ctx context.Context, address string, certificate *tls.Certificate
 	}
 	s.host = loopbackName
 	if certificate != nil {
-		leaf := certificate.Leaf
-		if leaf == nil {
+		if s.leaf = certificate.Leaf; s.leaf == nil {
 			return nil, errors.New("the certificate was not parsed")
 		}
-		s.host = func(name string) bool { return leaf.VerifyHostname(name) == nil }
+		s.host = func(name string) bool { return s.leaf.VerifyHostname(name) == nil }
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", address)
@@ -114,16 +114,24 @@ func loopbackName(host string) bool {
 	return err == nil && a.Unmap().IsLoopback()
 }
 
-// URL is the address of the page, and Token is who may read it. A fragment with the token (see Link) is not sent to anybody.
+// URL is the address of the page.
 func (s *Server) URL() string {
-	scheme := "http"
-	if s.secure {
-		scheme = "https"
+	at := s.listener.Addr().String()
+	if s.leaf == nil {
+		return "http://" + at + "/"
 	}
-	return scheme + "://" + s.listener.Addr().String() + "/"
+	// It may listen on all addresses, and the browser checks the name.
+	_, port, _ := net.SplitHostPort(at)
+	switch {
+	case len(s.leaf.DNSNames) > 0 && !strings.Contains(s.leaf.DNSNames[0], "*"):
+		at = net.JoinHostPort(s.leaf.DNSNames[0], port)
+	case len(s.leaf.IPAddresses) > 0:
+		at = net.JoinHostPort(s.leaf.IPAddresses[0].String(), port)
+	}
+	return "https://" + at + "/"
 }
 
-// Link is what a person opens. It is a secret.
+// Link is what a person opens: the address, and the token in a fragment, which browsers send to nobody. It is a secret.
 func (s *Server) Link() string { return s.URL() + "#token=" + s.token }
 
 // Serve serves until the context ends, which is no error.

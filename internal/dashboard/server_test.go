@@ -3,9 +3,16 @@ package dashboard
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -198,5 +205,69 @@ func TestStreamsAreLimited(t *testing.T) {
 	s.handler().ServeHTTP(w, r)
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
 		t.Errorf("%d, %v", w.Code, w.Header())
+	}
+}
+
+// certificateFor makes a certificate for a name, signed by itself.
+func certificateFor(t *testing.T, name string) *tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+}
+
+// TestTLS: with a certificate, the server answers to the names of the certificate, and to no others.
+func TestTLS(t *testing.T) {
+	f, err := NewFeed(nil, time.Second, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := certificateFor(t, "dash.example.com")
+	s, err := NewServer(t.Context(), "127.0.0.1:0", certificate, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := s.listener.Addr().String()
+	_, port, _ := strings.Cut(address, ":")
+	if want := "https://dash.example.com:" + port + "/"; s.URL() != want {
+		t.Errorf("%s, want %s", s.URL(), want)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve(ctx) }()
+	roots := x509.NewCertPool()
+	roots.AddCert(certificate.Leaf)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots},
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) { return (&net.Dialer{}).DialContext(ctx, network, address) }}}
+	defer client.CloseIdleConnections()
+	for host, want := range map[string]int{"dash.example.com:" + port: http.StatusUnauthorized, "127.0.0.1:" + port: http.StatusMisdirectedRequest} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL()+"page", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = host
+		answer, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("%s: %s", host, answer.Status)
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }
