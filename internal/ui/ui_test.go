@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -284,7 +285,7 @@ func TestWatch(t *testing.T) {
 	})
 	var out bytes.Buffer
 	failure := errors.New("no such cluster")
-	err := Watch(t.Context(), &out, time.Second, func(_ context.Context, w io.Writer) error {
+	err := Watch(t.Context(), strings.NewReader("q"), &out, time.Second, func(_ context.Context, w io.Writer) error {
 		if Width(w) != 0 || Color(w) {
 			t.Errorf("a buffer has width %d, colour %t", Width(w), Color(w))
 		}
@@ -292,5 +293,73 @@ func TestWatch(t *testing.T) {
 	})
 	if !errors.Is(err, failure) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestLive: keys scroll a view, stop it, and end it, while it is made again and again.
+func TestLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(100, 6)
+		n := 0
+		l := &live{w: s, every: 2 * time.Second, size: s.size, view: func(_ context.Context, w io.Writer) error {
+			n++
+			for i := range 9 {
+				fmt.Fprintf(w, "view %d row %d\n", n, i+1)
+			}
+			return nil
+		}}
+		keys, ended := make(chan key), make(chan error, 1)
+		go func() { ended <- l.run(t.Context(), keys) }()
+		shows := func(view, first int, paused, pause string) {
+			t.Helper()
+			synctest.Wait()
+			var want strings.Builder
+			for row := first; row < first+4; row++ {
+				fmt.Fprintf(&want, "view %d row %d\n", view, row)
+			}
+			fmt.Fprintf(&want, "as of %s%s; rows %d to %d of 9, ↑ ↓ scroll; space %s, r now, q quit\n", l.made.Format(time.TimeOnly), paused, first, first+3, pause)
+			if got := s.String(); got != want.String() {
+				t.Errorf("got\n%swant\n%s", got, want.String())
+			}
+		}
+		shows(1, 1, "", "pause")
+		keys <- keyUp
+		shows(1, 1, "", "pause")
+		keys <- keyDown
+		shows(1, 2, "", "pause")
+		keys <- keyPageDown
+		shows(1, 5, "", "pause")
+		keys <- keyLast
+		shows(1, 6, "", "pause")
+		keys <- keyPause
+		time.Sleep(seconds(5))
+		shows(1, 6, ", paused", "go on")
+		keys <- keyPause
+		shows(2, 6, "", "pause")
+		keys <- keyFirst
+		shows(2, 1, "", "pause")
+		time.Sleep(seconds(2))
+		shows(3, 1, "", "pause")
+		keys <- keyNow
+		shows(4, 1, "", "pause")
+		keys <- keyQuit
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestKeys(t *testing.T) {
+	for read, want := range map[string][]key{
+		"":                       nil,
+		"q":                      {keyQuit},
+		"\x1b[A\x1b[B":           {keyUp, keyDown},
+		"x \x1b[6~j":             {keyPause, keyPageDown, keyDown},
+		"\x1b":                   nil,
+		"\x1b[1~\x1b[4~\x1bOHgG": {keyFirst, keyLast, keyFirst, keyFirst, keyLast},
+	} {
+		if got := keysIn(read); !slices.Equal(got, want) {
+			t.Errorf("%q: %v, want %v", read, got, want)
+		}
 	}
 }

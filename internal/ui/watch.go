@@ -11,8 +11,21 @@ import (
 // Watch shows what view writes, again and again until ctx ends or view fails: in place on a terminal, one text after
 // the other elsewhere. view writes to the writer that it is given, which [Width] and [Color] know. The end of
 // ctx is no error: it is how a watch ends.
-func Watch(ctx context.Context, w io.Writer, every time.Duration, view func(context.Context, io.Writer) error) error {
-	return watch(ctx, w, every, liveSize(w), view)
+//
+// If in is a terminal as well, keys scroll the view, pause it, and end it; the last row says which.
+func Watch(ctx context.Context, in io.Reader, w io.Writer, every time.Duration, view func(context.Context, io.Writer) error) error {
+	size := liveSize(w)
+	if size != nil {
+		reading, cancel := context.WithCancel(ctx)
+		defer cancel()
+		keys, restore := readKeys(reading, in)
+		defer restore()
+		if keys != nil {
+			l := &live{w: w, every: every, size: size, view: view}
+			return l.run(ctx, keys)
+		}
+	}
+	return watch(ctx, w, every, size, view)
 }
 
 // canvas stands for a terminal while the text for it is made. It is one column narrower, because terminals differ in where a
