@@ -120,7 +120,7 @@ func (p *Page) hosts(s *cluster.State, x status.Status) {
 		p.HostsSum += fmt.Sprintf(", %d with something that does not work", bad)
 	}
 	if warn := counts["warn"]; warn > 0 {
-		p.HostsSum += fmt.Sprintf(", %d unknown or in maintenance", warn)
+		p.HostsSum += fmt.Sprintf(", %d degraded, unknown, or in maintenance", warn)
 	}
 }
 
@@ -154,13 +154,15 @@ func programsOf(h status.Host, x status.Status, member status.Member, isMember b
 
 // judge says in a word or two in which condition a host is. Where nobody can tell, it is unknown.
 func (v *view) judge(h status.Host, node status.Node, isNode bool) {
-	var broken, unknown []string
+	var broken, limited, unknown []string
 	for _, p := range v.Programs {
-		switch p.State.Class {
-		case "bad":
+		switch {
+		case p.State.Class == "bad":
 			broken = append(broken, p.Name)
-		case "warn":
+		case p.State.Words == "unknown":
 			unknown = append(unknown, p.Name)
+		case p.State.Class == "warn":
+			limited = append(limited, p.Name+": "+p.State.Words)
 		}
 	}
 	switch {
@@ -174,6 +176,8 @@ func (v *view) judge(h status.Host, node status.Node, isNode bool) {
 		v.State, v.Why = Text{"not Ready", "bad"}, node.Problem
 	case isNode && !node.Ready && node.Unknown == "":
 		v.State = Text{"not Ready", "bad"}
+	case len(limited) > 0:
+		v.State, v.Why = Text{"degraded", "warn"}, strings.Join(limited, ", ")
 	case len(unknown) > 0:
 		v.State, v.Why = Text{"unknown", "warn"}, "not known to work: "+names(unknown)
 	case isNode && node.Unknown != "":

@@ -241,6 +241,13 @@ func TestHostsSayWhatIsSpecial(t *testing.T) {
 	if fmt.Sprint(marks["cp-b"], marks["lb-a"], marks["cp-a"], marks["w-b"]) != "[etcd leader] [virtual IP] [repairs] []" {
 		t.Errorf("%v", marks)
 	}
+	behind := clustertest.Whole()
+	behind.Seen.Etcd[0].Learner = true
+	for _, h := range Of(Input{State: stateOf(behind)}).Hosts {
+		if want := (Text{"degraded: etcd: learner", "warn"}); h.Name == "cp-a" && h.State != want {
+			t.Errorf("%+v, want %+v", h.State, want)
+		}
+	}
 	if p.HostsSum != "7 hosts in 3 zones, 1 with something that does not work" {
 		t.Error(p.HostsSum)
 	}
@@ -350,7 +357,6 @@ func TestNothingSecretIsShown(t *testing.T) {
 	for _, name := range []string{"cp-a", "cp-b", "cp-c"} {
 		k := f.Kubernetes(name)
 		k.EtcdToken, k.Arguments, k.Kubelet = secret, map[string]map[string]string{"kube-apiserver": {"token": secret}}, map[string]any{"token": secret}
-		f.Seen.Hosts[name].Facts.Watch.Key = secret
 	}
 	var out bytes.Buffer
 	if err := Of(Input{State: stateOf(f)}).Snapshot(&out); err != nil {
