@@ -382,8 +382,8 @@ func planOf(x *plan.Plan) (out Plan) {
 	if x.Adopts {
 		out.Notes = append(out.Notes, Text{"The cluster was not built by Quorate. `quorate apply --adopt` adopts it with these steps and rebuilds nothing.", ""})
 	}
-	for _, name := range slices.Sorted(maps.Keys(x.Unreachable)) {
-		out.Notes = append(out.Notes, Text{"Skipped, because it cannot be reached: " + x.Unreachable[name], "warn"})
+	if len(x.Unreachable) > 0 {
+		out.Notes = append(out.Notes, Text{"Skipped, because they could not be reached: " + because(x.Unreachable) + ".", "warn"})
 	}
 	for _, w := range x.Warnings {
 		out.Notes = append(out.Notes, Text{"Warning: " + w + ".", "warn"})
@@ -449,6 +449,23 @@ func names(hosts []string) string {
 	return strings.Join(hosts[:mostNames], ", ") + fmt.Sprintf(" and %d more", len(hosts)-mostNames)
 }
 
+// because lists hosts, and the API by its empty name, with the reason if that is the same for all of them.
+func because(why map[string]string) string {
+	var hosts []string
+	reasons := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(why)) {
+		hosts = append(hosts, cmp.Or(name, "the API"))
+		reasons[why[name]] = true
+	}
+	text := names(hosts)
+	if len(reasons) == 1 {
+		for reason := range reasons {
+			text += " (" + reason + ")"
+		}
+	}
+	return text
+}
+
 // Event is something that happened.
 type Event struct {
 	When, Words, Detail, Label, Class string
@@ -486,13 +503,8 @@ func (p *Page) events(in Input, x status.Status) {
 		p.EventNotes = append(p.EventNotes, "Findings that came and went are listed since "+moment(in.Since)+", when this dashboard was started.")
 	}
 	p.EventNotes = append(p.EventNotes, "The hosts remember repairs for a week, and the API for an hour which repairs were not made.")
-	byReason := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(in.Repairs.Unknown)) {
-		why := in.Repairs.Unknown[name]
-		byReason[why] = append(byReason[why], cmp.Or(name, "the API"))
-	}
-	for _, why := range slices.Sorted(maps.Keys(byReason)) {
-		p.EventNotes = append(p.EventNotes, "Could not be asked what was repaired: "+names(byReason[why])+" ("+why+").")
+	if len(in.Repairs.Unknown) > 0 {
+		p.EventNotes = append(p.EventNotes, "Could not be asked what was repaired: "+because(in.Repairs.Unknown)+".")
 	}
 	if x.Watch != nil {
 		for _, u := range x.Watch.Units {

@@ -324,6 +324,18 @@ func TestPlans(t *testing.T) {
 	}
 }
 
+func TestBecause(t *testing.T) {
+	for want, why := range map[string]map[string]string{
+		"cp-a (x)":           {"cp-a": "x"},
+		"the API and cp-a":   {"cp-a": "x", "": "y"},
+		"cp-a and cp-b (no)": {"cp-b": "no", "cp-a": "no"},
+	} {
+		if got := because(why); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestDates(t *testing.T) {
 	f := clustertest.Whole()
 	f.Backups()
