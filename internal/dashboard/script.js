@@ -75,6 +75,15 @@
 		}
 	}
 
+	let pausedAt = null;
+
+	// tell says whether what is shown is up to date.
+	function tell() {
+		pausedAt = paused ? pausedAt || new Date() : null;
+		if (paused) element("connection").textContent = "Paused at " + clock(pausedAt) + ".";
+		else if (heard) element("connection").textContent = "Live. Last update at " + clock(heard) + ".";
+	}
+
 	function receive(message) {
 		heard = new Date();
 		lost("", "");
@@ -84,7 +93,7 @@
 		mark();
 		showWaiting();
 		announce(message.announce);
-		if (!paused) element("connection").textContent = "Live. Last update at " + clock(heard) + ".";
+		tell();
 	}
 
 	// follow reads events until the connection ends. It says whether it may be tried again.
@@ -128,8 +137,8 @@
 	element("pause").addEventListener("click", () => {
 		paused = !paused;
 		element("pause").setAttribute("aria-pressed", String(paused));
-		if (paused) element("connection").textContent = "Paused at " + clock(new Date()) + ".";
-		else showWaiting();
+		showWaiting();
+		tell();
 	});
 	document.addEventListener("selectionchange", showWaiting);
 
