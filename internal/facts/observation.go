@@ -206,6 +206,8 @@ type API struct {
 	// Removed lists the hosts that were removed from the cluster while they were down, as Quorate stored it in the cluster
 	// (see spec.ParseHosts); empty if there are none.
 	Removed string `json:"removed,omitempty"`
+	// LastDrill is how the last drill ended, as Quorate noted it in the cluster; nil if it noted none.
+	LastDrill *LastDrill `json:"lastDrill,omitempty"`
 	// Verified is what Quorate noted when it last saw the cluster match its spec; empty if it never did.
 	Verified string `json:"verified,omitempty"`
 	// TakeoverTested are the load balancers among which the takeover of the virtual IP was tested, sorted and joined by
