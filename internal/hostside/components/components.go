@@ -65,7 +65,7 @@ var unitsOf = map[string][]string{
 }
 
 const (
-	approverService = "quorate-approver.service"
+	approverService = hostconfig.ApproverService
 	apiServer       = facts.APIServer
 	flanneld        = "flanneld"
 
