@@ -1,6 +1,7 @@
 package exporter
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -80,7 +81,7 @@ func TestWhoMayRead(t *testing.T) {
 		"a path that is no": {path: "/metrics/../etc", authorization: "Bearer good", code: 404},
 	} {
 		w := httptest.NewRecorder()
-		r := httptest.NewRequest(cmpOr(tc.method, http.MethodGet), cmpOr(tc.path, Path), nil)
+		r := httptest.NewRequest(cmp.Or(tc.method, http.MethodGet), cmp.Or(tc.path, Path), nil)
 		if tc.authorization != "" {
 			r.Header.Set("Authorization", tc.authorization)
 		}
@@ -92,13 +93,6 @@ func TestWhoMayRead(t *testing.T) {
 			t.Errorf("%s: the metrics are told: %s", name, w.Body)
 		}
 	}
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }
 
 // TestDecisionsAreRemembered, and kept while the API cannot be asked: by those who could read the metrics before, and not by others, and not for
