@@ -52,6 +52,7 @@ type Server struct {
 	Log func(problem string)
 
 	mu      sync.Mutex
+	noted   bool // that it serves, or why not
 	problem string
 }
 
@@ -91,8 +92,8 @@ func (s *Server) note(err error) {
 		text = err.Error()
 	}
 	s.mu.Lock()
-	changed := text != s.problem
-	s.problem = text
+	changed := text != s.problem || !s.noted
+	s.problem, s.noted = text, true
 	s.mu.Unlock()
 	if changed && s.Log != nil {
 		s.Log(text)
