@@ -74,6 +74,8 @@ var (
 	memberAlarm   = define("etcd_member_alarm", "An alarm of etcd that holds for the member; always 1.", "member", "alarm")
 	memberBehind  = define("etcd_member_behind_entries", "By how many entries of the log the member stays behind the leader, if these are thousands; otherwise 0.", "member")
 
+	memberFsync = define("etcd_member_wal_fsync_duration_seconds", "A histogram of how long the writes of an etcd member to its log took until they were on the disk.", "member")
+
 	balancerUp       = define("load_balancer_up", "1 if the load balancer can serve clients, 0 if not.", "host")
 	balancerActive   = define("load_balancer_active", "1 if the load balancer has the virtual IP, 0 if not.", "host")
 	balancerServer   = define("load_balancer_server_up", "1 if the load balancer sends clients to the API server, 0 if its check fails or the server is drained.", "host", "server")
@@ -180,19 +182,26 @@ type batch struct {
 // put adds a metric. One that is there with these labels stays as it is: a client rejects all metrics if one of them is there twice, and some
 // things have no unique name, such as the certificates in one file, of which the first to expire comes first.
 func (b *batch) put(f *Family, value float64, labels ...string) {
-	all := []string{b.cluster}
+	if all, first := b.labels(f, labels); first {
+		b.out = append(b.out, prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, value, all...))
+	}
+}
+
+// labels are the values of all labels, and whether the metric is the first one with them.
+func (b *batch) labels(f *Family, labels []string) (all []string, first bool) {
+	all = []string{b.cluster}
 	for _, l := range labels {
 		all = append(all, strings.ToValidUTF8(l, "\ufffd"))
 	}
 	key := f.Name + "\x00" + strings.Join(all, "\x00")
 	if b.had[key] {
-		return
+		return nil, false
 	}
 	if b.had == nil {
 		b.had = map[string]bool{}
 	}
 	b.had[key] = true
-	b.out = append(b.out, prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, value, all...))
+	return all, true
 }
 
 // answer exposes whether something works, if that is known.
@@ -326,6 +335,9 @@ func (b *batch) etcd(s *cluster.State) {
 		for _, a := range slices.Compact(slices.Sorted(slices.Values(m.Alarms))) {
 			b.put(memberAlarm, 1, name, a)
 		}
+		if d := s.Seen.Hosts[name].EtcdDisk; d != nil {
+			b.fsyncs(d, name)
+		}
 		if m.Unknown != "" || m.ClusterID == "" {
 			continue // the others know only that it exists
 		}
@@ -336,6 +348,16 @@ func (b *batch) etcd(s *cluster.State) {
 		if m.QuotaBytes > 0 {
 			b.put(memberQuota, float64(m.QuotaBytes), name)
 		}
+	}
+}
+
+func (b *batch) fsyncs(d *facts.EtcdDisk, member string) {
+	buckets := map[float64]uint64{}
+	for _, w := range d.Within {
+		buckets[w.Seconds] = w.Writes
+	}
+	if all, first := b.labels(memberFsync, []string{member}); first {
+		b.out = append(b.out, prometheus.MustNewConstHistogram(memberFsync.desc, d.Writes, d.Seconds, buckets, all...))
 	}
 }
 

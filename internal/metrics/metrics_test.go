@@ -36,7 +36,11 @@ func scrape(t *testing.T, c *Collector) map[string]float64 {
 					t.Errorf("%s is one of the cluster %q", f.GetName(), l.GetValue())
 				}
 			}
-			out[f.GetName()+" "+strings.Join(labels, " ")] = m.GetGauge().GetValue()
+			value := m.GetGauge().GetValue()
+			if h := m.GetHistogram(); h != nil {
+				value = float64(h.GetSampleCount())
+			}
+			out[f.GetName()+" "+strings.Join(labels, " ")] = value
 		}
 	}
 	return out
@@ -71,6 +75,9 @@ func TestAWholeCluster(t *testing.T) {
 	f := clustertest.Whole()
 	f.Backups()
 	at := clustertest.Now.Add(-24 * time.Hour)
+	f.Change("cp-a", func(h *facts.Host) {
+		h.EtcdDisk = &facts.EtcdDisk{Writes: 13, Seconds: 0.5, Within: []facts.EtcdDiskWithin{{Seconds: 0.001, Writes: 3}, {Seconds: 0.002, Writes: 11}}}
+	})
 	f.Seen.API.LastDrill = &facts.LastDrill{Ended: at, Pass: false, Lost: 2, Faults: map[string]facts.DrillVerdicts{"kill/etcd": {Passed: 3, Missed: 1}}}
 	got := observation(t, f)
 	want(t, got, map[string]float64{
@@ -78,36 +85,38 @@ func TestAWholeCluster(t *testing.T) {
 		"quorate_observation_timestamp_seconds ": float64(clustertest.Now.Unix()),
 		"quorate_observation_complete ":          1,
 		"quorate_cluster_info placement=regional stage=complete topology=stacked version=" + f.Spec.Spec.Kubernetes.Version: 1,
-		"quorate_margin of=control_planes":                               1,
-		"quorate_margin of=etcd_members":                                 1,
-		"quorate_margin of=load_balancers":                               1,
-		"quorate_margin_intended of=etcd_members":                        1,
-		"quorate_findings rule=etcd-member severity=warning":             0,
-		"quorate_findings rule=backup-age severity=critical":             0,
-		"quorate_host_info host=cp-a roles=control-plane zone=a":         1,
-		"quorate_host_reachable host=w-b":                                1,
-		"quorate_host_in_maintenance host=cp-a":                          0,
-		"quorate_node_ready node=w-a":                                    1,
-		"quorate_endpoint_up ":                                           1,
-		"quorate_program_up host=cp-a program=kube-apiserver":            1,
-		"quorate_program_up host=lb-a program=haproxy":                   1,
-		"quorate_program_info host=cp-a program=kubelet version=v1.37.2": 1,
-		"quorate_etcd_member_up member=cp-b":                             1,
-		"quorate_etcd_member_leader member=cp-b":                         1,
-		"quorate_etcd_member_leader member=cp-a":                         0,
-		"quorate_etcd_member_learner member=cp-a":                        0,
-		"quorate_etcd_member_database_size_bytes member=cp-a":            21 << 17,
-		"quorate_load_balancer_up host=lb-a":                             1,
-		"quorate_load_balancer_active host=lb-a":                         1,
-		"quorate_load_balancer_active host=lb-b":                         0,
-		"quorate_load_balancer_server_up host=lb-b server=cp-c":          1,
-		"quorate_backup_interval_seconds ":                               6 * 3600,
-		"quorate_backup_last_success_size_bytes ":                        21 << 17,
-		"quorate_drill_last_timestamp_seconds ":                          float64(at.Unix()),
-		"quorate_drill_last_passed ":                                     0,
-		"quorate_drill_last_lost_writes ":                                2,
-		"quorate_drill_last_faults fault=kill/etcd verdict=passed":       3,
-		"quorate_drill_last_faults fault=kill/etcd verdict=missed":       1,
+		"quorate_margin of=control_planes":                                                                     1,
+		"quorate_margin of=etcd_members":                                                                       1,
+		"quorate_margin of=load_balancers":                                                                     1,
+		"quorate_margin_intended of=etcd_members":                                                              1,
+		"quorate_findings rule=etcd-member severity=warning":                                                   0,
+		"quorate_findings rule=backup-age severity=critical":                                                   0,
+		"quorate_host_info host=cp-a roles=control-plane zone=a":                                               1,
+		"quorate_host_reachable host=w-b":                                                                      1,
+		"quorate_host_in_maintenance host=cp-a":                                                                0,
+		"quorate_node_ready node=w-a":                                                                          1,
+		"quorate_endpoint_up ":                                                                                 1,
+		"quorate_program_up host=cp-a program=kube-apiserver":                                                  1,
+		"quorate_program_up host=lb-a program=haproxy":                                                         1,
+		"quorate_program_info host=cp-a program=kubelet version=v1.37.2":                                       1,
+		"quorate_etcd_member_up member=cp-b":                                                                   1,
+		"quorate_etcd_member_leader member=cp-b":                                                               1,
+		"quorate_etcd_member_leader member=cp-a":                                                               0,
+		"quorate_etcd_member_learner member=cp-a":                                                              0,
+		"quorate_etcd_member_database_size_bytes member=cp-a":                                                  21 << 17,
+		"quorate_etcd_member_wal_fsync_duration_seconds member=cp-a":                                           13, // writes
+		"quorate_etcd_member_wal_fsync_duration_seconds member=cp-b":                                           absent,
+		"quorate_load_balancer_up host=lb-a":                                                                   1,
+		"quorate_load_balancer_active host=lb-a":                                                               1,
+		"quorate_load_balancer_active host=lb-b":                                                               0,
+		"quorate_load_balancer_server_up host=lb-b server=cp-c":                                                1,
+		"quorate_backup_interval_seconds ":                                                                     6 * 3600,
+		"quorate_backup_last_success_size_bytes ":                                                              21 << 17,
+		"quorate_drill_last_timestamp_seconds ":                                                                float64(at.Unix()),
+		"quorate_drill_last_passed ":                                                                           0,
+		"quorate_drill_last_lost_writes ":                                                                      2,
+		"quorate_drill_last_faults fault=kill/etcd verdict=passed":                                             3,
+		"quorate_drill_last_faults fault=kill/etcd verdict=missed":                                             1,
 		"quorate_certificate_expiration_timestamp_seconds host=cp-b name=pki/apiserver.crt renewed_by=quorate": float64(clustertest.Now.AddDate(1, 0, -1).Unix()),
 		"quorate_certificate_expiration_timestamp_seconds host=w-a name=kubelet-client renewed_by=kubelet":     float64(clustertest.Now.AddDate(1, 0, 0).Unix()),
 	})
