@@ -45,6 +45,7 @@ func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
 		return nil, err
 	}
 	delete(manifests, manifest.Approver) // a person approves by hand
+	delete(manifests, manifest.Exporter)
 	own, given, err := cni.Read(c)
 	if err != nil {
 		return nil, err

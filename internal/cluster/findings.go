@@ -137,7 +137,7 @@ var Rules = []Rule{
 	{RuleBackupAge, []Severity{Critical, Warning}, fmt.Sprintf("if the spec has a schedule of backups, the last good one is known, and not older than %d times the interval (warning) or %d times (critical)", backupLate, backupLost)},
 	{RuleBackupFailed, []Severity{Warning, Info}, "no control plane failed to take a backup when it last tried"},
 	{RuleBackupSchedule, []Severity{Warning}, "every control plane has the schedule of backups, and the credentials for their store, that the spec says"},
-	{RuleWatch, []Severity{Warning}, "if the spec has the control planes repair the cluster, the unit for it works on every control plane, one of them leads, and the hosts admit them"},
+	{RuleWatch, []Severity{Warning}, "if the spec has the control planes repair the cluster, or serve metrics of it, the unit for it works on every control plane, one of them leads, the metrics can be read, and the hosts admit them"},
 }
 
 const (

@@ -11,7 +11,7 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// WatchUnit says whether the unit that repairs works on a control plane.
+// WatchUnit says whether the unit that observes, and repairs, works on a control plane.
 func (s *State) WatchUnit(host string) facts.Answer {
 	f := s.Facts(host)
 	switch {
@@ -34,7 +34,7 @@ func (s *State) WatchUnit(host string) facts.Answer {
 	return facts.Answer{OK: true}
 }
 
-// WatchLeader is the control plane whose unit repairs; empty if none is known to.
+// WatchLeader is the control plane whose unit observes, and repairs; empty if none is known to.
 func (s *State) WatchLeader() string {
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		if s.WatchUnit(h.Name).OK && s.Facts(h.Name).Watch.Report.Leads {
@@ -44,13 +44,22 @@ func (s *State) WatchLeader() string {
 	return ""
 }
 
+// watchWords are what the unit is called, and what does not happen without it.
+func (s *State) watchWords() (unit, nothing string) {
+	if s.Spec.Spec.Repair.Watch {
+		return "the unit that repairs", "nothing is repaired"
+	}
+	return "the unit that observes", "nobody observes the cluster for its metrics"
+}
+
 const fixWatch = "`quorate apply` sets it up. On a control plane, `journalctl -u quorate-watch` shows what the unit does."
 
-// watch reports that the control planes do not repair the cluster as the spec says.
+// watch reports that the control planes do not observe the cluster, repair it, or serve metrics as the spec says.
 func (f *findings) watch() {
-	if !f.Spec.Spec.Repair.Watch || f.stage == Foreign {
+	if !f.Spec.Watched() || f.stage == Foreign {
 		return
 	}
+	unit, nothing := f.watchWords()
 	var broken, working []string
 	problems, unknown := map[string]string{}, 0
 	for _, h := range f.Spec.HostsWith(spec.RoleControlPlane) {
@@ -65,17 +74,19 @@ func (f *findings) watch() {
 	}
 	switch {
 	case len(working) == 0 && len(broken) > 0 && unknown == 0:
-		f.add(RuleWatch, Warning, "nothing is repaired: the unit that repairs works on no control plane; on "+broken[0]+" "+problems[broken[0]], fixWatch, broken...)
+		f.add(RuleWatch, Warning, nothing+": "+unit+" works on no control plane; on "+broken[0]+" "+problems[broken[0]], fixWatch, broken...)
 	default:
 		for _, name := range broken {
-			f.add(RuleWatch, Warning, "the unit that repairs does not work on "+name+": "+problems[name], fixWatch, name)
+			f.add(RuleWatch, Warning, unit+" does not work on "+name+": "+problems[name], fixWatch, name)
 		}
 	}
 	f.watchLeader(working)
+	f.exporters(working)
 	f.watchAdmissions()
 }
 
 func (f *findings) watchLeader(working []string) {
+	_, nothing := f.watchWords()
 	leader := f.WatchLeader()
 	if leader == "" {
 		// Where all others are down, or cannot be asked, those that work cannot agree, and one may lead that cannot be asked.
@@ -86,20 +97,41 @@ func (f *findings) watchLeader(working []string) {
 					why = "; " + name + " says: " + h
 				}
 			}
-			f.add(RuleWatch, Warning, "nothing is repaired: no control plane leads the others"+why, "Run `quorate status` again in a moment. If this persists, see `journalctl -u quorate-watch` on the control planes.")
+			f.add(RuleWatch, Warning, nothing+": no control plane leads the others"+why, "Run `quorate status` again in a moment. If this persists, see `journalctl -u quorate-watch` on the control planes.")
 		}
 		return
 	}
 	unreachable := f.Facts(leader).Watch.Report.Unreachable
 	for _, name := range slices.Sorted(maps.Keys(unreachable)) {
 		if f.Reachable(name) { // otherwise another finding says so
-			f.add(RuleWatch, Warning, fmt.Sprintf("%s, which repairs, cannot reach %s, so nothing is repaired there: %s", leader, name, unreachable[name]),
+			does, there := "repairs", "nothing is repaired there"
+			if !f.Spec.Spec.Repair.Watch {
+				does, there = "observes", "its metrics are missing"
+			}
+			f.add(RuleWatch, Warning, fmt.Sprintf("%s, which %s, cannot reach %s, so %s: %s", leader, does, name, there, unreachable[name]),
 				"Allow SSH from the control planes to "+name+". If it was reinstalled, or got other host keys, run `quorate apply`.", name)
 		}
 	}
 }
 
-// watchAdmissions reports hosts on which nothing can be repaired, because they do not admit the control planes.
+// exporters reports control planes whose units work, and whose metrics nobody can read.
+func (f *findings) exporters(working []string) {
+	if !f.Spec.Spec.Monitoring.Exporter {
+		return
+	}
+	for _, name := range working {
+		why := "the unit does not serve them"
+		if e := f.Facts(name).Watch.Report.Exporter; e != nil {
+			why = e.Problem
+		}
+		if why != "" {
+			f.add(RuleWatch, Warning, "the metrics of "+name+" cannot be read: "+why,
+				"It tries again every few seconds. If this persists, see `journalctl -u quorate-watch -u quorate-approver` on "+name+".", name)
+		}
+	}
+}
+
+// watchAdmissions reports hosts that the units cannot observe or repair, because they do not admit the control planes.
 func (f *findings) watchAdmissions() {
 	var closed []string
 	for _, h := range f.Spec.Spec.Hosts {
@@ -108,6 +140,6 @@ func (f *findings) watchAdmissions() {
 		}
 	}
 	if len(closed) > 0 {
-		f.add(RuleWatch, Warning, List(closed)+plural(len(closed), " does", " do")+" not admit the control planes for repairs", fixWatch, closed...)
+		f.add(RuleWatch, Warning, List(closed)+plural(len(closed), " does", " do")+" not admit the control planes, so "+map[bool]string{true: "nothing is repaired there", false: "their metrics are missing"}[f.Spec.Spec.Repair.Watch], fixWatch, closed...)
 	}
 }

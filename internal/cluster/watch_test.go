@@ -14,6 +14,12 @@ import (
 // TestWatchFindings: a unit that does not work, does nothing, does not lead, or is not admitted is reported, and one that nobody asked is not.
 func TestWatchFindings(t *testing.T) {
 	watch := func(f clustertest.Fixture, host string) *facts.Watch { return f.Seen.Hosts[host].Facts.Watch }
+	exports := func(f clustertest.Fixture) { // and repair nothing
+		f.Spec.Spec.Repair.Watch, f.Spec.Spec.Monitoring.Exporter = false, true
+		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
+			watch(f, h).Report.Exporter = &facts.ExporterReport{Address: h + ":10270"}
+		}
+	}
 	for name, tc := range map[string]struct {
 		change   func(clustertest.Fixture)
 		summary  string // part of it; empty if nothing is wrong
@@ -41,6 +47,19 @@ func TestWatchFindings(t *testing.T) {
 		}, summary: "cp-a, which repairs, cannot reach w-a", subjects: []string{"w-a"}, leader: "cp-a"},
 		"a host admits nobody": {change: func(f clustertest.Fixture) { watch(f, "w-a").Admits = nil }, summary: "w-a does not admit", subjects: []string{"w-a"}, leader: "cp-a"},
 		"lines were changed":   {change: func(f clustertest.Fixture) { watch(f, "lb-a").Admits.Broken = "changed" }, summary: "lb-a does not admit", subjects: []string{"lb-a"}, leader: "cp-a"},
+		"only metrics": {change: func(f clustertest.Fixture) {
+			exports(f)
+			f.Seen.Hosts["cp-b"].Facts.Units[hostconfig.WatchUnit] = "inactive"
+		}, summary: "the unit that observes does not work on cp-b", leader: "cp-a"},
+		"metrics that can be read": {change: exports, leader: "cp-a"},
+		"metrics that cannot be read": {change: func(f clustertest.Fixture) {
+			exports(f)
+			watch(f, "cp-c").Report.Exporter.Problem = "there is no certificate"
+		}, summary: "the metrics of cp-c cannot be read: there is no certificate", subjects: []string{"cp-c"}, leader: "cp-a"},
+		"metrics of a unit that does not serve them yet": {change: func(f clustertest.Fixture) {
+			exports(f)
+			watch(f, "cp-b").Report.Exporter = nil
+		}, summary: "the metrics of cp-b cannot be read", subjects: []string{"cp-b"}, leader: "cp-a"},
 		"it was not applied yet": {change: func(f clustertest.Fixture) {
 			for _, h := range f.Spec.Spec.Hosts {
 				f.Seen.Hosts[h.Name].Facts.Watch = &facts.Watch{}
@@ -51,7 +70,7 @@ func TestWatchFindings(t *testing.T) {
 		f.Watch("1")
 		tc.change(f)
 		s := cluster.Evaluate(f.Spec, f.Seen)
-		if got := s.WatchLeader(); f.Spec.Spec.Repair.Watch && got != tc.leader {
+		if got := s.WatchLeader(); f.Spec.Watched() && got != tc.leader {
 			t.Errorf("%s: %q leads", name, got)
 		}
 		var found []cluster.Finding

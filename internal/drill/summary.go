@@ -1,6 +1,10 @@
 package drill
 
-import "slices"
+import (
+	"slices"
+
+	"quorate.dev/quorate/internal/facts"
+)
 
 // linearizable says in Ledger.Linearizable that some order of all reads and writes explains what clients have seen. Every other value
 // means that there is none, or that it is not known.
@@ -57,4 +61,13 @@ func spread(all []int64) Spread {
 	all = slices.Sorted(slices.Values(all))
 	rank := func(percent int) int64 { return all[(len(all)*percent+99)/100-1] }
 	return Spread{P50: rank(50), P95: rank(95), Max: rank(100)}
+}
+
+// Note is what the cluster remembers of the drill. The summaries must have been computed.
+func (r *Report) Note() facts.LastDrill {
+	out := facts.LastDrill{Ended: r.Ended.UTC(), Pass: r.Pass, Interrupted: r.Interrupted, Lost: r.Ledger.Lost, Faults: map[string]facts.DrillVerdicts{}}
+	for _, s := range r.Summaries {
+		out.Faults[s.Name] = facts.DrillVerdicts{Passed: s.Passed, Missed: s.Valid - s.Passed, Invalid: s.Repeats - s.Valid}
+	}
+	return out
 }

@@ -11,6 +11,10 @@ const (
 	// WatchConfigFile is the WatchConfig of a control plane, and WatchKnownHostsFile the keys of the hosts that it connects to.
 	WatchConfigFile     = WatchDir + "/config.json"
 	WatchKnownHostsFile = WatchDir + "/known_hosts"
+	// ExporterCertificateFile is the certificate with which a control plane serves metrics, and its key. ExporterFile is the kubeconfig with
+	// which it asks the API who may read them.
+	ExporterCertificateFile = WatchDir + "/exporter.pem"
+	ExporterFile            = WatchDir + "/exporter.conf"
 	// WatchAdmissionFile is the WatchAdmission of a host.
 	WatchAdmissionFile = WatchDir + "/admitted.json"
 	// WatchReportFile is the WatchReport of a unit that runs.
@@ -53,6 +57,8 @@ type WatchAdmits struct {
 	User string `json:"user"`
 	// Units are the control planes whose units are admitted, by name.
 	Units map[string]WatchUnit `json:"units,omitempty"`
+	// ReadOnly says that they may only observe: nothing on the host can be repaired by them.
+	ReadOnly bool `json:"readOnly,omitempty"`
 	// Broken is why they cannot log in as it is: the lines in authorized_keys were changed.
 	Broken string `json:"broken,omitempty"`
 }
@@ -88,10 +94,20 @@ type WatchReport struct {
 	Hindered string `json:"hindered,omitempty"`
 	// Unreachable are the hosts that it cannot reach, with the reason. They are left alone.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
+	// Exporter is how it serves metrics; nil if it serves none.
+	Exporter *ExporterReport `json:"exporter,omitempty"`
 	// Compared is how it last compared the data of etcd's members; nil if it has not since it was started.
 	Compared *EtcdComparison `json:"compared,omitempty"`
 	// WentBack are the members of etcd that it saw go back, by ID, as of EtcdMember.WentBack: a single observation does not show that.
 	WentBack map[string]string `json:"wentBack,omitempty"`
+}
+
+// ExporterReport says how a unit serves metrics.
+type ExporterReport struct {
+	// Address is where, as host:port.
+	Address string `json:"address"`
+	// Problem is why nobody can read them there; empty if nothing is wrong.
+	Problem string `json:"problem,omitempty"`
 }
 
 // EtcdComparison is what the members of etcd said when they were asked to hash their data. Who differs follows from it, and from which members

@@ -378,6 +378,12 @@ func remembered(data map[string]string, api *facts.API) {
 			api.AccountKey = value
 		case key == TakeoverKey:
 			api.TakeoverTested = value
+		case key == facts.DrillKey:
+			var d facts.LastDrill
+			// What cannot be read was written by another version, and nothing depends on it.
+			if json.Unmarshal([]byte(value), &d) == nil {
+				api.LastDrill = &d
+			}
 		case key == RecoveryKey:
 		case maintenance:
 			if api.Maintenance == nil {

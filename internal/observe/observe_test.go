@@ -76,6 +76,10 @@ func TestWhatIsRememberedOfMaintenance(t *testing.T) {
 	if m, in := api.Maintenance["lb-a"]; !in || m.Ready {
 		t.Errorf("what cannot be read is not in maintenance: %+v, %t", m, in)
 	}
+	remembered(map[string]string{facts.DrillKey: `{"ended":"2026-08-03T11:00:00Z","pass":true,"faults":{"kill/etcd/leader":{"passed":3}}}`}, &api)
+	if d := api.LastDrill; d == nil || !d.Pass || d.Faults["kill/etcd/leader"].Passed != 3 {
+		t.Errorf("%+v", d)
+	}
 	if len(api.Maintenance) != 2 || len(api.Applied) != 1 || api.Record != "s" {
 		t.Errorf("%+v", api)
 	}

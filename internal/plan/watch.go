@@ -11,7 +11,8 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// This file plans the unit with which control planes repair the cluster: its keys, who admits them and for what, and its configuration.
+// This file plans the unit with which control planes observe the cluster, and repair it: its keys, who admits them and for what, and its
+// configuration.
 // The unit itself is part of the configuration of the control planes.
 
 // watch plans the unit after everything else, and its removal.
@@ -26,25 +27,33 @@ func (b *builder) watch(after ...*Step) {
 		_, file := f.Files[hostconfig.WatchUnitFile]
 		carries := f.Watch.Given() || file
 		switch {
-		case !b.c.Spec.Repair.Watch && carries:
-			b.removeWatch(h, "spec.repair.watch is off", after)
-		case b.c.Spec.Repair.Watch && !h.Has(spec.RoleControlPlane) && (file || f.Watch != nil && (f.Watch.Key != "" || f.Watch.Config != nil)):
-			made = append(made, b.removeWatch(h, "it is no control plane, and repairs nothing", after))
-		case b.c.Spec.Repair.Watch && h.Has(spec.RoleControlPlane) && (f.Watch == nil || f.Watch.Key == ""):
-			made = append(made, b.add(Step{Kind: MakeWatchKey, Host: h.Name, Title: "make the key of the unit that repairs", Reason: "the key never leaves the control plane"}, after...))
+		case !b.c.Watched() && carries:
+			b.removeWatch(h, "spec.repair.watch and spec.monitoring.exporter are off", after)
+		case b.c.Watched() && !h.Has(spec.RoleControlPlane) && (file || f.Watch != nil && (f.Watch.Key != "" || f.Watch.Config != nil)):
+			made = append(made, b.removeWatch(h, "it is no control plane, and observes and repairs nothing", after))
+		case b.c.Watched() && h.Has(spec.RoleControlPlane) && (f.Watch == nil || f.Watch.Key == ""):
+			made = append(made, b.add(Step{Kind: MakeWatchKey, Host: h.Name, Title: "make the key of " + b.unit(), Reason: "the key never leaves the control plane"}, after...))
 		}
 	}
-	if !b.c.Spec.Repair.Watch {
+	if !b.c.Watched() {
 		return
+	}
+	admit, limits, configure := "admit the control planes for repairs", "; their keys are good for repairs within limits, and for nothing else", "have the control plane repair the cluster"
+	does := "repairs"
+	if !b.c.Spec.Repair.Watch {
+		admit, limits, configure, does = "admit the control planes to observe the cluster", "; their keys are good for reading, and for nothing else", "have the control plane observe the cluster", "observes"
 	}
 	generation := b.watchGeneration()
 	var admitted []*Step
 	for _, h := range b.c.Spec.Hosts {
 		if f := b.Facts(h.Name); f != nil {
 			if why := b.staleAdmission(h, f, units, generation); why != "" || len(made) > 0 {
-				d := b.restorable(h, f)
-				admitted = append(admitted, b.add(Step{Kind: AdmitWatch, Host: h.Name, Title: "admit the control planes for repairs", Approved: &d, Generation: generation,
-					Reason: cmp.Or(why, "a control plane gets another key") + "; their keys are good for repairs within limits, and for nothing else"},
+				d := facts.Desired{} // who only observes restores nothing
+				if b.c.Spec.Repair.Watch {
+					d = b.restorable(h, f)
+				}
+				admitted = append(admitted, b.add(Step{Kind: AdmitWatch, Host: h.Name, Title: admit, Approved: &d, Generation: generation,
+					Reason: cmp.Or(why, "a control plane gets another key") + limits},
 					append(append(slices.Clone(after), made...), b.at[h.Name].configure)...))
 			}
 		}
@@ -52,15 +61,23 @@ func (b *builder) watch(after ...*Step) {
 	for _, h := range units {
 		if f := b.Facts(h.Name); f != nil {
 			if why := b.staleWatch(f, generation); why != "" {
-				b.add(Step{Kind: ConfigureWatch, Host: h.Name, Title: "have the control plane repair the cluster", Generation: generation,
-					Reason: why + "; one of the control planes leads, and repairs"}, slices.Concat(after, made, admitted, []*Step{b.at[h.Name].configure})...)
+				b.add(Step{Kind: ConfigureWatch, Host: h.Name, Title: configure, Generation: generation,
+					Reason: why + "; one of the control planes leads, and " + does}, slices.Concat(after, made, admitted, []*Step{b.at[h.Name].configure})...)
 			}
 		}
 	}
 }
 
 func (b *builder) removeWatch(h spec.Host, reason string, after []*Step) *Step {
-	return b.add(Step{Kind: RemoveWatch, Host: h.Name, Title: "remove the unit that repairs, and its access", Reason: reason}, append(slices.Clone(after), b.at[h.Name].configure)...)
+	return b.add(Step{Kind: RemoveWatch, Host: h.Name, Title: "remove the unit that observes and repairs, and its access", Reason: reason}, append(slices.Clone(after), b.at[h.Name].configure)...)
+}
+
+// unit names the unit by what it is for.
+func (b *builder) unit() string {
+	if b.c.Spec.Repair.Watch {
+		return "the unit that repairs"
+	}
+	return "the unit that observes"
 }
 
 // watchGeneration identifies everything that decides what a unit knows of the cluster, and what it may restore.
@@ -109,6 +126,8 @@ func (b *builder) staleAdmission(h spec.Host, f *facts.Facts, units []spec.Host,
 		return "it admits hosts that are no control planes"
 	case a.Broken != "":
 		return a.Broken
+	case a.ReadOnly == b.c.Spec.Repair.Watch:
+		return "what the control planes may do on it has changed"
 	case a.User != h.SSH.User:
 		return "it admits them as another user than " + h.SSH.User
 	case a.Generation != generation:
@@ -123,14 +142,14 @@ func (b *builder) staleAdmission(h spec.Host, f *facts.Facts, units []spec.Host,
 // that cannot be reached stay as they are.
 func (b *builder) staleWatch(f *facts.Facts, generation string) string {
 	if f.Watch == nil || f.Watch.Config == nil {
-		return "the unit that repairs has no configuration"
+		return b.unit() + " has no configuration"
 	}
 	if f.Watch.Config.Generation != generation {
-		return "the unit that repairs knows another spec, or other hosts"
+		return b.unit() + " knows another spec, or other hosts"
 	}
 	for _, h := range b.c.Spec.Hosts {
 		if of := b.Facts(h.Name); of != nil && of.Watch != nil && len(of.Watch.HostKeys) > 0 && !slices.Equal(of.Watch.HostKeys, f.Watch.Config.HostKeys[h.Name]) {
-			return "the unit that repairs knows other host keys of " + h.Name
+			return b.unit() + " knows other host keys of " + h.Name
 		}
 	}
 	return ""

@@ -78,6 +78,36 @@ func TestANewClusterRepairsItself(t *testing.T) {
 	}
 }
 
+// TestAClusterThatExposesMetrics has units that may only read, unless they repair as well.
+func TestAClusterThatExposesMetrics(t *testing.T) {
+	c := testCluster()
+	c.Spec.Monitoring.Exporter = true
+	p := build(t, c, empty(c))
+	kinds := kindsOf(p)
+	if !slices.Equal(kinds[MakeWatchKey], allControlPlanes) || !slices.Equal(kinds[AdmitWatch], names(c)) || !slices.Equal(kinds[ConfigureWatch], allControlPlanes) {
+		t.Errorf("%v, %v, %v", kinds[MakeWatchKey], kinds[AdmitWatch], kinds[ConfigureWatch])
+	}
+	for _, s := range p.Steps {
+		if s.Kind == AdmitWatch && (s.Approved == nil || len(s.Approved.Files) > 0 || len(s.Approved.Enable) > 0) {
+			t.Errorf("who only reads may restore something: %+v", s)
+		}
+	}
+	c, obs := withWatch(t)
+	c.Spec.Repair.Watch, c.Spec.Monitoring.Exporter = false, true
+	for name, readOnly := range map[string]bool{"the units repaired before": false, "another spec": true} {
+		for _, h := range c.Spec.Hosts {
+			obs.Hosts[h.Name].Facts.Watch.Admits.ReadOnly = readOnly
+		}
+		p, err := Build(cluster.Evaluate(c, obs), testBundle)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kinds := kindsOf(p); len(kinds[AdmitWatch]) != len(c.Spec.Hosts) || len(kinds[ConfigureWatch]) != len(allControlPlanes) || len(kinds[MakeWatchKey])+len(kinds[RemoveWatch]) > 0 {
+			t.Errorf("%s: %v", name, kinds)
+		}
+	}
+}
+
 func TestWatchChanges(t *testing.T) {
 	all := names(testCluster())
 	for name, tc := range map[string]struct {

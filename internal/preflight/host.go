@@ -394,6 +394,9 @@ func Ports(c *spec.Cluster, h spec.Host) []Port {
 	if h.Has(spec.RoleControlPlane) {
 		out = append(out, Port{6443, "kube-apiserver"}, Port{10257, "kube-controller-manager"}, Port{10259, "kube-scheduler"})
 	}
+	if h.Has(spec.RoleControlPlane) && c.Spec.Monitoring.Exporter {
+		out = append(out, Port{spec.ExporterPort, "quorate-host"})
+	}
 	if hasMember(c, h) {
 		out = append(out, Port{2379, "etcd"}, Port{2380, "etcd"}, Port{2381, "etcd"})
 	}

@@ -43,6 +43,9 @@ func inbound(c *spec.Cluster, h spec.Host) []inlet {
 	if cp(h) {
 		out = append(out, inlet{6443, facts.TCP, "API", func(o spec.Host) bool { return o.IsNode() || c.Balances(o) }})
 	}
+	if cp(h) && c.Spec.Monitoring.Exporter { // Prometheus may run on any node
+		out = append(out, inlet{spec.ExporterPort, facts.TCP, "metrics", spec.Host.IsNode})
+	}
 	if member(h) {
 		out = append(out, inlet{2379, facts.TCP, "etcd clients", func(o spec.Host) bool { return member(o) || cp(o) }},
 			inlet{2380, facts.TCP, "etcd members", member})

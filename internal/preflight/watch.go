@@ -11,16 +11,17 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// WatchCheck is the check of what the units need that repair the cluster from its control planes.
+// WatchCheck is the check of what the units need that observe and repair the cluster from its control planes.
 const WatchCheck = cluster.RuleWatch
 
 // WatchPaths are the paths on which these units reach the hosts, as far as both ends can be asked; none if the spec has no units. Each unit also
 // logs in to its own host. Without all, they are only those that are new: from control planes whose unit has no configuration yet, and to
 // hosts that admit none yet. Of the others, the units themselves report what they cannot reach.
 func WatchPaths(s *cluster.State, all bool) (out []facts.Path) {
-	if !s.Spec.Spec.Repair.Watch {
+	if !s.Spec.Watched() {
 		return nil
 	}
+	use := watchUse(s)
 	has := func(host string, what func(*facts.Watch) bool) bool {
 		f := s.Facts(host)
 		return f.Watch != nil && what(f.Watch)
@@ -32,18 +33,32 @@ func WatchPaths(s *cluster.State, all bool) (out []facts.Path) {
 			}
 			known := has(from.Name, func(w *facts.Watch) bool { return w.Config != nil }) && has(to.Name, func(w *facts.Watch) bool { return w.Admits != nil })
 			if all || !known {
-				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: facts.TCP, Port: to.SSH.Port, For: "repairs"})
+				out = append(out, facts.Path{From: from.Name, To: to.Name, Address: to.Address, Proto: facts.TCP, Port: to.SSH.Port, For: use})
 			}
 		}
 	}
 	return out
 }
 
-const fixWatchPath = "Or set spec.repair.watch to false, and run `quorate watch` on a machine that can."
+// watchUse is what the units log in for.
+func watchUse(s *cluster.State) string {
+	if s.Spec.Spec.Repair.Watch {
+		return "repairs"
+	}
+	return "metrics"
+}
 
-// JudgeWatch finds what would keep units on control planes from repairing hosts.
+// fixWatchPath is what to do where the units cannot work.
+func fixWatchPath(s *cluster.State) string {
+	if s.Spec.Spec.Monitoring.Exporter {
+		return "Or set spec.monitoring.exporter and spec.repair.watch to false."
+	}
+	return "Or set spec.repair.watch to false, and run `quorate watch` on a machine that can."
+}
+
+// JudgeWatch finds what would keep units on control planes from observing and repairing hosts.
 func JudgeWatch(s *cluster.State, seen facts.WatchProbe) []cluster.Finding {
-	j := &judge{State: s, c: s.Spec}
+	j, use := &judge{State: s, c: s.Spec}, watchUse(s)
 	type way struct {
 		to, detail string
 		outcome    facts.Outcome
@@ -67,16 +82,16 @@ func JudgeWatch(s *cluster.State, seen facts.WatchProbe) []cluster.Finding {
 			through = ". This machine reaches it through " + to.SSH.Jump + ", which control planes do not use"
 		}
 		slices.Sort(from[w])
-		j.add(failure, WatchCheck, []string{w.to}, fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)+fixWatchPath,
-			"%s cannot log in to %s (%s:%d), to repair it: %s%s", few(from[w]), to.Name, to.Address, to.SSH.Port, why(w.outcome, w.detail), through)
+		j.add(failure, WatchCheck, []string{w.to}, fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)+fixWatchPath(s),
+			"%s cannot log in to %s (%s:%d), for %s: %s%s", few(from[w]), to.Name, to.Address, to.SSH.Port, use, why(w.outcome, w.detail), through)
 	}
 	for _, name := range slices.Sorted(maps.Keys(seen.Errors)) {
-		j.add(failure, WatchCheck, []string{name}, "Run it again.", "whether %s can log in to the others, to repair them, could not be tried: %s", name, seen.Errors[name])
+		j.add(failure, WatchCheck, []string{name}, "Run it again.", "whether %s can log in to the others, for %s, could not be tried: %s", name, use, seen.Errors[name])
 	}
 	for _, name := range seen.SudoAsks {
 		h, _ := j.c.Host(name)
-		j.add(failure, WatchCheck, []string{name}, fmt.Sprintf("Let %s use sudo there without a password. If that holds only for `%s host serve --for-repairs *`, which is enough, ignore this check. ", h.SSH.User, hostconfig.SelfPath)+fixWatchPath,
-			"sudo on HOSTS wants a password of %s, and control planes have none to repair them with", h.SSH.User)
+		j.add(failure, WatchCheck, []string{name}, fmt.Sprintf("Let %s use sudo there without a password. If that holds only for `%s host serve --for-repairs *`, which is enough, ignore this check. ", h.SSH.User, hostconfig.SelfPath)+fixWatchPath(s),
+			"sudo on HOSTS wants a password of %s, and control planes have none", h.SSH.User)
 	}
 	return j.finish(nil)
 }

@@ -10,6 +10,23 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
+// TestMetricsNeedAPort of control planes, which nodes must reach: Prometheus may run on any of them.
+func TestMetricsNeedAPort(t *testing.T) {
+	c := labSpec()
+	cp := c.HostsWith(spec.RoleControlPlane)[0]
+	needs := func() (port, path bool) {
+		return slices.ContainsFunc(Ports(c, cp), func(p Port) bool { return p.Number == spec.ExporterPort }),
+			slices.ContainsFunc(Paths(c, nil), func(p facts.Path) bool { return p.Port == spec.ExporterPort && p.From == "worker-a" && p.To == cp.Name })
+	}
+	if port, path := needs(); port || path {
+		t.Errorf("without metrics: %t, %t", port, path)
+	}
+	c.Spec.Monitoring.Exporter = true
+	if port, path := needs(); !port || !path {
+		t.Errorf("with metrics: %t, %t", port, path)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	c := labSpec()
 	obs, _ := healthy(c)

@@ -43,8 +43,8 @@ func access(ctx context.Context, client kubernetes.Interface) (*audit.Access, er
 	return &out, nil
 }
 
-// ownSubjects are users and groups of kubeadm and Quorate: administrators, API servers as clients of kubelets, and the approver.
-var ownSubjects = []string{"kubeadm:cluster-admins", "kube-apiserver-kubelet-client", approve.User}
+// ownSubjects are users and groups of kubeadm and Quorate: administrators, API servers as clients of kubelets, the approver, and the exporter.
+var ownSubjects = []string{"kubeadm:cluster-admins", "kube-apiserver-kubelet-client", approve.User, approve.ExporterUser}
 
 // people are those to whom roles are bound, but for the cluster's own programs and kubeadm's administrators.
 func people(ctx context.Context, client kubernetes.Interface) ([]string, error) {

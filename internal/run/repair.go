@@ -114,7 +114,8 @@ type RepairOptions struct {
 	DryRun bool
 	// Compare has the members of etcd hash their data, which slows them down for a moment.
 	Compare bool
-	// Tell is called with each repair as it ends, and Compared with each comparison of the members' data; nil if nobody wants to know.
+	// Looked is called with each observation, Tell with each repair as it ends, and Compared with each comparison of the members' data; nil if nobody wants to know.
+	Looked   func(*cluster.State)
 	Tell     func(Mended)
 	Compared func(facts.EtcdComparison)
 }
@@ -254,6 +255,9 @@ func (m *mending) look(ctx context.Context) ([]plan.Repair, error) {
 	m.state = m.State(ctx)
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	}
+	if m.options.Looked != nil {
+		m.options.Looked(m.state)
 	}
 	if m.compare {
 		m.compare, m.hashes = false, nil

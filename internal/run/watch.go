@@ -17,15 +17,17 @@ import (
 // are what shows some of them.
 const forgetAfter = 25 * time.Minute
 
-// Watcher repairs what breaks, until its context ends.
+// Watcher observes a cluster and repairs what breaks, until its context ends.
 type Watcher struct {
 	// Interval is the time between two observations. CompareEach is how often the data of etcd's members is compared; 0 for never.
 	Interval, CompareEach time.Duration
+	// OnlyLook has it observe, and repair nothing.
+	OnlyLook bool
 	// Open opens sessions. They are kept until something is repaired.
 	Open func(context.Context) *Engine
 	// Turn says whether this watcher is the one that observes and repairs now; nil if there is no other. Its error ends Run.
 	Turn func(context.Context) (bool, error)
-	// Looked is called with each observation, and Compared with each comparison of the data of etcd's members; nil if nobody wants to know.
+	// Looked is called with each observation, also with those that a repair makes, and Compared with each comparison of the data of etcd's members; nil if nobody wants to know.
 	Looked   func(*cluster.State)
 	Compared func(facts.EtcdComparison)
 	// Tell is called with each repair that was made, that failed, or that was not made for another reason than before. Note says what
@@ -123,6 +125,10 @@ func (w *Watcher) pass(ctx context.Context) error {
 			w.Compared(*c)
 		}
 	}
+	if w.OnlyLook {
+		w.note("")
+		return nil
+	}
 	due, _, err := plan.Repairs(s, plan.Bundle{})
 	if err != nil {
 		return err
@@ -136,7 +142,7 @@ func (w *Watcher) pass(ctx context.Context) error {
 		return nil
 	}
 	defer w.observer.Close() // and with the sessions, the leases end
-	_, err = e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared})
+	_, err = e.Repair(ctx, RepairOptions{Compare: compare, Tell: w.tell, Compared: w.Compared, Looked: w.Looked})
 	if errors.Is(err, lease.ErrLeased) {
 		return fmt.Errorf("another run is changing the hosts: %w", err)
 	}

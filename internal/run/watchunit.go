@@ -13,10 +13,12 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/exporter"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/watch"
+	"quorate.dev/quorate/internal/metrics"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
@@ -38,8 +40,8 @@ const (
 // errReplaced ends a unit whose program or configuration was replaced; systemd starts it again with the new one.
 var errReplaced = errors.New("the program or its configuration was replaced")
 
-// WatchHere is the unit that repairs on a control plane. It waits for its configuration, and returns without an error when that, or its
-// program, was replaced.
+// WatchHere is the unit on a control plane that observes, and that repairs and serves metrics as far as the spec says. It waits for its
+// configuration, and returns without an error when that, or its program, was replaced.
 func WatchHere(ctx context.Context, log io.Writer) error {
 	u := &unit{log: log}
 	u.sign()
@@ -60,15 +62,38 @@ func WatchHere(ctx context.Context, log io.Writer) error {
 	}
 	e := newElection(config.Host, targets)
 	defer e.resign()
-	w := Watcher{Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Compared: u.compared, Tell: u.tell, Note: u.note,
+	ctx, end := context.WithCancel(ctx)
+	defer u.serve(ctx, c, config.Host)()
+	defer end()
+	w := Watcher{OnlyLook: !c.Spec.Repair.Watch, Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Compared: u.compared, Tell: u.tell, Note: u.note,
 		Turn: func(ctx context.Context) (bool, error) { return u.turn(ctx, e) },
 		Open: func(ctx context.Context) *Engine { return OpenToRead(ctx, c, progress.Func(u.progress)) }}
+	u.repairs = c.Spec.Repair.Watch
 	fmt.Fprintf(log, "watching the cluster %s from %s\n", c.Metadata.Name, config.Host)
 	if err := w.Run(ctx); !errors.Is(err, errReplaced) {
 		return err
 	}
 	fmt.Fprintln(log, errReplaced)
 	return nil
+}
+
+// serve serves metrics until the context ends, if the spec says so. It returns what waits for the end.
+func (u *unit) serve(ctx context.Context, c *spec.Cluster, on string) (wait func()) {
+	h, known := c.Host(on)
+	if !c.Spec.Monitoring.Exporter || !known {
+		return func() {}
+	}
+	u.metrics = metrics.NewCollector(c.Metadata.Name, time.Now)
+	u.exporter = &exporter.Server{Address: hostconfig.ExporterAddress(h), CertificateFile: facts.ExporterCertificateFile, KubeconfigFile: facts.ExporterFile, Metrics: u.metrics,
+		Log: func(problem string) {
+			if problem == "" {
+				problem = "metrics are served at " + hostconfig.ExporterAddress(h)
+			}
+			fmt.Fprintln(u.log, problem)
+		}}
+	var server sync.WaitGroup
+	server.Go(func() { u.exporter.Run(ctx) })
+	return server.Wait
 }
 
 // clusterOf is the spec of a configuration, as the control plane reaches its hosts: directly, with its own key, and with the host keys
@@ -91,6 +116,10 @@ func clusterOf(config watch.Config) (*spec.Cluster, error) {
 type unit struct {
 	log    io.Writer
 	stamps []stamp
+	// repairs says that it repairs what breaks. metrics and exporter are nil if it serves no metrics.
+	repairs  bool
+	metrics  *metrics.Collector
+	exporter *exporter.Server
 
 	asked time.Time // when it last tried to lead
 
@@ -162,9 +191,12 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 		u.report.Unreachable, u.report.WentBack = nil, nil
 	}
 	u.mu.Unlock()
+	if !leads && u.metrics != nil {
+		u.metrics.StandBy()
+	}
 	switch {
 	case leads && !before.Leads:
-		fmt.Fprintln(u.log, "this control plane leads, and repairs what breaks")
+		fmt.Fprintln(u.log, "this control plane leads, and "+map[bool]string{true: "repairs what breaks", false: "observes the cluster"}[u.repairs])
 	case !leads && before.Leads:
 		fmt.Fprintln(u.log, "this control plane leads no more")
 	case why != "" && why != before.Hindered:
@@ -174,8 +206,11 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 	return leads, nil
 }
 
-// looked notes an observation.
+// looked notes an observation, and exposes it.
 func (u *unit) looked(s *cluster.State) {
+	if u.metrics != nil {
+		u.metrics.Observed(s)
+	}
 	u.mu.Lock()
 	u.report.Hindered, u.report.Unreachable, u.report.WentBack = "", maps.Clone(s.Unreachable()), map[string]string{}
 	for _, e := range s.Seen.Etcd {
@@ -237,6 +272,9 @@ func (u *unit) write() {
 	defer u.mu.Unlock()
 	u.last = time.Now()
 	u.report.Looked = u.last.UTC()
+	if u.exporter != nil {
+		u.report.Exporter = u.exporter.Report()
+	}
 	if err := watch.Report(u.report); err != nil {
 		fmt.Fprintln(u.log, "the report for `quorate status` cannot be written:", err)
 	}

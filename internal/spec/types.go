@@ -63,6 +63,8 @@ type Spec struct {
 	Backup Backup `yaml:"backup,omitempty" json:"backup,omitempty"`
 	// Repair says whether the control planes repair the cluster by themselves.
 	Repair Repair `yaml:"repair,omitempty" json:"repair,omitempty"`
+	// Monitoring says how Prometheus can watch the cluster.
+	Monitoring Monitoring `yaml:"monitoring,omitempty" json:"monitoring,omitempty"`
 	// Drill says what a drill has to prove.
 	Drill Drill `yaml:"drill,omitempty" json:"drill,omitempty"`
 	// Hosts are all hosts of the cluster.
@@ -78,6 +80,17 @@ type Repair struct {
 	// is false.
 	Watch bool `yaml:"watch,omitempty" json:"watch,omitempty" edit:"rolling"`
 }
+
+// Monitoring says how Prometheus can watch a cluster.
+type Monitoring struct {
+	// Exporter has a unit on each control plane, of which one leads, observe the cluster and expose what it finds as metrics, on port 10270
+	// of the control planes. For this, the control planes can log in to all hosts with keys of their own, which are good for reading, and
+	// with repair.watch for repairs, and nothing else. The default is false.
+	Exporter bool `yaml:"exporter,omitempty" json:"exporter,omitempty" edit:"rolling"`
+}
+
+// ExporterPort is the port of control planes on which Monitoring.Exporter exposes metrics.
+const ExporterPort = 10270
 
 // Kubernetes selects the Kubernetes version.
 type Kubernetes struct {
@@ -366,6 +379,9 @@ func (c *Cluster) BalancerHosts() []Host {
 func (c *Cluster) Balances(h Host) bool {
 	return slices.ContainsFunc(c.BalancerHosts(), func(b Host) bool { return b.Name == h.Name })
 }
+
+// Watched reports whether a unit on each control plane observes the cluster: to repair it, to expose metrics, or for both.
+func (c *Cluster) Watched() bool { return c.Spec.Repair.Watch || c.Spec.Monitoring.Exporter }
 
 // StackedEtcd reports whether etcd runs on the control planes, as static pods.
 func (c *Cluster) StackedEtcd() bool { return c.Spec.ControlPlane.Topology != TopologyExternal }

@@ -233,6 +233,7 @@ func TestRefusals(t *testing.T) {
 		"VIP is a name":         {edits: []string{"10.0.0.100", "vip.example.com"}, path: "spec.loadBalancer.address", at: "    address:", want: []string{"not an IP address"}},
 		"VIP is a host's":       {edits: []string{"10.0.0.100", "10.0.0.21"}, path: "spec.hosts[3].address", at: "name: worker-a", want: []string{"already used by spec.loadBalancer.address (line 12)"}},
 		"VIP in services":       {edits: []string{"10.0.0.100", "10.96.0.100"}, path: "spec.network.serviceCIDR", at: "serviceCIDR", want: []string{"contains the load balancer's address 10.96.0.100"}},
+		"endpoint of metrics":   {edits: []string{":6443", ":10270", "spec:\n", "spec:\n  monitoring: {exporter: true}\n", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"is used for its metrics"}},
 		"endpoint HAProxy's":    {edits: []string{":6443", ":8404"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"used by HAProxy for its watchdog"}},
 		"endpoint etcd's":       {edits: []string{":6443", ":2379", "[load-balancer]", "[worker]", "[load-balancer]", "[worker]"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"`cp-a` belongs to etcd"}},
 		"one balancer":          {edits: []string{"[load-balancer]", "[worker]"}, path: "spec.hosts", at: "hosts:", want: []string{"single point of failure", "`lb-b`"}},

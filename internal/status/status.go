@@ -29,7 +29,7 @@ type Status struct {
 	Certificates []Certificate     `json:"certificates"` // the first to expire comes first
 	// Backups are what is known of the cluster's backups; nil if the spec has none.
 	Backups *Backups `json:"backups,omitempty"`
-	// Watch are the units that repair; nil if the spec has none.
+	// Watch are the units that observe or repair; nil if the spec has none.
 	Watch    *Watch            `json:"watch,omitempty"`
 	Margins  quorum.Margins    `json:"margins"`
 	Problems []cluster.Finding `json:"problems"` // the worst comes first
@@ -178,11 +178,13 @@ func Of(s *cluster.State) Status {
 	return out
 }
 
-// Watch are the units with which control planes repair the cluster.
+// Watch are the units with which control planes observe the cluster, and repair it.
 type Watch struct {
-	// Leader is the control plane whose unit repairs; empty if none does, or if nobody can tell.
-	Leader string      `json:"leader"`
-	Units  []WatchUnit `json:"units"`
+	// Leader is the control plane whose unit observes and repairs; empty if none does, or if nobody can tell.
+	Leader string `json:"leader"`
+	// OnlyObserves says that the units repair nothing.
+	OnlyObserves bool        `json:"onlyObserves,omitempty"`
+	Units        []WatchUnit `json:"units"`
 }
 
 // WatchUnit is the unit of one control plane.
@@ -196,18 +198,23 @@ type WatchUnit struct {
 	Last     string    `json:"last,omitempty"`
 	At       time.Time `json:"at,omitzero"`
 	Hindered string    `json:"hindered,omitempty"`
+	// Metrics is where its metrics can be read, as host:port; empty if it serves none.
+	Metrics string `json:"metrics,omitempty"`
 }
 
 func watch(s *cluster.State) *Watch {
-	if !s.Spec.Spec.Repair.Watch || !s.Exists() {
+	if !s.Spec.Watched() || !s.Exists() {
 		return nil
 	}
-	out := &Watch{Leader: s.WatchLeader(), Units: []WatchUnit{}}
+	out := &Watch{Leader: s.WatchLeader(), OnlyObserves: !s.Spec.Spec.Repair.Watch, Units: []WatchUnit{}}
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		a := s.WatchUnit(h.Name)
 		u := WatchUnit{Host: h.Name, Works: a.OK, Problem: a.Problem, Unknown: a.Unknown}
 		if f := s.Facts(h.Name); f != nil && f.Watch != nil && f.Watch.Report != nil {
 			u.Last, u.At, u.Hindered = f.Watch.Report.Last, f.Watch.Report.At, f.Watch.Report.Hindered
+			if e := f.Watch.Report.Exporter; e != nil && e.Problem == "" {
+				u.Metrics = e.Address
+			}
 		}
 		out.Units = append(out.Units, u)
 	}

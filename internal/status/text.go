@@ -46,7 +46,7 @@ func Text(w io.Writer, s Status, width int, color bool) error {
 		p.field("backup", s.Backups.Words())
 	}
 	if s.Watch != nil {
-		p.field("repairs", s.Watch.Words())
+		p.field(map[bool]string{true: "observed", false: "repairs"}[s.Watch.OnlyObserves], s.Watch.Words())
 	}
 	p.problems(s)
 	_, err := io.WriteString(w, p.b.String())
@@ -106,7 +106,7 @@ func (b Backups) Words() ui.Span {
 	return ui.Span{Text: fmt.Sprintf("the last good one is %s old, taken by %s: %s (%s); %s", age, b.Last.Host, b.Last.File, ui.Bytes(b.Last.Bytes), schedule)}
 }
 
-// Words says who repairs, and what was last done.
+// Words says who observes and repairs, and what was last done.
 func (w Watch) Words() ui.Span {
 	works, last := 0, WatchUnit{}
 	for _, u := range w.Units {
@@ -120,6 +120,15 @@ func (w Watch) Words() ui.Span {
 	text, style := fmt.Sprintf("by the control planes: %s leads, the unit works on %d of %d", w.Leader, works, len(w.Units)), ui.Plain
 	if w.Leader == "" {
 		text, style = fmt.Sprintf("none of the control planes leads; the unit works on %d of %d", works, len(w.Units)), ui.Yellow
+	}
+	serve := 0
+	for _, u := range w.Units {
+		if u.Metrics != "" {
+			serve++
+		}
+	}
+	if serve > 0 {
+		text += fmt.Sprintf("; metrics can be read on %d", serve)
 	}
 	if last.Last != "" {
 		text += fmt.Sprintf("; last, at %s: %s", last.At.UTC().Format("2006-01-02 15:04:05 UTC"), last.Last)

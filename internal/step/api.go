@@ -257,7 +257,7 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 		if err := applyObjects(ctx, client, m); err != nil {
 			return err
 		}
-		if err := note(ctx, client, s.Manifest, m.Digest()); err != nil {
+		if err := Note(ctx, client, s.Manifest, m.Digest()); err != nil {
 			return err
 		}
 		if s.Change == nil {
@@ -267,9 +267,9 @@ func applyManifest(ctx context.Context, e *Env, s plan.Step) error {
 	})
 }
 
-// note stores one entry of the ConfigMap in which Quorate remembers what the cluster is. Each entry has a field manager of its
+// Note stores one entry of the ConfigMap in which Quorate remembers what the cluster is. Each entry has a field manager of its
 // own: storing one must not remove the others.
-func note(ctx context.Context, client *kube.Client, key, value string) error {
+func Note(ctx context.Context, client *kube.Client, key, value string) error {
 	entry := applycorev1.ConfigMap(observe.ConfigMap, metav1.NamespaceSystem).WithData(map[string]string{key: value})
 	_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Apply(ctx, entry, metav1.ApplyOptions{FieldManager: fieldManager + "-" + key, Force: true})
 	return err
@@ -291,7 +291,7 @@ func (e *Env) record(ctx context.Context, key, value string) error {
 	}
 	ctx, cancel := withDeadline(ctx, 2*time.Minute, "storing the "+key+" in the cluster")
 	defer cancel()
-	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error { return note(ctx, client, key, value) })
+	return retry(ctx, 500*time.Millisecond, func(ctx context.Context) error { return Note(ctx, client, key, value) })
 }
 
 func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {

@@ -52,7 +52,7 @@ func (e *Env) maintained(ctx context.Context, client *kube.Client, s plan.Step, 
 		if err != nil || in && string(value) == text {
 			return err
 		}
-		return note(ctx, client, key, string(value))
+		return Note(ctx, client, key, string(value))
 	}); err != nil {
 		return err
 	}

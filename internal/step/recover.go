@@ -157,7 +157,7 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 		}
 		limited, stop := context.WithTimeoutCause(ctx, 5*time.Second, errors.New("no answer within 5s"))
 		defer stop()
-		return note(limited, client, observe.RecoveryKey, string(record))
+		return Note(limited, client, observe.RecoveryKey, string(record))
 	}); err != nil {
 		return err
 	}

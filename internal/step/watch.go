@@ -34,11 +34,14 @@ func admitWatch(ctx context.Context, e *Env, s plan.Step) error {
 	if d.Files, err = e.withCA(d.Files); err != nil {
 		return err
 	}
-	configs, err := e.repairConfigs(ctx, h, s)
-	if err != nil {
-		return err
+	var configs []string
+	repairs := e.Cluster.Spec.Repair.Watch
+	if repairs {
+		if configs, err = e.repairConfigs(ctx, h, s); err != nil {
+			return err
+		}
 	}
-	in := watch.Admission{WatchAdmits: facts.WatchAdmits{Generation: s.Generation, User: h.SSH.User, Units: map[string]facts.WatchUnit{}}, Approved: watch.Approve(d, configs...), Reach: reach(e.Cluster)}
+	in := watch.Admission{WatchAdmits: facts.WatchAdmits{Generation: s.Generation, ReadOnly: !repairs, User: h.SSH.User, Units: map[string]facts.WatchUnit{}}, Approved: watch.Approve(d, configs...), Reach: reach(e.Cluster)}
 	for _, cp := range e.Cluster.HostsWith(spec.RoleControlPlane) {
 		conn, err := e.Conns.Get(cp.Name)
 		if err != nil {
@@ -112,6 +115,9 @@ func configureWatch(ctx context.Context, e *Env, s plan.Step) error {
 		return err
 	}
 	in := watch.Config{WatchNote: facts.WatchNote{Generation: s.Generation, HostKeys: map[string][]string{}}, Host: s.Host, Spec: string(text), Files: e.Cluster.Contents(), At: map[string]string{}}
+	if h, known := e.Cluster.Host(s.Host); known && e.Cluster.Spec.Monitoring.Exporter {
+		in.ExporterNames = hostconfig.ExporterNames(h)
+	}
 	if f := e.Seen.Hosts[s.Host].Facts; f != nil && f.Watch != nil && f.Watch.Config != nil {
 		for _, h := range e.Cluster.Spec.Hosts {
 			if keys := f.Watch.Config.HostKeys[h.Name]; len(keys) > 0 {

@@ -36,6 +36,7 @@ var estimates = map[string]estimate{
 	"TestCluster/kubeadm":                        {takes: 90 * time.Second},
 	"TestCluster/labels_and_taints":              {takes: 100 * time.Second},
 	"TestCluster/maintenance":                    {takes: 190 * time.Second},
+	"TestCluster/metrics":                        {takes: 150 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/drill":                          {takes: 290 * time.Second},
 	"TestCluster/repairs":                        {takes: 120 * time.Second},

@@ -66,6 +66,9 @@ func drills(t *testing.T, c *cluster) {
 	c.exits(t, ctx, 2, "drill", "-f", c.specFile(), "--only", "explode/etcd/leader")
 
 	r := c.drilled(t, ctx, names, "--html", page, "--junit", unit)
+	if noted := c.ssh(t, ctx, "cp-a", "kubectl -n kube-system get configmap quorate -o 'jsonpath={.data.last-drill}'"); !strings.Contains(noted, r.Faults[0].Name) {
+		t.Errorf("the cluster does not remember the drill: %q", noted)
+	}
 	for _, o := range r.Faults {
 		for _, kind := range []string{"kubernetes-service/read/new", "service/get/new", "dns/lookup"} {
 			if o.Clients[kind].Requests == 0 {

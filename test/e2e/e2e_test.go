@@ -36,6 +36,7 @@ func TestCluster(t *testing.T) {
 		{"packages", packages},
 		{"repairs", repairsOfStacked},
 		{"repairs by control planes", repairsByControlPlanes},
+		{"metrics", exportedMetrics},
 		{"drill", drills},
 		{"restore", restoreSame},
 		{"down", func(t *testing.T, c *cluster) { down(t, c, before) }},

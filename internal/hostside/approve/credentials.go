@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -31,7 +32,8 @@ import (
 
 // The approver reads requests from nodes, which may be compromised. So it does not have the administrator's permissions, but
 // its own user, which can approve serving certificates of kubelets and nothing else. The certificate of this user is valid for
-// days. A process that reads no requests of nodes renews it, with the administrator's kubeconfig.
+// days. A process that reads no requests of nodes renews it, with the administrator's kubeconfig. The same process renews the credentials of
+// the exporter of metrics (see exporter.go), which Prometheus talks to.
 
 const (
 	// User is the approver's user in the API; the manifest approver binds its role.
@@ -51,8 +53,9 @@ type certificates interface {
 	Delete(context.Context, string, metav1.DeleteOptions) error
 }
 
-// Renew makes sure that the approver has credentials for the next days, and writes to log if it renewed them. As long as the
-// old ones are valid, a failure is not an error: the next run tries again.
+// Renew makes sure that the approver has credentials for the next days, and the exporter of metrics if there is one, and writes to log if it
+// renewed any. As long as the approver's old ones are valid, a failure is not an error, and neither is one of the exporter's: the next run
+// tries again.
 func Renew(ctx context.Context, log io.Writer) error {
 	admin, err := clientcmd.LoadFromFile(adminConf)
 	if err != nil {
@@ -62,11 +65,28 @@ func Renew(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", adminConf, err)
 	}
-	left := remaining(facts.ApproverFile, cluster, authority(authorityFile), time.Now())
+	r := renewal{admin: admin, cluster: cluster, log: log}
+	err = r.user(ctx, User, facts.ApproverFile)
+	if err := r.exporter(ctx); err != nil {
+		fmt.Fprintln(log, "the exporter of metrics:", err)
+	}
+	return err
+}
+
+// renewal is one run of Renew.
+type renewal struct {
+	admin   *clientcmdapi.Config
+	cluster *clientcmdapi.Cluster
+	log     io.Writer
+}
+
+// user makes sure that a user has a certificate, in a kubeconfig.
+func (r renewal) user(ctx context.Context, name, path string) error {
+	left := remaining(name, path, r.cluster, authority(authorityFile), time.Now())
 	if left > renewBefore {
 		return nil
 	}
-	config, err := clientcmd.NewDefaultClientConfig(*admin, nil).ClientConfig()
+	config, err := clientcmd.NewDefaultClientConfig(*r.admin, nil).ClientConfig()
 	if err != nil {
 		return err
 	}
@@ -75,15 +95,15 @@ func Renew(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	content, err := request(ctx, client.CertificatesV1().CertificateSigningRequests(), cluster)
+	content, err := request(ctx, client.CertificatesV1().CertificateSigningRequests(), name, r.cluster)
 	if err == nil {
-		err = durable.WriteFile(facts.ApproverFile, content, 0o600)
+		err = durable.WriteFile(path, content, 0o600)
 	}
 	switch {
 	case err == nil:
-		fmt.Fprintf(log, "%s has a new certificate for %s\n", User, lifetime)
+		fmt.Fprintf(r.log, "%s has a new certificate for %s\n", name, lifetime)
 	case left > 0:
-		fmt.Fprintf(log, "the certificate of %s could not be renewed, and is valid for %s more: %v\n", User, left.Round(time.Minute), err)
+		fmt.Fprintf(r.log, "the certificate of %s could not be renewed, and is valid for %s more: %v\n", name, left.Round(time.Minute), err)
 		err = nil
 	}
 	return err
@@ -111,9 +131,9 @@ func authority(path string) *x509.Certificate {
 	return nil
 }
 
-// remaining is how long the approver's credentials are valid with this cluster; 0 if they are not, or if an authority signed them that
+// remaining is how long a user's credentials are valid with this cluster; 0 if they are not, or if an authority signed them that
 // is being replaced.
-func remaining(path string, cluster *clientcmdapi.Cluster, signer *x509.Certificate, now time.Time) time.Duration {
+func remaining(name, path string, cluster *clientcmdapi.Cluster, signer *x509.Certificate, now time.Time) time.Duration {
 	config, err := clientcmd.LoadFromFile(path)
 	if err != nil {
 		return 0
@@ -122,7 +142,7 @@ func remaining(path string, cluster *clientcmdapi.Cluster, signer *x509.Certific
 	if err != nil || have.Server != cluster.Server || !bytes.Equal(have.CertificateAuthorityData, cluster.CertificateAuthorityData) {
 		return 0
 	}
-	user := config.AuthInfos[User]
+	user := config.AuthInfos[name]
 	if user == nil {
 		return 0
 	}
@@ -133,38 +153,38 @@ func remaining(path string, cluster *clientcmdapi.Cluster, signer *x509.Certific
 	return max(0, pair.Leaf.NotAfter.Sub(now))
 }
 
-// request gets a certificate from the API's signer for clients, and returns a kubeconfig with it.
-func request(ctx context.Context, api certificates, cluster *clientcmdapi.Cluster) ([]byte, error) {
+// request gets a certificate for a user from the API's signer for clients, and returns a kubeconfig with it.
+func request(ctx context.Context, api certificates, name string, cluster *clientcmdapi.Cluster) ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: User}}, key)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: name}}, key)
 	if err != nil {
 		return nil, err
 	}
 	seconds := int32(lifetime / time.Second)
 	csr, err := api.Create(ctx, &certificatesv1.CertificateSigningRequest{
-		ObjectMeta: metav1.ObjectMeta{GenerateName: "quorate-approver-"},
+		ObjectMeta: metav1.ObjectMeta{GenerateName: strings.ReplaceAll(name, ":", "-") + "-"},
 		Spec: certificatesv1.CertificateSigningRequestSpec{
 			Request:    pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}),
 			SignerName: certificatesv1.KubeAPIServerClientSignerName, ExpirationSeconds: &seconds,
 			Usages: []certificatesv1.KeyUsage{certificatesv1.UsageDigitalSignature, certificatesv1.UsageClientAuth},
 		}}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("requesting a certificate for %s: %w", User, err)
+		return nil, fmt.Errorf("requesting a certificate for %s: %w", name, err)
 	}
 	defer api.Delete(context.WithoutCancel(ctx), csr.Name, metav1.DeleteOptions{}) //nolint:errcheck // the API removes requests after an hour
 	csr.Status.Conditions = append(csr.Status.Conditions, certificatesv1.CertificateSigningRequestCondition{
 		Type: certificatesv1.CertificateApproved, Status: corev1.ConditionTrue,
-		Reason: "QuorateApprover", Message: "Requested and approved by an administrator, for the approver of kubelets' serving certificates.",
+		Reason: "QuorateApprover", Message: "Requested and approved by an administrator, for a program of Quorate on this control plane.",
 	})
 	if _, err := api.UpdateApproval(ctx, csr.Name, csr, metav1.UpdateOptions{}); err != nil {
-		return nil, fmt.Errorf("approving the certificate for %s: %w", User, err)
+		return nil, fmt.Errorf("approving the certificate for %s: %w", name, err)
 	}
 	certificate, err := signed(ctx, api, csr.Name)
 	if err != nil {
-		return nil, fmt.Errorf("the certificate for %s: %w", User, err)
+		return nil, fmt.Errorf("the certificate for %s: %w", name, err)
 	}
 	keyDER, err := x509.MarshalECPrivateKey(key)
 	if err != nil {
@@ -172,13 +192,13 @@ func request(ctx context.Context, api certificates, cluster *clientcmdapi.Cluste
 	}
 	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})
 	if _, err := tls.X509KeyPair(certificate, keyPEM); err != nil {
-		return nil, fmt.Errorf("the certificate for %s: %w", User, err)
+		return nil, fmt.Errorf("the certificate for %s: %w", name, err)
 	}
 	config := clientcmdapi.NewConfig()
 	config.Clusters["cluster"] = &clientcmdapi.Cluster{Server: cluster.Server, CertificateAuthorityData: cluster.CertificateAuthorityData}
-	config.AuthInfos[User] = &clientcmdapi.AuthInfo{ClientCertificateData: certificate, ClientKeyData: keyPEM}
-	config.Contexts[User] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: User}
-	config.CurrentContext = User
+	config.AuthInfos[name] = &clientcmdapi.AuthInfo{ClientCertificateData: certificate, ClientKeyData: keyPEM}
+	config.Contexts[name] = &clientcmdapi.Context{Cluster: "cluster", AuthInfo: name}
+	config.CurrentContext = name
 	return clientcmd.Write(*config)
 }
 

@@ -74,7 +74,7 @@ func (s *signer) Delete(_ context.Context, name string, _ metav1.DeleteOptions) 
 func TestCredentialsAreTheApproversAlone(t *testing.T) {
 	cluster := &clientcmdapi.Cluster{Server: "https://api.test:6443", CertificateAuthorityData: []byte("CA")}
 	api := &signer{}
-	content, err := request(t.Context(), api, cluster)
+	content, err := request(t.Context(), api, User, cluster)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,31 +95,31 @@ func TestCredentialsAreTheApproversAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if left := remaining(path, cluster, nil, now); left < lifetime-time.Minute || left > lifetime {
+	if left := remaining(User, path, cluster, nil, now); left < lifetime-time.Minute || left > lifetime {
 		t.Errorf("valid for %s", left)
 	}
-	if left := remaining(path, cluster, nil, now.Add(lifetime-renewBefore+time.Hour)); left > renewBefore || left == 0 {
+	if left := remaining(User, path, cluster, nil, now.Add(lifetime-renewBefore+time.Hour)); left > renewBefore || left == 0 {
 		t.Errorf("not renewed in time: %s", left)
 	}
 	for name, other := range map[string]*clientcmdapi.Cluster{
 		"another CA":       {Server: cluster.Server, CertificateAuthorityData: []byte("other")},
 		"another endpoint": {Server: "https://other:6443", CertificateAuthorityData: cluster.CertificateAuthorityData},
 	} {
-		if left := remaining(path, other, nil, now); left != 0 {
+		if left := remaining(User, path, other, nil, now); left != 0 {
 			t.Errorf("with %s they count as valid for %s", name, left)
 		}
 	}
-	if left := remaining(path, cluster, nil, now.Add(lifetime)); left != 0 {
+	if left := remaining(User, path, cluster, nil, now.Add(lifetime)); left != 0 {
 		t.Errorf("expired, and valid for %s", left)
 	}
-	if left := remaining(path, cluster, &x509.Certificate{Version: 3}, now); left != 0 {
+	if left := remaining(User, path, cluster, &x509.Certificate{Version: 3}, now); left != 0 {
 		t.Errorf("an authority that is being replaced signed them, and they count as valid for %s", left)
 	}
 	for name, broken := range map[string][]byte{"half": content[:len(content)/2], "empty": nil, "the administrator's": bytes.ReplaceAll(content, []byte(User), []byte("kubernetes-admin"))} {
 		if err := os.WriteFile(path, broken, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if left := remaining(path, cluster, nil, now); left != 0 {
+		if left := remaining(User, path, cluster, nil, now); left != 0 {
 			t.Errorf("%s: valid for %s", name, left)
 		}
 	}
@@ -132,7 +132,7 @@ func TestCredentialsAreTheApproversAlone(t *testing.T) {
 func TestSignerThatSleeps(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &signer{asleep: true}
-		if _, err := request(t.Context(), api, &clientcmdapi.Cluster{}); err == nil || !strings.Contains(err.Error(), "nobody signed it") {
+		if _, err := request(t.Context(), api, User, &clientcmdapi.Cluster{}); err == nil || !strings.Contains(err.Error(), "nobody signed it") {
 			t.Errorf("got %v", err)
 		}
 		if api.deleted == "" {

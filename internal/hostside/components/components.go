@@ -30,6 +30,8 @@ type Request struct {
 	Expect []string `json:"expect"`
 	// APIServer asks for the version of the kube-apiserver that runs.
 	APIServer bool `json:"apiServer,omitempty"`
+	// EtcdDisk asks how fast the disk of the etcd member is.
+	EtcdDisk bool `json:"etcdDisk,omitempty"`
 	// Starts asks since when programs run that are asked elsewhere whether they work: names as in facts.Host.Started.
 	Starts []string `json:"starts,omitempty"`
 }
@@ -39,6 +41,7 @@ type Report struct {
 	Components       map[string]facts.Component `json:"components"`
 	APIServerVersion string                     `json:"apiServerVersion,omitempty"`
 	Started          map[string]time.Time       `json:"started,omitempty"`
+	EtcdDisk         *facts.EtcdDisk            `json:"etcdDisk,omitempty"`
 	Overlay          *facts.Overlay             `json:"overlay,omitempty"`
 }
 
@@ -65,7 +68,7 @@ var unitsOf = map[string][]string{
 }
 
 const (
-	approverService = "quorate-approver.service"
+	approverService = hostconfig.ApproverService
 	apiServer       = facts.APIServer
 	flanneld        = "flanneld"
 
@@ -119,6 +122,13 @@ func (r *reader) read(ctx context.Context, req Request) (Report, error) {
 			ctx, cancel := first.bound(ctx)
 			defer cancel()
 			out.APIServerVersion = first.programVersion(ctx, apiServer)
+		})
+	}
+	if req.EtcdDisk {
+		wg.Go(func() {
+			ctx, cancel := first.bound(ctx)
+			defer cancel()
+			out.EtcdDisk = etcdDisk(ctx, hostconfig.EtcdMetrics)
 		})
 	}
 	for _, name := range req.Starts {

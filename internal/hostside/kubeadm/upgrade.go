@@ -225,11 +225,9 @@ func AwaitKubelet(ctx context.Context) error {
 	return nil
 }
 
-const etcdMetrics = "http://127.0.0.1:2381/"
-
 // etcdServes says whether the member on this host runs the version and has a leader.
 func etcdServes(ctx context.Context, version string) error {
-	body, err := get(ctx, etcdMetrics+"metrics")
+	body, err := get(ctx, hostconfig.EtcdMetrics)
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,4 @@
-// Package limited says what the unit of a control plane that repairs may do on a host: observe it, and restore what was applied there.
+// Package limited says what the unit of a control plane may do on a host: observe it and, if it repairs, restore what was applied there.
 // Its key is admitted for nothing else, so whoever has it (a control plane that was broken into) cannot use it to run programs of his own,
 // or to write contents of his own, on other hosts.
 package limited
@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"regexp"
@@ -36,6 +37,9 @@ func For(a watch.Admission) host.Limits {
 	return host.Limits{
 		Allow: func(operation string, request json.RawMessage) error {
 			check, known := all[operation]
+			if !known && a.ReadOnly {
+				return fmt.Errorf("control planes are admitted to observe, and %s does more: spec.repair.watch has them repair as well", operation)
+			}
 			if !known {
 				return fmt.Errorf("control planes are admitted for repairs, and %s is none that they make: run `quorate repair` or `quorate apply`", operation)
 			}
@@ -46,7 +50,7 @@ func For(a watch.Admission) host.Limits {
 		},
 		Dial: func(network, address string) error {
 			if network != "tcp" || !reaches(a, address) {
-				return fmt.Errorf("control planes are admitted for repairs, and %s is no address of the cluster", address)
+				return fmt.Errorf("control planes are admitted to observe and to repair, and %s is no address of the cluster", address)
 			}
 			return nil
 		},
@@ -62,13 +66,17 @@ func reaches(a watch.Admission, address string) bool {
 // named is an operation of the host side, with or without a permit.
 type named interface{ Name() string }
 
-// free are the operations that they may make with any request: what they do is determined by the host itself, or it is no more than the
-// caller can do anyway. A control plane has a copy of everything that it can ask for: the administrator's kubeconfig, the client
-// certificate for etcd, the keys of the authorities.
-var free = []named{
+// reads are the operations that an observation needs, and lead, which decides who makes it. They may be made with any request. A control plane
+// has a copy of everything that it can ask for: the administrator's kubeconfig, the client certificate for etcd.
+var reads = []named{
 	inspect.ReadFacts, inspect.ReadClock, components.Read, balancer.Read, balancer.WhoHas, backup.Report,
-	kubeadm.Admin, kubeadm.ReadEtcdClient,
-	lease.Acquire, lease.Lead, repairs.BeginAttempt, repairs.EndAttempt,
+	kubeadm.Admin, kubeadm.ReadEtcdClient, lease.Lead,
+}
+
+// free are the other operations that they may make with any request: what they do is determined by the host itself, or it is no more than the
+// caller can do anyway. A control plane has a copy of everything that it can ask for: the keys of the authorities.
+var free = []named{
+	lease.Acquire, repairs.BeginAttempt, repairs.EndAttempt,
 	repairs.RestartUnit, repairs.FreeDisk, programs.Tidy,
 	balancer.SetPool, kubeadm.AwaitEtcd, kubeadm.FinishRejoin, kubeadm.RestartKubelet, kubeadm.UseLocalAPI,
 	kubeadm.RequestCertificate, kubeadm.SignCertificate, kubeadm.InstallCertificate,
@@ -77,8 +85,6 @@ var free = []named{
 // allowed are all operations that they may make, each with what is checked of its request; nil for nothing.
 func allowed(a watch.Admission) map[string]func(json.RawMessage) error {
 	out := map[string]func(json.RawMessage) error{
-		files.Configure.Name():   of(a.Allows),
-		files.Reconfigure.Name(): of(a.Allows),
 		etcd.Probe.Name(): of(func(in etcd.ProbeRequest) error {
 			for _, e := range in.Endpoints {
 				if u, err := url.Parse(e); err != nil || !slices.Contains(a.Reach, u.Hostname()) {
@@ -87,8 +93,18 @@ func allowed(a watch.Admission) map[string]func(json.RawMessage) error {
 			}
 			return nil
 		}),
-		machine.Stop.Name():  of(onlyPods),
-		machine.Start.Name(): of(onlyPods),
+	}
+	for _, op := range reads {
+		out[op.Name()] = nil
+	}
+	if a.ReadOnly {
+		return out
+	}
+	maps.Copy(out, map[string]func(json.RawMessage) error{
+		files.Configure.Name():   of(a.Allows),
+		files.Reconfigure.Name(): of(a.Allows),
+		machine.Stop.Name():      of(onlyPods),
+		machine.Start.Name():     of(onlyPods),
 		kubeadm.RestoreControlPlane.Name(): of(func(in kubeadm.RestoreRequest) error {
 			return a.AllowsConfig(in.Config)
 		}),
@@ -112,7 +128,7 @@ func allowed(a watch.Admission) map[string]func(json.RawMessage) error {
 		containerd.StopContainer.Name(): of(func(in containerd.StopRequest) error {
 			return onlyPods(machine.Programs{Pods: []string{in.Container}})
 		}),
-	}
+	})
 	for _, op := range free {
 		out[op.Name()] = nil
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"quorate.dev/quorate/internal/etcd"
@@ -41,6 +42,23 @@ func TestTheOperations(t *testing.T) {
 		if !slices.Contains(all, name) {
 			t.Errorf("there is no operation %s", name)
 		}
+	}
+}
+
+// TestWhoObservesChangesNothing: of the operations that a unit may make that repairs nothing, none takes a lease or changes anything.
+func TestWhoObservesChangesNothing(t *testing.T) {
+	want := []string{"backup.report", "components.read", "etcd.probe", "kubeadm.admin", "kubeadm.etcd-client", "node.balancer", "node.clock", "node.facts", "node.lead", "node.who-has"}
+	only := watch.Admission{WatchAdmits: facts.WatchAdmits{ReadOnly: true}, Approved: watch.Approve(facts.Desired{Files: []facts.File{{Path: "/etc/x"}}}, "config")}
+	if have := slices.Sorted(maps.Keys(allowed(only))); !slices.Equal(have, want) {
+		t.Errorf("the limits allow\n%v\nand these were looked at:\n%v", have, want)
+	}
+	for _, op := range host.Operations() {
+		if slices.Contains(want, op.Name) && !slices.Contains([]string{"node.lead", "node.who-has"}, op.Name) && op.Kind&host.Reads == 0 { // a lock, and a question to the network
+			t.Errorf("%s is not defined as one that only reads", op.Name)
+		}
+	}
+	if err := For(only).Allow(files.Configure.Name(), []byte("{}")); err == nil || !strings.Contains(err.Error(), "spec.repair.watch") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -1,4 +1,4 @@
-// Package watch is the host's part of the unit that repairs a cluster from its control planes: the key of the unit, who is admitted to
+// Package watch is the host's part of the unit that observes a cluster from its control planes, and repairs it: the key of the unit, who is admitted to
 // a host and for what, and what the unit that runs on a control plane reports.
 package watch
 
@@ -120,13 +120,19 @@ type Config struct {
 	Spec string `json:"spec"`
 	// Files are the contents of the files that settings of the spec name, by path.
 	Files map[string]string `json:"files,omitempty"`
+	// ExporterNames are what the certificate is valid for with which the unit serves metrics; none if it serves none.
+	ExporterNames []string `json:"exporterNames,omitempty"`
 	// At are the addresses of the hosts, as host:port, by name.
 	At map[string]string `json:"at"`
 }
 
-// Configure gives the unit of a control plane its configuration. A unit that runs notices it.
-var Configure = host.Define("watch.configure", func(_ context.Context, in Config) (struct{}, error) {
-	return struct{}{}, in.write("")
+// Configure gives the unit of a control plane its configuration. A unit that runs notices it. If it serves metrics, it gets its certificates
+// within moments.
+var Configure = host.Define("watch.configure", func(ctx context.Context, in Config) (struct{}, error) {
+	if err := in.write(""); err != nil || len(in.ExporterNames) == 0 {
+		return struct{}{}, err
+	}
+	return struct{}{}, system.Systemctl(ctx, "start", "--no-block", hostconfig.ApproverService)
 }, host.Secret)
 
 func (c Config) write(root string) error {

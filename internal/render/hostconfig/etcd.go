@@ -23,6 +23,8 @@ const (
 	EtcdEnvFile = "/etc/etcd/etcd.env"
 	// EtcdReady answers 200 while the member can read through a leader.
 	EtcdReady = "http://127.0.0.1:2381/readyz"
+	// EtcdMetrics is where the member exposes its metrics to its own host.
+	EtcdMetrics = "http://127.0.0.1:2381/metrics"
 	// EtcdDataDir holds a member's data, and EtcdWAL is the part of it that exists once the member has started.
 	EtcdDataDir = "/var/lib/etcd"
 	EtcdWAL     = EtcdDataDir + "/member/wal"

@@ -25,7 +25,8 @@ const (
 	// ApproverTimer is the systemd unit that starts the approver.
 	ApproverTimer = "quorate-approver.timer"
 
-	approverService = "quorate-approver.service"
+	// ApproverService is the unit that it starts. It also renews the credentials of the approver, and of the exporter of metrics.
+	ApproverService = "quorate-approver.service"
 )
 
 // CipherSuites are those of TLS 1.2 with forward secrecy and authenticated encryption. The suites of TLS 1.3 cannot be
@@ -60,7 +61,7 @@ func approver(c *spec.Cluster) facts.Desired {
 	return facts.Desired{
 		Files: []facts.File{
 			{Path: NodesFile, Content: nodes(c)},
-			{Path: "/etc/systemd/system/" + approverService, Content: approverUnit},
+			{Path: "/etc/systemd/system/" + ApproverService, Content: approverUnit},
 			{Path: "/etc/systemd/system/" + ApproverTimer, Content: approverTimer},
 		},
 		Self:   SelfPath,
@@ -136,7 +137,7 @@ After=network-online.target
 
 [Service]
 Type=oneshot
-# This part has all permissions and reads no requests of nodes. It renews the certificate of the approver's user.
+# This part has all permissions and reads no requests of nodes. It renews the certificates of the approver's user and of the exporter of metrics.
 ExecStartPre=+` + SelfPath + ` host approver-credentials
 ExecStart=` + SelfPath + ` host approve
 TimeoutStartSec=120

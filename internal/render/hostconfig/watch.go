@@ -1,20 +1,23 @@
 package hostconfig
 
 import (
+	"net"
+	"strconv"
+
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// The unit with which control planes repair the cluster.
+// The unit with which control planes observe the cluster, repair it, and expose metrics.
 const (
 	WatchUnit     = "quorate-watch.service"
 	WatchUnitFile = "/etc/systemd/system/" + WatchUnit
 )
 
-// Watched is what every host needs whose cluster is repaired by its control planes: the program that does what they ask for, and on a
-// control plane the unit.
+// Watched is what every host needs whose cluster is observed or repaired by its control planes: the program that does what they ask for,
+// and on a control plane the unit.
 func Watched(c *spec.Cluster, h spec.Host) facts.Desired {
-	if !c.Spec.Repair.Watch {
+	if !c.Watched() {
 		return facts.Desired{}
 	}
 	d := facts.Desired{Self: SelfPath}
@@ -25,13 +28,24 @@ func Watched(c *spec.Cluster, h spec.Host) facts.Desired {
 	return d
 }
 
+// ExporterName is the name for which the certificates of all exporters of metrics are valid. Whoever reads them verifies it.
+const ExporterName = "quorate-exporter.kube-system.svc"
+
+// ExporterNames are what the certificate of the exporter of a control plane is valid for.
+func ExporterNames(h spec.Host) []string { return []string{ExporterName, h.Name, h.Address} }
+
+// ExporterAddress is where the exporter of a control plane serves metrics, as host:port.
+func ExporterAddress(h spec.Host) string {
+	return net.JoinHostPort(h.Address, strconv.Itoa(spec.ExporterPort))
+}
+
 // The unit ends by itself when its program, its configuration, or this file is replaced, and starts again with the new one. So nothing
 // has to restart it, and an upgrade never interrupts a repair. Without a configuration it waits.
 //
-// It changes nothing on its own host: like every other host, it is reached through sshd, within the limits of the unit's key. So it needs
+// It listens on one port, which needs no capability, if it serves metrics. It changes nothing on its own host: like every other host, it is reached through sshd, within the limits of the unit's key. So it needs
 // no capability, no keys of the cluster, and nothing to write but its report.
 const watchUnit = `[Unit]
-Description=Repairs what breaks in the cluster while this control plane leads
+Description=Observes the cluster while this control plane leads, and repairs what breaks if the spec says so
 Wants=network-online.target
 After=network-online.target
 StartLimitIntervalSec=0

@@ -23,11 +23,15 @@ var flannel string
 //go:embed approver.yaml
 var approver []byte
 
-// Names of the manifests: flannel, the user's own pod network, and the approver's roles.
+//go:embed exporter.yaml
+var exporter []byte
+
+// Names of the manifests: flannel, the user's own pod network, and the roles of the approver and of the exporter of metrics.
 const (
 	Flannel  = "flannel"
 	CNI      = "cni"
 	Approver = "approver"
+	Exporter = "exporter"
 )
 
 // IsNetwork reports whether a manifest sets up the pod network.
@@ -69,6 +73,9 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 // published says that these are the projects' own images, whose flannel needs an init container that ours does not.
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
 	out := map[string]Manifest{Approver: {Objects: approver}}
+	if c.Spec.Monitoring.Exporter {
+		out[Exporter] = Manifest{Objects: exporter}
+	}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
 		return out, nil
 	}

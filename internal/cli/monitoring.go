@@ -1,0 +1,161 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"sigs.k8s.io/yaml"
+
+	"quorate.dev/quorate/internal/monitoring"
+)
+
+func (a *app) monitoring() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "monitoring",
+		Short: "Print alert rules and scrape configuration for Prometheus",
+		Long: `Prints what a Prometheus of your own needs to watch a cluster whose control planes expose metrics (spec.monitoring.exporter): plain
+files, or objects of the Prometheus Operator. It changes nothing, and connects to no host. docs/monitoring.md and docs/alerts.md say what is exposed,
+and what to do about each alert.`,
+	}
+	cmd.AddCommand(a.monitoringRules(), a.monitoringScrape(), a.monitoringAccess())
+	return cmd
+}
+
+// For whom something is printed.
+const (
+	forPrometheus = "prometheus"
+	forOperator   = "operator"
+)
+
+// monitoringFlags are shared by the commands that print for one or the other.
+type monitoringFlags struct {
+	purpose string
+	monitoring.Options
+}
+
+func (f *monitoringFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.purpose, "for", forPrometheus, "prometheus: a plain file; operator: objects of the Prometheus Operator")
+	cmd.Flags().StringVar(&f.Namespace, "namespace", "monitoring", "the namespace of the operator's objects")
+	cmd.Flags().StringToStringVar(&f.Labels, "label", nil, "a label of the operator's objects, as NAME=VALUE, if your Prometheus selects them by labels")
+}
+
+func (f *monitoringFlags) check() error {
+	if f.purpose != forPrometheus && f.purpose != forOperator {
+		return usageError{fmt.Errorf("--for %s is not known: use prometheus or operator", f.purpose)}
+	}
+	if why := validation.IsDNS1123Label(f.Namespace); len(why) > 0 {
+		return usageError{fmt.Errorf("--namespace %q is not valid: %s", f.Namespace, strings.Join(why, ", "))}
+	}
+	for k, v := range f.Labels {
+		if why := append(validation.IsQualifiedName(k), validation.IsValidLabelValue(v)...); len(why) > 0 {
+			return usageError{fmt.Errorf("--label %s=%s is not valid: %s", k, v, strings.Join(why, ", "))}
+		}
+	}
+	return nil
+}
+
+func (a *app) monitoringRules() *cobra.Command {
+	var f monitoringFlags
+	cmd := &cobra.Command{
+		Use:   "rules",
+		Short: "Print the alert rules",
+		Long: `Prints the alert rules: a file for rule_files of prometheus.yml, or with --for operator a PrometheusRule. They are the same for all
+clusters. docs/alerts.md says what to do about each alert.`,
+		RunE: func(*cobra.Command, []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			if f.purpose == forOperator {
+				rule, err := monitoring.PrometheusRule(f.Options)
+				if err != nil {
+					return err
+				}
+				return a.printObjects(rule)
+			}
+			var parsed any
+			if err := yaml.Unmarshal(monitoring.RulesFile(), &parsed); err != nil {
+				return err
+			}
+			return a.print(parsed, func(w io.Writer) error {
+				_, err := w.Write(monitoring.RulesFile())
+				return err
+			})
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+func (a *app) monitoringScrape() *cobra.Command {
+	var f monitoringFlags
+	cmd := &cobra.Command{
+		Use:   "scrape",
+		Short: "Print how Prometheus scrapes the control planes",
+		Long: `Prints how Prometheus scrapes the control planes of the spec: scrape_configs for prometheus.yml, or with --for operator a ServiceMonitor
+with a Service and its endpoints. Print it again when control planes are added, replaced, or removed.
+
+By default, Prometheus runs in the cluster, and uses its service account. That account must be allowed to get the nonResourceURL /metrics, which most
+installations allow; otherwise, quorate monitoring access prints a role. For a Prometheus outside of the cluster, give the files with a token and
+with the cluster's CA.`,
+		RunE: func(*cobra.Command, []string) error {
+			if err := f.check(); err != nil {
+				return err
+			}
+			c, err := a.addressed(anyManaged())
+			if err != nil {
+				return err
+			}
+			if !c.Spec.Monitoring.Exporter {
+				return usageError{errors.New("the control planes expose nothing: add `monitoring: {exporter: true}` to the spec, and run `quorate apply`")}
+			}
+			if f.purpose == forOperator {
+				return a.printObjects(monitoring.ServiceMonitor(c, f.Options)...)
+			}
+			return a.printObjects(monitoring.Scrape(c, f.Options))
+		},
+	}
+	f.add(cmd)
+	cmd.Flags().StringVar(&f.TokenFile, "token-file", "", "where Prometheus has its token (default: that of its service account)")
+	cmd.Flags().StringVar(&f.CAFile, "ca-file", "", "where Prometheus has the cluster's CA (default: that of its service account)")
+	return cmd
+}
+
+func (a *app) monitoringAccess() *cobra.Command {
+	var account string
+	cmd := &cobra.Command{
+		Use:   "access",
+		Short: "Print what lets Prometheus read the metrics",
+		Long: `Prints objects for kubectl apply: a role that may get the nonResourceURL /metrics, and its binding. With --service-account, they are for
+that account. Otherwise, they are for an account of its own with a token that does not expire, for a Prometheus outside of the cluster.`,
+		RunE: func(*cobra.Command, []string) error {
+			who, exists := monitoring.Account{Namespace: "kube-system", Name: "quorate-metrics"}, false
+			if account != "" {
+				var ok bool
+				who.Namespace, who.Name, ok = strings.Cut(account, "/")
+				if !ok || len(validation.IsDNS1123Label(who.Namespace)) > 0 || len(validation.IsDNS1123Subdomain(who.Name)) > 0 {
+					return usageError{fmt.Errorf("--service-account %q must be NAMESPACE/NAME", account)}
+				}
+				exists = true
+			}
+			return a.printObjects(monitoring.Access(who, exists)...)
+		},
+	}
+	cmd.Flags().StringVar(&account, "service-account", "", "an account that exists, as NAMESPACE/NAME")
+	return cmd
+}
+
+// printObjects prints objects for kubectl, or a file of configuration.
+func (a *app) printObjects(objects ...monitoring.Object) error {
+	return a.print(monitoring.List(objects), func(w io.Writer) error {
+		text, err := monitoring.YAML(objects...)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(text)
+		return err
+	})
+}

@@ -1,0 +1,53 @@
+package components
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+)
+
+const metricsOfEtcd = `# HELP etcd_disk_wal_fsync_duration_seconds The latency distributions of fsync called by WAL.
+# TYPE etcd_disk_wal_fsync_duration_seconds histogram
+etcd_disk_wal_fsync_duration_seconds_bucket{le="0.002"} 11
+etcd_disk_wal_fsync_duration_seconds_bucket{le="0.001"} 3
+etcd_disk_wal_fsync_duration_seconds_bucket{le="8.192"} 12
+etcd_disk_wal_fsync_duration_seconds_bucket{le="+Inf"} 13
+etcd_disk_wal_fsync_duration_seconds_sum 9.0625
+etcd_disk_wal_fsync_duration_seconds_count 13
+# TYPE etcd_disk_wal_write_bytes_total gauge
+etcd_disk_wal_write_bytes_total 1.2e+06
+`
+
+func TestEtcdDisk(t *testing.T) {
+	answer, code := metricsOfEtcd, http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(code)
+		fmt.Fprint(w, answer)
+	}))
+	defer server.Close()
+	want := &facts.EtcdDisk{Writes: 13, Seconds: 9.0625, Within: []facts.EtcdDiskWithin{{Seconds: 0.001, Writes: 3}, {Seconds: 0.002, Writes: 11}, {Seconds: 8.192, Writes: 12}}}
+	if got := etcdDisk(t.Context(), server.URL); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v", got)
+	}
+	for name, text := range map[string]string{
+		"another etcd": "", "half of it": metricsOfEtcd[:strings.Index(metricsOfEtcd, "_sum")], "no numbers": strings.ReplaceAll(metricsOfEtcd, " 13", " x"),
+	} {
+		answer = text
+		if got := etcdDisk(t.Context(), server.URL); got != nil {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	answer, code = metricsOfEtcd, http.StatusServiceUnavailable
+	if got := etcdDisk(t.Context(), server.URL); got != nil {
+		t.Errorf("an error: %+v", got)
+	}
+	server.Close()
+	if got := etcdDisk(t.Context(), server.URL); got != nil {
+		t.Errorf("nobody listens: %+v", got)
+	}
+}
