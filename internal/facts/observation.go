@@ -220,6 +220,8 @@ type API struct {
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
+	// DNSReplicas is how many replicas CoreDNS is to have; 0 if it is not known, or there is no CoreDNS.
+	DNSReplicas int `json:"dnsReplicas,omitempty"`
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`

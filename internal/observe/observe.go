@@ -469,6 +469,9 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	if err != nil {
 		return err
 	}
+	if d.Spec.Replicas != nil {
+		api.DNSReplicas = int(*d.Spec.Replicas)
+	}
 	api.DNSReplacing = d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas
 	for _, c := range d.Spec.Template.Spec.Containers {
 		api.DNSVersion = cmp.Or(api.DNSVersion, components.Tag(c.Image))

@@ -7,6 +7,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -158,7 +159,19 @@ func settingFiles(c *spec.Cluster) (out []facts.File) {
 // Programs of a control plane that have settings, in the order in which they are shown.
 var Programs = []string{facts.APIServer, facts.ControllerManager, facts.Scheduler}
 
-// Arguments are those that the settings give each program.
+// SizeArguments are those of the API server that the planned size of the cluster asks for. What a setting of the spec gives is not
+// part of it.
+func SizeArguments(c *spec.Cluster) map[string]string {
+	s, out := c.ForSize(), map[string]string{}
+	for name, n := range map[string]int{"max-requests-inflight": s.RequestsInFlight, "max-mutating-requests-inflight": s.MutatingInFlight} {
+		if _, given := c.Spec.Settings.APIServer.ExtraArgs[name]; !given && n > 0 {
+			out[name] = strconv.Itoa(n)
+		}
+	}
+	return out
+}
+
+// Arguments are those that the settings, and the planned size of the cluster, give each program.
 func Arguments(c *spec.Cluster) map[string]map[string]string {
 	s := c.Spec.Settings
 	out := map[string]map[string]string{}
@@ -170,6 +183,7 @@ func Arguments(c *spec.Cluster) map[string]map[string]string {
 			out[program]["feature-gates"] = gates
 		}
 	}
+	maps.Copy(out[facts.APIServer], SizeArguments(c))
 	if p := AuditPolicyPath(c); p != AuditPolicyFile {
 		out[facts.APIServer]["audit-policy-file"] = p
 	}
