@@ -89,11 +89,12 @@ func (b *builder) settings() wanted {
 	}
 	w := wanted{configured: map[string]map[string]string{}, runs: map[string]map[string]string{}, kubelet: map[string]any{}}
 	arguments, nodes := hostconfig.Arguments(b.c), b.nodes()
+	fields := hostconfig.KubeletFields(b.c, nodes)
 	if slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool { return h.IsNode() && b.leftAsItIs(h) }) {
 		// Programs that Quorate does not manage keep what they have, however large the cluster becomes.
 		maps.DeleteFunc(arguments[facts.APIServer], func(name, _ string) bool { return hostconfig.SizeArguments(b.c)[name] != "" })
+		maps.DeleteFunc(fields, func(name string, _ any) bool { return hostconfig.SizeFields(b.c)[name] != nil })
 	}
-	fields := hostconfig.KubeletFields(b.c, nodes)
 	for _, p := range hostconfig.Programs {
 		if names := slices.Sorted(maps.Keys(arguments[p])); len(names) > 0 {
 			if w.given.Arguments == nil {
@@ -218,7 +219,7 @@ func (b *builder) storeSettings(part string, after ...*Step) *Step {
 	}
 	if part != storePrograms {
 		change.Kubelet = w.kubelet
-		for _, other := range otherFields(api.KubeletConfig, w.kubelet) {
+		for _, other := range b.otherFields(api.KubeletConfig, w.kubelet) {
 			why = append(why, "the kubelets' "+other)
 		}
 	}
@@ -273,17 +274,30 @@ func differences(program string, have, want map[string]string) (out []string) {
 // differences also says which of the arguments follow from the size of the cluster.
 func (b *builder) differences(program string, have, want map[string]string) []string {
 	out := differences(program, have, want)
-	if program != facts.APIServer {
-		return out
-	}
-	for name := range hostconfig.SizeArguments(b.c) {
-		for i, d := range out {
-			if strings.HasPrefix(d, "--"+name+" ") {
-				out[i] = d + " (" + b.size() + ")"
-			}
+	if program == facts.APIServer {
+		for name := range hostconfig.SizeArguments(b.c) {
+			b.becauseOfSize(out, "--"+name)
 		}
 	}
 	return out
+}
+
+// otherFields does the same for fields of a kubelet's configuration.
+func (b *builder) otherFields(have, want map[string]any) []string {
+	out := otherFields(have, want)
+	for name := range hostconfig.SizeFields(b.c) {
+		b.becauseOfSize(out, name)
+	}
+	return out
+}
+
+// becauseOfSize adds the reason to what is said about a setting.
+func (b *builder) becauseOfSize(texts []string, name string) {
+	for i, text := range texts {
+		if strings.HasPrefix(text, name+" ") {
+			texts[i] = text + " (" + b.size() + ")"
+		}
+	}
 }
 
 // size says in words how large the cluster is to be.
@@ -353,7 +367,7 @@ func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
 func (b *builder) staleKubelet(h spec.Host) (why []string) {
 	k := b.Facts(h.Name).Kubernetes
 	if k.Kubelet != nil {
-		why = otherFields(k.Kubelet, b.settings().kubelet)
+		why = b.otherFields(k.Kubelet, b.settings().kubelet)
 	}
 	if len(why) == 0 && k.KubeletDue {
 		why = append(why, "its configuration was changed after it had started")

@@ -24,6 +24,7 @@ func TestTheSizeChangesSettings(t *testing.T) {
 	for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
 		want = append(want, h+"/leave-pools", h+"/move-leadership", h+"/upgrade-control-plane", h+"/join-pools")
 	}
+	want = append(want, "worker-a/restart-kubelet", "worker-b/restart-kubelet")
 	if got := outline(p); !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
@@ -33,6 +34,10 @@ func TestTheSizeChangesSettings(t *testing.T) {
 		case UpgradeControlPlane:
 			if !slices.Equal(s.Pods, []string{facts.APIServer}) || !strings.Contains(s.Reason, "--max-requests-inflight of kube-apiserver becomes 1500 (for 600 nodes and 18000 pods, see docs/size.md)") {
 				t.Errorf("%s replaces %v: %s", s.ID, s.Pods, s.Reason)
+			}
+		case RestartKubelet:
+			if !strings.Contains(s.Reason, "nodeStatusReportFrequency becomes 5m0s (for 600 nodes") {
+				t.Errorf("%s: %s", s.ID, s.Reason)
 			}
 		case SpreadDNS:
 			scaled = true
@@ -56,6 +61,9 @@ func TestTheSizeChangesSettings(t *testing.T) {
 		if got, has := obs.Hosts[h.Name].Facts.Kubernetes.Arguments[facts.APIServer][inFlight]; has {
 			t.Errorf("%s keeps %q", h.Name, got)
 		}
+	}
+	if got, has := obs.Hosts["worker-a"].Facts.Kubernetes.Kubelet["nodeStatusReportFrequency"]; has {
+		t.Errorf("worker-a keeps %v", got)
 	}
 	if obs.API.DNSReplicas != 5 {
 		t.Errorf("CoreDNS has %d replicas: somebody may need those that were added", obs.API.DNSReplicas)
@@ -107,7 +115,7 @@ func TestAdoptedClustersKeepTheirArguments(t *testing.T) {
 	}
 	c.Spec.Size = spec.Size{Nodes: 600}
 	for _, s := range mustPlan(t, c, obs, newer).Steps {
-		if s.Kind == StoreSettings || s.Kind == UpgradeControlPlane {
+		if s.Kind == StoreSettings || s.Kind == UpgradeControlPlane || s.Kind == RestartKubelet {
 			t.Errorf("%s: %s", s.ID, s.Reason)
 		}
 	}

@@ -8,10 +8,14 @@ const (
 	// MostConnections is what a load balancer accepts at most. HAProxy may open files for twice as many.
 	MostConnections = 100_000
 	// DNSReplicas are kubeadm's.
-	DNSReplicas  = 2
-	nodesPerDNS  = 16
+	DNSReplicas = 2
+	nodesPerDNS = 16
+	// The sizes above which other settings change.
+	manyKubelets = 100
 	largeCluster = 500
 	hugeCluster  = 3000
+	// statusReportSeconds is the default of kubelets that look for changes as often as by default.
+	statusReportSeconds = 300
 )
 
 // Settings are what grows with a cluster. Where a field is zero, the default of the program is right.
@@ -24,6 +28,9 @@ type Settings struct {
 	Connections int `json:"connections"`
 	// DNSReplicas are the replicas of CoreDNS. A cluster with fewer nodes than that has one on each.
 	DNSReplicas int `json:"dnsReplicas"`
+	// StatusReportSeconds is how often a kubelet reports the status of its node if nothing of it changes. Where the failover profile has kubelets look
+	// for changes more often than by default, they would also report as often. Failures are noticed by leases, which this does not touch.
+	StatusReportSeconds int `json:"statusReportSeconds,omitempty"`
 }
 
 // SettingsOf are the settings of a cluster of so many nodes and pods. They change in few and large steps, so that a node more or less
@@ -31,6 +38,9 @@ type Settings struct {
 func SettingsOf(nodes, pods int) Settings {
 	load := Cluster{Nodes: nodes, Pods: pods}.Load()
 	s := Settings{Connections: Connections, DNSReplicas: max(DNSReplicas, (nodes+nodesPerDNS-1)/nodesPerDNS)}
+	if nodes > manyKubelets {
+		s.StatusReportSeconds = statusReportSeconds
+	}
 	switch {
 	case load > hugeCluster:
 		s.RequestsInFlight, s.MutatingInFlight = 3000, 1000
@@ -66,12 +76,18 @@ func (s Settings) List() []Setting {
 		}
 		return out
 	}
+	report := Setting{Name: "kubelet nodeStatusReportFrequency in seconds, with the failover profile fast", Value: s.StatusReportSeconds, Default: s.StatusReportSeconds == 0, Source: FromKubelet,
+		Why: "a report without a change is a write to etcd for each node; failures are noticed by leases"}
+	if report.Default {
+		report.Value = 4
+	}
 	return []Setting{
 		in("kube-apiserver --max-requests-inflight", s.RequestsInFlight, 400),
 		in("kube-apiserver --max-mutating-requests-inflight", s.MutatingInFlight, 200),
 		{"HAProxy maxconn (spec.loadBalancer.maxConnections)", s.Connections, s.Connections == Connections,
 			"twenty connections for each node: one load balancer must be able to serve all of them, also right after a reload. A sixteenth of them can come from one source", FromMeasurement},
 		{"CoreDNS replicas (spec.settings.dns.replicas)", s.DNSReplicas, s.DNSReplicas == DNSReplicas, "one for each 16 nodes, at least two on different nodes", FromDNS},
+		report,
 	}
 }
 

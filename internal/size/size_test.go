@@ -41,7 +41,7 @@ func TestLargerIsNeverLess(t *testing.T) {
 				t.Fatalf("%d nodes need %+v, one less %+v", nodes, p[1], p[0])
 			}
 		}
-		if s.RequestsInFlight < set.RequestsInFlight || s.MutatingInFlight < set.MutatingInFlight || s.Connections < set.Connections || s.DNSReplicas < set.DNSReplicas || a.PodCIDRBits > before.PodCIDRBits {
+		if s.RequestsInFlight < set.RequestsInFlight || s.MutatingInFlight < set.MutatingInFlight || s.Connections < set.Connections || s.DNSReplicas < set.DNSReplicas || s.StatusReportSeconds < set.StatusReportSeconds || a.PodCIDRBits > before.PodCIDRBits {
 			t.Fatalf("%d nodes get %+v, one less %+v", nodes, s, set)
 		}
 		if s.Connections < 10*nodes {
@@ -59,18 +59,18 @@ func TestSettings(t *testing.T) {
 		nodes, pods int
 		want        Settings
 	}{
-		{1, 30, Settings{0, 0, 8000, 2}},
-		{32, 960, Settings{0, 0, 8000, 2}},
-		{33, 990, Settings{0, 0, 8000, 3}},
-		{200, 6000, Settings{0, 0, 8000, 13}},
-		{400, 12000, Settings{0, 0, 8000, 25}},
-		{401, 12030, Settings{0, 0, 16000, 26}},
-		{500, 15000, Settings{0, 0, 16000, 32}},
-		{501, 15030, Settings{1500, 500, 16000, 32}},
-		{200, 22000, Settings{1500, 500, 8000, 13}},
-		{1000, 30000, Settings{1500, 500, 32000, 63}},
-		{3001, 90030, Settings{3000, 1000, 64000, 188}},
-		{5000, 150000, Settings{3000, 1000, 100000, 313}},
+		{1, 30, Settings{0, 0, 8000, 2, 0}},
+		{32, 960, Settings{0, 0, 8000, 2, 0}},
+		{33, 990, Settings{0, 0, 8000, 3, 0}},
+		{200, 6000, Settings{0, 0, 8000, 13, 300}},
+		{400, 12000, Settings{0, 0, 8000, 25, 300}},
+		{401, 12030, Settings{0, 0, 16000, 26, 300}},
+		{500, 15000, Settings{0, 0, 16000, 32, 300}},
+		{501, 15030, Settings{1500, 500, 16000, 32, 300}},
+		{200, 22000, Settings{1500, 500, 8000, 13, 300}},
+		{1000, 30000, Settings{1500, 500, 32000, 63, 300}},
+		{3001, 90030, Settings{3000, 1000, 64000, 188, 300}},
+		{5000, 150000, Settings{3000, 1000, 100000, 313, 300}},
 	} {
 		if got := SettingsOf(tc.nodes, tc.pods); got != tc.want {
 			t.Errorf("%d nodes and %d pods: %+v, want %+v", tc.nodes, tc.pods, got, tc.want)

@@ -14,6 +14,7 @@ const (
 	FromKubernetes  = "kubernetes"
 	FromKubeUp      = "kube-up"
 	FromKubeadm     = "kubeadm"
+	FromKubelet     = "kubelet"
 	FromEtcd        = "etcd"
 	FromOpenShift   = "openshift"
 	FromDNS         = "dns-autoscaler"
@@ -32,6 +33,8 @@ var Sources = []Source{
 			"gci/configure-kubeapiserver.sh: max-requests-inflight 1500 and max-mutating-requests-inflight 500 for more than 500 nodes, 3000 and 1000 for more than 3000."},
 	{FromKubeadm, "https://kubernetes.io/docs/setup/production-environment/tools/kubeadm/install-kubeadm/",
 		"\"2 GB or more of RAM per machine (any less will leave little room for your apps). 2 CPUs or more for control plane machines.\""},
+	{FromKubelet, "https://kubernetes.io/docs/reference/config-api/kubelet-config.v1beta1/",
+		"\"nodeStatusReportFrequency's default value is 5m. But if nodeStatusUpdateFrequency is set explicitly, nodeStatusReportFrequency's default value will be set to nodeStatusUpdateFrequency for backward compatibility.\""},
 	{FromEtcd, "https://etcd.io/docs/v3.5/op-guide/hardware/",
 		"Machines that run nothing but etcd: 2 CPUs and 8 GB for 50 nodes, 4 and 16 for 250, 8 and 32 for 1,000, 16 and 64 for 3,000. \"Typically 50 sequential IOPS (e.g., a 7200 RPM disk) is required. For heavily loaded clusters, " +
 			"500 sequential IOPS (e.g., a typical local SSD or a high performance virtualized block device) is recommended.\""},

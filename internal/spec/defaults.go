@@ -16,10 +16,6 @@ const (
 	DefaultSSHUser     = "root"
 	DefaultSSHPort     = 22
 
-	// DefaultMaxConnections are the connections of several hundred nodes, even if one load balancer serves them all. Larger clusters
-	// have more: see Cluster.ForSize.
-	DefaultMaxConnections = size.Connections
-
 	DefaultChartNamespace = "kube-system"
 )
 

@@ -171,6 +171,16 @@ func SizeArguments(c *spec.Cluster) map[string]string {
 	return out
 }
 
+// SizeFields are the fields of the kubelets' configuration that the planned size of the cluster asks for. Only kubelets of the failover
+// profile fast report their status as often as they look for changes.
+func SizeFields(c *spec.Cluster) map[string]any {
+	out := map[string]any{}
+	if s := c.ForSize().StatusReportSeconds; s > 0 && c.Spec.Failover.Profile == spec.ProfileFast {
+		out["nodeStatusReportFrequency"] = (time.Duration(s) * time.Second).String()
+	}
+	return out
+}
+
 // Arguments are those that the settings, and the planned size of the cluster, give each program.
 func Arguments(c *spec.Cluster) map[string]map[string]string {
 	s := c.Spec.Settings
@@ -232,10 +242,10 @@ func InContainers() map[string]any {
 // evictionDefaults are the kubelet's own on Linux. It replaces all of them when one is set.
 var evictionDefaults = map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%", "imagefs.inodesFree": "5%"}
 
-// KubeletFields are the fields of the kubelets' configuration that the settings give.
+// KubeletFields are the fields of the kubelets' configuration that the settings, and the planned size of the cluster, give.
 func KubeletFields(c *spec.Cluster, nodes []*facts.Facts) map[string]any {
 	s := c.Spec.Settings
-	out := map[string]any{}
+	out := SizeFields(c)
 	if len(s.FeatureGates) > 0 {
 		out["featureGates"] = s.FeatureGates
 	}

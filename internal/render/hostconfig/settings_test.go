@@ -53,6 +53,16 @@ func TestSizeArguments(t *testing.T) {
 			t.Errorf("%d nodes: other programs have %d arguments", nodes, other)
 		}
 	}
+	for nodes, want := range map[int]any{100: nil, 101: "5m0s"} {
+		c.Spec.Size.Nodes = nodes
+		if got := KubeletFields(c, nil)["nodeStatusReportFrequency"]; got != want {
+			t.Errorf("%d nodes: reports each %v", nodes, got)
+		}
+	}
+	c.Spec.Failover.Profile = spec.ProfileStandard
+	if got := KubeletFields(c, nil); len(got) > 0 {
+		t.Errorf("with the profile standard, kubelets report every five minutes anyway: %v", got)
+	}
 	c.Spec.Size.Nodes = 600
 	c.Spec.Settings.APIServer.ExtraArgs = map[string]string{"max-requests-inflight": "700"}
 	if args := Arguments(c)[facts.APIServer]; args["max-requests-inflight"] != "700" || args["max-mutating-requests-inflight"] != "500" {
