@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"quorate.dev/quorate/internal/size"
+	"quorate.dev/quorate/internal/spec"
 )
 
 func TestSize(t *testing.T) {
@@ -56,5 +57,43 @@ func TestSizeOfASpec(t *testing.T) {
 	}
 	if code, out, errOut := quorate(t, "size", "--pods", "90"); code != exitDone || !strings.Contains(out, "150 nodes, 90 pods") {
 		t.Errorf("exit status %d: %s%s", code, out, errOut)
+	}
+}
+
+// TestUsageOfSizes: numbers that make no sense are refused before anything is read.
+func TestUsageOfSizes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for line, want := range map[string]string{
+		"size":                         "no size",
+		"size --nodes 0":               "--nodes 0",
+		"size --nodes 9 --pods 0":      "--pods 0",
+		"lab scale":                    "say how many",
+		"lab scale --nodes -1":         "--nodes -1",
+		"lab scale --nodes 5001":       "--nodes 5001",
+		"lab scale --pods 1 --rate 0":  "--rate must be",
+		"lab scale --remove --nodes 3": "--remove cannot be combined",
+		"lab scale --fail-for 1m --fail-every 1m --fail-lasts 1m": "shorter than --fail-every",
+	} {
+		if code, out, errOut := quorate(t, strings.Fields(line)...); code != exitUsage || out != "" || !strings.Contains(errOut, want) {
+			t.Errorf("%s: exit status %d\n%s%s", line, code, out, errOut)
+		}
+	}
+}
+
+// TestSimulatedNodesMustFitTheRange: a host that joins later needs a part of the range, too.
+func TestSimulatedNodesMustFitTheRange(t *testing.T) {
+	c := spec.DefaultLab("test") // five nodes, and a /16
+	for nodes, ok := range map[int]bool{0: true, 251: true, 252: false, 1000: false} {
+		notes, err := fits(c, scaleFlags{nodes: nodes, pods: nodes * size.PodsPerNode})
+		if (err == nil) != ok || err != nil && !strings.Contains(err.Error(), "spec.size.nodes") {
+			t.Errorf("%d nodes: %v", nodes, err)
+		}
+		if wants := nodes == 251; (len(notes) > 0) != wants {
+			t.Errorf("%d nodes: %q", nodes, notes)
+		}
+	}
+	c.Spec.Size.Nodes = 256
+	if notes, err := fits(c, scaleFlags{nodes: 251}); err != nil || len(notes) > 0 {
+		t.Errorf("planned for: %q, %v", notes, err)
 	}
 }
