@@ -48,7 +48,7 @@ func Install(ctx context.Context, c *spec.Cluster, kubeconfig []byte, program st
 	return look(ctx, func(ctx context.Context) (bool, error) {
 		var out bytes.Buffer
 		// The machines of a lab have no HTTP client. An API that does not answer keeps kwok from listening.
-		err := exec(ctx, []string{"sh", "-c", fmt.Sprintf("printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | socat -T 2 - TCP:%s", HealthAddress)}, nil, &out)
+		err := exec(ctx, []string{"sh", "-c", fmt.Sprintf("printf 'GET /healthz HTTP/1.0\\r\\n\\r\\n' | socat -t 5 - TCP:%s", HealthAddress)}, nil, &out)
 		return err == nil && strings.Contains(out.String(), " 200 "), err
 	})
 }
