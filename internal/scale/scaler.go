@@ -157,8 +157,8 @@ func look(ctx context.Context, done func(context.Context) (bool, error)) error {
 }
 
 // progressing waits until nothing is left to come, without a limit for the whole: it ends with an error when what is left has not changed for
-// the patience. what says of what so much is left.
-func (s *Scaler) progressing(ctx context.Context, what string, left func(context.Context) (int, error)) error {
+// the patience. what says of what so much is left, and step which one it is in the progress of the command.
+func (s *Scaler) progressing(ctx context.Context, step, what string, left func(context.Context) (int, error)) error {
 	before, since := -1, time.Now()
 	var last error
 	return look(ctx, func(ctx context.Context) (bool, error) {
@@ -170,7 +170,7 @@ func (s *Scaler) progressing(ctx context.Context, what string, left func(context
 			return true, nil
 		case n != before:
 			before, since = n, time.Now()
-			s.note("scale", "%d %s", n, what)
+			s.note(step, "%d %s", n, what)
 		}
 		if time.Since(since) > s.patience() {
 			return true, errors.Join(fmt.Errorf("%d %s, and nothing has changed for %s", before, what, s.patience()), last)
@@ -271,7 +271,7 @@ func (s *Scaler) Nodes(ctx context.Context, wanted int) (NodesReport, error) {
 		})); err != nil {
 		return r, fmt.Errorf("changing the simulated nodes: %w", err)
 	}
-	err = s.progressing(ctx, "simulated nodes are to come, to go, or to become ready", func(ctx context.Context) (int, error) {
+	err = s.progressing(ctx, "scale/nodes", "simulated nodes are to come, to go, or to become ready", func(ctx context.Context) (int, error) {
 		have, err := s.simulated(ctx)
 		if err != nil {
 			return 0, err
@@ -334,7 +334,7 @@ func (s *Scaler) Pods(ctx context.Context, wanted int, perSecond float64) (PodsR
 	if err := s.change(ctx, sets(wanted), perSecond); err != nil {
 		return r, fmt.Errorf("changing the pods of the load: %w", err)
 	}
-	err := s.progressing(ctx, "pods are to come, to go, or to become ready", func(context.Context) (int, error) {
+	err := s.progressing(ctx, "scale/pods", "pods are to come, to go, or to become ready", func(context.Context) (int, error) {
 		all, ready := t.counts()
 		r.Ready = ready
 		return distance(all, wanted) + all - ready, nil
@@ -450,7 +450,7 @@ func (s *Scaler) Remove(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("removing the load: %w", err)
 	}
-	if err := s.progressing(ctx, "namespaces are left", func(ctx context.Context) (int, error) {
+	if err := s.progressing(ctx, "scale/remove", "namespaces are left", func(ctx context.Context) (int, error) {
 		list, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: loadLabel})
 		if err != nil {
 			return 0, err

@@ -47,13 +47,3 @@ var Sources = []Source{
 		"\"MB required (default settings) = (Pods + Services) / 1000 + 54\", of which 30 MB are the cache of 10,000 entries; one replica answered 30,000 queries per second."},
 	{FromMeasurement, "", "Measured with Quorate: a node holds about ten connections to the API; each costs HAProxy 3.4 KiB while it is idle, and two buffers of 16 KiB more while it transfers; see docs/failover.md."},
 }
-
-// SourceOf is the source of that name.
-func SourceOf(name string) Source {
-	for _, s := range Sources {
-		if s.Name == name {
-			return s
-		}
-	}
-	return Source{Name: name}
-}
