@@ -76,7 +76,7 @@ StartLimitIntervalSec=0
 
 [Service]
 Environment=HOME=/root
-ExecStart=%s --config=%s --kubeconfig=%s --manage-nodes-with-label-selector=%s=%s --node-lease-duration-seconds=%d --server-address=%s
+ExecStart=%s --config=%s --kubeconfig=%s --manage-nodes-with-label-selector=%s=%s --node-lease-duration-seconds=%d --server-address=%s --v=WARN
 Restart=always
 RestartSec=1
 LimitNOFILE=65536

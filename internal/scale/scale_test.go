@@ -127,7 +127,7 @@ func TestKwok(t *testing.T) {
 		t.Errorf("%v", kinds)
 	}
 	c := lab()
-	if got := unit(c); !strings.Contains(got, "--node-lease-duration-seconds=6 --server-address=127.0.0.1:10247\n") || !strings.Contains(got, "=quorate.dev/simulated=running ") {
+	if got := unit(c); !strings.Contains(got, "--node-lease-duration-seconds=6 --server-address=127.0.0.1:10247 --v=WARN\n") || !strings.Contains(got, "=quorate.dev/simulated=running ") {
 		t.Error(got)
 	}
 	c.Spec.Failover.Profile = spec.ProfileStandard
