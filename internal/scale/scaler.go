@@ -173,7 +173,11 @@ func (s *Scaler) progressing(ctx context.Context, step, what string, left func(c
 			s.note(step, "%d %s", n, what)
 		}
 		if time.Since(since) > s.patience() {
-			return true, errors.Join(fmt.Errorf("%d %s, and nothing has changed for %s", before, what, s.patience()), last)
+			count := fmt.Sprint(before)
+			if before < 0 {
+				count = "an unknown number of"
+			}
+			return true, errors.Join(fmt.Errorf("%s %s, and nothing has changed for %s", count, what, s.patience()), last)
 		}
 		return false, nil
 	})
