@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -113,6 +113,15 @@ bench-recover: build ## time and size of backups and restores of etcds with 2.5 
 	bin/quorate bundle build
 	$(GO) build -ldflags '-s -w' -o bin/bench-recover ./test/bench/recover
 	bin/bench-recover $(BENCH_FLAGS)
+
+# The largest size that a machine carries depends on it: SCALE_FLAGS='-nodes 1000', and see -help.
+SCALE_FLAGS ?=
+
+bench-scale: build ## 200 simulated nodes and 6000 pods on a real control plane: latencies against Kubernetes' objectives, memory, CPU, etcd, also while nodes fail and faults are drilled (SCALE_FLAGS: other sizes); the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	$(GO) build -ldflags '-s -w' -o bin/bench-scale ./test/bench/scale
+	bin/bench-scale $(SCALE_FLAGS)
 
 clean:
 	rm -rf bin artifacts

@@ -44,6 +44,17 @@ func TestReleasesAreWhole(t *testing.T) {
 			}
 		})
 	}
+	for _, c := range Extras() {
+		checkComponent(t, c)
+		for _, r := range Releases() {
+			if _, ok := r.Component(c.Name); ok {
+				t.Errorf("%s has %s, which is to be compiled only when it is asked for", r.Kubernetes, c.Name)
+			}
+		}
+		for _, name := range c.ModuleFiles() {
+			pinned[filepath.ToSlash(name)] = true
+		}
+	}
 	all, err := fs.Glob(sources, "modules/*/*")
 	if err != nil || len(all) == 0 {
 		t.Fatalf("no modules are pinned: %v", err)

@@ -35,19 +35,17 @@ const root = "components"
 
 func run(ctx context.Context) error {
 	used := map[string]bool{}
-	for _, release := range components.Releases() {
-		for _, c := range release.Components {
-			pinned := c.ModuleFiles()
-			if c.Go == nil || used[pinned["go.mod"]] {
-				continue
-			}
-			for _, name := range pinned {
-				used[name] = true
-			}
-			fmt.Println(c.Name, c.Version)
-			if err := tidy(ctx, c); err != nil {
-				return fmt.Errorf("%s %s: %w", c.Name, c.Version, err)
-			}
+	for _, c := range components.All() {
+		pinned := c.ModuleFiles()
+		if c.Go == nil || used[pinned["go.mod"]] {
+			continue
+		}
+		for _, name := range pinned {
+			used[name] = true
+		}
+		fmt.Println(c.Name, c.Version)
+		if err := tidy(ctx, c); err != nil {
+			return fmt.Errorf("%s %s: %w", c.Name, c.Version, err)
 		}
 	}
 	return removeUnused(used)

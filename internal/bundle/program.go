@@ -70,8 +70,13 @@ func (b *Bundle) extractFrom(ctx context.Context, layer Blob, wanted, file strin
 		return false, "", err
 	}
 	defer blob.Close()
-	in := reader{ctx, blob}
-	plain, done, err := decompress(in, layer.MediaType)
+	return extractFile(ctx, blob, layer.MediaType, wanted, file)
+}
+
+// extractFile writes a regular file of a layer to a new file, or returns where the link with this path leads.
+func extractFile(ctx context.Context, layer io.Reader, mediaType, wanted, file string) (found bool, link string, err error) {
+	in := reader{ctx, layer}
+	plain, done, err := decompress(in, mediaType)
 	if err != nil {
 		return false, "", err
 	}

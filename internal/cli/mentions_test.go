@@ -31,7 +31,7 @@ type mention struct {
 const unset = "\x00"
 
 // planned are commands that this version does not have. Their names must not be promised, with or without quotes.
-var planned = []string{"rotate", "size", "upgrade"}
+var planned = []string{"rotate", "upgrade"}
 
 func TestEveryCommandThatIsNamedExists(t *testing.T) {
 	root := (&app{}).root()

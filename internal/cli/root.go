@@ -135,7 +135,7 @@ quorate up.`,
 	flags.BoolVar(&a.strictKeys, "strict-host-keys", false, "connect only to hosts whose SSH host keys are known, and record no new keys")
 	flags.BoolVar(&a.acceptNewKeys, "accept-new-host-keys", false, "trust SSH host keys that are seen for the first time, without asking")
 	root.AddCommand(sendsSecrets(a.up()), a.down(), a.init(), a.validate(), a.preflight(), a.plan(), sendsSecrets(a.apply()), a.status(), a.dashboard(), a.audit(), a.drill(), a.maintain(), a.reset(), sendsSecrets(a.repair()), sendsSecrets(a.watch()), sendsSecrets(a.backup()), sendsSecrets(a.restore()), sendsSecrets(a.recover()), a.certs(), a.kubeconfig(), a.monitoring(),
-		a.bundle(), a.lab(), a.host(), a.version())
+		a.bundle(), a.lab(), a.size(), a.host(), a.version())
 	strict(root)
 	return root
 }

@@ -237,8 +237,12 @@ type API struct {
 	// DaemonSets are those of the cluster's own programs: kube-proxy and the pod network. A nil list means that the API has
 	// none of them.
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
+	// Simulated counts the nodes that only simulate one (SimulatedLabel). They are not among Nodes: no host is behind them.
+	Simulated int `json:"simulated,omitempty"`
 	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
+	// DNSReplicas is how many replicas CoreDNS is to have; 0 if it is not known, or there is no CoreDNS.
+	DNSReplicas int `json:"dnsReplicas,omitempty"`
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`
@@ -249,6 +253,10 @@ type API struct {
 	// DNSNotReady is why a CoreDNS replica is not ready, in the words of whoever keeps it from that.
 	DNSNotReady string `json:"dnsNotReady,omitempty"`
 }
+
+// SimulatedLabel marks the nodes that `quorate lab scale` adds, and pods that belong there have it in their node selector. It is also the key
+// of these nodes' taint.
+const SimulatedLabel = "quorate.dev/simulated"
 
 // AuthorityAnnotation is in the template of pods that were restarted to trust another authority: the key of that (see Trust).
 const AuthorityAnnotation = "quorate.dev/authority"

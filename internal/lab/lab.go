@@ -34,6 +34,8 @@ type Machine struct {
 	Address netip.Addr `json:"address"`
 	// Roles are for display only.
 	Roles []string `json:"roles,omitempty"`
+	// Extra says that the machine is no part of what the lab was created for: Create finds a lab with and without it.
+	Extra bool `json:"extra,omitempty"`
 }
 
 // File is copied to every machine before its first boot.

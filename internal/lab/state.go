@@ -101,8 +101,12 @@ func (l *Lab) update(ctx context.Context, change func(*record) error) error {
 }
 
 func (l *Lab) sameShape(cfg Config) bool {
-	return slices.Equal(l.rec.Zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs &&
-		slices.EqualFunc(l.rec.Machines, cfg.Machines, func(have, want Machine) bool {
+	machines := slices.DeleteFunc(slices.Clone(l.rec.Machines), func(m Machine) bool { return m.Extra })
+	zones := slices.DeleteFunc(slices.Clone(l.rec.Zones), func(zone string) bool { // those of extra machines, also of former ones
+		return !slices.Contains(cfg.Zones, zone) && !slices.ContainsFunc(machines, func(m Machine) bool { return m.Zone == zone })
+	})
+	return slices.Equal(zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs &&
+		slices.EqualFunc(machines, cfg.Machines, func(have, want Machine) bool {
 			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address)
 		})
 }

@@ -427,6 +427,10 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 		return err
 	}
 	for _, n := range list.Items {
+		if n.Labels[facts.SimulatedLabel] != "" {
+			api.Simulated++
+			continue
+		}
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
 		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
@@ -474,6 +478,9 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	if err != nil {
 		return err
+	}
+	if d.Spec.Replicas != nil {
+		api.DNSReplicas = int(*d.Spec.Replicas)
 	}
 	api.DNSReplacing = d.Status.ObservedGeneration < d.Generation || d.Status.UpdatedReplicas < d.Status.Replicas
 	for _, c := range d.Spec.Template.Spec.Containers {

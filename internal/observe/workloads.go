@@ -117,10 +117,11 @@ func allPods(ctx context.Context, client kubernetes.Interface) (out []corev1.Pod
 	}
 }
 
-// podOf leaves out pods that have ended or are about to, and static pods: the control plane is observed on its hosts.
+// podOf leaves out pods that have ended or are about to, static pods, because the control plane is observed on its hosts, and pods that run
+// nowhere, because they are for simulated nodes.
 func podOf(p *corev1.Pod) (facts.Pod, bool) {
 	_, static := p.Annotations[corev1.MirrorPodAnnotationKey]
-	if static || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
+	if static || p.Spec.NodeSelector[facts.SimulatedLabel] != "" || p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
 		return facts.Pod{}, false
 	}
 	out := facts.Pod{Namespace: p.Namespace, Name: p.Name, Node: p.Spec.NodeName, Ready: whyNotReady(p) == "",
@@ -253,7 +254,7 @@ func imagesOfNodes(ctx context.Context, client kubernetes.Interface) (map[string
 	}
 	out := map[string][]string{}
 	for _, n := range list.Items {
-		if len(n.Status.Images) >= reportedImages {
+		if len(n.Status.Images) >= reportedImages || n.Labels[facts.SimulatedLabel] != "" {
 			continue
 		}
 		names := []string{}

@@ -16,6 +16,7 @@ import (
 	ktesting "k8s.io/client-go/testing"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/kube"
 )
 
 func workloadPod(namespace, name string, change func(*corev1.Pod)) *corev1.Pod {
@@ -158,5 +159,31 @@ func TestWhereVolumesCanBeUsed(t *testing.T) {
 		if got := tie("", tc.terms); !reflect.DeepEqual(got, tc.want) {
 			t.Errorf("%s: got %+v, want %+v", tc.name, got, tc.want)
 		}
+	}
+}
+
+// TestSimulatedNodesAreOutOfSight: no host is behind them, and no pod runs on them.
+func TestSimulatedNodesAreOutOfSight(t *testing.T) {
+	client := fake.NewClientset(
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "w-a"}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "sim-00000", Labels: map[string]string{facts.SimulatedLabel: "running"}}},
+		&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "sim-00001", Labels: map[string]string{facts.SimulatedLabel: "failed"}}},
+		workloadPod("default", "web-1", nil),
+		workloadPod("quorate-load-0", "load-1", func(p *corev1.Pod) {
+			p.Spec.NodeName, p.Spec.NodeSelector = "sim-00000", map[string]string{facts.SimulatedLabel: "running"}
+		}))
+	var api facts.API
+	if err := readNodes(t.Context(), &kube.Client{Interface: client}, "", &api); err != nil {
+		t.Fatal(err)
+	}
+	if len(api.Nodes) != 1 || api.Nodes[0].Name != "w-a" || api.Simulated != 2 {
+		t.Errorf("%+v, and %d simulated", api.Nodes, api.Simulated)
+	}
+	got := Workloads(t.Context(), client)
+	if len(got.Pods) != 1 || got.Pods[0].Name != "web-1" {
+		t.Errorf("%+v", got.Pods)
+	}
+	if _, there := got.Images["sim-00000"]; there {
+		t.Errorf("%v", got.Images)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/manifest"
+	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -24,6 +25,7 @@ func (b *builder) maintain() error {
 		b.serveAgain()
 		return nil
 	}
+	b.outgrown()
 	b.checkDrains(b.alive())
 	b.adopt() // a foreign cluster: marks come first
 	hosts := slices.DeleteFunc(slices.Clone(b.c.Spec.Hosts), func(h spec.Host) bool { return !b.Reachable(h.Name) })
@@ -97,9 +99,7 @@ func (b *builder) maintain() error {
 		}
 	}
 	b.applyManifests()
-	if !b.Seen.API.DNSSpread {
-		b.spreadDNS()
-	}
+	b.tuneDNS()
 	for _, h := range hosts {
 		b.joinWorker(h, token)
 		b.relabel(h)
@@ -342,8 +342,40 @@ func (b *builder) applyManifests(after ...*Step) {
 	}
 }
 
+// spreadDNS spreads CoreDNS after kubeadm has installed it, and gives it the replicas that the cluster is to have.
 func (b *builder) spreadDNS(after ...*Step) {
-	b.add(Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}, after...)
+	s := Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}
+	if n, why := b.dnsReplicas(); n > 0 {
+		s.Replicas, s.Title, s.Reason = n, fmt.Sprintf("spread CoreDNS over %d replicas", n), s.Reason+"; "+why
+	}
+	b.add(s, after...)
+}
+
+// tuneDNS does what is missing of that in a cluster that exists.
+func (b *builder) tuneDNS() {
+	n, why := b.dnsReplicas()
+	switch {
+	case !b.Seen.API.DNSSpread:
+		b.spreadDNS()
+	case n > 0:
+		b.add(Step{Kind: SpreadDNS, Detail: "replicas", Replicas: n, Title: fmt.Sprintf("scale CoreDNS to %d replicas", n), Reason: why + "; the replicas that stay do not restart"})
+	}
+}
+
+// dnsReplicas are the replicas that CoreDNS is to have, with the reason; 0 if it has them. What the spec says is exact. What the size
+// asks for is the least: others may have scaled it up.
+func (b *builder) dnsReplicas() (int, string) {
+	have, want := size.DNSReplicas, b.c.DNSReplicas() // kubeadm's
+	if b.Seen.API != nil && b.Seen.API.DNSReplicas > 0 {
+		have = b.Seen.API.DNSReplicas
+	}
+	switch given := b.c.Spec.Settings.DNS.Replicas > 0; {
+	case given && want != have:
+		return want, fmt.Sprintf("spec.settings.dns.replicas is %d, and there are %d", want, have)
+	case !given && want > have:
+		return want, fmt.Sprintf("there are %d, and one for each 16 nodes answers their lookups in time (%s)", have, b.size())
+	}
+	return 0, ""
 }
 
 // recordSpec stores the spec in the cluster when it is not the stored one.

@@ -160,7 +160,7 @@ const (
 	ApplyManifest Kind = "apply-manifest"
 	// RestartAgent restarts a DaemonSet's pod on one node: the pod network's agent, or kube-proxy.
 	RestartAgent Kind = "restart-agent"
-	// SpreadDNS keeps CoreDNS replicas on different nodes.
+	// SpreadDNS keeps CoreDNS replicas on different nodes, and says how many there are.
 	SpreadDNS Kind = "spread-dns"
 	// ProbeEndpoint probes an external load balancer from every host, before anything is changed.
 	ProbeEndpoint Kind = "probe-endpoint"
@@ -353,6 +353,8 @@ type Step struct {
 	LifetimeSeconds int64    `json:"lifetimeSeconds,omitempty"`
 	// WaitSeconds belongs to AwaitReload and CheckKeys: how long the step waits before anything else.
 	WaitSeconds int64 `json:"waitSeconds,omitempty"`
+	// Replicas belongs to SpreadDNS: how many replicas CoreDNS gets; 0 if it keeps those that it has.
+	Replicas int `json:"replicas,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.

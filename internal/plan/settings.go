@@ -10,6 +10,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -89,6 +90,11 @@ func (b *builder) settings() wanted {
 	w := wanted{configured: map[string]map[string]string{}, runs: map[string]map[string]string{}, kubelet: map[string]any{}}
 	arguments, nodes := hostconfig.Arguments(b.c), b.nodes()
 	fields := hostconfig.KubeletFields(b.c, nodes)
+	if slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool { return h.IsNode() && b.leftAsItIs(h) }) {
+		// Programs that Quorate does not manage keep what they have, however large the cluster becomes.
+		maps.DeleteFunc(arguments[facts.APIServer], func(name, _ string) bool { return hostconfig.SizeArguments(b.c)[name] != "" })
+		maps.DeleteFunc(fields, func(name string, _ any) bool { return hostconfig.SizeFields(b.c)[name] != nil })
+	}
 	for _, p := range hostconfig.Programs {
 		if names := slices.Sorted(maps.Keys(arguments[p])); len(names) > 0 {
 			if w.given.Arguments == nil {
@@ -208,12 +214,12 @@ func (b *builder) storeSettings(part string, after ...*Step) *Step {
 				have = api.Kubeadm.Arguments[p]
 			}
 			change.Arguments[p] = w.configured[p]
-			why = append(why, differences(p, have, w.configured[p])...)
+			why = append(why, b.differences(p, have, w.configured[p])...)
 		}
 	}
 	if part != storePrograms {
 		change.Kubelet = w.kubelet
-		for _, other := range otherFields(api.KubeletConfig, w.kubelet) {
+		for _, other := range b.otherFields(api.KubeletConfig, w.kubelet) {
 			why = append(why, "the kubelets' "+other)
 		}
 	}
@@ -265,6 +271,53 @@ func differences(program string, have, want map[string]string) (out []string) {
 	return out
 }
 
+// differences also says which of the arguments follow from the size of the cluster.
+func (b *builder) differences(program string, have, want map[string]string) []string {
+	out := differences(program, have, want)
+	if program == facts.APIServer {
+		for name := range hostconfig.SizeArguments(b.c) {
+			b.becauseOfSize(out, "--"+name)
+		}
+	}
+	return out
+}
+
+// otherFields does the same for fields of a kubelet's configuration.
+func (b *builder) otherFields(have, want map[string]any) []string {
+	out := otherFields(have, want)
+	for name := range hostconfig.SizeFields(b.c) {
+		b.becauseOfSize(out, name)
+	}
+	return out
+}
+
+// becauseOfSize adds the reason to what is said about a setting.
+func (b *builder) becauseOfSize(texts []string, name string) {
+	for i, text := range texts {
+		if strings.HasPrefix(text, name+" ") {
+			texts[i] = text + " (" + b.size() + ")"
+		}
+	}
+}
+
+// size says in words how large the cluster is to be.
+func (b *builder) size() string {
+	nodes, pods := b.c.Planned()
+	return fmt.Sprintf("for %d nodes and %d pods, see docs/size.md", nodes, pods)
+}
+
+// outgrown warns of a cluster that has more nodes than it is planned for, if others of its settings would be right.
+func (b *builder) outgrown() {
+	if b.Seen.API == nil {
+		return
+	}
+	nodes, pods := b.c.Planned()
+	have := len(b.Seen.API.Nodes)
+	if have > nodes && size.SettingsOf(have, pods) != b.c.ForSize() {
+		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the cluster has %d nodes, and the spec plans it for %d: the settings that grow with a cluster are too small. Set spec.size.nodes, or add the hosts to the spec", have, nodes))
+	}
+}
+
 // otherFields does the same for fields of a kubelet's configuration.
 func otherFields(have, want map[string]any) (out []string) {
 	for _, field := range slices.Sorted(maps.Keys(want)) {
@@ -303,7 +356,7 @@ func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
 		if have == nil {
 			continue // it has no manifest, which is restored with the settings
 		}
-		if d := differences(p, have, b.settings().runs[p]); len(d) > 0 {
+		if d := b.differences(p, have, b.settings().runs[p]); len(d) > 0 {
 			pods, why = append(pods, p), append(why, d...)
 		}
 	}
@@ -314,7 +367,7 @@ func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
 func (b *builder) staleKubelet(h spec.Host) (why []string) {
 	k := b.Facts(h.Name).Kubernetes
 	if k.Kubelet != nil {
-		why = otherFields(k.Kubelet, b.settings().kubelet)
+		why = b.otherFields(k.Kubelet, b.settings().kubelet)
 	}
 	if len(why) == 0 && k.KubeletDue {
 		why = append(why, "its configuration was changed after it had started")

@@ -224,6 +224,9 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		}
 	case SpreadDNS:
 		obs.API.DNSSpread = true
+		if s.Replicas > 0 {
+			obs.API.DNSReplicas = s.Replicas
+		}
 	case RecordSpec:
 		obs.API.Record = s.Record
 	case RecordVerified:

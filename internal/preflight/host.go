@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/ui"
 )
@@ -116,9 +117,32 @@ func (j *judge) size(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if f.MemoryBytes < want.memory {
 		j.add(failure, "memory", on, "Give the host more memory, or another role.", "%s of memory on HOSTS is too little: %s needs %s", ui.Bytes(f.MemoryBytes), roles, ui.Bytes(want.memory))
 	}
+	j.planned(h, f)
 	for _, p := range places(j.c, h, f, in, want.disk) {
 		j.disk(p, h.Name, roles)
 	}
+}
+
+// planned compares the host with what its most demanding role needs in a cluster of the planned size. Firmware and kernel take some of
+// the memory that a machine is sold with.
+func (j *judge) planned(h spec.Host, f *facts.Facts) {
+	nodes, pods := j.c.Planned()
+	whole := size.Cluster{Nodes: nodes, Pods: pods}
+	if whole.Small() || f.Container != "" {
+		return
+	}
+	var want size.Machine
+	for role, m := range map[string]size.Machine{spec.RoleControlPlane: whole.ControlPlane(), spec.RoleEtcd: whole.EtcdHost(), spec.RoleLoadBalancer: size.LoadBalancer(j.c.Spec.LoadBalancer.MaxConnections)} {
+		if h.Has(role) {
+			want = size.Machine{CPUs: max(want.CPUs, m.CPUs), MemoryBytes: max(want.MemoryBytes, m.MemoryBytes)}
+		}
+	}
+	if f.CPUs >= want.CPUs && f.MemoryBytes >= want.MemoryBytes/10*9 {
+		return
+	}
+	j.add(warning, "size", []string{h.Name}, "Give the host more, or plan a smaller cluster (spec.size). `quorate size` says what each size needs, and why.",
+		"%s and %s of memory on HOSTS are little for %s in a cluster of %d nodes and %d pods: it is to have %s and %s", ui.Plural(f.CPUs, "CPU"), ui.Bytes(f.MemoryBytes),
+		strings.Join(h.Roles, " and "), nodes, pods, ui.Plural(want.CPUs, "CPU"), ui.Bytes(want.MemoryBytes))
 }
 
 // place is a file system that has to hold something.

@@ -135,6 +135,8 @@ func TestFindings(t *testing.T) {
 		{"cgroup v1", func(w world) { w.facts("cp-c").CgroupV2 = false }, warning, "cgroups", "cp-c", "cgroup v1", "unified_cgroup_hierarchy"},
 		{"one CPU", func(w world) { w.facts("cp-a").CPUs = 1; w.facts("worker-a").CPUs = 1 }, failure, "cpu", "cp-a", "1 CPU on cp-a is too few: control-plane needs 2", "more CPUs"},
 		{"little memory", func(w world) { w.facts("cp-a").MemoryBytes = gib }, failure, "memory", "cp-a", "1.0 GiB of memory on cp-a is too little: control-plane needs 1.7 GiB", "more memory"},
+		{"small machines for a large cluster", func(w world) { w.c.Spec.Size.Nodes = 200 }, warning, "size", "cp-a cp-b cp-c",
+			"2 CPUs and 4.0 GiB of memory on cp-a, cp-b and cp-c are little for control-plane in a cluster of 200 nodes and 6000 pods: it is to have 16 CPUs and 64.0 GiB", "quorate size"},
 		{"little disk", func(w world) { w.facts("lb-b").DiskFreeBytes = 100 * mib }, failure, "disk", "lb-b", "100.0 MiB free below /var/lib on lb-b is too little", "Free space"},
 		{"a large disk that is nearly full", func(w world) {
 			w.facts("cp-a").DiskFreeBytes = 100 * gib

@@ -13,6 +13,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/drill"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/fault"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -175,7 +176,7 @@ func (d *drilling) movedPods(ctx context.Context, since time.Time) (n int, took 
 	for _, p := range pods.Items {
 		replica := slices.ContainsFunc(p.OwnerReferences, func(r metav1.OwnerReference) bool { return r.Kind == "ReplicaSet" || r.Kind == "StatefulSet" })
 		// The API knows whole seconds.
-		if !replica || p.CreationTimestamp.Time.Before(since.Truncate(time.Second)) {
+		if !replica || p.Spec.NodeSelector[facts.SimulatedLabel] != "" || p.CreationTimestamp.Time.Before(since.Truncate(time.Second)) {
 			continue
 		}
 		n++

@@ -3,6 +3,8 @@ package spec
 import (
 	"cmp"
 	"strings"
+
+	"quorate.dev/quorate/internal/size"
 )
 
 // What a spec that leaves a field out gets.
@@ -14,9 +16,6 @@ const (
 	DefaultSSHUser     = "root"
 	DefaultSSHPort     = 22
 
-	// DefaultMaxConnections are the connections of several hundred nodes, even if one load balancer serves them all.
-	DefaultMaxConnections = 8000
-
 	DefaultChartNamespace = "kube-system"
 )
 
@@ -27,9 +26,6 @@ func (c *Cluster) Default() {
 	fill(&s.ControlPlane.Topology, TopologyStacked)
 	fill(&s.ControlPlane.Placement, PlacementRegional)
 	fill(&s.LoadBalancer.Type, BalancerManaged)
-	if s.LoadBalancer.Type == BalancerManaged {
-		fill(&s.LoadBalancer.MaxConnections, DefaultMaxConnections)
-	}
 	fill(&s.Components.Source, SourceModules)
 	fill(&s.Network.CNI, CNIFlannel)
 	if s.Network.CNI == CNIFlannel {
@@ -51,6 +47,9 @@ func (c *Cluster) Default() {
 	}
 	if c.NeedsLab() {
 		c.makePools()
+	}
+	if s.LoadBalancer.Type == BalancerManaged {
+		fill(&s.LoadBalancer.MaxConnections, c.ForSize().Connections) // when all hosts are known
 	}
 	for i := range s.Hosts {
 		fill(&s.Hosts[i].Region, s.Region)

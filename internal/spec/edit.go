@@ -75,6 +75,7 @@ const (
 	noRestart       = "The files of containerd are changed on all nodes. Nothing restarts; the next pull uses them"
 	signatures      = "Signatures are verified when a bundle is built or pulled"
 	objective       = "What the next drill is judged by"
+	forSize         = "Where the new size asks for other settings of the API servers, of CoreDNS, or of the load balancers, these change as they do when spec.settings and spec.loadBalancer are edited. See size.md"
 )
 
 // editing explains every field. If the field is fixed, the text says how to make the change; if it is rolling, what apply
@@ -86,6 +87,8 @@ var editing = map[string]string{
 		". The name of a kubeconfig context can be changed at any time (`kubectl config rename-context`)",
 
 	"Kubernetes.version": "The control planes move to the version one after another, then the addons and the workers; an older version goes back. One minor release at a time. See upgrade.md",
+	"Size.nodes":         forSize,
+	"Size.pods":          forSize,
 	"ControlPlane.endpoint": "The API servers' certificates get the new name, the load balancers serve both endpoints, and everything in the cluster moves to the new one. " +
 		"Then the old one ends. Clients outside of the cluster must have moved by then: see endpoint.md",
 	"ControlPlane.topology":  "A cluster keeps the etcd that it was built on. " + newCluster + ", or replace this one by its backup: see changing-hosts.md",
@@ -172,6 +175,8 @@ var editing = map[string]string{
 	"KubeletSettings.shutdownGracePeriod":             restartKubelets,
 	"KubeletSettings.shutdownGracePeriodCriticalPods": restartKubelets,
 	"KubeletSettings.allowedUnsafeSysctls":            restartKubelets,
+
+	"DNSSettings.replicas": "CoreDNS is scaled to that number. Without it, to what the size of the cluster asks for, if there are fewer. Nothing restarts",
 
 	"Settings.registries": noRestart,
 	"Registry.name":       noRestart,

@@ -20,6 +20,8 @@ type Settings struct {
 	Scheduler ProgramSettings `yaml:"scheduler,omitempty" json:"scheduler,omitempty"`
 	// Kubelet holds the settings of the kubelets on all nodes.
 	Kubelet KubeletSettings `yaml:"kubelet,omitempty" json:"kubelet,omitempty"`
+	// DNS holds the settings of CoreDNS.
+	DNS DNSSettings `yaml:"dns,omitempty" json:"dns,omitempty"`
 	// Registries are image registries that the nodes reach through mirrors.
 	Registries []Registry `yaml:"registries,omitempty" json:"registries,omitempty" edit:"rolling"`
 	// Sysctls are kernel settings of all nodes, such as vm.max_map_count.
@@ -70,6 +72,13 @@ type KubeletSettings struct {
 	ShutdownGracePeriodCriticalPods string `yaml:"shutdownGracePeriodCriticalPods,omitempty" json:"shutdownGracePeriodCriticalPods,omitempty" edit:"rolling"`
 	// AllowedUnsafeSysctls are the kernel settings that pods can change for themselves, such as net.core.somaxconn or kernel.msg*.
 	AllowedUnsafeSysctls []string `yaml:"allowedUnsafeSysctls,omitempty" json:"allowedUnsafeSysctls,omitempty" edit:"rolling,set"`
+}
+
+// DNSSettings are the settings of CoreDNS.
+type DNSSettings struct {
+	// Replicas is how many replicas run. By default, there are at least as many as the size of the cluster asks for, and those that
+	// were added by somebody else stay.
+	Replicas int `yaml:"replicas,omitempty" json:"replicas,omitempty" jsonschema:"minimum=2" edit:"rolling"`
 }
 
 // Registry is an image registry that the nodes reach through mirrors.

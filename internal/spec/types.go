@@ -3,8 +3,11 @@
 package spec
 
 import (
+	"cmp"
 	"reflect"
 	"slices"
+
+	"quorate.dev/quorate/internal/size"
 )
 
 // APIVersion and Kind head every spec.
@@ -45,6 +48,8 @@ type Spec struct {
 	Region string `yaml:"region,omitempty" json:"region,omitempty" edit:"rolling"`
 	// Kubernetes selects the Kubernetes version.
 	Kubernetes Kubernetes `yaml:"kubernetes,omitempty" json:"kubernetes,omitempty"`
+	// Size says how large the cluster is to become, for the settings that grow with it.
+	Size Size `yaml:"size,omitempty" json:"size,omitempty"`
 	// ControlPlane describes the replicated API servers and the name that clients use.
 	ControlPlane ControlPlane `yaml:"controlPlane" json:"controlPlane"`
 	// Etcd refers to an existing etcd, for the topology external without hosts with the role etcd.
@@ -91,6 +96,15 @@ type Monitoring struct {
 
 // ExporterPort is the port of control planes on which Monitoring.Exporter exposes metrics.
 const ExporterPort = 10270
+
+// Size says how large the cluster is to become. Settings that nothing else in the spec gives are chosen for it: see docs/size.md.
+type Size struct {
+	// Nodes is the number of nodes, control planes included, that the cluster is planned for. The default is the number of hosts that
+	// are nodes, which also counts if it is larger.
+	Nodes int `yaml:"nodes,omitempty" json:"nodes,omitempty" jsonschema:"minimum=1,maximum=5000" edit:"rolling"`
+	// Pods is the number of pods that the cluster is planned for. The default is 30 for each node.
+	Pods int `yaml:"pods,omitempty" json:"pods,omitempty" jsonschema:"minimum=1,maximum=150000" edit:"rolling"`
+}
 
 // Kubernetes selects the Kubernetes version.
 type Kubernetes struct {
@@ -150,8 +164,9 @@ type LoadBalancer struct {
 	// resolves to it on every host. In a lab, the virtual IP can be left out and is then taken from the lab's subnet.
 	// The address of an external load balancer can be left out if the name resolves through DNS.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"rolling"`
-	// MaxConnections is how many connections each managed load balancer accepts. Default 8000. A sixteenth of them can come
-	// from one address, and a quarter is kept for the networks of the cluster's hosts.
+	// MaxConnections is how many connections each managed load balancer accepts. The default is 8000 up to 400 nodes, and doubles
+	// each time that their number does. A sixteenth of them can come from one address, and a quarter is kept for the networks of
+	// the cluster's hosts.
 	MaxConnections int `yaml:"maxConnections,omitempty" json:"maxConnections,omitempty" jsonschema:"minimum=1000,maximum=100000" edit:"rolling"`
 }
 
@@ -159,7 +174,7 @@ type LoadBalancer struct {
 // and, while it is idle, 3.4 KiB.
 const (
 	MinConnections = 1000
-	MaxConnections = 100_000
+	MaxConnections = size.MostConnections
 )
 
 // CNI plugins that Quorate installs, that it installs from what the user gives, or not.
@@ -351,6 +366,32 @@ func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }
 
 // IsNode reports whether the host runs a kubelet.
 func (h Host) IsNode() bool { return h.Has(RoleControlPlane) || h.Has(RoleWorker) }
+
+// Planned is the number of nodes and pods that the cluster is planned for: what the spec says, or the hosts that it has if those are
+// more, and Kubernetes' usual density.
+func (c *Cluster) Planned() (nodes, pods int) {
+	nodes = max(c.nodes(), c.Spec.Size.Nodes)
+	return nodes, cmp.Or(c.Spec.Size.Pods, nodes*size.PodsPerNode)
+}
+
+// ForSize are the settings for the planned size. What the spec itself sets comes before them.
+func (c *Cluster) ForSize() size.Settings { return size.SettingsOf(c.Planned()) }
+
+// DNSReplicas is how many replicas of CoreDNS the spec asks for. Those that it asks for because of the size are the least, and not more
+// than there are nodes, because a node runs only one of them.
+func (c *Cluster) DNSReplicas() int {
+	return cmp.Or(c.Spec.Settings.DNS.Replicas, max(size.DNSReplicas, min(c.ForSize().DNSReplicas, c.nodes())))
+}
+
+// nodes is the number of hosts that are nodes.
+func (c *Cluster) nodes() (n int) {
+	for _, h := range c.Spec.Hosts {
+		if h.IsNode() {
+			n++
+		}
+	}
+	return n
+}
 
 // HostsWith returns the hosts that have the role, in the order of the spec.
 func (c *Cluster) HostsWith(role string) []Host {

@@ -46,6 +46,7 @@ func validate(c *Cluster, opts Options, spoiled []string) Errors {
 	k.etcd()
 	k.balancer()
 	k.network()
+	k.size()
 	k.components()
 	k.choose("spec.controlPlane.topology", "ControlPlane.topology", c.Spec.ControlPlane.Topology)
 	k.choose("spec.controlPlane.placement", "ControlPlane.placement", c.Spec.ControlPlane.Placement)

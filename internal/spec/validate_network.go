@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"quorate.dev/quorate/internal/hostkey"
+	"quorate.dev/quorate/internal/size"
 )
 
 // LabRange is the range of lab addresses: the benchmarking range of RFC 2544, which is not used in real networks.
@@ -124,7 +125,19 @@ func (k *checker) balancer() {
 	case lb.Type == BalancerExternal:
 		k.refuse(most, "remove it, and set the limit in your load balancer", "it belongs to managed load balancers, and yours is external")
 	case n < MinConnections || n > MaxConnections:
-		k.refuse(most, fmt.Sprintf("use a number from %d to %d; the default is %d", MinConnections, MaxConnections, DefaultMaxConnections), "a load balancer cannot accept %d connections", n)
+		k.refuse(most, fmt.Sprintf("use a number from %d to %d; the default is %d", MinConnections, MaxConnections, k.c.ForSize().Connections), "a load balancer cannot accept %d connections", n)
+	}
+}
+
+// size refuses what Kubernetes does not support.
+func (k *checker) size() {
+	s := k.c.Spec.Size
+	const nodesPath, podsPath = "spec.size.nodes", "spec.size.pods"
+	if s.Nodes < 0 || s.Nodes > size.MaxNodes {
+		k.refuse(nodesPath, fmt.Sprintf("use a number from 1 to %d, or split the cluster", size.MaxNodes), "Kubernetes supports no cluster of %d nodes", s.Nodes)
+	}
+	if s.Pods < 0 || s.Pods > size.MaxPods {
+		k.refuse(podsPath, fmt.Sprintf("use a number from 1 to %d, or split the cluster", size.MaxPods), "Kubernetes supports no cluster of %d pods", s.Pods)
 	}
 }
 
@@ -156,20 +169,15 @@ func (k *checker) network() {
 	pods, podsOK := k.cidr(podPath, n.PodCIDR, DefaultPodCIDR)
 	services, servicesOK := k.cidr(servicePath, n.ServiceCIDR, DefaultServiceCIDR)
 	if podsOK {
-		nodes := 0
-		for _, h := range k.c.Spec.Hosts {
-			if h.IsNode() {
-				nodes++
-			}
-		}
+		nodes, _ := k.c.Planned()
 		switch bits := pods.Bits(); {
 		case bits < minPodBits:
 			k.refuse(podPath, fmt.Sprintf("use a /%d or smaller", minPodBits), "%s is too large: kubeadm accepts at most 65,536 node ranges", pods)
 		case bits > nodeBits:
-			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)), "%s is too small: each node gets a /%d of it", pods, nodeBits)
+			k.refuse(podPath, largeEnough(nodes), "%s is too small: each node gets a /%d of it", pods, nodeBits)
 		case 1<<(nodeBits-bits) < nodes:
-			k.refuse(podPath, "use a /16, or at least a /"+strconv.Itoa(bitsFor(nodes)),
-				"%s is too small: each node gets a /%d, which is enough for %d nodes, but there are %d", pods, nodeBits, 1<<(nodeBits-bits), nodes)
+			k.refuse(podPath, largeEnough(nodes),
+				"%s is too small: each node gets a /%d, which is enough for %d nodes, but there are %d, or are to be", pods, nodeBits, 1<<(nodeBits-bits), nodes)
 		}
 	}
 	if servicesOK {
@@ -244,6 +252,15 @@ func (k *checker) cidr(path, s, example string) (netip.Prefix, bool) {
 		return p, true
 	}
 	return netip.Prefix{}, false
+}
+
+// largeEnough says which range of pods gives each node its own.
+func largeEnough(nodes int) string {
+	bits := strconv.Itoa(bitsFor(nodes))
+	if bitsFor(nodes) < 16 {
+		return "use at least a /" + bits
+	}
+	return "use a /16, or at least a /" + bits
 }
 
 // bitsFor is the smallest range, by its prefix length, that gives each node its own.

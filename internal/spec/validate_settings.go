@@ -99,6 +99,9 @@ func (k *checker) settings() {
 	k.args("controllerManager", controllerManager, s.ControllerManager.ExtraArgs)
 	k.args("scheduler", scheduler, s.Scheduler.ExtraArgs)
 	k.kubelet(s.Kubelet)
+	if r := s.DNS.Replicas; r < 0 || r == 1 {
+		k.refuse(settingsPath+".dns.replicas", "use at least 2, which run on different nodes", "with %d, the cluster's DNS would have a single point of failure", r)
+	}
 	k.registries(s.Registries)
 	k.sysctls(s.Sysctls)
 }

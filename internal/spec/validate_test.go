@@ -223,6 +223,11 @@ func TestRefusals(t *testing.T) {
 		"endpoint NodePort":        {edits: []string{":6443", ":30443", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"NodePort range"}},
 		"endpoint kubelet":         {edits: []string{":6443", ":10250", "[worker], zone: a", "[worker, load-balancer], zone: a"}, path: "spec.controlPlane.endpoint", at: "endpoint:", want: []string{"belongs to kubelet"}},
 
+		"more nodes than exist": {edits: []string{"spec:\n", "spec:\n  size: {nodes: 6000}\n", "10.244.0.0/16", "10.128.0.0/10"}, path: "spec.size.nodes", at: "nodes: 6000", want: []string{"no cluster of 6000 nodes", "split the cluster"}},
+		"more pods than exist":  {edits: []string{"spec:\n", "spec:\n  size: {pods: 200000}\n"}, path: "spec.size.pods", at: "pods: 200000", want: []string{"no cluster of 200000 pods"}},
+		"few pods":              {edits: []string{"spec:\n", "spec:\n  size: {pods: -1}\n"}, path: "spec.size.pods", at: "pods: -1", want: []string{"no cluster of -1 pods"}},
+		"pod range for plans":   {edits: []string{"spec:\n", "spec:\n  size: {nodes: 300}\n"}, path: "spec.network.podCIDR", at: "podCIDR", want: []string{"enough for 256 nodes, but there are 300, or are to be", "use at least a /15"}},
+		"one DNS replica":       {edits: []string{"spec:\n", "spec:\n  settings: {dns: {replicas: 1}}\n"}, path: "spec.settings.dns.replicas", at: "replicas: 1", want: []string{"single point of failure", "at least 2"}},
 		"few connections":       {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 999"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 999", "from 1000 to 100000"}},
 		"many connections":      {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: 100001"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept 100001"}},
 		"negative connections":  {edits: []string{"address: 10.0.0.100", "address: 10.0.0.100\n    maxConnections: -1"}, path: "spec.loadBalancer.maxConnections", at: "maxConnections:", want: []string{"cannot accept -1"}},

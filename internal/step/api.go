@@ -347,10 +347,10 @@ func applyObject(ctx context.Context, resource dynamic.ResourceInterface, o *uns
 	return err
 }
 
-// spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish. During a rolling update
+// spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish, and scales it if the step says so. During a rolling update
 // the constraint counts only replicas of one version, or an update on two nodes would never end. As long as there is one
 // node only, the second replica waits for another: without a least number of nodes both would be on the first for good.
-func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
+func spreadDNS(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
 		return err
@@ -362,10 +362,14 @@ func spreadDNS(ctx context.Context, e *Env, _ plan.Step) error {
 	}
 	nodes := spread(corev1.LabelHostname, corev1.DoNotSchedule)
 	nodes.MinDomains = new(int32(2))
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{
+	deployment := map[string]any{"template": map[string]any{"spec": map[string]any{
 		"topologySpreadConstraints": []corev1.TopologySpreadConstraint{
 			nodes, spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
-		}}}}})
+		}}}}
+	if s.Replicas > 0 {
+		deployment["replicas"] = s.Replicas
+	}
+	patch, err := json.Marshal(map[string]any{"spec": deployment})
 	if err != nil {
 		return err
 	}

@@ -14,6 +14,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/size"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -399,6 +400,10 @@ func (w *writer) finish() Section {
 		})
 	} else {
 		actions = append(actions, Action{Reason: "The spec has no CNI plugin: install yours now. Until then, the nodes are not Ready."})
+	}
+	if n := w.c.DNSReplicas(); n > size.DNSReplicas {
+		actions = append(actions, Action{Reason: "kubeadm installs two replicas of CoreDNS. A cluster of this size needs more.",
+			Commands: []string{fmt.Sprintf("kubectl -n kube-system scale deployment coredns --replicas=%d", n)}})
 	}
 	actions = append(actions, Action{
 		Reason:   "When CoreDNS started, there was only the first control plane, so all replicas run there. Restart them to spread them over the nodes.",

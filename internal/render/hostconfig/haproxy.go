@@ -41,7 +41,7 @@ type limits struct {
 }
 
 func limitsOf(c *spec.Cluster) limits {
-	n := cmp.Or(c.Spec.LoadBalancer.MaxConnections, spec.DefaultMaxConnections)
+	n := cmp.Or(c.Spec.LoadBalancer.MaxConnections, c.ForSize().Connections)
 	return limits{connections: n, perSource: n / 16, others: n - n/4}
 }
 

@@ -7,6 +7,7 @@ import (
 	"path"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -158,7 +159,29 @@ func settingFiles(c *spec.Cluster) (out []facts.File) {
 // Programs of a control plane that have settings, in the order in which they are shown.
 var Programs = []string{facts.APIServer, facts.ControllerManager, facts.Scheduler}
 
-// Arguments are those that the settings give each program.
+// SizeArguments are those of the API server that the planned size of the cluster asks for. What a setting of the spec gives is not
+// part of it.
+func SizeArguments(c *spec.Cluster) map[string]string {
+	s, out := c.ForSize(), map[string]string{}
+	for name, n := range map[string]int{"max-requests-inflight": s.RequestsInFlight, "max-mutating-requests-inflight": s.MutatingInFlight} {
+		if _, given := c.Spec.Settings.APIServer.ExtraArgs[name]; !given && n > 0 {
+			out[name] = strconv.Itoa(n)
+		}
+	}
+	return out
+}
+
+// SizeFields are the fields of the kubelets' configuration that the planned size of the cluster asks for. Only kubelets of the failover
+// profile fast report their status as often as they look for changes.
+func SizeFields(c *spec.Cluster) map[string]any {
+	out := map[string]any{}
+	if s := c.ForSize().StatusReportSeconds; s > 0 && c.Spec.Failover.Profile == spec.ProfileFast {
+		out["nodeStatusReportFrequency"] = (time.Duration(s) * time.Second).String()
+	}
+	return out
+}
+
+// Arguments are those that the settings, and the planned size of the cluster, give each program.
 func Arguments(c *spec.Cluster) map[string]map[string]string {
 	s := c.Spec.Settings
 	out := map[string]map[string]string{}
@@ -170,6 +193,7 @@ func Arguments(c *spec.Cluster) map[string]map[string]string {
 			out[program]["feature-gates"] = gates
 		}
 	}
+	maps.Copy(out[facts.APIServer], SizeArguments(c))
 	if p := AuditPolicyPath(c); p != AuditPolicyFile {
 		out[facts.APIServer]["audit-policy-file"] = p
 	}
@@ -218,10 +242,10 @@ func InContainers() map[string]any {
 // evictionDefaults are the kubelet's own on Linux. It replaces all of them when one is set.
 var evictionDefaults = map[string]string{"memory.available": "100Mi", "nodefs.available": "10%", "nodefs.inodesFree": "5%", "imagefs.available": "15%", "imagefs.inodesFree": "5%"}
 
-// KubeletFields are the fields of the kubelets' configuration that the settings give.
+// KubeletFields are the fields of the kubelets' configuration that the settings, and the planned size of the cluster, give.
 func KubeletFields(c *spec.Cluster, nodes []*facts.Facts) map[string]any {
 	s := c.Spec.Settings
-	out := map[string]any{}
+	out := SizeFields(c)
 	if len(s.FeatureGates) > 0 {
 		out["featureGates"] = s.FeatureGates
 	}

@@ -39,6 +39,37 @@ func TestNoSettingsWriteNothing(t *testing.T) {
 	}
 }
 
+// TestSizeArguments: large clusters get more requests at the same time, one by one where the spec does not say how many.
+func TestSizeArguments(t *testing.T) {
+	c := spec.DefaultLab("test")
+	for nodes, want := range map[int][2]string{0: {}, 500: {}, 501: {"1500", "500"}, 3001: {"3000", "1000"}} {
+		c.Spec.Size.Nodes = nodes
+		for _, args := range []map[string]string{SizeArguments(c), Arguments(c)[facts.APIServer]} {
+			if args["max-requests-inflight"] != want[0] || args["max-mutating-requests-inflight"] != want[1] {
+				t.Errorf("%d nodes: %v", nodes, args)
+			}
+		}
+		if other := len(Arguments(c)[facts.Scheduler]) + len(Arguments(c)[facts.ControllerManager]); other > 0 {
+			t.Errorf("%d nodes: other programs have %d arguments", nodes, other)
+		}
+	}
+	for nodes, want := range map[int]any{100: nil, 101: "5m0s"} {
+		c.Spec.Size.Nodes = nodes
+		if got := KubeletFields(c, nil)["nodeStatusReportFrequency"]; got != want {
+			t.Errorf("%d nodes: reports each %v", nodes, got)
+		}
+	}
+	c.Spec.Failover.Profile = spec.ProfileStandard
+	if got := KubeletFields(c, nil); len(got) > 0 {
+		t.Errorf("with the profile standard, kubelets report every five minutes anyway: %v", got)
+	}
+	c.Spec.Size.Nodes = 600
+	c.Spec.Settings.APIServer.ExtraArgs = map[string]string{"max-requests-inflight": "700"}
+	if args := Arguments(c)[facts.APIServer]; args["max-requests-inflight"] != "700" || args["max-mutating-requests-inflight"] != "500" {
+		t.Errorf("with one of them in the spec: %v", args)
+	}
+}
+
 func TestRegistries(t *testing.T) {
 	c := spec.DefaultLab("test")
 	c.Spec.Settings.Registries = []spec.Registry{{Name: "docker.io", Mirrors: []string{"https://mirror.example.com/", "https://harbor.example.com/hub", "http://10.0.0.5:5000/v2/x"}, CAFile: "ca"},
