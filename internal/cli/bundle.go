@@ -16,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/require"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
 )
 
 func (a *app) bundle() *cobra.Command {
@@ -47,7 +48,7 @@ func (a *app) bundleBuild(version *string) *cobra.Command {
 				return explain(cmd.Context(), err)
 			}
 			return a.print(describe(b), func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s %s: %s, %s in %s\n", b.Version(), b.Arch(), b.Digest(), size(b.Size()), b.Dir())
+				_, err := fmt.Fprintf(w, "%s %s: %s, %s in %s\n", b.Version(), b.Arch(), b.Digest(), ui.Bytes(b.Size()), b.Dir())
 				return err
 			})
 		},
@@ -75,8 +76,6 @@ func describe(b *bundle.Bundle) bundleInfo {
 	return info
 }
 
-func size(bytes int64) string { return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20)) }
-
 func (a *app) bundleList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the bundles on this machine and their contents",
@@ -95,11 +94,11 @@ func (a *app) bundleList() *cobra.Command {
 					return err
 				}
 				for _, b := range infos {
-					fmt.Fprintf(w, "%s %s  %s  %s  %s\n", b.Version, b.Arch, size(b.SizeBytes), b.Digest, b.Dir)
+					fmt.Fprintf(w, "%s %s  %s  %s  %s\n", b.Version, b.Arch, ui.Bytes(b.SizeBytes), b.Digest, b.Dir)
 					t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 					fmt.Fprintln(t, "  COMPONENT\tVERSION\tSIZE\tIMAGES")
 					for _, c := range b.Components {
-						fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", c.Name, c.Version, size(c.Size), strings.Join(c.Images, ", "))
+						fmt.Fprintf(t, "  %s\t%s\t%s\t%s\n", c.Name, c.Version, ui.Bytes(c.Size), strings.Join(c.Images, ", "))
 					}
 					if err := t.Flush(); err != nil {
 						return err
@@ -135,7 +134,7 @@ exit status is 1. quorate apply imports damaged or missing images again.`,
 				return &bundle.DamageError{Damages: damages}
 			}
 			return a.print(describe(b), func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s is intact: %d blobs, %s.\n", b.Version(), len(b.Blobs()), size(b.Size()))
+				_, err := fmt.Fprintf(w, "%s is intact: %d blobs, %s.\n", b.Version(), len(b.Blobs()), ui.Bytes(b.Size()))
 				return err
 			})
 		},

@@ -16,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/run"
 	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/ui"
 )
 
 // accessFlags adds the flags for reaching a registry or a mirror without a spec.
@@ -58,7 +59,7 @@ them (--releases and --registry). With -f, the spec's components section determi
 				return explain(cmd.Context(), err)
 			}
 			return a.print(describe(b), func(w io.Writer) error {
-				_, err := fmt.Fprintf(w, "%s %s: %s, %s in %s\n", b.Version(), b.Arch(), b.Digest(), size(b.Size()), b.Dir())
+				_, err := fmt.Fprintf(w, "%s %s: %s, %s in %s\n", b.Version(), b.Arch(), b.Digest(), ui.Bytes(b.Size()), b.Dir())
 				return err
 			})
 		},

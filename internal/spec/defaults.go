@@ -3,8 +3,6 @@ package spec
 import (
 	"cmp"
 	"strings"
-
-	"quorate.dev/quorate/internal/size"
 )
 
 // What a spec that leaves a field out gets.
