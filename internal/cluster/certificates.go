@@ -179,10 +179,12 @@ type AuthorityRenewal struct {
 	// Hosts still trust the one that has expired, in their file or in a kubeconfig. Expired is when it did.
 	Hosts   []string
 	Expired time.Time
+	// Away are hosts in maintenance that still trust it, too. They get the certificate when that ends.
+	Away []string
 }
 
 // AuthorityRenewals are the renewals of expired authorities that have to begin, or that an earlier run did not finish. An authority is not among them
-// if no host has its key, or if hosts disagree about which key it is. Hosts in maintenance are left as they are.
+// if no host has its key, or if hosts disagree about which key it is. Hosts in maintenance are left as they are, whatever they have.
 func (s *State) AuthorityRenewals() (out []AuthorityRenewal) {
 	for _, a := range facts.Authorities {
 		if r, possible := s.authorityRenewal(a); possible && len(r.Hosts) > 0 {
@@ -198,7 +200,13 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 	for _, h := range s.TrustingHosts(a) {
 		t := s.Facts(h.Name).Kubernetes.Trust[a]
 		c, known := s.certificateOn(h.Name, a.Certificate())
-		if _, in := s.Maintenance(h.Name); in || !known || len(t.Trusted) == 0 {
+		if !known || len(t.Trusted) == 0 {
+			continue
+		}
+		if _, in := s.Maintenance(h.Name); in {
+			if s.Expired(c) {
+				r.Away = append(r.Away, h.Name)
+			}
 			continue
 		}
 		if len(r.Trusted) > 0 && r.Trusted[0] != t.Trusted[0] {
@@ -227,9 +235,28 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 }
 
 // RenewsAuthority says that the certificate of an authority, as of facts.Certificate.Name, has expired somewhere, and that apply renews it, or
-// gives hosts the one that others have.
+// gives hosts the one that others have. A host in maintenance gets that when the maintenance ends.
 func (s *State) RenewsAuthority(name string) bool {
-	return slices.ContainsFunc(s.AuthorityRenewals(), func(r AuthorityRenewal) bool { return r.Authority.Certificate() == name })
+	return slices.ContainsFunc(facts.Authorities, func(a facts.Authority) bool {
+		r, possible := s.authorityRenewal(a)
+		return a.Certificate() == name && possible && len(r.Hosts)+len(r.Away) > 0
+	})
+}
+
+// RenewedOnReturn says that a certificate has expired on a host in maintenance, and that it is renewed when the maintenance ends.
+func (s *State) RenewedOnReturn(c Certificate) bool {
+	if _, in := s.Maintenance(c.Host); !in || !s.Expired(c.Certificate) {
+		return false
+	}
+	switch s.Renewer(c) {
+	case ByKubelet:
+		return s.MaySignFor(c.Host)
+	case ByQuorate:
+		return s.MayRenew(c.Host, []facts.Certificate{c.Certificate}) == nil
+	case ByEtcdHosts:
+		return true
+	}
+	return s.RenewsAuthority(c.Name)
 }
 
 // TrustsExpired says that a host trusts an authority that has expired, and that apply renews.
@@ -396,6 +423,9 @@ func (f *findings) certificates() {
 
 // renewal is how a certificate is renewed.
 func (f *findings) renewal(c Certificate) string {
+	if f.RenewedOnReturn(c) {
+		return "`quorate maintain --undo " + c.Host + "` renews it: apply leaves a host alone that is in maintenance."
+	}
 	switch f.Renewer(c) {
 	case ByKubelet:
 		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) && !f.MaySignFor(c.Host) {

@@ -16,9 +16,9 @@ import (
 // kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so is what the API publishes. ConfigMaps that only Quorate changes are
 // written last.
 
-// renewAuthorities gives hosts a valid certificate for authorities that have expired. Nothing restarts but the kubelet: what reads such
-// files only when it starts is restarted with new certificates of its own.
-func (b *builder) renewAuthorities() {
+// renewAuthorities gives those of some hosts a valid certificate for authorities that have expired that lack it. Nothing restarts but the kubelet:
+// what reads such files only when it starts is restarted with new certificates of its own.
+func (b *builder) renewAuthorities(hosts []spec.Host) {
 	for _, r := range b.AuthorityRenewals() {
 		a := r.Authority
 		var begin []*Step
@@ -34,7 +34,7 @@ func (b *builder) renewAuthorities() {
 				Reason: "the one that it has expired on " + r.Expired.Format(time.DateOnly), Change: change(verb, part, h.Name)}
 		}
 		var workers []spec.Host
-		for _, h := range b.c.Spec.Hosts {
+		for _, h := range hosts {
 			if !slices.Contains(r.Hosts, h.Name) || !b.Reachable(h.Name) {
 				continue
 			}
@@ -95,19 +95,24 @@ func (b *builder) renewOnBalancers(alone bool) {
 		return
 	}
 	for _, h := range b.balancersInTurn() {
-		if !b.Reachable(h.Name) || b.keepsServing(h) {
-			continue
-		}
-		d := hostconfig.BalancerAuthority("") // the steps before have it
-		if !makes {
-			d = hostconfig.BalancerAuthority(b.CA())
-			if b.CA() == "" || !b.balances(h) || len(hostconfig.Missing(d, b.Facts(h.Name))) == 0 {
-				continue
-			}
-		}
-		b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "authority", Title: "have HAProxy trust the renewed certificate", Desired: &d, Change: change(cluster.Reload, cluster.LoadBalancer, h.Name),
-			Reason: "it verifies the certificates of API servers; HAProxy reloads"}, b.all()...)
+		b.renewOnBalancer(h, makes, b.all()...)
 	}
+}
+
+// renewOnBalancer does it for one host. Makes says that steps before have the certificate, and not the observation.
+func (b *builder) renewOnBalancer(h spec.Host, makes bool, after ...*Step) {
+	if !b.Reachable(h.Name) || b.keepsServing(h) || b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return
+	}
+	d := hostconfig.BalancerAuthority("")
+	if !makes {
+		d = hostconfig.BalancerAuthority(b.CA())
+		if b.CA() == "" || !b.balances(h) || len(hostconfig.Missing(d, b.Facts(h.Name))) == 0 {
+			return
+		}
+	}
+	b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "authority", Title: "have HAProxy trust the renewed certificate", Desired: &d, Change: change(cluster.Reload, cluster.LoadBalancer, h.Name),
+		Reason: "it verifies the certificates of API servers; HAProxy reloads"}, after...)
 }
 
 // renewInAPI has the API tell clients to trust certificates that were renewed: those that this plan gives to hosts, or, after a run that was
