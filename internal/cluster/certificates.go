@@ -295,6 +295,43 @@ func (s *State) readFormer(host string) (out []string) {
 	return out
 }
 
+// FormerClients are the nodes on which kube-proxy or flannel was started before the certificate of the Kubernetes CA was signed, and written, that
+// the node trusts now, and whether CoreDNS was: they may have read only then what they trust, and may trust only one that has expired. An earlier run
+// was killed, or could not restart them there. Nodes that are not Ready, and hosts in maintenance, are not among them, because nothing can be
+// restarted there. Of other clients nobody can tell.
+func (s *State) FormerClients() (nodes []string, dns bool) {
+	if s.Seen.API == nil {
+		return nil, false
+	}
+	var first time.Time // on control planes, to which CoreDNS is compared
+	for _, h := range s.TrustingHosts(facts.KubernetesAuthority) {
+		c, known := s.certificateOn(h.Name, facts.ClusterCA)
+		written := s.Facts(h.Name).Kubernetes.Trust[facts.KubernetesAuthority].Written
+		if !known || s.Expired(c) || c.Begins.IsZero() || written.IsZero() {
+			continue
+		}
+		// The file may have been written for another reason, and a certificate begins some time before it is signed: both must be later.
+		since := c.Begins.Add(facts.Backdated)
+		if written.Before(since) {
+			since = written
+		}
+		if h.Has(spec.RoleControlPlane) && (first.IsZero() || since.Before(first)) {
+			first = since
+		}
+		node := s.Node(h.Name)
+		if _, in := s.Maintenance(h.Name); in || node == nil || !node.Ready {
+			continue
+		}
+		if slices.ContainsFunc([]string{facts.KubeProxy, facts.Flannel}, func(program string) bool {
+			at := s.Seen.Hosts[h.Name].Components[program].Started
+			return !at.IsZero() && at.Before(since)
+		}) {
+			nodes = append(nodes, h.Name)
+		}
+	}
+	return nodes, !s.Seen.API.DNSStarted.IsZero() && s.Seen.API.DNSStarted.Before(first)
+}
+
 // EtcdExpired says that most members of etcd accept no connection, because the authority that they trust has expired. Whatever still works does so
 // over connections from before. One member that restarts alone is cut off from the others.
 func (s *State) EtcdExpired() bool {

@@ -220,6 +220,8 @@ type API struct {
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
 	DNSSpread bool `json:"dnsSpread"`
+	// DNSStarted is when the first of CoreDNS's pods was started that run; zero if there are none.
+	DNSStarted time.Time `json:"dnsStarted,omitzero"`
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`

@@ -482,8 +482,12 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	nodes := map[string]bool{}
 	for _, p := range pods.Items {
+		ended := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+		if at := started(&p); !ended && !at.IsZero() && (api.DNSStarted.IsZero() || at.Before(api.DNSStarted)) {
+			api.DNSStarted = at
+		}
 		switch reason := whyNotReady(&p); {
-		case p.DeletionTimestamp != nil, p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded: // others take its place
+		case ended: // others take its place
 		case reason == "":
 			api.DNSReady++
 			nodes[p.Spec.NodeName] = true
@@ -493,6 +497,16 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	api.DNSNodes = len(nodes)
 	return nil
+}
+
+// started is when the first container of a pod was started that runs; zero if none does.
+func started(p *corev1.Pod) (at time.Time) {
+	for _, c := range p.Status.ContainerStatuses {
+		if r := c.State.Running; r != nil && (at.IsZero() || r.StartedAt.Time.Before(at)) {
+			at = r.StartedAt.Time
+		}
+	}
+	return at
 }
 
 // whyNotReady is empty for a pod that is ready.

@@ -13,8 +13,8 @@ import (
 // This file plans how an authority whose certificate has expired comes back. It is not replaced, as in rotation.go: that needs an API, and
 // that somebody accepts what the authority signs. Its certificate is signed again, for the same key and name. One host does that, and all
 // others get the result, which is no secret. There is no record of how far it got: hosts whose file has the expired certificate, or whose
-// kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so is what the API publishes. ConfigMaps that only Quorate changes are
-// written last.
+// kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so are what the API publishes and clients in pods that were started
+// before (see cluster.State.FormerClients). ConfigMaps that only Quorate changes are written last.
 
 // renewAuthorities gives those of some hosts a valid certificate for authorities that have expired that lack it. Nothing restarts but the kubelet:
 // what reads such files only when it starts is restarted with new certificates of its own.
@@ -120,22 +120,46 @@ func (b *builder) renewOnBalancer(h spec.Host, makes bool, after ...*Step) {
 func (b *builder) renewInAPI() {
 	for _, a := range []facts.Authority{facts.KubernetesAuthority, facts.FrontProxyAuthority} {
 		trusted := b.renewedKeys(a)
-		if len(trusted) == 0 || !b.publishesExpired(a) {
+		if len(trusted) == 0 {
 			continue
 		}
+		published := b.publishesExpired(a)
 		if a == facts.KubernetesAuthority {
-			s := Step{Kind: RestartClients, Detail: string(a), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: a, Trusted: trusted, Change: change(cluster.Restart, cluster.PodNetwork, ""),
-				Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
-			if b.Seen.API != nil {
-				for _, d := range b.Seen.API.DaemonSets {
-					s.Pods = append(s.Pods, d.Namespace+"/"+d.Name)
-				}
-			}
-			b.addInTurn(s, b.all()...)
+			b.restartFormerClients(trusted, published)
+		}
+		if !published {
+			continue
 		}
 		b.addInTurn(Step{Kind: PublishTrust, Detail: string(a), Title: "publish the renewed certificate of " + a.Title(), Authority: a, Trusted: trusted,
 			Reason: "clients read what they trust from ConfigMaps: hosts that join, pods in every namespace, and servers of aggregated APIs"}, b.all()...)
 	}
+}
+
+// restartFormerClients restarts the clients of the API in pods that were started before the renewed certificate was published. All says that it
+// is not published everywhere yet: then the step finds out which ones these are. After that, some may be left that a run could not restart.
+func (b *builder) restartFormerClients(trusted []string, all bool) {
+	nodes, dns := b.FormerClients()
+	if !all && len(nodes) == 0 && !dns {
+		return
+	}
+	var which []string
+	if len(nodes) > 0 {
+		which = append(which, "kube-proxy or flannel on "+cluster.List(nodes))
+	}
+	if dns {
+		which = append(which, "CoreDNS")
+	}
+	s := Step{Kind: RestartClients, Detail: string(facts.KubernetesAuthority), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: facts.KubernetesAuthority, Trusted: trusted,
+		Change: change(cluster.Restart, cluster.PodNetwork, ""), Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
+	if len(which) > 0 {
+		s.Reason = "these were started before the certificate was renewed, and may have read only the one that has expired: " + reasons(which)
+	}
+	if b.Seen.API != nil {
+		for _, d := range b.Seen.API.DaemonSets {
+			s.Pods = append(s.Pods, d.Namespace+"/"+d.Name)
+		}
+	}
+	b.addInTurn(s, b.all()...)
 }
 
 // renewedKeys are the keys that hosts trust of an authority that has a valid certificate, or gets one in this plan; empty while it is being

@@ -350,3 +350,76 @@ func TestEtcdsAuthorityExpiresWhileTheClusterRuns(t *testing.T) {
 		})
 	}
 }
+
+// TestClientsThatAnEarlierRunDidNotRestart: the certificate is published, so nothing but their age tells that they may trust only the one that has
+// expired. On a node that is not Ready, nothing can be restarted.
+func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*facts.Observation)
+		want   string
+	}{
+		"none": {func(*facts.Observation) {}, ""},
+		"one":  {func(obs *facts.Observation) { runs(obs, "worker-a", facts.Flannel, -2*time.Hour) }, "flannel on worker-a"},
+		"DNS":  {func(obs *facts.Observation) { obs.API.DNSStarted = obs.Time.Add(-2 * time.Hour) }, "CoreDNS"},
+		"nobody knows since when": {func(obs *facts.Observation) {
+			obs.Hosts["worker-a"].Components[facts.KubeProxy] = facts.Component{Answer: facts.Answer{OK: true}}
+		}, ""},
+		"the file was written for another reason": {func(obs *facts.Observation) {
+			for _, h := range obs.Hosts {
+				for i, c := range h.Facts.Kubernetes.Certificates {
+					if c.Name == facts.ClusterCA {
+						h.Facts.Kubernetes.Certificates[i].Begins = obs.Time.AddDate(-1, 0, 0)
+					}
+				}
+			}
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+		}, ""},
+		"on a node that is not Ready": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			for i := range obs.API.Nodes {
+				obs.API.Nodes[i].Ready = obs.API.Nodes[i].Name != "worker-a"
+			}
+		}, ""},
+		"on a host in maintenance": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			obs.API.Maintenance = map[string]facts.Maintenance{"worker-a": {Ready: true}}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			obs := finished(t, c)
+			certified(c, obs, 200)
+			trusting(c, obs)
+			obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "kube-flannel", Name: "kube-flannel-ds"}}
+			obs.API.DNSStarted = obs.Time.Add(-30 * time.Minute)
+			for _, h := range c.Spec.Hosts {
+				k := &obs.Hosts[h.Name].Facts.Kubernetes
+				for i, cert := range k.Certificates {
+					if cert.Name == facts.ClusterCA {
+						k.Certificates[i].Begins = obs.Time.Add(-time.Hour - facts.Backdated)
+					}
+				}
+				if tr, trusts := k.Trust[facts.KubernetesAuthority]; trusts {
+					tr.Written = obs.Time.Add(-time.Hour)
+					k.Trust[facts.KubernetesAuthority] = tr
+					runs(obs, h.Name, facts.KubeProxy, -30*time.Minute)
+					runs(obs, h.Name, facts.Flannel, -30*time.Minute)
+				}
+			}
+			tc.change(obs)
+			p := build(t, c, obs)
+			i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RestartClients })
+			if (i >= 0) != (tc.want != "") || len(kindsOf(p)[PublishTrust])+len(kindsOf(p)[SetTrust]) > 0 {
+				t.Fatalf("%v", kindsOf(p))
+			}
+			if i >= 0 && (!strings.Contains(p.Steps[i].Reason, tc.want) || len(p.Steps[i].Pods) != 2 || !slices.Equal(p.Steps[i].Trusted, []string{string(facts.KubernetesAuthority)})) {
+				t.Errorf("%+v", p.Steps[i])
+			}
+		})
+	}
+}
+
+// runs has a program of a host run since some time before the observation.
+func runs(obs *facts.Observation, host, program string, since time.Duration) {
+	obs.Hosts[host].Components[program] = facts.Component{Answer: facts.Answer{OK: true}, Started: obs.Time.Add(since)}
+}

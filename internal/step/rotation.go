@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -265,66 +264,6 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 		return fmt.Errorf("the controller manager has not published the certificates yet in %s", strings.Join(wait, ", "))
 	}
 	return nil
-}
-
-// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another. Those that need a renewed certificate restart when it
-// is published to them.
-func restartClients(ctx context.Context, e *Env, s plan.Step) error {
-	in, err := e.trust(s)
-	if err != nil {
-		return err
-	}
-	client, err := e.api(ctx)
-	if err != nil {
-		return err
-	}
-	value := pkifile.KeyIDs(in.Trusted)[len(s.Trusted)-1]
-	if renews(s) {
-		if err := awaitPublished(ctx, client, in.Trusted); err != nil {
-			return err
-		}
-		value += pkifile.Expiries(in.Trusted)[value].UTC().Format("-20060102T150405Z")
-	}
-	pods := s.Pods
-	if len(pods) == 0 {
-		if pods, err = observe.AgentSets(ctx, client); err != nil {
-			return err
-		}
-	}
-	if _, err := e.permit(ctx, s); err != nil {
-		return err
-	}
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
-		"annotations": map[string]string{facts.AuthorityAnnotation: value}}}}})
-	if err != nil {
-		return err
-	}
-	deployments := client.AppsV1().Deployments(metav1.NamespaceSystem)
-	err = e.onAPI(ctx, "restarting CoreDNS", func(ctx context.Context) error {
-		_, err := deployments.Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		return ignoreAbsent(err)
-	})
-	if err != nil {
-		return err
-	}
-	limited, cancel := withDeadline(ctx, rolloutTimeout, "restarting CoreDNS")
-	defer cancel()
-	if err := retry(limited, time.Second, func(ctx context.Context) error {
-		d, err := deployments.Get(ctx, "coredns", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err == nil && !deploymentRolledOut(d) {
-			err = fmt.Errorf("%d of %d pods of CoreDNS were replaced", d.Status.UpdatedReplicas, d.Status.Replicas)
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	if renews(s) {
-		return e.replaceAgents(ctx, client, pods)
-	}
-	return e.replacePods(ctx, pods, patch)
 }
 
 // awaitPublished waits until the pods of every namespace are told to trust these certificates.
