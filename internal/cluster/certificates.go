@@ -218,7 +218,7 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 		switch {
 		case s.Expired(c):
 			r.Hosts, r.Expired = append(r.Hosts, h.Name), c.Expires
-		case !t.Until.IsZero() && !t.Until.After(s.Seen.Time): // the file was written, and kubeconfigs were not
+		case !t.Until.IsZero() && !t.Until.After(s.Seen.Time): // kubeconfigs were not written, or the file still has both
 			r.Hosts, r.Expired, valid = append(r.Hosts, h.Name), t.Until, true
 		default:
 			valid = true

@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -179,6 +180,22 @@ func TestAnInterruptedRenewalOfAnAuthority(t *testing.T) {
 	kinds := kindsOf(p)
 	if len(kinds[RenewAuthority]) > 0 || !slices.Contains(kinds[SetTrust], "cp-a") || slices.Contains(kinds[SetTrust], "cp-b") || !slices.Contains(kinds[SetTrust], "worker-a") {
 		t.Errorf("%v", kinds)
+	}
+	if !p.Continues || len(kinds[RestartClients]) != 1 || len(kinds[PublishTrust]) != 1 {
+		t.Errorf("what needs the API is left: %v", kinds)
+	}
+	// No step signs the certificate, so load balancers get the one that hosts have.
+	for _, h := range c.BalancerHosts() {
+		obs.Hosts[h.Name].Facts.Files[hostconfig.BalancerAuthority("").Files[0].Key()] = "the former one"
+	}
+	for name, p := range map[string]*Plan{"apply": build(t, c, obs), "renew": must(t)(Renew(cluster.Evaluate(c, obs)))} {
+		for _, h := range c.BalancerHosts() {
+			if !slices.ContainsFunc(p.Steps, func(s Step) bool {
+				return s.Kind == Configure && s.Host == h.Name && s.Desired != nil && slices.ContainsFunc(s.Desired.Files, func(f facts.File) bool { return f.Key() == hostconfig.BalancerAuthority("").Files[0].Key() && f.Content == "CA" })
+			}) {
+				t.Errorf("%s: HAProxy on %s goes on with the former certificate: %v", name, h.Name, kindsOf(p))
+			}
+		}
 	}
 	// When the API answers, what it publishes is left.
 	obs = finished(t, c)
