@@ -193,8 +193,8 @@ type API struct {
 	// Trusted are the keys of authorities (see Trust) that ConfigMaps tell clients to trust, by the name of the ConfigMap; those of
 	// AuthenticationConfigMap by its keys.
 	Trusted map[string][]string `json:"trusted,omitempty"`
-	// TrustedUntil is when the last of their certificates expires, by the same names.
-	TrustedUntil map[string]time.Time `json:"trustedUntil,omitempty"`
+	// TrustedUntil is when the last certificate for each of these keys expires, by the same names.
+	TrustedUntil map[string]map[string]time.Time `json:"trustedUntil,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`

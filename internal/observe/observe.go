@@ -319,14 +319,9 @@ var StoredKubeconfigs = []stored{
 
 // clientServers reads where they say that the API is, and which keys clients should trust, in pods as well, and until when.
 func clientServers(ctx context.Context, client *kube.Client, version string, out *facts.API) error {
-	servers, trusted, until := map[string]string{}, map[string][]string{}, map[string]time.Time{}
+	servers, trusted, until := map[string]string{}, map[string][]string{}, map[string]map[string]time.Time{}
 	trust := func(name string, text []byte) {
-		trusted[name] = pkifile.KeyIDs(text)
-		for _, at := range pkifile.Expiries(text) {
-			if at.After(until[name]) {
-				until[name] = at
-			}
-		}
+		trusted[name], until[name] = pkifile.KeyIDs(text), pkifile.Expiries(text)
 	}
 	other := []stored{{metav1.NamespaceSystem, facts.RootCA, facts.RootCAKey}, {metav1.NamespaceSystem, facts.AuthenticationConfigMap, ""}}
 	for _, m := range append(slices.Clone(StoredKubeconfigs), other...) {

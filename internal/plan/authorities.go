@@ -123,7 +123,7 @@ func (b *builder) renewInAPI() {
 		if len(trusted) == 0 {
 			continue
 		}
-		published := b.publishesExpired(a)
+		published := b.publishesExpired(a, trusted[0])
 		if a == facts.KubernetesAuthority {
 			b.restartFormerClients(trusted, published)
 		}
@@ -162,30 +162,37 @@ func (b *builder) restartFormerClients(trusted []string, all bool) {
 	b.addInTurn(s, b.all()...)
 }
 
-// renewedKeys are the keys that hosts trust of an authority that has a valid certificate, or gets one in this plan; empty while it is being
-// replaced, because a rotation publishes what hosts trust itself.
-func (b *builder) renewedKeys(a facts.Authority) []string {
-	if b.Rotation(a).Begun {
-		return nil
-	}
+// renewedKeys are the keys that hosts trust of an authority whose key that signs has a valid certificate, or gets one in this plan. While the
+// authority is being replaced, these are those of the last stage that a host has reached; empty if hosts sign with different keys.
+func (b *builder) renewedKeys(a facts.Authority) (out []string) {
+	signs := ""
 	for _, h := range b.TrustingHosts(a) {
 		k := b.State.Facts(h.Name).Kubernetes
+		keys := k.Trust[a].Trusted
+		switch {
+		case len(keys) == 0:
+			continue
+		case signs == "":
+			signs = keys[0]
+		case signs != keys[0]:
+			return nil
+		}
 		valid := slices.ContainsFunc(k.Certificates, func(c facts.Certificate) bool { return c.Name == a.Certificate() && !b.Expired(c) })
-		if valid || b.renewsOn(h, a) {
-			return k.Trust[a].Trusted
+		if (valid || b.renewsOn(h, a)) && len(keys) > len(out) {
+			out = keys
 		}
 	}
-	return nil
+	return out
 }
 
-// publishesExpired says that the API tells clients to trust nothing but certificates that have expired. While nobody can ask it, it does so
-// if hosts do.
-func (b *builder) publishesExpired(a facts.Authority) bool {
+// publishesExpired says that the API tells clients to trust a certificate that has expired of the key that signs, and no other one of it. While
+// nobody can ask it, it does so if hosts do.
+func (b *builder) publishesExpired(a facts.Authority, signs string) bool {
 	if b.Seen.API == nil {
 		return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool { return b.renewsOn(h, a) })
 	}
 	return slices.ContainsFunc(a.Published(), func(name string) bool {
-		until, known := b.Seen.API.TrustedUntil[name]
+		until, known := b.Seen.API.TrustedUntil[name][signs]
 		return known && !until.After(b.Seen.Time)
 	})
 }

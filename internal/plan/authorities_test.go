@@ -191,7 +191,9 @@ func TestAnInterruptedRenewalOfAnAuthority(t *testing.T) {
 	for name, p := range map[string]*Plan{"apply": build(t, c, obs), "renew": must(t)(Renew(cluster.Evaluate(c, obs)))} {
 		for _, h := range c.BalancerHosts() {
 			if !slices.ContainsFunc(p.Steps, func(s Step) bool {
-				return s.Kind == Configure && s.Host == h.Name && s.Desired != nil && slices.ContainsFunc(s.Desired.Files, func(f facts.File) bool { return f.Key() == hostconfig.BalancerAuthority("").Files[0].Key() && f.Content == "CA" })
+				return s.Kind == Configure && s.Host == h.Name && s.Desired != nil && slices.ContainsFunc(s.Desired.Files, func(f facts.File) bool {
+					return f.Key() == hostconfig.BalancerAuthority("").Files[0].Key() && f.Content == "CA"
+				})
 			}) {
 				t.Errorf("%s: HAProxy on %s goes on with the former certificate: %v", name, h.Name, kindsOf(p))
 			}
@@ -202,13 +204,13 @@ func TestAnInterruptedRenewalOfAnAuthority(t *testing.T) {
 	certified(c, obs, 200)
 	trusting(c, obs)
 	obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}}
-	obs.API.TrustedUntil = map[string]time.Time{"cluster-info": obs.Time.Add(-time.Hour), facts.RootCA: obs.Time.AddDate(9, 0, 0)}
+	obs.API.TrustedUntil = map[string]map[string]time.Time{"cluster-info": {string(facts.KubernetesAuthority): obs.Time.Add(-time.Hour)}, facts.RootCA: {string(facts.KubernetesAuthority): obs.Time.AddDate(9, 0, 0)}}
 	p = build(t, c, obs)
 	restart, publish := detailed("", RestartClients, facts.KubernetesAuthority), detailed("", PublishTrust, facts.KubernetesAuthority)
 	if kinds := kindsOf(p); len(kinds[RestartClients]) != 1 || len(kinds[PublishTrust]) != 1 || len(kinds[SetTrust]) > 0 || !dependsOn(p, publish, restart) {
 		t.Errorf("%v", kinds)
 	}
-	obs.API.TrustedUntil["cluster-info"] = obs.Time.AddDate(9, 0, 0)
+	obs.API.TrustedUntil["cluster-info"][string(facts.KubernetesAuthority)] = obs.Time.AddDate(9, 0, 0)
 	if kinds := kindsOf(build(t, c, obs)); len(kinds[PublishTrust]) > 0 {
 		t.Errorf("%v", kinds)
 	}
@@ -261,7 +263,7 @@ func TestTheFrontProxysAuthorityHasExpired(t *testing.T) {
 	for _, h := range c.Spec.Hosts {
 		expire(obs, h.Name, facts.FrontProxyAuthority)
 	}
-	obs.API.TrustedUntil = map[string]time.Time{facts.ProxyAuthorityKey: obs.Time.Add(-time.Hour)}
+	obs.API.TrustedUntil = map[string]map[string]time.Time{facts.ProxyAuthorityKey: {string(facts.FrontProxyAuthority): obs.Time.Add(-time.Hour)}}
 	p := build(t, c, obs)
 	checkOrder(t, p)
 	kinds := kindsOf(p)
@@ -439,4 +441,82 @@ func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
 // runs has a program of a host run since some time before the observation.
 func runs(obs *facts.Observation, host, program string, since time.Duration) {
 	obs.Hosts[host].Components[program] = facts.Component{Answer: facts.Answer{OK: true}, Started: obs.Time.Add(since)}
+}
+
+// TestARenewalDuringARotation: an authority expires while everybody begins to trust the one that is to follow. The certificate of the key that
+// signs is renewed, and published next to the other one, and the rotation stays where it is.
+func TestARenewalDuringARotation(t *testing.T) {
+	for name, tc := range map[string]struct {
+		a     facts.Authority
+		after []string // hosts that have not reached the first stage
+	}{
+		"every host trusts both": {facts.KubernetesAuthority, nil},
+		"some hosts do":          {facts.KubernetesAuthority, []string{"cp-c", "worker-a"}},
+		"the front proxy's":      {facts.FrontProxyAuthority, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			key := string(tc.a)
+			fixture := func() *facts.Observation {
+				obs := finished(t, c)
+				certified(c, obs, 200)
+				trusting(c, obs)
+				for _, h := range c.Spec.Hosts {
+					k := &obs.Hosts[h.Name].Facts.Kubernetes
+					tr, trusts := k.Trust[tc.a]
+					if !trusts || slices.Contains(tc.after, h.Name) {
+						continue
+					}
+					tr.Trusted = []string{key, "new"}
+					if tr.Key != "" {
+						tr.Next = "new"
+					}
+					k.Trust[tc.a] = tr
+				}
+				return obs
+			}
+			check := func(p *Plan) {
+				t.Helper()
+				checkOrder(t, p)
+				for _, s := range p.Steps {
+					want := []string{key, "new"}
+					if s.Kind == SetTrust && slices.Contains(tc.after, s.Host) {
+						want = want[:1]
+					}
+					if slices.Contains([]Kind{SetTrust, PublishTrust, RestartClients}, s.Kind) && !slices.Equal(s.Trusted, want) {
+						t.Errorf("%s: %v, want %v", s.ID, s.Trusted, want)
+					}
+				}
+				if kinds := kindsOf(p); len(kinds[PublishTrust]) != 1 || (len(kinds[RestartClients]) > 0) != tc.a.Shared() {
+					t.Errorf("%v", kinds)
+				}
+			}
+			obs := fixture()
+			for _, h := range c.Spec.Hosts {
+				expire(obs, h.Name, tc.a)
+			}
+			unanswering(c, obs)
+			s := cluster.Evaluate(c, obs)
+			if r := s.Rotation(tc.a); !r.Begun || r.Unclear != "" || r.Stage() != cluster.TrustStage {
+				t.Fatalf("%+v", r)
+			}
+			p := build(t, c, obs)
+			check(p)
+			if kinds := kindsOf(p); len(kinds[RenewAuthority]) != 1 || len(kinds[SetTrust]) != len(s.TrustingHosts(tc.a)) {
+				t.Errorf("%v", kinds)
+			}
+			// A run that was killed then has given the certificate to hosts, and the API still tells clients to trust the former one.
+			obs = fixture()
+			published := map[string]time.Time{key: obs.Time.Add(-time.Hour), "new": obs.Time.AddDate(10, 0, 0)}
+			obs.API.TrustedUntil = map[string]map[string]time.Time{}
+			for _, name := range tc.a.Published() {
+				obs.API.TrustedUntil[name] = published
+			}
+			check(build(t, c, obs))
+			published[key] = obs.Time.AddDate(10, 0, 0)
+			if kinds := kindsOf(build(t, c, obs)); len(kinds[PublishTrust])+len(kinds[RestartClients])+len(kinds[SetTrust]) > 0 {
+				t.Errorf("%v", kinds)
+			}
+		})
+	}
 }

@@ -86,7 +86,8 @@ func (e *Env) restartDNS(ctx context.Context, client *kube.Client, patch []byte)
 // would wait for all nodes. What cannot be replaced now is left, and noted: nobody else must wait for it to get the certificate, and a later
 // plan finds it again (see cluster.State.FormerClients).
 func (e *Env) restartFormerClients(ctx context.Context, client *kube.Client, s plan.Step, in kubeadm.TrustRequest) error {
-	if err := awaitPublished(ctx, client, in.Trusted); err != nil {
+	trusted, only := awaited(s, in)
+	if err := awaitPublished(ctx, client, trusted, only); err != nil {
 		return err
 	}
 	sets := s.Pods

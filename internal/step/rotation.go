@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -152,6 +153,16 @@ func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 // publishPatience is how long the controller manager, and API servers, may take to publish what they have read.
 const publishPatience = 5 * time.Minute
 
+// awaited is what the API has to tell clients before a step may go on, and whether it may tell them nothing else. While an authority is being
+// replaced, hosts may be in different stages, and API servers and the controller manager publish what is on theirs: then, the certificate that was
+// renewed is enough.
+func awaited(s plan.Step, in kubeadm.TrustRequest) (trusted []byte, only bool) {
+	if renews(s) && len(s.Trusted) > 1 {
+		return pkifile.Keys(in.Trusted)[0].PEM, false
+	}
+	return in.Trusted, true
+}
+
 // publishTrust has the API tell clients what to trust. What nobody but Quorate writes is written here; for the rest it waits.
 func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 	in, err := e.trust(s)
@@ -178,16 +189,17 @@ func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 			}
 		}
 	}
+	trusted, only := awaited(s, in)
 	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what clients trust")
 	defer cancel()
 	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
-		if err := publishAuthentication(ctx, client, s.Authority, in.Trusted, len(s.Trusted) == 1); err != nil {
+		if err := publishAuthentication(ctx, client, s.Authority, trusted, len(s.Trusted) == 1); err != nil {
 			return err
 		}
 		if s.Authority != facts.KubernetesAuthority {
 			return nil
 		}
-		return publishedToPods(ctx, client, in.Trusted)
+		return publishedToPods(ctx, client, trusted, only)
 	})
 }
 
@@ -240,8 +252,8 @@ func publishAuthentication(ctx context.Context, client *kube.Client, a facts.Aut
 	return err
 }
 
-// publishedToPods returns an error unless the pods of every namespace are told to trust these certificates.
-func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) error {
+// publishedToPods returns an error unless the pods of every namespace are told to trust these certificates, and, if only is set, no others.
+func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte, only bool) error {
 	spaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
@@ -252,7 +264,9 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 	}
 	right := map[string]bool{}
 	for _, m := range published.Items {
-		right[m.Namespace] = pkifile.SameCertificates([]byte(m.Data[facts.RootCAKey]), trusted)
+		have := pkifile.Certificates([]byte(m.Data[facts.RootCAKey]))
+		lacks := slices.ContainsFunc(pkifile.Certificates(trusted), func(c *x509.Certificate) bool { return !slices.ContainsFunc(have, c.Equal) })
+		right[m.Namespace] = !lacks && (!only || pkifile.SameCertificates([]byte(m.Data[facts.RootCAKey]), trusted))
 	}
 	var wait []string
 	for _, n := range spaces.Items {
@@ -267,10 +281,10 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 }
 
 // awaitPublished waits until the pods of every namespace are told to trust these certificates.
-func awaitPublished(ctx context.Context, client *kube.Client, trusted []byte) error {
+func awaitPublished(ctx context.Context, client *kube.Client, trusted []byte, only bool) error {
 	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what pods trust")
 	defer cancel()
-	return retry(ctx, 2*time.Second, func(ctx context.Context) error { return publishedToPods(ctx, client, trusted) })
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error { return publishedToPods(ctx, client, trusted, only) })
 }
 
 // clientReload is how often a client of client-go reads again with what it verifies servers (transport/ca_rotation.go), and some more.

@@ -16,8 +16,10 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/plan"
 )
 
 // TestPublishingARenewedCertificate waits for the certificate, and not only for one of the same key.
@@ -52,7 +54,7 @@ func TestPublishingARenewedCertificate(t *testing.T) {
 				&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: facts.RootCA}, Data: map[string]string{facts.RootCAKey: string(tc.pods)}},
 				&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: facts.AuthenticationConfigMap}, Data: map[string]string{facts.ClientAuthorityKey: string(tc.servers)}})}
 			servers := publishAuthentication(ctx, client, facts.KubernetesAuthority, renewed, true)
-			pods := publishedToPods(ctx, client, renewed)
+			pods := publishedToPods(ctx, client, renewed, true)
 			if (servers == nil && pods == nil) != tc.want {
 				t.Fatalf("%v, %v", servers, pods)
 			}
@@ -64,5 +66,50 @@ func TestPublishingARenewedCertificate(t *testing.T) {
 				t.Errorf("%v, %v", m.Data, err)
 			}
 		})
+	}
+}
+
+// TestPublishingARenewedCertificateDuringARotation: what hosts publish depends on the stage that they are in, so the renewed certificate is enough.
+func TestPublishingARenewedCertificateDuringARotation(t *testing.T) {
+	issue := func(key *ecdsa.PrivateKey, expires time.Time) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(expires.Unix()), NotAfter: expires, IsCA: true, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	var keys [2]*ecdsa.PrivateKey
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	former, renewed, next := issue(keys[0], time.Now().Add(-time.Hour)), issue(keys[0], time.Now().AddDate(10, 0, 0)), issue(keys[1], time.Now().AddDate(9, 0, 0))
+	in := kubeadm.TrustRequest{Authority: facts.KubernetesAuthority, Trusted: slices.Concat(renewed, next)}
+	s := plan.Step{Kind: plan.PublishTrust, Detail: string(in.Authority), Authority: in.Authority, Trusted: []string{"old", "new"}}
+	if trusted, only := awaited(s, in); only || !slices.Equal(trusted, renewed) {
+		t.Errorf("only %t: %s", only, trusted)
+	}
+	stage := s
+	stage.Detail = ""
+	if trusted, only := awaited(stage, in); !only || !slices.Equal(trusted, in.Trusted) {
+		t.Errorf("a stage of the rotation itself: only %t: %s", only, trusted)
+	}
+	for name, tc := range map[string]struct {
+		pods []byte
+		want bool
+	}{
+		"not yet":                     {slices.Concat(former, next), false},
+		"by a host that trusts both":  {slices.Concat(renewed, next), true},
+		"by one that has not gone on": {renewed, true},
+	} {
+		client := &kube.Client{Interface: fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}},
+			&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: facts.RootCA}, Data: map[string]string{facts.RootCAKey: string(tc.pods)}})}
+		trusted, only := awaited(s, in)
+		if err := publishedToPods(t.Context(), client, trusted, only); (err == nil) != tc.want {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
