@@ -64,7 +64,10 @@ func renewAuthority(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.renewed = append(e.renewed, public)
+	if e.renewed == nil {
+		e.renewed = map[facts.Authority][]byte{}
+	}
+	e.renewed[s.Authority] = public
 	return nil
 }
 
@@ -122,7 +125,7 @@ func (e *Env) trust(s plan.Step) (kubeadm.TrustRequest, error) {
 func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	texts := slices.Clone(e.renewed)
+	texts := [][]byte{e.renewed[a]}
 	if e.authority.Authority == a {
 		texts = append(texts, e.authority.Public, e.authority.Trusted)
 		if made := pkifile.KeyIDs(e.authority.Public); key == facts.NextKey && len(made) > 0 {

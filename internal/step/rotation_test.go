@@ -5,6 +5,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
 	"slices"
@@ -110,6 +111,42 @@ func TestPublishingARenewedCertificateDuringARotation(t *testing.T) {
 		trusted, only := awaited(s, in)
 		if err := publishedToPods(t.Context(), client, trusted, only); (err == nil) != tc.want {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestAuthoritiesThatShareAKey: each has a certificate of its own, and gets that one.
+func TestAuthoritiesThatShareAKey(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(name string, expires time.Time) []byte {
+		template := &x509.Certificate{SerialNumber: big.NewInt(expires.Unix()), Subject: pkix.Name{CommonName: name}, NotAfter: expires, IsCA: true, BasicConstraintsValid: true}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	authorities := []facts.Authority{facts.KubernetesAuthority, facts.FrontProxyAuthority, facts.EtcdAuthority}
+	trust := map[facts.Authority]facts.Trust{}
+	e := &Env{Seen: &facts.Observation{Hosts: map[string]facts.Host{"cp-a": {Facts: &facts.Facts{Kubernetes: facts.Kubernetes{Trust: trust}}}}}, renewed: map[facts.Authority][]byte{}}
+	for i, a := range authorities {
+		former := issue(string(a), time.Now().Add(-time.Hour))
+		trust[a] = facts.Trust{Trusted: pkifile.KeyIDs(former), PEM: string(former)}
+		if a != facts.EtcdAuthority { // it is not renewed in this run
+			e.renewed[a] = issue(string(a), time.Now().AddDate(10, 0, i))
+		}
+	}
+	for _, a := range authorities {
+		text, err := e.certificateOf(a, trust[a].Trusted[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := pkifile.Certificates(text)[0]
+		if c.Subject.CommonName != string(a) || c.NotAfter.After(time.Now()) != (a != facts.EtcdAuthority) {
+			t.Errorf("%s gets that of %s, which ends on %s", a, c.Subject.CommonName, c.NotAfter)
 		}
 	}
 }
