@@ -494,12 +494,16 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	return nil
 }
 
-// started is when the first container of a pod was started that runs; zero if none does.
+// started is when the first container of a pod was started that runs, and not before the pod was created, whatever the clock of its node says; zero
+// if none runs.
 func started(p *corev1.Pod) (at time.Time) {
 	for _, c := range p.Status.ContainerStatuses {
 		if r := c.State.Running; r != nil && (at.IsZero() || r.StartedAt.Time.Before(at)) {
 			at = r.StartedAt.Time
 		}
+	}
+	if created := p.CreationTimestamp.Time; !at.IsZero() && created.After(at) {
+		return created
 	}
 	return at
 }

@@ -105,6 +105,9 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 		return nil, err
 	}
 	renewed := b.all()
+	if slices.ContainsFunc(renewed, func(s *Step) bool { return s.Kind == SetTrust && s.Authority.Shared() }) {
+		b.out.Notes = append(b.out.Notes, "run `quorate apply` afterwards: it restarts kube-proxy and the pod network where they were started before the certificate was renewed")
+	}
 	for _, h := range t.Hosts {
 		if err := b.back(h, renewed...); err != nil {
 			return nil, err
