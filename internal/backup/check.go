@@ -43,9 +43,6 @@ type Reference struct {
 // EncryptionFlag names the file with the keys that encrypt values in etcd.
 const EncryptionFlag = "encryption-provider-config"
 
-// AccountKeyFlag names files with keys that API servers trust with the signatures of service account tokens.
-const AccountKeyFlag = "service-account-key-file"
-
 // SigningFlag names a socket of something that signs the tokens of service accounts instead of a key in a file.
 const SigningFlag = "service-account-signing-endpoint"
 

@@ -189,7 +189,7 @@ func (u Unpacked) accountKeys() (out [][]byte) {
 		return nil // Check has found what is wrong with it
 	}
 	for _, r := range References(pod) {
-		if r.Flag == AccountKeyFlag && PartOf(r.Path) != Kubernetes+"pki/"+facts.ServiceAccountKey.Public() {
+		if r.Flag == facts.AccountKeyFileFlag && PartOf(r.Path) != Kubernetes+"pki/"+facts.ServiceAccountKey.Public() {
 			out = append(out, u.Parts[PartOf(r.Path)])
 		}
 	}

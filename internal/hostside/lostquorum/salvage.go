@@ -172,7 +172,7 @@ func (p place) readKeys(dirs []string) (FoundKeys, error) {
 					if err := p.readKey(out.PKI, encryption.File, at); err != nil {
 						return FoundKeys{}, err
 					}
-				case r.Flag == backup.AccountKeyFlag && len(out.PKI[public]) > 0 && at != filepath.Join(dir, public):
+				case r.Flag == facts.AccountKeyFileFlag && len(out.PKI[public]) > 0 && at != filepath.Join(dir, public):
 					also := kubeadm.PKI{}
 					if err := p.readKey(also, public, at); err != nil {
 						return FoundKeys{}, err
