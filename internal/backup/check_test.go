@@ -258,6 +258,7 @@ func TestABackupFromTheMiddleOfARotation(t *testing.T) {
 	_, former, _ := pair(t)
 	_, public, key := pair(t)
 	parts["kubernetes/pki/sa.pub"], parts["kubernetes/pki/sa.key"], parts["kubernetes/pki/sa.former"] = slices.Concat(public, former), key, former
+	parts["kubernetes/pki/old.pub"] = public
 	u := Unpacked{Parts: parts}
 	if got := u.InRotation(); !slices.Equal(got, facts.Authorities) {
 		t.Errorf("%v", got)
@@ -276,6 +277,7 @@ func TestABackupFromTheMiddleOfARotation(t *testing.T) {
 	}
 	// The key that is to follow has signed nothing yet.
 	delete(parts, "kubernetes/pki/sa.former")
+	parts["kubernetes/pki/sa-next.pub"] = former
 	if pki, err = u.PKI(""); err != nil || !bytes.Equal(pki["sa.pub"], public) || pki["sa.former"] != nil {
 		t.Errorf("%v: %s", err, pki["sa.pub"])
 	}
@@ -291,5 +293,52 @@ func TestNetworkingOfABackup(t *testing.T) {
 	}
 	if n, err := (Unpacked{}).Networking(); err != nil || n != (Networking{}) {
 		t.Errorf("%+v, %v", n, err)
+	}
+}
+
+// TestServiceAccountKeysThatSomebodyAdded: tokens that they signed may be anywhere, so a restored cluster trusts them. They are no rotation.
+func TestServiceAccountKeysThatSomebodyAdded(t *testing.T) {
+	_, public, key := pair(t)
+	_, added, addedKey := pair(t)
+	_, elsewhere, elsewhereKey := pair(t)
+	_, next, _ := pair(t)
+	for name, tc := range map[string]struct {
+		sa, old, next []byte
+		want          []byte
+		rotates       bool
+	}{
+		"one key":                         {public, public, nil, public, false},
+		"in the same file":                {slices.Concat(public, added), public, nil, slices.Concat(public, added), false},
+		"in another file":                 {public, elsewhere, nil, slices.Concat(public, elsewhere), false},
+		"as a private key":                {public, elsewhereKey, nil, slices.Concat(public, elsewhere), false},
+		"in both":                         {slices.Concat(public, added), slices.Concat(added, elsewhere), nil, slices.Concat(public, added, elsewhere), false},
+		"next to the one that follows":    {slices.Concat(public, next, added), public, next, slices.Concat(public, added), true},
+		"twice":                           {slices.Concat(public, public), addedKey, nil, slices.Concat(public, added), false},
+		"without a line end between them": {bytes.TrimSpace(public), bytes.TrimSpace(added), nil, slices.Concat(public, added), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			parts := testpki(t)
+			for _, ca := range []string{"front-proxy-ca", "etcd/ca"} {
+				parts["kubernetes/pki/"+ca+".crt"], _, parts["kubernetes/pki/"+ca+".key"] = pair(t)
+			}
+			parts["kubernetes/pki/sa.pub"], parts["kubernetes/pki/sa.key"], parts["kubernetes/pki/old.pub"] = tc.sa, key, tc.old
+			if tc.next != nil {
+				parts["kubernetes/pki/sa-next.pub"] = tc.next
+			}
+			u := Unpacked{Parts: parts}
+			pki, err := u.PKI("")
+			if err != nil || !bytes.Equal(pki["sa.pub"], tc.want) || pki["sa.former"] != nil || pki["sa-next.pub"] != nil {
+				t.Errorf("%v\n%s", err, pki["sa.pub"])
+			}
+			if (len(u.InRotation()) > 0) != tc.rotates {
+				t.Errorf("%v", u.InRotation())
+			}
+		})
+	}
+	// The same holds for what is left on a disk.
+	left := map[string][]byte{"sa.pub": slices.Concat(public, next, added), "sa.key": key, "sa-next.pub": next}
+	usable, _, err := UsableKeys(left)
+	if err != nil || len(usable) != 2 || !bytes.Equal(usable["sa.pub"], slices.Concat(public, added)) {
+		t.Errorf("%v\n%s", err, usable["sa.pub"])
 	}
 }

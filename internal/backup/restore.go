@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/client-go/util/keyutil"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/spec"
+	"quorate.dev/quorate/internal/staticpod"
 )
 
 // Spec is the spec in the backup; nil if the cluster had recorded none.
@@ -64,7 +66,7 @@ func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 			delete(out, facts.EtcdPKI[1])
 		}
 	}
-	settle(out, u.pki)
+	settle(out, u.pki, u.accountKeys()...)
 	if err := checkPairs(prefixed(out)); err != nil {
 		return nil, err
 	}
@@ -98,6 +100,7 @@ func UsableKeys(left map[string][]byte) (usable map[string][]byte, lost []string
 		}
 	}
 	delete(usable, facts.ServiceAccountKey.FormerPublic())
+	delete(usable, facts.ServiceAccountKey.NextPublic())
 	settle(usable, func(name string) []byte { return left[name] })
 	if len(usable[encryption.File]) == 0 {
 		delete(usable, encryption.File)
@@ -120,37 +123,93 @@ func publicKey(key []byte) ([]byte, error) {
 }
 
 // settle leaves of a rotation that was in progress only what a restored cluster can use. Everything is issued again, so the other key of an
-// authority has signed nothing there, and a controller manager does not even start with two certificates. Of service account keys, that
-// which is to follow has signed nothing either. But one that signed before has: tokens in secrets are in etcd. So it stays trusted, with the
-// file that shows a rotation, which goes on.
-// Found are the files as they were.
-func settle(pki map[string][]byte, found func(name string) []byte) {
-	for _, a := range inRotation(found) {
-		former := found(a.FormerPublic())
-		if a == facts.ServiceAccountKey && len(former) > 0 {
-			pki[a.FormerPublic()] = former
+// authority has signed nothing there, and a controller manager does not even start with two certificates. Service account keys stay trusted (see
+// settleAccountKeys).
+// Found are the files as they were, and also those with more service account keys.
+func settle(pki map[string][]byte, found func(name string) []byte, also ...[]byte) {
+	for _, a := range facts.Authorities {
+		if a == facts.ServiceAccountKey {
+			settleAccountKeys(pki, found, also)
 			continue
 		}
-		if first := pkifile.Keys(pki[a.Public()]); len(first) > 0 {
-			pki[a.Public()] = first[0].PEM
+		if text := pki[a.Public()]; len(pkifile.Certificates(text)) > 1 {
+			pki[a.Public()] = pkifile.Keys(text)[0].PEM
 		}
 	}
 }
 
-// InRotation are the authorities that were being replaced when the backup was taken: their cluster trusted several keys.
-func (u Unpacked) InRotation() []facts.Authority { return inRotation(u.pki) }
+// settleAccountKeys keeps every key trusted that API servers trusted, because tokens in secrets are in etcd, and others may be anywhere. Only the one
+// that was to follow has signed nothing yet. If one had begun to sign, the file stays that shows a rotation, which goes on.
+func settleAccountKeys(pki map[string][]byte, found func(name string) []byte, also [][]byte) {
+	a := facts.ServiceAccountKey
+	if len(pki[a.Public()]) == 0 {
+		return
+	}
+	var next []string
+	if former := found(a.FormerPublic()); len(former) > 0 {
+		pki[a.FormerPublic()] = former
+	} else {
+		next = pkifile.KeyIDs(found(a.NextPublic()))
+	}
+	var all, kept []byte
+	have := map[string]bool{}
+	for _, text := range append([][]byte{pki[a.Public()]}, also...) {
+		for _, key := range publicKeys(text) {
+			all = append(all, key.PEM...)
+			if follows := len(have) > 0 && slices.Contains(next, key.ID); have[key.ID] || follows {
+				continue
+			}
+			have[key.ID], kept = true, append(kept, key.PEM...)
+		}
+	}
+	if len(pkifile.Keys(all)) > 1 || len(kept) != len(all) {
+		pki[a.Public()] = kept
+	}
+}
 
-// pki is a file below /etc/kubernetes/pki.
-func (u Unpacked) pki(name string) []byte { return u.Parts[Kubernetes+"pki/"+name] }
+// publicKeys are those in a PEM text that an API server reads as --service-account-key-file: it accepts certificates and private keys as well.
+func publicKeys(text []byte) (out []pkifile.Key) {
+	keys, err := keyutil.ParsePublicKeysPEM(text)
+	if err != nil {
+		return nil
+	}
+	for _, key := range keys {
+		if der, err := x509.MarshalPKIXPublicKey(key); err == nil {
+			out = append(out, pkifile.Key{ID: pkifile.PublicKeyID(key), PEM: pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})})
+		}
+	}
+	return out
+}
 
-func inRotation(found func(name string) []byte) (out []facts.Authority) {
+// accountKeys are the files besides sa.pub with keys that API servers trusted with the signatures of tokens. The restored ones read sa.pub alone.
+func (u Unpacked) accountKeys() (out [][]byte) {
+	name := PartOf(Manifests[0])
+	pod, err := staticpod.Parse(name, u.Parts[name])
+	if err != nil {
+		return nil // Check has found what is wrong with it
+	}
+	for _, r := range References(pod) {
+		if r.Flag == facts.AccountKeyFileFlag && PartOf(r.Path) != Kubernetes+"pki/"+facts.ServiceAccountKey.Public() {
+			out = append(out, u.Parts[PartOf(r.Path)])
+		}
+	}
+	return out
+}
+
+// InRotation are the authorities that were being replaced when the backup was taken: their cluster trusted several keys. Service account keys that
+// somebody else added are no rotation.
+func (u Unpacked) InRotation() (out []facts.Authority) {
 	for _, a := range facts.Authorities {
-		if len(pkifile.Keys(found(a.Public()))) > 1 {
+		rotates := a != facts.ServiceAccountKey || len(u.pki(a.FormerPublic())) > 0 || len(u.pki(a.NextPublic())) > 0
+		if rotates && len(pkifile.KeyIDs(u.pki(a.Public()))) > 1 {
 			out = append(out, a)
 		}
 	}
 	return out
 }
+
+// pki is a file below /etc/kubernetes/pki.
+func (u Unpacked) pki(name string) []byte { return u.Parts[Kubernetes+"pki/"+name] }
 
 func prefixed(pki map[string][]byte) map[string][]byte {
 	out := map[string][]byte{}

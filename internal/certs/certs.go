@@ -65,8 +65,9 @@ type Certificate struct {
 	// KeyMissing says that the private key of its authority is not on the host, so it cannot be renewed there. An authority is renewed on any
 	// host that has the key.
 	KeyMissing bool `json:"keyMissing,omitempty"`
-	// foreign says that the authority is that of an etcd of the user's own.
-	foreign bool
+	// foreign says that the authority is that of an etcd of the user's own, and away that the host is in maintenance, and gets a valid one when
+	// that ends.
+	foreign, away bool
 }
 
 // Webhook is what API servers call, with the days that its certificates are valid.
@@ -100,6 +101,9 @@ func Of(s *cluster.State, webhooks []facts.WebhookCertificates, why error) Repor
 		if c.CA && s.Expired(c.Certificate) && x.rotates() != "" {
 			x.Due = s.RenewsAuthority(c.Name)
 			x.KeyMissing = !x.Due
+		}
+		if s.RenewedOnReturn(c) {
+			x.Due, x.away = false, true
 		}
 		out.Certificates = append(out.Certificates, x)
 	}
@@ -212,6 +216,9 @@ func (c Certificate) rotates() facts.Authority {
 
 // renewal is who renews a certificate, in words.
 func (c Certificate) renewal() string {
+	if c.away {
+		return "quorate, when the maintenance of the host ends"
+	}
 	if a := c.rotates(); a != "" {
 		switch {
 		case c.KeyMissing:

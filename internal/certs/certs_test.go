@@ -121,3 +121,28 @@ func TestAnAuthorityThatHasExpired(t *testing.T) {
 		}
 	}
 }
+
+// TestAnAuthorityThatExpiredOnAHostInMaintenance is renewed when the maintenance ends, and apply leaves it.
+func TestAnAuthorityThatExpiredOnAHostInMaintenance(t *testing.T) {
+	f := clustertest.Whole()
+	for _, host := range []string{"cp-a", "cp-b", "cp-c"} {
+		k, end := f.Kubernetes(host), clustertest.Now.AddDate(9, 0, 0)
+		if host == "cp-b" {
+			end = clustertest.Now.Add(-time.Hour)
+		}
+		k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Issuer: "kubernetes", Expires: end}}
+		k.Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"key"}, Key: "key", Until: end}}
+	}
+	f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+	r := Of(cluster.Evaluate(f.Spec, f.Seen), nil, nil)
+	var text bytes.Buffer
+	if err := Text(&text, r); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text.String(), "quorate, when the maintenance of the host ends") {
+		t.Error(&text)
+	}
+	if c := r.Certificates[0]; c.Host != "cp-b" || c.Due || c.KeyMissing {
+		t.Errorf("%+v", c)
+	}
+}

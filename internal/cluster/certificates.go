@@ -179,10 +179,12 @@ type AuthorityRenewal struct {
 	// Hosts still trust the one that has expired, in their file or in a kubeconfig. Expired is when it did.
 	Hosts   []string
 	Expired time.Time
+	// Away are hosts in maintenance that still trust it, too. They get the certificate when that ends.
+	Away []string
 }
 
 // AuthorityRenewals are the renewals of expired authorities that have to begin, or that an earlier run did not finish. An authority is not among them
-// if no host has its key, or if hosts disagree about which key it is. Hosts in maintenance are left as they are.
+// if no host has its key, or if hosts disagree about which key it is. Hosts in maintenance are left as they are, whatever they have.
 func (s *State) AuthorityRenewals() (out []AuthorityRenewal) {
 	for _, a := range facts.Authorities {
 		if r, possible := s.authorityRenewal(a); possible && len(r.Hosts) > 0 {
@@ -198,7 +200,13 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 	for _, h := range s.TrustingHosts(a) {
 		t := s.Facts(h.Name).Kubernetes.Trust[a]
 		c, known := s.certificateOn(h.Name, a.Certificate())
-		if _, in := s.Maintenance(h.Name); in || !known || len(t.Trusted) == 0 {
+		if !known || len(t.Trusted) == 0 {
+			continue
+		}
+		if _, in := s.Maintenance(h.Name); in {
+			if s.Expired(c) {
+				r.Away = append(r.Away, h.Name)
+			}
 			continue
 		}
 		if len(r.Trusted) > 0 && r.Trusted[0] != t.Trusted[0] {
@@ -210,7 +218,7 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 		switch {
 		case s.Expired(c):
 			r.Hosts, r.Expired = append(r.Hosts, h.Name), c.Expires
-		case !t.Until.IsZero() && !t.Until.After(s.Seen.Time): // the file was written, and kubeconfigs were not
+		case !t.Until.IsZero() && !t.Until.After(s.Seen.Time): // kubeconfigs were not written, or the file still has both
 			r.Hosts, r.Expired, valid = append(r.Hosts, h.Name), t.Until, true
 		default:
 			valid = true
@@ -227,9 +235,28 @@ func (s *State) authorityRenewal(a facts.Authority) (r AuthorityRenewal, possibl
 }
 
 // RenewsAuthority says that the certificate of an authority, as of facts.Certificate.Name, has expired somewhere, and that apply renews it, or
-// gives hosts the one that others have.
+// gives hosts the one that others have. A host in maintenance gets that when the maintenance ends.
 func (s *State) RenewsAuthority(name string) bool {
-	return slices.ContainsFunc(s.AuthorityRenewals(), func(r AuthorityRenewal) bool { return r.Authority.Certificate() == name })
+	return slices.ContainsFunc(facts.Authorities, func(a facts.Authority) bool {
+		r, possible := s.authorityRenewal(a)
+		return a.Certificate() == name && possible && len(r.Hosts)+len(r.Away) > 0
+	})
+}
+
+// RenewedOnReturn says that a certificate has expired on a host in maintenance, and that it is renewed when the maintenance ends.
+func (s *State) RenewedOnReturn(c Certificate) bool {
+	if _, in := s.Maintenance(c.Host); !in || !s.Expired(c.Certificate) {
+		return false
+	}
+	switch s.Renewer(c) {
+	case ByKubelet:
+		return s.MaySignFor(c.Host)
+	case ByQuorate:
+		return s.MayRenew(c.Host, []facts.Certificate{c.Certificate}) == nil
+	case ByEtcdHosts:
+		return true
+	}
+	return s.RenewsAuthority(c.Name)
 }
 
 // TrustsExpired says that a host trusts an authority that has expired, and that apply renews.
@@ -266,6 +293,43 @@ func (s *State) readFormer(host string) (out []string) {
 		}
 	}
 	return out
+}
+
+// FormerClients are the nodes on which kube-proxy or flannel was started before the certificate of the Kubernetes CA was signed, and written, that
+// the node trusts now, and whether CoreDNS was: they may have read only then what they trust, and may trust only one that has expired. An earlier run
+// was killed, or could not restart them there. Nodes that are not Ready, and hosts in maintenance, are not among them, because nothing can be
+// restarted there. Of other clients nobody can tell.
+func (s *State) FormerClients() (nodes []string, dns bool) {
+	if s.Seen.API == nil {
+		return nil, false
+	}
+	var first time.Time // on control planes, to which CoreDNS is compared
+	for _, h := range s.TrustingHosts(facts.KubernetesAuthority) {
+		c, known := s.certificateOn(h.Name, facts.ClusterCA)
+		written := s.Facts(h.Name).Kubernetes.Trust[facts.KubernetesAuthority].Written
+		if !known || s.Expired(c) || c.Begins.IsZero() || written.IsZero() {
+			continue
+		}
+		// The file may have been written for another reason, and a certificate begins some time before it is signed: both must be later.
+		since := c.Begins.Add(facts.Backdated)
+		if written.Before(since) {
+			since = written
+		}
+		if h.Has(spec.RoleControlPlane) && (first.IsZero() || since.Before(first)) {
+			first = since
+		}
+		node := s.Node(h.Name)
+		if _, in := s.Maintenance(h.Name); in || node == nil || !node.Ready {
+			continue
+		}
+		if slices.ContainsFunc([]string{facts.KubeProxy, facts.Flannel}, func(program string) bool {
+			at := s.Seen.Hosts[h.Name].Components[program].Started
+			return !at.IsZero() && at.Before(since)
+		}) {
+			nodes = append(nodes, h.Name)
+		}
+	}
+	return nodes, !s.Seen.API.DNSStarted.IsZero() && s.Seen.API.DNSStarted.Before(first)
 }
 
 // EtcdExpired says that most members of etcd accept no connection, because the authority that they trust has expired. Whatever still works does so
@@ -404,6 +468,9 @@ func (f *findings) certificates() {
 
 // renewal is how a certificate is renewed.
 func (f *findings) renewal(c Certificate) string {
+	if f.RenewedOnReturn(c) {
+		return "`quorate maintain --undo " + c.Host + "` renews it: apply leaves a host alone that is in maintenance."
+	}
 	switch f.Renewer(c) {
 	case ByKubelet:
 		if c.Name != facts.KubeletServer && f.Expired(c.Certificate) && !f.MaySignFor(c.Host) {

@@ -167,3 +167,59 @@ func TestWhenAnAuthorityIsReported(t *testing.T) {
 		})
 	}
 }
+
+// TestAnAuthorityThatExpiredOnAHostInMaintenance: apply leaves that host alone, and its key is not missing.
+func TestAnAuthorityThatExpiredOnAHostInMaintenance(t *testing.T) {
+	f := clustertest.Whole()
+	for _, h := range f.Spec.Spec.Hosts {
+		k, end := f.Kubernetes(h.Name), clustertest.Now.AddDate(9, 0, 0)
+		if !k.KubeletConfig {
+			continue
+		}
+		if h.Name == "cp-b" {
+			end = clustertest.Now.Add(-time.Hour)
+		}
+		k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Begins: end.AddDate(-10, 0, 0), Expires: end}, {Name: "pki/apiserver.crt", Begins: end.AddDate(-1, 0, 0), Expires: end}}
+		k.Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: []string{"key"}, Key: "key", Until: end}}
+	}
+	f.Seen.API.Maintenance = map[string]facts.Maintenance{"cp-b": {Ready: true}}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	if len(s.AuthorityRenewals()) > 0 || !s.RenewsAuthority(facts.ClusterCA) || s.TrustsExpired("cp-b") {
+		t.Errorf("%+v", s.AuthorityRenewals())
+	}
+	found := false
+	for _, x := range s.Findings() {
+		if x.Rule == cluster.RuleCertificate {
+			found = true
+			if x.Severity != cluster.Critical || !strings.Contains(x.Fix, "quorate maintain --undo cp-b") || !slices.Equal(x.Subjects, []string{"cp-b"}) {
+				t.Errorf("%+v", x)
+			}
+		}
+	}
+	if !found {
+		t.Error("nothing is reported")
+	}
+	if s := s.Returned("cp-b"); len(s.AuthorityRenewals()) != 1 || len(s.InMaintenance()) > 0 || !s.TrustsExpired("cp-b") {
+		t.Errorf("%+v", s.AuthorityRenewals())
+	}
+}
+
+// TestWhyAnAuthorityIsNotRenewed says what is missing.
+func TestWhyAnAuthorityIsNotRenewed(t *testing.T) {
+	for want, keys := range map[string][]string{"its key is on no host": {"", "", ""}, "hosts sign with different keys": {"key", "other", "other"}} {
+		f := clustertest.Whole()
+		for i, name := range []string{"cp-a", "cp-b", "cp-c"} {
+			k, trusted := f.Kubernetes(name), []string{"key"}
+			k.Certificates = []facts.Certificate{{Name: facts.ClusterCA, CA: true, Expires: clustertest.Now.Add(-time.Hour)}}
+			if keys[i] != "" {
+				trusted[0] = keys[i]
+			}
+			k.Trust = map[facts.Authority]facts.Trust{facts.KubernetesAuthority: {Trusted: trusted, Key: keys[i], Until: clustertest.Now.Add(-time.Hour)}}
+		}
+		s := cluster.Evaluate(f.Spec, f.Seen)
+		r := s.AuthorityExpired("cp-a", f.Kubernetes("cp-a").Certificates[0])
+		if s.RenewsAuthority(facts.ClusterCA) || !strings.Contains(r.Why, want) || !strings.Contains(r.Fix, "An authority that has expired") {
+			t.Errorf("%q: %+v", want, r)
+		}
+	}
+}

@@ -45,16 +45,23 @@ func (f *findings) besidesMaintenance() []Finding {
 // serving are the rules of findings because of which a host cannot serve. Others, such as those about files, are for apply.
 var serving = []string{RuleHost, RuleZone, RuleNotQueried, RuleComponent, RuleNode, RuleEtcdMember, RuleEtcdLearner, RuleControlPlane, RuleLoadBalancer, RuleBalancerServer, RuleAPI}
 
-// Lacking are the findings that keep a host in maintenance from serving again.
-func (s *State) Lacking(host string) (out []Finding) {
+// Returned is the state as if hosts were not in maintenance: what is wrong with them, and what is left to do there, counts.
+func (s *State) Returned(hosts ...string) *State {
 	seen := *s.Seen
 	if seen.API != nil {
 		api := *seen.API
 		api.Maintenance = maps.Clone(api.Maintenance)
-		delete(api.Maintenance, host)
+		for _, host := range hosts {
+			delete(api.Maintenance, host)
+		}
 		seen.API = &api
 	}
-	for _, f := range Evaluate(s.Spec, &seen).Findings() {
+	return Evaluate(s.Spec, &seen)
+}
+
+// Lacking are the findings that keep a host in maintenance from serving again.
+func (s *State) Lacking(host string) (out []Finding) {
+	for _, f := range s.Returned(host).Findings() {
 		if slices.Contains(serving, f.Rule) && (slices.Contains(f.Subjects, host) || len(f.Subjects) == 0) {
 			out = append(out, f)
 		}

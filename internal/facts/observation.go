@@ -210,8 +210,8 @@ type API struct {
 	// Trusted are the keys of authorities (see Trust) that ConfigMaps tell clients to trust, by the name of the ConfigMap; those of
 	// AuthenticationConfigMap by its keys.
 	Trusted map[string][]string `json:"trusted,omitempty"`
-	// TrustedUntil is when the last of their certificates expires, by the same names.
-	TrustedUntil map[string]time.Time `json:"trustedUntil,omitempty"`
+	// TrustedUntil is when the last certificate for each of these keys expires, by the same names.
+	TrustedUntil map[string]map[string]time.Time `json:"trustedUntil,omitempty"`
 	// Networks are the DaemonSets that configure the pods' network on nodes. They are looked for only while Quorate has
 	// applied no pod network.
 	Networks []Network `json:"networks,omitempty"`
@@ -243,6 +243,8 @@ type API struct {
 	DNSSpread bool `json:"dnsSpread"`
 	// DNSReplicas is how many replicas CoreDNS is to have; 0 if it is not known, or there is no CoreDNS.
 	DNSReplicas int `json:"dnsReplicas,omitempty"`
+	// DNSStarted is when the first of CoreDNS's pods was started that run; zero if there are none.
+	DNSStarted time.Time `json:"dnsStarted,omitzero"`
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`

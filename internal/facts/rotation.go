@@ -125,7 +125,7 @@ const (
 // Trust is what a host has of an authority. Keys are named by the SHA-256 of the public key, in hexadecimal: certificates for the same
 // key are the same to whoever trusts them.
 type Trust struct {
-	// Trusted are the keys that are trusted here, in the order of the file. The first one signs.
+	// Trusted are the keys that are trusted here, in the order of the file, each of them once. The first one signs.
 	Trusted []string `json:"trusted,omitempty"`
 	// Key is the private key that is here; empty if there is none.
 	Key string `json:"key,omitempty"`

@@ -319,14 +319,9 @@ var StoredKubeconfigs = []stored{
 
 // clientServers reads where they say that the API is, and which keys clients should trust, in pods as well, and until when.
 func clientServers(ctx context.Context, client *kube.Client, version string, out *facts.API) error {
-	servers, trusted, until := map[string]string{}, map[string][]string{}, map[string]time.Time{}
+	servers, trusted, until := map[string]string{}, map[string][]string{}, map[string]map[string]time.Time{}
 	trust := func(name string, text []byte) {
-		trusted[name] = pkifile.KeyIDs(text)
-		for _, at := range pkifile.Expiries(text) {
-			if at.After(until[name]) {
-				until[name] = at
-			}
-		}
+		trusted[name], until[name] = pkifile.KeyIDs(text), pkifile.Expiries(text)
 	}
 	other := []stored{{metav1.NamespaceSystem, facts.RootCA, facts.RootCAKey}, {metav1.NamespaceSystem, facts.AuthenticationConfigMap, ""}}
 	for _, m := range append(slices.Clone(StoredKubeconfigs), other...) {
@@ -495,8 +490,12 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	nodes := map[string]bool{}
 	for _, p := range pods.Items {
+		ended := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+		if at := started(&p); !ended && !at.IsZero() && (api.DNSStarted.IsZero() || at.Before(api.DNSStarted)) {
+			api.DNSStarted = at
+		}
 		switch reason := whyNotReady(&p); {
-		case p.DeletionTimestamp != nil, p.Status.Phase == corev1.PodFailed, p.Status.Phase == corev1.PodSucceeded: // others take its place
+		case ended: // others take its place
 		case reason == "":
 			api.DNSReady++
 			nodes[p.Spec.NodeName] = true
@@ -506,6 +505,20 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	}
 	api.DNSNodes = len(nodes)
 	return nil
+}
+
+// started is when the first container of a pod was started that runs, and not before the pod was created, whatever the clock of its node says; zero
+// if none runs.
+func started(p *corev1.Pod) (at time.Time) {
+	for _, c := range p.Status.ContainerStatuses {
+		if r := c.State.Running; r != nil && (at.IsZero() || r.StartedAt.Time.Before(at)) {
+			at = r.StartedAt.Time
+		}
+	}
+	if created := p.CreationTimestamp.Time; !at.IsZero() && created.After(at) {
+		return created
+	}
+	return at
 }
 
 // whyNotReady is empty for a pod that is ready.

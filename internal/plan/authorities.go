@@ -13,12 +13,12 @@ import (
 // This file plans how an authority whose certificate has expired comes back. It is not replaced, as in rotation.go: that needs an API, and
 // that somebody accepts what the authority signs. Its certificate is signed again, for the same key and name. One host does that, and all
 // others get the result, which is no secret. There is no record of how far it got: hosts whose file has the expired certificate, or whose
-// kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so is what the API publishes. ConfigMaps that only Quorate changes are
-// written last.
+// kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so are what the API publishes and clients in pods that were started
+// before (see cluster.State.FormerClients). ConfigMaps that only Quorate changes are written last.
 
-// renewAuthorities gives hosts a valid certificate for authorities that have expired. Nothing restarts but the kubelet: what reads such
-// files only when it starts is restarted with new certificates of its own.
-func (b *builder) renewAuthorities() {
+// renewAuthorities gives those of some hosts a valid certificate for authorities that have expired that lack it. Nothing restarts but the kubelet:
+// what reads such files only when it starts is restarted with new certificates of its own.
+func (b *builder) renewAuthorities(hosts []spec.Host) {
 	for _, r := range b.AuthorityRenewals() {
 		a := r.Authority
 		var begin []*Step
@@ -34,7 +34,7 @@ func (b *builder) renewAuthorities() {
 				Reason: "the one that it has expired on " + r.Expired.Format(time.DateOnly), Change: change(verb, part, h.Name)}
 		}
 		var workers []spec.Host
-		for _, h := range b.c.Spec.Hosts {
+		for _, h := range hosts {
 			if !slices.Contains(r.Hosts, h.Name) || !b.Reachable(h.Name) {
 				continue
 			}
@@ -95,19 +95,24 @@ func (b *builder) renewOnBalancers(alone bool) {
 		return
 	}
 	for _, h := range b.balancersInTurn() {
-		if !b.Reachable(h.Name) || b.keepsServing(h) {
-			continue
-		}
-		d := hostconfig.BalancerAuthority("") // the steps before have it
-		if !makes {
-			d = hostconfig.BalancerAuthority(b.CA())
-			if b.CA() == "" || !b.balances(h) || len(hostconfig.Missing(d, b.Facts(h.Name))) == 0 {
-				continue
-			}
-		}
-		b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "authority", Title: "have HAProxy trust the renewed certificate", Desired: &d, Change: change(cluster.Reload, cluster.LoadBalancer, h.Name),
-			Reason: "it verifies the certificates of API servers; HAProxy reloads"}, b.all()...)
+		b.renewOnBalancer(h, makes, b.all()...)
 	}
+}
+
+// renewOnBalancer does it for one host. Makes says that steps before have the certificate, and not the observation.
+func (b *builder) renewOnBalancer(h spec.Host, makes bool, after ...*Step) {
+	if !b.Reachable(h.Name) || b.keepsServing(h) || b.c.Spec.LoadBalancer.Type != spec.BalancerManaged {
+		return
+	}
+	d := hostconfig.BalancerAuthority("")
+	if !makes {
+		d = hostconfig.BalancerAuthority(b.CA())
+		if b.CA() == "" || !b.balances(h) || len(hostconfig.Missing(d, b.Facts(h.Name))) == 0 {
+			return
+		}
+	}
+	b.addInTurn(Step{Kind: Configure, Host: h.Name, Detail: "authority", Title: "have HAProxy trust the renewed certificate", Desired: &d, Change: change(cluster.Reload, cluster.LoadBalancer, h.Name),
+		Reason: "it verifies the certificates of API servers; HAProxy reloads"}, after...)
 }
 
 // renewInAPI has the API tell clients to trust certificates that were renewed: those that this plan gives to hosts, or, after a run that was
@@ -115,48 +120,79 @@ func (b *builder) renewOnBalancers(alone bool) {
 func (b *builder) renewInAPI() {
 	for _, a := range []facts.Authority{facts.KubernetesAuthority, facts.FrontProxyAuthority} {
 		trusted := b.renewedKeys(a)
-		if len(trusted) == 0 || !b.publishesExpired(a) {
+		if len(trusted) == 0 {
 			continue
 		}
+		published := b.publishesExpired(a, trusted[0])
 		if a == facts.KubernetesAuthority {
-			s := Step{Kind: RestartClients, Detail: string(a), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: a, Trusted: trusted, Change: change(cluster.Restart, cluster.PodNetwork, ""),
-				Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
-			if b.Seen.API != nil {
-				for _, d := range b.Seen.API.DaemonSets {
-					s.Pods = append(s.Pods, d.Namespace+"/"+d.Name)
-				}
-			}
-			b.addInTurn(s, b.all()...)
+			b.restartFormerClients(trusted, published)
+		}
+		if !published {
+			continue
 		}
 		b.addInTurn(Step{Kind: PublishTrust, Detail: string(a), Title: "publish the renewed certificate of " + a.Title(), Authority: a, Trusted: trusted,
 			Reason: "clients read what they trust from ConfigMaps: hosts that join, pods in every namespace, and servers of aggregated APIs"}, b.all()...)
 	}
 }
 
-// renewedKeys are the keys that hosts trust of an authority that has a valid certificate, or gets one in this plan; empty while it is being
-// replaced, because a rotation publishes what hosts trust itself.
-func (b *builder) renewedKeys(a facts.Authority) []string {
-	if b.Rotation(a).Begun {
-		return nil
+// restartFormerClients restarts the clients of the API in pods that were started before the renewed certificate was published. All says that it
+// is not published everywhere yet: then the step finds out which ones these are. After that, some may be left that a run could not restart.
+func (b *builder) restartFormerClients(trusted []string, all bool) {
+	nodes, dns := b.FormerClients()
+	if !all && len(nodes) == 0 && !dns {
+		return
 	}
-	for _, h := range b.TrustingHosts(a) {
-		k := b.State.Facts(h.Name).Kubernetes
-		valid := slices.ContainsFunc(k.Certificates, func(c facts.Certificate) bool { return c.Name == a.Certificate() && !b.Expired(c) })
-		if valid || b.renewsOn(h, a) {
-			return k.Trust[a].Trusted
+	var which []string
+	if len(nodes) > 0 {
+		which = append(which, "kube-proxy or flannel on "+cluster.List(nodes))
+	}
+	if dns {
+		which = append(which, "CoreDNS")
+	}
+	s := Step{Kind: RestartClients, Detail: string(facts.KubernetesAuthority), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: facts.KubernetesAuthority, Trusted: trusted,
+		Change: change(cluster.Restart, cluster.PodNetwork, ""), Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
+	if len(which) > 0 {
+		s.Reason = "these were started before the certificate was renewed, and may have read only the one that has expired: " + reasons(which)
+	}
+	if b.Seen.API != nil {
+		for _, d := range b.Seen.API.DaemonSets {
+			s.Pods = append(s.Pods, d.Namespace+"/"+d.Name)
 		}
 	}
-	return nil
+	b.addInTurn(s, b.all()...)
 }
 
-// publishesExpired says that the API tells clients to trust nothing but certificates that have expired. While nobody can ask it, it does so
-// if hosts do.
-func (b *builder) publishesExpired(a facts.Authority) bool {
+// renewedKeys are the keys that hosts trust of an authority whose key that signs has a valid certificate, or gets one in this plan. While the
+// authority is being replaced, these are those of the last stage that a host has reached; empty if hosts sign with different keys.
+func (b *builder) renewedKeys(a facts.Authority) (out []string) {
+	signs := ""
+	for _, h := range b.TrustingHosts(a) {
+		k := b.State.Facts(h.Name).Kubernetes
+		keys := k.Trust[a].Trusted
+		switch {
+		case len(keys) == 0:
+			continue
+		case signs == "":
+			signs = keys[0]
+		case signs != keys[0]:
+			return nil
+		}
+		valid := slices.ContainsFunc(k.Certificates, func(c facts.Certificate) bool { return c.Name == a.Certificate() && !b.Expired(c) })
+		if (valid || b.renewsOn(h, a)) && len(keys) > len(out) {
+			out = keys
+		}
+	}
+	return out
+}
+
+// publishesExpired says that the API tells clients to trust a certificate that has expired of the key that signs, and no other one of it. While
+// nobody can ask it, it does so if hosts do.
+func (b *builder) publishesExpired(a facts.Authority, signs string) bool {
 	if b.Seen.API == nil {
 		return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool { return b.renewsOn(h, a) })
 	}
 	return slices.ContainsFunc(a.Published(), func(name string) bool {
-		until, known := b.Seen.API.TrustedUntil[name]
+		until, known := b.Seen.API.TrustedUntil[name][signs]
 		return known && !until.After(b.Seen.Time)
 	})
 }

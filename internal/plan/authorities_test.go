@@ -9,6 +9,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -180,18 +181,36 @@ func TestAnInterruptedRenewalOfAnAuthority(t *testing.T) {
 	if len(kinds[RenewAuthority]) > 0 || !slices.Contains(kinds[SetTrust], "cp-a") || slices.Contains(kinds[SetTrust], "cp-b") || !slices.Contains(kinds[SetTrust], "worker-a") {
 		t.Errorf("%v", kinds)
 	}
+	if !p.Continues || len(kinds[RestartClients]) != 1 || len(kinds[PublishTrust]) != 1 {
+		t.Errorf("what needs the API is left: %v", kinds)
+	}
+	// No step signs the certificate, so load balancers get the one that hosts have.
+	for _, h := range c.BalancerHosts() {
+		obs.Hosts[h.Name].Facts.Files[hostconfig.BalancerAuthority("").Files[0].Key()] = "the former one"
+	}
+	for name, p := range map[string]*Plan{"apply": build(t, c, obs), "renew": must(t)(Renew(cluster.Evaluate(c, obs)))} {
+		for _, h := range c.BalancerHosts() {
+			if !slices.ContainsFunc(p.Steps, func(s Step) bool {
+				return s.Kind == Configure && s.Host == h.Name && s.Desired != nil && slices.ContainsFunc(s.Desired.Files, func(f facts.File) bool {
+					return f.Key() == hostconfig.BalancerAuthority("").Files[0].Key() && f.Content == "CA"
+				})
+			}) {
+				t.Errorf("%s: HAProxy on %s goes on with the former certificate: %v", name, h.Name, kindsOf(p))
+			}
+		}
+	}
 	// When the API answers, what it publishes is left.
 	obs = finished(t, c)
 	certified(c, obs, 200)
 	trusting(c, obs)
 	obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}}
-	obs.API.TrustedUntil = map[string]time.Time{"cluster-info": obs.Time.Add(-time.Hour), facts.RootCA: obs.Time.AddDate(9, 0, 0)}
+	obs.API.TrustedUntil = map[string]map[string]time.Time{"cluster-info": {string(facts.KubernetesAuthority): obs.Time.Add(-time.Hour)}, facts.RootCA: {string(facts.KubernetesAuthority): obs.Time.AddDate(9, 0, 0)}}
 	p = build(t, c, obs)
 	restart, publish := detailed("", RestartClients, facts.KubernetesAuthority), detailed("", PublishTrust, facts.KubernetesAuthority)
 	if kinds := kindsOf(p); len(kinds[RestartClients]) != 1 || len(kinds[PublishTrust]) != 1 || len(kinds[SetTrust]) > 0 || !dependsOn(p, publish, restart) {
 		t.Errorf("%v", kinds)
 	}
-	obs.API.TrustedUntil["cluster-info"] = obs.Time.AddDate(9, 0, 0)
+	obs.API.TrustedUntil["cluster-info"][string(facts.KubernetesAuthority)] = obs.Time.AddDate(9, 0, 0)
 	if kinds := kindsOf(build(t, c, obs)); len(kinds[PublishTrust]) > 0 {
 		t.Errorf("%v", kinds)
 	}
@@ -244,7 +263,7 @@ func TestTheFrontProxysAuthorityHasExpired(t *testing.T) {
 	for _, h := range c.Spec.Hosts {
 		expire(obs, h.Name, facts.FrontProxyAuthority)
 	}
-	obs.API.TrustedUntil = map[string]time.Time{facts.ProxyAuthorityKey: obs.Time.Add(-time.Hour)}
+	obs.API.TrustedUntil = map[string]map[string]time.Time{facts.ProxyAuthorityKey: {string(facts.FrontProxyAuthority): obs.Time.Add(-time.Hour)}}
 	p := build(t, c, obs)
 	checkOrder(t, p)
 	kinds := kindsOf(p)
@@ -346,6 +365,157 @@ func TestEtcdsAuthorityExpiresWhileTheClusterRuns(t *testing.T) {
 			}
 			if kinds := kindsOf(build(t, c, obs)); len(kinds[RestartPrograms]) > 0 {
 				t.Errorf("members that work restart: %v", kinds)
+			}
+		})
+	}
+}
+
+// TestClientsThatAnEarlierRunDidNotRestart: the certificate is published, so nothing but their age tells that they may trust only the one that has
+// expired. On a node that is not Ready, nothing can be restarted.
+func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*facts.Observation)
+		want   string
+	}{
+		"none": {func(*facts.Observation) {}, ""},
+		"one":  {func(obs *facts.Observation) { runs(obs, "worker-a", facts.Flannel, -2*time.Hour) }, "flannel on worker-a"},
+		"DNS":  {func(obs *facts.Observation) { obs.API.DNSStarted = obs.Time.Add(-2 * time.Hour) }, "CoreDNS"},
+		"nobody knows since when": {func(obs *facts.Observation) {
+			obs.Hosts["worker-a"].Components[facts.KubeProxy] = facts.Component{Answer: facts.Answer{OK: true}}
+		}, ""},
+		"the file was written for another reason": {func(obs *facts.Observation) {
+			for _, h := range obs.Hosts {
+				for i, c := range h.Facts.Kubernetes.Certificates {
+					if c.Name == facts.ClusterCA {
+						h.Facts.Kubernetes.Certificates[i].Begins = obs.Time.AddDate(-1, 0, 0)
+					}
+				}
+			}
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+		}, ""},
+		"on a node that is not Ready": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			for i := range obs.API.Nodes {
+				obs.API.Nodes[i].Ready = obs.API.Nodes[i].Name != "worker-a"
+			}
+		}, ""},
+		"on a host in maintenance": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			obs.API.Maintenance = map[string]facts.Maintenance{"worker-a": {Ready: true}}
+		}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			obs := finished(t, c)
+			certified(c, obs, 200)
+			trusting(c, obs)
+			obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "kube-flannel", Name: "kube-flannel-ds"}}
+			obs.API.DNSStarted = obs.Time.Add(-30 * time.Minute)
+			for _, h := range c.Spec.Hosts {
+				k := &obs.Hosts[h.Name].Facts.Kubernetes
+				for i, cert := range k.Certificates {
+					if cert.Name == facts.ClusterCA {
+						k.Certificates[i].Begins = obs.Time.Add(-time.Hour - facts.Backdated)
+					}
+				}
+				if tr, trusts := k.Trust[facts.KubernetesAuthority]; trusts {
+					tr.Written = obs.Time.Add(-time.Hour)
+					k.Trust[facts.KubernetesAuthority] = tr
+					runs(obs, h.Name, facts.KubeProxy, -30*time.Minute)
+					runs(obs, h.Name, facts.Flannel, -30*time.Minute)
+				}
+			}
+			tc.change(obs)
+			p := build(t, c, obs)
+			i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RestartClients })
+			if (i >= 0) != (tc.want != "") || len(kindsOf(p)[PublishTrust])+len(kindsOf(p)[SetTrust]) > 0 {
+				t.Fatalf("%v", kindsOf(p))
+			}
+			if i >= 0 && (!strings.Contains(p.Steps[i].Reason, tc.want) || len(p.Steps[i].Pods) != 2 || !slices.Equal(p.Steps[i].Trusted, []string{string(facts.KubernetesAuthority)})) {
+				t.Errorf("%+v", p.Steps[i])
+			}
+		})
+	}
+}
+
+// runs has a program of a host run since some time before the observation.
+func runs(obs *facts.Observation, host, program string, since time.Duration) {
+	obs.Hosts[host].Components[program] = facts.Component{Answer: facts.Answer{OK: true}, Started: obs.Time.Add(since)}
+}
+
+// TestARenewalDuringARotation: an authority expires while everybody begins to trust the one that is to follow. The certificate of the key that
+// signs is renewed, and published next to the other one, and the rotation stays where it is.
+func TestARenewalDuringARotation(t *testing.T) {
+	for name, tc := range map[string]struct {
+		a     facts.Authority
+		after []string // hosts that have not reached the first stage
+	}{
+		"every host trusts both": {facts.KubernetesAuthority, nil},
+		"some hosts do":          {facts.KubernetesAuthority, []string{"cp-c", "worker-a"}},
+		"the front proxy's":      {facts.FrontProxyAuthority, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := testCluster()
+			key := string(tc.a)
+			fixture := func() *facts.Observation {
+				obs := finished(t, c)
+				certified(c, obs, 200)
+				trusting(c, obs)
+				for _, h := range c.Spec.Hosts {
+					k := &obs.Hosts[h.Name].Facts.Kubernetes
+					tr, trusts := k.Trust[tc.a]
+					if !trusts || slices.Contains(tc.after, h.Name) {
+						continue
+					}
+					tr.Trusted = []string{key, "new"}
+					if tr.Key != "" {
+						tr.Next = "new"
+					}
+					k.Trust[tc.a] = tr
+				}
+				return obs
+			}
+			check := func(p *Plan) {
+				t.Helper()
+				checkOrder(t, p)
+				for _, s := range p.Steps {
+					want := []string{key, "new"}
+					if s.Kind == SetTrust && slices.Contains(tc.after, s.Host) {
+						want = want[:1]
+					}
+					if slices.Contains([]Kind{SetTrust, PublishTrust, RestartClients}, s.Kind) && !slices.Equal(s.Trusted, want) {
+						t.Errorf("%s: %v, want %v", s.ID, s.Trusted, want)
+					}
+				}
+				if kinds := kindsOf(p); len(kinds[PublishTrust]) != 1 || (len(kinds[RestartClients]) > 0) != tc.a.Shared() {
+					t.Errorf("%v", kinds)
+				}
+			}
+			obs := fixture()
+			for _, h := range c.Spec.Hosts {
+				expire(obs, h.Name, tc.a)
+			}
+			unanswering(c, obs)
+			s := cluster.Evaluate(c, obs)
+			if r := s.Rotation(tc.a); !r.Begun || r.Unclear != "" || r.Stage() != cluster.TrustStage {
+				t.Fatalf("%+v", r)
+			}
+			p := build(t, c, obs)
+			check(p)
+			if kinds := kindsOf(p); len(kinds[RenewAuthority]) != 1 || len(kinds[SetTrust]) != len(s.TrustingHosts(tc.a)) {
+				t.Errorf("%v", kinds)
+			}
+			// A run that was killed then has given the certificate to hosts, and the API still tells clients to trust the former one.
+			obs = fixture()
+			published := map[string]time.Time{key: obs.Time.Add(-time.Hour), "new": obs.Time.AddDate(10, 0, 0)}
+			obs.API.TrustedUntil = map[string]map[string]time.Time{}
+			for _, name := range tc.a.Published() {
+				obs.API.TrustedUntil[name] = published
+			}
+			check(build(t, c, obs))
+			published[key] = obs.Time.AddDate(10, 0, 0)
+			if kinds := kindsOf(build(t, c, obs)); len(kinds[PublishTrust])+len(kinds[RestartClients])+len(kinds[SetTrust]) > 0 {
+				t.Errorf("%v", kinds)
 			}
 		})
 	}

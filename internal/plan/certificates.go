@@ -23,8 +23,8 @@ func Renew(s *cluster.State) (*Plan, error) {
 		b.at[h.Name] = &hostSteps{}
 	}
 	if (s.Stage() == cluster.Unresponsive || s.Stage() == cluster.Complete && s.EtcdExpired()) && s.Vanished() == nil && s.UnfinishedRestore("") == nil {
-		if err := b.refuseExpiredAuthority(); err != nil {
-			return nil, err
+		if r := b.refuseExpiredAuthority(b.c.Spec.Hosts); r != nil {
+			return nil, r
 		}
 		b.reissueExpired()
 		b.renewOnBalancers(true)
@@ -42,7 +42,7 @@ func Renew(s *cluster.State) (*Plan, error) {
 			return nil, r
 		}
 	}
-	b.renewAuthorities()
+	b.renewAuthorities(b.c.Spec.Hosts)
 	b.renewOnBalancers(true)
 	b.renewCertificates(func(string, facts.Certificate) bool { return true }, b.ofKind(SetTrust)...)
 	for _, h := range b.c.Spec.Hosts {
@@ -226,11 +226,11 @@ func (b *builder) renewKubelet(h spec.Host, after ...*Step) {
 	}
 }
 
-// refuseExpiredAuthority holds where the API does not answer: if the cluster's authority has expired, and nobody here can renew that, new
-// certificates would not help.
+// refuseExpiredAuthority holds where hosts cannot work without new certificates: if the cluster's authority has expired, and nobody here can
+// renew that, they would not help.
 // Nothing uses super-admin.conf, so that one which nobody can renew keeps nobody from bringing the cluster back.
-func (b *builder) refuseExpiredAuthority() error {
-	for _, h := range b.c.Spec.Hosts {
+func (b *builder) refuseExpiredAuthority(hosts []spec.Host) *cluster.Refusal {
+	for _, h := range hosts {
 		for _, c := range b.ExpiredOn(h.Name) {
 			if r := b.MayRenew(h.Name, []facts.Certificate{c}); r != nil && c.Name != facts.SuperAdminKubeconfig {
 				return r
@@ -251,7 +251,7 @@ func (b *builder) refuseExpiredAuthority() error {
 // works, all hosts do it together, and programs that were refused are started again, because they try less and less often. An API
 // server that works goes on: perhaps only the administrator's certificate has expired.
 func (b *builder) reissueExpired() {
-	b.renewAuthorities()
+	b.renewAuthorities(b.c.Spec.Hosts)
 	trusted := b.ofKind(SetTrust) // whoever signs has the renewed certificate of its authority
 	var issued []*Step
 	for _, h := range b.c.Spec.Hosts {

@@ -39,7 +39,7 @@ func (b *builder) maintain() error {
 		return 1
 	})
 	if b.Stage() != cluster.Foreign {
-		b.renewAuthorities()
+		b.renewAuthorities(b.c.Spec.Hosts)
 	}
 	if b.Stage() != cluster.Foreign && b.changesVersion() {
 		return b.upgrade(hosts)
@@ -121,8 +121,8 @@ func (b *builder) maintain() error {
 
 // revive restores what is stopped or misconfigured on the hosts of a cluster whose API does not answer.
 func (b *builder) revive() error {
-	if err := b.refuseExpiredAuthority(); err != nil {
-		return err
+	if r := b.refuseExpiredAuthority(b.c.Spec.Hosts); r != nil {
+		return r
 	}
 	b.keepEndpoints()
 	b.restoreHosts()

@@ -74,7 +74,7 @@ func (b *builder) ownBalancer(t Target, what string) {
 }
 
 // EndMaintenance makes the plan that brings hosts back into service, from any point of a maintenance, or of a departure that was given up.
-// The plan is empty when they take part already.
+// What expired there meanwhile is renewed first. The plan is empty when they take part already.
 func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 	b, err := operation(s)
 	if err != nil {
@@ -100,7 +100,16 @@ func EndMaintenance(s *cluster.State, t Target) (*Plan, error) {
 			return nil, refused(RuleKept, h.Name+" has lost its part of the cluster: its kubelet has no identity any more, as after the replacement of its disk",
 				"Take it out of the spec and run `quorate apply`; then add it again.")
 		}
-		if err := b.back(h, nil); err != nil {
+	}
+	if err := b.renewReturning(t.Hosts); err != nil {
+		return nil, err
+	}
+	renewed := b.all()
+	if slices.ContainsFunc(renewed, func(s *Step) bool { return s.Kind == SetTrust && s.Authority.Shared() }) {
+		b.out.Notes = append(b.out.Notes, "run `quorate apply` afterwards: it restarts kube-proxy and the pod network where they were started before the certificate was renewed")
+	}
+	for _, h := range t.Hosts {
+		if err := b.back(h, renewed...); err != nil {
 			return nil, err
 		}
 	}
@@ -133,7 +142,10 @@ func Reboot(s *cluster.State, h spec.Host, o MaintainOptions) (*Plan, error) {
 
 // operation begins the plan of an operation on a cluster that works.
 func operation(s *cluster.State) (*builder, error) {
-	b := &builder{State: s, c: s.Spec, out: &Plan{Cluster: s.Spec.Metadata.Name, Steps: []Step{}}}
+	b := &builder{State: s, c: s.Spec, out: &Plan{Cluster: s.Spec.Metadata.Name, Steps: []Step{}}, at: map[string]*hostSteps{}}
+	for _, h := range s.Present().Spec.Hosts {
+		b.at[h.Name] = &hostSteps{}
+	}
 	if r := s.Vanished(); r != nil {
 		return nil, r
 	}
@@ -146,9 +158,19 @@ func operation(s *cluster.State) (*builder, error) {
 	case cluster.Unresponsive:
 		r := refused(RuleAnswer, "no API server answers"+after(": ", s.Seen.APIError), "`quorate status` shows what is wrong. A host can be taken out of service only while the cluster works without it.")
 		r.Transient = true
+		if b.anyExpired() {
+			r.Fix, r.Transient = "Certificates have expired: `quorate apply` renews them on all hosts that can be reached, and brings the API back. Then run it again.", false
+		}
 		return nil, r
 	}
 	return nil, refused(RuleAnswer, "there is no complete cluster on these hosts", "`quorate status` shows more; `quorate apply` builds the cluster.")
+}
+
+// anyExpired says that certificates have expired without which programs of the cluster do not work.
+func (b *builder) anyExpired() bool {
+	return slices.ContainsFunc(b.c.Spec.Hosts, func(h spec.Host) bool {
+		return b.TrustsExpired(h.Name) || slices.ContainsFunc(b.ExpiredOn(h.Name), func(c facts.Certificate) bool { return !ofAdministrator(c) })
+	})
 }
 
 func (b *builder) folded() (*Plan, error) {
@@ -229,18 +251,21 @@ func (t Target) detail() string {
 }
 
 // back is the order in which a host is brought back: clients and workloads come when everything on it works, and last.
-func (b *builder) back(h spec.Host, after *Step) error {
-	last := after
+func (b *builder) back(h spec.Host, after ...*Step) error {
+	var last *Step
 	member := slices.ContainsFunc(b.c.EtcdHosts(), func(e spec.Host) bool { return e.Name == h.Name })
 	switch {
 	case h.Has(spec.RoleControlPlane):
 		last = b.addInTurn(Step{Kind: StartPrograms, Host: h.Name, Title: "start the API server, controller manager and scheduler", Pods: controlPrograms,
-			Reason: "they were stopped for the maintenance", Change: change(cluster.Start, cluster.APIPrograms, h.Name)}, last)
+			Reason: "they were stopped for the maintenance", Change: change(cluster.Start, cluster.APIPrograms, h.Name)}, after...)
 	case member && !b.c.ExistingEtcd():
-		last = b.addInTurn(Step{Kind: StartPrograms, Host: h.Name, Title: "start the etcd member", Reason: "it was stopped for the maintenance", Change: change(cluster.Start, cluster.EtcdMember, h.Name)}, last)
+		last = b.addInTurn(Step{Kind: StartPrograms, Host: h.Name, Title: "start the etcd member", Reason: "it was stopped for the maintenance", Change: change(cluster.Start, cluster.EtcdMember, h.Name)}, after...)
+	}
+	if last != nil {
+		after = []*Step{last}
 	}
 	last = b.add(Step{Kind: AwaitHost, Host: h.Name, Title: "wait until everything on the host works", Nodes: []string{h.Name},
-		Reason: "an API server is ready long before the pod network of its node works"}, last, b.last)
+		Reason: "an API server is ready long before the pod network of its node works"}, append(slices.Clone(after), b.last)...)
 	if h.Has(spec.RoleControlPlane) {
 		if pools := b.joinPools(h.Name, "it can serve clients again", last); pools != nil {
 			last = pools

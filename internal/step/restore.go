@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -117,54 +116,6 @@ func replaceOn(ctx context.Context, client *kube.Client, set, node string, pods 
 		}
 		return errors.New("its new pod is not ready yet")
 	})
-}
-
-// agentsAtOnce is on how many nodes agents are replaced at the same time, if they need to be on all.
-const agentsAtOnce = 10
-
-// replaceAgents replaces the pods of DaemonSets on the nodes of all hosts that could be queried. A rollout would wait for those on other nodes, too:
-// they start when their hosts come back.
-func (e *Env) replaceAgents(ctx context.Context, client *kube.Client, sets []string) error {
-	var (
-		mu    sync.Mutex
-		wg    sync.WaitGroup
-		errs  []error
-		slots = make(chan struct{}, agentsAtOnce)
-	)
-	on := func(node string) error {
-		if err := e.nodeIsReady(ctx, node); err != nil {
-			return err
-		}
-		for _, set := range sets {
-			pods, err := podsOn(ctx, client, set, node)
-			if err != nil {
-				return err
-			}
-			if len(pods) == 0 {
-				continue // it has none on this node
-			}
-			if err := replaceOn(ctx, client, set, node, pods); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	for _, h := range e.Cluster.Spec.Hosts {
-		if f := e.Seen.Hosts[h.Name].Facts; !h.IsNode() || f == nil || !f.Kubernetes.KubeletConfig {
-			continue
-		}
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			if err := on(h.Name); err != nil {
-				mu.Lock()
-				defer mu.Unlock()
-				errs = append(errs, err)
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(errs...)
 }
 
 func ready(p *corev1.Pod) bool {

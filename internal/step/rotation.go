@@ -2,6 +2,7 @@ package step
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -9,7 +10,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -64,7 +64,10 @@ func renewAuthority(ctx context.Context, e *Env, s plan.Step) error {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.renewed = append(e.renewed, public)
+	if e.renewed == nil {
+		e.renewed = map[facts.Authority][]byte{}
+	}
+	e.renewed[s.Authority] = public
 	return nil
 }
 
@@ -122,7 +125,7 @@ func (e *Env) trust(s plan.Step) (kubeadm.TrustRequest, error) {
 func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	texts := slices.Clone(e.renewed)
+	texts := [][]byte{e.renewed[a]}
 	if e.authority.Authority == a {
 		texts = append(texts, e.authority.Public, e.authority.Trusted)
 		if made := pkifile.KeyIDs(e.authority.Public); key == facts.NextKey && len(made) > 0 {
@@ -153,6 +156,16 @@ func (e *Env) certificateOf(a facts.Authority, key string) ([]byte, error) {
 // publishPatience is how long the controller manager, and API servers, may take to publish what they have read.
 const publishPatience = 5 * time.Minute
 
+// awaited is what the API has to tell clients before a step may go on, and whether it may tell them nothing else. While an authority is being
+// replaced, hosts may be in different stages, and API servers and the controller manager publish what is on theirs: then, the certificate that was
+// renewed is enough.
+func awaited(s plan.Step, in kubeadm.TrustRequest) (trusted []byte, only bool) {
+	if renews(s) && len(s.Trusted) > 1 {
+		return pkifile.Keys(in.Trusted)[0].PEM, false
+	}
+	return in.Trusted, true
+}
+
 // publishTrust has the API tell clients what to trust. What nobody but Quorate writes is written here; for the rest it waits.
 func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 	in, err := e.trust(s)
@@ -179,16 +192,17 @@ func publishTrust(ctx context.Context, e *Env, s plan.Step) error {
 			}
 		}
 	}
+	trusted, only := awaited(s, in)
 	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what clients trust")
 	defer cancel()
 	return retry(ctx, 2*time.Second, func(ctx context.Context) error {
-		if err := publishAuthentication(ctx, client, s.Authority, in.Trusted, len(s.Trusted) == 1); err != nil {
+		if err := publishAuthentication(ctx, client, s.Authority, trusted, len(s.Trusted) == 1); err != nil {
 			return err
 		}
 		if s.Authority != facts.KubernetesAuthority {
 			return nil
 		}
-		return publishedToPods(ctx, client, in.Trusted)
+		return publishedToPods(ctx, client, trusted, only)
 	})
 }
 
@@ -241,8 +255,8 @@ func publishAuthentication(ctx context.Context, client *kube.Client, a facts.Aut
 	return err
 }
 
-// publishedToPods returns an error unless the pods of every namespace are told to trust these certificates.
-func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) error {
+// publishedToPods returns an error unless the pods of every namespace are told to trust these certificates, and, if only is set, no others.
+func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte, only bool) error {
 	spaces, err := client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return err
@@ -253,7 +267,9 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 	}
 	right := map[string]bool{}
 	for _, m := range published.Items {
-		right[m.Namespace] = pkifile.SameCertificates([]byte(m.Data[facts.RootCAKey]), trusted)
+		have := pkifile.Certificates([]byte(m.Data[facts.RootCAKey]))
+		lacks := slices.ContainsFunc(pkifile.Certificates(trusted), func(c *x509.Certificate) bool { return !slices.ContainsFunc(have, c.Equal) })
+		right[m.Namespace] = !lacks && (!only || pkifile.SameCertificates([]byte(m.Data[facts.RootCAKey]), trusted))
 	}
 	var wait []string
 	for _, n := range spaces.Items {
@@ -267,71 +283,11 @@ func publishedToPods(ctx context.Context, client *kube.Client, trusted []byte) e
 	return nil
 }
 
-// restartClients replaces the pods of DaemonSets, and those of CoreDNS, one after another. Those that need a renewed certificate restart when it
-// is published to them.
-func restartClients(ctx context.Context, e *Env, s plan.Step) error {
-	in, err := e.trust(s)
-	if err != nil {
-		return err
-	}
-	client, err := e.api(ctx)
-	if err != nil {
-		return err
-	}
-	value := pkifile.KeyIDs(in.Trusted)[len(s.Trusted)-1]
-	if renews(s) {
-		if err := awaitPublished(ctx, client, in.Trusted); err != nil {
-			return err
-		}
-		value += pkifile.Expiries(in.Trusted)[value].UTC().Format("-20060102T150405Z")
-	}
-	pods := s.Pods
-	if len(pods) == 0 {
-		if pods, err = observe.AgentSets(ctx, client); err != nil {
-			return err
-		}
-	}
-	if _, err := e.permit(ctx, s); err != nil {
-		return err
-	}
-	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{"metadata": map[string]any{
-		"annotations": map[string]string{facts.AuthorityAnnotation: value}}}}})
-	if err != nil {
-		return err
-	}
-	deployments := client.AppsV1().Deployments(metav1.NamespaceSystem)
-	err = e.onAPI(ctx, "restarting CoreDNS", func(ctx context.Context) error {
-		_, err := deployments.Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		return ignoreAbsent(err)
-	})
-	if err != nil {
-		return err
-	}
-	limited, cancel := withDeadline(ctx, rolloutTimeout, "restarting CoreDNS")
-	defer cancel()
-	if err := retry(limited, time.Second, func(ctx context.Context) error {
-		d, err := deployments.Get(ctx, "coredns", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err == nil && !deploymentRolledOut(d) {
-			err = fmt.Errorf("%d of %d pods of CoreDNS were replaced", d.Status.UpdatedReplicas, d.Status.Replicas)
-		}
-		return err
-	}); err != nil {
-		return err
-	}
-	if renews(s) {
-		return e.replaceAgents(ctx, client, pods)
-	}
-	return e.replacePods(ctx, pods, patch)
-}
-
 // awaitPublished waits until the pods of every namespace are told to trust these certificates.
-func awaitPublished(ctx context.Context, client *kube.Client, trusted []byte) error {
+func awaitPublished(ctx context.Context, client *kube.Client, trusted []byte, only bool) error {
 	ctx, cancel := withDeadline(ctx, publishPatience, "publishing what pods trust")
 	defer cancel()
-	return retry(ctx, 2*time.Second, func(ctx context.Context) error { return publishedToPods(ctx, client, trusted) })
+	return retry(ctx, 2*time.Second, func(ctx context.Context) error { return publishedToPods(ctx, client, trusted, only) })
 }
 
 // clientReload is how often a client of client-go reads again with what it verifies servers (transport/ca_rotation.go), and some more.

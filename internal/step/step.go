@@ -58,7 +58,7 @@ type Env struct {
 	// authority is the one that is to follow, and trusted what hosts trust of the Kubernetes CA since a step of this run has changed it.
 	authority kubeadm.AuthorityPair
 	trusted   string
-	renewed   [][]byte // certificates of authorities that hosts have signed again
+	renewed   map[facts.Authority][]byte // certificates that hosts have signed again; authorities may share a key
 	client    *kube.Client
 	started   []string // load balancers that this run has set up
 	retired   []string // load balancers that it has stopped for good

@@ -60,6 +60,7 @@ func TestCertificates(t *testing.T) {
 	t.Run("expired", func(t *testing.T) { certificatesExpired(t, ctx, c) })
 	if *whole { // four times the time of the part before it
 		t.Run("authorities expired", func(t *testing.T) { authoritiesExpired(t, ctx, c) })
+		t.Run("authorities expired during a maintenance", func(t *testing.T) { authoritiesExpiredInMaintenance(t, ctx, c) })
 	}
 }
 
@@ -227,6 +228,36 @@ func authoritiesExpired(t *testing.T, ctx context.Context, c *cluster) {
 				c.ssh(t, ctx, "cp-a", "kubectl --kubeconfig /etc/kubernetes/admin.conf "+object+" | openssl x509 -noout -checkend 86400")
 			}
 		})
+	}
+}
+
+// authoritiesExpiredInMaintenance has authorities expire while a host is in maintenance. Apply renews them on the others, and the end of the
+// maintenance there.
+func authoritiesExpiredInMaintenance(t *testing.T, ctx context.Context, c *cluster) {
+	const away = "cp-b"
+	c.must(t, ctx, "maintain", "-f", c.specFile(), away)
+	c.expire(t, ctx, []string{facts.ClusterCA, facts.FrontProxyCA, facts.EtcdCA})
+	c.must(t, ctx, "lab", "--lab", c.name, "fault", "power-off", away)
+	eventually(t, ctx, "the other machines have booted", func() error {
+		r := c.certificates(t, ctx)
+		delete(r.Unknown, "webhooks")
+		if len(r.Unknown) != 1 || r.Unknown[away] == "" {
+			return fmt.Errorf("these cannot be queried: %v", r.Unknown)
+		}
+		return nil
+	})
+	c.must(t, ctx, "apply", "-f", c.specFile())
+	c.must(t, ctx, "lab", "--lab", c.name, "heal")
+	c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", away)
+	c.must(t, ctx, "apply", "-f", c.specFile())
+	c.whole(t, ctx)
+	for _, x := range c.certificates(t, ctx).Certificates {
+		if x.DaysLeft < 0 || x.Due || len(x.Outdated) > 0 {
+			t.Errorf("it is still in need of renewal: %+v", x)
+		}
+	}
+	if steps := planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")); len(steps) > 0 {
+		t.Errorf("something is left to do: %+v", steps)
 	}
 }
 

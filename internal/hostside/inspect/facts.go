@@ -259,6 +259,9 @@ func firstCertificate(data []byte) (*x509.Certificate, bool) {
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == "CERTIFICATE" {
 			c, err := x509.ParseCertificate(block.Bytes)
+			if err == nil && c.IsCA { // of an authority, any certificate for its key counts; what serves presents the first one
+				c = pkifile.Latest(c, data)
+			}
 			return c, err == nil
 		}
 	}

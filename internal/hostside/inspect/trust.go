@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"sigs.k8s.io/yaml"
 
@@ -38,12 +39,12 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 		if former := read(a.FormerPublic()); a.ReadAtStart() && len(pkifile.KeyIDs(former)) > 0 {
 			t.Former, t.FormerPEM = pkifile.KeyIDs(former)[0], string(former)
 		}
-		t.Until = pkifile.Expiries(public)[t.Trusted[0]]
+		t.Until = firstExpiry(public, t.Trusted[0])
 		if a == facts.KubernetesAuthority {
 			t.Kubeconfigs, t.Apart = map[string][]string{}, system.Exists(filepath.Join(dir, "pki", facts.SigningFile))
 			for name, text := range kubeconfigTrust(dir) {
 				t.Kubeconfigs[name] = pkifile.KeyIDs(text)
-				if at, trusts := pkifile.Expiries(text)[t.Trusted[0]]; trusts && at.Before(t.Until) {
+				if at := firstExpiry(text, t.Trusted[0]); !at.IsZero() && at.Before(t.Until) {
 					t.Until = at
 				}
 			}
@@ -54,6 +55,16 @@ func trust(dir string) map[facts.Authority]facts.Trust {
 		return nil
 	}
 	return out
+}
+
+// firstExpiry is when the first of the certificates for a key in a PEM text expires; zero if there is none.
+func firstExpiry(text []byte, key string) (at time.Time) {
+	for _, c := range pkifile.Certificates(text) {
+		if pkifile.KeyID(c) == key && (at.IsZero() || c.NotAfter.Before(at)) {
+			at = c.NotAfter
+		}
+	}
+	return at
 }
 
 // kubeconfigTrust is what kubeconfigs of kubeadm trust, in PEM. One that names a file is not among them: it trusts what the file says.

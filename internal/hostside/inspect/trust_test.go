@@ -159,4 +159,22 @@ func TestUntilWhenAnAuthorityIsTrusted(t *testing.T) {
 	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; !tr.Until.Equal(longer.NotAfter.Truncate(time.Second)) {
 		t.Errorf("%s, want %s", tr.Until, longer.NotAfter)
 	}
+	// Somebody put the renewed one next to the former one: the file is valid, of one key, and still has one that expires earlier.
+	for name, both := range map[string][]byte{"former first": slices.Concat(former, renewed), "renewed first": slices.Concat(renewed, former)} {
+		write("pki/ca.crt", both)
+		k := Kubernetes(root, nil)
+		tr := k.Trust[facts.KubernetesAuthority]
+		if !slices.Equal(tr.Trusted, []string{pkifile.KeyID(ca)}) || tr.Key != tr.Trusted[0] || !tr.Until.Equal(ca.NotAfter) {
+			t.Errorf("%s: %+v", name, tr)
+		}
+		i := slices.IndexFunc(k.Certificates, func(c facts.Certificate) bool { return c.Name == facts.ClusterCA })
+		if i < 0 || !k.Certificates[i].Expires.Equal(longer.NotAfter.Truncate(time.Second)) {
+			t.Errorf("%s: %+v", name, k.Certificates)
+		}
+	}
+	write("pki/ca.crt", renewed)
+	write("admin.conf", conf(slices.Concat(renewed, former)))
+	if tr := Kubernetes(root, nil).Trust[facts.KubernetesAuthority]; !tr.Until.Equal(ca.NotAfter) || len(tr.Kubeconfigs["admin.conf"]) != 1 {
+		t.Errorf("%+v", tr)
+	}
 }

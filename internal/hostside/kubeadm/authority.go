@@ -127,7 +127,7 @@ func followingAuthority(dir string, a facts.Authority, now time.Time) (public, k
 	if a == facts.ServiceAccountKey {
 		return followingKey(dir, a)
 	}
-	former, err := tls.LoadX509KeyPair(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
+	former, err := loadAuthority(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -191,7 +191,7 @@ const authorityLifetime = 10 * 365 * 24 * time.Hour
 // renewAuthority keeps whatever makes certificates fit that the authority has signed: its name, its key and the ID of that, and its constraints.
 // The serial number is another one, as for each certificate.
 func renewAuthority(dir string, a facts.Authority, now time.Time) ([]byte, error) {
-	former, err := tls.LoadX509KeyPair(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
+	former, err := loadAuthority(filepath.Join(dir, a.Public()), filepath.Join(dir, a.Key()))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", a.Title(), err)
 	}

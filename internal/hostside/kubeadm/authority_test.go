@@ -480,6 +480,52 @@ func TestAnAuthorityThatHasExpired(t *testing.T) {
 	}
 }
 
+// TestAnAuthorityWithBothCertificates: somebody put the renewed certificate next to the one that has expired. What the file has is valid, signs, and is
+// cleaned when hosts get the renewed one.
+func TestAnAuthorityWithBothCertificates(t *testing.T) {
+	now := time.Now()
+	for _, renewedFirst := range []bool{false, true} {
+		dir := controlPlane(t, now.AddDate(-10, 0, 0), now.Add(time.Hour), now.Add(-time.Hour))
+		pki := filepath.Join(dir, "pki")
+		a := facts.KubernetesAuthority
+		former := contentOf(t, pki, a.Public())
+		renewed, err := renewAuthority(pki, a, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both := slices.Concat(former, renewed)
+		if renewedFirst {
+			both = slices.Concat(renewed, former)
+		}
+		if err := os.WriteFile(filepath.Join(pki, a.Public()), both, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := renewAuthority(pki, a, now); err == nil || !strings.Contains(err.Error(), "has not expired") {
+			t.Errorf("renewed first %t: it is signed once more: %v", renewedFirst, err)
+		}
+		var names []string
+		for _, name := range allRenewable {
+			if (facts.Certificate{Name: name}).Signer() == a.Certificate() {
+				names = append(names, name)
+			}
+		}
+		if err := renewCertificates(dir, RenewRequest{Names: names}, now); err != nil {
+			t.Errorf("renewed first %t: %v", renewedFirst, err)
+		}
+		for _, name := range names {
+			if leaf := pairOf(t, dir, name).Leaf; !leaf.NotAfter.After(now) {
+				t.Errorf("renewed first %t: %s expires with the former authority, on %s", renewedFirst, name, leaf.NotAfter)
+			}
+		}
+		if err := setTrust(dir, TrustRequest{Authority: a, Trusted: renewed, Renewed: true}); err != nil {
+			t.Fatal(err)
+		}
+		if have := contentOf(t, pki, a.Public()); !bytes.Equal(have, renewed) {
+			t.Errorf("renewed first %t: the one that has expired is still there", renewedFirst)
+		}
+	}
+}
+
 // TestARenewalDuringARotation leaves the stage as it is: the key that is to follow stays, and so does what signs.
 func TestARenewalDuringARotation(t *testing.T) {
 	now := time.Now()

@@ -54,7 +54,7 @@ func widenCertificate(dir string, names []string, now time.Time) error {
 	if len(template.DNSNames)+len(template.IPAddresses) == len(have.DNSNames)+len(have.IPAddresses) {
 		return nil
 	}
-	ca, err := tls.LoadX509KeyPair(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
+	ca, err := loadAuthority(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "ca.key"))
 	if err != nil {
 		return fmt.Errorf("reading the cluster's CA: %w", err)
 	}

@@ -67,7 +67,7 @@ type SigningRequest struct {
 // SignCertificate signs a kubelet's certificate with the cluster's CA. The caller determines the names and addresses; only the
 // key is taken from the request.
 var SignCertificate = host.Define("kubeadm.sign-certificate", func(_ context.Context, in SigningRequest) ([]byte, error) {
-	ca, err := tls.LoadX509KeyPair(filepath.Join(pkiDir, "ca.crt"), filepath.Join(pkiDir, "ca.key"))
+	ca, err := loadAuthority(filepath.Join(pkiDir, "ca.crt"), filepath.Join(pkiDir, "ca.key"))
 	if err != nil {
 		return nil, fmt.Errorf("reading the cluster's CA: %w", err)
 	}

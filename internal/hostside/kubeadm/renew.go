@@ -27,6 +27,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
@@ -103,7 +104,7 @@ func renewCertificates(dir string, in RenewRequest, now time.Time) error {
 
 // readAuthority reads an authority that can sign.
 func readAuthority(dir, certificate string, now time.Time) (tls.Certificate, error) {
-	ca, err := tls.LoadX509KeyPair(filepath.Join(dir, certificate), filepath.Join(dir, "pki", facts.KeyOf(certificate)))
+	ca, err := loadAuthority(filepath.Join(dir, certificate), filepath.Join(dir, "pki", facts.KeyOf(certificate)))
 	if err != nil {
 		return ca, fmt.Errorf("reading the authority %s: %w", certificate, err)
 	}
@@ -111,6 +112,20 @@ func readAuthority(dir, certificate string, now time.Time) (tls.Certificate, err
 		return ca, fmt.Errorf("the authority %s expired on %s: nobody accepts what it signs", certificate, ca.Leaf.NotAfter.Format(time.DateOnly))
 	}
 	return ca, nil
+}
+
+// loadAuthority reads the certificate and the key of an authority. Of several certificates for that key in the file, it is the one that expires
+// last: somebody put a renewed one next to it.
+func loadAuthority(certificate, key string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(certificate, key)
+	if err != nil {
+		return pair, err
+	}
+	text, err := os.ReadFile(certificate)
+	if err == nil {
+		pair.Leaf = pkifile.Latest(pair.Leaf, text)
+	}
+	return pair, err
 }
 
 // renewPair signs a certificate again for the key in the file next to it.

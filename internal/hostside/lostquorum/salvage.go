@@ -157,20 +157,27 @@ func ReadKeysHere(in KeysRequest) (FoundKeys, error) { return local.readKeys(in.
 func (p place) readKeys(dirs []string) (FoundKeys, error) {
 	for _, dir := range dirs {
 		out := FoundKeys{Dir: dir, PKI: kubeadm.PKI{}}
-		for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, []string{facts.ServiceAccountKey.FormerPublic()}) {
+		for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI, []string{facts.ServiceAccountKey.FormerPublic(), facts.ServiceAccountKey.NextPublic()}) {
 			if err := p.readKey(out.PKI, name, filepath.Join(dir, name)); err != nil {
 				return FoundKeys{}, err
 			}
 		}
-		// An API server that Quorate did not set up may have its encryption configuration elsewhere.
+		// An API server that Quorate did not set up may have its encryption configuration elsewhere, and trust more service account keys.
 		if pod, err := staticpod.Read(p.at(filepath.Join(dir, "..", "manifests", "kube-apiserver.yaml"))); err == nil {
 			for _, r := range backup.References(pod) {
-				if r.Flag != backup.EncryptionFlag {
-					continue
-				}
-				delete(out.PKI, encryption.File) // what the API server used counts
-				if err := p.readKey(out.PKI, encryption.File, onDisk(dir, r.Path)); err != nil {
-					return FoundKeys{}, err
+				public, at := facts.ServiceAccountKey.Public(), onDisk(dir, r.Path)
+				switch {
+				case r.Flag == backup.EncryptionFlag:
+					delete(out.PKI, encryption.File) // what the API server used counts
+					if err := p.readKey(out.PKI, encryption.File, at); err != nil {
+						return FoundKeys{}, err
+					}
+				case r.Flag == facts.AccountKeyFileFlag && len(out.PKI[public]) > 0 && at != filepath.Join(dir, public):
+					also := kubeadm.PKI{}
+					if err := p.readKey(also, public, at); err != nil {
+						return FoundKeys{}, err
+					}
+					out.PKI[public] = slices.Concat(out.PKI[public], []byte("\n"), also[public])
 				}
 			}
 		}

@@ -100,3 +100,31 @@ status: {}
 		}
 	}
 }
+
+// TestServiceAccountKeysOnADisk: an API server may trust more than sa.pub has, and what was to follow in a rotation is told from them.
+func TestServiceAccountKeysOnADisk(t *testing.T) {
+	p := place{t.TempDir()}
+	const disk = "/mnt/etc/kubernetes/pki"
+	p.write(t, disk+"/sa.pub", "own")
+	p.write(t, disk+"/sa-next.pub", "next")
+	p.write(t, "/mnt/srv/keys/old.pub", "old")
+	p.write(t, "/mnt/etc/kubernetes/manifests/kube-apiserver.yaml", `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command: [kube-apiserver, --service-account-key-file=/etc/kubernetes/pki/sa.pub, --service-account-key-file=/old/old.pub]
+    volumeMounts:
+    - {name: pki, mountPath: /etc/kubernetes/pki}
+    - {name: old, mountPath: /old}
+  volumes:
+  - {name: pki, hostPath: {path: /etc/kubernetes/pki}}
+  - {name: old, hostPath: {path: /srv/keys}}
+status: {}
+`)
+	got, err := p.readKeys([]string{disk})
+	if err != nil || string(got.PKI["sa.pub"]) != "own\nold" || string(got.PKI["sa-next.pub"]) != "next" || len(got.PKI) != 2 {
+		t.Errorf("%q, %v", got.PKI, err)
+	}
+}

@@ -177,28 +177,47 @@ type Key struct {
 	PEM []byte
 }
 
-// Keys are the keys of the certificates in a PEM text, and its public keys, in its order. What cannot be read is left out.
+// Keys are the keys of the certificates in a PEM text, and its public keys, in its order. What cannot be read is left out. A key is there once: of
+// several certificates for it, its PEM is that of the one that expires last, because it was renewed.
 func Keys(text []byte) (out []Key) {
+	until := map[string]time.Time{}
 	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
-		id := ""
+		id, expires := "", time.Time{}
 		switch block.Type {
 		case "CERTIFICATE":
 			if c, err := x509.ParseCertificate(block.Bytes); err == nil {
-				id = KeyID(c)
+				id, expires = KeyID(c), c.NotAfter
 			}
 		case "PUBLIC KEY":
 			if key, err := x509.ParsePKIXPublicKey(block.Bytes); err == nil {
 				id = PublicKeyID(key)
 			}
 		}
-		if id != "" {
-			out = append(out, Key{ID: id, PEM: pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})})
+		known := slices.IndexFunc(out, func(k Key) bool { return k.ID == id })
+		if id == "" || known >= 0 && !expires.After(until[id]) {
+			continue
 		}
+		key := Key{ID: id, PEM: pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})}
+		if until[id] = expires; known >= 0 {
+			out[known] = key
+			continue
+		}
+		out = append(out, key)
 	}
 	return out
 }
 
-// KeyIDs are the IDs of Keys.
+// Latest is the certificate in a PEM text that expires last of those for the key of another one, or that other one itself.
+func Latest(c *x509.Certificate, text []byte) *x509.Certificate {
+	for _, o := range Certificates(text) {
+		if o.NotAfter.After(c.NotAfter) && KeyID(o) == KeyID(c) {
+			c = o
+		}
+	}
+	return c
+}
+
+// KeyIDs are the IDs of Keys, each of them once.
 func KeyIDs(text []byte) (out []string) {
 	for _, k := range Keys(text) {
 		out = append(out, k.ID)

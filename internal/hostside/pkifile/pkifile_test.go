@@ -1,6 +1,7 @@
 package pkifile
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -151,5 +153,21 @@ func TestACertificateThatWasRenewed(t *testing.T) {
 	}
 	if got := Expiries(public); len(got) > 0 {
 		t.Errorf("a public key does not expire: %v", got)
+	}
+	// A text with both has one key, and its certificate is the renewed one, whatever the order is.
+	for name, text := range map[string][]byte{"renewed first": slices.Concat(both, other), "former first": slices.Concat(former, other, renewed), "twice": slices.Concat(renewed, other, renewed, other)} {
+		keys := Keys(text)
+		if len(keys) != 2 || keys[0].ID != id || !bytes.Equal(keys[0].PEM, renewed) || !bytes.Equal(keys[1].PEM, other) || !slices.Equal(KeyIDs(text), []string{keys[0].ID, keys[1].ID}) {
+			t.Errorf("%s: %+v", name, keys)
+		}
+		if c := Latest(Certificates(former)[0], text); !c.NotAfter.Equal(now.Add(time.Hour)) {
+			t.Errorf("%s: %s", name, c.NotAfter)
+		}
+	}
+	if c := Latest(Certificates(renewed)[0], slices.Concat(former, other)); !c.NotAfter.Equal(now.Add(time.Hour)) {
+		t.Errorf("%s", c.NotAfter)
+	}
+	if keys := Keys(slices.Concat(public, public)); len(keys) != 1 || !bytes.Equal(keys[0].PEM, public) {
+		t.Errorf("%+v", keys)
 	}
 }
