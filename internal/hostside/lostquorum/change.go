@@ -48,7 +48,7 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 	defer cancel()
 	if in.API {
 		for _, pod := range append([]string{facts.APIServer}, controllers...) {
-			if err := stop(ctx, pod); err != nil {
+			if err := local.stop(ctx, pod, end); err != nil {
 				return struct{}{}, err
 			}
 		}
@@ -61,14 +61,18 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, stop(ctx, etcdPod)
+	return struct{}{}, local.stop(ctx, etcdPod, end)
 })
 
 // stop sets the manifest of a static pod aside and ends its containers. They are also ended if the manifest is missing: a kubelet that does not run
 // has left them running.
-func stop(ctx context.Context, pod string) error {
-	if slices.Contains(local.manifests(), pod) {
-		return withdrawal.Host{}.Withdraw(ctx, pod, end)
+func (p place) stop(ctx context.Context, pod string, end func(context.Context, string) (int, error)) error {
+	h := withdrawal.Host{Root: p.root}
+	if err := h.Clear(pod, complete(pod)); err != nil {
+		return err
+	}
+	if slices.Contains(p.manifests(), pod) {
+		return h.Withdraw(ctx, pod, end)
 	}
 	for {
 		// Where containerd does not run, nobody can tell: before data are moved, it is found out whether an etcd runs.

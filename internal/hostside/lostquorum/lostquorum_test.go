@@ -141,6 +141,67 @@ func TestExamine(t *testing.T) {
 	}
 }
 
+// TestIncompleteManifests: what a program has left that was killed while it wrote a manifest is none, and the kubelet does not get it.
+func TestIncompleteManifests(t *testing.T) {
+	const server = `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command: [kube-apiserver, "--etcd-servers=https://127.0.0.1:2379"]
+status: {}
+`
+	unlabeled := strings.ReplaceAll(manifest, ", labels: {tier: control-plane}", "") // as somebody wrote it by hand
+	for name, tc := range map[string]struct {
+		pod, inPlace, aside string
+		complete            bool
+	}{
+		"none":                     {etcdPod, "", "", false},
+		"etcd":                     {etcdPod, manifest, "", true},
+		"set aside":                {etcdPod, "", manifest, true},
+		"without its end":          {etcdPod, strings.TrimSuffix(manifest, "status: {}\n"), "", false},
+		"the beginning":            {etcdPod, manifest[:40], "", false},
+		"empty":                    {etcdPod, " ", "", false},
+		"half, and one set aside":  {etcdPod, manifest[:40], manifest, true},
+		"half of both":             {etcdPod, manifest[:40], manifest[:60], false},
+		"by hand":                  {etcdPod, strings.TrimSuffix(unlabeled, "status: {}\n"), "", true},
+		"by hand, without a flag":  {etcdPod, strings.ReplaceAll(unlabeled, ` "--initial-advertise-peer-urls=https://10.0.0.11:2380"`, ""), "", false},
+		"an API server":            {facts.APIServer, server, "", true},
+		"half an API server":       {facts.APIServer, strings.TrimSuffix(server, "status: {}\n"), "", false},
+		"an API server without it": {facts.APIServer, strings.ReplaceAll(server, "--etcd-servers", "--x"), "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := place{t.TempDir()}
+			for path, content := range map[string]string{"/etc/kubernetes/manifests/": tc.inPlace, facts.WithdrawnDir + "/": tc.aside} {
+				if content != "" {
+					p.write(t, path+tc.pod+".yaml", content)
+				}
+			}
+			check := func(when string) {
+				t.Helper()
+				if got := slices.Contains(p.examined(t).Manifests, tc.pod); got != tc.complete {
+					t.Errorf("%s: complete is %t", when, got)
+				}
+				if name := p.member().name; (name != "") != (tc.complete && tc.pod == etcdPod) {
+					t.Errorf("%s: the member is %q", when, name)
+				}
+			}
+			check("before")
+			ended := func(context.Context, string) (int, error) { return 0, nil }
+			for range 2 {
+				if err := p.stop(t.Context(), tc.pod, ended); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := os.Stat(p.at("/etc/kubernetes/manifests/" + tc.pod + ".yaml")); err == nil {
+					t.Error("the kubelet can start what is left in the manifest")
+				}
+				check("stopped")
+			}
+		})
+	}
+}
+
 // TestBuildWithoutAManifest: who recovers says which member it becomes, where no manifest does.
 func TestBuildWithoutAManifest(t *testing.T) {
 	p := place{t.TempDir()}
