@@ -9,6 +9,9 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -75,13 +78,16 @@ func (p place) stop(ctx context.Context, pod string, end func(context.Context, s
 		return h.Withdraw(ctx, pod, end)
 	}
 	for {
-		// Where containerd does not run, nobody can tell: before data are moved, it is found out whether an etcd runs.
-		if n, err := end(ctx, pod); err != nil || n == 0 {
-			return nil //nolint:nilerr // see above
+		n, err := end(ctx, pod)
+		if err == nil && n == 0 {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it still runs")
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("ending %s, which has no manifest any more: %w", pod, context.Cause(ctx))
+			return fmt.Errorf("ending %s, which has no manifest any more: %w (%w)", pod, err, context.Cause(ctx))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -92,18 +98,42 @@ func (p place) stop(ctx context.Context, pod string, end func(context.Context, s
 func end(ctx context.Context, name string) (int, error) {
 	ids, err := containerd.IDs(ctx, name)
 	if err != nil {
-		units, uerr := system.Units(ctx, "containerd.service")
-		if uerr == nil && units["containerd.service"].PID == 0 && name == etcdPod {
-			if pid, perr := local.running(local.member().dataDir); perr == nil && pid == 0 {
-				return 0, nil // nothing could run it
-			}
-		}
-		return 0, err
+		return 0, local.unasked(name, err)
 	}
 	if err := containerd.Stop(ctx, ids, endGrace); err != nil {
 		return 0, err
 	}
 	return containerd.Running(ctx, name)
+}
+
+// unasked returns nil if the containers of a program could not be asked for because nothing on this host runs any, and the program has no
+// process. A containerd that does not answer may run it, or may be starting it; only one that has no part for Kubernetes does not. Nobody can end what a
+// containerd has left that ended itself.
+func (p place) unasked(program string, why error) error {
+	if status.Code(why) != codes.Unimplemented {
+		pids, err := p.processes("containerd")
+		if err != nil {
+			return errors.Join(why, err)
+		}
+		if len(pids) > 0 {
+			return fmt.Errorf("containerd (process %d) does not say whether it runs %s: restart it, or stop it (`systemctl stop containerd`). %w", pids[0], program, why)
+		}
+	}
+	left, err := p.processes(program)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	if program == etcdPod && len(left) > 0 { // another etcd is none of this cluster's
+		pid, err := p.running(p.member().dataDir)
+		if err != nil {
+			return errors.Join(why, err)
+		}
+		left = []int{pid}
+	}
+	if len(left) > 0 && left[0] != 0 {
+		return fmt.Errorf("%s runs (process %d), and containerd cannot end it: start containerd (`systemctl start containerd`), or end the process. %w", program, left[0], why)
+	}
+	return nil
 }
 
 // AsideRequest says which data are set aside.

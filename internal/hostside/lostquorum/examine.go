@@ -264,21 +264,37 @@ func (p place) manifests() (out []string) {
 	return slices.Compact(out)
 }
 
-// running finds the process of an etcd that works on a data directory, 0 for none.
-func (p place) running(dataDir string) (int, error) {
+// processes are those of a program on this host, inside and outside of containers.
+func (p place) processes(program string) (out []int, _ error) {
 	dirs, err := os.ReadDir(p.at("/proc"))
 	if errors.Is(err, fs.ErrNotExist) && p.root != "" {
-		return 0, nil
+		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	short := program[:min(len(program), 15)] // the kernel keeps no more of a name
+	for _, d := range dirs {
+		if pid, err := strconv.Atoi(d.Name()); err == nil && system.ReadTrimmed(filepath.Join(p.at("/proc"), d.Name(), "comm")) == short {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// running finds the process of an etcd that works on a data directory, 0 for none. The etcd may name it by another path, or in a configuration
+// file: whoever has the database open works on it.
+func (p place) running(dataDir string) (int, error) {
+	pids, err := p.processes(etcdPod)
 	if err != nil {
 		return 0, err
 	}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		dir := filepath.Join(p.at("/proc"), d.Name())
-		if err != nil || system.ReadTrimmed(filepath.Join(dir, "comm")) != "etcd" {
-			continue
-		}
+	database, err := os.Stat(filepath.Join(etcddata.Member(p.at(dataDir)), "snap", "db"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, pid := range pids {
+		dir := filepath.Join(p.at("/proc"), strconv.Itoa(pid))
 		args := flags.Parse(strings.Split(string(system.ReadAll(filepath.Join(dir, "cmdline"))), "\x00"))
 		at := args["data-dir"]
 		for v := range strings.SplitSeq(string(system.ReadAll(filepath.Join(dir, "environ"))), "\x00") {
@@ -286,11 +302,20 @@ func (p place) running(dataDir string) (int, error) {
 				at = value
 			}
 		}
-		if filepath.Clean(at) == filepath.Clean(dataDir) {
+		if filepath.Clean(at) == filepath.Clean(dataDir) || database != nil && opened(dir, database) {
 			return pid, nil
 		}
 	}
 	return 0, nil
+}
+
+// opened says that a process has a file open.
+func opened(process string, file fs.FileInfo) bool {
+	open, _ := os.ReadDir(filepath.Join(process, "fd")) // a process that has ended has none
+	return slices.ContainsFunc(open, func(fd fs.DirEntry) bool {
+		info, err := os.Stat(filepath.Join(process, "fd", fd.Name()))
+		return err == nil && os.SameFile(info, file)
+	})
 }
 
 // noted is the recovery that is under way on the host.

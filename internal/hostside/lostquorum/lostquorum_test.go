@@ -3,11 +3,17 @@ package lostquorum
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/etcd"
@@ -199,6 +205,76 @@ status: {}
 				check("stopped")
 			}
 		})
+	}
+}
+
+// TestUnknownIsNotEnded: a program has ended when that was seen, not when nobody could tell.
+func TestUnknownIsNotEnded(t *testing.T) {
+	p := place{t.TempDir()}
+	limited := func() context.Context {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("the time is over"))
+		t.Cleanup(cancel)
+		return ctx
+	}
+	silent := func(context.Context, string) (int, error) { return 0, errors.New("containerd hangs") }
+	if err := p.stop(limited(), etcdPod, silent); err == nil || !strings.Contains(err.Error(), "containerd hangs") {
+		t.Errorf("nobody knows whether it runs: %v", err)
+	}
+	if err := p.stop(limited(), etcdPod, func(context.Context, string) (int, error) { return 1, nil }); err == nil || !strings.Contains(err.Error(), "it still runs") {
+		t.Errorf("it runs: %v", err)
+	}
+	asked := 0
+	if err := p.stop(t.Context(), etcdPod, func(ctx context.Context, pod string) (int, error) {
+		if asked++; asked == 1 {
+			return silent(ctx, pod)
+		}
+		return 0, nil
+	}); err != nil {
+		t.Errorf("it answers again: %v", err)
+	}
+
+	why := errors.New("no socket")
+	is := func(program string, err error, process string) {
+		t.Helper()
+		got := p.unasked(program, err)
+		if (got != nil) != (process != "") || got != nil && !(errors.Is(got, why) && strings.Contains(got.Error(), "process "+process)) {
+			t.Errorf("%s, %v: %v", program, err, got)
+		}
+	}
+	p.write(t, "/proc/self/comm", "quorate\n")
+	is(etcdPod, why, "")
+	p.write(t, "/proc/60/comm", "kube-controller\n")
+	is(facts.ControllerManager, why, "60")
+	is(facts.APIServer, why, "")
+	p.write(t, "/proc/70/comm", "etcd\n")
+	p.write(t, "/proc/70/cmdline", "etcd\x00--data-dir=/srv/other\x00")
+	is(etcdPod, why, "")
+	p.write(t, "/proc/71/comm", "etcd\n")
+	p.write(t, "/proc/71/cmdline", "etcd\x00--data-dir=/var/lib/etcd\x00")
+	is(etcdPod, why, "71")
+	p.write(t, "/proc/80/comm", "containerd\n")
+	is(facts.APIServer, why, "80")
+	is(facts.APIServer, fmt.Errorf("asking containerd: %w", status.Error(codes.Unimplemented, "no CRI")), "")
+}
+
+// TestAnEtcdByAnotherPath: what its flags do not show, its open database does.
+func TestAnEtcdByAnotherPath(t *testing.T) {
+	p := place{t.TempDir()}
+	p.write(t, "/var/lib/etcd/member/snap/db", "x")
+	p.write(t, "/mnt/etcd/member/snap/db", "x")
+	p.write(t, "/proc/100/comm", "etcd\n")
+	p.write(t, "/proc/100/cmdline", "etcd\x00--config-file=/etc/etcd.yaml\x00")
+	p.write(t, "/proc/100/fd/3", "")
+	if pid, err := p.running("/var/lib/etcd"); err != nil || pid != 0 {
+		t.Errorf("it has nothing open: %d, %v", pid, err)
+	}
+	if err := os.Symlink(p.at("/var/lib/etcd/member/snap/db"), p.at("/proc/100/fd/9")); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]int{"/var/lib/etcd": 100, "/var/lib/etcd/member": 100, "/mnt/etcd": 0, "/mnt/none": 0} {
+		if pid, err := p.running(dir); err != nil || pid != want {
+			t.Errorf("%s: %d, %v", dir, pid, err)
+		}
 	}
 }
 
