@@ -153,8 +153,8 @@ var SetAside = host.DefineChange("lostquorum.set-aside", func(ctx context.Contex
 func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string, error) {
 	m := p.member()
 	from := filepath.Join(p.at(m.dataDir), "member")
-	if !system.Exists(from) {
-		return "", nil
+	if missing, err := system.Missing(from); err != nil || missing {
+		return "", err
 	}
 	if pid, err := p.running(m.dataDir); err != nil || pid != 0 {
 		return "", errors.Join(err, fmt.Errorf("an etcd runs on %s (process %d)", m.dataDir, pid))

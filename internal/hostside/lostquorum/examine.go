@@ -84,7 +84,12 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 		c.Path, c.Kind = path, kind
 		out.Copies = append(out.Copies, c)
 	}
-	if system.Exists(filepath.Join(p.at(m.dataDir), "member")) {
+	// If nobody can tell, the host was not examined: its disk may have the data.
+	missing, err := system.Missing(filepath.Join(p.at(m.dataDir), "member"))
+	if err != nil {
+		return out, err
+	}
+	if !missing {
 		add(m.dataDir, facts.CopyInPlace)
 	}
 	for _, dir := range facts.EtcdKeptDirs(m.dataDir) {

@@ -257,6 +257,23 @@ func TestUnknownIsNotEnded(t *testing.T) {
 	is(facts.APIServer, fmt.Errorf("asking containerd: %w", status.Error(codes.Unimplemented, "no CRI")), "")
 }
 
+// TestADiskThatDoesNotAnswer has data, or has none: nobody knows.
+func TestADiskThatDoesNotAnswer(t *testing.T) {
+	p := place{t.TempDir()}
+	p.write(t, "/var/lib/etcd", "what is below a file cannot be looked up")
+	if got, err := p.examine(t.Context(), facts.RemainsRequest{}, readID); err == nil {
+		t.Errorf("examined: %+v", got)
+	}
+	if to, err := p.setAside(t.Context(), AsideRequest{Stamp: "s"}, readID); err == nil {
+		t.Errorf("set aside: %q", to)
+	}
+	if member := (etcd.Member{Root: p.root}); !member.HasData() {
+		t.Error("a member could start without its data")
+	} else if to, err := member.SetAside(time.Now(), ""); err == nil {
+		t.Errorf("set aside by a repair: %q", to)
+	}
+}
+
 // TestAnEtcdByAnotherPath: what its flags do not show, its open database does.
 func TestAnEtcdByAnotherPath(t *testing.T) {
 	p := place{t.TempDir()}
