@@ -264,9 +264,10 @@ func rejoin(s *cluster.State, bundle Bundle, left map[string]string, servers boo
 	if err := b.joinEtcd(); err != nil {
 		return nil, err
 	}
-	b.rejoinEtcd()
+	none := func(spec.Host) bool { return false } // edits of settings are not carried out
+	b.rejoinEtcd(none)
 	if servers {
-		b.setEtcdServers()
+		b.setEtcdServers(none)
 	}
 	for _, h := range hosts {
 		if !h.Has(spec.RoleControlPlane) {

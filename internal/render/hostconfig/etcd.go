@@ -73,10 +73,13 @@ func EtcdEndpoints(c *spec.Cluster) []string {
 	}
 	var out []string
 	for _, h := range c.EtcdHosts() {
-		out = append(out, "https://"+h.Address+":2379")
+		out = append(out, EtcdClientURL(h))
 	}
 	return out
 }
+
+// EtcdClientURL is where clients reach the member of an external etcd on a host.
+func EtcdClientURL(h spec.Host) string { return "https://" + h.Address + ":2379" }
 
 // SharedPKI are the files that the control planes of the cluster share. The CA of an external etcd is not among them.
 func SharedPKI(c *spec.Cluster) []string {
