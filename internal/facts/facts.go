@@ -300,6 +300,8 @@ type Restore struct {
 	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
 	Revision int64 `json:"revision"`
 	Bump     int64 `json:"bump"`
+	// Nonce tells this restore from every other one of the same backup. It is the same on all hosts, and in all runs; empty in the marks of versions without it.
+	Nonce string `json:"nonce,omitempty"`
 	// Data says that it is no backup but the data of a member, and File says where they are. Taken is then when they were written to for the last
 	// time. NewKeys says that no key of their cluster is left.
 	Data    bool `json:"data,omitempty"`

@@ -3,6 +3,7 @@ package run
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -153,12 +154,10 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision,
 		Data: o.Salvaged != nil, NewKeys: len(pki) == 0}
+	nonce := newNonce()
 	decide := func(s *cluster.State) (*plan.Plan, error) {
-		from.Bump = snapshot.BumpAt(time.Now(), m.Etcd.Revision)
-		if begun := s.RestoreBegun(from.Backup); begun != nil {
-			from.Bump = begun.Bump // a member may have been restored with it
-		}
-		r.Bump, out.FirstRevision = from.Bump, m.Etcd.Revision+from.Bump
+		from := begunAs(from, s.RestoreBegun(from.Backup), time.Now(), nonce)
+		r.Bump, r.Nonce, out.FirstRevision = from.Bump, from.Nonce, m.Etcd.Revision+from.Bump
 		return plan.Restore(s, described, from, r.PKI.CA())
 	}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
@@ -225,6 +224,18 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	out.Notes = append(out.Notes, leftHosts(before, e.Cluster, o.Lab)...)
 	out.Took = time.Since(begin)
 	return out, nil
+}
+
+// newNonce is different each time.
+func newNonce() string { return strings.ToLower(rand.Text()[:16]) }
+
+// begunAs completes what is noted of a restore. One that began goes on with the revision and the nonce with which members may have been restored; every
+// other one begins at later revisions, and as another etcd.
+func begunAs(from facts.Restore, begun *facts.Restore, now time.Time, nonce string) facts.Restore {
+	if from.Bump, from.Nonce = snapshot.BumpAt(now, from.Revision), nonce; begun != nil {
+		from.Bump, from.Nonce = begun.Bump, begun.Nonce
+	}
+	return from
 }
 
 // Restored says that the hosts have the cluster that was restored from a backup, and that the restore ended.

@@ -8,6 +8,7 @@ import (
 
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -30,6 +31,21 @@ func TestAClusterThatMayStillRun(t *testing.T) {
 			if !strings.Contains(got, want) {
 				t.Errorf("%v, %v: %q lacks %q", tc.ours, tc.others, got, want)
 			}
+		}
+	}
+}
+
+// TestEveryRestoreIsAnotherEtcd, also of the same backup at the same moment, and a run that goes on is the same one.
+func TestEveryRestoreIsAnotherEtcd(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	from := facts.Restore{Backup: "0123", Revision: 4711}
+	first, second := begunAs(from, nil, now, newNonce()), begunAs(from, nil, now, newNonce())
+	if first.Nonce == "" || first.Nonce == second.Nonce || first.Bump != second.Bump {
+		t.Errorf("%+v, %+v", first, second)
+	}
+	for _, begun := range []facts.Restore{first, {Backup: "0123", Revision: 4711, Bump: 7}} { // the second one by a version without nonces
+		if again := begunAs(from, &begun, now.Add(time.Hour), newNonce()); again != begun {
+			t.Errorf("%+v goes on as %+v", begun, again)
 		}
 	}
 }

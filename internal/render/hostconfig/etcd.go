@@ -51,17 +51,17 @@ const (
 // consists of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
 // where it is external. Members with different tokens refuse each other.
 //
-// backup identifies the backup that the etcd is restored from, and is empty for one that begins without data: members that were restored
-// from different backups refuse each other, and so do one that was restored and one that was not.
-func EtcdToken(cluster, ca, backup string) (string, error) {
+// restore identifies the restore that the etcd begins with, and is empty for one that begins without data: members that were restored
+// from different backups, or by two restores of one, refuse each other, and so do one that was restored and one that was not.
+func EtcdToken(cluster, ca, restore string) (string, error) {
 	block, _ := pem.Decode([]byte(ca))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return "", errors.New("etcd's cluster token: there is no CA certificate to make it of")
 	}
 	sum := sha256.Sum256(block.Bytes)
 	token := cluster + "-" + hex.EncodeToString(sum[:8])
-	if backup != "" {
-		token += "-" + backup
+	if restore != "" {
+		token += "-" + restore
 	}
 	return token, nil
 }
