@@ -97,6 +97,9 @@ type Facts struct {
 	// Unused is how many bytes the bundles have on the host from which no program runs there and whose images containerd does not have, by
 	// digest. For the empty digest, it is blobs that no bundle needs.
 	Unused map[string]int64 `json:"unused,omitempty"`
+	// BundleDamage says of bundles that the host uses, by digest, why its own copy cannot be opened. The programs may be intact; but nobody knows which
+	// blobs are needed, and none is removed.
+	BundleDamage map[string]string `json:"bundleDamage,omitempty"`
 	// Kept is what Quorate keeps on the host and no repair removes now.
 	Kept []Kept `json:"kept,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
