@@ -278,6 +278,7 @@ func TestADiskThatDoesNotAnswer(t *testing.T) {
 func TestAnEtcdByAnotherPath(t *testing.T) {
 	p := place{t.TempDir()}
 	p.write(t, "/var/lib/etcd/member/snap/db", "x")
+	p.write(t, "/var/lib/etcd/member/wal/0.wal", "x")
 	p.write(t, "/mnt/etcd/member/snap/db", "x")
 	p.write(t, "/proc/100/comm", "etcd\n")
 	p.write(t, "/proc/100/cmdline", "etcd\x00--config-file=/etc/etcd.yaml\x00")
