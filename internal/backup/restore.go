@@ -39,17 +39,14 @@ func (u Unpacked) Spec() (*spec.Cluster, error) {
 // without its key is left out: all members are new, and get a new one. So are client certificates, which are issued again. A certificate of an
 // authority in keysDir replaces that of the backup, if it is for the same key and valid for longer: it was renewed.
 func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
-	out := map[string][]byte{}
+	out, err := u.Keys(keysDir)
+	if err != nil {
+		return nil, err
+	}
+	delete(out, facts.ServiceAccountKey.FormerPublic())
 	var missing []string
-	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI) {
-		content, err := u.file(name, keysDir)
-		if err != nil {
-			return nil, err
-		}
-		switch {
-		case len(content) > 0:
-			out[name] = content
-		case !slices.Contains(facts.EtcdPKI, name):
+	for _, name := range facts.SharedPKI {
+		if len(out[name]) == 0 {
 			missing = append(missing, name)
 		}
 	}
@@ -69,6 +66,24 @@ func (u Unpacked) PKI(keysDir string) (map[string][]byte, error) {
 	settle(out, u.pki, u.accountKeys()...)
 	if err := checkPairs(prefixed(out)); err != nil {
 		return nil, err
+	}
+	return out, nil
+}
+
+// Keys are the files of PKI as far as the backup and keysDir have them, and the public key of service accounts that signed before, if there is one: see UsableKeys.
+func (u Unpacked) Keys(keysDir string) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	for _, name := range slices.Concat(facts.SharedPKI, facts.EtcdPKI) {
+		content, err := u.file(name, keysDir)
+		if err != nil {
+			return nil, err
+		}
+		if len(content) > 0 {
+			out[name] = content
+		}
+	}
+	if former := u.pki(facts.ServiceAccountKey.FormerPublic()); len(former) > 0 {
+		out[facts.ServiceAccountKey.FormerPublic()] = former
 	}
 	return out, nil
 }

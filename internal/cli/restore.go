@@ -76,8 +76,6 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 				return usageError{errors.New("--new-keys and --lost need --from-data")}
 			case data == "":
 				o.KeysDir = keys
-			case len(args) == 1 && from.NewKeys:
-				return usageError{errors.New("--new-keys: the backup has all keys")}
 			default:
 				if from.Data, err = dataSource(c, "--from-data", data); err != nil {
 					return usageError{err}
@@ -132,7 +130,7 @@ If it is interrupted, run the same command again: it then finishes. docs/restori
 	cmd.Flags().StringVar(&keys, "keys", "", "a directory with keys that the backup does not have, such as ca.key; with --from-data, one like /etc/kubernetes/pki, as [HOST:]DIRECTORY")
 	cmd.Flags().StringVar(&replace, "replace-cluster", "", "give up the cluster of this name that is on the hosts")
 	cmd.Flags().StringVar(&data, "from-data", "", "the data directory of a member of etcd, as HOST:DIRECTORY, or a copy of it on this machine")
-	cmd.Flags().BoolVar(&from.NewKeys, "new-keys", false, "with --from-data: create keys again that are lost, and leave out what cannot be decrypted without them")
+	cmd.Flags().BoolVar(&from.NewKeys, "new-keys", false, "with --from-data: create keys again that are lost, or that the backup named for its keys does not have, and leave out what cannot be decrypted without them")
 	cmd.Flags().StringArrayVar(&from.Lost, "lost", nil, "with --from-data: a member of etcd that will never come back (can be repeated)")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for the confirmation of --from-data, or for the second one of --replace-cluster")
 	ignoreFlag(cmd, &o.Ignore)

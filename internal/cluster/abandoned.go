@@ -7,11 +7,61 @@ import (
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // Abandoned says that the host runs an etcd member of a cluster that a recovery of the quorum has replaced. Such members may be a majority of
 // their cluster, and then they serve what does not count any more.
 func (s *State) Abandoned(host string) bool { return s.Seen.AbandonedOn(host) != "" }
+
+// ServesAbandoned says that the API server of a control plane may serve what a recovery of the quorum has replaced: a member of such a cluster runs on
+// its host or, with etcd on hosts of its own, on one of those that it uses.
+func ServesAbandoned(c *spec.Cluster, seen *facts.Observation, host string) bool {
+	if c.StackedEtcd() {
+		return seen.AbandonedOn(host) != ""
+	}
+	uses := etcdServers(seen.Hosts[host].Facts)
+	return slices.ContainsFunc(seen.EtcdAbandoned, func(m facts.EtcdMember) bool {
+		h, known := c.Host(m.Name)
+		return known && slices.Contains(uses, hostconfig.EtcdClientURL(h))
+	})
+}
+
+// etcdServers are the client URLs that the API server of a control plane was started with.
+func etcdServers(f *facts.Facts) []string {
+	if f == nil || f.Kubernetes.Flags[facts.EtcdServersFlag] == "" {
+		return nil
+	}
+	return strings.Split(f.Kubernetes.Flags[facts.EtcdServersFlag], ",")
+}
+
+// FormerEtcd are the client URLs that the API server of a control plane uses and at which etcd has no member, where a recovery of the quorum has replaced
+// an etcd: if the machines there come back as they were, it serves what does not count any more, in turn with what does.
+func (s *State) FormerEtcd(host string) []string {
+	if !s.Spec.ManagedEtcd() || len(s.Seen.Etcd) == 0 || len(s.Seen.AbandonedEtcds()) == 0 {
+		return nil
+	}
+	return slices.DeleteFunc(etcdServers(s.Facts(host)), func(server string) bool {
+		return slices.ContainsFunc(s.present.EtcdHosts(), func(h spec.Host) bool {
+			_, member := s.Member(h.Name)
+			return member && server == hostconfig.EtcdClientURL(h)
+		})
+	})
+}
+
+// ruleFormerEtcd keeps clients from an API server that may use an etcd that a recovery has replaced.
+func (s *State) ruleFormerEtcd(c Change) *Refusal {
+	if c.Part != PoolServer || c.Verb != Start || s.restarted[c.Subject] {
+		return nil
+	}
+	former := s.FormerEtcd(c.Subject)
+	if len(former) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleOneEtcd, Subjects: []string{c.Subject}, Why: fmt.Sprintf("the API server on %s also uses %s, where etcd has had no member since its quorum was recovered: a machine that comes back there has the data of the cluster before", c.Subject, List(former)),
+		Fix: "Run `quorate apply`: it restarts this API server with etcd's members of today, and then sends clients to it."}
+}
 
 // abandoned are the hosts with such a member, and the clusters of these.
 func (s *State) abandoned() (hosts, clusters []string) {

@@ -7,6 +7,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 )
 
@@ -60,6 +61,45 @@ func TestAnAbandonedMajority(t *testing.T) {
 
 	if r := cluster.Evaluate(clustertest.Whole().Spec, clustertest.Whole().Seen).NoneAbandoned(); r != nil {
 		t.Errorf("nothing was replaced: %+v", r)
+	}
+}
+
+// TestAPIServersOfAFormerEtcd: an external etcd was recovered, and a member of the cluster before it runs again. An API server that was started with its
+// address may serve from it, and gets no clients.
+func TestAPIServersOfAFormerEtcd(t *testing.T) {
+	f := clustertest.Whole()
+	f.External()
+	comeBack(f, "etcd-c")
+	for host, servers := range map[string]string{"cp-a": "https://10.0.0.41:2379,https://10.0.0.42:2379,https://10.0.0.43:2379", "cp-b": "https://10.0.0.41:2379,https://10.0.0.42:2379"} {
+		k := f.Kubernetes(host)
+		k.EtcdAbandoned, k.Flags = []string{"c0"}, map[string]string{facts.EtcdServersFlag: servers}
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	for _, p := range s.Placements() {
+		if former := p.Host == "cp-a"; (p.Host == "cp-a" || p.Host == "cp-b") && (cluster.ServesAbandoned(f.Spec, f.Seen, p.Host) != former || (p.APIServer == quorum.Down) != former) {
+			t.Errorf("%+v", p)
+		}
+	}
+	if got := s.FormerEtcd("cp-a"); !slices.Equal(got, []string{"https://10.0.0.43:2379"}) || len(s.FormerEtcd("cp-b")) > 0 {
+		t.Errorf("%v, %v", got, s.FormerEtcd("cp-b"))
+	}
+	refused := func(s *cluster.State, host string) bool {
+		_, r := s.Allow(cluster.Change{Verb: cluster.Start, Part: cluster.PoolServer, Subject: host})
+		return r != nil && r.Rule == cluster.RuleOneEtcd && strings.Contains(r.Why, "10.0.0.43") && strings.Contains(r.Fix, "`quorate apply`")
+	}
+	if !refused(s, "cp-a") || refused(s, "cp-b") {
+		t.Error("an API server that may serve from the former etcd gets clients, or one that does not gets none")
+	}
+	if refused(s.After(cluster.Change{Verb: cluster.Restart, Part: cluster.APIPrograms, Subject: "cp-a"}), "cp-a") {
+		t.Error("it was restarted in the same plan")
+	}
+	f.Seen.EtcdAbandoned = nil // its machine is off again, and comes back some day
+	if s := cluster.Evaluate(f.Spec, f.Seen); !refused(s, "cp-a") || cluster.ServesAbandoned(f.Spec, f.Seen, "cp-a") {
+		t.Error("nothing is known of the machine, and an API server that would use it gets clients")
+	}
+	f.Kubernetes("cp-a").EtcdAbandoned, f.Kubernetes("cp-b").EtcdAbandoned = nil, nil
+	if s := cluster.Evaluate(f.Spec, f.Seen); refused(s, "cp-a") {
+		t.Error("nothing was recovered: what has no member has left etcd")
 	}
 }
 

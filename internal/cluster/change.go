@@ -295,6 +295,9 @@ func (s *State) After(c Change) *State {
 	if c.Part == PoolServer {
 		out.pooled = with(s.pooled, c.Subject, c.Verb == Start)
 	}
+	if c.Part == APIPrograms && c.Verb == Restart || c.Part == ControlPlane && (c.Verb == Add || c.Verb == Restart) {
+		out.restarted = with(s.restarted, c.Subject, true)
+	}
 	if c.Part == ControlPlane && c.Verb == Add {
 		out.pooled = with(s.pooled, c.Subject, true) // load balancers find it when it serves
 	}
@@ -376,7 +379,7 @@ func (s *State) evaluate(c Change, but ...string) (Permit, *Refusal) {
 		s = s.whileFull()
 	}
 	s = s.keepingUp(c)
-	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleOwnData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
+	for _, rule := range []func(Change) *Refusal{s.ruleNewCluster, s.ruleDead, s.ruleOldData, s.ruleOwnData, s.ruleMembership, s.ruleEnough, s.ruleSuccessor, s.ruleLeader, s.ruleOneHolder, s.ruleDrain, s.ruleFormerEtcd, s.ruleEnd, s.ruleNoPart, s.ruleSkew, s.ruleQuorumLost} {
 		if r := rule(c); r != nil && !slices.Contains(but, r.Rule) {
 			return Permit{}, r
 		}

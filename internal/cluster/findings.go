@@ -125,7 +125,7 @@ var Rules = []Rule{
 	{RuleWrongVersion, []Severity{Warning}, "every node and control plane runs the Kubernetes version of the spec"},
 	{RuleVersions, []Severity{Info}, "each program runs in the same version everywhere, and from the file that is installed"},
 	{RuleSettings, []Severity{Warning}, "the files, modes, kernel settings, kernel modules and enabled units that Quorate set up on a host are unchanged"},
-	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place"},
+	{RulePrograms, []Severity{Warning}, "the installed programs are intact and in place, and so is the copy of their bundle"},
 	{RuleMargin, []Severity{Warning}, "the cluster survives the loss of any control plane, etcd member, load balancer and zone"},
 	{RuleChosen, []Severity{Info}, "choices in the spec that reduce availability are reported"},
 	{RuleCertificate, []Severity{Critical, Warning}, fmt.Sprintf("no certificate expires within %d days (warning) or %d days (critical), and no authority within %d or %d; for one that is valid for less than four months in all (an authority: two years), within a quarter or an eighth of that",

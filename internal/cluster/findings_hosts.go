@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,7 +66,13 @@ func (f *findings) settings() {
 func (f *findings) programs() {
 	for _, h := range f.Spec.Spec.Hosts {
 		seen := f.Facts(h.Name)
-		if seen == nil || seen.Kubernetes.Adopted || len(seen.ProgramProblems) == 0 {
+		if seen == nil || seen.Kubernetes.Adopted {
+			continue
+		}
+		for _, d := range slices.Sorted(maps.Keys(seen.BundleDamage)) {
+			f.add(RulePrograms, Warning, "the copy of the bundle on "+h.Name+" is damaged, and nothing of it can be removed to free its disk: "+seen.BundleDamage[d], "`quorate apply` brings it again. What runs goes on.", h.Name)
+		}
+		if len(seen.ProgramProblems) == 0 {
 			continue
 		}
 		const shown = 3

@@ -62,7 +62,7 @@ func Emptied(seen *facts.Observation) *facts.Observation {
 			f := *h.Facts
 			f.Kubernetes, f.Watch, f.Self, f.Unknown, f.Pending = facts.Kubernetes{}, nil, facts.MissingCopy, nil, nil
 			f.Files, f.Modes, f.Units, f.Enabled, f.Registries = map[string]string{}, nil, map[string]string{}, nil, nil
-			f.Bundles, f.Remains, f.Programs, f.ProgramProblems, f.Binaries = nil, nil, nil, nil, ""
+			f.Bundles, f.Remains, f.Programs, f.ProgramProblems, f.Binaries, f.BundleDamage = nil, nil, nil, nil, "", nil
 			f.Images, f.ImageProblems, f.Snapshots = "", nil, nil
 			empty.Facts = &f
 		}

@@ -58,6 +58,8 @@ type State struct {
 	withdrawn map[string]bool
 	// pooled says of control planes whether changes have put them into the load balancers' pools or taken them out.
 	pooled map[string]bool
+	// restarted are the control planes whose API programs changes have restarted, with what their manifests say since.
+	restarted map[string]bool
 	// moved are the versions that changes have brought, by host/program.
 	moved map[string]string
 	// gone are the members (host/etcd) and nodes (host/kubelet) that changes have removed: what they run counts no longer.
@@ -585,7 +587,7 @@ func (s *State) place() (out []quorum.Placement) {
 		if h.Has(spec.RoleWorker) {
 			p.Worker = s.worker(h.Name)
 		}
-		if s.Spec.StackedEtcd() && s.Abandoned(h.Name) { // it may serve, but not this cluster
+		if ServesAbandoned(s.present, s.Seen, h.Name) { // it may serve, but not this cluster
 			p.APIServer, p.ControllerManager, p.Scheduler = quorum.Down, quorum.Down, quorum.Down
 		}
 		if s.withdrawn[h.Name] {

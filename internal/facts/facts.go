@@ -97,6 +97,9 @@ type Facts struct {
 	// Unused is how many bytes the bundles have on the host from which no program runs there and whose images containerd does not have, by
 	// digest. For the empty digest, it is blobs that no bundle needs.
 	Unused map[string]int64 `json:"unused,omitempty"`
+	// BundleDamage says of bundles that the host uses, by digest, why its own copy cannot be opened. The programs may be intact; but nobody knows which
+	// blobs are needed, and none is removed.
+	BundleDamage map[string]string `json:"bundleDamage,omitempty"`
 	// Kept is what Quorate keeps on the host and no repair removes now.
 	Kept []Kept `json:"kept,omitempty"`
 	// Programs maps each program (see ProgramOf) to the digest of the bundle that it runs from when it is started next. A
@@ -300,6 +303,8 @@ type Restore struct {
 	// Revision is that of etcd in the backup, and Bump is by how much it is raised: by the same on all hosts, and in all runs.
 	Revision int64 `json:"revision"`
 	Bump     int64 `json:"bump"`
+	// Nonce tells this restore from every other one of the same backup. It is the same on all hosts, and in all runs; empty in the marks of versions without it.
+	Nonce string `json:"nonce,omitempty"`
 	// Data says that it is no backup but the data of a member, and File says where they are. Taken is then when they were written to for the last
 	// time. NewKeys says that no key of their cluster is left.
 	Data    bool `json:"data,omitempty"`

@@ -57,7 +57,7 @@ type EtcdRemains struct {
 	Volatile string `json:"volatile,omitempty"`
 	// Certificates says that the host has the certificates of the member.
 	Certificates bool `json:"certificates"`
-	// Manifests are the static pods of this host, in their place or set aside by a recovery.
+	// Manifests are the static pods of this host whose manifests are complete, in their place or set aside by a recovery.
 	Manifests []string `json:"manifests,omitempty"`
 	// Copies are the data directories that were found.
 	Copies []EtcdCopy `json:"copies,omitempty"`

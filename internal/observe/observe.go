@@ -18,6 +18,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -194,13 +195,13 @@ func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, balances boo
 	return seen
 }
 
-// controlPlanes are the reachable hosts on which an API server can be expected. One whose etcd member belongs to a cluster that a
-// recovery has replaced serves what does not count any more.
+// controlPlanes are the reachable hosts on which an API server can be expected. One that uses a member of a cluster that a recovery has replaced serves what
+// does not count any more.
 func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (servers []kube.Server) {
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		f := obs.Hosts[h.Name].Facts
 		conn, err := conns.Get(h.Name)
-		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 || c.StackedEtcd() && obs.AbandonedOn(h.Name) != "" {
+		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 || cluster.ServesAbandoned(c, obs, h.Name) {
 			continue
 		}
 		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})

@@ -7,6 +7,7 @@ import (
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -72,8 +73,8 @@ func (b *builder) former(h spec.Host) bool {
 	return b.Abandoned(h.Name) || slices.ContainsFunc(b.Seen.Etcd, func(m facts.EtcdMember) bool { return m.Healthy })
 }
 
-// rejoinEtcd plans new members for these control planes.
-func (b *builder) rejoinEtcd() {
+// rejoinEtcd plans new members for these control planes. Those whose static pods the same plan replaces afterwards get clients when that is done.
+func (b *builder) rejoinEtcd(replaced func(spec.Host) bool) {
 	for _, h := range b.c.HostsWith(spec.RoleControlPlane) {
 		if b.rejoins(h) {
 			if !b.APIServer(h.Name).OK {
@@ -81,7 +82,7 @@ func (b *builder) rejoinEtcd() {
 			}
 			b.at[h.Name].controlPlane = b.addInTurn(Step{Kind: RejoinEtcd, Host: h.Name, Title: "join etcd again", Change: change(cluster.Add, cluster.EtcdMember, h.Name),
 				Reason: "it has neither data of etcd nor a member with a vote: it joins as a learner, and gets its vote when it has caught up"}, b.at[h.Name].configure)
-			if b.drained(h.Name) && !b.inMaintenance(h.Name) && b.c.Spec.LoadBalancer.Type == spec.BalancerManaged {
+			if b.drained(h.Name) && !b.inMaintenance(h.Name) && !replaced(h) && b.c.Spec.LoadBalancer.Type == spec.BalancerManaged {
 				// The detail tells it from the same step of a change of settings.
 				b.addInTurn(Step{Kind: JoinPools, Host: h.Name, Detail: "rejoin", Title: "join the load balancers' pools", Change: change(cluster.Start, cluster.PoolServer, h.Name),
 					Reason: "the load balancers send it no clients since the quorum was recovered without it"}, b.at[h.Name].controlPlane)
@@ -122,15 +123,16 @@ func (b *builder) lostMember(h spec.Host, m facts.EtcdMember) error {
 func (b *builder) etcdServers() (out []string) {
 	for _, h := range b.c.EtcdHosts() {
 		if _, has := b.Member(h.Name); has || b.at[h.Name].join != nil {
-			out = append(out, "https://"+h.Address+":2379")
+			out = append(out, hostconfig.EtcdClientURL(h))
 		}
 	}
 	slices.Sort(out)
 	return out
 }
 
-// setEtcdServers gives API servers the members of today. kubeadm's configuration is first: whoever joins takes the list from there.
-func (b *builder) setEtcdServers() {
+// setEtcdServers gives API servers the members of today. kubeadm's configuration is first: whoever joins takes the list from there. So do static
+// pods that the same plan replaces for another reason.
+func (b *builder) setEtcdServers(replaced func(spec.Host) bool) {
 	if !b.c.ManagedEtcd() || b.Seen.Etcd == nil || b.Stage() == cluster.Foreign {
 		return
 	}
@@ -150,8 +152,8 @@ func (b *builder) setEtcdServers() {
 		if have == "" || slices.Equal(sorted(strings.Split(have, ",")), want) {
 			continue
 		}
-		if b.replacesSettings(h) {
-			continue // its static pods get them from kubeadm's configuration as well
+		if replaced(h) {
+			continue
 		}
 		const reason = "its API server restarts with etcd's members of today"
 		b.leavePools(h.Name, reason, stored)

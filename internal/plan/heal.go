@@ -74,7 +74,7 @@ func (b *builder) heal(pki, etcdPKI, remembered *Step) error {
 	if err := b.joinEtcd(); err != nil {
 		return err
 	}
-	b.setEtcdServers()
+	b.setEtcdServers(b.replacesSettings)
 	b.shareEtcdClient(pki, etcdPKI)
 	var stored *Step
 	if k := b.Seen.API.Kubeadm; k != nil && differs(k.Version, b.bundle.Version) && slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), b.comes) {

@@ -77,8 +77,8 @@ func (b *builder) maintain() error {
 	if err := b.joinEtcd(); err != nil {
 		return err
 	}
-	b.rejoinEtcd()
-	b.setEtcdServers()
+	b.rejoinEtcd(b.replacesSettings)
+	b.setEtcdServers(b.replacesSettings)
 	if b.Stage() != cluster.Foreign {
 		b.renewDue(b.all()...)
 		b.renewInAPI()

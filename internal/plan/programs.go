@@ -14,11 +14,18 @@ import (
 // the other is switched to it. Where nothing runs yet, all programs are switched immediately.
 func (b *builder) installBundle(h spec.Host) {
 	f, at := b.Facts(h.Name), b.at[h.Name]
-	if b.withoutBundle() || b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) || f.Binaries == b.bundle.Digest {
+	if b.withoutBundle() || b.leftAsItIs(h) || !h.IsNode() && !h.Has(spec.RoleEtcd) {
+		return
+	}
+	damage, damaged := f.BundleDamage[b.bundle.Digest]
+	if f.Binaries == b.bundle.Digest {
+		if damaged {
+			at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "bring the bundle again", Reason: "the host's copy is damaged: " + damage})
+		}
 		return
 	}
 	idle := !b.runsSomething(h)
-	if idle || !slices.Contains(f.Bundles, b.bundle.Digest) {
+	if idle || damaged || !slices.Contains(f.Bundles, b.bundle.Digest) {
 		at.bundle = b.add(Step{Kind: InstallBundle, Host: h.Name, Title: "install " + b.bundle.Version, Reason: installReason(f), Switch: idle})
 	}
 	if idle {

@@ -178,3 +178,21 @@ func TestTheRemainsOfABundleAreRemoved(t *testing.T) {
 		t.Errorf("%v", kindsOf(p)[PruneBundles])
 	}
 }
+
+// TestADamagedCopyComesAgain: the programs are intact, so nothing is switched, and nothing restarts.
+func TestADamagedCopyComesAgain(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	obs.Hosts["cp-a"].Facts.BundleDamage = map[string]string{testBundle.Digest: "its index is damaged"}
+	obs.Hosts["cp-b"].Facts.BundleDamage = map[string]string{"sha256:other": "its index is damaged"}
+	p := build(t, c, obs)
+	kinds := kindsOf(p)
+	if !slices.Equal(kinds[InstallBundle], []string{"cp-a"}) || len(kinds[SwitchPrograms]) > 0 || len(kinds[ImportImages]) > 0 {
+		t.Errorf("%v", kinds)
+	}
+	for _, s := range p.Steps {
+		if s.Kind == InstallBundle && (s.Switch || s.Change != nil || !strings.Contains(s.Reason, "its index is damaged")) {
+			t.Errorf("%+v", s)
+		}
+	}
+}

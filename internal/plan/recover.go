@@ -25,7 +25,7 @@ type Recovery struct {
 	Excluded []string `json:"excluded,omitempty"`
 	// Aside are the data that are set aside, by host.
 	Aside map[string]Aside `json:"aside,omitempty"`
-	// Manifests are the static pods whose manifests are missing on the host where the cluster begins. They are written again when their turn comes
+	// Manifests are the static pods whose manifests are missing or incomplete on the host where the cluster begins. They are written again when their turn comes
 	// to start: not before, so that nothing starts on the data of the old cluster.
 	Manifests []string `json:"manifests,omitempty"`
 	// Missing says what is lost.
@@ -97,7 +97,7 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	r.Manifests = lostManifests(s, host)
 	serve := "it ends when the API has accepted a write"
 	if len(r.Manifests) > 0 {
-		serve += "; kubeadm writes the manifests of " + cluster.List(r.Manifests) + " again, which are missing"
+		serve += "; kubeadm writes the manifests of " + cluster.List(r.Manifests) + " again, which are missing or incomplete"
 	}
 	if len(r.Excluded) > 0 && s.Spec.Spec.LoadBalancer.Type == spec.BalancerManaged {
 		serve += "; until they have joined again, the load balancers send no clients to " + cluster.List(r.Excluded)
@@ -107,7 +107,7 @@ func Recover(s *cluster.State, now time.Time) (*Plan, error) {
 	return b.out, nil
 }
 
-// lostManifests are the static pods of a control plane without a manifest, neither in its place nor set aside.
+// lostManifests are the static pods of a control plane without a complete manifest, neither in its place nor set aside.
 func lostManifests(s *cluster.State, host string) []string {
 	h, _ := s.Present().Host(host)
 	if !h.Has(spec.RoleControlPlane) {
@@ -264,9 +264,10 @@ func rejoin(s *cluster.State, bundle Bundle, left map[string]string, servers boo
 	if err := b.joinEtcd(); err != nil {
 		return nil, err
 	}
-	b.rejoinEtcd()
+	none := func(spec.Host) bool { return false } // edits of settings are not carried out
+	b.rejoinEtcd(none)
 	if servers {
-		b.setEtcdServers()
+		b.setEtcdServers(none)
 	}
 	for _, h := range hosts {
 		if !h.Has(spec.RoleControlPlane) {

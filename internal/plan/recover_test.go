@@ -281,3 +281,56 @@ func TestRejoin(t *testing.T) {
 		})
 	}
 }
+
+// TestRejoinGivesMembersOfToday: after a recovery of an external etcd, API servers use only its members of today, whatever edits are due.
+func TestRejoinGivesMembersOfToday(t *testing.T) {
+	f := repairFixture(true)
+	f.Seen.Etcd = f.Seen.Etcd[:1]
+	f.Seen.Etcd[0].Leader = true
+	all := strings.Join([]string{"https://10.0.0.41:2379", "https://10.0.0.42:2379", "https://10.0.0.43:2379"}, ",")
+	for _, host := range []string{"cp-a", "cp-b"} {
+		k := f.Kubernetes(host)
+		k.Flags = map[string]string{facts.EtcdServersFlag: all}
+		k.Arguments = map[string]map[string]string{facts.APIServer: {"v": "2"}} // an edit of settings is due
+	}
+	for _, host := range []string{"etcd-b", "etcd-c"} {
+		f.Dies(host)
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	p, err := Rejoin(s, Bundle{}, LeftAlone(s, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := kindsOf(p)[SetEtcdServers]; len(got) != 2 {
+		t.Errorf("%v get the members of today: %v", got, kindsOf(p))
+	}
+}
+
+// TestClientsComeAfterTheReplacement: a control plane that joins etcd again, and whose static pods are replaced in the same plan, gets clients once, and last.
+func TestClientsComeAfterTheReplacement(t *testing.T) {
+	f := repairFixture(false)
+	f.Seen.Etcd = f.Seen.Etcd[:2]
+	k := f.Kubernetes("cp-c")
+	k.EtcdData, k.Arguments = false, map[string]map[string]string{facts.APIServer: {"v": "2"}}
+	f.Change("cp-c", func(h *facts.Host) { h.APIServer = new(clustertest.Problem("connection refused")) })
+	for _, lb := range f.Spec.BalancerHosts() {
+		f.Change(lb.Name, func(h *facts.Host) {
+			for i := range h.Balancer.Backends {
+				if h.Balancer.Backends[i].Name == "cp-c" {
+					h.Balancer.Backends[i].Drained = true
+				}
+			}
+		})
+	}
+	s := cluster.Evaluate(f.Spec, f.Seen)
+	b := resetBuilder(s)
+	b.rejoinEtcd(func(h spec.Host) bool { return h.Name == "cp-c" })
+	if got := kindsOf(&Plan{Steps: b.list()}); len(got[RejoinEtcd]) != 1 || len(got[JoinPools]) != 0 {
+		t.Errorf("its static pods are replaced afterwards: %v", got)
+	}
+	b = resetBuilder(s)
+	b.rejoinEtcd(func(spec.Host) bool { return false })
+	if got := kindsOf(&Plan{Steps: b.list()}); len(got[RejoinEtcd]) != 1 || len(got[JoinPools]) != 1 {
+		t.Errorf("they are not: %v", got)
+	}
+}

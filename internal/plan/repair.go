@@ -553,6 +553,9 @@ func drainedServers(b *builder) (out []*remedy) {
 		if m, member := b.Member(h.Name); b.c.StackedEtcd() && (!member || m.Learner) {
 			continue // it has not joined etcd again since the quorum was recovered without it
 		}
+		if len(b.FormerEtcd(h.Name)) > 0 {
+			continue // apply restarts its API server with etcd's members of today first
+		}
 		c := b.remedy(h.Name, "it works, it is not in maintenance, and the load balancers send it no clients")
 		c.joinPools(h.Name, c.problem)
 		out = append(out, c)

@@ -51,7 +51,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	}
 	remembered := b.removeDead()
 	if !slices.ContainsFunc(b.c.EtcdHosts(), b.comes) {
-		b.setEtcdServers()
+		b.setEtcdServers(b.replacesSettings)
 	}
 	b.renewDue(b.all()...)
 	prepared := b.all()

@@ -14,8 +14,8 @@ import (
 
 // Disk judges a copy of a member's data from which the cluster is to be built again on the hosts of the spec. A restore
 // makes sure that these hosts have nothing of the cluster, so the members that they had are gone. Where is the host to which the copy is attached, or what else a user
-// calls that machine. Lost are the members that the user declares lost.
-func Disk(c *spec.Cluster, where string, copied facts.EtcdCopy, lost []string) *Judgment {
+// calls that machine. Lost are the members that the user declares lost. Replaced says that the user gives up what is on these hosts: they are reset first.
+func Disk(c *spec.Cluster, where string, copied facts.EtcdCopy, lost []string, replaced bool) *Judgment {
 	j := &Judgment{c: c, ClusterID: copied.ClusterID, seen: &facts.Observation{LostQuorum: &facts.LostQuorum{Decision: &facts.EtcdDecision{Lost: lost}}}}
 	copied.Kind = facts.CopyNamed
 	copied.Path = filepath.Clean(copied.Path)
@@ -31,6 +31,8 @@ func Disk(c *spec.Cluster, where string, copied facts.EtcdCopy, lost []string) *
 		switch {
 		case m.ID == copied.MemberID:
 			v.Standing, v.Why = Gone, "its data are the copy"
+		case v.Host != "" && replaced:
+			v.Standing, v.Why = Gone, "its host "+v.Host+" is reset: what it has is kept there, and not used"
 		case v.Host != "":
 			v.Standing, v.Why = Gone, "its host "+v.Host+" has no data"
 		case j.lost(&v):

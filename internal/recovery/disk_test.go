@@ -42,7 +42,12 @@ func TestDisk(t *testing.T) {
 		for i := tc.hosts; i < tc.voters; i++ {
 			w.c.Spec.Hosts[i] = spec.Host{Name: "new-" + string(rune('a'+i)), Address: "10.0.1." + string(rune('1'+i)), Roles: []string{spec.RoleControlPlane}}
 		}
-		j := Disk(w.c, where, copied, tc.lost)
+		j := Disk(w.c, where, copied, tc.lost, false)
+		for _, v := range Disk(w.c, where, copied, tc.lost, true).Voters {
+			if strings.Contains(v.Why, "has no data") || v.Host != "" && v.Name != "cp-a" && !strings.Contains(v.Why, v.Host+" is reset") {
+				t.Errorf("%s: over a cluster, %s is gone because %s", name, v.Name, v.Why)
+			}
+		}
 		var why string
 		for _, o := range j.Obstacles {
 			why += o.Why + "\n"

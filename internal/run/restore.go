@@ -3,11 +3,15 @@ package run
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	utilversion "k8s.io/apimachinery/pkg/util/version"
@@ -20,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/hostside/pkifile"
+	"quorate.dev/quorate/internal/hostside/reset"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
@@ -138,6 +143,9 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err := clockFits(begin, m.Created); err != nil {
 		return nil, err
 	}
+	if dir, err := filepath.Abs(o.KeysDir); o.Replace && o.KeysDir != "" && (err != nil || reset.Removes(dir)) {
+		return nil, &cluster.Refusal{Rule: RuleFitsBackup, Why: "a reset of this machine would remove the keys in " + o.KeysDir, Fix: "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy. Nothing was changed."}
+	}
 	pki := o.PKI
 	if o.Salvaged == nil {
 		if pki, err = o.Backup.PKI(o.KeysDir); err != nil {
@@ -153,12 +161,10 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	r := &step.Restoration{Manifest: m, PKI: kubeadm.PKI(pki), Snapshot: o.Backup.Snapshot, Before: before, Fenced: o.Lab}
 	from := facts.Restore{Cluster: e.Cluster.Metadata.Name, Backup: m.ID(), File: o.File, Taken: m.Created.UTC(), EtcdCluster: m.Etcd.ClusterID, Revision: m.Etcd.Revision,
 		Data: o.Salvaged != nil, NewKeys: len(pki) == 0}
+	nonce := newNonce()
 	decide := func(s *cluster.State) (*plan.Plan, error) {
-		from.Bump = snapshot.BumpAt(time.Now(), m.Etcd.Revision)
-		if begun := s.RestoreBegun(from.Backup); begun != nil {
-			from.Bump = begun.Bump // a member may have been restored with it
-		}
-		r.Bump, out.FirstRevision = from.Bump, m.Etcd.Revision+from.Bump
+		from := begunAs(from, s.RestoreBegun(from.Backup), time.Now(), nonce)
+		r.Bump, r.Nonce, out.FirstRevision = from.Bump, from.Nonce, m.Etcd.Revision+from.Bump
 		return plan.Restore(s, described, from, r.PKI.CA())
 	}
 	if err := e.takeLeases(ctx, e.Cluster.Spec.Hosts); err != nil {
@@ -182,7 +188,7 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	if err != nil {
 		return nil, err
 	}
-	if why := e.runsElsewhere(ctx, w.State, before, cmp.Or(r.PKI.CA(), o.FormerCA), o.kind(), o.Lab); why != "" {
+	if why := e.runsElsewhere(ctx, w.State, formerServers(before, e.Cluster, m.Etcd.Members), cmp.Or(r.PKI.CA(), o.FormerCA), o.kind(), o.Lab); why != "" {
 		if !o.Replace {
 			return nil, &cluster.Refusal{Rule: plan.RuleNoClusterThere, Why: why,
 				Fix: "Stop it first: reset its hosts with their own spec (`quorate reset --all`), or power them off. Two clusters with the same keys would both accept clients. To restore it all the same, add `--replace-cluster " + e.Cluster.Metadata.Name + "`. Nothing was changed."}
@@ -225,6 +231,18 @@ func (e *Engine) Restore(ctx context.Context, b *bundle.Bundle, o RestoreOptions
 	out.Notes = append(out.Notes, leftHosts(before, e.Cluster, o.Lab)...)
 	out.Took = time.Since(begin)
 	return out, nil
+}
+
+// newNonce is different each time.
+func newNonce() string { return strings.ToLower(rand.Text()[:16]) }
+
+// begunAs completes what is noted of a restore. One that began goes on with the revision and the nonce with which members may have been restored; every
+// other one begins at later revisions, and as another etcd.
+func begunAs(from facts.Restore, begun *facts.Restore, now time.Time, nonce string) facts.Restore {
+	if from.Bump, from.Nonce = snapshot.BumpAt(now, from.Revision), nonce; begun != nil {
+		from.Bump, from.Nonce = begun.Bump, begun.Nonce
+	}
+	return from
 }
 
 // Restored says that the hosts have the cluster that was restored from a backup, and that the restore ended.
@@ -308,10 +326,34 @@ func (e *Engine) reopen(ctx context.Context) error {
 	return e.takeLeases(ctx, e.Cluster.Spec.Hosts)
 }
 
-// runsElsewhere says that the cluster of the backup runs, or may run, on control planes that are not in the spec; empty if it does not. Without
-// a session to one of the hosts, nobody can tell, and nothing could be restored either.
-func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *spec.Cluster, ca, kind string, lab bool) string {
-	if before == nil || lab || ca == "" {
+// formerServers are the addresses that the spec does not have, and at which API servers of the cluster in a backup, or in data, may run: those of its control
+// planes and, because its spec may be lost, of its members of etcd, which have API servers next to them where etcd is stacked.
+func formerServers(before, after *spec.Cluster, members []backup.Member) (out []spec.Host) {
+	add := func(name, address string) {
+		same := func(h spec.Host) bool { return h.Address == address }
+		if address != "" && !slices.ContainsFunc(after.Spec.Hosts, same) && !slices.ContainsFunc(out, same) {
+			out = append(out, spec.Host{Name: name, Address: address})
+		}
+	}
+	if before != nil {
+		for _, h := range before.HostsWith(spec.RoleControlPlane) {
+			add(h.Name, h.Address)
+		}
+	}
+	for _, m := range members {
+		for _, peer := range m.PeerURLs {
+			if u, err := url.Parse(peer); err == nil {
+				add(cmp.Or(m.Name, m.ID), u.Hostname())
+			}
+		}
+	}
+	return out
+}
+
+// runsElsewhere says that the cluster of the backup runs, or may run, at addresses that are not in the spec; empty if it does not. Without
+// a session to one of the hosts, nobody can tell, and nothing could be restored either. Without a CA, whoever answers there may be that cluster.
+func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, former []spec.Host, ca, kind string, lab bool) string {
+	if len(former) == 0 || lab {
 		return ""
 	}
 	marks, _ := s.Restores()
@@ -328,21 +370,23 @@ func (e *Engine) runsElsewhere(ctx context.Context, s *cluster.State, before *sp
 	if c == nil {
 		return ""
 	}
-	var ours, others []string
-	for _, h := range before.HostsWith(spec.RoleControlPlane) {
-		if slices.ContainsFunc(e.Cluster.Spec.Hosts, func(o spec.Host) bool { return o.Address == h.Address }) {
-			continue
-		}
-		if observe.APIServer(ctx, c, h, apiServerName, ca).OK {
-			ours = append(ours, h.Name+" ("+h.Address+")")
-			continue
-		}
-		a, err := endpoint.Dial.On(ctx, c, endpoint.Request{Name: apiServerName, Address: h.Address, Port: hostconfig.APIPort, CA: ca, Timeout: elsewhereTimeout, Connections: 1})
-		if err == nil && a.Outcome == endpoint.Stranger {
-			others = append(others, h.Name+" ("+h.Address+"): "+a.Detail)
-		}
+	ours, others := make([]string, len(former)), make([]string, len(former))
+	var wg sync.WaitGroup
+	for i, h := range former {
+		wg.Go(func() {
+			if ca != "" && observe.APIServer(ctx, c, h, apiServerName, ca).OK {
+				ours[i] = h.Name + " (" + h.Address + ")"
+				return
+			}
+			a, err := endpoint.Dial.On(ctx, c, endpoint.Request{Name: apiServerName, Address: h.Address, Port: hostconfig.APIPort, CA: ca, Timeout: elsewhereTimeout, Connections: 1})
+			if err == nil && a.Outcome == endpoint.Stranger {
+				others[i] = h.Name + " (" + h.Address + "): " + a.Detail
+			}
+		})
 	}
-	return stillRuns(ours, others, kind)
+	wg.Wait()
+	none := func(text string) bool { return text == "" }
+	return stillRuns(slices.DeleteFunc(ours, none), slices.DeleteFunc(others, none), kind, ca != "")
 }
 
 const (
@@ -353,8 +397,8 @@ const (
 )
 
 // stillRuns says what was found at the addresses of the control planes in a backup, or in data: API servers of its CA, and servers with other
-// certificates, each with its certificate.
-func stillRuns(ours, others []string, kind string) string {
+// certificates, each with its certificate. Where no CA is known, nobody can tell whose these are.
+func stillRuns(ours, others []string, kind string, known bool) string {
 	of := "the cluster that the backup was taken of"
 	if kind != "backup" {
 		of = "the cluster that the " + kind + " are of"
@@ -363,9 +407,13 @@ func stillRuns(ours, others []string, kind string) string {
 	if len(ours) > 0 {
 		out = append(out, of+" still runs: its API answers on "+strings.Join(ours, ", ")+", which is not in the spec")
 	}
-	if len(others) > 0 {
+	switch found := strings.Join(others, "; "); {
+	case len(others) == 0:
+	case known:
 		out = append(out, of+" may still run. Where it had control planes that are not in the spec, a server answers with a certificate that is not valid by the CA in the "+kind+": "+
-			strings.Join(others, "; ")+". Either the CA was replaced since (`quorate certs rotate ca`), or another cluster has the address now")
+			found+". Either the CA was replaced since (`quorate certs rotate ca`), or another cluster has the address now")
+	default:
+		out = append(out, of+" may still run. Where it had control planes that are not in the spec, a server answers, and no CA is left that could tell whose it is: "+found)
 	}
 	return strings.Join(out, "; ")
 }

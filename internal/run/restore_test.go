@@ -8,6 +8,7 @@ import (
 
 	"quorate.dev/quorate/internal/backup"
 	"quorate.dev/quorate/internal/cluster"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -16,13 +17,16 @@ func TestAClusterThatMayStillRun(t *testing.T) {
 	for _, tc := range []struct {
 		ours, others []string
 		want         []string
+		noCA         bool
 	}{
-		{nil, nil, nil},
-		{[]string{"cp-a (10.0.0.11)"}, nil, []string{"still runs: its API answers on cp-a (10.0.0.11)"}},
-		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "the CA was replaced", "another cluster has the address"}},
-		{[]string{"cp-a (10.0.0.11)"}, []string{"cp-b (10.0.0.12): x"}, []string{"still runs: its API answers on cp-a", "may still run"}},
+		{nil, nil, nil, false},
+		{[]string{"cp-a (10.0.0.11)"}, nil, []string{"still runs: its API answers on cp-a (10.0.0.11)"}, false},
+		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "the CA was replaced", "another cluster has the address"}, false},
+		{[]string{"cp-a (10.0.0.11)"}, []string{"cp-b (10.0.0.12): x"}, []string{"still runs: its API answers on cp-a", "may still run"}, false},
+		{nil, []string{"cp-b (10.0.0.12): a certificate of kube-apiserver"}, []string{"may still run", "cp-b (10.0.0.12): a certificate of kube-apiserver", "no CA is left"}, true},
+		{nil, nil, nil, true},
 	} {
-		got := stillRuns(tc.ours, tc.others, "backup")
+		got := stillRuns(tc.ours, tc.others, "backup", !tc.noCA)
 		if (got == "") != (len(tc.want) == 0) {
 			t.Errorf("%v, %v: %q", tc.ours, tc.others, got)
 		}
@@ -30,6 +34,50 @@ func TestAClusterThatMayStillRun(t *testing.T) {
 			if !strings.Contains(got, want) {
 				t.Errorf("%v, %v: %q lacks %q", tc.ours, tc.others, got, want)
 			}
+		}
+	}
+}
+
+// TestFormerServers: the cluster of data is asked for also if its spec is lost.
+func TestFormerServers(t *testing.T) {
+	host := func(name, address string) spec.Host {
+		return spec.Host{Name: name, Address: address, Roles: []string{spec.RoleControlPlane}}
+	}
+	after := &spec.Cluster{Spec: spec.Spec{Hosts: []spec.Host{host("cp-a", "10.0.0.11"), host("new", "10.0.0.99")}}}
+	before := &spec.Cluster{Spec: spec.Spec{Hosts: []spec.Host{host("cp-a", "10.0.0.11"), host("cp-b", "10.0.0.12"), {Name: "w-a", Address: "10.0.0.31", Roles: []string{spec.RoleWorker}}}}}
+	members := []backup.Member{{ID: "a1", Name: "cp-a", PeerURLs: []string{"https://10.0.0.11:2380"}}, {ID: "b2", Name: "cp-b", PeerURLs: []string{"https://10.0.0.12:2380"}},
+		{ID: "c3", PeerURLs: []string{"https://10.0.0.13:2380", "unix:///p"}}}
+	for name, tc := range map[string]struct {
+		before  *spec.Cluster
+		members []backup.Member
+		want    string
+	}{
+		"nothing is known": {nil, nil, ""},
+		"the spec":         {before, nil, "cp-b=10.0.0.12"},
+		"the members":      {nil, members, "cp-b=10.0.0.12 c3=10.0.0.13"},
+		"both":             {before, members, "cp-b=10.0.0.12 c3=10.0.0.13"},
+	} {
+		var got []string
+		for _, h := range formerServers(tc.before, after, tc.members) {
+			got = append(got, h.Name+"="+h.Address)
+		}
+		if strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %v, want %s", name, got, tc.want)
+		}
+	}
+}
+
+// TestEveryRestoreIsAnotherEtcd, also of the same backup at the same moment, and a run that goes on is the same one.
+func TestEveryRestoreIsAnotherEtcd(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	from := facts.Restore{Backup: "0123", Revision: 4711}
+	first, second := begunAs(from, nil, now, newNonce()), begunAs(from, nil, now, newNonce())
+	if first.Nonce == "" || first.Nonce == second.Nonce || first.Bump != second.Bump {
+		t.Errorf("%+v, %+v", first, second)
+	}
+	for _, begun := range []facts.Restore{first, {Backup: "0123", Revision: 4711, Bump: 7}} { // the second one by a version without nonces
+		if again := begunAs(from, &begun, now.Add(time.Hour), newNonce()); again != begun {
+			t.Errorf("%+v goes on as %+v", begun, again)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -23,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/etcddata"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
+	"quorate.dev/quorate/internal/hostside/reset"
 	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/recovery"
@@ -62,7 +64,7 @@ type SalvageOptions struct {
 	// Keys is a directory like /etc/kubernetes/pki; its Dir is empty if none is named. What it does not have is looked for on the disk of the data, unless
 	// RestoreOptions have a backup.
 	Keys DataSource
-	// NewKeys lets keys be created again that are lost, and leaves out what cannot be decrypted without them.
+	// NewKeys lets keys be created again that are lost, or that the backup does not have, and leaves out what cannot be decrypted without them.
 	NewKeys bool
 	// Lost are members that will never come back, by their names.
 	Lost []string
@@ -148,8 +150,10 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 	case s.c.ExistingEtcd():
 		return salvageRefused("etcd of this spec is your own ("+strings.Join(s.c.Spec.Etcd.Endpoints, ", ")+"), and Quorate never stops it or replaces its data",
 			"Restore the data there by the documentation of etcd (https://etcd.io/docs/latest/op-guide/recovery/), and run `quorate apply`. Or build the cluster with an etcd that Quorate manages: leave out etcd.endpoints.")
-	case into.Replace && removedByReset(o.Data.Dir):
+	case into.Replace && reset.Removes(o.Data.Dir):
 		return removed(o.Data)
+	case into.Replace && o.Keys.Dir != "" && reset.Removes(o.Keys.Dir):
+		return removed(o.Keys)
 	}
 	if err := progress.Track(ctx, s.sink, o.Data.Host, "data/copy", "copy the data of etcd", func(ctx context.Context) error { return s.fetch(ctx, o.Data, into.Replace) }); err != nil {
 		return err
@@ -159,11 +163,11 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 		return context.Cause(ctx)
 	}
 	copied.Path = o.Data.Dir
-	out.Judgment = recovery.Disk(s.c, o.Data.where(), copied, o.Lost)
+	out.Judgment = recovery.Disk(s.c, o.Data.where(), copied, o.Lost, into.Replace)
 	if len(out.Judgment.Obstacles) > 0 {
 		return &cluster.Refusal{Rule: RuleSalvage, Why: out.Judgment.Obstacles[0].Why, Fix: out.Judgment.Obstacles[0].Fix + " Nothing was changed."}
 	}
-	keys, lost, err := s.keys(ctx, o, *into, out)
+	keys, lost, ca, err := s.keys(ctx, o, *into, out)
 	if err != nil {
 		return err
 	}
@@ -195,24 +199,17 @@ func (s salvager) salvage(ctx context.Context, o SalvageOptions, into *RestoreOp
 	if into.File != "" && into.Backup.Manifest.Cluster.UID != unpacked.Manifest.Cluster.UID {
 		return salvageRefused(fmt.Sprintf("the backup %s is of another cluster than the data: the UID of its namespace kube-system is %s, and it is %s in the data", into.File, into.Backup.Manifest.Cluster.UID, unpacked.Manifest.Cluster.UID), "Use a backup of the same cluster.")
 	}
-	if ca := string(keys["ca.crt"]); ca != "" && former != "" {
-		out.OtherCA = !cluster.SameAuthority(ca, former)
+	if ours := string(keys["ca.crt"]); ours != "" && former != "" {
+		out.OtherCA = !cluster.SameAuthority(ours, former)
 	}
 	out.Objects = unpacked.Restored.Keys
-	into.Backup, into.File, into.Salvaged, into.PKI, into.FormerCA = unpacked, o.Data.String(), out, keys, former
+	into.Backup, into.File, into.Salvaged, into.PKI, into.FormerCA = unpacked, o.Data.String(), out, keys, cmp.Or(former, ca)
 	return nil
 }
 
-// removedByReset says that a directory, of a host or of this machine, which may be one, is one that a reset removes.
-func removedByReset(dir string) bool {
-	dir = filepath.Clean(dir)
-	return slices.ContainsFunc([]string{hostconfig.EtcdDataDir, facts.EtcdKeptDir, "/var/lib/kubelet", "/etc/kubernetes"}, func(removed string) bool {
-		return dir == removed || strings.HasPrefix(dir, removed+"/")
-	})
-}
-
-func removed(data DataSource) *cluster.Refusal {
-	return salvageRefused("a reset removes "+data.String()+" with the cluster that is replaced", "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy.")
+// removed refuses a directory, of a host or of this machine, which may be one: a run that was interrupted after the reset could not read it again.
+func removed(from DataSource) *cluster.Refusal {
+	return salvageRefused("a reset removes "+from.String()+" with the cluster that is replaced", "Copy the directory elsewhere first (`cp -a`), such as to /root, and name the copy.")
 }
 
 // secretsAt is where API servers keep Secrets.
@@ -243,7 +240,7 @@ func readable(o SalvageOptions, out *Salvaged, made etcddata.Snapshotted) error 
 		found = "the keys in " + out.Keys + " are not all"
 	}
 	if strings.HasPrefix(out.Keys, ofBackup) {
-		return salvageRefused(found+". "+strings.Join(why, ". "), "Use a newer backup of the cluster, or name the directory with its keys instead of a backup: --keys [HOST:]DIRECTORY.")
+		return salvageRefused(found+". "+strings.Join(why, ". "), "Use a newer backup of the cluster, or name the directory with its keys instead of a backup: --keys [HOST:]DIRECTORY. If nobody has them any more, give up what is said above: --new-keys.")
 	}
 	return salvageRefused(found+". "+strings.Join(why, ". "),
 		"The keys are in /etc/kubernetes/pki of every control plane, also of one whose etcd is lost, and in every backup. Name such a directory with --keys [HOST:]DIRECTORY, or a backup of the cluster. If nobody has them any more, give up what is said above: --new-keys.")
@@ -354,24 +351,38 @@ func fetchFile(ctx context.Context, to string, f lostquorum.DataFile, open func(
 	return os.Chtimes(to, f.Modified, f.Modified)
 }
 
-// keys are those of the cluster, as far as they are left, and the names of those that are lost.
-func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOptions, out *Salvaged) (keys map[string][]byte, lost []string, _ error) {
-	if backed.File != "" {
+// keys are those of the cluster, as far as they are left, and the names of those that are lost. The CA is the certificate that was found, also if its key is
+// lost; empty if there is none.
+func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOptions, out *Salvaged) (keys map[string][]byte, lost []string, ca string, _ error) {
+	if backed.File != "" && !o.NewKeys {
 		all, err := backed.Backup.PKI(backed.KeysDir)
 		if err != nil {
-			return nil, nil, salvageRefused(err.Error(), "Use another backup, or the keys on a disk.")
+			return nil, nil, "", salvageRefused(err.Error(), "Use another backup, or the keys on a disk. If nobody has them any more, give them up: --new-keys. docs/restoring.md says what that means for each of them.")
 		}
 		out.Keys = ofBackup + backed.File
-		return all, nil, nil
+		return all, nil, string(all["ca.crt"]), nil
+	}
+	if backed.File != "" {
+		left, err := backed.Backup.Keys(backed.KeysDir)
+		if err == nil {
+			keys, lost, err = backup.UsableKeys(left)
+		}
+		if err != nil {
+			return nil, nil, "", salvageRefused(fmt.Sprintf("the keys in the backup %s cannot be used: %v", backed.File, err), "Use another backup, or the keys on a disk.")
+		}
+		if len(keys) > 0 {
+			out.Keys = ofBackup + backed.File
+		}
+		return keys, lost, string(left["ca.crt"]), nil
 	}
 	left, from := map[string][]byte{}, []string{}
 	if o.Keys.Dir != "" {
 		named, err := s.readKeys(ctx, o.Keys.Host, o.Keys.Dir)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		if named.Dir == "" {
-			return nil, nil, salvageRefused(o.Keys.String()+" has none of the keys of a cluster", "Name a directory like /etc/kubernetes/pki of a control plane.")
+			return nil, nil, "", salvageRefused(o.Keys.String()+" has none of the keys of a cluster", "Name a directory like /etc/kubernetes/pki of a control plane.")
 		}
 		left, from = named.PKI, append(from, o.Keys.String())
 	}
@@ -379,7 +390,7 @@ func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOpti
 	if _, missing, err := backup.UsableKeys(left); err == nil && len(missing) > 0 {
 		onDisk, err := s.readKeys(ctx, o.Data.Host, besideData(o.Data.Dir)...)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, "", err
 		}
 		if onDisk.Dir != "" {
 			from = append(from, DataSource{o.Data.Host, onDisk.Dir}.String())
@@ -393,12 +404,12 @@ func (s salvager) keys(ctx context.Context, o SalvageOptions, backed RestoreOpti
 	source := strings.Join(from, " and ")
 	keys, lost, err := backup.UsableKeys(left)
 	if err != nil {
-		return nil, nil, salvageRefused(fmt.Sprintf("the keys in %s cannot be used: %v", source, err), "Name the directory with the keys of the cluster with --keys.")
+		return nil, nil, "", salvageRefused(fmt.Sprintf("the keys in %s cannot be used: %v", source, err), "Name the directory with the keys of the cluster with --keys.")
 	}
 	if len(keys) > 0 {
 		out.Keys = source
 	}
-	return keys, lost, nil
+	return keys, lost, string(left["ca.crt"]), nil
 }
 
 // readKeys reads the keys in the first of some directories that has any.

@@ -215,6 +215,8 @@ func TestSalvage(t *testing.T) {
 		"a backup of another one":    {o: from(data), into: backupWith(t, onDisk, "another"), says: []string{"of another cluster"}},
 		"a member that nobody knows": {o: SalvageOptions{Data: DataSource{Dir: data}, Lost: []string{"cp-x"}}, says: []string{"--lost cp-x"}},
 		"removed by the reset":       {o: SalvageOptions{Data: DataSource{"cp-a", facts.EtcdKeptDir + "/x"}}, into: RestoreOptions{Replace: true}, says: []string{"a reset removes cp-a:"}},
+		"keys removed by the reset":  {o: SalvageOptions{Data: DataSource{Dir: data}, Keys: DataSource{"cp-b", "/etc/kubernetes/pki"}}, into: RestoreOptions{Replace: true}, says: []string{"a reset removes cp-b:/etc/kubernetes/pki", "cp -a"}},
+		"a backup without a key":     {o: SalvageOptions{Data: DataSource{Dir: copyOfDir(t, data)}}, into: without(backupWith(t, onDisk, "1a2b3c4d"), "ca.key"), says: []string{"the backup does not have ca.key", "--keys", "--new-keys"}},
 	} {
 		_, err := salvage(tc.o, tc.into)
 		var r *cluster.Refusal
@@ -264,6 +266,12 @@ func TestSalvage(t *testing.T) {
 	if err != nil || backed.Salvaged.Keys != "the backup b.age" || backed.File == "b.age" || backed.Backup.Manifest.ID() != m.ID() {
 		t.Errorf("with a backup: %v, %+v", err, backed.Salvaged)
 	}
+	// They are, but for one that is given up.
+	partial, err := salvage(SalvageOptions{Data: DataSource{Dir: copyOfDir(t, data)}, NewKeys: true}, without(backupWith(t, onDisk, "1a2b3c4d"), "ca.key"))
+	if err != nil || !slices.Equal(partial.Salvaged.NewKeys, []string{"ca.key"}) || partial.Salvaged.Keys != "the backup b.age" || len(partial.PKI) != 7 || len(partial.Salvaged.Dropped) > 0 || partial.FormerCA != ca ||
+		partial.Backup.Manifest.ID() == m.ID() {
+		t.Errorf("with a backup that lacks a key: %v, %+v, %d keys, former CA %q", err, partial.Salvaged, len(partial.PKI), partial.FormerCA)
+	}
 	if now := etcddata.Read(data, t.TempDir()); now.Error != "" || now.LastIndex != good.Salvaged.Judgment.Best.LastIndex {
 		t.Errorf("the data have changed: %+v", now)
 	}
@@ -291,6 +299,14 @@ func backupWith(t *testing.T, pki, uid string) RestoreOptions {
 		out.Backup.Parts[backup.Kubernetes+"pki/"+name] = content
 	}
 	return out
+}
+
+// without is a backup that does not have some of the keys.
+func without(o RestoreOptions, names ...string) RestoreOptions {
+	for _, name := range names {
+		delete(o.Backup.Parts, backup.Kubernetes+"pki/"+name)
+	}
+	return o
 }
 
 // TestWhereKeysAreLookedFor: on the same disk, and where a restore kept both.
@@ -325,14 +341,5 @@ func TestAHostCannotChooseWhereItsDataGo(t *testing.T) {
 	}
 	if n, err := sizeOf(slices.Concat(file("snap/db", 5), file("wal/0.wal", 7))); err != nil || n != 12 {
 		t.Errorf("%d bytes, %v", n, err)
-	}
-}
-
-// TestWhatAResetRemovesIsNoSource, on a host or on this machine.
-func TestWhatAResetRemovesIsNoSource(t *testing.T) {
-	for dir, want := range map[string]bool{"/var/lib/etcd": true, "/var/lib/etcd-kept/x": true, "/root/../var/lib/etcd-kept/x": true, "/root/etcd": false, "/var/lib/etcd-old": false} {
-		if got := removedByReset(dir); got != want {
-			t.Errorf("%s: %v", dir, got)
-		}
 	}
 }

@@ -39,8 +39,9 @@ type Restoration struct {
 	PKI kubeadm.PKI
 	// Snapshot is the file with the snapshot of etcd.
 	Snapshot string
-	// Bump is by how much the revision of etcd is raised.
-	Bump int64
+	// Bump is by how much the revision of etcd is raised, and Nonce tells this restore from every other one of the same backup (see facts.Restore).
+	Bump  int64
+	Nonce string
 	// Before is the spec in the backup; nil if it has none.
 	Before *spec.Cluster
 	// Fenced says that what is outside of the cluster cannot be reached from it, as in a lab.
@@ -91,12 +92,16 @@ func (r *Restoration) note(format string, args ...any) {
 
 var errNoBackup = errors.New("this run has no backup: run `quorate restore` with it again")
 
-// backupID identifies the backup from which etcd begins; empty if it begins without data.
+// backupID identifies the restore with which etcd begins: the backup, and which of its restores it is. It is empty if etcd begins without data.
 func (e *Env) backupID() string {
 	if e.Restoration == nil {
 		return ""
 	}
-	return e.Restoration.Manifest.ID()
+	id := e.Restoration.Manifest.ID()
+	if e.Restoration.Nonce != "" {
+		id += "-" + e.Restoration.Nonce
+	}
+	return id
 }
 
 // restorePKI gives a control plane the keys of the backup, inside the session.

@@ -9,7 +9,24 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"quorate.dev/quorate/internal/backup"
 )
+
+// TestRestoresOfOneBackup: two of them make two etcds, whose members refuse each other. One that a version without nonces began stays what it was.
+func TestRestoresOfOneBackup(t *testing.T) {
+	ids := map[string]bool{}
+	for _, nonce := range []string{"", "a1", "b2"} {
+		e := &Env{Restoration: &Restoration{Manifest: backup.Manifest{Salvaged: "0123"}, Nonce: nonce}}
+		ids[e.backupID()] = true
+	}
+	if len(ids) != 3 || !ids["0123"] {
+		t.Errorf("%v", ids)
+	}
+	if id := (&Env{}).backupID(); id != "" {
+		t.Errorf("without a backup: %q", id)
+	}
+}
 
 // TestWebhooksFailOpenForAWhile: those that failed closed do so again when they can be answered, and no others.
 func TestWebhooksFailOpenForAWhile(t *testing.T) {

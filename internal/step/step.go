@@ -353,7 +353,7 @@ func (e *Env) api(ctx context.Context) (*kube.Client, error) {
 	}
 	var servers []kube.Server
 	for _, h := range e.Cluster.HostsWith(spec.RoleControlPlane) {
-		if e.Cluster.StackedEtcd() && e.Seen.AbandonedOn(h.Name) != "" {
+		if cluster.ServesAbandoned(e.Cluster, e.Seen, h.Name) {
 			continue // it serves what a recovery has replaced
 		}
 		if c, err := e.Conns.Get(h.Name); err == nil {

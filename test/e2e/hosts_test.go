@@ -547,6 +547,12 @@ func (h *changingHosts) heldWorker(t *testing.T, ctx context.Context) {
 	if err := budgets.Delete(ctx, "never", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	// A budget that may allow the eviction later does not keep the departure from beginning.
+	h.edit(t, func(s *spec.Cluster) { remove(s, fresh.Name) }) // a join would take its part of the time
+	end := blockedForNow(t, ctx, api, heldNamespace, s.HostsWith(spec.RoleControlPlane)[0].Name)
+	h.c.endsInTime(t, ctx, api, heldNamespace, worker, "apply", "-f", h.spec)
+	end()
+	h.edit(t, func(s *spec.Cluster) { s.Spec.Hosts = append(s.Spec.Hosts, fresh) })
 	bare := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "bare"}, Spec: netexec(nil, image).Spec}
 	bare.Spec.NodeName = worker
 	if _, err := api.CoreV1().Pods(heldNamespace).Create(ctx, bare, metav1.CreateOptions{}); err != nil {

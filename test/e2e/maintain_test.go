@@ -72,6 +72,12 @@ func maintenance(t *testing.T, c *cluster) {
 		if err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Delete(ctx, "never", metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
 		}
+		end := blockedForNow(t, ctx, api, maintainNamespace, leads)
+		c.endsInTime(t, ctx, api, maintainNamespace, w, "maintain", "-f", c.specFile(), w)
+		halfInMaintenance(t, ctx, c, api, w)
+		end()
+		c.must(t, ctx, "maintain", "-f", c.specFile(), "--undo", w)
+		noTraces(t, ctx, api)
 		pdb.ResourceVersion = ""
 		if _, err := api.PolicyV1().PodDisruptionBudgets(maintainNamespace).Create(ctx, pdb, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)

@@ -85,7 +85,7 @@ func TestUpgrade(t *testing.T) {
 // is lost, and nothing is left to do. apply makes the cluster match a spec, and returns what the commands said.
 func upgradeAndBack(t *testing.T, ctx context.Context, c *cluster, p *probe.Prober, api kubernetes.Interface, next, former string, apply func(way, file string) string) {
 	t.Helper()
-	for _, way := range []struct{ name, file, version, etcd string }{{"upgrade", next, spec.DefaultVersion, "3.7."}, {"rollback", former, formerVersion, "3.6."}} {
+	for _, way := range []struct{ name, file, version, etcd, before string }{{"upgrade", next, spec.DefaultVersion, "3.7.", formerVersion}, {"rollback", former, formerVersion, "3.6.", spec.DefaultVersion}} {
 		begin := time.Now()
 		said := apply(way.name, way.file)
 		end := time.Now()
@@ -113,6 +113,25 @@ func upgradeAndBack(t *testing.T, ctx context.Context, c *cluster, p *probe.Prob
 			t.Errorf("%s: something is left to do: %s", way.name, again)
 		}
 		c.oneBundle(t, ctx)
+		c.imagesOf(t, ctx, api, way.version, way.before)
+	}
+}
+
+// imagesOf expects that every node has the images of a version of Kubernetes, and none of the version before: they are removed when all hosts run the new one.
+func (c *cluster) imagesOf(t *testing.T, ctx context.Context, api kubernetes.Interface, version, before string) {
+	t.Helper()
+	nodes, err := api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil || len(nodes.Items) == 0 {
+		t.Fatalf("there are no nodes: %v", err)
+	}
+	for _, n := range nodes.Items {
+		images := strings.Fields(c.ssh(t, ctx, n.Name, "ctr -n k8s.io images ls -q"))
+		of := func(version string) []string {
+			return slices.DeleteFunc(slices.Clone(images), func(i string) bool { return !strings.HasSuffix(i, ":"+version) })
+		}
+		if len(of(version)) == 0 || len(of(before)) > 0 {
+			t.Errorf("node %s has these images of %s: %v, and these of %s: %v; its containers are\n%s", n.Name, version, of(version), before, of(before), c.ssh(t, ctx, n.Name, "ctr -n k8s.io containers ls"))
+		}
 	}
 }
 

@@ -16,11 +16,13 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -152,6 +154,66 @@ func deployClients(t *testing.T, ctx context.Context, api kubernetes.Interface, 
 	}, metav1.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// blockedForNow has a disruption budget hold the two pods of web in a namespace: a third pod of theirs, on a node, is not ready. So the budget may allow an eviction
+// later, and a drain waits for that. What it returns ends this.
+func blockedForNow(t *testing.T, ctx context.Context, api kubernetes.Interface, namespace, node string) (end func()) {
+	t.Helper()
+	labels := map[string]string{"app": "web"}
+	slow := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "slow", Labels: labels}, Spec: netexec(labels, podsIn(t, ctx, api, namespace, "web", 2)[0].Spec.Containers[0].Image).Spec}
+	slow.Spec.NodeName = node
+	slow.Spec.Containers[0].ReadinessProbe.HTTPGet.Port = intstr.FromInt32(1)
+	budgets := api.PolicyV1().PodDisruptionBudgets(namespace)
+	if _, err := api.CoreV1().Pods(namespace).Create(ctx, slow, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := budgets.Create(ctx, &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "for-now"}, Spec: policyv1.PodDisruptionBudgetSpec{
+		MinAvailable: new(intstr.FromInt32(2)), Selector: &metav1.LabelSelector{MatchLabels: labels}}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ctx, "the budget is judged", func() error {
+		b, err := budgets.Get(ctx, "for-now", metav1.GetOptions{})
+		if err == nil && (b.Status.ObservedGeneration == 0 || b.Status.ExpectedPods != 3 || b.Status.CurrentHealthy != 2 || b.Status.DisruptionsAllowed != 0) {
+			err = fmt.Errorf("%+v", b.Status)
+		}
+		return err
+	})
+	return func() {
+		t.Helper()
+		if err := errors.Join(budgets.Delete(ctx, "for-now", metav1.DeleteOptions{}), api.CoreV1().Pods(namespace).Delete(ctx, "slow", metav1.DeleteOptions{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// endsInTime runs a command with --timeout that drains a node while blockedForNow holds a pod there. It ends in time, evicts nothing, names what
+// blocks, and leaves the node cordoned, so that the same command can go on.
+func (c *cluster) endsInTime(t *testing.T, ctx context.Context, api kubernetes.Interface, namespace, node string, args ...string) {
+	t.Helper()
+	names := func() (out []string) {
+		for _, p := range podsIn(t, ctx, api, namespace, "web", 2) {
+			out = append(out, p.Name)
+		}
+		slices.Sort(out)
+		return out
+	}
+	before := names()
+	r := c.run(ctx, append(args, "--timeout", "1m")...)
+	if r.code != 1 || r.took < 50*time.Second || r.took > 2*time.Minute {
+		t.Errorf("it ended after %s: %s", r.took, r)
+	}
+	for _, word := range []string{"draining node " + node, "--timeout 1m0s", namespace + "/for-now", "2 of 3 pods are healthy", "Bring these pods back first: " + namespace + "/slow", "Then run it again"} {
+		if !strings.Contains(r.stderr, word) {
+			t.Errorf("it does not say %q: %s", word, r)
+		}
+	}
+	if after := names(); !slices.Equal(after, before) {
+		t.Errorf("pods were evicted past the budget: %v before, %v after", before, after)
+	}
+	if n, err := api.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{}); err != nil || !n.Spec.Unschedulable || n.Annotations[facts.CordonedAnnotation] == "" {
+		t.Errorf("node %s is not cordoned with Quorate's mark: %v", node, err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,36 +52,67 @@ func (s Store) Open(bundleDigest string) (*bundle.Bundle, error) {
 }
 
 // Bundles are the digests of those whose index was accepted.
-func (s Store) Bundles() (out []string) {
+func (s Store) Bundles() (out []string, _ error) {
 	entries, err := os.ReadDir(s.indexes())
-	if err != nil {
-		return nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
 	}
 	for _, e := range entries {
 		if d := digest.NewDigestFromEncoded(digest.SHA256, strings.TrimSuffix(e.Name(), ".json")); d.Validate() == nil {
 			out = append(out, d.String())
 		}
 	}
-	return out
+	return out, nil
 }
 
-// Prune removes every blob that none of these bundles needs. A bundle that cannot be opened is an error, because the blobs
-// that it needs are not known.
-func (s Store) Prune(keep []string) error {
-	wanted := map[string]bool{}
-	for _, k := range keep {
+// DamagedError says that bundles that are needed cannot be opened, with the reason by digest. Which blobs they need is not known, so any may be
+// needed, and all stay.
+type DamagedError struct{ Bundles map[string]string }
+
+// Error names them.
+func (e *DamagedError) Error() string {
+	var out []string
+	for _, d := range slices.Sorted(maps.Keys(e.Bundles)) {
+		out = append(out, e.Bundles[d])
+	}
+	return "the copy of a bundle on this host is damaged, and it is not known which of its blobs are needed: " + strings.Join(out, "; ")
+}
+
+// open opens the bundles that the host uses, and of others those of which the host has anything. If one cannot be opened, the error is a DamagedError. So
+// it is if the host has nothing of a bundle that it uses.
+func (s Store) open(used, others []string) (out []*bundle.Bundle, _ error) {
+	damaged := &DamagedError{map[string]string{}}
+	for i, k := range append(slices.Clone(used), others...) {
 		d, err := digest.Parse(k)
 		if err != nil {
-			return fmt.Errorf("bundle %q: %w", k, err)
+			return nil, fmt.Errorf("bundle %q: %w", k, err)
 		}
-		if _, err := os.Stat(s.indexFile(d)); errors.Is(err, fs.ErrNotExist) {
-			continue // the host has nothing of it
+		if _, err := os.Stat(s.indexFile(d)); errors.Is(err, fs.ErrNotExist) && i >= len(used) {
+			continue
 		}
 		b, err := s.Open(k)
 		if err != nil {
-			return err
+			damaged.Bundles[k] = err.Error()
+			continue
 		}
-		wanted[s.indexFile(d)] = true
+		out = append(out, b)
+	}
+	if len(damaged.Bundles) > 0 {
+		return nil, damaged
+	}
+	return out, nil
+}
+
+// Prune removes every blob that none of these bundles needs: those that the host uses, and others. It removes no blob if one of them cannot be
+// opened, and returns a DamagedError.
+func (s Store) Prune(used, others []string) error {
+	bundles, err := s.open(used, others)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, b := range bundles {
+		wanted[s.indexFile(digest.Digest(b.Digest()))] = true
 		for _, blob := range b.Blobs() {
 			wanted[s.file(digest.Digest(blob.Digest))] = true
 		}
@@ -89,9 +121,13 @@ func (s Store) Prune(keep []string) error {
 	return errors.Join(removeOthers(s.indexes(), wanted), removeOthers(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()), wanted))
 }
 
-// Unneeded is what Prune would remove if it kept these bundles, in bytes: for each other bundle, the blobs that only it and others that are not kept
-// need, each counted once; for the empty digest, the blobs that none needs.
-func (s Store) Unneeded(keep []string) (map[string]int64, error) {
+// Unneeded is what Prune would remove if it kept the bundles that the host uses, in bytes: for each other bundle, the blobs that only it and others that are not
+// used need, each counted once; for the empty digest, the blobs that none needs. If one that is used cannot be opened, the error is a DamagedError.
+func (s Store) Unneeded(used []string) (map[string]int64, error) {
+	bundles, err := s.open(used, nil)
+	if err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(filepath.Join(s.Dir, specs.ImageBlobsDir, digest.SHA256.String()))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -105,33 +141,30 @@ func (s Store) Unneeded(keep []string) (map[string]int64, error) {
 			left[e.Name()] = info.Size()
 		}
 	}
-	take := func(bundleDigest string) (sum int64, _ error) {
-		b, err := s.Open(bundleDigest)
-		if err != nil {
-			return 0, err
-		}
+	take := func(b *bundle.Bundle) (sum int64) {
 		for _, blob := range b.Blobs() {
 			name := digest.Digest(blob.Digest).Encoded()
 			sum += left[name]
 			delete(left, name)
 		}
-		return sum, nil
+		return sum
 	}
-	all := s.Bundles()
-	for _, k := range keep {
-		if !slices.Contains(all, k) {
-			continue // the host has nothing of it
-		}
-		if _, err := take(k); err != nil {
-			return nil, err // which blobs it needs is not known
-		}
+	for _, b := range bundles {
+		take(b)
+	}
+	all, err := s.Bundles()
+	if err != nil {
+		return nil, err
 	}
 	out := map[string]int64{}
 	for _, d := range all {
-		if slices.Contains(keep, d) {
+		if slices.Contains(used, d) {
 			continue
 		}
-		out[d], _ = take(d) // the blobs of one that cannot be opened count as those that none needs
+		out[d] = 0
+		if b, err := s.Open(d); err == nil { // the blobs of one that cannot be opened count as those that none needs
+			out[d] = take(b)
+		}
 	}
 	for _, n := range left {
 		out[""] += n

@@ -28,8 +28,8 @@ func (m Member) SetAside(now time.Time, abandoned string) (to string, err error)
 		}
 	}()
 	from := filepath.Join(m.DataDir(), "member")
-	if !system.Exists(from) {
-		return "", nil
+	if missing, err := system.Missing(from); err != nil || missing {
+		return "", err
 	}
 	if wal := m.SeparateWAL(); wal != "" && system.Exists(wal) {
 		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", wal, from)

@@ -66,8 +66,12 @@ func (m Member) dirs() (data, wal string) {
 	return data, cmp.Or(wal, filepath.Join(data, "member/wal"))
 }
 
-// HasData reports whether a member has ever started here.
-func (m Member) HasData() bool { return system.Exists(m.wal()) }
+// HasData reports whether a member has ever started here. It is also true if nobody can tell, as on a disk that does not answer: a member that has data
+// must not start without them.
+func (m Member) HasData() bool {
+	missing, err := system.Missing(m.wal())
+	return err != nil || !missing
+}
 
 // Began is the cluster that the member on this host was started with, according to its static pod, the environment file of
 // its unit, or what a restore noted. It has no members if etcd was never configured. For a member that joined, it has the members of that moment and no

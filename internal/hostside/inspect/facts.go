@@ -98,7 +98,11 @@ func readFacts(ctx context.Context, req facts.Request) (facts.Facts, error) {
 	readPrograms(ctx, req.Units, &f)
 	f.Kubernetes = Kubernetes("", req.SharedPKI)
 	f.Kubernetes.EtcdFailure, f.Kubernetes.Removable, f.Kept = etcd.Local.Failure(ctx), repairs.Removable("", f.Time), repairs.Kept("")
-	if unused, err := programs.Unused(); err == nil { // what is not known is not removed
+	unused, err := programs.Unused()
+	if damaged, is := errors.AsType[*blobs.DamagedError](err); is {
+		f.BundleDamage, err = damaged.Bundles, nil
+	}
+	if err == nil { // what is not known is not removed
 		f.Unused = unused
 		f.Kubernetes.Removable += unused[""]
 	}

@@ -13,7 +13,8 @@ func remains(installed programs.State) []string {
 	for _, b := range installed.Programs {
 		used = append(used, b)
 	}
-	out := slices.DeleteFunc(slices.Concat(installed.Remains, blobs.Host.Bundles()), func(d string) bool { return slices.Contains(used, d) })
+	accepted, _ := blobs.Host.Bundles() // what is not known is not removed
+	out := slices.DeleteFunc(slices.Concat(installed.Remains, accepted), func(d string) bool { return slices.Contains(used, d) })
 	slices.Sort(out)
 	return slices.Compact(out)
 }

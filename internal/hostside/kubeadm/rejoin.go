@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
-	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/etcd"
@@ -68,15 +67,12 @@ var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Conte
 	if err := etcd.Local.Arm(); err != nil {
 		return struct{}{}, err
 	}
-	text, err := os.ReadFile(filepath.Join(facts.WithdrawnDir, etcdPod+".yaml"))
-	if errors.Is(err, os.ErrNotExist) {
-		text, err = os.ReadFile(hostconfig.EtcdManifest)
-	}
-	if errors.Is(err, os.ErrNotExist) {
+	text, err := withdrawal.Host{}.Manifest(etcdPod)
+	if errors.Is(err, fs.ErrNotExist) {
 		if err := runKubeadm(ctx, in.Config, append([]string{"init", "phase"}, restorePhases[etcdPod]...)...); err != nil {
 			return struct{}{}, err
 		}
-		text, err = os.ReadFile(hostconfig.EtcdManifest)
+		text, err = withdrawal.Host{}.Manifest(etcdPod)
 	}
 	if err != nil {
 		return struct{}{}, err

@@ -3,17 +3,20 @@ package kubeadm
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/withdrawal"
 	"quorate.dev/quorate/internal/staticpod"
 )
 
@@ -58,43 +61,55 @@ var StopStaticPods = host.DefineChange("kubeadm.stop-static-pods", func(ctx cont
 var etcdServers = regexp.MustCompile(`--etcd-servers=\S+`)
 
 // SetEtcdServers changes which members of an external etcd the API server on this host uses. The API server restarts; it returns
-// when the former one has ended and another one runs.
+// when another one runs.
 var SetEtcdServers = host.DefineChange("kubeadm.set-etcd-servers", func(ctx context.Context, servers []string) (struct{}, error) {
-	const pod = "kube-apiserver"
-	path := filepath.Join(staticpod.Dir, pod+".yaml")
+	return struct{}{}, setEtcdServers(ctx, withdrawal.Host{}, servers, containerd.Held, func(ctx context.Context, pod string) (bool, error) {
+		ids, err := containerd.IDs(ctx, pod)
+		return len(ids) > 0, err
+	})
+})
+
+// setEtcdServers ends the API server before it writes the new manifest: wherever it is interrupted, no API server runs with other members than its
+// manifest names, which is what an observation reads.
+func setEtcdServers(ctx context.Context, h withdrawal.Host, servers []string, held func(context.Context, string) (int, error), runs func(context.Context, string) (bool, error)) error {
+	path := filepath.Join(h.Root, staticpod.Dir, facts.APIServer+".yaml")
 	text, err := os.ReadFile(path)
+	inPlace := err == nil
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = h.Manifest(facts.APIServer) // an earlier call was interrupted
+	}
 	if err != nil {
-		return struct{}{}, err
+		return err
 	}
 	want := []byte("--etcd-servers=" + strings.Join(servers, ","))
 	changed := etcdServers.ReplaceAllLiteral(text, want)
 	switch {
 	case len(servers) == 0 || !bytes.Contains(changed, want):
-		return struct{}{}, fmt.Errorf("%s has no flag --etcd-servers", path)
-	case bytes.Equal(text, changed):
-		return struct{}{}, nil
+		return fmt.Errorf("%s has no flag --etcd-servers", path)
+	case inPlace && bytes.Equal(text, changed):
+		return nil
 	}
-	before, err := containerd.IDs(ctx, pod)
-	if err != nil {
-		return struct{}{}, err
+	ending, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
+	defer cancel()
+	if err := h.Withdraw(ending, facts.APIServer, held); err != nil {
+		return errors.Join(err, h.Return(facts.APIServer))
 	}
 	if err := durable.WriteFile(path, changed, 0o600); err != nil {
-		return struct{}{}, err
+		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
+	if err := h.Return(facts.APIServer); err != nil { // what was set aside is older
+		return err
+	}
+	starting, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
 	defer cancel()
 	for {
-		now, err := containerd.IDs(ctx, pod)
-		if err != nil {
-			return struct{}{}, err
-		}
-		if len(now) > 0 && !slices.ContainsFunc(now, func(id string) bool { return slices.Contains(before, id) }) {
-			return struct{}{}, nil
+		if again, err := runs(starting, facts.APIServer); err != nil || again {
+			return err
 		}
 		select {
-		case <-ctx.Done():
-			return struct{}{}, fmt.Errorf("restarting %s: %w", pod, context.Cause(ctx))
+		case <-starting.Done():
+			return fmt.Errorf("restarting %s: %w", facts.APIServer, context.Cause(starting))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
-})
+}

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -48,7 +51,7 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 	defer cancel()
 	if in.API {
 		for _, pod := range append([]string{facts.APIServer}, controllers...) {
-			if err := stop(ctx, pod); err != nil {
+			if err := local.stop(ctx, pod, end); err != nil {
 				return struct{}{}, err
 			}
 		}
@@ -61,23 +64,30 @@ var Stop = host.DefineChange("lostquorum.stop", func(ctx context.Context, in Sto
 			return struct{}{}, err
 		}
 	}
-	return struct{}{}, stop(ctx, etcdPod)
+	return struct{}{}, local.stop(ctx, etcdPod, end)
 })
 
 // stop sets the manifest of a static pod aside and ends its containers. They are also ended if the manifest is missing: a kubelet that does not run
 // has left them running.
-func stop(ctx context.Context, pod string) error {
-	if slices.Contains(local.manifests(), pod) {
-		return withdrawal.Host{}.Withdraw(ctx, pod, end)
+func (p place) stop(ctx context.Context, pod string, end func(context.Context, string) (int, error)) error {
+	h := withdrawal.Host{Root: p.root}
+	if err := h.Clear(pod, complete(pod)); err != nil {
+		return err
+	}
+	if slices.Contains(p.manifests(), pod) {
+		return h.Withdraw(ctx, pod, end)
 	}
 	for {
-		// Where containerd does not run, nobody can tell: before data are moved, it is found out whether an etcd runs.
-		if n, err := end(ctx, pod); err != nil || n == 0 {
-			return nil //nolint:nilerr // see above
+		n, err := end(ctx, pod)
+		if err == nil && n == 0 {
+			return nil
+		}
+		if err == nil {
+			err = errors.New("it still runs")
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("ending %s, which has no manifest any more: %w", pod, context.Cause(ctx))
+			return fmt.Errorf("ending %s, which has no manifest any more: %w (%w)", pod, err, context.Cause(ctx))
 		case <-time.After(200 * time.Millisecond):
 		}
 	}
@@ -88,18 +98,42 @@ func stop(ctx context.Context, pod string) error {
 func end(ctx context.Context, name string) (int, error) {
 	ids, err := containerd.IDs(ctx, name)
 	if err != nil {
-		units, uerr := system.Units(ctx, "containerd.service")
-		if uerr == nil && units["containerd.service"].PID == 0 && name == etcdPod {
-			if pid, perr := local.running(local.member().dataDir); perr == nil && pid == 0 {
-				return 0, nil // nothing could run it
-			}
-		}
-		return 0, err
+		return 0, local.unasked(name, err)
 	}
 	if err := containerd.Stop(ctx, ids, endGrace); err != nil {
 		return 0, err
 	}
 	return containerd.Running(ctx, name)
+}
+
+// unasked returns nil if the containers of a program could not be asked for because nothing on this host runs any, and the program has no
+// process. A containerd that does not answer may run it, or may be starting it; only one that has no part for Kubernetes does not. Nobody can end what a
+// containerd has left that ended itself.
+func (p place) unasked(program string, why error) error {
+	if status.Code(why) != codes.Unimplemented {
+		pids, err := p.processes("containerd")
+		if err != nil {
+			return errors.Join(why, err)
+		}
+		if len(pids) > 0 {
+			return fmt.Errorf("containerd (process %d) does not say whether it runs %s: restart it, or stop it (`systemctl stop containerd`). %w", pids[0], program, why)
+		}
+	}
+	left, err := p.processes(program)
+	if err != nil {
+		return errors.Join(why, err)
+	}
+	if program == etcdPod && len(left) > 0 { // another etcd is none of this cluster's
+		pid, err := p.running(p.member().dataDir)
+		if err != nil {
+			return errors.Join(why, err)
+		}
+		left = []int{pid}
+	}
+	if len(left) > 0 && left[0] != 0 {
+		return fmt.Errorf("%s runs (process %d), and containerd cannot end it: start containerd (`systemctl start containerd`), or end the process. %w", program, left[0], why)
+	}
+	return nil
 }
 
 // AsideRequest says which data are set aside.
@@ -119,8 +153,8 @@ var SetAside = host.DefineChange("lostquorum.set-aside", func(ctx context.Contex
 func (p place) setAside(ctx context.Context, in AsideRequest, read read) (string, error) {
 	m := p.member()
 	from := filepath.Join(p.at(m.dataDir), "member")
-	if !system.Exists(from) {
-		return "", nil
+	if missing, err := system.Missing(from); err != nil || missing {
+		return "", err
 	}
 	if pid, err := p.running(m.dataDir); err != nil || pid != 0 {
 		return "", errors.Join(err, fmt.Errorf("an etcd runs on %s (process %d)", m.dataDir, pid))

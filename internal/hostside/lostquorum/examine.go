@@ -17,6 +17,8 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/flags"
@@ -61,7 +63,7 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 		out.Volatile = system.Volatile("/var/lib")
 	}
 	out.Joined = system.Filled(p.at(kubeletConf))
-	stacked := slices.Contains(out.Manifests, "etcd") && out.Joined
+	stacked := slices.Contains(out.Manifests, etcdPod) && out.Joined
 	out.Starts = m.name != "" && (stacked || system.Exists(p.at("/etc/systemd/system/"+hostconfig.EtcdUnit)))
 	var err error
 	if out.Running, err = p.running(m.dataDir); err != nil {
@@ -82,7 +84,12 @@ func (p place) examine(ctx context.Context, in facts.RemainsRequest, read read) 
 		c.Path, c.Kind = path, kind
 		out.Copies = append(out.Copies, c)
 	}
-	if system.Exists(filepath.Join(p.at(m.dataDir), "member")) {
+	// If nobody can tell, the host was not examined: its disk may have the data.
+	missing, err := system.Missing(filepath.Join(p.at(m.dataDir), "member"))
+	if err != nil {
+		return out, err
+	}
+	if !missing {
 		add(m.dataDir, facts.CopyInPlace)
 	}
 	for _, dir := range facts.EtcdKeptDirs(m.dataDir) {
@@ -184,8 +191,8 @@ type configured struct{ name, peerURL, dataDir, walDir string }
 // member reads the manifest of the static pod, in its place or set aside, or the environment of the unit.
 func (p place) member() configured {
 	out := configured{dataDir: hostconfig.EtcdDataDir}
-	for _, path := range []string{hostconfig.EtcdManifest, filepath.Join(facts.WithdrawnDir, "etcd.yaml")} {
-		if pod, err := staticpod.Read(p.at(path)); err == nil {
+	for _, dir := range manifestDirs {
+		if pod, err := p.manifest(dir, etcdPod); err == nil {
 			args := staticpod.Arguments(pod)
 			out.name, out.peerURL = args["name"], args["initial-advertise-peer-urls"]
 			out.dataDir, out.walDir = cmp.Or(args["data-dir"], out.dataDir), args["wal-dir"]
@@ -211,33 +218,88 @@ func (p place) member() configured {
 	return out
 }
 
-// manifests are the static pods of the host, also those that are set aside.
+// manifestDirs are where manifests of static pods are: in their place, or set aside.
+var manifestDirs = []string{staticpod.Dir, facts.WithdrawnDir}
+
+// needed are flags without which a manifest of kubeadm's cannot be complete. A manifest without kubeadm's labels does not show by itself that its
+// end is missing.
+var needed = map[string][]string{etcdPod: {"name", "data-dir", "initial-advertise-peer-urls"}, facts.APIServer: {"etcd-servers"}}
+
+// complete returns what checks the manifest of a static pod that could be read. A flag can be part of a command line for a shell.
+func complete(name string) func(*corev1.Pod) error {
+	return func(pod *corev1.Pod) error {
+		var words []string
+		for _, c := range pod.Spec.Containers {
+			words = slices.Concat(words, c.Command, c.Args)
+		}
+		for _, flag := range needed[name] {
+			if !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, "--"+flag) }) {
+				return fmt.Errorf("the flag --%s is missing", flag)
+			}
+		}
+		return nil
+	}
+}
+
+// manifest reads the manifest of a static pod in one of the directories. One that was cut off while it was written is an error.
+func (p place) manifest(dir, name string) (*corev1.Pod, error) {
+	path := filepath.Join(dir, name+".yaml")
+	pod, err := staticpod.Read(p.at(path))
+	if err != nil {
+		return nil, err
+	}
+	if err := complete(name)(pod); err != nil {
+		return nil, fmt.Errorf("%s is incomplete: %w", path, err)
+	}
+	return pod, nil
+}
+
+// manifests are the static pods of the host whose manifests are complete, also those that are set aside.
 func (p place) manifests() (out []string) {
-	for _, dir := range []string{staticpod.Dir, facts.WithdrawnDir} {
+	for _, dir := range manifestDirs {
 		files, _ := filepath.Glob(filepath.Join(p.at(dir), "*.yaml"))
 		for _, f := range files {
-			out = append(out, strings.TrimSuffix(filepath.Base(f), ".yaml"))
+			name := strings.TrimSuffix(filepath.Base(f), ".yaml")
+			if _, err := p.manifest(dir, name); err == nil {
+				out = append(out, name)
+			}
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
-// running finds the process of an etcd that works on a data directory, 0 for none.
-func (p place) running(dataDir string) (int, error) {
+// processes are those of a program on this host, inside and outside of containers.
+func (p place) processes(program string) (out []int, _ error) {
 	dirs, err := os.ReadDir(p.at("/proc"))
 	if errors.Is(err, fs.ErrNotExist) && p.root != "" {
-		return 0, nil
+		return nil, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	short := program[:min(len(program), 15)] // the kernel keeps no more of a name
+	for _, d := range dirs {
+		if pid, err := strconv.Atoi(d.Name()); err == nil && system.ReadTrimmed(filepath.Join(p.at("/proc"), d.Name(), "comm")) == short {
+			out = append(out, pid)
+		}
+	}
+	return out, nil
+}
+
+// running finds the process of an etcd that works on a data directory, 0 for none. The etcd may name it by another path, or in a configuration
+// file: whoever has the database open works on it.
+func (p place) running(dataDir string) (int, error) {
+	pids, err := p.processes(etcdPod)
 	if err != nil {
 		return 0, err
 	}
-	for _, d := range dirs {
-		pid, err := strconv.Atoi(d.Name())
-		dir := filepath.Join(p.at("/proc"), d.Name())
-		if err != nil || system.ReadTrimmed(filepath.Join(dir, "comm")) != "etcd" {
-			continue
-		}
+	database, err := os.Stat(filepath.Join(etcddata.Member(p.at(dataDir)), "snap", "db"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, pid := range pids {
+		dir := filepath.Join(p.at("/proc"), strconv.Itoa(pid))
 		args := flags.Parse(strings.Split(string(system.ReadAll(filepath.Join(dir, "cmdline"))), "\x00"))
 		at := args["data-dir"]
 		for v := range strings.SplitSeq(string(system.ReadAll(filepath.Join(dir, "environ"))), "\x00") {
@@ -245,11 +307,20 @@ func (p place) running(dataDir string) (int, error) {
 				at = value
 			}
 		}
-		if filepath.Clean(at) == filepath.Clean(dataDir) {
+		if filepath.Clean(at) == filepath.Clean(dataDir) || database != nil && opened(dir, database) {
 			return pid, nil
 		}
 	}
 	return 0, nil
+}
+
+// opened says that a process has a file open.
+func opened(process string, file fs.FileInfo) bool {
+	open, _ := os.ReadDir(filepath.Join(process, "fd")) // a process that has ended has none
+	return slices.ContainsFunc(open, func(fd fs.DirEntry) bool {
+		info, err := os.Stat(filepath.Join(process, "fd", fd.Name()))
+		return err == nil && os.SameFile(info, file)
+	})
 }
 
 // noted is the recovery that is under way on the host.

@@ -3,11 +3,17 @@ package lostquorum
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/etcd"
@@ -138,6 +144,155 @@ func TestExamine(t *testing.T) {
 	external.write(t, "/proc/100/environ", "A=b\x00ETCD_DATA_DIR=/srv/etcd\x00")
 	if got := external.examined(t); !got.Starts || got.Name != "etcd-a" || got.DataDir != "/srv/etcd" || got.Running != 100 {
 		t.Errorf("an etcd host: %+v", got)
+	}
+}
+
+// TestIncompleteManifests: what a program has left that was killed while it wrote a manifest is none, and the kubelet does not get it.
+func TestIncompleteManifests(t *testing.T) {
+	const server = `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command: [kube-apiserver, "--etcd-servers=https://127.0.0.1:2379"]
+status: {}
+`
+	unlabeled := strings.ReplaceAll(manifest, ", labels: {tier: control-plane}", "") // as somebody wrote it by hand
+	for name, tc := range map[string]struct {
+		pod, inPlace, aside string
+		complete            bool
+	}{
+		"none":                     {etcdPod, "", "", false},
+		"etcd":                     {etcdPod, manifest, "", true},
+		"set aside":                {etcdPod, "", manifest, true},
+		"without its end":          {etcdPod, strings.TrimSuffix(manifest, "status: {}\n"), "", false},
+		"the beginning":            {etcdPod, manifest[:40], "", false},
+		"empty":                    {etcdPod, " ", "", false},
+		"half, and one set aside":  {etcdPod, manifest[:40], manifest, true},
+		"half of both":             {etcdPod, manifest[:40], manifest[:60], false},
+		"by hand":                  {etcdPod, strings.TrimSuffix(unlabeled, "status: {}\n"), "", true},
+		"by hand, without a flag":  {etcdPod, strings.ReplaceAll(unlabeled, ` "--initial-advertise-peer-urls=https://10.0.0.11:2380"`, ""), "", false},
+		"an API server":            {facts.APIServer, server, "", true},
+		"half an API server":       {facts.APIServer, strings.TrimSuffix(server, "status: {}\n"), "", false},
+		"an API server without it": {facts.APIServer, strings.ReplaceAll(server, "--etcd-servers", "--x"), "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := place{t.TempDir()}
+			for path, content := range map[string]string{"/etc/kubernetes/manifests/": tc.inPlace, facts.WithdrawnDir + "/": tc.aside} {
+				if content != "" {
+					p.write(t, path+tc.pod+".yaml", content)
+				}
+			}
+			check := func(when string) {
+				t.Helper()
+				if got := slices.Contains(p.examined(t).Manifests, tc.pod); got != tc.complete {
+					t.Errorf("%s: complete is %t", when, got)
+				}
+				if name := p.member().name; (name != "") != (tc.complete && tc.pod == etcdPod) {
+					t.Errorf("%s: the member is %q", when, name)
+				}
+			}
+			check("before")
+			ended := func(context.Context, string) (int, error) { return 0, nil }
+			for range 2 {
+				if err := p.stop(t.Context(), tc.pod, ended); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := os.Stat(p.at("/etc/kubernetes/manifests/" + tc.pod + ".yaml")); err == nil {
+					t.Error("the kubelet can start what is left in the manifest")
+				}
+				check("stopped")
+			}
+		})
+	}
+}
+
+// TestUnknownIsNotEnded: a program has ended when that was seen, not when nobody could tell.
+func TestUnknownIsNotEnded(t *testing.T) {
+	p := place{t.TempDir()}
+	limited := func() context.Context {
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 300*time.Millisecond, errors.New("the time is over"))
+		t.Cleanup(cancel)
+		return ctx
+	}
+	silent := func(context.Context, string) (int, error) { return 0, errors.New("containerd hangs") }
+	if err := p.stop(limited(), etcdPod, silent); err == nil || !strings.Contains(err.Error(), "containerd hangs") {
+		t.Errorf("nobody knows whether it runs: %v", err)
+	}
+	if err := p.stop(limited(), etcdPod, func(context.Context, string) (int, error) { return 1, nil }); err == nil || !strings.Contains(err.Error(), "it still runs") {
+		t.Errorf("it runs: %v", err)
+	}
+	asked := 0
+	if err := p.stop(t.Context(), etcdPod, func(ctx context.Context, pod string) (int, error) {
+		if asked++; asked == 1 {
+			return silent(ctx, pod)
+		}
+		return 0, nil
+	}); err != nil {
+		t.Errorf("it answers again: %v", err)
+	}
+
+	why := errors.New("no socket")
+	is := func(program string, err error, process string) {
+		t.Helper()
+		got := p.unasked(program, err)
+		if (got != nil) != (process != "") || got != nil && !(errors.Is(got, why) && strings.Contains(got.Error(), "process "+process)) {
+			t.Errorf("%s, %v: %v", program, err, got)
+		}
+	}
+	p.write(t, "/proc/self/comm", "quorate\n")
+	is(etcdPod, why, "")
+	p.write(t, "/proc/60/comm", "kube-controller\n")
+	is(facts.ControllerManager, why, "60")
+	is(facts.APIServer, why, "")
+	p.write(t, "/proc/70/comm", "etcd\n")
+	p.write(t, "/proc/70/cmdline", "etcd\x00--data-dir=/srv/other\x00")
+	is(etcdPod, why, "")
+	p.write(t, "/proc/71/comm", "etcd\n")
+	p.write(t, "/proc/71/cmdline", "etcd\x00--data-dir=/var/lib/etcd\x00")
+	is(etcdPod, why, "71")
+	p.write(t, "/proc/80/comm", "containerd\n")
+	is(facts.APIServer, why, "80")
+	is(facts.APIServer, fmt.Errorf("asking containerd: %w", status.Error(codes.Unimplemented, "no CRI")), "")
+}
+
+// TestADiskThatDoesNotAnswer has data, or has none: nobody knows.
+func TestADiskThatDoesNotAnswer(t *testing.T) {
+	p := place{t.TempDir()}
+	p.write(t, "/var/lib/etcd", "what is below a file cannot be looked up")
+	if got, err := p.examine(t.Context(), facts.RemainsRequest{}, readID); err == nil {
+		t.Errorf("examined: %+v", got)
+	}
+	if to, err := p.setAside(t.Context(), AsideRequest{Stamp: "s"}, readID); err == nil {
+		t.Errorf("set aside: %q", to)
+	}
+	if member := (etcd.Member{Root: p.root}); !member.HasData() {
+		t.Error("a member could start without its data")
+	} else if to, err := member.SetAside(time.Now(), ""); err == nil {
+		t.Errorf("set aside by a repair: %q", to)
+	}
+}
+
+// TestAnEtcdByAnotherPath: what its flags do not show, its open database does.
+func TestAnEtcdByAnotherPath(t *testing.T) {
+	p := place{t.TempDir()}
+	p.write(t, "/var/lib/etcd/member/snap/db", "x")
+	p.write(t, "/var/lib/etcd/member/wal/0.wal", "x")
+	p.write(t, "/mnt/etcd/member/snap/db", "x")
+	p.write(t, "/proc/100/comm", "etcd\n")
+	p.write(t, "/proc/100/cmdline", "etcd\x00--config-file=/etc/etcd.yaml\x00")
+	p.write(t, "/proc/100/fd/3", "")
+	if pid, err := p.running("/var/lib/etcd"); err != nil || pid != 0 {
+		t.Errorf("it has nothing open: %d, %v", pid, err)
+	}
+	if err := os.Symlink(p.at("/var/lib/etcd/member/snap/db"), p.at("/proc/100/fd/9")); err != nil {
+		t.Fatal(err)
+	}
+	for dir, want := range map[string]int{"/var/lib/etcd": 100, "/var/lib/etcd/member": 100, "/mnt/etcd": 0, "/mnt/none": 0} {
+		if pid, err := p.running(dir); err != nil || pid != want {
+			t.Errorf("%s: %d, %v", dir, pid, err)
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func update(ctx context.Context, s store, bundles []*testBundle, phase func()) e
 			steps = append(steps, func() error { return s.switchTo(ctx, b.digest(), []string{p}) })
 		}
 	}
-	steps = append(steps, func() error { return s.prune([]string{bundles[1].digest()}) })
+	steps = append(steps, func() error { return s.prune([]string{bundles[1].digest()}, "") })
 	for _, do := range steps {
 		phase()
 		if err := do(); err != nil {

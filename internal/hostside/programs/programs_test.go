@@ -233,7 +233,7 @@ func TestARestartIsNotForgotten(t *testing.T) {
 	if state.Programs[facts.Containerd] != "" || state.Programs[facts.Kubelet] != one.digest() || len(state.Problems) != 2 {
 		t.Errorf("after the switch: %+v", state)
 	}
-	if err := s.prune(nil); err != nil {
+	if err := s.prune(nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	restarted := 0
@@ -489,7 +489,7 @@ func TestPruneKeepsWhatIsUsed(t *testing.T) {
 	s.install(t, one)
 	s.install(t, two, facts.Kubelet)
 	s.install(t, three, facts.RuncProgram)
-	if err := s.prune([]string{three.digest()}); err != nil {
+	if err := s.prune([]string{three.digest()}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if state := s.state(t); len(state.Bundles) != 3 || len(state.Problems) > 0 {
@@ -498,7 +498,7 @@ func TestPruneKeepsWhatIsUsed(t *testing.T) {
 	if err := s.switchTo(t.Context(), three.digest(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.prune([]string{two.digest(), ""}); err != nil {
+	if err := s.prune([]string{two.digest(), ""}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if state := s.state(t); state.Binaries != three.digest() || len(state.Bundles) != 2 || len(state.Problems) > 0 {
@@ -520,7 +520,7 @@ func TestPruneKeepsWhatIsUsed(t *testing.T) {
 	if err != nil || len(entries) != 5 { // two bundles with their marks, and current
 		t.Errorf("%v, %v", entries, err)
 	}
-	if err := s.prune(nil); err != nil {
+	if err := s.prune(nil, ""); err != nil {
 		t.Fatal(err)
 	}
 	if state := s.state(t); state.Binaries != three.digest() || !slices.Equal(state.Bundles, []string{three.digest()}) || !has(three) || has(two) {
@@ -567,6 +567,66 @@ func TestUnusedBundles(t *testing.T) {
 	got, err = s.unused(imported.digest())
 	if err != nil || len(got) != 1 || got[needed.digest()] == 0 {
 		t.Errorf("afterwards: %v, %v", got, err)
+	}
+}
+
+// TestDamagedIndexes: while nobody knows which blobs are needed, all stay, the damage is named, and everything else is done.
+func TestDamagedIndexes(t *testing.T) {
+	for name, damage := range map[string]func(path string) error{
+		"it was cut off": func(path string) error { return os.Truncate(path, 10) },
+		"it is missing":  os.Remove,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStore(t.TempDir())
+			old, running := makeBundle(t, "v1"), makeBundle(t, "v2")
+			s.install(t, old)
+			s.install(t, running)
+			count := func() int {
+				entries, err := os.ReadDir(filepath.Join(s.blobs.Dir, "blobs", "sha256"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(entries)
+			}
+			all := count()
+			index := filepath.Join(s.blobs.Dir, "indexes", digest.Digest(running.digest()).Encoded()+".json")
+			if err := damage(index); err != nil {
+				t.Fatal(err)
+			}
+			named := func(err error) {
+				t.Helper()
+				if d, is := errors.AsType[*blobs.DamagedError](err); !is || d.Bundles[running.digest()] == "" || !strings.Contains(d.Error(), running.digest()) {
+					t.Errorf("the damage is not named: %v", err)
+				}
+			}
+			unused, err := s.unused("")
+			named(err)
+			if unused[old.digest()] == 0 || unused[""] != 0 || len(unused) != 1 {
+				t.Errorf("%v", unused)
+			}
+			freed, err := s.removeUnused([]string{old.digest()}, "")
+			named(err)
+			if freed != unused[old.digest()] || count() != all {
+				t.Errorf("%d bytes were freed, and of %d blobs %d are left", freed, all, count())
+			}
+			if state := s.state(t); state.Binaries != running.digest() || len(state.Problems) > 0 || slices.Contains(state.Bundles, old.digest()) {
+				t.Errorf("%+v", state)
+			}
+			named(s.prune(nil, ""))
+			// The bundle comes again, and what is left of the other one goes.
+			if err := s.bring(running); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.unpack(t.Context(), running.index); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.removeUnused([]string{old.digest()}, ""); err != nil || count() >= all {
+				t.Errorf("%v, %d of %d blobs are left", err, count(), all)
+			}
+			if _, err := s.blobs.Open(running.digest()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

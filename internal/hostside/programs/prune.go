@@ -23,7 +23,7 @@ import (
 // Prune removes from the host the bundles that are not among these digests: unpacked programs and blobs. A bundle that a
 // program runs from, or whose images containerd has, stays in any case.
 var Prune = host.Define("programs.prune", func(_ context.Context, keep []string) (struct{}, error) {
-	return struct{}{}, local.prune(append(slices.Clone(keep), blobs.Imported()))
+	return struct{}{}, local.prune(keep, blobs.Imported())
 })
 
 // Tidy removes the binaries of other versions of quorate that nothing on the host uses, and what uploads and writers left that
@@ -62,7 +62,7 @@ func onHost(self string) bool {
 }
 
 // Unused is how many bytes the bundles have on this host from which no program runs and whose images containerd does not have, by digest: unpacked
-// programs, and blobs that no other bundle needs. For the empty digest, it is blobs that no bundle needs.
+// programs, and blobs that no other bundle needs. For the empty digest, it is blobs that no bundle needs. With a *blobs.DamagedError, it is only what is unpacked.
 func Unused() (map[string]int64, error) { return local.unused(blobs.Imported()) }
 
 func (s store) unused(imported string) (map[string]int64, error) {
@@ -70,17 +70,15 @@ func (s store) unused(imported string) (map[string]int64, error) {
 	if err != nil {
 		return nil, err
 	}
-	used := []string{imported}
-	for encoded := range linked {
-		used = append(used, digest.NewDigestFromEncoded(digest.SHA256, encoded).String())
-	}
+	used := usedBundles(linked, imported)
 	out, err := s.blobs.Unneeded(used)
-	if err != nil {
+	_, damaged := errors.AsType[*blobs.DamagedError](err)
+	if err != nil && !damaged {
 		return nil, err
 	}
-	all, err := s.unpacked()
-	if err != nil {
-		return nil, err
+	all, uerr := s.unpacked()
+	if uerr != nil {
+		return nil, uerr
 	}
 	for _, d := range all {
 		if !slices.Contains(used, d) {
@@ -90,25 +88,41 @@ func (s store) unused(imported string) (map[string]int64, error) {
 			out[d] += system.Size(s.dir(digest.Digest(d).Encoded()))
 		}
 	}
-	return out, nil
+	return out, err
 }
 
-// RemoveUnused removes those of these bundles that are unused (see Unused), and blobs that no bundle needs. It returns how many bytes that were.
+// usedBundles are the digests of the bundles from which programs run, and of that whose images containerd has.
+func usedBundles(linked map[string]bool, imported string) (out []string) {
+	for encoded := range linked {
+		out = append(out, digest.NewDigestFromEncoded(digest.SHA256, encoded).String())
+	}
+	if imported != "" && !slices.Contains(out, imported) {
+		out = append(out, imported)
+	}
+	return out
+}
+
+// RemoveUnused removes those of these bundles that are unused (see Unused), and blobs that no bundle needs. It returns how many bytes that were. With a
+// *blobs.DamagedError, all blobs are still there, and the rest was done.
 func RemoveUnused(bundles []string) (int64, error) {
 	return local.removeUnused(bundles, blobs.Imported())
 }
 
 func (s store) removeUnused(bundles []string, imported string) (freed int64, _ error) {
 	unused, err := s.unused(imported)
-	if err != nil {
+	if _, damaged := errors.AsType[*blobs.DamagedError](err); err != nil && !damaged {
 		return 0, err
 	}
 	all, err := s.unpacked()
 	if err != nil {
 		return 0, err
 	}
-	keep := []string{imported}
-	for _, d := range append(all, s.blobs.Bundles()...) {
+	accepted, err := s.blobs.Bundles()
+	if err != nil {
+		return 0, err
+	}
+	var keep []string
+	for _, d := range append(all, accepted...) {
 		n, is := unused[d]
 		switch {
 		case !is || !slices.Contains(bundles, d):
@@ -118,7 +132,7 @@ func (s store) removeUnused(bundles []string, imported string) (freed int64, _ e
 			unused[d] = 0 // it is in both lists
 		}
 	}
-	return freed + unused[""], s.prune(keep)
+	return freed + unused[""], s.prune(keep, imported)
 }
 
 // unpacked are the digests of the bundles of which something is unpacked.
@@ -152,16 +166,23 @@ func (s store) inUse() (map[string]bool, error) {
 	return out, nil
 }
 
-func (s store) prune(keep []string) error {
-	kept, err := s.inUse()
+func (s store) prune(keep []string, imported string) error {
+	linked, err := s.inUse()
 	if err != nil {
 		return err
 	}
-	for _, k := range keep {
-		if d, err := digest.Parse(k); err == nil {
-			kept[d.Encoded()] = true
-		} else if k != "" {
+	used, others := usedBundles(linked, imported), []string{}
+	kept := map[string]bool{}
+	for _, k := range append(slices.Clone(used), keep...) {
+		if k == "" {
+			continue
+		}
+		d, err := digest.Parse(k)
+		if err != nil {
 			return err
+		}
+		if kept[d.Encoded()] = true; !slices.Contains(used, k) {
+			others = append(others, k)
 		}
 	}
 	entries, err := os.ReadDir(s.dir())
@@ -183,11 +204,7 @@ func (s store) prune(keep []string) error {
 			return err
 		}
 	}
-	var digests []string
-	for encoded := range kept {
-		digests = append(digests, digest.NewDigestFromEncoded(digest.SHA256, encoded).String())
-	}
-	return s.blobs.Prune(digests)
+	return s.blobs.Prune(used, others)
 }
 
 // binaryLife protects a binary that was uploaded a moment ago and is about to be started.

@@ -12,6 +12,7 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/hostside/blobs"
 	"quorate.dev/quorate/internal/hostside/etcd"
 	"quorate.dev/quorate/internal/hostside/programs"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -36,9 +37,9 @@ type FreeRequest struct {
 }
 
 // FreeDisk removes what Quorate put on this host and does not need: the snapshots that facts.KeptSnapshots does not name, all but the newest data of a former etcd member,
-// binaries of quorate that nothing uses, what killed uploads and writers left, and bundles. It returns how many bytes that were. What a recovery or
+// binaries of quorate that nothing uses, what killed uploads and writers left, and bundles. What a recovery or
 // a restore kept is never removed.
-var FreeDisk = host.Define("repairs.free-disk", func(_ context.Context, in FreeRequest) (int64, error) {
+var FreeDisk = host.Define("repairs.free-disk", func(_ context.Context, in FreeRequest) (Freed, error) {
 	var errs []error
 	var freed int64
 	for _, path := range removable("", time.Now()) {
@@ -50,8 +51,19 @@ var FreeDisk = host.Define("repairs.free-disk", func(_ context.Context, in FreeR
 		freed += n
 	}
 	n, err := programs.RemoveUnused(in.Bundles)
-	return freed + n, errors.Join(append(errs, err)...)
+	out := Freed{Bytes: freed + n}
+	if damaged, is := errors.AsType[*blobs.DamagedError](err); is {
+		out.Stays, err = damaged.Error(), nil
+	}
+	return out, errors.Join(append(errs, err)...)
 })
+
+// Freed is what FreeDisk did.
+type Freed struct {
+	// Bytes is how much was removed, and Stays says why blobs of bundles were not, if they could not be judged.
+	Bytes int64  `json:"bytes"`
+	Stays string `json:"stays,omitempty"`
+}
 
 // Removable is how many bytes FreeDisk would remove without any bundle.
 func Removable(root string, now time.Time) (sum int64) {

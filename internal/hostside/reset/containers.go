@@ -24,7 +24,7 @@ const killPatience = 15 * time.Second
 func killContainers(ctx context.Context) error {
 	deadline := time.Now().Add(killPatience)
 	for {
-		left, err := containerProcesses("/proc")
+		left, err := leftContainers()
 		if err != nil || len(left) == 0 {
 			return err
 		}
@@ -41,6 +41,8 @@ func killContainers(ctx context.Context) error {
 		}
 	}
 }
+
+func leftContainers() ([]int, error) { return containerProcesses("/proc") }
 
 func containerProcesses(proc string) (out []int, err error) {
 	entries, err := os.ReadDir(proc)

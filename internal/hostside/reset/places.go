@@ -154,6 +154,12 @@ func allPlaces() []place {
 	return slices.Concat(stateOf, configuration, containers, bundles, ownState, last)
 }
 
+// Removes says that a reset of a host removes what is in a directory, whoever put it there. The path is absolute.
+func Removes(dir string) bool {
+	dir = filepath.Clean(dir)
+	return slices.ContainsFunc(allPlaces(), func(p place) bool { return p.kind == tree && (dir == p.path || strings.HasPrefix(dir, p.path+"/")) })
+}
+
 // covers says whether a path is removed or restored by a reset.
 func covers(path string) bool {
 	if path == hostsFile || links[path] != "" || path == facts.ResettingFile || path == facts.ProgramsDir || strings.HasPrefix(path, facts.ProgramsDir+"/") || strings.HasPrefix(path, "/usr/local/bin/") {

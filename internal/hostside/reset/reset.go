@@ -68,8 +68,9 @@ type target struct {
 	systemctl func(ctx context.Context, args ...string) error
 	// healFaults heals what a drill has injected.
 	healFaults func(ctx context.Context) error
-	// stopPods removes all pods through containerd, and kill ends the processes of pods and shims that are left.
+	// stopPods removes all pods through containerd, left are the processes of pods and shims, and kill ends them.
 	stopPods func(ctx context.Context) error
+	left     func() ([]int, error)
 	kill     func(ctx context.Context) error
 	// mounts are the mount points, and unmount takes one away.
 	mounts  func() ([]string, error)
@@ -90,7 +91,7 @@ type target struct {
 var local = target{
 	units: system.Units, systemctl: system.Systemctl,
 	healFaults: func(ctx context.Context) error { return fault.Expire(ctx) },
-	stopPods:   containerd.StopPods, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
+	stopPods:   containerd.StopPods, left: leftContainers, kill: killContainers, mounts: mountPoints, unmount: unmount, network: clearNetwork, addresses: clearAddresses,
 	unload:   func(ctx context.Context, m string) error { return system.Run(ctx, "modprobe", "-r", m) },
 	recreate: recreate, remove: os.RemoveAll, next: func() error { return nil },
 }
@@ -197,8 +198,11 @@ func (h target) begin(in Request) (b begun, known bool, err error) {
 func (h target) marked(cluster string) (is bool, err error) {
 	for _, m := range marks {
 		content, err := os.ReadFile(h.at(m))
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("finding out of which cluster this host is: %w", err)
 		}
 		is = true
 		if name := strings.TrimSpace(string(content)); name != "" && name != cluster {
@@ -367,6 +371,15 @@ func (w work) stopContainers(ctx context.Context) error {
 		cancel()
 	}
 	switch {
+	case !w.Containerd && !running:
+		left, err := w.left()
+		if err == nil && len(left) > 0 {
+			err = fmt.Errorf("containerd is %s, and processes of pods run that only it can end (%v)", all[containerdUnit].Active, left)
+		}
+		if err != nil {
+			return fmt.Errorf("%w. containerd on this host was not installed by Quorate, so its containers are not killed without it. Start it (`systemctl start containerd`)", err)
+		}
+		return nil
 	case !w.Containerd:
 		if err != nil {
 			return fmt.Errorf("%w. containerd on this host was not installed by Quorate, so its containers are not killed without it. Restart it (`systemctl restart containerd`)", err)

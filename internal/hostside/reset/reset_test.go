@@ -27,6 +27,7 @@ type machine struct {
 	unitsNow map[string]*system.Unit
 	mounted  []string
 	podsErr  error
+	left     []int
 	log      []string
 	// actions are those that may still be made; the run is killed after them.
 	actions int
@@ -163,6 +164,7 @@ func (m *machine) target() target {
 	return target{root: m.root, units: m.units, systemctl: m.systemctl, next: m.next,
 		healFaults: func(context.Context) error { return act("heal faults") },
 		stopPods:   func(context.Context) error { return errors.Join(act("stop pods"), m.podsErr) },
+		left:       func() ([]int, error) { return m.left, nil },
 		kill:       func(context.Context) error { return act("kill") },
 		mounts:     func() ([]string, error) { return slices.Clone(m.mounted), nil },
 		unmount: func(path string) error {
@@ -441,6 +443,21 @@ func TestAdoptedHostsKeepWhatIsNotQuorates(t *testing.T) {
 	}
 	if m.files()["/var/lib/etcd/member/wal/0.wal"] == "" {
 		t.Error("data was removed while pods run")
+	}
+
+	// A containerd that does not run has left its pods running.
+	m = newMachine(t)
+	m.build(true)
+	m.unitsNow[containerdUnit].Active, m.left = "failed", []int{4711}
+	if _, err := m.target().reset(t.Context(), request); err == nil || !strings.Contains(err.Error(), "systemctl start containerd") || !strings.Contains(err.Error(), "4711") {
+		t.Errorf("containerd does not run, and its pods do: %v", err)
+	}
+	if m.files()["/var/lib/etcd/member/wal/0.wal"] == "" {
+		t.Error("data was removed while pods run")
+	}
+	m.left = nil
+	if _, err := m.target().reset(t.Context(), request); err != nil {
+		t.Errorf("containerd does not run, and nothing is left: %v", err)
 	}
 }
 

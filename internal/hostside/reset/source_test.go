@@ -75,3 +75,13 @@ func TestEveryPathInTheSourceIsKnown(t *testing.T) {
 		t.Errorf("only %d paths were found", found)
 	}
 }
+
+// TestRemoves: what a restore over a cluster reads must not be among it.
+func TestRemoves(t *testing.T) {
+	for dir, want := range map[string]bool{"/var/lib/etcd": true, "/var/lib/etcd-kept/x": true, "/root/../var/lib/etcd-kept/x": true, "/etc/kubernetes/pki/": true, "/var/lib/kubelet": true,
+		"/root/etcd": false, "/var/lib/etcd-old": false, "/mnt/etc/kubernetes/pki": false, facts.KeptDir + "/prod-1/etcd": false} {
+		if got := Removes(dir); got != want {
+			t.Errorf("%s: %v", dir, got)
+		}
+	}
+}

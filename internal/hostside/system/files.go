@@ -1,6 +1,7 @@
 package system
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -22,6 +23,19 @@ func Size(path string) (sum int64) {
 
 // Exists reports whether there is a file, of any kind, at the path.
 func Exists(path string) bool { _, err := os.Lstat(path); return err == nil }
+
+// Missing reports whether there is nothing at the path. It returns an error if nobody can tell, for example because the disk does not answer.
+// Code that acts because something does not exist must use it instead of Exists, which takes every error for "no".
+func Missing(path string) (bool, error) {
+	switch _, err := os.Lstat(path); {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return true, nil
+	default:
+		return false, err
+	}
+}
 
 // Filled is Exists for files that kubeadm writes: kubeadm does not write them atomically, so a killed kubeadm may leave an
 // empty file.

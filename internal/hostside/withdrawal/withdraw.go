@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -34,7 +36,7 @@ func (h Host) Withdrawn() (out []string) {
 	files, _ := filepath.Glob(h.aside("*"))
 	for _, f := range files {
 		name := strings.TrimSuffix(filepath.Base(f), ".yaml")
-		if !system.Exists(h.manifest(name)) { // otherwise a return was cut short
+		if _, err := staticpod.Read(h.manifest(name)); err != nil { // otherwise a return was cut short
 			out = append(out, name)
 		}
 	}
@@ -81,7 +83,8 @@ func (h Host) Withdraw(ctx context.Context, name string, running func(context.Co
 	}
 }
 
-// Return puts the manifest of a withdrawn pod back. One that is in its place already is newer, and stays.
+// Return puts the manifest of a withdrawn pod back. One that is in its place already is newer, and stays. One that was cut off while it was
+// written does not count as one.
 func (h Host) Return(name string) error {
 	data, err := os.ReadFile(h.aside(name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -91,9 +94,52 @@ func (h Host) Return(name string) error {
 		return err
 	}
 	if _, err := staticpod.Read(h.manifest(name)); err != nil {
+		if _, err := staticpod.Parse(h.aside(name), data); err != nil {
+			return fmt.Errorf("returning the static pod %s: %w", name, err)
+		}
 		if err := durable.WriteFile(h.manifest(name), data, 0o600); err != nil {
 			return err
 		}
 	}
 	return durable.Remove(h.aside(name))
+}
+
+// Manifest is the complete manifest of a pod: the one that was withdrawn, or else the one in its place. Without one, the error matches
+// fs.ErrNotExist.
+func (h Host) Manifest(name string) ([]byte, error) {
+	for _, path := range []string{h.aside(name), h.manifest(name)} {
+		data, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if _, err := staticpod.Parse(path, data); err == nil {
+			return data, nil
+		}
+	}
+	return nil, fmt.Errorf("reading a complete manifest of the static pod %s: %w", name, fs.ErrNotExist)
+}
+
+// incomplete ends the names of manifests that were cut off while they were written. Nothing takes such a file for a manifest.
+const incomplete = ".incomplete"
+
+// Clear moves an incomplete manifest out of the directory of the kubelet, which could start the part of a pod that it describes. It is kept
+// next to the manifests that were withdrawn. A manifest that can be read is complete if check says so. Clear does nothing if there is no such file.
+func (h Host) Clear(name string, check func(*corev1.Pod) error) error {
+	data, err := os.ReadFile(h.manifest(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if pod, err := staticpod.Parse(h.manifest(name), data); err == nil && check(pod) == nil {
+		return nil
+	}
+	if err := durable.WriteFile(h.aside(name)+incomplete, data, 0o600); err != nil {
+		return err
+	}
+	return durable.Remove(h.manifest(name))
 }

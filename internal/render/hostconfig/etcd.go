@@ -53,17 +53,17 @@ const (
 // consists of the cluster's name and the SHA-256 of a CA certificate (PEM): the cluster's own CA where etcd is stacked, etcd's
 // where it is external. Members with different tokens refuse each other.
 //
-// backup identifies the backup that the etcd is restored from, and is empty for one that begins without data: members that were restored
-// from different backups refuse each other, and so do one that was restored and one that was not.
-func EtcdToken(cluster, ca, backup string) (string, error) {
+// restore identifies the restore that the etcd begins with, and is empty for one that begins without data: members that were restored
+// from different backups, or by two restores of one, refuse each other, and so do one that was restored and one that was not.
+func EtcdToken(cluster, ca, restore string) (string, error) {
 	block, _ := pem.Decode([]byte(ca))
 	if block == nil || block.Type != "CERTIFICATE" {
 		return "", errors.New("etcd's cluster token: there is no CA certificate to make it of")
 	}
 	sum := sha256.Sum256(block.Bytes)
 	token := cluster + "-" + hex.EncodeToString(sum[:8])
-	if backup != "" {
-		token += "-" + backup
+	if restore != "" {
+		token += "-" + restore
 	}
 	return token, nil
 }
@@ -75,10 +75,13 @@ func EtcdEndpoints(c *spec.Cluster) []string {
 	}
 	var out []string
 	for _, h := range c.EtcdHosts() {
-		out = append(out, "https://"+h.Address+":2379")
+		out = append(out, EtcdClientURL(h))
 	}
 	return out
 }
+
+// EtcdClientURL is where clients reach the member of an external etcd on a host.
+func EtcdClientURL(h spec.Host) string { return "https://" + h.Address + ":2379" }
 
 // SharedPKI are the files that the control planes of the cluster share. The CA of an external etcd is not among them.
 func SharedPKI(c *spec.Cluster) []string {

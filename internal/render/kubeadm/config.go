@@ -62,7 +62,7 @@ type Config struct {
 	Facts []*facts.Facts
 	Token string
 	CA    string // PEM
-	// Backup identifies the backup from which a new cluster's etcd is restored; empty for an etcd that begins without data.
+	// Backup identifies the restore with which a new cluster's etcd begins (see hostconfig.EtcdToken); empty for an etcd that begins without data.
 	Backup string
 }
 
