@@ -67,6 +67,10 @@ func TestUsageErrors(t *testing.T) {
 		"init --ssh-config=nope --host name=cp-a":                                      "OpenSSH",
 		"init --from-terraform -":                                                      "it is empty",
 		"init --from-cluster root@10.0.0.11 --from-terraform x":                        "--from-terraform and --from-cluster cannot be combined",
+		"init --from-ansible nope.ini":                                                 "nope.ini",
+		"init --from-ansible -":                                                        "it is empty",
+		"init --from-ansible - --host name=cp-a":                                       "--host cannot be combined with --from-ansible",
+		"init --from-ansible - --from-terraform -":                                     "--from-terraform and --from-ansible cannot be combined",
 		"init --from-cluster root@10.0.0.11 --workers 3":                               "--workers cannot be combined with --from-cluster",
 		"init --from-cluster root@10.0.0.11:x":                                         "write user@address",
 		"init --from-cluster root@10.0.0.11 --to /dev/null":                            "already exists",
@@ -107,6 +111,28 @@ func TestInitThenValidate(t *testing.T) {
 	}
 	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
 		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
+	}
+}
+
+func TestInitFromAnsible(t *testing.T) {
+	data, err := os.ReadFile("../spec/testdata/inventory.ini")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.WriteFile("hosts.ini", data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir("group_vars", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := quorate(t, "init", "--from-ansible", "hosts.ini", "--name", "prod", "--to", "-")
+	if code != exitDone || !strings.Contains(out, "- {name: cp-01, address: 10.0.0.11, roles: [control-plane], zone: a, ssh: {user: admin,") {
+		t.Errorf("exit status %d: %s%s", code, out, errOut)
+	}
+	if !strings.Contains(errOut, "group_vars was not read") || strings.Contains(out+errOut, "hunter2") {
+		t.Errorf("%s", errOut)
 	}
 }
 

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -23,6 +26,7 @@ func (a *app) init() *cobra.Command {
 		to    string
 		yes   bool
 		from  string
+		book  string
 		login string
 		usual spec.SSH
 		ssh   string
@@ -30,7 +34,7 @@ func (a *app) init() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Write a commented cluster.yaml",
-		Long: `Writes a commented spec: from flags, from a Terraform output, or from a running cluster.
+		Long: `Writes a commented spec: from flags, from a Terraform output, from an Ansible inventory, or from a running cluster.
 
 With --from-cluster, it logs in to one control plane of a running cluster that kubeadm built, asks it for all hosts, looks at each of them,
 and writes the spec of the whole cluster, ready for quorate plan and quorate apply --adopt. It changes nothing on the hosts, and no secret gets into
@@ -40,10 +44,11 @@ spec is not valid yet, the file is written all the same, and the exit status is 
   quorate init --name prod --endpoint api.prod.example.com:6443 --virtual-ip 10.0.0.100 \
     --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …
   terraform output -json | quorate init --from-terraform -
+  quorate init --from-ansible inventory.ini --zones a,b,c
   quorate init --from-cluster root@10.0.0.11 --name prod --host name=lb-a,address=10.0.0.21,role=load-balancer,zone=a --host …
   quorate init --ssh-config --host name=cp-a,role=control-plane,zone=a --host …`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := onlyOne(cmd, "from-terraform", "from-cluster"); err != nil {
+			if err := onlyOne(cmd, "from-terraform", "from-ansible", "from-cluster"); err != nil {
 				return usageError{err}
 			}
 			if login == "" {
@@ -59,6 +64,11 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 				}
 				if sensitive {
 					perm = 0o600
+				}
+			}
+			if book != "" {
+				if err := a.fromAnsible(cmd, book, &o); err != nil {
+					return usageError{err}
 				}
 			}
 			var given []spec.Host
@@ -122,6 +132,7 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "the number of load-balancer hosts (default 2; -1: run the load balancers on the control planes)")
 	f.StringArrayVar(&hosts, "host", nil, "a host, as name=…,address=…,role=…,zone=… (can be repeated)")
 	f.StringVar(&from, "from-terraform", "", "read the hosts from a `FILE` with the output of terraform output -json (- for stdin; see docs/terraform.md)")
+	f.StringVar(&book, "from-ansible", "", "read the hosts from an Ansible inventory, `FILE` (- for stdin; see docs/ansible.md)")
 	f.StringVar(&login, "from-cluster", "", "read a running cluster that kubeadm built, through the control plane `USER@HOST[:PORT]` (see docs/guide.md)")
 	f.StringVar(&usual.KeyFile, "ssh-key", "", "with --from-cluster: the key with which the hosts are reached, if not the usual ones")
 	f.StringVar(&usual.KnownHostsFile, "ssh-known-hosts", "", "with --from-cluster: where the host keys are verified and recorded (default ~/.ssh/known_hosts)")
@@ -134,8 +145,57 @@ spec is not valid yet, the file is written all the same, and the exit status is 
 	return cmd
 }
 
-// hostFlags describe hosts, so they conflict with --from-terraform.
+// hostFlags describe hosts, so they conflict with what other hosts come from.
 var hostFlags = []string{"host", "control-planes", "etcd-hosts", "workers", "load-balancers"}
+
+// input reads a file, or stdin.
+func (a *app) input(file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(a.in)
+	}
+	return os.ReadFile(file)
+}
+
+// lookupTimeout is how long the name of one host is looked up.
+const lookupTimeout = 5 * time.Second
+
+// fromAnsible fills in what flags do not set from an Ansible inventory.
+func (a *app) fromAnsible(cmd *cobra.Command, from string, o *spec.InitOptions) error {
+	for _, name := range hostFlags {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s cannot be combined with --from-ansible: the hosts come from the inventory; change it, or edit the spec afterwards", name)
+		}
+	}
+	data, err := a.input(from)
+	if err != nil {
+		return fmt.Errorf("reading the Ansible inventory: %w", err)
+	}
+	lookup := func(name string) string {
+		ctx, cancel := context.WithTimeout(cmd.Context(), lookupTimeout)
+		defer cancel()
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
+		if err != nil || len(found) == 0 {
+			return "" // the note says that nobody knows the address
+		}
+		return found[0].Unmap().String()
+	}
+	if cmd.Flags().Changed("ssh-config") {
+		lookup = nil // it knows where the names lead
+	}
+	inventory, err := spec.ReadAnsible(data, from, spec.AnsibleOptions{Zones: o.Zones, Lookup: lookup})
+	if err != nil {
+		return err
+	}
+	a.notes(inventory.Notes)
+	for _, dir := range []string{"group_vars", "host_vars"} {
+		at := filepath.Join(filepath.Dir(from), dir)
+		if _, err := os.Stat(at); err == nil && from != "-" {
+			a.notes([]string{at + " was not read. To include it, pass what Ansible makes of all of it: ansible-inventory -i " + from + " --list"})
+		}
+	}
+	*o = inventory.Options.Over(*o)
+	return nil
+}
 
 // fromTerraform fills in what flags do not set from a Terraform output.
 func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions) (sensitive bool, err error) {
@@ -144,12 +204,7 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 			return false, fmt.Errorf("--%s cannot be combined with --from-terraform: the hosts come from Terraform; change its output, or edit the spec afterwards", name)
 		}
 	}
-	var data []byte
-	if from == "-" {
-		data, err = io.ReadAll(a.in)
-	} else {
-		data, err = os.ReadFile(from)
-	}
+	data, err := a.input(from)
 	if err != nil {
 		return false, fmt.Errorf("reading the Terraform output: %w", err)
 	}
@@ -175,7 +230,7 @@ func openSSHConfig(file string) *sshconfig.Config {
 // fromSSHConfig fills in how hosts are reached.
 func (a *app) fromSSHConfig(ctx context.Context, config *sshconfig.Config, hosts []spec.Host) error {
 	if len(hosts) == 0 {
-		return errors.New("--ssh-config needs hosts: name them with --host or --from-terraform")
+		return errors.New("--ssh-config needs hosts: name them with --host, --from-terraform, or --from-ansible")
 	}
 	notes, err := config.Apply(ctx, hosts)
 	a.notes(notes)
