@@ -77,6 +77,8 @@ func TestUsageErrors(t *testing.T) {
 		"init --ssh-key k --host name=cp-a":                                            "--ssh-key needs --from-cluster",
 		"bundle push":                                                                  "accepts 1 arg",
 		"bundle push r.example.com/b --username u":                                     "must be set together",
+		"bundle versions --releases http://m.example.com":                              "https",
+		"bundle versions --username u":                                                 "must be set together",
 		"bundle sources --kubernetes-version v1.2.3":                                   "v1.2.3",
 		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",

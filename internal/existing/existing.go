@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/mod/semver"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"quorate.dev/quorate/internal/facts"
@@ -275,6 +276,12 @@ func (d *describer) unreachable() {
 
 // programs looks at versions, the container runtime, and what runs differently than Quorate can manage.
 func (d *describer) programs() {
+	if o := &d.out.Options; len(d.g.Options.Versions) > 0 && !slices.Contains(d.g.Options.Versions, o.Version) &&
+		slices.ContainsFunc(d.g.Options.Versions, func(v string) bool { return semver.MajorMinor(v) == semver.MajorMinor(o.Version) }) {
+		o.Source = spec.SourceOfficial
+		d.note("Quorate can compile %s, and not %s. So the spec says `components: {source: official}`: its bundle is downloaded from the projects. On a machine that does not reach them, use mirror, or a bundle that was exported elsewhere.",
+			list(d.g.Options.Versions), o.Version)
+	}
 	other := map[string][]string{}
 	runtimes := map[string][]string{}
 	for _, n := range d.api.Nodes {

@@ -36,7 +36,11 @@ func recorded(t *testing.T, edits ...string) *facts.API {
 		objects = append(objects, object)
 	}
 	client := fake.NewClientset(objects...)
-	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: "v1.37.2"}
+	running := "v1.37.2"
+	if strings.Contains(text, "kubernetesVersion: v1.37.5") {
+		running = "v1.37.5"
+	}
+	client.Discovery().(*fakediscovery.FakeDiscovery).FakedServerVersion = &version.Info{GitVersion: running}
 	api, err := API(t.Context(), &kube.Client{Interface: client})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +141,10 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		"another runtime": {edits: []string{"containerd://2.1.4", "cri-o://1.37.0"},
 			notes: []string{"cri-o://1.37.0", "only containerd"}},
 		"half of an upgrade": {edits: []string{"kubeletVersion: v1.37.2\n    machineID", "kubeletVersion: v1.36.9\n    machineID"}, notes: []string{"is v1.36.9"}},
+		"a patch release that is not compiled": {edits: []string{"v1.37.2", "v1.37.5"}, notes: []string{"not v1.37.5", "source: official"},
+			check: func(c *spec.Cluster) bool {
+				return c.Spec.Kubernetes.Version == "v1.37.5" && c.Spec.Components.Source == spec.SourceOfficial
+			}},
 		"no zones": {edits: []string{"topology.kubernetes.io/zone", "example.com/zone"}, notes: []string{"claims nothing"},
 			check: func(c *spec.Cluster) bool {
 				return c.Spec.ControlPlane.Placement == spec.PlacementZonal && c.Spec.Hosts[3].Zone == "a"
@@ -185,7 +193,7 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		"a text that would leave the comment": {edits: []string{"audit-log-maxage", `"a\nkind: Secret"`}, notes: []string{"kind: Secret"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := existing.Given{Login: "root@10.0.0.11", Hosts: slices.Clone(balancers), Options: spec.InitOptions{Name: "prod"}}
+			g := existing.Given{Login: "root@10.0.0.11", Hosts: slices.Clone(balancers), Options: spec.InitOptions{Name: "prod", Versions: []string{"v1.37.2"}}}
 			api := recorded(t, tc.edits...)
 			c := existing.Outline(api, g)
 			obs := seen(c, api)

@@ -43,6 +43,8 @@ type InitOptions struct {
 	CNI, PodCIDR, ServiceCIDR string
 	// Notes are written at the top of the file, as comments.
 	Notes []string
+	// Source of the bundle; default modules.
+	Source string
 	// Versions as in [Options].
 	Versions []string
 
@@ -144,6 +146,7 @@ func (o InitOptions) cluster() *Cluster {
 	fill(&o.Topology, TopologyStacked)
 	fill(&o.Balancer, BalancerManaged)
 	fill(&o.Endpoint, "api."+o.Name+".internal:"+DefaultPort)
+	fill(&o.Source, SourceModules)
 	fill(&o.CNI, CNIFlannel)
 	fill(&o.PodCIDR, DefaultPodCIDR)
 	fill(&o.ServiceCIDR, DefaultServiceCIDR)
@@ -170,7 +173,7 @@ func (o InitOptions) cluster() *Cluster {
 			Etcd:         o.Etcd,
 			LoadBalancer: LoadBalancer{Type: o.Balancer, Address: o.VirtualIP},
 			Network:      Network{CNI: o.CNI, PodCIDR: o.PodCIDR, ServiceCIDR: o.ServiceCIDR},
-			Components:   Components{Source: SourceModules},
+			Components:   Components{Source: o.Source},
 			Failover:     Failover{Profile: ProfileFast},
 			Hosts:        o.Hosts,
 			Region:       o.Region,
