@@ -246,7 +246,7 @@ func (d *describer) hosts() {
 		}
 	}
 	if len(dotted) > 0 {
-		d.obstacle("the names of these nodes contain dots: %s. The spec has their short names. Each of them has to leave the cluster and join again with `kubeadm join --node-name` and its short name.", list(dotted))
+		d.obstacle("the names of these nodes contain dots: %s. The spec has their short names where these differ. Each of them has to leave the cluster and join again with `kubeadm join --node-name` and its short name.", list(dotted))
 	}
 	regions := map[string]int{}
 	for _, h := range d.out.Options.Hosts {

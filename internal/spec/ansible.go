@@ -410,7 +410,7 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 	case reached != "" && reached != out.Address && s.Jump == "":
 		r.note(privateNote)
 	}
-	labels, _ := r.get(h, "node_labels").(map[string]any)
+	labels := r.mapping(h, "node_labels")
 	out.Zone = cmp.Or(r.text(h, "zone", "availability_zone", "failure_domain"), scalarOf(labels["topology.kubernetes.io/zone"]))
 	out.Region = cmp.Or(r.text(h, "region"), scalarOf(labels["topology.kubernetes.io/region"]))
 }
@@ -476,9 +476,14 @@ func (r *ansibleReader) settings() {
 	if domain := r.text(first, "apiserver_loadbalancer_domain_name"); domain != "" {
 		o.Endpoint = domain + ":" + DefaultPort
 	}
-	balancer, _ := r.get(first, "loadbalancer_apiserver").(map[string]any)
+	balancer := r.mapping(first, "loadbalancer_apiserver")
 	if len(balancer) == 0 {
 		return
+	}
+	for _, key := range slices.Sorted(maps.Keys(balancer)) {
+		if key != "address" && key != "port" {
+			r.note("The spec has no counterpart for %s of loadbalancer_apiserver, which was left out.", key)
+		}
 	}
 	address, port := scalarOf(balancer["address"]), scalarOf(balancer["port"])
 	o.VirtualIP = address
@@ -498,12 +503,16 @@ func (r *ansibleReader) pools() {
 		out := &r.out.Options.Hosts[i]
 		h := r.hosts[r.nameAt(i)]
 		labels := map[string]string{}
-		given, _ := r.get(h, "node_labels").(map[string]any)
+		given := r.mapping(h, "node_labels")
 		for _, key := range slices.Sorted(maps.Keys(given)) {
 			labels[key] = scalarOf(given[key])
 		}
 		var taints []Taint
-		list, _ := r.get(h, "node_taints").([]any)
+		value := r.get(h, "node_taints")
+		list, ok := value.([]any)
+		if value != nil && !ok {
+			r.note("node_taints of %s is %s, and no list, so it was left out.", h.name, kindOf(value))
+		}
 		for _, x := range list {
 			t, ok := parseTaint(scalarOf(x))
 			if !ok {
@@ -619,6 +628,16 @@ func (r *ansibleReader) text(h *ansibleHost, names ...string) string {
 		r.refuse(h.line, h.name+"."+names[0], "correct the variable", "it must be a text, but it is %s", kindOf(v))
 	}
 	return scalarOf(v)
+}
+
+// mapping is a variable that has to be a mapping; nil if it is something else, which a note says.
+func (r *ansibleReader) mapping(h *ansibleHost, name string) map[string]any {
+	v := r.get(h, name)
+	m, ok := v.(map[string]any)
+	if v != nil && !ok {
+		r.note("%s of %s is %s, and no mapping, so it was left out.", name, h.name, kindOf(v))
+	}
+	return m
 }
 
 func (r *ansibleReader) number(h *ansibleHost, names ...string) int {

@@ -145,6 +145,7 @@ func TestReadAnsibleShapes(t *testing.T) {
 			return a.Options.Hosts[0].SSH.Jump == "a@b:2200" && a.Options.Hosts[0].SSH.JumpKeyFile == "~/j"
 		}, ""},
 		"another command":   {small("[all:vars]", `ansible_ssh_common_args='-o ProxyCommand="nc -x proxy %h %p"'`), func(a *Ansible) bool { return a.Options.Hosts[0].SSH.Jump == "" }, "-o ProxyCommand"},
+		"labels as a text":  {small("[all:vars]", "node_labels=tier=web", "node_taints=a=b:NoSchedule"), func(a *Ansible) bool { return len(a.Options.NodePools) == 0 }, "node_labels of n1 is a string, and no mapping"},
 		"private addresses": {strings.ReplaceAll(small(), "n[1:3]", "n1 ansible_host=192.0.2.1 ip=10.0.0.1"), func(a *Ansible) bool { return a.Options.Hosts[0].Address == "10.0.0.1" }, "use the private one"},
 	} {
 		t.Run(name, func(t *testing.T) {
