@@ -397,9 +397,12 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 	if access != "" && internal != "" && access != internal {
 		r.note("%s has ip (%s) and access_ip (%s). The spec has one address, at which all hosts and Quorate reach it: ip.", h.name, internal, access)
 	}
-	at := cmp.Or(reached, h.name)
-	switch address := r.address(at); {
-	case out.Address == "" && address != "":
+	at, address := cmp.Or(reached, h.name), ""
+	if out.Address == "" {
+		address = r.address(at)
+	}
+	switch {
+	case address != "":
 		out.Address = address
 		if address != at {
 			r.note("The address of %s is %s, as %s resolves on this machine. The other hosts must reach it there.", h.name, address, at)
