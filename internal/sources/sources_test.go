@@ -158,6 +158,38 @@ func TestMirrors(t *testing.T) {
 	}
 }
 
+// TestChoose: what answers is used, and what does not is given up quickly.
+func TestChoose(t *testing.T) {
+	for name, tc := range map[string]struct {
+		harm         func(t *testing.T, m *mirror)
+		source, want string
+	}{
+		"all answer": {nil, spec.SourceMirror, "answer"},
+		"gone":       {func(_ *testing.T, m *mirror) { m.Close() }, spec.SourceModules, "refuses the connection"},
+		"silent": {func(t *testing.T, m *mirror) {
+			m.silent = make(chan struct{})
+			t.Cleanup(func() { close(m.silent) })
+		}, spec.SourceModules, "does not answer"},
+		"one image is missing": {func(_ *testing.T, m *mirror) { m.answer = http.StatusNotFound }, spec.SourceModules, "404"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := start(t)
+			c := m.spec()
+			if tc.harm != nil {
+				tc.harm(t, m)
+			}
+			begin := time.Now()
+			source, why := choose(t.Context(), c.Spec.Kubernetes.Version, c.Spec.Components, 500*time.Millisecond)
+			if source != tc.source || !strings.Contains(why, tc.want) {
+				t.Errorf("%s, because %s", source, why)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
 func TestWholeBundles(t *testing.T) {
 	m := start(t)
 	c := m.spec()

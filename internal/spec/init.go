@@ -132,9 +132,12 @@ func (o InitOptions) write() (data []byte, lab bool, _ error) {
 	return b.Bytes(), c.NeedsLab(), nil
 }
 
-// DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in.
-func DefaultLab(name string) *Cluster {
-	c := InitOptions{Name: name}.cluster()
+// DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in. Its bundle is compiled.
+func DefaultLab(name string) *Cluster { return DefaultLabFrom(name, SourceModules) }
+
+// DefaultLabFrom is DefaultLab with the bundle of another source.
+func DefaultLabFrom(name, source string) *Cluster {
+	c := InitOptions{Name: name, Source: source}.cluster()
 	c.Default()
 	return c
 }
