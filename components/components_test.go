@@ -68,7 +68,7 @@ func TestManaged(t *testing.T) {
 	}
 }
 
-// TestEtcdCanBeUpgraded: members below 3.6.11 cannot be in one cluster with 3.7.
+// TestPublishedReleases: every patch release of a minor that can be compiled has addresses, and nothing else has.
 func TestPublishedReleases(t *testing.T) {
 	for version, known := range map[string]bool{"v1.37.2": true, "v1.37.0": true, "v1.36.11": true, "v1.38.0": false, "v1.35.9": false, "v1.37.1-rc.0": false, "v1.37.01": false, "v1.37": false, "1.37.1": false, "": false} {
 		r, p, ok := PublishedFor(version)
@@ -99,6 +99,7 @@ func TestPublishedReleases(t *testing.T) {
 	}
 }
 
+// TestEtcdCanBeUpgraded: members below 3.6.11 cannot be in one cluster with 3.7.
 func TestEtcdCanBeUpgraded(t *testing.T) {
 	if semver.Compare(v1_36.Etcd, "v3.6.11") < 0 {
 		t.Errorf("etcd %s cannot be upgraded to 3.7", v1_36.Etcd)
