@@ -2,9 +2,11 @@ package sources
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -32,4 +34,21 @@ func choose(ctx context.Context, version string, published spec.Components, pati
 		return spec.SourceModules, "the question was interrupted"
 	}
 	return published.Source, "the servers of the projects answer: it is downloaded, and its checksums and signatures are verified"
+}
+
+// BundleOf is Bundle for a spec with another one to fall back on, which may be nil: if the bundle of the first cannot be obtained, it is that of
+// the second, and so is chosen. A missing or wrong signature is returned instead: somebody has to look at it before anything else is tried.
+func BundleOf(ctx context.Context, c, otherwise *spec.Cluster, sink progress.Sink) (b *bundle.Bundle, chosen *spec.Cluster, _ error) {
+	return either(ctx, c, otherwise, Bundle, sink)
+}
+
+func either(ctx context.Context, c, otherwise *spec.Cluster, get func(context.Context, *spec.Cluster, progress.Sink) (*bundle.Bundle, error), sink progress.Sink) (*bundle.Bundle, *spec.Cluster, error) {
+	b, err := get(ctx, c, sink)
+	_, forged := errors.AsType[*bundle.SignatureError](err)
+	if err == nil || otherwise == nil || forged || ctx.Err() != nil {
+		return b, c, err
+	}
+	sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "compiling it instead: " + err.Error()})
+	b, err = get(ctx, otherwise, sink)
+	return b, otherwise, err
 }

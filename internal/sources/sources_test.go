@@ -1,7 +1,10 @@
 package sources
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -19,6 +22,7 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -185,6 +189,41 @@ func TestChoose(t *testing.T) {
 			}
 			if took := time.Since(begin); took > 10*time.Second {
 				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+// TestBundleOf: what cannot be downloaded is compiled, and what is forged is not.
+func TestBundleOf(t *testing.T) {
+	published, compiled := spec.DefaultLabFrom("x", spec.SourceOfficial), spec.DefaultLab("x")
+	broken, forged := errors.New("truncated"), fmt.Errorf("kubeadm: %w", &bundle.SignatureError{What: "kubeadm", Why: errors.New("nobody signed it")})
+	for name, tc := range map[string]struct {
+		err, want error
+		otherwise *spec.Cluster
+		chosen    *spec.Cluster
+		stop      bool
+	}{
+		"downloaded":        {nil, nil, compiled, published, false},
+		"broken":            {broken, nil, compiled, compiled, false},
+		"nothing otherwise": {broken, broken, nil, published, false},
+		"forged":            {forged, forged, compiled, published, false},
+		"interrupted":       {broken, broken, compiled, published, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			if tc.stop {
+				stop()
+			}
+			get := func(_ context.Context, c *spec.Cluster, _ progress.Sink) (*bundle.Bundle, error) {
+				if c == published {
+					return nil, tc.err
+				}
+				return nil, nil
+			}
+			if _, chosen, err := either(ctx, published, tc.otherwise, get, progress.Discard); chosen != tc.chosen || !errors.Is(err, tc.want) {
+				t.Errorf("source %s, %v", chosen.Spec.Components.Source, err)
 			}
 		})
 	}

@@ -73,14 +73,8 @@ func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *
 	}
 	var b *bundle.Bundle
 	get := func() (err error) {
-		b, err = sources.Bundle(ctx, c, sink)
-		_, forged := errors.AsType[*bundle.SignatureError](err)
-		if err == nil || otherwise == nil || forged || ctx.Err() != nil {
-			return err
-		}
-		sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "bundle", Detail: "compiling it instead: " + err.Error()})
-		c, r.Cluster = otherwise, otherwise
-		b, err = sources.Bundle(ctx, c, sink)
+		b, c, err = sources.BundleOf(ctx, c, otherwise, sink)
+		r.Cluster = c
 		return err
 	}
 	if err := part("bundle", get); err != nil {
