@@ -11,6 +11,7 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -116,6 +117,42 @@ func TestInitThenValidate(t *testing.T) {
 	}
 	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
 		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
+	}
+}
+
+// TestUpKeepsTheSource of a cluster that exists already, without asking any server.
+func TestUpKeepsTheSource(t *testing.T) {
+	for name, tc := range map[string]struct{ spec, given, want string }{
+		"compiled":             {"components: {source: modules}", sourceAuto, spec.SourceModules},
+		"published":            {"components: {source: official}", sourceAuto, spec.SourceOfficial},
+		"a mirror's":           {"components: {source: mirror, releases: https://m.example.com, registry: r.example.com}", sourceAuto, spec.SourceOfficial},
+		"unreadable":           {"components: [", sourceAuto, ""},
+		"unreadable, but said": {"components: [", spec.SourceOfficial, spec.SourceOfficial},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("QUORATE_STATE", t.TempDir())
+			t.Setenv("QUORATE_CACHE", t.TempDir())
+			file := machines.SpecFile("x")
+			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			text := "apiVersion: " + spec.APIVersion + "\nkind: " + spec.Kind + "\nmetadata: {name: x}\nspec:\n  " + tc.spec + "\n"
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given)
+			switch {
+			case said.Len() > 0 || otherwise != nil:
+				t.Errorf("it was chosen: %s", said.String())
+			case tc.want == "":
+				if err == nil || !strings.Contains(err.Error(), "--source") || c != nil {
+					t.Errorf("%v", err)
+				}
+			case err != nil || c.Spec.Components.Source != tc.want:
+				t.Errorf("%+v, %v", c, err)
+			}
+		})
 	}
 }
 

@@ -178,16 +178,21 @@ func (a *app) upDefault(ctx context.Context, name, source string) (c, otherwise 
 		return nil, nil, err
 	}
 	if source == sourceAuto {
-		source = spec.SourceModules
-		if existing, err := spec.Load(machines.SpecFile(name)); err == nil { // a cluster keeps what it was built from
-			if existing.Published() {
-				source = spec.SourceOfficial
-			}
-		} else {
+		file := machines.SpecFile(name)
+		existing, err := spec.Load(file)
+		_, missing := os.Stat(file)
+		switch {
+		case errors.Is(missing, os.ErrNotExist):
 			var why string
 			source, why = sources.Choose(ctx, compiled.Spec.Kubernetes.Version)
 			fmt.Fprintf(a.err, "The source of the bundle is %s, because %s. --source selects another one.\n", source, why)
 			otherwise = compiled
+		case err != nil: // a cluster whose programs may be of either kind
+			return nil, nil, fmt.Errorf("reading which source the cluster %s was built from: %w. Say it with --source, or remove the cluster: `quorate down --name %s`", name, err, name)
+		case existing.Published(): // a cluster keeps what it was built from
+			source = spec.SourceOfficial
+		default:
+			source = spec.SourceModules
 		}
 	}
 	if source == spec.SourceModules {
