@@ -17,6 +17,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -316,12 +317,15 @@ func (d *describer) network() {
 	for _, n := range d.api.Networks {
 		names = append(names, n.Namespace+"/"+n.Name)
 	}
-	_, applied := d.api.Applied[spec.CNIFlannel]
+	_, applied := d.api.Applied[manifest.Flannel]
 	switch {
 	case len(names) == 0 && applied: // Quorate's own
 		o.CNI = spec.CNIFlannel
 	case len(d.api.Networks) == 1 && d.api.Networks[0].Flannel():
 		o.CNI = spec.CNIFlannel
+	case len(names) == 0 && d.api.Applied[manifest.CNI] != "":
+		o.CNI = spec.CNINone
+		d.note("Quorate installed the pod network from your files or your chart, which the cluster does not name. The spec says `cni: none`: write network.cni, and the files or the chart, as in the spec that it was built with.")
 	case len(names) == 0:
 		o.CNI = spec.CNINone
 		d.note("No DaemonSet sets up a pod network, so the spec says `cni: none`: the network stays yours.")
@@ -382,7 +386,7 @@ func (d *describer) balancers() {
 			static = append(static, pod)
 		}
 	}
-	var vips, silent []string
+	var vips, silent, unseen []string
 	found := len(d.c.HostsWith(spec.RoleLoadBalancer)) > 0
 	for _, h := range d.c.BalancerHosts() {
 		seen := d.obs.Hosts[h.Name]
@@ -394,6 +398,8 @@ func (d *describer) balancers() {
 			}
 		case b == nil && h.Has(spec.RoleLoadBalancer):
 			silent = append(silent, d.names[h.Name])
+		case b == nil && (seen.Facts == nil || seen.BalancerError != ""):
+			unseen = append(unseen, d.names[h.Name])
 		}
 	}
 	slices.Sort(vips)
@@ -410,6 +416,9 @@ func (d *describer) balancers() {
 		}
 	default:
 		o.Balancer = spec.BalancerExternal
+		if len(unseen) > 0 {
+			d.note("It is unknown whether load balancers run on %s. loadBalancer.type is fixed, so find out before you adopt the cluster.", list(unseen))
+		}
 		d.note("No load balancer was found on the hosts of the cluster, so loadBalancer.type is external: it stays yours, and the name of the endpoint must resolve through DNS everywhere. " +
 			"If it has a fixed address, write that into loadBalancer.address. If it is HAProxy with keepalived on hosts that Quorate is to manage, name them: --host name=lb-a,address=…,role=load-balancer,zone=a.")
 	}

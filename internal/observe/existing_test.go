@@ -159,6 +159,10 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		}, notes: []string{"worker-b could not be reached from here: no route to host.", "--ssh-jump"}, check: func(c *spec.Cluster) bool { _, has := c.Host("worker-b"); return has }},
 		"no load balancer": {change: func(_ *spec.Cluster, _ *facts.Observation, g *existing.Given) { g.Hosts = nil },
 			notes: []string{"No load balancer was found", "role=load-balancer"}, check: func(c *spec.Cluster) bool { return c.Spec.LoadBalancer.Type == spec.BalancerExternal }},
+		"no load balancer on what could be reached": {change: func(_ *spec.Cluster, o *facts.Observation, g *existing.Given) {
+			g.Hosts = nil
+			o.Hosts["cp-b"] = facts.Host{Error: "cp-b: no route to host"}
+		}, notes: []string{"It is unknown whether load balancers run on cp-b.", "No load balancer was found"}},
 		"load balancers in pods": {change: func(c *spec.Cluster, o *facts.Observation, g *existing.Given) {
 			g.Hosts = nil
 			h := o.Hosts["cp-a"]

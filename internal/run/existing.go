@@ -49,7 +49,7 @@ func ReadAll(ctx context.Context, c *spec.Cluster, first *facts.Facts, api *fact
 	e := OpenToRead(ctx, c, sink)
 	defer e.Close()
 	obs := observe.Existing(ctx, c, e.Conns)
-	if obs.API == nil {
+	if obs.API == nil || obs.API.Kubeadm == nil { // what was read before is as good
 		obs.API, obs.APIError = api, ""
 	}
 	if h, known := obs.Hosts[first.Kubernetes.NodeName]; known && h.Facts == nil {
