@@ -22,6 +22,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 )
@@ -130,6 +131,36 @@ func Lookup(version string) (Release, bool) {
 	for _, r := range releases {
 		if r.Kubernetes == version {
 			return r, true
+		}
+	}
+	return Release{}, false
+}
+
+// patchRelease is the version of a release, and of no pre-release.
+var patchRelease = regexp.MustCompile(`^v1\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)$`)
+
+// Minors are the minor releases of which bundles can be made, such as v1.37, oldest first.
+func Minors() (out []string) {
+	for _, r := range releases {
+		out = append(out, "v1."+r.versions.minor())
+	}
+	return out
+}
+
+// PublishedRelease is the release of a Kubernetes version as its projects publish it. Every patch release of a minor that can be built has one:
+// Kubernetes in that version, and everything else in the versions that the minor has here. Only those of Releases can also be compiled.
+func PublishedRelease(version string) (Release, bool) {
+	if r, ok := Lookup(version); ok {
+		return r, true
+	}
+	m := patchRelease.FindStringSubmatch(version)
+	if m == nil {
+		return Release{}, false
+	}
+	for _, r := range releases {
+		if v := r.versions; v.minor() == m[1] {
+			v.Kubernetes, v.BuildDate = version, "" // which is only for what is compiled
+			return v.release(), true
 		}
 	}
 	return Release{}, false

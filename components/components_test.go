@@ -79,6 +79,37 @@ func TestManaged(t *testing.T) {
 	}
 }
 
+// TestPublishedReleases: every patch release of a minor that can be compiled has addresses, and nothing else has.
+func TestPublishedReleases(t *testing.T) {
+	for version, known := range map[string]bool{"v1.37.2": true, "v1.37.0": true, "v1.36.11": true, "v1.38.0": false, "v1.35.9": false, "v1.37.1-rc.0": false, "v1.37.01": false, "v1.37": false, "1.37.1": false, "": false} {
+		r, p, ok := PublishedFor(version)
+		if ok != known {
+			t.Errorf("%s is known: %t", version, ok)
+		}
+		if !ok {
+			continue
+		}
+		if want := "https://dl.k8s.io/release/" + version + "/bin/linux/"; !strings.HasPrefix(p.Files[0].URL, want) || r.Kubernetes != version {
+			t.Errorf("%s is at %s", r.Kubernetes, p.Files[0].URL)
+		}
+	}
+	pinned, _ := Lookup("v1.37.2")
+	other, _ := PublishedRelease("v1.37.3")
+	a, _ := pinned.Published()
+	b, _ := other.Published()
+	for i, f := range a.Files { // everything but Kubernetes is the same, and so is stored once
+		if same := f.URL == b.Files[i].URL; same != (f.Component != "kubernetes") {
+			t.Errorf("%s and %s", f.URL, b.Files[i].URL)
+		}
+	}
+	if _, ok := Lookup("v1.37.3"); ok {
+		t.Error("a release that is published is taken for one that can be compiled")
+	}
+	if got := Minors(); len(got) != 2 || got[1] != "v1.37" || StableURL(got[1]) != "https://dl.k8s.io/release/stable-1.37.txt" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestEtcdCanBeUpgraded: members below 3.6.11 cannot be in one cluster with 3.7.
 func TestEtcdCanBeUpgraded(t *testing.T) {
 	if semver.Compare(v1_36.Etcd, "v3.6.11") < 0 {

@@ -46,8 +46,24 @@ func forArch(s, arch string) string { return strings.ReplaceAll(s, "{arch}", arc
 // Name is the file's own name.
 func (f PublishedFile) Name() string { return path.Base(f.URL) }
 
+// PublishedFor is Published of a version of Kubernetes, with the release. It is false for a version that is no patch release of a minor that
+// can be built.
+func PublishedFor(version string) (Release, Published, bool) {
+	r, ok := PublishedRelease(version)
+	if !ok {
+		return r, Published{}, false
+	}
+	p, ok := r.Published()
+	return r, p, ok
+}
+
+// StableURL is where Kubernetes publishes the version of the newest patch release of a minor release, such as v1.37.
+func StableURL(minor string) string {
+	return "https://dl.k8s.io/release/stable-" + strings.TrimPrefix(minor, "v") + ".txt"
+}
+
 // Published is where the projects publish this release, for this machine's architecture. It is false for a release that is
-// not one of Releases.
+// not one of Releases or of PublishedRelease.
 func (r Release) Published() (Published, bool) {
 	if r.versions == (versions{}) {
 		return Published{}, false

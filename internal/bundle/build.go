@@ -27,12 +27,12 @@ type BuildOptions struct {
 	Force    bool          // rebuild every component, even if nothing has changed
 }
 
-// UnknownVersionError says that this version of Quorate cannot build a Kubernetes version.
+// UnknownVersionError says that this version of Quorate cannot make the bundle of a Kubernetes version.
 type UnknownVersionError struct{ Version string }
 
 func (e *UnknownVersionError) Error() string {
-	return fmt.Sprintf("this version of quorate cannot build a bundle for Kubernetes %s, only for %s; use one of these, or a version of quorate that can build it",
-		e.Version, strings.Join(Versions(), ", "))
+	return fmt.Sprintf("this version of quorate cannot make a bundle for Kubernetes %s: it can compile %s, and download every patch release of %s (`quorate bundle versions` lists them); use one of these, or a version of quorate that can make it",
+		e.Version, strings.Join(Versions(), ", "), strings.Join(components.Minors(), " and "))
 }
 
 // Versions are the Kubernetes versions that Build can build, oldest first.

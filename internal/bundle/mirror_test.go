@@ -130,9 +130,9 @@ func (m *mirror) breaks(fault func(w http.ResponseWriter, r *http.Request) bool)
 	m.fault = fault
 }
 
-// programs are what the synthetic release publishes. kubeadm is one that knows its only other trick.
+// programs are what the synthetic release publishes. kubeadm is one that knows only what it is asked.
 var programs = map[string]string{
-	"kubeadm": "#!/bin/sh\n[ \"$*\" = 'config images list --kubernetes-version v1.0.0' ] || exit 9\necho example.test/group/server:v1.0.0\n",
+	"kubeadm": "#!/bin/sh\ncase \"$*\" in\n'version -o short') echo v1.0.0 ;;\n'config images list --kubernetes-version v1.0.0') echo example.test/group/server:v1.0.0 ;;\n*) exit 9 ;;\nesac\n",
 	"runtime": "#!/bin/sh\necho runtime\n" + strings.Repeat("# padding\n", 1<<17),
 	"helper":  "the helper",
 }
@@ -293,6 +293,12 @@ func TestMirrorRefuses(t *testing.T) {
 		"a wrong checksum": {harm: func(_ *testing.T, m *mirror) {
 			m.files.Store("one.test/v1/kubeadm.sha512", []byte(strings.Repeat("0", 128)))
 		}, want: []string{"kubeadm", "/files/one.test/v1/kubeadm", "sha512:" + strings.Repeat("0", 128), "kubeadm.sha512 says", "do not use it"}},
+		"another release under this name": {harm: func(_ *testing.T, m *mirror) {
+			older := []byte(strings.Replace(programs["kubeadm"], "echo v1.0.0 ;;", "echo v0.9.9 ;;", 1))
+			sum := sha512.Sum512(older)
+			m.files.Store("one.test/v1/kubeadm", older)
+			m.files.Store("one.test/v1/kubeadm.sha512", []byte(hex.EncodeToString(sum[:])))
+		}, want: []string{"downloaded as v1.0.0", "says that it is v0.9.9", "do not use it"}},
 		"a truncated file": {harm: func(_ *testing.T, m *mirror) {
 			m.files.Store("two.test/get/runtime.tgz", m.file("two.test/get/runtime.tgz")[:100])
 		}, want: []string{"runtime.tgz", "100 bytes", "truncated"}},

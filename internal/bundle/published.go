@@ -95,8 +95,7 @@ func pinned(b *Bundle, want, what string) error {
 
 // Here reports whether Get would have nothing to download. It does not read the bundle.
 func Here(o GetOptions) bool {
-	release, _ := components.Lookup(o.Version)
-	published, ok := release.Published()
+	release, published, ok := components.PublishedFor(o.Version)
 	if !ok {
 		return false
 	}
@@ -110,13 +109,9 @@ func Here(o GetOptions) bool {
 
 // Get assembles the bundle of a version from what the projects publish, or returns the existing one.
 func Get(ctx context.Context, o GetOptions) (*Bundle, error) {
-	release, ok := components.Lookup(o.Version)
+	release, published, ok := components.PublishedFor(o.Version)
 	if !ok {
 		return nil, &UnknownVersionError{o.Version}
-	}
-	published, ok := release.Published()
-	if !ok {
-		return nil, fmt.Errorf("no published releases are known for Kubernetes %s; use the source modules or bundle", o.Version)
 	}
 	if o.Progress == nil {
 		o.Progress = progress.Discard
@@ -402,9 +397,18 @@ func writeProgram(ctx context.Context, target string, content io.Reader) error {
 	return errors.Join(err, out.Close())
 }
 
-// askKubeadm asks the kubeadm that was downloaded which images it will look for, by which names.
+// askKubeadm asks the kubeadm that was downloaded which images it will look for, by which names. It must be that of the version: a signature
+// and a checksum say who made a file, and not which release it is.
 func (g *gathering) askKubeadm(ctx context.Context, kubeadm string) error {
-	ask := command{what: "ask kubeadm for its images"}
+	ask := command{what: "ask kubeadm for its version"}
+	says, err := ask.output(ctx, kubeadm, "version", "-o", "short")
+	if err != nil {
+		return err
+	}
+	if says = strings.TrimSpace(says); says != g.release.Kubernetes {
+		return fmt.Errorf("the kubeadm that was downloaded as %s says that it is %s: the source serves another release under this name, which a checksum from the same place does not show; do not use it", g.release.Kubernetes, says)
+	}
+	ask.what = "ask kubeadm for its images"
 	out, err := ask.output(ctx, kubeadm, "config", "images", "list", "--kubernetes-version", g.release.Kubernetes)
 	for _, image := range strings.Fields(out) {
 		g.names[shortName(image)] = image

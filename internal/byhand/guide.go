@@ -15,7 +15,7 @@ import (
 
 // Guide writes what an operator would do for this spec without Quorate. It connects to no host and builds no bundle.
 func Guide(c *spec.Cluster) (*byhand.Transcript, error) {
-	release, ok := components.Lookup(c.Spec.Kubernetes.Version)
+	release, ok := components.PublishedRelease(c.Spec.Kubernetes.Version) // validation has refused what the source does not have
 	if !ok {
 		return nil, &bundle.UnknownVersionError{Version: c.Spec.Kubernetes.Version}
 	}

@@ -25,7 +25,7 @@ func (a *app) bundle() *cobra.Command {
 	cmd.PersistentFlags().StringVar(&version, "kubernetes-version", version, "the Kubernetes version")
 	open := func() (*bundle.Bundle, error) { return bundle.Open(bundle.DefaultDir(version)) }
 	cmd.AddCommand(a.bundleBuild(&version), a.bundleList(), a.bundleVerify(open), a.bundleExport(open), a.bundleImport(),
-		a.bundlePull(&version), a.bundlePush(open), a.bundleSources(&version))
+		a.bundlePull(&version), a.bundlePush(open), a.bundleSources(&version), a.bundleVersions())
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,13 +152,9 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 	return &cobra.Command{
 		Use: "sources", Short: "List everything that the source official downloads, and its location on a mirror",
 		RunE: func(*cobra.Command, []string) error {
-			r, ok := components.Lookup(*version)
+			_, p, ok := components.PublishedFor(*version)
 			if !ok {
 				return usageError{&bundle.UnknownVersionError{Version: *version}}
-			}
-			p, ok := r.Published()
-			if !ok {
-				return usageError{fmt.Errorf("no published releases are known for Kubernetes %s", *version)}
 			}
 			m := bundle.Mirror{Releases: "RELEASES", Registry: "REGISTRY"}
 			infos := []sourceInfo{}
@@ -186,6 +183,55 @@ func (a *app) bundleSources(version *string) *cobra.Command {
 			})
 		},
 	}
+}
+
+func (a *app) bundleVersions() *cobra.Command {
+	var c spec.Components
+	cmd := &cobra.Command{
+		Use:   "versions",
+		Short: "List the Kubernetes versions of which bundles can be made here",
+		Long: `Lists the versions that this quorate can compile (the source modules), those in the cache, and the patch releases of the
+supported minors that the source official has, or a mirror (--releases, or -f with a spec that has one). It downloads no
+release. If the source does not answer within a few seconds, the reason is printed, and the rest is listed all the same.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkAccess(c); err != nil {
+				return err
+			}
+			switch {
+			case a.file != "" && c != spec.Components{}:
+				return usageError{errors.New("with -f, the spec determines the source: leave out the other flags")}
+			case a.file != "":
+				loaded, err := a.load(a.file, true)
+				if err != nil {
+					return err
+				}
+				if c = loaded.Spec.Components; c.Source != spec.SourceMirror {
+					c = spec.Components{} // it has no addresses of its own
+				}
+			case c.Releases != "" && !strings.HasPrefix(c.Releases, "https://"):
+				return usageError{errors.New("--releases must be an https address")}
+			}
+			all, problems, err := bundle.ListAvailable(cmd.Context(), sources.Mirror(c), sources.Patience)
+			if err != nil {
+				return explain(cmd.Context(), err)
+			}
+			for _, p := range problems {
+				fmt.Fprintln(a.err, "Note: "+p)
+			}
+			return a.print(map[string]any{"versions": all, "problems": append([]string{}, problems...)}, func(w io.Writer) error {
+				yes := map[bool]string{true: "yes", false: "-"}
+				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+				fmt.Fprintln(t, "VERSION\tCOMPILED HERE (modules)\tPUBLISHED (official, mirror)\tIN THE CACHE")
+				for _, v := range all {
+					fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", v.Version, yes[v.Modules], yes[v.Published], cmp.Or(v.Here, "-"))
+				}
+				return t.Flush()
+			})
+		},
+	}
+	accessFlags(cmd.Flags(), &c)
+	cmd.Flags().StringVar(&c.Releases, "releases", "", "the https address of a mirror of the released files")
+	return cmd
 }
 
 // verifyHosts checks the images on every node of the spec.

@@ -11,6 +11,7 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/host"
+	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -29,29 +30,32 @@ func TestUsageErrors(t *testing.T) {
 	for line, want := range map[string]string{
 		"frob": `unknown command "frob"`,
 		"status --strict-host-keys --accept-new-host-keys": "cannot be combined",
-		"stauts":                  `did you mean "status"?`,
-		"lab frob":                `unknown command "frob" for "quorate lab"`,
-		"bundle frob":             `unknown command "frob"`,
-		"up --frob":               "unknown flag: --frob",
-		"plan x":                  `unknown command "x"`,
-		"audit csi":               `unknown command "csi" for "quorate audit"`,
-		"audit --depth 3":         "must be 1",
-		"audit -o xml":            "or html",
-		"lab ssh":                 "requires at least 1 arg",
-		"status":                  "no spec",
-		"status -f nope.yaml":     "nope.yaml",
-		"init --host name":        "name",
-		"kubeconfig -f nope.yaml": "nope.yaml",
-		"lab fault tickle cp-a":   "unknown fault",
-		"validate -f /dev/null":   "",
-		"version -o xml":          `unknown output "xml"`,
-		"up --name Not_A_Name":    "metadata.name",
-		"init --control-planes 4": "4 control planes",
-		"init --zones a,b":        "zones",
-		"init --topology externl": "did you mean `external`",
-		"preflight --ignore swpa": `did you mean "swap"?`,
-		"apply --ignore all":      `unknown check "all"`,
-		"reset --all --force":     "--force cannot be combined with --all",
+		"stauts":                               `did you mean "status"?`,
+		"lab frob":                             `unknown command "frob" for "quorate lab"`,
+		"bundle frob":                          `unknown command "frob"`,
+		"up --frob":                            "unknown flag: --frob",
+		"plan x":                               `unknown command "x"`,
+		"audit csi":                            `unknown command "csi" for "quorate audit"`,
+		"audit --depth 3":                      "must be 1",
+		"audit -o xml":                         "or html",
+		"lab ssh":                              "requires at least 1 arg",
+		"status":                               "no spec",
+		"status -f nope.yaml":                  "nope.yaml",
+		"init --host name":                     "name",
+		"kubeconfig -f nope.yaml":              "nope.yaml",
+		"lab fault tickle cp-a":                "unknown fault",
+		"validate -f /dev/null":                "",
+		"version -o xml":                       `unknown output "xml"`,
+		"up --name Not_A_Name":                 "metadata.name",
+		"up --source official --from-backup x": "--source cannot be combined with --from-backup",
+		"up --source mirror":                   "must be auto, official, or modules",
+		"up --source official -f nope.yaml":    "components.source says it",
+		"init --control-planes 4":              "4 control planes",
+		"init --zones a,b":                     "zones",
+		"init --topology externl":              "did you mean `external`",
+		"preflight --ignore swpa":              `did you mean "swap"?`,
+		"apply --ignore all":                   `unknown check "all"`,
+		"reset --all --force":                  "--force cannot be combined with --all",
 		"bundle pull --releases https://m.example.com":                                 "both",
 		"bundle pull --releases http://m.example.com --registry r.example.com":         "https",
 		"bundle pull r.example.com/b:v1 --registry r.example.com --releases https://m": "leave out the reference",
@@ -66,8 +70,19 @@ func TestUsageErrors(t *testing.T) {
 		"init --ssh-config":                                                            "--ssh-config needs hosts",
 		"init --ssh-config=nope --host name=cp-a":                                      "OpenSSH",
 		"init --from-terraform -":                                                      "it is empty",
+		"init --from-cluster root@10.0.0.11 --from-terraform x":                        "--from-terraform and --from-cluster cannot be combined",
+		"init --from-ansible nope.ini":                                                 "nope.ini",
+		"init --from-ansible -":                                                        "it is empty",
+		"init --from-ansible - --host name=cp-a":                                       "--host cannot be combined with --from-ansible",
+		"init --from-ansible - --from-terraform -":                                     "--from-terraform and --from-ansible cannot be combined",
+		"init --from-cluster root@10.0.0.11 --workers 3":                               "--workers cannot be combined with --from-cluster",
+		"init --from-cluster root@10.0.0.11:x":                                         "write user@address",
+		"init --from-cluster root@10.0.0.11 --to /dev/null":                            "already exists",
+		"init --ssh-key k --host name=cp-a":                                            "--ssh-key needs --from-cluster",
 		"bundle push":                                                                  "accepts 1 arg",
 		"bundle push r.example.com/b --username u":                                     "must be set together",
+		"bundle versions --releases http://m.example.com":                              "https",
+		"bundle versions --username u":                                                 "must be set together",
 		"bundle sources --kubernetes-version v1.2.3":                                   "v1.2.3",
 		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
@@ -107,6 +122,64 @@ func TestInitThenValidate(t *testing.T) {
 	}
 	if code, _, errOut := quorate(t, "status"); code != exitFailed || !strings.Contains(errOut, "quorate up -f") {
 		t.Errorf("status of a lab that is not there: exit status %d, %s", code, errOut)
+	}
+}
+
+// TestUpKeepsTheSource of a cluster that exists already, without asking any server.
+func TestUpKeepsTheSource(t *testing.T) {
+	for name, tc := range map[string]struct{ spec, given, want string }{
+		"compiled":             {"components: {source: modules}", sourceAuto, spec.SourceModules},
+		"published":            {"components: {source: official}", sourceAuto, spec.SourceOfficial},
+		"a mirror's":           {"components: {source: mirror, releases: https://m.example.com, registry: r.example.com}", sourceAuto, spec.SourceOfficial},
+		"unreadable":           {"components: [", sourceAuto, ""},
+		"unreadable, but said": {"components: [", spec.SourceOfficial, spec.SourceOfficial},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("QUORATE_STATE", t.TempDir())
+			t.Setenv("QUORATE_CACHE", t.TempDir())
+			file := machines.SpecFile("x")
+			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			text := "apiVersion: " + spec.APIVersion + "\nkind: " + spec.Kind + "\nmetadata: {name: x}\nspec:\n  " + tc.spec + "\n"
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var said bytes.Buffer
+			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given)
+			switch {
+			case said.Len() > 0 || otherwise != nil:
+				t.Errorf("it was chosen: %s", said.String())
+			case tc.want == "":
+				if err == nil || !strings.Contains(err.Error(), "--source") || c != nil {
+					t.Errorf("%v", err)
+				}
+			case err != nil || c.Spec.Components.Source != tc.want:
+				t.Errorf("%+v, %v", c, err)
+			}
+		})
+	}
+}
+
+func TestInitFromAnsible(t *testing.T) {
+	data, err := os.ReadFile("../spec/testdata/inventory.ini")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if err := os.WriteFile("hosts.ini", data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir("group_vars", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	code, out, errOut := quorate(t, "init", "--from-ansible", "hosts.ini", "--name", "prod", "--to", "-")
+	if code != exitDone || !strings.Contains(out, "- {name: cp-01, address: 10.0.0.11, roles: [control-plane], zone: a, ssh: {user: admin,") {
+		t.Errorf("exit status %d: %s%s", code, out, errOut)
+	}
+	if !strings.Contains(errOut, "group_vars was not read") || strings.Contains(out+errOut, "hunter2") {
+		t.Errorf("%s", errOut)
 	}
 }
 

@@ -65,7 +65,7 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, err := a.upSpec(cmd.Context(), name)
+			c, _, err := a.upSpec(cmd.Context(), name, sourceAuto)
 			if err != nil {
 				return err
 			}

@@ -5,7 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,17 +26,36 @@ func (a *app) init() *cobra.Command {
 		to    string
 		yes   bool
 		from  string
+		book  string
+		login string
+		usual spec.SSH
 		ssh   string
 	)
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Write a commented cluster.yaml",
+		Long: `Writes a commented spec: from flags, from a Terraform output, from an Ansible inventory, or from a running cluster.
+
+With --from-cluster, it logs in to one control plane of a running cluster that kubeadm built, asks it for all hosts, looks at each of them,
+and writes the spec of the whole cluster, ready for quorate plan and quorate apply --adopt. It changes nothing on the hosts, and no secret gets into
+the spec. Comments at the top of the file name what it could not find out, what keeps the cluster from being adopted, and what to do. If the
+spec is not valid yet, the file is written all the same, and the exit status is 2.`,
 		Example: `  quorate init
   quorate init --name prod --endpoint api.prod.example.com:6443 --virtual-ip 10.0.0.100 \
     --host name=cp-a,address=10.0.0.11,role=control-plane,zone=a --host …
   terraform output -json | quorate init --from-terraform -
+  quorate init --from-ansible inventory.ini --zones a,b,c
+  quorate init --from-cluster root@10.0.0.11 --name prod --host name=lb-a,address=10.0.0.21,role=load-balancer,zone=a --host …
   quorate init --ssh-config --host name=cp-a,role=control-plane,zone=a --host …`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := onlyOne(cmd, "from-terraform", "from-ansible", "from-cluster"); err != nil {
+				return usageError{err}
+			}
+			if login == "" {
+				if err := onlyWith(cmd, "from-cluster", sshFlags...); err != nil {
+					return usageError{err}
+				}
+			}
 			perm := os.FileMode(0o644)
 			if from != "" {
 				sensitive, err := a.fromTerraform(cmd, from, &o)
@@ -43,15 +66,36 @@ func (a *app) init() *cobra.Command {
 					perm = 0o600
 				}
 			}
+			if book != "" {
+				if err := a.fromAnsible(cmd, book, &o); err != nil {
+					return usageError{err}
+				}
+			}
+			var given []spec.Host
 			for _, h := range hosts {
 				host, err := spec.ParseHostFlag(h)
 				if err != nil {
 					return usageError{err}
 				}
-				o.Hosts = append(o.Hosts, host)
+				given = append(given, host)
 			}
+			var config *sshconfig.Config
 			if cmd.Flags().Changed("ssh-config") {
-				if err := a.fromSSHConfig(cmd.Context(), ssh, o.Hosts); err != nil {
+				config = openSSHConfig(ssh)
+			}
+			if cmd.Flags().Changed("from-cluster") {
+				if err := toWrite(to, yes); err != nil {
+					return err // before anybody waits for the hosts
+				}
+				d, err := a.fromCluster(cmd, login, usual, config, given, o)
+				if err != nil {
+					return err
+				}
+				return a.writeDraft(to, yes, d)
+			}
+			o.Hosts = append(o.Hosts, given...)
+			if config != nil {
+				if err := a.fromSSHConfig(cmd.Context(), config, o.Hosts); err != nil {
 					return usageError{err}
 				}
 			}
@@ -88,6 +132,12 @@ func (a *app) init() *cobra.Command {
 	f.IntVar(&o.LoadBalancers, "load-balancers", 0, "the number of load-balancer hosts (default 2; -1: run the load balancers on the control planes)")
 	f.StringArrayVar(&hosts, "host", nil, "a host, as name=…,address=…,role=…,zone=… (can be repeated)")
 	f.StringVar(&from, "from-terraform", "", "read the hosts from a `FILE` with the output of terraform output -json (- for stdin; see docs/terraform.md)")
+	f.StringVar(&book, "from-ansible", "", "read the hosts from an Ansible inventory, `FILE` (- for stdin; see docs/ansible.md)")
+	f.StringVar(&login, "from-cluster", "", "read a running cluster that kubeadm built, through the control plane `USER@HOST[:PORT]` (see docs/guide.md)")
+	f.StringVar(&usual.KeyFile, "ssh-key", "", "with --from-cluster: the key with which the hosts are reached, if not the usual ones")
+	f.StringVar(&usual.KnownHostsFile, "ssh-known-hosts", "", "with --from-cluster: where the host keys are verified and recorded (default ~/.ssh/known_hosts)")
+	f.StringVar(&usual.Jump, "ssh-jump", "", "with --from-cluster: the jump host in front of the hosts, as user@address:port; several are separated by commas")
+	f.StringVar(&usual.JumpKeyFile, "ssh-jump-key", "", "with --from-cluster: the key for the jump hosts, if it is another one")
 	f.StringVar(&ssh, "ssh-config", "", "fill in how SSH reaches the hosts as your OpenSSH does, and addresses that are missing; =`FILE` reads that file instead of the usual configuration")
 	f.Lookup("ssh-config").NoOptDefVal = usualSSHConfig
 	f.StringVar(&to, "to", "cluster.yaml", "the file to write (- for stdout)")
@@ -95,8 +145,57 @@ func (a *app) init() *cobra.Command {
 	return cmd
 }
 
-// hostFlags describe hosts, so they conflict with --from-terraform.
+// hostFlags describe hosts, so they conflict with what other hosts come from.
 var hostFlags = []string{"host", "control-planes", "etcd-hosts", "workers", "load-balancers"}
+
+// input reads a file, or stdin.
+func (a *app) input(file string) ([]byte, error) {
+	if file == "-" {
+		return io.ReadAll(a.in)
+	}
+	return os.ReadFile(file)
+}
+
+// lookupTimeout is how long the name of one host is looked up.
+const lookupTimeout = 5 * time.Second
+
+// fromAnsible fills in what flags do not set from an Ansible inventory.
+func (a *app) fromAnsible(cmd *cobra.Command, from string, o *spec.InitOptions) error {
+	for _, name := range hostFlags {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s cannot be combined with --from-ansible: the hosts come from the inventory; change it, or edit the spec afterwards", name)
+		}
+	}
+	data, err := a.input(from)
+	if err != nil {
+		return fmt.Errorf("reading the Ansible inventory: %w", err)
+	}
+	lookup := func(name string) string {
+		ctx, cancel := context.WithTimeout(cmd.Context(), lookupTimeout)
+		defer cancel()
+		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
+		if err != nil || len(found) == 0 {
+			return "" // the note says that nobody knows the address
+		}
+		return found[0].Unmap().String()
+	}
+	if cmd.Flags().Changed("ssh-config") {
+		lookup = nil // it knows where the names lead
+	}
+	inventory, err := spec.ReadAnsible(data, from, spec.AnsibleOptions{Zones: o.Zones, Lookup: lookup})
+	if err != nil {
+		return err
+	}
+	a.notes(inventory.Notes)
+	for _, dir := range []string{"group_vars", "host_vars"} {
+		at := filepath.Join(filepath.Dir(from), dir)
+		if _, err := os.Stat(at); err == nil && from != "-" {
+			a.notes([]string{at + " was not read. To include it, pass what Ansible makes of all of it: ansible-inventory -i " + from + " --list"})
+		}
+	}
+	*o = inventory.Options.Over(*o)
+	return nil
+}
 
 // fromTerraform fills in what flags do not set from a Terraform output.
 func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions) (sensitive bool, err error) {
@@ -105,12 +204,7 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 			return false, fmt.Errorf("--%s cannot be combined with --from-terraform: the hosts come from Terraform; change its output, or edit the spec afterwards", name)
 		}
 	}
-	var data []byte
-	if from == "-" {
-		data, err = io.ReadAll(a.in)
-	} else {
-		data, err = os.ReadFile(from)
-	}
+	data, err := a.input(from)
 	if err != nil {
 		return false, fmt.Errorf("reading the Terraform output: %w", err)
 	}
@@ -118,9 +212,7 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 	if err != nil {
 		return false, err
 	}
-	for _, n := range t.Notes {
-		fmt.Fprintln(a.err, "Note: "+n)
-	}
+	a.notes(t.Notes)
 	*o = t.Options.Over(*o)
 	return t.Sensitive, nil
 }
@@ -128,19 +220,55 @@ func (a *app) fromTerraform(cmd *cobra.Command, from string, o *spec.InitOptions
 // usualSSHConfig stands for what ssh reads without being told.
 const usualSSHConfig = "usual"
 
-// fromSSHConfig fills in how hosts are reached.
-func (a *app) fromSSHConfig(ctx context.Context, file string, hosts []spec.Host) error {
-	if len(hosts) == 0 {
-		return errors.New("--ssh-config needs hosts: name them with --host or --from-terraform")
-	}
+func openSSHConfig(file string) *sshconfig.Config {
 	if file == usualSSHConfig {
 		file = ""
 	}
-	notes, err := sshconfig.Open(file).Apply(ctx, hosts)
+	return sshconfig.Open(file)
+}
+
+// fromSSHConfig fills in how hosts are reached.
+func (a *app) fromSSHConfig(ctx context.Context, config *sshconfig.Config, hosts []spec.Host) error {
+	if len(hosts) == 0 {
+		return errors.New("--ssh-config needs hosts: name them with --host, --from-terraform, or --from-ansible")
+	}
+	notes, err := config.Apply(ctx, hosts)
+	a.notes(notes)
+	return err
+}
+
+// notes prints what the user should know about a spec.
+func (a *app) notes(notes []string) {
 	for _, n := range notes {
 		fmt.Fprintln(a.err, "Note: "+n)
 	}
-	return err
+}
+
+// sshFlags say how the hosts of a running cluster are reached.
+var sshFlags = []string{"ssh-key", "ssh-known-hosts", "ssh-jump", "ssh-jump-key"}
+
+// onlyOne refuses flags that cannot be combined.
+func onlyOne(cmd *cobra.Command, names ...string) error {
+	var given []string
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			given = append(given, "--"+name)
+		}
+	}
+	if len(given) > 1 {
+		return fmt.Errorf("%s cannot be combined: the hosts come from one of them", strings.Join(given, " and "))
+	}
+	return nil
+}
+
+// onlyWith refuses flags that belong to another one, which is not there.
+func onlyWith(cmd *cobra.Command, needs string, names ...string) error {
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			return fmt.Errorf("--%s needs --%s; use --host …,key=…,jump=… or --ssh-config for hosts that you name", name, needs)
+		}
+	}
+	return nil
 }
 
 func (a *app) validate() *cobra.Command {
@@ -185,15 +313,31 @@ func (a *app) validate() *cobra.Command {
 	return cmd
 }
 
+// toWrite refuses a file that exists already and is not to be replaced.
+func toWrite(file string, replace bool) error {
+	if file == "-" || replace {
+		return nil
+	}
+	_, err := os.Stat(file)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	return usageError{fmt.Errorf("%s already exists: choose another file with --to, or replace it with --yes", file)}
+}
+
 func writeSpec(file string, data []byte, perm os.FileMode, replace bool) error {
+	if err := toWrite(file, replace); err != nil {
+		return err
+	}
 	info, err := os.Stat(file)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return durable.Update(file, data, perm)
 	case err != nil:
 		return err
-	case !replace:
-		return usageError{fmt.Errorf("%s already exists: choose another file with --to, or replace it with --yes", file)}
 	case !info.Mode().IsRegular(): // a terminal or a pipe
 		return os.WriteFile(file, data, perm)
 	case perm == 0o600:

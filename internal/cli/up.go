@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/lab"
 	"quorate.dev/quorate/internal/machines"
 	"quorate.dev/quorate/internal/run"
+	"quorate.dev/quorate/internal/sources"
 	"quorate.dev/quorate/internal/spec"
 	"quorate.dev/quorate/internal/status"
 	"quorate.dev/quorate/internal/ui"
@@ -25,6 +27,7 @@ func (a *app) up() *cobra.Command {
 		name, from, identity, keys string
 		lab                        spec.LabOptions
 		ignore                     []string
+		source                     string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -36,6 +39,11 @@ zones with stacked etcd, 2 workers, and 2 load balancers with a virtual IP. With
 hosts without an address become lab machines, and hosts with an address are used as they are.
 It is safe to interrupt and to run again.
 
+The bundle of the default cluster comes from --source: official is what the projects publish, and modules is compiled here.
+auto, the default, keeps the source of a cluster that exists already, uses a bundle that is in the cache, and otherwise asks the
+projects' servers, for a few seconds: if all of them answer, the bundle is downloaded, and compiled if not. The source is
+written into the cluster's spec, which every later command uses.
+
 With --from-backup, it creates a copy of the cluster in a backup, to look at it: machines of a lab take the names and roles of
 its hosts, and nothing outside of the lab can be reached from there. The workloads in the backup run in the copy
 (docs/restoring.md).`,
@@ -44,6 +52,9 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 				return err
 			}
 			if from != "" {
+				if source != sourceAuto {
+					return usageError{errors.New("--source cannot be combined with --from-backup: the bundle of a copy is compiled")}
+				}
 				if lab.ControlPlanes < 0 || lab.Workers < 0 {
 					return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
 				}
@@ -53,12 +64,12 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 			if identity != "" || keys != "" || lab != (spec.LabOptions{}) {
 				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
 			}
-			c, err := a.upSpec(cmd.Context(), name)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, source)
 			if err != nil {
 				return err
 			}
 			sink, done := a.progress()
-			r, err := up.Up(cmd.Context(), c, ignore, sink)
+			r, err := up.Up(cmd.Context(), c, otherwise, ignore, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -72,9 +83,13 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 	keysFlag(cmd, &keys)
 	cmd.Flags().IntVar(&lab.ControlPlanes, "control-planes", 0, "with --from-backup: how many control planes the copy has at most (default: all)")
 	cmd.Flags().IntVar(&lab.Workers, "workers", 0, "with --from-backup: how many workers the copy has at most (default: all)")
+	cmd.Flags().StringVar(&source, "source", sourceAuto, "where the bundle of the default cluster comes from: auto, official, or modules")
 	ignoreFlag(cmd, &ignore)
 	return cmd
 }
+
+// sourceAuto has up choose the source of the bundle.
+const sourceAuto = "auto"
 
 // upFromBackup creates a copy of the cluster in a backup.
 func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.LabOptions, o run.RestoreOptions) error {
@@ -106,7 +121,12 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 	return printRestored(out, r.Restored, time.Now())
 }
 
-func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {
+// upSpec is the spec of the cluster that up creates, and the one that it creates if the bundle of the first cannot be obtained; nil if there is
+// no other.
+func (a *app) upSpec(ctx context.Context, name, source string) (c, otherwise *spec.Cluster, _ error) {
+	if !slices.Contains([]string{sourceAuto, spec.SourceOfficial, spec.SourceModules}, source) {
+		return nil, nil, usageError{fmt.Errorf("unknown --source %q: must be auto, official, or modules; for mirror and bundle, write a spec (`quorate init`) and use -f", source)}
+	}
 	path := a.file
 	if path == "" {
 		if _, err := os.Stat("cluster.yaml"); err == nil {
@@ -117,32 +137,69 @@ func (a *app) upSpec(ctx context.Context, name string) (*spec.Cluster, error) {
 		if name == "" {
 			name = spec.DefaultName
 		}
-		// Check it like any other spec: --name may be invalid.
-		data, err := spec.Marshal(spec.DefaultLab(name))
-		if err != nil {
-			return nil, err
-		}
-		return spec.Check(data, "the default cluster", spec.Options{Lab: true})
+		return a.upDefault(ctx, name, source)
+	}
+	if source != sourceAuto {
+		return nil, nil, usageError{fmt.Errorf("--source is for the cluster that up creates without a spec; in %s, components.source says it", path)}
 	}
 	c, err := a.load(path, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if name != "" {
 		c.Metadata.Name = name
 	}
 	if !c.NeedsLab() {
 		if c, err = a.load(path, false); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		a.unlock(ctx, c)
-		return c, nil
+		return c, nil, nil
 	}
 	// --name may be invalid.
 	if errs := spec.Validate(c, spec.Options{Versions: bundle.Versions(), Lab: true}); len(errs) > 0 {
-		return nil, errs
+		return nil, nil, errs
 	}
-	return c, nil
+	return c, nil, nil
+}
+
+// upDefault is the default cluster, with its bundle from a source that is chosen if nobody says it.
+func (a *app) upDefault(ctx context.Context, name, source string) (c, otherwise *spec.Cluster, _ error) {
+	from := func(source string) (*spec.Cluster, error) {
+		// Check it like any other spec: --name may be invalid.
+		data, err := spec.Marshal(spec.DefaultLabFrom(name, source))
+		if err != nil {
+			return nil, err
+		}
+		return spec.Check(data, "the default cluster", spec.Options{Lab: true})
+	}
+	compiled, err := from(spec.SourceModules)
+	if err != nil {
+		return nil, nil, err
+	}
+	if source == sourceAuto {
+		file := machines.SpecFile(name)
+		existing, err := spec.Load(file)
+		_, missing := os.Stat(file)
+		switch {
+		case errors.Is(missing, os.ErrNotExist):
+			var why string
+			source, why = sources.Choose(ctx, compiled.Spec.Kubernetes.Version)
+			fmt.Fprintf(a.err, "The source of the bundle is %s, because %s. --source selects another one.\n", source, why)
+			otherwise = compiled
+		case err != nil: // a cluster whose programs may be of either kind
+			return nil, nil, fmt.Errorf("reading which source the cluster %s was built from: %w. Say it with --source, or remove the cluster: `quorate down --name %s`", name, err, name)
+		case existing.Published(): // a cluster keeps what it was built from
+			source = spec.SourceOfficial
+		default:
+			source = spec.SourceModules
+		}
+	}
+	if source == spec.SourceModules {
+		return compiled, nil, nil
+	}
+	c, err = from(source)
+	return c, otherwise, err
 }
 
 // explain adds what to do next if the error does not say it.

@@ -179,7 +179,7 @@ func wayTo(from, to *version.Version, target string, buildable []string) string 
 	if len(missing) == 0 {
 		return fmt.Sprintf("Write `kubernetes: {version: %s}` first and run `quorate apply`; then do the same with %s.", path[0], strings.Join(path[1:], ", then with "))
 	}
-	return fmt.Sprintf("The path is %s. This version of Quorate cannot build %s, and accepts no other versions than those that it can build (`quorate version` lists them). "+
+	return fmt.Sprintf("The path is %s. This version of Quorate cannot build %s, and accepts no other versions than those of the minor releases that it can build (`quorate bundle versions` lists them). "+
 		"Go that part of the way with a version of Quorate that can build it, or with `kubeadm upgrade` if Quorate did not install the programs. Then go on with this one.", List(path), List(missing))
 }
 

@@ -11,8 +11,11 @@ import (
 // Kubeadm is what kubeadm's ClusterConfiguration in the API says.
 type Kubeadm struct {
 	// Version is the Kubernetes version with which control planes join.
-	Version  string `json:"version,omitempty"`
-	Endpoint string `json:"endpoint"`
+	Version string `json:"version,omitempty"`
+	// Cluster is the name of the cluster in kubeconfigs, and DNSDomain the domain of its Services.
+	Cluster   string `json:"cluster,omitempty"`
+	DNSDomain string `json:"dnsDomain,omitempty"`
+	Endpoint  string `json:"endpoint"`
 	// ServingNames are the names and addresses for which the API servers' certificates are made, besides those that kubeadm adds.
 	ServingNames []string `json:"servingNames,omitempty"`
 	PodCIDR      string   `json:"podCIDR"`

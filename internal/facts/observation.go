@@ -313,6 +313,7 @@ type Node struct {
 	// those that it has may be taken away.
 	Short   string            `json:"short,omitempty"`
 	Version string            `json:"version"`
+	Runtime string            `json:"runtime,omitempty"` // the container runtime and its version, such as containerd://2.1.4
 	Labels  map[string]string `json:"labels,omitempty"`
 	Taints  []Taint           `json:"taints,omitempty"`
 }

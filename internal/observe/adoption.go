@@ -28,8 +28,10 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	var c struct {
 		Kind       string `json:"kind"`
 		Version    string `json:"kubernetesVersion"`
+		Cluster    string `json:"clusterName"`
 		Endpoint   string `json:"controlPlaneEndpoint"`
 		Networking struct {
+			DNSDomain     string `json:"dnsDomain"`
 			PodSubnet     string `json:"podSubnet"`
 			ServiceSubnet string `json:"serviceSubnet"`
 		} `json:"networking"`
@@ -47,7 +49,7 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	if yaml.Unmarshal([]byte(text), &c) != nil || c.Kind != "ClusterConfiguration" {
 		return nil
 	}
-	out := &facts.Kubeadm{Version: c.Version, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet, ServingNames: c.APIServer.CertSANs}
+	out := &facts.Kubeadm{Version: c.Version, Cluster: c.Cluster, DNSDomain: c.Networking.DNSDomain, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet, ServingNames: c.APIServer.CertSANs}
 	out.CertificateLifetime, _ = time.ParseDuration(c.Validity)
 	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
 		out.Endpoint += ":6443" // kubeadm's default

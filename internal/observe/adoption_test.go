@@ -21,15 +21,16 @@ controlPlaneEndpoint: api.example.com
 etcd: {local: {dataDir: /var/lib/etcd}}
 kind: ClusterConfiguration
 networking: {dnsDomain: cluster.local, podSubnet: 10.244.0.0/16, serviceSubnet: 10.96.0.0/12}
-`, &facts.Kubeadm{Endpoint: "api.example.com:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12",
+`, &facts.Kubeadm{DNSDomain: "cluster.local", Endpoint: "api.example.com:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12",
 			Arguments: map[string]map[string]string{facts.APIServer: {"v": "2"}}}},
 		"an operator's": {`apiVersion: kubeadm.k8s.io/v1beta3
 kind: ClusterConfiguration
+clusterName: prod
 controlPlaneEndpoint: 10.0.0.9:8443
 apiServer: {extraArgs: {v: "2"}, extraVolumes: [{name: a, hostPath: /etc/audit, mountPath: /etc/audit}]}
 scheduler: {extraVolumes: [{name: s, hostPath: /etc/scheduler, mountPath: /x}, {name: a, hostPath: /etc/audit, mountPath: /y}]}
 etcd: {external: {endpoints: ["https://e:2379/"], caFile: /a, certFile: /b, keyFile: /c}}
-`, &facts.Kubeadm{Endpoint: "10.0.0.9:8443", EtcdEndpoints: []string{"https://e:2379"}, Paths: []string{"/a", "/b", "/c", "/etc/audit", "/etc/scheduler"},
+`, &facts.Kubeadm{Cluster: "prod", Endpoint: "10.0.0.9:8443", EtcdEndpoints: []string{"https://e:2379"}, Paths: []string{"/a", "/b", "/c", "/etc/audit", "/etc/scheduler"},
 			Arguments: map[string]map[string]string{facts.APIServer: {"v": "2"}}}},
 		"nothing":        {"", nil},
 		"something else": {"kind: InitConfiguration\n", nil},

@@ -427,7 +427,7 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 			api.Simulated++
 			continue
 		}
-		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Labels: n.Labels,
+		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Runtime: n.Status.NodeInfo.ContainerRuntimeVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
 		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
 		readiness(&out, n.Status.Conditions)

@@ -241,14 +241,19 @@ func (b *builder) knownPaths(h spec.Host) error {
 	if b.Seen.API.Kubeadm == nil {
 		return nil
 	}
-	const pki = "/etc/kubernetes/pki/"
-	known := []string{"", hostconfig.APIServerDir, hostconfig.AuditLogDir, pki + facts.EtcdPKI[0], pki + facts.EtcdClientPKI[0], pki + facts.EtcdClientPKI[1]}
-	own := slices.DeleteFunc(slices.Clone(b.Seen.API.Kubeadm.Paths), func(path string) bool { return slices.Contains(known, path) })
+	own := OwnFiles(b.Seen.API.Kubeadm)
 	if len(own) == 0 {
 		return nil
 	}
 	return refused(RuleOwnFiles, fmt.Sprintf("%s would join, but kubeadm's configuration of this cluster needs %s on every control plane, which only you can provide", h.Name, strings.Join(own, ", ")),
 		"Copy them to the host and join it by hand (`kubeadm join --control-plane`), then run it again.")
+}
+
+// OwnFiles are the files and directories that the static pods of every control plane need, and that neither kubeadm nor Quorate brings.
+func OwnFiles(k *facts.Kubeadm) []string {
+	const pki = "/etc/kubernetes/pki/"
+	known := []string{"", hostconfig.APIServerDir, hostconfig.AuditLogDir, pki + facts.EtcdPKI[0], pki + facts.EtcdClientPKI[0], pki + facts.EtcdClientPKI[1]}
+	return slices.DeleteFunc(slices.Clone(k.Paths), func(path string) bool { return slices.Contains(known, path) })
 }
 
 // adoptedVersion refuses to adopt a cluster of another version: to change the version is an operation of its own.

@@ -86,9 +86,8 @@ func (k *checker) whole(ctx context.Context) []cluster.Finding {
 }
 
 func (k *checker) published(ctx context.Context, version string) []cluster.Finding {
-	release, ok := components.Lookup(version)
-	published, known := release.Published()
-	if !ok || !known {
+	_, published, ok := components.PublishedFor(version)
+	if !ok {
 		return []cluster.Finding{finding("no published releases are known for Kubernetes "+version, "Use the source modules or bundle (spec.components.source).")}
 	}
 	mirror := Mirror(k.of)

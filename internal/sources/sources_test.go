@@ -1,7 +1,10 @@
 package sources
 
 import (
+	"context"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/http"
@@ -19,6 +22,7 @@ import (
 
 	"quorate.dev/quorate/components"
 	"quorate.dev/quorate/internal/bundle"
+	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -153,6 +157,73 @@ func TestMirrors(t *testing.T) {
 				if !strings.Contains(f.Summary, tc.want) || !strings.Contains(f.Fix, tc.fix) || f.Fix == "" || strings.Contains(f.Summary+f.Fix, secret) {
 					t.Errorf("found %+v", f)
 				}
+			}
+		})
+	}
+}
+
+// TestChoose: what answers is used, and what does not is given up quickly.
+func TestChoose(t *testing.T) {
+	for name, tc := range map[string]struct {
+		harm         func(t *testing.T, m *mirror)
+		source, want string
+	}{
+		"all answer": {nil, spec.SourceMirror, "answer"},
+		"gone":       {func(_ *testing.T, m *mirror) { m.Close() }, spec.SourceModules, "refuses the connection"},
+		"silent": {func(t *testing.T, m *mirror) {
+			m.silent = make(chan struct{})
+			t.Cleanup(func() { close(m.silent) })
+		}, spec.SourceModules, "does not answer"},
+		"one image is missing": {func(_ *testing.T, m *mirror) { m.answer = http.StatusNotFound }, spec.SourceModules, "404"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := start(t)
+			c := m.spec()
+			if tc.harm != nil {
+				tc.harm(t, m)
+			}
+			begin := time.Now()
+			source, why := choose(t.Context(), c.Spec.Kubernetes.Version, c.Spec.Components, 500*time.Millisecond)
+			if source != tc.source || !strings.Contains(why, tc.want) {
+				t.Errorf("%s, because %s", source, why)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}
+
+// TestBundleOf: what cannot be downloaded is compiled, and what is forged is not.
+func TestBundleOf(t *testing.T) {
+	published, compiled := spec.DefaultLabFrom("x", spec.SourceOfficial), spec.DefaultLab("x")
+	broken, forged := errors.New("truncated"), fmt.Errorf("kubeadm: %w", &bundle.SignatureError{What: "kubeadm", Why: errors.New("nobody signed it")})
+	for name, tc := range map[string]struct {
+		err, want error
+		otherwise *spec.Cluster
+		chosen    *spec.Cluster
+		stop      bool
+	}{
+		"downloaded":        {nil, nil, compiled, published, false},
+		"broken":            {broken, nil, compiled, compiled, false},
+		"nothing otherwise": {broken, broken, nil, published, false},
+		"forged":            {forged, forged, compiled, published, false},
+		"interrupted":       {broken, broken, compiled, published, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, stop := context.WithCancel(t.Context())
+			defer stop()
+			if tc.stop {
+				stop()
+			}
+			get := func(_ context.Context, c *spec.Cluster, _ progress.Sink) (*bundle.Bundle, error) {
+				if c == published {
+					return nil, tc.err
+				}
+				return nil, nil
+			}
+			if _, chosen, err := either(ctx, published, tc.otherwise, get, progress.Discard); chosen != tc.chosen || !errors.Is(err, tc.want) {
+				t.Errorf("source %s, %v", chosen.Spec.Components.Source, err)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"unicode"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -38,6 +39,12 @@ type InitOptions struct {
 	// Region and NodePools are written as they are.
 	Region    string
 	NodePools []NodePool
+	// CNI and the ranges: default flannel, and those of a spec that does not say them.
+	CNI, PodCIDR, ServiceCIDR string
+	// Notes are written at the top of the file, as comments.
+	Notes []string
+	// Source of the bundle; default modules.
+	Source string
 	// Versions as in [Options].
 	Versions []string
 
@@ -55,6 +62,7 @@ var initText string
 
 var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.FuncMap{
 	"q":    scalar,
+	"note": comment,
 	"list": scalars,
 	"ssh":  sshFields,
 	"pool": poolFields,
@@ -62,13 +70,11 @@ var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.Fun
 
 // Init writes a commented spec. If the spec would not be valid, the error is [Errors].
 func Init(o InitOptions) ([]byte, error) {
-	c := o.cluster()
-	var b bytes.Buffer
-	err := initTemplate.Execute(&b, map[string]any{"C": c, "S": c.Spec, "Lab": c.NeedsLab()})
+	data, lab, err := o.write()
 	if err != nil {
-		return nil, fmt.Errorf("writing the spec: %w", err)
+		return nil, err
 	}
-	if _, err := Check(b.Bytes(), "", Options{Versions: o.Versions, Lab: c.NeedsLab()}); err != nil {
+	if _, err := Check(data, "", Options{Versions: o.Versions, Lab: lab}); err != nil {
 		if errs, ok := errors.AsType[Errors](err); ok {
 			for i := range errs {
 				// The lines are those of a file that will not be written: they would only confuse.
@@ -84,12 +90,54 @@ func Init(o InitOptions) ([]byte, error) {
 		}
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return data, nil
 }
 
-// DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in.
-func DefaultLab(name string) *Cluster {
-	c := InitOptions{Name: name}.cluster()
+// Draft writes a commented spec of something that exists, also if it is not valid yet. Then problems holds what is wrong, with the lines of
+// the file, and a comment at its top names each of them.
+func Draft(o InitOptions, file string) (data []byte, problems Errors, _ error) {
+	o.Notes = slices.Clone(o.Notes)
+	check := func() error {
+		var lab bool
+		var err error
+		if data, lab, err = o.write(); err != nil {
+			return err
+		}
+		_, err = Check(data, file, Options{Versions: o.Versions, Lab: lab})
+		problems = nil
+		if err == nil || errors.As(err, &problems) {
+			return nil
+		}
+		return err
+	}
+	if err := check(); err != nil || len(problems) == 0 {
+		return data, problems, err
+	}
+	for _, p := range problems {
+		p.File, p.Line, p.Column = "", 0, 0
+		o.Notes = append(o.Notes, "Not valid yet: "+p.String()+".")
+	}
+	err := check()
+	return data, problems, err
+}
+
+// write writes the spec, and says whether its hosts are to become lab machines.
+func (o InitOptions) write() (data []byte, lab bool, _ error) {
+	c := o.cluster()
+	var b bytes.Buffer
+	err := initTemplate.Execute(&b, map[string]any{"C": c, "S": c.Spec, "Lab": c.NeedsLab(), "Notes": o.Notes})
+	if err != nil {
+		return nil, false, fmt.Errorf("writing the spec: %w", err)
+	}
+	return b.Bytes(), c.NeedsLab(), nil
+}
+
+// DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in. Its bundle is compiled.
+func DefaultLab(name string) *Cluster { return DefaultLabFrom(name, SourceModules) }
+
+// DefaultLabFrom is DefaultLab with the bundle of another source.
+func DefaultLabFrom(name, source string) *Cluster {
+	c := InitOptions{Name: name, Source: source}.cluster()
 	c.Default()
 	return c
 }
@@ -101,6 +149,10 @@ func (o InitOptions) cluster() *Cluster {
 	fill(&o.Topology, TopologyStacked)
 	fill(&o.Balancer, BalancerManaged)
 	fill(&o.Endpoint, "api."+o.Name+".internal:"+DefaultPort)
+	fill(&o.Source, SourceModules)
+	fill(&o.CNI, CNIFlannel)
+	fill(&o.PodCIDR, DefaultPodCIDR)
+	fill(&o.ServiceCIDR, DefaultServiceCIDR)
 	if len(o.Zones) == 0 {
 		o.Zones = []string{"a", "b", "c"}
 	}
@@ -123,8 +175,8 @@ func (o InitOptions) cluster() *Cluster {
 			ControlPlane: ControlPlane{Endpoint: o.Endpoint, Topology: o.Topology, Placement: o.Placement},
 			Etcd:         o.Etcd,
 			LoadBalancer: LoadBalancer{Type: o.Balancer, Address: o.VirtualIP},
-			Network:      Network{CNI: CNIFlannel, PodCIDR: DefaultPodCIDR, ServiceCIDR: DefaultServiceCIDR},
-			Components:   Components{Source: SourceModules},
+			Network:      Network{CNI: o.CNI, PodCIDR: o.PodCIDR, ServiceCIDR: o.ServiceCIDR},
+			Components:   Components{Source: o.Source},
 			Failover:     Failover{Profile: ProfileFast},
 			Hosts:        o.Hosts,
 			Region:       o.Region,
@@ -281,6 +333,16 @@ func mapping(m map[string]string) (string, error) {
 		parts = append(parts, k+": "+v)
 	}
 	return "{" + strings.Join(parts, ", ") + "}", nil
+}
+
+// comment writes a text as the rest of a comment, which it cannot leave: no line break, and nothing that YAML does not allow.
+func comment(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s)
 }
 
 func scalars(items []string) (string, error) {

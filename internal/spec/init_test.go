@@ -133,6 +133,48 @@ func TestParseHostFlag(t *testing.T) {
 	}
 }
 
+func TestParseLogin(t *testing.T) {
+	for in, want := range map[string]struct {
+		address string
+		ssh     SSH
+	}{
+		"root@10.0.0.11":            {"10.0.0.11", SSH{User: "root"}},
+		"cp-a.example.com":          {"cp-a.example.com", SSH{}},
+		`corp\admin@10.0.0.11:2222`: {"10.0.0.11", SSH{User: `corp\admin`, Port: 2222}},
+	} {
+		if address, ssh, err := ParseLogin(in); err != nil || address != want.address || ssh != want.ssh {
+			t.Errorf("%q: %s, %+v, %v", in, address, ssh, err)
+		}
+	}
+	for _, in := range []string{"", "@10.0.0.11", "root@", "a@b@c", "root@10.0.0.11:0", "root@10.0.0.11:70000", "root@-oProxyCommand=x", "root@a b", "root@" + strings.Repeat("a", 64)} {
+		if address, _, err := ParseLogin(in); err == nil {
+			t.Errorf("%q is read as %s", in, address)
+		}
+	}
+}
+
+// A draft is written although it is not valid, and names what is wrong with it.
+func TestDraft(t *testing.T) {
+	hosts := []Host{{Name: "cp-a", Address: "10.0.0.11", Roles: []string{RoleControlPlane, RoleWorker}, Zone: "a"}}
+	data, problems, err := Draft(InitOptions{Hosts: hosts, Balancer: BalancerExternal, Endpoint: "10.0.0.9:6443", CNI: CNINone, PodCIDR: "10.1.0.0/16", Notes: []string{"first\nspec: x"}}, "c.yaml")
+	if err != nil || len(problems) != 1 || problems[0].File != "c.yaml" || problems[0].Line == 0 {
+		t.Fatalf("%v, %v", problems, err)
+	}
+	for _, want := range []string{"\n# - first spec: x\n", "\n# - Not valid yet: spec.controlPlane.endpoint: ", "cni: none\n", "podCIDR: 10.1.0.0/16\n"} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("%q is not in\n%s", want, data)
+		}
+	}
+	c, err := Parse(data, "c.yaml")
+	if err != nil || c.Spec.ControlPlane.Endpoint != "10.0.0.9:6443" {
+		t.Errorf("%v\n%s", err, data)
+	}
+	data, problems, err = Draft(InitOptions{Hosts: hosts, Balancer: BalancerExternal}, "c.yaml")
+	if err != nil || len(problems) > 0 || strings.Contains(string(data), "Look at these") {
+		t.Errorf("%v, %v\n%s", problems, err, data)
+	}
+}
+
 // The comments of the file that Init writes say which fields are fixed, and are right about it.
 func TestInitCommentsSayWhatIsFixed(t *testing.T) {
 	fixed := map[string]bool{}

@@ -12,7 +12,8 @@ import (
 
 // Options is what validation needs to know about the world.
 type Options struct {
-	// Versions are the Kubernetes versions that bundles can be built of. Nil means [DefaultVersion] alone.
+	// Versions are the Kubernetes versions that bundles can be compiled of. Nil means [DefaultVersion] alone. With a source that compiles nothing,
+	// every patch release of their minor releases is valid.
 	Versions []string
 	// Managed are the minor releases (such as v1.36) of clusters that a command can work with that needs no bundle. For such a
 	// command a version is valid if it is one of Versions or belongs to one of these.
@@ -134,12 +135,25 @@ func (k *checker) version() {
 	if slices.Contains(k.opts.Managed, fmt.Sprintf("v%d.%d", parsed.Major(), parsed.Minor())) && strings.HasPrefix(v, "v") {
 		return
 	}
+	// What its projects publish, and a bundle that somebody made, may be of any patch release.
+	source := k.c.Spec.Components.Source
+	sameMinor := slices.ContainsFunc(known, func(s string) bool {
+		v, err := version.ParseSemantic(s)
+		return err == nil && v.Major() == parsed.Major() && v.Minor() == parsed.Minor()
+	})
+	if sameMinor && (k.c.Published() || source == SourceBundle) && v == "v"+parsed.String() && parsed.PreRelease() == "" && parsed.BuildMetadata() == "" {
+		return
+	}
 	near := nearestVersion(parsed, known)
 	if near == "v"+v {
 		k.refuse(path, "write "+near, "`%s` lacks the prefix v", v)
 		return
 	}
-	k.refuse(path, fmt.Sprintf("the nearest supported version is %s", near), "this version of Quorate cannot build Kubernetes %s", v)
+	fix := fmt.Sprintf("the nearest supported version is %s", near)
+	if sameMinor && parsed.PreRelease() == "" && parsed.BuildMetadata() == "" {
+		fix += "; or download this one (`components: {source: official}`, or mirror), if it is published: `quorate bundle versions`"
+	}
+	k.refuse(path, fix, "this version of Quorate cannot build Kubernetes %s", v)
 }
 
 // nearestVersion prefers the same minor release, then the nearest one; the newer of two that are equally near.

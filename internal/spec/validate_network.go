@@ -273,8 +273,8 @@ func bitsFor(nodes int) int {
 }
 
 var (
-	userName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@\\-]*\$?$`)
-	jumpHost = regexp.MustCompile(`^(?:([^@\s]+)@)?([a-zA-Z0-9][a-zA-Z0-9.-]*)(?::([0-9]+))?$`)
+	userName  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@\\-]*\$?$`)
+	loginForm = regexp.MustCompile(`^(?:([^@\s]+)@)?([a-zA-Z0-9][a-zA-Z0-9.-]*)(?::([0-9]+))?$`)
 )
 
 func (k *checker) ssh(path string, s SSH) {
@@ -297,19 +297,42 @@ func (k *checker) ssh(path string, s SSH) {
 		return
 	}
 	for jump := range strings.SplitSeq(s.Jump, ",") {
-		m := jumpHost.FindStringSubmatch(jump)
-		ok := m != nil && (m[1] == "" || userName.MatchString(m[1]))
-		if ok && m[3] != "" {
-			n, err := strconv.Atoi(m[3])
-			ok = err == nil && n > 0 && n <= 65535
-		}
+		_, name, _, ok := login(jump)
 		switch {
 		case !ok:
 			k.refuse(path+".jump", "write user@address:port; separate several jump hosts by commas, without spaces", "`%s` is not a jump host", jump)
 			return
-		case dnsLength(m[2]) != "":
-			k.refuse(path+".jump", "use the name or address at which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(m[2]))
+		case dnsLength(name) != "":
+			k.refuse(path+".jump", "use the name or address at which SSH reaches it", "the jump host's name cannot be resolved: %s", dnsLength(name))
 			return
 		}
 	}
+}
+
+// login splits user@address:port. Without a user or a port, these are empty and 0.
+func login(s string) (user, address string, port int, ok bool) {
+	m := loginForm.FindStringSubmatch(s)
+	if m == nil || m[1] != "" && !userName.MatchString(m[1]) {
+		return "", "", 0, false
+	}
+	if m[3] != "" {
+		n, err := strconv.Atoi(m[3])
+		if err != nil || n < 1 || n > 65535 {
+			return "", "", 0, false
+		}
+		port = n
+	}
+	return m[1], m[2], port, true
+}
+
+// ParseLogin reads user@address:port: where a host is, and how SSH reaches it. The user and the port may be missing.
+func ParseLogin(s string) (address string, ssh SSH, err error) {
+	user, address, port, ok := login(s)
+	switch {
+	case !ok:
+		return "", SSH{}, fmt.Errorf("`%s` is not a host: write user@address or user@address:port, such as root@10.0.0.11", s)
+	case dnsLength(address) != "":
+		return "", SSH{}, fmt.Errorf("the name of the host cannot be resolved: %s", dnsLength(address))
+	}
+	return address, SSH{User: user, Port: port}, nil
 }

@@ -42,18 +42,19 @@ type Result struct {
 }
 
 // Up creates the cluster. For hosts without an address, it creates lab machines first. Findings of the preflight checks in
-// ignore do not prevent the build.
-func Up(ctx context.Context, c *spec.Cluster, ignore []string, sink progress.Sink) (*Result, error) {
-	return up(ctx, c, ignore, nil, sink)
+// ignore do not prevent the build. If the bundle of the spec cannot be obtained, the other spec is built, unless it is nil; but not if
+// what was downloaded lacks a signature.
+func Up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, sink progress.Sink) (*Result, error) {
+	return up(ctx, c, otherwise, ignore, nil, sink)
 }
 
 // FromBackup creates a copy of a cluster in a lab, with the content of a backup of it. The spec is one of spec.ForLab.
 func FromBackup(ctx context.Context, c *spec.Cluster, from run.RestoreOptions, sink progress.Sink) (*Result, error) {
 	from.Lab = true
-	return up(ctx, c, from.Ignore, &from, sink)
+	return up(ctx, c, nil, from.Ignore, &from, sink)
 }
 
-func up(ctx context.Context, c *spec.Cluster, ignore []string, from *run.RestoreOptions, sink progress.Sink) (*Result, error) {
+func up(ctx context.Context, c, otherwise *spec.Cluster, ignore []string, from *run.RestoreOptions, sink progress.Sink) (*Result, error) {
 	r := &Result{Cluster: c, Lab: c.NeedsLab()}
 	part := func(name string, f func() error) error {
 		begin := time.Now()
@@ -71,7 +72,12 @@ func up(ctx context.Context, c *spec.Cluster, ignore []string, from *run.Restore
 		}
 	}
 	var b *bundle.Bundle
-	if err := part("bundle", func() (err error) { b, err = sources.Bundle(ctx, c, sink); return err }); err != nil {
+	get := func() (err error) {
+		b, c, err = sources.BundleOf(ctx, c, otherwise, sink)
+		r.Cluster = c
+		return err
+	}
+	if err := part("bundle", get); err != nil {
 		return r, err
 	}
 	if r.Lab {

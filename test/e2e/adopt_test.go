@@ -43,6 +43,7 @@ func TestAdoption(t *testing.T) {
 		test func(*testing.T, context.Context, *cluster, *spec.Cluster)
 	}{
 		{"before", beforeAdoption},
+		{"description", describedFromTheCluster},
 		{"refusals", adoptionRefused},
 		{"adoption", adoption},
 		{"growth", adoptedGrows},
@@ -202,6 +203,44 @@ func beforeAdoption(t *testing.T, ctx context.Context, c *cluster, _ *spec.Clust
 		}
 	}
 	printArtifact(t, "adoption.txt", c.must(t, ctx, "plan", "-f", c.specFile()).stdout)
+}
+
+// describedFromTheCluster has init write the spec of the running cluster, through one control plane. Its plan is that of the spec that was
+// written by hand, and nothing on the hosts changes. Only the zones and the load balancers are not in the cluster: flags say them.
+func describedFromTheCluster(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster) {
+	before := fingerprint(t, ctx, c, s)
+	first := s.HostsWith(spec.RoleControlPlane)[0]
+	file := filepath.Join(t.TempDir(), "cluster.yaml")
+	args := []string{"init", "--from-cluster", fmt.Sprintf("root@%s:22", first.Address), "--name", s.Metadata.Name, "--zones", "a,b,c", "--to", file,
+		"--ssh-key", first.SSH.KeyFile, "--ssh-known-hosts", first.SSH.KnownHostsFile, "--strict-host-keys"}
+	for _, h := range s.HostsWith(spec.RoleLoadBalancer) {
+		args = append(args, "--host", fmt.Sprintf("name=%s,address=%s,role=load-balancer,zone=%s", h.Name, h.Address, h.Zone))
+	}
+	r := c.must(t, ctx, args...)
+	for _, want := range []string{"as --zones says", "lb-a, lb-b"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("no note has %q: %s", want, r)
+		}
+	}
+	if strings.Contains(r.stderr, "Cannot be adopted") {
+		t.Errorf("%s", r)
+	}
+	same(t, before, fingerprint(t, ctx, c, s))
+	shape := func(file string) string {
+		p := decoded(t, c.exits(t, ctx, 5, "plan", "-f", file, "-o", "json", "--detailed-exitcode"))
+		text, err := json.MarshalIndent(map[string]any{"adopts": p.Adopts, "notes": p.Notes, "warnings": p.Warnings, "steps": p.Steps}, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if byHand, read := shape(c.specFile()), shape(file); byHand != read {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Errorf("the spec that was read from the cluster gives another plan:\n%s\n--- plan of the spec that was written by hand\n%s\n--- plan of this spec\n%s", text, byHand, read)
+	}
 }
 
 // adoptionRefused tries to adopt with specs of other clusters, and without the flag for the right one.
