@@ -72,6 +72,11 @@ func TestUsageErrors(t *testing.T) {
 		"plan --by-hand --detailed-exitcode":                                           "--by-hand cannot be combined",
 		"plan --by-hand -f nope.yaml":                                                  "nope.yaml",
 		"status --watch --compare-etcd":                                                "cannot be combined with --watch",
+		"lab create --profile hardend":                                                 "there is no profile \"hardend\": must be one of hardened, ",
+		"lab create --profile cp-x=docker":                                             "there is no machine or zone \"cp-x\"",
+		"lab create --profile cp-a=hardened,bastion":                                   "exclude each other",
+		"lab create --profile bastion":                                                 "a lab has one bastion",
+		"lab create --image debian-11":                                                 "there is no image \"debian-11\": must be one of debian-12, debian-13",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {

@@ -220,7 +220,7 @@ func (l *Lab) fillDisk(m Machine, private, public []byte) error {
 			return err
 		}
 	}
-	return nil
+	return l.applyProfiles(m, upper)
 }
 
 // resolvConf names the machine itself as its name server. Nothing listens there, so every lookup beyond /etc/hosts is refused

@@ -221,12 +221,61 @@ func TestStateSurvivesItsFile(t *testing.T) {
 }
 
 func TestRecipe(t *testing.T) {
-	for _, list := range [][]string{packages, masked, generators} {
+	for _, list := range [][]string{usual, masked, generators, disabled} {
 		if slices.Contains(list, "") || len(slices.Compact(slices.Sorted(slices.Values(list)))) != len(list) {
 			t.Errorf("twice or empty in %v", list)
 		}
 	}
-	if first, second := recipeKey(), recipeKey(); first != second || len(first) != 12 {
+	first := recipeKey(Config{})
+	if first != recipeKey(Config{Image: Images[0]}) || len(first) != 12 {
 		t.Error("the recipe's key is not stable")
+	}
+	for _, other := range []Config{{Image: Images[1]}, {Packages: []string{"ufw"}}} {
+		if recipeKey(other) == first {
+			t.Errorf("%+v has the same image", other)
+		}
+	}
+	// A seed for machines with a profile is made on one without it.
+	if recipeKey(Config{Packages: []string{"ufw"}}) != recipeKey(Config{Machines: []Machine{{Profiles: []string{"ufw"}}, {Profiles: []string{"ufw"}}}}) {
+		t.Error("the packages of profiles are not those of the configuration")
+	}
+	for _, p := range Profiles {
+		for _, unit := range p.Units {
+			if name := filepath.Base(unit); len(p.Packages) > 0 && !slices.Contains(disabled, name) {
+				t.Errorf("%s of the profile %s starts on all machines of the image", name, p.Name)
+			}
+		}
+	}
+	for _, image := range Images {
+		if suites[image] == "" {
+			t.Errorf("%s has no suite", image)
+		}
+	}
+}
+
+func TestMirrorsOf(t *testing.T) {
+	const bookworm = `http://mirror.example/debian bookworm main
+http://mirror.example/debian bookworm contrib
+http://mirror.example/debian bookworm-updates main
+http://mirror.example/debian bookworm-backports main
+http://mirror.example/debian-security bookworm-security main
+`
+	const three = `deb http://mirror.example/debian SUITE main
+deb http://mirror.example/debian SUITE-updates main
+deb http://mirror.example/debian-security SUITE-security main
+`
+	for name, c := range map[string]struct{ targets, suite, want string }{
+		"the same release":    {bookworm, "bookworm", strings.ReplaceAll(three, "SUITE", "bookworm")},
+		"another release":     {bookworm, "trixie", strings.ReplaceAll(three, "SUITE", "trixie")},
+		"both are configured": {bookworm + "http://other.example/debian trixie main\n", "trixie", "deb http://other.example/debian trixie main\n"},
+		"only updates":        {"http://mirror.example/debian bookworm-updates main\n", "bookworm", ""},
+		"not Debian":          {"http://mirror.example/ubuntu noble main\n", "bookworm", ""},
+		"nothing":             {"", "bookworm", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := mirrorsOf(c.targets, c.suite); got != c.want {
+				t.Errorf("got\n%swant\n%s", got, c.want)
+			}
+		})
 	}
 }

@@ -1,16 +1,31 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
-// suite is the Debian release of the machines, independent of the caller's.
-const suite = "bookworm"
+// Images are the systems that machines can have, independent of the caller's. The first is the default.
+var Images = []string{"debian-12", "debian-13"}
 
-// packages are installed on a machine before Quorate touches it, in addition to Debian's essential ones.
-var packages = []string{
+// suites are the names under which mirrors have the releases.
+var suites = map[string]string{"debian-12": "bookworm", "debian-13": "trixie"}
+
+// image is the name of the image that the machines share.
+func (cfg Config) image() string { return cmp.Or(cfg.Image, Images[0]) }
+
+// AllPackages are what the image has besides the usual packages, sorted: Packages, and what the profiles of the machines need.
+func (cfg Config) AllPackages() []string {
+	all := slices.Concat(cfg.Packages, profilePackages(cfg.Machines))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// usual are installed on a machine before Quorate touches it, in addition to Debian's essential ones.
+var usual = []string{
 	"ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "iproute2", "iputils-ping", "keepalived", "kmod",
 	"mount", "nftables", "openssh-server", "procps", "socat", "sudo", "systemd", "systemd-sysv", "util-linux",
 }
@@ -65,18 +80,22 @@ var masked = []string{
 	"systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
 	"systemd-initctl.socket", "systemd-journald-audit.socket", "systemd-logind.service",
 	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
+	// These came with Debian 13.
+	"ldconfig.service", "sshd-keygen.service", "systemd-hibernate-clear.service", "systemd-pcrmachine.service",
+	"systemd-tmpfiles-setup-dev-early.service", "systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
+	"systemd-creds.socket", "systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-sysext.socket",
 }
 
 // generators of units run at every boot, and find nothing on a machine without disks.
 var generators = []string{
 	"systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-fstab-generator", "systemd-getty-generator",
 	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
-	"systemd-rc-local-generator", "systemd-run-generator", "systemd-system-update-generator", "systemd-sysv-generator",
-	"systemd-veritysetup-generator",
+	"systemd-rc-local-generator", "systemd-run-generator", "systemd-ssh-generator", "systemd-system-update-generator", "systemd-sysv-generator",
+	"systemd-tpm2-generator", "systemd-veritysetup-generator",
 }
 
-// disabled units are installed for Quorate to configure and start.
-var disabled = []string{"haproxy.service", "keepalived.service"}
+// disabled units are installed for Quorate, or for a profile, to configure and start.
+var disabled = []string{"dnsmasq.service", "firewalld.service", "haproxy.service", "keepalived.service", "systemd-resolved.service", "ufw.service"}
 
 // removed are files that must not be identical on all machines, and files that would set sysctls of the shared kernel.
 var removed = []string{
@@ -113,8 +132,14 @@ func customize(root string) error {
 		}
 	}
 	for _, unit := range disabled {
-		if err := os.Remove(filepath.Join(root, "etc/systemd/system/multi-user.target.wants", unit)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		links, err := filepath.Glob(filepath.Join(root, "etc/systemd/system/*.wants", unit))
+		if err != nil {
 			return err
+		}
+		for _, link := range links {
+			if err := os.Remove(link); err != nil {
+				return err
+			}
 		}
 	}
 	// The package database is most of /var's files, and each machine has a copy of /var: it goes to

@@ -29,6 +29,9 @@ type record struct {
 	VirtualIPs []netip.Addr `json:"virtualIPs,omitempty"`
 	// Base is the directory of the image that all machines share.
 	Base string `json:"base"`
+	// Image and Packages are what is in it; labs of older versions have neither.
+	Image    string   `json:"image,omitempty"`
+	Packages []string `json:"packages,omitempty"`
 	// OwnDisks is that of Config.
 	OwnDisks bool `json:"ownDisks,omitempty"`
 	// Cuts are the targets that are cut now, in the spelling of Target.String.
@@ -101,9 +104,10 @@ func (l *Lab) update(ctx context.Context, change func(*record) error) error {
 }
 
 func (l *Lab) sameShape(cfg Config) bool {
-	return slices.Equal(l.rec.Zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs &&
+	return slices.Equal(l.rec.Zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs && l.Image() == cfg.image() &&
 		slices.EqualFunc(l.rec.Machines, cfg.Machines, func(have, want Machine) bool {
-			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address)
+			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address) &&
+				slices.Equal(have.Profiles, want.Profiles)
 		})
 }
 
