@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,7 +30,7 @@ func TestRealHosts(t *testing.T) {
 	r := &realHosts{cluster: newCluster(t, "e2e-real")}
 	ctx := testContext(t)
 	r.create(t, ctx)
-	for _, s := range sample(r.foundBefore(), 0, 1, 4, 8, 15) {
+	for _, s := range sample(append(r.foundBefore(), r.certificate(t, ctx)), 0, 1, 4, 8, 15) {
 		t.Run(s.name, func(t *testing.T) { r.find(t, ctx, s) })
 	}
 	for _, s := range sample(refusedSpecs, 0) {
@@ -166,7 +167,7 @@ func (r *realHosts) add(t *testing.T, name, like, outcome, detail string) {
 	}
 }
 
-// situation is one that preflight has to find.
+// situation is one that preflight has to find, or, without a rule, one in which it has to reach all hosts as before.
 type situation struct {
 	name, like  string
 	setUp, undo scripts
@@ -292,7 +293,45 @@ func (r *realHosts) foundBefore() []situation {
 			setUp: scripts{onStranger: "ip address add {vip}/24 dev eth0; " + inputChain + "nft add rule inet e2e in tcp dport 6443 drop"},
 			undo:  scripts{onStranger: "ip address delete {vip}/24 dev eth0; nft delete table inet e2e"},
 			rule:  "virtual-ip", severity: model.Error, on: onBalancer, words: "is in use"},
+		{name: "a host is behind two jump hosts", like: "networks within networks",
+			edit: func(s *spec.Cluster) {
+				jumps := fmt.Sprintf("root@%s,root@%s", s.HostsWith(spec.RoleControlPlane)[0].Address, s.HostsWith(spec.RoleLoadBalancer)[0].Address)
+				for i, h := range s.Spec.Hosts {
+					if h.Name == r.machines[onWorker] {
+						s.Spec.Hosts[i].SSH.Jump = jumps
+					}
+				}
+			}},
 	}
+}
+
+// certificate is a host that admits only keys with an SSH certificate.
+func (r *realHosts) certificate(t *testing.T, ctx context.Context) situation {
+	t.Helper()
+	dir := t.TempDir()
+	authority, key := filepath.Join(dir, "ca"), filepath.Join(dir, "key")
+	for _, args := range [][]string{
+		{"-q", "-t", "ed25519", "-N", "", "-f", authority}, {"-q", "-t", "ed25519", "-N", "", "-f", key}, {"-q", "-s", authority, "-I", "e2e", "-n", "root", key + ".pub"},
+	} {
+		if out, err := exec.CommandContext(ctx, "ssh-keygen", args...).CombinedOutput(); err != nil {
+			t.Fatalf("ssh-keygen: %v: %s", err, out)
+		}
+	}
+	public, err := os.ReadFile(authority + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return situation{name: "a host admits only SSH certificates", like: "companies with an SSH authority",
+		setUp: scripts{onWorker: "echo '" + strings.TrimSpace(string(public)) + "' >/etc/ssh/e2e-ca.pub; echo 'TrustedUserCAKeys /etc/ssh/e2e-ca.pub' >/etc/ssh/sshd_config.d/00-e2e.conf; " +
+			"mv /root/.ssh/authorized_keys /root/keys" + restartSSH},
+		undo: scripts{onWorker: "mv /root/keys /root/.ssh/authorized_keys; rm /etc/ssh/e2e-ca.pub /etc/ssh/sshd_config.d/00-e2e.conf" + restartSSH},
+		edit: func(s *spec.Cluster) {
+			for i, h := range s.Spec.Hosts {
+				if h.Name == r.machines[onWorker] {
+					s.Spec.Hosts[i].SSH.KeyFile = key
+				}
+			}
+		}}
 }
 
 // find sets up a situation, looks whether preflight finds it, and undoes it.
@@ -304,6 +343,16 @@ func (r *realHosts) find(t *testing.T, ctx context.Context, s situation) {
 	t.Cleanup(func() { r.do(t, ctx, s.undo) })
 	r.do(t, ctx, s.setUp)
 	findings := r.preflight(t, ctx, file, s.env...)
+	if s.rule == "" {
+		for _, f := range findings {
+			if f.Severity.Rank() <= model.Error.Rank() && f.Rule != "disk" && !slices.Contains(r.before, key(f)) {
+				r.add(t, s.name, s.like, surprise, f.Rule+": "+f.Summary)
+				return
+			}
+		}
+		r.add(t, s.name, s.like, isHandled, "preflight reaches all hosts")
+		return
+	}
 	host := r.machines[s.on]
 	words := strings.ReplaceAll(s.words, "HOST", host)
 	i := slices.IndexFunc(findings, func(f model.Finding) bool {
@@ -574,7 +623,7 @@ var elsewhere = []struct{ situation, why, test string }{
 	{"swap and zram", "swap belongs to the computer", "internal/preflight TestFindings"},
 	{"kernel modules that modprobe blocks", "preflight does not judge them in containers", "internal/preflight TestFindings"},
 	{"sudo-rs", "Debian 12 does not have it", "internal/host TestSudoAdvice"},
-	{"many keys, certificates, several jump hosts", "a real sshd without a lab is enough", "internal/host"},
+	{"many keys in the agent, a key of the jump hosts' own", "a real sshd without a lab is enough", "internal/host"},
 	{"a caller that reaches only a bastion", "the test of a whole cluster has it", "TestCluster/callers"},
 	{"an expired certificate of a kubelet", "the test of certificates has it", "TestCertificates"},
 	{"another package manager holds the lock", "lab machines reach no repository", "internal/hostside/packages TestAnotherPackageManager"},
