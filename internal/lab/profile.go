@@ -243,8 +243,9 @@ func (l *Lab) profileFiles(m Machine) ([]ProfileFile, error) {
 		return out, nil
 	}
 	return append(out, ProfileFile{bootScript, script, 0o755},
-		// A machine whose profiles could not be applied accepts no connections, so that it is not taken for another one.
-		ProfileFile{"/etc/systemd/system/ssh.service.d/profiles.conf", "[Unit]\nRequires=" + bootUnit + "\nAfter=" + bootUnit + "\n", 0o644},
+		// A machine whose profiles could not be applied accepts no connections, so that it is not taken for another one. Nor does it before PAM admits
+		// users other than root.
+		ProfileFile{"/etc/systemd/system/ssh.service.d/profiles.conf", "[Unit]\nRequires=" + bootUnit + "\nAfter=" + bootUnit + " systemd-user-sessions.service\n", 0o644},
 		ProfileFile{"/etc/systemd/system/" + bootUnit, `[Unit]
 Description=Profiles of this lab machine
 DefaultDependencies=no
