@@ -71,7 +71,10 @@ func EnsureBase(ctx context.Context, cfg Config) (string, error) {
 func recipeKey(cfg Config) string {
 	h := sha256.New()
 	const format = 2 // of the image's directory
-	fmt.Fprintln(h, format, suites[cfg.image()], usual, cfg.AllPackages(), excluded, files, masked, generators, disabled, removed)
+	fmt.Fprintln(h, format, suites[cfg.image()], usual, excluded, files, cfg.masked(), cfg.generators(), disabled, removed)
+	if more := cfg.AllPackages(); len(more) > 0 { // profiles that come later do not change an image without them
+		fmt.Fprintln(h, more, ofProfiles)
+	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
@@ -92,7 +95,7 @@ func makeBase(ctx context.Context, cfg Config, dir string, sink progress.Sink) e
 		return err
 	}
 	root := baseRoot(tmp)
-	if err := customize(root); err != nil {
+	if err := customize(cfg, root); err != nil {
 		return err
 	}
 	sum, err := summary(root)

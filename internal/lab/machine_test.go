@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -221,7 +222,7 @@ func TestStateSurvivesItsFile(t *testing.T) {
 }
 
 func TestRecipe(t *testing.T) {
-	for _, list := range [][]string{usual, masked, generators, disabled} {
+	for _, list := range [][]string{usual, Config{Image: "debian-13"}.masked(), Config{Image: "debian-13"}.generators(), slices.Concat(disabled, ofProfiles)} {
 		if slices.Contains(list, "") || len(slices.Compact(slices.Sorted(slices.Values(list)))) != len(list) {
 			t.Errorf("twice or empty in %v", list)
 		}
@@ -241,7 +242,7 @@ func TestRecipe(t *testing.T) {
 	}
 	for _, p := range Profiles {
 		for _, unit := range p.Units {
-			if name := filepath.Base(unit); len(p.Packages) > 0 && !slices.Contains(disabled, name) {
+			if name := filepath.Base(unit); len(p.Packages) > 0 && !slices.Contains(ofProfiles, name) {
 				t.Errorf("%s of the profile %s starts on all machines of the image", name, p.Name)
 			}
 		}
@@ -249,6 +250,33 @@ func TestRecipe(t *testing.T) {
 	for _, image := range Images {
 		if suites[image] == "" {
 			t.Errorf("%s has no suite", image)
+		}
+	}
+}
+
+func TestDisable(t *testing.T) {
+	dir := t.TempDir()
+	for _, link := range []string{"multi-user.target.wants/ufw.service", "multi-user.target.wants/ssh.service", "dbus-org.example.ufw.service", "sshd.service"} {
+		unit := "ssh.service"
+		if strings.Contains(link, "ufw") {
+			unit = "ufw.service"
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, link)), 0o755), os.Symlink("/lib/systemd/system/"+unit, filepath.Join(dir, link))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put(filepath.Join(dir, "ssh.service.d/ufw.service"), "a file, not a link"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := disable(dir, []string{"ufw.service"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]bool{"multi-user.target.wants/ufw.service": false, "dbus-org.example.ufw.service": false,
+		"multi-user.target.wants/ssh.service": true, "sshd.service": true, "ssh.service.d/ufw.service": true} {
+		if _, err := os.Lstat(filepath.Join(dir, path)); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }

@@ -80,22 +80,35 @@ var masked = []string{
 	"systemd-firstboot.service", "systemd-machine-id-commit.service", "systemd-sysusers.service",
 	"systemd-initctl.socket", "systemd-journald-audit.socket", "systemd-logind.service",
 	"systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
-	// These came with Debian 13.
-	"ldconfig.service", "sshd-keygen.service", "systemd-hibernate-clear.service", "systemd-pcrmachine.service",
-	"systemd-tmpfiles-setup-dev-early.service", "systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
-	"systemd-creds.socket", "systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-sysext.socket",
 }
 
 // generators of units run at every boot, and find nothing on a machine without disks.
 var generators = []string{
 	"systemd-cryptsetup-generator", "systemd-debug-generator", "systemd-fstab-generator", "systemd-getty-generator",
 	"systemd-gpt-auto-generator", "systemd-hibernate-resume-generator", "systemd-integritysetup-generator",
-	"systemd-rc-local-generator", "systemd-run-generator", "systemd-ssh-generator", "systemd-system-update-generator", "systemd-sysv-generator",
-	"systemd-tpm2-generator", "systemd-veritysetup-generator",
+	"systemd-rc-local-generator", "systemd-run-generator", "systemd-system-update-generator", "systemd-sysv-generator",
+	"systemd-veritysetup-generator",
 }
 
-// disabled units are installed for Quorate, or for a profile, to configure and start.
-var disabled = []string{"dnsmasq.service", "firewalld.service", "haproxy.service", "keepalived.service", "systemd-resolved.service", "ufw.service"}
+// maskedIn and generatorsIn are more of those that only one image has. They are apart, because a change of what an image is made of rebuilds it,
+// and all seeds that were made on it.
+var (
+	maskedIn = map[string][]string{"debian-13": {
+		"ldconfig.service", "sshd-keygen.service", "systemd-hibernate-clear.service", "systemd-pcrmachine.service",
+		"systemd-tmpfiles-setup-dev-early.service", "systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
+		"systemd-creds.socket", "systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-sysext.socket",
+	}}
+	generatorsIn = map[string][]string{"debian-13": {"systemd-ssh-generator", "systemd-tpm2-generator"}}
+)
+
+func (cfg Config) masked() []string     { return slices.Concat(masked, maskedIn[cfg.image()]) }
+func (cfg Config) generators() []string { return slices.Concat(generators, generatorsIn[cfg.image()]) }
+
+// disabled units are installed for Quorate to configure and start.
+var disabled = []string{"haproxy.service", "keepalived.service"}
+
+// ofProfiles are units of packages that profiles need, which only these profiles start.
+var ofProfiles = []string{"dnsmasq.service", "firewalld.service", "systemd-resolved.service", "ufw.service"}
 
 // removed are files that must not be identical on all machines, and files that would set sysctls of the shared kernel.
 var removed = []string{
@@ -104,7 +117,7 @@ var removed = []string{
 }
 
 // customize turns the plain Debian root into the machines' image.
-func customize(root string) error {
+func customize(cfg Config, root string) error {
 	for _, pattern := range removed {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
@@ -121,26 +134,18 @@ func customize(root string) error {
 			return err
 		}
 	}
-	for _, unit := range masked {
+	for _, unit := range cfg.masked() {
 		if err := mask(filepath.Join(root, "etc/systemd/system", unit)); err != nil {
 			return err
 		}
 	}
-	for _, generator := range generators {
+	for _, generator := range cfg.generators() {
 		if err := mask(filepath.Join(root, "etc/systemd/system-generators", generator)); err != nil {
 			return err
 		}
 	}
-	for _, unit := range disabled {
-		links, err := filepath.Glob(filepath.Join(root, "etc/systemd/system/*.wants", unit))
-		if err != nil {
-			return err
-		}
-		for _, link := range links {
-			if err := os.Remove(link); err != nil {
-				return err
-			}
-		}
+	if err := disable(filepath.Join(root, "etc/systemd/system"), slices.Concat(disabled, ofProfiles)); err != nil {
+		return err
 	}
 	// The package database is most of /var's files, and each machine has a copy of /var: it goes to
 	// where the overlay shares it.
@@ -173,4 +178,23 @@ func mask(path string) error {
 		return err
 	}
 	return os.Symlink("/dev/null", path)
+}
+
+// disable removes the links through which targets, and programs on the bus, start units.
+func disable(dir string, units []string) error {
+	for _, pattern := range []string{"*", "*/*"} {
+		links, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			if unit, err := os.Readlink(link); err != nil || !slices.Contains(units, filepath.Base(unit)) {
+				continue
+			}
+			if err := os.Remove(link); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
