@@ -258,12 +258,14 @@ func greet(ctx context.Context, m Machine) error {
 
 // consoleTail is the end of what the machine has printed, and of what its profiles have: a machine accepts no connections without them.
 func (l *Lab) consoleTail(m Machine) string {
-	data, _ := os.ReadFile(l.console(m))
-	profiles, _ := os.ReadFile(filepath.Join(l.disk(m), bootLog)) // in a lab with OwnDisks, nobody sees it from here
 	var tail []string
-	for _, text := range []string{string(data), string(profiles)} {
-		lines := strings.Split(strings.TrimSpace(text), "\n")
-		tail = append(tail, lines[max(0, len(lines)-10):]...)
+	// In a lab with OwnDisks, the profiles' file cannot be read from here.
+	for _, file := range []string{l.console(m), filepath.Join(l.disk(m), bootLog)} {
+		data, _ := os.ReadFile(file)
+		if text := strings.TrimSpace(string(data)); text != "" {
+			lines := strings.Split(text, "\n")
+			tail = append(tail, lines[max(0, len(lines)-10):]...)
+		}
 	}
 	return "  " + strings.Join(tail, "\n  ")
 }

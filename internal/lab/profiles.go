@@ -33,7 +33,7 @@ Defaults umask_override
 			{"/etc/security/limits.d/lab-hardened.conf", "* hard core 0\nroot hard core 0\n* soft nofile 1024\n* hard nofile 4096\n", 0o644},
 		},
 		Boot: pamInMachine + `for f in common-session common-session-noninteractive; do
-	grep -q pam_umask /etc/pam.d/$f || echo 'session optional pam_umask.so umask=0077' >>/etc/pam.d/$f
+	grep -q umask=0077 /etc/pam.d/$f || echo 'session optional pam_umask.so umask=0077' >>/etc/pam.d/$f
 done
 id ` + opsUser + ` >/dev/null 2>&1 || useradd --create-home --shell /bin/bash ` + opsUser + `
 install -d -m 700 -o ` + opsUser + ` -g ` + opsUser + ` /home/` + opsUser + `/.ssh
@@ -168,6 +168,7 @@ EOF
 		Files: []ProfileFile{
 			{"/etc/dnsmasq.d/lab.conf", "listen-address=127.0.0.1\nbind-interfaces\nno-resolv\n", 0o644},
 			{"/etc/resolv.conf", "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n", 0o644},
+			{"/etc/systemd/system/dnsmasq.service.d/lab.conf", "[Unit]\nBefore=ssh.service\n", 0o644},
 		},
 	},
 	{

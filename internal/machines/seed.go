@@ -1,6 +1,7 @@
 package machines
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -88,7 +89,7 @@ func removeUnused(dir string, before time.Time) error {
 func makeSeed(ctx context.Context, c *spec.Cluster, of lab.Config, b *bundle.Bundle, pause, dir string) (err error) {
 	one := &spec.Cluster{Metadata: spec.Metadata{Name: fmt.Sprintf("seed-%d", os.Getpid())}, Spec: c.Spec}
 	one.Spec.Hosts = []spec.Host{{Name: "seed", Zone: "seed", Roles: []string{spec.RoleWorker}}}
-	config, err := labConfig(one, Options{Image: of.Image}, progress.Discard)
+	config, err := labConfig(one, Options{Image: cmp.Or(of.Image, lab.Images[0])}, progress.Discard)
 	if err != nil {
 		return err
 	}
