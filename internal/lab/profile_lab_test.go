@@ -17,7 +17,7 @@ var images = flag.Bool("images", false, "also build images with the packages of 
 
 // seen is how a machine with a profile is recognized: a script that root runs there.
 var seen = map[string]string{
-	"hardened": "sshd -T | grep -qx 'permitrootlogin no'; sshd -T | grep -qx 'usepam yes'; sshd -T | grep -qx 'allowtcpforwarding no'; test ! -e " + passwordFile +
+	"hardened": "sshd -T | grep -qx 'permitrootlogin no'; sshd -T | grep -qx 'usepam yes'; sshd -T | grep -qx 'allowtcpforwarding no'; sshd -T | grep -qx 'maxstartups 10:30:60'; test ! -e " + passwordFile +
 		"; findmnt -no OPTIONS /tmp | grep -q noexec; findmnt -no OPTIONS /var/tmp | grep -q noexec",
 	"firewall":     "nft list chain inet filter input | grep -q 'policy drop'; nft list chain inet filter forward | grep -q 'policy drop'",
 	"docker":       "ip -4 -o address show docker0 | grep -q 172.17.0.1/16; nft list chain ip filter FORWARD | grep -q 'policy drop'",
