@@ -162,8 +162,8 @@ func List() ([]*Lab, error) {
 }
 
 // Create creates a lab and returns when every machine answers on its SSH port. If it fails or is canceled, it removes what it
-// has created. If the lab already exists with the same zones, machines, profiles, and image, Create starts what is not running. It recreates an
-// incomplete lab that a killed process left behind.
+// has created. If the lab already exists with the same zones, machines, profiles, and image, Create starts what is not running.
+// It recreates an incomplete lab that a killed process left behind.
 func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = progress.Discard
