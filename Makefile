@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -80,6 +80,17 @@ test-agree: build ## drill everything that can fail in a whole cluster and in si
 	bin/quorate bundle build
 	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestAuditAgrees$$' ./test/e2e -whole
 	@cat artifacts/agree.json
+
+test-images: build ## boot lab machines of every image, with the profiles that need packages
+	bin/quorate lab requirements
+	$(GO) test -tags lab -count=1 -timeout 30m -v -run 'TestImages$$' ./internal/lab -images
+
+test-hosts: build ## set up what real servers are like, one situation after another, and compare what Quorate does about each with what is promised; the last line is JSON
+	bin/quorate lab requirements
+	bin/quorate bundle build
+	@rm -f artifacts/hosts.txt artifacts/hosts.json
+	failed=; $(GO) test -tags e2e -count=1 -timeout 60m -v -run 'TestRealHosts$$' ./test/e2e -whole || failed=yes; \
+	cat artifacts/hosts.txt artifacts/hosts.json; test -z "$$failed"
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap

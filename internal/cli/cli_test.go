@@ -92,6 +92,11 @@ func TestUsageErrors(t *testing.T) {
 		"dashboard --snapshot x.html --tls-cert c --tls-key k":                         "serves nothing",
 		"dashboard -o yaml":                                                            "text or json",
 		"dashboard -f nope.yaml":                                                       "nope.yaml",
+		"lab create --profile hardend":                                                 "there is no profile \"hardend\": must be one of hardened, ",
+		"lab create --profile cp-x=docker":                                             "there is no machine or zone \"cp-x\"",
+		"lab create --profile cp-a=hardened,bastion":                                   "exclude each other",
+		"lab create --profile bastion":                                                 "a lab has one bastion",
+		"lab create --image debian-11":                                                 "there is no image \"debian-11\": must be one of debian-12, debian-13",
 	} {
 		code, out, errOut := quorate(t, strings.Fields(line)...)
 		if code != exitUsage || !strings.Contains(errOut, want) || out != "" {

@@ -55,11 +55,15 @@ func (a *app) openLab(name string) (*lab.Lab, error) {
 }
 
 func (a *app) labCreate() *cobra.Command {
-	var empty, ownDisks bool
+	var empty bool
+	var o machines.Options
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Create the machines for a spec (-f), or for the default cluster, without building a cluster",
-		Args:  cobra.MaximumNArgs(1),
+		Long: "Creates the machines for a spec (-f), or for the default cluster, without building a cluster.\n\n" +
+			"A profile makes machines like certain real servers:\n\n" + profileHelp(),
+		Example: "  quorate lab create test --profile hardened,noisy-shell --profile worker-a=docker --profile zone/b=second-nic",
+		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name := ""
 			if len(args) == 1 {
@@ -72,8 +76,12 @@ func (a *app) labCreate() *cobra.Command {
 			if !c.NeedsLab() {
 				return usageError{errors.New("all hosts of the spec have addresses, so there are no lab machines to create")}
 			}
+			if err := o.Check(c); err != nil {
+				return usageError{err}
+			}
+			o.Bundle = !empty
 			sink, done := a.progress()
-			resolved, err := machines.Create(cmd.Context(), c, machines.Options{Bundle: !empty, OwnDisks: ownDisks}, sink)
+			resolved, err := machines.Create(cmd.Context(), c, o, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)
@@ -86,20 +94,34 @@ func (a *app) labCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&empty, "empty", false, "create machines without the bundle on their disks")
-	cmd.Flags().BoolVar(&ownDisks, "own-disks", false, "give each machine its own filesystem: a power-off loses what had not been written to the disk")
+	cmd.Flags().StringVar(&o.Image, "image", "", "the system of the machines: "+strings.Join(lab.Images, " or ")+" (default: "+lab.Images[0]+")")
+	cmd.Flags().StringArrayVar(&o.Profiles, "profile", nil, "make machines like certain real servers: NAME[,NAME…], or TARGET=NAME[,NAME…] for one machine or zone/NAME; may be repeated")
+	cmd.Flags().BoolVar(&o.OwnDisks, "own-disks", false, "give each machine its own filesystem: a power-off loses what had not been written to the disk")
 	return cmd
+}
+
+// profileHelp lists the profiles of machines.
+func profileHelp() string {
+	var b strings.Builder
+	for _, p := range lab.Profiles {
+		fmt.Fprintf(&b, "  %-12s %s\n", p.Name, p.What)
+	}
+	return b.String()
 }
 
 // labInfo is a lab as the machine-readable output shows it.
 type labInfo struct {
-	Name       string              `json:"name"`
-	Subnet     string              `json:"subnet"`
-	Zones      []string            `json:"zones"`
-	VirtualIPs []string            `json:"virtualIPs"`
-	SSHKey     string              `json:"sshKey"`
-	KnownHosts string              `json:"knownHosts"`
-	Machines   []lab.MachineStatus `json:"machines"`
-	Cuts       []string            `json:"cuts"`
+	Name       string   `json:"name"`
+	Image      string   `json:"image"`
+	Subnet     string   `json:"subnet"`
+	Zones      []string `json:"zones"`
+	VirtualIPs []string `json:"virtualIPs"`
+	SSHKey     string   `json:"sshKey"`
+	KnownHosts string   `json:"knownHosts"`
+	// SudoPassword is a file with the password for sudo, if there are machines where root cannot log in.
+	SudoPassword string              `json:"sudoPassword,omitempty"`
+	Machines     []lab.MachineStatus `json:"machines"`
+	Cuts         []string            `json:"cuts"`
 }
 
 func (a *app) labList() *cobra.Command {
@@ -126,7 +148,8 @@ func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
 		if err != nil {
 			return err
 		}
-		info := labInfo{Name: l.Name(), Subnet: l.Subnet().String(), Zones: l.Zones(), SSHKey: l.SSHKey(), KnownHosts: l.KnownHosts(), Machines: machines, Cuts: cuts}
+		info := labInfo{Name: l.Name(), Image: l.Image(), Subnet: l.Subnet().String(), Zones: l.Zones(), SSHKey: l.SSHKey(), KnownHosts: l.KnownHosts(),
+			SudoPassword: l.SudoPassword(), Machines: machines, Cuts: cuts}
 		for _, ip := range l.VirtualIPs() {
 			info.VirtualIPs = append(info.VirtualIPs, ip.String())
 		}
@@ -138,14 +161,17 @@ func (a *app) printLabs(ctx context.Context, labs []*lab.Lab) error {
 			return err
 		}
 		for _, l := range infos {
-			fmt.Fprintf(w, "%s  %s  zones %s\n", l.Name, l.Subnet, strings.Join(l.Zones, ", "))
+			fmt.Fprintf(w, "%s  %s  zones %s  %s\n", l.Name, l.Subnet, strings.Join(l.Zones, ", "), l.Image)
+			if l.SudoPassword != "" {
+				fmt.Fprintf(w, "For sudo: export QUORATE_SUDO_PASSWORD=$(cat %s)\n", l.SudoPassword)
+			}
 			if len(l.Cuts) > 0 {
 				fmt.Fprintf(w, "Cut: %s\n", strings.Join(l.Cuts, ", "))
 			}
 			t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(t, "  MACHINE\tZONE\tADDRESS\tSTATE\tROLES")
+			fmt.Fprintln(t, "  MACHINE\tZONE\tADDRESS\tSTATE\tROLES\tPROFILES")
 			for _, m := range l.Machines {
-				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\n", m.Name, m.Zone, m.Address, m.State, strings.Join(m.Roles, ", "))
+				fmt.Fprintf(t, "  %s\t%s\t%s\t%s\t%s\t%s\n", m.Name, m.Zone, m.Address, m.State, strings.Join(m.Roles, ", "), strings.Join(m.Profiles, ", "))
 			}
 			if err := t.Flush(); err != nil {
 				return err
@@ -167,8 +193,13 @@ func (a *app) labSSH(open func() (*lab.Lab, error)) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			ssh := exec.CommandContext(cmd.Context(), "ssh", append([]string{"-i", l.SSHKey(), "-o", "UserKnownHostsFile=" + l.KnownHosts(),
-				"-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=5", "root@" + m.Address.String()}, args[1:]...)...)
+			options := []string{"-i", l.SSHKey(), "-o", "UserKnownHostsFile=" + l.KnownHosts(), "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=5"}
+			if jump := l.Jump(m); jump != "" {
+				// Unlike -J, this uses the key and the known hosts of the lab for the jump host, too.
+				options = append(options, "-o", fmt.Sprintf("ProxyCommand=ssh -i '%s' -o UserKnownHostsFile='%s' -o IdentitiesOnly=yes -o ConnectTimeout=5 -W %%h:%%p ssh://%s",
+					l.SSHKey(), l.KnownHosts(), jump))
+			}
+			ssh := exec.CommandContext(cmd.Context(), "ssh", append(append(options, m.User()+"@"+m.Address.String()), args[1:]...)...)
 			ssh.Stdin, ssh.Stdout, ssh.Stderr = a.in, a.out, a.err
 			return exitOf(ssh.Run())
 		},

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // labRange is the benchmarking range of RFC 2544, which no office network uses.
@@ -58,6 +59,12 @@ func validate(cfg Config) error {
 		if !slices.Contains(cfg.Zones, m.Zone) {
 			return fmt.Errorf("lab %s: machine %s is in the unknown zone %q (the lab has %q)", cfg.Name, m.Name, m.Zone, cfg.Zones)
 		}
+	}
+	if !slices.Contains(Images, cfg.image()) {
+		return fmt.Errorf("lab %s: there is no image %q: must be one of %s", cfg.Name, cfg.Image, strings.Join(Images, ", "))
+	}
+	if err := checkProfiles(cfg.Machines); err != nil {
+		return fmt.Errorf("lab %s: %w", cfg.Name, err)
 	}
 	for _, f := range cfg.Files {
 		if len(f.Path) < 2 || f.Path[0] != '/' {
@@ -166,6 +173,28 @@ func switchMAC(subnet netip.Prefix, name string) net.HardwareAddr {
 // port is the name of a machine's port on its zone's switch; ports live in the lab's own namespace,
 // so they need to be unique there only.
 func port(a netip.Addr) string { return fmt.Sprintf("m%d", a.As4()[3]) }
+
+// secondNetwork is that of the second interface of machines that have one. Labs do not share it: each has a switch of its own.
+var secondNetwork = netip.MustParsePrefix("10.97.0.0/24")
+
+// secondAddress is the address of a machine in the second network.
+func secondAddress(a netip.Addr) netip.Addr { return host(secondNetwork, int(a.As4()[3])) }
+
+// secondPort is the name of a machine's port on the switch of the second network.
+func secondPort(a netip.Addr) string { return fmt.Sprintf("s%d", a.As4()[3]) }
+
+// secondNIC says that the machine has a second interface.
+func (m Machine) secondNIC() bool {
+	return slices.ContainsFunc(profilesOf(m), func(p Profile) bool { return p.SecondNIC })
+}
+
+// ports are the names of the machine's ports on all switches.
+func (m Machine) ports() []string {
+	if m.secondNIC() {
+		return []string{port(m.Address), secondPort(m.Address)}
+	}
+	return []string{port(m.Address)}
+}
 
 // callerLink is the name of the caller's end of the cable into the lab, unique because its subnet is.
 func callerLink(subnet netip.Prefix) string {

@@ -24,6 +24,10 @@ func TestValidate(t *testing.T) {
 		"too many virtual":  {func(c *Config) { c.VirtualIPs = 41 }, "between 0 and 40"},
 		"relative path":     {func(c *Config) { c.Files[0].Path = "bin/x" }, "absolute path"},
 		"no negative count": {func(c *Config) { c.VirtualIPs = -1 }, "between 0 and 40"},
+		"an image":          {func(c *Config) { c.Image = "debian-13" }, ""},
+		"unknown image":     {func(c *Config) { c.Image = "debian-6" }, `no image "debian-6": must be one of debian-12, debian-13`},
+		"a profile":         {func(c *Config) { c.Machines[0].Profiles = []string{"docker"} }, ""},
+		"unknown profile":   {func(c *Config) { c.Machines[0].Profiles = []string{"soft"} }, `machine one: there is no profile "soft"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good

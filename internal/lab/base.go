@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,13 +28,14 @@ import (
 
 func baseRoot(base string) string { return filepath.Join(base, "root") }
 
-// EnsureBase returns the directory of the Debian image that all machines share. The image is built once
+// EnsureBase returns the directory of the Debian image that all machines of such a lab share. The image is built once
 // for each recipe, kept in the cache, and checked for damage before every use.
-func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
+func EnsureBase(ctx context.Context, cfg Config) (string, error) {
+	sink := cfg.Progress
 	if sink == nil {
 		sink = progress.Discard
 	}
-	dir := paths.Cache("lab", "base-"+recipeKey())
+	dir := paths.Cache("lab", "base-"+recipeKey(cfg))
 	if intact(dir) == nil {
 		return dir, nil
 	}
@@ -51,8 +54,12 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		sink.Emit(note("lab/base/damaged", fmt.Sprintf("the lab's base image is damaged (%v) and is rebuilt", err)))
 	}
-	err = progress.Track(ctx, sink, "", "lab/base", "base image (Debian "+suite+")", func(ctx context.Context) error {
-		return makeBase(ctx, dir, sink)
+	what := []string{"Debian " + suites[cfg.image()]}
+	if more := cfg.AllPackages(); len(more) > 0 {
+		what = append(what, "with "+strings.Join(more, ", "))
+	}
+	err = progress.Track(ctx, sink, "", "lab/base", "base image ("+strings.Join(what, " ")+")", func(ctx context.Context) error {
+		return makeBase(ctx, cfg, dir, sink)
 	})
 	if err != nil {
 		return "", fmt.Errorf("build the lab's base image: %w", err)
@@ -61,14 +68,17 @@ func EnsureBase(ctx context.Context, sink progress.Sink) (string, error) {
 }
 
 // recipeKey changes with everything that goes into the image, except the packages' versions.
-func recipeKey() string {
+func recipeKey(cfg Config) string {
 	h := sha256.New()
 	const format = 2 // of the image's directory
-	fmt.Fprintln(h, format, suite, packages, excluded, files, masked, generators, disabled, removed)
+	fmt.Fprintln(h, format, suites[cfg.image()], usual, excluded, files, cfg.masked(), cfg.generators(), disabled, removed)
+	if more := cfg.AllPackages(); len(more) > 0 { // profiles that come later do not change an image without them
+		fmt.Fprintln(h, more, ofProfiles)
+	}
 	return hex.EncodeToString(h.Sum(nil))[:12]
 }
 
-func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
+func makeBase(ctx context.Context, cfg Config, dir string, sink progress.Sink) error {
 	parent := filepath.Dir(dir)
 	if err := removeStale(parent); err != nil {
 		return err
@@ -81,11 +91,11 @@ func makeBase(ctx context.Context, dir string, sink progress.Sink) error {
 	if err := os.Chmod(tmp, 0o755); err != nil { // users other than root access the image on machines
 		return err
 	}
-	if err := debootstrap(ctx, tmp, sink); err != nil {
+	if err := debootstrap(ctx, cfg, tmp, sink); err != nil {
 		return err
 	}
 	root := baseRoot(tmp)
-	if err := customize(root); err != nil {
+	if err := customize(cfg, root); err != nil {
 		return err
 	}
 	sum, err := summary(root)
@@ -108,7 +118,7 @@ func removeStale(parent string) error {
 }
 
 // debootstrap runs mmdebstrap with the caller's own Debian mirror and apt settings where it has any.
-func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
+func debootstrap(ctx context.Context, cfg Config, tmp string, sink progress.Sink) error {
 	mmdebstrap, err := tool("mmdebstrap")
 	if err != nil {
 		return err
@@ -122,9 +132,10 @@ func debootstrap(ctx context.Context, tmp string, sink progress.Sink) error {
 	for _, path := range excluded {
 		dpkg = append(dpkg, "--dpkgopt=path-exclude="+path)
 	}
-	args := append([]string{"--variant=minbase", "--format=directory", "--include=" + strings.Join(packages, ","), "--aptopt=" + apt}, dpkg...)
+	include, suite := strings.Join(slices.Concat(usual, cfg.AllPackages()), ","), suites[cfg.image()]
+	args := append([]string{"--variant=minbase", "--format=directory", "--include=" + include, "--aptopt=" + apt}, dpkg...)
 	args = append(args, suite, baseRoot(tmp))
-	if list := aptMirrors(ctx); list != "" {
+	if list := aptMirrors(ctx, suite); list != "" {
 		if err := os.WriteFile(mirrors, []byte(list), 0o600); err != nil {
 			return err
 		}
@@ -180,27 +191,40 @@ func aptSettings(ctx context.Context) string {
 	return keep.String()
 }
 
-// aptMirrors are the caller's sources for the suite. There are none if the caller runs another release; mmdebstrap then uses
-// Debian's own.
-func aptMirrors(ctx context.Context) string {
+// aptMirrors are the caller's sources for a suite. There are none if the caller does not run Debian; mmdebstrap then uses Debian's own.
+func aptMirrors(ctx context.Context, suite string) string {
 	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(SITE) $(RELEASE) $(COMPONENT)", "Created-By: Packages").Output()
 	if err != nil {
 		return ""
 	}
-	var list strings.Builder
-	complete := false
-	for line := range strings.Lines(string(out)) {
-		f := strings.Fields(line)
-		if len(f) != 3 || f[2] != "main" || f[1] != suite && f[1] != suite+"-updates" && f[1] != suite+"-security" {
-			continue
+	return mirrorsOf(string(out), suite)
+}
+
+// mirrorsOf are the sources for a suite among apt's targets, each a line of site, release, and component. A mirror has all suites of Debian: where
+// only another one is configured, as on a caller with another release, its sites are used.
+func mirrorsOf(targets, suite string) string {
+	others := slices.Sorted(maps.Values(suites))
+	others = slices.DeleteFunc(others, func(other string) bool { return other == suite })
+	for _, configured := range append([]string{suite}, others...) {
+		var list strings.Builder
+		complete := false
+		for line := range strings.Lines(targets) {
+			f := strings.Fields(line)
+			if len(f) != 3 || f[2] != "main" {
+				continue
+			}
+			pocket, ok := strings.CutPrefix(f[1], configured)
+			if !ok || !slices.Contains([]string{"", "-updates", "-security"}, pocket) {
+				continue
+			}
+			complete = complete || pocket == ""
+			fmt.Fprintf(&list, "deb %s %s%s main\n", f[0], suite, pocket)
 		}
-		complete = complete || f[1] == suite
-		fmt.Fprintf(&list, "deb %s %s main\n", f[0], f[1])
+		if complete {
+			return list.String()
+		}
 	}
-	if !complete {
-		return ""
-	}
-	return list.String()
+	return ""
 }
 
 // intact compares the image with the summary that was written when it was built.

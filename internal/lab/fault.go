@@ -262,6 +262,9 @@ func switchRules(r *record) (string, error) {
 		switch {
 		case t.b == "":
 			both(a.port)
+			if a.second != "" {
+				both(a.second)
+			}
 		case a.mac == "":
 			forward = append(forward, fmt.Sprintf("iifname %q oifname %q drop", a.port, b.port), fmt.Sprintf("iifname %q oifname %q drop", b.port, a.port))
 		default:
@@ -284,8 +287,8 @@ func switchRules(r *record) (string, error) {
 }
 
 // end is one side of a target as the switches know it: a machine's port and hardware address, or
-// the core's port to a zone.
-type end struct{ port, mac string }
+// the core's port to a zone. second is the machine's port in the second network, if it has one; only a cut of the whole machine concerns it.
+type end struct{ port, mac, second string }
 
 func l2(side string, r *record) end {
 	if zone, ok := strings.CutPrefix(side, "zone/"); ok {
@@ -293,7 +296,11 @@ func l2(side string, r *record) end {
 	}
 	for _, m := range r.Machines {
 		if m.Name == side {
-			return end{port(m.Address), mac(m.Address).String()}
+			e := end{port: port(m.Address), mac: mac(m.Address).String()}
+			if m.secondNIC() {
+				e.second = secondPort(m.Address)
+			}
+			return e
 		}
 	}
 	return end{}

@@ -70,6 +70,12 @@ func TestSwitchRules(t *testing.T) {
 			if !slices.Equal(got, c.want) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
+			if len(c.cuts) == 1 && c.cuts[0] == "cp-a" {
+				r.Machines[0].Profiles = []string{"second-nic"}
+				if rules, err = switchRules(&r); err != nil || !strings.Contains(rules, `iifname "s11" drop`) || !strings.Contains(rules, `oifname "s11" drop`) {
+					t.Errorf("the second interface is not cut: %v\n%s", err, rules)
+				}
+			}
 			if !strings.Contains(rules, `oifname "caller" ether type ip ip daddr != { 198.18.7.1,`) {
 				t.Error("the caller is not fenced from being a router")
 			}

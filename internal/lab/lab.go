@@ -8,6 +8,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,6 +37,8 @@ type Machine struct {
 	Roles []string `json:"roles,omitempty"`
 	// Extra says that the machine is no part of what the lab was created for: Create finds a lab with and without it.
 	Extra bool `json:"extra,omitempty"`
+	// Profiles are the names of those that make the machine like certain real servers; see Profiles.
+	Profiles []string `json:"profiles,omitempty"`
 }
 
 // File is copied to every machine before its first boot.
@@ -55,6 +58,11 @@ type Config struct {
 	Machines []Machine
 	// VirtualIPs is the number of addresses of the subnet that are reserved and not assigned to machines.
 	VirtualIPs int
+	// Image is the system of the machines, one of Images. Empty: the first of them.
+	Image string
+	// Packages are Debian packages that the image has besides the usual ones and those that the machines' profiles need. Their units do not
+	// start by themselves.
+	Packages []string
 	// OwnDisks gives every machine a file system of its own, in an image file. A power-off then loses what had not reached
 	// the disk; without it, all that was written stays.
 	OwnDisks bool
@@ -88,11 +96,17 @@ func (l *Lab) Machines() []Machine { return slices.Clone(l.rec.Machines) }
 // VirtualIPs are addresses of the subnet that no machine owns.
 func (l *Lab) VirtualIPs() []netip.Addr { return slices.Clone(l.rec.VirtualIPs) }
 
-// SSHKey is the path of the private key that root on every machine accepts.
+// SSHKey is the path of the private key that the User of every machine accepts.
 func (l *Lab) SSHKey() string { return filepath.Join(l.dir, "ssh", "id_ed25519") }
 
 // KnownHosts is the path of a known_hosts file that names the host key of every machine.
 func (l *Lab) KnownHosts() string { return filepath.Join(l.dir, "ssh", "known_hosts") }
+
+// Image is the name of the system of the lab's machines.
+func (l *Lab) Image() string { return cmp.Or(l.rec.Image, Images[0]) }
+
+// Packages are the packages that the lab's image has besides the usual ones.
+func (l *Lab) Packages() []string { return slices.Clone(l.rec.Packages) }
 
 // OwnDisks says that each machine has a disk of its own, which Config.OwnDisks asks for.
 func (l *Lab) OwnDisks() bool { return l.rec.OwnDisks }
@@ -150,8 +164,8 @@ func List() ([]*Lab, error) {
 }
 
 // Create creates a lab and returns when every machine answers on its SSH port. If it fails or is canceled, it removes what it
-// has created. If the lab already exists with the same zones and machines, Create starts what is not running. It recreates an
-// incomplete lab that a killed process left behind.
+// has created. If the lab already exists with the same zones, machines, profiles, and image, Create starts what is not running.
+// It recreates an incomplete lab that a killed process left behind.
 func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = progress.Discard
@@ -170,12 +184,12 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if l, err := adopt(ctx, cfg); l != nil || err != nil {
 		return l, err
 	}
-	base, err := EnsureBase(ctx, cfg.Progress)
+	base, err := EnsureBase(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
 	l := &Lab{dir: stateDir(cfg.Name), rec: record{
-		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base, OwnDisks: cfg.OwnDisks,
+		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base, OwnDisks: cfg.OwnDisks, Image: cfg.image(), Packages: cfg.AllPackages(),
 	}}
 	defer func() {
 		if err != nil {
@@ -218,8 +232,8 @@ func adopt(ctx context.Context, cfg Config) (*Lab, error) {
 		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s is incomplete and is recreated", cfg.Name)))
 		return nil, DeleteByName(ctx, cfg.Name)
 	case !l.sameShape(cfg):
-		return nil, fmt.Errorf("create lab %s: %w with other zones or machines (%s); delete it first with `quorate lab delete %s`, or choose another name",
-			cfg.Name, ErrExists, l.names(), cfg.Name)
+		return nil, fmt.Errorf("create lab %s: %w with other zones, machines, or profiles, or another image (it has %s, on %s); delete it first with `quorate lab --lab %s delete`, or choose another name",
+			cfg.Name, ErrExists, l.names(), l.Image(), cfg.Name)
 	}
 	return l, l.Start(ctx, cfg.Progress)
 }
@@ -240,6 +254,11 @@ func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress
 		all := append(slices.Clone(r.Machines), machines...)
 		if err := validate(Config{Name: r.Name, Zones: zones, Machines: all}); err != nil {
 			return err
+		}
+		for _, name := range profilePackages(machines) {
+			if !slices.Contains(r.Packages, name) {
+				return fmt.Errorf("a profile needs the package %s, which the lab's image does not have: give the profile to a machine when the lab is created", name)
+			}
 		}
 		if all, err = assign(r.Subnet, all, r.VirtualIPs); err != nil {
 			return err

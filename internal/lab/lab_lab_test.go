@@ -376,7 +376,7 @@ func dial(l *Lab, m Machine) (*ssh.Client, error) {
 		return nil, err
 	}
 	return ssh.Dial("tcp", net.JoinHostPort(m.Address.String(), "22"), &ssh.ClientConfig{
-		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: known,
+		User: m.User(), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: known,
 		HostKeyAlgorithms: []string{ssh.KeyAlgoED25519}, Timeout: 30 * time.Second,
 	})
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,7 +199,7 @@ func TestStateSurvivesItsFile(t *testing.T) {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open("dev"); err == nil || !strings.Contains(err.Error(), "quorate lab delete dev") {
+	if _, err := Open("dev"); err == nil || !strings.Contains(err.Error(), "quorate lab --lab dev delete") {
 		t.Errorf("open a half-deleted lab: %v", err)
 	}
 	if err := l.save(); err != nil {
@@ -221,12 +222,88 @@ func TestStateSurvivesItsFile(t *testing.T) {
 }
 
 func TestRecipe(t *testing.T) {
-	for _, list := range [][]string{packages, masked, generators} {
+	for _, list := range [][]string{usual, Config{Image: "debian-13"}.masked(), Config{Image: "debian-13"}.generators(), slices.Concat(disabled, ofProfiles)} {
 		if slices.Contains(list, "") || len(slices.Compact(slices.Sorted(slices.Values(list)))) != len(list) {
 			t.Errorf("twice or empty in %v", list)
 		}
 	}
-	if first, second := recipeKey(), recipeKey(); first != second || len(first) != 12 {
+	first := recipeKey(Config{})
+	if first != recipeKey(Config{Image: Images[0]}) || len(first) != 12 {
 		t.Error("the recipe's key is not stable")
+	}
+	for _, other := range []Config{{Image: Images[1]}, {Packages: []string{"ufw"}}} {
+		if recipeKey(other) == first {
+			t.Errorf("%+v has the same image", other)
+		}
+	}
+	// A seed for machines with a profile is made on one without it.
+	if recipeKey(Config{Packages: []string{"ufw"}}) != recipeKey(Config{Machines: []Machine{{Profiles: []string{"ufw"}}, {Profiles: []string{"ufw"}}}}) {
+		t.Error("the packages of profiles are not those of the configuration")
+	}
+	for _, p := range Profiles {
+		for _, unit := range p.Units {
+			if name := filepath.Base(unit); len(p.Packages) > 0 && !slices.Contains(ofProfiles, name) {
+				t.Errorf("%s of the profile %s starts on all machines of the image", name, p.Name)
+			}
+		}
+	}
+	for _, image := range Images {
+		if suites[image] == "" {
+			t.Errorf("%s has no suite", image)
+		}
+	}
+}
+
+func TestDisable(t *testing.T) {
+	dir := t.TempDir()
+	for _, link := range []string{"multi-user.target.wants/ufw.service", "multi-user.target.wants/ssh.service", "dbus-org.example.ufw.service", "sshd.service"} {
+		unit := "ssh.service"
+		if strings.Contains(link, "ufw") {
+			unit = "ufw.service"
+		}
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, link)), 0o755), os.Symlink("/lib/systemd/system/"+unit, filepath.Join(dir, link))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := put(filepath.Join(dir, "ssh.service.d/ufw.service"), "a file, not a link"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := disable(dir, []string{"ufw.service"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, want := range map[string]bool{"multi-user.target.wants/ufw.service": false, "dbus-org.example.ufw.service": false,
+		"multi-user.target.wants/ssh.service": true, "sshd.service": true, "ssh.service.d/ufw.service": true} {
+		if _, err := os.Lstat(filepath.Join(dir, path)); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
+
+func TestMirrorsOf(t *testing.T) {
+	const bookworm = `http://mirror.example/debian bookworm main
+http://mirror.example/debian bookworm contrib
+http://mirror.example/debian bookworm-updates main
+http://mirror.example/debian bookworm-backports main
+http://mirror.example/debian-security bookworm-security main
+`
+	const three = `deb http://mirror.example/debian SUITE main
+deb http://mirror.example/debian SUITE-updates main
+deb http://mirror.example/debian-security SUITE-security main
+`
+	for name, c := range map[string]struct{ targets, suite, want string }{
+		"the same release":    {bookworm, "bookworm", strings.ReplaceAll(three, "SUITE", "bookworm")},
+		"another release":     {bookworm, "trixie", strings.ReplaceAll(three, "SUITE", "trixie")},
+		"both are configured": {bookworm + "http://other.example/debian trixie main\n", "trixie", "deb http://other.example/debian trixie main\n"},
+		"only updates":        {"http://mirror.example/debian bookworm-updates main\n", "bookworm", ""},
+		"not Debian":          {"http://mirror.example/ubuntu noble main\n", "bookworm", ""},
+		"nothing":             {"", "bookworm", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := mirrorsOf(c.targets, c.suite); got != c.want {
+				t.Errorf("got\n%swant\n%s", got, c.want)
+			}
+		})
 	}
 }

@@ -17,10 +17,12 @@ import (
 
 // Inside the lab's namespace: the switch "core" with the gateway's address and a port "caller";
 // per zone a switch "z0", whose uplink is the pair "u0" (zone's end) and "c0" (core's end); per
-// machine a port "m11" on its zone's switch, named after the last byte of its address.
+// machine a port "m11" on its zone's switch, named after the last byte of its address. Machines with a second
+// interface have a port "s11" on the switch "second", which has no zones and no gateway.
 const (
-	coreSwitch = "core"
-	callerPort = "caller"
+	coreSwitch   = "core"
+	secondSwitch = "second"
+	callerPort   = "caller"
 )
 
 func zoneSwitch(i int) string { return fmt.Sprintf("z%d", i) }
@@ -77,6 +79,9 @@ func (l *Lab) makeCore() error {
 		func() error { return up(h, "lo") },
 		func() error { return l.makeSwitch(h, coreSwitch) },
 		func() error { return l.makeGateway(h) },
+	}
+	if slices.ContainsFunc(l.rec.Machines, Machine.secondNIC) {
+		steps = append(steps, func() error { return l.makeSwitch(h, secondSwitch) })
 	}
 	for i, zone := range l.rec.Zones {
 		steps = append(steps, func() error { return l.makeZone(h, i, zone) })
@@ -194,59 +199,81 @@ func (l *Lab) plugIn(m Machine) error {
 		return err
 	}
 	defer done()
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = port(m.Address)
-	err = core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerHardwareAddr: mac(m.Address), PeerNamespace: netlink.NsFd(ns)})
-	if err != nil {
-		return fmt.Errorf("create its network link: %w", err)
-	}
-	if err := plug(core, port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone))); err != nil {
-		return err
-	}
 	own, done, err := linksOf(name)
 	if err != nil {
 		return err
 	}
 	defer done()
-	eth, err := own.LinkByName("eth0")
+	cable := func(port, into, name string, address netip.Addr) (netlink.Link, error) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = port
+		err := core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerHardwareAddr: mac(address), PeerNamespace: netlink.NsFd(ns)})
+		if err != nil {
+			return nil, fmt.Errorf("create its network link: %w", err)
+		}
+		if err := plug(core, port, into); err != nil {
+			return nil, err
+		}
+		eth, err := own.LinkByName(name)
+		if err != nil {
+			return nil, err
+		}
+		addr := &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		if err := errors.Join(own.AddrAdd(eth, addr), own.LinkSetUp(eth)); err != nil {
+			return nil, fmt.Errorf("configure %s: %w", name, err)
+		}
+		return eth, nil
+	}
+	if err := up(own, "lo"); err != nil {
+		return err
+	}
+	eth, err := cable(port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone)), "eth0", m.Address)
 	if err != nil {
 		return err
 	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: m.Address.AsSlice(), Mask: net.CIDRMask(24, 32)}}
-	if err := errors.Join(up(own, "lo"), own.AddrAdd(eth, addr), own.LinkSetUp(eth)); err != nil {
-		return fmt.Errorf("configure eth0: %w", err)
+	if m.secondNIC() {
+		if _, err := cable(secondPort(m.Address), secondSwitch, "eth1", secondAddress(m.Address)); err != nil {
+			return err
+		}
 	}
 	return own.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(l.Subnet(), gatewayHost).AsSlice()})
 }
 
-// unplug removes a machine's cable and network stack.
+// unplug removes a machine's cables and network stack.
 func (l *Lab) unplug(m Machine) error {
 	if err := l.linkDown(m); err != nil {
 		return err
 	}
 	if core, done, err := linksOf(l.coreNS()); err == nil {
 		defer done()
-		if link, err := core.LinkByName(port(m.Address)); err == nil {
-			if err := core.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-				return fmt.Errorf("remove the network link of machine %s: %w", m.Name, err)
+		for _, name := range m.ports() {
+			if link, err := core.LinkByName(name); err == nil {
+				if err := core.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+					return fmt.Errorf("remove the network link of machine %s: %w", m.Name, err)
+				}
 			}
 		}
 	}
 	return deleteNetNS(l.machineNS(m.Name))
 }
 
-// linkDown takes the machine's link down: from then on, the machine cannot send a packet.
+// linkDown takes the machine's links down: from then on, the machine cannot send a packet.
 func (l *Lab) linkDown(m Machine) error {
 	core, done, err := linksOf(l.coreNS())
 	if err != nil {
 		return nil //nolint:nilerr // without a switch there is no link
 	}
 	defer done()
-	link, err := core.LinkByName(port(m.Address))
-	if err != nil {
-		return nil //nolint:nilerr // as above
+	for _, name := range m.ports() {
+		link, err := core.LinkByName(name)
+		if err != nil {
+			continue // as above
+		}
+		if err := core.LinkSetDown(link); err != nil {
+			return err
+		}
 	}
-	return core.LinkSetDown(link)
+	return nil
 }
 
 func up(h *netlink.Handle, name string) error {

@@ -26,6 +26,9 @@ const (
 
 // addMachines creates the disks of all machines, connects them, and boots them in parallel.
 func (l *Lab) addMachines(ctx context.Context, machines []Machine, sink progress.Sink) error {
+	if err := l.makeSudoPassword(); err != nil {
+		return err
+	}
 	err := l.each(machines, func(m Machine) error { return l.makeDisk(m) })
 	if err != nil {
 		return err
@@ -253,8 +256,16 @@ func greet(ctx context.Context, m Machine) error {
 	return err
 }
 
+// consoleTail is the end of what the machine has printed, and of what its profiles have: a machine accepts no connections without them.
 func (l *Lab) consoleTail(m Machine) string {
-	data, _ := os.ReadFile(l.console(m))
-	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
-	return "  " + strings.Join(lines[max(0, len(lines)-10):], "\n  ")
+	var tail []string
+	// In a lab with OwnDisks, the profiles' file cannot be read from here.
+	for _, file := range []string{l.console(m), filepath.Join(l.disk(m), bootLog)} {
+		data, _ := os.ReadFile(file)
+		if text := strings.TrimSpace(string(data)); text != "" {
+			lines := strings.Split(text, "\n")
+			tail = append(tail, lines[max(0, len(lines)-10):]...)
+		}
+	}
+	return "  " + strings.Join(tail, "\n  ")
 }

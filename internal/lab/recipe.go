@@ -1,16 +1,31 @@
 package lab
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
-// suite is the Debian release of the machines, independent of the caller's.
-const suite = "bookworm"
+// Images are the systems that machines can have, independent of the caller's. The first is the default.
+var Images = []string{"debian-12", "debian-13"}
 
-// packages are installed on a machine before Quorate touches it, in addition to Debian's essential ones.
-var packages = []string{
+// suites are the names under which mirrors have the releases.
+var suites = map[string]string{"debian-12": "bookworm", "debian-13": "trixie"}
+
+// image is the name of the image that the machines share.
+func (cfg Config) image() string { return cmp.Or(cfg.Image, Images[0]) }
+
+// AllPackages are what the image has besides the usual packages, sorted: Packages, and what the profiles of the machines need.
+func (cfg Config) AllPackages() []string {
+	all := slices.Concat(cfg.Packages, profilePackages(cfg.Machines))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// usual are installed on a machine before Quorate touches it, in addition to Debian's essential ones.
+var usual = []string{
 	"ca-certificates", "conntrack", "dbus", "ethtool", "haproxy", "iproute2", "iputils-ping", "keepalived", "kmod",
 	"mount", "nftables", "openssh-server", "procps", "socat", "sudo", "systemd", "systemd-sysv", "util-linux",
 }
@@ -75,8 +90,25 @@ var generators = []string{
 	"systemd-veritysetup-generator",
 }
 
+// maskedIn and generatorsIn are more of those that only one image has. They are apart, because a change of what an image is made of rebuilds it,
+// and all seeds that were made on it.
+var (
+	maskedIn = map[string][]string{"debian-13": {
+		"ldconfig.service", "sshd-keygen.service", "systemd-hibernate-clear.service", "systemd-pcrmachine.service",
+		"systemd-tmpfiles-setup-dev-early.service", "systemd-tpm2-setup-early.service", "systemd-tpm2-setup.service",
+		"systemd-creds.socket", "systemd-pcrextend.socket", "systemd-pcrlock.socket", "systemd-sysext.socket",
+	}}
+	generatorsIn = map[string][]string{"debian-13": {"systemd-ssh-generator", "systemd-tpm2-generator"}}
+)
+
+func (cfg Config) masked() []string     { return slices.Concat(masked, maskedIn[cfg.image()]) }
+func (cfg Config) generators() []string { return slices.Concat(generators, generatorsIn[cfg.image()]) }
+
 // disabled units are installed for Quorate to configure and start.
 var disabled = []string{"haproxy.service", "keepalived.service"}
+
+// ofProfiles are units of packages that profiles need, which only these profiles start.
+var ofProfiles = []string{"dnsmasq.service", "firewalld.service", "systemd-resolved.service", "ufw.service"}
 
 // removed are files that must not be identical on all machines, and files that would set sysctls of the shared kernel.
 var removed = []string{
@@ -85,7 +117,7 @@ var removed = []string{
 }
 
 // customize turns the plain Debian root into the machines' image.
-func customize(root string) error {
+func customize(cfg Config, root string) error {
 	for _, pattern := range removed {
 		paths, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
@@ -102,20 +134,18 @@ func customize(root string) error {
 			return err
 		}
 	}
-	for _, unit := range masked {
+	for _, unit := range cfg.masked() {
 		if err := mask(filepath.Join(root, "etc/systemd/system", unit)); err != nil {
 			return err
 		}
 	}
-	for _, generator := range generators {
+	for _, generator := range cfg.generators() {
 		if err := mask(filepath.Join(root, "etc/systemd/system-generators", generator)); err != nil {
 			return err
 		}
 	}
-	for _, unit := range disabled {
-		if err := os.Remove(filepath.Join(root, "etc/systemd/system/multi-user.target.wants", unit)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
+	if err := disable(filepath.Join(root, "etc/systemd/system"), slices.Concat(disabled, ofProfiles)); err != nil {
+		return err
 	}
 	// The package database is most of /var's files, and each machine has a copy of /var: it goes to
 	// where the overlay shares it.
@@ -148,4 +178,23 @@ func mask(path string) error {
 		return err
 	}
 	return os.Symlink("/dev/null", path)
+}
+
+// disable removes the links through which targets, and programs on the bus, start units.
+func disable(dir string, units []string) error {
+	for _, pattern := range []string{"*", "*/*"} {
+		links, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, link := range links {
+			if unit, err := os.Readlink(link); err != nil || !slices.Contains(units, filepath.Base(unit)) {
+				continue
+			}
+			if err := os.Remove(link); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -29,6 +29,9 @@ type record struct {
 	VirtualIPs []netip.Addr `json:"virtualIPs,omitempty"`
 	// Base is the directory of the image that all machines share.
 	Base string `json:"base"`
+	// Image and Packages are what is in it; labs of older versions have neither.
+	Image    string   `json:"image,omitempty"`
+	Packages []string `json:"packages,omitempty"`
 	// OwnDisks is that of Config.
 	OwnDisks bool `json:"ownDisks,omitempty"`
 	// Cuts are the targets that are cut now, in the spelling of Target.String.
@@ -55,7 +58,7 @@ func (l *Lab) load() error {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(l.dir); err == nil {
-			return fmt.Errorf("open lab %s: its directory %s has no lab.json; delete the lab with `quorate lab delete %s`", name, l.dir, name)
+			return fmt.Errorf("open lab %s: its directory %s has no lab.json; delete the lab with `quorate lab --lab %s delete`", name, l.dir, name)
 		}
 		return fmt.Errorf("open lab %s: %w", name, ErrNotFound)
 	}
@@ -64,7 +67,7 @@ func (l *Lab) load() error {
 	}
 	var rec record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return fmt.Errorf("open lab %s: %s is damaged (%w); delete the lab with `quorate lab delete %s`", name, file, err, name)
+		return fmt.Errorf("open lab %s: %s is damaged (%w); delete the lab with `quorate lab --lab %s delete`", name, file, err, name)
 	}
 	l.rec = rec
 	return nil
@@ -105,9 +108,10 @@ func (l *Lab) sameShape(cfg Config) bool {
 	zones := slices.DeleteFunc(slices.Clone(l.rec.Zones), func(zone string) bool { // those of extra machines, also of former ones
 		return !slices.Contains(cfg.Zones, zone) && !slices.ContainsFunc(machines, func(m Machine) bool { return m.Zone == zone })
 	})
-	return slices.Equal(zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs &&
+	return slices.Equal(zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs && l.Image() == cfg.image() &&
 		slices.EqualFunc(machines, cfg.Machines, func(have, want Machine) bool {
-			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address)
+			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address) &&
+				slices.Equal(have.Profiles, want.Profiles)
 		})
 }
 

@@ -5,8 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
+	"strings"
 
 	"quorate.dev/quorate/internal/bundle"
 	"quorate.dev/quorate/internal/host"
@@ -23,6 +23,19 @@ type Options struct {
 	Bundle bool
 	// OwnDisks is that of lab.Config.
 	OwnDisks bool
+	// Image is that of lab.Config. If neither it nor Profiles are given, a lab that exists keeps what it has.
+	Image string
+	// Profiles are choices as lab.WithProfiles takes them.
+	Profiles []string
+}
+
+// Check returns an error if there is no such image or profile, or no machine for it, or if machines cannot have such profiles together.
+func (o Options) Check(c *spec.Cluster) error {
+	if o.Image != "" && !slices.Contains(lab.Images, o.Image) {
+		return fmt.Errorf("there is no image %q: must be one of %s", o.Image, strings.Join(lab.Images, ", "))
+	}
+	_, err := lab.WithProfiles(machinesOf(c), o.Profiles)
+	return err
 }
 
 // Create creates the machines for the hosts of a spec, but no cluster.
@@ -33,35 +46,35 @@ func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink)
 	if err := lab.Check(ctx); err != nil {
 		return nil, err
 	}
+	if err := o.Check(c); err != nil {
+		return nil, err
+	}
 	if !o.Bundle {
-		return create(ctx, c, nil, o.OwnDisks, sink)
+		return create(ctx, c, nil, o, sink)
 	}
 	b, err := sources.Bundle(ctx, c, sink)
 	if err != nil {
 		return nil, err
 	}
-	return create(ctx, c, b, o.OwnDisks, sink)
+	return create(ctx, c, b, o, sink)
 }
 
 // CreateWith creates the lab with the bundle on its disks, and returns the spec with the addresses. The spec is written to the
 // state directory before anything is built on the machines, so that later commands find even a partially built cluster.
 func CreateWith(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (*spec.Cluster, error) {
-	return create(ctx, c, b, false, sink)
+	return create(ctx, c, b, Options{}, sink)
 }
 
-func create(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, ownDisks bool, sink progress.Sink) (*spec.Cluster, error) {
-	seed := ""
-	if b != nil {
-		var err error
-		if seed, err = ensureSeed(ctx, c, b, sink); err != nil {
-			return nil, err
-		}
-	}
-	config, err := labConfig(c, seed, sink)
+func create(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, o Options, sink progress.Sink) (*spec.Cluster, error) {
+	config, err := labConfig(c, o, sink)
 	if err != nil {
 		return nil, err
 	}
-	config.OwnDisks = ownDisks
+	if b != nil {
+		if config.Seed, err = ensureSeed(ctx, c, config, b, sink); err != nil {
+			return nil, err
+		}
+	}
 	l, err := lab.Create(ctx, config)
 	if err != nil {
 		return nil, err
@@ -70,35 +83,62 @@ func create(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, ownDisks boo
 	return resolved, save(resolved)
 }
 
-func labConfig(c *spec.Cluster, seed string, sink progress.Sink) (lab.Config, error) {
+func labConfig(c *spec.Cluster, o Options, sink progress.Sink) (lab.Config, error) {
 	local, remote, err := host.RemotePath()
 	if err != nil {
 		return lab.Config{}, err
 	}
-	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, Seed: seed, Progress: sink,
+	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, OwnDisks: o.OwnDisks, Image: o.Image, Progress: sink,
 		// A real host gets the binary in its first session; a lab machine has it from the start.
 		Files: []lab.File{{Path: remote, Source: local, Mode: 0o755}}}
 	for _, h := range c.Spec.Hosts {
 		if !slices.Contains(config.Zones, h.Zone) {
 			config.Zones = append(config.Zones, h.Zone)
 		}
-		config.Machines = append(config.Machines, lab.Machine{Name: h.Name, Zone: h.Zone, Roles: h.Roles})
+	}
+	if config.Machines, err = lab.WithProfiles(machinesOf(c), o.Profiles); err != nil {
+		return lab.Config{}, err
+	}
+	if o.Image == "" && len(o.Profiles) == 0 {
+		keep(&config)
 	}
 	return config, nil
+}
+
+func machinesOf(c *spec.Cluster) (out []lab.Machine) {
+	for _, h := range c.Spec.Hosts {
+		out = append(out, lab.Machine{Name: h.Name, Zone: h.Zone, Roles: h.Roles})
+	}
+	return out
+}
+
+// keep takes the image and the profiles of a lab that exists, so that `up` finds the machines that `lab create` has made.
+func keep(config *lab.Config) {
+	l, err := lab.Open(config.Name)
+	if err != nil {
+		return // lab.Create says what is wrong with it
+	}
+	config.Image, config.Packages = l.Image(), l.Packages()
+	for i, m := range config.Machines {
+		if have, err := l.Machine(m.Name); err == nil {
+			config.Machines[i].Profiles = have.Profiles
+		}
+	}
 }
 
 // Resolve fills a spec's hosts with the addresses and keys of the lab's machines.
 func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
 	out := *c
 	out.Spec.Hosts = slices.Clone(c.Spec.Hosts)
-	addresses := map[string]netip.Addr{}
+	machines := map[string]lab.Machine{}
 	for _, m := range l.Machines() {
-		addresses[m.Name] = m.Address
+		machines[m.Name] = m
 	}
 	for i := range out.Spec.Hosts {
 		h := &out.Spec.Hosts[i]
-		h.Address = addresses[h.Name].String()
-		h.SSH = spec.SSH{User: "root", Port: 22, KeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts()}
+		m := machines[h.Name]
+		h.Address = m.Address.String()
+		h.SSH = spec.SSH{User: m.User(), Port: 22, KeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts(), Jump: l.Jump(m)}
 	}
 	if out.Spec.LoadBalancer.Type == spec.BalancerManaged && out.Spec.LoadBalancer.Address == "" && len(l.VirtualIPs()) > 0 {
 		out.Spec.LoadBalancer.Address = l.VirtualIPs()[0].String()

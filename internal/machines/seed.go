@@ -1,6 +1,7 @@
 package machines
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,7 +26,11 @@ import (
 
 // Seed creates the initial disk for lab machines of this spec, unless it already exists.
 func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) error {
-	_, err := ensureSeed(ctx, c, b, sink)
+	config, err := labConfig(c, Options{}, sink)
+	if err != nil {
+		return err
+	}
+	_, err = ensureSeed(ctx, c, config, b, sink)
 	return err
 }
 
@@ -33,9 +38,9 @@ func Seed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.
 const seedFormat = 3
 
 // ensureSeed creates the initial disk of lab machines, from a machine on which the same steps as on a real host have installed
-// the bundle. Machines share its files, so that none of them has to unpack the bundle.
-func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink progress.Sink) (string, error) {
-	base, err := lab.EnsureBase(ctx, sink)
+// the bundle. Machines share its files, so that none of them has to unpack the bundle. Their lab will have the configuration.
+func ensureSeed(ctx context.Context, c *spec.Cluster, config lab.Config, b *bundle.Bundle, sink progress.Sink) (string, error) {
+	base, err := lab.EnsureBase(ctx, config)
 	if err != nil {
 		return "", err
 	}
@@ -51,7 +56,7 @@ func ensureSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, sink pro
 		return dir, nil
 	}
 	return dir, progress.Track(ctx, sink, "", "seed", "install the bundle on a machine whose disk the others share", func(ctx context.Context) error {
-		if err := makeSeed(ctx, c, b, image.Name, dir); err != nil {
+		if err := makeSeed(ctx, c, config, b, image.Name, dir); err != nil {
 			return err
 		}
 		if err := removeUnused(filepath.Dir(dir), now.Add(-seedLife)); err != nil {
@@ -81,13 +86,14 @@ func removeUnused(dir string, before time.Time) error {
 	return all
 }
 
-func makeSeed(ctx context.Context, c *spec.Cluster, b *bundle.Bundle, pause, dir string) (err error) {
+func makeSeed(ctx context.Context, c *spec.Cluster, of lab.Config, b *bundle.Bundle, pause, dir string) (err error) {
 	one := &spec.Cluster{Metadata: spec.Metadata{Name: fmt.Sprintf("seed-%d", os.Getpid())}, Spec: c.Spec}
 	one.Spec.Hosts = []spec.Host{{Name: "seed", Zone: "seed", Roles: []string{spec.RoleWorker}}}
-	config, err := labConfig(one, "", progress.Discard)
+	config, err := labConfig(one, Options{Image: cmp.Or(of.Image, lab.Images[0])}, progress.Discard)
 	if err != nil {
 		return err
 	}
+	config.Packages = of.AllPackages() // the seed is the difference to the same image
 	l, err := lab.Create(ctx, config)
 	if err != nil {
 		return err
