@@ -1,5 +1,7 @@
 package observe
 
+//lint:file-ignore SA1019 The Endpoints object of the API's Service exists in every cluster.
+
 import (
 	"reflect"
 	"testing"

@@ -54,6 +54,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		b.setEtcdServers()
 	}
 	b.renewDue(b.all()...)
+	b.publishEndpoint(b.all()...)
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
@@ -88,6 +89,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	}
 	b.uncordonKept(hosts)
 	b.depart()
+	b.onlyEndpoint(b.all()...)
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
