@@ -15,8 +15,8 @@ func TestProfile(t *testing.T) {
 		t.Errorf("%v, %v", arguments, kubelet)
 	}
 	c.Spec.Settings.Scheduler.ExtraArgs = map[string]string{"leader-elect-retry-period": "3s"}
-	if arguments, _ := Profile(c); len(arguments[facts.Scheduler]) > 0 {
-		t.Errorf("a setting does not win: %v", arguments)
+	if arguments, _ := Profile(c); arguments[facts.Scheduler]["leader-elect-retry-period"] != "" || arguments[facts.Scheduler]["leader-elect-lease-duration"] == "" {
+		t.Errorf("a setting does not win, or changes more than itself: %v", arguments)
 	}
 	c.Spec.Settings = spec.Settings{}
 	c.Spec.Failover.Profile = spec.ProfileStandard
