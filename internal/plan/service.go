@@ -161,15 +161,14 @@ func (b *builder) needsEndpoint() bool {
 	return b.podsUseEndpoint() && (b.configuredReconciler() == hostconfig.NoReconciler || slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool { return !b.listsItself(h) }))
 }
 
-// publishEndpoint makes the endpoint an address of the Service, before an API server stops listing itself. It returns the step, or nil if
-// the Service has the address.
-func (b *builder) publishEndpoint(after ...*Step) *Step {
+// publishEndpoint makes the endpoint an address of the Service, before an API server stops listing itself.
+func (b *builder) publishEndpoint(after ...*Step) {
 	if b.Seen.API == nil || b.Seen.API.Service == nil || len(b.ofKind(PublishEndpoint)) > 0 || !b.needsEndpoint() {
-		return nil
+		return
 	}
 	at, have := b.serviceAddress(), b.Seen.API.Service.Slices[facts.OwnSlice]
 	if slices.Equal(have, []string{at}) {
-		return nil
+		return
 	}
 	s := Step{Kind: PublishEndpoint, Title: "let pods use the endpoint", Service: &ServiceChange{Address: at, Only: b.noneLists()},
 		Reason: "the API's Service does not send pods to " + at + ", where a load balancer chooses an API server that works"}
@@ -181,7 +180,7 @@ func (b *builder) publishEndpoint(after ...*Step) *Step {
 		tried = b.add(Step{Kind: TryEndpoint, Title: "try the endpoint from every host", Endpoint: &EndpointChange{To: b.c.Endpoint()},
 			Reason: "the pods of every node are to reach the API there"}, after...)
 	}
-	return b.add(s, append(after, tried)...)
+	b.add(s, append(after, tried)...)
 }
 
 // onlyEndpoint makes the endpoint the only address of the Service, when no API server lists itself any more.

@@ -14,7 +14,7 @@ const (
 	DefaultSSHUser     = "root"
 	DefaultSSHPort     = 22
 
-	// DefaultMaxConnections are the connections of several hundred nodes, even if one load balancer serves them all.
+	// DefaultMaxConnections are the connections of about two hundred nodes and their pods, even if one load balancer serves them all.
 	DefaultMaxConnections = 8000
 
 	DefaultChartNamespace = "kube-system"
