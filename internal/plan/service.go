@@ -104,7 +104,10 @@ func (b *builder) delaysReconciler() string {
 
 // warnOfReconciler says that pods do not use the endpoint yet.
 func (b *builder) warnOfReconciler() {
-	if why := b.delaysReconciler(); b.otherReconciler() && why != "" {
+	if !b.otherReconciler() {
+		return
+	}
+	if why := b.delaysReconciler(); why != "" {
 		b.out.Warnings = append(b.out.Warnings, "the API servers keep their --"+hostconfig.ReconcilerArgument+" in this run, so that "+b.pathOfPods()+" only after another `quorate apply`: "+why)
 	}
 }
