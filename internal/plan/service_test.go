@@ -143,6 +143,16 @@ func TestPodsGoOnToTheEndpoint(t *testing.T) {
 	}
 }
 
+// TestASettingThatGoesBackIsRemoved: what was there before the setting comes back with it.
+func TestASettingThatGoesBackIsRemoved(t *testing.T) {
+	c := stackedLab()
+	obs := listing(t, c)
+	c.Spec.Settings.APIServer.ExtraArgs = map[string]string{hostconfig.ReconcilerArgument: "lease"}
+	comesToUse(t, c, obs, "with the setting")
+	c.Spec.Settings = spec.Settings{}
+	comesToUse(t, c, obs, "without it")
+}
+
 // TestAnAPIServerDiesAsTheLastOneThatListsItself: nobody but Quorate removes it.
 func TestAnAPIServerDiesAsTheLastOneThatListsItself(t *testing.T) {
 	c := stackedLab()

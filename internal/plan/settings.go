@@ -110,7 +110,7 @@ func (b *builder) settings() wanted {
 			if value, given := arguments[p][name]; given {
 				w.configured[p][name], w.runs[p][name] = value, value
 			} else {
-				w.configured[p][name], w.runs[p][name] = hostconfig.WithoutSetting(p, name)
+				w.configured[p][name], w.runs[p][name] = hostconfig.WithoutSetting(b.c, p, name)
 			}
 		}
 	}

@@ -90,6 +90,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	b.uncordonKept(hosts)
 	b.depart()
 	b.onlyEndpoint(b.all()...)
+	b.withdrawEndpoint(b.all()...)
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)
