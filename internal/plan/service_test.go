@@ -77,12 +77,14 @@ func reachesAPI(t *testing.T, c *spec.Cluster, obs *facts.Observation, what stri
 	}
 }
 
-// comesToUse makes a whole plan, and checks that nothing is left to do.
+// comesToUse makes whole plans until nothing is left to do: a second one follows only what an interrupted run left.
 func comesToUse(t *testing.T, c *spec.Cluster, obs *facts.Observation, what string) {
 	t.Helper()
-	for _, s := range mustPlan(t, c, obs, newer).Steps {
-		carryOut(t, c, obs, newer, s)
-		reachesAPI(t, c, obs, what+", then "+s.ID)
+	for range 2 {
+		for _, s := range mustPlan(t, c, obs, newer).Steps {
+			carryOut(t, c, obs, newer, s)
+			reachesAPI(t, c, obs, what+", then "+s.ID)
+		}
 	}
 	if p := mustPlan(t, c, obs, newer); !p.Empty() {
 		t.Fatalf("%s: something is left to do: %v", what, outline(p))
