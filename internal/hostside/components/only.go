@@ -1,7 +1,12 @@
 package components
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"syscall"
 
 	"quorate.dev/quorate/internal/hostside/system"
 )
@@ -18,13 +23,22 @@ func Only(program string) (Process, bool) {
 	if len(found) != 1 {
 		return Process{}, false
 	}
-	start, ok := system.StartTicks(fmt.Sprintf("/proc/%d/stat", found[0].pid))
+	start, ok := system.StartTicks(statFile(found[0].pid))
 	return Process{PID: found[0].pid, start: start}, ok
 }
 
-// Runs says that the process has not ended. One that is stopped by a signal has not.
-func (p Process) Runs() bool {
-	dir := fmt.Sprintf("/proc/%d", p.PID)
-	start, ok := system.StartTicks(dir + "/stat")
-	return ok && start == p.start && arguments(dir) != nil // what has ended and was not collected yet has no arguments
+// Ended says that the process is known to have ended. One that is stopped by a signal has not, and what could not be read says nothing.
+func (p Process) Ended() bool {
+	stat, err := os.ReadFile(statFile(p.PID))
+	return p.ended(string(stat), err)
 }
+
+func (p Process) ended(stat string, err error) bool {
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH)
+	}
+	state, start, ok := system.ParseStat(stat)
+	return ok && (start != p.start || slices.Contains([]string{"Z", "X", "x"}, state)) // it ended, and its parent has not noticed yet
+}
+
+func statFile(pid int) string { return fmt.Sprintf("/proc/%d/stat", pid) }

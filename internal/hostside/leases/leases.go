@@ -14,6 +14,7 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
@@ -61,7 +62,7 @@ func Keep(ctx context.Context) error {
 	system.Notify("READY=1")
 	var wg sync.WaitGroup
 	for name, kubeconfig := range programs {
-		k := keeper{name: name, host: hostName, find: components.Only, runs: components.Process.Runs, logger: logger,
+		k := keeper{name: name, host: hostName, find: components.Only, ended: components.Process.Ended, logger: logger,
 			connect: func() (client, error) { return connect(kubeconfig) }}
 		wg.Go(func() { k.run(ctx) })
 	}
@@ -81,7 +82,7 @@ type keeper struct {
 	name    string
 	host    func() string // the name with which leaders on this host sign; empty if another one could have it as well
 	find    func(program string) (components.Process, bool)
-	runs    func(components.Process) bool
+	ended   func(components.Process) bool
 	connect func() (client, error)
 	logger  *log.Logger
 }
@@ -113,7 +114,7 @@ func (k keeper) follow(ctx context.Context, p components.Process) (led string) {
 		case <-ctx.Done():
 			return ""
 		case <-look.C:
-			if !k.runs(p) {
+			if k.ended(p) {
 				return led
 			}
 		case <-read.C:
@@ -125,7 +126,7 @@ func (k keeper) follow(ctx context.Context, p components.Process) (led string) {
 			reading = false
 			switch name, _, _ := strings.Cut(holder, "_"); {
 			case holder == "": // it could not be read
-			case !k.runs(p):
+			case k.ended(p):
 				return led
 			case k.host() != "" && strings.EqualFold(name, k.host()):
 				led = holder
@@ -136,6 +137,10 @@ func (k keeper) follow(ctx context.Context, p components.Process) (led string) {
 	}
 }
 
+// cached has the API server answer from its memory, without a read in etcd. An answer that is a little old names a holder that has ended,
+// too, or one that no longer holds the lease when it is to be given back.
+const cached = "0"
+
 // holder is who holds the lease; empty if it could not be read.
 func (k keeper) holder(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
@@ -144,7 +149,7 @@ func (k keeper) holder(ctx context.Context) string {
 	if err != nil {
 		return ""
 	}
-	lease, err := c.Get(ctx, k.name, metav1.GetOptions{})
+	lease, err := c.Get(ctx, k.name, metav1.GetOptions{ResourceVersion: cached})
 	if err != nil {
 		return ""
 	}
@@ -192,6 +197,9 @@ func (k keeper) free(ctx context.Context, holder string) (done bool, err error) 
 		return true, errTaken
 	}
 	_, err = c.Update(ctx, Freed(lease), metav1.UpdateOptions{FieldManager: "quorate"})
+	if apierrors.IsConflict(err) { // somebody took it in the meantime, or renewed it: then its holder lives elsewhere
+		return true, errTaken
+	}
 	return err == nil, err
 }
 

@@ -23,7 +23,7 @@ type api struct {
 	holder  string
 	version int
 	down    bool
-	// takes is who takes the lease between a read and a write.
+	// takes is who takes the lease, or renews it, between a read and a write.
 	takes string
 	freed int
 }
@@ -69,6 +69,7 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 		"one that led before":              {former, nil, "cp-a", 10 * time.Second, "", time.Second},
 		"the next one took it":             {ours, func(a *api) { a.holder = "cp-a_2" }, "cp-a", 10 * time.Second, "cp-a_2", patience},
 		"somebody takes it at that moment": {ours, func(a *api) { a.takes = others }, "cp-a", 10 * time.Second, others, patience},
+		"its holder lives elsewhere":       {ours, func(a *api) { a.takes = ours }, "cp-a", 10 * time.Second, ours, patience},
 		"it was not known to lead":         {ours, nil, "cp-a", readEvery / 2, ours, patience},
 		"a host without a name of its own": {ours, nil, "", 10 * time.Second, ours, patience},
 		"the API does not answer at first": {ours, func(a *api) { a.down = true }, "cp-a", 10 * time.Second, "", 6 * time.Second},
@@ -81,7 +82,7 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 				var ended atomic.Bool
 				k := keeper{name: "kube-scheduler", host: func() string { return tc.host }, logger: log.New(io.Discard, "", 0),
 					find:    func(string) (components.Process, bool) { return components.Process{PID: 1}, !ended.Load() },
-					runs:    func(components.Process) bool { return !ended.Load() },
+					ended:   func(components.Process) bool { return ended.Load() },
 					connect: func() (client, error) { return a, nil }}
 				done := make(chan struct{})
 				go func() { k.run(ctx); close(done) }()
@@ -102,7 +103,7 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 				}
 				time.Sleep(tc.within)
 				synctest.Wait()
-				if a.holder != tc.want || a.freed > 1 {
+				if a.holder != tc.want || (a.freed > 0) != (tc.want == "" && tc.before != "") || a.freed > 1 {
 					t.Errorf("held by %q, and given back %d times; want %q", a.holder, a.freed, tc.want)
 				}
 				cancel()
