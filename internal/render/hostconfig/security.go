@@ -157,10 +157,11 @@ CapabilityBoundingSet=
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
 `
 
-// A leader that is killed keeps its lease until it runs out. This unit, on every control plane, knows immediately that it has ended. It has the
-// permissions of the two programs, and no others.
+// A leader that is killed keeps its lease until it runs out. This unit, on every control plane, knows immediately that it has ended. It uses
+// the credentials of the two programs, and needs no capability, no other credentials, and nothing to write.
 const leasesUnit = `[Unit]
 Description=Gives back the leases of controller managers and schedulers that have ended on this host
+StartLimitIntervalSec=0
 
 [Service]
 Type=notify
@@ -168,11 +169,15 @@ NotifyAccess=main
 ExecStart=` + SelfPath + ` host leases
 Restart=always
 RestartSec=2
-InaccessiblePaths=-/etc/kubernetes/pki -/var/lib/etcd -/var/lib/kubelet -/var/lib/containerd -/run/containerd
+InaccessiblePaths=-/etc/kubernetes/pki -/etc/kubernetes/admin.conf -/etc/kubernetes/super-admin.conf -/etc/kubernetes/kubelet.conf
+InaccessiblePaths=-/var/lib/etcd -/var/lib/kubelet -/var/lib/containerd -/run/containerd -/var/lib/quorate/backup
 ProtectSystem=strict
 ProtectHome=yes
 PrivateTmp=yes
 PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
