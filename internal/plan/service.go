@@ -72,8 +72,10 @@ func (b *builder) otherReconciler() bool {
 	})
 }
 
-// changesReconciler says that the plan restarts API servers to change that.
-func (b *builder) changesReconciler() bool { return b.otherReconciler() && b.delaysReconciler() == "" }
+// changesReconciler says that the plan restarts API servers to change that. A repair changes no setting.
+func (b *builder) changesReconciler() bool {
+	return !b.repairs && b.otherReconciler() && b.delaysReconciler() == ""
+}
 
 // delaysReconciler says why API servers are not restarted for it in this run; empty if they are. Nobody asked for it with an edit of the
 // spec, so it must keep nothing else waiting, such as the removal of a host that is lost.
@@ -97,6 +99,27 @@ func (b *builder) delaysReconciler() string {
 			return h.Name + " joins the cluster"
 		case b.rejoins(h):
 			return h.Name + " joins etcd again"
+		}
+	}
+	return b.sparesNoAPIServer()
+}
+
+// sparesNoAPIServer says why API servers cannot restart one after another; empty if they can, or if an earlier run was interrupted while
+// they did: then this one goes on where that ended.
+func (b *builder) sparesNoAPIServer() string {
+	cps := b.c.HostsWith(spec.RoleControlPlane)
+	if slices.ContainsFunc(cps, b.interrupted) {
+		return ""
+	}
+	for _, h := range cps {
+		changes := []*cluster.Change{change(cluster.Restart, cluster.APIPrograms, h.Name)}
+		if len(cps) > 1 { // see leaveForReplacement
+			changes = append(changes, change(cluster.Stop, cluster.PoolServer, h.Name), change(cluster.Move, cluster.Leadership, h.Name))
+		}
+		for _, c := range changes {
+			if _, r := b.Allow(*c); r != nil {
+				return r.Why
+			}
 		}
 	}
 	return ""

@@ -180,6 +180,11 @@ func TestWhatKeepsAPIServersListed(t *testing.T) {
 		"a control plane in maintenance": {func(_ *spec.Cluster, o *facts.Observation) {
 			o.API.Maintenance = map[string]facts.Maintenance{"cp-b": {}}
 		}, true},
+		"a scheduler that does not work": {func(_ *spec.Cluster, o *facts.Observation) {
+			for _, name := range []string{"cp-a", "cp-b"} {
+				o.Hosts[name].Components[facts.Scheduler] = facts.Component{Answer: facts.Answer{Problem: "connection refused"}}
+			}
+		}, true},
 		"hosts of others": {func(_ *spec.Cluster, o *facts.Observation) { o.Hosts["cp-b"].Facts.Kubernetes.Adopted = true }, false},
 		"a load balancer of the user's": {func(c *spec.Cluster, _ *facts.Observation) {
 			c.Spec.LoadBalancer.Type = spec.BalancerExternal
@@ -202,6 +207,18 @@ func TestWhatKeepsAPIServersListed(t *testing.T) {
 				t.Errorf("changes %t, steps %v, warnings %q", b.changesReconciler(), b.steps, b.out.Warnings)
 			}
 		})
+	}
+}
+
+// TestARepairLetsAPIServersListThemselves: the endpoint is made an address only where an API server does not list itself.
+func TestARepairLetsAPIServersListThemselves(t *testing.T) {
+	c := stackedLab()
+	obs := listing(t, c)
+	b := mender(cluster.Evaluate(c, obs), newer)
+	b.publishEndpoint()
+	b.onlyEndpoint()
+	if len(b.steps) > 0 {
+		t.Errorf("a repair has the steps %v", kindsOf(&Plan{Steps: b.list()}))
 	}
 }
 

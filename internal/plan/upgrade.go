@@ -55,6 +55,7 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	}
 	b.renewDue(b.all()...)
 	b.publishEndpoint(b.all()...)
+	b.warnOfReconciler()
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
