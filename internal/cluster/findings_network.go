@@ -70,7 +70,7 @@ func (f *findings) apiService() {
 	}
 	if len(others) > 0 {
 		f.add(RuleAPIService, Warning, "connections of pods to "+List(others)+" fail whenever nothing answers there: these are addresses of "+service+", and no API server removes them",
-			f.byApply("leaves it nothing but the endpoint"))
+			f.byApply("removes every address but that of the endpoint"))
 	}
 }
 
