@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"syscall"
 
@@ -17,8 +18,12 @@ type Process struct {
 	start uint64 // in clock ticks since the machine started; tells processes with the same ID apart
 }
 
-// Only is the process of a program of the cluster on this host. There is none if several have its name: somebody runs another one.
+// Only is the process of a static pod of the cluster on this host. There is none if several have its name: somebody runs another one. Without
+// a manifest, it does not look: a build and a maintenance are long, and reading the process table again and again costs CPU time.
 func Only(program string) (Process, bool) {
+	if !system.Exists(filepath.Join(manifests, program+".yaml")) {
+		return Process{}, false
+	}
 	found := findProcesses("/proc")[program]
 	if len(found) != 1 {
 		return Process{}, false
