@@ -12,6 +12,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/backup"
 	"quorate.dev/quorate/internal/hostside/balancer"
 	"quorate.dev/quorate/internal/hostside/fault"
+	"quorate.dev/quorate/internal/hostside/leases"
 	"quorate.dev/quorate/internal/hostside/limited"
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -56,6 +57,10 @@ func (a *app) host() *cobra.Command {
 		&cobra.Command{
 			Use: "approve", Short: "Approve the serving certificates that the cluster's kubelets request",
 			RunE: func(cmd *cobra.Command, _ []string) error { return approve.Run(cmd.Context(), a.out) },
+		},
+		&cobra.Command{
+			Use: "leases", Short: "Give back the leases of controller managers and schedulers that have ended here",
+			RunE: func(cmd *cobra.Command, _ []string) error { return leases.Keep(cmd.Context()) },
 		},
 		&cobra.Command{
 			Use: "approver-credentials", Short: "Renew the certificate of the approver's user",

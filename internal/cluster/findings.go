@@ -44,6 +44,7 @@ const (
 	RuleEndpoint         = "endpoint"
 	RuleEndpointFromHere = "endpoint-from-here"
 	RuleVirtualIP        = "virtual-ip"
+	RuleAPIService       = "api-service"
 	RuleLoadBalancer     = "load-balancer"
 	RuleBalancerServer   = "load-balancer-server"
 	RuleDrained          = "drained"
@@ -99,6 +100,7 @@ var Rules = []Rule{
 	{RuleEndpoint, []Severity{Critical, Warning}, "the endpoint answers requests from the hosts"},
 	{RuleEndpointFromHere, []Severity{Info}, "the endpoint answers requests from the machine that runs quorate"},
 	{RuleVirtualIP, []Severity{Critical, Warning, Info}, "exactly one load balancer has the virtual IP, and no machine outside the spec has it"},
+	{RuleAPIService, []Severity{Critical, Warning}, "the Service through which pods reach the API has an address, and none that is left over"},
 	{RuleLoadBalancer, []Severity{Critical, Warning, Info}, "every load balancer works, and Quorate configured it"},
 	{RuleBalancerServer, []Severity{Warning}, "every load balancer knows and reaches every API server"},
 	{RuleHost, []Severity{Warning}, "the host can be reached"},
@@ -215,6 +217,7 @@ func (f *findings) all() {
 	f.noLoadBalancer()
 	f.endpoint()
 	f.virtualIP()
+	f.apiService()
 	f.hosts()
 	f.notQueried()
 	f.components(facts.Containerd, facts.Kubelet)
@@ -562,9 +565,10 @@ func (f *findings) nodes() {
 	}
 }
 
-// registered reports that fewer API servers than there must be have registered with the API's own Service.
+// registered reports that fewer API servers than there must be have registered with the API's own Service. Where pods use the endpoint,
+// they need not.
 func (f *findings) registered() {
-	if f.Seen.API == nil || f.Seen.API.APIServers == nil {
+	if f.Seen.API == nil || f.Seen.API.APIServers == nil || f.podsUseEndpoint() {
 		return
 	}
 	want := 0

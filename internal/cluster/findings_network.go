@@ -3,10 +3,12 @@ package cluster
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -32,8 +34,50 @@ func (f *findings) noLoadBalancer() {
 	case len(unknown) > 0:
 		f.unmet(RuleLoadBalancer, Critical, "no load balancer is known to work: "+List(unknown)+" could not be queried", "Bring back what cannot be reached.", Names(all)...)
 	default:
-		f.unmet(RuleLoadBalancer, Critical, "no load balancer works: clients cannot reach the API at the endpoint", "`quorate apply` configures and starts them. What is wrong with each of them is listed here.", Names(all)...)
+		who := "clients"
+		if f.podsUseEndpoint() {
+			who = "clients and pods"
+		}
+		f.unmet(RuleLoadBalancer, Critical, "no load balancer works: "+who+" cannot reach the API at the endpoint", "`quorate apply` configures and starts them. What is wrong with each of them is listed here.", Names(all)...)
 	}
+}
+
+// podsUseEndpoint says that Quorate made the endpoint an address of the Service through which pods reach the API.
+func (s *State) podsUseEndpoint() bool {
+	return s.Seen.API != nil && s.Seen.API.Service != nil && len(s.Seen.API.Service.Slices[facts.OwnSlice]) > 0
+}
+
+// apiService reports that pods do not reach the API, or that some of their connections fail for good. The API servers themselves remove
+// one that died, as long as one of them lists itself.
+func (f *findings) apiService() {
+	if f.Seen.API == nil || f.Seen.API.Service == nil {
+		return
+	}
+	service := "the Service default/" + facts.APIServiceName
+	addresses := f.Seen.API.Service.Addresses()
+	if len(addresses) == 0 {
+		f.unmet(RuleAPIService, Critical, "pods do not reach the API: "+service+" has no address", f.byApply("gives it the address of the endpoint, if the API servers do not list themselves"))
+		return
+	}
+	if !f.podsUseEndpoint() || slices.ContainsFunc(f.present.HostsWith(spec.RoleControlPlane), f.listsItself) {
+		return
+	}
+	var others []string
+	for _, a := range addresses {
+		if !slices.ContainsFunc(append(f.FormerEndpoints(), f.Spec.Endpoint()), func(e spec.Endpoint) bool { return net.JoinHostPort(e.Address, e.Port) == a }) {
+			others = append(others, a)
+		}
+	}
+	if len(others) > 0 {
+		f.add(RuleAPIService, Warning, "connections of pods to "+List(others)+" fail whenever nothing answers there: these are addresses of "+service+", and no API server removes them",
+			f.byApply("removes every address but that of the endpoint"))
+	}
+}
+
+// listsItself says that the API server of a host may list itself as an address of the API's Service.
+func (f *findings) listsItself(h spec.Host) bool {
+	seen := f.Facts(h.Name)
+	return seen == nil || seen.Kubernetes.Arguments[facts.APIServer][hostconfig.ReconcilerArgument] != hostconfig.NoReconciler
 }
 
 // endpoint reports how the endpoint answers. Only the hosts' view matters to the cluster.

@@ -581,6 +581,16 @@ var findingCases = []struct {
 		f.Change("lb-a", func(h *facts.Host) { h.Balancer, h.BalancerError = nil, "no answer within 5s" })
 	}, margins(1, 1, 0, 0), []string{"*warning: which load balancer has the virtual IP 10.0.0.100 is unknown: lb-a could not be queried",
 		"*warning: haproxy on lb-a could not be queried", "warning: the cluster is not known to survive"}},
+	{"api-service", func(f fixture) { servedTo(f, "10.0.0.100:6443") }, margins(1, 1, 1, 1), nil},
+	{"api-service-without-an-address", func(f fixture) {
+		f.Seen.API.Service = &facts.APIService{Slices: map[string][]string{facts.APIServiceName: {}}}
+	}, margins(1, 1, 1, 1), []string{"*critical: pods do not reach the API: the Service default/kubernetes has no address"}},
+	{"api-service-with-a-leftover", func(f fixture) { servedTo(f, "10.0.0.100:6443", "10.0.0.11:6443") }, margins(1, 1, 1, 1), []string{
+		"warning: connections of pods to 10.0.0.11:6443 fail whenever nothing answers there"}},
+	{"api-service-while-an-api-server-lists-itself", func(f fixture) {
+		servedTo(f, "10.0.0.100:6443", "10.0.0.13:6443")
+		f.Kubernetes("cp-c").Arguments = nil
+	}, margins(1, 1, 1, 1), nil},
 	{"endpoint-from-here", func(f fixture) { f.Seen.Endpoint.Caller = new(bad("no route to host")) }, margins(1, 1, 1, 1), []string{
 		"info: the endpoint api.lab.internal:6443 answers the hosts, but not this machine: no route to host"}},
 	{"endpoint-for-some-hosts", func(f fixture) { f.Seen.Endpoint.Hosts["cp-a"] = bad("no route to host") }, margins(1, 1, 1, 1), nil},
@@ -884,6 +894,27 @@ func TestEveryRuleOfFindingsHasACase(t *testing.T) {
 	}
 	for id := range broken {
 		t.Errorf("the rule %s is not listed", id)
+	}
+}
+
+// servedTo has pods use addresses, of which the first is the endpoint, while no API server lists itself.
+func servedTo(f fixture, addresses ...string) {
+	for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+		f.Kubernetes(cp).Arguments = map[string]map[string]string{facts.APIServer: {"endpoint-reconciler-type": "none"}}
+	}
+	f.Seen.API.Service = &facts.APIService{Slices: map[string][]string{facts.OwnSlice: addresses[:1]}}
+	if len(addresses) > 1 {
+		f.Seen.API.Service.Slices[facts.APIServiceName] = addresses[1:]
+	}
+}
+
+// TestPodsAreNotExpectedAtAPIServers: where pods use the endpoint, the list of API servers is left over from another time.
+func TestPodsAreNotExpectedAtAPIServers(t *testing.T) {
+	f := whole()
+	servedTo(f, "10.0.0.100:6443")
+	f.Seen.API.APIServers = new(int)
+	if got := Evaluate(f.Spec, f.Seen).UnmetInAPI(); len(got) > 0 {
+		t.Errorf("%+v", got)
 	}
 }
 

@@ -193,6 +193,8 @@ type API struct {
 	// APIServers is how many API servers have registered with the Service through which pods reach the API. An API server does
 	// so when it is ready. Nil if the cluster keeps no list of them.
 	APIServers *int `json:"apiServers,omitempty"`
+	// Service is where the nodes send what pods send to this Service.
+	Service *APIService `json:"service,omitempty"`
 	// Kubeadm is kubeadm's configuration of the cluster, as far as it could be read.
 	Kubeadm *Kubeadm `json:"kubeadm,omitempty"`
 	// KubeletConfig are the fields of the kubelets' configuration in the cluster: nodes that join get it.
@@ -259,6 +261,38 @@ type API struct {
 // SimulatedLabel marks the nodes that `quorate lab scale` adds, and pods that belong there have it in their node selector. It is also the key
 // of these nodes' taint.
 const SimulatedLabel = "quorate.dev/simulated"
+
+// APIServiceName is the name of the Service, in the namespace default, through which pods reach the API. The EndpointSlice and the
+// Endpoints object that API servers keep have the same name.
+const APIServiceName = "kubernetes"
+
+// OwnSlice is the name of the EndpointSlice in which Quorate makes the endpoint an address of that Service. It is not that of the API
+// servers: while they are replaced one after another, some still write theirs.
+const OwnSlice = "quorate-endpoint"
+
+// APIService are the addresses of the API's Service, each as host:port, in order.
+type APIService struct {
+	// Slices are those of its EndpointSlices that are ready, by the name of the slice. A slice without any has an entry, too. kube-proxy
+	// sends connections to all of them.
+	Slices map[string][]string `json:"slices,omitempty"`
+	// Endpoints are those in its Endpoints object, which is for clients that do not know EndpointSlices.
+	Endpoints []string `json:"endpoints,omitempty"`
+}
+
+// Addresses are those to which nodes send connections.
+func (s *APIService) Addresses() []string {
+	var out []string
+	for _, addresses := range s.Slices {
+		out = append(out, addresses...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// Only says that the Service has this address, in OwnSlice, and no other one.
+func (s *APIService) Only(address string) bool {
+	return len(s.Slices) == 1 && slices.Equal(s.Slices[OwnSlice], []string{address}) && slices.Equal(s.Endpoints, []string{address})
+}
 
 // AuthorityAnnotation is in the template of pods that were restarted to trust another authority: the key of that (see Trust).
 const AuthorityAnnotation = "quorate.dev/authority"

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -125,6 +126,7 @@ func FromConfig(config *rest.Config) (*Client, error) { return newClient(rest.Co
 
 func newClient(config *rest.Config) (*Client, error) {
 	config.Proxy = host.Direct
+	config.WarningHandlerWithContext = warnings{}
 	httpClient, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return nil, err
@@ -138,6 +140,16 @@ func newClient(config *rest.Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{Interface: typed, Dynamic: dyn, Config: config}, nil
+}
+
+// warnings are those of API servers, without the one that people can do nothing about: the Endpoints object of the API's Service is part
+// of every cluster, and API servers keep it themselves.
+type warnings struct{ rest.WarningLogger }
+
+func (w warnings) HandleWarningHeaderWithContext(ctx context.Context, code int, agent, text string) {
+	if !strings.HasPrefix(text, "v1 Endpoints is deprecated") {
+		w.WarningLogger.HandleWarningHeaderWithContext(ctx, code, agent, text)
+	}
 }
 
 // dialer ignores the requested address, which is the endpoint's, and tries the API servers in turn, starting with the one that

@@ -247,7 +247,7 @@ const cached = "0"
 func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.API, error) {
 	var (
 		api  facts.API
-		errs [8]error
+		errs [9]error
 		wg   sync.WaitGroup
 	)
 	wg.Go(func() {
@@ -284,6 +284,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 	var sets []appsv1.DaemonSet
 	wg.Go(func() { sets, errs[5] = daemonSets(ctx, client, version) })
 	wg.Go(func() { api.APIServers, errs[7] = registeredAPIServers(ctx, client, version) })
+	wg.Go(func() { api.Service, errs[8] = APIService(ctx, client, version) })
 	wg.Wait()
 	api.DaemonSets = counts(sets)
 	if api.Initialised && api.Applied[manifest.Flannel] == "" && api.Applied[manifest.CNI] == "" {
@@ -298,7 +299,7 @@ func readAPI(ctx context.Context, client *kube.Client, version string) (*facts.A
 // registeredAPIServers counts the endpoints of the API's own Service. The list is called like the Service; an API server keeps
 // none if it was told so (--endpoint-reconciler-type=none).
 func registeredAPIServers(ctx context.Context, client *kube.Client, version string) (*int, error) {
-	list, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, "kubernetes", metav1.GetOptions{ResourceVersion: version})
+	list, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Get(ctx, facts.APIServiceName, metav1.GetOptions{ResourceVersion: version})
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}

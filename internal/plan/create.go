@@ -45,6 +45,7 @@ func (b *builder) create() {
 	for _, h := range cps[1:] {
 		b.startControlPlane(h, []*Step{api, controllers}, etcd)
 	}
+	b.publishFirst(api)
 	b.applyManifests(api)
 	addons := b.add(Step{Kind: InstallAddons, Host: first.Name, Title: "install kube-proxy and CoreDNS", Reason: "they are kubeadm's addons"}, api)
 	b.spreadDNS(addons)

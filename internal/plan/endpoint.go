@@ -49,7 +49,7 @@ func (b *builder) endpointMoves() bool {
 	}) {
 		return true
 	}
-	return slices.ContainsFunc(former, b.addressUsed)
+	return slices.ContainsFunc(former, func(e spec.Endpoint) bool { return b.addressUsed(e) || b.podsUse(e) })
 }
 
 // addressUsed says that clients may use the address of a former endpoint although they use the name of the spec's: the names resolve to
@@ -167,6 +167,7 @@ func (b *builder) moveEndpoint(hosts []spec.Host) {
 		func(h spec.Host, after ...*Step) *Step { return b.moveClients(h, after...) })
 	b.applyManifests(b.all()...)
 	b.moveAgents(b.all()...)
+	b.publishEndpoint(b.all()...)
 	if s := b.recordEndpoint(b.all()...); s != nil { // from here on, the cluster is reached at the new endpoint
 		b.beginWith(s)
 		b.last = s

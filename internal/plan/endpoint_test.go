@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -86,6 +87,8 @@ func applyStep(t *testing.T, c *spec.Cluster, obs *facts.Observation, s Step) {
 		for conf, server := range seen.Facts.Kubernetes.Servers {
 			seen.Facts.Kubernetes.Servers[conf] = moved(server)
 		}
+	case PublishEndpoint:
+		publishIn(obs, s)
 	case MoveAgents:
 		obs.API.Servers[facts.KubeProxy] = moved(obs.API.Servers[facts.KubeProxy])
 		for i := range obs.API.DaemonSets {
@@ -111,6 +114,16 @@ func alwaysServed(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
 	for _, h := range c.Spec.Hosts {
 		for _, server := range obs.Hosts[h.Name].Facts.Kubernetes.Servers {
 			used = append(used, server)
+		}
+	}
+	for _, at := range obs.API.Service.Slices[facts.OwnSlice] {
+		for _, h := range c.BalancerHosts() {
+			if !slices.ContainsFunc(obs.Hosts[h.Name].Balancer.Endpoints, func(text string) bool {
+				e, err := hostconfig.ParseServed(text)
+				return err == nil && net.JoinHostPort(e.Address, e.Port) == at
+			}) {
+				t.Fatalf("pods use %s, and %s serves %v", at, h.Name, obs.Hosts[h.Name].Balancer.Endpoints)
+			}
 		}
 	}
 	for _, server := range used {
@@ -147,6 +160,10 @@ var endpointEdits = map[string]func(*spec.Cluster){
 func started(t *testing.T) *facts.Observation {
 	c := testCluster()
 	obs := reachable(t, c)
+	obs.API.Service = &facts.APIService{Slices: map[string][]string{facts.OwnSlice: {"10.0.0.100:6443"}}, Endpoints: []string{"10.0.0.100:6443"}}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		obs.Hosts[h.Name].Facts.Kubernetes.Arguments = map[string]map[string]string{facts.APIServer: noneLists(c)}
+	}
 	for _, h := range c.BalancerHosts() {
 		d := hostconfig.Balancer(c, h, obs.Hosts[h.Name].Facts, "CA")
 		obs.Hosts[h.Name].Balancer.Endpoints = served(&d)
@@ -202,6 +219,9 @@ func ended(t *testing.T, c *spec.Cluster, obs *facts.Observation) {
 	t.Helper()
 	if p := build(t, c, obs); !p.Empty() {
 		t.Fatalf("something is left to do: %v", kindsOf(p))
+	}
+	if at := net.JoinHostPort(c.Endpoint().Address, c.Endpoint().Port); !obs.API.Service.Only(at) {
+		t.Errorf("pods use %+v instead of %s", *obs.API.Service, at)
 	}
 	want := c.Endpoint().HostPort() + "@" + c.Endpoint().Address
 	for _, h := range c.BalancerHosts() {
@@ -315,7 +335,7 @@ func TestEndpointOrder(t *testing.T) {
 	order := []struct {
 		kind   Kind
 		detail string
-	}{{CheckAddress, ""}, {RememberEndpoints, ""}, {WidenCertificate, ""}, {Configure, "both-endpoints"}, {TryEndpoint, ""}, {StoreEndpoint, "endpoint"}, {MoveClients, ""}, {MoveAgents, ""}, {RecordSpec, "endpoint"}, {Configure, "load-balancer"}}
+	}{{CheckAddress, ""}, {RememberEndpoints, ""}, {WidenCertificate, ""}, {Configure, "both-endpoints"}, {TryEndpoint, ""}, {StoreEndpoint, "endpoint"}, {MoveClients, ""}, {MoveAgents, ""}, {PublishEndpoint, ""}, {RecordSpec, "endpoint"}, {Configure, "load-balancer"}}
 	for i := range order[1:] {
 		_, before := at(order[i].kind, order[i].detail)
 		after, _ := at(order[i+1].kind, order[i+1].detail)

@@ -85,6 +85,8 @@ func (b *builder) maintain() error {
 	}
 	var stored *Step
 	if b.Stage() != cluster.Foreign {
+		b.publishEndpoint(b.all()...) // before an API server stops listing itself
+		b.warnOfReconciler()
 		stored = b.changeSettings(hosts)
 	}
 	for _, h := range b.balancersInTurn() {
@@ -109,6 +111,8 @@ func (b *builder) maintain() error {
 	b.retire(false)
 	b.depart()
 	b.retire(true)
+	b.onlyEndpoint(b.all()...)
+	b.withdrawEndpoint(b.all()...)
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)

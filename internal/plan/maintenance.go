@@ -232,7 +232,7 @@ func (b *builder) leave(t Target, o MaintainOptions) *Step {
 				last = pools
 			}
 			last = b.addInTurn(Step{Kind: StopPrograms, Host: h.Name, Title: "stop the API server, controller manager and scheduler", Pods: controlPrograms,
-				Reason: "an API server that ends gracefully leaves the Service kubernetes.default, and no client waits for one that vanished", Change: change(cluster.Stop, cluster.APIPrograms, h.Name)}, last)
+				Reason: "an API server that ends gracefully sends its clients to others, and no client waits for one that vanished", Change: change(cluster.Stop, cluster.APIPrograms, h.Name)}, last)
 		} else if member {
 			last = b.addInTurn(Step{Kind: StopPrograms, Host: h.Name, Title: "stop the etcd member", Reason: "API servers that use it go on with another member, and none waits for one that vanished",
 				Change: change(cluster.Stop, cluster.EtcdMember, h.Name)}, last)

@@ -105,6 +105,9 @@ const (
 	RememberEndpoints Kind = "remember-endpoints"
 	WidenCertificate  Kind = "widen-certificate"
 	StoreEndpoint     Kind = "store-endpoint"
+	// PublishEndpoint makes the endpoint an address of the Service through which pods reach the API, and WithdrawEndpoint ends that.
+	PublishEndpoint  Kind = "publish-endpoint"
+	WithdrawEndpoint Kind = "withdraw-endpoint"
 	// MoveClients has a host use a new endpoint, and MoveAgents kube-proxy and the pod network.
 	MoveClients Kind = "move-clients"
 	MoveAgents  Kind = "move-agents"
@@ -279,6 +282,7 @@ var effects = map[Kind]effect{
 	CompactEtcd: harmless, DefragmentEtcd: changes, EndAlarms: harmless, SetAsideEtcd: changes, RestartUnit: changes, FreeDisk: harmless,
 	SnapshotEtcd: harmless, KeepSnapshots: harmless, CheckStored: harmless, UpgradeControlPlane: changes, UpgradeNode: changes, ConvertEtcd: changes, SwitchAddons: changes, UpgradeCluster: changes,
 	CheckAddress: harmless, TryEndpoint: harmless, RememberEndpoints: harmless, WidenCertificate: harmless, StoreEndpoint: harmless, MoveClients: either, MoveAgents: changes,
+	PublishEndpoint: harmless, WithdrawEndpoint: harmless,
 	CheckFit: harmless, StoreSettings: harmless, RestartKubelet: changes,
 	RecordSpec: harmless, Verify: harmless, RecordVerified: harmless,
 }
@@ -380,6 +384,8 @@ type Step struct {
 	Settings *SettingsChange `json:"settings,omitempty"`
 	// Endpoint belongs to the steps that change the endpoint.
 	Endpoint *EndpointChange `json:"endpoint,omitempty"`
+	// Service belongs to PublishEndpoint.
+	Service *ServiceChange `json:"service,omitempty"`
 	// Record belongs to RecordSpec, RecordVerified, RememberHosts, RememberEndpoints, StoreSettings, StoreVersion and CheckKeys: what is stored.
 	Record string `json:"record,omitempty"`
 	// Margins are those while the step is made, in the worst case; nil for a step that does not touch them.

@@ -256,6 +256,18 @@ func TestRepairs(t *testing.T) {
 		"an expired identity": {false, func(f clustertest.Fixture) {
 			f.Kubernetes("w-a").Certificates = []facts.Certificate{{Name: "kubelet-client", Expires: clustertest.Now.AddDate(0, 0, -1)}}
 		}, []string{"kubelet-identity/w-a"}},
+		"pods without an address for the API": {false, func(f clustertest.Fixture) {
+			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+				f.Kubernetes(cp).Arguments = map[string]map[string]string{facts.APIServer: noneLists(f.Spec)}
+			}
+			f.Seen.API.Service = &facts.APIService{}
+		}, []string{"api-service/"}},
+		"API servers that list themselves": {false, func(f clustertest.Fixture) {
+			for _, cp := range []string{"cp-a", "cp-b", "cp-c"} {
+				f.Kubernetes(cp).Arguments = map[string]map[string]string{facts.APIServer: {}}
+			}
+			f.Seen.API.Service = &facts.APIService{Slices: map[string][]string{facts.APIServiceName: {"10.0.0.11:6443"}}}
+		}, nil},
 		"CoreDNS on one node":  {false, func(f clustertest.Fixture) { f.Seen.API.DNSSpread = false }, []string{"dns/"}},
 		"a label that is gone": {false, func(f clustertest.Fixture) { delete(f.Seen.API.Nodes[3].Labels, ZoneLabel) }, []string{"labels/w-a"}},
 	} {

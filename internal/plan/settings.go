@@ -116,7 +116,7 @@ func (b *builder) settings() wanted {
 			if value, given := arguments[p][name]; given {
 				w.configured[p][name], w.runs[p][name] = value, value
 			} else {
-				w.configured[p][name], w.runs[p][name] = hostconfig.WithoutSetting(p, name)
+				w.configured[p][name], w.runs[p][name] = hostconfig.WithoutSetting(b.c, p, name)
 			}
 		}
 	}
@@ -137,6 +137,9 @@ func (b *builder) settings() wanted {
 	}
 	if b.sharesPort() {
 		w.configured[facts.APIServer][hostconfig.PortSharing], w.runs[facts.APIServer][hostconfig.PortSharing] = "true", "true"
+	}
+	if b.changesReconciler() {
+		w.configured[facts.APIServer][hostconfig.ReconcilerArgument], w.runs[facts.APIServer][hostconfig.ReconcilerArgument] = b.reconciler(), b.reconciler()
 	}
 	b.want = &w
 	return w
@@ -201,7 +204,7 @@ func (b *builder) changeSettings(hosts []spec.Host) *Step {
 // storeSettings puts them into kubeadm's configuration, when it is known that every node can take them: all of them, or one part.
 func (b *builder) storeSettings(part string, after ...*Step) *Step {
 	api, w := b.Seen.API, b.settings()
-	if api == nil || w.managed.empty() && !b.changesProfile() && !b.sharesPort() {
+	if api == nil || w.managed.empty() && !b.changesProfile() && !b.sharesPort() && !b.changesReconciler() {
 		return nil
 	}
 	change := &SettingsChange{}

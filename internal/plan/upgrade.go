@@ -54,6 +54,8 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 		b.setEtcdServers(b.replacesSettings)
 	}
 	b.renewDue(b.all()...)
+	b.publishEndpoint(b.all()...)
+	b.warnOfReconciler()
 	prepared := b.all()
 	prepared = append(prepared, b.storeSettings("", prepared...))
 	cps := b.controlPlanesInTurn()
@@ -88,6 +90,8 @@ func (b *builder) upgrade(hosts []spec.Host) error {
 	}
 	b.uncordonKept(hosts)
 	b.depart()
+	b.onlyEndpoint(b.all()...)
+	b.withdrawEndpoint(b.all()...)
 	b.forget()
 	b.forgetSettings(b.all()...)
 	b.forgetEndpoints(b.all()...)

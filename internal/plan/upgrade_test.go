@@ -233,7 +233,11 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		obs.API.Verified = s.Record
 	case SnapshotEtcd:
 		f.Snapshots = append(f.Snapshots, fmt.Sprintf("202611%02dT000000Z-before-%s.db", 20+len(f.Snapshots), s.Detail))
-	case CheckStored, CheckFit, MoveLeadership, Verify:
+	case PublishEndpoint:
+		publishIn(obs, s)
+	case WithdrawEndpoint:
+		delete(obs.API.Service.Slices, facts.OwnSlice)
+	case CheckStored, CheckFit, MoveLeadership, Verify, TryEndpoint:
 	default:
 		t.Fatalf("an upgrade has the step %s", s.ID)
 	}

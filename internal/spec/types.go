@@ -165,12 +165,12 @@ type LoadBalancer struct {
 	// The address of an external load balancer can be left out if the name resolves through DNS.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"rolling"`
 	// MaxConnections is how many connections each managed load balancer accepts. The default is 8000 up to 400 nodes, and doubles
-	// each time that their number does. A sixteenth of them can come from one address, and a quarter is kept for the networks of
-	// the cluster's hosts.
+	// each time that their number does. A sixteenth of them can come from one address, an eighth from one node with its pods,
+	// and a quarter is kept for the networks of the cluster's hosts and pods.
 	MaxConnections int `yaml:"maxConnections,omitempty" json:"maxConnections,omitempty" jsonschema:"minimum=1000,maximum=100000" edit:"rolling"`
 }
 
-// Limits of LoadBalancer.MaxConnections. A node holds about ten connections. Each connection costs HAProxy two file descriptors
+// Limits of LoadBalancer.MaxConnections. A node holds about ten connections, and one or two for each pod that uses the API. Each connection costs HAProxy two file descriptors
 // and, while it is idle, 3.4 KiB.
 const (
 	MinConnections = 1000

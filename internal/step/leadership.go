@@ -15,6 +15,7 @@ import (
 	"quorate.dev/quorate/internal/etcd"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/containerd"
+	"quorate.dev/quorate/internal/hostside/leases"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/spec"
@@ -134,10 +135,7 @@ func (e *Env) awaitElection(ctx context.Context, client *kube.Client, name strin
 		case err != nil:
 			return err
 		case holderIdentity(lease) == holderIdentity(old):
-			// Its resource version makes a renewal or a takeover in the meantime a conflict.
-			free := lease.DeepCopy()
-			free.Spec.HolderIdentity, free.Spec.LeaseDurationSeconds = new(""), new(int32(1))
-			if _, err := client.CoordinationV1().Leases(metav1.NamespaceSystem).Update(ctx, free, metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
+			if _, err := client.CoordinationV1().Leases(metav1.NamespaceSystem).Update(ctx, leases.Freed(lease), metav1.UpdateOptions{FieldManager: fieldManager}); err != nil {
 				return err
 			}
 			return errors.New("its lease is free, and nobody has taken it yet")

@@ -89,7 +89,7 @@ func tryEndpoint(ctx context.Context, e *Env, s plan.Step) error {
 	case e.Cluster.Spec.LoadBalancer.Type == spec.BalancerExternal:
 		return fmt.Errorf("%w. Let your load balancer serve %s in addition to the old endpoint, in front of port 6443 of all control planes, and run `quorate apply` again. No client has moved yet", err, s.Endpoint.To)
 	}
-	return fmt.Errorf("%w. Firewalls must let the hosts reach port %s of the load balancers, and nothing else may listen there (`ss -ltnp`). No client has moved yet: the old endpoint serves as before", err, s.Endpoint.To.Port)
+	return fmt.Errorf("%w. Firewalls must let the hosts reach port %s of the load balancers, and nothing else may listen there (`ss -ltnp`). No client has moved yet: everything serves as before", err, s.Endpoint.To.Port)
 }
 
 func rememberEndpoints(ctx context.Context, e *Env, s plan.Step) error {

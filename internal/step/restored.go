@@ -193,6 +193,7 @@ func repairRestored(ctx context.Context, e *Env, s plan.Step) error {
 		{"removing tokens for joins", r.tokens},
 		{"removing nodes", func(ctx context.Context, client *kube.Client) error { return r.nodes(ctx, e.Cluster, client) }},
 		{"removing the former endpoint", r.clusterInfo},
+		{"removing the former endpoint for pods", func(ctx context.Context, client *kube.Client) error { return r.podsEndpoint(ctx, e.Cluster, client) }},
 		{"removing authorities of before", r.authentication},
 		{"removing notes", r.ownNotes}, // last: they say who was in maintenance
 	} {
@@ -449,6 +450,18 @@ func (r *Restoration) adjust(ctx context.Context, c *spec.Cluster, client *kube.
 		r.note("the node %s was cordoned before %s, and still is: `kubectl uncordon %s` lets pods be placed on it", n.Name, r.moment(), n.Name)
 	}
 	return nil
+}
+
+// podsEndpoint removes the endpoint for pods that the cluster in the backup had, if this one is to have none. Otherwise it gets its own.
+func (r *Restoration) podsEndpoint(ctx context.Context, c *spec.Cluster, client *kube.Client) error {
+	if hostconfig.PodsUseEndpoint(c) {
+		return nil
+	}
+	err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Delete(ctx, facts.OwnSlice, metav1.DeleteOptions{})
+	if err == nil {
+		r.did("the endpoint of before was removed from the addresses at which pods reach the API")
+	}
+	return ignoreAbsent(err)
 }
 
 // clusterInfo removes what kubeadm only creates where it is missing.

@@ -165,6 +165,8 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.StoreEndpoint:       storeEndpoint,
 	plan.MoveClients:         moveClients,
 	plan.MoveAgents:          moveAgents,
+	plan.PublishEndpoint:     publishEndpoint,
+	plan.WithdrawEndpoint:    withdrawEndpoint,
 	plan.CheckFit:            checkFit,
 	plan.StoreSettings:       storeSettings,
 	plan.RestartKubelet:      restartKubelet,

@@ -101,8 +101,8 @@ WantedBy=multi-user.target
 		}
 	})
 	t.Run("one client cannot use up all connections", func(t *testing.T) {
-		vip := s.vip + ":6443"
-		if open, err := strconv.Atoi(s.run(t, "stranger", program+" hold "+vip)); err != nil || open != 500 {
+		vip := s.vip + ":6443" // and the client has an address in the network of the cluster's hosts, like a node with its pods
+		if open, err := strconv.Atoi(s.run(t, "stranger", program+" hold "+vip)); err != nil || open != 1000 {
 			t.Errorf("%d connections of one client stay open, %v", open, err)
 		}
 		logs(t, holder, " PR ")

@@ -177,7 +177,7 @@ func listenVRRP(ctx context.Context, address string) error {
 // hold opens idle connections to an address until HAProxy refuses or closes one, and returns how many stayed open.
 func hold(ctx context.Context, address string) error {
 	var conns []net.Conn
-	for len(conns) < 1000 {
+	for len(conns) < 1500 {
 		c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
 		if err != nil {
 			break

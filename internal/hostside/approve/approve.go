@@ -38,7 +38,7 @@ func Run(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return pending(ctx, client.CertificatesV1().CertificateSigningRequests(), parseNodes(string(file)), log)
+	return pending(ctx, client.CertificatesV1().CertificateSigningRequests(), ParseNodes(string(file)), log)
 }
 
 // requests is the part of a client that Run needs.
@@ -74,8 +74,8 @@ func pending(ctx context.Context, requests requests, nodes map[string]string, lo
 	return errors.Join(errs...)
 }
 
-// parseNodes reads hostconfig.NodesFile: a name and an address on each line.
-func parseNodes(file string) map[string]string {
+// ParseNodes reads hostconfig.NodesFile: a name and an address on each line.
+func ParseNodes(file string) map[string]string {
 	nodes := map[string]string{}
 	for line := range strings.Lines(file) {
 		if fields := strings.Fields(line); len(fields) == 2 {

@@ -19,7 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-var nodes = parseNodes("cp-a 10.0.0.11\nworker-a 10.0.0.14\n\nbroken\n")
+var nodes = ParseNodes("cp-a 10.0.0.11\nworker-a 10.0.0.14\n\nbroken\n")
 
 func template() x509.CertificateRequest {
 	return x509.CertificateRequest{

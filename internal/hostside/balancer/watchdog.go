@@ -90,7 +90,7 @@ func thisMachine() machine {
 			return system.Run(ctx, "systemctl", "kill", "--signal=SIGKILL", "haproxy.service")
 		},
 		notify:   system.Notify,
-		replaced: replaced,
+		replaced: func() bool { return system.Replaced(hostconfig.SelfPath) },
 	}
 }
 
@@ -303,18 +303,4 @@ func tellKeepalived(fault bool) error {
 		return err
 	}
 	return durable.WriteFile(hostconfig.FaultFile, []byte(value), 0o644)
-}
-
-// replaced reports whether this program was started from SelfPath and a different program is there now.
-func replaced() bool {
-	running, err := os.Stat("/proc/self/exe")
-	if err != nil {
-		return false
-	}
-	target, err := os.Readlink("/proc/self/exe")
-	if err != nil || target != hostconfig.SelfPath+" (deleted)" {
-		return false
-	}
-	now, err := os.Stat(hostconfig.SelfPath)
-	return err == nil && !os.SameFile(running, now)
 }

@@ -63,7 +63,7 @@ var ofNode = []place{
 	{path: hostconfig.RegistriesDir, kind: shared, own: true}, {path: "/etc/containerd", kind: empty, own: true},
 	{path: "/etc/systemd/system/etcd.service", own: true}, {path: hostconfig.EtcdMembersFile, own: true}, {path: hostconfig.EtcdEnvFile, own: true}, {path: "/etc/etcd", kind: empty, own: true},
 	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile},
-	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer},
+	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer}, {path: "/etc/systemd/system/" + hostconfig.LeasesUnit},
 	{path: "/etc/systemd/system/" + hostconfig.BackupService}, {path: "/etc/systemd/system/" + hostconfig.BackupTimer},
 	{path: hostconfig.WatchUnitFile},
 	{path: fault.BootUnitFiles[1]}, {path: fault.BootUnitFiles[0]},
@@ -124,7 +124,7 @@ var links = map[string]string{"/root/.kube/config": "/etc/kubernetes/admin.conf"
 
 // units are those that Quorate starts or configures, in the order in which they are stopped: what would restart others comes
 // first, and keepalived gives the virtual IP away before HAProxy ends.
-var units = slices.Concat([]unit{{name: hostconfig.WatchUnit}, {name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
+var units = slices.Concat([]unit{{name: hostconfig.WatchUnit}, {name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.LeasesUnit}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
 	{name: "kubelet.service"},
 	{name: hostconfig.EtcdUnit, own: true, marker: "/etc/systemd/system/" + hostconfig.EtcdUnit},
 })

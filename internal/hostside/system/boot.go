@@ -18,15 +18,20 @@ func BootID() string {
 
 // StartTicks is when a process began, in clock ticks since the kernel did, from its file stat in /proc.
 func StartTicks(path string) (uint64, bool) {
-	stat := ReadTrimmed(path)
+	_, ticks, ok := ParseStat(ReadTrimmed(path))
+	return ticks, ok
+}
+
+// ParseStat is the state of a process, as one letter, and when it began (see StartTicks), from the content of its file stat.
+func ParseStat(stat string) (state string, ticks uint64, ok bool) {
 	// The name of the program is in parentheses, and may contain anything.
 	const startTime = 22 - 3 // fields are numbered from 1, and the third follows the name
 	f := strings.Fields(stat[strings.LastIndex(stat, ")")+1:])
 	if len(f) <= startTime {
-		return 0, false
+		return "", 0, false
 	}
 	ticks, err := strconv.ParseUint(f[startTime], 10, 64)
-	return ticks, err == nil
+	return f[0], ticks, err == nil
 }
 
 // Container is the kind of container that this host is, as its own systemd found it; empty if it is none.

@@ -29,20 +29,23 @@ const (
 // Pools are HAProxy's backends, in the order of choice.
 var Pools = []string{PoolWithEtcd, PoolWithoutEtcd, PoolListening, PoolUnchecked}
 
-// limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network). An idle
-// connection costs HAProxy 3.4 KiB and two file descriptors.
+// limits of HAProxy. A node holds about ten connections (kubelet, kube-proxy, flannel, agents in the host's network), and one or two for
+// each of its pods that use the API. An idle connection costs HAProxy 3.4 KiB and two file descriptors.
 type limits struct {
 	connections int
-	// perSource is far above what a node holds, and leaves room for an office or a build farm behind one address. It is a
-	// sixteenth of all connections: no single client can use them up.
+	// perSource leaves room for an office or a build farm behind one address. It is a sixteenth of all connections: no single client can
+	// use them up.
 	perSource int
-	// others is how many connections are left to sources outside of the networks of the cluster's hosts.
+	// perNode is the limit of a source in the cluster's networks. The pods of a node arrive with its address, and their connections must
+	// not keep its kubelet out.
+	perNode int
+	// others is how many connections are left to sources outside of the cluster's networks.
 	others int
 }
 
 func limitsOf(c *spec.Cluster) limits {
 	n := cmp.Or(c.Spec.LoadBalancer.MaxConnections, c.ForSize().Connections)
-	return limits{connections: n, perSource: n / 16, others: n - n/4}
+	return limits{connections: n, perSource: n / 16, perNode: n / 8, others: n - n/4}
 }
 
 const (
@@ -133,22 +136,26 @@ frontend api
     # One source cannot use up all connections, and sources outside the cluster leave some for its hosts.
     stick-table type ip size 32k expire 10m store conn_cur,gpc0,gpc0_rate(10s)
 %[6]s    acl greedy sc0_conn_cur gt %[7]d
-    acl crowded fe_conn gt %[8]d
-    acl logged sc0_gpc0_rate ge %[9]d
+    # The pods of a node arrive with its address.
+    acl excessive sc0_conn_cur gt %[8]d
+    acl crowded fe_conn gt %[9]d
+    acl logged sc0_gpc0_rate ge %[10]d
     tcp-request connection track-sc0 src
-    tcp-request connection reject if greedy logged
+    tcp-request connection reject if greedy !cluster logged
+    tcp-request connection reject if excessive logged
     tcp-request connection reject if crowded !cluster logged
     # Counted here, where connections come one by one: many of them can be on the way to the rules below.
-    tcp-request connection sc-inc-gpc0(0) if greedy or crowded !cluster
-    tcp-request content reject if greedy
+    tcp-request connection sc-inc-gpc0(0) if greedy !cluster or excessive or crowded !cluster
+    tcp-request content reject if greedy !cluster
+    tcp-request content reject if excessive
     tcp-request content reject if crowded !cluster
-%[10]s
+%[11]s
 frontend alive
     mode http
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, binds(c, h), clusterACL(c), most.perSource, most.others, refusalsLogged, m.backends(p))
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, binds(c, h), clusterACL(c), most.perSource, most.perNode, most.others, refusalsLogged, m.backends(p))
 }
 
 // servedPrefix begins the comment that says which endpoints a load balancer serves: while the API does not answer, nothing else does.
@@ -184,11 +191,15 @@ func binds(c *spec.Cluster, h spec.Host) string {
 	return b.String()
 }
 
-// clusterACL names the networks of the cluster's hosts. It uses networks instead of addresses, because a new host is usually
-// in one of them, and HAProxy then need not reload.
+// clusterACL names the networks of the cluster's hosts, and that of its pods: those on the holder of the virtual IP, and those of some
+// pod networks, arrive with their own address. It uses networks instead of addresses, because a new host is usually in one of them, and
+// HAProxy then need not reload.
 func clusterACL(c *spec.Cluster) string {
 	const bits, perLine = 24, 16 // HAProxy accepts 64 words on a line
 	var networks []string
+	if pods, err := netip.ParsePrefix(c.Spec.Network.PodCIDR); err == nil {
+		networks = append(networks, pods.Masked().String())
+	}
 	for _, h := range c.Spec.Hosts {
 		a, err := netip.ParseAddr(h.Address)
 		if err != nil {

@@ -240,12 +240,12 @@ func TestNoClientUsesUpAllConnections(t *testing.T) {
 			t.Errorf("HAProxy does not accept a line of %d words", len(words))
 		}
 	}
-	for _, want := range []string{" 10.0.0.0/24", " 10.1.39.0/24", "sc0_conn_cur gt 500", "fe_conn gt 6000", "maxconn 8000"} {
+	for _, want := range []string{" 10.0.0.0/24", " 10.1.39.0/24", " " + c.Spec.Network.PodCIDR, "greedy sc0_conn_cur gt 500", "excessive sc0_conn_cur gt 1000", "fe_conn gt 6000", "maxconn 8000"} {
 		if !strings.Contains(config, want) {
 			t.Errorf("no %q in\n%s", want, config)
 		}
 	}
-	for condition, rules := range map[string]int{"reject if greedy": 2, "reject if crowded !cluster": 2, "sc-inc-gpc0(0) if greedy or crowded !cluster\n": 1, "track-sc0 src": 1} {
+	for condition, rules := range map[string]int{"reject if greedy !cluster": 2, "reject if excessive": 2, "reject if crowded !cluster": 2, "sc-inc-gpc0(0) if greedy !cluster or excessive or crowded !cluster\n": 1, "track-sc0 src": 1} {
 		if n := strings.Count(config, condition); n != rules {
 			t.Errorf("%d rules %q in\n%s", n, condition, config)
 		}
@@ -260,9 +260,9 @@ func TestNoClientUsesUpAllConnections(t *testing.T) {
 func TestConnectionsAreConfigurable(t *testing.T) {
 	c := cluster()
 	for n, want := range map[int][]string{
-		0:                   {"maxconn 8000\n", "sc0_conn_cur gt 500\n", "fe_conn gt 6000\n"},
-		spec.MinConnections: {"maxconn 1000\n", "sc0_conn_cur gt 62\n", "fe_conn gt 750\n"},
-		spec.MaxConnections: {"maxconn 100000\n", "sc0_conn_cur gt 6250\n", "fe_conn gt 75000\n"},
+		0:                   {"maxconn 8000\n", "sc0_conn_cur gt 500\n", "sc0_conn_cur gt 1000\n", "fe_conn gt 6000\n"},
+		spec.MinConnections: {"maxconn 1000\n", "sc0_conn_cur gt 62\n", "sc0_conn_cur gt 125\n", "fe_conn gt 750\n"},
+		spec.MaxConnections: {"maxconn 100000\n", "sc0_conn_cur gt 6250\n", "sc0_conn_cur gt 12500\n", "fe_conn gt 75000\n"},
 	} {
 		c.Spec.LoadBalancer.MaxConnections = n
 		d := Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA")

@@ -24,6 +24,8 @@ const (
 	NodesFile = "/var/lib/quorate/nodes"
 	// ApproverTimer is the systemd unit that starts the approver.
 	ApproverTimer = "quorate-approver.timer"
+	// LeasesUnit is the systemd unit that gives back the leases of controller managers and schedulers that have ended.
+	LeasesUnit = "quorate-leases.service"
 
 	// ApproverService is the unit that it starts. It also renews the credentials of the approver, and of the exporter of metrics.
 	ApproverService = "quorate-approver.service"
@@ -50,6 +52,8 @@ func ControlPlane(c *spec.Cluster) facts.Desired {
 		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
 		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
 	}, append(settingFiles(c), d.Files...)...)
+	d.Files = append(d.Files, facts.File{Path: "/etc/systemd/system/" + LeasesUnit, Content: leasesUnit})
+	d.Enable = append(d.Enable, LeasesUnit)
 	if c.StackedEtcd() {
 		d.Files = append(d.Files, etcdGuard()...)
 		d.EtcdGuard = true
@@ -152,6 +156,35 @@ PrivateDevices=yes
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+`
+
+// A leader that is killed keeps its lease until it runs out. This unit, on every control plane, knows immediately that it has ended. It uses
+// the credentials of the two programs, and needs no capability, no other credentials, and nothing to write.
+const leasesUnit = `[Unit]
+Description=Gives back the leases of controller managers and schedulers that have ended on this host
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart=` + SelfPath + ` host leases
+Restart=always
+RestartSec=2
+InaccessiblePaths=-/etc/kubernetes/pki -/etc/kubernetes/admin.conf -/etc/kubernetes/super-admin.conf -/etc/kubernetes/kubelet.conf
+InaccessiblePaths=-/var/lib/etcd -/var/lib/kubelet -/var/lib/containerd -/run/containerd -/var/lib/quorate/backup
+ProtectSystem=strict
+ProtectHome=yes
+PrivateTmp=yes
+PrivateDevices=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectControlGroups=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+RestrictAddressFamilies=AF_INET AF_INET6 AF_NETLINK AF_UNIX
+
+[Install]
+WantedBy=multi-user.target
 `
 
 // A kubelet waits fifteen minutes for an answer before it sends another request.

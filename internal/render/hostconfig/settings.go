@@ -213,8 +213,10 @@ var OwnArguments = map[string]string{
 
 // WithoutSetting is the value of an argument that no setting gives: in kubeadm's configuration, and in the manifest that kubeadm
 // writes. It is empty where the argument is not there.
-func WithoutSetting(program, name string) (configured, runs string) {
+func WithoutSetting(c *spec.Cluster, program, name string) (configured, runs string) {
 	switch {
+	case program == facts.APIServer && name == ReconcilerArgument && PodsUseEndpoint(c):
+		return NoReconciler, NoReconciler
 	case program == facts.APIServer:
 		return OwnArguments[name], OwnArguments[name]
 	case name == "bind-address":

@@ -7,8 +7,9 @@ import (
 )
 
 // InitByHand renders the configuration that a person writes for the documented kubeadm init: kubeadm generates the bootstrap
-// token, and keys of its default type.
+// token, and keys of its default type. The API servers list themselves as addresses of their Service.
 func (c Config) InitByHand(h spec.Host) ([]byte, error) {
+	c.byHand = true
 	cluster := c.clusterConfiguration()
 	delete(cluster, "encryptionAlgorithm")
 	return documents(initConfiguration(h, nodeRegistration(h)), cluster, c.kubeletConfiguration(), c.proxyConfiguration())

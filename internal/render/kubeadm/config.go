@@ -64,6 +64,8 @@ type Config struct {
 	CA    string // PEM
 	// Backup identifies the restore with which a new cluster's etcd begins (see hostconfig.EtcdToken); empty for an etcd that begins without data.
 	Backup string
+	// byHand says that nobody makes the endpoint the address of the API's Service.
+	byHand bool
 }
 
 // StackedEtcd is the stacked etcd that is started with these members. It needs the cluster's CA.
@@ -176,6 +178,9 @@ func (c Config) clusterConfiguration() object {
 	maps.Copy(apiServer, replaceable())
 	if hostconfig.SharesAPIPort(c.Cluster) {
 		apiServer[hostconfig.PortSharing] = "true"
+	}
+	if hostconfig.PodsUseEndpoint(c.Cluster) && !c.byHand {
+		apiServer[hostconfig.ReconcilerArgument] = hostconfig.NoReconciler
 	}
 	profile, _ := hostconfig.Profile(c.Cluster)
 	for program, arguments := range map[string]map[string]string{facts.APIServer: apiServer, facts.ControllerManager: controllerManager, facts.Scheduler: scheduler} {

@@ -75,6 +75,39 @@ func TestBalancersBesideControlPlanesShareThePort(t *testing.T) {
 	}
 }
 
+// TestPodsUseTheEndpoint: no API server lists itself for pods where Quorate makes the virtual IP the address of the API's Service.
+func TestPodsUseTheEndpoint(t *testing.T) {
+	const lists = "- name: endpoint-reconciler-type\n    value: "
+	for name, tc := range map[string]struct {
+		edit func(*Config)
+		want string // the value; empty if the API servers list themselves, as they do without the argument
+	}{
+		"managed load balancers":        {func(*Config) {}, "none"},
+		"a load balancer of the user's": {func(c *Config) { c.Cluster.Spec.LoadBalancer.Type = spec.BalancerExternal }, ""},
+		"a setting": {func(c *Config) {
+			c.Cluster.Spec.Settings.APIServer.ExtraArgs = map[string]string{"endpoint-reconciler-type": "lease"}
+		}, "lease"},
+	} {
+		c := config()
+		tc.edit(&c)
+		h := c.Cluster.Spec.Hosts[0]
+		out, err := c.Init(h, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(out), lists); got != (tc.want != "") || got && !strings.Contains(string(out), lists+tc.want+"\n") {
+			t.Errorf("%s: want %q in\n%s", name, tc.want, out)
+		}
+		byHand, err := c.InitByHand(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(byHand), lists+"none") {
+			t.Errorf("%s, by hand: nobody gives the Service an address:\n%s", name, byHand)
+		}
+	}
+}
+
 func TestOneOldHostDecidesForAll(t *testing.T) {
 	c := config()
 	c.Facts = append(c.Facts, &facts.Facts{})

@@ -89,7 +89,7 @@ func TestWhatIsSetHereIsRefusedInTheSpec(t *testing.T) {
 		cluster := c.clusterConfiguration()
 		for section, program := range map[string]string{"apiServer": facts.APIServer, "controllerManager": facts.ControllerManager, "scheduler": facts.Scheduler} {
 			for _, a := range cluster[section].(object)["extraArgs"].([]arg) {
-				own, _ := hostconfig.WithoutSetting(program, a.Name)
+				own, _ := hostconfig.WithoutSetting(c.Cluster, program, a.Name)
 				if spec.Reserved(program, a.Name) == "" && own != a.Value {
 					t.Errorf("the spec can set --%s of %s", a.Name, program)
 				}
