@@ -178,8 +178,11 @@ func writtenAt(m *corev1.ConfigMap) (at time.Time) {
 const filesFollow = 3 * time.Minute
 
 // startedBefore says that a pod may have read what it trusts before that was published at some time, or that nobody can tell. A kubelet gives a new
-// pod what is published, and changes the files of others some time later.
+// pod what is published, and changes the files of others some time later. One that has ended, such as one that was evicted, trusts nothing any more.
 func startedBefore(p *corev1.Pod, published time.Time) bool {
+	if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		return false
+	}
 	if published.IsZero() {
 		return true
 	}
