@@ -298,22 +298,24 @@ func (s *State) readFormer(host string) (out []string) {
 // FormerClients are the nodes on which kube-proxy or flannel was started before the certificate of the Kubernetes CA was signed, and written, that
 // the node trusts now, and whether CoreDNS was: they may have read only then what they trust, and may trust only one that has expired. An earlier run
 // was killed, or could not restart them there. Nodes that are not Ready, and hosts in maintenance, are not among them, because nothing can be
-// restarted there. Of other clients nobody can tell.
+// restarted there. Nor is anything as long as pods are not told to trust that certificate, as far as is known: they would read the former one
+// again. Of other clients nobody can tell.
 func (s *State) FormerClients() (nodes []string, dns bool) {
 	if s.Seen.API == nil {
 		return nil, false
 	}
+	published := s.Seen.API.TrustedUntil[facts.RootCA]
 	var first time.Time // on control planes, to which CoreDNS is compared
 	for _, h := range s.TrustingHosts(facts.KubernetesAuthority) {
 		c, known := s.certificateOn(h.Name, facts.ClusterCA)
-		written := s.Facts(h.Name).Kubernetes.Trust[facts.KubernetesAuthority].Written
-		if !known || s.Expired(c) || c.Begins.IsZero() || written.IsZero() {
+		t := s.Facts(h.Name).Kubernetes.Trust[facts.KubernetesAuthority]
+		if !known || s.Expired(c) || c.Begins.IsZero() || t.Written.IsZero() || len(t.Trusted) == 0 || published[t.Trusted[0]].Before(c.Expires) {
 			continue
 		}
 		// The file may have been written for another reason, and a certificate begins some time before it is signed: both must be later.
 		since := c.Begins.Add(facts.Backdated)
-		if written.Before(since) {
-			since = written
+		if t.Written.Before(since) {
+			since = t.Written
 		}
 		if h.Has(spec.RoleControlPlane) && (first.IsZero() || since.Before(first)) {
 			first = since

@@ -16,10 +16,13 @@ import (
 // kubeconfigs have, are left (see cluster.State.AuthorityRenewals), and so are what the API publishes and clients in pods that were started
 // before (see cluster.State.FormerClients). ConfigMaps that only Quorate changes are written last.
 
-// renewAuthorities gives those of some hosts a valid certificate for authorities that have expired that lack it. Nothing restarts but the kubelet:
+// renewAuthorities gives some hosts a valid certificate of authorities that have expired, as far as they lack one. Nothing restarts but the kubelet:
 // what reads such files only when it starts is restarted with new certificates of its own.
 func (b *builder) renewAuthorities(hosts []spec.Host) {
 	for _, r := range b.AuthorityRenewals() {
+		if !slices.ContainsFunc(hosts, func(h spec.Host) bool { return slices.Contains(r.Hosts, h.Name) }) {
+			continue // nobody would get it
+		}
 		a := r.Authority
 		var begin []*Step
 		if r.On != "" {
@@ -152,7 +155,7 @@ func (b *builder) restartFormerClients(trusted []string, all bool) {
 	s := Step{Kind: RestartClients, Detail: string(facts.KubernetesAuthority), Title: "restart kube-proxy, the pod network, and CoreDNS", Authority: facts.KubernetesAuthority, Trusted: trusted,
 		Change: change(cluster.Restart, cluster.PodNetwork, ""), Reason: "clients of the API may read what they trust only when they start, and that has expired; pods are replaced on some nodes at a time"}
 	if len(which) > 0 {
-		s.Reason = "these were started before the certificate was renewed, and may have read only the one that has expired: " + reasons(which)
+		s.Reason = "these were started before the certificate was renewed, and may have read only the former one: " + reasons(which)
 	}
 	if b.Seen.API != nil {
 		for _, d := range b.Seen.API.DaemonSets {

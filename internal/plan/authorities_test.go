@@ -399,6 +399,15 @@ func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
 				obs.API.Nodes[i].Ready = obs.API.Nodes[i].Name != "worker-a"
 			}
 		}, ""},
+		"pods are not told to trust it yet, as after somebody renewed it in time": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			obs.API.DNSStarted = obs.Time.Add(-2 * time.Hour)
+			obs.API.TrustedUntil[facts.RootCA] = map[string]time.Time{string(facts.KubernetesAuthority): obs.Time.AddDate(0, 1, 0)}
+		}, ""},
+		"nobody knows what pods are told": {func(obs *facts.Observation) {
+			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
+			obs.API.TrustedUntil = nil
+		}, ""},
 		"on a host in maintenance": {func(obs *facts.Observation) {
 			runs(obs, "worker-a", facts.KubeProxy, -2*time.Hour)
 			obs.API.Maintenance = map[string]facts.Maintenance{"worker-a": {Ready: true}}
@@ -411,6 +420,7 @@ func TestClientsThatAnEarlierRunDidNotRestart(t *testing.T) {
 			trusting(c, obs)
 			obs.API.DaemonSets = []facts.DaemonSet{{Namespace: "kube-system", Name: facts.KubeProxy}, {Namespace: "kube-flannel", Name: "kube-flannel-ds"}}
 			obs.API.DNSStarted = obs.Time.Add(-30 * time.Minute)
+			obs.API.TrustedUntil = map[string]map[string]time.Time{facts.RootCA: {string(facts.KubernetesAuthority): obs.Time.AddDate(9, 0, 0)}}
 			for _, h := range c.Spec.Hosts {
 				k := &obs.Hosts[h.Name].Facts.Kubernetes
 				for i, cert := range k.Certificates {

@@ -19,8 +19,7 @@ func (b *builder) renewReturning(hosts []spec.Host) error {
 	maintained := b.State
 	b.State = maintained.Returned(cluster.Names(hosts)...)
 	defer func() { b.State = maintained }()
-	if r := b.refuseReturning(hosts); r != nil {
-		r.Fix += " Then end the maintenance."
+	if r := b.refuseReturning(hosts, maintained); r != nil {
 		return r
 	}
 	b.renewAuthorities(hosts)
@@ -51,46 +50,71 @@ func (b *builder) renewReturning(hosts []spec.Host) error {
 	return nil
 }
 
-// restartReturning restarts what runs on a control plane in maintenance: its member of etcd, which reads what it trusts only when it starts,
-// and its kubelet, which would make programs wait that ended again and again. On other hosts, whatever reads certificates is stopped.
+// restartReturning restarts what runs on a host in maintenance: its member of etcd, which reads what it trusts only when it starts, and the
+// kubelet of a control plane, which would make programs wait that ended again and again. The member on an etcd host was stopped, but it runs
+// again since the host has booted.
 func (b *builder) restartReturning(h spec.Host, after []*Step) {
-	readers := slices.DeleteFunc(b.readersOf(h), func(program string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, program) })
+	readers := b.readersOf(h)
+	controls := h.Has(spec.RoleControlPlane)
+	if controls {
+		readers = slices.DeleteFunc(readers, func(program string) bool { return !slices.Contains(b.Facts(h.Name).Kubernetes.Manifests, program) })
+	}
 	changed := slices.ContainsFunc(b.steps, func(s *Step) bool { return s.Host == h.Name && (s.Kind == SetTrust || s.Kind == RenewCertificates) })
-	if !h.Has(spec.RoleControlPlane) || !changed && len(readers) == 0 {
+	if len(readers) == 0 && !(controls && changed) {
 		return
 	}
 	reason := "certificates had expired"
 	if len(readers) > 0 {
-		reason = "an authority had expired, and they read what they trust only when they start"
+		reason = "an authority had expired, and its certificate is read only at the start"
 	}
-	verb := cluster.Start
-	if m, has := b.Member(h.Name); has && m.Healthy && slices.Contains(readers, facts.Etcd) || b.protected(h) && len(readers) > 0 {
-		verb = cluster.Restart
-	}
-	s := withKubelet(restartStep(h, readers, verb, reason))
+	s := restartStep(h, readers, cluster.Start, reason)
 	s.Change.Part = restartedPart(readers)
+	if b.mayWork(h, readers) {
+		s.Change.Verb = cluster.Restart
+	}
+	if controls {
+		s = withKubelet(s)
+	}
 	b.addInTurn(s, append(slices.Clone(after), b.ofKind(RenewKubelet)...)...)
 }
 
-// etcdClientExpired says that a control plane has a copy of the client certificate for an etcd on other hosts, and that it has expired.
+// mayWork says that the member of etcd or the API server on a host, if it is among some programs, is not known to be down.
+func (b *builder) mayWork(h spec.Host, programs []string) bool {
+	m, has := b.Member(h.Name)
+	down := has && !m.Healthy && m.Unknown == ""
+	api := b.APIServer(h.Name)
+	return slices.Contains(programs, facts.Etcd) && !down || slices.Contains(programs, facts.APIServer) && (api.OK || !api.Known())
+}
+
+// etcdClientExpired says that a control plane has a copy of the client certificate for an etcd on other hosts, and that it has expired. That of an
+// adopted one is none of Quorate's.
 func (b *builder) etcdClientExpired(h spec.Host) bool {
 	f := b.Facts(h.Name)
-	return h.Has(spec.RoleControlPlane) && !b.c.StackedEtcd() && f != nil && slices.ContainsFunc(f.Kubernetes.Certificates, func(c facts.Certificate) bool {
+	return h.Has(spec.RoleControlPlane) && !b.c.StackedEtcd() && f != nil && !b.leftAsItIs(h) && slices.ContainsFunc(f.Kubernetes.Certificates, func(c facts.Certificate) bool {
 		return c.Name == facts.EtcdClientCertificate && b.Expired(c)
 	})
 }
 
-// refuseReturning holds where a host needs a certificate that it cannot get: the cluster has none, or the key that signs is elsewhere.
-func (b *builder) refuseReturning(hosts []spec.Host) *cluster.Refusal {
+// refuseReturning holds where a host needs a certificate that it cannot get: the cluster has none, or the key that signs is elsewhere. What apply
+// can do about it follows from the state with the maintenance.
+func (b *builder) refuseReturning(hosts []spec.Host, maintained *cluster.State) *cluster.Refusal {
+	const then = " Then end the maintenance."
 	for _, r := range b.AuthorityRenewals() {
 		for _, h := range hosts {
-			// One that all hosts lack is renewed with all of them, and members that use none go together.
+			// If no host has a valid one, apply renews it on all of them. If most members of etcd have to restart for it, they do that together.
 			if slices.Contains(r.Hosts, h.Name) && (r.On != "" || r.Authority == facts.EtcdAuthority && b.EtcdExpired()) {
-				return b.AuthorityExpired(h.Name, facts.Certificate{Name: r.Authority.Certificate(), Expires: r.Expired})
+				out := b.AuthorityExpired(h.Name, facts.Certificate{Name: r.Authority.Certificate(), Expires: r.Expired})
+				if r.On != "" && !maintained.RenewsAuthority(r.Authority.Certificate()) {
+					out.Why += fmt.Sprintf("; of the hosts that have its key, such as %s, each is in maintenance", r.On)
+					out.Fix = fmt.Sprintf("Copy /etc/kubernetes/pki/%s from %s to another host that signs with it, and run `quorate apply`: it renews the authority's certificate.", r.Authority.Key(), r.On)
+				}
+				out.Fix += then
+				return out
 			}
 		}
 	}
 	if r := b.refuseExpiredAuthority(hosts); r != nil {
+		r.Fix += then
 		return r
 	}
 	for _, h := range hosts {
@@ -98,13 +122,19 @@ func (b *builder) refuseReturning(hosts []spec.Host) *cluster.Refusal {
 		case h.IsNode() && b.IdentityExpired(h.Name) && !b.MaySignFor(h.Name):
 			return &cluster.Refusal{Rule: cluster.RuleAuthorityKey, Subjects: []string{h.Name},
 				Why: fmt.Sprintf("the certificate of the kubelet on %s has expired, and no host that can be reached and signs for it has the key of its authority, /etc/kubernetes/pki/ca.key", h.Name),
-				Fix: "If the key is kept offline, put it on a control plane (for the kubelet of a control plane, on that one), and remove it again afterwards."}
+				Fix: "If the key is kept offline, put it on a control plane (for the kubelet of a control plane, on that one), end the maintenance, and remove the key again."}
 		case !b.etcdClientExpired(h):
 		case b.c.ManagedEtcd() && b.validEtcdClient() == "":
-			return refused(cluster.RuleCertificate, fmt.Sprintf("the client certificate for etcd on %s has expired, and no etcd host that can be reached has a valid one", h.Name), "Run `quorate apply`: it renews the certificates of etcd hosts.")
-		case b.c.ExistingEtcd() && (b.Seen.ExistingEtcd == nil || b.Seen.ExistingEtcd.Client == b.Facts(h.Name).Kubernetes.EtcdClient):
-			return refused(cluster.RuleCertificate, fmt.Sprintf("the client certificate for etcd on %s has expired, and %s has no other one", h.Name, b.c.Spec.Etcd.CertFile), "Put a new one into "+b.c.Spec.Etcd.CertFile+" and its key into "+b.c.Spec.Etcd.KeyFile+".")
+			return refused(cluster.RuleCertificate, fmt.Sprintf("the client certificate for etcd on %s has expired, and no etcd host that can be reached has a valid one", h.Name), "Run `quorate apply`: it renews the certificates of etcd hosts."+then)
+		case b.c.ExistingEtcd() && !b.hasOtherEtcdClient(h):
+			return refused(cluster.RuleCertificate, fmt.Sprintf("the client certificate for etcd on %s has expired, and %s has no other one that can be used", h.Name, b.c.Spec.Etcd.CertFile), "Put a new one into "+b.c.Spec.Etcd.CertFile+" and its key into "+b.c.Spec.Etcd.KeyFile+"."+then)
 		}
 	}
 	return nil
+}
+
+// hasOtherEtcdClient says that the files that the spec names for an etcd of the user's own have another client certificate than a control plane.
+func (b *builder) hasOtherEtcdClient(h spec.Host) bool {
+	files := b.Seen.ExistingEtcd
+	return files != nil && files.Error == "" && files.Client != b.Facts(h.Name).Kubernetes.EtcdClient
 }

@@ -25,7 +25,7 @@ func TestAMaintenanceDuringWhichAuthoritiesExpired(t *testing.T) {
 		{"stacked", testCluster(), "worker-a", []Kind{SetTrust, RenewKubelet}},
 		{"stacked", testCluster(), "lb-a", []Kind{Configure}},
 		{"external", external(), "cp-a", []Kind{SetTrust, RenewCertificates, ShareEtcdClient, RenewKubelet, RestartPrograms}},
-		{"external", external(), "etcd-a", []Kind{SetTrust, RenewCertificates}},
+		{"external", external(), "etcd-a", []Kind{SetTrust, RenewCertificates, RestartPrograms}}, // its unit runs again since the host has booted
 	} {
 		t.Run(tc.shape+"/"+tc.host, func(t *testing.T) {
 			c := tc.c
@@ -63,8 +63,9 @@ func TestAMaintenanceDuringWhichAuthoritiesExpired(t *testing.T) {
 				if renews && (!dependsOn(p, await, s.ID) || !slices.Contains(tc.want, s.Kind)) {
 					t.Errorf("%s: %v", s.ID, kindsOf(p))
 				}
-				if s.Kind == RestartPrograms && slices.Contains(s.Pods, facts.Etcd) != c.StackedEtcd() {
-					t.Errorf("%v restart", s.Pods)
+				member := slices.Contains(cluster.Names(c.EtcdHosts()), tc.host)
+				if s.Kind == RestartPrograms && (slices.Contains(s.Pods, facts.Etcd) != member || s.Change.Verb != cluster.Start) {
+					t.Errorf("%v restart: %s", s.Pods, s.Change)
 				}
 			}
 			for _, kind := range tc.want {
@@ -81,6 +82,54 @@ func TestAMaintenanceDuringWhichAuthoritiesExpired(t *testing.T) {
 	}
 }
 
+// TestARestartOfWhatMayWork is evaluated as one that takes something away: a member of which nothing is known may be one that works.
+func TestARestartOfWhatMayWork(t *testing.T) {
+	for name, tc := range map[string]struct {
+		member facts.EtcdMember
+		want   cluster.Verb
+	}{
+		"it works":         {facts.EtcdMember{Healthy: true}, cluster.Restart},
+		"nothing is known": {facts.EtcdMember{Unknown: "no answer within a second"}, cluster.Restart},
+		"it is down":       {facts.EtcdMember{Problem: "certificate has expired"}, cluster.Start},
+	} {
+		c := testCluster()
+		obs := finished(t, c)
+		certified(c, obs, 200)
+		trusting(c, obs)
+		target := targetOf(t, c, "cp-b")
+		p := must(t)(Maintain(cluster.Evaluate(c, obs), target, MaintainOptions{}))
+		perform(t, c, obs, p, len(p.Steps))
+		expire(obs, "cp-b", facts.EtcdAuthority)
+		for i := range obs.Etcd {
+			if obs.Etcd[i].Name == "cp-b" {
+				tc.member.Name, tc.member.Started = "cp-b", true
+				obs.Etcd[i] = tc.member
+			}
+		}
+		p = must(t)(EndMaintenance(cluster.Evaluate(c, obs), target))
+		i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Kind == RestartPrograms })
+		if i < 0 || p.Steps[i].Change.Verb != tc.want || p.Steps[i].Change.Part != cluster.EtcdMember {
+			t.Errorf("%s: %+v", name, p.Steps)
+		}
+	}
+}
+
+// TestAMaintenanceEndsWhileAnotherAuthorityHasExpired: a worker does not trust that of the front proxy, and nothing is signed for others.
+func TestAMaintenanceEndsWhileAnotherAuthorityHasExpired(t *testing.T) {
+	c := testCluster()
+	obs := finished(t, c)
+	certified(c, obs, 200)
+	trusting(c, obs)
+	obs.API.Maintenance = map[string]facts.Maintenance{"worker-a": {Ready: true}}
+	for _, h := range c.HostsWith(spec.RoleControlPlane) {
+		expire(obs, h.Name, facts.FrontProxyAuthority)
+	}
+	p := must(t)(EndMaintenance(cluster.Evaluate(c, obs), targetOf(t, c, "worker-a")))
+	if i := slices.IndexFunc(p.Steps, func(s Step) bool { return s.Host != "worker-a" }); i >= 0 || len(p.Steps) == 0 {
+		t.Errorf("%v", kindsOf(p))
+	}
+}
+
 // TestAMaintenanceThatCannotEnd says what has to be done first.
 func TestAMaintenanceThatCannotEnd(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -93,7 +142,16 @@ func TestAMaintenanceThatCannotEnd(t *testing.T) {
 			for _, h := range c.Spec.Hosts {
 				expire(obs, h.Name, facts.EtcdAuthority)
 			}
-		}, cluster.RuleAuthorityExpired, "quorate apply"},
+		}, cluster.RuleAuthorityExpired, "Run `quorate apply`: it renews the authority's certificate"},
+		"etcd's authority has expired everywhere, and only this host has its key": {"cp-b", func(c *spec.Cluster, obs *facts.Observation) {
+			for _, h := range c.Spec.Hosts {
+				expire(obs, h.Name, facts.EtcdAuthority)
+				if tr, trusts := obs.Hosts[h.Name].Facts.Kubernetes.Trust[facts.EtcdAuthority]; trusts && h.Name != "cp-b" {
+					tr.Key = ""
+					obs.Hosts[h.Name].Facts.Kubernetes.Trust[facts.EtcdAuthority] = tr
+				}
+			}
+		}, cluster.RuleAuthorityExpired, "Copy /etc/kubernetes/pki/etcd/ca.key from cp-b"},
 		"the key that signs for the kubelet is kept offline": {"worker-a", func(c *spec.Cluster, obs *facts.Observation) {
 			for _, h := range c.HostsWith(spec.RoleControlPlane) {
 				obs.Hosts[h.Name].Facts.Kubernetes.MissingPKI = []string{"ca.key"}
@@ -103,7 +161,7 @@ func TestAMaintenanceThatCannotEnd(t *testing.T) {
 					obs.Hosts["worker-a"].Facts.Kubernetes.Certificates[i].Expires = obs.Time.AddDate(0, 0, -1)
 				}
 			}
-		}, cluster.RuleAuthorityKey, "put it on a control plane"},
+		}, cluster.RuleAuthorityKey, "end the maintenance, and remove the key again"},
 		"the API answers nobody": {"cp-b", func(c *spec.Cluster, obs *facts.Observation) {
 			for _, h := range c.Spec.Hosts {
 				expire(obs, h.Name, facts.KubernetesAuthority)

@@ -126,7 +126,7 @@ func (e *Env) restartFormerClients(ctx context.Context, client *kube.Client, s p
 		return err
 	}
 	failed, err := onNodes(ctx, ready, func(ctx context.Context, node string) error {
-		return replaceFormer(ctx, client, sets, node, published)
+		return e.replaceFormer(ctx, client, sets, node, published)
 	})
 	if err != nil {
 		return err
@@ -178,8 +178,11 @@ func writtenAt(m *corev1.ConfigMap) (at time.Time) {
 const filesFollow = 3 * time.Minute
 
 // startedBefore says that a pod may have read what it trusts before that was published at some time, or that nobody can tell. A kubelet gives a new
-// pod what is published, and changes the files of others some time later.
+// pod what is published, and changes the files of others some time later. One that has ended, such as one that was evicted, trusts nothing any more.
 func startedBefore(p *corev1.Pod, published time.Time) bool {
+	if p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded {
+		return false
+	}
 	if published.IsZero() {
 		return true
 	}
@@ -215,10 +218,13 @@ func (e *Env) restartFormerDNS(ctx context.Context, client *kube.Client, trusted
 }
 
 // replaceFormer replaces the pods of DaemonSets on one node that were started before the certificate was published in their namespace.
-func replaceFormer(ctx context.Context, client *kube.Client, sets []string, node string, published map[string]time.Time) error {
+func (e *Env) replaceFormer(ctx context.Context, client *kube.Client, sets []string, node string, published map[string]time.Time) error {
 	for _, set := range sets {
-		pods, err := podsOn(ctx, client, set, node)
-		if err != nil {
+		var pods []corev1.Pod
+		if err := e.onAPI(ctx, "reading the pods of "+set+" on "+node, func(ctx context.Context) (err error) {
+			pods, err = podsOn(ctx, client, set, node)
+			return err
+		}); err != nil {
 			return err
 		}
 		namespace, _, _ := strings.Cut(set, "/")
@@ -266,8 +272,8 @@ func readyNodes(ctx context.Context, client *kube.Client, nodes []string, patien
 // agentsAtOnce is on how many nodes agents are replaced at the same time, if they need to be on all.
 const agentsAtOnce = 10
 
-// onNodes does something on nodes, on some at the same time, and returns why it failed, by node. It is an error if that was not possible on any node:
-// then it is not the nodes that are wrong, and no more are tried.
+// onNodes does something on nodes, on some at the same time, and returns why it failed, by node. It is an error if that was not possible on any node.
+// When it has failed on agentsAtOnce of them and succeeded on none, it is not the nodes that are wrong, and no more are tried.
 func onNodes(ctx context.Context, nodes []string, do func(ctx context.Context, node string) error) (map[string]string, error) {
 	var (
 		mu     sync.Mutex
@@ -282,7 +288,7 @@ func onNodes(ctx context.Context, nodes []string, do func(ctx context.Context, n
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			mu.Lock()
-			hopeless := done == 0 && len(errs) > 0
+			hopeless := done == 0 && len(errs) >= agentsAtOnce
 			mu.Unlock()
 			var err error
 			if !hopeless && ctx.Err() == nil {
