@@ -227,11 +227,14 @@ var Put = host.DefineChange("lostquorum.put", func(_ context.Context, in etcddat
 })
 
 func (p place) put(in etcddata.Rebuilt) error {
-	dir := p.at(p.member().dataDir)
-	if to := filepath.Join(dir, "member"); system.Exists(to) {
+	to := filepath.Join(p.at(p.member().dataDir), "member")
+	switch missing, err := system.Missing(to); {
+	case err != nil:
+		return err
+	case !missing:
 		return fmt.Errorf("%s exists: data are never overwritten", to)
 	}
-	return durable.Move(in.Member, filepath.Join(dir, "member"))
+	return durable.Move(in.Member, to)
 }
 
 // Start starts the member on this host again. It does not wait until it answers: see kubeadm.AwaitEtcd.

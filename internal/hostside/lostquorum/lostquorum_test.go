@@ -267,9 +267,14 @@ func TestADiskThatDoesNotAnswer(t *testing.T) {
 	if to, err := p.setAside(t.Context(), AsideRequest{Stamp: "s"}, readID); err == nil {
 		t.Errorf("set aside: %q", to)
 	}
-	if member := (etcd.Member{Root: p.root}); !member.HasData() {
+	member := etcd.Member{Root: p.root}
+	if has, err := member.Data(); err == nil || !member.HasData() {
+		t.Errorf("it has data: %t", has)
+	}
+	if err := member.MayBegin(hostconfig.EtcdCluster{Members: []string{"cp-a=https://10.0.0.11:2380"}, Token: "t"}); err == nil {
 		t.Error("a member could start without its data")
-	} else if to, err := member.SetAside(time.Now(), ""); err == nil {
+	}
+	if to, err := member.SetAside(time.Now(), ""); err == nil {
 		t.Errorf("set aside by a repair: %q", to)
 	}
 }
@@ -293,6 +298,12 @@ func TestAnEtcdByAnotherPath(t *testing.T) {
 		if pid, err := p.running(dir); err != nil || pid != want {
 			t.Errorf("%s: %d, %v", dir, pid, err)
 		}
+	}
+	// Nobody can tell what another one has open.
+	p.write(t, "/proc/101/comm", "etcd\n")
+	p.write(t, "/proc/101/fd", "what is in a file cannot be listed")
+	if pid, err := p.running("/mnt/etcd"); err == nil {
+		t.Errorf("it has something open that nobody can list: %d", pid)
 	}
 }
 
