@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
@@ -102,10 +103,31 @@ func (s *State) UnfinishedRestore(backup string) *Refusal {
 	marks, on := s.Restores()
 	marks = slices.DeleteFunc(marks, func(r facts.Restore) bool { return backup != "" && r.Backup == backup })
 	if len(marks) == 0 {
-		return nil
+		return s.twoRestores()
 	}
 	r := marks[0]
 	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: on, Why: unfinishedRestore(r, on), Fix: fixUnfinishedRestore(r)}
+}
+
+// twoRestores refuses to go on where hosts have the marks of several restores from the same source, as after one of them was off while the others were
+// reset and restored again: each restore makes another etcd.
+func (s *State) twoRestores() *Refusal {
+	_, hosts := s.Restores()
+	on := map[string][]string{} // by nonce
+	for _, name := range hosts {
+		nonce := s.Facts(name).Kubernetes.Restore.Nonce
+		on[nonce] = append(on[nonce], name)
+	}
+	if len(on) < 2 {
+		return nil
+	}
+	var parts []string
+	for _, names := range on {
+		parts = append(parts, List(names))
+	}
+	slices.Sort(parts)
+	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: hosts, Why: "several restores from the same source began and did not end, and the members of etcd of one refuse those of another: one on " + strings.Join(parts, ", one on "),
+		Fix: "Start over: `quorate reset --all`, and then restore it again."}
 }
 
 func unfinishedRestore(r facts.Restore, on []string) string {

@@ -53,3 +53,19 @@ func TestAnUnfinishedRestoreSaysHowItIsFinished(t *testing.T) {
 		}
 	}
 }
+
+// TestTwoRestoresOfOneBackup: a host was off while the others were restored again from the same backup. Nothing goes on with both, and a run that goes on with
+// one of them does.
+func TestTwoRestoresOfOneBackup(t *testing.T) {
+	f := clustertest.Whole()
+	f.Kubernetes("cp-a").Restore = &facts.Restore{Backup: "1", Nonce: "a"}
+	f.Kubernetes("cp-b").Restore = &facts.Restore{Backup: "1", Nonce: "a"}
+	if r := Evaluate(f.Spec, f.Seen).UnfinishedRestore("1"); r != nil {
+		t.Errorf("one restore: %+v", r)
+	}
+	f.Kubernetes("cp-c").Restore = &facts.Restore{Backup: "1", Nonce: "b"}
+	r := Evaluate(f.Spec, f.Seen).UnfinishedRestore("1")
+	if r == nil || r.Rule != RuleUnfinishedRestore || !strings.Contains(r.Why, "one on cp-a and cp-b, one on cp-c") || !strings.Contains(r.Fix, "`quorate reset --all`") {
+		t.Errorf("two: %+v", r)
+	}
+}
