@@ -54,8 +54,7 @@ func TestAnUnfinishedRestoreSaysHowItIsFinished(t *testing.T) {
 	}
 }
 
-// TestTwoRestoresOfOneBackup: a host was off while the others were restored again from the same backup. Nothing goes on with both, and a run that goes on with
-// one of them does.
+// TestTwoRestoresOfOneBackup: a host was off while the others were restored again from the same backup. Nobody goes on with both.
 func TestTwoRestoresOfOneBackup(t *testing.T) {
 	f := clustertest.Whole()
 	f.Kubernetes("cp-a").Restore = &facts.Restore{Backup: "1", Nonce: "a"}
