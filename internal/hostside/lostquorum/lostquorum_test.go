@@ -208,6 +208,50 @@ status: {}
 	}
 }
 
+// TestAnAPIServerStartsWithTheRecoveredMember of an external etcd, and with no other: each of those that it had may come back with the old data.
+func TestAnAPIServerStartsWithTheRecoveredMember(t *testing.T) {
+	const before = `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command:
+    - kube-apiserver
+    - --etcd-servers=https://10.0.0.41:2379,https://10.0.0.42:2379
+    - --secure-port=6443
+status: {}
+`
+	one := APIRequest{EtcdServers: []string{"https://10.0.0.42:2379"}}
+	for name, tc := range map[string]struct {
+		in    APIRequest
+		aside string
+		want  string
+	}{
+		"external":           {one, before, strings.ReplaceAll(before, "https://10.0.0.41:2379,", "")},
+		"stacked":            {APIRequest{}, before, before},
+		"it has no manifest": {one, "", ""},
+	} {
+		p := place{t.TempDir()}
+		if tc.aside != "" {
+			p.write(t, facts.WithdrawnDir+"/kube-apiserver.yaml", tc.aside)
+		}
+		for range 2 {
+			if err := p.startAPI(tc.in); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got, _ := os.ReadFile(p.at("/etc/kubernetes/manifests/kube-apiserver.yaml")); string(got) != tc.want {
+				t.Errorf("%s: it starts with %q", name, got)
+			}
+		}
+	}
+	p := place{t.TempDir()}
+	p.write(t, facts.WithdrawnDir+"/kube-apiserver.yaml", strings.ReplaceAll(before, "--etcd-servers", "--x"))
+	if err := p.startAPI(one); err == nil {
+		t.Error("it would start with members that nobody knows")
+	}
+}
+
 // TestUnknownIsNotEnded: a program has ended when that was seen, not when nobody could tell.
 func TestUnknownIsNotEnded(t *testing.T) {
 	p := place{t.TempDir()}
