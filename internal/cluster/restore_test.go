@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,5 +67,20 @@ func TestTwoRestoresOfOneBackup(t *testing.T) {
 	r := Evaluate(f.Spec, f.Seen).UnfinishedRestore("1")
 	if r == nil || r.Rule != RuleUnfinishedRestore || !strings.Contains(r.Why, "one on cp-a and cp-b, one on cp-c") || !strings.Contains(r.Fix, "`quorate reset --all`") {
 		t.Errorf("two: %+v", r)
+	}
+	// The other restore has ended, and cp-c is what is left of the one that was given up. The cluster that works is not to be reset.
+	for _, host := range []string{"cp-a", "cp-b"} {
+		f.Kubernetes(host).Restore.Complete = true
+	}
+	for _, backup := range []string{"", "1"} {
+		r := Evaluate(f.Spec, f.Seen).UnfinishedRestore(backup)
+		if r == nil || r.Rule != RuleUnfinishedRestore || !slices.Equal(r.Subjects, []string{"cp-c"}) || !strings.Contains(r.Fix, "`quorate reset cp-c`") || strings.Contains(r.Fix, "--all") {
+			t.Errorf("one was given up: %+v", r)
+		}
+	}
+	for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+		if x.Rule == RuleUnfinishedRestore && strings.Contains(x.Fix, "--all") {
+			t.Errorf("%+v", x)
+		}
 	}
 }
