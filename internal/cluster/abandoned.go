@@ -52,8 +52,12 @@ func (s *State) FormerEtcd(host string) []string {
 
 // ruleFormerEtcd keeps clients from an API server that may use an etcd that a recovery has replaced.
 func (s *State) ruleFormerEtcd(c Change) *Refusal {
-	if c.Part != PoolServer || c.Verb != Start || s.restarted[c.Subject] {
+	if c.Part != PoolServer || c.Verb != Start || s.restarted[c.Subject] || !s.Spec.ManagedEtcd() || len(s.Seen.AbandonedEtcds()) == 0 {
 		return nil
+	}
+	if s.Facts(c.Subject) == nil || len(s.Seen.Etcd) == 0 {
+		return &Refusal{Rule: RuleUnknown, Transient: true, Subjects: []string{c.Subject}, Why: fmt.Sprintf("%s is not safe: the quorum of etcd was recovered, and whether the API server on %s uses only etcd's members of today could not be queried", c, c.Subject),
+			Fix: "`quorate status` shows why."}
 	}
 	former := s.FormerEtcd(c.Subject)
 	if len(former) == 0 {

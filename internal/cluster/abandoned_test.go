@@ -97,6 +97,12 @@ func TestAPIServersOfAFormerEtcd(t *testing.T) {
 	if s := cluster.Evaluate(f.Spec, f.Seen); !refused(s, "cp-a") || cluster.ServesAbandoned(f.Spec, f.Seen, "cp-a") {
 		t.Error("nothing is known of the machine, and an API server that would use it gets clients")
 	}
+	members := f.Seen.Etcd
+	f.Seen.Etcd = nil
+	if _, r := cluster.Evaluate(f.Spec, f.Seen).Allow(cluster.Change{Verb: cluster.Start, Part: cluster.PoolServer, Subject: "cp-b"}); r == nil || r.Rule != cluster.RuleUnknown || !r.Transient {
+		t.Errorf("nobody knows the members of today, and an API server gets clients: %+v", r)
+	}
+	f.Seen.Etcd = members
 	f.Kubernetes("cp-a").EtcdAbandoned, f.Kubernetes("cp-b").EtcdAbandoned = nil, nil
 	if s := cluster.Evaluate(f.Spec, f.Seen); refused(s, "cp-a") {
 		t.Error("nothing was recovered: what has no member has left etcd")

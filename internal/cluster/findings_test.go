@@ -685,6 +685,9 @@ var findingCases = []struct {
 	{"damaged-program", func(f fixture) {
 		f.Seen.Hosts["w-a"].Facts.ProgramProblems = []string{"/opt/quorate/programs/x/usr/local/bin/runc has 0 bytes instead of 9329008"}
 	}, margins(1, 1, 1, 1), []string{"*warning: programs on w-a are not as they were installed: /opt/quorate/programs/x/usr/local/bin/runc has 0 bytes"}},
+	{"damaged-bundle", func(f fixture) {
+		f.Seen.Hosts["w-a"].Facts.BundleDamage = map[string]string{"sha256:1": "the index of bundle sha256:1 is damaged: its content is sha256:2"}
+	}, margins(1, 1, 1, 1), []string{"warning: the copy of the bundle on w-a is damaged, and nothing of it can be removed to free its disk: the index of bundle sha256:1 is damaged"}},
 	{"settings", func(f fixture) {
 		for _, h := range []string{"w-a", "w-b"} {
 			s := f.Seen.Hosts[h].Facts

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"quorate.dev/quorate/internal/facts"
@@ -99,13 +100,54 @@ func (s *State) RestoreBegun(backup string) *facts.Restore {
 // UnfinishedRestore refuses everything but the restore that began on hosts of the spec, with the backup of the given ID or, if it is
 // empty, with none; nil if there is nothing to finish. What is on such hosts is a part of the cluster in the backup, and not a cluster.
 func (s *State) UnfinishedRestore(backup string) *Refusal {
+	if r := s.givenUpRestore(); r != nil {
+		return r
+	}
 	marks, on := s.Restores()
 	marks = slices.DeleteFunc(marks, func(r facts.Restore) bool { return backup != "" && r.Backup == backup })
 	if len(marks) == 0 {
-		return nil
+		return s.twoRestores()
 	}
 	r := marks[0]
 	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: on, Why: unfinishedRestore(r, on), Fix: fixUnfinishedRestore(r)}
+}
+
+// givenUpRestore refuses to go on with hosts that have the mark of a restore that did not end, where the cluster has that of a later one from the same source
+// that did: nothing is to be finished there, and the cluster must not be given up because of them.
+func (s *State) givenUpRestore() *Refusal {
+	_, hosts := s.Restores()
+	stale := slices.DeleteFunc(hosts, func(name string) bool {
+		begun := s.Facts(name).Kubernetes.Restore
+		return !s.anyHost(func(k facts.Kubernetes) bool {
+			return k.Established && k.Restore != nil && k.Restore.Complete && k.Restore.Backup == begun.Backup && k.Restore.Nonce != begun.Nonce
+		})
+	})
+	if len(stale) == 0 {
+		return nil
+	}
+	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: stale, Why: List(stale) + plural(len(stale), " has", " have") + " what a restore left that was given up: the cluster was restored from the same source again, and that restore ended",
+		Fix: "Reset what is left there: `quorate reset " + strings.Join(stale, " ") + "`. The cluster stays as it is."}
+}
+
+// twoRestores refuses to go on where hosts have the marks of several restores from the same source, as after one of them was off while the others were
+// reset and restored again: each restore makes another etcd.
+func (s *State) twoRestores() *Refusal {
+	_, hosts := s.Restores()
+	on := map[string][]string{} // by nonce
+	for _, name := range hosts {
+		nonce := s.Facts(name).Kubernetes.Restore.Nonce
+		on[nonce] = append(on[nonce], name)
+	}
+	if len(on) < 2 {
+		return nil
+	}
+	var parts []string
+	for _, names := range on {
+		parts = append(parts, List(names))
+	}
+	slices.Sort(parts)
+	return &Refusal{Rule: RuleUnfinishedRestore, Subjects: hosts, Why: "several restores from the same source began and did not end, and the members of etcd of one refuse those of another: one on " + strings.Join(parts, ", one on "),
+		Fix: "Start over: `quorate reset --all`, and then restore it again."}
 }
 
 func unfinishedRestore(r facts.Restore, on []string) string {
@@ -126,6 +168,10 @@ func fixUnfinishedRestore(r facts.Restore) string {
 // restores reports hosts on which a restore did not end. That is no difference from the spec: a restore ends only when the cluster has
 // been verified to match it, and apply is refused until then.
 func (f *findings) restores() {
+	if r := f.givenUpRestore(); r != nil {
+		f.add(r.Rule, Warning, r.Why, r.Fix, r.Subjects...)
+		return
+	}
 	marks, on := f.Restores()
 	for _, r := range marks {
 		f.add(RuleUnfinishedRestore, Warning, unfinishedRestore(r, on), fixUnfinishedRestore(r), on...)

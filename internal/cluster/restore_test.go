@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -50,6 +51,36 @@ func TestAnUnfinishedRestoreSaysHowItIsFinished(t *testing.T) {
 		}
 		if again := Evaluate(f.Spec, f.Seen).UnfinishedRestore(r.Backup); again != nil {
 			t.Errorf("the same restore: %+v", again)
+		}
+	}
+}
+
+// TestTwoRestoresOfOneBackup: a host was off while the others were restored again from the same backup. Nobody goes on with both.
+func TestTwoRestoresOfOneBackup(t *testing.T) {
+	f := clustertest.Whole()
+	f.Kubernetes("cp-a").Restore = &facts.Restore{Backup: "1", Nonce: "a"}
+	f.Kubernetes("cp-b").Restore = &facts.Restore{Backup: "1", Nonce: "a"}
+	if r := Evaluate(f.Spec, f.Seen).UnfinishedRestore("1"); r != nil {
+		t.Errorf("one restore: %+v", r)
+	}
+	f.Kubernetes("cp-c").Restore = &facts.Restore{Backup: "1", Nonce: "b"}
+	r := Evaluate(f.Spec, f.Seen).UnfinishedRestore("1")
+	if r == nil || r.Rule != RuleUnfinishedRestore || !strings.Contains(r.Why, "one on cp-a and cp-b, one on cp-c") || !strings.Contains(r.Fix, "`quorate reset --all`") {
+		t.Errorf("two: %+v", r)
+	}
+	// The other restore has ended, and cp-c is what is left of the one that was given up. The cluster that works is not to be reset.
+	for _, host := range []string{"cp-a", "cp-b"} {
+		f.Kubernetes(host).Restore.Complete = true
+	}
+	for _, backup := range []string{"", "1"} {
+		r := Evaluate(f.Spec, f.Seen).UnfinishedRestore(backup)
+		if r == nil || r.Rule != RuleUnfinishedRestore || !slices.Equal(r.Subjects, []string{"cp-c"}) || !strings.Contains(r.Fix, "`quorate reset cp-c`") || strings.Contains(r.Fix, "--all") {
+			t.Errorf("one was given up: %+v", r)
+		}
+	}
+	for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+		if x.Rule == RuleUnfinishedRestore && strings.Contains(x.Fix, "--all") {
+			t.Errorf("%+v", x)
 		}
 	}
 }

@@ -287,16 +287,22 @@ func TestRejoinGivesMembersOfToday(t *testing.T) {
 	f := repairFixture(true)
 	f.Seen.Etcd = f.Seen.Etcd[:1]
 	f.Seen.Etcd[0].Leader = true
+	f.Spec.Spec.Settings.APIServer.ExtraArgs = map[string]string{"v": "4"} // an edit of settings is due
 	all := strings.Join([]string{"https://10.0.0.41:2379", "https://10.0.0.42:2379", "https://10.0.0.43:2379"}, ",")
 	for _, host := range []string{"cp-a", "cp-b"} {
 		k := f.Kubernetes(host)
 		k.Flags = map[string]string{facts.EtcdServersFlag: all}
-		k.Arguments = map[string]map[string]string{facts.APIServer: {"v": "2"}} // an edit of settings is due
+		k.Arguments = map[string]map[string]string{facts.APIServer: {"v": "2"}}
 	}
 	for _, host := range []string{"etcd-b", "etcd-c"} {
 		f.Dies(host)
 	}
 	s := cluster.Evaluate(f.Spec, f.Seen)
+	for _, host := range []string{"cp-a", "cp-b"} {
+		if h, _ := f.Spec.Host(host); !resetBuilder(s).replacesSettings(h) {
+			t.Fatalf("no edit is due on %s: the test tests nothing", host)
+		}
+	}
 	p, err := Rejoin(s, Bundle{}, LeftAlone(s, nil))
 	if err != nil {
 		t.Fatal(err)

@@ -57,6 +57,12 @@ func (b *builder) refuse() error {
 			r.Transient = true
 			return r
 		}
+		// API servers that may serve what a recovery has replaced are not asked. If there are no others, only a repair brings the API back.
+		if r := b.NoneAbandoned(); r != nil && !slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(h spec.Host) bool {
+			return b.Reachable(h.Name) && !cluster.ServesAbandoned(b.c, b.Seen, h.Name)
+		}) {
+			return r
+		}
 	case cluster.Absent, cluster.Partial, cluster.Undetermined:
 		if err := b.refuseCreation(); err != nil {
 			return err

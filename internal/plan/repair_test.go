@@ -626,6 +626,32 @@ func TestALostHostComesBack(t *testing.T) {
 	}
 }
 
+// TestAFormerMemberThatAllAPIServersUse comes back, so that none of them is asked. Apply refuses and says what to do, and the repair that it names needs no API.
+func TestAFormerMemberThatAllAPIServersUse(t *testing.T) {
+	f := repairFixture(true)
+	f.Seen.EtcdAbandoned = slices.Clone(f.Seen.Etcd[2:])
+	f.Seen.EtcdAbandoned[0].ClusterID = "c0"
+	f.Seen.Etcd = f.Seen.Etcd[:2]
+	for _, host := range []string{"cp-a", "cp-b"} {
+		k := f.Kubernetes(host)
+		k.EtcdAbandoned, k.Flags = []string{"c0"}, map[string]string{facts.EtcdServersFlag: "https://10.0.0.41:2379,https://10.0.0.42:2379,https://10.0.0.43:2379"}
+	}
+	f.Seen.API, f.Seen.APIError = nil, "no control plane that can be reached runs an API server"
+	var r *cluster.Refusal
+	if _, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); !errors.As(err, &r) || r.Rule != cluster.RuleOneEtcd || !strings.Contains(r.Fix, "quorate repair") {
+		t.Errorf("apply: %v", err)
+	}
+	_, all := repairsOf(t, f)
+	i := slices.IndexFunc(all, func(x Repair) bool { return x.Name == "etcd-rejoin" && x.Host == "etcd-c" })
+	if i < 0 || all[i].Refused != nil || len(kindsOf(all[i].Plan)[SetAsideEtcd]) != 1 || len(kindsOf(all[i].Plan)[JoinEtcd]) != 1 {
+		t.Errorf("it is not repaired: %+v", all)
+	}
+	f.Kubernetes("cp-b").Flags[facts.EtcdServersFlag] = "https://10.0.0.41:2379,https://10.0.0.42:2379"
+	if _, err := Build(cluster.Evaluate(f.Spec, f.Seen), Bundle{Digest: "b", Version: "v1.37.2", Pause: "pause"}); errors.As(err, &r) && r.Rule == cluster.RuleOneEtcd {
+		t.Errorf("an API server that can be asked does not answer, and what brings it back comes first: %v", err)
+	}
+}
+
 // TestTheOldMajorityComesBack: after a recovery from cp-a, the machines that were declared lost boot as they were. They have a quorum of the
 // cluster that was replaced, and serve. Apply refuses, and a repair stops each of them, keeps its data, and has it join again.
 func TestTheOldMajorityComesBack(t *testing.T) {

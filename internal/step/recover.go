@@ -19,6 +19,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/lostquorum"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -131,15 +132,18 @@ func serveRecovered(ctx context.Context, e *Env, s plan.Step) error {
 	if _, err := kubeadm.AwaitEtcd.On(ctx, c, struct{}{}); err != nil {
 		return err
 	}
-	servers := r.APIServers
+	servers, uses := r.APIServers, lostquorum.APIRequest{}
 	if e.Cluster.StackedEtcd() {
 		servers = []string{s.Host} // the others have no etcd yet
+	} else {
+		h, _ := e.Present.Host(s.Host)
+		uses.EtcdServers = []string{hostconfig.EtcdClientURL(h)}
 	}
 	if err := writeManifests(ctx, e, s, permit, facts.APIServer); err != nil {
 		return err
 	}
 	if err := e.onEach(servers, func(_ string, c *host.Conn) error {
-		_, err := lostquorum.StartAPI.Make(ctx, c, permit, struct{}{})
+		_, err := lostquorum.StartAPI.Make(ctx, c, permit, uses)
 		return err
 	}); err != nil {
 		return err

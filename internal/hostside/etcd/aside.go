@@ -31,8 +31,13 @@ func (m Member) SetAside(now time.Time, abandoned string) (to string, err error)
 	if missing, err := system.Missing(from); err != nil || missing {
 		return "", err
 	}
-	if wal := m.SeparateWAL(); wal != "" && system.Exists(wal) {
-		return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", wal, from)
+	if wal := m.SeparateWAL(); wal != "" {
+		switch missing, err := system.Missing(wal); {
+		case err != nil:
+			return "", err
+		case !missing:
+			return "", fmt.Errorf("the log of the etcd member is in %s, outside of %s: it has to be moved away by hand", wal, from)
+		}
 	}
 	dir, _ := m.dirs()
 	kept, err := KeptDir(m.Root, dir)

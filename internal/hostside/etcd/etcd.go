@@ -66,11 +66,16 @@ func (m Member) dirs() (data, wal string) {
 	return data, cmp.Or(wal, filepath.Join(data, "member/wal"))
 }
 
-// HasData reports whether a member has ever started here. It is also true if nobody can tell, as on a disk that does not answer: a member that has data
-// must not start without them.
-func (m Member) HasData() bool {
+// Data reports whether a member has ever started here. It returns an error if nobody can tell, as on a disk that does not answer.
+func (m Member) Data() (bool, error) {
 	missing, err := system.Missing(m.wal())
-	return err != nil || !missing
+	return err == nil && !missing, err
+}
+
+// HasData is Data where one answer is safe: it is also true if nobody can tell. What starts a member, or gives it data, uses Data.
+func (m Member) HasData() bool {
+	has, err := m.Data()
+	return has || err != nil
 }
 
 // Began is the cluster that the member on this host was started with, according to its static pod, the environment file of
@@ -124,7 +129,10 @@ func began(members, token string) hostconfig.EtcdCluster {
 // MayBegin returns an error unless a member of a new cluster may start on this host. Call it immediately before the start: what
 // the plan knew about the host may have changed since.
 func (m Member) MayBegin(as hostconfig.EtcdCluster) error {
-	data := m.HasData()
+	data, err := m.Data()
+	if err != nil {
+		return fmt.Errorf("finding out whether a member has data on this host: %w", err)
+	}
 	have, err := m.Began()
 	switch {
 	case !data && system.Exists(m.path(facts.EstablishedFile)):

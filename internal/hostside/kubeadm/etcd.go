@@ -73,7 +73,11 @@ var JoinEtcd = host.DefineChange("kubeadm.join-etcd", func(ctx context.Context, 
 	if err := etcdCertificates(ctx, in.Config); err != nil {
 		return struct{}{}, err
 	}
-	if !etcd.Local.HasData() {
+	has, err := etcd.Local.Data()
+	if err != nil {
+		return struct{}{}, err
+	}
+	if !has {
 		// If the host was part of a complete cluster and was cleared, it is not any more.
 		if err := durable.Remove(facts.EstablishedFile); err != nil {
 			return struct{}{}, err

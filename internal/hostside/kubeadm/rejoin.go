@@ -60,7 +60,11 @@ const rejoinPatience = 2 * time.Minute
 // has begun; the caller promotes it, and calls FinishRejoin. The manifest is the one that the host had, with the members of today.
 // On a host that has data, only a manifest that was set aside returns: the data is that of an earlier call.
 var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Context, in RejoinRequest) (struct{}, error) {
-	if etcd.Local.HasData() {
+	has, err := etcd.Local.Data()
+	if err != nil {
+		return struct{}{}, err // the manifest that was set aside would start the former member, perhaps without data
+	}
+	if has {
 		return struct{}{}, withdrawal.Host{}.Return(etcdPod)
 	}
 	// Until the manifest names the members of today, the member must not start.
@@ -94,10 +98,11 @@ var RejoinEtcd = host.DefineChange("kubeadm.rejoin-etcd", func(ctx context.Conte
 		return struct{}{}, err
 	}
 	return struct{}{}, within(ctx, rejoinPatience, "starting the new member of etcd", func(context.Context) error {
-		if !etcd.Local.HasData() {
-			return errors.New("it has not begun: see /var/log/pods/kube-system_etcd-*")
+		has, err := etcd.Local.Data()
+		if err == nil && !has {
+			err = errors.New("it has not begun: see /var/log/pods/kube-system_etcd-*")
 		}
-		return nil
+		return err
 	})
 }, host.Secret)
 

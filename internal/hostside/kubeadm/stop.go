@@ -58,7 +58,17 @@ var StopStaticPods = host.DefineChange("kubeadm.stop-static-pods", func(ctx cont
 })
 
 // etcdServers is the flag in the manifest of kube-apiserver.
-var etcdServers = regexp.MustCompile(`--etcd-servers=\S+`)
+var etcdServers = regexp.MustCompile(`--etcd-servers=[^\s"']+`)
+
+// WithEtcdServers is the manifest of an API server that uses these members of an external etcd, by their client URLs.
+func WithEtcdServers(manifest []byte, servers []string) ([]byte, error) {
+	want := []byte("--etcd-servers=" + strings.Join(servers, ","))
+	out := etcdServers.ReplaceAllLiteral(manifest, want)
+	if len(servers) == 0 || !bytes.Contains(out, want) {
+		return nil, fmt.Errorf("the manifest of %s has no flag --etcd-servers", facts.APIServer)
+	}
+	return out, nil
+}
 
 // SetEtcdServers changes which members of an external etcd the API server on this host uses. The API server restarts; it returns
 // when another one runs.
@@ -81,13 +91,12 @@ func setEtcdServers(ctx context.Context, h withdrawal.Host, servers []string, he
 	if err != nil {
 		return err
 	}
-	want := []byte("--etcd-servers=" + strings.Join(servers, ","))
-	changed := etcdServers.ReplaceAllLiteral(text, want)
-	switch {
-	case len(servers) == 0 || !bytes.Contains(changed, want):
-		return fmt.Errorf("%s has no flag --etcd-servers", path)
-	case inPlace && bytes.Equal(text, changed):
-		return nil
+	changed, err := WithEtcdServers(text, servers)
+	if err != nil {
+		return err
+	}
+	if inPlace && bytes.Equal(text, changed) {
+		return h.Return(facts.APIServer) // an earlier call may have left what it had set aside
 	}
 	ending, cancel := context.WithTimeoutCause(ctx, stopPatience, fmt.Errorf("not within %s", stopPatience))
 	defer cancel()

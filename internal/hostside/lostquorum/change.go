@@ -227,11 +227,14 @@ var Put = host.DefineChange("lostquorum.put", func(_ context.Context, in etcddat
 })
 
 func (p place) put(in etcddata.Rebuilt) error {
-	dir := p.at(p.member().dataDir)
-	if to := filepath.Join(dir, "member"); system.Exists(to) {
+	to := filepath.Join(p.at(p.member().dataDir), "member")
+	switch missing, err := system.Missing(to); {
+	case err != nil:
+		return err
+	case !missing:
 		return fmt.Errorf("%s exists: data are never overwritten", to)
 	}
-	return durable.Move(in.Member, filepath.Join(dir, "member"))
+	return durable.Move(in.Member, to)
 }
 
 // Start starts the member on this host again. It does not wait until it answers: see kubeadm.AwaitEtcd.
@@ -246,10 +249,27 @@ var Start = host.DefineChange("lostquorum.start", func(ctx context.Context, _ st
 	return struct{}{}, system.Systemctl(ctx, "enable", "--now", hostconfig.EtcdUnit)
 })
 
-// StartAPI starts the API server of this host again.
-var StartAPI = host.DefineChange("lostquorum.start-api", func(context.Context, struct{}) (struct{}, error) {
-	return struct{}{}, withdrawal.Host{}.Return(facts.APIServer)
+// APIRequest says what an API server uses.
+type APIRequest struct {
+	// EtcdServers are the client URLs of the members of an external etcd; empty where etcd is stacked.
+	EtcdServers []string `json:"etcdServers,omitempty"`
+}
+
+// StartAPI starts the API server of this host again. With an external etcd, it uses the members of the request and no others: the manifest that was set aside
+// names those of the old cluster, and a machine that comes back as it was would serve from its data.
+var StartAPI = host.DefineChange("lostquorum.start-api", func(_ context.Context, in APIRequest) (struct{}, error) {
+	return struct{}{}, local.startAPI(in)
 })
+
+func (p place) startAPI(in APIRequest) error {
+	h := withdrawal.Host{Root: p.root}
+	if len(in.EtcdServers) > 0 {
+		if err := h.Edit(facts.APIServer, func(manifest []byte) ([]byte, error) { return kubeadm.WithEtcdServers(manifest, in.EtcdServers) }); err != nil {
+			return err
+		}
+	}
+	return h.Return(facts.APIServer)
+}
 
 // StartControllers starts the controller manager and the scheduler of this host again.
 var StartControllers = host.DefineChange("lostquorum.start-controllers", func(context.Context, struct{}) (struct{}, error) {

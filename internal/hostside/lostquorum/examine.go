@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -307,20 +308,36 @@ func (p place) running(dataDir string) (int, error) {
 				at = value
 			}
 		}
-		if filepath.Clean(at) == filepath.Clean(dataDir) || database != nil && opened(dir, database) {
+		works := filepath.Clean(at) == filepath.Clean(dataDir)
+		if !works && database != nil {
+			if works, err = opened(dir, database); err != nil {
+				return 0, fmt.Errorf("finding out on which data the etcd of process %d works: %w", pid, err)
+			}
+		}
+		if works {
 			return pid, nil
 		}
 	}
 	return 0, nil
 }
 
-// opened says that a process has a file open.
-func opened(process string, file fs.FileInfo) bool {
-	open, _ := os.ReadDir(filepath.Join(process, "fd")) // a process that has ended has none
-	return slices.ContainsFunc(open, func(fd fs.DirEntry) bool {
+// opened says whether a process has a file open. One that has ended has none.
+func opened(process string, file fs.FileInfo) (bool, error) {
+	gone := func(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESRCH) }
+	open, err := os.ReadDir(filepath.Join(process, "fd"))
+	if err != nil && !gone(err) {
+		return false, err
+	}
+	for _, fd := range open {
 		info, err := os.Stat(filepath.Join(process, "fd", fd.Name()))
-		return err == nil && os.SameFile(info, file)
-	})
+		switch {
+		case err == nil && os.SameFile(info, file):
+			return true, nil
+		case err != nil && !gone(err):
+			return false, err
+		}
+	}
+	return false, nil
 }
 
 // noted is the recovery that is under way on the host.

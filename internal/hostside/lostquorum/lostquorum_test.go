@@ -208,6 +208,50 @@ status: {}
 	}
 }
 
+// TestAnAPIServerStartsWithTheRecoveredMember of an external etcd, and with no other: each of those that it had may come back with the old data.
+func TestAnAPIServerStartsWithTheRecoveredMember(t *testing.T) {
+	const before = `apiVersion: v1
+kind: Pod
+metadata: {name: kube-apiserver, labels: {tier: control-plane}}
+spec:
+  containers:
+  - name: kube-apiserver
+    command:
+    - kube-apiserver
+    - --etcd-servers=https://10.0.0.41:2379,https://10.0.0.42:2379
+    - --secure-port=6443
+status: {}
+`
+	one := APIRequest{EtcdServers: []string{"https://10.0.0.42:2379"}}
+	for name, tc := range map[string]struct {
+		in    APIRequest
+		aside string
+		want  string
+	}{
+		"external":           {one, before, strings.ReplaceAll(before, "https://10.0.0.41:2379,", "")},
+		"stacked":            {APIRequest{}, before, before},
+		"it has no manifest": {one, "", ""},
+	} {
+		p := place{t.TempDir()}
+		if tc.aside != "" {
+			p.write(t, facts.WithdrawnDir+"/kube-apiserver.yaml", tc.aside)
+		}
+		for range 2 {
+			if err := p.startAPI(tc.in); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			if got, _ := os.ReadFile(p.at("/etc/kubernetes/manifests/kube-apiserver.yaml")); string(got) != tc.want {
+				t.Errorf("%s: it starts with %q", name, got)
+			}
+		}
+	}
+	p := place{t.TempDir()}
+	p.write(t, facts.WithdrawnDir+"/kube-apiserver.yaml", strings.ReplaceAll(before, "--etcd-servers", "--x"))
+	if err := p.startAPI(one); err == nil {
+		t.Error("it would start with members that nobody knows")
+	}
+}
+
 // TestUnknownIsNotEnded: a program has ended when that was seen, not when nobody could tell.
 func TestUnknownIsNotEnded(t *testing.T) {
 	p := place{t.TempDir()}
@@ -267,9 +311,14 @@ func TestADiskThatDoesNotAnswer(t *testing.T) {
 	if to, err := p.setAside(t.Context(), AsideRequest{Stamp: "s"}, readID); err == nil {
 		t.Errorf("set aside: %q", to)
 	}
-	if member := (etcd.Member{Root: p.root}); !member.HasData() {
+	member := etcd.Member{Root: p.root}
+	if has, err := member.Data(); err == nil || !member.HasData() {
+		t.Errorf("it has data: %t", has)
+	}
+	if err := member.MayBegin(hostconfig.EtcdCluster{Members: []string{"cp-a=https://10.0.0.11:2380"}, Token: "t"}); err == nil {
 		t.Error("a member could start without its data")
-	} else if to, err := member.SetAside(time.Now(), ""); err == nil {
+	}
+	if to, err := member.SetAside(time.Now(), ""); err == nil {
 		t.Errorf("set aside by a repair: %q", to)
 	}
 }
@@ -293,6 +342,12 @@ func TestAnEtcdByAnotherPath(t *testing.T) {
 		if pid, err := p.running(dir); err != nil || pid != want {
 			t.Errorf("%s: %d, %v", dir, pid, err)
 		}
+	}
+	// Nobody can tell what another one has open.
+	p.write(t, "/proc/101/comm", "etcd\n")
+	p.write(t, "/proc/101/fd", "what is in a file cannot be listed")
+	if pid, err := p.running("/mnt/etcd"); err == nil {
+		t.Errorf("it has something open that nobody can list: %d", pid)
 	}
 }
 

@@ -52,7 +52,11 @@ var Etcd = host.DefineStreamChange("restore.etcd", func(ctx context.Context, in 
 
 func restore(ctx context.Context, m etcd.Member, in Request, body io.Reader) (Result, error) {
 	data := m.DataDir()
-	if m.HasData() {
+	has, err := m.Data()
+	if err != nil {
+		return Result{}, err
+	}
+	if has {
 		switch have, err := m.Began(); {
 		case err != nil:
 			return Result{}, fmt.Errorf("%s contains the data of a member, and the cluster that it is of is unknown: %w", data, err)

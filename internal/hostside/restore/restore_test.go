@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -246,5 +247,29 @@ func TestAKilledRestoreIsRepeated(t *testing.T) {
 	}
 	if err := m.MayBegin(as); err != nil || !m.HasData() {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestADiskThatDoesNotAnswerIsNotRestored: nobody knows whether an earlier run has made the data that it noted, and a member without them must not start.
+func TestADiskThatDoesNotAnswerIsNotRestored(t *testing.T) {
+	as := hostconfig.EtcdCluster{Token: "prod", Members: []string{"a=https://10.0.0.11:2380"}}
+	m := etcd.Member{Root: t.TempDir()}
+	note, err := json.Marshal(as)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string][]byte{filepath.Join(m.Root, facts.EtcdRestoredFile): note, m.DataDir() + "/member": []byte("what is below a file cannot be looked up")} {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := restore(t.Context(), m, request("a", nil, as), bytes.NewReader(nil)); err == nil {
+		t.Errorf("it counts as restored: %+v", got)
+	}
+	if err := m.MayBegin(as); err == nil {
+		t.Error("the member could start without its data")
 	}
 }

@@ -104,6 +104,21 @@ func (h Host) Return(name string) error {
 	return durable.Remove(h.aside(name))
 }
 
+// Edit changes the manifest of a withdrawn pod before it returns. It does nothing if the pod is not withdrawn.
+func (h Host) Edit(name string, change func([]byte) ([]byte, error)) error {
+	data, err := os.ReadFile(h.aside(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		data, err = change(data)
+	}
+	if err != nil {
+		return fmt.Errorf("changing the withdrawn static pod %s: %w", name, err)
+	}
+	return durable.WriteFile(h.aside(name), data, 0o600)
+}
+
 // Manifest is the complete manifest of a pod: the one that was withdrawn, or else the one in its place. Without one, the error matches
 // fs.ErrNotExist.
 func (h Host) Manifest(name string) ([]byte, error) {
