@@ -76,7 +76,7 @@ func (r *ansibleReader) ini(text string) {
 		case "vars":
 			name, value, ok := strings.Cut(line, "=")
 			if name = strings.TrimSpace(name); !ok || name == "" {
-				r.refuse(number, group.name, "write name=value", "`%s` is not a variable", name)
+				r.refuse(number, group.name, "write name=value", "this line is not a variable")
 				continue
 			}
 			group.vars[name] = literal(strings.TrimSpace(value))
@@ -100,12 +100,14 @@ func (r *ansibleReader) hostLine(group *ansibleGroup, line string, number int) {
 		return
 	}
 	vars := map[string]any{}
+	before := words[0]
 	for _, w := range words[1:] {
 		name, value, ok := strings.Cut(w, "=")
-		if !ok {
-			r.refuse(number, group.name, "write name=value behind the name of the host, without spaces around the =", "`%s` is not a variable", name)
+		if !ok { // it is not shown: it may be a password
+			r.refuse(number, group.name, "write name=value behind the name of the host, without spaces around the =", "what follows `%s` is not a variable", before)
 			return
 		}
+		before = name
 		vars[name] = literal(value)
 	}
 	pattern := words[0]
