@@ -65,7 +65,7 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, _, err := a.upSpec(cmd.Context(), name, sourceAuto)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto)
 			if err != nil {
 				return err
 			}
@@ -73,7 +73,7 @@ func (a *app) labCreate() *cobra.Command {
 				return usageError{errors.New("all hosts of the spec have addresses, so there are no lab machines to create")}
 			}
 			sink, done := a.progress()
-			resolved, err := machines.Create(cmd.Context(), c, machines.Options{Bundle: !empty, OwnDisks: ownDisks}, sink)
+			resolved, err := machines.Create(cmd.Context(), c, machines.Options{Bundle: !empty, OwnDisks: ownDisks, Otherwise: otherwise}, sink)
 			done()
 			if err != nil {
 				return explain(cmd.Context(), err)

@@ -23,6 +23,8 @@ type Options struct {
 	Bundle bool
 	// OwnDisks is that of lab.Config.
 	OwnDisks bool
+	// Otherwise is the spec to use if the bundle of the other one cannot be obtained; nil if there is none (see sources.BundleOf).
+	Otherwise *spec.Cluster
 }
 
 // Create creates the machines for the hosts of a spec, but no cluster.
@@ -36,7 +38,7 @@ func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink)
 	if !o.Bundle {
 		return create(ctx, c, nil, o.OwnDisks, sink)
 	}
-	b, err := sources.Bundle(ctx, c, sink)
+	b, c, err := sources.BundleOf(ctx, c, o.Otherwise, sink)
 	if err != nil {
 		return nil, err
 	}
