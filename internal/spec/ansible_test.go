@@ -150,6 +150,10 @@ func TestReadAnsibleShapes(t *testing.T) {
 		"names with dots": {strings.ReplaceAll(small(), "n[1:3]", "n[1:3].example.com ip=10.0.0.9"), func(a *Ansible) bool { return a.Options.Hosts[0].Name == "n1" }, "by its short name"},
 		"a template":      {small("[all:vars]", "ansible_user={{ who }}"), func(a *Ansible) bool { return a.Options.Hosts[0].SSH.User == "" }, "is a template"},
 		"a vault":         {"kube_control_plane:\n  hosts:\n    n1: {zone: a, ansible_user: !vault abc}\n", func(a *Ansible) bool { return a.Options.Hosts[0].SSH.User == "" }, "is encrypted"},
+		"variables that are merged": {"kube_control_plane:\n  hosts:\n    n1: &usual\n      ansible_user: ops\n      zone: z\n    n2:\n      ansible_user: own\n      <<: *usual\n    n3:\n      <<: [*usual]\n", func(a *Ansible) bool {
+			h := a.Options.Hosts
+			return h[0].SSH.User == "ops" && h[1].SSH.User == "own" && h[1].Zone == "z" && h[2].SSH.User == "ops" && h[2].Zone == "z"
+		}, ""},
 		"a proxy command": {small("[all:vars]", `ansible_ssh_common_args='-o ProxyCommand="ssh -q -W %h:%p -i ~/j -p 2200 a@b"'`), func(a *Ansible) bool {
 			return a.Options.Hosts[0].SSH.Jump == "a@b:2200" && a.Options.Hosts[0].SSH.JumpKeyFile == "~/j"
 		}, ""},
