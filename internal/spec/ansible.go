@@ -284,6 +284,9 @@ func (r *ansibleReader) cluster() {
 		r.refuse(0, "", suggest("kube_control_plane", r.groupNames, "put the control planes into the group kube_control_plane, as in kubespray"), "no group of control planes has a host; the groups are %s", few(r.groupNames))
 		return
 	}
+	if both := slices.DeleteFunc(slices.Clone(controls), func(name string) bool { return !slices.Contains(workers, name) }); len(both) > 0 {
+		r.note("These control planes are in a group of workers as well, so they also run workloads: %s.", strings.Join(both, ", "))
+	}
 	own := r.etcdHosts(controls, workers, members)
 	jump := r.bastion()
 	var left []string

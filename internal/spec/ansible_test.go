@@ -131,6 +131,7 @@ func TestReadAnsibleShapes(t *testing.T) {
 		"a priority before the order of names": {small("[zz]", "n1", "[aa]", "n1", "[aa:vars]", "ansible_user=aa", "ansible_group_priority=10", "[zz:vars]", "ansible_user=zz"), func(a *Ansible) bool {
 			return a.Options.Hosts[0].SSH.User == "aa" && !strings.Contains(strings.Join(a.Notes, "\n"), "ansible_group_priority")
 		}, ""},
+		"control planes that run workloads": {small(), func(a *Ansible) bool { return a.Options.Hosts[0].Has(RoleWorker) }, "so they also run workloads: n1, n2, n3."},
 		"a bastion with two addresses": {small("[bastion]", "jump ansible_host=192.0.2.1 ip=10.9.9.9"), func(a *Ansible) bool {
 			return a.Options.Hosts[0].SSH.Jump == "192.0.2.1" && !slices.Contains(a.Notes, privateNote)
 		}, ""},
