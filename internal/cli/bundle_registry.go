@@ -215,9 +215,7 @@ release. If the source does not answer within a few seconds, the reason is print
 			if err != nil {
 				return explain(cmd.Context(), err)
 			}
-			for _, p := range problems {
-				fmt.Fprintln(a.err, "Note: "+p)
-			}
+			a.notes(problems)
 			return a.print(map[string]any{"versions": all, "problems": append([]string{}, problems...)}, func(w io.Writer) error {
 				yes := map[bool]string{true: "yes", false: "-"}
 				t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

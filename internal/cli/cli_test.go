@@ -72,6 +72,7 @@ func TestUsageErrors(t *testing.T) {
 		"init --from-terraform -":                                                      "it is empty",
 		"init --from-cluster root@10.0.0.11 --from-terraform x":                        "--from-terraform and --from-cluster cannot be combined",
 		"init --from-ansible nope.ini":                                                 "nope.ini",
+		"init --from-ansible .":                                                        "ansible-inventory -i . --list",
 		"init --from-ansible -":                                                        "it is empty",
 		"init --from-ansible - --host name=cp-a":                                       "--host cannot be combined with --from-ansible",
 		"init --from-ansible - --from-terraform -":                                     "--from-terraform and --from-ansible cannot be combined",

@@ -88,7 +88,7 @@ func (a *app) writeDraft(to string, replace bool, d existing.Description) error 
 		return err
 	}
 	if len(problems) > 0 {
-		fmt.Fprintln(a.err, "The spec describes the cluster, but Quorate cannot use it as it is:")
+		fmt.Fprintln(a.err, "The spec was written, but it is not valid yet. Correct these problems, then run quorate validate:")
 		return problems
 	}
 	if to != "-" {

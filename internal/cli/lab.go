@@ -69,7 +69,7 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, _, err := a.upSpec(cmd.Context(), name, sourceAuto)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto)
 			if err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func (a *app) labCreate() *cobra.Command {
 			if err := o.Check(c); err != nil {
 				return usageError{err}
 			}
-			o.Bundle = !empty
+			o.Bundle, o.Otherwise = !empty, otherwise
 			sink, done := a.progress()
 			resolved, err := machines.Create(cmd.Context(), c, o, sink)
 			done()

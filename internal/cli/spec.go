@@ -166,14 +166,22 @@ func (a *app) fromAnsible(cmd *cobra.Command, from string, o *spec.InitOptions) 
 			return fmt.Errorf("--%s cannot be combined with --from-ansible: the hosts come from the inventory; change it, or edit the spec afterwards", name)
 		}
 	}
+	if info, err := os.Stat(from); err == nil && info.IsDir() {
+		return fmt.Errorf("reading the Ansible inventory: %s is a directory; pass what Ansible makes of all of it: ansible-inventory -i %s --list", from, from)
+	}
 	data, err := a.input(from)
 	if err != nil {
 		return fmt.Errorf("reading the Ansible inventory: %w", err)
 	}
+	silent := false
 	lookup := func(name string) string {
+		if silent {
+			return "" // each further name would take as long
+		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), lookupTimeout)
 		defer cancel()
 		found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", name)
+		silent = ctx.Err() != nil
 		if err != nil || len(found) == 0 {
 			return "" // the note says that nobody knows the address
 		}
@@ -237,10 +245,10 @@ func (a *app) fromSSHConfig(ctx context.Context, config *sshconfig.Config, hosts
 	return err
 }
 
-// notes prints what the user should know about a spec.
+// notes prints what the user should know.
 func (a *app) notes(notes []string) {
 	for _, n := range notes {
-		fmt.Fprintln(a.err, "Note: "+n)
+		fmt.Fprintln(a.err, "Note: "+spec.OneLine(n))
 	}
 }
 

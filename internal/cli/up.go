@@ -41,7 +41,7 @@ It is safe to interrupt and to run again.
 
 The bundle of the default cluster comes from --source: official is what the projects publish, and modules is compiled here.
 auto, the default, keeps the source of a cluster that exists already, uses a bundle that is in the cache, and otherwise asks the
-projects' servers, for a few seconds: if all of them answer, the bundle is downloaded, and compiled if not. The source is
+projects' servers, for a few seconds: if all of them answer, the bundle is downloaded; otherwise, it is compiled. The source is
 written into the cluster's spec, which every later command uses.
 
 With --from-backup, it creates a copy of the cluster in a backup, to look at it: machines of a lab take the names and roles of

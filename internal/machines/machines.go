@@ -27,6 +27,8 @@ type Options struct {
 	Image string
 	// Profiles are choices as lab.WithProfiles takes them.
 	Profiles []string
+	// Otherwise is the spec to use if the bundle of the other one cannot be obtained; nil if there is none (see sources.BundleOf).
+	Otherwise *spec.Cluster
 }
 
 // Check returns an error if there is no such image or profile, or no machine for it, or if machines cannot have such profiles together.
@@ -52,7 +54,7 @@ func Create(ctx context.Context, c *spec.Cluster, o Options, sink progress.Sink)
 	if !o.Bundle {
 		return create(ctx, c, nil, o, sink)
 	}
-	b, err := sources.Bundle(ctx, c, sink)
+	b, c, err := sources.BundleOf(ctx, c, o.Otherwise, sink)
 	if err != nil {
 		return nil, err
 	}

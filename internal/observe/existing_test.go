@@ -138,6 +138,9 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		"another network": {edits: []string{"kube-flannel-ds", "calico-node", "namespace: kube-flannel", "namespace: calico-system"},
 			notes: []string{"calico-system/calico-node", "cni: none"}, check: func(c *spec.Cluster) bool { return c.Spec.Network.CNI == spec.CNINone }},
 		"no network": {edits: []string{"/etc/cni/net.d", "/etc/other"}, notes: []string{"No DaemonSet sets up a pod network"}},
+		"a network that Quorate installed": {change: func(_ *spec.Cluster, o *facts.Observation, _ *existing.Given) {
+			o.API.Applied, o.API.Networks = map[string]string{"cni": "sha256:ab"}, nil
+		}, notes: []string{"from your files or your chart"}, check: func(c *spec.Cluster) bool { return c.Spec.Network.CNI == spec.CNINone }},
 		"another runtime": {edits: []string{"containerd://2.1.4", "cri-o://1.37.0"},
 			notes: []string{"cri-o://1.37.0", "only containerd"}},
 		"half of an upgrade": {edits: []string{"kubeletVersion: v1.37.2\n    machineID", "kubeletVersion: v1.36.9\n    machineID"}, notes: []string{"is v1.36.9"}},

@@ -27,11 +27,13 @@ func choose(ctx context.Context, version string, published spec.Components, pati
 		return published.Source, "its bundle was downloaded before, and is in the cache"
 	}
 	k := &checker{of: published, patience: patience}
-	if found := k.published(ctx, version); len(found) > 0 {
+	asked, cancel := context.WithTimeout(ctx, patience+time.Second) // a request that fails late is made once more, and has its patience again
+	defer cancel()
+	if found := k.published(asked, version); len(found) > 0 {
 		return spec.SourceModules, "what the projects publish cannot be downloaded here: " + found[0].Summary
 	}
-	if ctx.Err() != nil {
-		return spec.SourceModules, "the question was interrupted"
+	if asked.Err() != nil {
+		return spec.SourceModules, "a server of the projects does not answer in time"
 	}
 	return published.Source, "the servers of the projects answer: it is downloaded, and its checksums and signatures are verified"
 }

@@ -187,7 +187,7 @@ func TestChoose(t *testing.T) {
 			if source != tc.source || !strings.Contains(why, tc.want) {
 				t.Errorf("%s, because %s", source, why)
 			}
-			if took := time.Since(begin); took > 10*time.Second {
+			if took := time.Since(begin); took > 5*time.Second {
 				t.Errorf("it took %s", took)
 			}
 		})

@@ -107,6 +107,17 @@ func (g *ansibleGroup) add(host string) {
 	}
 }
 
+// priorityVar decides between groups of the same depth: the highest counts.
+const priorityVar = "ansible_group_priority"
+
+func (g *ansibleGroup) priority() int {
+	n, err := strconv.Atoi(scalarOf(g.vars[priorityVar]))
+	if err != nil {
+		return 1 // as in Ansible
+	}
+	return n
+}
+
 // within returns the hosts of a group and of those below it.
 func (v *inventory) within(name string) []string {
 	var out []string
@@ -192,9 +203,10 @@ func (r *ansibleReader) resolve() {
 			return
 		}
 	}
+	r.used[priorityVar] = true
 	order := slices.Clone(r.groupNames)
 	slices.SortFunc(order, func(a, b string) int {
-		return cmp.Or(cmp.Compare(r.groups[a].depth, r.groups[b].depth), cmp.Compare(a, b))
+		return cmp.Or(cmp.Compare(r.groups[a].depth, r.groups[b].depth), cmp.Compare(r.groups[a].priority(), r.groups[b].priority()), cmp.Compare(a, b))
 	})
 	for _, h := range r.hosts {
 		h.vars = maps.Clone(all.vars)
@@ -272,6 +284,9 @@ func (r *ansibleReader) cluster() {
 		r.refuse(0, "", suggest("kube_control_plane", r.groupNames, "put the control planes into the group kube_control_plane, as in kubespray"), "no group of control planes has a host; the groups are %s", few(r.groupNames))
 		return
 	}
+	if both := slices.DeleteFunc(slices.Clone(controls), func(name string) bool { return !slices.Contains(workers, name) }); len(both) > 0 {
+		r.note("These control planes are in a group of workers as well, so they also run workloads: %s.", strings.Join(both, ", "))
+	}
 	own := r.etcdHosts(controls, workers, members)
 	jump := r.bastion()
 	var left []string
@@ -300,7 +315,7 @@ func (r *ansibleReader) cluster() {
 		}
 	}
 	if len(left) > 0 {
-		r.note("These hosts are in no group that has a role (kube_control_plane, kube_node, etcd, load_balancer), and were left out: %s.", strings.Join(left, ", "))
+		r.note("These hosts have no role in the spec, and were left out: %s. Roles follow from the groups kube_control_plane, kube_node, etcd, and load_balancer.", strings.Join(left, ", "))
 	}
 	if slices.ContainsFunc(r.out.Options.Hosts, func(h Host) bool { return h.Zone == "" }) {
 		r.refuse(0, "", "set them with --zones a,b,c: they are assigned to the hosts of each role in turn; or give each host a variable `zone`", "some hosts have no zone, such as %s", r.withoutZone())
@@ -356,26 +371,14 @@ func (r *ansibleReader) bastion() SSH {
 	if len(hosts) > 1 {
 		r.note("The group bastion has several hosts, of which the spec uses %s as the jump host.", hosts[0])
 	}
-	var b Host
 	h := r.hosts[hosts[0]]
-	r.hostOf(h, &b, SSH{})
-	at := cmp.Or(r.text(h, "ansible_host", "ansible_ssh_host"), h.name)
-	jump := at
-	if b.SSH.User != "" {
-		jump = b.SSH.User + "@" + jump
-	}
-	if b.SSH.Port != 0 {
-		jump += ":" + strconv.Itoa(b.SSH.Port)
-	}
-	if b.SSH.Jump != "" {
-		jump = b.SSH.Jump + "," + jump
-	}
-	return SSH{Jump: jump, JumpKeyFile: b.SSH.KeyFile}
+	var s SSH
+	r.sshOf(h, &s, SSH{})
+	return SSH{Jump: s.hop(cmp.Or(r.text(h, "ansible_host", "ansible_ssh_host"), h.name)), JumpKeyFile: s.KeyFile}
 }
 
-// hostOf reads a host's variables.
-func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
-	s := &out.SSH
+// sshOf reads how a host is reached.
+func (r *ansibleReader) sshOf(h *ansibleHost, s *SSH, bastion SSH) {
 	s.User = r.text(h, "ansible_user", "ansible_ssh_user")
 	s.Port = r.number(h, "ansible_port", "ansible_ssh_port")
 	s.KeyFile = r.keyFile(h, "ansible_ssh_private_key_file", "ansible_private_key_file")
@@ -391,6 +394,12 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 	if c := r.text(h, "ansible_connection"); c != "" && c != "ssh" && c != "smart" && c != "paramiko" && c != "paramiko_ssh" {
 		r.refuse(h.line, h.name, "Quorate reaches every host over SSH: use its address", "its connection is `%s`", c)
 	}
+}
+
+// hostOf reads a host's variables.
+func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
+	s := &out.SSH
+	r.sshOf(h, s, bastion)
 	r.become(h)
 	reached, internal, access := r.text(h, "ansible_host", "ansible_ssh_host"), r.text(h, "ip"), r.text(h, "access_ip")
 	out.Address = cmp.Or(internal, access)
@@ -414,8 +423,8 @@ func (r *ansibleReader) hostOf(h *ansibleHost, out *Host, bastion SSH) {
 		r.note(privateNote)
 	}
 	labels := r.mapping(h, "node_labels")
-	out.Zone = cmp.Or(r.text(h, "zone", "availability_zone", "failure_domain"), scalarOf(labels["topology.kubernetes.io/zone"]))
-	out.Region = cmp.Or(r.text(h, "region"), scalarOf(labels["topology.kubernetes.io/region"]))
+	out.Zone = cmp.Or(r.text(h, "zone", "availability_zone", "failure_domain"), r.item(h, "node_labels", labels, "topology.kubernetes.io/zone"))
+	out.Region = cmp.Or(r.text(h, "region"), r.item(h, "node_labels", labels, "topology.kubernetes.io/region"))
 }
 
 // address is the IPv4 address of a host that is named so; empty if nobody knows it.
@@ -488,7 +497,7 @@ func (r *ansibleReader) settings() {
 			r.note("The spec has no counterpart for %s of loadbalancer_apiserver, which was left out.", key)
 		}
 	}
-	address, port := scalarOf(balancer["address"]), scalarOf(balancer["port"])
+	address, port := r.item(first, "loadbalancer_apiserver", balancer, "address"), r.item(first, "loadbalancer_apiserver", balancer, "port")
 	o.VirtualIP = address
 	if len(r.inRole(RoleLoadBalancer)) == 0 {
 		o.Balancer = BalancerExternal
@@ -508,7 +517,9 @@ func (r *ansibleReader) pools() {
 		labels := map[string]string{}
 		given := r.mapping(h, "node_labels")
 		for _, key := range slices.Sorted(maps.Keys(given)) {
-			labels[key] = scalarOf(given[key])
+			if r.readable(h, "node_labels."+key, given[key]) {
+				labels[key] = scalarOf(given[key])
+			}
 		}
 		var taints []Taint
 		value := r.get(h, "node_taints")
@@ -606,21 +617,34 @@ func (r *ansibleReader) get(h *ansibleHost, names ...string) any {
 		r.used[name] = true
 	}
 	for _, name := range names {
-		switch v := h.vars[name].(type) {
-		case nil:
-		case encrypted:
-			r.note("%s of %s is encrypted (Ansible Vault), so it was left out. Write it into the spec if it is no secret.", name, h.name)
-		case string:
-			if strings.Contains(v, "{{") {
-				r.note("%s of %s is a template, which only Ansible can evaluate, so it was left out. Write its value into the spec.", name, h.name)
-			} else if v != "" {
-				return v
-			}
-		default:
+		if v := h.vars[name]; v != nil && v != "" && r.readable(h, name, v) {
 			return v
 		}
 	}
 	return nil
+}
+
+// readable says that a value is not one that only Ansible can evaluate. A note names the others.
+func (r *ansibleReader) readable(h *ansibleHost, name string, v any) bool {
+	switch v := v.(type) {
+	case encrypted:
+		r.note("%s of %s is encrypted (Ansible Vault), so it was left out. Write it into the spec if it is no secret.", name, h.name)
+		return false
+	case string:
+		if strings.Contains(v, "{{") {
+			r.note("%s of %s is a template, which only Ansible can evaluate, so it was left out. Write its value into the spec.", name, h.name)
+			return false
+		}
+	}
+	return true
+}
+
+// item is the text under a key of a variable that is a mapping.
+func (r *ansibleReader) item(h *ansibleHost, name string, m map[string]any, key string) string {
+	if !r.readable(h, name+"."+key, m[key]) {
+		return ""
+	}
+	return scalarOf(m[key])
 }
 
 func (r *ansibleReader) text(h *ansibleHost, names ...string) string {

@@ -76,7 +76,7 @@ func (r *ansibleReader) ini(text string) {
 		case "vars":
 			name, value, ok := strings.Cut(line, "=")
 			if name = strings.TrimSpace(name); !ok || name == "" {
-				r.refuse(number, group.name, "write name=value", "`%s` is not a variable", name)
+				r.refuse(number, group.name, "write name=value", "this line is not a variable")
 				continue
 			}
 			group.vars[name] = literal(strings.TrimSpace(value))
@@ -100,12 +100,14 @@ func (r *ansibleReader) hostLine(group *ansibleGroup, line string, number int) {
 		return
 	}
 	vars := map[string]any{}
+	before := words[0]
 	for _, w := range words[1:] {
 		name, value, ok := strings.Cut(w, "=")
-		if !ok {
-			r.refuse(number, group.name, "write name=value behind the name of the host, without spaces around the =", "`%s` is not a variable", name)
+		if !ok { // it is not shown: it may be a password
+			r.refuse(number, group.name, "write name=value behind the name of the host, without spaces around the =", "what follows `%s` is not a variable", before)
 			return
 		}
+		before = name
 		vars[name] = literal(value)
 	}
 	pattern := words[0]
@@ -347,14 +349,44 @@ func (y *yamlInventory) each(n *yaml.Node, f func(name string, value *yaml.Node)
 
 // vars reads variables into a map.
 func (y *yamlInventory) vars(n *yaml.Node, into map[string]any) bool {
-	return n == nil || y.each(n, func(name string, value *yaml.Node) {
-		if value == nil {
-			return
-		}
-		if v, ok := plain(value, &y.budget); ok {
-			into[name] = v
+	if n == nil {
+		return true
+	}
+	var merged []*yaml.Node
+	ok := y.each(n, func(name string, value *yaml.Node) {
+		switch {
+		case value == nil:
+		case name == "<<":
+			merged = append(merged, value)
+		default:
+			if v, ok := plain(value, &y.budget); ok {
+				into[name] = v
+			}
 		}
 	})
+	for _, m := range merged {
+		y.merge(m, into)
+	}
+	return ok
+}
+
+// merge adds the variables of one mapping, or of several, that are not there yet. The first of several counts.
+func (y *yamlInventory) merge(n *yaml.Node, into map[string]any) {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	if n.Kind == yaml.SequenceNode {
+		for _, e := range n.Content {
+			if y.budget--; y.budget > 0 {
+				y.merge(e, into)
+			}
+		}
+		return
+	}
+	more := map[string]any{}
+	y.vars(n, more)
+	maps.Copy(more, into)
+	maps.Copy(into, more)
 }
 
 // maxGroupDepth is how deep groups are nested at most. A deeper nesting is an alias that contains itself.

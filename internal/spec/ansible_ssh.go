@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"path"
 	"slices"
 	"strconv"
@@ -149,19 +150,22 @@ func throughSSH(command string) (hop, key string, ok bool) {
 	if !forwards || !valid {
 		return "", "", false
 	}
-	fill(&user, s.User)
-	fill(&port, s.Port)
-	hop = address
-	if user != "" {
-		hop = user + "@" + hop
+	s.User, s.Port = cmp.Or(user, s.User), cmp.Or(port, s.Port)
+	return s.hop(address), s.KeyFile, true
+}
+
+// hop is a host that is reached this way as a jump host, behind its own ones.
+func (s SSH) hop(address string) string {
+	if s.User != "" {
+		address = s.User + "@" + address
 	}
-	if port != 0 {
-		hop += ":" + strconv.Itoa(port)
+	if s.Port != 0 {
+		address += ":" + strconv.Itoa(s.Port)
 	}
 	if s.Jump != "" {
-		hop = s.Jump + "," + hop
+		address = s.Jump + "," + address
 	}
-	return hop, s.KeyFile, true
+	return address
 }
 
 // shellWords splits a text like a shell: at spaces, with quotes and backslashes. ok is false if a quote is not closed.

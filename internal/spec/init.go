@@ -62,7 +62,7 @@ var initText string
 
 var initTemplate = template.Must(template.New("cluster.yaml").Funcs(template.FuncMap{
 	"q":    scalar,
-	"note": comment,
+	"note": OneLine,
 	"list": scalars,
 	"ssh":  sshFields,
 	"pool": poolFields,
@@ -335,8 +335,8 @@ func mapping(m map[string]string) (string, error) {
 	return "{" + strings.Join(parts, ", ") + "}", nil
 }
 
-// comment writes a text as the rest of a comment, which it cannot leave: no line break, and nothing that YAML does not allow.
-func comment(s string) string {
+// OneLine writes a text that may quote a cluster or a file so that it neither leaves a line or a comment nor steers a terminal.
+func OneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '
