@@ -171,10 +171,13 @@ func (b *builder) configuredReconciler() string {
 	if value, settled := b.settings().configured[facts.APIServer][hostconfig.ReconcilerArgument]; settled && api != nil {
 		return value
 	}
-	if api == nil || api.Kubeadm == nil {
-		return b.reconciler() // it is about to be written
+	switch {
+	case api != nil && api.Kubeadm != nil:
+		return api.Kubeadm.Arguments[facts.APIServer][hostconfig.ReconcilerArgument]
+	case b.exists():
+		return "" // it could not be read
 	}
-	return api.Kubeadm.Arguments[facts.APIServer][hostconfig.ReconcilerArgument]
+	return b.reconciler() // it is about to be written
 }
 
 // noneLists says that no API server lists itself when the steps so far were made. Those that leave are stopped by then.

@@ -220,6 +220,10 @@ func TestARepairLetsAPIServersListThemselves(t *testing.T) {
 	if len(b.steps) > 0 {
 		t.Errorf("a repair has the steps %v", kindsOf(&Plan{Steps: b.list()}))
 	}
+	obs.API.Kubeadm = nil // nobody knows what is in it
+	if b = mender(cluster.Evaluate(c, obs), newer); b.needsEndpoint() {
+		t.Error("a configuration that could not be read needs the endpoint")
+	}
 }
 
 // TestANewClusterHasNoOtherAddress: its API servers never listed themselves, but those of an older version of Quorate may have.
