@@ -84,7 +84,7 @@ func (m *machine) arguments() []string {
 		"-drive", "file=" + value(m.disk) + ",if=virtio,format=raw,cache=unsafe",
 		"-device", "virtio-rng-pci",
 		"-chardev", "file,id=console,path=" + value(m.console()), "-serial", "chardev:console",
-		"-device", "virtio-serial-pci", "-chardev", "file,id=report,path=" + value(m.reports()), "-device", "virtserialport,chardev=report,name=" + portName,
+		"-device", "virtio-serial-pci", "-chardev", "file,id=report,path=" + value(m.reports()), "-device", "virtserialport,nr=1,chardev=report,name=" + portName,
 	}
 	switch {
 	case m.accelerator == kvm:
@@ -167,9 +167,9 @@ func (m *machine) run(ctx context.Context, say func(string)) (o outcome, err err
 		case w.finished && (!running || w.late()):
 			return o, w.failed
 		case !w.finished && !running:
-			return o, fmt.Errorf("QEMU ended during the test: %s", m.lastWords(o))
+			return o, fmt.Errorf("QEMU ended during the test: %s", m.lastWords())
 		case !w.finished && w.late():
-			return o, fmt.Errorf("%w: %s", w.lateness(), m.lastWords(o))
+			return o, fmt.Errorf("%w: %s", w.lateness(), m.lastWords())
 		}
 		select {
 		case <-ctx.Done():
@@ -179,16 +179,16 @@ func (m *machine) run(ctx context.Context, say func(string)) (o outcome, err err
 	}
 }
 
-// lastWords are the end of what QEMU, or else the console, says.
-func (m *machine) lastWords(o outcome) string {
-	said := tail(m.log(), 5)
-	if said == "" {
-		said = tail(m.console(), 15)
+// lastWords are the ends of what QEMU and the console say.
+func (m *machine) lastWords() string {
+	said := "the console has printed nothing"
+	if console := tail(m.console(), 15); console != "" {
+		said = "the end of the console:\n" + console
 	}
-	if said == "" {
-		said = "neither QEMU nor the console has printed anything"
+	if warnings := tail(m.log(), 5); warnings != "" {
+		said += "\nand of what QEMU prints:\n" + warnings
 	}
-	return "the last lines:\n" + said
+	return said
 }
 
 func tail(path string, lines int) string {

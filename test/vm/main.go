@@ -64,8 +64,8 @@ func main() {
 	images := flag.String("images", strings.Join(lab.Images, ","), "the systems of the machines")
 	flag.StringVar(&o.accel, "accel", auto, "kvm, tcg (emulated), or auto: KVM if a machine boots with it")
 	flag.StringVar(&o.clock, "clock", auto, "the clock of an emulated machine: machine (it counts instructions, so that timeouts fit the speed of the machine) or real; auto: machine")
-	flag.StringVar(&o.cluster, "cluster", auto, "default (that of `quorate up`) or small (three control planes, standard failover); auto: default with KVM, and otherwise small")
-	flag.StringVar(&o.machines, "machines", "", "the system of the lab's machines (default: that of `quorate up`)")
+	flag.StringVar(&o.cluster, "cluster", auto, "default (that of quorate up) or small (three control planes, standard failover); auto: default with KVM, and otherwise small")
+	flag.StringVar(&o.machines, "machines", "", "the system of the lab's machines (default: that of quorate up)")
 	flag.Float64Var(&o.slow, "slow", 0, "multiply the limits of steps; 0: 1 with KVM, 20 emulated, and 60 with a clock that counts instructions")
 	flag.IntVar(&o.memory, "memory", 0, "the memory of a machine in MiB; 0: 12288 for the default cluster, and 8192 for the small one")
 	flag.StringVar(&o.quorate, "quorate", filepath.Join("bin", "quorate"), "the binary to test")
@@ -184,7 +184,7 @@ func run(ctx context.Context, o options) (err error) {
 		}
 		release()
 	}()
-	if err := os.RemoveAll(artifacts); err != nil {
+	if err := errors.Join(os.RemoveAll(artifacts), os.RemoveAll(artifacts+".json")); err != nil {
 		return err
 	}
 	c, err := gather(ctx, o)
@@ -227,7 +227,7 @@ func workDir() (dir string, release func(), err error) {
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
-		return "", nil, fmt.Errorf("lock %s: %w: does another make test-vm run?", lock.Name(), err)
+		return "", nil, fmt.Errorf("lock %s: %w (another make test-vm may be running)", lock.Name(), err)
 	}
 	left, err := filepath.Glob(filepath.Join(parent, "work-*"))
 	for _, old := range left {
