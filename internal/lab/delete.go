@@ -31,7 +31,7 @@ func DeleteByName(ctx context.Context, name string) error {
 		err = os.RemoveAll(runDir(name)) // last: it remembers the subnet
 	}
 	if err != nil {
-		return fmt.Errorf("delete lab %s: %w; run `quorate lab delete %s` again", name, err, name)
+		return fmt.Errorf("delete lab %s: %w; run `quorate lab --lab %s delete` again", name, err, name)
 	}
 	for _, dir := range []string{paths.State("labs"), paths.State()} {
 		os.Remove(dir) // fails unless it is empty

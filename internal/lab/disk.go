@@ -243,7 +243,7 @@ func (l *Lab) mountDisk(m Machine) error {
 	}
 	dir := l.disk(m)
 	if _, err := os.Stat(baseRoot(l.rec.Base)); err != nil {
-		return fmt.Errorf("its base image no longer exists (%w), so its disk cannot be used; delete the lab with `quorate lab delete %s`", err, l.Name())
+		return fmt.Errorf("its base image no longer exists (%w), so its disk cannot be used; delete the lab with `quorate lab --lab %s delete`", err, l.Name())
 	}
 	lower := l.layers()
 	for i := range lower {

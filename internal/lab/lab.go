@@ -162,8 +162,8 @@ func List() ([]*Lab, error) {
 }
 
 // Create creates a lab and returns when every machine answers on its SSH port. If it fails or is canceled, it removes what it
-// has created. If the lab already exists with the same zones and machines, Create starts what is not running. It recreates an
-// incomplete lab that a killed process left behind.
+// has created. If the lab already exists with the same zones, machines, profiles, and image, Create starts what is not running.
+// It recreates an incomplete lab that a killed process left behind.
 func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if cfg.Progress == nil {
 		cfg.Progress = progress.Discard
@@ -230,7 +230,7 @@ func adopt(ctx context.Context, cfg Config) (*Lab, error) {
 		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s is incomplete and is recreated", cfg.Name)))
 		return nil, DeleteByName(ctx, cfg.Name)
 	case !l.sameShape(cfg):
-		return nil, fmt.Errorf("create lab %s: %w with other zones, machines, profiles, or another image (it has %s, on %s); delete it first with `quorate lab delete %s`, or choose another name",
+		return nil, fmt.Errorf("create lab %s: %w with other zones, machines, or profiles, or another image (it has %s, on %s); delete it first with `quorate lab --lab %s delete`, or choose another name",
 			cfg.Name, ErrExists, l.names(), l.Image(), cfg.Name)
 	}
 	return l, l.Start(ctx, cfg.Progress)

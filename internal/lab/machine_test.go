@@ -199,7 +199,7 @@ func TestStateSurvivesItsFile(t *testing.T) {
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open("dev"); err == nil || !strings.Contains(err.Error(), "quorate lab delete dev") {
+	if _, err := Open("dev"); err == nil || !strings.Contains(err.Error(), "quorate lab --lab dev delete") {
 		t.Errorf("open a half-deleted lab: %v", err)
 	}
 	if err := l.save(); err != nil {

@@ -21,8 +21,9 @@ AllowAgentForwarding no
 X11Forwarding no
 MaxAuthTries 4
 MaxSessions 10
-MaxStartups 10:30:60
 `, 0o644},
+			// Of this setting, the last one counts.
+			{"/etc/ssh/sshd_config.d/zz-lab-hardened.conf", "MaxStartups 10:30:60\n", 0o644},
 			// The PATH is that of the RHEL family.
 			{"/etc/sudoers.d/lab-hardened", `Defaults secure_path="/sbin:/bin:/usr/sbin:/usr/bin"
 Defaults use_pty

@@ -58,7 +58,7 @@ func (l *Lab) load() error {
 	data, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
 		if _, err := os.Stat(l.dir); err == nil {
-			return fmt.Errorf("open lab %s: its directory %s has no lab.json; delete the lab with `quorate lab delete %s`", name, l.dir, name)
+			return fmt.Errorf("open lab %s: its directory %s has no lab.json; delete the lab with `quorate lab --lab %s delete`", name, l.dir, name)
 		}
 		return fmt.Errorf("open lab %s: %w", name, ErrNotFound)
 	}
@@ -67,7 +67,7 @@ func (l *Lab) load() error {
 	}
 	var rec record
 	if err := json.Unmarshal(data, &rec); err != nil {
-		return fmt.Errorf("open lab %s: %s is damaged (%w); delete the lab with `quorate lab delete %s`", name, file, err, name)
+		return fmt.Errorf("open lab %s: %s is damaged (%w); delete the lab with `quorate lab --lab %s delete`", name, file, err, name)
 	}
 	l.rec = rec
 	return nil
