@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -91,6 +91,14 @@ test-hosts: build ## set up what real servers are like, one situation after anot
 	@rm -f artifacts/hosts.txt artifacts/hosts.json
 	failed=; $(GO) test -tags e2e -count=1 -timeout 60m -v -run 'TestRealHosts$$' ./test/e2e -whole || failed=yes; \
 	cat artifacts/hosts.txt artifacts/hosts.json; test -z "$$failed"
+
+# Without KVM it takes hours. A part of it: VM='-images debian-13'; bin/test-vm -help lists all flags.
+VM ?=
+
+test-vm: build ## build a cluster, cut the power of a host, and remove everything in virtual machines with Debian 12 and 13, which have cgroup v2; as root; the last line is JSON
+	bin/quorate bundle build
+	$(GO) build -ldflags '-s -w' -o bin/test-vm ./test/vm
+	bin/test-vm $(VM)
 
 bench-bootstrap: build ## the documented kubeadm sequence against quorate apply, side by side
 	$(GO) build -o bin/bench-bootstrap ./test/bench/bootstrap

@@ -91,10 +91,10 @@ func makeBase(ctx context.Context, cfg Config, dir string, sink progress.Sink) e
 	if err := os.Chmod(tmp, 0o755); err != nil { // users other than root access the image on machines
 		return err
 	}
-	if err := debootstrap(ctx, cfg, tmp, sink); err != nil {
+	root, err := Bootstrap(ctx, cfg.image(), slices.Concat(usual, cfg.AllPackages()), tmp, sink)
+	if err != nil {
 		return err
 	}
-	root := baseRoot(tmp)
 	if err := customize(cfg, root); err != nil {
 		return err
 	}
@@ -117,27 +117,32 @@ func removeStale(parent string) error {
 	return err
 }
 
-// debootstrap runs mmdebstrap with the caller's own Debian mirror and apt settings where it has any.
-func debootstrap(ctx context.Context, cfg Config, tmp string, sink progress.Sink) error {
+// Bootstrap installs a plain Debian with these packages to a new directory in dir, and returns that directory. image is one of Images. It runs
+// mmdebstrap with the caller's own Debian mirror and apt settings where it has any, writes these to dir as well, and needs root.
+func Bootstrap(ctx context.Context, image string, packages []string, dir string, sink progress.Sink) (root string, err error) {
+	suite, ok := suites[image]
+	if !ok {
+		return "", fmt.Errorf("there is no image %q: must be one of %s", image, strings.Join(Images, ", "))
+	}
 	mmdebstrap, err := tool("mmdebstrap")
 	if err != nil {
-		return err
+		return "", err
 	}
-	apt, mirrors := filepath.Join(tmp, "apt.conf"), filepath.Join(tmp, "mirrors.list")
+	root = baseRoot(dir)
+	apt, mirrors := filepath.Join(dir, "apt.conf"), filepath.Join(dir, "mirrors.list")
 	settings := aptSettings(ctx) + "APT::Install-Recommends \"false\";\nAcquire::Retries \"3\";\n"
 	if err := os.WriteFile(apt, []byte(settings), 0o600); err != nil {
-		return err
+		return "", err
 	}
 	dpkg := []string{"--dpkgopt=force-unsafe-io"}
 	for _, path := range excluded {
 		dpkg = append(dpkg, "--dpkgopt=path-exclude="+path)
 	}
-	include, suite := strings.Join(slices.Concat(usual, cfg.AllPackages()), ","), suites[cfg.image()]
-	args := append([]string{"--variant=minbase", "--format=directory", "--include=" + include, "--aptopt=" + apt}, dpkg...)
-	args = append(args, suite, baseRoot(tmp))
+	args := append([]string{"--variant=minbase", "--format=directory", "--include=" + strings.Join(packages, ","), "--aptopt=" + apt}, dpkg...)
+	args = append(args, suite, root)
 	if list := aptMirrors(ctx, suite); list != "" {
 		if err := os.WriteFile(mirrors, []byte(list), 0o600); err != nil {
-			return err
+			return "", err
 		}
 		args = append(args, mirrors)
 	}
@@ -164,14 +169,14 @@ func debootstrap(ctx context.Context, cfg Config, tmp string, sink progress.Sink
 	w.Close()
 	<-read
 	if ctx.Err() != nil {
-		return context.Cause(ctx)
+		return "", context.Cause(ctx)
 	}
 	if err != nil {
 		out := strings.Split(strings.TrimSpace(log.String()), "\n")
-		return fmt.Errorf("mmdebstrap: %w\n  %s\nCheck that this machine can reach its Debian mirror (`apt-get update`), then try again",
+		return "", fmt.Errorf("mmdebstrap: %w\n  %s\nCheck that this machine can reach its Debian mirror (`apt-get update`), then try again",
 			err, strings.Join(out[max(0, len(out)-8):], "\n  "))
 	}
-	return nil
+	return root, nil
 }
 
 // aptSettings are the caller's apt settings for reaching its mirror: proxies, timeouts, and checks of dates.
