@@ -315,9 +315,9 @@ func (b *builder) outgrown() {
 		return
 	}
 	nodes, pods := b.c.Planned()
-	have := len(b.Seen.API.Nodes)
+	have := len(b.Seen.API.Nodes) + b.Seen.API.Simulated // nodes of no host are refused, but for simulated ones
 	if have > nodes && size.SettingsOf(have, pods) != b.c.ForSize() {
-		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the cluster has %d nodes, and the spec plans it for %d: the settings that grow with a cluster are too small. Set spec.size.nodes, or add the hosts to the spec", have, nodes))
+		b.out.Warnings = append(b.out.Warnings, fmt.Sprintf("the cluster has %d nodes, and the spec plans it for %d: the settings that grow with a cluster are too small. Set spec.size.nodes", have, nodes))
 	}
 }
 

@@ -139,7 +139,7 @@ func TestKwok(t *testing.T) {
 		t.Fatal(err)
 	}
 	read, err := clientcmd.Load(text)
-	if err != nil || read.Clusters[account].Server != "https://198.18.0.200:6443" || read.Clusters[account].TLSServerName != "api.quorate.internal" || read.AuthInfos[account].Token != "TOKEN" {
+	if err != nil || read.Clusters[account].Server != "https://198.18.0.200:6443" || read.Clusters[account].TLSServerName != "api.test.internal" || read.AuthInfos[account].Token != "TOKEN" {
 		t.Errorf("%v: %s", err, text)
 	}
 }

@@ -440,7 +440,7 @@ func TestNearestVersion(t *testing.T) {
 		c := DefaultLab("x")
 		c.Spec.Kubernetes.Version = given
 		errs := Validate(c, Options{Versions: opts.Versions, Lab: true})
-		if len(errs) != 1 || !strings.HasSuffix(errs[0].Fix, " "+want) {
+		if len(errs) != 1 || !strings.Contains(errs[0].Fix+";", "version is "+want+";") {
 			t.Errorf("%s: got %v, want %s", given, errs, want)
 		}
 	}
