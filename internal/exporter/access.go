@@ -130,6 +130,7 @@ func (a *access) remember(key [sha256.Size]byte, d decision) {
 	if a.known == nil {
 		a.known = map[[sha256.Size]byte]decision{}
 	}
+	delete(a.known, key) // a permission from before is not held after a refusal, even if that is not remembered
 	if len(a.known) >= mostKnown {
 		for k, old := range a.known {
 			if !old.counts(d.at) && !old.held(d.at) {

@@ -37,6 +37,8 @@ const (
 	writeTimeout  = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
 	maxHeader     = 32 << 10
+	// tellAfter is the time between two lines of the log about an API that cannot be asked: strangers can have it asked.
+	tellAfter = time.Minute
 )
 
 // Server serves metrics until its context ends.
@@ -48,12 +50,14 @@ type Server struct {
 	CertificateFile, KubeconfigFile string
 	// Metrics are what is served.
 	Metrics prometheus.Collector
-	// Log is called when what keeps it from serving changes; with an empty text when nothing does.
+	// Log is called when what keeps it from serving changes, with an empty text when nothing does; and now and then while the API cannot be
+	// asked who may read. Several goroutines may call it.
 	Log func(problem string)
 
 	mu      sync.Mutex
 	noted   bool // that it serves, or why not
 	problem string
+	told    time.Time // when it last logged that the API cannot be asked
 }
 
 // Run serves. What keeps it from serving is not an error: it tries again.
@@ -100,6 +104,19 @@ func (s *Server) note(err error) {
 	}
 }
 
+// unasked logs why the API could not be asked who may read.
+func (s *Server) unasked(why string) {
+	s.mu.Lock()
+	due := time.Since(s.told) >= tellAfter
+	if due {
+		s.told = time.Now()
+	}
+	s.mu.Unlock()
+	if due && s.Log != nil {
+		s.Log(why)
+	}
+}
+
 // serve serves until the context ends, which is no error.
 func (s *Server) serve(ctx context.Context, cert *certificate, handler http.Handler) error {
 	if _, err := cert.get(nil); err != nil {
@@ -112,7 +129,9 @@ func (s *Server) serve(ctx context.Context, cert *certificate, handler http.Hand
 	case err != nil:
 		return fmt.Errorf("listening for Prometheus: %w", err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+	var protocols http.Protocols
+	protocols.SetHTTP1(true) // with HTTP/2, one connection of a stranger could have hundreds of tokens reviewed at a time
+	server := &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:  log.New(io.Discard, "", 0), // what strangers send is no news
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}}
 	s.note(nil)
@@ -133,6 +152,7 @@ func (s *Server) handler(a *access) (http.Handler, error) {
 	}
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: mostConnections})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close") // only who may read keeps one of the few connections
 		switch {
 		case r.URL.Path != Path:
 			http.NotFound(w, r)
@@ -144,6 +164,7 @@ func (s *Server) handler(a *access) (http.Handler, error) {
 		}
 		switch v, why := a.of(r.Context(), bearer(r)); v {
 		case allowed:
+			w.Header().Del("Connection")
 			metrics.ServeHTTP(w, r)
 		case stranger:
 			w.Header().Set("WWW-Authenticate", "Bearer")
@@ -151,7 +172,8 @@ func (s *Server) handler(a *access) (http.Handler, error) {
 		case forbidden:
 			http.Error(w, why, http.StatusForbidden)
 		case undecided:
-			http.Error(w, why, http.StatusServiceUnavailable)
+			s.unasked(why)
+			http.Error(w, "the API cannot be asked who may read the metrics: the journal of "+hostconfig.WatchUnit+" says why", http.StatusServiceUnavailable)
 		}
 	}), nil
 }

@@ -89,6 +89,9 @@ func TestWhoMayRead(t *testing.T) {
 		if w.Code != tc.code || !strings.Contains(w.Body.String(), tc.says) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
+		if closes := w.Header().Get("Connection") == "close"; closes != (tc.code != 200) {
+			t.Errorf("%s: %d, and the connection is closed: %t", name, w.Code, closes)
+		}
 		if tc.code != 200 && strings.Contains(w.Body.String(), "quorate_") {
 			t.Errorf("%s: the metrics are told: %s", name, w.Body)
 		}
@@ -147,6 +150,52 @@ func TestManyTokens(t *testing.T) {
 	asked := api.asked
 	if v, _ := a.of(t.Context(), "good"); v != allowed || api.asked != asked {
 		t.Errorf("%d after %d questions more", v, api.asked-asked)
+	}
+}
+
+// TestRefusedWhileFull: a permission that was taken away is not held, even if no more refusals are remembered.
+func TestRefusedWhileFull(t *testing.T) {
+	api, now := newAPI(), clustertest.Now
+	a := &access{api: api, now: func() time.Time { return now }}
+	a.of(t.Context(), "good")
+	for i := range 2 * mostKnown {
+		token := "token " + big.NewInt(int64(i)).String()
+		api.users[token] = "prometheus"
+		a.of(t.Context(), token)
+	}
+	api.may = nil
+	now = now.Add(allowedFor)
+	if v, _ := a.of(t.Context(), "good"); v != forbidden {
+		t.Errorf("%d after the permission was taken away", v)
+	}
+	api.down = errors.New("no route to host")
+	now = now.Add(deniedFor)
+	if v, _ := a.of(t.Context(), "good"); v != undecided {
+		t.Errorf("%d when nobody can be asked", v)
+	}
+}
+
+// TestNobodyCanBeAsked: why not is for the log, and not for strangers.
+func TestNobodyCanBeAsked(t *testing.T) {
+	api := newAPI()
+	api.down = errors.New("no route to host")
+	var logged []string
+	s := &Server{Metrics: collector(), Log: func(text string) { logged = append(logged, text) }}
+	handler, err := s.handler(&access{api: api, now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodGet, Path, nil)
+		r.Header.Set("Authorization", "Bearer good")
+		handler.ServeHTTP(w, r)
+		if w.Code != http.StatusServiceUnavailable || strings.Contains(w.Body.String(), "no route") || w.Header().Get("Connection") != "close" {
+			t.Errorf("%d %s %v", w.Code, w.Body, w.Header())
+		}
+	}
+	if len(logged) != 1 || !strings.Contains(logged[0], "no route to host") {
+		t.Errorf("logged: %q", logged)
 	}
 }
 
