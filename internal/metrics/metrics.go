@@ -54,7 +54,7 @@ var (
 	info      = define("cluster_info", "What the cluster is: the version of its spec, and whether it is complete; always 1.", "version", "stage", "topology", "placement")
 	margin    = define("margin", "How many more failures of one kind the cluster survives now. -1: it does not work.", "of")
 	intended  = define("margin_intended", "How many failures of one kind the cluster survives when everything in its spec works.", "of")
-	findings  = define("findings", "How many things are wrong, by rule and severity. docs/findings.md lists the rules.", "rule", "severity")
+	findings  = define("findings", "How many things are known to be wrong, by rule and severity: what is unknown is not counted. docs/findings.md lists the rules.", "rule", "severity")
 	hostInfo  = define("host_info", "A host of the spec, its zone, and its roles, joined by commas; always 1. Nodes have the same name.", "host", "zone", "roles")
 	reachable = define("host_reachable", "1 if the host could be reached, 0 if not. A host that cannot be reached may work.", "host")
 	withdrawn = define("host_in_maintenance", "1 if the host is in maintenance, 0 if not.", "host")

@@ -96,6 +96,8 @@ func scenarios() map[string]struct {
 			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"and it is back": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"))}, {lasts: soon, seen: whole()}}},
 		"a control plane is in maintenance, and off": {phases: []phase{well, {lasts: time.Hour, seen: whole(dead("cp-c"), maintained("cp-c"))}}},
+		"a worker is in maintenance, and a control plane is off": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"), maintained("w-a"))}}, fires: []string{
+			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"another one fails meanwhile": {phases: []phase{well, {lasts: later, seen: whole(maintained("cp-c"), func(f clustertest.Fixture) {
 			f.Change("cp-a", func(h *facts.Host) { h.APIServer = &facts.Answer{Problem: "connection refused"} })
 		})}}, fires: []string{`QuorateProgramDown{host="cp-a",program="kube-apiserver"}`}},
@@ -268,7 +270,7 @@ func alert(t *testing.T, text string) string {
 	if labels != "" {
 		all = append(all, strings.Split(labels, ",")...)
 	}
-	if name != "QuorateZoneLossExceedsCapacity" && !(given && labels == "") {
+	if !given || labels != "" {
 		all = append(all, `cluster="lab"`)
 	}
 	i := slices.IndexFunc(parsed(t), func(r rule) bool { return r.Alert == name })

@@ -127,7 +127,7 @@ func TestRulesAreComplete(t *testing.T) {
 		if want := "https://quorate.dev/docs/alerts#" + strings.ToLower(r.Alert); r.Annotations["runbook_url"] != want {
 			t.Errorf("%s: the runbook is %s, want %s", r.Alert, r.Annotations["runbook_url"], want)
 		}
-		if strings.Contains(r.Expr, "quorate_") && !strings.Contains(r.Expr, "by (cluster") && r.Alert != "QuorateMetricsAbsent" && r.Alert != "QuorateZoneLossExceedsCapacity" {
+		if strings.Contains(r.Expr, "quorate_") && !strings.Contains(r.Expr, "by (cluster") && r.Alert != "QuorateMetricsAbsent" {
 			t.Errorf("%s does not aggregate over instances: only one of them leads", r.Alert)
 		}
 		_, after, there := strings.Cut(string(page), "\n## "+r.Alert+"\n")
