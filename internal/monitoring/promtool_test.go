@@ -143,10 +143,12 @@ func scenarios() map[string]struct {
 			f.Component("w-a", facts.KubeProxy, clustertest.Unknown(clustertest.NoStream))
 		})}}, fires: []string{"QuorateObservationIncomplete"}},
 		"another control plane takes the lead": {phases: []phase{well, {lasts: 2 * time.Minute}, well}},
-		"nobody leads":                         {phases: []phase{well, {lasts: soon}}, fires: []string{"QuorateNobodyWatches"}},
-		"nothing can be scraped":               {phases: []phase{well, {lasts: 6 * time.Minute, gone: true}}, fires: []string{"QuorateNobodyWatches", "QuorateMetricsAbsent{}"}},
-		"nothing was ever scraped":             {phases: []phase{{lasts: 6 * time.Minute, gone: true}}, fires: []string{"QuorateMetricsAbsent{}"}},
-		"the leader hangs":                     {phases: []phase{well, {lasts: 12 * time.Minute, frozen: true}}, fires: []string{"QuorateObservationStale"}},
+		"the lead moves while one is off": {phases: []phase{well, {lasts: 8 * time.Minute, seen: whole(dead("cp-c"))}, {lasts: 2 * time.Minute}}, fires: []string{
+			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`}},
+		"nobody leads":             {phases: []phase{well, {lasts: soon}}, fires: []string{"QuorateNobodyWatches"}},
+		"nothing can be scraped":   {phases: []phase{well, {lasts: 6 * time.Minute, gone: true}}, fires: []string{"QuorateNobodyWatches", "QuorateMetricsAbsent{}"}},
+		"nothing was ever scraped": {phases: []phase{{lasts: 6 * time.Minute, gone: true}}, fires: []string{"QuorateMetricsAbsent{}"}},
+		"the leader hangs":         {phases: []phase{well, {lasts: 12 * time.Minute, frozen: true}}, fires: []string{"QuorateObservationStale"}},
 		"the site starts": {phases: []phase{{lasts: 3 * time.Minute, gone: true}, {lasts: time.Minute}, {lasts: time.Minute, seen: whole(dead("cp-b", "cp-c", "w-a", "w-b"), func(f clustertest.Fixture) {
 			f.AnswerEndpoint(clustertest.Problem("503"))
 		})}, {lasts: 2 * time.Minute, seen: whole(dead("w-b"))}, well}},

@@ -16,6 +16,7 @@ import (
 // rule is one rule of rules.yaml.
 type rule struct {
 	Alert, Record, Expr, For string
+	KeepFiringFor            string `json:"keep_firing_for"`
 	Labels, Annotations      map[string]string
 }
 
@@ -119,6 +120,9 @@ func TestRulesAreComplete(t *testing.T) {
 		alerts = append(alerts, r.Alert)
 		if !strings.HasPrefix(r.Alert, "Quorate") || r.For == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" {
 			t.Errorf("%+v", r)
+		}
+		if aboutWatch := strings.Contains(r.Expr, "quorate_exporter_leader") || strings.HasPrefix(r.Alert, "QuorateObservation"); aboutWatch == (r.KeepFiringFor != "") {
+			t.Errorf("%s: it ends when the lead moves: keep_firing_for is %q", r.Alert, r.KeepFiringFor)
 		}
 		fromFinding := strings.Contains(r.Expr, "by (cluster, severity)")
 		if severity := r.Labels["severity"]; severity != "critical" && severity != "warning" && !(severity == "" && fromFinding) {
