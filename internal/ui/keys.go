@@ -171,9 +171,11 @@ func (k *keyboard) read(ctx context.Context, out chan<- key) {
 						return
 					}
 				}
-			case unix.SIGQUIT:
+			case unix.SIGQUIT: // the program ends, and says what each goroutine does
+				k.end()
 				signal.Reset(unix.SIGQUIT)
 				unix.Kill(unix.Getpid(), unix.SIGQUIT) //nolint:errcheck // one may always end oneself
+				return
 			}
 			continue
 		default:
