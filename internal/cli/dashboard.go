@@ -248,7 +248,7 @@ func (w *watching) look(ctx context.Context) (dashboard.Look, error) {
 			w.wrong = err.Error()
 		} else {
 			w.observer.Close()
-			w.spec = c
+			w.spec, w.asked = c, time.Time{}
 		}
 	}
 	e := w.observer.Engine(ctx)

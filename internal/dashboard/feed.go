@@ -160,7 +160,12 @@ func (in Input) after(l Look, err error, now time.Time) Input {
 	if in.State == nil {
 		in.Since = l.State.Seen.Time
 	} else {
-		in.Changes = slices.Concat(Changes(in.State.Findings(), l.State.Findings(), l.State.Seen.Time), in.Changes)
+		fresh := Changes(in.State.Findings(), l.State.Findings(), l.State.Seen.Time)
+		hidden := l.State.Unreachable()
+		for i, c := range fresh {
+			fresh[i].Unknown = c.Gone && slices.ContainsFunc(c.Finding.Subjects, func(name string) bool { _, is := hidden[name]; return is })
+		}
+		in.Changes = slices.Concat(fresh, in.Changes)
 		in.Changes = in.Changes[:min(len(in.Changes), mostChanges)]
 	}
 	in.State, in.Stale, in.Plan, in.Repairs = l.State, nil, l.Plan, l.Repairs

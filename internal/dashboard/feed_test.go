@@ -3,12 +3,14 @@ package dashboard
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"quorate.dev/quorate/internal/cluster/clustertest"
+	"quorate.dev/quorate/internal/facts"
 )
 
 // gone is a cluster of which no host can be reached.
@@ -48,6 +50,31 @@ func TestAfter(t *testing.T) {
 	found := len(in.Changes)
 	if in = in.after(whole, nil, now); len(in.Changes) != 2*found || !in.Changes[0].Gone {
 		t.Errorf("it is back: %+v", in.Changes)
+	}
+}
+
+// TestHiddenFindingsAreNotGone: what is wrong with a host is not repaired because the host cannot be queried.
+func TestHiddenFindingsAreNotGone(t *testing.T) {
+	broken, hidden := clustertest.Whole(), clustertest.Whole()
+	broken.Component("w-a", facts.KubeProxy, clustertest.Problem("connection refused"))
+	hidden.Dies("w-a")
+	in := Input{}.after(Look{State: stateOf(broken)}, nil, clustertest.Now).after(Look{State: stateOf(hidden)}, nil, clustertest.Now)
+	found := false
+	for _, c := range in.Changes {
+		if c.Gone && slices.Contains(c.Finding.Subjects, "w-a") {
+			found = true
+			if !c.Unknown {
+				t.Errorf("%q is said to be gone", c.Finding.Summary)
+			}
+		}
+	}
+	if !found {
+		t.Errorf("no finding was hidden: %+v", in.Changes)
+	}
+	for _, e := range Of(in).Events {
+		if e.Label == "gone" && strings.Contains(e.Words, "kube-proxy") {
+			t.Errorf("%q is said to be gone", e.Words)
+		}
 	}
 }
 

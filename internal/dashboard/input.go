@@ -57,11 +57,11 @@ type Repair struct {
 	Held          bool
 }
 
-// Change is a finding that came, or that is gone.
+// Change is a finding that came, or that is gone. Unknown says of one that is gone that it may only be hidden: it is about a host that cannot be queried.
 type Change struct {
-	At      time.Time
-	Finding cluster.Finding
-	Gone    bool
+	At            time.Time
+	Finding       cluster.Finding
+	Gone, Unknown bool
 }
 
 // Drill is the report of a drill, with the name of its file.

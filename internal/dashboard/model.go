@@ -208,11 +208,14 @@ func margin(noun string, known, possible int) Margin {
 		return Margin{Figure: "lost", Caption: noun + "s: too few of them work", Class: "bad"}
 	case known == 0:
 		m.Caption, m.Class = noun+"s may fail: the next one is an outage", "warn"
+		if possible > 0 {
+			m.Caption = noun + "s may fail, as far as is known"
+		}
 	case known == 1:
 		m.Caption = noun + " may fail"
 	}
 	if possible > known {
-		m.Note = fmt.Sprintf("At least: %d, if everything works that could not be queried.", possible)
+		m.Note = fmt.Sprintf("%d, if everything works that could not be queried.", possible)
 	}
 	return m
 }
@@ -487,7 +490,11 @@ func (p *Page) events(in Input, x status.Status) {
 	}
 	for _, c := range in.Changes {
 		e := Event{at: c.At, Label: "found", Class: severities[c.Finding.Severity].Class, Words: sentence(c.Finding.Summary)}
-		if c.Gone {
+		switch {
+		case c.Unknown:
+			e.Label, e.Class = "unknown", "warn"
+			e.Words += " Whether it is gone is unknown: its host cannot be queried any more."
+		case c.Gone:
 			e.Label, e.Class = "gone", "good"
 		}
 		p.Events = append(p.Events, e)

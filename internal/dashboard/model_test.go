@@ -160,7 +160,7 @@ func TestMargin(t *testing.T) {
 		{2, 2, Margin{"2", "zones may fail", "", "good"}},
 		{1, 1, Margin{"1", "zone may fail", "", "good"}},
 		{0, 0, Margin{"0", "zones may fail: the next one is an outage", "", "warn"}},
-		{0, 1, Margin{"0", "zones may fail: the next one is an outage", "At least: 1, if everything works that could not be queried.", "warn"}},
+		{0, 1, Margin{"0", "zones may fail, as far as is known", "1, if everything works that could not be queried.", "warn"}},
 		{-1, 0, Margin{"unknown", "zones: too few are known to work", "What could not be queried counts neither as working nor as failed.", "warn"}},
 		{-1, -1, Margin{"lost", "zones: too few of them work", "", "bad"}},
 	} {

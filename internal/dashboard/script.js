@@ -22,6 +22,7 @@
 	const token = findToken();
 	let heard = null; // when the server last said something
 	let spoken = ""; // what was last announced
+	let problem = ""; // why there is no connection
 	let paused = false;
 	const waiting = new Map(); // parts that are not shown yet
 
@@ -63,7 +64,7 @@
 	// Whoever selects a text wants to copy it: the part with it waits.
 	function selected(id) {
 		const s = getSelection();
-		return s && !s.isCollapsed && s.anchorNode && element(id) && element(id).contains(s.anchorNode);
+		return s && !s.isCollapsed && element(id) && s.containsNode(element(id), true);
 	}
 
 	function showWaiting() {
@@ -81,7 +82,7 @@
 	function tell() {
 		pausedAt = paused ? pausedAt || new Date() : null;
 		if (paused) element("connection").textContent = "Paused at " + clock(pausedAt) + ".";
-		else if (heard) element("connection").textContent = "Live. Last update at " + clock(heard) + ".";
+		else if (heard) element("connection").textContent = "Live. The dashboard last answered at " + clock(heard) + ".";
 	}
 
 	function receive(message) {
@@ -98,6 +99,7 @@
 
 	// follow reads events until the connection ends. It says whether it may be tried again.
 	async function follow() {
+		problem = "quorate dashboard does not answer.";
 		const abort = new AbortController();
 		let timer = 0;
 		const listen = () => {
@@ -108,7 +110,10 @@
 		try {
 			const answer = await fetch("events", {headers: {Authorization: "Bearer " + token}, cache: "no-store", credentials: "omit", signal: abort.signal});
 			if (answer.status === 401) return false;
-			if (!answer.ok) throw new Error(answer.statusText);
+			if (!answer.ok) { // it says why, as when too many browsers follow it
+				problem = (await answer.text()).trim() + ".";
+				return true;
+			}
 			const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
 			for (let text = "";;) {
 				const {value, done} = await reader.read();
@@ -150,8 +155,8 @@
 			if (heard !== before) pause = 250;
 			const since = heard ? "Stale since " + clock(heard) : "Not connected";
 			element("connection").textContent = "Reconnecting …";
-			lost(since + ": quorate dashboard does not answer.", "What is below was true then. That the dashboard does not answer does not mean that the cluster is down.");
-			announce(since + ": quorate dashboard does not answer.");
+			lost(since + ": " + problem, (heard ? "What is below was true then. " : "") + "That this page gets no answer does not mean that the cluster is down.");
+			announce(since + ": " + problem);
 			await new Promise(done => setTimeout(done, pause));
 			pause = Math.min(2 * pause, slowest);
 		}

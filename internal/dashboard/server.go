@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,6 +82,11 @@ func NewServer(ctx context.Context, address string, certificate *tls.Certificate
 	if err != nil {
 		return nil, err
 	}
+	// The name localhost may lead to another address.
+	if at, is := listener.Addr().(*net.TCPAddr); certificate == nil && (!is || !at.IP.IsLoopback()) {
+		listener.Close() //nolint:errcheck // nobody has connected
+		return nil, &AddressError{address, inTheClear}
+	}
 	s.listener = netutil.LimitListener(listener, maxConnections)
 	if certificate != nil {
 		s.listener = tls.NewListener(s.listener, &tls.Config{Certificates: []tls.Certificate{*certificate}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
@@ -93,13 +99,16 @@ type AddressError struct{ Address, Why string }
 
 func (e *AddressError) Error() string { return e.Address + ": " + e.Why }
 
+// inTheClear is why an address is refused without TLS.
+const inTheClear = "it is no loopback address, and without TLS whoever is on the way could read the token; pass --tls-cert and --tls-key, or listen on 127.0.0.1 and forward the port (ssh -L)"
+
 func checkAddress(address string, secure bool) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return &AddressError{address, "it must be an address and a port, such as 127.0.0.1:8080"}
 	}
 	if !secure && !loopbackName(host) {
-		return &AddressError{address, "it is no loopback address, and without TLS whoever is on the way could read the token; pass --tls-cert and --tls-key, or listen on 127.0.0.1 and forward the port (ssh -L)"}
+		return &AddressError{address, inTheClear}
 	}
 	return nil
 }
@@ -122,9 +131,10 @@ func (s *Server) URL() string {
 	}
 	// It may listen on all addresses, and the browser checks the name.
 	_, port, _ := net.SplitHostPort(at)
+	named := slices.IndexFunc(s.leaf.DNSNames, func(name string) bool { return !strings.Contains(name, "*") })
 	switch {
-	case len(s.leaf.DNSNames) > 0 && !strings.Contains(s.leaf.DNSNames[0], "*"):
-		at = net.JoinHostPort(s.leaf.DNSNames[0], port)
+	case named >= 0:
+		at = net.JoinHostPort(s.leaf.DNSNames[named], port)
 	case len(s.leaf.IPAddresses) > 0:
 		at = net.JoinHostPort(s.leaf.IPAddresses[0].String(), port)
 	}

@@ -3,6 +3,7 @@ package run
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,6 +79,8 @@ func (e *Engine) PastRepairs(ctx context.Context, s *cluster.State) (out []PastR
 			}
 			add("", heldIn(events.Items), nil)
 		})
+	} else {
+		add("", nil, errors.New(cmp.Or(s.Seen.APIError, "it could not be read")))
 	}
 	wg.Wait()
 	return merged(out), unknown

@@ -14,6 +14,8 @@ type live struct {
 	every time.Duration
 	size  func() (width, height int, err error)
 	view  func(context.Context, io.Writer) error
+	// restore makes the terminal what it was before keys were read from it.
+	restore func()
 
 	painter painter
 	rows    []string // of the last view, without the row with the keys
@@ -39,6 +41,12 @@ func (l *live) run(ctx context.Context, keys <-chan key) error {
 		}
 		busy = true
 		go func() { // keys are answered meanwhile
+			defer func() {
+				if p := recover(); p != nil { // nobody else does before the program ends
+					l.restore()
+					panic(p)
+				}
+			}()
 			c := &canvas{width: width - 1, height: height}
 			err := l.view(ctx, c)
 			views <- view{strings.Split(strings.TrimRight(c.String(), "\n"), "\n"), err}
@@ -63,7 +71,7 @@ func (l *live) run(ctx context.Context, keys <-chan key) error {
 				return nil
 			case v.err != nil:
 				return v.err
-			case !l.paused:
+			case !l.paused || l.made.IsZero(): // whoever pauses wants to see something
 				l.rows, l.made = v.rows, time.Now()
 				err = l.draw()
 			}
@@ -73,6 +81,11 @@ func (l *live) run(ctx context.Context, keys <-chan key) error {
 				keys = nil // the terminal is gone, and the signal of that ends ctx
 			case k == keyQuit:
 				return nil
+			case k == keyBack:
+				l.painter = painter{} // below what was written meanwhile
+				if !l.made.IsZero() {
+					err = l.draw()
+				}
 			default:
 				if now := l.press(k); now {
 					err = look()

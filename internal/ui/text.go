@@ -72,7 +72,8 @@ func (l Line) Truncate(width int) Line {
 	return out
 }
 
-// String renders the line with or without colors, without the padding at its end.
+// String renders the line with or without colors, without the padding at its end. Control characters are left out: much of what is shown was
+// written by hosts, and a terminal would obey them.
 func (l Line) String(color bool) string {
 	var b strings.Builder
 	end := len(l)
@@ -83,6 +84,7 @@ func (l Line) String(color bool) string {
 		if i == end-1 {
 			s.Text = strings.TrimRight(s.Text, " ")
 		}
+		s.Text = strings.Map(printable, s.Text)
 		if color && s.Style != Plain {
 			fmt.Fprintf(&b, "\x1b[%sm%s\x1b[0m", s.Style, s.Text)
 		} else {
@@ -90,6 +92,14 @@ func (l Line) String(color bool) string {
 		}
 	}
 	return b.String()
+}
+
+// printable drops control characters, which take no cell, other than the two that only move on.
+func printable(r rune) rune {
+	if unicode.IsControl(r) && r != '\n' && r != '\t' {
+		return -1
+	}
+	return r
 }
 
 // widths does not look at the locale: with an East Asian one it would count the tree's own lines as two cells wide,

@@ -81,6 +81,14 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+// TestHostsDoNotCommandTheTerminal: what a host wrote is shown, and does nothing.
+func TestHostsDoNotCommandTheTerminal(t *testing.T) {
+	l := Line{{Text: "a\x1b]0;title\x07 \u009b2J\rb", Style: Red}, {Text: " \x1b[2J"}}
+	if got, want := l.String(true), "\x1b[31ma]0;title 2Jb\x1b[0m [2J"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
 		"a\tb\r\nc":                         "a b c",

@@ -301,7 +301,7 @@ func TestLive(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScreen(100, 6)
 		n := 0
-		l := &live{w: s, every: 2 * time.Second, size: s.size, view: func(_ context.Context, w io.Writer) error {
+		l := &live{w: s, every: 2 * time.Second, size: s.size, restore: func() {}, view: func(_ context.Context, w io.Writer) error {
 			n++
 			for i := range 9 {
 				fmt.Fprintf(w, "view %d row %d\n", n, i+1)
@@ -342,6 +342,35 @@ func TestLive(t *testing.T) {
 		shows(3, 1, "", "pause")
 		keys <- keyNow
 		shows(4, 1, "", "pause")
+		keys <- keyQuit
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestPausedAtOnce: whoever pauses before the first view is made sees that one.
+func TestPausedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(100, 6)
+		l := &live{w: s, every: 2 * time.Second, size: s.size, restore: func() {}, view: func(_ context.Context, w io.Writer) error {
+			time.Sleep(time.Second)
+			fmt.Fprintln(w, "the view")
+			return nil
+		}}
+		keys, ended := make(chan key), make(chan error, 1)
+		go func() { ended <- l.run(t.Context(), keys) }()
+		keys <- keyPause
+		time.Sleep(seconds(5))
+		synctest.Wait()
+		if got := s.String(); !strings.HasPrefix(got, "the view\n") || !strings.Contains(got, ", paused") {
+			t.Errorf("got\n%s", got)
+		}
+		keys <- keyBack // as after Ctrl-Z: what was shown stays, and the view is drawn again below
+		synctest.Wait()
+		if got := s.String(); strings.Count(got, "the view\n") != 2 {
+			t.Errorf("got\n%s", got)
+		}
 		keys <- keyQuit
 		if err := <-ended; err != nil {
 			t.Error(err)

@@ -21,7 +21,7 @@ func Watch(ctx context.Context, in io.Reader, w io.Writer, every time.Duration, 
 		keys, restore := readKeys(reading, in)
 		defer restore()
 		if keys != nil {
-			l := &live{w: w, every: every, size: size, view: view}
+			l := &live{w: w, every: every, size: size, view: view, restore: restore}
 			return l.run(ctx, keys)
 		}
 	}

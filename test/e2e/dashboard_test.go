@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// dashboards checks that `quorate dashboard` shows the cluster to whoever has the token, and that --snapshot writes a page.
+// dashboards checks that `quorate dashboard` shows the cluster to whoever has the token and keeps nobody from changing it, and that --snapshot writes a page.
 func dashboards(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	running, stop := context.WithCancel(ctx)
@@ -81,6 +81,7 @@ func dashboards(t *testing.T, c *cluster) {
 		}
 		return shows(page)
 	})
+	c.must(t, ctx, "apply", "-f", c.specFile()) // it is in nobody's way: it holds no lease
 	stop()
 	if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 0 {
 		t.Errorf("after an interrupt: %v: %s", err, said.String())
