@@ -230,6 +230,9 @@ func fits(c *spec.Cluster, f scaleFlags) ([]string, error) {
 	if planned < all && size.SettingsOf(all, max(pods, f.pods)) != c.ForSize() {
 		notes = append(notes, fmt.Sprintf("The spec plans the cluster for %d nodes, and it will have %d. With spec.size {nodes: %d}, `quorate apply` adapts its settings.", planned, all, all))
 	}
+	if have, want := c.Spec.LoadBalancer.MaxConnections, size.SettingsOf(all, max(pods, f.pods)).Connections; have > 0 && have < want {
+		notes = append(notes, fmt.Sprintf("The spec has each load balancer accept %d connections, and so many nodes may need %d: spec.loadBalancer.maxConnections comes before the size.", have, want))
+	}
 	return notes, nil
 }
 

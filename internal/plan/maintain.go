@@ -367,7 +367,7 @@ func (b *builder) tuneDNS() {
 }
 
 // dnsReplicas are the replicas that CoreDNS is to have, with the reason; 0 if it has them. What the spec says is exact. What the size
-// asks for is the least: others may have scaled it up.
+// asks for is the least: others may have scaled it up. In a small cluster it asks for nothing: somebody who has scaled it down keeps that.
 func (b *builder) dnsReplicas() (int, string) {
 	have, want := size.DNSReplicas, b.c.DNSReplicas() // kubeadm's
 	if b.Seen.API != nil && b.Seen.API.DNSReplicas > 0 {
@@ -376,7 +376,7 @@ func (b *builder) dnsReplicas() (int, string) {
 	switch given := b.c.Spec.Settings.DNS.Replicas > 0; {
 	case given && want != have:
 		return want, fmt.Sprintf("spec.settings.dns.replicas is %d, and there are %d", want, have)
-	case !given && want > have:
+	case !given && want > size.DNSReplicas && want > have:
 		return want, fmt.Sprintf("there are %d, and one for each 16 nodes answers their lookups in time (%s)", have, b.size())
 	}
 	return 0, ""

@@ -73,11 +73,14 @@ func TestTheSizeChangesSettings(t *testing.T) {
 func TestSmallClustersStayAsTheyAre(t *testing.T) {
 	c := stackedLab()
 	obs := running(t, c)
-	for _, size := range []spec.Size{{}, {Nodes: 32}, {Nodes: 32, Pods: 3000}} {
-		c.Spec.Size = size
-		for _, s := range mustPlan(t, c, obs, newer).Steps {
-			if s.Change != nil || s.Kind == StoreSettings || s.Kind == SpreadDNS {
-				t.Errorf("%+v: %s: %s", size, s.ID, s.Reason)
+	for _, replicas := range []int{2, 1, 4} { // of CoreDNS, as somebody has scaled it
+		obs.API.DNSReplicas = replicas
+		for _, size := range []spec.Size{{}, {Nodes: 32}, {Nodes: 32, Pods: 3000}} {
+			c.Spec.Size = size
+			for _, s := range mustPlan(t, c, obs, newer).Steps {
+				if s.Change != nil || s.Kind == StoreSettings || s.Kind == SpreadDNS {
+					t.Errorf("%+v, and %d replicas of CoreDNS: %s: %s", size, replicas, s.ID, s.Reason)
+				}
 			}
 		}
 	}

@@ -229,7 +229,7 @@ func words(workloads []workload) (out []string) {
 	return out
 }
 
-// workloadsWith are the workloads with a pod that has not ended and of which something holds.
+// workloadsWith are the workloads with a pod that has not ended and of which something holds. Pods that are only simulated trust nothing, and use no token.
 func workloadsWith(ctx context.Context, client kubernetes.Interface, holds func(*corev1.Pod) bool) (out []workload, err error) {
 	pods, err := client.CoreV1().Pods(metav1.NamespaceAll).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -241,7 +241,7 @@ func workloadsWith(ctx context.Context, client kubernetes.Interface, holds func(
 	}
 	for _, p := range pods.Items {
 		ended := p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed || p.DeletionTimestamp != nil
-		if ended || !holds(&p) {
+		if ended || p.Spec.NodeSelector[facts.SimulatedLabel] != "" || !holds(&p) {
 			continue
 		}
 		w := workload{"Pod", p.Namespace, p.Name}

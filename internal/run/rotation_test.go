@@ -39,6 +39,7 @@ func TestWorkloadsThatMayTrustTheOldCertificateOnly(t *testing.T) {
 			pod("by-hand", "", mounts, before, "Running") + "," +
 			pod("restarted", owner("DaemonSet", "agent"), mounts, after, "Running") + "," +
 			pod("no-token", owner("DaemonSet", "other"), `"volumes": []`, before, "Running") + "," +
+			pod("simulated", owner("StatefulSet", "load"), `"nodeSelector": {"`+facts.SimulatedLabel+`": "running"}, `+mounts, before, "Running") + "," +
 			pod("ended", owner("Job", "once"), mounts, before, "Succeeded") + `]}`,
 		"/apis/apps/v1/replicasets": `{"items": [{"metadata": {"namespace": "shop", "name": "web-7d", "ownerReferences": [` + owner("Deployment", "web") + `]}}]}`,
 	})

@@ -50,6 +50,9 @@ func (s *Scaler) Fail(ctx context.Context, o FailOptions) (FailuresReport, error
 		return r, errors.New("there are no simulated nodes that could fail")
 	}
 	names := slices.Sorted(maps.Keys(have))
+	if err := s.await(ctx, names, true); err != nil { // or what is not ready already would count as noticed
+		return r, fmt.Errorf("the simulated nodes are not all ready: %w", err)
+	}
 	begin, chance := time.Now(), rand.New(rand.NewPCG(o.Seed, o.Seed))
 	watching, end := context.WithCancel(ctx)
 	defer end()

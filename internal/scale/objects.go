@@ -5,6 +5,7 @@ package scale
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -145,11 +146,11 @@ func (s set) service() *corev1.Service {
 	}
 }
 
-// exclude is the node affinity that keeps a DaemonSet off simulated nodes; nil if it has it, or asks for an operating system, which these
-// nodes do not have.
+// exclude is the node affinity that keeps a DaemonSet off simulated nodes; nil if it has it, asks for an operating system, which these nodes do
+// not have, or does not tolerate their taint.
 func exclude(d *appsv1.DaemonSet) *corev1.Affinity {
 	pods := d.Spec.Template.Spec
-	if pods.NodeSelector[corev1.LabelOSStable] != "" {
+	if pods.NodeSelector[corev1.LabelOSStable] != "" || !slices.ContainsFunc(pods.Tolerations, toleratesSimulation) {
 		return nil
 	}
 	not := corev1.NodeSelectorRequirement{Key: facts.SimulatedLabel, Operator: corev1.NodeSelectorOpDoesNotExist}
@@ -180,4 +181,9 @@ func exclude(d *appsv1.DaemonSet) *corev1.Affinity {
 	}
 	out.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution = required
 	return out
+}
+
+// toleratesSimulation says that a pod with this toleration can be on simulated nodes.
+func toleratesSimulation(t corev1.Toleration) bool {
+	return (t.Key == "" || t.Key == facts.SimulatedLabel) && (t.Effect == "" || t.Effect == corev1.TaintEffectNoSchedule)
 }

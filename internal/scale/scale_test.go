@@ -84,6 +84,10 @@ func TestSets(t *testing.T) {
 // TestDaemonSetsStayAway from simulated nodes, whatever affinity they had, and only those change that would not.
 func TestDaemonSetsStayAway(t *testing.T) {
 	d := &appsv1.DaemonSet{}
+	if a := exclude(d); a != nil {
+		t.Errorf("one that does not tolerate the taint: %+v", a)
+	}
+	d.Spec.Template.Spec.Tolerations = []corev1.Toleration{{Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoSchedule}}
 	a := exclude(d)
 	if a == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms[0].MatchExpressions[0].Key != facts.SimulatedLabel {
 		t.Fatalf("%+v", a)
@@ -254,6 +258,24 @@ func TestNodesComeAndGo(t *testing.T) {
 	}
 	if _, err := client.CoreV1().Nodes().Get(t.Context(), "cp-a", metav1.GetOptions{}); err != nil {
 		t.Errorf("the node of a host: %v", err)
+	}
+}
+
+// TestRemoveWithoutKwok: where nothing plays the kubelets, pods and with them namespaces go when their nodes are gone.
+func TestRemoveWithoutKwok(t *testing.T) {
+	s, client := scaler(namespace("quorate-load-0"), node(0, lab()))
+	s.Patience = time.Second
+	client.PrependReactor("delete", "namespaces", func(ktesting.Action) (bool, runtime.Object, error) {
+		return true, nil, nil // it is being removed
+	})
+	client.PrependReactor("delete", "nodes", func(ktesting.Action) (bool, runtime.Object, error) {
+		return false, nil, client.Tracker().Delete(corev1.SchemeGroupVersion.WithResource("namespaces"), "", "quorate-load-0")
+	})
+	if err := s.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := namesOf(t, s); len(left) > 0 {
+		t.Errorf("%v are left", left)
 	}
 }
 

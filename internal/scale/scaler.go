@@ -162,7 +162,9 @@ func (s *Scaler) progressing(ctx context.Context, step, what string, left func(c
 	before, since := -1, time.Now()
 	var last error
 	return look(ctx, func(ctx context.Context) (bool, error) {
-		n, err := left(ctx)
+		asking, end := context.WithTimeout(ctx, s.patience()) // an answer that does not come is no progress, either
+		n, err := left(asking)
+		end()
 		switch {
 		case err != nil:
 			last = err
@@ -437,7 +439,8 @@ func (s *Scaler) deployments(ctx context.Context) (map[types.NamespacedName]int,
 	return out, nil
 }
 
-// Remove removes everything that was added to the cluster, apart from the affinity of DaemonSets.
+// Remove removes everything that was added to the cluster, apart from the affinity of DaemonSets. It needs no kwok: pods that nothing confirms to have
+// ended are removed by the controller manager when their nodes are gone.
 func (s *Scaler) Remove(ctx context.Context) error {
 	list, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: loadLabel})
 	if err != nil {
@@ -454,20 +457,39 @@ func (s *Scaler) Remove(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("removing the load: %w", err)
 	}
-	if err := s.progressing(ctx, "scale/remove", "namespaces are left", func(ctx context.Context) (int, error) {
+	stuck := s.unloaded(ctx)
+	if _, err := s.Nodes(ctx, 0); err != nil {
+		return errors.Join(stuck, err)
+	}
+	if stuck != nil {
+		if err := s.unloaded(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.Join(gone(s.Client.RbacV1().ClusterRoleBindings().Delete(ctx, account, metav1.DeleteOptions{})), gone(s.Client.RbacV1().ClusterRoles().Delete(ctx, account, metav1.DeleteOptions{})),
+		gone(s.Client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).Delete(ctx, account, metav1.DeleteOptions{})))
+}
+
+// unloaded waits until the namespaces of the load are gone, with everything in them.
+func (s *Scaler) unloaded(ctx context.Context) error {
+	return s.progressing(ctx, "scale/remove", "pods and namespaces are left", func(ctx context.Context) (int, error) {
 		list, err := s.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: loadLabel})
 		if err != nil {
 			return 0, err
 		}
-		return len(list.Items), nil
-	}); err != nil {
-		return err
-	}
-	if _, err := s.Nodes(ctx, 0); err != nil {
-		return err
-	}
-	return errors.Join(gone(s.Client.RbacV1().ClusterRoleBindings().Delete(ctx, account, metav1.DeleteOptions{})), gone(s.Client.RbacV1().ClusterRoles().Delete(ctx, account, metav1.DeleteOptions{})),
-		gone(s.Client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).Delete(ctx, account, metav1.DeleteOptions{})))
+		n := len(list.Items)
+		for _, namespace := range list.Items {
+			pods, err := s.Client.CoreV1().Pods(namespace.Name).List(ctx, metav1.ListOptions{Limit: 1})
+			if err != nil {
+				return 0, err
+			}
+			n += len(pods.Items)
+			if more := pods.RemainingItemCount; more != nil {
+				n += int(*more)
+			}
+		}
+		return n, nil
+	})
 }
 
 // Faster is a client's configuration for as many requests as a load takes.

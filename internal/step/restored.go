@@ -359,7 +359,8 @@ func (r *Restoration) tokens(ctx context.Context, client *kube.Client) error {
 	return nil
 }
 
-// nodes removes the nodes that have no host in the spec, with the pods on them, and gives the others the roles that they have now.
+// nodes removes the nodes that have no host in the spec, with the pods on them, and gives the others the roles that they have now. Simulated nodes
+// never had a host: `quorate lab scale` removes them.
 func (r *Restoration) nodes(ctx context.Context, c *spec.Cluster, client *kube.Client) error {
 	nodes, err := client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -371,6 +372,9 @@ func (r *Restoration) nodes(ctx context.Context, c *spec.Cluster, client *kube.C
 	}
 	var gone []string
 	for _, n := range nodes.Items {
+		if n.Labels[facts.SimulatedLabel] != "" {
+			continue
+		}
 		h, known := c.Host(n.Name)
 		if known && h.IsNode() {
 			maintained := own != nil && own.Data[observe.MaintenanceKey+n.Name] != ""

@@ -20,6 +20,7 @@ import (
 
 	"quorate.dev/quorate/internal/drill"
 	"quorate.dev/quorate/internal/drill/probe"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/drillpods"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -478,6 +479,17 @@ func TestTolerations(t *testing.T) {
 	term := without(nodes, hosts).NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
 	if len(term) != 1 || len(term[0].MatchFields) != 1 || !slices.Equal(term[0].MatchFields[0].Values, []string{"fake"}) {
 		t.Errorf("pods stay away from %+v", term)
+	}
+	for _, name := range []string{"sim-00000", "sim-00001"} {
+		simulated := node(name, nil)
+		simulated.Labels = map[string]string{facts.SimulatedLabel: "running"}
+		nodes = append(nodes, simulated)
+	}
+	term = without(nodes, hosts).NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms
+	if len(term[0].MatchFields) != 1 || !slices.ContainsFunc(term[0].MatchExpressions, func(r corev1.NodeSelectorRequirement) bool {
+		return r.Key == facts.SimulatedLabel && r.Operator == corev1.NodeSelectorOpDoesNotExist
+	}) {
+		t.Errorf("simulated nodes are named one by one, or not at all: %+v", term)
 	}
 }
 

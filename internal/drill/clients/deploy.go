@@ -244,16 +244,22 @@ func forWorkload(nodes []corev1.Node, own []spec.Host) []corev1.Toleration {
 }
 
 // without keeps pods away from nodes that are not wanted: those that the spec does not name have no program, and may not even be machines. It
-// also keeps them away from nodes that leave. Nodes that join later are not known yet, and are wanted.
+// also keeps them away from nodes that leave. Nodes that join later are not known yet, and are wanted. Simulated nodes are not named one by one: there
+// may be thousands, and each pod would carry all of the names.
 func without(nodes []corev1.Node, wanted []spec.Host) *corev1.Affinity {
 	term := corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: leavingLabel, Operator: corev1.NodeSelectorOpDoesNotExist}}}
+	if slices.ContainsFunc(nodes, isSimulated) {
+		term.MatchExpressions = append(term.MatchExpressions, corev1.NodeSelectorRequirement{Key: facts.SimulatedLabel, Operator: corev1.NodeSelectorOpDoesNotExist})
+	}
 	for _, n := range nodes {
-		if !isOne(n, wanted) {
+		if !isOne(n, wanted) && !isSimulated(n) {
 			term.MatchFields = append(term.MatchFields, corev1.NodeSelectorRequirement{Key: metav1.ObjectNameField, Operator: corev1.NodeSelectorOpNotIn, Values: []string{n.Name}})
 		}
 	}
 	return &corev1.Affinity{NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{term}}}}
 }
+
+func isSimulated(n corev1.Node) bool { return n.Labels[facts.SimulatedLabel] != "" }
 
 // imageOf is an image that every one of the nodes reports to have: the smallest one, and by its tag, because that is how the kubelet finds it
 // without asking a registry.

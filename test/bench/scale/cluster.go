@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	dto "github.com/prometheus/client_model/go"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -194,7 +195,9 @@ func phase(name string, before, after *snapshot) Phase {
 	p := Phase{Name: name, Seconds: after.at.Sub(before.at).Seconds(), Missing: slices.Concat(before.missing, after.missing)}
 	calls := map[string]histogram{}
 	for host, f := range after.api {
-		merge(calls, between(before.api[host], f, "apiserver_request_sli_duration_seconds", call))
+		for _, kind := range []func(*dto.Metric) string{call, callOf} {
+			merge(calls, between(before.api[host], f, "apiserver_request_sli_duration_seconds", kind))
+		}
 		rejected := f.value("apiserver_flowcontrol_rejected_requests_total")
 		if b := before.api[host]; b != nil && sameProcess(b, f) {
 			rejected -= b.value("apiserver_flowcontrol_rejected_requests_total")

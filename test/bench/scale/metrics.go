@@ -135,11 +135,11 @@ func merge(into, from map[string]histogram) {
 	}
 }
 
-// call is the kind of a request to the API, as Kubernetes' objectives distinguish them: VERB scope. Requests that last as long as the client
-// wants do not count, nor do those that are answered by a node or a pod.
+// call is the kind of a request to the API: VERB scope. Requests that last as long as the client wants do not count, nor do those that are
+// answered by a node or a pod, nor the removal of whole collections, for which there is no objective.
 func call(m *dto.Metric) string {
 	verb, scope := label(m, "verb"), label(m, "scope")
-	if slices.Contains([]string{"WATCH", "WATCHLIST", "CONNECT", "PROXY"}, verb) || scope == "" {
+	if slices.Contains([]string{"WATCH", "WATCHLIST", "CONNECT", "PROXY", "DELETECOLLECTION"}, verb) || scope == "" {
 		return ""
 	}
 	if slices.Contains([]string{"proxy", "attach", "exec", "log", "portforward"}, label(m, "subresource")) {
@@ -148,11 +148,35 @@ func call(m *dto.Metric) string {
 	return verb + " " + scope
 }
 
+// callOf is the kind together with what the request is about, which Kubernetes' objectives distinguish: VERB scope resource. Otherwise, leases would
+// hide everything else, because they are most of all requests.
+func callOf(m *dto.Metric) string {
+	kind := call(m)
+	if kind == "" {
+		return ""
+	}
+	resource := label(m, "resource")
+	if group := label(m, "group"); group != "" {
+		resource += "." + group
+	}
+	if sub := label(m, "subresource"); sub != "" {
+		resource += "/" + sub
+	}
+	return kind + " " + resource
+}
+
+// leastCalls is how many requests there must be of a kind about one resource: 99 of 100 are at most all of them otherwise. Those about all
+// resources together count always.
+const leastCalls = 100
+
+func aboutOne(kind string) bool { return strings.Count(kind, " ") > 1 }
+
 // objective is within how many seconds 99 of 100 requests of a kind must be answered
 // (https://github.com/kubernetes/community/blob/master/sig-scalability/slos/slos.md): 1 for one object, 30 for a list of a namespace or of the
 // cluster.
 func objective(kind string) float64 {
 	verb, scope, _ := strings.Cut(kind, " ")
+	scope, _, _ = strings.Cut(scope, " ")
 	if (verb == "GET" || verb == "LIST") && scope != "resource" {
 		return 30
 	}
@@ -173,7 +197,7 @@ type Latency struct {
 // latencies are those of all kinds, by name.
 func latencies(all map[string]histogram) (out []Latency) {
 	for kind, h := range all {
-		if h.count() <= 0 {
+		if h.count() <= 0 || aboutOne(kind) && h.count() < leastCalls {
 			continue
 		}
 		p99, over := h.quantile(0.99)

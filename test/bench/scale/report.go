@@ -33,6 +33,9 @@ func (r *Result) judge() {
 		}
 	}
 	if r.Scaled != nil && r.Scaled.Pods != nil {
+		if p := r.Scaled.Pods; p.Wanted > 0 && p.Startup.Count == 0 {
+			miss("grow: of no pod is known how long it took to start")
+		}
 		startup("grow", r.Scaled.Pods.Startup)
 	}
 	if r.Failed != nil && r.Failed.Failures != nil {
@@ -75,6 +78,9 @@ func (r *Result) print(w io.Writer) {
 		t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(t, "  request\tcount\tmedian\t99 of 100\tobjective\t")
 		for _, l := range p.Latencies {
+			if aboutOne(l.Kind) && l.Met && l.P99 < l.Objective/10 {
+				continue // the JSON has them all
+			}
 			verdict := "met"
 			if !l.Met {
 				verdict = "MISSED"

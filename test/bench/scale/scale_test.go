@@ -1,11 +1,14 @@
 package main
 
 import (
+	"maps"
 	"math"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	dto "github.com/prometheus/client_model/go"
 
 	"quorate.dev/quorate/internal/drill"
 	"quorate.dev/quorate/internal/scale"
@@ -22,7 +25,7 @@ func api(started string, fast, slow int) string {
 			name + `_bucket{` + labels + `,le="+Inf"} ` + n(fast+slow) + "\n" + name + `_sum{` + labels + `} 1` + "\n" + name + `_count{` + labels + `} ` + n(fast+slow) + "\n"
 	}
 	return "# TYPE apiserver_request_sli_duration_seconds histogram\n" + series("PATCH", "nodes", "status", "resource") + series("PUT", "leases", "", "resource") + series("LIST", "pods", "", "cluster") +
-		series("WATCH", "pods", "", "cluster") + series("GET", "pods", "log", "resource") +
+		series("WATCH", "pods", "", "cluster") + series("GET", "pods", "log", "resource") + series("DELETECOLLECTION", "pods", "", "namespace") +
 		"# TYPE apiserver_flowcontrol_rejected_requests_total counter\napiserver_flowcontrol_rejected_requests_total{reason=\"queue-full\"} " + n(slow) + "\n" +
 		"# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds " + started + "\n"
 }
@@ -40,7 +43,8 @@ func parsed(t *testing.T, text string) families {
 func TestLatencies(t *testing.T) {
 	before, after := &snapshot{at: time.Unix(0, 0), api: map[string]families{"cp-a": parsed(t, api("5", 1000, 500))}}, &snapshot{at: time.Unix(60, 0), api: map[string]families{"cp-a": parsed(t, api("5", 1990, 510))}}
 	p := phase("steady", before, after)
-	want := map[string]bool{"PATCH resource": true, "PUT resource": true, "LIST cluster": true}
+	want := map[string]bool{"PATCH resource": true, "PUT resource": true, "LIST cluster": true,
+		"PATCH resource nodes/status": true, "PUT resource leases": true, "LIST cluster pods": true}
 	if len(p.Latencies) != len(want) {
 		t.Errorf("%+v", p.Latencies)
 	}
@@ -54,7 +58,7 @@ func TestLatencies(t *testing.T) {
 	}
 	after.api["cp-a"] = parsed(t, api("5", 1900, 600)) // one in ten is slow
 	for _, l := range phase("steady", before, after).Latencies {
-		if want := l.Kind == "LIST cluster"; l.Met != want || l.P99 < 1.8 || l.P99 > 2 {
+		if want := strings.HasPrefix(l.Kind, "LIST cluster"); l.Met != want || l.P99 < 1.8 || l.P99 > 2 {
 			t.Errorf("%+v", l)
 		}
 	}
@@ -63,6 +67,32 @@ func TestLatencies(t *testing.T) {
 		if l.Count != 100 || !l.Met {
 			t.Errorf("after a restart: %+v", l)
 		}
+	}
+	after.api["cp-a"] = parsed(t, api("7", 99, 0)) // too few of each resource
+	if got := phase("steady", before, after).Latencies; len(got) != 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestLeasesHideNothing: a resource that is slow is a miss, however many fast requests there are about others.
+func TestLeasesHideNothing(t *testing.T) {
+	calls := map[string]histogram{}
+	series := func(name string, fast, slow int) string {
+		const metric = "apiserver_request_sli_duration_seconds"
+		labels := `verb="PUT",group="` + name + `",resource="things",subresource="",scope="resource"`
+		return metric + `_bucket{` + labels + `,le="1"} ` + strconv.Itoa(fast) + "\n" + metric + `_bucket{` + labels + `,le="2"} ` + strconv.Itoa(fast+slow) + "\n" +
+			metric + `_bucket{` + labels + `,le="+Inf"} ` + strconv.Itoa(fast+slow) + "\n" + metric + `_sum{` + labels + "} 1\n" + metric + `_count{` + labels + `} ` + strconv.Itoa(fast+slow) + "\n"
+	}
+	f := parsed(t, "# TYPE apiserver_request_sli_duration_seconds histogram\n"+series("many", 100_000, 0)+series("slow", 0, 200))
+	for _, kind := range []func(*dto.Metric) string{call, callOf} {
+		merge(calls, between(nil, f, "apiserver_request_sli_duration_seconds", kind))
+	}
+	met := map[string]bool{}
+	for _, l := range latencies(calls) {
+		met[l.Kind] = l.Met
+	}
+	if want := map[string]bool{"PUT resource": true, "PUT resource things.many": true, "PUT resource things.slow": false}; !maps.Equal(met, want) {
+		t.Errorf("%v", met)
 	}
 }
 
@@ -113,6 +143,7 @@ func TestVerdict(t *testing.T) {
 		"late during faults": {Result{Phases: []Phase{{Name: "faults", Latencies: []Latency{late}}}}, ""},
 		"late afterwards":    {Result{Phases: []Phase{{Name: "a minute after the faults", Latencies: []Latency{late}}}}, "a minute after"},
 		"not read":           {Result{Phases: []Phase{{Name: "steady", Missing: []string{"etcd on cp-a"}}}}, "could not be read: etcd on cp-a"},
+		"no pods":            {Result{Scaled: &Scaled{Pods: &scale.PodsReport{Wanted: 10}}}, "of no pod is known"},
 		"slow pods":          {Result{Scaled: &Scaled{Pods: &scale.PodsReport{Startup: scale.Quantiles{P99: 6000}}}}, "start within 6.0 s"},
 		"an outage":          {Result{Faults: []Fault{{Name: "kill/etcd/leader", Target: "cp-a", Missed: []string{"no write for 9 s"}}}}, "no write for 9 s"},
 		"lost":               {Result{Ledger: &drill.Ledger{Lost: 2}}, "2 acknowledged writes were lost"},
