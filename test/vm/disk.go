@@ -221,6 +221,9 @@ func clusterSpec(small bool) (*spec.Cluster, error) {
 	c := spec.DefaultLab(clusterName)
 	if small {
 		c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return !h.Has(spec.RoleControlPlane) })
+		for i := range c.Spec.Hosts {
+			c.Spec.Hosts[i].Roles = append(c.Spec.Hosts[i].Roles, spec.RoleWorker)
+		}
 		c.Spec.Failover.Profile = spec.ProfileStandard
 	}
 	data, err := spec.Marshal(c)

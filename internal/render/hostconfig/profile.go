@@ -8,18 +8,6 @@ import (
 // FastGracePeriod is how long a node may be silent with the failover profile fast.
 const FastGracePeriod = "6s"
 
-// How controller managers and schedulers elect a leader with the failover profile fast. Each lease says itself how long it is valid, so
-// members with and without the profile agree on that.
-const (
-	// leaseDuration is how long standbys wait for a leader whose host is gone.
-	leaseDuration = "6s"
-	// renewDeadline is after how long a leader that cannot renew its lease ends. It is more than twice an election of etcd, during which
-	// nobody can renew anything.
-	renewDeadline = "4s"
-	// retryPeriod is how often leaders renew it, and standbys check whether it is free.
-	retryPeriod = "1s"
-)
-
 // The profile fast moves the pods of a dead node after seconds instead of minutes; docs/failover.md says what each figure is
 // for. The profile standard sets none of them, so that Kubernetes' own defaults hold. Nothing else depends on the profile.
 var (
@@ -30,9 +18,10 @@ var (
 			// A controller manager sends about eighty requests to the API before its controllers run. With the default of 20 requests
 			// a second, this takes several seconds, in a new cluster and each time that another one takes over.
 			"kube-api-qps": "100", "kube-api-burst": "200",
-			"leader-elect-lease-duration": leaseDuration, "leader-elect-renew-deadline": renewDeadline, "leader-elect-retry-period": retryPeriod,
+			// How often standbys check whether the leader's lease is free.
+			"leader-elect-retry-period": "1s",
 		},
-		facts.Scheduler: {"leader-elect-lease-duration": leaseDuration, "leader-elect-renew-deadline": renewDeadline, "leader-elect-retry-period": retryPeriod},
+		facts.Scheduler: {"leader-elect-retry-period": "1s"},
 	}
 	fastKubelet = map[string]any{"nodeLeaseDurationSeconds": 6, "nodeStatusUpdateFrequency": "4s"}
 )
