@@ -139,7 +139,7 @@ func (c *cluster) imagesOf(t *testing.T, ctx context.Context, api kubernetes.Int
 func (c *cluster) oneBundle(t *testing.T, ctx context.Context) {
 	t.Helper()
 	for _, m := range c.lab(t).Machines() {
-		if n := c.ssh(t, ctx, m.Name, "find /opt/quorate/programs -mindepth 1 -maxdepth 1 -type d ! -name current ! -name '.*' | wc -l"); n != "1" {
+		if n := c.ssh(t, ctx, m.Name, "find /opt/quorate/programs -mindepth 1 -maxdepth 1 -type d ! -name current ! -name pending ! -name '.*' | wc -l"); n != "1" {
 			t.Errorf("%s has the programs of %s bundles: %s", m.Name, n, c.ssh(t, ctx, m.Name, "ls -l /opt/quorate/programs"))
 		}
 	}
