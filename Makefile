@@ -11,7 +11,7 @@ MINUTES     ?= 83
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
 
-.PHONY: build up down check test test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-alerts test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
@@ -30,7 +30,14 @@ check: ## quick checks: format, vet, static analysis, unit tests
 	$(GO) run ./components/check
 	CGO_ENABLED=1 $(GO) test -race ./... # the race detector needs it
 
-test: build check test-lab test-e2e ## all tests
+test: build check test-alerts test-lab test-e2e ## all tests
+
+# Only the file, because the package would start a server.
+bin/promtool:
+	d=$$(mktemp -d); trap 'rm -rf $$d' EXIT; cd $$d; chmod 755 .; apt-get update -q; apt-get download -q prometheus; dpkg -x prometheus_*.deb .; install -D usr/bin/promtool $(CURDIR)/bin/promtool
+
+test-alerts: bin/promtool ## evaluate the alert rules in many situations with Prometheus' own tool
+	PROMTOOL=$(CURDIR)/bin/promtool $(GO) test -count=1 -run TestAlerts ./internal/monitoring
 
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
