@@ -52,7 +52,7 @@ var estimates = map[string]estimate{
 	"TestNetwork":                                {takes: 100 * time.Second},
 	"TestPowerCut":                               {takes: 330 * time.Second},
 	"TestPreflight":                              {takes: 50 * time.Second},
-	"TestRealHosts":                              {takes: 20 * time.Second}, // an estimate: it was not in a run yet
+	"TestRealHosts":                              {takes: 20 * time.Second},
 	"TestEmptyMember":                            {takes: 80 * time.Second},
 	"TestInterruptedJoin":                        {takes: 90 * time.Second},
 	"TestSettings":                               {takes: 360 * time.Second},
