@@ -22,14 +22,14 @@ import (
 type api struct {
 	holder  string
 	version int
-	down    bool
+	down    atomic.Bool
 	// takes is who takes the lease, or renews it, between a read and a write.
 	takes string
 	freed int
 }
 
 func (a *api) Get(context.Context, string, metav1.GetOptions) (*coordinationv1.Lease, error) {
-	if a.down {
+	if a.down.Load() {
 		return nil, context.DeadlineExceeded
 	}
 	out := &coordinationv1.Lease{}
@@ -72,7 +72,7 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 		"its holder lives elsewhere":       {ours, func(a *api) { a.takes = ours }, "cp-a", 10 * time.Second, ours, patience},
 		"it was not known to lead":         {ours, nil, "cp-a", readEvery / 2, ours, patience},
 		"a host without a name of its own": {ours, nil, "", 10 * time.Second, ours, patience},
-		"the API does not answer at first": {ours, func(a *api) { a.down = true }, "cp-a", 10 * time.Second, "", 6 * time.Second},
+		"the API does not answer at first": {ours, func(a *api) { a.down.Store(true) }, "cp-a", 10 * time.Second, "", 6 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -95,10 +95,10 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 					tc.ends(a)
 				}
 				ended.Store(true)
-				if a.down {
+				if a.down.Load() {
 					time.Sleep(5 * time.Second)
 					synctest.Wait()
-					a.down = false
+					a.down.Store(false)
 					tc.within -= 5 * time.Second
 				}
 				time.Sleep(tc.within)
