@@ -48,7 +48,7 @@ func TestReleasesAreWhole(t *testing.T) {
 		checkComponent(t, c)
 		for _, r := range Releases() {
 			if _, ok := r.Component(c.Name); ok {
-				t.Errorf("%s has %s, which is to be compiled only when it is asked for", r.Kubernetes, c.Name)
+				t.Errorf("%s has %s, but only a command that needs it may compile it", r.Kubernetes, c.Name)
 			}
 		}
 		for _, name := range c.ModuleFiles() {

@@ -1,7 +1,7 @@
 package components
 
 // Simulator is kwok, which simulates nodes and their pods: it renews leases, reports status, and has pods become ready that run
-// nowhere. No release contains it: it is compiled when a lab is to be scaled.
+// nowhere. No release contains it. `quorate lab scale` compiles it.
 var Simulator = Component{
 	Name:    "kwok",
 	Version: "v0.8.0",

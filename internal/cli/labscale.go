@@ -72,8 +72,8 @@ The first time, kwok is compiled from its pinned modules.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.IntVar(&f.nodes, "nodes", 0, "how many simulated nodes there are to be (default: as many as there are)")
-	flags.IntVar(&f.pods, "pods", 0, "how many pods on simulated nodes there are to be (default: as many as there are)")
+	flags.IntVar(&f.nodes, "nodes", 0, "number of simulated nodes (default: keep the present number)")
+	flags.IntVar(&f.pods, "pods", 0, "number of pods on simulated nodes (default: keep the present number)")
 	flags.Float64Var(&f.rate, "rate", 10, "how many pods are created or removed per second")
 	flags.DurationVar(&f.fail, "fail-for", 0, "for how long nodes fail and come back, after everything is ready")
 	flags.Float64Var(&f.percent, "fail-percent", 1, "how many percent of the nodes fail together, and at least one")

@@ -113,7 +113,7 @@ func (s *State) UnfinishedRestore(backup string) *Refusal {
 }
 
 // givenUpRestore refuses to go on with hosts that have the mark of a restore that did not end, where the cluster has that of a later one from the same source
-// that did: nothing is to be finished there, and the cluster must not be given up because of them.
+// that did. Those hosts have nothing to finish, and are no reason to give up the cluster.
 func (s *State) givenUpRestore() *Refusal {
 	_, hosts := s.Restores()
 	stale := slices.DeleteFunc(hosts, func(name string) bool {

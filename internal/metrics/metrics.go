@@ -83,7 +83,7 @@ var (
 
 	certificate = define("certificate_expiration_timestamp_seconds", "When a certificate expires, in seconds since 1970, and who renews it.", "host", "name", "renewed_by")
 
-	backupEvery  = define("backup_interval_seconds", "How often control planes take backups by themselves.")
+	backupEvery  = define("backup_interval_seconds", "Time between two scheduled backups.")
 	backupLast   = define("backup_last_success_timestamp_seconds", "When the last good backup was taken, in seconds since 1970; 0 if there never was one.")
 	backupBytes  = define("backup_last_success_size_bytes", "The size of the last good backup.")
 	backupFailed = define("backup_last_failure_timestamp_seconds", "When a host whose last attempt to take a backup failed made it, in seconds since 1970. It is absent for the others.", "host")

@@ -99,7 +99,7 @@ func (e exporters) cluster(ctx context.Context, name, token string) (leader stri
 // when the leader loses its power, and come back with it.
 func exportedMetrics(t *testing.T, c *cluster) {
 	if !*whole {
-		t.Skip("the units that observe need more than two slow processors; this one runs with -whole")
+		t.Skip("it has not passed on a slow computer yet; this one runs with -whole")
 	}
 	ctx := testContext(t)
 	file := c.edited(t, func(s *spec.Cluster) { s.Spec.Monitoring.Exporter = true })
