@@ -19,7 +19,13 @@ const (
 	// formerFor is how long connections of a former worker are waited for. It is less than hard-stop-after, by the time until the worker
 	// is found.
 	formerFor = 25 * time.Second
+	// politeFor is how much of this is left to clients that always send something last: a frame after each answer, and the next
+	// request in less than a second.
+	politeFor = 20 * time.Second
 )
+
+// impatient are the manners then: most requests have an answer by now, and the others would be cut with the worker.
+var impatient = manners{age: longLived, asked: 200 * time.Millisecond}
 
 // careForFormer closes the connections of former workers, until ctx ends.
 func careForFormer(ctx context.Context, logger *log.Logger) {
@@ -55,15 +61,20 @@ func careForFormer(ctx context.Context, logger *log.Logger) {
 // closeFormer closes the connections of one former worker. A worker without any ends. For one that does not exist, the master process lists no
 // connections, so an error is only that a busy HAProxy did not answer in time.
 func closeFormer(ctx context.Context, logger *log.Logger, pid string) {
-	watch, all := sessionWatch{}, 0
-	for until := time.Now().Add(formerFor); time.Now().Before(until) && ctx.Err() == nil; {
-		closed, err := closeBetweenRequests(ctx, former(pid), watch, until, polite)
-		if all += closed; err == nil {
-			break
+	watch, all, found := sessionWatch{}, 0, time.Now()
+	for left := 1; left > 0 && time.Since(found) < formerFor && ctx.Err() == nil; {
+		m, until := polite, found.Add(politeFor)
+		if time.Now().After(until) {
+			m, until = impatient, found.Add(formerFor)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(formerInterval):
+		closed, still, err := closeBetweenRequests(ctx, former(pid), watch, until, m)
+		all += closed
+		if left = still; err != nil {
+			left = 1
+			select {
+			case <-ctx.Done():
+			case <-time.After(formerInterval):
+			}
 		}
 	}
 	if all > 0 {

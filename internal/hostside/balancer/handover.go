@@ -46,12 +46,12 @@ const holdTable = "quorate-handover"
 var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, virtualIPs []string) (closed int, err error) {
 	w := sessionWatch{}
 	if err := learn(ctx, w); err != nil {
-		return 0, stepAside() // a HAProxy that does not answer has no connections that could be saved
+		return 0, stepAside() // a HAProxy that does not answer has no connections that could be saved, and without the kernel's answer none can be
 	}
 	release, err := hold(virtualIPs)
 	if err == nil {
 		defer release()
-		if closed, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor), polite); err != nil {
+		if closed, _, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor), polite); err != nil {
 			return closed, err
 		}
 		young, err := closeYoung(ctx, w)
@@ -77,7 +77,7 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 
 // urgent are the manners for young connections when the address is about to leave.
 func urgent(now time.Time) manners {
-	return manners{unknown: restFor - 2*sessionPace, since: now.Add(-longLived)}
+	return manners{asked: silentAnyway, since: now.Add(-longLived)}
 }
 
 // closeYoung closes connections that were too young before, unless a request is under way: a client keeps them, or it would have ended them by now.
@@ -86,22 +86,19 @@ func urgent(now time.Time) manners {
 // may still be answered while keepalived gives the address away, and the next one tells the client.
 func closeYoung(ctx context.Context, w sessionWatch) (int, error) {
 	now := time.Now()
-	return closeBetweenRequests(ctx, present, w, now.Add(restFor), urgent(now))
+	closed, _, err := closeBetweenRequests(ctx, present, w, now.Add(restFor), urgent(now))
+	return closed, err
 }
 
 // learn watches the connections for a while and closes none.
 func learn(ctx context.Context, w sessionWatch) error {
 	for end := time.Now().Add(learnFor); time.Now().Before(end); {
 		begin := time.Now()
-		text, err := haproxyCommand(ctx, "show sess all")
-		if err != nil {
+		if _, _, _, err := w.look(ctx, present, polite); err != nil {
 			return err
 		}
-		w.see(begin, parseSessions(text), polite)
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(max(sessionPace, 4*time.Since(begin))):
+		if err := pause(ctx, begin); err != nil {
+			return err
 		}
 	}
 	return nil

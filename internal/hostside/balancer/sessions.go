@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"context"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,40 +13,40 @@ import (
 )
 
 // Only a handover of the virtual IP and a reload close connections to API servers that go on: nobody sends GOAWAY then, and HAProxy cannot, because it
-// does not look into the connections. A connection that is closed while a request is under way costs its client that request. So the
-// connections are watched: one whose last bytes came from the API server, and that has been silent since, is between two requests. A
-// client that sees the end of such a connection opens another one, and nothing has failed. What remains is a request that the client sends
-// after HAProxy has listed the connection as silent and before the end of the connection has reached the client: staleAfter, and the time
-// of one packet.
+// does not look into the connections. A connection that is closed while a request is under way costs its client that request. So
+// the kernel is asked from whom bytes came last: a connection through which the API server sent something last, and that has been
+// silent since, is between two requests. (What HAProxy counts does not say that: a client that asks again at once has its answer
+// and its next request counted in the same moment.) A client that sees the end of such a connection opens another one, and nothing
+// has failed. What remains is a request that the client sends after the kernel was asked and before the end of the connection has
+// reached the client: staleAfter, and the time of one packet.
 const (
-	// sessionPace is how often HAProxy is asked for its sessions, unless that takes long.
+	// sessionPace is how often connections are looked at, unless that takes long.
 	sessionPace = 20 * time.Millisecond
 	// betweenRequests is how long a connection must be silent after an answer.
 	betweenRequests = 40 * time.Millisecond
-	// silentAnyway is how long a connection must be silent after anything else: a frame that needs no answer, or a request that
-	// takes long.
+	// silentAnyway is how long a connection must be silent after anything that the client sent: a frame that needs no answer, or
+	// a request that takes long.
 	silentAnyway = time.Second
 	// longLived is how long a connection must have been open: a younger one may be of a client that makes one for each request, and
-	// ends on its own.
+	// ends on its own, or is not through with its TLS handshake.
 	longLived = 700 * time.Millisecond
-	// staleAfter is how old what HAProxy says of its sessions may be when connections are closed because of it: a request that comes in
-	// this time fails. Near the end of the time for closing, an older list is used as well.
+	// staleAfter is how long closing connections may begin after the kernel was asked about them: a request that comes in this time
+	// fails. Near the end of the time for closing, an older answer is used as well.
 	staleAfter = 15 * time.Millisecond
 	// closedTogether is how many sessions one call of HAProxy closes. A call may have 16 KiB.
 	closedTogether = 100
 )
 
-// session is a connection through HAProxy.
+// session is a connection through HAProxy, and so two of the kernel's.
 type session struct {
-	id, backend, server string
-	in, out             int64 // bytes from the client, and to it
+	id, backend    string
+	client, server connection
 }
 
+// The answer to `show sess all` has some lines for each session; these name the ends of its two connections.
 var (
-	sessionLine   = regexp.MustCompile(`^(0x[0-9a-f]+): \[`)
-	sessionServer = regexp.MustCompile(`^\s+server=(\S+) \(`)
-	sessionPool   = regexp.MustCompile(`^\s+backend=(\S+) \(`)
-	sessionBytes  = regexp.MustCompile(`^\s+(req|res)=0x\S+ \(.*\btotal=(\d+)`)
+	sessionLine = regexp.MustCompile(`^(0x[0-9a-f]+): \[.* source=(\S+)`)
+	sessionEnd  = regexp.MustCompile(`^\s+(frontend|backend|server)=(\S+) \(.* addr=(\S+)`)
 )
 
 // parseSessions reads the answer to `show sess all`: those that are connected to an API server.
@@ -53,75 +54,76 @@ func parseSessions(text string) (out []session) {
 	var s *session
 	for line := range strings.Lines(text) {
 		if m := sessionLine.FindStringSubmatch(line); m != nil {
-			out = append(out, session{id: m[1]})
+			out = append(out, session{id: m[1], client: connection{peer: endpoint(m[2])}})
 			s = &out[len(out)-1]
 			continue
 		}
-		if s == nil {
+		m := sessionEnd.FindStringSubmatch(line)
+		if m == nil || s == nil {
 			continue
 		}
-		if m := sessionServer.FindStringSubmatch(line); m != nil {
-			s.server = m[1]
-		} else if m := sessionPool.FindStringSubmatch(line); m != nil {
-			s.backend = m[1]
-		} else if m := sessionBytes.FindStringSubmatch(line); m != nil {
-			n, _ := strconv.ParseInt(m[2], 10, 64)
-			if m[1] == "req" {
-				s.in = n
-			} else {
-				s.out = n
-			}
+		switch at := endpoint(m[3]); m[1] {
+		case "frontend":
+			s.client.local = at
+		case "backend":
+			s.backend, s.server.local = m[2], at
+		case "server":
+			s.server.peer = at
 		}
 	}
-	return slices.DeleteFunc(out, func(s session) bool { return !slices.Contains(hostconfig.Pools, s.backend) || s.server == "" })
+	return slices.DeleteFunc(out, func(s session) bool {
+		return !slices.Contains(hostconfig.Pools, s.backend) || !s.server.peer.IsValid()
+	})
 }
 
-// watched is what is known of a connection over time.
-type watched struct {
-	first, changed time.Time
-	in, out        int64
-	answered       bool // the last bytes went to the client, or there were none
-	asked          bool // the last bytes came from the client
+// endpoint reads an address and a port as HAProxy writes them, which is without brackets.
+func endpoint(text string) netip.AddrPort {
+	colon := strings.LastIndexByte(text, ':')
+	if colon < 0 {
+		return netip.AddrPort{}
+	}
+	address, err := netip.ParseAddr(text[:colon])
+	port, err2 := strconv.ParseUint(text[colon+1:], 10, 16)
+	if err != nil || err2 != nil {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(address.Unmap(), uint16(port))
 }
 
 // manners say which connections are closed.
 type manners struct {
 	// age is how long a connection must have been open.
 	age time.Duration
-	// unknown is how long one must be silent of which nobody saw which way its last bytes went.
-	unknown time.Duration
+	// asked is how long one must be silent through which the client sent something last.
+	asked time.Duration
 	// since leaves alone what was seen before, if it is not zero.
 	since time.Time
 }
 
 // polite are the manners while there is time.
-var polite = manners{age: longLived, unknown: silentAnyway}
+var polite = manners{age: longLived, asked: silentAnyway}
 
-// sessionWatch finds connections that can be closed without a client noticing.
-type sessionWatch map[string]*watched
+// sessionWatch knows when each session was seen first.
+type sessionWatch map[string]time.Time
 
-// see takes a look at the connections at a moment, and returns those that are between two requests.
-func (w sessionWatch) see(now time.Time, sessions []session, m manners) (idle []string) {
+// see takes a look at the sessions at a moment, and returns those whose connections can be closed without a client noticing.
+func (w sessionWatch) see(now time.Time, sessions []session, arrived map[connection]received, m manners) (idle []string) {
 	for _, s := range sessions {
-		k := w[s.id]
-		if k == nil {
-			w[s.id] = &watched{first: now, changed: now, in: s.in, out: s.out, answered: s.in == 0}
+		first, known := w[s.id]
+		if !known {
+			w[s.id] = now
 			continue
 		}
-		if s.in != k.in || s.out != k.out {
-			k.answered = s.out != k.out
-			k.asked = !k.answered
-			k.in, k.out, k.changed = s.in, s.out, now
-			continue
+		client, ok := arrived[s.client]
+		server, ok2 := arrived[s.server]
+		if !ok || !ok2 || first.Before(m.since) || now.Sub(first) < m.age {
+			continue // one that is being established or ends is no longer the kernel's, or not yet
 		}
-		enough := m.unknown
-		switch {
-		case k.answered:
+		enough := m.asked
+		if !client.anything || server.anything && server.silent < client.silent {
 			enough = betweenRequests
-		case k.asked:
-			enough = silentAnyway
 		}
-		if !k.first.Before(m.since) && now.Sub(k.first) >= m.age && now.Sub(k.changed) >= enough {
+		if min(client.silent, server.silent) >= enough {
 			idle = append(idle, s.id)
 		}
 	}
@@ -143,34 +145,56 @@ func (w worker) shutdown(ctx context.Context, ids []string) error {
 	return nil
 }
 
+// look takes a look at the sessions of a worker. It returns how many there are, those that are between two requests, and when the kernel
+// was asked about them.
+func (w sessionWatch) look(ctx context.Context, of worker, m manners) (all int, idle []string, asked time.Time, err error) {
+	text, err := of.commands(ctx, "show sess all")
+	if err != nil {
+		return 0, nil, asked, err
+	}
+	sessions := parseSessions(text)
+	asked = time.Now()
+	arrived, err := arrivals()
+	if err != nil {
+		return 0, nil, asked, err
+	}
+	return len(sessions), w.see(asked, sessions, arrived, m), asked, nil
+}
+
 // closeBetweenRequests closes all connections of a worker as soon as they are between two requests, until none is left or the time is over. It
-// returns how many it closed.
-func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time, m manners) (closed int, err error) {
+// returns how many it closed, and how many were left.
+func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until time.Time, m manners) (closed, left int, err error) {
 	for {
 		begin := time.Now()
-		text, err := of.commands(ctx, "show sess all")
+		all, idle, asked, err := w.look(ctx, of, m)
 		if err != nil {
-			return closed, err
+			return closed, left, err
 		}
-		sessions := parseSessions(text)
-		idle := w.see(begin, sessions, m)
-		if took := time.Since(begin); took > staleAfter && begin.Add(3*took).Before(until) {
-			idle = nil // a request may have come since HAProxy looked, and there is time for another look
+		if time.Since(asked) > staleAfter && begin.Add(3*time.Since(begin)).Before(until) {
+			idle = nil // a request may have come since the kernel was asked, and there is time for another look
 		}
 		if err := of.shutdown(ctx, idle); err != nil {
-			return closed, err
+			return closed, left, err
 		}
 		closed += len(idle)
 		for _, id := range idle {
 			delete(w, id)
 		}
-		if len(idle) == len(sessions) || time.Now().After(until) {
-			return closed, nil
+		if left = all - len(idle); left == 0 || time.Now().After(until) {
+			return closed, left, nil
 		}
-		select {
-		case <-ctx.Done():
-			return closed, context.Cause(ctx)
-		case <-time.After(max(sessionPace, 4*time.Since(begin))):
+		if err := pause(ctx, begin); err != nil {
+			return closed, left, err
 		}
+	}
+}
+
+// pause waits until the next look, which is later when the last one, begun at begin, took long: HAProxy has clients to serve.
+func pause(ctx context.Context, begin time.Time) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(max(sessionPace, 4*time.Since(begin))):
+		return nil
 	}
 }

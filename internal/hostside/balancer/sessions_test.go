@@ -2,6 +2,7 @@ package balancer
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -30,9 +31,16 @@ const sess = `0x55d0c8a1e2b0: [26/Nov/2026:17:00:00.123456] id=4711 proto=tcpv4 
   res=0x55d0c8a20088 (f=0x80008002 an=0x0 pipe=0 tofwd=-1 total=3023)
 `
 
+func between(local, peer string) connection {
+	return connection{netip.MustParseAddrPort(local), netip.MustParseAddrPort(peer)}
+}
+
 func TestParseSessions(t *testing.T) {
 	got := parseSessions(fmt.Sprintf(sess, hostconfig.PoolWithEtcd))
-	want := []session{{id: "0x55d0c8a1e2b0", backend: hostconfig.PoolWithEtcd, server: "cp-a", in: 1811, out: 10211}}
+	want := []session{{
+		id: "0x55d0c8a1e2b0", backend: hostconfig.PoolWithEtcd,
+		client: between("10.0.0.100:6443", "10.0.0.5:40112"), server: between("10.0.0.12:50112", "10.0.0.11:6443"),
+	}}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v", got)
 	}
@@ -41,36 +49,63 @@ func TestParseSessions(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreClosedBetweenTwoRequests follows a connection through moments of its life.
-func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
-	begin := time.Now()
-	for name, tc := range map[string]struct {
-		moments [][3]int64 // milliseconds, bytes from the client, bytes to it
-		want    bool       // that it is closed at the last moment
-		urgent  bool       // whether it is because the address leaves
-	}{
-		"answered, and silent":             {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {970, 150, 300}}, true, true},
-		"request and answer in one moment": {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 150, 300}}, true, true},
-		"answered just now":                {[][3]int64{{0, 100, 100}, {900, 150, 100}, {920, 150, 300}, {940, 150, 300}}, false, false},
-		"a request is under way":           {[][3]int64{{0, 100, 100}, {900, 150, 300}, {950, 200, 300}, {1050, 200, 300}}, false, false},
-		"a request that takes long":        {[][3]int64{{0, 100, 100}, {900, 200, 100}, {1800, 200, 100}}, false, false},
-		"silent for long after a frame":    {[][3]int64{{0, 100, 100}, {900, 200, 100}, {2000, 200, 100}}, true, true},
-		"young":                            {[][3]int64{{0, 100, 100}, {100, 150, 300}, {200, 150, 300}}, false, true},
-		"a watch that was never heard":     {[][3]int64{{0, 100, 100}, {1100, 100, 100}}, true, true},
-		"an answer that has not ended":     {[][3]int64{{0, 100, 100}, {900, 150, 300}, {930, 150, 600}, {960, 150, 900}}, false, false},
-		"unused":                           {[][3]int64{{0, 0, 0}, {50, 0, 0}}, false, true},
-		"young, with a request under way":  {[][3]int64{{0, 100, 100}, {20, 200, 100}, {280, 200, 100}}, false, false},
-		"young, and never heard":           {[][3]int64{{0, 100, 100}, {100, 100, 100}}, false, false},
-		"never heard for longer":           {[][3]int64{{0, 100, 100}, {270, 100, 100}}, false, true},
+func TestEndpoint(t *testing.T) {
+	for text, want := range map[string]string{
+		"10.0.0.5:6443": "10.0.0.5:6443", "fd00::5:6443": "[fd00::5]:6443", "::ffff:10.0.0.5:6443": "10.0.0.5:6443",
+		"unix:1": "", "10.0.0.5": "", "10.0.0.5:65536": "", "": "",
 	} {
-		for m, want := range map[manners]bool{polite: tc.want, urgent(begin.Add(longLived)): tc.urgent} {
-			w := sessionWatch{}
-			var idle []string
-			for _, at := range tc.moments {
-				idle = w.see(begin.Add(time.Duration(at[0])*time.Millisecond), []session{{id: "0x1", in: at[1], out: at[2]}}, m)
+		if got := endpoint(text); got.IsValid() != (want != "") || got.IsValid() && got.String() != want {
+			t.Errorf("%q is %v", text, got)
+		}
+	}
+}
+
+// TestConnectionsAreClosedBetweenTwoRequests looks at a connection in situations of its life.
+func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
+	now := time.Now()
+	const never = -1
+	for name, tc := range map[string]struct {
+		age            int  // milliseconds since it was seen first
+		client, server int  // milliseconds since bytes came from it, or never
+		want           bool // that it is closed
+		urgent         bool // whether it is because the address leaves
+		impatient      bool // whether it is because the worker is about to be ended
+	}{
+		"answered, and silent":                      {900, 70, 50, true, false, true},
+		"answered just now":                         {900, 40, 20, false, false, false},
+		"asked again at once, and no answer yet":    {900, 60, 70, false, false, false},
+		"request and answer in one unit of time":    {900, 60, 60, false, false, false},
+		"the same, some time later":                 {1900, 1060, 1060, true, false, true},
+		"a request is under way":                    {900, 100, 150, false, false, false},
+		"a request that takes long":                 {1900, 900, 1800, false, false, true},
+		"silent for long after a frame":             {2900, 1100, 1900, true, false, true},
+		"a watch that is silent":                    {60_000, 50_000, 49_990, true, false, true},
+		"an answer that has not ended":              {900, 300, 10, false, false, false},
+		"unused":                                    {900, never, never, true, false, true},
+		"young":                                     {200, 110, 100, false, true, false},
+		"young, with a request under way":           {200, 150, 170, false, false, false},
+		"young, with a frame after the last answer": {690, 600, 610, false, false, false},
+	} {
+		look := func(m manners) bool {
+			s := session{id: "0x1", client: between("10.0.0.100:6443", "10.0.0.5:40112"), server: between("10.0.0.12:50112", "10.0.0.11:6443")}
+			heard := func(ms int) received {
+				if ms == never {
+					return received{silent: time.Duration(tc.age) * time.Millisecond}
+				}
+				return received{true, time.Duration(ms) * time.Millisecond}
 			}
-			if (len(idle) == 1) != want {
-				t.Errorf("%s (%+v): closed %v", name, m, idle)
+			w := sessionWatch{}
+			w.see(now.Add(-time.Duration(tc.age)*time.Millisecond), []session{s}, nil, m)
+			if idle := w.see(now, []session{s}, map[connection]received{s.client: heard(tc.client)}, m); len(idle) > 0 {
+				t.Errorf("%s: closed while the kernel has only one of its connections", name)
+			}
+			return len(w.see(now, []session{s}, map[connection]received{s.client: heard(tc.client), s.server: heard(tc.server)}, m)) == 1
+		}
+		for what, have := range map[string][2]bool{
+			"polite": {look(polite), tc.want}, "urgent": {look(urgent(now)), tc.urgent}, "impatient": {look(impatient), tc.impatient},
+		} {
+			if have[0] != have[1] {
+				t.Errorf("%s, %s: closed: %v", name, what, have[0])
 			}
 		}
 	}

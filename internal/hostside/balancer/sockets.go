@@ -1,35 +1,62 @@
 package balancer
 
 import (
-	"net"
-	"strconv"
+	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// silences asks the kernel how long ago data last arrived from each peer of this host's TCP connections, by the peer's
-// address and port. A peer without a connection has no entry.
-func silences() (map[string]time.Duration, error) {
+// connection is the two ends of a TCP connection of this host.
+type connection struct{ local, peer netip.AddrPort }
+
+// received is what arrived through a connection.
+type received struct {
+	anything bool
+	// silent is how long ago the last of it arrived, or the connection was established if nothing did. The kernel counts in
+	// units of up to 10 ms.
+	silent time.Duration
+}
+
+// arrivals asks the kernel what arrived through each of this host's TCP connections.
+func arrivals() (map[connection]received, error) {
 	all, err := netlink.SocketDiagTCPInfo(unix.AF_INET)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("asking the kernel for its TCP connections: %w", err)
 	}
-	heard, waiting := map[string]time.Duration{}, map[string]time.Duration{}
+	out := map[connection]received{}
 	for _, s := range all {
 		if s.InetDiagMsg == nil || s.TCPInfo == nil || s.TCPInfo.State != netlink.TCP_ESTABLISHED {
 			continue
 		}
-		peer := net.JoinHostPort(s.InetDiagMsg.ID.Destination.String(), strconv.Itoa(int(s.InetDiagMsg.ID.DestinationPort)))
-		silent := time.Duration(s.TCPInfo.Last_data_recv) * time.Millisecond
-		if s.TCPInfo.Bytes_received == 0 {
-			// The kernel counts from when the connection was established, which it does even for a program that hangs.
-			waiting[peer] = max(waiting[peer], silent)
+		id := s.InetDiagMsg.ID
+		local, _ := netip.AddrFromSlice(id.Source)
+		peer, _ := netip.AddrFromSlice(id.Destination)
+		c := connection{netip.AddrPortFrom(local.Unmap(), id.SourcePort), netip.AddrPortFrom(peer.Unmap(), id.DestinationPort)}
+		out[c] = received{s.TCPInfo.Bytes_received > 0, time.Duration(s.TCPInfo.Last_data_recv) * time.Millisecond}
+	}
+	return out, nil
+}
+
+// silences are how long ago data last arrived from each peer of this host's TCP connections, by the peer's address and port. A
+// peer without a connection has no entry.
+func silences() (map[string]time.Duration, error) {
+	all, err := arrivals()
+	if err != nil {
+		return nil, err
+	}
+	heard, waiting := map[string]time.Duration{}, map[string]time.Duration{}
+	for c, r := range all {
+		peer := c.peer.String()
+		if !r.anything {
+			// The kernel establishes connections even for a program that hangs.
+			waiting[peer] = max(waiting[peer], r.silent)
 			continue
 		}
-		if have, ok := heard[peer]; !ok || silent < have {
-			heard[peer] = silent
+		if have, ok := heard[peer]; !ok || r.silent < have {
+			heard[peer] = r.silent
 		}
 	}
 	for peer, silent := range waiting {
