@@ -51,12 +51,14 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	release, err := hold(virtualIPs)
 	if err == nil {
 		defer release()
-		if closed, _, err = closeBetweenRequests(ctx, present, w, time.Now().Add(closeFor), polite); err != nil {
-			return closed, err
-		}
-		young, err := closeYoung(ctx, w)
-		if closed += young; err != nil {
-			return closed, err
+		for _, phase := range []struct {
+			takes time.Duration
+			manners
+		}{{closeFor, polite}, {restFor, urgent}} {
+			n, _, err := closeBetweenRequests(ctx, present, w, time.Now().Add(phase.takes), phase.manners)
+			if closed += n; err != nil {
+				return closed, err
+			}
 		}
 	}
 	if err := stepAside(); err != nil {
@@ -75,20 +77,11 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 	return closed, nil
 })
 
-// urgent are the manners for young connections when the address is about to leave.
-func urgent(now time.Time) manners {
-	return manners{asked: silentAnyway, since: now.Add(-longLived)}
-}
-
-// closeYoung closes connections that were too young before, unless a request is under way: a client keeps them, or it would have ended them by now.
-// If it only waits for events, it would not learn that its connection ended with the address until its own check of it, and a kube-proxy
-// kept sending pods to an API server that had stopped, for half a minute. Older connections that are left are in use: a request that is under way
-// may still be answered while keepalived gives the address away, and the next one tells the client.
-func closeYoung(ctx context.Context, w sessionWatch) (int, error) {
-	now := time.Now()
-	closed, _, err := closeBetweenRequests(ctx, present, w, now.Add(restFor), urgent(now))
-	return closed, err
-}
+// urgent are the manners when the address is about to leave. A young connection that is between two requests is of a client that keeps it, or it
+// would have ended by now. If that client only waits for events, it would not learn that its connection ended with the address until its
+// own check of it, and a kube-proxy kept sending pods to an API server that had stopped, for half a minute. A request that is under way may
+// still be answered while keepalived gives the address away, and the next one tells the client.
+var urgent = manners{asked: silentAnyway}
 
 // learn watches the connections for a while and closes none.
 func learn(ctx context.Context, w sessionWatch) error {

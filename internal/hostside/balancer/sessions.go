@@ -96,8 +96,6 @@ type manners struct {
 	age time.Duration
 	// asked is how long one must be silent through which the client sent something last.
 	asked time.Duration
-	// since leaves alone what was seen before, if it is not zero.
-	since time.Time
 }
 
 // polite are the manners while there is time.
@@ -116,7 +114,7 @@ func (w sessionWatch) see(now time.Time, sessions []session, arrived map[connect
 		}
 		client, ok := arrived[s.client]
 		server, ok2 := arrived[s.server]
-		if !ok || !ok2 || first.Before(m.since) || now.Sub(first) < m.age {
+		if !ok || !ok2 || now.Sub(first) < m.age {
 			continue // one that is being established or ends is no longer the kernel's, or not yet
 		}
 		enough := m.asked

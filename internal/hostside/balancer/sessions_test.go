@@ -71,17 +71,18 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 		urgent         bool // whether it is because the address leaves
 		impatient      bool // whether it is because the worker is about to be ended
 	}{
-		"answered, and silent":                      {900, 70, 50, true, false, true},
+		"answered, and silent":                      {900, 70, 50, true, true, true},
 		"answered just now":                         {900, 40, 20, false, false, false},
 		"asked again at once, and no answer yet":    {900, 60, 70, false, false, false},
 		"request and answer in one unit of time":    {900, 60, 60, false, false, false},
-		"the same, some time later":                 {1900, 1060, 1060, true, false, true},
+		"the same, some time later":                 {1900, 1060, 1060, true, true, true},
 		"a request is under way":                    {900, 100, 150, false, false, false},
 		"a request that takes long":                 {1900, 900, 1800, false, false, true},
-		"silent for long after a frame":             {2900, 1100, 1900, true, false, true},
-		"a watch that is silent":                    {60_000, 50_000, 49_990, true, false, true},
+		"silent for long after a frame":             {2900, 1100, 1900, true, true, true},
+		"a watch that is silent":                    {60_000, 50_000, 49_990, true, true, true},
 		"an answer that has not ended":              {900, 300, 10, false, false, false},
-		"unused":                                    {900, never, never, true, false, true},
+		"unused":                                    {900, never, never, true, true, true},
+		"unused, and young":                         {60, never, never, false, true, false},
 		"young":                                     {200, 110, 100, false, true, false},
 		"young, with a request under way":           {200, 150, 170, false, false, false},
 		"young, with a frame after the last answer": {690, 600, 610, false, false, false},
@@ -102,7 +103,7 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 			return len(w.see(now, []session{s}, map[connection]received{s.client: heard(tc.client), s.server: heard(tc.server)}, m)) == 1
 		}
 		for what, have := range map[string][2]bool{
-			"polite": {look(polite), tc.want}, "urgent": {look(urgent(now)), tc.urgent}, "impatient": {look(impatient), tc.impatient},
+			"polite": {look(polite), tc.want}, "urgent": {look(urgent), tc.urgent}, "impatient": {look(impatient), tc.impatient},
 		} {
 			if have[0] != have[1] {
 				t.Errorf("%s, %s: closed: %v", name, what, have[0])
