@@ -68,6 +68,7 @@ func TestUpgrade(t *testing.T) {
 		{"a control plane dies during the rollback", formerVersion, "3.6.", "cp-c", "cp-e", "c"},
 	}, 0) {
 		if !t.Run(way.name, func(t *testing.T) {
+			inTimePart(t)
 			h.edit(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = way.version })
 			h.diesMidway(t, ctx, way.dies, way.fresh, way.zone)
 			s := runs(t, ctx, c, api, h.spec, way.version, way.etcd)
