@@ -14,9 +14,9 @@ import (
 
 // Only a handover of the virtual IP and a reload close connections to API servers that go on: nobody sends GOAWAY then, and HAProxy cannot, because it
 // does not look into the connections. A connection that is closed while a request is under way costs its client that request. So
-// the kernel is asked from whom bytes came last: a connection through which the API server sent something last, and that has been
-// silent since, is between two requests. (What HAProxy counts does not say that: a client that asks again at once has its answer
-// and its next request counted in the same moment.) A client that sees the end of such a connection opens another one, and nothing
+// Quorate asks the kernel which side sent bytes last: a connection through which the API server sent something last, and that has been
+// silent since, is between two requests. HAProxy's byte counters cannot tell: if a client sends its next request right after an
+// answer, both counters have grown by the next look. A client that sees the end of such a connection opens another one, and nothing
 // has failed. What remains is a request that the client sends after the kernel was asked and before the end of the connection has
 // reached the client: staleAfter, and the time of one packet.
 const (

@@ -73,7 +73,7 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 	}{
 		"answered, and silent":                      {900, 70, 50, true, true, true},
 		"answered just now":                         {900, 40, 20, false, false, false},
-		"asked again at once, and no answer yet":    {900, 60, 70, false, false, false},
+		"a second request, not answered yet":        {900, 60, 70, false, false, false},
 		"request and answer in one unit of time":    {900, 60, 60, false, false, false},
 		"the same, some time later":                 {1900, 1060, 1060, true, true, true},
 		"a request is under way":                    {900, 100, 150, false, false, false},
