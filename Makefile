@@ -10,6 +10,8 @@ E2E_TIMEOUT ?= 90m
 MINUTES     ?= 80
 BEGIN       := $(shell date +%s)
 E2E_BUDGET  ?= $$(( $(MINUTES) * 60 - $$(date +%s) + $(BEGIN) ))s
+# As go test -v prints them, and at the end what the failed ones said, which is thousands of lines above otherwise.
+TEST        := $(GO) tool gotestsum --format standard-verbose --
 # They start no goroutines, and their tests try so many clusters that the race detector takes minutes for nothing.
 PURE        := ./internal/plan ./internal/cluster ./internal/spof
 
@@ -45,7 +47,7 @@ test-alerts: bin/promtool ## evaluate the alert rules in many situations with Pr
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
-	$(GO) test -tags lab -count=1 -timeout 20m -v ./test/balancers
+	$(TEST) -tags lab -count=1 -timeout 20m ./test/balancers
 	$(GO) test -count=1 -run TestPrograms ./components # with nft, which the requirements have installed
 
 # axe-core comes from the npm registry, which is why `make test` does not run this.
@@ -58,8 +60,8 @@ test-e2e: build ## build, break, and heal whole clusters
 	bin/quorate bundle build
 	bin/quorate bundle build --kubernetes-version v1.36.3
 	$(GO) run ./components/check kubernetes
-	$(GO) test -tags e2e -count=1 -timeout 20m -v -run TestAnAPI ./internal/backup/deep
-	$(GO) test -tags e2e -count=1 -timeout $(E2E_TIMEOUT) -v ./test/e2e -budget=$(E2E_BUDGET) $(E2E_FLAGS)
+	$(TEST) -tags e2e -count=1 -timeout 20m -run TestAnAPI ./internal/backup/deep
+	$(TEST) -tags e2e -count=1 -timeout $(E2E_TIMEOUT) ./test/e2e -budget=$(E2E_BUDGET) $(E2E_FLAGS)
 
 test-whole: ## test-e2e with every case of the tests that otherwise run a sample
 	$(MAKE) test-e2e E2E_FLAGS=-whole E2E_TIMEOUT=150m E2E_BUDGET=0
@@ -72,7 +74,7 @@ test-crash: build ## kill every operation at every step, and cut the power of ho
 	bin/quorate bundle build
 	bin/quorate bundle build --kubernetes-version v1.36.3
 	rm -f artifacts/crash.json
-	status=0; $(GO) test -tags e2e -count=1 -timeout 48h -v -run 'TestCrash$$' ./test/e2e -whole $(CRASH) || status=$$?; cat artifacts/crash.json; exit $$status
+	status=0; $(TEST) -tags e2e -count=1 -timeout 48h -run 'TestCrash$$' ./test/e2e -whole $(CRASH) || status=$$?; cat artifacts/crash.json; exit $$status
 
 SOAK ?= 1h
 # 0: what a soak draws differs each time.
@@ -82,24 +84,24 @@ test-soak: build ## break things by chance for an hour (SOAK=10m: ten minutes; S
 	bin/quorate lab requirements
 	bin/quorate bundle build
 	@rm -f artifacts/soak.json
-	failed=; $(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestSoak$$' ./test/e2e -soak $(SOAK) -seed $(SEED) || failed=yes; \
+	failed=; $(TEST) -tags e2e -count=1 -timeout 24h -run 'TestSoak$$' ./test/e2e -soak $(SOAK) -seed $(SEED) || failed=yes; \
 	cat artifacts/soak.json; test -z "$$failed"
 
 test-agree: build ## drill everything that can fail in a whole cluster and in six broken ones, and compare what is lost with what the audit says; the last line is JSON
 	bin/quorate lab requirements
 	bin/quorate bundle build
-	$(GO) test -tags e2e -count=1 -timeout 24h -v -run 'TestAuditAgrees$$' ./test/e2e -whole
+	$(TEST) -tags e2e -count=1 -timeout 24h -run 'TestAuditAgrees$$' ./test/e2e -whole
 	@cat artifacts/agree.json
 
 test-images: build ## boot lab machines of every image, with the profiles that need packages
 	bin/quorate lab requirements
-	$(GO) test -tags lab -count=1 -timeout 30m -v -run 'TestImages$$' ./internal/lab -images
+	$(TEST) -tags lab -count=1 -timeout 30m -run 'TestImages$$' ./internal/lab -images
 
 test-hosts: build ## set up what real servers are like, one situation after another, and compare what Quorate does about each with what is promised; the last line is JSON
 	bin/quorate lab requirements
 	bin/quorate bundle build
 	@rm -f artifacts/hosts.txt artifacts/hosts.json
-	failed=; $(GO) test -tags e2e -count=1 -timeout 60m -v -run 'TestRealHosts$$' ./test/e2e -whole || failed=yes; \
+	failed=; $(TEST) -tags e2e -count=1 -timeout 60m -run 'TestRealHosts$$' ./test/e2e -whole || failed=yes; \
 	cat artifacts/hosts.txt artifacts/hosts.json; test -z "$$failed"
 
 # Without KVM it takes hours. A part of it: VM='-images debian-13'; bin/test-vm -help lists all flags.
@@ -120,7 +122,7 @@ bench-upgrade: build ## what clients notice of a minor upgrade, with quorate app
 
 bench-failover: build ## outages behind kubeadm's documented load balancers, manually configured ones, and Quorate's with the profiles standard and fast, in one lab; the last line is JSON
 	bin/quorate lab requirements
-	$(GO) test -tags lab -count=1 -timeout 60m -v -run TestFailover ./test/balancers -compare
+	$(TEST) -tags lab -count=1 -timeout 60m -run TestFailover ./test/balancers -compare
 	@cat artifacts/failover.txt artifacts/failover.json
 
 bench-outages: build ## the table of outages in docs/failover.md: single faults of a default cluster, 20 times each; it takes hours

@@ -5,9 +5,11 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	state "quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/spof"
@@ -36,12 +38,21 @@ func singlePoints(t *testing.T, c *cluster) {
 	}
 	const noBackup = "cluster data: a single command of an administrator"
 	var report spof.Report
-	eventually(t, ctx, "everything is known, and only the backup is missing", func() (err error) {
+	settles(t, ctx, 300*time.Millisecond, "everything is known, and only the backup is missing", func() ([]string, error) {
 		var found []string
-		if report, found, err = audit(); err == nil && (!slices.Equal(found, []string{noBackup}) || len(report.Unknown) > 0 || report.From != spof.FromCluster) {
-			err = fmt.Errorf("%s", c.run(ctx, "audit", "-f", c.specFile()))
+		var err error
+		if report, found, err = audit(); err != nil {
+			return nil, err
 		}
-		return err
+		if report.From != spof.FromCluster || !slices.Contains(found, noBackup) {
+			return nil, fmt.Errorf("%s", c.run(ctx, "audit", "-f", c.specFile()))
+		}
+		wrong := slices.DeleteFunc(found, func(f string) bool { return f == noBackup })
+		wrong = slices.AppendSeq(wrong, maps.Keys(report.Unknown))
+		if len(wrong) > 0 {
+			return wrong, fmt.Errorf("wrong: %q; unknown: %q", wrong, report.Unknown)
+		}
+		return nil, nil
 	})
 	if !slices.ContainsFunc(report.Inherent, func(x spof.Inherent) bool { return x.Element.Kind == spof.Machine }) {
 		t.Errorf("the machine below the lab is not recognized: %+v", report.Inherent)

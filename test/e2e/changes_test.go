@@ -241,14 +241,14 @@ func callers(t *testing.T, c *cluster) {
 	ctx := testContext(t)
 	healthy := func(t *testing.T, file string) {
 		t.Helper()
-		poll(t, ctx, time.Second, "no problems", func() error {
+		settles(t, ctx, time.Second, "no problems", func() ([]string, error) {
 			s, _, err := c.statusOf(ctx, file)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			// What this machine reaches is not a problem of the cluster.
 			s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleEndpointFromHere })
-			return shortOf(s)
+			return lacks(s), shortOf(s)
 		})
 		c.must(t, ctx, "apply", "-f", file) // it may record the spec
 		c.unchanged(t, ctx, "-f", file)

@@ -173,6 +173,11 @@ func lacks(s status.Status) (out []string) {
 			out = append(out, "margin of "+name)
 		}
 	}
+	return append(out, problems(s)...)
+}
+
+// problems names the problems of a cluster.
+func problems(s status.Status) (out []string) {
 	for _, p := range s.Problems {
 		out = append(out, p.Rule+" "+strings.Join(p.Subjects, " "))
 	}
@@ -211,6 +216,21 @@ func (p *passing) excuses(wrong []string) bool {
 	return p.looks > 2 && len(wrong) > 0 && len(p.always) == 0
 }
 
+// settles waits until nothing is wrong but what passes. A look returns the names of what is wrong, and an error that says it in full. An
+// error without names is never excused.
+func settles(t *testing.T, ctx context.Context, pace time.Duration, what string, look func() (wrong []string, err error)) {
+	t.Helper()
+	var p passing
+	poll(t, ctx, pace, what, func() error {
+		wrong, err := look()
+		if err != nil && p.excuses(wrong) {
+			t.Logf("nothing was wrong at every look; at the last one: %q", wrong)
+			return nil
+		}
+		return err
+	})
+}
+
 // whole waits until the cluster survives the loss of any one of its parts.
 func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 	t.Helper()
@@ -220,17 +240,12 @@ func (c *cluster) whole(t *testing.T, ctx context.Context) status.Status {
 // wholeBy is whole for a spec.
 func (c *cluster) wholeBy(t *testing.T, ctx context.Context, file string) (s status.Status) {
 	t.Helper()
-	var p passing
 	// Polling uses CPU time that the cluster needs to recover.
-	poll(t, ctx, 2*time.Second, "full margins and no problems", func() (err error) {
+	settles(t, ctx, 2*time.Second, "full margins and no problems", func() (_ []string, err error) {
 		if s, _, err = c.statusOf(ctx, file); err != nil {
-			return err
+			return nil, err
 		}
-		if p.excuses(lacks(s)) {
-			t.Logf("nothing was wrong at every look; at the last one: %q", lacks(s))
-			return nil
-		}
-		return shortOf(s)
+		return lacks(s), shortOf(s)
 	})
 	return s
 }

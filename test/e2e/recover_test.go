@@ -136,12 +136,18 @@ func (q quorumLost) recovered(t *testing.T, ctx context.Context, args ...string)
 func (q quorumLost) finished(t *testing.T, ctx context.Context) {
 	t.Helper()
 	q.c.must(t, ctx, "apply", "-f", q.file)
-	poll(t, ctx, 2*time.Second, "full margins and no problems", func() error {
+	settles(t, ctx, 2*time.Second, "full margins and no problems", func() (wrong []string, err error) {
 		s, _, err := q.c.statusOf(ctx, q.file)
-		if err == nil && (s.Margins.Etcd < fullMargin(s) || len(s.Problems) > 0) {
+		if err != nil {
+			return nil, err
+		}
+		if wrong = problems(s); s.Margins.Etcd < fullMargin(s) {
+			wrong = append(wrong, "margin of etcd")
+		}
+		if len(wrong) > 0 {
 			err = fmt.Errorf("margins %+v, problems %+v", s.Margins, s.Problems)
 		}
-		return err
+		return wrong, err
 	})
 	q.nothingLost(t, ctx)
 }

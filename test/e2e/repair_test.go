@@ -287,13 +287,14 @@ func repairsByControlPlanes(t *testing.T, c *cluster) {
 // watching waits until the cluster has all margins and no problems, and one of its control planes leads.
 func (c *cluster) watching(t *testing.T, ctx context.Context, file string) (s status.Status) {
 	t.Helper()
-	poll(t, ctx, 2*time.Second, "full margins and a control plane that leads", func() (err error) {
-		if s, _, err = c.statusOf(ctx, file); err == nil {
-			if err = shortOf(s); err == nil && (s.Watch == nil || s.Watch.Leader == "") {
-				err = fmt.Errorf("nobody leads: %+v", s.Watch)
-			}
+	settles(t, ctx, 2*time.Second, "full margins and a control plane that leads", func() (_ []string, err error) {
+		if s, _, err = c.statusOf(ctx, file); err != nil {
+			return nil, err
 		}
-		return err
+		if s.Watch == nil || s.Watch.Leader == "" {
+			return nil, fmt.Errorf("nobody leads: %+v", s.Watch)
+		}
+		return lacks(s), shortOf(s)
 	})
 	return s
 }

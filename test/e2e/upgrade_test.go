@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -71,11 +72,15 @@ func TestUpgrade(t *testing.T) {
 			inTimePart(t)
 			h.edit(t, func(s *spec.Cluster) { s.Spec.Kubernetes.Version = way.version })
 			h.diesMidway(t, ctx, way.dies, way.fresh, way.zone)
-			s := runs(t, ctx, c, api, h.spec, way.version, way.etcd)
-			s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleRemoved }) // the dead one may come back
-			if err := shortOf(s); err != nil {
-				t.Error(err)
-			}
+			runs(t, ctx, c, api, h.spec, way.version, way.etcd)
+			settles(t, ctx, 2*time.Second, "full margins, and no problem but a dead host that may come back", func() ([]string, error) {
+				s, _, err := c.statusOf(ctx, h.spec)
+				if err != nil {
+					return nil, err
+				}
+				s.Problems = slices.DeleteFunc(s.Problems, func(f model.Finding) bool { return f.Rule == model.RuleRemoved })
+				return lacks(s), shortOf(s)
+			})
 		}) {
 			return
 		}
@@ -268,33 +273,40 @@ func printMet(t *testing.T, name string, took time.Duration, met probe.Report) {
 	printArtifact(t, name+".txt", b.String())
 }
 
-// runs checks that everything runs the version, and returns the status.
-func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, file, version, etcd string) status.Status {
+// runs waits until everything is seen to run the version.
+func runs(t *testing.T, ctx context.Context, c *cluster, api kubernetes.Interface, file, version, etcd string) {
 	t.Helper()
-	s, _, err := c.statusOf(ctx, file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, n := range s.Nodes {
-		if n.Version != version {
-			t.Errorf("the kubelet of %s runs %s instead of %s", n.Name, n.Version, version)
+	// What cannot be queried at one look has no version then.
+	poll(t, ctx, 2*time.Second, "everything runs "+version, func() error {
+		s, _, err := c.statusOf(ctx, file)
+		if err != nil {
+			return err
 		}
-	}
-	for _, m := range s.Etcd.Members {
-		if !strings.HasPrefix(m.Version, etcd) {
-			t.Errorf("the etcd member on %s runs %s instead of %s", m.Name, m.Version, etcd)
+		var others []string
+		for _, n := range s.Nodes {
+			if n.Version != version {
+				others = append(others, fmt.Sprintf("the kubelet of %s runs %q", n.Name, n.Version))
+			}
 		}
-	}
-	for _, v := range s.Versions {
-		if strings.HasPrefix(v.Program, "kube-") && v.Program != "kube-proxy" && v.Version != version {
-			t.Errorf("%s runs %s on %v", v.Program, v.Version, v.Hosts)
+		for _, m := range s.Etcd.Members {
+			if !strings.HasPrefix(m.Version, etcd) {
+				others = append(others, fmt.Sprintf("the etcd member on %s runs %q instead of %s", m.Name, m.Version, etcd))
+			}
 		}
-	}
+		for _, v := range s.Versions {
+			if strings.HasPrefix(v.Program, "kube-") && v.Program != "kube-proxy" && v.Version != version {
+				others = append(others, fmt.Sprintf("%s runs %s on %v", v.Program, v.Version, v.Hosts))
+			}
+		}
+		if len(others) > 0 {
+			return errors.New(strings.Join(others, "; "))
+		}
+		return nil
+	})
 	proxy, err := api.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "kube-proxy", metav1.GetOptions{})
 	if err != nil || !strings.HasSuffix(proxy.Spec.Template.Spec.Containers[0].Image, ":"+version) {
 		t.Errorf("kube-proxy runs another version, or cannot be found: %v", err)
 	}
-	return s
 }
 
 // runningContainers are those of the pods that an upgrade has no reason to touch, by pod, with the time of their start.
