@@ -236,6 +236,12 @@ func (f *findings) drained() {
 	}
 }
 
+// DNSSpread reports whether CoreDNS's replicas are kept on different nodes, and in different zones where the spec asks for that. The API must
+// have been read.
+func (s *State) DNSSpread() bool {
+	return s.Seen.API.DNSSpread && s.Seen.API.DNSInZones == s.Spec.DNSInZones()
+}
+
 // dns reports too few replicas of CoreDNS. Where the nodes wait for the user's own pod network, its pods cannot run yet.
 func (f *findings) dns() {
 	api := f.Seen.API
@@ -251,7 +257,7 @@ func (f *findings) dns() {
 		f.unmet(RuleDNS, Warning, "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), describe)
 	case api.DNSReplacing: // for a moment, both may be ready
 		f.unmet(RuleDNS, Warning, "replicas of CoreDNS with a former configuration are being replaced"+after(": ", api.DNSNotReady), describe)
-	case api.DNSNodes < 2 && !api.DNSSpread:
+	case api.DNSNodes < 2 && !f.DNSSpread():
 		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`quorate apply` spreads them.")
 	case api.DNSNodes < 2:
 		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`kubectl -n kube-system rollout restart deployment coredns` spreads them again.")

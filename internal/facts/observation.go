@@ -241,8 +241,9 @@ type API struct {
 	DaemonSets []DaemonSet `json:"daemonSets,omitempty"`
 	// Simulated counts the nodes that only simulate one (SimulatedLabel). They are not among Nodes: no host is behind them.
 	Simulated int `json:"simulated,omitempty"`
-	// DNSSpread reports whether CoreDNS replicas are kept on different nodes.
-	DNSSpread bool `json:"dnsSpread"`
+	// DNSSpread reports whether CoreDNS replicas are kept on different nodes, and DNSInZones whether in different zones, too.
+	DNSSpread  bool `json:"dnsSpread"`
+	DNSInZones bool `json:"dnsInZones,omitempty"`
 	// DNSReplicas is how many replicas CoreDNS is to have; 0 if it is not known, or there is no CoreDNS.
 	DNSReplicas int `json:"dnsReplicas,omitempty"`
 	// DNSStarted is when the first of CoreDNS's pods was started that run; zero if there are none.

@@ -484,7 +484,9 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 		api.DNSVersion = cmp.Or(api.DNSVersion, components.Tag(c.Image))
 	}
 	for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
-		api.DNSSpread = api.DNSSpread || c.TopologyKey == corev1.LabelHostname && c.WhenUnsatisfiable == corev1.DoNotSchedule && c.MinDomains != nil
+		required := c.WhenUnsatisfiable == corev1.DoNotSchedule && c.MinDomains != nil
+		api.DNSSpread = api.DNSSpread || required && c.TopologyKey == corev1.LabelHostname
+		api.DNSInZones = api.DNSInZones || required && c.TopologyKey == corev1.LabelTopologyZone
 	}
 	pods, err := client.CoreV1().Pods("kube-system").List(ctx, metav1.ListOptions{ResourceVersion: version, LabelSelector: "k8s-app=kube-dns"})
 	if err != nil {

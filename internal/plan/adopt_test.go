@@ -26,7 +26,7 @@ func byHand(t *testing.T, c *spec.Cluster) *facts.Observation {
 	}
 	obs := observed(t, c)
 	obs.API.Record, obs.API.Verified = "", ""
-	obs.API.Applied, obs.API.DNSSpread = nil, false
+	obs.API.Applied, obs.API.DNSSpread, obs.API.DNSInZones = nil, false, false
 	obs.API.Networks = []facts.Network{{Namespace: "kube-flannel", Name: "kube-flannel-ds", Images: []string{"ghcr.example/flannel:v0.27.0"}}}
 	obs.API.Kubeadm = &facts.Kubeadm{Endpoint: c.Spec.ControlPlane.Endpoint, PodCIDR: c.Spec.Network.PodCIDR, ServiceCIDR: c.Spec.Network.ServiceCIDR}
 	if !c.StackedEtcd() {
@@ -96,7 +96,7 @@ func take(c *spec.Cluster, obs *facts.Observation, s Step) {
 			}
 		}
 	case SpreadDNS:
-		obs.API.DNSSpread = true
+		obs.API.DNSSpread, obs.API.DNSInZones = true, s.Zones
 	case RecordSpec:
 		obs.API.Record = s.Record
 	case RecordVerified:

@@ -101,11 +101,11 @@ func (b *builder) maintain() error {
 		}
 	}
 	b.applyManifests()
-	b.tuneDNS()
 	for _, h := range hosts {
 		b.joinWorker(h, token)
 		b.relabel(h)
 	}
+	b.tuneDNS(b.ofKind(LabelNode, JoinControlPlane, JoinWorker)...) // where zones are, and which, comes first
 	b.removeTokens(token)
 	b.uncordonKept(hosts)
 	b.retire(false)
@@ -348,7 +348,10 @@ func (b *builder) applyManifests(after ...*Step) {
 
 // spreadDNS spreads CoreDNS after kubeadm has installed it, and gives it the replicas that the cluster is to have.
 func (b *builder) spreadDNS(after ...*Step) {
-	s := Step{Kind: SpreadDNS, Title: "spread CoreDNS", Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}
+	s := Step{Kind: SpreadDNS, Title: "spread CoreDNS", Zones: b.c.DNSInZones(), Reason: "kubeadm only prefers different nodes: two replicas on one node would be a single point of failure"}
+	if s.Zones {
+		s.Reason = "kubeadm only prefers different nodes: two replicas on one node, or in one zone, would be a single point of failure"
+	}
 	if n, why := b.dnsReplicas(); n > 0 {
 		s.Replicas, s.Title, s.Reason = n, fmt.Sprintf("spread CoreDNS over %d replicas", n), s.Reason+"; "+why
 	}
@@ -356,13 +359,16 @@ func (b *builder) spreadDNS(after ...*Step) {
 }
 
 // tuneDNS does what is missing of that in a cluster that exists.
-func (b *builder) tuneDNS() {
+func (b *builder) tuneDNS(after ...*Step) {
 	n, why := b.dnsReplicas()
+	zones := b.c.DNSInZones()
 	switch {
-	case !b.Seen.API.DNSSpread:
-		b.spreadDNS()
+	case !b.DNSSpread():
+		b.spreadDNS(after...)
+	case n > 0 && zones:
+		b.add(Step{Kind: SpreadDNS, Detail: "replicas", Replicas: n, Zones: zones, Title: fmt.Sprintf("scale CoreDNS to %d replicas", n), Reason: why + "; its replicas restart one after another, because their number decides how many may be in one zone"}, after...)
 	case n > 0:
-		b.add(Step{Kind: SpreadDNS, Detail: "replicas", Replicas: n, Title: fmt.Sprintf("scale CoreDNS to %d replicas", n), Reason: why + "; the replicas that stay do not restart"})
+		b.add(Step{Kind: SpreadDNS, Detail: "replicas", Replicas: n, Title: fmt.Sprintf("scale CoreDNS to %d replicas", n), Reason: why + "; the replicas that stay do not restart"}, after...)
 	}
 }
 

@@ -163,7 +163,7 @@ const (
 	ApplyManifest Kind = "apply-manifest"
 	// RestartAgent restarts a DaemonSet's pod on one node: the pod network's agent, or kube-proxy.
 	RestartAgent Kind = "restart-agent"
-	// SpreadDNS keeps CoreDNS replicas on different nodes, and says how many there are.
+	// SpreadDNS keeps CoreDNS replicas on different nodes and in different zones, and says how many there are.
 	SpreadDNS Kind = "spread-dns"
 	// ProbeEndpoint probes an external load balancer from every host, before anything is changed.
 	ProbeEndpoint Kind = "probe-endpoint"
@@ -359,6 +359,8 @@ type Step struct {
 	WaitSeconds int64 `json:"waitSeconds,omitempty"`
 	// Replicas belongs to SpreadDNS: how many replicas CoreDNS gets; 0 if it keeps those that it has.
 	Replicas int `json:"replicas,omitempty"`
+	// Zones belongs to SpreadDNS: the replicas must be in different zones.
+	Zones bool `json:"zones,omitempty"`
 	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.

@@ -57,7 +57,7 @@ func finished(t *testing.T, c *spec.Cluster) *facts.Observation {
 	t.Helper()
 	obs := empty(c)
 	obs.Endpoint = facts.Endpoint{Hosts: map[string]facts.Answer{"worker-a": {OK: true}}}
-	obs.API = &facts.API{Version: testBundle.Version, Initialised: true, DNSSpread: true, Applied: maps.Clone(testBundle.Manifests), DNSReady: 2, DNSNodes: 2,
+	obs.API = &facts.API{Version: testBundle.Version, Initialised: true, DNSSpread: true, DNSInZones: c.DNSInZones(), Applied: maps.Clone(testBundle.Manifests), DNSReady: 2, DNSNodes: 2,
 		Kubeadm: &facts.Kubeadm{Endpoint: c.Spec.ControlPlane.Endpoint, PodCIDR: c.Spec.Network.PodCIDR, ServiceCIDR: c.Spec.Network.ServiceCIDR}}
 	for _, h := range c.Spec.Hosts {
 		f := obs.Hosts[h.Name].Facts

@@ -269,6 +269,7 @@ func TestRepairs(t *testing.T) {
 			f.Seen.API.Service = &facts.APIService{Slices: map[string][]string{facts.APIServiceName: {"10.0.0.11:6443"}}}
 		}, nil},
 		"CoreDNS on one node":  {false, func(f clustertest.Fixture) { f.Seen.API.DNSSpread = false }, []string{"dns/"}},
+		"CoreDNS in one zone":  {false, func(f clustertest.Fixture) { f.Seen.API.DNSInZones = false }, []string{"dns/"}},
 		"a label that is gone": {false, func(f clustertest.Fixture) { delete(f.Seen.API.Nodes[3].Labels, ZoneLabel) }, []string{"labels/w-a"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -217,13 +217,13 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 	case SwitchAddons, UpgradeCluster:
 		obs.API.DNSVersion, obs.API.DaemonSets[0].Version = cluster.ImageTag(r.Images[dnsAddon]), r.Version
 		if s.Kind == UpgradeCluster {
-			obs.API.Kubeadm.Version, obs.API.DNSSpread = r.Version, false
+			obs.API.Kubeadm.Version, obs.API.DNSSpread, obs.API.DNSInZones = r.Version, false, false
 			if f.Programs[facts.KubeadmProgram] != r.Digest {
 				t.Errorf("%s runs with the kubeadm of another version", s.ID)
 			}
 		}
 	case SpreadDNS:
-		obs.API.DNSSpread = true
+		obs.API.DNSSpread, obs.API.DNSInZones = true, s.Zones
 		if s.Replicas > 0 {
 			obs.API.DNSReplicas = s.Replicas
 		}

@@ -176,7 +176,7 @@ var editing = map[string]string{
 	"KubeletSettings.shutdownGracePeriodCriticalPods": restartKubelets,
 	"KubeletSettings.allowedUnsafeSysctls":            restartKubelets,
 
-	"DNSSettings.replicas": "CoreDNS is scaled to that number. Without it, to what the size of the cluster asks for, if there are fewer. Nothing restarts",
+	"DNSSettings.replicas": "CoreDNS is scaled to that number. Without it, to what the size of the cluster asks for, if there are fewer. Where its replicas must be in different zones, they are replaced one after another; otherwise those that stay do not restart",
 
 	"Settings.registries": noRestart,
 	"Registry.name":       noRestart,

@@ -68,3 +68,33 @@ func TestDNSReplicas(t *testing.T) {
 		}
 	}
 }
+
+// TestDNSInZones: nodes that can run CoreDNS must be in three zones before its replicas must be.
+func TestDNSInZones(t *testing.T) {
+	host := func(name, zone, role string) Host { return Host{Name: name, Zone: zone, Roles: []string{role}} }
+	cp, worker := func(zone string) Host { return host("cp-"+zone, zone, RoleControlPlane) }, func(zone string) Host { return host("w-"+zone, zone, RoleWorker) }
+	tainted := func(effect string) []NodePool {
+		return []NodePool{{Name: "gpu", Hosts: []string{"w-c"}, Taints: []Taint{{Key: "gpu", Effect: effect}}}}
+	}
+	for name, tc := range map[string]struct {
+		hosts []Host
+		pools []NodePool
+		want  bool
+	}{
+		"three zones":                        {[]Host{cp("a"), cp("b"), cp("c")}, nil, true},
+		"two zones":                          {[]Host{cp("a"), cp("b"), worker("a"), worker("b")}, nil, false},
+		"one control plane, three workers":   {[]Host{cp("a"), worker("a"), worker("b"), worker("c")}, nil, true},
+		"the third has a load balancer":      {[]Host{cp("a"), cp("b"), host("lb-c", "c", RoleLoadBalancer)}, nil, false},
+		"the third has etcd":                 {[]Host{cp("a"), cp("b"), host("etcd-c", "c", RoleEtcd)}, nil, false},
+		"the third takes only other pods":    {[]Host{cp("a"), cp("b"), worker("c")}, tainted("NoSchedule"), false},
+		"the third evicts other pods":        {[]Host{cp("a"), cp("b"), worker("c")}, tainted("NoExecute"), false},
+		"the third would rather have others": {[]Host{cp("a"), cp("b"), worker("c")}, tainted("PreferNoSchedule"), true},
+		"no zones":                           {[]Host{cp(""), worker("")}, nil, false},
+	} {
+		c := &Cluster{}
+		c.Spec.Hosts, c.Spec.NodePools = tc.hosts, tc.pools
+		if got := c.DNSInZones(); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}

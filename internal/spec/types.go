@@ -383,6 +383,29 @@ func (c *Cluster) DNSReplicas() int {
 	return cmp.Or(c.Spec.Settings.DNS.Replicas, max(size.DNSReplicas, min(c.ForSize().DNSReplicas, c.nodes())))
 }
 
+// DNSInZones reports whether CoreDNS's replicas must be in different zones: whether at least three zones have nodes that can run them. With
+// two, the replica of a zone that is in maintenance would wait for that zone.
+func (c *Cluster) DNSInZones() bool {
+	zones := map[string]bool{}
+	for _, h := range c.Spec.Hosts {
+		if h.Has(RoleControlPlane) || h.Has(RoleWorker) && !c.tainted(h) { // CoreDNS tolerates the taint of control planes
+			zones[h.Zone] = true
+		}
+	}
+	delete(zones, "")
+	return len(zones) >= 3
+}
+
+// tainted reports whether the host's pool gives it a taint that keeps pods away.
+func (c *Cluster) tainted(h Host) bool {
+	for _, p := range c.Spec.NodePools {
+		if slices.Contains(p.Hosts, h.Name) && slices.ContainsFunc(p.Taints, func(t Taint) bool { return t.Effect != "PreferNoSchedule" }) {
+			return true
+		}
+	}
+	return false
+}
+
 // nodes is the number of hosts that are nodes.
 func (c *Cluster) nodes() (n int) {
 	for _, h := range c.Spec.Hosts {

@@ -162,8 +162,8 @@ func (a *auditor) designed(name string, set []Element) bool {
 // repair names what runs short because it does not work, or is not there.
 func (a *auditor) repair(m *model, r *reason) string {
 	if r.kind == CoreDNS {
-		if m.s.Seen.API != nil && !m.s.Seen.API.DNSSpread && m.s.Stage() != cluster.Foreign {
-			return "`quorate apply` keeps the CoreDNS replicas on different nodes."
+		if m.s.Seen.API != nil && !m.s.DNSSpread() && m.s.Stage() != cluster.Foreign {
+			return "`quorate apply` keeps the CoreDNS replicas on different nodes, and in different zones where there are three."
 		}
 		return "`kubectl -n kube-system rollout restart deployment coredns` spreads the replicas again."
 	}

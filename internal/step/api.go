@@ -347,36 +347,55 @@ func applyObject(ctx context.Context, resource dynamic.ResourceInterface, o *uns
 	return err
 }
 
-// spreadDNS makes different nodes a condition for CoreDNS replicas, and different zones a wish, and scales it if the step says so. During a rolling update
-// the constraint counts only replicas of one version, or an update on two nodes would never end. As long as there is one
-// node only, the second replica waits for another: without a least number of nodes both would be on the first for good.
+// spreadDNS keeps CoreDNS replicas apart, and scales it if the step says so.
 func spreadDNS(ctx context.Context, e *Env, s plan.Step) error {
 	client, err := e.api(ctx)
 	if err != nil {
 		return err
 	}
-	selector := &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}
-	spread := func(key string, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
-		return corev1.TopologySpreadConstraint{MaxSkew: 1, TopologyKey: key, WhenUnsatisfiable: when,
-			LabelSelector: selector, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
+	ctx, cancel := withDeadline(ctx, time.Minute, "finding CoreDNS")
+	defer cancel()
+	deployments := client.AppsV1().Deployments(metav1.NamespaceSystem)
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		d, err := deployments.Get(ctx, "coredns", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		patch, err := json.Marshal(spreadOf(d, s))
+		if err != nil {
+			return err
+		}
+		// It replaces the whole list of constraints: a strategic merge has room for one with each key.
+		_, err = deployments.Patch(ctx, "coredns", types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+		return err
+	})
+}
+
+// spreadOf is the change to CoreDNS. Different nodes are a condition for its replicas, and so is more than one zone if the step says so. That the zones have
+// equal numbers is a wish: a small zone would keep a large one from having enough. During a rolling update the constraints count only
+// replicas of one version, or an update on two nodes would never end. As long as there is one node or zone only, the second replica waits
+// for another: without a least number, both would be on the first for good.
+func spreadOf(d *appsv1.Deployment, s plan.Step) map[string]any {
+	constraint := func(key string, skew int, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
+		return corev1.TopologySpreadConstraint{MaxSkew: int32(skew), TopologyKey: key, WhenUnsatisfiable: when,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
 	}
-	nodes := spread(corev1.LabelHostname, corev1.DoNotSchedule)
+	replicas := s.Replicas
+	if replicas == 0 && d.Spec.Replicas != nil {
+		replicas = int(*d.Spec.Replicas)
+	}
+	nodes := constraint(corev1.LabelHostname, 1, corev1.DoNotSchedule)
 	nodes.MinDomains = new(int32(2))
-	deployment := map[string]any{"template": map[string]any{"spec": map[string]any{
-		"topologySpreadConstraints": []corev1.TopologySpreadConstraint{
-			nodes, spread(corev1.LabelTopologyZone, corev1.ScheduleAnyway),
-		}}}}
+	constraints := []corev1.TopologySpreadConstraint{nodes, constraint(corev1.LabelTopologyZone, 1, corev1.ScheduleAnyway)}
+	if s.Zones {
+		// All but one may be in one zone. Zones that take none, because they are down or have other taints, are not counted.
+		zones := constraint(corev1.LabelTopologyZone, max(1, replicas-1), corev1.DoNotSchedule)
+		zones.MinDomains, zones.NodeTaintsPolicy = new(int32(2)), new(corev1.NodeInclusionPolicyHonor)
+		constraints = append(constraints, zones)
+	}
+	deployment := map[string]any{"template": map[string]any{"spec": map[string]any{"topologySpreadConstraints": constraints}}}
 	if s.Replicas > 0 {
 		deployment["replicas"] = s.Replicas
 	}
-	patch, err := json.Marshal(map[string]any{"spec": deployment})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := withDeadline(ctx, time.Minute, "finding CoreDNS")
-	defer cancel()
-	return retry(ctx, time.Second, func(ctx context.Context) error {
-		_, err := client.AppsV1().Deployments(metav1.NamespaceSystem).Patch(ctx, "coredns", types.StrategicMergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		return err
-	})
+	return map[string]any{"spec": deployment}
 }

@@ -41,7 +41,7 @@ func Whole() Fixture {
 	c.Spec.ControlPlane.Endpoint = "api.lab.internal:6443"
 	c.Spec.LoadBalancer.Address = "10.0.0.100"
 	obs := &facts.Observation{Time: Now, Hosts: map[string]facts.Host{}, Endpoint: facts.Endpoint{Hosts: map[string]facts.Answer{}, Caller: &facts.Answer{OK: true}},
-		API: &facts.API{Version: "v1.37.2", Initialised: true, DNSSpread: true, DNSReady: 2, DNSNodes: 2,
+		API: &facts.API{Version: "v1.37.2", Initialised: true, DNSSpread: true, DNSInZones: true, DNSReady: 2, DNSNodes: 2,
 			Kubeadm: &facts.Kubeadm{Endpoint: "api.lab.internal:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"}}}
 	backends := []facts.Backend{{Name: "cp-a", Healthy: true}, {Name: "cp-b", Healthy: true}, {Name: "cp-c", Healthy: true}}
 	for i, name := range []string{"cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b"} {
@@ -276,6 +276,7 @@ func (f Fixture) External() {
 		f.Seen.Etcd[i].Name, f.Seen.Etcd[i].PeerURL = name, "https://"+h.Address+":2380"
 		f.Seen.API.Kubeadm.EtcdEndpoints = append(f.Seen.API.Kubeadm.EtcdEndpoints, "https://"+h.Address+":2379")
 	}
+	f.Seen.API.DNSInZones = f.Spec.DNSInZones()
 }
 
 // Existing has the control planes use an etcd of somebody else's.
