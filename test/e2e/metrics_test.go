@@ -210,7 +210,7 @@ func exportedMetrics(t *testing.T, c *cluster) {
 
 	c.must(t, ctx, "apply", "-f", c.specFile())
 	for _, m := range c.lab(t).Machines() {
-		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; ! systemctl is-active quorate-watch >/dev/null; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
+		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; if systemctl -q is-active quorate-watch; then exit 3; fi; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
 	}
 	for _, h := range e.hosts {
 		if code, _, err := e.scrape(ctx, h, prometheus); err == nil {
