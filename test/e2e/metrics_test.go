@@ -162,19 +162,20 @@ func exportedMetrics(t *testing.T, c *cluster) {
 	reads := func(what string, want map[string]float64, other string) (leader string, seen map[string]float64) {
 		t.Helper()
 		begin := time.Now()
-		poll(t, ctx, 2*time.Second, what, func() (err error) {
+		settles(t, ctx, 2*time.Second, what, func() (wrong []string, err error) {
 			if leader, seen, err = e.cluster(ctx, c.name, prometheus); err != nil {
-				return err
+				return nil, err
 			}
 			if leader == other {
-				return errors.New(leader + " leads")
+				return nil, errors.New(leader + " leads")
 			}
 			for key, value := range want {
 				if have, there := seen[key]; !there || have != value {
-					return fmt.Errorf("%s: %s is %v (%t), want %v", leader, key, have, there, value)
+					wrong = append(wrong, key)
+					err = errors.Join(err, fmt.Errorf("%s: %s is %v (%t), want %v", leader, key, have, there, value))
 				}
 			}
-			return nil
+			return wrong, err
 		})
 		fmt.Printf("metrics: %s after %.0f s, from %s\n", what, time.Since(begin).Seconds(), leader)
 		return leader, seen
