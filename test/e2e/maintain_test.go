@@ -306,18 +306,33 @@ func (m maintained) reboot(t *testing.T, ctx context.Context, hosts []string) {
 	noTraces(t, ctx, m.api)
 }
 
-// othersServe expects that all nodes but one are Ready and take pods.
+// othersServe expects that all nodes but one are Ready and take pods. A busy computer can make the report of a kubelet late: a node counts as not Ready
+// only if it is not at a second look, either.
 func (m maintained) othersServe(t *testing.T, ctx context.Context, away string) {
 	t.Helper()
-	nodes, err := m.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	look := func() (late bool, err error) {
+		nodes, err := m.api.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return true, err
+		}
+		for _, n := range nodes.Items {
+			switch {
+			case n.Name == away:
+			case n.Spec.Unschedulable:
+				return false, fmt.Errorf("node %s takes no pods", n.Name)
+			case !hasCondition(n, corev1.NodeReady):
+				late, err = true, fmt.Errorf("node %s is not Ready: %+v", n.Name, n.Status.Conditions)
+			}
+		}
+		return late, err
+	}
+	late, err := look()
+	if late {
+		pause(ctx, 5*time.Second)
+		_, err = look()
+	}
 	if err != nil {
 		t.Errorf("while %s is down: %v", away, err)
-		return
-	}
-	for _, n := range nodes.Items {
-		if n.Name != away && (n.Spec.Unschedulable || !hasCondition(n, corev1.NodeReady)) {
-			t.Errorf("%s is down while node %s is not in service: %+v", away, n.Name, n.Status.Conditions)
-		}
 	}
 }
 
