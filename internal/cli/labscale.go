@@ -250,7 +250,7 @@ func simulate(ctx context.Context, c *spec.Cluster, l *lab.Lab, s *scale.Scaler,
 	if err := progress.Track(ctx, sink, "", "scale/agents", "keep DaemonSets off simulated nodes", s.Exclude); err != nil {
 		return err
 	}
-	kubeconfig, err := s.Account(ctx, ca)
+	access, err := s.Account(ctx, ca)
 	if err != nil {
 		return err
 	}
@@ -262,7 +262,7 @@ func simulate(ctx context.Context, c *spec.Cluster, l *lab.Lab, s *scale.Scaler,
 		} else if err := l.PowerOn(ctx, scale.Machine); err != nil {
 			return err
 		}
-		return scale.Install(ctx, c, kubeconfig, program, func(ctx context.Context, argv []string, in io.Reader, out io.Writer) error {
+		return scale.Install(ctx, c, access, program, func(ctx context.Context, argv []string, in io.Reader, out io.Writer) error {
 			return l.Exec(ctx, scale.Machine, argv, in, out, out)
 		})
 	})

@@ -43,6 +43,8 @@ const (
 	// lookEachSecond is the time between two observations while a fault lasts. Each costs the hosts some time of their processors, which is
 	// why it is not shorter.
 	lookEachSecond = time.Second
+	// drillLooks is how often a drill looks before it says that a host cannot be queried.
+	drillLooks = 3
 	// healTimeout is how long a fault may take to be healed; after that, the host heals it on its own.
 	healTimeout = time.Minute
 	// switchAfter is how much longer than a fault its host waits until it heals it on its own: the caller is first, unless it is gone.
@@ -289,9 +291,12 @@ type drilling struct {
 	trimmed time.Time
 }
 
-// drillable observes until the cluster can be given faults, or says why it cannot.
+// drillable observes the cluster, and says why it cannot be given faults.
 func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
-	s := d.State(ctx)
+	s := reached(ctx, lookAgain, func() *cluster.State {
+		d.Conns.Retry(ctx)
+		return d.State(ctx)
+	})
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -308,6 +313,16 @@ func (d *drilling) drillable(ctx context.Context) (*cluster.State, error) {
 			Fix: "Bring them back first; `quorate status` shows what is wrong."}
 	}
 	return s, nil
+}
+
+// reached looks until every host could be queried, but drillLooks times at the most: on a busy host, a single answer may be late.
+func reached(ctx context.Context, each time.Duration, look func() *cluster.State) *cluster.State {
+	for n := 1; ; n++ {
+		s := look()
+		if n == drillLooks || len(s.Unreachable()) == 0 || pause(ctx, each) != nil {
+			return s
+		}
+	}
 }
 
 // problems are what is wrong, apart from what is only worth knowing.

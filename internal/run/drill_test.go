@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/drill"
 	"quorate.dev/quorate/internal/hostside/fault"
@@ -35,6 +36,23 @@ func TestAStoppedProgramIsAwayForAsLongAsItShouldBe(t *testing.T) {
 		}
 		if kind == drill.Stop && began.Add(switched).Before(over) {
 			t.Error("its host heals the fault while it should last")
+		}
+	}
+}
+
+// TestOneLateAnswerRefusesNoDrill: a host has to be out of reach at several looks, which are not repeated for ever.
+func TestOneLateAnswerRefusesNoDrill(t *testing.T) {
+	for name, c := range map[string]struct{ late, looks, away int }{"in time": {0, 1, 0}, "late once": {1, 2, 0}, "away": {100, drillLooks, 1}} {
+		looks := 0
+		s := reached(t.Context(), time.Millisecond, func() *cluster.State {
+			f := clustertest.Whole()
+			if looks++; looks <= c.late {
+				f.Dies("w-a")
+			}
+			return cluster.Evaluate(f.Spec, f.Seen)
+		})
+		if looks != c.looks || len(s.Unreachable()) != c.away {
+			t.Errorf("%s: %d looks, out of reach are %v", name, looks, s.Unreachable())
 		}
 	}
 }

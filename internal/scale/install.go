@@ -18,26 +18,33 @@ type Exec func(ctx context.Context, argv []string, in io.Reader, out io.Writer) 
 // healthTimeout is how long kwok may take to answer: it waits for the API first.
 const healthTimeout = time.Minute
 
-// Install brings kwok to its machine, starts it, or restarts it with what has changed, and waits until it answers. program is a file on this
-// machine. Each file is complete as soon as it has its name.
-func Install(ctx context.Context, c *spec.Cluster, kubeconfig []byte, program string, exec Exec) error {
+// putFile writes its standard input to a file with a mode, which is complete as soon as it has its name. The unit that it names does not run with
+// what was there before.
+const putFile = `set -e; umask 077; mkdir -p "$(dirname "$1")"; cat > "$1.new"; chmod "$2" "$1.new"
+if [ -n "$3" ] && ! cmp -s "$1.new" "$1"; then systemctl stop "$3" 2>/dev/null || true; fi
+mv "$1.new" "$1"`
+
+// Install brings kwok to its machine, starts it, and waits until it answers. program is a file on this machine. It restarts kwok only if something
+// other than the token has changed: a new process waits until the leases of the one before have expired, and the control plane takes all
+// simulated nodes for dead meanwhile.
+func Install(ctx context.Context, c *spec.Cluster, access Access, program string, exec Exec) error {
 	binary, err := os.Open(program)
 	if err != nil {
 		return err
 	}
 	defer binary.Close()
 	for _, f := range []struct {
-		path, mode string
-		content    io.Reader
-	}{{Program, "755", binary}, {Config, "644", strings.NewReader(config())}, {Kubeconfig, "600", bytes.NewReader(kubeconfig)}, {UnitFile, "644", strings.NewReader(unit(c))}} {
+		path, mode, stops string
+		content           io.Reader
+	}{{Program, "755", Unit, binary}, {Token, "600", "", strings.NewReader(access.Token)}, {Config, "644", Unit, strings.NewReader(config())},
+		{Kubeconfig, "600", Unit, bytes.NewReader(access.Kubeconfig)}, {UnitFile, "644", Unit, strings.NewReader(unit(c))}} {
 		// The content is on stdin and the path an argument: nothing is quoted.
-		script := `set -e; umask 077; mkdir -p "$(dirname "$1")"; cat > "$1.new"; chmod "$2" "$1.new"; mv "$1.new" "$1"`
 		var out bytes.Buffer
-		if err := exec(ctx, []string{"sh", "-c", script, "put", f.path, f.mode}, f.content, &out); err != nil {
+		if err := exec(ctx, []string{"sh", "-c", putFile, "put", f.path, f.mode, f.stops}, f.content, &out); err != nil {
 			return fmt.Errorf("writing %s: %w: %s", f.path, err, strings.TrimSpace(out.String()))
 		}
 	}
-	for _, argv := range [][]string{{"systemctl", "daemon-reload"}, {"systemctl", "enable", Unit}, {"systemctl", "restart", Unit}} {
+	for _, argv := range [][]string{{"systemctl", "daemon-reload"}, {"systemctl", "enable", Unit}, {"systemctl", "start", Unit}} {
 		var out bytes.Buffer
 		if err := exec(ctx, argv, nil, &out); err != nil {
 			return fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(out.String()))

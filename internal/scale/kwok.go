@@ -28,6 +28,7 @@ const (
 	Program    = "/usr/local/bin/kwok"
 	Config     = "/etc/kwok/kwok.yaml"
 	Kubeconfig = "/etc/kwok/kubeconfig"
+	Token      = "/etc/kwok/token"
 	Unit       = "quorate-kwok.service"
 	UnitFile   = "/etc/systemd/system/" + Unit
 	// HealthAddress answers when kwok has connected to the API.
@@ -86,13 +87,14 @@ WantedBy=multi-user.target
 `, Program, Config, Kubeconfig, facts.SimulatedLabel, running, leaseSeconds(c), HealthAddress)
 }
 
-// kubeconfig reaches the API as nodes do: through the endpoint, whose name the machine does not know.
-func kubeconfig(c *spec.Cluster, ca []byte, token string) ([]byte, error) {
+// kubeconfig reaches the API as nodes do: through the endpoint, whose name the machine does not know. It names the file of the token, which kwok reads
+// again every minute, so that a new token needs no restart.
+func kubeconfig(c *spec.Cluster, ca []byte) ([]byte, error) {
 	server := api.NewCluster()
 	server.CertificateAuthorityData, server.TLSServerName = ca, hostconfig.EndpointHost(c)
 	server.Server = "https://" + net.JoinHostPort(c.Spec.LoadBalancer.Address, hostconfig.EndpointPort(c))
 	user := api.NewAuthInfo()
-	user.Token = token
+	user.TokenFile = Token
 	out := api.NewConfig()
 	out.Clusters[account], out.AuthInfos[account] = server, user
 	out.Contexts[account] = &api.Context{Cluster: account, AuthInfo: account}

@@ -127,7 +127,7 @@ func TestKwok(t *testing.T) {
 		}
 		kinds[object.Kind]++
 	}
-	if kinds["KwokConfiguration"] != 1 || kinds["Stage"] != 4 {
+	if kinds["KwokConfiguration"] != 1 || kinds["Stage"] != 5 {
 		t.Errorf("%v", kinds)
 	}
 	c := lab()
@@ -138,13 +138,64 @@ func TestKwok(t *testing.T) {
 	if got := unit(c); !strings.Contains(got, "--node-lease-duration-seconds=40 ") {
 		t.Error(got)
 	}
-	text, err := kubeconfig(c, []byte("CA"), "TOKEN")
+	text, err := kubeconfig(c, []byte("CA"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	read, err := clientcmd.Load(text)
-	if err != nil || read.Clusters[account].Server != "https://198.18.0.200:6443" || read.Clusters[account].TLSServerName != "api.test.internal" || read.AuthInfos[account].Token != "TOKEN" {
+	if err != nil || read.Clusters[account].Server != "https://198.18.0.200:6443" || read.Clusters[account].TLSServerName != "api.test.internal" || read.AuthInfos[account].TokenFile != Token || read.AuthInfos[account].Token != "" {
 		t.Errorf("%v: %s", err, text)
+	}
+}
+
+// TestStagesOfPods: a pod becomes ready once, and again after the control plane has marked it, as with a kubelet.
+func TestStagesOfPods(t *testing.T) {
+	type requirement struct {
+		Key, Operator string
+		Values        []string
+	}
+	ofPods := map[string][]requirement{}
+	for _, doc := range strings.Split(stages, "\n---\n") {
+		var stage struct {
+			Metadata struct{ Name string }
+			Spec     struct {
+				ResourceRef struct{ Kind string }
+				Selector    struct{ MatchExpressions []requirement }
+			}
+		}
+		if err := yaml.Unmarshal([]byte(doc), &stage); err != nil {
+			t.Fatal(err)
+		}
+		if stage.Spec.ResourceRef.Kind == "Pod" {
+			ofPods[stage.Metadata.Name] = stage.Spec.Selector.MatchExpressions
+		}
+	}
+	for name, c := range map[string]struct {
+		deleted, phase, ready, want string
+	}{
+		"new":                         {"", "Pending", "", "pod-ready"},
+		"ready":                       {"", "Running", "True", ""},
+		"its node was silent":         {"", "Running", "False", "pod-ready-again"},
+		"deleted":                     {"now", "Running", "True", "pod-delete"},
+		"deleted while it was silent": {"now", "Running", "False", "pod-delete"},
+	} {
+		values := map[string]string{".metadata.deletionTimestamp": c.deleted, ".status.phase": c.phase, `.status.conditions.[] | select( .type == "Ready" ) | .status`: c.ready}
+		var got []string
+		for stage, all := range ofPods {
+			if !slices.ContainsFunc(all, func(r requirement) bool {
+				value, known := values[r.Key]
+				if !known {
+					t.Fatalf("%s looks at %s", stage, r.Key)
+				}
+				matches := map[string]bool{"Exists": value != "", "DoesNotExist": value == "", "In": slices.Contains(r.Values, value), "NotIn": !slices.Contains(r.Values, value)}
+				return !matches[r.Operator]
+			}) {
+				got = append(got, stage)
+			}
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s: it goes through %q, want %q", name, got, c.want)
+		}
 	}
 }
 

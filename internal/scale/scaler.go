@@ -55,8 +55,14 @@ func (s *Scaler) note(id, format string, args ...any) {
 	s.Sink.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: id, Detail: fmt.Sprintf(format, args...)})
 }
 
-// Account makes the service account of kwok, and returns the kubeconfig with which kwok reaches the API.
-func (s *Scaler) Account(ctx context.Context, ca []byte) ([]byte, error) {
+// Access is what kwok needs to reach the API: a kubeconfig, and the token that it names.
+type Access struct {
+	Kubeconfig []byte
+	Token      string
+}
+
+// Account makes the service account of kwok, and returns how kwok reaches the API.
+func (s *Scaler) Account(ctx context.Context, ca []byte) (Access, error) {
 	meta := metav1.ObjectMeta{Name: account, Namespace: metav1.NamespaceSystem}
 	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: account}, Rules: rules}
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: account}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: account},
@@ -71,14 +77,15 @@ func (s *Scaler) Account(ctx context.Context, ca []byte) ([]byte, error) {
 		_, err = s.Client.RbacV1().ClusterRoleBindings().Create(ctx, binding, metav1.CreateOptions{})
 	}
 	if existing(err) != nil {
-		return nil, fmt.Errorf("making the account of the simulator: %w", err)
+		return Access{}, fmt.Errorf("making the account of the simulator: %w", err)
 	}
 	seconds := int64(tokenLifetime / time.Second)
 	made, err := s.Client.CoreV1().ServiceAccounts(meta.Namespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &seconds}}, metav1.CreateOptions{})
 	if err != nil {
-		return nil, fmt.Errorf("making a token for the simulator: %w", err)
+		return Access{}, fmt.Errorf("making a token for the simulator: %w", err)
 	}
-	return kubeconfig(s.Cluster, ca, made.Status.Token)
+	config, err := kubeconfig(s.Cluster, ca)
+	return Access{config, made.Status.Token}, err
 }
 
 // existing forgives that something exists already.

@@ -50,10 +50,8 @@ func TestAdoption(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			inTimePart(t)
+			defer c.collectIfFailed(t)
 			part.test(t, ctx, c, resolved)
-			if t.Failed() {
-				c.collect(t, "failed")
-			}
 		})
 		if t.Failed() {
 			t.FailNow()

@@ -159,8 +159,13 @@ func backupSchedule(t *testing.T, c *cluster) {
 	c.labDo("fault", "power-off", first)(t, ctx)
 	others := slices.DeleteFunc(slices.Clone(controlPlanes), func(cp string) bool { return cp == first })
 	// One is due in ten minutes. Without what was noted, it is due now, and what the timers do in a while is done now.
-	c.ssh(t, ctx, others[0], "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "+
-		"--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt --key=/etc/kubernetes/pki/etcd/healthcheck-client.key del /quorate.dev/backup-last")
+	eventually(t, ctx, "etcd has a leader again, and forgets what was noted", func() error {
+		if r := c.run(ctx, "lab", "--lab", c.name, "ssh", others[0], "etcdctl --endpoints=https://127.0.0.1:2379 --cacert=/etc/kubernetes/pki/etcd/ca.crt "+
+			"--cert=/etc/kubernetes/pki/etcd/healthcheck-client.crt --key=/etc/kubernetes/pki/etcd/healthcheck-client.key del /quorate.dev/backup-last"); r.code != 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
 	for _, cp := range others {
 		c.ssh(t, ctx, cp, "systemctl start --no-block quorate-backup.service")
 	}

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"context"
 	"testing"
+
+	"quorate.dev/quorate/internal/lab"
 )
 
 // TestCluster is the life of the default cluster, from `quorate up` to `quorate down`.
@@ -43,10 +46,28 @@ func TestCluster(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			inTimePart(t)
+			defer c.healIfFailed(t)
+			defer c.collectIfFailed(t)
 			part.test(t, c)
-			if t.Failed() {
-				c.collect(t, "failed")
-			}
 		})
+	}
+}
+
+// collectIfFailed keeps what can explain why a part has failed. It is deferred: a part also ends at a fatal error, and later ones change what can be seen.
+func (c *cluster) collectIfFailed(t *testing.T) {
+	if t.Failed() {
+		c.collect(t, "failed")
+	}
+}
+
+// healIfFailed ends the faults that a part has left: those after it must not fail for the same reason.
+func (c *cluster) healIfFailed(t *testing.T) {
+	if _, err := lab.Open(c.name); !t.Failed() || err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), cleaningUp)
+	defer cancel()
+	if r := c.run(ctx, "lab", "--lab", c.name, "heal"); r.code != 0 {
+		t.Log(r)
 	}
 }

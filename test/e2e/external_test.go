@@ -70,10 +70,9 @@ func TestExternalEtcd(t *testing.T) {
 	}, 0, 1, 2, 3, 4) {
 		t.Run(part.name, func(t *testing.T) {
 			inTimePart(t)
+			defer c.healIfFailed(t)
+			defer c.collectIfFailed(t)
 			part.test(t, ctx, c, s)
-			if t.Failed() {
-				c.collect(t, "failed")
-			}
 		})
 	}
 	if *whole { // it takes a quarter of an hour

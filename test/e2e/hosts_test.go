@@ -54,10 +54,8 @@ func TestHosts(t *testing.T) {
 			{"the quorum is lost", func(t *testing.T, ctx context.Context) { quorumLost{h.c, h.spec, h.p}.oneLeft(t, ctx) }},
 		}, 1, 3, 4) {
 			t.Run(part.name, func(t *testing.T) {
+				defer c.collectIfFailed(t)
 				part.test(t, testContext(t))
-				if t.Failed() {
-					c.collect(t, "failed")
-				}
 			})
 		}
 	})

@@ -162,19 +162,20 @@ func exportedMetrics(t *testing.T, c *cluster) {
 	reads := func(what string, want map[string]float64, other string) (leader string, seen map[string]float64) {
 		t.Helper()
 		begin := time.Now()
-		poll(t, ctx, 2*time.Second, what, func() (err error) {
+		settles(t, ctx, 2*time.Second, what, func() (wrong []string, err error) {
 			if leader, seen, err = e.cluster(ctx, c.name, prometheus); err != nil {
-				return err
+				return nil, err
 			}
 			if leader == other {
-				return errors.New(leader + " leads")
+				return nil, errors.New(leader + " leads")
 			}
 			for key, value := range want {
 				if have, there := seen[key]; !there || have != value {
-					return fmt.Errorf("%s: %s is %v (%t), want %v", leader, key, have, there, value)
+					wrong = append(wrong, key)
+					err = errors.Join(err, fmt.Errorf("%s: %s is %v (%t), want %v", leader, key, have, there, value))
 				}
 			}
-			return nil
+			return wrong, err
 		})
 		fmt.Printf("metrics: %s after %.0f s, from %s\n", what, time.Since(begin).Seconds(), leader)
 		return leader, seen
@@ -210,7 +211,7 @@ func exportedMetrics(t *testing.T, c *cluster) {
 
 	c.must(t, ctx, "apply", "-f", c.specFile())
 	for _, m := range c.lab(t).Machines() {
-		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; ! systemctl is-active quorate-watch >/dev/null; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
+		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; if systemctl -q is-active quorate-watch; then exit 3; fi; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
 	}
 	for _, h := range e.hosts {
 		if code, _, err := e.scrape(ctx, h, prometheus); err == nil {

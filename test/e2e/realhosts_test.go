@@ -489,10 +489,17 @@ func (r *realHosts) certAuthority(t *testing.T, ctx context.Context) error {
 			s.Spec.Hosts[i].SSH.KnownHostsFile = hosts
 		}
 	})
-	if got := r.run(ctx, "plan", "-f", file, "--detailed-exitcode"); got.code != 0 { // without the flag, a host that is not reached does not matter
-		return fmt.Errorf("%s", got)
-	}
-	return nil
+	return r.plans(ctx, file, 0) // without the flag, a host that is not reached does not matter
+}
+
+// plans waits until plan --detailed-exitcode ends with this status.
+func (r *realHosts) plans(ctx context.Context, file string, code int) error {
+	return r.within(ctx, func() error {
+		if got := r.run(ctx, "plan", "-f", file, "--detailed-exitcode"); got.code != code {
+			return fmt.Errorf("%s", got)
+		}
+		return nil
+	})
 }
 
 // build sets up all situations in which a cluster can be built, and builds it.
@@ -559,8 +566,8 @@ func (r *realHosts) whileItRuns() []mishap {
 			}},
 		{"/etc/hosts is written by another program", "cloud-init at each boot", scripts{onWorker: "printf '127.0.0.1 localhost\\n' >/etc/hosts"}, nil,
 			func(t *testing.T, ctx context.Context) error {
-				if got := r.run(ctx, "plan", "-f", r.specFile(), "--detailed-exitcode"); got.code != 5 {
-					return fmt.Errorf("the plan does not see it: %s", got)
+				if err := r.plans(ctx, r.specFile(), 5); err != nil {
+					return fmt.Errorf("the plan does not see it: %w", err)
 				}
 				if got := r.run(ctx, "apply", "-f", r.specFile()); got.code != 0 {
 					return fmt.Errorf("%s", got)

@@ -112,6 +112,9 @@ type outcome struct {
 	steps  []measured
 }
 
+// killLimit is how long QEMU may take to end when it was killed: a virtual processor that hangs in KVM can keep it for ever.
+const killLimit = 30 * time.Second
+
 // errNotBooted is that a machine did not begin the test.
 var errNotBooted = errors.New("the machine did not boot")
 
@@ -144,9 +147,14 @@ func (m *machine) run(ctx context.Context, say func(string)) (o outcome, err err
 	go func() { ended <- cmd.Wait() }()
 	running := true
 	defer func() {
-		if running {
-			cmd.Process.Kill()
-			<-ended
+		if !running {
+			return
+		}
+		cmd.Process.Kill()
+		select {
+		case <-ended:
+		case <-time.After(killLimit):
+			say("QEMU was killed and has not ended: it may be stuck in the kernel")
 		}
 	}()
 	w := &watch{outcome: &o, say: say, slow: m.slow, now: time.Now}

@@ -132,7 +132,8 @@ var Configure = host.Define("watch.configure", func(ctx context.Context, in Conf
 	if err := in.write(""); err != nil || len(in.ExporterNames) == 0 {
 		return struct{}{}, err
 	}
-	return struct{}{}, system.Systemctl(ctx, "start", "--no-block", hostconfig.ApproverService)
+	// A run that is in progress may have read the configuration before, and starting the service would not start another one.
+	return struct{}{}, system.Systemctl(ctx, "restart", "--no-block", hostconfig.ApproverService)
 }, host.Secret)
 
 func (c Config) write(root string) error {

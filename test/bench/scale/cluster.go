@@ -23,8 +23,12 @@ import (
 	"quorate.dev/quorate/internal/spec"
 )
 
-// scrapeTimeout is how long one program may take to report.
-const scrapeTimeout = 20 * time.Second
+// scrapeTimeout is how long one program may take to report, and scrapeAttempts how often it is asked at most: on a busy computer, some answer is late
+// at nearly any moment, and what is missing fails the benchmark.
+const (
+	scrapeTimeout  = 20 * time.Second
+	scrapeAttempts = 3
+)
 
 // measured is the cluster that is measured.
 type measured struct {
@@ -84,9 +88,7 @@ func (m *measured) look(ctx context.Context) *snapshot {
 	var wg sync.WaitGroup
 	read := func(what string, f func(context.Context) (func(), error)) {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
-			defer cancel()
-			store, err := f(ctx)
+			store, err := scrape(ctx, scrapeTimeout, f)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -147,6 +149,19 @@ func (m *measured) look(ctx context.Context) *snapshot {
 	}
 	wg.Wait()
 	return s
+}
+
+// scrape asks until there is an answer.
+func scrape(ctx context.Context, timeout time.Duration, ask func(context.Context) (func(), error)) (store func(), err error) {
+	for range scrapeAttempts {
+		asking, cancel := context.WithTimeout(ctx, timeout)
+		store, err = ask(asking)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	return store, err
 }
 
 // on runs a command on a machine, and returns what it prints.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"maps"
 	"math"
 	"strconv"
@@ -128,6 +129,32 @@ func TestUsage(t *testing.T) {
 	}
 	if _, err := processes("etcd many 3\n"); err == nil {
 		t.Error("a line that is none is taken")
+	}
+}
+
+// TestScrape: one late answer does not count, and a program that never answers does.
+func TestScrape(t *testing.T) {
+	for name, tc := range map[string]struct{ late, asked int }{"in time": {0, 1}, "late once": {1, 2}, "never": {scrapeAttempts, scrapeAttempts}} {
+		asked, stored := 0, false
+		store, err := scrape(t.Context(), 10*time.Millisecond, func(ctx context.Context) (func(), error) {
+			if asked++; asked <= tc.late {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return func() { stored = true }, nil
+		})
+		if err == nil {
+			store()
+		}
+		if asked != tc.asked || stored != (tc.late < scrapeAttempts) || stored != (err == nil) {
+			t.Errorf("%s: asked %d times, stored %v, %v", name, asked, stored, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	asked := 0
+	if _, err := scrape(ctx, time.Second, func(ctx context.Context) (func(), error) { asked++; return nil, ctx.Err() }); asked != 1 || err == nil {
+		t.Errorf("interrupted: asked %d times, %v", asked, err)
 	}
 }
 
