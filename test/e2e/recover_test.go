@@ -227,10 +227,8 @@ func TestRecover(t *testing.T) {
 		{"the old majority comes back", q.oldMajority},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
+			defer c.collectIfFailed(t)
 			part.test(t, ctx)
-			if t.Failed() {
-				c.collect(t, "failed")
-			}
 		}) {
 			return
 		}

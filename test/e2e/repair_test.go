@@ -144,6 +144,7 @@ func repairs(t *testing.T, ctx context.Context, c *cluster, external bool, cases
 	p := c.clients(t, ctx)
 	for _, x := range cases {
 		t.Run(x.name, func(t *testing.T) {
+			defer c.collectIfFailed(t)
 			on := breakageOf(c.whole(t, ctx), c, external)
 			begin := time.Now()
 			x.breaks(t, ctx, on)
@@ -168,9 +169,6 @@ func repairs(t *testing.T, ctx context.Context, c *cluster, external bool, cases
 				fmt.Printf("%-36s %s\n", x.name, m)
 			}
 			c.sound(t, ctx, p, begin)
-			if t.Failed() {
-				c.collect(t, "failed")
-			}
 		})
 	}
 	// What it leaves, a late check for example, is reported with exit status 1.
@@ -278,7 +276,7 @@ func repairsByControlPlanes(t *testing.T, c *cluster) {
 	t.Run("it is turned off", func(t *testing.T) {
 		c.must(t, ctx, "apply", "-f", c.specFile())
 		for _, m := range c.lab(t).Machines() {
-			on.sh(t, ctx, m.Name, "test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; ! grep -s quorate-watch-of /root/.ssh/authorized_keys; ! systemctl is-active quorate-watch")
+			on.sh(t, ctx, m.Name, "test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; if systemctl -q is-active quorate-watch || grep -qs quorate-watch-of /root/.ssh/authorized_keys; then exit 3; fi")
 		}
 		c.whole(t, ctx)
 	})
