@@ -285,7 +285,7 @@ func (r Record) cells() []string {
 		out[1] = ui.Duration(r.Ended.Sub(*r.Began))
 	}
 	if r.Quorate != "" {
-		out[2] = oneLine(r.Quorate)
+		out[2] = oneLine(shortBuild(r.Quorate))
 	}
 	if r.Kubernetes != "" {
 		out[3] = oneLine(r.Kubernetes)
@@ -322,6 +322,15 @@ func (r Record) cells() []string {
 	return out
 }
 
+// shortBuild is the version of a build; of one that was not released, which all have the same version, also the begin of its revision.
+func shortBuild(build string) string {
+	release, revision, _ := strings.Cut(build, " ")
+	if release != "devel" {
+		return release
+	}
+	return strings.TrimSpace(release + " " + revision[:min(len(revision), 12)])
+}
+
 // verdicts are counts in words.
 func verdicts(v facts.DrillVerdicts) string {
 	var out []string
@@ -346,6 +355,9 @@ func (r Record) details(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "\n%s:\n", r.cells()[0])
 	line := func(head, text string) { fmt.Fprintf(b, "  %-36s %s\n", oneLine(head), oneLine(text)) }
+	if r.Quorate != "" {
+		line("Quorate", r.Quorate)
+	}
 	if r.Interrupted != "" {
 		line("interrupted", r.Interrupted)
 	}

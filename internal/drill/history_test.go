@@ -232,7 +232,12 @@ func TestHistoryAsText(t *testing.T) {
 	good.Summarize()
 	entries := remember(t, nil, "", good.Record())
 	entries = remember(t, entries, "", recordOf(4))
-	entries = remember(t, entries, "", func() Record { r := recordOf(3); r.Interrupted = "in\x1b[31mterrupt"; return r }())
+	entries = remember(t, entries, "", func() Record {
+		r := recordOf(3)
+		r.Interrupted = "in\x1b[31mterrupt"
+		r.Quorate = "devel 0123456789abcdef0123456789abcdef01234567"
+		return r
+	}())
 	entries[entryName(historyEpoch.Add(2*time.Hour), "{")] = "{"
 	entries = remember(t, entries, olderNote(t, historyEpoch), recordOf(4))
 	text := func(history []Record, details bool) string {
@@ -248,9 +253,9 @@ func TestHistoryAsText(t *testing.T) {
 	lines := strings.Split(text(Recall(entries, ""), false), "\n")
 	for i, want := range [][]string{
 		{"ENDED", "TOOK", "QUORATE", "KUBERNETES", "FAULTS", "LOST", "WORST OUTAGE", "VERDICT"},
-		{"2026-11-27 17:00 UTC", "5h00m", "v0.9.0 6b6585d", "v1.37.2", "1 passed", "0", "0.90 s endpoint/read/http2", "passed"},
-		{"2026-11-27 16:00 UTC", "3m05s", "v0.9.0 6b6585d", "v1.37.2", "1 passed, 1 missed, 1 invalid", "0", "10 s endpoint/read/http2", "did not pass"},
-		{"2026-11-27 15:00 UTC", "did not pass, interrupted"},
+		{"2026-11-27 17:00 UTC", "5h00m", "v0.9.0", "v1.37.2", "1 passed", "0", "0.90 s endpoint/read/http2", "passed"},
+		{"2026-11-27 16:00 UTC", "3m05s", "v0.9.0", "v1.37.2", "1 passed, 1 missed, 1 invalid", "0", "10 s endpoint/read/http2", "did not pass"},
+		{"2026-11-27 15:00 UTC", "devel 0123456789ab ", "did not pass, interrupted"},
 		{"unknown", "unknown", "unknown", "cannot be read"},
 		{"2026-11-27 12:00 UTC", "unknown", "2 passed, 1 invalid", "3", "unknown", "passed"},
 		{""},
@@ -267,7 +272,7 @@ func TestHistoryAsText(t *testing.T) {
 		}
 	}
 	detailed := text(Recall(entries, ""), true)
-	for _, want := range []string{"kill/etcd/leader", "1 missed", "endpoint/write/new", "kubernetes-service/read/new", "outages                              unknown", "2,410 acknowledged, 0 lost"} {
+	for _, want := range []string{"kill/etcd/leader", "1 missed", "endpoint/write/new", "kubernetes-service/read/new", "outages                              unknown", "2,410 acknowledged, 0 lost", "v0.9.0 6b6585d"} {
 		if !strings.Contains(detailed, want) {
 			t.Errorf("no %q in\n%s", want, detailed)
 		}
