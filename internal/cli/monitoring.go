@@ -4,24 +4,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/monitoring"
 )
 
 func (a *app) monitoring() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "monitoring",
-		Short: "Print alert rules and scrape configuration for Prometheus",
-		Long: `Prints what a Prometheus of your own needs to watch a cluster whose control planes expose metrics (spec.monitoring.exporter): plain
-files, or objects of the Prometheus Operator. It changes nothing, and connects to no host. docs/monitoring.md and docs/alerts.md say what is exposed,
-and what to do about each alert.`,
+		Short: "Print alert rules and scrape configuration for Prometheus, and dashboards for Grafana",
+		Long: `Prints what a Prometheus and a Grafana of your own need to watch a cluster whose control planes expose metrics (spec.monitoring.exporter): plain
+files, or objects of the Prometheus Operator. It changes nothing in the cluster, and connects to no host. docs/monitoring.md and docs/alerts.md say what is
+exposed, and what to do about each alert.`,
 	}
-	cmd.AddCommand(a.monitoringRules(), a.monitoringScrape(), a.monitoringAccess())
+	cmd.AddCommand(a.monitoringRules(), a.monitoringScrape(), a.monitoringAccess(), a.monitoringDashboards())
 	return cmd
 }
 
@@ -39,14 +42,23 @@ type monitoringFlags struct {
 
 func (f *monitoringFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.purpose, "for", forPrometheus, "prometheus: a plain file; operator: objects of the Prometheus Operator")
-	cmd.Flags().StringVar(&f.Namespace, "namespace", "monitoring", "the namespace of the operator's objects")
-	cmd.Flags().StringToStringVar(&f.Labels, "label", nil, "a label of the operator's objects, as NAME=VALUE, if your Prometheus selects them by labels")
+	f.addObjects(cmd, "the operator's objects", "Prometheus")
+}
+
+// addObjects adds the flags of objects.
+func (f *monitoringFlags) addObjects(cmd *cobra.Command, what, who string) {
+	cmd.Flags().StringVar(&f.Namespace, "namespace", "monitoring", "the namespace of "+what)
+	cmd.Flags().StringToStringVar(&f.Labels, "label", nil, "a label of "+what+", as NAME=VALUE, if your "+who+" selects them by labels")
 }
 
 func (f *monitoringFlags) check() error {
 	if f.purpose != forPrometheus && f.purpose != forOperator {
 		return usageError{fmt.Errorf("--for %s is not known: use prometheus or operator", f.purpose)}
 	}
+	return f.checkObjects()
+}
+
+func (f *monitoringFlags) checkObjects() error {
 	if why := validation.IsDNS1123Label(f.Namespace); len(why) > 0 {
 		return usageError{fmt.Errorf("--namespace %q is not valid: %s", f.Namespace, strings.Join(why, ", "))}
 	}
@@ -122,6 +134,104 @@ with the cluster's CA.`,
 	cmd.Flags().StringVar(&f.TokenFile, "token-file", "", "where Prometheus has its token (default: that of its service account)")
 	cmd.Flags().StringVar(&f.CAFile, "ca-file", "", "where Prometheus has the cluster's CA (default: that of its service account)")
 	return cmd
+}
+
+func (a *app) monitoringDashboards() *cobra.Command {
+	var f monitoringFlags
+	var out string
+	var object bool
+	cmd := &cobra.Command{
+		Use:   "dashboards [NAME...]",
+		Short: "Print dashboards for Grafana",
+		Long: `Prints dashboards for Grafana as JSON: quorate-overview has margins, findings, hosts, certificates, backups, drills, and versions;
+quorate-etcd has the load balancers and etcd. Without NAME, it prints all of them, one document after another. They are the same for all clusters: data source
+and cluster are chosen in Grafana. They show the metrics of spec.monitoring.exporter.
+
+With --out, each is written to a file of its own in that directory, to be imported or provisioned. With --configmap, they are a ConfigMap with the
+label grafana_dashboard: "1", which the sidecar of Grafana's Helm chart finds.`,
+		Example: `  quorate monitoring dashboards --out dashboards
+  quorate monitoring dashboards quorate-overview > overview.json
+  quorate monitoring dashboards --configmap --namespace monitoring | kubectl apply -f -`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := dashboardsNamed(args)
+			if err != nil {
+				return err
+			}
+			switch {
+			case object && out != "":
+				return usageError{errors.New("--out writes a file for each dashboard, and --configmap prints one object: they cannot be combined")}
+			case !object && (cmd.Flags().Changed("namespace") || cmd.Flags().Changed("label")):
+				return usageError{errors.New("--namespace and --label are for a ConfigMap: add --configmap")}
+			case object:
+				if err := f.checkObjects(); err != nil {
+					return err
+				}
+				m, err := monitoring.DashboardsConfigMap(all, f.Options)
+				if err != nil {
+					return err
+				}
+				return a.printObjects(m)
+			case out != "":
+				return a.writeDashboards(all, out)
+			}
+			bodies := []any{}
+			for _, d := range all {
+				bodies = append(bodies, d.Body)
+			}
+			return a.print(bodies, func(w io.Writer) error {
+				for _, d := range all {
+					text, err := d.JSON()
+					if err != nil {
+						return err
+					}
+					if _, err := w.Write(text); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	f.addObjects(cmd, "the ConfigMap", "Grafana")
+	cmd.Flags().StringVar(&out, "out", "", "write each dashboard to a file in this directory")
+	cmd.Flags().BoolVar(&object, "configmap", false, "print a ConfigMap for Grafana's sidecar")
+	return cmd
+}
+
+// dashboardsNamed are those dashboards; without names, all.
+func dashboardsNamed(names []string) ([]monitoring.Dashboard, error) {
+	all := monitoring.Dashboards()
+	var known []string
+	for _, d := range all {
+		known = append(known, d.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) {
+			return nil, usageError{fmt.Errorf("there is no dashboard %q: use %s", name, strings.Join(known, " or "))}
+		}
+	}
+	return slices.DeleteFunc(all, func(d monitoring.Dashboard) bool { return len(names) > 0 && !slices.Contains(names, d.Name) }), nil
+}
+
+// writeDashboards writes a file for each dashboard, and prints which.
+func (a *app) writeDashboards(all []monitoring.Dashboard, dir string) error {
+	files := []string{}
+	for _, d := range all {
+		text, err := d.JSON()
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, d.File())
+		if err := durable.WriteFile(path, text, 0o644); err != nil {
+			return fmt.Errorf("writing the dashboard to %s: %w", path, err)
+		}
+		files = append(files, path)
+	}
+	return a.print(map[string]any{"files": files}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "Wrote %s.\n", strings.Join(files, ", "))
+		return err
+	})
 }
 
 func (a *app) monitoringAccess() *cobra.Command {

@@ -18,8 +18,9 @@ type object struct {
 		Name, Namespace string
 		Labels          map[string]string
 	} `json:"metadata"`
-	Spec          json.RawMessage `json:"spec"`
-	Groups        []any           `json:"groups"`
+	Data          map[string]string `json:"data"`
+	Spec          json.RawMessage   `json:"spec"`
+	Groups        []any             `json:"groups"`
 	ScrapeConfigs []struct {
 		JobName string `json:"job_name"`
 		Static  []struct {
@@ -114,12 +115,55 @@ func TestMonitoring(t *testing.T) {
 	if got := kinds(documents(t, out)); len(got) != 2 || !strings.Contains(out, "name: prometheus-k8s") {
 		t.Errorf("%v", got)
 	}
+	type board struct{ UID, Title string }
+	titles := map[string]string{}
+	out, _ = run(exitDone, "dashboards")
+	for d := json.NewDecoder(strings.NewReader(out)); d.More(); {
+		var b board
+		if err := d.Decode(&b); err != nil {
+			t.Fatal(err)
+		}
+		titles[b.UID] = b.Title
+	}
+	if len(titles) != 2 || titles["quorate-overview"] == "" {
+		t.Errorf("%v", titles)
+	}
+	var boards []board
+	out, _ = run(exitDone, "dashboards", "quorate-etcd", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &boards); err != nil || len(boards) != 1 || boards[0].UID != "quorate-etcd" {
+		t.Errorf("%v: %v", err, boards)
+	}
+	single, _ := run(exitDone, "dashboards", "quorate-etcd")
+	out, _ = run(exitDone, "dashboards", "--out", "new/dir")
+	for uid := range titles {
+		path := "new/dir/" + uid + ".json"
+		info, err := os.Stat(path)
+		if err != nil || info.Mode() != 0o644 || !strings.Contains(out, path) {
+			t.Errorf("%s: %v, %v: %s", path, info, err, out)
+		}
+	}
+	if text, err := os.ReadFile("new/dir/quorate-etcd.json"); err != nil || string(text) != single {
+		t.Errorf("the file differs from what is printed: %v", err)
+	}
+	out, _ = run(exitDone, "dashboards", "--configmap", "--namespace", "grafana", "--label", "team=a")
+	all = documents(t, out)
+	if got := kinds(all); !slices.Equal(got, []string{"ConfigMap grafana/quorate-dashboards"}) || all[0].Metadata.Labels["grafana_dashboard"] != "1" || all[0].Metadata.Labels["team"] != "a" {
+		t.Errorf("%v: %s", got, out)
+	}
+	if all[0].Data["quorate-etcd.json"] != single || len(all[0].Data) != 2 {
+		t.Errorf("the ConfigMap has %d dashboards, or others than those that are printed", len(all[0].Data))
+	}
+
 	for line, want := range map[string]string{
 		"rules --for grafana":                "use prometheus or operator",
 		"rules --for operator --namespace _": "--namespace",
 		"rules --for operator --label a=b/c": "--label a=b/c",
 		"access --service-account prom":      "NAMESPACE/NAME",
 		"rules x":                            "unknown command",
+		"dashboards overview":                "use quorate-overview or quorate-etcd",
+		"dashboards --configmap --out x":     "cannot be combined",
+		"dashboards --namespace x":           "add --configmap",
+		"dashboards --configmap --label =x":  "--label",
 	} {
 		if _, said := run(exitUsage, strings.Fields(line)...); !strings.Contains(said, want) {
 			t.Errorf("%s: %s", line, said)

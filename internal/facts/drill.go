@@ -2,8 +2,13 @@ package facts
 
 import "time"
 
-// DrillKey is the entry of ConfigMap that holds the LastDrill.
-const DrillKey = "last-drill"
+const (
+	// DrillKey is the entry of ConfigMap that holds the LastDrill.
+	DrillKey = "last-drill"
+	// DrillsConfigMap, in kube-system, holds the history of drills: an entry for each (see drill.Record). It is not in ConfigMap, which every
+	// observation reads.
+	DrillsConfigMap = "quorate-drills"
+)
 
 // LastDrill is how the last drill ended, as Quorate noted it in the cluster.
 type LastDrill struct {

@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime"
@@ -20,13 +19,10 @@ import (
 	"quorate.dev/quorate/internal/drill/clients"
 	"quorate.dev/quorate/internal/drill/ledger"
 	"quorate.dev/quorate/internal/drill/probe"
-	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/fault"
-	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/progress"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/step"
 )
 
 const (
@@ -167,26 +163,6 @@ func (e *Engine) Drill(ctx context.Context, o DrillOptions) (*drill.Report, erro
 		err = ErrNothingDrilled
 	}
 	return d.report, err
-}
-
-// noteDrill stores in the cluster how a drill ended, also if it was interrupted. A drill that injected nothing says nothing. If it cannot be
-// stored, the report says the same.
-func (e *Engine) noteDrill(ctx context.Context, r *drill.Report) {
-	if len(r.Faults) == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
-	defer cancel()
-	text, err := json.Marshal(r.Note())
-	if err == nil {
-		var client *kube.Client
-		if client, err = e.client(ctx); err == nil {
-			err = step.Note(ctx, client, facts.DrillKey, string(text))
-		}
-	}
-	if err != nil {
-		e.Progress.Emit(progress.Event{Time: time.Now(), Kind: progress.Note, ID: "drill/note", Title: "note in the cluster how the drill ended", Detail: err.Error()})
-	}
 }
 
 // HealFaults heals every fault that is injected on any host that can be reached, removes what the clients of a drill left in the cluster, and returns the
