@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -177,12 +176,10 @@ func single() clustertest.Fixture {
 	return f
 }
 
-// exposed is what a collector exposes, as series of promtool.
-func exposed(t *testing.T, c *metrics.Collector) map[string]float64 {
+// exposed is what is exposed of a snapshot at a time, as series of promtool.
+func exposed(t *testing.T, s metrics.Snapshot, now time.Time) map[string]float64 {
 	t.Helper()
-	r := prometheus.NewRegistry()
-	r.MustRegister(c)
-	all, err := r.Gather()
+	all, err := metrics.Exposed{Cluster: "lab", Now: func() time.Time { return now }, Last: func() (metrics.Snapshot, time.Time, error) { return s, now, nil }}.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,17 +211,19 @@ func series(t *testing.T, phases []phase) (map[string][]string, time.Duration) {
 	at := 0 // the scrape of the last observation
 	for _, p := range phases {
 		now := clustertest.Now
-		c := metrics.NewCollector("lab", func() time.Time { return now })
-		if p.seen != nil {
-			f := p.seen()
-			c.Observed(cluster.Evaluate(f.Spec, f.Seen))
-		}
+		seen, last := p.seen, metrics.Snapshot{}
 		if p.frozen {
-			f := whole()()
-			c.Observed(cluster.Evaluate(f.Spec, f.Seen))
+			seen = whole()
 			now = now.Add(metrics.MaxAge + time.Second) // from its begin on
 		}
-		scraped := exposed(t, c)
+		if seen != nil {
+			f := seen()
+			var err error
+			if last, err = metrics.Observed("lab", cluster.Evaluate(f.Spec, f.Seen)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scraped := exposed(t, last, now)
 		for range int(p.lasts / step) {
 			if p.seen != nil {
 				at = n
