@@ -56,6 +56,7 @@ var (
 	findings  = define("findings", "How many things are known to be wrong, by rule and severity: what is unknown is not counted. docs/findings.md lists the rules.", "rule", "severity")
 	hostInfo  = define("host_info", "A host of the spec, its zone, and its roles, joined by commas; always 1. Nodes have the same name.", "host", "zone", "roles")
 	reachable = define("host_reachable", "1 if the host could be reached, 0 if not. A host that cannot be reached may work.", "host")
+	other     = define("host_other_build", "1 if the copy of quorate on the host is of another build than the one that observes, as while an apply replaces them, 0 if not. Then nothing is known of the host but that it can be reached.", "host")
 	withdrawn = define("host_in_maintenance", "1 if the host is in maintenance, 0 if not.", "host")
 	nodeReady = define("node_ready", "1 if the Kubernetes node is Ready, 0 if not.", "node")
 	endpoint  = define("endpoint_up", "1 if the endpoint of the API answers a host, 0 if it answers none.")
@@ -217,7 +218,9 @@ func (b *batch) findings(s *cluster.State) {
 func (b *batch) hosts(s *cluster.State) {
 	for _, h := range s.Spec.Spec.Hosts {
 		b.put(hostInfo, 1, h.Name, h.Zone, strings.Join(h.Roles, ","))
-		b.put(reachable, bit(s.Reachable(h.Name)), h.Name)
+		differs := s.Seen.Hosts[h.Name].OtherBuild
+		b.put(reachable, bit(s.Reachable(h.Name) || differs), h.Name)
+		b.put(other, bit(differs), h.Name)
 		if !s.Reachable(h.Name) {
 			b.missing(PartHost, h.Name)
 		}

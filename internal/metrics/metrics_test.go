@@ -170,6 +170,16 @@ func TestUnknownIsNotDown(t *testing.T) {
 	})
 
 	f = clustertest.Whole()
+	f.Change("cp-c", func(h *facts.Host) { *h = facts.Host{Error: "another build", OtherBuild: true} })
+	want(t, observation(t, f), map[string]float64{
+		"quorate_unknown host=cp-c part=host":                 1,
+		"quorate_host_reachable host=cp-c":                    1,
+		"quorate_host_other_build host=cp-c":                  1,
+		"quorate_host_other_build host=cp-a":                  0,
+		"quorate_program_up host=cp-c program=kube-apiserver": absent,
+	})
+
+	f = clustertest.Whole()
 	f.Seen.API, f.Seen.APIError = nil, "no API server answers"
 	want(t, observation(t, f), map[string]float64{
 		"quorate_unknown host= part=api":        1,

@@ -55,6 +55,20 @@ func dead(hosts ...string) func(clustertest.Fixture) {
 	return func(f clustertest.Fixture) { f.Dies(hosts...) }
 }
 
+// former are hosts with a former build of quorate: the one that observes cannot ask them.
+func former(hosts ...string) func(clustertest.Fixture) {
+	return func(f clustertest.Fixture) {
+		for _, name := range hosts {
+			f.Change(name, func(h *facts.Host) { *h = facts.Host{Error: "another build", OtherBuild: true} })
+			for i, m := range f.Seen.Etcd {
+				if m.Name == name {
+					f.Seen.Etcd[i] = facts.EtcdMember{Name: name, ID: m.ID, Started: true, PeerURL: m.PeerURL, Unknown: "another build"}
+				}
+			}
+		}
+	}
+}
+
 func maintained(hosts ...string) func(clustertest.Fixture) {
 	return func(f clustertest.Fixture) {
 		f.Seen.API.Maintenance = map[string]facts.Maintenance{}
@@ -93,6 +107,10 @@ func scenarios() map[string]struct {
 			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"and it is back": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"))}, {lasts: soon, seen: whole()}}},
 		"a control plane is in maintenance, and off": {phases: []phase{well, {lasts: time.Hour, seen: whole(dead("cp-c"), maintained("cp-c"))}}},
+		"an apply replaces quorate on the hosts":     {phases: []phase{well, {lasts: later, seen: whole(former("cp-b", "cp-c", "lb-b", "w-a"))}, well}},
+		"an apply stopped in the middle":             {phases: []phase{well, {lasts: 40 * time.Minute, seen: whole(former("cp-c"))}}, fires: []string{`QuorateBuildsDiffer{host="cp-c"}`}},
+		"a worker has another build, and a control plane is off": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"), former("w-a"))}}, fires: []string{
+			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"a worker is in maintenance, and a control plane is off": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"), maintained("w-a"))}}, fires: []string{
 			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"another one fails meanwhile": {phases: []phase{well, {lasts: later, seen: whole(maintained("cp-c"), func(f clustertest.Fixture) {
