@@ -44,8 +44,21 @@ func (a *app) host() *cobra.Command {
 		},
 	}
 	serve.Flags().StringVar(&forRepairs, "for-repairs", "", "answer within the limits of the unit that repairs, which came with this command")
+	var cluster, address string
+	export := &cobra.Command{
+		Use: "exporter", Short: "Serve the metrics of the cluster to Prometheus",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return run.ExportHere(cmd.Context(), a.out, cluster, address)
+		},
+	}
+	export.Flags().StringVar(&cluster, "cluster", "", "the name of the cluster")
+	export.Flags().StringVar(&address, "address", "", "where, as host:port")
 	cmd.AddCommand(
-		serve,
+		serve, export,
+		&cobra.Command{
+			Use: "exporter-directory", Short: "Make the directory of the metrics that the exporter serves",
+			RunE: func(*cobra.Command, []string) error { return watch.Snapshots{}.Prepare() },
+		},
 		&cobra.Command{
 			Use: "watch", Short: "Repair what breaks in the cluster while this control plane leads",
 			RunE: func(cmd *cobra.Command, _ []string) error { return run.WatchHere(cmd.Context(), a.out) },

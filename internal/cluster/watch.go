@@ -34,6 +34,26 @@ func (s *State) WatchUnit(host string) facts.Answer {
 	return facts.Answer{OK: true}
 }
 
+// ExporterUnit says whether the unit that serves metrics works on a control plane.
+func (s *State) ExporterUnit(host string) facts.Answer {
+	f := s.Facts(host)
+	switch {
+	case f == nil:
+		return facts.Answer{Unknown: s.whyUnreachable(host)}
+	case f.Watch == nil:
+		return facts.Answer{Unknown: "it was not asked for"}
+	case f.Unknown[facts.UnitsPart] != "":
+		return facts.Answer{Unknown: f.Unknown[facts.UnitsPart]}
+	case f.Units[hostconfig.ExporterUnit] != "active":
+		return facts.Answer{Problem: hostconfig.ExporterUnit + " does not run"}
+	case f.Watch.Exporter == "":
+		return facts.Answer{Problem: hostconfig.ExporterUnit + " runs and has not said yet that it serves them"}
+	case f.Watch.Exporter != facts.ExporterServes:
+		return facts.Answer{Problem: f.Watch.Exporter}
+	}
+	return facts.Answer{OK: true}
+}
+
 // WatchLeader is the control plane whose unit observes, and repairs; empty if none is known to.
 func (s *State) WatchLeader() string {
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
@@ -114,19 +134,15 @@ func (f *findings) watchLeader(working []string) {
 	}
 }
 
-// exporters reports control planes whose units work, and whose metrics nobody can read.
+// exporters reports control planes whose metrics nobody can read. Where the unit that observes does not work, another finding says so.
 func (f *findings) exporters(working []string) {
 	if !f.Spec.Spec.Monitoring.Exporter {
 		return
 	}
 	for _, name := range working {
-		why := "the unit does not serve them"
-		if e := f.Facts(name).Watch.Report.Exporter; e != nil {
-			why = e.Problem
-		}
-		if why != "" {
+		if why := f.ExporterUnit(name).Problem; why != "" {
 			f.add(RuleWatch, Warning, "the metrics of "+name+" cannot be read: "+why,
-				"It tries again every few seconds. If this persists, see `journalctl -u quorate-watch -u quorate-approver` on "+name+".", name)
+				"It tries again every few seconds. If this persists, see `journalctl -u quorate-exporter -u quorate-approver` on "+name+".", name)
 		}
 	}
 }

@@ -17,7 +17,7 @@ func TestWatchFindings(t *testing.T) {
 	exports := func(f clustertest.Fixture) { // and repair nothing
 		f.Spec.Spec.Repair.Watch, f.Spec.Spec.Monitoring.Exporter = false, true
 		for _, h := range []string{"cp-a", "cp-b", "cp-c"} {
-			watch(f, h).Report.Exporter = &facts.ExporterReport{Address: h + ":10270"}
+			f.Seen.Hosts[h].Facts.Units[hostconfig.ExporterUnit], watch(f, h).Exporter = "active", facts.ExporterServes
 		}
 	}
 	for name, tc := range map[string]struct {
@@ -54,12 +54,20 @@ func TestWatchFindings(t *testing.T) {
 		"metrics that can be read": {change: exports, leader: "cp-a"},
 		"metrics that cannot be read": {change: func(f clustertest.Fixture) {
 			exports(f)
-			watch(f, "cp-c").Report.Exporter.Problem = "there is no certificate"
+			watch(f, "cp-c").Exporter = "there is no certificate"
 		}, summary: "the metrics of cp-c cannot be read: there is no certificate", subjects: []string{"cp-c"}, leader: "cp-a"},
 		"metrics of a unit that does not serve them yet": {change: func(f clustertest.Fixture) {
 			exports(f)
-			watch(f, "cp-b").Report.Exporter = nil
-		}, summary: "the metrics of cp-b cannot be read", subjects: []string{"cp-b"}, leader: "cp-a"},
+			watch(f, "cp-b").Exporter = ""
+		}, summary: "the metrics of cp-b cannot be read: quorate-exporter.service runs and has not said yet", subjects: []string{"cp-b"}, leader: "cp-a"},
+		"the unit that serves metrics stopped": {change: func(f clustertest.Fixture) {
+			exports(f)
+			f.Seen.Hosts["cp-b"].Facts.Units[hostconfig.ExporterUnit] = "failed"
+		}, summary: "the metrics of cp-b cannot be read: quorate-exporter.service does not run", subjects: []string{"cp-b"}, leader: "cp-a"},
+		"the one that observes stopped as well": {change: func(f clustertest.Fixture) {
+			exports(f)
+			f.Seen.Hosts["cp-b"].Facts.Units[hostconfig.ExporterUnit], f.Seen.Hosts["cp-b"].Facts.Units[hostconfig.WatchUnit] = "failed", "failed"
+		}, summary: "the unit that observes does not work on cp-b", subjects: []string{"cp-b"}, leader: "cp-a"},
 		"it was not applied yet": {change: func(f clustertest.Fixture) {
 			for _, h := range f.Spec.Spec.Hosts {
 				f.Seen.Hosts[h.Name].Facts.Watch = &facts.Watch{}

@@ -3,6 +3,9 @@ package exporter
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 )
 
@@ -24,9 +28,11 @@ const (
 	// allowedFor and deniedFor are how long a decision of the API counts. Prometheus asks several times a minute.
 	allowedFor = time.Minute
 	deniedFor  = 10 * time.Second
-	// heldFor is how much longer the last decision counts by which somebody may read the metrics while no API server can be asked: when all of
-	// them are down, the metrics say so, and nobody else may.
+	// heldFor is how old a permission may be when the API answers for the last time. It then counts until the API answers again, however long that takes:
+	// when all API servers are down, the metrics say so, and nobody can get another token. Nobody else may read them.
 	heldFor = time.Hour
+	// rememberAfter is the time after which permissions are written to the disk again. What changes who may read is written immediately.
+	rememberAfter = 5 * time.Minute
 	// askTimeout is how long the API may take.
 	askTimeout = 5 * time.Second
 	// mostKnown is of how many tokens the decision is remembered.
@@ -49,15 +55,37 @@ type api interface {
 	authenticate(ctx context.Context, token string) (authenticationv1.UserInfo, bool, error)
 	// authorize says whether a user may get the metrics.
 	authorize(ctx context.Context, user authenticationv1.UserInfo) (bool, error)
+	// ready returns an error if the API is not ready. An API server without etcd refuses tokens that are good.
+	ready(ctx context.Context) error
 }
 
 // access decides who may read the metrics.
 type access struct {
 	api api
 	now func() time.Time
+	// memory is the file that keeps permissions over a restart, and forgot is told when it cannot be written. Without a file, none are kept.
+	memory string
+	forgot func(error)
 
-	mu    sync.Mutex
-	known map[[sha256.Size]byte]decision
+	mu       sync.Mutex
+	known    map[digest]decision
+	answered time.Time // when the API last answered
+	written  time.Time // when memory was
+}
+
+// digest is that of a token. Tokens themselves are not kept.
+type digest [sha256.Size]byte
+
+// MarshalText implements encoding.TextMarshaler.
+func (d digest) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(d[:])), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *digest) UnmarshalText(text []byte) error {
+	if len(text) != hex.EncodedLen(len(d)) {
+		return errors.New("it is no digest")
+	}
+	_, err := hex.Decode(d[:], text)
+	return err
 }
 
 // decision is what the API said of a token, and when.
@@ -69,12 +97,12 @@ type decision struct {
 
 func (d decision) counts(now time.Time) bool {
 	age := now.Sub(d.at)
-	return d.verdict == allowed && age < allowedFor || d.verdict != allowed && age < deniedFor
+	return age >= 0 && (d.verdict == allowed && age < allowedFor || d.verdict != allowed && age < deniedFor)
 }
 
-// held says that a decision counts while nobody else decides.
-func (d decision) held(now time.Time) bool {
-	return d.verdict == allowed && now.Sub(d.at) < allowedFor+heldFor
+// held says that a decision counts until the API answers again, which it last did then.
+func (d decision) held(answered time.Time) bool {
+	return d.verdict == allowed && answered.Sub(d.at) < allowedFor+heldFor
 }
 
 // of is the verdict about the owner of a token, and its reason.
@@ -82,22 +110,114 @@ func (a *access) of(ctx context.Context, token string) (verdict, string) {
 	if token == "" {
 		return stranger, ""
 	}
-	key := sha256.Sum256([]byte(token))
+	key := digest(sha256.Sum256([]byte(token)))
 	a.mu.Lock()
 	before, had := a.known[key]
+	held := had && before.held(a.answered)
 	a.mu.Unlock()
 	if had && before.counts(a.now()) {
 		return before.verdict, before.why
 	}
 	d, err := a.ask(ctx, token)
+	if err == nil && held && d.verdict != allowed {
+		err = a.ready(ctx)
+	}
 	if err != nil {
-		if had && before.held(a.now()) {
+		if held {
 			return before.verdict, ""
 		}
 		return undecided, "the API cannot be asked who may read the metrics: " + err.Error()
 	}
 	a.remember(key, d)
 	return d.verdict, d.why
+}
+
+func (a *access) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %s", askTimeout))
+	defer cancel()
+	return a.api.ready(ctx)
+}
+
+// probe asks the API now and then until the context ends. A permission that is not used while the API answers is not held when it does not.
+func (a *access) probe(ctx context.Context) {
+	tick := time.NewTicker(probeAfter)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if at := a.now(); a.ready(ctx) == nil {
+			a.mu.Lock()
+			a.answer(at)
+			a.mu.Unlock()
+		}
+	}
+}
+
+// answer notes that the API answered a question of that time.
+func (a *access) answer(at time.Time) {
+	if at.After(a.answered) {
+		a.answered = at
+	}
+	if at.Sub(a.written).Abs() >= rememberAfter {
+		a.write(at)
+	}
+}
+
+// memory is what is kept over a restart.
+type memory struct {
+	Answered    time.Time            `json:"answered"`
+	Permissions map[digest]time.Time `json:"permissions"`
+}
+
+// write writes permissions to the disk.
+func (a *access) write(at time.Time) {
+	if a.memory == "" {
+		return
+	}
+	m := memory{a.answered, map[digest]time.Time{}}
+	for k, d := range a.known {
+		if d.held(a.answered) {
+			m.Permissions[k] = d.at
+		}
+	}
+	text, err := json.Marshal(m)
+	if err == nil {
+		err = durable.WriteFile(a.memory, text, 0o600)
+	}
+	if err != nil {
+		a.forgot(err)
+	}
+	a.written = at
+}
+
+// recall reads the permissions from before a restart. Each of them counts only if the API cannot be asked.
+func (a *access) recall() {
+	if a.memory == "" {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	text, err := os.ReadFile(a.memory)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	var m memory
+	if err == nil {
+		err = json.Unmarshal(text, &m)
+	}
+	if err != nil {
+		a.forgot(err)
+		return
+	}
+	a.answered, a.known = m.Answered, map[digest]decision{}
+	for k, at := range m.Permissions {
+		if len(a.known) < mostKnown {
+			a.known[k] = decision{verdict: allowed, at: at}
+		}
+	}
 }
 
 func (a *access) ask(ctx context.Context, token string) (decision, error) {
@@ -124,16 +244,25 @@ func (a *access) ask(ctx context.Context, token string) (decision, error) {
 }
 
 // remember notes a decision. What does not count any more is forgotten, and refusals before permissions.
-func (a *access) remember(key [sha256.Size]byte, d decision) {
+func (a *access) remember(key digest, d decision) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.known == nil {
-		a.known = map[[sha256.Size]byte]decision{}
+		a.known = map[digest]decision{}
 	}
+	a.answered = d.at
+	before := a.known[key]
 	delete(a.known, key) // a permission from before is not held after a refusal, even if that is not remembered
+	defer func() {
+		if (before.verdict == allowed) != (d.verdict == allowed) {
+			a.write(d.at)
+		} else {
+			a.answer(d.at)
+		}
+	}()
 	if len(a.known) >= mostKnown {
 		for k, old := range a.known {
-			if !old.counts(d.at) && !old.held(d.at) {
+			if !old.counts(d.at) && !old.held(a.answered) {
 				delete(a.known, k)
 			}
 		}
@@ -160,28 +289,13 @@ func bearer(r *http.Request) string {
 	return strings.TrimSpace(token)
 }
 
-// kubeAPI asks the API at the endpoint of a kubeconfig, which is read again when it changes.
-type kubeAPI struct {
-	path string
+// kubeAPI asks the API at the endpoint of a kubeconfig.
+type kubeAPI struct{ client kubernetes.Interface }
 
-	mu     sync.Mutex
-	read   fs.FileInfo
-	client kubernetes.Interface
-}
-
-func (k *kubeAPI) open() (kubernetes.Interface, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	info, err := os.Stat(k.path)
+func openAPI(path string) (*kubeAPI, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", path)
 	if err != nil {
-		return nil, err
-	}
-	if k.client != nil && unchanged(k.read, info) {
-		return k.client, nil
-	}
-	config, err := clientcmd.BuildConfigFromFlags("", k.path)
-	if err != nil {
-		return nil, err
+		return nil, &credentialsError{"the certificate to ask the API with who may read the metrics cannot be used", err}
 	}
 	config.Proxy, config.Timeout = host.Direct, askTimeout
 	config.QPS, config.Burst = 10, 20 // who asks with ever other tokens does not keep the API busy
@@ -189,16 +303,15 @@ func (k *kubeAPI) open() (kubernetes.Interface, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.client, k.read = client, info
-	return client, nil
+	return &kubeAPI{client}, nil
+}
+
+func (k *kubeAPI) ready(ctx context.Context) error {
+	return k.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error()
 }
 
 func (k *kubeAPI) authenticate(ctx context.Context, token string) (authenticationv1.UserInfo, bool, error) {
-	client, err := k.open()
-	if err != nil {
-		return authenticationv1.UserInfo{}, false, err
-	}
-	r, err := client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+	r, err := k.client.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
 	if err != nil {
 		return authenticationv1.UserInfo{}, false, err
 	}
@@ -207,15 +320,11 @@ func (k *kubeAPI) authenticate(ctx context.Context, token string) (authenticatio
 }
 
 func (k *kubeAPI) authorize(ctx context.Context, user authenticationv1.UserInfo) (bool, error) {
-	client, err := k.open()
-	if err != nil {
-		return false, err
-	}
 	extra := map[string]authorizationv1.ExtraValue{}
 	for key, values := range user.Extra {
 		extra[key] = authorizationv1.ExtraValue(values)
 	}
-	r, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+	r, err := k.client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
 		NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: Path, Verb: "get"},
 	}}, metav1.CreateOptions{})

@@ -1,10 +1,11 @@
 // Package exporter serves the metrics of a cluster to Prometheus, on the control planes: over TLS, and only to those whom the cluster lets
-// read them.
+// read them. It observes nothing, and has access to nothing else: another unit writes what it serves.
 package exporter
 
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -21,6 +23,7 @@ import (
 	"golang.org/x/net/netutil"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/metrics"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
@@ -28,8 +31,10 @@ import (
 const Path = "/metrics"
 
 const (
-	// retryAfter is the time between two attempts to serve.
+	// retryAfter is the time between two attempts to serve, and renewAfter the one after which it ends for want of credentials: whoever renews them restarts the
+	// unit, and may have failed to.
 	retryAfter = 10 * time.Second
+	renewAfter = 5 * time.Minute
 	// mostConnections is more than several Prometheus servers have.
 	mostConnections = 64
 	// headerTimeout also limits how long a connection may say nothing, and writeTimeout how long a client may take to read.
@@ -39,17 +44,21 @@ const (
 	maxHeader     = 32 << 10
 	// tellAfter is the time between two lines of the log about an API that cannot be asked: strangers can have it asked.
 	tellAfter = time.Minute
+	// probeAfter is the time between two questions whether the API answers, while nobody asks for metrics.
+	probeAfter = time.Minute
 )
 
 // Server serves metrics until its context ends.
 type Server struct {
 	// Address is where, as host:port.
 	Address string
-	// CertificateFile holds the certificate and its key, and KubeconfigFile the credentials with which the API is asked who may read. Both are
-	// read again when they change, and may come later.
+	// CertificateFile holds the certificate and its key, and KubeconfigFile the credentials with which the API is asked who may read. They are read
+	// when it begins: whoever renews them restarts the unit.
 	CertificateFile, KubeconfigFile string
+	// Memory is the file in which it remembers who may read, for the time after a restart.
+	Memory string
 	// Metrics are what is served.
-	Metrics prometheus.Collector
+	Metrics prometheus.Gatherer
 	// Log is called when what keeps it from serving changes, with an empty text when nothing does; and now and then while the API cannot be
 	// asked who may read. Several goroutines may call it.
 	Log func(problem string)
@@ -60,34 +69,44 @@ type Server struct {
 	told    time.Time // when it last logged that the API cannot be asked
 }
 
-// Run serves. What keeps it from serving is not an error: it tries again.
+// Run serves until the context ends. What keeps it from serving is not an error: it tries again. Without credentials that are of use, it ends after a while, so
+// that it is started with others.
 func (s *Server) Run(ctx context.Context) {
-	cert := &certificate{path: s.CertificateFile}
-	handler, err := s.handler(&access{api: &kubeAPI{path: s.KubeconfigFile}, now: time.Now})
-	for err == nil && ctx.Err() == nil {
-		s.note(s.serve(ctx, cert, handler))
+	for ctx.Err() == nil {
+		err := s.serve(ctx)
+		s.note(err)
+		_, useless := errors.AsType[*credentialsError](err)
+		wait := retryAfter
+		if useless {
+			wait = renewAfter
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(retryAfter):
+		case <-time.After(wait):
+		}
+		if useless {
+			return
 		}
 	}
-	s.note(err)
 }
 
-// Problem is why nobody can read the metrics now; empty if nothing is known to be wrong.
-func (s *Server) Problem() string {
+// credentialsError says that the credentials are of no use: they are not there yet, or have expired.
+type credentialsError struct {
+	what string
+	err  error
+}
+
+func (e *credentialsError) Error() string {
+	return fmt.Sprintf("%s: %v; %s renews it (`journalctl -u quorate-approver`)", e.what, e.err, hostconfig.ApproverService)
+}
+
+func (e *credentialsError) Unwrap() error { return e.err }
+
+// Problem is why nobody can read the metrics now; empty if nothing is known to be wrong, and known only after it tried.
+func (s *Server) Problem() (problem string, known bool) {
 	s.mu.Lock()
-	problem := s.problem
-	s.mu.Unlock()
-	if problem == "" {
-		if _, err := (&certificate{path: s.CertificateFile}).get(nil); err != nil {
-			return err.Error()
-		}
-		if _, err := os.Stat(s.KubeconfigFile); err != nil {
-			return "it cannot ask the API who may read them: " + err.Error()
-		}
-	}
-	return problem
+	defer s.mu.Unlock()
+	return s.problem, s.noted
 }
 
 func (s *Server) note(err error) {
@@ -117,9 +136,14 @@ func (s *Server) unasked(why string) {
 	}
 }
 
-// serve serves until the context ends, which is no error.
-func (s *Server) serve(ctx context.Context, cert *certificate, handler http.Handler) error {
-	if _, err := cert.get(nil); err != nil {
+// serve serves until the context ends, which is no error, or until the certificate has expired.
+func (s *Server) serve(ctx context.Context) error {
+	cert, err := s.certificate()
+	if err != nil {
+		return err
+	}
+	api, err := openAPI(s.KubeconfigFile)
+	if err != nil {
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.Address)
@@ -129,31 +153,49 @@ func (s *Server) serve(ctx context.Context, cert *certificate, handler http.Hand
 	case err != nil:
 		return fmt.Errorf("listening for Prometheus: %w", err)
 	}
+	ctx, cancel := context.WithDeadlineCause(ctx, cert.Leaf.NotAfter, errExpired)
+	defer cancel()
+	a := &access{api: api, now: time.Now, memory: s.Memory, forgot: func(err error) { s.unasked("who may read the metrics cannot be remembered: " + err.Error()) }}
+	a.recall()
+	go a.probe(ctx)
+	return s.serveOn(ctx, listener, cert, a)
+}
+
+// ofServer is what a credentialsError says of the certificate.
+const ofServer = "the certificate to serve metrics with cannot be used"
+
+var errExpired = &credentialsError{ofServer, errors.New("it has expired")}
+
+func (s *Server) serveOn(ctx context.Context, listener net.Listener, cert *tls.Certificate, a *access) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true) // with HTTP/2, one connection of a stranger could have hundreds of tokens reviewed at a time
-	server := &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+	limits := newSources(time.Now)
+	server := &http.Server{Handler: s.handler(a, limits), Protocols: &protocols, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog:  log.New(io.Discard, "", 0), // what strangers send is no news
-		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: cert.get}}
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{*cert}}}
 	s.note(nil)
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
-	err = server.ServeTLS(netutil.LimitListener(listener, mostConnections), "", "")
-	if ctx.Err() != nil || errors.Is(err, http.ErrServerClosed) {
+	err := server.ServeTLS(netutil.LimitListener(limits.listener(listener), mostConnections), "", "")
+	switch {
+	case context.Cause(ctx) == error(errExpired):
+		return errExpired
+	case ctx.Err() != nil || errors.Is(err, http.ErrServerClosed):
 		return nil
 	}
 	return err
 }
 
 // handler answers requests for the metrics of those who may read them.
-func (s *Server) handler(a *access) (http.Handler, error) {
-	registry := prometheus.NewRegistry()
-	if err := registry.Register(s.Metrics); err != nil {
-		return nil, err
-	}
-	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: mostConnections})
+func (s *Server) handler(a *access, limits *sources) http.Handler {
+	served := promhttp.HandlerFor(s.Metrics, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError, MaxRequestsInFlight: mostConnections})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // only who may read keeps one of the few connections
 		switch {
+		case !limits.request(r.RemoteAddr):
+			w.Header().Set("Retry-After", "10")
+			http.Error(w, "too many requests from this address", http.StatusTooManyRequests)
+			return
 		case r.URL.Path != Path:
 			http.NotFound(w, r)
 			return
@@ -165,7 +207,7 @@ func (s *Server) handler(a *access) (http.Handler, error) {
 		switch v, why := a.of(r.Context(), bearer(r)); v {
 		case allowed:
 			w.Header().Del("Connection")
-			metrics.ServeHTTP(w, r)
+			served.ServeHTTP(w, r)
 		case stranger:
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "a bearer token of this cluster is required", http.StatusUnauthorized)
@@ -173,51 +215,44 @@ func (s *Server) handler(a *access) (http.Handler, error) {
 			http.Error(w, why, http.StatusForbidden)
 		case undecided:
 			s.unasked(why)
-			http.Error(w, "the API cannot be asked who may read the metrics: the journal of "+hostconfig.WatchUnit+" says why", http.StatusServiceUnavailable)
+			http.Error(w, "the API cannot be asked who may read the metrics: the journal of "+hostconfig.ExporterUnit+" says why", http.StatusServiceUnavailable)
 		}
-	}), nil
+	})
 }
 
-// certificate is a certificate with its key in a file, which is read again when it changes.
-type certificate struct {
-	path string
-
-	mu   sync.Mutex
-	read fs.FileInfo
-	pair *tls.Certificate
-}
-
-// get is the certificate, unless it cannot be read or has expired.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	info, err := os.Stat(c.path)
+// certificate reads the certificate, unless it has expired.
+func (s *Server) certificate() (*tls.Certificate, error) {
+	text, err := os.ReadFile(s.CertificateFile)
 	if err != nil {
-		return nil, fmt.Errorf("there is no certificate to serve metrics with: %w; %s makes it (`journalctl -u quorate-approver`)", err, hostconfig.ApproverService)
+		return nil, &credentialsError{ofServer, err}
 	}
-	if c.pair == nil || !unchanged(c.read, info) {
-		text, err := os.ReadFile(c.path)
-		if err != nil {
-			return nil, err
-		}
-		pair, err := tls.X509KeyPair(text, text)
-		if err != nil {
-			return nil, fmt.Errorf("the certificate to serve metrics with in %s: %w", c.path, err)
-		}
-		c.pair, c.read = &pair, info
+	pair, err := tls.X509KeyPair(text, text)
+	if err != nil {
+		return nil, &credentialsError{ofServer, err}
 	}
-	if time.Now().After(c.pair.Leaf.NotAfter) {
-		return nil, fmt.Errorf("the certificate to serve metrics with has expired at %s; %s renews it (`journalctl -u quorate-approver`)", c.pair.Leaf.NotAfter.UTC().Format(time.RFC3339), hostconfig.ApproverService)
+	if time.Now().After(pair.Leaf.NotAfter) {
+		return nil, errExpired
 	}
-	return c.pair, nil
+	return &pair, nil
 }
 
-// unchanged says that a file has the content that it had: a new content is a new file (see package durable).
-func unchanged(before, now fs.FileInfo) bool {
-	return before != nil && os.SameFile(before, now) && before.Size() == now.Size() && before.ModTime().Equal(now.ModTime())
-}
+// mostSnapshot is more than the metrics of a cluster of thousands of nodes take.
+const mostSnapshot = 64 << 20
 
-// Report says how a server is.
-func (s *Server) Report() *facts.ExporterReport {
-	return &facts.ExporterReport{Address: s.Address, Problem: s.Problem()}
+// Snapshot reads the last snapshot in a directory, and when its unit last said that it holds.
+func Snapshot(dir string) (s metrics.Snapshot, said time.Time, _ error) {
+	f, err := os.Open(filepath.Join(dir, facts.SnapshotName))
+	if err != nil {
+		return s, said, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return s, said, err
+	}
+	if info.Size() > mostSnapshot {
+		return s, said, &fs.PathError{Op: "read", Path: f.Name(), Err: errors.New("it is too large")}
+	}
+	err = json.NewDecoder(io.LimitReader(f, mostSnapshot)).Decode(&s)
+	return s, info.ModTime(), err
 }

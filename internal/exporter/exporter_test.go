@@ -11,14 +11,19 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -26,6 +31,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/durable"
+	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/metrics"
 	"quorate.dev/quorate/internal/render/hostconfig"
 )
@@ -34,8 +40,10 @@ import (
 type fakeAPI struct {
 	down  error
 	asked int
-	users map[string]string // by token
-	may   []string
+	// unready is why the API is not ready. It answers all the same.
+	unready error
+	users   map[string]string // by token
+	may     []string
 }
 
 func newAPI() *fakeAPI {
@@ -52,18 +60,27 @@ func (f *fakeAPI) authorize(_ context.Context, user authenticationv1.UserInfo) (
 	return slices.Contains(f.may, user.Username), f.down
 }
 
-func collector() *metrics.Collector {
-	f := clustertest.Whole()
-	c := metrics.NewCollector("lab", func() time.Time { return clustertest.Now })
-	c.Observed(cluster.Evaluate(f.Spec, f.Seen))
-	return c
-}
+func (f *fakeAPI) ready(context.Context) error { return errors.Join(f.down, f.unready) }
 
-func TestWhoMayRead(t *testing.T) {
-	handler, err := (&Server{Metrics: collector()}).handler(&access{api: newAPI(), now: time.Now})
+// exposed is an observation of a whole cluster.
+func exposed(t *testing.T) metrics.Exposed {
+	t.Helper()
+	f := clustertest.Whole()
+	s, err := metrics.Observed("lab", cluster.Evaluate(f.Spec, f.Seen))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return metrics.Exposed{Cluster: "lab", Now: func() time.Time { return clustertest.Now }, Last: func() (metrics.Snapshot, time.Time, error) { return s, clustertest.Now, nil }}
+}
+
+// unlimited are limits that one test does not reach.
+func unlimited() *sources {
+	now := time.Now()
+	return newSources(func() time.Time { now = now.Add(time.Minute); return now })
+}
+
+func TestWhoMayRead(t *testing.T) {
+	handler := (&Server{Metrics: exposed(t)}).handler(&access{api: newAPI(), now: time.Now}, unlimited())
 	for name, tc := range map[string]struct {
 		method, path, authorization string
 		code                        int
@@ -98,8 +115,8 @@ func TestWhoMayRead(t *testing.T) {
 	}
 }
 
-// TestDecisionsAreRemembered, and kept while the API cannot be asked: by those who could read the metrics before, and not by others, and not for
-// ever.
+// TestDecisionsAreRemembered, and kept while the API cannot be asked, however long that is: by those who could read the metrics before, and not by
+// others.
 func TestDecisionsAreRemembered(t *testing.T) {
 	api, now := newAPI(), clustertest.Now
 	a := &access{api: api, now: func() time.Time { return now }}
@@ -124,16 +141,23 @@ func TestDecisionsAreRemembered(t *testing.T) {
 	check("no API, and nobody knows the token", "new", undecided, 6)
 	now = now.Add(deniedFor)
 	check("no API, and it was refused", "other", undecided, 7)
-	now = now.Add(heldFor)
-	check("no API for too long", "good", undecided, 8)
+	now = now.Add(30 * 24 * time.Hour)
+	check("no API for a month", "good", allowed, 8)
+	check("no API, and it was refused a month ago", "other", undecided, 9)
 	api.down = nil
-	check("the API is back", "good", allowed, 9)
+	check("the API is back", "good", allowed, 10)
+	api.unready, api.users = errors.New("etcd failed"), nil
+	now = now.Add(allowedFor)
+	check("the API is not ready, and refuses everybody", "good", allowed, 11)
+	check("the API is not ready, and nobody knows the token", "other", stranger, 12)
+	api.users = newAPI().users
+	api.unready = nil
 	api.may, api.down = nil, nil
 	now = now.Add(allowedFor)
-	check("it was taken away", "good", forbidden, 10)
+	check("it was taken away", "good", forbidden, 13)
 	api.down = errors.New("no route to host")
 	now = now.Add(deniedFor)
-	check("what was taken away is not held", "good", undecided, 11)
+	check("what was taken away is not held", "good", undecided, 14)
 }
 
 // TestManyTokens: whoever tries ever other tokens fills no memory, and does not push out who may read.
@@ -180,11 +204,8 @@ func TestNobodyCanBeAsked(t *testing.T) {
 	api := newAPI()
 	api.down = errors.New("no route to host")
 	var logged []string
-	s := &Server{Metrics: collector(), Log: func(text string) { logged = append(logged, text) }}
-	handler, err := s.handler(&access{api: api, now: time.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := &Server{Metrics: exposed(t), Log: func(text string) { logged = append(logged, text) }}
+	handler := s.handler(&access{api: api, now: time.Now}, unlimited())
 	for range 3 {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(http.MethodGet, Path, nil)
@@ -243,38 +264,212 @@ func (a authority) serving(t *testing.T, serial int64, until time.Time) []byte {
 	return append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER})...)
 }
 
-// TestServes: over TLS, with a certificate that is replaced while it runs, and until the context ends.
-func TestServes(t *testing.T) {
+// TestUnusedPermissionsAreNotHeld: a permission that nobody used for long while the API answered may have been taken away since.
+func TestUnusedPermissionsAreNotHeld(t *testing.T) {
+	api, now := newAPI(), clustertest.Now
+	a := &access{api: api, now: func() time.Time { return now }}
+	a.of(t.Context(), "good")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		go a.probe(ctx)
+		for range 2 * int(heldFor/probeAfter) {
+			now = now.Add(probeAfter)
+			time.Sleep(probeAfter)
+			synctest.Wait()
+		}
+		cancel()
+	})
+	api.down = errors.New("no route to host")
+	if v, _ := a.of(t.Context(), "good"); v != undecided {
+		t.Errorf("%d after two hours without a question", v)
+	}
+}
+
+// TestPermissionsOutliveARestart, for the time in which the API cannot be asked. Refusals do not, and what was taken away stays so.
+func TestPermissionsOutliveARestart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "permissions.json")
+	api, now := newAPI(), clustertest.Now
+	start := func() *access {
+		a := &access{api: api, now: func() time.Time { return now }, memory: path, forgot: func(err error) { t.Error(err) }}
+		a.recall()
+		return a
+	}
+	a := start()
+	a.of(t.Context(), "good")
+	a.of(t.Context(), "other")
+	if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), "good") {
+		t.Errorf("%v: the token itself is on the disk: %s", err, text)
+	}
+	api.down = errors.New("no route to host")
+	now = now.Add(10 * 24 * time.Hour)
+	a = start()
+	for token, want := range map[string]verdict{"good": allowed, "other": undecided, "bad": undecided} {
+		if v, _ := a.of(t.Context(), token); v != want {
+			t.Errorf("%s after a restart without the API: %d, want %d", token, v, want)
+		}
+	}
+	api.down, api.may = nil, nil
+	if v, _ := start().of(t.Context(), "good"); v != forbidden {
+		t.Errorf("%d after a restart, and it was taken away", v)
+	}
+	api.down = errors.New("no route to host")
+	if v, _ := start().of(t.Context(), "good"); v != undecided {
+		t.Errorf("%d after another restart", v)
+	}
+}
+
+// TestMemoryThatCannotBeUsed keeps nobody out while the API answers.
+func TestMemoryThatCannotBeUsed(t *testing.T) {
 	dir := t.TempDir()
-	s := &Server{CertificateFile: filepath.Join(dir, "exporter.pem"), KubeconfigFile: filepath.Join(dir, "exporter.conf"), Metrics: collector(), Address: "127.0.0.1:0"}
-	cert := &certificate{path: s.CertificateFile}
-	handler, err := s.handler(&access{api: newAPI(), now: time.Now})
-	if err != nil {
+	broken := filepath.Join(dir, "broken")
+	if err := os.WriteFile(broken, []byte(`{"permissions": {"00": "2026"}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.serve(t.Context(), cert, handler); err == nil || !strings.Contains(err.Error(), "there is no certificate") || !strings.Contains(s.Problem(), "there is no certificate") {
-		t.Errorf("without a certificate: %v, %s", err, s.Problem())
+	for name, path := range map[string]string{"broken": broken, "it cannot be written": filepath.Join(broken, "x")} {
+		var said []error
+		a := &access{api: newAPI(), now: time.Now, memory: path, forgot: func(err error) { said = append(said, err) }}
+		a.recall()
+		if v, _ := a.of(t.Context(), "good"); v != allowed || len(said) == 0 {
+			t.Errorf("%s: %d, %v", name, v, said)
+		}
 	}
+}
+
+// TestOneAddressGetsAPart of the connections and requests, and others get theirs.
+func TestOneAddressGetsAPart(t *testing.T) {
+	now := clustertest.Now
+	s := newSources(func() time.Time { return now })
+	var ends []func()
+	for i := range sourceConnections + 1 {
+		end, ok := s.connect(fmt.Sprintf("10.0.0.1:%d", 1000+i))
+		if ok != (i < sourceConnections) {
+			t.Errorf("connection %d: %t", i, ok)
+		}
+		if ok {
+			ends = append(ends, end)
+		}
+	}
+	if _, ok := s.connect("10.0.0.2:1000"); !ok {
+		t.Error("another address is kept out")
+	}
+	ends[0]()
+	ends[0]()
+	for i, want := range []bool{true, false} {
+		if _, ok := s.connect("[::ffff:10.0.0.1]:2000"); ok != want { // the same address
+			t.Errorf("after one has ended, connection %d: %t", i, ok)
+		}
+	}
+	requests := func(address string) (n int) {
+		for s.request(address) {
+			n++
+		}
+		return n
+	}
+	if n := requests("[2001:db8::1]:1"); n != sourceBurst {
+		t.Errorf("%d requests", n)
+	}
+	if n := requests("[2001:db8::2]:1"); n != 0 {
+		t.Errorf("%d more from the same network", n)
+	}
+	if n := requests("[2001:db8:0:1::1]:1"); n != sourceBurst {
+		t.Errorf("%d requests from another network", n)
+	}
+	now = now.Add(2 * time.Second)
+	if n := requests("[2001:db8::3]:1"); n != 2*sourceRate {
+		t.Errorf("%d requests after two seconds", n)
+	}
+	for i := range 2 * mostSources {
+		s.request(fmt.Sprintf("10.%d.%d.1:1", 1+i/256, i%256))
+	}
+	if len(s.all) > mostSources {
+		t.Errorf("%d addresses are known", len(s.all))
+	}
+	now = now.Add(time.Minute)
+	if !s.request("192.0.2.1:1") || len(s.all) > 10 {
+		t.Errorf("%d addresses are still known, and a new one is kept out", len(s.all))
+	}
+}
+
+// TestSnapshots are read as they were written; what is not there, or not whole, is an error.
+func TestSnapshots(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, facts.SnapshotName)
+	if _, _, err := Snapshot(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	at := clustertest.Now.UTC()
+	for _, text := range []string{"", "{", `{"leads": 1}`} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if s, _, err := Snapshot(dir); err == nil {
+			t.Errorf("%q: %+v", text, s)
+		}
+	}
+	if err := os.WriteFile(path, []byte(`{"leads":true,"at":"`+at.Format(time.RFC3339)+`","metrics":"x 1\n"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(path, at, at.Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if s, said, err := Snapshot(dir); err != nil || !s.Leads || !s.At.Equal(at) || s.Metrics != "x 1\n" || !said.Equal(at.Add(time.Minute)) {
+		t.Errorf("%+v, %v, %v", s, said, err)
+	}
+	if err := os.Truncate(path, mostSnapshot+1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Snapshot(dir); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Error(err)
+	}
+}
+
+// TestServes: over TLS, and until the context ends or the certificate has expired.
+func TestServes(t *testing.T) {
+	dir := t.TempDir()
+	s := &Server{CertificateFile: filepath.Join(dir, "certificate"), KubeconfigFile: filepath.Join(dir, "kubeconfig"), Metrics: exposed(t), Address: "127.0.0.1:0"}
 	ca := newAuthority(t)
-	write := func(serial int64, until time.Time) {
-		if err := durable.WriteFile(s.CertificateFile, ca.serving(t, serial, until), 0o600); err != nil {
+	write := func(text []byte) {
+		if err := durable.WriteFile(s.CertificateFile, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	write(2, time.Now().Add(time.Hour))
-	if why := s.Problem(); !strings.Contains(why, "cannot ask the API") {
-		t.Errorf("without credentials: %q", why)
+	useless := func(what string) {
+		t.Helper()
+		err := s.serve(t.Context())
+		if _, is := errors.AsType[*credentialsError](err); !is || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), hostconfig.ApproverService) {
+			t.Errorf("%v, want %q", err, what)
+		}
 	}
-	server := httptest.NewUnstartedServer(handler)
-	server.TLS = &tls.Config{GetCertificate: cert.get}
-	server.StartTLS()
-	defer server.Close()
-	// What httptest serves by default is another certificate, for clients that name no server.
+	useless("no such file")
+	write([]byte("none")) // of the unit
+	useless("the certificate to serve metrics with cannot be used")
+	write(ca.serving(t, 2, time.Now().Add(-time.Second)))
+	useless("has expired")
+	write(ca.serving(t, 3, time.Now().Add(time.Hour)))
+	if err := os.WriteFile(s.KubeconfigFile, []byte("none"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	useless("to ask the API with")
+
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
-	scrape := func(token string) (int, string, *big.Int) {
+	serve := func(ctx context.Context) (address string, ended <-chan error) {
+		cert, err := s.certificate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener, err := net.Listen("tcp", s.Address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- s.serveOn(ctx, listener, cert, &access{api: newAPI(), now: time.Now}) }()
+		return listener.Addr().String(), done
+	}
+	scrape := func(address, token string) (int, string) {
+		t.Helper()
 		client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: hostconfig.ExporterName}}}
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+Path, nil)
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address+Path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -288,30 +483,41 @@ func TestServes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return answer.StatusCode, string(body), answer.TLS.PeerCertificates[0].SerialNumber
+		return answer.StatusCode, string(body)
 	}
-	if code, body, serial := scrape("good"); code != 200 || !strings.Contains(body, `quorate_margin{cluster="lab",of="etcd_members"} 1`) || serial.Int64() != 2 {
-		t.Errorf("%d, certificate %d: %s", code, serial, body)
-	}
-	write(3, time.Now().Add(time.Hour))
-	if code, _, serial := scrape("bad"); code != 401 || serial.Int64() != 3 {
-		t.Errorf("%d, certificate %d", code, serial)
-	}
-	write(4, time.Now().Add(-time.Second))
-	if _, err := cert.get(nil); err == nil || !strings.Contains(err.Error(), "has expired") {
-		t.Errorf("%v", err)
-	}
-	write(5, time.Now().Add(time.Hour))
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- s.serve(ctx, cert, handler) }()
-	cancel()
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Error(err)
+	end := func(ended <-chan error, want error) {
+		t.Helper()
+		select {
+		case err := <-ended:
+			if !errors.Is(err, want) {
+				t.Errorf("%v, want %v", err, want)
+			}
+		case <-time.After(time.Minute):
+			t.Error("it goes on")
 		}
-	case <-time.After(time.Minute):
-		t.Error("it goes on when its context has ended")
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	address, ended := serve(ctx)
+	if code, body := scrape(address, "good"); code != 200 || !strings.Contains(body, `quorate_margin{cluster="lab",of="etcd_members"} 1`) {
+		t.Errorf("%d: %s", code, body)
+	}
+	if code, _ := scrape(address, "bad"); code != 401 {
+		t.Error(code)
+	}
+	for n := 0; ; n++ {
+		if n > 2*sourceBurst {
+			t.Fatal("one address is never refused")
+		}
+		conn, err := tls.Dial("tcp", address, &tls.Config{RootCAs: roots, ServerName: hostconfig.ExporterName})
+		if err != nil { // it is closed without a word
+			break
+		}
+		conn.Close()
+	}
+	cancel()
+	end(ended, nil)
+	ctx, expire := context.WithCancelCause(t.Context())
+	_, ended = serve(ctx)
+	expire(errExpired)
+	end(ended, errExpired)
 }

@@ -87,7 +87,11 @@ func (o *Observation) OtherEtcdOn(host string) string {
 
 // Host is one host, or why it could not be asked.
 type Host struct {
-	Error    string    `json:"error,omitempty"`
+	Error string `json:"error,omitempty"`
+	// OtherBuild says that the error is that its copy of quorate is of another build than the one that asked, as while `quorate apply` replaces them. The host can
+	// be reached, and nothing else is known of it.
+	OtherBuild bool `json:"otherBuild,omitempty"`
+
 	Facts    *Facts    `json:"facts,omitempty"`
 	Balancer *Balancer `json:"balancer,omitempty"`
 	// SeenBy is, for a host that is to leave the cluster and could not be asked, what other hosts find at its address: OK

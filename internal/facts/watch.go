@@ -12,7 +12,7 @@ const (
 	WatchConfigFile     = WatchDir + "/config.json"
 	WatchKnownHostsFile = WatchDir + "/known_hosts"
 	// ExporterCertificateFile is the certificate with which a control plane serves metrics, and its key. ExporterFile is the kubeconfig with
-	// which it asks the API who may read them.
+	// which it asks the API who may read them. systemd gives the unit that serves them copies.
 	ExporterCertificateFile = WatchDir + "/exporter.pem"
 	ExporterFile            = WatchDir + "/exporter.conf"
 	// WatchAdmissionFile is the WatchAdmission of a host.
@@ -21,6 +21,14 @@ const (
 	WatchReportFile = "/run/quorate/watch.json"
 	// WatchLeaderFile is locked by the unit that leads, on a majority of the control planes.
 	WatchLeaderFile = "/run/quorate/watch-leader"
+	// SnapshotsDir is where the unit of a control plane writes what is exposed as metrics, for the unit that serves them, as SnapshotName. Only root
+	// can enter ExporterDir, which holds it. It is in memory, so what is exposed never outlives a restart of the host.
+	ExporterDir  = "/run/quorate/exporter"
+	SnapshotsDir = ExporterDir + "/snapshots"
+	SnapshotName = "metrics.json"
+	// ExporterState names the directory in which the unit that serves them remembers who may read, below /var/lib. For a user of its own, systemd makes that a
+	// link to one below /var/lib/private.
+	ExporterState = "quorate-exporter"
 	// WatchBlock is the block of Quorate's lines in the authorized_keys of the user whom the units log in as.
 	WatchBlock = "watch"
 )
@@ -36,7 +44,12 @@ type Watch struct {
 	Config *WatchNote   `json:"config,omitempty"`
 	// Report is what the unit on this host did last; nil if none ran since the host started.
 	Report *WatchReport `json:"report,omitempty"`
+	// Exporter is what the unit that serves metrics says of itself: ExporterServes, or what is wrong; empty if it says nothing.
+	Exporter string `json:"exporter,omitempty"`
 }
+
+// ExporterServes is what the unit that serves metrics says when nothing is wrong.
+const ExporterServes = "serves metrics"
 
 // Given says that the host has something of the unit.
 func (w *Watch) Given() bool {
@@ -94,20 +107,10 @@ type WatchReport struct {
 	Hindered string `json:"hindered,omitempty"`
 	// Unreachable are the hosts that it cannot reach, with the reason. They are left alone.
 	Unreachable map[string]string `json:"unreachable,omitempty"`
-	// Exporter is how it serves metrics; nil if it serves none.
-	Exporter *ExporterReport `json:"exporter,omitempty"`
 	// Compared is how it last compared the data of etcd's members; nil if it has not since it was started.
 	Compared *EtcdComparison `json:"compared,omitempty"`
 	// WentBack are the members of etcd that it saw go back, by ID, as of EtcdMember.WentBack: a single observation does not show that.
 	WentBack map[string]string `json:"wentBack,omitempty"`
-}
-
-// ExporterReport says how a unit serves metrics.
-type ExporterReport struct {
-	// Address is where, as host:port.
-	Address string `json:"address"`
-	// Problem is why nobody can read them there; empty if nothing is wrong.
-	Problem string `json:"problem,omitempty"`
 }
 
 // EtcdComparison is what the members of etcd said when they were asked to hash their data. Who differs follows from it, and from which members

@@ -33,7 +33,8 @@ const asked = "quorate of build "
 // caller's key names another command.
 func AskFor(build string) string { return asked + build }
 
-// ErrOtherBuild is the error of a host whose copy of quorate is of another build than the caller.
+// ErrOtherBuild is the error of a host whose copy of quorate is of another build than the caller. Its text must not change: the host prints it, and a caller of
+// another version recognizes it by that.
 var ErrOtherBuild = errors.New("the copy of quorate on this host is of another build than the one that asks; `quorate apply` brings all hosts to the same one")
 
 // SameBuild returns ErrOtherBuild unless the command with which a caller came, as sshd has it, is that of a caller of the same build.
@@ -42,4 +43,9 @@ func SameBuild(command string) error {
 		return ErrOtherBuild
 	}
 	return nil
+}
+
+// saysOtherBuild says that the host side did not start because of ErrOtherBuild.
+func saysOtherBuild(err error) bool {
+	return err != nil && strings.Contains(err.Error(), ErrOtherBuild.Error())
 }

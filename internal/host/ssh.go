@@ -77,8 +77,11 @@ func (d *dialer) session(ctx context.Context, t Target) (*session, error) {
 func (d *dialer) startHostSide(ctx context.Context, t Target, client *ssh.Client) (*session, error) {
 	if d.access.Installed {
 		s, err := d.serveOver(ctx, client, t, AskFor(buildid.Own()))
-		if errors.Is(err, errNoBinary) {
+		switch {
+		case errors.Is(err, errNoBinary):
 			err = errors.New("the host has no copy of quorate: run `quorate apply`")
+		case saysOtherBuild(err):
+			err = ErrOtherBuild
 		}
 		return s, err
 	}

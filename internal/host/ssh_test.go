@@ -479,6 +479,20 @@ func TestForcedCommand(t *testing.T) {
 	}
 }
 
+// TestAnotherBuildIsRecognized: a host whose copy of quorate is of another build can be reached, and says so before it ends.
+func TestAnotherBuildIsRecognized(t *testing.T) {
+	ctx := host.WithAccess(t.Context(), &host.Access{Installed: true})
+	for said, want := range map[string]bool{"Error: " + host.ErrOtherBuild.Error() + "\n": true, "Error: something else\n": false} {
+		s := serve(t, sshtest.Options{Forced: said})
+		set := host.DialAll(ctx, []host.Target{s.target})
+		_, err := set.Get(s.target.Name)
+		if err == nil || errors.Is(err, host.ErrOtherBuild) != want {
+			t.Errorf("%q: %v", said, err)
+		}
+		set.Close()
+	}
+}
+
 // TestProgramsThatCannotRun: the reason is a mount option, or that the binary is for other processors.
 func TestProgramsThatCannotRun(t *testing.T) {
 	for mounts, want := range map[string]string{

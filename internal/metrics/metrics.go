@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -15,7 +14,6 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
 	"quorate.dev/quorate/internal/spec"
-	"quorate.dev/quorate/internal/version"
 )
 
 // MaxAge is how old an observation may be. Of an older one, only the time is exposed: what was true then may not be true now.
@@ -47,6 +45,7 @@ func define(name, help string, labels ...string) *Family {
 var (
 	buildInfo = define("build_info", "The version of the program that exposes these metrics; always 1.", "version")
 	leads     = define("exporter_leader", "1 on the control plane that observes the cluster and exposes its metrics, 0 on the others.")
+	said      = define("exporter_snapshot_age_seconds", "How long ago the unit that observes last said what this control plane exposes, or that it still holds. It is absent while that unit does not run.")
 
 	observed  = define("observation_timestamp_seconds", "When the cluster was last observed, in seconds since 1970. All other metrics of the cluster are as old as that.")
 	complete  = define("observation_complete", "1 if everything could be queried, 0 if something is unknown. Margins count what is unknown as failed.")
@@ -57,6 +56,7 @@ var (
 	findings  = define("findings", "How many things are known to be wrong, by rule and severity: what is unknown is not counted. docs/findings.md lists the rules.", "rule", "severity")
 	hostInfo  = define("host_info", "A host of the spec, its zone, and its roles, joined by commas; always 1. Nodes have the same name.", "host", "zone", "roles")
 	reachable = define("host_reachable", "1 if the host could be reached, 0 if not. A host that cannot be reached may work.", "host")
+	other     = define("host_other_build", "1 if the copy of quorate on the host is of another build than the one that observes, as while an apply replaces them, 0 if not. Then nothing is known of the host but that it can be reached.", "host")
 	withdrawn = define("host_in_maintenance", "1 if the host is in maintenance, 0 if not.", "host")
 	nodeReady = define("node_ready", "1 if the Kubernetes node is Ready, 0 if not.", "node")
 	endpoint  = define("endpoint_up", "1 if the endpoint of the API answers a host, 0 if it answers none.")
@@ -111,65 +111,6 @@ const (
 	PartLoadBalancer = "load-balancer"
 	PartBackups      = "backups"
 )
-
-// Collector holds the metrics of the last observation of one cluster.
-type Collector struct {
-	name string
-	now  func() time.Time
-
-	mu    sync.Mutex
-	leads bool
-	at    time.Time // of the observation; zero if there is none
-	last  []prometheus.Metric
-}
-
-// NewCollector makes a collector for the cluster of that name. The clock decides when an observation is too old.
-func NewCollector(name string, now func() time.Time) *Collector {
-	return &Collector{name: name, now: now}
-}
-
-// Observed replaces the observation. The state is not used after it returns.
-func (c *Collector) Observed(s *cluster.State) {
-	b := &batch{cluster: c.name}
-	b.state(s)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.leads, c.at, c.last = true, s.Seen.Time, b.out
-}
-
-// StandBy forgets the observation: another control plane observes now.
-func (c *Collector) StandBy() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.leads, c.at, c.last = false, time.Time{}, nil
-}
-
-// Describe implements prometheus.Collector.
-func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, f := range families {
-		out <- f.desc
-	}
-}
-
-// Collect implements prometheus.Collector. It exposes what was observed, and observes nothing.
-func (c *Collector) Collect(out chan<- prometheus.Metric) {
-	c.mu.Lock()
-	leading, at, last := c.leads, c.at, c.last
-	c.mu.Unlock()
-	b := &batch{cluster: c.name}
-	release, _ := version.Read()
-	b.put(buildInfo, 1, release)
-	b.put(leads, bit(leading))
-	if !at.IsZero() {
-		b.put(observed, seconds(at))
-		if c.now().Sub(at) <= MaxAge {
-			b.out = append(b.out, last...)
-		}
-	}
-	for _, m := range b.out {
-		out <- m
-	}
-}
 
 // batch collects metrics of one cluster.
 type batch struct {
@@ -277,7 +218,9 @@ func (b *batch) findings(s *cluster.State) {
 func (b *batch) hosts(s *cluster.State) {
 	for _, h := range s.Spec.Spec.Hosts {
 		b.put(hostInfo, 1, h.Name, h.Zone, strings.Join(h.Roles, ","))
-		b.put(reachable, bit(s.Reachable(h.Name)), h.Name)
+		differs := s.Seen.Hosts[h.Name].OtherBuild
+		b.put(reachable, bit(s.Reachable(h.Name) || differs), h.Name)
+		b.put(other, bit(differs), h.Name)
 		if !s.Reachable(h.Name) {
 			b.missing(PartHost, h.Name)
 		}

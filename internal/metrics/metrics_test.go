@@ -1,26 +1,22 @@
 package metrics
 
 import (
+	"encoding/json"
+	"errors"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/cluster/clustertest"
 	"quorate.dev/quorate/internal/facts"
 )
 
-// scrape returns what a collector exposes, by name and labels without the cluster's.
-func scrape(t *testing.T, c *Collector) map[string]float64 {
+// scrape returns what is exposed, by name and labels without the cluster's.
+func scrape(t *testing.T, e Exposed) map[string]float64 {
 	t.Helper()
-	r := prometheus.NewPedanticRegistry() // checks that nothing is there twice, and that labels are as declared
-	if err := r.Register(c); err != nil {
-		t.Fatal(err)
-	}
-	all, err := r.Gather()
+	all, err := e.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,9 +44,25 @@ func scrape(t *testing.T, c *Collector) map[string]float64 {
 
 func observation(t *testing.T, f clustertest.Fixture) map[string]float64 {
 	t.Helper()
-	c := NewCollector("lab", func() time.Time { return clustertest.Now.Add(time.Second) })
-	c.Observed(cluster.Evaluate(f.Spec, f.Seen))
-	return scrape(t, c)
+	now := clustertest.Now.Add(time.Second)
+	return scrape(t, Exposed{"lab", func() time.Time { return now }, func() (Snapshot, time.Time, error) { return snapshotOf(t, f), now, nil }})
+}
+
+// snapshotOf is the snapshot of an observation as it is after it was written and read.
+func snapshotOf(t *testing.T, f clustertest.Fixture) (out Snapshot) {
+	t.Helper()
+	s, err := Observed("lab", cluster.Evaluate(f.Spec, f.Seen))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(s)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 // want compares some of what is exposed. A value of absent is one that must not be there.
@@ -158,6 +170,16 @@ func TestUnknownIsNotDown(t *testing.T) {
 	})
 
 	f = clustertest.Whole()
+	f.Change("cp-c", func(h *facts.Host) { *h = facts.Host{Error: "another build", OtherBuild: true} })
+	want(t, observation(t, f), map[string]float64{
+		"quorate_unknown host=cp-c part=host":                 1,
+		"quorate_host_reachable host=cp-c":                    1,
+		"quorate_host_other_build host=cp-c":                  1,
+		"quorate_host_other_build host=cp-a":                  0,
+		"quorate_program_up host=cp-c program=kube-apiserver": absent,
+	})
+
+	f = clustertest.Whole()
 	f.Seen.API, f.Seen.APIError = nil, "no API server answers"
 	want(t, observation(t, f), map[string]float64{
 		"quorate_unknown host= part=api":        1,
@@ -181,19 +203,41 @@ func TestWhatIsDown(t *testing.T) {
 	})
 }
 
-// TestNeverOld: an observation is exposed for a while, and then only its time; and nothing of it by a control plane that does not lead.
+// TestNeverOld: an observation is exposed for a while, and then only its time; and nothing of it by a control plane that does not lead, or whose
+// unit has ended.
 func TestNeverOld(t *testing.T) {
-	f := clustertest.Whole()
-	now := clustertest.Now.Add(MaxAge)
-	c := NewCollector("lab", func() time.Time { return now })
-	want(t, scrape(t, c), map[string]float64{"quorate_exporter_leader ": 0, "quorate_observation_timestamp_seconds ": absent})
-	c.Observed(cluster.Evaluate(f.Spec, f.Seen))
-	want(t, scrape(t, c), map[string]float64{"quorate_exporter_leader ": 1, "quorate_margin of=zones": 1})
-	now = now.Add(time.Second)
-	want(t, scrape(t, c), map[string]float64{"quorate_exporter_leader ": 1, "quorate_margin of=zones": absent, "quorate_observation_timestamp_seconds ": float64(clustertest.Now.Unix())})
-	c.StandBy()
-	if got := scrape(t, c); len(got) != 2 {
-		t.Errorf("a control plane that does not lead exposes %v", got)
+	written := clustertest.Now
+	whole := snapshotOf(t, clustertest.Whole())
+	const none = -1
+	for name, tc := range map[string]struct {
+		snapshot Snapshot
+		// age of the observation, and how long ago its unit said that it holds.
+		age, said time.Duration
+		want      map[string]float64
+	}{
+		"there is none":       {said: none, want: map[string]float64{"quorate_exporter_leader ": 0, "quorate_exporter_snapshot_age_seconds ": absent, "quorate_observation_timestamp_seconds ": absent, "quorate_margin of=zones": absent}},
+		"another one leads":   {said: 10 * time.Second, want: map[string]float64{"quorate_exporter_leader ": 0, "quorate_exporter_snapshot_age_seconds ": 10, "quorate_observation_timestamp_seconds ": absent, "quorate_margin of=zones": absent}},
+		"it is fresh":         {snapshot: whole, age: MaxAge, said: MaxSilence, want: map[string]float64{"quorate_exporter_leader ": 1, "quorate_exporter_snapshot_age_seconds ": MaxSilence.Seconds(), "quorate_margin of=zones": 1}},
+		"it is old":           {snapshot: whole, age: MaxAge + time.Second, want: map[string]float64{"quorate_exporter_leader ": 1, "quorate_exporter_snapshot_age_seconds ": 0, "quorate_margin of=zones": absent, "quorate_observation_timestamp_seconds ": float64(written.Unix())}},
+		"its unit has ended":  {snapshot: whole, said: MaxSilence + time.Second, want: map[string]float64{"quorate_exporter_leader ": 0, "quorate_exporter_snapshot_age_seconds ": MaxSilence.Seconds() + 1, "quorate_margin of=zones": absent, "quorate_observation_timestamp_seconds ": float64(written.Unix())}},
+		"the clock went back": {snapshot: whole, age: -time.Hour, said: -time.Hour, want: map[string]float64{"quorate_exporter_leader ": 0, "quorate_exporter_snapshot_age_seconds ": 0, "quorate_margin of=zones": absent}},
+		"it cannot be parsed": {snapshot: Snapshot{Leads: true, At: written, Metrics: "quorate_margin{"}, want: map[string]float64{"quorate_exporter_leader ": 1, "quorate_margin of=zones": absent}},
+	} {
+		now := written.Add(tc.age)
+		e := Exposed{"lab", func() time.Time { return now }, func() (Snapshot, time.Time, error) {
+			if tc.said == none {
+				return Snapshot{}, time.Time{}, errors.New("there is none")
+			}
+			return tc.snapshot, now.Add(-tc.said), nil
+		}}
+		all, err := e.Gather()
+		if broken := strings.HasPrefix(name, "it cannot"); broken != (err != nil) || len(all) == 0 {
+			t.Errorf("%s: %d families, %v", name, len(all), err)
+		}
+		if err != nil {
+			continue
+		}
+		t.Run(name, func(t *testing.T) { want(t, scrape(t, e), tc.want) })
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/cluster"
@@ -56,6 +55,20 @@ func dead(hosts ...string) func(clustertest.Fixture) {
 	return func(f clustertest.Fixture) { f.Dies(hosts...) }
 }
 
+// former are hosts with a former build of quorate: the one that observes cannot ask them.
+func former(hosts ...string) func(clustertest.Fixture) {
+	return func(f clustertest.Fixture) {
+		for _, name := range hosts {
+			f.Change(name, func(h *facts.Host) { *h = facts.Host{Error: "another build", OtherBuild: true} })
+			for i, m := range f.Seen.Etcd {
+				if m.Name == name {
+					f.Seen.Etcd[i] = facts.EtcdMember{Name: name, ID: m.ID, Started: true, PeerURL: m.PeerURL, Unknown: "another build"}
+				}
+			}
+		}
+	}
+}
+
 func maintained(hosts ...string) func(clustertest.Fixture) {
 	return func(f clustertest.Fixture) {
 		f.Seen.API.Maintenance = map[string]facts.Maintenance{}
@@ -94,6 +107,10 @@ func scenarios() map[string]struct {
 			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"and it is back": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"))}, {lasts: soon, seen: whole()}}},
 		"a control plane is in maintenance, and off": {phases: []phase{well, {lasts: time.Hour, seen: whole(dead("cp-c"), maintained("cp-c"))}}},
+		"an apply replaces quorate on the hosts":     {phases: []phase{well, {lasts: later, seen: whole(former("cp-b", "cp-c", "lb-b", "w-a"))}, well}},
+		"an apply stopped in the middle":             {phases: []phase{well, {lasts: 40 * time.Minute, seen: whole(former("cp-c"))}}, fires: []string{`QuorateBuildsDiffer{host="cp-c"}`}},
+		"a worker has another build, and a control plane is off": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"), former("w-a"))}}, fires: []string{
+			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"a worker is in maintenance, and a control plane is off": {phases: []phase{well, {lasts: later, seen: whole(dead("cp-c"), maintained("w-a"))}}, fires: []string{
 			"QuorateControlPlaneLost", "QuorateEtcdMemberLost", "QuorateZoneAtRisk", `QuorateHostUnreachable{host="cp-c"}`, "QuorateEtcdQuorumAtRisk"}},
 		"another one fails meanwhile": {phases: []phase{well, {lasts: later, seen: whole(maintained("cp-c"), func(f clustertest.Fixture) {
@@ -177,12 +194,10 @@ func single() clustertest.Fixture {
 	return f
 }
 
-// exposed is what a collector exposes, as series of promtool.
-func exposed(t *testing.T, c *metrics.Collector) map[string]float64 {
+// exposed is what is exposed of a snapshot at a time, as series of promtool.
+func exposed(t *testing.T, s metrics.Snapshot, now time.Time) map[string]float64 {
 	t.Helper()
-	r := prometheus.NewRegistry()
-	r.MustRegister(c)
-	all, err := r.Gather()
+	all, err := metrics.Exposed{Cluster: "lab", Now: func() time.Time { return now }, Last: func() (metrics.Snapshot, time.Time, error) { return s, now, nil }}.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,17 +229,19 @@ func series(t *testing.T, phases []phase) (map[string][]string, time.Duration) {
 	at := 0 // the scrape of the last observation
 	for _, p := range phases {
 		now := clustertest.Now
-		c := metrics.NewCollector("lab", func() time.Time { return now })
-		if p.seen != nil {
-			f := p.seen()
-			c.Observed(cluster.Evaluate(f.Spec, f.Seen))
-		}
+		seen, last := p.seen, metrics.Snapshot{}
 		if p.frozen {
-			f := whole()()
-			c.Observed(cluster.Evaluate(f.Spec, f.Seen))
+			seen = whole()
 			now = now.Add(metrics.MaxAge + time.Second) // from its begin on
 		}
-		scraped := exposed(t, c)
+		if seen != nil {
+			f := seen()
+			var err error
+			if last, err = metrics.Observed("lab", cluster.Evaluate(f.Spec, f.Seen)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		scraped := exposed(t, last, now)
 		for range int(p.lasts / step) {
 			if p.seen != nil {
 				at = n

@@ -168,7 +168,7 @@ func Observe(ctx context.Context, c *spec.Cluster, conns *host.Set, more Hosts) 
 func observeHost(ctx context.Context, c *spec.Cluster, h spec.Host, balances bool, conns *host.Set, request facts.Request) facts.Host {
 	conn, err := conns.Get(h.Name)
 	if err != nil {
-		return facts.Host{Error: err.Error()}
+		return facts.Host{Error: err.Error(), OtherBuild: errors.Is(err, host.ErrOtherBuild)}
 	}
 	f, err := readFacts(ctx, conn, request)
 	if err != nil {

@@ -153,6 +153,8 @@ const (
 	AdmitWatch     Kind = "admit-watch"
 	ConfigureWatch Kind = "configure-watch"
 	RemoveWatch    Kind = "remove-watch"
+	// RemoveExporter removes the unit that serves metrics from a host.
+	RemoveExporter Kind = "remove-exporter"
 	// RememberHosts stores which hosts were removed without being reset, and forbids their nodes to register.
 	RememberHosts Kind = "remember-hosts"
 	// AwaitNodes waits until new nodes are Ready.
@@ -161,6 +163,8 @@ const (
 	LabelNode Kind = "label-node"
 	// ApplyManifest updates API objects that Quorate owns.
 	ApplyManifest Kind = "apply-manifest"
+	// RemoveManifest removes API objects that Quorate owned, and that the spec does not need any more.
+	RemoveManifest Kind = "remove-manifest"
 	// RestartAgent restarts a DaemonSet's pod on one node: the pod network's agent, or kube-proxy.
 	RestartAgent Kind = "restart-agent"
 	// SpreadDNS keeps CoreDNS replicas on different nodes and in different zones, and says how many there are.
@@ -271,7 +275,7 @@ var effects = map[Kind]effect{
 	JoinEtcd: changes, StoreEtcdServers: harmless, StoreVersion: harmless, SetEtcdServers: changes,
 	LabelNode: harmless, ApplyManifest: either, RestartAgent: changes, SpreadDNS: harmless, ProbeEndpoint: harmless, TestTakeover: changes,
 	ScheduleBackups: harmless, UnscheduleBackups: harmless,
-	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless,
+	MakeWatchKey: harmless, AdmitWatch: harmless, ConfigureWatch: harmless, RemoveWatch: harmless, RemoveExporter: harmless, RemoveManifest: harmless,
 	ReadEncryptionKeys: harmless, SetEncryptionKeys: harmless, RewriteSecrets: harmless,
 	MakeAuthority: harmless, ShareAuthority: harmless, RenewAuthority: harmless, SetTrust: changes, PublishTrust: harmless, RestartClients: changes, RenewApprover: harmless, AwaitReload: waits,
 	CheckKeys: harmless, ForgetAuthority: harmless, RefreshTokens: changes,
@@ -361,7 +365,7 @@ type Step struct {
 	Replicas int `json:"replicas,omitempty"`
 	// Zones belongs to SpreadDNS: the replicas must be in different zones.
 	Zones bool `json:"zones,omitempty"`
-	// Manifest belongs to ApplyManifest: the name of one that Quorate can render.
+	// Manifest belongs to ApplyManifest and RemoveManifest: the name of one that Quorate can render.
 	Manifest string `json:"manifest,omitempty"`
 	// Hosts belongs to BeginMaintenance and ConfirmMaintenance: the hosts that are in maintenance together.
 	Hosts []string `json:"hosts,omitempty"`

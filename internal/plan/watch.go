@@ -8,15 +8,17 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
 // This file plans the unit with which control planes observe the cluster, and repair it: its keys, who admits them and for what, and its
 // configuration.
-// The unit itself is part of the configuration of the control planes.
+// The unit itself is part of the configuration of the control planes, and so is the one that serves metrics.
 
 // watch plans the unit after everything else, and its removal.
 func (b *builder) watch(after ...*Step) {
+	defer b.removeExporters(after)
 	units := b.c.HostsWith(spec.RoleControlPlane)
 	var made []*Step
 	for _, h := range b.c.Spec.Hosts {
@@ -70,6 +72,27 @@ func (b *builder) watch(after ...*Step) {
 
 func (b *builder) removeWatch(h spec.Host, reason string, after []*Step) *Step {
 	return b.add(Step{Kind: RemoveWatch, Host: h.Name, Title: "remove the unit that observes and repairs, and its access", Reason: reason}, append(slices.Clone(after), b.at[h.Name].configure)...)
+}
+
+// removeExporters plans the removal of what serves metrics, from hosts that do not serve any, and then of its permissions in the cluster. The unit that observes is told before:
+// nobody makes the credentials again.
+func (b *builder) removeExporters(after []*Step) {
+	wanted := func(h spec.Host) bool { return b.c.Spec.Monitoring.Exporter && h.Has(spec.RoleControlPlane) }
+	told := append(slices.Clone(after), b.ofKind(ConfigureWatch, RemoveWatch)...)
+	for _, h := range b.c.Spec.Hosts {
+		if f := b.Facts(h.Name); f == nil || f.Files[hostconfig.ExporterUnitFile] == "" || wanted(h) {
+			continue
+		}
+		reason := "spec.monitoring.exporter is off"
+		if b.c.Spec.Monitoring.Exporter {
+			reason = "it is no control plane"
+		}
+		b.add(Step{Kind: RemoveExporter, Host: h.Name, Title: "remove the unit that serves metrics, and its credentials", Reason: reason}, append(slices.Clone(told), b.at[h.Name].configure)...)
+	}
+	if api := b.Seen.API; api != nil && !b.c.Spec.Monitoring.Exporter && api.Applied[manifest.Exporter] != "" {
+		b.add(Step{Kind: RemoveManifest, Detail: manifest.Exporter, Manifest: manifest.Exporter, Title: "remove the permissions of the exporter of metrics from the cluster",
+			Reason: "spec.monitoring.exporter is off"}, append(told, b.ofKind(RemoveExporter)...)...)
+	}
 }
 
 // unit names the unit by what it is for.

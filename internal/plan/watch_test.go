@@ -9,6 +9,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -104,6 +105,120 @@ func TestAClusterThatExposesMetrics(t *testing.T) {
 		}
 		if kinds := kindsOf(p); len(kinds[AdmitWatch]) != len(c.Spec.Hosts) || len(kinds[ConfigureWatch]) != len(allControlPlanes) || len(kinds[MakeWatchKey])+len(kinds[RemoveWatch]) > 0 {
 			t.Errorf("%s: %v", name, kinds)
+		}
+	}
+}
+
+// withExporter observes a cluster whose control planes only observe it, and serve metrics.
+func withExporter(t *testing.T) (*spec.Cluster, *facts.Observation) {
+	t.Helper()
+	c, obs := withWatch(t)
+	c.Spec.Repair.Watch, c.Spec.Monitoring.Exporter = false, true
+	generation := (&builder{State: cluster.Evaluate(c, obs), c: c, bundle: exporterBundle()}).watchGeneration()
+	for _, h := range c.Spec.Hosts {
+		f := obs.Hosts[h.Name].Facts
+		f.Watch.Admits.ReadOnly, f.Watch.Admits.Generation = true, generation
+		if h.Has(spec.RoleControlPlane) {
+			for _, file := range hostconfig.Watched(c, h).Files {
+				f.Files[file.Key()] = file.Sum()
+			}
+			f.Units[hostconfig.ExporterUnit], f.Watch.Config.Generation = "active", generation
+		}
+	}
+	obs.API.Applied = maps.Clone(obs.API.Applied)
+	if obs.API.Applied == nil {
+		obs.API.Applied = map[string]string{}
+	}
+	obs.API.Applied[manifest.Exporter] = manifest.Optional()[manifest.Exporter].Digest()
+	return c, obs
+}
+
+// exporterBundle is the bundle of a cluster that exposes metrics.
+func exporterBundle() Bundle {
+	b := testBundle
+	b.Manifests = maps.Clone(b.Manifests)
+	if b.Manifests == nil {
+		b.Manifests = map[string]string{}
+	}
+	b.Manifests[manifest.Exporter] = manifest.Optional()[manifest.Exporter].Digest()
+	return b
+}
+
+// TestTheExporterComesAndGoes: a cluster whose control planes served metrics without a unit for it gets one, and when the spec says so, the unit goes, and then what it may do in
+// the cluster. The unit that observes stays if it repairs.
+func TestTheExporterComesAndGoes(t *testing.T) {
+	off := func(c *spec.Cluster) { c.Spec.Monitoring.Exporter = false }
+	for name, tc := range map[string]struct {
+		change                             func(*spec.Cluster, *facts.Observation)
+		configures, removes, leave, forget []string
+	}{
+		"nothing": {change: func(*spec.Cluster, *facts.Observation) {}},
+		"it was part of the unit that observes": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			for _, name := range allControlPlanes {
+				delete(obs.Hosts[name].Facts.Files, hostconfig.ExporterUnitFile)
+				obs.Hosts[name].Facts.Units[hostconfig.ExporterUnit] = "inactive"
+			}
+		}, configures: allControlPlanes},
+		"it is off": {change: func(c *spec.Cluster, _ *facts.Observation) { off(c) }, removes: allControlPlanes, leave: names(testCluster()), forget: []string{""}},
+		"it is off, and the units repair": {change: func(c *spec.Cluster, _ *facts.Observation) { off(c); c.Spec.Repair.Watch = true },
+			removes: allControlPlanes, forget: []string{""}},
+		"it was off before this version": {change: func(c *spec.Cluster, obs *facts.Observation) {
+			off(c)
+			for _, h := range c.Spec.Hosts {
+				f := obs.Hosts[h.Name].Facts
+				delete(f.Files, hostconfig.ExporterUnitFile)
+				delete(f.Files, hostconfig.WatchUnitFile)
+				f.Watch.Key, f.Watch.Config, f.Watch.Admits = "", nil, nil
+			}
+		}, forget: []string{""}},
+		"a removal was interrupted": {change: func(c *spec.Cluster, obs *facts.Observation) {
+			off(c)
+			for _, h := range c.Spec.Hosts {
+				f := obs.Hosts[h.Name].Facts
+				delete(f.Files, hostconfig.WatchUnitFile)
+				f.Watch.Key, f.Watch.Config, f.Watch.Admits = "", nil, nil
+				if h.Name != "cp-b" {
+					delete(f.Files, hostconfig.ExporterUnitFile)
+				}
+			}
+			delete(obs.API.Applied, manifest.Exporter)
+		}, removes: []string{"cp-b"}},
+		"a worker was a control plane": {change: func(_ *spec.Cluster, obs *facts.Observation) {
+			obs.Hosts["worker-a"].Facts.Files[hostconfig.ExporterUnitFile] = "x"
+		}, removes: []string{"worker-a"}},
+	} {
+		c, obs := withExporter(t)
+		tc.change(c, obs)
+		b := testBundle
+		if c.Spec.Monitoring.Exporter {
+			b = exporterBundle()
+		}
+		p, err := Build(cluster.Evaluate(c, obs), b)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		kinds := kindsOf(p)
+		for _, x := range []struct {
+			kind Kind
+			want []string
+		}{{Configure, tc.configures}, {RemoveExporter, tc.removes}, {RemoveWatch, tc.leave}, {RemoveManifest, tc.forget}} {
+			if got := slices.Sorted(slices.Values(kinds[x.kind])); !slices.Equal(got, slices.Sorted(slices.Values(x.want))) {
+				t.Errorf("%s: %s on %v, want %v", name, x.kind, got, x.want)
+			}
+		}
+		if changed := slices.Concat(kinds[MakeWatchKey], kinds[AdmitWatch], kinds[ConfigureWatch], kinds[ApplyManifest]); name == "nothing" && len(changed) > 0 {
+			t.Errorf("%+v", kinds)
+		}
+		// Nobody makes the credentials again after they are removed, and the unit has its permissions as long as it is there.
+		rank := map[Kind]int{ConfigureWatch: 1, RemoveWatch: 1, RemoveExporter: 2, RemoveManifest: 3}
+		last := 0
+		for _, s := range p.Steps {
+			if r := rank[s.Kind]; r > 0 && r < last {
+				t.Errorf("%s: %s on %s comes too late", name, s.Kind, s.Host)
+			} else {
+				last = max(last, r)
+			}
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"quorate.dev/quorate/internal/cluster"
-	"quorate.dev/quorate/internal/exporter"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
@@ -40,7 +39,7 @@ const (
 // errReplaced ends a unit whose program or configuration was replaced; systemd starts it again with the new one.
 var errReplaced = errors.New("the program or its configuration was replaced")
 
-// WatchHere is the unit on a control plane that observes, and that repairs and serves metrics as far as the spec says. It waits for its
+// WatchHere is the unit on a control plane that observes, and that repairs, and writes what is exposed as metrics, as far as the spec says. It waits for its
 // configuration, and returns without an error when that, or its program, was replaced.
 func WatchHere(ctx context.Context, log io.Writer) error {
 	u := &unit{log: log}
@@ -63,12 +62,12 @@ func WatchHere(ctx context.Context, log io.Writer) error {
 	e := newElection(config.Host, targets)
 	defer e.resign()
 	ctx, end := context.WithCancel(ctx)
-	defer u.serve(ctx, c, config.Host)()
+	defer u.export(c)()
 	defer end()
 	w := Watcher{OnlyLook: !c.Spec.Repair.Watch, Interval: unitInterval, CompareEach: unitCompare, Looked: u.looked, Compared: u.compared, Tell: u.tell, Note: u.note,
 		Turn: func(ctx context.Context) (bool, error) { return u.turn(ctx, e) },
 		Open: func(ctx context.Context) *Engine { return OpenToRead(ctx, c, progress.Func(u.progress)) }}
-	u.repairs = c.Spec.Repair.Watch
+	u.repairs, u.name = c.Spec.Repair.Watch, c.Metadata.Name
 	fmt.Fprintf(log, "watching the cluster %s from %s\n", c.Metadata.Name, config.Host)
 	if err := w.Run(ctx); !errors.Is(err, errReplaced) {
 		return err
@@ -77,23 +76,40 @@ func WatchHere(ctx context.Context, log io.Writer) error {
 	return nil
 }
 
-// serve serves metrics until the context ends, if the spec says so. It returns what waits for the end.
-func (u *unit) serve(ctx context.Context, c *spec.Cluster, on string) (wait func()) {
-	h, known := c.Host(on)
-	if !c.Spec.Monitoring.Exporter || !known {
+// export begins to write what is exposed as metrics, if the spec says so. It returns what ends that: then nothing is exposed until the unit runs again, or
+// another one leads.
+func (u *unit) export(c *spec.Cluster) (end func()) {
+	if !c.Spec.Monitoring.Exporter {
 		return func() {}
 	}
-	u.metrics = metrics.NewCollector(c.Metadata.Name, time.Now)
-	u.exporter = &exporter.Server{Address: hostconfig.ExporterAddress(h), CertificateFile: facts.ExporterCertificateFile, KubeconfigFile: facts.ExporterFile, Metrics: u.metrics,
-		Log: func(problem string) {
-			if problem == "" {
-				problem = "metrics are served at " + hostconfig.ExporterAddress(h)
-			}
-			fmt.Fprintln(u.log, problem)
-		}}
-	var server sync.WaitGroup
-	server.Go(func() { u.exporter.Run(ctx) })
-	return server.Wait
+	u.mu.Lock()
+	u.exports = true
+	u.mu.Unlock()
+	u.exposed(errors.Join(u.snapshots.Prepare(), u.snapshots.Clear()))
+	u.standBy()
+	return func() { u.exposed(u.snapshots.Clear()) }
+}
+
+// standBy exposes that this control plane does not lead.
+func (u *unit) standBy() {
+	if u.exports {
+		u.exposed(u.snapshots.Write(metrics.Snapshot{}))
+	}
+}
+
+// exposed logs what keeps metrics from being exposed, when that changes.
+func (u *unit) exposed(err error) {
+	text := ""
+	if err != nil {
+		text = "the metrics cannot be exposed: " + err.Error()
+	}
+	u.mu.Lock()
+	changed := text != u.unexposed
+	u.unexposed = text
+	u.mu.Unlock()
+	if changed && text != "" {
+		fmt.Fprintln(u.log, text)
+	}
 }
 
 // clusterOf is the spec of a configuration, as the control plane reaches its hosts: directly, with its own key, and with the host keys
@@ -114,12 +130,15 @@ func clusterOf(config watch.Config) (*spec.Cluster, error) {
 
 // unit is the state of WatchHere.
 type unit struct {
-	log    io.Writer
-	stamps []stamp
-	// repairs says that it repairs what breaks. metrics and exporter are nil if it serves no metrics.
-	repairs  bool
-	metrics  *metrics.Collector
-	exporter *exporter.Server
+	log     io.Writer
+	stamps  []stamp
+	repairs bool // what breaks
+
+	// exports says that it writes snapshots for the unit that serves metrics, and unexposed why it last could not.
+	exports   bool
+	snapshots watch.Snapshots
+	unexposed string
+	name      string // of the cluster
 
 	asked time.Time // when it last tried to lead
 
@@ -143,9 +162,13 @@ func (u *unit) live(ctx context.Context, notify func(state string)) {
 	for {
 		u.mu.Lock()
 		silent := time.Since(u.last)
+		exports := u.exports
 		u.mu.Unlock()
 		if silent < unitHangs {
 			notify("WATCHDOG=1")
+		}
+		if silent < unitHangs && exports {
+			_ = u.snapshots.Confirm() // whoever serves it sees that
 		}
 		select {
 		case <-ctx.Done():
@@ -191,8 +214,8 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 		u.report.Unreachable, u.report.WentBack = nil, nil
 	}
 	u.mu.Unlock()
-	if !leads && u.metrics != nil {
-		u.metrics.StandBy()
+	if !leads && before.Leads {
+		u.standBy()
 	}
 	switch {
 	case leads && !before.Leads:
@@ -208,8 +231,9 @@ func (u *unit) turn(ctx context.Context, e *election) (bool, error) {
 
 // looked notes an observation, and exposes it.
 func (u *unit) looked(s *cluster.State) {
-	if u.metrics != nil {
-		u.metrics.Observed(s)
+	if u.exports {
+		snapshot, err := metrics.Observed(u.name, s)
+		u.exposed(errors.Join(err, u.snapshots.Write(snapshot)))
 	}
 	u.mu.Lock()
 	u.report.Hindered, u.report.Unreachable, u.report.WentBack = "", maps.Clone(s.Unreachable()), map[string]string{}
@@ -272,9 +296,6 @@ func (u *unit) write() {
 	defer u.mu.Unlock()
 	u.last = time.Now()
 	u.report.Looked = u.last.UTC()
-	if u.exporter != nil {
-		u.report.Exporter = u.exporter.Report()
-	}
 	if err := watch.Report(u.report); err != nil {
 		fmt.Fprintln(u.log, "the report for `quorate status` cannot be written:", err)
 	}

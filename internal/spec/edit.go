@@ -205,7 +205,7 @@ var editing = map[string]string{
 
 	"Repair.watch": "The control planes get a unit that repairs, keys of their own, and access to all hosts within limits; with `false`, all of that is removed. Nothing restarts",
 
-	"Monitoring.exporter": "The control planes get a unit that observes, keys of their own, and access to all hosts to read, and it exposes metrics; with `false`, all of that is removed, unless repair.watch needs it. Nothing restarts",
+	"Monitoring.exporter": "The control planes get a unit that observes, with keys of its own and access to all hosts to read, and one that serves metrics; with `false`, the latter and its permissions in the cluster are removed, and the former unless repair.watch needs it. Nothing restarts",
 
 	"Drill.objectives":               objective,
 	"Objective.faults":               objective,

@@ -8,6 +8,7 @@ import (
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/quorum"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -212,9 +213,9 @@ func watch(s *cluster.State) *Watch {
 		u := WatchUnit{Host: h.Name, Works: a.OK, Problem: a.Problem, Unknown: a.Unknown}
 		if f := s.Facts(h.Name); f != nil && f.Watch != nil && f.Watch.Report != nil {
 			u.Last, u.At, u.Hindered = f.Watch.Report.Last, f.Watch.Report.At, f.Watch.Report.Hindered
-			if e := f.Watch.Report.Exporter; e != nil && e.Problem == "" {
-				u.Metrics = e.Address
-			}
+		}
+		if s.Spec.Spec.Monitoring.Exporter && s.ExporterUnit(h.Name).OK {
+			u.Metrics = hostconfig.ExporterAddress(h)
 		}
 		out.Units = append(out.Units, u)
 	}

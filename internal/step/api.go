@@ -275,6 +275,19 @@ func Note(ctx context.Context, client *kube.Client, key, value string) error {
 	return err
 }
 
+// forget removes an entry of that ConfigMap.
+func forget(ctx context.Context, client *kube.Client, key string) error {
+	patch, err := json.Marshal(map[string]any{"data": map[string]any{key: nil}})
+	if err != nil {
+		return err
+	}
+	_, err = client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Patch(ctx, observe.ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
 func recordSpec(ctx context.Context, e *Env, s plan.Step) error {
 	return e.record(ctx, observe.SpecKey, s.Record)
 }
@@ -295,6 +308,45 @@ func (e *Env) record(ctx context.Context, key, value string) error {
 }
 
 func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {
+	return eachObject(client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+		if err := applyObject(ctx, resource, o); err != nil {
+			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+		return nil
+	})
+}
+
+// removeManifest removes the objects of a manifest that the spec does not need any more, and then forgets that it was applied.
+func removeManifest(ctx context.Context, e *Env, s plan.Step) error {
+	client, err := e.api(ctx)
+	if err != nil {
+		return err
+	}
+	m, ok := manifest.Optional()[s.Manifest]
+	if !ok {
+		return fmt.Errorf("there is no manifest named %s that could be removed", s.Manifest)
+	}
+	ctx, cancel := withDeadline(ctx, 2*time.Minute, "removing "+s.Manifest)
+	defer cancel()
+	return retry(ctx, time.Second, func(ctx context.Context) error {
+		if err := removeObjects(ctx, client, m); err != nil {
+			return err
+		}
+		return forget(ctx, client, s.Manifest)
+	})
+}
+
+func removeObjects(ctx context.Context, client *kube.Client, m manifest.Manifest) error {
+	return eachObject(client, m, func(resource dynamic.ResourceInterface, o *unstructured.Unstructured) error {
+		if err := resource.Delete(ctx, o.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return fmt.Errorf("removing %s %s: %w", o.GetKind(), o.GetName(), err)
+		}
+		return nil
+	})
+}
+
+// eachObject calls do for the objects of a manifest, in their order.
+func eachObject(client *kube.Client, m manifest.Manifest, do func(dynamic.ResourceInterface, *unstructured.Unstructured) error) error {
 	groups, err := restmapper.GetAPIGroupResources(client.Discovery())
 	if err != nil {
 		return err
@@ -314,8 +366,8 @@ func applyObjects(ctx context.Context, client *kube.Client, m manifest.Manifest)
 		if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
 			resource = client.Dynamic.Resource(mapping.Resource).Namespace(cmp.Or(o.GetNamespace(), m.Namespace))
 		}
-		if err := applyObject(ctx, resource, &o); err != nil {
-			return fmt.Errorf("applying %s %s: %w", o.GetKind(), o.GetName(), err)
+		if err := do(resource, &o); err != nil {
+			return err
 		}
 	}
 	return nil

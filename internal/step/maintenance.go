@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
@@ -141,21 +140,13 @@ func leaveMaintenance(ctx context.Context, e *Env, s plan.Step) error {
 	if err := e.removeConditions(ctx, client, s.Host, corev1.NodeMaintenancePlanned, corev1.NodeMaintenanceInProgress, corev1.NodeDrainInProgress, corev1.NodeDrained); err != nil {
 		return err
 	}
-	patch, err := json.Marshal(map[string]any{"data": map[string]any{observe.MaintenanceKey + s.Host: nil}})
-	if err != nil {
-		return err
-	}
 	if _, stays := e.Cluster.Host(s.Host); stays { // before the cluster forgets it, so that no note is left
 		if err := e.noteMaintenance(ctx, s.Host, nil); err != nil {
 			return err
 		}
 	}
 	return e.onNode(ctx, "ending the maintenance of "+s.Host, func(ctx context.Context) error {
-		_, err := client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Patch(ctx, observe.ConfigMap, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return err
+		return forget(ctx, client, observe.MaintenanceKey+s.Host)
 	})
 }
 

@@ -183,6 +183,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.JoinControlPlane: join,
 	plan.LabelNode:        labelNode,
 	plan.ApplyManifest:    applyManifest,
+	plan.RemoveManifest:   removeManifest,
 	plan.SpreadDNS:        spreadDNS,
 	plan.ProbeEndpoint:    probeEndpoint,
 	plan.TestTakeover:     testTakeover,
@@ -207,6 +208,7 @@ var kinds = map[plan.Kind]func(context.Context, *Env, plan.Step) error{
 	plan.AdmitWatch:     admitWatch,
 	plan.ConfigureWatch: configureWatch,
 	plan.RemoveWatch:    removeWatch,
+	plan.RemoveExporter: removeExporter,
 
 	plan.MakeAuthority:  makeAuthority,
 	plan.ShareAuthority: shareAuthority,

@@ -152,3 +152,12 @@ func removeWatch(ctx context.Context, e *Env, s plan.Step) error {
 	_, err = watch.Remove.On(ctx, c, struct{}{})
 	return err
 }
+
+func removeExporter(ctx context.Context, e *Env, s plan.Step) error {
+	c, err := e.Conns.Get(s.Host)
+	if err != nil {
+		return err
+	}
+	_, err = watch.RemoveExporter.On(ctx, c, struct{}{})
+	return err
+}

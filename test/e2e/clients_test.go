@@ -5,13 +5,11 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"net/http"
-	"slices"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
-
-	"k8s.io/client-go/rest"
 
 	"quorate.dev/quorate/internal/drill/probe"
 )
@@ -28,7 +26,7 @@ func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
 	t.Helper()
 	config, _ := c.client(t, ctx)
 	ownClock()
-	pace := unhurried(t, ctx, config)
+	pace := unhurried(t, ctx)
 	p, err := probe.Start(ctx, config, probe.Options{Pace: pace, StreamPace: 4 * pace})
 	if err != nil {
 		t.Fatal(err)
@@ -46,36 +44,38 @@ func (c *cluster) clients(t *testing.T, ctx context.Context) *probe.Prober {
 	return p
 }
 
-// unhurried is how often clients may ask without being a burden: 50 ms, and more where a request on a new connection takes more than a fifth of that.
-// Where a whole cluster shares a few slow processors, clients that ask more often keep it from becoming whole again.
-func unhurried(t *testing.T, ctx context.Context, config *rest.Config) time.Duration {
+// unhurried is how often clients may ask without being a burden: every 50 ms, and less often where the processors are busy already. Where a whole
+// cluster shares a few slow ones, clients that open 40 connections a second keep it from becoming whole again.
+func unhurried(t *testing.T, ctx context.Context) time.Duration {
 	t.Helper()
-	tls, err := rest.TLSConfigFor(config)
+	all, idle := processorTime(t)
+	pause(ctx, 3*time.Second) // over which load is measured
+	allNow, idleNow := processorTime(t)
+	share := max(0.05, (idleNow-idle)/(allNow-all))
+	pace := min(max(50*time.Millisecond, time.Duration(float64(30*time.Millisecond)/share)), 400*time.Millisecond).Round(10 * time.Millisecond)
+	t.Logf("the processors are idle for %.0f %% of the time: clients ask every %s", 100*share, pace)
+	return pace
+}
+
+// processorTime is the time of all processors since this computer has booted, and how much of that they were idle, in the kernel's units.
+func processorTime(t *testing.T) (all, idle float64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := http.Client{Transport: &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	var took []time.Duration
-	poll(t, ctx, 50*time.Millisecond, "the API answers clients", func() error {
-		begin := time.Now()
-		r, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+"/version", nil)
+	line, _, _ := strings.Cut(string(text), "\n")
+	fields := strings.Fields(line)
+	for i, f := range fields[1:min(len(fields), 9)] { // what guests use is a part of what users do
+		n, err := strconv.ParseFloat(f, 64)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%v in %q", err, line)
 		}
-		answer, err := client.Do(r)
-		if err != nil {
-			return err
+		if all += n; i == 3 || i == 4 { // waiting for a disk is idle, too
+			idle += n
 		}
-		answer.Body.Close()
-		if took = append(took, time.Since(begin)); len(took) < 15 {
-			return errors.New("more answers are measured")
-		}
-		return nil
-	})
-	slices.Sort(took)
-	pace := min(max(50*time.Millisecond, 5*took[len(took)/2]), 500*time.Millisecond).Round(10 * time.Millisecond)
-	t.Logf("half of the answers took %s or less: clients ask every %s", took[len(took)/2].Round(time.Millisecond), pace)
-	return pace
+	}
+	return all, idle
 }
 
 // report is what clients have experienced, for a message.

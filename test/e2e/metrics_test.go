@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -115,6 +117,10 @@ func exportedMetrics(t *testing.T, c *cluster) {
 		t.Errorf("worker-a admits the control planes for more than reading: %s", admitted)
 	}
 
+	for _, u := range s.Watch.Units {
+		exporterHasNothingElse(t, ctx, c, u.Host)
+	}
+
 	c.put(t, ctx, "cp-a", "/tmp/e2e-access.yaml", c.must(t, ctx, "monitoring", "access").stdout)
 	c.ssh(t, ctx, "cp-a", "kubectl apply -f /tmp/e2e-access.yaml")
 	defer c.ssh(t, ctx, "cp-a", "kubectl delete -f /tmp/e2e-access.yaml --wait=false; rm /tmp/e2e-access.yaml")
@@ -209,8 +215,24 @@ func exportedMetrics(t *testing.T, c *cluster) {
 	reads("full margins again", well, "")
 	c.watching(t, ctx, file)
 
+	var removed []string
+	for _, step := range planned(t, c.must(t, ctx, "plan", "-f", c.specFile(), "-o", "json")) {
+		if step.Kind == plan.RemoveExporter || step.Kind == plan.RemoveManifest {
+			removed = append(removed, string(step.Kind)+" "+step.Host+step.Manifest)
+		}
+	}
+	slices.Sort(removed)
+	if want := []string{"remove-exporter cp-a", "remove-exporter cp-b", "remove-exporter cp-c", "remove-manifest exporter"}; !slices.Equal(removed, want) {
+		t.Errorf("the plan removes %v, want %v", removed, want)
+	}
 	c.must(t, ctx, "apply", "-f", c.specFile())
+	for _, kind := range []string{"clusterrole", "clusterrolebinding"} {
+		if left := c.ssh(t, ctx, "cp-a", "kubectl get "+kind+" quorate:exporter --ignore-not-found -o name"); left != "" {
+			t.Errorf("%s is left in the cluster", left)
+		}
+	}
 	for _, m := range c.lab(t).Machines() {
+		c.ssh(t, ctx, m.Name, "set -e; test ! -e /etc/systemd/system/quorate-exporter.service; test ! -e /run/quorate/exporter; test ! -e /var/lib/quorate-exporter; test ! -e /var/lib/private/quorate-exporter; if systemctl -q is-active quorate-exporter; then exit 3; fi")
 		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; if systemctl -q is-active quorate-watch; then exit 3; fi; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
 	}
 	for _, h := range e.hosts {
@@ -219,4 +241,24 @@ func exportedMetrics(t *testing.T, c *cluster) {
 		}
 	}
 	c.whole(t, ctx)
+}
+
+// exporterHasNothingElse checks on a control plane that the unit that serves metrics is a stranger there, that it sees what it serves and no key, and that nobody else sees that.
+func exporterHasNothingElse(t *testing.T, ctx context.Context, c *cluster, host string) {
+	t.Helper()
+	// The root of its process is what it sees. Only the paths count that exist outside.
+	for _, x := range []struct{ what, script string }{
+		{"it runs as root", `test "$(stat -c %u /proc/$pid)" -ne 0`},
+		{"it has capabilities", `test "$(awk '/^Cap(Eff|Prm|Bnd):/ {print $2}' /proc/$pid/status | sort -u)" = 0000000000000000`},
+		{"its system calls are not filtered", `grep -q '^Seccomp:[[:space:]]*2$' /proc/$pid/status`},
+		{"it does not see what it serves", `test -s /proc/$pid/root/var/lib/quorate/metrics.json`},
+		{"it sees more of /var/lib/quorate", `test "$(ls /proc/$pid/root/var/lib/quorate)" = metrics.json`},
+		{"it sees the keys of the cluster", `test -d /etc/kubernetes/pki && test ! -e /proc/$pid/root/etc/kubernetes/pki`},
+		{"it sees the data of etcd", `test -d /var/lib/etcd/member && test ! -e /proc/$pid/root/var/lib/etcd/member`},
+		{"others can read what it serves", `test "$(stat -c '%U %a' /run/quorate/exporter)" = 'root 700'`},
+		{"others can read its credentials", `! setpriv --reuid=65534 --regid=65534 --clear-groups cat /run/credentials/quorate-exporter.service/certificate 2>/dev/null`},
+		{"the unit that observes listens", `! ss -Hltnp | grep -q "pid=$(systemctl show -p MainPID --value quorate-watch),"`},
+	} {
+		c.ssh(t, ctx, host, "pid=$(systemctl show -p MainPID --value quorate-exporter); test $pid -ne 0; "+x.script+" || { echo '"+x.what+"' >&2; exit 1; }")
+	}
 }

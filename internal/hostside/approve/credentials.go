@@ -65,7 +65,7 @@ func Renew(ctx context.Context, log io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", adminConf, err)
 	}
-	r := renewal{admin: admin, cluster: cluster, log: log}
+	r := &renewal{admin: admin, cluster: cluster, log: log}
 	err = r.user(ctx, User, facts.ApproverFile)
 	if err := r.exporter(ctx); err != nil {
 		fmt.Fprintln(log, "the exporter of metrics:", err)
@@ -78,10 +78,11 @@ type renewal struct {
 	admin   *clientcmdapi.Config
 	cluster *clientcmdapi.Cluster
 	log     io.Writer
+	renewed bool // something
 }
 
 // user makes sure that a user has a certificate, in a kubeconfig.
-func (r renewal) user(ctx context.Context, name, path string) error {
+func (r *renewal) user(ctx context.Context, name, path string) error {
 	left := remaining(name, path, r.cluster, authority(authorityFile), time.Now())
 	if left > renewBefore {
 		return nil
@@ -101,6 +102,7 @@ func (r renewal) user(ctx context.Context, name, path string) error {
 	}
 	switch {
 	case err == nil:
+		r.renewed = true
 		fmt.Fprintf(r.log, "%s has a new certificate for %s\n", name, lifetime)
 	case left > 0:
 		fmt.Fprintf(r.log, "the certificate of %s could not be renewed, and is valid for %s more: %v\n", name, left.Round(time.Minute), err)

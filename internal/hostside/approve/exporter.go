@@ -21,7 +21,9 @@ import (
 
 	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/hostside/system"
 	"quorate.dev/quorate/internal/hostside/watch"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // ExporterUser is the user of the exporter of metrics in the API, which asks who may read them; the manifest exporter binds its role.
@@ -30,9 +32,9 @@ const ExporterUser = "quorate:exporter"
 // backdated allows for clocks that differ.
 const backdated = 5 * time.Minute
 
-// exporter makes sure that the exporter of this control plane has a certificate to serve with and one for the API, and removes them if there
-// is no exporter.
-func (r renewal) exporter(ctx context.Context) error {
+// exporter makes sure that the exporter of this control plane has a certificate to serve with and one for the API, and restarts it with what is new. It removes them if
+// there is no exporter.
+func (r *renewal) exporter(ctx context.Context) error {
 	config, err := watch.ReadConfig()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -40,11 +42,16 @@ func (r renewal) exporter(ctx context.Context) error {
 	if len(config.ExporterNames) == 0 {
 		return errors.Join(durable.Remove(facts.ExporterCertificateFile), durable.Remove(facts.ExporterFile))
 	}
-	return errors.Join(r.serving(config.ExporterNames, facts.ExporterCertificateFile, filepath.Dir(authorityFile)), r.user(ctx, ExporterUser, facts.ExporterFile))
+	r.renewed = false
+	err = errors.Join(r.serving(config.ExporterNames, facts.ExporterCertificateFile, filepath.Dir(authorityFile)), r.user(ctx, ExporterUser, facts.ExporterFile))
+	if !r.renewed {
+		return err
+	}
+	return errors.Join(err, system.Systemctl(ctx, "try-restart", "--no-block", hostconfig.ExporterUnit)) // its copies of them are those with which it was started
 }
 
 // serving makes sure that the file has a certificate for these names, and its key. The cluster's authority in dir signs it.
-func (r renewal) serving(names []string, path, dir string) error {
+func (r *renewal) serving(names []string, path, dir string) error {
 	now := time.Now()
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -66,6 +73,7 @@ func (r renewal) serving(names []string, path, dir string) error {
 	if err := durable.WriteFile(path, content, 0o600); err != nil {
 		return err
 	}
+	r.renewed = true
 	fmt.Fprintf(r.log, "the exporter of metrics has a new certificate for %s\n", lifetime)
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/containerd"
 	"quorate.dev/quorate/internal/hostside/files"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // readFiles reads the contents and modes of files by File.Key. A file that exists and cannot be read is unknown, not
@@ -70,6 +71,9 @@ func readPrograms(ctx context.Context, units []string, f *facts.Facts) {
 		f.Units[name] = u.Active
 		if u.Exists {
 			f.Enabled[name] = u.Enabled
+		}
+		if name == hostconfig.ExporterUnit && f.Watch != nil {
+			f.Watch.Exporter = u.Status
 		}
 	}
 	for part, err := range map[string]error{facts.UnitsPart: unitsErr, facts.ImagesPart: problemErr} {

@@ -65,7 +65,7 @@ var ofNode = []place{
 	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer}, {path: "/etc/systemd/system/" + hostconfig.LeasesUnit},
 	{path: "/etc/systemd/system/" + hostconfig.BackupService}, {path: "/etc/systemd/system/" + hostconfig.BackupTimer},
-	{path: hostconfig.WatchUnitFile},
+	{path: hostconfig.WatchUnitFile}, {path: hostconfig.ExporterUnitFile},
 	{path: fault.BootUnitFiles[1]}, {path: fault.BootUnitFiles[0]},
 }
 
@@ -102,7 +102,9 @@ var bundles = []place{
 // protects.
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
-	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"}, {path: facts.DrillDir, kind: tree},
+	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.ExporterDir, kind: tree},
+	{path: "/var/lib/private/" + facts.ExporterState, kind: tree}, {path: "/var/lib/" + facts.ExporterState},
+	{path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"}, {path: facts.DrillDir, kind: tree},
 	{path: facts.EstablishedFile}, {path: facts.RestoreFile}, {path: facts.MaintenanceFile},
 	{path: "/run/quorate/pki", kind: tree}, {path: fault.RunDir, kind: tree}, {path: fault.VarDir, kind: tree},
 	{path: facts.KubeletRestartDue}, {path: facts.KubeletSettingsDue},
@@ -124,7 +126,7 @@ var links = map[string]string{"/root/.kube/config": "/etc/kubernetes/admin.conf"
 
 // units are those that Quorate starts or configures, in the order in which they are stopped: what would restart others comes
 // first, and keepalived gives the virtual IP away before HAProxy ends.
-var units = slices.Concat([]unit{{name: hostconfig.WatchUnit}, {name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.LeasesUnit}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
+var units = slices.Concat([]unit{{name: hostconfig.ExporterUnit}, {name: hostconfig.WatchUnit}, {name: hostconfig.ApproverTimer}, {name: "quorate-approver.service"}, {name: hostconfig.LeasesUnit}, {name: hostconfig.BackupTimer}, {name: hostconfig.BackupService}}, unitsOfBalancer, []unit{
 	{name: "kubelet.service"},
 	{name: hostconfig.EtcdUnit, own: true, marker: "/etc/systemd/system/" + hostconfig.EtcdUnit},
 })

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,8 @@ type Unit struct {
 	Restarts int
 	// Skipped says that the unit was not started the last time because one of its conditions was not met.
 	Skipped bool
+	// Status is what its program says of itself (see Notify), without what a terminal would take for a command: not every program is trusted.
+	Status string
 }
 
 // Units queries systemd for units, by name. Every requested unit has an entry if there is no error.
@@ -47,7 +50,7 @@ func Units(ctx context.Context, units ...string) (map[string]Unit, error) {
 	if len(units) == 0 {
 		return out, nil
 	}
-	const properties = "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID,NRestarts,ConditionResult,ConditionTimestampMonotonic"
+	const properties = "--property=LoadState,ActiveState,SubState,UnitFileState,Result,MainPID,NRestarts,ConditionResult,ConditionTimestampMonotonic,StatusText"
 	text, err := Output(ctx, "systemctl", append([]string{"show", properties}, units...)...)
 	if err != nil {
 		return nil, fmt.Errorf("asking systemd for units: %w", err)
@@ -83,6 +86,8 @@ func parseUnit(properties string) Unit {
 			u.PID, _ = strconv.Atoi(value)
 		case "NRestarts":
 			u.Restarts, _ = strconv.Atoi(value)
+		case "StatusText":
+			u.Status = printable(value)
 		case "ConditionResult":
 			unmet = value == "no"
 		case "ConditionTimestampMonotonic":
@@ -91,6 +96,22 @@ func parseUnit(properties string) Unit {
 	}
 	u.Skipped = unmet && tried // a unit that was never started has no result, either
 	return u
+}
+
+// longestStatus is how much of a status is read.
+const longestStatus = 1000
+
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
+	if runes := []rune(text); len(runes) > longestStatus {
+		text = string(runes[:longestStatus])
+	}
+	return text
 }
 
 // Systemctl runs systemctl to its end, also if ctx ends before: what it does is done by systemd.

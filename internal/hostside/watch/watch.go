@@ -120,14 +120,14 @@ type Config struct {
 	Spec string `json:"spec"`
 	// Files are the contents of the files that settings of the spec name, by path.
 	Files map[string]string `json:"files,omitempty"`
-	// ExporterNames are what the certificate is valid for with which the unit serves metrics; none if it serves none.
+	// ExporterNames are what the certificate is valid for with which the control plane serves metrics; none if it serves none.
 	ExporterNames []string `json:"exporterNames,omitempty"`
 	// At are the addresses of the hosts, as host:port, by name.
 	At map[string]string `json:"at"`
 }
 
-// Configure gives the unit of a control plane its configuration. A unit that runs notices it. If it serves metrics, it gets its certificates
-// within moments.
+// Configure gives the unit of a control plane its configuration. A unit that runs notices it. If the control plane serves metrics, it gets the
+// certificates for that within moments.
 var Configure = host.Define("watch.configure", func(ctx context.Context, in Config) (struct{}, error) {
 	if err := in.write(""); err != nil || len(in.ExporterNames) == 0 {
 		return struct{}{}, err

@@ -194,11 +194,11 @@ func Request(c *spec.Cluster) facts.Request {
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
 		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
 	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile, facts.BackupScheduleFile)
-	r.Files = append(append(r.Files, BackupUnitFiles...), WatchUnitFile)
+	r.Files = append(append(r.Files, BackupUnitFiles...), WatchUnitFile, ExporterUnitFile)
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
-	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit, WatchUnit)
+	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit, WatchUnit, ExporterUnit)
 	slices.Sort(r.Files)
 	r.Files = slices.Compact(r.Files)
 	slices.Sort(r.Units)

@@ -1,21 +1,18 @@
 package hostconfig
 
 import (
-	"net"
-	"strconv"
-
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/spec"
 )
 
-// The unit with which control planes observe the cluster, repair it, and expose metrics.
+// The unit with which control planes observe the cluster, and repair it. What they expose of it as metrics, another unit serves: see exporter.go.
 const (
 	WatchUnit     = "quorate-watch.service"
 	WatchUnitFile = "/etc/systemd/system/" + WatchUnit
 )
 
 // Watched is what every host needs whose cluster is observed or repaired by its control planes: the program that does what they ask for,
-// and on a control plane the unit.
+// and on a control plane the units.
 func Watched(c *spec.Cluster, h spec.Host) facts.Desired {
 	if !c.Watched() {
 		return facts.Desired{}
@@ -24,26 +21,19 @@ func Watched(c *spec.Cluster, h spec.Host) facts.Desired {
 	if h.Has(spec.RoleControlPlane) {
 		d.Files = []facts.File{{Path: WatchUnitFile, Content: watchUnit}}
 		d.Enable = []string{WatchUnit}
+		if c.Spec.Monitoring.Exporter {
+			d.Files = append(d.Files, facts.File{Path: ExporterUnitFile, Content: exporterUnit(c, h)})
+			d.Enable = append(d.Enable, ExporterUnit)
+		}
 	}
 	return d
-}
-
-// ExporterName is the name for which the certificates of all exporters of metrics are valid. Whoever reads them verifies it.
-const ExporterName = "quorate-exporter.kube-system.svc"
-
-// ExporterNames are what the certificate of the exporter of a control plane is valid for.
-func ExporterNames(h spec.Host) []string { return []string{ExporterName, h.Name, h.Address} }
-
-// ExporterAddress is where the exporter of a control plane serves metrics, as host:port.
-func ExporterAddress(h spec.Host) string {
-	return net.JoinHostPort(h.Address, strconv.Itoa(spec.ExporterPort))
 }
 
 // The unit ends by itself when its program, its configuration, or this file is replaced, and starts again with the new one. So nothing
 // has to restart it, and an upgrade never interrupts a repair. Without a configuration it waits.
 //
-// It listens on one port, which needs no capability, if it serves metrics. It changes nothing on its own host: like every other host, it is reached through sshd, within the limits of the unit's key. So it needs
-// no capability, no keys of the cluster, and nothing to write but its report.
+// It listens nowhere. It changes nothing on its own host: like every other host, it is reached through sshd, within the limits of the unit's key. So it needs
+// no capability, no keys of the cluster, and nothing to write but its report and what is exposed as metrics.
 const watchUnit = `[Unit]
 Description=Observes the cluster while this control plane leads, and repairs what breaks if the spec says so
 Wants=network-online.target

@@ -69,12 +69,15 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 	}
 }
 
+// Optional are the manifests that only some clusters have, and whose objects are removed when the spec does not need them any more.
+func Optional() map[string]Manifest { return map[string]Manifest{Exporter: {Objects: exporter}} }
+
 // Render returns all manifests of a cluster by name. image returns an image's full name in the bundle for its short name;
 // published says that these are the projects' own images, whose flannel needs an init container that ours does not.
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
 	out := map[string]Manifest{Approver: {Objects: approver}}
 	if c.Spec.Monitoring.Exporter {
-		out[Exporter] = Manifest{Objects: exporter}
+		out[Exporter] = Optional()[Exporter]
 	}
 	if c.Spec.Network.CNI != spec.CNIFlannel {
 		return out, nil
