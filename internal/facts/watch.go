@@ -29,6 +29,8 @@ const (
 	// ExporterState names the directory in which the unit that serves them remembers who may read, below /var/lib. For a user of its own, systemd makes that a
 	// link to one below /var/lib/private.
 	ExporterState = "quorate-exporter"
+	// ExporterStateDir is where the directory is, and ExporterStateLink the link to it.
+	ExporterStateDir, ExporterStateLink = "/var/lib/private/quorate-exporter", "/var/lib/quorate-exporter"
 	// WatchBlock is the block of Quorate's lines in the authorized_keys of the user whom the units log in as.
 	WatchBlock = "watch"
 )

@@ -47,7 +47,7 @@ var withoutSecrets = []string{
 	"pod.close", "pod.open", "pod.reach",
 	"repairs.begin", "repairs.end", "repairs.journal", // what status says, and errors
 	"repairs.free-disk", "repairs.restart-unit",
-	"watch.remove",
+	"watch.remove", "watch.remove-exporter", // nothing
 	"programs.prune", "programs.switch", "programs.switch-running", "programs.tidy", "programs.unpack",
 }
 

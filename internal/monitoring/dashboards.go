@@ -151,10 +151,12 @@ var overview = []section{
 			queries: only("quorate_host_reachable", "host", "{{host}}"), words: &[2]word{{"cannot be reached", "red"}, {"reached", "green"}}},
 		{title: "Kubernetes nodes", description: "Whether each node is Ready.", kind: timeline, unit: count, width: 8, height: 9,
 			queries: only("quorate_node_ready", "node", "{{node}}"), words: &[2]word{{"not ready", "red"}, {"ready", "green"}}},
-		{title: "Programs that do not work", description: "Programs that do not answer as they should, on hosts that can be reached.", kind: table, unit: count, width: 12, height: 6,
+		{title: "Programs that do not work", description: "Programs that do not answer as they should, on hosts that can be reached.", kind: table, unit: count, width: 8, height: 6,
 			queries: []query{{"max by (host, program) (quorate_program_up" + selects + ") == 0", ""}}, none: "none"},
-		{title: "Hosts in maintenance", description: "Hosts that were taken into maintenance. They are not expected to work.", kind: table, unit: count, width: 12, height: 6,
+		{title: "Hosts in maintenance", description: "Hosts that were taken into maintenance. They are not expected to work.", kind: table, unit: count, width: 8, height: 6,
 			queries: []query{{"max by (host) (quorate_host_in_maintenance" + selects + ") == 1", ""}}, none: "none"},
+		{title: "Hosts with another build of quorate", description: "Hosts of which nothing is known but that they can be reached, because an apply replaces their copy of quorate, or did not finish.", kind: table, unit: count, width: 8, height: 6,
+			queries: []query{{"max by (host) (quorate_host_other_build" + selects + ") == 1", ""}}, none: "none"},
 	}},
 	{"Certificates and backups", []panel{
 		{title: "Certificates", description: "How long each certificate is still valid, and who renews it. Some are valid for a week, and are renewed automatically: the finding certificate says what is too late.",
@@ -185,6 +187,8 @@ var overview = []section{
 			queries: []query{{"count by (program, version) (max by (program, version, host) (quorate_program_info" + selects + "))", ""}}, value: "hosts"},
 		{title: "Quorate", description: "How many control planes run each version of Quorate.", kind: table, unit: count, width: 6, height: 7,
 			queries: []query{{"count by (version) (quorate_build_info" + selects + ")", ""}}, value: "control planes"},
+		{title: "Age of what control planes expose", description: "How long ago the unit that observes said to each exporter what it exposes, or that it still holds. After a minute, the exporter says that it does not lead.", kind: graph, unit: seconds, width: 24, height: 6,
+			queries: []query{{"max by (instance) (quorate_exporter_snapshot_age_seconds" + selects + ")", "{{instance}}"}}, colors: []color{{0, "green"}, {60, "red"}}},
 	}},
 }
 

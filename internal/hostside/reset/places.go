@@ -103,7 +103,7 @@ var bundles = []place{
 var ownState = append([]place{
 	{path: hostconfig.NodesFile}, {path: facts.ApproverFile}, {path: "/var/lib/quorate/pending-units"}, {path: facts.SnapshotDir, kind: tree}, {path: facts.EtcdGuardDir, kind: tree}, {path: facts.WithdrawnDir, kind: tree},
 	{path: facts.BackupDir, kind: tree}, {path: facts.WatchDir, kind: tree}, {path: facts.WatchReportFile}, {path: facts.WatchLeaderFile}, {path: facts.ExporterDir, kind: tree},
-	{path: "/var/lib/private/" + facts.ExporterState, kind: tree}, {path: "/var/lib/" + facts.ExporterState},
+	{path: facts.ExporterStateDir, kind: tree}, {path: facts.ExporterStateLink},
 	{path: facts.RecoveryFile}, {path: "/var/lib/quorate/repairs.json"}, {path: facts.DrillDir, kind: tree},
 	{path: facts.EstablishedFile}, {path: facts.RestoreFile}, {path: facts.MaintenanceFile},
 	{path: "/run/quorate/pki", kind: tree}, {path: fault.RunDir, kind: tree}, {path: fault.VarDir, kind: tree},

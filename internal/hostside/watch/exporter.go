@@ -103,7 +103,7 @@ var RemoveExporter = host.Define("watch.remove-exporter", func(ctx context.Conte
 })
 
 func removeExporter(root string) error {
-	for _, dir := range []string{facts.ExporterDir, "/var/lib/private/" + facts.ExporterState, "/var/lib/" + facts.ExporterState} { // the last one is a link
+	for _, dir := range []string{facts.ExporterDir, facts.ExporterStateDir, facts.ExporterStateLink} {
 		if err := os.RemoveAll(filepath.Join(root, dir)); err != nil {
 			return err
 		}

@@ -107,12 +107,12 @@ func TestASnapshotThatCannotBeWritten(t *testing.T) {
 func TestTheExporterIsRemoved(t *testing.T) {
 	root := t.TempDir()
 	at := func(path string) string { return filepath.Join(root, path) }
-	private := "/var/lib/private/" + facts.ExporterState
+	private := facts.ExporterStateDir
 	for _, path := range []string{facts.ExporterCertificateFile, facts.ExporterFile, hostconfig.ExporterUnitFile, facts.SnapshotsDir + "/" + facts.SnapshotName, private + "/permissions.json",
 		facts.WatchKeyFile, facts.WatchConfigFile, hostconfig.WatchUnitFile} {
 		put(t, at(path), "x", 0o600)
 	}
-	if err := os.Symlink("private/"+facts.ExporterState, at("/var/lib/"+facts.ExporterState)); err != nil {
+	if err := os.Symlink("private/"+facts.ExporterState, at(facts.ExporterStateLink)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
