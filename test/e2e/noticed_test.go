@@ -66,7 +66,7 @@ func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.
 			if said == nil {
 				continue
 			}
-			if seconds, err := strconv.ParseFloat(said[1], 64); err == nil && seconds < standstill.Seconds() {
+			if seconds, err := strconv.ParseFloat(said[1]+said[2], 64); err == nil && seconds < standstill.Seconds() {
 				continue
 			}
 			out = append(out, m.Name+" says: "+strings.TrimSpace(line))
@@ -75,9 +75,10 @@ func (c *cluster) stoodStill(t *testing.T, ctx context.Context, begin, end time.
 	return out[:min(len(out), 5)]
 }
 
-// late is what load balancers say when programs do not run in time: keepalived of itself, the watchdog of HAProxy, and HAProxy of an
-// API server whose connection is accepted and whose answer does not come.
-var late = regexp.MustCompile(`thread timer expired ([0-9.]+) seconds ago|gets too little CPU time|Server control-planes/\S+ is DOWN, reason: Layer7 timeout`)
+// late is what load balancers say when programs do not run in time: keepalived of itself, the watchdog of HAProxy, HAProxy of an API server
+// whose connection is accepted and whose answer does not come, and Quorate of one that many clients wait for, and that sends nothing to any of them, not even
+// what begins a connection. Nothing that these tests do on purpose stops a whole API server.
+var late = regexp.MustCompile(`thread timer expired ([0-9.]+) seconds ago|gets too little CPU time|Server control-planes/\S+ is DOWN, reason: Layer7 timeout|it answers nobody and has sent nothing for ([0-9.]+)s`)
 
 // clock remembers when it ran late.
 type clock struct {
