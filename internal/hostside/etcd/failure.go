@@ -51,20 +51,42 @@ const serves = "ready to serve client requests"
 // endings are the marks of lines with which a program ends.
 var endings = []string{`"level":"fatal"`, `"level":"panic"`, "panic: ", "permanently removed", "found data inconsistency"}
 
+// crashes begin the lines with which the Go runtime says that a program ends, before the stack of the goroutine that ended it.
+var crashes = []string{"panic: ", "fatal error: ", "unexpected fault address "}
+
+// misuse are panics of bbolt that say nothing about the data: who uses it came too late.
+var misuse = []string{"tx closed", "database not open"}
+
 // failureOf finds in the log of a member how it ended. It is nil if the member said after that that it serves, or if it ended for
-// a reason that says nothing about its data.
+// a reason that says nothing about its data. A damaged page does not always get a message: bbolt trusts what it reads, and then
+// looks where nothing is. So a crash in bbolt itself is one because of the data.
 func failureOf(log []byte) (out *facts.EtcdFailure) {
+	crash, running := "", false // what the runtime said, and that its stack has begun
 	for line := range strings.Lines(string(log)) {
 		if strings.Contains(line, serves) {
-			out = nil
+			out, crash = nil, ""
 			continue
+		}
+		said := content(line)
+		if slices.ContainsFunc(crashes, func(begins string) bool { return strings.HasPrefix(said, begins) }) {
+			if crash == "" { // a fault has two lines
+				crash, running = said, false
+			}
+		} else if crash != "" && strings.HasPrefix(said, "goroutine ") {
+			running = true
+		} else if f, ok := strings.CutPrefix(frame(said), "go.etcd.io/bbolt"); running && frame(said) != "" {
+			if ok && strings.IndexAny(f, "./@") == 0 && !slices.ContainsFunc(misuse, func(words string) bool { return strings.Contains(crash, words) }) {
+				out = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: shortened(crash)}
+			}
+			crash = "" // the first function says whose crash it is
+			running = false
 		}
 		if !slices.ContainsFunc(endings, func(mark string) bool { return strings.Contains(line, mark) }) {
 			continue
 		}
 		for _, c := range causes {
 			if slices.ContainsFunc(c.words, func(words string) bool { return strings.Contains(line, words) }) {
-				out = &facts.EtcdFailure{Cause: c.cause, Said: shortened(line)}
+				out = &facts.EtcdFailure{Cause: c.cause, Said: shortened(said)}
 				break
 			}
 		}
@@ -72,18 +94,32 @@ func failureOf(log []byte) (out *facts.EtcdFailure) {
 	return out
 }
 
-// shortened is a line of a log without what the container runtime puts before it.
-func shortened(line string) string {
-	line = strings.TrimSpace(line)
-	for _, stream := range []string{" stderr F ", " stdout F "} {
-		if _, rest, found := strings.Cut(line, stream); found {
-			line = rest
-		}
-	}
-	if r := []rune(line); len(r) > saidLimit {
-		line = string(r[:saidLimit]) + "…"
+// frame is the function in a line of a stack; empty for other lines, and for functions of the runtime, which end the program for somebody else.
+func frame(line string) string {
+	if line == "" || strings.HasPrefix(line, "\t") || strings.HasPrefix(line, "[") || strings.HasPrefix(line, "runtime.") || strings.HasPrefix(line, "panic(") {
+		return ""
 	}
 	return line
+}
+
+// content is a line of a log without what the container runtime puts before it.
+func content(line string) string {
+	line = strings.TrimRight(line, "\r\n")
+	for _, stream := range []string{" stderr F ", " stdout F "} {
+		if _, rest, found := strings.Cut(line, stream); found {
+			return rest
+		}
+	}
+	return line
+}
+
+// shortened keeps what a member said readable.
+func shortened(said string) string {
+	said = strings.TrimSpace(said)
+	if r := []rune(said); len(r) > saidLimit {
+		said = string(r[:saidLimit]) + "…"
+	}
+	return said
 }
 
 // Failure is how the member on this host ended, in its own words. It is nil while the member accepts connections, on a host without

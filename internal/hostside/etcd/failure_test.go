@@ -21,6 +21,17 @@ func TestFailures(t *testing.T) {
 		removed = `{"level":"warn","caller":"rafthttp/stream.go:653","msg":"stopping remote peer","error":"the member has been permanently removed from the cluster"}` + "\n"
 		port    = `{"level":"fatal","caller":"etcdmain/etcd.go:172","msg":"listener failed","error":"listen tcp 10.0.0.11:2380: bind: address already in use"}` + "\n"
 		hint    = `{"level":"info","msg":"walpb: crc mismatch was repaired"}` + "\n"
+		// As etcd 3.7.3 ended after a byte in a branch page was changed.
+		page = "2026-11-28T19:29:34.682920251Z stderr F panic: runtime error: index out of range [1161084300210176] with length 281474976710655\n" +
+			"2026-11-28T19:29:34.682942028Z stderr F \n2026-11-28T19:29:34.682946252Z stderr F goroutine 229 [running]:\n" +
+			"2026-11-28T19:29:34.68294871Z stderr F go.etcd.io/bbolt.(*DB).page(...)\n2026-11-28T19:29:34.682951116Z stderr F \tgo.etcd.io/bbolt@v1.5.0/db.go:1132\n"
+		fault = "unexpected fault address 0x7f2a2d7401b9\nfatal error: fault\n[signal SIGBUS: bus error code=0x2 addr=0x7f2a2d7401b9 pc=0x9a3f10]\n\ngoroutine 1 gp=0xc000002380 m=0 mp=0x2a1 [running]:\n" +
+			"runtime.throw({0x1a3b2c4?, 0x0?})\n\t/usr/local/go/src/runtime/panic.go:1094 +0x48\nruntime.sigpanic()\n\t/usr/local/go/src/runtime/signal_unix.go:939 +0x26c\ngo.etcd.io/bbolt/internal/common.(*Page).LeafPageElement(...)\n"
+		pages = "panic: freepages: failed to get all reachable pages (page 3: multiple references (stack: [3]))\n\ngoroutine 58 [running]:\ngo.etcd.io/bbolt.(*DB).freepages.func2()\n"
+		late  = "panic: assertion failed: tx closed\n\ngoroutine 81 [running]:\ngo.etcd.io/bbolt._assert(...)\n"
+		other = "panic: runtime error: invalid memory address or nil pointer dereference\n[signal SIGSEGV: segmentation violation code=0x1 addr=0x0 pc=0x9a]\n\ngoroutine 1 [running]:\n" +
+			"go.etcd.io/etcd/server/v3/embed.StartEtcd(0xc00)\n\t/x/embed/etcd.go:112\ngo.etcd.io/bbolt.(*DB).View(0xc00)\n"
+		memory = "fatal error: runtime: out of memory\n\nruntime stack:\nruntime.throw({0x1a3b2c4?, 0x0?})\n\ngoroutine 1 [running]:\nmain.main()\n"
 	)
 	for name, tc := range map[string]struct {
 		log  string
@@ -32,6 +43,14 @@ func TestFailures(t *testing.T) {
 		"other data":          {peers, facts.EtcdDamaged},
 		"removed":             {served + removed, facts.EtcdRemoved},
 		"a full disk":         {served + full, facts.EtcdDiskFull},
+		"a damaged page":      {served + page, facts.EtcdDamaged},
+		"a page is not there": {served + fault, facts.EtcdDamaged},
+		"pages do not fit":    {pages, facts.EtcdDamaged},
+		"it served after it":  {page + served, ""},
+		"bbolt was closed":    {served + late, ""},
+		"another crash":       {served + other, ""},
+		"no memory":           {served + memory, ""},
+		"a crash before one":  {other + page, facts.EtcdDamaged},
 		"it serves again":     {forgot + served, ""},
 		"a port that is used": {served + port, ""},
 		"no end":              {hint, ""},
