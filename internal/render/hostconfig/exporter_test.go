@@ -47,6 +47,9 @@ func TestTheExporterIsAUnitOfItsOwn(t *testing.T) {
 			t.Errorf("no line %q in\n%s", want, unit)
 		}
 	}
+	if strings.Contains(unit, "ExecStartPre=") || strings.Contains(unit, "ExecStartPost=") || strings.Contains(unit, "ExecCondition=") {
+		t.Errorf("systemd 247 cannot start a unit with credentials, mounts, and other commands than ExecStart:\n%s", unit)
+	}
 	// What is mounted over the directory hides the key that reaches all hosts.
 	if !strings.HasPrefix(facts.WatchKeyFile, ExporterSees+"/") {
 		t.Errorf("%s is not hidden", facts.WatchKeyFile)
