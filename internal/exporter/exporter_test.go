@@ -420,6 +420,25 @@ func TestSnapshots(t *testing.T) {
 	}
 }
 
+// TestWhatFollowsAnAttempt: an exporter whose certificate expires while it serves is started again immediately, but not again and again.
+func TestWhatFollowsAnAttempt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err   error
+		took  time.Duration
+		wait  time.Duration
+		again bool
+	}{
+		"the port is taken":                {errors.New("address already in use"), 0, retryAfter, true},
+		"there is no certificate yet":      {fmt.Errorf("serving: %w", &credentialsError{ofServer, fs.ErrNotExist}), time.Second, renewAfter - time.Second, false},
+		"it expires after days":            {errExpired, 7 * 24 * time.Hour, 0, false},
+		"it had expired before, at a boot": {errExpired, 0, renewAfter, false},
+	} {
+		if wait, again := after(tc.err, tc.took); wait != tc.wait || again != tc.again {
+			t.Errorf("%s: it waits for %s, and tries again: %t; want %s, %t", name, wait, again, tc.wait, tc.again)
+		}
+	}
+}
+
 // TestServes: over TLS, and until the context ends or the certificate has expired.
 func TestServes(t *testing.T) {
 	dir := t.TempDir()
