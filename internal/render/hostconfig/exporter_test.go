@@ -65,3 +65,18 @@ func TestTheExporterIsAUnitOfItsOwn(t *testing.T) {
 		t.Errorf("something is not filled in:\n%s", unit)
 	}
 }
+
+// TestWhatIsAskedAboutTheExporter: whether its file was left is asked always, because that is removed, and systemd only where there is such a unit.
+func TestWhatIsAskedAboutTheExporter(t *testing.T) {
+	c := cluster()
+	for _, on := range []bool{false, true} {
+		c.Spec.Monitoring.Exporter = on
+		r := Request(c)
+		if !slices.Contains(r.Files, ExporterUnitFile) {
+			t.Errorf("exporter %t: nobody asks for its file", on)
+		}
+		if slices.Contains(r.Units, ExporterUnit) != on {
+			t.Errorf("exporter %t: the units are %v", on, r.Units)
+		}
+	}
+}
