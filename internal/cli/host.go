@@ -56,10 +56,6 @@ func (a *app) host() *cobra.Command {
 	cmd.AddCommand(
 		serve, export,
 		&cobra.Command{
-			Use: "exporter-directory", Short: "Make the directory of the metrics that the exporter serves",
-			RunE: func(*cobra.Command, []string) error { return watch.Snapshots{}.Prepare() },
-		},
-		&cobra.Command{
 			Use: "watch", Short: "Repair what breaks in the cluster while this control plane leads",
 			RunE: func(cmd *cobra.Command, _ []string) error { return run.WatchHere(cmd.Context(), a.out) },
 		},

@@ -63,7 +63,8 @@ type api interface {
 type access struct {
 	api api
 	now func() time.Time
-	// memory is the file that keeps permissions over a restart, and forgot is told when it cannot be written. Without a file, none are kept.
+	// memory is the file that keeps permissions over a restart, and forgot is told when it cannot be written. Without a file, none are kept. Nobody waits for the
+	// disk: one that hangs is a reason to read the metrics.
 	memory string
 	forgot func(error)
 
@@ -71,6 +72,8 @@ type access struct {
 	known    map[digest]decision
 	answered time.Time // when the API last answered
 	written  time.Time // when memory was
+	unsaved  []byte    // what is to be written into memory; nil for nothing
+	saving   bool
 }
 
 // digest is that of a token. Tokens themselves are not kept.
@@ -172,7 +175,7 @@ type memory struct {
 	Permissions map[digest]time.Time `json:"permissions"`
 }
 
-// write writes permissions to the disk.
+// write has permissions written to the disk.
 func (a *access) write(at time.Time) {
 	if a.memory == "" {
 		return
@@ -183,14 +186,32 @@ func (a *access) write(at time.Time) {
 			m.Permissions[k] = d.at
 		}
 	}
+	a.written = at
 	text, err := json.Marshal(m)
-	if err == nil {
-		err = durable.WriteFile(a.memory, text, 0o600)
-	}
 	if err != nil {
 		a.forgot(err)
+		return
 	}
-	a.written = at
+	if a.unsaved = text; !a.saving {
+		a.saving = true
+		go a.save()
+	}
+}
+
+// save writes what is unsaved, until nothing is.
+func (a *access) save() {
+	for {
+		a.mu.Lock()
+		text := a.unsaved
+		a.unsaved, a.saving = nil, text != nil
+		a.mu.Unlock()
+		if text == nil {
+			return
+		}
+		if err := durable.WriteFile(a.memory, text, 0o600); err != nil {
+			a.forgot(err)
+		}
+	}
 }
 
 // recall reads the permissions from before a restart. Each of them counts only if the API cannot be asked.

@@ -31,8 +31,8 @@ import (
 const Path = "/metrics"
 
 const (
-	// retryAfter is the time between two attempts to serve, and renewAfter the one after which it ends for want of credentials: whoever renews them restarts the
-	// unit, and may have failed to.
+	// retryAfter is the time between two attempts to serve, and renewAfter the least time between two starts for want of credentials: whoever renews them
+	// restarts the unit, and may have failed to.
 	retryAfter = 10 * time.Second
 	renewAfter = 5 * time.Minute
 	// mostConnections is more than several Prometheus servers have.
@@ -73,21 +73,27 @@ type Server struct {
 // that it is started with others.
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
+		began := time.Now()
 		err := s.serve(ctx)
 		s.note(err)
-		_, useless := errors.AsType[*credentialsError](err)
-		wait := retryAfter
-		if useless {
-			wait = renewAfter
-		}
+		wait, again := after(err, time.Since(began))
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
 		}
-		if useless {
+		if !again {
 			return
 		}
 	}
+}
+
+// after says what follows an attempt to serve that took so long: how long it waits, and whether it tries again or ends. It does not wait if it served for long:
+// the credentials with which it is started next may be others.
+func after(err error, took time.Duration) (wait time.Duration, again bool) {
+	if _, useless := errors.AsType[*credentialsError](err); useless {
+		return max(0, renewAfter-took), false
+	}
+	return retryAfter, true
 }
 
 // credentialsError says that the credentials are of no use: they are not there yet, or have expired.

@@ -282,6 +282,15 @@ func TestUnusedPermissionsAreNotHeld(t *testing.T) {
 	})
 }
 
+// saved waits until everything is written that is to be.
+func saved(a *access) {
+	for saving := true; saving; time.Sleep(time.Millisecond) {
+		a.mu.Lock()
+		saving = a.saving
+		a.mu.Unlock()
+	}
+}
+
 // TestPermissionsOutliveARestart, for the time in which the API cannot be asked. Refusals do not, and what was taken away stays so.
 func TestPermissionsOutliveARestart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "permissions.json")
@@ -291,27 +300,51 @@ func TestPermissionsOutliveARestart(t *testing.T) {
 		a.recall()
 		return a
 	}
+	restarted := func(token string) verdict {
+		a := start()
+		v, _ := a.of(t.Context(), token)
+		saved(a)
+		return v
+	}
 	a := start()
 	a.of(t.Context(), "good")
 	a.of(t.Context(), "other")
+	saved(a)
 	if text, err := os.ReadFile(path); err != nil || strings.Contains(string(text), "good") {
 		t.Errorf("%v: the token itself is on the disk: %s", err, text)
 	}
 	api.down = errors.New("no route to host")
 	now = now.Add(10 * 24 * time.Hour)
-	a = start()
 	for token, want := range map[string]verdict{"good": allowed, "other": undecided, "bad": undecided} {
-		if v, _ := a.of(t.Context(), token); v != want {
+		if v := restarted(token); v != want {
 			t.Errorf("%s after a restart without the API: %d, want %d", token, v, want)
 		}
 	}
 	api.down, api.may = nil, nil
-	if v, _ := start().of(t.Context(), "good"); v != forbidden {
+	if v := restarted("good"); v != forbidden {
 		t.Errorf("%d after a restart, and it was taken away", v)
 	}
 	api.down = errors.New("no route to host")
-	if v, _ := start().of(t.Context(), "good"); v != undecided {
+	if v := restarted("good"); v != undecided {
 		t.Errorf("%d after another restart", v)
+	}
+}
+
+// TestADiskThatHangs keeps nobody from reading the metrics. What was decided meanwhile is written when it goes on.
+func TestADiskThatHangs(t *testing.T) {
+	a := &access{api: newAPI(), now: time.Now, memory: filepath.Join(t.TempDir(), "permissions.json"), forgot: func(err error) { t.Error(err) }}
+	a.saving = true // and will for as long as it hangs
+	for range 3 {
+		if v, _ := a.of(t.Context(), "good"); v != allowed {
+			t.Errorf("%d while the disk hangs", v)
+		}
+	}
+	if _, err := os.Stat(a.memory); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("somebody else writes: %v", err)
+	}
+	a.save() // what hung goes on
+	if text, err := os.ReadFile(a.memory); err != nil || !strings.Contains(string(text), "permissions") || a.saving {
+		t.Errorf("%s, %v; it goes on: %t", text, err, a.saving)
 	}
 }
 
@@ -326,7 +359,9 @@ func TestMemoryThatCannotBeUsed(t *testing.T) {
 		var said []error
 		a := &access{api: newAPI(), now: time.Now, memory: path, forgot: func(err error) { said = append(said, err) }}
 		a.recall()
-		if v, _ := a.of(t.Context(), "good"); v != allowed || len(said) == 0 {
+		v, _ := a.of(t.Context(), "good")
+		saved(a)
+		if v != allowed || len(said) == 0 {
 			t.Errorf("%s: %d, %v", name, v, said)
 		}
 	}
@@ -417,6 +452,25 @@ func TestSnapshots(t *testing.T) {
 	}
 	if _, _, err := Snapshot(dir); err == nil || !strings.Contains(err.Error(), "too large") {
 		t.Error(err)
+	}
+}
+
+// TestWhatFollowsAnAttempt: an exporter whose certificate expires while it serves is started again immediately, but not again and again.
+func TestWhatFollowsAnAttempt(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err   error
+		took  time.Duration
+		wait  time.Duration
+		again bool
+	}{
+		"the port is taken":                {errors.New("address already in use"), 0, retryAfter, true},
+		"there is no certificate yet":      {fmt.Errorf("serving: %w", &credentialsError{ofServer, fs.ErrNotExist}), time.Second, renewAfter - time.Second, false},
+		"it expires after days":            {errExpired, 7 * 24 * time.Hour, 0, false},
+		"it had expired before, at a boot": {errExpired, 0, renewAfter, false},
+	} {
+		if wait, again := after(tc.err, tc.took); wait != tc.wait || again != tc.again {
+			t.Errorf("%s: it waits for %s, and tries again: %t; want %s, %t", name, wait, again, tc.wait, tc.again)
+		}
 	}
 }
 

@@ -15,6 +15,8 @@ const (
 	// which it asks the API who may read them. systemd gives the unit that serves them copies.
 	ExporterCertificateFile = WatchDir + "/exporter.pem"
 	ExporterFile            = WatchDir + "/exporter.conf"
+	// ExporterRestartDue exists while one of them is newer than the copies that the unit has.
+	ExporterRestartDue = WatchDir + "/exporter-restart-due"
 	// WatchAdmissionFile is the WatchAdmission of a host.
 	WatchAdmissionFile = WatchDir + "/admitted.json"
 	// WatchReportFile is the WatchReport of a unit that runs.

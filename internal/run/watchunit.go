@@ -44,6 +44,7 @@ var errReplaced = errors.New("the program or its configuration was replaced")
 func WatchHere(ctx context.Context, log io.Writer) error {
 	u := &unit{log: log}
 	u.sign()
+	u.prepare()
 	system.Notify("READY=1")
 	go u.live(ctx, system.Notify)
 	config, err := u.configuration(ctx)
@@ -74,6 +75,14 @@ func WatchHere(ctx context.Context, log io.Writer) error {
 	}
 	fmt.Fprintln(log, errReplaced)
 	return nil
+}
+
+// prepare makes the directory of what is exposed as metrics, if the unit is configured to expose any. The unit that serves them starts when this one is ready,
+// and systemd mounts the directory then.
+func (u *unit) prepare() {
+	if config, err := watch.ReadConfig(); err == nil && len(config.ExporterNames) > 0 {
+		u.exposed(u.snapshots.Prepare())
+	}
 }
 
 // export begins to write what is exposed as metrics, if the spec says so. It returns what ends that: then nothing is exposed until the unit runs again, or

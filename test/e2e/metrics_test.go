@@ -232,7 +232,7 @@ func exportedMetrics(t *testing.T, c *cluster) {
 		}
 	}
 	for _, m := range c.lab(t).Machines() {
-		c.ssh(t, ctx, m.Name, "set -e; test ! -e /etc/systemd/system/quorate-exporter.service; test ! -e /run/quorate/exporter; test ! -e /var/lib/quorate-exporter; test ! -e /var/lib/private/quorate-exporter; if systemctl -q is-active quorate-exporter; then exit 3; fi")
+		c.ssh(t, ctx, m.Name, "set -e; test ! -e /etc/systemd/system/quorate-exporter.service; test ! -e /run/quorate/exporter; test ! -e /var/lib/quorate-exporter; test ! -e /var/lib/private/quorate-exporter; if systemctl -q is-active quorate-exporter || systemctl -q is-failed quorate-exporter; then exit 3; fi")
 		c.ssh(t, ctx, m.Name, "set -e; test ! -e /var/lib/quorate/watch; test ! -e /etc/systemd/system/quorate-watch.service; if systemctl -q is-active quorate-watch; then exit 3; fi; ! grep -qs quorate-watch-of /root/.ssh/authorized_keys")
 	}
 	for _, h := range e.hosts {

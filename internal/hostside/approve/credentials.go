@@ -78,7 +78,8 @@ type renewal struct {
 	admin   *clientcmdapi.Config
 	cluster *clientcmdapi.Cluster
 	log     io.Writer
-	renewed bool // something
+	// due is a file that is made before something is replaced, for whoever uses it to be restarted; empty for nobody.
+	due string
 }
 
 // user makes sure that a user has a certificate, in a kubeconfig.
@@ -98,17 +99,26 @@ func (r *renewal) user(ctx context.Context, name, path string) error {
 	}
 	content, err := request(ctx, client.CertificatesV1().CertificateSigningRequests(), name, r.cluster)
 	if err == nil {
-		err = durable.WriteFile(path, content, 0o600)
+		err = r.replace(path, content)
 	}
 	switch {
 	case err == nil:
-		r.renewed = true
 		fmt.Fprintf(r.log, "%s has a new certificate for %s\n", name, lifetime)
 	case left > 0:
 		fmt.Fprintf(r.log, "the certificate of %s could not be renewed, and is valid for %s more: %v\n", name, left.Round(time.Minute), err)
 		err = nil
 	}
 	return err
+}
+
+// replace writes new credentials, after what says that a restart is due.
+func (r *renewal) replace(path string, content []byte) error {
+	if r.due != "" {
+		if err := durable.WriteFile(r.due, nil, 0o600); err != nil {
+			return err
+		}
+	}
+	return durable.WriteFile(path, content, 0o600)
 }
 
 func currentCluster(config *clientcmdapi.Config) (*clientcmdapi.Cluster, error) {

@@ -40,14 +40,22 @@ func (r *renewal) exporter(ctx context.Context) error {
 		return err
 	}
 	if len(config.ExporterNames) == 0 {
-		return errors.Join(durable.Remove(facts.ExporterCertificateFile), durable.Remove(facts.ExporterFile))
+		return errors.Join(durable.Remove(facts.ExporterCertificateFile), durable.Remove(facts.ExporterFile), durable.Remove(facts.ExporterRestartDue))
 	}
-	r.renewed = false
-	err = errors.Join(r.serving(config.ExporterNames, facts.ExporterCertificateFile, filepath.Dir(authorityFile)), r.user(ctx, ExporterUser, facts.ExporterFile))
-	if !r.renewed {
+	r.due = facts.ExporterRestartDue
+	return errors.Join(r.serving(config.ExporterNames, facts.ExporterCertificateFile, filepath.Dir(authorityFile)), r.user(ctx, ExporterUser, facts.ExporterFile),
+		r.restart(func() error { return system.Systemctl(ctx, "try-restart", "--no-block", hostconfig.ExporterUnit) }))
+}
+
+// restart restarts whoever uses what was replaced, because its copies are those with which it was started. A run that ended before it got here left that to this one.
+func (r *renewal) restart(restart func() error) error {
+	if !system.Exists(r.due) {
+		return nil
+	}
+	if err := restart(); err != nil {
 		return err
 	}
-	return errors.Join(err, system.Systemctl(ctx, "try-restart", "--no-block", hostconfig.ExporterUnit)) // its copies of them are those with which it was started
+	return durable.Remove(r.due)
 }
 
 // serving makes sure that the file has a certificate for these names, and its key. The cluster's authority in dir signs it.
@@ -70,10 +78,9 @@ func (r *renewal) serving(names []string, path, dir string) error {
 	if err != nil {
 		return fmt.Errorf("signing a certificate to serve metrics with: %w", err)
 	}
-	if err := durable.WriteFile(path, content, 0o600); err != nil {
+	if err := r.replace(path, content); err != nil {
 		return err
 	}
-	r.renewed = true
 	fmt.Fprintf(r.log, "the exporter of metrics has a new certificate for %s\n", lifetime)
 	return nil
 }

@@ -108,7 +108,7 @@ func removeExporter(root string) error {
 			return err
 		}
 	}
-	for _, path := range []string{facts.ExporterCertificateFile, facts.ExporterFile, hostconfig.ExporterUnitFile} {
+	for _, path := range []string{facts.ExporterCertificateFile, facts.ExporterFile, facts.ExporterRestartDue, hostconfig.ExporterUnitFile} {
 		if err := durable.Remove(filepath.Join(root, path)); err != nil {
 			return err
 		}

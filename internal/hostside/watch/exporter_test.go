@@ -108,7 +108,7 @@ func TestTheExporterIsRemoved(t *testing.T) {
 	root := t.TempDir()
 	at := func(path string) string { return filepath.Join(root, path) }
 	private := facts.ExporterStateDir
-	for _, path := range []string{facts.ExporterCertificateFile, facts.ExporterFile, hostconfig.ExporterUnitFile, facts.SnapshotsDir + "/" + facts.SnapshotName, private + "/permissions.json",
+	for _, path := range []string{facts.ExporterCertificateFile, facts.ExporterFile, facts.ExporterRestartDue, hostconfig.ExporterUnitFile, facts.SnapshotsDir + "/" + facts.SnapshotName, private + "/permissions.json",
 		facts.WatchKeyFile, facts.WatchConfigFile, hostconfig.WatchUnitFile} {
 		put(t, at(path), "x", 0o600)
 	}

@@ -132,6 +132,10 @@ var Configure = host.Define("watch.configure", func(ctx context.Context, in Conf
 	if err := in.write(""); err != nil || len(in.ExporterNames) == 0 {
 		return struct{}{}, err
 	}
+	// The approver restarts the unit that serves metrics, and systemd mounts the directory then. The unit that observes may notice its configuration later.
+	if err := (Snapshots{}).Prepare(); err != nil {
+		return struct{}{}, err
+	}
 	// A run that is in progress may have read the configuration before, and starting the service would not start another one.
 	return struct{}{}, system.Systemctl(ctx, "restart", "--no-block", hostconfig.ApproverService)
 }, host.Secret)

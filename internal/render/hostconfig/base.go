@@ -198,7 +198,7 @@ func Request(c *spec.Cluster) facts.Request {
 	for _, f := range all.Files {
 		r.Files = append(r.Files, f.Key())
 	}
-	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit, WatchUnit, ExporterUnit)
+	r.Units = append(slices.Clone(all.Enable), "haproxy.service", "keepalived.service", WatchdogUnit, EtcdUnit, WatchUnit)
 	slices.Sort(r.Files)
 	r.Files = slices.Compact(r.Files)
 	slices.Sort(r.Units)

@@ -44,10 +44,12 @@ func exporterUnit(c *spec.Cluster, h spec.Host) string {
 // gives the unit copies; whoever renews them restarts it. They may come after the unit, which waits for them with the ones that are set here.
 //
 // Only root can get to the directory of the metrics, because the one above it is closed to others. systemd opens it for this unit, read-only, by
-// mounting it over a directory that the unit has no business in. The directory is made before that, as root: the unit that writes into it may start
-// later. (-: the mount is also set up for the command that makes the directory.)
+// mounting it over a directory that the unit has no business in. The unit that observes makes the directory before it is ready. If it did not, this unit
+// starts all the same (-), and ends after moments, until there is something to mount.
 //
-// All of these settings exist in systemd 247 (Debian 11) and later. An older release does not know LoadCredential.
+// All of these settings exist in systemd 247 (Debian 11) and later. An older release does not know LoadCredential. ExecStart must stay the only
+// command: systemd 247 cannot run another one, such as ExecStartPre, in a unit that has credentials and mounts of its own
+// (https://github.com/systemd/systemd/issues/18116).
 const exporterUnitText = `[Unit]
 Description=Serves the metrics of the cluster to Prometheus
 Wants=network-online.target
@@ -57,7 +59,6 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
-ExecStartPre=+` + SelfPath + ` host exporter-directory
 ExecStart=` + SelfPath + ` host exporter --cluster CLUSTER --address ADDRESS
 Restart=always
 RestartSec=5

@@ -47,6 +47,9 @@ func TestTheExporterIsAUnitOfItsOwn(t *testing.T) {
 			t.Errorf("no line %q in\n%s", want, unit)
 		}
 	}
+	if strings.Contains(unit, "ExecStartPre=") || strings.Contains(unit, "ExecStartPost=") || strings.Contains(unit, "ExecCondition=") {
+		t.Errorf("systemd 247 cannot start a unit with credentials, mounts, and other commands than ExecStart:\n%s", unit)
+	}
 	// What is mounted over the directory hides the key that reaches all hosts.
 	if !strings.HasPrefix(facts.WatchKeyFile, ExporterSees+"/") {
 		t.Errorf("%s is not hidden", facts.WatchKeyFile)
@@ -60,5 +63,20 @@ func TestTheExporterIsAUnitOfItsOwn(t *testing.T) {
 	}
 	if strings.Contains(unit, "CLUSTER") || strings.Contains(unit, "ADDRESS") {
 		t.Errorf("something is not filled in:\n%s", unit)
+	}
+}
+
+// TestWhatIsAskedAboutTheExporter: whether its file was left is asked always, because that is removed, and systemd only where there is such a unit.
+func TestWhatIsAskedAboutTheExporter(t *testing.T) {
+	c := cluster()
+	for _, on := range []bool{false, true} {
+		c.Spec.Monitoring.Exporter = on
+		r := Request(c)
+		if !slices.Contains(r.Files, ExporterUnitFile) {
+			t.Errorf("exporter %t: nobody asks for its file", on)
+		}
+		if slices.Contains(r.Units, ExporterUnit) != on {
+			t.Errorf("exporter %t: the units are %v", on, r.Units)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -80,5 +81,25 @@ func TestApproverMayDoLittle(t *testing.T) {
 		if len(role.Rules) != 3 || binding.RoleRef.Name != role.Name || len(binding.Subjects) != 1 || binding.Subjects[0].Kind != "User" || binding.Subjects[0].Name != "quorate:approver" {
 			t.Errorf("%+v is bound to %+v", role.Rules, binding)
 		}
+	}
+}
+
+// TestExporterMayDoLittle: the program that strangers talk to asks three questions, and can ask them whatever else the cluster allows its users.
+func TestExporterMayDoLittle(t *testing.T) {
+	objects, err := Optional()[Exporter].Decode()
+	if err != nil || len(objects) != 2 {
+		t.Fatalf("%d objects, %v", len(objects), err)
+	}
+	var role rbacv1.ClusterRole
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(objects[0].Object, &role, true); err != nil {
+		t.Fatal(err)
+	}
+	var may []string
+	for _, r := range role.Rules {
+		may = append(may, strings.Join(slices.Concat(r.Verbs, r.APIGroups, r.Resources, r.NonResourceURLs), " "))
+	}
+	want := []string{"create authentication.k8s.io tokenreviews", "create authorization.k8s.io subjectaccessreviews", "get /readyz"}
+	if !slices.Equal(may, want) {
+		t.Errorf("the exporter may %q, want %q", may, want)
 	}
 }
