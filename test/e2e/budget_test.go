@@ -35,7 +35,7 @@ var estimates = map[string]estimate{
 	"TestCluster/backup_schedule":                {takes: 140 * time.Second},
 	"TestCluster/kubeadm":                        {takes: 90 * time.Second},
 	"TestCluster/labels_and_taints":              {takes: 100 * time.Second},
-	"TestCluster/maintenance":                    {takes: 280 * time.Second},
+	"TestCluster/maintenance":                    {takes: 340 * time.Second},
 	"TestCluster/metrics":                        {takes: 150 * time.Second},
 	"TestCluster/packages":                       {takes: 30 * time.Second},
 	"TestCluster/drill":                          {takes: 290 * time.Second},
