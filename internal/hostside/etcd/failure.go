@@ -45,6 +45,12 @@ var causes = []struct {
 	}},
 }
 
+// outside is what a member says of what its host does not let it do. It ends all the same, and its data is what it was.
+var outside = []string{
+	"cannot allocate memory", "too many open files", "permission denied", "operation not permitted", "read-only file system",
+	`"error":"timeout"`, // another process has locked the database
+}
+
 // serves is what a member says when its data was read.
 const serves = "ready to serve client requests"
 
@@ -81,11 +87,12 @@ func failureOf(log []byte) (out *facts.EtcdFailure) {
 			crash = "" // the first function says whose crash it is
 			running = false
 		}
-		if !slices.ContainsFunc(endings, func(mark string) bool { return strings.Contains(line, mark) }) {
+		has := func(words string) bool { return strings.Contains(line, words) }
+		if !slices.ContainsFunc(endings, has) || slices.ContainsFunc(outside, has) {
 			continue
 		}
 		for _, c := range causes {
-			if slices.ContainsFunc(c.words, func(words string) bool { return strings.Contains(line, words) }) {
+			if slices.ContainsFunc(c.words, has) {
 				out = &facts.EtcdFailure{Cause: c.cause, Said: shortened(said)}
 				break
 			}

@@ -3,6 +3,7 @@ package etcd
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,24 +38,26 @@ func TestFailures(t *testing.T) {
 		log  string
 		want facts.EtcdCause
 	}{
-		"an older copy":       {served + forgot, facts.EtcdForgot},
-		"a damaged log":       {wal, facts.EtcdDamaged},
-		"a damaged database":  {served + db, facts.EtcdDamaged},
-		"other data":          {peers, facts.EtcdDamaged},
-		"removed":             {served + removed, facts.EtcdRemoved},
-		"a full disk":         {served + full, facts.EtcdDiskFull},
-		"a damaged page":      {served + page, facts.EtcdDamaged},
-		"a page is not there": {served + fault, facts.EtcdDamaged},
-		"pages do not fit":    {pages, facts.EtcdDamaged},
-		"it served after it":  {page + served, ""},
-		"bbolt was closed":    {served + late, ""},
-		"another crash":       {served + other, ""},
-		"no memory":           {served + memory, ""},
-		"a crash before one":  {other + page, facts.EtcdDamaged},
-		"it serves again":     {forgot + served, ""},
-		"a port that is used": {served + port, ""},
-		"no end":              {hint, ""},
-		"nothing":             {"", ""},
+		"an older copy":              {served + forgot, facts.EtcdForgot},
+		"a damaged log":              {wal, facts.EtcdDamaged},
+		"a damaged database":         {served + db, facts.EtcdDamaged},
+		"other data":                 {peers, facts.EtcdDamaged},
+		"removed":                    {served + removed, facts.EtcdRemoved},
+		"a full disk":                {served + full, facts.EtcdDiskFull},
+		"no memory for the database": {strings.Replace(db, "invalid database", "cannot allocate memory", 1), ""},
+		"the database is locked":     {strings.Replace(db, "invalid database", "timeout", 1), ""},
+		"a damaged page":             {served + page, facts.EtcdDamaged},
+		"a page is not there":        {served + fault, facts.EtcdDamaged},
+		"pages do not fit":           {pages, facts.EtcdDamaged},
+		"it served after it":         {page + served, ""},
+		"bbolt was closed":           {served + late, ""},
+		"another crash":              {served + other, ""},
+		"no memory":                  {served + memory, ""},
+		"a crash before one":         {other + page, facts.EtcdDamaged},
+		"it serves again":            {forgot + served, ""},
+		"a port that is used":        {served + port, ""},
+		"no end":                     {hint, ""},
+		"nothing":                    {"", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := failureOf([]byte(tc.log))
