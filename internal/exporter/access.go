@@ -72,7 +72,7 @@ type access struct {
 	known    map[digest]decision
 	answered time.Time // when the API last answered
 	written  time.Time // when memory was
-	unsaved  []byte    // what is to be written into memory; nil for nothing
+	unsaved  []byte    // waits to be written to the file memory; nil if nothing does
 	saving   bool
 }
 

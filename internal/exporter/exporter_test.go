@@ -282,7 +282,7 @@ func TestUnusedPermissionsAreNotHeld(t *testing.T) {
 	})
 }
 
-// saved waits until everything is written that is to be.
+// saved waits until nothing is left to write.
 func saved(a *access) {
 	for saving := true; saving; time.Sleep(time.Millisecond) {
 		a.mu.Lock()

@@ -11,7 +11,7 @@ import (
 const (
 	// sourceConnections is how many connections one address can have at a time.
 	sourceConnections = 8
-	// sourceBurst is how many connections and requests, counted together, it can begin at once, and sourceRate how many a second after that. Each
+	// Connections and requests are counted together: an address can begin sourceBurst of them at once, and sourceRate a second after that. Each
 	// connection costs a handshake, and each request may cost a question to the API.
 	sourceBurst = 40
 	sourceRate  = 5

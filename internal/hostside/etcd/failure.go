@@ -64,30 +64,19 @@ var crashes = []string{"panic: ", "fatal error: ", "unexpected fault address "}
 var misuse = []string{"tx closed", "database not open"}
 
 // failureOf finds in the log of a member how it ended. It is nil if the member said after that that it serves, or if it ended for
-// a reason that says nothing about its data. A damaged page does not always get a message: bbolt trusts what it reads, and then
-// looks where nothing is. So a crash in bbolt itself is one because of the data.
+// a reason that says nothing about its data.
 func failureOf(log []byte) (out *facts.EtcdFailure) {
-	crash, running := "", false // what the runtime said, and that its stack has begun
+	var c crash
 	for line := range strings.Lines(string(log)) {
-		if strings.Contains(line, serves) {
-			out, crash = nil, ""
+		said := content(line)
+		has := func(words string) bool { return strings.Contains(said, words) }
+		if has(serves) {
+			out = nil
 			continue
 		}
-		said := content(line)
-		if slices.ContainsFunc(crashes, func(begins string) bool { return strings.HasPrefix(said, begins) }) {
-			if crash == "" { // a fault has two lines
-				crash, running = said, false
-			}
-		} else if crash != "" && strings.HasPrefix(said, "goroutine ") {
-			running = true
-		} else if f, ok := strings.CutPrefix(frame(said), "go.etcd.io/bbolt"); running && frame(said) != "" {
-			if ok && strings.IndexAny(f, "./@") == 0 && !slices.ContainsFunc(misuse, func(words string) bool { return strings.Contains(crash, words) }) {
-				out = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: shortened(crash)}
-			}
-			crash = "" // the first function says whose crash it is
-			running = false
+		if c.follow(said) {
+			out = &facts.EtcdFailure{Cause: facts.EtcdDamaged, Said: shortened(c.said)}
 		}
-		has := func(words string) bool { return strings.Contains(line, words) }
 		if !slices.ContainsFunc(endings, has) || slices.ContainsFunc(outside, has) {
 			continue
 		}
@@ -99,6 +88,35 @@ func failureOf(log []byte) (out *facts.EtcdFailure) {
 		}
 	}
 	return out
+}
+
+// crash follows the report of the Go runtime on a crash.
+type crash struct {
+	said  string // why the program ended
+	stack bool   // the next function is the one that crashed
+}
+
+// follow takes the next line of a log, and reports whether it says that bbolt crashed because of its data. A damaged page does not always
+// get a message: bbolt trusts what it reads, and then looks where nothing is.
+func (c *crash) follow(line string) bool {
+	switch begins := func(words string) bool { return strings.HasPrefix(line, words) }; {
+	case begins("{"): // the program logs, so it runs, or another one does
+		*c = crash{}
+	case slices.ContainsFunc(crashes, begins):
+		if c.said == "" { // a fault has two such lines
+			c.said = line
+		}
+	case begins("goroutine "):
+		c.stack = c.said != ""
+	case c.stack && frame(line) != "":
+		c.stack = false
+		inBbolt := begins("go.etcd.io/bbolt.") || begins("go.etcd.io/bbolt/")
+		if inBbolt && !slices.ContainsFunc(misuse, func(words string) bool { return strings.Contains(c.said, words) }) {
+			return true
+		}
+		c.said = "" // the log may have another crash
+	}
+	return false
 }
 
 // frame is the function in a line of a stack; empty for other lines, and for functions of the runtime, which end the program for somebody else.

@@ -68,6 +68,17 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestTheCrashItself: what is said of a crash is the message of that one.
+func TestTheCrashItself(t *testing.T) {
+	const first = "panic: one\n\ngoroutine 1 [running]:\nmain.main()\n"
+	for _, before := range []string{"", first, "panic: no stack follows\n{\"level\":\"info\",\"msg\":\"starting\"}\n"} {
+		f := failureOf([]byte(before + "panic: two\n\ngoroutine 7 [running]:\npanic({0x1, 0x2})\n\t/go/panic.go:783\ngo.etcd.io/bbolt.(*Tx).page(0x1)\n"))
+		if f == nil || f.Said != "panic: two" {
+			t.Errorf("after %q: %+v", before, f)
+		}
+	}
+}
+
 // TestTheLastStartsCount: each start of a static pod has a log of its own, and the newest may have said nothing yet.
 func TestTheLastStartsCount(t *testing.T) {
 	m := Member{Root: t.TempDir()}

@@ -46,7 +46,7 @@ func (s Snapshots) Prepare() error {
 	return nil
 }
 
-// Clear removes what a unit left that did not end by itself. The directory stays: whoever serves metrics has it mounted.
+// Clear removes the files of a unit that was killed. The directory stays: whoever serves metrics has it mounted.
 func (s Snapshots) Clear() error {
 	left, err := os.ReadDir(filepath.Dir(s.path()))
 	if errors.Is(err, fs.ErrNotExist) {
