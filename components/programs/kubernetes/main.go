@@ -5,6 +5,7 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	_ "components.quorate.dev/kubernetes/translations"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // programs are all that this binary can be. Each ends the process itself or returns after success.
@@ -30,6 +32,10 @@ var programs = map[string]func(){
 	"kubelet":                 kubelet,
 }
 
+// plain are the programs that have no kubelet or API server in them upstream. Packages of these register flags for the whole process: --version,
+// and those of cAdvisor. A plain program would accept them as its own, and agnhost could not print its version.
+var plain = []string{"agnhost", "etcdctl", "etcdutl", "kubeadm"}
+
 func main() {
 	name := filepath.Base(os.Args[0])
 	if _, ok := programs[name]; !ok && len(os.Args) > 1 {
@@ -44,6 +50,10 @@ func main() {
 	// The etcd tools switch this on for the whole process when they are linked in. Elsewhere it would
 	// turn a mistyped kubectl or kubeadm command into another command that happens to begin so.
 	cobra.EnablePrefixMatching = strings.HasPrefix(name, "etcd")
+	if slices.Contains(plain, name) {
+		flag.CommandLine = flag.NewFlagSet(name, flag.ExitOnError)
+		pflag.CommandLine = pflag.NewFlagSet(name, pflag.ExitOnError)
+	}
 	run()
 }
 
