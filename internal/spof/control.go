@@ -39,8 +39,9 @@ func (m *model) control() {
 
 	controllers := m.controllers(quorum.ControllerManagers, "controller-manager.conf", "no controller manager works", servers, endpoint)
 	schedulers := m.controllers(quorum.Schedulers, "scheduler.conf", "no scheduler works", servers, endpoint)
-	scheduling := m.any("no pod is scheduled", majority, schedulers, network)
-	newPods := []faulttree.ID{majority, schedulers, controllers, m.places(servers, endpoint), network, pods}
+	places := m.places(servers, endpoint)
+	scheduling := m.any("no pod is scheduled", majority, schedulers, places, network)
+	newPods := []faulttree.ID{majority, schedulers, controllers, places, network, pods}
 	writes := []faulttree.ID{api}
 	if m.w != nil {
 		everything, podsOnly := m.webhooks()
@@ -157,7 +158,8 @@ func (m *model) controllers(k quorum.Kind, conf, title string, servers map[strin
 	return m.tooMany(k, title, ids)
 }
 
-// places fails when no node can start pods. The kubelets of workers use the endpoint, those of control planes their own API server.
+// places fails when no node can take pods and start them. The kubelets of workers use the endpoint, those of control planes their own API server. A node
+// whose kubelet does not report that it is alive is tainted after some seconds, and the scheduler leaves it out.
 func (m *model) places(servers map[string]faulttree.ID, endpoint faulttree.ID) faulttree.ID {
 	hosts, ids := m.partsOf(quorum.Workers)
 	var workers, own []faulttree.ID

@@ -65,10 +65,10 @@ func TestSpecs(t *testing.T) {
 		{"default", nil, []string{noBackup}},
 		{"with-backups", []func(*spec.Cluster){func(c *spec.Cluster) { c.Spec.Backup = backups }}, nil},
 		{"one-load-balancer", []func(*spec.Cluster){without("lb-b")}, []string{
-			"warning: the load balancer on lb-a: API reads, API writes, new pods",
+			"warning: the load balancer on lb-a: API reads, API writes, scheduling, new pods",
 			noBackup,
-			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
-			"warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)"}},
+			"warning: host lb-a: API reads, API writes, scheduling, new pods (contains the load balancer on lb-a)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the load balancer on lb-a)"}},
 		{"two-etcd-members", []func(*spec.Cluster){without("cp-c")}, []string{
 			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
 			"warning: the etcd member on cp-b: API reads, API writes, scheduling, new pods",
@@ -96,19 +96,19 @@ func TestSpecs(t *testing.T) {
 		{"single", []func(*spec.Cluster){without("cp-b", "cp-c", "lb-b"), func(c *spec.Cluster) { c.Spec.ControlPlane.Placement = spec.PlacementSingle }}, []string{
 			"warning: the API server on cp-a: API reads, API writes, scheduling, new pods",
 			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
-			"warning: the load balancer on lb-a: API reads, API writes, new pods",
+			"warning: the load balancer on lb-a: API reads, API writes, scheduling, new pods",
 			"warning: the scheduler on cp-a: scheduling, new pods",
 			"warning: the controller manager on cp-a: new pods",
 			noBackup,
 			"warning: the disk of cp-a: cluster data",
 			"warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
-			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
+			"warning: host lb-a: API reads, API writes, scheduling, new pods (contains the load balancer on lb-a)",
 			"warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
 		}},
 		{"one-worker", []func(*spec.Cluster){without("worker-b")}, []string{
-			"warning: host worker-a: new pods, service traffic",
+			"warning: host worker-a: scheduling, new pods, service traffic",
 			noBackup,
-			"warning: zone a: new pods, service traffic (contains host worker-a)",
+			"warning: zone a: scheduling, new pods, service traffic (contains host worker-a)",
 		}},
 		{"load-balancers-on-control-planes", []func(*spec.Cluster){without("lb-a", "lb-b")}, []string{noBackup}},
 		{"one-zone", []func(*spec.Cluster){func(c *spec.Cluster) {
@@ -160,9 +160,9 @@ func TestClusters(t *testing.T) {
 		{"load-balancer-down", func(f clustertest.Fixture, _ *facts.Workloads) {
 			f.Change("lb-b", func(h *facts.Host) { h.Balancer.Healthy = false })
 		}, []string{
-			"warning: the load balancer on lb-a: API reads, API writes, new pods",
-			"warning: host lb-a: API reads, API writes, new pods (contains the load balancer on lb-a)",
-			"warning: zone a: API reads, API writes, new pods (contains the load balancer on lb-a)",
+			"warning: the load balancer on lb-a: API reads, API writes, scheduling, new pods",
+			"warning: host lb-a: API reads, API writes, scheduling, new pods (contains the load balancer on lb-a)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the load balancer on lb-a)",
 		}},
 		{"two-etcd-members", func(f clustertest.Fixture, _ *facts.Workloads) { f.Seen.Etcd = f.Seen.Etcd[:2] }, []string{
 			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
@@ -182,10 +182,10 @@ func TestClusters(t *testing.T) {
 				f.Seen.Hosts[lb].Balancer.Backends = f.Seen.Hosts[lb].Balancer.Backends[:1]
 			}
 		}, []string{
-			"warning: the API server on cp-a: API reads, API writes, new pods",
-			"warning: the etcd member on cp-a: API reads, API writes, new pods",
-			"warning: host cp-a: API reads, API writes, new pods (contains the etcd member on cp-a)",
-			"warning: zone a: API reads, API writes, new pods (contains the etcd member on cp-a)",
+			"warning: the API server on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: the etcd member on cp-a: API reads, API writes, scheduling, new pods",
+			"warning: host cp-a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
+			"warning: zone a: API reads, API writes, scheduling, new pods (contains the etcd member on cp-a)",
 		}},
 		{"coredns-on-one-node", func(_ clustertest.Fixture, w *facts.Workloads) { w.Pods[1].Node = "cp-a" }, []string{
 			"warning: host cp-a: cluster DNS",

@@ -200,7 +200,7 @@ func TestPlans(t *testing.T) {
 	for _, x := range p.Trials {
 		lost[x.Element.String()] = x.Lost
 	}
-	api := []string{spof.APIReads, spof.APIWrites, spof.NewPods}
+	api := []string{spof.APIReads, spof.APIWrites, spof.Scheduling, spof.NewPods}
 	for e, want := range map[string][]string{"the load balancer on lb-a": api, "host lb-a": api, "zone a": api, "zone b": nil, "host cp-a": nil, "the etcd member on cp-b": nil, "the scheduler on cp-c": nil} {
 		if got, tried := lost[e]; !tried || !slices.Equal(got, want) {
 			t.Errorf("%s: %v (%t), want %v", e, got, tried, want)
