@@ -326,7 +326,7 @@ func (a *agreeing) drilled(t *testing.T, ctx context.Context, c *cluster, w way,
 	if len(plan.Trials) == 0 {
 		return d
 	}
-	args := []string{"drill", "-f", c.specFile(), "--only", plan.Only(), "--yes", "--lasts", agreement.Lasts.String(), "--abort-after", "5m", "--pace", "200ms", "-o", "json"}
+	args := []string{"drill", "-f", c.specFile(), "--only", plan.Only(), "--yes", "--lasts", agreement.Lasts.String(), "--abort-after", "5m", "--pace", min(4*unhurried(t, ctx), time.Second).String(), "-o", "json"}
 	if !w.within {
 		args = append(args, "--beyond-margins")
 	}
@@ -482,13 +482,15 @@ func (k *canary) seen() agreement.Events {
 	return out
 }
 
-// again does something again and again.
+// again does something again and again. It rests for as long as the work takes, so that pods are not a burden on a busy computer, but not for so long
+// that a capability looks lost.
 func (k *canary) again(ctx context.Context, do func(context.Context, int)) {
 	for i := 0; ctx.Err() == nil; i++ {
+		begin := time.Now()
 		do(ctx, i)
 		select {
 		case <-ctx.Done():
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(min(max(time.Second, time.Since(begin)), 5*time.Second)):
 		}
 	}
 }
@@ -544,9 +546,12 @@ func (k *canary) pod(restart corev1.RestartPolicy) corev1.PodTemplateSpec {
 	}}
 }
 
-// schedule creates a pod, and waits until it is bound to a node.
+// schedule creates a pod, and waits until it is bound to a node. A volume that does not exist keeps its kubelet from starting it, which costs time of the
+// processors and tells nothing here.
 func (k *canary) schedule(ctx context.Context, i int) {
 	template := k.pod(corev1.RestartPolicyNever)
+	absent := corev1.LocalObjectReference{Name: "never-there"}
+	template.Spec.Volumes = []corev1.Volume{{Name: "never", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: absent}}}}
 	name := fmt.Sprintf("schedule-%d", i)
 	template.ObjectMeta.Name = name
 	err := k.ask(ctx, func(api *kubernetes.Clientset) error {
