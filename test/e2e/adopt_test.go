@@ -309,7 +309,7 @@ func fingerprint(t *testing.T, ctx context.Context, c *cluster, s *spec.Cluster)
 		if !h.IsNode() {
 			continue
 		}
-		// Except for the marks, Quorate itself, and the patch with which kubeadm would write a manifest of etcd the next time.
+		// Except for the marks, Quorate itself, and the patches with which kubeadm would write manifests the next time.
 		out["files of "+h.Name] = c.ssh(t, ctx, h.Name, "find /etc/kubernetes /etc/containerd /var/lib/kubelet/*.yaml /var/lib/kubelet/*.env /etc/systemd/system/kubelet.service "+
 			"/etc/systemd/system/containerd.service -type f ! -name '*-by-quorate' ! -path '/etc/kubernetes/patches/*quorate*' | sort | xargs -r sha256sum; find /usr/local/bin -type f ! -name quorate-host | sort | xargs -r stat -c '%n %i %Y'")
 		out["processes of "+h.Name] = c.ssh(t, ctx, h.Name, "pgrep -x kubelet; pgrep -x containerd")

@@ -158,7 +158,7 @@ func strangers(t *testing.T, ctx context.Context, config *rest.Config) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]int{
-		"/livez": 200, "/readyz": 200, "/healthz": 200, "/readyz?exclude=etcd": 200, "/api/v1/namespaces/kube-public/configmaps/cluster-info": 200,
+		"/livez": 200, "/livez?exclude=etcd": 200, "/readyz": 200, "/healthz": 200, "/readyz?exclude=etcd": 200, "/api/v1/namespaces/kube-public/configmaps/cluster-info": 200,
 		"/": 401, "/version": 401, "/api": 401, "/metrics": 401, "/livez/etcd": 401, "/api/v1/namespaces": 401, "/api/v1/namespaces/kube-public/configmaps": 401,
 		"/apis/rbac.authorization.k8s.io/v1/clusterroles": 401,
 	} {

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"time"
 
+	"quorate.dev/quorate/internal/durable"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/pkifile"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 // RestoreRequest names static pods whose manifests are missing on a control plane of the cluster.
@@ -26,6 +28,10 @@ var restorePhases = map[string][]string{
 
 // RestoreControlPlane writes the manifests of static pods again; the kubelet starts them.
 var RestoreControlPlane = host.DefineChange("kubeadm.restore-control-plane", func(ctx context.Context, in RestoreRequest) (struct{}, error) {
+	// kubeadm needs the directory, which an older version of Quorate did not create where etcd is external.
+	if err := durable.MkdirAll(hostconfig.PatchesDir, 0o755); err != nil {
+		return struct{}{}, err
+	}
 	for _, pod := range in.Pods {
 		phase, known := restorePhases[pod]
 		if !known {

@@ -253,15 +253,19 @@ func (w *writer) firstControlPlane() Section {
 		}
 	}
 	h := w.first()
+	configuration := Action{Reason: "The configuration of this cluster for kubeadm.", Files: []File{{Path: initFile, Mode: "600", Content: w.rendered(w.kubeadm.InitByHand(h))}}}
+	if patch, has := hostconfig.PlainAPIServerPatch(w.c); has {
+		configuration.Reason += " The patch keeps kubelets from restarting API servers while etcd does not answer: an API server cannot start without etcd."
+		configuration.Files = append(configuration.Files, files(facts.Desired{Files: []facts.File{patch}})...)
+	} else {
+		configuration.Reason += " kubeadm's probes stay, so kubelets restart API servers while etcd does not answer: HAProxy's checks leave out etcd, and nothing else keeps clients from an API server whose own etcd is dead."
+	}
 	return Section{Title: "The first control plane",
 		Reason: "It creates the cluster. --upload-certs stores the shared keys, encrypted, in a Secret that the other control planes can read for two hours.",
 		Steps: []Step{{Title: "kubeadm init", Hosts: []string{h.Name}, PrintsJoin: true, Actions: []Action{{
 			Reason: "The files that the API server reads: which requests it accepts without credentials, what it writes to the audit log, and the key that encrypts secrets in etcd, which is generated here.",
 			Files:  append(read, secrets), Commands: []string{makeAuditDir},
-		}, w.knock(), {
-			Reason: "The configuration of this cluster for kubeadm.",
-			Files:  []File{{Path: initFile, Mode: "600", Content: w.rendered(w.kubeadm.InitByHand(h))}},
-		}, adapt, {
+		}, w.knock(), configuration, adapt, {
 			Reason:   "At the end, it prints the parameters with which the other nodes join.",
 			Commands: append(w.ignore(h), "kubeadm init --upload-certs --config "+initFile+` --ignore-preflight-errors="$ignore"`),
 		}}}}}
@@ -345,10 +349,13 @@ func (w *writer) podNetwork() Section {
 func (w *writer) unsharedFiles() Section {
 	s := Section{Title: "Files for the other control planes", AtOnce: true,
 		Reason: "kubeadm uploads its certificates, but not the other files that the API server's configuration refers to. The key is copied from host to host and is never stored in between."}
+	from := w.first().Name
+	bring := []Bring{{From: from, Path: hostconfig.APIServerDir}, {From: from, Path: pki + encryption.File}}
+	if patch, has := hostconfig.PlainAPIServerPatch(w.c); has {
+		bring = append(bring, Bring{From: from, Path: patch.Path})
+	}
 	for _, h := range w.cps[1:] {
-		from := w.first().Name
-		s.Steps = append(s.Steps, Step{Title: "the API server's files for " + h.Name, Hosts: []string{h.Name},
-			Bring: []Bring{{From: from, Path: hostconfig.APIServerDir}, {From: from, Path: pki + encryption.File}}})
+		s.Steps = append(s.Steps, Step{Title: "the API server's files for " + h.Name, Hosts: []string{h.Name}, Bring: bring})
 	}
 	return s
 }

@@ -171,6 +171,7 @@ func Adopted(c *spec.Cluster, h spec.Host) facts.Desired {
 	if h.Has(spec.RoleControlPlane) {
 		d = approver(c)
 		addBackups(c, &d)
+		d.Files = append(d.Files, apiServerPatch()) // for manifests that are written again
 		if c.StackedEtcd() {
 			d.Files, d.EtcdGuard = append(d.Files, etcdGuard()...), true
 		}

@@ -33,6 +33,9 @@ const (
 	EtcdQuota = 8 << 30
 )
 
+// PatchesDir holds kubeadm's patches of static pods on a control plane: kubeadm init, join and upgrade take it with --patches.
+const PatchesDir = "/etc/kubernetes/patches"
+
 // Paths on a control plane with a stacked etcd member.
 const (
 	// EtcdManifest is the static pod of the member.
@@ -42,8 +45,6 @@ const (
 	// is not there never starts empty.
 	EtcdGuard     = facts.EtcdGuardDir + "/guard"
 	EtcdGuardOpen = facts.EtcdGuardDir + "/open"
-	// PatchesDir holds kubeadm's patches of static pods: kubeadm init, join and upgrade take it with --patches.
-	PatchesDir = "/etc/kubernetes/patches"
 
 	etcdPatchFile    = PatchesDir + "/etcdquorate+strategic.yaml"
 	kubeletGuardFile = "/etc/systemd/system/kubelet.service.d/30-quorate-etcd.conf"

@@ -44,7 +44,7 @@ var CipherSuites = []string{
 // endpoint and the CA certificate, signed with the valid tokens.
 var AnonymousPaths = []string{"/livez", "/readyz", "/healthz", "/api/v1/namespaces/kube-public/configmaps/cluster-info"}
 
-// ControlPlane is what a control plane needs in addition to a node: the API server's files, and the approver.
+// ControlPlane is what a control plane needs in addition to a node: the API server's files, the patches of its static pods, and the approver.
 func ControlPlane(c *spec.Cluster) facts.Desired {
 	d := approver(c)
 	addBackups(c, &d)
@@ -52,7 +52,7 @@ func ControlPlane(c *spec.Cluster) facts.Desired {
 		{Path: AuditPolicyFile, Mode: 0o600, Content: auditPolicy},
 		{Path: AuthenticationFile, Mode: 0o600, Content: authenticationConfig()},
 	}, append(settingFiles(c), d.Files...)...)
-	d.Files = append(d.Files, facts.File{Path: "/etc/systemd/system/" + LeasesUnit, Content: leasesUnit})
+	d.Files = append(d.Files, facts.File{Path: "/etc/systemd/system/" + LeasesUnit, Content: leasesUnit}, apiServerPatch())
 	d.Enable = append(d.Enable, LeasesUnit)
 	if c.StackedEtcd() {
 		d.Files = append(d.Files, etcdGuard()...)

@@ -3,6 +3,7 @@ package kubeadm
 import (
 	"bytes"
 
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -12,7 +13,7 @@ func (c Config) InitByHand(h spec.Host) ([]byte, error) {
 	c.byHand = true
 	cluster := c.clusterConfiguration()
 	delete(cluster, "encryptionAlgorithm")
-	return documents(initConfiguration(h, nodeRegistration(h)), cluster, c.kubeletConfiguration(), c.proxyConfiguration())
+	return documents(c.patchedByHand(initConfiguration(h, nodeRegistration(h)), h), cluster, c.kubeletConfiguration(), c.proxyConfiguration())
 }
 
 // EtcdHostByHand is EtcdHost with keys of kubeadm's default type.
@@ -35,5 +36,13 @@ func (c Config) JoinByHand(h spec.Host, w JoinWords) ([]byte, error) {
 	if cp, ok := join["controlPlane"].(object); ok {
 		cp["certificateKey"] = w.CertificateKey
 	}
-	return documents(join)
+	return documents(c.patchedByHand(join, h))
+}
+
+// patchedByHand adds the patches of static pods, if a cluster that is built by hand is to have one.
+func (c Config) patchedByHand(configuration object, h spec.Host) object {
+	if _, has := hostconfig.PlainAPIServerPatch(c.Cluster); !has {
+		return configuration
+	}
+	return patched(configuration, h)
 }

@@ -94,7 +94,7 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 			"initial-cluster-token": etcd.Token,
 		})
 	}
-	init := c.patched(initConfiguration(h, nodeRegistration(h)), h)
+	init := patched(initConfiguration(h, nodeRegistration(h)), h)
 	// Its API server cannot work until the hosts of a majority of etcd's members are ready to start theirs.
 	init["timeouts"] = object{"kubernetesAPICall": apiPatience}
 	init["bootstrapTokens"] = []object{{
@@ -108,9 +108,9 @@ func initConfiguration(h spec.Host, registration object) object {
 	return object{"apiVersion": apiVersion, "kind": "InitConfiguration", "nodeRegistration": registration, "localAPIEndpoint": localEndpoint(h)}
 }
 
-// patched adds the patches of static pods, which exist on control planes with a stacked etcd.
-func (c Config) patched(configuration object, h spec.Host) object {
-	if c.Cluster.StackedEtcd() && h.Has(spec.RoleControlPlane) {
+// patched adds the patches of static pods, which every control plane has.
+func patched(configuration object, h spec.Host) object {
+	if h.Has(spec.RoleControlPlane) {
 		configuration["patches"] = object{"directory": hostconfig.PatchesDir}
 	}
 	return configuration
@@ -132,7 +132,7 @@ func (c Config) Worker(h spec.Host) ([]byte, error) {
 
 // Join renders the configuration of kubeadm join. The cluster is known by its CA, so there is nothing to discover.
 func (c Config) Join(h spec.Host, discoveryFile string) ([]byte, error) {
-	return documents(c.patched(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}), h))
+	return documents(patched(joinConfiguration(h, object{"file": object{"kubeConfigPath": discoveryFile}, "tlsBootstrapToken": c.Token}), h))
 }
 
 func joinConfiguration(h spec.Host, discovery object) object {
@@ -288,11 +288,7 @@ func WithClusterConfiguration(h spec.Host, stored string) ([]byte, error) {
 	if err := yaml.Unmarshal([]byte(stored), &cluster); err != nil || cluster["kind"] != "ClusterConfiguration" {
 		return nil, fmt.Errorf("the ConfigMap kubeadm-config contains no ClusterConfiguration: %w", err)
 	}
-	init := initConfiguration(h, nodeRegistration(h))
-	if etcd, _ := cluster["etcd"].(object); etcd["local"] != nil {
-		init["patches"] = object{"directory": hostconfig.PatchesDir}
-	}
-	return documents(init, cluster)
+	return documents(patched(initConfiguration(h, nodeRegistration(h)), h), cluster)
 }
 
 // WithEtcdServers is a stored ClusterConfiguration with other members of an external etcd.

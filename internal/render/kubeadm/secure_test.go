@@ -44,7 +44,7 @@ func TestStackedEtcdHasRoom(t *testing.T) {
 	mustContain(t, boot, "- name: quota-backend-bytes\n      value: \"8589934592\"")
 }
 
-// TestStaticPodsArePatched where there is an etcd to guard: other hosts do not have the directory.
+// TestStaticPodsArePatched on every control plane: other hosts do not have the directory.
 func TestStaticPodsArePatched(t *testing.T) {
 	c := config()
 	cp, worker := c.Cluster.HostsWith(spec.RoleControlPlane)[0], c.Cluster.HostsWith(spec.RoleWorker)[0]
@@ -62,9 +62,34 @@ func TestStaticPodsArePatched(t *testing.T) {
 	if strings.Contains(render(c.Join(worker, "d")), patches) || strings.Contains(render(c.Worker(worker)), patches) {
 		t.Error("a worker is patched")
 	}
+	for _, etcd := range []string{"{local: {dataDir: /var/lib/etcd}}", "{external: {endpoints: [https://e1:2379]}}"} {
+		if !strings.Contains(render(WithClusterConfiguration(cp, "kind: ClusterConfiguration\netcd: "+etcd+"\n")), patches) {
+			t.Errorf("a control plane of a cluster that exists, with etcd %s, is not patched", etcd)
+		}
+	}
 	c.Cluster.Spec.ControlPlane.Topology = spec.TopologyExternal
-	if strings.Contains(render(c.Init(cp, nil)), patches) {
-		t.Error("a control plane without an etcd member is patched")
+	if !strings.Contains(render(c.Init(cp, nil)), patches) || !strings.Contains(render(c.Join(cp, "d")), patches) {
+		t.Error("a control plane without an etcd member is not patched")
+	}
+}
+
+// TestPatchedByHand: only control planes that are to have other probes than kubeadm's have the directory (see hostconfig.PlainAPIServerPatch).
+func TestPatchedByHand(t *testing.T) {
+	c := config()
+	cp, worker := c.Cluster.HostsWith(spec.RoleControlPlane)[0], c.Cluster.HostsWith(spec.RoleWorker)[0]
+	for _, topology := range []string{spec.TopologyStacked, spec.TopologyExternal} {
+		c.Cluster.Spec.ControlPlane.Topology = topology
+		patched := func(out []byte, err error) bool {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return strings.Contains(string(out), "patches:\n  directory: /etc/kubernetes/patches\n")
+		}
+		want := topology == spec.TopologyExternal
+		if patched(c.InitByHand(cp)) != want || patched(c.JoinByHand(cp, JoinWords{})) != want || patched(c.JoinByHand(worker, JoinWords{})) {
+			t.Errorf("%s: init %t, join %t, a worker %t", topology, patched(c.InitByHand(cp)), patched(c.JoinByHand(cp, JoinWords{})), patched(c.JoinByHand(worker, JoinWords{})))
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -52,11 +51,7 @@ func Upgraded(h spec.Host, stored, version string) ([]byte, error) {
 		}
 	}
 	server["extraArgs"], cluster["apiServer"] = given, server
-	init := initConfiguration(h, nodeRegistration(h))
-	if etcd, _ := cluster["etcd"].(object); etcd["local"] != nil {
-		init["patches"] = object{"directory": hostconfig.PatchesDir}
-	}
-	return documents(init, cluster)
+	return documents(patched(initConfiguration(h, nodeRegistration(h)), h), cluster)
 }
 
 // WithAddons takes back that addons are disabled in the ClusterConfiguration that a cluster has stored. Clusters that an older

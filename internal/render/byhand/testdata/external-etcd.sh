@@ -326,8 +326,12 @@ install -d -m 700 /var/log/kubernetes/audit
 # accepts connections, a few seconds after it has started and taken the virtual IP.
 until timeout 5 bash -c '</dev/tcp/api.prod.example.com/6443'; do [ $SECONDS -lt 60 ]; sleep 0.5; done
 
-# The configuration of this cluster for kubeadm.
+# The configuration of this cluster for kubeadm. The patch keeps kubelets from restarting API servers while etcd does
+# not answer: an API server cannot start without etcd.
 install -D -m 600 /dev/stdin /root/kubeadm-init.yaml <<'END'
+…
+END
+install -D -m 600 /dev/stdin /etc/kubernetes/patches/kube-apiserverquorate+strategic.yaml <<'END'
 …
 END
 
@@ -374,7 +378,7 @@ EOF
 say '5. Files for the other control planes'
 
 # cp-b: the API server's files for cp-b
-start copy cp-a cp-b etc/kubernetes/apiserver etc/kubernetes/pki/encryption.yaml
+start copy cp-a cp-b etc/kubernetes/apiserver etc/kubernetes/pki/encryption.yaml etc/kubernetes/patches/kube-apiserverquorate+strategic.yaml
 
 finish
 

@@ -208,7 +208,9 @@ install -d -m 700 /var/log/kubernetes/audit
 # accepts connections, a few seconds after it has started and taken the virtual IP.
 until timeout 5 bash -c '</dev/tcp/api.lab.internal/6443'; do [ $SECONDS -lt 60 ]; sleep 0.5; done
 
-# The configuration of this cluster for kubeadm.
+# The configuration of this cluster for kubeadm. kubeadm's probes stay, so kubelets restart API servers while etcd
+# does not answer: HAProxy's checks leave out etcd, and nothing else keeps clients from an API server whose own etcd
+# is dead.
 install -D -m 600 /dev/stdin /root/kubeadm-init.yaml <<'END'
 …
 END
