@@ -226,6 +226,9 @@ type Kubernetes struct {
 	PodImages map[string]string `json:"podImages,omitempty"`
 	// SharesPort reports whether kube-apiserver lets HAProxy listen on its port beside it.
 	SharesPort bool `json:"sharesPort,omitempty"`
+	// ProbesEtcd says that the kubelet restarts kube-apiserver while etcd does not answer: its liveness or its startup probe is kubeadm's, and
+	// neither is somebody else's.
+	ProbesEtcd bool `json:"probesEtcd,omitempty"`
 	// Flags are those arguments of the control plane's static pods that a plan has something to say about, as
 	// pod/flag; a flag that is not set has no entry.
 	Flags map[string]string `json:"flags,omitempty"`

@@ -212,6 +212,8 @@ func (b *builder) notes() (out []string) {
 	add(lacks("kube-apiserver/audit-policy-file"), "there is no audit log (--audit-policy-file of the API servers)")
 	add(anonymous, "the API servers accept anonymous requests for every path that RBAC allows")
 	add(lacks("kube-apiserver/kubelet-certificate-authority"), "the API servers do not verify the kubelets' serving certificates")
+	add(slices.ContainsFunc(cps, func(h spec.Host) bool { return b.Facts(h.Name).Kubernetes.ProbesEtcd }),
+		"kubelets restart the API servers while etcd does not answer (their liveness and startup probes ask for "+hostconfig.KubeadmLivePath+" instead of "+hostconfig.LivePath+")")
 	add(slow && b.c.Spec.Failover.Profile == spec.ProfileFast,
 		"the spec says failover.profile fast, but the flags and kubelets of this cluster have other timings: pods of a dead node are evicted only after minutes")
 	for _, n := range b.Seen.API.Networks {

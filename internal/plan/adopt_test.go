@@ -51,7 +51,7 @@ func byHand(t *testing.T, c *spec.Cluster) *facts.Observation {
 			f.Kubernetes.NodeName = h.Name
 		}
 		if h.Has(spec.RoleControlPlane) {
-			o.APIServer = &facts.Answer{OK: true}
+			o.APIServer, f.Kubernetes.ProbesEtcd = &facts.Answer{OK: true}, true
 		}
 		if c.Balances(h) {
 			f.Units = map[string]string{"haproxy.service": "active", "keepalived.service": "active"}
@@ -134,7 +134,7 @@ func mustNotRebuild(t *testing.T, c *spec.Cluster, p *Plan) {
 func TestAdoption(t *testing.T) {
 	c := testCluster()
 	p := build(t, c, byHand(t, c))
-	if !p.Adopts || len(p.Notes) != 6 {
+	if !p.Adopts || len(p.Notes) != 7 || !slices.ContainsFunc(p.Notes, func(s string) bool { return strings.Contains(s, "instead of "+hostconfig.LivePath) }) {
 		t.Errorf("adopts %v, notes %q", p.Adopts, p.Notes)
 	}
 	mustNotRebuild(t, c, p)
@@ -410,6 +410,7 @@ func TestWhatIsRightIsLeft(t *testing.T) {
 		c := testCluster()
 		obs := byHand(t, c)
 		for _, h := range c.HostsWith(spec.RoleControlPlane) {
+			obs.Hosts[h.Name].Facts.Kubernetes.ProbesEtcd = false
 			obs.Hosts[h.Name].Facts.Kubernetes.Flags = map[string]string{
 				facts.EncryptionFlag: hostconfig.EncryptionFile, "kube-apiserver/audit-policy-file": "p", "kube-apiserver/authentication-config": "a",
 				"kube-apiserver/kubelet-certificate-authority": "ca", "kube-controller-manager/node-monitor-grace-period": hostconfig.FastGracePeriod,

@@ -87,6 +87,7 @@ func (b *builder) maintain() error {
 	if b.Stage() != cluster.Foreign {
 		b.publishEndpoint(b.all()...) // before an API server stops listing itself
 		b.warnOfReconciler()
+		b.warnOfProbes()
 		stored = b.changeSettings(hosts)
 	}
 	for _, h := range b.balancersInTurn() {

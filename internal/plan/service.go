@@ -74,12 +74,12 @@ func (b *builder) otherReconciler() bool {
 
 // changesReconciler says that the plan restarts API servers to change that. A repair changes no setting.
 func (b *builder) changesReconciler() bool {
-	return !b.repairs && b.otherReconciler() && b.delaysReconciler() == ""
+	return !b.repairs && b.otherReconciler() && b.delaysRestarts() == ""
 }
 
-// delaysReconciler says why API servers are not restarted for it in this run; empty if they are. Nobody asked for it with an edit of the
-// spec, so it must keep nothing else waiting, such as the removal of a host that is lost.
-func (b *builder) delaysReconciler() string {
+// delaysRestarts says why API servers are not restarted in this run for what nobody asked for with an edit of the spec: their reconciler, or
+// their probes. It is empty if they are. Such a restart must keep nothing else waiting, such as the removal of a host that is lost.
+func (b *builder) delaysRestarts() string {
 	switch {
 	case b.changesVersion():
 		return "the version changes"
@@ -130,7 +130,7 @@ func (b *builder) warnOfReconciler() {
 	if !b.otherReconciler() {
 		return
 	}
-	if why := b.delaysReconciler(); why != "" {
+	if why := b.delaysRestarts(); why != "" {
 		b.out.Warnings = append(b.out.Warnings, "the API servers keep their --"+hostconfig.ReconcilerArgument+" in this run, so that "+b.pathOfPods()+" only after another `quorate apply`: "+why)
 	}
 }

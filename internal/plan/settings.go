@@ -352,14 +352,18 @@ func inWords(v any) string {
 	return strings.ReplaceAll(string(text), `"`, "")
 }
 
-// staleSettings are the programs of a control plane that run with other arguments, with the reasons.
+// staleSettings are the programs of a control plane that run with other arguments, or have other probes, with the reasons.
 func (b *builder) staleSettings(h spec.Host) (pods, why []string) {
 	for _, p := range hostconfig.Programs {
 		have := b.Facts(h.Name).Kubernetes.Arguments[p]
 		if have == nil {
 			continue // it has no manifest, which is restored with the settings
 		}
-		if d := b.differences(p, have, b.settings().runs[p]); len(d) > 0 {
+		d := b.differences(p, have, b.settings().runs[p])
+		if p == facts.APIServer {
+			d = append(d, b.staleProbes(h)...)
+		}
+		if len(d) > 0 {
 			pods, why = append(pods, p), append(why, d...)
 		}
 	}

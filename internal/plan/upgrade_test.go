@@ -162,6 +162,7 @@ func carryOut(t *testing.T, c *spec.Cluster, obs *facts.Observation, r Bundle, s
 		switchTo(s.Programs)
 		kubelet()
 		f.Kubernetes.Manifests, f.Units["kubelet.service"] = slices.Clone(podsWithEtcd), "active"
+		f.Kubernetes.ProbesEtcd = false // kubeadm writes the manifests with the patches
 		if !c.StackedEtcd() {
 			f.Kubernetes.Manifests = slices.Clone(controlPlanePods)
 		}
@@ -255,6 +256,7 @@ func interrupt(c *spec.Cluster, obs *facts.Observation, s Step, half bool) bool 
 		k.Manifests = slices.DeleteFunc(slices.Clone(k.Manifests), func(pod string) bool { return pod == "kube-apiserver" })
 		delete(k.PodImages, "kube-apiserver")
 		delete(k.Arguments, "kube-apiserver")
+		k.ProbesEtcd = false
 	}
 	seen.APIServer, seen.APIServerVersion = &facts.Answer{Problem: "connection refused"}, ""
 	obs.Hosts[s.Host] = seen

@@ -192,7 +192,7 @@ func Kubernetes(root string, shared []string) facts.Kubernetes {
 		}
 		k.PodImages[name] = pod.Spec.Containers[0].Image
 		if name == "kube-apiserver" {
-			k.SharesPort = staticpod.Arguments(pod)[hostconfig.PortSharing] == "true"
+			k.SharesPort, k.ProbesEtcd = staticpod.Arguments(pod)[hostconfig.PortSharing] == "true", probesEtcd(pod)
 		}
 	}
 	k.Withdrawn = withdrawal.Host{Root: root}.Withdrawn()

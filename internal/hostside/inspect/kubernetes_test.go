@@ -55,7 +55,7 @@ users: [{name: u, user: {client-certificate: ` + currentPair + `, client-key: ` 
 		"/etc/kubernetes/pki/apiserver.crt":       pair,
 		"/var/lib/kubelet/config.yaml":            "maxPods: 110", facts.KubeletSettingsDue: "", currentPair: pair, "/var/lib/kubelet/pki/kubelet-server-current.pem": pair,
 		"/etc/kubernetes/pki/encryption.yaml":           "resources: [{resources: [secrets], providers: [{secretbox: {keys: [{name: key1, secret: c2VjcmV0}]}}]}]",
-		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false, --service-account-issuer=https://keys.example.com, --service-account-issuer, https://kubernetes.default.svc]}]}",
+		"/etc/kubernetes/manifests/kube-apiserver.yaml": "spec: {containers: [{command: [kube-apiserver, --permit-port-sharing=true, --anonymous-auth=false, --service-account-issuer=https://keys.example.com, --service-account-issuer, https://kubernetes.default.svc], " + kubeadmsProbes + "}]}",
 		hostconfig.EtcdManifest: "spec: {containers: [{command: [etcd, '--initial-cluster=cp-a=https://10.0.0.11:2380', --initial-cluster-token=prod-1]}], " +
 			"volumes: [{name: g, hostPath: {path: " + hostconfig.EtcdGuard + "}}]}",
 		facts.WithdrawnDir + "/kube-scheduler.yaml": "x",
@@ -135,6 +135,50 @@ func TestIssuers(t *testing.T) {
 	}
 }
 
+// kubeadmsProbes are the liveness and startup probes that kubeadm 1.36 and 1.37 give an API server.
+const kubeadmsProbes = `livenessProbe: {failureThreshold: 8, httpGet: {host: 10.0.0.11, path: /livez, port: probe-port, scheme: HTTPS}, initialDelaySeconds: 10, periodSeconds: 10, timeoutSeconds: 15}, ` +
+	`startupProbe: {failureThreshold: 24, httpGet: {host: 10.0.0.11, path: /livez, port: probe-port, scheme: HTTPS}, initialDelaySeconds: 10, periodSeconds: 10, timeoutSeconds: 15}`
+
+// TestWhoseProbes: kubeadm's probes are to be replaced, and those of an administrator are left alone.
+func TestWhoseProbes(t *testing.T) {
+	live, start, _ := strings.Cut(kubeadmsProbes, ", startupProbe")
+	start = "startupProbe" + start
+	other := func(probe, from, to string) string {
+		t.Helper()
+		if strings.Count(probe, from) != 1 {
+			t.Fatalf("%q is not in %s once", from, probe)
+		}
+		return strings.Replace(probe, from, to, 1)
+	}
+	without := func(probe string) string { return other(probe, "path: /livez,", `path: "`+hostconfig.LivePath+`",`) }
+	for name, tc := range map[string]struct {
+		probes []string
+		want   bool
+	}{
+		"kubeadm's":                          {[]string{live, start}, true},
+		"with another timeout for the start": {[]string{live, other(start, "failureThreshold: 24", "failureThreshold: 60")}, true},
+		"Quorate's":                          {[]string{without(live), other(without(start), "failureThreshold: 24", "failureThreshold: 90")}, false},
+		"of which one is Quorate's":          {[]string{without(live), start}, true},
+		"of which the other is Quorate's":    {[]string{live, without(start)}, true},
+		"with another path":                  {[]string{other(live, "path: /livez,", "path: /livez/ping,"), start}, false},
+		"with another path at the start":     {[]string{live, other(start, "path: /livez,", `path: "/livez?exclude=etcd&exclude=log",`)}, false},
+		"with more attempts":                 {[]string{other(live, "failureThreshold: 8", "failureThreshold: 30"), start}, false},
+		"more often":                         {[]string{live, other(start, "periodSeconds: 10", "periodSeconds: 5")}, false},
+		"none for the start":                 {[]string{live}, false},
+		"none":                               {nil, false},
+	} {
+		root := built(t)
+		manifest := "spec: {containers: [{" + strings.Join(append(tc.probes, "command: [kube-apiserver]"), ", ") + "}]}"
+		if err := os.WriteFile(root+"/etc/kubernetes/manifests/kube-apiserver.yaml", []byte(manifest), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k := Kubernetes(root, nil)
+		if !slices.Contains(k.Manifests, "kube-apiserver") || k.ProbesEtcd != tc.want {
+			t.Errorf("probes %s: %t, manifests %v", name, k.ProbesEtcd, k.Manifests)
+		}
+	}
+}
+
 // TestOnlyMark: a mark next to any other trace protects something.
 func TestOnlyMark(t *testing.T) {
 	all := Kubernetes(built(t), shared)
@@ -146,7 +190,7 @@ func TestOnlyMark(t *testing.T) {
 		t.Error("a restore that did not end is taken for a mark that was forgotten")
 	}
 	// What says nothing by itself: these depend on the others, or on what was asked for.
-	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdAbandoned", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
+	dependent := []string{"Established", "SharedPKI", "MissingPKI", "KubeletAway", "PodImages", "SharesPort", "ProbesEtcd", "Flags", "Arguments", "Issuers", "Kubelet", "KubeletDue", "Servers", "ServingNames", "SuperAdmin", "EtcdToken", "EtcdAbandoned", "EtcdGuard", "EtcdPodGuard", "EtcdCAKey", "Clusters", "Restore", "Trust", "Maintenance"}
 	dependent = append(dependent, onlyOnHost...)
 	for i := range v.NumField() {
 		k := facts.Kubernetes{Established: true, Clusters: []string{"prod"}}

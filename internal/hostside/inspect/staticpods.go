@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/facts"
@@ -45,6 +46,21 @@ func staticPodArguments(dir string) map[string]map[string]string {
 		}
 	}
 	return out
+}
+
+// probesEtcd says of an API server what facts.Kubernetes has as ProbesEtcd. How long its startup may take is a setting of kubeadm's, and says nothing
+// about whose the probe is.
+func probesEtcd(pod *corev1.Pod) bool {
+	c := pod.Spec.Containers[0]
+	if c.LivenessProbe == nil || c.LivenessProbe.HTTPGet == nil || c.StartupProbe == nil || c.StartupProbe.HTTPGet == nil {
+		return false
+	}
+	kubeadms := func(p *corev1.Probe) bool {
+		return p.HTTPGet.Path == hostconfig.KubeadmLivePath && p.InitialDelaySeconds == 10 && p.PeriodSeconds == 10 && p.TimeoutSeconds == 15
+	}
+	own := func(p *corev1.Probe) bool { return p.HTTPGet.Path == hostconfig.LivePath }
+	live, start := kubeadms(c.LivenessProbe) && c.LivenessProbe.FailureThreshold == 8, kubeadms(c.StartupProbe)
+	return (live || start) && (live || own(c.LivenessProbe)) && (start || own(c.StartupProbe))
 }
 
 // issuers reads those of the API server.
