@@ -121,7 +121,7 @@ var Rules = []Rule{
 	{RuleEtcdAlarm, []Severity{Critical}, "no etcd member has raised an alarm"},
 	{RuleEtcdQuota, []Severity{Critical, Warning}, fmt.Sprintf("etcd's database uses less than %.0f %% of its quota (warning) or %.0f %% (critical)", 100*quotaWarning, 100*quotaCritical)},
 	{RuleControlPlane, []Severity{Warning}, "the API server, the controller manager and the scheduler work on every control plane"},
-	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes"},
+	{RuleDNS, []Severity{Critical, Warning}, "two replicas of CoreDNS are ready, on different nodes, and in different zones where nodes are in three or more"},
 	{RuleDrained, []Severity{Info}, "no control plane is drained"},
 	{RuleMaintenance, []Severity{Warning, Info}, "no host is in maintenance"},
 	{RuleWrongVersion, []Severity{Warning}, "every node and control plane runs the Kubernetes version of the spec"},
@@ -716,6 +716,9 @@ func (f *findings) margins() {
 	fix := "Repair what is listed here before anything else is stopped."
 	away := f.InMaintenance()
 	switch {
+	case len(f.atRisk(withoutDNS(counted.placements))) == 0:
+		parts[len(parts)-1] += ", which has all CoreDNS replicas that work"
+		fix = f.fixDNS()
 	case len(away) > 0 && !counted.anyNotUp():
 		parts[len(parts)-1] += " while " + List(away) + plural(len(away), " is", " are") + " in maintenance"
 		fix = "`quorate maintain --undo " + away[0] + "` ends the maintenance."
@@ -725,6 +728,15 @@ func (f *findings) margins() {
 		fix = "Spread more hosts over more zones in the spec (three control planes in three zones, two load balancers in two), then run `quorate apply`."
 	}
 	f.add(RuleMargin, Warning, "the cluster "+strings.Join(parts, ", and "), fix)
+}
+
+// withoutDNS are placements in which CoreDNS does not count.
+func withoutDNS(placements []quorum.Placement) []quorum.Placement {
+	out := slices.Clone(placements)
+	for i := range out {
+		out[i].DNS = quorum.Absent
+	}
+	return out
 }
 
 // working are the placements as they are now: a part on a host that is in maintenance works, although nothing may rely on it.

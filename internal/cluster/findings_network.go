@@ -248,18 +248,28 @@ func (f *findings) dns() {
 	if api == nil || !api.Initialised || f.Spec.Spec.Network.CNI == spec.CNINone && slices.ContainsFunc(api.Nodes, func(n facts.Node) bool { return n.NoNetwork }) {
 		return
 	}
-	const describe = "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` shows more."
 	switch {
 	case api.DNSReady == 0:
-		f.unmet(RuleDNS, Critical, "no CoreDNS replica is ready, so pods cannot resolve names"+after(": ", api.DNSNotReady), describe)
+		f.unmet(RuleDNS, Critical, "no CoreDNS replica is ready, so pods cannot resolve names"+after(": ", api.DNSNotReady), f.fixDNS())
 	case len(api.Nodes) < 2: // there is no second node for another replica
 	case api.DNSReady == 1:
-		f.unmet(RuleDNS, Warning, "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), describe)
+		f.unmet(RuleDNS, Warning, "only one CoreDNS replica is ready"+after(": ", api.DNSNotReady), f.fixDNS())
 	case api.DNSReplacing: // for a moment, both may be ready
-		f.unmet(RuleDNS, Warning, "replicas of CoreDNS with a former configuration are being replaced"+after(": ", api.DNSNotReady), describe)
-	case api.DNSNodes < 2 && !f.DNSSpread():
-		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`quorate apply` spreads them.")
+		f.unmet(RuleDNS, Warning, "replicas of CoreDNS with a former configuration are being replaced"+after(": ", api.DNSNotReady), f.fixDNS())
 	case api.DNSNodes < 2:
-		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", "`kubectl -n kube-system rollout restart deployment coredns` spreads them again.")
+		f.unmet(RuleDNS, Warning, "all CoreDNS replicas are on one node", f.fixDNS())
+	case f.dnsZone() != "" && len(f.resolving()) == len(api.DNSOn): // apply does not wait for anything else: the scheduler put them there
+		f.add(RuleDNS, Warning, "all CoreDNS replicas are in zone "+f.dnsZone(), f.fixDNS())
 	}
+}
+
+// fixDNS is what to do about replicas of CoreDNS that are not ready, or not apart.
+func (s *State) fixDNS() string {
+	switch api := s.Seen.API; {
+	case api.DNSReady < 2 || api.DNSReplacing:
+		return "`kubectl -n kube-system describe pods -l k8s-app=kube-dns` shows more."
+	case !s.DNSSpread():
+		return "`quorate apply` spreads them."
+	}
+	return "`kubectl -n kube-system rollout restart deployment coredns` spreads them again."
 }

@@ -100,6 +100,43 @@ func TestAFullDiskNamesWhatWasKept(t *testing.T) {
 	}
 }
 
+// TestCoreDNSInOneZone: it is said what to do about it, nothing is refused because of it, and where nodes are in two zones only, nobody promised anything.
+func TestCoreDNSInOneZone(t *testing.T) {
+	fixes := func(f fixture) (out []string) {
+		for _, x := range Evaluate(f.Spec, f.Seen).Findings() {
+			out = append(out, x.Rule+": "+x.Fix)
+		}
+		return out
+	}
+	f := whole()
+	f.Seen.API.DNSOn = []string{"cp-a", "w-a"}
+	for spread, fix := range map[bool]string{true: "`kubectl -n kube-system rollout restart deployment coredns` spreads them again.", false: "`quorate apply` spreads them."} {
+		f.Seen.API.DNSInZones = spread
+		if got := fixes(f); !slices.Equal(got, []string{RuleDNS + ": " + fix, RuleMargin + ": " + fix}) {
+			t.Errorf("%v", got)
+		}
+	}
+	s, apart := Evaluate(f.Spec, f.Seen), Evaluate(whole().Spec, whole().Seen)
+	for _, h := range f.Spec.Spec.Hosts {
+		for _, c := range []Change{{Verb: Stop, Part: WholeHost, Subject: h.Name}, {Verb: Stop, Part: WholeZone, Subject: h.Zone}, {Verb: Restart, Part: Node, Subject: h.Name}, {Verb: Restart, Part: PodNetwork}} {
+			_, got := s.Allow(c)
+			if _, want := apart.Allow(c); jsonOf(got) != jsonOf(want) {
+				t.Errorf("%s: %v, and if CoreDNS is in two zones %v", c, got, want)
+			}
+		}
+	}
+	f.External()
+	for i := range f.Spec.Spec.Hosts {
+		if h := &f.Spec.Spec.Hosts[i]; h.Name == "cp-c" {
+			h.Zone = "b"
+		}
+	}
+	f.Seen.API.DNSInZones = f.Spec.DNSInZones()
+	if s := Evaluate(f.Spec, f.Seen); s.Margins().Zones != 1 || slices.ContainsFunc(s.Findings(), func(x Finding) bool { return x.Rule == RuleDNS || x.Rule == RuleMargin }) {
+		t.Errorf("with two zones: %+v, %+v", s.Margins(), s.Findings())
+	}
+}
+
 // TestALaggingMemberIsNotReliedOn: what etcd would need instead of it is not stopped, and it is restarted or removed only if the others are a
 // majority without it.
 func TestALaggingMemberIsNotReliedOn(t *testing.T) {
@@ -399,7 +436,7 @@ var findingCases = []struct {
 			n := &f.Seen.API.Nodes[i]
 			n.Ready, n.NoNetwork, n.NotReady = false, true, "no network"
 		}
-		f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0
+		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSOn = 0, 0, nil
 	}, margins(1, 1, 1, 1), []string{"warning: node cp-a", "warning: node cp-b", "warning: node cp-c", "warning: node w-a", "warning: node w-b"}},
 	{"full-disk", func(f fixture) { f.Seen.Hosts["cp-b"].Facts.DiskFreeBytes = 512 << 20 }, margins(1, 1, 1, 1), []string{
 		"warning: a disk of cp-b is almost full: 512 MiB are free below /var/lib"}},
@@ -474,13 +511,27 @@ var findingCases = []struct {
 			f.Seen.Hosts[h].Components[facts.Kubelet] = facts.Component{Answer: ok(), Version: "v1.37.2", Replaced: true}
 		}
 	}, margins(1, 1, 1, 1), []string{"info: kubelet on w-a and w-b was started from a file that has been replaced since"}},
-	{"dns-one-node", func(f fixture) { f.Seen.API.DNSNodes = 1 }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
-	{"dns-not-spread", func(f fixture) { f.Seen.API.DNSNodes, f.Seen.API.DNSSpread = 1, false }, margins(1, 1, 1, 1), []string{"*warning: all CoreDNS replicas are on one node"}},
+	{"dns-one-node", func(f fixture) { f.Seen.API.DNSNodes, f.Seen.API.DNSOn = 1, []string{"cp-a"} }, margins(1, 1, 1, 0), []string{"*warning: all CoreDNS replicas are on one node",
+		"warning: the cluster does not survive the loss of zone a, which has all CoreDNS replicas that work"}},
+	{"dns-not-spread", func(f fixture) {
+		f.Seen.API.DNSNodes, f.Seen.API.DNSOn, f.Seen.API.DNSSpread = 1, []string{"cp-a"}, false
+	}, margins(1, 1, 1, 0), []string{"*warning: all CoreDNS replicas are on one node", "warning: the cluster does not survive the loss of zone a"}},
+	{"dns-one-zone", func(f fixture) { f.Seen.API.DNSOn = []string{"cp-b", "w-b"} }, margins(1, 1, 1, 0), []string{"warning: all CoreDNS replicas are in zone b",
+		"warning: the cluster does not survive the loss of zone b, which has all CoreDNS replicas that work"}},
 	{"dns-one-replica", func(f fixture) {
-		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSNotReady = 1, 1, "dns on cp-b: CrashLoopBackOff"
-	}, margins(1, 1, 1, 1), []string{"*warning: only one CoreDNS replica is ready: dns on cp-b: CrashLoopBackOff"}},
+		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSOn, f.Seen.API.DNSNotReady = 1, 1, []string{"cp-a"}, "dns on cp-b: CrashLoopBackOff"
+	}, margins(1, 1, 1, 0), []string{"*warning: only one CoreDNS replica is ready: dns on cp-b: CrashLoopBackOff", "warning: the cluster does not survive the loss of zone a"}},
+	{"dns-restarts", func(f fixture) {
+		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSNotReady = 1, 1, "dns on w-b: ContainerCreating"
+	}, margins(1, 1, 1, 1), []string{"*warning: only one CoreDNS replica is ready: dns on w-b: ContainerCreating"}},
+	{"dns-on-a-dead-node", func(f fixture) { f.Dies("w-b") }, margins(1, 1, 1, 0), []string{"warning: host w-b cannot be reached",
+		"warning: the cluster does not survive the loss of zone a, which has all CoreDNS replicas that work"}},
+	{"dns-elsewhere", func(f fixture) {
+		f.Seen.API.DNSOn = []string{"cp-a", "x"}
+		f.Seen.API.Nodes = append(f.Seen.API.Nodes, facts.Node{Name: "x", Address: "10.0.0.99", Ready: true, Version: "v1.37.2"})
+	}, margins(1, 1, 1, 1), nil},
 	{"dns-replacing", func(f fixture) { f.Seen.API.DNSReplacing = true }, margins(1, 1, 1, 1), []string{"*warning: replicas of CoreDNS with a former configuration"}},
-	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes = 0, 0 }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
+	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSOn = 0, 0, nil }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
 
 	// Load balancers and the endpoint.
 	{"no-load-balancer-reachable", func(f fixture) {

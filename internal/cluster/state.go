@@ -556,7 +556,7 @@ func (s *State) Endpoint() facts.Answer {
 }
 
 // Margins are how many more failures of each kind the cluster survives now. What could not be queried counts as failed, and so does a member of
-// etcd that is far behind.
+// etcd that is far behind. A replica of CoreDNS that is being restarted counts as one that works.
 func (s *State) Margins() quorum.Margins {
 	m := quorum.Survives(s.keepingUp(Change{}).placements)
 	if m.LoadBalancers == nil && s.managed() {
@@ -572,7 +572,7 @@ func (s *State) place() (out []quorum.Placement) {
 	if s.stage == Absent {
 		return nil
 	}
-	member := s.memberStates()
+	member, resolving := s.memberStates(), s.resolving()
 	for _, h := range s.present.Spec.Hosts {
 		p := quorum.Placement{Host: h.Name, Zone: h.Zone, Member: member[h.Name]}
 		delete(member, h.Name)
@@ -587,6 +587,9 @@ func (s *State) place() (out []quorum.Placement) {
 		if h.Has(spec.RoleWorker) {
 			p.Worker = s.worker(h.Name)
 		}
+		if slices.Contains(resolving, h.Name) {
+			p.DNS = quorum.Up
+		}
 		if ServesAbandoned(s.present, s.Seen, h.Name) { // it may serve, but not this cluster
 			p.APIServer, p.ControllerManager, p.Scheduler = quorum.Down, quorum.Down, quorum.Down
 		}
@@ -600,7 +603,40 @@ func (s *State) place() (out []quorum.Placement) {
 			out = append(out, quorum.Placement{Host: s.MemberHost(m), Member: state})
 		}
 	}
+	for _, node := range resolving {
+		if !slices.ContainsFunc(out, func(p quorum.Placement) bool { return p.Host == node }) {
+			out = append(out, quorum.Placement{Host: node, DNS: quorum.Up})
+		}
+	}
 	return out
+}
+
+// resolving are the nodes whose replicas of CoreDNS count. Where different zones are only a wish for them, none does: the scheduler would not bring
+// back the margin after the first zone was lost, and neither would Quorate.
+func (s *State) resolving() (out []string) {
+	if s.Seen.API == nil || !s.Spec.DNSInZones() {
+		return nil
+	}
+	for _, name := range s.Seen.API.DNSOn {
+		if n := s.Node(name); n != nil && n.Ready {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// dnsZone is the zone in which all replicas of CoreDNS are that count; empty if they are in more than one, or if none counts.
+func (s *State) dnsZone() (zone string) {
+	for _, p := range s.placements {
+		switch {
+		case p.DNS == quorum.Absent:
+		case p.Zone == "" || zone != "" && p.Zone != zone:
+			return ""
+		default:
+			zone = p.Zone
+		}
+	}
+	return zone
 }
 
 // worker is the condition of a node as a place for workloads.

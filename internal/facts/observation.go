@@ -255,6 +255,8 @@ type API struct {
 	// DNSReady counts the ready replicas of CoreDNS, DNSNodes the nodes that they are on.
 	DNSReady int `json:"dnsReady"`
 	DNSNodes int `json:"dnsNodes"`
+	// DNSOn are the nodes, in order, with a replica that is ready or was until a moment ago, or that was created a moment ago.
+	DNSOn []string `json:"dnsOn,omitempty"`
 	// DNSReplacing says that replicas of a former configuration are still being replaced.
 	DNSReplacing bool `json:"dnsReplacing,omitempty"`
 	// DNSVersion is CoreDNS's version, as the tag of its image says.

@@ -492,8 +492,18 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 	if err != nil {
 		return err
 	}
-	nodes := map[string]bool{}
-	for _, p := range pods.Items {
+	readReplicas(pods.Items, time.Now(), api)
+	return nil
+}
+
+// restartsWithin is how long a replica of CoreDNS may take to restart. Until then, it counts in its zone: whenever one restarts, the other would be alone
+// in its zone otherwise.
+const restartsWithin = 2 * time.Minute
+
+// readReplicas reads the pods of CoreDNS.
+func readReplicas(pods []corev1.Pod, now time.Time, api *facts.API) {
+	ready, on := map[string]bool{}, map[string]bool{}
+	for _, p := range pods {
 		ended := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
 		if at := started(&p); !ended && !at.IsZero() && (api.DNSStarted.IsZero() || at.Before(api.DNSStarted)) {
 			api.DNSStarted = at
@@ -502,13 +512,25 @@ func readDNS(ctx context.Context, client *kube.Client, version string, api *fact
 		case ended: // others take its place
 		case reason == "":
 			api.DNSReady++
-			nodes[p.Spec.NodeName] = true
-		case api.DNSNotReady == "":
-			api.DNSNotReady = reason
+			ready[p.Spec.NodeName], on[p.Spec.NodeName] = true, true
+		default:
+			api.DNSNotReady = cmp.Or(api.DNSNotReady, reason)
+			if p.Spec.NodeName != "" && now.Sub(notReadySince(&p)) < restartsWithin {
+				on[p.Spec.NodeName] = true
+			}
 		}
 	}
-	api.DNSNodes = len(nodes)
-	return nil
+	api.DNSNodes, api.DNSOn = len(ready), slices.Sorted(maps.Keys(on))
+}
+
+// notReadySince is since when a pod is not ready. Nobody has said so yet of one that was just created.
+func notReadySince(p *corev1.Pod) time.Time {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady && !c.LastTransitionTime.IsZero() {
+			return c.LastTransitionTime.Time
+		}
+	}
+	return p.CreationTimestamp.Time
 }
 
 // started is when the first container of a pod was started that runs, and not before the pod was created, whatever the clock of its node says; zero

@@ -1,9 +1,12 @@
 package observe
 
 import (
+	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"quorate.dev/quorate/internal/facts"
 )
@@ -63,6 +66,44 @@ func TestWhyNotReady(t *testing.T) {
 		p.Name, p.Spec.NodeName = "dns", c.node
 		if got := whyNotReady(p); got != want {
 			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+// TestWhereCoreDNSIs: a replica that is being restarted, or was just created, stays where it is. One that fails, ends, or waits for a node is nowhere.
+func TestWhereCoreDNSIs(t *testing.T) {
+	now := time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)
+	pod := func(node string, ready corev1.ConditionStatus, since time.Duration) corev1.Pod {
+		var p corev1.Pod
+		p.Name, p.Spec.NodeName, p.CreationTimestamp = "dns", node, metav1.NewTime(now.Add(-time.Hour))
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: ready, LastTransitionTime: metav1.NewTime(now.Add(-since))}}
+		return p
+	}
+	created := func(ago time.Duration) corev1.Pod {
+		p := pod("b", corev1.ConditionFalse, 0)
+		p.Status.Conditions, p.CreationTimestamp = nil, metav1.NewTime(now.Add(-ago))
+		return p
+	}
+	ends := pod("b", corev1.ConditionTrue, time.Hour)
+	ends.DeletionTimestamp = new(metav1.NewTime(now))
+	for name, tc := range map[string]struct {
+		second corev1.Pod
+		on     []string
+		ready  int
+	}{
+		"both work":            {pod("b", corev1.ConditionTrue, time.Hour), []string{"a", "b"}, 2},
+		"both on one node":     {pod("a", corev1.ConditionTrue, time.Hour), []string{"a"}, 2},
+		"one restarts":         {pod("b", corev1.ConditionFalse, time.Minute), []string{"a", "b"}, 1},
+		"one fails":            {pod("b", corev1.ConditionFalse, 2*time.Minute), []string{"a"}, 1},
+		"one is new":           {created(time.Second), []string{"a", "b"}, 1},
+		"one does not start":   {created(time.Hour), []string{"a"}, 1},
+		"one waits for a node": {pod("", corev1.ConditionFalse, time.Second), []string{"a"}, 1},
+		"one ends":             {ends, []string{"a"}, 1},
+	} {
+		var api facts.API
+		readReplicas([]corev1.Pod{pod("a", corev1.ConditionTrue, time.Hour), tc.second}, now, &api)
+		if !slices.Equal(api.DNSOn, tc.on) || api.DNSReady != tc.ready || (api.DNSNotReady != "") != (tc.ready == 1 && name != "one ends") {
+			t.Errorf("%s: %+v", name, api)
 		}
 	}
 }

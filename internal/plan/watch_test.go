@@ -47,6 +47,17 @@ func names(c *spec.Cluster) (out []string) {
 	return out
 }
 
+// onHosts checks that a plan has the steps of these kinds on these hosts, in any order, and on no others.
+func onHosts(t *testing.T, name string, p *Plan, want map[Kind][]string) {
+	t.Helper()
+	kinds := kindsOf(p)
+	for kind, hosts := range want {
+		if got := slices.Sorted(slices.Values(kinds[kind])); !slices.Equal(got, slices.Sorted(slices.Values(hosts))) {
+			t.Errorf("%s: %s on %v, want %v", name, kind, got, hosts)
+		}
+	}
+}
+
 // TestANewClusterRepairsItself: keys come first, then all hosts admit them, and then the units begin.
 func TestANewClusterRepairsItself(t *testing.T) {
 	c := testCluster()
@@ -199,14 +210,7 @@ func TestTheExporterComesAndGoes(t *testing.T) {
 			continue
 		}
 		kinds := kindsOf(p)
-		for _, x := range []struct {
-			kind Kind
-			want []string
-		}{{Configure, tc.configures}, {RemoveExporter, tc.removes}, {RemoveWatch, tc.leave}, {RemoveManifest, tc.forget}} {
-			if got := slices.Sorted(slices.Values(kinds[x.kind])); !slices.Equal(got, slices.Sorted(slices.Values(x.want))) {
-				t.Errorf("%s: %s on %v, want %v", name, x.kind, got, x.want)
-			}
-		}
+		onHosts(t, name, p, map[Kind][]string{Configure: tc.configures, RemoveExporter: tc.removes, RemoveWatch: tc.leave, RemoveManifest: tc.forget})
 		if changed := slices.Concat(kinds[MakeWatchKey], kinds[AdmitWatch], kinds[ConfigureWatch], kinds[ApplyManifest]); name == "nothing" && len(changed) > 0 {
 			t.Errorf("%+v", kinds)
 		}
@@ -257,17 +261,9 @@ func TestWatchChanges(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		kinds := kindsOf(p)
-		for _, x := range []struct {
-			kind Kind
-			want []string
-		}{{MakeWatchKey, tc.makes}, {AdmitWatch, tc.admits}, {ConfigureWatch, tc.configures}, {RemoveWatch, tc.leave}} {
-			if got := slices.Clone(kinds[x.kind]); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(x.want))) {
-				t.Errorf("%s: %s on %v, want %v", name, x.kind, got, x.want)
-			}
-		}
+		onHosts(t, name, p, map[Kind][]string{MakeWatchKey: tc.makes, AdmitWatch: tc.admits, ConfigureWatch: tc.configures, RemoveWatch: tc.leave})
 		if name == "nothing" && !p.Empty() {
-			t.Errorf("%+v", kinds)
+			t.Errorf("%+v", kindsOf(p))
 		}
 	}
 }

@@ -44,6 +44,8 @@ type Placement struct {
 	// Worker is the node as a place for workloads. A control plane that takes none does not have this part, and a node that
 	// is cordoned or not Ready is Down.
 	Worker State
+	// DNS is a replica of CoreDNS. Unlike the other parts, it is moved to another host when its own is lost.
+	DNS State
 }
 
 // Part selects one kind of part of a placement.
@@ -57,10 +59,11 @@ var (
 	Scheduler         Part = func(p *Placement) *State { return &p.Scheduler }
 	Balancer          Part = func(p *Placement) *State { return &p.Balancer }
 	Worker            Part = func(p *Placement) *State { return &p.Worker }
+	DNS               Part = func(p *Placement) *State { return &p.DNS }
 )
 
 // Parts are all parts of a placement.
-var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer, Worker}
+var Parts = []Part{Member, APIServer, ControllerManager, Scheduler, Balancer, Worker, DNS}
 
 // Kind is a kind of parts of which enough must work.
 type Kind struct {
@@ -79,6 +82,9 @@ var (
 	Balancers          = Kind{"load balancer", Balancer, one}
 	// Workers are needed for workloads. A cluster without a place for them works, and its users would notice.
 	Workers = Kind{"worker", Worker, func(total int) int { return min(total, 1) }}
+	// Resolvers are needed to resolve names in pods. They count where whole zones are lost, and no operation is refused because of them: draining a
+	// node moves them, and the scheduler replaces those that are lost.
+	Resolvers = Kind{"CoreDNS replica", DNS, one}
 )
 
 // kinds are those without which the cluster does not work.
@@ -150,7 +156,8 @@ type Margins struct {
 	Etcd          int `json:"etcd"`
 	// LoadBalancers is nil for a load balancer of the user's own, whose redundancy cannot be observed.
 	LoadBalancers *int `json:"loadBalancers"`
-	Zones         int  `json:"zones"`
+	// Zones counts whole zones with everything in them, replicas of CoreDNS included.
+	Zones int `json:"zones"`
 }
 
 // Survives computes all margins.
@@ -160,7 +167,7 @@ func Survives(placements []Placement) Margins {
 	for i := range behind {
 		behind[i].Balancer = Absent
 	}
-	m.ControlPlanes, _ = margin(behind, func(p Placement) string {
+	m.ControlPlanes, _ = margin(behind, kinds, func(p Placement) string {
 		if p.APIServer == Absent {
 			return ""
 		}
@@ -181,14 +188,18 @@ func EtcdMargin(placements []Placement) int {
 }
 
 // ZoneMargin is how many whole zones, the worst ones, may fail while the cluster goes on working, and a smallest set of
-// zones whose loss would be one too many.
+// zones whose loss would be one too many. Name resolution in pods is part of what must go on, if it works now.
 func ZoneMargin(placements []Placement) (int, []string) {
-	return margin(placements, func(p Placement) string { return p.Zone })
+	needed := kinds
+	if _, up := Count(placements, DNS); up > 0 { // otherwise no zone takes it away
+		needed = append(slices.Clone(kinds), Resolvers)
+	}
+	return margin(placements, needed, func(p Placement) string { return p.Zone })
 }
 
 // margin finds the worst case without trying every set of groups: the cluster stops when one kind of part runs short, and
 // a kind runs short soonest when the groups that hold most of it fail first.
-func margin(placements []Placement, group func(Placement) string) (int, []string) {
+func margin(placements []Placement, needed []Kind, group func(Placement) string) (int, []string) {
 	groups := map[string][]Placement{}
 	for _, p := range placements {
 		if name := group(p); name != "" {
@@ -197,7 +208,7 @@ func margin(placements []Placement, group func(Placement) string) (int, []string
 	}
 	var worst []string
 	best := len(groups) // nothing else can fail
-	for _, k := range kinds {
+	for _, k := range needed {
 		total, left := Count(placements, k.Part)
 		if total == 0 && k.Name != "API server" { // without any API server nothing serves
 			continue

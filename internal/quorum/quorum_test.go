@@ -30,8 +30,20 @@ func serves(placements []Placement, lost func(Placement) bool) bool {
 	return (voters.total == 0 || 2*voters.up > voters.total) && servers.up > 0 && any(managers) && any(schedulers) && any(balancers)
 }
 
+// resolves is the oracle for name resolution in pods.
+func resolves(placements []Placement, lost func(Placement) bool) bool {
+	return slices.ContainsFunc(placements, func(p Placement) bool { return p.DNS == Up && !lost(p) })
+}
+
+func nothing(Placement) bool { return false }
+
+// goesOn says that what works now works without the lost hosts: the cluster, and name resolution in pods.
+func goesOn(placements []Placement, lost func(Placement) bool) bool {
+	return serves(placements, lost) && (resolves(placements, lost) || !resolves(placements, nothing))
+}
+
 // worstCase tries every set of groups: the size of the smallest whose loss stops the cluster, minus one.
-func worstCase(placements []Placement, group func(Placement) string) int {
+func worstCase(placements []Placement, goesOn func([]Placement, func(Placement) bool) bool, group func(Placement) string) int {
 	var names []string
 	for _, p := range placements {
 		if g := group(p); g != "" && !slices.Contains(names, g) {
@@ -41,7 +53,7 @@ func worstCase(placements []Placement, group func(Placement) string) int {
 	smallest := len(names) + 1
 	for set := range 1 << len(names) {
 		n := bits.OnesCount(uint(set))
-		if n < smallest && !serves(placements, func(p Placement) bool {
+		if n < smallest && !goesOn(placements, func(p Placement) bool {
 			i := slices.Index(names, group(p))
 			return i >= 0 && set>>i&1 != 0
 		}) {
@@ -57,10 +69,10 @@ func TestMarginsAgainstEverySetOfFailures(t *testing.T) {
 		placements := randomPlacements(r)
 		zone := func(p Placement) string { return p.Zone }
 		got, worst := ZoneMargin(placements)
-		if want := worstCase(placements, zone); got != want {
+		if want := worstCase(placements, goesOn, zone); got != want {
 			t.Fatalf("%+v: zone margin %d, want %d", placements, got, want)
 		}
-		if worst != nil && (len(worst) != got+1 || serves(placements, func(p Placement) bool { return slices.Contains(worst, p.Zone) })) {
+		if worst != nil && (len(worst) != got+1 || goesOn(placements, func(p Placement) bool { return slices.Contains(worst, p.Zone) })) {
 			t.Fatalf("%+v: says that losing %v is too much with margin %d", placements, worst, got)
 		}
 		m := Survives(placements)
@@ -85,7 +97,7 @@ func TestMarginsAgainstEverySetOfFailures(t *testing.T) {
 				}
 			}
 		}
-		if want := worstCase(behind, controlPlane); m.ControlPlanes != want {
+		if want := worstCase(behind, serves, controlPlane); m.ControlPlanes != want {
 			t.Fatalf("%+v: control plane margin %d, want %d", placements, m.ControlPlanes, want)
 		}
 		if (m.LoadBalancers != nil) != ours || ours && *m.LoadBalancers != up-1 {
@@ -104,7 +116,6 @@ func TestMarginsAgainstEverySetOfFailures(t *testing.T) {
 // Short agrees with Works for every operation that takes parts away from a cluster that works.
 func TestShortAgainstWorks(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	nothing := func(Placement) bool { return false }
 	tried := 0
 	for range 20000 {
 		before := randomPlacements(r)
@@ -194,6 +205,9 @@ func randomPlacements(r *rand.Rand) []Placement {
 		}
 		if r.IntN(3) == 0 {
 			p.Balancer = state()
+		}
+		if r.IntN(3) == 0 {
+			p.DNS = state()
 		}
 		placements[i] = p
 	}

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -29,6 +28,7 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/coredns"
 	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
@@ -413,41 +413,15 @@ func spreadDNS(ctx context.Context, e *Env, s plan.Step) error {
 		if err != nil {
 			return err
 		}
-		patch, err := json.Marshal(spreadOf(d, s))
+		has := 0
+		if d.Spec.Replicas != nil {
+			has = int(*d.Spec.Replicas)
+		}
+		patch, err := json.Marshal(coredns.Spread(has, s.Replicas, s.Zones))
 		if err != nil {
 			return err
 		}
-		// It replaces the whole list of constraints: a strategic merge has room for one with each key.
 		_, err = deployments.Patch(ctx, "coredns", types.MergePatchType, patch, metav1.PatchOptions{FieldManager: fieldManager})
 		return err
 	})
-}
-
-// spreadOf is the change to CoreDNS. Different nodes are a condition for its replicas, and so is more than one zone if the step says so. That the zones have
-// equal numbers is a wish: a small zone would keep a large one from having enough. During a rolling update the constraints count only
-// replicas of one version, or an update on two nodes would never end. As long as there is one node or zone only, the second replica waits
-// for another: without a least number, both would be on the first for good.
-func spreadOf(d *appsv1.Deployment, s plan.Step) map[string]any {
-	constraint := func(key string, skew int, when corev1.UnsatisfiableConstraintAction) corev1.TopologySpreadConstraint {
-		return corev1.TopologySpreadConstraint{MaxSkew: int32(skew), TopologyKey: key, WhenUnsatisfiable: when,
-			LabelSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}}, MatchLabelKeys: []string{appsv1.DefaultDeploymentUniqueLabelKey}}
-	}
-	replicas := s.Replicas
-	if replicas == 0 && d.Spec.Replicas != nil {
-		replicas = int(*d.Spec.Replicas)
-	}
-	nodes := constraint(corev1.LabelHostname, 1, corev1.DoNotSchedule)
-	nodes.MinDomains = new(int32(2))
-	constraints := []corev1.TopologySpreadConstraint{nodes, constraint(corev1.LabelTopologyZone, 1, corev1.ScheduleAnyway)}
-	if s.Zones {
-		// All but one may be in one zone. Zones that take none, because they are down or have other taints, are not counted.
-		zones := constraint(corev1.LabelTopologyZone, max(1, replicas-1), corev1.DoNotSchedule)
-		zones.MinDomains, zones.NodeTaintsPolicy = new(int32(2)), new(corev1.NodeInclusionPolicyHonor)
-		constraints = append(constraints, zones)
-	}
-	deployment := map[string]any{"template": map[string]any{"spec": map[string]any{"topologySpreadConstraints": constraints}}}
-	if s.Replicas > 0 {
-		deployment["replicas"] = s.Replicas
-	}
-	return map[string]any{"spec": deployment}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"sync"
 	"time"
 
@@ -40,10 +41,13 @@ var keyBytes = []struct {
 	{"q", keyQuit}, {"Q", keyQuit}, {" ", keyPause}, {"p", keyPause}, {"r", keyNow}, {"k", keyUp}, {"j", keyDown}, {"b", keyPageUp}, {"f", keyPageDown}, {"g", keyFirst}, {"G", keyLast},
 }
 
+// otherKey is what a terminal sends for a key with a sequence of its own. The letter at its end is none that somebody pressed.
+var otherKey = regexp.MustCompile(`^\x1b(\[\[?[0-?]*[ -/]*[@-~]|O.)`)
+
 // keysIn are the keys in what was read. Others are ignored.
 func keysIn(read string) (out []key) {
 	for read != "" {
-		n := 1
+		n := max(len(otherKey.FindString(read)), 1)
 		for _, k := range keyBytes {
 			if len(k.bytes) <= len(read) && read[:len(k.bytes)] == k.bytes {
 				out, n = append(out, k.key), len(k.bytes)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 )
@@ -16,6 +17,8 @@ type live struct {
 	view  func(context.Context, io.Writer) error
 	// restore makes the terminal what it was before keys were read from it.
 	restore func()
+	// resized says that the terminal has another size.
+	resized <-chan os.Signal
 
 	painter painter
 	rows    []string // of the last view, without the row with the keys
@@ -74,6 +77,13 @@ func (l *live) run(ctx context.Context, keys <-chan key) error {
 			case !l.paused || l.made.IsZero(): // whoever pauses wants to see something
 				l.rows, l.made = v.rows, time.Now()
 				err = l.draw()
+			}
+		case <-l.resized:
+			if !l.made.IsZero() {
+				err = l.draw() // what fits of it
+			}
+			if err == nil && !l.paused {
+				err = look()
 			}
 		case k, open := <-keys:
 			switch {
@@ -141,23 +151,31 @@ func (l *live) draw() error {
 	room := l.room(height)
 	l.top = max(min(l.top, len(l.rows)-room), 0)
 	shown := l.rows[l.top:min(l.top+room, len(l.rows))]
-	rows := append(shown[:len(shown):len(shown)], Line{{Text: Truncate(l.keys(len(shown)), width-1), Style: Dim}}.String(true))
+	rows := append(shown[:len(shown):len(shown)], Line{{Text: l.keys(len(shown), width-1), Style: Dim}}.String(true))
+	rows = rows[:min(len(rows), max(height-1, 1))] // a terminal of two rows has no room for the keys
 	_, err = l.w.Write(l.painter.frame(nil, rows, width, height))
 	return err
 }
 
-// keys is the last row: when the view was made, what part of it is shown, and which keys there are.
-func (l *live) keys(shown int) string {
-	text := "as of " + l.made.Format(time.TimeOnly)
+// keys is the last row: when the view was made, what part of it is shown, and which keys there are. Where that is too long, the key that ends the view stays.
+func (l *live) keys(shown, width int) string {
+	state, part, scroll, pause := "as of "+l.made.Format(time.TimeOnly), "", "", "space pause"
 	if l.paused {
-		text += ", paused"
+		state, pause = state+", paused", "space go on"
 	}
 	if shown < len(l.rows) {
-		text += fmt.Sprintf("; rows %d to %d of %d, ↑ ↓ scroll", l.top+1, l.top+shown, len(l.rows))
+		part, scroll = fmt.Sprintf("; rows %d to %d of %d", l.top+1, l.top+shown, len(l.rows)), ", ↑ ↓ scroll"
 	}
-	pause := "pause"
-	if l.paused {
-		pause = "go on"
+	const now, quit = ", r now", "q quit"
+	for _, text := range []string{
+		state + part + scroll + "; " + pause + now + ", " + quit,
+		state + part + "; " + pause + now + ", " + quit,
+		state + "; " + pause + ", " + quit,
+		state + "; " + quit,
+	} {
+		if Cells(text) <= width {
+			return text
+		}
 	}
-	return text + "; space " + pause + ", r now, q quit"
+	return Truncate(quit, width)
 }

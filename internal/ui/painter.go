@@ -54,10 +54,10 @@ func (p *painter) frame(logs, rows []string, width, height int) []byte {
 }
 
 // height is how far above the cursor the last frame begins: a terminal that has become narrower has wrapped its rows, and the
-// cursor cannot move above the top of one that has become lower.
+// cursor cannot move above the top of one that has become lower. A row that was wider than the terminal was cut.
 func (p *painter) height(width, height int) (n int) {
 	for _, r := range p.rows {
-		n += 1 + max(visible(r)-1, 0)/max(width, 1)
+		n += 1 + max(min(visible(r), p.width)-1, 0)/max(width, 1)
 	}
 	return min(n, max(height-1, 0))
 }

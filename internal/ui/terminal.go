@@ -39,7 +39,13 @@ func terminalSize(w io.Writer) func() (width, height int, err error) {
 		return func() (int, int, error) { return w.width, w.height, nil }
 	case interface{ Fd() uintptr }:
 		if term.IsTerminal(int(w.Fd())) {
-			return func() (int, int, error) { return term.GetSize(int(w.Fd())) }
+			return func() (int, int, error) {
+				width, height, err := term.GetSize(int(w.Fd()))
+				if err == nil && (width <= 0 || height <= 0) { // a serial line, or a terminal that nobody has told its size yet
+					return 80, 24, nil
+				}
+				return width, height, err
+			}
 		}
 	}
 	return nil

@@ -7,12 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"quorate.dev/quorate/internal/golden"
 	"quorate.dev/quorate/internal/progress"
@@ -378,6 +381,125 @@ func TestPausedAtOnce(t *testing.T) {
 	})
 }
 
+// TestResizedWhilePaused: a terminal that has become narrower shows what fits of the view that was made for the wider one, and nothing that was above it
+// is lost. A view that is not paused is made again.
+func TestResizedWhilePaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScreen(100, 20)
+		fmt.Fprint(s, "$ quorate status --watch\r\n")
+		n := 0
+		resized := make(chan os.Signal)
+		l := &live{w: s, every: time.Hour, size: s.size, restore: func() {}, resized: resized, view: func(_ context.Context, w io.Writer) error {
+			n++
+			for range 3 {
+				fmt.Fprintln(w, n, strings.Repeat("x", Width(w)-3))
+			}
+			return nil
+		}}
+		keys, ended := make(chan key), make(chan error, 1)
+		go func() { ended <- l.run(t.Context(), keys) }()
+		shows := func(what string, view, width int) {
+			t.Helper()
+			synctest.Wait()
+			lines := strings.Split(strings.TrimSuffix(s.String(), "\n"), "\n")
+			if len(lines) != 5 || lines[0] != "$ quorate status --watch" || !strings.HasSuffix(lines[4], "q quit") {
+				t.Fatalf("%s:\n%s", what, s)
+			}
+			for _, line := range lines[1:4] {
+				if !strings.HasPrefix(line, fmt.Sprint(view, " xxx")) || Cells(line) > width {
+					t.Fatalf("%s:\n%s", what, s)
+				}
+			}
+		}
+		shows("before", 1, 100)
+		keys <- keyPause
+		s.resize(50, 20)
+		resized <- unix.SIGWINCH
+		shows("resized", 1, 50)
+		for range 3 {
+			keys <- keyDown
+			shows("a key", 1, 50)
+		}
+		keys <- keyPause
+		shows("not paused", 2, 50)
+		s.resize(40, 20)
+		resized <- unix.SIGWINCH
+		shows("resized again", 3, 40)
+		keys <- keyQuit
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestLiveOnTinyTerminals: a view never scrolls the terminal, and whoever watches sees how to end it, if one row is left for that.
+func TestLiveOnTinyTerminals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for height, want := range map[int][]string{2: {"row 1 of 9"}, 3: {"row 1 of 9", "q quit"}, 4: {"row 1 of 9", "row 2 of 9", "q quit"}} {
+			s := newScreen(18, height)
+			n := 0
+			l := &live{w: s, every: time.Second, size: s.size, restore: func() {}, view: func(_ context.Context, w io.Writer) error {
+				n++
+				for i := range 9 {
+					fmt.Fprintf(w, "row %d of 9, %d\n", i+1, n)
+				}
+				return nil
+			}}
+			keys, ended := make(chan key), make(chan error, 1)
+			go func() { ended <- l.run(t.Context(), keys) }()
+			time.Sleep(seconds(5.5))
+			synctest.Wait()
+			got := strings.Split(strings.TrimSuffix(s.String(), "\n"), "\n")
+			if !slices.EqualFunc(got, want, strings.HasPrefix) {
+				t.Errorf("of %d rows:\n%s", height, s)
+			}
+			keys <- keyQuit
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestTheRowWithTheKeys: it fits, and says how to end the view as long as there is room for that.
+func TestTheRowWithTheKeys(t *testing.T) {
+	l := &live{rows: make([]string, 50), top: 10, paused: true, made: time.Date(2026, 8, 3, 12, 0, 0, 0, time.UTC)}
+	for width, want := range map[int]string{
+		99: "as of 12:00:00, paused; rows 11 to 30 of 50, ↑ ↓ scroll; space go on, r now, q quit",
+		79: "as of 12:00:00, paused; rows 11 to 30 of 50; space go on, r now, q quit",
+		59: "as of 12:00:00, paused; space go on, q quit",
+		39: "as of 12:00:00, paused; q quit",
+		19: "q quit",
+		4:  "q q…",
+		0:  "",
+	} {
+		if got := l.keys(20, width); got != want {
+			t.Errorf("%d cells: %q, want %q", width, got, want)
+		}
+	}
+}
+
+// TestATerminalWithoutASize: nobody has told it, as on a serial line.
+func TestATerminalWithoutASize(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Skipf("there are no terminals: %v", err)
+	}
+	defer master.Close()
+	for _, tc := range []struct{ set, want unix.Winsize }{{unix.Winsize{}, unix.Winsize{Col: 80, Row: 24}}, {unix.Winsize{Col: 132, Row: 50}, unix.Winsize{Col: 132, Row: 50}}} {
+		if err := unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, &tc.set); err != nil {
+			t.Fatal(err)
+		}
+		size := terminalSize(master)
+		if size == nil {
+			t.Fatal("it is no terminal")
+		}
+		if width, height, err := size(); err != nil || width != int(tc.want.Col) || height != int(tc.want.Row) {
+			t.Errorf("%d x %d, %v", width, height, err)
+		}
+	}
+}
+
 func TestKeys(t *testing.T) {
 	for read, want := range map[string][]key{
 		"":                       nil,
@@ -386,6 +508,10 @@ func TestKeys(t *testing.T) {
 		"x \x1b[6~j":             {keyPause, keyPageDown, keyDown},
 		"\x1b":                   nil,
 		"\x1b[1~\x1b[4~\x1bOHgG": {keyFirst, keyLast, keyFirst, keyFirst, keyLast},
+		// Keys that have no meaning here: of the keypad, Ctrl with an arrow, and function keys.
+		"\x1bOq\x1bOp\x1b[1;5A":       nil,
+		"\x1b[15~\x1bOP\x1b[[A\x1b[Z": nil,
+		"\x1b[15~q":                   {keyQuit},
 	} {
 		if got := keysIn(read); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", read, got, want)

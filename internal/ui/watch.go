@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"os"
+	"os/signal"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Watch shows what view writes, again and again until ctx ends or view fails: in place on a terminal, one text after
@@ -21,7 +25,10 @@ func Watch(ctx context.Context, in io.Reader, w io.Writer, every time.Duration, 
 		keys, restore := readKeys(reading, in)
 		defer restore()
 		if keys != nil {
-			l := &live{w: w, every: every, size: size, view: view, restore: restore}
+			resized := make(chan os.Signal, 1)
+			signal.Notify(resized, unix.SIGWINCH)
+			defer signal.Stop(resized)
+			l := &live{w: w, every: every, size: size, view: view, restore: restore, resized: resized}
 			return l.run(ctx, keys)
 		}
 	}
@@ -73,7 +80,7 @@ func watch(ctx context.Context, w io.Writer, every time.Duration, size func() (i
 
 // clip keeps what fits the screen, and indicates that there is more.
 func clip(rows []string, room int) []string {
-	if room < 1 || len(rows) <= room {
+	if room = max(room, 1); len(rows) <= room {
 		return rows
 	}
 	return append(rows[:room-1], "… "+Plural(len(rows)-room+1, "more line"))

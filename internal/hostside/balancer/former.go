@@ -25,7 +25,7 @@ const (
 )
 
 // impatient are the manners then: most requests have an answer by now, and the others would be cut with the worker.
-var impatient = manners{age: longLived, asked: 200 * time.Millisecond}
+var impatient = manners{age: longLived, asked: 200 * time.Millisecond, last: true}
 
 // careForFormer closes the connections of former workers, until ctx ends.
 func careForFormer(ctx context.Context, logger *log.Logger) {

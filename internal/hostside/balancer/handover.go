@@ -81,7 +81,7 @@ var HandOver = host.DefineChange("node.hand-over", func(ctx context.Context, vir
 // would have ended by now. If that client only waits for events, it would not learn that its connection ended with the address until its
 // own check of it, and a kube-proxy kept sending pods to an API server that had stopped, for half a minute. A request that is under way may
 // still be answered while keepalived gives the address away, and the next one tells the client.
-var urgent = manners{asked: silentAnyway}
+var urgent = manners{asked: silentAnyway, last: true}
 
 // learn watches the connections for a while and closes none.
 func learn(ctx context.Context, w sessionWatch) error {

@@ -31,7 +31,7 @@ const (
 	// ends on its own, or is not through with its TLS handshake.
 	longLived = 700 * time.Millisecond
 	// staleAfter is how long closing connections may begin after the kernel was asked about them: a request that comes in this time
-	// fails. Near the end of the time for closing, an older answer is used as well.
+	// fails. Near the end of the last phase of closing, an older answer is used as well.
 	staleAfter = 15 * time.Millisecond
 	// closedTogether is how many sessions one call of HAProxy closes. A call may have 16 KiB.
 	closedTogether = 100
@@ -96,10 +96,18 @@ type manners struct {
 	age time.Duration
 	// asked is how long one must be silent through which the client sent something last.
 	asked time.Duration
+	// last says that the connections that are left end in any case. Other manners follow otherwise, and with them more looks.
+	last bool
 }
 
 // polite are the manners while there is time.
 var polite = manners{age: longLived, asked: silentAnyway}
+
+// use reports whether connections are closed now, after the kernel was asked about them in a look that began at begin. When the time is nearly over and
+// nothing follows, an old answer is better than none.
+func (m manners) use(begin, asked, now, until time.Time) bool {
+	return now.Sub(asked) <= staleAfter || m.last && !begin.Add(3*now.Sub(begin)).Before(until)
+}
 
 // sessionWatch knows when each session was seen first.
 type sessionWatch map[string]time.Time
@@ -168,8 +176,8 @@ func closeBetweenRequests(ctx context.Context, of worker, w sessionWatch, until 
 		if err != nil {
 			return closed, left, err
 		}
-		if time.Since(asked) > staleAfter && begin.Add(3*time.Since(begin)).Before(until) {
-			idle = nil // a request may have come since the kernel was asked, and there is time for another look
+		if !m.use(begin, asked, time.Now(), until) {
+			idle = nil // a request may have come since the kernel was asked, and another look follows
 		}
 		if err := of.shutdown(ctx, idle); err != nil {
 			return closed, left, err

@@ -111,3 +111,32 @@ func TestConnectionsAreClosedBetweenTwoRequests(t *testing.T) {
 		}
 	}
 }
+
+// TestOldAnswersAreUsedOnlyAtTheEnd: a request may have come since the kernel was asked. As long as another look follows, under the same manners or others,
+// nothing is closed because of an old answer.
+func TestOldAnswersAreUsedOnlyAtTheEnd(t *testing.T) {
+	begin := time.Now()
+	for name, tc := range map[string]struct {
+		took, ago int  // milliseconds that the look took, and since the kernel was asked
+		remain    int  // milliseconds from the begin of the look to the end of the time
+		then      bool // whether it is used if nothing follows
+		before    bool // whether it is used if other manners follow
+	}{
+		"a young answer":                     {30, 15, 400, true, true},
+		"a young answer, at the end":         {30, 15, 20, true, true},
+		"an old answer":                      {30, 16, 400, false, false},
+		"an old answer, and time for a look": {30, 16, 91, false, false},
+		"an old answer, at the end":          {30, 16, 90, true, false},
+		"an old answer, after the end":       {30, 16, 0, true, false},
+	} {
+		at := func(ms int) time.Time { return begin.Add(time.Duration(ms) * time.Millisecond) }
+		for what, x := range map[string]struct {
+			manners
+			want bool
+		}{"polite": {polite, tc.before}, "urgent": {urgent, tc.then}, "impatient": {impatient, tc.then}} {
+			if got := x.use(begin, at(tc.took-tc.ago), at(tc.took), at(tc.remain)); got != x.want {
+				t.Errorf("%s, %s: used: %v", name, what, got)
+			}
+		}
+	}
+}

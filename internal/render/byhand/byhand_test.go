@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
@@ -257,6 +262,60 @@ func TestGolden(t *testing.T) {
 		}
 		if got != string(want) {
 			t.Errorf("%s differs; look at it with: go test ./internal/render/byhand -update && git diff", golden)
+		}
+	}
+}
+
+// TestCoreDNSIsSpread: the guide makes the same conditions for the replicas of CoreDNS as a step, after the last node has joined.
+func TestCoreDNSIsSpread(t *testing.T) {
+	for name, tc := range map[string]struct {
+		zones    string // of the hosts, in turn
+		replicas int    // that the spec asks for
+	}{
+		"three zones":                 {"abc", 0},
+		"two zones":                   {"ab", 0},
+		"three zones, more of them":   {"abc", 5},
+		"as many as kubeadm installs": {"abc", 2},
+	} {
+		c := load(t, "../../../examples/stacked.yaml")
+		for i := range c.Spec.Hosts {
+			c.Spec.Hosts[i].Zone = tc.zones[i%len(tc.zones):][:1]
+		}
+		c.Spec.Settings.DNS.Replicas = tc.replicas
+		tr, text := write(t, c)
+		var patch []File
+		for _, step := range tr.Sections[len(tr.Sections)-1].Steps {
+			for _, a := range step.Actions {
+				if slices.ContainsFunc(a.Commands, func(c string) bool {
+					return strings.Contains(c, "patch deployment coredns --type merge --patch-file "+dnsFile)
+				}) {
+					patch = append(patch, a.Files...)
+				}
+			}
+		}
+		if len(patch) != 1 || patch[0].Path != dnsFile {
+			t.Errorf("%s: no patch of CoreDNS in\n%s", name, text)
+			continue
+		}
+		var d appsv1.Deployment
+		if err := yaml.UnmarshalStrict([]byte(patch[0].Content), &d); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		required := map[string]int32{} // the skew, by the label
+		for _, x := range d.Spec.Template.Spec.TopologySpreadConstraints {
+			if x.WhenUnsatisfiable == corev1.DoNotSchedule {
+				required[x.TopologyKey] = x.MaxSkew
+			}
+		}
+		want, replicas := map[string]int32{corev1.LabelHostname: 1}, max(tc.replicas, 2)
+		if len(tc.zones) > 2 {
+			want[corev1.LabelTopologyZone] = int32(replicas - 1)
+		}
+		if !maps.Equal(required, want) {
+			t.Errorf("%s: the conditions are %v, want %v", name, required, want)
+		}
+		if scales := d.Spec.Replicas != nil; scales != (replicas != 2) || scales && *d.Spec.Replicas != int32(replicas) {
+			t.Errorf("%s: replicas: %v", name, d.Spec.Replicas)
 		}
 	}
 }

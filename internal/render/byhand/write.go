@@ -9,9 +9,12 @@ import (
 	"slices"
 	"strings"
 
+	"sigs.k8s.io/yaml"
+
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/coredns"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/kubeadm"
 	"quorate.dev/quorate/internal/size"
@@ -24,6 +27,7 @@ const (
 	initFile   = "/root/kubeadm-init.yaml"
 	joinFile   = "/root/kubeadm-join.yaml"
 	etcdFile   = "/root/kubeadm-etcd.yaml"
+	dnsFile    = "/root/coredns.yaml"
 	cgroupV2   = "[ -e /sys/fs/cgroup/cgroup.controllers ]"
 	inside     = "systemd-detect-virt --quiet --container"
 	containerd = "/etc/containerd/config.toml"
@@ -408,14 +412,7 @@ func (w *writer) finish() Section {
 	} else {
 		actions = append(actions, Action{Reason: "The spec has no CNI plugin: install yours now. Until then, the nodes are not Ready."})
 	}
-	if n := w.c.DNSReplicas(); n > size.DNSReplicas {
-		actions = append(actions, Action{Reason: "kubeadm installs two replicas of CoreDNS. A cluster of this size needs more.",
-			Commands: []string{fmt.Sprintf("kubectl -n kube-system scale deployment coredns --replicas=%d", n)}})
-	}
-	actions = append(actions, Action{
-		Reason:   "When CoreDNS started, there was only the first control plane, so all replicas run there. Restart them to spread them over the nodes.",
-		Commands: []string{"kubectl -n kube-system rollout restart deployment coredns"},
-	}, Action{
+	actions = append(actions, w.spreadDNS(), Action{
 		Reason: "Each kubelet requests a serving certificate from the cluster's CA, and no component of Kubernetes approves the request; until then, kubectl logs and exec fail. These commands approve the request of each node. " +
 			"If you do not trust every host, check the requests first. Repeat this once a year, when the certificates are renewed.",
 		Commands: []string{
@@ -436,6 +433,27 @@ func (w *writer) finish() Section {
 	})
 	return Section{Title: "Finish", Reason: "kubeadm leaves these steps to the operator.",
 		Steps: []Step{{Title: "finish", Hosts: []string{w.first().Name}, Actions: actions}}}
+}
+
+// spreadDNS makes CoreDNS what it is in a cluster that Quorate builds.
+func (w *writer) spreadDNS() Action {
+	condition := "different nodes a condition"
+	if w.c.DNSInZones() {
+		condition += ", and more than one zone, too"
+	}
+	reason := "kubeadm only prefers different nodes for the replicas of CoreDNS, and when they started, there was only the first control plane: all of them run there. Make " + condition +
+		". The replicas are then replaced one after another."
+	scale := 0
+	if n := w.c.DNSReplicas(); n != size.DNSReplicas {
+		scale = n
+		reason += fmt.Sprintf(" kubeadm installs %d replicas, and this cluster is to have %d.", size.DNSReplicas, n)
+	}
+	patch, err := yaml.Marshal(coredns.Spread(size.DNSReplicas, scale, w.c.DNSInZones()))
+	return Action{
+		Reason:   reason,
+		Files:    []File{{Path: dnsFile, Mode: "644", Content: w.rendered(patch, err)}},
+		Commands: []string{"kubectl -n kube-system patch deployment coredns --type merge --patch-file " + dnsFile},
+	}
 }
 
 func (w *writer) marks() (out []string) {

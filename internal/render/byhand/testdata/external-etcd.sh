@@ -463,9 +463,13 @@ kubectl wait --for=create --timeout=2m node/cp-a node/cp-b node/worker-a node/wo
 # Wait until all nodes are Ready.
 kubectl wait --for=condition=Ready --timeout=5m node --all
 
-# When CoreDNS started, there was only the first control plane, so all replicas run there. Restart them to spread them
-# over the nodes.
-kubectl -n kube-system rollout restart deployment coredns
+# kubeadm only prefers different nodes for the replicas of CoreDNS, and when they started, there was only the first
+# control plane: all of them run there. Make different nodes a condition, and more than one zone, too. The replicas
+# are then replaced one after another.
+install -D -m 644 /dev/stdin /root/coredns.yaml <<'END'
+…
+END
+kubectl -n kube-system patch deployment coredns --type merge --patch-file /root/coredns.yaml
 
 # Each kubelet requests a serving certificate from the cluster's CA, and no component of Kubernetes approves the
 # request; until then, kubectl logs and exec fail. These commands approve the request of each node. If you do not

@@ -1,4 +1,4 @@
-package step
+package coredns
 
 import (
 	"encoding/json"
@@ -6,28 +6,27 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-
-	"quorate.dev/quorate/internal/plan"
 )
 
-// TestSpreadOf: what becomes of CoreDNS's constraints and replicas.
-func TestSpreadOf(t *testing.T) {
+// TestSpread: what becomes of CoreDNS's constraints and replicas.
+func TestSpread(t *testing.T) {
 	for name, tc := range map[string]struct {
-		has      *int32 // the replicas of the deployment
-		step     plan.Step
+		has      int // the replicas of the Deployment
+		scale    int
+		zones    bool
 		skew     int32 // of the condition for zones; 0 if there is none
 		replicas *int32
 	}{
-		"one zone":                  {new(int32(2)), plan.Step{}, 0, nil},
-		"three zones":               {new(int32(2)), plan.Step{Zones: true}, 1, nil},
-		"three zones, one replica":  {new(int32(1)), plan.Step{Zones: true}, 1, nil},
-		"nobody knows how many":     {nil, plan.Step{Zones: true}, 1, nil},
-		"scaled up by somebody":     {new(int32(9)), plan.Step{Zones: true}, 8, nil},
-		"scaled up by the step":     {new(int32(2)), plan.Step{Zones: true, Replicas: 13}, 12, new(int32(13))},
-		"scaled up, but in no zone": {new(int32(2)), plan.Step{Replicas: 13}, 0, new(int32(13))},
+		"one zone":                  {2, 0, false, 0, nil},
+		"three zones":               {2, 0, true, 1, nil},
+		"three zones, one replica":  {1, 0, true, 1, nil},
+		"nobody knows how many":     {0, 0, true, 1, nil},
+		"scaled up by somebody":     {9, 0, true, 8, nil},
+		"scaled up by this":         {2, 13, true, 12, new(int32(13))},
+		"scaled up, but in no zone": {2, 13, false, 0, new(int32(13))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, err := json.Marshal(spreadOf(&appsv1.Deployment{Spec: appsv1.DeploymentSpec{Replicas: tc.has}}, tc.step))
+			text, err := json.Marshal(Spread(tc.has, tc.scale, tc.zones))
 			if err != nil {
 				t.Fatal(err)
 			}
