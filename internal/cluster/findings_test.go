@@ -524,12 +524,15 @@ var findingCases = []struct {
 	{"dns-restarts", func(f fixture) {
 		f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSNotReady = 1, 1, "dns on w-b: ContainerCreating"
 	}, margins(1, 1, 1, 1), []string{"*warning: only one CoreDNS replica is ready: dns on w-b: ContainerCreating"}},
-	{"dns-on-a-dead-node", func(f fixture) { f.Dies("w-b") }, margins(1, 1, 1, 0), []string{"warning: host w-b cannot be reached",
+	{"dns-on-a-dead-node", func(f fixture) {
+		f.Seen.API.DNSOn = []string{"cp-a", "w-b"}
+		f.Dies("w-b")
+	}, margins(1, 1, 1, 0), []string{"warning: host w-b cannot be reached",
 		"warning: the cluster does not survive the loss of zone a, which has all CoreDNS replicas that work"}},
 	{"dns-elsewhere", func(f fixture) {
 		f.Seen.API.DNSOn = []string{"cp-a", "x"}
 		f.Seen.API.Nodes = append(f.Seen.API.Nodes, facts.Node{Name: "x", Address: "10.0.0.99", Ready: true, Version: "v1.37.2"})
-	}, margins(1, 1, 1, 1), nil},
+	}, margins(1, 1, 1, 1), []string{"*warning: node x is in the cluster, but not in the spec"}},
 	{"dns-replacing", func(f fixture) { f.Seen.API.DNSReplacing = true }, margins(1, 1, 1, 1), []string{"*warning: replicas of CoreDNS with a former configuration"}},
 	{"dns-none", func(f fixture) { f.Seen.API.DNSReady, f.Seen.API.DNSNodes, f.Seen.API.DNSOn = 0, 0, nil }, margins(1, 1, 1, 1), []string{"*critical: no CoreDNS replica is ready"}},
 

@@ -41,7 +41,7 @@ func Whole() Fixture {
 	c.Spec.ControlPlane.Endpoint = "api.lab.internal:6443"
 	c.Spec.LoadBalancer.Address = "10.0.0.100"
 	obs := &facts.Observation{Time: Now, Hosts: map[string]facts.Host{}, Endpoint: facts.Endpoint{Hosts: map[string]facts.Answer{}, Caller: &facts.Answer{OK: true}},
-		API: &facts.API{Version: "v1.37.2", Initialised: true, DNSSpread: true, DNSInZones: true, DNSReady: 2, DNSNodes: 2, DNSOn: []string{"cp-a", "w-b"},
+		API: &facts.API{Version: "v1.37.2", Initialised: true, DNSSpread: true, DNSInZones: true, DNSReady: 2, DNSNodes: 2, DNSOn: []string{"cp-a", "cp-c"},
 			Kubeadm: &facts.Kubeadm{Endpoint: "api.lab.internal:6443", PodCIDR: "10.244.0.0/16", ServiceCIDR: "10.96.0.0/12"}}}
 	backends := []facts.Backend{{Name: "cp-a", Healthy: true}, {Name: "cp-b", Healthy: true}, {Name: "cp-c", Healthy: true}}
 	for i, name := range []string{"cp-a", "cp-b", "cp-c", "w-a", "w-b", "lb-a", "lb-b"} {
