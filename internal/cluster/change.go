@@ -415,7 +415,7 @@ func (s *State) InitialMembers() *Refusal {
 	}
 	var want []string
 	for _, h := range s.Spec.EtcdHosts() {
-		want = append(want, h.Name+"=https://"+h.Address+":2380")
+		want = append(want, h.Name+"="+spec.PeerURL(h.Address))
 	}
 	slices.Sort(want)
 	for _, h := range s.Spec.Spec.Hosts {

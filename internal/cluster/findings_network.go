@@ -202,7 +202,7 @@ func (f *findings) servers(h spec.Host, b *facts.Balancer) {
 // since then is no sign of a network that does not let it through.
 func (f *findings) unused(h, cp spec.Host, check string) {
 	summary := fmt.Sprintf("the load balancer on %s does not reach the API server on %s, which is ready%s", h.Name, cp.Name, after(": its check says ", check))
-	fix := fmt.Sprintf("On %s, try `curl -k https://%s:6443/readyz`. Allow TCP port 6443 from %s to %s.", h.Name, cp.Address, h.Name, cp.Name)
+	fix := fmt.Sprintf("On %s, try `curl -k https://%s/readyz`. Allow TCP port 6443 from %s to %s.", h.Name, net.JoinHostPort(cp.Address, hostconfig.APIPort), h.Name, cp.Name)
 	switch {
 	case strings.HasPrefix(check, "L7OK"):
 		summary = fmt.Sprintf("the load balancer on %s does not use the API server on %s yet: its last check succeeded, and more have to", h.Name, cp.Name)

@@ -188,7 +188,7 @@ func (d *differences) config() {
 		return
 	}
 	network := d.Spec.Spec.Network
-	want := hostconfig.EndpointHost(d.Spec) + ":" + hostconfig.EndpointPort(d.Spec)
+	want := d.Spec.Endpoint().HostPort()
 	switch {
 	case k.Endpoint == "":
 		d.add("", "it was built without a controlPlaneEndpoint (kubeadm init --control-plane-endpoint): its clients know one control plane only")

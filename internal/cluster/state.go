@@ -333,7 +333,7 @@ func (s *State) Member(host string) (facts.EtcdMember, bool) {
 // MemberHost is the host of a member: by its name, or by its peer URL as long as it has never started and told its name.
 func (s *State) MemberHost(m facts.EtcdMember) string {
 	for _, h := range s.present.EtcdHosts() {
-		if !m.Started && m.PeerURL == "https://"+h.Address+":2380" {
+		if !m.Started && m.PeerURL == spec.PeerURL(h.Address) {
 			return h.Name
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -261,8 +262,8 @@ func (m Meeting) Missing(c *spec.Cluster) []cluster.Finding {
 	}
 	for _, h := range c.HostsWith(spec.RoleControlPlane) {
 		if leaf, ok := m.Want[h.Name]; ok && m.Met[leaf] == 0 && total > 0 {
-			j.add(cluster.Error, cluster.RuleEndpoint, []string{h.Name}, fmt.Sprintf("Add %s:%s to the load balancer's pool, and check that its health check of it passes (`curl -k https://%[1]s:%[2]s/readyz` there). "+
-				"A load balancer that keeps each client on one server must choose by connection here.", h.Address, hostconfig.APIPort),
+			j.add(cluster.Error, cluster.RuleEndpoint, []string{h.Name}, fmt.Sprintf("Add %s to the load balancer's pool, and check that its health check of it passes (`curl -k https://%[1]s/readyz` there). "+
+				"A load balancer that keeps each client on one server must choose by connection here.", net.JoinHostPort(h.Address, hostconfig.APIPort)),
 				"%s is not behind the endpoint: none of %s from %s reached it", h.Name, ui.Plural(total, "connection"), ui.Plural(m.Places, "place"))
 		}
 	}

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"quorate.dev/quorate/internal/spec"
 )
 
 // promotePace is how often a learner is asked to be promoted: etcd refuses until it has caught up.
@@ -63,15 +65,13 @@ func addLearner(ctx context.Context, c membership, name, peerURL string) (out []
 // Promote gives the member at an address its vote, as soon as it has caught up. One that has it stays as it is.
 func Promote(ctx context.Context, via []Member, name, address string, note func(string)) error {
 	err := through(ctx, via, func(ctx context.Context, c *clientv3.Client) error {
-		return promote(ctx, c, peerURL(address), note)
+		return promote(ctx, c, spec.PeerURL(address), note)
 	})
 	if err != nil {
 		return fmt.Errorf("promoting the etcd member %s: %w", name, err)
 	}
 	return nil
 }
-
-func peerURL(address string) string { return "https://" + address + ":2380" }
 
 func promote(ctx context.Context, c membership, peerURL string, note func(string)) error {
 	for {

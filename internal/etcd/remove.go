@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // removeTimeout is for one route to etcd: a change of members needs a majority and its disks.
@@ -97,7 +98,7 @@ func HasMember(ctx context.Context, via []Member, address string) (has bool, _ e
 			return err
 		}
 		has = slices.ContainsFunc(list.Members, func(m *etcdserverpb.Member) bool {
-			return m.Name != "" && slices.Contains(m.PeerURLs, peerURL(address))
+			return m.Name != "" && slices.Contains(m.PeerURLs, spec.PeerURL(address))
 		})
 		return nil
 	})

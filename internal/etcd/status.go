@@ -41,7 +41,7 @@ type Member struct {
 // On is the route to the member on a host, by the host's name and address, through the session to it; the error is why there is none. The
 // observation says which clusters were abandoned.
 func On(name, address string, conn *host.Conn, err error, seen *facts.Observation) Member {
-	return Member{Host: name, Conn: conn, Err: err, Address: address + ":2379", Abandoned: seen.AbandonedEtcds()}
+	return Member{Host: name, Conn: conn, Err: err, Address: net.JoinHostPort(address, "2379"), Abandoned: seen.AbandonedEtcds()}
 }
 
 // Nothing is decided on a single probe: a member that does not answer as it should is queried again after a pause.

@@ -53,7 +53,7 @@ func emptyHosts(c *spec.Cluster, obs *facts.Observation) {
 		m := &obs.Etcd[i]
 		h, known := c.Host(m.Name)
 		f := obs.Hosts[m.Name].Facts
-		if !known || m.Unknown == "" || f == nil || m.PeerURL != "https://"+h.Address+":2380" {
+		if !known || m.Unknown == "" || f == nil || m.PeerURL != spec.PeerURL(h.Address) {
 			continue
 		}
 		if k := f.Kubernetes; !k.EtcdData && !slices.Contains(k.Manifests, "etcd") && f.Units[hostconfig.EtcdUnit] != "active" {

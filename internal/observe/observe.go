@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -205,7 +206,7 @@ func controlPlanes(c *spec.Cluster, conns *host.Set, obs *facts.Observation) (se
 		if f == nil || err != nil || len(f.Kubernetes.Manifests) == 0 || cluster.ServesAbandoned(c, obs, h.Name) {
 			continue
 		}
-		servers = append(servers, kube.Server{Conn: conn, Address: h.Address + ":6443"})
+		servers = append(servers, kube.Server{Conn: conn, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 	}
 	// Ready servers come first: one that hangs would cost its timeout before the next one is tried.
 	slices.SortStableFunc(servers, func(a, b kube.Server) int {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -39,7 +41,7 @@ func Upgrade(ctx context.Context, s *cluster.State, conns *host.Set) *facts.Upgr
 		if err != nil || !s.APIServer(h.Name).OK {
 			continue // one that does not serve has not been used either
 		}
-		server := kube.Server{Conn: c, Address: h.Address + ":6443"}
+		server := kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)}
 		all = append(all, server)
 		wg.Go(func() {
 			used, err := deprecatedOf(ctx, server)

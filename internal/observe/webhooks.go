@@ -24,6 +24,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -43,7 +44,7 @@ func Webhooks(ctx context.Context, s *cluster.State, conns *host.Set) ([]facts.W
 	var servers []kube.Server
 	for _, h := range s.Spec.HostsWith(spec.RoleControlPlane) {
 		if c, err := conns.Get(h.Name); err == nil && s.APIServer(h.Name).OK {
-			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
+			servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 		}
 	}
 	if len(servers) == 0 {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -110,7 +111,7 @@ func (b *builder) refuseEndpoint() error {
 		for _, conf := range []string{"controller-manager.conf", "scheduler.conf"} {
 			if server := f.Kubernetes.Servers[conf]; slices.ContainsFunc(b.FormerEndpoints(), func(e spec.Endpoint) bool { return e.Server() == server }) {
 				return refused(RuleEndpoint, fmt.Sprintf("/etc/kubernetes/%s on %s uses the endpoint, and its program reads it only when it starts", conf, h.Name),
-					"Let it use its local API server, as kubeadm configures it: write `server: https://"+h.Address+":"+hostconfig.APIPort+"` into the file, and restart the program by moving its manifest out of /etc/kubernetes/manifests and back, on one control plane at a time.")
+					"Let it use its local API server, as kubeadm configures it: write `server: https://"+net.JoinHostPort(h.Address, hostconfig.APIPort)+"` into the file, and restart the program by moving its manifest out of /etc/kubernetes/manifests and back, on one control plane at a time.")
 			}
 		}
 	}
@@ -404,7 +405,7 @@ func (b *builder) keepEndpoints() {
 func (b *builder) usesAnother() bool {
 	local := []string{b.c.Endpoint().Server()}
 	for _, h := range b.Present().HostsWith(spec.RoleControlPlane) {
-		local = append(local, "https://"+h.Address+":"+hostconfig.APIPort)
+		local = append(local, "https://"+net.JoinHostPort(h.Address, hostconfig.APIPort))
 	}
 	return b.any(func(k facts.Kubernetes) bool {
 		return slices.ContainsFunc(slices.Collect(maps.Values(k.Servers)), func(server string) bool { return server != "" && !slices.Contains(local, server) })

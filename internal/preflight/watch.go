@@ -3,7 +3,9 @@ package preflight
 import (
 	"fmt"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 
 	"quorate.dev/quorate/internal/cluster"
 	"quorate.dev/quorate/internal/facts"
@@ -83,7 +85,7 @@ func JudgeWatch(s *cluster.State, seen facts.WatchProbe) []cluster.Finding {
 		}
 		slices.Sort(from[w])
 		j.add(failure, WatchCheck, []string{w.to}, fmt.Sprintf("Allow TCP from the control planes to port %d of %s. ", to.SSH.Port, to.Address)+fixWatchPath(s),
-			"%s cannot log in to %s (%s:%d), for %s: %s%s", few(from[w]), to.Name, to.Address, to.SSH.Port, use, why(w.outcome, w.detail), through)
+			"%s cannot log in to %s (%s), for %s: %s%s", few(from[w]), to.Name, net.JoinHostPort(to.Address, strconv.Itoa(to.SSH.Port)), use, why(w.outcome, w.detail), through)
 	}
 	for _, name := range slices.Sorted(maps.Keys(seen.Errors)) {
 		j.add(failure, WatchCheck, []string{name}, "Run it again.", "whether %s can log in to the others, for %s, could not be tried: %s", name, use, seen.Errors[name])

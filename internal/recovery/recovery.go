@@ -228,7 +228,7 @@ func (j *Judgment) members() {
 	}
 	if latest == nil { // no database can be read: the spec is what is known
 		for _, h := range j.c.EtcdHosts() {
-			j.Voters = append(j.Voters, Voter{Name: h.Name, Host: h.Name, PeerURL: "https://" + h.Address + ":2380"})
+			j.Voters = append(j.Voters, Voter{Name: h.Name, Host: h.Name, PeerURL: spec.PeerURL(h.Address)})
 		}
 	} else {
 		for _, m := range latest.Members {
@@ -253,7 +253,7 @@ func (j *Judgment) members() {
 // hostOf is the host at a member's peer URL. Its name alone does not say where a member runs.
 func (j *Judgment) hostOf(m facts.EtcdCopyMember) string {
 	for _, h := range j.c.EtcdHosts() {
-		if slices.Contains(strings.Split(m.PeerURL, ","), "https://"+h.Address+":2380") {
+		if slices.Contains(strings.Split(m.PeerURL, ","), spec.PeerURL(h.Address)) {
 			return h.Name
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/inspect"
 	"quorate.dev/quorate/internal/kube"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -99,7 +101,7 @@ func (e *Engine) client(ctx context.Context) (*kube.Client, error) {
 			continue
 		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
-			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
+			servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 		}
 	}
 	return kube.Connect(ctx, servers)

@@ -4,6 +4,7 @@ package spec
 
 import (
 	"cmp"
+	"net"
 	"reflect"
 	"slices"
 
@@ -363,6 +364,12 @@ type Taint struct {
 
 // Has reports whether the host has the role.
 func (h Host) Has(role string) bool { return slices.Contains(h.Roles, role) }
+
+// PeerURL is the URL at which an etcd member on a host listens for the other members.
+func PeerURL(address string) string { return "https://" + net.JoinHostPort(address, "2380") }
+
+// ClientURL is the URL at which an etcd member on a host listens for clients.
+func ClientURL(address string) string { return "https://" + net.JoinHostPort(address, "2379") }
 
 // IsNode reports whether the host runs a kubelet.
 func (h Host) IsNode() bool { return h.Has(RoleControlPlane) || h.Has(RoleWorker) }

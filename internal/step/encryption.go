@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"quorate.dev/quorate/internal/hostside/kubeadm"
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 )
 
 const (
@@ -57,7 +59,7 @@ func setEncryptionKeys(ctx context.Context, e *Env, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	client, err := kube.Connect(ctx, []kube.Server{{Conn: c, Address: h.Address + ":6443"}})
+	client, err := kube.Connect(ctx, []kube.Server{{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)}})
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/render/hostconfig"
 	kubeadmconfig "quorate.dev/quorate/internal/render/kubeadm"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // joinTimeout is how long a learner may take to get etcd's data and to catch up.
@@ -31,7 +32,7 @@ func joinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, joinTimeout, "joining etcd")
 	defer cancel()
 	via := e.otherMembers(s.Host)
-	if as.Members, err = etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380"); err != nil {
+	if as.Members, err = etcd.AddLearner(ctx, via, h.Name, spec.PeerURL(h.Address)); err != nil {
 		return err
 	}
 	e.tellAbandoned(ctx, s, c)

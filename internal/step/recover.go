@@ -80,7 +80,7 @@ func recoverMember(ctx context.Context, e *Env, s plan.Step) error {
 	r := s.Recovery
 	h, _ := e.Present.Host(s.Host)
 	built, err := lostquorum.Build.Make(ctx, c, permit, lostquorum.BuildRequest{Source: r.Note.Path, Stamp: r.Note.Stamp, Token: r.Note.Cluster + "-recovered-" + r.Note.Stamp, Now: time.Now(),
-		Name: h.Name, PeerURL: "https://" + h.Address + ":2380"})
+		Name: h.Name, PeerURL: spec.PeerURL(h.Address)})
 	if err != nil {
 		return fmt.Errorf("making a cluster of one from %s on %s: %w", r.Note.Path, s.Host, err)
 	}
@@ -275,7 +275,7 @@ func rejoinEtcd(ctx context.Context, e *Env, s plan.Step) error {
 	ctx, cancel := withDeadline(ctx, joinTimeout, "joining etcd again")
 	defer cancel()
 	via := e.otherMembers(s.Host)
-	members, err := etcd.AddLearner(ctx, via, h.Name, "https://"+h.Address+":2380")
+	members, err := etcd.AddLearner(ctx, via, h.Name, spec.PeerURL(h.Address))
 	if err != nil {
 		return err
 	}

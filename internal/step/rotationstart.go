@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/spec"
 )
 
@@ -73,7 +75,7 @@ func (e *Env) checkMember(ctx context.Context, h spec.Host, in kubeadm.TrustRequ
 		return err
 	}
 	return retry(ctx, time.Second, func(ctx context.Context) error {
-		_, err := kubeadm.CheckMemberTrust.On(ctx, c, kubeadm.MemberTrust{Trusted: in.Trusted, Former: in.Former, Addresses: []string{h.Address + ":2379", h.Address + ":2380"}})
+		_, err := kubeadm.CheckMemberTrust.On(ctx, c, kubeadm.MemberTrust{Trusted: in.Trusted, Former: in.Former, Addresses: []string{net.JoinHostPort(h.Address, "2379"), net.JoinHostPort(h.Address, "2380")}})
 		return err
 	})
 }
@@ -84,7 +86,7 @@ func (e *Env) ownAPI(ctx context.Context, h spec.Host) (*kube.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return kube.Connect(ctx, []kube.Server{{Conn: c, Address: h.Address + ":6443"}})
+	return kube.Connect(ctx, []kube.Server{{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)}})
 }
 
 // keysPath is where an API server lists the keys with which it verifies tokens of service accounts.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 
@@ -21,6 +22,7 @@ import (
 	"quorate.dev/quorate/internal/kube"
 	"quorate.dev/quorate/internal/plan"
 	"quorate.dev/quorate/internal/progress"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/render/manifest"
 	"quorate.dev/quorate/internal/spec"
 )
@@ -361,7 +363,7 @@ func (e *Env) api(ctx context.Context) (*kube.Client, error) {
 			continue // it serves what a recovery has replaced
 		}
 		if c, err := e.Conns.Get(h.Name); err == nil {
-			servers = append(servers, kube.Server{Conn: c, Address: h.Address + ":6443"})
+			servers = append(servers, kube.Server{Conn: c, Address: net.JoinHostPort(h.Address, hostconfig.APIPort)})
 		}
 	}
 	client, err := kube.Connect(ctx, servers)

@@ -71,7 +71,7 @@ func Whole() Fixture {
 				seen.Components[p] = facts.Component{Answer: OK()}
 			}
 			obs.Etcd = append(obs.Etcd, facts.EtcdMember{Name: name, ID: fmt.Sprint(i, "d"), Healthy: true, Started: true, Leader: i == 1, ClusterID: "c1", Version: "3.7.3",
-				PeerURL: "https://" + h.Address + ":2380", DBSizeBytes: 21 << 17})
+				PeerURL: spec.PeerURL(h.Address), DBSizeBytes: 21 << 17})
 		case "lb":
 			seen.Balancer = &facts.Balancer{Healthy: true, Active: name == "lb-a", WrittenFor: "lab", Backends: slices.Clone(backends)}
 			for _, p := range []string{facts.HAProxy, facts.Keepalived, facts.Watchdog} {
@@ -273,8 +273,8 @@ func (f Fixture) External() {
 		f.Seen.Hosts[name] = facts.Host{Facts: &facts.Facts{Time: Now, Kubernetes: facts.Kubernetes{EtcdData: true, Established: true,
 			Certificates: []facts.Certificate{{Name: "pki/etcd/server.crt", Expires: Now.AddDate(1, 0, 0)}}}}}
 		f.Configured(h)
-		f.Seen.Etcd[i].Name, f.Seen.Etcd[i].PeerURL = name, "https://"+h.Address+":2380"
-		f.Seen.API.Kubeadm.EtcdEndpoints = append(f.Seen.API.Kubeadm.EtcdEndpoints, "https://"+h.Address+":2379")
+		f.Seen.Etcd[i].Name, f.Seen.Etcd[i].PeerURL = name, spec.PeerURL(h.Address)
+		f.Seen.API.Kubeadm.EtcdEndpoints = append(f.Seen.API.Kubeadm.EtcdEndpoints, spec.ClientURL(h.Address))
 	}
 	f.Seen.API.DNSInZones = f.Spec.DNSInZones()
 }

@@ -76,13 +76,13 @@ func parseSessions(text string) (out []session) {
 	})
 }
 
-// endpoint reads an address and a port as HAProxy writes them, which is without brackets.
+// endpoint reads an address and a port as HAProxy writes them: with or without brackets, by its version.
 func endpoint(text string) netip.AddrPort {
 	colon := strings.LastIndexByte(text, ':')
 	if colon < 0 {
 		return netip.AddrPort{}
 	}
-	address, err := netip.ParseAddr(text[:colon])
+	address, err := netip.ParseAddr(strings.Trim(text[:colon], "[]"))
 	port, err2 := strconv.ParseUint(text[colon+1:], 10, 16)
 	if err != nil || err2 != nil {
 		return netip.AddrPort{}

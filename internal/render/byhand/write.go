@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -119,6 +120,14 @@ func (w *writer) resolve() []Action {
 	}}
 }
 
+// family is the option of ip(8) for the family of an address.
+func family(address string) string {
+	if a, err := netip.ParseAddr(address); err == nil && a.Is6() {
+		return "-6"
+	}
+	return "-4"
+}
+
 func files(d facts.Desired) (out []File) {
 	for _, f := range d.Files {
 		out = append(out, File{Path: f.Path, Mode: fmt.Sprintf("%o", cmp.Or(f.Mode, fs.FileMode(0o644))), Content: f.Content})
@@ -129,7 +138,7 @@ func files(d facts.Desired) (out []File) {
 func (w *writer) balancer(h spec.Host) []Action {
 	d := hostconfig.PlainBalancer(w.c, h)
 	commands := []string{
-		fmt.Sprintf("read -r _ interface _ address _ < <(ip -o -4 address show to %s)", h.Address),
+		fmt.Sprintf("read -r _ interface _ address _ < <(ip -o %s address show to %s)", family(h.Address), h.Address),
 		fmt.Sprintf(`sed -i "s|%s|$interface|; s|%s|${address#*/}|" /etc/keepalived/keepalived.conf`, hostconfig.InterfacePlaceholder, hostconfig.PrefixPlaceholder),
 		"systemctl daemon-reload",
 		"systemctl enable --quiet haproxy keepalived",

@@ -1,6 +1,7 @@
 package hostconfig
 
 import (
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -70,7 +71,7 @@ func Balancer(c *spec.Cluster, h spec.Host, f *facts.Facts, ca string, standbys 
 		Self:   SelfPath,
 		Enable: []string{haproxyUnit, WatchdogUnit, keepalivedUnit},
 	}
-	bindNonlocal(&d, h)
+	bindNonlocal(&d, c, h)
 	return d
 }
 
@@ -90,11 +91,21 @@ func Drained(servers []string) facts.File {
 
 // bindNonlocal lets HAProxy listen on the virtual IP while another host has it. HAProxy on a control plane listens on
 // nothing else.
-func bindNonlocal(d *facts.Desired, h spec.Host) {
+func bindNonlocal(d *facts.Desired, c *spec.Cluster, h spec.Host) {
 	if h.Has(spec.RoleControlPlane) {
-		const nonlocal = "net.ipv4.ip_nonlocal_bind"
-		d.Sysctls = map[string]string{nonlocal: "1"}
-		d.Files = append(d.Files, facts.File{Path: balancerSysctls, Content: nonlocal + " = 1\n"})
+		d.Sysctls = map[string]string{}
+		var content strings.Builder
+		for _, e := range c.Endpoints() {
+			nonlocal := "net.ipv4.ip_nonlocal_bind"
+			if isIPv6(e.Address) {
+				nonlocal = "net.ipv6.ip_nonlocal_bind"
+			}
+			if d.Sysctls[nonlocal] == "" {
+				d.Sysctls[nonlocal] = "1"
+				content.WriteString(nonlocal + " = 1\n")
+			}
+		}
+		d.Files = append(d.Files, facts.File{Path: balancerSysctls, Content: content.String()})
 	}
 }
 
@@ -134,8 +145,11 @@ func listenOn(c *spec.Cluster, h spec.Host) (out []string) {
 	for _, e := range c.Endpoints() {
 		for _, other := range c.Endpoints() {
 			address := ":" + e.Port
-			if h.Has(spec.RoleControlPlane) {
-				address = other.Address + address
+			switch {
+			case h.Has(spec.RoleControlPlane):
+				address = net.JoinHostPort(other.Address, e.Port)
+			case isIPv6(other.Address):
+				address = net.JoinHostPort("::", e.Port) + " v6only"
 			}
 			if !slices.Contains(out, address) {
 				out = append(out, address)

@@ -39,7 +39,7 @@ func PlainBalancer(c *spec.Cluster, h spec.Host) facts.Desired {
 		},
 		Enable: []string{haproxyUnit, keepalivedUnit},
 	}
-	bindNonlocal(&d, h)
+	bindNonlocal(&d, c, h)
 	return d
 }
 

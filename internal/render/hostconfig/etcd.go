@@ -82,7 +82,7 @@ func EtcdEndpoints(c *spec.Cluster) []string {
 }
 
 // EtcdClientURL is where clients reach the member of an external etcd on a host.
-func EtcdClientURL(h spec.Host) string { return "https://" + h.Address + ":2379" }
+func EtcdClientURL(h spec.Host) string { return spec.ClientURL(h.Address) }
 
 // SharedPKI are the files that the control planes of the cluster share. The CA of an external etcd is not among them.
 func SharedPKI(c *spec.Cluster) []string {
@@ -116,7 +116,7 @@ type EtcdCluster struct {
 
 // EtcdMember is a member of an EtcdCluster.
 func EtcdMember(name, address string) string {
-	return name + "=https://" + address + ":2380"
+	return name + "=" + spec.PeerURL(address)
 }
 
 // ExternalEtcd is the external etcd of the cluster at its first start.
@@ -156,10 +156,10 @@ func etcdEnvironment(h spec.Host) string {
 	return fmt.Sprintf(`# Written by quorate. Changes are undone by the next quorate apply.
 ETCD_NAME=%[1]s
 ETCD_DATA_DIR=`+EtcdDataDir+`
-ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://%[2]s:2379
-ETCD_ADVERTISE_CLIENT_URLS=https://%[2]s:2379
-ETCD_LISTEN_PEER_URLS=https://%[2]s:2380
-ETCD_INITIAL_ADVERTISE_PEER_URLS=https://%[2]s:2380
+ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,%[2]s
+ETCD_ADVERTISE_CLIENT_URLS=%[2]s
+ETCD_LISTEN_PEER_URLS=%[5]s
+ETCD_INITIAL_ADVERTISE_PEER_URLS=%[5]s
 ETCD_LISTEN_METRICS_URLS=http://127.0.0.1:2381
 ETCD_CERT_FILE=%[3]sserver.crt
 ETCD_KEY_FILE=%[3]sserver.key
@@ -174,7 +174,7 @@ ETCD_QUOTA_BACKEND_BYTES=%[4]d
 ETCD_SNAPSHOT_COUNT=10000
 ETCD_WATCH_PROGRESS_NOTIFY_INTERVAL=5s
 ETCD_FEATURE_GATES=InitialCorruptCheck=true
-`, h.Name, h.Address, pki, EtcdQuota)
+`, h.Name, spec.ClientURL(h.Address), pki, EtcdQuota, spec.PeerURL(h.Address))
 }
 
 const etcdUnit = `[Unit]

@@ -95,7 +95,7 @@ type pool struct {
 func (p pool) list() string {
 	var b strings.Builder
 	for _, cp := range p.servers {
-		fmt.Fprintf(&b, "    server %s %s:%s\n", cp.Name, cp.Address, APIPort)
+		fmt.Fprintf(&b, "    server %s %s\n", cp.Name, net.JoinHostPort(cp.Address, APIPort))
 	}
 	return b.String()
 }
@@ -134,7 +134,7 @@ frontend api
     option tcplog
     option dontlog-normal
     # One source cannot use up all connections, and sources outside the cluster leave some for its hosts.
-    stick-table type ip size 32k expire 10m store conn_cur,gpc0,gpc0_rate(10s)
+    stick-table type %[12]s size 32k expire 10m store conn_cur,gpc0,gpc0_rate(10s)
 %[6]s    acl greedy sc0_conn_cur gt %[7]d
     # The pods of a node arrive with its address.
     acl excessive sc0_conn_cur gt %[8]d
@@ -155,7 +155,7 @@ frontend alive
     timeout client 5s
     bind 127.0.0.1:8404
     monitor-uri /alive
-`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, binds(c, h), clusterACL(c), most.perSource, most.perNode, most.others, refusalsLogged, m.backends(p))
+`, fmt.Sprintf(m.head, c.Metadata.Name), HAProxyUser, most.connections, HAProxySocket, binds(c, h), clusterACL(c), most.perSource, most.perNode, most.others, refusalsLogged, m.backends(p), sourceType(c))
 }
 
 // servedPrefix begins the comment that says which endpoints a load balancer serves: while the API does not answer, nothing else does.
@@ -178,6 +178,19 @@ func ParseServed(text string) (spec.Endpoint, error) {
 	return spec.Endpoint{Name: name, Port: port, Address: address}, err
 }
 
+// sourceType is the type of the table of sources. A table of IPv6 addresses also holds those of IPv4, but not the other way round.
+func sourceType(c *spec.Cluster) string {
+	if slices.ContainsFunc(c.Endpoints(), func(e spec.Endpoint) bool { return isIPv6(e.Address) }) {
+		return "ipv6"
+	}
+	return "ip"
+}
+
+func isIPv6(address string) bool {
+	a, err := netip.ParseAddr(address)
+	return err == nil && a.Is6()
+}
+
 func binds(c *spec.Cluster, h spec.Host) string {
 	var b strings.Builder
 	b.WriteString("    " + servedPrefix)
@@ -195,7 +208,7 @@ func binds(c *spec.Cluster, h spec.Host) string {
 // pod networks, arrive with their own address. It uses networks instead of addresses, because a new host is usually in one of them, and
 // HAProxy then need not reload.
 func clusterACL(c *spec.Cluster) string {
-	const bits, perLine = 24, 16 // HAProxy accepts 64 words on a line
+	const perLine = 16 // HAProxy accepts 64 words on a line
 	var networks []string
 	if pods, err := netip.ParsePrefix(c.Spec.Network.PodCIDR); err == nil {
 		networks = append(networks, pods.Masked().String())
@@ -204,6 +217,10 @@ func clusterACL(c *spec.Cluster) string {
 		a, err := netip.ParseAddr(h.Address)
 		if err != nil {
 			continue
+		}
+		bits := 24
+		if a.Is6() {
+			bits = 64
 		}
 		if network, err := a.Prefix(bits); err == nil {
 			networks = append(networks, network.String())

@@ -67,7 +67,13 @@ global_defs {
 // vrrpInstance is one virtual IP. While the endpoint changes there are two, each with a holder of its own: load balancers reject
 // advertisements that name other addresses than their own configuration, so that the addresses of an instance cannot be changed on
 // one load balancer after another. The name is that of the address, and stays when the other one goes.
+//
+// keepalived gives an IPv6 address without duplicate address detection, so that it can be used immediately. As a /128 it is deprecated:
+// the host does not choose it as the source of its own connections, which would end when the address moves.
 func vrrpInstance(address, prefix, link, between, track string, priority int) string {
+	if isIPv6(address) {
+		prefix = "128"
+	}
 	return fmt.Sprintf(`
 vrrp_instance api-%[1]s {
     # All start as BACKUP, and a host that returns does not take the address back: every move is an outage.

@@ -1,0 +1,60 @@
+package hostconfig
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"quorate.dev/quorate/internal/facts"
+	"quorate.dev/quorate/internal/spec"
+)
+
+// cluster6 is the cluster of the other tests with IPv6 addresses.
+func cluster6() *spec.Cluster {
+	c := cluster()
+	for i := range c.Spec.Hosts {
+		c.Spec.Hosts[i].Address = fmt.Sprintf("fd00:1::%x", 11+i)
+	}
+	c.Spec.LoadBalancer.Address = "fd00:1::100"
+	return c
+}
+
+func TestIPv6Addresses(t *testing.T) {
+	c := cluster6()
+	lb, cp := c.HostsWith(spec.RoleLoadBalancer)[0], c.HostsWith(spec.RoleControlPlane)[0]
+	f := &facts.Facts{Addresses: []facts.Address{{IP: lb.Address, Prefix: 64, Interface: "ens3"}, {IP: cp.Address, Prefix: 64, Interface: "ens3"}}}
+	member := EtcdMember(cp.Name, cp.Address)
+	for _, tc := range []struct{ what, text, want string }{
+		{"HAProxy's servers", file(t, Balancer(c, lb, f, "CA"), HAProxyFile), "server " + cp.Name + " [" + cp.Address + "]:6443\n"},
+		{"HAProxy's listener", file(t, Balancer(c, lb, f, "CA"), HAProxyFile), "bind [::]:6443 v6only tcp-ut 5s\n"},
+		{"HAProxy's table of sources", file(t, Balancer(c, lb, f, "CA"), HAProxyFile), "stick-table type ipv6 size"},
+		{"HAProxy's networks", file(t, Balancer(c, lb, f, "CA"), HAProxyFile), "acl cluster src 10.244.0.0/16 fd00:1::/64\n"},
+		{"the served endpoint", strings.Join(Served(file(t, Balancer(c, lb, f, "CA"), HAProxyFile)), " "), "api.test.internal:6443@fd00:1::100"},
+		{"keepalived's address", file(t, Balancer(c, lb, f, "CA"), KeepalivedFile), "fd00:1::100/128 dev ens3\n"},
+		{"keepalived's source", file(t, Balancer(c, lb, f, "CA"), KeepalivedFile), "unicast_src_ip " + lb.Address + "\n"},
+		{"the hosts file", file(t, Hosts(c), "/etc/hosts"), "fd00:1::100 api.test.internal\n"},
+		{"an etcd member", member, cp.Name + "=https://[" + cp.Address + "]:2380"},
+		{"etcd's clients", EtcdClientURL(cp), "https://[" + cp.Address + "]:2379"},
+		{"etcd's listeners", file(t, Etcd(cp, f), EtcdEnvFile), "ETCD_LISTEN_CLIENT_URLS=https://127.0.0.1:2379,https://[" + cp.Address + "]:2379\n"},
+		{"etcd's peer URL", file(t, Etcd(cp, f), EtcdEnvFile), "ETCD_INITIAL_ADVERTISE_PEER_URLS=https://[" + cp.Address + "]:2380\n"},
+	} {
+		if !strings.Contains(tc.text, tc.want) {
+			t.Errorf("%s: no %q in\n%s", tc.what, tc.want, tc.text)
+		}
+	}
+}
+
+// TestIPv6BalancersOnControlPlanes listen on the virtual IP only, also while another host has it.
+func TestIPv6BalancersOnControlPlanes(t *testing.T) {
+	c := cluster6()
+	c.Spec.Hosts = slices.DeleteFunc(c.Spec.Hosts, func(h spec.Host) bool { return h.Has(spec.RoleLoadBalancer) })
+	d := Balancer(c, c.BalancerHosts()[0], &facts.Facts{}, "CA")
+	if haproxy := file(t, d, HAProxyFile); !strings.Contains(haproxy, "bind [fd00:1::100]:6443 tcp-ut 5s\n") {
+		t.Errorf("HAProxy does not listen on the virtual IP:\n%s", haproxy)
+	}
+	const nonlocal = "net.ipv6.ip_nonlocal_bind"
+	if text := file(t, d, balancerSysctls); text != nonlocal+" = 1\n" || d.Sysctls[nonlocal] != "1" || len(d.Sysctls) != 1 {
+		t.Errorf("the kernel's settings are %v and %q", d.Sysctls, text)
+	}
+}
