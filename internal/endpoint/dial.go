@@ -13,6 +13,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"syscall"
@@ -72,7 +73,7 @@ var Dial = host.Define("endpoint.dial", func(ctx context.Context, r Request) (An
 func dial(ctx context.Context, r Request) Answer {
 	a := Answer{Servers: map[string]int{}}
 	lookup, cancel := context.WithTimeout(ctx, lookupTimeout)
-	found, err := net.DefaultResolver.LookupNetIP(lookup, "ip4", r.Name)
+	found, err := lookupName(lookup, r)
 	cancel()
 	for _, ip := range found {
 		a.Addresses = append(a.Addresses, ip.Unmap().String())
@@ -99,6 +100,20 @@ func dial(ctx context.Context, r Request) Answer {
 		}
 	}
 	return a
+}
+
+// lookupName resolves the name to addresses of the family that clients need: that of the endpoint's address. Without one, IPv4 comes first.
+func lookupName(ctx context.Context, r Request) ([]netip.Addr, error) {
+	if a, err := netip.ParseAddr(r.Address); err == nil && a.Is6() {
+		return net.DefaultResolver.LookupNetIP(ctx, "ip6", r.Name)
+	}
+	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip4", r.Name)
+	if len(found) == 0 && r.Address == "" {
+		if six, err := net.DefaultResolver.LookupNetIP(ctx, "ip6", r.Name); err == nil {
+			return six, nil
+		}
+	}
+	return found, err
 }
 
 type dialer func(ctx context.Context, network, address string) (net.Conn, error)

@@ -44,15 +44,16 @@ var (
 )
 
 // WhoHas sends ARP probes for an address, as RFC 5227 describes for the detection of duplicate addresses, and returns who
-// answered or announced it within three quarters of a second (quickly: 0.3 seconds). No cache changes because of a probe.
+// answered or announced it within three quarters of a second (quickly: 0.3 seconds). No cache changes because of a probe. For an IPv6
+// address, the probes are neighbor solicitations, as RFC 4862 describes.
 // The host's own kernel does not answer: AddressHolders.Has says whether this host has the address.
 var WhoHas = host.Define("node.who-has", whoHas)
 
 func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) {
 	var out facts.AddressHolders
 	address, err := netip.ParseAddr(r.Address)
-	if err != nil || !address.Is4() {
-		return out, fmt.Errorf("%q is not an IPv4 address", r.Address)
+	if err != nil {
+		return out, fmt.Errorf("%q is not an IP address", r.Address)
 	}
 	own := facts.Facts{Addresses: system.Addresses()}
 	at, ok := own.Interface(r.From)
@@ -64,13 +65,18 @@ func whoHas(ctx context.Context, r WhoHasRequest) (facts.AddressHolders, error) 
 		return out, fmt.Errorf("interface %s: %w", at.Interface, err)
 	}
 	if len(link.HardwareAddr) != 6 {
-		return out, fmt.Errorf("interface %s has no Ethernet address, so ARP cannot be used", link.Name)
+		return out, fmt.Errorf("interface %s has no Ethernet address, so nobody can be asked through it", link.Name)
 	}
 	out.Interface, out.MAC = link.Name, link.HardwareAddr.String()
 	_, out.Has = own.Interface(r.Address)
 	how := thorough
 	if r.Quick {
 		how = quick
+	}
+	if address.Is6() {
+		out.Answers, err = probe6(ctx, link, address, how)
+		out.Peers = neighbors6(link, r.Peers)
+		return out, err
 	}
 	out.Answers, err = probe(ctx, link, address, how)
 	if table, unread := os.ReadFile("/proc/net/arp"); unread == nil {
@@ -97,24 +103,36 @@ func neighbors(table, link string, of []string) map[string]string {
 }
 
 func probe(ctx context.Context, link *net.Interface, address netip.Addr, how pace) ([]string, error) {
-	s, err := openARP(link.Index)
+	return probing{"ARP", openARP, send, parseARP}.run(ctx, link, address, how)
+}
+
+// probing is how machines are asked for an address of one family.
+type probing struct {
+	name  string
+	open  func(index int) (*os.File, error)
+	send  func(*os.File, *net.Interface, netip.Addr) error
+	parse func(packet []byte) (net.HardwareAddr, netip.Addr, bool)
+}
+
+func (p probing) run(ctx context.Context, link *net.Interface, address netip.Addr, how pace) ([]string, error) {
+	s, err := p.open(link.Index)
 	if err != nil {
-		return nil, fmt.Errorf("sending ARP probes on %s: %w", link.Name, err)
+		return nil, fmt.Errorf("sending %s probes on %s: %w", p.name, link.Name, err)
 	}
 	defer s.Close()
 	stop := context.AfterFunc(ctx, func() { s.SetReadDeadline(time.Now()) }) //nolint:errcheck // it ends soon
 	defer stop()
 	var answers []string
 	for i := range how.probes {
-		if err := send(s, link, address); err != nil {
-			return nil, fmt.Errorf("sending ARP probes on %s: %w", link.Name, err)
+		if err := p.send(s, link, address); err != nil {
+			return nil, fmt.Errorf("sending %s probes on %s: %w", p.name, link.Name, err)
 		}
 		wait := how.interval
 		if i == how.probes-1 {
 			wait = how.last
 		}
-		if answers, err = listen(ctx, s, link.HardwareAddr, address, wait, answers); err != nil {
-			return nil, fmt.Errorf("waiting for ARP replies on %s: %w", link.Name, err)
+		if answers, err = p.listen(ctx, s, link.HardwareAddr, address, wait, answers); err != nil {
+			return nil, fmt.Errorf("waiting for %s replies on %s: %w", p.name, link.Name, err)
 		}
 	}
 	slices.Sort(answers)
@@ -122,7 +140,7 @@ func probe(ctx context.Context, link *net.Interface, address netip.Addr, how pac
 }
 
 // listen collects the hardware addresses of the machines that claim the address.
-func listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip.Addr, wait time.Duration, found []string) ([]string, error) {
+func (p probing) listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip.Addr, wait time.Duration, found []string) ([]string, error) {
 	if err := s.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return nil, err
 	}
@@ -137,7 +155,7 @@ func listen(ctx context.Context, s *os.File, own net.HardwareAddr, address netip
 		case err != nil:
 			return nil, err
 		}
-		if mac, ip, ok := parseARP(packet[:n]); ok && ip == address && !bytes.Equal(mac, own) {
+		if mac, ip, ok := p.parse(packet[:n]); ok && ip == address && !bytes.Equal(mac, own) {
 			found = append(found, mac.String())
 		}
 	}
@@ -173,6 +191,10 @@ func send(s *os.File, link *net.Interface, address netip.Addr) error {
 	packet = append(packet, make([]byte, 4+6)...) // a probe: the sender has no address yet, and the target's hardware address is unknown
 	packet = append(packet, address.AsSlice()...)
 	to := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ARP), Ifindex: link.Index, Halen: 6, Addr: [8]byte{255, 255, 255, 255, 255, 255}}
+	return sendTo(s, packet, to)
+}
+
+func sendTo(s *os.File, packet []byte, to unix.Sockaddr) error {
 	raw, err := s.SyscallConn()
 	if err != nil {
 		return err

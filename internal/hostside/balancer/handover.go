@@ -100,29 +100,61 @@ func learn(ctx context.Context, w sessionWatch) error {
 // hold drops the first packets of new connections to the addresses, whether or not this host has them. It ends with release, or after
 // holdFor.
 func hold(virtualIPs []string) (release func(), err error) {
-	var held []nftables.SetElement
+	var held, held6 []nftables.SetElement
 	for _, address := range virtualIPs {
 		ip, err := netip.ParseAddr(address)
-		if err != nil || !ip.Is4() {
-			return nil, fmt.Errorf("the virtual IP %q is no IPv4 address", address)
+		switch e := (nftables.SetElement{Key: ip.AsSlice(), Timeout: holdFor}); {
+		case err != nil:
+			return nil, fmt.Errorf("the virtual IP %q is no IP address", address)
+		case ip.Is4():
+			held = append(held, e)
+		default:
+			held6 = append(held6, e)
 		}
-		held = append(held, nftables.SetElement{Key: ip.AsSlice(), Timeout: holdFor})
 	}
 	conn, err := nftables.New()
 	if err != nil {
 		return nil, err
 	}
-	table := conn.AddTable(&nftables.Table{Name: holdTable, Family: nftables.TableFamilyIPv4})
+	var tables []*nftables.Table
+	if len(held) > 0 {
+		t, err := addHold(conn, nftables.TableFamilyIPv4, nftables.TypeIPAddr, 16, held)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, t)
+	}
+	if len(held6) > 0 {
+		t, err := addHold(conn, nftables.TableFamilyIPv6, nftables.TypeIP6Addr, 24, held6)
+		if err != nil {
+			return nil, err
+		}
+		tables = append(tables, t)
+	}
+	if err := conn.Flush(); err != nil {
+		return nil, fmt.Errorf("keeping new connections to %s waiting: %w", strings.Join(virtualIPs, " and "), err)
+	}
+	return func() {
+		for _, t := range tables {
+			conn.DelTable(t)
+		}
+		conn.Flush() //nolint:errcheck // the set's timeout ends it as well
+	}, nil
+}
+
+// addHold adds the table of one family. destination is where an IP header has the address that a packet is for.
+func addHold(conn *nftables.Conn, family nftables.TableFamily, key nftables.SetDatatype, destination uint32, held []nftables.SetElement) (*nftables.Table, error) {
+	table := conn.AddTable(&nftables.Table{Name: holdTable, Family: family})
 	conn.FlushTable(table)
-	set := &nftables.Set{Table: table, Name: "held", KeyType: nftables.TypeIPAddr, HasTimeout: true, Timeout: holdFor}
+	set := &nftables.Set{Table: table, Name: "held", KeyType: key, HasTimeout: true, Timeout: holdFor}
 	if err := conn.AddSet(set, held); err != nil {
 		return nil, err
 	}
 	chain := conn.AddChain(&nftables.Chain{Name: "prerouting", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle})
-	const destination, flags = 16, 13 // offsets in the headers of IPv4 and TCP
-	const syn, ofThese = 0x02, 0x17   // SYN, of FIN, SYN, RST and ACK
+	const flags = 13                // the offset in the header of TCP
+	const syn, ofThese = 0x02, 0x17 // SYN, of FIN, SYN, RST and ACK
 	conn.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: 4},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: destination, Len: key.Bytes},
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_TCP}},
@@ -131,11 +163,5 @@ func hold(virtualIPs []string) (release func(), err error) {
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{syn}},
 		&expr.Verdict{Kind: expr.VerdictDrop},
 	}})
-	if err := conn.Flush(); err != nil {
-		return nil, fmt.Errorf("keeping new connections to %s waiting: %w", strings.Join(virtualIPs, " and "), err)
-	}
-	return func() {
-		conn.DelTable(table)
-		conn.Flush() //nolint:errcheck // the set's timeout ends it as well
-	}, nil
+	return table, nil
 }

@@ -275,7 +275,7 @@ func lookCloser(ctx context.Context, c *care, seen []sighting) map[string]opinio
 			another = t
 		}
 	}
-	silent, err := silences()
+	silent, err := silences(slices.ContainsFunc(suspects, func(s sighting) bool { return strings.HasPrefix(s.address, "[") }))
 	if err != nil {
 		return nil // without the kernel's answer nothing is closed
 	}

@@ -160,7 +160,7 @@ func (w sessionWatch) look(ctx context.Context, of worker, m manners) (all int, 
 	}
 	sessions := parseSessions(text)
 	asked = time.Now()
-	arrived, err := arrivals()
+	arrived, err := arrivals(slices.ContainsFunc(sessions, func(s session) bool { return s.client.local.Addr().Is6() || s.server.peer.Addr().Is6() }))
 	if err != nil {
 		return 0, nil, asked, err
 	}

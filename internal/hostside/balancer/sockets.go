@@ -20,9 +20,15 @@ type received struct {
 	silent time.Duration
 }
 
-// arrivals asks the kernel what arrived through each of this host's TCP connections.
-func arrivals() (map[connection]received, error) {
+// arrivals asks the kernel what arrived through each of this host's TCP connections: those of IPv4 and, if it is asked for, of IPv6.
+// An API server has all of its own connections among the latter, which are many.
+func arrivals(six bool) (map[connection]received, error) {
 	all, err := netlink.SocketDiagTCPInfo(unix.AF_INET)
+	if err == nil && six {
+		var more []*netlink.InetDiagTCPInfoResp
+		more, err = netlink.SocketDiagTCPInfo(unix.AF_INET6)
+		all = append(all, more...)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("asking the kernel for its TCP connections: %w", err)
 	}
@@ -42,8 +48,8 @@ func arrivals() (map[connection]received, error) {
 
 // silences are how long ago data last arrived from each peer of this host's TCP connections, by the peer's address and port. A
 // peer without a connection has no entry.
-func silences() (map[string]time.Duration, error) {
-	all, err := arrivals()
+func silences(six bool) (map[string]time.Duration, error) {
+	all, err := arrivals(six)
 	if err != nil {
 		return nil, err
 	}

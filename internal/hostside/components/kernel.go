@@ -68,9 +68,13 @@ func (netfilter) chains(family, table string) (map[string]chain, error) {
 
 func sortedKeys(m map[string]chain) []string { return slices.Sorted(maps.Keys(m)) }
 
-// overlay reads what flannel sets up for IPv4. Other backends than vxlan and host-gw have no routes that could be checked.
+// overlay reads what flannel sets up for IPv4, or for IPv6 where pods have nothing else. Other backends than vxlan and host-gw have no routes that could be checked.
 func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
-	network, err := netip.ParsePrefix(config.Network)
+	text, family := config.Network, unix.AF_INET
+	if !config.four() {
+		text, family = config.IPv6Network, unix.AF_INET6
+	}
+	network, err := netip.ParsePrefix(text)
 	if err != nil {
 		return facts.Answer{Unknown: "its configuration names no network: " + err.Error()}, nil
 	}
@@ -81,11 +85,11 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 	switch config.Backend.Type {
 	case "host-gw":
 	case "vxlan":
-		link, answer := tunnelOf(config)
+		link, answer := tunnelOf(config, family)
 		if link == nil {
 			return answer, nil
 		}
-		if next, err = neighbours(link.Attrs().Index); err != nil {
+		if next, err = neighbours(link.Attrs().Index, family); err != nil {
 			return facts.Answer{Unknown: "reading the neighbors of " + link.Attrs().Name + ": " + err.Error()}, nil
 		}
 		if tunnel = link.Attrs().Index; !config.Backend.DirectRouting {
@@ -94,7 +98,7 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 	default:
 		return facts.Answer{OK: true}, out
 	}
-	routes, err := netlink.RouteListFiltered(unix.AF_INET, filter, mask)
+	routes, err := netlink.RouteListFiltered(family, filter, mask)
 	if err != nil {
 		return facts.Answer{Unknown: "reading the routes: " + err.Error()}, nil
 	}
@@ -115,12 +119,15 @@ func (netfilter) overlay(config flannelConfig) (facts.Answer, *facts.Overlay) {
 }
 
 // tunnelOf finds flannel's interface. If there is none, the answer says why.
-func tunnelOf(config flannelConfig) (netlink.Link, facts.Answer) {
+func tunnelOf(config flannelConfig, family int) (netlink.Link, facts.Answer) {
 	vni := config.Backend.VNI
 	if vni == 0 {
 		vni = 1
 	}
 	name := fmt.Sprintf("flannel.%d", vni)
+	if family == unix.AF_INET6 {
+		name = fmt.Sprintf("flannel-v6.%d", vni)
+	}
 	link, err := netlink.LinkByName(name)
 	var missing netlink.LinkNotFoundError
 	switch {
@@ -133,7 +140,7 @@ func tunnelOf(config flannelConfig) (netlink.Link, facts.Answer) {
 	case link.Attrs().Flags&net.FlagUp == 0:
 		return nil, facts.Answer{Problem: "the interface " + name + " is down"}
 	}
-	addresses, err := netlink.AddrList(link, unix.AF_INET)
+	addresses, err := netlink.AddrList(link, family)
 	switch {
 	case err != nil:
 		return nil, facts.Answer{Unknown: "reading the addresses of " + name + ": " + err.Error()}
@@ -145,8 +152,8 @@ func tunnelOf(config flannelConfig) (netlink.Link, facts.Answer) {
 
 // neighbors map the addresses behind a tunnel to the hosts that packets for them are sent to. flannel enters each of them
 // twice: the hardware address of the next hop, and the host of that hardware address.
-func neighbours(link int) (map[string]string, error) {
-	hops, err := netlink.NeighList(link, unix.AF_INET)
+func neighbours(link, family int) (map[string]string, error) {
+	hops, err := netlink.NeighList(link, family)
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,9 @@ func (a *attempt) kubeProxy(ctx context.Context) facts.Answer {
 // flannelConfig is the part of flannel's configuration that determines what it sets up.
 type flannelConfig struct {
 	Network        string
+	IPv6Network    string
 	EnableIPv4     *bool
+	EnableIPv6     bool
 	EnableNFTables bool
 	Backend        struct {
 		Type          string
@@ -94,6 +96,9 @@ type flannelConfig struct {
 		DirectRouting bool
 	}
 }
+
+// four says that flannel connects pods with IPv4, which is its default.
+func (c flannelConfig) four() bool { return c.EnableIPv4 == nil || *c.EnableIPv4 }
 
 // flannel reads flanneld's health report, if there is one, and queries the kernel for what flanneld set up.
 func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
@@ -123,7 +128,7 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 	if !system.Exists(a.inside(p, subnet)) {
 		return facts.Answer{Problem: subnet + " is missing: pods cannot start here"}, nil
 	}
-	if config.EnableIPv4 != nil && !*config.EnableIPv4 {
+	if !config.four() && !config.EnableIPv6 {
 		return facts.Answer{OK: true}, nil
 	}
 	if config.EnableNFTables {
@@ -134,8 +139,16 @@ func (a *attempt) flannel(ctx context.Context) (facts.Answer, *facts.Overlay) {
 		if given["iptables-forward-rules"] != "false" {
 			chains = append(chains, "forward")
 		}
-		if answer := a.whole("ip", "flannel-ipv4", chains...); !answer.OK {
-			return answer, nil
+		for _, t := range []struct {
+			used          bool
+			family, table string
+		}{{config.four(), "ip", "flannel-ipv4"}, {config.EnableIPv6, "ip6", "flannel-ipv6"}} {
+			if !t.used {
+				continue
+			}
+			if answer := a.whole(t.family, t.table, chains...); !answer.OK {
+				return answer, nil
+			}
 		}
 	}
 	answer, overlay := a.kernel.overlay(config)

@@ -118,7 +118,12 @@ type table struct {
 	chains    []chain
 	// without says what is missing without this table, if it is optional.
 	without string
+	// suffix distinguishes tables of one family.
+	suffix string
 }
+
+// The messages of neighbor discovery (RFC 4861).
+const neighborSolicitation, neighborAdvertisement = 135, 136
 
 // set is the name of the set of addresses in each table.
 const set = "peers"
@@ -139,20 +144,31 @@ type direction struct {
 	// onDevice is the hook for what is not IP.
 	onDevice *nftables.ChainHook
 	link     expr.MetaKey
-	// Offsets of the peer's address in the header of IPv4, and of both ports in those of TCP and UDP.
-	peer, peerPort, ownPort uint32
+	// Offsets of the peer's address in the headers of IPv4 and IPv6, and of both ports in those of TCP and UDP.
+	peer, peer6, peerPort, ownPort uint32
+}
+
+// peerAt is where the peer's address is in packets with addresses of a size.
+func (d direction) peerAt(size uint32) uint32 {
+	if size == net.IPv6len {
+		return d.peer6
+	}
+	return d.peer
 }
 
 const (
-	sourceAddress, destinationAddress = 12, 16
-	sourcePort, destinationPort       = 0, 2
+	sourceAddress, destinationAddress   = 12, 16
+	sourceAddress6, destinationAddress6 = 8, 24
+	sourcePort, destinationPort         = 0, 2
 	// in packets of ARP between Ethernet and IPv4
 	arpSender, arpTarget = 14, 24
+	// in packets of IPv6: the protocol, ICMPv6's type, and the address that a neighbor solicitation or advertisement is about
+	nextHeader, icmp6Type, ndpTarget = 6, 40, 48
 )
 
 var (
-	received = direction{"received", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, nftables.ChainHookIngress, expr.MetaKeyIIFNAME, sourceAddress, sourcePort, destinationPort}
-	sent     = direction{"sent", nftables.ChainHookPostrouting, nftables.ChainPriorityMangle, nftables.ChainHookEgress, expr.MetaKeyOIFNAME, destinationAddress, destinationPort, sourcePort}
+	received = direction{"received", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw, nftables.ChainHookIngress, expr.MetaKeyIIFNAME, sourceAddress, sourceAddress6, sourcePort, destinationPort}
+	sent     = direction{"sent", nftables.ChainHookPostrouting, nftables.ChainPriorityMangle, nftables.ChainHookEgress, expr.MetaKeyOIFNAME, destinationAddress, destinationAddress6, destinationPort, sourcePort}
 )
 
 // etcdPeerPort is where etcd members listen for each other.
@@ -201,36 +217,57 @@ func tablesOf(r Request, from caller, devices []string) ([]table, error) {
 	if len(peers) == 0 {
 		return nil, fmt.Errorf("the fault %s has no peers", r.ID)
 	}
-	ip := table{family: nftables.TableFamilyIPv4, addresses: peers}
-	for _, d := range directions {
-		c := chain{name: d.name, hook: d.hook, priority: d.priority}
-		// A virtual IP among the peers may be this host's own.
-		c.rules = append(c.rules, slices.Concat(onLoopback(d), verdict(expr.VerdictAccept)))
-		if from.address.Is4() {
-			c.rules = append(c.rules, slices.Concat(field(expr.PayloadBaseNetworkHeader, d.peer, from.address.AsSlice()), tcp(d.ownPort, from.port), verdict(expr.VerdictAccept)))
+	var out, resolution []table
+	for _, family := range []nftables.TableFamily{nftables.TableFamilyIPv4, nftables.TableFamilyIPv6} {
+		own := slices.DeleteFunc(slices.Clone(peers), func(a netip.Addr) bool { return a.Is6() != (family == nftables.TableFamilyIPv6) })
+		if len(own) == 0 {
+			continue
 		}
-		for _, w := range which(d) {
-			c.rules = append(c.rules, slices.Concat(inSet(d.peer), w, verdict(expr.VerdictDrop)))
+		t := table{family: family, addresses: own}
+		for _, d := range directions {
+			c := chain{name: d.name, hook: d.hook, priority: d.priority}
+			// A virtual IP among the peers may be this host's own.
+			c.rules = append(c.rules, slices.Concat(onLoopback(d), verdict(expr.VerdictAccept)))
+			if from.address.IsValid() && from.address.Is6() == own[0].Is6() {
+				c.rules = append(c.rules, slices.Concat(field(expr.PayloadBaseNetworkHeader, d.peerAt(t.size()), from.address.AsSlice()), tcp(d.ownPort, from.port), verdict(expr.VerdictAccept)))
+			}
+			for _, w := range which(d) {
+				c.rules = append(c.rules, slices.Concat(inSet(d.peerAt(t.size()), t.size()), w, verdict(expr.VerdictDrop)))
+			}
+			t.chains = append(t.chains, c)
 		}
-		ip.chains = append(ip.chains, c)
+		out = append(out, t)
+		others := slices.DeleteFunc(slices.Clone(own), func(a netip.Addr) bool { return a == from.address })
+		if whole && len(devices) > 0 && len(others) > 0 {
+			resolution = append(resolution, addressResolution(directions, others, devices))
+		}
 	}
-	out := []table{ip}
-	others := slices.DeleteFunc(slices.Clone(peers), func(a netip.Addr) bool { return a == from.address })
-	if whole && len(devices) > 0 && len(others) > 0 {
-		out = append(out, addressResolution(directions, others, devices))
-	}
-	return out, nil
+	return append(out, resolution...), nil
 }
 
-// addressResolution drops what ARP says about the peers. A holder of the virtual IP that is cut off goes on announcing it, and would
+// size is that of the table's addresses in bytes.
+func (t table) size() uint32 { return uint32(t.addresses[0].BitLen() / 8) }
+
+// addressResolution drops what ARP, or the neighbor discovery of IPv6, says about the peers, which are of one family. A holder of the virtual IP that is cut off goes on announcing it, and would
 // draw the clients away from its successor. keepalived sends that past the hooks of IP and of ARP.
 func addressResolution(directions []direction, peers []netip.Addr, devices []string) table {
 	t := table{family: nftables.TableFamilyNetdev, addresses: peers, without: "ARP is not cut"}
+	about := []([]expr.Any){
+		slices.Concat(meta(expr.MetaKeyPROTOCOL, binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP)), inSet(arpSender, t.size())),
+		slices.Concat(meta(expr.MetaKeyPROTOCOL, binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP)), inSet(arpTarget, t.size())),
+	}
+	if peers[0].Is6() {
+		t.suffix, t.without, about = "6", "neighbor discovery is not cut", nil
+		for _, kind := range []byte{neighborSolicitation, neighborAdvertisement} {
+			about = append(about, slices.Concat(meta(expr.MetaKeyPROTOCOL, binary.BigEndian.AppendUint16(nil, unix.ETH_P_IPV6)),
+				field(expr.PayloadBaseNetworkHeader, nextHeader, []byte{unix.IPPROTO_ICMPV6}), field(expr.PayloadBaseNetworkHeader, icmp6Type, []byte{kind}), inSet(ndpTarget, t.size())))
+		}
+	}
 	for _, d := range directions {
 		for i, device := range devices {
 			c := chain{name: d.name + strconv.Itoa(i), hook: d.onDevice, priority: nftables.ChainPriorityFilter, device: device}
-			for _, offset := range []uint32{arpSender, arpTarget} {
-				c.rules = append(c.rules, slices.Concat(meta(expr.MetaKeyPROTOCOL, binary.BigEndian.AppendUint16(nil, unix.ETH_P_ARP)), inSet(offset), verdict(expr.VerdictDrop)))
+			for _, a := range about {
+				c.rules = append(c.rules, slices.Concat(a, verdict(expr.VerdictDrop)))
 			}
 			t.chains = append(t.chains, c)
 		}
@@ -241,8 +278,8 @@ func addressResolution(directions []direction, peers []netip.Addr, devices []str
 func parsePeers(texts []string) (out []netip.Addr, _ error) {
 	for _, text := range texts {
 		a, err := netip.ParseAddr(text)
-		if err != nil || !a.Is4() {
-			return nil, fmt.Errorf("the peer %q is no IPv4 address", text)
+		if err != nil {
+			return nil, fmt.Errorf("the peer %q is no IP address", text)
 		}
 		if !slices.Contains(out, a) {
 			out = append(out, a)
@@ -260,9 +297,9 @@ func field(base expr.PayloadBase, offset uint32, value []byte) []expr.Any {
 	}
 }
 
-func inSet(offset uint32) []expr.Any {
+func inSet(offset, size uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: size},
 		&expr.Lookup{SourceRegister: 1, SetName: set},
 	}
 }
@@ -323,8 +360,11 @@ func addTable(name string, t table) error {
 	if err != nil {
 		return err
 	}
-	nt := conn.AddTable(&nftables.Table{Name: name, Family: t.family})
+	nt := conn.AddTable(&nftables.Table{Name: name + t.suffix, Family: t.family})
 	s := &nftables.Set{Table: nt, Name: set, KeyType: nftables.TypeIPAddr}
+	if t.size() == net.IPv6len {
+		s.KeyType = nftables.TypeIP6Addr
+	}
 	var elements []nftables.SetElement
 	for _, a := range t.addresses {
 		elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
@@ -360,7 +400,7 @@ func removeTables(name string) error {
 		return fmt.Errorf("listing tables of nftables: %w", err)
 	}
 	for _, t := range all {
-		if t.Name != name {
+		if t.Name != name && t.Name != name+"6" {
 			continue
 		}
 		conn.DelTable(t)

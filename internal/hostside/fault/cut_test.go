@@ -265,3 +265,65 @@ func TestTheCallerIsFound(t *testing.T) {
 		t.Errorf("%v, %v", err, werr)
 	}
 }
+
+// ip6 is ip for IPv6, and ndp a message of neighbor discovery about an address.
+func ip6(from, to string, protocol byte, fromPort, toPort uint16) packet {
+	header := make([]byte, 40)
+	header[6] = protocol
+	copy(header[8:], netip.MustParseAddr(from).AsSlice())
+	copy(header[24:], netip.MustParseAddr(to).AsSlice())
+	return packet{device: "eth0", ethertype: unix.ETH_P_IPV6, network: header, protocol: protocol,
+		transport: binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, fromPort), toPort)}
+}
+
+func ndp(kind byte, about string) packet {
+	p := ip6("fe80::1", "ff02::1", unix.IPPROTO_ICMPV6, 0, 0)
+	p.network = append(append(p.network, kind, 0, 0, 0, 0, 0, 0, 0), netip.MustParseAddr(about).AsSlice()...)
+	return p
+}
+
+// TestCutsActOnBothFamilies: the peers of each family have a table, and what remains open for the caller is in that of its own.
+func TestCutsActOnBothFamilies(t *testing.T) {
+	const own, peer, virtual, own6, peer6, virtual6 = "10.0.0.11", "10.0.0.12", "10.0.0.100", "fd00::11", "fd00::12", "fd00::100"
+	for _, tc := range []struct {
+		what string
+		from string
+		packet
+		incoming, drops bool
+	}{
+		{"IPv4", "", ip(peer, own, tcpProtocol, 40000, 6443), true, true},
+		{"IPv6", "", ip6(peer6, own6, tcpProtocol, 40000, 6443), true, true},
+		{"IPv6, sent", "", ip6(own6, peer6, udpProtocol, 1, 8472), false, true},
+		{"from a virtual IP", "", ip6(virtual6, own6, tcpProtocol, 6443, 40000), true, true},
+		{"from outside", "", ip6("fd00::99", own6, tcpProtocol, 40000, 6443), true, false},
+		{"SSH of the caller", peer6 + " 50000 " + own6 + " 22", ip6(peer6, own6, tcpProtocol, 50000, 22), true, false},
+		{"SSH of another one", peer + " 50000 " + own + " 22", ip6(peer6, own6, tcpProtocol, 50000, 22), true, true},
+		{"SSH of the caller, IPv4", peer + " 50000 " + own + " 22", ip(peer, own, tcpProtocol, 50000, 22), true, false},
+		{"an announcement", "", ndp(136, virtual6), true, true},
+		{"a question about a peer", "", ndp(135, peer6), false, true},
+		{"a question about this host", "", ndp(135, own6), true, false},
+		{"a router's announcement", "", ndp(134, peer6), true, false},
+		{"ARP", "", arp(peer, own), true, true},
+	} {
+		from, _ := parseCaller(tc.from)
+		all, err := tablesOf(Request{Kind: kindCut, Target: targetHost, Peers: []string{peer, virtual, peer6, virtual6}}, from, []string{"eth0"})
+		if err != nil || len(all) != 4 || all[2].family != nftables.TableFamilyNetdev || all[3].family != nftables.TableFamilyNetdev || all[2].suffix == all[3].suffix {
+			t.Fatalf("%s: %+v, %v", tc.what, all, err)
+		}
+		got := false
+		for _, tb := range all {
+			switch {
+			case tb.family == nftables.TableFamilyIPv4 && tc.ethertype != unix.ETH_P_IP, tb.family == nftables.TableFamilyIPv6 && tc.ethertype != unix.ETH_P_IPV6:
+				continue // the kernel does not show it there
+			}
+			for _, c := range tb.chains {
+				if incoming := *c.hook == *nftables.ChainHookPrerouting || *c.hook == *nftables.ChainHookIngress; incoming == tc.incoming && drops(t, tb, c, tc.packet, 0) {
+					got = true
+				}
+			}
+		}
+		if got != tc.drops {
+			t.Errorf("%s: dropped: %t", tc.what, got)
+		}
+	}
+}

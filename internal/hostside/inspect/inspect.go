@@ -185,7 +185,7 @@ var clusterFiles = []string{
 }
 
 // clusterLinks are interfaces that CNI plugins create and that outlive them.
-var clusterLinks = []string{"cni0", "flannel.", "cali", "tunl0", "vxlan.calico", "cilium_", "kube-ipvs0", "weave"}
+var clusterLinks = []string{"cni0", "flannel.", "flannel-v6.", "cali", "tunl0", "vxlan.calico", "cilium_", "kube-ipvs0", "weave"}
 
 func leftoverFiles(root string) (out []string) {
 	for _, pattern := range clusterFiles {

@@ -101,7 +101,7 @@ func nftablesDrops(pods netip.Prefix) (out []facts.ForwardDrop, err error) {
 }
 
 // ofPods are the names of interfaces through which the packets of pods come.
-var ofPods = []string{"cni0", "flannel."}
+var ofPods = []string{"cni0", "flannel.", "flannel-v6."}
 
 // concerns reports whether a rule compares something with the range of pods, with a network around it, or with one of their interfaces, or accepts
 // everything; and whether it may do so, with a set, a range, or the first byte of an address.

@@ -176,12 +176,10 @@ func (p *trialPod) attach(ctx context.Context) (net.IP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attaching to the pod network %s: %w", list.Name, err)
 	}
-	for _, ip := range current.IPs {
-		if ip4 := ip.Address.IP.To4(); ip4 != nil {
-			return ip4, nil
-		}
+	if len(current.IPs) == 0 {
+		return nil, fmt.Errorf("the pod network %s gave no address", list.Name)
 	}
-	return nil, fmt.Errorf("the pod network %s gave no IPv4 address", list.Name)
+	return current.IPs[0].Address.IP, nil // the first is of the cluster's first family
 }
 
 // firstNetwork is the configuration that the runtime uses: the first by name.
@@ -241,12 +239,20 @@ func ownAddress() (net.IP, error) {
 	if err != nil {
 		return nil, err
 	}
+	var six net.IP
 	for _, a := range all {
-		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil {
+		n, ok := a.(*net.IPNet)
+		switch {
+		case ok && n.IP.To4() != nil:
 			return n.IP, nil
+		case ok && n.IP.IsGlobalUnicast():
+			six = n.IP
 		}
 	}
-	return nil, errors.New("the pod has no IPv4 address")
+	if six != nil {
+		return six, nil
+	}
+	return nil, errors.New("the pod has no address")
 }
 
 func newNamespace(ns *netns.NsHandle) error {
@@ -282,7 +288,7 @@ func (p *trialPod) reach(ctx context.Context, to string) error {
 	defer cancel()
 	var conn net.Conn
 	err := p.inside(func() (err error) {
-		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp4", to)
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp", to)
 		return err
 	})
 	if err != nil {

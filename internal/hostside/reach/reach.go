@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"sync"
 	"syscall"
@@ -57,7 +59,7 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 	out := Listening{Token: rand.Text()}
 	var closers []func() error
 	for _, port := range in.TCP {
-		l, err := net.Listen("tcp4", net.JoinHostPort(in.Address, strconv.Itoa(port)))
+		l, err := net.Listen(family("tcp", in.Address), net.JoinHostPort(in.Address, strconv.Itoa(port)))
 		if err != nil {
 			continue // the inspection shows which program has the port
 		}
@@ -65,7 +67,7 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 		go greet(l, in.Name)
 	}
 	for _, port := range in.UDP {
-		c, err := net.ListenPacket("udp4", net.JoinHostPort(in.Address, strconv.Itoa(port)))
+		c, err := net.ListenPacket(family("udp", in.Address), net.JoinHostPort(in.Address, strconv.Itoa(port)))
 		if err != nil {
 			continue
 		}
@@ -73,7 +75,7 @@ var Listen = host.Define("node.listen", func(_ context.Context, in ListenRequest
 		go answer(c, in.Name)
 	}
 	if in.VRRP {
-		if c, err := net.ListenIP("ip4:112", &net.IPAddr{IP: net.ParseIP(in.Address)}); err == nil {
+		if c, err := listenVRRP(in.Address); err == nil {
 			closers, out.VRRP = append(closers, c.Close), true
 			go answerVRRP(c, in.Name)
 		}
@@ -129,25 +131,88 @@ func answer(c net.PacketConn, name string) {
 	}
 }
 
+// VRRP over either family, as package net names it.
+const vrrp4, vrrp6 = "ip4:112", "ip6:112"
+
+// family is the network of package net for the family of an address. It is never both: a name or a mapped address must not decide.
+func family(protocol, address string) string {
+	if a, err := netip.ParseAddr(address); err == nil && a.Is6() {
+		return protocol + "6"
+	}
+	return protocol + "4"
+}
+
+func vrrp(address string) string { return family("ip", address) + ":112" }
+
+// headers is the size of the headers of IP and UDP.
+func headers(address string) int {
+	if family("ip", address) == "ip6" {
+		return 40 + 8
+	}
+	return 20 + 8
+}
+
+func listenVRRP(address string) (*net.IPConn, error) {
+	var l net.ListenConfig
+	if vrrp(address) == vrrp6 {
+		l.Control = option(unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
+	}
+	c, err := l.ListenPacket(context.Background(), vrrp(address), address)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.IPConn), nil
+}
+
 // answerVRRP also returns the TTL with which the question arrived. keepalived ignores advertisements that a router has
 // forwarded.
 func answerVRRP(c *net.IPConn, name string) {
-	buf := make([]byte, 1<<16)
+	buf, control := make([]byte, 1<<16), make([]byte, 128)
 	for {
-		// Unlike ReadFrom, ReadMsgIP gives the packet with its IP header.
-		n, _, _, from, err := c.ReadMsgIP(buf, nil)
+		// Unlike ReadFrom, ReadMsgIP gives a packet of IPv4 with its IP header. The kernel keeps that of IPv6.
+		n, oobn, _, from, err := c.ReadMsgIP(buf, control)
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		const ttl = 8
-		header := 0
-		if n > 0 {
-			header = int(buf[0]&0x0f) * 4
+		if err != nil {
+			continue
 		}
-		if err == nil && header > ttl && n >= header && bytes.HasPrefix(buf[header:n], probeAsk) {
-			c.WriteTo(fmt.Appendf(nil, "%s%s %d ttl=%d\n", probeAnswer, name, n, buf[ttl]), from) //nolint:errcheck // the other side asks again
+		question, ttl := buf[:n], 0
+		if from.IP.To4() != nil {
+			question, ttl = packetOf(question)
+		} else {
+			ttl = hopLimit(control[:oobn])
+		}
+		if bytes.HasPrefix(question, probeAsk) {
+			c.WriteTo(fmt.Appendf(nil, "%s%s %d ttl=%d\n", probeAnswer, name, n, ttl), from) //nolint:errcheck // the other side asks again
 		}
 	}
+}
+
+// packetOf is the content and the TTL of a packet of IPv4; nothing of one that is too short.
+func packetOf(packet []byte) (content []byte, ttl int) {
+	const at = 8
+	if len(packet) == 0 {
+		return nil, 0
+	}
+	if header := int(packet[0]&0x0f) * 4; header > at && len(packet) >= header {
+		return packet[header:], int(packet[at])
+	}
+	return nil, 0
+}
+
+// hopLimit is that of a packet of IPv6, from what the kernel tells about it.
+func hopLimit(control []byte) int {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return 0
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.IPPROTO_IPV6 && m.Header.Type == unix.IPV6_HOPLIMIT && len(m.Data) >= 4 {
+			return int(binary.NativeEndian.Uint32(m.Data))
+		}
+	}
+	return 0
 }
 
 // DialTarget is one path to try. With Answers the other side is one of Listen's listeners and says its name.
@@ -186,20 +251,20 @@ func dial(ctx context.Context, t DialTarget) facts.Reach {
 	case facts.TCP:
 		r.Outcome, r.Detail = dialTCP(ctx, t)
 	case facts.UDP:
-		r.Outcome, r.Detail = ask(ctx, "udp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, 0)
+		r.Outcome, r.Detail = ask(ctx, family("udp", t.Address), net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, 0)
 		if r.Outcome == facts.Reached && t.Size > 0 {
-			fits, _ := ask(ctx, "udp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, t.Size-28)
+			fits, _ := ask(ctx, family("udp", t.Address), net.JoinHostPort(t.Address, strconv.Itoa(t.Port)), t.To, t.Size-headers(t.Address))
 			r.Size, r.Fits = t.Size, fits == facts.Reached
 		}
 	case facts.VRRP:
-		r.Outcome, r.Detail = ask(ctx, "ip4:112", t.Address, t.To, 0)
+		r.Outcome, r.Detail = ask(ctx, vrrp(t.Address), t.Address, t.To, 0)
 	}
 	r.After = time.Since(begin)
 	return r
 }
 
 func dialTCP(ctx context.Context, t DialTarget) (facts.Outcome, string) {
-	c, err := (&net.Dialer{Timeout: tcpTimeout}).DialContext(ctx, "tcp4", net.JoinHostPort(t.Address, strconv.Itoa(t.Port)))
+	c, err := (&net.Dialer{Timeout: tcpTimeout}).DialContext(ctx, family("tcp", t.Address), net.JoinHostPort(t.Address, strconv.Itoa(t.Port)))
 	if err != nil {
 		return OutcomeOf(err)
 	}
@@ -243,11 +308,15 @@ func ask(ctx context.Context, network, address, name string, size int) (facts.Ou
 
 func askOnce(ctx context.Context, network, address, name string, size int) (facts.Outcome, string) {
 	d := net.Dialer{}
-	if size > 0 {
-		d.Control = option(unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
-	}
-	if network == "ip4:112" {
-		d.Control = option(unix.IP_TTL, vrrpTTL)
+	switch {
+	case size > 0 && network == "udp6":
+		d.Control = option(unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
+	case size > 0:
+		d.Control = option(unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	case network == vrrp6:
+		d.Control = option(unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, vrrpTTL)
+	case network == vrrp4:
+		d.Control = option(unix.IPPROTO_IP, unix.IP_TTL, vrrpTTL)
 	}
 	c, err := d.DialContext(ctx, network, address)
 	if err != nil {
@@ -285,10 +354,10 @@ func answered(answer []byte, name string) (facts.Outcome, string) {
 // vrrpTTL is the TTL of keepalived's advertisements. Each router on the path decrements it.
 const vrrpTTL = 255
 
-// option sets an option of the IP protocol on a socket.
-func option(name, value int) func(string, string, syscall.RawConn) error {
+// option sets an option of a protocol on a socket.
+func option(level, name, value int) func(string, string, syscall.RawConn) error {
 	return func(_, _ string, c syscall.RawConn) (err error) {
-		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, name, value) })
+		cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, name, value) })
 		return errors.Join(cerr, err)
 	}
 }

@@ -37,8 +37,10 @@ func (h target) removeBalancer(ctx context.Context, in Request) (Report, error) 
 			record.Units[u.name] = before
 		}
 	}
-	if before, noted := all.Sysctls[bindNonlocal]; noted {
-		record.Sysctls[bindNonlocal] = before
+	for _, name := range bindNonlocal {
+		if before, noted := all.Sysctls[name]; noted {
+			record.Sysctls[name] = before
+		}
 	}
 	w := work{target: h, begun: begun{Cluster: in.Cluster, Node: node}, in: in, record: record, report: &r}
 	return r, w.run(ctx, "removing the load balancer", []stage{
@@ -62,5 +64,5 @@ func (h target) removeBalancer(ctx context.Context, in Request) (Report, error) 
 	})
 }
 
-// bindNonlocal is the kernel setting with which HAProxy listens on the virtual IP while another host has it.
-const bindNonlocal = "net.ipv4.ip_nonlocal_bind"
+// bindNonlocal are the kernel settings with which HAProxy listens on the virtual IP while another host has it.
+var bindNonlocal = []string{"net.ipv4.ip_nonlocal_bind", "net.ipv6.ip_nonlocal_bind"}
