@@ -60,6 +60,12 @@ func validate(cfg Config) error {
 			return fmt.Errorf("lab %s: machine %s is in the unknown zone %q (the lab has %q)", cfg.Name, m.Name, m.Zone, cfg.Zones)
 		}
 	}
+	if !slices.Contains(Families, cfg.family()) {
+		return fmt.Errorf("lab %s: there is no IP family %q: must be ipv4, ipv6, or dual", cfg.Name, cfg.Family)
+	}
+	if i := slices.IndexFunc(cfg.Machines, func(m Machine) bool { return len(m.Profiles) > 0 }); i >= 0 && cfg.family() == IPv6 {
+		return fmt.Errorf("lab %s: machine %s has profiles, which are for machines with IPv4: use the family ipv4 or dual", cfg.Name, cfg.Machines[i].Name)
+	}
 	if !slices.Contains(Images, cfg.image()) {
 		return fmt.Errorf("lab %s: there is no image %q: must be one of %s", cfg.Name, cfg.Image, strings.Join(Images, ", "))
 	}
@@ -80,10 +86,10 @@ func subnets(machines []Machine) ([]netip.Prefix, error) {
 		if !m.Address.IsValid() {
 			continue
 		}
-		if !labRange.Contains(m.Address) {
-			return nil, fmt.Errorf("machine %s: address %s is outside %s, the range for lab machines: leave the address out to have one assigned", m.Name, m.Address, labRange)
+		if !labRange.Contains(m.Address) && !labRange6.Contains(m.Address) {
+			return nil, fmt.Errorf("machine %s: address %s is outside %s and %s, the ranges for lab machines: leave the address out to have one assigned", m.Name, m.Address, labRange, labRange6)
 		}
-		p, _ := m.Address.Prefix(24)
+		p, _ := to4(m.Address).Prefix(24)
 		return []netip.Prefix{p}, nil
 	}
 	var all []netip.Prefix
@@ -100,15 +106,33 @@ func host(subnet netip.Prefix, n int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func virtualIPs(subnet netip.Prefix, n int) []netip.Addr {
+func (f Family) virtualIPs(subnet netip.Prefix, n int) []netip.Addr {
 	var out []netip.Addr
 	for i := range n {
-		out = append(out, host(subnet, firstVirtualHost+i))
+		out = append(out, f.address(host(subnet, firstVirtualHost+i)))
 	}
 	return out
 }
 
 // assign assigns an address to every machine that has none. Existing addresses are kept.
+func (f Family) assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]Machine, error) {
+	machines, reserved = slices.Clone(machines), slices.Clone(reserved)
+	for i, m := range machines {
+		if m.Address.IsValid() && m.Address != f.address(m.Address) {
+			return nil, fmt.Errorf("machine %s: address %s is not of the lab's family, %s", m.Name, m.Address, f)
+		}
+		machines[i].Address = to4(m.Address)
+	}
+	for i := range reserved {
+		reserved[i] = to4(reserved[i])
+	}
+	out, err := assign(subnet, machines, reserved)
+	for i := range out {
+		out[i].Address = f.address(out[i].Address)
+	}
+	return out, err
+}
+
 func assign(subnet netip.Prefix, machines []Machine, reserved []netip.Addr) ([]Machine, error) {
 	used := map[netip.Addr]string{
 		host(subnet, callerHost):  "this computer",
@@ -157,7 +181,7 @@ func taken(used map[netip.Addr]string, a netip.Addr) bool {
 // mac derives a stable, locally administered hardware address from an IP address: a machine keeps
 // its own through every power cycle.
 func mac(a netip.Addr) net.HardwareAddr {
-	b := a.As4()
+	b := to4(a).As4()
 	return net.HardwareAddr{0x02, 0x51, b[0], b[1], b[2], b[3]}
 }
 
@@ -172,16 +196,16 @@ func switchMAC(subnet netip.Prefix, name string) net.HardwareAddr {
 
 // port is the name of a machine's port on its zone's switch; ports live in the lab's own namespace,
 // so they need to be unique there only.
-func port(a netip.Addr) string { return fmt.Sprintf("m%d", a.As4()[3]) }
+func port(a netip.Addr) string { return fmt.Sprintf("m%d", to4(a).As4()[3]) }
 
 // secondNetwork is that of the second interface of machines that have one. Labs do not share it: each has a switch of its own.
 var secondNetwork = netip.MustParsePrefix("10.97.0.0/24")
 
 // secondAddress is the address of a machine in the second network.
-func secondAddress(a netip.Addr) netip.Addr { return host(secondNetwork, int(a.As4()[3])) }
+func secondAddress(a netip.Addr) netip.Addr { return host(secondNetwork, int(to4(a).As4()[3])) }
 
 // secondPort is the name of a machine's port on the switch of the second network.
-func secondPort(a netip.Addr) string { return fmt.Sprintf("s%d", a.As4()[3]) }
+func secondPort(a netip.Addr) string { return fmt.Sprintf("s%d", to4(a).As4()[3]) }
 
 // secondNIC says that the machine has a second interface.
 func (m Machine) secondNIC() bool {

@@ -57,7 +57,7 @@ func TestAssign(t *testing.T) {
 		"none, no error": {nil, nil, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := assign(subnet, c.machines, virtualIPs(subnet, 1))
+			got, err := IPv4.assign(subnet, c.machines, IPv4.virtualIPs(subnet, 1))
 			expect(t, err, c.err)
 			for i, n := range c.want {
 				if got[i].Address != at(n) {

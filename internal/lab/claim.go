@@ -39,8 +39,8 @@ func (l *Lab) claim(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("create lab %s: no free subnet: %s; delete a lab that is no longer needed (`quorate lab list` shows them), or leave the addresses out", cfg.Name, why)
 	}
 	l.rec.Subnet = free
-	l.rec.VirtualIPs = virtualIPs(free, cfg.VirtualIPs)
-	if l.rec.Machines, err = assign(free, cfg.Machines, l.rec.VirtualIPs); err != nil {
+	l.rec.VirtualIPs = cfg.family().virtualIPs(free, cfg.VirtualIPs)
+	if l.rec.Machines, err = cfg.family().assign(free, cfg.Machines, l.rec.VirtualIPs); err != nil {
 		return fmt.Errorf("create lab %s: %w", cfg.Name, err)
 	}
 	if err := os.MkdirAll(l.dir, 0o700); err != nil {
@@ -119,9 +119,10 @@ func (l *Lab) fence() error {
 	if err := durable.WriteFile(ownerFile(l.Name()), []byte(owner), 0o644); err != nil {
 		return err
 	}
-	err := netlink.RouteReplace(fenceRoute(l.Subnet()))
-	if err != nil {
-		return fmt.Errorf("lab %s: add the route that keeps traffic to %s on this machine: %w", l.Name(), l.Subnet(), err)
+	for _, subnet := range l.Family().all(l.Subnet().Addr()) {
+		if err := netlink.RouteReplace(fenceRoute(subnet)); err != nil {
+			return fmt.Errorf("lab %s: add the route that keeps traffic to %s on this machine: %w", l.Name(), subnet, err)
+		}
 	}
 	return nil
 }
@@ -163,6 +164,11 @@ func lowerFence(subnet netip.Prefix) error {
 	}
 	if err := netlink.RouteDel(fenceRoute(subnet)); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("remove the route that fences %s: %w", subnet, err)
+	}
+	// Most labs have no fence for IPv6, and not every kernel has IPv6.
+	six := fenceRoute(subnet6(subnet))
+	if err := netlink.RouteDel(six); err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		return fmt.Errorf("remove the route that fences %s: %w", six.Dst, err)
 	}
 	return nil
 }

@@ -199,12 +199,16 @@ func (l *Lab) fillDisk(m Machine, private, public []byte) error {
 	}
 	id := make([]byte, 16)
 	rand.Read(id)
+	var own strings.Builder
+	for _, a := range l.Family().all(m.Address) {
+		fmt.Fprintf(&own, "%s %s\n", a.Addr(), m.Name)
+	}
 	identity := []struct {
 		path, data string
 		mode       os.FileMode
 	}{
 		{"/etc/hostname", m.Name + "\n", 0o644},
-		{"/etc/hosts", fmt.Sprintf("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n%s %s\n", m.Address, m.Name), 0o644},
+		{"/etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n" + own.String(), 0o644},
 		{"/etc/resolv.conf", resolvConf(m), 0o644},
 		{"/etc/machine-id", hex.EncodeToString(id) + "\n", 0o444},
 		{"/etc/ssh/ssh_host_ed25519_key", string(private), 0o600},

@@ -273,7 +273,7 @@ func switchRules(r *record) (string, error) {
 	}
 	out = append(out,
 		fmt.Sprintf("oifname %q ether type ip ip daddr != { %s, 255.255.255.255, %s } drop", callerPort, host(r.Subnet, callerHost), host(r.Subnet, 255)),
-		fmt.Sprintf("oifname %q ether type ip6 drop", callerPort))
+		toCaller6(r))
 	var s strings.Builder
 	s.WriteString("table bridge quorate {}\ndelete table bridge quorate\ntable bridge quorate {\n")
 	for _, chain := range []struct {
@@ -284,6 +284,14 @@ func switchRules(r *record) (string, error) {
 	}
 	s.WriteString("}\n")
 	return s.String(), nil
+}
+
+// toCaller6 drops what is not for this computer: all of IPv6 in a lab that has only IPv4.
+func toCaller6(r *record) string {
+	if !r.family().six() {
+		return fmt.Sprintf("oifname %q ether type ip6 drop", callerPort)
+	}
+	return fmt.Sprintf("oifname %q ether type ip6 ip6 daddr != { %s, fe80::/10, ff02::/16 } drop", callerPort, to6(host(r.Subnet, callerHost)))
 }
 
 // end is one side of a target as the switches know it: a machine's port and hardware address, or

@@ -66,7 +66,10 @@ func (l *Lab) writeKnownHosts() error {
 		if err != nil {
 			return fmt.Errorf("host key of machine %s: %w", m.Name, err)
 		}
-		fmt.Fprintf(&out, "%s,%s %s", m.Address, m.Name, ssh.MarshalAuthorizedKey(pub))
+		for _, a := range l.Family().all(m.Address) {
+			fmt.Fprintf(&out, "%s,", a.Addr())
+		}
+		fmt.Fprintf(&out, "%s %s", m.Name, ssh.MarshalAuthorizedKey(pub))
 	}
 	return durable.WriteFile(l.KnownHosts(), out.Bytes(), 0o644)
 }

@@ -31,7 +31,7 @@ var ErrExists = errors.New("the lab already exists")
 type Machine struct {
 	Name string `json:"name"`
 	Zone string `json:"zone"`
-	// Address is assigned from the lab's subnet when it is zero.
+	// Address is assigned from the lab's subnet when it is zero. It is one of IPv6 only in a lab without IPv4.
 	Address netip.Addr `json:"address"`
 	// Roles are for display only.
 	Roles []string `json:"roles,omitempty"`
@@ -58,6 +58,8 @@ type Config struct {
 	Machines []Machine
 	// VirtualIPs is the number of addresses of the subnet that are reserved and not assigned to machines.
 	VirtualIPs int
+	// Family says which addresses the machines have. Empty: IPv4.
+	Family Family
 	// Image is the system of the machines, one of Images. Empty: the first of them.
 	Image string
 	// Packages are Debian packages that the image has besides the usual ones and those that the machines' profiles need. Their units do not
@@ -72,6 +74,8 @@ type Config struct {
 	Progress progress.Sink
 }
 
+func (cfg Config) family() Family { return cmp.Or(cfg.Family, IPv4) }
+
 // Lab is a set of machines on this computer, running or not.
 type Lab struct {
 	dir string
@@ -84,7 +88,7 @@ func (l *Lab) Name() string { return l.rec.Name }
 // Dir is the lab's state directory.
 func (l *Lab) Dir() string { return l.dir }
 
-// Subnet is the one subnet that all machines share.
+// Subnet is the one IPv4 subnet that all machines share. Their IPv6 addresses stand for those of it.
 func (l *Lab) Subnet() netip.Prefix { return l.rec.Subnet }
 
 // Zones are the lab's zones in the order in which they were created.
@@ -176,6 +180,9 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 	if err := Check(ctx); err != nil {
 		return nil, err
 	}
+	if err := checkFamily(cfg.family()); err != nil {
+		return nil, err
+	}
 	unlock, err := lockCreate(ctx, cfg.Name)
 	if err != nil {
 		return nil, err
@@ -189,7 +196,7 @@ func Create(ctx context.Context, cfg Config) (_ *Lab, err error) {
 		return nil, err
 	}
 	l := &Lab{dir: stateDir(cfg.Name), rec: record{
-		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base, OwnDisks: cfg.OwnDisks, Image: cfg.image(), Packages: cfg.AllPackages(),
+		Name: cfg.Name, Zones: slices.Clone(cfg.Zones), Base: base, OwnDisks: cfg.OwnDisks, Image: cfg.image(), Packages: cfg.AllPackages(), Family: cfg.Family,
 	}}
 	defer func() {
 		if err != nil {
@@ -232,8 +239,8 @@ func adopt(ctx context.Context, cfg Config) (*Lab, error) {
 		cfg.Progress.Emit(note("lab/leftover", fmt.Sprintf("lab %s is incomplete and is recreated", cfg.Name)))
 		return nil, DeleteByName(ctx, cfg.Name)
 	case !l.sameShape(cfg):
-		return nil, fmt.Errorf("create lab %s: %w with other zones, machines, or profiles, or another image (it has %s, on %s); delete it first with `quorate lab --lab %s delete`, or choose another name",
-			cfg.Name, ErrExists, l.names(), l.Image(), cfg.Name)
+		return nil, fmt.Errorf("create lab %s: %w with other zones, machines, or profiles, or another image or IP family (it has %s, on %s, with %s); delete it first with `quorate lab --lab %s delete`, or choose another name",
+			cfg.Name, ErrExists, l.names(), l.Image(), l.Family(), cfg.Name)
 	}
 	return l, l.Start(ctx, cfg.Progress)
 }
@@ -252,7 +259,7 @@ func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress
 			}
 		}
 		all := append(slices.Clone(r.Machines), machines...)
-		if err := validate(Config{Name: r.Name, Zones: zones, Machines: all}); err != nil {
+		if err := validate(Config{Name: r.Name, Zones: zones, Machines: all, Family: r.Family}); err != nil {
 			return err
 		}
 		for _, name := range profilePackages(machines) {
@@ -260,7 +267,7 @@ func (l *Lab) AddMachines(ctx context.Context, machines []Machine, sink progress
 				return fmt.Errorf("a profile needs the package %s, which the lab's image does not have: give the profile to a machine when the lab is created", name)
 			}
 		}
-		if all, err = assign(r.Subnet, all, r.VirtualIPs); err != nil {
+		if all, err = r.family().assign(r.Subnet, all, r.VirtualIPs); err != nil {
 			return err
 		}
 		added = all[len(r.Machines):]

@@ -30,12 +30,11 @@ func zoneUplink(i int) string { return fmt.Sprintf("u%d", i) }
 func corePort(i int) string   { return fmt.Sprintf("c%d", i) }
 
 func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), 32)}
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-func (l *Lab) address(n int) *netlink.Addr {
-	return &netlink.Addr{IPNet: &net.IPNet{IP: host(l.Subnet(), n).AsSlice(), Mask: net.CIDRMask(24, 32)}}
-}
+// addresses are those of a host number of the lab's own, such as the gateway's.
+func (l *Lab) addresses(n int) []netip.Prefix { return l.Family().all(host(l.Subnet(), n)) }
 
 // coreSysctls: frames are switched, never filtered by the IP tables; the gateway forwards, but has
 // nowhere to forward to, so machines get "unreachable" immediately instead of waiting for a timeout.
@@ -115,11 +114,35 @@ func (l *Lab) makeGateway(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if err := h.AddrReplace(core, l.address(gatewayHost)); err != nil {
-		return fmt.Errorf("assign the gateway's address: %w", err)
+	if l.Family().six() {
+		err := inNetNS(l.coreNS(), func() error {
+			if err := setLink6("all", map[string]string{"forwarding": "1"}); err != nil {
+				return err
+			}
+			return setLink6(coreSwitch, map[string]string{"disable_ipv6": "0", "accept_ra": "0", "accept_dad": "0"})
+		})
+		if err != nil {
+			return err
+		}
 	}
-	// Without a route, the kernel would answer the same, but only until a route is added.
-	return h.RouteReplace(&netlink.Route{Dst: ipNet(netip.MustParsePrefix("0.0.0.0/0")), Type: unix.RTN_UNREACHABLE, Priority: 1})
+	for _, a := range l.addresses(gatewayHost) {
+		if err := h.AddrReplace(core, onLink(a)); err != nil {
+			return fmt.Errorf("assign the gateway's address: %w", err)
+		}
+		// Without a route, the kernel would answer the same, but only until a route is added.
+		if err := h.RouteReplace(&netlink.Route{Dst: ipNet(defaultRoute(a.Addr())), Type: unix.RTN_UNREACHABLE, Priority: 1}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// defaultRoute is everything in the family of an address.
+func defaultRoute(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 func (l *Lab) makeZone(h *netlink.Handle, i int, zone string) error {
@@ -165,20 +188,35 @@ func (l *Lab) makeCallerCable(h *netlink.Handle) error {
 		return err
 	}
 	// This computer may be a router for others, but never for the lab.
-	for key, value := range map[string]string{"ipv6/conf/" + name + "/disable_ipv6": "1", "ipv4/conf/" + name + "/forwarding": "0"} {
+	six := "1"
+	if l.Family().six() {
+		six = "0"
+		if err := setLink6(name, map[string]string{"forwarding": "0", "accept_ra": "0", "accept_dad": "0"}); err != nil {
+			return err
+		}
+	}
+	for key, value := range map[string]string{"ipv6/conf/" + name + "/disable_ipv6": six, "ipv4/conf/" + name + "/forwarding": "0"} {
 		if err := os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	if err := netlink.AddrReplace(link, l.address(callerHost)); err != nil {
-		return fmt.Errorf("assign the address of %s: %w", name, err)
+	for _, a := range l.addresses(callerHost) {
+		if err := netlink.AddrReplace(link, onLink(a)); err != nil {
+			return fmt.Errorf("assign the address of %s: %w", name, err)
+		}
 	}
 	return netlink.LinkSetUp(link)
 }
 
 // machineSysctls turns off rate limits for refusals. A machine's own address is its name server (see
 // resolvConf), and these refusals are how it reports that it has none.
-var machineSysctls = map[string]string{"net/ipv4/icmp_ratelimit": "0"}
+func (f Family) machineSysctls() map[string]string {
+	out := map[string]string{"net/ipv4/icmp_ratelimit": "0"}
+	if f.six() {
+		out["net/ipv6/icmp/ratelimit"] = "0"
+	}
+	return out
+}
 
 // plugIn gives a machine a fresh network stack, with its address and cable, before it boots.
 func (l *Lab) plugIn(m Machine) error {
@@ -186,7 +224,7 @@ func (l *Lab) plugIn(m Machine) error {
 		return err
 	}
 	name := l.machineNS(m.Name)
-	if err := makeNetNS(name, machineSysctls); err != nil {
+	if err := makeNetNS(name, l.Family().machineSysctls()); err != nil {
 		return err
 	}
 	ns, err := netns.GetFromName(name)
@@ -204,10 +242,10 @@ func (l *Lab) plugIn(m Machine) error {
 		return err
 	}
 	defer done()
-	cable := func(port, into, name string, address netip.Addr) (netlink.Link, error) {
+	cable := func(port, into, name string, addresses ...netip.Prefix) (netlink.Link, error) {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = port
-		err := core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerHardwareAddr: mac(address), PeerNamespace: netlink.NsFd(ns)})
+		err := core.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: name, PeerHardwareAddr: mac(addresses[0].Addr()), PeerNamespace: netlink.NsFd(ns)})
 		if err != nil {
 			return nil, fmt.Errorf("create its network link: %w", err)
 		}
@@ -218,8 +256,12 @@ func (l *Lab) plugIn(m Machine) error {
 		if err != nil {
 			return nil, err
 		}
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: address.AsSlice(), Mask: net.CIDRMask(24, 32)}}
-		if err := errors.Join(own.AddrAdd(eth, addr), own.LinkSetUp(eth)); err != nil {
+		for _, a := range addresses {
+			if err := own.AddrAdd(eth, onLink(a)); err != nil {
+				return nil, fmt.Errorf("configure %s: %w", name, err)
+			}
+		}
+		if err := own.LinkSetUp(eth); err != nil {
 			return nil, fmt.Errorf("configure %s: %w", name, err)
 		}
 		return eth, nil
@@ -227,16 +269,21 @@ func (l *Lab) plugIn(m Machine) error {
 	if err := up(own, "lo"); err != nil {
 		return err
 	}
-	eth, err := cable(port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone)), "eth0", m.Address)
+	eth, err := cable(port(m.Address), zoneSwitch(slices.Index(l.rec.Zones, m.Zone)), "eth0", l.Family().all(m.Address)...)
 	if err != nil {
 		return err
 	}
 	if m.secondNIC() {
-		if _, err := cable(secondPort(m.Address), secondSwitch, "eth1", secondAddress(m.Address)); err != nil {
+		if _, err := cable(secondPort(m.Address), secondSwitch, "eth1", netip.PrefixFrom(secondAddress(m.Address), secondNetwork.Bits())); err != nil {
 			return err
 		}
 	}
-	return own.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: host(l.Subnet(), gatewayHost).AsSlice()})
+	for _, gateway := range l.addresses(gatewayHost) {
+		if err := own.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: gateway.Addr().AsSlice()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // unplug removes a machine's cables and network stack.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -189,7 +190,7 @@ func (l *Lab) Jump(m Machine) string {
 	if !ok || b.Name == m.Name {
 		return ""
 	}
-	return fmt.Sprintf("%s@%s:22", b.User(), b.Address)
+	return b.User() + "@" + net.JoinHostPort(b.Address.String(), "22")
 }
 
 // SudoPassword is the path of a file with the password for sudo on machines whose User is not root; empty if there are none.

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,8 @@ type record struct {
 	// Image and Packages are what is in it; labs of older versions have neither.
 	Image    string   `json:"image,omitempty"`
 	Packages []string `json:"packages,omitempty"`
+	// Family is that of Config; empty in labs of older versions, which have IPv4.
+	Family Family `json:"family,omitempty"`
 	// OwnDisks is that of Config.
 	OwnDisks bool `json:"ownDisks,omitempty"`
 	// Cuts are the targets that are cut now, in the spelling of Target.String.
@@ -39,6 +42,8 @@ type record struct {
 	// Ready is false until Create has succeeded once.
 	Ready bool `json:"ready"`
 }
+
+func (r record) family() Family { return cmp.Or(r.Family, IPv4) }
 
 func stateDir(name string) string { return paths.State("labs", name) }
 
@@ -108,7 +113,7 @@ func (l *Lab) sameShape(cfg Config) bool {
 	zones := slices.DeleteFunc(slices.Clone(l.rec.Zones), func(zone string) bool { // those of extra machines, also of former ones
 		return !slices.Contains(cfg.Zones, zone) && !slices.ContainsFunc(machines, func(m Machine) bool { return m.Zone == zone })
 	})
-	return slices.Equal(zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs && l.Image() == cfg.image() &&
+	return slices.Equal(zones, cfg.Zones) && len(l.rec.VirtualIPs) >= cfg.VirtualIPs && l.Image() == cfg.image() && l.Family() == cfg.family() &&
 		slices.EqualFunc(machines, cfg.Machines, func(have, want Machine) bool {
 			return have.Name == want.Name && have.Zone == want.Zone && (!want.Address.IsValid() || have.Address == want.Address) &&
 				slices.Equal(have.Profiles, want.Profiles)
