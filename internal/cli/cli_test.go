@@ -153,7 +153,7 @@ func TestUpKeepsTheSource(t *testing.T) {
 				t.Fatal(err)
 			}
 			var said bytes.Buffer
-			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given)
+			c, otherwise, err := (&app{err: &said}).upDefault(t.Context(), "x", tc.given, "")
 			switch {
 			case said.Len() > 0 || otherwise != nil:
 				t.Errorf("it was chosen: %s", said.String())

@@ -56,6 +56,7 @@ func (a *app) openLab(name string) (*lab.Lab, error) {
 
 func (a *app) labCreate() *cobra.Command {
 	var empty bool
+	var family string
 	var o machines.Options
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
@@ -69,7 +70,7 @@ func (a *app) labCreate() *cobra.Command {
 			if len(args) == 1 {
 				name = args[0]
 			}
-			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, sourceAuto, family)
 			if err != nil {
 				return err
 			}
@@ -94,6 +95,7 @@ func (a *app) labCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&empty, "empty", false, "create machines without the bundle on their disks")
+	familyFlag(cmd, &family)
 	cmd.Flags().StringVar(&o.Image, "image", "", "the system of the machines: "+strings.Join(lab.Images, " or ")+" (default: "+lab.Images[0]+")")
 	cmd.Flags().StringArrayVar(&o.Profiles, "profile", nil, "make machines like certain real servers: NAME[,NAME…], or TARGET=NAME[,NAME…] for one machine or zone/NAME; may be repeated")
 	cmd.Flags().BoolVar(&o.OwnDisks, "own-disks", false, "give each machine its own filesystem: a power-off loses what had not been written to the disk")

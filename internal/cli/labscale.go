@@ -218,12 +218,12 @@ func fits(c *spec.Cluster, f scaleFlags) ([]string, error) {
 		}
 	}
 	all := own + f.nodes
-	var bits int
-	if _, err := fmt.Sscanf(c.Spec.Network.PodCIDR[strings.LastIndex(c.Spec.Network.PodCIDR, "/")+1:], "%d", &bits); err != nil {
-		return nil, fmt.Errorf("reading spec.network.podCIDR %s: %w", c.Spec.Network.PodCIDR, err)
-	}
-	if need := size.PodCIDRBits(all); bits > need {
-		return nil, usageError{fmt.Errorf("spec.network.podCIDR %s has room for %d nodes, and there would be %d: build the lab with a /%d, or a shorter prefix, and with spec.size.nodes: %d", c.Spec.Network.PodCIDR, 1<<max(24-bits, 0), all, need, all)}
+	if room := c.Spec.Network.Nodes(); room < all {
+		need := fmt.Sprintf("a /%d", size.PodCIDRBits(all))
+		if c.Spec.Network.Uses(spec.IPv6) {
+			need = "a larger range"
+		}
+		return nil, usageError{fmt.Errorf("spec.network.podCIDR %s has room for %d nodes, and there would be %d: build the lab with %s, or a shorter prefix, and with spec.size.nodes: %d", c.Spec.Network.PodCIDR, room, all, need, all)}
 	}
 	planned, pods := c.Planned()
 	var notes []string

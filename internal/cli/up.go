@@ -27,7 +27,7 @@ func (a *app) up() *cobra.Command {
 		name, from, identity, keys string
 		lab                        spec.LabOptions
 		ignore                     []string
-		source                     string
+		source, family             string
 	)
 	cmd := &cobra.Command{
 		Use:   "up",
@@ -58,13 +58,16 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 				if lab.ControlPlanes < 0 || lab.Workers < 0 {
 					return usageError{errors.New("--control-planes and --workers are numbers of hosts, and 0 stands for all")}
 				}
+				if family != "" {
+					return usageError{errors.New("--ip-family cannot be combined with --from-backup: a copy has the families of its cluster")}
+				}
 				lab.Name = name
 				return a.upFromBackup(cmd.Context(), from, identity, lab, run.RestoreOptions{KeysDir: keys, Ignore: ignore})
 			}
 			if identity != "" || keys != "" || lab != (spec.LabOptions{}) {
 				return usageError{errors.New("--identity, --keys, --control-planes, and --workers belong to --from-backup")}
 			}
-			c, otherwise, err := a.upSpec(cmd.Context(), name, source)
+			c, otherwise, err := a.upSpec(cmd.Context(), name, source, family)
 			if err != nil {
 				return err
 			}
@@ -84,8 +87,16 @@ its hosts, and nothing outside of the lab can be reached from there. The workloa
 	cmd.Flags().IntVar(&lab.ControlPlanes, "control-planes", 0, "with --from-backup: how many control planes the copy has at most (default: all)")
 	cmd.Flags().IntVar(&lab.Workers, "workers", 0, "with --from-backup: how many workers the copy has at most (default: all)")
 	cmd.Flags().StringVar(&source, "source", sourceAuto, "where the bundle of the default cluster comes from: auto, official, or modules")
+	familyFlag(cmd, &family)
 	ignoreFlag(cmd, &ignore)
 	return cmd
+}
+
+// ipFamilies are the values of --ip-family.
+var ipFamilies = map[string][]spec.Family{"ipv4": {spec.IPv4}, "ipv6": {spec.IPv6}, "dual": {spec.IPv4, spec.IPv6}}
+
+func familyFlag(cmd *cobra.Command, family *string) {
+	cmd.Flags().StringVar(family, "ip-family", "", "the IP families of the default cluster and its machines: ipv4, ipv6, or dual (default: those of the cluster if it exists, or else ipv4)")
 }
 
 // sourceAuto has up choose the source of the bundle.
@@ -123,9 +134,12 @@ func (a *app) upFromBackup(ctx context.Context, file, identity string, lab spec.
 
 // upSpec is the spec of the cluster that up creates, and the one that it creates if the bundle of the first cannot be obtained; nil if there is
 // no other.
-func (a *app) upSpec(ctx context.Context, name, source string) (c, otherwise *spec.Cluster, _ error) {
+func (a *app) upSpec(ctx context.Context, name, source, family string) (c, otherwise *spec.Cluster, _ error) {
 	if !slices.Contains([]string{sourceAuto, spec.SourceOfficial, spec.SourceModules}, source) {
 		return nil, nil, usageError{fmt.Errorf("unknown --source %q: must be auto, official, or modules; for mirror and bundle, write a spec (`quorate init`) and use -f", source)}
+	}
+	if _, known := ipFamilies[family]; family != "" && !known {
+		return nil, nil, usageError{fmt.Errorf("unknown --ip-family %q: must be ipv4, ipv6, or dual", family)}
 	}
 	path := a.file
 	if path == "" {
@@ -137,10 +151,13 @@ func (a *app) upSpec(ctx context.Context, name, source string) (c, otherwise *sp
 		if name == "" {
 			name = spec.DefaultName
 		}
-		return a.upDefault(ctx, name, source)
+		return a.upDefault(ctx, name, source, family)
 	}
 	if source != sourceAuto {
 		return nil, nil, usageError{fmt.Errorf("--source is for the cluster that up creates without a spec; in %s, components.source says it", path)}
+	}
+	if family != "" {
+		return nil, nil, usageError{fmt.Errorf("--ip-family is for the cluster that is created without a spec; in %s, network.podCIDR and network.serviceCIDR say it", path)}
 	}
 	c, err := a.load(path, true)
 	if err != nil {
@@ -164,10 +181,16 @@ func (a *app) upSpec(ctx context.Context, name, source string) (c, otherwise *sp
 }
 
 // upDefault is the default cluster, with its bundle from a source that is chosen if nobody says it.
-func (a *app) upDefault(ctx context.Context, name, source string) (c, otherwise *spec.Cluster, _ error) {
+func (a *app) upDefault(ctx context.Context, name, source, family string) (c, otherwise *spec.Cluster, _ error) {
+	file := machines.SpecFile(name)
+	existing, unread := spec.Load(file)
+	families := ipFamilies[family]
+	if family == "" && unread == nil { // a cluster keeps its families
+		families = existing.Spec.Network.Families()
+	}
 	from := func(source string) (*spec.Cluster, error) {
 		// Check it like any other spec: --name may be invalid.
-		data, err := spec.Marshal(spec.DefaultLabFrom(name, source))
+		data, err := spec.Marshal(spec.DefaultLabFrom(name, source, families...))
 		if err != nil {
 			return nil, err
 		}
@@ -178,8 +201,6 @@ func (a *app) upDefault(ctx context.Context, name, source string) (c, otherwise 
 		return nil, nil, err
 	}
 	if source == sourceAuto {
-		file := machines.SpecFile(name)
-		existing, err := spec.Load(file)
 		_, missing := os.Stat(file)
 		switch {
 		case errors.Is(missing, os.ErrNotExist):
@@ -187,8 +208,8 @@ func (a *app) upDefault(ctx context.Context, name, source string) (c, otherwise 
 			source, why = sources.Choose(ctx, compiled.Spec.Kubernetes.Version)
 			fmt.Fprintf(a.err, "The source of the bundle is %s, because %s. --source selects another one.\n", source, why)
 			otherwise = compiled
-		case err != nil: // a cluster whose programs may be of either kind
-			return nil, nil, fmt.Errorf("reading which source the cluster %s was built from: %w. Say it with --source, or remove the cluster: `quorate down --name %s`", name, err, name)
+		case unread != nil: // a cluster whose programs may be of either kind
+			return nil, nil, fmt.Errorf("reading which source the cluster %s was built from: %w. Say it with --source, or remove the cluster: `quorate down --name %s`", name, unread, name)
 		case existing.Published(): // a cluster keeps what it was built from
 			source = spec.SourceOfficial
 		default:

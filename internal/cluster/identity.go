@@ -241,9 +241,12 @@ func onControlPlanes(endpoints []string) string {
 }
 
 func sameRange(a, b string) bool {
-	x, errX := netip.ParsePrefix(a)
-	y, errY := netip.ParsePrefix(b)
-	return errX == nil && errY == nil && x.Masked() == y.Masked()
+	one, other := strings.Split(a, ","), strings.Split(b, ",")
+	return slices.EqualFunc(one, other, func(a, b string) bool {
+		x, errX := netip.ParsePrefix(strings.TrimSpace(a))
+		y, errY := netip.ParsePrefix(strings.TrimSpace(b))
+		return errX == nil && errY == nil && x.Masked() == y.Masked()
+	})
 }
 
 // nodes expects that every node in the API is a host of the spec, at its address, in its role.

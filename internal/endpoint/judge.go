@@ -235,8 +235,10 @@ func (j *judge) controlPlanes() string {
 }
 
 func hostOf(address string) string {
-	h, _, _ := strings.Cut(address, ":")
-	return h
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		return host
+	}
+	return address
 }
 
 // Missing says what keeps the control planes from being proven to be behind the endpoint. Only errors do.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,11 +17,8 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/host"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/render/hostconfig"
 	"quorate.dev/quorate/internal/snapshot"
-)
-
-const (
-	localClient = "127.0.0.1:2379"
 )
 
 // SavedSnapshot is a snapshot on a host.
@@ -34,7 +32,7 @@ type SavedSnapshot struct {
 // Snapshot saves a snapshot of the member on this host, reads it again, and returns where it is. Label is the version that the cluster is
 // about to change to (see facts.SnapshotBefore).
 var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label string) (SavedSnapshot, error) {
-	client, err := FromHere("https://" + localClient)
+	client, err := FromHere("https://" + hostconfig.EtcdLoopback(listens))
 	if err != nil {
 		return SavedSnapshot{}, err
 	}
@@ -45,6 +43,15 @@ var Snapshot = host.Define("etcd.snapshot", func(ctx context.Context, label stri
 	}
 	return out, prune(facts.SnapshotDir)
 })
+
+// listens says that something accepts connections at an address.
+func listens(address string) bool {
+	conn, err := net.DialTimeout("tcp", address, time.Second)
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
 
 // SnapshotPiece asks for a piece of a snapshot on a host.
 type SnapshotPiece struct {

@@ -58,7 +58,7 @@ func Outline(api *facts.API, g Given) *spec.Cluster {
 	given := slices.Clone(g.Hosts)
 	var workers []spec.Host
 	for _, n := range api.Nodes {
-		h := spec.Host{Name: n.Name, Address: n.Address, Roles: rolesOf(n), Zone: n.Labels[plan.ZoneLabel], Region: n.Labels[plan.RegionLabel]}
+		h := spec.Host{Name: n.Name, Address: n.Address, SecondaryAddress: n.SecondaryAddress, Roles: rolesOf(n), Zone: n.Labels[plan.ZoneLabel], Region: n.Labels[plan.RegionLabel]}
 		given = slices.DeleteFunc(given, func(more spec.Host) bool {
 			if more.Name != n.Name && more.Name != short(n.Name) {
 				return false

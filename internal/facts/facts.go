@@ -5,6 +5,7 @@ package facts
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -171,6 +172,16 @@ type Address struct {
 	Interface string `json:"interface"`
 	MAC       string `json:"mac,omitempty"` // of the interface
 }
+
+// SysctlFile is the file of a kernel setting. A slash in a name stands for a dot, as in the names of interfaces: see sysctl.d(5).
+func SysctlFile(name string) string { return sysctls + exchanged(name) }
+
+// SysctlName is the name of the kernel setting of a file.
+func SysctlName(file string) string { return exchanged(strings.TrimPrefix(file, sysctls)) }
+
+const sysctls = "/proc/sys/"
+
+func exchanged(name string) string { return strings.NewReplacer(".", "/", "/", ".").Replace(name) }
 
 // Interface finds the network interface that has the address.
 func (f Facts) Interface(ip string) (Address, bool) {

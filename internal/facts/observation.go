@@ -335,6 +335,8 @@ type DaemonSet struct {
 type Node struct {
 	Name    string `json:"name"`
 	Address string `json:"address,omitempty"` // its InternalIP
+	// SecondaryAddress is its InternalIP in the second family of a dual-stack cluster.
+	SecondaryAddress string `json:"secondaryAddress,omitempty"`
 	// PodCIDR is the range of its pods; OverlayAddress is where flannel on the other nodes sends packets for them.
 	PodCIDR        string `json:"podCIDR,omitempty"`
 	OverlayAddress string `json:"overlayAddress,omitempty"`

@@ -317,6 +317,8 @@ func jumpTarget(t Target) (Target, error) {
 		if j.Port, err = strconv.Atoi(p); err != nil {
 			return j, fmt.Errorf("jump host %q: bad port", last)
 		}
+	} else {
+		j.Address = strings.Trim(j.Address, "[]")
 	}
 	return j, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -90,7 +91,7 @@ func labConfig(c *spec.Cluster, o Options, sink progress.Sink) (lab.Config, erro
 	if err != nil {
 		return lab.Config{}, err
 	}
-	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, OwnDisks: o.OwnDisks, Image: o.Image, Progress: sink,
+	config := lab.Config{Name: c.Metadata.Name, VirtualIPs: 1, OwnDisks: o.OwnDisks, Image: o.Image, Family: familyOf(c), Progress: sink,
 		// A real host gets the binary in its first session; a lab machine has it from the start.
 		Files: []lab.File{{Path: remote, Source: local, Mode: 0o755}}}
 	for _, h := range c.Spec.Hosts {
@@ -105,6 +106,31 @@ func labConfig(c *spec.Cluster, o Options, sink progress.Sink) (lab.Config, erro
 		keep(&config)
 	}
 	return config, nil
+}
+
+// familyOf is the family of the machines for a spec: that of its pods.
+func familyOf(c *spec.Cluster) lab.Family {
+	switch n := c.Spec.Network; {
+	case n.Uses(spec.IPv4) && n.Uses(spec.IPv6):
+		return lab.Dual
+	case n.Uses(spec.IPv6):
+		return lab.IPv6
+	}
+	return lab.IPv4
+}
+
+// addressesOf are an address of a lab and the one of the other family that belongs to it, in the order of the spec.
+func addressesOf(c *spec.Cluster, l *lab.Lab, a netip.Addr) (first, second string) {
+	six, ok := l.Second(a)
+	switch {
+	case !ok:
+		return a.String(), ""
+	case familyOf(c) != lab.Dual:
+		return a.String(), ""
+	case c.Spec.Network.Families()[0] == spec.IPv6:
+		return six.String(), a.String()
+	}
+	return a.String(), six.String()
 }
 
 func machinesOf(c *spec.Cluster) (out []lab.Machine) {
@@ -139,11 +165,11 @@ func Resolve(c *spec.Cluster, l *lab.Lab) *spec.Cluster {
 	for i := range out.Spec.Hosts {
 		h := &out.Spec.Hosts[i]
 		m := machines[h.Name]
-		h.Address = m.Address.String()
+		h.Address, h.SecondaryAddress = addressesOf(c, l, m.Address)
 		h.SSH = spec.SSH{User: m.User(), Port: 22, KeyFile: l.SSHKey(), KnownHostsFile: l.KnownHosts(), Jump: l.Jump(m)}
 	}
 	if out.Spec.LoadBalancer.Type == spec.BalancerManaged && out.Spec.LoadBalancer.Address == "" && len(l.VirtualIPs()) > 0 {
-		out.Spec.LoadBalancer.Address = l.VirtualIPs()[0].String()
+		out.Spec.LoadBalancer.Address, _ = addressesOf(c, l, l.VirtualIPs()[0])
 	}
 	return &out
 }

@@ -3,6 +3,7 @@ package observe
 import (
 	"context"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -51,8 +52,8 @@ func kubeadmConfig(text string) *facts.Kubeadm {
 	}
 	out := &facts.Kubeadm{Version: c.Version, Cluster: c.Cluster, DNSDomain: c.Networking.DNSDomain, Endpoint: c.Endpoint, PodCIDR: c.Networking.PodSubnet, ServiceCIDR: c.Networking.ServiceSubnet, ServingNames: c.APIServer.CertSANs}
 	out.CertificateLifetime, _ = time.ParseDuration(c.Validity)
-	if c.Endpoint != "" && !strings.Contains(c.Endpoint, ":") {
-		out.Endpoint += ":6443" // kubeadm's default
+	if _, _, err := net.SplitHostPort(c.Endpoint); c.Endpoint != "" && err != nil {
+		out.Endpoint = net.JoinHostPort(strings.Trim(c.Endpoint, "[]"), "6443") // kubeadm's default
 	}
 	for program, p := range map[string]part{facts.APIServer: c.APIServer, facts.ControllerManager: c.ControllerManager, facts.Scheduler: c.Scheduler} {
 		if given := extraArgs(p.ExtraArgs); len(given) > 0 {

@@ -193,7 +193,9 @@ func TestWhatIsNotFoundOutOrCannotBeAdopted(t *testing.T) {
 		"closed /readyz": {change: func(_ *spec.Cluster, o *facts.Observation, _ *existing.Given) {
 			o.Hosts["cp-b"].Facts.Kubernetes.Flags = map[string]string{"kube-apiserver/anonymous-auth": "false"}
 		}, notes: []string{"API server of cp-b rejects"}},
-		"two stacks": {edits: []string{"podSubnet: 10.244.0.0/16", "podSubnet: 10.244.0.0/16,fd00::/48"}, problem: "dual-stack"},
+		"two stacks of pods": {edits: []string{"podSubnet: 10.244.0.0/16", "podSubnet: 10.244.0.0/16,fd00::/48"}, problem: "but the Services only IPv4"},
+		"two stacks": {edits: []string{"podSubnet: 10.244.0.0/16", "podSubnet: 10.244.0.0/16,fd00::/48", "serviceSubnet: 10.96.0.0/12", "serviceSubnet: 10.96.0.0/12,fd00:10:96::/112"},
+			problem: "has only IPv4"},
 		"files of the operator": {edits: []string{"      extraArgs:\n", "      extraVolumes:\n      - {name: a, hostPath: /etc/audit, mountPath: /etc/audit}\n      extraArgs:\n"},
 			notes: []string{"only you have: /etc/audit"}},
 		"another DNS domain":                  {edits: []string{"dnsDomain: cluster.local", "dnsDomain: k8s.example.com"}, notes: []string{"k8s.example.com"}},

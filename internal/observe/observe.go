@@ -432,11 +432,18 @@ func readNodes(ctx context.Context, client *kube.Client, version string, api *fa
 		}
 		out := facts.Node{Name: n.Name, Version: n.Status.NodeInfo.KubeletVersion, Runtime: n.Status.NodeInfo.ContainerRuntimeVersion, Labels: n.Labels,
 			Unschedulable: n.Spec.Unschedulable, BootID: n.Status.NodeInfo.BootID, PodCIDR: n.Spec.PodCIDR, OverlayAddress: n.Annotations["flannel.alpha.coreos.com/public-ip"]}
+		if strings.Contains(out.PodCIDR, ":") {
+			out.OverlayAddress = n.Annotations["flannel.alpha.coreos.com/public-ipv6"]
+		}
 		_, out.Cordoned = n.Annotations[facts.CordonedAnnotation]
 		readiness(&out, n.Status.Conditions)
 		for _, a := range n.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP && out.Address == "" {
+			switch {
+			case a.Type != corev1.NodeInternalIP:
+			case out.Address == "":
 				out.Address = a.Address
+			case out.SecondaryAddress == "" && strings.Contains(a.Address, ":") != strings.Contains(out.Address, ":"):
+				out.SecondaryAddress = a.Address
 			}
 		}
 		for _, t := range n.Spec.Taints {

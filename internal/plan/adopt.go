@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 
@@ -129,7 +130,10 @@ func (b *builder) judgeBalancer(m *problems, h spec.Host, o *facts.OthersBalanci
 		}
 	}
 	for _, s := range o.Servers {
-		host, port, _ := strings.Cut(s, ":")
+		host, port, err := net.SplitHostPort(s)
+		if err != nil {
+			host = strings.Trim(s, "[]")
+		}
 		if port != "" && port != hostconfig.APIPort || !slices.ContainsFunc(b.c.HostsWith(spec.RoleControlPlane), func(cp spec.Host) bool { return host == cp.Address || host == cp.Name }) {
 			m.add("the load balancer %s sends connections to %s, which is not an API server of the spec", h.Name, s)
 		}

@@ -55,11 +55,15 @@ func openPorts(c *spec.Cluster, h spec.Host, firewall string) string {
 	}
 	if firewall == "firewalld" {
 		if h.IsNode() {
-			commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+c.Spec.Network.PodCIDR)
+			for _, pods := range c.Spec.Network.PodCIDRs() {
+				commands = append(commands, "firewall-cmd --permanent --zone=trusted --add-source="+pods.String())
+			}
 		}
 		commands = append(commands, "firewall-cmd --reload")
 	} else if h.IsNode() {
-		commands = append(commands, "ufw route allow from "+c.Spec.Network.PodCIDR)
+		for _, pods := range c.Spec.Network.PodCIDRs() {
+			commands = append(commands, "ufw route allow from "+pods.String())
+		}
 	}
 	all := strings.Join(commands, " && ")
 	out := "On " + h.Name + ", run `" + all + "`"

@@ -302,6 +302,16 @@ func (j *judge) identity(h spec.Host, f *facts.Facts, _ facts.Inspection) {
 		j.add(failure, "address", on, "Put an address that the host has into the spec: etcd, the kubelet and keepalived bind to it.",
 			"no interface of %s has the address %s; it has %s", h.Name, h.Address, cmp.Or(strings.Join(have, ", "), "none"))
 	}
+	first, _ := f.Interface(h.Address)
+	switch second, ok := f.Interface(h.SecondaryAddress); {
+	case h.SecondaryAddress == "":
+	case !ok:
+		j.add(failure, "address", on, "Give the host this address, or put the one that it has into the spec as `secondaryAddress`: the kubelet registers the node with it.",
+			"no interface of %s has the secondary address %s", h.Name, h.SecondaryAddress)
+	case first.Interface != "" && first.Interface != second.Interface && j.c.Spec.Network.CNI == spec.CNIFlannel:
+		j.add(failure, "address", on, "Use addresses of one interface, or another pod network (network.cni).",
+			"%s has the address %s on %s, but the secondary address %s on %s: flannel sends the packets of pods through one interface", h.Name, h.Address, first.Interface, h.SecondaryAddress, second.Interface)
+	}
 	if short, _, _ := strings.Cut(f.Hostname, "."); !strings.EqualFold(short, h.Name) {
 		j.add(warning, "hostname", on, "Run `hostnamectl set-hostname "+h.Name+"`, or use the host's own name in the spec.",
 			"the host name of %s is %s: logs and alerts will name it differently than the cluster does", h.Name, f.Hostname)
@@ -482,9 +492,17 @@ func (j *judge) security(h spec.Host, in facts.Inspection) {
 		if !h.IsNode() || d.Pods || len(in.Firewalls) > 0 || j.Joined(h) { // the finding about firewalld or ufw says how to open it for pods
 			continue
 		}
-		fix := "Have that chain accept what comes from " + j.c.Spec.Network.PodCIDR + " and what goes there"
+		pods := j.c.Spec.Network.PodCIDR
+		if j.c.Spec.Network.Uses(spec.IPv6) { // only those that see IPv4 are looked at
+			for _, p := range j.c.Spec.Network.PodCIDRs() {
+				if p.Addr().Is4() {
+					pods = p.String()
+				}
+			}
+		}
+		fix := "Have that chain accept what comes from " + pods + " and what goes there"
 		if strings.HasPrefix(d.Chain, "FORWARD of ") {
-			fix += " (Docker: `for d in -s -d; do iptables -I DOCKER-USER $d " + j.c.Spec.Network.PodCIDR + " -j ACCEPT; done` each time that Docker starts, or remove Docker)"
+			fix += " (Docker: `for d in -s -d; do iptables -I DOCKER-USER $d " + pods + " -j ACCEPT; done` each time that Docker starts, or remove Docker)"
 		}
 		if d.Unknown != "" || j.c.Spec.Network.CNI != spec.CNIFlannel { // other pod networks have rules of their own in it
 			j.add(warning, "firewall", on, fix+", unless it does so already.", "the chain %s on HOSTS drops forwarded packets that it does not accept, and whether its rules accept those of pods is not known (%s): pods may not reach each other", d.Chain, cmp.Or(d.Unknown, "the pod network may change them"))

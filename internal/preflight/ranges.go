@@ -15,12 +15,19 @@ func (j *judge) ranges(h spec.Host, f *facts.Facts, in facts.Inspection) {
 	if !h.IsNode() || j.Joined(h) || j.own(f) { // a node has routes to pods itself
 		return
 	}
-	for _, r := range []struct{ what, field, cidr string }{
-		{"pods", "network.podCIDR", j.c.Spec.Network.PodCIDR}, {"Services", "network.serviceCIDR", j.c.Spec.Network.ServiceCIDR}} {
-		cidr, err := netip.ParsePrefix(r.cidr)
-		if err != nil {
-			continue
-		}
+	type network struct {
+		what, field string
+		cidr        netip.Prefix
+	}
+	var all []network
+	for _, cidr := range j.c.Spec.Network.PodCIDRs() {
+		all = append(all, network{"pods", "network.podCIDR", cidr})
+	}
+	for _, cidr := range j.c.Spec.Network.ServiceCIDRs() {
+		all = append(all, network{"Services", "network.serviceCIDR", cidr})
+	}
+	for _, r := range all {
+		cidr := r.cidr
 		fix := "Choose another range as " + r.field + ", which cannot be changed later"
 		for _, n := range in.Networks {
 			prefix, err := netip.ParsePrefix(n.Prefix)

@@ -36,8 +36,7 @@ func (c *Cluster) Default() {
 	if s.Network.CNI == CNIChart {
 		fill(&s.Network.Chart.Namespace, DefaultChartNamespace)
 	}
-	fill(&s.Network.PodCIDR, DefaultPodCIDR)
-	fill(&s.Network.ServiceCIDR, DefaultServiceCIDR)
+	s.Network.fill(s.Hosts)
 	fill(&s.Failover.Profile, ProfileFast)
 	s.Backup.fill()
 	if e := &s.ControlPlane.Endpoint; *e != "" && !strings.ContainsAny(*e, ":/") {

@@ -140,13 +140,14 @@ var editing = map[string]string{
 	"Failover.profile": "To become faster, kubelets restart first, and then the API server, controller manager, scheduler, and kubelet of one control plane after another; to become slower, the reverse. " +
 		"A control plane leaves the load balancers' pools before its API server restarts. Containers and etcd go on. Pods that exist keep their tolerations for dead nodes. See failover.md",
 
-	"Host.name":      "Renaming a host removes one host and adds another",
-	"Host.address":   "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
-	"Host.roles":     "Roles are set up when a host joins; only the role load-balancer can be added to a host that stays, or be removed. To have another role on another machine, add a host. To change the roles of HOST, " + joinAgain,
-	"Host.zone":      "The node's label topology.kubernetes.io/zone is changed" + relabel,
-	"Host.failsWith": "What the audit treats as failing together",
-	"Host.region":    "The node's label topology.kubernetes.io/region is changed" + relabel,
-	"Spec.region":    "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
+	"Host.name":             "Renaming a host removes one host and adds another",
+	"Host.address":          "Certificates, kubelets, etcd members, and load balancers are set up with the address of their host. To change it, " + joinAgain,
+	"Host.secondaryAddress": "The kubelet registers its node with both addresses. To change it, " + joinAgain,
+	"Host.roles":            "Roles are set up when a host joins; only the role load-balancer can be added to a host that stays, or be removed. To have another role on another machine, add a host. To change the roles of HOST, " + joinAgain,
+	"Host.zone":             "The node's label topology.kubernetes.io/zone is changed" + relabel,
+	"Host.failsWith":        "What the audit treats as failing together",
+	"Host.region":           "The node's label topology.kubernetes.io/region is changed" + relabel,
+	"Spec.region":           "The label topology.kubernetes.io/region is changed on the nodes of hosts that name no region of their own" + relabel,
 
 	"SSH.user":           "How Quorate reaches the host",
 	"SSH.port":           "How Quorate reaches the host",

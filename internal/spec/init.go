@@ -135,9 +135,11 @@ func (o InitOptions) write() (data []byte, lab bool, _ error) {
 // DefaultLab is the cluster that `quorate up` creates without a spec, with its defaults filled in. Its bundle is compiled.
 func DefaultLab(name string) *Cluster { return DefaultLabFrom(name, SourceModules) }
 
-// DefaultLabFrom is DefaultLab with the bundle of another source.
-func DefaultLabFrom(name, source string) *Cluster {
-	c := InitOptions{Name: name, Source: source}.cluster()
+// DefaultLabFrom is DefaultLab with the bundle of another source, and with these IP families instead of IPv4.
+func DefaultLabFrom(name, source string, families ...Family) *Cluster {
+	o := InitOptions{Name: name, Source: source}
+	o.PodCIDR, o.ServiceCIDR = DefaultRanges(families)
+	c := o.cluster()
 	c.Default()
 	return c
 }
@@ -151,14 +153,14 @@ func (o InitOptions) cluster() *Cluster {
 	fill(&o.Endpoint, "api."+o.Name+".internal:"+DefaultPort)
 	fill(&o.Source, SourceModules)
 	fill(&o.CNI, CNIFlannel)
-	fill(&o.PodCIDR, DefaultPodCIDR)
-	fill(&o.ServiceCIDR, DefaultServiceCIDR)
 	if len(o.Zones) == 0 {
 		o.Zones = []string{"a", "b", "c"}
 	}
 	if len(o.Hosts) == 0 {
 		o.Hosts = o.generate()
 	}
+	network := Network{CNI: o.CNI, PodCIDR: o.PodCIDR, ServiceCIDR: o.ServiceCIDR}
+	network.fill(o.Hosts)
 	if o.Placement == "" {
 		o.Placement = PlacementRegional
 		switch cps := (&Cluster{Spec: Spec{Hosts: o.Hosts}}).HostsWith(RoleControlPlane); {
@@ -175,7 +177,7 @@ func (o InitOptions) cluster() *Cluster {
 			ControlPlane: ControlPlane{Endpoint: o.Endpoint, Topology: o.Topology, Placement: o.Placement},
 			Etcd:         o.Etcd,
 			LoadBalancer: LoadBalancer{Type: o.Balancer, Address: o.VirtualIP},
-			Network:      Network{CNI: o.CNI, PodCIDR: o.PodCIDR, ServiceCIDR: o.ServiceCIDR},
+			Network:      network,
 			Components:   Components{Source: o.Source},
 			Failover:     Failover{Profile: ProfileFast},
 			Hosts:        o.Hosts,
@@ -236,6 +238,8 @@ func ParseHostFlag(s string) (Host, error) {
 			h.Name = value
 		case "address":
 			h.Address = value
+		case "secondaryAddress":
+			h.SecondaryAddress = value
 		case "role":
 			h.Roles = append(h.Roles, value)
 		case "zone":

@@ -140,13 +140,17 @@ func TestParseLogin(t *testing.T) {
 	}{
 		"root@10.0.0.11":            {"10.0.0.11", SSH{User: "root"}},
 		"cp-a.example.com":          {"cp-a.example.com", SSH{}},
+		"root@fd00::11":             {"fd00::11", SSH{User: "root"}},
+		"FD00::11":                  {"fd00::11", SSH{}},
+		"[fd00::11]":                {"fd00::11", SSH{}},
+		"root@[fd00::11]:2222":      {"fd00::11", SSH{User: "root", Port: 2222}},
 		`corp\admin@10.0.0.11:2222`: {"10.0.0.11", SSH{User: `corp\admin`, Port: 2222}},
 	} {
 		if address, ssh, err := ParseLogin(in); err != nil || address != want.address || ssh != want.ssh {
 			t.Errorf("%q: %s, %+v, %v", in, address, ssh, err)
 		}
 	}
-	for _, in := range []string{"", "@10.0.0.11", "root@", "a@b@c", "root@10.0.0.11:0", "root@10.0.0.11:70000", "root@-oProxyCommand=x", "root@a b", "root@" + strings.Repeat("a", 64)} {
+	for _, in := range []string{"", "@10.0.0.11", "root@", "a@b@c", "root@10.0.0.11:0", "root@10.0.0.11:70000", "root@-oProxyCommand=x", "root@a b", "@fd00::11", "root@[fd00::11", "root@[fd00::11]:0", "root@[10]", "root@" + strings.Repeat("a", 64)} {
 		if address, _, err := ParseLogin(in); err == nil {
 			t.Errorf("%q is read as %s", in, address)
 		}

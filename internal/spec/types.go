@@ -204,9 +204,11 @@ type Network struct {
 	Manifests []string `yaml:"manifests,omitempty" json:"manifests,omitempty" edit:"rolling,local"`
 	// Chart is the Helm chart that is rendered and applied for cni chart.
 	Chart Chart `yaml:"chart,omitempty" json:"chart,omitempty"`
-	// PodCIDR is the IPv4 range of the pods; each node gets a /24 of it.
+	// PodCIDR is the range of the pods; each node gets a /24 of it, or a /64 of an IPv6 range. For a dual-stack cluster, it is two ranges,
+	// one of each IP family, separated by a comma. The first one's family is also that of the hosts, the endpoint, and etcd.
 	PodCIDR string `yaml:"podCIDR,omitempty" json:"podCIDR,omitempty" edit:"fixed"`
-	// ServiceCIDR is the IPv4 range of the Services' virtual addresses, at most a /12.
+	// ServiceCIDR is the range of the Services' virtual addresses, at most a /12, or a /108 for IPv6. For a dual-stack cluster, it is two
+	// ranges, in the order of podCIDR.
 	ServiceCIDR string `yaml:"serviceCIDR,omitempty" json:"serviceCIDR,omitempty" edit:"fixed"`
 }
 
@@ -301,8 +303,10 @@ const (
 type Host struct {
 	// Name is the machine's host name, a DNS label; it becomes the name of the node.
 	Name string `yaml:"name" json:"name" edit:"fixed,key"`
-	// Address is the IPv4 address at which the other hosts and the caller reach it.
+	// Address is the IP address at which the other hosts and the caller reach it.
 	Address string `yaml:"address,omitempty" json:"address,omitempty" edit:"fixed"`
+	// SecondaryAddress is the address of a node in the second IP family of a dual-stack cluster, on the same network interface.
+	SecondaryAddress string `yaml:"secondaryAddress,omitempty" json:"secondaryAddress,omitempty" edit:"fixed"`
 	// Roles are the roles of the host. A host can have several.
 	Roles []string `yaml:"roles" json:"roles" edit:"fixed,set"`
 	// Zone is the failure domain of the host; it becomes the label topology.kubernetes.io/zone.

@@ -75,8 +75,8 @@ func (k *checker) etcdEndpoint(path, s string) {
 		k.refuse(path, "use 2379, or the port that etcd listens on", "`%s` is not a port", u.Port())
 	case u.Hostname() == "localhost" || notAddress == nil && (address.IsLoopback() || address.IsUnspecified()):
 		k.refuse(path, "use the address at which the control planes reach it", "`%s` is a different machine on every host", u.Hostname())
-	case notAddress == nil && !address.Is4():
-		k.refuse(path, "use an IPv4 address, or a name", "IPv6 is not supported yet, and `%s` is IPv6", u.Hostname())
+	case notAddress == nil && len(k.c.Spec.Network.Families()) > 0 && !k.c.Spec.Network.Uses(familyOf(address)):
+		k.refuse(path, fmt.Sprintf("use an %s address, or a name", k.c.Spec.Network.Families()[0]), "the control planes have no %s address to reach `%s` from", familyOf(address), u.Hostname())
 	case notAddress != nil && dnsLength(u.Hostname()) != "":
 		k.refuse(path, example, "the name cannot be resolved: %s", dnsLength(u.Hostname()))
 	case notAddress == nil && u.Hostname() == k.c.Spec.LoadBalancer.Address:

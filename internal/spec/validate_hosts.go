@@ -31,12 +31,15 @@ func (k *checker) hosts() {
 		} else {
 			names[h.Name] = i
 		}
-		if h.Address != "" {
-			if a, ok := k.address(path+".address", h.Address); ok {
+		for _, f := range []struct{ path, address string }{{path + ".address", h.Address}, {path + ".secondaryAddress", h.SecondaryAddress}} {
+			if f.address == "" {
+				continue
+			}
+			if a, ok := k.address(f.path, f.address); ok {
 				if first, taken := addresses[a]; taken {
-					k.refuse(path+".address", "give each host its own address", "%s is already used by %s%s", a, first, k.line(first))
+					k.refuse(f.path, "give each host its own address", "%s is already used by %s%s", a, first, k.line(first))
 				} else {
-					addresses[a] = path + ".address"
+					addresses[a] = f.path
 				}
 			}
 		}
@@ -81,7 +84,7 @@ func (k *checker) addressed() {
 	default:
 		for i, h := range hosts {
 			if missing(h) {
-				k.refuse(fmt.Sprintf("spec.hosts[%d].address", i), "add its IPv4 address; lab machines and real hosts cannot be mixed",
+				k.refuse(fmt.Sprintf("spec.hosts[%d].address", i), "add its IP address; lab machines and real hosts cannot be mixed",
 					"`%s` has no address, while other hosts have one", h.Name)
 			}
 		}

@@ -16,17 +16,11 @@ import (
 	"quorate.dev/quorate/internal/size"
 )
 
+// LabRange6 is the range of the IPv6 addresses of lab machines: unique local addresses that contain LabRange.
+var LabRange6 = netip.MustParsePrefix("fd51:c612::/31")
+
 // LabRange is the range of lab addresses: the benchmarking range of RFC 2544, which is not used in real networks.
 var LabRange = netip.MustParsePrefix("198.18.0.0/15")
-
-// Limits of kubeadm and the API server on the address ranges (kubeadm's constants.go: node mask 24,
-// at most 16 bits of pod subnets, at most 20 bits and at least 10 addresses of services).
-const (
-	nodeBits       = 24
-	minPodBits     = nodeBits - 16
-	minServiceBits = 32 - 20
-	maxServiceBits = 28
-)
 
 func (k *checker) endpoint() {
 	const path = "spec.controlPlane.endpoint"
@@ -141,65 +135,131 @@ func (k *checker) size() {
 	}
 }
 
-// address refuses what cannot be a machine's IPv4 address.
+// address refuses what cannot be a machine's address. Addresses are compared as text in many places, so there is one spelling of each.
 func (k *checker) address(path, s string) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(s)
-	const fix = "use the IPv4 address at which the other hosts reach it"
+	const fix = "use the IP address at which the other hosts reach it"
 	switch {
 	case err != nil && strings.Contains(s, "/"):
 		k.refuse(path, "leave out the prefix length", "`%s` is a network, not an address", s)
-	case err != nil && strings.Count(s, ":") == 1:
+	case err != nil && (strings.Count(s, ":") == 1 || strings.HasPrefix(s, "[") && strings.Contains(s, "]:")):
 		k.refuse(path, "leave out the port; the SSH port is ssh.port", "`%s` is not an IP address", s)
+	case err != nil && bracketed(s) != "":
+		k.refuse(path, "write `"+bracketed(s)+"`", "`%s` has brackets, which belong to an address with a port", s)
 	case err != nil:
 		k.refuse(path, fix+": etcd and certificates need an address that does not depend on DNS", "`%s` is not an IP address", s)
-	case !a.Is4():
-		k.refuse(path, "use an IPv4 address", "IPv6 is not supported yet, and `%s` is IPv6", s)
+	case a.Is4In6():
+		k.refuse(path, "write `"+a.Unmap().String()+"`", "`%s` is an IPv4 address in the form of an IPv6 address", s)
+	case a.Is6() && a.IsLinkLocalUnicast():
+		k.refuse(path, "use a global address or a unique local one (fd00::/8)", "%s is a link-local address, which exists on every interface: certificates, URLs, and routers cannot use it", s)
+	case a.Zone() != "":
+		k.refuse(path, "write `"+a.WithZone("").String()+"`", "`%s` names an interface", s)
 	case a.IsLoopback(), a.IsUnspecified(), a.IsMulticast(), a.IsLinkLocalUnicast(), a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		k.refuse(path, fix, "no other machine can reach %s", s)
+	case a.String() != s:
+		k.refuse(path, "write `"+a.String()+"`", "`%s` is not the usual form of this address: certificates, and lists of members, contain the usual one", s)
 	default:
 		return a, true
 	}
 	return netip.Addr{}, false
 }
 
+// bracketed is the IPv6 address between brackets; empty if it is none.
+func bracketed(s string) string {
+	if !strings.HasPrefix(s, "[") || !strings.HasSuffix(s, "]") {
+		return ""
+	}
+	a, err := netip.ParseAddr(s[1 : len(s)-1])
+	if err != nil {
+		return ""
+	}
+	return a.String()
+}
+
 func (k *checker) network() {
 	n := k.c.Spec.Network
 	k.cni(n)
 	const podPath, servicePath = "spec.network.podCIDR", "spec.network.serviceCIDR"
-	pods, podsOK := k.cidr(podPath, n.PodCIDR, DefaultPodCIDR)
-	services, servicesOK := k.cidr(servicePath, n.ServiceCIDR, DefaultServiceCIDR)
-	if podsOK {
-		nodes, _ := k.c.Planned()
-		switch bits := pods.Bits(); {
-		case bits < minPodBits:
-			k.refuse(podPath, fmt.Sprintf("use a /%d or smaller", minPodBits), "%s is too large: kubeadm accepts at most 65,536 node ranges", pods)
-		case bits > nodeBits:
-			k.refuse(podPath, largeEnough(nodes), "%s is too small: each node gets a /%d of it", pods, nodeBits)
-		case 1<<(nodeBits-bits) < nodes:
-			k.refuse(podPath, largeEnough(nodes),
-				"%s is too small: each node gets a /%d, which is enough for %d nodes, but there are %d, or are to be", pods, nodeBits, 1<<(nodeBits-bits), nodes)
+	pods, podsOK := k.cidrs(podPath, n.PodCIDR, Family.podExample)
+	services, servicesOK := k.cidrs(servicePath, n.ServiceCIDR, Family.serviceExample)
+	for _, p := range pods {
+		k.podRange(podPath, p)
+	}
+	for _, p := range services {
+		k.serviceRange(servicePath, p)
+	}
+	same := podsOK && servicesOK
+	if same {
+		if have, want := familiesOf(services), familiesOf(pods); !slices.Equal(have, want) {
+			same = false
+			var example []string
+			for _, f := range want {
+				example = append(example, limitsOf[f].services)
+			}
+			k.refuse(servicePath, "give the Services a range of each family of the pods, in the same order, such as "+strings.Join(example, ","),
+				"the pods have %s, but the Services %s", andFamilies(want), andFamilies(have))
 		}
 	}
-	if servicesOK {
-		switch bits := services.Bits(); {
-		case bits < minServiceBits:
-			k.refuse(servicePath, "use "+DefaultServiceCIDR+", or smaller", "%s is too large: Kubernetes accepts at most a /%d of services", services, minServiceBits)
-		case bits > maxServiceBits:
-			k.refuse(servicePath, fmt.Sprintf("use a /%d or larger", maxServiceBits), "%s is too small: the cluster's DNS uses its tenth address", services)
+	for _, s := range services {
+		for _, p := range pods {
+			if p.Overlaps(s) {
+				l := limitsOf[familyOf(p.Addr())]
+				k.refuse(servicePath, "choose ranges that do not overlap, such as "+l.pods+" and "+l.services,
+					"%s overlaps the pods' %s: an address could belong to a pod or a Service", s, p)
+			}
 		}
 	}
-	if podsOK && servicesOK && pods.Overlaps(services) {
-		k.refuse(servicePath, "choose ranges that do not overlap, such as "+DefaultPodCIDR+" and "+DefaultServiceCIDR,
-			"%s overlaps the pods' %s: an address could belong to a pod or a Service", services, pods)
+	for _, p := range pods {
+		k.keepsClear(podPath, "pods", p)
 	}
-	for _, r := range []struct {
-		path, what string
-		cidr       netip.Prefix
-		ok         bool
-	}{{podPath, "pods", pods, podsOK}, {servicePath, "services", services, servicesOK}} {
-		if r.ok {
-			k.keepsClear(r.path, r.what, r.cidr)
-		}
+	for _, p := range services {
+		k.keepsClear(servicePath, "services", p)
+	}
+	if same {
+		k.families()
+	}
+}
+
+func (f Family) podExample() string     { return limitsOf[f].pods }
+func (f Family) serviceExample() string { return limitsOf[f].services }
+
+func familiesOf(all []netip.Prefix) (out []Family) {
+	for _, p := range all {
+		out = append(out, familyOf(p.Addr()))
+	}
+	return out
+}
+
+func andFamilies(all []Family) string {
+	if len(all) == 1 {
+		return "only " + string(all[0])
+	}
+	return string(all[0]) + " first, then " + string(all[1])
+}
+
+// podRange checks the size of a range of pods.
+func (k *checker) podRange(path string, pods netip.Prefix) {
+	nodes, _ := k.c.Planned()
+	l := limitsOf[familyOf(pods.Addr())]
+	switch bits := pods.Bits(); {
+	case bits < l.minPodBits:
+		k.refuse(path, fmt.Sprintf("use a /%d or smaller", l.minPodBits), "%s is too large: kubeadm accepts at most 65,536 node ranges", pods)
+	case bits > l.nodeBits:
+		k.refuse(path, l.largeEnough(nodes), "%s is too small: each node gets a /%d of it", pods, l.nodeBits)
+	case 1<<(l.nodeBits-bits) < nodes:
+		k.refuse(path, l.largeEnough(nodes),
+			"%s is too small: each node gets a /%d, which is enough for %d nodes, but there are %d, or are to be", pods, l.nodeBits, 1<<(l.nodeBits-bits), nodes)
+	}
+}
+
+// serviceRange checks the size of a range of Services.
+func (k *checker) serviceRange(path string, services netip.Prefix) {
+	l := limitsOf[familyOf(services.Addr())]
+	switch bits := services.Bits(); {
+	case bits < l.minServiceBits:
+		k.refuse(path, "use "+l.services+", or smaller", "%s is too large: Kubernetes accepts at most a /%d of services", services, l.minServiceBits)
+	case bits > l.maxServiceBits:
+		k.refuse(path, fmt.Sprintf("use a /%d or larger", l.maxServiceBits), "%s is too small: the cluster's DNS uses its tenth address", services)
 	}
 }
 
@@ -210,15 +270,17 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 		return err == nil && cidr.Contains(a)
 	}
 	const fix = "choose a range that no machine uses"
-	if k.opts.Lab && cidr.Overlaps(LabRange) {
-		k.refuse(path, fix, "%s overlaps %s, the range of lab machines", cidr, LabRange)
+	for _, lab := range []netip.Prefix{LabRange, LabRange6} {
+		if k.opts.Lab && cidr.Overlaps(lab) {
+			k.refuse(path, fix, "%s overlaps %s, the range of lab machines", cidr, lab)
+		}
 	}
 	if vip := k.c.Spec.LoadBalancer.Address; inside(vip) {
 		k.refuse(path, fix, "the range %s of the %s contains the load balancer's address %s", cidr, what, vip)
 	}
 	var names []string
 	for _, h := range k.c.Spec.Hosts {
-		if inside(h.Address) {
+		if slices.ContainsFunc(h.Addresses(), inside) {
 			names = append(names, h.Name)
 		}
 	}
@@ -236,18 +298,47 @@ func (k *checker) keepsClear(path, what string, cidr netip.Prefix) {
 	}
 }
 
-// cidr parses an IPv4 range that is written from its first address.
+// cidrs parses a range, or one of each family. It returns those that are sound, and whether all are.
+func (k *checker) cidrs(path, list string, example func(Family) string) (out []netip.Prefix, ok bool) {
+	ok = true
+	both := example(IPv4) + "," + example(IPv6)
+	if strings.Contains(list, " ") {
+		k.refuse(path, "separate two ranges with a comma, without spaces, such as "+both, "`%s` contains a space", list)
+		return nil, false
+	}
+	for text := range strings.SplitSeq(list, ",") {
+		e := example(IPv4)
+		if strings.Contains(text, ":") {
+			e = example(IPv6)
+		}
+		p, sound := k.cidr(path, text, e)
+		if !sound {
+			ok = false
+			continue
+		}
+		out = append(out, p)
+	}
+	if families := familiesOf(out); ok && (len(families) > 2 || len(families) == 2 && families[0] == families[1]) {
+		k.refuse(path, "use one range, or one of each IP family, such as "+both, "`%s` has several ranges of one family", list)
+		return nil, false
+	}
+	return out, ok
+}
+
+// cidr parses a range that is written from its first address.
 func (k *checker) cidr(path, s, example string) (netip.Prefix, bool) {
 	p, err := netip.ParsePrefix(s)
 	switch {
-	case strings.Contains(s, ",") || strings.Contains(s, ":"):
-		k.refuse(path, "use one IPv4 range, such as "+example, "IPv6 and dual-stack are not supported yet")
+	case err == nil && p.Addr().Is4In6():
+		k.refuse(path, "write it like "+example, "%s is an IPv4 range in the form of an IPv6 range", p)
 	case err != nil:
 		k.refuse(path, "write it like "+example, "`%s` is not an address range", s)
 	case p != p.Masked():
 		k.refuse(path, fmt.Sprintf("write %s", p.Masked()), "%s does not start with its first address", s)
 	case p.Addr().IsLoopback(), p.Addr().IsMulticast(), p.Addr().IsLinkLocalUnicast(), p.Addr().IsUnspecified():
 		k.refuse(path, "use a private range, such as "+example, "%s is not a range that machines can use", s)
+	case p.String() != s:
+		k.refuse(path, fmt.Sprintf("write %s", p), "`%s` is not the usual form of this range", s)
 	default:
 		return p, true
 	}
@@ -255,18 +346,18 @@ func (k *checker) cidr(path, s, example string) (netip.Prefix, bool) {
 }
 
 // largeEnough says which range of pods gives each node its own.
-func largeEnough(nodes int) string {
-	bits := strconv.Itoa(bitsFor(nodes))
-	if bitsFor(nodes) < 16 {
-		return "use at least a /" + bits
+func (l familyLimits) largeEnough(nodes int) string {
+	bits := l.bitsFor(nodes)
+	if bits < l.usualPodBits {
+		return fmt.Sprintf("use at least a /%d", bits)
 	}
-	return "use a /16, or at least a /" + bits
+	return fmt.Sprintf("use a /%d, or at least a /%d", l.usualPodBits, bits)
 }
 
 // bitsFor is the smallest range, by its prefix length, that gives each node its own.
-func bitsFor(nodes int) int {
-	bits := nodeBits
-	for 1<<(nodeBits-bits) < nodes {
+func (l familyLimits) bitsFor(nodes int) int {
+	bits := l.nodeBits
+	for 1<<(l.nodeBits-bits) < nodes {
 		bits--
 	}
 	return bits
@@ -274,7 +365,7 @@ func bitsFor(nodes int) int {
 
 var (
 	userName  = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.@\\-]*\$?$`)
-	loginForm = regexp.MustCompile(`^(?:([^@\s]+)@)?([a-zA-Z0-9][a-zA-Z0-9.-]*)(?::([0-9]+))?$`)
+	loginForm = regexp.MustCompile(`^(?:([^@\s]+)@)?([a-zA-Z0-9][a-zA-Z0-9.-]*|\[[0-9a-fA-F:.]+\])(?::([0-9]+))?$`)
 )
 
 func (k *checker) ssh(path string, s SSH) {
@@ -309,8 +400,16 @@ func (k *checker) ssh(path string, s SSH) {
 	}
 }
 
-// login splits user@address:port. Without a user or a port, these are empty and 0.
+// login splits user@address:port. Without a user or a port, these are empty and 0. An IPv6 address with a port is in brackets, as in URLs;
+// without one, it may be.
 func login(s string) (user, address string, port int, ok bool) {
+	user, rest, given := strings.Cut(s, "@")
+	if !given {
+		user, rest = "", s
+	}
+	if a, err := netip.ParseAddr(rest); err == nil && a.Is6() {
+		return user, a.String(), 0, !given || userName.MatchString(user)
+	}
 	m := loginForm.FindStringSubmatch(s)
 	if m == nil || m[1] != "" && !userName.MatchString(m[1]) {
 		return "", "", 0, false
@@ -322,7 +421,12 @@ func login(s string) (user, address string, port int, ok bool) {
 		}
 		port = n
 	}
-	return m[1], m[2], port, true
+	if address = m[2]; strings.HasPrefix(address, "[") {
+		if address = bracketed(address); address == "" {
+			return "", "", 0, false
+		}
+	}
+	return m[1], address, port, true
 }
 
 // ParseLogin reads user@address:port: where a host is, and how SSH reaches it. The user and the port may be missing.

@@ -57,7 +57,7 @@ var reserved = map[string]map[string]string{
 		"authentication-token-webhook-config-file": byFiles, "tls-sni-cert-key": byFiles,
 	},
 	controllerManager: {
-		"allocate-node-cidrs": byKubeadm, "cluster-cidr": "it is spec.network.podCIDR", "node-cidr-mask-size*": "every node has a /24 of spec.network.podCIDR",
+		"allocate-node-cidrs": byKubeadm, "cluster-cidr": "it is spec.network.podCIDR", "node-cidr-mask-size*": "every node has a /24 of spec.network.podCIDR, or a /64 of an IPv6 range",
 		"service-cluster-ip-range": "it is spec.network.serviceCIDR", "authentication-kubeconfig": byKubeadm, "authorization-kubeconfig": byKubeadm, "client-ca-file": byKubeadm,
 		"cluster-name": byKubeadm, "cluster-signing-*": byKubeadm, "controllers": byKubeadm, "kubeconfig": byKubeadm, "requestheader-client-ca-file": byKubeadm, "root-ca-file": byKubeadm,
 		"service-account-private-key-file": byKubeadm, "use-service-account-credentials": byKubeadm,
@@ -148,7 +148,7 @@ func (k *checker) kubelet(s KubeletSettings) {
 			k.refuse(path+"."+n.name, fmt.Sprintf("use at most %d", n.top), "%d is more than %d percent", n.value, n.top)
 		}
 	}
-	if s.MaxPods > maxFlannelPods && k.c.Spec.Network.CNI == CNIFlannel {
+	if s.MaxPods > maxFlannelPods && k.c.Spec.Network.CNI == CNIFlannel && k.c.Spec.Network.Uses(IPv4) {
 		k.refuse(path+".maxPods", fmt.Sprintf("use at most %d", maxFlannelPods), "each node has a /24 of spec.network.podCIDR, which has no addresses for %d pods", s.MaxPods)
 	}
 	high, low := s.ImageGCHighThresholdPercent, s.ImageGCLowThresholdPercent

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -290,7 +291,7 @@ func (m *model) backup() faulttree.ID {
 		}
 	}
 	for _, h := range m.c.Spec.Hosts {
-		if host, _, _ := strings.Cut(b.SFTP.Address, ":"); host != "" && (host == h.Address || host == h.Name) {
+		if host, _, _ := net.SplitHostPort(b.SFTP.Address); host != "" && (host == h.Address || host == h.Name) {
 			m.contain(store, Element{Disk, h.Name})
 		}
 	}

@@ -266,7 +266,7 @@ func certify(ctx context.Context, e *Env, s plan.Step, usage kubeadmconfig.Usage
 			errs = append(errs, err)
 			continue
 		}
-		certificate, err := kubeadm.SignCertificate.On(ctx, conn, kubeadm.SigningRequest{Request: request, Usage: usage, Node: h.Name, Address: h.Address})
+		certificate, err := kubeadm.SignCertificate.On(ctx, conn, kubeadm.SigningRequest{Request: request, Usage: usage, Node: h.Name, Addresses: h.Addresses()})
 		if err != nil {
 			errs = append(errs, err)
 			continue

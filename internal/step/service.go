@@ -18,6 +18,7 @@ import (
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/observe"
 	"quorate.dev/quorate/internal/plan"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // servicePort is the name of the port of the API's Service. kube-proxy finds the addresses of a port by its name.
@@ -44,9 +45,13 @@ func publish(ctx context.Context, client kubernetes.Interface, change plan.Servi
 	if err != nil {
 		return err
 	}
+	family := discoveryv1.AddressTypeIPv4
+	if spec.FamilyOf(host) == spec.IPv6 {
+		family = discoveryv1.AddressTypeIPv6
+	}
 	slice := applydiscoveryv1.EndpointSlice(facts.OwnSlice, metav1.NamespaceDefault).
 		WithLabels(map[string]string{discoveryv1.LabelServiceName: facts.APIServiceName, discoveryv1.LabelManagedBy: "quorate.dev"}).
-		WithAddressType(discoveryv1.AddressTypeIPv4).
+		WithAddressType(family).
 		WithEndpoints(applydiscoveryv1.Endpoint().WithAddresses(host).WithConditions(applydiscoveryv1.EndpointConditions().WithReady(true))).
 		WithPorts(applydiscoveryv1.EndpointPort().WithName(servicePort).WithProtocol(corev1.ProtocolTCP).WithPort(int32(port)))
 	if _, err := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault).Apply(ctx, slice, force); err != nil {

@@ -72,11 +72,14 @@ func keepSnapshots(ctx context.Context, e *Env, s plan.Step) error {
 
 // checkStored refuses to go on if etcd holds what the new API servers could not read.
 func checkStored(ctx context.Context, e *Env, s plan.Step) error {
-	_, c, err := e.target(s)
+	h, c, err := e.target(s)
 	if err != nil {
 		return err
 	}
-	request := etcd.StoredRequest{Endpoints: []string{"https://127.0.0.1:2379"}}
+	local := hostconfig.EtcdLoopback(func(address string) bool {
+		return strings.HasPrefix(address, "[") == (spec.FamilyOf(h.Address) == spec.IPv6)
+	})
+	request := etcd.StoredRequest{Endpoints: []string{"https://" + local}}
 	if !e.Cluster.StackedEtcd() {
 		request.Endpoints = hostconfig.EtcdEndpoints(e.Cluster)
 	}

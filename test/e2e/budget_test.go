@@ -49,6 +49,7 @@ var estimates = map[string]estimate{
 	"TestExistingEtcd":                           {takes: 60 * time.Second},
 	"TestHosts":                                  {takes: 220 * time.Second},
 	"TestInterrupted":                            {takes: 50 * time.Second, essential: true},
+	"TestIPv6":                                   {takes: 150 * time.Second},
 	"TestNetwork":                                {takes: 100 * time.Second},
 	"TestPowerCut":                               {takes: 330 * time.Second},
 	"TestPreflight":                              {takes: 50 * time.Second},

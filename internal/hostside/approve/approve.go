@@ -47,7 +47,7 @@ type requests interface {
 	UpdateApproval(context.Context, string, *certificatesv1.CertificateSigningRequest, metav1.UpdateOptions) (*certificatesv1.CertificateSigningRequest, error)
 }
 
-func pending(ctx context.Context, requests requests, nodes map[string]string, log io.Writer) error {
+func pending(ctx context.Context, requests requests, nodes map[string][]string, log io.Writer) error {
 	list, err := requests.List(ctx, metav1.ListOptions{FieldSelector: "spec.signerName=" + certificatesv1.KubeletServingSignerName})
 	if err != nil {
 		return err
@@ -74,23 +74,23 @@ func pending(ctx context.Context, requests requests, nodes map[string]string, lo
 	return errors.Join(errs...)
 }
 
-// ParseNodes reads hostconfig.NodesFile: a name and an address on each line.
-func ParseNodes(file string) map[string]string {
-	nodes := map[string]string{}
+// ParseNodes reads hostconfig.NodesFile: a name, and one or two addresses on each line.
+func ParseNodes(file string) map[string][]string {
+	nodes := map[string][]string{}
 	for line := range strings.Lines(file) {
-		if fields := strings.Fields(line); len(fields) == 2 {
-			nodes[fields[0]] = fields[1]
+		if fields := strings.Fields(line); len(fields) >= 2 {
+			nodes[fields[0]] = fields[1:]
 		}
 	}
 	return nodes
 }
 
 // Check returns why a request may not be approved; nil if it may. A kubelet may only request a certificate for itself, with
-// the name and the address that the spec has for its host. What the node reports about itself does not count, because anyone
+// the name and the addresses that the spec has for its host. What the node reports about itself does not count, because anyone
 // who has compromised it can change that.
-func Check(csr certificatesv1.CertificateSigningRequestSpec, nodes map[string]string) error {
+func Check(csr certificatesv1.CertificateSigningRequestSpec, nodes map[string][]string) error {
 	name, isNode := strings.CutPrefix(csr.Username, nodeUser)
-	address, known := nodes[name]
+	addresses, known := nodes[name]
 	switch {
 	case csr.SignerName != certificatesv1.KubeletServingSignerName:
 		return fmt.Errorf("it is for the signer %s", csr.SignerName)
@@ -127,7 +127,7 @@ func Check(csr certificatesv1.CertificateSigningRequestSpec, nodes map[string]st
 		}
 	}
 	for _, ip := range request.IPAddresses {
-		if !ip.Equal(net.ParseIP(address)) {
+		if !slices.ContainsFunc(addresses, func(a string) bool { return ip.Equal(net.ParseIP(a)) }) {
 			return fmt.Errorf("it asks for the address %s", ip)
 		}
 	}

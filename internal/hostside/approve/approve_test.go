@@ -21,6 +21,20 @@ import (
 
 var nodes = ParseNodes("cp-a 10.0.0.11\nworker-a 10.0.0.14\n\nbroken\n")
 
+// TestBothAddressesOfANodeAreApproved in a dual-stack cluster.
+func TestBothAddressesOfANodeAreApproved(t *testing.T) {
+	dual := ParseNodes("cp-a 10.0.0.11 fd00::11\nworker-a 10.0.0.14 fd00::14\n")
+	request := template()
+	request.IPAddresses = append(request.IPAddresses, net.ParseIP("fd00::14"))
+	if err := Check(spec(t, request), dual); err != nil {
+		t.Errorf("a kubelet's own request: %v", err)
+	}
+	request.IPAddresses = append(request.IPAddresses, net.ParseIP("fd00::11"))
+	if err := Check(spec(t, request), dual); err == nil || !strings.Contains(err.Error(), "the address fd00::11") {
+		t.Errorf("the address of another node: %v", err)
+	}
+}
+
 func template() x509.CertificateRequest {
 	return x509.CertificateRequest{
 		Subject:  pkix.Name{CommonName: "system:node:worker-a", Organization: []string{"system:nodes"}},

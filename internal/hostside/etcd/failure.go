@@ -17,7 +17,6 @@ import (
 )
 
 const (
-	clientAddress = "127.0.0.1:2379"
 	// listenTimeout is how long a member on the same host may take to accept a connection.
 	listenTimeout = 500 * time.Millisecond
 	// tailBytes of a log are read. A panic of etcd, with its stacks, is shorter.
@@ -154,10 +153,12 @@ func (m Member) Failure(ctx context.Context) *facts.EtcdFailure {
 		return nil
 	}
 	if m.Root == "" {
-		nc, err := (&net.Dialer{Timeout: listenTimeout}).DialContext(ctx, "tcp", clientAddress)
-		if err == nil {
-			nc.Close()
-			return nil
+		for _, address := range hostconfig.EtcdLoopbacks {
+			nc, err := (&net.Dialer{Timeout: listenTimeout}).DialContext(ctx, "tcp", address)
+			if err == nil {
+				nc.Close()
+				return nil
+			}
 		}
 	}
 	if m.Root == "" && system.Exists(hostconfig.EtcdEnvFile) {

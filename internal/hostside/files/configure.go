@@ -153,7 +153,7 @@ func load(ctx context.Context, d facts.Desired, owed pending, permitted, unitsCh
 }
 
 func setSysctl(key, value string) error {
-	path := "/proc/sys/" + strings.ReplaceAll(key, ".", "/")
+	path := facts.SysctlFile(key)
 	have, err := os.ReadFile(path)
 	if os.IsNotExist(err) && strings.HasPrefix(key, "net.bridge.") {
 		// Without the br_netfilter module bridged packets bypass netfilter altogether, and there is nothing to set.

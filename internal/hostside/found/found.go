@@ -195,7 +195,7 @@ func (h Host) NoteDesired(ctx context.Context, d facts.Desired) error {
 			names = append(names, Sysctls...)
 		}
 		for _, name := range names {
-			value, err := os.ReadFile(h.at("/proc/sys/" + strings.ReplaceAll(name, ".", "/")))
+			value, err := os.ReadFile(h.at(facts.SysctlFile(name)))
 			if err == nil && !has(r.Sysctls, name) && r.Whole {
 				r.Sysctls[name] = strings.Join(strings.Fields(string(value)), " ")
 			}

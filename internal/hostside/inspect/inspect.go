@@ -55,7 +55,7 @@ var Inspect = host.Define("node.inspect", func(ctx context.Context, in facts.Ins
 	out.HostsWriter, out.RuleFlusher, out.CloudRoutes = hostsWriter(root), ruleFlusher(root), enabled(root, "nm-cloud-setup.service") || enabled(root, "nm-cloud-setup.timer")
 	out.LaterSettings, out.BlockedModules, out.DropIns = laterSettings(root), blockedModules(root, release), dropIns(root)
 	out.ServiceProxies, out.PodServers = serviceProxies(ctx), podServers(ctx, root)
-	out.ForwardDrops, out.Networks = forwardDrops(ctx, in.PodCIDR), networks()
+	out.ForwardDrops, out.Networks = forwardDrops(ctx, in.PodCIDR), networks(in.PodCIDR)
 	out.IgnoresPings = system.ReadTrimmed("/proc/sys/net/ipv4/icmp_echo_ignore_all") == "1"
 	if in.Balances {
 		out.Versions = balancer.Versions(ctx)

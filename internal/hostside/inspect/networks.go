@@ -16,21 +16,27 @@ import (
 
 	"quorate.dev/quorate/internal/facts"
 	"quorate.dev/quorate/internal/hostside/system"
+	"quorate.dev/quorate/internal/spec"
 )
 
-// networks are the IPv4 networks that the host has routes to, without the default route: those of its interfaces, and those behind
-// gateways. It is nil if they cannot be read.
-func networks() (out []facts.Subnet) {
+// networks are the networks that the host has routes to, without the default route: those of its interfaces, and those behind
+// gateways. They are of IPv4 and, if there are pods of that family, of IPv6. It is nil if they cannot be read.
+func networks(pods string) (out []facts.Subnet) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil
 	}
 	routes, err := netlink.RouteListFiltered(unix.AF_INET, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if (spec.Network{PodCIDR: pods}).Uses(spec.IPv6) && err == nil {
+		var six []netlink.Route
+		six, err = netlink.RouteListFiltered(unix.AF_INET6, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		routes = append(routes, six...)
+	}
 	if err != nil {
 		return nil
 	}
 	for _, r := range routes {
-		if r.Dst == nil {
+		if r.Dst == nil || r.Dst.IP.IsLinkLocalUnicast() && r.Dst.IP.To4() == nil || r.Dst.IP.IsMulticast() {
 			continue
 		}
 		prefix, err := netip.ParsePrefix(r.Dst.String())
@@ -49,12 +55,14 @@ func networks() (out []facts.Subnet) {
 }
 
 // forwardDrops are the chains that drop forwarded packets which none of their rules accepts. The packets of pods are forwarded, and an
-// accept in the chain of another program does not overrule a drop. pods is the range of pods, with which rules for them are recognized.
+// accept in the chain of another program does not overrule a drop. pods are the ranges of pods; with that of IPv4, rules for them are recognized.
 func forwardDrops(ctx context.Context, pods string) []facts.ForwardDrop {
-	prefix, err := netip.ParsePrefix(pods)
-	if err != nil || !prefix.Addr().Is4() {
+	all := spec.Network{PodCIDR: pods}.PodCIDRs()
+	i := slices.IndexFunc(all, func(p netip.Prefix) bool { return p.Addr().Is4() })
+	if i < 0 {
 		return nil
 	}
+	prefix := all[i]
 	out, err := nftablesDrops(prefix)
 	if err != nil {
 		out = nil // without nftables in the kernel there are none, and preflight says that it is missing

@@ -69,7 +69,7 @@ func TestLegacyDrop(t *testing.T) {
 
 // TestNetworks: the network of the loopback interface is not a route of the main table, so this only shows that the kernel is read.
 func TestNetworks(t *testing.T) {
-	for _, n := range networks() {
+	for _, n := range networks("") {
 		if p, err := netip.ParsePrefix(n.Prefix); err != nil || p.Bits() == 0 || n.Interface == "" && !n.Gateway {
 			t.Errorf("%+v: %v", n, err)
 		}

@@ -89,8 +89,11 @@ func readPrograms(ctx context.Context, units []string, f *facts.Facts) {
 func sysctls(names []string) map[string]string {
 	out := map[string]string{}
 	for _, name := range names {
-		if b, err := os.ReadFile(filepath.Join("/proc/sys", strings.ReplaceAll(name, ".", "/"))); err == nil {
-			out[name] = strings.TrimSpace(string(b))
+		files, _ := filepath.Glob(facts.SysctlFile(name)) // a name may have a star
+		for _, file := range files {
+			if b, err := os.ReadFile(file); err == nil {
+				out[facts.SysctlName(file)] = strings.TrimSpace(string(b))
+			}
 		}
 	}
 	return out

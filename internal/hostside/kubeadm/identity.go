@@ -61,7 +61,8 @@ type SigningRequest struct {
 	Request []byte // of RequestCertificate
 	Usage   kubeadm.Usage
 	Node    string
-	Address string
+	// Addresses are those of the node.
+	Addresses []string
 }
 
 // SignCertificate signs a kubelet's certificate with the cluster's CA. The caller determines the names and addresses; only the
@@ -82,9 +83,16 @@ func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("the request of %s: %w", in.Node, err)
 	}
-	ip := net.ParseIP(in.Address)
-	if ip == nil || in.Node == "" {
-		return nil, fmt.Errorf("a certificate for %q at %q would be useless", in.Node, in.Address)
+	var ips []net.IP
+	for _, address := range in.Addresses {
+		ip := net.ParseIP(address)
+		if ip == nil {
+			return nil, fmt.Errorf("%q is not an address of %s", address, in.Node)
+		}
+		ips = append(ips, ip)
+	}
+	if len(ips) == 0 || in.Node == "" {
+		return nil, fmt.Errorf("a certificate for %q at %q would be useless", in.Node, in.Addresses)
 	}
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
@@ -102,7 +110,7 @@ func signCertificate(ca tls.Certificate, in SigningRequest, now time.Time) ([]by
 		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
 	case kubeadm.Serving:
 		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-		template.DNSNames, template.IPAddresses = []string{in.Node}, []net.IP{ip}
+		template.DNSNames, template.IPAddresses = []string{in.Node}, ips
 	default:
 		return nil, fmt.Errorf("a kubelet has no %q certificate", in.Usage)
 	}

@@ -54,7 +54,7 @@ func TestCertificatesAreTheNodesAlone(t *testing.T) {
 	}
 	now := time.Now()
 	sign := func(usage kubeadm.Usage) *x509.Certificate {
-		out, err := signCertificate(ca, SigningRequest{Request: request, Usage: usage, Node: "worker-a", Address: "10.0.0.14"}, now)
+		out, err := signCertificate(ca, SigningRequest{Request: request, Usage: usage, Node: "worker-a", Addresses: []string{"10.0.0.14"}}, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -91,12 +91,20 @@ func TestCertificatesAreTheNodesAlone(t *testing.T) {
 		t.Error("it can be used as a client's")
 	}
 	for _, bad := range []SigningRequest{
-		{Request: request, Usage: kubeadm.Serving, Node: "worker-a"}, {Request: request, Usage: kubeadm.Serving, Address: "10.0.0.14"},
-		{Usage: kubeadm.Serving, Node: "worker-a", Address: "10.0.0.14"}, {Request: request, Node: "worker-a", Address: "10.0.0.14"},
+		{Request: request, Usage: kubeadm.Serving, Node: "worker-a"}, {Request: request, Usage: kubeadm.Serving, Addresses: []string{"10.0.0.14"}},
+		{Usage: kubeadm.Serving, Node: "worker-a", Addresses: []string{"10.0.0.14"}}, {Request: request, Node: "worker-a", Addresses: []string{"10.0.0.14"}},
 	} {
 		if _, err := signCertificate(ca, bad, now); err == nil {
 			t.Errorf("signed %+v", bad)
 		}
+	}
+	two, err := signCertificate(ca, SigningRequest{Request: request, Usage: kubeadm.Serving, Node: "worker-a", Addresses: []string{"10.0.0.14", "fd00::14"}}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(two)
+	if cert, err := x509.ParseCertificate(block.Bytes); err != nil || cert.VerifyHostname("10.0.0.14") != nil || cert.VerifyHostname("fd00::14") != nil {
+		t.Errorf("a node with two addresses has a certificate for %v, %v", cert.IPAddresses, err)
 	}
 }
 

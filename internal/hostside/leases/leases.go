@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -263,14 +264,14 @@ func hostName() string {
 	return named(name, approve.ParseNodes(string(file)), addresses)
 }
 
-func named(name string, nodes map[string]string, addresses []net.Addr) string {
+func named(name string, nodes map[string][]string, addresses []net.Addr) string {
 	short, _, _ := strings.Cut(name, ".")
-	for node, address := range nodes {
+	for node, its := range nodes {
 		if !strings.EqualFold(node, name) && !strings.EqualFold(node, short) {
 			continue
 		}
 		for _, a := range addresses {
-			if own, is := a.(*net.IPNet); is && own.IP.String() == address {
+			if own, is := a.(*net.IPNet); is && slices.Contains(its, own.IP.String()) {
 				return name
 			}
 		}

@@ -114,7 +114,7 @@ func TestLeasesOfTheDeadAreGivenBack(t *testing.T) {
 }
 
 func TestNamed(t *testing.T) {
-	nodes := map[string]string{"cp-a": "10.0.0.11", "cp-b": "10.0.0.12"}
+	nodes := map[string][]string{"cp-a": {"fd00::11", "10.0.0.11"}, "cp-b": {"10.0.0.12"}}
 	addresses := []net.Addr{&net.IPNet{IP: net.IPv4(127, 0, 0, 1)}, &net.IPNet{IP: net.IPv4(10, 0, 0, 11)}}
 	for name, want := range map[string]string{"cp-a": "cp-a", "CP-A": "CP-A", "cp-a.example.com": "cp-a.example.com", "cp-b": "", "localhost": "", "cp-a-2": ""} {
 		if got := named(name, nodes, addresses); got != want {

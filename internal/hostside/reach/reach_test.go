@@ -68,6 +68,49 @@ func TestPathsAreTriedForReal(t *testing.T) {
 	}
 }
 
+// TestPathsOfIPv6AreTried on the loopback: addresses of that family alone decide over which one is listened and dialed.
+func TestPathsOfIPv6AreTried(t *testing.T) {
+	if l, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+		t.Skip("this computer has no IPv6 on its loopback:", err)
+	} else {
+		l.Close()
+	}
+	c, err := host.Local(t.Context(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	taken, err := net.Listen("tcp4", "127.0.0.1:0") // the port is free for the other family
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	port := taken.Addr().(*net.TCPAddr).Port
+	listening, err := Listen.On(t.Context(), c, ListenRequest{Name: "cp-b", Address: "::1", TCP: []int{port}, UDP: []int{port}, VRRP: true})
+	if err != nil || !slices.Equal(listening.TCP, []int{port}) || !slices.Equal(listening.UDP, []int{port}) {
+		t.Fatalf("%+v, %v", listening, err)
+	}
+	path := func(proto string) facts.Path {
+		return facts.Path{From: "cp-a", To: "cp-b", Address: "::1", Proto: proto, Port: port}
+	}
+	targets := []DialTarget{{Path: path(facts.TCP), Answers: true}, {Path: path(facts.UDP), Answers: true, Size: 1500}}
+	if listening.VRRP { // as root
+		targets = append(targets, DialTarget{Path: path(facts.VRRP), Answers: true})
+	}
+	results, err := DialAll.On(t.Context(), c, targets)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if r.Outcome != facts.Reached {
+			t.Errorf("%s: %s (%s)", r.Proto, r.Outcome, r.Detail)
+		}
+	}
+	if !results[1].Fits {
+		t.Errorf("a packet of 1500 bytes: %+v", results[1])
+	}
+}
+
 // TestAnswers: what a router forwarded would be ignored by keepalived, and another host's answer tells nothing about this one.
 func TestAnswers(t *testing.T) {
 	for text, want := range map[string]facts.Outcome{

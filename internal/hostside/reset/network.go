@@ -13,6 +13,8 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"quorate.dev/quorate/internal/spec"
 )
 
 // interfaces of pod networks outlive the pods; each is a pattern. Those that the kernel makes for itself, such as tunl0, cannot be
@@ -105,16 +107,16 @@ func clearAddresses(virtualIPs []string) (removed []string, err error) {
 
 // clearRoutes removes routes to the pods of other nodes: those of flannel's host-gw do not go with an interface.
 func clearRoutes(podCIDR string) (removed []string, err error) {
-	pods, err := netip.ParsePrefix(podCIDR)
-	if err != nil {
-		return nil, nil //nolint:nilerr // the pod network is somebody else's
+	pods := spec.Network{PodCIDR: podCIDR}.PodCIDRs()
+	if len(pods) == 0 {
+		return nil, nil // the pod network is somebody else's
 	}
 	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return nil, fmt.Errorf("listing routes: %w", err)
 	}
 	for _, r := range routes {
-		if r.Dst == nil || r.Gw == nil || !within(pods, r.Dst) {
+		if r.Dst == nil || r.Gw == nil || !slices.ContainsFunc(pods, func(p netip.Prefix) bool { return within(p, r.Dst) }) {
 			continue
 		}
 		if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {

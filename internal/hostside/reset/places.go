@@ -62,7 +62,7 @@ var ofNode = []place{
 	{path: "/etc/systemd/system/containerd.service", own: true}, {path: "/etc/containerd/config.toml", own: true},
 	{path: hostconfig.RegistriesDir, kind: shared, own: true}, {path: "/etc/containerd", kind: empty, own: true},
 	{path: "/etc/systemd/system/etcd.service", own: true}, {path: hostconfig.EtcdMembersFile, own: true}, {path: hostconfig.EtcdEnvFile, own: true}, {path: "/etc/etcd", kind: empty, own: true},
-	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile},
+	{path: "/etc/modules-load.d/quorate.conf"}, {path: "/etc/sysctl.d/90-quorate.conf"}, {path: hostconfig.SettingsSysctlFile}, {path: hostconfig.IPv6SysctlFile},
 	{path: "/etc/systemd/system/quorate-approver.service"}, {path: "/etc/systemd/system/" + hostconfig.ApproverTimer}, {path: "/etc/systemd/system/" + hostconfig.LeasesUnit},
 	{path: "/etc/systemd/system/" + hostconfig.BackupService}, {path: "/etc/systemd/system/" + hostconfig.BackupTimer},
 	{path: hostconfig.WatchUnitFile}, {path: hostconfig.ExporterUnitFile},

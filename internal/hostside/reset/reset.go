@@ -709,7 +709,7 @@ func (w work) clearLinks() error {
 // belong to is gone) are noted.
 func (w work) restoreKernel(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(w.record.Sysctls)) {
-		path, want := w.at("/proc/sys/"+strings.ReplaceAll(name, ".", "/")), w.record.Sysctls[name]
+		path, want := w.at(facts.SysctlFile(name)), w.record.Sysctls[name]
 		have, err := os.ReadFile(path)
 		if err != nil || strings.Join(strings.Fields(string(have)), " ") == want {
 			continue

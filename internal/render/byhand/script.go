@@ -127,7 +127,11 @@ func ssh(h spec.Host) string {
 	if h.SSH.Jump != "" {
 		via := h.SSH
 		via.KeyFile = cmp.Or(via.JumpKeyFile, via.KeyFile)
-		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(via)+" -W %h:%p"+jump(via))
+		to := "%h:%p"
+		if family(h.Address) == "-6" {
+			to = "[%h]:%p"
+		}
+		command += " -o " + ui.Quote("ProxyCommand=ssh"+access(via)+" -W "+to+jump(via))
 	}
 	command += " " + ui.Quote(h.SSH.User+"@"+h.Address)
 	if h.SSH.User != spec.DefaultSSHUser {

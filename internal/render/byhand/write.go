@@ -158,8 +158,11 @@ func (w *writer) balancer(h spec.Host) []Action {
 func (w *writer) runtime() []Action {
 	d, settings := hostconfig.Runtime(ordinary, w.images.Pause), hostconfig.Settings(w.c, ordinary)
 	load := "sysctl -q -p /etc/sysctl.d/90-quorate.conf"
-	if len(settings.Sysctls) > 0 {
+	if len(w.c.Spec.Settings.Sysctls) > 0 {
 		load += " " + hostconfig.SettingsSysctlFile
+	}
+	if w.c.Spec.Network.Uses(spec.IPv6) {
+		load += " " + hostconfig.IPv6SysctlFile
 	}
 	d.Files = append(d.Files, settings.Files...)
 	var watched []string

@@ -36,6 +36,9 @@ func Hosts(c *spec.Cluster) facts.Desired {
 	}
 	for _, h := range byName(c.Spec.Hosts) {
 		fmt.Fprintf(&b, "%s %s\n", h.Address, h.Name)
+		if h.SecondaryAddress != "" {
+			fmt.Fprintf(&b, "%s %s\n", h.SecondaryAddress, h.Name)
+		}
 	}
 	return facts.Desired{Files: []facts.File{{Path: "/etc/hosts", Block: "cluster " + c.Metadata.Name, Content: b.String()}}}
 }
@@ -194,6 +197,9 @@ func Request(c *spec.Cluster) facts.Request {
 	}
 	r := facts.Request{Programs: slices.Concat(nodePrograms, balancerPrograms), SharedPKI: SharedPKI(c),
 		Sysctls: slices.Sorted(maps.Keys(all.Sysctls)), Modules: all.Modules}
+	if c.Spec.Network.Uses(spec.IPv6) {
+		r.Sysctls = append(r.Sysctls, acceptRA)
+	}
 	r.Files = append(r.Files, facts.BegunFile, SettingsSysctlFile, facts.BackupScheduleFile)
 	r.Files = append(append(r.Files, BackupUnitFiles...), WatchUnitFile, ExporterUnitFile)
 	for _, f := range all.Files {

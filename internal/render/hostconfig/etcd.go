@@ -114,6 +114,18 @@ type EtcdCluster struct {
 	Exists bool `json:"exists,omitempty"`
 }
 
+// EtcdLoopbacks are where clients on the same host may reach a stacked member. kubeadm lets it listen on one of them, that of the family
+// of its address.
+var EtcdLoopbacks = []string{"127.0.0.1:2379", "[::1]:2379"}
+
+// EtcdLoopback is the one of EtcdLoopbacks that is in use.
+func EtcdLoopback(used func(address string) bool) string {
+	if !used(EtcdLoopbacks[0]) && used(EtcdLoopbacks[1]) {
+		return EtcdLoopbacks[1]
+	}
+	return EtcdLoopbacks[0]
+}
+
 // EtcdMember is a member of an EtcdCluster.
 func EtcdMember(name, address string) string {
 	return name + "=" + spec.PeerURL(address)

@@ -210,20 +210,22 @@ func binds(c *spec.Cluster, h spec.Host) string {
 func clusterACL(c *spec.Cluster) string {
 	const perLine = 16 // HAProxy accepts 64 words on a line
 	var networks []string
-	if pods, err := netip.ParsePrefix(c.Spec.Network.PodCIDR); err == nil {
+	for _, pods := range c.Spec.Network.PodCIDRs() {
 		networks = append(networks, pods.Masked().String())
 	}
 	for _, h := range c.Spec.Hosts {
-		a, err := netip.ParseAddr(h.Address)
-		if err != nil {
-			continue
-		}
-		bits := 24
-		if a.Is6() {
-			bits = 64
-		}
-		if network, err := a.Prefix(bits); err == nil {
-			networks = append(networks, network.String())
+		for _, text := range h.Addresses() {
+			a, err := netip.ParseAddr(text)
+			if err != nil {
+				continue
+			}
+			bits := 24
+			if a.Is6() {
+				bits = 64
+			}
+			if network, err := a.Prefix(bits); err == nil {
+				networks = append(networks, network.String())
+			}
 		}
 	}
 	slices.Sort(networks)

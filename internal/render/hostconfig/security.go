@@ -77,7 +77,7 @@ func nodes(c *spec.Cluster) string {
 	var b strings.Builder
 	for _, h := range byName(c.Spec.Hosts) {
 		if h.IsNode() {
-			fmt.Fprintf(&b, "%s %s\n", h.Name, h.Address)
+			fmt.Fprintf(&b, "%s %s\n", h.Name, strings.Join(h.Addresses(), " "))
 		}
 	}
 	return b.String()

@@ -26,6 +26,8 @@ const (
 	WrittenRegistry = "# Written by quorate"
 	// SettingsSysctlFile has the kernel settings of the spec.
 	SettingsSysctlFile = "/etc/sysctl.d/92-quorate-settings.conf"
+	// IPv6SysctlFile has those that nodes need for pods with IPv6 addresses.
+	IPv6SysctlFile = "/etc/sysctl.d/91-quorate-ipv6.conf"
 )
 
 // Settings is what the settings mean for the files and the kernel of a node. Nothing restarts because of it.
@@ -41,6 +43,18 @@ func Settings(c *spec.Cluster, f *facts.Facts) facts.Desired {
 	} else if _, has := f.Files[SettingsSysctlFile]; has {
 		d.Absent = append(d.Absent, SettingsSysctlFile)
 	}
+	if six := ipv6Sysctls(c, f); len(six) > 0 {
+		var b strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(six)) {
+			fmt.Fprintf(&b, "-%s = %s\n", name, six[name])
+		}
+		d.Files = append(d.Files, facts.File{Path: IPv6SysctlFile, Content: b.String()})
+		for name, value := range six {
+			if _, given := s.Sysctls[name]; !given {
+				d.Sysctls = with(d.Sysctls, name, value)
+			}
+		}
+	}
 	for _, r := range slices.SortedFunc(slices.Values(s.Registries), func(a, b spec.Registry) int { return strings.Compare(a.Name, b.Name) }) {
 		d.Files = append(d.Files, registryFiles(c, r)...)
 	}
@@ -50,6 +64,35 @@ func Settings(c *spec.Cluster, f *facts.Facts) facts.Desired {
 		}
 	}
 	return d
+}
+
+func with(m map[string]string, name, value string) map[string]string {
+	if m == nil {
+		m = map[string]string{}
+	}
+	m[name] = value
+	return m
+}
+
+// acceptRA are the settings that say whether interfaces use router advertisements.
+const acceptRA = "net.ipv6.conf.*.accept_ra"
+
+// ipv6Sysctls are the settings with which a node forwards the packets of pods with IPv6 addresses. A host that forwards packets ignores
+// router advertisements, unless its interface has the value 2. One that has its default route from them would lose it. Where the kernel
+// does not read them, because a network manager does, the value is 0 and stays.
+func ipv6Sysctls(c *spec.Cluster, f *facts.Facts) map[string]string {
+	if !c.Spec.Network.Uses(spec.IPv6) {
+		return nil
+	}
+	out := map[string]string{"net.ipv6.conf.all.forwarding": "1", "net.bridge.bridge-nf-call-ip6tables": "1"}
+	for _, a := range f.Addresses {
+		name := strings.Replace(acceptRA, "*", strings.ReplaceAll(a.Interface, ".", "/"), 1)
+		ours := slices.ContainsFunc(c.Spec.Hosts, func(h spec.Host) bool { return slices.Contains(h.Addresses(), a.IP) })
+		if value := f.Sysctls[name]; ours && isIPv6(a.IP) && (value == "1" || value == "2") {
+			out[name] = "2"
+		}
+	}
+	return out
 }
 
 func registryFiles(c *spec.Cluster, r spec.Registry) (out []facts.File) {

@@ -88,7 +88,7 @@ func (c Config) Init(h spec.Host, members []plan.Member) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		cluster["etcd"] = localEtcd(map[string]string{
+		cluster["etcd"] = c.localEtcd(map[string]string{
 			"initial-cluster":       strings.Join(etcd.Members, ","),
 			"initial-cluster-state": "new",
 			"initial-cluster-token": etcd.Token,
@@ -208,7 +208,7 @@ func (c Config) clusterConfiguration() object {
 		"apiServer":            object{"certSANs": sans, "extraArgs": args(apiServer), "extraVolumes": apiServerVolumes()},
 		"controllerManager":    object{"extraArgs": args(controllerManager)},
 		"scheduler":            object{"extraArgs": args(scheduler)},
-		"etcd":                 localEtcd(nil),
+		"etcd":                 c.localEtcd(nil),
 	}
 	if !c.Cluster.StackedEtcd() {
 		cluster["etcd"] = c.external()
@@ -228,7 +228,7 @@ func nodeRegistration(h spec.Host) object {
 	}
 	return object{
 		"name": h.Name, "criSocket": criSocket, "taints": taints,
-		"kubeletExtraArgs": args(map[string]string{"node-ip": h.Address, "node-labels": strings.Join(labels, ",")}),
+		"kubeletExtraArgs": args(map[string]string{"node-ip": strings.Join(h.Addresses(), ","), "node-labels": strings.Join(labels, ",")}),
 	}
 }
 

@@ -49,6 +49,42 @@ func TestOnlyTheFirstStartNamesTheEtcdMembers(t *testing.T) {
 	mustContain(t, clean, "controlPlaneEndpoint: api.test.internal:6443", "encryptionAlgorithm: ECDSA-P256", "- 10.0.0.100", "cgroupDriver: systemd", "mode: nftables")
 }
 
+// TestIPFamilies: kubeadm takes ranges and addresses as the spec has them. An etcd member of an IPv6 host also answers at the loopback
+// address at which Quorate asks it.
+func TestIPFamilies(t *testing.T) {
+	six := config()
+	for i := range six.Cluster.Spec.Hosts {
+		six.Cluster.Spec.Hosts[i].Address = fmt.Sprintf("fd00::%x", 11+i)
+	}
+	six.Cluster.Spec.LoadBalancer.Address = "fd00::100"
+	six.Cluster.Spec.Network.PodCIDR, six.Cluster.Spec.Network.ServiceCIDR = "fd00:10:244::/56", "fd00:10:96::/112"
+	dual := config()
+	for i := range dual.Cluster.Spec.Hosts {
+		dual.Cluster.Spec.Hosts[i].SecondaryAddress = fmt.Sprintf("fd00::%x", 11+i)
+	}
+	dual.Cluster.Spec.Network.PodCIDR, dual.Cluster.Spec.Network.ServiceCIDR = "10.244.0.0/16,fd00:10:244::/56", "10.96.0.0/12,fd00:10:96::/112"
+	const metrics = "name: listen-metrics-urls\n      value: http://[::1]:2381,http://127.0.0.1:2381\n"
+	for _, tc := range []struct {
+		what    string
+		c       Config
+		want    []string
+		metrics bool
+	}{
+		{"IPv6", six, []string{"advertiseAddress: fd00::b", "value: fd00::b\n", "podSubnet: fd00:10:244::/56", "serviceSubnet: fd00:10:96::/112", "- fd00::100", "cp-a=https://[fd00::b]:2380"}, true},
+		{"dual stack", dual, []string{"advertiseAddress: 10.0.0.11", "value: 10.0.0.11,fd00::b\n", "podSubnet: 10.244.0.0/16,fd00:10:244::/56", "serviceSubnet: 10.96.0.0/12,fd00:10:96::/112"}, false},
+	} {
+		h := tc.c.Cluster.Spec.Hosts[0]
+		text, err := tc.c.Init(h, []plan.Member{{Name: "cp-a", Address: h.Address}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustContain(t, text, tc.want...)
+		if strings.Contains(string(text), metrics) != tc.metrics {
+			t.Errorf("%s: etcd's metrics are elsewhere:\n%s", tc.what, text)
+		}
+	}
+}
+
 func TestBalancersBesideControlPlanesShareThePort(t *testing.T) {
 	c := config()
 	h := c.Cluster.Spec.Hosts[0]

@@ -8,6 +8,7 @@ import (
 
 	"quorate.dev/quorate/internal/encryption"
 	"quorate.dev/quorate/internal/render/hostconfig"
+	"quorate.dev/quorate/internal/spec"
 )
 
 // hardened are the arguments that the API server, the controller manager and the scheduler share. The latter two listen only
@@ -48,9 +49,13 @@ func apiServerVolumes() []object {
 }
 
 // localEtcd is the stacked etcd member, with these arguments in addition to those that every member has.
-func localEtcd(extra map[string]string) object {
+func (c Config) localEtcd(extra map[string]string) object {
 	all := map[string]string{"tls-min-version": "TLS1.2", "cipher-suites": strings.Join(hostconfig.CipherSuites, ","),
 		"quota-backend-bytes": strconv.Itoa(hostconfig.EtcdQuota)}
+	if families := c.Cluster.Spec.Network.Families(); len(families) > 0 && families[0] == spec.IPv6 {
+		// kubeadm has it listen on one loopback address, that of the family of its host. Quorate asks at the other one.
+		all["listen-metrics-urls"] = "http://[::1]:2381,http://127.0.0.1:2381"
+	}
 	maps.Copy(all, extra)
 	return object{"local": object{"dataDir": hostconfig.EtcdDataDir, "extraArgs": args(all)}}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/template"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -72,6 +73,22 @@ func (m Manifest) Decode() ([]unstructured.Unstructured, error) {
 // Optional are the manifests that only some clusters have, and whose objects are removed when the spec does not need them any more.
 func Optional() map[string]Manifest { return map[string]Manifest{Exporter: {Objects: exporter}} }
 
+// networks are the fields of flannel's configuration with the ranges of pods. IPv4 is its default.
+func networks(c *spec.Cluster) string {
+	var fields []string
+	if !c.Spec.Network.Uses(spec.IPv4) {
+		fields = append(fields, `"EnableIPv4": false`)
+	}
+	for _, p := range c.Spec.Network.PodCIDRs() {
+		if p.Addr().Is4() {
+			fields = append(fields, fmt.Sprintf(`"Network": %q`, p))
+		} else {
+			fields = append(fields, fmt.Sprintf(`"EnableIPv6": true, "IPv6Network": %q`, p))
+		}
+	}
+	return strings.Join(fields, ", ")
+}
+
 // Render returns all manifests of a cluster by name. image returns an image's full name in the bundle for its short name;
 // published says that these are the projects' own images, whose flannel needs an init container that ours does not.
 func Render(c *spec.Cluster, image func(short string) string, published bool) (map[string]Manifest, error) {
@@ -88,7 +105,7 @@ func Render(c *spec.Cluster, image func(short string) string, published bool) (m
 	}
 	var b bytes.Buffer
 	if err := t.Execute(&b, map[string]any{
-		"PodCIDR": c.Spec.Network.PodCIDR, "Image": image("flannel"), "Published": published,
+		"Networks": networks(c), "Image": image("flannel"), "Published": published,
 		"Policies":     c.Spec.Network.Policies == spec.PoliciesEnforced && !published,
 		"EndpointHost": hostconfig.EndpointHost(c), "EndpointPort": hostconfig.EndpointPort(c),
 	}); err != nil {

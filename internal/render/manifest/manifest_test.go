@@ -42,6 +42,25 @@ func TestFlannelInstallsItsConfiguration(t *testing.T) {
 	}
 }
 
+// TestFlannelConnectsEachFamily: IPv4 is flannel's default, and has to be switched off where pods have none.
+func TestFlannelConnectsEachFamily(t *testing.T) {
+	for ranges, want := range map[string]string{
+		"10.244.0.0/16":                  `{"Network": "10.244.0.0/16", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
+		"fd00:10:244::/56":               `{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
+		"10.244.0.0/16,fd00:10:244::/56": `{"Network": "10.244.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:244::/56", "EnableNFTables": true, "Backend": {"Type": "vxlan"}}`,
+	} {
+		c := spec.DefaultLab("test")
+		c.Spec.Network.PodCIDR = ranges
+		manifests, err := Render(c, func(string) string { return "" }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := string(manifests[Flannel].Objects); !strings.Contains(text, "    "+want+"\n") {
+			t.Errorf("%s: no %s in\n%s", ranges, want, text)
+		}
+	}
+}
+
 // TestApproverMayDoLittle: the program that reads what nodes send cannot approve any other certificate, and reads nothing else.
 func TestApproverMayDoLittle(t *testing.T) {
 	for _, cni := range []string{spec.CNIFlannel, spec.CNINone} {

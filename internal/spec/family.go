@@ -1,0 +1,189 @@
+package spec
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Family is an IP family.
+type Family string
+
+// The IP families.
+const (
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
+)
+
+// What a spec that leaves out its ranges gets, by family.
+const (
+	DefaultPodCIDR6     = "fd00:10:244::/56"
+	DefaultServiceCIDR6 = "fd00:10:96::/112"
+)
+
+// limits of a family: those of kubeadm and the API server on the address ranges (kubeadm's constants.go: at most 16 bits of pod
+// subnets, at most 20 bits and at least 10 addresses of services), and what a node gets (the controller manager's default).
+type familyLimits struct {
+	nodeBits, minPodBits, minServiceBits, maxServiceBits int
+	// usualPodBits is the prefix length of a range of pods that most clusters find large enough.
+	usualPodBits int
+	pods         string
+	services     string
+}
+
+var limitsOf = map[Family]familyLimits{
+	IPv4: {24, 24 - 16, 32 - 20, 28, 16, DefaultPodCIDR, DefaultServiceCIDR},
+	IPv6: {64, 64 - 16, 128 - 20, 124, 56, DefaultPodCIDR6, DefaultServiceCIDR6},
+}
+
+func familyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// FamilyOf is the family of an address; empty if it is none.
+func FamilyOf(address string) Family {
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return ""
+	}
+	return familyOf(a)
+}
+
+// sound is the family of an address that checker.address accepts; empty for others, which are refused anyway.
+func sound(address string) Family {
+	a, err := netip.ParseAddr(address)
+	if err != nil || a.String() != address || a.Is4In6() || a.IsLinkLocalUnicast() {
+		return ""
+	}
+	return familyOf(a)
+}
+
+// ranges are those of a list that is separated by commas. What is no range is left out.
+func ranges(list string) (out []netip.Prefix) {
+	for text := range strings.SplitSeq(list, ",") {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// PodCIDRs are the ranges of pods: one, or one of each family.
+func (n Network) PodCIDRs() []netip.Prefix { return ranges(n.PodCIDR) }
+
+// ServiceCIDRs are the ranges of Services: one, or one of each family.
+func (n Network) ServiceCIDRs() []netip.Prefix { return ranges(n.ServiceCIDR) }
+
+// Nodes is for how many nodes the range of pods has room, or the smaller one of two.
+func (n Network) Nodes() int {
+	least := 0
+	for i, p := range n.PodCIDRs() {
+		room := 1 << max(limitsOf[familyOf(p.Addr())].nodeBits-p.Bits(), 0)
+		if i == 0 || room < least {
+			least = room
+		}
+	}
+	return least
+}
+
+// Families are the families of the cluster's pods and Services. The first is also that of the hosts, of the endpoint, and of etcd.
+func (n Network) Families() (out []Family) {
+	for _, p := range n.PodCIDRs() {
+		if f := familyOf(p.Addr()); !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Uses reports whether the cluster's pods and Services have addresses of the family.
+func (n Network) Uses(f Family) bool { return slices.Contains(n.Families(), f) }
+
+// Addresses are the addresses of the host: one, or one of each family.
+func (h Host) Addresses() []string {
+	return slices.DeleteFunc([]string{h.Address, h.SecondaryAddress}, func(a string) bool { return a == "" })
+}
+
+// fill sets the ranges that are not given. They have the families of those that are, or else of the hosts.
+func (n *Network) fill(hosts []Host) {
+	families := n.Families()
+	if len(families) == 0 {
+		for _, p := range n.ServiceCIDRs() {
+			families = append(families, familyOf(p.Addr()))
+		}
+	}
+	if i := slices.IndexFunc(hosts, func(h Host) bool { return h.Address != "" }); len(families) == 0 && i >= 0 && FamilyOf(hosts[i].Address) == IPv6 {
+		families = []Family{IPv6}
+	}
+	if len(families) == 0 {
+		families = []Family{IPv4}
+	}
+	pods, services := DefaultRanges(families)
+	fill(&n.PodCIDR, pods)
+	fill(&n.ServiceCIDR, services)
+}
+
+// DefaultRanges are the ranges of a cluster that does not say which it has, for its families.
+func DefaultRanges(families []Family) (podCIDR, serviceCIDR string) {
+	var pods, services []string
+	for _, f := range families {
+		pods, services = append(pods, limitsOf[f].pods), append(services, limitsOf[f].services)
+	}
+	return strings.Join(pods, ","), strings.Join(services, ",")
+}
+
+// families checks that the addresses of hosts and of the endpoint have the families of the pods.
+func (k *checker) families() {
+	n := k.c.Spec.Network
+	use := n.Families()
+	if len(use) == 0 || len(use) != len(n.PodCIDRs()) || !k.sound("spec.hosts") {
+		return // refused already
+	}
+	const pods = "spec.network.podCIDR"
+	if !slices.ContainsFunc(k.c.Spec.Hosts, func(h Host) bool { return slices.Contains(use, sound(h.Address)) }) {
+		for _, h := range k.c.Spec.Hosts {
+			if f := sound(h.Address); f != "" {
+				k.refuse(pods, fmt.Sprintf("use %s addresses for the hosts and the endpoint, or ranges such as `podCIDR: %s` and `serviceCIDR: %s`", use[0], limitsOf[f].pods, limitsOf[f].services),
+					"the hosts have %s addresses, but the pods have only %s", f, use[0])
+				return
+			}
+		}
+	}
+	for i, h := range k.c.Spec.Hosts {
+		path := fmt.Sprintf("spec.hosts[%d]", i)
+		first, second := sound(h.Address), sound(h.SecondaryAddress)
+		switch {
+		case first == "": // a lab machine, or refused already
+		case first != use[0] && slices.Contains(use, first):
+			k.refuse(path+".address", fmt.Sprintf("make its %s address `address` and the other one `secondaryAddress`, or put the %s ranges first in %s and spec.network.serviceCIDR", use[0], first, pods),
+				"`%s` is reached by %s, but the first range of the pods is %s: the nodes, the API, and etcd have the cluster's first family", h.Name, first, use[0])
+		case first != use[0]:
+			k.refuse(path+".address", fmt.Sprintf("use an %s address, or ranges such as `podCIDR: %s` and `serviceCIDR: %s`", use[0], limitsOf[first].pods, limitsOf[first].services),
+				"`%s` has an %s address, but the pods have only %s", h.Name, first, use[0])
+		}
+		switch {
+		case second == "" && h.SecondaryAddress != "": // refused already
+		case second == "" && len(use) == 2 && h.IsNode() && first != "":
+			k.refuse(path, fmt.Sprintf("add the %s address of `%s` as `secondaryAddress`, or leave the %s ranges out of %s and spec.network.serviceCIDR", use[1], h.Name, use[1], pods),
+				"the pods have %s and %s addresses, but `%s` has only %s", use[0], use[1], h.Name, use[0])
+		case second == "":
+		case second == first:
+			k.refuse(path+".secondaryAddress", "remove it, or use an address of the other family", "both addresses of `%s` are %s: the secondary address is for a second IP family", h.Name, first)
+		case len(use) == 1:
+			k.refuse(path+".secondaryAddress", fmt.Sprintf("remove it, or add ranges for %s: `podCIDR: %s,%s` and `serviceCIDR: %s,%s`", second, n.PodCIDR, limitsOf[second].pods, n.ServiceCIDR, limitsOf[second].services),
+				"`%s` has an %s address, but the pods have only %s", h.Name, second, use[0])
+		}
+	}
+	if f := sound(k.c.Spec.LoadBalancer.Address); f != "" && f != use[0] {
+		what := "the load balancers have"
+		if k.c.Spec.LoadBalancer.Type == BalancerExternal {
+			what = "the hosts are reached by"
+		}
+		k.refuse("spec.loadBalancer.address", fmt.Sprintf("use an %s address, or put the %s ranges first in %s and spec.network.serviceCIDR", use[0], f, pods),
+			"the endpoint has an %s address, but %s %s: the endpoint has the cluster's first family", f, what, use[0])
+	}
+}
