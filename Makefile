@@ -15,10 +15,15 @@ TEST        := $(GO) tool gotestsum --format standard-verbose --
 # They start no goroutines, and their tests try so many clusters that the race detector takes minutes for nothing.
 PURE        := ./internal/plan ./internal/cluster ./internal/spof
 
-.PHONY: build up down check test test-alerts test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
+.PHONY: build up down check test test-alerts test-arm64 test-lab test-browser test-e2e test-whole test-crash test-soak test-agree test-images test-hosts test-vm bench-bootstrap bench-upgrade bench-failover bench-outages bench-hosts bench-distribution bench-recover bench-scale tools clean
 
 build: ## bin/quorate
 	$(GO) build -ldflags '-s -w' -o bin/quorate ./cmd/quorate
+
+bin/quorate-linux-%: FORCE ## for hosts of another architecture: bin/quorate-linux-arm64
+	GOOS=linux GOARCH=$* $(GO) build -ldflags '-s -w' -o $@ ./cmd/quorate
+
+FORCE:
 
 up: build ## a highly available cluster on this machine
 	bin/quorate up
