@@ -49,6 +49,15 @@ bin/promtool:
 test-alerts: bin/promtool ## evaluate the alert rules in many situations with Prometheus' own tool
 	PROMTOOL=$(CURDIR)/bin/promtool $(GO) test -count=1 -run TestAlerts ./internal/monitoring
 
+# Only the file, because the package would register itself as an interpreter with the kernel.
+bin/qemu-aarch64-static:
+	d=$$(mktemp -d); trap 'rm -rf $$d' EXIT; cd $$d; chmod 755 .; apt-get update -q; apt-get download -q qemu-user-static; dpkg -x qemu-user-static_*.deb .; install -D usr/bin/qemu-aarch64-static $(CURDIR)/bin/qemu-aarch64-static
+
+test-arm64: build bin/qemu-aarch64-static ## compile the bundle for arm64, and run its programs in an emulator; takes a quarter of an hour, so it is not part of `make test`
+	bin/quorate bundle build --arch arm64
+	bin/quorate bundle verify --arch arm64
+	QUORATE_QEMU=$(CURDIR)/bin/qemu-aarch64-static $(TEST) -count=1 -timeout 30m -run 'AnotherArchitecture' ./internal/bundle
+
 test-lab: build ## machines, zones, faults, and power cuts
 	bin/quorate lab requirements
 	$(GO) test -tags lab -count=1 -timeout 20m ./internal/lab/... ./internal/hostside/programs/...
